@@ -1,0 +1,33 @@
+# setup, demo and test work from a bare checkout with Python 3.11+, make and a package index.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+TORCH ?= torch==2.13.0
+
+.PHONY: setup demo test lint clean
+
+setup: $(VENV)/.installed
+
+# torch is named first and exactly: a bare `torch` may bring gigabytes of CUDA libraries.
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet "$(TORCH)"
+	$(BIN)/python -m pip install --quiet -e '.[body,smplx,torch,dev]'
+	@$(BIN)/python -c 'import ctypes.util, sys; ctypes.util.find_library("EGL") or print("note: no libEGL here; pose maps use the built-in renderer (for pyrender: apt-get install libegl1 libgl1)")'
+	touch $@
+
+demo: setup
+	$(BIN)/omfa demo --workdir runs/demo
+
+test: setup
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+
+clean:
+	rm -rf $(VENV) runs build dist *.egg-info

@@ -1,0 +1,1 @@
+"""Experiment configurations: `base` names every knob, the others change a few lines."""

@@ -1,0 +1,95 @@
+"""Every knob with its default, unit and reason; experiments start from here and change little.
+
+Sizes are SDXL's at 768x1024. `omfa train --config configs/base.py --workdir DIR` trains it on
+whatever `config.data.records` names; any line can be overridden: `--config.train.steps=1000`.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    """Return the full configuration at SDXL size."""
+    config = ConfigDict()
+    # partial_diffusion trains the UNet; autoencoder trains the VAE (only the tiny model needs it)
+    config.objective = "partial_diffusion"
+    config.seed = 0
+
+    config.model = ConfigDict()
+    config.model.unet = "sdxl"  # a row of models/presets.py; ignored when `init` brings a UNet
+    config.model.vae = "sdxl"  # likewise
+    # a folder in diffusers form to start from: its UNet, VAE and prompt table ("" = random)
+    config.model.init = ""
+    # of `init`, take the UNet too (False: its VAE and prompts only, the UNet starts random)
+    config.model.init_unet = True
+
+    # which components a task noises, its share of the training examples, its prompt
+    config.tasks = ConfigDict()
+    config.tasks.try_on = ConfigDict(
+        {"noised": ("person",), "weight": 0.5, "prompt": "a person wearing the garment"}
+    )
+    config.tasks.try_off = ConfigDict(
+        {"noised": ("garment",), "weight": 0.5, "prompt": "the garment worn by the person"}
+    )
+
+    config.canvas = ConfigDict()
+    config.canvas.layout = "spatial"  # or "channel", the ablation
+    # (height, width) in pixels; the face needs fewer: a third full slot costs 62% more FLOPs
+    config.canvas.garment = (1024, 768)
+    config.canvas.person = (1024, 768)
+    config.canvas.face = (512, 384)
+
+    config.diffusion = ConfigDict()
+    # ("noisy", "mask", "clean", "pose") fits SDXL-inpainting and IDM-VTON style weights
+    config.diffusion.unet_inputs = ("noisy", "mask", "pose")
+    config.diffusion.prediction = "epsilon"  # or "v"
+    config.diffusion.zero_terminal_snr = False
+    config.diffusion.spacing = "leading"  # of the sampler's timesteps; SDXL's
+    config.diffusion.min_snr_gamma = 0.0  # 0 = uniform weight; 5 is the paper's choice of 2303.09556
+    config.diffusion.condition_dropout = 0.05  # the paper's
+
+    config.data = ConfigDict()
+    config.data.records = ""  # folder written by `omfa data build`
+    config.data.latents = ""  # folder written by `omfa data latents`; takes precedence
+    config.data.split = "train"
+    config.data.threads = 8  # decoding threads a host
+    config.data.prefetch = 16  # decoded elements kept ready a host
+
+    config.train = ConfigDict()
+    config.train.steps = 65_000  # the paper's
+    config.train.batch_size = 8  # over all devices; the paper's
+    config.train.compute_dtype = "bfloat16"  # parameters, norms and loss stay float32
+    config.train.remat = "block"  # recompute activations: "none" or "block"
+    config.train.ema_decay = 0.9999  # 0 = no EMA
+
+    config.optimizer = ConfigDict()
+    config.optimizer.learning_rate = 1e-5  # unpublished; the sister work's
+    config.optimizer.warmup_steps = 500
+    config.optimizer.decay = "constant"  # or "cosine", to 0 at train.steps
+    config.optimizer.weight_decay = 0.01
+    config.optimizer.b1 = 0.9
+    config.optimizer.b2 = 0.999
+    config.optimizer.clip_norm = 1.0  # global gradient norm
+
+    config.mesh = ConfigDict()
+    config.mesh.data = -1  # -1 = all devices that are left
+    config.mesh.fsdp = 1  # weights, moments and EMA cut over this many
+    config.mesh.tensor = 1
+
+    config.checkpoint = ConfigDict()
+    config.checkpoint.every_steps = 1000
+    config.checkpoint.keep = 3
+    # a workdir to start the weights from (its newest step), when the own one holds no checkpoint
+    config.checkpoint.start_from = ""
+
+    config.log = ConfigDict()
+    config.log.every_steps = 20
+    config.log.samples_every_steps = 1000  # 0 = never
+    config.log.samples = 4  # pictures a task
+
+    config.autoencoder = ConfigDict()  # only for objective = "autoencoder"
+    config.autoencoder.crop_px = 64  # side of the square training crops
+
+    config.sample = ConfigDict()
+    config.sample.steps = 50
+    config.sample.guidance = 2.0
+    return config

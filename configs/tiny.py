@@ -1,0 +1,33 @@
+"""The small model that the demo starts from: a 3 M UNet on a 16x32 latent canvas.
+
+    omfa data latents --config configs/tiny.py --records runs/records \
+        --model runs/tiny_vae/model --out runs/latents
+    omfa train --config configs/tiny.py --workdir runs/tiny \
+        --config.model.init=runs/tiny_vae/model --config.data.latents=runs/latents
+    python convert_weights.py export runs/tiny --out omfa_jax/assets/tiny --dtype fp16
+
+Hours and scores are recorded in omfa_jax/assets/tiny/README.md.
+"""
+
+from configs import tiny_vae
+
+
+def get_config():
+    """Return the configuration."""
+    config = tiny_vae.get_config()
+    config.objective = "partial_diffusion"
+    config.model.init_unet = False
+    config.diffusion.prediction = "v"
+    config.data.prefetch = 16
+    config.train.steps = 20_000
+    config.train.batch_size = 16
+    config.train.ema_decay = 0.999
+    config.optimizer.learning_rate = 1e-3
+    config.optimizer.warmup_steps = 200
+    config.optimizer.decay = "cosine"
+    config.optimizer.weight_decay = 0.01
+    config.optimizer.b2 = 0.99
+    config.checkpoint.every_steps = 500
+    config.log.every_steps = 50
+    config.sample.steps = 20
+    return config

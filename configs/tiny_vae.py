@@ -1,0 +1,36 @@
+"""The demo's VAE: 0.7 M parameters, stride 8, 16 latent channels, on the synthetic world.
+
+    omfa data synthesize --out runs/world --train 12000 --val 64 --test 256 --seed 1
+    omfa data poses --raw runs/world
+    omfa data build --raw runs/world --out runs/records
+    omfa train --config configs/tiny_vae.py --workdir runs/tiny_vae \
+        --config.data.records=runs/records
+"""
+
+from configs import base
+
+
+def get_config():
+    """Return the configuration."""
+    config = base.get_config()
+    config.objective = "autoencoder"
+    config.seed = 1
+    config.model.vae = "tiny"
+    config.model.unet = "tiny"
+    config.canvas.garment = (128, 96)
+    config.canvas.person = (128, 96)
+    config.canvas.face = (64, 64)
+    config.data.threads = 1
+    config.data.prefetch = 4
+    config.train.steps = 2400
+    config.train.batch_size = 4
+    config.train.compute_dtype = "float32"
+    config.train.remat = "none"
+    config.train.ema_decay = 0.995
+    config.optimizer.learning_rate = 2e-3
+    config.optimizer.warmup_steps = 100
+    config.optimizer.decay = "cosine"
+    config.optimizer.weight_decay = 0.0
+    config.checkpoint.every_steps = 500
+    config.log.samples_every_steps = 0
+    return config

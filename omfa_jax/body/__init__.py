@@ -1,0 +1,1 @@
+"""SMPL-X bodies: parameters and their files, cameras, the posed mesh, and pictures of it."""

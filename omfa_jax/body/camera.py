@@ -1,0 +1,132 @@
+"""The pinhole camera of a photo, in OpenCV axes."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.images import letterbox_box
+
+_ROTATION_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True, eq=False)
+class Camera:
+    """A pinhole camera: x_cam = rotation @ x_world + translation, x right, y down, z forward.
+
+    `focal_px` and `center_px` are (x, y) in pixels, where pixel (i, j) covers [i, i+1) x [j, j+1);
+    `rotation` (3, 3) and `translation` (3,) in metres are float64. Raises OmfaError for a rotation
+    that is not one, or sizes and focal lengths that are not positive.
+    """
+
+    focal_px: tuple[float, float]
+    center_px: tuple[float, float]
+    width_px: int
+    height_px: int
+    rotation: Float[np.ndarray, "3 3"]
+    translation: Float[np.ndarray, "3"]
+
+    def __post_init__(self) -> None:
+        values = {
+            "focal_px": _pair("focal_px", self.focal_px),
+            "center_px": _pair("center_px", self.center_px),
+            "width_px": int(self.width_px),
+            "height_px": int(self.height_px),
+            "rotation": _array("cam_rotation", self.rotation, (3, 3)),
+            "translation": _array("cam_translation", self.translation, (3,)),
+        }
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+        if min(self.focal_px) <= 0:
+            raise OmfaError(f"focal_px: expected two positive numbers, got {self.focal_px}")
+        if min(self.width_px, self.height_px) < 1:
+            raise OmfaError(f"image_size_px: expected at least 1x1, got {self.size_text}")
+        error = np.abs(self.rotation @ self.rotation.T - np.eye(3)).max()
+        if error > _ROTATION_TOLERANCE or np.linalg.det(self.rotation) < 0:
+            raise OmfaError("cam_rotation: expected a rotation matrix (orthonormal, determinant 1)")
+
+    @property
+    def size_text(self) -> str:
+        """The picture size as WIDTHxHEIGHT, for messages."""
+        return f"{self.width_px}x{self.height_px}"
+
+    def to_camera(self, points: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "n 3"]:
+        """Return world points (metres) in camera axes (metres)."""
+        return points @ self.rotation.T + self.translation
+
+    def project_camera(
+        self, points: Float[np.ndarray, "n 3"]
+    ) -> tuple[Float[np.ndarray, "n 2"], Float[np.ndarray, "n"]]:
+        """Return (pixels, depth in metres) of points that are in camera axes already.
+
+        Points at or behind the camera (depth <= 0) have no pixel: theirs are nan.
+        """
+        depth = points[:, 2]
+        safe = np.where(depth > 0, depth, np.nan)[:, None]
+        pixels = points[:, :2] / safe * np.array(self.focal_px) + np.array(self.center_px)
+        return pixels, depth
+
+    def project(
+        self, points: Float[np.ndarray, "n 3"]
+    ) -> tuple[Float[np.ndarray, "n 2"], Float[np.ndarray, "n"]]:
+        """Return (pixels, depth in metres) of world points; see `project_camera`."""
+        return self.project_camera(self.to_camera(points))
+
+    def resized(self, width_px: int, height_px: int) -> "Camera":
+        """Return the camera of the photo letter-boxed to another size (core.images.letterbox)."""
+        top, left, height, width = letterbox_box(
+            (self.height_px, self.width_px), height_px, width_px
+        )
+        scale = np.array([width / self.width_px, height / self.height_px])
+        return replace(
+            self,
+            focal_px=tuple(scale * self.focal_px),
+            center_px=tuple(scale * self.center_px + np.array([left, top])),
+            width_px=width_px,
+            height_px=height_px,
+        )
+
+
+def looking_at(
+    eye: Any,
+    target: Any,
+    *,
+    focal_px: float,
+    width_px: int,
+    height_px: int,
+    up: Any = (0.0, 1.0, 0.0),
+) -> Camera:
+    """Return a camera at `eye` (metres) whose picture centre is `target`, with `up` upright.
+
+    Raises OmfaError if the line of sight is zero or parallel to `up`.
+    """
+    eye = _array("eye", eye, (3,))
+    forward = _array("target", target, (3,)) - eye
+    right = np.cross(forward, _array("up", up, (3,)))
+    if np.linalg.norm(right) < 1e-9:
+        raise OmfaError(f"camera: no line of sight from {eye} to {target} with up = {up}")
+    forward /= np.linalg.norm(forward)
+    right /= np.linalg.norm(right)
+    rotation = np.stack([right, np.cross(forward, right), forward])
+    return Camera(
+        focal_px=(focal_px, focal_px),
+        center_px=(width_px / 2, height_px / 2),
+        width_px=width_px,
+        height_px=height_px,
+        rotation=rotation,
+        translation=-rotation @ eye,
+    )
+
+
+def _array(name: str, value: Any, shape: tuple[int, ...]) -> Float[np.ndarray, "..."]:
+    array = np.array(value, dtype=np.float64)
+    if array.size != int(np.prod(shape)) or not np.all(np.isfinite(array)):
+        raise OmfaError(f"{name}: expected {shape} finite numbers, got shape {array.shape}")
+    return array.reshape(shape)
+
+
+def _pair(name: str, value: Any) -> tuple[float, float]:
+    x, y = _array(name, value, (2,))
+    return float(x), float(y)

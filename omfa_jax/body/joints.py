@@ -1,0 +1,36 @@
+"""The 55 joints of SMPL-X in its order: names, parents, and the body part each one moves."""
+
+import numpy as np
+
+_FINGERS = ("index", "middle", "pinky", "ring", "thumb")
+
+JOINTS: tuple[str, ...] = (
+    *("pelvis", "left_hip", "right_hip", "spine1", "left_knee", "right_knee", "spine2"),
+    *("left_ankle", "right_ankle", "spine3", "left_foot", "right_foot", "neck"),
+    *("left_collar", "right_collar", "head", "left_shoulder", "right_shoulder"),
+    *("left_elbow", "right_elbow", "left_wrist", "right_wrist", "jaw", "left_eye", "right_eye"),
+    *(f"{side}_{f}{i}" for side in ("left", "right") for f in _FINGERS for i in (1, 2, 3)),
+)
+
+_BODY_PARENTS = (-1, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 9, 9, 12, 13, 14, 16, 17, 18, 19)
+_HAND_PARENTS = tuple(
+    wrist if knuckle == 0 else first + 3 * finger + knuckle - 1
+    for wrist, first in ((20, 25), (21, 40))
+    for finger in range(5)
+    for knuckle in range(3)
+)
+PARENTS = np.array((*_BODY_PARENTS, 15, 15, 15, *_HAND_PARENTS), dtype=np.int32)
+
+JOINT_INDEX: dict[str, int] = {name: index for index, name in enumerate(JOINTS)}
+
+
+def part_of(joint: str) -> str:
+    """Return the body part of a joint: fingers count as the wrist, face joints as the head."""
+    if joint in ("jaw", "left_eye", "right_eye"):
+        return "head"
+    side, _, rest = joint.partition("_")
+    return f"{side}_wrist" if rest.startswith(_FINGERS) else joint
+
+
+PARTS: tuple[str, ...] = tuple(dict.fromkeys(part_of(joint) for joint in JOINTS))
+PART_OF_JOINT = np.array([PARTS.index(part_of(joint)) for joint in JOINTS], dtype=np.int32)

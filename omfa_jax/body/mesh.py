@@ -1,0 +1,24 @@
+"""Small facts about triangle meshes."""
+
+import numpy as np
+from jaxtyping import Float, Float64, Int32
+
+
+def vertex_normals(
+    vertices: Float[np.ndarray, "v 3"], faces: Int32[np.ndarray, "f 3"]
+) -> Float64[np.ndarray, "v 3"]:
+    """Return unit normals, outwards for counter-clockwise faces: area-weighted means of the faces.
+
+    A vertex of no face, or of degenerate faces only, gets the zero vector.
+    """
+    a, b, c = (vertices[faces[:, corner]].astype(np.float64) for corner in range(3))
+    face_normals = np.cross(b - a, c - a)
+    normals = np.stack(
+        [
+            np.bincount(faces.ravel(), np.repeat(face_normals[:, axis], 3), len(vertices))
+            for axis in range(3)
+        ],
+        axis=1,
+    )
+    length = np.linalg.norm(normals, axis=1, keepdims=True)
+    return np.divide(normals, length, out=np.zeros_like(normals), where=length > 0)

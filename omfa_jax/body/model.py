@@ -1,0 +1,118 @@
+"""The body model: template mesh, blend shapes, joint regressor and skinning weights."""
+
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, Float32, Int32
+
+from omfa_jax.body.joints import JOINTS, PARENTS, PART_OF_JOINT
+from omfa_jax.body.packing import is_packed, unpack
+from omfa_jax.body.params_file import read_npz
+from omfa_jax.core.errors import OmfaError
+
+FREE_BODY = Path(__file__).parents[1] / "assets" / "body" / "free_body.npz"
+SHAPE_SPACE_DIM = 300
+NUM_POSE_FEATURES = 54 * 9
+_KEYS = ("v_template", "f", "shapedirs", "posedirs", "J_regressor", "kintree_table", "weights")
+
+
+@dataclass(frozen=True, eq=False)
+class BodyModel:
+    """An SMPL-X model for 10 betas and 10 expressions; metres, y up, the front towards +z.
+
+    Faces wind counter-clockwise seen from outside; the root's parent is -1; each row of `weights`
+    and of `joint_regressor` sums to 1. `posedirs` is None where the model has no pose correctives.
+    """
+
+    v_template: Float32[np.ndarray, "v 3"]
+    faces: Int32[np.ndarray, "f 3"]
+    shapedirs: Float32[np.ndarray, "v 3 10"]
+    exprdirs: Float32[np.ndarray, "v 3 10"]
+    posedirs: Float32[np.ndarray, "v 3 486"] | None
+    joint_regressor: Float32[np.ndarray, "55 v"]
+    parents: Int32[np.ndarray, "55"]
+    weights: Float32[np.ndarray, "v 55"]
+    joint_names: tuple[str, ...] = JOINTS
+
+    @cached_property
+    def blend_dirs(self) -> Float32[np.ndarray, "v3 20"]:
+        """Shape then expression directions as one matrix."""
+        dirs = np.concatenate([self.shapedirs, self.exprdirs], axis=-1)
+        return np.ascontiguousarray(dirs.reshape(-1, dirs.shape[-1]))
+
+    @cached_property
+    def joint_template(self) -> Float[np.ndarray, "55 3"]:
+        """Joints of the mean body, float64."""
+        return self.joint_regressor.astype(np.float64) @ self.v_template.astype(np.float64)
+
+    @cached_property
+    def joint_dirs(self) -> Float[np.ndarray, "55 3 20"]:
+        """How each beta and expression moves the joints, float64: the regressor is linear."""
+        vertices = len(self.v_template)
+        moved = self.joint_regressor @ self.blend_dirs.reshape(vertices, -1)
+        return moved.reshape(len(self.parents), 3, -1).astype(np.float64)
+
+    @cached_property
+    def part_ids(self) -> Int32[np.ndarray, "v"]:
+        """Index into joints.PARTS for each vertex: the part of its heaviest joint."""
+        return PART_OF_JOINT[self.weights.argmax(axis=1)]
+
+
+def load_model(path: str | os.PathLike | None = None) -> BodyModel:
+    """Return the free body shipped with the library (None), or the SMPL-X .npz at `path`.
+
+    A licensed SMPLX_*.npz works as it is: of its 300 shape and 100 expression directions the first
+    10 of each are kept. Raises OmfaError if the file is missing, damaged or not an SMPL-X model.
+    """
+    path = FREE_BODY if path is None else Path(path)
+    arrays = read_npz(path, "body model", "--body-model")
+    if is_packed(arrays):
+        arrays = unpack(arrays)
+    missing = [key for key in _KEYS if key not in arrays and key != "posedirs"]
+    if missing:
+        raise OmfaError(f"body model {path}: not SMPL-X, missing {', '.join(missing)}")
+    vertices = len(arrays["v_template"])
+    if arrays["weights"].shape != (vertices, 55) or arrays["kintree_table"].shape[-1] != 55:
+        came = f"weights {arrays['weights'].shape}"
+        raise OmfaError(f"body model {path}: expected SMPL-X with 55 joints, got {came}")
+    # uint32 files store the root's parent as 2^32 - 1
+    parents = arrays["kintree_table"][0].astype(np.int64).astype(np.int32)
+    parents[0] = -1
+    if not np.array_equal(parents, PARENTS):
+        raise OmfaError(f"body model {path}: its joint tree is not SMPL-X's")
+    return BodyModel(
+        v_template=_float32(arrays["v_template"]),
+        faces=np.ascontiguousarray(arrays["f"], dtype=np.int32),
+        shapedirs=_float32(arrays["shapedirs"][:, :, :10]),
+        exprdirs=_expression(arrays["shapedirs"]),
+        posedirs=_pose_correctives(arrays.get("posedirs"), vertices),
+        joint_regressor=_float32(arrays["J_regressor"]),
+        parents=parents,
+        weights=_float32(arrays["weights"]),
+    )
+
+
+def _expression(shapedirs: Float[np.ndarray, "v 3 k"]) -> Float32[np.ndarray, "v 3 10"]:
+    """Expressions follow 300 shape directions in full files, 10 in trimmed ones, as in smplx."""
+    full = shapedirs.shape[-1] >= SHAPE_SPACE_DIM + 100
+    start = SHAPE_SPACE_DIM if full else 10
+    found = shapedirs[:, :, start : start + 10]
+    absent = np.zeros((*shapedirs.shape[:2], 10 - found.shape[-1]), np.float32)
+    return _float32(np.concatenate([found, absent], axis=-1))
+
+
+def _pose_correctives(
+    posedirs: Float[np.ndarray, "v 3 k"] | None, vertices: int
+) -> Float32[np.ndarray, "v 3 486"] | None:
+    if posedirs is None or not posedirs.any():
+        return None
+    if posedirs.shape != (vertices, 3, NUM_POSE_FEATURES):
+        raise OmfaError(f"body model: posedirs must be (v, 3, 486), got {posedirs.shape}")
+    return _float32(posedirs)
+
+
+def _float32(array: np.ndarray) -> Float32[np.ndarray, "..."]:
+    return np.ascontiguousarray(array, dtype=np.float32)

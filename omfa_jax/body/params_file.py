@@ -1,0 +1,94 @@
+"""The file of one body and the camera that sees it: an .npz with smplx's parameter names."""
+
+import os
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from omfa_jax.body.camera import Camera
+from omfa_jax.body.params import SHAPES, BodyParams
+from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.files import atomic_write, require_file
+
+CAMERA_KEYS = ("focal_px", "center_px", "image_size_px", "cam_rotation", "cam_translation")
+
+
+def save_body(path: str | os.PathLike, params: BodyParams, camera: Camera) -> None:
+    """Write parameters and camera to `path` (.npz); the file is whole or absent.
+
+    Keys: smplx's parameter names, then focal_px (x, y), center_px (x, y), image_size_px
+    (width, height), cam_rotation (3, 3) and cam_translation (3,): x_cam = R x_world + t.
+    """
+    arrays: dict[str, Any] = params.as_dict() | {
+        "focal_px": np.array(camera.focal_px),
+        "center_px": np.array(camera.center_px),
+        "image_size_px": np.array([camera.width_px, camera.height_px]),
+        "cam_rotation": camera.rotation,
+        "cam_translation": camera.translation,
+    }
+    if Path(path).suffix != ".npz":
+        raise OmfaError(f"{path}: expected a body file name ending in .npz")
+    with atomic_write(path) as temporary:
+        np.savez(temporary, **arrays)
+
+
+def load_body_file(path: str | os.PathLike) -> tuple[BodyParams, Camera]:
+    """Read what `save_body` wrote, or a file of the same keys from another tool.
+
+    Raises OmfaError, one line with the path, if the file is missing, damaged, or lacks a key.
+    """
+    arrays = read_npz(path, "body file")
+    wanted = (*SHAPES, *CAMERA_KEYS)
+    missing = [name for name in wanted if name not in arrays]
+    if missing:
+        raise OmfaError(
+            f"body file {path}: missing {', '.join(missing)} (needs {len(wanted)} keys)"
+        )
+    try:
+        width, height = _pair(arrays, "image_size_px")
+        camera = Camera(
+            focal_px=_pair(arrays, "focal_px"),
+            center_px=_pair(arrays, "center_px"),
+            width_px=int(width),
+            height_px=int(height),
+            rotation=arrays["cam_rotation"].astype(np.float64).squeeze(),
+            translation=arrays["cam_translation"].astype(np.float64).ravel(),
+        )
+        params = BodyParams(**{name: arrays[name] for name in SHAPES})
+    except (OmfaError, ValueError, TypeError) as error:
+        raise OmfaError(f"body file {path}: {error}") from None
+    return params, camera
+
+
+def _pair(arrays: dict[str, np.ndarray], name: str) -> tuple[float, float]:
+    if arrays[name].size != 2:
+        raise OmfaError(f"{name}: expected 2 numbers (x, y), got shape {arrays[name].shape}")
+    x, y = arrays[name].astype(np.float64).ravel().tolist()
+    return x, y
+
+
+def read_npz(path: str | os.PathLike, what: str, flag: str = "the path") -> dict[str, np.ndarray]:
+    """Return all arrays of an .npz; OmfaError in one line if it is missing or damaged.
+
+    Arrays of Python objects (the official SMPL-X file has some) are left out, never unpickled.
+    """
+    path = require_file(path, what, flag)
+    arrays = {}
+    try:
+        with path.open("rb") as file:
+            archive = np.load(file, allow_pickle=False)
+            if isinstance(archive, np.ndarray):
+                raise ValueError("it holds a single array (.npy)")
+            for name in archive.files:
+                try:
+                    arrays[name] = archive[name]
+                except ValueError as error:
+                    if "allow_pickle" not in str(error):
+                        raise
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise OmfaError(f"{what} {path}: not a whole .npz file: {reason}") from None
+    return arrays

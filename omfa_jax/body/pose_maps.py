@@ -1,0 +1,188 @@
+"""A folder of body files to a folder of pose maps: resumable, in several processes."""
+
+import functools
+import json
+import logging
+import multiprocessing
+import os
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from omfa_jax.body import backends
+from omfa_jax.body.forward import forward
+from omfa_jax.body.model import BodyModel, load_model
+from omfa_jax.body.params_file import load_body_file
+from omfa_jax.body.render import render
+from omfa_jax.body.styles import STYLES
+from omfa_jax.core.errors import OmfaError, unknown
+from omfa_jax.core.files import atomic_write, require_dir, require_writable_dir
+from omfa_jax.core.images import write_image
+
+SETTINGS_FILE = "pose_maps.json"
+_FILES_PER_PROCESS = 32
+
+
+@dataclass(frozen=True)
+class RenderReport:
+    """What `render_folder` did; `failed` holds (file name, reason) pairs in the order of names."""
+
+    rendered: int
+    skipped: int
+    failed: tuple[tuple[str, str], ...]
+    backend: str
+    seconds: float
+
+    def summary(self) -> str:
+        """Return one line of counts, then one line per failure."""
+        counts = f"{self.rendered} rendered, {self.skipped} up to date, {len(self.failed)} failed"
+        head = f"{counts} ({self.backend}, {self.seconds:.1f} s)"
+        return "\n".join([head, *(f"  {name}: {reason}" for name, reason in self.failed)])
+
+
+@dataclass(frozen=True)
+class _Settings:
+    model_path: str | None
+    style: str
+    backend: str
+    size_px: tuple[int, int] | None
+
+
+def render_folder(
+    smplx_dir: str | os.PathLike,
+    out_dir: str | os.PathLike,
+    *,
+    model_path: str | os.PathLike | None = None,
+    style: str = "normals",
+    backend: str = "auto",
+    size_px: tuple[int, int] | None = None,
+    processes: int | None = None,
+) -> RenderReport:
+    """Render every *.npz body file of `smplx_dir` to a PNG of the same stem in `out_dir`.
+
+    `size_px` is (width, height), letter-boxed; None keeps each photo's own. A map newer than its
+    body file is kept, so a stopped run goes on where it was; a file that fails is reported and the
+    others go on. `processes` None is one per core. Raises OmfaError if the folder has no body
+    file, the model cannot be read, or `out_dir` holds maps of another style, size or model.
+    """
+    start = time.perf_counter()
+    source = require_dir(smplx_dir, "folder of body files", "--smplx-dir")
+    target = require_writable_dir(out_dir, "--out")
+    if style not in STYLES:
+        raise unknown("pose map style", style, STYLES)
+    bodies = sorted(source.glob("*.npz"))
+    if not bodies:
+        raise OmfaError(f"no *.npz body file in {source}; change --smplx-dir")
+    settings = _Settings(
+        model_path=None if model_path is None else str(model_path),
+        style=style,
+        backend=backends.resolve(backend),
+        size_px=size_px,
+    )
+    load_model(model_path)
+    _claim(target, settings)
+    jobs = [(body, target / f"{body.stem}.png") for body in bodies]
+    due = [(body, image) for body, image in jobs if not _is_fresh(image, body)]
+    failed = {}
+    with tqdm(total=len(jobs), initial=len(jobs) - len(due), unit="map", desc="pose maps") as bar:
+        for name, reason in _results(due, settings, _process_count(processes, len(due))):
+            if reason is not None:
+                failed[name] = reason
+            bar.update()
+    report = RenderReport(
+        rendered=len(due) - len(failed),
+        skipped=len(jobs) - len(due),
+        failed=tuple(sorted(failed.items())),
+        backend=settings.backend,
+        seconds=time.perf_counter() - start,
+    )
+    logging.getLogger(__name__).info("pose maps in %s: %s", target, report.summary())
+    return report
+
+
+def _claim(target: Path, settings: _Settings) -> None:
+    """Leave a note of what the maps look like, or refuse to mix them with others."""
+    note = target / SETTINGS_FILE
+    model = Path(settings.model_path).name if settings.model_path else "the free body"
+    size = "x".join(map(str, settings.size_px)) if settings.size_px else "as the photo"
+    wanted = {"style": settings.style, "size_px": size, "body_model": model}
+    if note.exists():
+        try:
+            found = json.loads(note.read_text())
+        except ValueError:
+            raise OmfaError(f"{note}: damaged; delete it to render this folder again") from None
+        if found != wanted:
+            raise OmfaError(f"{target} holds maps of {found}, asked for {wanted}; change --out")
+        return
+    with atomic_write(note) as temporary:
+        temporary.write_text(json.dumps(wanted) + "\n")
+
+
+def _is_fresh(image: Path, body: Path) -> bool:
+    return image.exists() and image.stat().st_mtime >= body.stat().st_mtime
+
+
+def _process_count(processes: int | None, files: int) -> int:
+    if processes is not None and processes < 1:
+        raise OmfaError(f"--processes: expected 1 or more, got {processes}")
+    if processes is None:
+        # a process takes seconds to start, a map a fraction of one
+        processes = min(os.cpu_count() or 1, files // _FILES_PER_PROCESS)
+    return max(1, min(processes, files))
+
+
+def _results(
+    jobs: Sequence[tuple[Path, Path]], settings: _Settings, processes: int
+) -> Iterator[tuple[str, str | None]]:
+    """Yield (file name, None or the reason it failed) as the maps get done."""
+    if processes == 1:
+        for body, image in jobs:
+            yield body.name, _render_file(body, image, settings)
+        return
+    # spawn: a forked child would inherit an OpenGL context it cannot use
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, mp_context=context) as pool:
+        running = {pool.submit(_render_file, *job, settings): job[0].name for job in jobs}
+        for future in as_completed(running):
+            try:
+                reason = future.result()
+            except BrokenProcessPool:
+                reason = "a worker process died; run again, or with --backend zbuffer"
+            yield running[future], reason
+
+
+def _render_file(body: Path, image: Path, settings: _Settings) -> str | None:
+    """Write one pose map; return None, or in one line why it failed."""
+    try:
+        params, camera = load_body_file(body)
+        if settings.size_px is not None:
+            camera = camera.resized(*settings.size_px)
+        model = _model(settings.model_path)
+        vertices, _ = forward(model, params)
+        part_ids = model.part_ids if settings.style == "parts" else None
+        picture = render(
+            vertices,
+            model.faces,
+            camera,
+            settings.style,
+            backend=settings.backend,
+            part_ids=part_ids,
+        )
+        if not picture.any():
+            raise OmfaError("the body is outside the picture; check the file's camera")
+        write_image(image, picture)
+    except OmfaError as error:
+        return str(error)
+    except Exception as error:  # one bad file must not stop a folder of thousands
+        return f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return None
+
+
+@functools.lru_cache(maxsize=1)
+def _model(path: str | None) -> BodyModel:
+    return load_model(path)

@@ -1,0 +1,27 @@
+"""Poses made from other poses."""
+
+import numpy as np
+
+from omfa_jax.body.params import BodyParams
+from omfa_jax.body.rotations import axis_angle, rotation_matrices
+from omfa_jax.core.errors import OmfaError
+
+
+def turntable(
+    params: BodyParams, count: int, *, up: tuple[float, float, float] = (0.0, 1.0, 0.0)
+) -> list[BodyParams]:
+    """Return `count` copies of a body turned about `up` in even steps; the first is unturned.
+
+    One more step would bring the first one back. The pelvis, about which SMPL-X turns the whole
+    body, stays where it is. With `up` towards the head the person turns to their own left. Files
+    whose world is the camera's have y down: give (0, -1, 0). Raises OmfaError for count < 1.
+    """
+    if count < 1:
+        raise OmfaError(f"turntable: expected at least 1 view, got {count}")
+    length = np.linalg.norm(up)
+    if length == 0:
+        raise OmfaError("turntable: the axis `up` must not be zero")
+    facing = rotation_matrices(params.global_orient[None])[0]
+    angles = 2 * np.pi * np.arange(1, count) / count
+    turns = rotation_matrices(angles[:, None] * np.asarray(up) / length)
+    return [params, *(params.replace(global_orient=axis_angle(turn @ facing)) for turn in turns)]

@@ -1,0 +1,29 @@
+"""A picture of a posed body: the pose map that the model is conditioned on."""
+
+import numpy as np
+from jaxtyping import Float, Int, Int32, UInt8
+
+from omfa_jax.body import backends
+from omfa_jax.body.camera import Camera
+from omfa_jax.body.styles import paint
+
+
+def render(
+    vertices: Float[np.ndarray, "v 3"],
+    faces: Int32[np.ndarray, "f 3"],
+    camera: Camera,
+    style: str = "normals",
+    *,
+    backend: str = "auto",
+    part_ids: Int[np.ndarray, "v"] | None = None,
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Return an RGB picture of the mesh (world metres) on black, at the camera's size.
+
+    Styles: "normals" (camera space, (n + 1) / 2 * 255 with x right, y up, z to the viewer),
+    "parts" (a colour per body part; needs `part_ids`, see BodyModel.part_ids), "shaded" (grey).
+    Backends: "pyrender", "zbuffer", or "auto": pyrender where it works. Edges are antialiased.
+    Raises OmfaError for an unknown style or backend, or if pyrender is asked for and fails.
+    """
+    chosen = backends.resolve(backend)
+    painted = paint(style, camera.to_camera(vertices), faces, part_ids)
+    return backends.draw(painted, camera, chosen)

@@ -1,0 +1,185 @@
+"""Which triangle each pixel sees: an exact z-buffer in numba, or in numpy where numba is absent.
+
+Screen coordinates are (x_px, y_px, depth): y grows downwards, depth in metres grows away from the
+camera, and pixel (i, j) is sampled at its centre (i + 0.5, j + 0.5). Triangles that wind
+counter-clockwise seen from outside (as BodyModel's) have negative area on the screen.
+"""
+
+import functools
+import importlib.util
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Float32, Int32, UInt8
+
+from omfa_jax.core.errors import OmfaError, unknown
+
+ENGINES = ("auto", "numba", "numpy")
+_NUMPY_CHUNK_PX = 4_000_000
+
+
+class Raster(NamedTuple):
+    """What each pixel sees: `triangle` is -1 and the rest 0 where it sees nothing.
+
+    `barycentric` holds the perspective-correct weights of the triangle's three corners, and
+    `inverse_depth` is 1 / depth (per metre).
+    """
+
+    triangle: Int32[np.ndarray, "h w"]
+    barycentric: Float32[np.ndarray, "h w 3"]
+    inverse_depth: Float32[np.ndarray, "h w"]
+
+
+@functools.cache
+def has_numba() -> bool:
+    """Tell whether numba is installed."""
+    return importlib.util.find_spec("numba") is not None
+
+
+def rasterize(
+    screen: Float[np.ndarray, "v 3"],
+    faces: Int32[np.ndarray, "f 3"],
+    width_px: int,
+    height_px: int,
+    *,
+    cull_back: bool = True,
+    engine: str = "auto",
+) -> Raster:
+    """Return the nearest triangle and its barycentrics at every pixel centre.
+
+    `cull_back` leaves out triangles seen from behind. A triangle with a corner whose depth is not
+    positive, or not finite, is left out whole. At equal depth the lower triangle index wins, so
+    both engines give the same picture. Raises OmfaError for `engine="numba"` without numba.
+    """
+    if engine not in ENGINES:
+        raise unknown("z-buffer engine", engine, ENGINES)
+    if engine == "numba" and not has_numba():
+        raise OmfaError("z-buffer engine 'numba': numba is not installed; pip install numba")
+    points = screen_points(screen)
+    faces = np.ascontiguousarray(faces, dtype=np.int32)
+    out = empty_raster(width_px, height_px)
+    if engine == "numpy" or not has_numba():
+        _rasterize_numpy(points, faces, cull_back, out)
+    else:
+        from omfa_jax.body.zbuffer_numba import rasterize_into
+
+        rasterize_into(points, faces, cull_back, *out)
+    return out
+
+
+def screen_points(screen: Float[np.ndarray, "v 3"]) -> Float[np.ndarray, "v 3"]:
+    """Return float64 (x, y, 1 / depth), the form the kernels take; 1 / depth is 0 if unusable."""
+    points = np.array(screen, dtype=np.float64, order="C")
+    usable = np.isfinite(points).all(axis=1) & (points[:, 2] > 0)
+    points[~usable] = (0.0, 0.0, np.inf)
+    points[:, 2] = 1.0 / points[:, 2]
+    return points
+
+
+def empty_raster(width_px: int, height_px: int) -> Raster:
+    """Return buffers that saw nothing yet."""
+    size = (height_px, width_px)
+    return Raster(
+        triangle=np.full(size, -1, np.int32),
+        barycentric=np.zeros((*size, 3), np.float32),
+        inverse_depth=np.zeros(size, np.float32),
+    )
+
+
+def interpolate(
+    raster: Raster, faces: Int32[np.ndarray, "f 3"], values: Float[np.ndarray, "v c"]
+) -> Float32[np.ndarray, "h w c"]:
+    """Return per-vertex `values` at every pixel; 0 where it sees nothing."""
+    out = np.zeros((*raster.triangle.shape, values.shape[1]), np.float32)
+    seen = raster.triangle >= 0
+    out[seen] = _values_at(raster, seen, faces, values)
+    return out
+
+
+def shade(
+    raster: Raster,
+    faces: Int32[np.ndarray, "f 3"],
+    colors: Float[np.ndarray, "v 3"],
+    *,
+    samples: int = 1,
+    engine: str = "auto",
+) -> UInt8[np.ndarray, "h2 w2 3"]:
+    """Return per-vertex `colors` (0..1) as a picture on black, `samples` x `samples` px averaged.
+
+    The raster's sides must be multiples of `samples`; the picture is that much smaller.
+    """
+    height, width = (side // samples for side in raster.triangle.shape)
+    if engine != "numpy" and has_numba():
+        from omfa_jax.body.zbuffer_numba import shade_into
+
+        picture = np.empty((height, width, 3), np.uint8)
+        faces = np.ascontiguousarray(faces, dtype=np.int32)
+        colors = np.ascontiguousarray(colors, dtype=np.float32)
+        shade_into(raster.triangle, raster.barycentric, faces, colors, samples, picture)
+        return picture
+    seen = raster.triangle >= 0
+    row, column = np.nonzero(seen)
+    pixel = (row // samples) * width + column // samples
+    found = _values_at(raster, seen, faces, colors)
+    total = [np.bincount(pixel, found[:, c], height * width) for c in range(3)]
+    mean = np.stack(total, axis=1).reshape(height, width, 3) / samples**2
+    return np.floor(np.clip(mean, 0, 1) * 255 + 0.5).astype(np.uint8)
+
+
+def _values_at(
+    raster: Raster,
+    seen: Bool[np.ndarray, "h w"],
+    faces: Int32[np.ndarray, "f 3"],
+    values: Float[np.ndarray, "v c"],
+) -> Float32[np.ndarray, "p c"]:
+    corners = values.astype(np.float32)[faces[raster.triangle[seen]]]
+    return np.einsum("pk,pkc->pc", raster.barycentric[seen], corners)
+
+
+def _rasterize_numpy(
+    points: Float[np.ndarray, "v 3"], faces: Int32[np.ndarray, "f 3"], cull_back: bool, out: Raster
+) -> None:
+    height, width = out.triangle.shape
+    x, y, inverse = np.moveaxis(points[faces], 2, 0)
+    area = (x[:, 1] - x[:, 0]) * (y[:, 2] - y[:, 0]) - (x[:, 2] - x[:, 0]) * (y[:, 1] - y[:, 0])
+    low_x = np.maximum(np.ceil(x.min(1) - 0.5), 0).astype(np.int64)
+    high_x = np.minimum(np.floor(x.max(1) - 0.5), width - 1).astype(np.int64)
+    low_y = np.maximum(np.ceil(y.min(1) - 0.5), 0).astype(np.int64)
+    high_y = np.minimum(np.floor(y.max(1) - 0.5), height - 1).astype(np.int64)
+    visible = (area < 0) if cull_back else (area != 0)
+    visible &= (inverse > 0).all(1) & (high_x >= low_x) & (high_y >= low_y)
+    shown = np.flatnonzero(visible)
+    columns = (high_x - low_x + 1)[shown]
+    counts = columns * (high_y - low_y + 1)[shown]
+    # chunks of whole triangles bound the memory; later chunks lose ties, as higher indices must
+    chunk = np.cumsum(counts) // _NUMPY_CHUNK_PX
+    for part in np.unique(chunk):
+        chosen = chunk == part
+        triangle = np.repeat(shown[chosen], counts[chosen])
+        start = np.cumsum(counts[chosen]) - counts[chosen]
+        offset = np.arange(len(triangle)) - np.repeat(start, counts[chosen])
+        row, column = np.divmod(offset, np.repeat(columns[chosen], counts[chosen]))
+        column += low_x[triangle]
+        row += low_y[triangle]
+        px, py = column + 0.5, row + 0.5
+        tx, ty, scale = x[triangle], y[triangle], 1.0 / area[triangle]
+        w0, w1, w2 = (
+            ((tx[:, b] - px) * (ty[:, c] - py) - (tx[:, c] - px) * (ty[:, b] - py)) * scale
+            for b, c in ((1, 2), (2, 0), (0, 1))
+        )
+        inside = np.flatnonzero((w0 >= 0) & (w1 >= 0) & (w2 >= 0))
+        triangle = triangle[inside]
+        shares = np.stack([w0[inside], w1[inside], w2[inside]], 1) * inverse[triangle]
+        total = shares[:, 0] + shares[:, 1] + shares[:, 2]
+        nearness = total.astype(np.float32)
+        flat = row[inside] * width + column[inside]
+        # the last write wins: sort by nearness, then by falling index
+        order = np.lexsort((-triangle, nearness))
+        winner = np.full(height * width, -1)
+        winner[flat[order]] = order
+        seen = np.flatnonzero(winner >= 0)
+        seen = seen[nearness[winner[seen]] > out.inverse_depth.ravel()[seen]]
+        best = winner[seen]
+        out.triangle.ravel()[seen] = triangle[best]
+        out.inverse_depth.ravel()[seen] = nearness[best]
+        out.barycentric.reshape(-1, 3)[seen] = shares[best] / total[best, None]

@@ -1,0 +1,117 @@
+"""The z-buffer's compiled kernels; import only where numba is installed.
+
+`rasterize_into` is what `zbuffer.rasterize` runs. The small kernels serve other compiled loops
+that cut or shade pixels by a rule of their own. `no_type_check` keeps run-time type checkers, as
+the tests use, from wrapping what numba has to compile.
+"""
+
+from math import ceil, floor
+from typing import no_type_check
+
+import numba
+import numpy as np
+
+
+@numba.njit(cache=True, nogil=True)
+@no_type_check
+def signed_area(ax: float, ay: float, bx: float, by: float, cx: float, cy: float) -> float:
+    """Return twice the triangle's area on the screen (px^2), negative if it faces the camera."""
+    return (bx - ax) * (cy - ay) - (cx - ax) * (by - ay)
+
+
+@numba.njit(cache=True, nogil=True)
+@no_type_check
+def pixel_range(a: float, b: float, c: float, size_px: int) -> tuple[int, int]:
+    """Return the (first, last) pixel whose centre lies between three coordinates, if any."""
+    low = max(ceil(min(a, b, c) - 0.5), 0)
+    high = min(floor(max(a, b, c) - 0.5), size_px - 1)
+    return low, high
+
+
+@numba.njit(cache=True, nogil=True)
+@no_type_check
+def rasterize_into(
+    points: np.ndarray,
+    faces: np.ndarray,
+    cull_back: bool,
+    triangle: np.ndarray,
+    barycentric: np.ndarray,
+    inverse_depth: np.ndarray,
+) -> None:
+    """Draw into the buffers of a Raster; `points` as from `zbuffer.screen_points`."""
+    height, width = triangle.shape
+    for t in range(faces.shape[0]):
+        a, b, c = faces[t, 0], faces[t, 1], faces[t, 2]
+        ax, ay, inverse_a = points[a, 0], points[a, 1], points[a, 2]
+        bx, by, inverse_b = points[b, 0], points[b, 1], points[b, 2]
+        cx, cy, inverse_c = points[c, 0], points[c, 1], points[c, 2]
+        area = signed_area(ax, ay, bx, by, cx, cy)
+        if area == 0.0 or (cull_back and area > 0.0):
+            continue
+        if inverse_a <= 0.0 or inverse_b <= 0.0 or inverse_c <= 0.0:
+            continue
+        scale = 1.0 / area
+        left, right = pixel_range(ax, bx, cx, width)
+        top, bottom = pixel_range(ay, by, cy, height)
+        for y in range(top, bottom + 1):
+            py = y + 0.5
+            for x in range(left, right + 1):
+                px = x + 0.5
+                wa = ((bx - px) * (cy - py) - (cx - px) * (by - py)) * scale
+                if wa < 0.0:
+                    continue
+                wb = ((cx - px) * (ay - py) - (ax - px) * (cy - py)) * scale
+                if wb < 0.0:
+                    continue
+                wc = ((ax - px) * (by - py) - (bx - px) * (ay - py)) * scale
+                if wc < 0.0:
+                    continue
+                share_a, share_b, share_c = wa * inverse_a, wb * inverse_b, wc * inverse_c
+                total = share_a + share_b + share_c
+                nearness = np.float32(total)
+                if nearness > inverse_depth[y, x]:
+                    inverse_depth[y, x] = nearness
+                    triangle[y, x] = t
+                    barycentric[y, x, 0] = share_a / total
+                    barycentric[y, x, 1] = share_b / total
+                    barycentric[y, x, 2] = share_c / total
+
+
+@numba.njit(cache=True, nogil=True)
+@no_type_check
+def interpolate_at(
+    barycentric: np.ndarray, corners: np.ndarray, values: np.ndarray, channel: int
+) -> float:
+    """Return one channel of per-vertex `values` at a point with weights `barycentric` (3,)."""
+    return (
+        barycentric[0] * values[corners[0], channel]
+        + barycentric[1] * values[corners[1], channel]
+        + barycentric[2] * values[corners[2], channel]
+    )
+
+
+@numba.njit(cache=True, nogil=True)
+@no_type_check
+def shade_into(
+    triangle: np.ndarray,
+    barycentric: np.ndarray,
+    faces: np.ndarray,
+    colors: np.ndarray,
+    samples: int,
+    picture: np.ndarray,
+) -> None:
+    """Write colours (v 3, 0..1) into `picture` (h w 3, uint8): means of samples x samples px."""
+    scale = np.float32(255.0 / (samples * samples))
+    for y in range(picture.shape[0]):
+        for x in range(picture.shape[1]):
+            red, green, blue = np.float32(0.0), np.float32(0.0), np.float32(0.0)
+            for sy in range(y * samples, (y + 1) * samples):
+                for sx in range(x * samples, (x + 1) * samples):
+                    t = triangle[sy, sx]
+                    if t >= 0:
+                        red += interpolate_at(barycentric[sy, sx], faces[t], colors, 0)
+                        green += interpolate_at(barycentric[sy, sx], faces[t], colors, 1)
+                        blue += interpolate_at(barycentric[sy, sx], faces[t], colors, 2)
+            picture[y, x, 0] = np.uint8(min(max(red * scale, 0.0), 255.0) + 0.5)
+            picture[y, x, 1] = np.uint8(min(max(green * scale, 0.0), 255.0) + 0.5)
+            picture[y, x, 2] = np.uint8(min(max(blue * scale, 0.0), 255.0) + 0.5)

@@ -1,0 +1,160 @@
+"""Config files: loaded, overridden from the command line, checked; then turned into settings."""
+
+import ast
+import importlib.util
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from omfa_jax.core.errors import OmfaError, unknown
+from omfa_jax.core.files import require_file
+from omfa_jax.core.tasks import COMPONENTS, Task
+from omfa_jax.data.pipeline import PipelineSettings
+from omfa_jax.diffusion.sample import SamplerSettings
+from omfa_jax.diffusion.schedule import ScheduleSettings
+from omfa_jax.diffusion.settings import DiffusionSettings
+from omfa_jax.models import VAEConfig
+from omfa_jax.parallel.mesh import MeshSettings
+from omfa_jax.train.settings import LossSettings, OptimizerSettings, TrainSettings
+
+PREFIX = "--config."
+OBJECTIVES = ("partial_diffusion", "autoencoder")
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> ConfigDict:
+    """Run `get_config()` of a Python file and apply `--config.a.b=value` overrides; then lock it.
+
+    The file's parent's parent is put on the import path, so that `from configs import base` works.
+    """
+    path = require_file(path, "config", "--config").absolute()
+    root = str(path.parent.parent)
+    if root not in sys.path:
+        sys.path.insert(0, root)
+    spec = importlib.util.spec_from_file_location(f"omfa_config_{path.stem}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        config = module.get_config()
+    except OmfaError:
+        raise
+    except Exception as error:
+        raise OmfaError(f"config {path} cannot be run: {type(error).__name__}: {error}") from error
+    config.lock()
+    for override in overrides:
+        apply_override(config, override)
+    return config
+
+
+def apply_override(config: ConfigDict, override: str) -> None:
+    """Set one `--config.a.b=value`; the value must have the type that the default has."""
+    if not override.startswith(PREFIX) or "=" not in override:
+        raise OmfaError(f"unknown flag {override!r}; config values are set as --config.a.b=value")
+    dotted, text = override[len(PREFIX) :].split("=", 1)
+    *folders, name = dotted.split(".")
+    node = config
+    for folder in folders:
+        if folder not in node or not isinstance(node[folder], ConfigDict):
+            raise unknown(f"config group in {override!r}", folder, node.keys())
+        node = node[folder]
+    if name not in node:
+        raise unknown(f"config value in {override!r}", name, node.keys())
+    if isinstance(node[name], ConfigDict):
+        raise OmfaError(f"{override!r} names a group; its values are {', '.join(node[name].keys())}")
+    node[name] = parsed(text, node[name], override)
+
+
+def parsed(text: str, default: Any, where: str) -> Any:
+    """Return `text` as the type of `default`, or say which type was expected."""
+    if isinstance(default, str):
+        return text
+    if isinstance(default, bool):
+        words = {"true": True, "false": False, "1": True, "0": False}
+        if text.lower() in words:
+            return words[text.lower()]
+        raise OmfaError(f"{where!r}: expected true or false, got {text!r}")
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        value = None
+    if isinstance(default, float) and type(value) is int:
+        value = float(value)
+    if isinstance(default, tuple) and isinstance(value, list):
+        value = tuple(value)
+    if type(value) is not type(default):
+        raise OmfaError(f"{where!r}: expected {type(default).__name__}, got {text!r}")
+    return value
+
+
+def diffusion_settings(config: ConfigDict, vae: VAEConfig) -> DiffusionSettings:
+    """Return what the weights will mean; the VAE fixes stride and latent channels."""
+    tasks = []
+    for name, row in config.tasks.items():
+        tasks.append(Task(name, tuple(row.noised), float(row.weight), row.prompt))
+    d = config.diffusion
+    return DiffusionSettings(
+        tasks=tuple(tasks),
+        slots_px=tuple(tuple(config.canvas[name]) for name in COMPONENTS),
+        stride=vae.stride,
+        latent_channels=vae.latent_channels,
+        layout=config.canvas.layout,
+        unet_inputs=tuple(d.unet_inputs),
+        prediction=d.prediction,
+        schedule=ScheduleSettings(spacing=d.spacing, zero_terminal_snr=d.zero_terminal_snr),
+    )
+
+
+def train_settings(config: ConfigDict) -> TrainSettings:
+    """Return the training run's settings."""
+    o, t = config.optimizer, config.train
+    return TrainSettings(
+        steps=t.steps,
+        batch_size=t.batch_size,
+        seed=config.seed,
+        compute_dtype=t.compute_dtype,
+        remat=t.remat,
+        ema_decay=t.ema_decay,
+        optimizer=OptimizerSettings(**o.to_dict()),
+        loss=LossSettings(config.diffusion.min_snr_gamma, config.diffusion.condition_dropout),
+        save_every_steps=config.checkpoint.every_steps,
+        keep=config.checkpoint.keep,
+        log_every_steps=config.log.every_steps,
+        samples_every_steps=config.log.samples_every_steps,
+    )
+
+
+def pipeline_settings(config: ConfigDict, *, vae_id: str = "") -> PipelineSettings:
+    """Return the data pipeline's settings; latents take precedence over image records."""
+    folder = config.data.latents or config.data.records
+    if not folder:
+        raise OmfaError(
+            "no training data: give --config.data.records=DIR (made by `omfa data build`)"
+            " or --config.data.latents=DIR (made by `omfa data latents`)"
+        )
+    return PipelineSettings(
+        records=folder,
+        slots={name: tuple(config.canvas[name]) for name in COMPONENTS},
+        vae_id=vae_id if config.data.latents else "",
+        threads=config.data.threads,
+        prefetch_batches=config.data.prefetch,
+    )
+
+
+def mesh_settings(config: ConfigDict) -> MeshSettings:
+    """Return the mesh's shape."""
+    return MeshSettings(**config.mesh.to_dict())
+
+
+def sampler_settings(config: ConfigDict) -> SamplerSettings:
+    """Return the sampler's settings."""
+    return SamplerSettings(config.sample.steps, config.sample.guidance)
+
+
+def check_objective(config: ConfigDict) -> str:
+    """Return the objective's name, or raise an OmfaError with the nearest one."""
+    if config.objective not in OBJECTIVES:
+        raise unknown("config.objective", config.objective, OBJECTIVES)
+    return config.objective

@@ -1,0 +1,90 @@
+"""From image files on the command line to arrays at the model's slot sizes."""
+
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from omfa_jax.body.camera import Camera
+from omfa_jax.body.forward import forward
+from omfa_jax.body.model import load_model
+from omfa_jax.body.params import BodyParams
+from omfa_jax.body.params_file import load_body_file
+from omfa_jax.body.render import render
+from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.images import letterbox, read_labels, read_rgb, to_signed
+from omfa_jax.core.tasks import COMPONENTS
+from omfa_jax.data.faces import crop_face, face_box, read_keypoints
+from omfa_jax.diffusion.settings import DiffusionSettings
+
+WHITE, BLACK = 255, 0
+
+
+class Slots:
+    """The model's slot sizes, and how pictures are fitted into them."""
+
+    def __init__(self, settings: DiffusionSettings):
+        self.sizes = dict(zip(COMPONENTS, settings.slots_px, strict=True))
+
+    def picture(self, component: str, image: UInt8[np.ndarray, "_ _ 3"]) -> Float[np.ndarray, "1 h w 3"]:
+        """Letter-box an image into its slot, in [-1, 1]; margins are white."""
+        return to_signed(letterbox(image, *self.sizes[component], fill=WHITE))[None]
+
+    def file(self, component: str, path: str, flag: str) -> Float[np.ndarray, "1 h w 3"]:
+        """Read an image file into a slot."""
+        return self.picture(component, read_rgb(path, f"{component} ({flag})"))
+
+    def pose_map(self, image: UInt8[np.ndarray, "_ _ 3"]) -> Float[np.ndarray, "1 h w 3"]:
+        """Letter-box a pose map into the person's slot; margins are black, as its background."""
+        return to_signed(letterbox(image, *self.sizes["person"], fill=BLACK))[None]
+
+
+def face_of(
+    person: str, face: str | None, keypoints: str | None, parse: str | None
+) -> UInt8[np.ndarray, "_ _ 3"]:
+    """Return the face picture: `face` itself, or cut out of the person's photo.
+
+    The cut follows the 2D keypoints or the parse map; with neither, the photo's own neighbours in
+    a VITON-HD folder (openpose_json/, image-parse-v3/) are tried.
+    """
+    if face:
+        return read_rgb(face, "face (--face)")
+    photo = read_rgb(person, "person (--person)")
+    path = Path(person)
+    beside = path.parent.parent
+    found_points = Path(keypoints) if keypoints else beside / "openpose_json" / f"{path.stem}_keypoints.json"
+    found_parse = Path(parse) if parse else beside / "image-parse-v3" / f"{path.stem}.png"
+    points = read_keypoints(found_points) if keypoints or found_points.is_file() else None
+    labels = (
+        read_labels(found_parse, "parse map (--parse)") if parse or found_parse.is_file() else None
+    )
+    box = face_box(points, labels, *photo.shape[:2])
+    if box is None:
+        raise OmfaError(
+            f"no face found for {person}: give --face IMAGE, or --keypoints JSON or --parse PNG"
+            " that show one"
+        )
+    return crop_face(photo, box)
+
+
+def body_of(path: str) -> tuple[BodyParams, Camera]:
+    """Return body parameters and camera of an .npz file."""
+    return load_body_file(path)
+
+
+def render_pose(
+    params: BodyParams, camera: Camera, model_path: str | None
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Render a pose map of camera-space normals."""
+    model = load_model(model_path)
+    vertices, _ = forward(model, params)
+    return render(vertices, model.faces, camera)
+
+
+def pose_of(path: str | None, model_path: str | None) -> UInt8[np.ndarray, "h w 3"] | None:
+    """Return the pose map of `--pose`: a picture as it is, or rendered from an .npz of SMPL-X."""
+    if path is None:
+        return None
+    if Path(path).suffix == ".npz":
+        return render_pose(*load_body_file(path), model_path)
+    return read_rgb(path, "pose map (--pose)")

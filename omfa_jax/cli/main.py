@@ -1,0 +1,63 @@
+"""`omfa`: the commands, and how their errors reach the terminal."""
+
+import argparse
+import importlib
+import logging
+import sys
+from collections.abc import Sequence
+
+from omfa_jax import __version__
+from omfa_jax.core.errors import OmfaError
+
+# name -> (module with add_arguments and run, help); imported only when the command is given
+COMMANDS = {
+    "demo": ("omfa_jax.cli.demo", "the whole path in minutes on a laptop, with a report"),
+    "data": ("omfa_jax.cli.data", "synthesize, poses, build, latents, show"),
+    "train": ("omfa_jax.cli.train", "train a model, or go on training it"),
+    "sample": ("omfa_jax.cli.sample", "pictures from pictures: try_on, try_off, transfer, turntable"),
+}
+
+
+def parser_for(command: str) -> argparse.ArgumentParser:
+    """Return the argument parser of one command."""
+    module_name, text = COMMANDS[command]
+    parser = argparse.ArgumentParser(prog=f"omfa {command}", description=text, allow_abbrev=False)
+    importlib.import_module(module_name).add_arguments(parser)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; a fault that the user can mend is printed as one line, exit status 2."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    for noisy in ("absl", "orbax", "jax", "trimesh", "numba"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    table = "\n".join(f"  {name:8} {text}" for name, (_, text) in COMMANDS.items())
+    top = argparse.ArgumentParser(
+        prog="omfa",
+        description="Virtual try-on and try-off by partial diffusion.",
+        epilog=f"commands:\n{table}\n\n`omfa COMMAND --help` shows a command's flags.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("--version", action="version", version=f"omfa_jax {__version__}")
+    top.add_argument("command", choices=COMMANDS, metavar="COMMAND")
+    command = top.parse_args(arguments[:1]).command
+    parser = parser_for(command)
+    options, rest = parser.parse_known_args(arguments[1:])
+    takes_config = hasattr(options, "config")
+    if rest and not (takes_config and all(flag.startswith("--config.") for flag in rest)):
+        parser.error(f"unrecognised arguments: {' '.join(rest)}")
+    options.overrides = rest
+    try:
+        importlib.import_module(COMMANDS[command][0]).run(options)
+    except OmfaError as error:
+        print(f"omfa {command}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"omfa {command}: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,168 @@
+"""`omfa sample`: pictures from pictures."""
+
+import argparse
+import logging
+from pathlib import Path
+
+import numpy as np
+
+from omfa_jax.cli.inputs import Slots, face_of, pose_of, render_pose
+from omfa_jax.core.errors import OmfaError, unknown
+from omfa_jax.core.files import require_writable_dir
+from omfa_jax.core.images import from_signed, read_rgb, write_image
+
+log = logging.getLogger(__name__)
+
+TASKS = ("try_on", "try_off", "transfer", "turntable")
+TURNTABLE_VIEWS = 8
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of `omfa sample`."""
+    parser.add_argument("--checkpoint", required=True, metavar="DIR", help="workdir, step or model")
+    parser.add_argument("--task", required=True, metavar="TASK", help=" | ".join(TASKS))
+    parser.add_argument("--out", required=True, metavar="DIR", help="pictures and sheet.png go here")
+    parser.add_argument("--garment", metavar="IMAGE", help="in-shop photo of the garment")
+    parser.add_argument("--person", metavar="IMAGE", help="photo of the person")
+    parser.add_argument("--face", metavar="IMAGE", help="face; default: cut out of --person")
+    parser.add_argument("--pose", metavar="FILE", help="pose map, or SMPL-X parameters (.npz)")
+    parser.add_argument("--source-person", metavar="IMAGE", help="transfer: who wears the garment")
+    parser.add_argument("--source-pose", metavar="FILE", help="transfer: the source's pose")
+    parser.add_argument("--keypoints", metavar="JSON", help="OpenPose keypoints of --person")
+    parser.add_argument("--parse", metavar="PNG", help="parse map of --person")
+    parser.add_argument("--smplx-model", metavar="FILE", help="SMPL-X .npz; default: the free body")
+    parser.add_argument("--views", type=int, default=TURNTABLE_VIEWS, help="turntable: how many")
+    parser.add_argument("--steps", type=int, default=50, help="DDIM steps")
+    parser.add_argument("--guidance", type=float, default=2.0)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--raw-weights", action="store_true", help="not the EMA")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Generate, write the pictures and a side-by-side sheet."""
+    if options.task not in TASKS:
+        raise unknown("task (--task)", options.task, TASKS)
+    needed = {
+        "try_on": ("garment",),
+        "try_off": ("person",),
+        "transfer": ("source_person",),
+        "turntable": ("garment", "pose"),
+    }
+    for name in needed[options.task]:
+        if getattr(options, name) is None:
+            raise OmfaError(f"--task {options.task} needs --{name.replace('_', '-')}")
+    if options.task != "try_off" and not (options.face or options.person):
+        raise OmfaError(f"--task {options.task} needs --face, or --person to cut it from")
+    out = require_writable_dir(options.out, "--out")
+
+    from omfa_jax.diffusion.sample import SamplerSettings
+    from omfa_jax.sampling.generate import Sampler
+
+    bundle = load_checkpoint(options.checkpoint, ema=not options.raw_weights)
+    sampler = Sampler(bundle, SamplerSettings(options.steps, options.guidance))
+    columns = GENERATE[options.task](sampler, Slots(bundle.settings), options)
+    write_columns(out, columns, bundle.settings.slots_px[1])
+
+
+def load_checkpoint(path: str, *, ema: bool = True):
+    """Return the bundle at `path`: a training workdir, one of its steps, or a model folder."""
+    from omfa_jax.sampling.load import load_folder
+    from omfa_jax.train.checkpoint import load_bundle
+
+    folder = Path(path)
+    if (folder / "checkpoints").is_dir() or folder.parent.name == "checkpoints":
+        bundle, step = load_bundle(folder, ema=ema)
+        log.info("%s: step %d", path, step)
+        return bundle
+    return load_folder(folder)
+
+
+def _try_on(sampler, slots: Slots, options):
+    from omfa_jax.sampling.tasks import try_on
+
+    garment = slots.file("garment", options.garment, "--garment")
+    face = slots.picture("face", _face(options))
+    pose = _pose(slots, options.pose, options)
+    person = try_on(sampler, garment, face, pose, seed=options.seed)
+    return {"garment": garment, "face": face, "pose": pose, "try_on": person}
+
+
+def _try_off(sampler, slots: Slots, options):
+    from omfa_jax.sampling.tasks import try_off
+
+    person = slots.file("person", options.person, "--person")
+    face = slots.picture("face", _face(options))
+    pose = _pose(slots, options.pose, options)
+    garment = try_off(sampler, person, face, pose, seed=options.seed)
+    return {"person": person, "face": face, "pose": pose, "try_off": garment}
+
+
+def _transfer(sampler, slots: Slots, options):
+    from omfa_jax.sampling.tasks import transfer
+
+    source = slots.file("person", options.source_person, "--source-person")
+    source_face = slots.picture("face", face_of(options.source_person, None, None, None))
+    source_pose = _pose(slots, options.source_pose, options)
+    face, pose = slots.picture("face", _face(options)), _pose(slots, options.pose, options)
+    garment, person = transfer(
+        sampler, source, source_face, source_pose, face, pose, seed=options.seed
+    )
+    return {"source": source, "garment": garment, "face": face, "pose": pose, "transfer": person}
+
+
+def _turntable(sampler, slots: Slots, options):
+    from omfa_jax.body.params_file import load_body_file
+    from omfa_jax.body.poses import turntable as turned
+    from omfa_jax.sampling.tasks import turntable
+
+    if Path(options.pose).suffix != ".npz":
+        raise OmfaError(
+            f"--task turntable needs SMPL-X parameters (.npz) as --pose, got {options.pose}:"
+            " a picture cannot be turned"
+        )
+    params, camera = load_body_file(options.pose)
+    maps = [render_pose(p, camera, options.smplx_model) for p in turned(params, options.views)]
+    poses = np.concatenate([slots.pose_map(image) for image in maps])
+    garment = slots.file("garment", options.garment, "--garment")
+    face = slots.picture("face", _face(options))
+    people = turntable(sampler, garment, face, poses, seed=options.seed)
+    return {"garment": garment, "face": face, "pose": poses, "turntable": people}
+
+
+GENERATE = {
+    "try_on": _try_on,
+    "try_off": _try_off,
+    "transfer": _transfer,
+    "turntable": _turntable,
+}
+
+
+def _face(options):
+    if options.face:
+        return read_rgb(options.face, "face (--face)")
+    return face_of(options.person, None, options.keypoints, options.parse)
+
+
+def _pose(slots: Slots, path: str | None, options):
+    image = pose_of(path, options.smplx_model)
+    if image is None:
+        log.warning("no pose given: the model chooses one (null pose)")
+        return None
+    return slots.pose_map(image)
+
+
+def write_columns(out: Path, columns, size: tuple[int, int]) -> None:
+    """Write every generated picture and the sheet of all of them."""
+    from omfa_jax.sampling.sheet import sheet
+
+    shown = {
+        name: list(images if images.dtype == np.uint8 else from_signed(images))
+        for name, images in columns.items()
+        if images is not None
+    }
+    for name, images in columns.items():
+        if images is not None and images.dtype == np.uint8:
+            for index, image in enumerate(images):
+                write_image(out / f"{name}_{index:02d}.png", image)
+    write_image(out / "sheet.png", sheet(shown, *size))
+    log.info("wrote %s", out / "sheet.png")

@@ -1,0 +1,167 @@
+"""Where a run's weights come from, in one order: own checkpoint, given one, converted, random."""
+
+import dataclasses
+import hashlib
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from omfa_jax.cli import config as border
+from omfa_jax.core import trees
+from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.tasks import COMPONENTS
+from omfa_jax.data.latents import write_latents
+from omfa_jax.diffusion.settings import DiffusionSettings
+from omfa_jax.models import UNetConfig, VAEConfig, encode, init_vae, unet, vae
+from omfa_jax.train.checkpoint import newest_whole_step, restore_params
+from omfa_jax.weights.bundle import Bundle, Params
+from omfa_jax.weights.description import Description, read_description
+from omfa_jax.weights.folder import load_diffusers
+from omfa_jax.weights.frozen import load_frozen, load_vae, save_frozen
+from omfa_jax.weights.imported import is_imported, load_imported
+from omfa_jax.weights.prompts import PromptTable, seeded_prompts
+
+log = logging.getLogger(__name__)
+
+MODEL_FOLDER = "model"
+# tokens of the seeded prompt table of presets that have no text encoder
+SEEDED_TOKENS = 4
+
+
+def fresh_vae(config: ConfigDict) -> tuple[VAEConfig, Callable[[], Params]]:
+    """Return the preset VAE's config and a function that draws its parameters."""
+    vae_config = vae(config.model.vae)
+    return vae_config, lambda: init_vae(vae_config, jax.random.key(config.seed))
+
+
+def starting_bundle(config: ConfigDict, workdir: Path | None, *, abstract: bool = False) -> Bundle:
+    """Return what training starts from; `unet_params` None means a random UNet.
+
+    1. the workdir's own checkpoint: its model folder (the loop restores the UNet);
+    2. `config.checkpoint.start_from`: another workdir's newest checkpoint;
+    3. `config.model.init`: a converted model;
+    4. random weights of the presets.
+    `abstract` reads shapes only.
+    """
+    if workdir is not None and newest_whole_step(workdir / "checkpoints", warn=False) is not None:
+        bundle = load_frozen(workdir / MODEL_FOLDER)
+        check_same_meaning(border.diffusion_settings(config, bundle.vae_config), bundle, workdir)
+        return bundle
+    if config.checkpoint.start_from:
+        source = Path(config.checkpoint.start_from)
+        bundle = load_frozen(source / MODEL_FOLDER)
+        check_same_meaning(border.diffusion_settings(config, bundle.vae_config), bundle, source)
+        params, step = restore_params(source)
+        log.info("starting from step %d of %s", step, source)
+        return bundle.with_unet(params)
+    if config.model.init:
+        return converted(config, Path(config.model.init))
+    vae_config, draw = fresh_vae(config)
+    settings = border.diffusion_settings(config, vae_config)
+    unet_config = preset_unet(config, settings)
+    if not abstract:
+        log.warning("no config.model.init: the VAE is random, good for tests of the machinery only")
+    vae_params = {} if abstract else jax.device_get(draw())
+    return Bundle(
+        settings, unet_config, vae_config, None, vae_params, prompt_rows(None, settings, unet_config)
+    )
+
+
+def converted(config: ConfigDict, folder: Path) -> Bundle:
+    """Return the model of a diffusers or imported folder, as this config will train it."""
+    description = read_description(folder)
+    settings = border.diffusion_settings(config, description.vae_config)
+    if not config.model.init_unet:
+        unet_config = preset_unet(config, settings)
+        vae_params = load_vae(folder, description.vae_config)
+        log.info("VAE and prompts from %s, a random UNet %r", folder, config.model.unet)
+        rows = prompt_rows(description.prompts, settings, unet_config)
+        return Bundle(settings, unet_config, description.vae_config, None, vae_params, rows)
+    load = load_imported if is_imported(folder) else load_diffusers
+    model = load(folder, unet_in_channels=settings.in_channels)
+    for note in model.notes:
+        log.info("%s: %s", folder, note)
+    log.info("starting from the weights in %s", folder)
+    rows = prompt_rows(model.prompts, settings, model.unet_config)
+    return Bundle(
+        settings, model.unet_config, model.vae_config, model.unet_params, model.vae_params, rows
+    )
+
+
+def preset_unet(config: ConfigDict, settings: DiffusionSettings) -> UNetConfig:
+    """Return the preset's UNet with the widths that inputs and canvas ask for."""
+    return unet(
+        config.model.unet, in_channels=settings.in_channels, out_channels=settings.out_channels
+    )
+
+
+def prompt_rows(
+    table: PromptTable | None, settings: DiffusionSettings, unet_config: UNetConfig
+) -> dict[str, np.ndarray]:
+    """Return the tasks' prompt embeddings; without a table, fixed seeded ones (said on the log)."""
+    texts = [task.prompt for task in settings.tasks]
+    if table is None:
+        log.warning("no prompt table in config.model.init: fixed random prompt embeddings are used")
+        table = seeded_prompts(
+            texts, SEEDED_TOKENS, unet_config.context_dim, unet_config.pooled_dim
+        )
+    return table.rows(texts)
+
+
+def check_same_meaning(wanted: DiffusionSettings, bundle: Bundle, where: Path) -> None:
+    """Raise an OmfaError if the config no longer says what the weights were trained to mean."""
+    if wanted == bundle.settings:
+        return
+    fields = [field.name for field in dataclasses.fields(wanted)]
+    different = [
+        f"{name}: config {getattr(wanted, name)}, checkpoint {getattr(bundle.settings, name)}"
+        for name in fields
+        if getattr(wanted, name) != getattr(bundle.settings, name)
+    ]
+    raise OmfaError(
+        f"{where} was trained with other settings ({'; '.join(different)}); use its config or a"
+        " new --workdir"
+    )
+
+
+def write_model_folder(bundle: Bundle, workdir: Path) -> None:
+    """Write workdir/model once: all of the model that training will not change."""
+    if jax.process_index() == 0 and not (workdir / MODEL_FOLDER / "omfa.json").is_file():
+        save_frozen(workdir / MODEL_FOLDER, bundle)
+
+
+def vae_fingerprint(params: Params) -> str:
+    """Return a short hash of a VAE's parameters: stored latents carry it."""
+    digest = hashlib.sha256()
+    for path, leaf in sorted(trees.walk(params)):
+        digest.update("/".join(path).encode())
+        digest.update(np.ascontiguousarray(leaf, np.float32).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def encode_records(
+    config: ConfigDict, records: str, model: str, out: str, *, batch_size: int, overwrite: bool
+) -> None:
+    """Write the VAE latents of a records folder (`omfa data latents`)."""
+    description: Description = read_description(Path(model))
+    vae_config = description.vae_config
+    params: Any = load_vae(Path(model), vae_config)
+    border.diffusion_settings(config, vae_config)
+    run = jax.jit(lambda p, images: encode(vae_config, p, images))
+    on_device = jax.device_put(params)
+    manifest = write_latents(
+        records,
+        out,
+        lambda images: np.asarray(run(on_device, images)),
+        slots={name: tuple(config.canvas[name]) for name in COMPONENTS},
+        vae_id=vae_fingerprint(params),
+        batch_size=batch_size,
+        overwrite=overwrite,
+    )
+    log.info("%s: latents of %s", out, manifest["splits"])
+

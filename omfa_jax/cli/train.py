@@ -1,0 +1,170 @@
+"""`omfa train`: from a config file to a run."""
+
+import argparse
+import json
+import logging
+from pathlib import Path
+
+import jax
+from ml_collections import ConfigDict
+
+from omfa_jax.cli import config as border
+from omfa_jax.cli.startup import (
+    fresh_vae,
+    starting_bundle,
+    vae_fingerprint,
+    write_model_folder,
+)
+from omfa_jax.core.files import require_writable_dir
+from omfa_jax.data.pipeline import make_dataset
+from omfa_jax.models import encode, init_unet, posterior
+from omfa_jax.models.api import decode
+from omfa_jax.parallel import distributed
+from omfa_jax.parallel.activations import activation_constraint
+from omfa_jax.parallel.mesh import make_mesh
+from omfa_jax.parallel.rules import REPLICATED_RULES, UNET_RULES, explain
+from omfa_jax.train.loop import Run, train
+from omfa_jax.train.objective import partial_diffusion
+from omfa_jax.train.state import TrainState
+from omfa_jax.train.vae_objective import autoencoder
+from omfa_jax.weights.bundle import network_apply
+
+log = logging.getLogger(__name__)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of `omfa train`."""
+    parser.add_argument("--config", required=True, metavar="FILE", help="a file of configs/")
+    parser.add_argument("--workdir", required=True, metavar="DIR", help="checkpoints and logs")
+    parser.add_argument(
+        "--explain-sharding", action="store_true", help="print where each weight lies, and stop"
+    )
+    parser.epilog = "any config value: --config.train.steps=1000"
+
+
+def run(options: argparse.Namespace) -> None:
+    """Train as the flags say."""
+    config = border.load_config(options.config, options.overrides)
+    if options.explain_sharding:
+        print(sharding_table(config))
+        return
+    workdir = require_writable_dir(options.workdir, "--workdir")
+    distributed.initialize()
+    if border.check_objective(config) == "autoencoder":
+        train_autoencoder(config, workdir)
+    else:
+        train_diffusion(config, workdir)
+
+
+def sharding_table(config: ConfigDict) -> str:
+    """Return where every UNet weight of the config's preset lies on the config's mesh."""
+    mesh = make_mesh(border.mesh_settings(config))
+    bundle = starting_bundle(config, None, abstract=True)
+    shapes = jax.eval_shape(lambda: init_unet(bundle.unet_config, jax.random.key(0)))
+    return explain(UNET_RULES, shapes, mesh)
+
+
+def train_diffusion(config: ConfigDict, workdir: Path) -> TrainState:
+    """Train the UNet by partial diffusion."""
+    mesh = make_mesh(border.mesh_settings(config))
+    settings = border.train_settings(config)
+    bundle = starting_bundle(config, workdir)
+    write_model_folder(bundle, workdir)
+    batches = make_dataset(
+        border.pipeline_settings(config, vae_id=vae_fingerprint(bundle.vae_params)),
+        split=config.data.split,
+        batch_size=settings.batch_size,
+        seed=settings.seed,
+        tasks=bundle.settings.tasks,
+        shard=jax.process_index(),
+        shards=jax.process_count(),
+    )
+    apply = network_apply(
+        bundle.settings,
+        bundle.unet_config,
+        dtype=settings.compute_dtype,
+        constrain=activation_constraint(mesh),
+        remat=settings.remat,
+    )
+
+    def encode_images(params, images):
+        return encode(bundle.vae_config, params, images, dtype=settings.compute_dtype)
+
+    def random_unet():
+        return init_unet(bundle.unet_config, jax.random.key(settings.seed))
+
+    # stored latents make the VAE idle in the step; it then need not lie on the devices
+    vae_params = {} if config.data.latents else bundle.vae_params
+    save_config(config, workdir)
+    return train(
+        Run(
+            workdir=workdir,
+            settings=settings,
+            objective=partial_diffusion(bundle.settings, settings.loss, apply, encode_images),
+            start=random_unet if bundle.unet_params is None else bundle.unet_params,
+            frozen={"vae": vae_params, "prompts": bundle.prompts},
+            rules=UNET_RULES,
+            mesh=mesh,
+            batches=batches,
+            config=config.to_dict(),
+            pictures=sample_pictures(config, bundle, workdir),
+        )
+    )
+
+
+def train_autoencoder(config: ConfigDict, workdir: Path) -> TrainState:
+    """Train the VAE (the demo's small one), then write it in diffusers form to workdir/model."""
+    mesh = make_mesh(border.mesh_settings(config))
+    settings = border.train_settings(config)
+    vae_config, start = fresh_vae(config)
+    pipeline = border.pipeline_settings(config)
+    tasks = border.diffusion_settings(config, vae_config).tasks
+    batches = make_dataset(
+        pipeline,
+        split=config.data.split,
+        batch_size=settings.batch_size,
+        seed=settings.seed,
+        tasks=tasks,
+        shard=jax.process_index(),
+        shards=jax.process_count(),
+    )
+    dtype = settings.compute_dtype
+    save_config(config, workdir)
+    state = train(
+        Run(
+            workdir=workdir,
+            settings=settings,
+            objective=autoencoder(
+                lambda params, images: posterior(vae_config, params, images, dtype=dtype),
+                lambda params, z: decode(
+                    vae_config, params, z * vae_config.scaling_factor, dtype=dtype
+                ),
+                crop_px=config.autoencoder.crop_px,
+            ),
+            start=start,
+            frozen={},
+            rules=REPLICATED_RULES,
+            mesh=mesh,
+            batches=batches,
+            config=config.to_dict(),
+        )
+    )
+    from omfa_jax.cli.autoencoder import publish_vae
+
+    publish_vae(config, vae_config, state, pipeline, workdir)
+    return state
+
+
+def save_config(config: ConfigDict, workdir: Path) -> None:
+    """Write the resolved config beside the logs, for people."""
+    if jax.process_index() == 0:
+        (workdir / "config.json").write_text(json.dumps(config.to_dict(), indent=2) + "\n")
+
+
+def sample_pictures(config: ConfigDict, bundle, workdir: Path):
+    """Return the loop's picture function, or None when no pictures are asked for."""
+    if not config.log.samples_every_steps:
+        return None
+    from omfa_jax.cli.pictures import training_pictures
+
+    return training_pictures(config, bundle, workdir)

@@ -1,0 +1,19 @@
+"""The one exception a user is meant to see, and hints for misspelt names."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class OmfaError(Exception):
+    """A fault the user can mend; its text is one line and the command line prints it bare.
+
+    The text says what was expected, what came, and which flag or file to change.
+    """
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> OmfaError:
+    """Return the error for a name that is not in `known`, with the nearest names as a hint."""
+    names = sorted(map(str, known))
+    near = difflib.get_close_matches(str(name), names, n=2, cutoff=0.5)
+    hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+    return OmfaError(f"unknown {kind} {str(name)!r}{hint} (known: {', '.join(names) or 'none'})")

@@ -1,0 +1,205 @@
+"""Images in and out: whatever Pillow reads becomes RGB, and arrays become PNG or JPEG files."""
+
+import io
+import os
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, Float32, UInt8
+from PIL import Image
+
+from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.files import atomic_write
+
+JPEG_QUALITY = 95
+MIN_SIDE_PX = 2
+EXIF_ORIENTATION = 0x0112
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+ImageSource = str | os.PathLike | bytes
+Box = tuple[int, int, int, int]
+
+
+def read_rgb(source: ImageSource, what: str = "image") -> UInt8[np.ndarray, "h w 3"]:
+    """Return the upright RGB picture of a file (a path) or of an encoded image (bytes).
+
+    Grey, palette, CMYK and YCbCr are converted, transparency is laid over white, 16-bit samples
+    are scaled to 8 bits and an EXIF rotation is applied. Raises OmfaError, with `what` in its one
+    line, if the source is missing, empty, truncated, less than 2 px on a side, or not an image.
+    """
+    image = open_image(source, what)
+    image = _transposed(image, exif_orientation(image))
+    array = np.array(_to_rgb(image))
+    if min(array.shape[:2]) < MIN_SIDE_PX:
+        size = f"{array.shape[1]}x{array.shape[0]} px"
+        raise OmfaError(f"{_named(source, what)}: too small ({size}); give a real picture")
+    return array
+
+
+def read_labels(source: ImageSource, what: str = "label map") -> UInt8[np.ndarray, "h w"]:
+    """Return the raw sample values of a one-channel picture: palette indices or grey levels.
+
+    Raises OmfaError as `read_rgb` does, and for a picture with several channels.
+    """
+    image = open_image(source, what)
+    if image.mode not in ("P", "L", "1"):
+        found = f"found mode {image.mode}"
+        raise OmfaError(f"{_named(source, what)}: expected one 8-bit channel of label ids, {found}")
+    return np.array(image, dtype=np.uint8)
+
+
+def open_image(source: ImageSource, what: str = "image") -> Image.Image:
+    """Return the decoded Pillow image, neither rotated nor converted; OmfaError if it fails."""
+    name = _named(source, what)
+    if not isinstance(source, bytes):
+        path = Path(source)
+        if not path.is_file():
+            came = "a folder" if path.is_dir() else "nothing"
+            raise OmfaError(f"{name}: expected an image file, found {came}")
+        try:
+            source = path.read_bytes()
+        except OSError as error:
+            raise OmfaError(f"{name}: cannot be read: {error.strerror or error}") from None
+    if not source:
+        raise OmfaError(f"{name}: the file is empty (0 bytes)")
+    try:
+        image = Image.open(io.BytesIO(source))
+        image.load()
+    except Image.UnidentifiedImageError:
+        raise OmfaError(f"{name}: not a picture in a format Pillow reads") from None
+    except Exception as error:  # Pillow's decoders raise whatever a damaged file provokes
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise OmfaError(f"{name}: damaged picture: {reason}") from None
+    return image
+
+
+def exif_orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation 1..8; 1 (upright) if there is none or it makes no sense."""
+    try:
+        value = image.getexif().get(EXIF_ORIENTATION, 1)
+    except Exception:  # a broken EXIF block must not cost us a good picture
+        return 1
+    return value if value in UPRIGHT else 1
+
+
+def letterbox_box(source_px: tuple[int, int], height_px: int, width_px: int) -> Box:
+    """Return (top, left, height, width) of a picture (height, width) fitted and centred."""
+    source_height, source_width = source_px
+    scale = min(height_px / source_height, width_px / source_width)
+    height = min(height_px, max(1, round(source_height * scale)))
+    width = min(width_px, max(1, round(source_width * scale)))
+    return (height_px - height) // 2, (width_px - width) // 2, height, width
+
+
+def resize(
+    image: UInt8[np.ndarray, "h w 3"], height_px: int, width_px: int
+) -> UInt8[np.ndarray, "h2 w2 3"]:
+    """Return the picture at another size (Lanczos, with antialiasing when it shrinks)."""
+    if image.shape[:2] == (height_px, width_px):
+        return image
+    size = (width_px, height_px)
+    return np.array(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS))
+
+
+def letterbox(
+    image: UInt8[np.ndarray, "h w 3"], height_px: int, width_px: int, fill: int = 255
+) -> UInt8[np.ndarray, "height_px width_px 3"]:
+    """Return the whole picture, aspect kept, centred in a frame whose margins are `fill`."""
+    top, left, height, width = letterbox_box(image.shape[:2], height_px, width_px)
+    content = resize(image, height, width)
+    if (height, width) == (height_px, width_px):
+        return content
+    frame = np.full((height_px, width_px, 3), fill, dtype=np.uint8)
+    frame[top : top + height, left : left + width] = content
+    return frame
+
+
+def unletterbox(
+    image: UInt8[np.ndarray, "h w 3"], height_px: int, width_px: int
+) -> UInt8[np.ndarray, "height_px width_px 3"]:
+    """Return the content of a letter-boxed picture at the size it had before: margins cut off."""
+    top, left, height, width = letterbox_box((height_px, width_px), *image.shape[:2])
+    return resize(image[top : top + height, left : left + width], height_px, width_px)
+
+
+def to_signed(image: UInt8[np.ndarray, "*b h w c"]) -> Float32[np.ndarray, "*b h w c"]:
+    """Return 8-bit samples as float32 in [-1, 1], the range the networks see."""
+    return image.astype(np.float32) * np.float32(2 / 255) - np.float32(1)
+
+
+def from_signed(image: Float[np.ndarray, "*b h w c"]) -> UInt8[np.ndarray, "*b h w c"]:
+    """Return samples in [-1, 1] as 8 bits, rounded; values outside are clipped."""
+    return np.clip(np.round((image + 1) * 127.5), 0, 255).astype(np.uint8)
+
+
+def encode_png(image: np.ndarray) -> bytes:
+    """Return a uint8 picture, grey (h w) or RGB (h w 3), as PNG bytes."""
+    return _encoded(image, "PNG")
+
+
+def encode_jpeg(image: np.ndarray, quality: int = JPEG_QUALITY) -> bytes:
+    """Return a uint8 picture, grey (h w) or RGB (h w 3), as JPEG bytes.
+
+    Chroma is not subsampled, so that thin coloured seams survive.
+    """
+    return _encoded(image, "JPEG", quality=quality, subsampling=0)
+
+
+def write_image(path: str | os.PathLike, image: np.ndarray) -> None:
+    """Write a uint8 picture, grey (h w) or RGB (h w 3), as PNG or JPEG by the suffix.
+
+    The file is whole or absent. OmfaError for another suffix, dtype or shape.
+    """
+    encoders = {".png": encode_png, ".jpg": encode_jpeg, ".jpeg": encode_jpeg}
+    suffix = Path(path).suffix.lower()
+    if suffix not in encoders:
+        raise OmfaError(f"{path}: expected a name ending in .png, .jpg or .jpeg, got {suffix!r}")
+    encoded = encoders[suffix](image)
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(encoded)
+
+
+def _encoded(image: np.ndarray, kind: str, **options: int) -> bytes:
+    if image.dtype != np.uint8 or image.ndim not in (2, 3) or image.shape[2:] not in ((), (3,)):
+        came = f"{image.dtype} {image.shape}"
+        raise OmfaError(f"an image to write must be uint8 (h, w) or (h, w, 3), got {came}")
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(image)).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def _named(source: ImageSource, what: str) -> str:
+    return what if isinstance(source, bytes) else f"{what} {os.fspath(source)}"
+
+
+def _transposed(image: Image.Image, orientation: int) -> Image.Image:
+    return image.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else image
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I") or image.mode == "F":
+        return Image.fromarray(_eight_bit(np.array(image))).convert("RGB")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, image).convert("RGB")
+    return image.convert("RGB")
+
+
+def _eight_bit(samples: np.ndarray) -> UInt8[np.ndarray, "h w"]:
+    """Scale grey samples wider than 8 bits to 0..255 from the range their format implies."""
+    peak = np.nanmax(samples)
+    if samples.dtype.kind == "f":
+        full = next((limit for limit in (1.0, 255.0) if peak <= limit), 65535.0)
+    else:
+        full = 65535.0 if peak <= 65535 else 2147483647.0
+    scaled = np.nan_to_num(samples.astype(np.float64)) * (255 / full)
+    return np.clip(np.round(scaled), 0, 255).astype(np.uint8)

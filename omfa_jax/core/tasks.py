@@ -1,0 +1,47 @@
+"""The task table: which components of the joint input a task noises (generates)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool
+
+from omfa_jax.core.errors import OmfaError, unknown
+
+COMPONENTS = ("garment", "person", "face")
+
+
+@dataclass(frozen=True)
+class Task:
+    """One row of the table: `noised` components are generated, the others are given.
+
+    `weight` is the task's share in training (any positive scale); `prompt` is the text whose
+    embedding the UNet's cross-attention sees.
+    """
+
+    name: str
+    noised: tuple[str, ...]
+    weight: float
+    prompt: str
+
+    def __post_init__(self) -> None:
+        for component in self.noised:
+            if component not in COMPONENTS:
+                raise unknown(f"component in task {self.name!r}", component, COMPONENTS)
+        if not self.noised:
+            raise OmfaError(f"task {self.name!r} noises nothing; give it at least one component")
+        if not self.weight >= 0:
+            raise OmfaError(f"task {self.name!r}: weight must be 0 or more, got {self.weight}")
+
+
+def noised_table(tasks: Sequence[Task]) -> Bool[np.ndarray, "tasks 3"]:
+    """Return the table as an array: True where task (row) noises component (column)."""
+    return np.array([[c in task.noised for c in COMPONENTS] for task in tasks], dtype=bool)
+
+
+def task_index(tasks: Sequence[Task], name: str) -> int:
+    """Return the row of task `name`, or raise an OmfaError with the nearest name."""
+    names = [task.name for task in tasks]
+    if name not in names:
+        raise unknown("task", name, names)
+    return names.index(name)

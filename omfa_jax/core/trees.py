@@ -1,0 +1,39 @@
+"""Nested dicts walked by tuple paths, and ordered rule tables over those paths.
+
+Paths are tuples because the names inside carry dots (`resnets.0`), as PyTorch's do.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+Path = tuple[str, ...]
+T = TypeVar("T")
+
+
+def walk(tree: Mapping[str, Any], prefix: Path = ()) -> Iterator[tuple[Path, Any]]:
+    """Yield (path, leaf) in the tree's own order; every non-mapping is a leaf."""
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from walk(value, (*prefix, name))
+        else:
+            yield (*prefix, name), value
+
+
+def build(leaves: Mapping[Path, Any]) -> dict[str, Any]:
+    """Return the nested dict of a flat {path: leaf}: the inverse of `dict(walk(tree))`."""
+    tree: dict[str, Any] = {}
+    for path, leaf in leaves.items():
+        node = tree
+        for name in path[:-1]:
+            node = node.setdefault(name, {})
+        node[path[-1]] = leaf
+    return tree
+
+
+def first_match(rules: Sequence[tuple[str, T]], name: str) -> tuple[str, T] | None:
+    """Return the first (pattern, value) whose regular expression is found in `name`, or None."""
+    for pattern, value in rules:
+        if re.search(pattern, name):
+            return pattern, value
+    return None

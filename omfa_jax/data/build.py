@@ -1,0 +1,74 @@
+"""From a raw data set folder to a records folder that is whole or absent."""
+
+import contextlib
+import io
+import logging
+import os
+import tempfile
+from pathlib import Path
+
+import tensorflow_datasets as tfds
+
+from omfa_jax.core.errors import OmfaError, unknown
+from omfa_jax.core.files import atomic_dir
+from omfa_jax.data import schema
+from omfa_jax.data.builder import BuildReport, RecordsBuilder, as_facts, summary
+from omfa_jax.data.viton_hd import VitonHD
+
+BUILDERS: dict[str, type[RecordsBuilder]] = {builder.name: builder for builder in (VitonHD,)}
+
+log = logging.getLogger(__name__)
+
+
+def build(
+    raw_dir: str | os.PathLike,
+    out_dir: str | os.PathLike,
+    *,
+    dataset: str = "viton_hd",
+    processes: int = 1,
+    overwrite: bool = False,
+) -> BuildReport:
+    """Write the raw folder's records to `out_dir` and return what was found, built and skipped.
+
+    Items that cannot be used are skipped with a reason and the build goes on. `out_dir` appears
+    only when everything is written. Raises OmfaError if the layout is not `dataset`'s, if nothing
+    could be built, or if `out_dir` holds something already (`overwrite` replaces records only).
+    """
+    if dataset not in BUILDERS:
+        raise unknown("data set", dataset, BUILDERS)
+    require_free(out_dir, overwrite)
+    with atomic_dir(out_dir) as folder:
+        builder = BUILDERS[dataset](
+            raw_dir=os.fspath(raw_dir),
+            processes=processes,
+            data_dir=folder,
+            file_format="array_record",
+        )
+        prepare(builder)
+        report = builder.report
+        place = str(builder.data_path.relative_to(folder))
+        facts = {"splits": report.built_per_split, "report": as_facts(report)}
+        schema.write_manifest(folder, "images", place, **facts)
+    log.info("%s: %s", out_dir, summary(report))
+    return report
+
+
+def require_free(out_dir: str | os.PathLike, overwrite: bool) -> None:
+    """Raise an OmfaError unless `out_dir` is new, empty, or records that may be replaced."""
+    folder = Path(out_dir)
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise OmfaError(f"{folder} is a file; give a folder to --out")
+    if (folder / schema.MANIFEST).is_file():
+        if not overwrite:
+            raise OmfaError(f"{folder} holds records already; give --overwrite or another --out")
+    elif any(folder.iterdir()):
+        raise OmfaError(f"{folder} holds files that are not records; give another folder to --out")
+
+
+def prepare(builder: tfds.core.GeneratorBasedBuilder) -> None:
+    """Run a TFDS builder without its chatter; the records builders have their own progress bar."""
+    tfds.disable_progress_bar()
+    with contextlib.redirect_stdout(io.StringIO()), tempfile.TemporaryDirectory() as downloads:
+        builder.download_and_prepare(download_dir=downloads)

@@ -1,0 +1,164 @@
+"""The square face box: where a person's identity is, from 2D keypoints or a parse map."""
+
+import json
+import os
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from omfa_jax.core.errors import OmfaError
+from omfa_jax.data import labels as parse
+
+FaceBox = tuple[float, float, float, float]
+
+# OpenPose tells its layouts apart by length only: rows of the nose, the eyes and the ears
+FACE_ROWS = {
+    25: {"nose": 0, "eyes": (15, 16), "ears": (17, 18)},
+    18: {"nose": 0, "eyes": (14, 15), "ears": (16, 17)},
+}
+# Head width over the image distance of two points of a head, from adult proportions: ears are a
+# head width apart, eyes 6.5 of its 14.5 cm; nose to ear and nose to eye are mostly depth.
+HEAD_WIDTHS = {"ear-ear": 1.0, "eye-eye": 2.2, "ear-nose": 1.25, "eye-nose": 2.6, "ear-eye": 1.0}
+SIDE_IN_HEAD_WIDTHS = 1.9
+RISE_IN_HEAD_WIDTHS = 0.1
+SIDE_IN_MASK_SIDES = 1.2
+CHIN_IN_SIDES = 0.08
+MAX_SHIFT_IN_SIDES = 0.4
+MIN_CONFIDENCE = 0.2
+MIN_SIDE = 0.02
+MIN_FACE_AREA = 2e-4
+
+
+def read_keypoints(path: str | os.PathLike) -> Float[np.ndarray, "joints 3"] | None:
+    """Return the clearest person's (x px, y px, confidence) rows of an OpenPose JSON file.
+
+    BODY_25 gives 25 rows and BODY_18 gives 18; None if the file shows nobody. Raises OmfaError if
+    the file is missing or is not OpenPose's JSON.
+    """
+    try:
+        people = json.loads(Path(path).read_text())["people"]
+        found = [np.array(p["pose_keypoints_2d"], float).reshape(-1, 3) for p in people]
+    except OSError as error:
+        raise OmfaError(f"keypoints {path}: {error.strerror or error}") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise OmfaError(f"keypoints {path}: not OpenPose JSON ({error!r})") from None
+    return max(found, key=lambda rows: rows[:, 2].sum(), default=None)
+
+
+def face_box(
+    keypoints: Float[np.ndarray, "joints 3"] | None,
+    labels: UInt8[np.ndarray, "h w"] | None,
+    height_px: int,
+    width_px: int,
+) -> FaceBox | None:
+    """Return the square (left, top, right, bottom) in pixels around face and hair, or None.
+
+    From keypoints the side is 1.9 head widths, from the parse map 1.2 times the longer side of
+    face and nearby hair: a margin round the head. Where the parse map shows the chin, a square
+    from keypoints is moved up to end 8% of its side below it, because a collar in the picture
+    would tell the model what the person wears. The square may reach over the picture's edge;
+    `crop_face` pads it. None means that neither source shows a face.
+    """
+    box = None if keypoints is None else box_from_keypoints(keypoints, height_px, width_px)
+    if labels is None:
+        return box
+    if box is None:
+        return box_from_labels(labels, height_px, width_px)
+    return _above_collar(box, labels, height_px)
+
+
+def box_from_keypoints(
+    keypoints: Float[np.ndarray, "joints 3"], height_px: int, width_px: int
+) -> FaceBox | None:
+    """Return the face box from nose, eyes and ears; None if fewer than two can be trusted.
+
+    A point counts if its confidence is at least 0.2 and it is not at OpenPose's (0, 0) for
+    "missing". A box whose centre lies outside the picture (keypoints of another resolution) or
+    whose side is under 2% of the picture's height is not trusted either.
+    """
+    rows = FACE_ROWS.get(len(keypoints))
+    if rows is None:
+        return None
+    kinds = [("nose", rows["nose"]), *(("eye", i) for i in rows["eyes"])]
+    kinds += [("ear", i) for i in rows["ears"]]
+    points = [(kind, keypoints[i, :2]) for kind, i in kinds if _is_seen(keypoints[i])]
+    if len(points) < 2:
+        return None
+    head_width = max(
+        HEAD_WIDTHS["-".join(sorted((a, b)))] * float(np.linalg.norm(p - q))
+        for (a, p), (b, q) in combinations(points, 2)
+    )
+    places = np.stack([place for _, place in points])
+    x, y = (places.min(0) + places.max(0)) / 2
+    side = SIDE_IN_HEAD_WIDTHS * head_width
+    if not (0 <= x < width_px and 0 <= y < height_px and side >= MIN_SIDE * height_px):
+        return None
+    return _square(x, y - RISE_IN_HEAD_WIDTHS * head_width, side)
+
+
+def box_from_labels(
+    labels: UInt8[np.ndarray, "h w"], height_px: int, width_px: int
+) -> FaceBox | None:
+    """Return the face box from a parse map, scaled to the picture's size; None if no face shows.
+
+    Hair counts only above the chin and within half a face of the face, so that long hair does not
+    swell the box.
+    """
+    face = parse.mask(labels, parse.FACE)
+    if face.mean() < MIN_FACE_AREA:
+        return None
+    left, top, right, bottom = _extent(face)
+    half = max(right - left, bottom - top) / 2
+    near = np.zeros_like(face)
+    columns = slice(max(0, int(left - half)), int(np.ceil(right + half)))
+    near[max(0, int(top - half)) : int(np.ceil(bottom)), columns] = True
+    left, top, right, bottom = _extent(face | (near & parse.mask(labels, parse.HAIR)))
+    across, down = width_px / labels.shape[1], height_px / labels.shape[0]
+    side = SIDE_IN_MASK_SIDES * max((right - left) * across, (bottom - top) * down)
+    return _square((left + right) / 2 * across, (top + bottom) / 2 * down, side)
+
+
+def crop_face(
+    image: UInt8[np.ndarray, "h w 3"], box: FaceBox, fill: int = 255
+) -> UInt8[np.ndarray, "side side 3"]:
+    """Return the square that `box` cuts out; what lies outside the picture is `fill`."""
+    side = max(1, round(box[2] - box[0]))
+    left, top = round(box[0]), round(box[1])
+    crop = np.full((side, side, 3), fill, dtype=np.uint8)
+    height, width = image.shape[:2]
+    y0, y1 = max(0, top), min(height, top + side)
+    x0, x1 = max(0, left), min(width, left + side)
+    if y0 < y1 and x0 < x1:
+        crop[y0 - top : y1 - top, x0 - left : x1 - left] = image[y0:y1, x0:x1]
+    return crop
+
+
+def _is_seen(row: Float[np.ndarray, "3"]) -> bool:
+    return bool(row[2] >= MIN_CONFIDENCE and np.isfinite(row).all() and row[:2].any())
+
+
+def _above_collar(box: FaceBox, labels: np.ndarray, height_px: int) -> FaceBox:
+    face = parse.mask(labels, parse.FACE)
+    if face.mean() < MIN_FACE_AREA:
+        return box
+    left, top, right, bottom = box
+    chin = _extent(face)[3] * height_px / labels.shape[0]
+    excess = max(0.0, bottom - chin - CHIN_IN_SIDES * (bottom - top))
+    # a chin far up belongs to somebody else's face, or the map is wrong
+    if excess > MAX_SHIFT_IN_SIDES * (bottom - top):
+        return box
+    return left, top - excess, right, bottom - excess
+
+
+def _extent(shown: np.ndarray) -> tuple[float, float, float, float]:
+    """Return left, top, right, bottom of True pixels but for the outermost 1% (stray specks)."""
+    y, x = np.nonzero(shown)
+    left, right = np.percentile(x, (1, 99))
+    top, bottom = np.percentile(y, (1, 99))
+    return float(left), float(top), float(right) + 1, float(bottom) + 1
+
+
+def _square(x: float, y: float, side: float) -> FaceBox:
+    return float(x - side / 2), float(y - side / 2), float(x + side / 2), float(y + side / 2)

@@ -1,0 +1,163 @@
+"""The record: one person, the garment worn in the photo, face box and pose map; one for all data.
+
+A records folder is `<folder>/omfa_records.json` (written last) beside a TFDS data set in
+ArrayRecord files, `<folder>/<name>/<version>/`.
+"""
+
+import dataclasses
+import json
+import operator
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, SupportsIndex
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from omfa_jax.core.errors import OmfaError, unknown
+from omfa_jax.core.files import require_dir
+
+MANIFEST = "omfa_records.json"
+FORMAT = 1
+
+Kind = Literal["images", "latents"]
+
+
+@dataclass(frozen=True)
+class Record:
+    """One example; pictures are encoded PNG or JPEG bytes, upright RGB.
+
+    `key` is unique in its split. `face_box_px` is (left, top, right, bottom) in the pixels of the
+    person's photo and may reach over its edges; it counts only if `has_face`. `pose` is empty
+    unless `has_pose`. The unpaired garment (evaluation splits only) is one that the person does
+    not wear; its key and bytes are empty when there is none. `category` is the worn garment's
+    parse label ("upper", "dress", "coat") or "" when unknown.
+    """
+
+    key: str
+    split: str
+    person: bytes = field(repr=False)
+    height_px: int
+    width_px: int
+    garment: bytes = field(repr=False)
+    garment_source: Literal["in_shop", "worn"]
+    category: str
+    has_face: bool
+    face_box_px: tuple[float, float, float, float]
+    has_pose: bool
+    pose: bytes = field(repr=False)
+    unpaired_garment_key: str
+    unpaired_garment: bytes = field(repr=False)
+
+
+@dataclass(frozen=True)
+class LatentRecord:
+    """The VAE latents of one record: little-endian float16 in (h, w, c) order, as bytes.
+
+    Shapes are in the manifest. `pose` is empty unless `has_pose`.
+    """
+
+    key: str
+    garment: bytes = field(repr=False)
+    person: bytes = field(repr=False)
+    face: bytes = field(repr=False)
+    has_pose: bool
+    pose: bytes = field(repr=False)
+
+
+RECORD_TYPES: dict[Kind, type] = {"images": Record, "latents": LatentRecord}
+
+
+def features(kind: Kind) -> tfds.features.FeaturesDict:
+    """Return the TFDS features of a record type: pictures stay encoded bytes."""
+    scalar = tfds.features.Scalar
+    kinds = {
+        str: tfds.features.Text(),
+        bytes: scalar(np.object_),
+        int: scalar(np.int32),
+        bool: scalar(np.bool_),
+    }
+    box = tfds.features.Tensor(shape=(4,), dtype=np.float32)
+    fields = dataclasses.fields(RECORD_TYPES[kind])
+    special = {"garment_source": kinds[str], "face_box_px": box}
+    return tfds.features.FeaturesDict(
+        {f.name: special.get(f.name) or kinds[f.type] for f in fields}
+    )
+
+
+def to_example(record: Record | LatentRecord) -> dict[str, Any]:
+    """Return the record as the dict that TFDS encodes."""
+    return {f.name: getattr(record, f.name) for f in dataclasses.fields(record)}
+
+
+class RecordSource:
+    """Random access to the records of one split: `len(source)` and `source[i]`.
+
+    It can be read from several threads and pickled.
+    """
+
+    def __init__(self, kind: Kind, source: Any, place: str) -> None:
+        self._type = RECORD_TYPES[kind]
+        self._texts = [f.name for f in dataclasses.fields(self._type) if f.type is not bytes]
+        self._source = source
+        self._place = place
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: SupportsIndex) -> Any:
+        index = operator.index(index)
+        if not 0 <= index < len(self):
+            raise IndexError(f"record {index} of {self._place}, which has {len(self)}")
+        example = dict(self._source[index])
+        for name in self._texts:
+            if isinstance(example[name], bytes):
+                example[name] = example[name].decode()
+        if "face_box_px" in example:
+            example["face_box_px"] = tuple(map(float, example["face_box_px"]))
+        return self._type(**example)
+
+    def __repr__(self) -> str:
+        return f"RecordSource({self._place}, {len(self)} records)"
+
+
+def write_manifest(records_dir: Path, kind: Kind, builder: str, **facts: Any) -> None:
+    """Write the manifest; it comes last, so a folder that has one is complete."""
+    manifest = {"format": FORMAT, "kind": kind, "builder": builder, **facts}
+    (records_dir / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+
+
+def read_manifest(records_dir: str | os.PathLike) -> dict[str, Any]:
+    """Return the manifest of a records folder, or raise an OmfaError that says what is wrong."""
+    folder = require_dir(records_dir, "records", "the records folder")
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text())
+        kind, written = manifest["kind"], manifest["format"]
+    except FileNotFoundError:
+        hint = f"no {MANIFEST} there; build it with `omfa data build`"
+        raise OmfaError(f"{folder} is not a complete records folder: {hint}") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise OmfaError(f"{folder / MANIFEST} is damaged ({error!r}); build again") from None
+    if written != FORMAT or kind not in RECORD_TYPES:
+        came = f"kind {kind!r}, format {written}"
+        raise OmfaError(f"{folder}: expected records of format {FORMAT}, found {came}; build again")
+    return manifest
+
+
+def open_records(records_dir: str | os.PathLike, split: str) -> RecordSource:
+    """Return random access to one split's records, image records or latents alike.
+
+    Raises OmfaError if the folder is not a complete records folder or has no such split.
+    """
+    folder = Path(records_dir)
+    manifest = read_manifest(folder)
+    if split not in manifest["splits"]:
+        raise unknown(f"split of {folder}", split, manifest["splits"])
+    try:
+        builder: Any = tfds.builder_from_directory(folder / manifest["builder"])
+        source = builder.as_data_source(split=split)
+    except Exception as error:  # TFDS meets a damaged folder with many exception types
+        reason = " ".join(str(error).split())[:200]
+        raise OmfaError(f"{folder}: the records cannot be read ({reason}); build again") from None
+    return RecordSource(manifest["kind"], source, f"{folder}:{split}")

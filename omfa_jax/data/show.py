@@ -1,0 +1,78 @@
+"""A contact sheet of records: person with face box, garment, face, pose map, one row a record."""
+
+import os
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageDraw
+
+from omfa_jax.core import images
+from omfa_jax.core.errors import OmfaError
+from omfa_jax.data import faces, schema
+
+GAP_PX = 4
+CAPTION_PX = 14
+BOX_RED = (255, 0, 0)
+
+
+def contact_sheet(
+    records_dir: str | os.PathLike,
+    out_path: str | os.PathLike,
+    *,
+    split: str,
+    count: int = 8,
+    cell_px: tuple[int, int] = (256, 192),
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Write the first `count` records of a split as a PNG or JPEG sheet, and return it.
+
+    `cell_px` is each picture's (height, width). Columns: person with the face box in red, garment
+    with its source, face crop, pose map, unpaired garment; a picture that is not there stays grey.
+    Raises OmfaError for a folder of latents, which hold no pictures.
+    """
+    if schema.read_manifest(records_dir)["kind"] != "images":
+        raise OmfaError(f"{records_dir} holds latents; give the image records to look at")
+    source = schema.open_records(records_dir, split)
+    rows = [_row(source[i], *cell_px) for i in range(min(count, len(source)))]
+    sheet = np.concatenate(rows)
+    images.write_image(out_path, sheet)
+    return sheet
+
+
+def _row(record: schema.Record, height_px: int, width_px: int) -> UInt8[np.ndarray, "h w 3"]:
+    person = images.read_rgb(record.person)
+    boxed = person
+    face = None
+    if record.has_face:
+        boxed = _with_box(person, record.face_box_px)
+        face = faces.crop_face(person, record.face_box_px)
+    cells = [
+        (f"{record.split}/{record.key}", boxed),
+        (f"{record.garment_source} {record.category}", images.read_rgb(record.garment)),
+        ("face", face),
+        ("pose", images.read_rgb(record.pose) if record.has_pose else None),
+        (f"unpaired {record.unpaired_garment_key}", _optional(record.unpaired_garment)),
+    ]
+    return np.concatenate([_cell(text, image, height_px, width_px) for text, image in cells], 1)
+
+
+def _optional(encoded: bytes) -> np.ndarray | None:
+    return images.read_rgb(encoded) if encoded else None
+
+
+def _with_box(image: np.ndarray, box: faces.FaceBox) -> UInt8[np.ndarray, "h w 3"]:
+    drawn = Image.fromarray(image)
+    ImageDraw.Draw(drawn).rectangle(box, outline=BOX_RED, width=max(1, image.shape[1] // 150))
+    return np.array(drawn)
+
+
+def _cell(
+    text: str, image: np.ndarray | None, height_px: int, width_px: int
+) -> UInt8[np.ndarray, "h w 3"]:
+    frame = np.full((height_px + CAPTION_PX + GAP_PX, width_px + GAP_PX, 3), 255, np.uint8)
+    content = np.full((height_px, width_px, 3), 200, np.uint8)
+    if image is not None:
+        content = images.letterbox(image, height_px, width_px, fill=230)
+    frame[CAPTION_PX : CAPTION_PX + height_px, :width_px] = content
+    captioned = Image.fromarray(frame)
+    ImageDraw.Draw(captioned).text((2, 1), text, fill=(0, 0, 0))
+    return np.array(captioned)

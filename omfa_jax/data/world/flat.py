@@ -1,0 +1,118 @@
+"""The shop photo: the garment laid flat on white, drawn from its sheet."""
+
+import numpy as np
+from jaxtyping import Bool, Float32, UInt8
+
+from omfa_jax.data.world import shading, sheet
+from omfa_jax.data.world.compiled import kernel
+from omfa_jax.data.world.garments import Garment
+from omfa_jax.data.world.sheet import (
+    ARMPIT_Y,
+    COLLAR_Y,
+    HEM_Y,
+    NECK_SIDE_X,
+    SEAM_X,
+    SHOULDER_SLOPE,
+    SHOULDER_Y,
+    SLEEVE_M,
+    half_width,
+    neck_distance,
+    sleeve_color,
+    sleeve_width,
+    torso_color,
+)
+
+MARGIN = 0.07
+# the longer the sleeve, the steeper it hangs: short ones spread, long ones stay in the frame
+SHORT_SLEEVE, LONG_SLEEVE = (0.15, np.deg2rad(38)), (0.485, np.deg2rad(72))
+GARMENT_LABEL = 5
+
+
+def sleeve_angle(sleeve_m: float) -> float:
+    """Return how far below the horizontal (radians) a sleeve of this length lies."""
+    lengths, angles = zip(SHORT_SLEEVE, LONG_SLEEVE, strict=True)
+    return float(np.interp(sleeve_m, lengths, angles))
+
+
+def draw(
+    garment: Garment,
+    texture: Float32[np.ndarray, "3 side side 3"],
+    phases: Float32[np.ndarray, "3"],
+    height_px: int,
+    width_px: int,
+    supersample: int,
+) -> tuple[UInt8[np.ndarray, "height_px width_px 3"], Bool[np.ndarray, "height_px width_px"]]:
+    """Return the photo and the mask (True on the garment); the whole garment is in the frame."""
+    shape = (height_px * supersample, width_px * supersample)
+    color, label = np.ones((*shape, 3), np.float32), np.zeros(shape, np.uint8)
+    scale, middle_y = frame(garment.cut, *shape)
+    angle = sleeve_angle(garment.cut[SLEEVE_M])
+    turn = np.array([np.cos(angle), np.sin(angle)], np.float32)
+    _draw(texture, garment.cut, garment.trim_rgb, turn, scale, middle_y, phases, color, label)
+    image = np.empty((height_px, width_px, 3), np.uint8)
+    mask = np.empty((height_px, width_px), np.uint8)
+    shading.shrink(color, label, supersample, image, mask)
+    return image, mask > 0
+
+
+def frame(cut: Float32[np.ndarray, "8"], height_px: int, width_px: int) -> tuple[float, float]:
+    """Return the scale (px per metre) and the sheet y (m) at the centre of the shop photo."""
+    low, reach = float(cut[HEM_Y]), sheet.half_width(float(cut[HEM_Y]))
+    if cut[SLEEVE_M] > 0:
+        angle = sleeve_angle(cut[SLEEVE_M])
+        outwards, down = np.cos(angle), np.sin(angle)
+        cuff = sheet.sleeve_width(float(cut[SLEEVE_M]))
+        reach = max(reach, SEAM_X + cut[SLEEVE_M] * outwards)
+        low = min(low, SHOULDER_Y - cut[SLEEVE_M] * down - cuff * outwards)
+    scale = (1 - 2 * MARGIN) * min(height_px / (COLLAR_Y - low), width_px / (2 * reach))
+    return float(scale), float(COLLAR_Y + low) / 2
+
+
+@kernel
+def _torso_edge(x, y, cut):
+    """Distance (m, approximate) inside the torso's outline without its neckline; < 0 outside."""
+    side = half_width(y)
+    if cut[SLEEVE_M] < 0.0 and y > ARMPIT_Y:
+        part = min((SHOULDER_Y - y) / (SHOULDER_Y - ARMPIT_Y), 1.0)
+        side = SEAM_X + cut[SLEEVE_M] + (0.235 - SEAM_X - cut[SLEEVE_M]) * max(part, 0.0) ** 4
+    shoulder = COLLAR_Y - SHOULDER_SLOPE * max(abs(x) - NECK_SIDE_X, 0.0) - y
+    return min(side - abs(x), shoulder * 0.87, y - cut[HEM_Y])
+
+
+@kernel
+def _draw(texture, cut, trim, turn, scale, middle_y, phases, color, label) -> None:
+    height, width = label.shape
+    for row in range(height):
+        y = middle_y - (row + 0.5 - height / 2) / scale
+        for column in range(width):
+            x = (column + 0.5 - width / 2) / scale
+            # the sleeve's own axes: s along it, across from its upper fold
+            dx, dy = abs(x) - SEAM_X, SHOULDER_Y - y
+            s, across = dx * turn[0] + dy * turn[1], dy * turn[0] - dx * turn[1]
+            sleeve_edge = min(cut[SLEEVE_M] - s, across, sleeve_width(s) - across, s)
+            torso_edge = _torso_edge(x, y, cut)
+            if torso_edge > 0.0 and neck_distance(x, y, True, cut) > 0.0:
+                red, green, blue = torso_color(texture, cut, trim, x, y, True)
+                edge, gain = torso_edge, 1.0
+                if cut[SLEEVE_M] > 0.0 and y > ARMPIT_Y:
+                    edge = max(torso_edge, min(y - ARMPIT_Y, 0.03))
+                    gain = 0.93 if torso_edge < 0.005 else 1.0
+            elif sleeve_edge > 0.0 and (torso_edge <= 0.0):
+                red, green, blue = sleeve_color(texture, cut, trim, s, across / sleeve_width(s))
+                edge, gain = max(min(sleeve_edge, 0.03), 0.03 - 0.5 * max(s, 0.0)), 1.0
+                edge = min(edge, across, sleeve_width(s) - across)
+            elif torso_edge > 0.0 and neck_distance(x, y, False, cut) > 0.0:
+                red, green, blue = torso_color(texture, cut, trim, x, y, False)
+                edge, gain = torso_edge, 0.62
+            else:
+                continue
+            gain *= 1.0 + 0.5 * (
+                0.03 * np.sin(x * 18 + y * 11 + phases[0])
+                + 0.02 * np.sin(y * 21 - x * 9 + phases[1])
+            )
+            # cloth curls away from the light at its edge, which keeps white tops off white paper
+            gain *= 0.84 + 0.16 * min(max(edge, 0.0) / 0.012, 1.0)
+            color[row, column, 0] = red * gain
+            color[row, column, 1] = green * gain
+            color[row, column, 2] = blue * gain
+            label[row, column] = GARMENT_LABEL

@@ -1,0 +1,225 @@
+"""The world: people, garments and poses by number, and the exact photo of any of them together."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from jaxtyping import Bool, Float, Float32, UInt8
+
+from omfa_jax.body.camera import Camera
+from omfa_jax.body.joints import JOINT_INDEX
+from omfa_jax.body.params import BodyParams
+from omfa_jax.core.errors import OmfaError
+from omfa_jax.data.world import flat, garments, kernels, people, poses, scene, shading, shells
+from omfa_jax.data.world.garments import Garment
+from omfa_jax.data.world.people import Person
+from omfa_jax.data.world.poses import Pose
+
+DISTANCE_M = 3.2
+_STREAMS = ("person", "garment", "pose", "view")
+
+# BODY_25 in its order; a name in brackets is a landmark vertex, two names are averaged
+BODY_25 = (
+    *("[nose]", "left_shoulder right_shoulder", "right_shoulder", "right_elbow", "right_wrist"),
+    *("left_shoulder", "left_elbow", "left_wrist", "left_hip right_hip", "right_hip"),
+    *("right_knee", "right_ankle", "left_hip", "left_knee", "left_ankle", "right_eye", "left_eye"),
+    *("[right_ear]", "[left_ear]", "left_foot", "left_foot", "left_ankle"),
+    *("right_foot", "right_foot", "right_ankle"),
+)
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """How a photo is taken: framing, light and wall.
+
+    `margin_top` and `below_hips_m` frame the body from over the head to the thighs; `aside` shifts
+    it, as a share of the picture width; `rise_m` lifts the camera; `light` points to the lamp
+    (unit, world axes); `phases` place the cloth's folds.
+    """
+
+    index: int
+    margin_top: float
+    below_hips_m: float
+    aside: float
+    rise_m: float
+    light: Float32[np.ndarray, "3"]
+    wall_rgb: Float32[np.ndarray, "3"]
+    phases: Float32[np.ndarray, "3"]
+
+
+@dataclass(frozen=True, eq=False)
+class Photo:
+    """A photo and all that is known about it.
+
+    `parse` holds CIHP ids; `keypoints` are BODY_25 rows (x px, y px, confidence), all zero where
+    the point is outside the picture; `camera` and `params` reproduce the body's place in it.
+    """
+
+    image: UInt8[np.ndarray, "h w 3"]
+    parse: UInt8[np.ndarray, "h w"]
+    keypoints: Float32[np.ndarray, "25 3"]
+    params: BodyParams
+    camera: Camera
+
+
+class World:
+    """A world of a seed: person, garment, pose and view number i are functions of (seed, i).
+
+    Pictures are drawn at `supersample` times their size and averaged down.
+    """
+
+    def __init__(self, seed: int, height_px: int, width_px: int, supersample: int = 2) -> None:
+        if min(height_px, width_px) < 16 or supersample < 1:
+            size = f"{width_px}x{height_px} px, supersample {supersample}"
+            raise OmfaError(f"synthetic world: expected at least 16x16 px, got {size}")
+        self.seed, self.supersample = seed, supersample
+        self.height_px, self.width_px = height_px, width_px
+        self._scene = scene.load_scene()
+        fine = (height_px * supersample, width_px * supersample)
+        self._inverse_depth = np.empty(fine, np.float32)
+        self._triangle = np.empty(fine, np.int32)
+        self._weights = np.empty((*fine, 2), np.float32)
+        self._color = np.empty((*fine, 3), np.float32)
+        self._label = np.empty(fine, np.uint8)
+        self._normals = np.empty_like(self._scene.rest)
+        # a texel is a little smaller than a drawn pixel at the usual framing
+        self._texture_px = max(64, height_px * supersample * 3 // 4)
+        self._texture = lru_cache(maxsize=4)(self._paint)
+
+    def person(self, index: int) -> Person:
+        """Return person number `index`."""
+        return people.random_person(self._rng("person", index), index)
+
+    def garment(self, index: int) -> Garment:
+        """Return garment number `index`."""
+        return garments.random_garment(self._rng("garment", index), index)
+
+    def pose(self, index: int) -> Pose:
+        """Return pose number `index`."""
+        return poses.random_pose(self._rng("pose", index), index)
+
+    def view(self, index: int) -> View:
+        """Return view number `index`: a light wall, soft light, head top to thighs in the frame."""
+        rng = self._rng("view", index)
+        light = np.array([rng.uniform(-0.45, 0.45), rng.uniform(0.25, 0.6), 1.0])
+        wall = rng.uniform(0.88, 0.97) * (1 + rng.uniform(-0.02, 0.02, 3))
+        return View(
+            index=index,
+            margin_top=float(rng.uniform(0.03, 0.07)),
+            below_hips_m=float(rng.uniform(0.1, 0.17)),
+            aside=float(rng.uniform(-0.03, 0.03)),
+            rise_m=float(rng.uniform(-0.15, 0.25)),
+            light=(light / np.linalg.norm(light)).astype(np.float32),
+            wall_rgb=np.clip(wall, 0, 1).astype(np.float32),
+            phases=rng.uniform(0, 2 * np.pi, 3).astype(np.float32),
+        )
+
+    def photo(self, person: Person, garment: Garment, pose: Pose, view: View) -> Photo:
+        """Return the photo of `person` in `garment` and `pose`, taken as `view` says."""
+        stage = self._scene
+        params = pose.params(person.betas)
+        vertices, joints = stage.posed(params, garment.fit)
+        camera = self._frame(vertices, joints, view)
+        fine = self.supersample
+        screen = np.empty_like(vertices)
+        focal, center = np.multiply(camera.focal_px, fine), np.multiply(camera.center_px, fine)
+        kernels.project(vertices, camera.rotation, camera.translation, focal, center, screen)
+        faces, materials = stage.faces[person.hair_style], stage.materials[person.hair_style]
+        kernels.normals(vertices, faces, self._normals)
+        kernels.rasterize(
+            screen, faces, materials, stage.attributes, garment.cut,
+            self._inverse_depth, self._triangle, self._weights,
+        )  # fmt: skip
+        self._color[:] = view.wall_rgb
+        self._label[:] = shells.CIHP["background"]
+        shading.shade(
+            screen, faces, materials, stage.attributes, self._normals, stage.labels,
+            self._triangle, self._weights, _palette(person, garment),
+            self._texture(garment.index), garment.cut, view.light, view.phases,
+            self._color, self._label,
+        )  # fmt: skip
+        image = np.empty((self.height_px, self.width_px, 3), np.uint8)
+        parse = np.empty((self.height_px, self.width_px), np.uint8)
+        shading.shrink(self._color, self._label, fine, image, parse)
+        return Photo(image, parse, self._keypoints(camera, vertices, joints), params, camera)
+
+    def garment_photo(
+        self, garment: Garment
+    ) -> tuple[UInt8[np.ndarray, "h w 3"], Bool[np.ndarray, "h w"]]:
+        """Return the shop photo of a garment, flat on white, and its mask (True on the garment)."""
+        phases = np.random.default_rng(garment.texture_seed).uniform(0, 2 * np.pi, 3)
+        return flat.draw(
+            garment,
+            self._texture(garment.index),
+            phases.astype(np.float32),
+            self.height_px,
+            self.width_px,
+            self.supersample,
+        )
+
+    def _rng(self, stream: str, index: int) -> np.random.Generator:
+        return np.random.default_rng([self.seed, _STREAMS.index(stream), index])
+
+    def _paint(self, index: int) -> Float32[np.ndarray, "3 side side 3"]:
+        return self.garment(index).texture(self._texture_px)
+
+    def _frame(
+        self, vertices: Float32[np.ndarray, "v 3"], joints: Float[np.ndarray, "55 3"], view: View
+    ) -> Camera:
+        """The camera that shows head top to thighs, wider only as far as the arms demand it."""
+        crown = vertices[self._scene.landmarks["crown"], 1] + 0.025
+        hips = joints[[JOINT_INDEX["left_hip"], JOINT_INDEX["right_hip"]]].mean(axis=0)
+        bottom = hips[1] - view.below_hips_m
+        tall = (crown - bottom) / (1 - view.margin_top)
+        arms = [
+            i for name, i in JOINT_INDEX.items() if name.endswith(("elbow", "wrist", "middle3"))
+        ]
+        sides = np.r_[joints[arms, 0], joints[JOINT_INDEX["head"], 0]]
+        low, high = sides.min() - 0.05, sides.max() + 0.05
+        aspect = self.width_px / self.height_px
+        tall = min(max(tall, (high - low) / aspect), tall * 1.12)
+        center_x = 0.5 * hips[0] + 0.5 * joints[JOINT_INDEX["neck"], 0]
+        room = tall * aspect / 2
+        center_x = np.clip(center_x, min(high - room, center_x), max(low + room, center_x))
+        top = crown + view.margin_top * tall
+        target = np.array([center_x - view.aside * tall * aspect, top - tall / 2, joints[0, 2]])
+        eye = target + np.array([0, view.rise_m, DISTANCE_M])
+        forward = (target - eye) / np.linalg.norm(target - eye)
+        right = np.array([1.0, 0, 0])
+        rotation = np.stack([right, np.cross(forward, right), forward])
+        focal = self.height_px / tall * float(np.linalg.norm(target - eye))
+        return Camera(
+            focal_px=(focal, focal),
+            center_px=(self.width_px / 2, self.height_px / 2),
+            width_px=self.width_px,
+            height_px=self.height_px,
+            rotation=rotation,
+            translation=-rotation @ eye,
+        )
+
+    def _keypoints(
+        self,
+        camera: Camera,
+        vertices: Float32[np.ndarray, "v 3"],
+        joints: Float[np.ndarray, "55 3"],
+    ) -> Float32[np.ndarray, "25 3"]:
+        points = np.stack([self._point(name, vertices, joints) for name in BODY_25])
+        pixels, _ = camera.project(points)
+        inside = (pixels >= 0).all(axis=1) & (pixels < [self.width_px, self.height_px]).all(axis=1)
+        rows = np.concatenate([pixels, np.ones((len(pixels), 1))], axis=1)
+        return (rows * inside[:, None]).astype(np.float32)
+
+    def _point(
+        self, name: str, vertices: Float32[np.ndarray, "v 3"], joints: Float[np.ndarray, "55 3"]
+    ) -> Float[np.ndarray, "3"]:
+        if name.startswith("["):
+            return vertices[self._scene.landmarks[name.strip("[]")]]
+        if name in ("left_eye", "right_eye"):
+            return joints[JOINT_INDEX[name]]
+        return joints[[JOINT_INDEX[part] for part in name.split()]].mean(axis=0)
+
+
+def _palette(person: Person, garment: Garment) -> Float32[np.ndarray, "5 3"]:
+    """The rows that `shading` names."""
+    skin, eyes, hair = person.skin_rgb, person.eye_rgb, person.hair_rgb
+    return np.stack([skin, eyes, hair, person.trousers_rgb, garment.trim_rgb]).astype(np.float32)

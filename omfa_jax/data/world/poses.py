@@ -1,0 +1,145 @@
+"""Natural standing poses of the upper body: where each arm points, then the rotations for it."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Float32
+
+from omfa_jax.body.joints import JOINT_INDEX
+from omfa_jax.body.params import BodyParams, from_full_pose
+
+ARM_KINDS = {"down": 0.46, "hip": 0.2, "pocket": 0.1, "bent": 0.12, "up": 0.12}
+FACING_SHARE = 0.85
+FACING_YAW, TAIL_YAW = np.deg2rad(35), np.deg2rad(70)
+
+# the left arm of the mean body in the rest pose (metres), which only places hands on hips
+_SHOULDER = np.array([0.181, 0.138, 0.026])
+_UPPER_ARM_M, _FOREARM_M = 0.284, 0.252
+_HIP_HAND = np.array([0.215, -0.2, 0.07])
+_POCKET_HAND = np.array([0.225, -0.33, 0.1])
+
+
+@dataclass(frozen=True, eq=False)
+class Pose:
+    """All rotations of a body, axis-angle in radians, smplx order."""
+
+    index: int
+    rotations: Float32[np.ndarray, "55 3"]
+
+    def params(self, betas: Float32[np.ndarray, "10"]) -> BodyParams:
+        """Return the body of this pose and that shape, at the origin."""
+        return from_full_pose(self.rotations, betas=betas)
+
+
+def random_pose(rng: np.random.Generator, index: int) -> Pose:
+    """Return a pose drawn from `rng`: body yaw mostly within 35 degrees, at most 70."""
+    pose = np.zeros((55, 3))
+    facing = rng.random() < FACING_SHARE
+    yaw = rng.uniform(0, FACING_YAW) if facing else rng.uniform(FACING_YAW, TAIL_YAW)
+    side = rng.choice([-1, 1])
+    pose[JOINT_INDEX["pelvis"]] = (rng.uniform(-0.03, 0.03), side * yaw, rng.uniform(-0.04, 0.04))
+    lean, twist, bow = rng.normal(0, 0.03), rng.normal(0, 0.04), rng.normal(0.01, 0.025)
+    for name in ("spine1", "spine2", "spine3"):
+        pose[JOINT_INDEX[name]] = (bow, twist, lean)
+    # people half turned away look back towards the camera
+    look = -0.35 * side * yaw + rng.normal(0, 0.12)
+    pose[JOINT_INDEX["neck"]] = (rng.normal(0, 0.04), 0.5 * look, rng.normal(0, 0.03))
+    pose[JOINT_INDEX["head"]] = (rng.normal(0, 0.05), 0.5 * look, rng.normal(0, 0.04) - lean)
+    names, shares = list(ARM_KINDS), list(ARM_KINDS.values())
+    kinds = [names[rng.choice(len(names), p=shares)] for _ in range(2)]
+    if rng.random() < 0.35 or kinds == ["up", "up"]:
+        kinds[1] = kinds[0] if kinds[0] != "up" else "down"
+    for name, kind in zip(("left", "right"), kinds, strict=True):
+        _pose_arm(rng, pose, name, kind)
+        _pose_leg(rng, pose, name)
+    return Pose(index, pose.astype(np.float32))
+
+
+def _pose_leg(rng: np.random.Generator, pose: Float[np.ndarray, "55 3"], name: str) -> None:
+    sign = 1 if name == "left" else -1
+    pose[JOINT_INDEX[f"{name}_hip"]] = (rng.uniform(-0.15, 0.05), 0, sign * rng.uniform(-0.12, 0))
+    pose[JOINT_INDEX[f"{name}_knee"]] = (rng.uniform(0, 0.2), 0, 0)
+
+
+def _pose_arm(
+    rng: np.random.Generator, pose: Float[np.ndarray, "55 3"], name: str, kind: str
+) -> None:
+    upper, fore = _arm_directions(rng, kind)
+    shoulder, elbow = _arm_rotations(upper, fore)
+    lift = 0.18 if kind == "up" and upper[1] > 0 else rng.uniform(-0.12, -0.04)
+    values = {"collar": np.array([0, 0, lift]), "shoulder": shoulder, "elbow": elbow}
+    values["wrist"] = rng.normal(0, 0.08, 3)
+    curl = rng.uniform(0.08, 0.3)
+    for finger in ("index", "middle", "ring", "pinky"):
+        for knuckle in (1, 2, 3):
+            values[f"{finger}{knuckle}"] = np.array([0, 0, -curl])
+    # everything is for the left arm; a mirror in x keeps the x part of an axis and flips the rest
+    mirror = np.array([1, 1, 1]) if name == "left" else np.array([1, -1, -1])
+    for joint, value in values.items():
+        pose[JOINT_INDEX[f"{name}_{joint}"]] = value * mirror
+
+
+def _arm_directions(
+    rng: np.random.Generator, kind: str
+) -> tuple[Float[np.ndarray, "3"], Float[np.ndarray, "3"]]:
+    """Unit vectors along the left upper arm and forearm; x outwards, y up, z to the front."""
+    if kind == "down":
+        upper = _direction(rng.uniform(0.26, 0.44), rng.uniform(-0.12, 0.2))
+        return upper, _direction(rng.uniform(0.06, 0.26), rng.uniform(0.12, 0.5))
+    if kind == "bent":
+        upper = _direction(rng.uniform(0.28, 0.42), rng.uniform(-0.15, 0.1))
+        fore = np.array([rng.uniform(-0.55, 0.1), rng.uniform(-0.4, 0.25), 0.75])
+        return upper, fore / np.linalg.norm(fore)
+    if kind == "up":
+        if rng.random() < 0.5:
+            upper = _direction(rng.uniform(0.3, 0.45), rng.uniform(0, 0.25))
+            fore = np.array([rng.uniform(-0.05, 0.2), 0.9, rng.uniform(0.25, 0.5)])
+        else:
+            upper = _direction(np.pi - rng.uniform(0.5, 0.75), rng.uniform(0.0, 0.15))
+            fore = np.array([rng.uniform(-0.75, -0.45), 0.5, rng.uniform(-0.15, 0.1)])
+        return upper, fore / np.linalg.norm(fore)
+    hand = _HIP_HAND if kind == "hip" else _POCKET_HAND
+    sideways = rng.uniform(0.6, 0.8) if kind == "hip" else rng.uniform(0.36, 0.5)
+    upper = _direction(sideways, -rng.uniform(0.2, 0.4))
+    fore = hand + rng.normal(0, 0.012, 3) - (_SHOULDER + _UPPER_ARM_M * upper)
+    return upper, fore / np.linalg.norm(fore)
+
+
+def _direction(sideways: float, forward: float) -> Float[np.ndarray, "3"]:
+    """The direction that leaves straight down by two angles (radians)."""
+    vector = np.array([np.sin(sideways), -np.cos(sideways), np.sin(forward)])
+    return vector / np.linalg.norm(vector)
+
+
+def _arm_rotations(
+    upper: Float[np.ndarray, "3"], fore: Float[np.ndarray, "3"]
+) -> tuple[Float[np.ndarray, "3"], Float[np.ndarray, "3"]]:
+    """Axis-angles of shoulder and elbow that point the rest pose's +x arm along both directions.
+
+    The twist about the upper arm stays half way between no twist and the one that makes the elbow
+    a pure hinge: skinning creases on more.
+    """
+    hinge = -np.cross(upper, fore)
+    hinge /= max(np.linalg.norm(hinge), 1e-6)
+    resting = np.array([-upper[1], upper[0], 0.0])
+    resting /= max(np.linalg.norm(resting), 1e-6)
+    axis = resting if hinge @ resting < -0.9 else resting + hinge * 0.7
+    shoulder = _frame(upper, axis)
+    forearm = _frame(fore, shoulder[:, 1])
+    return _axis_angle(shoulder), _axis_angle(shoulder.T @ forearm)
+
+
+def _frame(x: Float[np.ndarray, "3"], near_y: Float[np.ndarray, "3"]) -> Float[np.ndarray, "3 3"]:
+    """The rotation whose x column is `x` and whose y column is as near as can be to `near_y`."""
+    y = near_y - (near_y @ x) * x
+    y /= np.linalg.norm(y)
+    return np.stack([x, y, np.cross(x, y)], axis=1)
+
+
+def _axis_angle(rotation: Float[np.ndarray, "3 3"]) -> Float[np.ndarray, "3"]:
+    """The axis-angle of a rotation by less than pi."""
+    skew = (rotation - rotation.T) / 2
+    axis = np.array([skew[2, 1], skew[0, 2], skew[1, 0]])
+    sine = np.linalg.norm(axis)
+    angle = np.arctan2(sine, (np.trace(rotation) - 1) / 2)
+    return axis * (angle / sine) if sine > 1e-9 else np.zeros(3)

@@ -1,0 +1,158 @@
+"""Compiled looks: colour and label of every pixel of a photo, and the way to fewer pixels."""
+
+import numpy as np
+
+from omfa_jax.data.world.compiled import kernel, signed_area
+from omfa_jax.data.world.kernels import EYE, HAIR, SKIN, TROUSERS, mix
+from omfa_jax.data.world.sheet import SLEEVE_M, half_width, sleeve_color, torso_color
+
+# rows of the palette
+SKIN_RGB, EYE_RGB, HAIR_RGB, TROUSERS_RGB, TRIM_RGB = range(5)
+MAX_LABEL = 20
+
+
+@kernel
+def skin_color(palette, x, y, z):
+    """Return (r, g, b) of bare skin at a rest-pose point: lips, brows, cheeks, the rest plain."""
+    r, g, b = palette[SKIN_RGB, 0], palette[SKIN_RGB, 1], palette[SKIN_RGB, 2]
+    if z < 0.09 or y < 0.28:
+        return r, g, b
+    lips = (x / 0.026) ** 2 + ((y - 0.3115) / 0.0105) ** 2
+    if lips < 1.0 and z > 0.13:
+        return r * 0.84 + 0.02, g * 0.56, b * 0.58
+    from_brow = abs(x) - 0.033
+    brow = (from_brow / 0.021) ** 2 + (
+        (y - 0.4125 + from_brow * 0.025 + from_brow * from_brow * 6.0) / 0.0042
+    ) ** 2
+    if brow < 1.0:
+        return (
+            0.7 * palette[HAIR_RGB, 0] + 0.2 * r,
+            0.7 * palette[HAIR_RGB, 1] + 0.2 * g,
+            0.7 * palette[HAIR_RGB, 2] + 0.2 * b,
+        )
+    cheek = 1.0 - ((abs(x) - 0.05) / 0.022) ** 2 - ((y - 0.335) / 0.022) ** 2
+    if cheek > 0.0:
+        return r, g * (1.0 - 0.07 * cheek), b * (1.0 - 0.07 * cheek)
+    return r, g, b
+
+
+@kernel
+def eye_color(palette, x, y, z):
+    """Return (r, g, b) of an eyeball: pupil, iris, white."""
+    away = (abs(x) - 0.0313) ** 2 + (y - 0.3875) ** 2
+    if z > 0.13 and away < 0.003**2:
+        return 0.04, 0.04, 0.04
+    if z > 0.13 and away < 0.0068**2:
+        return palette[EYE_RGB, 0], palette[EYE_RGB, 1], palette[EYE_RGB, 2]
+    return 0.92, 0.92, 0.92
+
+
+@kernel
+def cloth_relief(x, y, z, phases):
+    """Return soft folds, about -0.06 to 0.06, that brighten and darken cloth."""
+    return (
+        0.025 * np.sin(x * 26 + y * 17 + phases[0])
+        + 0.02 * np.sin(y * 24 - x * 15 + z * 9 + phases[1])
+        + 0.015 * np.sin(x * 43 + z * 31 + y * 8 + phases[2])
+    )
+
+
+@kernel
+def shade(
+    screen, faces, materials, attributes, normals, labels, triangle, weights,
+    palette, texture, cut, light, phases, color, label,
+) -> None:  # fmt: skip
+    """Write RGB in [0, 1] and CIHP ids of all drawn pixels; others keep what they hold.
+
+    Wrapped Lambert shading, scaled so that cloth facing the camera keeps its colour.
+    """
+    height, width = triangle.shape
+    trim = palette[TRIM_RGB]
+    for row in range(height):
+        for column in range(width):
+            f = triangle[row, column]
+            if f < 0:
+                continue
+            a, b, c = faces[f, 0], faces[f, 1], faces[f, 2]
+            wa, wb = weights[row, column, 0], weights[row, column, 1]
+            wc = np.float32(1.0) - wa - wb
+            nx = mix(normals, a, b, c, wa, wb, wc, 0)
+            ny = mix(normals, a, b, c, wa, wb, wc, 1)
+            nz = mix(normals, a, b, c, wa, wb, wc, 2)
+            x = mix(attributes, a, b, c, wa, wb, wc, 0)
+            y = mix(attributes, a, b, c, wa, wb, wc, 1)
+            z = mix(attributes, a, b, c, wa, wb, wc, 2)
+            turned = signed_area(
+                screen[a, 0], screen[a, 1], screen[b, 0], screen[b, 1], screen[c, 0], screen[c, 1]
+            ) > 0  # fmt: skip
+            if turned:
+                nx, ny, nz = -nx, -ny, -nz
+            lit = nx * light[0] + ny * light[1] + nz * light[2]
+            material = materials[f]
+            gain = 1.0
+            if material == SKIN:
+                red, green, blue = skin_color(palette, x, y, z)
+            elif material == EYE:
+                red, green, blue = eye_color(palette, x, y, z)
+            elif material == HAIR:
+                red, green, blue = palette[HAIR_RGB, 0], palette[HAIR_RGB, 1], palette[HAIR_RGB, 2]
+                strand = np.sin(np.arctan2(x, z - 0.055) * 23 + 2 * np.sin(y * 31 + phases[1]))
+                gain = 0.98 + 0.1 * strand + 0.25 * max(lit - 0.75, 0.0)
+                gain *= 0.7 if turned else 1.0
+            elif material == TROUSERS:
+                red, green, blue = (
+                    palette[TROUSERS_RGB, 0],
+                    palette[TROUSERS_RGB, 1],
+                    palette[TROUSERS_RGB, 2],
+                )
+                gain = 1.0 + 1.3 * cloth_relief(x, y, z, phases)
+                if abs(x) < 0.004 and z > 0.05:
+                    gain *= 0.85
+            else:
+                beyond = mix(attributes, a, b, c, wa, wb, wc, 3)
+                if beyond > 0.0 and beyond < cut[SLEEVE_M]:
+                    across = mix(attributes, a, b, c, wa, wb, wc, 4)
+                    red, green, blue = sleeve_color(texture, cut, trim, beyond, across)
+                else:
+                    flat_x = x * half_width(y)
+                    red, green, blue = torso_color(texture, cut, trim, flat_x, y, z > 0.0)
+                gain = 1.0 + cloth_relief(x * 0.2 + beyond, y, z, phases)
+                gain *= 0.62 if turned else 1.0
+            half = 0.5 + 0.5 * lit
+            gain *= 0.5 + 0.54 * half
+            color[row, column, 0] = red * gain
+            color[row, column, 1] = green * gain
+            color[row, column, 2] = blue * gain
+            nearest = a if wa >= wb and wa >= wc else (b if wb >= wc else c)
+            label[row, column] = labels[nearest]
+
+
+@kernel
+def shrink(color, label, factor, small_color, small_label) -> None:
+    """Average colours to uint8 and take the commonest label of each factor x factor block."""
+    height, width = small_label.shape
+    scale = np.float32(255.0 / (factor * factor))
+    counts = np.zeros(MAX_LABEL, np.int32)
+    for y in range(height):
+        top = y * factor
+        for x in range(width):
+            left = x * factor
+            first = label[top, left]
+            uniform = True
+            red = green = blue = np.float32(0)
+            for j in range(top, top + factor):
+                for i in range(left, left + factor):
+                    red += min(max(color[j, i, 0], np.float32(0)), np.float32(1))
+                    green += min(max(color[j, i, 1], np.float32(0)), np.float32(1))
+                    blue += min(max(color[j, i, 2], np.float32(0)), np.float32(1))
+                    uniform &= label[j, i] == first
+            small_color[y, x, 0] = np.uint8(red * scale + np.float32(0.5))
+            small_color[y, x, 1] = np.uint8(green * scale + np.float32(0.5))
+            small_color[y, x, 2] = np.uint8(blue * scale + np.float32(0.5))
+            small_label[y, x] = first
+            if not uniform:
+                counts[:] = 0
+                for j in range(top, top + factor):
+                    for i in range(left, left + factor):
+                        counts[label[j, i]] += 1
+                small_label[y, x] = np.uint8(counts.argmax())

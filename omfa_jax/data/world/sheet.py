@@ -1,0 +1,106 @@
+"""A garment as a flat sheet: the plane in which it is cut, patterned and photographed.
+
+A top laid flat is two layers, front and back, folded along the side seams, plus two sleeves. The
+torso has coordinates (x, y) in metres: x from the centre line, y upwards as in the body's rest
+pose. A sleeve has (s, t): s along it from the shoulder seam, t across it from its upper fold.
+Clothes on a body carry these coordinates, and the shop photo draws the sheet itself, so that cut,
+pattern and print agree wherever the garment is seen.
+"""
+
+from omfa_jax.data.world.compiled import kernel
+
+SEAM_X = 0.2
+SHOULDER_Y = 0.19
+ARMPIT_Y = 0.03
+COLLAR_Y = 0.262
+NECK_SIDE_X = 0.075
+SHOULDER_SLOPE = (COLLAR_Y - SHOULDER_Y) / (SEAM_X - NECK_SIDE_X)
+LOWEST_HEM_Y = -0.38
+
+TEXTURE_TOP_Y = 0.29
+TEXTURE_SIDE_M = 0.72
+FRONT, BACK, SLEEVE = 0, 1, 2
+
+# the layout of the vector that cuts a garment out of the sheet
+SLEEVE_M, HEM_Y, NECK_HALF_WIDTH, NECK_DEPTH, NECK_IS_V, COLLAR_M, CUFF_M, HEM_M = range(8)
+CUT_LENGTH = 8
+BACK_NECK_DEPTH = 0.03
+# the two edges of a V begin in front of the shoulders, where the neck ends
+V_STARTS_M = 0.035
+
+
+@kernel
+def half_width(y: float) -> float:
+    """Return the torso's half width (m) at height y: narrow at the shoulders, then to the hem."""
+    if y >= SHOULDER_Y:
+        return SEAM_X
+    if y >= ARMPIT_Y:
+        part = (SHOULDER_Y - y) / (SHOULDER_Y - ARMPIT_Y)
+        return SEAM_X + 0.035 * part * part * (3 - 2 * part)
+    return 0.235 + 0.015 * (ARMPIT_Y - y) / (ARMPIT_Y - LOWEST_HEM_Y)
+
+
+@kernel
+def sleeve_width(s: float) -> float:
+    """Return the width (m) of the folded sleeve, s metres from the shoulder seam."""
+    return 0.175 - 0.055 * min(max(s, 0.0) / 0.5, 1.0)
+
+
+@kernel
+def neck_distance(x: float, y: float, front: bool, cut) -> float:
+    """Return the approximate distance (m) of a torso point from the neckline; < 0 is cut off."""
+    width = cut[NECK_HALF_WIDTH]
+    depth = cut[NECK_DEPTH] if front else BACK_NECK_DEPTH
+    below = COLLAR_Y - y
+    if below <= 0.0:
+        return min(abs(x) - width, below)
+    if cut[NECK_IS_V] > 0.5 and front:
+        slope = width / (depth - V_STARTS_M)
+        edge = width - max(below - V_STARTS_M, 0.0) * slope
+        return (abs(x) - edge) / (1.0 + slope * slope) ** 0.5
+    across, down = x / width, below / depth
+    radius = (across * across + down * down) ** 0.5
+    slope = ((across / width) ** 2 + (down / depth) ** 2) ** 0.5
+    return (radius - 1.0) * radius / max(slope, 1e-6)
+
+
+@kernel
+def sheet_texel(texture, part: int, x: float, y: float):
+    """Return (r, g, b) of a garment's texture at sheet point (x, y), bilinear."""
+    side = texture.shape[1]
+    u = (x / TEXTURE_SIDE_M + 0.5) * side - 0.5
+    v = (TEXTURE_TOP_Y - y) / TEXTURE_SIDE_M * side - 0.5
+    u = min(max(u, 0.0), side - 1.001)
+    v = min(max(v, 0.0), side - 1.001)
+    column, row = int(u), int(v)
+    fu, fv = u - column, v - row
+    w00, w01, w10, w11 = (1 - fu) * (1 - fv), fu * (1 - fv), (1 - fu) * fv, fu * fv
+    sheet = texture[part]
+    a, b = sheet[row, column], sheet[row, column + 1]
+    c, d = sheet[row + 1, column], sheet[row + 1, column + 1]
+    return (
+        w00 * a[0] + w01 * b[0] + w10 * c[0] + w11 * d[0],
+        w00 * a[1] + w01 * b[1] + w10 * c[1] + w11 * d[1],
+        w00 * a[2] + w01 * b[2] + w10 * c[2] + w11 * d[2],
+    )
+
+
+@kernel
+def torso_color(texture, cut, trim, x: float, y: float, front: bool):
+    """Return (r, g, b) of a torso point: collar band, texture, stitched hem."""
+    if neck_distance(x, y, front, cut) < cut[COLLAR_M]:
+        return trim[0], trim[1], trim[2]
+    r, g, b = sheet_texel(texture, FRONT if front else BACK, x, y)
+    shade = 0.86 if y - cut[HEM_Y] < cut[HEM_M] else 1.0
+    return r * shade, g * shade, b * shade
+
+
+@kernel
+def sleeve_color(texture, cut, trim, s: float, t: float):
+    """Return (r, g, b) of a sleeve at s (m) along it and t in [0, 1] across it."""
+    if cut[SLEEVE_M] - s < cut[CUFF_M]:
+        return trim[0], trim[1], trim[2]
+    across = (t - 0.5) * sleeve_width(s)
+    r, g, b = sheet_texel(texture, SLEEVE, across, SHOULDER_Y - s)
+    shade = 0.9 if s < 0.005 else 1.0
+    return r * shade, g * shade, b * shade

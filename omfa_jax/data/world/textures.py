@@ -1,0 +1,169 @@
+"""Cloth patterns and chest prints, painted on the garment's sheet."""
+
+from collections.abc import Callable
+
+import numpy as np
+from jaxtyping import Float32
+
+from omfa_jax.data.world.sheet import BACK, FRONT, SLEEVE, TEXTURE_SIDE_M, TEXTURE_TOP_Y
+
+# a period of 0.075 m is 8 pixels where the picture is 128 high: two bars of 4 pixels
+PERIOD_M = (0.075, 0.15)
+EDGE_TEXELS = 1.2
+
+Plane = Float32[np.ndarray, "side side"]
+
+
+def axes(side: int) -> tuple[Float32[np.ndarray, "1 side"], Float32[np.ndarray, "side 1"]]:
+    """Return the sheet x (a row) and y (a column), metres, of a texture's texels."""
+    step = TEXTURE_SIDE_M / side
+    ticks = (np.arange(side, dtype=np.float32) + np.float32(0.5)) * np.float32(step)
+    return (ticks - TEXTURE_SIDE_M / 2)[None, :], (TEXTURE_TOP_Y - ticks)[:, None]
+
+
+def soft(distance_m: np.ndarray, side: int) -> np.ndarray:
+    """Return coverage in [0, 1] of a signed distance (m, positive inside), about a texel wide."""
+    width = EDGE_TEXELS * TEXTURE_SIDE_M / side
+    return np.clip(distance_m / width + np.float32(0.5), 0, 1).astype(np.float32)
+
+
+def _bars(position: np.ndarray, period: float, share: float, side: int) -> np.ndarray:
+    """Bars covering `share` of each period."""
+    offset = np.abs((position / period) % 1.0 - 0.5) * period
+    return soft(share * period / 2 - offset, side)
+
+
+def _plain(rng: np.random.Generator, side: int) -> Plane:
+    return np.zeros((side, side), np.float32)
+
+
+def _horizontal(rng: np.random.Generator, side: int) -> Plane:
+    _, y = axes(side)
+    bars = _bars(y + rng.uniform(0, 0.1), rng.uniform(*PERIOD_M), rng.uniform(0.4, 0.6), side)
+    return np.broadcast_to(bars, (side, side))
+
+
+def _vertical(rng: np.random.Generator, side: int) -> Plane:
+    x, _ = axes(side)
+    period = rng.uniform(*PERIOD_M)
+    bars = _bars(x + period / 2 * rng.integers(2), period, rng.uniform(0.4, 0.6), side)
+    return np.broadcast_to(bars, (side, side))
+
+
+def _checks(rng: np.random.Generator, side: int) -> Plane:
+    x, y = axes(side)
+    period = rng.uniform(0.09, 0.16)
+    across, down = _bars(x, period, 0.5, side), _bars(y, period, 0.5, side)
+    if rng.random() < 0.5:
+        return across * down + (1 - across) * (1 - down)
+    return (across + down) / 2
+
+
+def _dots(rng: np.random.Generator, side: int) -> Plane:
+    x, y = axes(side)
+    period = rng.uniform(0.085, 0.13)
+    row = np.floor(y / period)
+    dx = ((x / period + 0.5 * (row % 2)) % 1.0 - 0.5) * period
+    dy = ((y / period) % 1.0 - 0.5) * period
+    return soft(period * rng.uniform(0.24, 0.33) - np.sqrt(dx * dx + dy * dy), side)
+
+
+def _blocks(rng: np.random.Generator, side: int) -> Plane:
+    x, y = axes(side)
+    line = rng.uniform(-0.14, 0.06)
+    kind = rng.integers(3)
+    if kind == 0:
+        distance = np.broadcast_to(line - y, (side, side))
+    elif kind == 1:
+        distance = np.broadcast_to(0.055 - np.abs(y - line), (side, side))
+    else:
+        distance = (line - y + x * rng.choice([-0.6, 0.6])) * 0.86
+    return soft(distance, side)
+
+
+def _gradient(rng: np.random.Generator, side: int) -> Plane:
+    _, y = axes(side)
+    part = np.clip((y - rng.uniform(-0.3, -0.2)) / rng.uniform(0.3, 0.45), 0, 1)
+    return np.broadcast_to((part * part * (3 - 2 * part)).astype(np.float32), (side, side))
+
+
+def _blobs(rng: np.random.Generator, side: int) -> Plane:
+    x, y = axes(side)
+    field = np.zeros((side, side), np.float32)
+    for _ in range(4):
+        angle, period = rng.uniform(0, np.pi), rng.uniform(0.12, 0.26)
+        along = (np.cos(angle) * x + np.sin(angle) * y) / period
+        field += np.sin(2 * np.pi * along + rng.uniform(0, 2 * np.pi)).astype(np.float32)
+    return soft((field - 0.4) * 0.03, side)
+
+
+PATTERNS: dict[str, tuple[float, Callable[[np.random.Generator, int], Plane]]] = {
+    "plain": (0.35, _plain),
+    "horizontal stripes": (0.13, _horizontal),
+    "vertical stripes": (0.1, _vertical),
+    "checks": (0.1, _checks),
+    "dots": (0.1, _dots),
+    "color block": (0.1, _blocks),
+    "gradient": (0.06, _gradient),
+    "blobs": (0.06, _blobs),
+}
+
+
+def print_coverage(
+    rng: np.random.Generator, side: int
+) -> tuple[Plane, Float32[np.ndarray, "side side"]]:
+    """Return a bold chest print: its coverage, and the coverage of the inner motif in it."""
+    x, y = axes(side)
+    size = rng.uniform(0.06, 0.095)
+    y = y - rng.uniform(-0.02, 0.05)
+    across, radius = np.abs(x), np.sqrt(x * x + y * y)
+    angle = np.arctan2(x, y)
+    shapes = (
+        lambda: size - radius,
+        lambda: size * 0.9 - np.maximum(across, np.abs(y) * 1.15),
+        lambda: np.minimum((y + size * 0.8) * 1.0, (size * 0.95 - across * 1.8 - y) * 0.5),
+        lambda: (size * 1.1 - across - np.abs(y)) * 0.7,
+        lambda: size * (0.72 + 0.34 * np.cos(5 * angle)) - radius,
+        lambda: size - np.hypot(across * 1.05, y - 0.85 * np.sqrt(across * size) + 0.25 * size),
+        lambda: np.minimum(size * 1.35 - across, size * 0.34 - np.abs(y)),
+        lambda: size * 0.26 - np.abs(radius - size * 0.75),
+    )
+    distance = shapes[rng.integers(len(shapes))]()
+    motifs = (
+        lambda: size * 0.42 - radius,
+        lambda: -distance + size * 0.3,
+        lambda: np.broadcast_to(-x, distance.shape),
+        lambda: np.broadcast_to(y, distance.shape),
+    )
+    plain = rng.random() < 0.4
+    motif = motifs[rng.integers(len(motifs))]()
+    inner = np.zeros_like(distance) if plain else soft(motif, side)
+    return soft(distance, side), inner
+
+
+def paint(
+    rng: np.random.Generator,
+    side: int,
+    *,
+    pattern: str,
+    ground_rgb: Float32[np.ndarray, "3"],
+    second_rgb: Float32[np.ndarray, "3"],
+    print_rgb: Float32[np.ndarray, "2 3"] | None,
+    sleeve_rgb: Float32[np.ndarray, "3"] | None,
+) -> Float32[np.ndarray, "3 side side 3"]:
+    """Return the texture of a garment's front, back and sleeves, RGB in [0, 1].
+
+    `print_rgb` holds the chest print's two colours, None for no print; `sleeve_rgb` makes plain
+    sleeves of a contrasting colour, None lets the pattern run on.
+    """
+    coverage = PATTERNS[pattern][1](rng, side)[..., None]
+    base = ground_rgb + coverage * (second_rgb - ground_rgb)
+    sheets = np.empty((3, side, side, 3), np.float32)
+    sheets[FRONT] = sheets[BACK] = sheets[SLEEVE] = base
+    if sleeve_rgb is not None:
+        sheets[SLEEVE] = sleeve_rgb
+    if print_rgb is not None:
+        shape, motif = (plane[..., None] for plane in print_coverage(rng, side))
+        ink = print_rgb[0] + motif * (print_rgb[1] - print_rgb[0])
+        sheets[FRONT] += shape * (ink - sheets[FRONT])
+    return sheets

@@ -1,0 +1,107 @@
+"""Partial diffusion: only the masked part of the joint latent is noised and denoised.
+
+M (`mask`) is True where a component is generated. Equation numbers are DESIGN's, section 3.
+"""
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from omfa_jax.core.errors import OmfaError, unknown
+from omfa_jax.diffusion.canvas import Canvas
+
+INPUTS = ("noisy", "mask", "clean", "pose")
+PREDICTIONS = ("epsilon", "v")
+
+Latent = Float[Array, "b h w c"]
+Mask = Bool[Array, "b h w _"]
+
+
+def per_example(scale: Float[Array, "b"]) -> Float[Array, "b 1 1 1"]:
+    """Shape a per-example factor so that it broadcasts over the canvas."""
+    return scale[:, None, None, None]
+
+
+def keep_clean(mask: Mask, generated: Latent, clean: Latent) -> Latent:
+    """Return `generated` on M and `clean`, bit for bit, off M."""
+    return jnp.where(mask, generated, clean)
+
+
+def corrupt(
+    x0: Latent, eps: Latent, mask: Mask, alpha: Float[Array, "b"], sigma: Float[Array, "b"]
+) -> Latent:
+    """Equation 1: x_t = M (alpha_t x0 + sigma_t eps) + (1 - M) x0."""
+    return keep_clean(mask, per_example(alpha) * x0 + per_example(sigma) * eps, x0)
+
+
+def target(
+    prediction: str, x0: Latent, eps: Latent, alpha: Float[Array, "b"], sigma: Float[Array, "b"]
+) -> Latent:
+    """What the network is asked for: eps, or v = alpha eps - sigma x0 (arXiv 2202.00512)."""
+    if prediction == "epsilon":
+        return eps
+    if prediction == "v":
+        return per_example(alpha) * eps - per_example(sigma) * x0
+    raise unknown("prediction type", prediction, PREDICTIONS)
+
+
+def denoised(
+    prediction: str,
+    output: Latent,
+    xt: Latent,
+    alpha: Float[Array, "b"],
+    sigma: Float[Array, "b"],
+) -> tuple[Latent, Latent]:
+    """Turn the network's output into (x0_hat, eps_hat); valid on M only.
+
+    For `epsilon` x0_hat is Tweedie's formula: (x_t - sigma_t eps_hat) / alpha_t.
+    """
+    a, s = per_example(alpha), per_example(sigma)
+    if prediction == "epsilon":
+        return (xt - s * output) / a, output
+    if prediction == "v":
+        return a * xt - s * output, a * output + s * xt
+    raise unknown("prediction type", prediction, PREDICTIONS)
+
+
+def tweedie(
+    prediction: str,
+    output: Latent,
+    xt: Latent,
+    x0: Latent,
+    mask: Mask,
+    alpha: Float[Array, "b"],
+    sigma: Float[Array, "b"],
+) -> Latent:
+    """Equation 4: the clean estimate, M x0_hat + (1 - M) x0."""
+    return keep_clean(mask, denoised(prediction, output, xt, alpha, sigma)[0], x0)
+
+
+def input_channels(inputs: Sequence[str], canvas: Canvas) -> int:
+    """Return the width of conv_in for `unet_inputs`; the order of `inputs` is the channel order."""
+    for name in inputs:
+        if name not in INPUTS:
+            raise unknown("entry of unet_inputs", name, INPUTS)
+    if not inputs or inputs[0] != "noisy" or "mask" not in inputs:
+        raise OmfaError(
+            f"unet_inputs must begin with 'noisy' and hold 'mask', got {tuple(inputs)};"
+            " pretrained weights see the noisy channels first"
+        )
+    return sum(canvas.mask_channels if name == "mask" else canvas.shape[2] for name in inputs)
+
+
+def network_input(
+    inputs: Sequence[str], canvas: Canvas, xt: Latent, mask: Mask, pose: Latent
+) -> Float[Array, "b h w cin"]:
+    """Equation 2: stack [x_t, M, extra] on channels in the order of `inputs`.
+
+    `clean` is x_t with the noised part set to zero: what is given, without the noise.
+    """
+    parts = {
+        "noisy": lambda: xt,
+        "mask": lambda: canvas.mask_input(mask),
+        "clean": lambda: jnp.where(mask, 0.0, xt),
+        "pose": lambda: pose,
+    }
+    return jnp.concatenate([parts[name]() for name in inputs], axis=-1)

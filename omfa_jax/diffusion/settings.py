@@ -1,0 +1,82 @@
+"""Everything that fixes what a trained network means: tasks, canvas, inputs, schedule, prediction."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from omfa_jax.core.errors import OmfaError, unknown
+from omfa_jax.core.tasks import COMPONENTS, Task
+from omfa_jax.diffusion.canvas import Canvas
+from omfa_jax.diffusion.partial import PREDICTIONS, input_channels
+from omfa_jax.diffusion.schedule import ScheduleSettings
+
+
+@dataclass(frozen=True)
+class DiffusionSettings:
+    """The meaning of a model's weights; travels with them as `omfa.json`.
+
+    `slots_px` are (height, width) of garment, person and face images in pixels; `stride` is the
+    VAE's.
+    """
+
+    tasks: tuple[Task, ...]
+    slots_px: tuple[tuple[int, int], ...]
+    stride: int = 8
+    latent_channels: int = 4
+    layout: str = "spatial"
+    unet_inputs: tuple[str, ...] = ("noisy", "mask", "pose")
+    prediction: str = "epsilon"
+    schedule: ScheduleSettings = ScheduleSettings()
+
+    def __post_init__(self) -> None:
+        if self.prediction not in PREDICTIONS:
+            raise unknown("prediction type", self.prediction, PREDICTIONS)
+        for name, size in zip(COMPONENTS, self.slots_px, strict=True):
+            if any(side <= 0 or side % self.stride for side in size):
+                raise OmfaError(
+                    f"slot of {name}: height and width {tuple(size)} px must be positive multiples"
+                    f" of the VAE stride {self.stride}; change config.slots.{name}"
+                )
+        if not self.tasks:
+            raise OmfaError("the task table is empty; give config.tasks at least one row")
+
+    @property
+    def canvas(self) -> Canvas:
+        """The canvas in latent pixels."""
+        slots = tuple((h // self.stride, w // self.stride) for h, w in self.slots_px)
+        return Canvas(slots, self.latent_channels, self.layout)
+
+    @property
+    def in_channels(self) -> int:
+        """Width of the UNet's conv_in."""
+        return input_channels(self.unet_inputs, self.canvas)
+
+    @property
+    def out_channels(self) -> int:
+        """Width of the UNet's conv_out: the canvas's channels."""
+        return self.canvas.shape[2]
+
+    @property
+    def time_ids(self) -> tuple[float, ...]:
+        """SDXL's size conditioning of the person slot: original, crop and target (height, width)."""
+        height, width = self.slots_px[COMPONENTS.index("person")]
+        return (height, width, 0, 0, height, width)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON types for `omfa.json`."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> "DiffusionSettings":
+        """Read what `to_json` wrote; an unknown or missing field is an OmfaError."""
+        try:
+            fields = dict(data)
+            fields["tasks"] = tuple(
+                Task(**{**row, "noised": tuple(row["noised"])}) for row in data["tasks"]
+            )
+            fields["slots_px"] = tuple(tuple(size) for size in data["slots_px"])
+            fields["unet_inputs"] = tuple(data["unet_inputs"])
+            fields["schedule"] = ScheduleSettings(**data["schedule"])
+            return cls(**fields)
+        except (KeyError, TypeError, ValueError) as error:
+            raise OmfaError(f"omfa.json does not describe a model of this version: {error}") from None

@@ -1,0 +1,27 @@
+"""SDXL's UNet and VAE in Flax Linen, behind plain functions of (config, params, arrays)."""
+
+from omfa_jax.models.api import (
+    apply_unet,
+    decode,
+    encode,
+    init_unet,
+    init_vae,
+    posterior,
+)
+from omfa_jax.models.config import UNetConfig, VAEConfig
+from omfa_jax.models.presets import UNETS, VAES, unet, vae
+
+__all__ = [
+    "UNETS",
+    "VAES",
+    "UNetConfig",
+    "VAEConfig",
+    "apply_unet",
+    "decode",
+    "encode",
+    "init_unet",
+    "init_vae",
+    "posterior",
+    "unet",
+    "vae",
+]

@@ -1,0 +1,105 @@
+"""The functions that the rest of the library calls; nothing outside this layer sees Flax.
+
+Parameters are plain nested dicts of float32 arrays (Flax's `params` collection alone).
+"""
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Num, PRNGKeyArray
+
+from omfa_jax.models.compute import Compute, Constrain, Params
+from omfa_jax.models.config import UNetConfig, VAEConfig
+from omfa_jax.models.unet import UNet
+from omfa_jax.models.vae import VAE
+
+
+def init_unet(config: UNetConfig, key: PRNGKeyArray) -> Params:
+    """Return random parameters with PyTorch's scale; works under `jax.eval_shape` too."""
+
+    def init(key: PRNGKeyArray) -> Params:
+        size = config.stride
+        x = jnp.zeros((1, size, size, config.in_channels))
+        context = jnp.zeros((1, 1, config.context_dim))
+        pooled, time_ids = jnp.zeros((1, config.pooled_dim)), jnp.zeros((1, 6))
+        unet = UNet(config, Compute())
+        return unet.init(key, x, jnp.zeros((1,)), context, pooled, time_ids)["params"]
+
+    return jax.jit(init)(key)
+
+
+def apply_unet(
+    config: UNetConfig,
+    params: Params,
+    x: Float[Array, "b h w c_in"],
+    t: Num[Array, "b"],
+    context: Float[Array, "b l d"],
+    pooled: Float[Array, "b p"],
+    time_ids: Num[Array, "b 6"],
+    *,
+    dtype: DTypeLike = jnp.float32,
+    constrain: Constrain | None = None,
+    remat: str = "none",
+) -> Float[Array, "b h w c_out"]:
+    """Return the UNet's float32 prediction for noisy latents `x` at timesteps `t` (0..999).
+
+    `context` is the prompt's token embeddings, `pooled` its single vector, `time_ids` the original
+    height and width, the crop's top and left and the target height and width, all in pixels.
+    `dtype`, `constrain` and `remat` are those of `compute.Compute`. Any height and width work;
+    multiples of `config.stride` avoid odd sizes on the way down.
+    """
+    unet = UNet(config, Compute(dtype, constrain, remat))
+    return unet.apply({"params": params}, x, t, context, pooled, time_ids)
+
+
+def init_vae(config: VAEConfig, key: PRNGKeyArray) -> Params:
+    """Return random parameters of encoder and decoder; works under `jax.eval_shape` too."""
+
+    def init(key: PRNGKeyArray) -> Params:
+        images = jnp.zeros((1, config.stride, config.stride, 3))
+        return VAE(config, Compute()).init(key, images)["params"]
+
+    return jax.jit(init)(key)
+
+
+def posterior(
+    config: VAEConfig,
+    params: Params,
+    images: Float[Array, "b h w 3"],
+    *,
+    dtype: DTypeLike = jnp.float32,
+) -> tuple[Float[Array, "b h2 w2 c"], Float[Array, "b h2 w2 c"]]:
+    """Return mean and log-variance of the unscaled latents of images in [-1, 1].
+
+    Height and width should be multiples of `config.stride`; the last pixels are lost otherwise.
+    """
+    vae = VAE(config, Compute(dtype))
+    return vae.apply({"params": params}, images, method=VAE.posterior)
+
+
+def encode(
+    config: VAEConfig,
+    params: Params,
+    images: Float[Array, "b h w 3"],
+    *,
+    key: PRNGKeyArray | None = None,
+    dtype: DTypeLike = jnp.float32,
+) -> Float[Array, "b h2 w2 c"]:
+    """Return scaled latents of images in [-1, 1]: the posterior's mean, or a sample given a key."""
+    latents, logvar = posterior(config, params, images, dtype=dtype)
+    if key is not None:
+        noise = jax.random.normal(key, latents.shape, latents.dtype)
+        latents = latents + jnp.exp(0.5 * logvar) * noise
+    return config.scaling_factor * latents
+
+
+def decode(
+    config: VAEConfig,
+    params: Params,
+    latents: Float[Array, "b h w c"],
+    *,
+    dtype: DTypeLike = jnp.float32,
+) -> Float[Array, "b h2 w2 3"]:
+    """Return images, nominally in [-1, 1] but not clipped, of scaled latents."""
+    vae = VAE(config, Compute(dtype))
+    return vae.apply({"params": params}, latents / config.scaling_factor, method=VAE.decode)

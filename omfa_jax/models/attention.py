@@ -1,0 +1,64 @@
+"""Attention: the one function that a faster kernel replaces, and its four projections."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from omfa_jax.models.compute import HEADS, Compute
+from omfa_jax.models.layers import dense
+
+
+def attention(
+    q: Float[Array, "b l n d"], k: Float[Array, "b s n d"], v: Float[Array, "b s n d"]
+) -> Float[Array, "b l n d"]:
+    """Return softmax(q k^T / sqrt(d)) v for each head n; the softmax is float32.
+
+    The softmax's division comes last, on the output instead of the l x s weights; with heads
+    ahead of tokens, XLA on a CPU differentiates this three times as fast as it does
+    `jax.nn.dot_product_attention`.
+    """
+    q, k, v = (array.swapaxes(1, 2) for array in (q * q.shape[-1] ** -0.5, k, v))
+    scores = jnp.einsum("bnld,bnsd->bnls", q, k, preferred_element_type=jnp.float32)
+    weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
+    total = weights.sum(-1, keepdims=True)
+    mixed = jnp.einsum(
+        "bnls,bnsd->bnld", weights.astype(v.dtype), v, preferred_element_type=jnp.float32
+    )
+    return (mixed / total).astype(v.dtype).swapaxes(1, 2)
+
+
+def attend(
+    x: Float[Array, "b l c"],
+    context: Float[Array, "b s e"],
+    heads: int,
+    compute: Compute,
+    *,
+    use_bias: bool,
+) -> Float[Array, "b l c"]:
+    """Attend from `x` to `context` with projections made in the module that calls this.
+
+    `use_bias` is for queries, keys and values; the output projection always has a bias.
+    """
+    channels = x.shape[-1]
+
+    def project(name: str, source: Array) -> Array:
+        projected = dense(channels, name, compute, use_bias=use_bias)(source)
+        split = projected.reshape(*source.shape[:2], heads, channels // heads)
+        return compute.place(split, HEADS)
+
+    mixed = attention(project("to_q", x), project("to_k", context), project("to_v", context))
+    return dense(channels, "to_out.0", compute)(mixed.reshape(x.shape))
+
+
+class Attention(nn.Module):
+    """Multi-head attention of a transformer block, to itself or to the text."""
+
+    heads: int
+    compute: Compute
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b l c"], context: Float[Array, "b s e"]
+    ) -> Float[Array, "b l c"]:
+        return attend(x, context, self.heads, self.compute, use_bias=False)

@@ -1,0 +1,89 @@
+"""The shapes of the two networks: frozen settings, checked when they are made."""
+
+from dataclasses import dataclass
+
+from omfa_jax.core.errors import OmfaError
+
+
+@dataclass(frozen=True)
+class UNetConfig:
+    """Shape of an SDXL-style conditional UNet; the defaults are SDXL's own.
+
+    Level i of `block_channels` has transformers of depth `transformer_depth[i]` after each of its
+    resnets, or none where the depth is 0; the middle block takes the last depth. Heads are always
+    `head_dim` wide, so a level of c channels has c // head_dim of them.
+    """
+
+    in_channels: int = 4
+    out_channels: int = 4
+    block_channels: tuple[int, ...] = (320, 640, 1280)
+    layers_per_block: int = 2
+    transformer_depth: tuple[int, ...] = (0, 2, 10)
+    head_dim: int = 64
+    context_dim: int = 2048
+    pooled_dim: int = 1280
+    time_id_dim: int = 256
+    norm_groups: int = 32
+
+    def __post_init__(self) -> None:
+        _check_levels("UNetConfig", self.block_channels, self.norm_groups)
+        if len(self.transformer_depth) != len(self.block_channels):
+            raise OmfaError(
+                f"UNetConfig: transformer_depth {self.transformer_depth} needs one entry for each "
+                f"of block_channels {self.block_channels}"
+            )
+        for channels, depth in zip(self.block_channels, self.transformer_depth, strict=True):
+            if depth and channels % self.head_dim:
+                raise OmfaError(
+                    f"UNetConfig: {channels} channels do not divide into heads of "
+                    f"head_dim={self.head_dim}; change block_channels or head_dim"
+                )
+        for name, width in (
+            ("time_id_dim", self.time_id_dim),
+            ("block_channels[0]", self.block_channels[0]),
+        ):
+            if width % 2:
+                raise OmfaError(f"UNetConfig: {name} must be even (a sinusoid), got {width}")
+
+    @property
+    def time_embed_dim(self) -> int:
+        """Width of the time embedding that every resnet sees."""
+        return 4 * self.block_channels[0]
+
+    @property
+    def stride(self) -> int:
+        """Latent sizes divisible by this pass through the levels without odd sizes."""
+        return 2 ** (len(self.block_channels) - 1)
+
+
+@dataclass(frozen=True)
+class VAEConfig:
+    """Shape of an SDXL-style autoencoder; the defaults are SDXL's own.
+
+    `scaling_factor` multiplies the posterior's sample to give latents of about unit variance.
+    """
+
+    block_channels: tuple[int, ...] = (128, 256, 512, 512)
+    layers_per_block: int = 2
+    latent_channels: int = 4
+    norm_groups: int = 32
+    scaling_factor: float = 0.13025
+
+    def __post_init__(self) -> None:
+        _check_levels("VAEConfig", self.block_channels, self.norm_groups)
+
+    @property
+    def stride(self) -> int:
+        """Pixels per latent along each side."""
+        return 2 ** (len(self.block_channels) - 1)
+
+
+def _check_levels(owner: str, block_channels: tuple[int, ...], norm_groups: int) -> None:
+    if len(block_channels) < 2:
+        raise OmfaError(f"{owner}: block_channels needs 2 levels or more, got {block_channels}")
+    for channels in block_channels:
+        if channels % norm_groups:
+            raise OmfaError(
+                f"{owner}: {channels} channels do not divide into norm_groups={norm_groups}; "
+                "change block_channels or norm_groups"
+            )

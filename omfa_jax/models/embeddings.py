@@ -1,0 +1,35 @@
+"""Sinusoids of timesteps and sizes, and the small network that turns them into conditions."""
+
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Num
+
+from omfa_jax.models.compute import Compute
+from omfa_jax.models.layers import dense
+
+
+def sinusoid(values: Num[Array, "..."], dim: int) -> Float[Array, "... dim"]:
+    """Return cosines then sines of `values` at dim / 2 frequencies from 1 down towards 1e-4.
+
+    float32 throughout: a timestep near 1000 in bfloat16 is off by several radians. Frequencies
+    are 10000^(-i / half), so the lowest is a step short of 1e-4 (diffusers' freq_shift = 0).
+    """
+    half = dim // 2
+    frequencies = jnp.exp(-math.log(10000.0) * jnp.arange(half, dtype=jnp.float32) / half)
+    angles = values.astype(jnp.float32)[..., None] * frequencies
+    return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+
+
+class TimestepEmbedding(nn.Module):
+    """Two linear layers with a SiLU between them."""
+
+    features: int
+    compute: Compute
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b d"]) -> Float[Array, "b e"]:
+        x = dense(self.features, "linear_1", self.compute)(x)
+        return dense(self.features, "linear_2", self.compute)(jax.nn.silu(x))

@@ -1,0 +1,74 @@
+"""Linear maps, convolutions and norms, with PyTorch's initial scale and epsilons."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from omfa_jax.models.compute import Compute
+
+# PyTorch's default for Linear and Conv2d weights: uniform within 1 / sqrt(fan_in).
+_INIT = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+
+def dense(features: int, name: str, compute: Compute, *, use_bias: bool = True) -> nn.Dense:
+    """Return a linear layer on the last axis, called `name`."""
+    return nn.Dense(features, use_bias, compute.dtype, kernel_init=_INIT, name=name)
+
+
+def conv(
+    features: int,
+    name: str | None,
+    dtype: DTypeLike,
+    *,
+    size: int = 3,
+    stride: int = 1,
+    padding: tuple[int, int] | None = None,
+) -> nn.Conv:
+    """Return a square convolution called `name`; `padding` (before, after) defaults to "same".
+
+    The padding is spelt out because "SAME" at stride 2 pads (0, 1) on even sizes, not (1, 1).
+    """
+    pad = (size // 2, size // 2) if padding is None else padding
+    return nn.Conv(
+        features,
+        (size, size),
+        strides=stride,
+        padding=(pad, pad),
+        dtype=dtype,
+        kernel_init=_INIT,
+        name=name,
+    )
+
+
+def layer_norm(name: str, compute: Compute) -> nn.LayerNorm:
+    """Return a LayerNorm called `name`: epsilon 1e-5, statistics in float32."""
+    return nn.LayerNorm(1e-5, compute.dtype, use_fast_variance=False, name=name)
+
+
+class GroupNorm(nn.Module):
+    """Group normalisation over height, width and each of `groups` runs of channels.
+
+    Statistics are float32 and two-pass. They are summed per channel first and per group second,
+    which reduces along contiguous memory and keeps a channel-sharded array in its layout.
+    """
+
+    groups: int
+    epsilon: float
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        channels = x.shape[-1]
+        scale = self.param("scale", nn.initializers.ones, (channels,))
+        bias = self.param("bias", nn.initializers.zeros, (channels,))
+        x = x.astype(jnp.float32)
+        x = x - self._group_mean(x)
+        inverse = jax.lax.rsqrt(self._group_mean(jnp.square(x)) + self.epsilon)
+        return (x * (inverse * scale) + bias).astype(self.dtype)
+
+    def _group_mean(self, x: Float[Array, "b h w c"]) -> Float[Array, "b 1 1 c"]:
+        batch, channels = x.shape[0], x.shape[-1]
+        means = x.mean((1, 2)).reshape(batch, self.groups, -1).mean(-1)
+        return jnp.repeat(means, channels // self.groups, axis=-1)[:, None, None]

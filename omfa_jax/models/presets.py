@@ -1,0 +1,68 @@
+"""The ladder of model sizes, one table for each network; a new size is a new row."""
+
+import dataclasses
+from typing import Any, TypeVar
+
+from omfa_jax.core.errors import unknown
+from omfa_jax.models.config import UNetConfig, VAEConfig
+
+Config = TypeVar("Config", UNetConfig, VAEConfig)
+
+# s, m and l keep SDXL's conditioning widths and latents, so they share its VAE and prompt table;
+# tiny and xs are for tests and laptops and go with the VAEs of the same name.
+UNETS: dict[str, UNetConfig] = {
+    "tiny": UNetConfig(
+        in_channels=16,
+        out_channels=16,
+        block_channels=(48, 96),
+        layers_per_block=1,
+        transformer_depth=(0, 2),
+        head_dim=32,
+        context_dim=64,
+        pooled_dim=64,
+        time_id_dim=16,
+        norm_groups=16,
+    ),
+    "xs": UNetConfig(
+        block_channels=(32, 64, 128),
+        layers_per_block=1,
+        transformer_depth=(0, 1, 2),
+        head_dim=32,
+        context_dim=64,
+        pooled_dim=64,
+        time_id_dim=32,
+        norm_groups=16,
+    ),
+    "s": UNetConfig(block_channels=(64, 128, 256), transformer_depth=(0, 1, 2)),
+    "m": UNetConfig(block_channels=(128, 256, 512), transformer_depth=(0, 1, 4)),
+    "l": UNetConfig(block_channels=(192, 384, 768), transformer_depth=(0, 2, 6)),
+    "sdxl": UNetConfig(),
+}
+
+VAES: dict[str, VAEConfig] = {
+    "tiny": VAEConfig(
+        block_channels=(16, 16, 32, 64), layers_per_block=1, latent_channels=16, norm_groups=8
+    ),
+    "xs": VAEConfig(block_channels=(32, 64, 96, 96), layers_per_block=1, norm_groups=16),
+    "sdxl": VAEConfig(),
+}
+
+
+def unet(name: str, **changes: Any) -> UNetConfig:
+    """Return the UNet preset `name` with some fields changed; unknown names are an OmfaError."""
+    return _changed("UNet preset", UNETS, name, changes)
+
+
+def vae(name: str, **changes: Any) -> VAEConfig:
+    """Return the VAE preset `name` with some fields changed; unknown names are an OmfaError."""
+    return _changed("VAE preset", VAES, name, changes)
+
+
+def _changed(kind: str, table: dict[str, Config], name: str, changes: dict[str, Any]) -> Config:
+    if name not in table:
+        raise unknown(kind, name, table)
+    fields = [field.name for field in dataclasses.fields(table[name])]
+    for field in changes:
+        if field not in fields:
+            raise unknown(f"field of {kind} {name!r}", field, fields)
+    return dataclasses.replace(table[name], **changes)

@@ -1,0 +1,67 @@
+"""The residual block and the changes of resolution, shared by the UNet and the VAE."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from omfa_jax.models.compute import IMAGE, Compute
+from omfa_jax.models.layers import GroupNorm, conv, dense
+
+
+class Resnet(nn.Module):
+    """Two normed convolutions added to the input; a time embedding, if any, enters between."""
+
+    features: int
+    groups: int
+    epsilon: float
+    compute: Compute
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b h w c_in"], time: Float[Array, "b e"] | None = None
+    ) -> Float[Array, "b h w c_out"]:
+        dtype = self.compute.dtype
+
+        def normed(name: str, array: Array) -> Array:
+            return jax.nn.silu(GroupNorm(self.groups, self.epsilon, dtype, name=name)(array))
+
+        hidden = conv(self.features, "conv1", dtype)(normed("norm1", x))
+        if time is not None:
+            shift = dense(self.features, "time_emb_proj", self.compute)(jax.nn.silu(time))
+            hidden = hidden + shift[:, None, None]
+        hidden = conv(self.features, "conv2", dtype)(normed("norm2", hidden))
+        if x.shape[-1] != self.features:
+            x = conv(self.features, "conv_shortcut", dtype, size=1)(x)
+        return self.compute.place(x.astype(dtype) + hidden, IMAGE)
+
+
+class Downsample(nn.Module):
+    """A convolution of stride 2; `padding` is (1, 1) in the UNet and (0, 1) in the VAE."""
+
+    padding: tuple[int, int]
+    compute: Compute
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
+        layer = conv(x.shape[-1], "conv", self.compute.dtype, stride=2, padding=self.padding)
+        return self.compute.place(layer(x), IMAGE)
+
+
+class Upsample(nn.Module):
+    """Nearest-neighbour doubling and a convolution.
+
+    `size` (height, width) crops the doubled image where a level below had an odd size; it equals
+    nearest-neighbour resizing to that size.
+    """
+
+    compute: Compute
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b h w c"], size: tuple[int, int] | None = None
+    ) -> Float[Array, "b h2 w2 c"]:
+        x = jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
+        if size is not None:
+            x = x[:, : size[0], : size[1]]
+        return self.compute.place(conv(x.shape[-1], "conv", self.compute.dtype)(x), IMAGE)

@@ -1,0 +1,65 @@
+"""SDXL's UNet: image and time in, a prediction of the same size out."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Num
+
+from omfa_jax.models.compute import IMAGE, Compute
+from omfa_jax.models.config import UNetConfig
+from omfa_jax.models.embeddings import TimestepEmbedding, sinusoid
+from omfa_jax.models.layers import GroupNorm, conv
+from omfa_jax.models.unet_blocks import DownBlock, MidBlock, UpBlock
+
+
+class UNet(nn.Module):
+    """Levels down, a middle and levels up, with a skip from every layer on the way down.
+
+    Module names joined by dots are diffusers' names of the same weights (UNet2DConditionModel,
+    Podell et al., arXiv 2307.01952).
+    """
+
+    config: UNetConfig
+    compute: Compute
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "b h w c_in"],
+        t: Num[Array, "b"],
+        context: Float[Array, "b l d"],
+        pooled: Float[Array, "b p"],
+        time_ids: Num[Array, "b i"],
+    ) -> Float[Array, "b h w c_out"]:
+        config, compute = self.config, self.compute
+        levels = range(len(config.block_channels))
+        context = context.astype(compute.dtype)
+        time = self._condition(t, pooled, time_ids)
+
+        x = conv(config.block_channels[0], "conv_in", compute.dtype)(x)
+        x = compute.place(x, IMAGE)
+        skips = [x]
+        for level in levels:
+            x, left = DownBlock(config, level, compute, name=f"down_blocks.{level}")(
+                x, time, context
+            )
+            skips += left
+        x = MidBlock(config, compute, name="mid_block")(x, time, context)
+        for index, level in enumerate(reversed(levels)):
+            block = UpBlock(config, level, compute, name=f"up_blocks.{index}")
+            x = block(x, skips, time, context)
+
+        x = GroupNorm(config.norm_groups, 1e-5, name="conv_norm_out")(x)
+        return conv(config.out_channels, "conv_out", jnp.float32)(jax.nn.silu(x))
+
+    def _condition(
+        self, t: Num[Array, "b"], pooled: Float[Array, "b p"], time_ids: Num[Array, "b i"]
+    ) -> Float[Array, "b e"]:
+        """Return the time embedding plus that of the pooled text and the sizes, in this order."""
+        config, compute = self.config, self.compute
+        sizes = sinusoid(time_ids, config.time_id_dim).reshape(time_ids.shape[0], -1)
+        added = jnp.concatenate([pooled.astype(jnp.float32), sizes], axis=-1)
+        time = TimestepEmbedding(config.time_embed_dim, compute, name="time_embedding")(
+            sinusoid(t, config.block_channels[0])
+        )
+        return time + TimestepEmbedding(config.time_embed_dim, compute, name="add_embedding")(added)

@@ -1,0 +1,132 @@
+"""SDXL's autoencoder: images to a Gaussian over latents, and latents back to images."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from omfa_jax.models.attention import attend
+from omfa_jax.models.compute import IMAGE, Compute
+from omfa_jax.models.config import VAEConfig
+from omfa_jax.models.layers import GroupNorm, conv
+from omfa_jax.models.resnet import Downsample, Resnet, Upsample
+
+EPSILON = 1e-6
+
+
+class SpatialAttention(nn.Module):
+    """One head of attention over all pixels, added to its input."""
+
+    groups: int
+    compute: Compute
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        tokens = GroupNorm(self.groups, EPSILON, self.compute.dtype, name="group_norm")(x)
+        tokens = tokens.reshape(x.shape[0], -1, x.shape[-1])
+        mixed = attend(tokens, tokens, 1, self.compute, use_bias=True)
+        return x + mixed.reshape(x.shape)
+
+
+class Level(nn.Module):
+    """Resnets at one resolution, then a change of resolution: "down", "up" or None."""
+
+    features: int
+    layers: int
+    resample: str | None
+    groups: int
+    compute: Compute
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c_in"]) -> Float[Array, "b h2 w2 c_out"]:
+        for index in range(self.layers):
+            name = f"resnets.{index}"
+            x = Resnet(self.features, self.groups, EPSILON, self.compute, name=name)(x)
+        if self.resample == "down":
+            x = Downsample((0, 1), self.compute, name="downsamplers.0")(x)
+        if self.resample == "up":
+            x = Upsample(self.compute, name="upsamplers.0")(x)
+        return x
+
+
+class Middle(nn.Module):
+    """Resnet, attention, resnet at the lowest resolution."""
+
+    groups: int
+    compute: Compute
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        features, groups, compute = x.shape[-1], self.groups, self.compute
+        x = Resnet(features, groups, EPSILON, compute, name="resnets.0")(x)
+        x = SpatialAttention(groups, compute, name="attentions.0")(x)
+        return Resnet(features, groups, EPSILON, compute, name="resnets.1")(x)
+
+
+class Encoder(nn.Module):
+    """Images to the posterior's mean and log-variance, side by side on the channels."""
+
+    config: VAEConfig
+    compute: Compute
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w 3"]) -> Float[Array, "b h2 w2 c"]:
+        config, compute = self.config, self.compute
+        groups, last = config.norm_groups, len(config.block_channels) - 1
+        x = compute.place(conv(config.block_channels[0], "conv_in", compute.dtype)(x), IMAGE)
+        for index, features in enumerate(config.block_channels):
+            resample = "down" if index < last else None
+            layers, name = config.layers_per_block, f"down_blocks.{index}"
+            x = Level(features, layers, resample, groups, compute, name=name)(x)
+        x = Middle(groups, compute, name="mid_block")(x)
+        x = jax.nn.silu(GroupNorm(groups, EPSILON, name="conv_norm_out")(x))
+        return conv(2 * config.latent_channels, "conv_out", jnp.float32)(x)
+
+
+class Decoder(nn.Module):
+    """Unscaled latents to images."""
+
+    config: VAEConfig
+    compute: Compute
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 3"]:
+        config, compute = self.config, self.compute
+        groups, last = config.norm_groups, len(config.block_channels) - 1
+        x = compute.place(conv(config.block_channels[-1], "conv_in", compute.dtype)(x), IMAGE)
+        x = Middle(groups, compute, name="mid_block")(x)
+        for index, features in enumerate(reversed(config.block_channels)):
+            resample = "up" if index < last else None
+            layers, name = config.layers_per_block + 1, f"up_blocks.{index}"
+            x = Level(features, layers, resample, groups, compute, name=name)(x)
+        x = jax.nn.silu(GroupNorm(groups, EPSILON, name="conv_norm_out")(x))
+        return conv(3, "conv_out", jnp.float32)(x)
+
+
+class VAE(nn.Module):
+    """The encoder and the decoder with the two 1x1 convolutions around the latents."""
+
+    config: VAEConfig
+    compute: Compute
+
+    def setup(self) -> None:
+        channels = self.config.latent_channels
+        self.encoder = Encoder(self.config, self.compute)
+        self.quant_conv = conv(2 * channels, None, jnp.float32, size=1)
+        self.post_quant_conv = conv(channels, None, jnp.float32, size=1)
+        self.decoder = Decoder(self.config, self.compute)
+
+    def posterior(
+        self, images: Float[Array, "b h w 3"]
+    ) -> tuple[Float[Array, "b h2 w2 c"], Float[Array, "b h2 w2 c"]]:
+        """Return mean and log-variance of the unscaled latents, the latter within [-30, 20]."""
+        mean, logvar = jnp.split(self.quant_conv(self.encoder(images)), 2, axis=-1)
+        return mean, jnp.clip(logvar, -30.0, 20.0)
+
+    def decode(self, latents: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 3"]:
+        """Return the images of unscaled latents."""
+        return self.decoder(self.post_quant_conv(latents))
+
+    def __call__(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
+        """Return the images through the posterior's mean and back: touches every parameter."""
+        return self.decode(self.posterior(images)[0])

@@ -1,0 +1,1 @@
+"""Pictures from pictures: encode, denoise, decode, for every task."""

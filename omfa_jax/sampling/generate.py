@@ -1,0 +1,115 @@
+"""One compiled call from images and conditions to generated images."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, UInt8
+
+from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.images import from_signed
+from omfa_jax.core.tasks import COMPONENTS, noised_table, task_index
+from omfa_jax.diffusion.sample import SamplerSettings, sample
+from omfa_jax.models import decode, encode
+from omfa_jax.weights.bundle import Bundle, network_apply
+
+Images = Mapping[str, Float[np.ndarray, "b h w 3"]]
+Pictures = dict[str, UInt8[np.ndarray, "b h w 3"]]
+
+
+class Sampler:
+    """Generates the noised components of a task; compiled once per task and batch size.
+
+    `dtype` is the networks' compute type; parameters stay float32.
+    """
+
+    def __init__(self, bundle: Bundle, settings: SamplerSettings, *, dtype: str = "float32"):
+        if bundle.unet_params is None:
+            raise OmfaError("this model has no UNet weights; give --checkpoint a trained model")
+        self.bundle = bundle
+        self.settings = settings
+        self._apply = network_apply(bundle.settings, bundle.unet_config, dtype=dtype)
+        self._dtype = jnp.dtype(dtype)
+        self._table = noised_table(bundle.settings.tasks)
+        self._run = jax.jit(self._generate, static_argnames=("noised", "count"))
+
+    def __call__(
+        self,
+        task: str,
+        given: Images,
+        pose: Float[np.ndarray, "b h w 3"] | None,
+        *,
+        seed: int,
+        params: Any = None,
+    ) -> Pictures:
+        """Return the task's noised components as uint8 (b, h, w, 3).
+
+        `given` holds the clean components, in [-1, 1] at the slot sizes; a component that is
+        neither given nor generated is null (zero latents). `pose` None is the null pose. `params`
+        replaces the bundle's UNet parameters (a training run's EMA). Example i of a batch gets
+        the same noise whatever the batch size.
+        """
+        bundle = self.bundle
+        row = task_index(bundle.settings.tasks, task)
+        noised = tuple(bool(flag) for flag in self._table[row])
+        wanted = [name for name, flag in zip(COMPONENTS, noised, strict=True) if flag]
+        clean = {name: given[name] for name in COMPONENTS if name in given and name not in wanted}
+        sizes = {len(images) for images in clean.values()} | ({len(pose)} if pose is not None else set())
+        if len(sizes) != 1:
+            raise OmfaError(f"task {task!r}: the given images must be equally many, got {sizes}")
+        output = self._run(
+            bundle.unet_params if params is None else params,
+            {"vae": bundle.vae_params, "prompts": bundle.prompts},
+            clean,
+            pose,
+            jnp.int32(row),
+            jax.random.key(seed),
+            noised=noised,
+            count=sizes.pop(),
+        )
+        return {name: from_signed(np.asarray(output[name])) for name in wanted}
+
+    def _generate(
+        self,
+        params: Any,
+        frozen: Any,
+        clean: dict[str, Array],
+        pose: Array | None,
+        row: Int[Array, ""],
+        key: Array,
+        *,
+        noised: tuple[bool, ...],
+        count: int,
+    ) -> dict[str, Float[Array, "b h w 3"]]:
+        bundle, canvas = self.bundle, self.bundle.settings.canvas
+
+        def encoded(images):
+            return encode(bundle.vae_config, frozen["vae"], images, dtype=self._dtype)
+
+        def laid_out(parts):
+            return canvas.assemble(parts) if parts else jnp.zeros((count, *canvas.shape))
+
+        x0 = laid_out({name: encoded(images) for name, images in clean.items()})
+        pose_canvas = laid_out({} if pose is None else {"person": encoded(pose)})
+        keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(count))
+        noise = jax.vmap(lambda k: jax.random.normal(k, canvas.shape))(keys)
+        mask: Bool[Array, "b 3"] = jnp.broadcast_to(jnp.asarray(noised), (count, len(noised)))
+        result = sample(
+            lambda x, t, prompt: self._apply(params, x, t, prompt, frozen["prompts"]),
+            bundle.settings,
+            self.settings,
+            noise,
+            x0,
+            mask,
+            pose_canvas,
+            jnp.broadcast_to(row, (count,)),
+            len(bundle.settings.tasks),
+        )
+        parts = canvas.split(result)
+        return {
+            name: decode(bundle.vae_config, frozen["vae"], parts[name], dtype=self._dtype)
+            for name, flag in zip(COMPONENTS, noised, strict=True)
+            if flag
+        }

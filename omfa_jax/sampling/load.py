@@ -1,0 +1,21 @@
+"""A model from wherever it is: a training workdir, one of its steps, or a converted folder."""
+
+from pathlib import Path
+
+from omfa_jax.core.errors import OmfaError
+from omfa_jax.weights.bundle import Bundle
+from omfa_jax.weights.folder import load_diffusers
+from omfa_jax.weights.frozen import bundle_of
+from omfa_jax.weights.imported import is_imported, load_imported
+
+
+def load_folder(path: str | Path) -> Bundle:
+    """Return the model of a diffusers or imported folder that carries omfa.json and prompts."""
+    path = Path(path)
+    if not path.is_dir():
+        raise OmfaError(
+            f"no model at {path}; --checkpoint takes a training workdir, one of its steps, or a"
+            " folder in diffusers form"
+        )
+    model = load_imported(path) if is_imported(path) else load_diffusers(path)
+    return bundle_of(model, model.unet_params, model.vae_params, str(path))

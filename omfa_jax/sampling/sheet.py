@@ -1,0 +1,33 @@
+"""Side-by-side sheets: rows of labelled pictures on one image."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageDraw
+
+from omfa_jax.core.images import letterbox
+
+GAP_PX = 4
+LABEL_PX = 14
+
+
+def sheet(
+    columns: Mapping[str, Sequence[UInt8[np.ndarray, "_ _ 3"]]], height_px: int, width_px: int
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Return one picture with a labelled column per entry and one example a row.
+
+    Pictures are letter-boxed to (height_px, width_px) cells; shorter columns end in white.
+    """
+    rows = max((len(pictures) for pictures in columns.values()), default=0)
+    step_x, step_y = width_px + GAP_PX, height_px + GAP_PX
+    size = (step_x * len(columns) + GAP_PX, step_y * rows + GAP_PX + LABEL_PX)
+    canvas = Image.new("RGB", size, "white")
+    draw = ImageDraw.Draw(canvas)
+    for x, (label, pictures) in enumerate(columns.items()):
+        left = GAP_PX + x * step_x
+        draw.text((left, 1), label, fill="black")
+        for y, picture in enumerate(pictures):
+            cell = letterbox(np.asarray(picture), height_px, width_px)
+            canvas.paste(Image.fromarray(cell), (left, LABEL_PX + GAP_PX + y * step_y))
+    return np.asarray(canvas)

@@ -1,0 +1,217 @@
+"""Checkpoints: Orbax steps of {state, EMA, data position, config}, whole or not there.
+
+Checkpoint N holds the state after N updates and the position after N batches.
+"""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from omfa_jax.core.errors import OmfaError
+from omfa_jax.train.state import TrainState
+from omfa_jax.weights.bundle import Bundle
+from omfa_jax.weights.frozen import describe, load_frozen
+
+log = logging.getLogger(__name__)
+
+ITEMS = ("state", "data", "config")
+EMA_ITEM = "ema"
+
+
+class Checkpoints:
+    """The checkpoints of one workdir; saves run in the background."""
+
+    def __init__(self, workdir: str | Path, keep: int):
+        self.folder = Path(workdir).absolute() / "checkpoints"
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep,
+            create=True,
+            cleanup_tmp_directories=True,
+            enable_async_checkpointing=True,
+        )
+        try:
+            self._manager = ocp.CheckpointManager(self.folder, options=options)
+        except (OSError, ValueError) as error:
+            raise OmfaError(
+                f"cannot keep checkpoints in {self.folder}: {error}; change --workdir"
+            ) from None
+
+    def latest(self) -> int | None:
+        """Return the newest whole step; warn of any newer folder that is not whole."""
+        return newest_whole_step(self.folder)
+
+    def save(
+        self, step: int, state: TrainState, data: dict[str, Any], config: dict[str, Any]
+    ) -> None:
+        """Start saving; the arrays are copied to the host before this returns."""
+        items: dict[str, Any] = {
+            "state": ocp.args.StandardSave(state_item(state)),
+            "data": ocp.args.JsonSave(data),
+            "config": ocp.args.JsonSave(config),
+        }
+        if state.ema is not None:
+            items[EMA_ITEM] = ocp.args.StandardSave(state.ema)
+        try:
+            # a folder of this step that is not whole would make Orbax refuse the save
+            self._manager.save(step, args=ocp.args.Composite(**items), force=True)
+        except Exception as error:
+            raise self._failure(step, error) from error
+
+    def wait(self) -> None:
+        """Return when the last save is on disk; a save that failed raises here."""
+        try:
+            self._manager.wait_until_finished()
+            self._manager.check_for_errors()
+        except Exception as error:
+            raise self._failure(None, error) from error
+
+    def restore(self, step: int, abstract: TrainState) -> tuple[TrainState, dict[str, Any]]:
+        """Return (state laid out as `abstract` says, data position) of `step`."""
+        found = read_config(self.folder / str(step))
+        wanted: dict[str, Any] = {
+            "state": ocp.args.StandardRestore(state_item(abstract)),
+            "data": ocp.args.JsonRestore(),
+        }
+        if abstract.ema is not None:
+            if not (self.folder / str(step) / EMA_ITEM).is_dir():
+                raise OmfaError(
+                    f"checkpoint {step} in {self.folder} has no EMA (it was trained with"
+                    " train.ema_decay=0); give --config.train.ema_decay=0 or a new --workdir"
+                )
+            wanted[EMA_ITEM] = ocp.args.StandardRestore(abstract.ema)
+        try:
+            items = self._manager.restore(step, args=ocp.args.Composite(**wanted))
+        except Exception as error:
+            preset = found.get("model", {}).get("unet")
+            raise OmfaError(
+                f"checkpoint {step} in {self.folder} (model.unet={preset!r}) does not fit this"
+                " config's model or optimizer; use the config it was trained with or a new"
+                f" --workdir. First difference: {first_line(error)}"
+            ) from error
+        state = items["state"]
+        ema = items[EMA_ITEM] if abstract.ema is not None else None
+        return TrainState(state["step"], state["params"], ema, state["opt_state"]), items["data"]
+
+    def close(self) -> None:
+        """Finish the running save and release the threads."""
+        self.wait()
+        self._manager.close()
+
+    def _failure(self, step: int | None, error: Exception) -> OmfaError:
+        whole = newest_whole_step(self.folder, warn=False)
+        what = "a checkpoint" if step is None else f"checkpoint {step}"
+        kept = "none is whole" if whole is None else f"the last whole one is step {whole}"
+        return OmfaError(f"could not save {what} in {self.folder}: {first_line(error)}; {kept}")
+
+
+def state_item(state: TrainState) -> dict[str, Any]:
+    """Return what the `state` item holds (the EMA is an item of its own)."""
+    return {"step": state.step, "params": state.params, "opt_state": state.opt_state}
+
+
+def abstract_like(abstract: TrainState, shardings: TrainState) -> TrainState:
+    """Return ShapeDtypeStructs that carry shardings: the template of a sharded restore."""
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        abstract,
+        shardings,
+    )
+
+
+def newest_whole_step(folder: Path, *, warn: bool = True) -> int | None:
+    """Return the newest step whose items are all there.
+
+    On a local file system Orbax takes any folder with a number for a checkpoint, an empty one
+    too; a step counts here only with its finishing metadata and every item.
+    """
+    steps = sorted((int(p.name) for p in folder.glob("*") if p.name.isdigit()), reverse=True)
+    for step in steps:
+        path = folder / str(step)
+        missing = [item for item in ITEMS if not (path / item).is_dir()]
+        if not missing and (path / "_CHECKPOINT_METADATA").is_file():
+            return step
+        if warn:
+            log.warning(
+                "checkpoint %s is not whole (missing: %s); trying the one before",
+                path,
+                ", ".join(missing) or "_CHECKPOINT_METADATA",
+            )
+    return None
+
+
+def read_config(step_folder: Path) -> dict[str, Any]:
+    """Return the config saved in one step's folder, as plain types."""
+    file = step_folder / "config" / "metadata"
+    try:
+        return json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise OmfaError(f"{step_folder} is not a whole checkpoint: {error}") from None
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first non-empty line of an exception's text, or its type."""
+    for line in str(error).splitlines():
+        if line.strip():
+            return line.strip()[:300]
+    return type(error).__name__
+
+
+def restore_params(path: str | Path, *, ema: bool = True) -> tuple[dict[str, Any], int]:
+    """Return (UNet parameters as numpy arrays, step) of a workdir or of one step's folder.
+
+    The EMA is preferred where there is one and `ema` asks for it.
+    """
+    path = Path(path).absolute()
+    folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path.parent
+    step = int(path.name) if path.name.isdigit() else newest_whole_step(folder)
+    if step is None or not (folder / str(step) / "state").is_dir():
+        raise OmfaError(f"no whole checkpoint in {path}; give a training workdir or one step of it")
+    step_folder = folder / str(step)
+    use_ema = ema and (step_folder / EMA_ITEM).is_dir()
+    with ocp.StandardCheckpointer() as reader:
+        try:
+            if use_ema:
+                return as_numpy(reader, step_folder / EMA_ITEM), step
+            return as_numpy(reader, step_folder / "state")["params"], step
+        except (OSError, ValueError, KeyError) as error:
+            raise OmfaError(f"checkpoint {step_folder} is damaged: {first_line(error)}") from error
+
+
+def as_numpy(reader: ocp.StandardCheckpointer, folder: Path) -> dict[str, Any]:
+    """Read a saved tree onto the host, whatever devices it was saved from."""
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
+    template = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),
+        reader.metadata(folder).item_metadata.tree,
+    )
+    return jax.tree.map(jax.device_get, reader.restore(folder, template))
+
+
+def load_for_export(path: str | Path, which: str) -> dict[str, Any]:
+    """Return the keyword arguments of `save_diffusers` for a workdir or one of its steps.
+
+    `which` is "ema" (the raw parameters where there is no EMA) or "raw".
+    """
+    bundle, _ = load_bundle(path, ema=which == "ema")
+    description = describe(bundle)
+    return {
+        "unet_config": description.unet_config,
+        "unet_params": bundle.unet_params,
+        "vae_config": description.vae_config,
+        "vae_params": bundle.vae_params,
+        "scheduler": description.scheduler,
+        "omfa": description.omfa,
+        "prompts": description.prompts,
+    }
+
+
+def load_bundle(path: str | Path, *, ema: bool = True) -> tuple[Bundle, int]:
+    """Return (whole model, step) of a training workdir or of one step's folder."""
+    path = Path(path).absolute()
+    workdir = path.parent.parent if path.name.isdigit() else path
+    params, step = restore_params(path, ema=ema)
+    return load_frozen(workdir / "model").with_unet(params), step

@@ -1,0 +1,11 @@
+"""Randomness by name and step: the same key whatever the mesh, the hosts or the restarts."""
+
+import zlib
+
+import jax
+from jaxtyping import Array, Int
+
+
+def key_for(root: jax.Array, name: str, step: int | Int[Array, ""]) -> jax.Array:
+    """Return fold_in(fold_in(root, name), step)."""
+    return jax.random.fold_in(jax.random.fold_in(root, zlib.crc32(name.encode())), step)

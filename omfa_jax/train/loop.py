@@ -1,0 +1,171 @@
+"""The training loop: restore, next batch, step, log, picture, save."""
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+from omfa_jax.core.errors import OmfaError
+from omfa_jax.parallel.feed import to_global
+from omfa_jax.parallel.mesh import check_batch_size, replicated
+from omfa_jax.parallel.rules import Rules
+from omfa_jax.train.checkpoint import Checkpoints, abstract_like
+from omfa_jax.train.objective import Objective
+from omfa_jax.train.optimizer import learning_rate, make_optimizer
+from omfa_jax.train.settings import TrainSettings
+from omfa_jax.train.signals import StopRequest
+from omfa_jax.train.state import (
+    Start,
+    TrainState,
+    abstract_state,
+    create_sharded,
+    state_shardings,
+)
+from omfa_jax.train.step import make_step
+from omfa_jax.train.writers import Progress, Writers
+
+log = logging.getLogger(__name__)
+
+# (state, step) -> {name: uint8 picture}; handed in, so that the loop knows nothing of sampling
+Pictures = Callable[[TrainState, int], Mapping[str, np.ndarray]]
+
+
+class Batches(Protocol):
+    """An iterator of host batches whose position can be saved and set."""
+
+    def __next__(self) -> dict[str, np.ndarray]: ...
+
+    def get_state(self) -> Any: ...
+
+    def set_state(self, state: Any) -> None: ...
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything one run is made of; `start` is parameters, or a jittable function that draws them."""
+
+    workdir: Path
+    settings: TrainSettings
+    objective: Objective
+    start: Start
+    frozen: Any
+    rules: Rules
+    mesh: Mesh
+    batches: Batches
+    config: dict[str, Any]
+    pictures: Pictures | None = None
+
+
+def train(run: Run) -> TrainState:
+    """Train until `settings.steps`, or until a signal asks to stop; return the last state.
+
+    Resumes from the newest whole checkpoint of the workdir, if there is one; the state, the EMA,
+    the data position and all random numbers then continue as if nothing had happened.
+    """
+    settings, mesh = run.settings, run.mesh
+    check_batch_size(mesh, settings.batch_size)
+    optimizer = make_optimizer(settings.optimizer, settings.steps)
+    rate = learning_rate(settings.optimizer, settings.steps)
+    root = jax.device_put(jax.random.key(settings.seed), replicated(mesh))
+
+    checkpoints = Checkpoints(run.workdir, settings.keep)
+    state, shardings = restore_or_create(run, checkpoints, optimizer)
+    frozen_shardings = jax.tree.map(lambda _: replicated(mesh), run.frozen)
+    frozen = jax.device_put(run.frozen, frozen_shardings)
+    step_fn = make_step(
+        run.objective, optimizer, settings.ema_decay, shardings, frozen_shardings, mesh
+    )
+
+    main_process = jax.process_index() == 0
+    writers = Writers(run.workdir, enabled=main_process)
+    step = int(state.step)
+    progress = Progress(step, settings.steps, settings.batch_size, enabled=main_process)
+    window: list[dict[str, jax.Array]] = []
+    saved = step
+
+    with StopRequest() as stop:
+        while step < settings.steps and stop.received is None:
+            batch = to_global(mesh, next(run.batches))
+            state, metrics = step_fn(state, frozen, batch, root)
+            step += 1
+            window.append(metrics)
+            progress.advance()
+
+            if step % settings.log_every_steps == 0 or step == settings.steps:
+                row = mean_of(window)
+                window = []
+                check_finite(row, step, saved, run.workdir)
+                row["images_per_second"] = progress.window(step, row["loss"])
+                row["learning_rate"] = float(rate(step - 1))
+                writers.scalars(step, row)
+
+            if run.pictures and due(settings.samples_every_steps, step):
+                for name, picture in run.pictures(state, step).items():
+                    writers.image(step, name, picture)
+                progress.pause()
+
+            if due(settings.save_every_steps, step):
+                checkpoints.save(step, state, run.batches.get_state(), run.config)
+                saved = step
+                progress.pause()
+
+    if saved < step:
+        checkpoints.save(step, state, run.batches.get_state(), run.config)
+    checkpoints.close()
+    writers.close()
+    progress.close()
+    if stop.received is not None:
+        log.warning("%s: saved step %d, run the same command to go on", stop.received.name, step)
+    return state
+
+
+def restore_or_create(
+    run: Run, checkpoints: Checkpoints, optimizer: optax.GradientTransformation
+) -> tuple[TrainState, TrainState]:
+    """Return (state, shardings): the workdir's newest checkpoint, or `run.start`."""
+    ema_decay = run.settings.ema_decay
+    abstract = abstract_state(run.start, optimizer, ema_decay)
+    shardings = state_shardings(abstract, run.rules, run.mesh)
+    latest = checkpoints.latest()
+    if latest is None:
+        if any(checkpoints.folder.glob("[0-9]*")):
+            raise OmfaError(
+                f"{checkpoints.folder} holds checkpoints but none is whole; refusing to start"
+                " from nothing over them: mend or remove that folder, or change --workdir"
+            )
+        return create_sharded(run.start, optimizer, ema_decay, shardings), shardings
+    state, position = checkpoints.restore(latest, abstract_like(abstract, shardings))
+    run.batches.set_state(position)
+    log.info("resumed from step %d of %s", latest, checkpoints.folder)
+    return state, shardings
+
+
+def due(every: int, step: int) -> bool:
+    """True when something that happens every `every` steps (0 = never) happens at `step`."""
+    return every > 0 and step % every == 0
+
+
+def mean_of(window: list[dict[str, jax.Array]]) -> dict[str, float]:
+    """Return the mean of each metric over the window, ignoring NaN of absent tasks."""
+    stacked = jax.device_get(jax.tree.map(lambda *rows: jnp.stack(rows), *window))
+    means = {}
+    for name, values in stacked.items():
+        kept = values[~np.isnan(values)] if name.startswith("loss/") else values
+        means[name] = float(kept.mean()) if kept.size else float("nan")
+    return means
+
+
+def check_finite(row: Mapping[str, float], step: int, saved: int, workdir: Path) -> None:
+    """Stop a run whose loss is no number: what follows would only be saved over good weights."""
+    if not np.isfinite(row["loss"]):
+        raise OmfaError(
+            f"the loss is {row['loss']} by step {step}; the last checkpoint in {workdir} is of step"
+            f" {saved}. Lower config.optimizer.learning_rate or look at the batches after it"
+        )

@@ -1,0 +1,88 @@
+"""The partial-diffusion objective: from a batch to a loss on the noised components."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from omfa_jax.core.tasks import COMPONENTS, noised_table
+from omfa_jax.diffusion.dropout import drop_conditions
+from omfa_jax.diffusion.loss import masked_mean, weight
+from omfa_jax.diffusion.partial import corrupt, network_input, target
+from omfa_jax.diffusion.schedule import alpha_sigma
+from omfa_jax.diffusion.settings import DiffusionSettings
+from omfa_jax.train.keys import key_for
+from omfa_jax.train.settings import LossSettings
+
+Batch = Mapping[str, Array]
+Metrics = dict[str, Float[Array, ""]]
+# (params, frozen trees, batch, root key, step) -> loss, metrics
+Objective = Callable[[Any, Any, Batch, jax.Array, Array], tuple[Float[Array, ""], Metrics]]
+# (params, network input, timesteps, prompt rows, prompt table) -> prediction
+Apply = Callable[..., Float[Array, "b h w c"]]
+
+
+def batch_latents(
+    batch: Batch, encode: Callable[[Float[Array, "b h w 3"]], Float[Array, "b h w c"]]
+) -> dict[str, Float[Array, "b h w c"]]:
+    """Return latents of the three components and the pose map, encoded here unless stored.
+
+    Without a pose map (`has_pose` False) the pose is null: zero latents.
+    """
+    latents = {}
+    for name in (*COMPONENTS, "pose"):
+        stored = batch.get(f"{name}_latents")
+        latents[name] = encode(batch[name]) if stored is None else stored.astype(jnp.float32)
+    has_pose = batch["has_pose"][:, None, None, None]
+    latents["pose"] = jnp.where(has_pose, latents["pose"], 0.0)
+    return jax.lax.stop_gradient(latents)
+
+
+def partial_diffusion(
+    settings: DiffusionSettings, loss: LossSettings, apply: Apply, encode: Callable[..., Array]
+) -> Objective:
+    """Return the objective of DESIGN equations 1-3 and 6, with tasks mixed in one batch."""
+    canvas, table = settings.canvas, jnp.asarray(noised_table(settings.tasks))
+    null_prompt = len(settings.tasks)
+    gamma = loss.min_snr_gamma or None
+
+    def objective(params, frozen, batch, root, step):
+        latents = batch_latents(batch, lambda images: encode(frozen["vae"], images))
+        pose = canvas.assemble({"person": latents.pop("pose")})
+        x0 = canvas.assemble(latents)
+        size = x0.shape[0]
+        mask = canvas.mask(table[batch["task"]])
+
+        t = jax.random.randint(
+            key_for(root, "timestep", step), (size,), 0, settings.schedule.train_steps
+        )
+        eps = jax.random.normal(key_for(root, "noise", step), x0.shape)
+        alpha, sigma = alpha_sigma(settings.schedule, t)
+        xt = corrupt(x0, eps, mask, alpha, sigma)
+        drop = jax.random.bernoulli(
+            key_for(root, "dropout", step), loss.condition_dropout, (size,)
+        )
+        xt, pose, prompt = drop_conditions(drop, xt, mask, pose, batch["task"], null_prompt)
+
+        inputs = network_input(settings.unet_inputs, canvas, xt, mask, pose)
+        output = apply(params, inputs, t, prompt, frozen["prompts"])
+        wanted = target(settings.prediction, x0, eps, alpha, sigma)
+        per_example = masked_mean((output - wanted) ** 2, mask)
+        mean = jnp.mean(weight(settings.prediction, gamma, alpha, sigma) * per_example)
+        return mean, per_task_losses(settings, per_example, batch["task"])
+
+    return objective
+
+
+def per_task_losses(
+    settings: DiffusionSettings, per_example: Float[Array, "b"], task: Array
+) -> Metrics:
+    """Return the unweighted mean loss of each task; NaN where the batch holds none of it."""
+    metrics = {}
+    for index, row in enumerate(settings.tasks):
+        chosen = task == index
+        total = jnp.sum(jnp.where(chosen, per_example, 0.0))
+        metrics[f"loss/{row.name}"] = total / jnp.sum(chosen)
+    return metrics

@@ -1,0 +1,73 @@
+"""What the training code needs to know, frozen; made from the config at the command line's border."""
+
+from dataclasses import dataclass, field
+
+from omfa_jax.core.errors import OmfaError, unknown
+
+DECAYS = ("constant", "cosine")
+DTYPES = ("float32", "bfloat16")
+
+
+@dataclass(frozen=True)
+class OptimizerSettings:
+    """AdamW with linear warm-up; `clip_norm` bounds the global gradient norm (0 = off)."""
+
+    learning_rate: float = 1e-5
+    warmup_steps: int = 500
+    decay: str = "constant"
+    weight_decay: float = 0.01
+    b1: float = 0.9
+    b2: float = 0.999
+    clip_norm: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.decay not in DECAYS:
+            raise unknown("config.optimizer.decay", self.decay, DECAYS)
+        if not self.learning_rate > 0:
+            raise OmfaError(f"config.optimizer.learning_rate must be > 0, got {self.learning_rate}")
+
+
+@dataclass(frozen=True)
+class LossSettings:
+    """`min_snr_gamma` 0 = uniform weight; `condition_dropout` is a probability per example."""
+
+    min_snr_gamma: float = 0.0
+    condition_dropout: float = 0.05
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.condition_dropout < 1:
+            raise OmfaError(
+                f"config.diffusion.condition_dropout must lie in [0, 1), got {self.condition_dropout}"
+            )
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """One run: `steps` updates of a global batch of `batch_size` examples."""
+
+    steps: int
+    batch_size: int
+    seed: int = 0
+    compute_dtype: str = "float32"
+    remat: str = "none"
+    ema_decay: float = 0.9999
+    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
+    loss: LossSettings = field(default_factory=LossSettings)
+    save_every_steps: int = 1000
+    keep: int = 3
+    log_every_steps: int = 20
+    samples_every_steps: int = 0
+
+    def __post_init__(self) -> None:
+        if self.compute_dtype not in DTYPES:
+            raise unknown("config.train.compute_dtype", self.compute_dtype, DTYPES)
+        if self.steps < 1 or self.batch_size < 1:
+            raise OmfaError(
+                "config.train.steps and config.train.batch_size must be at least 1,"
+                f" got {self.steps} and {self.batch_size}"
+            )
+        if not 0 <= self.ema_decay < 1:
+            raise OmfaError(f"config.train.ema_decay must lie in [0, 1), got {self.ema_decay}")
+        for name in ("save_every_steps", "keep", "log_every_steps"):
+            if getattr(self, name) < 1:
+                raise OmfaError(f"{name} must be at least 1, got {getattr(self, name)}")

@@ -1,0 +1,89 @@
+"""The training state: a pytree, created sharded and updated by one function."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+from jaxtyping import Array, Int
+
+from omfa_jax.parallel.mesh import replicated
+from omfa_jax.parallel.rules import Rules, param_shardings, shardings_like
+
+Params = dict[str, Any]
+Start = Params | Callable[[], Params]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class TrainState:
+    """`step` updates have been made and `step` batches consumed; `ema` is None without EMA."""
+
+    step: Int[Array, ""]
+    params: Params
+    ema: Params | None
+    opt_state: optax.OptState
+
+
+def make_state(
+    params: Params, optimizer: optax.GradientTransformation, ema_decay: float
+) -> TrainState:
+    """Return the state at step 0; the EMA starts at the parameters."""
+    ema = jax.tree.map(jnp.copy, params) if ema_decay else None
+    return TrainState(jnp.zeros((), jnp.int32), params, ema, optimizer.init(params))
+
+
+def state_shardings(abstract: TrainState, rules: Rules, mesh: Mesh) -> TrainState:
+    """Return the tree of shardings for a state: moments and EMA lie as their parameters do."""
+    params = param_shardings(rules, abstract.params, mesh)
+    return shardings_like(abstract, params, replicated(mesh))
+
+
+def abstract_state(
+    start: Start, optimizer: optax.GradientTransformation, ema_decay: float
+) -> TrainState:
+    """Return the state's shapes and types; nothing is computed."""
+    params = jax.eval_shape(start) if callable(start) else start
+    return jax.eval_shape(lambda p: make_state(p, optimizer, ema_decay), params)
+
+
+def create_sharded(
+    start: Start,
+    optimizer: optax.GradientTransformation,
+    ema_decay: float,
+    shardings: TrainState,
+) -> TrainState:
+    """Return the state at step 0, laid out; no device ever holds a full copy.
+
+    `start` is a jittable function that draws random parameters, or a tree of host arrays.
+    """
+    if callable(start):
+        params = jax.jit(start, out_shardings=shardings.params)()
+    else:
+        params = jax.device_put(start, shardings.params)
+    fill = jax.jit(lambda p: make_state(p, optimizer, ema_decay), out_shardings=shardings)
+    return fill(params)
+
+
+def updated(
+    state: TrainState,
+    grads: Params,
+    optimizer: optax.GradientTransformation,
+    ema_decay: float,
+) -> TrainState:
+    """Return the state after one update.
+
+    The EMA's decay warms up as min(decay, (1 + n) / (10 + n)), so that a short run's average
+    forgets its start.
+    """
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    ema = state.ema
+    if ema is not None:
+        n = state.step.astype(jnp.float32)
+        decay = jnp.minimum(ema_decay, (1.0 + n) / (10.0 + n))
+        ema = jax.tree.map(lambda old, new: old * decay + new * (1.0 - decay), ema, params)
+    return TrainState(state.step + 1, params, ema, opt_state)

@@ -1,0 +1,84 @@
+"""A whole model: what it means (settings), its networks' parameters and its prompt table."""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from omfa_jax.core.errors import OmfaError
+from omfa_jax.diffusion.settings import DiffusionSettings
+from omfa_jax.models import UNetConfig, VAEConfig, apply_unet
+
+Params = dict[str, Any]
+# rows in the order of the task table, the empty prompt last
+PromptRows = dict[str, Float[np.ndarray, "rows ..."]]
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """`prompts` holds context (tasks + 1, l, d) and pooled (tasks + 1, p), the empty prompt last.
+
+    `unet_params` may be None where a run starts its UNet at random.
+    """
+
+    settings: DiffusionSettings
+    unet_config: UNetConfig
+    vae_config: VAEConfig
+    unet_params: Params | None
+    vae_params: Params
+    prompts: PromptRows
+
+    def __post_init__(self) -> None:
+        s, vae = self.settings, self.vae_config
+        facts = {
+            "UNet input channels": (s.in_channels, self.unet_config.in_channels),
+            "UNet output channels": (s.out_channels, self.unet_config.out_channels),
+            "latent channels": (s.latent_channels, vae.latent_channels),
+            "VAE stride": (s.stride, vae.stride),
+            "rows of the prompt table": (len(s.tasks) + 1, len(self.prompts["context"])),
+            "prompt width": (self.unet_config.context_dim, self.prompts["context"].shape[-1]),
+            "pooled width": (self.unet_config.pooled_dim, self.prompts["pooled"].shape[-1]),
+        }
+        for what, (wanted, came) in facts.items():
+            if wanted != came:
+                raise OmfaError(
+                    f"{what}: config.canvas, config.diffusion.unet_inputs and the presets ask for"
+                    f" {wanted}, the weights have {came}; change config.model.unet, config.model.vae"
+                    " or config.model.init"
+                )
+
+    def with_unet(self, params: Params) -> "Bundle":
+        """Return the bundle with other UNet parameters."""
+        return dataclasses.replace(self, unet_params=params)
+
+
+def network_apply(
+    settings: DiffusionSettings,
+    config: UNetConfig,
+    *,
+    dtype: str = "float32",
+    constrain: Callable | None = None,
+    remat: str = "none",
+) -> Callable[..., Float[Array, "b h w c"]]:
+    """Return `apply(params, inputs, t, prompt_rows, prompts)`: the UNet with its context looked up."""
+    time_ids = jnp.asarray(settings.time_ids, jnp.float32)
+
+    def apply(params, inputs, t, rows, prompts):
+        return apply_unet(
+            config,
+            params,
+            inputs,
+            t,
+            prompts["context"][rows],
+            prompts["pooled"][rows],
+            jnp.broadcast_to(time_ids, (inputs.shape[0], time_ids.shape[0])),
+            dtype=jnp.dtype(dtype),
+            constrain=constrain,
+            remat=remat,
+        )
+
+    return apply

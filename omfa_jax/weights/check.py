@@ -1,0 +1,137 @@
+"""Our networks against diffusers' on the same random inputs, one component at a time."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from omfa_jax.core.errors import OmfaError
+from omfa_jax.models import UNetConfig, VAEConfig, apply_unet, decode, posterior
+from omfa_jax.weights.files import STEM
+from omfa_jax.weights.folder import LoadedModel
+from omfa_jax.weights.imported import is_imported, load_weights
+
+Outputs = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far one component's output is from diffusers': both numbers are 0 if they are equal.
+
+    `relative_l2` is the norm of the difference over the norm of diffusers' output.
+    """
+
+    component: str
+    max_abs: float
+    relative_l2: float
+
+
+def compare(ours: LoadedModel | Path, theirs: Path, *, seed: int = 0) -> list[Difference]:
+    """Return the differences of unet, vae encoder and vae decoder, all in float32 on random inputs.
+
+    `ours` is a model or a folder of any form, run by JAX; `theirs` a folder in diffusers' form, run
+    by PyTorch. Two folders may come in either order. Where our UNet takes more channels than
+    theirs, the surplus gets random inputs too, so the outputs agree only if its weights are zero.
+    """
+    if not isinstance(ours, LoadedModel):
+        if is_imported(theirs):
+            ours, theirs = theirs, ours
+        ours = load_weights(ours)
+    if is_imported(theirs):
+        raise OmfaError(f"{theirs} has no PyTorch weights; compare with a diffusers folder")
+    inputs = _inputs(ours.unet_config, ours.vae_config, seed)
+    reference = _run_theirs(Path(theirs), inputs)
+    came = _run_ours(ours, inputs)
+    return [_difference(name, came[name], reference[name]) for name in reference]
+
+
+def _inputs(unet: UNetConfig, vae: VAEConfig, seed: int) -> Outputs:
+    # taller than wide, so that swapped axes show
+    rng = np.random.default_rng(seed)
+
+    def normal(*shape: int) -> np.ndarray:
+        return rng.standard_normal(shape, np.float32)
+
+    return {
+        "x": normal(2, 6 * unet.stride, 4 * unet.stride, unet.in_channels),
+        "t": np.array([21, 981], np.int32),
+        "context": normal(2, 8, unet.context_dim),
+        "pooled": normal(2, unet.pooled_dim),
+        "time_ids": np.array([[1024, 768, 0, 0, 1024, 768], [640, 480, 8, 16, 512, 384]]),
+        "images": rng.uniform(-1, 1, (1, 6 * vae.stride, 4 * vae.stride, 3)).astype(np.float32),
+        "latents": normal(1, 6, 4, vae.latent_channels),
+    }
+
+
+def _run_ours(model: LoadedModel, inputs: Outputs) -> Outputs:
+    names = ("x", "t", "context", "pooled", "time_ids")
+    unet, vae = model.unet_config, model.vae_config
+    with jax.default_matmul_precision("highest"):
+        predicted = jax.jit(lambda params, *args: apply_unet(unet, params, *args))(
+            model.unet_params, *(inputs[name].astype(jnp.float32) for name in names)
+        )
+        mean, logvar = jax.jit(lambda params, images: posterior(vae, params, images))(
+            model.vae_params, inputs["images"]
+        )
+        images = jax.jit(lambda params, latents: decode(vae, params, latents))(
+            model.vae_params, inputs["latents"]
+        )
+    moments = jnp.concatenate([mean, logvar], axis=-1)
+    return {
+        "unet": np.asarray(predicted),
+        "vae encoder": np.asarray(moments),
+        "vae decoder": np.asarray(images),
+    }
+
+
+def _run_theirs(folder: Path, inputs: Outputs) -> Outputs:
+    import diffusers
+    import torch
+
+    def load(kind: Any, name: str) -> Any:
+        whole = (folder / name / f"{STEM}.safetensors").is_file()
+        sharded = (folder / name / f"{STEM}.safetensors.index.json").is_file()
+        model = kind.from_pretrained(
+            folder / name,
+            variant=None if whole or sharded else "fp16",
+            torch_dtype=torch.float32,
+            low_cpu_mem_usage=False,
+        )
+        return model.eval()
+
+    def nchw(array: np.ndarray) -> Any:
+        return torch.from_numpy(np.ascontiguousarray(array.transpose(0, 3, 1, 2)))
+
+    def nhwc(tensor: Any) -> np.ndarray:
+        return tensor.numpy().transpose(0, 2, 3, 1)
+
+    with torch.no_grad():
+        unet = load(diffusers.UNet2DConditionModel, "unet")
+        added = {"text_embeds": inputs["pooled"], "time_ids": inputs["time_ids"]}
+        predicted = unet(
+            nchw(inputs["x"][..., : unet.config.in_channels]),
+            torch.from_numpy(inputs["t"]),
+            torch.from_numpy(inputs["context"]),
+            added_cond_kwargs={name: torch.from_numpy(value) for name, value in added.items()},
+        ).sample
+        del unet
+        vae = load(diffusers.AutoencoderKL, "vae")
+        latents = vae.encode(nchw(inputs["images"])).latent_dist
+        images = vae.decode(nchw(inputs["latents"]) / vae.config.scaling_factor).sample
+    moments = torch.cat([latents.mean, latents.logvar], dim=1)
+    return {
+        "unet": nhwc(predicted),
+        "vae encoder": nhwc(moments),
+        "vae decoder": nhwc(images),
+    }
+
+
+def _difference(name: str, came: np.ndarray, reference: np.ndarray) -> Difference:
+    if came.shape != reference.shape:
+        raise OmfaError(f"{name}: output {came.shape} here, {reference.shape} in diffusers")
+    gap = (came - reference).astype(np.float64)
+    norm = np.linalg.norm(reference.astype(np.float64))
+    return Difference(name, float(np.abs(gap).max()), float(np.linalg.norm(gap) / norm))

@@ -1,0 +1,189 @@
+"""diffusers' config.json of a UNet or VAE, written from ours and read back."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from omfa_jax.core.errors import OmfaError
+from omfa_jax.models import UNetConfig, VAEConfig
+
+# The oldest diffusers whose models read these files; it is recorded in each config.json.
+DIFFUSERS_VERSION = "0.27.0"
+
+# Fields of which our networks know one value: (that value, diffusers' default where absent).
+UNET_FIXED: dict[str, tuple[Any, Any]] = {
+    "act_fn": ("silu", "silu"),
+    "addition_embed_type": ("text_time", None),
+    "attention_type": ("default", "default"),
+    "center_input_sample": (False, False),
+    "class_embed_type": (None, None),
+    "conv_in_kernel": (3, 3),
+    "conv_out_kernel": (3, 3),
+    "cross_attention_norm": (None, None),
+    "downsample_padding": (1, 1),
+    "dual_cross_attention": (False, False),
+    "encoder_hid_dim_type": (None, None),
+    "flip_sin_to_cos": (True, True),
+    "freq_shift": (0, 0),
+    "mid_block_scale_factor": (1, 1),
+    "norm_eps": (1e-5, 1e-5),
+    "num_class_embeds": (None, None),
+    "only_cross_attention": (False, False),
+    "resnet_out_scale_factor": (1.0, 1.0),
+    "resnet_skip_time_act": (False, False),
+    "resnet_time_scale_shift": ("default", "default"),
+    "reverse_transformer_layers_per_block": (None, None),
+    "time_cond_proj_dim": (None, None),
+    "time_embedding_act_fn": (None, None),
+    "time_embedding_dim": (None, None),
+    "time_embedding_type": ("positional", "positional"),
+    "timestep_post_act": (None, None),
+    "use_linear_projection": (True, False),
+}
+VAE_FIXED: dict[str, tuple[Any, Any]] = {
+    "act_fn": ("silu", "silu"),
+    "in_channels": (3, 3),
+    "latents_mean": (None, None),
+    "latents_std": (None, None),
+    "mid_block_add_attention": (True, True),
+    "out_channels": (3, 3),
+    "shift_factor": (None, None),
+    "use_post_quant_conv": (True, True),
+    "use_quant_conv": (True, True),
+}
+
+
+def unet_to_diffusers(config: UNetConfig) -> dict[str, Any]:
+    """Return the config.json with which diffusers' UNet2DConditionModel is the same network."""
+    attends = [depth > 0 for depth in config.transformer_depth]
+    return {
+        "_class_name": "UNet2DConditionModel",
+        "_diffusers_version": DIFFUSERS_VERSION,
+        **{name: value for name, (value, _) in UNET_FIXED.items()},
+        "in_channels": config.in_channels,
+        "out_channels": config.out_channels,
+        "block_out_channels": list(config.block_channels),
+        "layers_per_block": config.layers_per_block,
+        "down_block_types": _unet_blocks("Down", attends),
+        "mid_block_type": "UNetMidBlock2DCrossAttn" if attends[-1] else "UNetMidBlock2D",
+        "up_block_types": _unet_blocks("Up", attends[::-1]),
+        # 1 where a level has no transformers, as in SDXL's own file
+        "transformer_layers_per_block": [max(1, depth) for depth in config.transformer_depth],
+        # a misnomer of diffusers': these are numbers of heads
+        "attention_head_dim": [max(1, c // config.head_dim) for c in config.block_channels],
+        "cross_attention_dim": config.context_dim,
+        "addition_time_embed_dim": config.time_id_dim,
+        "projection_class_embeddings_input_dim": config.pooled_dim + 6 * config.time_id_dim,
+        "norm_num_groups": config.norm_groups,
+    }
+
+
+def unet_from_diffusers(fields: Mapping[str, Any], where: str) -> UNetConfig:
+    """Return our config of diffusers' UNet fields; an OmfaError, led by `where`, if it has none."""
+    _require_fixed(fields, UNET_FIXED, where)
+    channels = _levels(fields, "block_out_channels", where)
+    down = _per_level(fields, "down_block_types", len(channels), where)
+    attends = [block == "CrossAttnDownBlock2D" for block in down]
+    expected = {
+        "down_block_types": _unet_blocks("Down", attends),
+        "up_block_types": _unet_blocks("Up", attends[::-1]),
+        "mid_block_type": "UNetMidBlock2DCrossAttn" if attends[-1] else "UNetMidBlock2D",
+    }
+    for name, value in expected.items():
+        came = fields.get(name, "UNetMidBlock2DCrossAttn")
+        if (list(came) if isinstance(came, list | tuple) else came) != value:
+            raise OmfaError(f"{where}: {name} is {came}, expected {value} beside {down}")
+    depths = _per_level(fields, "transformer_layers_per_block", len(channels), where)
+    heads = _per_level(fields, "attention_head_dim", len(channels), where)
+    widths = {c // n for c, n, attended in zip(channels, heads, attends, strict=True) if attended}
+    if len(widths) > 1:
+        raise OmfaError(
+            f"{where}: attention_head_dim {heads} (heads per level) gives heads of widths "
+            f"{sorted(widths)}, expected one width on all levels"
+        )
+    layers = set(_per_level(fields, "layers_per_block", len(channels), where))
+    if len(layers) > 1:
+        raise OmfaError(f"{where}: layers_per_block {layers} differs from level to level")
+    time_id_dim = _required(fields, "addition_time_embed_dim", where)
+    added = _required(fields, "projection_class_embeddings_input_dim", where)
+    return UNetConfig(
+        in_channels=fields.get("in_channels", 4),
+        out_channels=fields.get("out_channels", 4),
+        block_channels=channels,
+        layers_per_block=layers.pop(),
+        transformer_depth=tuple(d if a else 0 for d, a in zip(depths, attends, strict=True)),
+        head_dim=widths.pop() if widths else UNetConfig.head_dim,
+        context_dim=_required(fields, "cross_attention_dim", where),
+        pooled_dim=added - 6 * time_id_dim,
+        time_id_dim=time_id_dim,
+        norm_groups=fields.get("norm_num_groups", 32),
+    )
+
+
+def vae_to_diffusers(config: VAEConfig) -> dict[str, Any]:
+    """Return the config.json with which diffusers' AutoencoderKL is the same network."""
+    levels = len(config.block_channels)
+    return {
+        "_class_name": "AutoencoderKL",
+        "_diffusers_version": DIFFUSERS_VERSION,
+        **{name: value for name, (value, _) in VAE_FIXED.items()},
+        "block_out_channels": list(config.block_channels),
+        "down_block_types": ["DownEncoderBlock2D"] * levels,
+        "up_block_types": ["UpDecoderBlock2D"] * levels,
+        "layers_per_block": config.layers_per_block,
+        "latent_channels": config.latent_channels,
+        "norm_num_groups": config.norm_groups,
+        "scaling_factor": config.scaling_factor,
+        # SDXL's VAE overflows in float16; this makes diffusers run it in float32
+        "force_upcast": True,
+    }
+
+
+def vae_from_diffusers(fields: Mapping[str, Any], where: str) -> VAEConfig:
+    """Return our config of diffusers' VAE fields; an OmfaError, led by `where`, if it has none."""
+    _require_fixed(fields, VAE_FIXED, where)
+    channels = _levels(fields, "block_out_channels", where)
+    for name, block in (
+        ("down_block_types", "DownEncoderBlock2D"),
+        ("up_block_types", "UpDecoderBlock2D"),
+    ):
+        if list(_required(fields, name, where)) != [block] * len(channels):
+            raise OmfaError(f"{where}: {name} is {fields[name]}, expected {block} on every level")
+    return VAEConfig(
+        block_channels=channels,
+        layers_per_block=fields.get("layers_per_block", 1),
+        latent_channels=fields.get("latent_channels", 4),
+        norm_groups=fields.get("norm_num_groups", 32),
+        scaling_factor=fields.get("scaling_factor", 0.18215),
+    )
+
+
+def _unet_blocks(way: str, attends: list[bool]) -> list[str]:
+    return [f"{'CrossAttn' if attended else ''}{way}Block2D" for attended in attends]
+
+
+def _require_fixed(
+    fields: Mapping[str, Any], fixed: Mapping[str, tuple[Any, Any]], where: str
+) -> None:
+    for name, (value, default) in fixed.items():
+        came = fields.get(name, default)
+        # null and false both mean "off" in files written by different versions
+        if (came or None) != (value or None):
+            raise OmfaError(f"{where}: {name} is {came!r}, this network has only {value!r}")
+
+
+def _required(fields: Mapping[str, Any], name: str, where: str) -> Any:
+    if fields.get(name) is None:
+        raise OmfaError(f"{where}: {name} is missing")
+    return fields[name]
+
+
+def _levels(fields: Mapping[str, Any], name: str, where: str) -> tuple[int, ...]:
+    return tuple(_required(fields, name, where))
+
+
+def _per_level(fields: Mapping[str, Any], name: str, levels: int, where: str) -> list[Any]:
+    value = _required(fields, name, where)
+    values = list(value) if isinstance(value, list | tuple) else [value] * levels
+    if len(values) != levels:
+        raise OmfaError(f"{where}: {name} {values} needs {levels} entries, one for each level")
+    return values

@@ -1,0 +1,55 @@
+"""What a model folder says besides its parameters: shapes, schedule, OMFA's settings, prompts."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omfa_jax.core.files import require_dir
+from omfa_jax.models import UNetConfig, VAEConfig
+from omfa_jax.weights import configs
+from omfa_jax.weights.files import read_json, write_json
+from omfa_jax.weights.prompts import PromptTable, load_prompts, save_prompts
+
+
+@dataclass(frozen=True)
+class Description:
+    """All of a model but its parameters.
+
+    `scheduler`, `omfa` and `prompts` are None where a foreign folder has none.
+    """
+
+    unet_config: UNetConfig
+    vae_config: VAEConfig
+    scheduler: dict[str, Any] | None
+    omfa: dict[str, Any] | None
+    prompts: PromptTable | None
+
+
+def write_description(folder: Path, description: Description) -> None:
+    """Write everything but the parameters into `folder`."""
+    files = {
+        "unet/config.json": configs.unet_to_diffusers(description.unet_config),
+        "vae/config.json": configs.vae_to_diffusers(description.vae_config),
+        "scheduler/scheduler_config.json": description.scheduler,
+        "omfa.json": description.omfa,
+    }
+    for name, fields in files.items():
+        if fields is not None:
+            write_json(folder / name, fields)
+    if description.prompts is not None:
+        save_prompts(folder / "prompts.safetensors", description.prompts)
+
+
+def read_description(folder: Path) -> Description:
+    """Return everything but the parameters of the model in `folder`."""
+    folder = require_dir(folder, "weights", "the weights folder")
+    unet, vae = folder / "unet" / "config.json", folder / "vae" / "config.json"
+    scheduler, omfa = folder / "scheduler" / "scheduler_config.json", folder / "omfa.json"
+    prompts = folder / "prompts.safetensors"
+    return Description(
+        configs.unet_from_diffusers(read_json(unet), str(unet)),
+        configs.vae_from_diffusers(read_json(vae), str(vae)),
+        read_json(scheduler) if scheduler.is_file() else None,
+        read_json(omfa) if omfa.is_file() else None,
+        load_prompts(prompts) if prompts.is_file() else None,
+    )

@@ -1,0 +1,97 @@
+"""The prompt table: text embeddings of each task's prompt and of the empty prompt."""
+
+import json
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+from omfa_jax.core.errors import OmfaError
+from omfa_jax.weights.files import read_tensors, write_tensors
+
+EMPTY = ""
+
+
+@dataclass(frozen=True)
+class PromptTable:
+    """Cross-attention inputs for a list of prompts, computed once and kept beside the weights.
+
+    Row i belongs to `prompts[i]`; the last row is the empty prompt, which stands for "no
+    condition" in guidance. `context` has a vector for each token, `pooled` one for the whole.
+    """
+
+    prompts: tuple[str, ...]
+    context: Float[np.ndarray, "n l d"]
+    pooled: Float[np.ndarray, "n p"]
+
+    def __post_init__(self) -> None:
+        rows = len(self.prompts)
+        if rows == 0 or self.prompts[-1] != EMPTY:
+            raise OmfaError(f"prompt table: the last prompt must be empty, got {self.prompts}")
+        if self.context.ndim != 3 or self.pooled.ndim != 2:
+            raise OmfaError(
+                "prompt table: expected context (n, l, d) and pooled (n, p), got "
+                f"{self.context.shape} and {self.pooled.shape}"
+            )
+        if not rows == len(self.context) == len(self.pooled):
+            raise OmfaError(
+                f"prompt table: {rows} prompts, but context {self.context.shape} and "
+                f"pooled {self.pooled.shape}"
+            )
+
+    def rows(self, prompts: Sequence[str]) -> dict[str, Float[np.ndarray, "n ..."]]:
+        """Return `context` and `pooled` of `prompts` in their order, the empty prompt last.
+
+        A prompt that is not in the table is an OmfaError that lists those that are.
+        """
+        wanted = [*prompts, EMPTY]
+        for prompt in wanted:
+            if prompt not in self.prompts:
+                raise OmfaError(
+                    f"prompt {prompt!r} is not in the weights' prompt table {list(self.prompts)}; "
+                    "import the weights again with it (convert_weights.py import --prompt)"
+                )
+        index = [self.prompts.index(prompt) for prompt in wanted]
+        return {"context": self.context[index], "pooled": self.pooled[index]}
+
+
+def seeded_prompts(
+    prompts: Sequence[str], tokens: int, dim: int, pooled_dim: int, seed: int = 0
+) -> PromptTable:
+    """Return fixed Gaussian embeddings for models that have no text encoder.
+
+    A prompt's rows depend on its text and `seed` alone, not on the other prompts. The empty
+    prompt, appended if absent, is zeros.
+    """
+    named = [prompt for prompt in prompts if prompt != EMPTY]
+    context = np.zeros((len(named) + 1, tokens, dim), np.float32)
+    pooled = np.zeros((len(named) + 1, pooled_dim), np.float32)
+    for row, prompt in enumerate(named):
+        rng = np.random.default_rng([seed, zlib.crc32(prompt.encode())])
+        context[row] = rng.standard_normal((tokens, dim), np.float32)
+        pooled[row] = rng.standard_normal(pooled_dim, np.float32)
+    return PromptTable((*named, EMPTY), context, pooled)
+
+
+def save_prompts(path: Path, table: PromptTable) -> None:
+    """Write the table as a float32 safetensors file; the texts are in its metadata."""
+    tensors = {
+        "context": np.ascontiguousarray(table.context),
+        "pooled": np.ascontiguousarray(table.pooled),
+    }
+    write_tensors(path, tensors, "fp32", {"prompts": json.dumps(table.prompts)})
+
+
+def load_prompts(path: Path) -> PromptTable:
+    """Return the table in a file of `save_prompts`; a broken or foreign file is an OmfaError."""
+    tensors, metadata = read_tensors(path)
+    if set(tensors) != {"context", "pooled"} or "prompts" not in metadata:
+        raise OmfaError(
+            f"{path}: expected tensors context and pooled and metadata prompts, got "
+            f"{sorted(tensors)} and {sorted(metadata)}"
+        )
+    prompts = tuple(json.loads(metadata["prompts"]))
+    return PromptTable(prompts, tensors["context"], tensors["pooled"])

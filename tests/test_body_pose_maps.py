@@ -1,0 +1,132 @@
+"""Turntables, and folders of body files to folders of pose maps."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from omfa_jax.body.camera import looking_at
+from omfa_jax.body.forward import forward
+from omfa_jax.body.model import load_model
+from omfa_jax.body.params import neutral
+from omfa_jax.body.params_file import save_body
+from omfa_jax.body.pose_maps import RenderReport, render_folder
+from omfa_jax.body.poses import turntable
+from omfa_jax.body.render import render
+from omfa_jax.body.rotations import rotation_matrices
+from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.images import read_rgb
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 8])
+def test_turntable_returns_to_its_start(count: int):
+    params = neutral().replace(global_orient=[0.2, 0.5, -0.1], transl=[1, 2, 3])
+    views = turntable(params, count)
+    assert len(views) == count and views[0] is params
+    facing = np.array([rotation_matrices(view.global_orient[None])[0] for view in views])
+    step = 2 * np.pi / count
+    turn = np.array([[np.cos(step), 0, np.sin(step)], [0, 1, 0], [-np.sin(step), 0, np.cos(step)]])
+    for index in range(count):
+        np.testing.assert_allclose(turn @ facing[index], facing[(index + 1) % count], atol=1e-6)
+
+
+def test_turntable_keeps_the_pelvis_and_shows_the_left_side_first_half():
+    model = load_model()
+    views = turntable(neutral().replace(transl=[0.5, 0, 0]), 4)
+    joints = [forward(model, view)[1] for view in views]
+    for posed in joints[1:]:
+        np.testing.assert_allclose(posed[0], joints[0][0], atol=1e-5)
+    # a quarter turn to their own left points the nose at +x
+    eyes = joints[1][[23, 24]].mean(0) - joints[1][15]
+    assert eyes[0] > 0.05 and abs(eyes[2]) < 0.01
+    mirrored = turntable(neutral(), 4, up=(0.0, -1.0, 0.0))
+    np.testing.assert_allclose(mirrored[1].global_orient, -views[1].global_orient, atol=1e-6)
+
+
+@pytest.mark.parametrize(("count", "up"), [(0, (0.0, 1.0, 0.0)), (3, (0.0, 0.0, 0.0))])
+def test_turntable_refuses(count: int, up: tuple[float, float, float]):
+    with pytest.raises(OmfaError, match="turntable"):
+        turntable(neutral(), count, up=up)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Four body files of which one is truncated and one looks the other way."""
+    source = tmp_path / "smplx"
+    camera = looking_at((0, -0.4, 4), (0, -0.4, 0), focal_px=150.0, width_px=72, height_px=96)
+    away = looking_at((0, -0.4, 4), (0, -0.4, 8), focal_px=150.0, width_px=72, height_px=96)
+    for index, params in enumerate(turntable(neutral(), 3)):
+        save_body(source / f"0000{index}_00.npz", params, camera)
+    save_body(source / "00003_00.npz", neutral(), away)
+    damaged = source / "00001_00.npz"
+    damaged.write_bytes(damaged.read_bytes()[:500])
+    return source
+
+
+def run(folder: Path, **changes: object) -> RenderReport:
+    settings = {"backend": "zbuffer", "processes": 1} | changes
+    return render_folder(folder, folder.parent / "pose", **settings)
+
+
+def test_good_files_are_rendered_and_bad_ones_listed(folder: Path):
+    report = run(folder)
+    assert (report.rendered, report.skipped) == (2, 0)
+    assert [name for name, _ in report.failed] == ["00001_00.npz", "00003_00.npz"]
+    assert "not a whole .npz" in report.failed[0][1] and "outside" in report.failed[1][1]
+    assert len(report.summary().splitlines()) == 3
+    out = folder.parent / "pose"
+    assert sorted(p.name for p in out.glob("*.png")) == ["00000_00.png", "00002_00.png"]
+    model = load_model()
+    camera = looking_at((0, -0.4, 4), (0, -0.4, 0), focal_px=150.0, width_px=72, height_px=96)
+    vertices, _ = forward(model, turntable(neutral(), 3)[2])
+    want = render(vertices, model.faces, camera, backend="zbuffer")
+    np.testing.assert_array_equal(read_rgb(out / "00002_00.png"), want)
+
+
+def test_a_second_run_does_only_what_is_missing_or_older(folder: Path):
+    run(folder)
+    out = folder.parent / "pose"
+    kept = out / "00000_00.png"
+    before = kept.stat().st_mtime_ns
+    assert (run(folder).rendered, kept.stat().st_mtime_ns) == (0, before)
+    (out / "00002_00.png").unlink()
+    report = run(folder)
+    assert (report.rendered, report.skipped, len(report.failed)) == (1, 1, 2)
+    assert kept.stat().st_mtime_ns == before
+    newer = kept.stat().st_mtime + 10
+    os.utime(folder / "00000_00.npz", (newer, newer))
+    assert run(folder).rendered == 1
+
+
+def test_sizes_are_letterboxed_and_maps_of_two_looks_are_not_mixed(folder: Path):
+    run(folder, size_px=(60, 60), style="parts")
+    picture = read_rgb(folder.parent / "pose" / "00000_00.png")
+    assert picture.shape == (60, 60, 3)
+    assert not picture[:, :7].any() and picture[:, 8:52].any()
+    with pytest.raises(OmfaError, match=r"holds maps of .*parts.*change --out"):
+        run(folder, size_px=(60, 60))
+
+
+def test_processes_give_the_same_files(folder: Path):
+    run(folder)
+    report = render_folder(folder, folder.parent / "two", backend="zbuffer", processes=2)
+    assert (report.rendered, len(report.failed)) == (2, 2)
+    for path in (folder.parent / "pose").glob("*.png"):
+        assert path.read_bytes() == (folder.parent / "two" / path.name).read_bytes()
+
+
+def test_refusals_come_before_any_work(folder: Path, tmp_path: Path):
+    (tmp_path / "empty").mkdir()
+    cases = [
+        ({"smplx_dir": tmp_path / "absent"}, "--smplx-dir"),
+        ({"smplx_dir": tmp_path / "empty"}, r"no \*.npz"),
+        ({"style": "normal"}, "did you mean 'normals'"),
+        ({"model_path": tmp_path / "none.npz"}, "--body-model"),
+        ({"processes": 0}, "--processes"),
+    ]
+    for change, words in cases:
+        settings = {"smplx_dir": folder, "out_dir": tmp_path / "out", "backend": "zbuffer"}
+        with pytest.raises(OmfaError, match=words):
+            render_folder(**(settings | change))
+    assert not list((tmp_path / "out").glob("*.png"))

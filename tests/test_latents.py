@@ -1,0 +1,140 @@
+"""Latents records: the same keys and order as the pictures, and refused when they do not fit."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import tiny_viton as tiny
+
+from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.tasks import Task
+from omfa_jax.data import show
+from omfa_jax.data.build import build
+from omfa_jax.data.latents import write_latents
+from omfa_jax.data.pipeline import PipelineSettings, eval_batches, make_dataset
+from omfa_jax.data.schema import open_records, read_manifest
+
+SLOTS = {"garment": (64, 48), "person": (64, 48), "face": (16, 16)}
+TASKS = (Task("try_on", ("person",), 0.7, ""), Task("try_off", ("garment",), 0.3, ""))
+
+
+def encode(pictures):
+    """Return block means over 8 x 8 px and their negatives: a VAE with 6 latent channels."""
+    b, h, w, _ = pictures.shape
+    means = pictures.reshape(b, h // 8, 8, w // 8, 8, 3).mean((2, 4))
+    return np.concatenate([means, -means], -1)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    root = tmp_path_factory.mktemp("latents")
+    raw = tiny.write_raw(root / "raw", {"train": 5, "val": 3})
+    (raw / "train/pose/00002_00.png").unlink()
+    build(raw, root / "records")
+    write_latents(
+        root / "records", root / "latents", encode, slots=SLOTS, vae_id="means", batch_size=2
+    )
+    return str(root / "records"), str(root / "latents")
+
+
+def _batches(settings, count=3):
+    iterator = make_dataset(settings, split="train", batch_size=4, seed=1, tasks=TASKS)
+    return [next(iterator) for _ in range(count)]
+
+
+def test_manifest_says_how_they_were_made(folders):
+    manifest = read_manifest(folders[1])
+    assert (manifest["kind"], manifest["splits"]) == ("latents", {"train": 5, "val": 3})
+    assert manifest["latents"] == {
+        "vae_id": "means",
+        "slots": {"garment": [64, 48], "person": [64, 48], "face": [16, 16]},
+        "shapes": {
+            "garment": [8, 6, 6],
+            "person": [8, 6, 6],
+            "face": [2, 2, 6],
+            "pose": [8, 6, 6],
+        },
+        "stride": 8,
+        "channels": 6,
+    }
+
+
+def test_latents_are_the_encoded_batches(folders):
+    pictures = _batches(PipelineSettings(folders[0], SLOTS))
+    latents = _batches(PipelineSettings(folders[1], SLOTS, vae_id="means"))
+    absent = 0
+    for batch, encoded in zip(pictures, latents, strict=True):
+        for name in ("index", "task", "has_pose"):
+            np.testing.assert_array_equal(batch[name], encoded[name])
+        for name in ("garment", "person", "face"):
+            assert encoded[f"{name}_latents"].dtype == np.float32
+            expected = encode(batch[name]).astype(np.float16)
+            np.testing.assert_array_equal(encoded[f"{name}_latents"], expected)
+        for row, has_pose in enumerate(batch["has_pose"]):
+            expected = encode(batch["pose"][row : row + 1])[0] if has_pose else np.zeros((8, 6, 6))
+            absent += not has_pose
+            np.testing.assert_allclose(encoded["pose_latents"][row], expected, atol=1e-3)
+    assert absent
+
+
+def test_keys_stay(folders):
+    for split, count in (("train", 5), ("val", 3)):
+        source = open_records(folders[1], split)
+        assert [record.key for record in source] == [f"{i:05d}_00" for i in range(count)]
+    settings = PipelineSettings(folders[1], SLOTS, vae_id="means")
+    batches = list(eval_batches(settings, split="val", batch_size=2))
+    assert batches[1]["valid"].tolist() == [True, False]
+    assert batches[1]["person_latents"].shape == (2, 8, 6, 6)
+
+
+def test_other_vae_or_slots_are_refused(folders):
+    fitting = PipelineSettings(folders[1], SLOTS, vae_id="means")
+    other_vae = dataclasses.replace(fitting, vae_id="sdxl")
+    other_slots = dataclasses.replace(fitting, slots={**SLOTS, "face": (32, 32)})
+    for settings, word in ((other_vae, "VAE means, asked for sdxl"), (other_slots, "slots")):
+        with pytest.raises(OmfaError, match=word):
+            _batches(settings)
+        with pytest.raises(OmfaError, match=word):
+            eval_batches(settings, split="val", batch_size=1)
+    with pytest.raises(OmfaError, match="no unpaired"):
+        eval_batches(fitting, split="val", batch_size=1, unpaired=True)
+
+
+def test_splits_can_be_chosen_and_folders_are_not_overwritten(folders, tmp_path):
+    arguments = {"slots": SLOTS, "vae_id": "means"}
+    written = write_latents(folders[0], tmp_path / "out", encode, splits=("val",), **arguments)
+    assert written["splits"] == {"val": 3}
+    with pytest.raises(OmfaError, match="--overwrite"):
+        write_latents(folders[0], tmp_path / "out", encode, **arguments)
+    with pytest.raises(OmfaError, match="did you mean 'val'"):
+        write_latents(folders[0], tmp_path / "new", encode, splits=("valid",), **arguments)
+
+
+def test_latents_of_latents_and_sheets_of_latents_are_refused(folders, tmp_path):
+    with pytest.raises(OmfaError, match="image records"):
+        write_latents(folders[1], tmp_path / "out", encode, slots=SLOTS, vae_id="means")
+    with pytest.raises(OmfaError, match="image records"):
+        show.contact_sheet(folders[1], tmp_path / "sheet.png", split="train")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e6])
+def test_latents_that_do_not_fit_float16_leave_nothing(folders, tmp_path, value):
+    def broken(pictures):
+        latents = encode(pictures)
+        latents[-1, 0, 0, 0] = value
+        return latents
+
+    with pytest.raises(OmfaError, match="float16"):
+        write_latents(folders[0], tmp_path / "out", broken, slots=SLOTS, vae_id="means")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_encoder_always_sees_whole_batches(folders, tmp_path):
+    sizes = set()
+
+    def counting(pictures):
+        sizes.add(pictures.shape)
+        return encode(pictures)
+
+    write_latents(folders[0], tmp_path / "o", counting, slots=SLOTS, vae_id="means", batch_size=4)
+    assert sizes == {(4, 64, 48, 3), (4, 16, 16, 3)}

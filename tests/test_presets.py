@@ -1,0 +1,61 @@
+"""The preset tables and what the configs refuse."""
+
+import itertools
+
+import jax
+import numpy as np
+import pytest
+
+from omfa_jax.core.errors import OmfaError
+from omfa_jax.models import UNETS, VAES, UNetConfig, VAEConfig, init_unet, unet, vae
+
+
+def size_of(config: UNetConfig) -> int:
+    shapes = jax.eval_shape(lambda: init_unet(config, jax.random.key(0)))
+    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(shapes))
+
+
+def test_sdxl_is_the_default():
+    assert UNETS["sdxl"] == UNetConfig() and VAES["sdxl"] == VAEConfig()
+    assert unet("sdxl", in_channels=9).in_channels == 9
+    assert VAES["sdxl"].stride == 8 and UNETS["sdxl"].stride == 4
+    assert UNETS["sdxl"].time_embed_dim == 1280
+
+
+def test_ladder_grows():
+    sizes = [size_of(UNETS[name]) for name in ("xs", "s", "m", "l", "sdxl")]
+    assert all(3 < larger / smaller < 8 for smaller, larger in itertools.pairwise(sizes)), sizes
+
+
+@pytest.mark.parametrize("name", ["tiny", "xs"])
+def test_small_presets_fit_their_vae(name):
+    assert UNETS[name].out_channels == VAES[name].latent_channels
+
+
+def test_unknown_names_get_a_hint():
+    with pytest.raises(OmfaError, match="unknown UNet preset 'sdx'; did you mean 'sdxl'"):
+        unet("sdx")
+    with pytest.raises(OmfaError, match="unknown VAE preset"):
+        vae("huge")
+    with pytest.raises(OmfaError, match="did you mean 'head_dim'"):
+        unet("tiny", head_dims=3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"block_channels": (320,), "transformer_depth": (0,)}, "2 levels or more"),
+        ({"transformer_depth": (0, 2)}, "one entry for each"),
+        ({"block_channels": (320, 640, 1296)}, "norm_groups=32"),
+        ({"block_channels": (320, 640, 1312)}, "head_dim=64"),
+        ({"time_id_dim": 3}, "must be even"),
+    ],
+)
+def test_impossible_unets_are_refused(changes, words):
+    with pytest.raises(OmfaError, match=words):
+        UNetConfig(**changes)
+
+
+def test_impossible_vae_is_refused():
+    with pytest.raises(OmfaError, match="norm_groups=32"):
+        VAEConfig(block_channels=(128, 200))

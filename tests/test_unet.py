@@ -1,0 +1,168 @@
+"""The UNet equals diffusers' UNet2DConditionModel; SDXL's counts; dtype, remat and hooks."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from torch_models import (
+    UNET_SHAPES,
+    params_of,
+    relative_l2,
+    run_torch_unet,
+    torch_unet,
+    unet_inputs,
+)
+
+from omfa_jax.core import trees
+from omfa_jax.core.errors import OmfaError
+from omfa_jax.models import apply_unet, init_unet, unet
+from omfa_jax.models.embeddings import sinusoid
+from omfa_jax.weights import names
+from omfa_jax.weights.folder import shapes_of_unet
+
+SMALL = UNET_SHAPES["attention-first"]
+
+
+@pytest.fixture(autouse=True)
+def full_precision():
+    with jax.default_matmul_precision("highest"):
+        yield
+
+
+@functools.cache
+def reference(name: str, height: int, width: int):
+    """Return our params, the inputs and diffusers' output."""
+    config = UNET_SHAPES[name]
+    model = torch_unet(config)
+    inputs = unet_inputs(config, height, width)
+    return params_of(config, model), inputs, run_torch_unet(model, inputs)
+
+
+# odd sizes (13, 10): 13 -> 7 -> 4 on the way down must come back to 7 and 13
+@pytest.mark.parametrize(
+    ("name", "height", "width"), [("sdxl-like", 13, 10), ("attention-first", 12, 8)]
+)
+def test_equals_diffusers(name, height, width):
+    params, inputs, expected = reference(name, height, width)
+    came = jax.jit(functools.partial(apply_unet, UNET_SHAPES[name]))(params, *inputs)
+    assert came.dtype == jnp.float32
+    assert relative_l2(came, expected) <= 5e-6
+
+
+def test_bfloat16_stays_close_and_ends_in_float32():
+    params, inputs, expected = reference("attention-first", 12, 8)
+    apply = functools.partial(apply_unet, SMALL, dtype=jnp.bfloat16)
+    came = jax.jit(apply)(params, *inputs)
+    assert came.dtype == jnp.float32
+    assert relative_l2(came, expected) < 3e-2
+
+
+def test_remat_changes_memory_not_gradients():
+    params, inputs, _ = reference("attention-first", 12, 8)
+
+    def saved_and_gradient(remat):
+        def loss(params):
+            return jnp.square(apply_unet(SMALL, params, *inputs, remat=remat)).mean()
+
+        step = jax.jit(jax.grad(loss))
+        text = step.lower(params).as_text()
+        return text.count("optimization_barrier"), step(params)
+
+    none, expected = saved_and_gradient("none")
+    full, gradient = saved_and_gradient("full")
+    assert none == 0 and full > 0
+    for path, leaf in trees.walk(expected):
+        np.testing.assert_allclose(
+            dict(trees.walk(gradient))[path], leaf, rtol=1e-3, atol=1e-6, err_msg=str(path)
+        )
+
+
+def test_block_remat_recomputes_transformers_alone():
+    inputs = jax.tree.map(jnp.asarray, unet_inputs(SMALL, 4, 4))
+
+    def recomputed(remat):
+        def loss(params):
+            return apply_unet(SMALL, params, *inputs, remat=remat).sum()
+
+        jaxpr = jax.make_jaxpr(jax.grad(loss))(shapes_of_unet(SMALL))
+        return str(jaxpr).count("checkpoint[")
+
+    assert 0 == recomputed("none") < recomputed("block") < recomputed("full")
+
+
+def test_constrain_sees_every_kind_of_activation():
+    seen = {}
+
+    def constrain(array, axes):
+        assert array.ndim == len(axes)
+        seen[axes] = array.shape
+        return array
+
+    inputs = unet_inputs(SMALL, 4, 4)
+    jax.eval_shape(
+        lambda params: apply_unet(SMALL, params, *inputs, constrain=constrain),
+        shapes_of_unet(SMALL),
+    )
+    assert set(seen) == {
+        ("batch", "height", "width", "channels"),
+        ("batch", "length", "channels"),
+        ("batch", "length", "heads", "head_dim"),
+        ("batch", "length", "hidden"),
+    }
+    assert seen[("batch", "length", "heads", "head_dim")][2:] == (4, 16)
+
+
+def test_unknown_remat_is_named():
+    with pytest.raises(OmfaError, match=r"unknown remat policy 'blok'; did you mean 'block'"):
+        apply_unet(SMALL, {}, *unet_inputs(SMALL, 4, 4), remat="blok")
+
+
+def test_sinusoid_is_cosine_first_from_frequency_one():
+    came = sinusoid(jnp.array([2.0]), 4)
+    # half = 2: frequencies 1 and 10000^(-1/2)
+    expected = [np.cos(2), np.cos(0.02), np.sin(2), np.sin(0.02)]
+    np.testing.assert_allclose(came[0], expected, rtol=1e-6)
+
+
+SDXL_PARTS = {
+    "conv_in": (2, 11_840),
+    "time_embedding": (4, 2_050_560),
+    "add_embedding": (4, 5_245_440),
+    "down_blocks.0": (22, 5_432_000),
+    "down_blocks.1": (116, 60_105_600),
+    "down_blocks.2": (434, 757_404_160),
+    "mid_block": (226, 413_117_440),
+    "up_blocks.0": (656, 1_206_568_960),
+    "up_blocks.1": (176, 106_343_680),
+    "up_blocks.2": (36, 11_171_840),
+    "conv_norm_out": (2, 640),
+    "conv_out": (2, 11_524),
+}
+
+
+def test_sdxl_has_exactly_its_tensors():
+    rows = names.table(shapes_of_unet(unet("sdxl")))
+    parts = {part: [row for row in rows if row.path[0] == part] for part in SDXL_PARTS}
+    counts = {
+        part: (len(found), sum(int(np.prod(row.shape)) for row in found))
+        for part, found in parts.items()
+    }
+    assert counts == SDXL_PARTS
+    assert len(rows) == len({row.key for row in rows}) == 1680
+    assert sum(int(np.prod(row.shape)) for row in rows) == 2_567_463_684
+    ranks = [len(row.shape) for row in rows]
+    assert (ranks.count(4), ranks.count(2), ranks.count(1)) == (51, 743, 886)
+
+
+def test_initial_weights_have_pytorchs_scale():
+    params = init_unet(SMALL, jax.random.key(0))
+    stack = params["down_blocks.0"]["attentions.0"]["transformer_blocks"]["ff"]
+    kernel = np.asarray(stack["net.2"]["kernel"])
+    bound = 1 / np.sqrt(kernel.shape[1])
+    assert kernel.shape == (2, 256, 64)
+    # uniform in +-1/sqrt(fan_in), fan_in being one layer's and not the stack's
+    assert 0.95 * bound < np.abs(kernel).max() <= bound
+    assert np.std(kernel) == pytest.approx(bound / np.sqrt(3), rel=0.02)
+    assert not np.array_equal(kernel[0], kernel[1])
