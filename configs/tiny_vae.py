@@ -22,7 +22,7 @@ def get_config():
     config.canvas.face = (64, 64)
     config.data.threads = 1
     config.data.prefetch = 4
-    config.train.steps = 2400
+    config.train.steps = 1500
     config.train.batch_size = 4
     config.train.compute_dtype = "float32"
     config.train.remat = "none"

@@ -190,5 +190,5 @@ def test_other_models_are_refused_in_one_line(tmp_path: Path, content: dict, wor
     with pytest.raises(OmfaError) as caught:
         load_model(path)
     assert words in str(caught.value) and "\n" not in str(caught.value)
-    with pytest.raises(OmfaError, match="--body-model"):
+    with pytest.raises(OmfaError, match="--smplx-model"):
         load_model(tmp_path / "absent.npz")

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from omfa_jax.body import pose_maps
 from omfa_jax.body.camera import looking_at
 from omfa_jax.body.forward import forward
 from omfa_jax.body.model import load_model
@@ -74,7 +75,7 @@ def test_good_files_are_rendered_and_bad_ones_listed(folder: Path):
     assert (report.rendered, report.skipped) == (2, 0)
     assert [name for name, _ in report.failed] == ["00001_00.npz", "00003_00.npz"]
     assert "not a whole .npz" in report.failed[0][1] and "outside" in report.failed[1][1]
-    assert len(report.summary().splitlines()) == 3
+    assert len(str(report).splitlines()) == 3
     out = folder.parent / "pose"
     assert sorted(p.name for p in out.glob("*.png")) == ["00000_00.png", "00002_00.png"]
     model = load_model()
@@ -104,14 +105,17 @@ def test_sizes_are_letterboxed_and_maps_of_two_looks_are_not_mixed(folder: Path)
     picture = read_rgb(folder.parent / "pose" / "00000_00.png")
     assert picture.shape == (60, 60, 3)
     assert not picture[:, :7].any() and picture[:, 8:52].any()
-    with pytest.raises(OmfaError, match=r"holds maps of .*parts.*change --out"):
+    with pytest.raises(OmfaError, match=r"holds maps of .*parts.*delete it"):
         run(folder, size_px=(60, 60))
 
 
-def test_processes_give_the_same_files(folder: Path):
+def test_processes_give_the_same_files(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(pose_maps, "_FILES_PER_PROCESS", 1)
+    before = dict(os.environ)
     run(folder)
     report = render_folder(folder, folder.parent / "two", backend="zbuffer", processes=2)
     assert (report.rendered, len(report.failed)) == (2, 2)
+    assert dict(os.environ) == before
     for path in (folder.parent / "pose").glob("*.png"):
         assert path.read_bytes() == (folder.parent / "two" / path.name).read_bytes()
 
@@ -119,10 +123,10 @@ def test_processes_give_the_same_files(folder: Path):
 def test_refusals_come_before_any_work(folder: Path, tmp_path: Path):
     (tmp_path / "empty").mkdir()
     cases = [
-        ({"smplx_dir": tmp_path / "absent"}, "--smplx-dir"),
+        ({"smplx_dir": tmp_path / "absent"}, "--raw"),
         ({"smplx_dir": tmp_path / "empty"}, r"no \*.npz"),
         ({"style": "normal"}, "did you mean 'normals'"),
-        ({"model_path": tmp_path / "none.npz"}, "--body-model"),
+        ({"model_path": tmp_path / "none.npz"}, "--smplx-model"),
         ({"processes": 0}, "--processes"),
     ]
     for change, words in cases:

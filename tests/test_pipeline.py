@@ -187,6 +187,9 @@ def test_tasks_are_drawn_by_weight_per_item(records):
 def test_task_shares():
     np.testing.assert_allclose(task_shares(TASKS), [0.5, 1, 1])
     none = Task("none", ("face",), 0.0, "")
+    # ten tenths sum to less than 1 in float64: a draw in the gap would pick the weightless task
+    tenths = [Task(str(i), ("face",), 0.1, "") for i in range(10)]
+    assert task_shares([*tenths, none])[9:].tolist() == [1.0, 1.0]
     for tasks in ((), (none,)):
         with pytest.raises(OmfaError, match="weight above 0"):
             task_shares(tasks)

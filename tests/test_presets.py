@@ -23,8 +23,10 @@ def test_sdxl_is_the_default():
 
 
 def test_ladder_grows():
-    sizes = [size_of(UNETS[name]) for name in ("xs", "s", "m", "l", "sdxl")]
-    assert all(3 < larger / smaller < 8 for smaller, larger in itertools.pairwise(sizes)), sizes
+    sizes = [size_of(UNETS[name]) for name in ("xs", "s", "m", "l")] + [2_567_463_684]
+    ratios = [larger / smaller for smaller, larger in itertools.pairwise(sizes)]
+    # xs is cheaper still: its conditioning is 64 wide where the others take SDXL's
+    assert all(2.5 < ratio < 9 for ratio in ratios), sizes
 
 
 @pytest.mark.parametrize("name", ["tiny", "xs"])

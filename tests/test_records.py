@@ -230,7 +230,7 @@ def test_no_pairs_file_means_every_photo(small):
     (small / "train_pairs.txt").unlink()
     (small / "train/image/._00000_00.jpg").write_bytes(b"macOS")
     report = build(small, small / "out")
-    assert report.built == 3 and "no train_pairs.txt" in report.warnings[0]
+    assert (report.found, report.built) == (3, 3) and "no train_pairs.txt" in report.warnings[0]
 
 
 def test_a_folder_that_is_not_viton_hd(tmp_path):

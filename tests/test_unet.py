@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from torch_models import (
     UNET_SHAPES,
+    compiled,
     params_of,
     relative_l2,
     run_torch_unet,
@@ -18,17 +19,13 @@ from torch_models import (
 from omfa_jax.core import trees
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.models import apply_unet, init_unet, unet
+from omfa_jax.models.compute import Compute
 from omfa_jax.models.embeddings import sinusoid
+from omfa_jax.models.transformer import Transformer
 from omfa_jax.weights import names
 from omfa_jax.weights.folder import shapes_of_unet
 
 SMALL = UNET_SHAPES["attention-first"]
-
-
-@pytest.fixture(autouse=True)
-def full_precision():
-    with jax.default_matmul_precision("highest"):
-        yield
 
 
 @functools.cache
@@ -40,13 +37,13 @@ def reference(name: str, height: int, width: int):
     return params_of(config, model), inputs, run_torch_unet(model, inputs)
 
 
-# odd sizes (13, 10): 13 -> 7 -> 4 on the way down must come back to 7 and 13
+# odd sizes (13, 9): 7 x 5 below must come back to 13 x 9
 @pytest.mark.parametrize(
-    ("name", "height", "width"), [("sdxl-like", 13, 10), ("attention-first", 12, 8)]
+    ("name", "height", "width"), [("sdxl-like", 13, 9), ("attention-first", 12, 8)]
 )
 def test_equals_diffusers(name, height, width):
     params, inputs, expected = reference(name, height, width)
-    came = jax.jit(functools.partial(apply_unet, UNET_SHAPES[name]))(params, *inputs)
+    came = compiled(functools.partial(apply_unet, UNET_SHAPES[name]), params, *inputs)
     assert came.dtype == jnp.float32
     assert relative_l2(came, expected) <= 5e-6
 
@@ -54,42 +51,40 @@ def test_equals_diffusers(name, height, width):
 def test_bfloat16_stays_close_and_ends_in_float32():
     params, inputs, expected = reference("attention-first", 12, 8)
     apply = functools.partial(apply_unet, SMALL, dtype=jnp.bfloat16)
-    came = jax.jit(apply)(params, *inputs)
+    came = compiled(apply, params, *inputs)
     assert came.dtype == jnp.float32
     assert relative_l2(came, expected) < 3e-2
 
 
-def test_remat_changes_memory_not_gradients():
-    params, inputs, _ = reference("attention-first", 12, 8)
-
-    def saved_and_gradient(remat):
-        def loss(params):
-            return jnp.square(apply_unet(SMALL, params, *inputs, remat=remat)).mean()
-
-        step = jax.jit(jax.grad(loss))
-        text = step.lower(params).as_text()
-        return text.count("optimization_barrier"), step(params)
-
-    none, expected = saved_and_gradient("none")
-    full, gradient = saved_and_gradient("full")
-    assert none == 0 and full > 0
-    for path, leaf in trees.walk(expected):
-        np.testing.assert_allclose(
-            dict(trees.walk(gradient))[path], leaf, rtol=1e-3, atol=1e-6, err_msg=str(path)
-        )
-
-
-def test_block_remat_recomputes_transformers_alone():
-    inputs = jax.tree.map(jnp.asarray, unet_inputs(SMALL, 4, 4))
+def test_remat_recomputes_what_it_says():
+    inputs = unet_inputs(SMALL, 4, 4)
 
     def recomputed(remat):
         def loss(params):
             return apply_unet(SMALL, params, *inputs, remat=remat).sum()
 
-        jaxpr = jax.make_jaxpr(jax.grad(loss))(shapes_of_unet(SMALL))
-        return str(jaxpr).count("checkpoint[")
+        return str(jax.make_jaxpr(jax.grad(loss))(shapes_of_unet(SMALL))).count("remat")
 
-    assert 0 == recomputed("none") < recomputed("block") < recomputed("full")
+    # three transformers on the attending level (1 down, 2 up); seven resnets
+    counts = [recomputed(remat) for remat in ("none", "block", "full")]
+    assert counts[0] == 0 and counts[1] >= 3 and counts[2] >= counts[1] + 7
+
+
+def test_remat_keeps_gradients():
+    rng = np.random.default_rng(0)
+    x, context = rng.standard_normal((1, 4, 4, 16)), rng.standard_normal((1, 3, 8))
+    params = Transformer(2, 2, 4, Compute()).init(jax.random.key(0), x, context)
+
+    def gradient(remat):
+        transformer = Transformer(2, 2, 4, Compute(remat=remat))
+        return compiled(
+            jax.grad(lambda p: jnp.square(transformer.apply(p, x, context)).sum()), params
+        )
+
+    kept, again = dict(trees.walk(gradient("none"))), dict(trees.walk(gradient("block")))
+    assert kept.keys() == again.keys()
+    for path, leaf in kept.items():
+        np.testing.assert_allclose(again[path], leaf, rtol=1e-4, atol=1e-5, err_msg=str(path))
 
 
 def test_constrain_sees_every_kind_of_activation():

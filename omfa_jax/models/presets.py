@@ -21,7 +21,7 @@ UNETS: dict[str, UNetConfig] = {
         context_dim=64,
         pooled_dim=64,
         time_id_dim=16,
-        norm_groups=16,
+        norm_groups=4,
     ),
     "xs": UNetConfig(
         block_channels=(32, 64, 128),
@@ -41,7 +41,7 @@ UNETS: dict[str, UNetConfig] = {
 
 VAES: dict[str, VAEConfig] = {
     "tiny": VAEConfig(
-        block_channels=(16, 16, 32, 64), layers_per_block=1, latent_channels=16, norm_groups=8
+        block_channels=(16, 16, 32, 64), layers_per_block=1, latent_channels=16, norm_groups=2
     ),
     "xs": VAEConfig(block_channels=(32, 64, 96, 96), layers_per_block=1, norm_groups=16),
     "sdxl": VAEConfig(),

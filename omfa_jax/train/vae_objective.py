@@ -1,6 +1,7 @@
 """The autoencoder objective: only the demo's small VAE is trained here; SDXL's comes ready."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +11,19 @@ from omfa_jax.core.tasks import COMPONENTS
 from omfa_jax.train.keys import key_for
 from omfa_jax.train.objective import Objective
 
-KL_WEIGHT = 1e-4
+# per latent number, against a mean over pixels: as weak as Stable Diffusion's, in these units
+KL_WEIGHT = 1e-6
+# a fresh encoder's log-variance of 0 drowns colours in its own noise for thousands of steps
+INITIAL_LOGVAR = -6.0
 EDGE_WEIGHT = 1.0
+
+
+def narrow_posterior(params: dict[str, Any]) -> dict[str, Any]:
+    """Return fresh VAE parameters whose log-variance starts at INITIAL_LOGVAR."""
+    bias = params["quant_conv"]["bias"]
+    half = bias.shape[0] // 2
+    bias = bias.at[half:].set(INITIAL_LOGVAR)
+    return {**params, "quant_conv": {**params["quant_conv"], "bias": bias}}
 
 
 def edges(images: Float[Array, "b h w 3"]) -> tuple[Array, Array]:

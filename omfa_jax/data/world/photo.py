@@ -69,9 +69,9 @@ class World:
     """
 
     def __init__(self, seed: int, height_px: int, width_px: int, supersample: int = 2) -> None:
-        if min(height_px, width_px) < 16 or supersample < 1:
-            size = f"{width_px}x{height_px} px, supersample {supersample}"
-            raise OmfaError(f"synthetic world: expected at least 16x16 px, got {size}")
+        if min(height_px, width_px) < 16 or supersample < 1 or seed < 0:
+            came = f"{width_px}x{height_px} px, supersample {supersample}, seed {seed}"
+            raise OmfaError(f"synthetic world: expected 16x16 px or more and seed >= 0, got {came}")
         self.seed, self.supersample = seed, supersample
         self.height_px, self.width_px = height_px, width_px
         self._scene = scene.load_scene()
@@ -83,8 +83,12 @@ class World:
         self._label = np.empty(fine, np.uint8)
         self._normals = np.empty_like(self._scene.rest)
         # a texel is a little smaller than a drawn pixel at the usual framing
-        self._texture_px = max(64, height_px * supersample * 3 // 4)
-        self._texture = lru_cache(maxsize=4)(self._paint)
+        texture_px = max(64, height_px * supersample * 3 // 4)
+        # the same garment object is asked for again and again, and painting it is slow
+        self._texture = lru_cache(maxsize=4)(lambda garment: garment.texture(texture_px))
+        self._garment = lru_cache(maxsize=8)(
+            lambda index: garments.random_garment(self._rng("garment", index), index)
+        )
 
     def person(self, index: int) -> Person:
         """Return person number `index`."""
@@ -92,7 +96,7 @@ class World:
 
     def garment(self, index: int) -> Garment:
         """Return garment number `index`."""
-        return garments.random_garment(self._rng("garment", index), index)
+        return self._garment(index)
 
     def pose(self, index: int) -> Pose:
         """Return pose number `index`."""
@@ -135,7 +139,7 @@ class World:
         shading.shade(
             screen, faces, materials, stage.attributes, self._normals, stage.labels,
             self._triangle, self._weights, _palette(person, garment),
-            self._texture(garment.index), garment.cut, view.light, view.phases,
+            self._texture(garment), garment.cut, view.light, view.phases,
             self._color, self._label,
         )  # fmt: skip
         image = np.empty((self.height_px, self.width_px, 3), np.uint8)
@@ -150,7 +154,7 @@ class World:
         phases = np.random.default_rng(garment.texture_seed).uniform(0, 2 * np.pi, 3)
         return flat.draw(
             garment,
-            self._texture(garment.index),
+            self._texture(garment),
             phases.astype(np.float32),
             self.height_px,
             self.width_px,
@@ -159,9 +163,6 @@ class World:
 
     def _rng(self, stream: str, index: int) -> np.random.Generator:
         return np.random.default_rng([self.seed, _STREAMS.index(stream), index])
-
-    def _paint(self, index: int) -> Float32[np.ndarray, "3 side side 3"]:
-        return self.garment(index).texture(self._texture_px)
 
     def _frame(
         self, vertices: Float32[np.ndarray, "v 3"], joints: Float[np.ndarray, "55 3"], view: View

@@ -1,0 +1,25 @@
+"""What `omfa demo` trains: a little more of the small pretrained model, on new people.
+
+    make demo
+
+Two CPU cores, about two minutes of training; scores in runs/demo/scores.json.
+"""
+
+from configs import tiny
+
+
+def get_config():
+    """Return the configuration."""
+    config = tiny.get_config()
+    config.seed = 7
+    config.model.init = "omfa_jax/assets/tiny"
+    config.model.init_unet = True
+    config.train.steps = 120
+    config.train.ema_decay = 0.99
+    config.optimizer.learning_rate = 1e-4
+    config.optimizer.warmup_steps = 10
+    config.checkpoint.every_steps = 60
+    config.log.every_steps = 10
+    config.log.samples_every_steps = 60
+    config.log.samples = 4
+    return config

@@ -1,0 +1,176 @@
+"""`omfa demo`: the whole path in minutes on a laptop, ending in scores.json and report.html."""
+
+import argparse
+import json
+import logging
+import os
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from omfa_jax import __version__
+from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.files import atomic_write, require_writable_dir
+
+log = logging.getLogger(__name__)
+
+PACKAGE = Path(__file__).parents[1]
+TINY = PACKAGE / "assets" / "tiny"
+CONFIG = PACKAGE.parent / "configs" / "demo.py"
+SEED = 7
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of `omfa demo`."""
+    parser.add_argument("--workdir", default="runs/demo", metavar="DIR")
+    parser.add_argument("--train", type=int, default=256, help="synthetic people to train on")
+    parser.add_argument("--test", type=int, default=32, help="held-out people to score on")
+    parser.add_argument("--steps", type=int, default=120, help="training steps")
+    parser.add_argument("--sampling-steps", type=int, default=20)
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Run every stage; each says what it does and how long it took."""
+    workdir = require_writable_dir(options.workdir, "--workdir").absolute()
+    if not CONFIG.is_file():
+        raise OmfaError(f"the demo's config is not at {CONFIG}; run it from a checkout (make demo)")
+    stages = Stages()
+    raw, records = workdir / "world", workdir / "records"
+    imported, latents = workdir / "imported", workdir / "latents"
+    trained, exported = workdir / "train", workdir / "exported"
+
+    stages.run("make a synthetic data set", lambda: synthesize(raw, options))
+    stages.run("render pose maps", lambda: render_poses(raw, options))
+    stages.run("build records", lambda: build(raw, records))
+    stages.run("import the PyTorch weights", lambda: import_weights(TINY, imported))
+    config = demo_config(records, latents, imported, options)
+    stages.run("encode latents", lambda: encode(config, records, imported, latents))
+    stages.run("train on", lambda: train(config, trained))
+
+    from omfa_jax.cli.demo_scores import score
+
+    pictures, scores = stages.run("sample and score", lambda: score(trained, raw, records, options))
+    scores |= stages.run("export and compare with PyTorch", lambda: export(trained, exported))
+
+    from omfa_jax.cli.demo_report import write_report
+
+    scores["seconds"] = stages.seconds
+    scores["machine"] = {
+        "cores": os.cpu_count(),
+        "platform": platform.platform(),
+        "omfa_jax": __version__,
+    }
+    with atomic_write(workdir / "scores.json") as temporary:
+        temporary.write_text(json.dumps(scores, indent=2) + "\n")
+    write_report(workdir, trained, pictures, scores)
+    total = sum(stages.seconds.values())
+    log.info("demo: %.0f s on %s cores; open %s", total, os.cpu_count(), workdir / "report.html")
+
+
+class Stages:
+    """Runs the stages, numbers them and keeps their times."""
+
+    COUNT = 8
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    def run(self, name: str, work: Callable):
+        """Run one stage with a line before and after."""
+        log.info("[%d/%d] %s ...", len(self.seconds) + 1, self.COUNT, name)
+        start = time.perf_counter()
+        result = work()
+        self.seconds[name] = round(time.perf_counter() - start, 1)
+        log.info("[%d/%d] %s: %.1f s", len(self.seconds), self.COUNT, name, self.seconds[name])
+        return result
+
+
+def command(name: str, *flags: str) -> None:
+    """Run another omfa command, as a user would type it; its faults are the demo's."""
+    import importlib
+
+    from omfa_jax.cli.main import COMMANDS, parser_for
+
+    options, rest = parser_for(name).parse_known_args(list(flags))
+    options.overrides = rest
+    importlib.import_module(COMMANDS[name][0]).run(options)
+
+
+def synthesize(raw: Path, options: argparse.Namespace) -> None:
+    """Write people, garments, photos and truths; people already there are kept."""
+    command(
+        "data", "synthesize", f"--out={raw}", f"--train={options.train}", "--val=8",
+        f"--test={options.test}", f"--seed={SEED}", f"--processes={options.processes}",
+    )  # fmt: skip
+
+
+def render_poses(raw: Path, options: argparse.Namespace) -> None:
+    """Render every SMPL-X parameter file to a pose map."""
+    command("data", "poses", f"--raw={raw}", f"--processes={options.processes}")
+
+
+def build(raw: Path, records: Path) -> None:
+    """Turn the raw folder into records."""
+    command("data", "build", f"--raw={raw}", f"--out={records}", "--overwrite")
+
+
+def import_weights(source: Path, out: Path) -> None:
+    """Import PyTorch weights, as convert_weights.py does."""
+    from omfa_jax.weights.imported import import_diffusers
+
+    model = import_diffusers(source, out)
+    for note in model.notes:
+        log.info(note)
+
+
+def demo_config(records: Path, latents: Path, imported: Path, options: argparse.Namespace):
+    """Return the demo's config with this run's folders."""
+    from omfa_jax.cli.config import load_config
+
+    return load_config(
+        CONFIG,
+        [
+            f"--config.data.records={records}",
+            f"--config.data.latents={latents}",
+            f"--config.model.init={imported}",
+            f"--config.train.steps={options.steps}",
+        ],
+    )
+
+
+def encode(config, records: Path, model: Path, latents: Path) -> None:
+    """Encode the records with the VAE."""
+    from omfa_jax.cli.startup import encode_records
+
+    encode_records(config, str(records), str(model), str(latents), batch_size=32, overwrite=True)
+
+
+def train(config, workdir: Path) -> None:
+    """Train from the imported weights."""
+    from omfa_jax.cli.train import train_diffusion
+
+    train_diffusion(config, require_writable_dir(workdir, "--workdir"))
+
+
+def export(trained: Path, out: Path) -> dict:
+    """Export the trained weights and run them in PyTorch; without PyTorch, say so."""
+    import importlib.util
+
+    from omfa_jax.train.checkpoint import load_for_export
+    from omfa_jax.weights.folder import save_diffusers
+
+    save_diffusers(out, **load_for_export(trained, "ema"))
+    if importlib.util.find_spec("diffusers") is None:
+        log.warning("PyTorch and diffusers are not installed: the export is not compared")
+        return {"export": {"compared": False}}
+    from omfa_jax.weights.check import compare
+
+    differences = compare(out, out)
+    return {
+        "export": {
+            "compared": True,
+            **{row.component: {"relative_l2": row.relative_l2} for row in differences},
+        }
+    }

@@ -1,0 +1,81 @@
+"""The demo's page: what was done, how well, and what to type next."""
+
+from pathlib import Path
+from typing import Any
+
+from omfa_jax.core.images import write_image
+from omfa_jax.evals.report import Report, loss_curve
+from omfa_jax.sampling.sheet import sheet
+
+CELL_PX = (128, 96)
+
+NEXT = """# try a garment on, with files of your own (any image Pillow reads)
+omfa sample --checkpoint runs/demo/train --task try_on --out runs/mine \\
+    --garment runs/demo/world/test/cloth/90003_00.jpg \\
+    --person runs/demo/world/test/image/90001_00.jpg \\
+    --pose runs/demo/world/test/smplx/90001_00.npz
+
+# take one off
+omfa sample --checkpoint runs/demo/train --task try_off --out runs/mine \\
+    --person runs/demo/world/test/image/90001_00.jpg
+
+# train on: the same command resumes
+omfa train --config configs/demo.py --workdir runs/demo/train \\
+    --config.model.init=runs/demo/imported --config.data.records=runs/demo/records \\
+    --config.data.latents=runs/demo/latents --config.train.steps=500
+
+# serve it from PyTorch
+python convert_weights.py export runs/demo/train --out exported --dtype fp16"""
+
+
+def write_report(
+    workdir: Path, trained: Path, pictures: dict[str, Any], scores: dict[str, Any]
+) -> None:
+    """Write report.html and every sheet as a PNG of its own."""
+    seconds = scores["seconds"]
+    page = Report(
+        "omfa_jax demo",
+        f"Synthetic people and garments the model never saw, scored against exact truth. "
+        f"{scores['examples']} held-out examples, {scores['sampling_steps']} DDIM steps, guidance"
+        f" 2.0; {sum(seconds.values()):.0f} s on {scores['machine']['cores']} cores.",
+    )
+    page.heading("Does every condition count?")
+    page.text(
+        "PSNR in dB with the right condition and with another person's. A model that ignores the"
+        " condition gains nothing."
+    )
+    page.table(
+        ("condition", "right (dB)", "wrong (dB)", "gain (dB)", "at least 3 dB"),
+        [
+            (name, f["right_db"], f["wrong_db"], f["gain_db"], scores["bars"][name])
+            for name, f in scores["influence"].items()
+        ],
+    )
+    for index, (title, columns) in enumerate(pictures.items()):
+        page.heading(title)
+        picture = sheet(columns, *CELL_PX)
+        name = f"{index + 1}_{title.split(':')[0].lower().replace(' ', '_')}.png"
+        write_image(workdir / "sheets" / name, picture)
+        page.picture(picture, ", ".join(columns))
+    page.heading("Against exact truth (PSNR, dB)")
+    page.table(
+        ("task", "whole picture", "garment region"),
+        [
+            (name, f["whole"], f.get("garment_region", ""))
+            for name, f in scores["exact_truth_psnr_db"].items()
+        ],
+    )
+    page.text(f"The VAE alone, the ceiling: {scores['vae_psnr_db']}.")
+    page.text(
+        "Trained against untrained weights, first examples (dB):"
+        f" {scores['against_untrained']}."
+    )
+    page.heading("Training")
+    page.curve(loss_curve(trained / "metrics.jsonl"), "steps", "loss")
+    page.heading("Export to PyTorch")
+    page.text(f"The exported folder, run by diffusers, against this library: {scores['export']}.")
+    page.heading("Timings")
+    page.table(("stage", "seconds"), list(seconds.items()))
+    page.heading("Next")
+    page.commands(NEXT)
+    page.write(workdir / "report.html")

@@ -1,0 +1,1 @@
+"""Scores, and the page that shows them."""

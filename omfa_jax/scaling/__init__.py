@@ -1,0 +1,1 @@
+"""Scaling studies; they begin with what a step costs."""

@@ -1,0 +1,226 @@
+"""The invariants of partial diffusion (DESIGN, section 3)."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler
+from tiny_problem import channel_settings, mixing_network, settings
+
+from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.tasks import noised_table
+from omfa_jax.diffusion.dropout import drop_conditions
+from omfa_jax.diffusion.loss import masked_mean, weight
+from omfa_jax.diffusion.partial import (
+    corrupt,
+    denoised,
+    input_channels,
+    network_input,
+    target,
+    tweedie,
+)
+from omfa_jax.diffusion.sample import SamplerSettings, sample
+from omfa_jax.diffusion.schedule import alpha_sigma
+
+LAYOUTS = [settings(), channel_settings()]
+IDS = ["spatial", "channel"]
+
+
+def problem(s, batch=3):
+    keys = jax.random.split(jax.random.key(1), 3)
+    shape = (batch, *s.canvas.shape)
+    x0, eps, pose = (jax.random.normal(key, shape) for key in keys)
+    t = jnp.array([10, 500, 990])[:batch]
+    noised = jnp.asarray(noised_table(s.tasks))[:batch]
+    return x0, eps, pose, t, *alpha_sigma(s.schedule, t), s.canvas.mask(noised), noised
+
+
+@pytest.mark.parametrize("s", LAYOUTS, ids=IDS)
+def test_full_mask_is_plain_diffusion(s):
+    x0, eps, _, t, alpha, sigma, mask, _ = problem(s)
+    xt = corrupt(x0, eps, jnp.ones_like(mask), alpha, sigma)
+    noisy = DDIMScheduler(
+        beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012
+    ).add_noise(*(torch.tensor(np.asarray(a)) for a in (x0, eps)), torch.tensor(np.asarray(t)))
+    np.testing.assert_allclose(xt, noisy.numpy(), atol=2e-6)
+
+
+@pytest.mark.parametrize("s", LAYOUTS, ids=IDS)
+def test_empty_mask_returns_the_input(s):
+    x0, eps, _, _, alpha, sigma, mask, _ = problem(s)
+    np.testing.assert_array_equal(corrupt(x0, eps, jnp.zeros_like(mask), alpha, sigma), x0)
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v"])
+def test_the_right_output_gives_back_x0_and_eps(prediction):
+    s = settings()
+    x0, eps, _, _, alpha, sigma, mask, _ = problem(s)
+    everywhere = jnp.ones_like(mask)
+    xt = corrupt(x0, eps, everywhere, alpha, sigma)
+    output = target(prediction, x0, eps, alpha, sigma)
+    x0_hat, eps_hat = denoised(prediction, output, xt, alpha, sigma)
+    np.testing.assert_allclose(x0_hat, x0, atol=2e-5)
+    np.testing.assert_allclose(eps_hat, eps, atol=2e-5)
+
+
+def test_tweedie_keeps_the_clean_part_bit_for_bit():
+    s = settings()
+    x0, eps, _, _, alpha, sigma, mask, _ = problem(s)
+    xt = corrupt(x0, eps, mask, alpha, sigma)
+    estimate = tweedie("epsilon", 0.7 * eps, xt, x0, mask, alpha, sigma)
+    clean = ~jnp.broadcast_to(mask, x0.shape)
+    np.testing.assert_array_equal(estimate[clean], x0[clean])
+    assert float(jnp.abs(estimate - x0)[~clean].min()) > 0
+
+
+@pytest.mark.parametrize("s", LAYOUTS, ids=IDS)
+def test_gradient_is_zero_off_the_mask(s):
+    x0, eps, _, _, _, _, mask, _ = problem(s)
+    grad = jax.grad(lambda output: masked_mean((output - eps) ** 2, mask).mean())(x0)
+    inside = jnp.broadcast_to(mask, x0.shape)
+    assert not grad[~inside].any()
+    assert (grad[inside] != 0).all()
+
+
+@pytest.mark.parametrize("s", LAYOUTS, ids=IDS)
+def test_loss_is_the_mean_over_the_mask_of_each_example(s):
+    x0, _, _, _, _, _, mask, _ = problem(s)
+    inside = np.broadcast_to(mask, x0.shape)
+    expected = [float(np.mean(np.asarray(x0[i] ** 2)[inside[i]])) for i in range(3)]
+    np.testing.assert_allclose(masked_mean(x0**2, mask), expected, rtol=1e-5)
+
+
+def test_min_snr_weights():
+    alpha, sigma = alpha_sigma(settings().schedule, jnp.array([0, 300, 999]))
+    snr = np.asarray((alpha / sigma) ** 2)
+    np.testing.assert_allclose(weight("epsilon", 5.0, alpha, sigma), np.minimum(snr, 5) / snr)
+    np.testing.assert_allclose(weight("v", 5.0, alpha, sigma), np.minimum(snr, 5) / (snr + 1))
+    np.testing.assert_array_equal(weight("v", None, alpha, sigma), 1.0)
+
+
+@pytest.mark.parametrize("s", LAYOUTS, ids=IDS)
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+def test_clean_components_leave_the_sampler_bit_equal(s, guidance):
+    x0, eps, pose, _, _, _, mask, noised = problem(s)
+    network = mixing_network(jax.random.key(2), s.in_channels, s.out_channels)
+    sampler = SamplerSettings(4, guidance)
+    out = sample(network, s, sampler, eps, x0, noised, pose, jnp.arange(3), 3)
+    clean = ~jnp.broadcast_to(mask, x0.shape)
+    np.testing.assert_array_equal(out[clean], x0[clean])
+    assert float(jnp.abs(out - x0)[~clean].min()) > 0
+
+
+def test_the_trajectory_is_kept_only_on_request():
+    s = settings()
+    x0, eps, pose, _, _, _, mask, noised = problem(s)
+    network = mixing_network(jax.random.key(2), s.in_channels, s.out_channels)
+    arguments = (network, s, SamplerSettings(4), eps, x0, noised, pose, jnp.arange(3), 3)
+    final, states = sample(*arguments, trajectory=True)
+    np.testing.assert_array_equal(final, sample(*arguments))
+    assert states.shape == (4, *x0.shape)
+    clean = ~jnp.broadcast_to(mask, x0.shape)
+    for state in states:
+        np.testing.assert_array_equal(state[clean], x0[clean])
+
+
+@pytest.mark.parametrize("inputs", [("noisy", "mask", "pose"), ("noisy", "mask", "clean", "pose")])
+@pytest.mark.parametrize("changed", ["x0", "pose", "prompt"])
+def test_swapping_a_condition_changes_the_output(inputs, changed):
+    s = settings(unet_inputs=inputs)
+    x0, eps, pose, _, _, _, _, noised = problem(s)
+    network = mixing_network(jax.random.key(2), s.in_channels, s.out_channels)
+    given = {"x0": x0, "pose": pose, "prompt": jnp.arange(3)}
+    swapped = {**given, changed: jnp.roll(given[changed], 1, axis=0)}
+
+    def run(g):
+        parts = (g["x0"], noised, g["pose"], g["prompt"])
+        return sample(network, s, SamplerSettings(3), eps, *parts, 3)
+
+    generated = jnp.broadcast_to(s.canvas.mask(noised), x0.shape)
+    assert float(jnp.abs(run(given) - run(swapped))[generated].max()) > 1e-3
+
+
+def test_network_input_follows_unet_inputs():
+    s = settings(unet_inputs=("noisy", "mask", "clean", "pose"))
+    x0, _, pose, _, _, _, mask, _ = problem(s)
+    stacked = network_input(s.unet_inputs, s.canvas, x0, mask, pose)
+    assert stacked.shape[-1] == s.in_channels == 13
+    np.testing.assert_array_equal(stacked[..., :4], x0)
+    np.testing.assert_array_equal(stacked[..., 4:5], mask)
+    np.testing.assert_array_equal(stacked[..., 5:9], jnp.where(mask, 0, x0))
+    np.testing.assert_array_equal(stacked[..., 9:], pose)
+    with pytest.raises(OmfaError, match="begin with 'noisy'"):
+        input_channels(("mask", "noisy"), s.canvas)
+    with pytest.raises(OmfaError, match="did you mean 'pose'"):
+        input_channels(("noisy", "mask", "posse"), s.canvas)
+
+
+def test_dropped_examples_lose_every_condition_and_nothing_else():
+    s = settings()
+    x0, _, pose, _, _, _, mask, _ = problem(s)
+    drop = jnp.array([True, False, True])
+    xt, kept_pose, prompt = drop_conditions(drop, x0, mask, pose, jnp.arange(3), 9)
+    inside = jnp.broadcast_to(mask, x0.shape)
+    np.testing.assert_array_equal(xt[inside], x0[inside])
+    assert not xt[0][~inside[0]].any() and not kept_pose[0].any()
+    np.testing.assert_array_equal(xt[1], x0[1])
+    np.testing.assert_array_equal(kept_pose[1], pose[1])
+    np.testing.assert_array_equal(prompt, [9, 1, 9])
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v"])
+def test_guidance_is_extrapolation_from_the_null_branch(prediction):
+    """One DDIM step with scale s equals the step on eps_u + s (eps_c - eps_u)."""
+    s = settings(prediction=prediction)
+    x0, eps, pose, _, _, _, mask, noised = problem(s)
+    network = mixing_network(jax.random.key(2), s.in_channels, s.out_channels)
+
+    def combined(x, t, prompt):
+        null_xt, null_pose, null_prompt = drop_conditions(
+            jnp.ones(3, bool), x[..., :4], mask, x[..., 5:], prompt, 3
+        )
+        null = network_input(s.unet_inputs, s.canvas, null_xt, mask, null_pose)
+        conditional, unconditional = network(x, t, prompt), network(null, t, null_prompt)
+        return unconditional + 3.0 * (conditional - unconditional)
+
+    arguments = (eps, x0, noised, pose, jnp.arange(3), 3)
+    guided = sample(network, s, SamplerSettings(5, 3.0), *arguments)
+    by_hand = sample(combined, s, SamplerSettings(5, 1.0), *arguments)
+    np.testing.assert_allclose(guided, by_hand, atol=1e-5)
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v"])
+@pytest.mark.parametrize("spacing", ["leading", "trailing"])
+def test_ddim_matches_diffusers_over_50_steps(prediction, spacing):
+    from omfa_jax.diffusion.schedule import ScheduleSettings
+
+    s = settings(prediction=prediction, schedule=ScheduleSettings(spacing=spacing))
+    _, eps, pose, *_ = problem(s)
+    network = mixing_network(jax.random.key(2), s.in_channels, s.out_channels)
+    everything = jnp.ones((3, 3), bool)
+    mask = jnp.broadcast_to(s.canvas.mask(everything), eps.shape)
+    prompt = jnp.arange(3)
+    ours = sample(
+        network, s, SamplerSettings(50, 1.0), eps, 0 * eps, everything, pose, prompt, 3
+    )
+
+    theirs = DDIMScheduler(
+        beta_schedule="scaled_linear",
+        beta_start=0.00085,
+        beta_end=0.012,
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+        timestep_spacing=spacing,
+        prediction_type={"epsilon": "epsilon", "v": "v_prediction"}[prediction],
+    )
+    theirs.set_timesteps(50)
+    x = torch.tensor(np.asarray(jnp.where(mask, eps, 0)))
+    for t in theirs.timesteps:
+        inputs = network_input(s.unet_inputs, s.canvas, jnp.asarray(x.numpy()), mask[..., :1], pose)
+        output = jnp.where(mask, network(inputs, jnp.full(3, int(t)), prompt), 0)
+        x = theirs.step(torch.tensor(np.asarray(output)), t, x).prev_sample
+        x = torch.where(torch.tensor(np.asarray(mask)), x, 0)
+    scale = float(jnp.abs(ours).max())
+    np.testing.assert_allclose(ours / scale, x.numpy() / scale, atol=1e-5)

@@ -1,0 +1,78 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from diffusers import DDIMScheduler, EulerDiscreteScheduler
+
+from omfa_jax.core.errors import OmfaError
+from omfa_jax.diffusion.schedule import (
+    ScheduleSettings,
+    alpha_sigma,
+    cumulative_alphas,
+    sampling_timesteps,
+)
+
+
+def oracle(**changes):
+    fields = {
+        "beta_schedule": "scaled_linear",
+        "beta_start": 0.00085,
+        "beta_end": 0.012,
+        "clip_sample": False,
+        "set_alpha_to_one": False,
+        "steps_offset": 1,
+    }
+    return DDIMScheduler(**{**fields, **changes})
+
+
+def test_sdxl_numbers():
+    alpha_bar = cumulative_alphas(ScheduleSettings())
+    for t, expected in ((0, 0.99915), (499, 0.27766965), (981, 0.0057755), (999, 0.0046601)):
+        assert alpha_bar[t] == pytest.approx(expected, rel=2e-5)
+    assert np.sqrt(1 / alpha_bar[999] - 1) == pytest.approx(14.6146, rel=1e-4)
+
+
+@pytest.mark.parametrize("zero", [False, True])
+def test_alphas_match_diffusers(zero):
+    expected = oracle(rescale_betas_zero_snr=zero).alphas_cumprod.double().numpy()
+    np.testing.assert_allclose(
+        cumulative_alphas(ScheduleSettings(zero_terminal_snr=zero)), expected, atol=2e-6
+    )
+
+
+def test_variance_is_preserved():
+    alpha, sigma = alpha_sigma(ScheduleSettings(), jnp.arange(1000))
+    np.testing.assert_allclose(alpha**2 + sigma**2, 1.0, atol=1e-6)
+
+
+@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
+@pytest.mark.parametrize("steps", [7, 20, 50])
+def test_timesteps_match_diffusers(spacing, steps):
+    theirs = oracle(timestep_spacing=spacing)
+    theirs.set_timesteps(steps)
+    ours = sampling_timesteps(ScheduleSettings(spacing=spacing), steps)
+    np.testing.assert_array_equal(ours, theirs.timesteps.numpy())
+
+
+def test_sdxl_visits_981_to_1():
+    times = sampling_timesteps(ScheduleSettings(), 50)
+    assert (times[0], times[-1], len(times)) == (981, 1, 50)
+    theirs = EulerDiscreteScheduler(
+        beta_schedule="scaled_linear",
+        beta_start=0.00085,
+        beta_end=0.012,
+        timestep_spacing="leading",
+        steps_offset=1,
+    )
+    theirs.set_timesteps(50)
+    np.testing.assert_array_equal(times, theirs.timesteps.numpy())
+
+
+@pytest.mark.parametrize("steps", [0, 1001])
+def test_impossible_step_counts(steps):
+    with pytest.raises(OmfaError, match="1..1000"):
+        sampling_timesteps(ScheduleSettings(), steps)
+
+
+def test_unknown_spacing_is_named():
+    with pytest.raises(OmfaError, match="did you mean 'trailing'"):
+        ScheduleSettings(spacing="trailin")
