@@ -44,7 +44,9 @@ def get_config() -> ConfigDict:
     config.diffusion.prediction = "epsilon"  # or "v"
     config.diffusion.zero_terminal_snr = False
     config.diffusion.spacing = "leading"  # of the sampler's timesteps; SDXL's
-    config.diffusion.min_snr_gamma = 0.0  # 0 = uniform weight; 5 is the paper's choice of 2303.09556
+    config.diffusion.min_snr_gamma = (
+        0.0  # 0 = uniform weight; 5 is the paper's choice of 2303.09556
+    )
     config.diffusion.condition_dropout = 0.05  # the paper's
 
     config.data = ConfigDict()

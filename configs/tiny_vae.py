@@ -21,9 +21,9 @@ def get_config():
     config.canvas.person = (128, 96)
     config.canvas.face = (64, 64)
     config.data.threads = 1
-    config.data.prefetch = 4
-    config.train.steps = 1500
-    config.train.batch_size = 4
+    config.data.prefetch = 16
+    config.train.steps = 7500
+    config.train.batch_size = 2
     config.train.compute_dtype = "float32"
     config.train.remat = "none"
     config.train.ema_decay = 0.995
@@ -31,6 +31,8 @@ def get_config():
     config.optimizer.warmup_steps = 100
     config.optimizer.decay = "cosine"
     config.optimizer.weight_decay = 0.0
-    config.checkpoint.every_steps = 500
+    config.checkpoint.every_steps = 2500
     config.log.samples_every_steps = 0
+    # many small steps: what a small autoencoder lacks is updates, not examples in each
+    config.autoencoder.crop_px = 32
     return config

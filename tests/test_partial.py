@@ -201,9 +201,7 @@ def test_ddim_matches_diffusers_over_50_steps(prediction, spacing):
     everything = jnp.ones((3, 3), bool)
     mask = jnp.broadcast_to(s.canvas.mask(everything), eps.shape)
     prompt = jnp.arange(3)
-    ours = sample(
-        network, s, SamplerSettings(50, 1.0), eps, 0 * eps, everything, pose, prompt, 3
-    )
+    ours = sample(network, s, SamplerSettings(50, 1.0), eps, 0 * eps, everything, pose, prompt, 3)
 
     theirs = DDIMScheduler(
         beta_schedule="scaled_linear",

@@ -21,6 +21,7 @@ from omfa_jax.core.errors import OmfaError
 from omfa_jax.models import apply_unet, init_unet, unet
 from omfa_jax.models.compute import Compute
 from omfa_jax.models.embeddings import sinusoid
+from omfa_jax.models.init import random_params
 from omfa_jax.models.transformer import Transformer
 from omfa_jax.weights import names
 from omfa_jax.weights.folder import shapes_of_unet
@@ -73,7 +74,8 @@ def test_remat_recomputes_what_it_says():
 def test_remat_keeps_gradients():
     rng = np.random.default_rng(0)
     x, context = rng.standard_normal((1, 4, 4, 16)), rng.standard_normal((1, 3, 8))
-    params = Transformer(2, 2, 4, Compute()).init(jax.random.key(0), x, context)
+    shapes = jax.eval_shape(Transformer(2, 2, 4, Compute()).init, jax.random.key(0), x, context)
+    params = random_params(shapes, jax.random.key(0))
 
     def gradient(remat):
         transformer = Transformer(2, 2, 4, Compute(remat=remat))
@@ -84,7 +86,7 @@ def test_remat_keeps_gradients():
     kept, again = dict(trees.walk(gradient("none"))), dict(trees.walk(gradient("block")))
     assert kept.keys() == again.keys()
     for path, leaf in kept.items():
-        np.testing.assert_allclose(again[path], leaf, rtol=1e-4, atol=1e-5, err_msg=str(path))
+        assert relative_l2(again[path], leaf) <= 1e-5, path
 
 
 def test_constrain_sees_every_kind_of_activation():

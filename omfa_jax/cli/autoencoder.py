@@ -47,7 +47,5 @@ def publish_vae(
     settings = border.diffusion_settings(config, scaled)
     unet_config = preset_unet(config, settings)
     rows = prompt_rows(None, settings, unet_config)
-    save_frozen(
-        workdir / MODEL_FOLDER, Bundle(settings, unet_config, scaled, None, params, rows)
-    )
+    save_frozen(workdir / MODEL_FOLDER, Bundle(settings, unet_config, scaled, None, params, rows))
     log.info("wrote %s (scaling factor %.5f)", workdir / MODEL_FOLDER, factor)

@@ -63,7 +63,9 @@ def apply_override(config: ConfigDict, override: str) -> None:
     if name not in node:
         raise unknown(f"config value in {override!r}", name, node.keys())
     if isinstance(node[name], ConfigDict):
-        raise OmfaError(f"{override!r} names a group; its values are {', '.join(node[name].keys())}")
+        raise OmfaError(
+            f"{override!r} names a group; its values are {', '.join(node[name].keys())}"
+        )
     node[name] = parsed(text, node[name], override)
 
 

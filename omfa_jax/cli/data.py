@@ -1,4 +1,4 @@
-"""`omfa data synthesize | poses | build | latents | show`."""
+"""`omfa data synthesize | poses | build | check | latents | show`."""
 
 import argparse
 import logging
@@ -53,6 +53,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     latents.add_argument("--batch-size", type=int, default=32)
     latents.add_argument("--overwrite", action="store_true")
 
+    check = command("check", "read every record and report faults")
+    check.add_argument("--records", required=True, metavar="DIR")
+
     show = command("show", "write a contact sheet of records")
     show.add_argument("--records", required=True, metavar="DIR")
     show.add_argument("--out", required=True, metavar="FILE.png")
@@ -66,6 +69,7 @@ def run(options: argparse.Namespace) -> None:
         "synthesize": synthesize,
         "poses": poses,
         "build": build,
+        "check": check,
         "latents": latents,
         "show": show,
     }
@@ -140,6 +144,16 @@ def latents(options: argparse.Namespace) -> None:
         batch_size=options.batch_size,
         overwrite=options.overwrite,
     )
+
+
+def check(options: argparse.Namespace) -> None:
+    """Report the faults of a records folder; any fault is an error."""
+    from omfa_jax.data.check import check_records, summary
+
+    report = check_records(options.records)
+    log.info(summary(report))
+    if report.faults:
+        raise OmfaError(f"{options.records}: {len(report.faults)} faults, listed above")
 
 
 def show(options: argparse.Namespace) -> None:

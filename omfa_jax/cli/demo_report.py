@@ -67,8 +67,7 @@ def write_report(
     )
     page.text(f"The VAE alone, the ceiling: {scores['vae_psnr_db']}.")
     page.text(
-        "Trained against untrained weights, first examples (dB):"
-        f" {scores['against_untrained']}."
+        f"Trained against untrained weights, first examples (dB): {scores['against_untrained']}."
     )
     page.heading("Training")
     page.curve(loss_curve(trained / "metrics.jsonl"), "steps", "loss")

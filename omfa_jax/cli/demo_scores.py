@@ -11,7 +11,7 @@ import numpy as np
 
 from omfa_jax.cli.inputs import Slots, render_pose
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.core.images import from_signed, read_labels, read_rgb, to_signed
+from omfa_jax.core.images import from_signed, read_labels, read_rgb
 from omfa_jax.core.tasks import COMPONENTS
 from omfa_jax.data.labels import CIHP, GARMENT, mask
 from omfa_jax.data.pipeline import PipelineSettings, eval_batches

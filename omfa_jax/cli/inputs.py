@@ -26,7 +26,9 @@ class Slots:
     def __init__(self, settings: DiffusionSettings):
         self.sizes = dict(zip(COMPONENTS, settings.slots_px, strict=True))
 
-    def picture(self, component: str, image: UInt8[np.ndarray, "_ _ 3"]) -> Float[np.ndarray, "1 h w 3"]:
+    def picture(
+        self, component: str, image: UInt8[np.ndarray, "_ _ 3"]
+    ) -> Float[np.ndarray, "1 h w 3"]:
         """Letter-box an image into its slot, in [-1, 1]; margins are white."""
         return to_signed(letterbox(image, *self.sizes[component], fill=WHITE))[None]
 
@@ -52,7 +54,9 @@ def face_of(
     photo = read_rgb(person, "person (--person)")
     path = Path(person)
     beside = path.parent.parent
-    found_points = Path(keypoints) if keypoints else beside / "openpose_json" / f"{path.stem}_keypoints.json"
+    found_points = (
+        Path(keypoints) if keypoints else beside / "openpose_json" / f"{path.stem}_keypoints.json"
+    )
     found_parse = Path(parse) if parse else beside / "image-parse-v3" / f"{path.stem}.png"
     points = read_keypoints(found_points) if keypoints or found_points.is_file() else None
     labels = (

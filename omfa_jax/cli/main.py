@@ -12,9 +12,12 @@ from omfa_jax.core.errors import OmfaError
 # name -> (module with add_arguments and run, help); imported only when the command is given
 COMMANDS = {
     "demo": ("omfa_jax.cli.demo", "the whole path in minutes on a laptop, with a report"),
-    "data": ("omfa_jax.cli.data", "synthesize, poses, build, latents, show"),
+    "data": ("omfa_jax.cli.data", "synthesize, poses, build, check, latents, show"),
     "train": ("omfa_jax.cli.train", "train a model, or go on training it"),
-    "sample": ("omfa_jax.cli.sample", "pictures from pictures: try_on, try_off, transfer, turntable"),
+    "sample": (
+        "omfa_jax.cli.sample",
+        "pictures from pictures: try_on, try_off, transfer, turntable",
+    ),
 }
 
 

@@ -21,7 +21,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `omfa sample`."""
     parser.add_argument("--checkpoint", required=True, metavar="DIR", help="workdir, step or model")
     parser.add_argument("--task", required=True, metavar="TASK", help=" | ".join(TASKS))
-    parser.add_argument("--out", required=True, metavar="DIR", help="pictures and sheet.png go here")
+    parser.add_argument(
+        "--out", required=True, metavar="DIR", help="pictures and sheet.png go here"
+    )
     parser.add_argument("--garment", metavar="IMAGE", help="in-shop photo of the garment")
     parser.add_argument("--person", metavar="IMAGE", help="photo of the person")
     parser.add_argument("--face", metavar="IMAGE", help="face; default: cut out of --person")

@@ -68,7 +68,12 @@ def starting_bundle(config: ConfigDict, workdir: Path | None, *, abstract: bool 
         log.warning("no config.model.init: the VAE is random, good for tests of the machinery only")
     vae_params = {} if abstract else jax.device_get(draw())
     return Bundle(
-        settings, unet_config, vae_config, None, vae_params, prompt_rows(None, settings, unet_config)
+        settings,
+        unet_config,
+        vae_config,
+        None,
+        vae_params,
+        prompt_rows(None, settings, unet_config),
     )
 
 
@@ -164,4 +169,3 @@ def encode_records(
         overwrite=overwrite,
     )
     log.info("%s: latents of %s", out, manifest["splits"])
-

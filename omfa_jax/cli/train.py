@@ -26,7 +26,7 @@ from omfa_jax.parallel.rules import REPLICATED_RULES, UNET_RULES, explain
 from omfa_jax.train.loop import Run, train
 from omfa_jax.train.objective import partial_diffusion
 from omfa_jax.train.state import TrainState
-from omfa_jax.train.vae_objective import autoencoder, narrow_posterior
+from omfa_jax.train.vae_objective import autoencoder, trainable_start
 from omfa_jax.weights.bundle import network_apply
 
 log = logging.getLogger(__name__)
@@ -141,7 +141,7 @@ def train_autoencoder(config: ConfigDict, workdir: Path) -> TrainState:
                 ),
                 crop_px=config.autoencoder.crop_px,
             ),
-            start=lambda: narrow_posterior(start()),
+            start=lambda: trainable_start(start()),
             frozen={},
             rules=REPLICATED_RULES,
             mesh=mesh,

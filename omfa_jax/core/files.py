@@ -80,5 +80,7 @@ def require_writable_dir(path: str | os.PathLike, flag: str) -> Path:
             probe.write(b"omfa")
     except OSError as error:
         reason = error.strerror or error
-        raise OmfaError(f"cannot write in {path}: {reason}; give another folder to {flag}") from None
+        raise OmfaError(
+            f"cannot write in {path}: {reason}; give another folder to {flag}"
+        ) from None
     return path

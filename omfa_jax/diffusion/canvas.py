@@ -32,7 +32,7 @@ class Canvas:
             raise OmfaError(f"the canvas needs {len(COMPONENTS)} slots {COMPONENTS}")
         if self.layout == "channel" and len(set(self.slots)) > 1:
             raise OmfaError(
-                f"layout 'channel' needs slots of one size, got {dict(zip(COMPONENTS, self.slots))}"
+                f"layout 'channel' needs slots of one size, got {self.slots}"
                 " latent pixels; change config.slots or config.layout"
             )
 

@@ -22,7 +22,7 @@ Network = Callable[
 
 @dataclass(frozen=True)
 class SamplerSettings:
-    """`steps` DDIM steps (eta 0) with guidance scale `guidance` (1 = no guidance, half the cost)."""
+    """`steps` DDIM steps (eta 0); `guidance` is the scale s (1 = no guidance, half the cost)."""
 
     steps: int = 50
     guidance: float = 2.0
@@ -105,9 +105,7 @@ def sample(
             jnp.broadcast_to(c[name], (batch,))
             for name in ("t", "alpha", "sigma", "alpha_next", "sigma_next")
         )
-        output = guided(
-            network, settings, sampler.guidance, x, mask, pose, t, prompt, null_prompt
-        )
+        output = guided(network, settings, sampler.guidance, x, mask, pose, t, prompt, null_prompt)
         x0_hat, eps_hat = denoised(settings.prediction, output, x, alpha, sigma)
         moved = per_example(alpha_next) * x0_hat + per_example(sigma_next) * eps_hat
         x = keep_clean(mask, moved, x0)

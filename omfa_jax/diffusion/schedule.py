@@ -53,7 +53,7 @@ def alpha_sigma(
 
 
 def sampling_timesteps(settings: ScheduleSettings, steps: int) -> Int[np.ndarray, "steps"]:
-    """Return the timesteps a `steps`-step sampler visits, largest first (arXiv 2305.08891, table 2)."""
+    """Return the timesteps a sampler visits, largest first (arXiv 2305.08891, table 2)."""
     total = settings.train_steps
     if not 1 <= steps <= total:
         raise OmfaError(f"sampling steps must lie in 1..{total}, got {steps}; change --steps")

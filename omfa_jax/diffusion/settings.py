@@ -1,7 +1,7 @@
-"""Everything that fixes what a trained network means: tasks, canvas, inputs, schedule, prediction."""
+"""What a trained network means: tasks, canvas, inputs, schedule, prediction."""
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from omfa_jax.core.errors import OmfaError, unknown
@@ -26,7 +26,7 @@ class DiffusionSettings:
     layout: str = "spatial"
     unet_inputs: tuple[str, ...] = ("noisy", "mask", "pose")
     prediction: str = "epsilon"
-    schedule: ScheduleSettings = ScheduleSettings()
+    schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
 
     def __post_init__(self) -> None:
         if self.prediction not in PREDICTIONS:
@@ -58,7 +58,7 @@ class DiffusionSettings:
 
     @property
     def time_ids(self) -> tuple[float, ...]:
-        """SDXL's size conditioning of the person slot: original, crop and target (height, width)."""
+        """SDXL's size conditioning: original, crop and target (height, width) of the person."""
         height, width = self.slots_px[COMPONENTS.index("person")]
         return (height, width, 0, 0, height, width)
 
@@ -79,4 +79,6 @@ class DiffusionSettings:
             fields["schedule"] = ScheduleSettings(**data["schedule"])
             return cls(**fields)
         except (KeyError, TypeError, ValueError) as error:
-            raise OmfaError(f"omfa.json does not describe a model of this version: {error}") from None
+            raise OmfaError(
+                f"omfa.json does not describe a model of this version: {error}"
+            ) from None

@@ -3,6 +3,9 @@
 Parameters are plain nested dicts of float32 arrays (Flax's `params` collection alone).
 """
 
+import functools
+
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
@@ -10,22 +13,23 @@ from jaxtyping import Array, Float, Num, PRNGKeyArray
 
 from omfa_jax.models.compute import Compute, Constrain, Params
 from omfa_jax.models.config import UNetConfig, VAEConfig
+from omfa_jax.models.init import random_params
 from omfa_jax.models.unet import UNet
 from omfa_jax.models.vae import VAE
 
 
+@functools.partial(jax.jit, static_argnames="config")
 def init_unet(config: UNetConfig, key: PRNGKeyArray) -> Params:
-    """Return random parameters with PyTorch's scale; works under `jax.eval_shape` too."""
-
-    def init(key: PRNGKeyArray) -> Params:
-        size = config.stride
-        x = jnp.zeros((1, size, size, config.in_channels))
-        context = jnp.zeros((1, 1, config.context_dim))
-        pooled, time_ids = jnp.zeros((1, config.pooled_dim)), jnp.zeros((1, 6))
-        unet = UNet(config, Compute())
-        return unet.init(key, x, jnp.zeros((1,)), context, pooled, time_ids)["params"]
-
-    return jax.jit(init)(key)
+    """Return random parameters; works under `jax.eval_shape` and a jit with shardings too."""
+    size = config.stride
+    inputs = (
+        jnp.zeros((1, size, size, config.in_channels)),
+        jnp.zeros((1,)),
+        jnp.zeros((1, 1, config.context_dim)),
+        jnp.zeros((1, config.pooled_dim)),
+        jnp.zeros((1, 6)),
+    )
+    return random_params(_shapes(UNet(config, Compute()), *inputs), key)
 
 
 def apply_unet(
@@ -52,14 +56,11 @@ def apply_unet(
     return unet.apply({"params": params}, x, t, context, pooled, time_ids)
 
 
+@functools.partial(jax.jit, static_argnames="config")
 def init_vae(config: VAEConfig, key: PRNGKeyArray) -> Params:
-    """Return random parameters of encoder and decoder; works under `jax.eval_shape` too."""
-
-    def init(key: PRNGKeyArray) -> Params:
-        images = jnp.zeros((1, config.stride, config.stride, 3))
-        return VAE(config, Compute()).init(key, images)["params"]
-
-    return jax.jit(init)(key)
+    """Return random parameters of encoder and decoder; traceable as `init_unet` is."""
+    images = jnp.zeros((1, config.stride, config.stride, 3))
+    return random_params(_shapes(VAE(config, Compute()), images), key)
 
 
 def posterior(
@@ -103,3 +104,7 @@ def decode(
     """Return images, nominally in [-1, 1] but not clipped, of scaled latents."""
     vae = VAE(config, Compute(dtype))
     return vae.apply({"params": params}, latents / config.scaling_factor, method=VAE.decode)
+
+
+def _shapes(module: nn.Module, *inputs: Array) -> Params:
+    return jax.eval_shape(module.init, jax.random.key(0), *inputs)["params"]

@@ -1,4 +1,4 @@
-"""Linear maps, convolutions and norms, with PyTorch's initial scale and epsilons."""
+"""Linear maps, convolutions and norms, with diffusers' paddings and epsilons."""
 
 import flax.linen as nn
 import jax
@@ -8,13 +8,10 @@ from jaxtyping import Array, Float
 
 from omfa_jax.models.compute import Compute
 
-# PyTorch's default for Linear and Conv2d weights: uniform within 1 / sqrt(fan_in).
-_INIT = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
-
 
 def dense(features: int, name: str, compute: Compute, *, use_bias: bool = True) -> nn.Dense:
     """Return a linear layer on the last axis, called `name`."""
-    return nn.Dense(features, use_bias, compute.dtype, kernel_init=_INIT, name=name)
+    return nn.Dense(features, use_bias, compute.dtype, name=name)
 
 
 def conv(
@@ -37,7 +34,6 @@ def conv(
         strides=stride,
         padding=(pad, pad),
         dtype=dtype,
-        kernel_init=_INIT,
         name=name,
     )
 

@@ -110,6 +110,7 @@ class VAE(nn.Module):
     compute: Compute
 
     def setup(self) -> None:
+        """Make the parts; both 1x1 convolutions stay in float32."""
         channels = self.config.latent_channels
         self.encoder = Encoder(self.config, self.compute)
         self.quant_conv = conv(2 * channels, None, jnp.float32, size=1)

@@ -86,7 +86,7 @@ def shardings_like(tree: Any, param_sharding: Mapping[str, Any], whole: NamedSha
 
 
 def explain(rules: Rules, params: Mapping[str, Any], mesh: Mesh) -> str:
-    """Return one line a weight: name, shape, spec, the rule that gave it; then the bytes a device."""
+    """Return a line for each weight (name, shape, spec, its rule), then the bytes a device."""
     lines, total, local = [], 0, 0
     for path, leaf in walk(params):
         spec, pattern = partition_spec(rules, path, leaf.shape, mesh)

@@ -56,7 +56,9 @@ class Sampler:
         noised = tuple(bool(flag) for flag in self._table[row])
         wanted = [name for name, flag in zip(COMPONENTS, noised, strict=True) if flag]
         clean = {name: given[name] for name in COMPONENTS if name in given and name not in wanted}
-        sizes = {len(images) for images in clean.values()} | ({len(pose)} if pose is not None else set())
+        sizes = {len(images) for images in clean.values()} | (
+            {len(pose)} if pose is not None else set()
+        )
         if len(sizes) != 1:
             raise OmfaError(f"task {task!r}: the given images must be equally many, got {sizes}")
         output = self._run(

@@ -1,4 +1,4 @@
-"""The tasks as functions: try_on, try_off, and the compound transfer and turntable (DESIGN, eq. 7)."""
+"""The tasks as functions: try_on, try_off, and the compound transfer and turntable."""
 
 import numpy as np
 from jaxtyping import Float, UInt8

@@ -1,1 +1,1 @@
-"""Training: state, optimizer, one jitted step, checkpoints, logs, and the loop that tells it all."""
+"""Training: state, optimizer, one jitted step, checkpoints, logs, and the loop."""

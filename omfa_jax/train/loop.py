@@ -49,7 +49,7 @@ class Batches(Protocol):
 
 @dataclass(frozen=True)
 class Run:
-    """Everything one run is made of; `start` is parameters, or a jittable function that draws them."""
+    """What one run is made of; `start` is parameters, or a jittable function that draws them."""
 
     workdir: Path
     settings: TrainSettings

@@ -61,9 +61,7 @@ def partial_diffusion(
         eps = jax.random.normal(key_for(root, "noise", step), x0.shape)
         alpha, sigma = alpha_sigma(settings.schedule, t)
         xt = corrupt(x0, eps, mask, alpha, sigma)
-        drop = jax.random.bernoulli(
-            key_for(root, "dropout", step), loss.condition_dropout, (size,)
-        )
+        drop = jax.random.bernoulli(key_for(root, "dropout", step), loss.condition_dropout, (size,))
         xt, pose, prompt = drop_conditions(drop, xt, mask, pose, batch["task"], null_prompt)
 
         inputs = network_input(settings.unet_inputs, canvas, xt, mask, pose)

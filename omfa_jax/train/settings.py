@@ -1,4 +1,4 @@
-"""What the training code needs to know, frozen; made from the config at the command line's border."""
+"""What the training code needs to know, frozen; made from the config at the border."""
 
 from dataclasses import dataclass, field
 
@@ -37,7 +37,8 @@ class LossSettings:
     def __post_init__(self) -> None:
         if not 0 <= self.condition_dropout < 1:
             raise OmfaError(
-                f"config.diffusion.condition_dropout must lie in [0, 1), got {self.condition_dropout}"
+                "config.diffusion.condition_dropout must lie in [0, 1),"
+                f" got {self.condition_dropout}"
             )
 
 

@@ -1,5 +1,6 @@
 """The autoencoder objective: only the demo's small VAE is trained here; SDXL's comes ready."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -8,22 +9,30 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from omfa_jax.core.tasks import COMPONENTS
+from omfa_jax.core.trees import build, walk
 from omfa_jax.train.keys import key_for
 from omfa_jax.train.objective import Objective
 
 # per latent number, against a mean over pixels: as weak as Stable Diffusion's, in these units
 KL_WEIGHT = 1e-6
-# a fresh encoder's log-variance of 0 drowns colours in its own noise for thousands of steps
+EDGE_WEIGHT = 0.5
+# a log-variance of 0 would drown colours in noise at first
 INITIAL_LOGVAR = -6.0
-EDGE_WEIGHT = 1.0
+# PyTorch's initial kernels shrink a signal by sqrt(3); inside residual branches that is wanted, on
+# the path between them twelve such layers leave the decoder nothing to learn from
+PATH_GAIN = 3.0**0.5
+BRANCHES = re.compile(r"resnets\.\d+/conv[12]/|attentions")
 
 
-def narrow_posterior(params: dict[str, Any]) -> dict[str, Any]:
-    """Return fresh VAE parameters whose log-variance starts at INITIAL_LOGVAR."""
-    bias = params["quant_conv"]["bias"]
-    half = bias.shape[0] // 2
-    bias = bias.at[half:].set(INITIAL_LOGVAR)
-    return {**params, "quant_conv": {**params["quant_conv"], "bias": bias}}
+def trainable_start(params: dict[str, Any]) -> dict[str, Any]:
+    """Return fresh VAE parameters that learn from scratch: see the constants above."""
+    leaves = {}
+    for path, leaf in walk(params):
+        on_path = path[-1] == "kernel" and not BRANCHES.search("/".join(path))
+        leaves[path] = leaf * PATH_GAIN if on_path else leaf
+    bias = leaves["quant_conv", "bias"]
+    leaves["quant_conv", "bias"] = bias.at[bias.shape[0] // 2 :].set(INITIAL_LOGVAR)
+    return build(leaves)
 
 
 def edges(images: Float[Array, "b h w 3"]) -> tuple[Array, Array]:

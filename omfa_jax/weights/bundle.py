@@ -47,8 +47,7 @@ class Bundle:
             if wanted != came:
                 raise OmfaError(
                     f"{what}: config.canvas, config.diffusion.unet_inputs and the presets ask for"
-                    f" {wanted}, the weights have {came}; change config.model.unet, config.model.vae"
-                    " or config.model.init"
+                    f" {wanted}, the weights have {came}; change config.model.unet, .vae or .init"
                 )
 
     def with_unet(self, params: Params) -> "Bundle":
@@ -64,7 +63,7 @@ def network_apply(
     constrain: Callable | None = None,
     remat: str = "none",
 ) -> Callable[..., Float[Array, "b h w c"]]:
-    """Return `apply(params, inputs, t, prompt_rows, prompts)`: the UNet with its context looked up."""
+    """Return `apply(params, inputs, t, prompt_rows, prompts)`: the UNet with its prompts."""
     time_ids = jnp.asarray(settings.time_ids, jnp.float32)
 
     def apply(params, inputs, t, rows, prompts):

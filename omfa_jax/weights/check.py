@@ -60,7 +60,9 @@ def _inputs(unet: UNetConfig, vae: VAEConfig, seed: int) -> Outputs:
         "t": np.array([21, 981], np.int32),
         "context": normal(2, 8, unet.context_dim),
         "pooled": normal(2, unet.pooled_dim),
-        "time_ids": np.array([[1024, 768, 0, 0, 1024, 768], [640, 480, 8, 16, 512, 384]]),
+        "time_ids": np.array(
+            [[1024, 768, 0, 0, 1024, 768], [640, 480, 8, 16, 512, 384]], np.float32
+        ),
         "images": rng.uniform(-1, 1, (1, 6 * vae.stride, 4 * vae.stride, 3)).astype(np.float32),
         "latents": normal(1, 6, 4, vae.latent_channels),
     }
@@ -70,15 +72,11 @@ def _run_ours(model: LoadedModel, inputs: Outputs) -> Outputs:
     names = ("x", "t", "context", "pooled", "time_ids")
     unet, vae = model.unet_config, model.vae_config
     with jax.default_matmul_precision("highest"):
-        predicted = jax.jit(lambda params, *args: apply_unet(unet, params, *args))(
-            model.unet_params, *(inputs[name].astype(jnp.float32) for name in names)
+        predicted = jax.jit(apply_unet, static_argnums=0)(
+            unet, model.unet_params, *(inputs[name] for name in names)
         )
-        mean, logvar = jax.jit(lambda params, images: posterior(vae, params, images))(
-            model.vae_params, inputs["images"]
-        )
-        images = jax.jit(lambda params, latents: decode(vae, params, latents))(
-            model.vae_params, inputs["latents"]
-        )
+        mean, logvar = jax.jit(posterior, static_argnums=0)(vae, model.vae_params, inputs["images"])
+        images = jax.jit(decode, static_argnums=0)(vae, model.vae_params, inputs["latents"])
     moments = jnp.concatenate([mean, logvar], axis=-1)
     return {
         "unet": np.asarray(predicted),

@@ -1,0 +1,120 @@
+"""Every config resolves: settings, shapes and shardings, without a byte of weights."""
+
+import math
+from pathlib import Path
+
+import jax
+import pytest
+
+from omfa_jax.cli import config as border
+from omfa_jax.cli.startup import preset_unet
+from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.tasks import COMPONENTS
+from omfa_jax.models import init_unet, vae
+from omfa_jax.parallel.mesh import MeshSettings, make_mesh
+from omfa_jax.parallel.rules import UNET_RULES, explain, param_shardings
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+FULL_SIZE = ("base", "vitonhd", "deepfashion", "both")
+
+
+def load(name, *overrides):
+    return border.load_config(CONFIGS / f"{name}.py", overrides)
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.py")), ids=lambda p: p.stem)
+def test_every_config_resolves(path):
+    if path.stem == "__init__":
+        return
+    config = border.load_config(path)
+    vae_config = vae(config.model.vae)
+    settings = border.diffusion_settings(config, vae_config)
+    unet_config = preset_unet(config, settings)
+    border.train_settings(config)
+    border.mesh_settings(config)
+    border.sampler_settings(config)
+    border.check_objective(config)
+    params = jax.eval_shape(lambda: init_unet(unet_config, jax.random.key(0)))
+    assert params["conv_in"]["kernel"].shape[2] == settings.in_channels
+    mesh = make_mesh(MeshSettings(2, 2, 2))
+    for leaf, sharding in zip(
+        jax.tree.leaves(params),
+        jax.tree.leaves(param_shardings(UNET_RULES, params, mesh)),
+        strict=True,
+    ):
+        sharding.shard_shape(leaf.shape)
+
+
+@pytest.mark.parametrize("name", FULL_SIZE)
+def test_the_papers_setting(name):
+    config = load(name)
+    settings = border.diffusion_settings(config, vae(config.model.vae))
+    assert (config.train.steps, config.train.batch_size) == (65_000, 8)
+    assert (config.sample.steps, config.sample.guidance) == (50, 2.0)
+    assert config.diffusion.condition_dropout == 0.05
+    assert settings.slots_px[COMPONENTS.index("person")] == (1024, 768)
+    assert settings.canvas.shape == (128, 96 + 96 + 48, 4)
+    assert settings.in_channels == 9
+    params = jax.eval_shape(lambda: init_unet(preset_unet(config, settings), jax.random.key(0)))
+    count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
+    assert count == 2_567_463_684 + 5 * 9 * 320
+
+
+def test_fsdp_shards_nearly_every_byte_of_sdxl():
+    config = load("base")
+    settings = border.diffusion_settings(config, vae("sdxl"))
+    params = jax.eval_shape(lambda: init_unet(preset_unet(config, settings), jax.random.key(0)))
+    mesh = make_mesh(MeshSettings(1, 8, 1))
+    shardings = param_shardings(UNET_RULES, params, mesh)
+    total = local = 0
+    for leaf, sharding in zip(jax.tree.leaves(params), jax.tree.leaves(shardings), strict=True):
+        total += math.prod(leaf.shape)
+        local += math.prod(sharding.shard_shape(leaf.shape))
+    assert local < 1.05 * total / 8
+    table = explain(UNET_RULES, params, mesh)
+    assert "to_q/kernel" in table and table.splitlines()[-1].startswith("total 10.270 GB")
+
+
+def test_an_unmatched_weight_is_an_error_that_names_it():
+    stray = {"stray": {"table": jax.ShapeDtypeStruct((4, 4), "float32")}}
+    with pytest.raises(OmfaError, match="stray/table"):
+        param_shardings(UNET_RULES, stray, make_mesh(MeshSettings()))
+
+
+def test_overrides_are_typed_and_checked():
+    config = load("base", "--config.train.steps=7", "--config.optimizer.learning_rate=1")
+    assert config.train.steps == 7
+    assert config.optimizer.learning_rate == 1.0
+    assert load("base", "--config.canvas.face=[256, 192]").canvas.face == (256, 192)
+    for override, message in {
+        "--config.train.step=7": "did you mean 'steps'",
+        "--config.trian.steps=7": "did you mean 'train'",
+        "--config.train.steps=many": "expected int",
+        "--config.train=7": "names a group",
+        "--steps=7": "set as --config.a.b=value",
+        "--config.model.init_unet=perhaps": "expected true or false",
+    }.items():
+        with pytest.raises(OmfaError, match=message):
+            load("base", override)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("--config.canvas.person=(1000, 768)", "multiples of the VAE stride 8"),
+        ("--config.diffusion.prediction=noise", "unknown prediction type"),
+        ("--config.canvas.layout=channel", "slots of one size"),
+        ("--config.diffusion.unet_inputs=('noisy', 'pose')", "hold 'mask'"),
+    ],
+)
+def test_impossible_settings_are_refused(override, message):
+    config = load("base", override)
+    with pytest.raises(OmfaError, match=message):
+        _ = border.diffusion_settings(config, vae("sdxl")).in_channels
+
+
+def test_a_mesh_that_does_not_fit_says_so():
+    with pytest.raises(OmfaError, match="does not cover the 8 devices"):
+        make_mesh(MeshSettings(3, 1, 1))
+    with pytest.raises(OmfaError, match="at most one -1"):
+        make_mesh(MeshSettings(-1, -1, 1))

@@ -1,0 +1,82 @@
+"""The name table: PyTorch's tensors to our tree and back, bit for bit; faults told together."""
+
+import numpy as np
+import pytest
+from torch_models import UNET_SHAPES, params_of, state_of, torch_unet, torch_vae
+
+from omfa_jax.core.errors import OmfaError
+from omfa_jax.models import VAEConfig
+from omfa_jax.weights import names
+from omfa_jax.weights.folder import shapes_of_unet, shapes_of_vae
+
+UNET = UNET_SHAPES["sdxl-like"]
+VAE = VAEConfig(block_channels=(8, 16), layers_per_block=1, norm_groups=8)
+
+
+@pytest.mark.parametrize(("config", "make"), [(UNET, torch_unet), (VAE, torch_vae)])
+def test_there_and_back_is_bit_equal(config, make):
+    model = make(config)
+    state, back = state_of(model), names.to_torch(params_of(config, model))
+    assert back.keys() == state.keys()
+    for key, tensor in state.items():
+        assert back[key].dtype == np.float32 and back[key].flags.c_contiguous
+        np.testing.assert_array_equal(back[key], tensor, err_msg=key)
+
+
+def test_layouts_and_stacks():
+    model = torch_unet(UNET)
+    state, params = state_of(model), params_of(UNET, model)
+    conv = params["down_blocks.0"]["resnets.1"]["conv2"]["kernel"]
+    expected = state["down_blocks.0.resnets.1.conv2.weight"]
+    assert conv[2, 1, 5, 7] == expected[7, 5, 2, 1]
+    stack = params["mid_block"]["attentions.0"]["transformer_blocks"]
+    kernel = stack["ff"]["net.0"]["proj"]["kernel"]
+    assert kernel.shape == (3, 64, 512)
+    name = "mid_block.attentions.0.transformer_blocks.2.ff.net.0.proj.weight"
+    assert kernel[2, 11, 300] == state[name][300, 11]
+    norm = stack["norm3"]["scale"]
+    assert norm[1, 4] == state["mid_block.attentions.0.transformer_blocks.1.norm3.weight"][4]
+
+
+def test_deprecated_attention_names_are_read():
+    model = torch_vae(VAE)
+    state = state_of(model)
+    old = {}
+    for key, tensor in state.items():
+        for before, now in names.DEPRECATED.items():
+            key = key.replace(f"attentions.0.{now}.", f"attentions.0.{before}.")
+        old[key] = tensor
+    assert len(old.keys() - state.keys()) == 2 * 4 * 2
+    params = names.from_torch(shapes_of_vae(VAE), list(old), old.__getitem__, "test")
+    for key, tensor in names.to_torch(params).items():
+        np.testing.assert_array_equal(tensor, state[key], err_msg=key)
+
+
+def test_text_keys_named_like_deprecated_ones_stay():
+    assert names.current_name("encoder.mid_block.attentions.0.key.bias").endswith("0.to_k.bias")
+    other = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.key.bias"
+    assert names.current_name(other) == other
+
+
+def test_all_faults_are_told_in_one_line():
+    state = dict(state_of(torch_unet(UNET)))
+    del state["conv_out.bias"], state["mid_block.resnets.0.norm1.weight"]
+    state["lora.up.weight"] = np.zeros(3, np.float32)
+    state["conv_in.weight"] = np.zeros((32, 4, 3, 3), np.float32)
+    with pytest.raises(OmfaError) as caught:
+        names.from_torch(shapes_of_unet(UNET), list(state), state.__getitem__, "some/unet")
+    text = str(caught.value)
+    assert text.startswith("some/unet: ") and "\n" not in text
+    assert "2 missing (conv_out.bias, mid_block.resnets.0.norm1.weight)" in text
+    assert "1 unexpected (lora.up.weight)" in text
+    assert "1 misshapen (conv_in.weight is (32, 4, 3, 3), expected (32, 9, 3, 3))" in text
+
+
+def test_long_lists_are_cut():
+    with pytest.raises(OmfaError, match=r"missing \(.*, and \d+ more\)"):
+        names.from_torch(shapes_of_unet(UNET), [], {}.__getitem__, "empty")
+
+
+def test_a_leaf_without_a_row_is_named():
+    with pytest.raises(OmfaError, match=r"no PyTorch name for a/gamma of shape \(3,\)"):
+        names.table({"a": {"gamma": np.zeros(3)}})

@@ -1,0 +1,180 @@
+"""One run, in one go and interrupted, on one device and on many: always the same run."""
+
+import json
+import os
+import shutil
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny_training import CountingBatches, make_run
+
+from omfa_jax.core.errors import OmfaError
+from omfa_jax.train.checkpoint import newest_whole_step
+from omfa_jax.train.loop import train
+
+MESHES = [(8, 1, 1), (2, 4, 1), (2, 2, 2)]
+
+
+def leaves(tree):
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
+
+
+def losses(workdir):
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    return {row["step"]: row["loss"] for row in map(json.loads, lines)}
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("straight")
+    run = make_run(workdir, 4)
+    return workdir, train(run), run
+
+
+def test_four_steps_are_two_a_restart_and_two(straight, tmp_path):
+    workdir, state, run = straight
+    stopped = make_run(tmp_path, 2)
+    train(stopped)
+    resumed = make_run(tmp_path, 4)
+    after = train(resumed)
+    assert stopped.batches.seen == [0, 1]
+    assert resumed.batches.seen == [2, 3]
+    assert run.batches.seen == [0, 1, 2, 3]
+    for name in ("params", "ema", "opt_state"):
+        for a, b in zip(leaves(getattr(state, name)), leaves(getattr(after, name)), strict=True):
+            np.testing.assert_array_equal(a, b)
+    assert losses(workdir) == losses(tmp_path)
+
+
+@pytest.mark.parametrize("mesh", MESHES, ids=lambda m: "x".join(map(str, m)))
+def test_the_mesh_does_not_matter(straight, tmp_path, mesh):
+    workdir, state, _ = straight
+    other = train(make_run(tmp_path, 4, mesh))
+    for step, loss in losses(workdir).items():
+        assert losses(tmp_path)[step] == pytest.approx(loss, rel=2e-5)
+    for a, b in zip(leaves(state.params), leaves(other.params), strict=True):
+        # Adam divides by the gradient's size: rounding in tiny gradients moves a weight by up to lr
+        np.testing.assert_allclose(a, b, atol=2e-4)
+    kernels = [leaf for leaf in jax.tree.leaves(other.params) if leaf.ndim >= 2]
+    if mesh[1] * mesh[2] > 1:
+        sharded = sum(leaf.size for leaf in kernels if not leaf.sharding.is_fully_replicated)
+        assert sharded > 0.95 * sum(leaf.size for leaf in kernels)
+        for p, m in zip(
+            jax.tree.leaves(other.params), jax.tree.leaves(other.opt_state[1][0].mu), strict=True
+        ):
+            assert p.sharding.is_equivalent_to(m.sharding, p.ndim)
+
+
+def test_a_run_restarts_on_another_mesh(straight, tmp_path):
+    workdir, state, _ = straight
+    train(make_run(tmp_path, 2, (2, 4, 1)))
+    resumed = make_run(tmp_path, 4, (8, 1, 1))
+    after = train(resumed)
+    assert resumed.batches.seen == [2, 3]
+    assert losses(tmp_path) == pytest.approx(losses(workdir), rel=2e-5)
+    assert int(after.step) == int(state.step)
+
+
+def test_the_ema_is_a_warmed_up_average(tmp_path):
+    run = make_run(tmp_path, 1)
+    before = jax.jit(run.start)()
+    state = train(run)
+    # min(0.9, (1 + 0) / (10 + 0)) = 0.1 of the start is kept after the first update
+    for old, new, average in zip(
+        leaves(before), leaves(state.params), leaves(state.ema), strict=True
+    ):
+        np.testing.assert_allclose(average, 0.1 * old + 0.9 * new, atol=1e-6)
+
+
+def test_sigterm_saves_and_the_next_run_goes_on(straight, tmp_path):
+    workdir, _, _ = straight
+
+    class Interrupting(CountingBatches):
+        def __next__(self):
+            if self.position == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return super().__next__()
+
+    run = make_run(tmp_path, 4)
+    object.__setattr__(run, "batches", Interrupting())
+    state = train(run)
+    assert int(state.step) == 3
+    assert newest_whole_step(tmp_path / "checkpoints") == 3
+    resumed = make_run(tmp_path, 4)
+    train(resumed)
+    assert resumed.batches.seen == [3]
+    assert losses(tmp_path) == losses(workdir)
+
+
+def test_a_half_written_checkpoint_is_passed_over(tmp_path, caplog):
+    train(make_run(tmp_path, 2))
+    (tmp_path / "checkpoints" / "7").mkdir()
+    assert newest_whole_step(tmp_path / "checkpoints") == 2
+    assert "checkpoints/7 is not whole" in caplog.text
+    run = make_run(tmp_path, 3)
+    train(run)
+    assert run.batches.seen == [2]
+
+
+def test_nothing_whole_is_never_a_silent_new_start(tmp_path):
+    (tmp_path / "checkpoints" / "5").mkdir(parents=True)
+    with pytest.raises(OmfaError, match="none is whole; refusing to start"):
+        train(make_run(tmp_path, 1))
+
+
+def test_a_checkpoint_of_another_model_is_one_clear_error(tmp_path):
+    train(make_run(tmp_path, 1))
+    other = make_run(tmp_path, 2)
+    wider = jax.eval_shape(other.start)
+    wider["conv_in"]["kernel"] = jax.ShapeDtypeStruct((3, 3, 9, 24), jnp.float32)
+    object.__setattr__(
+        other, "start", lambda: jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), wider)
+    )
+    with pytest.raises(OmfaError, match="does not fit this config's model") as raised:
+        train(other)
+    assert "\n" not in str(raised.value)
+    assert "--workdir" in str(raised.value)
+
+
+def test_a_failed_save_names_the_last_whole_step(tmp_path, monkeypatch):
+    """A disk that fills up while saving: one error, and the step before is still the newest."""
+    train(make_run(tmp_path, 1))
+    import orbax.checkpoint as ocp
+
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(ocp.CheckpointManager, "save", full)
+    with pytest.raises(OmfaError, match=r"No space left.*last whole one is step 1"):
+        train(make_run(tmp_path, 2))
+    monkeypatch.undo()
+    assert newest_whole_step(tmp_path / "checkpoints") == 1
+
+
+def test_a_nan_loss_stops_before_it_is_saved(tmp_path):
+    run = make_run(tmp_path, 3, optimizer=run_away())
+    with pytest.raises(OmfaError, match="the loss is"):
+        train(run)
+    assert newest_whole_step(tmp_path / "checkpoints") is None
+
+
+def run_away():
+    from omfa_jax.train.settings import OptimizerSettings
+
+    return OptimizerSettings(learning_rate=1e30, warmup_steps=1, clip_norm=0.0)
+
+
+def test_batches_that_do_not_divide_are_refused(tmp_path):
+    with pytest.raises(OmfaError, match="does not divide over data x fsdp = 3"):
+        train(make_run(tmp_path, 1, (3, 1, 1)))
+
+
+def test_an_unwritable_workdir_is_one_clear_error(tmp_path):
+    blocked = tmp_path / "file"
+    blocked.write_text("not a folder")
+    with pytest.raises(OmfaError, match="--workdir"):
+        train(make_run(blocked, 1))
+    shutil.rmtree(tmp_path, ignore_errors=True)

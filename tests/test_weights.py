@@ -1,0 +1,209 @@
+"""diffusers folders: read foreign ones, write our own, and refuse broken ones."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+from torch_models import (
+    AutoencoderKL,
+    UNet2DConditionModel,
+    compiled,
+    torch,
+    torch_unet,
+    torch_vae,
+    unet_inputs,
+)
+
+from omfa_jax.core import trees
+from omfa_jax.core.errors import OmfaError
+from omfa_jax.models import UNETS, VAES, UNetConfig, VAEConfig, apply_unet
+from omfa_jax.weights import configs
+from omfa_jax.weights.folder import load_diffusers, save_diffusers, widen_conv_in
+from omfa_jax.weights.imported import fields_of
+from omfa_jax.weights.prompts import seeded_prompts
+
+UNET = UNetConfig(
+    block_channels=(32, 48),
+    layers_per_block=1,
+    transformer_depth=(0, 2),
+    head_dim=16,
+    context_dim=24,
+    pooled_dim=8,
+    time_id_dim=8,
+    norm_groups=8,
+)
+VAE = VAEConfig(block_channels=(8, 16), layers_per_block=1, norm_groups=8)
+SCHEDULER = {"_class_name": "DDIMScheduler", "beta_start": 0.00085}
+FILE = "diffusion_pytorch_model.safetensors"
+
+
+@pytest.fixture(scope="module")
+def foreign(tmp_path_factory):
+    """A folder as diffusers itself saves it."""
+    folder = tmp_path_factory.mktemp("foreign")
+    torch_unet(UNET).save_pretrained(folder / "unet")
+    torch_vae(VAE).save_pretrained(folder / "vae")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(foreign):
+    return load_diffusers(foreign)
+
+
+def same_files(a, b):
+    ours, theirs = load_file(a), load_file(b)
+    assert ours.keys() == theirs.keys()
+    return all(ours[k].dtype == theirs[k].dtype and (ours[k] == theirs[k]).all() for k in ours)
+
+
+def test_foreign_folder(model):
+    assert (model.unet_config, model.vae_config) == (UNET, VAE)
+    assert model.scheduler is model.omfa is model.prompts is None and model.notes == ()
+    assert all(leaf.dtype == np.float32 for _, leaf in trees.walk(model.unet_params))
+
+
+def test_export_is_bit_equal_and_loads_cleanly(model, foreign, tmp_path, caplog):
+    save_diffusers(tmp_path / "out", **fields_of(model), dtype="fp32")
+    for name, kind in (("unet", UNet2DConditionModel), ("vae", AutoencoderKL)):
+        assert same_files(tmp_path / "out" / name / FILE, foreign / name / FILE)
+        _, info = kind.from_pretrained(
+            tmp_path / "out" / name, output_loading_info=True, low_cpu_mem_usage=False
+        )
+        assert not any(info[field] for field in info), info
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(("dtype", "kind"), [("fp16", torch.float16), ("bf16", torch.bfloat16)])
+def test_half_precision_files_come_back_the_same(dtype, kind, tmp_path):
+    torch_unet(UNET).to(kind).save_pretrained(tmp_path / "half" / "unet", variant=dtype)
+    torch_vae(VAE).to(kind).save_pretrained(tmp_path / "half" / "vae", variant=dtype)
+    model = load_diffusers(tmp_path / "half")
+    save_diffusers(tmp_path / "out", **fields_of(model), dtype=dtype)
+    for name in ("unet", "vae"):
+        source = tmp_path / "half" / name / f"diffusion_pytorch_model.{dtype}.safetensors"
+        assert same_files(tmp_path / "out" / name / FILE, source)
+
+
+def test_shards_are_read_as_one(model, foreign, tmp_path):
+    torch_unet(UNET).save_pretrained(tmp_path / "unet", max_shard_size="300KB")
+    assert len(list((tmp_path / "unet").glob("*-of-*.safetensors"))) > 1
+    (tmp_path / "vae").symlink_to(foreign / "vae")
+    sharded = dict(trees.walk(load_diffusers(tmp_path).unet_params))
+    for path, leaf in trees.walk(model.unet_params):
+        np.testing.assert_array_equal(sharded[path], leaf)
+
+
+def test_what_omfa_adds_comes_back(model, tmp_path):
+    full = dataclasses.replace(
+        model,
+        scheduler=SCHEDULER,
+        omfa={"layout": "spatial", "slots": {"face": [8, 8]}},
+        prompts=seeded_prompts(["a person"], 5, 24, 8),
+    )
+    save_diffusers(tmp_path / "out", **fields_of(full))
+    back = load_diffusers(tmp_path / "out")
+    assert back.scheduler == SCHEDULER and back.omfa == full.omfa
+    assert back.prompts.prompts == ("a person", "")
+    np.testing.assert_array_equal(back.prompts.context, full.prompts.context)
+
+
+def test_failed_export_leaves_the_old_folder(model, tmp_path):
+    save_diffusers(tmp_path / "out", **fields_of(model))
+    huge = {**model.vae_params, "quant_conv": {"kernel": np.full((1, 1, 8, 8), 1e5, np.float32)}}
+    broken = dataclasses.replace(model, vae_params=huge)
+    with pytest.raises(OmfaError, match=r"quant_conv.weight has values up to 1e\+05.*--dtype bf16"):
+        save_diffusers(tmp_path / "out", **fields_of(broken), dtype="fp16")
+    assert load_diffusers(tmp_path / "out").unet_config == UNET
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("keep", [0, 4, 100, 5000])
+def test_truncated_file_is_one_line(foreign, tmp_path, keep):
+    (tmp_path / "vae").symlink_to(foreign / "vae")
+    (tmp_path / "unet").mkdir()
+    (tmp_path / "unet" / "config.json").write_bytes((foreign / "unet/config.json").read_bytes())
+    (tmp_path / "unet" / FILE).write_bytes((foreign / "unet" / FILE).read_bytes()[:keep])
+    with pytest.raises(OmfaError, match=f"{FILE} is not a whole safetensors file") as caught:
+        load_diffusers(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_absent_files_are_named(foreign, tmp_path):
+    with pytest.raises(OmfaError, match="expected a folder"):
+        load_diffusers(tmp_path / "nowhere")
+    (tmp_path / "unet").mkdir()
+    with pytest.raises(OmfaError, match=r"unet/config.json"):
+        load_diffusers(tmp_path)
+    for name in ("unet", "vae"):
+        (tmp_path / name).mkdir(exist_ok=True)
+        fields = (foreign / name / "config.json").read_text()
+        (tmp_path / name / "config.json").write_text(fields)
+    (tmp_path / "unet" / "diffusion_pytorch_model.bin").write_bytes(b"pickle")
+    with pytest.raises(OmfaError, match=r"no .*safetensors in .*diffusion_pytorch_model.bin"):
+        load_diffusers(tmp_path)
+    (tmp_path / "unet" / "config.json").write_text("{")
+    with pytest.raises(OmfaError, match="is not JSON"):
+        load_diffusers(tmp_path)
+
+
+def test_widening_adds_channels_that_do_not_matter(model, foreign):
+    wide = load_diffusers(foreign, unet_in_channels=9)
+    assert wide.notes == ("conv_in widened from 4 to 9 channels with zeros",)
+    assert wide.unet_config.in_channels == 9
+    x, *rest = unet_inputs(dataclasses.replace(UNET, in_channels=9), 4, 4)
+
+    def outputs(narrow, params, x):
+        both = (
+            apply_unet(UNET, narrow, x[..., :4], *rest),
+            apply_unet(wide.unet_config, params, x, *rest),
+        )
+        return both
+
+    expected, came = compiled(outputs, model.unet_params, wide.unet_params, x)
+    np.testing.assert_array_equal(came, expected)
+
+
+def test_narrowing_is_refused(model):
+    with pytest.raises(OmfaError, match="takes 4 channels, the model wants only 3"):
+        widen_conv_in(model.unet_params, 3)
+
+
+@pytest.mark.parametrize("config", [*UNETS.values(), UNET], ids=str)
+def test_unet_config_round_trip(config):
+    fields = json.loads(json.dumps(configs.unet_to_diffusers(config)))
+    assert configs.unet_from_diffusers(fields, "config") == config
+
+
+@pytest.mark.parametrize("config", [*VAES.values(), VAE], ids=str)
+def test_vae_config_round_trip(config):
+    fields = json.loads(json.dumps(configs.vae_to_diffusers(config)))
+    assert configs.vae_from_diffusers(fields, "config") == config
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"use_linear_projection": False}, "use_linear_projection is False, .* only True"),
+        ({"addition_embed_type": None}, "addition_embed_type is None"),
+        ({"attention_head_dim": 8}, "attention_head_dim .* widths"),
+        ({"mid_block_type": None}, "mid_block_type is None"),
+        ({"up_block_types": ["UpBlock2D"] * 3}, "up_block_types"),
+        ({"layers_per_block": [1, 2, 2]}, "layers_per_block .* differs from level"),
+        ({"transformer_layers_per_block": [1, 2]}, ".* needs 3 entries"),
+        ({"block_out_channels": None}, "block_out_channels is missing"),
+    ],
+)
+def test_other_unets_are_refused(changes, words):
+    fields = {**configs.unet_to_diffusers(UNETS["m"]), **changes}
+    with pytest.raises(OmfaError, match=f"some/config.json: {words}"):
+        configs.unet_from_diffusers(fields, "some/config.json")
+
+
+def test_other_vaes_are_refused():
+    fields = configs.vae_to_diffusers(VAES["sdxl"])
+    for change in ({"shift_factor": 0.1}, {"use_quant_conv": False}, {"down_block_types": ["X"]}):
+        with pytest.raises(OmfaError, match=next(iter(change))):
+            configs.vae_from_diffusers({**fields, **change}, "config.json")
