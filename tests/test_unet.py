@@ -58,7 +58,7 @@ def test_bfloat16_stays_close_and_ends_in_float32():
 
 
 def test_remat_recomputes_what_it_says():
-    inputs = unet_inputs(SMALL, 4, 4)
+    inputs = jax.tree.map(jnp.asarray, unet_inputs(SMALL, 4, 4))
 
     def recomputed(remat):
         def loss(params):
@@ -73,7 +73,9 @@ def test_remat_recomputes_what_it_says():
 
 def test_remat_keeps_gradients():
     rng = np.random.default_rng(0)
-    x, context = rng.standard_normal((1, 4, 4, 16)), rng.standard_normal((1, 3, 8))
+    x, context = (
+        jnp.asarray(rng.standard_normal(s, np.float32)) for s in ((1, 4, 4, 16), (1, 3, 8))
+    )
     shapes = jax.eval_shape(Transformer(2, 2, 4, Compute()).init, jax.random.key(0), x, context)
     params = random_params(shapes, jax.random.key(0))
 
@@ -97,7 +99,7 @@ def test_constrain_sees_every_kind_of_activation():
         seen[axes] = array.shape
         return array
 
-    inputs = unet_inputs(SMALL, 4, 4)
+    inputs = jax.tree.map(jnp.asarray, unet_inputs(SMALL, 4, 4))
     jax.eval_shape(
         lambda params: apply_unet(SMALL, params, *inputs, constrain=constrain),
         shapes_of_unet(SMALL),
@@ -113,7 +115,7 @@ def test_constrain_sees_every_kind_of_activation():
 
 def test_unknown_remat_is_named():
     with pytest.raises(OmfaError, match=r"unknown remat policy 'blok'; did you mean 'block'"):
-        apply_unet(SMALL, {}, *unet_inputs(SMALL, 4, 4), remat="blok")
+        apply_unet(SMALL, {}, *map(jnp.asarray, unet_inputs(SMALL, 4, 4)), remat="blok")
 
 
 def test_sinusoid_is_cosine_first_from_frequency_one():

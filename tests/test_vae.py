@@ -3,6 +3,7 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from torch_models import compiled, nchw, nhwc, params_of, relative_l2, torch, torch_vae
@@ -58,7 +59,7 @@ def test_logvar_is_clipped():
 def test_a_key_draws_from_the_posterior():
     params, _ = pair()
     # a posterior whose standard deviation is 3 everywhere
-    flat = np.zeros((64, 8, 8, 3), np.float32)
+    flat = jnp.zeros((64, 8, 8, 3))
     quant = params["quant_conv"]
     kernel = np.array(quant["kernel"])
     kernel[..., 6:] = 0
@@ -87,7 +88,7 @@ def test_sdxl_has_exactly_its_tensors():
 
 def test_initial_weights_keep_an_image_finite():
     params = init_vae(vae("tiny"), jax.random.key(0))
-    images = np.ones((1, 16, 8, 3), np.float32)
+    images = jnp.ones((1, 16, 8, 3))
     config = vae("tiny")
     out = compiled(lambda p: decode(config, p, encode(config, p, images)), params)
     assert out.shape == images.shape and np.isfinite(out).all() and np.std(out) > 0

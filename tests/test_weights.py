@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
@@ -153,7 +154,7 @@ def test_widening_adds_channels_that_do_not_matter(model, foreign):
     wide = load_diffusers(foreign, unet_in_channels=9)
     assert wide.notes == ("conv_in widened from 4 to 9 channels with zeros",)
     assert wide.unet_config.in_channels == 9
-    x, *rest = unet_inputs(dataclasses.replace(UNET, in_channels=9), 4, 4)
+    x, *rest = map(jnp.asarray, unet_inputs(dataclasses.replace(UNET, in_channels=9), 4, 4))
 
     def outputs(narrow, params, x):
         both = (

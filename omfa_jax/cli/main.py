@@ -33,8 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; a fault that the user can mend is printed as one line, exit status 2."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    for noisy in ("absl", "orbax", "jax", "trimesh", "numba"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    for noisy in ("absl", "orbax", "jax", "trimesh", "numba", "OpenGL"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
     table = "\n".join(f"  {name:8} {text}" for name, (_, text) in COMMANDS.items())
     top = argparse.ArgumentParser(
         prog="omfa",

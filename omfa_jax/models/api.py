@@ -4,6 +4,7 @@ Parameters are plain nested dicts of float32 arrays (Flax's `params` collection 
 """
 
 import functools
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -53,7 +54,7 @@ def apply_unet(
     multiples of `config.stride` avoid odd sizes on the way down.
     """
     unet = UNet(config, Compute(dtype, constrain, remat))
-    return unet.apply({"params": params}, x, t, context, pooled, time_ids)
+    return _applied(unet, params, x, t, context, pooled, time_ids)
 
 
 @functools.partial(jax.jit, static_argnames="config")
@@ -75,7 +76,7 @@ def posterior(
     Height and width should be multiples of `config.stride`; the last pixels are lost otherwise.
     """
     vae = VAE(config, Compute(dtype))
-    return vae.apply({"params": params}, images, method=VAE.posterior)
+    return _applied(vae, params, images, method=VAE.posterior)
 
 
 def encode(
@@ -103,8 +104,12 @@ def decode(
 ) -> Float[Array, "b h2 w2 3"]:
     """Return images, nominally in [-1, 1] but not clipped, of scaled latents."""
     vae = VAE(config, Compute(dtype))
-    return vae.apply({"params": params}, latents / config.scaling_factor, method=VAE.decode)
+    return _applied(vae, params, latents / config.scaling_factor, method=VAE.decode)
 
 
 def _shapes(module: nn.Module, *inputs: Array) -> Params:
     return jax.eval_shape(module.init, jax.random.key(0), *inputs)["params"]
+
+
+def _applied(module: nn.Module, params: Params, *inputs: Array, method: Any = None) -> Any:
+    return module.apply({"params": params}, *inputs, method=method)

@@ -82,7 +82,7 @@ class Transformer(nn.Module):
             block,
             variable_axes={"params": 0},
             split_rngs={"params": True},
-            in_axes=nn.broadcast,
+            in_axes=nn.broadcast,  # pyright: ignore[reportArgumentType]
             length=self.depth,
         )
         # Epsilon 1e-6 here and 1e-5 in the resnets: both are SDXL's.

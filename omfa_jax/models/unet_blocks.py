@@ -92,6 +92,6 @@ class UpBlock(nn.Module):
             if config.transformer_depth[level]:
                 x = _transformer(config, level, index, compute)(x, context)
         if level:
-            size = skips[-1].shape[1:3]
-            x = Upsample(compute, name="upsamplers.0")(x, size)
+            _, height, width, _ = skips[-1].shape
+            x = Upsample(compute, name="upsamplers.0")(x, (height, width))
         return x

@@ -1,5 +1,6 @@
 """The training loop: restore, next batch, step, log, picture, save."""
 
+import contextlib
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -75,30 +76,37 @@ def train(run: Run) -> TrainState:
     rate = learning_rate(settings.optimizer, settings.steps)
     root = jax.device_put(jax.random.key(settings.seed), replicated(mesh))
 
-    checkpoints = Checkpoints(run.workdir, settings.keep)
-    state, shardings = restore_or_create(run, checkpoints, optimizer)
-    frozen_shardings = jax.tree.map(lambda _: replicated(mesh), run.frozen)
-    frozen = jax.device_put(run.frozen, frozen_shardings)
-    step_fn = make_step(
-        run.objective, optimizer, settings.ema_decay, shardings, frozen_shardings, mesh
-    )
+    with contextlib.ExitStack() as open_things:
+        checkpoints = Checkpoints(run.workdir, settings.keep)
+        open_things.callback(checkpoints.close)
+        state, shardings = restore_or_create(run, checkpoints, optimizer)
+        frozen_shardings = jax.tree.map(lambda _: replicated(mesh), run.frozen)
+        frozen = jax.device_put(run.frozen, frozen_shardings)
+        step_fn = make_step(
+            run.objective, optimizer, settings.ema_decay, shardings, frozen_shardings, mesh
+        )
 
-    main_process = jax.process_index() == 0
-    writers = Writers(run.workdir, enabled=main_process)
-    step = int(state.step)
-    progress = Progress(step, settings.steps, settings.batch_size, enabled=main_process)
-    window: list[dict[str, jax.Array]] = []
-    saved = step
+        main_process = jax.process_index() == 0
+        step = int(state.step)
+        writers = Writers(run.workdir, enabled=main_process)
+        open_things.callback(writers.close)
+        progress = Progress(step, settings.steps, settings.batch_size, enabled=main_process)
+        open_things.callback(progress.close)
+        window: list[dict[str, jax.Array]] = []
+        saved, last = step, False
 
-    with StopRequest() as stop:
-        while step < settings.steps and stop.received is None:
+        stop = open_things.enter_context(StopRequest())
+        while step < settings.steps and not last:
             batch = to_global(mesh, next(run.batches))
             state, metrics = step_fn(state, frozen, batch, root)
             step += 1
             window.append(metrics)
             progress.advance()
 
-            if step % settings.log_every_steps == 0 or step == settings.steps:
+            last = step == settings.steps or stop.received is not None
+            save = due(settings.save_every_steps, step) or last
+            # nothing is saved before its loss was looked at
+            if due(settings.log_every_steps, step) or save:
                 row = mean_of(window)
                 window = []
                 check_finite(row, step, saved, run.workdir)
@@ -111,16 +119,10 @@ def train(run: Run) -> TrainState:
                     writers.image(step, name, picture)
                 progress.pause()
 
-            if due(settings.save_every_steps, step):
+            if save:
                 checkpoints.save(step, state, run.batches.get_state(), run.config)
                 saved = step
                 progress.pause()
-
-    if saved < step:
-        checkpoints.save(step, state, run.batches.get_state(), run.config)
-    checkpoints.close()
-    writers.close()
-    progress.close()
     if stop.received is not None:
         log.warning("%s: saved step %d, run the same command to go on", stop.received.name, step)
     return state

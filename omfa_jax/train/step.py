@@ -33,7 +33,7 @@ def make_step(
             return objective(params, frozen, batch, root, state.step)
 
         (value, metrics), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
-        metrics = {"loss": value, "grad_norm": optax.global_norm(grads), **metrics}
+        metrics = {"loss": value, "grad_norm": optax.tree.norm(grads), **metrics}
         return updated(state, grads, optimizer, ema_decay), metrics
 
     return jax.jit(

@@ -89,10 +89,10 @@ def _run_theirs(folder: Path, inputs: Outputs) -> Outputs:
     import diffusers
     import torch
 
-    def load(kind: Any, name: str) -> Any:
+    def load(kind: str, name: str) -> Any:
         whole = (folder / name / f"{STEM}.safetensors").is_file()
         sharded = (folder / name / f"{STEM}.safetensors.index.json").is_file()
-        model = kind.from_pretrained(
+        model = getattr(diffusers, kind).from_pretrained(
             folder / name,
             variant=None if whole or sharded else "fp16",
             torch_dtype=torch.float32,
@@ -107,7 +107,7 @@ def _run_theirs(folder: Path, inputs: Outputs) -> Outputs:
         return tensor.numpy().transpose(0, 2, 3, 1)
 
     with torch.no_grad():
-        unet = load(diffusers.UNet2DConditionModel, "unet")
+        unet = load("UNet2DConditionModel", "unet")
         added = {"text_embeds": inputs["pooled"], "time_ids": inputs["time_ids"]}
         predicted = unet(
             nchw(inputs["x"][..., : unet.config.in_channels]),
@@ -116,7 +116,7 @@ def _run_theirs(folder: Path, inputs: Outputs) -> Outputs:
             added_cond_kwargs={name: torch.from_numpy(value) for name, value in added.items()},
         ).sample
         del unet
-        vae = load(diffusers.AutoencoderKL, "vae")
+        vae = load("AutoencoderKL", "vae")
         latents = vae.encode(nchw(inputs["images"])).latent_dist
         images = vae.decode(nchw(inputs["latents"]) / vae.config.scaling_factor).sample
     moments = torch.cat([latents.mean, latents.logvar], dim=1)

@@ -20,12 +20,13 @@ class PromptTable:
     """Cross-attention inputs for a list of prompts, computed once and kept beside the weights.
 
     Row i belongs to `prompts[i]`; the last row is the empty prompt, which stands for "no
-    condition" in guidance. `context` has a vector for each token, `pooled` one for the whole.
+    condition" in guidance. `context` (n, l, d) has a vector for each token, `pooled` (n, p) one for
+    the whole; other shapes are an OmfaError.
     """
 
     prompts: tuple[str, ...]
-    context: Float[np.ndarray, "n l d"]
-    pooled: Float[np.ndarray, "n p"]
+    context: Float[np.ndarray, "..."]
+    pooled: Float[np.ndarray, "..."]
 
     def __post_init__(self) -> None:
         rows = len(self.prompts)
