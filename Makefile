@@ -8,7 +8,8 @@ TORCH ?= torch==2.13.0
 
 setup: $(VENV)/.installed
 
-# torch is named first and exactly: a bare `torch` may bring gigabytes of CUDA libraries.
+# torch is named first and exactly; where an index has a CPU build, set TORCH to it: other builds
+# bring gigabytes of CUDA libraries that nothing here needs.
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=...")'
 	$(PYTHON) -m venv $(VENV)

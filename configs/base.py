@@ -54,13 +54,13 @@ def get_config() -> ConfigDict:
     config.data.latents = ""  # folder written by `omfa data latents`; takes precedence
     config.data.split = "train"
     config.data.threads = 8  # decoding threads a host
-    config.data.prefetch = 16  # decoded elements kept ready a host
+    config.data.prefetch = 16  # decoded batches kept ready a host
 
     config.train = ConfigDict()
     config.train.steps = 65_000  # the paper's
     config.train.batch_size = 8  # over all devices; the paper's
     config.train.compute_dtype = "bfloat16"  # parameters, norms and loss stay float32
-    config.train.remat = "block"  # recompute activations: "none" or "block"
+    config.train.remat = "block"  # recompute activations: "none", "block" or "full"
     config.train.ema_decay = 0.9999  # 0 = no EMA
 
     config.optimizer = ConfigDict()
@@ -94,4 +94,5 @@ def get_config() -> ConfigDict:
     config.sample = ConfigDict()
     config.sample.steps = 50
     config.sample.guidance = 2.0
-    return config
+    # a misspelt knob in an experiment is then an error, not a new knob
+    return config.lock()

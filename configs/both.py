@@ -1,9 +1,10 @@
 """Both data sets in one model: what the title promises and the released weights do not do.
 
-Build both record folders into one (`omfa data build` takes several --raw) and train on it:
+It waits for a DeepFashion-MultiModal builder: put that set into VITON-HD's folder layout, beside
+VITON-HD's files, and build the one folder.
 
     omfa train --config configs/both.py --workdir runs/both \
-        --config.model.init=PATH/TO/sdxl-inpainting --config.data.records=records/both
+        --config.model.init=DIR_OF_IMPORTED_SDXL --config.data.records=records/both
 """
 
 from configs import base

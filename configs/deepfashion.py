@@ -1,7 +1,10 @@
 """The paper's DeepFashion-MultiModal setting: about 40,000 photos, worn garments only.
 
+There is no builder of this set's own layout yet: put it into VITON-HD's folder layout first (photos,
+parse maps, keypoints; without cloth/ the worn garment is cut out).
+
     omfa train --config configs/deepfashion.py --workdir runs/deepfashion \
-        --config.model.init=PATH/TO/sdxl-inpainting --config.data.records=records/deepfashion
+        --config.model.init=DIR_OF_IMPORTED_SDXL --config.data.records=records/deepfashion
 
 Hardware and step count as for `vitonhd`. No run at this size has been made yet.
 """

@@ -14,12 +14,12 @@ def get_config():
     config.seed = 7
     config.model.init = "omfa_jax/assets/tiny"
     config.model.init_unet = True
-    config.train.steps = 120
+    config.train.steps = 100
     config.train.ema_decay = 0.99
     config.optimizer.learning_rate = 1e-4
     config.optimizer.warmup_steps = 10
-    config.checkpoint.every_steps = 60
+    config.checkpoint.every_steps = 50
     config.log.every_steps = 10
-    config.log.samples_every_steps = 60
+    config.log.samples_every_steps = 100
     config.log.samples = 4
     return config

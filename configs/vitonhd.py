@@ -2,10 +2,11 @@
 
     omfa data build --raw zalando-hd-resized --out records/vitonhd
     omfa train --config configs/vitonhd.py --workdir runs/vitonhd \
-        --config.model.init=PATH/TO/sdxl-inpainting --config.data.records=records/vitonhd
+        --config.model.init=DIR_OF_IMPORTED_SDXL --config.data.records=records/vitonhd
 
-At 40% MFU the two-component cost table puts it near 37 A100-hours a card-count of one;
-no run at this size has been made with this code yet, so no score is promised.
+`init` is SDXL base with a prompt table (README, "weights, both ways"); for SDXL-inpainting weights
+set `unet_inputs` as base.py says. At 40% MFU a two-image canvas would take 37 A100-hours; no run at
+this size has been made with this code yet, so no score is promised.
 """
 
 from configs import base

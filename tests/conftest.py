@@ -1,4 +1,4 @@
-"""Strict tests: eight virtual devices, full float32 products, shapes checked as annotated."""
+"""Strict tests: eight virtual devices, full float32 products, compilations shared."""
 
 import os
 

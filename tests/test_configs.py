@@ -101,7 +101,7 @@ def test_overrides_are_typed_and_checked():
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("--config.canvas.person=(1000, 768)", "multiples of the VAE stride 8"),
+        ("--config.canvas.person=(1004, 768)", "multiples of the VAE stride 8"),
         ("--config.diffusion.prediction=noise", "unknown prediction type"),
         ("--config.canvas.layout=channel", "slots of one size"),
         ("--config.diffusion.unet_inputs=('noisy', 'pose')", "hold 'mask'"),

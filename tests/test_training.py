@@ -14,6 +14,8 @@ from tiny_training import CountingBatches, make_run
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.train.checkpoint import newest_whole_step
 from omfa_jax.train.loop import train
+from omfa_jax.train.settings import OptimizerSettings
+from omfa_jax.train.signals import Interrupted
 
 MESHES = [(8, 1, 1), (2, 4, 1), (2, 2, 2)]
 
@@ -79,7 +81,7 @@ def test_a_run_restarts_on_another_mesh(straight, tmp_path):
 
 
 def test_the_ema_is_a_warmed_up_average(tmp_path):
-    run = make_run(tmp_path, 1)
+    run = make_run(tmp_path, 1, optimizer=OptimizerSettings(learning_rate=1e-3, warmup_steps=0))
     before = jax.jit(run.start)()
     state = train(run)
     # min(0.9, (1 + 0) / (10 + 0)) = 0.1 of the start is kept after the first update
@@ -87,6 +89,8 @@ def test_the_ema_is_a_warmed_up_average(tmp_path):
         leaves(before), leaves(state.params), leaves(state.ema), strict=True
     ):
         np.testing.assert_allclose(average, 0.1 * old + 0.9 * new, atol=1e-6)
+    moved = [np.abs(a - b).max() for a, b in zip(leaves(before), leaves(state.params), strict=True)]
+    assert max(moved) > 5e-4
 
 
 def test_sigterm_saves_and_the_next_run_goes_on(straight, tmp_path):
@@ -100,8 +104,9 @@ def test_sigterm_saves_and_the_next_run_goes_on(straight, tmp_path):
 
     run = make_run(tmp_path, 4)
     object.__setattr__(run, "batches", Interrupting())
-    state = train(run)
-    assert int(state.step) == 3
+    with pytest.raises(Interrupted, match="saved step 3") as stopped:
+        train(run)
+    assert stopped.value.exit_status == 143
     assert newest_whole_step(tmp_path / "checkpoints") == 3
     resumed = make_run(tmp_path, 4)
     train(resumed)
@@ -162,8 +167,6 @@ def test_a_nan_loss_stops_before_it_is_saved(tmp_path):
 
 
 def run_away():
-    from omfa_jax.train.settings import OptimizerSettings
-
     return OptimizerSettings(learning_rate=1e30, warmup_steps=1, clip_norm=0.0)
 
 

@@ -41,9 +41,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> ConfigDict:
         config = module.get_config()
     except OmfaError:
         raise
-    except Exception as error:
+    except Exception as error:  # a config is a user's program
         raise OmfaError(f"config {path} cannot be run: {type(error).__name__}: {error}") from error
-    config.lock()
     for override in overrides:
         apply_override(config, override)
     return config

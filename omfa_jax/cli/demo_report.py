@@ -9,23 +9,30 @@ from omfa_jax.sampling.sheet import sheet
 
 CELL_PX = (128, 96)
 
-NEXT = """# try a garment on, with files of your own (any image Pillow reads)
-omfa sample --checkpoint runs/demo/train --task try_on --out runs/mine \\
-    --garment runs/demo/world/test/cloth/90003_00.jpg \\
-    --person runs/demo/world/test/image/90001_00.jpg \\
-    --pose runs/demo/world/test/smplx/90001_00.npz
+NEXT = """export PATH=.venv/bin:$PATH
+# try a garment on, with files of your own (any image Pillow reads)
+omfa sample --checkpoint {workdir}/train --task try_on --out {workdir}/mine \\
+    --garment {workdir}/world/test/cloth/90003_00.jpg \\
+    --person {workdir}/world/test/image/90001_00.jpg \\
+    --pose {workdir}/world/test/smplx/90001_00.npz
 
 # take one off
-omfa sample --checkpoint runs/demo/train --task try_off --out runs/mine \\
-    --person runs/demo/world/test/image/90001_00.jpg
+omfa sample --checkpoint {workdir}/train --task try_off --out {workdir}/mine \\
+    --person {workdir}/world/test/image/90001_00.jpg
 
 # train on: the same command resumes
-omfa train --config configs/demo.py --workdir runs/demo/train \\
-    --config.model.init=runs/demo/imported --config.data.records=runs/demo/records \\
-    --config.data.latents=runs/demo/latents --config.train.steps=500
+omfa train --config configs/demo.py --workdir {workdir}/train \\
+    --config.model.init={workdir}/imported --config.data.records={workdir}/records \\
+    --config.data.latents={workdir}/latents --config.train.steps=500
 
 # serve it from PyTorch
-python convert_weights.py export runs/demo/train --out exported --dtype fp16"""
+python convert_weights.py export {workdir}/train --out exported --dtype fp16"""
+
+
+def shown_path(workdir: Path) -> str:
+    """Return the folder as one would type it from here."""
+    here = Path.cwd()
+    return str(workdir.relative_to(here) if workdir.is_relative_to(here) else workdir)
 
 
 def write_report(
@@ -76,5 +83,5 @@ def write_report(
     page.heading("Timings")
     page.table(("stage", "seconds"), list(seconds.items()))
     page.heading("Next")
-    page.commands(NEXT)
+    page.commands(NEXT.format(workdir=shown_path(workdir)))
     page.write(workdir / "report.html")

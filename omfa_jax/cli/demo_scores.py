@@ -10,7 +10,6 @@ import jax
 import numpy as np
 
 from omfa_jax.cli.inputs import Slots, render_pose
-from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.images import from_signed, read_labels, read_rgb
 from omfa_jax.core.tasks import COMPONENTS
 from omfa_jax.data.labels import CIHP, GARMENT, mask
@@ -53,22 +52,24 @@ class HeldOut:
     def truths(self, kind: str) -> tuple[list[np.ndarray], list[np.ndarray], np.ndarray]:
         """Return (pictures, garment regions, pose maps) of the `unpaired` or `new_pose` truth.
 
-        Truth files are named person_garment_pose: of an unpaired one the garment differs from the
-        person, of a new pose the pose does.
+        Truth files are named person_garment_pose, each by its number; the unpaired garment is the
+        pairs file's, the new pose is the next person's.
         """
-        column = {"unpaired": 1, "new_pose": 2}[kind]
         folder = self.raw / "truth"
+        lines = (self.raw.parent / "test_pairs.txt").read_text().split("\n")
+        partner = dict(line.split() for line in lines if line)
         images, regions, poses = [], [], []
         for key in self.keys:
-            person = key.split("_")[0]
-            names = [path.stem for path in sorted((folder / "image").glob(f"{person}_*.jpg"))]
-            found = [name for name in names if name.split("_")[column] != person]
-            if not found:
-                raise OmfaError(f"no {kind} truth of {key} in {folder}; run `omfa data synthesize`")
-            images.append(read_rgb(folder / "image" / f"{found[0]}.jpg"))
-            parse = read_labels(folder / "image-parse-v3" / f"{found[0]}.png")
+            person, other = key[:5], partner[f"{key}.jpg"][:5]
+            following = f"{int(person) + 1:05d}"
+            name = {
+                "unpaired": f"{person}_{other}_{person}",
+                "new_pose": f"{person}_{person}_{following}",
+            }[kind]
+            images.append(read_rgb(folder / "image" / f"{name}.jpg", f"{kind} truth"))
+            parse = read_labels(folder / "image-parse-v3" / f"{name}.png")
             regions.append(mask(parse, GARMENT))
-            poses.append(self.slots.pose_map(read_rgb(folder / "pose" / f"{found[0]}.png"))[0])
+            poses.append(self.slots.pose_map(read_rgb(folder / "pose" / f"{name}.png"))[0])
         return images, regions, np.stack(poses)
 
 
@@ -170,6 +171,9 @@ def score(trained: Path, raw: Path, records: Path, options: argparse.Namespace):
     }  # fmt: skip
     pictures["Turntable"] = turned(sampler, held_out, slots)
     scores["bars"] = {name: gain["gain_db"] >= BAR_DB for name, gain in scores["influence"].items()}
+    for name in ("try_on", "try_off"):
+        trained_db, untrained_db = scores["against_untrained"][f"{name}_db"]
+        scores["bars"][f"{name}, against untrained"] = trained_db - untrained_db > BAR_DB
     return pictures, scores
 
 

@@ -42,16 +42,16 @@ class Slots:
 
 
 def face_of(
-    person: str, face: str | None, keypoints: str | None, parse: str | None
+    person: str, face: str | None, keypoints: str | None, parse: str | None, prefix: str = "--"
 ) -> UInt8[np.ndarray, "_ _ 3"]:
     """Return the face picture: `face` itself, or cut out of the person's photo.
 
     The cut follows the 2D keypoints or the parse map; with neither, the photo's own neighbours in
-    a VITON-HD folder (openpose_json/, image-parse-v3/) are tried.
+    a VITON-HD folder (openpose_json/, image-parse-v3/) are tried. `prefix` is that of the flags.
     """
     if face:
-        return read_rgb(face, "face (--face)")
-    photo = read_rgb(person, "person (--person)")
+        return read_rgb(face, f"face ({prefix}face)")
+    photo = read_rgb(person, f"person ({prefix}person)")
     path = Path(person)
     beside = path.parent.parent
     found_points = (
@@ -65,15 +65,10 @@ def face_of(
     box = face_box(points, labels, *photo.shape[:2])
     if box is None:
         raise OmfaError(
-            f"no face found for {person}: give --face IMAGE, or --keypoints JSON or --parse PNG"
-            " that show one"
+            f"no face found for {person}: give {prefix}face IMAGE, or {prefix}keypoints JSON or"
+            f" {prefix}parse PNG that show one"
         )
     return crop_face(photo, box)
-
-
-def body_of(path: str) -> tuple[BodyParams, Camera]:
-    """Return body parameters and camera of an .npz file."""
-    return load_body_file(path)
 
 
 def render_pose(

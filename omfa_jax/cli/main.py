@@ -56,9 +56,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OmfaError as error:
         print(f"omfa {command}: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        # a full disk or a lost mount, wherever it was met
+        print(f"omfa {command}: {error}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print(f"omfa {command}: interrupted", file=sys.stderr)
         return 130
+    except Exception as error:
+        # train.signals.Interrupted, known by what it carries: importing it would load jax
+        status = getattr(error, "exit_status", None)
+        if status is None:
+            raise
+        print(f"omfa {command}: {error}", file=sys.stderr)
+        return status
     return 0
 
 

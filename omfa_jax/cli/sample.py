@@ -9,7 +9,7 @@ import numpy as np
 from omfa_jax.cli.inputs import Slots, face_of, pose_of, render_pose
 from omfa_jax.core.errors import OmfaError, unknown
 from omfa_jax.core.files import require_writable_dir
-from omfa_jax.core.images import from_signed, read_rgb, write_image
+from omfa_jax.core.images import from_signed, write_image
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--face", metavar="IMAGE", help="face; default: cut out of --person")
     parser.add_argument("--pose", metavar="FILE", help="pose map, or SMPL-X parameters (.npz)")
     parser.add_argument("--source-person", metavar="IMAGE", help="transfer: who wears the garment")
+    parser.add_argument(
+        "--source-face", metavar="IMAGE", help="default: cut out of --source-person"
+    )
     parser.add_argument("--source-pose", metavar="FILE", help="transfer: the source's pose")
+    parser.add_argument("--source-keypoints", metavar="JSON", help="of --source-person")
+    parser.add_argument("--source-parse", metavar="PNG", help="parse map of --source-person")
     parser.add_argument("--keypoints", metavar="JSON", help="OpenPose keypoints of --person")
     parser.add_argument("--parse", metavar="PNG", help="parse map of --person")
     parser.add_argument("--smplx-model", metavar="FILE", help="SMPL-X .npz; default: the free body")
@@ -103,7 +108,16 @@ def _transfer(sampler, slots: Slots, options):
     from omfa_jax.sampling.tasks import transfer
 
     source = slots.file("person", options.source_person, "--source-person")
-    source_face = slots.picture("face", face_of(options.source_person, None, None, None))
+    source_face = slots.picture(
+        "face",
+        face_of(
+            options.source_person,
+            options.source_face,
+            options.source_keypoints,
+            options.source_parse,
+            prefix="--source-",
+        ),
+    )
     source_pose = _pose(slots, options.source_pose, options)
     face, pose = slots.picture("face", _face(options)), _pose(slots, options.pose, options)
     garment, person = transfer(
@@ -140,9 +154,7 @@ GENERATE = {
 
 
 def _face(options):
-    if options.face:
-        return read_rgb(options.face, "face (--face)")
-    return face_of(options.person, None, options.keypoints, options.parse)
+    return face_of(options.person, options.face, options.keypoints, options.parse)
 
 
 def _pose(slots: Slots, path: str | None, options):

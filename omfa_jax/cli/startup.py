@@ -21,9 +21,8 @@ from omfa_jax.models import UNetConfig, VAEConfig, encode, init_vae, unet, vae
 from omfa_jax.train.checkpoint import newest_whole_step, restore_params
 from omfa_jax.weights.bundle import Bundle, Params
 from omfa_jax.weights.description import Description, read_description
-from omfa_jax.weights.folder import load_diffusers
 from omfa_jax.weights.frozen import load_frozen, load_vae, save_frozen
-from omfa_jax.weights.imported import is_imported, load_imported
+from omfa_jax.weights.imported import load_weights
 from omfa_jax.weights.prompts import PromptTable, seeded_prompts
 
 log = logging.getLogger(__name__)
@@ -50,12 +49,12 @@ def starting_bundle(config: ConfigDict, workdir: Path | None, *, abstract: bool 
     """
     if workdir is not None and newest_whole_step(workdir / "checkpoints", warn=False) is not None:
         bundle = load_frozen(workdir / MODEL_FOLDER)
-        check_same_meaning(border.diffusion_settings(config, bundle.vae_config), bundle, workdir)
+        check_same_model(config, bundle, workdir)
         return bundle
     if config.checkpoint.start_from:
         source = Path(config.checkpoint.start_from)
         bundle = load_frozen(source / MODEL_FOLDER)
-        check_same_meaning(border.diffusion_settings(config, bundle.vae_config), bundle, source)
+        check_same_model(config, bundle, source)
         params, step = restore_params(source)
         log.info("starting from step %d of %s", step, source)
         return bundle.with_unet(params)
@@ -87,10 +86,18 @@ def converted(config: ConfigDict, folder: Path) -> Bundle:
         log.info("VAE and prompts from %s, a random UNet %r", folder, config.model.unet)
         rows = prompt_rows(description.prompts, settings, unet_config)
         return Bundle(settings, unet_config, description.vae_config, None, vae_params, rows)
-    load = load_imported if is_imported(folder) else load_diffusers
-    model = load(folder, unet_in_channels=settings.in_channels)
+    model = load_weights(folder, unet_in_channels=settings.in_channels)
     for note in model.notes:
         log.info("%s: %s", folder, note)
+    if model.omfa is not None:
+        check_same_meaning(settings, DiffusionSettings.from_json(model.omfa), folder)
+    if model.prompts is None:
+        texts = " ".join(f"--prompt {task.prompt!r}" for task in settings.tasks)
+        raise OmfaError(
+            f"{folder} has no prompt table and its UNet was trained with text: make one with"
+            f" `convert_weights.py import {folder} --out DIR {texts}` and give DIR to"
+            " config.model.init"
+        )
     log.info("starting from the weights in %s", folder)
     rows = prompt_rows(model.prompts, settings, model.unet_config)
     return Bundle(
@@ -118,25 +125,54 @@ def prompt_rows(
     return table.rows(texts)
 
 
-def check_same_meaning(wanted: DiffusionSettings, bundle: Bundle, where: Path) -> None:
-    """Raise an OmfaError if the config no longer says what the weights were trained to mean."""
-    if wanted == bundle.settings:
-        return
-    fields = [field.name for field in dataclasses.fields(wanted)]
-    different = [
-        f"{name}: config {getattr(wanted, name)}, checkpoint {getattr(bundle.settings, name)}"
-        for name in fields
-        if getattr(wanted, name) != getattr(bundle.settings, name)
+def check_same_model(config: ConfigDict, bundle: Bundle, where: Path) -> None:
+    """Raise an OmfaError if the config asks for another model than the one in `where`."""
+    wanted = border.diffusion_settings(config, bundle.vae_config)
+    check_same_meaning(wanted, bundle.settings, where)
+    # with `init` the UNet's shape is the converted model's, whatever the preset's name
+    if not (config.model.init and config.model.init_unet):
+        asked = preset_unet(config, wanted)
+        if asked != bundle.unet_config:
+            raise OmfaError(
+                f"{where} holds a UNet of another size than preset {config.model.unet!r}:"
+                f" {differences(asked, bundle.unet_config)}; change config.model.unet or --workdir"
+            )
+
+
+def check_same_meaning(wanted: DiffusionSettings, trained: DiffusionSettings, where: Path) -> None:
+    """Raise an OmfaError if the config no longer says what the weights were trained to mean.
+
+    Prompts' wording and the tasks' shares in training may change.
+    """
+
+    def meaning(settings: DiffusionSettings) -> DiffusionSettings:
+        tasks = [dataclasses.replace(t, weight=1.0, prompt="") for t in settings.tasks]
+        return dataclasses.replace(settings, tasks=tuple(tasks))
+
+    if meaning(wanted) != meaning(trained):
+        raise OmfaError(
+            f"{where} was trained with other settings: {differences(wanted, trained)}; use its"
+            " config, or a new --workdir"
+        )
+
+
+def differences(config: object, trained: object) -> str:
+    """Return the fields in which two dataclasses of one type differ."""
+    pairs = [
+        (field.name, getattr(config, field.name), getattr(trained, field.name))
+        for field in dataclasses.fields(config)  # type: ignore[arg-type]
     ]
-    raise OmfaError(
-        f"{where} was trained with other settings ({'; '.join(different)}); use its config or a"
-        " new --workdir"
-    )
+    return "; ".join(f"{name}: config {a}, there {b}" for name, a, b in pairs if a != b)
 
 
 def write_model_folder(bundle: Bundle, workdir: Path) -> None:
-    """Write workdir/model once: all of the model that training will not change."""
-    if jax.process_index() == 0 and not (workdir / MODEL_FOLDER / "omfa.json").is_file():
+    """Write workdir/model: all of the model that training will not change.
+
+    A folder that an attempt without a checkpoint left behind is replaced: its VAE or prompts may
+    not be the ones that this run trains with.
+    """
+    resumed = newest_whole_step(workdir / "checkpoints", warn=False) is not None
+    if jax.process_index() == 0 and not resumed:
         save_frozen(workdir / MODEL_FOLDER, bundle)
 
 
@@ -156,6 +192,7 @@ def encode_records(
     description: Description = read_description(Path(model))
     vae_config = description.vae_config
     params: Any = load_vae(Path(model), vae_config)
+    # slots that are no multiples of the stride are refused here, before hours of encoding
     border.diffusion_settings(config, vae_config)
     run = jax.jit(lambda p, images: encode(vae_config, p, images))
     on_device = jax.device_put(params)

@@ -69,7 +69,6 @@ def train_diffusion(config: ConfigDict, workdir: Path) -> TrainState:
     mesh = make_mesh(border.mesh_settings(config))
     settings = border.train_settings(config)
     bundle = starting_bundle(config, workdir)
-    write_model_folder(bundle, workdir)
     batches = make_dataset(
         border.pipeline_settings(config, vae_id=vae_fingerprint(bundle.vae_params)),
         split=config.data.split,
@@ -79,6 +78,7 @@ def train_diffusion(config: ConfigDict, workdir: Path) -> TrainState:
         shard=jax.process_index(),
         shards=jax.process_count(),
     )
+    write_model_folder(bundle, workdir)
     apply = network_apply(
         bundle.settings,
         bundle.unet_config,

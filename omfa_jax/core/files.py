@@ -18,39 +18,64 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
     `path`, because writers such as Pillow and numpy choose their format by it.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(
+            prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent
+        )
+        os.close(handle)
+        temporary = Path(name)
         yield temporary
-        # mkstemp makes private files; published ones follow the user's umask
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
+        temporary.chmod(0o666 & ~current_umask())
         temporary.replace(path)
     except OSError as error:
         raise OmfaError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
-def atomic_dir(path: str | os.PathLike) -> Iterator[Path]:
-    """Yield a temporary folder beside `path`; it replaces `path` only if the block succeeds."""
+def atomic_dir(path: str | os.PathLike, replaces: str | None = None) -> Iterator[Path]:
+    """Yield a temporary folder beside `path`; it replaces `path` only if the block succeeds.
+
+    An existing folder is replaced if it is empty or holds the file named `replaces`; anything
+    else is somebody's, and an OmfaError. `replaces` None trusts the caller to have looked.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    if replaces is not None and path.exists():
+        ours = path.is_dir() and ((path / replaces).exists() or not any(path.iterdir()))
+        if not ours:
+            raise OmfaError(
+                f"{path} exists and is not a folder that this command wrote (no {replaces} in it);"
+                " give another folder to --out"
+            )
+    temporary = None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
         yield temporary
-        temporary.chmod(0o755)
+        temporary.chmod(0o777 & ~current_umask())
         if path.exists():
-            shutil.rmtree(path)
-        temporary.replace(path)
+            aside = temporary.with_name(f"{temporary.name}-old")
+            path.rename(aside)
+            temporary.rename(path)
+            shutil.rmtree(aside, ignore_errors=True)
+        else:
+            temporary.rename(path)
     except OSError as error:
         raise OmfaError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def current_umask() -> int:
+    """Return the process's umask; mkstemp makes private files, published ones follow it."""
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask
 
 
 def require_file(path: str | os.PathLike, what: str, flag: str) -> Path:

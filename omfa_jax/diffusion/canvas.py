@@ -33,7 +33,7 @@ class Canvas:
         if self.layout == "channel" and len(set(self.slots)) > 1:
             raise OmfaError(
                 f"layout 'channel' needs slots of one size, got {self.slots}"
-                " latent pixels; change config.slots or config.layout"
+                " latent pixels; change config.canvas"
             )
 
     @property

@@ -56,7 +56,10 @@ def sampling_timesteps(settings: ScheduleSettings, steps: int) -> Int[np.ndarray
     """Return the timesteps a sampler visits, largest first (arXiv 2305.08891, table 2)."""
     total = settings.train_steps
     if not 1 <= steps <= total:
-        raise OmfaError(f"sampling steps must lie in 1..{total}, got {steps}; change --steps")
+        raise OmfaError(
+            f"sampling steps must lie in 1..{total}, got {steps};"
+            " change --steps or config.sample.steps"
+        )
     if settings.spacing == "leading":
         times = np.arange(steps) * (total // steps) + settings.steps_offset
         return np.minimum(times, total - 1)[::-1].astype(np.int32)

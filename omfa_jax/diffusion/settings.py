@@ -31,11 +31,16 @@ class DiffusionSettings:
     def __post_init__(self) -> None:
         if self.prediction not in PREDICTIONS:
             raise unknown("prediction type", self.prediction, PREDICTIONS)
+        if self.schedule.zero_terminal_snr and self.prediction == "epsilon":
+            raise OmfaError(
+                "zero_terminal_snr ends in pure noise, from which epsilon says nothing about the"
+                " picture; set config.diffusion.prediction to 'v'"
+            )
         for name, size in zip(COMPONENTS, self.slots_px, strict=True):
             if any(side <= 0 or side % self.stride for side in size):
                 raise OmfaError(
                     f"slot of {name}: height and width {tuple(size)} px must be positive multiples"
-                    f" of the VAE stride {self.stride}; change config.slots.{name}"
+                    f" of the VAE stride {self.stride}; change config.canvas.{name}"
                 )
         if not self.tasks:
             raise OmfaError("the task table is empty; give config.tasks at least one row")

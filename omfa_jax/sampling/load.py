@@ -4,9 +4,8 @@ from pathlib import Path
 
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.weights.bundle import Bundle
-from omfa_jax.weights.folder import load_diffusers
 from omfa_jax.weights.frozen import bundle_of
-from omfa_jax.weights.imported import is_imported, load_imported
+from omfa_jax.weights.imported import load_weights
 
 
 def load_folder(path: str | Path) -> Bundle:
@@ -17,5 +16,5 @@ def load_folder(path: str | Path) -> Bundle:
             f"no model at {path}; --checkpoint takes a training workdir, one of its steps, or a"
             " folder in diffusers form"
         )
-    model = load_imported(path) if is_imported(path) else load_diffusers(path)
+    model = load_weights(path)
     return bundle_of(model, model.unet_params, model.vae_params, str(path))

@@ -21,7 +21,7 @@ from omfa_jax.train.checkpoint import Checkpoints, abstract_like
 from omfa_jax.train.objective import Objective
 from omfa_jax.train.optimizer import learning_rate, make_optimizer
 from omfa_jax.train.settings import TrainSettings
-from omfa_jax.train.signals import StopRequest
+from omfa_jax.train.signals import Interrupted, StopRequest
 from omfa_jax.train.state import (
     Start,
     TrainState,
@@ -65,7 +65,9 @@ class Run:
 
 
 def train(run: Run) -> TrainState:
-    """Train until `settings.steps`, or until a signal asks to stop; return the last state.
+    """Train until `settings.steps` and return the last state.
+
+    SIGINT and SIGTERM save a checkpoint and raise `Interrupted`.
 
     Resumes from the newest whole checkpoint of the workdir, if there is one; the state, the EMA,
     the data position and all random numbers then continue as if nothing had happened.
@@ -123,8 +125,8 @@ def train(run: Run) -> TrainState:
                 checkpoints.save(step, state, run.batches.get_state(), run.config)
                 saved = step
                 progress.pause()
-    if stop.received is not None:
-        log.warning("%s: saved step %d, run the same command to go on", stop.received.name, step)
+    if stop.received is not None and step < settings.steps:
+        raise Interrupted(stop.received, step)
     return state
 
 
@@ -165,9 +167,10 @@ def mean_of(window: list[dict[str, jax.Array]]) -> dict[str, float]:
 
 
 def check_finite(row: Mapping[str, float], step: int, saved: int, workdir: Path) -> None:
-    """Stop a run whose loss is no number: what follows would only be saved over good weights."""
-    if not np.isfinite(row["loss"]):
+    """Stop a run whose loss or gradient is no number, before it is saved over good weights."""
+    if not np.isfinite([row["loss"], row["grad_norm"]]).all():
         raise OmfaError(
-            f"the loss is {row['loss']} by step {step}; the last checkpoint in {workdir} is of step"
-            f" {saved}. Lower config.optimizer.learning_rate or look at the batches after it"
+            f"the loss is {row['loss']} and the gradient norm {row['grad_norm']} by step {step};"
+            f" the last checkpoint in {workdir} is of step {saved}. Lower"
+            " config.optimizer.learning_rate or look at the batches after it"
         )

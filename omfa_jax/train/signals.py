@@ -4,6 +4,14 @@ import signal
 from types import FrameType
 
 
+class Interrupted(Exception):
+    """A run was asked to stop, has saved `step` and can be resumed by the same command."""
+
+    def __init__(self, number: signal.Signals, step: int):
+        super().__init__(f"{number.name}: saved step {step}; the same command goes on from there")
+        self.exit_status = 128 + number
+
+
 class StopRequest:
     """A context that turns the first SIGINT or SIGTERM into a flag."""
 

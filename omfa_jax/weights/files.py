@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from omfa_jax.core.errors import OmfaError, unknown
-from omfa_jax.core.files import require_file
+from omfa_jax.core.files import current_umask, require_file
 
 STEM = "diffusion_pytorch_model"
 DTYPES: dict[str, np.dtype] = {
@@ -59,7 +59,11 @@ def write_tensors(
         raise unknown("dtype", dtype, DTYPES)
     cast = {key: _cast(key, tensor, dtype) for key, tensor in tensors.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(cast, path, dict(metadata))
+    try:
+        save_file(cast, path, dict(metadata))
+        path.chmod(0o666 & ~current_umask())
+    except (SafetensorError, OSError) as error:
+        raise OmfaError(f"cannot write {path}: {error}") from error
 
 
 def open_model(folder: Path) -> tuple[list[str], Callable[[str], np.ndarray]]:

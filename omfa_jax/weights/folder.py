@@ -53,7 +53,7 @@ def save_diffusers(
         None if omfa is None else dict(omfa),
         prompts,
     )
-    with atomic_dir(folder) as temporary:
+    with atomic_dir(folder, replaces="unet") as temporary:
         write_description(temporary, description)
         for name, params in (("unet", unet_params), ("vae", vae_params)):
             path = temporary / name / f"{STEM}.safetensors"

@@ -52,7 +52,7 @@ def save_imported(folder: Path, model: LoadedModel) -> None:
     """Write the model as an imported folder; it appears whole."""
     params = {"unet": model.unet_params, "vae": model.vae_params}
     tensors = {"/".join(path): _entry(array) for path, array in trees.walk(params)}
-    with atomic_dir(folder) as temporary:
+    with atomic_dir(folder, replaces=MANIFEST) as temporary:
         write_description(temporary, model)
         write_json(temporary / MANIFEST, {"tensors": tensors, "notes": list(model.notes)})
         with ocp.PyTreeCheckpointer() as checkpointer:

@@ -1,0 +1,92 @@
+"""What the training objective shows the network, and what it asks of it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny_training import BATCH, SETTINGS, CountingBatches
+
+from omfa_jax.core.tasks import noised_table
+from omfa_jax.diffusion.schedule import alpha_sigma
+from omfa_jax.train.keys import key_for
+from omfa_jax.train.objective import partial_diffusion
+from omfa_jax.train.settings import LossSettings
+
+ROOT = jax.random.key(3)
+CANVAS = SETTINGS.canvas
+CHANNELS = SETTINGS.latent_channels
+
+
+def run(dropout=0.0, output=0.0, step=0, gamma=0.0):
+    """Return (loss, metrics, what the network was shown, the batch, the canvas of x0)."""
+    shown = {}
+
+    def apply(params, inputs, t, rows, prompts):
+        shown.update(inputs=inputs, t=t, rows=rows)
+        return params + jnp.zeros((BATCH, *CANVAS.shape))
+
+    objective = partial_diffusion(
+        SETTINGS, LossSettings(gamma, dropout), apply, lambda frozen, images: images
+    )
+    batch = next(CountingBatches())
+    loss, metrics = objective(jnp.float32(output), {"vae": {}, "prompts": {}}, batch, ROOT, step)
+    x0 = CANVAS.assemble({n: batch[f"{n}_latents"] for n in ("garment", "person", "face")})
+    return loss, metrics, shown, batch, x0
+
+
+def masks(batch):
+    mask = CANVAS.mask(jnp.asarray(noised_table(SETTINGS.tasks))[batch["task"]])
+    return mask, jnp.broadcast_to(mask, (BATCH, *CANVAS.shape))
+
+
+def test_clean_components_are_shown_clean_and_noised_ones_noised():
+    _, _, shown, batch, x0 = run()
+    mask, inside = masks(batch)
+    xt = shown["inputs"][..., :CHANNELS]
+    np.testing.assert_array_equal(xt[~inside], x0[~inside])
+    np.testing.assert_array_equal(shown["inputs"][..., CHANNELS : CHANNELS + 1], mask)
+    alpha, sigma = alpha_sigma(SETTINGS.schedule, shown["t"])
+    eps = jax.random.normal(key_for(ROOT, "noise", 0), x0.shape)
+    expected = alpha[:, None, None, None] * x0 + sigma[:, None, None, None] * eps
+    np.testing.assert_allclose(xt[inside], expected[inside], atol=1e-6)
+
+
+def test_a_missing_pose_is_zero_and_a_given_one_lies_in_the_persons_slot():
+    _, _, shown, batch, _ = run()
+    pose = CANVAS.split(shown["inputs"][..., CHANNELS + 1 :])
+    assert not pose["garment"].any() and not pose["face"].any()
+    for row, has_pose in enumerate(batch["has_pose"]):
+        expected = batch["pose_latents"][row] if has_pose else 0 * batch["pose_latents"][row]
+        np.testing.assert_array_equal(pose["person"][row], expected)
+
+
+def test_dropout_hides_clean_components_pose_and_prompt():
+    _, _, shown, batch, _ = run(dropout=0.999999)
+    _, inside = masks(batch)
+    xt = shown["inputs"][..., :CHANNELS]
+    assert not xt[~inside].any() and xt[inside].all()
+    assert not shown["inputs"][..., CHANNELS + 1 :].any()
+    np.testing.assert_array_equal(shown["rows"], len(SETTINGS.tasks))
+    _, _, undropped, batch, _ = run()
+    np.testing.assert_array_equal(undropped["rows"], batch["task"])
+
+
+def test_the_loss_is_the_masked_error_of_v():
+    loss, metrics, shown, batch, x0 = run(output=0.25)
+    _, inside = masks(batch)
+    alpha, sigma = (a[:, None, None, None] for a in alpha_sigma(SETTINGS.schedule, shown["t"]))
+    eps = jax.random.normal(key_for(ROOT, "noise", 0), x0.shape)
+    squared = np.asarray((0.25 - (alpha * eps - sigma * x0)) ** 2)
+    each = np.array([squared[i][np.asarray(inside[i])].mean() for i in range(BATCH)])
+    assert float(loss) == pytest.approx(each.mean(), rel=1e-5)
+    for index, task in enumerate(SETTINGS.tasks):
+        expected = each[batch["task"] == index].mean()
+        assert float(metrics[f"loss/{task.name}"]) == pytest.approx(expected, rel=1e-5)
+    weighted, *_ = run(output=0.25, gamma=5.0)
+    assert float(weighted) < float(loss)
+
+
+def test_noise_and_timesteps_change_with_the_step():
+    first, second = run(step=0)[2], run(step=1)[2]
+    assert (first["t"] != second["t"]).any()
+    assert (first["inputs"] != second["inputs"]).any()
