@@ -1,7 +1,7 @@
 """The paper's DeepFashion-MultiModal setting: about 40,000 photos, worn garments only.
 
-There is no builder of this set's own layout yet: put it into VITON-HD's folder layout first (photos,
-parse maps, keypoints; without cloth/ the worn garment is cut out).
+There is no builder of this set's own layout yet: put it into VITON-HD's folder layout first
+(photos, parse maps, keypoints; without cloth/ the worn garment is cut out).
 
     omfa train --config configs/deepfashion.py --workdir runs/deepfashion \
         --config.model.init=DIR_OF_IMPORTED_SDXL --config.data.records=records/deepfashion

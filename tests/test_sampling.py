@@ -53,6 +53,16 @@ def test_an_example_does_not_depend_on_its_batch(sampler, given):
     assert np.abs(together[:1].astype(int) - alone).max() <= 1
 
 
+def test_an_example_without_a_pose_gets_the_null_pose(sampler, given):
+    clean = {"garment": given["garment"], "face": given["face"]}
+    absent = np.zeros(2, bool)
+    blind = sampler("try_on", clean, given["pose"], seed=0, has_pose=absent)["person"]
+    null = sampler("try_on", clean, None, seed=0)["person"]
+    np.testing.assert_array_equal(blind, null)
+    seeing = sampler("try_on", clean, given["pose"], seed=0, has_pose=~absent)["person"]
+    assert np.abs(seeing.astype(int) - null).max() > 2
+
+
 def test_transfer_is_try_off_then_try_on(sampler, given):
     from omfa_jax.core.images import to_signed
 

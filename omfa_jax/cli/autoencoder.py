@@ -6,7 +6,6 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 from omfa_jax.cli import config as border
 from omfa_jax.cli.startup import MODEL_FOLDER, preset_unet, prompt_rows
@@ -23,7 +22,7 @@ SCALE_RECORDS = 128
 
 
 def publish_vae(
-    config: ConfigDict,
+    config: border.Config,
     vae_config: VAEConfig,
     state: TrainState,
     pipeline: PipelineSettings,

@@ -20,11 +20,14 @@ from omfa_jax.models import VAEConfig
 from omfa_jax.parallel.mesh import MeshSettings
 from omfa_jax.train.settings import LossSettings, OptimizerSettings, TrainSettings
 
+# a locked ConfigDict; its attributes are dynamic, so the type says nothing more
+Config = Any
+
 PREFIX = "--config."
 OBJECTIVES = ("partial_diffusion", "autoencoder")
 
 
-def load_config(path: str | Path, overrides: Sequence[str] = ()) -> ConfigDict:
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Run `get_config()` of a Python file and apply `--config.a.b=value` overrides; then lock it.
 
     The file's parent's parent is put on the import path, so that `from configs import base` works.
@@ -48,7 +51,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> ConfigDict:
     return config
 
 
-def apply_override(config: ConfigDict, override: str) -> None:
+def apply_override(config: Config, override: str) -> None:
     """Set one `--config.a.b=value`; the value must have the type that the default has."""
     if not override.startswith(PREFIX) or "=" not in override:
         raise OmfaError(f"unknown flag {override!r}; config values are set as --config.a.b=value")
@@ -90,7 +93,7 @@ def parsed(text: str, default: Any, where: str) -> Any:
     return value
 
 
-def diffusion_settings(config: ConfigDict, vae: VAEConfig) -> DiffusionSettings:
+def diffusion_settings(config: Config, vae: VAEConfig) -> DiffusionSettings:
     """Return what the weights will mean; the VAE fixes stride and latent channels."""
     tasks = []
     for name, row in config.tasks.items():
@@ -108,7 +111,7 @@ def diffusion_settings(config: ConfigDict, vae: VAEConfig) -> DiffusionSettings:
     )
 
 
-def train_settings(config: ConfigDict) -> TrainSettings:
+def train_settings(config: Config) -> TrainSettings:
     """Return the training run's settings."""
     o, t = config.optimizer, config.train
     return TrainSettings(
@@ -127,7 +130,7 @@ def train_settings(config: ConfigDict) -> TrainSettings:
     )
 
 
-def pipeline_settings(config: ConfigDict, *, vae_id: str = "") -> PipelineSettings:
+def pipeline_settings(config: Config, *, vae_id: str = "") -> PipelineSettings:
     """Return the data pipeline's settings; latents take precedence over image records."""
     folder = config.data.latents or config.data.records
     if not folder:
@@ -144,17 +147,17 @@ def pipeline_settings(config: ConfigDict, *, vae_id: str = "") -> PipelineSettin
     )
 
 
-def mesh_settings(config: ConfigDict) -> MeshSettings:
+def mesh_settings(config: Config) -> MeshSettings:
     """Return the mesh's shape."""
     return MeshSettings(**config.mesh.to_dict())
 
 
-def sampler_settings(config: ConfigDict) -> SamplerSettings:
+def sampler_settings(config: Config) -> SamplerSettings:
     """Return the sampler's settings."""
     return SamplerSettings(config.sample.steps, config.sample.guidance)
 
 
-def check_objective(config: ConfigDict) -> str:
+def check_objective(config: Config) -> str:
     """Return the objective's name, or raise an OmfaError with the nearest one."""
     if config.objective not in OBJECTIVES:
         raise unknown("config.objective", config.objective, OBJECTIVES)

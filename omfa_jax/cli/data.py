@@ -82,6 +82,10 @@ def synthesize(options: argparse.Namespace) -> None:
 
     counts = {"train": options.train, "val": options.val, "test": options.test}
     with tqdm(total=sum(counts.values()), unit="person", desc="synthesize") as bar:
+
+        def advance(done: int, total: int) -> None:
+            bar.update(1)
+
         report = write_world(
             options.out,
             seed=options.seed,
@@ -89,7 +93,7 @@ def synthesize(options: argparse.Namespace) -> None:
             height_px=options.height,
             width_px=options.width,
             processes=options.processes,
-            progress=lambda done, total: bar.update(1),
+            progress=advance,
         )
     log.info("%s: %d people written, %d kept", report.root, report.written, report.kept)
 

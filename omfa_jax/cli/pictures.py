@@ -5,7 +5,6 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 from omfa_jax.cli import config as border
 from omfa_jax.core.errors import OmfaError
@@ -21,7 +20,7 @@ from omfa_jax.train.state import TrainState
 from omfa_jax.weights.bundle import Bundle
 
 
-def training_pictures(config: ConfigDict, bundle: Bundle, workdir: Path) -> Pictures:
+def training_pictures(config: border.Config, bundle: Bundle, workdir: Path) -> Pictures:
     """Return the loop's picture function: one sheet a task, in workdir/samples and TensorBoard.
 
     The examples are the first of the validation split (or of the training split, when there is
@@ -47,7 +46,14 @@ def training_pictures(config: ConfigDict, bundle: Bundle, workdir: Path) -> Pict
         params = to_host(state.params if state.ema is None else state.ema)
         sheets = {}
         for task in bundle.settings.tasks:
-            made = sampler(task.name, batch, batch["pose"], seed=config.seed, params=params)
+            made = sampler(
+                task.name,
+                batch,
+                batch["pose"],
+                seed=config.seed,
+                has_pose=batch["has_pose"],
+                params=params,
+            )
             shown = {name: list(from_signed(batch[name])) for name in (*COMPONENTS, "pose")}
             shown |= {f"{name} ({task.name})": list(images) for name, images in made.items()}
             sheets[task.name] = sheet(shown, *size)

@@ -9,7 +9,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 from omfa_jax.cli import config as border
 from omfa_jax.core import trees
@@ -32,13 +31,15 @@ MODEL_FOLDER = "model"
 SEEDED_TOKENS = 4
 
 
-def fresh_vae(config: ConfigDict) -> tuple[VAEConfig, Callable[[], Params]]:
+def fresh_vae(config: border.Config) -> tuple[VAEConfig, Callable[[], Params]]:
     """Return the preset VAE's config and a function that draws its parameters."""
     vae_config = vae(config.model.vae)
     return vae_config, lambda: init_vae(vae_config, jax.random.key(config.seed))
 
 
-def starting_bundle(config: ConfigDict, workdir: Path | None, *, abstract: bool = False) -> Bundle:
+def starting_bundle(
+    config: border.Config, workdir: Path | None, *, abstract: bool = False
+) -> Bundle:
     """Return what training starts from; `unet_params` None means a random UNet.
 
     1. the workdir's own checkpoint: its model folder (the loop restores the UNet);
@@ -76,7 +77,7 @@ def starting_bundle(config: ConfigDict, workdir: Path | None, *, abstract: bool 
     )
 
 
-def converted(config: ConfigDict, folder: Path) -> Bundle:
+def converted(config: border.Config, folder: Path) -> Bundle:
     """Return the model of a diffusers or imported folder, as this config will train it."""
     description = read_description(folder)
     settings = border.diffusion_settings(config, description.vae_config)
@@ -105,7 +106,7 @@ def converted(config: ConfigDict, folder: Path) -> Bundle:
     )
 
 
-def preset_unet(config: ConfigDict, settings: DiffusionSettings) -> UNetConfig:
+def preset_unet(config: border.Config, settings: DiffusionSettings) -> UNetConfig:
     """Return the preset's UNet with the widths that inputs and canvas ask for."""
     return unet(
         config.model.unet, in_channels=settings.in_channels, out_channels=settings.out_channels
@@ -125,7 +126,7 @@ def prompt_rows(
     return table.rows(texts)
 
 
-def check_same_model(config: ConfigDict, bundle: Bundle, where: Path) -> None:
+def check_same_model(config: border.Config, bundle: Bundle, where: Path) -> None:
     """Raise an OmfaError if the config asks for another model than the one in `where`."""
     wanted = border.diffusion_settings(config, bundle.vae_config)
     check_same_meaning(wanted, bundle.settings, where)
@@ -186,7 +187,7 @@ def vae_fingerprint(params: Params) -> str:
 
 
 def encode_records(
-    config: ConfigDict, records: str, model: str, out: str, *, batch_size: int, overwrite: bool
+    config: border.Config, records: str, model: str, out: str, *, batch_size: int, overwrite: bool
 ) -> None:
     """Write the VAE latents of a records folder (`omfa data latents`)."""
     description: Description = read_description(Path(model))

@@ -6,7 +6,6 @@ import logging
 from pathlib import Path
 
 import jax
-from ml_collections import ConfigDict
 
 from omfa_jax.cli import config as border
 from omfa_jax.cli.startup import (
@@ -56,7 +55,7 @@ def run(options: argparse.Namespace) -> None:
         train_diffusion(config, workdir)
 
 
-def sharding_table(config: ConfigDict) -> str:
+def sharding_table(config: border.Config) -> str:
     """Return where every UNet weight of the config's preset lies on the config's mesh."""
     mesh = make_mesh(border.mesh_settings(config))
     bundle = starting_bundle(config, None, abstract=True)
@@ -64,7 +63,7 @@ def sharding_table(config: ConfigDict) -> str:
     return explain(UNET_RULES, shapes, mesh)
 
 
-def train_diffusion(config: ConfigDict, workdir: Path) -> TrainState:
+def train_diffusion(config: border.Config, workdir: Path) -> TrainState:
     """Train the UNet by partial diffusion."""
     mesh = make_mesh(border.mesh_settings(config))
     settings = border.train_settings(config)
@@ -112,7 +111,7 @@ def train_diffusion(config: ConfigDict, workdir: Path) -> TrainState:
     )
 
 
-def train_autoencoder(config: ConfigDict, workdir: Path) -> TrainState:
+def train_autoencoder(config: border.Config, workdir: Path) -> TrainState:
     """Train the VAE (the demo's small one), then write it in diffusers form to workdir/model."""
     mesh = make_mesh(border.mesh_settings(config))
     settings = border.train_settings(config)
@@ -155,13 +154,13 @@ def train_autoencoder(config: ConfigDict, workdir: Path) -> TrainState:
     return state
 
 
-def save_config(config: ConfigDict, workdir: Path) -> None:
+def save_config(config: border.Config, workdir: Path) -> None:
     """Write the resolved config beside the logs, for people."""
     if jax.process_index() == 0:
         (workdir / "config.json").write_text(json.dumps(config.to_dict(), indent=2) + "\n")
 
 
-def sample_pictures(config: ConfigDict, bundle, workdir: Path):
+def sample_pictures(config: border.Config, bundle, workdir: Path):
     """Return the loop's picture function, or None when no pictures are asked for."""
     if not config.log.samples_every_steps:
         return None

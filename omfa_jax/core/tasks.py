@@ -8,7 +8,7 @@ from jaxtyping import Bool
 
 from omfa_jax.core.errors import OmfaError, unknown
 
-COMPONENTS = ("garment", "person", "face")
+COMPONENTS: tuple[str, ...] = ("garment", "person", "face")
 
 
 @dataclass(frozen=True)

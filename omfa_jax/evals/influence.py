@@ -3,7 +3,7 @@
 A model that ignores a condition scores 0 dB here, however good its pictures look.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,8 +43,8 @@ def influence(
     generate: Generate,
     batch: Batch,
     conditions: Sequence[str],
-    truth: Sequence[UInt8[np.ndarray, "h w 3"]],
-    regions: Sequence[Bool[np.ndarray, "h w"]] | None,
+    truth: Iterable[UInt8[np.ndarray, "h w 3"]],
+    regions: Iterable[Bool[np.ndarray, "h w"]] | None,
     *,
     seed: int,
     right: UInt8[np.ndarray, "b h w 3"] | None = None,

@@ -1,6 +1,6 @@
 """Peak signal-to-noise ratio of 8-bit pictures, whole or inside a region."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import numpy as np
 from jaxtyping import Bool, UInt8
@@ -30,10 +30,11 @@ def psnr(
 
 
 def mean_psnr(
-    images: Sequence[UInt8[np.ndarray, "h w 3"]],
-    truths: Sequence[UInt8[np.ndarray, "h w 3"]],
-    regions: Sequence[Bool[np.ndarray, "h w"]] | None = None,
+    images: Iterable[UInt8[np.ndarray, "h w 3"]],
+    truths: Iterable[UInt8[np.ndarray, "h w 3"]],
+    regions: Iterable[Bool[np.ndarray, "h w"]] | None = None,
 ) -> float:
     """Return the mean of the pictures' PSNRs in dB (each picture counts once)."""
+    images = list(images)
     chosen = [None] * len(images) if regions is None else regions
     return float(np.mean([psnr(*row) for row in zip(images, truths, chosen, strict=True)]))

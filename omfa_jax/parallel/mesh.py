@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -22,7 +23,7 @@ class MeshSettings:
     tensor: int = 1
 
 
-def make_mesh(settings: MeshSettings, devices: list[jax.Device] | None = None) -> Mesh:
+def make_mesh(settings: MeshSettings, devices: list[Any] | None = None) -> Mesh:
     """Return the mesh over all devices (or the ones given), or say which axis does not fit."""
     devices = jax.devices() if devices is None else devices
     sizes = [settings.data, settings.fsdp, settings.tensor]

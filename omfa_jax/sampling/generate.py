@@ -42,14 +42,16 @@ class Sampler:
         pose: Float[np.ndarray, "b h w 3"] | None,
         *,
         seed: int,
+        has_pose: Bool[np.ndarray, "b"] | None = None,
         params: Any = None,
     ) -> Pictures:
         """Return the task's noised components as uint8 (b, h, w, 3).
 
         `given` holds the clean components, in [-1, 1] at the slot sizes; a component that is
-        neither given nor generated is null (zero latents). `pose` None is the null pose. `params`
-        replaces the bundle's UNet parameters (a training run's EMA). Example i of a batch gets
-        the same noise whatever the batch size.
+        neither given nor generated is null (zero latents). `pose` None is the null pose, and so is
+        that of an example where `has_pose` is False, as in training. `params` replaces the
+        bundle's UNet parameters (a training run's EMA). Example i of a batch gets the same noise
+        whatever the batch size.
         """
         bundle = self.bundle
         row = task_index(bundle.settings.tasks, task)
@@ -66,6 +68,7 @@ class Sampler:
             {"vae": bundle.vae_params, "prompts": bundle.prompts},
             clean,
             pose,
+            None if pose is None or has_pose is None else jnp.asarray(has_pose),
             jnp.int32(row),
             jax.random.key(seed),
             noised=noised,
@@ -79,6 +82,7 @@ class Sampler:
         frozen: Any,
         clean: dict[str, Array],
         pose: Array | None,
+        has_pose: Array | None,
         row: Int[Array, ""],
         key: Array,
         *,
@@ -95,6 +99,8 @@ class Sampler:
 
         x0 = laid_out({name: encoded(images) for name, images in clean.items()})
         pose_canvas = laid_out({} if pose is None else {"person": encoded(pose)})
+        if has_pose is not None:
+            pose_canvas = jnp.where(has_pose[:, None, None, None], pose_canvas, 0.0)
         keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(count))
         noise = jax.vmap(lambda k: jax.random.normal(k, canvas.shape))(keys)
         mask: Bool[Array, "b 3"] = jnp.broadcast_to(jnp.asarray(noised), (count, len(noised)))
@@ -109,6 +115,7 @@ class Sampler:
             jnp.broadcast_to(row, (count,)),
             len(bundle.settings.tasks),
         )
+        assert not isinstance(result, tuple)
         parts = canvas.split(result)
         return {
             name: decode(bundle.vae_config, frozen["vae"], parts[name], dtype=self._dtype)

@@ -1,6 +1,6 @@
 """Side-by-side sheets: rows of labelled pictures on one image."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 from jaxtyping import UInt8
@@ -13,18 +13,19 @@ LABEL_PX = 14
 
 
 def sheet(
-    columns: Mapping[str, Sequence[UInt8[np.ndarray, "_ _ 3"]]], height_px: int, width_px: int
+    columns: Mapping[str, Iterable[UInt8[np.ndarray, "_ _ 3"]]], height_px: int, width_px: int
 ) -> UInt8[np.ndarray, "h w 3"]:
     """Return one picture with a labelled column per entry and one example a row.
 
     Pictures are letter-boxed to (height_px, width_px) cells; shorter columns end in white.
     """
-    rows = max((len(pictures) for pictures in columns.values()), default=0)
+    listed = {label: list(pictures) for label, pictures in columns.items()}
+    rows = max(map(len, listed.values()), default=0)
     step_x, step_y = width_px + GAP_PX, height_px + GAP_PX
-    size = (step_x * len(columns) + GAP_PX, step_y * rows + GAP_PX + LABEL_PX)
+    size = (step_x * len(listed) + GAP_PX, step_y * rows + GAP_PX + LABEL_PX)
     canvas = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(canvas)
-    for x, (label, pictures) in enumerate(columns.items()):
+    for x, (label, pictures) in enumerate(listed.items()):
         left = GAP_PX + x * step_x
         draw.text((left, 1), label, fill="black")
         for y, picture in enumerate(pictures):

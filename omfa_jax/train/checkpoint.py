@@ -184,9 +184,11 @@ def restore_params(path: str | Path, *, ema: bool = True) -> tuple[dict[str, Any
 def as_numpy(reader: ocp.StandardCheckpointer, folder: Path) -> dict[str, Any]:
     """Read a saved tree onto the host, whatever devices it was saved from."""
     device = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
+    metadata = reader.metadata(folder).item_metadata
+    if metadata is None:
+        raise ValueError(f"{folder} does not say what it holds")
     template = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),
-        reader.metadata(folder).item_metadata.tree,
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), metadata.tree
     )
     return jax.tree.map(jax.device_get, reader.restore(folder, template))
 

@@ -113,7 +113,7 @@ def train(run: Run) -> TrainState:
                 window = []
                 check_finite(row, step, saved, run.workdir)
                 row["images_per_second"] = progress.window(step, row["loss"])
-                row["learning_rate"] = float(rate(step - 1))
+                row["learning_rate"] = float(np.asarray(rate(step - 1)))
                 writers.scalars(step, row)
 
             if run.pictures and due(settings.samples_every_steps, step):

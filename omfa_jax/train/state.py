@@ -80,7 +80,7 @@ def updated(
     forgets its start.
     """
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
+    params: Any = optax.apply_updates(state.params, updates)
     ema = state.ema
     if ema is not None:
         n = state.step.astype(jnp.float32)
