@@ -64,6 +64,7 @@ def get_config() -> ConfigDict:
     config.train.ema_decay = 0.9999  # 0 = no EMA
 
     config.optimizer = ConfigDict()
+    config.optimizer.name = "adamw"  # or "muon": fewer steps from scratch
     config.optimizer.learning_rate = 1e-5  # unpublished; the sister work's
     config.optimizer.warmup_steps = 500
     config.optimizer.decay = "constant"  # or "cosine", to 0 at train.steps
@@ -90,6 +91,8 @@ def get_config() -> ConfigDict:
 
     config.autoencoder = ConfigDict()  # only for objective = "autoencoder"
     config.autoencoder.crop_px = 64  # side of the square training crops
+    config.autoencoder.latent_noise = 0.0  # for the decoder, in standard deviations of latents
+    config.autoencoder.decoder_of = ""  # a model folder: train its decoder alone, keep the latents
 
     config.sample = ConfigDict()
     config.sample.steps = 50

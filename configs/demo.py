@@ -5,6 +5,8 @@
 Two CPU cores, about two minutes of training; scores in runs/demo/scores.json.
 """
 
+from pathlib import Path
+
 from configs import tiny
 
 
@@ -12,7 +14,7 @@ def get_config():
     """Return the configuration."""
     config = tiny.get_config()
     config.seed = 7
-    config.model.init = "omfa_jax/assets/tiny"
+    config.model.init = str(Path(__file__).parents[1] / "omfa_jax" / "assets" / "tiny")
     config.model.init_unet = True
     config.train.steps = 100
     config.train.ema_decay = 0.99

@@ -1,15 +1,17 @@
 """What a user meets who gives wrong input: one line that says what to change, exit status 2."""
 
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import omfa_jax
 from omfa_jax.cli.main import main
 from omfa_jax.core.images import write_image
 
-TINY = "omfa_jax/assets/tiny"
+TINY = Path(omfa_jax.__file__).parent / "assets" / "tiny"
 
 
 def fails(capsys, *arguments):

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import omfa_jax
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.diffusion.sample import SamplerSettings
 from omfa_jax.sampling.generate import Sampler
@@ -12,7 +13,7 @@ from omfa_jax.sampling.load import load_folder
 from omfa_jax.sampling.sheet import sheet
 from omfa_jax.sampling.tasks import transfer, try_off, try_on, turntable
 
-TINY = Path("omfa_jax/assets/tiny")
+TINY = Path(omfa_jax.__file__).parent / "assets" / "tiny"
 
 
 @pytest.fixture(scope="module")

@@ -2,8 +2,12 @@
 
 import json
 import os
+import re
 import shutil
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +16,7 @@ import pytest
 from tiny_training import CountingBatches, make_run
 
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.train.checkpoint import newest_whole_step
+from omfa_jax.train.checkpoint import newest_whole_step, restore_params
 from omfa_jax.train.loop import train
 from omfa_jax.train.settings import OptimizerSettings
 from omfa_jax.train.signals import Interrupted
@@ -142,21 +146,48 @@ def test_a_checkpoint_of_another_model_is_one_clear_error(tmp_path):
         train(other)
     assert "\n" not in str(raised.value)
     assert "--workdir" in str(raised.value)
+    assert "difference: params.conv_in.kernel is (3, 3, 9, 16) in" in str(raised.value)
 
 
-def test_a_failed_save_names_the_last_whole_step(tmp_path, monkeypatch):
-    """A disk that fills up while saving: one error, and the step before is still the newest."""
+def test_a_damaged_checkpoint_is_named(tmp_path):
     train(make_run(tmp_path, 1))
-    import orbax.checkpoint as ocp
-
-    def full(*args, **kwargs):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(ocp.CheckpointManager, "save", full)
-    with pytest.raises(OmfaError, match=r"No space left.*last whole one is step 1"):
+    for item in ("state", "ema"):
+        (tmp_path / "checkpoints" / "1" / item / "_METADATA").unlink()
+    with pytest.raises(OmfaError, match="checkpoints/1/ema is damaged"):
+        restore_params(tmp_path)
+    with pytest.raises(OmfaError, match="checkpoints/1/state is damaged"):
         train(make_run(tmp_path, 2))
-    monkeypatch.undo()
+
+
+FULL_DISK = """
+import resource, sys
+from pathlib import Path
+from tiny_training import make_run
+from omfa_jax.core.errors import OmfaError
+from omfa_jax.train.loop import train
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, -1))
+try:
+    train(make_run(Path(sys.argv[1]), 2))
+except OmfaError as error:
+    print(error)
+"""
+
+
+def test_a_failed_save_names_the_last_whole_step(tmp_path):
+    """A disk that takes no more (here: no file over 20 kB): one error, step 1 is still whole.
+
+    In a process of its own: Orbax leaves the tasks of a failed save to the garbage collector.
+    """
+    train(make_run(tmp_path, 1))
+    command = [sys.executable, "-c", FULL_DISK, str(tmp_path)]
+    here = Path(__file__).parent
+    environment = {**os.environ, "PYTHONPATH": f"{here}{os.pathsep}{here.parent}"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert re.search(r"last whole one is step 1; make room.*File too large", done.stdout), done
     assert newest_whole_step(tmp_path / "checkpoints") == 1
+    resumed = make_run(tmp_path, 2)
+    train(resumed)
+    assert resumed.batches.seen == [1]
 
 
 def test_a_nan_loss_stops_before_it_is_saved(tmp_path):

@@ -86,16 +86,6 @@ def empty_raster(width_px: int, height_px: int) -> Raster:
     )
 
 
-def interpolate(
-    raster: Raster, faces: Int32[np.ndarray, "f 3"], values: Float[np.ndarray, "v c"]
-) -> Float32[np.ndarray, "h w c"]:
-    """Return per-vertex `values` at every pixel; 0 where it sees nothing."""
-    out = np.zeros((*raster.triangle.shape, values.shape[1]), np.float32)
-    seen = raster.triangle >= 0
-    out[seen] = _values_at(raster, seen, faces, values)
-    return out
-
-
 def shade(
     raster: Raster,
     faces: Int32[np.ndarray, "f 3"],

@@ -17,7 +17,7 @@ from omfa_jax.core.tasks import COMPONENTS
 from omfa_jax.data.latents import write_latents
 from omfa_jax.diffusion.settings import DiffusionSettings
 from omfa_jax.models import UNetConfig, VAEConfig, encode, init_vae, unet, vae
-from omfa_jax.train.checkpoint import newest_whole_step, restore_params
+from omfa_jax.train.checkpoint import MODEL_FOLDER, newest_whole_step, restore_params
 from omfa_jax.weights.bundle import Bundle, Params
 from omfa_jax.weights.description import Description, read_description
 from omfa_jax.weights.frozen import load_frozen, load_vae, save_frozen
@@ -26,15 +26,26 @@ from omfa_jax.weights.prompts import PromptTable, seeded_prompts
 
 log = logging.getLogger(__name__)
 
-MODEL_FOLDER = "model"
+# the half of a VAE that makes latents
+ENCODER = ("encoder", "quant_conv")
 # tokens of the seeded prompt table of presets that have no text encoder
 SEEDED_TOKENS = 4
 
 
-def fresh_vae(config: border.Config) -> tuple[VAEConfig, Callable[[], Params]]:
-    """Return the preset VAE's config and a function that draws its parameters."""
-    vae_config = vae(config.model.vae)
-    return vae_config, lambda: init_vae(vae_config, jax.random.key(config.seed))
+def vae_start(config: border.Config) -> tuple[VAEConfig, Params, Params | Callable[[], Params]]:
+    """Return (VAE config, the parts that stay as they are, those to train or how to draw them).
+
+    A whole new VAE of the preset, or with `config.autoencoder.decoder_of` only the decoder of a
+    model: its encoder stays, and with it every stored latent and every UNet trained on them.
+    """
+    source = config.autoencoder.decoder_of
+    if not source:
+        vae_config = vae(config.model.vae)
+        return vae_config, {}, lambda: init_vae(vae_config, jax.random.key(config.seed))
+    vae_config = read_description(Path(source)).vae_config
+    params = load_vae(Path(source), vae_config)
+    kept = {name: params[name] for name in ENCODER}
+    return vae_config, kept, {name: params[name] for name in params if name not in kept}
 
 
 def starting_bundle(
@@ -177,10 +188,10 @@ def write_model_folder(bundle: Bundle, workdir: Path) -> None:
         save_frozen(workdir / MODEL_FOLDER, bundle)
 
 
-def vae_fingerprint(params: Params) -> str:
-    """Return a short hash of a VAE's parameters: stored latents carry it."""
-    digest = hashlib.sha256()
-    for path, leaf in sorted(trees.walk(params)):
+def vae_fingerprint(config: VAEConfig, params: Params) -> str:
+    """Return a short hash of what makes latents, the encoder and its scale: they carry it."""
+    digest = hashlib.sha256(str(config.scaling_factor).encode())
+    for path, leaf in sorted(trees.walk({name: params[name] for name in ENCODER})):
         digest.update("/".join(path).encode())
         digest.update(np.ascontiguousarray(leaf, np.float32).tobytes())
     return digest.hexdigest()[:16]
@@ -202,7 +213,7 @@ def encode_records(
         out,
         lambda images: np.asarray(run(on_device, images)),
         slots={name: tuple(config.canvas[name]) for name in COMPONENTS},
-        vae_id=vae_fingerprint(params),
+        vae_id=vae_fingerprint(vae_config, params),
         batch_size=batch_size,
         overwrite=overwrite,
     )

@@ -9,9 +9,9 @@ import jax
 
 from omfa_jax.cli import config as border
 from omfa_jax.cli.startup import (
-    fresh_vae,
     starting_bundle,
     vae_fingerprint,
+    vae_start,
     write_model_folder,
 )
 from omfa_jax.core.files import require_writable_dir
@@ -69,7 +69,9 @@ def train_diffusion(config: border.Config, workdir: Path) -> TrainState:
     settings = border.train_settings(config)
     bundle = starting_bundle(config, workdir)
     batches = make_dataset(
-        border.pipeline_settings(config, vae_id=vae_fingerprint(bundle.vae_params)),
+        border.pipeline_settings(
+            config, vae_id=vae_fingerprint(bundle.vae_config, bundle.vae_params)
+        ),
         split=config.data.split,
         batch_size=settings.batch_size,
         seed=settings.seed,
@@ -112,10 +114,10 @@ def train_diffusion(config: border.Config, workdir: Path) -> TrainState:
 
 
 def train_autoencoder(config: border.Config, workdir: Path) -> TrainState:
-    """Train the VAE (the demo's small one), then write it in diffusers form to workdir/model."""
+    """Train a VAE or a decoder, then write the VAE in diffusers form to workdir/model."""
     mesh = make_mesh(border.mesh_settings(config))
     settings = border.train_settings(config)
-    vae_config, start = fresh_vae(config)
+    vae_config, kept, start = vae_start(config)
     pipeline = border.pipeline_settings(config)
     tasks = border.diffusion_settings(config, vae_config).tasks
     batches = make_dataset(
@@ -139,9 +141,10 @@ def train_autoencoder(config: border.Config, workdir: Path) -> TrainState:
                     vae_config, params, z * vae_config.scaling_factor, dtype=dtype
                 ),
                 crop_px=config.autoencoder.crop_px,
+                latent_noise=config.autoencoder.latent_noise / vae_config.scaling_factor,
             ),
-            start=lambda: trainable_start(start()),
-            frozen={},
+            start=(lambda: trainable_start(start())) if callable(start) else start,
+            frozen=kept,
             rules=REPLICATED_RULES,
             mesh=mesh,
             batches=batches,
@@ -150,7 +153,7 @@ def train_autoencoder(config: border.Config, workdir: Path) -> TrainState:
     )
     from omfa_jax.cli.autoencoder import publish_vae
 
-    publish_vae(config, vae_config, state, pipeline, workdir)
+    publish_vae(config, vae_config, kept, state, pipeline, workdir)
     return state
 
 

@@ -1,6 +1,7 @@
 """The one exception a user is meant to see, and hints for misspelt names."""
 
 import difflib
+import importlib.util
 from collections.abc import Iterable
 
 
@@ -17,3 +18,15 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> OmfaError:
     near = difflib.get_close_matches(str(name), names, n=2, cutoff=0.5)
     hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
     return OmfaError(f"unknown {kind} {str(name)!r}{hint} (known: {', '.join(names) or 'none'})")
+
+
+def require_modules(what: str, extra: str, *modules: str) -> None:
+    """Raise an OmfaError that says how to install the first of `modules` that is not installed.
+
+    `what` needs them; `extra` is the extra of this package that brings them.
+    """
+    for module in modules:
+        if importlib.util.find_spec(module) is None:
+            raise OmfaError(
+                f"{what} needs {module}, which is not installed: pip install 'omfa_jax[{extra}]'"
+            )

@@ -65,19 +65,6 @@ def denoised(
     raise unknown("prediction type", prediction, PREDICTIONS)
 
 
-def tweedie(
-    prediction: str,
-    output: Latent,
-    xt: Latent,
-    x0: Latent,
-    mask: Mask,
-    alpha: Float[Array, "b"],
-    sigma: Float[Array, "b"],
-) -> Latent:
-    """Equation 4: the clean estimate, M x0_hat + (1 - M) x0."""
-    return keep_clean(mask, denoised(prediction, output, xt, alpha, sigma)[0], x0)
-
-
 def input_channels(inputs: Sequence[str], canvas: Canvas) -> int:
     """Return the width of conv_in for `unet_inputs`; the order of `inputs` is the channel order."""
     for name in inputs:

@@ -95,7 +95,7 @@ def sample(
 
     `x0` holds the clean components (its noised part is ignored), `noise` is standard normal of
     the same shape. Equation 5, DDIM (arXiv 2010.02502, equation 12, eta = 0). With
-    `trajectory=True` the clean estimate of every step is returned too.
+    `trajectory=True` the clean estimate of every step (equation 4) is returned too.
     """
     mask = settings.canvas.mask(noised)
     batch = noise.shape[0]

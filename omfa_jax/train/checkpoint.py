@@ -3,13 +3,16 @@
 Checkpoint N holds the state after N updates and the position after N batches.
 """
 
+import contextlib
 import json
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from etils import epath
 
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.train.state import TrainState
@@ -20,6 +23,8 @@ log = logging.getLogger(__name__)
 
 ITEMS = ("state", "data", "config")
 EMA_ITEM = "ema"
+# beside the checkpoints in a workdir: all of the model that training does not change
+MODEL_FOLDER = "model"
 
 
 class Checkpoints:
@@ -72,8 +77,9 @@ class Checkpoints:
     def restore(self, step: int, abstract: TrainState) -> tuple[TrainState, dict[str, Any]]:
         """Return (state laid out as `abstract` says, data position) of `step`."""
         found = read_config(self.folder / str(step))
+        template = state_item(abstract)
         wanted: dict[str, Any] = {
-            "state": ocp.args.StandardRestore(state_item(abstract)),
+            "state": ocp.args.StandardRestore(template),
             "data": ocp.args.JsonRestore(),
         }
         if abstract.ema is not None:
@@ -83,14 +89,20 @@ class Checkpoints:
                     " train.ema_decay=0); give --config.train.ema_decay=0 or a new --workdir"
                 )
             wanted[EMA_ITEM] = ocp.args.StandardRestore(abstract.ema)
-        try:
-            items = self._manager.restore(step, args=ocp.args.Composite(**wanted))
-        except Exception as error:
+        difference = first_difference(self.folder / str(step) / "state", template)
+        if difference:
             preset = found.get("model", {}).get("unet")
             raise OmfaError(
                 f"checkpoint {step} in {self.folder} (model.unet={preset!r}) does not fit this"
                 " config's model or optimizer; use the config it was trained with or a new"
-                f" --workdir. First difference: {first_line(error)}"
+                f" --workdir. First difference: {difference}"
+            )
+        try:
+            items = self._manager.restore(step, args=ocp.args.Composite(**wanted))
+        except Exception as error:
+            raise OmfaError(
+                f"checkpoint {step} in {self.folder} is damaged: {first_line(error)}; delete that"
+                " folder to go on from the step before"
             ) from error
         state = items["state"]
         ema = items[EMA_ITEM] if abstract.ema is not None else None
@@ -105,7 +117,11 @@ class Checkpoints:
         whole = newest_whole_step(self.folder, warn=False)
         what = "a checkpoint" if step is None else f"checkpoint {step}"
         kept = "none is whole" if whole is None else f"the last whole one is step {whole}"
-        return OmfaError(f"could not save {what} in {self.folder}: {first_line(error)}; {kept}")
+        free = shutil.disk_usage(self.folder).free / 1e6
+        return OmfaError(
+            f"could not save {what} in {self.folder}, where {free:.0f} MB are free: {kept}; make"
+            f" room or change --workdir ({first_line(error)})"
+        )
 
 
 def state_item(state: TrainState) -> dict[str, Any]:
@@ -152,12 +168,46 @@ def read_config(step_folder: Path) -> dict[str, Any]:
         raise OmfaError(f"{step_folder} is not a whole checkpoint: {error}") from None
 
 
+def first_difference(saved: Path, wanted: Any) -> str | None:
+    """Name the first array that a saved tree and a template do not share in name and shape.
+
+    Asked before Orbax reads anything: reads that it gives up on half-way outlive its event loop.
+    """
+    have, want = shapes(saved_tree(saved)), shapes(wanted)
+    # the parameters first: what the moments differ in follows from them
+    for name in sorted(have.keys() | want.keys(), key=lambda n: (n.startswith("opt_state"), n)):
+        if have.get(name) != want.get(name):
+            here, there = have.get(name, "missing"), want.get(name, "missing")
+            return f"{name} is {here} in the checkpoint, {there} in the config"
+    return None
+
+
+def saved_tree(folder: Path) -> Any:
+    """Return the metadata (shape, dtype) of every array of one saved item."""
+    try:
+        with contextlib.closing(ocp.StandardCheckpointHandler()) as reader:
+            return reader.metadata(epath.Path(folder)).tree
+    except Exception as error:
+        raise OmfaError(f"checkpoint {folder} is damaged: {first_line(error)}") from error
+
+
+def shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    """Return {dotted name: shape} of every array, named as Orbax names them."""
+    plain = ocp.tree.serialize_tree(tree, keep_empty_nodes=True)
+    return {
+        ".".join(path): tuple(leaf.shape)
+        for path, leaf in ocp.tree.to_flat_dict(plain).items()
+        if hasattr(leaf, "shape")
+    }
+
+
 def first_line(error: BaseException) -> str:
-    """Return the first non-empty line of an exception's text, or its type."""
-    for line in str(error).splitlines():
-        if line.strip():
-            return line.strip()[:300]
-    return type(error).__name__
+    """Return the first non-empty line of an exception's text, its middle cut out, or its type."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    # paths fill the middle; what happened stands at the ends
+    return lines[0] if len(lines[0]) <= 300 else f"{lines[0][:120]} ... {lines[0][-160:]}"
 
 
 def restore_params(path: str | Path, *, ema: bool = True) -> tuple[dict[str, Any], int]:
@@ -171,26 +221,24 @@ def restore_params(path: str | Path, *, ema: bool = True) -> tuple[dict[str, Any
     if step is None or not (folder / str(step) / "state").is_dir():
         raise OmfaError(f"no whole checkpoint in {path}; give a training workdir or one step of it")
     step_folder = folder / str(step)
-    use_ema = ema and (step_folder / EMA_ITEM).is_dir()
-    with ocp.StandardCheckpointer() as reader:
-        try:
-            if use_ema:
-                return as_numpy(reader, step_folder / EMA_ITEM), step
-            return as_numpy(reader, step_folder / "state")["params"], step
-        except (OSError, ValueError, KeyError) as error:
-            raise OmfaError(f"checkpoint {step_folder} is damaged: {first_line(error)}") from error
+    if ema and (step_folder / EMA_ITEM).is_dir():
+        return as_numpy(step_folder / EMA_ITEM), step
+    return as_numpy(step_folder / "state")["params"], step
 
 
-def as_numpy(reader: ocp.StandardCheckpointer, folder: Path) -> dict[str, Any]:
+def as_numpy(folder: Path) -> dict[str, Any]:
     """Read a saved tree onto the host, whatever devices it was saved from."""
     device = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
-    metadata = reader.metadata(folder).item_metadata
-    if metadata is None:
-        raise ValueError(f"{folder} does not say what it holds")
     template = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), metadata.tree
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),
+        saved_tree(folder),
     )
-    return jax.tree.map(jax.device_get, reader.restore(folder, template))
+    try:
+        with contextlib.closing(ocp.StandardCheckpointHandler()) as reader:
+            tree = reader.restore(epath.Path(folder), args=ocp.args.StandardRestore(template))
+    except Exception as error:
+        raise OmfaError(f"checkpoint {folder} is damaged: {first_line(error)}") from error
+    return jax.tree.map(jax.device_get, tree)
 
 
 def load_for_export(path: str | Path, which: str) -> dict[str, Any]:
@@ -216,4 +264,4 @@ def load_bundle(path: str | Path, *, ema: bool = True) -> tuple[Bundle, int]:
     path = Path(path).absolute()
     workdir = path.parent.parent if path.name.isdigit() else path
     params, step = restore_params(path, ema=ema)
-    return load_frozen(workdir / "model").with_unet(params), step
+    return load_frozen(workdir / MODEL_FOLDER).with_unet(params), step

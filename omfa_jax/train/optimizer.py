@@ -1,8 +1,15 @@
-"""AdamW with warm-up, decay and clipping."""
+"""AdamW or Muon, with warm-up, decay and clipping."""
 
+from typing import Any
+
+import jax
 import optax
+from optax.contrib import MuonDimensionNumbers, muon
 
 from omfa_jax.train.settings import OptimizerSettings
+
+# Muon's update at Adam's usual size, so that one learning rate serves both (arXiv 2502.16982, 2.2)
+MUON_RMS = 0.2
 
 
 def learning_rate(settings: OptimizerSettings, steps: int) -> optax.Schedule:
@@ -17,14 +24,39 @@ def learning_rate(settings: OptimizerSettings, steps: int) -> optax.Schedule:
 
 
 def make_optimizer(settings: OptimizerSettings, steps: int) -> optax.GradientTransformation:
-    """Return clip-by-global-norm followed by AdamW (arXiv 1711.05101)."""
+    """Return clip-by-global-norm followed by AdamW (arXiv 1711.05101) or Muon (2502.16982).
+
+    Muon moves kernels, a convolution's as the matrix from its window to its output; AdamW with the
+    same rate moves biases, norms and the first and last convolution.
+    """
     clip = optax.clip_by_global_norm(settings.clip_norm) if settings.clip_norm else optax.identity()
-    return optax.chain(
-        clip,
-        optax.adamw(
-            learning_rate(settings, steps),
-            b1=settings.b1,
-            b2=settings.b2,
+    rate = learning_rate(settings, steps)
+    if settings.name == "muon":
+        mover = muon(
+            rate,
             weight_decay=settings.weight_decay,
-        ),
-    )
+            adam_b1=settings.b1,
+            adam_b2=settings.b2,
+            adam_weight_decay=settings.weight_decay,
+            muon_weight_dimension_numbers=muon_matrices,
+            consistent_rms=MUON_RMS,
+        )
+    else:
+        mover = optax.adamw(
+            rate, b1=settings.b1, b2=settings.b2, weight_decay=settings.weight_decay
+        )
+    return optax.chain(clip, mover)
+
+
+def muon_matrices(params: Any) -> Any:
+    """Return how Muon sees each leaf as a matrix; None for the leaves that AdamW moves."""
+
+    def matrix(path: tuple[Any, ...], leaf: jax.Array) -> MuonDimensionNumbers | None:
+        names = [entry.key for entry in path]
+        if names[-1] != "kernel" or {"conv_in", "conv_out"} & set(names):
+            return None
+        # transformer layers are stacked on the first axis: a matrix for each
+        first = 1 if "transformer_blocks" in names else 0
+        return MuonDimensionNumbers(tuple(range(first, leaf.ndim - 1)), leaf.ndim - 1)
+
+    return jax.tree.map_with_path(matrix, params)

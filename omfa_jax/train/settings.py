@@ -5,13 +5,15 @@ from dataclasses import dataclass, field
 from omfa_jax.core.errors import OmfaError, unknown
 
 DECAYS = ("constant", "cosine")
+OPTIMIZERS = ("adamw", "muon")
 DTYPES = ("float32", "bfloat16")
 
 
 @dataclass(frozen=True)
 class OptimizerSettings:
-    """AdamW with linear warm-up; `clip_norm` bounds the global gradient norm (0 = off)."""
+    """AdamW or Muon with linear warm-up; `clip_norm` bounds the global gradient norm (0 = off)."""
 
+    name: str = "adamw"
     learning_rate: float = 1e-5
     warmup_steps: int = 500
     decay: str = "constant"
@@ -21,6 +23,8 @@ class OptimizerSettings:
     clip_norm: float = 1.0
 
     def __post_init__(self) -> None:
+        if self.name not in OPTIMIZERS:
+            raise unknown("config.optimizer.name", self.name, OPTIMIZERS)
         if self.decay not in DECAYS:
             raise unknown("config.optimizer.decay", self.decay, DECAYS)
         if not self.learning_rate > 0:

@@ -44,15 +44,18 @@ def autoencoder(
     posterior: Callable[..., tuple[Array, Array]],
     decode_raw: Callable[..., Array],
     crop_px: int,
+    latent_noise: float = 0.0,
 ) -> Objective:
     """L1 + L1 of edges + a small KL term (arXiv 2112.10752, appendix G) on random square crops.
 
     `posterior(params, images) -> mean, log-variance` and `decode_raw(params, z) -> images` are
-    the unscaled halves of the VAE.
+    the unscaled halves of the VAE; they are given the frozen parts and the trained ones together.
+    `latent_noise` is the standard deviation, in unscaled latents, of noise beside the posterior's
+    own: a decoder that saw it forgives what a UNet gets wrong.
     """
 
     def objective(params, frozen, batch, root, step):
-        del frozen
+        params = {**frozen, **params}
         key = key_for(root, "vae", step)
         crops = []
         for index, name in enumerate((*COMPONENTS, "pose")):
@@ -67,7 +70,8 @@ def autoencoder(
         images = jnp.concatenate(crops)
         mean, logvar = posterior(params, images)
         noise = jax.random.normal(jax.random.fold_in(key, 99), mean.shape)
-        output = decode_raw(params, mean + jnp.exp(0.5 * logvar) * noise)
+        spread = jnp.sqrt(jnp.exp(logvar) + latent_noise**2)
+        output = decode_raw(params, mean + spread * noise)
         l1 = jnp.mean(jnp.abs(output - images))
         edge = sum(
             jnp.mean(jnp.abs(a - b)) for a, b in zip(edges(output), edges(images), strict=True)

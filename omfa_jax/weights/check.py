@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.errors import OmfaError, require_modules
 from omfa_jax.models import UNetConfig, VAEConfig, apply_unet, decode, posterior
 from omfa_jax.weights.files import STEM
 from omfa_jax.weights.folder import LoadedModel
@@ -86,6 +86,7 @@ def _run_ours(model: LoadedModel, inputs: Outputs) -> Outputs:
 
 
 def _run_theirs(folder: Path, inputs: Outputs) -> Outputs:
+    require_modules("comparing with PyTorch", "torch", "torch", "diffusers")
     import diffusers
     import torch
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from omfa_jax.core.errors import require_modules
 from omfa_jax.core.files import require_dir
 from omfa_jax.weights.files import read_json
 from omfa_jax.weights.prompts import EMPTY, PromptTable
@@ -19,6 +20,7 @@ def encode_prompts(folder: Path, prompts: Sequence[str]) -> PromptTable:
     zeros unless the folder's model_index.json turns `force_zeros_for_empty_prompt` off, because
     SDXL was trained so. Needs torch and transformers.
     """
+    require_modules("embedding prompts", "torch", "torch", "transformers")
     import torch
     import transformers
 

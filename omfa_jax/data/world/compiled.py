@@ -1,15 +1,12 @@
 """What the world's kernels are compiled with, or the error that says how to get it."""
 
-from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.errors import require_modules
 
-try:
-    import numba
+require_modules("the synthetic world", "body", "numba")
 
-    from omfa_jax.body.zbuffer_numba import pixel_range, signed_area
-except ImportError:
-    raise OmfaError(
-        "the synthetic world needs numba, which is not installed: pip install 'omfa_jax[body]'"
-    ) from None
+import numba  # noqa: E402
+
+from omfa_jax.body.zbuffer_numba import pixel_range, signed_area  # noqa: E402
 
 __all__ = ["kernel", "pixel_range", "signed_area"]
 

@@ -1,0 +1,79 @@
+"""AdamW and Muon: what each moves and how far; a mesh or a restart changes nothing."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from optax.contrib import MuonDimensionNumbers
+from tiny_training import UNET, make_run
+
+from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.trees import walk
+from omfa_jax.models import init_unet
+from omfa_jax.train.loop import train
+from omfa_jax.train.optimizer import MUON_RMS, learning_rate, make_optimizer, muon_matrices
+from omfa_jax.train.settings import OptimizerSettings
+
+MUON = OptimizerSettings(name="muon", learning_rate=1e-3, warmup_steps=2)
+STACKED = ("mid_block", "attentions.0", "transformer_blocks", "attn1", "to_q", "kernel")
+CONV = ("mid_block", "resnets.0", "conv1", "kernel")
+
+
+@pytest.fixture(scope="module")
+def params():
+    return jax.jit(lambda: init_unet(UNET, jax.random.key(0)))()
+
+
+def test_warm_up_then_constant_or_cosine():
+    constant = learning_rate(OptimizerSettings(learning_rate=2.0, warmup_steps=4), 10)
+    cosine = learning_rate(OptimizerSettings(learning_rate=2.0, warmup_steps=4, decay="cosine"), 10)
+    assert [float(constant(i)) for i in (0, 2, 4, 9)] == [0.0, 1.0, 2.0, 2.0]
+    assert [float(cosine(i)) for i in (0, 2, 4)] == [0.0, 1.0, 2.0]
+    assert float(cosine(7)) == pytest.approx(1.0)
+    assert float(cosine(10)) == pytest.approx(0.0, abs=1e-7)
+
+
+def test_muon_takes_the_kernels_between_the_ends(params):
+    matrices = dict(walk(muon_matrices(params)))
+    for path, matrix in matrices.items():
+        ends = path[0] in ("conv_in", "conv_out")
+        assert (matrix is None) == (path[-1] != "kernel" or ends), path
+    assert matrices[STACKED] == MuonDimensionNumbers((1,), 2)
+    assert matrices[CONV] == MuonDimensionNumbers((0, 1, 2), 3)
+
+
+def test_a_muon_step_moves_every_direction_of_every_layer_alike(params):
+    """Singular values of an update lie around 1 (the quintic's band), times Adam's usual size."""
+    settings = OptimizerSettings(name="muon", learning_rate=1.0, warmup_steps=0, weight_decay=0.0)
+    optimizer = make_optimizer(settings, 10)
+    keys = iter(jax.random.split(jax.random.key(1), len(jax.tree.leaves(params))))
+    grads = jax.tree.map(lambda p: jax.random.normal(next(keys), p.shape), params)
+    updates, _ = jax.jit(optimizer.update)(grads, optimizer.init(params), params)
+    moved = dict(walk(updates))
+    for matrix in (*moved[STACKED], moved[CONV].reshape(-1, moved[CONV].shape[-1])):
+        size = MUON_RMS * max(matrix.shape) ** 0.5
+        values = np.linalg.svd(np.asarray(matrix), compute_uv=False) / size
+        assert values.min() > 0.5 and values.max() < 1.4
+    # everything else is AdamW's: the first step is the gradient's sign
+    bias = moved["conv_in", "bias"]
+    np.testing.assert_allclose(jnp.abs(bias), 1.0, atol=1e-2)
+
+
+def test_a_muon_run_is_the_same_on_a_mesh_and_after_a_restart(tmp_path):
+    straight = train(make_run(tmp_path / "straight", 3, optimizer=MUON))
+    train(make_run(tmp_path / "parts", 2, optimizer=MUON))
+    parts = train(make_run(tmp_path / "parts", 3, optimizer=MUON))
+    for a, b in zip(jax.tree.leaves(straight), jax.tree.leaves(parts), strict=True):
+        np.testing.assert_array_equal(a, b)
+    sharded = train(make_run(tmp_path / "mesh", 3, (2, 2, 2), optimizer=MUON))
+    momentum = sharded.opt_state[1].inner_states["muon"].inner_state[0].mu
+    for (path, p), (_, m) in zip(walk(sharded.params), walk(momentum), strict=True):
+        if hasattr(m, "sharding"):
+            assert p.sharding.is_equivalent_to(m.sharding, p.ndim), path
+    for a, b in zip(jax.tree.leaves(straight.params), jax.tree.leaves(sharded.params), strict=True):
+        np.testing.assert_allclose(a, b, atol=5e-4)
+
+
+def test_other_names_are_refused():
+    with pytest.raises(OmfaError, match=r"unknown config.optimizer.name 'muom'; did you mean"):
+        OptimizerSettings(name="muom")

@@ -1,0 +1,109 @@
+"""From record files through the command line to a trained model, stopped and begun again."""
+
+import json
+
+import numpy as np
+import pytest
+import tiny_viton as tiny
+
+from omfa_jax.cli.main import main
+from omfa_jax.cli.startup import vae_fingerprint
+from omfa_jax.core.trees import walk
+from omfa_jax.data.build import build
+from omfa_jax.data.schema import read_manifest
+from omfa_jax.train.checkpoint import restore_params
+from omfa_jax.weights.frozen import load_frozen
+
+SMALL = [
+    "--config.canvas.garment=(64,48)",
+    "--config.canvas.person=(64,48)",
+    "--config.canvas.face=(16,16)",
+    "--config.train.batch_size=2",
+    "--config.optimizer.warmup_steps=1",
+    "--config.optimizer.decay=constant",
+    "--config.log.every_steps=1",
+    "--config.mesh.data=1",
+]
+
+
+def omfa_train(config, workdir, steps, *more):
+    flags = [f"--config=configs/{config}.py", f"--workdir={workdir}"]
+    assert main(["train", *flags, *SMALL, f"--config.train.steps={steps}", *map(str, more)]) == 0
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory):
+    root = tmp_path_factory.mktemp("files")
+    build(tiny.write_raw(root / "raw", {"train": 7}), root / "records")
+    return root / "records"
+
+
+@pytest.fixture(scope="module")
+def autoencoder(records, tmp_path_factory):
+    """Return the model folder of a VAE trained for two steps."""
+    workdir = tmp_path_factory.mktemp("vae")
+    flags = [f"--config.data.records={records}", "--config.autoencoder.crop_px=16"]
+    omfa_train("tiny_vae", workdir, 2, *flags)
+    return workdir / "model"
+
+
+def test_a_new_autoencoder_has_latents_of_unit_spread(autoencoder):
+    bundle = load_frozen(autoencoder)
+    assert bundle.vae_config.scaling_factor not in (0.0, 0.13025)
+    assert np.isfinite(bundle.vae_config.scaling_factor)
+    assert bundle.unet_params is None
+
+
+def test_a_decoder_alone_keeps_the_latents(autoencoder, records, tmp_path):
+    flags = [
+        f"--config.autoencoder.decoder_of={autoencoder}",
+        f"--config.data.records={records}",
+        "--config.autoencoder.crop_px=16",
+    ]
+    omfa_train("tiny_decoder", tmp_path, 2, *flags)
+    before, after = load_frozen(autoencoder), load_frozen(tmp_path / "model")
+    assert after.vae_config == before.vae_config
+    assert vae_fingerprint(after.vae_config, after.vae_params) == vae_fingerprint(
+        before.vae_config, before.vae_params
+    )
+    moved = {
+        path[0]
+        for (path, a), (_, b) in zip(walk(before.vae_params), walk(after.vae_params), strict=True)
+        if not np.array_equal(a, b)
+    }
+    assert moved == {"decoder", "post_quant_conv"}
+
+
+@pytest.fixture(scope="module")
+def latents(autoencoder, records, tmp_path_factory):
+    out = tmp_path_factory.mktemp("encoded") / "latents"
+    flags = ["--config=configs/tiny.py", *SMALL, f"--records={records}"]
+    assert main(["data", "latents", *flags, f"--model={autoencoder}", f"--out={out}"]) == 0
+    return out
+
+
+def test_a_stopped_run_goes_on_with_the_next_records(autoencoder, latents, tmp_path):
+    """4 = 2 + restart + 2 with the real pipeline: weights, EMA, losses, and so the batches."""
+    flags = [f"--config.model.init={autoencoder}", f"--config.data.latents={latents}"]
+    for workdir, steps in (("straight", (4,)), ("parts", (2, 4))):
+        for until in steps:
+            omfa_train("tiny", tmp_path / workdir, until, *flags)
+    for ema in (True, False):
+        whole, step = restore_params(tmp_path / "straight", ema=ema)
+        parts, _ = restore_params(tmp_path / "parts", ema=ema)
+        assert step == 4
+        for (path, a), (_, b) in zip(walk(whole), walk(parts), strict=True):
+            np.testing.assert_array_equal(a, b, err_msg="/".join(path))
+
+    def losses(workdir):
+        lines = (tmp_path / workdir / "metrics.jsonl").read_text().splitlines()
+        return [(row["step"], row["loss"]) for row in map(json.loads, lines)]
+
+    assert losses("straight") == losses("parts")
+    assert len({loss for _, loss in losses("straight")}) == 4
+
+
+def test_latents_of_another_vae_are_refused(latents, tmp_path, capsys):
+    flags = [f"--config.data.latents={latents}", "--config=configs/tiny.py", *SMALL]
+    assert main(["train", f"--workdir={tmp_path}", *flags]) == 2
+    assert read_manifest(str(latents))["latents"]["vae_id"] in capsys.readouterr().err
