@@ -32,6 +32,12 @@ ENCODER = ("encoder", "quant_conv")
 SEEDED_TOKENS = 4
 
 
+def fresh_vae(config: border.Config) -> tuple[VAEConfig, Callable[[], Params]]:
+    """Return the preset VAE's config and a function that draws its parameters."""
+    vae_config = vae(config.model.vae)
+    return vae_config, lambda: init_vae(vae_config, jax.random.key(config.seed))
+
+
 def vae_start(config: border.Config) -> tuple[VAEConfig, Params, Params | Callable[[], Params]]:
     """Return (VAE config, the parts that stay as they are, those to train or how to draw them).
 
@@ -40,8 +46,8 @@ def vae_start(config: border.Config) -> tuple[VAEConfig, Params, Params | Callab
     """
     source = config.autoencoder.decoder_of
     if not source:
-        vae_config = vae(config.model.vae)
-        return vae_config, {}, lambda: init_vae(vae_config, jax.random.key(config.seed))
+        vae_config, draw = fresh_vae(config)
+        return vae_config, {}, draw
     vae_config = read_description(Path(source)).vae_config
     params = load_vae(Path(source), vae_config)
     kept = {name: params[name] for name in ENCODER}

@@ -206,9 +206,9 @@ class World:
     ) -> Float32[np.ndarray, "25 3"]:
         points = np.stack([self._point(name, vertices, joints) for name in BODY_25])
         pixels, _ = camera.project(points)
-        inside = (pixels >= 0).all(axis=1) & (pixels < [self.width_px, self.height_px]).all(axis=1)
+        within = (pixels >= 0) & (pixels < [self.width_px, self.height_px])
         rows = np.concatenate([pixels, np.ones((len(pixels), 1))], axis=1)
-        return (rows * inside[:, None]).astype(np.float32)
+        return (rows * np.all(within, axis=1, keepdims=True)).astype(np.float32)
 
     def _point(
         self, name: str, vertices: Float32[np.ndarray, "v 3"], joints: Float[np.ndarray, "55 3"]
