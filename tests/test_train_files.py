@@ -18,11 +18,10 @@ SMALL = [
     "--config.canvas.garment=(64,48)",
     "--config.canvas.person=(64,48)",
     "--config.canvas.face=(16,16)",
-    "--config.train.batch_size=2",
+    "--config.train.batch_size=8",
     "--config.optimizer.warmup_steps=1",
     "--config.optimizer.decay=constant",
     "--config.log.every_steps=1",
-    "--config.mesh.data=1",
 ]
 
 
@@ -34,7 +33,7 @@ def omfa_train(config, workdir, steps, *more):
 @pytest.fixture(scope="module")
 def records(tmp_path_factory):
     root = tmp_path_factory.mktemp("files")
-    build(tiny.write_raw(root / "raw", {"train": 7}), root / "records")
+    build(tiny.write_raw(root / "raw", {"train": 9}), root / "records")
     return root / "records"
 
 

@@ -26,8 +26,8 @@ def learning_rate(settings: OptimizerSettings, steps: int) -> optax.Schedule:
 def make_optimizer(settings: OptimizerSettings, steps: int) -> optax.GradientTransformation:
     """Return clip-by-global-norm followed by AdamW (arXiv 1711.05101) or Muon (2502.16982).
 
-    Muon moves kernels, a convolution's as the matrix from its window to its output; AdamW with the
-    same rate moves biases, norms and the first and last convolution.
+    Muon moves kernels, a convolution's as the matrix from its window to its output; AdamW with
+    Nesterov momentum and the same rate moves biases, norms and the first and last convolution.
     """
     clip = optax.clip_by_global_norm(settings.clip_norm) if settings.clip_norm else optax.identity()
     rate = learning_rate(settings, steps)
