@@ -2,7 +2,7 @@
 
     make demo
 
-Two CPU cores, about two minutes of training; scores in runs/demo/scores.json.
+Two CPU cores, about a minute of training; scores in runs/demo/scores.json.
 """
 
 from pathlib import Path
@@ -16,7 +16,7 @@ def get_config():
     config.seed = 7
     config.model.init = str(Path(__file__).parents[1] / "omfa_jax" / "assets" / "tiny")
     config.model.init_unet = True
-    config.train.steps = 100
+    config.train.steps = 150
     config.train.ema_decay = 0.99
     config.optimizer.learning_rate = 1e-4
     config.optimizer.warmup_steps = 10

@@ -19,10 +19,11 @@ def get_config():
     config.model.init_unet = False
     config.diffusion.prediction = "v"
     config.data.prefetch = 16
-    config.train.steps = 20_000
-    config.train.batch_size = 16
+    config.train.steps = 12_000
+    config.train.batch_size = 8
     config.train.ema_decay = 0.999
-    config.optimizer.learning_rate = 1e-3
+    config.optimizer.name = "muon"  # AdamW needed several times the steps
+    config.optimizer.learning_rate = 6e-4
     config.optimizer.warmup_steps = 200
     config.optimizer.decay = "cosine"
     config.optimizer.weight_decay = 0.01

@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workdir", default="runs/demo", metavar="DIR")
     parser.add_argument("--train", type=int, default=256, help="synthetic people to train on")
     parser.add_argument("--test", type=int, default=24, help="held-out people to score on")
-    parser.add_argument("--steps", type=int, default=100, help="training steps")
+    parser.add_argument("--steps", type=int, default=150, help="training steps")
     parser.add_argument("--sampling-steps", type=int, default=20)
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
 
