@@ -20,7 +20,8 @@ from omfa_jax.diffusion.partial import (
     target,
 )
 from omfa_jax.diffusion.sample import SamplerSettings, sample
-from omfa_jax.diffusion.schedule import alpha_sigma
+from omfa_jax.diffusion.schedule import ScheduleSettings, alpha_sigma
+from omfa_jax.diffusion.steppers import STEPPERS
 
 LAYOUTS = [settings(), channel_settings()]
 IDS = ["spatial", "channel"]
@@ -78,6 +79,7 @@ def test_loss_is_the_mean_over_the_mask_of_each_example(s):
     inside = np.broadcast_to(mask, x0.shape)
     expected = [float(np.mean(np.asarray(x0[i] ** 2)[inside[i]])) for i in range(3)]
     np.testing.assert_allclose(masked_mean(x0**2, mask), expected, rtol=1e-5)
+    np.testing.assert_array_equal(masked_mean(x0**2, jnp.zeros_like(mask)), 0.0)
 
 
 def test_min_snr_weights():
@@ -86,6 +88,10 @@ def test_min_snr_weights():
     np.testing.assert_allclose(weight("epsilon", 5.0, alpha, sigma), np.minimum(snr, 5) / snr)
     np.testing.assert_allclose(weight("v", 5.0, alpha, sigma), np.minimum(snr, 5) / (snr + 1))
     np.testing.assert_array_equal(weight("v", None, alpha, sigma), 1.0)
+    pure_noise = weight("epsilon", 5.0, jnp.zeros(1), jnp.ones(1))
+    np.testing.assert_array_equal(pure_noise, 1.0)
+    with pytest.raises(OmfaError, match="above 0 or None, got -1"):
+        weight("v", -1.0, alpha, sigma)
 
 
 @pytest.mark.parametrize("s", LAYOUTS, ids=IDS)
@@ -106,6 +112,20 @@ def test_clean_components_leave_the_sampler_bit_equal(s, sampler):
     clean = ~jnp.broadcast_to(mask, x0.shape)
     np.testing.assert_array_equal(out[clean], x0[clean])
     assert float(jnp.abs(out - x0)[~clean].min()) > 0
+
+
+@pytest.mark.parametrize("name", STEPPERS)
+def test_the_network_sees_the_clean_part_bit_equal_at_every_step(name):
+    s = settings(schedule=ScheduleSettings(spacing="trailing"))
+    x0, eps, pose, _, _, _, mask, noised = problem(s)
+    clean = ~jnp.broadcast_to(mask, x0.shape)
+
+    def strict(x, t, prompt):
+        same = jnp.all(jnp.where(clean, x[..., :4] == x0, True))
+        return jnp.where(same, 0.1 * x[..., :4] + 0.1, jnp.nan)
+
+    out = sample(strict, s, SamplerSettings(4, 1.0, name), eps, x0, noised, pose, jnp.arange(3), 3)
+    assert jnp.isfinite(out).all()
 
 
 def test_the_trajectory_is_kept_only_on_request():
