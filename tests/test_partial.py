@@ -1,5 +1,7 @@
 """The invariants of partial diffusion (DESIGN, section 3)."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -169,8 +171,29 @@ def test_network_input_follows_unet_inputs():
     np.testing.assert_array_equal(stacked[..., 9:], pose)
     with pytest.raises(OmfaError, match="begin with 'noisy'"):
         input_channels(("mask", "noisy"), s.canvas)
+    with pytest.raises(OmfaError, match="hold 'mask'"):
+        input_channels(("noisy", "pose"), s.canvas)
     with pytest.raises(OmfaError, match="did you mean 'pose'"):
         input_channels(("noisy", "mask", "posse"), s.canvas)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"prediction": "epsilom"}, "did you mean 'epsilon'"),
+        ({"slots_px": ((32, 24), (32, 20), (16, 16))}, r"slot of person.*VAE stride 8"),
+        ({"slots_px": ((32, 24), (0, 24), (16, 16))}, r"slot of person.*positive"),
+        ({"tasks": ()}, "task table is empty"),
+    ],
+)
+def test_settings_that_mean_nothing_are_errors(changes, message):
+    with pytest.raises(OmfaError, match=message):
+        settings(**changes)
+
+
+def test_settings_survive_json():
+    s = settings(prediction="v", schedule=ScheduleSettings(spacing="trailing", steps_offset=0))
+    assert type(s).from_json(json.loads(json.dumps(s.to_json()))) == s
 
 
 def test_dropped_examples_lose_every_condition_and_nothing_else():
