@@ -42,8 +42,10 @@ def get_config() -> ConfigDict:
     # ("noisy", "mask", "clean", "pose") fits SDXL-inpainting and IDM-VTON style weights
     config.diffusion.unet_inputs = ("noisy", "mask", "pose")
     config.diffusion.prediction = "epsilon"  # or "v"
-    config.diffusion.zero_terminal_snr = False
-    config.diffusion.spacing = "leading"  # of the sampler's timesteps; SDXL's
+    config.diffusion.zero_terminal_snr = False  # needs prediction "v"; sample it "trailing"
+    # of the sampler's timesteps: "leading" is SDXL's; or "trailing", "linspace"
+    config.diffusion.spacing = "leading"
+    config.diffusion.steps_offset = 1  # of the "leading" timesteps; SDXL's
     config.diffusion.min_snr_gamma = (
         0.0  # 0 = uniform weight; 5 is the paper's choice of 2303.09556
     )
@@ -97,5 +99,7 @@ def get_config() -> ConfigDict:
     config.sample = ConfigDict()
     config.sample.steps = 50
     config.sample.guidance = 2.0
+    config.sample.sampler = "ddim"  # the paper's; or "euler", "dpmpp_2m"
+    config.sample.guidance_rescale = 0.0  # 0..1; 0.7 is the choice of 2305.08891 for zero SNR
     # a misspelt knob in an experiment is then an error, not a new knob
     return config.lock()

@@ -62,6 +62,13 @@ def test_masks_are_per_example(canvas):
     assert given.shape == (4, *canvas.shape[:2], canvas.mask_channels)
 
 
+def test_the_network_is_told_which_components_are_noised():
+    table = jnp.array(TABLE)
+    np.testing.assert_array_equal(CHANNEL.mask_input(CHANNEL.mask(table))[:, 1, 2], table)
+    mask = SPATIAL.mask(table)
+    np.testing.assert_array_equal(SPATIAL.mask_input(mask), mask)
+
+
 def test_a_missing_component_is_zero():
     parts = parts_of(SPATIAL)
     whole = SPATIAL.assemble({"person": parts["person"]})

@@ -37,6 +37,11 @@ def test_unknown_task(capsys, tmp_path):
     assert "did you mean 'try_on'" in fails(capsys, *sample("tryon", tmp_path))
 
 
+def test_unknown_sampler(capsys, tmp_path, picture):
+    given = ("--garment", picture, "--face", picture, "--sampler", "eular")
+    assert "did you mean 'euler'" in fails(capsys, *sample("try_on", tmp_path, *given))
+
+
 @pytest.mark.parametrize(
     ("task", "flag"),
     [("try_on", "--garment"), ("try_off", "--person"), ("transfer", "--source-person")],

@@ -7,6 +7,7 @@ import pytest
 from tiny_training import BATCH, SETTINGS, CountingBatches
 
 from omfa_jax.core.tasks import noised_table
+from omfa_jax.diffusion.loss import weight
 from omfa_jax.diffusion.schedule import alpha_sigma
 from omfa_jax.train.keys import key_for
 from omfa_jax.train.objective import partial_diffusion
@@ -83,10 +84,56 @@ def test_the_loss_is_the_masked_error_of_v():
         expected = each[batch["task"] == index].mean()
         assert float(metrics[f"loss/{task.name}"]) == pytest.approx(expected, rel=1e-5)
     weighted, *_ = run(output=0.25, gamma=5.0)
-    assert float(weighted) < float(loss)
+    by_snr = weight("v", 5.0, alpha[:, 0, 0, 0], sigma[:, 0, 0, 0])
+    assert float(weighted) == pytest.approx(float((by_snr * each).mean()), rel=1e-5)
+
+
+def test_each_example_is_dropped_by_itself_anew_at_every_step():
+    """Dropped rows are those that see the empty prompt."""
+    dropped = []
+    for step in range(30):
+        shown = run(dropout=0.3, step=step)[2]
+        rows = np.asarray(shown["rows"] == len(SETTINGS.tasks))
+        pose = np.asarray(shown["inputs"][..., CHANNELS + 1 :])
+        assert not pose[rows].any()
+        dropped.append(rows)
+    expected = jax.random.bernoulli(key_for(ROOT, "dropout", 0), 0.3, (BATCH,))
+    np.testing.assert_array_equal(dropped[0], expected)
+    assert len({tuple(rows) for rows in dropped}) > 10
+    assert 0.2 < np.mean(dropped) < 0.4
+
+
+def test_each_example_draws_its_own_timestep_from_the_whole_schedule():
+    times = np.array([run(step=step)[2]["t"] for step in range(30)])
+    assert all(len(set(row)) > BATCH // 2 for row in times.tolist())
+    assert times.min() < 50 and times.max() > 949
+
+
+def test_images_are_encoded_and_the_frozen_vae_gets_no_gradient():
+    shown = {}
+
+    def apply(params, inputs, t, rows, prompts):
+        shown["inputs"] = inputs
+        return jnp.zeros((BATCH, *CANVAS.shape))
+
+    objective = partial_diffusion(
+        SETTINGS, LossSettings(0.0, 0.0), apply, lambda vae, images: vae["scale"] * images
+    )
+    batch = {name.removesuffix("_latents"): v for name, v in next(CountingBatches()).items()}
+    frozen = {"vae": {"scale": jnp.float32(2.0)}, "prompts": {}}
+    gradient = jax.grad(lambda f: objective(None, f, batch, ROOT, 0)[0])(frozen)
+    assert float(gradient["vae"]["scale"]) == 0.0
+    _, inside = masks(batch)
+    x0 = 2.0 * CANVAS.assemble({n: batch[n] for n in ("garment", "person", "face")})
+    np.testing.assert_array_equal(shown["inputs"][..., :CHANNELS][~inside], x0[~inside])
 
 
 def test_noise_and_timesteps_change_with_the_step():
     first, second = run(step=0)[2], run(step=1)[2]
     assert (first["t"] != second["t"]).any()
-    assert (first["inputs"] != second["inputs"]).any()
+    _, _, shown, batch, x0 = run(step=1)
+    _, inside = masks(batch)
+    alpha, sigma = (a[:, None, None, None] for a in alpha_sigma(SETTINGS.schedule, shown["t"]))
+    noise = ((shown["inputs"][..., :CHANNELS] - alpha * x0) / sigma)[inside]
+    expected = jax.random.normal(key_for(ROOT, "noise", 1), x0.shape)[inside]
+    np.testing.assert_allclose(noise, expected, atol=1e-3)

@@ -107,7 +107,11 @@ def diffusion_settings(config: Config, vae: VAEConfig) -> DiffusionSettings:
         layout=config.canvas.layout,
         unet_inputs=tuple(d.unet_inputs),
         prediction=d.prediction,
-        schedule=ScheduleSettings(spacing=d.spacing, zero_terminal_snr=d.zero_terminal_snr),
+        schedule=ScheduleSettings(
+            spacing=d.spacing,
+            steps_offset=d.steps_offset,
+            zero_terminal_snr=d.zero_terminal_snr,
+        ),
     )
 
 
@@ -154,7 +158,7 @@ def mesh_settings(config: Config) -> MeshSettings:
 
 def sampler_settings(config: Config) -> SamplerSettings:
     """Return the sampler's settings."""
-    return SamplerSettings(config.sample.steps, config.sample.guidance)
+    return SamplerSettings(**config.sample.to_dict())
 
 
 def check_objective(config: Config) -> str:

@@ -10,6 +10,7 @@ from omfa_jax.cli.inputs import Slots, face_of, pose_of, render_pose
 from omfa_jax.core.errors import OmfaError, unknown
 from omfa_jax.core.files import require_writable_dir
 from omfa_jax.core.images import from_signed, write_image
+from omfa_jax.diffusion.steppers import STEPPERS
 
 log = logging.getLogger(__name__)
 
@@ -39,8 +40,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--parse", metavar="PNG", help="parse map of --person")
     parser.add_argument("--smplx-model", metavar="FILE", help="SMPL-X .npz; default: the free body")
     parser.add_argument("--views", type=int, default=TURNTABLE_VIEWS, help="turntable: how many")
-    parser.add_argument("--steps", type=int, default=50, help="DDIM steps")
+    parser.add_argument("--steps", type=int, default=50, help="denoising steps")
+    parser.add_argument("--sampler", default="ddim", metavar="NAME", help=" | ".join(STEPPERS))
     parser.add_argument("--guidance", type=float, default=2.0)
+    parser.add_argument(
+        "--guidance-rescale", type=float, default=0.0, metavar="PHI", help="0 to 1; 0 = off"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--raw-weights", action="store_true", help="not the EMA")
 
@@ -65,8 +70,11 @@ def run(options: argparse.Namespace) -> None:
     from omfa_jax.diffusion.sample import SamplerSettings
     from omfa_jax.sampling.generate import Sampler
 
+    settings = SamplerSettings(
+        options.steps, options.guidance, options.sampler, options.guidance_rescale
+    )
     bundle = load_checkpoint(options.checkpoint, ema=not options.raw_weights)
-    sampler = Sampler(bundle, SamplerSettings(options.steps, options.guidance))
+    sampler = Sampler(bundle, settings)
     columns = GENERATE[options.task](sampler, Slots(bundle.settings), options)
     write_columns(out, columns, bundle.settings.slots_px[1])
 

@@ -1,81 +1,44 @@
-"""The sampler: DDIM with classifier-free guidance over the canvas, one compiled scan."""
+"""The sampler: a stepper's table and classifier-free guidance over the canvas, one scan."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from omfa_jax.core.errors import OmfaError
-from omfa_jax.diffusion.dropout import drop_conditions
-from omfa_jax.diffusion.partial import Latent, denoised, keep_clean, network_input, per_example
-from omfa_jax.diffusion.schedule import cumulative_alphas, sampling_timesteps
+from omfa_jax.core.errors import OmfaError, unknown
+from omfa_jax.diffusion.guidance import Network, guided
+from omfa_jax.diffusion.partial import Latent, denoised, keep_clean
 from omfa_jax.diffusion.settings import DiffusionSettings
-
-# (network input, timesteps, rows of the prompt table) -> prediction on the canvas
-Network = Callable[
-    [Float[Array, "b h w cin"], Int[Array, "b"], Int[Array, "b"]], Float[Array, "b h w c"]
-]
+from omfa_jax.diffusion.steppers import STEPPERS
 
 
 @dataclass(frozen=True)
 class SamplerSettings:
-    """`steps` DDIM steps (eta 0); `guidance` is the scale s (1 = no guidance, half the cost)."""
+    """`steps` steps of `sampler`, a row of STEPPERS.
+
+    `guidance` is the scale s (1 = no guidance, half the cost); `guidance_rescale`, in 0..1, how
+    far the guided prediction's deviation is brought back to the conditional's (0 = off; 0.7 is
+    the choice of arXiv 2305.08891 for zero-terminal-SNR models).
+    """
 
     steps: int = 50
     guidance: float = 2.0
+    sampler: str = "ddim"
+    guidance_rescale: float = 0.0
 
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise OmfaError(f"sampling steps must be at least 1, got {self.steps}")
         if not self.guidance >= 0:
             raise OmfaError(f"guidance must be 0 or more, got {self.guidance}")
-
-
-def guided(
-    network: Network,
-    settings: DiffusionSettings,
-    scale: float,
-    xt: Latent,
-    mask: Bool[Array, "b h w _"],
-    pose: Latent,
-    t: Int[Array, "b"],
-    prompt: Int[Array, "b"],
-    null_prompt: int,
-) -> Latent:
-    """Equation 6: eps_u + s (eps_c - eps_u); both branches run in one batch."""
-    canvas, inputs = settings.canvas, settings.unet_inputs
-    if scale == 1.0:
-        return network(network_input(inputs, canvas, xt, mask, pose), t, prompt)
-    everyone = jnp.ones(xt.shape[0], bool)
-    null = drop_conditions(everyone, xt, mask, pose, prompt, null_prompt)
-    xt2, pose2, prompt2 = (
-        jnp.concatenate(pair) for pair in zip((xt, pose, prompt), null, strict=True)
-    )
-    mask2, t2 = jnp.concatenate([mask, mask]), jnp.concatenate([t, t])
-    output = network(network_input(inputs, canvas, xt2, mask2, pose2), t2, prompt2)
-    conditional, unconditional = jnp.split(output, 2)
-    return unconditional + scale * (conditional - unconditional)
-
-
-def ddim_coefficients(
-    settings: DiffusionSettings, steps: int
-) -> dict[str, Float[np.ndarray, "steps"] | Int[np.ndarray, "steps"]]:
-    """Return per-step t, alpha, sigma and those of the step it moves to (the last: alpha_bar_0)."""
-    alpha_bar = cumulative_alphas(settings.schedule)
-    times = sampling_timesteps(settings.schedule, steps)
-    previous = times - settings.schedule.train_steps // steps
-    after = np.where(previous >= 0, alpha_bar[np.maximum(previous, 0)], alpha_bar[0])
-    here = alpha_bar[times]
-    as32 = {
-        "alpha": np.sqrt(here),
-        "sigma": np.sqrt(1 - here),
-        "alpha_next": np.sqrt(after),
-        "sigma_next": np.sqrt(1 - after),
-    }
-    return {"t": times, **{name: value.astype(np.float32) for name, value in as32.items()}}
+        if self.sampler not in STEPPERS:
+            raise unknown("sampler (--sampler, config.sample.sampler)", self.sampler, STEPPERS)
+        if not 0 <= self.guidance_rescale <= 1:
+            raise OmfaError(
+                "guidance rescale (--guidance-rescale, config.sample.guidance_rescale) must lie in"
+                f" 0..1, got {self.guidance_rescale}"
+            )
 
 
 def sample(
@@ -91,29 +54,37 @@ def sample(
     *,
     trajectory: bool = False,
 ) -> Latent | tuple[Latent, Float[Array, "steps b h w c"]]:
-    """Denoise the noised components of a canvas; the clean ones leave bit-equal.
+    """Denoise the noised components of a canvas; the clean ones leave bit-equal (equation 5).
 
     `x0` holds the clean components (its noised part is ignored), `noise` is standard normal of
-    the same shape. Equation 5, DDIM (arXiv 2010.02502, equation 12, eta = 0). With
-    `trajectory=True` the clean estimate of every step (equation 4) is returned too.
+    the same shape. With `trajectory=True` the clean estimate of every step (equation 4) is
+    returned too.
     """
     mask = settings.canvas.mask(noised)
     batch = noise.shape[0]
 
-    def step(x: Latent, c: dict[str, Array]):
-        t, alpha, sigma, alpha_next, sigma_next = (
-            jnp.broadcast_to(c[name], (batch,))
-            for name in ("t", "alpha", "sigma", "alpha_next", "sigma_next")
+    def step(state: tuple[Latent, Latent], row: dict[str, Array]):
+        x, x0_before = state
+        t, alpha, sigma = (jnp.broadcast_to(row[n], (batch,)) for n in ("t", "alpha", "sigma"))
+        output = guided(
+            network,
+            settings,
+            sampler.guidance,
+            sampler.guidance_rescale,
+            x,
+            mask,
+            pose,
+            t,
+            prompt,
+            null_prompt,
         )
-        output = guided(network, settings, sampler.guidance, x, mask, pose, t, prompt, null_prompt)
-        x0_hat, eps_hat = denoised(settings.prediction, output, x, alpha, sigma)
-        moved = per_example(alpha_next) * x0_hat + per_example(sigma_next) * eps_hat
+        x0_hat, _ = denoised(settings.prediction, output, x, alpha, sigma)
+        moved = row["keep"] * x + row["now"] * x0_hat + row["before"] * x0_before
         x = keep_clean(mask, moved, x0)
-        return x, keep_clean(mask, x0_hat, x0) if trajectory else None
+        return (x, x0_hat), keep_clean(mask, x0_hat, x0) if trajectory else None
 
-    coefficients = {
-        name: jnp.asarray(value)
-        for name, value in ddim_coefficients(settings, sampler.steps).items()
-    }
-    final, states = jax.lax.scan(step, keep_clean(mask, noise, x0), coefficients)
-    return (final, states) if trajectory else final
+    plan = STEPPERS[sampler.sampler](settings.schedule, sampler.steps)
+    start = keep_clean(mask, plan.start * noise, x0)
+    rows = {name: jnp.asarray(column) for name, column in plan.steps._asdict().items()}
+    (final, _), states = jax.lax.scan(step, (start, jnp.zeros_like(start)), rows)
+    return final if states is None else (final, states)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Num
 
 from omfa_jax.core.errors import OmfaError, unknown
 
@@ -15,8 +15,9 @@ SPACINGS = ("leading", "trailing", "linspace")
 class ScheduleSettings:
     """The `scaled_linear` schedule; the defaults are SDXL's.
 
-    `steps_offset` shifts the `leading` timesteps (SDXL: 1). `zero_terminal_snr` rescales the
-    schedule so that the last timestep is pure noise (arXiv 2305.08891, algorithm 1).
+    `spacing` is of the sampler's timesteps; `steps_offset` shifts the `leading` ones (SDXL: 1).
+    `zero_terminal_snr` rescales the schedule so that the last timestep is pure noise (arXiv
+    2305.08891, algorithm 1); only `trailing` and `linspace` visit that timestep.
     """
 
     beta_start: float = 0.00085
@@ -52,17 +53,36 @@ def alpha_sigma(
     return alpha[t], sigma[t]
 
 
-def sampling_timesteps(settings: ScheduleSettings, steps: int) -> Int[np.ndarray, "steps"]:
-    """Return the timesteps a sampler visits, largest first (arXiv 2305.08891, table 2)."""
+def sampling_timesteps(
+    settings: ScheduleSettings, steps: int, *, spare: int = 0, fractional: bool = False
+) -> Num[np.ndarray, "steps"]:
+    """Return the timesteps a sampler visits, largest first (arXiv 2305.08891, table 2).
+
+    `leading` and `linspace` lay out `spare` more and leave them out at the clean end.
+    `fractional` leaves those of `linspace` unrounded, in float32; else they are int32. Diffusers
+    visits one more, timestep -1, for some step counts (61) of `trailing`: here that is left out.
+    Timesteps outside 0..T-1, or one visited twice, are an error.
+    """
     total = settings.train_steps
     if not 1 <= steps <= total:
         raise OmfaError(
             f"sampling steps must lie in 1..{total}, got {steps};"
             " change --steps or config.sample.steps"
         )
+    points, dtype = steps + spare, np.int32
     if settings.spacing == "leading":
-        times = np.arange(steps) * (total // steps) + settings.steps_offset
-        return np.minimum(times, total - 1)[::-1].astype(np.int32)
-    if settings.spacing == "trailing":
-        return (np.round(np.arange(total, 0, -total / steps)) - 1).astype(np.int32)
-    return np.round(np.linspace(0, total - 1, steps))[::-1].astype(np.int32)
+        times = (np.arange(points) * (total // points))[::-1] + settings.steps_offset
+    elif settings.spacing == "trailing":
+        times = np.round(np.arange(total, 0, -total / steps)) - 1
+    elif fractional:
+        times, dtype = np.linspace(0, total - 1, points)[::-1], np.float32
+    else:
+        times = np.round(np.linspace(0, total - 1, points))[::-1]
+    times = times[:steps].astype(dtype)
+    if times[0] >= total or times[-1] < 0 or (np.diff(times) >= 0).any():
+        raise OmfaError(
+            f"{steps} steps with {settings.spacing!r} spacing and steps_offset"
+            f" {settings.steps_offset} do not fit into timesteps 0..{total - 1};"
+            " take fewer (--steps or config.sample.steps)"
+        )
+    return times

@@ -21,7 +21,11 @@ VPREDICTION = {"epsilon": "epsilon", "v": "v_prediction"}
 
 
 def scheduler_config(settings: DiffusionSettings) -> dict[str, Any]:
-    """Return diffusers' DDIMScheduler config; every field is explicit, its defaults differ."""
+    """Return diffusers' DDIMScheduler config; every field is explicit, its defaults differ.
+
+    DDIM is the sampler of the paper and of our default; for the others' twins give this config to
+    `EulerDiscreteScheduler.from_config` or `DPMSolverMultistepScheduler.from_config`.
+    """
     schedule = settings.schedule
     return {
         "_class_name": "DDIMScheduler",
