@@ -24,6 +24,15 @@ def test_there_and_back_is_bit_equal(config, make):
         np.testing.assert_array_equal(back[key], tensor, err_msg=key)
 
 
+@pytest.mark.parametrize("shape", [(3,), (300, 129), (3, 1, 140, 257), (1, 1, 1, 1)])
+def test_tiles_copy_everything(shape):
+    array = np.random.default_rng(0).standard_normal(shape)
+    for axes in (range(len(shape)), range(len(shape))[::-1], np.roll(range(len(shape)), 1)):
+        came = names.contiguous(array.transpose(axes))
+        assert came.flags.c_contiguous
+        np.testing.assert_array_equal(came, array.transpose(axes))
+
+
 def test_layouts_and_stacks():
     model = torch_unet(UNET)
     state, params = state_of(model), params_of(UNET, model)

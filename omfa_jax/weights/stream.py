@@ -11,7 +11,7 @@ import numpy as np
 
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.weights.files import DTYPES, STEM, cast, write_json
-from omfa_jax.weights.names import Row
+from omfa_jax.weights.names import Row, contiguous
 
 CODES = {"fp32": "F32", "fp16": "F16", "bf16": "BF16"}
 # the tensors begin at a multiple of it, which suits mapped reads
@@ -68,7 +68,7 @@ def map_stream(path: Path) -> dict[str, np.ndarray]:
 def cast_all(chunks: Chunks, dtype: str) -> Iterator[tuple[str, np.ndarray]]:
     """Yield the chunks contiguous and as `dtype`; a value too large for it is an OmfaError."""
     for name, chunk in chunks:
-        yield name, np.ascontiguousarray(cast(name, chunk, dtype))
+        yield name, contiguous(cast(name, chunk, dtype))
 
 
 def hashed(chunks: Chunks, digests: dict[str, "hashlib._Hash"]) -> Iterator[tuple[str, np.ndarray]]:
