@@ -6,11 +6,16 @@ from pathlib import Path
 
 from omfa_jax.core.errors import OmfaError
 
+DTYPES = ("fp32", "bf16", "fp16")
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; return the exit status (1: over the tolerance, 2: a fault to mend)."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options, options.overrides = parser.parse_known_args(arguments)
     try:
+        if options.overrides and getattr(options, "config", None) is None:
+            raise OmfaError(f"unknown arguments: {' '.join(options.overrides)}")
         return options.run(options)
     except OmfaError as error:
         print(f"convert_weights: {error}", file=sys.stderr)
@@ -18,18 +23,29 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def import_(options: argparse.Namespace) -> int:
-    """Turn a diffusers folder into an imported folder, from which training starts."""
-    from omfa_jax.weights.imported import import_diffusers
+    """Turn a diffusers folder or an SDXL file into an imported folder, where training starts."""
+    from omfa_jax.weights.conv_in import groups_of
+    from omfa_jax.weights.imported import import_source
+    from omfa_jax.weights.sources import open_source
+    from omfa_jax.weights.text import prompt_table
 
-    model = import_diffusers(
-        options.source,
-        options.out,
-        unet_in_channels=options.in_channels,
-        prompts=options.prompt,
-    )
-    for note in model.notes:
+    named = options.source_inputs.split(",") if options.source_inputs else None
+    source = open_source(options.source, vae=options.vae, inputs=named)
+    prompts, inputs = list(options.prompt), None
+    if options.config is not None:
+        from omfa_jax.cli.config import diffusion_settings, load_config
+
+        config = load_config(options.config, options.overrides)
+        settings = diffusion_settings(config, source.vae_config)
+        inputs = groups_of(settings)
+        prompts = [*(task.prompt for task in settings.tasks), *prompts]
+    encoders = options.text_encoders or options.source
+    table = prompt_table(source, encoders, prompts, without_text=options.null_prompts)
+    report = import_source(source, options.out, inputs=inputs, dtype=options.dtype, prompts=table)
+    for note in report.notes:
         print(note)
-    print(f"imported {options.source} -> {options.out}")
+    counts = " and ".join(f"{count} {name}" for name, count in report.tensors.items())
+    print(f"imported {options.source} -> {options.out} ({counts} tensors, {options.dtype})")
     return 0
 
 
@@ -37,14 +53,16 @@ def export(options: argparse.Namespace) -> int:
     """Turn a training checkpoint or an imported folder into a diffusers folder."""
     from omfa_jax.weights.folder import save_diffusers
     from omfa_jax.weights.imported import fields_of, is_imported, load_imported
+    from omfa_jax.weights.stream import parse_size
 
+    max_shard_bytes = parse_size(options.max_shard_size)
     if is_imported(options.checkpoint):
         model = fields_of(load_imported(options.checkpoint))
     else:
         from omfa_jax.train.checkpoint import load_for_export
 
         model = load_for_export(options.checkpoint, options.weights)
-    save_diffusers(options.out, **model, dtype=options.dtype)
+    save_diffusers(options.out, **model, dtype=options.dtype, max_shard_bytes=max_shard_bytes)
     print(f"exported {options.checkpoint} -> {options.out} ({options.dtype})")
     return 0
 
@@ -68,16 +86,46 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     command = commands.add_parser("import", help=import_.__doc__)
-    command.add_argument("source", type=Path, metavar="SRC", help="a diffusers folder")
+    command.add_argument(
+        "source", type=Path, metavar="SRC", help="a diffusers folder or SDXL's .safetensors file"
+    )
     command.add_argument("--out", type=Path, required=True, metavar="DIR")
     command.add_argument(
-        "--in-channels", type=int, metavar="N", help="widen the UNet's conv_in with zeros to N"
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="map conv_in to this config's unet_inputs and embed its tasks' prompts"
+        " (--config.a.b=value changes it)",
+    )
+    command.add_argument(
+        "--source-inputs",
+        metavar="NAMES",
+        help="what conv_in's channels mean, in order, where its width does not say:"
+        " noisy,mask,clean,pose",
+    )
+    command.add_argument(
+        "--dtype", choices=DTYPES, default="fp32", help="of the imported arrays (fp32)"
+    )
+    command.add_argument(
+        "--vae", type=Path, metavar="SRC", help="take the VAE from this folder or file"
     )
     command.add_argument(
         "--prompt",
         action="append",
+        default=[],
         metavar="TEXT",
-        help="embed this prompt with SRC's text encoders (repeat; the empty prompt is always in)",
+        help="embed this prompt too (repeat; the empty prompt is always in)",
+    )
+    command.add_argument(
+        "--text-encoders",
+        type=Path,
+        metavar="DIR",
+        help="diffusers folder with the text encoders (SRC)",
+    )
+    command.add_argument(
+        "--null-prompts",
+        action="store_true",
+        help="no text at all: every prompt becomes the empty one",
     )
     command.set_defaults(run=import_)
 
@@ -86,7 +134,10 @@ def _parser() -> argparse.ArgumentParser:
         "checkpoint", type=Path, metavar="CHECKPOINT", help="workdir, step or imported folder"
     )
     command.add_argument("--out", type=Path, required=True, metavar="DIR")
-    command.add_argument("--dtype", choices=("fp16", "bf16", "fp32"), default="fp32")
+    command.add_argument("--dtype", choices=DTYPES, default="fp32")
+    command.add_argument(
+        "--max-shard-size", default="10GB", metavar="SIZE", help="of one file (10GB)"
+    )
     command.add_argument("--weights", choices=("ema", "raw"), default="ema")
     command.set_defaults(run=export)
 

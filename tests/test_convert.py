@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from omfa_jax.weights.imported import is_imported, load_imported, load_weights
 
 UNET = UNET_SHAPES["attention-first"]
 VAE = VAEConfig(block_channels=(8, 16), layers_per_block=1, norm_groups=8)
+CONFIG = Path(__file__).parents[1] / "configs" / "base.py"
 FILE = "diffusion_pytorch_model.safetensors"
 
 
@@ -76,14 +78,38 @@ def test_there_and_back_and_compared(source, imported, tmp_path, capsys):
     assert "differ by more than --tolerance 5e-06" in capsys.readouterr().out
 
 
-def test_import_widens_and_says_so(source, tmp_path, capsys):
-    assert run("import", source, "--out", tmp_path / "wide", "--in-channels", 9) == 0
-    assert "widened from 4 to 9" in capsys.readouterr().out
-    wide = load_imported(tmp_path / "wide")
-    assert wide.unet_config == dataclasses.replace(UNET, in_channels=9)
-    assert wide.unet_params["conv_in"]["kernel"].shape[2] == 9
-    wider = load_weights(tmp_path / "wide", unet_in_channels=10)
-    assert wider.unet_params["conv_in"]["kernel"].shape[2] == 10
+def test_import_maps_to_the_configs_inputs_and_says_so(source, tmp_path, capsys):
+    wide = tmp_path / "wide"
+    assert run("import", source, "--out", wide, "--config", CONFIG, "--null-prompts") == 0
+    lines = capsys.readouterr().out.splitlines()
+    expected = "conv_in: noisy 4 (SDXL base, by its width 4) -> noisy 4, mask 1, pose 4; mask, pose"
+    assert lines[0].startswith(expected)
+    model = load_imported(wide)
+    assert model.unet_config == dataclasses.replace(UNET, in_channels=9)
+    kernel = model.unet_params["conv_in"]["kernel"]
+    assert kernel.shape[2] == 9 and kernel[:, :, :4].any() and not kernel[:, :, 4:].any()
+    tasks = ("the garment worn by the person", "a person wearing the garment")
+    assert model.prompts.prompts == (*tasks, "") and not model.prompts.context.any()
+    assert model.prompts.context.shape == (3, 77, 40)
+    groups = (("noisy", 4), ("mask", 1), ("clean", 4), ("pose", 4))
+    wider = load_weights(wide, inputs=groups).unet_params["conv_in"]["kernel"]
+    np.testing.assert_array_equal(wider[:, :, :5], kernel[:, :, :5])
+    np.testing.assert_array_equal(wider[:, :, 9:], kernel[:, :, 5:])
+    override = "--config.diffusion.unet_inputs=('noisy','mask')"
+    assert run("import", source, "--out", wide, "--config", CONFIG, override, "--null-prompts") == 0
+    assert load_imported(wide).unet_config.in_channels == 5
+
+
+def test_a_config_without_encoders_needs_a_choice(source, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert run("import", source, "--out", out, "--config", CONFIG) == 2
+    assert run("import", source, "--out", out, "--null-prompts") == 2
+    assert run("import", source, "--out", out, "--config.seed=1") == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 3 and not out.exists()
+    assert "has no text encoders to embed 'the garment worn" in lines[0]
+    assert "--text-encoders, or choose --null-prompts" in lines[0]
+    assert "give --config or --prompt" in lines[1] and "unknown arguments" in lines[2]
 
 
 def test_faults_are_one_line_on_stderr(source, imported, tmp_path, capsys):
@@ -115,8 +141,9 @@ def test_damaged_imports_are_found(imported, tmp_path):
     (copy / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(OmfaError, match="1 arrays differ"):
         load_imported(copy)
-    shutil.rmtree(copy / "params")
-    with pytest.raises(OmfaError, match="is not a whole Orbax tree") as caught:
+    file = copy / "params" / "unet.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(OmfaError, match=r"unet.safetensors is not a whole .* file") as caught:
         load_imported(copy)
     assert "\n" not in str(caught.value)
 

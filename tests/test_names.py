@@ -2,12 +2,13 @@
 
 import numpy as np
 import pytest
-from torch_models import UNET_SHAPES, params_of, state_of, torch_unet, torch_vae
+from torch_models import UNET_SHAPES, component_of, params_of, state_of, torch_unet, torch_vae
 
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.models import VAEConfig
-from omfa_jax.weights import names
-from omfa_jax.weights.folder import shapes_of_unet, shapes_of_vae
+from omfa_jax.weights import names, sources
+from omfa_jax.weights.sources import shapes_of_vae
+from omfa_jax.weights.tensors import Tensors
 
 UNET = UNET_SHAPES["sdxl-like"]
 VAE = VAEConfig(block_channels=(8, 16), layers_per_block=1, norm_groups=8)
@@ -21,6 +22,15 @@ def test_there_and_back_is_bit_equal(config, make):
     for key, tensor in state.items():
         assert back[key].dtype == np.float32 and back[key].flags.c_contiguous
         np.testing.assert_array_equal(back[key], tensor, err_msg=key)
+
+
+@pytest.mark.parametrize("shape", [(3,), (300, 129), (3, 1, 140, 257), (1, 1, 1, 1)])
+def test_tiles_copy_everything(shape):
+    array = np.random.default_rng(0).standard_normal(shape)
+    for axes in (range(len(shape)), range(len(shape))[::-1], np.roll(range(len(shape)), 1)):
+        came = names.contiguous(array.transpose(axes))
+        assert came.flags.c_contiguous
+        np.testing.assert_array_equal(came, array.transpose(axes))
 
 
 def test_layouts_and_stacks():
@@ -47,7 +57,10 @@ def test_deprecated_attention_names_are_read():
             key = key.replace(f"attentions.0.{now}.", f"attentions.0.{before}.")
         old[key] = tensor
     assert len(old.keys() - state.keys()) == 2 * 4 * 2
-    params = names.from_torch(shapes_of_vae(VAE), list(old), old.__getitem__, "test")
+    sizes = {key: tensor.shape for key, tensor in old.items()}
+    tensors = sources.renamed(Tensors("test", sizes, old.__getitem__))
+    assert len(tensors.shapes.keys() & old.keys()) == len(old) - 16
+    params = names.from_torch({"vae": names.Component(shapes_of_vae(VAE), tensors)})["vae"]
     for key, tensor in names.to_torch(params).items():
         np.testing.assert_array_equal(tensor, state[key], err_msg=key)
 
@@ -63,18 +76,20 @@ def test_all_faults_are_told_in_one_line():
     del state["conv_out.bias"], state["mid_block.resnets.0.norm1.weight"]
     state["lora.up.weight"] = np.zeros(3, np.float32)
     state["conv_in.weight"] = np.zeros((32, 4, 3, 3), np.float32)
+    state["conv_norm_out.bias"] = np.full(32, np.nan, np.float32)
     with pytest.raises(OmfaError) as caught:
-        names.from_torch(shapes_of_unet(UNET), list(state), state.__getitem__, "some/unet")
+        names.from_torch({"a": component_of(UNET, state), "b": component_of(VAE, {})})
     text = str(caught.value)
-    assert text.startswith("some/unet: ") and "\n" not in text
+    assert text.startswith("the weights do not fit: test: ") and "\n" not in text
     assert "2 missing (conv_out.bias, mid_block.resnets.0.norm1.weight)" in text
     assert "1 unexpected (lora.up.weight)" in text
     assert "1 misshapen (conv_in.weight is (32, 4, 3, 3), expected (32, 9, 3, 3))" in text
+    assert "1 with NaN or infinity (conv_norm_out.bias) | test: 124 missing (" in text
 
 
 def test_long_lists_are_cut():
     with pytest.raises(OmfaError, match=r"missing \(.*, and \d+ more\)"):
-        names.from_torch(shapes_of_unet(UNET), [], {}.__getitem__, "empty")
+        names.from_torch({"unet": component_of(UNET, {})})
 
 
 def test_a_leaf_without_a_row_is_named():

@@ -24,7 +24,7 @@ from omfa_jax.models.embeddings import sinusoid
 from omfa_jax.models.init import random_params
 from omfa_jax.models.transformer import Transformer
 from omfa_jax.weights import names
-from omfa_jax.weights.folder import shapes_of_unet
+from omfa_jax.weights.sources import shapes_of_unet
 
 SMALL = UNET_SHAPES["attention-first"]
 

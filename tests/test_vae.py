@@ -10,7 +10,7 @@ from torch_models import compiled, nchw, nhwc, params_of, relative_l2, torch, to
 
 from omfa_jax.models import VAEConfig, decode, encode, init_vae, posterior, vae
 from omfa_jax.weights import names
-from omfa_jax.weights.folder import shapes_of_vae
+from omfa_jax.weights.sources import shapes_of_vae
 
 CONFIG = VAEConfig(
     block_channels=(16, 24, 32), layers_per_block=2, latent_channels=6, norm_groups=8

@@ -9,7 +9,9 @@ import numpy as np
 
 from omfa_jax.models import UNetConfig, VAEConfig
 from omfa_jax.weights import configs, names
-from omfa_jax.weights.folder import shapes_of_unet, shapes_of_vae
+from omfa_jax.weights.names import Component
+from omfa_jax.weights.sources import shapes_of_unet, shapes_of_vae
+from omfa_jax.weights.tensors import Tensors
 
 with warnings.catch_warnings():
     # their import's own deprecations are not ours to mend
@@ -75,10 +77,14 @@ def state_of(model: torch.nn.Module) -> dict[str, np.ndarray]:
     return {key: tensor.numpy() for key, tensor in model.state_dict().items()}
 
 
-def params_of(config: UNetConfig | VAEConfig, model: torch.nn.Module) -> dict:
+def component_of(config: UNetConfig | VAEConfig, state: dict[str, np.ndarray]) -> Component:
     shapes = shapes_of_unet if isinstance(config, UNetConfig) else shapes_of_vae
-    state = state_of(model)
-    return names.from_torch(shapes(config), list(state), state.__getitem__, "test")
+    sizes = {key: tensor.shape for key, tensor in state.items()}
+    return Component(shapes(config), Tensors("test", sizes, state.__getitem__))
+
+
+def params_of(config: UNetConfig | VAEConfig, model: torch.nn.Module) -> dict:
+    return names.from_torch({"it": component_of(config, state_of(model))})["it"]
 
 
 def nchw(array: np.ndarray) -> torch.Tensor:

@@ -121,10 +121,11 @@ def build(raw: Path, records: Path) -> None:
 
 def import_weights(source: Path, out: Path) -> None:
     """Import PyTorch weights, as convert_weights.py does."""
-    from omfa_jax.weights.imported import import_diffusers
+    from omfa_jax.weights.imported import import_source
+    from omfa_jax.weights.sources import open_source
 
-    model = import_diffusers(source, out)
-    for note in model.notes:
+    report = import_source(open_source(source), out)
+    for note in report.notes:
         log.info(note)
 
 

@@ -19,6 +19,7 @@ from omfa_jax.diffusion.settings import DiffusionSettings
 from omfa_jax.models import UNetConfig, VAEConfig, encode, init_vae, unet, vae
 from omfa_jax.train.checkpoint import MODEL_FOLDER, newest_whole_step, restore_params
 from omfa_jax.weights.bundle import Bundle, Params
+from omfa_jax.weights.conv_in import groups_of
 from omfa_jax.weights.description import Description, read_description
 from omfa_jax.weights.frozen import load_frozen, load_vae, save_frozen
 from omfa_jax.weights.imported import load_weights
@@ -104,16 +105,15 @@ def converted(config: border.Config, folder: Path) -> Bundle:
         log.info("VAE and prompts from %s, a random UNet %r", folder, config.model.unet)
         rows = prompt_rows(description.prompts, settings, unet_config)
         return Bundle(settings, unet_config, description.vae_config, None, vae_params, rows)
-    model = load_weights(folder, unet_in_channels=settings.in_channels)
+    model = load_weights(folder, inputs=groups_of(settings))
     for note in model.notes:
         log.info("%s: %s", folder, note)
     if model.omfa is not None:
         check_same_meaning(settings, DiffusionSettings.from_json(model.omfa), folder)
     if model.prompts is None:
-        texts = " ".join(f"--prompt {task.prompt!r}" for task in settings.tasks)
         raise OmfaError(
             f"{folder} has no prompt table and its UNet was trained with text: make one with"
-            f" `convert_weights.py import {folder} --out DIR {texts}` and give DIR to"
+            f" `convert_weights.py import {folder} --out DIR --config CONFIG` and give DIR to"
             " config.model.init"
         )
     log.info("starting from the weights in %s", folder)

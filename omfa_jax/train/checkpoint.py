@@ -16,6 +16,7 @@ from etils import epath
 
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.train.state import TrainState
+from omfa_jax.train.stored import stored_tree
 from omfa_jax.weights.bundle import Bundle
 from omfa_jax.weights.frozen import describe, load_frozen
 
@@ -215,6 +216,15 @@ def restore_params(path: str | Path, *, ema: bool = True) -> tuple[dict[str, Any
 
     The EMA is preferred where there is one and `ema` asks for it.
     """
+    item, prefix, step = params_item(path, ema=ema)
+    tree = as_numpy(item)
+    for name in prefix:
+        tree = tree[name]
+    return tree, step
+
+
+def params_item(path: str | Path, *, ema: bool) -> tuple[Path, tuple[str, ...], int]:
+    """Return (folder of the saved item that holds UNet parameters, where in it, step)."""
     path = Path(path).absolute()
     folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path.parent
     step = int(path.name) if path.name.isdigit() else newest_whole_step(folder)
@@ -222,8 +232,8 @@ def restore_params(path: str | Path, *, ema: bool = True) -> tuple[dict[str, Any
         raise OmfaError(f"no whole checkpoint in {path}; give a training workdir or one step of it")
     step_folder = folder / str(step)
     if ema and (step_folder / EMA_ITEM).is_dir():
-        return as_numpy(step_folder / EMA_ITEM), step
-    return as_numpy(step_folder / "state")["params"], step
+        return step_folder / EMA_ITEM, (), step
+    return step_folder / "state", ("params",), step
 
 
 def as_numpy(folder: Path) -> dict[str, Any]:
@@ -244,13 +254,15 @@ def as_numpy(folder: Path) -> dict[str, Any]:
 def load_for_export(path: str | Path, which: str) -> dict[str, Any]:
     """Return the keyword arguments of `save_diffusers` for a workdir or one of its steps.
 
-    `which` is "ema" (the raw parameters where there is no EMA) or "raw".
+    `which` is "ema" (the raw parameters where there is no EMA) or "raw". The UNet's parameters stay
+    on disk until they are asked for.
     """
-    bundle, _ = load_bundle(path, ema=which == "ema")
+    item, prefix, _ = params_item(path, ema=which == "ema")
+    bundle = load_frozen(workdir_of(path) / MODEL_FOLDER)
     description = describe(bundle)
     return {
         "unet_config": description.unet_config,
-        "unet_params": bundle.unet_params,
+        "unet_params": stored_tree(item, saved_tree(item), prefix),
         "vae_config": description.vae_config,
         "vae_params": bundle.vae_params,
         "scheduler": description.scheduler,
@@ -261,7 +273,11 @@ def load_for_export(path: str | Path, which: str) -> dict[str, Any]:
 
 def load_bundle(path: str | Path, *, ema: bool = True) -> tuple[Bundle, int]:
     """Return (whole model, step) of a training workdir or of one step's folder."""
-    path = Path(path).absolute()
-    workdir = path.parent.parent if path.name.isdigit() else path
     params, step = restore_params(path, ema=ema)
-    return load_frozen(workdir / MODEL_FOLDER).with_unet(params), step
+    return load_frozen(workdir_of(path) / MODEL_FOLDER).with_unet(params), step
+
+
+def workdir_of(path: str | Path) -> Path:
+    """Return the workdir of a workdir or of one step's folder in it."""
+    path = Path(path).absolute()
+    return path.parent.parent if path.name.isdigit() else path

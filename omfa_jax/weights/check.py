@@ -10,9 +10,9 @@ import numpy as np
 
 from omfa_jax.core.errors import OmfaError, require_modules
 from omfa_jax.models import UNetConfig, VAEConfig, apply_unet, decode, posterior
-from omfa_jax.weights.files import STEM
 from omfa_jax.weights.folder import LoadedModel
 from omfa_jax.weights.imported import is_imported, load_weights
+from omfa_jax.weights.tensors import model_files
 
 Outputs = dict[str, np.ndarray]
 
@@ -91,11 +91,9 @@ def _run_theirs(folder: Path, inputs: Outputs) -> Outputs:
     import torch
 
     def load(kind: str, name: str) -> Any:
-        whole = (folder / name / f"{STEM}.safetensors").is_file()
-        sharded = (folder / name / f"{STEM}.safetensors.index.json").is_file()
         model = getattr(diffusers, kind).from_pretrained(
             folder / name,
-            variant=None if whole or sharded else "fp16",
+            variant=model_files(folder / name).variant or None,
             torch_dtype=torch.float32,
             low_cpu_mem_usage=False,
         )

@@ -79,6 +79,15 @@ def unet_to_diffusers(config: UNetConfig) -> dict[str, Any]:
 
 def unet_from_diffusers(fields: Mapping[str, Any], where: str) -> UNetConfig:
     """Return our config of diffusers' UNet fields; an OmfaError, led by `where`, if it has none."""
+    if fields.get("addition_embed_type") != "text_time":
+        raise OmfaError(
+            f"{where}: addition_embed_type is {fields.get('addition_embed_type')!r}, SDXL's is"
+            f" 'text_time'; Stable Diffusion 1 and 2 (cross_attention_dim 768 and 1024, here"
+            f" {fields.get('cross_attention_dim')}) have none: give SDXL weights"
+        )
+    if fields.get("encoder_hid_dim_type") == "ip_image_proj":
+        # an image-prompt adapter, whose tensors `sources` leaves out
+        fields = {**fields, "encoder_hid_dim_type": None}
     _require_fixed(fields, UNET_FIXED, where)
     channels = _levels(fields, "block_out_channels", where)
     down = _per_level(fields, "down_block_types", len(channels), where)

@@ -1,7 +1,7 @@
 """safetensors and JSON files, with faults told as one line that names the file."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
             return tensors, file.metadata() or {}
     except (SafetensorError, OSError) as error:
-        raise _unreadable(path, error) from None
+        raise unreadable(path, error) from None
 
 
 def write_tensors(
@@ -57,60 +57,27 @@ def write_tensors(
     """
     if dtype not in DTYPES:
         raise unknown("dtype", dtype, DTYPES)
-    cast = {key: _cast(key, tensor, dtype) for key, tensor in tensors.items()}
+    narrow = {key: cast(key, tensor, dtype) for key, tensor in tensors.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        save_file(cast, path, dict(metadata))
+        save_file(narrow, path, dict(metadata))
         path.chmod(0o666 & ~current_umask())
     except (SafetensorError, OSError) as error:
         raise OmfaError(f"cannot write {path}: {error}") from error
 
 
-def open_model(folder: Path) -> tuple[list[str], Callable[[str], np.ndarray]]:
-    """Return the keys of the model in a diffusers component folder and a reader of one tensor.
-
-    The folder has one safetensors file, or shards with an index; of the variants, full precision
-    comes before fp16. Tensors are read one at a time, as float32.
-    """
-    holders = {}
-    for path in _model_files(folder):
-        try:
-            file = safe_open(path, framework="np")
-        except (SafetensorError, OSError) as error:
-            raise _unreadable(path, error) from None
-        holders |= dict.fromkeys(file.keys(), file)
-
-    def read(key: str) -> np.ndarray:
-        return holders[key].get_tensor(key).astype(np.float32)
-
-    return list(holders), read
-
-
-def _model_files(folder: Path) -> list[Path]:
-    for variant in ("", ".fp16", ".bf16"):
-        index = folder / f"{STEM}.safetensors.index{variant}.json"
-        if index.is_file():
-            return [folder / name for name in sorted(set(read_json(index)["weight_map"].values()))]
-        single = folder / f"{STEM}{variant}.safetensors"
-        if single.is_file():
-            return [single]
-    found = sorted(path.name for path in folder.glob("*")) if folder.is_dir() else []
-    raise OmfaError(
-        f"no {STEM}.safetensors in {folder} (it has: {', '.join(found) or 'nothing'}); "
-        "give a diffusers folder saved with safe_serialization=True"
-    )
-
-
-def _cast(key: str, tensor: np.ndarray, dtype: str) -> np.ndarray:
+def cast(key: str, tensor: np.ndarray, dtype: str) -> np.ndarray:
+    """Return `tensor` as `dtype`; a finite value that becomes infinite is an OmfaError."""
     with np.errstate(over="ignore"):
-        cast = tensor.astype(DTYPES[dtype])
-    if not np.isfinite(cast).all() and np.isfinite(tensor).all():
+        narrow = tensor.astype(DTYPES[dtype], copy=False)
+    if narrow is not tensor and not np.isfinite(narrow).all() and np.isfinite(tensor).all():
         raise OmfaError(
             f"{key} has values up to {np.abs(tensor).max():.3g}, too large for {dtype}; "
             "give --dtype bf16 or fp32"
         )
-    return cast
+    return narrow
 
 
-def _unreadable(path: Path, error: Exception) -> OmfaError:
+def unreadable(path: Path, error: Exception) -> OmfaError:
+    """Return the error for a safetensors file that cannot be read."""
     return OmfaError(f"{path} is not a whole safetensors file ({error}); fetch or export it again")

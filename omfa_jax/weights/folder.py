@@ -6,23 +6,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
-
-from omfa_jax.core.errors import OmfaError
+from omfa_jax.core import trees
+from omfa_jax.core.errors import unknown
 from omfa_jax.core.files import atomic_dir
-from omfa_jax.models import UNetConfig, VAEConfig, init_unet, init_vae
-from omfa_jax.weights import names
-from omfa_jax.weights.description import Description, read_description, write_description
-from omfa_jax.weights.files import STEM, open_model, write_tensors
+from omfa_jax.models import UNetConfig, VAEConfig
+from omfa_jax.weights import names, stream
+from omfa_jax.weights.conv_in import PATH, ChannelMap, Groups, SourceInputs, require_known
+from omfa_jax.weights.description import Description, write_description
+from omfa_jax.weights.files import DTYPES
 from omfa_jax.weights.prompts import PromptTable
+from omfa_jax.weights.sources import open_source
 
 Params = dict[str, Any]
+
+# diffusers' own default
+MAX_SHARD_BYTES = 10 * 10**9
 
 
 @dataclass(frozen=True)
 class LoadedModel(Description):
-    """A model in memory: parameters are numpy float32 trees; `notes` says what was changed."""
+    """A model: parameters are trees of numpy float32 arrays; `notes` says what was changed."""
 
     unet_params: Params
     vae_params: Params
@@ -40,12 +43,16 @@ def save_diffusers(
     omfa: Mapping[str, Any] | None,
     prompts: PromptTable | None,
     dtype: str = "fp32",
+    max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> None:
     """Write a folder that diffusers loads; it appears whole, in place of one that was there.
 
     `scheduler` is diffusers' scheduler_config.json; `omfa` is stored as omfa.json. `dtype` (fp32,
-    fp16, bf16) is that of the tensors on disk.
+    fp16, bf16) is that of the tensors on disk. A network larger than `max_shard_bytes` comes in
+    several files with an index. Leaves that are read when numpy asks for them are read one by one.
     """
+    if dtype not in DTYPES:
+        raise unknown("dtype", dtype, DTYPES)
     description = Description(
         unet_config,
         vae_config,
@@ -53,68 +60,52 @@ def save_diffusers(
         None if omfa is None else dict(omfa),
         prompts,
     )
+    networks = {"unet": unet_params, "vae": vae_params}
+    rows = {name: names.table(params) for name, params in networks.items()}
+    needed = sum(stream.size_bytes(row.shape, dtype) for part in rows.values() for row in part)
     with atomic_dir(folder, replaces="unet") as temporary:
+        stream.require_space(temporary, needed)
+        for name, params in networks.items():
+            shards = stream.shards_of(rows[name], dtype, max_shard_bytes)
+            by_file = dict(zip(stream.shard_names(len(shards)), shards, strict=True))
+            for file, part in by_file.items():
+                chunks = stream.cast_all(names.torch_rows(params, part), dtype)
+                shapes = {row.key: row.shape for row in part}
+                path = temporary / name / file
+                stream.write_stream(path, shapes, dtype, chunks, {"format": "pt"})
+            if len(shards) > 1:
+                stream.write_index(temporary / name, by_file, dtype)
         write_description(temporary, description)
-        for name, params in (("unet", unet_params), ("vae", vae_params)):
-            path = temporary / name / f"{STEM}.safetensors"
-            write_tensors(path, names.to_torch(params), dtype, {"format": "pt"})
 
 
-def load_diffusers(folder: Path, *, unet_in_channels: int | None = None) -> LoadedModel:
+def load_diffusers(folder: Path, *, inputs: Groups | None = None) -> LoadedModel:
     """Return the model in a diffusers folder, our own or a foreign one.
 
-    Missing, unexpected and misshapen tensors are one OmfaError. `unet_in_channels` widens the
-    first convolution (see `widen_conv_in`) and is noted in `notes` if it changed anything.
+    Missing, unexpected, misshapen and NaN tensors are one OmfaError. `inputs` maps the first
+    convolution to those channels (see `conv_in`), which is noted if it changed anything.
     """
-    description = read_description(folder)
-    trees = {
-        "unet": shapes_of_unet(description.unet_config),
-        "vae": shapes_of_vae(description.vae_config),
-    }
-    params = {}
-    for name, tree in trees.items():
-        keys, read = open_model(Path(folder) / name)
-        params[name] = names.from_torch(tree, keys, read, str(Path(folder) / name))
-    return widened(description, params["unet"], params["vae"], unet_in_channels)
+    source = open_source(folder)
+    params = names.from_torch(source.components)
+    return mapped(source, params["unet"], params["vae"], source.inputs, inputs, source.notes)
 
 
-def shapes_of_unet(config: UNetConfig) -> Params:
-    """Return the parameter tree of a UNet with shapes in place of arrays."""
-    return jax.eval_shape(lambda: init_unet(config, jax.random.key(0)))
-
-
-def shapes_of_vae(config: VAEConfig) -> Params:
-    """Return the parameter tree of a VAE with shapes in place of arrays."""
-    return jax.eval_shape(lambda: init_vae(config, jax.random.key(0)))
-
-
-def widen_conv_in(params: Mapping[str, Any], in_channels: int) -> Params:
-    """Return UNet parameters whose first convolution takes `in_channels` channels.
-
-    The rule: the source's channels come first and keep their weights; the new ones are appended
-    with zero weights, so the output does not depend on them until they are trained. Fewer
-    channels than the source has are an OmfaError.
-    """
-    kernel = np.asarray(params["conv_in"]["kernel"])
-    new = in_channels - kernel.shape[2]
-    if new < 0:
-        raise OmfaError(
-            f"the source's conv_in takes {kernel.shape[2]} channels, the model wants only "
-            f"{in_channels}; add to unet_inputs or give other weights"
-        )
-    kernel = np.pad(kernel, ((0, 0), (0, 0), (0, new), (0, 0)))
-    return {**params, "conv_in": {**params["conv_in"], "kernel": kernel}}
-
-
-def widened(
-    source: Description, unet_params: Params, vae_params: Params, in_channels: int | None
+def mapped(
+    source: Description,
+    unet_params: Params,
+    vae_params: Params,
+    known: SourceInputs | None,
+    wanted: Groups | None,
+    notes: tuple[str, ...] = (),
 ) -> LoadedModel:
-    """Return the loaded model, its first convolution widened to `in_channels` if given."""
-    config, notes = source.unet_config, ()
-    if in_channels is not None and in_channels != config.in_channels:
-        unet_params = widen_conv_in(unet_params, in_channels)
-        notes = (f"conv_in widened from {config.in_channels} to {in_channels} channels with zeros",)
-        config = dataclasses.replace(config, in_channels=in_channels)
+    """Return the loaded model, its first convolution mapped to `wanted` if given."""
+    config = source.unet_config
+    if wanted is not None:
+        change = ChannelMap(require_known(known, config.in_channels, "the weights"), wanted)
+        if change.changes:
+            leaves = dict(trees.walk(unet_params))
+            leaves[PATH] = change.apply(leaves[PATH])
+            unet_params, notes = trees.build(leaves), (*notes, change.note)
+            config = dataclasses.replace(config, in_channels=leaves[PATH].shape[2])
     return LoadedModel(
         unet_config=config,
         unet_params=unet_params,

@@ -12,10 +12,10 @@ from omfa_jax.models import VAEConfig
 from omfa_jax.weights import names
 from omfa_jax.weights.bundle import Bundle, Params
 from omfa_jax.weights.description import Description, read_description, write_description
-from omfa_jax.weights.files import STEM, open_model, write_tensors
-from omfa_jax.weights.folder import shapes_of_vae
-from omfa_jax.weights.imported import is_imported, load_imported
+from omfa_jax.weights.files import STEM, write_tensors
+from omfa_jax.weights.imported import is_imported, load_params
 from omfa_jax.weights.prompts import PromptTable
+from omfa_jax.weights.sources import diffusers_vae
 
 VPREDICTION = {"epsilon": "epsilon", "v": "v_prediction"}
 
@@ -67,10 +67,8 @@ def save_frozen(folder: Path, bundle: Bundle) -> None:
 def load_vae(folder: Path, config: VAEConfig) -> Params:
     """Return the VAE's parameters in a model folder of either form."""
     if is_imported(folder):
-        return load_imported(folder).vae_params
-    path = Path(folder) / "vae"
-    keys, read = open_model(path)
-    return names.from_torch(shapes_of_vae(config), keys, read, str(path))
+        return load_params(folder, ["vae"])["vae"]
+    return names.from_torch({"vae": diffusers_vae(config, Path(folder) / "vae")})["vae"]
 
 
 def load_frozen(folder: Path) -> Bundle:

@@ -1,94 +1,151 @@
-"""Imported folders: the same descriptions, with the parameters as one Orbax tree.
+"""Imported folders: the same descriptions, with the parameters as arrays of our trees.
 
-Training starts from such a folder without PyTorch; `manifest.json` lists every array's shape,
-dtype and SHA-256, so a damaged copy is found before the first step.
+`params/unet.safetensors` and `params/vae.safetensors` hold our names and our order of axes, stacked
+layers included, so that training starts without PyTorch and without rearranging anything: the
+arrays are views of the files. They are written as the source is read, one tensor at a time.
+`manifest.json`, written last, lists every array's shape, dtype and SHA-256, so a damaged copy is
+found before the first step.
 """
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orbax.checkpoint as ocp
 
 from omfa_jax.core import trees
-from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.errors import OmfaError, unknown
 from omfa_jax.core.files import atomic_dir
+from omfa_jax.weights import conv_in, names, stream
 from omfa_jax.weights.description import read_description, write_description
-from omfa_jax.weights.files import read_json, write_json
-from omfa_jax.weights.folder import LoadedModel, load_diffusers, widened
-from omfa_jax.weights.text import encode_prompts
+from omfa_jax.weights.files import DTYPES, read_json, write_json
+from omfa_jax.weights.folder import LoadedModel, load_diffusers, mapped
+from omfa_jax.weights.prompts import PromptTable
+from omfa_jax.weights.sources import Source
+from omfa_jax.weights.tensors import open_safetensors
 
 MANIFEST = "manifest.json"
+COMPONENTS = ("unet", "vae")
 
 
-def import_diffusers(
-    source: Path,
+@dataclass(frozen=True)
+class Report:
+    """What an import did: PyTorch tensors read of each component, and notes for the user."""
+
+    tensors: dict[str, int]
+    notes: tuple[str, ...]
+
+
+def import_source(
+    source: Source,
     out: Path,
     *,
-    unet_in_channels: int | None = None,
-    prompts: Sequence[str] | None = None,
-) -> LoadedModel:
-    """Turn a diffusers folder into an imported folder `out` and return the model.
+    inputs: conv_in.Groups | None = None,
+    dtype: str = "fp32",
+    prompts: PromptTable | None = None,
+) -> Report:
+    """Write the source as an imported folder `out`, which appears whole.
 
-    `prompts` are embedded by the source's own text encoders (needs torch and transformers);
-    without them the source's prompt table is kept, if it has one.
+    `inputs` maps the UNet's first convolution to those channels; `dtype` (fp32, fp16, bf16) is
+    that of the arrays on disk; `prompts` replaces the source's own table. All missing, unexpected,
+    misshapen and NaN tensors are one OmfaError.
     """
-    model = load_diffusers(source, unet_in_channels=unet_in_channels)
-    if prompts:
-        model = dataclasses.replace(model, prompts=encode_prompts(source, prompts))
-    save_imported(out, model)
-    return model
+    if dtype not in DTYPES:
+        raise unknown("dtype", dtype, DTYPES)
+    unet_config, notes = source.unet_config, source.notes
+    where = source.components["unet"].tensors.where
+    known = conv_in.require_known(source.inputs, unet_config.in_channels, where)
+    change = conv_in.ChannelMap(known, known.groups if inputs is None else inputs)
+    omfa = source.omfa
+    if change.changes:
+        notes = (*notes, change.note)
+        unet_config = dataclasses.replace(unet_config, in_channels=conv_in.total(change.wanted))
+        omfa = omfa and {**omfa, "unet_inputs": [name for name, _ in change.wanted]}
+    description = dataclasses.replace(
+        source, unet_config=unet_config, omfa=omfa, prompts=prompts or source.prompts
+    )
+    found = names.require_fit(source.components.values())
+    layouts = {name: _shapes(part, change) for name, part in source.components.items()}
+    sizes = [stream.size_bytes(s, dtype) for part in layouts.values() for s in part.values()]
+    entries: dict[str, Any] = {}
+    with atomic_dir(out, replaces=MANIFEST) as temporary:
+        stream.require_space(temporary, sum(sizes))
+        for (name, component), faults in zip(source.components.items(), found, strict=True):
+            digests: dict[str, Any] = {}
+            chunks = stream.cast_all(_arrays(component, faults, change), dtype)
+            shapes = layouts[name]
+            path = _params(temporary, name)
+            stream.write_stream(path, shapes, dtype, stream.hashed(chunks, digests), {})
+            for key, shape in shapes.items():
+                digest = digests[key].hexdigest()
+                entries[f"{name}/{key}"] = _entry(shape, DTYPES[dtype], digest)
+        names.raise_faults(found)
+        write_description(temporary, description)
+        fields = {"tensors": entries, "inputs": change.wanted, "notes": notes}
+        write_json(temporary / MANIFEST, fields)
+    counts = {name: len(component.rows) for name, component in source.components.items()}
+    return Report(counts, notes)
 
 
 def is_imported(folder: Path) -> bool:
-    """Return True if `folder` was written by `save_imported`."""
+    """Return True if `folder` was written by `import_source`."""
     return (Path(folder) / MANIFEST).is_file()
 
 
-def save_imported(folder: Path, model: LoadedModel) -> None:
-    """Write the model as an imported folder; it appears whole."""
-    params = {"unet": model.unet_params, "vae": model.vae_params}
-    tensors = {"/".join(path): _entry(array) for path, array in trees.walk(params)}
-    with atomic_dir(folder, replaces=MANIFEST) as temporary:
-        write_description(temporary, model)
-        write_json(temporary / MANIFEST, {"tensors": tensors, "notes": list(model.notes)})
-        with ocp.PyTreeCheckpointer() as checkpointer:
-            checkpointer.save((temporary / "params").absolute(), params)
-
-
 def load_imported(
-    folder: Path, *, unet_in_channels: int | None = None, verify: bool = True
+    folder: Path, *, inputs: conv_in.Groups | None = None, verify: bool = True
 ) -> LoadedModel:
     """Return the model in an imported folder, its parameters as numpy arrays.
 
-    `verify` compares every array's hash with the manifest's (some seconds for SDXL); shapes and
-    dtypes are always compared. A difference, or a damaged Orbax tree, is an OmfaError.
+    float32 arrays are read-only views of the files; `verify` compares every array's hash with the
+    manifest's (some seconds for SDXL). A difference, or a file cut short, is an OmfaError.
     """
+    description = read_description(Path(folder))
+    params = load_params(folder, COMPONENTS, verify=verify)
+    groups = tuple((name, n) for name, n in read_json(Path(folder) / MANIFEST)["inputs"])
+    known = conv_in.SourceInputs(groups, MANIFEST)
+    return mapped(description, params["unet"], params["vae"], known, inputs)
+
+
+def load_params(folder: Path, components: Sequence[str], *, verify: bool = True) -> dict[str, Any]:
+    """Return the trees of some components of an imported folder, by component."""
     folder = Path(folder)
-    description = read_description(folder)
-    manifest = read_json(folder / MANIFEST)
-    params = _restore((folder / "params").absolute())
-    found = {"/".join(path): array for path, array in trees.walk(params)}
-    wrong = sorted(manifest["tensors"].keys() ^ found.keys())
-    for name in manifest["tensors"].keys() & found.keys():
-        expected, came = manifest["tensors"][name], _entry(found[name], verify)
-        if any(expected[field] != value for field, value in came.items()):
-            wrong.append(name)
+    manifest = read_json(folder / MANIFEST)["tensors"]
+    built, wrong = {}, []
+    for component in components:
+        path = _params(folder, component)
+        # refuses a file that is cut short or not there
+        open_safetensors([path], str(folder))
+        arrays = stream.map_stream(path)
+        listed = {
+            key.removeprefix(f"{component}/"): entry
+            for key, entry in manifest.items()
+            if key.startswith(f"{component}/")
+        }
+        for name in sorted(listed.keys() | arrays.keys()):
+            if (
+                name not in listed
+                or name not in arrays
+                or (listed[name] != _found(arrays[name], listed[name], verify))
+            ):
+                wrong.append(f"{component}/{name}")
+        leaves = {tuple(k.split("/")): a.astype(np.float32, copy=False) for k, a in arrays.items()}
+        built[component] = trees.build(leaves)
     if wrong:
         raise OmfaError(
             f"{folder}: {len(wrong)} arrays differ from {MANIFEST} ({', '.join(wrong[:4])}); "
             "import the weights again"
         )
-    return widened(description, params["unet"], params["vae"], unet_in_channels)
+    return built
 
 
-def load_weights(folder: Path, *, unet_in_channels: int | None = None) -> LoadedModel:
+def load_weights(folder: Path, *, inputs: conv_in.Groups | None = None) -> LoadedModel:
     """Return the model in `folder`, be it imported or in diffusers' form."""
     load = load_imported if is_imported(folder) else load_diffusers
-    return load(folder, unet_in_channels=unet_in_channels)
+    return load(folder, inputs=inputs)
 
 
 def fields_of(model: LoadedModel) -> dict[str, Any]:
@@ -98,23 +155,34 @@ def fields_of(model: LoadedModel) -> dict[str, Any]:
     return fields
 
 
-def _entry(array: np.ndarray, with_hash: bool = True) -> dict[str, Any]:
-    array = np.ascontiguousarray(array)
-    entry: dict[str, Any] = {"shape": list(array.shape), "dtype": array.dtype.name}
-    if with_hash:
-        entry["sha256"] = hashlib.sha256(array.data).hexdigest()
-    return entry
+def _params(folder: Path, component: str) -> Path:
+    return folder / "params" / f"{component}.safetensors"
 
 
-def _restore(path: Path) -> dict[str, Any]:
-    try:
-        with ocp.PyTreeCheckpointer() as checkpointer:
-            tree = checkpointer.metadata(path).item_metadata.tree
-            as_numpy = _mapped(tree, lambda _: ocp.RestoreArgs(restore_type=np.ndarray))
-            return checkpointer.restore(path, restore_args=as_numpy)
-    except (ValueError, OSError, KeyError, AttributeError) as error:
-        raise OmfaError(f"{path} is not a whole Orbax tree ({error}); import it again") from None
+def _shapes(component: names.Component, change: conv_in.ChannelMap) -> dict[str, tuple[int, ...]]:
+    shapes = {}
+    for path, leaf in trees.walk(component.tree):
+        shape = tuple(leaf.shape)
+        if path == conv_in.PATH:
+            shape = (*shape[:2], conv_in.total(change.wanted), shape[3])
+        shapes["/".join(path)] = shape
+    return shapes
 
 
-def _mapped(tree: Mapping[str, Any], function: Any) -> dict[str, Any]:
-    return trees.build({path: function(leaf) for path, leaf in trees.walk(tree)})
+def _arrays(
+    component: names.Component, faults: names.Faults, change: conv_in.ChannelMap
+) -> Iterator[tuple[str, np.ndarray]]:
+    for row, array in names.read_rows(component, faults):
+        kernel = change.apply(array) if row.path == conv_in.PATH else array
+        yield "/".join(row.path), kernel
+
+
+def _entry(shape: Sequence[int], dtype: np.dtype, sha256: str) -> dict[str, Any]:
+    return {"shape": list(shape), "dtype": dtype.name, "sha256": sha256}
+
+
+def _found(array: np.ndarray, listed: dict[str, Any], verify: bool) -> dict[str, Any]:
+    digest = listed["sha256"]
+    if verify:
+        digest = hashlib.sha256(stream.as_bytes(array)).hexdigest()
+    return _entry(array.shape, array.dtype, digest)

@@ -53,7 +53,7 @@ class PromptTable:
             if prompt not in self.prompts:
                 raise OmfaError(
                     f"prompt {prompt!r} is not in the weights' prompt table {list(self.prompts)}; "
-                    "import the weights again with it (convert_weights.py import --prompt)"
+                    "import the weights again (convert_weights.py import --config or --prompt)"
                 )
         index = [self.prompts.index(prompt) for prompt in wanted]
         return {"context": self.context[index], "pooled": self.pooled[index]}
@@ -75,6 +75,14 @@ def seeded_prompts(
         context[row] = rng.standard_normal((tokens, dim), np.float32)
         pooled[row] = rng.standard_normal(pooled_dim, np.float32)
     return PromptTable((*named, EMPTY), context, pooled)
+
+
+def null_prompts(prompts: Sequence[str], tokens: int, dim: int, pooled_dim: int) -> PromptTable:
+    """Return a table in which every prompt is SDXL's empty one, zeros: training without text."""
+    named = [prompt for prompt in dict.fromkeys(prompts) if prompt != EMPTY]
+    rows = len(named) + 1
+    context, pooled = np.zeros((rows, tokens, dim)), np.zeros((rows, pooled_dim))
+    return PromptTable((*named, EMPTY), context.astype(np.float32), pooled.astype(np.float32))
 
 
 def save_prompts(path: Path, table: PromptTable) -> None:

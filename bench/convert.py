@@ -1,0 +1,242 @@
+"""A random SDXL there and back, exact and cheap: what convert_weights.py promises, measured.
+
+    PYTHONPATH=. python bench/convert.py --workdir DIR
+
+makes a UNet and a VAE in diffusers' form, imports them, exports them again, compares every tensor
+and, one side after the other, the networks' outputs. At full size it takes 32 GB of disk and 14 GB
+of memory; DIR is emptied as it goes. Memory is what is resident and not backed by files.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import gc
+import os
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import convert_weights
+from omfa_jax.models import VAES, UNetConfig, VAEConfig, unet, vae
+from omfa_jax.weights import configs, conv_in, names, stream
+from omfa_jax.weights.check import compare
+from omfa_jax.weights.description import Description, write_description
+from omfa_jax.weights.files import STEM
+from omfa_jax.weights.sources import shapes_of_unet
+from omfa_jax.weights.tensors import Tensors, open_model
+
+TOLERANCE = 5e-6
+MEMORY_FACTOR, TIME_FACTOR = 1.3, 3.0
+# what writes to the stream that the norms read: small, so that their epsilons count
+QUIET = ("conv_in", "conv2", "conv_shortcut", "samplers", "proj_in", "proj_out")
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table; `bound` is "" where the figure is for information."""
+
+    what: str
+    figure: str
+    bound: str = ""
+    holds: bool = True
+
+
+@dataclass
+class Cost:
+    """What a stage took: seconds until its files are on disk, and the peak of its memory."""
+
+    seconds: float
+    peak_bytes: int
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the bench; return 1 if a bound does not hold."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--workdir", type=Path, required=True, help="an empty or new folder")
+    parser.add_argument("--preset", default="sdxl", help="a row of the UNets (sdxl)")
+    options = parser.parse_args(arguments)
+    unet_config = unet(options.preset)
+    # s, m and l share SDXL's VAE
+    vae_config = vae(options.preset if options.preset in VAES else "sdxl")
+    rows = []
+    for row in bench(unet_config, vae_config, options.workdir):
+        print(f"# {row.what}: {row.figure}", file=sys.stderr, flush=True)
+        rows.append(row)
+    print(f"| {options.preset}: what | figure | bound | |\n| --- | --- | --- | --- |")
+    for row in rows:
+        mark = ("holds" if row.holds else "FAILS") if row.bound else ""
+        print(f"| {row.what} | {row.figure} | {row.bound} | {mark} |")
+    return 0 if all(row.holds for row in rows) else 1
+
+
+def bench(unet_config: UNetConfig, vae_config: VAEConfig, workdir: Path) -> Iterator[Row]:
+    """Yield the table's rows, in the order in which they are measured."""
+    source, imported, exported = (workdir / name for name in ("source", "imported", "exported"))
+    workdir.mkdir(parents=True, exist_ok=True)
+    shapes = {"unet": torch_shapes(unet_config), "vae": torch_shapes(vae_config)}
+    sizes = {part: sum(map(volume, found.values())) for part, found in shapes.items()}
+    counts = {part: len(found) for part, found in shapes.items()}
+    expected = dict(counts)
+    if (unet_config, vae_config) == (UNetConfig(), VAEConfig()):
+        expected = {"unet": 1680, "vae": 248}
+        yield count_row("UNet parameters", sizes["unet"], 2_567_463_684)
+    write_description(source, Description(unet_config, vae_config, {}, None, None))
+    for part, found in shapes.items():
+        path = source / part / f"{STEM}.safetensors"
+        stream.write_stream(path, found, "fp32", random_tensors(found), {"format": "pt"})
+    for width in (9, 13):
+        yield from variant_rows(dataclasses.replace(unet_config, in_channels=width), counts["unet"])
+
+    copied = measured(lambda: shutil.copytree(source, workdir / "copy"))
+    shutil.rmtree(workdir / "copy")
+    total = 4 * sum(sizes.values())
+    yield Row("plain copy", f"{copied.seconds:.1f} s for {total / 1e9:.3f} GB")
+    most = 4 * max(sizes.values())
+    cost = measured(lambda: command("import", source, "--out", imported))
+    yield from cost_rows("import", cost, copied, most)
+    cost = measured(lambda: command("export", imported, "--out", exported))
+    yield from cost_rows("export", cost, copied, most)
+    for part in counts:
+        yield count_row(f"{part} tensors in the source", counts[part], expected[part])
+        equal = equal_tensors(open_model(source / part), open_model(exported / part))
+        yield count_row(f"{part} tensors bit-equal after export", equal, expected[part])
+    shutil.rmtree(exported)
+    gc.collect()
+
+    differences = []
+    cost = measured(lambda: differences.extend(compare(imported, source)))
+    for found in differences:
+        agrees = found.relative_l2 <= TOLERANCE
+        figure = f"{found.relative_l2:.2e} (max abs {found.max_abs:.2e})"
+        yield Row(f"{found.component}: relative L2", figure, f"<= {TOLERANCE:g}", agrees)
+    figure = f"{cost.seconds:.0f} s, {cost.peak_bytes / 1e9:.2f} GB"
+    yield Row("both forward passes: time, peak memory", figure)
+    shutil.rmtree(workdir)
+
+
+def torch_shapes(config: UNetConfig | VAEConfig) -> Shapes:
+    """Return the state dict's names and shapes of diffusers' own network, without its weights."""
+    import diffusers
+    import torch
+
+    with torch.device("meta"):
+        if isinstance(config, UNetConfig):
+            fields = configs.unet_to_diffusers(config)
+            model: Any = diffusers.UNet2DConditionModel.from_config(fields)
+        else:
+            model = diffusers.AutoencoderKL.from_config(configs.vae_to_diffusers(config))
+    return {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
+
+
+def random_tensors(shapes: Shapes) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield random tensors, one at a time, with norms away from 1 and 0."""
+    rng = np.random.default_rng(0)
+    for name, shape in shapes.items():
+        noise = rng.standard_normal(shape, np.float32)
+        loudness = np.float32(0.02 if any(part in name for part in QUIET) else 0.6)
+        if len(shape) > 1:
+            noise *= loudness / np.sqrt(np.float32(volume(shape[1:])))
+        elif name.endswith("weight"):
+            noise = 1 + np.float32(0.3) * noise
+        else:
+            noise *= np.float32(0.2) * loudness
+        yield name, noise
+
+
+def variant_rows(config: UNetConfig, count: int) -> Iterator[Row]:
+    """Yield what holds for another width of conv_in: names, shapes, channels, and the way back."""
+    shapes = torch_shapes(config)
+    component = names.Component(shapes_of_unet(config), Tensors("diffusers", shapes, np.zeros))
+    faults = str(names.fit(component))
+    what = f"{config.in_channels} channels: tensors that fit diffusers'"
+    yield count_row(what, 0 if faults else len(component.rows), count)
+    found = conv_in.source_inputs(config.in_channels, config.out_channels)
+    row = next(row for row in component.rows if row.path == conv_in.PATH)
+    weight = np.random.default_rng(1).standard_normal(row.shape, np.float32)
+    kernel = row.from_torch(weight)
+    if found is None:
+        back, rule = row.to_torch(kernel), "unknown"
+    else:
+        back = row.to_torch(conv_in.ChannelMap(found, found.groups).apply(kernel))
+        rule = conv_in.listed(found.groups)
+    config_back = configs.unet_from_diffusers(configs.unet_to_diffusers(config), "config")
+    same = np.array_equal(back, weight) and config_back == config
+    yield Row(f"{config.in_channels} channels: conv_in back bit-equal", rule, "yes", same)
+
+
+def count_row(what: str, came: int, expected: int) -> Row:
+    """Return the row of a number that must be exactly so."""
+    return Row(what, f"{came:,}", f"{expected:,}", came == expected)
+
+
+def cost_rows(what: str, cost: Cost, copied: Cost, most: int) -> Iterator[Row]:
+    """Yield time against a plain copy's and peak memory against the largest network's."""
+    times = cost.seconds / copied.seconds
+    figure = f"{cost.seconds:.1f} s, {times:.2f} times the copy"
+    yield Row(f"{what}: time", figure, f"<= {TIME_FACTOR:g} times", times <= TIME_FACTOR)
+    bound = MEMORY_FACTOR * most
+    figure = f"{cost.peak_bytes / 1e9:.2f} GB"
+    holds = cost.peak_bytes <= bound
+    yield Row(f"{what}: peak memory", figure, f"<= {bound / 1e9:.2f} GB", holds)
+
+
+def equal_tensors(a: Tensors, b: Tensors) -> int:
+    """Return how many tensors are the same, bit for bit, in both; 0 if the names differ."""
+    if a.shapes != b.shapes:
+        return 0
+    return sum(a.read(key).tobytes() == b.read(key).tobytes() for key in a.shapes)
+
+
+def command(*arguments: object) -> None:
+    """Run convert_weights.py in this process; a failure ends the bench."""
+    with contextlib.redirect_stdout(sys.stderr):
+        status = convert_weights.main(list(map(str, arguments)))
+    if status:
+        raise SystemExit(f"convert_weights.py {arguments[0]} failed")
+
+
+def measured(run: Callable[[], object]) -> Cost:
+    """Run, wait for the disk, and watch this process's memory meanwhile, 50 times a second."""
+    peak, done = anonymous_bytes(), threading.Event()
+
+    def watch() -> None:
+        nonlocal peak
+        while not done.wait(0.02):
+            peak = max(peak, anonymous_bytes())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    start = time.perf_counter()
+    try:
+        run()
+        os.sync()
+        return Cost(time.perf_counter() - start, peak)
+    finally:
+        done.set()
+        watcher.join()
+
+
+def anonymous_bytes() -> int:
+    """Return the resident memory of this process that no file backs (Linux)."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("RssAnon:"):
+            return 1024 * int(line.split()[1])
+    raise SystemExit("this bench reads /proc, which only Linux has")
+
+
+def volume(shape: tuple[int, ...]) -> int:
+    """Return the number of elements."""
+    return int(np.prod(shape, dtype=np.int64))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,90 @@
+"""Arrays of a checkpoint that stay on disk until numpy asks for them, some at a time."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+
+from omfa_jax.core import trees
+from omfa_jax.core.errors import OmfaError
+
+# Arrays are read in runs of about this size: each read costs Orbax a tenth of a second.
+RUN_BYTES = 500_000_000
+
+
+class StoredArray:
+    """One array of a saved item; `np.asarray` of it reads it."""
+
+    def __init__(self, reader: "_Reader", path: trees.Path, shape: tuple[int, ...], dtype: Any):
+        self.shape, self.dtype = shape, np.dtype(dtype)
+        self._reader, self._path = reader, path
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        array = self._reader.read(self._path)
+        return array if dtype is None else array.astype(dtype, copy=False)
+
+
+def stored_tree(folder: Path, tree: Mapping[str, Any], prefix: trees.Path) -> dict[str, Any]:
+    """Return the stored arrays under `prefix` of a saved item whose metadata are `tree`.
+
+    One run of them is in memory at a time, so ask for them in the tree's order.
+    """
+    for name in prefix:
+        tree = tree[name]
+    leaves = {(*prefix, *path): leaf for path, leaf in trees.walk(tree)}
+    reader = _Reader(folder, leaves)
+    return trees.build(
+        {
+            path[len(prefix) :]: StoredArray(reader, path, tuple(leaf.shape), leaf.dtype)
+            for path, leaf in leaves.items()
+        }
+    )
+
+
+class _Reader:
+    """Reads a saved item run by run and keeps the last run."""
+
+    def __init__(self, folder: Path, leaves: Mapping[trees.Path, Any]):
+        self._folder, self._leaves = folder, leaves
+        self._held: dict[trees.Path, np.ndarray] = {}
+        self._runs: dict[trees.Path, list[trees.Path]] = {}
+        run: list[trees.Path] = []
+        size = 0
+        for path, leaf in leaves.items():
+            new = int(np.prod(leaf.shape, dtype=np.int64)) * np.dtype(leaf.dtype).itemsize
+            if run and size + new > RUN_BYTES:
+                run, size = [], 0
+            run.append(path)
+            size += new
+            self._runs[path] = run
+
+    def read(self, path: trees.Path) -> np.ndarray:
+        """Return the array at `path`."""
+        if path not in self._held:
+            # let go of the last run before the next is read
+            self._held = {}
+            self._held = self._restored(self._runs[path])
+        return self._held[path]
+
+    def _restored(self, run: list[trees.Path]) -> dict[trees.Path, np.ndarray]:
+        item, how = {}, {}
+        for path in run:
+            leaf = self._leaves[path]
+            item[path] = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+            how[path] = ocp.RestoreArgs(restore_type=np.ndarray)
+        arguments = ocp.args.PyTreeRestore(
+            item=trees.build(item), restore_args=trees.build(how), partial_restore=True
+        )
+        handler = ocp.PyTreeCheckpointHandler()
+        try:
+            tree = handler.restore(epath.Path(self._folder), args=arguments)
+        except Exception as error:
+            reason = next((line for line in str(error).splitlines() if line.strip()), repr(error))
+            raise OmfaError(f"checkpoint {self._folder} is damaged: {reason[:300]}") from error
+        finally:
+            handler.close()
+        return dict(trees.walk(tree))

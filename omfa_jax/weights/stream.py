@@ -1,0 +1,136 @@
+"""safetensors files written as their tensors come, so that no more than one is in memory."""
+
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from omfa_jax.core.errors import OmfaError
+from omfa_jax.weights.files import DTYPES, STEM, cast, write_json
+from omfa_jax.weights.names import Row, contiguous
+
+CODES = {"fp32": "F32", "fp16": "F16", "bf16": "BF16"}
+# the tensors begin at a multiple of it, which suits mapped reads
+ALIGNMENT = 64
+UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9}
+
+Chunks = Iterable[tuple[str, np.ndarray]]
+Shape = tuple[int, ...]
+
+
+def write_stream(
+    path: Path, shapes: Mapping[str, Shape], dtype: str, chunks: Chunks, metadata: Mapping[str, str]
+) -> None:
+    """Write a safetensors file of tensors `shapes`, in that order, out of `chunks`.
+
+    A tensor may come in several chunks. They are of `dtype` already (see `cast_all`). A file whose
+    writer was stopped is shorter than its header says and is refused by every reader.
+    """
+    offset, header = 0, {"__metadata__": dict(metadata)}
+    for name, shape in shapes.items():
+        end = offset + size_bytes(shape, dtype)
+        header[name] = {"dtype": CODES[dtype], "shape": list(shape), "data_offsets": [offset, end]}
+        offset = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-(8 + len(text)) % ALIGNMENT)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for _, chunk in chunks:
+            file.write(as_bytes(chunk))
+        written = file.tell() - 8 - len(text)
+    assert written == offset, f"{path}: {written} bytes came, {offset} were announced"
+
+
+def map_stream(path: Path) -> dict[str, np.ndarray]:
+    """Return a file's tensors as read-only views of the file: pages are read when touched.
+
+    The file must be whole; `files.open_safetensors` finds out.
+    """
+    data = np.memmap(path, np.uint8, "r").view(np.ndarray)
+    length = int.from_bytes(data[:8].tobytes(), "little")
+    header = json.loads(data[8 : 8 + length].tobytes())
+    header.pop("__metadata__", None)
+    kinds = {CODES[dtype]: kind for dtype, kind in DTYPES.items()}
+    body = data[8 + length :]
+    return {
+        name: body[slice(*entry["data_offsets"])]
+        .view(kinds[entry["dtype"]])
+        .reshape(entry["shape"])
+        for name, entry in header.items()
+    }
+
+
+def cast_all(chunks: Chunks, dtype: str) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield the chunks contiguous and as `dtype`; a value too large for it is an OmfaError."""
+    for name, chunk in chunks:
+        yield name, contiguous(cast(name, chunk, dtype))
+
+
+def hashed(chunks: Chunks, digests: dict[str, "hashlib._Hash"]) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield the chunks on, adding their bytes to the SHA-256 of their tensor in `digests`."""
+    for name, chunk in chunks:
+        digests.setdefault(name, hashlib.sha256()).update(as_bytes(chunk))
+        yield name, chunk
+
+
+def as_bytes(array: np.ndarray) -> memoryview:
+    """Return the bytes of a contiguous array, of types too that Python's buffers do not know."""
+    return array.reshape(-1).view(np.uint8).data
+
+
+def size_bytes(shape: Shape, dtype: str) -> int:
+    """Return the size of a tensor on disk."""
+    return int(np.prod(shape, dtype=np.int64)) * DTYPES[dtype].itemsize
+
+
+def parse_size(text: str) -> int:
+    """Return the bytes in "5GB", "300MB" or "1.5GB" (powers of ten, as diffusers counts)."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(KB|MB|GB)", text.strip(), re.IGNORECASE)
+    size = int(float(match[1]) * UNITS[match[2].upper()]) if match else 0
+    if size == 0:
+        raise OmfaError(f"--max-shard-size: expected a size such as 5GB or 300MB, got {text!r}")
+    return size
+
+
+def require_space(folder: Path, needed: int) -> None:
+    """Raise an OmfaError if the disk of `folder` has less than `needed` bytes free."""
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise OmfaError(
+            f"the weights take {needed / 1e9:.3g} GB, {free / 1e9:.3g} GB are free in"
+            f" {folder.parent}; make room or give another folder to --out"
+        )
+
+
+def shards_of(rows: Sequence[Row], dtype: str, max_bytes: int) -> list[list[Row]]:
+    """Return the rows cut into runs of at most `max_bytes`; a larger tensor is alone in its own."""
+    shards: list[list[Row]] = [[]]
+    size = 0
+    for row in rows:
+        new = size_bytes(row.shape, dtype)
+        if shards[-1] and size + new > max_bytes:
+            shards.append([])
+            size = 0
+        shards[-1].append(row)
+        size += new
+    return shards
+
+
+def shard_names(count: int) -> list[str]:
+    """Return diffusers' file names for a model in `count` files."""
+    if count == 1:
+        return [f"{STEM}.safetensors"]
+    return [f"{STEM}-{i + 1:05d}-of-{count:05d}.safetensors" for i in range(count)]
+
+
+def write_index(folder: Path, shards: Mapping[str, Sequence[Row]], dtype: str) -> None:
+    """Write the index by which diffusers finds each tensor's file."""
+    total = sum(size_bytes(row.shape, dtype) for rows in shards.values() for row in rows)
+    weight_map = {row.key: name for name, rows in shards.items() for row in rows}
+    fields = {"metadata": {"total_size": total}, "weight_map": weight_map}
+    write_json(folder / f"{STEM}.safetensors.index.json", fields)

@@ -1,0 +1,172 @@
+"""Export: sharded as diffusers shards, streamed from checkpoints, loaded by diffusers itself."""
+
+import itertools
+import json
+import shutil
+
+import diffusers
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+from torch_models import AutoencoderKL, UNet2DConditionModel, torch
+
+import convert_weights
+from omfa_jax.cli import config as border
+from omfa_jax.core import trees
+from omfa_jax.core.errors import OmfaError
+from omfa_jax.models import VAES, unet
+from omfa_jax.train import checkpoint, stored
+from omfa_jax.train.checkpoint import MODEL_FOLDER, Checkpoints, load_for_export, restore_params
+from omfa_jax.train.state import TrainState
+from omfa_jax.weights import names, stream
+from omfa_jax.weights.bundle import Bundle
+from omfa_jax.weights.frozen import save_frozen
+from omfa_jax.weights.sources import shapes_of_unet, shapes_of_vae
+from omfa_jax.weights.stream import parse_size
+
+FILE = "diffusion_pytorch_model"
+
+
+def filled(shapes, seed):
+    rng = np.random.default_rng(seed)
+    leaves = {p: rng.standard_normal(x.shape, np.float32) for p, x in trees.walk(shapes)}
+    return trees.build(leaves)
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    """A training workdir of the tiny preset with checkpoint 3: raw parameters and an EMA."""
+    folder = tmp_path_factory.mktemp("run")
+    config = border.load_config("configs/tiny.py")
+    settings = border.diffusion_settings(config, VAES["tiny"])
+    unet_config = unet("tiny", in_channels=settings.in_channels, out_channels=settings.out_channels)
+    prompts = {
+        "context": np.zeros((len(settings.tasks) + 1, 4, unet_config.context_dim), np.float32),
+        "pooled": np.zeros((len(settings.tasks) + 1, unet_config.pooled_dim), np.float32),
+    }
+    vae = filled(shapes_of_vae(VAES["tiny"]), 0)
+    save_frozen(
+        folder / MODEL_FOLDER, Bundle(settings, unet_config, VAES["tiny"], None, vae, prompts)
+    )
+    raw, ema = (filled(shapes_of_unet(unet_config), seed) for seed in (1, 2))
+    state = TrainState(np.int32(3), raw, ema, {"mu": raw})
+    checkpoints = Checkpoints(folder, keep=1)
+    checkpoints.save(3, state, {}, {})
+    checkpoints.close()
+    return folder
+
+
+def test_sharded_folders_load_cleanly(workdir, tmp_path):
+    arguments = ["export", str(workdir), "--out", str(tmp_path), "--max-shard-size", "500KB"]
+    assert convert_weights.main(arguments) == 0
+    files = sorted(path.name for path in (tmp_path / "unet").glob("*.safetensors"))
+    assert len(files) > 2 and files[0] == f"{FILE}-00001-of-{len(files):05d}.safetensors"
+    sizes = [sum(t.nbytes for t in load_file(tmp_path / "unet" / f).values()) for f in files]
+    assert len([size for size in sizes if size > 500_000]) < 10  # tensors of more than that
+    index = json.loads((tmp_path / "unet" / f"{FILE}.safetensors.index.json").read_text())
+    assert index["metadata"]["total_size"] == sum(sizes)
+    expected = names.to_torch(restore_params(workdir)[0])
+    for name, kind in (("unet", UNet2DConditionModel), ("vae", AutoencoderKL)):
+        model, info = kind.from_pretrained(
+            tmp_path / name, output_loading_info=True, low_cpu_mem_usage=False
+        )
+        assert not any(info[field] for field in info), info
+        if name == "unet":
+            state = model.state_dict()
+            assert state.keys() == expected.keys() == index["weight_map"].keys()
+            assert all(np.array_equal(state[key], expected[key]) for key in state)
+    scheduler = diffusers.DDIMScheduler.from_pretrained(tmp_path / "scheduler")
+    assert scheduler.config.prediction_type == "v_prediction"
+
+
+def test_shards_are_whole_and_in_order():
+    rows = names.table(shapes_of_vae(VAES["tiny"]))
+    shards = stream.shards_of(rows, "fp16", 100_000)
+    assert [row for shard in shards for row in shard] == rows
+    sizes = [sum(stream.size_bytes(row.shape, "fp16") for row in shard) for shard in shards]
+    assert all(a + b > 100_000 for a, b in itertools.pairwise(sizes))
+    assert all(size <= 100_000 for size, s in zip(sizes, shards, strict=True) if len(s) > 1)
+    assert [len(s) for s in stream.shards_of(rows, "fp16", 1)] == [1] * len(rows)
+    assert len(stream.shards_of(rows, "fp16", 10**9)) == 1
+
+
+@pytest.mark.parametrize("weights", ["ema", "raw"])
+def test_checkpoints_are_streamed(workdir, tmp_path, weights, monkeypatch):
+    reads = []
+    real = stored._Reader._restored
+
+    def counted(self, run):
+        reads.append(run)
+        return real(self, run)
+
+    monkeypatch.setattr(stored._Reader, "_restored", counted)
+    monkeypatch.setattr(stored, "RUN_BYTES", 3_000_000)
+    # nobody may read a whole tree
+    monkeypatch.setattr(checkpoint, "as_numpy", None)
+    out = tmp_path / "out"
+    arguments = ["export", str(workdir), "--out", str(out), "--weights", weights]
+    assert convert_weights.main([*arguments, "--max-shard-size", "500KB"]) == 0
+    monkeypatch.undo()
+    params = restore_params(workdir, ema=weights == "ema")[0]
+    leaves = list(trees.walk(params))
+    assert len(reads) > 3 and sum(map(len, reads)) == len(leaves)
+    found = {}
+    for path in (out / "unet").glob("*.safetensors"):
+        found |= load_file(path)
+    expected = names.to_torch(params)
+    assert found.keys() == expected.keys()
+    assert all(np.array_equal(found[key], expected[key]) for key in expected)
+
+
+def test_a_damaged_checkpoint_is_named(workdir, tmp_path):
+    copy = shutil.copytree(workdir, tmp_path / "run")
+    leaf = next(trees.walk(load_for_export(copy, "raw")["unet_params"]))[1]
+    for path in (copy / "checkpoints" / "3" / "state").rglob("d/*"):
+        path.unlink()
+    with pytest.raises(OmfaError, match=r"3/state is damaged: ") as caught:
+        np.asarray(leaf)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("5GB", 5 * 10**9), ("1.5mb", 1_500_000), (" 300 KB", 300_000)]
+)
+def test_sizes_are_powers_of_ten(text, size):
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["5", "GB", "0MB", "5GiB", "-1GB", ""])
+def test_other_sizes_are_refused(text):
+    with pytest.raises(OmfaError, match="--max-shard-size: expected a size such as 5GB"):
+        parse_size(text)
+
+
+def test_stream_files_are_safetensors(tmp_path):
+    """Written in pieces, read by the library, and mapped back, in all three types."""
+    rng = np.random.default_rng(0)
+    for dtype in ("fp32", "fp16", "bf16"):
+        tensors = {
+            name: rng.standard_normal(shape).astype(stream.DTYPES[dtype])
+            for name, shape in {"a.b": (3, 5), "c": (1,), "d": (2, 2, 7)}.items()
+        }
+        pieces = [(name, part) for name, tensor in tensors.items() for part in tensor]
+        path = tmp_path / f"{dtype}.safetensors"
+        shapes = {name: tensor.shape for name, tensor in tensors.items()}
+        stream.write_stream(path, shapes, dtype, pieces, {"format": "pt"})
+        mapped, read = stream.map_stream(path), load_file(path)
+        for name, tensor in tensors.items():
+            for found in (mapped[name], read[name]):
+                assert found.dtype == tensor.dtype
+                np.testing.assert_array_equal(found, tensor)
+        assert not mapped["c"].flags.writeable and not mapped["c"].flags.owndata
+
+
+@pytest.mark.parametrize(("dtype", "kind"), [("fp16", torch.float16), ("bf16", torch.bfloat16)])
+def test_half_precision_exports_load(workdir, tmp_path, dtype, kind):
+    arguments = ["export", str(workdir), "--out", str(tmp_path / "out"), "--dtype", dtype]
+    assert convert_weights.main(arguments) == 0
+    model = AutoencoderKL.from_pretrained(
+        tmp_path / "out" / "vae", torch_dtype=kind, low_cpu_mem_usage=False
+    )
+    weight = load_file(workdir / "model" / "vae" / f"{FILE}.safetensors")["decoder.conv_in.weight"]
+    assert torch.equal(model.decoder.conv_in.weight, torch.from_numpy(weight).to(kind))

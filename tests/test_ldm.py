@@ -1,0 +1,187 @@
+"""SDXL's original single file: diffusers' own reader agrees with our column of names."""
+
+import dataclasses
+import functools
+
+import jax
+import numpy as np
+import pytest
+from diffusers.loaders.single_file_utils import (
+    convert_ldm_unet_checkpoint,
+    convert_ldm_vae_checkpoint,
+)
+from safetensors.numpy import save_file
+from torch_models import state_of, torch_unet, torch_vae
+
+import convert_weights
+from omfa_jax.core import trees
+from omfa_jax.core.errors import OmfaError
+from omfa_jax.models import UNETS, VAES, UNetConfig, VAEConfig
+from omfa_jax.weights import configs, ldm, names
+from omfa_jax.weights.imported import load_imported
+from omfa_jax.weights.sources import open_source, shapes_of_unet, shapes_of_vae
+
+# what the file does not say (heads of 64, 32 norm groups, time ids of 256) is SDXL's
+UNET = UNetConfig(
+    block_channels=(32, 64),
+    layers_per_block=2,
+    transformer_depth=(0, 2),
+    context_dim=24,
+    pooled_dim=16,
+)
+VAE = VAEConfig(block_channels=(32, 64), layers_per_block=1)
+
+
+@functools.cache
+def rows_of(config):
+    """Tracing full SDXL takes seconds: once."""
+    shapes = shapes_of_unet if isinstance(config, UNetConfig) else shapes_of_vae
+    return [(row.key, row.shape) for row in names.table(shapes(config))]
+
+
+def in_one_file(unet, vae, unet_config=UNET, vae_config=VAE):
+    """Return diffusers' two state dicts under the single file's names and shapes."""
+    unet_name, vae_name = (
+        ldm.unet_column(unet_config),
+        ldm.vae_column(vae_config, ldm.VAE_PREFIX),
+    )
+    tensors = {unet_name(key): tensor for key, tensor in unet.items()}
+    for key, tensor in vae.items():
+        convolution = ".attentions." in key and tensor.ndim == 2
+        tensors[vae_name(key)] = tensor[..., None, None] if convolution else tensor
+    assert len(tensors) == len(unet) + len(vae)
+    return tensors
+
+
+@pytest.fixture(scope="module")
+def torch_models():
+    return torch_unet(UNET), torch_vae(VAE)
+
+
+@pytest.fixture(scope="module")
+def file(torch_models, tmp_path_factory):
+    path = tmp_path_factory.mktemp("original") / "sdxl.safetensors"
+    tensors = in_one_file(*map(state_of, torch_models))
+    tensors["conditioner.embedders.0.x"] = np.zeros(3, np.float32)
+    tensors["denoiser.sigmas"] = np.zeros(3, np.float32)
+    save_file(tensors, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("unet", "vae"), [(UNET, VAE), (UNETS["sdxl"], VAES["sdxl"])], ids=["small", "sdxl"]
+)
+def test_diffusers_reads_our_names(unet, vae):
+    """Every name of both columns, by a converter that is not ours."""
+
+    class Stub(str):
+        """A tensor of which only the name counts."""
+
+        shape = ()
+
+    rows = {part: [key for key, _ in rows_of(c)] for part, c in (("unet", unet), ("vae", vae))}
+    columns = {"unet": ldm.unet_column(unet), "vae": ldm.vae_column(vae, ldm.VAE_PREFIX)}
+    file = {columns[part](key): Stub(key) for part, keys in rows.items() for key in keys}
+    assert len(file) == len(rows["unet"]) + len(rows["vae"])
+    back = convert_ldm_unet_checkpoint(file, configs.unet_to_diffusers(unet))
+    assert len(back) == len(rows["unet"]) and all(key == stub for key, stub in back.items())
+    in_vae = {k: v for k, v in file.items() if k.startswith(ldm.VAE_PREFIX)}
+    attention = [k for k in in_vae if ".attn_1." in k and k.endswith("weight")]
+    plain = {k: v for k, v in in_vae.items() if k not in attention}
+    back = convert_ldm_vae_checkpoint(plain, configs.vae_to_diffusers(vae))
+    assert all(key == stub for key, stub in back.items())
+    assert len(back) == len(rows["vae"]) - len(attention)
+
+
+def test_diffusers_reads_our_file(torch_models):
+    unet, vae = map(state_of, torch_models)
+    file = {k: jax.numpy.asarray(v) for k, v in in_one_file(unet, vae).items()}
+    back = convert_ldm_vae_checkpoint(file, configs.vae_to_diffusers(VAE))
+    assert back.keys() == vae.keys()
+    for key, tensor in vae.items():
+        np.testing.assert_array_equal(back[key].reshape(tensor.shape), tensor, err_msg=key)
+
+
+@pytest.mark.parametrize("config", [UNET, UNETS["sdxl"]], ids=str)
+def test_configs_are_seen_in_shapes(config):
+    column = ldm.unet_column(config)
+    shapes = {column(key): shape for key, shape in rows_of(config)}
+    assert ldm.unet_config(shapes, "file") == config
+    for vae in (VAE, VAES["sdxl"]):
+        column = ldm.vae_column(vae, "")
+        shapes = {column(key): shape for key, shape in rows_of(vae)}
+        assert ldm.vae_config(shapes, "", "file") == vae
+
+
+def test_both_forms_import_to_identical_trees(torch_models, file, tmp_path, capsys):
+    for name, model in zip(("unet", "vae"), torch_models, strict=True):
+        model.save_pretrained(tmp_path / "folder" / name)
+    for source, out in ((file, "a"), (tmp_path / "folder", "b")):
+        assert convert_weights.main(["import", str(source), "--out", str(tmp_path / out)]) == 0
+    printed = capsys.readouterr().out
+    assert "left out the text encoders (1 tensors conditioner.*)" in printed
+    assert "left out the schedule's constants (1 tensors denoiser.*)" in printed
+    for file in ("unet/config.json", "vae/config.json", "params/unet.safetensors"):
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+    ours, theirs = load_imported(tmp_path / "a"), load_imported(tmp_path / "b")
+    for part in ("unet_params", "vae_params"):
+        found = dict(trees.walk(getattr(theirs, part)))
+        for path, leaf in trees.walk(getattr(ours, part)):
+            np.testing.assert_array_equal(leaf, found[path], err_msg=str(path))
+
+
+def test_the_vae_may_come_from_elsewhere(torch_models, file, tmp_path):
+    other = torch_vae(VAE, seed=5)
+    other.save_pretrained(tmp_path / "fixed")
+    column = ldm.vae_column(VAE, "")
+    alone = {column(key): tensor for key, tensor in state_of(other).items()}
+    save_file(alone, tmp_path / "vae.safetensors")
+    for source in (tmp_path / "fixed", tmp_path / "vae.safetensors"):
+        model = open_source(file, vae=source)
+        vae = names.to_torch(names.from_torch({"vae": model.components["vae"]})["vae"])
+        for key, tensor in state_of(other).items():
+            np.testing.assert_array_equal(vae[key], tensor)
+        assert model.notes[-1] == f"VAE from {source}"
+
+
+def test_other_files_are_named_for_what_they_are(torch_models, tmp_path):
+    path = tmp_path / "some.safetensors"
+    tensors = in_one_file(*map(state_of, torch_models))
+    old = {k: v for k, v in tensors.items() if "label_emb" not in k}
+    old["cond_stage_model.transformer.x"] = np.zeros(2, np.float32)
+    save_file(old, path)
+    with pytest.raises(OmfaError, match=r"is a Stable Diffusion 1 or 2 checkpoint \(no label_emb"):
+        open_source(path)
+    save_file({"lora_unet.x": np.zeros(2, np.float32)}, path)
+    with pytest.raises(OmfaError, match=r"no tensors model.diffusion_model.* begin with lora_unet"):
+        open_source(path)
+    shapeless = {k: v for k, v in tensors.items() if "post_quant_conv" not in k}
+    save_file(shapeless, path)
+    with pytest.raises(OmfaError, match="its VAE is not shaped like SDXL's"):
+        open_source(path)
+    (tmp_path / "some.ckpt").write_bytes(b"pickle")
+    with pytest.raises(OmfaError, match=r"expected a \.safetensors file or a folder"):
+        open_source(tmp_path / "some.ckpt")
+
+
+def test_faults_carry_the_files_own_names(torch_models, tmp_path, capsys):
+    tensors = in_one_file(*map(state_of, torch_models))
+    del tensors["model.diffusion_model.out.2.bias"]
+    tensors["model.diffusion_model.stray"] = np.zeros(2, np.float32)
+    tensors["first_stage_model.quant_conv.bias"] = np.full(8, np.inf, np.float32)
+    save_file(tensors, tmp_path / "sdxl.safetensors")
+    arguments = ["import", str(tmp_path / "sdxl.safetensors"), "--out", str(tmp_path / "out")]
+    assert convert_weights.main(arguments) == 2
+    text = capsys.readouterr().err
+    assert "1 missing (model.diffusion_model.out.2.bias); 1 unexpected (model.diffusion_mo" in text
+    assert "1 with NaN or infinity (first_stage_model.quant_conv.bias)" in text
+    assert [p.name for p in tmp_path.iterdir()] == ["sdxl.safetensors"]
+
+
+def test_inpainting_width_is_seen(torch_models, tmp_path):
+    wide = dataclasses.replace(UNET, in_channels=9)
+    tensors = in_one_file(state_of(torch_unet(wide)), state_of(torch_models[1]))
+    save_file(tensors, tmp_path / "inpainting.safetensors")
+    source = open_source(tmp_path / "inpainting.safetensors")
+    assert source.unet_config == wide
+    assert source.inputs.groups == (("noisy", 4), ("mask", 1), ("clean", 4))
