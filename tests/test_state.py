@@ -42,9 +42,11 @@ def test_moments_and_weight_decay_are_the_optimizers_own():
     optimizer = optax.adamw(0.1, weight_decay=0.5)
     state = make_state(PARAMS, optimizer, 0.0)
     params, moments = PARAMS, optimizer.init(PARAMS)
-    for _ in range(3):
-        state = updated(state, GRADS, optimizer, 0.0)
-        updates, moments = optimizer.update(GRADS, moments, params)
+    # growing gradients: with constant ones Adam's update forgets its moments
+    for size in (1.0, 2.0, 4.0):
+        grads = jax.tree.map(lambda g, size=size: size * g, GRADS)
+        state = updated(state, grads, optimizer, 0.0)
+        updates, moments = optimizer.update(grads, moments, params)
         params = optax.apply_updates(params, updates)
     for ours, expected in zip(jax.tree.leaves(state.params), jax.tree.leaves(params), strict=True):
         np.testing.assert_allclose(ours, expected, rtol=1e-6)
