@@ -3,6 +3,7 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from omfa_jax.models.attention import attend
@@ -12,6 +13,17 @@ from omfa_jax.models.layers import GroupNorm, conv
 from omfa_jax.models.resnet import Downsample, Resnet, Upsample
 
 EPSILON = 1e-6
+
+
+def vae_compute(config: VAEConfig, dtype: DTypeLike) -> Compute:
+    """Return how the VAE is run where `dtype` is asked for.
+
+    The rule: float16 becomes float32 unless the config's `force_upcast` is False. The residual
+    stream of SDXL's VAE passes float16's 65504, and the norm after it makes NaN of infinity.
+    bfloat16 has float32's range and is taken as it is.
+    """
+    dtype = jnp.dtype(dtype)
+    return Compute(jnp.float32 if config.force_upcast and dtype == jnp.float16 else dtype)
 
 
 class SpatialAttention(nn.Module):
