@@ -1,6 +1,7 @@
 """Model folders in diffusers' form, written and read with numpy alone."""
 
 import dataclasses
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,9 @@ from omfa_jax.weights.files import STEM, open_model, write_tensors
 from omfa_jax.weights.prompts import PromptTable
 
 Params = dict[str, Any]
+
+# runs an exported folder in PyTorch; nothing here imports it
+SERVE = Path(__file__).parents[1] / "assets" / "omfa_torch.py"
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,8 @@ def save_diffusers(
     """Write a folder that diffusers loads; it appears whole, in place of one that was there.
 
     `scheduler` is diffusers' scheduler_config.json; `omfa` is stored as omfa.json. `dtype` (fp32,
-    fp16, bf16) is that of the tensors on disk.
+    fp16, bf16) is that of the tensors on disk. With `omfa` and `prompts` the folder can be served:
+    `omfa_torch.py`, which runs it in PyTorch, is put beside them.
     """
     description = Description(
         unet_config,
@@ -58,6 +63,8 @@ def save_diffusers(
         for name, params in (("unet", unet_params), ("vae", vae_params)):
             path = temporary / name / f"{STEM}.safetensors"
             write_tensors(path, names.to_torch(params), dtype, {"format": "pt"})
+        if omfa is not None and prompts is not None:
+            shutil.copyfile(SERVE, temporary / SERVE.name)
 
 
 def load_diffusers(folder: Path, *, unet_in_channels: int | None = None) -> LoadedModel:
