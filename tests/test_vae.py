@@ -1,5 +1,6 @@
 """The VAE equals diffusers' AutoencoderKL; SDXL's counts; scaling and sampling."""
 
+import dataclasses
 import functools
 
 import jax
@@ -9,7 +10,7 @@ import pytest
 from torch_models import compiled, nchw, nhwc, params_of, relative_l2, torch, torch_vae
 
 from omfa_jax.models import VAEConfig, decode, encode, init_vae, posterior, vae
-from omfa_jax.weights import names
+from omfa_jax.weights import configs, names
 from omfa_jax.weights.sources import shapes_of_vae
 
 CONFIG = VAEConfig(
@@ -74,6 +75,52 @@ def test_a_key_draws_from_the_posterior():
     mean, scaled, drawn = compiled(latents, known)
     np.testing.assert_allclose(scaled, 0.13025 * mean, rtol=1e-6)
     assert np.std(drawn / 0.13025 - mean) == pytest.approx(3.0, rel=0.05)
+
+
+def loud(params):
+    """The same VAE with every convolution that writes to the residual streams 1e5 times as loud.
+
+    The norms take it out again, so that the last layers see ordinary numbers.
+    """
+    writers = ("conv_in", "conv2", "conv_shortcut", "conv", "to_out.0")
+
+    def scaled(path, leaf):
+        return leaf * 1e5 if path[-2].key in writers else leaf
+
+    return jax.tree_util.tree_map_with_path(scaled, params)
+
+
+@pytest.mark.parametrize("name", ["decoder", "encoder"])
+def test_float16_is_taken_only_from_weights_made_for_it(name):
+    params, inputs = pair()[0], images()
+    run = encode
+    if name == "decoder":
+        inputs = np.random.default_rng(1).standard_normal((2, 5, 3, 6)).astype(np.float32)
+        run = decode
+    fixed = dataclasses.replace(CONFIG, force_upcast=False)
+
+    def result(config, params, dtype):
+        return compiled(functools.partial(run, config, dtype=dtype), params, inputs)
+
+    assert not np.isfinite(result(fixed, loud(params), jnp.float16)).all()
+    whole = result(CONFIG, loud(params), jnp.float32)
+    assert np.isfinite(whole).all() and np.std(whole) > 1e-3
+    np.testing.assert_array_equal(result(CONFIG, loud(params), jnp.float16), whole)
+    assert relative_l2(result(CONFIG, loud(params), jnp.bfloat16), whole) <= 5e-2
+
+    # weights that fit keep their float16, which is closer to float32 than bfloat16 is
+    half = relative_l2(result(fixed, params, jnp.float16), result(CONFIG, params, jnp.float32))
+    assert 0 < half <= 5e-3
+
+
+def test_force_upcast_travels_with_the_weights():
+    fixed = dataclasses.replace(CONFIG, force_upcast=False)
+    for config in (CONFIG, fixed):
+        fields = configs.vae_to_diffusers(config)
+        assert fields["force_upcast"] is config.force_upcast
+        assert configs.vae_from_diffusers(fields, "vae") == config
+    del fields["force_upcast"]
+    assert configs.vae_from_diffusers(fields, "vae") == CONFIG
 
 
 def test_sdxl_has_exactly_its_tensors():

@@ -10,6 +10,7 @@ from omfa_jax.models.api import (
 )
 from omfa_jax.models.config import UNetConfig, VAEConfig
 from omfa_jax.models.presets import UNETS, VAES, unet, vae
+from omfa_jax.models.tiling import decode_any_size, decode_tiled, encode_any_size, encode_tiled
 
 __all__ = [
     "UNETS",
@@ -18,7 +19,11 @@ __all__ = [
     "VAEConfig",
     "apply_unet",
     "decode",
+    "decode_any_size",
+    "decode_tiled",
     "encode",
+    "encode_any_size",
+    "encode_tiled",
     "init_unet",
     "init_vae",
     "posterior",

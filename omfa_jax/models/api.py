@@ -16,7 +16,7 @@ from omfa_jax.models.compute import Compute, Constrain, Params
 from omfa_jax.models.config import UNetConfig, VAEConfig
 from omfa_jax.models.init import random_params
 from omfa_jax.models.unet import UNet
-from omfa_jax.models.vae import VAE
+from omfa_jax.models.vae import VAE, vae_compute
 
 
 @functools.partial(jax.jit, static_argnames="config")
@@ -75,7 +75,7 @@ def posterior(
 
     Height and width should be multiples of `config.stride`; the last pixels are lost otherwise.
     """
-    vae = VAE(config, Compute(dtype))
+    vae = VAE(config, vae_compute(config, dtype))
     return _applied(vae, params, images, method=VAE.posterior)
 
 
@@ -103,7 +103,7 @@ def decode(
     dtype: DTypeLike = jnp.float32,
 ) -> Float[Array, "b h2 w2 3"]:
     """Return images, nominally in [-1, 1] but not clipped, of scaled latents."""
-    vae = VAE(config, Compute(dtype))
+    vae = VAE(config, vae_compute(config, dtype))
     return _applied(vae, params, latents / config.scaling_factor, method=VAE.decode)
 
 

@@ -1,5 +1,7 @@
 """Attention: the one function that a faster kernel replaces, and its four projections."""
 
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -28,6 +30,16 @@ def attention(
     return (mixed / total).astype(v.dtype).swapaxes(1, 2)
 
 
+def attention_in_runs(
+    q: Float[Array, "b l n d"], k: Float[Array, "b s n d"], v: Float[Array, "b s n d"], run: int
+) -> Float[Array, "b l n d"]:
+    """Return `attention`, `run` queries at a time: the scores take run x s and not l x s."""
+    by_query = jax.lax.map(
+        lambda one: attention(one[:, None], k, v)[:, 0], q.swapaxes(0, 1), batch_size=run
+    )
+    return by_query.swapaxes(0, 1)
+
+
 def attend(
     x: Float[Array, "b l c"],
     context: Float[Array, "b s e"],
@@ -35,10 +47,12 @@ def attend(
     compute: Compute,
     *,
     use_bias: bool,
+    kernel: Callable[..., Array] = attention,
 ) -> Float[Array, "b l c"]:
     """Attend from `x` to `context` with projections made in the module that calls this.
 
-    `use_bias` is for queries, keys and values; the output projection always has a bias.
+    `use_bias` is for queries, keys and values; the output projection always has a bias. `kernel`
+    takes what `attention` takes.
     """
     channels = x.shape[-1]
 
@@ -47,7 +61,7 @@ def attend(
         split = projected.reshape(*source.shape[:2], heads, channels // heads)
         return compute.place(split, HEADS)
 
-    mixed = attention(project("to_q", x), project("to_k", context), project("to_v", context))
+    mixed = kernel(project("to_q", x), project("to_k", context), project("to_v", context))
     return dense(channels, "to_out.0", compute)(mixed.reshape(x.shape))
 
 

@@ -61,6 +61,8 @@ class VAEConfig:
     """Shape of an SDXL-style autoencoder; the defaults are SDXL's own.
 
     `scaling_factor` multiplies the posterior's sample to give latents of about unit variance.
+    `force_upcast` (diffusers' name) says that activations pass float16's range, as those of SDXL's
+    own weights do; only weights made for float16 may say False (see `vae.vae_compute`).
     """
 
     block_channels: tuple[int, ...] = (128, 256, 512, 512)
@@ -68,6 +70,7 @@ class VAEConfig:
     latent_channels: int = 4
     norm_groups: int = 32
     scaling_factor: float = 0.13025
+    force_upcast: bool = True
 
     def __post_init__(self) -> None:
         _check_levels("VAEConfig", self.block_channels, self.norm_groups)

@@ -60,11 +60,24 @@ class GroupNorm(nn.Module):
         scale = self.param("scale", nn.initializers.ones, (channels,))
         bias = self.param("bias", nn.initializers.zeros, (channels,))
         x = x.astype(jnp.float32)
-        x = x - self._group_mean(x)
-        inverse = jax.lax.rsqrt(self._group_mean(jnp.square(x)) + self.epsilon)
-        return (x * (inverse * scale) + bias).astype(self.dtype)
+        mean, variance = self.moments(x)
+        inverse = jax.lax.rsqrt(variance + self.epsilon)
+        return ((x - mean) * (inverse * scale) + bias).astype(self.dtype)
 
-    def _group_mean(self, x: Float[Array, "b h w c"]) -> Float[Array, "b 1 1 c"]:
+    def moments(
+        self, x: Float[Array, "b h w c"], share: Float[Array, "h w"] | None = None
+    ) -> tuple[Float[Array, "b 1 1 c"], Float[Array, "b 1 1 c"]]:
+        """Return every group's mean and variance, repeated for each of its channels.
+
+        `share` weighs the pixels and sums to 1; None weighs them alike.
+        """
+        mean = self._group_mean(x, share)
+        return mean, self._group_mean(jnp.square(x - mean), share)
+
+    def _group_mean(
+        self, x: Float[Array, "b h w c"], share: Float[Array, "h w"] | None
+    ) -> Float[Array, "b 1 1 c"]:
         batch, channels = x.shape[0], x.shape[-1]
-        means = x.mean((1, 2)).reshape(batch, self.groups, -1).mean(-1)
+        means = x.mean((1, 2)) if share is None else (x * share[:, :, None]).sum((1, 2))
+        means = means.reshape(batch, self.groups, -1).mean(-1)
         return jnp.repeat(means, channels // self.groups, axis=-1)[:, None, None]

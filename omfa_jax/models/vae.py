@@ -1,17 +1,36 @@
 """SDXL's autoencoder: images to a Gaussian over latents, and latents back to images."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from omfa_jax.models.attention import attend
+from omfa_jax.models.attention import attend, attention, attention_in_runs
 from omfa_jax.models.compute import IMAGE, Compute
 from omfa_jax.models.config import VAEConfig
 from omfa_jax.models.layers import GroupNorm, conv
 from omfa_jax.models.resnet import Downsample, Resnet, Upsample
 
 EPSILON = 1e-6
+
+# Up to as many pixels as a 1024 x 1024 image has latents, attention takes all its queries at once
+# (2^28 scores, 1 GiB); of more it takes runs of RUN_SCORES (256 MiB).
+WHOLE_TOKENS = 128 * 128
+RUN_SCORES = 2**26
+
+
+def vae_compute(config: VAEConfig, dtype: DTypeLike) -> Compute:
+    """Return how the VAE is run where `dtype` is asked for.
+
+    The rule: float16 becomes float32 unless the config's `force_upcast` is False. The residual
+    stream of SDXL's VAE passes float16's 65504, and the norm after it makes NaN of infinity.
+    bfloat16 has float32's range and is taken as it is.
+    """
+    dtype = jnp.dtype(dtype)
+    return Compute(jnp.float32 if config.force_upcast and dtype == jnp.float16 else dtype)
 
 
 class SpatialAttention(nn.Module):
@@ -24,7 +43,10 @@ class SpatialAttention(nn.Module):
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         tokens = GroupNorm(self.groups, EPSILON, self.compute.dtype, name="group_norm")(x)
         tokens = tokens.reshape(x.shape[0], -1, x.shape[-1])
-        mixed = attend(tokens, tokens, 1, self.compute, use_bias=True)
+        kernel, length = attention, tokens.shape[1]
+        if length > WHOLE_TOKENS:
+            kernel = functools.partial(attention_in_runs, run=max(1, RUN_SCORES // length))
+        mixed = attend(tokens, tokens, 1, self.compute, use_bias=True, kernel=kernel)
         return x + mixed.reshape(x.shape)
 
 

@@ -12,7 +12,7 @@ from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.images import from_signed
 from omfa_jax.core.tasks import COMPONENTS, noised_table, task_index
 from omfa_jax.diffusion.sample import SamplerSettings, sample
-from omfa_jax.models import decode, encode
+from omfa_jax.models import decode_any_size, encode_any_size
 from omfa_jax.weights.bundle import Bundle, network_apply
 
 Images = Mapping[str, Float[np.ndarray, "b h w 3"]]
@@ -92,7 +92,7 @@ class Sampler:
         bundle, canvas = self.bundle, self.bundle.settings.canvas
 
         def encoded(images):
-            return encode(bundle.vae_config, frozen["vae"], images, dtype=self._dtype)
+            return encode_any_size(bundle.vae_config, frozen["vae"], images, dtype=self._dtype)
 
         def laid_out(parts):
             return canvas.assemble(parts) if parts else jnp.zeros((count, *canvas.shape))
@@ -118,7 +118,7 @@ class Sampler:
         assert not isinstance(result, tuple)
         parts = canvas.split(result)
         return {
-            name: decode(bundle.vae_config, frozen["vae"], parts[name], dtype=self._dtype)
+            name: decode_any_size(bundle.vae_config, frozen["vae"], parts[name], dtype=self._dtype)
             for name, flag in zip(COMPONENTS, noised, strict=True)
             if flag
         }

@@ -142,8 +142,7 @@ def vae_to_diffusers(config: VAEConfig) -> dict[str, Any]:
         "latent_channels": config.latent_channels,
         "norm_num_groups": config.norm_groups,
         "scaling_factor": config.scaling_factor,
-        # SDXL's VAE overflows in float16; this makes diffusers run it in float32
-        "force_upcast": True,
+        "force_upcast": config.force_upcast,
     }
 
 
@@ -163,6 +162,7 @@ def vae_from_diffusers(fields: Mapping[str, Any], where: str) -> VAEConfig:
         latent_channels=fields.get("latent_channels", 4),
         norm_groups=fields.get("norm_num_groups", 32),
         scaling_factor=fields.get("scaling_factor", 0.18215),
+        force_upcast=fields.get("force_upcast", True),
     )
 
 

@@ -1,6 +1,7 @@
 """Model folders in diffusers' form, written and read with numpy alone."""
 
 import dataclasses
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ Params = dict[str, Any]
 
 # diffusers' own default
 MAX_SHARD_BYTES = 10 * 10**9
+# runs an exported folder in PyTorch; nothing here imports it
+SERVE = Path(__file__).parents[1] / "assets" / "omfa_torch.py"
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,8 @@ def save_diffusers(
     `scheduler` is diffusers' scheduler_config.json; `omfa` is stored as omfa.json. `dtype` (fp32,
     fp16, bf16) is that of the tensors on disk. A network larger than `max_shard_bytes` comes in
     several files with an index. Leaves that are read when numpy asks for them are read one by one.
+    With `omfa` and `prompts` the folder can be served: `omfa_torch.py`, which runs it in PyTorch, is
+    put beside them.
     """
     if dtype not in DTYPES:
         raise unknown("dtype", dtype, DTYPES)
@@ -76,6 +81,8 @@ def save_diffusers(
             if len(shards) > 1:
                 stream.write_index(temporary / name, by_file, dtype)
         write_description(temporary, description)
+        if omfa is not None and prompts is not None:
+            shutil.copyfile(SERVE, temporary / SERVE.name)
 
 
 def load_diffusers(folder: Path, *, inputs: Groups | None = None) -> LoadedModel:

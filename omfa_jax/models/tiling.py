@@ -1,0 +1,289 @@
+"""The VAE on big pictures, tile by tile, with the untiled result.
+
+Tiles of a VAE do not fit together by themselves: its norms take their statistics from the whole
+picture and its middle attends over all of it. Here the middle, at the latents' resolution, runs
+whole. Each level is a stage that is run on windows: a tile and as many pixels around it as the
+stage's convolutions reach, cut at the picture's own borders, so that every padding is where the
+untiled network has it. The statistics of a stage's norms are found one after the other, each by a
+pass over all windows with those before it known; dead code elimination leaves of a pass what comes
+before its norm. Nothing is blended and nothing is estimated: what remains is float32 rounding.
+
+Whole in memory are a stage's input and output, and the widest stage at the picture's resolution
+never is. The price is that a stage is computed about five times over.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from omfa_jax.core.errors import OmfaError
+from omfa_jax.models.api import decode, encode
+from omfa_jax.models.compute import Compute, Params
+from omfa_jax.models.config import VAEConfig
+from omfa_jax.models.layers import GroupNorm, conv
+from omfa_jax.models.resnet import Upsample
+from omfa_jax.models.vae import EPSILON, Level, Middle, vae_compute
+
+# Above this many latent pixels (a 1024 x 1024 picture of SDXL's VAE) tiles are worth their price:
+# SDXL's decoder, run whole in float32, wants 2.7 GB for as many and grows in proportion.
+WHOLE_LATENT_PX = 128 * 128
+TILE_LATENT_PX = 64
+
+Image = Float[Array, "b h w c"]
+Spot = dict[str, Array]
+Moments = tuple[Float[Array, "b 1 1 c"], Float[Array, "b 1 1 c"]]
+
+
+def decode_any_size(
+    config: VAEConfig, params: Params, latents: Image, *, dtype: DTypeLike = jnp.float32
+) -> Image:
+    """Return `decode`, by tiles where one picture has more than WHOLE_LATENT_PX latent pixels."""
+    big = latents.shape[1] * latents.shape[2] > WHOLE_LATENT_PX
+    return (decode_tiled if big else decode)(config, params, latents, dtype=dtype)
+
+
+def encode_any_size(
+    config: VAEConfig, params: Params, images: Image, *, dtype: DTypeLike = jnp.float32
+) -> Image:
+    """Return `encode`, by tiles where one picture has more than WHOLE_LATENT_PX latent pixels."""
+    big = images.shape[1] * images.shape[2] > WHOLE_LATENT_PX * config.stride**2
+    return (encode_tiled if big else encode)(config, params, images, dtype=dtype)
+
+
+def decode_tiled(
+    config: VAEConfig,
+    params: Params,
+    latents: Image,
+    *,
+    tile: int = TILE_LATENT_PX,
+    dtype: DTypeLike = jnp.float32,
+) -> Image:
+    """Return the same images as `decode`, one picture and one tile at a time.
+
+    `tile` is the side of a tile in latent pixels; the overlap follows from the network's reach.
+    """
+    compute = vae_compute(config, dtype)
+    groups, parts = config.norm_groups, params["decoder"]
+    before = conv(config.latent_channels, None, jnp.float32, size=1)
+    conv_in = conv(config.block_channels[-1], None, compute.dtype)
+
+    def one(z: Image) -> Image:
+        x = _run(before, params["post_quant_conv"], z[None] / config.scaling_factor)
+        x = _run(conv_in, parts["conv_in"], x)
+        x = _run(Middle(groups, compute), parts["mid_block"], x)
+        for index, stage in enumerate(_decoder_stages(config, parts, compute)):
+            x = _tiled(stage, x, tile * 2 ** max(0, index - 1))
+        return x[0]
+
+    return jax.lax.map(one, latents)
+
+
+def encode_tiled(
+    config: VAEConfig,
+    params: Params,
+    images: Image,
+    *,
+    tile: int = TILE_LATENT_PX,
+    dtype: DTypeLike = jnp.float32,
+) -> Image:
+    """Return the same latents as `encode` without a key, one picture and one tile at a time.
+
+    Height and width of `images` must be multiples of the VAE's stride; `tile` is that of
+    `decode_tiled`.
+    """
+    if any(side % config.stride for side in images.shape[1:3]):
+        raise OmfaError(
+            f"images to encode by tiles need sides that are multiples of {config.stride} px, got"
+            f" {images.shape[1]} x {images.shape[2]}"
+        )
+    compute = vae_compute(config, dtype)
+    groups, parts = config.norm_groups, params["encoder"]
+    channels = 2 * config.latent_channels
+    norm = GroupNorm(groups, EPSILON)
+
+    def one(image: Image) -> Image:
+        x = image[None]
+        for index, stage in enumerate(_encoder_stages(config, parts, compute)):
+            x = _tiled(stage, x, tile * config.stride // 2**index)
+        x = _run(Middle(groups, compute), parts["mid_block"], x)
+        x = jax.nn.silu(_run(norm, parts["conv_norm_out"], x))
+        x = _run(conv(channels, None, jnp.float32), parts["conv_out"], x)
+        x = _run(conv(channels, None, jnp.float32, size=1), params["quant_conv"], x)
+        return config.scaling_factor * x[0, ..., : config.latent_channels]
+
+    return jax.lax.map(one, images)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of the network that is local but for its norms.
+
+    An output pixel sees `reach` input pixels to each side; `norms` is the number of its GroupNorms.
+    """
+
+    run: Callable[[Image], Image]
+    reach: int
+    norms: int
+
+
+def _decoder_stages(config: VAEConfig, params: Params, compute: Compute) -> list[Stage]:
+    """Return the levels, each led by the upsampling that ends the level before it.
+
+    A stage's input is then the level's smaller resolution, and the last one's output the image.
+    """
+    groups, last = config.norm_groups, len(config.block_channels) - 1
+    layers = config.layers_per_block + 1
+    stages = []
+    for index, features in enumerate(reversed(config.block_channels)):
+
+        def run(x: Image, index: int = index, features: int = features) -> Image:
+            if index:
+                x = _run(Upsample(compute), params[f"up_blocks.{index - 1}"]["upsamplers.0"], x)
+            level = Level(features, layers, None, groups, compute)
+            x = _run(level, params[f"up_blocks.{index}"], x)
+            if index < last:
+                return x
+            x = jax.nn.silu(_run(GroupNorm(groups, EPSILON), params["conv_norm_out"], x))
+            return _run(conv(3, None, jnp.float32), params["conv_out"], x)
+
+        ends = int(index == last)
+        convolutions = 2 * layers + ends
+        # after an upsampling two pixels are one of the input, and it has a convolution itself
+        reach = math.ceil((1 + convolutions) / 2) if index else convolutions
+        stages.append(Stage(run, reach, 2 * layers + ends))
+    return stages
+
+
+def _encoder_stages(config: VAEConfig, params: Params, compute: Compute) -> list[Stage]:
+    """Return the levels, the first led by conv_in, all but the last ended by a downsampling."""
+    groups, last = config.norm_groups, len(config.block_channels) - 1
+    layers = config.layers_per_block
+    stages = []
+    for index, features in enumerate(config.block_channels):
+
+        def run(x: Image, index: int = index, features: int = features) -> Image:
+            if index == 0:
+                x = _run(conv(features, None, compute.dtype), params["conv_in"], x)
+            level = Level(features, layers, "down" if index < last else None, groups, compute)
+            return _run(level, params[f"down_blocks.{index}"], x)
+
+        convolutions = int(index == 0) + 2 * layers + int(index < last)
+        # windows begin at even pixels, where the convolution of stride 2 has its outputs
+        stages.append(Stage(run, convolutions + convolutions % 2, 2 * layers))
+    return stages
+
+
+@dataclass(frozen=True)
+class Axis:
+    """The tiles along one axis: `count` of `keep` pixels, each within a window of `size`.
+
+    Tile i begins at pixel `tiles[i]`, its window at `windows[i]`; `owned` is 1 where a pixel of the
+    window is the tile's and no earlier tile's.
+    """
+
+    keep: int
+    size: int
+    tiles: np.ndarray
+    windows: np.ndarray
+    owned: np.ndarray
+
+
+def _axis(length: int, tile: int, reach: int) -> Axis:
+    if length <= tile + 2 * reach:
+        zero = np.zeros(1, np.int32)
+        return Axis(length, length, zero, zero, np.ones((1, length), np.float32))
+    size = tile + 2 * reach
+    starts = np.arange(0, length, tile)
+    # the last tile moves back into the picture, and its window at either border with it
+    tiles = np.minimum(starts, length - tile).astype(np.int32)
+    windows = np.clip(tiles - reach, 0, length - size).astype(np.int32)
+    pixels = windows[:, None] + np.arange(size)
+    owned = (pixels >= starts[:, None]) & (pixels < starts[:, None] + tile)
+    return Axis(tile, size, tiles, windows, owned.astype(np.float32))
+
+
+def _tiled(stage: Stage, x: Image, tile: int) -> Image:
+    """Return `stage.run(x)`, found by tiles of `tile` pixels, with its norms over all of `x`."""
+    rows, columns = (_axis(length, tile, stage.reach) for length in x.shape[1:3])
+    i, j = np.indices((len(rows.tiles), len(columns.tiles))).reshape(2, -1)
+    spots = {
+        "window": jnp.stack([rows.windows[i], columns.windows[j]], axis=1),
+        "tile": jnp.stack([rows.tiles[i], columns.tiles[j]], axis=1),
+        "rows": jnp.asarray(rows.owned[i]),
+        "columns": jnp.asarray(columns.owned[j]),
+    }
+    shares = rows.owned[i].sum(1) * columns.owned[j].sum(1)
+    shares = jnp.asarray(shares / shares.sum())[:, None, None, None, None]
+
+    def window(spot: Spot) -> Image:
+        size = (x.shape[0], rows.size, columns.size, x.shape[3])
+        return jax.lax.dynamic_slice(x, (0, *spot["window"], 0), size)
+
+    known: list[Moments] = []
+    for index in range(stage.norms):
+
+        def moments(spot: Spot, index: int = index) -> Moments:
+            owned = spot["rows"][:, None] * spot["columns"]
+            return _with_norms(stage.run, window(spot), known, owned)[1][index]
+
+        means, variances = jax.lax.map(moments, spots)
+        mean = (shares * means).sum(0)
+        known.append((mean, (shares * (variances + jnp.square(means - mean))).sum(0)))
+
+    def output(spot: Spot) -> Image:
+        return _with_norms(stage.run, window(spot), known, None)[0]
+
+    made = jax.eval_shape(output, jax.tree.map(lambda array: array[0], spots))
+
+    def scaled(pixels):
+        return pixels * made.shape[1] // rows.size
+
+    def paste(whole: Image, spot: Spot) -> tuple[Image, None]:
+        inner = scaled(spot["tile"] - spot["window"])
+        size = (x.shape[0], scaled(rows.keep), scaled(columns.keep), made.shape[3])
+        kept = jax.lax.dynamic_slice(output(spot), (0, *inner, 0), size)
+        return jax.lax.dynamic_update_slice(whole, kept, (0, *scaled(spot["tile"]), 0)), None
+
+    shape = (x.shape[0], scaled(x.shape[1]), scaled(x.shape[2]), made.shape[3])
+    return jax.lax.scan(paste, jnp.zeros(shape, made.dtype), spots)[0]
+
+
+def _with_norms(
+    run: Callable[[Image], Image],
+    x: Image,
+    known: list[Moments],
+    owned: Float[Array, "h w"] | None,
+) -> tuple[Image, list[Moments]]:
+    """Return `run(x)`, its norms using `known` moments, and the moments of the owned pixels.
+
+    Norms are counted in the order in which they are run. Those without known moments use the
+    window's own: what comes after them is not asked for. `owned` None asks for no moments.
+    """
+    seen: list[Moments] = []
+
+    def hook(method, inputs, keywords, context):
+        if not (isinstance(context.module, GroupNorm) and context.method_name == "moments"):
+            return method(*inputs, **keywords)
+        (array,) = inputs
+        share = None
+        if owned is not None:
+            zoom = array.shape[1] // owned.shape[0]
+            share = jnp.repeat(jnp.repeat(owned, zoom, 0), zoom, 1)
+            share = share / share.sum()
+        index = len(seen)
+        seen.append(method(array, share))
+        return known[index] if index < len(known) else seen[index]
+
+    with nn.intercept_methods(hook):
+        return run(x), seen
+
+
+def _run(module: nn.Module, params: Params, x: Image) -> Image:
+    return module.apply({"params": params}, x)  # pyright: ignore[reportReturnType]

@@ -1,0 +1,222 @@
+"""The script beside an export: the same pictures in PyTorch as here, from image files."""
+
+import ast
+import importlib.util
+import shutil
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from torch_models import params_of, torch_unet, torch_vae
+
+import omfa_jax
+from omfa_jax.cli.inputs import Slots
+from omfa_jax.core import images
+from omfa_jax.core.tasks import Task
+from omfa_jax.diffusion.sample import SamplerSettings
+from omfa_jax.diffusion.settings import DiffusionSettings
+from omfa_jax.evals.psnr import psnr
+from omfa_jax.models import UNetConfig, VAEConfig
+from omfa_jax.sampling.generate import Sampler
+from omfa_jax.sampling.load import load_folder
+from omfa_jax.weights.folder import save_diffusers
+from omfa_jax.weights.frozen import scheduler_config
+from omfa_jax.weights.imported import fields_of, load_weights
+from omfa_jax.weights.prompts import seeded_prompts
+
+TINY = Path(omfa_jax.__file__).parent / "assets" / "tiny"
+TASKS = {"try_on": ("garment", "face"), "try_off": ("person", "face")}
+SEED = 3
+
+
+def random_channel_model() -> dict:
+    """A model whose slots are stacked on channels and whose UNet sees every kind of input."""
+    tasks = (Task("try_on", ("person",), 1.0, "on"), Task("try_off", ("garment",), 1.0, "off"))
+    settings = DiffusionSettings(
+        tasks,
+        slots_px=((16, 12),) * 3,
+        stride=2,
+        layout="channel",
+        unet_inputs=("noisy", "mask", "clean", "pose"),
+        prediction="epsilon",
+    )
+    unet = UNetConfig(
+        in_channels=settings.in_channels,
+        out_channels=settings.out_channels,
+        block_channels=(16, 32),
+        layers_per_block=1,
+        transformer_depth=(0, 1),
+        head_dim=16,
+        context_dim=24,
+        pooled_dim=8,
+        time_id_dim=8,
+        norm_groups=8,
+    )
+    vae = VAEConfig(block_channels=(8, 16), layers_per_block=1, norm_groups=4)
+    return {
+        "unet_config": unet,
+        "unet_params": params_of(unet, torch_unet(unet)),
+        "vae_config": vae,
+        "vae_params": params_of(vae, torch_vae(vae)),
+        "scheduler": scheduler_config(settings),
+        "omfa": settings.to_json(),
+        "prompts": seeded_prompts(["on", "off"], 5, 24, 8),
+    }
+
+
+@pytest.fixture(scope="module", params=["spatial", "channel"])
+def exported(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp(request.param) / "out"
+    spatial = request.param == "spatial"
+    save_diffusers(folder, **(fields_of(load_weights(TINY)) if spatial else random_channel_model()))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def script():
+    path = Path(omfa_jax.__file__).parent / "assets" / "omfa_torch.py"
+    spec = importlib.util.spec_from_file_location("omfa_torch", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Smooth pictures of sizes that no slot has."""
+    folder, rng = tmp_path_factory.mktemp("files"), np.random.default_rng(0)
+    sizes = {"garment": (150, 90), "person": (110, 140), "face": (40, 52), "pose": (170, 120)}
+    for name, (height, width) in sizes.items():
+        coarse = rng.integers(0, 256, (5, 4, 3), dtype=np.uint8)
+        Image.fromarray(coarse).resize((width, height)).save(folder / f"{name}.png")
+    return folder
+
+
+def ours(folder, files, task, sampler):
+    slots = Slots(sampler.bundle.settings)
+    given = {n: slots.file(n, str(files / f"{n}.png"), n) for n in TASKS[task]}
+    pose = slots.pose_map(images.read_rgb(files / "pose.png"))
+    return sampler(task, given, pose, seed=SEED)
+
+
+def flags(files, task):
+    return [f"--{name}={files / name}.png" for name in (*TASKS[task], "pose")]
+
+
+def test_the_same_pictures_in_pytorch(exported, script, files, tmp_path):
+    assert (exported / "omfa_torch.py").read_bytes() == Path(script.__file__).read_bytes()
+    bundle = load_folder(exported)
+    # the shipped model does what users do; the random one is there for its layout and inputs
+    steps = 50 if bundle.settings.layout == "spatial" else 10
+    sampler = Sampler(bundle, SamplerSettings(steps, guidance=2.0))
+    shape = bundle.settings.canvas.shape
+    noise = jax.random.normal(jax.random.fold_in(jax.random.key(SEED), 0), shape)
+    np.save(tmp_path / "noise.npy", noise)
+    for task, made in {"try_on": "person", "try_off": "garment"}.items():
+        out = tmp_path / f"{task}.png"
+        arguments = [f"--model={exported}", f"--noise={tmp_path}/noise.npy", f"--out={out}"]
+        arguments += [f"--steps={steps}", "--guidance=2.0", "--device=cpu"]
+        assert script.main([task, *flags(files, task), *arguments]) == 0
+        expected = ours(exported, files, task, sampler)[made][0]
+        came = np.array(Image.open(out))
+        assert came.shape == expected.shape and np.std(expected) > 5
+        assert psnr(came, expected) >= 50
+
+
+def test_a_seed_is_its_picture(script, files):
+    model = script.Model(TINY)
+    given = {name: script.read_picture(files / f"{name}.png") for name in TASKS["try_on"]}
+
+    def person(**settings):
+        made = model.generate("try_on", given, None, steps=1, **settings)["person"]
+        return made.astype(int)
+
+    np.testing.assert_array_equal(person(seed=1), person(seed=1))
+    assert np.abs(person(seed=1) - person(seed=2)).max() > 2
+
+
+def test_pictures_are_read_and_fitted_as_here(script, tmp_path):
+    rng = np.random.default_rng(0)
+    rgb = Image.fromarray(rng.integers(0, 256, (40, 30, 3), dtype=np.uint8))
+    exif = Image.Exif()
+    exif[images.EXIF_ORIENTATION] = 6
+    alpha = rgb.convert("RGBA")
+    alpha.putalpha(rgb.convert("L"))
+    wide = Image.fromarray(rng.integers(0, 65536, (40, 30), dtype=np.uint16))
+    saved = {
+        "rgb.png": (rgb, {}),
+        "turned.jpg": (rgb, {"exif": exif}),
+        "alpha.png": (alpha, {}),
+        "grey.png": (rgb.convert("L"), {}),
+        "wide.png": (wide, {}),
+        "cmyk.jpg": (rgb.convert("CMYK"), {}),
+        "palette.png": (rgb.convert("P"), {}),
+    }
+    for name, (image, options) in saved.items():
+        image.save(tmp_path / name, **options)
+        expected = images.read_rgb(tmp_path / name)
+        came = script.read_picture(tmp_path / name)
+        np.testing.assert_array_equal(came, expected, err_msg=name)
+        for size in ((64, 48), (20, 50), came.shape[:2]):
+            fitted = script.letterbox(came, *size, 255)
+            np.testing.assert_array_equal(fitted, images.letterbox(came, *size))
+
+
+def test_the_script_needs_nothing_of_ours(script):
+    tree = ast.parse(Path(script.__file__).read_text())
+    names = {
+        alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import)
+        for alias in node.names
+    }
+    names |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    roots = {name.split(".")[0] for name in names} - sys.stdlib_module_names
+    assert roots == {"numpy", "torch", "diffusers", "PIL", "safetensors"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"task": "try_onn"}, "unknown task 'try_onn' (this model knows try_off, try_on)"),
+        ({"face": None}, "try_on needs --face"),
+        ({"garment": "missing.png"}, "--garment: cannot read a picture from missing.png"),
+        ({"garment": "text.png"}, "--garment: cannot read a picture from"),
+        ({"model": "."}, "has no omfa.json"),
+        ({"model": "damaged"}, "cannot load"),
+        ({"noise": "missing.npy"}, "--noise: cannot read an array"),
+        ({"noise": "small.npy"}, "--noise must have the canvas's shape (16, 32, 16), got (2, 2)"),
+        ({"steps": 1001}, "--steps must lie in 1..1000, got 1001"),
+        ({"guidance": -1}, "--guidance must be 0 or more"),
+        ({"out": "picture.gif"}, "--out must end in .png, .jpg, .jpeg"),
+        ({"device": "abacus"}, "on abacus"),
+    ],
+    ids=str,
+)
+def test_faults_are_one_line(script, files, tmp_path, monkeypatch, capsys, changes, message):
+    monkeypatch.chdir(tmp_path)
+    Path("text.png").write_text("no picture")
+    np.save("small.npy", np.zeros((2, 2)))
+    shutil.copytree(TINY, "damaged")
+    weights = Path("damaged/unet/diffusion_pytorch_model.safetensors")
+    weights.write_bytes(weights.read_bytes()[:5000])
+    options = {
+        "task": "try_on",
+        "garment": files / "garment.png",
+        "face": files / "face.png",
+        "model": TINY,
+        "out": "out.png",
+        "steps": 1,
+        "device": "cpu",
+        **changes,
+    }
+    task = options.pop("task")
+    arguments = [f"--{name}={value}" for name, value in options.items() if value is not None]
+    assert script.main([task, *arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("omfa_torch: ") and message in error
+    assert error.count("\n") == 1
+    assert not Path("out.png").exists()
