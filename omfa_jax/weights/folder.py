@@ -53,8 +53,8 @@ def save_diffusers(
     `scheduler` is diffusers' scheduler_config.json; `omfa` is stored as omfa.json. `dtype` (fp32,
     fp16, bf16) is that of the tensors on disk. A network larger than `max_shard_bytes` comes in
     several files with an index. Leaves that are read when numpy asks for them are read one by one.
-    With `omfa` and `prompts` the folder can be served: `omfa_torch.py`, which runs it in PyTorch, is
-    put beside them.
+    With `omfa` and `prompts` the folder can be served: `omfa_torch.py`, which runs it in PyTorch,
+    is put beside them.
     """
     if dtype not in DTYPES:
         raise unknown("dtype", dtype, DTYPES)
