@@ -11,11 +11,15 @@ the text embeddings, so that no text encoder is needed. Needs torch, diffusers, 
 From Python: `Model(folder).generate("try_on", {"garment": image, "face": image}, pose)`.
 """
 
+# diffusers' annotations say less than its functions do
+# pyright: reportPrivateImportUsage=false, reportArgumentType=false, reportAttributeAccessIssue=false
+
 import argparse
 import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -66,7 +70,7 @@ class Model:
         context, pooled = (row.to(self.device, self.dtype).split(1) for row in rows)
         self.prompts = dict(zip(texts, zip(context, pooled, strict=True), strict=True))
 
-    def _network(self, kind: type, folder: Path, dtype: torch.dtype) -> torch.nn.Module:
+    def _network(self, kind: Any, folder: Path, dtype: torch.dtype) -> Any:
         # without accelerate diffusers cannot spare the second copy, and says so at length
         spare = is_accelerate_available()
         network = kind.from_pretrained(folder, torch_dtype=dtype, low_cpu_mem_usage=spare)
@@ -90,7 +94,7 @@ class Model:
             return height, sizes[0][1], channels * len(sizes)
         return height, sum(w for _, w in sizes), channels
 
-    def task(self, name: str) -> dict:
+    def task(self, name: str) -> dict[str, Any]:
         """Return the row of the task table; its `noised` components are generated."""
         known = {task["name"]: task for task in self.omfa["tasks"]}
         if name not in known:
