@@ -93,6 +93,27 @@ def test_diffusers_reads_our_names(unet, vae):
     assert len(back) == len(rows["vae"]) - len(attention)
 
 
+@pytest.mark.parametrize(
+    ("key", "expected"),
+    [
+        ("up_blocks.0.upsamplers.0.conv.weight", "output_blocks.2.2.conv.weight"),
+        ("up_blocks.1.upsamplers.0.conv.bias", "output_blocks.5.2.conv.bias"),
+        ("down_blocks.0.downsamplers.0.conv.weight", "input_blocks.3.0.op.weight"),
+        ("down_blocks.2.resnets.1.conv_shortcut.weight", "input_blocks.8.0.skip_connection.weight"),
+        ("mid_block.attentions.0.proj_in.bias", "middle_block.1.proj_in.bias"),
+        ("add_embedding.linear_1.weight", "label_emb.0.0.weight"),
+    ],
+)
+def test_known_names_of_sdxl(key, expected):
+    """diffusers' reader takes either number for an upsampler; the published file has these."""
+    assert ldm.unet_column(UNETS["sdxl"])(key) == f"model.diffusion_model.{expected}"
+    # where a level has no transformers, the upsampler moves up
+    narrow = dataclasses.replace(UNET, block_channels=(64, 64), transformer_depth=(2, 0))
+    bare = ldm.unet_column(narrow)
+    name = bare("up_blocks.0.upsamplers.0.conv.bias")
+    assert name == "model.diffusion_model.output_blocks.2.1.conv.bias"
+
+
 def test_diffusers_reads_our_file(torch_models):
     unet, vae = map(state_of, torch_models)
     file = {k: jax.numpy.asarray(v) for k, v in in_one_file(unet, vae).items()}

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.models import UNetConfig, VAEConfig
+from omfa_jax.weights.description import Description
 from omfa_jax.weights.files import write_tensors
 from omfa_jax.weights.prompts import PromptTable, load_prompts, save_prompts, seeded_prompts
-from omfa_jax.weights.text import encode_prompts
+from omfa_jax.weights.text import encode_prompts, prompt_table
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -135,6 +137,36 @@ def test_the_empty_prompt_may_be_embedded(encoders):
     finally:
         index.unlink()
     assert table.prompts == ("",) and table.context[0].any()
+
+
+UNET = UNetConfig(context_dim=40, pooled_dim=10)
+
+
+def described(prompts=None, unet=UNET):
+    return Description(unet, VAEConfig(), None, None, prompts)
+
+
+def test_the_table_comes_from_the_first_place_that_has_it(encoders, tmp_path):
+    own = seeded_prompts(PROMPTS, 12, 40, 10)
+
+    def table(source, folder, prompts, without_text=False):
+        return prompt_table(source, folder, prompts, without_text=without_text)
+
+    assert table(described(own), encoders, PROMPTS) is own
+    assert table(described(own), tmp_path, []) is own and table(described(), tmp_path, []) is None
+    embedded = table(described(own), encoders, ["a hat"])
+    expected = encode_prompts(encoders, ["a hat"])
+    assert embedded.prompts == ("a hat", "")
+    np.testing.assert_array_equal(embedded.context, expected.context)
+    null = table(described(own), encoders, [*PROMPTS, PROMPTS[0]], without_text=True)
+    assert null.prompts == (*PROMPTS, "") and null.context.shape == (3, 77, 40)
+    assert null.pooled.shape == (3, 10) and not null.context.any() and not null.pooled.any()
+    with pytest.raises(OmfaError, match=r"no text encoders to embed 'a hat': .*--null-prompts"):
+        table(described(own), tmp_path, ["a hat"])
+    with pytest.raises(OmfaError, match="give --config or --prompt"):
+        table(described(own), tmp_path, [], without_text=True)
+    with pytest.raises(OmfaError, match=r"are 40 and 10 \(pooled\) wide, the UNet takes 2048 and"):
+        table(described(own, UNetConfig()), encoders, PROMPTS)
 
 
 def test_absent_encoders_are_named(tmp_path):
