@@ -6,6 +6,7 @@ import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -30,7 +31,8 @@ def write_stream(
     A tensor may come in several chunks. They are of `dtype` already (see `cast_all`). A file whose
     writer was stopped is shorter than its header says and is refused by every reader.
     """
-    offset, header = 0, {"__metadata__": dict(metadata)}
+    header: dict[str, Any] = {"__metadata__": dict(metadata)}
+    offset = 0
     for name, shape in shapes.items():
         end = offset + size_bytes(shape, dtype)
         header[name] = {"dtype": CODES[dtype], "shape": list(shape), "data_offsets": [offset, end]}

@@ -79,7 +79,7 @@ def open_safetensors(paths: Sequence[Path], where: str) -> Tensors:
                 shapes[key], holders[key] = tuple(view.get_shape()), file
         except (SafetensorError, OSError) as error:
             raise unreadable(path, error) from None
-    return Tensors(where, shapes, lambda key: np.asarray(holders[key].get_tensor(key), np.float32))
+    return Tensors(where, shapes, lambda key: holders[key].get_tensor(key).astype(np.float32))
 
 
 def open_pickled(paths: Sequence[Path], where: str) -> Tensors:
