@@ -39,8 +39,8 @@ def test_unknown_names_get_a_hint():
         unet("sdx")
     with pytest.raises(OmfaError, match="unknown VAE preset"):
         vae("huge")
-    with pytest.raises(OmfaError, match="did you mean 'head_dim'"):
-        unet("tiny", head_dims=3)
+    with pytest.raises(OmfaError, match="did you mean 'heads'"):
+        unet("tiny", head=3)
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,9 @@ def test_unknown_names_get_a_hint():
         ({"block_channels": (320,), "transformer_depth": (0,)}, "2 levels or more"),
         ({"transformer_depth": (0, 2)}, "one entry for each"),
         ({"block_channels": (320, 640, 1296)}, "norm_groups=32"),
-        ({"block_channels": (320, 640, 1312)}, "head_dim=64"),
+        ({"heads": (5, 10)}, "heads .* one entry for each"),
+        ({"heads": (5, 10, 12)}, "1280 channels do not divide into 12 heads"),
+        ({"heads": (0, 10, 20)}, "320 channels do not divide into 0 heads"),
         ({"time_id_dim": 3}, "must be even"),
     ],
 )

@@ -49,7 +49,7 @@ def random_channel_model() -> dict:
         block_channels=(16, 32),
         layers_per_block=1,
         transformer_depth=(0, 1),
-        head_dim=16,
+        heads=(1, 2),
         context_dim=24,
         pooled_dim=8,
         time_id_dim=8,

@@ -17,13 +17,14 @@ from omfa_jax.models import UNetConfig, VAEConfig
 from omfa_jax.weights import stream
 from omfa_jax.weights.folder import load_diffusers
 from omfa_jax.weights.imported import is_imported
+from omfa_jax.weights.names import ADVICE
 from omfa_jax.weights.sources import open_source
 
 UNET = UNetConfig(
     block_channels=(16, 32),
     layers_per_block=1,
     transformer_depth=(0, 2),
-    head_dim=16,
+    heads=(1, 2),
     context_dim=24,
     pooled_dim=8,
     time_id_dim=8,
@@ -94,11 +95,12 @@ def test_an_image_prompt_adapter_is_left_out_and_said(copy, source):
 
 
 def import_fails(source, out, capsys):
-    """Import and return the one line on stderr; nothing that loads, nothing at all, is left."""
+    """Import and return what stderr says; nothing that loads, nothing at all, is left."""
     assert convert_weights.main(["import", str(source), "--out", str(out)]) == 2
-    lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 1 and not out.exists() and not list(out.parent.glob(".*"))
-    return lines[0]
+    text = capsys.readouterr().err
+    assert text.count("convert_weights: ") == 1 and "Traceback" not in text
+    assert not out.exists() and not list(out.parent.glob(".*"))
+    return text
 
 
 def edit(folder, name, change):
@@ -108,7 +110,7 @@ def edit(folder, name, change):
     save_file(tensors, path)
 
 
-def test_all_faults_of_both_networks_are_one_line(copy, tmp_path, capsys):
+def test_all_faults_of_both_networks_are_one_diff(copy, tmp_path, capsys):
     def damage_unet(tensors):
         del tensors["conv_out.bias"]
         tensors["extra.weight"] = np.zeros(3, np.float32)
@@ -117,18 +119,25 @@ def test_all_faults_of_both_networks_are_one_line(copy, tmp_path, capsys):
 
     edit(copy, "unet", damage_unet)
     edit(copy, "vae", lambda tensors: tensors["quant_conv.bias"].fill(np.inf))
-    line = import_fails(copy, tmp_path / "out", capsys)
-    for part in (
-        f"{copy}/unet: 1 missing (conv_out.bias); 1 unexpected (extra.weight); 1 misshapen "
-        "(conv_in.bias is (5,), expected (16,)); 1 with NaN or infinity (conv_norm_out.bias)",
-        f"{copy}/vae: 1 with NaN or infinity (quant_conv.bias)",
-    ):
-        assert part in line
+    assert import_fails(copy, tmp_path / "out", capsys).splitlines() == [
+        "convert_weights: the weights do not fit:",
+        f"  {copy}/unet",
+        "  - conv_out.bias",
+        "  + extra.weight",
+        "  ~ conv_in.bias is (5,), expected (16,)",
+        "  ! conv_norm_out.bias",
+        f"  {copy}/vae",
+        "  ! quant_conv.bias",
+        f"{copy}/unet: 1 missing (-), 1 unexpected (+), 1 misshapen (~),"
+        " 1 with NaN or infinity (!)",
+        f"{copy}/vae: 1 with NaN or infinity (!)",
+        ADVICE,
+    ]
 
 
 def test_nan_alone_is_found_while_writing(copy, tmp_path, capsys):
     edit(copy, "vae", lambda tensors: tensors["quant_conv.bias"].fill(np.nan))
-    assert "1 with NaN or infinity (quant" in import_fails(copy, tmp_path / "out", capsys)
+    assert "\n  ! quant_conv.bias\n" in import_fails(copy, tmp_path / "out", capsys)
     with pytest.raises(OmfaError, match="1 with NaN or infinity"):
         load_diffusers(copy)
 

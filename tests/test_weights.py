@@ -31,7 +31,7 @@ UNET = UNetConfig(
     block_channels=(32, 48),
     layers_per_block=1,
     transformer_depth=(0, 2),
-    head_dim=16,
+    heads=(2, 3),
     context_dim=24,
     pooled_dim=8,
     time_id_dim=8,
@@ -189,7 +189,7 @@ def test_vae_config_round_trip(config):
     [
         ({"use_linear_projection": False}, "use_linear_projection is False, .* only True"),
         ({"addition_embed_type": None}, "addition_embed_type is None"),
-        ({"attention_head_dim": 8}, "attention_head_dim .* widths"),
+        ({"attention_head_dim": [2, 4]}, "attention_head_dim .* needs 3 entries"),
         ({"mid_block_type": None}, "mid_block_type is None"),
         ({"up_block_types": ["UpBlock2D"] * 3}, "up_block_types"),
         ({"layers_per_block": [1, 2, 2]}, "layers_per_block .* differs from level"),

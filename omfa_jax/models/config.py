@@ -10,8 +10,8 @@ class UNetConfig:
     """Shape of an SDXL-style conditional UNet; the defaults are SDXL's own.
 
     Level i of `block_channels` has transformers of depth `transformer_depth[i]` after each of its
-    resnets, or none where the depth is 0; the middle block takes the last depth. Heads are always
-    `head_dim` wide, so a level of c channels has c // head_dim of them.
+    resnets, or none where the depth is 0; the middle block takes the last depth. `heads` counts the
+    attention heads of each level (diffusers calls these numbers `attention_head_dim`).
     """
 
     in_channels: int = 4
@@ -19,7 +19,7 @@ class UNetConfig:
     block_channels: tuple[int, ...] = (320, 640, 1280)
     layers_per_block: int = 2
     transformer_depth: tuple[int, ...] = (0, 2, 10)
-    head_dim: int = 64
+    heads: tuple[int, ...] = (5, 10, 20)
     context_dim: int = 2048
     pooled_dim: int = 1280
     time_id_dim: int = 256
@@ -27,16 +27,17 @@ class UNetConfig:
 
     def __post_init__(self) -> None:
         _check_levels("UNetConfig", self.block_channels, self.norm_groups)
-        if len(self.transformer_depth) != len(self.block_channels):
-            raise OmfaError(
-                f"UNetConfig: transformer_depth {self.transformer_depth} needs one entry for each "
-                f"of block_channels {self.block_channels}"
-            )
-        for channels, depth in zip(self.block_channels, self.transformer_depth, strict=True):
-            if depth and channels % self.head_dim:
+        for name in ("transformer_depth", "heads"):
+            if len(getattr(self, name)) != len(self.block_channels):
                 raise OmfaError(
-                    f"UNetConfig: {channels} channels do not divide into heads of "
-                    f"head_dim={self.head_dim}; change block_channels or head_dim"
+                    f"UNetConfig: {name} {getattr(self, name)} needs one entry for each of "
+                    f"block_channels {self.block_channels}"
+                )
+        for channels, heads in zip(self.block_channels, self.heads, strict=True):
+            if heads < 1 or channels % heads:
+                raise OmfaError(
+                    f"UNetConfig: {channels} channels do not divide into {heads} heads; change "
+                    "block_channels or heads"
                 )
         for name, width in (
             ("time_id_dim", self.time_id_dim),

@@ -17,9 +17,13 @@ def _resnet(config: UNetConfig, level: int, index: int, compute: Compute) -> nn.
 
 
 def _transformer(config: UNetConfig, level: int, index: int, compute: Compute) -> nn.Module:
-    heads = config.block_channels[level] // config.head_dim
-    depth = config.transformer_depth[level]
-    return Transformer(depth, heads, config.norm_groups, compute, name=f"attentions.{index}")
+    return Transformer(
+        config.transformer_depth[level],
+        config.heads[level],
+        config.norm_groups,
+        compute,
+        name=f"attentions.{index}",
+    )
 
 
 class DownBlock(nn.Module):

@@ -69,7 +69,7 @@ def unet_to_diffusers(config: UNetConfig) -> dict[str, Any]:
         # 1 where a level has no transformers, as in SDXL's own file
         "transformer_layers_per_block": [max(1, depth) for depth in config.transformer_depth],
         # a misnomer of diffusers': these are numbers of heads
-        "attention_head_dim": [max(1, c // config.head_dim) for c in config.block_channels],
+        "attention_head_dim": list(config.heads),
         "cross_attention_dim": config.context_dim,
         "addition_time_embed_dim": config.time_id_dim,
         "projection_class_embeddings_input_dim": config.pooled_dim + 6 * config.time_id_dim,
@@ -102,13 +102,6 @@ def unet_from_diffusers(fields: Mapping[str, Any], where: str) -> UNetConfig:
         if (list(came) if isinstance(came, list | tuple) else came) != value:
             raise OmfaError(f"{where}: {name} is {came}, expected {value} beside {down}")
     depths = _per_level(fields, "transformer_layers_per_block", len(channels), where)
-    heads = _per_level(fields, "attention_head_dim", len(channels), where)
-    widths = {c // n for c, n, attended in zip(channels, heads, attends, strict=True) if attended}
-    if len(widths) > 1:
-        raise OmfaError(
-            f"{where}: attention_head_dim {heads} (heads per level) gives heads of widths "
-            f"{sorted(widths)}, expected one width on all levels"
-        )
     layers = set(_per_level(fields, "layers_per_block", len(channels), where))
     if len(layers) > 1:
         raise OmfaError(f"{where}: layers_per_block {layers} differs from level to level")
@@ -120,7 +113,7 @@ def unet_from_diffusers(fields: Mapping[str, Any], where: str) -> UNetConfig:
         block_channels=channels,
         layers_per_block=layers.pop(),
         transformer_depth=tuple(d if a else 0 for d, a in zip(depths, attends, strict=True)),
-        head_dim=widths.pop() if widths else UNetConfig.head_dim,
+        heads=tuple(_per_level(fields, "attention_head_dim", len(channels), where)),
         context_dim=_required(fields, "cross_attention_dim", where),
         pooled_dim=added - 6 * time_id_dim,
         time_id_dim=time_id_dim,

@@ -136,7 +136,7 @@ def load_params(folder: Path, components: Sequence[str], *, verify: bool = True)
         built[component] = trees.build(leaves)
     if wrong:
         raise OmfaError(
-            f"{folder}: {len(wrong)} arrays differ from {MANIFEST} ({', '.join(wrong[:4])}); "
+            f"{folder}: {len(wrong)} arrays differ from {MANIFEST} ({', '.join(wrong)}); "
             "import the weights again"
         )
     return built

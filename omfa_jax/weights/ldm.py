@@ -54,6 +54,8 @@ VAE_RULES = (
 )
 _UP_BLOCK = re.compile(r"\.up_blocks\.(\d+)\.(resnets|upsamplers)\.(\d+)\.")
 _LEVEL = re.compile(r"(down|up)_blocks\.(\d+)\.(resnets|attentions|downsamplers|upsamplers)\.(\d+)")
+# of SDXL's attention, on every level
+HEAD_WIDTH = 64
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -134,6 +136,7 @@ def unet_config(shapes: Shapes, where: str) -> UNetConfig:
             block_channels=tuple(channels),
             layers_per_block=layers,
             transformer_depth=tuple(depths),
+            heads=tuple(max(1, width // HEAD_WIDTH) for width in channels),
             context_dim=context,
             pooled_dim=ours["label_emb.0.0.weight"][1] - 6 * UNetConfig.time_id_dim,
         )

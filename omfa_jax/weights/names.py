@@ -21,6 +21,7 @@ from omfa_jax.weights.tensors import Tensors
 
 STACKED = "transformer_blocks"
 TILE = 128
+ADVICE = "fetch or make the weights again"
 
 # Our word, rank -> PyTorch's word, and the order in which our axes appear in its tensor.
 LEAVES: dict[tuple[str, int], tuple[str, tuple[int, ...]]] = {
@@ -154,14 +155,23 @@ class Faults:
     misshapen: list[str]
     not_finite: list[str] = field(default_factory=list)
 
-    def __str__(self) -> str:
-        kinds = {
-            "missing": self.missing,
-            "unexpected": self.unexpected,
-            "misshapen": self.misshapen,
-            "with NaN or infinity": self.not_finite,
-        }
-        return "; ".join(_listed(len(found), kind, found) for kind, found in kinds.items() if found)
+    @property
+    def counts(self) -> str:
+        """How many of each kind, each with the mark of its lines; empty without faults."""
+        return ", ".join(f"{len(n)} {kind} ({mark})" for mark, kind, n in self._kinds() if n)
+
+    @property
+    def lines(self) -> list[str]:
+        """A line for every fault, led by the mark of its kind."""
+        return [f"{mark} {name}" for mark, _, names in self._kinds() for name in names]
+
+    def _kinds(self) -> list[tuple[str, str, list[str]]]:
+        return [
+            ("-", "missing", self.missing),
+            ("+", "unexpected", self.unexpected),
+            ("~", "misshapen", self.misshapen),
+            ("!", "with NaN or infinity", self.not_finite),
+        ]
 
 
 def fit(component: Component) -> Faults:
@@ -199,7 +209,7 @@ def read_rows(component: Component, faults: Faults) -> Iterator[tuple[Row, np.nd
 def require_fit(components: Collection[Component]) -> list[Faults]:
     """Return the components' (empty) faults, or raise one OmfaError of all, NaNs included."""
     found = [fit(component) for component in components]
-    if any(map(str, found)):
+    if any(faults.lines for faults in found):
         for component, faults in zip(components, found, strict=True):
             collections.deque(read_rows(component, faults), maxlen=0)
     raise_faults(found)
@@ -207,10 +217,15 @@ def require_fit(components: Collection[Component]) -> list[Faults]:
 
 
 def raise_faults(found: Collection[Faults]) -> None:
-    """Raise one OmfaError that lists the faults of all components, if there are any."""
-    texts = [f"{faults.where}: {faults}" for faults in found if str(faults)]
-    if texts:
-        raise OmfaError(f"the weights do not fit: {' | '.join(texts)}; fetch or make them again")
+    """Raise one OmfaError, a diff of all components with a line for every fault, if there are any.
+
+    The counts come last: there a terminal shows them, however long the list is.
+    """
+    faulty = [faults for faults in found if faults.lines]
+    if faulty:
+        lines = [f"  {line}" for faults in faulty for line in (faults.where, *faults.lines)]
+        counts = [f"{faults.where}: {faults.counts}" for faults in faulty]
+        raise OmfaError("\n".join(["the weights do not fit:", *lines, *counts, ADVICE]))
 
 
 def from_torch(components: Mapping[str, Component]) -> dict[str, dict[str, Any]]:
@@ -230,8 +245,3 @@ def from_torch(components: Mapping[str, Component]) -> dict[str, dict[str, Any]]
 def _fits(shape: tuple[int, ...] | None, expected: tuple[int, ...]) -> bool:
     # a 1x1 convolution is a linear layer: the VAE's attention in files older than diffusers'
     return shape == expected or (len(expected) == 2 and shape == (*expected, 1, 1))
-
-
-def _listed(count: int, label: str, found: list[str], most: int = 8) -> str:
-    rest = f", and {count - most} more" if count > most else ""
-    return f"{count} {label} ({', '.join(found[:most])}{rest})"
