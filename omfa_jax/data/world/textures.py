@@ -7,8 +7,9 @@ from jaxtyping import Float32
 
 from omfa_jax.data.world.sheet import BACK, FRONT, SLEEVE, TEXTURE_SIDE_M, TEXTURE_TOP_Y
 
-# a period of 0.075 m is 8 pixels where the picture is 128 high: two bars of 4 pixels
-PERIOD_M = (0.075, 0.15)
+# a period of 0.13 m is 14 pixels where the picture is 128 high: a bar is about one latent of a
+# stride of 8, the finest that the small model can place
+PERIOD_M = (0.13, 0.22)
 EDGE_TEXELS = 1.2
 
 Plane = Float32[np.ndarray, "side side"]
@@ -39,7 +40,7 @@ def _plain(rng: np.random.Generator, side: int) -> Plane:
 
 def _horizontal(rng: np.random.Generator, side: int) -> Plane:
     _, y = axes(side)
-    bars = _bars(y + rng.uniform(0, 0.1), rng.uniform(*PERIOD_M), rng.uniform(0.4, 0.6), side)
+    bars = _bars(y + rng.uniform(0, 0.2), rng.uniform(*PERIOD_M), rng.uniform(0.4, 0.6), side)
     return np.broadcast_to(bars, (side, side))
 
 
@@ -52,7 +53,7 @@ def _vertical(rng: np.random.Generator, side: int) -> Plane:
 
 def _checks(rng: np.random.Generator, side: int) -> Plane:
     x, y = axes(side)
-    period = rng.uniform(0.09, 0.16)
+    period = rng.uniform(*PERIOD_M)
     across, down = _bars(x, period, 0.5, side), _bars(y, period, 0.5, side)
     if rng.random() < 0.5:
         return across * down + (1 - across) * (1 - down)
@@ -61,11 +62,11 @@ def _checks(rng: np.random.Generator, side: int) -> Plane:
 
 def _dots(rng: np.random.Generator, side: int) -> Plane:
     x, y = axes(side)
-    period = rng.uniform(0.085, 0.13)
+    period = rng.uniform(0.12, 0.17)
     row = np.floor(y / period)
     dx = ((x / period + 0.5 * (row % 2)) % 1.0 - 0.5) * period
     dy = ((y / period) % 1.0 - 0.5) * period
-    return soft(period * rng.uniform(0.24, 0.33) - np.sqrt(dx * dx + dy * dy), side)
+    return soft(period * rng.uniform(0.27, 0.34) - np.sqrt(dx * dx + dy * dy), side)
 
 
 def _blocks(rng: np.random.Generator, side: int) -> Plane:
@@ -91,7 +92,7 @@ def _blobs(rng: np.random.Generator, side: int) -> Plane:
     x, y = axes(side)
     field = np.zeros((side, side), np.float32)
     for _ in range(4):
-        angle, period = rng.uniform(0, np.pi), rng.uniform(0.12, 0.26)
+        angle, period = rng.uniform(0, np.pi), rng.uniform(0.16, 0.3)
         along = (np.cos(angle) * x + np.sin(angle) * y) / period
         field += np.sin(2 * np.pi * along + rng.uniform(0, 2 * np.pi)).astype(np.float32)
     return soft((field - 0.4) * 0.03, side)
@@ -114,7 +115,7 @@ def print_coverage(
 ) -> tuple[Plane, Float32[np.ndarray, "side side"]]:
     """Return a bold chest print: its coverage, and the coverage of the inner motif in it."""
     x, y = axes(side)
-    size = rng.uniform(0.06, 0.095)
+    size = rng.uniform(0.075, 0.105)
     y = y - rng.uniform(-0.02, 0.05)
     across, radius = np.abs(x), np.sqrt(x * x + y * y)
     angle = np.arctan2(x, y)
