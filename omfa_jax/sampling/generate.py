@@ -33,6 +33,9 @@ class Sampler:
         self._apply = network_apply(bundle.settings, bundle.unet_config, dtype=dtype)
         self._dtype = jnp.dtype(dtype)
         self._table = noised_table(bundle.settings.tasks)
+        # on the devices once: a converted model's arrays are files that every call would copy
+        self._unet_params = jax.device_put(bundle.unet_params)
+        self._frozen = jax.device_put({"vae": bundle.vae_params, "prompts": bundle.prompts})
         self._run = jax.jit(self._generate, static_argnames=("noised", "count"))
 
     def __call__(
@@ -64,8 +67,8 @@ class Sampler:
         if len(sizes) != 1:
             raise OmfaError(f"task {task!r}: the given images must be equally many, got {sizes}")
         output = self._run(
-            bundle.unet_params if params is None else params,
-            {"vae": bundle.vae_params, "prompts": bundle.prompts},
+            self._unet_params if params is None else params,
+            self._frozen,
             clean,
             pose,
             None if pose is None or has_pose is None else jnp.asarray(has_pose),

@@ -1,0 +1,187 @@
+"""Our training step against diffusers' in PyTorch: same network, batch, precision and canvas.
+
+    PYTHONPATH=. python bench/train_step.py                       # a small preset, for a CPU
+    PYTHONPATH=. python bench/train_step.py --config configs/vitonhd.py --batch 8   # a GPU
+
+The two take turns (A B A B) on the same machine, each turn in a process of its own, so that neither
+finds the other's memory taken. Batches are latents already on the device: data loading, pictures
+and saves are left out on both sides, and so is the EMA, which diffusers' trainer has not.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from bench.turns import seconds_of, take_turns
+from omfa_jax.cli import config as border
+from omfa_jax.diffusion.settings import DiffusionSettings
+from omfa_jax.models import VAES, UNetConfig
+from omfa_jax.scaling.flops import unet_forward
+from omfa_jax.train.settings import TrainSettings
+
+SIDES = ("ours", "diffusers")
+TEXT_TOKENS = 77
+# a 4 M-parameter UNet of SDXL's shape on three components of 32x24 latents, as the notes measured
+SMALL = (
+    "--config.model.unet=xs",
+    "--config.model.vae=xs",
+    "--config.canvas.garment=(256, 192)",
+    "--config.canvas.person=(256, 192)",
+    "--config.canvas.face=(256, 192)",
+    "--config.train.compute_dtype=float32",
+    "--config.train.remat=none",
+)
+# bfloat16 products without sparsity, 1e12 a second, by the words in a device's name
+PEAK_TFLOPS = {"H200": 989.0, "H100": 989.0, "A100": 312.0, "A800": 312.0}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What both sides run."""
+
+    unet: UNetConfig
+    diffusion: DiffusionSettings
+    train: TrainSettings
+
+    @property
+    def step_flops(self) -> float:
+        """Forward and backward of the batch; nothing that is computed twice counts."""
+        height, width, _ = self.diffusion.canvas.shape
+        forward = unet_forward(self.unet, height, width, text_tokens=TEXT_TOKENS).total
+        return 3.0 * forward * self.train.batch_size
+
+
+def setting(options: argparse.Namespace) -> Setting:
+    """Return what the flags ask for, without EMA."""
+    from omfa_jax.cli.startup import preset_unet
+
+    overrides = [*options.overrides, "--config.train.ema_decay=0.0"]
+    overrides = [*(() if options.config else SMALL), *overrides]
+    if options.batch:
+        overrides.append(f"--config.train.batch_size={options.batch}")
+    config = border.load_config(options.config or "configs/base.py", overrides)
+    diffusion = border.diffusion_settings(config, VAES[config.model.vae])
+    return Setting(preset_unet(config, diffusion), diffusion, border.train_settings(config))
+
+
+def ours(it: Setting, steps: int) -> dict[str, Any]:
+    """Train `steps` steps here; return their times and the memory."""
+    import jax
+    import numpy as np
+
+    from omfa_jax.core.tasks import COMPONENTS
+    from omfa_jax.models import init_unet
+    from omfa_jax.parallel.activations import activation_constraint
+    from omfa_jax.parallel.mesh import MeshSettings, make_mesh, replicated
+    from omfa_jax.parallel.rules import UNET_RULES
+    from omfa_jax.train.objective import partial_diffusion
+    from omfa_jax.train.optimizer import make_optimizer
+    from omfa_jax.train.state import abstract_state, create_sharded, state_shardings
+    from omfa_jax.train.step import make_step
+    from omfa_jax.weights.bundle import network_apply
+
+    mesh = make_mesh(MeshSettings())
+    train, diffusion = it.train, it.diffusion
+    optimizer = make_optimizer(train.optimizer, train.steps)
+    apply = network_apply(
+        diffusion,
+        it.unet,
+        dtype=train.compute_dtype,
+        constrain=activation_constraint(mesh),
+        remat=train.remat,
+    )
+    objective = partial_diffusion(diffusion, train.loss, apply, lambda _, images: images)
+
+    def start():
+        return init_unet(it.unet, jax.random.key(0))
+
+    shardings = state_shardings(abstract_state(start, optimizer, 0.0), UNET_RULES, mesh)
+    state = create_sharded(start, optimizer, 0.0, shardings)
+    rng = np.random.default_rng(0)
+    rows = len(diffusion.tasks) + 1
+    frozen = {
+        "vae": {},
+        "prompts": {
+            "context": rng.standard_normal((rows, TEXT_TOKENS, it.unet.context_dim), np.float32),
+            "pooled": rng.standard_normal((rows, it.unet.pooled_dim), np.float32),
+        },
+    }
+    size = train.batch_size
+    slots = dict(zip(COMPONENTS, diffusion.canvas.slots, strict=True))
+    batch = {
+        f"{name}_latents": rng.standard_normal((size, *slot, diffusion.latent_channels), np.float32)
+        for name, slot in (*slots.items(), ("pose", slots["person"]))
+    }
+    batch |= {"has_pose": np.ones(size, bool), "task": np.arange(size, dtype=np.int32) % (rows - 1)}
+    step = make_step(
+        objective,
+        optimizer,
+        0.0,
+        shardings,
+        jax.tree.map(lambda _: replicated(mesh), frozen),
+        mesh,
+    )
+    frozen, batch, root = jax.device_put((frozen, batch, jax.random.key(0)), replicated(mesh))
+    times = []
+    for index in range(steps + 2):
+        begin = time.perf_counter()
+        state, metrics = step(state, frozen, batch, root)
+        jax.block_until_ready((state, metrics))
+        if index >= 2:
+            times.append(time.perf_counter() - begin)
+    stats = jax.devices()[0].memory_stats() or {}
+    device = jax.devices()[0].device_kind
+    return {"seconds": times, "peak_bytes": stats.get("peak_bytes_in_use"), "device": device}
+
+
+def diffusers(it: Setting, steps: int) -> dict[str, Any]:
+    """Train `steps` steps in PyTorch; return their times and the memory."""
+    from bench.torch_step import TorchStep
+
+    trained = TorchStep(it.unet, it.diffusion, it.train, TEXT_TOKENS)
+    return {"seconds": trained.seconds(steps), "peak_bytes": trained.peak_bytes()}
+
+
+def main() -> None:
+    """Take turns and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--config", default="", help="default: a small preset")
+    parser.add_argument("--batch", type=int, default=0, help="examples a step; default: config's")
+    parser.add_argument("--steps", type=int, default=8, help="timed steps a turn")
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
+    options, options.overrides = parser.parse_known_args()
+    it = setting(options)
+    if options.side:
+        sides = {"ours": ours, "diffusers": diffusers}
+        print(json.dumps(sides[options.side](it, options.steps)))
+        return
+    report(it, take_turns(__file__, SIDES, sys.argv[1:], options.rounds))
+
+
+def report(it: Setting, turns: dict[str, list[dict[str, Any]]]) -> None:
+    """Print each side's median, rate and memory, and the ratio."""
+    device = turns["ours"][0]["device"]
+    peak = next((rate for word, rate in PEAK_TFLOPS.items() if word in device), None)
+    height, width, _ = it.diffusion.canvas.shape
+    print(
+        f"\n{device}; canvas {height}x{width}, batch {it.train.batch_size},"
+        f" {it.train.compute_dtype}, remat {it.train.remat}, {it.step_flops / 1e12:.3f} TFLOP"
+    )
+    median = {}
+    for side, runs in turns.items():
+        median[side] = statistics.median(seconds_of(runs))
+        rate = it.step_flops / median[side] / 1e12
+        share = f", MFU {100 * rate / peak:.1f}%" if peak else ""
+        memory = runs[0]["peak_bytes"]
+        held = f", peak {memory / 1e9:.1f} GB" if memory else ""
+        print(f"{side:10} {median[side]:.3f} s a step, {rate:.3f} TFLOP/s{share}{held}")
+    print(f"diffusers / ours: {median['diffusers'] / median['ours']:.2f}")
+
+
+if __name__ == "__main__":
+    main()
