@@ -83,6 +83,11 @@ def test_the_loss_is_the_masked_error_of_v():
     for index, task in enumerate(SETTINGS.tasks):
         expected = each[batch["task"] == index].mean()
         assert float(metrics[f"loss/{task.name}"]) == pytest.approx(expected, rel=1e-5)
+    t = np.asarray(shown["t"])
+    for low in (0, 250, 500, 750):
+        expected = each[(t >= low) & (t < low + 250)]
+        came = float(metrics[f"loss_at/t{low:03d}-{low + 249:03d}"])
+        assert came == pytest.approx(expected.mean() if expected.size else np.nan, nan_ok=True)
     weighted, *_ = run(output=0.25, gamma=5.0)
     by_snr = weight("v", 5.0, alpha[:, 0, 0, 0], sigma[:, 0, 0, 0])
     assert float(weighted) == pytest.approx(float((by_snr * each).mean()), rel=1e-5)

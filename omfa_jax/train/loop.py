@@ -161,7 +161,7 @@ def mean_of(window: list[dict[str, jax.Array]]) -> dict[str, float]:
     stacked = jax.device_get(jax.tree.map(lambda *rows: jnp.stack(rows), *window))
     means = {}
     for name, values in stacked.items():
-        kept = values[~np.isnan(values)] if name.startswith("loss/") else values
+        kept = values[~np.isnan(values)] if name.startswith(("loss/", "loss_at/")) else values
         means[name] = float(kept.mean()) if kept.size else float("nan")
     return means
 

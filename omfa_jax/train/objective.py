@@ -1,5 +1,6 @@
 """The partial-diffusion objective: from a batch to a loss on the noised components."""
 
+import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,6 +16,9 @@ from omfa_jax.diffusion.schedule import alpha_sigma
 from omfa_jax.diffusion.settings import DiffusionSettings
 from omfa_jax.train.keys import key_for
 from omfa_jax.train.settings import LossSettings
+
+# quarters: with 8 examples a step, each is seen in most steps
+NOISE_LEVELS = 4
 
 Batch = Mapping[str, Array]
 Metrics = dict[str, Float[Array, ""]]
@@ -69,7 +73,10 @@ def partial_diffusion(
         wanted = target(settings.prediction, x0, eps, alpha, sigma)
         per_example = masked_mean((output - wanted) ** 2, mask)
         mean = jnp.mean(weight(settings.prediction, gamma, alpha, sigma) * per_example)
-        return mean, per_task_losses(settings, per_example, batch["task"])
+        return mean, {
+            **per_task_losses(settings, per_example, batch["task"]),
+            **per_noise_losses(settings, per_example, t),
+        }
 
     return objective
 
@@ -83,4 +90,20 @@ def per_task_losses(
         chosen = task == index
         total = jnp.sum(jnp.where(chosen, per_example, 0.0))
         metrics[f"loss/{row.name}"] = total / jnp.sum(chosen)
+    return metrics
+
+
+def per_noise_losses(
+    settings: DiffusionSettings, per_example: Float[Array, "b"], t: Array
+) -> Metrics:
+    """Return the unweighted mean loss by quarters of the timesteps; NaN of an empty one.
+
+    The quarters tell a model that cannot place things (high t) from one that cannot finish them.
+    """
+    metrics, steps = {}, settings.schedule.train_steps
+    bounds = [steps * quarter // NOISE_LEVELS for quarter in range(NOISE_LEVELS + 1)]
+    for low, high in itertools.pairwise(bounds):
+        chosen = (t >= low) & (t < high)
+        total = jnp.sum(jnp.where(chosen, per_example, 0.0))
+        metrics[f"loss_at/t{low:03d}-{high - 1:03d}"] = total / jnp.sum(chosen)
     return metrics

@@ -1,0 +1,78 @@
+"""Where a run's wall time goes: steps, waiting for data, saves, pictures, and what was lost."""
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+
+# everything else than training; what is spent on it is taken out of the step times
+KINDS = ("data", "log", "pictures", "save", "restore")
+
+
+class Clock:
+    """Times one process's run; every figure in seconds, of the wall clock.
+
+    `began` is when the run's first process began (time.time), over all restarts: goodput is the
+    share of the time since then that went into the steps whose result is still there.
+    """
+
+    def __init__(
+        self,
+        began: float,
+        *,
+        now: Callable[[], float] = time.perf_counter,
+        wall: Callable[[], float] = time.time,
+    ):
+        self._began, self._now, self._wall = began, now, wall
+        self._spent: dict[str, float] = defaultdict(float)
+        self._steps: list[float] = []
+        self._last: float | None = None
+        self._apart = 0.0
+        self._typical: list[float] = []
+        self._data_mark = 0.0
+        self._window_mark = now()
+
+    @contextmanager
+    def spent(self, kind: str) -> Iterator[None]:
+        """Count the time inside as `kind`, one of KINDS, and leave it out of the step times.
+
+        Waiting for data does count as part of a step: the device waits too.
+        """
+        start = self._now()
+        yield
+        took = self._now() - start
+        self._spent[kind] += took
+        if kind != "data":
+            self._apart += took
+
+    def step_finished(self) -> None:
+        """A step's result is there; the time since the one before is its own."""
+        now = self._now()
+        if self._last is not None:
+            self._steps.append(now - self._last - self._apart)
+        self._last, self._apart = now, 0.0
+
+    def window(self, step: int) -> dict[str, float]:
+        """Return the figures since the last call, and the run's goodput at `step`."""
+        figures: dict[str, float] = {}
+        elapsed = self._now() - self._window_mark
+        waited = self._spent["data"] - self._data_mark
+        if self._steps:
+            seconds = np.array(self._steps)
+            for name, q in (("p50", 50), ("p95", 95), ("max", 100)):
+                figures[f"step_seconds/{name}"] = float(np.percentile(seconds, q))
+            # the first steps of a process hold the compilation; the median does not
+            self._typical.append(float(np.median(seconds)))
+            useful = step * float(np.median(self._typical))
+            total = self._wall() - self._began
+            figures["goodput"] = min(1.0, useful / total) if total > 0 else 1.0
+        if elapsed > 0:
+            figures["data_wait"] = min(1.0, waited / elapsed)
+        for kind in ("save", "restore", "pictures"):
+            if self._spent[kind]:
+                figures[f"seconds/{kind}"] = self._spent[kind]
+        self._steps = []
+        self._data_mark, self._window_mark = self._spent["data"], self._now()
+        return figures

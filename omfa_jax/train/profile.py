@@ -1,0 +1,68 @@
+"""A trace of chosen steps, for TensorBoard's profile tab, Perfetto or XProf."""
+
+import logging
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+
+from omfa_jax.core.errors import OmfaError
+
+log = logging.getLogger(__name__)
+
+FOLDER = "profile"
+
+
+@dataclass(frozen=True)
+class ProfileSteps:
+    """The steps whose trace is written: `first` to `last`, both included, counted from 1."""
+
+    first: int
+    last: int
+
+    @classmethod
+    def parse(cls, text: str) -> "ProfileSteps":
+        """Read "20" or "20-25"."""
+        match = re.fullmatch(r"(\d+)(?:-(\d+))?", text.strip())
+        first = int(match[1]) if match else 0
+        last = int(match[2] or first) if match else 0
+        if not 1 <= first <= last:
+            raise OmfaError(
+                f"--profile takes a step or a range of steps, as 20 or 20-25, got {text!r}"
+            )
+        return cls(first, last)
+
+
+class Profiler:
+    """Starts and stops the trace; without `steps` it does nothing.
+
+    Each process writes a trace of its own devices to `workdir`/profile.
+    """
+
+    def __init__(self, steps: ProfileSteps | None, workdir: Path):
+        self._steps, self._folder, self._running = steps, Path(workdir) / FOLDER, False
+
+    def before(self, step: int) -> None:
+        """Begin the trace if `step`, about to be dispatched, is the first chosen one.
+
+        A run that resumed in the middle of them traces the rest.
+        """
+        chosen = self._steps
+        if chosen is not None and not self._running and chosen.first <= step <= chosen.last:
+            jax.profiler.start_trace(str(self._folder))
+            self._running = True
+
+    def after(self, step: int, finish: Callable[[], object]) -> None:
+        """End the trace if `step` is the last chosen one; `finish` waits for its result."""
+        if self._running and self._steps is not None and step >= self._steps.last:
+            finish()
+            self.close()
+
+    def close(self) -> None:
+        """End a trace that is still running."""
+        if self._running:
+            jax.profiler.stop_trace()
+            self._running, self._steps = False, None
+            log.info("trace written to %s; tensorboard --logdir shows it", self._folder)
