@@ -156,7 +156,7 @@ def variant_rows(config: UNetConfig, count: int) -> Iterator[Row]:
     """Yield what holds for another width of conv_in: names, shapes, channels, and the way back."""
     shapes = torch_shapes(config)
     component = names.Component(shapes_of_unet(config), Tensors("diffusers", shapes, np.zeros))
-    faults = str(names.fit(component))
+    faults = names.fit(component).counts
     what = f"{config.in_channels} channels: tensors that fit diffusers'"
     yield count_row(what, 0 if faults else len(component.rows), count)
     found = conv_in.source_inputs(config.in_channels, config.out_channels)

@@ -4,20 +4,8 @@ import importlib.util
 from pathlib import Path
 
 import pytest
+from small_models import SMALL_UNET, SMALL_VAE
 
-from omfa_jax.models import UNetConfig, VAEConfig
-
-UNET = UNetConfig(
-    block_channels=(16, 32),
-    layers_per_block=1,
-    transformer_depth=(0, 1),
-    heads=(1, 2),
-    context_dim=24,
-    pooled_dim=8,
-    time_id_dim=8,
-    norm_groups=8,
-)
-VAE = VAEConfig(block_channels=(8, 16), layers_per_block=1, norm_groups=8)
 SCRIPT = Path(__file__).parents[1] / "bench" / "convert.py"
 
 
@@ -30,7 +18,7 @@ def bench():
 
 
 def test_every_row_holds_but_those_of_cost(bench, tmp_path):
-    rows = {row.what: row for row in bench.bench(UNET, VAE, tmp_path / "work")}
+    rows = {row.what: row for row in bench.bench(SMALL_UNET, SMALL_VAE, tmp_path / "work")}
     # a few megabytes are lost beside what Python itself takes
     costs = [row for what, row in rows.items() if what.startswith(("import:", "export:"))]
     assert len(costs) == 4

@@ -1,6 +1,7 @@
 """The script beside an export: the same pictures in PyTorch as here, from image files."""
 
 import ast
+import dataclasses
 import importlib.util
 import shutil
 import sys
@@ -10,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
+from small_models import SMALL_UNET, SMALL_VAE
 from torch_models import params_of, torch_unet, torch_vae
 
 import omfa_jax
@@ -19,7 +21,6 @@ from omfa_jax.core.tasks import Task
 from omfa_jax.diffusion.sample import SamplerSettings
 from omfa_jax.diffusion.settings import DiffusionSettings
 from omfa_jax.evals.psnr import psnr
-from omfa_jax.models import UNetConfig, VAEConfig
 from omfa_jax.sampling.generate import Sampler
 from omfa_jax.sampling.load import load_folder
 from omfa_jax.weights.folder import save_diffusers
@@ -43,19 +44,10 @@ def random_channel_model() -> dict:
         unet_inputs=("noisy", "mask", "clean", "pose"),
         prediction="epsilon",
     )
-    unet = UNetConfig(
-        in_channels=settings.in_channels,
-        out_channels=settings.out_channels,
-        block_channels=(16, 32),
-        layers_per_block=1,
-        transformer_depth=(0, 1),
-        heads=(1, 2),
-        context_dim=24,
-        pooled_dim=8,
-        time_id_dim=8,
-        norm_groups=8,
+    unet = dataclasses.replace(
+        SMALL_UNET, in_channels=settings.in_channels, out_channels=settings.out_channels
     )
-    vae = VAEConfig(block_channels=(8, 16), layers_per_block=1, norm_groups=4)
+    vae = SMALL_VAE
     return {
         "unet_config": unet,
         "unet_params": params_of(unet, torch_unet(unet)),

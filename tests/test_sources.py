@@ -8,37 +8,27 @@ from collections import namedtuple
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
+from small_models import SMALL_UNET, SMALL_VAE
 from torch_models import torch, torch_unet, torch_vae
 
 import convert_weights
 from omfa_jax.core import trees
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.models import UNetConfig, VAEConfig
+from omfa_jax.models import UNetConfig
 from omfa_jax.weights import stream
 from omfa_jax.weights.folder import load_diffusers
 from omfa_jax.weights.imported import is_imported
 from omfa_jax.weights.names import ADVICE
 from omfa_jax.weights.sources import open_source
 
-UNET = UNetConfig(
-    block_channels=(16, 32),
-    layers_per_block=1,
-    transformer_depth=(0, 2),
-    heads=(1, 2),
-    context_dim=24,
-    pooled_dim=8,
-    time_id_dim=8,
-    norm_groups=8,
-)
-VAE = VAEConfig(block_channels=(8, 16), layers_per_block=1, norm_groups=8)
 STEM = "diffusion_pytorch_model"
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
     folder = tmp_path_factory.mktemp("source")
-    torch_unet(UNET).save_pretrained(folder / "unet")
-    torch_vae(VAE).save_pretrained(folder / "vae")
+    torch_unet(SMALL_UNET).save_pretrained(folder / "unet")
+    torch_vae(SMALL_VAE).save_pretrained(folder / "vae")
     return folder
 
 
@@ -57,7 +47,7 @@ def same(a, b):
 
 @pytest.mark.parametrize("shards", ["10GB", "40KB"])
 def test_pickled_files_are_read_as_safetensors_are(source, tmp_path, shards):
-    for name, model in (("unet", torch_unet(UNET)), ("vae", torch_vae(VAE))):
+    for name, model in (("unet", torch_unet(SMALL_UNET)), ("vae", torch_vae(SMALL_VAE))):
         model.save_pretrained(tmp_path / name, safe_serialization=False, max_shard_size=shards)
     files = sorted(path.name for path in (tmp_path / "unet").glob("*.bin"))
     assert (len(files) > 1) == (shards == "40KB")
@@ -68,7 +58,7 @@ def test_pickled_files_are_read_as_safetensors_are(source, tmp_path, shards):
 @pytest.mark.parametrize("variant", ["fp16", "bf16"])
 def test_half_variants_are_read_where_nothing_else_is(tmp_path, variant, pickled):
     kind = {"fp16": torch.float16, "bf16": torch.bfloat16}[variant]
-    unet, vae = torch_unet(UNET).to(kind), torch_vae(VAE).to(kind)
+    unet, vae = torch_unet(SMALL_UNET).to(kind), torch_vae(SMALL_VAE).to(kind)
     for name, model in (("unet", unet), ("vae", vae)):
         model.save_pretrained(
             tmp_path / name,
@@ -145,7 +135,7 @@ def test_nan_alone_is_found_while_writing(copy, tmp_path, capsys):
 @pytest.mark.parametrize("form", ["safetensors", "bin"])
 def test_an_index_with_a_missing_shard(copy, tmp_path, capsys, form):
     shutil.rmtree(copy / "unet")
-    torch_unet(UNET).save_pretrained(
+    torch_unet(SMALL_UNET).save_pretrained(
         copy / "unet", max_shard_size="40KB", safe_serialization=form == "safetensors"
     )
     lost = sorted((copy / "unet").glob(f"*-of-*.{form}"))[1]
@@ -164,7 +154,7 @@ def test_truncated_files(copy, tmp_path, capsys, keep):
     path.write_bytes(whole[:keep])
     assert "is not a whole safetensors file" in import_fails(copy, tmp_path / "out", capsys)
     path.unlink()
-    torch.save(torch_vae(VAE).state_dict(), copy / "vae" / f"{STEM}.bin")
+    torch.save(torch_vae(SMALL_VAE).state_dict(), copy / "vae" / f"{STEM}.bin")
     whole = (copy / "vae" / f"{STEM}.bin").read_bytes()
     (copy / "vae" / f"{STEM}.bin").write_bytes(whole[:keep])
     assert "is not a whole file of torch.save's" in import_fails(copy, tmp_path / "out", capsys)
@@ -193,7 +183,7 @@ def test_quantised_files_are_refused(copy, tmp_path, capsys):
 
 def test_unknown_widths_need_the_flag(source, tmp_path, capsys):
     wide = tmp_path / "wide"
-    torch_unet(UNetConfig(**{**vars(UNET), "in_channels": 12})).save_pretrained(wide / "unet")
+    torch_unet(UNetConfig(**{**vars(SMALL_UNET), "in_channels": 12})).save_pretrained(wide / "unet")
     (wide / "vae").symlink_to(source / "vae")
     assert "import it with --source-inputs" in import_fails(wide, tmp_path / "out", capsys)
     arguments = ["--source-inputs", "noisy,clean,pose"]

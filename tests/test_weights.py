@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
+from small_models import SMALL_UNET, SMALL_VAE
 from torch_models import (
     AutoencoderKL,
     UNet2DConditionModel,
@@ -21,23 +22,12 @@ from omfa_jax.core import trees
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.tasks import Task
 from omfa_jax.diffusion.settings import DiffusionSettings
-from omfa_jax.models import UNETS, VAES, UNetConfig, VAEConfig, apply_unet
+from omfa_jax.models import UNETS, VAES, apply_unet
 from omfa_jax.weights import configs
 from omfa_jax.weights.folder import load_diffusers, save_diffusers
 from omfa_jax.weights.imported import fields_of
 from omfa_jax.weights.prompts import seeded_prompts
 
-UNET = UNetConfig(
-    block_channels=(32, 48),
-    layers_per_block=1,
-    transformer_depth=(0, 2),
-    heads=(2, 3),
-    context_dim=24,
-    pooled_dim=8,
-    time_id_dim=8,
-    norm_groups=8,
-)
-VAE = VAEConfig(block_channels=(8, 16), layers_per_block=1, norm_groups=8)
 OMFA = DiffusionSettings(
     tasks=(Task("try_on", ("person",), 1.0, "a person"),), slots_px=((16, 16),) * 3, stride=2
 )
@@ -49,8 +39,8 @@ FILE = "diffusion_pytorch_model.safetensors"
 def foreign(tmp_path_factory):
     """A folder as diffusers itself saves it."""
     folder = tmp_path_factory.mktemp("foreign")
-    torch_unet(UNET).save_pretrained(folder / "unet")
-    torch_vae(VAE).save_pretrained(folder / "vae")
+    torch_unet(SMALL_UNET).save_pretrained(folder / "unet")
+    torch_vae(SMALL_VAE).save_pretrained(folder / "vae")
     return folder
 
 
@@ -66,7 +56,7 @@ def same_files(a, b):
 
 
 def test_foreign_folder(model):
-    assert (model.unet_config, model.vae_config) == (UNET, VAE)
+    assert (model.unet_config, model.vae_config) == (SMALL_UNET, SMALL_VAE)
     assert model.scheduler is model.omfa is model.prompts is None and model.notes == ()
     assert all(leaf.dtype == np.float32 for _, leaf in trees.walk(model.unet_params))
 
@@ -84,8 +74,8 @@ def test_export_is_bit_equal_and_loads_cleanly(model, foreign, tmp_path, caplog)
 
 @pytest.mark.parametrize(("dtype", "kind"), [("fp16", torch.float16), ("bf16", torch.bfloat16)])
 def test_half_precision_files_come_back_the_same(dtype, kind, tmp_path):
-    torch_unet(UNET).to(kind).save_pretrained(tmp_path / "half" / "unet", variant=dtype)
-    torch_vae(VAE).to(kind).save_pretrained(tmp_path / "half" / "vae", variant=dtype)
+    torch_unet(SMALL_UNET).to(kind).save_pretrained(tmp_path / "half" / "unet", variant=dtype)
+    torch_vae(SMALL_VAE).to(kind).save_pretrained(tmp_path / "half" / "vae", variant=dtype)
     model = load_diffusers(tmp_path / "half")
     save_diffusers(tmp_path / "out", **fields_of(model), dtype=dtype)
     for name in ("unet", "vae"):
@@ -94,7 +84,7 @@ def test_half_precision_files_come_back_the_same(dtype, kind, tmp_path):
 
 
 def test_shards_are_read_as_one(model, foreign, tmp_path):
-    torch_unet(UNET).save_pretrained(tmp_path / "unet", max_shard_size="300KB")
+    torch_unet(SMALL_UNET).save_pretrained(tmp_path / "unet", max_shard_size="300KB")
     assert len(list((tmp_path / "unet").glob("*-of-*.safetensors"))) > 1
     (tmp_path / "vae").symlink_to(foreign / "vae")
     sharded = dict(trees.walk(load_diffusers(tmp_path).unet_params))
@@ -122,7 +112,7 @@ def test_failed_export_leaves_the_old_folder(model, tmp_path):
     broken = dataclasses.replace(model, vae_params=huge)
     with pytest.raises(OmfaError, match=r"quant_conv.weight has values up to 1e\+05.*--dtype bf16"):
         save_diffusers(tmp_path / "out", **fields_of(broken), dtype="fp16")
-    assert load_diffusers(tmp_path / "out").unet_config == UNET
+    assert load_diffusers(tmp_path / "out").unet_config == SMALL_UNET
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
@@ -159,11 +149,11 @@ def test_widening_adds_channels_that_do_not_matter(model, foreign):
     wide = load_diffusers(foreign, inputs=(("noisy", 4), ("mask", 1), ("pose", 4)))
     assert len(wide.notes) == 1 and "mask, pose new with zero weights" in wide.notes[0]
     assert wide.unet_config.in_channels == 9
-    x, *rest = map(jnp.asarray, unet_inputs(dataclasses.replace(UNET, in_channels=9), 4, 4))
+    x, *rest = map(jnp.asarray, unet_inputs(dataclasses.replace(SMALL_UNET, in_channels=9), 4, 4))
 
     def outputs(narrow, params, x):
         both = (
-            apply_unet(UNET, narrow, x[..., :4], *rest),
+            apply_unet(SMALL_UNET, narrow, x[..., :4], *rest),
             apply_unet(wide.unet_config, params, x, *rest),
         )
         return both
@@ -172,13 +162,13 @@ def test_widening_adds_channels_that_do_not_matter(model, foreign):
     np.testing.assert_array_equal(came, expected)
 
 
-@pytest.mark.parametrize("config", [*UNETS.values(), UNET], ids=str)
+@pytest.mark.parametrize("config", [*UNETS.values(), SMALL_UNET], ids=str)
 def test_unet_config_round_trip(config):
     fields = json.loads(json.dumps(configs.unet_to_diffusers(config)))
     assert configs.unet_from_diffusers(fields, "config") == config
 
 
-@pytest.mark.parametrize("config", [*VAES.values(), VAE], ids=str)
+@pytest.mark.parametrize("config", [*VAES.values(), SMALL_VAE], ids=str)
 def test_vae_config_round_trip(config):
     fields = json.loads(json.dumps(configs.vae_to_diffusers(config)))
     assert configs.vae_from_diffusers(fields, "config") == config
