@@ -12,6 +12,7 @@ from torch_models import (
     AutoencoderKL,
     UNet2DConditionModel,
     compiled,
+    relative_l2,
     torch,
     torch_unet,
     torch_vae,
@@ -151,6 +152,15 @@ def test_widening_adds_channels_that_do_not_matter(model, foreign):
     assert wide.unet_config.in_channels == 9
     x, *rest = map(jnp.asarray, unet_inputs(dataclasses.replace(SMALL_UNET, in_channels=9), 4, 4))
 
+    old, new = (params["conv_in"]["kernel"] for params in (model.unet_params, wide.unet_params))
+    np.testing.assert_array_equal(new[:, :, :4], old)
+    assert not np.any(new[:, :, 4:])
+    for (path, kept), (_, leaf) in zip(
+        trees.walk(wide.unet_params), trees.walk(model.unet_params), strict=True
+    ):
+        if path != ("conv_in", "kernel"):
+            np.testing.assert_array_equal(kept, leaf, err_msg="/".join(path))
+
     def outputs(narrow, params, x):
         both = (
             apply_unet(SMALL_UNET, narrow, x[..., :4], *rest),
@@ -159,7 +169,8 @@ def test_widening_adds_channels_that_do_not_matter(model, foreign):
         return both
 
     expected, came = compiled(outputs, model.unet_params, wide.unet_params, x)
-    np.testing.assert_array_equal(came, expected)
+    # some processors sum a convolution of 9 channels in another order than one of 4
+    assert relative_l2(came, expected) <= 1e-6
 
 
 @pytest.mark.parametrize("config", [*UNETS.values(), SMALL_UNET], ids=str)
