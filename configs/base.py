@@ -55,6 +55,8 @@ def get_config() -> ConfigDict:
     config.data.records = ""  # folder written by `omfa data build`
     config.data.latents = ""  # folder written by `omfa data latents`; takes precedence
     config.data.split = "train"
+    # what `omfa data poses --style` drew; travels with the model, so that its poses are drawn alike
+    config.data.pose_style = "normals"  # or "positions", "parts", "shaded"
     config.data.threads = 8  # decoding threads a host
     config.data.prefetch = 16  # decoded batches kept ready a host
 

@@ -8,7 +8,7 @@ import pytest
 from omfa_jax.body import backends
 from omfa_jax.body.camera import Camera, looking_at
 from omfa_jax.body.forward import forward
-from omfa_jax.body.joints import PARTS
+from omfa_jax.body.joints import JOINT_INDEX, PARTS
 from omfa_jax.body.model import BodyModel, load_model
 from omfa_jax.body.params import neutral
 from omfa_jax.body.render import render
@@ -89,9 +89,7 @@ def body_view(model: BodyModel, turn: float = 0.0) -> tuple[np.ndarray, Camera]:
 
 def test_parts_have_exact_distinct_colours_and_left_is_not_right(model: BodyModel, backend: str):
     vertices, camera = body_view(model)
-    picture = render(
-        vertices, model.faces, camera, "parts", backend=backend, part_ids=model.part_ids
-    )
+    picture = render(vertices, model.faces, camera, "parts", backend=backend, body=model)
     table = np.round(palette()[: len(PARTS)] * 255).astype(int)
     neighbours = [np.roll(picture, step, axis) for axis in (0, 1) for step in (-1, 1)]
     flat = np.all([(near == picture).all(-1) for near in neighbours], axis=0)
@@ -104,6 +102,29 @@ def test_parts_have_exact_distinct_colours_and_left_is_not_right(model: BodyMode
     (x, y), (mirror_x, _) = camera.project(np.array([[0.3, 0.1, 0], [-0.3, 0.1, 0]]))[0].astype(int)
     want = table[[PARTS.index("left_shoulder"), PARTS.index("right_shoulder")]]
     assert np.abs(picture[[y, y], [x, mirror_x]].astype(int) - want).max() <= 1
+
+
+def test_positions_are_those_of_the_rest_pose(model: BodyModel, backend: str):
+    colours = []
+    for turn in (0.0, 0.4):
+        vertices, camera = body_view(model, turn)
+        picture = render(vertices, model.faces, camera, "positions", backend=backend, body=model)
+        joints = forward(model, neutral().replace(global_orient=[0, turn, 0]))[1]
+        names = ("pelvis", "neck", "left_shoulder", "right_shoulder")
+        (columns, rows) = camera.project(joints[[JOINT_INDEX[n] for n in names]])[0].T.astype(int)
+        colours.append(picture[rows, columns].astype(int))
+    (pelvis, neck, left, right), _ = colours
+    # knots of the scales: the centre line, the shoulder joints, pelvis and neck
+    assert np.abs(np.array([pelvis[0], neck[0]]) - 127.5).max() <= 3
+    assert abs(left[0] - 0.75 * 255) <= 4 and abs(right[0] - 0.25 * 255) <= 4
+    assert abs(pelvis[1] - 0.2 * 255) <= 4 and abs(neck[1] - 0.8 * 255) <= 4
+    # a turned body shows nearly the same points at the same joints
+    assert np.abs(colours[0] - colours[1])[:2].max() <= 40
+    front, back = (
+        render(v, model.faces, c, "positions", backend=backend, body=model)
+        for v, c in (body_view(model, 0.0), body_view(model, np.pi))
+    )
+    assert np.median(front[front.max(-1) > 0][:, 2]) > np.median(back[back.max(-1) > 0][:, 2]) + 20
 
 
 def test_palette_colours_are_far_apart():
@@ -139,8 +160,7 @@ def test_backends_agree(model: BodyModel, style: str, turn: float):
         pytest.skip(f"pyrender does not draw on this machine: {backends.pyrender_failure()}")
     vertices, camera = body_view(model, turn)
     pictures = [
-        render(vertices, model.faces, camera, style, backend=name, part_ids=model.part_ids)
-        for name in BACKENDS
+        render(vertices, model.faces, camera, style, backend=name, body=model) for name in BACKENDS
     ]
     inside = interior(pictures)
     difference = np.abs(pictures[0].astype(int) - pictures[1]).max(-1)[inside]
@@ -182,5 +202,5 @@ def test_unknown_names_get_a_hint(model: BodyModel):
         render(vertices, model.faces, camera, "normal", backend="zbuffer")
     with pytest.raises(OmfaError, match="did you mean 'pyrender'"):
         render(vertices, model.faces, camera, backend="pyrenderer")
-    with pytest.raises(OmfaError, match="needs 13718 part_ids"):
+    with pytest.raises(OmfaError, match="needs the body model of these 13718"):
         render(vertices, model.faces, camera, "parts", backend="zbuffer")

@@ -105,6 +105,11 @@ def render_folder(
     )
 
 
+def styles_under(raw_dir: str | os.PathLike) -> list[str]:
+    """Return the styles of the pose maps below a raw data set; maps from elsewhere have none."""
+    return sorted({_read_note(note)["style"] for note in Path(raw_dir).rglob(SETTINGS_FILE)})
+
+
 def _claim(target: Path, settings: _Settings) -> None:
     """Leave a note of what the maps look like, or refuse to mix them with others."""
     note = target / SETTINGS_FILE
@@ -112,16 +117,21 @@ def _claim(target: Path, settings: _Settings) -> None:
     size = "x".join(map(str, settings.size_px)) if settings.size_px else "as the photo"
     wanted = {"style": settings.style, "size_px": size, "body_model": model}
     if note.exists():
-        try:
-            found = json.loads(note.read_text())
-        except ValueError:
-            raise OmfaError(f"{note}: damaged; delete {target} to render it again") from None
+        found = _read_note(note)
         if found != wanted:
             came = f"holds maps of {found}, asked for {wanted}"
             raise OmfaError(f"{target} {came}; delete it to render it again")
         return
     with atomic_write(note) as temporary:
         temporary.write_text(json.dumps(wanted) + "\n")
+
+
+def _read_note(note: Path) -> dict[str, str]:
+    try:
+        found = json.loads(note.read_text())
+        return {name: found[name] for name in ("style", "size_px", "body_model")}
+    except (ValueError, KeyError, TypeError):
+        raise OmfaError(f"{note}: damaged; delete {note.parent} to render it again") from None
 
 
 def _is_fresh(image: Path, body: Path) -> bool:
@@ -176,14 +186,13 @@ def _render_file(body: Path, image: Path, settings: _Settings) -> str | None:
             camera = camera.resized(*settings.size_px)
         model = _model(settings.model_path)
         vertices, _ = forward(model, params)
-        part_ids = model.part_ids if settings.style == "parts" else None
         picture = render(
             vertices,
             model.faces,
             camera,
             settings.style,
             backend=settings.backend,
-            part_ids=part_ids,
+            body=model,
         )
         if not picture.any():
             raise OmfaError("the body is outside the picture; check the file's camera")

@@ -1,10 +1,11 @@
 """A picture of a posed body: the pose map that the model is conditioned on."""
 
 import numpy as np
-from jaxtyping import Float, Int, Int32, UInt8
+from jaxtyping import Float, Int32, UInt8
 
 from omfa_jax.body import backends
 from omfa_jax.body.camera import Camera
+from omfa_jax.body.model import BodyModel
 from omfa_jax.body.styles import paint
 
 
@@ -15,15 +16,16 @@ def render(
     style: str = "normals",
     *,
     backend: str = "auto",
-    part_ids: Int[np.ndarray, "v"] | None = None,
+    body: BodyModel | None = None,
 ) -> UInt8[np.ndarray, "h w 3"]:
     """Return an RGB picture of the mesh (world metres) on black, at the camera's size.
 
     Styles: "normals" (camera space, (n + 1) / 2 * 255 with x right, y up, z to the viewer),
-    "parts" (a colour per body part; needs `part_ids`, see BodyModel.part_ids), "shaded" (grey).
+    "positions" (where on the body a point is, see styles.rest_positions) and "parts" (a colour per
+    body part), which need `body`, the model the mesh was posed from; "shaded" (grey).
     Backends: "pyrender", "zbuffer", or "auto": pyrender where it works. Edges are antialiased.
     Raises OmfaError for an unknown style or backend, or if pyrender is asked for and fails.
     """
     chosen = backends.resolve(backend)
-    painted = paint(style, camera.to_camera(vertices), faces, part_ids)
+    painted = paint(style, camera.to_camera(vertices), faces, body)
     return backends.draw(painted, camera, chosen)

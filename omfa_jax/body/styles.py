@@ -4,12 +4,14 @@ import functools
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int, Int32
+from jaxtyping import Float, Int32
 
+from omfa_jax.body.joints import JOINT_INDEX
 from omfa_jax.body.mesh import vertex_normals
+from omfa_jax.body.model import BodyModel
 from omfa_jax.core.errors import OmfaError, unknown
 
-STYLES = ("normals", "parts", "shaded")
+STYLES = ("normals", "positions", "parts", "shaded")
 
 _LIGHT = np.array([0.30, 0.50, 0.81])
 _AMBIENT = 0.25
@@ -28,17 +30,26 @@ def paint(
     style: str,
     vertices: Float[np.ndarray, "v 3"],
     faces: Int32[np.ndarray, "f 3"],
-    part_ids: Int[np.ndarray, "v"] | None,
+    body: BodyModel | None,
 ) -> Painted:
     """Return the mesh (camera axes, metres) coloured in `style`; raises OmfaError.
 
-    normals: (n + 1) / 2 with x right, y up, z to the viewer. parts: one flat colour per part of
-    `part_ids`, which must be given. shaded: grey, lit from the upper right behind the camera.
+    normals: (n + 1) / 2 with x right, y up, z to the viewer. positions: where on the body a point
+    is, by `rest_positions`. parts: one flat colour per body part. These two need the `body` that
+    the mesh was posed from. shaded: grey, lit from the upper right behind the camera.
     """
     if style not in STYLES:
         raise unknown("pose map style", style, STYLES)
-    if style == "parts":
-        return _painted_parts(vertices, faces, part_ids)
+    if style in ("parts", "positions"):
+        if body is None or len(body.v_template) != len(vertices):
+            came = "none" if body is None else f"one of {len(body.v_template)}"
+            raise OmfaError(
+                f"style {style!r} needs the body model of these {len(vertices)} vertices;"
+                f" got {came}"
+            )
+        if style == "parts":
+            return _painted_parts(vertices, faces, body.part_ids)
+        return Painted(vertices, faces, rest_positions(body))
     # camera axes are y down, z forward; normals as seen by the viewer are y up, z backward
     normals = vertex_normals(vertices, faces) * (1.0, -1.0, -1.0)
     if style == "normals":
@@ -46,6 +57,24 @@ def paint(
     lit = np.clip(normals @ (_LIGHT / np.linalg.norm(_LIGHT)), 0, 1)
     grey = _ALBEDO * (_AMBIENT + (1 - _AMBIENT) * lit)
     return Painted(vertices, faces, np.repeat(grey[:, None], 3, axis=1))
+
+
+def rest_positions(body: BodyModel) -> Float[np.ndarray, "v 3"]:
+    """Return each vertex's place on the body in its rest pose, 0..1: the same in every pose.
+
+    Red runs from the right hand to the left, green from the soles to the crown, blue from the back
+    to the front: a dense correspondence like NOCS (arXiv 1901.02970), for cloth that must know
+    where on the body it lies. The trunk, where clothes are, gets half of red (between the shoulder
+    joints) and three fifths of green (from pelvis to neck).
+    """
+    x, y, z = body.v_template.T.astype(np.float64)
+    joints = body.joint_template
+    shoulder = joints[JOINT_INDEX["left_shoulder"], 0]
+    pelvis, neck = joints[JOINT_INDEX["pelvis"], 1], joints[JOINT_INDEX["neck"], 1]
+    aside = np.interp(np.abs(x), (0, shoulder, np.abs(x).max()), (0, 0.5, 1))
+    height = np.interp(y, (y.min(), pelvis, neck, y.max()), (0, 0.2, 0.8, 1))
+    front = (z - z.min()) / np.ptp(z)
+    return np.stack([0.5 + 0.5 * np.sign(x) * aside, height, front], axis=1)
 
 
 @functools.cache
@@ -62,10 +91,11 @@ def palette() -> Float[np.ndarray, "n 3"]:
     return grid[chosen]
 
 
-def _painted_parts(vertices: np.ndarray, faces: np.ndarray, part_ids: np.ndarray | None) -> Painted:
-    if part_ids is None or len(part_ids) != len(vertices):
-        came = "none" if part_ids is None else f"{len(part_ids)}"
-        raise OmfaError(f"style 'parts' needs {len(vertices)} part_ids, one a vertex; got {came}")
+def _painted_parts(
+    vertices: Float[np.ndarray, "v 3"],
+    faces: Int32[np.ndarray, "f 3"],
+    part_ids: Int32[np.ndarray, "v"],
+) -> Painted:
     corner = part_ids[faces]
     # the part two corners share, else the first corner's
     part = np.where(corner[:, 1] == corner[:, 2], corner[:, 1], corner[:, 0])

@@ -9,6 +9,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from omfa_jax.body.styles import STYLES
 from omfa_jax.core.errors import OmfaError, unknown
 from omfa_jax.core.files import require_file
 from omfa_jax.core.tasks import COMPONENTS, Task
@@ -98,7 +99,9 @@ def diffusion_settings(config: Config, vae: VAEConfig) -> DiffusionSettings:
     tasks = []
     for name, row in config.tasks.items():
         tasks.append(Task(name, tuple(row.noised), float(row.weight), row.prompt))
-    d = config.diffusion
+    d, pose_style = config.diffusion, config.data.pose_style
+    if pose_style not in STYLES:
+        raise unknown("pose map style (config.data.pose_style)", pose_style, STYLES)
     return DiffusionSettings(
         tasks=tuple(tasks),
         slots_px=tuple(tuple(config.canvas[name]) for name in COMPONENTS),
@@ -107,6 +110,7 @@ def diffusion_settings(config: Config, vae: VAEConfig) -> DiffusionSettings:
         layout=config.canvas.layout,
         unet_inputs=tuple(d.unet_inputs),
         prediction=d.prediction,
+        pose_style=pose_style,
         schedule=ScheduleSettings(
             spacing=d.spacing,
             steps_offset=d.steps_offset,
@@ -146,6 +150,7 @@ def pipeline_settings(config: Config, *, vae_id: str = "") -> PipelineSettings:
         records=folder,
         slots={name: tuple(config.canvas[name]) for name in COMPONENTS},
         vae_id=vae_id if config.data.latents else "",
+        pose_style=config.data.pose_style,
         threads=config.data.threads,
         prefetch_batches=config.data.prefetch,
     )

@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     poses = command("poses", "render SMPL-X parameters (SPLIT/smplx) to pose maps (SPLIT/pose)")
     poses.add_argument("--raw", required=True, metavar="DIR", help="raw data set folder")
     poses.add_argument("--smplx-model", metavar="FILE", help="SMPL-X .npz; default: the free body")
-    poses.add_argument("--style", default="normals", help="normals, parts or shaded")
+    poses.add_argument("--style", default="normals", help="normals, positions, parts or shaded")
     poses.add_argument("--backend", default="auto", help="auto, pyrender or zbuffer")
     poses.add_argument("--processes", type=int, default=cores)
 

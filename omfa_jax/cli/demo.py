@@ -41,11 +41,12 @@ def run(options: argparse.Namespace) -> None:
     imported, latents = workdir / "imported", workdir / "latents"
     trained, exported = workdir / "train", workdir / "exported"
 
+    config = demo_config(records, latents, imported, options)
+
     stages.run("make a synthetic data set", lambda: synthesize(raw, options))
-    stages.run("render pose maps", lambda: render_poses(raw, options))
+    stages.run("render pose maps", lambda: render_poses(raw, config, options))
     stages.run("build records", lambda: build(raw, records))
     stages.run("import the PyTorch weights", lambda: import_weights(TINY, imported))
-    config = demo_config(records, latents, imported, options)
     stages.run("encode latents", lambda: encode(config, records, imported, latents))
     stages.run("train on", lambda: train(config, trained))
 
@@ -109,9 +110,10 @@ def synthesize(raw: Path, options: argparse.Namespace) -> None:
     )  # fmt: skip
 
 
-def render_poses(raw: Path, options: argparse.Namespace) -> None:
+def render_poses(raw: Path, config, options: argparse.Namespace) -> None:
     """Render every SMPL-X parameter file to a pose map."""
-    command("data", "poses", f"--raw={raw}", f"--processes={options.processes}")
+    style = f"--style={config.data.pose_style}"
+    command("data", "poses", f"--raw={raw}", style, f"--processes={options.processes}")
 
 
 def build(raw: Path, records: Path) -> None:

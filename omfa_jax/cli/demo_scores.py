@@ -183,8 +183,8 @@ def turned(sampler: Sampler, held_out: HeldOut, slots: Slots) -> Columns:
     from omfa_jax.body.poses import turntable as turn
 
     params, camera = load_body_file(held_out.raw / "smplx" / f"{held_out.keys[0]}.npz")
-    maps = [slots.pose_map(render_pose(p, camera, None)) for p in turn(params, VIEWS)]
-    poses = np.concatenate(maps)
+    drawn = [render_pose(p, camera, slots.pose_style, None) for p in turn(params, VIEWS)]
+    poses = np.concatenate([slots.pose_map(image) for image in drawn])
     given = held_out.conditions()
     people = turntable(sampler, given["garment"][:1], given["face"][:1], poses, seed=SEED)
     return {

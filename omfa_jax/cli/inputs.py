@@ -24,6 +24,7 @@ class Slots:
     """The model's slot sizes, and how pictures are fitted into them."""
 
     def __init__(self, settings: DiffusionSettings):
+        self.pose_style = settings.pose_style
         self.sizes = dict(zip(COMPONENTS, settings.slots_px, strict=True))
 
     def picture(
@@ -72,18 +73,20 @@ def face_of(
 
 
 def render_pose(
-    params: BodyParams, camera: Camera, model_path: str | None
+    params: BodyParams, camera: Camera, style: str, model_path: str | None
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """Render a pose map of camera-space normals."""
+    """Render a pose map in the style that the model was trained on (`settings.pose_style`)."""
     model = load_model(model_path)
     vertices, _ = forward(model, params)
-    return render(vertices, model.faces, camera)
+    return render(vertices, model.faces, camera, style, body=model)
 
 
-def pose_of(path: str | None, model_path: str | None) -> UInt8[np.ndarray, "h w 3"] | None:
+def pose_of(
+    path: str | None, style: str, model_path: str | None
+) -> UInt8[np.ndarray, "h w 3"] | None:
     """Return the pose map of `--pose`: a picture as it is, or rendered from an .npz of SMPL-X."""
     if path is None:
         return None
     if Path(path).suffix == ".npz":
-        return render_pose(*load_body_file(path), model_path)
+        return render_pose(*load_body_file(path), style, model_path)
     return read_rgb(path, "pose map (--pose)")

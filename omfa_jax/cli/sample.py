@@ -145,7 +145,8 @@ def _turntable(sampler, slots: Slots, options):
             " a picture cannot be turned"
         )
     params, camera = load_body_file(options.pose)
-    maps = [render_pose(p, camera, options.smplx_model) for p in turned(params, options.views)]
+    bodies = turned(params, options.views)
+    maps = [render_pose(p, camera, slots.pose_style, options.smplx_model) for p in bodies]
     poses = np.concatenate([slots.pose_map(image) for image in maps])
     garment = slots.file("garment", options.garment, "--garment")
     face = slots.picture("face", _face(options))
@@ -166,7 +167,7 @@ def _face(options):
 
 
 def _pose(slots: Slots, path: str | None, options):
-    image = pose_of(path, options.smplx_model)
+    image = pose_of(path, slots.pose_style, options.smplx_model)
     if image is None:
         log.warning("no pose given: the model chooses one (null pose)")
         return None

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import tensorflow_datasets as tfds
 
+from omfa_jax.body.pose_maps import styles_under
 from omfa_jax.core.errors import OmfaError, unknown
 from omfa_jax.core.files import atomic_dir
 from omfa_jax.data import schema
@@ -37,6 +38,12 @@ def build(
     if dataset not in BUILDERS:
         raise unknown("data set", dataset, BUILDERS)
     require_free(out_dir, overwrite)
+    styles = styles_under(raw_dir)
+    if len(styles) > 1:
+        raise OmfaError(
+            f"{raw_dir}: its splits hold pose maps of several styles ({', '.join(styles)});"
+            " delete the pose/ folders of all but one and run `omfa data poses` again"
+        )
     with atomic_dir(out_dir) as folder:
         builder = BUILDERS[dataset](
             raw_dir=os.fspath(raw_dir),
@@ -47,7 +54,11 @@ def build(
         prepare(builder)
         report = builder.report
         place = str(builder.data_path.relative_to(folder))
-        facts = {"splits": report.built_per_split, "report": as_facts(report)}
+        facts = {
+            "splits": report.built_per_split,
+            "pose_style": styles[0] if styles else None,
+            "report": as_facts(report),
+        }
         schema.write_manifest(folder, "images", place, **facts)
     log.info("%s: %s", out_dir, summary(report))
     return report

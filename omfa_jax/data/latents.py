@@ -116,5 +116,12 @@ def write_latents(
         }
         counts = {split: count for split, (count, _) in batches.items()}
         place = str(builder.data_path.relative_to(folder))
-        schema.write_manifest(folder, "latents", place, splits=counts, latents=facts)
+        schema.write_manifest(
+            folder,
+            "latents",
+            place,
+            splits=counts,
+            pose_style=manifest.get("pose_style"),
+            latents=facts,
+        )
     return schema.read_manifest(out_dir)

@@ -35,6 +35,7 @@ class PipelineSettings:
     `records`: folder of image records or of latents; which of the two is read from its manifest.
     `slots`: (height_px, width_px) of garment, person and face; the pose map has the person's.
     `vae_id`: what the latents must have been made with; "" for image records.
+    `pose_style`: what the pose maps must have been drawn in, where the records know; "" for any.
     `threads`: decode this many batches at once (0: in the caller's thread).
     `prefetch_batches`: finished batches kept ready; memory is this many batches.
     """
@@ -42,6 +43,7 @@ class PipelineSettings:
     records: str
     slots: Slots
     vae_id: str = ""
+    pose_style: str = ""
     threads: int = 4
     prefetch_batches: int = 8
 
@@ -178,6 +180,12 @@ def _open(
 ) -> tuple[schema.RecordSource, Callable[[Any], Example]]:
     manifest = schema.read_manifest(settings.records)
     source = schema.open_records(settings.records, split)
+    drawn = manifest.get("pose_style")
+    if drawn and settings.pose_style and drawn != settings.pose_style:
+        raise OmfaError(
+            f"{settings.records}: its pose maps are {drawn!r}, asked for {settings.pose_style!r};"
+            " change config.data.pose_style, or run `omfa data poses --style` and build again"
+        )
     if manifest["kind"] == "images":
         return source, lambda record: decode_record(record, settings.slots, unpaired=unpaired)
     if unpaired:

@@ -16,7 +16,7 @@ class DiffusionSettings:
     """The meaning of a model's weights; travels with them as `omfa.json`.
 
     `slots_px` are (height, width) of garment, person and face images in pixels; `stride` is the
-    VAE's.
+    VAE's; `pose_style` is the look of the pose maps it was trained on, a name of `omfa data poses`.
     """
 
     tasks: tuple[Task, ...]
@@ -26,6 +26,7 @@ class DiffusionSettings:
     layout: str = "spatial"
     unet_inputs: tuple[str, ...] = ("noisy", "mask", "pose")
     prediction: str = "epsilon"
+    pose_style: str = "normals"
     schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
 
     def __post_init__(self) -> None:

@@ -1,0 +1,107 @@
+"""The look of a model's pose maps is one thing from the renderer to the sampler."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_viton as tiny
+
+from omfa_jax.body.camera import looking_at
+from omfa_jax.body.forward import forward
+from omfa_jax.body.model import load_model
+from omfa_jax.body.params import neutral
+from omfa_jax.body.params_file import save_body
+from omfa_jax.body.pose_maps import SETTINGS_FILE, render_folder
+from omfa_jax.body.render import render
+from omfa_jax.cli import config as border
+from omfa_jax.cli.inputs import Slots, pose_of
+from omfa_jax.core.errors import OmfaError
+from omfa_jax.data import schema
+from omfa_jax.data.build import build
+from omfa_jax.data.latents import write_latents
+from omfa_jax.data.pipeline import PipelineSettings, eval_batches
+from omfa_jax.models import vae
+
+BASE = Path(__file__).parents[1] / "configs" / "base.py"
+SLOTS = {"garment": (64, 48), "person": (64, 48), "face": (16, 16)}
+CAMERA = looking_at((0, 0, 4), (0, 0, 0), focal_px=100.0, width_px=48, height_px=64)
+
+
+@pytest.fixture(scope="module")
+def body(tmp_path_factory):
+    """A folder with one body file."""
+    folder = tmp_path_factory.mktemp("bodies") / "smplx"
+    folder.mkdir()
+    save_body(folder / "00000_00.npz", neutral(), CAMERA)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory, body):
+    """A raw folder whose pose maps are positions."""
+    folder = tiny.write_raw(tmp_path_factory.mktemp("styled") / "raw", {"train": 2, "val": 1})
+    for split in ("train", "val"):
+        shutil.rmtree(folder / split / "pose")
+        report = render_folder(body, folder / split / "pose", style="positions", backend="zbuffer")
+        assert not report.failed
+    return folder
+
+
+def first_batch(records, style):
+    settings = PipelineSettings(str(records), SLOTS, pose_style=style, vae_id="v", threads=0)
+    return next(eval_batches(settings, split="train", batch_size=2))
+
+
+def test_records_and_latents_know_their_style_and_refuse_another(raw, tmp_path):
+    records, latents = tmp_path / "records", tmp_path / "latents"
+    build(raw, records)
+    write_latents(records, latents, lambda x: x[:, ::8, ::8], slots=SLOTS, vae_id="v")
+    for folder in (records, latents):
+        assert schema.read_manifest(folder)["pose_style"] == "positions"
+        assert len(first_batch(folder, "positions")["has_pose"]) == 2
+        with pytest.raises(OmfaError, match=r"are 'positions', asked for 'normals'.*pose_style"):
+            first_batch(folder, "normals")
+
+
+def test_maps_from_elsewhere_are_taken_as_they_are(tmp_path):
+    raw = tiny.write_raw(tmp_path / "raw", {"train": 2})
+    build(raw, tmp_path / "records")
+    assert schema.read_manifest(tmp_path / "records")["pose_style"] is None
+    assert len(first_batch(tmp_path / "records", "parts")["has_pose"]) == 2
+
+
+def test_splits_of_several_styles_are_refused(raw, tmp_path):
+    mixed = shutil.copytree(raw, tmp_path / "raw")
+    note = mixed / "val" / "pose" / SETTINGS_FILE
+    note.write_text(json.dumps({**json.loads(note.read_text()), "style": "parts"}))
+    with pytest.raises(OmfaError, match=r"several styles \(parts, positions\)"):
+        build(mixed, tmp_path / "records")
+    note.write_text("{}")
+    with pytest.raises(OmfaError, match="damaged; delete"):
+        build(mixed, tmp_path / "records")
+    assert not (tmp_path / "records").exists()
+
+
+def test_the_config_says_it_and_the_sampler_draws_it(body):
+    style = "--config.data.pose_style="
+    settings = border.diffusion_settings(border.load_config(BASE, [f"{style}parts"]), vae("sdxl"))
+    assert type(settings).from_json(json.loads(json.dumps(settings.to_json()))) == settings
+    with pytest.raises(OmfaError, match="did you mean 'positions'"):
+        border.diffusion_settings(border.load_config(BASE, [f"{style}position"]), vae("sdxl"))
+    model = load_model()
+    vertices, _ = forward(model, neutral())
+    for style in ("normals", "parts"):
+        slots = Slots(dataclasses.replace(settings, pose_style=style))
+        drawn = pose_of(str(body / "00000_00.npz"), slots.pose_style, None)
+        wanted = render(vertices, model.faces, CAMERA, style, body=model)
+        np.testing.assert_array_equal(drawn, wanted)
+
+
+def test_older_models_were_trained_on_normals():
+    settings = border.diffusion_settings(border.load_config(BASE), vae("sdxl"))
+    fields = settings.to_json()
+    del fields["pose_style"]
+    assert type(settings).from_json(fields).pose_style == "normals"
