@@ -92,6 +92,7 @@ def get_config() -> ConfigDict:
     config.log.every_steps = 20
     config.log.samples_every_steps = 1000  # 0 = never
     config.log.samples = 4  # pictures a task
+    config.log.wandb_project = ""  # also log to this Weights & Biases project (extra `wandb`)
 
     config.autoencoder = ConfigDict()  # only for objective = "autoencoder"
     config.autoencoder.crop_px = 64  # side of the square training crops

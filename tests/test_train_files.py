@@ -94,10 +94,18 @@ def test_a_stopped_run_goes_on_with_the_next_records(autoencoder, latents, tmp_p
         for (path, a), (_, b) in zip(walk(whole), walk(parts), strict=True):
             np.testing.assert_array_equal(a, b, err_msg="/".join(path))
 
-    def losses(workdir):
+    def rows(workdir):
         lines = (tmp_path / workdir / "metrics.jsonl").read_text().splitlines()
-        return [(row["step"], row["loss"]) for row in map(json.loads, lines)]
+        return [json.loads(line) for line in lines]
 
+    def losses(workdir):
+        return [(row["step"], row["loss"]) for row in rows(workdir)]
+
+    last = rows("parts")[-1]
+    assert last["samples"] == 32 and last["flops"] == 32 * rows("parts")[0]["flops"] / 8
+    assert last["params"] == sum(leaf.size for _, leaf in walk(whole))
+    figures = ("step_seconds/p95", "data_wait", "goodput", "seconds/restore", "grad_norm")
+    assert all(last[name] > 0 for name in figures), last
     assert losses("straight") == losses("parts")
     assert len({loss for _, loss in losses("straight")}) == 4
 

@@ -135,6 +135,7 @@ def train_settings(config: Config) -> TrainSettings:
         keep=config.checkpoint.keep,
         log_every_steps=config.log.every_steps,
         samples_every_steps=config.log.samples_every_steps,
+        wandb_project=config.log.wandb_project,
     )
 
 

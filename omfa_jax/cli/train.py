@@ -3,6 +3,7 @@
 import argparse
 import json
 import logging
+import math
 from pathlib import Path
 
 import jax
@@ -22,11 +23,14 @@ from omfa_jax.parallel import distributed
 from omfa_jax.parallel.activations import activation_constraint
 from omfa_jax.parallel.mesh import make_mesh
 from omfa_jax.parallel.rules import REPLICATED_RULES, UNET_RULES, explain
+from omfa_jax.scaling.flops import unet_forward
+from omfa_jax.train.cost import Cost
 from omfa_jax.train.loop import Run, train
 from omfa_jax.train.objective import partial_diffusion
+from omfa_jax.train.profile import ProfileSteps
 from omfa_jax.train.state import TrainState
 from omfa_jax.train.vae_objective import autoencoder, trainable_start
-from omfa_jax.weights.bundle import network_apply
+from omfa_jax.weights.bundle import Bundle, network_apply
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--explain-sharding", action="store_true", help="print where each weight lies, and stop"
     )
+    parser.add_argument(
+        "--profile", default="", metavar="STEPS", help="write a trace of these steps: 20 or 20-25"
+    )
     parser.epilog = "any config value: --config.train.steps=1000"
 
 
@@ -47,12 +54,13 @@ def run(options: argparse.Namespace) -> None:
     if options.explain_sharding:
         print(sharding_table(config))
         return
+    profile = ProfileSteps.parse(options.profile) if options.profile else None
     workdir = require_writable_dir(options.workdir, "--workdir")
     distributed.initialize()
     if border.check_objective(config) == "autoencoder":
         train_autoencoder(config, workdir)
     else:
-        train_diffusion(config, workdir)
+        train_diffusion(config, workdir, profile=profile)
 
 
 def sharding_table(config: border.Config) -> str:
@@ -63,7 +71,9 @@ def sharding_table(config: border.Config) -> str:
     return explain(UNET_RULES, shapes, mesh)
 
 
-def train_diffusion(config: border.Config, workdir: Path) -> TrainState:
+def train_diffusion(
+    config: border.Config, workdir: Path, *, profile: ProfileSteps | None = None
+) -> TrainState:
     """Train the UNet by partial diffusion."""
     mesh = make_mesh(border.mesh_settings(config))
     settings = border.train_settings(config)
@@ -109,6 +119,8 @@ def train_diffusion(config: border.Config, workdir: Path) -> TrainState:
             batches=batches,
             config=config.to_dict(),
             pictures=sample_pictures(config, bundle, workdir),
+            cost=cost_of(bundle, settings.batch_size),
+            profile=profile,
         )
     )
 
@@ -155,6 +167,20 @@ def train_autoencoder(config: border.Config, workdir: Path) -> TrainState:
 
     publish_vae(config, vae_config, kept, state, pipeline, workdir)
     return state
+
+
+def cost_of(bundle: Bundle, batch_size: int) -> Cost:
+    """Return the UNet's size and the FLOPs of a training example on the bundle's canvas."""
+    config = bundle.unet_config
+    height, width, _ = bundle.settings.canvas.shape
+    tokens = bundle.prompts["context"].shape[1]
+    shapes = jax.eval_shape(lambda: init_unet(config, jax.random.key(0)))
+    return Cost(
+        params=sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes)),
+        flops_per_example=3.0 * unet_forward(config, height, width, text_tokens=tokens).total,
+        batch_size=batch_size,
+        devices=jax.device_count(),
+    )
 
 
 def save_config(config: border.Config, workdir: Path) -> None:

@@ -4,11 +4,23 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 
-# everything else than training; what is spent on it is taken out of the step times
-KINDS = ("data", "log", "pictures", "save", "restore")
+# the file of a workdir that holds the time of the run's first start
+BEGAN = "began"
+
+
+def begin(workdir: Path) -> float:
+    """Return when the run in `workdir` began (time.time()), over all restarts; now if it is new."""
+    mark = Path(workdir) / BEGAN
+    try:
+        return float(mark.read_text())
+    except (FileNotFoundError, ValueError):
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.write_text(f"{time.time()}\n")
+        return float(mark.read_text())
 
 
 class Clock:
@@ -36,9 +48,9 @@ class Clock:
 
     @contextmanager
     def spent(self, kind: str) -> Iterator[None]:
-        """Count the time inside as `kind`, one of KINDS, and leave it out of the step times.
+        """Count the time inside as `kind`: data, save, restore or pictures.
 
-        Waiting for data does count as part of a step: the device waits too.
+        All but data is left out of the step times; for data the device waits too.
         """
         start = self._now()
         yield

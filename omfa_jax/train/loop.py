@@ -18,8 +18,11 @@ from omfa_jax.parallel.feed import to_global
 from omfa_jax.parallel.mesh import check_batch_size, replicated
 from omfa_jax.parallel.rules import Rules
 from omfa_jax.train.checkpoint import Checkpoints, abstract_like
+from omfa_jax.train.clock import Clock, begin
+from omfa_jax.train.cost import Cost
 from omfa_jax.train.objective import Objective
 from omfa_jax.train.optimizer import learning_rate, make_optimizer
+from omfa_jax.train.profile import Profiler, ProfileSteps
 from omfa_jax.train.settings import TrainSettings
 from omfa_jax.train.signals import Interrupted, StopRequest
 from omfa_jax.train.state import (
@@ -62,6 +65,8 @@ class Run:
     batches: Batches
     config: dict[str, Any]
     pictures: Pictures | None = None
+    cost: Cost | None = None
+    profile: ProfileSteps | None = None
 
 
 def train(run: Run) -> TrainState:
@@ -81,7 +86,9 @@ def train(run: Run) -> TrainState:
     with contextlib.ExitStack() as open_things:
         checkpoints = Checkpoints(run.workdir, settings.keep)
         open_things.callback(checkpoints.close)
-        state, shardings = restore_or_create(run, checkpoints, optimizer)
+        clock = Clock(begin(run.workdir))
+        with clock.spent("restore"):
+            state, shardings = restore_or_create(run, checkpoints, optimizer)
         frozen_shardings = jax.tree.map(lambda _: replicated(mesh), run.frozen)
         frozen = jax.device_put(run.frozen, frozen_shardings)
         step_fn = make_step(
@@ -90,8 +97,15 @@ def train(run: Run) -> TrainState:
 
         main_process = jax.process_index() == 0
         step = int(state.step)
-        writers = Writers(run.workdir, enabled=main_process)
+        writers = Writers(
+            run.workdir,
+            enabled=main_process,
+            wandb_project=settings.wandb_project,
+            config=run.config,
+        )
         open_things.callback(writers.close)
+        profiler = Profiler(run.profile, run.workdir)
+        open_things.callback(profiler.close)
         progress = Progress(step, settings.steps, settings.batch_size, enabled=main_process)
         open_things.callback(progress.close)
         window: list[dict[str, jax.Array]] = []
@@ -99,10 +113,16 @@ def train(run: Run) -> TrainState:
 
         stop = open_things.enter_context(StopRequest())
         while step < settings.steps and not last:
-            batch = to_global(mesh, next(run.batches))
+            with clock.spent("data"):
+                batch = to_global(mesh, next(run.batches))
+            profiler.before(step + 1)
             state, metrics = step_fn(state, frozen, batch, root)
             step += 1
             window.append(metrics)
+            # the one before is done when the device turns to this one: no step waits for the host
+            jax.block_until_ready(window[-2:][0])
+            clock.step_finished()
+            profiler.after(step, metrics)
             progress.advance()
 
             last = step == settings.steps or stop.received is not None
@@ -114,15 +134,20 @@ def train(run: Run) -> TrainState:
                 check_finite(row, step, saved, run.workdir)
                 row["images_per_second"] = progress.window(step, row["loss"])
                 row["learning_rate"] = float(np.asarray(rate(step - 1)))
+                row |= clock.window(step)
+                if run.cost is not None:
+                    row |= run.cost.row(step, row.get("step_seconds/p50"))
                 writers.scalars(step, row)
 
             if run.pictures and due(settings.samples_every_steps, step):
-                for name, picture in run.pictures(state, step).items():
-                    writers.image(step, name, picture)
+                with clock.spent("pictures"):
+                    for name, picture in run.pictures(state, step).items():
+                        writers.image(step, name, picture)
                 progress.pause()
 
             if save:
-                checkpoints.save(step, state, run.batches.get_state(), run.config)
+                with clock.spent("save"):
+                    checkpoints.save(step, state, run.batches.get_state(), run.config)
                 saved = step
                 progress.pause()
     if stop.received is not None and step < settings.steps:

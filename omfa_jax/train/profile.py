@@ -2,9 +2,9 @@
 
 import logging
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -54,10 +54,10 @@ class Profiler:
             jax.profiler.start_trace(str(self._folder))
             self._running = True
 
-    def after(self, step: int, finish: Callable[[], object]) -> None:
-        """End the trace if `step` is the last chosen one; `finish` waits for its result."""
+    def after(self, step: int, result: Any) -> None:
+        """End the trace if `step` is the last chosen one, when its `result` is there."""
         if self._running and self._steps is not None and step >= self._steps.last:
-            finish()
+            jax.block_until_ready(result)
             self.close()
 
     def close(self) -> None:

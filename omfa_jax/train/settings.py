@@ -62,6 +62,7 @@ class TrainSettings:
     keep: int = 3
     log_every_steps: int = 20
     samples_every_steps: int = 0
+    wandb_project: str = ""
 
     def __post_init__(self) -> None:
         if self.compute_dtype not in DTYPES:

@@ -1,20 +1,37 @@
-"""Where the numbers go: a JSON line each, TensorBoard, and the terminal."""
+"""Where the numbers go: a JSON line each, TensorBoard, W&B if asked, and the terminal."""
 
 import json
 import math
 import time
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
+from omfa_jax.core.errors import require_modules
+
 
 class Writers:
-    """`metrics.jsonl` and TensorBoard event files in the workdir; silent on every host but one."""
+    """`metrics.jsonl` and TensorBoard event files in the workdir; silent on every host but one.
 
-    def __init__(self, workdir: str | Path, *, enabled: bool):
-        self._lines = self._board = None
+    With `wandb_project`, Weights & Biases as well: the run is named after the workdir, and a
+    resumed one goes on in it. `config` is what it shows beside the curves.
+    """
+
+    def __init__(
+        self,
+        workdir: str | Path,
+        *,
+        enabled: bool,
+        wandb_project: str = "",
+        config: Mapping[str, Any] | None = None,
+    ):
+        self._lines = self._board = self._wandb = None
+        if wandb_project:
+            require_modules("config.log.wandb_project", "wandb", "wandb")
         if enabled:
             from tensorboardX import SummaryWriter
 
@@ -22,6 +39,8 @@ class Writers:
             folder.mkdir(parents=True, exist_ok=True)
             self._lines = (folder / "metrics.jsonl").open("a", buffering=1)
             self._board = SummaryWriter(str(folder / "tensorboard"))
+        if enabled and wandb_project:
+            self._wandb = _wandb_run(Path(workdir), wandb_project, config or {})
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Write one row; NaN (a task absent from the batch) is left out."""
@@ -30,17 +49,42 @@ class Writers:
             self._lines.write(json.dumps({"step": step, "time": time.time(), **finite}) + "\n")
             for name, value in finite.items():
                 self._board.add_scalar(name, value, step)
+        if self._wandb is not None:
+            self._wandb.log(finite, step=step)
 
     def image(self, step: int, name: str, picture: np.ndarray) -> None:
         """Write one picture, uint8 (h, w, 3)."""
         if self._board is not None:
             self._board.add_image(name, picture, step, dataformats="HWC")
+        if self._wandb is not None:
+            import wandb  # pyright: ignore[reportMissingImports]
+
+            self._wandb.log({name: wandb.Image(picture)}, step=step)
 
     def close(self) -> None:
         """Flush and close the files."""
         if self._lines is not None and self._board is not None:
             self._lines.close()
             self._board.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+
+
+def _wandb_run(workdir: Path, project: str, config: Mapping[str, Any]) -> Any:
+    import wandb  # pyright: ignore[reportMissingImports]
+
+    # a file and not the folder's name: two folders of one name are two runs
+    id_file = workdir / "wandb_id"
+    if not id_file.exists():
+        id_file.write_text(uuid.uuid4().hex)
+    return wandb.init(
+        project=project,
+        name=workdir.name,
+        id=id_file.read_text(),
+        resume="allow",
+        dir=str(workdir),
+        config=dict(config),
+    )
 
 
 class Progress:
