@@ -51,6 +51,11 @@ def get_config() -> ConfigDict:
     )
     config.diffusion.condition_dropout = 0.05  # the paper's
 
+    config.timesteps = ConfigDict()  # how often training visits each
+    config.timesteps.name = "uniform"  # SDXL's; or "logit_normal" (2403.03206)
+    config.timesteps.logit_mean = 0.0  # above 0: more of the noisy ones
+    config.timesteps.logit_std = 1.0
+
     config.data = ConfigDict()
     config.data.records = ""  # folder written by `omfa data build`
     config.data.latents = ""  # folder written by `omfa data latents`; takes precedence

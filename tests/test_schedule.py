@@ -1,3 +1,4 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -6,6 +7,7 @@ from diffusers import DDIMScheduler
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.diffusion.schedule import (
     ScheduleSettings,
+    TimestepDistribution,
     alpha_sigma,
     cumulative_alphas,
     sampling_timesteps,
@@ -67,3 +69,27 @@ def test_impossible_step_counts(steps):
 def test_unknown_spacing_is_named():
     with pytest.raises(OmfaError, match="did you mean 'trailing'"):
         ScheduleSettings(spacing="trailin")
+
+
+def test_uniform_timesteps_visit_all_alike():
+    times = np.asarray(TimestepDistribution().draw(jax.random.key(0), 200_000, 1000))
+    assert (times.min(), times.max()) == (0, 999)
+    counts = np.bincount(times, minlength=1000)
+    assert abs(counts - 200).max() < 6 * 200**0.5
+
+
+def test_logit_normal_timesteps_have_its_quantiles():
+    chosen = TimestepDistribution("logit_normal", logit_mean=0.5, logit_std=0.8)
+    times = np.asarray(chosen.draw(jax.random.key(1), 100_000, 1000)) / 1000
+    for share, z in ((0.1, -1.2816), (0.5, 0.0), (0.9, 1.2816)):
+        expected = 1 / (1 + np.exp(-(0.5 + 0.8 * z)))
+        assert abs(np.quantile(times, share) - expected) < 0.006
+    far = TimestepDistribution("logit_normal", logit_mean=40.0)
+    assert np.asarray(far.draw(jax.random.key(1), 9, 1000)).max() == 999
+
+
+def test_other_distributions_are_refused():
+    with pytest.raises(OmfaError, match="did you mean 'logit_normal'"):
+        TimestepDistribution("logitnormal")
+    with pytest.raises(OmfaError, match="logit_std must be > 0"):
+        TimestepDistribution("logit_normal", logit_std=0.0)

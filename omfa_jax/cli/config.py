@@ -15,7 +15,7 @@ from omfa_jax.core.files import require_file
 from omfa_jax.core.tasks import COMPONENTS, Task
 from omfa_jax.data.pipeline import PipelineSettings
 from omfa_jax.diffusion.sample import SamplerSettings
-from omfa_jax.diffusion.schedule import ScheduleSettings
+from omfa_jax.diffusion.schedule import ScheduleSettings, TimestepDistribution
 from omfa_jax.diffusion.settings import DiffusionSettings
 from omfa_jax.models import VAEConfig
 from omfa_jax.parallel.mesh import MeshSettings
@@ -130,7 +130,11 @@ def train_settings(config: Config) -> TrainSettings:
         remat=t.remat,
         ema_decay=t.ema_decay,
         optimizer=OptimizerSettings(**o.to_dict()),
-        loss=LossSettings(config.diffusion.min_snr_gamma, config.diffusion.condition_dropout),
+        loss=LossSettings(
+            config.diffusion.min_snr_gamma,
+            config.diffusion.condition_dropout,
+            TimestepDistribution(**config.timesteps.to_dict()),
+        ),
         save_every_steps=config.checkpoint.every_steps,
         keep=config.checkpoint.keep,
         log_every_steps=config.log.every_steps,

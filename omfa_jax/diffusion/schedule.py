@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Num
@@ -9,6 +10,7 @@ from jaxtyping import Array, Float, Int, Num
 from omfa_jax.core.errors import OmfaError, unknown
 
 SPACINGS = ("leading", "trailing", "linspace")
+DISTRIBUTIONS = ("uniform", "logit_normal")
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,33 @@ def alpha_sigma(
     alpha = jnp.asarray(np.sqrt(alpha_bar), jnp.float32)
     sigma = jnp.asarray(np.sqrt(1.0 - alpha_bar), jnp.float32)
     return alpha[t], sigma[t]
+
+
+@dataclass(frozen=True)
+class TimestepDistribution:
+    """How often training visits a timestep: `uniform` as SDXL, or `logit_normal`.
+
+    logit_normal: t / T = sigmoid(`logit_mean` + `logit_std` z), z normal (arXiv 2403.03206, 3.1); a
+    mean above 0 leans to the noisy end, where a picture's layout is decided.
+    """
+
+    name: str = "uniform"
+    logit_mean: float = 0.0
+    logit_std: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.name not in DISTRIBUTIONS:
+            raise unknown("config.timesteps.name", self.name, DISTRIBUTIONS)
+        if not self.logit_std > 0:
+            raise OmfaError(f"config.timesteps.logit_std must be > 0, got {self.logit_std}")
+
+    def draw(self, key: jax.Array, count: int, train_steps: int) -> Int[Array, "count"]:
+        """Return `count` timesteps in [0, train_steps)."""
+        if self.name == "uniform":
+            return jax.random.randint(key, (count,), 0, train_steps)
+        logits = self.logit_mean + self.logit_std * jax.random.normal(key, (count,))
+        times = jnp.floor(jax.nn.sigmoid(logits) * train_steps).astype(jnp.int32)
+        return jnp.minimum(times, train_steps - 1)
 
 
 def sampling_timesteps(

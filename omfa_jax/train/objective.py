@@ -59,8 +59,8 @@ def partial_diffusion(
         size = x0.shape[0]
         mask = canvas.mask(table[batch["task"]])
 
-        t = jax.random.randint(
-            key_for(root, "timestep", step), (size,), 0, settings.schedule.train_steps
+        t = loss.timesteps.draw(
+            key_for(root, "timestep", step), size, settings.schedule.train_steps
         )
         eps = jax.random.normal(key_for(root, "noise", step), x0.shape)
         alpha, sigma = alpha_sigma(settings.schedule, t)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from omfa_jax.core.errors import OmfaError, unknown
+from omfa_jax.diffusion.schedule import TimestepDistribution
 
 DECAYS = ("constant", "cosine")
 OPTIMIZERS = ("adamw", "muon")
@@ -37,6 +38,7 @@ class LossSettings:
 
     min_snr_gamma: float = 0.0
     condition_dropout: float = 0.05
+    timesteps: TimestepDistribution = field(default_factory=TimestepDistribution)
 
     def __post_init__(self) -> None:
         if not 0 <= self.condition_dropout < 1:
