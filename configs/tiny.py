@@ -19,11 +19,14 @@ def get_config():
     config.model.init_unet = False
     config.diffusion.prediction = "v"
     config.data.prefetch = 16
-    config.train.steps = 12_000
+    # where the garment goes is decided in the noise, and a small network has no steps to waste
+    config.timesteps.name = "logit_normal"
+    config.timesteps.logit_mean = 0.5
+    config.train.steps = 6500
     config.train.batch_size = 8
     config.train.ema_decay = 0.999
     config.optimizer.name = "muon"  # AdamW needed several times the steps
-    config.optimizer.learning_rate = 6e-4
+    config.optimizer.learning_rate = 3e-3
     config.optimizer.warmup_steps = 200
     config.optimizer.decay = "cosine"
     config.optimizer.weight_decay = 0.01

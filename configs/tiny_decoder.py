@@ -12,9 +12,7 @@ from configs import tiny_vae
 def get_config():
     """Return the configuration."""
     config = tiny_vae.get_config()
-    config.autoencoder.crop_px = 64
     config.autoencoder.latent_noise = 0.1
-    config.optimizer.name = "muon"
     config.optimizer.learning_rate = 1e-3
     config.train.steps = 4000
     config.train.ema_decay = 0.999

@@ -1,7 +1,7 @@
 """The demo's VAE: 0.7 M parameters, stride 8, 16 latent channels, on the synthetic world.
 
     omfa data synthesize --out runs/world --train 12000 --val 64 --test 256 --seed 1
-    omfa data poses --raw runs/world
+    omfa data poses --raw runs/world --style positions
     omfa data build --raw runs/world --out runs/records
     omfa train --config configs/tiny_vae.py --workdir runs/tiny_vae \
         --config.data.records=runs/records
@@ -20,13 +20,15 @@ def get_config():
     config.canvas.garment = (128, 96)
     config.canvas.person = (128, 96)
     config.canvas.face = (64, 64)
+    config.data.pose_style = "positions"  # tells a small network where cloth goes
     config.data.threads = 1
     config.data.prefetch = 16
-    config.train.steps = 7500
+    config.train.steps = 3500
     config.train.batch_size = 2
     config.train.compute_dtype = "float32"
     config.train.remat = "none"
-    config.train.ema_decay = 0.995
+    config.train.ema_decay = 0.998
+    config.optimizer.name = "muon"
     config.optimizer.learning_rate = 2e-3
     config.optimizer.warmup_steps = 100
     config.optimizer.decay = "cosine"
@@ -34,5 +36,5 @@ def get_config():
     config.checkpoint.every_steps = 2500
     config.log.samples_every_steps = 0
     # many small steps: what a small autoencoder lacks is updates, not examples in each
-    config.autoencoder.crop_px = 32
+    config.autoencoder.crop_px = 64
     return config
