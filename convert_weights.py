@@ -30,7 +30,7 @@ def import_(options: argparse.Namespace) -> int:
     from omfa_jax.weights.text import prompt_table
 
     named = options.source_inputs.split(",") if options.source_inputs else None
-    source = open_source(options.source, vae=options.vae, inputs=named)
+    source = open_source(options.source, vae=options.vae, vae_scale=options.vae_scale, inputs=named)
     prompts, inputs = list(options.prompt), None
     if options.config is not None:
         from omfa_jax.cli.config import diffusion_settings, load_config
@@ -40,7 +40,13 @@ def import_(options: argparse.Namespace) -> int:
         inputs = groups_of(settings)
         prompts = [*(task.prompt for task in settings.tasks), *prompts]
     encoders = options.text_encoders or options.source
-    table = prompt_table(source, encoders, prompts, without_text=options.null_prompts)
+    table = prompt_table(
+        source,
+        encoders,
+        prompts,
+        without_text=options.null_prompts,
+        own_first=options.text_encoders is None,
+    )
     report = import_source(source, options.out, inputs=inputs, dtype=options.dtype, prompts=table)
     for note in report.notes:
         print(note)
@@ -56,14 +62,16 @@ def export(options: argparse.Namespace) -> int:
     from omfa_jax.weights.stream import parse_size
 
     max_shard_bytes = parse_size(options.max_shard_size)
+    what = ""
     if is_imported(options.checkpoint):
         model = fields_of(load_imported(options.checkpoint))
     else:
-        from omfa_jax.train.checkpoint import load_for_export
+        from omfa_jax.train.load import load_for_export
 
         model = load_for_export(options.checkpoint, options.weights)
+        what = "step {step}, {weights} weights, ".format(**model["origin"])
     save_diffusers(options.out, **model, dtype=options.dtype, max_shard_bytes=max_shard_bytes)
-    print(f"exported {options.checkpoint} -> {options.out} ({options.dtype})")
+    print(f"exported {options.checkpoint} -> {options.out} ({what}{options.dtype})")
     return 0
 
 
@@ -110,6 +118,12 @@ def _parser() -> argparse.ArgumentParser:
         "--vae", type=Path, metavar="SRC", help="take the VAE from this folder or file"
     )
     command.add_argument(
+        "--vae-scale",
+        type=float,
+        metavar="X",
+        help="the VAE's scaling factor, where its file does not say (0.13025)",
+    )
+    command.add_argument(
         "--prompt",
         action="append",
         default=[],
@@ -138,7 +152,12 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--max-shard-size", default="10GB", metavar="SIZE", help="of one file (10GB)"
     )
-    command.add_argument("--weights", choices=("ema", "raw"), default="ema")
+    command.add_argument(
+        "--weights",
+        choices=("auto", "ema", "raw"),
+        default="auto",
+        help="auto: EMA if there is one",
+    )
     command.set_defaults(run=export)
 
     command = commands.add_parser("check", help=check.__doc__)

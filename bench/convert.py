@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 import convert_weights
+from omfa_jax.core.errors import OmfaError
 from omfa_jax.models import VAES, UNetConfig, VAEConfig, unet, vae
 from omfa_jax.weights import configs, conv_in, names, stream
 from omfa_jax.weights.check import compare
@@ -64,6 +65,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--workdir", type=Path, required=True, help="an empty or new folder")
     parser.add_argument("--preset", default="sdxl", help="a row of the UNets (sdxl)")
     options = parser.parse_args(arguments)
+    if options.workdir.exists() and any(options.workdir.iterdir()):
+        raise OmfaError(
+            f"{options.workdir} is not empty, and this bench empties it: change --workdir"
+        )
     unet_config = unet(options.preset)
     # s, m and l share SDXL's VAE
     vae_config = vae(options.preset if options.preset in VAES else "sdxl")

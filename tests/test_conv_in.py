@@ -32,7 +32,9 @@ def test_omfa_json_and_the_flag_come_before_the_width():
     assert source_inputs(9, 4, omfa).groups == input_groups((N, M, P), 4)
     assert source_inputs(9, 4, omfa, (N, P, M)).groups == input_groups((N, P, M), 4)
     # a base model's folder may carry the omfa.json of what it will be trained for
-    assert source_inputs(4, 4, omfa).groups == ((N, 4),)
+    base = source_inputs(4, 4, omfa)
+    assert base.groups == ((N, 4),)
+    assert base.rule == "SDXL base, by its width 4; omfa.json asks for 9"
 
 
 def test_an_unknown_width_needs_the_flag():

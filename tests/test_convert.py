@@ -122,23 +122,25 @@ def test_faults_are_one_line_on_stderr(source, imported, tmp_path, capsys):
 
 
 def test_damaged_imports_are_found(imported, tmp_path):
-    manifest = json.loads((imported / "manifest.json").read_text())
+    manifest = json.loads((imported / "omfa_import.json").read_text())
     entry = manifest["tensors"]["unet/conv_out/bias"]
     assert entry["shape"] == [4] and entry["dtype"] == "float32" and len(entry["sha256"]) == 64
 
     copy = tmp_path / "copy"
     shutil.copytree(imported, copy)
     entry["sha256"] = "0" * 64
-    (copy / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(OmfaError, match=r"1 arrays differ from manifest.json \(unet/conv_out/bias"):
+    (copy / "omfa_import.json").write_text(json.dumps(manifest))
+    with pytest.raises(
+        OmfaError, match=r"1 arrays differ from omfa_import.json \(unet/conv_out/bias"
+    ):
         load_imported(copy)
     load_imported(copy, verify=False)
     entry["shape"] = [5]
-    (copy / "manifest.json").write_text(json.dumps(manifest))
+    (copy / "omfa_import.json").write_text(json.dumps(manifest))
     with pytest.raises(OmfaError, match="1 arrays differ"):
         load_imported(copy, verify=False)
     del manifest["tensors"]["unet/conv_out/bias"]
-    (copy / "manifest.json").write_text(json.dumps(manifest))
+    (copy / "omfa_import.json").write_text(json.dumps(manifest))
     with pytest.raises(OmfaError, match="1 arrays differ"):
         load_imported(copy)
     file = copy / "params" / "unet.safetensors"

@@ -18,8 +18,9 @@ from omfa_jax.cli import config as border
 from omfa_jax.core import trees
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.models import VAES, unet
-from omfa_jax.train import checkpoint, stored
-from omfa_jax.train.checkpoint import MODEL_FOLDER, Checkpoints, restore_params
+from omfa_jax.train import load, stored
+from omfa_jax.train.checkpoint import MODEL_FOLDER, Checkpoints
+from omfa_jax.train.load import restore_params
 from omfa_jax.train.state import TrainState
 from omfa_jax.weights import names, stream
 from omfa_jax.weights.bundle import Bundle
@@ -106,7 +107,7 @@ def test_checkpoints_are_streamed(workdir, tmp_path, weights, monkeypatch):
     monkeypatch.setattr(stored._Reader, "_restored", counted)
     monkeypatch.setattr(stored, "RUN_BYTES", 3_000_000)
     # nobody may read a whole tree
-    monkeypatch.setattr(checkpoint, "as_numpy", None)
+    monkeypatch.setattr(load, "as_numpy", None)
     out = tmp_path / "out"
     arguments = ["export", str(workdir), "--out", str(out), "--weights", weights]
     assert convert_weights.main([*arguments, "--max-shard-size", "500KB"]) == 0
@@ -133,6 +134,32 @@ def test_a_damaged_checkpoint_is_named(workdir, tmp_path):
     said = [line for line in done.stderr.splitlines() if line.startswith("convert_weights: ")]
     assert done.returncode == 2 and len(said) == 1 and "3/state is damaged: " in said[0]
     assert not (tmp_path / "out").exists()
+
+
+def test_which_weights_are_exported_is_said_and_not_guessed(workdir, tmp_path, capsys):
+    out = tmp_path / "out"
+    export = ["export", str(workdir), "--out", str(out)]
+    assert convert_weights.main(export) == 0
+    assert "(step 3, ema weights, fp32)" in capsys.readouterr().out
+    origin = json.loads((out / "omfa_export.json").read_text())
+    assert (origin["step"], origin["weights"], origin["dtype"]) == (3, "ema", "fp32")
+    bare = shutil.copytree(workdir, tmp_path / "2026")
+    shutil.rmtree(bare / "checkpoints/3/ema")
+    export[1] = str(bare)
+    assert convert_weights.main([*export, "--weights", "ema"]) == 2
+    assert "has no EMA" in capsys.readouterr().err
+    # a workdir's name may be a number
+    assert convert_weights.main(export) == 0
+    assert "(step 3, raw weights, fp32)" in capsys.readouterr().out
+    (bare / "checkpoints/3/_CHECKPOINT_METADATA").unlink()
+    export[1] = str(bare / "checkpoints/3")
+    assert convert_weights.main(export) == 2
+    assert "no whole checkpoint" in capsys.readouterr().err
+
+
+def test_an_export_does_not_replace_the_runs_own_model(workdir, capsys):
+    assert convert_weights.main(["export", str(workdir), "--out", str(workdir / "model")]) == 2
+    assert "is not a folder that this command wrote" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 
+import diffusers
 import jax
 import numpy as np
 import pytest
@@ -63,7 +64,10 @@ def torch_models():
 def file(torch_models, tmp_path_factory):
     path = tmp_path_factory.mktemp("original") / "sdxl.safetensors"
     tensors = in_one_file(*map(state_of, torch_models))
-    tensors["conditioner.embedders.0.x"] = np.zeros(3, np.float32)
+    # whole numbers, as in SDXL's own file: nothing of ours
+    embeddings = "conditioner.embedders.0.transformer.text_model.embeddings"
+    tensors[f"{embeddings}.position_ids"] = np.arange(77)[None]
+    tensors["model_ema.num_updates"] = np.array([7])
     tensors["denoiser.sigmas"] = np.zeros(3, np.float32)
     save_file(tensors, path)
     return path
@@ -163,7 +167,28 @@ def test_the_vae_may_come_from_elsewhere(torch_models, file, tmp_path):
         vae = names.to_torch(names.from_torch({"vae": model.components["vae"]})["vae"])
         for key, tensor in state_of(other).items():
             np.testing.assert_array_equal(vae[key], tensor)
-        assert model.notes[-1] == f"VAE from {source}"
+        assert f"VAE from {source}" in model.notes
+        assumed = [note for note in model.notes if "scale is taken for SDXL's, 0.13025" in note]
+        assert len(assumed) == source.is_file()
+        scaled = open_source(file, vae=source, vae_scale=0.5)
+        assert scaled.vae_config.scaling_factor == 0.5
+
+
+def test_a_single_file_gets_sdxls_schedule(file):
+    scheduler = diffusers.EulerDiscreteScheduler.from_config(open_source(file).scheduler)
+    assert (scheduler.config.beta_end, scheduler.config.timestep_spacing) == (0.012, "leading")
+    assert scheduler.config.steps_offset == 1
+
+
+def test_another_models_vae_is_refused(torch_models, file, tmp_path, capsys):
+    """Stable Diffusion 1's VAE has SDXL's shapes and another scale."""
+    tensors = in_one_file(*map(state_of, torch_models))
+    save_file(
+        {k: v for k, v in tensors.items() if "label_emb" not in k}, tmp_path / "x.safetensors"
+    )
+    arguments = ["import", str(file), "--out", str(tmp_path / "out")]
+    assert convert_weights.main([*arguments, "--vae", str(tmp_path / "x.safetensors")]) == 2
+    assert "Stable Diffusion 1 or 2 checkpoint" in capsys.readouterr().err
 
 
 def test_other_files_are_named_for_what_they_are(torch_models, tmp_path):

@@ -1,10 +1,12 @@
 """The prompt table: rows by text, the seeded table, files, and SDXL's text encoders."""
 
 import json
+import shutil
 import warnings
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.models import UNetConfig, VAEConfig
@@ -172,3 +174,54 @@ def test_the_table_comes_from_the_first_place_that_has_it(encoders, tmp_path):
 def test_absent_encoders_are_named(tmp_path):
     with pytest.raises(OmfaError, match="tokenizer: expected a folder at"):
         encode_prompts(tmp_path, ["a"])
+
+
+def damaged(encoders, folder, name, change):
+    """Return a copy of the encoders' folder in which one encoder's tensors were changed."""
+    copy = shutil.copytree(encoders, folder / name)
+    path = copy / "text_encoder" / "model.safetensors"
+    tensors = load_file(path)
+    change(tensors)
+    save_file(tensors, path, {"format": "pt"})
+    return copy
+
+
+def test_encoders_with_a_fault_are_refused(encoders, tmp_path):
+    names = load_file(encoders / "text_encoder" / "model.safetensors")
+    key = next(name for name in names if name.endswith("layers.0.mlp.fc1.weight"))
+    lacking = damaged(encoders, tmp_path, "lacking", lambda t: t.pop(key))
+    with pytest.raises(OmfaError, match=r"text_encoder: .* do not fit: 1 missing .*fc1.weight"):
+        encode_prompts(lacking, PROMPTS)
+    broken = damaged(encoders, tmp_path, "broken", lambda t: t[key].fill(np.nan))
+    with pytest.raises(OmfaError, match="NaN or infinity; fetch the text encoders again"):
+        encode_prompts(broken, PROMPTS)
+    cut = shutil.copytree(encoders, tmp_path / "cut")
+    path = cut / "text_encoder_2" / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(OmfaError, match="text_encoder_2: the text encoder cannot be read"):
+        encode_prompts(cut, PROMPTS)
+    (cut / "tokenizer" / "vocab.json").unlink()
+    with pytest.raises(OmfaError, match=r"tokenizer: the tokenizer cannot be read|make .* tokens"):
+        encode_prompts(cut, PROMPTS)
+    uneven = shutil.copytree(encoders, tmp_path / "uneven")
+    (uneven / "tokenizer_2/tokenizer_config.json").write_text('{"model_max_length": 9}')
+    with pytest.raises(OmfaError, match="make 12 and 9 tokens"):
+        encode_prompts(uneven, PROMPTS)
+
+
+def test_half_precision_encoders_are_read_where_nothing_else_is(encoders, tmp_path):
+    halves = shutil.copytree(encoders, tmp_path / "halves")
+    for name in ("text_encoder", "text_encoder_2"):
+        path = halves / name / "model.safetensors"
+        half = {k: t.astype(np.float16) for k, t in load_file(path).items()}
+        save_file(half, path.with_name("model.fp16.safetensors"), {"format": "pt"})
+        path.unlink()
+    came, whole = (encode_prompts(folder, ["a hat"]) for folder in (halves, encoders))
+    np.testing.assert_allclose(came.context, whole.context, atol=0.02)
+    assert not np.array_equal(came.context, whole.context)
+
+
+def test_encoders_that_were_asked_for_come_before_the_sources_table(encoders):
+    own = seeded_prompts(PROMPTS, 12, 40, 10)
+    table = prompt_table(described(own), encoders, PROMPTS, without_text=False, own_first=False)
+    np.testing.assert_array_equal(table.context, encode_prompts(encoders, PROMPTS).context)

@@ -190,7 +190,7 @@ def test_unknown_widths_need_the_flag(source, tmp_path, capsys):
     assert (
         convert_weights.main(["import", str(wide), "--out", str(tmp_path / "out"), *arguments]) == 0
     )
-    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    manifest = json.loads((tmp_path / "out" / "omfa_import.json").read_text())
     assert manifest["inputs"] == [["noisy", 4], ["clean", 4], ["pose", 4]]
 
 

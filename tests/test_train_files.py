@@ -11,7 +11,7 @@ from omfa_jax.cli.startup import vae_fingerprint
 from omfa_jax.core.trees import walk
 from omfa_jax.data.build import build
 from omfa_jax.data.schema import read_manifest
-from omfa_jax.train.checkpoint import restore_params
+from omfa_jax.train.load import restore_params
 from omfa_jax.weights.frozen import load_frozen
 
 SMALL = [

@@ -16,7 +16,8 @@ import pytest
 from tiny_training import CountingBatches, make_run
 
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.train.checkpoint import newest_whole_step, restore_params
+from omfa_jax.train.checkpoint import newest_whole_step
+from omfa_jax.train.load import restore_params
 from omfa_jax.train.loop import train
 from omfa_jax.train.settings import OptimizerSettings
 from omfa_jax.train.signals import Interrupted

@@ -20,7 +20,7 @@ from omfa_jax.evals.psnr import mean_psnr
 from omfa_jax.models import decode, encode, init_unet
 from omfa_jax.sampling.generate import Sampler
 from omfa_jax.sampling.tasks import transfer, try_off, try_on, turntable
-from omfa_jax.train.checkpoint import load_bundle
+from omfa_jax.train.load import load_bundle
 
 log = logging.getLogger(__name__)
 

@@ -82,7 +82,7 @@ def run(options: argparse.Namespace) -> None:
 def load_checkpoint(path: str, *, ema: bool = True):
     """Return the bundle at `path`: a training workdir, one of its steps, or a model folder."""
     from omfa_jax.sampling.load import load_folder
-    from omfa_jax.train.checkpoint import load_bundle
+    from omfa_jax.train.load import load_bundle
 
     folder = Path(path)
     if (folder / "checkpoints").is_dir() or folder.parent.name == "checkpoints":

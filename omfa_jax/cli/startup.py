@@ -17,7 +17,8 @@ from omfa_jax.core.tasks import COMPONENTS
 from omfa_jax.data.latents import write_latents
 from omfa_jax.diffusion.settings import DiffusionSettings
 from omfa_jax.models import UNetConfig, VAEConfig, encode, init_vae, unet, vae
-from omfa_jax.train.checkpoint import MODEL_FOLDER, newest_whole_step, restore_params
+from omfa_jax.train.checkpoint import MODEL_FOLDER, newest_whole_step
+from omfa_jax.train.load import restore_params
 from omfa_jax.weights.bundle import Bundle, Params
 from omfa_jax.weights.conv_in import groups_of
 from omfa_jax.weights.description import Description, read_description

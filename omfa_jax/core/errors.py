@@ -2,7 +2,7 @@
 
 import difflib
 import importlib.util
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class OmfaError(Exception):
@@ -18,6 +18,12 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> OmfaError:
     near = difflib.get_close_matches(str(name), names, n=2, cutoff=0.5)
     hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
     return OmfaError(f"unknown {kind} {str(name)!r}{hint} (known: {', '.join(names) or 'none'})")
+
+
+def raise_all(errors: Sequence[OmfaError]) -> None:
+    """Raise what was found: nothing, the one error, or one error with a line for each."""
+    if errors:
+        raise errors[0] if len(errors) == 1 else OmfaError("\n".join(map(str, errors)))
 
 
 def require_modules(what: str, extra: str, *modules: str) -> None:

@@ -4,7 +4,7 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from omfa_jax.core.errors import OmfaError
@@ -37,20 +37,16 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def atomic_dir(path: str | os.PathLike, replaces: str | None = None) -> Iterator[Path]:
+def atomic_dir(path: str | os.PathLike, ours: Collection[str] | None = None) -> Iterator[Path]:
     """Yield a temporary folder beside `path`; it replaces `path` only if the block succeeds.
 
-    An existing folder is replaced if it is empty or holds the file named `replaces`; anything
-    else is somebody's, and an OmfaError. `replaces` None trusts the caller to have looked.
+    `ours` names what a folder written by the caller holds, first the file that no other program
+    writes: an existing folder is replaced if it is empty, or has that file and nothing that is not
+    named. Anything else is somebody's, and an OmfaError. None trusts the caller to have looked.
     """
     path = Path(path)
-    if replaces is not None and path.exists():
-        ours = path.is_dir() and ((path / replaces).exists() or not any(path.iterdir()))
-        if not ours:
-            raise OmfaError(
-                f"{path} exists and is not a folder that this command wrote (no {replaces} in it);"
-                " give another folder to --out"
-            )
+    if ours is not None:
+        _require_ours(path, list(ours))
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -69,6 +65,23 @@ def atomic_dir(path: str | os.PathLike, replaces: str | None = None) -> Iterator
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _require_ours(path: Path, ours: list[str]) -> None:
+    if not path.exists():
+        return
+    found = {entry.name for entry in path.iterdir()} if path.is_dir() else {path.name}
+    if found and ours[0] not in found:
+        raise OmfaError(
+            f"{path} exists and is not a folder that this command wrote (no {ours[0]} in it);"
+            " give another folder to --out"
+        )
+    foreign = sorted(found - set(ours))
+    if foreign:
+        raise OmfaError(
+            f"{path} would be replaced, but holds what this command did not write"
+            f" ({', '.join(foreign[:5])}); move it away or give another folder to --out"
+        )
 
 
 def current_umask() -> int:

@@ -16,14 +16,13 @@ from etils import epath
 
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.train.state import TrainState
-from omfa_jax.train.stored import stored_tree
-from omfa_jax.weights.bundle import Bundle
-from omfa_jax.weights.frozen import describe, load_frozen
 
 log = logging.getLogger(__name__)
 
 ITEMS = ("state", "data", "config")
 EMA_ITEM = "ema"
+# Orbax writes it last
+FINISHED = "_CHECKPOINT_METADATA"
 # beside the checkpoints in a workdir: all of the model that training does not change
 MODEL_FOLDER = "model"
 
@@ -148,16 +147,22 @@ def newest_whole_step(folder: Path, *, warn: bool = True) -> int | None:
     steps = sorted((int(p.name) for p in folder.glob("*") if p.name.isdigit()), reverse=True)
     for step in steps:
         path = folder / str(step)
-        missing = [item for item in ITEMS if not (path / item).is_dir()]
-        if not missing and (path / "_CHECKPOINT_METADATA").is_file():
+        missing = missing_of(path)
+        if not missing:
             return step
         if warn:
             log.warning(
                 "checkpoint %s is not whole (missing: %s); trying the one before",
                 path,
-                ", ".join(missing) or "_CHECKPOINT_METADATA",
+                ", ".join(missing),
             )
     return None
+
+
+def missing_of(step_folder: Path) -> list[str]:
+    """Return what a step's folder lacks to be whole: its items, Orbax's finishing metadata."""
+    missing = [item for item in ITEMS if not (step_folder / item).is_dir()]
+    return missing + [mark for mark in (FINISHED,) if not (step_folder / mark).is_file()]
 
 
 def read_config(step_folder: Path) -> dict[str, Any]:
@@ -209,75 +214,3 @@ def first_line(error: BaseException) -> str:
         return type(error).__name__
     # paths fill the middle; what happened stands at the ends
     return lines[0] if len(lines[0]) <= 300 else f"{lines[0][:120]} ... {lines[0][-160:]}"
-
-
-def restore_params(path: str | Path, *, ema: bool = True) -> tuple[dict[str, Any], int]:
-    """Return (UNet parameters as numpy arrays, step) of a workdir or of one step's folder.
-
-    The EMA is preferred where there is one and `ema` asks for it.
-    """
-    item, prefix, step = params_item(path, ema=ema)
-    tree = as_numpy(item)
-    for name in prefix:
-        tree = tree[name]
-    return tree, step
-
-
-def params_item(path: str | Path, *, ema: bool) -> tuple[Path, tuple[str, ...], int]:
-    """Return (folder of the saved item that holds UNet parameters, where in it, step)."""
-    path = Path(path).absolute()
-    folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path.parent
-    step = int(path.name) if path.name.isdigit() else newest_whole_step(folder)
-    if step is None or not (folder / str(step) / "state").is_dir():
-        raise OmfaError(f"no whole checkpoint in {path}; give a training workdir or one step of it")
-    step_folder = folder / str(step)
-    if ema and (step_folder / EMA_ITEM).is_dir():
-        return step_folder / EMA_ITEM, (), step
-    return step_folder / "state", ("params",), step
-
-
-def as_numpy(folder: Path) -> dict[str, Any]:
-    """Read a saved tree onto the host, whatever devices it was saved from."""
-    device = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
-    template = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),
-        saved_tree(folder),
-    )
-    try:
-        with contextlib.closing(ocp.StandardCheckpointHandler()) as reader:
-            tree = reader.restore(epath.Path(folder), args=ocp.args.StandardRestore(template))
-    except Exception as error:
-        raise OmfaError(f"checkpoint {folder} is damaged: {first_line(error)}") from error
-    return jax.tree.map(jax.device_get, tree)
-
-
-def load_for_export(path: str | Path, which: str) -> dict[str, Any]:
-    """Return the keyword arguments of `save_diffusers` for a workdir or one of its steps.
-
-    `which` is "ema" (the raw parameters where there is no EMA) or "raw". The UNet's parameters stay
-    on disk until they are asked for.
-    """
-    item, prefix, _ = params_item(path, ema=which == "ema")
-    bundle = load_frozen(workdir_of(path) / MODEL_FOLDER)
-    description = describe(bundle)
-    return {
-        "unet_config": description.unet_config,
-        "unet_params": stored_tree(item, saved_tree(item), prefix),
-        "vae_config": description.vae_config,
-        "vae_params": bundle.vae_params,
-        "scheduler": description.scheduler,
-        "omfa": description.omfa,
-        "prompts": description.prompts,
-    }
-
-
-def load_bundle(path: str | Path, *, ema: bool = True) -> tuple[Bundle, int]:
-    """Return (whole model, step) of a training workdir or of one step's folder."""
-    params, step = restore_params(path, ema=ema)
-    return load_frozen(workdir_of(path) / MODEL_FOLDER).with_unet(params), step
-
-
-def workdir_of(path: str | Path) -> Path:
-    """Return the workdir of a workdir or of one step's folder in it."""
-    path = Path(path).absolute()
-    return path.parent.parent if path.name.isdigit() else path

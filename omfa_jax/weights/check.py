@@ -1,5 +1,6 @@
 """Our networks against diffusers' on the same random inputs, one component at a time."""
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,12 @@ import numpy as np
 
 from omfa_jax.core.errors import OmfaError, require_modules
 from omfa_jax.models import UNetConfig, VAEConfig, apply_unet, decode, posterior
+from omfa_jax.weights import names
+from omfa_jax.weights.conv_in import listed, source_inputs
+from omfa_jax.weights.description import Description, read_description
 from omfa_jax.weights.folder import LoadedModel
 from omfa_jax.weights.imported import is_imported, load_weights
+from omfa_jax.weights.sources import diffusers_unet, diffusers_vae
 from omfa_jax.weights.tensors import model_files
 
 Outputs = dict[str, np.ndarray]
@@ -33,8 +38,9 @@ def compare(ours: LoadedModel | Path, theirs: Path, *, seed: int = 0) -> list[Di
     """Return the differences of unet, vae encoder and vae decoder, all in float32 on random inputs.
 
     `ours` is a model or a folder of any form, run by JAX; `theirs` a folder in diffusers' form, run
-    by PyTorch. Two folders may come in either order. Where our UNet takes more channels than
-    theirs, the surplus gets random inputs too, so the outputs agree only if its weights are zero.
+    by PyTorch. Two folders may come in either order. Both see the same inputs by what their
+    channels mean; inputs that only our UNet has are random too, so the outputs agree only if their
+    weights are zero. Networks of different sizes, or files that do not fit them, are an OmfaError.
     """
     if not isinstance(ours, LoadedModel):
         if is_imported(theirs):
@@ -42,10 +48,64 @@ def compare(ours: LoadedModel | Path, theirs: Path, *, seed: int = 0) -> list[Di
         ours = load_weights(ours)
     if is_imported(theirs):
         raise OmfaError(f"{theirs} has no PyTorch weights; compare with a diffusers folder")
+    described = require_comparable(ours, Path(theirs))
     inputs = _inputs(ours.unet_config, ours.vae_config, seed)
-    reference = _run_theirs(Path(theirs), inputs)
-    came = _run_ours(ours, inputs)
+    x, x_theirs = network_inputs(ours, described, seed)
+    reference = _run_theirs(Path(theirs), {**inputs, "x": x_theirs})
+    came = _run_ours(ours, {**inputs, "x": x})
     return [_difference(name, came[name], reference[name]) for name in reference]
+
+
+def require_comparable(ours: LoadedModel, theirs: Path) -> Description:
+    """Return the description of `theirs`; sizes that differ, or unfit files, are an OmfaError."""
+    described = read_description(theirs)
+    pairs = {
+        "unet": (dataclasses.replace(ours.unet_config, in_channels=0), described.unet_config),
+        "vae": (ours.vae_config, described.vae_config),
+    }
+    different = []
+    for name, (a, b) in pairs.items():
+        for field in dataclasses.fields(a):
+            here, there = getattr(a, field.name), getattr(b, field.name)
+            if here != there and field.name not in ("in_channels", "force_upcast"):
+                different.append(f"{name}.{field.name} {here} and {there}")
+    if different:
+        raise OmfaError(f"{theirs} is not the same network: {'; '.join(different)}")
+    components = (
+        diffusers_unet(described.unet_config, theirs / "unet"),
+        diffusers_vae(described.vae_config, theirs / "vae"),
+    )
+    names.raise_faults([names.fit(component) for component in components])
+    return described
+
+
+def network_inputs(
+    ours: LoadedModel, theirs: Description, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the input canvas of our UNet and of theirs (2, h, w, c): equal where they mean it."""
+    unet = ours.unet_config
+    rng = np.random.default_rng([seed, 1])
+    size = (2, 6 * unet.stride, 4 * unet.stride)
+    width, latents = theirs.unet_config.in_channels, theirs.vae_config.latent_channels
+    known = source_inputs(width, latents, theirs.omfa)
+    if ours.inputs is None or known is None:
+        # nothing says what the channels mean: in order, then
+        if width > unet.in_channels:
+            raise OmfaError(f"its UNet takes {width} channels, ours {unet.in_channels}")
+        x = rng.standard_normal((*size, unet.in_channels), np.float32)
+        return x, x[..., :width]
+    parts = {name: rng.standard_normal((*size, n), np.float32) for name, n in ours.inputs.groups}
+    absent = [name for name, n in known.groups if name not in parts or n != parts[name].shape[-1]]
+    if absent:
+        raise OmfaError(
+            f"its UNet sees {listed(known.groups)} ({known.rule}), ours"
+            f" {listed(ours.inputs.groups)} ({ours.inputs.rule}): {', '.join(absent)} cannot be"
+            " compared"
+        )
+    return tuple(
+        np.concatenate([parts[name] for name, _ in inputs.groups], axis=-1)
+        for inputs in (ours.inputs, known)
+    )
 
 
 def _inputs(unet: UNetConfig, vae: VAEConfig, seed: int) -> Outputs:
@@ -56,7 +116,6 @@ def _inputs(unet: UNetConfig, vae: VAEConfig, seed: int) -> Outputs:
         return rng.standard_normal(shape, np.float32)
 
     return {
-        "x": normal(2, 6 * unet.stride, 4 * unet.stride, unet.in_channels),
         "t": np.array([21, 981], np.int32),
         "context": normal(2, 8, unet.context_dim),
         "pooled": normal(2, unet.pooled_dim),
@@ -69,11 +128,11 @@ def _inputs(unet: UNetConfig, vae: VAEConfig, seed: int) -> Outputs:
 
 
 def _run_ours(model: LoadedModel, inputs: Outputs) -> Outputs:
-    names = ("x", "t", "context", "pooled", "time_ids")
+    order = ("x", "t", "context", "pooled", "time_ids")
     unet, vae = model.unet_config, model.vae_config
     with jax.default_matmul_precision("highest"):
         predicted = jax.jit(apply_unet, static_argnums=0)(
-            unet, model.unet_params, *(inputs[name] for name in names)
+            unet, model.unet_params, *(inputs[name] for name in order)
         )
         mean, logvar = jax.jit(posterior, static_argnums=0)(vae, model.vae_params, inputs["images"])
         images = jax.jit(decode, static_argnums=0)(vae, model.vae_params, inputs["latents"])
@@ -109,7 +168,7 @@ def _run_theirs(folder: Path, inputs: Outputs) -> Outputs:
         unet = load("UNet2DConditionModel", "unet")
         added = {"text_embeds": inputs["pooled"], "time_ids": inputs["time_ids"]}
         predicted = unet(
-            nchw(inputs["x"][..., : unet.config.in_channels]),
+            nchw(inputs["x"]),
             torch.from_numpy(inputs["t"]),
             torch.from_numpy(inputs["context"]),
             added_cond_kwargs={name: torch.from_numpy(value) for name, value in added.items()},

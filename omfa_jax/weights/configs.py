@@ -1,5 +1,6 @@
 """diffusers' config.json of a UNet or VAE, written from ours and read back."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -51,6 +52,22 @@ VAE_FIXED: dict[str, tuple[Any, Any]] = {
     "use_quant_conv": (True, True),
 }
 
+# SDXL's own, for files that bring none.
+SDXL_SCHEDULER: dict[str, Any] = {
+    "_class_name": "EulerDiscreteScheduler",
+    "_diffusers_version": DIFFUSERS_VERSION,
+    "num_train_timesteps": 1000,
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "trained_betas": None,
+    "prediction_type": "epsilon",
+    "interpolation_type": "linear",
+    "use_karras_sigmas": False,
+    "timestep_spacing": "leading",
+    "steps_offset": 1,
+}
+
 
 def unet_to_diffusers(config: UNetConfig) -> dict[str, Any]:
     """Return the config.json with which diffusers' UNet2DConditionModel is the same network."""
@@ -79,6 +96,13 @@ def unet_to_diffusers(config: UNetConfig) -> dict[str, Any]:
 
 def unet_from_diffusers(fields: Mapping[str, Any], where: str) -> UNetConfig:
     """Return our config of diffusers' UNet fields; an OmfaError, led by `where`, if it has none."""
+    try:
+        return _unet_of(fields, where)
+    except (TypeError, ValueError) as error:
+        raise OmfaError(f"{where} does not describe a UNet: {error}") from None
+
+
+def _unet_of(fields: Mapping[str, Any], where: str) -> UNetConfig:
     if fields.get("addition_embed_type") != "text_time":
         raise OmfaError(
             f"{where}: addition_embed_type is {fields.get('addition_embed_type')!r}, SDXL's is"
@@ -108,8 +132,8 @@ def unet_from_diffusers(fields: Mapping[str, Any], where: str) -> UNetConfig:
     time_id_dim = _required(fields, "addition_time_embed_dim", where)
     added = _required(fields, "projection_class_embeddings_input_dim", where)
     return UNetConfig(
-        in_channels=fields.get("in_channels", 4),
-        out_channels=fields.get("out_channels", 4),
+        in_channels=_count(fields, "in_channels", 4, where),
+        out_channels=_count(fields, "out_channels", 4, where),
         block_channels=channels,
         layers_per_block=layers.pop(),
         transformer_depth=tuple(d if a else 0 for d, a in zip(depths, attends, strict=True)),
@@ -117,7 +141,7 @@ def unet_from_diffusers(fields: Mapping[str, Any], where: str) -> UNetConfig:
         context_dim=_required(fields, "cross_attention_dim", where),
         pooled_dim=added - 6 * time_id_dim,
         time_id_dim=time_id_dim,
-        norm_groups=fields.get("norm_num_groups", 32),
+        norm_groups=_count(fields, "norm_num_groups", 32, where),
     )
 
 
@@ -141,6 +165,13 @@ def vae_to_diffusers(config: VAEConfig) -> dict[str, Any]:
 
 def vae_from_diffusers(fields: Mapping[str, Any], where: str) -> VAEConfig:
     """Return our config of diffusers' VAE fields; an OmfaError, led by `where`, if it has none."""
+    try:
+        return _vae_of(fields, where)
+    except (TypeError, ValueError) as error:
+        raise OmfaError(f"{where} does not describe a VAE: {error}") from None
+
+
+def _vae_of(fields: Mapping[str, Any], where: str) -> VAEConfig:
     _require_fixed(fields, VAE_FIXED, where)
     channels = _levels(fields, "block_out_channels", where)
     for name, block in (
@@ -149,12 +180,15 @@ def vae_from_diffusers(fields: Mapping[str, Any], where: str) -> VAEConfig:
     ):
         if list(_required(fields, name, where)) != [block] * len(channels):
             raise OmfaError(f"{where}: {name} is {fields[name]}, expected {block} on every level")
+    scale = fields.get("scaling_factor", 0.18215)
+    if not isinstance(scale, int | float) or not 0 < scale < math.inf:
+        raise OmfaError(f"{where}: scaling_factor is {scale!r}, expected a number above 0")
     return VAEConfig(
         block_channels=channels,
-        layers_per_block=fields.get("layers_per_block", 1),
-        latent_channels=fields.get("latent_channels", 4),
-        norm_groups=fields.get("norm_num_groups", 32),
-        scaling_factor=fields.get("scaling_factor", 0.18215),
+        layers_per_block=_count(fields, "layers_per_block", 1, where),
+        latent_channels=_count(fields, "latent_channels", 4, where),
+        norm_groups=_count(fields, "norm_num_groups", 32, where),
+        scaling_factor=scale,
         force_upcast=fields.get("force_upcast", True),
     )
 
@@ -179,13 +213,25 @@ def _required(fields: Mapping[str, Any], name: str, where: str) -> Any:
     return fields[name]
 
 
+def _count(fields: Mapping[str, Any], name: str, default: int, where: str) -> int:
+    came = fields.get(name, default)
+    if not isinstance(came, int) or came < 1:
+        raise OmfaError(f"{where}: {name} is {came!r}, expected a whole number above 0")
+    return came
+
+
 def _levels(fields: Mapping[str, Any], name: str, where: str) -> tuple[int, ...]:
-    return tuple(_required(fields, name, where))
+    value = _required(fields, name, where)
+    if not isinstance(value, list | tuple) or not all(isinstance(width, int) for width in value):
+        raise OmfaError(f"{where}: {name} is {value!r}, expected a list of numbers")
+    return tuple(value)
 
 
 def _per_level(fields: Mapping[str, Any], name: str, levels: int, where: str) -> list[Any]:
     value = _required(fields, name, where)
     values = list(value) if isinstance(value, list | tuple) else [value] * levels
+    if any(isinstance(entry, list | tuple) for entry in values):
+        raise OmfaError(f"{where}: {name} {value} differs within a level; SDXL's does not")
     if len(values) != levels:
         raise OmfaError(f"{where}: {name} {values} needs {levels} entries, one for each level")
     return values

@@ -78,14 +78,17 @@ def source_inputs(
                 f" channels; the source's conv_in takes {width}"
             )
         return SourceInputs(groups, "--source-inputs")
+    aside = ""
     if omfa is not None:
         groups = groups_of(DiffusionSettings.from_json(dict(omfa)))
         if total(groups) == width:
             return SourceInputs(groups, "omfa.json")
+        # a base model's folder may carry the omfa.json of what it will be trained for
+        aside = f"; omfa.json asks for {total(groups)}"
     for model, names in SOURCES.items():
         groups = input_groups(names, latent_channels)
         if total(groups) == width:
-            return SourceInputs(groups, f"{model}, by its width {width}")
+            return SourceInputs(groups, f"{model}, by its width {width}{aside}")
     return None
 
 
@@ -113,7 +116,8 @@ class ChannelMap:
             if name not in wanted:
                 raise OmfaError(
                     f"conv_in of the source ({self.source.rule}) sees {listed(groups)}, the config"
-                    f" has no {name!r}: add it to config.diffusion.unet_inputs, in any place"
+                    f" has no {name!r}: add it to config.diffusion.unet_inputs, in any place, or"
+                    " say what the channels mean with --source-inputs if it is something else"
                 )
             if wanted[name] != channels:
                 raise OmfaError(
@@ -129,7 +133,9 @@ class ChannelMap:
 
     @property
     def note(self) -> str:
-        """One line that says what is done."""
+        """One line that says what the channels are taken for, and what is done with them."""
+        if not self.changes:
+            return f"conv_in: {listed(self.source.groups)} ({self.source.rule}), as they are"
         names = dict(self.source.groups)
         new = [name for name, _ in self.wanted if name not in names]
         kept = "same weights" if not new else f"{', '.join(new)} new with zero weights"

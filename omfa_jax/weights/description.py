@@ -40,15 +40,18 @@ def write_description(folder: Path, description: Description) -> None:
         save_prompts(folder / "prompts.safetensors", description.prompts)
 
 
-def read_description(folder: Path) -> Description:
-    """Return everything but the parameters of the model in `folder`."""
+def read_description(folder: Path, vae_config: VAEConfig | None = None) -> Description:
+    """Return everything but the parameters of the model in `folder`.
+
+    `vae_config` stands in for the folder's own, which then need not be there.
+    """
     folder = require_dir(folder, "weights", "the weights folder")
     unet, vae = folder / "unet" / "config.json", folder / "vae" / "config.json"
     scheduler, omfa = folder / "scheduler" / "scheduler_config.json", folder / "omfa.json"
     prompts = folder / "prompts.safetensors"
     return Description(
         configs.unet_from_diffusers(read_json(unet), str(unet)),
-        configs.vae_from_diffusers(read_json(vae), str(vae)),
+        vae_config or configs.vae_from_diffusers(read_json(vae), str(vae)),
         read_json(scheduler) if scheduler.is_file() else None,
         read_json(omfa) if omfa.is_file() else None,
         load_prompts(prompts) if prompts.is_file() else None,

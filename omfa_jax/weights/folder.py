@@ -7,18 +7,33 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from omfa_jax import __version__
 from omfa_jax.core import trees
-from omfa_jax.core.errors import unknown
+from omfa_jax.core.errors import OmfaError, unknown
 from omfa_jax.core.files import atomic_dir
 from omfa_jax.models import UNetConfig, VAEConfig
 from omfa_jax.weights import names, stream
 from omfa_jax.weights.conv_in import PATH, ChannelMap, Groups, SourceInputs, require_known
 from omfa_jax.weights.description import Description, write_description
-from omfa_jax.weights.files import DTYPES
+from omfa_jax.weights.files import DTYPES, write_json
 from omfa_jax.weights.prompts import PromptTable
 from omfa_jax.weights.sources import open_source
 
 Params = dict[str, Any]
+
+EXPORT = "omfa_export.json"
+# all that an exported folder holds
+CONTENTS = (
+    EXPORT,
+    "unet",
+    "vae",
+    "scheduler",
+    "omfa.json",
+    "prompts.safetensors",
+    "omfa_torch.py",
+)
 
 # diffusers' own default
 MAX_SHARD_BYTES = 10 * 10**9
@@ -28,10 +43,14 @@ SERVE = Path(__file__).parents[1] / "assets" / "omfa_torch.py"
 
 @dataclass(frozen=True)
 class LoadedModel(Description):
-    """A model: parameters are trees of numpy float32 arrays; `notes` says what was changed."""
+    """A model: parameters are trees of numpy float32 arrays.
+
+    `inputs` is what conv_in's channels mean, None if nothing says so; `notes` what was changed.
+    """
 
     unet_params: Params
     vae_params: Params
+    inputs: SourceInputs | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -47,14 +66,16 @@ def save_diffusers(
     prompts: PromptTable | None,
     dtype: str = "fp32",
     max_shard_bytes: int = MAX_SHARD_BYTES,
+    origin: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a folder that diffusers loads; it appears whole, in place of one that was there.
 
     `scheduler` is diffusers' scheduler_config.json; `omfa` is stored as omfa.json. `dtype` (fp32,
     fp16, bf16) is that of the tensors on disk. A network larger than `max_shard_bytes` comes in
     several files with an index. Leaves that are read when numpy asks for them are read one by one.
-    With `omfa` and `prompts` the folder can be served: `omfa_torch.py`, which runs it in PyTorch,
-    is put beside them.
+    `origin` is noted in omfa_export.json, by which a later export knows that it may replace the
+    folder. With `omfa` and `prompts` it can be served: `omfa_torch.py`, which runs it in PyTorch,
+    is put beside them. NaN and infinities are an OmfaError.
     """
     if dtype not in DTYPES:
         raise unknown("dtype", dtype, DTYPES)
@@ -67,22 +88,37 @@ def save_diffusers(
     )
     networks = {"unet": unet_params, "vae": vae_params}
     rows = {name: names.table(params) for name, params in networks.items()}
+    not_finite: list[str] = []
     needed = sum(stream.size_bytes(row.shape, dtype) for part in rows.values() for row in part)
-    with atomic_dir(folder, replaces="unet") as temporary:
+    with atomic_dir(folder, CONTENTS) as temporary:
         stream.require_space(temporary, needed)
         for name, params in networks.items():
             shards = stream.shards_of(rows[name], dtype, max_shard_bytes)
             by_file = dict(zip(stream.shard_names(len(shards)), shards, strict=True))
             for file, part in by_file.items():
-                chunks = stream.cast_all(names.torch_rows(params, part), dtype)
+                finite = _finite(names.torch_rows(params, part), name, not_finite)
+                chunks = stream.cast_all(finite, dtype)
                 shapes = {row.key: row.shape for row in part}
                 path = temporary / name / file
                 stream.write_stream(path, shapes, dtype, chunks, {"format": "pt"})
             if len(shards) > 1:
                 stream.write_index(temporary / name, by_file, dtype)
+        if not_finite:
+            raise OmfaError(
+                f"{len(not_finite)} tensors hold NaN or infinity ({', '.join(not_finite)}): nothing"
+                " was written; export an earlier checkpoint"
+            )
         write_description(temporary, description)
+        write_json(temporary / EXPORT, {"dtype": dtype, "omfa_jax": __version__, **(origin or {})})
         if omfa is not None and prompts is not None:
             shutil.copyfile(SERVE, temporary / SERVE.name)
+
+
+def _finite(chunks: stream.Chunks, network: str, faulty: list[str]) -> stream.Chunks:
+    for key, chunk in chunks:
+        if not np.isfinite(chunk).all():
+            faulty.append(f"{network}/{key}")
+        yield key, chunk
 
 
 def load_diffusers(folder: Path, *, inputs: Groups | None = None) -> LoadedModel:
@@ -108,6 +144,7 @@ def mapped(
     config = source.unet_config
     if wanted is not None:
         change = ChannelMap(require_known(known, config.in_channels, "the weights"), wanted)
+        known = SourceInputs(wanted, change.source.rule)
         if change.changes:
             leaves = dict(trees.walk(unet_params))
             leaves[PATH] = change.apply(leaves[PATH])
@@ -121,5 +158,6 @@ def mapped(
         scheduler=source.scheduler,
         omfa=source.omfa,
         prompts=source.prompts,
+        inputs=known,
         notes=notes,
     )

@@ -17,6 +17,8 @@ from omfa_jax.weights.imported import is_imported, load_params
 from omfa_jax.weights.prompts import PromptTable
 from omfa_jax.weights.sources import diffusers_vae
 
+# all that the folder holds; an export or an import holds more, and is not replaced
+CONTENTS = ("omfa.json", "unet", "vae", "scheduler", "prompts.safetensors")
 VPREDICTION = {"epsilon": "epsilon", "v": "v_prediction"}
 
 
@@ -58,7 +60,7 @@ def describe(bundle: Bundle) -> Description:
 
 def save_frozen(folder: Path, bundle: Bundle) -> None:
     """Write everything but the UNet's parameters; the folder appears whole."""
-    with atomic_dir(folder) as temporary:
+    with atomic_dir(folder, CONTENTS) as temporary:
         write_description(temporary, describe(bundle))
         path = temporary / "vae" / f"{STEM}.safetensors"
         write_tensors(path, names.to_torch(bundle.vae_params), "fp32", {"format": "pt"})

@@ -3,7 +3,7 @@
 `params/unet.safetensors` and `params/vae.safetensors` hold our names and our order of axes, stacked
 layers included, so that training starts without PyTorch and without rearranging anything: the
 arrays are views of the files. They are written as the source is read, one tensor at a time.
-`manifest.json`, written last, lists every array's shape, dtype and SHA-256, so a damaged copy is
+`omfa_import.json`, written last, lists every array's shape, dtype and SHA-256, so a damaged copy is
 found before the first step.
 """
 
@@ -21,13 +21,16 @@ from omfa_jax.core.errors import OmfaError, unknown
 from omfa_jax.core.files import atomic_dir
 from omfa_jax.weights import conv_in, names, stream
 from omfa_jax.weights.description import read_description, write_description
-from omfa_jax.weights.files import DTYPES, read_json, write_json
+from omfa_jax.weights.files import DTYPES, read_json, read_tensors, write_json
 from omfa_jax.weights.folder import LoadedModel, load_diffusers, mapped
 from omfa_jax.weights.prompts import PromptTable
 from omfa_jax.weights.sources import Source
 from omfa_jax.weights.tensors import open_safetensors
 
-MANIFEST = "manifest.json"
+MANIFEST = "omfa_import.json"
+PROMPTS = "prompts.safetensors"
+# all that an imported folder holds
+CONTENTS = (MANIFEST, "params", "unet", "vae", "scheduler", "omfa.json", PROMPTS)
 COMPONENTS = ("unet", "vae")
 
 
@@ -60,8 +63,8 @@ def import_source(
     known = conv_in.require_known(source.inputs, unet_config.in_channels, where)
     change = conv_in.ChannelMap(known, known.groups if inputs is None else inputs)
     omfa = source.omfa
+    notes = (*notes, change.note)
     if change.changes:
-        notes = (*notes, change.note)
         unet_config = dataclasses.replace(unet_config, in_channels=conv_in.total(change.wanted))
         omfa = omfa and {**omfa, "unet_inputs": [name for name, _ in change.wanted]}
     description = dataclasses.replace(
@@ -71,7 +74,7 @@ def import_source(
     layouts = {name: _shapes(part, change) for name, part in source.components.items()}
     sizes = [stream.size_bytes(s, dtype) for part in layouts.values() for s in part.values()]
     entries: dict[str, Any] = {}
-    with atomic_dir(out, replaces=MANIFEST) as temporary:
+    with atomic_dir(out, CONTENTS) as temporary:
         stream.require_space(temporary, sum(sizes))
         for (name, component), faults in zip(source.components.items(), found, strict=True):
             digests: dict[str, Any] = {}
@@ -84,7 +87,14 @@ def import_source(
                 entries[f"{name}/{key}"] = _entry(shape, DTYPES[dtype], digest)
         names.raise_faults(found)
         write_description(temporary, description)
-        fields = {"tensors": entries, "inputs": change.wanted, "notes": notes}
+        if description.prompts is not None:
+            entries |= _prompt_entries(temporary)
+        fields = {
+            "tensors": entries,
+            "inputs": change.wanted,
+            "inputs_known_by": known.rule,
+            "notes": notes,
+        }
         write_json(temporary / MANIFEST, fields)
     counts = {name: len(component.rows) for name, component in source.components.items()}
     return Report(counts, notes)
@@ -104,6 +114,11 @@ def load_imported(
     manifest's (some seconds for SDXL). A difference, or a file cut short, is an OmfaError.
     """
     description = read_description(Path(folder))
+    if verify and description.prompts is not None:
+        listed = read_json(Path(folder) / MANIFEST)["tensors"]
+        wrong = [key for key, entry in _prompt_entries(folder).items() if listed.get(key) != entry]
+        if wrong:
+            raise _differ(folder, wrong)
     params = load_params(folder, COMPONENTS, verify=verify)
     groups = tuple((name, n) for name, n in read_json(Path(folder) / MANIFEST)["inputs"])
     known = conv_in.SourceInputs(groups, MANIFEST)
@@ -135,10 +150,7 @@ def load_params(folder: Path, components: Sequence[str], *, verify: bool = True)
         leaves = {tuple(k.split("/")): a.astype(np.float32, copy=False) for k, a in arrays.items()}
         built[component] = trees.build(leaves)
     if wrong:
-        raise OmfaError(
-            f"{folder}: {len(wrong)} arrays differ from {MANIFEST} ({', '.join(wrong)}); "
-            "import the weights again"
-        )
+        raise _differ(folder, wrong)
     return built
 
 
@@ -151,8 +163,27 @@ def load_weights(folder: Path, *, inputs: conv_in.Groups | None = None) -> Loade
 def fields_of(model: LoadedModel) -> dict[str, Any]:
     """Return the model's parts under the names that `folder.save_diffusers` takes."""
     fields = {field.name: getattr(model, field.name) for field in dataclasses.fields(model)}
-    del fields["notes"]
+    del fields["notes"], fields["inputs"]
     return fields
+
+
+def _differ(folder: Path, wrong: Sequence[str]) -> OmfaError:
+    return OmfaError(
+        f"{folder}: {len(wrong)} arrays differ from {MANIFEST} ({', '.join(wrong)}); "
+        "import the weights again"
+    )
+
+
+def _prompt_entries(folder: Path) -> dict[str, Any]:
+    arrays, _ = read_tensors(Path(folder) / PROMPTS)
+    return {
+        f"prompts/{name}": _entry(array.shape, array.dtype, _sha256(array))
+        for name, array in arrays.items()
+    }
+
+
+def _sha256(array: np.ndarray) -> str:
+    return hashlib.sha256(stream.as_bytes(np.ascontiguousarray(array))).hexdigest()
 
 
 def _params(folder: Path, component: str) -> Path:
@@ -184,5 +215,5 @@ def _entry(shape: Sequence[int], dtype: np.dtype, sha256: str) -> dict[str, Any]
 def _found(array: np.ndarray, listed: dict[str, Any], verify: bool) -> dict[str, Any]:
     digest = listed["sha256"]
     if verify:
-        digest = hashlib.sha256(stream.as_bytes(array)).hexdigest()
+        digest = _sha256(array)
     return _entry(array.shape, array.dtype, digest)

@@ -153,6 +153,7 @@ class Faults:
     missing: list[str]
     unexpected: list[str]
     misshapen: list[str]
+    unusable: list[str]
     not_finite: list[str] = field(default_factory=list)
 
     @property
@@ -170,13 +171,14 @@ class Faults:
             ("-", "missing", self.missing),
             ("+", "unexpected", self.unexpected),
             ("~", "misshapen", self.misshapen),
+            ("?", "unusable", self.unusable),
             ("!", "with NaN or infinity", self.not_finite),
         ]
 
 
 def fit(component: Component) -> Faults:
     """Return the faults that names and shapes show, without reading any tensor."""
-    shapes = component.tensors.shapes
+    shapes, faulty = component.tensors.shapes, component.tensors.faulty
     wanted = {component.column(row.key): row.shape for row in component.rows}
     wrong = [
         f"{key} is {shapes[key]}, expected {shape}"
@@ -188,6 +190,7 @@ def fit(component: Component) -> Faults:
         [key for key in wanted if key not in shapes],
         sorted(shapes.keys() - wanted.keys()),
         wrong,
+        [f"{key} {faulty[key]}" for key in wanted if key in faulty],
     )
 
 
@@ -196,10 +199,10 @@ def read_rows(component: Component, faults: Faults) -> Iterator[tuple[Row, np.nd
 
     Those with NaN or infinities are added to `faults`.
     """
-    shapes = component.tensors.shapes
+    shapes, faulty = component.tensors.shapes, component.tensors.faulty
     for row in component.rows:
         key = component.column(row.key)
-        if _fits(shapes.get(key), row.shape):
+        if key not in faulty and _fits(shapes.get(key), row.shape):
             tensor = component.tensors.read(key).reshape(row.shape)
             if not np.isfinite(tensor).all():
                 faults.not_finite.append(key)

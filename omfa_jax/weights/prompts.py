@@ -42,6 +42,10 @@ class PromptTable:
                 f"prompt table: {rows} prompts, but context {self.context.shape} and "
                 f"pooled {self.pooled.shape}"
             )
+        if not (np.isfinite(self.context).all() and np.isfinite(self.pooled).all()):
+            raise OmfaError(
+                "prompt table: its embeddings hold NaN or infinity; fetch the text encoders again"
+            )
 
     def rows(self, prompts: Sequence[str]) -> dict[str, Float[np.ndarray, "n ..."]]:
         """Return `context` and `pooled` of `prompts` in their order, the empty prompt last.

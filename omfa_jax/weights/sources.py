@@ -1,5 +1,6 @@
 """Models that somebody else wrote: diffusers folders and original single files, opened unread."""
 
+import dataclasses
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +9,8 @@ from typing import Any
 
 import jax
 
-from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.errors import OmfaError, raise_all
+from omfa_jax.core.files import require_dir
 from omfa_jax.models import UNetConfig, VAEConfig, init_unet, init_vae
 from omfa_jax.weights import configs, conv_in, ldm
 from omfa_jax.weights.description import Description, read_description
@@ -17,6 +19,7 @@ from omfa_jax.weights.names import Component, current_name
 from omfa_jax.weights.tensors import Tensors, open_model, open_safetensors
 
 # What a UNet may carry that our network has no place for.
+SDXL_SCALE = VAEConfig.scaling_factor
 IMAGE_PROMPT_ADAPTER = re.compile(r"^encoder_hid_proj\.|\.to_[kv]_ip\.")
 
 
@@ -33,37 +36,62 @@ class Source(Description):
     notes: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class _Part:
+    """One network of a source: its config, its tensors, and what was assumed or left out."""
+
+    config: Any
+    component: Component
+    notes: tuple[str, ...] = ()
+
+
 def open_source(
-    path: Path, *, vae: Path | None = None, inputs: Sequence[str] | None = None
+    path: Path,
+    *,
+    vae: Path | None = None,
+    vae_scale: float | None = None,
+    inputs: Sequence[str] | None = None,
 ) -> Source:
     """Return the model in a diffusers folder or in an original `.safetensors` file.
 
-    `vae` names another place of the VAE; `inputs` names the groups of conv_in's channels.
+    `vae` names another place of the VAE, `vae_scale` its scaling factor where that place does not
+    know it; `inputs` names the groups of conv_in's channels. Faults of UNet and VAE are one error.
     """
     path = Path(path)
-    source = _open_file(path) if path.is_file() else _open_folder(path)
-    description, unet, own_vae, notes = source
-    if vae is not None:
-        config, own_vae = open_vae(vae)
-        notes = [*notes, f"VAE from {vae}"]
-        description = {**description, "vae_config": config}
-    unet_config, vae_config = description["unet_config"], description["vae_config"]
-    channels = conv_in.source_inputs(
-        unet_config.in_channels, vae_config.latent_channels, description["omfa"], inputs
+    if path.is_dir() and not (path / "unet").is_dir():
+        raise OmfaError(
+            f"{path} has no unet folder: give a folder in diffusers' form, or SDXL's original"
+            " .safetensors file"
+        )
+    parts, errors = [], []
+    for open_part in (_open_unet, lambda source: _open_vae(source if vae is None else vae)):
+        try:
+            parts.append(open_part(path))
+        except OmfaError as error:
+            errors.append(error)
+    raise_all(errors)
+    unet, own_vae = parts
+    notes = list(unet.notes) + ([] if vae is None else [f"VAE from {vae}"]) + list(own_vae.notes)
+    vae_config: VAEConfig = own_vae.config
+    if vae_scale is not None:
+        vae_config = dataclasses.replace(vae_config, scaling_factor=vae_scale)
+    elif vae_config.latent_channels == 4 and vae_config.scaling_factor != SDXL_SCALE:
+        notes.append(f"the VAE's scale is {vae_config.scaling_factor}; SDXL's is {SDXL_SCALE}")
+    found = (
+        ldm_description(unet.config, vae_config)
+        if path.is_file()
+        else read_description(path, vae_config)
     )
-    components = {"unet": unet, "vae": own_vae}
-    return Source(**description, components=components, inputs=channels, notes=tuple(notes))
+    channels = conv_in.source_inputs(
+        unet.config.in_channels, vae_config.latent_channels, found.omfa, inputs
+    )
+    components = {"unet": unet.component, "vae": own_vae.component}
+    return Source(**vars(found), components=components, inputs=channels, notes=tuple(notes))
 
 
-def open_vae(path: Path) -> tuple[VAEConfig, Component]:
-    """Return the VAE of a model folder, of a folder of its own or of an original file."""
-    path = Path(path)
-    if path.is_file():
-        return _vae_in_file(_require_safetensors(path))
-    folder = path / "vae" if (path / "vae").is_dir() else path
-    config = folder / "config.json"
-    vae_config = configs.vae_from_diffusers(read_json(config), str(config))
-    return vae_config, diffusers_vae(vae_config, folder)
+def ldm_description(unet_config: UNetConfig, vae_config: VAEConfig) -> Description:
+    """Return what an original file says besides its tensors: nothing; its schedule is SDXL's."""
+    return Description(unet_config, vae_config, dict(configs.SDXL_SCHEDULER), None, None)
 
 
 def diffusers_unet(config: UNetConfig, folder: Path) -> Component:
@@ -86,53 +114,59 @@ def shapes_of_vae(config: VAEConfig) -> dict[str, Any]:
     return jax.eval_shape(lambda: init_vae(config, jax.random.key(0)))
 
 
-def _open_folder(path: Path) -> tuple[dict[str, Any], Component, Component, list[str]]:
-    found = read_description(path)
-    unet = diffusers_unet(found.unet_config, path / "unet")
-    vae = diffusers_vae(found.vae_config, path / "vae")
-    adapter = [key for key in unet.tensors.shapes if IMAGE_PROMPT_ADAPTER.search(key)]
-    notes = []
-    if adapter:
-        notes.append(f"left out {len(adapter)} tensors of the image-prompt adapter")
-        unet = Component(unet.tree, _without(unet.tensors, set(adapter)))
-    return dict(vars(found)), unet, vae, notes
+def _open_unet(path: Path) -> _Part:
+    if path.is_file():
+        return _unet_in_file(_require_safetensors(path))
+    config_file = require_dir(path, "weights", "SRC") / "unet" / "config.json"
+    config = configs.unet_from_diffusers(read_json(config_file), str(config_file))
+    unet = diffusers_unet(config, path / "unet")
+    adapter = {key for key in unet.tensors.shapes if IMAGE_PROMPT_ADAPTER.search(key)}
+    if not adapter:
+        return _Part(config, unet)
+    note = f"left out {len(adapter)} tensors of the image-prompt adapter"
+    return _Part(config, Component(unet.tree, unet.tensors.without(adapter)), (note,))
 
 
-def _open_file(path: Path) -> tuple[dict[str, Any], Component, Component, list[str]]:
-    tensors = _require_safetensors(path)
-    unet_config = ldm.unet_config(tensors.shapes, str(path))
-    vae_config, vae = _vae_in_file(tensors)
-    notes = [
-        "heads of 64 channels, 32 norm groups and the VAE's scale 0.13025 are SDXL's: the file"
-        " does not say"
-    ]
-    skipped = set()
+def _unet_in_file(tensors: Tensors) -> _Part:
+    config = ldm.unet_config(tensors.shapes, tensors.where)
+    notes = ["heads of 64 channels and 32 norm groups are SDXL's: the file does not say"]
+    skipped = {key for key in tensors.shapes if key.startswith(ldm.VAE_PREFIX)}
     for prefix, what in ldm.SKIPPED.items():
         keys = {key for key in tensors.shapes if key.startswith(prefix)}
         skipped |= keys
         if keys:
             notes.append(f"left out {what} ({len(keys)} tensors {prefix}*)")
-    in_vae = {key for key in tensors.shapes if key.startswith(ldm.VAE_PREFIX)}
-    column = ldm.unet_column(unet_config)
-    unet = Component(shapes_of_unet(unet_config), _without(tensors, skipped | in_vae), column)
-    description = {
-        "unet_config": unet_config,
-        "vae_config": vae_config,
-        "scheduler": None,
-        "omfa": None,
-        "prompts": None,
-    }
-    return description, unet, vae, notes
+    column = ldm.unet_column(config)
+    component = Component(shapes_of_unet(config), tensors.without(skipped), column)
+    return _Part(config, component, tuple(notes))
 
 
-def _vae_in_file(tensors: Tensors) -> tuple[VAEConfig, Component]:
+def _open_vae(path: Path) -> _Part:
+    """Open the VAE of a model folder, of a folder of its own or of an original file."""
+    path = Path(path)
+    if path.is_file():
+        return _vae_in_file(_require_safetensors(path))
+    folder = path / "vae" if (path / "vae").is_dir() else path
+    config_file = folder / "config.json"
+    config = configs.vae_from_diffusers(read_json(config_file), str(config_file))
+    return _Part(config, diffusers_vae(config, folder))
+
+
+def _vae_in_file(tensors: Tensors) -> _Part:
+    if any(key.startswith(ldm.UNET_PREFIX) for key in tensors.shapes):
+        # Stable Diffusion 1's VAE has the same shapes and another scale: refuse its files
+        ldm.unet_config(tensors.shapes, tensors.where)
     # a file of the VAE alone has no prefix
     whole = any(key.startswith(ldm.VAE_PREFIX) for key in tensors.shapes)
     prefix = ldm.VAE_PREFIX if whole else ""
     config = ldm.vae_config(tensors.shapes, prefix, tensors.where)
     others = {key for key in tensors.shapes if not key.startswith(prefix)}
     column = ldm.vae_column(config, prefix)
-    return config, Component(shapes_of_vae(config), _without(tensors, others), column)
+    note = (
+        f"the VAE's scale is taken for SDXL's, {SDXL_SCALE}: {tensors.where} does not say"
+        " (--vae-scale gives another)"
+    )
+    return _Part(config, Component(shapes_of_vae(config), tensors.without(others), column), (note,))
 
 
 def _require_safetensors(path: Path) -> Tensors:
@@ -146,11 +180,12 @@ def _require_safetensors(path: Path) -> Tensors:
 
 def renamed(tensors: Tensors) -> Tensors:
     """Return the tensors under the names that diffusers has for them today."""
-    now = {current_name(key): key for key in tensors.shapes}
+    now: dict[str, str] = {}
+    faulty = {current_name(key): reason for key, reason in tensors.faulty.items()}
+    for key in tensors.shapes:
+        name = current_name(key)
+        if name in now:
+            faulty[name] = f"is there twice, as {now[name]} and as {key}"
+        now[name] = key
     shapes = {name: tensors.shapes[key] for name, key in now.items()}
-    return Tensors(tensors.where, shapes, lambda name: tensors.read(now[name]))
-
-
-def _without(tensors: Tensors, keys: set[str]) -> Tensors:
-    kept = {key: shape for key, shape in tensors.shapes.items() if key not in keys}
-    return Tensors(tensors.where, kept, tensors.read)
+    return Tensors(tensors.where, shapes, lambda name: tensors.read(now[name]), faulty)

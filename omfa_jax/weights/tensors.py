@@ -1,14 +1,14 @@
 """PyTorch's tensors on disk: safetensors or pickled, in one file or in shards with an index."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from omfa_jax.core.errors import OmfaError, require_modules
+from omfa_jax.core.errors import OmfaError, raise_all, require_modules
 from omfa_jax.weights.files import STEM, read_json, unreadable
 
 # full precision first; half precisions are for folders that have nothing else
@@ -21,12 +21,19 @@ FLOATS = ("F64", "F32", "F16", "BF16")
 class Tensors:
     """Tensors by key; `read` returns one of them as a float32 array, from disk at each call.
 
-    `where` names the file or folder in messages.
+    `where` names the file or folder in messages. `faulty` says of some keys why they cannot be
+    weights (integers, in two files); it matters only for the keys that a network wants.
     """
 
     where: str
     shapes: dict[str, tuple[int, ...]]
     read: Callable[[str], np.ndarray]
+    faulty: dict[str, str] = field(default_factory=dict)
+
+    def without(self, keys: set[str]) -> "Tensors":
+        """Return the tensors but those of `keys`."""
+        kept = {key: shape for key, shape in self.shapes.items() if key not in keys}
+        return Tensors(self.where, kept, self.read, self.faulty)
 
 
 @dataclass(frozen=True)
@@ -63,23 +70,22 @@ def model_files(folder: Path) -> ModelFiles:
 
 
 def open_safetensors(paths: Sequence[Path], where: str) -> Tensors:
-    """Return the tensors of safetensors files; a file that is cut short is an OmfaError."""
+    """Return the tensors of safetensors files; all files that are cut short are one OmfaError."""
+    found = _Found()
     holders: dict[str, Any] = {}
-    shapes = {}
+    errors = []
     for path in paths:
         try:
             file = safe_open(path, framework="np")
             for key in file.keys():  # noqa: SIM118
                 view = file.get_slice(key)
-                if view.get_dtype() not in FLOATS:
-                    raise OmfaError(
-                        f"{path}: {key} is {view.get_dtype()}, expected one of {', '.join(FLOATS)};"
-                        " give weights that are not quantised"
-                    )
-                shapes[key], holders[key] = tuple(view.get_shape()), file
+                kind = view.get_dtype()
+                found.add(key, tuple(view.get_shape()), path, kind, is_float=kind in FLOATS)
+                holders[key] = file
         except (SafetensorError, OSError) as error:
-            raise unreadable(path, error) from None
-    return Tensors(where, shapes, lambda key: holders[key].get_tensor(key).astype(np.float32))
+            errors.append(unreadable(path, error))
+    raise_all(errors)
+    return found.tensors(where, lambda key: holders[key].get_tensor(key).astype(np.float32))
 
 
 def open_pickled(paths: Sequence[Path], where: str) -> Tensors:
@@ -87,19 +93,64 @@ def open_pickled(paths: Sequence[Path], where: str) -> Tensors:
     require_modules("reading .bin files", "torch", "torch")
     import torch
 
+    found = _Found()
     state: dict[str, Any] = {}
+    errors = []
     for path in paths:
         try:
-            state |= torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            part = _load_pickle(path)
+            nested = [key for key, value in part.items() if not isinstance(value, torch.Tensor)]
+            if nested:
+                raise ValueError(f"{', '.join(map(str, nested[:3]))} is no tensor")
         # its readers raise whatever the broken byte leads to
         except Exception as error:
             reason = str(error).strip().partition("\n")[0]
-            raise OmfaError(
-                f"{path} is not a whole file of torch.save's with tensors alone ({reason}); fetch"
-                " it again, or convert it to safetensors"
-            ) from None
-    shapes = {key: tuple(tensor.shape) for key, tensor in state.items()}
-    return Tensors(where, shapes, lambda key: state[key].float().numpy())
+            errors.append(
+                OmfaError(
+                    f"{path} is not a whole file of torch.save's with tensors alone ({reason});"
+                    " fetch it again, or convert it to safetensors"
+                )
+            )
+            continue
+        for key, tensor in part.items():
+            kind = str(tensor.dtype).removeprefix("torch.")
+            found.add(key, tuple(tensor.shape), path, kind, is_float=tensor.is_floating_point())
+        state |= part
+    raise_all(errors)
+    return found.tensors(where, lambda key: state[key].float().numpy())
+
+
+def _load_pickle(path: Path) -> dict[str, Any]:
+    import torch
+
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except RuntimeError as error:
+        if "mmap can only be used" not in str(error):
+            raise
+        # files from before PyTorch 1.6 are no archives and cannot be mapped
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+class _Found:
+    """Collects what a model's files hold, and what is wrong with single tensors."""
+
+    def __init__(self) -> None:
+        self._shapes: dict[str, tuple[int, ...]] = {}
+        self._paths: dict[str, Path] = {}
+        self._faulty: dict[str, str] = {}
+
+    def add(
+        self, key: str, shape: tuple[int, ...], path: Path, kind: str, *, is_float: bool
+    ) -> None:
+        if key in self._paths:
+            self._faulty[key] = f"is in {self._paths[key].name} and in {path.name}"
+        elif not is_float:
+            self._faulty[key] = f"is {kind}, expected floating point: give unquantised weights"
+        self._shapes[key], self._paths[key] = shape, path
+
+    def tensors(self, where: str, read: Callable[[str], np.ndarray]) -> Tensors:
+        return Tensors(where, self._shapes, read, self._faulty)
 
 
 def _shards(index: Path) -> list[Path]:

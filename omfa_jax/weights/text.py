@@ -38,11 +38,16 @@ def encode_prompts(folder: Path, prompts: Sequence[str]) -> PromptTable:
             ("_2", transformers.CLIPTextModelWithProjection),
         ):
             tokens = _tokens(folder / f"tokenizer{suffix}", texts)
-            path = require_dir(folder / f"text_encoder{suffix}", "text encoder", "the source")
-            encoder = kind.from_pretrained(path, torch_dtype=torch.float32).eval()
+            encoder = _encoder(kind, folder / f"text_encoder{suffix}")
             output = encoder(tokens, output_hidden_states=True)
             contexts.append(output.hidden_states[-2].numpy())
             pooled = output[0].numpy()
+    lengths = [states.shape[1] for states in contexts]
+    if lengths[0] != lengths[1]:
+        raise OmfaError(
+            f"{folder}: its tokenizers make {lengths[0]} and {lengths[1]} tokens of a prompt;"
+            f" SDXL's both make {TOKENS}: give SDXL's two tokenizers"
+        )
     context = np.concatenate(contexts, axis=-1)
     index = folder / "model_index.json"
     fields = read_json(index) if index.is_file() else {}
@@ -57,12 +62,13 @@ def prompt_table(
     prompts: Sequence[str],
     *,
     without_text: bool,
+    own_first: bool = True,
 ) -> PromptTable | None:
     """Return a table that has `prompts`; without prompts the source's own, or None.
 
     Zeros for every prompt if `without_text` asks for them; else the source's table, if it has them
-    all; else what the text encoders in the folder `encoders` say. Where there are none, or their
-    embeddings do not fit the UNet, an OmfaError says what to do.
+    all and `own_first`; else what the text encoders in the folder `encoders` say. Where there are
+    none, or their embeddings do not fit the UNet, an OmfaError says what to do.
     """
     config, own = source.unet_config, source.prompts
     if without_text and not prompts:
@@ -71,7 +77,7 @@ def prompt_table(
         table = own
     elif without_text:
         table = null_prompts(prompts, TOKENS, config.context_dim, config.pooled_dim)
-    elif own is not None and set(prompts) <= set(own.prompts):
+    elif own_first and own is not None and set(prompts) <= set(own.prompts):
         table = own
     elif (encoders / "text_encoder").is_dir():
         table = encode_prompts(encoders, prompts)
@@ -91,11 +97,48 @@ def prompt_table(
     return table
 
 
+def _encoder(kind: Any, folder: Path) -> Any:
+    """Return a text encoder in float32; one with a tensor missing would be random there."""
+    import torch
+
+    path = require_dir(folder, "text encoder", "the source")
+    files = [file.name for file in path.iterdir() if file.suffix in (".safetensors", ".bin")]
+    # half precisions are for folders that have nothing else
+    halves = (v for v in ("fp16", "bf16") if files and all(f".{v}." in name for name in files))
+    try:
+        encoder, info = kind.from_pretrained(
+            path,
+            torch_dtype=torch.float32,
+            variant=next(halves, None),
+            output_loading_info=True,
+        )
+    # transformers meets damaged folders with many exception types
+    except Exception as error:
+        raise _unreadable("text encoder", path, error) from None
+    faults = [
+        f"{len(keys)} {word} ({', '.join(sorted(map(str, keys))[:3])})"
+        for word, name in (("missing", "missing_keys"), ("misshapen", "mismatched_keys"))
+        if (keys := [key for key in info[name] if "position_ids" not in str(key)])
+    ]
+    if faults:
+        raise OmfaError(f"{path}: the text encoder's weights do not fit: {'; '.join(faults)}")
+    return encoder.eval()
+
+
+def _unreadable(what: str, path: Path, error: Exception) -> OmfaError:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    reason = (lines or [type(error).__name__])[0][:200]
+    return OmfaError(f"{path}: the {what} cannot be read ({reason}); fetch the folder again")
+
+
 def _tokens(folder: Path, texts: Sequence[str]) -> Any:
     import transformers
 
     path = require_dir(folder, "tokenizer", "the source")
-    tokenizer = transformers.CLIPTokenizer.from_pretrained(path)
+    try:
+        tokenizer = transformers.CLIPTokenizer.from_pretrained(path)
+    except Exception as error:
+        raise _unreadable("tokenizer", path, error) from None
     padded = tokenizer(
         list(texts),
         padding="max_length",
