@@ -71,6 +71,7 @@ def get_config() -> ConfigDict:
     config.train.compute_dtype = "bfloat16"  # parameters, norms and loss stay float32
     config.train.remat = "block"  # recompute activations: "none", "block" or "full"
     config.train.ema_decay = 0.9999  # 0 = no EMA
+    config.train.nonfinite = "stop"  # at a loss that is no number; or "skip" such steps
 
     config.optimizer = ConfigDict()
     config.optimizer.name = "adamw"  # or "muon": fewer steps from scratch
@@ -89,7 +90,9 @@ def get_config() -> ConfigDict:
 
     config.checkpoint = ConfigDict()
     config.checkpoint.every_steps = 1000
-    config.checkpoint.keep = 3
+    config.checkpoint.keep = 3  # the last ones
+    config.checkpoint.keep_every_steps = 0  # and one every so many steps, for good; 0 = none
+    config.checkpoint.keep_best_of = ""  # and the one with the lowest of this metric: "loss"
     # a workdir to start the weights from (its newest step), when the own one holds no checkpoint
     config.checkpoint.start_from = ""
 

@@ -22,7 +22,7 @@ def get_config():
     # where the garment goes is decided in the noise, and a small network has no steps to waste
     config.timesteps.name = "logit_normal"
     config.timesteps.logit_mean = 0.5
-    config.train.steps = 6500
+    config.train.steps = 5500
     config.train.batch_size = 8
     config.train.ema_decay = 0.999
     config.optimizer.name = "muon"  # AdamW needed several times the steps

@@ -5,6 +5,7 @@
 #SBATCH --gpus-per-task=1
 #SBATCH --cpus-per-task=8
 #SBATCH --requeue
+#SBATCH --open-mode=append
 #SBATCH --signal=TERM@120
 #SBATCH --output=%x-%j.log
 # sbatch launch/slurm.sh CONFIG WORKDIR [--config.a.b=value ...]
@@ -12,4 +13,11 @@ set -euo pipefail
 config=$1
 workdir=$2
 shift 2
-srun omfa train --config "$config" --workdir "$workdir" "$@"
+# one dead task would leave the others waiting
+status=0
+srun --kill-on-bad-exit=1 omfa train --config "$config" --workdir "$workdir" "$@" || status=$?
+# 143: asked to stop (time limit, preemption) and saved; the job goes on where it was
+if [ "$status" -eq 143 ]; then
+  scontrol requeue "$SLURM_JOB_ID"
+fi
+exit "$status"

@@ -21,6 +21,7 @@ from omfa_jax.models import VAES, unet
 from omfa_jax.train import load, stored
 from omfa_jax.train.checkpoint import MODEL_FOLDER, Checkpoints
 from omfa_jax.train.load import restore_params
+from omfa_jax.train.settings import KeepSettings
 from omfa_jax.train.state import TrainState
 from omfa_jax.weights import names, stream
 from omfa_jax.weights.bundle import Bundle
@@ -55,7 +56,7 @@ def workdir(tmp_path_factory):
     )
     raw, ema = (filled(shapes_of_unet(unet_config), seed) for seed in (1, 2))
     state = TrainState(np.int32(3), raw, ema, {"mu": raw})
-    checkpoints = Checkpoints(folder, keep=1)
+    checkpoints = Checkpoints(folder, KeepSettings(last=1))
     checkpoints.save(3, state, {}, {})
     checkpoints.close()
     return folder

@@ -19,7 +19,7 @@ from omfa_jax.diffusion.schedule import ScheduleSettings, TimestepDistribution
 from omfa_jax.diffusion.settings import DiffusionSettings
 from omfa_jax.models import VAEConfig
 from omfa_jax.parallel.mesh import MeshSettings
-from omfa_jax.train.settings import LossSettings, OptimizerSettings, TrainSettings
+from omfa_jax.train.settings import KeepSettings, LossSettings, OptimizerSettings, TrainSettings
 
 # a locked ConfigDict; its attributes are dynamic, so the type says nothing more
 Config = Any
@@ -136,7 +136,12 @@ def train_settings(config: Config) -> TrainSettings:
             TimestepDistribution(**config.timesteps.to_dict()),
         ),
         save_every_steps=config.checkpoint.every_steps,
-        keep=config.checkpoint.keep,
+        nonfinite=t.nonfinite,
+        keep=KeepSettings(
+            config.checkpoint.keep,
+            config.checkpoint.keep_every_steps,
+            config.checkpoint.keep_best_of,
+        ),
         log_every_steps=config.log.every_steps,
         samples_every_steps=config.log.samples_every_steps,
         wandb_project=config.log.wandb_project,

@@ -21,6 +21,7 @@ from omfa_jax.models import encode, init_unet, posterior
 from omfa_jax.models.api import decode
 from omfa_jax.parallel import distributed
 from omfa_jax.parallel.activations import activation_constraint
+from omfa_jax.parallel.hardware import chip_of
 from omfa_jax.parallel.mesh import make_mesh
 from omfa_jax.parallel.rules import REPLICATED_RULES, UNET_RULES, explain
 from omfa_jax.scaling.flops import unet_forward
@@ -57,6 +58,13 @@ def run(options: argparse.Namespace) -> None:
     profile = ProfileSteps.parse(options.profile) if options.profile else None
     workdir = require_writable_dir(options.workdir, "--workdir")
     distributed.initialize()
+    distributed.require_same(
+        {
+            "the code's revision": distributed.revision(),
+            "the config": json.dumps(config.to_dict(), sort_keys=True, default=str),
+            "--workdir": str(workdir.absolute()),
+        }
+    )
     if border.check_objective(config) == "autoencoder":
         train_autoencoder(config, workdir)
     else:
@@ -175,11 +183,13 @@ def cost_of(bundle: Bundle, batch_size: int) -> Cost:
     height, width, _ = bundle.settings.canvas.shape
     tokens = bundle.prompts["context"].shape[1]
     shapes = jax.eval_shape(lambda: init_unet(config, jax.random.key(0)))
+    chip = chip_of(jax.devices()[0].device_kind)
     return Cost(
         params=sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes)),
         flops_per_example=3.0 * unet_forward(config, height, width, text_tokens=tokens).total,
         batch_size=batch_size,
         devices=jax.device_count(),
+        peak_flops=chip.bf16_flops if chip else None,
     )
 
 

@@ -1,10 +1,20 @@
 """Joining the other hosts: `jax.distributed`, when the environment says there are any."""
 
+import hashlib
 import os
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from pathlib import Path
 
 import jax
+import numpy as np
 
+from omfa_jax import __version__
 from omfa_jax.core.errors import OmfaError
+
+JOIN_TIMEOUT = "OMFA_JOIN_TIMEOUT_S"
 
 
 def initialize() -> None:
@@ -12,21 +22,89 @@ def initialize() -> None:
 
     Slurm (more than one task) and TPU pods are recognised by jax itself; by hand, set
     JAX_COORDINATOR_ADDRESS (host:port), JAX_NUM_PROCESSES and JAX_PROCESS_ID on every process.
+    Where not all come within OMFA_JOIN_TIMEOUT_S seconds (300), those that did say so and end.
     """
     by_hand = os.environ.get("JAX_COORDINATOR_ADDRESS")
     slurm = int(os.environ.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in os.environ
     pod = len(os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")) > 1
     if jax.distributed.is_initialized() or not (by_hand or slurm or pod):
         return
-    if not by_hand:
-        jax.distributed.initialize()
-        return
+    arguments = ()
+    if by_hand:
+        arguments = by_hand, _number("JAX_NUM_PROCESSES"), _number("JAX_PROCESS_ID")
+    seconds = _number(JOIN_TIMEOUT, 300)
+    # XLA ends the process at its time-out, and says why in a stack trace: say it before
+    late = threading.Timer(seconds, _say_late, [seconds])
+    late.daemon = True
+    late.start()
     try:
-        count = int(os.environ["JAX_NUM_PROCESSES"])
-        index = int(os.environ["JAX_PROCESS_ID"])
-    except (KeyError, ValueError) as error:
+        jax.distributed.initialize(*arguments, initialization_timeout=seconds + 2)
+    finally:
+        late.cancel()
+
+
+def require_same(facts: Mapping[str, str]) -> None:
+    """Raise an OmfaError on every process unless all of them have the same `facts`.
+
+    The error names the processes that differ from process 0, and in which of the facts.
+    """
+    if jax.process_count() == 1:
+        return
+    from jax.experimental import multihost_utils
+
+    digests = b"".join(hashlib.sha256(text.encode()).digest() for text in facts.values())
+    here = np.frombuffer(digests, np.uint8).reshape(len(facts), -1)
+    # (processes, facts, bytes)
+    gathered = np.asarray(multihost_utils.process_allgather(here))
+    different = (gathered != gathered[:1]).any(axis=2)
+    lines = [
+        f"{name} of process {', '.join(map(str, np.flatnonzero(different[:, column])))}"
+        for column, name in enumerate(facts)
+        if different[:, column].any()
+    ]
+    if lines:
         raise OmfaError(
-            f"JAX_COORDINATOR_ADDRESS={by_hand} is set; JAX_NUM_PROCESSES and JAX_PROCESS_ID must"
-            f" be whole numbers too ({error})"
+            f"the processes of this job do not agree: {'; '.join(lines)} differs from process 0's;"
+            " start all of them with the same command from the same code"
+        )
+
+
+def revision() -> str:
+    """Return what code this is: the version, and in a checkout the commit and its changes."""
+    here = Path(__file__).parents[2]
+    if not (here / ".git").exists():
+        return __version__
+    try:
+        commands = (["rev-parse", "HEAD"], ["diff", "HEAD", "--", "omfa_jax"])
+        found = [
+            subprocess.run(
+                ["git", "-C", str(here), *command], capture_output=True, text=True, timeout=20
+            ).stdout
+            for command in commands
+        ]
+    except (OSError, subprocess.TimeoutExpired):
+        return __version__
+    changes = hashlib.sha256(found[1].encode()).hexdigest()[:8] if found[1] else "clean"
+    return f"{__version__} {found[0].strip()} {changes}"
+
+
+def _number(name: str, default: int | None = None) -> int:
+    text = os.environ.get(name, default)
+    try:
+        return int(text)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        came = "is not set" if text is None else f"is {text!r}"
+        raise OmfaError(
+            f"{name} {came}: beside JAX_COORDINATOR_ADDRESS (host:port), JAX_NUM_PROCESSES and"
+            f" JAX_PROCESS_ID must be whole numbers, and so must {JOIN_TIMEOUT} if it is given"
         ) from None
-    jax.distributed.initialize(by_hand, count, index)
+
+
+def _say_late(seconds: int) -> None:
+    print(
+        f"omfa: not every process of this job came within {seconds} s ({JOIN_TIMEOUT} waits"
+        " longer): see which has no log, and whether its host can reach the coordinator's port."
+        " What follows is XLA ending this process.",
+        file=sys.stderr,
+        flush=True,
+    )

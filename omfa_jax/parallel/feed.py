@@ -19,6 +19,19 @@ def to_global(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Arra
     }
 
 
+def place(tree: Any, shardings: Any) -> Any:
+    """Return a tree of host arrays, the same on every process, laid out as `shardings` say.
+
+    Each process puts only what its own devices hold; `jax.device_put` refuses other hosts' devices.
+    """
+
+    def put(array: np.ndarray, sharding: Any) -> jax.Array:
+        whole = np.asarray(array)
+        return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
+
+    return jax.tree.map(put, tree, shardings)
+
+
 def to_host(tree: Any) -> Any:
     """Return numpy copies of a tree of arrays, gathered over hosts where they are not local."""
 

@@ -7,14 +7,18 @@ import contextlib
 import json
 import logging
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 from etils import epath
+from orbax.checkpoint.checkpoint_managers import PreservationPolicy
+from orbax.checkpoint.checkpoint_managers import preservation_policy as policy
 
-from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.errors import OmfaError, unknown
+from omfa_jax.train.settings import KeepSettings
 from omfa_jax.train.state import TrainState
 
 log = logging.getLogger(__name__)
@@ -30,10 +34,11 @@ MODEL_FOLDER = "model"
 class Checkpoints:
     """The checkpoints of one workdir; saves run in the background."""
 
-    def __init__(self, workdir: str | Path, keep: int):
+    def __init__(self, workdir: str | Path, keep: KeepSettings):
         self.folder = Path(workdir).absolute() / "checkpoints"
+        self._best_of = keep.best_of
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep,
+            preservation_policy=preserved(keep),
             create=True,
             cleanup_tmp_directories=True,
             enable_async_checkpointing=True,
@@ -50,9 +55,22 @@ class Checkpoints:
         return newest_whole_step(self.folder)
 
     def save(
-        self, step: int, state: TrainState, data: dict[str, Any], config: dict[str, Any]
+        self,
+        step: int,
+        state: TrainState,
+        data: dict[str, Any],
+        config: dict[str, Any],
+        row: Mapping[str, float] | None = None,
     ) -> None:
-        """Start saving; the arrays are copied to the host before this returns."""
+        """Start saving; the arrays are copied to the host before this returns.
+
+        `row` is the log's, of which the best checkpoint is chosen.
+        """
+        metrics = None
+        if self._best_of:
+            if self._best_of not in (row or {}):
+                raise unknown("metric in config.checkpoint.keep_best_of", self._best_of, row or {})
+            metrics = {self._best_of: float((row or {})[self._best_of])}
         items: dict[str, Any] = {
             "state": ocp.args.StandardSave(state_item(state)),
             "data": ocp.args.JsonSave(data),
@@ -62,7 +80,7 @@ class Checkpoints:
             items[EMA_ITEM] = ocp.args.StandardSave(state.ema)
         try:
             # a folder of this step that is not whole would make Orbax refuse the save
-            self._manager.save(step, args=ocp.args.Composite(**items), force=True)
+            self._manager.save(step, args=ocp.args.Composite(**items), metrics=metrics, force=True)
         except Exception as error:
             raise self._failure(step, error) from error
 
@@ -122,6 +140,17 @@ class Checkpoints:
             f"could not save {what} in {self.folder}, where {free:.0f} MB are free: {kept}; make"
             f" room or change --workdir ({first_line(error)})"
         )
+
+
+def preserved(keep: KeepSettings) -> PreservationPolicy:
+    """Return Orbax's policy for the settings; a checkpoint stays if any part of it says so."""
+    policies: list[PreservationPolicy] = [policy.LatestN(keep.last)]
+    if keep.every_steps:
+        policies.append(policy.EveryNSteps(keep.every_steps))
+    if keep.best_of:
+        # Orbax keeps the end of an ascending order
+        policies.append(policy.BestN(lambda found: -found[keep.best_of], n=1))
+    return policy.AnyPreservationPolicy(policies)
 
 
 def state_item(state: TrainState) -> dict[str, Any]:

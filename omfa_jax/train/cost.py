@@ -11,7 +11,7 @@ class Cost:
 
     FLOPs are those of the mathematics: what is computed twice (remat) or off the loss counts once
     or not at all, so that MFU can be compared between settings (PaLM, arXiv 2204.02311, appendix
-    B). `peak_flops` is one device's peak at the compute type; None where it is not known.
+    B). `peak_flops` is one device's peak in bfloat16; None where it is not known.
     """
 
     params: int

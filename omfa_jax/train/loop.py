@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
 
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.parallel.feed import to_global
+from omfa_jax.parallel.feed import place, to_global
 from omfa_jax.parallel.mesh import check_batch_size, replicated
 from omfa_jax.parallel.rules import Rules
 from omfa_jax.train.checkpoint import Checkpoints, abstract_like
@@ -33,6 +32,7 @@ from omfa_jax.train.state import (
     state_shardings,
 )
 from omfa_jax.train.step import make_step
+from omfa_jax.train.window import Window
 from omfa_jax.train.writers import Progress, Writers
 
 log = logging.getLogger(__name__)
@@ -78,10 +78,11 @@ def train(run: Run) -> TrainState:
     the data position and all random numbers then continue as if nothing had happened.
     """
     settings, mesh = run.settings, run.mesh
+    skips = settings.nonfinite == "skip"
     check_batch_size(mesh, settings.batch_size)
     optimizer = make_optimizer(settings.optimizer, settings.steps)
     rate = learning_rate(settings.optimizer, settings.steps)
-    root = jax.device_put(jax.random.key(settings.seed), replicated(mesh))
+    root = jax.jit(lambda: jax.random.key(settings.seed), out_shardings=replicated(mesh))()
 
     with contextlib.ExitStack() as open_things:
         checkpoints = Checkpoints(run.workdir, settings.keep)
@@ -90,9 +91,15 @@ def train(run: Run) -> TrainState:
         with clock.spent("restore"):
             state, shardings = restore_or_create(run, checkpoints, optimizer)
         frozen_shardings = jax.tree.map(lambda _: replicated(mesh), run.frozen)
-        frozen = jax.device_put(run.frozen, frozen_shardings)
+        frozen = place(run.frozen, frozen_shardings)
         step_fn = make_step(
-            run.objective, optimizer, settings.ema_decay, shardings, frozen_shardings, mesh
+            run.objective,
+            optimizer,
+            settings.ema_decay,
+            shardings,
+            frozen_shardings,
+            mesh,
+            skip_nonfinite=skips,
         )
 
         main_process = jax.process_index() == 0
@@ -108,30 +115,29 @@ def train(run: Run) -> TrainState:
         open_things.callback(profiler.close)
         progress = Progress(step, settings.steps, settings.batch_size, enabled=main_process)
         open_things.callback(progress.close)
-        window: list[dict[str, jax.Array]] = []
-        saved, last = step, False
+        window = Window(skips=skips)
+        saved, last, asked, row = step, False, None, {}
 
         stop = open_things.enter_context(StopRequest())
         while step < settings.steps and not last:
             with clock.spent("data"):
-                batch = to_global(mesh, next(run.batches))
+                batch = next(run.batches)
+                on_devices = to_global(mesh, batch)
             profiler.before(step + 1)
-            state, metrics = step_fn(state, frozen, batch, root)
+            state, metrics = step_fn(state, frozen, on_devices, root)
             step += 1
-            window.append(metrics)
-            # the one before is done when the device turns to this one: no step waits for the host
-            jax.block_until_ready(window[-2:][0])
+            window.add(step, metrics, batch["index"])
             clock.step_finished()
             profiler.after(step, metrics)
             progress.advance()
 
-            last = step == settings.steps or stop.received is not None
+            log_due = due(settings.log_every_steps, step)
+            asked = stop.asked(agree=log_due)
+            last = step == settings.steps or asked is not None
             save = due(settings.save_every_steps, step) or last
             # nothing is saved before its loss was looked at
-            if due(settings.log_every_steps, step) or save:
-                row = mean_of(window)
-                window = []
-                check_finite(row, step, saved, run.workdir)
+            if log_due or save:
+                row = window.row(saved, run.workdir)
                 row["images_per_second"] = progress.window(step, row["loss"])
                 row["learning_rate"] = float(np.asarray(rate(step - 1)))
                 row |= clock.window(step)
@@ -147,11 +153,11 @@ def train(run: Run) -> TrainState:
 
             if save:
                 with clock.spent("save"):
-                    checkpoints.save(step, state, run.batches.get_state(), run.config)
+                    checkpoints.save(step, state, run.batches.get_state(), run.config, row)
                 saved = step
                 progress.pause()
-    if stop.received is not None and step < settings.steps:
-        raise Interrupted(stop.received, step)
+    if asked is not None and step < settings.steps:
+        raise Interrupted(asked, step)
     return state
 
 
@@ -179,23 +185,3 @@ def restore_or_create(
 def due(every: int, step: int) -> bool:
     """True when something that happens every `every` steps (0 = never) happens at `step`."""
     return every > 0 and step % every == 0
-
-
-def mean_of(window: list[dict[str, jax.Array]]) -> dict[str, float]:
-    """Return the mean of each metric over the window, ignoring NaN of absent tasks."""
-    stacked = jax.device_get(jax.tree.map(lambda *rows: jnp.stack(rows), *window))
-    means = {}
-    for name, values in stacked.items():
-        kept = values[~np.isnan(values)] if name.startswith(("loss/", "loss_at/")) else values
-        means[name] = float(kept.mean()) if kept.size else float("nan")
-    return means
-
-
-def check_finite(row: Mapping[str, float], step: int, saved: int, workdir: Path) -> None:
-    """Stop a run whose loss or gradient is no number, before it is saved over good weights."""
-    if not np.isfinite([row["loss"], row["grad_norm"]]).all():
-        raise OmfaError(
-            f"the loss is {row['loss']} and the gradient norm {row['grad_norm']} by step {step};"
-            f" the last checkpoint in {workdir} is of step {saved}. Lower"
-            " config.optimizer.learning_rate or look at the batches after it"
-        )

@@ -8,6 +8,7 @@ from omfa_jax.diffusion.schedule import TimestepDistribution
 DECAYS = ("constant", "cosine")
 OPTIMIZERS = ("adamw", "muon")
 DTYPES = ("float32", "bfloat16")
+NONFINITE = ("stop", "skip")
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,25 @@ class LossSettings:
 
 
 @dataclass(frozen=True)
+class KeepSettings:
+    """Which checkpoints stay: the `last` few, every `every_steps` (0 = none), and the best.
+
+    The best is the one whose row of the log has the lowest `best_of` ("" = none is kept for that).
+    """
+
+    last: int = 3
+    every_steps: int = 0
+    best_of: str = ""
+
+    def __post_init__(self) -> None:
+        if self.last < 1 or self.every_steps < 0:
+            raise OmfaError(
+                "config.checkpoint.keep must be at least 1 and keep_every_steps at least 0, got"
+                f" {self.last} and {self.every_steps}"
+            )
+
+
+@dataclass(frozen=True)
 class TrainSettings:
     """One run: `steps` updates of a global batch of `batch_size` examples."""
 
@@ -60,8 +80,9 @@ class TrainSettings:
     ema_decay: float = 0.9999
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
     loss: LossSettings = field(default_factory=LossSettings)
+    nonfinite: str = "stop"
     save_every_steps: int = 1000
-    keep: int = 3
+    keep: KeepSettings = field(default_factory=KeepSettings)
     log_every_steps: int = 20
     samples_every_steps: int = 0
     wandb_project: str = ""
@@ -76,6 +97,8 @@ class TrainSettings:
             )
         if not 0 <= self.ema_decay < 1:
             raise OmfaError(f"config.train.ema_decay must lie in [0, 1), got {self.ema_decay}")
-        for name in ("save_every_steps", "keep", "log_every_steps"):
+        if self.nonfinite not in NONFINITE:
+            raise unknown("config.train.nonfinite", self.nonfinite, NONFINITE)
+        for name in ("save_every_steps", "log_every_steps"):
             if getattr(self, name) < 1:
                 raise OmfaError(f"{name} must be at least 1, got {getattr(self, name)}")

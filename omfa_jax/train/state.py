@@ -10,6 +10,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Int
 
+from omfa_jax.parallel.feed import place
 from omfa_jax.parallel.mesh import replicated
 from omfa_jax.parallel.rules import Rules, param_shardings, shardings_like
 
@@ -63,7 +64,7 @@ def create_sharded(
     if callable(start):
         params = jax.jit(start, out_shardings=shardings.params)()
     else:
-        params = jax.device_put(start, shardings.params)
+        params = place(start, shardings.params)
     fill = jax.jit(lambda p: make_state(p, optimizer, ema_decay), out_shardings=shardings)
     return fill(params)
 

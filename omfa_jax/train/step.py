@@ -1,9 +1,11 @@
 """One training step: loss, gradients, update; jitted once with explicit shardings."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 from jaxtyping import Array
@@ -22,10 +24,13 @@ def make_step(
     shardings: TrainState,
     frozen_shardings: Any,
     mesh: Mesh,
+    *,
+    skip_nonfinite: bool = False,
 ) -> Step:
     """Return `step(state, frozen, batch, root_key) -> (state, metrics)`; the old state is donated.
 
     Metrics are scalars left on the device: loss, gradient norm and whatever the objective adds.
+    With `skip_nonfinite` a step whose loss or gradient is no number counts, but changes nothing.
     """
 
     def step(state: TrainState, frozen: Any, batch: Batch, root: Array):
@@ -34,7 +39,12 @@ def make_step(
 
         (value, metrics), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
         metrics = {"loss": value, "grad_norm": optax.tree.norm(grads), **metrics}
-        return updated(state, grads, optimizer, ema_decay), metrics
+        new = updated(state, grads, optimizer, ema_decay)
+        if skip_nonfinite:
+            good = jnp.isfinite(value) & jnp.isfinite(metrics["grad_norm"])
+            old = dataclasses.replace(state, step=new.step)
+            new = jax.tree.map(lambda moved, kept: jnp.where(good, moved, kept), new, old)
+        return new, metrics
 
     return jax.jit(
         step,

@@ -1,0 +1,66 @@
+"""The steps since the last line of the log: their means, and the first one that went wrong."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from omfa_jax.core.errors import OmfaError
+
+SHOWN_RECORDS = 16
+# means over some of a batch's examples: NaN where a batch has none of them
+PARTIAL = ("loss/", "loss_at/")
+
+
+class Window:
+    """Collects what the steps return, on the device, until a row of the log is due.
+
+    `skips`: steps with a loss or gradient that is no number changed nothing (see `make_step`); they
+    are left out of the means and counted. Otherwise the first of them is an OmfaError.
+    """
+
+    def __init__(self, *, skips: bool):
+        self._skips = skips
+        self._steps: list[tuple[int, Mapping[str, jax.Array], np.ndarray]] = []
+        self._skipped = 0
+
+    def add(self, step: int, metrics: Mapping[str, jax.Array], records: np.ndarray) -> None:
+        """Note a step's metrics and this process's records in it; wait for the step before.
+
+        The one before is done when the device turns to this one, so no step waits for the host.
+        """
+        self._steps.append((step, metrics, records))
+        jax.block_until_ready(self._steps[-2:][0][1])
+
+    def row(self, saved: int, workdir: Path) -> dict[str, float]:
+        """Return the means since the last call; `saved` is the last checkpoint in `workdir`."""
+        steps, self._steps = self._steps, []
+        rows = [metrics for _, metrics, _ in steps]
+        stacked = jax.device_get(jax.tree.map(lambda *values: jnp.stack(values), *rows))
+        good = np.isfinite(stacked["loss"]) & np.isfinite(stacked["grad_norm"])
+        bad = np.flatnonzero(~good)
+        if bad.size and not (self._skips and good.any()):
+            step, _, records = steps[bad[0]]
+            raise OmfaError(
+                f"step {step}: the loss is {stacked['loss'][bad[0]]} and the gradient norm"
+                f" {stacked['grad_norm'][bad[0]]} ({len(bad)} of the last {len(steps)} steps). Its"
+                f" batch was records {_listed(records)} of this process. The last checkpoint in"
+                f" {workdir} is of step {saved}, before it. Look at those records, lower"
+                " config.optimizer.learning_rate, or pass over such steps with"
+                " config.train.nonfinite=skip"
+            )
+        self._skipped += bad.size
+        means = {name: _mean(name, values[good]) for name, values in stacked.items()}
+        return means | ({"skipped_steps": float(self._skipped)} if self._skips else {})
+
+
+def _mean(name: str, values: np.ndarray) -> float:
+    kept = values[~np.isnan(values)] if name.startswith(PARTIAL) else values
+    return float(kept.mean()) if kept.size else float("nan")
+
+
+def _listed(records: np.ndarray) -> str:
+    shown = ", ".join(map(str, records[:SHOWN_RECORDS].tolist()))
+    return f"[{shown}{', ...' if len(records) > SHOWN_RECORDS else ''}]"

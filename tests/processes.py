@@ -1,0 +1,121 @@
+"""Real processes that train together on this machine, as the hosts of a cluster would."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+
+# trains tiny_training's run with a matrix for a network, which compiles in no time; every process
+# feeds its own rows of the global batch
+TRAINING = """
+import dataclasses, os, sys, time
+from pathlib import Path
+import jax, numpy as np
+import jax.numpy as jnp
+jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_num_cpu_devices", int(os.environ["DEVICES"]))
+from omfa_jax.parallel import distributed
+distributed.initialize()
+from tiny_training import SETTINGS, CountingBatches, make_run
+from omfa_jax.train.objective import partial_diffusion
+from omfa_jax.core.errors import OmfaError
+from omfa_jax.train.loop import train
+from omfa_jax.train.signals import Interrupted
+
+class Rows(CountingBatches):
+    def __next__(self):
+        time.sleep(float(os.environ.get("PAUSE", "0")))
+        whole = super().__next__()
+        mine = np.array_split(np.arange(8), jax.process_count())[jax.process_index()]
+        return {name: value[mine] for name, value in whole.items()}
+
+workdir, steps = Path(sys.argv[1]), int(sys.argv[2])
+mesh = (jax.device_count() // 2, 2, 1)
+run = make_run(workdir, steps, mesh, save_every_steps=int(os.environ.get("SAVE", "100")))
+
+def apply(params, inputs, t, rows, prompts):
+    mixed = jnp.tanh(inputs @ params["kernel"] + params["bias"])
+    return mixed * (1 + prompts["pooled"][rows].mean(-1) + t / 1000)[:, None, None, None]
+
+def start():
+    kernel = jax.random.normal(jax.random.key(0), (SETTINGS.in_channels, SETTINGS.out_channels))
+    return {"kernel": jnp.pad(kernel, ((0, 1), (0, 0))) / 3, "bias": jnp.zeros(kernel.shape[1])}
+
+def padded(params, inputs, *rest):
+    # an even number of rows, so that fsdp cuts the matrix
+    return apply(params, jnp.pad(inputs, ((0, 0),) * 3 + ((0, 1),)), *rest)
+
+run = dataclasses.replace(
+    run,
+    batches=Rows(),
+    start=start,
+    rules=((r"kernel$", ("fsdp", None)), (r"bias$", ())),
+    objective=partial_diffusion(SETTINGS, run.settings.loss, padded, lambda _, images: images),
+)
+try:
+    distributed.require_same({"the config": os.environ.get("FACT", "same")})
+    state = train(run)
+    print("done", int(state.step), flush=True)
+except Interrupted as stopped:
+    print(stopped, flush=True)
+    code = stopped.exit_status
+except OmfaError as error:
+    print("error:", error, flush=True)
+    code = 2
+else:
+    code = 0
+sys.exit(code)
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        return probe.getsockname()[1]
+
+
+def start(workdir: Path, steps: int, count: int, *, devices: int = 4, **environment: str):
+    """Start `count` processes with `devices` devices in all; return them in order."""
+    address = f"localhost:{free_port()}"
+    running = []
+    for index in range(count):
+        own = {name[:-2]: v for name, v in environment.items() if name.endswith(f"_{index}")}
+        shared = {n: v for n, v in environment.items() if not n[-1].isdigit()}
+        env = {
+            **os.environ,
+            "PYTHONPATH": f"{HERE}{os.pathsep}{HERE.parent}",
+            "DEVICES": str(devices // count),
+            "OMFA_JOIN_TIMEOUT_S": "120",
+            **shared,
+            **own,
+        }
+        if count > 1:
+            env |= {
+                "JAX_COORDINATOR_ADDRESS": address,
+                "JAX_NUM_PROCESSES": str(count),
+                "JAX_PROCESS_ID": str(index),
+            }
+        command = [sys.executable, "-c", TRAINING, str(workdir), str(steps)]
+        running.append(
+            subprocess.Popen(
+                command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            )
+        )
+    return running
+
+
+def finish(running, timeout: float = 300) -> list[tuple[int, str, str]]:
+    """Return (exit status, stdout, stderr) of each process."""
+    ended = []
+    for process in running:
+        try:
+            out, err = process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            for other in running:
+                other.kill()
+            out, err = process.communicate()
+        ended.append((process.returncode, out, err))
+    return ended

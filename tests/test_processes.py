@@ -1,0 +1,96 @@
+"""Several processes train as one, stop together, and go on with another number of them."""
+
+import json
+import signal
+import time
+
+import numpy as np
+import processes
+import pytest
+
+from omfa_jax.core import trees
+from omfa_jax.train.checkpoint import newest_whole_step
+from omfa_jax.train.load import restore_params
+
+
+def losses(workdir):
+    rows = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+    return {row["step"]: row["loss"] for row in rows}
+
+
+def run(workdir, steps, count, **environment):
+    ended = processes.finish(processes.start(workdir, steps, count, **environment))
+    for status, out, err in ended:
+        assert status == 0 and f"done {steps}" in out, err[-3000:]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """Six steps of one process on four devices."""
+    workdir = tmp_path_factory.mktemp("alone")
+    run(workdir, 6, 1)
+    return workdir
+
+
+def newest(workdir):
+    return newest_whole_step(workdir / "checkpoints", warn=False) or 0
+
+
+def same_weights(a, b, atol=2e-4):
+    ours, theirs = (dict(trees.walk(restore_params(folder)[0])) for folder in (a, b))
+    for path, leaf in ours.items():
+        np.testing.assert_allclose(leaf, theirs[path], atol=atol, err_msg="/".join(path))
+
+
+def test_two_processes_are_one_and_four_go_on(alone, tmp_path):
+    run(tmp_path, 3, 2)
+    assert losses(tmp_path) == pytest.approx({s: losses(alone)[s] for s in (1, 2, 3)}, rel=2e-5)
+    run(tmp_path, 6, 4)
+    assert losses(tmp_path) == pytest.approx(losses(alone), rel=2e-5)
+    same_weights(alone, tmp_path)
+
+
+def test_a_signal_to_one_stops_all_after_the_same_step(alone, tmp_path):
+    running = processes.start(tmp_path, 500, 2, PAUSE="0.1")
+    log = tmp_path / "metrics.jsonl"
+    wait_for(lambda: log.exists() and len(log.read_text().splitlines()) >= 2, running)
+    running[1].send_signal(signal.SIGTERM)
+    ended = processes.finish(running)
+    said = {out.strip().splitlines()[-1] for _, out, _ in ended}
+    assert [status for status, _, _ in ended] == [143, 143] and len(said) == 1, ended
+    step = newest_whole_step(tmp_path / "checkpoints")
+    assert said == {f"SIGTERM: saved step {step}; the same command goes on from there"}
+
+
+def test_a_killed_process_costs_the_steps_since_the_last_save(alone, tmp_path):
+    for victim in (0, 1):
+        running = processes.start(tmp_path, 500, 2, PAUSE="0.1", SAVE="2")
+        goal = newest(tmp_path) + 2
+        wait_for(lambda goal=goal: newest(tmp_path) >= goal, running)
+        running[victim].kill()
+        # the other one would wait for it; a scheduler ends it, and so do we
+        time.sleep(0.5)
+        running[1 - victim].kill()
+        processes.finish(running)
+    last = max(losses(tmp_path))
+    assert last - newest(tmp_path) <= 3
+    run(tmp_path, last + 2, 1)
+    rows = losses(tmp_path)
+    early = {step: rows[step] for step in losses(alone)}
+    assert early == pytest.approx(losses(alone), rel=2e-5)
+    assert sorted(rows) == list(range(1, last + 3))
+
+
+def test_processes_that_disagree_are_named(tmp_path):
+    ended = processes.finish(processes.start(tmp_path, 1, 2, FACT_1="other"))
+    for status, out, err in ended:
+        assert status == 2, err[-2000:]
+        assert "the processes of this job do not agree: the config of process 1 differs" in out
+
+
+def wait_for(ready, running, seconds=240.0):
+    end = time.monotonic() + seconds
+    while not ready():
+        assert time.monotonic() < end, "nothing happened"
+        assert all(process.poll() is None for process in running), processes.finish(running)
+        time.sleep(0.05)
