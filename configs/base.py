@@ -22,7 +22,8 @@ def get_config() -> ConfigDict:
     # of `init`, take the UNet too (False: its VAE and prompts only, the UNet starts random)
     config.model.init_unet = True
 
-    # which components a task noises, its share of the training examples, its prompt
+    # which components a task noises, its share of the training examples, its prompt; a config of
+    # your own adds rows under `with config.unlocked():`, such as joint: ("garment", "person")
     config.tasks = ConfigDict()
     config.tasks.try_on = ConfigDict(
         {"noised": ("person",), "weight": 0.5, "prompt": "a person wearing the garment"}

@@ -22,6 +22,7 @@ distributed.initialize()
 from tiny_training import SETTINGS, CountingBatches, make_run
 from omfa_jax.train.objective import partial_diffusion
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.parallel.feed import data_shard
 from omfa_jax.train.loop import train
 from omfa_jax.train.signals import Interrupted
 
@@ -29,11 +30,12 @@ class Rows(CountingBatches):
     def __next__(self):
         time.sleep(float(os.environ.get("PAUSE", "0")))
         whole = super().__next__()
-        mine = np.array_split(np.arange(8), jax.process_count())[jax.process_index()]
+        shard, shards = data_shard(run.mesh)
+        mine = np.array_split(np.arange(8), shards)[shard]
         return {name: value[mine] for name, value in whole.items()}
 
 workdir, steps = Path(sys.argv[1]), int(sys.argv[2])
-mesh = (jax.device_count() // 2, 2, 1)
+mesh = tuple(map(int, os.environ["MESH"].split(",")))
 run = make_run(workdir, steps, mesh, save_every_steps=int(os.environ.get("SAVE", "100")))
 
 def apply(params, inputs, t, rows, prompts):
@@ -88,6 +90,7 @@ def start(workdir: Path, steps: int, count: int, *, devices: int = 4, **environm
             **os.environ,
             "PYTHONPATH": f"{HERE}{os.pathsep}{HERE.parent}",
             "DEVICES": str(devices // count),
+            "MESH": "2,2,1",
             "OMFA_JOIN_TIMEOUT_S": "120",
             **shared,
             **own,

@@ -50,6 +50,12 @@ def test_two_processes_are_one_and_four_go_on(alone, tmp_path):
     same_weights(alone, tmp_path)
 
 
+def test_processes_that_share_rows_feed_the_same_ones(alone, tmp_path):
+    """Tensor parallelism over two processes: both hold all rows, none may hold its own."""
+    run(tmp_path, 3, 2, MESH="1,1,4")
+    assert losses(tmp_path) == pytest.approx({s: losses(alone)[s] for s in (1, 2, 3)}, rel=2e-5)
+
+
 def test_a_signal_to_one_stops_all_after_the_same_step(alone, tmp_path):
     running = processes.start(tmp_path, 500, 2, PAUSE="0.1")
     log = tmp_path / "metrics.jsonl"

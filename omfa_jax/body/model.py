@@ -74,10 +74,8 @@ def load_model(path: str | os.PathLike | None = None) -> BodyModel:
     missing = [key for key in _KEYS if key not in arrays and key != "posedirs"]
     if missing:
         raise OmfaError(f"body model {path}: not SMPL-X, missing {', '.join(missing)}")
+    _require_smplx(arrays, path)
     vertices = len(arrays["v_template"])
-    if arrays["weights"].shape != (vertices, 55) or arrays["kintree_table"].shape[-1] != 55:
-        came = f"weights {arrays['weights'].shape}"
-        raise OmfaError(f"body model {path}: expected SMPL-X with 55 joints, got {came}")
     # uint32 files store the root's parent as 2^32 - 1
     parents = arrays["kintree_table"][0].astype(np.int64).astype(np.int32)
     parents[0] = -1
@@ -93,6 +91,39 @@ def load_model(path: str | os.PathLike | None = None) -> BodyModel:
         parents=parents,
         weights=_float32(arrays["weights"]),
     )
+
+
+def _require_smplx(arrays: dict[str, np.ndarray], path: Path) -> None:
+    """Raise an OmfaError unless shapes, indices and numbers are those of an SMPL-X model."""
+    v = arrays["v_template"].shape[0] if arrays["v_template"].ndim else 0
+    directions = max((10, *arrays["shapedirs"].shape[-1:]))
+    expected = {
+        "v_template": (v, 3),
+        "f": (*arrays["f"].shape[:1], 3),
+        "shapedirs": (v, 3, directions),
+        "J_regressor": (55, v),
+        "kintree_table": (2, 55),
+        "weights": (v, 55),
+    }
+    wrong = [
+        f"{name} is {arrays[name].shape}, expected {shape}"
+        for name, shape in expected.items()
+        if arrays[name].shape != shape
+    ]
+    if wrong:
+        raise OmfaError(f"body model {path}: not SMPL-X: {'; '.join(wrong)}")
+    broken = [
+        name
+        for name in ("v_template", "shapedirs", "J_regressor", "weights")
+        if not np.isfinite(arrays[name]).all()
+    ]
+    if broken or not (np.abs(arrays["weights"].sum(axis=1) - 1) < 1e-3).all():
+        raise OmfaError(
+            f"body model {path}: damaged:"
+            f" {', '.join(broken) + ' hold NaN' if broken else 'skinning weights do not sum to 1'}"
+        )
+    if arrays["f"].min(initial=0) < 0 or arrays["f"].max(initial=0) >= v:
+        raise OmfaError(f"body model {path}: faces name vertices that are not there (of {v})")
 
 
 def _expression(shapedirs: Float[np.ndarray, "v 3 k"]) -> Float32[np.ndarray, "v 3 10"]:

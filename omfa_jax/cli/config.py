@@ -49,7 +49,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         raise OmfaError(f"config {path} cannot be run: {type(error).__name__}: {error}") from error
     for override in overrides:
         apply_override(config, override)
-    return config
+    return config.lock() if isinstance(config, ConfigDict) else config
 
 
 def apply_override(config: Config, override: str) -> None:
@@ -174,6 +174,16 @@ def mesh_settings(config: Config) -> MeshSettings:
 def sampler_settings(config: Config) -> SamplerSettings:
     """Return the sampler's settings."""
     return SamplerSettings(**config.sample.to_dict())
+
+
+def check_crop(config: Config, settings: DiffusionSettings) -> None:
+    """Raise an OmfaError unless the autoencoder's crops fit every slot and the VAE's stride."""
+    crop, least = config.autoencoder.crop_px, min(min(size) for size in settings.slots_px)
+    if crop < 1 or crop % settings.stride or crop > least:
+        raise OmfaError(
+            f"config.autoencoder.crop_px must be a multiple of {settings.stride} up to {least}, the"
+            f" smallest side of a slot; got {crop}"
+        )
 
 
 def check_objective(config: Config) -> str:

@@ -164,5 +164,8 @@ def show(options: argparse.Namespace) -> None:
     """Write the contact sheet."""
     from omfa_jax.data.show import contact_sheet
 
+    if options.count < 1:
+        raise OmfaError(f"--count: expected 1 or more, got {options.count}")
+
     contact_sheet(options.records, Path(options.out), split=options.split, count=options.count)
     log.info("wrote %s", options.out)

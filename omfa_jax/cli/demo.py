@@ -33,6 +33,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Run every stage; each says what it does and how long it took."""
+    if options.train < 8 or options.test < 2 or options.steps < 1:
+        raise OmfaError(
+            "the demo needs --train 8, --test 2 and --steps 1 or more, got"
+            f" {options.train}, {options.test} and {options.steps}"
+        )
     workdir = require_writable_dir(options.workdir, "--workdir").absolute()
     if not CONFIG.is_file():
         raise OmfaError(f"the demo's config is not at {CONFIG}; run it from a checkout (make demo)")

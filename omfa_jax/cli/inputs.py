@@ -1,5 +1,6 @@
 """From image files on the command line to arrays at the model's slot sizes."""
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,10 @@ from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.images import letterbox, read_labels, read_rgb, to_signed
 from omfa_jax.core.tasks import COMPONENTS
 from omfa_jax.data.faces import crop_face, face_box, read_keypoints
+from omfa_jax.data.viton_hd import KEYPOINT_DIRS, PARSE_DIRS
 from omfa_jax.diffusion.settings import DiffusionSettings
+
+log = logging.getLogger(__name__)
 
 WHITE, BLACK = 255, 0
 
@@ -43,27 +47,33 @@ class Slots:
 
 
 def face_of(
-    person: str, face: str | None, keypoints: str | None, parse: str | None, prefix: str = "--"
+    person: str,
+    face: str | None,
+    keypoints: str | None,
+    parse: str | None,
+    prefix: str = "--",
+    *,
+    needed: bool = True,
 ) -> UInt8[np.ndarray, "_ _ 3"]:
     """Return the face picture: `face` itself, or cut out of the person's photo.
 
     The cut follows the 2D keypoints or the parse map; with neither, the photo's own neighbours in
-    a VITON-HD folder (openpose_json/, image-parse-v3/) are tried. `prefix` is that of the flags.
+    a VITON-HD folder of either generation are tried. `prefix` is that of the flags. Where no face
+    is found, an OmfaError, or white paper as in training if it is not `needed`.
     """
     if face:
         return read_rgb(face, f"face ({prefix}face)")
     photo = read_rgb(person, f"person ({prefix}person)")
     path = Path(person)
     beside = path.parent.parent
-    found_points = (
-        Path(keypoints) if keypoints else beside / "openpose_json" / f"{path.stem}_keypoints.json"
-    )
-    found_parse = Path(parse) if parse else beside / "image-parse-v3" / f"{path.stem}.png"
-    points = read_keypoints(found_points) if keypoints or found_points.is_file() else None
-    labels = (
-        read_labels(found_parse, "parse map (--parse)") if parse or found_parse.is_file() else None
-    )
+    found_points = keypoints or _first(beside, KEYPOINT_DIRS, f"{path.stem}_keypoints.json")
+    found_parse = parse or _first(beside, PARSE_DIRS, f"{path.stem}.png")
+    points = read_keypoints(Path(found_points)) if found_points else None
+    labels = read_labels(Path(found_parse), "parse map (--parse)") if found_parse else None
     box = face_box(points, labels, *photo.shape[:2])
+    if box is None and not needed:
+        log.warning("no face found for %s: its slot stays white (%sface gives one)", person, prefix)
+        return np.full((8, 8, 3), WHITE, np.uint8)
     if box is None:
         raise OmfaError(
             f"no face found for {person}: give {prefix}face IMAGE, or {prefix}keypoints JSON or"
@@ -72,13 +82,23 @@ def face_of(
     return crop_face(photo, box)
 
 
+def _first(folder: Path, names: tuple[str, ...], file: str) -> Path | None:
+    return next((path for name in names if (path := folder / name / file).is_file()), None)
+
+
 def render_pose(
     params: BodyParams, camera: Camera, style: str, model_path: str | None
 ) -> UInt8[np.ndarray, "h w 3"]:
     """Render a pose map in the style that the model was trained on (`settings.pose_style`)."""
     model = load_model(model_path)
     vertices, _ = forward(model, params)
-    return render(vertices, model.faces, camera, style, body=model)
+    picture = render(vertices, model.faces, camera, style, body=model)
+    if not picture.any():
+        raise OmfaError(
+            "the body of --pose lies outside the picture: its camera must look along +z with y"
+            " down, the body in front of it"
+        )
+    return picture
 
 
 def pose_of(

@@ -65,6 +65,8 @@ def run(options: argparse.Namespace) -> None:
             raise OmfaError(f"--task {options.task} needs --{name.replace('_', '-')}")
     if options.task != "try_off" and not (options.face or options.person):
         raise OmfaError(f"--task {options.task} needs --face, or --person to cut it from")
+    if not 0 <= options.seed < 2**32:
+        raise OmfaError(f"--seed: expected 0 to {2**32 - 1}, got {options.seed}")
     out = require_writable_dir(options.out, "--out")
 
     from omfa_jax.diffusion.sample import SamplerSettings
@@ -106,7 +108,7 @@ def _try_off(sampler, slots: Slots, options):
     from omfa_jax.sampling.tasks import try_off
 
     person = slots.file("person", options.person, "--person")
-    face = slots.picture("face", _face(options))
+    face = slots.picture("face", _face(options, needed=False))
     pose = _pose(slots, options.pose, options)
     garment = try_off(sampler, person, face, pose, seed=options.seed)
     return {"person": person, "face": face, "pose": pose, "try_off": garment}
@@ -124,6 +126,7 @@ def _transfer(sampler, slots: Slots, options):
             options.source_keypoints,
             options.source_parse,
             prefix="--source-",
+            needed=False,
         ),
     )
     source_pose = _pose(slots, options.source_pose, options)
@@ -162,8 +165,8 @@ GENERATE = {
 }
 
 
-def _face(options):
-    return face_of(options.person, options.face, options.keypoints, options.parse)
+def _face(options, *, needed: bool = True):
+    return face_of(options.person, options.face, options.keypoints, options.parse, needed=needed)
 
 
 def _pose(slots: Slots, path: str | None, options):

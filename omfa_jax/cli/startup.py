@@ -190,8 +190,9 @@ def write_model_folder(bundle: Bundle, workdir: Path) -> None:
     A folder that an attempt without a checkpoint left behind is replaced: its VAE or prompts may
     not be the ones that this run trains with.
     """
-    resumed = newest_whole_step(workdir / "checkpoints", warn=False) is not None
-    if jax.process_index() == 0 and not resumed:
+    # checkpoints of which none is whole stop the run later; till then nothing of theirs is touched
+    used = any((workdir / "checkpoints").glob("[0-9]*"))
+    if jax.process_index() == 0 and not used:
         save_frozen(workdir / MODEL_FOLDER, bundle)
 
 

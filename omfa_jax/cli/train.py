@@ -1,6 +1,7 @@
 """`omfa train`: from a config file to a run."""
 
 import argparse
+import contextlib
 import json
 import logging
 import math
@@ -9,18 +10,20 @@ from pathlib import Path
 import jax
 
 from omfa_jax.cli import config as border
+from omfa_jax.cli.resume import require_same_run
 from omfa_jax.cli.startup import (
     starting_bundle,
     vae_fingerprint,
     vae_start,
     write_model_folder,
 )
-from omfa_jax.core.files import require_writable_dir
+from omfa_jax.core.files import only_user_of, require_writable_dir
 from omfa_jax.data.pipeline import make_dataset
 from omfa_jax.models import encode, init_unet, posterior
 from omfa_jax.models.api import decode
 from omfa_jax.parallel import distributed
 from omfa_jax.parallel.activations import activation_constraint
+from omfa_jax.parallel.feed import data_shard
 from omfa_jax.parallel.hardware import chip_of
 from omfa_jax.parallel.mesh import make_mesh
 from omfa_jax.parallel.rules import REPLICATED_RULES, UNET_RULES, explain
@@ -65,10 +68,12 @@ def run(options: argparse.Namespace) -> None:
             "--workdir": str(workdir.absolute()),
         }
     )
-    if border.check_objective(config) == "autoencoder":
-        train_autoencoder(config, workdir)
-    else:
-        train_diffusion(config, workdir, profile=profile)
+    with only_user_of(workdir) if jax.process_index() == 0 else contextlib.nullcontext():
+        require_same_run(config, workdir)
+        if border.check_objective(config) == "autoencoder":
+            train_autoencoder(config, workdir)
+        else:
+            train_diffusion(config, workdir, profile=profile)
 
 
 def sharding_table(config: border.Config) -> str:
@@ -86,6 +91,7 @@ def train_diffusion(
     mesh = make_mesh(border.mesh_settings(config))
     settings = border.train_settings(config)
     bundle = starting_bundle(config, workdir)
+    shard, shards = data_shard(mesh)
     batches = make_dataset(
         border.pipeline_settings(
             config, vae_id=vae_fingerprint(bundle.vae_config, bundle.vae_params)
@@ -94,8 +100,8 @@ def train_diffusion(
         batch_size=settings.batch_size,
         seed=settings.seed,
         tasks=bundle.settings.tasks,
-        shard=jax.process_index(),
-        shards=jax.process_count(),
+        shard=shard,
+        shards=shards,
     )
     write_model_folder(bundle, workdir)
     apply = network_apply(
@@ -139,15 +145,18 @@ def train_autoencoder(config: border.Config, workdir: Path) -> TrainState:
     settings = border.train_settings(config)
     vae_config, kept, start = vae_start(config)
     pipeline = border.pipeline_settings(config)
-    tasks = border.diffusion_settings(config, vae_config).tasks
+    described = border.diffusion_settings(config, vae_config)
+    border.check_crop(config, described)
+    tasks = described.tasks
+    shard, shards = data_shard(mesh)
     batches = make_dataset(
         pipeline,
         split=config.data.split,
         batch_size=settings.batch_size,
         seed=settings.seed,
         tasks=tasks,
-        shard=jax.process_index(),
-        shards=jax.process_count(),
+        shard=shard,
+        shards=shards,
     )
     dtype = settings.compute_dtype
     save_config(config, workdir)

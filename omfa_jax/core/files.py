@@ -1,6 +1,7 @@
 """Files that are whole or absent, and early checks that a path can be used."""
 
 import contextlib
+import fcntl
 import os
 import shutil
 import tempfile
@@ -82,6 +83,24 @@ def _require_ours(path: Path, ours: list[str]) -> None:
             f"{path} would be replaced, but holds what this command did not write"
             f" ({', '.join(foreign[:5])}); move it away or give another folder to --out"
         )
+
+
+@contextlib.contextmanager
+def only_user_of(folder: str | os.PathLike) -> Iterator[None]:
+    """Hold the folder's lock file; if another process holds it, raise an OmfaError.
+
+    The lock goes with the process, however that ends. File systems without locks are let pass.
+    """
+    with (Path(folder) / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise OmfaError(
+                f"another run is using {folder}: stop it, or give another folder to --workdir"
+            ) from None
+        except OSError:
+            pass
+        yield
 
 
 def current_umask() -> int:

@@ -4,6 +4,7 @@ import contextlib
 import io
 import logging
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -37,14 +38,14 @@ def build(
     """
     if dataset not in BUILDERS:
         raise unknown("data set", dataset, BUILDERS)
-    require_free(out_dir, overwrite)
+    replaced = require_free(out_dir, overwrite)
     styles = styles_under(raw_dir)
     if len(styles) > 1:
         raise OmfaError(
             f"{raw_dir}: its splits hold pose maps of several styles ({', '.join(styles)});"
             " delete the pose/ folders of all but one and run `omfa data poses` again"
         )
-    with atomic_dir(out_dir) as folder:
+    with atomic_dir(out_dir, replaced) as folder:
         builder = BUILDERS[dataset](
             raw_dir=os.fspath(raw_dir),
             processes=processes,
@@ -64,22 +65,37 @@ def build(
     return report
 
 
-def require_free(out_dir: str | os.PathLike, overwrite: bool) -> None:
-    """Raise an OmfaError unless `out_dir` is new, empty, or records that may be replaced."""
+def require_free(out_dir: str | os.PathLike, overwrite: bool) -> tuple[str, ...]:
+    """Raise an OmfaError unless `out_dir` is new, empty, or records that may be replaced.
+
+    Returns the names of what records there hold, all that may be deleted.
+    """
     folder = Path(out_dir)
     if not folder.exists():
-        return
+        return (schema.MANIFEST,)
     if not folder.is_dir():
         raise OmfaError(f"{folder} is a file; give a folder to --out")
     if (folder / schema.MANIFEST).is_file():
         if not overwrite:
             raise OmfaError(f"{folder} holds records already; give --overwrite or another --out")
-    elif any(folder.iterdir()):
+        place = Path(schema.read_manifest(folder)["builder"]).parts[0]
+        return (schema.MANIFEST, place)
+    if any(folder.iterdir()):
         raise OmfaError(f"{folder} holds files that are not records; give another folder to --out")
+    return (schema.MANIFEST,)
 
 
 def prepare(builder: tfds.core.GeneratorBasedBuilder) -> None:
     """Run a TFDS builder without its chatter; the records builders have their own progress bar."""
     tfds.disable_progress_bar()
     with contextlib.redirect_stdout(io.StringIO()), tempfile.TemporaryDirectory() as downloads:
-        builder.download_and_prepare(download_dir=downloads)
+        try:
+            builder.download_and_prepare(download_dir=downloads)
+        # ArrayRecord's writer tells of a full disk by a RuntimeError
+        except (OSError, RuntimeError) as error:
+            free = shutil.disk_usage(builder.data_path.parent).free / 1e6
+            reason = " ".join(str(error).split())[:200]
+            raise OmfaError(
+                f"the records cannot be written ({reason}); {free:.0f} MB are free there: make room"
+                " or give another folder to --out"
+            ) from error

@@ -97,12 +97,12 @@ def write_latents(
     if manifest["kind"] != "images":
         raise OmfaError(f"{records_dir} holds latents already; give the image records")
     settings = PipelineSettings(os.fspath(records_dir), slots, threads=threads)
-    require_free(out_dir, overwrite)
+    replaced = require_free(out_dir, overwrite)
     batches = {}
     for split in manifest["splits"] if splits is None else splits:
         count = len(schema.open_records(records_dir, split))
         batches[split] = count, eval_batches(settings, split=split, batch_size=batch_size)
-    with atomic_dir(out_dir) as folder:
+    with atomic_dir(out_dir, replaced) as folder:
         builder = LatentsBuilder(
             batches=batches, encode=encode, data_dir=folder, file_format="array_record"
         )

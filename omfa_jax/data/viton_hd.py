@@ -82,7 +82,7 @@ class VitonHD(RecordsBuilder):
             garment, _ = stored_picture(item.garment, "garment")
         else:
             garment = images.encode_jpeg(_worn(photo, labels, item))
-            flaws.append("no in-shop garment; the worn one is cut out of the photo")
+            flaws.append("no in-shop garment in cloth/; the worn one is cut out of the photo")
         keypoints = _optional(faces.read_keypoints, item.keypoints, "keypoints", flaws)
         box = faces.face_box(keypoints, labels, height_px, width_px)
         if box is None:
@@ -90,7 +90,7 @@ class VitonHD(RecordsBuilder):
         pose = _optional(_picture_bytes, item.pose, "pose map", flaws)
         unpaired = _optional(_picture_bytes, item.unpaired, "unpaired garment", flaws)
         if item.unpaired_key and item.unpaired is None:
-            flaws.append("the unpaired garment's file is missing")
+            flaws.append("the unpaired garment's file is missing in cloth/ (see the pairs file)")
         record = Record(
             key=item.key,
             split=item.split,

@@ -1,5 +1,6 @@
 """The sampler: a stepper's table and classifier-free guidance over the canvas, one scan."""
 
+import math
 from dataclasses import dataclass
 
 import jax
@@ -30,8 +31,8 @@ class SamplerSettings:
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise OmfaError(f"sampling steps must be at least 1, got {self.steps}")
-        if not self.guidance >= 0:
-            raise OmfaError(f"guidance must be 0 or more, got {self.guidance}")
+        if not 0 <= self.guidance < math.inf:
+            raise OmfaError(f"guidance must be a number of 0 or more, got {self.guidance}")
         if self.sampler not in STEPPERS:
             raise unknown("sampler (--sampler, config.sample.sampler)", self.sampler, STEPPERS)
         if not 0 <= self.guidance_rescale <= 1:

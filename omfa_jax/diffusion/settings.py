@@ -38,7 +38,8 @@ class DiffusionSettings:
                 " picture; set config.diffusion.prediction to 'v'"
             )
         for name, size in zip(COMPONENTS, self.slots_px, strict=True):
-            if any(side <= 0 or side % self.stride for side in size):
+            whole = len(size) == 2 and all(isinstance(side, int) for side in size)
+            if not whole or any(side <= 0 or side % self.stride for side in size):
                 raise OmfaError(
                     f"slot of {name}: height and width {tuple(size)} px must be positive multiples"
                     f" of the VAE stride {self.stride}; change config.canvas.{name}"

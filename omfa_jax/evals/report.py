@@ -132,10 +132,16 @@ def line_plot(series: Mapping[str, Sequence[tuple[float, float]]], x: str, y: st
 
 
 def loss_curve(metrics_file: Path) -> dict[str, list[tuple[float, float]]]:
-    """Return the loss series of a run's metrics.jsonl: total and each task's."""
+    """Return the loss series of a run's metrics.jsonl: total and each task's.
+
+    A line that a kill cut short is left out.
+    """
     series: dict[str, list[tuple[float, float]]] = {}
     for line in metrics_file.read_text().splitlines():
-        row = json.loads(line)
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
         for name, value in row.items():
             if name == "loss" or name.startswith("loss/"):
                 series.setdefault(name, []).append((row["step"], value))

@@ -1,5 +1,6 @@
 """From host arrays to global arrays on the mesh."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -7,14 +8,38 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from omfa_jax.parallel.mesh import batch_sharding
+from omfa_jax.core.errors import OmfaError
+from omfa_jax.parallel.mesh import BATCH, batch_sharding
+
+
+def data_shard(mesh: Mesh) -> tuple[int, int]:
+    """Return (shard, shards): which part of each global batch this process feeds.
+
+    Processes whose devices share rows, because tensor parallelism spans them, feed the same part.
+    Parts that overlap otherwise are an OmfaError.
+    """
+    parts = math.prod(mesh.shape[axis] for axis in BATCH)
+    rows: dict[int, set[int]] = {}
+    for device, (where,) in batch_sharding(mesh).devices_indices_map((parts,)).items():
+        rows.setdefault(device.process_index, set()).update(range(parts)[where])
+    distinct = sorted({tuple(sorted(found)) for found in rows.values()})
+    if sum(map(len, distinct)) != parts or len({len(found) for found in distinct}) != 1:
+        raise OmfaError(
+            f"mesh {dict(mesh.shape)} over {len(rows)} processes gives them unequal or overlapping"
+            " parts of a batch; let config.mesh.tensor divide, or be a multiple of, the devices of"
+            " a process"
+        )
+    return distinct.index(tuple(sorted(rows[jax.process_index()]))), len(distinct)
 
 
 def to_global(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
-    """Return global arrays; every process gives its own slice of the batch's leading axis."""
+    """Return global arrays; every process gives the part of the batch that `data_shard` names."""
     sharding = batch_sharding(mesh)
+    _, shards = data_shard(mesh)
     return {
-        name: jax.make_array_from_process_local_data(sharding, value)
+        name: jax.make_array_from_process_local_data(
+            sharding, value, (shards * len(value), *value.shape[1:])
+        )
         for name, value in batch.items()
     }
 

@@ -149,7 +149,7 @@ def preserved(keep: KeepSettings) -> PreservationPolicy:
         policies.append(policy.EveryNSteps(keep.every_steps))
     if keep.best_of:
         # Orbax keeps the end of an ascending order
-        policies.append(policy.BestN(lambda found: -found[keep.best_of], n=1))
+        policies.append(policy.BestN(get_metric_fn=lambda found: -found[keep.best_of], n=1))
     return policy.AnyPreservationPolicy(policies)
 
 

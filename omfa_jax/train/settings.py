@@ -31,6 +31,18 @@ class OptimizerSettings:
             raise unknown("config.optimizer.decay", self.decay, DECAYS)
         if not self.learning_rate > 0:
             raise OmfaError(f"config.optimizer.learning_rate must be > 0, got {self.learning_rate}")
+        for name, holds in {
+            "warmup_steps": self.warmup_steps >= 0,
+            "weight_decay": self.weight_decay >= 0,
+            "clip_norm": self.clip_norm >= 0,
+            "b1": 0 <= self.b1 < 1,
+            "b2": 0 <= self.b2 < 1,
+        }.items():
+            if not holds:
+                bound = "in [0, 1)" if name in ("b1", "b2") else "0 or more"
+                raise OmfaError(
+                    f"config.optimizer.{name} must be {bound}, got {getattr(self, name)}"
+                )
 
 
 @dataclass(frozen=True)

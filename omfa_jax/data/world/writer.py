@@ -73,6 +73,11 @@ def write_world(
     written last: it marks a complete folder. Raises OmfaError for impossible counts, or if the
     folder holds a world of another seed or size.
     """
+    if seed < 0 or min(height_px, width_px, supersample) < 1:
+        raise OmfaError(
+            f"--seed must be 0 or more and --height and --width 1 or more, got {seed}, {height_px}"
+            f" and {width_px}"
+        )
     settings = Settings(seed, height_px, width_px, supersample)
     counts = _checked_counts(counts)
     root = require_writable_dir(root, "--out")

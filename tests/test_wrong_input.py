@@ -1,0 +1,191 @@
+"""Wrong input of every kind ends in one line that says what to change, and costs nothing."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tiny_viton as tiny
+
+from omfa_jax.body.camera import looking_at
+from omfa_jax.body.model import load_model
+from omfa_jax.body.params import neutral
+from omfa_jax.cli import config as border
+from omfa_jax.cli.inputs import face_of, render_pose
+from omfa_jax.cli.main import main
+from omfa_jax.cli.resume import require_same_run
+from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.files import only_user_of
+from omfa_jax.core.images import write_image
+from omfa_jax.data.build import build
+from omfa_jax.data.world.writer import write_world
+from omfa_jax.diffusion.sample import SamplerSettings
+from omfa_jax.evals.report import loss_curve
+from omfa_jax.models import vae
+from omfa_jax.train.settings import OptimizerSettings
+
+LIMITED = """
+import resource, sys
+from omfa_jax.cli.main import main
+resource.setrlimit(resource.RLIMIT_FSIZE, (2_000, -1))
+sys.exit(main(["data", "build", "--raw", sys.argv[1], "--out", sys.argv[2]]))
+"""
+
+
+def test_a_full_disk_while_building_is_one_line(tmp_path):
+    raw = tiny.write_raw(tmp_path / "raw", {"train": 4})
+    command = [sys.executable, "-c", LIMITED, str(raw), str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+    assert "records cannot be written" in done.stderr and "MB are free" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_overwrite_replaces_records_and_nothing_else(tmp_path):
+    raw, out = tiny.write_raw(tmp_path / "raw", {"train": 2}), tmp_path / "out"
+    build(raw, out)
+    build(raw, out, overwrite=True)
+    (out / "thesis.txt").write_text("x")
+    with pytest.raises(OmfaError, match=r"did not write \(thesis.txt\)"):
+        build(raw, out, overwrite=True)
+    assert (out / "thesis.txt").read_text() == "x"
+
+
+def test_a_body_outside_the_picture_is_no_pose():
+    behind = looking_at((0, 0, 4), (0, 0, 8), focal_px=100.0, width_px=48, height_px=64)
+    with pytest.raises(OmfaError, match="outside the picture: its camera must look along"):
+        render_pose(neutral(), behind, "normals", None)
+
+
+def test_a_run_goes_on_with_its_own_seed_and_batch(tmp_path, caplog):
+    config = border.load_config("configs/base.py")
+    step = tmp_path / "checkpoints" / "5"
+    for item in ("state", "data", "config"):
+        (step / item).mkdir(parents=True)
+    (step / "_CHECKPOINT_METADATA").write_text("{}")
+    (step / "config" / "metadata").write_text(json.dumps(config.to_dict()))
+    require_same_run(config, tmp_path)
+    assert not caplog.records
+    config.optimizer.learning_rate = 2e-5
+    require_same_run(config, tmp_path)
+    assert "another config.optimizer.learning_rate: 1e-05 then, 2e-05 now" in caplog.text
+    config.seed, config.train.batch_size = 9, 4
+    with pytest.raises(OmfaError, match=r"seed: 0 then, 9 now; train.batch_size: 8 then, 4 now"):
+        require_same_run(config, tmp_path)
+
+
+def test_a_workdir_has_one_run(tmp_path):
+    refused = pytest.raises(OmfaError, match="another run is using")
+    with only_user_of(tmp_path), refused, only_user_of(tmp_path):
+        pass
+    with only_user_of(tmp_path):
+        pass
+
+
+def model_arrays():
+    model = load_model()
+    return {
+        "v_template": model.v_template.copy(),
+        "f": model.faces.copy(),
+        "shapedirs": np.concatenate([model.shapedirs, model.exprdirs], axis=-1),
+        "J_regressor": model.joint_regressor.copy(),
+        "kintree_table": np.stack([model.parents, np.arange(55)]),
+        "weights": model.weights.copy(),
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "words"),
+    [
+        ("shapedirs", lambda a: a[..., :5], r"shapedirs is \(.*5\), expected \(.*10\)"),
+        ("shapedirs", lambda a: a[..., 0], "shapedirs is"),
+        ("J_regressor", lambda a: a[:, :-1], "J_regressor is"),
+        ("kintree_table", lambda a: a[0], "kintree_table is"),
+        ("weights", np.zeros_like, "weights do not sum to 1"),
+        ("v_template", lambda a: a * np.nan, "v_template hold NaN"),
+        ("f", lambda a: a + 9, "faces name vertices that are not there"),
+    ],
+)
+def test_odd_body_models_are_refused(tmp_path, name, change, words):
+    arrays = model_arrays()
+    np.savez(tmp_path / "good.npz", **arrays)
+    assert len(load_model(tmp_path / "good.npz").v_template) == len(arrays["v_template"])
+    arrays[name] = change(arrays[name])
+    np.savez(tmp_path / "bad.npz", **arrays)
+    with pytest.raises(OmfaError, match=words):
+        load_model(tmp_path / "bad.npz")
+
+
+def test_the_face_is_found_beside_either_generation_and_optional_in_try_off(tmp_path, caplog):
+    raw = tiny.write_raw(tmp_path / "raw", {"test": 1})
+    photo = str(raw / "test/image/00000_00.jpg")
+    found = face_of(photo, None, None, None)
+    (raw / "test/openpose_json").rename(raw / "test/openpose-json")
+    (raw / "test/image-parse-v3").rename(raw / "test/image-parse")
+    np.testing.assert_array_equal(face_of(photo, None, None, None), found)
+    write_image(tmp_path / "me.jpg", np.full((40, 30, 3), 90, np.uint8))
+    with pytest.raises(OmfaError, match="no face found"):
+        face_of(str(tmp_path / "me.jpg"), None, None, None)
+    white = face_of(str(tmp_path / "me.jpg"), None, None, None, needed=False)
+    assert (white == 255).all() and "its slot stays white" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("clip_norm", -1.0), ("b1", 1.5), ("warmup_steps", -5), ("weight_decay", -0.1)],
+)
+def test_optimizers_that_would_climb_are_refused(name, value):
+    with pytest.raises(OmfaError, match=f"config.optimizer.{name} must be"):
+        OptimizerSettings(**{name: value})
+
+
+@pytest.mark.parametrize("size", ["(64,)", "(64.0, 48.0)"])
+def test_odd_slots_are_refused(size):
+    config = border.load_config("configs/base.py", [f"--config.canvas.person={size}"])
+    with pytest.raises(OmfaError, match="slot of person"):
+        border.diffusion_settings(config, vae("sdxl"))
+
+
+@pytest.mark.parametrize("crop", [200, 20, 0])
+def test_odd_crops_are_refused(crop):
+    config = border.load_config("configs/tiny_vae.py", [f"--config.autoencoder.crop_px={crop}"])
+    settings = border.diffusion_settings(config, vae("tiny"))
+    with pytest.raises(OmfaError, match="crop_px must be a multiple of 8 up to 64"):
+        border.check_crop(config, settings)
+
+
+def test_impossible_worlds_do_not_claim_a_folder(tmp_path):
+    for fields in ({"height_px": 0}, {"seed": -1}):
+        asked = {"seed": 0, "height_px": 64, "width_px": 48, **fields}
+        with pytest.raises(OmfaError, match="--height and --width 1 or more"):
+            write_world(tmp_path / "world", counts={"train": 1}, **asked)
+    assert not (tmp_path / "world").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["data", "show", "--records=x", "--out=y.png", "--count=0"], "--count: expected 1"),
+        (["demo", "--test=1"], "--test 2"),
+        (
+            ["sample", "--checkpoint=x", "--task=try_off", "--person=y", "--out=z", "--seed=-1"],
+            "--seed: expected 0 to",
+        ),
+    ],
+)
+def test_odd_flags_are_named(arguments, words, capsys):
+    assert main(arguments) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_guidance_must_be_a_number():
+    for guidance in (float("inf"), float("nan"), -1.0):
+        with pytest.raises(OmfaError, match="guidance must be"):
+            SamplerSettings(guidance=guidance)
+
+
+def test_a_torn_line_of_the_log_is_left_out(tmp_path):
+    log = tmp_path / "metrics.jsonl"
+    log.write_text('{"step": 1, "loss": 0.5}\n{"step": 2, "lo')
+    assert loss_curve(log) == {"loss": [(1, 0.5)]}
