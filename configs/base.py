@@ -69,6 +69,8 @@ def get_config() -> ConfigDict:
     config.train = ConfigDict()
     config.train.steps = 65_000  # the paper's
     config.train.batch_size = 8  # over all devices; the paper's
+    # microbatches a step, one after the other: the memory of batch_size / accumulate examples
+    config.train.accumulate = 1
     config.train.compute_dtype = "bfloat16"  # parameters, norms and loss stay float32
     config.train.remat = "block"  # recompute activations: "none", "block" or "full"
     config.train.ema_decay = 0.9999  # 0 = no EMA

@@ -9,11 +9,12 @@ from tiny_training import BATCH, SETTINGS, CountingBatches
 from omfa_jax.core.tasks import noised_table
 from omfa_jax.diffusion.loss import weight
 from omfa_jax.diffusion.schedule import alpha_sigma
-from omfa_jax.train.keys import key_for
+from omfa_jax.train.keys import row_keys
 from omfa_jax.train.objective import partial_diffusion
 from omfa_jax.train.settings import LossSettings
 
 ROOT = jax.random.key(3)
+ROWS = jnp.arange(BATCH)
 CANVAS = SETTINGS.canvas
 CHANNELS = SETTINGS.latent_channels
 
@@ -29,10 +30,16 @@ def run(dropout=0.0, output=0.0, step=0, gamma=0.0):
     objective = partial_diffusion(
         SETTINGS, LossSettings(gamma, dropout), apply, lambda frozen, images: images
     )
-    batch = next(CountingBatches())
+    batch = {**next(CountingBatches()), "row": ROWS}
     loss, metrics = objective(jnp.float32(output), {"vae": {}, "prompts": {}}, batch, ROOT, step)
     x0 = CANVAS.assemble({n: batch[f"{n}_latents"] for n in ("garment", "person", "face")})
     return loss, metrics, shown, batch, x0
+
+
+def noise_of(step, x0):
+    """What each example draws by its own key."""
+    keys = row_keys(ROOT, "noise", step, ROWS)
+    return jnp.stack([jax.random.normal(key, x0.shape[1:]) for key in keys])
 
 
 def masks(batch):
@@ -47,7 +54,7 @@ def test_clean_components_are_shown_clean_and_noised_ones_noised():
     np.testing.assert_array_equal(xt[~inside], x0[~inside])
     np.testing.assert_array_equal(shown["inputs"][..., CHANNELS : CHANNELS + 1], mask)
     alpha, sigma = alpha_sigma(SETTINGS.schedule, shown["t"])
-    eps = jax.random.normal(key_for(ROOT, "noise", 0), x0.shape)
+    eps = noise_of(0, x0)
     expected = alpha[:, None, None, None] * x0 + sigma[:, None, None, None] * eps
     np.testing.assert_allclose(xt[inside], expected[inside], atol=1e-6)
 
@@ -76,7 +83,7 @@ def test_the_loss_is_the_masked_error_of_v():
     loss, metrics, shown, batch, x0 = run(output=0.25)
     _, inside = masks(batch)
     alpha, sigma = (a[:, None, None, None] for a in alpha_sigma(SETTINGS.schedule, shown["t"]))
-    eps = jax.random.normal(key_for(ROOT, "noise", 0), x0.shape)
+    eps = noise_of(0, x0)
     squared = np.asarray((0.25 - (alpha * eps - sigma * x0)) ** 2)
     each = np.array([squared[i][np.asarray(inside[i])].mean() for i in range(BATCH)])
     assert float(loss) == pytest.approx(each.mean(), rel=1e-5)
@@ -102,7 +109,8 @@ def test_each_example_is_dropped_by_itself_anew_at_every_step():
         pose = np.asarray(shown["inputs"][..., CHANNELS + 1 :])
         assert not pose[rows].any()
         dropped.append(rows)
-    expected = jax.random.bernoulli(key_for(ROOT, "dropout", 0), 0.3, (BATCH,))
+    keys = row_keys(ROOT, "dropout", 0, ROWS)
+    expected = [bool(jax.random.bernoulli(key, 0.3)) for key in keys]
     np.testing.assert_array_equal(dropped[0], expected)
     assert len({tuple(rows) for rows in dropped}) > 10
     assert 0.2 < np.mean(dropped) < 0.4
@@ -125,6 +133,7 @@ def test_images_are_encoded_and_the_frozen_vae_gets_no_gradient():
         SETTINGS, LossSettings(0.0, 0.0), apply, lambda vae, images: vae["scale"] * images
     )
     batch = {name.removesuffix("_latents"): v for name, v in next(CountingBatches()).items()}
+    batch["row"] = ROWS
     frozen = {"vae": {"scale": jnp.float32(2.0)}, "prompts": {}}
     gradient = jax.grad(lambda f: objective(None, f, batch, ROOT, 0)[0])(frozen)
     assert float(gradient["vae"]["scale"]) == 0.0
@@ -140,5 +149,5 @@ def test_noise_and_timesteps_change_with_the_step():
     _, inside = masks(batch)
     alpha, sigma = (a[:, None, None, None] for a in alpha_sigma(SETTINGS.schedule, shown["t"]))
     noise = ((shown["inputs"][..., :CHANNELS] - alpha * x0) / sigma)[inside]
-    expected = jax.random.normal(key_for(ROOT, "noise", 1), x0.shape)[inside]
+    expected = noise_of(1, x0)[inside]
     np.testing.assert_allclose(noise, expected, atol=1e-3)

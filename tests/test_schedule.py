@@ -71,8 +71,13 @@ def test_unknown_spacing_is_named():
         ScheduleSettings(spacing="trailin")
 
 
+def drawn(distribution, count):
+    keys = jax.random.split(jax.random.key(0), count)
+    return np.asarray(jax.vmap(lambda key: distribution.draw(key, 1000))(keys))
+
+
 def test_uniform_timesteps_visit_all_alike():
-    times = np.asarray(TimestepDistribution().draw(jax.random.key(0), 200_000, 1000))
+    times = drawn(TimestepDistribution(), 200_000)
     assert (times.min(), times.max()) == (0, 999)
     counts = np.bincount(times, minlength=1000)
     assert abs(counts - 200).max() < 6 * 200**0.5
@@ -80,12 +85,12 @@ def test_uniform_timesteps_visit_all_alike():
 
 def test_logit_normal_timesteps_have_its_quantiles():
     chosen = TimestepDistribution("logit_normal", logit_mean=0.5, logit_std=0.8)
-    times = np.asarray(chosen.draw(jax.random.key(1), 100_000, 1000)) / 1000
+    times = drawn(chosen, 100_000) / 1000
     for share, z in ((0.1, -1.2816), (0.5, 0.0), (0.9, 1.2816)):
         expected = 1 / (1 + np.exp(-(0.5 + 0.8 * z)))
         assert abs(np.quantile(times, share) - expected) < 0.006
     far = TimestepDistribution("logit_normal", logit_mean=40.0)
-    assert np.asarray(far.draw(jax.random.key(1), 9, 1000)).max() == 999
+    assert drawn(far, 9).max() == 999
 
 
 def test_other_distributions_are_refused():

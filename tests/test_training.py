@@ -81,6 +81,16 @@ def test_the_mesh_does_not_matter(straight, tmp_path, mesh):
             assert p.sharding.is_equivalent_to(m.sharding, p.ndim)
 
 
+@pytest.mark.parametrize(("mesh", "parts"), [((1, 1, 1), 4), ((2, 2, 2), 2)])
+def test_microbatches_do_not_matter(straight, tmp_path, mesh, parts):
+    workdir, state, _ = straight
+    other = train(make_run(tmp_path, 4, mesh, accumulate=parts))
+    for name, bound in (("loss", 2e-5), ("grad_norm", 1e-4)):
+        assert logged(tmp_path, name) == pytest.approx(logged(workdir, name), rel=bound)
+    for a, b in zip(leaves(state.params), leaves(other.params), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-4)
+
+
 def test_a_run_restarts_on_another_mesh(straight, tmp_path):
     workdir, state, _ = straight
     train(make_run(tmp_path, 2, (2, 4, 1)))
@@ -211,6 +221,8 @@ def run_away():
 def test_batches_that_do_not_divide_are_refused(tmp_path):
     with pytest.raises(OmfaError, match="does not divide over data x fsdp = 3"):
         train(make_run(tmp_path, 1, (3, 1, 1)))
+    with pytest.raises(OmfaError, match="4 devices times 3 microbatches"):
+        train(make_run(tmp_path, 1, (2, 2, 1), accumulate=3))
 
 
 def test_an_unwritable_workdir_is_one_clear_error(tmp_path):

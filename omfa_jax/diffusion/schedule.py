@@ -73,11 +73,11 @@ class TimestepDistribution:
         if not self.logit_std > 0:
             raise OmfaError(f"config.timesteps.logit_std must be > 0, got {self.logit_std}")
 
-    def draw(self, key: jax.Array, count: int, train_steps: int) -> Int[Array, "count"]:
-        """Return `count` timesteps in [0, train_steps)."""
+    def draw(self, key: jax.Array, train_steps: int) -> Int[Array, ""]:
+        """Return a timestep in [0, train_steps)."""
         if self.name == "uniform":
-            return jax.random.randint(key, (count,), 0, train_steps)
-        logits = self.logit_mean + self.logit_std * jax.random.normal(key, (count,))
+            return jax.random.randint(key, (), 0, train_steps)
+        logits = self.logit_mean + self.logit_std * jax.random.normal(key)
         times = jnp.floor(jax.nn.sigmoid(logits) * train_steps).astype(jnp.int32)
         return jnp.minimum(times, train_steps - 1)
 

@@ -52,11 +52,12 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def check_batch_size(mesh: Mesh, batch_size: int) -> None:
-    """Raise an OmfaError unless the global batch divides over the mesh."""
+def check_batch_size(mesh: Mesh, batch_size: int, accumulate: int = 1) -> None:
+    """Raise an OmfaError unless the global batch divides over the mesh and its microbatches."""
     parts = math.prod(mesh.shape[axis] for axis in BATCH)
-    if batch_size % parts:
+    if batch_size % (parts * accumulate):
+        cut = f" times {accumulate} microbatches" if accumulate > 1 else ""
         raise OmfaError(
-            f"global batch {batch_size} does not divide over data x fsdp = {parts} devices;"
-            " change config.train.batch_size or config.mesh"
+            f"global batch {batch_size} does not divide over data x fsdp = {parts} devices{cut};"
+            " change config.train.batch_size, .accumulate or config.mesh"
         )

@@ -79,7 +79,7 @@ def train(run: Run) -> TrainState:
     """
     settings, mesh = run.settings, run.mesh
     skips = settings.nonfinite == "skip"
-    check_batch_size(mesh, settings.batch_size)
+    check_batch_size(mesh, settings.batch_size, settings.accumulate)
     optimizer = make_optimizer(settings.optimizer, settings.steps)
     rate = learning_rate(settings.optimizer, settings.steps)
     root = jax.jit(lambda: jax.random.key(settings.seed), out_shardings=replicated(mesh))()
@@ -99,6 +99,7 @@ def train(run: Run) -> TrainState:
             shardings,
             frozen_shardings,
             mesh,
+            accumulate=settings.accumulate,
             skip_nonfinite=skips,
         )
 

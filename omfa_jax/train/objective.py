@@ -14,7 +14,7 @@ from omfa_jax.diffusion.loss import masked_mean, weight
 from omfa_jax.diffusion.partial import corrupt, network_input, target
 from omfa_jax.diffusion.schedule import alpha_sigma
 from omfa_jax.diffusion.settings import DiffusionSettings
-from omfa_jax.train.keys import key_for
+from omfa_jax.train.keys import row_keys
 from omfa_jax.train.settings import LossSettings
 
 # quarters: with 8 examples a step, each is seen in most steps
@@ -56,16 +56,17 @@ def partial_diffusion(
         latents = batch_latents(batch, lambda images: encode(frozen["vae"], images))
         pose = canvas.assemble({"person": latents.pop("pose")})
         x0 = canvas.assemble(latents)
-        size = x0.shape[0]
         mask = canvas.mask(table[batch["task"]])
 
-        t = loss.timesteps.draw(
-            key_for(root, "timestep", step), size, settings.schedule.train_steps
-        )
-        eps = jax.random.normal(key_for(root, "noise", step), x0.shape)
+        def drawn(name, draw):
+            # every example draws for itself, so that nothing depends on how a batch is cut up
+            return jax.vmap(draw)(row_keys(root, name, step, batch["row"]))
+
+        t = drawn("timestep", lambda key: loss.timesteps.draw(key, settings.schedule.train_steps))
+        eps = drawn("noise", lambda key: jax.random.normal(key, x0.shape[1:]))
         alpha, sigma = alpha_sigma(settings.schedule, t)
         xt = corrupt(x0, eps, mask, alpha, sigma)
-        drop = jax.random.bernoulli(key_for(root, "dropout", step), loss.condition_dropout, (size,))
+        drop = drawn("dropout", lambda key: jax.random.bernoulli(key, loss.condition_dropout))
         xt, pose, prompt = drop_conditions(drop, xt, mask, pose, batch["task"], null_prompt)
 
         inputs = network_input(settings.unet_inputs, canvas, xt, mask, pose)

@@ -89,6 +89,7 @@ class TrainSettings:
     seed: int = 0
     compute_dtype: str = "float32"
     remat: str = "none"
+    accumulate: int = 1
     ema_decay: float = 0.9999
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
     loss: LossSettings = field(default_factory=LossSettings)
@@ -102,11 +103,9 @@ class TrainSettings:
     def __post_init__(self) -> None:
         if self.compute_dtype not in DTYPES:
             raise unknown("config.train.compute_dtype", self.compute_dtype, DTYPES)
-        if self.steps < 1 or self.batch_size < 1:
-            raise OmfaError(
-                "config.train.steps and config.train.batch_size must be at least 1,"
-                f" got {self.steps} and {self.batch_size}"
-            )
+        for name in ("steps", "batch_size", "accumulate"):
+            if getattr(self, name) < 1:
+                raise OmfaError(f"config.train.{name} must be 1 or more, got {getattr(self, name)}")
         if not 0 <= self.ema_decay < 1:
             raise OmfaError(f"config.train.ema_decay must lie in [0, 1), got {self.ema_decay}")
         if self.nonfinite not in NONFINITE:

@@ -56,7 +56,8 @@ def autoencoder(
 
     def objective(params, frozen, batch, root, step):
         params = {**frozen, **params}
-        key = key_for(root, "vae", step)
+        # a microbatch is known by its first row
+        key = jax.random.fold_in(key_for(root, "vae", step), batch["row"][0])
         crops = []
         for index, name in enumerate((*COMPONENTS, "pose")):
             images = batch[name]
