@@ -1,10 +1,8 @@
 """Raw folders become records: what is kept and skipped; a build is whole or absent."""
 
-import os
 import pickle
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -294,13 +292,3 @@ def test_contact_sheet(built, tmp_path):
     row = sheet[show.CAPTION_PX : show.CAPTION_PX + 64]
     np.testing.assert_allclose(row[32, 52 + 24], tiny.colour(0), atol=6)
     np.testing.assert_allclose(row[32, 3 * 52 + 24], tiny.pose_map(0)[32, 24])
-
-
-@pytest.mark.skipif("OMFA_SAMPLES" not in os.environ, reason="OMFA_SAMPLES names no real photos")
-def test_real_viton_hd_photos(tmp_path):
-    report = build(Path(os.environ["OMFA_SAMPLES"]), tmp_path / "out")
-    assert report.skipped == [] and report.built == 7
-    records = _records(tmp_path / "out", "test")
-    sources = {key: record.garment_source for key, record in records.items()}
-    assert [key for key, source in sources.items() if source == "in_shop"] == ["00006_00"]
-    assert all(record.has_face and record.unpaired_garment for record in records.values())
