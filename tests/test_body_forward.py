@@ -180,7 +180,7 @@ def test_axis_angle_inverts_rotation_matrices(vector: list[float]):
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [({}, "missing v_template"), ({"weights": np.zeros((9, 24))}, "got weights (9, 24)")],
+    [({}, "missing v_template"), ({"weights": np.zeros((9, 24))}, "weights is (9, 24), expected")],
 )
 def test_other_models_are_refused_in_one_line(tmp_path: Path, content: dict, words: str):
     path = tmp_path / "SMPL.npz"

@@ -81,7 +81,7 @@ def test_one_pixel(capsys, tmp_path, picture):
 
 
 def test_no_face_in_the_photo(capsys, tmp_path, picture):
-    line = fails(capsys, *sample("try_off", tmp_path, "--person", picture))
+    line = fails(capsys, *sample("try_on", tmp_path, "--garment", picture, "--person", picture))
     assert "no face found" in line and "--face" in line
 
 
