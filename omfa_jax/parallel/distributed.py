@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -29,7 +30,7 @@ def initialize() -> None:
     pod = len(os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")) > 1
     if jax.distributed.is_initialized() or not (by_hand or slurm or pod):
         return
-    arguments = ()
+    arguments: tuple[Any, ...] = ()
     if by_hand:
         arguments = by_hand, _number("JAX_NUM_PROCESSES"), _number("JAX_PROCESS_ID")
     seconds = _number(JOIN_TIMEOUT, 300)

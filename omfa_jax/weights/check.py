@@ -12,7 +12,7 @@ import numpy as np
 from omfa_jax.core.errors import OmfaError, require_modules
 from omfa_jax.models import UNetConfig, VAEConfig, apply_unet, decode, posterior
 from omfa_jax.weights import names
-from omfa_jax.weights.conv_in import listed, source_inputs
+from omfa_jax.weights.conv_in import Groups, listed, source_inputs
 from omfa_jax.weights.description import Description, read_description
 from omfa_jax.weights.folder import LoadedModel
 from omfa_jax.weights.imported import is_imported, load_weights
@@ -102,10 +102,11 @@ def network_inputs(
             f" {listed(ours.inputs.groups)} ({ours.inputs.rule}): {', '.join(absent)} cannot be"
             " compared"
         )
-    return tuple(
-        np.concatenate([parts[name] for name, _ in inputs.groups], axis=-1)
-        for inputs in (ours.inputs, known)
-    )
+
+    def canvas(groups: Groups) -> np.ndarray:
+        return np.concatenate([parts[name] for name, _ in groups], axis=-1)
+
+    return canvas(ours.inputs.groups), canvas(known.groups)
 
 
 def _inputs(unet: UNetConfig, vae: VAEConfig, seed: int) -> Outputs:
