@@ -76,13 +76,14 @@ def export(options: argparse.Namespace) -> int:
 
 
 def check(options: argparse.Namespace) -> int:
-    """Compare our networks with diffusers' on the same random inputs."""
+    """Compare our networks in float32 with diffusers' in float64 on the same random inputs."""
     from omfa_jax.weights.check import compare
 
     differences = compare(options.a, options.b, seed=options.seed)
-    print(f"{'component':<14}{'max abs':>12}{'relative L2':>14}")
+    print(f"{'component':<14}{'max abs':>12}{'relative L2':>14}{'of PyTorch float32':>22}")
     for row in differences:
-        print(f"{row.component:<14}{row.max_abs:>12.3g}{row.relative_l2:>14.3g}")
+        figures = f"{row.max_abs:>12.3g}{row.relative_l2:>14.3g}{row.theirs:>22.3g}"
+        print(f"{row.component:<14}{figures}")
     # written so that a NaN fails
     agree = all(row.relative_l2 <= options.tolerance for row in differences)
     print("agree" if agree else f"differ by more than --tolerance {options.tolerance:g}")

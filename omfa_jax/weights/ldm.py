@@ -6,7 +6,7 @@ whatever no rule touches has the same name in both.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.models import UNetConfig, VAEConfig
@@ -113,7 +113,8 @@ def unet_config(shapes: Shapes, where: str) -> UNetConfig:
     """Return the UNet's config as far as the tensors' shapes tell it.
 
     Widths of heads and time ids and the number of norm groups leave no trace in shapes: they are
-    SDXL's. A file without a UNet, or with Stable Diffusion 1's or 2's, is an OmfaError.
+    SDXL's; so is what a missing tensor would tell, for the diff of names to be about that tensor. A
+    file without a UNet, or with Stable Diffusion 1's or 2's, is an OmfaError.
     """
     ours = {k.removeprefix(UNET_PREFIX): s for k, s in shapes.items() if k.startswith(UNET_PREFIX)}
     if not ours:
@@ -122,58 +123,68 @@ def unet_config(shapes: Shapes, where: str) -> UNetConfig:
             f"{where} has no tensors {UNET_PREFIX}* (its names begin with {', '.join(found[:6])}):"
             " it is not an original SDXL checkpoint; give one, or a folder in diffusers' form"
         )
-    if "label_emb.0.0.weight" not in ours:
+    if not any(key.startswith("label_emb.") for key in ours):
         raise OmfaError(
             f"{where} is a Stable Diffusion 1 or 2 checkpoint (no label_emb, SDXL's size and pooled"
             " text input): give SDXL weights"
         )
-    try:
-        channels, depths, layers = _unet_levels(ours)
-        context = next(s[1] for k, s in ours.items() if k.endswith("attn2.to_k.weight"))
-        return UNetConfig(
-            in_channels=ours["input_blocks.0.0.weight"][1],
-            out_channels=ours["out.2.weight"][0],
-            block_channels=tuple(channels),
-            layers_per_block=layers,
-            transformer_depth=tuple(depths),
-            heads=tuple(max(1, width // HEAD_WIDTH) for width in channels),
-            context_dim=context,
-            pooled_dim=ours["label_emb.0.0.weight"][1] - 6 * UNetConfig.time_id_dim,
-        )
-    except (KeyError, IndexError, StopIteration) as error:
-        raise OmfaError(f"{where}: its UNet is not shaped like SDXL's ({error!r})") from None
+    usual = UNetConfig()
+    channels, depths, layers = _unet_levels(ours)
+    keys = [key for key in ours if key.endswith("attn2.to_k.weight")]
+    pooled = usual.pooled_dim + 6 * usual.time_id_dim
+    return UNetConfig(
+        in_channels=_width(ours, ["input_blocks.0.0.weight"], 1, usual.in_channels),
+        out_channels=_width(ours, ["out.2.weight"], 0, usual.out_channels),
+        block_channels=tuple(channels),
+        layers_per_block=layers,
+        transformer_depth=tuple(depths),
+        heads=tuple(max(1, width // HEAD_WIDTH) for width in channels),
+        context_dim=_width(ours, keys, 1, usual.context_dim),
+        pooled_dim=_width(ours, ["label_emb.0.0.weight"], 1, pooled) - 6 * usual.time_id_dim,
+    )
 
 
-def vae_config(shapes: Shapes, prefix: str, where: str) -> VAEConfig:
+def vae_config(shapes: Shapes, prefix: str) -> VAEConfig:
     """Return the VAE's config as far as shapes tell it; norm groups and scale are SDXL's."""
-    try:
-        channels, layers = [], 0
-        while f"{prefix}encoder.down.{len(channels)}.block.0.conv1.weight" in shapes:
-            level = f"{prefix}encoder.down.{len(channels)}.block."
-            channels.append(shapes[f"{level}0.conv1.weight"][0])
-            layers = sum(k.startswith(level) and k.endswith(".conv1.weight") for k in shapes)
-        return VAEConfig(
-            block_channels=tuple(channels),
-            layers_per_block=layers,
-            latent_channels=shapes[f"{prefix}post_quant_conv.weight"][0],
-        )
-    except (KeyError, IndexError) as error:
-        raise OmfaError(f"{where}: its VAE is not shaped like SDXL's ({error!r})") from None
+    usual = VAEConfig()
+    channels, layers = [], usual.layers_per_block
+    while any(key.startswith(f"{prefix}encoder.down.{len(channels)}.block.") for key in shapes):
+        level = f"{prefix}encoder.down.{len(channels)}.block."
+        widths = [f"{level}0.conv1.weight", f"{level}0.conv2.weight"]
+        channels.append(_width(shapes, widths, 0, usual.block_channels[-1]))
+        layers = len({k.removeprefix(level).split(".")[0] for k in shapes if k.startswith(level)})
+    latents = [f"{prefix}post_quant_conv.weight"]
+    return VAEConfig(
+        block_channels=tuple(channels) or usual.block_channels,
+        layers_per_block=layers,
+        latent_channels=_width(shapes, latents, 0, usual.latent_channels),
+    )
+
+
+def _width(shapes: Shapes, keys: Sequence[str], axis: int, usual: int) -> int:
+    """Return the length of an axis of the first of `keys` that has it, else `usual`."""
+    found = (shapes[key][axis] for key in keys if len(shapes.get(key, ())) > axis)
+    return next(found, usual)
 
 
 def _unet_levels(ours: Shapes) -> tuple[list[int], list[int], int]:
     channels, depths, layers = [], [], []
     block, fresh = 1, True
     while any(key.startswith(f"input_blocks.{block}.") for key in ours):
-        if f"input_blocks.{block}.0.op.weight" in ours:
+        here = f"input_blocks.{block}."
+        if any(key.startswith(f"{here}0.op.") for key in ours):
             fresh = True
         else:
             if fresh:
-                channels.append(ours[f"input_blocks.{block}.0.out_layers.3.weight"][0])
-                stack = f"input_blocks.{block}.1.transformer_blocks."
+                widths = [f"{here}0.out_layers.3.weight", f"{here}0.in_layers.2.weight"]
+                channels.append(_width(ours, widths, 0, UNetConfig().block_channels[-1]))
+                stack = f"{here}1.transformer_blocks."
                 depths.append(len({k.split(".")[4] for k in ours if k.startswith(stack)}))
                 layers.append(0)
             layers[-1] += 1
             fresh = False
         block += 1
+    if not channels:
+        usual = UNetConfig()
+        return list(usual.block_channels), list(usual.transformer_depth), usual.layers_per_block
     return channels, depths, layers[0]

@@ -159,7 +159,7 @@ def _vae_in_file(tensors: Tensors) -> _Part:
     # a file of the VAE alone has no prefix
     whole = any(key.startswith(ldm.VAE_PREFIX) for key in tensors.shapes)
     prefix = ldm.VAE_PREFIX if whole else ""
-    config = ldm.vae_config(tensors.shapes, prefix, tensors.where)
+    config = ldm.vae_config(tensors.shapes, prefix)
     others = {key for key in tensors.shapes if not key.startswith(prefix)}
     column = ldm.vae_column(config, prefix)
     note = (
