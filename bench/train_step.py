@@ -20,11 +20,11 @@ from bench.turns import seconds_of, take_turns
 from omfa_jax.cli import config as border
 from omfa_jax.diffusion.settings import DiffusionSettings
 from omfa_jax.models import VAES, UNetConfig
-from omfa_jax.scaling.flops import unet_forward
+from omfa_jax.parallel.hardware import chip_of
+from omfa_jax.scaling.flops import TEXT_TOKENS, unet_forward
 from omfa_jax.train.settings import TrainSettings
 
 SIDES = ("ours", "diffusers")
-TEXT_TOKENS = 77
 # a 4 M-parameter UNet of SDXL's shape on three components of 32x24 latents, as the notes measured
 SMALL = (
     "--config.model.unet=xs",
@@ -35,8 +35,6 @@ SMALL = (
     "--config.train.compute_dtype=float32",
     "--config.train.remat=none",
 )
-# bfloat16 products without sparsity, 1e12 a second, by the words in a device's name
-PEAK_TFLOPS = {"H200": 989.0, "H100": 989.0, "A100": 312.0, "A800": 312.0}
 
 
 @dataclass(frozen=True)
@@ -73,59 +71,31 @@ def ours(it: Setting, steps: int) -> dict[str, Any]:
     import jax
     import numpy as np
 
-    from omfa_jax.core.tasks import COMPONENTS
     from omfa_jax.models import init_unet
-    from omfa_jax.parallel.activations import activation_constraint
     from omfa_jax.parallel.mesh import MeshSettings, make_mesh, replicated
-    from omfa_jax.parallel.rules import UNET_RULES
-    from omfa_jax.train.objective import partial_diffusion
+    from omfa_jax.train.ahead import step_ahead
     from omfa_jax.train.optimizer import make_optimizer
-    from omfa_jax.train.state import abstract_state, create_sharded, state_shardings
-    from omfa_jax.train.step import make_step
-    from omfa_jax.weights.bundle import network_apply
+    from omfa_jax.train.state import create_sharded
 
     mesh = make_mesh(MeshSettings())
-    train, diffusion = it.train, it.diffusion
-    optimizer = make_optimizer(train.optimizer, train.steps)
-    apply = network_apply(
-        diffusion,
-        it.unet,
-        dtype=train.compute_dtype,
-        constrain=activation_constraint(mesh),
-        remat=train.remat,
+    ahead = step_ahead(it.diffusion, it.unet, it.train, mesh, text_tokens=TEXT_TOKENS)
+    optimizer = make_optimizer(it.train.optimizer, it.train.steps)
+    state = create_sharded(
+        lambda: init_unet(it.unet, jax.random.key(0)), optimizer, 0.0, ahead.shardings
     )
-    objective = partial_diffusion(diffusion, train.loss, apply, lambda _, images: images)
-
-    def start():
-        return init_unet(it.unet, jax.random.key(0))
-
-    shardings = state_shardings(abstract_state(start, optimizer, 0.0), UNET_RULES, mesh)
-    state = create_sharded(start, optimizer, 0.0, shardings)
     rng = np.random.default_rng(0)
-    rows = len(diffusion.tasks) + 1
-    frozen = {
-        "vae": {},
-        "prompts": {
-            "context": rng.standard_normal((rows, TEXT_TOKENS, it.unet.context_dim), np.float32),
-            "pooled": rng.standard_normal((rows, it.unet.pooled_dim), np.float32),
-        },
-    }
-    size = train.batch_size
-    slots = dict(zip(COMPONENTS, diffusion.canvas.slots, strict=True))
-    batch = {
-        f"{name}_latents": rng.standard_normal((size, *slot, diffusion.latent_channels), np.float32)
-        for name, slot in (*slots.items(), ("pose", slots["person"]))
-    }
-    batch |= {"has_pose": np.ones(size, bool), "task": np.arange(size, dtype=np.int32) % (rows - 1)}
-    step = make_step(
-        objective,
-        optimizer,
-        0.0,
-        shardings,
-        jax.tree.map(lambda _: replicated(mesh), frozen),
-        mesh,
-    )
+
+    def drawn(leaf):
+        if leaf.dtype == np.float32:
+            return rng.standard_normal(leaf.shape, np.float32)
+        # the tasks in turn; every example has a pose
+        return (np.arange(leaf.shape[0]) % len(it.diffusion.tasks) + (leaf.dtype == bool)).astype(
+            leaf.dtype
+        )
+
+    frozen, batch = jax.tree.map(drawn, (ahead.frozen, ahead.batch))
     frozen, batch, root = jax.device_put((frozen, batch, jax.random.key(0)), replicated(mesh))
+    step = ahead.step
     times = []
     for index in range(steps + 2):
         begin = time.perf_counter()
@@ -166,7 +136,7 @@ def main() -> None:
 def report(it: Setting, turns: dict[str, list[dict[str, Any]]]) -> None:
     """Print each side's median, rate and memory, and the ratio."""
     device = turns["ours"][0]["device"]
-    peak = next((rate for word, rate in PEAK_TFLOPS.items() if word in device), None)
+    chip = chip_of(device)
     height, width, _ = it.diffusion.canvas.shape
     print(
         f"\n{device}; canvas {height}x{width}, batch {it.train.batch_size},"
@@ -176,7 +146,7 @@ def report(it: Setting, turns: dict[str, list[dict[str, Any]]]) -> None:
     for side, runs in turns.items():
         median[side] = statistics.median(seconds_of(runs))
         rate = it.step_flops / median[side] / 1e12
-        share = f", MFU {100 * rate / peak:.1f}%" if peak else ""
+        share = f", MFU {100e12 * rate / chip.bf16_flops:.1f}%" if chip else ""
         memory = runs[0]["peak_bytes"]
         held = f", peak {memory / 1e9:.1f} GB" if memory else ""
         print(f"{side:10} {median[side]:.3f} s a step, {rate:.3f} TFLOP/s{share}{held}")

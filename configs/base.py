@@ -72,7 +72,10 @@ def get_config() -> ConfigDict:
     # microbatches a step, one after the other: the memory of batch_size / accumulate examples
     config.train.accumulate = 1
     config.train.compute_dtype = "bfloat16"  # parameters, norms and loss stay float32
-    config.train.remat = "block"  # recompute activations: "none", "block" or "full"
+    # recompute activations in the backward pass: "none", "attention", "block" or "full"
+    config.train.remat = "block"
+    # of image tokens: "auto" is cuDNN's on NVIDIA in bfloat16, splash on TPU, else XLA's ("xla")
+    config.train.attention = "auto"
     config.train.ema_decay = 0.9999  # 0 = no EMA
     config.train.nonfinite = "stop"  # at a loss that is no number; or "skip" such steps
 

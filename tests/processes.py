@@ -23,6 +23,7 @@ from tiny_training import SETTINGS, CountingBatches, make_run
 from omfa_jax.train.objective import partial_diffusion
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.parallel.feed import data_shard
+from omfa_jax.parallel.gather import weight_fetcher
 from omfa_jax.train.loop import train
 from omfa_jax.train.signals import Interrupted
 
@@ -38,8 +39,11 @@ workdir, steps = Path(sys.argv[1]), int(sys.argv[2])
 mesh = tuple(map(int, os.environ["MESH"].split(",")))
 run = make_run(workdir, steps, mesh, save_every_steps=int(os.environ.get("SAVE", "100")))
 
+RULES = ((r"kernel$", ("fsdp", None)), (r"bias$", ()))
+
 def apply(params, inputs, t, rows, prompts):
-    mixed = jnp.tanh(inputs @ params["kernel"] + params["bias"])
+    kernel = fetch(("kernel",), params["kernel"], jnp.float32) if fetch else params["kernel"]
+    mixed = jnp.tanh(inputs @ kernel + params["bias"])
     return mixed * (1 + prompts["pooled"][rows].mean(-1) + t / 1000)[:, None, None, None]
 
 def start():
@@ -50,11 +54,12 @@ def padded(params, inputs, *rest):
     # an even number of rows, so that fsdp cuts the matrix
     return apply(params, jnp.pad(inputs, ((0, 0),) * 3 + ((0, 1),)), *rest)
 
+fetch = weight_fetcher(RULES, jax.eval_shape(start), run.mesh)
 run = dataclasses.replace(
     run,
     batches=Rows(),
     start=start,
-    rules=((r"kernel$", ("fsdp", None)), (r"bias$", ())),
+    rules=RULES,
     objective=partial_diffusion(SETTINGS, run.settings.loss, padded, lambda _, images: images),
 )
 try:

@@ -80,7 +80,8 @@ def test_dropout_hides_clean_components_pose_and_prompt():
 
 
 def test_the_loss_is_the_masked_error_of_v():
-    loss, metrics, shown, batch, x0 = run(output=0.25)
+    loss, sums, shown, batch, x0 = run(output=0.25)
+    metrics = {name: total / count for name, (total, count) in sums.items()}
     _, inside = masks(batch)
     alpha, sigma = (a[:, None, None, None] for a in alpha_sigma(SETTINGS.schedule, shown["t"]))
     eps = noise_of(0, x0)

@@ -219,7 +219,7 @@ def run_away():
 
 
 def test_batches_that_do_not_divide_are_refused(tmp_path):
-    with pytest.raises(OmfaError, match="does not divide over data x fsdp = 3"):
+    with pytest.raises(OmfaError, match="does not divide over slice x data x fsdp = 3"):
         train(make_run(tmp_path, 1, (3, 1, 1)))
     with pytest.raises(OmfaError, match="4 devices times 3 microbatches"):
         train(make_run(tmp_path, 1, (2, 2, 1), accumulate=3))

@@ -51,7 +51,7 @@ def test_equals_diffusers(name, height, width):
 
 def test_bfloat16_stays_close_and_ends_in_float32():
     params, inputs, expected = reference("attention-first", 12, 8)
-    apply = functools.partial(apply_unet, SMALL, dtype=jnp.bfloat16)
+    apply = functools.partial(apply_unet, SMALL, compute=Compute(jnp.bfloat16))
     came = compiled(apply, params, *inputs)
     assert came.dtype == jnp.float32
     assert relative_l2(came, expected) < 3e-2
@@ -62,16 +62,17 @@ def test_remat_recomputes_what_it_says():
 
     def recomputed(remat):
         def loss(params):
-            return apply_unet(SMALL, params, *inputs, remat=remat).sum()
+            return apply_unet(SMALL, params, *inputs, Compute(remat=remat)).sum()
 
         return str(jax.make_jaxpr(jax.grad(loss))(shapes_of_unet(SMALL))).count("remat")
 
-    # three transformers on the attending level (1 down, 2 up); seven resnets
-    counts = [recomputed(remat) for remat in ("none", "block", "full")]
-    assert counts[0] == 0 and counts[1] >= 3 and counts[2] >= counts[1] + 7
+    # the transformers of the attending level (1 down, 2 up) and the middle; seven resnets
+    counts = [recomputed(remat) for remat in ("none", "attention", "block", "full")]
+    assert counts[0] == 0 and counts[1] >= 3 and counts[2] >= 3 and counts[3] >= counts[2] + 7
 
 
-def test_remat_keeps_gradients():
+@pytest.mark.parametrize("policy", ["attention", "block"])
+def test_remat_keeps_gradients(policy):
     rng = np.random.default_rng(0)
     x, context = (
         jnp.asarray(rng.standard_normal(s, np.float32)) for s in ((1, 4, 4, 16), (1, 3, 8))
@@ -85,7 +86,7 @@ def test_remat_keeps_gradients():
             jax.grad(lambda p: jnp.square(transformer.apply(p, x, context)).sum()), params
         )
 
-    kept, again = dict(trees.walk(gradient("none"))), dict(trees.walk(gradient("block")))
+    kept, again = dict(trees.walk(gradient("none"))), dict(trees.walk(gradient(policy)))
     assert kept.keys() == again.keys()
     for path, leaf in kept.items():
         assert relative_l2(again[path], leaf) <= 1e-5, path
@@ -101,7 +102,7 @@ def test_constrain_sees_every_kind_of_activation():
 
     inputs = jax.tree.map(jnp.asarray, unet_inputs(SMALL, 4, 4))
     jax.eval_shape(
-        lambda params: apply_unet(SMALL, params, *inputs, constrain=constrain),
+        lambda params: apply_unet(SMALL, params, *inputs, Compute(constrain=constrain)),
         shapes_of_unet(SMALL),
     )
     assert set(seen) == {
@@ -115,7 +116,7 @@ def test_constrain_sees_every_kind_of_activation():
 
 def test_unknown_remat_is_named():
     with pytest.raises(OmfaError, match=r"unknown remat policy 'blok'; did you mean 'block'"):
-        apply_unet(SMALL, {}, *map(jnp.asarray, unet_inputs(SMALL, 4, 4)), remat="blok")
+        apply_unet(SMALL, {}, *map(jnp.asarray, unet_inputs(SMALL, 4, 4)), Compute(remat="blok"))
 
 
 def test_sinusoid_is_cosine_first_from_frequency_one():

@@ -8,13 +8,12 @@ import numpy as np
 from omfa_jax.core.tasks import Task
 from omfa_jax.diffusion.settings import DiffusionSettings
 from omfa_jax.models import UNetConfig, init_unet
-from omfa_jax.parallel.activations import activation_constraint
 from omfa_jax.parallel.mesh import MeshSettings, make_mesh
 from omfa_jax.parallel.rules import UNET_RULES
 from omfa_jax.train.loop import Run
+from omfa_jax.train.network import trained_network
 from omfa_jax.train.objective import partial_diffusion
 from omfa_jax.train.settings import LossSettings, OptimizerSettings, TrainSettings
-from omfa_jax.weights.bundle import network_apply
 
 BATCH = 8
 SETTINGS = DiffusionSettings(
@@ -87,7 +86,7 @@ def make_run(workdir: Path, steps: int, mesh: tuple[int, int, int] = (1, 1, 1), 
         "context": rng.standard_normal((3, 2, 8), np.float32),
         "pooled": rng.standard_normal((3, 8), np.float32),
     }
-    apply = network_apply(SETTINGS, UNET, constrain=activation_constraint(made))
+    apply = trained_network(SETTINGS, UNET, settings, made)
     return Run(
         workdir=workdir,
         settings=settings,

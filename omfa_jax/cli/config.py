@@ -128,6 +128,7 @@ def train_settings(config: Config) -> TrainSettings:
         seed=config.seed,
         compute_dtype=t.compute_dtype,
         remat=t.remat,
+        attention=t.attention,
         accumulate=t.accumulate,
         ema_decay=t.ema_decay,
         optimizer=OptimizerSettings(**o.to_dict()),

@@ -22,7 +22,6 @@ from omfa_jax.data.pipeline import make_dataset
 from omfa_jax.models import encode, init_unet, posterior
 from omfa_jax.models.api import decode
 from omfa_jax.parallel import distributed
-from omfa_jax.parallel.activations import activation_constraint
 from omfa_jax.parallel.feed import data_shard
 from omfa_jax.parallel.hardware import chip_of
 from omfa_jax.parallel.mesh import make_mesh
@@ -30,11 +29,12 @@ from omfa_jax.parallel.rules import REPLICATED_RULES, UNET_RULES, explain
 from omfa_jax.scaling.flops import unet_forward
 from omfa_jax.train.cost import Cost
 from omfa_jax.train.loop import Run, train
+from omfa_jax.train.network import trained_network, unet_shapes
 from omfa_jax.train.objective import partial_diffusion
 from omfa_jax.train.profile import ProfileSteps
 from omfa_jax.train.state import TrainState
 from omfa_jax.train.vae_objective import autoencoder, trainable_start
-from omfa_jax.weights.bundle import Bundle, network_apply
+from omfa_jax.weights.bundle import Bundle
 
 log = logging.getLogger(__name__)
 
@@ -80,8 +80,7 @@ def sharding_table(config: border.Config) -> str:
     """Return where every UNet weight of the config's preset lies on the config's mesh."""
     mesh = make_mesh(border.mesh_settings(config))
     bundle = starting_bundle(config, None, abstract=True)
-    shapes = jax.eval_shape(lambda: init_unet(bundle.unet_config, jax.random.key(0)))
-    return explain(UNET_RULES, shapes, mesh)
+    return explain(UNET_RULES, unet_shapes(bundle.unet_config), mesh)
 
 
 def train_diffusion(
@@ -104,13 +103,7 @@ def train_diffusion(
         shards=shards,
     )
     write_model_folder(bundle, workdir)
-    apply = network_apply(
-        bundle.settings,
-        bundle.unet_config,
-        dtype=settings.compute_dtype,
-        constrain=activation_constraint(mesh),
-        remat=settings.remat,
-    )
+    apply = trained_network(bundle.settings, bundle.unet_config, settings, mesh)
 
     def encode_images(params, images):
         return encode(bundle.vae_config, params, images, dtype=settings.compute_dtype)
@@ -191,7 +184,7 @@ def cost_of(bundle: Bundle, batch_size: int) -> Cost:
     config = bundle.unet_config
     height, width, _ = bundle.settings.canvas.shape
     tokens = bundle.prompts["context"].shape[1]
-    shapes = jax.eval_shape(lambda: init_unet(config, jax.random.key(0)))
+    shapes = unet_shapes(config)
     chip = chip_of(jax.devices()[0].device_kind)
     return Cost(
         params=sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes)),

@@ -8,6 +8,7 @@ from omfa_jax.models.api import (
     init_vae,
     posterior,
 )
+from omfa_jax.models.compute import Compute
 from omfa_jax.models.config import UNetConfig, VAEConfig
 from omfa_jax.models.presets import UNETS, VAES, unet, vae
 from omfa_jax.models.tiling import decode_any_size, decode_tiled, encode_any_size, encode_tiled
@@ -15,6 +16,7 @@ from omfa_jax.models.tiling import decode_any_size, decode_tiled, encode_any_siz
 __all__ = [
     "UNETS",
     "VAES",
+    "Compute",
     "UNetConfig",
     "VAEConfig",
     "apply_unet",

@@ -12,11 +12,13 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Num, PRNGKeyArray
 
-from omfa_jax.models.compute import Compute, Constrain, Params
+from omfa_jax.models.compute import Compute, Params
 from omfa_jax.models.config import UNetConfig, VAEConfig
 from omfa_jax.models.init import random_params
 from omfa_jax.models.unet import UNet
 from omfa_jax.models.vae import VAE, vae_compute
+
+DEFAULT = Compute()
 
 
 @functools.partial(jax.jit, static_argnames="config")
@@ -41,20 +43,15 @@ def apply_unet(
     context: Float[Array, "b l d"],
     pooled: Float[Array, "b p"],
     time_ids: Num[Array, "b 6"],
-    *,
-    dtype: DTypeLike = jnp.float32,
-    constrain: Constrain | None = None,
-    remat: str = "none",
+    compute: Compute = DEFAULT,
 ) -> Float[Array, "b h w c_out"]:
     """Return the UNet's float32 prediction for noisy latents `x` at timesteps `t` (0..999).
 
     `context` is the prompt's token embeddings, `pooled` its single vector, `time_ids` the original
     height and width, the crop's top and left and the target height and width, all in pixels.
-    `dtype`, `constrain` and `remat` are those of `compute.Compute`. Any height and width work;
-    multiples of `config.stride` avoid odd sizes on the way down.
+    Any height and width work; multiples of `config.stride` avoid odd sizes on the way down.
     """
-    unet = UNet(config, Compute(dtype, constrain, remat))
-    return _applied(unet, params, x, t, context, pooled, time_ids)
+    return _applied(UNet(config, compute), params, x, t, context, pooled, time_ids)
 
 
 @functools.partial(jax.jit, static_argnames="config")

@@ -1,13 +1,11 @@
 """Attention: the one function that a faster kernel replaces, and its four projections."""
 
-from collections.abc import Callable
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from omfa_jax.models.compute import HEADS, Compute
+from omfa_jax.models.compute import HEADS, AttentionKernel, Compute
 from omfa_jax.models.layers import dense
 
 
@@ -47,7 +45,7 @@ def attend(
     compute: Compute,
     *,
     use_bias: bool,
-    kernel: Callable[..., Array] = attention,
+    kernel: AttentionKernel = attention,
 ) -> Float[Array, "b l c"]:
     """Attend from `x` to `context` with projections made in the module that calls this.
 
@@ -65,14 +63,25 @@ def attend(
     return dense(channels, "to_out.0", compute)(mixed.reshape(x.shape))
 
 
+def among_image_tokens(compute: Compute) -> AttentionKernel:
+    """Return how image tokens attend to each other: the kernel chosen for the devices.
+
+    Attention to the text is always `attention`: 77 tokens are no multiple of any fast kernel's
+    block, and their scores are small.
+    """
+    kernel = compute.kernel or attention
+    return jax.checkpoint(kernel) if compute.remat == "attention" else kernel
+
+
 class Attention(nn.Module):
     """Multi-head attention of a transformer block, to itself or to the text."""
 
     heads: int
     compute: Compute
+    kernel: AttentionKernel = attention
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "b l c"], context: Float[Array, "b s e"]
     ) -> Float[Array, "b l c"]:
-        return attend(x, context, self.heads, self.compute, use_bias=False)
+        return attend(x, context, self.heads, self.compute, use_bias=False, kernel=self.kernel)

@@ -1,4 +1,4 @@
-"""How a network is run, as opposed to what it is: dtype, sharding hook, rematerialisation."""
+"""How a network is run, as opposed to what it is: dtype, hooks, attention, rematerialisation."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,6 +11,10 @@ from jax.typing import DTypeLike
 from omfa_jax.core.errors import unknown
 
 Constrain = Callable[[jax.Array, tuple[str, ...]], jax.Array]
+# (path of a weight, the part of it that is here, the type it is used in) -> the whole weight
+Fetch = Callable[[tuple[str, ...], jax.Array, Any], jax.Array]
+# (q, k, v), each (b, length, heads, head_dim) -> like q
+AttentionKernel = Callable[..., jax.Array]
 
 # The names that a `constrain` hook is handed for each kind of activation.
 IMAGE = ("batch", "height", "width", "channels")
@@ -18,7 +22,7 @@ TOKENS = ("batch", "length", "channels")
 HEADS = ("batch", "length", "heads", "head_dim")
 HIDDEN = ("batch", "length", "hidden")
 
-REMAT = ("none", "block", "full")
+REMAT = ("none", "attention", "block", "full")
 
 
 @dataclass(frozen=True)
@@ -27,13 +31,20 @@ class Compute:
 
     `dtype` is the type of matrix products and convolutions; parameters, norms, softmax, the
     sinusoids and the last convolution are float32 whatever it is. `constrain(array, axis_names)`
-    may put a sharding on an activation (None: leave it). `remat` says what the backward pass
-    computes again: "none" nothing, "block" each transformer block, "full" each resnet as well.
+    may put a sharding on an activation (None: leave it). `fetch` turns the part of a linear or
+    convolution weight that a device holds into the whole (None: parameters are whole). `kernel`
+    computes the attention of image tokens to each other (None: `attention.attention`).
+
+    `remat` says what the backward pass computes again: "none" nothing, "attention" the softmax of
+    image tokens (its l x l weights are by far the largest activations), "block" each transformer
+    block, "full" each resnet as well.
     """
 
     dtype: DTypeLike = jnp.float32
     constrain: Constrain | None = None
     remat: str = "none"
+    kernel: AttentionKernel | None = None
+    fetch: Fetch | None = None
 
     def __post_init__(self) -> None:
         if self.remat not in REMAT:

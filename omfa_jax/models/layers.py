@@ -1,39 +1,73 @@
 """Linear maps, convolutions and norms, with diffusers' paddings and epsilons."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from omfa_jax.models.compute import Compute
+from omfa_jax.models.compute import Compute, Fetch
 
 
-def dense(features: int, name: str, compute: Compute, *, use_bias: bool = True) -> nn.Dense:
+class FetchesWeights(nn.Module):
+    """Asks a hook for the whole of each weight when the layer uses it; see `Compute.fetch`."""
+
+    fetch: Fetch | None = None
+
+    def param(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        """Return a weight; Flax's own checks of its shape are for whole weights."""
+        if self.fetch is None or self.is_initializing():
+            return super().param(name, *args, **kwargs)
+        part = self.get_variable("params", name)
+        return self.fetch((*self.path, name), part, self.dtype)  # pyright: ignore
+
+
+class Dense(FetchesWeights, nn.Dense):
+    """Flax's linear layer with the hook."""
+
+
+class Conv(FetchesWeights, nn.Conv):
+    """Flax's convolution with the hook."""
+
+
+# a fetched weight is fetched again for the gradient, not kept until then
+RefetchingDense, RefetchingConv = nn.remat(Dense), nn.remat(Conv)
+
+
+def dense(features: int, name: str, compute: Compute, *, use_bias: bool = True) -> nn.Module:
     """Return a linear layer on the last axis, called `name`."""
-    return nn.Dense(features, use_bias, compute.dtype, name=name)
+    kind = Dense if compute.fetch is None else RefetchingDense
+    return kind(
+        features=features, use_bias=use_bias, dtype=compute.dtype, fetch=compute.fetch, name=name
+    )
 
 
 def conv(
     features: int,
     name: str | None,
-    dtype: DTypeLike,
+    compute: Compute,
     *,
     size: int = 3,
     stride: int = 1,
     padding: tuple[int, int] | None = None,
-) -> nn.Conv:
+    dtype: DTypeLike | None = None,
+) -> nn.Module:
     """Return a square convolution called `name`; `padding` (before, after) defaults to "same".
 
     The padding is spelt out because "SAME" at stride 2 pads (0, 1) on even sizes, not (1, 1).
+    `dtype` is for the few that compute in another type than the rest.
     """
     pad = (size // 2, size // 2) if padding is None else padding
-    return nn.Conv(
-        features,
-        (size, size),
+    kind = Conv if compute.fetch is None else RefetchingConv
+    return kind(
+        features=features,
+        kernel_size=(size, size),
         strides=stride,
         padding=(pad, pad),
-        dtype=dtype,
+        dtype=compute.dtype if dtype is None else dtype,
+        fetch=compute.fetch,
         name=name,
     )
 

@@ -21,19 +21,19 @@ class Resnet(nn.Module):
     def __call__(
         self, x: Float[Array, "b h w c_in"], time: Float[Array, "b e"] | None = None
     ) -> Float[Array, "b h w c_out"]:
-        dtype = self.compute.dtype
+        compute, dtype = self.compute, self.compute.dtype
 
         def normed(name: str, array: Array) -> Array:
             return jax.nn.silu(GroupNorm(self.groups, self.epsilon, dtype, name=name)(array))
 
-        hidden = conv(self.features, "conv1", dtype)(normed("norm1", x))
+        hidden = conv(self.features, "conv1", compute)(normed("norm1", x))
         if time is not None:
-            shift = dense(self.features, "time_emb_proj", self.compute)(jax.nn.silu(time))
+            shift = dense(self.features, "time_emb_proj", compute)(jax.nn.silu(time))
             hidden = hidden + shift[:, None, None]
-        hidden = conv(self.features, "conv2", dtype)(normed("norm2", hidden))
+        hidden = conv(self.features, "conv2", compute)(normed("norm2", hidden))
         if x.shape[-1] != self.features:
-            x = conv(self.features, "conv_shortcut", dtype, size=1)(x)
-        return self.compute.place(x.astype(dtype) + hidden, IMAGE)
+            x = conv(self.features, "conv_shortcut", compute, size=1)(x)
+        return compute.place(x.astype(dtype) + hidden, IMAGE)
 
 
 class Downsample(nn.Module):
@@ -44,7 +44,7 @@ class Downsample(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
-        layer = conv(x.shape[-1], "conv", self.compute.dtype, stride=2, padding=self.padding)
+        layer = conv(x.shape[-1], "conv", self.compute, stride=2, padding=self.padding)
         return self.compute.place(layer(x), IMAGE)
 
 
@@ -64,4 +64,4 @@ class Upsample(nn.Module):
         x = jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
         if size is not None:
             x = x[:, : size[0], : size[1]]
-        return self.compute.place(conv(x.shape[-1], "conv", self.compute.dtype)(x), IMAGE)
+        return self.compute.place(conv(x.shape[-1], "conv", self.compute)(x), IMAGE)

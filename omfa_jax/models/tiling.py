@@ -71,8 +71,8 @@ def decode_tiled(
     """
     compute = vae_compute(config, dtype)
     groups, parts = config.norm_groups, params["decoder"]
-    before = conv(config.latent_channels, None, jnp.float32, size=1)
-    conv_in = conv(config.block_channels[-1], None, compute.dtype)
+    before = conv(config.latent_channels, None, Compute(), size=1)
+    conv_in = conv(config.block_channels[-1], None, compute)
 
     def one(z: Image) -> Image:
         x = _run(before, params["post_quant_conv"], z[None] / config.scaling_factor)
@@ -114,8 +114,8 @@ def encode_tiled(
             x = _tiled(stage, x, tile * config.stride // 2**index)
         x = _run(Middle(groups, compute), parts["mid_block"], x)
         x = jax.nn.silu(_run(norm, parts["conv_norm_out"], x))
-        x = _run(conv(channels, None, jnp.float32), parts["conv_out"], x)
-        x = _run(conv(channels, None, jnp.float32, size=1), params["quant_conv"], x)
+        x = _run(conv(channels, None, Compute()), parts["conv_out"], x)
+        x = _run(conv(channels, None, Compute(), size=1), params["quant_conv"], x)
         return config.scaling_factor * x[0, ..., : config.latent_channels]
 
     return jax.lax.map(one, images)
@@ -151,7 +151,7 @@ def _decoder_stages(config: VAEConfig, params: Params, compute: Compute) -> list
             if index < last:
                 return x
             x = jax.nn.silu(_run(GroupNorm(groups, EPSILON), params["conv_norm_out"], x))
-            return _run(conv(3, None, jnp.float32), params["conv_out"], x)
+            return _run(conv(3, None, Compute()), params["conv_out"], x)
 
         ends = int(index == last)
         convolutions = 2 * layers + ends
@@ -170,7 +170,7 @@ def _encoder_stages(config: VAEConfig, params: Params, compute: Compute) -> list
 
         def run(x: Image, index: int = index, features: int = features) -> Image:
             if index == 0:
-                x = _run(conv(features, None, compute.dtype), params["conv_in"], x)
+                x = _run(conv(features, None, compute), params["conv_in"], x)
             level = Level(features, layers, "down" if index < last else None, groups, compute)
             return _run(level, params[f"down_blocks.{index}"], x)
 

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from omfa_jax.models.attention import Attention
+from omfa_jax.models.attention import Attention, among_image_tokens
 from omfa_jax.models.compute import HIDDEN, IMAGE, TOKENS, Compute
 from omfa_jax.models.layers import GroupNorm, dense, layer_norm
 
@@ -50,7 +50,8 @@ class TransformerBlock(nn.Module):
     ) -> tuple[Float[Array, "b l c"], None]:
         compute = self.compute
         normed = layer_norm("norm1", compute)(x)
-        x = x + Attention(self.heads, compute, name="attn1")(normed, normed)
+        kernel = among_image_tokens(compute)
+        x = x + Attention(self.heads, compute, kernel, name="attn1")(normed, normed)
         normed = layer_norm("norm2", compute)(x)
         x = x + Attention(self.heads, compute, name="attn2")(normed, context)
         normed = layer_norm("norm3", compute)(x)
@@ -76,7 +77,7 @@ class Transformer(nn.Module):
     ) -> Float[Array, "b h w c"]:
         batch, height, width, channels = x.shape
         block = TransformerBlock
-        if self.compute.remat != "none":
+        if self.compute.remat in ("block", "full"):
             block = nn.remat(block, prevent_cse=False)
         stack = nn.scan(
             block,

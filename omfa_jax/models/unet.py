@@ -36,7 +36,7 @@ class UNet(nn.Module):
         context = context.astype(compute.dtype)
         time = self._condition(t, pooled, time_ids)
 
-        x = conv(config.block_channels[0], "conv_in", compute.dtype)(x)
+        x = conv(config.block_channels[0], "conv_in", compute)(x)
         x = compute.place(x, IMAGE)
         skips = [x]
         for level in levels:
@@ -50,7 +50,7 @@ class UNet(nn.Module):
             x = block(x, skips, time, context)
 
         x = GroupNorm(config.norm_groups, 1e-5, name="conv_norm_out")(x)
-        return conv(config.out_channels, "conv_out", jnp.float32)(jax.nn.silu(x))
+        return conv(config.out_channels, "conv_out", compute, dtype=jnp.float32)(jax.nn.silu(x))
 
     def _condition(
         self, t: Num[Array, "b"], pooled: Float[Array, "b p"], time_ids: Num[Array, "b i"]

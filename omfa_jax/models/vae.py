@@ -95,14 +95,14 @@ class Encoder(nn.Module):
     def __call__(self, x: Float[Array, "b h w 3"]) -> Float[Array, "b h2 w2 c"]:
         config, compute = self.config, self.compute
         groups, last = config.norm_groups, len(config.block_channels) - 1
-        x = compute.place(conv(config.block_channels[0], "conv_in", compute.dtype)(x), IMAGE)
+        x = compute.place(conv(config.block_channels[0], "conv_in", compute)(x), IMAGE)
         for index, features in enumerate(config.block_channels):
             resample = "down" if index < last else None
             layers, name = config.layers_per_block, f"down_blocks.{index}"
             x = Level(features, layers, resample, groups, compute, name=name)(x)
         x = Middle(groups, compute, name="mid_block")(x)
         x = jax.nn.silu(GroupNorm(groups, EPSILON, name="conv_norm_out")(x))
-        return conv(2 * config.latent_channels, "conv_out", jnp.float32)(x)
+        return conv(2 * config.latent_channels, "conv_out", compute, dtype=jnp.float32)(x)
 
 
 class Decoder(nn.Module):
@@ -115,14 +115,14 @@ class Decoder(nn.Module):
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 3"]:
         config, compute = self.config, self.compute
         groups, last = config.norm_groups, len(config.block_channels) - 1
-        x = compute.place(conv(config.block_channels[-1], "conv_in", compute.dtype)(x), IMAGE)
+        x = compute.place(conv(config.block_channels[-1], "conv_in", compute)(x), IMAGE)
         x = Middle(groups, compute, name="mid_block")(x)
         for index, features in enumerate(reversed(config.block_channels)):
             resample = "up" if index < last else None
             layers, name = config.layers_per_block + 1, f"up_blocks.{index}"
             x = Level(features, layers, resample, groups, compute, name=name)(x)
         x = jax.nn.silu(GroupNorm(groups, EPSILON, name="conv_norm_out")(x))
-        return conv(3, "conv_out", jnp.float32)(x)
+        return conv(3, "conv_out", compute, dtype=jnp.float32)(x)
 
 
 class VAE(nn.Module):
@@ -135,8 +135,8 @@ class VAE(nn.Module):
         """Make the parts; both 1x1 convolutions stay in float32."""
         channels = self.config.latent_channels
         self.encoder = Encoder(self.config, self.compute)
-        self.quant_conv = conv(2 * channels, None, jnp.float32, size=1)
-        self.post_quant_conv = conv(channels, None, jnp.float32, size=1)
+        self.quant_conv = conv(2 * channels, None, Compute(), size=1)
+        self.post_quant_conv = conv(channels, None, Compute(), size=1)
         self.decoder = Decoder(self.config, self.compute)
 
     def posterior(

@@ -5,27 +5,29 @@ from collections.abc import Callable
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from omfa_jax.parallel.mesh import BATCH
-
-ACTIVATION_AXES = {"batch": BATCH, "heads": "tensor", "hidden": "tensor"}
-"""Logical activation axes that are cut; every other one is whole."""
+ACTIVATION_AXES = {"heads": "tensor", "hidden": "tensor"}
+"""Logical activation axes that are cut by the compiler; the step cuts the batch itself."""
 
 
-def activation_constraint(mesh: Mesh) -> Callable[[jax.Array, tuple[str, ...]], jax.Array]:
-    """Return `constrain(array, axis_names)` for the networks.
+def activation_constraint(
+    mesh: Mesh,
+) -> Callable[[jax.Array, tuple[str, ...]], jax.Array] | None:
+    """Return `constrain(array, axis_names)` for networks in the step; None without tensor > 1.
 
     Without it XLA shards attention on whatever the weights suggest and rematerialises whole
     activations. An axis that does not divide its dimension stays whole.
     """
+    if mesh.shape["tensor"] == 1:
+        return None
 
     def constrain(array: jax.Array, names: tuple[str, ...]) -> jax.Array:
         axes = []
         for size, name in zip(array.shape, names, strict=True):
             axis = ACTIVATION_AXES.get(name)
-            parts = 1
-            for part in (axis,) if isinstance(axis, str) else (axis or ()):
-                parts *= mesh.shape[part]
-            axes.append(axis if size % parts == 0 else None)
-        return jax.lax.with_sharding_constraint(array, NamedSharding(mesh, PartitionSpec(*axes)))
+            axes.append(axis if axis and size % mesh.shape[axis] == 0 else None)
+        # within shard_map the mesh is another: some of its axes are no longer the compiler's
+        within = jax.sharding.get_abstract_mesh()
+        here = mesh if within.empty else within
+        return jax.lax.with_sharding_constraint(array, NamedSharding(here, PartitionSpec(*axes)))
 
     return constrain

@@ -1,17 +1,21 @@
-"""The device mesh: data, fsdp and tensor axes."""
+"""The device mesh: slice, data, fsdp and tensor axes."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax
+import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from omfa_jax.core.errors import OmfaError
 
-AXES = ("data", "fsdp", "tensor")
-# a batch is cut over both: fsdp is data parallelism whose weights are sharded as well
-BATCH = ("data", "fsdp")
+AXES = ("slice", "data", "fsdp", "tensor")
+# a batch is cut over all three: a slice is a TPU pod slice, data parallelism over the slow network
+# between them; fsdp is data parallelism whose weights are sharded as well
+BATCH = ("slice", "data", "fsdp")
 
 
 @dataclass(frozen=True)
@@ -21,12 +25,13 @@ class MeshSettings:
     data: int = -1
     fsdp: int = 1
     tensor: int = 1
+    slice: int = 1
 
 
 def make_mesh(settings: MeshSettings, devices: list[Any] | None = None) -> Mesh:
     """Return the mesh over all devices (or the ones given), or say which axis does not fit."""
     devices = jax.devices() if devices is None else devices
-    sizes = [settings.data, settings.fsdp, settings.tensor]
+    sizes = [getattr(settings, axis) for axis in AXES]
     text = ", ".join(f"{axis}={size}" for axis, size in zip(AXES, sizes, strict=True))
     if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
         raise OmfaError(f"mesh axes must be positive, at most one -1; got {text}")
@@ -36,14 +41,31 @@ def make_mesh(settings: MeshSettings, devices: list[Any] | None = None) -> Mesh:
     if math.prod(sizes) != len(devices):
         raise OmfaError(
             f"mesh {text} does not cover the {len(devices)} devices at hand;"
-            " change config.mesh.data, .fsdp or .tensor so that their product does"
+            " change config.mesh.slice, .data, .fsdp or .tensor so that their product does"
         )
-    # make_mesh's own default is Explicit axes; the step relies on the compiler's propagation
-    return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+    # Explicit axes are today's default elsewhere; the step names the axes that it handles itself
+    return Mesh(_arranged(devices, sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def _arranged(devices: Sequence[Any], sizes: Sequence[int]) -> np.ndarray:
+    """Return the devices in the mesh's shape, neighbours on a TPU's torus close to each other."""
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if slices > 1 and sizes[0] != slices:
+        raise OmfaError(
+            f"these TPUs are {slices} slices: set config.mesh.slice={slices}, so that fsdp and"
+            " tensor stay within a slice"
+        )
+    if devices[0].platform != "tpu":
+        return np.asarray(devices, object).reshape(sizes)
+    if slices == 1:
+        return mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+    return mesh_utils.create_hybrid_device_mesh(
+        (1, *sizes[1:]), (slices, 1, 1, 1), devices, allow_split_physical_axes=True
+    )
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Leading axis over data and fsdp, the rest whole."""
+    """Leading axis over slice, data and fsdp, the rest whole."""
     return NamedSharding(mesh, PartitionSpec(BATCH))
 
 
@@ -58,6 +80,7 @@ def check_batch_size(mesh: Mesh, batch_size: int, accumulate: int = 1) -> None:
     if batch_size % (parts * accumulate):
         cut = f" times {accumulate} microbatches" if accumulate > 1 else ""
         raise OmfaError(
-            f"global batch {batch_size} does not divide over data x fsdp = {parts} devices{cut};"
+            f"global batch {batch_size} does not divide over slice x data x fsdp = {parts}"
+            f" devices{cut};"
             " change config.train.batch_size, .accumulate or config.mesh"
         )

@@ -12,7 +12,7 @@ from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.images import from_signed
 from omfa_jax.core.tasks import COMPONENTS, noised_table, task_index
 from omfa_jax.diffusion.sample import SamplerSettings, sample
-from omfa_jax.models import decode_any_size, encode_any_size
+from omfa_jax.models import Compute, decode_any_size, encode_any_size
 from omfa_jax.weights.bundle import Bundle, network_apply
 
 Images = Mapping[str, Float[np.ndarray, "b h w 3"]]
@@ -30,7 +30,7 @@ class Sampler:
             raise OmfaError("this model has no UNet weights; give --checkpoint a trained model")
         self.bundle = bundle
         self.settings = settings
-        self._apply = network_apply(bundle.settings, bundle.unet_config, dtype=dtype)
+        self._apply = network_apply(bundle.settings, bundle.unet_config, Compute(jnp.dtype(dtype)))
         self._dtype = jnp.dtype(dtype)
         self._table = noised_table(bundle.settings.tasks)
         # on the devices once: a converted model's arrays are files that every call would copy

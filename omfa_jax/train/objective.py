@@ -21,9 +21,10 @@ from omfa_jax.train.settings import LossSettings
 NOISE_LEVELS = 4
 
 Batch = Mapping[str, Array]
-Metrics = dict[str, Float[Array, ""]]
-# (params, frozen trees, batch, root key, step) -> loss, metrics
-Objective = Callable[[Any, Any, Batch, jax.Array, Array], tuple[Float[Array, ""], Metrics]]
+# (sum, count) of each metric: its mean over a batch, however that is cut up, is sum / count
+Sums = dict[str, tuple[Float[Array, ""], Float[Array, ""]]]
+# (params, frozen trees, batch, root key, step) -> mean loss, sums
+Objective = Callable[[Any, Any, Batch, jax.Array, Array], tuple[Float[Array, ""], Sums]]
 # (params, network input, timesteps, prompt rows, prompt table) -> prediction
 Apply = Callable[..., Float[Array, "b h w c"]]
 
@@ -84,27 +85,25 @@ def partial_diffusion(
 
 def per_task_losses(
     settings: DiffusionSettings, per_example: Float[Array, "b"], task: Array
-) -> Metrics:
-    """Return the unweighted mean loss of each task; NaN where the batch holds none of it."""
-    metrics = {}
-    for index, row in enumerate(settings.tasks):
-        chosen = task == index
-        total = jnp.sum(jnp.where(chosen, per_example, 0.0))
-        metrics[f"loss/{row.name}"] = total / jnp.sum(chosen)
-    return metrics
+) -> Sums:
+    """Return the unweighted loss of each task: its mean is NaN where the batch holds none of it."""
+    return {
+        f"loss/{row.name}": _sum_of(per_example, task == index)
+        for index, row in enumerate(settings.tasks)
+    }
 
 
-def per_noise_losses(
-    settings: DiffusionSettings, per_example: Float[Array, "b"], t: Array
-) -> Metrics:
-    """Return the unweighted mean loss by quarters of the timesteps; NaN of an empty one.
+def per_noise_losses(settings: DiffusionSettings, per_example: Float[Array, "b"], t: Array) -> Sums:
+    """Return the unweighted loss by quarters of the timesteps; the mean of an empty one is NaN.
 
     The quarters tell a model that cannot place things (high t) from one that cannot finish them.
     """
-    metrics, steps = {}, settings.schedule.train_steps
+    sums, steps = {}, settings.schedule.train_steps
     bounds = [steps * quarter // NOISE_LEVELS for quarter in range(NOISE_LEVELS + 1)]
     for low, high in itertools.pairwise(bounds):
-        chosen = (t >= low) & (t < high)
-        total = jnp.sum(jnp.where(chosen, per_example, 0.0))
-        metrics[f"loss_at/t{low:03d}-{high - 1:03d}"] = total / jnp.sum(chosen)
-    return metrics
+        sums[f"loss_at/t{low:03d}-{high - 1:03d}"] = _sum_of(per_example, (t >= low) & (t < high))
+    return sums
+
+
+def _sum_of(per_example: Float[Array, "b"], chosen: Array) -> tuple[Array, Array]:
+    return jnp.sum(jnp.where(chosen, per_example, 0.0)), jnp.sum(chosen).astype(jnp.float32)

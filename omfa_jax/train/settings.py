@@ -89,6 +89,7 @@ class TrainSettings:
     seed: int = 0
     compute_dtype: str = "float32"
     remat: str = "none"
+    attention: str = "auto"
     accumulate: int = 1
     ema_decay: float = 0.9999
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)

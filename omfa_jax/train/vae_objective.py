@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from omfa_jax.core.tasks import COMPONENTS
 from omfa_jax.core.trees import build, walk
-from omfa_jax.train.keys import key_for
+from omfa_jax.train.keys import row_keys
 from omfa_jax.train.objective import Objective
 
 # per latent number, against a mean over pixels: as weak as Stable Diffusion's, in these units
@@ -35,6 +35,15 @@ def trainable_start(params: dict[str, Any]) -> dict[str, Any]:
     return build(leaves)
 
 
+def crop(key: Array, image: Float[Array, "h w 3"], size_px: int) -> Float[Array, "s s 3"]:
+    """Return a random square of an image."""
+    corner = [
+        jax.random.randint(jax.random.fold_in(key, axis), (), 0, image.shape[axis] - size_px + 1)
+        for axis in (0, 1)
+    ]
+    return jax.lax.dynamic_slice(image, (*corner, 0), (size_px, size_px, 3))
+
+
 def edges(images: Float[Array, "b h w 3"]) -> tuple[Array, Array]:
     """Return horizontal and vertical differences: blur costs more there than in flat areas."""
     return images[:, :, 1:] - images[:, :, :-1], images[:, 1:] - images[:, :-1]
@@ -56,21 +65,17 @@ def autoencoder(
 
     def objective(params, frozen, batch, root, step):
         params = {**frozen, **params}
-        # a microbatch is known by its first row
-        key = jax.random.fold_in(key_for(root, "vae", step), batch["row"][0])
-        crops = []
-        for index, name in enumerate((*COMPONENTS, "pose")):
-            images = batch[name]
-            room = (images.shape[1] - crop_px + 1, images.shape[2] - crop_px + 1)
-            top, left = (
-                jax.random.randint(jax.random.fold_in(key, 2 * index + axis), (), 0, room[axis])
-                for axis in (0, 1)
-            )
-            size = (images.shape[0], crop_px, crop_px, 3)
-            crops.append(jax.lax.dynamic_slice(images, (0, top, left, 0), size))
+        kinds = (*COMPONENTS, "pose")
+        keys = [row_keys(root, f"vae/{kind}", step, batch["row"]) for kind in kinds]
+        crops = [
+            jax.vmap(lambda key, image: crop(key, image, crop_px))(row, batch[kind])
+            for row, kind in zip(keys, kinds, strict=True)
+        ]
         images = jnp.concatenate(crops)
         mean, logvar = posterior(params, images)
-        noise = jax.random.normal(jax.random.fold_in(key, 99), mean.shape)
+        noise = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, 2), mean.shape[1:]))(
+            jnp.concatenate(keys)
+        )
         spread = jnp.sqrt(jnp.exp(logvar) + latent_noise**2)
         output = decode_raw(params, mean + spread * noise)
         l1 = jnp.mean(jnp.abs(output - images))
@@ -78,7 +83,9 @@ def autoencoder(
             jnp.mean(jnp.abs(a - b)) for a, b in zip(edges(output), edges(images), strict=True)
         )
         kl = 0.5 * jnp.mean(mean**2 + jnp.exp(logvar) - 1.0 - logvar)
-        metrics = {"l1": l1, "kl": kl, "latent_std": jnp.std(mean)}
-        return l1 + EDGE_WEIGHT * edge + KL_WEIGHT * kl, metrics
+        spreads = jnp.std(mean, axis=(1, 2, 3)).mean()
+        means = {"l1": l1, "kl": kl, "latent_std": spreads}
+        sums = {name: (value, jnp.ones(())) for name, value in means.items()}
+        return l1 + EDGE_WEIGHT * edge + KL_WEIGHT * kl, sums
 
     return objective

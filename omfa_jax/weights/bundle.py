@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.diffusion.settings import DiffusionSettings
-from omfa_jax.models import UNetConfig, VAEConfig, apply_unet
+from omfa_jax.models import Compute, UNetConfig, VAEConfig, apply_unet
 
 Params = dict[str, Any]
 # rows in the order of the task table, the empty prompt last
@@ -58,10 +58,7 @@ class Bundle:
 def network_apply(
     settings: DiffusionSettings,
     config: UNetConfig,
-    *,
-    dtype: str = "float32",
-    constrain: Callable | None = None,
-    remat: str = "none",
+    compute: Compute,
 ) -> Callable[..., Float[Array, "b h w c"]]:
     """Return `apply(params, inputs, t, prompt_rows, prompts)`: the UNet with its prompts."""
     time_ids = jnp.asarray(settings.time_ids, jnp.float32)
@@ -75,9 +72,7 @@ def network_apply(
             prompts["context"][rows],
             prompts["pooled"][rows],
             jnp.broadcast_to(time_ids, (inputs.shape[0], time_ids.shape[0])),
-            dtype=jnp.dtype(dtype),
-            constrain=constrain,
-            remat=remat,
+            compute,
         )
 
     return apply

@@ -1,0 +1,133 @@
+"""Which attention the devices run: cuDNN's on NVIDIA, splash on TPU, XLA's on everything else.
+
+The choice follows the devices of the mesh, never the process's default backend: a step compiled
+ahead of time for a TPU on a machine without one gets the TPU's kernel.
+"""
+
+import functools
+import logging
+from collections.abc import Callable
+
+import jax
+from jax.sharding import Mesh, PartitionSpec
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from omfa_jax.core.errors import OmfaError, unknown
+from omfa_jax.models.attention import attention
+from omfa_jax.models.compute import AttentionKernel
+
+log = logging.getLogger(__name__)
+
+KERNELS = ("auto", "xla", "cudnn", "splash")
+HALVES = ("bfloat16", "float16")
+# splash works in square blocks of tokens: a multiple of LANES that divides the length
+LANES, MOST_TOKENS = 128, 1024
+
+
+def kernel_name(asked: str, platform: str, dtype: DTypeLike) -> str:
+    """Return "xla", "cudnn" or "splash" for devices of `platform` (as JAX names it).
+
+    Asking for a kernel that the devices or the type do not have is an OmfaError.
+    """
+    if asked not in KERNELS:
+        raise unknown("config.train.attention", asked, KERNELS)
+    half = jax.numpy.dtype(dtype).name in HALVES
+    native = {"gpu": "cudnn", "cuda": "cudnn", "tpu": "splash"}.get(platform, "xla")
+    if native == "cudnn" and not half:
+        native = "xla"
+    if asked not in ("auto", "xla", native):
+        raise OmfaError(
+            f"config.train.attention={asked} is not for {platform} devices computing in"
+            f" {jax.numpy.dtype(dtype).name} (cudnn: NVIDIA in bfloat16; splash: TPU); auto"
+            f" takes {native}"
+        )
+    return native if asked == "auto" else asked
+
+
+def attention_kernel(name: str, mesh: Mesh | None = None) -> AttentionKernel | None:
+    """Return the kernel `name` for image tokens; None for XLA's.
+
+    Heads may be cut over the mesh's tensor axis. Lengths that the kernel cannot take are XLA's,
+    which the log says.
+    """
+    kernels: dict[str, AttentionKernel | None] = {"xla": None, "cudnn": cudnn, "splash": splash}
+    kernel = kernels[name]
+    if name == "splash" and mesh is not None and mesh.shape["tensor"] > 1:
+        return functools.partial(_by_heads, splash, mesh)
+    return kernel
+
+
+def cudnn(
+    q: Float[Array, "b l n d"], k: Float[Array, "b s n d"], v: Float[Array, "b s n d"]
+) -> Float[Array, "b l n d"]:
+    """cuDNN's fused attention, forward and backward."""
+    try:
+        return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
+    except (NotImplementedError, RuntimeError, ValueError) as error:
+        _say_xla("cudnn", q.shape[1], str(error).splitlines()[0])
+        return attention(q, k, v)
+
+
+def splash(
+    q: Float[Array, "b l n d"],
+    k: Float[Array, "b s n d"],
+    v: Float[Array, "b s n d"],
+    *,
+    interpret: bool = False,
+) -> Float[Array, "b l n d"]:
+    """JAX's splash attention for TPUs; `interpret` runs it anywhere, slowly."""
+    from jax.experimental.pallas.ops.tpu.splash_attention import (
+        splash_attention_kernel,
+        splash_attention_mask,
+    )
+
+    queries, keys, heads = q.shape[1], k.shape[1], q.shape[2]
+    if queries % LANES or keys % LANES:
+        _say_xla("splash", queries, f"its lengths are multiples of {LANES}")
+        return attention(q, k, v)
+    rows, columns = _block(queries), _block(keys)
+    full = splash_attention_mask.FullMask((queries, keys))
+    kernel = splash_attention_kernel.make_splash_mha(
+        splash_attention_mask.MultiHeadMask([full] * heads),
+        block_sizes=splash_attention_kernel.BlockSizes(
+            block_q=rows,
+            block_kv=columns,
+            block_kv_compute=columns,
+            block_q_dkv=rows,
+            block_kv_dkv=columns,
+            block_kv_dkv_compute=columns,
+            use_fused_bwd_kernel=True,
+        ),
+        head_shards=1,
+        q_seq_shards=1,
+        interpret=interpret,
+    )
+    q, k, v = (array.swapaxes(1, 2) for array in (q * q.shape[-1] ** -0.5, k, v))
+    return jax.vmap(kernel)(q, k, v).swapaxes(1, 2)
+
+
+def _block(length: int) -> int:
+    return max(b for b in range(LANES, MOST_TOKENS + 1, LANES) if length % b == 0)
+
+
+def _by_heads(kernel: Callable[..., Array], mesh: Mesh, q: Array, k: Array, v: Array) -> Array:
+    """Run a kernel on each device's heads: the compiler cannot cut a kernel up."""
+    if q.shape[2] % mesh.shape["tensor"]:
+        return kernel(q, k, v)
+    heads = PartitionSpec(None, None, "tensor")
+    within = jax.sharding.get_abstract_mesh()
+    cut = jax.shard_map(
+        kernel,
+        mesh=mesh if within.empty else within,
+        in_specs=heads,
+        out_specs=heads,
+        axis_names={"tensor"},
+        check_vma=False,
+    )
+    return cut(q, k, v)
+
+
+@functools.cache
+def _say_xla(name: str, length: int, reason: str) -> None:
+    log.info("attention among %d tokens: XLA's, not %s (%s)", length, name, reason)

@@ -1,0 +1,104 @@
+"""What a training step keeps for its backward pass, counted on shapes alone."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import ShapeDtypeStruct as Shape
+from jaxtyping import Array
+
+from omfa_jax.core.trees import walk
+from omfa_jax.diffusion.settings import DiffusionSettings
+from omfa_jax.models import Compute, UNetConfig, apply_unet
+from omfa_jax.models.attention import attention
+from omfa_jax.train.network import unet_shapes
+from omfa_jax.train.settings import TrainSettings
+
+
+def kept_bytes(
+    diffusion: DiffusionSettings,
+    config: UNetConfig,
+    train: TrainSettings,
+    rows: int,
+    *,
+    fused_attention: bool,
+    remat: str | None = None,
+    text_tokens: int,
+) -> int:
+    """Return the bytes of activations that `rows` examples leave for the backward pass.
+
+    Exact for what JAX's differentiation saves; XLA may save a little less. Weights in any type are
+    left out. `fused_attention`: the l x l scores are never stored. `remat` replaces `train`'s.
+    """
+    height, width, _ = diffusion.canvas.shape
+    compute = Compute(
+        jnp.dtype(train.compute_dtype),
+        remat=train.remat if remat is None else remat,
+        kernel=_fused if fused_attention else None,
+        fetch=lambda path, part, dtype: part.astype(dtype),
+    )
+    params = unet_shapes(config)
+
+    def backward(params: Any, *inputs: Array) -> Any:
+        return jax.vjp(lambda p: apply_unet(config, p, *inputs, compute), params)[1]
+
+    kept = jax.eval_shape(
+        backward,
+        params,
+        Shape((rows, height, width, config.in_channels), jnp.float32),
+        Shape((rows,), jnp.int32),
+        Shape((rows, text_tokens, config.context_dim), jnp.float32),
+        Shape((rows, config.pooled_dim), jnp.float32),
+        Shape((rows, 6), jnp.float32),
+    )
+    weights = weight_shapes(params)
+    return sum(bytes_of(leaf) for leaf in jax.tree.leaves(kept) if leaf.shape not in weights)
+
+
+def weight_shapes(params: Mapping[str, Any]) -> set[tuple[int, ...]]:
+    """Return the shapes of all weights, of stacked ones also those of a layer."""
+    shapes = set()
+    for path, leaf in walk(params):
+        shapes.add(leaf.shape)
+        if "transformer_blocks" in path:
+            shapes.add(leaf.shape[1:])
+    return shapes
+
+
+def largest_layer(params: Mapping[str, Any]) -> int:
+    """Return the weights of the largest unit whose weights are whole at one time: a layer."""
+    units: dict[tuple[str, ...], int] = {}
+    for path, leaf in walk(params):
+        if "transformer_blocks" in path:
+            unit = path[: path.index("transformer_blocks") + 1]
+            size = math.prod(leaf.shape[1:])
+        else:
+            unit, size = path[:-1], math.prod(leaf.shape)
+        units[unit] = units.get(unit, 0) + size
+    return max(units.values())
+
+
+def bytes_of(leaf: Any) -> int:
+    """Return the bytes of an array or a shape."""
+    return math.prod(leaf.shape) * leaf.dtype.itemsize
+
+
+@jax.custom_vjp
+def _fused(q: Array, k: Array, v: Array) -> Array:
+    """Stand in for a fused kernel: it keeps what they keep."""
+    return attention(q, k, v)
+
+
+def _fused_forward(q: Array, k: Array, v: Array) -> Any:
+    out = _fused(q, k, v)
+    batch, length, heads, _ = q.shape
+    return out, (q, k, v, out, jnp.zeros((batch, heads, length), jnp.float32))
+
+
+def _fused_backward(kept: Any, gradient: Array) -> tuple[Array, Array, Array]:
+    return kept[0], kept[1], kept[2]
+
+
+_fused.defvjp(_fused_forward, _fused_backward)

@@ -1,0 +1,82 @@
+"""The training step without a run: the same function on shapes, to be compiled or timed alone."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import ShapeDtypeStruct as Shape
+from jax.sharding import Mesh
+
+from omfa_jax.core.tasks import COMPONENTS
+from omfa_jax.diffusion.settings import DiffusionSettings
+from omfa_jax.models import UNetConfig, init_unet
+from omfa_jax.parallel.mesh import check_batch_size, replicated
+from omfa_jax.parallel.rules import UNET_RULES
+from omfa_jax.train.network import trained_network
+from omfa_jax.train.objective import partial_diffusion
+from omfa_jax.train.optimizer import make_optimizer
+from omfa_jax.train.settings import TrainSettings
+from omfa_jax.train.state import TrainState, abstract_state, state_shardings
+from omfa_jax.train.step import Step, make_step
+
+TEXT_TOKENS = 77
+
+
+@dataclass(frozen=True)
+class StepAhead:
+    """The step of `omfa train` on stored latents, and the shapes of what it takes."""
+
+    step: Step
+    state: TrainState
+    shardings: TrainState
+    frozen: Any
+    batch: dict[str, Shape]
+
+    def lower(self) -> jax.stages.Lowered:
+        """Return the step lowered for its mesh; its devices need not be there."""
+        key = jax.eval_shape(lambda: jax.random.key(0))
+        return self.step.lower(self.state, self.frozen, self.batch, key)  # type: ignore[attr-defined]
+
+
+def step_ahead(
+    diffusion: DiffusionSettings,
+    config: UNetConfig,
+    train: TrainSettings,
+    mesh: Mesh,
+    *,
+    text_tokens: int = TEXT_TOKENS,
+) -> StepAhead:
+    """Return the step that `omfa train` would run on `mesh`, which may be a described one."""
+    check_batch_size(mesh, train.batch_size, train.accumulate)
+    optimizer = make_optimizer(train.optimizer, train.steps)
+    network = trained_network(diffusion, config, train, mesh)
+    state = abstract_state(lambda: init_unet(config, jax.random.key(0)), optimizer, train.ema_decay)
+    shardings = state_shardings(state, UNET_RULES, mesh)
+    rows = len(diffusion.tasks) + 1
+    prompts = {
+        "context": Shape((rows, text_tokens, config.context_dim), jnp.float32),
+        "pooled": Shape((rows, config.pooled_dim), jnp.float32),
+    }
+    frozen = {"vae": {}, "prompts": prompts}
+    step = make_step(
+        partial_diffusion(diffusion, train.loss, network, lambda _, images: images),
+        optimizer,
+        train.ema_decay,
+        shardings,
+        jax.tree.map(lambda _: replicated(mesh), frozen),
+        mesh,
+        accumulate=train.accumulate,
+        skip_nonfinite=train.nonfinite == "skip",
+    )
+    return StepAhead(step, state, shardings, frozen, latents_batch(diffusion, train.batch_size))
+
+
+def latents_batch(diffusion: DiffusionSettings, size: int) -> dict[str, Shape]:
+    """Return the shapes of a batch of stored latents."""
+    slots = dict(zip(COMPONENTS, diffusion.canvas.slots, strict=True))
+    latents = {
+        f"{name}_latents": Shape((size, *slot, diffusion.latent_channels), jnp.float32)
+        for name, slot in (*slots.items(), ("pose", slots["person"]))
+    }
+    return latents | {"has_pose": Shape((size,), jnp.bool_), "task": Shape((size,), jnp.int32)}

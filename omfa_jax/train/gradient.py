@@ -1,0 +1,89 @@
+"""Loss and gradient over the mesh: each device its rows of the batch, its parts of the weights."""
+
+import math
+from collections.abc import Callable, Container, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, PartitionSpec
+from jaxtyping import Array, Float
+
+from omfa_jax.parallel.mesh import AXES, BATCH
+from omfa_jax.train.objective import Batch, Objective
+
+Metrics = dict[str, Float[Array, ""]]
+# (params, frozen trees, batch with "row", root key, step) -> mean loss, metrics, gradient
+Gradient = Callable[[Any, Any, Batch, jax.Array, Array], tuple[Float[Array, ""], Metrics, Any]]
+
+
+def sharded_gradient(
+    objective: Objective, param_shardings: Any, mesh: Mesh, accumulate: int = 1
+) -> Gradient:
+    """Return the gradient of an objective's mean over a global batch; it lies as parameters do.
+
+    The batch axes are handled here: a device computes on its rows, layers fetch the weights that
+    are cut over fsdp (`parallel.gather`), gradients are summed once a step, after the last
+    of `accumulate` microbatches. The tensor axis is the compiler's.
+    """
+    parts = math.prod(mesh.shape[axis] for axis in BATCH)
+    # axes of one device are left out: XLA refuses sums over them beside a compiler's axis
+    batch_axes = tuple(axis for axis in BATCH if mesh.shape[axis] > 1)
+    manual = set(AXES) if mesh.shape["tensor"] == 1 else set(batch_axes)
+    specs = jax.tree.map(lambda sharding: _only(sharding.spec, manual), param_shardings)
+
+    def on_device(params: Any, frozen: Any, batch: Batch, root: Array, step: Array):
+        def gradient(rows: Batch):
+            return jax.value_and_grad(objective, has_aux=True)(params, frozen, rows, root, step)
+
+        (value, sums), grads = accumulated(gradient, microbatches(batch, accumulate))
+
+        def over_devices(leaf: Array, spec: PartitionSpec) -> Array:
+            # layers' fetches summed over the axis that cuts the weight
+            rest = tuple(axis for axis in batch_axes if axis not in spec)
+            return jax.lax.psum(leaf, rest) / (parts * accumulate)
+
+        sums = jax.lax.psum(sums, batch_axes)
+        metrics = {name: total / count for name, (total, count) in sums.items()}
+        value = jax.lax.psum(value, batch_axes) / (parts * accumulate)
+        return value, metrics, jax.tree.map(over_devices, grads, specs)
+
+    if not manual:
+        return on_device
+    whole = PartitionSpec()
+    return jax.shard_map(
+        on_device,
+        mesh=mesh,
+        in_specs=(specs, whole, PartitionSpec(batch_axes), whole, whole),
+        out_specs=(whole, whole, specs),
+        axis_names=manual,
+        check_vma=False,
+    )
+
+
+def microbatches(batch: Batch, count: int) -> Batch:
+    """Return a batch with a leading axis of `count` microbatches; each takes every count-th row."""
+
+    def cut(array: Array) -> Array:
+        rows = array.reshape(array.shape[0] // count, count, *array.shape[1:])
+        return rows.swapaxes(0, 1)
+
+    return jax.tree.map(cut, batch)
+
+
+def accumulated(gradient: Callable[[Batch], Any], parts: Batch) -> Any:
+    """Return the sum of `gradient` over microbatches, one after the other."""
+    first = jax.tree.map(lambda array: array[0], parts)
+    if next(iter(parts.values())).shape[0] == 1:
+        return gradient(first)
+    shapes = jax.eval_shape(gradient, first)
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+
+    def add(total: Any, part: Mapping[str, Array]) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, total, gradient(part)), None
+
+    return jax.lax.scan(add, zeros, parts)[0]
+
+
+def _only(spec: PartitionSpec, axes: Container[str]) -> PartitionSpec:
+    return PartitionSpec(*(axis if axis in axes else None for axis in spec))
