@@ -93,6 +93,7 @@ def get_config() -> ConfigDict:
     config.mesh.data = -1  # -1 = all devices that are left
     config.mesh.fsdp = 1  # weights, moments and EMA cut over this many
     config.mesh.tensor = 1
+    config.mesh.slice = 1  # TPU slices, which only sum gradients with each other
 
     config.checkpoint = ConfigDict()
     config.checkpoint.every_steps = 1000

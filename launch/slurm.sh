@@ -16,8 +16,11 @@ shift 2
 # one dead task would leave the others waiting
 status=0
 srun --kill-on-bad-exit=1 omfa train --config "$config" --workdir "$workdir" "$@" || status=$?
-# 143: asked to stop (time limit, preemption) and saved; the job goes on where it was
-if [ "$status" -eq 143 ]; then
+# 143: asked to stop (time limit, preemption) and saved, the job goes on where it was; 134 and 137:
+# a task was killed, or lost one that was, the job goes on from the last save, a few times
+restarts=${SLURM_RESTART_COUNT:-0}
+if [ "$status" -eq 143 ] ||
+  { { [ "$status" -eq 134 ] || [ "$status" -eq 137 ]; } && [ "$restarts" -lt "${OMFA_MAX_RESTARTS:-20}" ]; }; then
   scontrol requeue "$SLURM_JOB_ID"
 fi
 exit "$status"

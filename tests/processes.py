@@ -18,7 +18,7 @@ import jax.numpy as jnp
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", int(os.environ["DEVICES"]))
 from omfa_jax.parallel import distributed
-distributed.initialize()
+distributed.initialize(Path(sys.argv[1]))
 from tiny_training import SETTINGS, CountingBatches, make_run
 from omfa_jax.train.objective import partial_diffusion
 from omfa_jax.core.errors import OmfaError

@@ -9,6 +9,7 @@ import processes
 import pytest
 
 from omfa_jax.core import trees
+from omfa_jax.parallel.joining import expected_hosts
 from omfa_jax.train.checkpoint import newest_whole_step
 from omfa_jax.train.load import restore_params
 
@@ -100,3 +101,22 @@ def wait_for(ready, running, seconds=240.0):
         assert time.monotonic() < end, "nothing happened"
         assert all(process.poll() is None for process in running), processes.finish(running)
         time.sleep(0.05)
+
+
+def test_those_that_came_name_the_one_that_is_missing(tmp_path):
+    running = processes.start(tmp_path, 3, 3, devices=3, OMFA_JOIN_TIMEOUT_S="8")
+    running[2].kill()
+    ended = processes.finish(running)[:2]
+    assert all(status != 0 for status, _, _ in ended)
+    said = "\n".join(err for _, _, err in ended)
+    assert "not every process of this job came within 8 s" in said
+    assert "process 2 of 3 missing; here: 0 on " in said
+
+
+def test_the_scheduler_says_where_the_missing_one_should_be(monkeypatch):
+    monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "host-a,host-b")
+    assert expected_hosts(4) == ["host-a", "host-a", "host-b", "host-b"]
+    monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "")
+    monkeypatch.delenv("SLURM_STEP_NODELIST", raising=False)
+    monkeypatch.delenv("SLURM_NODELIST", raising=False)
+    assert expected_hosts(4) == []

@@ -60,7 +60,7 @@ def run(options: argparse.Namespace) -> None:
         return
     profile = ProfileSteps.parse(options.profile) if options.profile else None
     workdir = require_writable_dir(options.workdir, "--workdir")
-    distributed.initialize()
+    distributed.initialize(workdir)
     distributed.require_same(
         {
             "the code's revision": distributed.revision(),

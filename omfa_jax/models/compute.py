@@ -1,5 +1,6 @@
 """How a network is run, as opposed to what it is: dtype, hooks, attention, rematerialisation."""
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -32,8 +33,9 @@ class Compute:
     `dtype` is the type of matrix products and convolutions; parameters, norms, softmax, the
     sinusoids and the last convolution are float32 whatever it is. `constrain(array, axis_names)`
     may put a sharding on an activation (None: leave it). `fetch` turns the part of a linear or
-    convolution weight that a device holds into the whole (None: parameters are whole). `kernel`
-    computes the attention of image tokens to each other (None: `attention.attention`).
+    convolution weight that a device holds into the whole (None: parameters are whole); with
+    `refetch` a layer's gradient fetches it again instead of keeping it. `kernel` computes the
+    attention of image tokens to each other (None: `attention.attention`).
 
     `remat` says what the backward pass computes again: "none" nothing, "attention" the softmax of
     image tokens (its l x l weights are by far the largest activations), "block" each transformer
@@ -45,10 +47,18 @@ class Compute:
     remat: str = "none"
     kernel: AttentionKernel | None = None
     fetch: Fetch | None = None
+    refetch: bool = True
 
     def __post_init__(self) -> None:
         if self.remat not in REMAT:
             raise unknown("remat policy", self.remat, REMAT)
+
+    def recomputed(self) -> "Compute":
+        """Return the same within a part that the backward pass computes again as a whole.
+
+        Computing it again fetches its weights; they live on until the part's gradient is done.
+        """
+        return dataclasses.replace(self, refetch=False)
 
     def place(self, array: jax.Array, axes: tuple[str, ...]) -> jax.Array:
         """Return `array` with the hook's sharding on it, if there is a hook."""

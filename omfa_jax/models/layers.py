@@ -32,13 +32,12 @@ class Conv(FetchesWeights, nn.Conv):
     """Flax's convolution with the hook."""
 
 
-# a fetched weight is fetched again for the gradient, not kept until then
 RefetchingDense, RefetchingConv = nn.remat(Dense), nn.remat(Conv)
 
 
 def dense(features: int, name: str, compute: Compute, *, use_bias: bool = True) -> nn.Module:
     """Return a linear layer on the last axis, called `name`."""
-    kind = Dense if compute.fetch is None else RefetchingDense
+    kind = RefetchingDense if compute.fetch and compute.refetch else Dense
     return kind(
         features=features, use_bias=use_bias, dtype=compute.dtype, fetch=compute.fetch, name=name
     )
@@ -60,7 +59,7 @@ def conv(
     `dtype` is for the few that compute in another type than the rest.
     """
     pad = (size // 2, size // 2) if padding is None else padding
-    kind = Conv if compute.fetch is None else RefetchingConv
+    kind = RefetchingConv if compute.fetch and compute.refetch else Conv
     return kind(
         features=features,
         kernel_size=(size, size),

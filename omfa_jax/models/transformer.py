@@ -76,9 +76,9 @@ class Transformer(nn.Module):
         self, x: Float[Array, "b h w c"], context: Float[Array, "b s e"]
     ) -> Float[Array, "b h w c"]:
         batch, height, width, channels = x.shape
-        block = TransformerBlock
-        if self.compute.remat in ("block", "full"):
-            block = nn.remat(block, prevent_cse=False)
+        block, compute = TransformerBlock, self.compute
+        if compute.remat in ("block", "full"):
+            block, compute = nn.remat(block, prevent_cse=False), compute.recomputed()
         stack = nn.scan(
             block,
             variable_axes={"params": 0},
@@ -90,6 +90,6 @@ class Transformer(nn.Module):
         tokens = GroupNorm(self.groups, 1e-6, self.compute.dtype, name="norm")(x)
         tokens = tokens.reshape(batch, height * width, channels)
         tokens = self.compute.place(dense(channels, "proj_in", self.compute)(tokens), TOKENS)
-        tokens, _ = stack(self.heads, self.compute, name="transformer_blocks")(tokens, context)
+        tokens, _ = stack(self.heads, compute, name="transformer_blocks")(tokens, context)
         tokens = dense(channels, "proj_out", self.compute)(tokens)
         return self.compute.place(x + tokens.reshape(x.shape), IMAGE)

@@ -11,7 +11,9 @@ from omfa_jax.models.transformer import Transformer
 
 
 def _resnet(config: UNetConfig, level: int, index: int, compute: Compute) -> nn.Module:
-    kind = nn.remat(Resnet) if compute.remat == "full" else Resnet
+    kind = Resnet
+    if compute.remat == "full":
+        kind, compute = nn.remat(Resnet), compute.recomputed()
     channels = config.block_channels[level]
     return kind(channels, config.norm_groups, 1e-5, compute, name=f"resnets.{index}")
 

@@ -7,6 +7,7 @@ ahead of time for a TPU on a machine without one gets the TPU's kernel.
 import functools
 import logging
 from collections.abc import Callable
+from typing import Any
 
 import jax
 from jax.sharding import Mesh, PartitionSpec
@@ -104,7 +105,8 @@ def splash(
         interpret=interpret,
     )
     q, k, v = (array.swapaxes(1, 2) for array in (q * q.shape[-1] ** -0.5, k, v))
-    return jax.vmap(kernel)(q, k, v).swapaxes(1, 2)
+    mixed: Any = jax.vmap(kernel)(q, k, v)
+    return mixed.swapaxes(1, 2)
 
 
 def _block(length: int) -> int:

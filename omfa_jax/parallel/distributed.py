@@ -4,7 +4,6 @@ import hashlib
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,34 +13,50 @@ import numpy as np
 
 from omfa_jax import __version__
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.parallel.joining import Roll
 
 JOIN_TIMEOUT = "OMFA_JOIN_TIMEOUT_S"
 
 
-def initialize() -> None:
+def initialize(workdir: Path) -> None:
     """Join the job's other processes; on a single host do nothing.
 
     Slurm (more than one task) and TPU pods are recognised by jax itself; by hand, set
     JAX_COORDINATOR_ADDRESS (host:port), JAX_NUM_PROCESSES and JAX_PROCESS_ID on every process.
-    Where not all come within OMFA_JOIN_TIMEOUT_S seconds (300), those that did say so and end.
+    Where not all come within OMFA_JOIN_TIMEOUT_S seconds (300), those that did name the missing
+    ones, by the marks that all leave in `workdir`, and end.
     """
-    by_hand = os.environ.get("JAX_COORDINATOR_ADDRESS")
-    slurm = int(os.environ.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in os.environ
-    pod = len(os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")) > 1
-    if jax.distributed.is_initialized() or not (by_hand or slurm or pod):
+    place = place_in_job()
+    if jax.distributed.is_initialized() or place is None:
         return
+    index, count = place
     arguments: tuple[Any, ...] = ()
-    if by_hand:
-        arguments = by_hand, _number("JAX_NUM_PROCESSES"), _number("JAX_PROCESS_ID")
+    if "JAX_COORDINATOR_ADDRESS" in os.environ:
+        arguments = os.environ["JAX_COORDINATOR_ADDRESS"], count, index
     seconds = _number(JOIN_TIMEOUT, 300)
-    # XLA ends the process at its time-out, and says why in a stack trace: say it before
-    late = threading.Timer(seconds, _say_late, [seconds])
-    late.daemon = True
-    late.start()
-    try:
-        jax.distributed.initialize(*arguments, initialization_timeout=seconds + 2)
-    finally:
-        late.cancel()
+
+    def late(missing: str) -> None:
+        # XLA ends the process at its time-out, and says why in a stack trace: say it before
+        print(
+            f"omfa: not every process of this job came within {seconds} s ({JOIN_TIMEOUT} waits"
+            f" longer): {missing}. See its log, and whether its host can reach the coordinator's"
+            " port. What follows is XLA ending this process.",
+            file=sys.stderr,
+            flush=True,
+        )
+
+    with Roll(workdir, index, count, seconds, late):
+        jax.distributed.initialize(*arguments, initialization_timeout=seconds + 3)
+
+
+def place_in_job() -> tuple[int, int] | None:
+    """Return (index, count) of this process in its job; None where it is alone."""
+    if "JAX_COORDINATOR_ADDRESS" in os.environ:
+        return _number("JAX_PROCESS_ID"), _number("JAX_NUM_PROCESSES")
+    if _number("SLURM_NTASKS", 1) > 1 and "SLURM_PROCID" in os.environ:
+        return _number("SLURM_PROCID"), _number("SLURM_NTASKS")
+    hosts = os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")
+    return (_number("TPU_WORKER_ID"), len(hosts)) if len(hosts) > 1 else None
 
 
 def require_same(facts: Mapping[str, str]) -> None:
@@ -97,15 +112,6 @@ def _number(name: str, default: int | None = None) -> int:
         came = "is not set" if text is None else f"is {text!r}"
         raise OmfaError(
             f"{name} {came}: beside JAX_COORDINATOR_ADDRESS (host:port), JAX_NUM_PROCESSES and"
-            f" JAX_PROCESS_ID must be whole numbers, and so must {JOIN_TIMEOUT} if it is given"
+            " JAX_PROCESS_ID must be whole numbers, and so must what Slurm and TPU pods set, and"
+            f" {JOIN_TIMEOUT} if it is given"
         ) from None
-
-
-def _say_late(seconds: int) -> None:
-    print(
-        f"omfa: not every process of this job came within {seconds} s ({JOIN_TIMEOUT} waits"
-        " longer): see which has no log, and whether its host can reach the coordinator's port."
-        " What follows is XLA ending this process.",
-        file=sys.stderr,
-        flush=True,
-    )

@@ -31,20 +31,26 @@ class MeshSettings:
 def make_mesh(settings: MeshSettings, devices: list[Any] | None = None) -> Mesh:
     """Return the mesh over all devices (or the ones given), or say which axis does not fit."""
     devices = jax.devices() if devices is None else devices
+    sizes = axis_sizes(settings, len(devices))
+    # Explicit axes are today's default elsewhere; the step names the axes that it handles itself
+    return Mesh(_arranged(devices, sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def axis_sizes(settings: MeshSettings, devices: int) -> list[int]:
+    """Return the mesh's shape over so many devices, or say which axis does not fit."""
     sizes = [getattr(settings, axis) for axis in AXES]
     text = ", ".join(f"{axis}={size}" for axis, size in zip(AXES, sizes, strict=True))
     if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
         raise OmfaError(f"mesh axes must be positive, at most one -1; got {text}")
     fixed = math.prod(size for size in sizes if size != -1)
-    if -1 in sizes and len(devices) % fixed == 0:
-        sizes[sizes.index(-1)] = len(devices) // fixed
-    if math.prod(sizes) != len(devices):
+    if -1 in sizes and devices % fixed == 0:
+        sizes[sizes.index(-1)] = devices // fixed
+    if math.prod(sizes) != devices:
         raise OmfaError(
-            f"mesh {text} does not cover the {len(devices)} devices at hand;"
+            f"mesh {text} does not cover the {devices} devices at hand;"
             " change config.mesh.slice, .data, .fsdp or .tensor so that their product does"
         )
-    # Explicit axes are today's default elsewhere; the step names the axes that it handles itself
-    return Mesh(_arranged(devices, sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    return sizes
 
 
 def _arranged(devices: Sequence[Any], sizes: Sequence[int]) -> np.ndarray:

@@ -24,25 +24,28 @@ def kept_bytes(
     rows: int,
     *,
     fused_attention: bool,
-    remat: str | None = None,
     text_tokens: int,
 ) -> int:
     """Return the bytes of activations that `rows` examples leave for the backward pass.
 
-    Exact for what JAX's differentiation saves; XLA may save a little less. Weights in any type are
-    left out. `fused_attention`: the l x l scores are never stored. `remat` replaces `train`'s.
+    What JAX's differentiation saves in the compute type; what it saves in another one are copies
+    that XLA makes again, and weights are counted elsewhere. `fused_attention`: the l x l scores are
+    never stored.
     """
     height, width, _ = diffusion.canvas.shape
     compute = Compute(
         jnp.dtype(train.compute_dtype),
-        remat=train.remat if remat is None else remat,
+        remat=train.remat,
         kernel=_fused if fused_attention else None,
         fetch=lambda path, part, dtype: part.astype(dtype),
     )
     params = unet_shapes(config)
 
-    def backward(params: Any, *inputs: Array) -> Any:
-        return jax.vjp(lambda p: apply_unet(config, p, *inputs, compute), params)[1]
+    def backward(params: Any, x: Array, t: Array, context: Array, pooled: Array, ids: Array) -> Any:
+        def run(p: Any) -> Array:
+            return apply_unet(config, p, x, t, context, pooled, ids, compute)
+
+        return jax.vjp(run, params)[1]
 
     kept = jax.eval_shape(
         backward,
@@ -54,7 +57,38 @@ def kept_bytes(
         Shape((rows, 6), jnp.float32),
     )
     weights = weight_shapes(params)
-    return sum(bytes_of(leaf) for leaf in jax.tree.leaves(kept) if leaf.shape not in weights)
+    return sum(
+        bytes_of(leaf)
+        for leaf in jax.tree.leaves(kept)
+        if leaf.shape not in weights and leaf.dtype == compute.dtype
+    )
+
+
+def working_bytes(
+    diffusion: DiffusionSettings,
+    config: UNetConfig,
+    train: TrainSettings,
+    rows: int,
+    *,
+    fused_attention: bool,
+) -> int:
+    """Return the bytes that are computed again for the gradient in hand, in the largest block.
+
+    Each token has, in its channels c: three norms, seven projections, two attentions' outputs, and
+    18 c of the gated network, all in the compute type; and its row of scores, unless fused.
+    """
+    if train.remat == "none":
+        return 0
+    itemsize = jnp.dtype(train.compute_dtype).itemsize
+    height, width, _ = diffusion.canvas.shape
+    most = 0
+    for level, channels in enumerate(config.block_channels):
+        if config.transformer_depth[level]:
+            tokens = -(-height // 2**level) * -(-width // 2**level)
+            scores = 0 if fused_attention else config.heads[level] * tokens * (4 + itemsize)
+            layers = 0 if train.remat == "attention" else 30 * channels * itemsize
+            most = max(most, rows * tokens * (layers + scores))
+    return most
 
 
 def weight_shapes(params: Mapping[str, Any]) -> set[tuple[int, ...]]:

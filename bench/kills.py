@@ -1,0 +1,70 @@
+"""Kill -9 one of two training processes, over and over: nothing but steps since the save is lost.
+
+    PYTHONPATH=.:tests python bench/kills.py --workdir DIR --kills 20
+
+trains the small run of tests/processes.py on two processes, saving every third step; kills one
+and the other in turn, each after a random time; starts both again; and compares the parameters at
+the end, bit for bit, with those of a run that nobody disturbed.
+"""
+
+import argparse
+import random
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import processes
+
+from omfa_jax.core import trees
+from omfa_jax.train.checkpoint import newest_whole_step
+from omfa_jax.train.load import restore_params
+
+
+def main() -> int:
+    """Kill, resume, compare; return 1 unless the end is bit-equal."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--workdir", type=Path, required=True)
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--steps", type=int, default=400)
+    options = parser.parse_args()
+    rng = random.Random(0)
+    killed = options.workdir / "killed"
+    environment = {"MESH": "2,2,1", "SAVE": "3", "PAUSE": "0.05"}
+    for index in range(options.kills):
+        before = newest(killed)
+        running = processes.start(killed, options.steps, 2, **environment)
+        # the first save after a start is some seconds away; from then on at any moment
+        while newest(killed) == before and all(p.poll() is None for p in running):
+            time.sleep(0.05)
+        time.sleep(rng.uniform(0.0, 1.5))
+        running[index % 2].kill()
+        ended = processes.finish(running)
+        print(
+            f"kill {index + 1} of process {index % 2}: saved {before} -> {newest(killed)},"
+            f" the other ended with {ended[1 - index % 2][0]}",
+            flush=True,
+        )
+    reached = newest(killed)
+    steps = reached + 10
+    straight = options.workdir / "straight"
+    for workdir in (killed, straight):
+        for status, _, errors in processes.finish(
+            processes.start(workdir, steps, 2, **environment)
+        ):
+            if status:
+                print(errors[-2000:], file=sys.stderr)
+                return 1
+    ours, theirs = (dict(trees.walk(restore_params(w)[0])) for w in (killed, straight))
+    equal = all(np.array_equal(leaf, theirs[path]) for path, leaf in ours.items())
+    print(f"step {steps} after {options.kills} kills: {'bit-equal' if equal else 'DIFFERENT'}")
+    return 0 if equal else 1
+
+
+def newest(workdir: Path) -> int:
+    """Return the newest whole checkpoint's step; 0 without one."""
+    return newest_whole_step(workdir / "checkpoints", warn=False) or 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

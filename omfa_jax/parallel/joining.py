@@ -1,0 +1,84 @@
+"""Who of a job has come: processes say so in the workdir while they wait for the others.
+
+XLA's own time-out ends a process without a word on whom it waited for. The workdir is what all
+processes share already.
+"""
+
+import os
+import shutil
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+FOLDER = "joining"
+# a process renews its mark this often; one that did not for FRESH_S is gone, or of another attempt
+RENEW_S, FRESH_S = 1.0, 5.0
+
+
+class Roll:
+    """A context in which this process is marked as waiting, until all `count` have come.
+
+    After `seconds` of it, `late` is called with a line that names the missing ones.
+    """
+
+    def __init__(
+        self, workdir: Path, index: int, count: int, seconds: float, late: Callable[[str], None]
+    ):
+        self._folder = workdir / FOLDER
+        self._mark = self._folder / str(index)
+        self._count, self._seconds, self._late = count, seconds, late
+        self._joined = threading.Event()
+
+    def __enter__(self) -> "Roll":
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._renew()
+        threading.Thread(target=self._wait, daemon=True).start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._joined.set()
+
+    def _renew(self) -> None:
+        self._mark.write_text(socket.gethostname())
+
+    def _wait(self) -> None:
+        end = time.monotonic() + self._seconds
+        while time.monotonic() < end:
+            if self._joined.wait(RENEW_S):
+                return
+            self._renew()
+        self._late(self.missing())
+
+    def missing(self) -> str:
+        """Return who is not there, with the host that it should be on where that is known."""
+        # both times are of the clock that the file system keeps
+        now = self._mark.stat().st_mtime
+        here = {}
+        for mark in self._folder.iterdir():
+            if now - mark.stat().st_mtime < FRESH_S:
+                here[int(mark.name)] = mark.read_text()
+        hosts = expected_hosts(self._count)
+        absent = [
+            f"process {i}{f' on {hosts[i]}' if hosts else ''}"
+            for i in range(self._count)
+            if i not in here
+        ]
+        came = ", ".join(f"{index} on {host}" for index, host in sorted(here.items()))
+        return f"{', '.join(absent) or 'none'} of {self._count} missing; here: {came}"
+
+
+def expected_hosts(count: int) -> Sequence[str]:
+    """Return the host of each process as the scheduler laid them out; empty if it does not say."""
+    names = [name for name in os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",") if name]
+    nodes = os.environ.get("SLURM_STEP_NODELIST") or os.environ.get("SLURM_NODELIST")
+    if not names and nodes and shutil.which("scontrol"):
+        shown = subprocess.run(
+            ["scontrol", "show", "hostnames", nodes], capture_output=True, text=True, timeout=20
+        )
+        names = shown.stdout.split()
+    if not names or count % len(names):
+        return []
+    return [names[index * len(names) // count] for index in range(count)]

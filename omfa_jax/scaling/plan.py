@@ -1,0 +1,243 @@
+"""What a training run will need on a machine that is not here: from shapes and formulas."""
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AbstractMesh, AxisType
+
+from omfa_jax.core.trees import walk
+from omfa_jax.diffusion.settings import DiffusionSettings
+from omfa_jax.models import UNetConfig, init_unet
+from omfa_jax.parallel.attention import kernel_name
+from omfa_jax.parallel.mesh import AXES, BATCH, MeshSettings, axis_sizes, check_batch_size
+from omfa_jax.parallel.pods import Pod
+from omfa_jax.parallel.rules import UNET_RULES
+from omfa_jax.scaling.flops import TEXT_TOKENS, Flops, unet_forward
+from omfa_jax.scaling.memory import kept_bytes, largest_layer, working_bytes
+from omfa_jax.train.optimizer import make_optimizer
+from omfa_jax.train.settings import TrainSettings
+from omfa_jax.train.state import abstract_state, state_shardings
+
+# of a chip's peak, while it computes; no step of this model has been timed on these machines yet
+EFFICIENCY = 0.5
+# of a chip's memory: the rest is the runtime's, and what allocation wastes
+USABLE = 0.92
+# the last of them is what a run can do without
+REMAT = ("none", "attention", "block", "full")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A training run: model, canvas, settings and mesh."""
+
+    diffusion: DiffusionSettings
+    unet: UNetConfig
+    train: TrainSettings
+    mesh: MeshSettings
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Bytes of one chip, FLOPs of all, bytes that one chip receives in a step, and seconds.
+
+    `mesh` names the axes' sizes. `memory` and `traffic` have a row for each kind; traffic between
+    nodes or slices ends in ", far". `executed_flops` counts what is computed twice, `model_flops`
+    does not. `step_seconds` supposes that traffic hides behind computing, `bare_step_seconds` that
+    none of it does.
+    """
+
+    pod: Pod
+    mesh: dict[str, int]
+    attention: str
+    params: int
+    memory: dict[str, int]
+    model_flops: float
+    executed_flops: float
+    traffic: dict[str, int]
+    compute_seconds: float
+    traffic_seconds: float
+
+    @property
+    def peak_bytes(self) -> int:
+        """All that a chip holds at once."""
+        return sum(self.memory.values())
+
+    @property
+    def fits(self) -> bool:
+        """True if that is within the part of the memory that programs get."""
+        return self.peak_bytes <= USABLE * self.pod.chip.memory_bytes
+
+    @property
+    def step_seconds(self) -> float:
+        """A step, its traffic hidden."""
+        return max(self.compute_seconds, self.traffic_seconds)
+
+    @property
+    def bare_step_seconds(self) -> float:
+        """A step, computing and traffic in turns."""
+        return self.compute_seconds + self.traffic_seconds
+
+    @property
+    def mfu(self) -> float:
+        """Model FLOPs of a step over what the chips could do in `step_seconds`."""
+        peak = self.pod.chips * self.pod.chip.bf16_flops
+        return self.model_flops / (self.step_seconds * peak)
+
+
+def plan(job: Job, pod: Pod, *, efficiency: float = EFFICIENCY) -> Plan:
+    """Return the plan of `job` on `pod`; a mesh or a batch that does not fit it is an OmfaError."""
+    train, config = job.train, job.unet
+    sizes = axis_sizes(job.mesh, pod.chips)
+    # all that is asked of it are its axes' sizes
+    mesh: Any = AbstractMesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    check_batch_size(mesh, train.batch_size, train.accumulate)
+    shape: dict[str, int] = dict(zip(AXES, sizes, strict=True))
+    parts = math.prod(shape[axis] for axis in BATCH)
+    rows = train.batch_size // parts // train.accumulate
+    kernel = kernel_name(train.attention, pod.platform, train.compute_dtype)
+    fused = {"fused_attention": kernel != "xla"}
+    itemsize = jnp.dtype(train.compute_dtype).itemsize
+
+    optimizer = make_optimizer(train.optimizer, train.steps)
+    state = abstract_state(lambda: init_unet(config, jax.random.key(0)), optimizer, train.ema_decay)
+    shardings = state_shardings(state, UNET_RULES, mesh)
+    local = {
+        name: local_bytes(getattr(state, name), getattr(shardings, name))
+        for name in ("params", "opt_state", "ema")
+    }
+    kept = kept_bytes(job.diffusion, config, train, rows, text_tokens=TEXT_TOKENS, **fused)
+    working = working_bytes(job.diffusion, config, train, rows, **fused)
+    layer = largest_layer(state.params) // shape["tensor"]
+    # activations are freed while gradients come, so the larger of them is the peak; microbatches
+    # add to gradients that are there all the time
+    gradients = local["params"]
+    memory = {
+        "parameters": local["params"],
+        "optimizer": local["opt_state"],
+        "ema": local["ema"],
+        "activations or gradients": max(kept, gradients),
+        "accumulated gradients": gradients if train.accumulate > 1 else 0,
+        "a block, computed again": working,
+        "a layer's whole weights and gradient": layer * (itemsize + 4) if shape["fsdp"] > 1 else 0,
+    }
+
+    height, width, _ = job.diffusion.canvas.shape
+    forward = unet_forward(config, height, width, text_tokens=TEXT_TOKENS)
+    model_flops = 3.0 * forward.total * train.batch_size
+    executed = model_flops + recomputed(forward, train.remat) * train.batch_size
+    traffic = traffic_bytes(state.params, shardings.params, shape, pod, train, itemsize)
+    traffic |= tensor_traffic(job, shape, rows, itemsize)
+    return Plan(
+        pod=pod,
+        mesh=shape,
+        attention=kernel,
+        params=sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state.params)),
+        memory=memory,
+        model_flops=model_flops,
+        executed_flops=executed,
+        traffic=traffic,
+        compute_seconds=executed / (pod.chips * pod.chip.bf16_flops * efficiency),
+        traffic_seconds=sum(
+            moved / (pod.chip.far_rate if kind.endswith(", far") else pod.chip.near_rate)
+            for kind, moved in traffic.items()
+        ),
+    )
+
+
+def local_bytes(tree: Any, shardings: Any) -> int:
+    """Return the bytes of a tree that one device holds."""
+    sizes = jax.tree.map(
+        lambda leaf, sharding: math.prod(sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize,
+        tree,
+        shardings,
+    )
+    return sum(jax.tree.leaves(sizes))
+
+
+def recomputed(forward: Flops, remat: str) -> float:
+    """Return the FLOPs of an example that the backward pass computes again."""
+    return {
+        "none": 0.0,
+        "attention": float(forward.attention),
+        "block": float(forward.linear + forward.attention),
+        "full": float(forward.total),
+    }[remat]
+
+
+def traffic_bytes(
+    params: Any,
+    shardings: Any,
+    shape: dict[str, int],
+    pod: Pod,
+    train: TrainSettings,
+    itemsize: int,
+) -> dict[str, int]:
+    """Return the bytes a chip receives for its weights and gradients, by collective.
+
+    A weight is gathered forward and backward in the compute type, its gradient scattered in
+    float32 (ZeRO-3, arXiv 1910.02054), once a microbatch; then what each chip has left is summed
+    over data and slices, once a step.
+    """
+    fsdp, found = shape["fsdp"], {}
+    cut = sum(
+        math.prod(leaf.shape) // shape["tensor"]
+        for (_, leaf), (_, sharding) in zip(walk(params), walk(shardings), strict=True)
+        if "fsdp" in sharding.spec
+    )
+    share = cut * train.accumulate * (fsdp - 1) / fsdp
+    where = ", far" if fsdp * shape["tensor"] > pod.group else ""
+    if fsdp > 1:
+        found[f"all-gather of weights{where}"] = round(2 * share * itemsize)
+        found[f"reduce-scatter of gradients{where}"] = round(share * 4)
+    own = local_bytes(params, shardings)
+    inner = shape["data"] * fsdp * shape["tensor"]
+    for axis, far in (("data", inner > pod.group), ("slice", True)):
+        count = shape[axis]
+        if count > 1:
+            kind = f"all-reduce of gradients over {axis}{', far' if far else ''}"
+            found[kind] = round(2 * own * (count - 1) / count)
+    return found
+
+
+def tensor_traffic(job: Job, shape: dict[str, int], rows: int, itemsize: int) -> dict[str, int]:
+    """Return the bytes of the activations that tensor parallelism sums, three times a block."""
+    count, config = shape["tensor"], job.unet
+    if count == 1:
+        return {}
+    height, width, _ = job.diffusion.canvas.shape
+    moved = 0
+    for level, channels in enumerate(config.block_channels):
+        blocks = config.transformer_depth[level] * (2 * config.layers_per_block + 1)
+        blocks += config.transformer_depth[-1] if level == len(config.block_channels) - 1 else 0
+        tokens = -(-height // 2**level) * -(-width // 2**level)
+        moved += blocks * 3 * tokens * channels
+    passes = 3 if job.train.remat in ("block", "full") else 2
+    size = moved * passes * rows * job.train.accumulate * itemsize
+    return {"all-reduce of activations": round(2 * size * (count - 1) / count)}
+
+
+def advice(job: Job, pod: Pod) -> list[str]:
+    """Return the changes, each alone a little dearer than the one before, that make a job fit."""
+    trials: list[tuple[str, Job]] = []
+    group = pod.group if pod.torus else min(pod.chips, pod.group)
+    mesh = dataclasses.replace(job.mesh, data=-1, fsdp=group, tensor=1, slice=pod.slices)
+    sharded = dataclasses.replace(job, mesh=mesh)
+    if job.mesh.fsdp != group:
+        trials.append((f"config.mesh.fsdp={group}", sharded))
+    for policy in REMAT[REMAT.index(job.train.remat) + 1 :]:
+        train = dataclasses.replace(job.train, remat=policy)
+        changed = dataclasses.replace(sharded, train=train)
+        trials.append((f"config.mesh.fsdp={group} config.train.remat={policy}", changed))
+    last = trials[-1][1] if trials else sharded
+    whole = math.prod(axis_sizes(last.mesh, pod.chips))
+    for parts in (2, 4, 8, 16):
+        if job.train.batch_size % (whole * parts) == 0:
+            train = dataclasses.replace(last.train, accumulate=parts)
+            text = f"config.mesh.fsdp={group} config.train.remat={train.remat}"
+            changed = dataclasses.replace(last, train=train)
+            trials.append((f"{text} config.train.accumulate={parts}", changed))
+    return [text for text, changed in trials if plan(changed, pod).fits]

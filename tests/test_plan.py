@@ -1,0 +1,191 @@
+"""`omfa plan`: both levels agree, machines are known by name, what does not fit is helped."""
+
+import dataclasses
+import json
+
+import jax
+import pytest
+
+from omfa_jax.cli import config as border
+from omfa_jax.cli.main import main
+from omfa_jax.cli.plan import job_of
+from omfa_jax.core.errors import OmfaError
+from omfa_jax.parallel.hardware import CHIPS, GPU_TARGETS
+from omfa_jax.parallel.mesh import AXES
+from omfa_jax.parallel.pods import Pod, pod
+from omfa_jax.scaling.ahead import compile_for
+from omfa_jax.scaling.flops import unet_forward
+from omfa_jax.scaling.hlo import collectives
+from omfa_jax.scaling.memory import largest_layer
+from omfa_jax.scaling.plan import advice, plan
+from omfa_jax.train.network import unet_shapes
+
+BASE = "configs/base.py"
+SMALL = (
+    "--config.model.unet=xs",
+    "--config.canvas.garment=(256, 192)",
+    "--config.canvas.person=(256, 192)",
+    "--config.canvas.face=(128, 96)",
+    "--config.train.compute_dtype=float32",
+    "--config.train.remat=none",
+    "--config.train.attention=xla",
+    "--config.train.batch_size=16",
+)
+# eight chips of one host; XLA's CPU compiler stands in for the chip's own
+EIGHT = Pod("v5e-8", "v5e", 8, 8, (2, 4))
+
+
+def job(*overrides):
+    class Options:
+        config = BASE
+
+    Options.overrides = overrides
+    return job_of(Options)
+
+
+@pytest.fixture(scope="module")
+def both():
+    small = job(*SMALL, "--config.mesh.fsdp=4", "--config.mesh.data=2")
+    return plan(small, EIGHT), compile_for(small, jax.devices()[:8])
+
+
+def test_formulas_and_compiler_agree_on_memory(both):
+    made, compiled = both
+    assert made.peak_bytes == pytest.approx(
+        compiled.argument_bytes + compiled.temporary_bytes, rel=0.1
+    )
+    state = sum(made.memory[name] for name in ("parameters", "optimizer", "ema"))
+    assert state == pytest.approx(compiled.argument_bytes, rel=0.05)
+    assert made.memory["activations or gradients"] > 3 * state
+
+
+def test_formulas_and_compiler_agree_on_traffic(both):
+    made, compiled = both
+    scattered = compiled.traffic["reduce-scatter"].received_bytes
+    assert made.traffic["reduce-scatter of gradients"] == scattered
+    summed = compiled.traffic["all-reduce"].received_bytes
+    assert made.traffic["all-reduce of gradients over data"] == pytest.approx(summed, rel=0.1)
+    # XLA's CPU compiler keeps some of what a TPU's or GPU's gathers twice
+    gathered = compiled.traffic["all-gather"].received_bytes
+    assert made.traffic["all-gather of weights"] / 2 <= gathered
+    assert gathered <= 1.01 * made.traffic["all-gather of weights"]
+
+
+def test_sdxl_on_the_papers_machine():
+    made = plan(job("--config.mesh.fsdp=4"), pod("a800-4"))
+    assert made.attention == "cudnn" and made.fits
+    # the compiler for it says 15.57 GiB (docs/plans.md)
+    assert made.peak_bytes / 2**30 == pytest.approx(15.57, rel=0.05)
+    height, width = 128, 240
+    forward = unet_forward(job().unet, height, width).total
+    assert made.model_flops == 3 * 8 * forward
+    assert made.mfu < 0.5 and made.step_seconds < made.bare_step_seconds
+
+
+def test_remat_trades_memory_for_flops():
+    plans = [
+        plan(job("--config.mesh.fsdp=4", f"--config.train.remat={policy}"), pod("a800-4"))
+        for policy in ("none", "block", "full")
+    ]
+    held = [made.memory["activations or gradients"] for made in plans]
+    assert held[0] > 3 * held[1] > 3 * held[2]
+    assert plans[0].executed_flops == plans[0].model_flops
+    assert plans[2].executed_flops == pytest.approx(4 / 3 * plans[2].model_flops)
+
+
+def test_what_does_not_fit_is_told_what_would(capsys):
+    arguments = ["plan", "--config", BASE, "--topology", "v5e-8", "--config.mesh.data=8"]
+    assert main(arguments) == 2
+    printed = capsys.readouterr()
+    assert "DOES NOT FIT" in printed.out
+    assert "v5e-8 does not hold this run" in printed.err and "config.mesh.fsdp=8" in printed.err
+    assert advice(job("--config.mesh.data=8"), pod("v5e-8"))[0] == "config.mesh.fsdp=8"
+
+
+def test_the_figures_are_written(tmp_path, capsys):
+    out = tmp_path / "plan.json"
+    flags = ["--topology", "h100-8", "--json", str(out), *SMALL[:-3]]
+    assert main(["plan", "--config", BASE, *flags]) == 0
+    written = json.loads(out.read_text())["plan"]
+    assert written["fits"] and written["pod"]["chips"] == 8
+    assert f"{written['params']:,} parameters" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "chips", "group", "slices", "platform"),
+    [
+        ("a800-4", 4, 4, 1, "cuda"),
+        ("h200-256", 256, 8, 1, "cuda"),
+        ("v4-16", 16, 16, 1, "tpu"),
+        ("v5e-256x2", 512, 256, 2, "tpu"),
+    ],
+)
+def test_machines_by_name(name, chips, group, slices, platform):
+    found = pod(name)
+    assert (found.chips, found.group, found.slices) == (chips, group, slices)
+    assert found.platform == platform
+
+
+@pytest.mark.parametrize(
+    ("name", "word"),
+    [("v5litepod-16", "unknown machine"), ("v5e-17", "4, 8, 16, 32"), ("h100-12", "nodes of 8")],
+)
+def test_other_machines_are_refused(name, word):
+    with pytest.raises(OmfaError, match=word):
+        pod(name)
+
+
+def test_two_slices_need_the_slice_axis():
+    with pytest.raises(OmfaError, match="does not cover the 32 devices"):
+        plan(job("--config.mesh.data=16", "--config.train.batch_size=32"), pod("v5e-16x2"))
+    overrides = ("--config.mesh.slice=2", "--config.mesh.fsdp=16", "--config.train.batch_size=32")
+    made = plan(job(*overrides), pod("v5e-16x2"))
+    assert "all-reduce of gradients over slice, far" in made.traffic
+
+
+def test_every_gpu_has_a_target_and_every_pod_a_chip():
+    assert set(GPU_TARGETS) == {
+        name for name, chip in CHIPS.items() if "NVIDIA" in chip.device_kind
+    }
+    for name, target in GPU_TARGETS.items():
+        assert CHIPS[name].memory_bytes == pytest.approx(target.memory_bytes, rel=0.01)
+        assert target.text().count("{") == target.text().count("}")
+
+
+def test_a_whole_layer_is_a_transformer_blocks():
+    # SDXL's largest: 1280 wide, its two attentions (text of 2048) and feed-forward
+    block = 4 * 1280**2 + 2 * 1280**2 + 2 * 2048 * 1280 + 12 * 1280**2
+    assert largest_layer(unet_shapes(job().unet)) == pytest.approx(block, rel=0.01)
+
+
+LOOP = """
+%body.1 (p: (s32[], f32[8])) -> (s32[], f32[8]) {
+  %g = f32[8,4]{1,0} all-gather(%x), replica_groups=[2,4]<=[8], dimensions={0}
+  ROOT %t = (s32[], f32[8]) tuple(%i, %y)
+}
+
+%condition.1 (p: (s32[], f32[8])) -> pred[] {
+  %c = s32[] constant(10)
+  ROOT %lt = pred[] compare(%i, %c), direction=LT
+}
+
+ENTRY %main (a: f32[8]) -> f32[8] {
+  %w = (s32[], f32[8]) while(%init), condition=%condition.1, body=%body.1
+  %r = (f32[8]{0}, f32[2]{0}) reduce-scatter-start(%a), replica_groups={{0,1,2,3},{4,5,6,7}}
+  ROOT %s = bf16[16]{0} all-reduce(%b), replica_groups=mesh['a'=2,'b'=4] {'a','b'}
+}
+"""
+
+
+def test_loops_count_as_often_as_they_run():
+    found = collectives(LOOP)
+    assert (found["all-gather"].runs, found["all-gather"].received_bytes) == (10, 10 * 128 * 3 // 4)
+    assert found["reduce-scatter"].received_bytes == 40 * 3 // 5
+    assert found["all-reduce"].received_bytes == 2 * 32 * 7 // 8
+
+
+def test_the_mesh_of_a_config_is_the_plans():
+    made = plan(job("--config.mesh.fsdp=4"), pod("a800-4"))
+    assert tuple(made.mesh) == AXES and made.mesh["fsdp"] == 4
+    assert dataclasses.asdict(made)["pod"]["name"] == "a800-4"
+    assert border.mesh_settings(border.load_config(BASE)).slice == 1

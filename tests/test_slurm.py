@@ -1,0 +1,106 @@
+"""launch/slurm.sh on a real Slurm: two tasks train, are stopped or killed, are queued again."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import processes
+import pytest
+import slurm
+
+from omfa_jax.core import trees
+from omfa_jax.train.checkpoint import newest_whole_step
+from omfa_jax.train.load import restore_params
+
+LAUNCH = Path(__file__).parents[1] / "launch"
+STEPS = 16
+pytestmark = pytest.mark.skipif(bool(slurm.missing()), reason=f"no Slurm: {slurm.missing()}")
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    started = slurm.Slurm(tmp_path_factory.mktemp("slurm"))
+    yield started
+    started.stop()
+
+
+@pytest.fixture
+def submitted(cluster, tmp_path):
+    """A run under launch/slurm.sh; `omfa` is the small run of processes.py, one step each 0.2 s."""
+    (tmp_path / "task.py").write_text(processes.TRAINING)
+    omfa = tmp_path / "omfa"
+    # omfa train --config FILE --workdir DIR
+    omfa.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{tmp_path}/task.py" "$5" {STEPS}\n')
+    omfa.chmod(0o755)
+    here = Path(__file__).parent
+    cluster.environment |= {
+        "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": f"{here}{os.pathsep}{here.parent}",
+        **{"DEVICES": "2", "MESH": "2,2,1", "SAVE": "4", "PAUSE": "0.2"},
+    }
+    flags = ["--ntasks-per-node=2", "--cpus-per-task=1", f"--output={tmp_path}/job.log"]
+    script, workdir = LAUNCH / "slurm.sh", tmp_path / "run"
+    job = cluster.call("sbatch", "--parsable", *flags, script, "some.py", workdir)
+    yield job, workdir
+    if cluster.field(job, "JobState") in ("RUNNING", "PENDING"):
+        cluster.call("scancel", job)
+
+
+def wait(what, seconds=120):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if what():
+            return
+        time.sleep(0.3)
+    raise AssertionError("it did not happen in time")
+
+
+def newest(workdir):
+    return newest_whole_step(workdir / "checkpoints", warn=False) or 0
+
+
+def finish(cluster, job, workdir):
+    """Wait for the end of a job that was queued again."""
+    wait(lambda: int(cluster.field(job, "Restarts")) == 1)
+    log = (workdir.parent / "job.log").read_text
+    wait(lambda: cluster.field(job, "JobState") == "COMPLETED")
+    assert newest(workdir) == STEPS, log()
+    rows = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+    assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
+    return log()
+
+
+def test_sigterm_saves_and_the_job_is_queued_again(cluster, submitted, tmp_path):
+    job, workdir = submitted
+    wait(lambda: newest(workdir) >= 4)
+    # what --signal=TERM@120 and preemption send
+    cluster.call("scancel", "--signal=TERM", job)
+    wait(lambda: int(cluster.field(job, "Restarts")) == 1)
+    saved = newest(workdir)
+    assert 4 <= saved < STEPS
+    log = finish(cluster, job, workdir)
+    assert f"SIGTERM: saved step {saved}" in log
+
+
+def test_a_killed_task_ends_the_job_and_it_goes_on_from_the_last_save(cluster, submitted, tmp_path):
+    job, workdir = submitted
+    wait(lambda: newest(workdir) >= 4)
+    found = subprocess.run(["pgrep", "-f", f"{tmp_path}/task.py"], capture_output=True, text=True)
+    pids = list(map(int, found.stdout.split()))
+    assert len(pids) == 2
+    os.kill(pids[1], signal.SIGKILL)
+    finish(cluster, job, workdir)
+    straight = tmp_path / "straight"
+    for status, out, err in processes.finish(
+        processes.start(straight, STEPS, 2, SAVE="4", MESH="2,2,1")
+    ):
+        assert status == 0 and f"done {STEPS}" in out, err[-2000:]
+    for (_, ours), (_, theirs) in zip(
+        trees.walk(restore_params(workdir)[0]), trees.walk(restore_params(straight)[0]), strict=True
+    ):
+        np.testing.assert_array_equal(ours, theirs)
