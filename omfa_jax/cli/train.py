@@ -23,6 +23,7 @@ from omfa_jax.models import encode, init_unet, posterior
 from omfa_jax.models.api import decode
 from omfa_jax.parallel import distributed
 from omfa_jax.parallel.feed import data_shard
+from omfa_jax.parallel.flags import set_flags
 from omfa_jax.parallel.hardware import chip_of
 from omfa_jax.parallel.mesh import make_mesh
 from omfa_jax.parallel.rules import REPLICATED_RULES, UNET_RULES, explain
@@ -60,6 +61,7 @@ def run(options: argparse.Namespace) -> None:
         return
     profile = ProfileSteps.parse(options.profile) if options.profile else None
     workdir = require_writable_dir(options.workdir, "--workdir")
+    set_flags()
     distributed.initialize(workdir)
     distributed.require_same(
         {

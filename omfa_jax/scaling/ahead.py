@@ -41,20 +41,22 @@ class Compiled:
 
 def devices_of(pod: Pod) -> list[Any]:
     """Return descriptions of a pod's devices, good for compiling; its plugin must be installed."""
-    options: dict[str, Any] = {}
     if pod.platform == "tpu":
-        name = f"{pod.chip_name}:{'x'.join(map(str, pod.torus))}"
-        # v4 and v5p have two cores a chip, which programs see as one device
-        options = {"chip_config_name": "megacore"} if pod.chip_name == "v4" else {}
+        options: dict[str, Any] = {
+            "topology_name": f"{pod.chip_name}:{'x'.join(map(str, pod.torus))}"
+        }
+        # v4's two cores of a chip are one device to programs
+        if pod.chip_name == "v4":
+            options["chip_config_name"] = "megacore"
         if pod.slices > 1:
             options["num_slices"] = pod.slices
     else:
-        name = f"1x{pod.chips // pod.group}x{pod.group}"
-        options = {"target_config": GPU_TARGETS[pod.chip_name].text()}
+        options = {
+            "topology": f"1x{pod.chips // pod.group}x{pod.group}",
+            "target_config": GPU_TARGETS[pod.chip_name].text(),
+        }
     try:
-        described = topologies.get_topology_desc(
-            platform=pod.platform, topology_name=name, **options
-        )
+        described = topologies.get_topology_desc(platform=pod.platform, **options)
     except Exception as error:  # plugins raise what they like
         raise OmfaError(
             f"--compile needs the compiler for {pod.platform}: {INSTALL[pod.platform]}"

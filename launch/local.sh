@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# launch/local.sh COUNT CONFIG WORKDIR [--config.a.b=value ...]
+# COUNT processes on this machine, one GPU each: what a cluster does, tried on one host. Without
+# GPUs they share the CPU. The first to fail ends the others; so does a signal to this script.
+set -euo pipefail
+count=$1
+config=$2
+workdir=$3
+shift 3
+export JAX_COORDINATOR_ADDRESS=localhost:${OMFA_PORT:-29400} JAX_NUM_PROCESSES=$count
+pids=()
+stop() {
+  for pid in "${pids[@]}"; do
+    kill -TERM "$pid" 2>/dev/null || true
+  done
+}
+trap stop TERM INT
+for ((index = 0; index < count; index++)); do
+  JAX_PROCESS_ID=$index CUDA_VISIBLE_DEVICES=$index \
+    omfa train --config "$config" --workdir "$workdir" "$@" &
+  pids+=($!)
+done
+status=0
+for _ in "${pids[@]}"; do
+  ended=0
+  wait -n || ended=$?
+  if [ "$ended" -ne 0 ] && [ "$status" -eq 0 ]; then
+    status=$ended
+    stop
+  fi
+done
+exit "$status"

@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# launch/tpu_pod.sh NAME ZONE TYPE CONFIG WORKDIR [--config.a.b=value ...]
+# Waits in the queue for a TPU slice (TYPE as Google writes it: v5litepod-256, v4-32), installs this
+# project on every host from the bucket or disk that holds WORKDIR, and trains. WORKDIR must be a
+# folder that all hosts have mounted (Filestore, or a bucket through gcsfuse).
+set -euo pipefail
+name=$1
+zone=$2
+type=$3
+config=$4
+workdir=$5
+shift 5
+: "${OMFA_TPU_IMAGE:=v2-alpha-tpuv5-lite}" "${OMFA_SOURCE:?the folder of this project, as the hosts see it}"
+
+state() {
+  gcloud compute tpus queued-resources describe "$name" --zone "$zone" --format='value(state.state)'
+}
+on_every_host() {
+  gcloud compute tpus tpu-vm ssh "$name" --zone "$zone" --worker=all --command "$1"
+}
+
+if ! state >/dev/null 2>&1; then
+  gcloud compute tpus queued-resources create "$name" --node-id "$name" --zone "$zone" \
+    --accelerator-type "$type" --runtime-version "$OMFA_TPU_IMAGE" ${OMFA_SPOT:+--spot}
+fi
+until [ "$(state)" = ACTIVE ]; do
+  case $(state) in
+    FAILED | SUSPENDED | SUSPENDING)
+      echo "launch/tpu_pod.sh: the request $name is $(state); delete it and ask again" >&2
+      exit 1
+      ;;
+  esac
+  sleep 30
+done
+on_every_host "python3 -m pip install --quiet '${OMFA_SOURCE}[tpu]'"
+# each argument quoted once more, for the shells on the hosts
+command=$(printf '%q ' omfa train --config "$config" --workdir "$workdir" "$@")
+# the same command goes on where a host was lost; run this script again after a preemption
+on_every_host "cd '$OMFA_SOURCE' && PATH=\$HOME/.local/bin:\$PATH $command"

@@ -1,0 +1,112 @@
+"""The launch files: scripts that shellcheck accepts, JobSets that Kubernetes would."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jsonschema
+import kubernetes_validate
+import processes
+import pytest
+import yaml
+
+from omfa_jax.cli import config as border
+from omfa_jax.parallel.flags import GPU_FLAGS, TPU_FLAGS, set_flags
+from omfa_jax.train.checkpoint import newest_whole_step
+
+LAUNCH = Path(__file__).parents[1] / "launch"
+SCRIPTS = sorted(LAUNCH.glob("*.sh"))
+JOBSETS = sorted(LAUNCH.glob("*.yaml"))
+SCHEMA = json.loads((Path(__file__).parent / "schemas" / "jobset_spec.json").read_text())["schema"]
+KUBERNETES = "1.30"
+
+
+@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="apt-get install shellcheck")
+def test_shellcheck_has_nothing_to_say():
+    done = subprocess.run(["shellcheck", *SCRIPTS], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda p: p.name)
+def test_scripts_may_be_run(script):
+    assert os.access(script, os.X_OK)
+    assert subprocess.run(["bash", "-n", script]).returncode == 0
+
+
+@pytest.mark.parametrize("path", JOBSETS, ids=lambda p: p.name)
+def test_jobsets_fit_the_schemas(path):
+    jobset = yaml.safe_load(path.read_text())
+    assert (jobset["apiVersion"], jobset["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
+    jsonschema.validate(jobset["spec"], strict(SCHEMA))
+    for replicated in jobset["spec"]["replicatedJobs"]:
+        job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "omfa"}}
+        job |= replicated["template"]
+        kubernetes_validate.validate(job, KUBERNETES, strict=True)
+        with pytest.raises(kubernetes_validate.ValidationError):
+            kubernetes_validate.validate({**job, "spek": {}}, KUBERNETES, strict=True)
+
+
+def strict(schema):
+    """Return the schema with every object closed: the API server drops what it does not know."""
+    if isinstance(schema, dict):
+        closed = {name: strict(part) for name, part in schema.items()}
+        if "properties" in schema and "additionalProperties" not in schema:
+            closed["additionalProperties"] = False
+        return closed
+    return [strict(part) for part in schema] if isinstance(schema, list) else schema
+
+
+@pytest.mark.parametrize("path", JOBSETS, ids=lambda p: p.name)
+def test_jobsets_train_a_config_that_is_there(path):
+    spec = yaml.safe_load(path.read_text())["spec"]["replicatedJobs"][0]["template"]["spec"]
+    command = spec["template"]["spec"]["containers"][0]["command"]
+    assert command[:2] == ["omfa", "train"]
+    flags = dict(word.removeprefix("--").split("=", 1) for word in command[2:])
+    overrides = [f"--{name}={value}" for name, value in flags.items() if "." in name]
+    mesh = border.mesh_settings(border.load_config(flags["config"], overrides))
+    chips = spec["template"]["spec"]["containers"][0]["resources"]["limits"]
+    assert mesh.data * mesh.fsdp == spec["parallelism"] * sum(chips.values())
+
+
+def test_local_processes_train_as_one(tmp_path):
+    (tmp_path / "task.py").write_text(processes.TRAINING)
+    omfa = tmp_path / "omfa"
+    omfa.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{tmp_path}/task.py" "$5" 3\n')
+    omfa.chmod(0o755)
+    here = Path(__file__).parent
+    environment = {
+        **os.environ,
+        "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": f"{here}{os.pathsep}{here.parent}",
+        "OMFA_PORT": str(processes.free_port()),
+        **{"DEVICES": "2", "MESH": "2,2,1"},
+    }
+    command = [LAUNCH / "local.sh", "2", "some.py", tmp_path / "run"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0 and done.stdout.count("done") == 2, done.stderr[-2000:]
+    assert newest_whole_step(tmp_path / "run" / "checkpoints") == 3
+
+
+def test_flags_are_added_beside_what_the_user_says(monkeypatch):
+    monkeypatch.setattr("pathlib.Path.exists", lambda _: True)
+    flag = next(iter(GPU_FLAGS))
+    environment = {"XLA_FLAGS": f"--xla_mine=1 {flag}=false"}
+    set_flags(environment)
+    words = environment["XLA_FLAGS"].split()
+    assert words[:2] == ["--xla_mine=1", f"{flag}=false"] and len(words) == 1 + len(GPU_FLAGS)
+    assert environment["LIBTPU_INIT_ARGS"].count("--xla") == len(TPU_FLAGS)
+
+
+def test_xla_knows_the_gpu_flags():
+    """It ends a process that gives it one that it does not know."""
+    flags = " ".join(f"{flag}={value}" for flag, value in GPU_FLAGS.items())
+    for extra, status in (("", 0), (" --xla_gpu_no_such_flag=1", 1)):
+        done = subprocess.run(
+            [sys.executable, "-c", "import jax; jax.devices()"],
+            env={**os.environ, "XLA_FLAGS": flags + extra, "JAX_PLATFORMS": "cpu"},
+            capture_output=True,
+        )
+        assert (done.returncode != 0) == bool(status), done.stderr
