@@ -88,6 +88,7 @@ def get_config() -> ConfigDict:
     config.optimizer.b1 = 0.9
     config.optimizer.b2 = 0.999
     config.optimizer.clip_norm = 1.0  # global gradient norm
+    config.optimizer.mu_dtype = "float32"  # of the first moment; "bfloat16" saves 2 bytes a weight
 
     config.mesh = ConfigDict()
     config.mesh.data = -1  # -1 = all devices that are left

@@ -97,3 +97,22 @@ def test_muon_is_the_same_on_a_mesh(params):
 def test_other_names_are_refused():
     with pytest.raises(OmfaError, match=r"unknown config.optimizer.name 'muom'; did you mean"):
         OptimizerSettings(name="muom")
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_the_first_moment_may_be_kept_in_half_the_bytes(params, name):
+    def moments(mu_dtype):
+        optimizer = make_optimizer(
+            OptimizerSettings(name=name, warmup_steps=0, mu_dtype=mu_dtype), 10
+        )
+        state = jax.jit(optimizer.init)(params)
+        grads = jax.tree.map(lambda leaf: jnp.ones_like(leaf) * 1e-3, params)
+        updates, state = jax.jit(optimizer.update)(grads, state, params)
+        return updates, {str(leaf.dtype) for leaf in jax.tree.leaves(state) if leaf.ndim > 0}
+
+    whole, kinds = moments("float32")
+    assert kinds == {"float32"}
+    half, kinds = moments("bfloat16")
+    assert kinds == {"float32", "bfloat16"}
+    for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(half), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-2, atol=1e-8)

@@ -13,6 +13,7 @@ from omfa_jax.core.images import from_signed
 from omfa_jax.core.tasks import COMPONENTS, noised_table, task_index
 from omfa_jax.diffusion.sample import SamplerSettings, sample
 from omfa_jax.models import Compute, decode_any_size, encode_any_size
+from omfa_jax.parallel.attention import attention_kernel, kernel_name
 from omfa_jax.weights.bundle import Bundle, network_apply
 
 Images = Mapping[str, Float[np.ndarray, "b h w 3"]]
@@ -30,7 +31,11 @@ class Sampler:
             raise OmfaError("this model has no UNet weights; give --checkpoint a trained model")
         self.bundle = bundle
         self.settings = settings
-        self._apply = network_apply(bundle.settings, bundle.unet_config, Compute(jnp.dtype(dtype)))
+        # a kernel cannot be cut over several devices by the compiler alone
+        asked = "auto" if jax.device_count() == 1 else "xla"
+        kernel = attention_kernel(kernel_name(asked, jax.devices()[0].platform, dtype))
+        compute = Compute(jnp.dtype(dtype), kernel=kernel)
+        self._apply = network_apply(bundle.settings, bundle.unet_config, compute)
         self._dtype = jnp.dtype(dtype)
         self._table = noised_table(bundle.settings.tasks)
         # on the devices once: a converted model's arrays are files that every call would copy

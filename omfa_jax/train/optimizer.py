@@ -37,13 +37,18 @@ def make_optimizer(settings: OptimizerSettings, steps: int) -> optax.GradientTra
             weight_decay=settings.weight_decay,
             adam_b1=settings.b1,
             adam_b2=settings.b2,
+            mu_dtype=settings.mu_dtype,
             adam_weight_decay=settings.weight_decay,
             muon_weight_dimension_numbers=muon_matrices,
             consistent_rms=MUON_RMS,
         )
     else:
         mover = optax.adamw(
-            rate, b1=settings.b1, b2=settings.b2, weight_decay=settings.weight_decay
+            rate,
+            b1=settings.b1,
+            b2=settings.b2,
+            mu_dtype=settings.mu_dtype,
+            weight_decay=settings.weight_decay,
         )
     return optax.chain(clip, mover)
 

@@ -13,7 +13,11 @@ NONFINITE = ("stop", "skip")
 
 @dataclass(frozen=True)
 class OptimizerSettings:
-    """AdamW or Muon with linear warm-up; `clip_norm` bounds the global gradient norm (0 = off)."""
+    """AdamW or Muon with linear warm-up; `clip_norm` bounds the global gradient norm (0 = off).
+
+    `mu_dtype` is how the first moment is kept. The second stays float32: with b2 = 0.999 its steps
+    are smaller than bfloat16's, and it would stand still.
+    """
 
     name: str = "adamw"
     learning_rate: float = 1e-5
@@ -23,8 +27,11 @@ class OptimizerSettings:
     b1: float = 0.9
     b2: float = 0.999
     clip_norm: float = 1.0
+    mu_dtype: str = "float32"
 
     def __post_init__(self) -> None:
+        if self.mu_dtype not in DTYPES:
+            raise unknown("config.optimizer.mu_dtype", self.mu_dtype, DTYPES)
         if self.name not in OPTIMIZERS:
             raise unknown("config.optimizer.name", self.name, OPTIMIZERS)
         if self.decay not in DECAYS:

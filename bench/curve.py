@@ -1,0 +1,96 @@
+"""The loss of a 500-step run with three forced restarts, over that of one that never stopped.
+
+    PYTHONPATH=.:tests python bench/curve.py --workdir DIR --out docs/restarts.png
+
+trains tests/tiny_training.py's UNet twice; the second run's process is killed with -9 three times,
+each at a random moment, and started again. Needs matplotlib.
+"""
+
+import argparse
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from omfa_jax.train.checkpoint import newest_whole_step
+
+TRAIN = """
+import sys
+from pathlib import Path
+import jax
+jax.config.update("jax_compilation_cache_dir", str(Path(sys.argv[1]).parent / "cache"))
+from tiny_training import make_run
+from omfa_jax.train.loop import train
+train(make_run(Path(sys.argv[1]), int(sys.argv[2]), (1, 4, 1), save_every_steps=25))
+"""
+
+
+def main() -> int:
+    """Train twice, plot, compare; return 1 unless the curves are the same to the last bit."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--workdir", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True, help="the plot, a PNG")
+    parser.add_argument("--steps", type=int, default=500)
+    options = parser.parse_args()
+    straight, restarted = options.workdir / "straight", options.workdir / "restarted"
+    if start(straight, options.steps).wait():
+        return 1
+    rng, killed = random.Random(1), []
+    for share in (0.2, 0.5, 0.8):
+        process = start(restarted, options.steps)
+        while (newest_whole_step(restarted / "checkpoints", warn=False) or 0) < (
+            share * options.steps
+        ):
+            time.sleep(0.02)
+        time.sleep(rng.uniform(0.0, 0.5))
+        process.kill()
+        process.wait()
+        killed.append(newest_whole_step(restarted / "checkpoints", warn=False))
+    if start(restarted, options.steps).wait():
+        return 1
+    ours, theirs = losses(straight), losses(restarted)
+    plot(ours, theirs, killed, options.out)
+    same = ours == theirs
+    print(
+        f"{options.steps} steps, killed three times (resumed from steps {killed}):"
+        f" {'the same losses, bit for bit' if same else 'OTHER LOSSES'};"
+        f" first {ours[1]:.4f}, last {ours[options.steps]:.4f}"
+    )
+    return 0 if same else 1
+
+
+def start(workdir: Path, steps: int) -> subprocess.Popen:
+    """Start a process that trains, or goes on training, in `workdir`."""
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "4"}
+    command = [sys.executable, "-c", TRAIN, str(workdir), str(steps)]
+    return subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+
+
+def losses(workdir: Path) -> dict[int, float]:
+    """Return the logged loss of each step."""
+    rows = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+    return {row["step"]: row["loss"] for row in rows}
+
+
+def plot(ours: dict[int, float], theirs: dict[int, float], killed: list, out: Path) -> None:
+    """Draw one curve over the other, and where the second was resumed."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(8, 3.5), layout="constrained")
+    axes.plot(ours.keys(), ours.values(), color="0.75", linewidth=4, label="never stopped")
+    axes.plot(theirs.keys(), theirs.values(), color="C0", linewidth=0.8, label="killed three times")
+    for step in killed:
+        axes.axvline(step, color="C3", linestyle=":", label="resumed" if step == killed[0] else "")
+    axes.set(xlabel="step", ylabel="loss")
+    axes.legend(frameon=False)
+    figure.savefig(out, dpi=110)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

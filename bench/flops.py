@@ -1,0 +1,84 @@
+"""The compiler's own count of a training step's FLOPs, against three times the formula's forward.
+
+    PYTHONPATH=. python bench/flops.py [--config FILE] [--config.a.b=value ...]
+
+XLA counts a loop's body once, so the transformer stacks are unrolled here; nothing is recomputed
+and nothing is compiled. What XLA counts beside products and convolutions (norms, softmax, the
+optimizer) is in its figure.
+"""
+
+import argparse
+
+import jax
+import jax.numpy as jnp
+from jax import ShapeDtypeStruct as Shape
+
+from omfa_jax.cli import config as border
+from omfa_jax.cli.startup import preset_unet
+from omfa_jax.models import UNetConfig, apply_unet, transformer, vae
+from omfa_jax.scaling.flops import TEXT_TOKENS, unet_forward
+from omfa_jax.train.network import unet_shapes
+
+CANVASES = {
+    "1024x1024": (128, 128),
+    "768x1024": (128, 96),
+    "two components": (128, 192),
+    "three components": (128, 288),
+}
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--config", default="configs/base.py")
+    parser.add_argument("--step", default="768x1024", choices=CANVASES, help="canvas of the step")
+    options, overrides = parser.parse_known_args()
+    config = border.load_config(options.config, overrides)
+    diffusion = border.diffusion_settings(config, vae(config.model.vae))
+    unet = preset_unet(config, diffusion)
+    plain = UNetConfig()
+    print("| canvas | forward, TFLOP by formula (SDXL's own 4 channels) |\n| --- | --- |")
+    for name, (height, width) in CANVASES.items():
+        print(f"| {name} | {unet_forward(plain, height, width).total / 1e12:.3f} |")
+    height, width = CANVASES[options.step]
+    counted = step_flops(unet, height, width)
+    formula = 3 * unet_forward(unet, height, width).total
+    print(f"step on {options.step}: XLA {counted / 1e12:.3f} TFLOP, 3 x forward", end=" ")
+    print(f"{formula / 1e12:.3f}: {counted / formula:.4f} times")
+
+
+def step_flops(config: UNetConfig, height: int, width: int) -> float:
+    """Return XLA's count of loss, gradient and update of one example, stacks unrolled."""
+    from omfa_jax.train.optimizer import make_optimizer
+    from omfa_jax.train.settings import OptimizerSettings
+
+    scan = transformer.nn.scan
+    transformer.nn.scan = lambda block, **changes: scan(block, unroll=changes["length"], **changes)
+    optimizer = make_optimizer(OptimizerSettings(), 1)
+    try:
+        shapes = unet_shapes(config)
+
+        def step(params, state, x, t, context, pooled, ids):
+            def loss(p):
+                return jnp.mean(apply_unet(config, p, x, t, context, pooled, ids) ** 2)
+
+            grads = jax.grad(loss)(params)
+            return optimizer.update(grads, state, params)
+
+        lowered = jax.jit(step).lower(
+            shapes,
+            jax.eval_shape(optimizer.init, shapes),
+            Shape((1, height, width, config.in_channels), jnp.float32),
+            Shape((1,), jnp.int32),
+            Shape((1, TEXT_TOKENS, config.context_dim), jnp.float32),
+            Shape((1, config.pooled_dim), jnp.float32),
+            Shape((1, 6), jnp.float32),
+        )
+        analysis = lowered.cost_analysis()
+    finally:
+        transformer.nn.scan = scan
+    return analysis["flops"]
+
+
+if __name__ == "__main__":
+    main()
