@@ -77,7 +77,8 @@ def ours(it: Setting, steps: int) -> dict[str, Any]:
     from omfa_jax.train.optimizer import make_optimizer
     from omfa_jax.train.state import create_sharded
 
-    mesh = make_mesh(MeshSettings())
+    # one device on both sides
+    mesh = make_mesh(MeshSettings(), jax.devices()[:1])
     ahead = step_ahead(it.diffusion, it.unet, it.train, mesh, text_tokens=TEXT_TOKENS)
     optimizer = make_optimizer(it.train.optimizer, it.train.steps)
     state = create_sharded(

@@ -21,7 +21,8 @@ for ((index = 0; index < count; index++)); do
   pids+=($!)
 done
 status=0
-for _ in "${pids[@]}"; do
+# a signal ends a wait early: until none is left
+while [ -n "$(jobs -rp)" ]; do
   ended=0
   wait -n || ended=$?
   if [ "$ended" -ne 0 ] && [ "$status" -eq 0 ]; then

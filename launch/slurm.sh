@@ -13,14 +13,21 @@ set -euo pipefail
 config=$1
 workdir=$2
 shift 2
+# srun no longer takes it from sbatch
+export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}
 # one dead task would leave the others waiting
 status=0
 srun --kill-on-bad-exit=1 omfa train --config "$config" --workdir "$workdir" "$@" || status=$?
-# 143: asked to stop (time limit, preemption) and saved, the job goes on where it was; 134 and 137:
-# a task was killed, or lost one that was, the job goes on from the last save, a few times
-restarts=${SLURM_RESTART_COUNT:-0}
-if [ "$status" -eq 143 ] ||
-  { { [ "$status" -eq 134 ] || [ "$status" -eq 137 ]; } && [ "$restarts" -lt "${OMFA_MAX_RESTARTS:-20}" ]; }; then
-  scontrol requeue "$SLURM_JOB_ID"
-fi
+# 143: asked to stop (time limit, preemption) and saved, the job goes on where it was. 2: an error
+# that no restart mends. All else (a killed task, a lost host, a network that failed): the job goes
+# on from the last save, so many times.
+case $status in
+  0 | 2) ;;
+  143) scontrol requeue "$SLURM_JOB_ID" ;;
+  *)
+    if [ "${SLURM_RESTART_COUNT:-0}" -lt "${OMFA_MAX_RESTARTS:-20}" ]; then
+      scontrol requeue "$SLURM_JOB_ID"
+    fi
+    ;;
+esac
 exit "$status"

@@ -26,14 +26,22 @@ fi
 until [ "$(state)" = ACTIVE ]; do
   case $(state) in
     FAILED | SUSPENDED | SUSPENDING)
-      echo "launch/tpu_pod.sh: the request $name is $(state); delete it and ask again" >&2
+      echo "launch/tpu_pod.sh: the request $name is $(state) (preempted, or refused). Delete it:" >&2
+      echo "  gcloud compute tpus queued-resources delete $name --zone $zone --force" >&2
+      echo "and run this again; training goes on from the last checkpoint" >&2
       exit 1
       ;;
   esac
   sleep 30
 done
-on_every_host "python3 -m pip install --quiet '${OMFA_SOURCE}[tpu]'"
+# a Python of its own on each host (the image's is too old), and a copy of the sources to build from
+on_every_host "command -v uv || pip install --quiet uv || python3 -m pip install --quiet uv
+  PATH=\$HOME/.local/bin:\$PATH uv venv --quiet --python 3.11 \$HOME/omfa
+  cp -r '${OMFA_SOURCE}' \$HOME/omfa/source
+  PATH=\$HOME/.local/bin:\$PATH uv pip install --quiet --python \$HOME/omfa \$HOME/omfa/source[tpu]"
 # each argument quoted once more, for the shells on the hosts
 command=$(printf '%q ' omfa train --config "$config" --workdir "$workdir" "$@")
-# the same command goes on where a host was lost; run this script again after a preemption
-on_every_host "cd '$OMFA_SOURCE' && PATH=\$HOME/.local/bin:\$PATH $command"
+# detached, so that it outlives this connection; the log is beside the checkpoints
+on_every_host "cd '$OMFA_SOURCE' && PATH=\$HOME/omfa/bin:\$PATH nohup $command \
+  >> '$workdir'/\$(hostname).log 2>&1 &"
+echo "training; see $workdir/*.log"

@@ -22,7 +22,7 @@ from omfa_jax.train.loop import train
 from omfa_jax.train.settings import OptimizerSettings
 from omfa_jax.train.signals import Interrupted
 
-MESHES = [(8, 1, 1), (2, 4, 1), (2, 2, 2)]
+MESHES = [(8, 1, 1), (1, 8, 1), (2, 4, 1), (2, 2, 2)]
 
 
 def leaves(tree):
@@ -64,7 +64,7 @@ def test_four_steps_are_two_a_restart_and_two(straight, tmp_path):
 def test_the_mesh_does_not_matter(straight, tmp_path, mesh):
     workdir, state, _ = straight
     other = train(make_run(tmp_path, 4, mesh))
-    for name, bound in (("loss", 2e-5), ("grad_norm", 1e-4)):
+    for name, bound in (("loss", 1e-5), ("grad_norm", 1e-4)):
         assert logged(tmp_path, name) == pytest.approx(logged(workdir, name), rel=bound)
     for a, b in zip(leaves(state.params), leaves(other.params), strict=True):
         # Adam divides by the gradient's size: rounding in tiny gradients moves a weight by up to lr

@@ -6,8 +6,10 @@ import json
 import logging
 import math
 from pathlib import Path
+from typing import Any
 
 import jax
+from jax.sharding import AbstractMesh
 
 from omfa_jax.cli import config as border
 from omfa_jax.cli.resume import require_same_run
@@ -25,7 +27,7 @@ from omfa_jax.parallel import distributed
 from omfa_jax.parallel.feed import data_shard
 from omfa_jax.parallel.flags import set_flags
 from omfa_jax.parallel.hardware import chip_of
-from omfa_jax.parallel.mesh import make_mesh
+from omfa_jax.parallel.mesh import AXES, axis_sizes, make_mesh
 from omfa_jax.parallel.rules import REPLICATED_RULES, UNET_RULES, explain
 from omfa_jax.scaling.flops import unet_forward
 from omfa_jax.train.cost import Cost
@@ -80,7 +82,12 @@ def run(options: argparse.Namespace) -> None:
 
 def sharding_table(config: border.Config) -> str:
     """Return where every UNet weight of the config's preset lies on the config's mesh."""
-    mesh = make_mesh(border.mesh_settings(config))
+    settings = border.mesh_settings(config)
+    asked = math.prod(getattr(settings, axis) for axis in AXES)
+    # a mesh without -1 says itself how many devices it wants; they need not be here
+    mesh: Any = AbstractMesh(
+        tuple(axis_sizes(settings, asked if asked > 0 else jax.device_count())), AXES
+    )
     bundle = starting_bundle(config, None, abstract=True)
     return explain(UNET_RULES, unet_shapes(bundle.unet_config), mesh)
 

@@ -54,8 +54,8 @@ def attention_kernel(name: str, mesh: Mesh | None = None) -> AttentionKernel | N
     """
     kernels: dict[str, AttentionKernel | None] = {"xla": None, "cudnn": cudnn, "splash": splash}
     kernel = kernels[name]
-    if name == "splash" and mesh is not None and mesh.shape["tensor"] > 1:
-        return functools.partial(_by_heads, splash, mesh)
+    if kernel is not None and mesh is not None and mesh.shape["tensor"] > 1:
+        return functools.partial(_by_heads, kernel, mesh)
     return kernel
 
 
@@ -116,16 +116,15 @@ def _block(length: int) -> int:
 def _by_heads(kernel: Callable[..., Array], mesh: Mesh, q: Array, k: Array, v: Array) -> Array:
     """Run a kernel on each device's heads: the compiler cannot cut a kernel up."""
     if q.shape[2] % mesh.shape["tensor"]:
-        return kernel(q, k, v)
+        _say_xla("a kernel", q.shape[1], f"{q.shape[2]} heads do not divide over tensor")
+        return attention(q, k, v)
     heads = PartitionSpec(None, None, "tensor")
     within = jax.sharding.get_abstract_mesh()
+    here = mesh if within.empty else within
+    # no axis may be left to the compiler within, those of one device included
+    free = set(here.axis_names) - set(within.manual_axes)
     cut = jax.shard_map(
-        kernel,
-        mesh=mesh if within.empty else within,
-        in_specs=heads,
-        out_specs=heads,
-        axis_names={"tensor"},
-        check_vma=False,
+        kernel, mesh=here, in_specs=heads, out_specs=heads, axis_names=free, check_vma=False
     )
     return cut(q, k, v)
 

@@ -1,6 +1,7 @@
 """Joining the other hosts: `jax.distributed`, when the environment says there are any."""
 
 import hashlib
+import importlib.util
 import os
 import subprocess
 import sys
@@ -21,19 +22,28 @@ JOIN_TIMEOUT = "OMFA_JOIN_TIMEOUT_S"
 def initialize(workdir: Path) -> None:
     """Join the job's other processes; on a single host do nothing.
 
-    Slurm (more than one task) and TPU pods are recognised by jax itself; by hand, set
-    JAX_COORDINATOR_ADDRESS (host:port), JAX_NUM_PROCESSES and JAX_PROCESS_ID on every process.
+    Slurm (more than one task) and TPU hosts are recognised; by hand, set JAX_COORDINATOR_ADDRESS
+    (host:port), JAX_NUM_PROCESSES and JAX_PROCESS_ID on every process.
     Where not all come within OMFA_JOIN_TIMEOUT_S seconds (300), those that did name the missing
     ones, by the marks that all leave in `workdir`, and end.
     """
     place = place_in_job()
-    if jax.distributed.is_initialized() or place is None:
+    if jax.distributed.is_initialized() or (place is None and not on_tpu_host()):
+        return
+    seconds = _number(JOIN_TIMEOUT, 300)
+    arguments: dict[str, Any] = {"initialization_timeout": seconds + 3}
+    if place is None:
+        # a queued TPU's hosts learn of each other from Google's metadata server, which jax asks
+        jax.distributed.initialize(**arguments)
         return
     index, count = place
-    arguments: tuple[Any, ...] = ()
     if "JAX_COORDINATOR_ADDRESS" in os.environ:
-        arguments = os.environ["JAX_COORDINATOR_ADDRESS"], count, index
-    seconds = _number(JOIN_TIMEOUT, 300)
+        arguments["coordinator_address"] = os.environ["JAX_COORDINATOR_ADDRESS"]
+        arguments |= {"num_processes": count, "process_id": index}
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    if visible and "," not in visible:
+        # jax takes the task's number on its host, but a task that sees one GPU sees it as number 0
+        arguments["local_device_ids"] = [0]
 
     def late(missing: str) -> None:
         # XLA ends the process at its time-out, and says why in a stack trace: say it before
@@ -46,7 +56,7 @@ def initialize(workdir: Path) -> None:
         )
 
     with Roll(workdir, index, count, seconds, late):
-        jax.distributed.initialize(*arguments, initialization_timeout=seconds + 3)
+        jax.distributed.initialize(**arguments)
 
 
 def place_in_job() -> tuple[int, int] | None:
@@ -55,8 +65,19 @@ def place_in_job() -> tuple[int, int] | None:
         return _number("JAX_PROCESS_ID"), _number("JAX_NUM_PROCESSES")
     if _number("SLURM_NTASKS", 1) > 1 and "SLURM_PROCID" in os.environ:
         return _number("SLURM_PROCID"), _number("SLURM_NTASKS")
-    hosts = os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")
-    return (_number("TPU_WORKER_ID"), len(hosts)) if len(hosts) > 1 else None
+    # GKE's TPU pods; of several slices each counts its own hosts
+    hosts = len(os.environ.get("TPU_WORKER_HOSTNAMES", "").split(","))
+    slices = _number("MEGASCALE_NUM_SLICES", 1)
+    if hosts * slices == 1 or "TPU_WORKER_ID" not in os.environ:
+        return None
+    index = _number("MEGASCALE_SLICE_ID", 0) * hosts + _number("TPU_WORKER_ID")
+    return index, hosts * slices
+
+
+def on_tpu_host() -> bool:
+    """True where this machine has TPU chips and the library for them."""
+    chips = [*Path("/dev").glob("accel[0-9]*"), *Path("/dev/vfio").glob("[0-9]*")]
+    return bool(chips) and importlib.util.find_spec("libtpu") is not None
 
 
 def require_same(facts: Mapping[str, str]) -> None:
@@ -94,12 +115,17 @@ def revision() -> str:
         commands = (["rev-parse", "HEAD"], ["diff", "HEAD", "--", "omfa_jax"])
         found = [
             subprocess.run(
-                ["git", "-C", str(here), *command], capture_output=True, text=True, timeout=20
+                ["git", "-C", str(here), *command],
+                capture_output=True,
+                text=True,
+                timeout=20,
+                check=True,
             ).stdout
             for command in commands
         ]
-    except (OSError, subprocess.TimeoutExpired):
-        return __version__
+    except (OSError, subprocess.SubprocessError):
+        # no git, or one that distrusts the folder's owner
+        return f"{__version__} unknown"
     changes = hashlib.sha256(found[1].encode()).hexdigest()[:8] if found[1] else "clean"
     return f"{__version__} {found[0].strip()} {changes}"
 

@@ -4,6 +4,7 @@ XLA's own time-out ends a process without a word on whom it waited for. The work
 processes share already.
 """
 
+import contextlib
 import os
 import shutil
 import socket
@@ -12,6 +13,8 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+
+from omfa_jax.core.files import atomic_write
 
 FOLDER = "joining"
 # a process renews its mark this often; one that did not for FRESH_S is gone, or of another attempt
@@ -33,7 +36,8 @@ class Roll:
         self._joined = threading.Event()
 
     def __enter__(self) -> "Roll":
-        self._folder.mkdir(parents=True, exist_ok=True)
+        # an earlier attempt on this place may have been on another host
+        self._mark.unlink(missing_ok=True)
         self._renew()
         threading.Thread(target=self._wait, daemon=True).start()
         return self
@@ -42,7 +46,13 @@ class Roll:
         self._joined.set()
 
     def _renew(self) -> None:
-        self._mark.write_text(socket.gethostname())
+        # a disk that takes no mark costs the message, not the run
+        with contextlib.suppress(OSError):
+            if self._mark.exists():
+                os.utime(self._mark)
+            else:
+                with atomic_write(self._mark) as temporary:
+                    temporary.write_text(socket.gethostname())
 
     def _wait(self) -> None:
         end = time.monotonic() + self._seconds
@@ -50,14 +60,17 @@ class Roll:
             if self._joined.wait(RENEW_S):
                 return
             self._renew()
-        self._late(self.missing())
+        try:
+            self._late(self.missing())
+        except OSError as error:
+            self._late(f"who is missing cannot be told ({error})")
 
     def missing(self) -> str:
         """Return who is not there, with the host that it should be on where that is known."""
         # both times are of the clock that the file system keeps
         now = self._mark.stat().st_mtime
         here = {}
-        for mark in self._folder.iterdir():
+        for mark in self._folder.glob("[0-9]*"):
             if now - mark.stat().st_mtime < FRESH_S:
                 here[int(mark.name)] = mark.read_text()
         hosts = expected_hosts(self._count)

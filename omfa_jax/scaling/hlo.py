@@ -70,11 +70,12 @@ def collectives(text: str) -> dict[str, Moved]:
 def _parsed(text: str) -> tuple[dict[str, _Computation], str]:
     computations: dict[str, _Computation] = {}
     loops: list[tuple[_Computation, str, str, str]] = []
-    here, entry = _Computation(), ""
+    here, name, entry = _Computation(), "", ""
     for line in text.splitlines():
         header = _HEADER.match(line)
         if header:
-            here = computations.setdefault(header[2], _Computation())
+            name = header[2]
+            here = computations.setdefault(name, _Computation())
             entry = header[2] if header[1] else entry
             continue
         constant = _CONSTANT.search(line)
@@ -82,7 +83,7 @@ def _parsed(text: str) -> tuple[dict[str, _Computation], str]:
             here.constants.append(int(constant[1]))
         collective = _COLLECTIVE.search(line)
         if collective:
-            here.own.append((collective[2], _received(line, collective)))
+            here.own.append(_moved(line, collective, scatters="all-reduce-scatter" in name))
         loop = _WHILE.search(line)
         if loop:
             loops.append((here, loop[1], loop[2], line))
@@ -96,7 +97,11 @@ def _parsed(text: str) -> tuple[dict[str, _Computation], str]:
     return computations, entry
 
 
-def _received(line: str, collective: re.Match[str]) -> int:
+def _moved(line: str, collective: re.Match[str], *, scatters: bool) -> tuple[str, int]:
+    """Return a collective's kind and the bytes that a device receives in it.
+
+    `scatters`: an all-reduce in a fusion that keeps each device's part, as TPUs have it.
+    """
     kind, started = collective[2], bool(collective[3])
     size = sum(
         math.prod(map(int, filter(None, dims.split(",")))) * ITEMSIZES.get(kind_of, 4)
@@ -104,15 +109,16 @@ def _received(line: str, collective: re.Match[str]) -> int:
     )
     group = _group_size(line)
     if kind == "collective-permute":
-        return size // 2 if started else size
+        return kind, size // 2 if started else size
     if kind == "all-reduce":
-        return 2 * size * (group - 1) // group
+        received = size * (group - 1) // group
+        return ("reduce-scatter", received) if scatters else (kind, 2 * received)
     if started:
         # both what goes in and what comes out are in the type: 1 + group parts
-        return size * (group - 1) // (group + 1)
+        return kind, size * (group - 1) // (group + 1)
     if kind == "reduce-scatter":
-        return size * (group - 1)
-    return size * (group - 1) // group
+        return kind, size * (group - 1)
+    return kind, size * (group - 1) // group
 
 
 def _group_size(line: str) -> int:

@@ -1,5 +1,6 @@
 """What a training run will need on a machine that is not here: from shapes and formulas."""
 
+import contextlib
 import dataclasses
 import math
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AbstractMesh, AxisType
 
+from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.trees import walk
 from omfa_jax.diffusion.settings import DiffusionSettings
 from omfa_jax.models import UNetConfig, init_unet
@@ -52,6 +54,7 @@ class Plan:
 
     pod: Pod
     mesh: dict[str, int]
+    remat: str
     attention: str
     params: int
     memory: dict[str, int]
@@ -134,6 +137,7 @@ def plan(job: Job, pod: Pod, *, efficiency: float = EFFICIENCY) -> Plan:
     return Plan(
         pod=pod,
         mesh=shape,
+        remat=train.remat,
         attention=kernel,
         params=sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state.params)),
         memory=memory,
@@ -220,24 +224,41 @@ def tensor_traffic(job: Job, shape: dict[str, int], rows: int, itemsize: int) ->
     return {"all-reduce of activations": round(2 * size * (count - 1) / count)}
 
 
+def lighter(job: Job, pod: Pod) -> Plan | None:
+    """Return the plan with the least recomputing that fits, if that is less than the job's own."""
+    for policy in REMAT[: REMAT.index(job.train.remat)]:
+        train = dataclasses.replace(job.train, remat=policy)
+        made = plan(dataclasses.replace(job, train=train), pod)
+        if made.fits:
+            return made
+    return None
+
+
 def advice(job: Job, pod: Pod) -> list[str]:
     """Return the changes, each alone a little dearer than the one before, that make a job fit."""
-    trials: list[tuple[str, Job]] = []
-    group = pod.group if pod.torus else min(pod.chips, pod.group)
-    mesh = dataclasses.replace(job.mesh, data=-1, fsdp=group, tensor=1, slice=pod.slices)
-    sharded = dataclasses.replace(job, mesh=mesh)
-    if job.mesh.fsdp != group:
-        trials.append((f"config.mesh.fsdp={group}", sharded))
+    mesh = dataclasses.replace(job.mesh, data=-1, fsdp=pod.group, tensor=1, slice=pod.slices)
+    trials = [dataclasses.replace(job, mesh=mesh)]
     for policy in REMAT[REMAT.index(job.train.remat) + 1 :]:
         train = dataclasses.replace(job.train, remat=policy)
-        changed = dataclasses.replace(sharded, train=train)
-        trials.append((f"config.mesh.fsdp={group} config.train.remat={policy}", changed))
-    last = trials[-1][1] if trials else sharded
-    whole = math.prod(axis_sizes(last.mesh, pod.chips))
+        trials.append(dataclasses.replace(trials[0], train=train))
+    last = trials[-1]
     for parts in (2, 4, 8, 16):
-        if job.train.batch_size % (whole * parts) == 0:
-            train = dataclasses.replace(last.train, accumulate=parts)
-            text = f"config.mesh.fsdp={group} config.train.remat={train.remat}"
-            changed = dataclasses.replace(last, train=train)
-            trials.append((f"{text} config.train.accumulate={parts}", changed))
-    return [text for text, changed in trials if plan(changed, pod).fits]
+        train = dataclasses.replace(last.train, accumulate=parts)
+        trials.append(dataclasses.replace(last, train=train))
+    found = []
+    for trial in trials:
+        # a batch that does not divide so is no advice
+        with contextlib.suppress(OmfaError):
+            if plan(trial, pod).fits:
+                found.append(" ".join(changes(job, trial)))
+    return found
+
+
+def changes(job: Job, other: Job) -> list[str]:
+    """Return the overrides that make `other` of `job`."""
+    return [
+        f"--config.{group}.{field.name}={getattr(new, field.name)}"
+        for group, old, new in (("mesh", job.mesh, other.mesh), ("train", job.train, other.train))
+        for field in dataclasses.fields(old)
+        if getattr(old, field.name) != getattr(new, field.name)
+    ]

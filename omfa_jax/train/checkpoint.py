@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint.checkpoint_managers import PreservationPolicy
@@ -51,8 +52,17 @@ class Checkpoints:
             ) from None
 
     def latest(self) -> int | None:
-        """Return the newest whole step; warn of any newer folder that is not whole."""
-        return newest_whole_step(self.folder)
+        """Return the newest whole step; warn of any newer folder that is not whole.
+
+        Of several processes the first decides: the others' view of a shared folder may be old.
+        """
+        found = newest_whole_step(self.folder)
+        if jax.process_count() == 1:
+            return found
+        from jax.experimental import multihost_utils
+
+        step = int(multihost_utils.broadcast_one_to_all(np.int64(-1 if found is None else found)))
+        return None if step < 0 else step
 
     def save(
         self,

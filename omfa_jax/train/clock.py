@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from omfa_jax.core.files import atomic_write
+
 # the file of a workdir that holds the time of the run's first start
 BEGAN = "began"
 
@@ -18,9 +20,11 @@ def begin(workdir: Path) -> float:
     try:
         return float(mark.read_text())
     except (FileNotFoundError, ValueError):
-        mark.parent.mkdir(parents=True, exist_ok=True)
-        mark.write_text(f"{time.time()}\n")
-        return float(mark.read_text())
+        now = time.time()
+        # processes that start together all come here: the last to rename is read from then on
+        with atomic_write(mark) as temporary:
+            temporary.write_text(f"{now}\n")
+        return now
 
 
 class Clock:

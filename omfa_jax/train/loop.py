@@ -117,7 +117,7 @@ def train(run: Run) -> TrainState:
         progress = Progress(step, settings.steps, settings.batch_size, enabled=main_process)
         open_things.callback(progress.close)
         window = Window(skips=skips)
-        saved, last, asked, row = step, False, None, {}
+        saved, last, asked, row, pictures = step, False, None, {}, run.pictures
 
         stop = open_things.enter_context(StopRequest())
         while step < settings.steps and not last:
@@ -146,20 +146,36 @@ def train(run: Run) -> TrainState:
                     row |= run.cost.row(step, row.get("step_seconds/p50"))
                 writers.scalars(step, row)
 
-            if run.pictures and due(settings.samples_every_steps, step):
-                with clock.spent("pictures"):
-                    for name, picture in run.pictures(state, step).items():
-                        writers.image(step, name, picture)
-                progress.pause()
-
             if save:
                 with clock.spent("save"):
                     checkpoints.save(step, state, run.batches.get_state(), run.config, row)
                 saved = step
                 progress.pause()
+
+            # after the save: what is only to be looked at must not cost what was trained
+            if pictures and due(settings.samples_every_steps, step):
+                with clock.spent("pictures"):
+                    pictures = drawn(pictures, state, step, writers)
+                progress.pause()
     if asked is not None and step < settings.steps:
         raise Interrupted(asked, step)
     return state
+
+
+def drawn(pictures: Pictures, state: TrainState, step: int, writers: Writers) -> Pictures | None:
+    """Log the pictures and return how to draw the next; None if a device's memory is too small."""
+    try:
+        for name, picture in pictures(state, step).items():
+            writers.image(step, name, picture)
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        log.warning(
+            "no memory for sample pictures beside the training: there will be none; fewer fit"
+            " (config.log.samples), or turn them off (config.log.samples_every_steps=0)"
+        )
+        return None
+    return pictures
 
 
 def restore_or_create(
