@@ -2,8 +2,9 @@
 
     PYTHONPATH=.:tests python bench/curve.py --workdir DIR --out docs/restarts.png
 
-trains tests/tiny_training.py's UNet twice; the second run's process is killed with -9 three times,
-each at a random moment, and started again. Needs matplotlib.
+trains tests/tiny_training.py's UNet twice, on pictures of one colour, which it can learn; the second
+run's process is killed with -9 three times, each at a random moment, and started again. Needs
+matplotlib.
 """
 
 import argparse
@@ -22,9 +23,20 @@ import sys
 from pathlib import Path
 import jax
 jax.config.update("jax_compilation_cache_dir", str(Path(sys.argv[1]).parent / "cache"))
-from tiny_training import make_run
+import dataclasses
+import numpy as np
+from tiny_training import CountingBatches, make_run
 from omfa_jax.train.loop import train
-train(make_run(Path(sys.argv[1]), int(sys.argv[2]), (1, 4, 1), save_every_steps=25))
+
+class Colours(CountingBatches):
+    def __next__(self):
+        return {
+            name: np.broadcast_to(value[:, :1, :1], value.shape) if value.ndim == 4 else value
+            for name, value in super().__next__().items()
+        }
+
+run = make_run(Path(sys.argv[1]), int(sys.argv[2]), (1, 4, 1), save_every_steps=25)
+train(dataclasses.replace(run, batches=Colours()))
 """
 
 
