@@ -2,9 +2,9 @@
 
     PYTHONPATH=.:tests python bench/curve.py --workdir DIR --out docs/restarts.png
 
-trains tests/tiny_training.py's UNet twice, on pictures of one colour, which it can learn; the second
-run's process is killed with -9 three times, each at a random moment, and started again. Needs
-matplotlib.
+trains tests/tiny_training.py's UNet twice, on pictures of one colour, which it can learn; the
+second run's process is killed with -9 three times, each at a random moment, and started again.
+Needs matplotlib.
 """
 
 import argparse

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 
 import jax
 import pytest
@@ -33,6 +34,15 @@ SMALL = (
 )
 # eight chips of one host; XLA's CPU compiler stands in for the chip's own
 EIGHT = Pod("v5e-8", "v5e", 8, 8, (2, 4))
+
+
+@pytest.fixture(autouse=True)
+def _environment():
+    """`omfa plan` tells the compilers about the machine by the environment of its process."""
+    before = dict(os.environ)
+    yield
+    for name in os.environ.keys() - before.keys():
+        del os.environ[name]
 
 
 def job(*overrides):

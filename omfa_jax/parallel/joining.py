@@ -92,6 +92,7 @@ def expected_hosts(count: int) -> Sequence[str]:
             ["scontrol", "show", "hostnames", nodes], capture_output=True, text=True, timeout=20
         )
         names = shown.stdout.split()
-    if not names or count % len(names):
+    # one name is a single host's own
+    if len(names) < 2 or count % len(names):
         return []
     return [names[index * len(names) // count] for index in range(count)]
