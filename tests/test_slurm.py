@@ -51,7 +51,7 @@ def submitted(cluster, tmp_path):
         cluster.call("scancel", job)
 
 
-def wait(what, seconds=120):
+def wait(what, seconds=400):
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if what():
