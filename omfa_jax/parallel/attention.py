@@ -131,4 +131,4 @@ def _by_heads(kernel: Callable[..., Array], mesh: Mesh, q: Array, k: Array, v: A
 
 @functools.cache
 def _say_xla(name: str, length: int, reason: str) -> None:
-    log.info("attention among %d tokens: XLA's, not %s (%s)", length, name, reason)
+    log.warning("attention among %d tokens: XLA's, not %s (%s)", length, name, reason)
