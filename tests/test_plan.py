@@ -155,6 +155,12 @@ def test_other_machines_are_refused(name, word):
         pod(name)
 
 
+def test_sharding_is_explained_for_a_mesh_that_is_not_here(capsys, tmp_path):
+    flags = ["--workdir", str(tmp_path), "--explain-sharding", "--config.mesh.fsdp=16"]
+    assert main(["train", "--config", BASE, *flags, "--config.mesh.data=1"]) == 0
+    assert "on each of 16 devices" in capsys.readouterr().out
+
+
 def test_two_slices_need_the_slice_axis():
     with pytest.raises(OmfaError, match="does not cover the 32 devices"):
         plan(job("--config.mesh.data=16", "--config.train.batch_size=32"), pod("v5e-16x2"))

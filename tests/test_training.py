@@ -1,5 +1,6 @@
 """One run, in one go and interrupted, on one device and on many: always the same run."""
 
+import dataclasses
 import json
 import os
 import re
@@ -99,6 +100,20 @@ def test_a_run_restarts_on_another_mesh(straight, tmp_path):
     assert resumed.batches.seen == [2, 3]
     assert losses(tmp_path) == pytest.approx(losses(workdir), rel=2e-5)
     assert int(after.step) == int(state.step)
+
+
+def test_pictures_come_after_the_save_and_never_end_a_run(tmp_path, caplog):
+    seen = []
+
+    def too_large(state, step):
+        seen.append((step, any((tmp_path / "checkpoints").glob(f"{step}*"))))
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+
+    run = make_run(tmp_path, 3, samples_every_steps=1, save_every_steps=1)
+    state = train(dataclasses.replace(run, pictures=too_large))
+    assert int(state.step) == 3 and newest_whole_step(tmp_path / "checkpoints") == 3
+    assert seen == [(1, True)]
+    assert "no memory for sample pictures" in caplog.text
 
 
 def test_the_ema_is_a_warmed_up_average(tmp_path):
