@@ -16,8 +16,9 @@ from jax import ShapeDtypeStruct as Shape
 from omfa_jax.cli import config as border
 from omfa_jax.cli.startup import preset_unet
 from omfa_jax.models import UNetConfig, apply_unet, transformer, vae
-from omfa_jax.scaling.flops import TEXT_TOKENS, unet_forward
+from omfa_jax.scaling.flops import unet_forward
 from omfa_jax.train.network import unet_shapes
+from omfa_jax.weights.text import TEXT_TOKENS
 
 CANVASES = {
     "1024x1024": (128, 128),

@@ -21,8 +21,9 @@ from omfa_jax.cli import config as border
 from omfa_jax.diffusion.settings import DiffusionSettings
 from omfa_jax.models import VAES, UNetConfig
 from omfa_jax.parallel.hardware import chip_of
-from omfa_jax.scaling.flops import TEXT_TOKENS, unet_forward
+from omfa_jax.scaling.flops import unet_forward
 from omfa_jax.train.settings import TrainSettings
+from omfa_jax.weights.text import TEXT_TOKENS
 
 SIDES = ("ours", "diffusers")
 # a 4 M-parameter UNet of SDXL's shape on three components of 32x24 latents, as the notes measured

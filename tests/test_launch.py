@@ -71,6 +71,27 @@ def test_jobsets_train_a_config_that_is_there(path):
     assert mesh.data * mesh.fsdp == spec["parallelism"] * sum(chips.values())
 
 
+@pytest.mark.parametrize(
+    ("status", "restarts", "queued"),
+    [(0, 0, 0), (2, 0, 0), (143, 99, 1), (137, 0, 1), (1, 19, 1), (137, 20, 0)],
+)
+def test_slurm_queues_again_what_a_restart_can_mend(tmp_path, status, restarts, queued):
+    """Two words of Slurm's are played here; test_slurm.py has the real ones."""
+    played = {"srun": f"exit {status}", "scontrol": f'echo "$@" >> "{tmp_path}/asked"'}
+    for name, line in played.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{line}\n")
+        (tmp_path / name).chmod(0o755)
+    environment = {
+        "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}",
+        "SLURM_JOB_ID": "7",
+        "SLURM_RESTART_COUNT": str(restarts),
+    }
+    done = subprocess.run([LAUNCH / "slurm.sh", "some.py", tmp_path / "run"], env=environment)
+    asked = tmp_path / "asked"
+    assert done.returncode == status
+    assert (asked.read_text() if asked.exists() else "") == "requeue 7\n" * queued
+
+
 def test_local_processes_train_as_one(tmp_path):
     (tmp_path / "task.py").write_text(processes.TRAINING)
     omfa = tmp_path / "omfa"

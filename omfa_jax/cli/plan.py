@@ -64,7 +64,7 @@ def run(options: argparse.Namespace) -> None:
     job = job_of(options)
     made = plan(job, machine, efficiency=options.efficiency)
     print(table(job, made, options.efficiency))
-    faster = lighter(job, machine) if made.fits else None
+    faster = lighter(job, machine, efficiency=options.efficiency) if made.fits else None
     if faster:
         print(
             f"config.train.remat={faster.remat} fits too: {faster.peak_bytes / 2**30:.1f} GiB a"
@@ -80,7 +80,7 @@ def run(options: argparse.Namespace) -> None:
     peak = compiled.peak_bytes if compiled else made.peak_bytes
     if peak > USABLE * machine.chip.memory_bytes:
         found = advice(job, machine)
-        change = f"try {found[0]}" if found else "take more chips, a smaller batch or preset"
+        change = f"try {found}" if found else "take more chips, a smaller batch or preset"
         raise OmfaError(
             f"{options.topology} does not hold this run ({peak / 2**30:.1f} GiB a chip): {change}"
         )

@@ -23,6 +23,7 @@ TOKENS = ("batch", "length", "channels")
 HEADS = ("batch", "length", "heads", "head_dim")
 HIDDEN = ("batch", "length", "hidden")
 
+# from the fastest to the smallest
 REMAT = ("none", "attention", "block", "full")
 
 

@@ -106,6 +106,15 @@ def require_same(facts: Mapping[str, str]) -> None:
         )
 
 
+def any_process(flag: bool) -> bool:
+    """Return True on every process if `flag` is true on one; all of them must call this."""
+    if jax.process_count() == 1:
+        return flag
+    from jax.experimental import multihost_utils
+
+    return bool(multihost_utils.process_allgather(np.bool_(flag)).any())
+
+
 def revision() -> str:
     """Return what code this is: the version, and in a checkout the commit and its changes."""
     here = Path(__file__).parents[2]

@@ -6,8 +6,7 @@ Two FLOPs a multiply-add; norms, activations and sums are left out, as in torch'
 from dataclasses import dataclass
 
 from omfa_jax.models import UNetConfig
-
-TEXT_TOKENS = 77
+from omfa_jax.weights.text import TEXT_TOKENS
 
 
 @dataclass

@@ -14,22 +14,22 @@ from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.trees import walk
 from omfa_jax.diffusion.settings import DiffusionSettings
 from omfa_jax.models import UNetConfig, init_unet
+from omfa_jax.models.compute import REMAT
 from omfa_jax.parallel.attention import kernel_name
 from omfa_jax.parallel.mesh import AXES, BATCH, MeshSettings, axis_sizes, check_batch_size
 from omfa_jax.parallel.pods import Pod
 from omfa_jax.parallel.rules import UNET_RULES
-from omfa_jax.scaling.flops import TEXT_TOKENS, Flops, unet_forward
+from omfa_jax.scaling.flops import Flops, unet_forward
 from omfa_jax.scaling.memory import kept_bytes, largest_layer, working_bytes
 from omfa_jax.train.optimizer import make_optimizer
 from omfa_jax.train.settings import TrainSettings
 from omfa_jax.train.state import abstract_state, state_shardings
+from omfa_jax.weights.text import TEXT_TOKENS
 
 # of a chip's peak, while it computes; no step of this model has been timed on these machines yet
 EFFICIENCY = 0.5
 # of a chip's memory: the rest is the runtime's, and what allocation wastes
 USABLE = 0.92
-# the last of them is what a run can do without
-REMAT = ("none", "attention", "block", "full")
 
 
 @dataclass(frozen=True)
@@ -224,18 +224,21 @@ def tensor_traffic(job: Job, shape: dict[str, int], rows: int, itemsize: int) ->
     return {"all-reduce of activations": round(2 * size * (count - 1) / count)}
 
 
-def lighter(job: Job, pod: Pod) -> Plan | None:
+def lighter(job: Job, pod: Pod, *, efficiency: float = EFFICIENCY) -> Plan | None:
     """Return the plan with the least recomputing that fits, if that is less than the job's own."""
     for policy in REMAT[: REMAT.index(job.train.remat)]:
         train = dataclasses.replace(job.train, remat=policy)
-        made = plan(dataclasses.replace(job, train=train), pod)
+        made = plan(dataclasses.replace(job, train=train), pod, efficiency=efficiency)
         if made.fits:
             return made
     return None
 
 
-def advice(job: Job, pod: Pod) -> list[str]:
-    """Return the changes, each alone a little dearer than the one before, that make a job fit."""
+def advice(job: Job, pod: Pod) -> str | None:
+    """Return the overrides that make a job fit at the least cost in time; None if none do.
+
+    Tried are fsdp over a whole node or slice, then more recomputing, then microbatches.
+    """
     mesh = dataclasses.replace(job.mesh, data=-1, fsdp=pod.group, tensor=1, slice=pod.slices)
     trials = [dataclasses.replace(job, mesh=mesh)]
     for policy in REMAT[REMAT.index(job.train.remat) + 1 :]:
@@ -245,13 +248,12 @@ def advice(job: Job, pod: Pod) -> list[str]:
     for parts in (2, 4, 8, 16):
         train = dataclasses.replace(last.train, accumulate=parts)
         trials.append(dataclasses.replace(last, train=train))
-    found = []
     for trial in trials:
         # a batch that does not divide so is no advice
         with contextlib.suppress(OmfaError):
             if plan(trial, pod).fits:
-                found.append(" ".join(changes(job, trial)))
-    return found
+                return " ".join(changes(job, trial))
+    return None
 
 
 def changes(job: Job, other: Job) -> list[str]:

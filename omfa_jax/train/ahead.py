@@ -19,8 +19,7 @@ from omfa_jax.train.optimizer import make_optimizer
 from omfa_jax.train.settings import TrainSettings
 from omfa_jax.train.state import TrainState, abstract_state, state_shardings
 from omfa_jax.train.step import Step, make_step
-
-TEXT_TOKENS = 77
+from omfa_jax.weights.text import TEXT_TOKENS
 
 
 @dataclass(frozen=True)

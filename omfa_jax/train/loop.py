@@ -13,6 +13,7 @@ import optax
 from jax.sharding import Mesh
 
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.parallel.distributed import any_process
 from omfa_jax.parallel.feed import place, to_global
 from omfa_jax.parallel.mesh import check_batch_size, replicated
 from omfa_jax.parallel.rules import Rules
@@ -164,12 +165,16 @@ def train(run: Run) -> TrainState:
 
 def drawn(pictures: Pictures, state: TrainState, step: int, writers: Writers) -> Pictures | None:
     """Log the pictures and return how to draw the next; None if a device's memory is too small."""
+    failed = False
     try:
         for name, picture in pictures(state, step).items():
             writers.image(step, name, picture)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
+        failed = True
+    # the next pictures gather weights from all processes, so all draw them or none
+    if any_process(failed):
         log.warning(
             "no memory for sample pictures beside the training: there will be none; fewer fit"
             " (config.log.samples), or turn them off (config.log.samples_every_steps=0)"

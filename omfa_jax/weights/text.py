@@ -13,7 +13,7 @@ from omfa_jax.weights.files import read_json
 from omfa_jax.weights.prompts import EMPTY, PromptTable, null_prompts
 
 # of SDXL's tokenizers
-TOKENS = 77
+TEXT_TOKENS = 77
 
 
 def encode_prompts(folder: Path, prompts: Sequence[str]) -> PromptTable:
@@ -46,7 +46,7 @@ def encode_prompts(folder: Path, prompts: Sequence[str]) -> PromptTable:
     if lengths[0] != lengths[1]:
         raise OmfaError(
             f"{folder}: its tokenizers make {lengths[0]} and {lengths[1]} tokens of a prompt;"
-            f" SDXL's both make {TOKENS}: give SDXL's two tokenizers"
+            f" SDXL's both make {TEXT_TOKENS}: give SDXL's two tokenizers"
         )
     context = np.concatenate(contexts, axis=-1)
     index = folder / "model_index.json"
@@ -76,7 +76,7 @@ def prompt_table(
     if not prompts:
         table = own
     elif without_text:
-        table = null_prompts(prompts, TOKENS, config.context_dim, config.pooled_dim)
+        table = null_prompts(prompts, TEXT_TOKENS, config.context_dim, config.pooled_dim)
     elif own_first and own is not None and set(prompts) <= set(own.prompts):
         table = own
     elif (encoders / "text_encoder").is_dir():
