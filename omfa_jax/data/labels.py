@@ -5,6 +5,7 @@ which VITON-HD's `image-parse-v3` uses. LIP has 20 slots too, but its 10 means j
 """
 
 from collections.abc import Iterable
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, UInt8
@@ -46,8 +47,9 @@ def mask(labels: UInt8[np.ndarray, "h w"], names: Iterable[str]) -> Bool[np.ndar
     return np.isin(labels, ids(names))
 
 
-def category(labels: UInt8[np.ndarray, "h w"]) -> str:
-    """Return the garment label with the largest area, or "" if the map shows no garment."""
-    areas = {name: int(mask(labels, [name]).sum()) for name in GARMENT}
-    name = max(areas, key=areas.__getitem__)
-    return name if areas[name] else ""
+def category(labels: UInt8[np.ndarray, "h w"]) -> Literal["upper", "dress", ""]:
+    """Return where the larger part of the garment is worn, or "" if the map shows no garment."""
+    dress, upper = int(mask(labels, ["dress"]).sum()), int(mask(labels, ["upper", "coat"]).sum())
+    if not dress and not upper:
+        return ""
+    return "dress" if dress > upper else "upper"

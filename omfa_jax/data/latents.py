@@ -58,7 +58,8 @@ class LatentsBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                     if not has_pose:
                         arrays["pose"] = b""
                     key = str(batch["key"][row])
-                    record = schema.LatentRecord(key=key, has_pose=has_pose, **arrays)
+                    group = str(batch["group"][row])
+                    record = schema.LatentRecord(key=key, has_pose=has_pose, group=group, **arrays)
                     yield int(batch["index"][row]), schema.to_example(record)
                 bar.update(int(batch["valid"].sum()))
 

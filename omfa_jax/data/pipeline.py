@@ -113,8 +113,8 @@ def eval_batches(
 ) -> Iterator[Batch]:
     """Return an iterator over the split, once and in order, in batches of one size.
 
-    The keys are `make_dataset`'s without task, plus key (b,) str and valid (b,) bool: False marks
-    the rows that fill up the last batch (copies of the last record). `limit` stops after that many
+    The keys are `make_dataset`'s without task, plus key and group (b,) str and valid (b,) bool:
+    False marks the rows that fill up the last batch (copies of the last record). `limit` stops after that many
     records. `unpaired` gives the garment that the person does not wear, and raises an OmfaError
     where a record has none or the records are latents. Every shard yields equally many batches.
     """
@@ -126,8 +126,9 @@ def eval_batches(
     def example(position: int) -> Example:
         index = min(position, count - 1)
         record = source[index]
-        facts = {"key": np.str_(record.key), "valid": np.bool_(position < count)}
-        return decode(record) | facts | {"index": np.int64(index)}
+        names = {"key": np.str_(record.key), "group": np.str_(record.group)}
+        facts = {"valid": np.bool_(position < count), "index": np.int64(index)}
+        return decode(record) | names | facts
 
     rows = grain.MapDataset.range(batches * batch_size).map(example)
     parts = rows.batch(batch_size // shards, batch_fn=_stack)

@@ -19,9 +19,14 @@ from omfa_jax.core.errors import OmfaError, unknown
 from omfa_jax.core.files import require_dir
 
 MANIFEST = "omfa_records.json"
-FORMAT = 1
+FORMAT = 2
 
 Kind = Literal["images", "latents"]
+
+# "exact": known (synthetic worlds); "smplx": an SMPL-X estimate; "smpl_fit" and "smpl_copy21": an
+# SMPL estimate carried over to SMPL-X by fitting its mesh, or (approximate) by copying its joints'
+# rotations; "keypoints": fitted to 2D keypoints
+BODY_SOURCES = ("", "exact", "smplx", "smpl_fit", "smpl_copy21", "keypoints")
 
 
 @dataclass(frozen=True)
@@ -31,8 +36,10 @@ class Record:
     `key` is unique in its split. `face_box_px` is (left, top, right, bottom) in the pixels of the
     person's photo and may reach over its edges; it counts only if `has_face`. `pose` is empty
     unless `has_pose`. The unpaired garment (evaluation splits only) is one that the person does
-    not wear; its key and bytes are empty when there is none. `category` is the worn garment's
-    parse label ("upper", "dress", "coat") or "" when unknown.
+    not wear; its key and bytes are empty when there is none. `category` is where the garment is
+    worn, "" when unknown. Records of one `group` show one person in one outfit, in several poses;
+    `person_id` is the person's alone. `body_source` says where the body behind the pose map comes
+    from (see BODY_SOURCES). All of these are "" when unknown, as `caption` is.
     """
 
     key: str
@@ -42,20 +49,24 @@ class Record:
     width_px: int
     garment: bytes = field(repr=False)
     garment_source: Literal["in_shop", "worn"]
-    category: str
+    category: Literal["upper", "lower", "dress", ""]
     has_face: bool
     face_box_px: tuple[float, float, float, float]
     has_pose: bool
     pose: bytes = field(repr=False)
     unpaired_garment_key: str
     unpaired_garment: bytes = field(repr=False)
+    caption: str = ""
+    person_id: str = ""
+    group: str = ""
+    body_source: str = ""
 
 
 @dataclass(frozen=True)
 class LatentRecord:
     """The VAE latents of one record: little-endian float16 in (h, w, c) order, as bytes.
 
-    Shapes are in the manifest. `pose` is empty unless `has_pose`.
+    Shapes are in the manifest. `pose` is empty unless `has_pose`; `group` is the record's.
     """
 
     key: str
@@ -64,6 +75,7 @@ class LatentRecord:
     face: bytes = field(repr=False)
     has_pose: bool
     pose: bytes = field(repr=False)
+    group: str = ""
 
 
 RECORD_TYPES: dict[Kind, type] = {"images": Record, "latents": LatentRecord}
@@ -80,7 +92,7 @@ def features(kind: Kind) -> tfds.features.FeaturesDict:
     }
     box = tfds.features.Tensor(shape=(4,), dtype=np.float32)
     fields = dataclasses.fields(RECORD_TYPES[kind])
-    special = {"garment_source": kinds[str], "face_box_px": box}
+    special = {"garment_source": kinds[str], "category": kinds[str], "face_box_px": box}
     return tfds.features.FeaturesDict(
         {f.name: special.get(f.name) or kinds[f.type] for f in fields}
     )
