@@ -114,9 +114,10 @@ def eval_batches(
     """Return an iterator over the split, once and in order, in batches of one size.
 
     The keys are `make_dataset`'s without task, plus key and group (b,) str and valid (b,) bool:
-    False marks the rows that fill up the last batch (copies of the last record). `limit` stops after that many
-    records. `unpaired` gives the garment that the person does not wear, and raises an OmfaError
-    where a record has none or the records are latents. Every shard yields equally many batches.
+    False marks the rows that fill up the last batch (copies of the last record). `limit` stops
+    after that many records. `unpaired` gives the garment that the person does not wear, and raises
+    an OmfaError where a record has none or the records are latents. Every shard yields equally
+    many batches.
     """
     _check_shards(batch_size, shard, shards)
     source, decode = _open(settings, split, unpaired=unpaired)
