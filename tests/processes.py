@@ -37,7 +37,9 @@ class Rows(CountingBatches):
 
 workdir, steps = Path(sys.argv[1]), int(sys.argv[2])
 mesh = tuple(map(int, os.environ["MESH"].split(",")))
-run = make_run(workdir, steps, mesh, save_every_steps=int(os.environ.get("SAVE", "100")))
+every = {f"{name}_every_steps": int(os.environ.get(name.upper(), default))
+         for name, default in (("save", "100"), ("log", "1"))}
+run = make_run(workdir, steps, mesh, **every)
 
 RULES = ((r"kernel$", ("fsdp", None)), (r"bias$", ()))
 

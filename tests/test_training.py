@@ -23,6 +23,7 @@ from omfa_jax.train.loop import train
 from omfa_jax.train.settings import OptimizerSettings
 from omfa_jax.train.signals import Interrupted
 
+STEPS = 5
 MESHES = [(8, 1, 1), (1, 8, 1), (2, 4, 1), (2, 2, 2)]
 
 
@@ -42,19 +43,19 @@ def losses(workdir):
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("straight")
-    run = make_run(workdir, 4)
+    run = make_run(workdir, STEPS)
     return workdir, train(run), run
 
 
-def test_four_steps_are_two_a_restart_and_two(straight, tmp_path):
+def test_five_steps_are_two_a_restart_and_three(straight, tmp_path):
     workdir, state, run = straight
     stopped = make_run(tmp_path, 2)
     train(stopped)
-    resumed = make_run(tmp_path, 4)
+    resumed = make_run(tmp_path, STEPS)
     after = train(resumed)
     assert stopped.batches.seen == [0, 1]
-    assert resumed.batches.seen == [2, 3]
-    assert run.batches.seen == [0, 1, 2, 3]
+    assert resumed.batches.seen == [2, 3, 4]
+    assert run.batches.seen == [0, 1, 2, 3, 4]
     for name in ("params", "ema", "opt_state"):
         for a, b in zip(leaves(getattr(state, name)), leaves(getattr(after, name)), strict=True):
             np.testing.assert_array_equal(a, b)
@@ -64,7 +65,7 @@ def test_four_steps_are_two_a_restart_and_two(straight, tmp_path):
 @pytest.mark.parametrize("mesh", MESHES, ids=lambda m: "x".join(map(str, m)))
 def test_the_mesh_does_not_matter(straight, tmp_path, mesh):
     workdir, state, _ = straight
-    other = train(make_run(tmp_path, 4, mesh))
+    other = train(make_run(tmp_path, STEPS, mesh))
     for name, bound in (("loss", 1e-5), ("grad_norm", 1e-4)):
         assert logged(tmp_path, name) == pytest.approx(logged(workdir, name), rel=bound)
     for a, b in zip(leaves(state.params), leaves(other.params), strict=True):
@@ -85,7 +86,7 @@ def test_the_mesh_does_not_matter(straight, tmp_path, mesh):
 @pytest.mark.parametrize(("mesh", "parts"), [((1, 1, 1), 4), ((2, 2, 2), 2)])
 def test_microbatches_do_not_matter(straight, tmp_path, mesh, parts):
     workdir, state, _ = straight
-    other = train(make_run(tmp_path, 4, mesh, accumulate=parts))
+    other = train(make_run(tmp_path, STEPS, mesh, accumulate=parts))
     for name, bound in (("loss", 2e-5), ("grad_norm", 1e-4)):
         assert logged(tmp_path, name) == pytest.approx(logged(workdir, name), rel=bound)
     for a, b in zip(leaves(state.params), leaves(other.params), strict=True):
@@ -95,9 +96,9 @@ def test_microbatches_do_not_matter(straight, tmp_path, mesh, parts):
 def test_a_run_restarts_on_another_mesh(straight, tmp_path):
     workdir, state, _ = straight
     train(make_run(tmp_path, 2, (2, 4, 1)))
-    resumed = make_run(tmp_path, 4, (8, 1, 1))
+    resumed = make_run(tmp_path, STEPS, (8, 1, 1))
     after = train(resumed)
-    assert resumed.batches.seen == [2, 3]
+    assert resumed.batches.seen == [2, 3, 4]
     assert losses(tmp_path) == pytest.approx(losses(workdir), rel=2e-5)
     assert int(after.step) == int(state.step)
 
@@ -138,15 +139,15 @@ def test_sigterm_saves_and_the_next_run_goes_on(straight, tmp_path):
                 os.kill(os.getpid(), signal.SIGTERM)
             return super().__next__()
 
-    run = make_run(tmp_path, 4)
+    run = make_run(tmp_path, STEPS)
     object.__setattr__(run, "batches", Interrupting())
     with pytest.raises(Interrupted, match="saved step 3") as stopped:
         train(run)
     assert stopped.value.exit_status == 143
     assert newest_whole_step(tmp_path / "checkpoints") == 3
-    resumed = make_run(tmp_path, 4)
+    resumed = make_run(tmp_path, STEPS)
     train(resumed)
-    assert resumed.batches.seen == [3]
+    assert resumed.batches.seen == [3, 4]
     assert losses(tmp_path) == losses(workdir)
 
 

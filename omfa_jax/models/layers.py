@@ -9,6 +9,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from omfa_jax.models.compute import Compute, Fetch
+from omfa_jax.models.convolution import convolve
 
 
 class FetchesWeights(nn.Module):
@@ -67,6 +68,7 @@ def conv(
         padding=(pad, pad),
         dtype=compute.dtype if dtype is None else dtype,
         fetch=compute.fetch,
+        conv_general_dilated=convolve,
         name=name,
     )
 

@@ -134,7 +134,7 @@ def train(run: Run) -> TrainState:
             progress.advance()
 
             log_due = due(settings.log_every_steps, step)
-            asked = stop.asked(agree=log_due)
+            asked = stop.asked(step)
             last = step == settings.steps or asked is not None
             save = due(settings.save_every_steps, step) or last
             # nothing is saved before its loss was looked at

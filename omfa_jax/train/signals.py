@@ -1,10 +1,10 @@
 """Ctrl-C and SIGTERM ask the loop to save and stop; a second Ctrl-C stops at once."""
 
+import os
 import signal
 from types import FrameType
 
 import jax
-import numpy as np
 
 
 class Interrupted(Exception):
@@ -20,37 +20,42 @@ class Interrupted(Exception):
 
 
 class StopRequest:
-    """A context that turns the first SIGINT or SIGTERM into a flag."""
+    """A context that turns SIGINT and SIGTERM into a request to stop after a step.
+
+    Several processes must stop after the same step, and a scheduler may signal one of them alone:
+    there JAX's preemption service, which watches for SIGTERM from `jax.distributed.initialize` on,
+    lets them agree, and SIGINT counts as SIGTERM.
+    """
 
     def __init__(self) -> None:
+        self._alone = jax.process_count() == 1
         self._received: signal.Signals | None = None
         self._before: dict[signal.Signals, object] = {}
 
     def __enter__(self) -> "StopRequest":
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._before[number] = signal.signal(number, self._handle)
+        self._before[signal.SIGINT] = signal.signal(signal.SIGINT, self._handle)
+        if self._alone:
+            self._before[signal.SIGTERM] = signal.signal(signal.SIGTERM, self._handle)
         return self
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self._received is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self._received = signal.Signals(number)
+        if not self._alone:
+            os.kill(os.getpid(), signal.SIGTERM)
 
-    def asked(self, *, agree: bool) -> signal.Signals | None:
-        """Return the signal that asks the run to stop after this step, or None.
+    def asked(self, step: int) -> signal.Signals | None:
+        """Return the signal that asks the run to stop after `step`, or None.
 
-        Processes must stop after the same step, and a scheduler may signal one of them alone: with
-        several, the answer is None but at steps where all of them call this with `agree`.
+        Called after every step; with several processes it answers within a second or two, on all of
+        them at the same step.
         """
-        if jax.process_count() == 1:
+        if self._alone:
             return self._received
-        if not agree:
-            return None
         from jax.experimental import multihost_utils
 
-        numbers = multihost_utils.process_allgather(np.int32(self._received or 0))
-        highest = int(numbers.max())
-        return signal.Signals(highest) if highest else None
+        return signal.SIGTERM if multihost_utils.reached_preemption_sync_point(step) else None
 
     def __exit__(self, *exception: object) -> None:
         for number, handler in self._before.items():
