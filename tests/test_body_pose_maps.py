@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from omfa_jax.body import pose_maps
+from omfa_jax.body import backends, pose_maps
 from omfa_jax.body.camera import looking_at
 from omfa_jax.body.forward import forward
 from omfa_jax.body.model import load_model
@@ -134,3 +134,37 @@ def test_refusals_come_before_any_work(folder: Path, tmp_path: Path):
         with pytest.raises(OmfaError, match=words):
             render_folder(**(settings | change))
     assert not list((tmp_path / "out").glob("*.png"))
+
+
+def test_a_process_that_dies_costs_its_own_map_alone(folder: Path, monkeypatch):
+    """As a driver that crashes does: the pool is gone, the others are drawn by another one."""
+    monkeypatch.setattr(pose_maps, "_FILES_PER_PROCESS", 1)
+    monkeypatch.setattr(pose_maps, "_render_file", dies_on_the_second)
+    report = render_folder(folder, folder.parent / "dying", backend="zbuffer", processes=2)
+    names = sorted(path.name for path in folder.glob("*.npz"))
+    assert [name for name, _ in report.failed] == [names[1]]
+    assert "process died" in report.failed[0][1]
+    assert report.rendered == len(names) - 1
+
+
+def dies_on_the_second(body: Path, image: Path, settings: object) -> str | None:
+    if body == sorted(body.parent.glob("*.npz"))[1]:
+        os._exit(1)
+    return None
+
+
+@pytest.mark.parametrize(
+    ("renderer", "numba", "chosen"),
+    [
+        ("NVIDIA H100/PCIe/SSE2", True, "pyrender"),
+        ("llvmpipe (LLVM 15.0.6, 256 bits)", True, "zbuffer"),
+        ("llvmpipe (LLVM 15.0.6, 256 bits)", False, "pyrender"),
+    ],
+)
+def test_auto_takes_the_faster_renderer(monkeypatch, renderer, numba, chosen):
+    gpu = not any(name in renderer.lower() for name in backends.SOFTWARE_GL)
+    monkeypatch.setattr(backends, "pyrender_failure", lambda: None)
+    monkeypatch.setattr(backends, "on_gpu", lambda: gpu)
+    monkeypatch.setattr(backends.zbuffer, "has_numba", lambda: numba)
+    assert backends.resolve("auto") == chosen
+    assert backends.resolve("pyrender") == "pyrender"

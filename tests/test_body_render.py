@@ -193,6 +193,7 @@ def test_auto_falls_back_once_on_the_log(
     with pytest.raises(OmfaError, match=r"no such driver.*--backend zbuffer"):
         backends.resolve("pyrender")
     monkeypatch.setattr(backends, "pyrender_failure", lambda: None)
+    monkeypatch.setattr(backends, "on_gpu", lambda: True)
     assert backends.resolve("auto") == "pyrender"
 
 

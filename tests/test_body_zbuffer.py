@@ -9,7 +9,7 @@ from omfa_jax.body.forward import forward
 from omfa_jax.body.mesh import vertex_normals
 from omfa_jax.body.model import load_model
 from omfa_jax.body.params import neutral
-from omfa_jax.body.zbuffer import Raster, rasterize, screen_points, shade
+from omfa_jax.body.zbuffer import Raster, draw, rasterize, screen_points
 from omfa_jax.core.errors import OmfaError
 
 WIDTH, HEIGHT = 40, 32
@@ -87,7 +87,8 @@ def test_engines_give_the_same_bits(chunk_px: int, monkeypatch: pytest.MonkeyPat
     for name, one, other in zip(Raster._fields, compiled, plain, strict=True):
         np.testing.assert_array_equal(one, other, err_msg=name)
     pictures = [
-        shade(plain, faces, colors, samples=2, engine=e).astype(int) for e in ("numba", "numpy")
+        draw(screen, faces, colors, 96, 128, samples=2, engine=e).astype(int)
+        for e in ("numba", "numpy")
     ]
     assert pictures[0].shape == (128, 96, 3) and pictures[0].max() > 200
     assert np.abs(pictures[0] - pictures[1]).max() <= 1

@@ -12,13 +12,15 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
+from omfa_jax.body import zbuffer
 from omfa_jax.body.camera import Camera
 from omfa_jax.body.styles import Painted
-from omfa_jax.body.zbuffer import has_numba, rasterize, shade
 from omfa_jax.core.errors import OmfaError, unknown
 
 Draw = Callable[[Painted, Camera], UInt8[np.ndarray, "h w 3"]]
 BACKENDS = ("auto", "pyrender", "zbuffer")
+
+SOFTWARE_GL = ("llvmpipe", "softpipe", "swrast", "swiftshader")
 
 _SUPERSAMPLE = 2
 _PYRENDER_HINT = "pip install pyrender2, apt-get install libegl1 libgl1, or use --backend zbuffer"
@@ -26,10 +28,11 @@ _gl_lock = threading.Lock()
 
 
 def resolve(backend: str) -> str:
-    """Return "pyrender" or "zbuffer": `auto` is pyrender if it draws in this process.
+    """Return "pyrender" or "zbuffer": `auto` is whichever is faster in this process.
 
-    The first fallback to the z-buffer is said once on the log. Raises OmfaError for an unknown
-    name, and if pyrender is asked for but does not work.
+    That is pyrender on a GPU; where OpenGL runs in software, the z-buffer if numba compiles it.
+    The fallback where pyrender does not work is said once on the log. Raises OmfaError for an
+    unknown name, and if pyrender is asked for but does not work.
     """
     if backend not in BACKENDS:
         raise unknown("render backend", backend, BACKENDS)
@@ -40,7 +43,8 @@ def resolve(backend: str) -> str:
         raise OmfaError(f"backend pyrender does not work here: {reason}; {_PYRENDER_HINT}")
     if reason:
         _log_fallback(reason)
-    return "zbuffer" if reason else "pyrender"
+    software = bool(reason) or (backend == "auto" and zbuffer.has_numba() and not on_gpu())
+    return "zbuffer" if software else "pyrender"
 
 
 def draw(painted: Painted, camera: Camera, backend: str) -> UInt8[np.ndarray, "h w 3"]:
@@ -53,8 +57,8 @@ def draw_zbuffer(painted: Painted, camera: Camera) -> UInt8[np.ndarray, "h w 3"]
     large = camera.resized(camera.width_px * _SUPERSAMPLE, camera.height_px * _SUPERSAMPLE)
     pixels, depth = large.project_camera(painted.vertices)
     screen = np.column_stack([pixels, depth])
-    raster = rasterize(screen, painted.faces, large.width_px, large.height_px)
-    return shade(raster, painted.faces, painted.colors, samples=_SUPERSAMPLE)
+    size = (camera.width_px, camera.height_px)
+    return zbuffer.draw(screen, painted.faces, painted.colors, *size, samples=_SUPERSAMPLE)
 
 
 def draw_pyrender(painted: Painted, camera: Camera) -> UInt8[np.ndarray, "h w 3"]:
@@ -103,6 +107,18 @@ def pyrender_failure() -> str | None:
     return None if picture[4, 4].min() > 250 else "the picture of a white square came out dark"
 
 
+@functools.cache
+def on_gpu() -> bool:
+    """Tell whether pyrender, which must work here, draws on a GPU (Mesa's CPU drivers do not)."""
+    renderer = _renderer(os.getpid())
+    from OpenGL.GL import GL_RENDERER, glGetString
+
+    with _gl_lock:
+        renderer._platform.make_current()
+        name = (glGetString(GL_RENDERER) or b"").decode(errors="replace").lower()
+    return not any(driver in name for driver in SOFTWARE_GL)
+
+
 def _import_pyrender() -> Any:
     # both are read at the first import only; without them pyrender looks for a display
     os.environ.setdefault("PYOPENGL_PLATFORM", "egl")
@@ -124,6 +140,6 @@ def _renderer(process_id: int) -> Any:
 
 @functools.cache
 def _log_fallback(reason: str) -> None:
-    engine = "numba" if has_numba() else "numpy (slow; pip install numba)"
+    engine = "numba" if zbuffer.has_numba() else "numpy (slow; pip install numba)"
     log = logging.getLogger(__name__)
     log.warning("pyrender does not work (%s): drawing with the z-buffer in %s", reason, engine)

@@ -1,13 +1,14 @@
 """A folder of body files to a folder of pose maps: resumable, in several processes."""
 
+import collections
 import contextlib
 import functools
 import json
 import multiprocessing
 import os
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,9 @@ from omfa_jax.body.styles import STYLES
 from omfa_jax.core.errors import OmfaError, unknown
 from omfa_jax.core.files import atomic_write, require_dir, require_writable_dir
 from omfa_jax.core.images import write_image
+
+# a body file, and the pose map to be drawn of it
+Job = tuple[Path, Path]
 
 SETTINGS_FILE = "pose_maps.json"
 _FILES_PER_PROCESS = 32
@@ -147,23 +151,42 @@ def _process_count(processes: int | None, files: int) -> int:
 
 
 def _results(
-    jobs: Sequence[tuple[Path, Path]], settings: _Settings, processes: int
+    jobs: Sequence[Job], settings: _Settings, processes: int
 ) -> Iterator[tuple[str, str | None]]:
     """Yield (file name, None or the reason it failed) as the maps get done."""
     if processes == 1:
         for body, image in jobs:
             yield body.name, _render_file(body, image, settings)
         return
+    left = collections.deque(jobs)
+    with _one_thread_each():
+        while left:
+            suspects = yield from _pooled(left, settings, processes)
+            # one of the maps under way killed its process, and with it the pool: each alone, then
+            for job in suspects:
+                if (yield from _pooled(collections.deque([job]), settings, 1)):
+                    yield job[0].name, "its renderer's process died; try --backend zbuffer"
+
+
+def _pooled(
+    left: collections.deque[Job], settings: _Settings, processes: int
+) -> Generator[tuple[str, str | None], None, list[Job]]:
+    """Take jobs off `left` and yield results; return those under way when a process died."""
     # spawn: a forked child would inherit an OpenGL context it cannot use
     context = multiprocessing.get_context("spawn")
-    with _one_thread_each(), ProcessPoolExecutor(processes, mp_context=context) as pool:
-        running = {pool.submit(_render_file, *job, settings): job[0].name for job in jobs}
-        for future in as_completed(running):
-            try:
-                reason = future.result()
-            except BrokenProcessPool:
-                reason = "a worker process died; run again, or with --backend zbuffer"
-            yield running[future], reason
+    with ProcessPoolExecutor(processes, mp_context=context) as pool:
+        running: dict[Future, Job] = {}
+        while left or running:
+            # few at a time: memory does not grow with the folder, and few are under suspicion
+            while left and len(running) < 4 * processes:
+                job = left.popleft()
+                running[pool.submit(_render_file, *job, settings)] = job
+            done, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in done:
+                if isinstance(future.exception(), BrokenProcessPool):
+                    return list(running.values())
+                yield running.pop(future)[0].name, future.result()
+    return []
 
 
 @contextlib.contextmanager

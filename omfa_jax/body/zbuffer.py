@@ -86,27 +86,52 @@ def empty_raster(width_px: int, height_px: int) -> Raster:
     )
 
 
-def shade(
-    raster: Raster,
+def draw(
+    screen: Float[np.ndarray, "v 3"],
     faces: Int32[np.ndarray, "f 3"],
     colors: Float[np.ndarray, "v 3"],
+    width_px: int,
+    height_px: int,
     *,
     samples: int = 1,
     engine: str = "auto",
-) -> UInt8[np.ndarray, "h2 w2 3"]:
-    """Return per-vertex `colors` (0..1) as a picture on black, `samples` x `samples` px averaged.
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Return front faces with per-vertex `colors` (0..1) as a picture on black.
 
-    The raster's sides must be multiples of `samples`; the picture is that much smaller.
+    Each pixel is the mean of `samples` x `samples` points; `screen` is in pixels of a picture that
+    many times as large. Visibility is `rasterize`'s.
     """
-    height, width = (side // samples for side in raster.triangle.shape)
-    if engine != "numpy" and has_numba():
-        from omfa_jax.body.zbuffer_numba import shade_into
-
-        picture = np.empty((height, width, 3), np.uint8)
-        faces = np.ascontiguousarray(faces, dtype=np.int32)
-        colors = np.ascontiguousarray(colors, dtype=np.float32)
-        shade_into(raster.triangle, raster.barycentric, faces, colors, samples, picture)
+    picture = np.zeros((height_px, width_px, 3), np.uint8)
+    points = screen_points(screen)
+    seen = points[np.isfinite(points[:, 2])]
+    if not len(seen):
         return picture
+    # only the window that the mesh covers is worked on
+    limits = (width_px, height_px)
+    left, top = np.clip(np.floor(seen[:, :2].min(0) / samples), 0, limits).astype(int)
+    right, bottom = np.clip(np.ceil(seen[:, :2].max(0) / samples), 0, limits).astype(int)
+    if right <= left or bottom <= top:
+        return picture
+    points[:, :2] -= (left * samples, top * samples)
+    window = picture[top:bottom, left:right]
+    sides = (window.shape[0] * samples, window.shape[1] * samples)
+    faces = np.ascontiguousarray(faces, dtype=np.int32)
+    if engine == "numpy" or not has_numba():
+        raster = empty_raster(sides[1], sides[0])
+        _rasterize_numpy(points, faces, True, raster)
+        window[:] = _shaded(raster, faces, colors, samples)
+        return picture
+    from omfa_jax.body.zbuffer_numba import paint_into
+
+    buffers = np.zeros(sides, np.float32), np.empty((*sides, 3), np.float32)
+    paint_into(points, faces, np.ascontiguousarray(colors, np.float32), samples, *buffers, window)
+    return picture
+
+
+def _shaded(
+    raster: Raster, faces: Int32[np.ndarray, "f 3"], colors: Float[np.ndarray, "v 3"], samples: int
+) -> UInt8[np.ndarray, "h2 w2 3"]:
+    height, width = (side // samples for side in raster.triangle.shape)
     seen = raster.triangle >= 0
     row, column = np.nonzero(seen)
     pixel = (row // samples) * width + column // samples

@@ -92,26 +92,63 @@ def interpolate_at(
 
 @numba.njit(cache=True, nogil=True)
 @no_type_check
-def shade_into(
-    triangle: np.ndarray,
-    barycentric: np.ndarray,
+def paint_into(
+    points: np.ndarray,
     faces: np.ndarray,
     colors: np.ndarray,
     samples: int,
+    inverse_depth: np.ndarray,
+    painted: np.ndarray,
     picture: np.ndarray,
 ) -> None:
-    """Write colours (v 3, 0..1) into `picture` (h w 3, uint8): means of samples x samples px."""
+    """Draw front faces with per-vertex colours (v 3, 0..1) into `picture` (h w 3, uint8).
+
+    What `rasterize_into` and a shading of its result give, in one go. Its buffers, `samples` times
+    the picture's size, are `inverse_depth` (H W), zero, and `painted` (H W 3).
+    """
+    height, width = inverse_depth.shape
+    for t in range(faces.shape[0]):
+        a, b, c = faces[t, 0], faces[t, 1], faces[t, 2]
+        ax, ay, inverse_a = points[a, 0], points[a, 1], points[a, 2]
+        bx, by, inverse_b = points[b, 0], points[b, 1], points[b, 2]
+        cx, cy, inverse_c = points[c, 0], points[c, 1], points[c, 2]
+        area = signed_area(ax, ay, bx, by, cx, cy)
+        if area >= 0.0 or inverse_a <= 0.0 or inverse_b <= 0.0 or inverse_c <= 0.0:
+            continue
+        left, right = pixel_range(ax, bx, cx, width)
+        top, bottom = pixel_range(ay, by, cy, height)
+        # the weights over depth are linear on the screen; rows start anew, so errors stay tiny
+        scale_a, scale_b, scale_c = inverse_a / area, inverse_b / area, inverse_c / area
+        across_a, across_b, across_c = (by - cy) * scale_a, (cy - ay) * scale_b, (ay - by) * scale_c
+        px = left + 0.5
+        for y in range(top, bottom + 1):
+            py = y + 0.5
+            row_a = ((bx - px) * (cy - py) - (cx - px) * (by - py)) * scale_a
+            row_b = ((cx - px) * (ay - py) - (ax - px) * (cy - py)) * scale_b
+            row_c = ((ax - px) * (by - py) - (bx - px) * (ay - py)) * scale_c
+            for x in range(left, right + 1):
+                step = x - left
+                wa, wb = row_a + step * across_a, row_b + step * across_b
+                wc = row_c + step * across_c
+                if wa < 0.0 or wb < 0.0 or wc < 0.0:
+                    continue
+                total = wa + wb + wc
+                if total > inverse_depth[y, x]:
+                    inverse_depth[y, x] = total
+                    share = 1.0 / total
+                    wa, wb, wc = wa * share, wb * share, wc * share
+                    for k in range(3):
+                        painted[y, x, k] = wa * colors[a, k] + wb * colors[b, k] + wc * colors[c, k]
     scale = np.float32(255.0 / (samples * samples))
     for y in range(picture.shape[0]):
         for x in range(picture.shape[1]):
             red, green, blue = np.float32(0.0), np.float32(0.0), np.float32(0.0)
             for sy in range(y * samples, (y + 1) * samples):
                 for sx in range(x * samples, (x + 1) * samples):
-                    t = triangle[sy, sx]
-                    if t >= 0:
-                        red += interpolate_at(barycentric[sy, sx], faces[t], colors, 0)
-                        green += interpolate_at(barycentric[sy, sx], faces[t], colors, 1)
-                        blue += interpolate_at(barycentric[sy, sx], faces[t], colors, 2)
+                    if inverse_depth[sy, sx] > 0.0:
+                        red += painted[sy, sx, 0]
+                        green += painted[sy, sx, 1]
+                        blue += painted[sy, sx, 2]
             picture[y, x, 0] = np.uint8(min(max(red * scale, 0.0), 255.0) + 0.5)
             picture[y, x, 1] = np.uint8(min(max(green * scale, 0.0), 255.0) + 0.5)
             picture[y, x, 2] = np.uint8(min(max(blue * scale, 0.0), 255.0) + 0.5)

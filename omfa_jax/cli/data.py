@@ -7,8 +7,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from omfa_jax.cli import poses
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.core.files import require_dir
 
 log = logging.getLogger(__name__)
 
@@ -31,12 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     make.add_argument("--seed", type=int, default=0)
     make.add_argument("--processes", type=int, default=cores)
 
-    poses = command("poses", "render SMPL-X parameters (SPLIT/smplx) to pose maps (SPLIT/pose)")
-    poses.add_argument("--raw", required=True, metavar="DIR", help="raw data set folder")
-    poses.add_argument("--smplx-model", metavar="FILE", help="SMPL-X .npz; default: the free body")
-    poses.add_argument("--style", default="normals", help="normals, positions, parts or shaded")
-    poses.add_argument("--backend", default="auto", help="auto, pyrender or zbuffer")
-    poses.add_argument("--processes", type=int, default=cores)
+    text = "pose maps of a raw data set's SMPL-X parameters, or of named target poses"
+    poses.add_arguments(command("poses", text))
 
     build = command("build", "turn a raw folder into records")
     build.add_argument("--raw", required=True, metavar="DIR", help="VITON-HD's layout")
@@ -67,7 +63,7 @@ def run(options: argparse.Namespace) -> None:
     """Run one sub-command."""
     action = {
         "synthesize": synthesize,
-        "poses": poses,
+        "poses": poses.run,
         "build": build,
         "check": check,
         "latents": latents,
@@ -96,30 +92,6 @@ def synthesize(options: argparse.Namespace) -> None:
             progress=advance,
         )
     log.info("%s: %d people written, %d kept", report.root, report.written, report.kept)
-
-
-def poses(options: argparse.Namespace) -> None:
-    """Render every parameter file of every split, the truth's too."""
-    from omfa_jax.body.pose_maps import render_folder
-
-    raw = require_dir(options.raw, "raw data set", "--raw")
-    folders = sorted(path for path in raw.glob("**/smplx") if path.is_dir())
-    if not folders:
-        raise OmfaError(f"no smplx/ folder under {raw}; expected {raw}/SPLIT/smplx/NAME.npz")
-    failed = 0
-    for folder in folders:
-        report = render_folder(
-            folder,
-            folder.parent / "pose",
-            model_path=options.smplx_model,
-            style=options.style,
-            backend=options.backend,
-            processes=options.processes,
-        )
-        log.info("%s: %s", folder.relative_to(raw), report)
-        failed += len(report.failed)
-    if failed:
-        raise OmfaError(f"{failed} pose maps could not be rendered; they are listed above")
 
 
 def build(options: argparse.Namespace) -> None:

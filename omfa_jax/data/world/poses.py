@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from omfa_jax.body.joints import JOINT_INDEX
+from omfa_jax.body.limbs import arm_rotations
 from omfa_jax.body.params import BodyParams, from_full_pose
 
 ARM_KINDS = {"down": 0.46, "hip": 0.2, "pocket": 0.1, "bent": 0.12, "up": 0.12}
@@ -65,7 +66,7 @@ def _pose_arm(
     rng: np.random.Generator, pose: Float[np.ndarray, "55 3"], name: str, kind: str
 ) -> None:
     upper, fore = _arm_directions(rng, kind)
-    shoulder, elbow = _arm_rotations(upper, fore)
+    shoulder, elbow = arm_rotations(upper, fore)
     lift = 0.18 if kind == "up" and upper[1] > 0 else rng.uniform(-0.12, -0.04)
     values = {"collar": np.array([0, 0, lift]), "shoulder": shoulder, "elbow": elbow}
     values["wrist"] = rng.normal(0, 0.08, 3)
@@ -109,37 +110,3 @@ def _direction(sideways: float, forward: float) -> Float[np.ndarray, "3"]:
     """The direction that leaves straight down by two angles (radians)."""
     vector = np.array([np.sin(sideways), -np.cos(sideways), np.sin(forward)])
     return vector / np.linalg.norm(vector)
-
-
-def _arm_rotations(
-    upper: Float[np.ndarray, "3"], fore: Float[np.ndarray, "3"]
-) -> tuple[Float[np.ndarray, "3"], Float[np.ndarray, "3"]]:
-    """Axis-angles of shoulder and elbow that point the rest pose's +x arm along both directions.
-
-    The twist about the upper arm stays half way between no twist and the one that makes the elbow
-    a pure hinge: skinning creases on more.
-    """
-    hinge = -np.cross(upper, fore)
-    hinge /= max(np.linalg.norm(hinge), 1e-6)
-    resting = np.array([-upper[1], upper[0], 0.0])
-    resting /= max(np.linalg.norm(resting), 1e-6)
-    axis = resting if hinge @ resting < -0.9 else resting + hinge * 0.7
-    shoulder = _frame(upper, axis)
-    forearm = _frame(fore, shoulder[:, 1])
-    return _axis_angle(shoulder), _axis_angle(shoulder.T @ forearm)
-
-
-def _frame(x: Float[np.ndarray, "3"], near_y: Float[np.ndarray, "3"]) -> Float[np.ndarray, "3 3"]:
-    """The rotation whose x column is `x` and whose y column is as near as can be to `near_y`."""
-    y = near_y - (near_y @ x) * x
-    y /= np.linalg.norm(y)
-    return np.stack([x, y, np.cross(x, y)], axis=1)
-
-
-def _axis_angle(rotation: Float[np.ndarray, "3 3"]) -> Float[np.ndarray, "3"]:
-    """The axis-angle of a rotation by less than pi."""
-    skew = (rotation - rotation.T) / 2
-    axis = np.array([skew[2, 1], skew[0, 2], skew[1, 0]])
-    sine = np.linalg.norm(axis)
-    angle = np.arctan2(sine, (np.trace(rotation) - 1) / 2)
-    return axis * (angle / sine) if sine > 1e-9 else np.zeros(3)

@@ -1,0 +1,45 @@
+"""Rotations of arms and legs from where their bones point."""
+
+import numpy as np
+from jaxtyping import Float
+
+from omfa_jax.body.rotations import axis_angle
+
+
+def arm_rotations(
+    upper: Float[np.ndarray, "3"], fore: Float[np.ndarray, "3"]
+) -> tuple[Float[np.ndarray, "3"], Float[np.ndarray, "3"]]:
+    """Axis-angles of shoulder and elbow that point the rest pose's +x arm along both directions.
+
+    The twist about the upper arm stays half way between no twist and the one that makes the elbow
+    a pure hinge: skinning creases on more.
+    """
+    hinge = -np.cross(upper, fore)
+    hinge /= max(np.linalg.norm(hinge), 1e-6)
+    resting = np.array([-upper[1], upper[0], 0.0])
+    resting /= max(np.linalg.norm(resting), 1e-6)
+    axis = resting if hinge @ resting < -0.9 else resting + hinge * 0.7
+    shoulder = _frame(upper, axis)
+    forearm = _frame(fore, shoulder[:, 1])
+    return axis_angle(shoulder), axis_angle(shoulder.T @ forearm)
+
+
+def _frame(x: Float[np.ndarray, "3"], near_y: Float[np.ndarray, "3"]) -> Float[np.ndarray, "3 3"]:
+    """The rotation whose x column is `x` and whose y column is as near as can be to `near_y`."""
+    y = near_y - (near_y @ x) * x
+    y /= np.linalg.norm(y)
+    return np.stack([x, y, np.cross(x, y)], axis=1)
+
+
+def leg_rotations(
+    thigh: Float[np.ndarray, "3"], knee: float
+) -> tuple[Float[np.ndarray, "3"], Float[np.ndarray, "3"]]:
+    """Axis-angles of hip and knee: the rest pose's thigh (-y) along `thigh`, the knee bent.
+
+    `knee` is in radians, 0 for a straight leg; the kneecap stays as far in front as it can.
+    """
+    down = np.array([0.0, -1.0, 0.0])
+    axis = np.cross(down, thigh)
+    sine, cosine = float(np.linalg.norm(axis)), float(down @ thigh)
+    turned = np.zeros(3) if sine < 1e-9 else axis * (np.arctan2(sine, cosine) / sine)
+    return turned, np.array([knee, 0.0, 0.0])

@@ -1,0 +1,108 @@
+"""`omfa data poses`: pose maps of a raw data set's bodies, or of named target poses."""
+
+import argparse
+import logging
+import os
+from pathlib import Path
+
+from omfa_jax.core.errors import OmfaError, unknown
+from omfa_jax.core.files import require_dir, require_writable_dir
+
+log = logging.getLogger(__name__)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags."""
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--raw", metavar="DIR", help="raw data set: every smplx/ folder of it")
+    what.add_argument("--poses", metavar="NAME,...|all", help="target poses of the library")
+    what.add_argument("--turntable", type=int, metavar="N", help="N views round a body")
+    what.add_argument("--list", action="store_true", help="print the library's pose names")
+    parser.add_argument("--library", metavar="FILE.json", help="default: the library shipped")
+    parser.add_argument("--body", metavar="FILE.npz", help="whose body; default: the mean one")
+    parser.add_argument("--size", default="768x1024", metavar="WxH", help="without --body")
+    parser.add_argument("--out", metavar="DIR", help="for target poses and turntables")
+    parser.add_argument("--smplx-model", metavar="FILE", help="SMPL-X .npz; default: the free body")
+    parser.add_argument("--style", default="normals", help="normals, positions, parts or shaded")
+    parser.add_argument("--backend", default="auto", help="auto, pyrender or zbuffer")
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Render what was asked for."""
+    if options.list:
+        from omfa_jax.body.library import load_library
+
+        print("\n".join(load_library(options.library)))
+    elif options.raw:
+        raw = require_dir(options.raw, "raw data set", "--raw")
+        folders = sorted(path for path in raw.glob("**/smplx") if path.is_dir())
+        if not folders:
+            raise OmfaError(f"no smplx/ folder under {raw}; expected {raw}/SPLIT/smplx/NAME.npz")
+        render_folders([(folder, folder.parent / "pose") for folder in folders], options)
+    else:
+        if not options.out:
+            raise OmfaError("--out DIR: say where the bodies and pose maps go")
+        out = require_writable_dir(options.out, "--out")
+        write_targets(out / "smplx", options)
+        render_folders([(out / "smplx", out / "pose")], options)
+
+
+def render_folders(folders: list[tuple[Path, Path]], options: argparse.Namespace) -> None:
+    """Render folders of bodies to folders of pose maps; failures are an error at the very end."""
+    from omfa_jax.body.pose_maps import render_folder
+
+    failed = 0
+    for bodies, maps in folders:
+        report = render_folder(
+            bodies,
+            maps,
+            model_path=options.smplx_model,
+            style=options.style,
+            backend=options.backend,
+            processes=options.processes,
+        )
+        log.info("%s: %s", maps, report)
+        failed += len(report.failed)
+    if failed:
+        raise OmfaError(f"{failed} pose maps could not be rendered; they are listed above")
+
+
+def write_targets(folder: Path, options: argparse.Namespace) -> None:
+    """Write a body file for every pose or view asked for, all before one camera."""
+    from omfa_jax.body.library import in_place_of, load_library, rotations, studio_camera
+    from omfa_jax.body.model import load_model
+    from omfa_jax.body.params import from_full_pose, neutral
+    from omfa_jax.body.params_file import load_body_file, save_body
+    from omfa_jax.body.poses import turntable
+
+    person, camera = load_body_file(options.body) if options.body else (neutral(), None)
+    if options.turntable is not None:
+        standing = person if camera else from_full_pose(rotations({}))
+        up = (0.0, 1.0, 0.0) if camera is None else tuple(-camera.rotation[1])
+        views = turntable(standing, options.turntable, up=up)
+        bodies = {f"view_{index:03d}": view for index, view in enumerate(views)}
+    else:
+        library = load_library(options.library)
+        names = list(library) if options.poses == "all" else options.poses.split(",")
+        for name in names:
+            if name not in library:
+                raise unknown("pose (--poses; --list prints them)", name, library)
+        front = camera or studio_camera(load_model(options.smplx_model), [person], 8, 8)
+        bodies = {name: in_place_of(library[name], person, front) for name in names}
+    if camera is None:
+        shown = [*bodies.values(), from_full_pose(rotations({}))]
+        camera = studio_camera(load_model(options.smplx_model), shown, *_size(options.size))
+    require_writable_dir(folder, "--out")
+    for name, body in bodies.items():
+        save_body(folder / f"{name}.npz", body, camera)
+
+
+def _size(text: str) -> tuple[int, int]:
+    try:
+        width, height = map(int, text.lower().split("x"))
+        if min(width, height) < 1:
+            raise ValueError
+    except ValueError:
+        raise OmfaError(f"--size: expected WIDTHxHEIGHT in pixels, got {text!r}") from None
+    return width, height
