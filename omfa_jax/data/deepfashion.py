@@ -2,7 +2,8 @@
 
     <root>/images/NAME.jpg          NAME = GENDER-Category-id_IIIIIIII-CC_V_view
         segm/NAME_segm.png          label maps, for full-body photos only
-        densepose/NAME_densepose.png    the part index is the third channel
+        keypoints/keypoints_{loc,vis}.txt   21 landmarks, see `landmarks.py`
+        densepose/NAME_densepose.png        the part index is the third channel
         captions.json               {"NAME.jpg": "text"}
         pose/NAME.png               pose maps (not part of the set; made from SMPL-X)
 
@@ -12,16 +13,15 @@ else the clearest of the group (`VIEWS`). The set has no split either: see `spli
 """
 
 import contextlib
-import hashlib
 import json
 import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float32, UInt8
 
 from omfa_jax.core import images
 from omfa_jax.core.errors import OmfaError
@@ -29,8 +29,16 @@ from omfa_jax.core.files import require_dir
 from omfa_jax.data import faces
 from omfa_jax.data.builder import RecordsBuilder
 from omfa_jax.data.clean import drop_listed
-from omfa_jax.data.deepfashion_names import VIEWS, PhotoName, garment_sold, parse_name
+from omfa_jax.data.deepfashion_names import (
+    DEFAULT_SHARES,
+    VIEWS,
+    PhotoName,
+    garment_sold,
+    parse_name,
+    split_of,
+)
 from omfa_jax.data.labels import DEEPFASHION, DENSEPOSE, Category
+from omfa_jax.data.landmarks import read_landmarks
 from omfa_jax.data.layouts import SPLITS, wrong_layout
 from omfa_jax.data.reading import (
     files_by_stem,
@@ -41,9 +49,6 @@ from omfa_jax.data.reading import (
 )
 from omfa_jax.data.schema import Record
 from omfa_jax.data.worn import MIN_WORN_AREA, worn_garment
-
-# of 44,096 photos about 42,550 train, 440 val and 1,100 test
-DEFAULT_SHARES = (0.965, 0.01, 0.025)
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,7 @@ class DeepFashionItem:
     densepose: Path | None
     pose: Path | None
     caption: str
+    landmarks: Float32[np.ndarray, "21 3"] | None = field(compare=False)
     sources: tuple[tuple[Path, Path], ...]
 
 
@@ -93,6 +99,7 @@ class DeepFashionMultiModal(RecordsBuilder):
             raise OmfaError(f"--split-shares: expected three numbers that sum to 1, got {came}")
         photos = files_by_stem(root / "images")
         folders = {name: files_by_stem(root / name) for name in ("segm", "densepose", "pose")}
+        landmarks = read_landmarks(root / "keypoints", warnings)
         captions = read_captions(root / "captions.json", warnings)
         splits: dict[str, list[DeepFashionItem]] = {split: [] for split in SPLITS}
         for stem, photo in photos.items():
@@ -108,6 +115,7 @@ class DeepFashionMultiModal(RecordsBuilder):
                     densepose=folders["densepose"].get(f"{stem}_densepose"),
                     pose=folders["pose"].get(stem),
                     caption=captions.get(photo.name, ""),
+                    landmarks=landmarks.get(stem),
                     sources=(),
                 )
             )
@@ -124,18 +132,12 @@ class DeepFashionMultiModal(RecordsBuilder):
             )
         flaws: list[str] = []
         person, photo = stored_picture(item.person, "person photo")
-        size_px = height_px, width_px = photo.shape[0], photo.shape[1]
+        height_px, width_px = size_px = (photo.shape[0], photo.shape[1])
         labels = None
         if item.segm is not None:
             labels = optional_labels(item.segm, DEEPFASHION, size_px, flaws, "label map")
         garment, category = _garment(item, photo, labels)
-        box = None
-        if labels is not None:
-            box = faces.box_from_labels(labels, height_px, width_px, DEEPFASHION)
-        elif item.name.view != "back" and item.densepose is not None:
-            parts = optional(read_densepose, item.densepose, "densepose", flaws)
-            if parts is not None:
-                box = faces.box_from_labels(parts, height_px, width_px, DENSEPOSE)
+        box = _face_box(item, item.name, labels, size_px, flaws)
         if box is None:
             flaws.append("no face found; its picture is white")
         pose = optional(picture_bytes, item.pose, "pose map", flaws)
@@ -161,18 +163,25 @@ class DeepFashionMultiModal(RecordsBuilder):
         return record, flaws
 
 
-def split_of(person_id: str, seed: int = 0, shares: Sequence[float] = DEFAULT_SHARES) -> str:
-    """Return the split of a person: where SHA-256 of "seed:id", as a fraction of 1, falls.
+def _face_box(
+    item: DeepFashionItem,
+    name: PhotoName,
+    labels: UInt8[np.ndarray, "h w"] | None,
+    size_px: tuple[int, int],
+    flaws: list[str],
+) -> faces.FaceBox | None:
+    """Return the face box from landmarks and label map, else from DensePose's head.
 
-    Test comes first in [0, 1), then val, then train; so all photos of one id are in one split,
-    whatever else is in the folder.
+    Both show the head from behind as well, so of a back view only the label map is asked.
     """
-    digest = hashlib.sha256(f"{seed}:{person_id}".encode()).digest()
-    place = int.from_bytes(digest[:8], "big") / 2**64
-    _, val, test = shares
-    if place < test:
-        return "test"
-    return "val" if place < test + val else "train"
+    is_back = name.view == "back"
+    rows = None if is_back else item.landmarks
+    box = faces.face_box(rows, labels, *size_px, DEEPFASHION)
+    if box is None and labels is None and item.densepose is not None and not is_back:
+        parts = optional(read_densepose, item.densepose, "densepose", flaws)
+        if parts is not None:
+            box = faces.box_from_labels(parts, *size_px, DENSEPOSE)
+    return box
 
 
 def read_captions(path: Path, warnings: list[str]) -> dict[str, str]:

@@ -11,14 +11,12 @@ The lists may lie in <root> instead, with 0 (upper), 1 (lower) or 2 (dresses) as
 folder is the category, and part of the key: upper_body_000000_0.
 """
 
-import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float
 
 from omfa_jax.core import images
 from omfa_jax.core.errors import OmfaError
@@ -27,6 +25,7 @@ from omfa_jax.data import faces
 from omfa_jax.data.builder import RecordsBuilder
 from omfa_jax.data.clean import drop_listed
 from omfa_jax.data.labels import ATR, CATEGORIES, Category
+from omfa_jax.data.landmarks import read_dresscode
 from omfa_jax.data.layouts import DRESSCODE_FOLDERS, SPLITS, wrong_layout
 from omfa_jax.data.reading import (
     Pair,
@@ -41,8 +40,6 @@ from omfa_jax.data.schema import Record
 from omfa_jax.data.worn import worn_garment
 
 FOLDER_CATEGORIES: dict[str, Category] = dict(zip(DRESSCODE_FOLDERS, CATEGORIES, strict=True))
-KEYPOINT_FRAME_PX = (384, 512)
-KEYPOINT_ROWS = 18
 
 
 @dataclass(frozen=True)
@@ -99,7 +96,7 @@ class DressCode(RecordsBuilder):
             garment = images.encode_jpeg(_worn(photo, labels, item.category))
             flaws.append("no in-shop garment in images/; the worn one is cut out of the photo")
         keypoints = optional(
-            lambda path: read_keypoints(path, height_px, width_px),
+            lambda path: read_dresscode(path, height_px, width_px),
             item.keypoints,
             "keypoints",
             flaws,
@@ -130,26 +127,6 @@ class DressCode(RecordsBuilder):
             unpaired_garment=unpaired or b"",
         )
         return record, flaws
-
-
-def read_keypoints(
-    path: str | os.PathLike, height_px: int, width_px: int
-) -> Float[np.ndarray, "18 3"]:
-    """Return (x px, y px, score) rows in BODY_18's order, scaled to a photo of the given size.
-
-    The file counts in a frame of 384x512 px. A row whose x or y is negative (DressCode's -1 for
-    "missing") becomes zero. Raises OmfaError if the file is missing or of another form.
-    """
-    try:
-        rows = np.array(json.loads(Path(path).read_text())["keypoints"], float)
-    except OSError as error:
-        raise OmfaError(f"keypoints {path}: {error.strerror or error}") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise OmfaError(f"keypoints {path}: not DressCode's JSON ({error!r})") from None
-    if rows.shape != (KEYPOINT_ROWS, 4):
-        raise OmfaError(f"keypoints {path}: expected 18 rows of 4 numbers, found {rows.shape}")
-    scaled = rows[:, :3] * [width_px / KEYPOINT_FRAME_PX[0], height_px / KEYPOINT_FRAME_PX[1], 1]
-    return np.where((rows[:, :2] < 0).any(axis=1, keepdims=True), 0, scaled)
 
 
 def _worn(photo: np.ndarray, labels: np.ndarray | None, category: Category) -> np.ndarray:

@@ -13,10 +13,11 @@ from omfa_jax.data.labels import CIHP, LabelSet
 
 FaceBox = tuple[float, float, float, float]
 
-# OpenPose tells its layouts apart by length only: rows of the nose, the eyes and the ears
+# layouts are told apart by length only: rows of the nose, the eyes and the ears
 FACE_ROWS = {
     25: {"nose": 0, "eyes": (15, 16), "ears": (17, 18)},
     18: {"nose": 0, "eyes": (14, 15), "ears": (16, 17)},
+    21: {"nose": 5, "eyes": (2, 3), "ears": (1, 4)},
 }
 # Head width over the image distance of two points of a head, from adult proportions: ears are a
 # head width apart, eyes 6.5 of its 14.5 cm; nose to ear and nose to eye are mostly depth.
@@ -77,6 +78,7 @@ def box_from_keypoints(
 ) -> FaceBox | None:
     """Return the face box from nose, eyes and ears; None if fewer than two can be trusted.
 
+    Rows are BODY_25's, BODY_18's or the 21 of `landmarks.py`, told apart by their number.
     A point counts if its confidence is at least 0.2 and it is not at OpenPose's (0, 0) for
     "missing". A box whose centre lies outside the picture (keypoints of another resolution) or
     whose side is under 2% of the picture's height is not trusted either.
