@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, metavar="FILE.json", help="for build's --clean")
     parser.add_argument("--dataset", help="default: told by the folder's layout")
     parser.add_argument(
-        "--distance", type=int, default=8, help="differing bits of 64 at which photos are compared"
+        "--distance", type=int, default=10, help="differing bits of 64 at which photos are compared"
     )
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
 

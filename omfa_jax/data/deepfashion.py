@@ -12,7 +12,6 @@ photo of a garment alone, so the garment is cut out of a photo with a label map:
 else the clearest of the group (`VIEWS`). The set has no split either: see `split_of`.
 """
 
-import contextlib
 import json
 import os
 from collections import defaultdict
@@ -136,7 +135,7 @@ class DeepFashionMultiModal(RecordsBuilder):
         labels = None
         if item.segm is not None:
             labels = optional_labels(item.segm, DEEPFASHION, size_px, flaws, "label map")
-        garment, category = _garment(item, photo, labels)
+        garment, category = _garment(item, photo, labels, flaws)
         box = _face_box(item, item.name, labels, size_px, flaws)
         if box is None:
             flaws.append("no face found; its picture is white")
@@ -226,7 +225,7 @@ def _clearness(item: DeepFashionItem) -> int:
 
 
 def _garment(
-    item: DeepFashionItem, photo: np.ndarray, labels: np.ndarray | None
+    item: DeepFashionItem, photo: np.ndarray, labels: np.ndarray | None, flaws: Sequence[str]
 ) -> tuple[UInt8[np.ndarray, "h w 3"], Category]:
     """Return the worn garment and its category; OmfaError if no photo of the group shows one.
 
@@ -234,10 +233,12 @@ def _garment(
     shows it; where the word leaves it open, or no map shows it, the largest in the first map.
     """
     seen = [] if labels is None else [(photo, labels)]
-    for source in item.sources:
-        # a damaged map or photo is told where it is an item of its own
-        with contextlib.suppress(OmfaError):
-            seen.append(_source(*source))
+    troubles = [] if item.segm is None else list(flaws)
+    for source, segm in item.sources:
+        try:
+            seen.append(_source(source, segm))
+        except OmfaError as error:
+            troubles.append(str(error))
     sold = garment_sold(item.name.category) if item.name else ""
     for wanted in (sold, ""):
         for picture, shown in seen:
@@ -248,12 +249,16 @@ def _garment(
             if worn is not None:
                 return worn, category
     group = item.name.group if item.name else ""
-    raise OmfaError(f"no garment: no photo of {group} has a label map in segm/ that shows one")
+    reasons = f" ({'; '.join(troubles)})" if troubles else ""
+    raise OmfaError(
+        f"no garment: no photo of {group} has a label map in segm/ that shows one{reasons}"
+    )
 
 
 def _source(photo: Path, segm: Path) -> tuple[np.ndarray, np.ndarray]:
-    picture = images.read_rgb(photo, "person photo")
-    shown = optional_labels(segm, DEEPFASHION, picture.shape[:2], [], "label map")
+    picture = images.read_rgb(photo, "photo")
+    flaws: list[str] = []
+    shown = optional_labels(segm, DEEPFASHION, picture.shape[:2], flaws, "label map")
     if shown is None:
-        raise OmfaError(f"{segm}: not usable")
+        raise OmfaError(f"{segm.name}: {flaws[0]}")
     return picture, shown

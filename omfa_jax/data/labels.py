@@ -6,7 +6,7 @@ its 10 means jumpsuits where CIHP's means the torso's skin; ATR (Liang et al., "
 with Active Template Regression", 2015) is DressCode's; DeepFashion-MultiModal has its own.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -49,20 +49,19 @@ class LabelSet:
     def category(
         self,
         labels: UInt8[np.ndarray, "h w"],
-        among: Collection[Category] = CATEGORIES,
+        among: Sequence[Category] = CATEGORIES,
         least_area: float = 0.0,
     ) -> Category | Literal[""]:
         """Return the category that covers most of the map, the first of equals.
 
         "" if none of `among` covers more than the share `least_area` of it.
         """
-        areas = {
-            name: float(self.worn(labels, name).mean()) for name in CATEGORIES if name in among
-        }
-        largest = max(areas, key=areas.__getitem__)
-        if areas[largest] <= least_area:
-            return ""
-        return largest
+        names: list[Category] = [name for name in CATEGORIES if name in among]
+        areas = [float(self.worn(labels, name).mean()) for name in names]
+        largest = int(np.argmax(areas))
+        if areas[largest] > least_area:
+            return names[largest]
+        return ""
 
     def require(self, labels: UInt8[np.ndarray, "h w"], what: str) -> None:
         """Raise an OmfaError if the map holds ids that the set does not have."""

@@ -78,7 +78,7 @@ def _rows(path: Path, count: int, warnings: list[str]) -> dict[str, Float32[np.n
         warnings.append(f"no {path.parent.name}/{path.name}")
         return {}
     found, damaged = {}, []
-    for number, line in enumerate(lines, 1):
+    for line in lines:
         name, *words = line.split() or [""]
         try:
             values = np.array(words, np.float32)
@@ -87,10 +87,8 @@ def _rows(path: Path, count: int, warnings: list[str]) -> dict[str, Float32[np.n
         if name and values.size == count and np.isfinite(values).all():
             found[Path(name).stem] = values
         elif name:
-            damaged.append(str(number))
+            damaged.append(name)
     if damaged:
         shown = ", ".join(damaged[:5]) + (", ..." if len(damaged) > 5 else "")
-        warnings.append(
-            f"{path.name}: {len(damaged)} lines (line {shown}) have not a name and {count} numbers"
-        )
+        warnings.append(f"{path.name}: {len(damaged)} lines ({shown}) have not {count} numbers")
     return found
