@@ -205,7 +205,9 @@ def _listed(root: Path, name: str, listing: str, warnings: list[str]) -> list[Pa
     if not (path := root / listing).is_file():
         return None
     told: list[str] = []
-    pairs = [pair for pair in read_pairs(path, told) if pair.category == FOLDER_CATEGORIES[name]]
+    pairs = list(read_pairs(path, told))
+    if bare := [f"{pair.person} {pair.garment}" for pair in pairs if not pair.category]:
+        told.append(f"{listing}: {len(bare)} lines without a category ({bare[0]})")
     # each category reads the whole list; its odd lines are told once
     warnings += [line for line in told if line not in warnings]
-    return pairs
+    return [pair for pair in pairs if pair.category == FOLDER_CATEGORIES[name]]
