@@ -81,11 +81,11 @@ def test_parse_box_covers_face_and_near_hair_with_margin():
 def test_long_hair_and_specks_do_not_swell_the_box():
     labels = label_map()
     plain = faces.box_from_labels(labels, *SIZE)
-    labels[24:60, 18:22] = CIHP["hair"]
+    labels[24:60, 18:22] = CIHP.ids["hair"]
     assert faces.box_from_labels(labels, *SIZE) == plain
     large = np.kron(label_map(), np.ones((8, 8), np.uint8))
     speckled = large.copy()
-    speckled[-3:, -3:] = CIHP["face"]
+    speckled[-3:, -3:] = CIHP.ids["face"]
     size = large.shape
     assert faces.box_from_labels(speckled, *size) == pytest.approx(
         faces.box_from_labels(large, *size), abs=6

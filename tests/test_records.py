@@ -17,7 +17,7 @@ from omfa_jax.data import labels, schema, show
 from omfa_jax.data.build import build
 from omfa_jax.data.builder import summary
 from omfa_jax.data.schema import open_records
-from omfa_jax.data.viton_hd import worn_garment
+from omfa_jax.data.worn import worn_garment
 
 HEIGHT_PX, WIDTH_PX = tiny.HEIGHT_PX, tiny.WIDTH_PX
 
@@ -149,16 +149,20 @@ def test_a_missing_shop_photo_is_replaced_by_the_worn_garment(small):
 
 def test_worn_garment_is_cut_exactly():
     photo, parse_map = tiny.photo(3), tiny.label_map()
-    worn = worn_garment(photo, parse_map)
+    worn = worn_garment(photo, parse_map, labels.CIHP, "upper")
     # 26 x 21 px of garment plus 1 px of margin, fitted into 64 x 48 px
     assert images.letterbox_box((28, 23), HEIGHT_PX, WIDTH_PX) == (3, 0, 58, 48)
     inside = worn[12:52, 9:39].reshape(-1, 3)
     assert (inside == tiny.colour(3)).all()
     assert (worn[:3] == 255).all() and (worn[61:] == 255).all()
     half = parse_map[::2, ::2]
-    np.testing.assert_allclose(worn_garment(photo, half)[32, 24], tiny.colour(3))
-    bare = np.where(labels.mask(parse_map, labels.GARMENT), labels.CIHP["pants"], parse_map)
-    assert worn_garment(photo, bare.astype(np.uint8)) is None
+    np.testing.assert_allclose(
+        worn_garment(photo, half, labels.CIHP, "upper")[32, 24], tiny.colour(3)
+    )
+    bare = np.where(labels.CIHP.worn(parse_map, "upper"), 9, parse_map)
+    bare = bare.astype(np.uint8)
+    assert worn_garment(photo, bare, labels.CIHP, "upper") is None
+    assert worn_garment(photo, bare, labels.CIHP, "lower") is not None
 
 
 def test_bad_items_are_skipped_with_reasons(tmp_path):

@@ -80,7 +80,14 @@ def test_every_file_is_readable(root):
         person = json.loads(path.read_text())["people"][0]
         assert np.array(person["pose_keypoints_2d"]).reshape(25, 3)[0, 2] == 1
     description = json.loads((root / "world.json").read_text())
-    expected = {"version": 1, "seed": 5, **SIZE, "supersample": 2, "counts": COUNTS}
+    expected = {
+        "version": 1,
+        "layout": "viton_hd",
+        "seed": 5,
+        **SIZE,
+        "supersample": 2,
+        "counts": COUNTS,
+    }
     assert description == expected
 
 

@@ -21,20 +21,20 @@ def colour(number: int) -> tuple[int, int, int]:
 
 def label_map() -> np.ndarray:
     labels = np.zeros((HEIGHT_PX, WIDTH_PX), np.uint8)
-    labels[8:24, 18:31] = CIHP["hair"]
-    labels[12:22, 20:29] = CIHP["face"]
-    labels[24:50, 14:35] = CIHP["upper"]
-    labels[50:64, 16:33] = CIHP["pants"]
+    labels[8:24, 18:31] = CIHP.ids["hair"]
+    labels[12:22, 20:29] = CIHP.ids["face"]
+    labels[24:50, 14:35] = CIHP.ids["upper"]
+    labels[50:64, 16:33] = CIHP.ids["pants"]
     return labels
 
 
 def photo(number: int) -> np.ndarray:
     labels = label_map()
     picture = np.full((HEIGHT_PX, WIDTH_PX, 3), GROUND, np.uint8)
-    picture[labels == CIHP["hair"]] = HAIR
-    picture[labels == CIHP["face"]] = SKIN
-    picture[labels == CIHP["upper"]] = colour(number)
-    picture[labels == CIHP["pants"]] = (10, 10, 60)
+    picture[labels == CIHP.ids["hair"]] = HAIR
+    picture[labels == CIHP.ids["face"]] = SKIN
+    picture[labels == CIHP.ids["upper"]] = colour(number)
+    picture[labels == CIHP.ids["pants"]] = (10, 10, 60)
     return picture
 
 

@@ -1,4 +1,4 @@
-"""`omfa data synthesize | poses | build | check | latents | show`."""
+"""`omfa data synthesize | poses | duplicates | build | check | latents | show`."""
 
 import argparse
 import logging
@@ -7,8 +7,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from omfa_jax.cli import poses
+from omfa_jax.cli import datasets, duplicates, poses
 from omfa_jax.core.errors import OmfaError
+
+DATASETS = "viton_hd, deepfashion_multimodal or dresscode"
 
 log = logging.getLogger(__name__)
 
@@ -21,8 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         return commands.add_parser(name, help=text, description=text, allow_abbrev=False)
 
     cores = os.cpu_count() or 1
-    make = command("synthesize", "write a synthetic data set in VITON-HD's folder layout")
+    make = command("synthesize", "write a synthetic data set in a real one's folder layout")
     make.add_argument("--out", required=True, metavar="DIR")
+    make.add_argument("--layout", default="viton_hd", help=DATASETS)
     make.add_argument("--train", type=int, default=1000, help="people in the training split")
     make.add_argument("--val", type=int, default=50)
     make.add_argument("--test", type=int, default=100)
@@ -35,11 +38,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     poses.add_arguments(command("poses", text))
 
     build = command("build", "turn a raw folder into records")
-    build.add_argument("--raw", required=True, metavar="DIR", help="VITON-HD's layout")
+    build.add_argument("--raw", required=True, metavar="DIR", help="raw data set folder")
     build.add_argument("--out", required=True, metavar="DIR")
-    build.add_argument("--dataset", default="viton_hd")
+    build.add_argument("--dataset", default="viton_hd", help=DATASETS)
+    datasets.add_arguments(build)
     build.add_argument("--processes", type=int, default=1)
     build.add_argument("--overwrite", action="store_true", help="replace records at --out")
+
+    duplicates.add_arguments(command("duplicates", "find photos that are in a raw folder twice"))
 
     latents = command("latents", "encode records with a model's VAE, once, for training")
     latents.add_argument("--records", required=True, metavar="DIR")
@@ -64,6 +70,7 @@ def run(options: argparse.Namespace) -> None:
     action = {
         "synthesize": synthesize,
         "poses": poses.run,
+        "duplicates": duplicates.run,
         "build": build,
         "check": check,
         "latents": latents,
@@ -90,6 +97,7 @@ def synthesize(options: argparse.Namespace) -> None:
             width_px=options.width,
             processes=options.processes,
             progress=advance,
+            layout=options.layout,
         )
     log.info("%s: %d people written, %d kept", report.root, report.written, report.kept)
 
@@ -104,6 +112,7 @@ def build(options: argparse.Namespace) -> None:
         dataset=options.dataset,
         processes=options.processes,
         overwrite=options.overwrite,
+        item_options=datasets.item_options(options),
     )
 
 

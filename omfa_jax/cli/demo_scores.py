@@ -12,7 +12,7 @@ import numpy as np
 from omfa_jax.cli.inputs import Slots, render_pose
 from omfa_jax.core.images import from_signed, read_labels, read_rgb
 from omfa_jax.core.tasks import COMPONENTS
-from omfa_jax.data.labels import CIHP, GARMENT, mask
+from omfa_jax.data.labels import CIHP
 from omfa_jax.data.pipeline import PipelineSettings, eval_batches
 from omfa_jax.diffusion.sample import SamplerSettings
 from omfa_jax.evals.influence import Influence, derangement, influence
@@ -42,8 +42,8 @@ class HeldOut:
         self.unpaired = next(iter(eval_batches(settings, **take, unpaired=True)))["garment"]
         self.keys = [str(key).split("/")[-1] for key in self.batch["key"]]
         labels = [read_labels(self.raw / "image-parse-v3" / f"{key}.png") for key in self.keys]
-        self.garment_region = [mask(parse, GARMENT) for parse in labels]
-        self.person_region = [parse != CIHP["background"] for parse in labels]
+        self.garment_region = [CIHP.worn(parse, "upper") for parse in labels]
+        self.person_region = [parse != CIHP.ids["background"] for parse in labels]
 
     def conditions(self) -> dict[str, np.ndarray]:
         """Return the images of every component and the pose maps."""
@@ -68,7 +68,7 @@ class HeldOut:
             }[kind]
             images.append(read_rgb(folder / "image" / f"{name}.jpg", f"{kind} truth"))
             parse = read_labels(folder / "image-parse-v3" / f"{name}.png")
-            regions.append(mask(parse, GARMENT))
+            regions.append(CIHP.worn(parse, "upper"))
             poses.append(self.slots.pose_map(read_rgb(folder / "pose" / f"{name}.png"))[0])
         return images, regions, np.stack(poses)
 

@@ -6,7 +6,9 @@ import logging
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import tensorflow_datasets as tfds
 
@@ -15,9 +17,13 @@ from omfa_jax.core.errors import OmfaError, unknown
 from omfa_jax.core.files import atomic_dir
 from omfa_jax.data import schema
 from omfa_jax.data.builder import BuildReport, RecordsBuilder, as_facts, summary
+from omfa_jax.data.deepfashion import DeepFashionMultiModal
+from omfa_jax.data.dresscode import DressCode
 from omfa_jax.data.viton_hd import VitonHD
 
-BUILDERS: dict[str, type[RecordsBuilder]] = {builder.name: builder for builder in (VitonHD,)}
+BUILDERS: dict[str, type[RecordsBuilder]] = {
+    builder.name: builder for builder in (VitonHD, DeepFashionMultiModal, DressCode)
+}
 
 log = logging.getLogger(__name__)
 
@@ -29,15 +35,21 @@ def build(
     dataset: str = "viton_hd",
     processes: int = 1,
     overwrite: bool = False,
+    item_options: Mapping[str, Any] | None = None,
 ) -> BuildReport:
     """Write the raw folder's records to `out_dir` and return what was found, built and skipped.
 
-    Items that cannot be used are skipped with a reason and the build goes on. `out_dir` appears
-    only when everything is written. Raises OmfaError if the layout is not `dataset`'s, if nothing
-    could be built, or if `out_dir` holds something already (`overwrite` replaces records only).
+    `item_options` go to the data set's `raw_items`: see `options_taken` of its builder. Items that
+    cannot be used are skipped with a reason and the build goes on. `out_dir` appears only when
+    everything is written. Raises OmfaError if the layout is not `dataset`'s, if nothing could be
+    built, or if `out_dir` holds something already (`overwrite` replaces records only).
     """
     if dataset not in BUILDERS:
         raise unknown("data set", dataset, BUILDERS)
+    for name in item_options or {}:
+        if name not in BUILDERS[dataset].options_taken:
+            flag = name.replace("_", "-")
+            raise OmfaError(f"--{flag} has no meaning for --dataset {dataset}; leave it out")
     replaced = require_free(out_dir, overwrite)
     styles = styles_under(raw_dir)
     if len(styles) > 1:
@@ -49,6 +61,7 @@ def build(
         builder = BUILDERS[dataset](
             raw_dir=os.fspath(raw_dir),
             processes=processes,
+            item_options=item_options,
             data_dir=folder,
             file_format="array_record",
         )

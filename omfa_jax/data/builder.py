@@ -53,21 +53,31 @@ Outcome = tuple[schema.Record, Sequence[str]] | OmfaError
 class RecordsBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """Base of the image data sets: a subclass lists its items and reads one into a record.
 
-    `raw_items(raw_dir, warnings)` returns {split: items}. `read(item)` returns the record and its
-    flaws (short phrases), or raises an OmfaError, which skips the item. Items are read by
-    `processes` processes and written in their own order.
+    `raw_items(raw_dir, warnings, **item_options)` returns {split: items}; a subclass names the
+    options that it takes in `options_taken`. `read(item)` returns the record and its flaws (short
+    phrases), or raises an OmfaError, which skips the item. Items are read by `processes` processes
+    and written in their own order.
     """
 
     VERSION = tfds.core.Version("1.0.0")
     # TFDS's search for its checksum files needs a package that it does not declare (4.9.10)
     code_path = None
 
-    raw_items: Callable[[str, list[str]], Mapping[str, Sequence[Item]]]
+    options_taken: tuple[str, ...] = ()
+    raw_items: Callable[..., Mapping[str, Sequence[Item]]]
     read: Callable[[Any], tuple[schema.Record, Sequence[str]]]
 
-    def __init__(self, *, raw_dir: str, processes: int = 1, **options: Any) -> None:
+    def __init__(
+        self,
+        *,
+        raw_dir: str,
+        processes: int = 1,
+        item_options: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> None:
         self.report = BuildReport()
         self._raw_dir = raw_dir
+        self._item_options = dict(item_options or {})
         self._processes = processes
         super().__init__(**options)
 
@@ -78,7 +88,8 @@ class RecordsBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
         splits = {}
-        for split, items in type(self).raw_items(self._raw_dir, self.report.warnings).items():
+        listed = type(self).raw_items(self._raw_dir, self.report.warnings, **self._item_options)
+        for split, items in listed.items():
             self.report.found += len(items)
             examples = self._generate_examples(split, items)
             first = next(examples, None)

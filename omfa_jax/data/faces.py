@@ -6,17 +6,18 @@ from itertools import combinations
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.data import labels as parse
+from omfa_jax.data.labels import CIHP, LabelSet
 
 FaceBox = tuple[float, float, float, float]
 
-# OpenPose tells its layouts apart by length only: rows of the nose, the eyes and the ears
+# layouts are told apart by length only: rows of the nose, the eyes and the ears
 FACE_ROWS = {
     25: {"nose": 0, "eyes": (15, 16), "ears": (17, 18)},
     18: {"nose": 0, "eyes": (14, 15), "ears": (16, 17)},
+    21: {"nose": 5, "eyes": (2, 3), "ears": (1, 4)},
 }
 # Head width over the image distance of two points of a head, from adult proportions: ears are a
 # head width apart, eyes 6.5 of its 14.5 cm; nose to ear and nose to eye are mostly depth.
@@ -29,6 +30,8 @@ MAX_SHIFT_IN_SIDES = 0.4
 MIN_CONFIDENCE = 0.2
 MIN_SIDE = 0.02
 MIN_FACE_AREA = 2e-4
+# hairline to chin over the width between the cheekbones: 18 to 14 cm
+FACE_HEIGHT_IN_WIDTHS = 1.3
 
 
 def read_keypoints(path: str | os.PathLike) -> Float[np.ndarray, "joints 3"] | None:
@@ -52,6 +55,7 @@ def face_box(
     labels: UInt8[np.ndarray, "h w"] | None,
     height_px: int,
     width_px: int,
+    label_set: LabelSet = CIHP,
 ) -> FaceBox | None:
     """Return the square (left, top, right, bottom) in pixels around face and hair, or None.
 
@@ -65,8 +69,8 @@ def face_box(
     if labels is None:
         return box
     if box is None:
-        return box_from_labels(labels, height_px, width_px)
-    return _above_collar(box, labels, height_px)
+        return box_from_labels(labels, height_px, width_px, label_set)
+    return _above_collar(box, labels, height_px, label_set)
 
 
 def box_from_keypoints(
@@ -74,6 +78,7 @@ def box_from_keypoints(
 ) -> FaceBox | None:
     """Return the face box from nose, eyes and ears; None if fewer than two can be trusted.
 
+    Rows are BODY_25's, BODY_18's or the 21 of `landmarks.py`, told apart by their number.
     A point counts if its confidence is at least 0.2 and it is not at OpenPose's (0, 0) for
     "missing". A box whose centre lies outside the picture (keypoints of another resolution) or
     whose side is under 2% of the picture's height is not trusted either.
@@ -99,14 +104,18 @@ def box_from_keypoints(
 
 
 def box_from_labels(
-    labels: UInt8[np.ndarray, "h w"], height_px: int, width_px: int
+    labels: UInt8[np.ndarray, "h w"],
+    height_px: int,
+    width_px: int,
+    label_set: LabelSet = CIHP,
 ) -> FaceBox | None:
     """Return the face box from a parse map, scaled to the picture's size; None if no face shows.
 
     Hair counts only above the chin and within half a face of the face, so that long hair does not
-    swell the box.
+    swell the box. Where the label set has the neck under the face, a face ends 1.3 of its widths
+    below its top.
     """
-    face = parse.mask(labels, parse.FACE)
+    face = _face(labels, label_set)
     if face.mean() < MIN_FACE_AREA:
         return None
     left, top, right, bottom = _extent(face)
@@ -114,7 +123,7 @@ def box_from_labels(
     near = np.zeros_like(face)
     columns = slice(max(0, int(left - half)), int(np.ceil(right + half)))
     near[max(0, int(top - half)) : int(np.ceil(bottom)), columns] = True
-    left, top, right, bottom = _extent(face | (near & parse.mask(labels, parse.HAIR)))
+    left, top, right, bottom = _extent(face | (near & label_set.mask(labels, label_set.hair)))
     across, down = width_px / labels.shape[1], height_px / labels.shape[0]
     side = SIDE_IN_MASK_SIDES * max((right - left) * across, (bottom - top) * down)
     return _square((left + right) / 2 * across, (top + bottom) / 2 * down, side)
@@ -139,8 +148,16 @@ def _is_seen(row: Float[np.ndarray, "3"]) -> bool:
     return bool(row[2] >= MIN_CONFIDENCE and np.isfinite(row).all() and row[:2].any())
 
 
-def _above_collar(box: FaceBox, labels: np.ndarray, height_px: int) -> FaceBox:
-    face = parse.mask(labels, parse.FACE)
+def _face(labels: UInt8[np.ndarray, "h w"], label_set: LabelSet) -> Bool[np.ndarray, "h w"]:
+    face = label_set.mask(labels, label_set.face)
+    if label_set.face_has_neck and face.any():
+        left, top, right, _ = _extent(face)
+        face[int(top + FACE_HEIGHT_IN_WIDTHS * (right - left)) :] = False
+    return face
+
+
+def _above_collar(box: FaceBox, labels: np.ndarray, height_px: int, label_set: LabelSet) -> FaceBox:
+    face = _face(labels, label_set)
     if face.mean() < MIN_FACE_AREA:
         return box
     left, top, right, bottom = box

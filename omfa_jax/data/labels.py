@@ -1,55 +1,150 @@
-"""Label ids of human-parsing maps, by name.
+"""Label sets of human-parsing maps as named tables: which id means what, and which are worn where.
 
-The ids are CIHP's (Gong et al., "Instance-level Human Parsing via Part Grouping Network", 2018),
-which VITON-HD's `image-parse-v3` uses. LIP has 20 slots too, but its 10 means jumpsuits.
+CIHP (Gong et al., "Instance-level Human Parsing via Part Grouping Network", 2018) is what
+VITON-HD's `image-parse-v3` uses; LIP (Gong et al., "Look into Person", 2017) has 20 slots too, but
+its 10 means jumpsuits where CIHP's means the torso's skin; ATR (Liang et al., "Deep Human Parsing
+with Active Template Regression", 2015) is DressCode's; DeepFashion-MultiModal has its own.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, UInt8
 
-CIHP = {
-    "background": 0,
-    "hat": 1,
-    "hair": 2,
-    "glove": 3,
-    "sunglasses": 4,
-    "upper": 5,
-    "dress": 6,
-    "coat": 7,
-    "socks": 8,
-    "pants": 9,
-    "torso_skin": 10,
-    "scarf": 11,
-    "skirt": 12,
-    "face": 13,
-    "left_arm": 14,
-    "right_arm": 15,
-    "left_leg": 16,
-    "right_leg": 17,
-    "left_shoe": 18,
-    "right_shoe": 19,
-}
-GARMENT = ("upper", "dress", "coat")
-FACE = ("face", "sunglasses")
-HAIR = ("hair", "hat")
+from omfa_jax.core.errors import OmfaError, unknown
+
+Category = Literal["upper", "lower", "dress"]
+CATEGORIES: tuple[Category, ...] = ("upper", "lower", "dress")
 
 
-def ids(names: Iterable[str]) -> list[int]:
-    """Return the CIHP ids of label names."""
-    return [CIHP[name] for name in names]
+@dataclass(frozen=True)
+class LabelSet:
+    """One way to number the parts of a dressed person.
 
+    `ids` gives each label's id; `garments` names the labels that form the worn garment of each
+    category; `face` and `hair` those of the head. `face_has_neck` says that the neck is labelled
+    as face. `spare_ids` are ids that some tools add to the set; they count as none of its labels.
+    """
 
-def mask(labels: UInt8[np.ndarray, "h w"], names: Iterable[str]) -> Bool[np.ndarray, "h w"]:
-    """Return True where the map shows one of the named labels."""
-    return np.isin(labels, ids(names))
+    name: str
+    ids: Mapping[str, int]
+    garments: Mapping[Category, tuple[str, ...]]
+    face: tuple[str, ...]
+    hair: tuple[str, ...]
+    face_has_neck: bool = False
+    spare_ids: tuple[int, ...] = ()
 
+    def mask(
+        self, labels: UInt8[np.ndarray, "h w"], names: Iterable[str]
+    ) -> Bool[np.ndarray, "h w"]:
+        """Return True where the map shows one of the named labels."""
+        return np.isin(labels, [self.ids[name] for name in names])
 
-def category(labels: UInt8[np.ndarray, "h w"]) -> Literal["upper", "dress", ""]:
-    """Return where the larger part of the garment is worn, or "" if the map shows no garment."""
-    dress, upper = int(mask(labels, ["dress"]).sum()), int(mask(labels, ["upper", "coat"]).sum())
-    if not dress and not upper:
+    def worn(self, labels: UInt8[np.ndarray, "h w"], category: Category) -> Bool[np.ndarray, "h w"]:
+        """Return True where the map shows the garment that is worn there."""
+        return self.mask(labels, self.garments[category])
+
+    def category(
+        self,
+        labels: UInt8[np.ndarray, "h w"],
+        among: Sequence[Category] = CATEGORIES,
+        least_area: float = 0.0,
+    ) -> Category | Literal[""]:
+        """Return the category that covers most of the map, the first of equals.
+
+        "" if none of `among` covers more than the share `least_area` of it.
+        """
+        names: list[Category] = [name for name in CATEGORIES if name in among]
+        areas = [float(self.worn(labels, name).mean()) for name in names]
+        largest = int(np.argmax(areas))
+        if areas[largest] > least_area:
+            return names[largest]
         return ""
-    return "dress" if dress > upper else "upper"
+
+    def require(self, labels: UInt8[np.ndarray, "h w"], what: str) -> None:
+        """Raise an OmfaError if the map holds ids that the set does not have."""
+        known = [*self.ids.values(), *self.spare_ids]
+        foreign = np.setdiff1d(np.flatnonzero(np.bincount(labels.ravel())), known)
+        if foreign.size:
+            came = ", ".join(map(str, foreign[:5])) + (", ..." if foreign.size > 5 else "")
+            raise OmfaError(
+                f"{what}: expected {self.name} label ids (0 to {max(self.ids.values())}), found"
+                f" {came}: it is no map of this label set"
+            )
+
+
+_CIHP_NAMES = (
+    *("background", "hat", "hair", "glove", "sunglasses", "upper", "dress", "coat", "socks"),
+    *("pants", "torso_skin", "scarf", "skirt", "face", "left_arm", "right_arm", "left_leg"),
+    *("right_leg", "left_shoe", "right_shoe"),
+)
+_LIP_NAMES = tuple("jumpsuits" if name == "torso_skin" else name for name in _CIHP_NAMES)
+_ATR_NAMES = (
+    *("background", "hat", "hair", "sunglasses", "upper", "skirt", "pants", "dress", "belt"),
+    *("left_shoe", "right_shoe", "face", "left_leg", "right_leg", "left_arm", "right_arm"),
+    *("bag", "scarf"),
+)
+_DEEPFASHION_NAMES = (
+    *("background", "top", "outer", "skirt", "dress", "pants", "leggings", "headwear"),
+    *("eyeglass", "neckwear", "belt", "footwear", "bag", "hair", "face", "skin", "ring"),
+    *("wrist_wearing", "socks", "gloves", "necklace", "rompers", "earrings", "tie"),
+)
+
+
+def _numbered(names: Iterable[str]) -> dict[str, int]:
+    return {name: number for number, name in enumerate(names)}
+
+
+CIHP = LabelSet(
+    "CIHP",
+    _numbered(_CIHP_NAMES),
+    {"upper": ("upper", "coat"), "lower": ("pants", "skirt"), "dress": ("dress",)},
+    face=("face", "sunglasses"),
+    hair=("hair", "hat"),
+)
+LIP = LabelSet(
+    "LIP",
+    _numbered(_LIP_NAMES),
+    {"upper": ("upper", "coat"), "lower": ("pants", "skirt"), "dress": ("dress", "jumpsuits")},
+    face=("face", "sunglasses"),
+    hair=("hair", "hat"),
+)
+# OOTDiffusion writes the neck as 18; ATR itself has it under the face
+ATR = LabelSet(
+    "ATR",
+    _numbered(_ATR_NAMES),
+    {"upper": ("upper",), "lower": ("skirt", "pants", "belt"), "dress": ("dress",)},
+    face=("face", "sunglasses"),
+    hair=("hair", "hat"),
+    face_has_neck=True,
+    spare_ids=(18,),
+)
+DEEPFASHION = LabelSet(
+    "DeepFashion-MultiModal",
+    _numbered(_DEEPFASHION_NAMES),
+    {
+        "upper": ("top", "outer"),
+        "lower": ("skirt", "pants", "leggings"),
+        "dress": ("dress", "rompers"),
+    },
+    face=("face", "eyeglass"),
+    hair=("hair", "headwear"),
+)
+# the 24 parts of DensePose's surface; 23 and 24 are the two halves of the head, hair not counted
+DENSEPOSE = LabelSet(
+    "DensePose",
+    _numbered(["background", *(f"part_{number}" for number in range(1, 25))]),
+    {"upper": (), "lower": (), "dress": ()},
+    face=("part_23", "part_24"),
+    hair=(),
+)
+LABEL_SETS = {"cihp": CIHP, "lip": LIP, "atr": ATR, "deepfashion": DEEPFASHION}
+
+
+def label_set(name: str) -> LabelSet:
+    """Return the label set of a name in LABEL_SETS; OmfaError with the nearest names otherwise."""
+    if name not in LABEL_SETS:
+        raise unknown("label set", name, LABEL_SETS)
+    return LABEL_SETS[name]

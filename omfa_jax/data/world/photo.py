@@ -121,9 +121,7 @@ class World:
     def photo(self, person: Person, garment: Garment, pose: Pose, view: View) -> Photo:
         """Return the photo of `person` in `garment` and `pose`, taken as `view` says."""
         stage = self._scene
-        params = pose.params(person.betas)
-        vertices, joints = stage.posed(params, garment.fit)
-        camera = self._frame(vertices, joints, view)
+        params, vertices, joints, camera = self._placed(person, garment, pose, view)
         fine = self.supersample
         screen = np.empty_like(vertices)
         focal, center = np.multiply(camera.focal_px, fine), np.multiply(camera.center_px, fine)
@@ -147,6 +145,13 @@ class World:
         shading.shrink(self._color, self._label, fine, image, parse)
         return Photo(image, parse, self._keypoints(camera, vertices, joints), params, camera)
 
+    def keypoints(
+        self, person: Person, garment: Garment, pose: Pose, view: View
+    ) -> Float32[np.ndarray, "25 3"]:
+        """Return the keypoints of a photo without drawing it."""
+        _, vertices, joints, camera = self._placed(person, garment, pose, view)
+        return self._keypoints(camera, vertices, joints)
+
     def garment_photo(
         self, garment: Garment
     ) -> tuple[UInt8[np.ndarray, "h w 3"], Bool[np.ndarray, "h w"]]:
@@ -163,6 +168,13 @@ class World:
 
     def _rng(self, stream: str, index: int) -> np.random.Generator:
         return np.random.default_rng([self.seed, _STREAMS.index(stream), index])
+
+    def _placed(
+        self, person: Person, garment: Garment, pose: Pose, view: View
+    ) -> tuple[BodyParams, Float32[np.ndarray, "v 3"], Float[np.ndarray, "55 3"], Camera]:
+        params = pose.params(person.betas)
+        vertices, joints = self._scene.posed(params, garment.fit)
+        return params, vertices, joints, self._frame(vertices, joints, view)
 
     def _frame(
         self, vertices: Float32[np.ndarray, "v 3"], joints: Float[np.ndarray, "55 3"], view: View

@@ -1,0 +1,33 @@
+"""`omfa data duplicates`: photos that are in a raw data set more than once."""
+
+import argparse
+import logging
+import os
+from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of the command."""
+    parser.add_argument("--raw", required=True, metavar="DIR", help="raw data set folder")
+    parser.add_argument("--out", required=True, metavar="FILE.json", help="for build's --clean")
+    parser.add_argument("--dataset", help="default: told by the folder's layout")
+    parser.add_argument(
+        "--distance", type=int, default=10, help="differing bits of 64 at which photos are compared"
+    )
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Find, write the list, and say what was found."""
+    from omfa_jax.data.duplicates import find_in_folder, summary, write_list
+
+    report = find_in_folder(
+        options.raw,
+        dataset=options.dataset,
+        max_distance_bits=options.distance,
+        processes=options.processes,
+    )
+    write_list(Path(options.out), report)
+    log.info("%s\nwrote %s", summary(report), options.out)

@@ -1,0 +1,264 @@
+"""DeepFashion-MultiModal (Jiang et al., SIGGRAPH 2022), and folders in its layout, as records.
+
+    <root>/images/NAME.jpg          NAME = GENDER-Category-id_IIIIIIII-CC_V_view
+        segm/NAME_segm.png          label maps, for full-body photos only
+        keypoints/keypoints_{loc,vis}.txt   21 landmarks, see `landmarks.py`
+        densepose/NAME_densepose.png        the part index is the third channel
+        captions.json               {"NAME.jpg": "text"}
+        pose/NAME.png               pose maps (not part of the set; made from SMPL-X)
+
+Photos of one gender, category, id and CC are a group: one person in one outfit. The set has no
+photo of a garment alone, so the garment is cut out of a photo with a label map: the person's own,
+else the clearest of the group (`VIEWS`). The set has no split either: see `split_of`.
+"""
+
+import json
+import os
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float32, UInt8
+
+from omfa_jax.core import images
+from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.files import require_dir
+from omfa_jax.data import faces
+from omfa_jax.data.builder import RecordsBuilder
+from omfa_jax.data.clean import drop_listed
+from omfa_jax.data.deepfashion_names import (
+    DEFAULT_SHARES,
+    VIEWS,
+    PhotoName,
+    garment_sold,
+    parse_name,
+    split_of,
+)
+from omfa_jax.data.labels import DEEPFASHION, DENSEPOSE, Category
+from omfa_jax.data.landmarks import read_landmarks
+from omfa_jax.data.layouts import SPLITS, wrong_layout
+from omfa_jax.data.reading import (
+    files_by_stem,
+    optional,
+    optional_labels,
+    picture_bytes,
+    stored_picture,
+)
+from omfa_jax.data.schema import Record
+from omfa_jax.data.worn import MIN_WORN_AREA, worn_garment
+
+
+@dataclass(frozen=True)
+class DeepFashionItem:
+    """The files of one photo; None for those that are not there.
+
+    `sources` are (photo, label map) pairs that its garment may be cut from, best first; `name` is
+    None if the file's name is not understood.
+    """
+
+    key: str
+    split: str
+    name: PhotoName | None
+    person: Path
+    segm: Path | None
+    densepose: Path | None
+    pose: Path | None
+    caption: str
+    landmarks: Float32[np.ndarray, "21 3"] | None = field(compare=False)
+    sources: tuple[tuple[Path, Path], ...]
+
+
+class DeepFashionMultiModal(RecordsBuilder):
+    """TFDS builder of DeepFashion-MultiModal's layout; see the module's text."""
+
+    name = "deepfashion_multimodal"
+    options_taken = ("clean", "split_shares", "split_seed")
+
+    @staticmethod
+    def raw_items(
+        raw_dir: str,
+        warnings: list[str],
+        *,
+        clean: str | os.PathLike | None = None,
+        split_shares: Sequence[float] = DEFAULT_SHARES,
+        split_seed: int = 0,
+    ) -> Mapping[str, Sequence[DeepFashionItem]]:
+        """Return {split: items} by the order of names; what is odd goes to `warnings`.
+
+        `clean` is a list of photos to leave out (see `clean.py`); a photo that is left out gives
+        no garment either. `split_shares` are those of train, val and test: see `split_of`.
+        """
+        root = require_dir(raw_dir, "raw data set", "--raw")
+        if not (root / "images").is_dir():
+            raise wrong_layout(root, "images/GENDER-Category-id_IIIIIIII-CC_V_view.jpg")
+        if len(split_shares) != 3 or min(split_shares) < 0 or abs(sum(split_shares) - 1) > 1e-6:
+            came = ", ".join(map(str, split_shares))
+            raise OmfaError(f"--split-shares: expected three numbers that sum to 1, got {came}")
+        photos = files_by_stem(root / "images")
+        folders = {name: files_by_stem(root / name) for name in ("segm", "densepose", "pose")}
+        landmarks = read_landmarks(root / "keypoints", warnings)
+        captions = read_captions(root / "captions.json", warnings)
+        splits: dict[str, list[DeepFashionItem]] = {split: [] for split in SPLITS}
+        for stem, photo in photos.items():
+            name = parse_name(stem)
+            split = "train" if name is None else split_of(name.person_id, split_seed, split_shares)
+            splits[split].append(
+                DeepFashionItem(
+                    key=stem,
+                    split=split,
+                    name=name,
+                    person=photo,
+                    segm=folders["segm"].get(f"{stem}_segm"),
+                    densepose=folders["densepose"].get(f"{stem}_densepose"),
+                    pose=folders["pose"].get(stem),
+                    caption=captions.get(photo.name, ""),
+                    landmarks=landmarks.get(stem),
+                    sources=(),
+                )
+            )
+        kept = drop_listed(splits, clean, warnings)
+        return {split: _with_sources(items) for split, items in kept.items() if items}
+
+    @staticmethod
+    def read(item: DeepFashionItem) -> tuple[Record, Sequence[str]]:
+        """Return the item's record and its flaws; OmfaError if photo or garment cannot be had."""
+        if item.name is None:
+            raise OmfaError(
+                f"{item.person.name}: expected a name like"
+                " WOMEN-Tees_Tanks-id_00000001-01_1_front.jpg; rename or remove the file"
+            )
+        flaws: list[str] = []
+        person, photo = stored_picture(item.person, "person photo")
+        height_px, width_px = size_px = (photo.shape[0], photo.shape[1])
+        labels = None
+        if item.segm is not None:
+            labels = optional_labels(item.segm, DEEPFASHION, size_px, flaws, "label map")
+        garment, category = _garment(item, photo, labels, flaws)
+        box = _face_box(item, item.name, labels, size_px, flaws)
+        if box is None:
+            flaws.append("no face found; its picture is white")
+        pose = optional(picture_bytes, item.pose, "pose map", flaws)
+        record = Record(
+            key=item.key,
+            split=item.split,
+            person=person,
+            height_px=height_px,
+            width_px=width_px,
+            garment=images.encode_jpeg(garment),
+            garment_source="worn",
+            category=category,
+            has_face=box is not None,
+            face_box_px=box or (0.0, 0.0, 0.0, 0.0),
+            has_pose=pose is not None,
+            pose=pose or b"",
+            unpaired_garment_key="",
+            unpaired_garment=b"",
+            caption=item.caption,
+            person_id=item.name.person_id,
+            group=item.name.group,
+        )
+        return record, flaws
+
+
+def _face_box(
+    item: DeepFashionItem,
+    name: PhotoName,
+    labels: UInt8[np.ndarray, "h w"] | None,
+    size_px: tuple[int, int],
+    flaws: list[str],
+) -> faces.FaceBox | None:
+    """Return the face box from landmarks and label map, else from DensePose's head.
+
+    Both show the head from behind as well, so of a back view only the label map is asked.
+    """
+    is_back = name.view == "back"
+    rows = None if is_back else item.landmarks
+    box = faces.face_box(rows, labels, *size_px, DEEPFASHION)
+    if box is None and labels is None and item.densepose is not None and not is_back:
+        parts = optional(read_densepose, item.densepose, "densepose", flaws)
+        if parts is not None:
+            box = faces.box_from_labels(parts, *size_px, DENSEPOSE)
+    return box
+
+
+def read_captions(path: Path, warnings: list[str]) -> dict[str, str]:
+    """Return {photo's name: caption}; none, and a warning, if the file is missing or damaged."""
+    try:
+        captions = json.loads(path.read_text("utf-8-sig"))
+        return {str(name): str(text) for name, text in captions.items()}
+    except FileNotFoundError:
+        warnings.append(f"no {path.name}: captions stay empty")
+    except (OSError, ValueError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:100]
+        warnings.append(f"{path.name} is damaged ({reason}): captions stay empty")
+    return {}
+
+
+def read_densepose(path: Path) -> UInt8[np.ndarray, "h w"]:
+    """Return DensePose's part index (0 to 24) of every pixel; OmfaError if it is no such map."""
+    parts = np.ascontiguousarray(images.read_rgb(path, "densepose")[..., 2])
+    DENSEPOSE.require(parts, "densepose")
+    return parts
+
+
+def _with_sources(items: Sequence[DeepFashionItem]) -> list[DeepFashionItem]:
+    """Return the items knowing the photos that their garment may be cut from, best first."""
+    groups: dict[str, list[DeepFashionItem]] = defaultdict(list)
+    for item in items:
+        if item.name is not None and item.segm is not None:
+            groups[item.name.group].append(item)
+    for members in groups.values():
+        members.sort(key=lambda member: (_clearness(member), member.key))
+    completed = []
+    for item in items:
+        members = groups.get(item.name.group, []) if item.name else []
+        pairs = [(other.person, other.segm) for other in members if other.key != item.key]
+        sources = tuple((photo, segm) for photo, segm in pairs if segm is not None)
+        completed.append(replace(item, sources=sources))
+    return completed
+
+
+def _clearness(item: DeepFashionItem) -> int:
+    return VIEWS.index(item.name.view) if item.name and item.name.view in VIEWS else len(VIEWS)
+
+
+def _garment(
+    item: DeepFashionItem, photo: np.ndarray, labels: np.ndarray | None, flaws: Sequence[str]
+) -> tuple[UInt8[np.ndarray, "h w 3"], Category]:
+    """Return the worn garment and its category; OmfaError if no photo of the group shows one.
+
+    The garment is the one that the name's category word sells, in the first photo whose label map
+    shows it; where the word leaves it open, or no map shows it, the largest in the first map.
+    """
+    seen = [] if labels is None else [(photo, labels)]
+    troubles = [] if item.segm is None else list(flaws)
+    for source, segm in item.sources:
+        try:
+            seen.append(_source(source, segm))
+        except OmfaError as error:
+            troubles.append(str(error))
+    sold = garment_sold(item.name.category) if item.name else ""
+    for wanted in (sold, ""):
+        for picture, shown in seen:
+            category = wanted or DEEPFASHION.category(shown, least_area=MIN_WORN_AREA)
+            if not category:
+                continue
+            worn = worn_garment(picture, shown, DEEPFASHION, category)
+            if worn is not None:
+                return worn, category
+    group = item.name.group if item.name else ""
+    reasons = f" ({'; '.join(troubles)})" if troubles else ""
+    raise OmfaError(
+        f"no garment: no photo of {group} has a label map in segm/ that shows one{reasons}"
+    )
+
+
+def _source(photo: Path, segm: Path) -> tuple[np.ndarray, np.ndarray]:
+    picture = images.read_rgb(photo, "photo")
+    flaws: list[str] = []
+    shown = optional_labels(segm, DEEPFASHION, picture.shape[:2], flaws, "label map")
+    if shown is None:
+        raise OmfaError(f"{segm.name}: {flaws[0]}")
+    return picture, shown

@@ -1,0 +1,213 @@
+"""DressCode (Morelli et al., ECCV 2022), and folders in its layout, as records.
+
+    <root>/{upper_body,lower_body,dresses}/
+        images/NNNNNN_0.jpg, NNNNNN_1.jpg    the person's photo, the garment's
+        keypoints/NNNNNN_2.json              18 rows (x, y, score, id) in a frame of 384x512 px
+        label_maps/NNNNNN_4.png              ATR label maps
+        pose/NNNNNN_0.png                    pose maps (not part of DressCode; made from SMPL-X)
+        train_pairs.txt, test_pairs_paired.txt, test_pairs_unpaired.txt    "person garment" a line
+
+The lists may lie in <root> instead, with 0 (upper), 1 (lower) or 2 (dresses) as a third word. The
+folder is the category, and part of the key: upper_body_000000_0.
+"""
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from omfa_jax.core import images
+from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.files import require_dir
+from omfa_jax.data import faces
+from omfa_jax.data.builder import RecordsBuilder
+from omfa_jax.data.clean import drop_listed
+from omfa_jax.data.labels import ATR, CATEGORIES, Category
+from omfa_jax.data.landmarks import read_dresscode
+from omfa_jax.data.layouts import DRESSCODE_FOLDERS, SPLITS, wrong_layout
+from omfa_jax.data.reading import (
+    Pair,
+    files_by_stem,
+    optional,
+    optional_labels,
+    picture_bytes,
+    read_pairs,
+    stored_picture,
+)
+from omfa_jax.data.schema import Record
+from omfa_jax.data.worn import worn_garment
+
+FOLDER_CATEGORIES: dict[str, Category] = dict(zip(DRESSCODE_FOLDERS, CATEGORIES, strict=True))
+
+
+@dataclass(frozen=True)
+class DressCodeItem:
+    """The files of one person; None for those that are not there."""
+
+    key: str
+    split: str
+    category: Category
+    person: Path
+    garment: Path | None
+    parse: Path | None
+    keypoints: Path | None
+    pose: Path | None
+    unpaired_key: str
+    unpaired: Path | None
+
+
+class DressCode(RecordsBuilder):
+    """TFDS builder of DressCode's folder layout; see the module's text and `RecordsBuilder`."""
+
+    name = "dresscode"
+    options_taken = ("clean",)
+
+    @staticmethod
+    def raw_items(
+        raw_dir: str, warnings: list[str], *, clean: str | os.PathLike | None = None
+    ) -> Mapping[str, Sequence[DressCodeItem]]:
+        """Return {split: items} of the categories that are there; what is odd goes to `warnings`.
+
+        `clean` is a list of photos to leave out (see `clean.py`).
+        """
+        root = require_dir(raw_dir, "raw data set", "--raw")
+        folders = [name for name in DRESSCODE_FOLDERS if (root / name / "images").is_dir()]
+        if not folders:
+            raise wrong_layout(root, "upper_body/images, lower_body/images or dresses/images")
+        splits: dict[str, list[DressCodeItem]] = {}
+        for name in folders:
+            for split, items in _category_items(root, name, warnings).items():
+                splits.setdefault(split, []).extend(items)
+        ordered = {split: splits[split] for split in SPLITS if split in splits}
+        return drop_listed(ordered, clean, warnings)
+
+    @staticmethod
+    def read(item: DressCodeItem) -> tuple[Record, Sequence[str]]:
+        """Return the item's record and its flaws; OmfaError if photo or garment cannot be had."""
+        flaws: list[str] = []
+        person, photo = stored_picture(item.person, "person photo")
+        height_px, width_px = photo.shape[:2]
+        labels = optional_labels(item.parse, ATR, (height_px, width_px), flaws, "label map")
+        if item.garment is not None:
+            garment, _ = stored_picture(item.garment, "garment")
+        else:
+            garment = images.encode_jpeg(_worn(photo, labels, item.category))
+            flaws.append("no in-shop garment in images/; the worn one is cut out of the photo")
+        keypoints = optional(
+            lambda path: read_dresscode(path, height_px, width_px),
+            item.keypoints,
+            "keypoints",
+            flaws,
+        )
+        box = faces.face_box(keypoints, labels, height_px, width_px, ATR)
+        if box is None:
+            flaws.append("no face found; its picture is white")
+        pose = optional(picture_bytes, item.pose, "pose map", flaws)
+        unpaired = None
+        if item.unpaired is not None:
+            unpaired = optional(picture_bytes, item.unpaired, "unpaired garment", flaws)
+        elif item.unpaired_key:
+            flaws.append("the unpaired garment's file is missing in images/ (see the pairs list)")
+        record = Record(
+            key=item.key,
+            split=item.split,
+            person=person,
+            height_px=height_px,
+            width_px=width_px,
+            garment=garment,
+            garment_source="in_shop" if item.garment else "worn",
+            category=item.category,
+            has_face=box is not None,
+            face_box_px=box or (0.0, 0.0, 0.0, 0.0),
+            has_pose=pose is not None,
+            pose=pose or b"",
+            unpaired_garment_key=item.unpaired_key if unpaired else "",
+            unpaired_garment=unpaired or b"",
+        )
+        return record, flaws
+
+
+def _worn(photo: np.ndarray, labels: np.ndarray | None, category: Category) -> np.ndarray:
+    if labels is None:
+        raise OmfaError("no in-shop garment, and no label map to cut the worn one out with")
+    worn = worn_garment(photo, labels, ATR, category)
+    if worn is None:
+        names = ", ".join(ATR.garments[category])
+        raise OmfaError(f"no in-shop garment, and the label map shows no worn one ({names})")
+    return worn
+
+
+def _category_items(root: Path, name: str, warnings: list[str]) -> dict[str, list[DressCodeItem]]:
+    folder = root / name
+    pictures = files_by_stem(folder / "images")
+    keypoints, maps, poses = (
+        files_by_stem(folder / part) for part in ("keypoints", "label_maps", "pose")
+    )
+    splits: dict[str, list[DressCodeItem]] = {}
+    seen: set[str] = set()
+    for split, pairs in _pairs(root, name, pictures, warnings).items():
+        others = {}
+        if split != "train":
+            unpaired = _listed(root, name, f"{split}_pairs_unpaired.txt", warnings)
+            others = {Path(pair.person).stem: Path(pair.garment).stem for pair in unpaired or ()}
+        for pair in pairs:
+            stem, own = Path(pair.person).stem, Path(pair.garment).stem
+            if stem in seen:
+                warnings.append(f"{split}: {name}/{pair.person} is listed twice; first one kept")
+                continue
+            seen.add(stem)
+            number, other = stem.removesuffix("_0"), others.get(stem, "")
+            splits.setdefault(split, []).append(
+                DressCodeItem(
+                    key=f"{name}_{stem}",
+                    split=split,
+                    category=FOLDER_CATEGORIES[name],
+                    person=pictures.get(stem, folder / "images" / pair.person),
+                    garment=pictures.get(own),
+                    parse=maps.get(f"{number}_4"),
+                    keypoints=keypoints.get(f"{number}_2"),
+                    pose=poses.get(stem),
+                    unpaired_key=f"{name}_{other}" if other else "",
+                    unpaired=pictures.get(other),
+                )
+            )
+    return splits
+
+
+def _pairs(
+    root: Path, name: str, pictures: Mapping[str, Path], warnings: list[str]
+) -> dict[str, Iterable[Pair]]:
+    """Return each split's own pairs; every photo is for training if there is no list at all."""
+    found: dict[str, Iterable[Pair]] = {}
+    for split in SPLITS:
+        listing = "train_pairs.txt" if split == "train" else f"{split}_pairs_paired.txt"
+        if (pairs := _listed(root, name, listing, warnings)) is not None:
+            found[split] = pairs
+        elif pairs := _listed(root, name, f"{split}_pairs_unpaired.txt", warnings):
+            found[split] = [Pair(pair.person, _own_garment(pair.person)) for pair in pairs]
+    if found:
+        return found
+    warnings.append(f"{name}: no train_pairs.txt, no test_pairs_paired.txt; every photo is taken")
+    people = [path.name for stem, path in pictures.items() if stem.endswith("_0")]
+    return {"train": [Pair(person, _own_garment(person)) for person in people]}
+
+
+def _own_garment(person: str) -> str:
+    return f"{Path(person).stem.removesuffix('_0')}_1.jpg"
+
+
+def _listed(root: Path, name: str, listing: str, warnings: list[str]) -> list[Pair] | None:
+    """Return the pairs of a category's list, else of the root's; None if there is neither."""
+    if (path := root / name / listing).is_file():
+        return list(read_pairs(path, warnings))
+    if not (path := root / listing).is_file():
+        return None
+    told: list[str] = []
+    pairs = list(read_pairs(path, told))
+    if bare := [f"{pair.person} {pair.garment}" for pair in pairs if not pair.category]:
+        told.append(f"{listing}: {len(bare)} lines without a category ({bare[0]})")
+    # each category reads the whole list; its odd lines are told once
+    warnings += [line for line in told if line not in warnings]
+    return [pair for pair in pairs if pair.category == FOLDER_CATEGORIES[name]]

@@ -1,0 +1,94 @@
+"""2D keypoints in the files of DeepFashion-MultiModal (21 landmarks) and DressCode (BODY_18).
+
+The order of the 21 is that of the picture in the data set's README. Shoulders and hips lie on the
+outline of the clothed body, not in the joints.
+"""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, Float32
+
+from omfa_jax.core.errors import OmfaError
+
+LANDMARKS = (
+    *("crown", "right_ear", "right_eye", "left_eye", "left_ear", "nose", "chin"),
+    *("right_shoulder", "left_shoulder", "right_armpit", "left_armpit", "right_elbow"),
+    *("left_elbow", "right_wrist", "right_hip", "left_hip", "left_wrist", "right_knee"),
+    *("left_knee", "right_ankle", "left_ankle"),
+)
+# by the file's flag: visible, hidden by something, absent
+CONFIDENCES = (1.0, 0.5, 0.0)
+PLACES, FLAGS = "keypoints_loc.txt", "keypoints_vis.txt"
+
+DRESSCODE_FRAME_PX = (384, 512)
+DRESSCODE_ROWS = 18
+
+
+def read_landmarks(
+    folder: str | os.PathLike, warnings: list[str]
+) -> dict[str, Float32[np.ndarray, "21 3"]]:
+    """Return {photo's name without suffix: (x px, y px, confidence) rows} of a keypoints/ folder.
+
+    Confidence is 1 for a visible point, 0.5 for a hidden and 0 for an absent one; without a line
+    in keypoints_vis.txt every point that is there counts as visible. Damaged lines and missing
+    files go to `warnings`.
+    """
+    places = _rows(Path(folder) / PLACES, 2 * len(LANDMARKS), warnings)
+    flags = _rows(Path(folder) / FLAGS, len(LANDMARKS), warnings) if places else {}
+    found = {}
+    for stem, values in places.items():
+        points = values.reshape(-1, 2)
+        absent = (points < 0).any(axis=1)
+        kinds = flags.get(stem, np.zeros(len(LANDMARKS), np.float32)).clip(0, 2).astype(int)
+        confidence = np.where(absent, 0, np.take(CONFIDENCES, kinds))
+        rows = np.concatenate([points, confidence[:, None]], axis=1)
+        rows[absent] = 0
+        found[stem] = rows.astype(np.float32)
+    return found
+
+
+def read_dresscode(
+    path: str | os.PathLike, height_px: int, width_px: int
+) -> Float[np.ndarray, "18 3"]:
+    """Return (x px, y px, score) rows in BODY_18's order, scaled to a photo of the given size.
+
+    The file has (x, y, score, row) in a frame of 384x512 px. A row whose x or y is negative
+    (DressCode's -1 for "missing") becomes zero. Raises OmfaError if the file is missing or of
+    another form.
+    """
+    try:
+        rows = np.array(json.loads(Path(path).read_text())["keypoints"], float)
+    except OSError as error:
+        raise OmfaError(f"keypoints {path}: {error.strerror or error}") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise OmfaError(f"keypoints {path}: not DressCode's JSON ({error!r})") from None
+    if rows.shape != (DRESSCODE_ROWS, 4):
+        raise OmfaError(f"keypoints {path}: expected 18 rows of 4 numbers, found {rows.shape}")
+    scaled = rows[:, :3] * [width_px / DRESSCODE_FRAME_PX[0], height_px / DRESSCODE_FRAME_PX[1], 1]
+    return np.where((rows[:, :2] < 0).any(axis=1, keepdims=True), 0, scaled)
+
+
+def _rows(path: Path, count: int, warnings: list[str]) -> dict[str, Float32[np.ndarray, "n"]]:
+    try:
+        lines = path.read_text("utf-8-sig", "replace").splitlines()
+    except OSError:
+        warnings.append(f"no {path.parent.name}/{path.name}")
+        return {}
+    found, damaged = {}, []
+    for line in lines:
+        name, *words = line.split() or [""]
+        try:
+            values = np.array(words, np.float32)
+        except ValueError:
+            values = np.zeros(0, np.float32)
+        if name and values.size == count and np.isfinite(values).all():
+            found[Path(name).stem] = values
+        elif name:
+            damaged.append(name)
+    if damaged:
+        shown = ", ".join(damaged[:5]) + (", ..." if len(damaged) > 5 else "")
+        warnings.append(f"{path.name}: {len(damaged)} lines ({shown}) have not {count} numbers")
+    return found

@@ -1,0 +1,122 @@
+"""Reading a raw data set's files for a record: pictures as stored, label maps, lists of pairs."""
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import numpy as np
+from jaxtyping import UInt8
+
+from omfa_jax.core import images
+from omfa_jax.core.errors import OmfaError
+from omfa_jax.data.labels import CATEGORIES, Category, LabelSet
+
+MAX_ASPECT_ERROR = 0.02
+
+T = TypeVar("T")
+
+
+def stored_picture(path: Path, what: str) -> tuple[bytes, UInt8[np.ndarray, "h w 3"]]:
+    """Return the bytes to store for a picture, and its pixels.
+
+    A plain RGB JPEG or PNG that stands upright is stored as it is; anything else is encoded anew.
+    """
+    rgb = images.read_rgb(path, what)
+    encoded = path.read_bytes()
+    image = images.open_image(encoded, what)
+    plain = image.format in ("JPEG", "PNG") and image.mode == "RGB"
+    if plain and not image.has_transparency_data and images.exif_orientation(image) == 1:
+        return encoded, rgb
+    return images.encode_jpeg(rgb), rgb
+
+
+def picture_bytes(path: Path) -> bytes:
+    """Return the bytes to store for a picture."""
+    return stored_picture(path, "picture")[0]
+
+
+def optional(read: Callable[[Path], T], path: Path | None, what: str, flaws: list[str]) -> T | None:
+    """Return what `read` makes of the file; None, and a flaw, if it is missing or damaged."""
+    if path is None:
+        flaws.append(f"no {what}")
+        return None
+    try:
+        return read(path)
+    except OmfaError:
+        flaws.append(f"damaged {what}")
+        return None
+
+
+def optional_labels(
+    path: Path | None,
+    label_set: LabelSet,
+    size_px: tuple[int, int],
+    flaws: list[str],
+    what: str = "parse map",
+) -> UInt8[np.ndarray, "h w"] | None:
+    """Return the label map of a photo of `size_px` (height, width); None, and a flaw, if unusable.
+
+    Ids that the label set does not have, or another aspect than the photo's, make it unusable;
+    another size of the same aspect is a flaw only.
+    """
+    labels = optional(lambda path: images.read_labels(path, what), path, what, flaws)
+    if labels is None:
+        return None
+    try:
+        label_set.require(labels, what)
+    except OmfaError:
+        flaws.append(f"{what} holds ids that {label_set.name} does not have; not used")
+        return None
+    (height, width), (height_px, width_px) = labels.shape, size_px
+    if abs(width / height * height_px / width_px - 1) > MAX_ASPECT_ERROR:
+        flaws.append(f"{what} has not the photo's aspect; not used")
+        return None
+    if (height, width) != size_px:
+        flaws.append(f"{what} has not the photo's size; scaled")
+    return labels
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One line of a pairs file: file names, and where the garment is worn ("": not said)."""
+
+    person: str
+    garment: str
+    category: Category | Literal[""] = ""
+
+
+def read_pairs(path: Path, warnings: list[str]) -> Iterator[Pair]:
+    """Yield the pairs of a list with "person garment" or "person garment category" a line.
+
+    A category is its name or DressCode's 0 (upper), 1 (lower), 2 (dresses). Lines of another form
+    go to `warnings`.
+    """
+    known: dict[str, Category] = {name: name for name in CATEGORIES}
+    known |= {str(number): name for number, name in enumerate(CATEGORIES)}
+    for number, line in enumerate(path.read_text("utf-8-sig", "replace").splitlines(), 1):
+        words = line.split()
+        if len(words) == 2:
+            yield Pair(words[0], words[1])
+        elif len(words) == 3 and words[2] in known:
+            yield Pair(words[0], words[1], known[words[2]])
+        elif words:
+            warnings.append(
+                f"{path.name} line {number}: expected two names (and upper, lower or dress),"
+                f" found {' '.join(words)[:80]!r}"
+            )
+
+
+def files_by_stem(folder: Path) -> dict[str, Path]:
+    """Return {name without suffix: path} of a folder's files; empty if it is not there."""
+    if not folder.is_dir():
+        return {}
+    # macOS archives carry "._name" twins that are not pictures
+    names = (entry.name for entry in os.scandir(folder) if not entry.name.startswith("."))
+    return {Path(name).stem: folder / name for name in sorted(names)}
+
+
+def first_with_files(folder: Path, names: tuple[str, ...]) -> dict[str, Path]:
+    """Return `files_by_stem` of the first of several sub-folders that holds anything."""
+    return next((found for name in names if (found := files_by_stem(folder / name))), {})

@@ -1,0 +1,152 @@
+"""A world in DeepFashion-MultiModal's layout: people in two outfits, each in three poses.
+
+One photo of the three shows the person down to the shins and has a label map, as the real set has
+them of full-body photos only. Every fifth outfit is sold as trousers. Crown, chin and armpits, of
+which the world knows nothing, are absent among the landmarks; densepose/ and labels/ are not
+written. The set has no split folders: the three counts are added up.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32
+
+from omfa_jax.body.params_file import save_body
+from omfa_jax.core.images import write_image
+from omfa_jax.data.labels import DEEPFASHION
+from omfa_jax.data.landmarks import FLAGS, LANDMARKS, PLACES
+from omfa_jax.data.world.dresscode import relabelled, to_shins
+from omfa_jax.data.world.folder import (
+    SPLIT_STARTS,
+    Layout,
+    Settings,
+    fill,
+    world_of,
+    write_json,
+    write_labels,
+    write_text,
+)
+from omfa_jax.data.world.garments import Garment
+from omfa_jax.data.world.people import Person
+from omfa_jax.data.world.photo import View
+from omfa_jax.data.world.poses import Pose
+
+VIEWS = ("4_full", "1_front", "7_additional")
+SOLD_AS_TROUSERS = 5
+WOMEN_STYLES = ("bob", "long")
+# BODY_25's rows
+ROWS = {
+    **{"nose": 0, "right_shoulder": 2, "right_elbow": 3, "right_wrist": 4, "left_shoulder": 5},
+    **{"left_elbow": 6, "left_wrist": 7, "right_hip": 9, "right_knee": 10, "right_ankle": 11},
+    **{"left_hip": 12, "left_knee": 13, "left_ankle": 14, "right_eye": 15, "left_eye": 16},
+    **{"right_ear": 17, "left_ear": 18},
+}
+FROM_CIHP = {
+    "hair": "hair",
+    "upper": "top",
+    "pants": "pants",
+    "torso_skin": "skin",
+    "face": "face",
+    "left_arm": "skin",
+    "right_arm": "skin",
+}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One photo: person outfit // 2 in garment `outfit` and pose `pose`, seen as `view`."""
+
+    outfit: int
+    pose: int
+    view: str
+    stem: str
+
+    @property
+    def person(self) -> int:
+        """The person's number."""
+        return self.outfit // 2
+
+
+def jobs(split: str, count: int, settings: Settings) -> list[Job]:
+    """Return the photos that a split's count stands for, group by group."""
+    start, world = SPLIT_STARTS[split], world_of(settings)
+    found = []
+    for k in range(count):
+        outfit, view = start + k // len(VIEWS), VIEWS[k % len(VIEWS)]
+        person = world.person(outfit // 2)
+        gender = "WOMEN" if person.hair_style in WOMEN_STYLES else "MEN"
+        word = "Sweaters" if world.garment(outfit).sleeve == "long" else "Tees_Tanks"
+        if outfit % SOLD_AS_TROUSERS == SOLD_AS_TROUSERS - 1:
+            word = "Pants"
+        stem = f"{gender}-{word}-id_{person.index:08d}-{outfit % 2 + 1:02d}_{view}"
+        found.append(Job(outfit, start + k, view, stem))
+    return found
+
+
+def write_job(root: Path, settings: Settings, job: Job) -> bool:
+    """Write the files of one photo that are missing; tell whether there were any."""
+    files = {
+        "images": root / "images" / f"{job.stem}.jpg",
+        "smplx": root / "smplx" / f"{job.stem}.npz",
+    }
+    if job.view == VIEWS[0]:
+        files["segm"] = root / "segm" / f"{job.stem}_segm.png"
+    return fill(files, lambda: world_of(settings).photo(*_members(settings, job)), _WRITERS)
+
+
+def write_lists(root: Path, settings: Settings, photos: Mapping[str, Sequence[Job]]) -> None:
+    """Write captions.json and the two landmark files."""
+    captions, places, flags = {}, [], []
+    for job in (job for members in photos.values() for job in members):
+        name = f"{job.stem}.jpg"
+        captions[name] = caption(settings, job)
+        rows = landmarks(world_of(settings).keypoints(*_members(settings, job)))
+        points = " ".join(f"{value:.0f}" for value in rows[:, :2].ravel())
+        places.append(f"{name} {points}\n")
+        flags.append(f"{name} {' '.join('0' if seen else '2' for seen in rows[:, 2])}\n")
+    write_json(root / "captions.json", captions)
+    write_text(root / "keypoints" / PLACES, "".join(places))
+    write_text(root / "keypoints" / FLAGS, "".join(flags))
+
+
+def landmarks(keypoints: Float32[np.ndarray, "25 3"]) -> Float32[np.ndarray, "21 3"]:
+    """Return (x px, y px, confidence) rows in the set's order; (-1, -1, 0) is absent."""
+    found = np.tile(np.array([-1, -1, 0], np.float32), (len(LANDMARKS), 1))
+    for name, row in ROWS.items():
+        if keypoints[row, 2]:
+            found[LANDMARKS.index(name)] = keypoints[row]
+    return found
+
+
+def caption(settings: Settings, job: Job) -> str:
+    """Return what is true of the photo, in a sentence."""
+    world = world_of(settings)
+    person, garment = world.person(job.person), world.garment(job.outfit)
+    printed = " with a chest print" if garment.print_rgb is not None else ""
+    sleeves = "no" if garment.sleeve == "sleeveless" else f"{garment.sleeve}"
+    return (
+        f"A person with {person.hair_style} hair wears a {garment.pattern} top with {sleeves}"
+        f" sleeves and a {garment.neck} neck{printed}, and plain trousers."
+    )
+
+
+def _members(settings: Settings, job: Job) -> tuple[Person, Garment, Pose, View]:
+    world = world_of(settings)
+    view = world.view(job.outfit)
+    if job.view == VIEWS[0]:
+        view = to_shins(view)
+    return world.person(job.person), world.garment(job.outfit), world.pose(job.pose), view
+
+
+_WRITERS: dict[str, Callable[[Path, Any], None]] = {
+    "images": lambda path, photo: write_image(path, photo.image),
+    "segm": lambda path, photo: write_labels(
+        path, relabelled(photo.parse, FROM_CIHP, DEEPFASHION.ids)
+    ),
+    "smplx": lambda path, photo: save_body(path, photo.params, photo.camera),
+}
+
+LAYOUT = Layout(jobs, write_job, write_lists)

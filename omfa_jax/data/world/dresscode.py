@@ -1,0 +1,168 @@
+"""A world in DressCode's layout: tops, and trousers; it has no dresses.
+
+Every third person is in lower_body, seen down to the shins. The world has no shop photo of
+trousers: theirs is the trousers cut out of a photo of the same person standing with the arms held
+away, which the top covers down to its hem. Beside DressCode's own files there are body parameters
+(smplx/), and val lists if there is a val split.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32, UInt8
+
+from omfa_jax.body.params_file import save_body
+from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.images import write_image
+from omfa_jax.data.labels import ATR, CIHP
+from omfa_jax.data.landmarks import DRESSCODE_FRAME_PX
+from omfa_jax.data.world.folder import (
+    SPLIT_STARTS,
+    Layout,
+    Settings,
+    fill,
+    world_of,
+    write_json,
+    write_labels,
+    write_text,
+)
+from omfa_jax.data.world.photo import Photo, View
+from omfa_jax.data.world.poses import Pose
+from omfa_jax.data.worn import worn_garment
+
+UPPER, LOWER = "upper_body", "lower_body"
+NUMBERS = {UPPER: 0, LOWER: 1}
+TO_SHINS_M = 0.62
+# BODY_25's rows in BODY_18's order
+BODY_18_ROWS = (0, 1, 2, 3, 4, 5, 6, 7, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18)
+FROM_CIHP = {
+    "hair": "hair",
+    "upper": "upper",
+    "pants": "pants",
+    "torso_skin": "face",  # ATR has the neck under the face
+    "face": "face",
+    "left_arm": "left_arm",
+    "right_arm": "right_arm",
+}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One person: number `index` in a category's folder; `unpaired` is the garment to try on."""
+
+    split: str
+    folder: str
+    index: int
+    unpaired: int
+
+    @property
+    def person(self) -> str:
+        """The file name of the photo."""
+        return f"{self.index:06d}_0.jpg"
+
+
+def jobs(split: str, count: int, settings: Settings) -> list[Job]:
+    """Return the people of a split; unpaired garments are the next person's of the category."""
+    start = SPLIT_STARTS[split]
+    found = []
+    for folder in (UPPER, LOWER):
+        members = [i for i in range(start, start + count) if (i % 3 == 2) == (folder == LOWER)]
+        nexts = members[1:] + members[:1]
+        found += [Job(split, folder, *pair) for pair in zip(members, nexts, strict=True)]
+    return sorted(found, key=lambda job: job.index)
+
+
+def to_shins(view: View) -> View:
+    """Return the view from further away, down to where the trousers end."""
+    return dataclasses.replace(view, below_hips_m=TO_SHINS_M)
+
+
+def relabelled(
+    parse: UInt8[np.ndarray, "h w"], names: Mapping[str, str], ids: Mapping[str, int]
+) -> UInt8[np.ndarray, "h w"]:
+    """Return the world's CIHP map in the ids of another label set; what it lacks is background."""
+    table = np.zeros(256, np.uint8)
+    for ours, theirs in names.items():
+        table[CIHP.ids[ours]] = ids[theirs]
+    return table[parse]
+
+
+def write_job(root: Path, settings: Settings, job: Job) -> bool:
+    """Write the files of one person that are missing; tell whether there were any."""
+    folder, number = root / job.folder, f"{job.index:06d}"
+
+    def photo(pose: Pose | None = None) -> Photo:
+        world, i = world_of(settings), job.index
+        view = world.view(i) if job.folder == UPPER else to_shins(world.view(i))
+        return world.photo(world.person(i), world.garment(i), pose or world.pose(i), view)
+
+    def garment() -> np.ndarray:
+        if job.folder == UPPER:
+            world = world_of(settings)
+            return world.garment_photo(world.garment(job.index))[0]
+        standing = photo(Pose(-1, np.zeros((55, 3), np.float32)))
+        worn = worn_garment(standing.image, standing.parse, CIHP, "lower")
+        if worn is None:
+            raise OmfaError(f"{number}: no trousers in the picture; change --height and --width")
+        return worn
+
+    person_files = {
+        "images": folder / "images" / job.person,
+        "label_maps": folder / "label_maps" / f"{number}_4.png",
+        "keypoints": folder / "keypoints" / f"{number}_2.json",
+        "smplx": folder / "smplx" / f"{number}_0.npz",
+    }
+    garment_files = {"garment": folder / "images" / f"{number}_1.jpg"}
+    wrote = fill(garment_files, garment, _WRITERS)
+    return fill(person_files, photo, _WRITERS) or wrote
+
+
+def write_lists(root: Path, settings: Settings, people: Mapping[str, Sequence[Job]]) -> None:
+    """Write the lists of pairs, in each category's folder and of all in the root."""
+    for split, members in people.items():
+        kinds = ("",) if split == "train" else ("_paired", "_unpaired")
+        for kind in kinds:
+            name, everything = f"{split}_pairs{kind}.txt", []
+            for folder in (UPPER, LOWER):
+                chosen = [job for job in members if job.folder == folder]
+                pairs = [(job.person, _garment_name(job, kind)) for job in chosen]
+                everything += [f"{a}\t{b}\t{NUMBERS[folder]}\n" for a, b in pairs]
+                if pairs:
+                    write_text(root / folder / name, "".join(f"{a} {b}\n" for a, b in pairs))
+            write_text(root / name, "".join(everything))
+
+
+def write_keypoints(path: Path, photo: Photo) -> None:
+    """Write BODY_18 rows (x, y, score, row) in DressCode's frame of 384x512 px; -1: missing."""
+    write_json(path, {"keypoints": _rows(photo).tolist()})
+
+
+def _rows(photo: Photo) -> Float32[np.ndarray, "18 4"]:
+    height, width = photo.parse.shape
+    picked = photo.keypoints[list(BODY_18_ROWS)]
+    scale = np.divide(DRESSCODE_FRAME_PX, (width, height))
+    places = np.arange(len(picked))[:, None]
+    rows = np.concatenate([picked[:, :2] * scale, picked[:, 2:], places], axis=1)
+    rows[picked[:, 2] == 0] = (-1, -1, 0, -1)
+    return rows.round(3).astype(np.float32)
+
+
+def _garment_name(job: Job, kind: str) -> str:
+    return f"{job.unpaired if kind == '_unpaired' else job.index:06d}_1.jpg"
+
+
+_WRITERS: dict[str, Callable[[Path, Any], None]] = {
+    "garment": write_image,
+    "images": lambda path, photo: write_image(path, photo.image),
+    "label_maps": lambda path, photo: write_labels(
+        path, relabelled(photo.parse, FROM_CIHP, ATR.ids)
+    ),
+    "keypoints": write_keypoints,
+    "smplx": lambda path, photo: save_body(path, photo.params, photo.camera),
+}
+
+LAYOUT = Layout(jobs, write_job, write_lists)

@@ -1,0 +1,148 @@
+"""What the folders of every layout share: the claim on a folder, jobs, files that are filled in."""
+
+import json
+import multiprocessing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from omfa_jax.core.errors import OmfaError, unknown
+from omfa_jax.core.files import atomic_write
+from omfa_jax.data.world.photo import World
+
+VERSION = 1
+# people and garments of a split carry the numbers from its start: five digits, no overlap
+SPLIT_STARTS = {"train": 0, "val": 80_000, "test": 90_000}
+SPLIT_LIMITS = {"train": 80_000, "val": 9_999, "test": 9_999}
+FINISHED, UNFINISHED = "world.json", ".world.json"
+OLDEST_LAYOUT = "viton_hd"
+
+# the colours under which CIHP tools show the ids 0..19; the ids alone carry meaning
+CIHP_PALETTE = bytes.fromhex(
+    "000000800000fe0000005500a90033fe5500000055"
+    "0077dc5555000055555533003456800080000000fe"
+    "33a9dc00fefe55fea9a9fe55fefe00fea900"
+)
+
+JobT = TypeVar("JobT")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a written world depends on, beside its layout."""
+
+    seed: int
+    height_px: int
+    width_px: int
+    supersample: int = 2
+
+
+@dataclass(frozen=True)
+class Layout(Generic[JobT]):
+    """How a world becomes a raw data set's folder.
+
+    `jobs(split, count, settings)` lists what is drawn; `write(root, settings, job)` writes the
+    files of one job that are missing and tells whether there were any; `finish(root, settings,
+    {split: jobs})` writes the lists. All three are functions of a module, so that they pickle.
+    """
+
+    jobs: Callable[[str, int, Settings], list[JobT]]
+    write: Callable[[Path, Settings, JobT], bool]
+    finish: Callable[[Path, Settings, Mapping[str, Sequence[JobT]]], None]
+
+
+def checked_counts(counts: Mapping[str, int]) -> dict[str, int]:
+    """Return the counts above zero in the order of the splits; OmfaError for impossible ones."""
+    for split, count in counts.items():
+        if split not in SPLIT_STARTS:
+            raise unknown("split", split, SPLIT_STARTS)
+        if not 0 <= count <= SPLIT_LIMITS[split]:
+            limit = SPLIT_LIMITS[split]
+            raise OmfaError(f"{split} people: expected 0 to {limit}, got {count}; change counts")
+    return {split: int(counts.get(split, 0)) for split in SPLIT_STARTS if counts.get(split, 0)}
+
+
+def claim(root: Path, settings: Settings, layout: str) -> dict[str, int]:
+    """Refuse a folder of another world, mark a fresh one; return the counts written before."""
+    expected = {"version": VERSION, "layout": layout, **asdict(settings)}
+    counts: dict[str, int] = {}
+    for path in (root / UNFINISHED, root / FINISHED):
+        if not path.is_file():
+            continue
+        try:
+            found = {"layout": OLDEST_LAYOUT, **json.loads(path.read_text())}
+        except (ValueError, TypeError):
+            raise OmfaError(f"{path}: not valid JSON; give another folder to --out") from None
+        for key, value in expected.items():
+            if found.get(key) != value:
+                came = f"{key} {found.get(key)}, asked for {value}"
+                raise OmfaError(f"{root} holds another world ({came}); give another --out")
+        counts = found.get("counts", {})
+    if not counts:
+        write_json(root / UNFINISHED, expected)
+    return counts
+
+
+def finish(root: Path, settings: Settings, layout: str, counts: Mapping[str, int]) -> None:
+    """Write `world.json`, which marks a complete folder."""
+    description = {"version": VERSION, "layout": layout, **asdict(settings), "counts": dict(counts)}
+    write_json(root / FINISHED, description)
+    (root / UNFINISHED).unlink(missing_ok=True)
+
+
+def run_jobs(work: Callable[[JobT], bool], jobs: Sequence[JobT], processes: int) -> Iterator[bool]:
+    """Yield what `work` says of each job, in any order."""
+    if processes <= 1:
+        yield from map(work, jobs)
+        return
+    # spawn, not fork: callers may have started threads
+    with multiprocessing.get_context("spawn").Pool(processes) as pool:
+        yield from pool.imap_unordered(work, jobs, chunksize=8)
+
+
+_worlds: dict[Settings, World] = {}
+
+
+def world_of(settings: Settings) -> World:
+    """Return this process's world: its buffers are made once."""
+    if settings not in _worlds:
+        _worlds[settings] = World(**asdict(settings))
+    return _worlds[settings]
+
+
+def fill(
+    files: Mapping[str, Path],
+    draw: Callable[[], Any],
+    writers: Mapping[str, Callable[[Path, Any], None]],
+) -> bool:
+    """Draw once and write every file that is not there yet; tell whether any was missing."""
+    missing = {name: path for name, path in files.items() if not path.exists()}
+    if missing:
+        drawn = draw()
+        for name, path in missing.items():
+            writers[name](path, drawn)
+    return bool(missing)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file that is whole or absent."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(text)
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write a JSON file that is whole or absent."""
+    write_text(path, json.dumps(value, indent=1) + "\n")
+
+
+def write_labels(path: Path, labels: UInt8[np.ndarray, "h w"]) -> None:
+    """Write label ids as a palette PNG, as parsing tools do."""
+    image = Image.fromarray(labels)
+    image.putpalette(CIHP_PALETTE)
+    with atomic_write(path) as temporary:
+        image.save(temporary, "PNG")

@@ -1,0 +1,126 @@
+"""A world in VITON-HD's layout, with body parameters, and the truth for tests."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32
+
+from omfa_jax.body.params_file import save_body
+from omfa_jax.core.images import write_image
+from omfa_jax.data.world.folder import (
+    SPLIT_STARTS,
+    Layout,
+    Settings,
+    fill,
+    world_of,
+    write_json,
+    write_labels,
+    write_text,
+)
+from omfa_jax.data.world.photo import Photo
+
+TRUTH_SPLITS = ("val", "test")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One person of a split: `index` wears garment `index`; `unpaired` is the garment to try on."""
+
+    split: str
+    index: int
+    unpaired: int
+
+    @property
+    def stem(self) -> str:
+        """The name shared by the person's files, without a suffix."""
+        return f"{self.index:05d}_00"
+
+    @property
+    def name(self) -> str:
+        """The file name of the photo, and of its own garment."""
+        return f"{self.stem}.jpg"
+
+    @property
+    def second_column(self) -> str:
+        """The garment in the pairs file: the own one in train, another one elsewhere."""
+        garment = self.unpaired if self.split in TRUTH_SPLITS else self.index
+        return f"{garment:05d}_00.jpg"
+
+    @property
+    def truths(self) -> tuple[tuple[int, int, int], ...]:
+        """(person, garment, pose) of the exact answers: the unpaired garment, then a new pose."""
+        if self.split not in TRUTH_SPLITS:
+            return ()
+        i = self.index
+        answers = ((i, self.unpaired, i), (i, i, i + 1))
+        return answers[1:] if self.unpaired == i else answers
+
+
+def jobs(split: str, count: int, settings: Settings) -> list[Job]:
+    """Return the people of a split; unpaired garments are a random cycle through all of them."""
+    start = SPLIT_STARTS[split]
+    order = np.random.default_rng([settings.seed, start, count]).permutation(count)
+    partner = np.empty(count, int)
+    partner[order] = np.roll(order, 1)
+    return [Job(split, start + i, start + int(partner[i])) for i in range(count)]
+
+
+def write_job(root: Path, settings: Settings, job: Job) -> bool:
+    """Write the files of one person that are missing; tell whether there were any."""
+    folder, i = root / job.split, job.index
+
+    def shop_photo() -> tuple[np.ndarray, np.ndarray]:
+        world = world_of(settings)
+        return world.garment_photo(world.garment(i))
+
+    def photo(person: int, garment: int, pose: int) -> Photo:
+        world = world_of(settings)
+        members = world.person(person), world.garment(garment), world.pose(pose)
+        return world.photo(*members, world.view(person))
+
+    garment_files = {name: folder / name / job.name for name in ("cloth", "cloth-mask")}
+    keypoints = {"openpose_json": folder / "openpose_json" / f"{job.stem}_keypoints.json"}
+    person_files = _photo_files(folder, job.stem) | keypoints
+    wrote = [
+        fill(garment_files, shop_photo, _WRITERS),
+        fill(person_files, lambda: photo(i, i, i), _WRITERS),
+    ]
+    for truth in job.truths:
+        stem = "_".join(f"{number:05d}" for number in truth)
+        wrote.append(fill(_photo_files(folder / "truth", stem), partial(photo, *truth), _WRITERS))
+    return any(wrote)
+
+
+def write_lists(root: Path, settings: Settings, people: Mapping[str, Sequence[Job]]) -> None:
+    """Write the pairs file of every split."""
+    for split, members in people.items():
+        lines = [f"{job.name} {job.second_column}\n" for job in members]
+        write_text(root / f"{split}_pairs.txt", "".join(lines))
+
+
+def write_keypoints(path: Path, keypoints: Float32[np.ndarray, "25 3"]) -> None:
+    """Write the keypoints in OpenPose's JSON format (BODY_25, one person)."""
+    values = [round(float(value), 3) for value in keypoints.ravel()]
+    person = {"person_id": [-1], "pose_keypoints_2d": values}
+    write_json(path, {"version": 1.3, "people": [person]})
+
+
+def _photo_files(folder: Path, stem: str) -> dict[str, Path]:
+    suffixes = {"smplx": ".npz", "image-parse-v3": ".png", "image": ".jpg"}
+    return {name: folder / name / f"{stem}{suffix}" for name, suffix in suffixes.items()}
+
+
+_WRITERS: dict[str, Callable[[Path, Any], None]] = {
+    "cloth": lambda path, drawn: write_image(path, drawn[0]),
+    "cloth-mask": lambda path, drawn: write_image(path, drawn[1].astype(np.uint8) * 255),
+    "image": lambda path, photo: write_image(path, photo.image),
+    "image-parse-v3": lambda path, photo: write_labels(path, photo.parse),
+    "openpose_json": lambda path, photo: write_keypoints(path, photo.keypoints),
+    "smplx": lambda path, photo: save_body(path, photo.params, photo.camera),
+}
+
+LAYOUT = Layout(jobs, write_job, write_lists)

@@ -1,0 +1,44 @@
+"""The worn garment: cut out of the photo of somebody wearing it, where there is no shop photo."""
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from omfa_jax.core import images
+from omfa_jax.data.labels import Category, LabelSet
+
+MIN_WORN_AREA = 0.005
+WORN_MARGIN = 0.05
+
+
+def worn_garment(
+    photo: UInt8[np.ndarray, "h w 3"],
+    labels: UInt8[np.ndarray, "h2 w2"],
+    label_set: LabelSet,
+    category: Category,
+) -> UInt8[np.ndarray, "h w 3"] | None:
+    """Return the garment of one category on white, filling a frame of the photo's size.
+
+    Its bounding box plus 5% of the box's longer side is letter-boxed; what lies over the garment
+    (arms, hair, bags) is white. None if its labels cover less than 0.5% of the photo.
+    """
+    height, width = photo.shape[:2]
+    worn = label_set.worn(labels_of_size(labels, height, width), category)
+    if worn.mean() < MIN_WORN_AREA:
+        return None
+    rows, columns = np.flatnonzero(worn.any(1)), np.flatnonzero(worn.any(0))
+    top, bottom, left, right = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
+    cut = np.where(worn[..., None], photo, np.uint8(255))[top:bottom, left:right]
+    margin = round(WORN_MARGIN * max(cut.shape[:2]))
+    framed = np.pad(cut, ((margin, margin), (margin, margin), (0, 0)), constant_values=255)
+    return images.letterbox(framed, height, width)
+
+
+def labels_of_size(
+    labels: UInt8[np.ndarray, "h w"], height_px: int, width_px: int
+) -> UInt8[np.ndarray, "height_px width_px"]:
+    """Return the map at another size; each pixel keeps one of the ids (nearest neighbour)."""
+    if labels.shape == (height_px, width_px):
+        return labels
+    sized = Image.fromarray(labels).resize((width_px, height_px), Image.Resampling.NEAREST)
+    return np.array(sized)

@@ -1,0 +1,140 @@
+"""Duplicates: copies are found whatever was done to them, people who only look alike are not."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from omfa_jax.core.errors import OmfaError
+from omfa_jax.data import duplicates
+from omfa_jax.data.clean import read_list
+from omfa_jax.data.duplicates import Photo, find, summary, write_list
+from omfa_jax.data.viton_hd import VitonHD
+
+pytest.importorskip("numba")
+from omfa_jax.cli.main import main
+from omfa_jax.data.world import World, write_world
+
+SIZE = {"height_px": 128, "width_px": 96}
+PEOPLE = 24
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("people")
+    world = World(4, **SIZE)
+    found = []
+    for i in range(PEOPLE):
+        members = world.person(i), world.garment(i), world.pose(i), world.view(i)
+        path = folder / f"{i:05d}.jpg"
+        Image.fromarray(world.photo(*members).image).save(path, quality=95)
+        found.append(Photo("train" if i < 16 else "test", path.name, path))
+    # the same person, pose and light, in another garment: no duplicate
+    for i in range(4):
+        members = world.person(i), world.garment(i + 100), world.pose(i), world.view(i)
+        path = folder / f"other{i}.jpg"
+        Image.fromarray(world.photo(*members).image).save(path, quality=95)
+        found.append(Photo("train", path.name, path))
+    return found
+
+
+COPIES = {
+    "re-encoded": lambda image: image.copy(),
+    "resized": lambda image: image.resize((61, 81)),
+    "brightened": lambda image: Image.fromarray(
+        np.clip(np.asarray(image) * 1.06 + 6.0, 0, 255).astype(np.uint8)
+    ),
+    "darkened": lambda image: Image.fromarray((np.asarray(image) * 0.9).astype(np.uint8)),
+    "cut by 1 px": lambda image: image.crop((1, 1, image.width, image.height)),
+}
+
+
+def test_different_people_are_not_duplicates(photos):
+    report = find(photos)
+    assert (report.photos, report.groups, report.unreadable) == (PEOPLE + 4, (), ())
+    # and the hashes alone would have mixed up some
+    codes = np.array([duplicates.fingerprint(p.path)[0] for p in photos], np.uint64)
+    bits = np.bitwise_count(codes[:, None] ^ codes[None])
+    assert (bits <= 12).sum() > len(photos)
+
+
+@pytest.mark.parametrize("how", COPIES)
+def test_copies_are_found_within_and_across_splits(photos, tmp_path, how):
+    copies = []
+    for number, split in ((3, "train"), (5, "test"), (18, "test")):
+        with Image.open(photos[number].path) as image:
+            changed = COPIES[how](image)
+        path = tmp_path / f"copy{number}.jpg"
+        changed.save(path, quality=60)
+        copies.append(Photo(split, path.stem, path))
+    report = find([*copies, *photos])
+    found = [
+        (group.kept.name, [(p.split, p.name) for p, _ in group.others]) for group in report.groups
+    ]
+    assert found == [
+        ("00003.jpg", [("train", "copy3")]),
+        ("00005.jpg", [("test", "copy5")]),
+        ("00018.jpg", [("test", "copy18")]),
+    ]
+    write_list(tmp_path / "list.json", report)
+    written = json.loads((tmp_path / "list.json").read_text())
+    assert written["train"] == {"duplicates": ["copy3"]}
+    assert written["test"] == {"leaked": ["copy5"], "duplicates": ["copy18"]}
+    expected = [("train", "copy3"), ("test", "copy5"), ("test", "copy18")]
+    assert sorted(read_list(tmp_path / "list.json")) == sorted(expected)
+    assert "3 groups of duplicates, 3 to leave out (1 of them" in summary(report)
+
+
+def test_a_chain_is_one_group(photos, tmp_path):
+    with Image.open(photos[0].path) as image:
+        pictures = [image.crop((k, 0, image.width, image.height)) for k in range(4)]
+    copies = []
+    for number, picture in enumerate(pictures):
+        picture.save(tmp_path / f"{number}.png")
+        copies.append(Photo("val", f"{number}.png", tmp_path / f"{number}.png"))
+    (group,) = find(copies).groups
+    assert group.kept.name == "0.png" and len(group.others) == 3
+
+
+def test_blocks_and_brute_force_agree(monkeypatch):
+    rng = np.random.default_rng(0)
+    codes = rng.integers(0, 2**63, 70).astype(np.uint64)
+    codes = np.concatenate([codes, codes[:30] ^ np.uint64(0b1011), codes[:9]])
+    thumbs = np.zeros((len(codes), 16, 16, 3), np.uint8)
+    monkeypatch.setattr(duplicates, "BLOCK", 32)
+    found = sorted(duplicates._pairs(codes, thumbs, 3))
+    numbers = [int(code) for code in codes]
+    brute = [
+        (i, j)
+        for i in range(len(numbers))
+        for j in range(i + 1, len(numbers))
+        if (numbers[i] ^ numbers[j]).bit_count() <= 3
+    ]
+    assert found == brute and len(brute) >= 48
+
+
+def test_unreadable_photos_are_named(photos, tmp_path):
+    bad = tmp_path / "bad.jpg"
+    bad.write_bytes(b"")
+    report = find([Photo("train", "bad.jpg", bad), *photos[:2]])
+    assert [photo.name for photo, _ in report.unreadable] == ["bad.jpg"]
+    assert "not read bad.jpg" in summary(report)
+    with pytest.raises(OmfaError, match="--distance: expected 0 to 32"):
+        find(photos, max_distance_bits=40)
+
+
+def test_the_command_writes_a_list_that_build_reads(tmp_path, capsys):
+    raw = tmp_path / "raw"
+    write_world(raw, seed=2, counts={"train": 6, "test": 3}, **SIZE)
+    with Image.open(raw / "train/image/00002_00.jpg") as image:
+        image.save(raw / "test/image/90001_00.jpg", quality=50)
+    out = tmp_path / "list.json"
+    command = ["data", "duplicates", f"--raw={raw}", f"--out={out}", "--processes=1"]
+    assert main(command) == 0
+    warnings = []
+    items = VitonHD.raw_items(str(raw), warnings, clean=out)
+    assert {split: len(members) for split, members in items.items()} == {"train": 6, "test": 2}
+    assert warnings == ["list.json: left out train 0, test 1"]
+    assert main(["data", "duplicates", f"--raw={tmp_path}", f"--out={out}"]) == 2
+    assert "raw in it has viton_hd's layout: give --raw" in capsys.readouterr().err
