@@ -55,8 +55,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     latents.add_argument("--batch-size", type=int, default=32)
     latents.add_argument("--overwrite", action="store_true")
 
-    check = command("check", "read every record and report faults")
-    check.add_argument("--records", required=True, metavar="DIR")
+    check = command("check", "read a raw data set or records, and report faults by kind")
+    where = check.add_mutually_exclusive_group(required=True)
+    where.add_argument("--records", metavar="DIR")
+    where.add_argument("--raw", metavar="DIR", help="raw data set folder")
+    check.add_argument("--dataset", help=f"with --raw: {DATASETS}; default: by its layout")
+    datasets.add_arguments(check)
+    check.add_argument("--processes", type=int, default=1, help="with --raw")
 
     show = command("show", "write a contact sheet of records")
     show.add_argument("--records", required=True, metavar="DIR")
@@ -132,13 +137,20 @@ def latents(options: argparse.Namespace) -> None:
 
 
 def check(options: argparse.Namespace) -> None:
-    """Report the faults of a records folder; any fault is an error."""
+    """Report the faults of a raw data set or a records folder; any fault is an error."""
     from omfa_jax.data.check import check_records, summary
 
-    report = check_records(options.records)
+    if options.raw:
+        from omfa_jax.data.check_raw import check_raw
+
+        chosen = {"dataset": options.dataset, "processes": options.processes}
+        report = check_raw(options.raw, **chosen, **datasets.item_options(options))
+    else:
+        report = check_records(options.records)
     log.info(summary(report))
     if report.faults:
-        raise OmfaError(f"{options.records}: {len(report.faults)} faults, listed above")
+        where = options.raw or options.records
+        raise OmfaError(f"{where}: {len(report.faults)} faults, listed above")
 
 
 def show(options: argparse.Namespace) -> None:

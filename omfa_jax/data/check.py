@@ -1,103 +1,132 @@
 """Reads every record of a folder once and says what is wrong with it."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from omfa_jax.core import images
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.data import schema
+from omfa_jax.data import duplicates, schema
+from omfa_jax.data.content import KINDS, NOTES, Finding, record_findings
 
-FAULTS_SHOWN = 20
+EXAMPLES_SHOWN = 5
 
 
-@dataclass(frozen=True)
+@dataclass
 class CheckReport:
-    """The number of records read and one line per fault; no faults means the folder is sound."""
+    """What was read, and for each kind of `content.KINDS` a line for every finding."""
 
-    checked: int
-    faults: tuple[str, ...]
+    checked: int = 0
+    findings: dict[str, list[str]] = field(default_factory=dict)
+
+    def add(self, where: str, findings: Iterable[Finding]) -> None:
+        """Note what was found at a place."""
+        for kind, what in findings:
+            self.findings.setdefault(kind, []).append(f"{where}: {what}")
+
+    @property
+    def faults(self) -> tuple[str, ...]:
+        """All findings but those that training does without."""
+        return tuple(line for kind in KINDS if kind not in NOTES for line in self.of(kind))
+
+    def of(self, kind: str) -> list[str]:
+        """Return the findings of one kind."""
+        return self.findings.get(kind, [])
 
 
 def check_records(records_dir: str | os.PathLike) -> CheckReport:
     """Read and decode every record of every split, image records or latents.
 
-    A fault is a record that cannot be read or decoded, whose pictures or latents have another size
-    than stated, or whose key occurs twice in its split; or a split with another number of records
-    than the manifest says. Raises OmfaError if the folder is not a records folder.
+    Faults are those of `content.KINDS`, among them a split with another number of records than the
+    manifest says, a key that occurs twice in its split, and a photo or person that is in two
+    splits. Raises OmfaError if the folder is not a records folder.
     """
     manifest = schema.read_manifest(records_dir)
-    faults: list[str] = []
-    checked = 0
+    report, photos = CheckReport(), _Photos()
     for split, count in manifest["splits"].items():
         source = schema.open_records(records_dir, split)
         if len(source) != count:
-            faults.append(f"{split}: the manifest says {count} records, there are {len(source)}")
+            what = f"the manifest says {count} records, there are {len(source)}"
+            report.add(split, [("damaged_record", what)])
         seen: set[str] = set()
         for index in tqdm(range(len(source)), split, unit="record", disable=None):
-            checked += 1
-            faults += [f"{split}/{fault}" for fault in _faults(source, index, seen, manifest)]
-    return CheckReport(checked, tuple(faults))
+            report.checked += 1
+            try:
+                record = source[index]
+            except Exception as error:  # a damaged file provokes many exception types
+                reason = f"cannot be read: {' '.join(str(error).split())[:200]}"
+                report.add(f"{split}/{index}", [("unreadable", reason)])
+                continue
+            where = f"{split}/{record.key}"
+            if record.key in seen:
+                report.add(where, [("damaged_record", "the key occurs twice")])
+            seen.add(record.key)
+            if manifest["kind"] == "images":
+                report.add(where, record_findings(record))
+                photos.add(split, record)
+            else:
+                report.add(where, _latent_faults(record, manifest["latents"]["shapes"]))
+    report.add("all splits", photos.findings())
+    return report
 
 
 def summary(report: CheckReport) -> str:
-    """Return the report as text: the counts and the first 20 faults."""
-    lines = [f"checked {report.checked} records: {len(report.faults) or 'no'} faults"]
-    lines += report.faults[:FAULTS_SHOWN]
-    if len(report.faults) > FAULTS_SHOWN:
-        lines.append(f"... and {len(report.faults) - FAULTS_SHOWN} more")
+    """Return the report as text: the counts by kind, each with its first findings."""
+    lines = [f"checked {report.checked}: {len(report.faults) or 'no'} faults"]
+    for kind, about in KINDS.items():
+        if found := report.of(kind):
+            note = " (no fault)" if kind in NOTES else ""
+            lines.append(f"{kind}, {about}: {len(found)}{note}")
+            lines += [f"  {line}" for line in found[:EXAMPLES_SHOWN]]
+            if len(found) > EXAMPLES_SHOWN:
+                lines.append(f"  ... and {len(found) - EXAMPLES_SHOWN} more")
     return "\n".join(lines)
 
 
-def _faults(
-    source: schema.RecordSource | Sequence[Any],
-    index: int,
-    seen: set[str],
-    manifest: Mapping[str, Any],
-) -> Iterator[str]:
-    try:
-        record = source[index]
-    except Exception as error:  # a damaged file provokes many exception types in the readers
-        yield f"{index}: cannot be read: {' '.join(str(error).split())[:200]}"
-        return
-    if record.key in seen:
-        yield f"{record.key}: the key occurs twice"
-    seen.add(record.key)
-    if manifest["kind"] == "images":
-        yield from (f"{record.key}: {fault}" for fault in _picture_faults(record))
-    else:
-        shapes = manifest["latents"]["shapes"]
-        yield from (f"{record.key}: {fault}" for fault in _latent_faults(record, shapes))
+class _Photos:
+    """Prints of the records' photos, to find those and the people that occur twice."""
 
+    def __init__(self) -> None:
+        self._photos: list[duplicates.Photo] = []
+        self._prints: list[tuple[int, np.ndarray]] = []
+        self._splits: dict[str, set[str]] = {}
 
-def _picture_faults(record: schema.Record) -> Iterator[str]:
-    wanted = {"person": True, "garment": True, "pose": record.has_pose}
-    wanted["unpaired_garment"] = bool(record.unpaired_garment_key)
-    for name in (name for name, is_there in wanted.items() if is_there):
+    def add(self, split: str, record: schema.Record) -> None:
+        if record.person_id:
+            self._splits.setdefault(record.person_id, set()).add(split)
         try:
-            shape = images.read_rgb(getattr(record, name), name).shape
-        except OmfaError as error:
-            yield str(error)
-            continue
-        stated = (record.height_px, record.width_px, 3)
-        if name == "person" and shape != stated:
-            yield f"person is {shape}, the record says {stated}"
-    left, top, right, bottom = record.face_box_px
-    if record.has_face and not (right > left and bottom > top):
-        yield f"empty face box {record.face_box_px}"
+            self._prints.append(duplicates.fingerprint(record.person))
+        except OmfaError:
+            # said already
+            return
+        self._photos.append(duplicates.Photo(split, record.key))
+
+    def findings(self) -> Iterator[Finding]:
+        yield from duplicate_findings(duplicates.group(self._photos, self._prints))
+        for person, splits in sorted(self._splits.items()):
+            if len(splits) > 1:
+                yield "shared_person", f"{person} is in {' and '.join(sorted(splits))}"
+
+
+def duplicate_findings(groups: Iterable[duplicates.Group]) -> Iterator[Finding]:
+    """Yield a finding for every photo that another one shows already."""
+    for group in groups:
+        kept = f"{group.kept.name} ({group.kept.split})"
+        for photo, bits in group.others:
+            kind = "duplicate" if photo.split == group.kept.split else "shared_person"
+            yield kind, f"{photo.name} ({photo.split}) is {kept} again, {bits} bits apart"
 
 
 def _latent_faults(
     record: schema.LatentRecord, shapes: Mapping[str, Sequence[int]]
-) -> Iterator[str]:
+) -> Iterator[Finding]:
     for name, shape in shapes.items():
-        latents = np.frombuffer(getattr(record, name), "<f2")
+        latents: np.ndarray[Any, Any] = np.frombuffer(getattr(record, name), "<f2")
         expected = 0 if name == "pose" and not record.has_pose else int(np.prod(shape))
         if latents.size != expected:
-            yield f"{name} has {latents.size} values, expected {expected}"
+            yield "damaged_record", f"{name} has {latents.size} values, expected {expected}"
         elif not np.isfinite(latents).all():
-            yield f"{name} latents are not finite"
+            yield "damaged_record", f"{name} latents are not finite"

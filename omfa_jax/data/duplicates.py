@@ -38,11 +38,11 @@ GROUPS_SHOWN = 20
 
 @dataclass(frozen=True)
 class Photo:
-    """A photo by its split, the name that a list gives it, and its file."""
+    """A photo by its split, the name that a list gives it, and its file (where it has one)."""
 
     split: str
     name: str
-    path: Path
+    path: Path = Path()
 
 
 @dataclass(frozen=True)
@@ -109,18 +109,27 @@ def find(
         else:
             readable.append(photo)
             prints.append(outcome)
-    groups: list[Group] = []
-    if prints:
-        hashes = np.array([value for value, _ in prints], np.uint64)
-        thumbs = np.stack([thumb for _, thumb in prints])
-        groups = _grouped(readable, hashes, _pairs(hashes, thumbs, max_distance_bits))
+    groups = group(readable, prints, max_distance_bits)
     return DuplicateReport(len(photos), tuple(groups), tuple(unreadable))
 
 
+def group(
+    photos: Sequence[Photo],
+    prints: Sequence[tuple[int, UInt8[np.ndarray, "16 16 3"]]],
+    max_distance_bits: int = MAX_DISTANCE_BITS,
+) -> list[Group]:
+    """Return the groups of photos whose fingerprints are alike; of each the first is kept."""
+    if not prints:
+        return []
+    hashes = np.array([value for value, _ in prints], np.uint64)
+    thumbs = np.stack([thumb for _, thumb in prints])
+    return _grouped(photos, hashes, _pairs(hashes, thumbs, max_distance_bits))
+
+
 def fingerprint(
-    path: str | os.PathLike,
+    path: str | os.PathLike | bytes,
 ) -> tuple[int, UInt8[np.ndarray, "16 16 3"]]:
-    """Return a photo's 64-bit hash and thumbnail; OmfaError if it cannot be read."""
+    """Return the 64-bit hash and thumbnail of a photo (a file or its bytes); raises OmfaError."""
     picture = Image.fromarray(images.read_rgb(path, "photo"))
     size = (HASHED_SIDE_PX, HASHED_SIDE_PX)
     grey = picture.convert("L").resize(size, Image.Resampling.BOX)

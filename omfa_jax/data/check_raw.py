@@ -1,0 +1,165 @@
+"""Reads a raw data set as `omfa data build` would, and says what is wrong before it is built."""
+
+import collections
+import functools
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from omfa_jax.core import images
+from omfa_jax.core.errors import OmfaError, unknown
+from omfa_jax.core.files import require_dir
+from omfa_jax.data import duplicates
+from omfa_jax.data.build import BUILDERS
+from omfa_jax.data.builder import in_order
+from omfa_jax.data.check import CheckReport, duplicate_findings
+from omfa_jax.data.content import Finding, mask_findings, record_findings
+from omfa_jax.data.labels import label_set
+from omfa_jax.data.layouts import detect, wrong_layout
+
+# masks that some tools put beside VITON-HD's photos: folder -> file name of a key
+MASKS = {"cloth-mask": "{}", "agnostic-mask": "{}_mask"}
+# a size that so many photos have is the set's
+USUAL_SHARE = 0.9
+# CIHP's 10 is the torso's skin, which most photos show; LIP's 10 is jumpsuits, which few wear
+TRAP_ID, MIN_MAPS = 10, 20
+TORSO_IS_SHOWN, JUMPSUIT_IS_WORN = 0.05, 0.5
+
+# how the readers' phrases begin or go on -> what kind of fault they tell of
+PHRASES = {
+    "no face found": "no_face",
+    "no in-shop garment": "missing",
+    "the unpaired garment": "missing",
+    "no ": "absent",
+    "damaged ": "unreadable",
+}
+WITHIN = {" ids that ": "label_set", " has not the photo's ": "wrong_size"}
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What one item showed: its findings, its photo's (height, width), its map's label ids."""
+
+    findings: tuple[Finding, ...]
+    size_px: tuple[int, int] | None = None
+    ids: frozenset[int] | None = None
+
+
+def check_raw(
+    raw_dir: str | os.PathLike,
+    *,
+    dataset: str | None = None,
+    processes: int = 1,
+    **item_options: Any,
+) -> CheckReport:
+    """Read every item of a raw data set and report its faults (see `content.KINDS`).
+
+    `dataset` None goes by the folder's layout; `item_options` are the builder's. Raises OmfaError
+    if the folder has no layout that is known.
+    """
+    root = require_dir(raw_dir, "raw data set", "--raw")
+    name = dataset or detect(root)
+    if name is None:
+        raise wrong_layout(root, f"the layout of a data set ({', '.join(BUILDERS)})")
+    if name not in BUILDERS:
+        raise unknown("data set", name, BUILDERS)
+    report, warnings = CheckReport(), []
+    splits = BUILDERS[name].raw_items(os.fspath(root), warnings, **item_options)
+    report.add(str(root), (("missing", warning) for warning in warnings))
+    sizes: dict[str, tuple[int, int]] = {}
+    ids: list[frozenset[int]] = []
+    look = functools.partial(inspect, name)
+    for split, items in splits.items():
+        seen = in_order(look, items, processes)
+        bar = tqdm(zip(items, seen, strict=True), split, len(items), unit="item", disable=None)
+        for item, outcome in bar:
+            where = f"{split}/{item.key}"
+            report.checked += 1
+            report.add(where, outcome.findings)
+            if outcome.size_px:
+                sizes[where] = outcome.size_px
+            if outcome.ids is not None:
+                ids.append(outcome.ids)
+    report.add("all photos", _odd_sizes(sizes))
+    report.add("all label maps", _trapped(ids, item_options.get("parse_labels", "cihp"), name))
+    found = duplicates.find_in_folder(root, dataset=name, processes=processes)
+    report.add("all splits", duplicate_findings(found.groups))
+    return report
+
+
+def inspect(dataset: str, item: Any) -> Seen:
+    """Return what one item shows; damage is a finding, never an error."""
+    if not item.person.exists():
+        return Seen((("missing", f"no photo {item.person.name}, though it is listed"),))
+    try:
+        record, flaws = BUILDERS[dataset].read(item)
+    except OmfaError as error:
+        return Seen((*_masks(item), (_kind_of_error(str(error)), str(error))))
+    findings = [(_kind_of(flaw), flaw) for flaw in flaws]
+    findings += [found for found in record_findings(record) if found[0] != "no_face"]
+    ids = None
+    parse = getattr(item, "parse", None)
+    if parse is not None and record.has_face:
+        try:
+            ids = frozenset(np.unique(images.read_labels(parse)).tolist())
+        except OmfaError:
+            ids = None
+    return Seen((*findings, *_masks(item)), (record.height_px, record.width_px), ids)
+
+
+def _masks(item: Any) -> Iterator[Finding]:
+    folder = item.person.parent.parent
+    for name, form in MASKS.items():
+        stem = form.format(item.person.stem)
+        for path in (folder / name / f"{stem}{suffix}" for suffix in (".jpg", ".png")):
+            if path.is_file():
+                yield from _mask(path, name)
+
+
+def _mask(path: Path, name: str) -> Iterator[Finding]:
+    try:
+        mask = images.read_rgb(path, name)
+    except OmfaError as error:
+        yield "unreadable", str(error)
+        return
+    for kind, what in mask_findings(mask.mean(axis=2).astype(np.uint8)):
+        yield kind, f"{name}: {what}"
+    if name == "cloth-mask" and not (mask >= 128).any():
+        yield "empty_garment", f"{name}: it shows no garment"
+
+
+def _kind_of(flaw: str) -> str:
+    within = (kind for words, kind in WITHIN.items() if words in flaw)
+    begins = (kind for words, kind in PHRASES.items() if flaw.startswith(words))
+    return next(within, None) or next(begins, "damaged_record")
+
+
+def _kind_of_error(message: str) -> str:
+    return "missing" if message.startswith(("no in-shop garment", "no garment")) else "unreadable"
+
+
+def _odd_sizes(sizes: Mapping[str, tuple[int, int]]) -> Iterator[Finding]:
+    counted = collections.Counter(sizes.values()).most_common(1)
+    if not counted or counted[0][1] < USUAL_SHARE * len(sizes):
+        return
+    usual = counted[0][0]
+    for where, (height, width) in sizes.items():
+        if (height, width) != usual:
+            yield "wrong_size", f"{where} is {width}x{height} px, most are {usual[1]}x{usual[0]}"
+
+
+def _trapped(ids: Sequence[frozenset[int]], labels: str, dataset: str) -> Iterator[Finding]:
+    """CIHP's and LIP's ids differ in one: tell them apart by how often it is there."""
+    if dataset != "viton_hd" or len(ids) < MIN_MAPS:
+        return
+    share = sum(TRAP_ID in shown for shown in ids) / len(ids)
+    told = f"{100 * share:.0f}% of {len(ids)} maps with a face show id {TRAP_ID}"
+    if label_set(labels).name == "CIHP" and share < TORSO_IS_SHOWN:
+        yield "label_set", f"{told}, CIHP's torso skin: LIP maps? then give --parse-labels lip"
+    if label_set(labels).name == "LIP" and share > JUMPSUIT_IS_WORN:
+        yield "label_set", f"{told}, LIP's jumpsuits: CIHP maps? then give --parse-labels cihp"
