@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from omfa_jax.cli.records import add_writing, writing
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.files import require_dir
 
@@ -44,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     build.add_argument("--dataset", default="viton_hd")
     build.add_argument("--processes", type=int, default=1)
     build.add_argument("--overwrite", action="store_true", help="replace records at --out")
+    add_writing(build)
 
     latents = command("latents", "encode records with a model's VAE, once, for training")
     latents.add_argument("--records", required=True, metavar="DIR")
@@ -52,6 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     latents.add_argument("--out", required=True, metavar="DIR")
     latents.add_argument("--batch-size", type=int, default=32)
     latents.add_argument("--overwrite", action="store_true")
+    add_writing(latents)
 
     check = command("check", "read every record and report faults")
     check.add_argument("--records", required=True, metavar="DIR")
@@ -132,13 +135,14 @@ def build(options: argparse.Namespace) -> None:
         dataset=options.dataset,
         processes=options.processes,
         overwrite=options.overwrite,
+        **writing(options),
     )
 
 
 def latents(options: argparse.Namespace) -> None:
     """Encode the records of every split."""
     from omfa_jax.cli.config import load_config
-    from omfa_jax.cli.startup import encode_records
+    from omfa_jax.cli.records import encode_records
 
     encode_records(
         load_config(options.config, options.overrides),
@@ -147,6 +151,7 @@ def latents(options: argparse.Namespace) -> None:
         options.out,
         batch_size=options.batch_size,
         overwrite=options.overwrite,
+        **writing(options),
     )
 
 

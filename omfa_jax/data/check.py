@@ -70,7 +70,10 @@ def _faults(
     if manifest["kind"] == "images":
         yield from (f"{record.key}: {fault}" for fault in _picture_faults(record))
     else:
-        shapes = manifest["latents"]["shapes"]
+        shapes = {
+            name: [1 + manifest["latents"].get("moments", False), *shape]
+            for name, shape in manifest["latents"]["shapes"].items()
+        }
         yield from (f"{record.key}: {fault}" for fault in _latent_faults(record, shapes))
 
 
