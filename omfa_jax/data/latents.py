@@ -26,8 +26,9 @@ from omfa_jax.data.runners import write_all
 from omfa_jax.data.shards import Shard, ShardReport, cut, read_report, stamp_of
 from omfa_jax.data.writing import SHARD_RECORDS, Writing
 
-Latents = Float32[np.ndarray, "b h w c"]
-Encode = Callable[[Float32[np.ndarray, "b H W 3"]], Latents | tuple[Latents, Latents]]
+# (b, H, W, 3) float32 to latents, or to their mean and standard deviation: (b, h, w, c) arrays of
+# any kind that numpy takes, so that devices may still be at work on them
+Encode = Callable[[Float32[np.ndarray, "b H W 3"]], Any]
 
 NAME, VERSION = "latents", "1.0.0"
 PICTURES = (*COMPONENTS, "pose")

@@ -189,9 +189,13 @@ def _serializer(kind: schema.Kind) -> Callable[[Any], bytes]:
     features = schema.features(kind)
     specs: Any = features.get_serialized_info()
     serializer = ExampleSerializer(specs)
-    return lambda record: serializer.serialize_example(
-        features.encode_example(schema.to_example(record))
-    )
+
+    def serialize(record: Any) -> bytes:
+        example = features.encode_example(schema.to_example(record))
+        # TFDS's own bytes have the fields in an order that changes with the process
+        return serializer.get_tf_example(example).SerializeToString(deterministic=True)
+
+    return serialize
 
 
 def _sha256(path: Path) -> str:
