@@ -54,6 +54,7 @@ def test_manifest_says_how_they_were_made(folders):
             "face": [2, 2, 6],
             "pose": [8, 6, 6],
         },
+        "moments": False,
         "stride": 8,
         "channels": 6,
     }

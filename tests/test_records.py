@@ -253,14 +253,18 @@ def test_nothing_built_is_an_error_and_leaves_nothing(small):
     assert list((small / "out").iterdir()) == []
 
 
-def test_an_interrupted_build_leaves_nothing(small, monkeypatch):
+def test_an_interrupted_build_is_not_taken_for_records(small, monkeypatch):
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(build_module.schema, "write_manifest", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        build(small, small / "out/records")
-    assert list((small / "out").iterdir()) == []
+    with monkeypatch.context() as patch:
+        patch.setattr(build_module.schema, "write_manifest", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            build(small, small / "out/records")
+    with pytest.raises(OmfaError, match="expected a folder"):
+        open_records(small / "out/records", "train")
+    assert build(small, small / "out/records").built == 3
+    assert [path.name for path in (small / "out").iterdir()] == ["records"]
 
 
 def test_only_records_are_ever_replaced(small, tmp_path):

@@ -8,6 +8,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from omfa_jax.cli import datasets, duplicates, poses
+from omfa_jax.cli.records import add_writing, writing
 from omfa_jax.core.errors import OmfaError
 
 DATASETS = "viton_hd, deepfashion_multimodal or dresscode"
@@ -44,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     datasets.add_arguments(build)
     build.add_argument("--processes", type=int, default=1)
     build.add_argument("--overwrite", action="store_true", help="replace records at --out")
+    add_writing(build)
 
     duplicates.add_arguments(command("duplicates", "find photos that are in a raw folder twice"))
 
@@ -54,6 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     latents.add_argument("--out", required=True, metavar="DIR")
     latents.add_argument("--batch-size", type=int, default=32)
     latents.add_argument("--overwrite", action="store_true")
+    add_writing(latents)
 
     check = command("check", "read a raw data set or records, and report faults by kind")
     where = check.add_mutually_exclusive_group(required=True)
@@ -118,13 +121,14 @@ def build(options: argparse.Namespace) -> None:
         processes=options.processes,
         overwrite=options.overwrite,
         item_options=datasets.item_options(options),
+        **writing(options),
     )
 
 
 def latents(options: argparse.Namespace) -> None:
     """Encode the records of every split."""
     from omfa_jax.cli.config import load_config
-    from omfa_jax.cli.startup import encode_records
+    from omfa_jax.cli.records import encode_records
 
     encode_records(
         load_config(options.config, options.overrides),
@@ -133,6 +137,7 @@ def latents(options: argparse.Namespace) -> None:
         options.out,
         batch_size=options.batch_size,
         overwrite=options.overwrite,
+        **writing(options),
     )
 
 

@@ -153,7 +153,7 @@ def demo_config(records: Path, latents: Path, imported: Path, options: argparse.
 
 def encode(config, records: Path, model: Path, latents: Path) -> None:
     """Encode the records with the VAE."""
-    from omfa_jax.cli.startup import encode_records
+    from omfa_jax.cli.records import encode_records
 
     encode_records(config, str(records), str(model), str(latents), batch_size=32, overwrite=True)
 

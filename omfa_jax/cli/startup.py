@@ -5,7 +5,6 @@ import hashlib
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -13,15 +12,13 @@ import numpy as np
 from omfa_jax.cli import config as border
 from omfa_jax.core import trees
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.core.tasks import COMPONENTS
-from omfa_jax.data.latents import write_latents
 from omfa_jax.diffusion.settings import DiffusionSettings
-from omfa_jax.models import UNetConfig, VAEConfig, encode, init_vae, unet, vae
+from omfa_jax.models import UNetConfig, VAEConfig, init_vae, unet, vae
 from omfa_jax.train.checkpoint import MODEL_FOLDER, newest_whole_step
 from omfa_jax.train.load import restore_params
 from omfa_jax.weights.bundle import Bundle, Params
 from omfa_jax.weights.conv_in import groups_of
-from omfa_jax.weights.description import Description, read_description
+from omfa_jax.weights.description import read_description
 from omfa_jax.weights.frozen import load_frozen, load_vae, save_frozen
 from omfa_jax.weights.imported import load_weights
 from omfa_jax.weights.prompts import PromptTable, seeded_prompts
@@ -197,32 +194,9 @@ def write_model_folder(bundle: Bundle, workdir: Path) -> None:
 
 
 def vae_fingerprint(config: VAEConfig, params: Params) -> str:
-    """Return a short hash of what makes latents, the encoder and its scale: they carry it."""
+    """Return the SHA-256 of what makes latents, the encoder and its scale: they carry it."""
     digest = hashlib.sha256(str(config.scaling_factor).encode())
     for path, leaf in sorted(trees.walk({name: params[name] for name in ENCODER})):
         digest.update("/".join(path).encode())
         digest.update(np.ascontiguousarray(leaf, np.float32).tobytes())
-    return digest.hexdigest()[:16]
-
-
-def encode_records(
-    config: border.Config, records: str, model: str, out: str, *, batch_size: int, overwrite: bool
-) -> None:
-    """Write the VAE latents of a records folder (`omfa data latents`)."""
-    description: Description = read_description(Path(model))
-    vae_config = description.vae_config
-    params: Any = load_vae(Path(model), vae_config)
-    # slots that are no multiples of the stride are refused here, before hours of encoding
-    border.diffusion_settings(config, vae_config)
-    run = jax.jit(lambda p, images: encode(vae_config, p, images))
-    on_device = jax.device_put(params)
-    manifest = write_latents(
-        records,
-        out,
-        lambda images: np.asarray(run(on_device, images)),
-        slots={name: tuple(config.canvas[name]) for name in COMPONENTS},
-        vae_id=vae_fingerprint(vae_config, params),
-        batch_size=batch_size,
-        overwrite=overwrite,
-    )
-    log.info("%s: latents of %s", out, manifest["splits"])
+    return digest.hexdigest()

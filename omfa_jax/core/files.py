@@ -47,7 +47,7 @@ def atomic_dir(path: str | os.PathLike, ours: Collection[str] | None = None) -> 
     """
     path = Path(path)
     if ours is not None:
-        _require_ours(path, list(ours))
+        require_ours(path, ours)
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -68,13 +68,15 @@ def atomic_dir(path: str | os.PathLike, ours: Collection[str] | None = None) -> 
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _require_ours(path: Path, ours: list[str]) -> None:
+def require_ours(path: Path, ours: Collection[str]) -> None:
+    """Raise an OmfaError unless `path` may be replaced, by the rule of `atomic_dir`."""
     if not path.exists():
         return
+    first = next(iter(ours))
     found = {entry.name for entry in path.iterdir()} if path.is_dir() else {path.name}
-    if found and ours[0] not in found:
+    if found and first not in found:
         raise OmfaError(
-            f"{path} exists and is not a folder that this command wrote (no {ours[0]} in it);"
+            f"{path} exists and is not a folder that this command wrote (no {first} in it);"
             " give another folder to --out"
         )
     foreign = sorted(found - set(ours))

@@ -1,25 +1,30 @@
 """From a raw data set folder to a records folder that is whole or absent."""
 
-import contextlib
-import io
 import logging
 import os
-import shutil
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import tensorflow_datasets as tfds
-
 from omfa_jax.body.pose_maps import styles_under
 from omfa_jax.core.errors import OmfaError, unknown
-from omfa_jax.core.files import atomic_dir
 from omfa_jax.data import schema
-from omfa_jax.data.builder import BuildReport, RecordsBuilder, as_facts, summary
+from omfa_jax.data.builder import (
+    BuildReport,
+    ImageShards,
+    RecordsBuilder,
+    as_facts,
+    merged,
+    nothing_built,
+    summary,
+)
 from omfa_jax.data.deepfashion import DeepFashionMultiModal
 from omfa_jax.data.dresscode import DressCode
+from omfa_jax.data.partial import Partial, disk_errors, partial_folder
+from omfa_jax.data.runners import write_all
+from omfa_jax.data.shards import Shard, cut, read_report
 from omfa_jax.data.viton_hd import VitonHD
+from omfa_jax.data.writing import SHARD_RECORDS, Writing
 
 BUILDERS: dict[str, type[RecordsBuilder]] = {
     builder.name: builder for builder in (VitonHD, DeepFashionMultiModal, DressCode)
@@ -35,47 +40,76 @@ def build(
     dataset: str = "viton_hd",
     processes: int = 1,
     overwrite: bool = False,
+    shard_records: int = SHARD_RECORDS,
+    runner: str = "local",
+    beam_options: str = "",
     item_options: Mapping[str, Any] | None = None,
 ) -> BuildReport:
     """Write the raw folder's records to `out_dir` and return what was found, built and skipped.
 
-    `item_options` go to the data set's `raw_items`: see `options_taken` of its builder. Items that
-    cannot be used are skipped with a reason and the build goes on. `out_dir` appears only when
-    everything is written. Raises OmfaError if the layout is not `dataset`'s, if nothing could be
-    built, or if `out_dir` holds something already (`overwrite` replaces records only).
+    `item_options` go to the data set's `raw_items`: see `options_taken` of its builder. Items that cannot be used are skipped with a reason and the build goes on. `out_dir` appears
+    only when everything is written; until then finished shards of `shard_records` items lie in a
+    hidden folder beside it, and a build that was killed goes on from them. `runner`: "local"
+    (`processes` of this machine) or "beam" (`beam_options` as on its command line); the bytes are
+    the same. Raises OmfaError if the layout is not `dataset`'s, if nothing could be built, or if
+    `out_dir` holds something already (`overwrite` replaces records only).
     """
+    how = Writing(shard_records, runner, beam_options, processes)
     if dataset not in BUILDERS:
         raise unknown("data set", dataset, BUILDERS)
+    builder = BUILDERS[dataset]
     for name in item_options or {}:
-        if name not in BUILDERS[dataset].options_taken:
+        if name not in builder.options_taken:
             flag = name.replace("_", "-")
             raise OmfaError(f"--{flag} has no meaning for --dataset {dataset}; leave it out")
-    replaced = require_free(out_dir, overwrite)
+    require_free(out_dir, overwrite)
     styles = styles_under(raw_dir)
     if len(styles) > 1:
         raise OmfaError(
             f"{raw_dir}: its splits hold pose maps of several styles ({', '.join(styles)});"
             " delete the pose/ folders of all but one and run `omfa data poses` again"
         )
-    with atomic_dir(out_dir, replaced) as folder:
-        builder = BUILDERS[dataset](
-            raw_dir=os.fspath(raw_dir),
-            processes=processes,
-            item_options=item_options,
-            data_dir=folder,
-            file_format="array_record",
-        )
-        prepare(builder)
-        report = builder.report
-        place = str(builder.data_path.relative_to(folder))
+    warnings: list[str] = []
+    splits = builder.raw_items(os.fspath(raw_dir), warnings, **(item_options or {}))
+    shards = cut(builder.name, {name: len(items) for name, items in splits.items()}, shard_records)
+    with partial_folder(out_dir, f"{builder.name}/{builder.VERSION}") as partial:
+        source = ImageShards(builder, partial)
+        for shard in shards:
+            source.put(shard, splits[shard.split][shard.start : shard.stop])
+        del splits
+        write_all(partial, source, shards, how)
+        report = merged(partial, shards, warnings)
+        if not report.built:
+            partial.discard()
+            raise OmfaError(nothing_built(os.fspath(raw_dir), report))
         facts = {
             "splits": report.built_per_split,
             "pose_style": styles[0] if styles else None,
             "report": as_facts(report),
         }
-        schema.write_manifest(folder, "images", place, **facts)
+        finish(partial, "images", shards, facts)
+        partial.publish(out_dir, require_free(out_dir, overwrite))
     log.info("%s: %s", out_dir, summary(report))
     return report
+
+
+def finish(
+    partial: Partial, kind: schema.Kind, shards: Sequence[Shard], facts: Mapping[str, Any]
+) -> None:
+    """Write what comes after the shards: TFDS's metadata, then the manifest with `facts`.
+
+    A split in which no item became a record has no place in the result.
+    """
+    splits: dict[str, list[tuple[str, int]]] = {}
+    for shard in shards:
+        if shard.split in facts["splits"]:
+            records = read_report(partial, shard).records
+            splits.setdefault(shard.split, []).append((shard.file_name, records))
+        else:
+            partial.path(shard.file_name).unlink()
+    with disk_errors(partial.folder):
+        partial.write_metadata(kind, splits)
+        schema.write_manifest(partial.records, kind, partial.place, **facts)
 
 
 def require_free(out_dir: str | os.PathLike, overwrite: bool) -> tuple[str, ...]:
@@ -96,19 +130,3 @@ def require_free(out_dir: str | os.PathLike, overwrite: bool) -> tuple[str, ...]
     if any(folder.iterdir()):
         raise OmfaError(f"{folder} holds files that are not records; give another folder to --out")
     return (schema.MANIFEST,)
-
-
-def prepare(builder: tfds.core.GeneratorBasedBuilder) -> None:
-    """Run a TFDS builder without its chatter; the records builders have their own progress bar."""
-    tfds.disable_progress_bar()
-    with contextlib.redirect_stdout(io.StringIO()), tempfile.TemporaryDirectory() as downloads:
-        try:
-            builder.download_and_prepare(download_dir=downloads)
-        # ArrayRecord's writer tells of a full disk by a RuntimeError
-        except (OSError, RuntimeError) as error:
-            free = shutil.disk_usage(builder.data_path.parent).free / 1e6
-            reason = " ".join(str(error).split())[:200]
-            raise OmfaError(
-                f"the records cannot be written ({reason}); {free:.0f} MB are free there: make room"
-                " or give another folder to --out"
-            ) from error

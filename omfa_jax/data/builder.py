@@ -1,24 +1,30 @@
-"""What every data set's TFDS builder shares: reading items in order, and the build's report."""
+"""What every data set's TFDS builder shares: reading items into shards, and the build's report."""
 
-import collections
 import dataclasses
-import itertools
-import multiprocessing
-import os
-import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+import functools
+import logging
+import pickle
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import tensorflow_datasets as tfds
-from tqdm import tqdm
 
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.data import schema
+from omfa_jax.data.partial import Partial, disk_errors
+from omfa_jax.data.shards import (
+    Shard,
+    ShardReport,
+    cut,
+    read_report,
+    stamp_of,
+)
+from omfa_jax.data.writing import SHARD_RECORDS
 
 EXAMPLE_KEYS = 3
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -47,16 +53,16 @@ class Item(Protocol):
     key: str
 
 
-Outcome = tuple[schema.Record, Sequence[str]] | OmfaError
-
-
-class RecordsBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+class RecordsBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
     """Base of the image data sets: a subclass lists its items and reads one into a record.
 
-    `raw_items(raw_dir, warnings, **item_options)` returns {split: items}; a subclass names the
-    options that it takes in `options_taken`. `read(item)` returns the record and its flaws (short
-    phrases), or raises an OmfaError, which skips the item. Items are read by `processes` processes
-    and written in their own order.
+    `raw_items(raw_dir, warnings, **item_options)` returns {split: items}, in the same order each
+    time it is called; a subclass names the options that it takes in `options_taken`. `read(item)`
+    returns the record and its flaws (short phrases), or raises an OmfaError, which skips the item.
+    A restarted build notices that a file has changed if an item's field holds its Path.
+
+    `build` writes the shards itself, restartably; `download_and_prepare` writes the same ones by
+    TFDS's means, and those alone.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -71,14 +77,13 @@ class RecordsBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         self,
         *,
         raw_dir: str,
-        processes: int = 1,
+        shard_records: int = SHARD_RECORDS,
         item_options: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> None:
-        self.report = BuildReport()
         self._raw_dir = raw_dir
         self._item_options = dict(item_options or {})
-        self._processes = processes
+        self._shard_records = shard_records
         super().__init__(**options)
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -86,97 +91,104 @@ class RecordsBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             builder=self, features=schema.features("images"), disable_shuffling=True
         )
 
-    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
-        splits = {}
-        listed = type(self).raw_items(self._raw_dir, self.report.warnings, **self._item_options)
-        for split, items in listed.items():
-            self.report.found += len(items)
-            examples = self._generate_examples(split, items)
-            first = next(examples, None)
-            # TFDS does not accept a split without examples
-            if first is not None:
-                splits[split] = itertools.chain([first], examples)
-        if not splits:
-            raise OmfaError(_nothing_built(self._raw_dir, self.report))
-        return splits
+    def _shard_iterators_per_split(
+        self, dl_manager: tfds.download.DownloadManager
+    ) -> dict[str, list[Callable[[], Iterator[tuple[int, dict[str, Any]]]]]]:
+        warnings: list[str] = []
+        splits = type(self).raw_items(self._raw_dir, warnings, **self._item_options)
+        for warning in warnings:
+            log.warning(warning)
+        shards: dict[str, list] = {}
+        for shard in cut(self.name, {s: len(i) for s, i in splits.items()}, self._shard_records):
+            items = splits[shard.split][shard.start : shard.stop]
+            examples = functools.partial(_examples, type(self).read, items)
+            shards.setdefault(shard.split, []).append(examples)
+        return shards
 
-    def _generate_examples(
-        self, split: str, items: Sequence[Item]
-    ) -> Iterator[tuple[int, dict[str, Any]]]:
-        flaws: dict[str, list[str]] = collections.defaultdict(list)
-        built = 0
-        outcomes = in_order(type(self).read, items, self._processes)
-        bar = tqdm(zip(items, outcomes, strict=True), split, len(items), unit="item", disable=None)
-        for item, outcome in bar:
+
+@dataclass(frozen=True)
+class ImageShards:
+    """The shards of a data set's pictures: reads the items that `put` left beside the shards."""
+
+    builder: type[RecordsBuilder]
+    partial: Partial
+    kind: schema.Kind = "images"
+
+    def put(self, shard: Shard, items: Sequence[Item]) -> None:
+        """Write down the shard's items, for whichever process will read them."""
+        with disk_errors(self.partial.folder):
+            self.partial.items_path(shard.file_name).write_bytes(pickle.dumps(list(items)))
+
+    def items(self, shard: Shard) -> list[Item]:
+        """Return the shard's items."""
+        return pickle.loads(self.partial.items_path(shard.file_name).read_bytes())
+
+    def stamp(self, shard: Shard) -> str:
+        """Return a digest of the items and of the state of their files."""
+        return stamp_of(self.builder.name, str(self.builder.VERSION), shard, self.items(shard))
+
+    def records(self, shard: Shard, report: ShardReport) -> Iterator[schema.Record]:
+        """Yield the records of the items that can be read; `report` takes skips and flaws."""
+        for item in self.items(shard):
+            outcome = _attempt(self.builder.read, item)
             if isinstance(outcome, OmfaError):
-                self.report.skipped.append((f"{split}/{item.key}", str(outcome)))
+                report.skipped.append((item.key, str(outcome)))
                 continue
-            record, found = outcome
-            for flaw in found:
-                flaws[flaw].append(record.key)
-            yield built, schema.to_example(record)
-            built += 1
-            self.report.built_per_split[split] = built
-        for flaw, keys in flaws.items():
-            self.report.warnings.append(f"{split}: {_some(keys)} of {built} records: {flaw}")
+            record, flaws = outcome
+            for flaw in flaws:
+                count, keys = report.flaws.get(flaw, (0, []))
+                report.flaws[flaw] = (count + 1, [*keys, record.key][:EXAMPLE_KEYS])
+            yield record
 
 
-def in_order(
-    read: Callable[[Any], tuple[schema.Record, Sequence[str]]],
-    items: Iterable[Item],
-    processes: int,
-) -> Iterator[Outcome]:
-    """Yield what `read` makes of each item, in the items' order; an OmfaError comes as a value.
-
-    With several processes only a few items per process are in flight, so memory stays bounded.
-    """
-    if processes <= 1:
-        yield from (_attempt(read, item) for item in items)
-        return
-    # forking a program that runs threads can hang it, so workers start afresh
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, context, _end_with_parent) as pool:
-        rest = iter(items)
-        flying = collections.deque(
-            pool.submit(_attempt, read, item) for item in itertools.islice(rest, 4 * processes)
-        )
-        try:
-            while flying:
-                yield flying.popleft().result()
-                flying.extend(pool.submit(_attempt, read, i) for i in itertools.islice(rest, 1))
-        except BrokenProcessPool:
-            hint = "a script must guard its main part with if __name__ == '__main__'"
-            raise OmfaError(
-                f"a worker process died: out of memory (give less to --processes), or {hint}"
-            ) from None
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+def merged(partial: Partial, shards: Sequence[Shard], warnings: Sequence[str]) -> BuildReport:
+    """Return the report of the whole build from its shards' own, whenever they were written."""
+    report = BuildReport(warnings=list(warnings))
+    flaws: dict[str, dict[str, tuple[int, list[str]]]] = {}
+    for shard in shards:
+        part, split = read_report(partial, shard), shard.split
+        report.found += shard.stop - shard.start
+        report.skipped += [(f"{split}/{key}", reason) for key, reason in part.skipped]
+        if part.records:
+            built = report.built_per_split.get(split, 0)
+            report.built_per_split[split] = built + part.records
+        found = flaws.setdefault(split, {})
+        for flaw, (count, keys) in part.flaws.items():
+            before, first = found.get(flaw, (0, []))
+            found[flaw] = (before + count, [*first, *keys][:EXAMPLE_KEYS])
+    for split, found in flaws.items():
+        built = report.built_per_split.get(split, 0)
+        for flaw, (count, keys) in found.items():
+            report.warnings.append(f"{split}: {_some(count, keys)} of {built} records: {flaw}")
+    return report
 
 
-def _end_with_parent() -> None:
-    """End this worker when its parent is killed; the pool's workers would wait for ever."""
+def _examples(
+    read: Callable[[Any], tuple[schema.Record, Sequence[str]]], items: Sequence[Item]
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    for number, item in enumerate(items):
+        outcome = _attempt(read, item)
+        if isinstance(outcome, OmfaError):
+            log.warning("skipped %s: %s", item.key, outcome)
+        else:
+            yield number, schema.to_example(outcome[0])
 
-    def watch() -> None:
-        if parent := multiprocessing.parent_process():
-            parent.join()
-            os._exit(1)
 
-    threading.Thread(target=watch, daemon=True).start()
-
-
-def _attempt(read: Callable[[Any], tuple[schema.Record, Sequence[str]]], item: Item) -> Outcome:
+def _attempt(
+    read: Callable[[Any], tuple[schema.Record, Sequence[str]]], item: Item
+) -> tuple[schema.Record, Sequence[str]] | OmfaError:
     try:
         return read(item)
     except OmfaError as error:
         return error
 
 
-def _some(keys: Sequence[str]) -> str:
-    names = ", ".join(keys[:EXAMPLE_KEYS]) + (", ..." if len(keys) > EXAMPLE_KEYS else "")
-    return f"{len(keys)} ({names})"
+def _some(count: int, keys: Sequence[str]) -> str:
+    return f"{count} ({', '.join(keys)}{', ...' if count > len(keys) else ''})"
 
 
-def _nothing_built(raw_dir: str, report: BuildReport) -> str:
+def nothing_built(raw_dir: str, report: BuildReport) -> str:
+    """Return what to say of a build without a single record."""
     reasons = "; ".join(f"{key}: {reason}" for key, reason in report.skipped[:EXAMPLE_KEYS])
     return f"{raw_dir}: none of the {report.found} items could be built ({reasons or 'no items'})"
 

@@ -1,7 +1,7 @@
 """Reads every record of a folder once and says what is wrong with it."""
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -68,7 +68,7 @@ def check_records(records_dir: str | os.PathLike) -> CheckReport:
                 report.add(where, record_findings(record))
                 photos.add(split, record)
             else:
-                report.add(where, _latent_faults(record, manifest["latents"]["shapes"]))
+                report.add(where, _latent_faults(record, manifest["latents"]))
     report.add("all splits", photos.findings())
     return report
 
@@ -120,12 +120,12 @@ def duplicate_findings(groups: Iterable[duplicates.Group]) -> Iterator[Finding]:
             yield kind, f"{photo.name} ({photo.split}) is {kept} again, {bits} bits apart"
 
 
-def _latent_faults(
-    record: schema.LatentRecord, shapes: Mapping[str, Sequence[int]]
-) -> Iterator[Finding]:
-    for name, shape in shapes.items():
+def _latent_faults(record: schema.LatentRecord, facts: Mapping[str, Any]) -> Iterator[Finding]:
+    # of moments, each record has a mean and a deviation
+    arrays = 1 + facts.get("moments", False)
+    for name, shape in facts["shapes"].items():
         latents: np.ndarray[Any, Any] = np.frombuffer(getattr(record, name), "<f2")
-        expected = 0 if name == "pose" and not record.has_pose else int(np.prod(shape))
+        expected = 0 if name == "pose" and not record.has_pose else arrays * int(np.prod(shape))
         if latents.size != expected:
             yield "damaged_record", f"{name} has {latents.size} values, expected {expected}"
         elif not np.isfinite(latents).all():

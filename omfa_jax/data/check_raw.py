@@ -14,9 +14,9 @@ from tqdm import tqdm
 from omfa_jax.core import images
 from omfa_jax.core.errors import OmfaError, unknown
 from omfa_jax.core.files import require_dir
+from omfa_jax.core.workers import in_order
 from omfa_jax.data import duplicates
 from omfa_jax.data.build import BUILDERS
-from omfa_jax.data.builder import in_order
 from omfa_jax.data.check import CheckReport, duplicate_findings
 from omfa_jax.data.content import Finding, mask_findings, record_findings
 from omfa_jax.data.labels import label_set

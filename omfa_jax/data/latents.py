@@ -4,75 +4,84 @@ A latents folder has the same manifest, splits, keys and order as the image reco
 from; `make_dataset` reads either.
 """
 
+import collections
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import grain
 import numpy as np
-import tensorflow_datasets as tfds
 from jaxtyping import Float32
-from tqdm import tqdm
 
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.core.files import atomic_dir
 from omfa_jax.core.tasks import COMPONENTS
 from omfa_jax.data import schema
-from omfa_jax.data.build import prepare, require_free
-from omfa_jax.data.pipeline import PipelineSettings, Slots, eval_batches
+from omfa_jax.data.build import finish, require_free
+from omfa_jax.data.moments import FLOAT16_MAX, pack_moments
+from omfa_jax.data.partial import partial_folder
+from omfa_jax.data.pipeline import Batch, Slots, check_slots, decode_record
+from omfa_jax.data.runners import write_all
+from omfa_jax.data.shards import Shard, ShardReport, cut, read_report, stamp_of
+from omfa_jax.data.writing import SHARD_RECORDS, Writing
 
-Encode = Callable[[Float32[np.ndarray, "b H W 3"]], Float32[np.ndarray, "b h w c"]]
+# (b, H, W, 3) float32 to latents, or to their mean and standard deviation: (b, h, w, c) arrays of
+# any kind that numpy takes, so that devices may still be at work on them
+Encode = Callable[[Float32[np.ndarray, "b H W 3"]], Any]
 
+NAME, VERSION = "latents", "1.0.0"
 PICTURES = (*COMPONENTS, "pose")
-FLOAT16_MAX = 65504.0
+
+# batches that devices may be busy with while an older one is written
+AHEAD = 1
 
 
-class LatentsBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """TFDS builder that encodes the splits it is given; `shapes` fills up as it goes."""
+@dataclass(frozen=True)
+class LatentShards:
+    """The shards of a records folder's latents. A batch never reaches over a shard's end."""
 
-    name = "latents"
-    VERSION = tfds.core.Version("1.0.0")
-    code_path = None
+    records_dir: str
+    encode: Encode
+    slots: Slots
+    vae_id: str
+    batch_size: int
+    threads: int
+    kind: schema.Kind = "latents"
 
-    def __init__(self, *, batches: Mapping[str, tuple[int, Iterator]], encode: Encode, **options):
-        self.shapes: dict[str, list[int]] = {}
-        self._batches = batches
-        self._encode = encode
-        super().__init__(**options)
+    def stamp(self, shard: Shard) -> str:
+        """Return a digest of the VAE's id, the sizes, and the state of the records' files."""
+        root = Path(self.records_dir)
+        place = root / schema.read_manifest(root)["builder"]
+        files = sorted(place.glob(f"*-{shard.split}.*"))
+        sizes = {name: list(size) for name, size in self.slots.items()}
+        return stamp_of(shard, root / schema.MANIFEST, files, self.vae_id, sizes, self.batch_size)
 
-    def _info(self) -> tfds.core.DatasetInfo:
-        return tfds.core.DatasetInfo(
-            builder=self, features=schema.features("latents"), disable_shuffling=True
-        )
+    def records(self, shard: Shard, report: ShardReport) -> Iterator[schema.LatentRecord]:
+        """Yield the latents of the shard's records; `report.facts` takes their shapes."""
+        # devices encode the next batch while this one is fetched and written
+        flying: collections.deque[tuple[Batch, dict[str, Any]]] = collections.deque()
+        for batch in self._batches(shard):
+            flying.append((batch, {name: self.encode(batch[name]) for name in PICTURES}))
+            if len(flying) > AHEAD:
+                yield from _records(*flying.popleft(), report.facts)
+        while flying:
+            yield from _records(*flying.popleft(), report.facts)
 
-    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
-        return {split: self._generate_examples(split) for split in self._batches}
+    def _batches(self, shard: Shard) -> Iterator[Batch]:
+        source = schema.open_records(self.records_dir, shard.split)
+        batches = -(-(shard.stop - shard.start) // self.batch_size)
 
-    def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
-        count, batches = self._batches[split]
-        with tqdm(total=count, desc=f"{split} latents", unit="record", disable=None) as bar:
-            for batch in batches:
-                encoded = {name: self._encoded(name, batch[name]) for name in PICTURES}
-                for row in np.flatnonzero(batch["valid"]):
-                    has_pose = bool(batch["has_pose"][row])
-                    arrays = {name: latents[row].tobytes() for name, latents in encoded.items()}
-                    if not has_pose:
-                        arrays["pose"] = b""
-                    key = str(batch["key"][row])
-                    group = str(batch["group"][row])
-                    record = schema.LatentRecord(key=key, has_pose=has_pose, group=group, **arrays)
-                    yield int(batch["index"][row]), schema.to_example(record)
-                bar.update(int(batch["valid"].sum()))
+        def example(position: int) -> dict[str, Any]:
+            # copies of the last record fill up the last batch: encoders see one size
+            record = source[min(shard.start + position, shard.stop - 1)]
+            names = {"key": np.str_(record.key), "group": np.str_(record.group)}
+            valid = np.bool_(shard.start + position < shard.stop)
+            return decode_record(record, self.slots) | names | {"valid": valid}
 
-    def _encoded(self, name: str, pictures: np.ndarray) -> np.ndarray:
-        latents = np.asarray(self._encode(pictures))
-        fits = bool((np.abs(latents) <= FLOAT16_MAX).all())
-        if latents.ndim != 4 or len(latents) != len(pictures) or not fits:
-            came = f"{latents.shape} with values up to {np.abs(latents).max():.3g}"
-            raise OmfaError(f"encoding {name}: expected float16-sized (b, h, w, c), got {came}")
-        shape = list(latents.shape[1:])
-        if self.shapes.setdefault(name, shape) != shape:
-            raise OmfaError(f"encoding {name}: shape {shape} after {self.shapes[name]}")
-        return latents.astype("<f2")
+        options = grain.ReadOptions(self.threads, prefetch_buffer_size=max(1, self.threads))
+        rows = grain.MapDataset.range(batches * self.batch_size).map(example)
+        return iter(rows.batch(self.batch_size).to_iter_dataset(options))
 
 
 def write_latents(
@@ -86,43 +95,95 @@ def write_latents(
     splits: Sequence[str] | None = None,
     overwrite: bool = False,
     threads: int = 4,
+    shard_records: int = SHARD_RECORDS,
+    runner: str = "local",
+    beam_options: str = "",
 ) -> dict[str, Any]:
     """Write the latents of every record's garment, person, face and pose map; return the manifest.
 
     `encode` takes (b, H, W, 3) float32 in [-1, 1] at a slot's size, always `batch_size` pictures,
-    and returns (b, h, w, c), stored as float16. `vae_id` names the VAE: training refuses latents
-    of another. `splits`: None means all. The folder is whole or absent. Raises OmfaError if the
-    records cannot be read, `out_dir` is taken, or the latents are not finite or change shape.
+    and returns the latents' mean and standard deviation, or latents alone, (b, h, w, c) each;
+    they are stored as float16. `vae_id` names the VAE: training refuses latents of another.
+    `splits`: None means all. The folder is whole or absent, restarts and runners are as in
+    `build`; for "beam" `encode` must be picklable. Raises OmfaError if the records cannot be
+    read, `out_dir` is taken, or the latents are not finite or change shape.
     """
+    how = Writing(shard_records, runner, beam_options)
     manifest = schema.read_manifest(records_dir)
     if manifest["kind"] != "images":
         raise OmfaError(f"{records_dir} holds latents already; give the image records")
-    settings = PipelineSettings(os.fspath(records_dir), slots, threads=threads)
-    replaced = require_free(out_dir, overwrite)
-    batches = {}
-    for split in manifest["splits"] if splits is None else splits:
-        count = len(schema.open_records(records_dir, split))
-        batches[split] = count, eval_batches(settings, split=split, batch_size=batch_size)
-    with atomic_dir(out_dir, replaced) as folder:
-        builder = LatentsBuilder(
-            batches=batches, encode=encode, data_dir=folder, file_format="array_record"
-        )
-        prepare(builder)
+    if batch_size < 1:
+        raise OmfaError(f"--batch-size: expected 1 or more, got {batch_size}")
+    check_slots(slots)
+    require_free(out_dir, overwrite)
+    chosen = manifest["splits"] if splits is None else splits
+    counts = {split: len(schema.open_records(records_dir, split)) for split in chosen}
+    shards = cut(NAME, counts, shard_records)
+    folder = os.path.abspath(records_dir)
+    source = LatentShards(folder, encode, dict(slots), vae_id, batch_size, threads)
+    with partial_folder(out_dir, f"{NAME}/{VERSION}") as partial:
+        write_all(partial, source, shards, how)
+        written: dict[str, Any] = {"shapes": {}}
+        for shard in shards:
+            for fact, value in read_report(partial, shard).facts.items():
+                _agree(written, fact, value)
+        stride = slots["person"][0] // written["shapes"]["person"][0]
         facts = {
             "vae_id": vae_id,
             "slots": {name: list(slots[name]) for name in COMPONENTS},
-            "shapes": builder.shapes,
-            "stride": slots["person"][0] // builder.shapes["person"][0],
-            "channels": builder.shapes["person"][2],
+            **written,
+            "stride": stride,
+            "channels": written["shapes"]["person"][2],
         }
-        counts = {split: count for split, (count, _) in batches.items()}
-        place = str(builder.data_path.relative_to(folder))
-        schema.write_manifest(
-            folder,
+        finish(
+            partial,
             "latents",
-            place,
-            splits=counts,
-            pose_style=manifest.get("pose_style"),
-            latents=facts,
+            shards,
+            {"splits": counts, "pose_style": manifest.get("pose_style"), "latents": facts},
         )
+        partial.publish(out_dir, require_free(out_dir, overwrite))
     return schema.read_manifest(out_dir)
+
+
+def _records(
+    batch: Batch, encoded: Mapping[str, Any], facts: dict[str, Any]
+) -> Iterator[schema.LatentRecord]:
+    moments = {name: _moments(name, encoded[name], batch[name], facts) for name in PICTURES}
+    for row in np.flatnonzero(batch["valid"]):
+        has_pose = bool(batch["has_pose"][row])
+        arrays = {
+            name: pack_moments(mean[row], None if std is None else std[row])
+            for name, (mean, std) in moments.items()
+        }
+        if not has_pose:
+            arrays["pose"] = b""
+        key, group = str(batch["key"][row]), str(batch["group"][row])
+        yield schema.LatentRecord(key=key, has_pose=has_pose, group=group, **arrays)
+
+
+def _moments(
+    name: str, encoded: Any, pictures: np.ndarray, facts: dict[str, Any]
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return mean and deviation of a batch, checked; `facts` must not have met other shapes."""
+    both = encoded if isinstance(encoded, tuple) else (encoded,)
+    arrays = [np.asarray(array) for array in both]
+    for array in arrays:
+        fits = bool((np.abs(array) <= FLOAT16_MAX).all())
+        if array.ndim != 4 or len(array) != len(pictures) or not fits:
+            came = f"{array.shape} with values up to {np.abs(array).max():.3g}"
+            raise OmfaError(f"encoding {name}: expected float16-sized (b, h, w, c), got {came}")
+    if len(arrays) > 2 or arrays[0].shape != arrays[-1].shape:
+        shapes = ", ".join(str(array.shape) for array in arrays)
+        raise OmfaError(f"encoding {name}: expected mean and deviation of one shape, got {shapes}")
+    _agree(facts, "moments", len(arrays) == 2)
+    _agree(facts, "shapes", {name: list(arrays[0].shape[1:])})
+    return arrays[0], arrays[1] if len(arrays) == 2 else None
+
+
+def _agree(facts: dict[str, Any], name: str, value: Any) -> None:
+    """Add a fact, or what it says of more pictures; raise an OmfaError if it says another thing."""
+    if isinstance(value, Mapping):
+        for key, entry in value.items():
+            _agree(facts.setdefault(name, {}), key, entry)
+    elif facts.setdefault(name, value) != value:
+        raise OmfaError(f"encoding {name}: {value} after {facts[name]}")

@@ -18,6 +18,7 @@ from omfa_jax.core import images
 from omfa_jax.core.errors import OmfaError, unknown
 from omfa_jax.core.tasks import COMPONENTS, Task
 from omfa_jax.data import faces, schema
+from omfa_jax.data.moments import moments_to_latents
 
 Batch = dict[str, np.ndarray]
 Example = dict[str, np.ndarray | np.generic]
@@ -167,13 +168,19 @@ def decode_record(record: schema.Record, slots: Slots, *, unpaired: bool = False
     return {**boxed, "has_pose": np.bool_(record.has_pose)}
 
 
-def decode_latents(record: schema.LatentRecord, shapes: Mapping[str, Sequence[int]]) -> Example:
-    """Return one latent record's arrays (h, w, c) as float32, and has_pose (else zero latents)."""
+def decode_latents(
+    record: schema.LatentRecord,
+    shapes: Mapping[str, Sequence[int]],
+    rng: np.random.Generator | None = None,
+) -> Example:
+    """Return one latent record's arrays (h, w, c) as float32, and has_pose (else zero latents).
+
+    With `rng` they are drawn from the posterior, where its deviation is stored; else its mean.
+    """
     decoded: Example = {"has_pose": np.bool_(record.has_pose)}
     for name, shape in shapes.items():
-        encoded = getattr(record, name)
-        latents = np.frombuffer(encoded, "<f2") if encoded else np.zeros(shape)
-        decoded[f"{name}_latents"] = latents.reshape(shape).astype(np.float32)
+        stored = np.frombuffer(getattr(record, name), "<f2")
+        decoded[f"{name}_latents"] = moments_to_latents(stored, shape, rng)
     return decoded
 
 

@@ -1,0 +1,187 @@
+"""The hidden folder beside a records folder in which it grows, over restarts, until it is whole.
+
+.NAME.partial/records/    what will be NAME
+              progress/   reports of the finished shards, their items
+              temporary/  what was being written; of no use after a kill
+              old/        while the finished folder takes the place of an older one
+"""
+
+import contextlib
+import fcntl
+import logging
+import os
+import shutil
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import tensorflow_datasets as tfds
+from etils import epath
+
+from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.files import atomic_write, require_ours
+from omfa_jax.data import schema
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Partial:
+    """The folder's paths; `place` is the TFDS data set's within the records. Picklable."""
+
+    folder: Path
+    place: str
+
+    @property
+    def records(self) -> Path:
+        """What will be the records folder."""
+        return self.folder / "records"
+
+    @property
+    def progress(self) -> Path:
+        """Reports and items of the shards."""
+        return self.folder / "progress"
+
+    @property
+    def temporary(self) -> Path:
+        """Files that are being written."""
+        return self.folder / "temporary"
+
+    def path(self, file_name: str) -> Path:
+        """Return where a finished shard lies."""
+        return self.records / self.place / file_name
+
+    def report_path(self, file_name: str) -> Path:
+        """Return where a finished shard's report lies."""
+        return self.progress / f"{file_name}.json"
+
+    def items_path(self, file_name: str) -> Path:
+        """Return where a shard's items lie."""
+        return self.progress / f"{file_name}.items"
+
+    def write_text(self, path: Path, text: str) -> None:
+        """Write a small file, whole or not at all."""
+        with atomic_write(path) as temporary:
+            temporary.write_text(text)
+
+    def keep_only(self, file_names: Collection[str]) -> None:
+        """Delete what an earlier run left of other shards than these."""
+        wanted = {self.path(name) for name in file_names}
+        others = [p for p in self.records.rglob("*") if p.is_file() and p not in wanted]
+        shards = [path for path in others if ".array_record-" in path.name]
+        if shards:
+            log.warning(
+                "%s: %d shards there are of another data set, item list or --shard-records; they"
+                " are deleted and their records written anew",
+                self.folder,
+                len(shards),
+            )
+        for path in others:
+            path.unlink()
+            self.report_path(path.name).unlink(missing_ok=True)
+
+    def write_metadata(
+        self, kind: schema.Kind, splits: Mapping[str, Sequence[tuple[str, int]]]
+    ) -> None:
+        """Write TFDS's metadata of splits, each given by its shards' (file name, records)."""
+        folder = epath.Path(self.records / self.place)
+        dataset, version = Path(self.place).parts
+        infos = []
+        for split, shards in splits.items():
+            template = tfds.core.ShardedFileTemplate(
+                data_dir=folder, dataset_name=dataset, split=split, filetype_suffix="array_record"
+            )
+            info = tfds.core.SplitInfo(
+                name=split,
+                shard_lengths=[records for _, records in shards],
+                num_bytes=sum(self.path(name).stat().st_size for name, _ in shards),
+                filename_template=template,
+            )
+            infos.append(info)
+        # TFDS's own look at the result needs TensorFlow
+        tfds.folder_dataset.write_metadata(
+            data_dir=folder,
+            features=schema.features(kind),
+            split_infos=infos,
+            version=version,
+            check_data=False,
+            disable_shuffling=True,
+        )
+
+    def publish(self, out_dir: str | os.PathLike, replaced: Collection[str]) -> None:
+        """Put the finished records at `out_dir`, where only what `replaced` names may be."""
+        out, old = Path(out_dir), self.folder / "old"
+        require_ours(out, replaced)
+        if out.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            out.rename(old)
+        self.records.rename(out)
+        self.discard()
+
+    def discard(self) -> None:
+        """Delete the folder."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def partial_folder(out_dir: str | os.PathLike, place: str) -> Iterator[Partial]:
+    """Yield the hidden folder beside `out_dir`, this process's alone.
+
+    If the block fails, the folder stays for a restart unless no shard in it is finished. Raises
+    OmfaError if it cannot be written or another process uses it.
+    """
+    out = Path(os.path.abspath(out_dir))
+    partial = Partial(out.with_name(f".{out.name}.partial"), place)
+    with disk_errors(partial.folder):
+        partial.folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(partial.folder, os.O_RDONLY)
+    try:
+        _lock(handle, partial.folder)
+        with _kept_if_worth_it(partial):
+            with disk_errors(partial.folder):
+                shutil.rmtree(partial.temporary, ignore_errors=True)
+                for folder in (partial.records / place, partial.progress, partial.temporary):
+                    folder.mkdir(parents=True, exist_ok=True)
+            yield partial
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def _kept_if_worth_it(partial: Partial) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        if any(partial.progress.glob("*.json")):
+            log.warning("what is finished stays in %s: the same command goes on", partial.folder)
+        else:
+            partial.discard()
+        raise
+
+
+@contextlib.contextmanager
+def disk_errors(folder: Path) -> Iterator[None]:
+    """Turn failures to write into an OmfaError that says how much room there is."""
+    try:
+        yield
+    # ArrayRecord's writer tells of a full disk by a RuntimeError
+    except (OSError, RuntimeError) as error:
+        there = next(path for path in (folder, *folder.parents) if path.exists())
+        free = shutil.disk_usage(there).free / 1e6
+        reason = " ".join(str(error).split())[:200]
+        raise OmfaError(
+            f"the records cannot be written ({reason}); {free:.0f} MB are free there: make room"
+            " or give another folder to --out"
+        ) from error
+
+
+def _lock(handle: int, folder: Path) -> None:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise OmfaError(
+            f"another run is writing {folder}: wait for it, stop it, or give another --out"
+        ) from None
+    except OSError:
+        # a file system without locks
+        pass

@@ -1,0 +1,68 @@
+"""Who writes the shards: this machine's processes, or Apache Beam's workers."""
+
+import collections
+import functools
+import logging
+import shlex
+from collections.abc import Sequence
+
+from tqdm import tqdm
+
+from omfa_jax.core.errors import OmfaError, require_modules
+from omfa_jax.core.workers import in_order
+from omfa_jax.data.partial import Partial
+from omfa_jax.data.shards import Fate, Shard, Source, write_shard
+from omfa_jax.data.writing import Writing
+
+log = logging.getLogger(__name__)
+
+
+def write_all(partial: Partial, source: Source, shards: Sequence[Shard], how: Writing) -> None:
+    """Write every shard that is not there yet; say what a restart found."""
+    partial.keep_only([shard.file_name for shard in shards])
+    if how.runner == "beam":
+        _beam(partial, source, shards, how.beam_options)
+        return
+    write = functools.partial(write_shard, partial, source)
+    total = sum(shard.stop - shard.start for shard in shards)
+    fates: collections.Counter[Fate] = collections.Counter()
+    with tqdm(total=total, desc=partial.place, unit="record", disable=None) as bar:
+        if how.processes <= 1:
+            for shard in shards:
+                fates[write(shard, advance=bar.update)] += 1
+        else:
+            for shard, fate in zip(shards, in_order(write, shards, how.processes), strict=True):
+                fates[fate] += 1
+                bar.update(shard.stop - shard.start)
+    if fates["kept"]:
+        log.info("%d of %d shards were there from an earlier run", fates["kept"], len(shards))
+    if fates["written anew"]:
+        log.warning(
+            "%d shards that were there have been written anew: they were damaged, or of other"
+            " input or settings",
+            fates["written anew"],
+        )
+
+
+def _beam(partial: Partial, source: Source, shards: Sequence[Shard], options: str) -> None:
+    """Hand the shards to Beam's workers; they meet in `partial`, which all of them must see."""
+    require_modules("--runner beam", "beam", "apache_beam")
+    import apache_beam as beam  # type: ignore[import-not-found]
+    from apache_beam.options.pipeline_options import (  # type: ignore[import-not-found]
+        PipelineOptions,
+    )
+
+    write = functools.partial(write_shard, partial, source)
+    try:
+        with beam.Pipeline(options=PipelineOptions(shlex.split(options))) as pipeline:
+            _ = (
+                pipeline
+                | "Shards" >> beam.Create(list(shards))
+                | "Spread" >> beam.Reshuffle()
+                | "Write" >> beam.Map(write)
+            )
+    except OmfaError:
+        raise
+    except Exception as error:  # a runner wraps what its workers raise in types of its own
+        reason = " ".join(str(error).split())[-400:]
+        raise OmfaError(f"the Beam pipeline failed: {reason}") from error
