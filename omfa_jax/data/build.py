@@ -47,12 +47,13 @@ def build(
 ) -> BuildReport:
     """Write the raw folder's records to `out_dir` and return what was found, built and skipped.
 
-    `item_options` go to the data set's `raw_items`: see `options_taken` of its builder. Items that cannot be used are skipped with a reason and the build goes on. `out_dir` appears
-    only when everything is written; until then finished shards of `shard_records` items lie in a
-    hidden folder beside it, and a build that was killed goes on from them. `runner`: "local"
-    (`processes` of this machine) or "beam" (`beam_options` as on its command line); the bytes are
-    the same. Raises OmfaError if the layout is not `dataset`'s, if nothing could be built, or if
-    `out_dir` holds something already (`overwrite` replaces records only).
+    `item_options` go to the data set's `raw_items`: see `options_taken` of its builder. Items that
+    cannot be used are skipped with a reason and the build goes on. `out_dir` appears only when
+    everything is written; until then finished shards of `shard_records` items lie in a hidden
+    folder beside it, and a build that was killed goes on from them. `runner`: "local" (`processes`
+    of this machine) or "beam" (`beam_options` as on its command line); the bytes are the same.
+    Raises OmfaError if the layout is not `dataset`'s, if nothing could be built, or if `out_dir`
+    holds something already (`overwrite` replaces records only).
     """
     how = Writing(shard_records, runner, beam_options, processes)
     if dataset not in BUILDERS:
