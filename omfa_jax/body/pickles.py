@@ -209,6 +209,6 @@ def _admitted_names() -> dict[Name, Any]:
     for package in ("numpy.core", "numpy._core"):
         for module, functions in numpy_functions.items():
             table |= {(f"{package}.{module}", f.__name__): f for f in functions}
-    for kind in (list, dict, tuple, set, frozenset, bytearray, complex, slice, range):
+    for kind in (list, dict, tuple, set, frozenset, bytes, bytearray, complex, slice, range):
         table |= {(builtins, kind.__name__): kind for builtins in ("builtins", "__builtin__")}
     return table

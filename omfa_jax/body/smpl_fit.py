@@ -13,7 +13,7 @@ from omfa_jax.body.rotations import axis_angle, rotation_matrices
 from omfa_jax.core.errors import OmfaError
 
 MAX_STEPS = 40
-MAX_FIT_VERTICES = 2500
+MAX_FIT_VERTICES = 1200
 MAX_MEAN_ERROR_M = 0.02
 
 _ENOUGH_M = 1e-6
@@ -60,7 +60,7 @@ def fit_mesh(
     """Return the parameters whose mesh has vertices `vertex_ids` at `target` (metres).
 
     Pose (body and hands), shape and translation move from `start`; jaw, eyes and expression stay.
-    At most 2,500 of the vertices are used. Raises OmfaError if their mean distance stays above
+    At most 1,200 of the vertices are used. Raises OmfaError if their mean distance stays above
     2 cm, which means another body model or a correspondence of other meshes.
     """
     stride = -(-len(vertex_ids) // MAX_FIT_VERTICES)
