@@ -4,10 +4,12 @@ import functools
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import joblib
 import numpy as np
 
+from omfa_jax.body.camera import Camera
 from omfa_jax.body.forward import forward
 from omfa_jax.body.hands import Hands
 from omfa_jax.body.importers.common import Reading
@@ -179,6 +181,16 @@ def phalp_frame(path: str, tracks: list[tuple[dict, int]]) -> dict:
     return frame
 
 
+def save_dict(path: Path, record: dict) -> None:
+    """As np.save(path, dict), which wraps it in an array of one object."""
+    array: Any = record
+    np.save(path, array, allow_pickle=True)
+
+
+def save_npz(path: Path, arrays: dict[str, Any]) -> None:
+    np.savez(path, **arrays)
+
+
 def dump_phalp(path: Path, frames: dict) -> None:
     joblib.dump(frames, path, compress=3)
 
@@ -236,7 +248,8 @@ def multihmr_person(
     return person, joints
 
 
-def imported_pixels(body: BodyParams, camera) -> np.ndarray:
+def imported_pixels(body: BodyParams | SmplBody, camera: Camera) -> np.ndarray:
+    assert isinstance(body, BodyParams)
     return camera.project(forward(free_body(), body)[1])[0]
 
 

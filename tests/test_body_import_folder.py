@@ -123,7 +123,7 @@ def test_the_record_says_how_smpl_became_smplx(tmp_path: Path, capsys):
     crop = dumps.Crop((48.0, 64.0), 110.0, (0.9, 0.0, 0.0))
     saved, _ = dumps.champ_dict(smpl, [(dumps.some_smpl(0), crop)], SIZE_PX)
     (tmp_path / "in").mkdir()
-    np.save(tmp_path / "in" / "train_a.npy", saved, allow_pickle=True)
+    dumps.save_dict(tmp_path / "in" / "train_a.npy", saved)
     arguments = ("--from", "champ", "--in", tmp_path / "in", "--raw", raw)
     assert command(*arguments) == 2
     assert "could not be imported" in capsys.readouterr().err

@@ -14,7 +14,9 @@ from omfa_jax.body.importers.multihmr import MultiHmr
 from omfa_jax.body.importers.phalp import Phalp
 from omfa_jax.body.importers.smplerx import SmplerX
 from omfa_jax.body.importers.smplx_params import SmplxParams
+from omfa_jax.body.params import BodyParams
 from omfa_jax.body.rotations import rotation_matrices
+from omfa_jax.body.smpl import SmplBody
 from omfa_jax.body.smpl_to_smplx import SmplToSmplx
 from omfa_jax.core.errors import OmfaError
 
@@ -36,14 +38,20 @@ def two_crops(size_px):
 
 
 def copied(smpl):
-    return SmplToSmplx("copy21", dumps.free_body(), smpl)
+    way = SmplToSmplx("copy21", dumps.free_body(), smpl)
+
+    def convert(body):
+        assert isinstance(body, SmplBody)
+        return way(body)
+
+    return convert
 
 
 @pytest.mark.parametrize("size_px", SIZES)
 def test_champ_npy_takes_the_largest_person_to_its_pixels(tmp_path: Path, smpl, size_px):
     people = [(dumps.some_smpl(i), crop) for i, crop in enumerate(two_crops(size_px))]
     saved, pixels = dumps.champ_dict(smpl, people, size_px)
-    np.save(str(tmp_path / "0001.npy"), saved)
+    dumps.save_dict(tmp_path / "0001.npy", saved)
     found = Champ(tmp_path, dumps.reading()).read("0001", size_px)
     body = copied(smpl)(found.body)
     assert found.people == 2
@@ -101,7 +109,7 @@ def test_champ_reads_raw_network_output(tmp_path: Path, smpl):
         "box_size": np.array([crop.side_px]),
         "img_size": np.array([size_px]),
     }
-    np.save(tmp_path / "a.npy", raw, allow_pickle=True)
+    dumps.save_dict(tmp_path / "a.npy", raw)
     found = Champ(tmp_path / "a.npy", dumps.reading()).read("a", size_px)
     seen = dumps.imported_pixels(copied(smpl)(found.body), found.camera)[:BODY]
     np.testing.assert_allclose(seen, pixels[0][:BODY], atol=TIGHT_PX)
@@ -174,13 +182,13 @@ def test_multihmr_takes_the_best_score_to_the_photo_under_the_square(
     with (tmp_path / "a.pkl").open("wb") as file:
         pickle.dump(people, file)
     stacked = {name: np.stack([p[name] for p in people]) for name in people[0]}
-    np.savez(tmp_path / "b.npz", **stacked)
+    dumps.save_npz(tmp_path / "b.npz", stacked)
     with (tmp_path / "all.pkl").open("wb") as file:
         pickle.dump({"in/c.jpg": people}, file)
     frames = [(tmp_path, "a"), (tmp_path / "b.npz", "b"), (tmp_path / "all.pkl", "c")]
     for path, name in frames:
         found = MultiHmr(path, dumps.reading()).read(name, size_px)
-        assert found.people == 2
+        assert found.people == 2 and isinstance(found.body, BodyParams)
         seen = dumps.imported_pixels(found.body, found.camera)
         np.testing.assert_allclose(seen[0], [column + 20, row + 20], atol=0.3)
         # every joint: the square's pixels, back through the same shrinking
@@ -212,12 +220,12 @@ def test_plain_smplx_in_a_world_of_its_own(tmp_path: Path, as_matrices: bool):
             arrays[name] = rotation_matrices(arrays[name].reshape(-1, 3))[None]
     matrix = np.diag([*focal, 1.0])
     matrix[:2, 2] = center
-    np.savez(tmp_path / "a.npz", **arrays, K=matrix, R=turn, T=shift)
+    dumps.save_npz(tmp_path / "a.npz", arrays | {"K": matrix, "R": turn, "T": shift})
     found = SmplxParams(tmp_path, dumps.reading(trust=False)).read("a", (640, 480))
     joints = dumps.forward(dumps.free_body(), params)[1] @ turn.T + shift
     want = joints[:, :2] / joints[:, 2:] * focal + center
     np.testing.assert_allclose(dumps.imported_pixels(found.body, found.camera), want, atol=TIGHT_PX)
-    np.savez(tmp_path / "b.npz", **arrays)
+    dumps.save_npz(tmp_path / "b.npz", arrays)
     with pytest.raises(OmfaError, match=r"no camera: add K"):
         SmplxParams(tmp_path, dumps.reading()).read("b", (640, 480))
 
@@ -229,6 +237,7 @@ def test_plain_smplx_hands_follow_the_file_and_the_flag(tmp_path: Path):
     coefficients = rng.normal(size=6)
     np.savez(tmp_path / "a.npz", **shared, left_hand_pose=coefficients, flat_hand_mean=False)
     found = SmplxParams(tmp_path, dumps.reading(hands=hands)).read("a", (640, 480))
+    assert isinstance(found.body, BodyParams) and hands.components is not None
     want = hands.mean[0] + sum(
         c * row for c, row in zip(coefficients, hands.components[0], strict=False)
     )

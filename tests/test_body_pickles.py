@@ -5,6 +5,7 @@ import pickle
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
+from typing import Any
 
 import joblib
 import numpy as np
@@ -45,7 +46,8 @@ def write(path: Path, way: str, value) -> Path:
         path = path.with_suffix(".npy")
         np.save(path, np.array(value, dtype=object), allow_pickle=True)
     else:
-        joblib.dump(value, path, compress={"joblib": 0, "zlib": 3}.get(way, (way, 3)))
+        compress: Any = {"joblib": 0, "zlib": 3}.get(way, (way, 3))
+        joblib.dump(value, path, compress=compress)
     return path
 
 
@@ -77,7 +79,7 @@ def test_numbers_and_containers_come_back_as_they_were(tmp_path: Path, way: str)
 def test_plain_npz_needs_no_trust_and_objects_in_one_do(tmp_path: Path):
     np.savez(tmp_path / "a.npz", x=DATA["floats"], name=np.array("b"))
     assert set(read_pickle(tmp_path / "a.npz", "file", trust=False)) == {"x", "name"}
-    np.savez(tmp_path / "b.npz", smpl=[{"x": 1}, {"x": 2}])
+    np.savez(tmp_path / "b.npz", smpl=np.array([{"x": 1}, {"x": 2}]))
     assert list(read_pickle(tmp_path / "b.npz", "file", trust=True)["smpl"]) == [{"x": 1}, {"x": 2}]
     with pytest.raises(OmfaError, match="--trust"):
         read_pickle(tmp_path / "b.npz", "file", trust=False)
@@ -99,9 +101,10 @@ def test_an_attack_is_named_and_does_not_run(tmp_path: Path, way: str, inside: s
             read_pickle(path, "body file", trust=trust)
     assert not mark.exists()
     # the mark is what the attack leaves where nothing holds it back
-    (np.load if way == "npy" else joblib.load)(
-        path, **({"allow_pickle": True} if way == "npy" else {})
-    )
+    if way == "npy":
+        np.load(path, allow_pickle=True)
+    else:
+        joblib.load(path)
     assert mark.exists()
 
 

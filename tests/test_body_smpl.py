@@ -50,6 +50,7 @@ def test_fit_recovers_the_shaped_body_that_copy21_cannot(seed: int):
     smpl, order = dumps.fake_smpl()
     body = dumps.moved(dumps.some_smpl(seed, shaped=True), [0.1, 0.3, 20.0])
     fit = conversion("fit", smpl, order)
+    assert fit.smpl is not None
     target, joints = forward_smpl(fit.smpl, body)
     params = fit(body)
     vertices, found = forward(fit.model, params)
@@ -91,7 +92,9 @@ def test_files_of_both_models_make_a_fit(files: Path):
         forward_smpl(loaded, body)[0], forward_smpl(smpl, body)[0], atol=1e-6
     )
     found = load_correspondence(files / "map.npz", source_vertices=len(order), target_vertices=400)
-    want = forward_smpl(conversion("fit", smpl, order).smpl, body)[0]
+    same = conversion("fit", smpl, order).smpl
+    assert same is not None
+    want = forward_smpl(same, body)[0]
     np.testing.assert_allclose(found(forward_smpl(loaded, body)[0]), want[:400], atol=1e-6)
     with pytest.raises(OmfaError, match="expected"):
         load_correspondence(files / "map.npz", source_vertices=10, target_vertices=400)
