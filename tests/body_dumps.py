@@ -33,10 +33,12 @@ def reading(trust: bool = True, hands: Hands | None = None) -> Reading:
     return Reading(trust, free_body(), hands or Hands(np.zeros((2, 45)), None))
 
 
-def fake_smpl() -> tuple[SmplModel, np.ndarray]:
+def fake_smpl(*, shuffled: bool = True) -> tuple[SmplModel, np.ndarray]:
     """Return a SMPL model cut from the free body: other order, other origin; and that order."""
     model = free_body()
-    order = np.random.default_rng(5).permutation(len(model.v_template))
+    order = np.arange(len(model.v_template))
+    if shuffled:
+        order = np.random.default_rng(5).permutation(order)
     hands = [JOINT_INDEX["left_middle1"], JOINT_INDEX["right_middle1"]]
     joint_of = np.array([j if j < BODY else 15 if j < 25 else 22 + (j >= 40) for j in range(55)])
     weights = model.weights[order] @ np.eye(24, dtype=np.float32)[joint_of]

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from omfa_jax.body.camera import looking_at
+from omfa_jax.body.model import FREE_BODY
 from omfa_jax.body.params_file import SOURCES, body_source, load_body_file, save_body
 from omfa_jax.cli.main import main
 from omfa_jax.core.errors import OmfaError
@@ -135,6 +136,23 @@ def test_the_record_says_how_smpl_became_smplx(tmp_path: Path, capsys):
     items = VitonHD.raw_items(str(raw), [])["train"]
     records = {item.key: VitonHD.read(item)[0] for item in items}
     assert [records[f"train_{n}"].body_source for n in "abc"] == ["smpl_copy21", "", ""]
+
+
+def test_a_fit_by_command_lands_where_the_tool_has_the_body(tmp_path: Path):
+    raw = raw_folder(tmp_path / "raw", names=("a",))
+    smpl = dumps.fake_smpl(shuffled=False)[0]
+    dumps.save_smpl(tmp_path / "smpl.npz", smpl)
+    crop = dumps.Crop((50.0, 60.0), 110.0, (0.9, 0.1, -0.1))
+    saved, pixels = dumps.champ_dict(smpl, [(dumps.some_smpl(0, shaped=True), crop)], SIZE_PX)
+    dumps.save_dict(tmp_path / "train_a.npy", saved)
+    files = ("--smplx-model", FREE_BODY, "--smpl-model", tmp_path / "smpl.npz")
+    way = ("--smpl-to-smplx", "fit", "--correspondence", "identity", "--trust")
+    arguments = ("--from", "champ", "--in", tmp_path / "train_a.npy", "--raw", raw)
+    assert command(*arguments, *files, *way) == 0
+    params, camera = load_body_file(raw / "train/smplx/train_a.npz")
+    seen = dumps.imported_pixels(params, camera)[: dumps.BODY]
+    np.testing.assert_allclose(seen, pixels[0][: dumps.BODY], atol=0.02)
+    assert body_source(raw / "train/pose/train_a.png") == "smpl_fit"
 
 
 def test_sources_are_the_schema_s_and_old_files_have_none(tmp_path: Path):

@@ -31,27 +31,19 @@ def files(tmp_path_factory) -> Path:
     return folder
 
 
-def conversion(way: str, smpl: SmplModel, order: np.ndarray) -> SmplToSmplx:
-    model = dumps.free_body()
-    same = replace(
-        smpl,
-        v_template=smpl.v_template[np.argsort(order)],
-        shapedirs=smpl.shapedirs[np.argsort(order)],
-        joint_regressor=smpl.joint_regressor[:, np.argsort(order)],
-        weights=smpl.weights[np.argsort(order)],
-    )
+def conversion(way: str) -> tuple[SmplToSmplx, SmplModel]:
+    """Return the conversion from a SMPL model of the free body's own topology, and that model."""
+    model, (smpl, order) = dumps.free_body(), dumps.fake_smpl(shuffled=False)
     vertices = len(order)
     identity = load_correspondence("identity", source_vertices=vertices, target_vertices=vertices)
-    return SmplToSmplx(way, model, same, identity)
+    return SmplToSmplx(way, model, smpl, identity), smpl
 
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_fit_recovers_the_shaped_body_that_copy21_cannot(seed: int):
-    smpl, order = dumps.fake_smpl()
     body = dumps.moved(dumps.some_smpl(seed, shaped=True), [0.1, 0.3, 20.0])
-    fit = conversion("fit", smpl, order)
-    assert fit.smpl is not None
-    target, joints = forward_smpl(fit.smpl, body)
+    fit, smpl = conversion("fit")
+    target, joints = forward_smpl(smpl, body)
     params = fit(body)
     vertices, found = forward(fit.model, params)
     assert np.abs(vertices - target).max() < 1e-4
@@ -59,7 +51,7 @@ def test_fit_recovers_the_shaped_body_that_copy21_cannot(seed: int):
     np.testing.assert_allclose(params.betas, body.betas, atol=2e-3)
     turned = rotation_matrices(params.body_pose) - rotation_matrices(body.body_pose[:21])
     assert np.abs(turned).max() < 1e-3
-    copied = forward(fit.model, conversion("copy21", smpl, order)(body))[0]
+    copied = forward(fit.model, conversion("copy21")[0](body))[0]
     assert np.abs(copied - target).max() > 100 * np.abs(vertices - target).max()
 
 
@@ -92,9 +84,7 @@ def test_files_of_both_models_make_a_fit(files: Path):
         forward_smpl(loaded, body)[0], forward_smpl(smpl, body)[0], atol=1e-6
     )
     found = load_correspondence(files / "map.npz", source_vertices=len(order), target_vertices=400)
-    same = conversion("fit", smpl, order).smpl
-    assert same is not None
-    want = forward_smpl(same, body)[0]
+    want = forward_smpl(dumps.fake_smpl(shuffled=False)[0], body)[0]
     np.testing.assert_allclose(found(forward_smpl(loaded, body)[0]), want[:400], atol=1e-6)
     with pytest.raises(OmfaError, match="expected"):
         load_correspondence(files / "map.npz", source_vertices=10, target_vertices=400)
