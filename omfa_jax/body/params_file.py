@@ -10,18 +10,26 @@ import numpy as np
 
 from omfa_jax.body.camera import Camera
 from omfa_jax.body.params import SHAPES, BodyParams
-from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.errors import OmfaError, unknown
 from omfa_jax.core.files import atomic_write, require_file
 
 CAMERA_KEYS = ("focal_px", "center_px", "image_size_px", "cam_rotation", "cam_translation")
 
+# where a body comes from, "" when unknown; data.schema.BODY_SOURCES says what each one means
+SOURCES = ("", "exact", "smplx", "smpl_fit", "smpl_copy21", "keypoints")
 
-def save_body(path: str | os.PathLike, params: BodyParams, camera: Camera) -> None:
+
+def save_body(
+    path: str | os.PathLike, params: BodyParams, camera: Camera, *, source: str = ""
+) -> None:
     """Write parameters and camera to `path` (.npz); the file is whole or absent.
 
     Keys: smplx's parameter names, then focal_px (x, y), center_px (x, y), image_size_px
-    (width, height), cam_rotation (3, 3) and cam_translation (3,): x_cam = R x_world + t.
+    (width, height), cam_rotation (3, 3) and cam_translation (3,): x_cam = R x_world + t; and
+    `source`, one of SOURCES, unless it is "".
     """
+    if source not in SOURCES:
+        raise unknown("body source", source, SOURCES)
     arrays: dict[str, Any] = params.as_dict() | {
         "focal_px": np.array(camera.focal_px),
         "center_px": np.array(camera.center_px),
@@ -29,6 +37,8 @@ def save_body(path: str | os.PathLike, params: BodyParams, camera: Camera) -> No
         "cam_rotation": camera.rotation,
         "cam_translation": camera.translation,
     }
+    if source:
+        arrays["source"] = np.array(source)
     if Path(path).suffix != ".npz":
         raise OmfaError(f"{path}: expected a body file name ending in .npz")
     with atomic_write(path) as temporary:
@@ -61,6 +71,21 @@ def load_body_file(path: str | os.PathLike) -> tuple[BodyParams, Camera]:
     except (OmfaError, ValueError, TypeError) as error:
         raise OmfaError(f"body file {path}: {error}") from None
     return params, camera
+
+
+def body_source(pose_map: Path | None) -> str:
+    """Return where the body of SPLIT/pose/NAME.png comes from: what SPLIT/smplx/NAME.npz says.
+
+    "" without a map, a body file or a source in it, and for a file that cannot be read.
+    """
+    if pose_map is None:
+        return ""
+    body = pose_map.parents[1] / "smplx" / f"{pose_map.stem}.npz"
+    try:
+        source = str(read_npz(body, "body file").get("source", ""))
+    except OmfaError:
+        return ""
+    return source if source in SOURCES else ""
 
 
 def _pair(arrays: dict[str, np.ndarray], name: str) -> tuple[float, float]:

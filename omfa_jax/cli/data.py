@@ -1,4 +1,4 @@
-"""`omfa data synthesize | poses | duplicates | build | check | latents | show`."""
+"""`omfa data synthesize | bodies | poses | duplicates | build | check | latents | show`."""
 
 import argparse
 import logging
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from omfa_jax.cli import datasets, duplicates, poses
+from omfa_jax.cli import bodies, datasets, duplicates, poses
 from omfa_jax.cli.records import add_writing, writing
 from omfa_jax.core.errors import OmfaError
 
@@ -35,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     make.add_argument("--seed", type=int, default=0)
     make.add_argument("--processes", type=int, default=cores)
 
+    bodies.add_arguments(command("bodies", bodies.HELP))
     text = "pose maps of a raw data set's SMPL-X parameters, or of named target poses"
     poses.add_arguments(command("poses", text))
 
@@ -77,6 +78,7 @@ def run(options: argparse.Namespace) -> None:
     """Run one sub-command."""
     action = {
         "synthesize": synthesize,
+        "bodies": bodies.run,
         "poses": poses.run,
         "duplicates": duplicates.run,
         "build": build,

@@ -1,0 +1,56 @@
+"""Hand poses: from the flat hand or from the mean one, in full or in principal components."""
+
+import os
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float64
+
+from omfa_jax.body.params_file import read_npz
+from omfa_jax.core.errors import OmfaError
+
+_SIZE = 45
+
+
+@dataclass(frozen=True, eq=False)
+class Hands:
+    """What an SMPL-X model file says of hands, left then right; zeros without one.
+
+    `mean` (2, 45) is the relaxed hand as rotations from the flat one; `components` (2, 45, 45) are
+    the principal components, a row each, or None.
+    """
+
+    mean: Float64[np.ndarray, "2 45"]
+    components: Float64[np.ndarray, "2 45 45"] | None
+
+    def from_flat(self, pose: np.ndarray, side: int, *, from_mean: bool) -> np.ndarray:
+        """Return the rotations (45,) from the flat hand of a pose (45,) or of its k components.
+
+        `side` is 0 for the left hand. `from_mean` says that zeros mean the relaxed hand, as in
+        smplx's flat_hand_mean=False. OmfaError for components without a model file.
+        """
+        pose = np.asarray(pose, np.float64).ravel()
+        if pose.size < _SIZE:
+            if self.components is None:
+                raise OmfaError(
+                    f"a hand pose of {pose.size} numbers is in principal components, which need"
+                    " --smplx-model SMPLX_NEUTRAL.npz"
+                )
+            pose = pose @ self.components[side, : pose.size]
+        if pose.size != _SIZE:
+            raise OmfaError(f"hand pose: expected {_SIZE} numbers or fewer, got {pose.size}")
+        return pose + self.mean[side] if from_mean else pose
+
+
+def load_hands(model_path: str | os.PathLike | None) -> Hands:
+    """Return the hands of an SMPL-X .npz; without one, or without them in it, zeros."""
+    arrays = {} if model_path is None else read_npz(model_path, "body model", "--smplx-model")
+    mean, components = np.zeros((2, _SIZE)), np.zeros((2, _SIZE, _SIZE))
+    found = 0
+    for side, letter in enumerate("lr"):
+        if f"hands_mean{letter}" in arrays:
+            mean[side] = arrays[f"hands_mean{letter}"].reshape(_SIZE)
+        if f"hands_components{letter}" in arrays:
+            components[side] = arrays[f"hands_components{letter}"].reshape(_SIZE, _SIZE)
+            found += 1
+    return Hands(mean, components if found == 2 else None)

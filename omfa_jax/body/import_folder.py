@@ -1,0 +1,138 @@
+"""The bodies of a raw data set's photos from another tool's output: resumable, with a report."""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from PIL import Image, UnidentifiedImageError
+from tqdm import tqdm
+
+from omfa_jax.body.importers.common import Source
+from omfa_jax.body.params_file import save_body
+from omfa_jax.body.smpl import SmplBody
+from omfa_jax.body.smpl_to_smplx import SmplToSmplx
+from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.files import require_dir
+from omfa_jax.core.images import exif_orientation
+
+PHOTO_DIRS = ("image", "images")
+LYING = 5  # EXIF orientations from here on swap width and height
+_LISTED = 20
+
+
+@dataclass
+class ImportReport:
+    """What an import did: counts, and what was left out.
+
+    `failed` holds (photo, reason) pairs; `crowds` the photos with several people in them;
+    `no_photo` the frames that no photo goes with, `no_body` the photos without a frame.
+    """
+
+    imported: int = 0
+    kept: int = 0
+    failed: list[tuple[str, str]] = field(default_factory=list)
+    crowds: list[str] = field(default_factory=list)
+    no_photo: list[str] = field(default_factory=list)
+    no_body: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        """Return one line of counts, then lists of at most 20 names, then all failures."""
+        lines = [
+            f"{self.imported} bodies imported, {self.kept} were there, {len(self.failed)} failed"
+        ]
+        for names, text in (
+            (self.no_body, "photos have no body"),
+            (self.no_photo, "frames have no photo"),
+            (self.crowds, "photos show several people, of whom one was taken"),
+        ):
+            if names:
+                more = "" if len(names) <= _LISTED else f" and {len(names) - _LISTED} more"
+                lines.append(f"  {len(names)} {text}: {', '.join(names[:_LISTED])}{more}")
+        return "\n".join([*lines, *(f"  {name}: {reason}" for name, reason in self.failed)])
+
+
+def import_bodies(
+    source: Source,
+    raw_dir: str | os.PathLike,
+    convert: SmplToSmplx,
+    *,
+    split: str | None = None,
+    overwrite: bool = False,
+) -> ImportReport:
+    """Write SPLIT/smplx/NAME.npz for every photo SPLIT/image/NAME.* that `source` has a frame of.
+
+    `split` None takes all folders with image/ or images/ below it, and the data set's own. A body
+    that is there is kept unless `overwrite`; one that fails is reported and the others go on.
+    Raises OmfaError if there are no photos, or none of them has a frame.
+    """
+    photos = find_photos(raw_dir, split)
+    report = ImportReport()
+    due = []
+    for photo, body in photos:
+        name = photo.relative_to(raw_dir).as_posix()
+        if photo.stem not in source.frames:
+            report.no_body.append(name)
+        elif body.exists() and not overwrite:
+            report.kept += 1
+        else:
+            due.append((name, photo, body))
+    report.no_photo = sorted(set(source.frames) - {photo.stem for photo, _ in photos})
+    if len(report.no_body) == len(photos):
+        frames = ", ".join(sorted(source.frames)[:3]) or "none"
+        raise OmfaError(
+            f"no frame goes with a photo: frames are {frames}, photos {photos[0][0].stem};"
+            " they are matched by name; check --in, --raw and --split"
+        )
+    for name, photo, body in tqdm(due, unit="body", desc="bodies"):
+        try:
+            people = _import_one(source, photo, body, convert)
+        except OmfaError as error:
+            report.failed.append((name, str(error)))
+        except Exception as error:  # one odd file must not stop a folder of thousands
+            reason = " ".join(str(error).split())
+            report.failed.append((name, f"{type(error).__name__}: {reason}"))
+        else:
+            report.imported += 1
+            report.crowds += [name] if people > 1 else []
+    return report
+
+
+def find_photos(raw_dir: str | os.PathLike, split: str | None) -> list[tuple[Path, Path]]:
+    """Return (photo, its body file) of one split or of all; OmfaError if there are none."""
+    root = require_dir(raw_dir, "raw data set", "--raw")
+    parents = [root, *sorted(p for p in root.iterdir() if p.is_dir())]
+    if split is not None:
+        parents = [require_dir(root / split, "split", "--split")]
+    pairs = []
+    for parent in parents:
+        for folder in (parent / name for name in PHOTO_DIRS):
+            if folder.is_dir() and parent.name not in PHOTO_DIRS:
+                names = sorted(e.name for e in os.scandir(folder) if not e.name.startswith("."))
+                pairs += [
+                    (folder / name, parent / "smplx" / f"{Path(name).stem}.npz") for name in names
+                ]
+    if not pairs:
+        raise OmfaError(f"no photos in {root}; expected {root}/{split or 'SPLIT'}/image/NAME.jpg")
+    return pairs
+
+
+def _import_one(source: Source, photo: Path, body: Path, convert: SmplToSmplx) -> int:
+    """Write one body; return how many people the photo shows."""
+    estimate = source.read(photo.stem, _upright_size(photo))
+    found = estimate.body
+    if isinstance(found, SmplBody):
+        save_body(body, convert(found), estimate.camera, source=convert.source)
+    else:
+        save_body(body, found, estimate.camera, source="smplx")
+    return estimate.people
+
+
+def _upright_size(photo: Path) -> tuple[int, int]:
+    """Return (width, height) of a photo as the networks saw it: turned as its EXIF data say."""
+    try:
+        with Image.open(photo) as picture:
+            width, height = picture.size
+            lies = exif_orientation(picture) >= LYING
+    except (OSError, UnidentifiedImageError, ValueError, SyntaxError):
+        raise OmfaError(f"the photo {photo} is not a picture that Pillow reads") from None
+    return (height, width) if lies else (width, height)

@@ -1,0 +1,1 @@
+"""Bodies as pose networks dump them, one module a tool; `sources.SOURCES` lists them."""

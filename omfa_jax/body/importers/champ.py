@@ -1,0 +1,167 @@
+"""4D-Humans as Champ saves it: an .npy for each photo, or the .npz of a whole video.
+
+The .npy is a dict of `smpls` {global_orient (n,1,3,3), body_pose (n,23,3,3), betas (n,10)},
+`cam_t` (n of 3), `verts` (n of (6890, 3)), `render_res` (w, h) and `scaled_focal_length`; the
+group .npz has the first person's `camera` (f, 3) and the `smpl` dicts (f), and no names. Camera: a
+point of the model is at x = X + cam_t, OpenCV axes, the centre in the middle of the photo, the
+focal length 5000 / 256 px for each pixel of the longer side. Dumps of the network's raw output,
+`pred_cam` with `box_center` and `box_size` in place of `cam_t`, are brought from the crop to the
+photo.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Float64
+
+from omfa_jax.body.importers.common import (
+    Estimate,
+    Reading,
+    by_stem,
+    field_of,
+    files_of,
+    for_photo,
+    largest,
+    numbers,
+    pinhole,
+    rotations,
+)
+from omfa_jax.body.pickles import read_pickle
+from omfa_jax.body.smpl import SmplBody
+from omfa_jax.core.errors import OmfaError
+
+FOCAL_PX = 5000.0
+CROP_PX = 256
+GROUP_KEYS = {"smpl", "camera"}
+_PICTURES = (".jpg", ".jpeg", ".png", ".webp")
+
+
+class Champ:
+    """A folder of .npy files, one of them, or a group .npz."""
+
+    def __init__(self, path: Path, reading: Reading) -> None:
+        self._trust = reading.trust
+        folder = path / "smpl_results"
+        path = folder if path.is_dir() and folder.is_dir() else path
+        self.frames: dict[str, Any]
+        if path.suffix == ".npz":
+            self.frames = self._group(path)
+        else:
+            self.frames = dict(by_stem(files_of(path, ".npy")))
+
+    def read(self, frame: str, size_px: tuple[int, int]) -> Estimate:
+        """Return the person with the largest box around the mesh, else the nearest one.
+
+        Of a group file, which has the camera of the first person only, the first person.
+        """
+        entry = self.frames[frame]
+        if isinstance(entry, tuple):
+            smpl, transl = entry
+            focal_px = FOCAL_PX / CROP_PX * max(size_px)
+            camera = pinhole(np.full(2, focal_px), np.array(size_px) / 2, size_px)
+            return Estimate(_person(smpl, 0, transl), camera, _count(smpl))
+        return _from_dict(read_pickle(entry, "body file", trust=self._trust), size_px)
+
+    def _group(self, path: Path) -> dict[str, Any]:
+        raw = read_pickle(path, "body file", trust=self._trust)
+        if not raw.keys() >= GROUP_KEYS:
+            raise OmfaError(f"body file {path}: expected the keys smpl and camera, found {[*raw]}")
+        people, cameras = list(raw["smpl"]), list(raw["camera"])
+        names = _names_beside(path, len(people))
+        if len(cameras) != len(people):
+            raise OmfaError(
+                f"body file {path}: {len(people)} bodies but {len(cameras)} cameras; export again"
+            )
+        return dict(zip(names, zip(people, cameras, strict=True), strict=True))
+
+
+def crop_to_photo(
+    pred_cam: Float[np.ndarray, "3"],
+    box_center_px: Float[np.ndarray, "2"],
+    box_size_px: float,
+    size_px: tuple[int, int],
+    focal_px: float,
+) -> Float64[np.ndarray, "3"]:
+    """Return the translation (metres) in the photo's camera of a crop's weak perspective (s, x, y).
+
+    A square crop of side b, in which the person is s of 2 / b metres a pixel, shows it at depth
+    2 f / (b s); its centre's offset from the photo's is carried at that depth.
+    Source: 4D-Humans, cam_crop_to_full.
+    """
+    scale, x, y = numbers(pred_cam, "pred_cam", (3,))
+    if scale <= 0:
+        raise OmfaError(f"pred_cam: expected a positive scale, got {scale:.3g}")
+    width = float(box_size_px) * scale
+    offset = numbers(box_center_px, "box_center", (2,)) - np.array(size_px) / 2
+    return np.array([*(np.array([x, y]) + 2 * offset / width), 2 * focal_px / width])
+
+
+def _from_dict(raw: Any, size_px: tuple[int, int]) -> Estimate:
+    smpl = field_of(raw, "smpls", "pred_smpl_params")
+    width, height = numbers(field_of(raw, "render_res", "img_size"), "render_res").reshape(-1, 2)[0]
+    own_px = (round(width), round(height))
+    focal_px = FOCAL_PX / CROP_PX * max(own_px)
+    if "scaled_focal_length" in raw:
+        focal_px = float(numbers(raw["scaled_focal_length"], "scaled_focal_length").ravel()[0])
+    if "cam_t" in raw:
+        shifts = numbers(raw["cam_t"], "cam_t").reshape(-1, 3)
+    else:
+        cams = numbers(field_of(raw, "cam_t", "pred_cam"), "pred_cam").reshape(-1, 3)
+        centers = numbers(field_of(raw, "box_center"), "box_center").reshape(-1, 2)
+        sizes = numbers(field_of(raw, "box_size"), "box_size").ravel()
+        crops = zip(cams, centers, sizes, strict=True)
+        shifts = np.stack([crop_to_photo(*crop, own_px, focal_px) for crop in crops])
+    if not len(shifts) or len(shifts) != _count(smpl):
+        raise OmfaError(f"{_count(smpl)} bodies but {len(shifts)} cameras (cam_t)")
+    camera = pinhole(np.full(2, focal_px), np.array(own_px) / 2, own_px)
+    sizes = [-shift[2] for shift in shifts]
+    if "verts" in raw:
+        sizes = [
+            _box_area(camera.project(numbers(mesh, "verts").reshape(-1, 3) + shift)[0])
+            for mesh, shift in zip(raw["verts"], shifts, strict=True)
+        ]
+    chosen = largest(sizes)
+    return Estimate(
+        _person(smpl, chosen, shifts[chosen]), for_photo(camera, size_px), people=len(shifts)
+    )
+
+
+def _count(smpl: Any) -> int:
+    return len(numbers(field_of(smpl, "betas"), "betas").reshape(-1, 10))
+
+
+def _person(smpl: Any, index: int, transl: Any) -> SmplBody:
+    people = _count(smpl)
+
+    def own(name: str, joints: int) -> Float64[np.ndarray, "j 3"]:
+        values = numbers(field_of(smpl, name), name)
+        return rotations(values.reshape(people, -1, values.shape[-1])[index], name, joints)
+
+    return SmplBody(
+        betas=numbers(smpl["betas"], "betas").reshape(-1, 10)[index],
+        global_orient=own("global_orient", 1)[0],
+        body_pose=own("body_pose", 23),
+        transl=numbers(transl, "cam_t", (3,)),
+    )
+
+
+def _box_area(pixels: Float[np.ndarray, "n 2"]) -> float:
+    seen = pixels[np.isfinite(pixels).all(axis=1)]
+    return float(np.prod(np.ptp(seen, axis=0))) if len(seen) else 0.0
+
+
+def _names_beside(group: Path, count: int) -> list[str]:
+    """Return the frames' names: a group file has none, but Champ leaves it beside what it read."""
+    places = (group.parent, (".npy",)), (group.parent.parent / "images", _PICTURES)
+    for folder, suffixes in places:
+        found = folder.iterdir() if folder.is_dir() else ()
+        names = [p.stem for p in found if p.suffix.lower() in suffixes and p.name[0] != "."]
+        if len(names) == count:
+            # Champ goes through a video in the order of its frames' numbers
+            numbered = all(name.isdecimal() for name in names)
+            return sorted(names, key=lambda name: (int(name) if numbered else 0, name))
+    raise OmfaError(
+        f"body file {group}: it has {count} frames without names; leave it in Champ's smpl_results/"
+        f" beside {count} .npy files, or beside images/ with {count} pictures"
+    )

@@ -1,0 +1,153 @@
+"""Multi-HMR's person dicts: PHOTO.pkl (or .npy, .npz) with the list of people in it.
+
+Each has `rotvec` (53, 3) = root, 21 body, 15 left hand, 15 right hand, jaw (or `rotmat`), `shape`,
+`expression`, `scores`, and `transl_pelvis`, the pelvis in camera axes (OpenCV, metres); hands are
+from the flat hand. The photo was shrunk to fit a square of side S (896 px for most checkpoints)
+and padded; the camera is the square's. The dict does not hold it, but it is found exactly from how
+`j3d_smplx` became `j2d_smplx`; a `K` (3, 3) of the square in the dict is taken as it is. One .pkl
+may also be {photo name: list of people}, and an .npz hold the dicts' arrays stacked over people.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float64
+
+from omfa_jax.body.camera import Camera
+from omfa_jax.body.importers.common import (
+    Estimate,
+    Reading,
+    by_stem,
+    field_of,
+    files_of,
+    largest,
+    numbers,
+    pinhole,
+    rotations,
+)
+from omfa_jax.body.params import BodyParams, neutral
+from omfa_jax.body.pickles import read_pickle
+from omfa_jax.core.errors import OmfaError
+
+NUM_ROTATIONS = 53
+# image sizes are multiples of the patches' side
+PATCH_PX = 14
+
+
+class MultiHmr:
+    """A folder of one file a photo, or one file of all."""
+
+    def __init__(self, path: Path, reading: Reading) -> None:
+        self._reading = reading
+        files = files_of(path, ".pkl", ".npy", ".npz")
+        self.frames: dict[str, Any] = dict(by_stem(files))
+        if path.is_file():
+            raw = self._load(path)
+            if isinstance(raw, Mapping) and not {"rotvec", "rotmat", "humans"} & raw.keys():
+                self.frames = {Path(str(name)).stem: people for name, people in raw.items()}
+
+    def read(self, frame: str, size_px: tuple[int, int]) -> Estimate:
+        """Return the person with the best detection score."""
+        raw = self.frames[frame]
+        people = _people(self._load(raw) if isinstance(raw, Path) else raw)
+        scores = [float(numbers(p.get("scores", 0.0), "scores").ravel()[0]) for p in people]
+        person = people[largest(scores)]
+        body = self._params(person)
+        matrix, side_px = _square_camera(person)
+        return Estimate(body, _photo_camera(matrix, side_px, size_px), people=len(people))
+
+    def _load(self, path: Path) -> Any:
+        return read_pickle(path, "body file", trust=self._reading.trust)
+
+    def _params(self, person: Mapping[str, Any]) -> BodyParams:
+        name = "rotvec" if "rotvec" in person else "rotmat"
+        turned = rotations(field_of(person, name), name, NUM_ROTATIONS)
+        shape = numbers(field_of(person, "shape"), "shape").ravel()
+        if shape.size not in (10, 11):
+            raise OmfaError(f"shape: expected 10 or 11 numbers, got {shape.size}")
+        expression = person.get("expression", np.zeros(10))
+        params = neutral().replace(
+            betas=shape[:10],
+            expression=numbers(expression, "expression").ravel()[:10],
+            global_orient=turned[0],
+            body_pose=turned[1:22],
+            left_hand_pose=turned[22:37],
+            right_hand_pose=turned[37:52],
+            jaw_pose=turned[52],
+        )
+        # the body turns about its pelvis, which transl shifts from where the shape has it
+        model = self._reading.model
+        coefficients = np.concatenate([params.betas, params.expression])
+        rest = model.joint_template[0] + model.joint_dirs[0] @ coefficients
+        pelvis = numbers(field_of(person, "transl_pelvis"), "transl_pelvis", (3,))
+        return params.replace(transl=pelvis - rest)
+
+
+def _people(raw: Any) -> list[Mapping[str, Any]]:
+    """Return the dicts of people, from a list, an array of objects, or arrays stacked over them."""
+    if isinstance(raw, Mapping) and "humans" in raw:
+        raw = raw["humans"]
+    if isinstance(raw, Mapping):
+        shape = np.shape(field_of(raw, "rotvec", "rotmat"))
+        matrices = "rotvec" not in raw
+        if len(shape) == (3 if matrices else 2):
+            return [raw]
+        stacked = {n: v for n, v in raw.items() if np.ndim(v) and len(v) == shape[0]}
+        shared = {n: v for n, v in raw.items() if n not in stacked or np.shape(v) == (3, 3)}
+        return [shared | {n: v[i] for n, v in stacked.items()} for i in range(shape[0])]
+    people = list(raw) if isinstance(raw, (list, tuple, np.ndarray)) else [raw]
+    if not people:
+        raise OmfaError("nobody in this photo")
+    if not all(isinstance(person, Mapping) for person in people):
+        raise OmfaError(
+            f"expected dicts with rotvec, shape and transl_pelvis, found {type(people[0]).__name__}"
+            " (the meshes that Multi-HMR's demo saves have no parameters)"
+        )
+    return people
+
+
+def _square_camera(person: Mapping[str, Any]) -> tuple[Float64[np.ndarray, "3 3"], int]:
+    """Return the square's camera matrix and side in pixels; its centre is the principal point."""
+    if "K" in person:
+        matrix = numbers(person["K"], "K", (3, 3))
+    else:
+        points = _points(person, 3, "j3d_smplx", "j3d", "v3d", "verts_smplx")
+        pixels = _points(person, 2, "j2d_smplx", "j2d", "v2d")
+        if len(points) != len(pixels):
+            raise OmfaError(f"j3d_smplx has {len(points)} points but j2d_smplx {len(pixels)}")
+        matrix = np.eye(3)
+        for axis in range(2):
+            ratio = np.stack([points[:, axis] / points[:, 2], np.ones(len(points))], axis=1)
+            (focal, center), *_ = np.linalg.lstsq(ratio, pixels[:, axis], rcond=None)
+            if np.abs(ratio @ [focal, center] - pixels[:, axis]).max() > 2:
+                raise OmfaError("j2d_smplx is not the projection of j3d_smplx by any camera")
+            matrix[axis, axis], matrix[axis, 2] = focal, center
+    side = numbers(person.get("img_size", 2 * matrix[0, 2]), "img_size").ravel()[0]
+    return matrix, PATCH_PX * round(side / PATCH_PX)
+
+
+def _points(person: Mapping[str, Any], size: int, *names: str) -> Float64[np.ndarray, "n k"]:
+    try:
+        return numbers(field_of(person, *names), names[0]).reshape(-1, size)
+    except OmfaError:
+        raise OmfaError(
+            "no camera: save K (3, 3) of the network's square, or j3d_smplx and j2d_smplx, with"
+            " each person"
+        ) from None
+
+
+def _photo_camera(
+    matrix: Float64[np.ndarray, "3 3"], side_px: int, size_px: tuple[int, int]
+) -> Camera:
+    """Undo PIL's ImageOps.contain and pad: the photo in the middle of the square, longer side S."""
+    size = np.array(size_px, np.float64)
+    inner = np.array([side_px, side_px])
+    short = int(np.argmin(size))
+    if size[0] != size[1]:
+        inner[short] = round(size[short] / size.max() * side_px)
+    offset = np.array([round((side_px - length) / 2) for length in inner])
+    scale = size / inner
+    focal_px = scale * np.diag(matrix)[:2]
+    return pinhole(focal_px, scale * (matrix[:2, 2] - offset), size_px)

@@ -1,0 +1,66 @@
+"""SMPLer-X: smplx/FRAME_BOX.npz for each person, and its camera in meta/FRAME_BOX.json.
+
+The .npz has smplx's names, axis-angle, `transl` the shift into the camera's axes (OpenCV), and
+hands as rotations from the relaxed hand (smplx's default, flat_hand_mean=False). The .json has
+`focal` and `princpt` in the photo's pixels, `bbox_mmdet` [x y w h] and `img_path`, by which the
+photo is known: FRAME has five digits, photos' names six.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from omfa_jax.body.importers.common import (
+    Estimate,
+    Reading,
+    field_of,
+    files_of,
+    largest,
+    numbers,
+    pinhole,
+)
+from omfa_jax.body.importers.smplx_params import smplx_params
+from omfa_jax.body.pickles import read_pickle
+from omfa_jax.core.errors import OmfaError
+
+
+class SmplerX:
+    """The output folder, or its smplx/ folder."""
+
+    def __init__(self, path: Path, reading: Reading) -> None:
+        self._reading = reading
+        path = path / "smplx" if (path / "smplx").is_dir() else path
+        self.frames: dict[str, list[Path]] = {}
+        for file in files_of(path, ".npz"):
+            try:
+                frame = Path(field_of(_meta(file), "img_path")).stem
+            except OmfaError:
+                # read() says what is wrong; the others go on
+                frame = file.stem.rpartition("_")[0] or file.stem
+            self.frames.setdefault(frame, []).append(file)
+
+    def read(self, frame: str, size_px: tuple[int, int]) -> Estimate:
+        """Return the person with the largest detector's box."""
+        files = self.frames[frame]
+        metas = [_meta(file) for file in files]
+        boxes = [numbers(field_of(m, "bbox_mmdet", "bbox"), "bbox_mmdet", (4,)) for m in metas]
+        index = largest([box[2] * box[3] for box in boxes])
+        focal_px = numbers(field_of(metas[index], "focal"), "focal", (2,))
+        center_px = numbers(field_of(metas[index], "princpt"), "princpt", (2,))
+        raw = read_pickle(files[index], "body file", trust=self._reading.trust)
+        try:
+            body = smplx_params(raw, self._reading, hands_from_mean=True)
+        except OmfaError as error:
+            raise OmfaError(f"{files[index].name}: {error}") from None
+        return Estimate(body, pinhole(focal_px, center_px, size_px), people=len(files))
+
+
+def _meta(file: Path) -> dict[str, Any]:
+    places = (file.parent.parent / "meta" / f"{file.stem}.json", file.with_suffix(".json"))
+    for place in places:
+        if place.is_file():
+            try:
+                return json.loads(place.read_text())
+            except ValueError as error:
+                raise OmfaError(f"{place}: not JSON: {error}") from None
+    raise OmfaError(f"no camera for {file.name}: expected {places[0]} beside it")

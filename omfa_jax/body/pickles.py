@@ -1,0 +1,214 @@
+"""Other tools' pickles, read so that nothing in them can run."""
+
+import bz2
+import functools
+import gzip
+import io
+import lzma
+import os
+import pickle
+import zipfile
+import zlib
+from collections import OrderedDict
+from collections.abc import Callable, Collection
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from omfa_jax.core.errors import OmfaError, require_modules
+from omfa_jax.core.files import require_file
+
+Name = tuple[str, str]
+
+_JOBLIB_ARRAY: Name = ("joblib.numpy_pickle", "NumpyArrayWrapper")
+_TENSOR_HINT = "; save numpy arrays instead: {name: tensor.cpu().numpy() for ...}"
+# what the unpicklers and numpy's header reader raise on files that are not what they seem
+_DAMAGE = (
+    *(pickle.UnpicklingError, EOFError, ValueError, TypeError, AttributeError, KeyError),
+    *(IndexError, ImportError, OverflowError, OSError, RecursionError, MemoryError),
+    *(zlib.error, lzma.LZMAError, zipfile.BadZipFile),
+)
+
+
+class StandIn:
+    """In place of an object whose class is not admitted: its state, and none of its code."""
+
+    def __init__(self, *arguments: Any) -> None:
+        self.state: Any = {}
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+
+def read_pickle(
+    path: str | os.PathLike, what: str, *, trust: bool, stand_ins: Collection[Name] = ()
+) -> Any:
+    """Return the object of a .pkl (plain or joblib's, compressed or not), or of an .npy or .npz.
+
+    An .npz becomes a dict of its arrays. Files of plain arrays are read in any case; pickled
+    objects are refused unless `trust`, and even then only numpy's arrays, scalars and dtypes and
+    Python's containers, numbers and strings are admitted, so no code of the file runs. Objects of
+    the classes named in `stand_ins` become StandIn. Raises OmfaError, which names the first thing
+    that is not admitted, also for damaged files.
+    """
+    path = require_file(path, what, "--in")
+    load = functools.partial(_load, trust=trust, stand_ins=frozenset(stand_ins))
+    try:
+        with path.open("rb") as file:
+            if path.suffix == ".npz":
+                return _read_npz(file, load)
+            if path.suffix == ".npy":
+                return _plain(_read_npy(file, load))
+            return load(_decompressed(file))
+    except OmfaError as error:
+        raise OmfaError(f"{what} {path}: {error}") from None
+    except _DAMAGE as error:
+        reason = " ".join(str(error).split())[:150] or type(error).__name__
+        raise OmfaError(f"{what} {path}: damaged or of another kind: {reason}") from None
+
+
+def _read_npz(file: BinaryIO, load: Callable[[BinaryIO], Any]) -> dict[str, Any]:
+    arrays = {}
+    with zipfile.ZipFile(file) as archive:
+        for name in archive.namelist():
+            member = io.BytesIO(archive.read(name))
+            arrays[name.removesuffix(".npy")] = _plain(_read_npy(member, load))
+    return arrays
+
+
+def _read_npy(file: BinaryIO, load: Callable[[BinaryIO], Any]) -> np.ndarray:
+    version = np.lib.format.read_magic(file)
+    if version == (1, 0):
+        _, _, dtype = np.lib.format.read_array_header_1_0(file)
+        if dtype.hasobject:
+            return load(file)
+    # any other header is of a structured array, whose objects numpy refuses
+    file.seek(0)
+    return np.lib.format.read_array(file, allow_pickle=False)
+
+
+def _plain(array: Any) -> Any:
+    """Return what np.save was given: an object that is no array was wrapped in one without axes."""
+    is_wrapped = isinstance(array, np.ndarray) and array.dtype.hasobject and array.ndim == 0
+    return array.item() if is_wrapped else array
+
+
+def _decompressed(file: BinaryIO) -> BinaryIO:
+    start = file.read(6)
+    file.seek(0)
+    if start[:2] == b"\x1f\x8b":
+        return io.BytesIO(gzip.decompress(file.read()))
+    if start[:3] == b"BZh":
+        return io.BytesIO(bz2.decompress(file.read()))
+    if start == b"\xfd7zXZ\x00" or start[:5] == b"]\x00\x00\x80\x00":
+        return io.BytesIO(lzma.decompress(file.read()))
+    if start[:1] == b"x":
+        return io.BytesIO(zlib.decompress(file.read()))
+    return file
+
+
+class _JoblibArray(Exception):
+    """The pickle is joblib's: its arrays lie between the opcodes."""
+
+
+def _load(file: BinaryIO, *, trust: bool, stand_ins: frozenset[Name]) -> Any:
+    if not trust:
+        raise OmfaError(
+            "holds pickled Python objects; add --trust to read them (arrays, numbers and texts"
+            " only: nothing in the file is run)"
+        )
+    start = file.tell()
+    try:
+        return _Unpickler(file, stand_ins).load()
+    except _JoblibArray:
+        file.seek(start)
+        return _joblib_load(file, stand_ins)
+
+
+class _Unpickler(pickle.Unpickler):
+    """Python's unpickler with a table in place of the import."""
+
+    def __init__(self, file: BinaryIO, stand_ins: frozenset[Name]) -> None:
+        # latin1: strings of Python 2 are bytes, and arrays of Python 2 are such strings
+        super().__init__(file, encoding="latin1")
+        self._stand_ins = stand_ins
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == _JOBLIB_ARRAY:
+            raise _JoblibArray
+        return admitted(module, name, self._stand_ins)
+
+
+def _joblib_load(file: BinaryIO, stand_ins: frozenset[Name]) -> Any:
+    require_modules("this pickle of joblib's", "body", "joblib")
+    import inspect
+
+    from joblib.numpy_pickle import NumpyArrayWrapper, NumpyUnpickler
+
+    class Array(NumpyArrayWrapper):
+        # joblib before 1.6 reads arrays of objects with an unpickler that admits everything
+        def read_array(self, unpickler: Any, *arguments: Any) -> np.ndarray:
+            if self.dtype.hasobject:
+                return _Unpickler(unpickler.file_handle, stand_ins).load()
+            return super().read_array(unpickler, *arguments)
+
+    class Reader(NumpyUnpickler):
+        def find_class(self, module: str, name: str) -> Any:
+            if (module, name) == _JOBLIB_ARRAY:
+                return Array
+            return admitted(module, name, stand_ins)
+
+    known = inspect.signature(NumpyUnpickler.__init__).parameters
+    byte_order = {"ensure_native_byte_order": True} if "ensure_native_byte_order" in known else {}
+    return Reader("", file, **byte_order).load()
+
+
+def admitted(module: str, name: str, stand_ins: Collection[Name] = ()) -> Any:
+    """Return what a pickle may mean by a global name; OmfaError for all that is not admitted."""
+    if (module, name) in stand_ins:
+        return StandIn
+    if stand_ins and (module, name) in (
+        ("copy_reg", "_reconstructor"),
+        ("copyreg", "_reconstructor"),
+    ):
+        return _reconstructed
+    table = _admitted_names()
+    if (module, name) not in table:
+        hint = _TENSOR_HINT if module.partition(".")[0] == "torch" else ""
+        raise OmfaError(f"asks for {module}.{name}, which is not admitted{hint}")
+    return table[module, name]
+
+
+def _reconstructed(kind: type, base: type, state: Any) -> Any:
+    if kind is not StandIn:
+        raise OmfaError(f"asks to rebuild a {kind.__name__}, which is not admitted")
+    return StandIn()
+
+
+def _encoded(text: str, encoding: str) -> bytes:
+    # how Python 3 writes bytes for Python 2; other codecs unpack archives or look up modules
+    if encoding != "latin1":
+        raise OmfaError(f"asks for the codec {encoding!r}, which is not admitted")
+    return text.encode("latin1")
+
+
+@functools.cache
+def _admitted_names() -> dict[Name, Any]:
+    """What numpy's and Python's own values pickle to, under the names of numpy 1 and 2."""
+    array = np.zeros(1)
+    numpy_functions = {
+        "multiarray": (array.__reduce__()[0], np.float32(0).__reduce__()[0]),
+        "numeric": (array.__reduce_ex__(5)[0],),
+    }
+    table: dict[Name, Any] = {
+        ("numpy", "ndarray"): np.ndarray,
+        ("numpy", "dtype"): np.dtype,
+        ("collections", "OrderedDict"): OrderedDict,
+        ("_codecs", "encode"): _encoded,
+    }
+    for package in ("numpy.core", "numpy._core"):
+        for module, functions in numpy_functions.items():
+            table |= {(f"{package}.{module}", f.__name__): f for f in functions}
+    for kind in (list, dict, tuple, set, frozenset, bytes, bytearray, complex, slice, range):
+        table |= {(builtins, kind.__name__): kind for builtins in ("builtins", "__builtin__")}
+    return table

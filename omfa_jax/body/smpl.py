@@ -1,0 +1,139 @@
+"""SMPL, which 4D-Humans and its kin speak: 24 joints, parameters, model file, posed mesh."""
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Float32, Float64, Int32
+
+from omfa_jax.body.forward import skin, skinning_transforms
+from omfa_jax.body.pickles import StandIn, read_pickle
+from omfa_jax.body.rotations import rotation_matrices
+from omfa_jax.core.errors import OmfaError
+
+NUM_JOINTS = 24
+WHERE_FROM = "https://smpl.is.tue.mpg.de (registration, non-commercial)"
+
+# the official pickles hold these; only their numbers are taken
+SPARSE = {
+    (f"scipy.sparse{module}", f"{kind}_matrix")
+    for kind in ("csc", "csr")
+    for module in ("", f".{kind}", f"._{kind}")
+}
+_CHUMPY = {("chumpy.ch", "Ch"), ("chumpy", "Ch")}
+_PARENTS = (-1, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 9, 9, 12, 13, 14, 16, 17, 18, 19, 20, 21)
+
+
+@dataclass(frozen=True, eq=False)
+class SmplBody:
+    """One SMPL estimate in the axes of its camera, x right, y down, z forward.
+
+    Rotations are axis-angle in radians, float64: global_orient (3,), body_pose (23, 3). A point of
+    the model that `global_orient` and `body_pose` have posed is at that point + `transl` (metres).
+    `pelvis` (3,) is where the estimate has the pelvis, in metres, if its file says so.
+    """
+
+    betas: Float64[np.ndarray, "10"]
+    global_orient: Float64[np.ndarray, "3"]
+    body_pose: Float64[np.ndarray, "23 3"]
+    transl: Float64[np.ndarray, "3"]
+    pelvis: Float64[np.ndarray, "3"] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class SmplModel:
+    """A SMPL model for 10 betas; metres, y up, as BodyModel; `posedirs` is None without any."""
+
+    v_template: Float32[np.ndarray, "v 3"]
+    shapedirs: Float32[np.ndarray, "v 3 10"]
+    posedirs: Float32[np.ndarray, "v 3 207"] | None
+    joint_regressor: Float32[np.ndarray, "24 v"]
+    weights: Float32[np.ndarray, "v 24"]
+    parents: Int32[np.ndarray, "24"]
+
+    def rest_pelvis(self, betas: Float[np.ndarray, "10"]) -> Float64[np.ndarray, "3"]:
+        """Return where the pelvis of a shape is before it is posed, in metres."""
+        return self.joint_regressor[0].astype(np.float64) @ (
+            self.v_template + self.shapedirs @ betas
+        )
+
+
+def load_smpl(path: str | os.PathLike, *, trust: bool = False) -> SmplModel:
+    """Return the SMPL model of an .npz or an official .pkl (which needs `trust`).
+
+    Raises OmfaError if the file is missing, damaged, pickled and not trusted, or not SMPL.
+    """
+    raw = read_pickle(path, "SMPL model", trust=trust, stand_ins=SPARSE | _CHUMPY)
+    names = ("v_template", "shapedirs", "J_regressor", "weights", "kintree_table")
+    missing = [name for name in names if not isinstance(raw, dict) or name not in raw]
+    if missing:
+        raise OmfaError(f"SMPL model {path}: not SMPL, missing {', '.join(missing)}")
+    try:
+        arrays = {name: as_array(raw[name]) for name in names}
+        posedirs = as_array(raw["posedirs"]) if "posedirs" in raw else None
+    except (ValueError, TypeError, OmfaError) as error:
+        raise OmfaError(f"SMPL model {path}: {error}") from None
+    v = arrays["v_template"].shape[0]
+    shapes = {"v_template": (v, 3), "J_regressor": (NUM_JOINTS, v), "weights": (v, NUM_JOINTS)}
+    for name, shape in shapes.items():
+        if arrays[name].shape != shape:
+            raise OmfaError(
+                f"SMPL model {path}: {name} is {arrays[name].shape}, expected {shape};"
+                f" SMPL's files are at {WHERE_FROM}"
+            )
+    # uint32 files store the root's parent as 2^32 - 1
+    parents = arrays["kintree_table"][0].astype(np.int64).astype(np.int32)
+    parents[0] = -1
+    if tuple(parents) != _PARENTS:
+        raise OmfaError(f"SMPL model {path}: its joint tree is not SMPL's")
+    return SmplModel(
+        v_template=arrays["v_template"].astype(np.float32),
+        shapedirs=arrays["shapedirs"][:, :, :10].astype(np.float32),
+        posedirs=None if posedirs is None else posedirs.astype(np.float32),
+        joint_regressor=arrays["J_regressor"].astype(np.float32),
+        weights=arrays["weights"].astype(np.float32),
+        parents=parents,
+    )
+
+
+def forward_smpl(
+    model: SmplModel, body: SmplBody
+) -> tuple[Float32[np.ndarray, "v 3"], Float64[np.ndarray, "24 3"]]:
+    """Return (vertices, joints) in metres in camera axes.
+
+    Source: Loper et al., "SMPL: A Skinned Multi-Person Linear Model" (2015), equations 2-10.
+    """
+    rotations = rotation_matrices(np.concatenate([body.global_orient[None], body.body_pose]))
+    rest = model.v_template + model.shapedirs @ body.betas.astype(np.float32)
+    rest_joints = model.joint_regressor.astype(np.float64) @ rest
+    if model.posedirs is not None:
+        feature = (rotations[1:] - np.eye(3)).astype(np.float32).ravel()
+        rest = rest + model.posedirs @ feature
+    transforms, joints = skinning_transforms(rotations, rest_joints, model.parents)
+    vertices = skin(rest, model.weights, transforms.astype(np.float32))
+    return (vertices + body.transl).astype(np.float32), joints + body.transl
+
+
+def as_array(value: Any) -> np.ndarray:
+    """Return the dense array of an array, a sparse matrix or chumpy's wrapper of one."""
+    if not isinstance(value, StandIn):
+        return np.asarray(value)
+    if isinstance(value.state, dict) and "x" in value.state:
+        return np.asarray(value.state["x"])
+    return as_sparse(value).toarray()
+
+
+def as_sparse(value: Any) -> Any:
+    """Return scipy's sparse matrix of an array, or of the stand-in of one; else OmfaError."""
+    from scipy.sparse import csc_matrix, csr_matrix
+
+    if not isinstance(value, StandIn):
+        return csr_matrix(np.asarray(value))
+    state = value.state if isinstance(value.state, dict) else {}
+    shape = state.get("_shape", state.get("shape"))
+    if shape is None or not {"data", "indices", "indptr"} <= state.keys():
+        raise OmfaError(f"expected an array, found an object with {', '.join(map(str, state))}")
+    # the kind shows in the number of pointers; of a square matrix it is SMPL's own, by columns
+    kind = csc_matrix if len(state["indptr"]) == shape[1] + 1 else csr_matrix
+    return kind((state["data"], state["indices"], state["indptr"]), shape=shape)

@@ -1,0 +1,162 @@
+"""SMPL-X parameters fitted to a mesh in SMPL-X's topology, by damped Gauss-Newton."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Float32, Float64, Int
+
+from omfa_jax.body.forward import skinning_transforms
+from omfa_jax.body.joints import JOINT_INDEX, JOINTS, PARENTS
+from omfa_jax.body.model import BodyModel
+from omfa_jax.body.params import BodyParams, from_full_pose
+from omfa_jax.body.rotations import axis_angle, rotation_matrices
+from omfa_jax.core.errors import OmfaError
+
+MAX_STEPS = 40
+MAX_FIT_VERTICES = 1200
+MAX_MEAN_ERROR_M = 0.02
+
+_ENOUGH_M = 1e-6
+_RIDGE = 1e-9
+
+# a SMPL mesh says nothing of jaw and eyes: they stay as they are
+_TURNED = np.array(
+    [i for name, i in JOINT_INDEX.items() if name not in ("jaw", "left_eye", "right_eye")]
+)
+
+
+def _below() -> Float64[np.ndarray, "55 55"]:
+    below = np.eye(len(JOINTS))
+    for joint in range(len(JOINTS) - 1, 0, -1):
+        below[PARENTS[joint]] += below[joint]
+    return below
+
+
+# row j marks the joints that a turn of joint j moves: itself and all that hang from it
+_BELOW = _below()
+
+
+@dataclass
+class _State:
+    """Local rotations (55, 3, 3), betas (10,) and translation (3,), float64."""
+
+    rotations: Float64[np.ndarray, "55 3 3"]
+    betas: Float64[np.ndarray, "10"]
+    transl: Float64[np.ndarray, "3"]
+
+    def moved(self, step: Float64[np.ndarray, "p"]) -> "_State":
+        turns, betas, transl = np.split(step, [-13, -3])
+        rotations = self.rotations.copy()
+        rotations[_TURNED] = rotation_matrices(turns.reshape(-1, 3)) @ rotations[_TURNED]
+        return _State(rotations, self.betas + betas, self.transl + transl)
+
+
+def fit_mesh(
+    model: BodyModel,
+    target: Float32[np.ndarray, "n 3"],
+    start: BodyParams,
+    vertex_ids: Int[np.ndarray, "n"],
+) -> BodyParams:
+    """Return the parameters whose mesh has vertices `vertex_ids` at `target` (metres).
+
+    Pose (body and hands), shape and translation move from `start`; jaw, eyes and expression stay.
+    At most 1,200 of the vertices are used. Raises OmfaError if their mean distance stays above
+    2 cm, which means another body model or a correspondence of other meshes.
+    """
+    stride = -(-len(vertex_ids) // MAX_FIT_VERTICES)
+    ids, target = vertex_ids[::stride], target[::stride].astype(np.float64)
+    mesh = _Mesh(model, ids, start)
+    state = _State(
+        rotation_matrices(start.full_pose()),
+        start.betas.astype(np.float64),
+        start.transl.astype(np.float64),
+    )
+    vertices, jacobian = mesh.vertices(state), None
+    damping = 1e-3
+    for _ in range(MAX_STEPS):
+        error = target - vertices
+        if jacobian is None:
+            jacobian = mesh.jacobian(state)
+            normal = jacobian.T @ jacobian
+            ridge = _RIDGE * len(ids) * np.eye(len(normal))
+        damped = normal + damping * np.diag(np.diag(normal)) + ridge
+        tried = state.moved(np.linalg.solve(damped, jacobian.T @ error.ravel()))
+        reached = mesh.vertices(tried)
+        if np.square(target - reached).sum() >= np.square(error).sum():
+            if damping > 1e6:
+                break
+            damping *= 8
+            continue
+        moved = np.abs(reached - vertices).max()
+        state, vertices, jacobian, damping = tried, reached, None, damping / 8
+        if moved < _ENOUGH_M:
+            break
+    distance = np.linalg.norm(target - vertices, axis=1).mean()
+    if distance > MAX_MEAN_ERROR_M:
+        raise OmfaError(
+            f"the SMPL-X fit stays {100 * distance:.1f} cm from the SMPL mesh on average (more than"
+            f" {100 * MAX_MEAN_ERROR_M:.0f} cm); check --smpl-model and --correspondence"
+        )
+    pose = np.stack([axis_angle(rotation) for rotation in state.rotations])
+    return from_full_pose(pose, betas=state.betas, expression=start.expression, transl=state.transl)
+
+
+class _Mesh:
+    """Some vertices of a model, and how they move with its parameters."""
+
+    def __init__(self, model: BodyModel, ids: Int[np.ndarray, "n"], start: BodyParams) -> None:
+        self._weights = model.weights[ids].astype(np.float64)
+        self._below = self._weights @ _BELOW.T
+        self._shapedirs = model.shapedirs[ids].astype(np.float64)
+        self._template = model.v_template[ids] + model.exprdirs[ids] @ start.expression
+        self._joint_dirs = model.joint_dirs[:, :, :10]
+        self._joints = model.joint_template + model.joint_dirs[:, :, 10:] @ start.expression
+        self._posedirs = None if model.posedirs is None else model.posedirs[ids]
+
+    def _posed(self, state: _State) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        rest = self._template + self._shapedirs @ state.betas
+        if self._posedirs is not None:
+            rest = rest + self._posedirs @ (state.rotations[1:] - np.eye(3)).ravel()
+        rest_joints = self._joints + self._joint_dirs @ state.betas
+        transforms, joints = skinning_transforms(state.rotations, rest_joints, PARENTS)
+        return rest, transforms, joints
+
+    def vertices(self, state: _State) -> Float64[np.ndarray, "n 3"]:
+        rest, transforms, _ = self._posed(state)
+        blended = np.tensordot(self._weights, transforms, 1)
+        return np.einsum("vij,vj->vi", blended[:, :, :3], rest) + blended[:, :, 3] + state.transl
+
+    def jacobian(self, state: _State) -> Float64[np.ndarray, "n3 p"]:
+        """Derivatives by small turns of the joints (in their parents' axes), betas and transl.
+
+        Pose correctives count as constant: they are small, and the error is exact anyway.
+        """
+        rest, transforms, joints = self._posed(state)
+        turned = transforms[:, :, :3]
+        # where each joint alone would take each vertex, times its weight, summed over what hangs
+        # from a joint: the lever on which a turn of that joint acts
+        carried = np.einsum("kij,vj->kvi", turned, rest) + transforms[:, None, :, 3]
+        carried = self._weights.T[:, :, None] * carried
+        carried = np.tensordot(_BELOW[_TURNED], carried, 1)
+        lever = carried - self._below.T[_TURNED][:, :, None] * joints[_TURNED][:, None]
+        parents = np.where(PARENTS[_TURNED] < 0, 0, PARENTS[_TURNED])
+        axes = turned[parents]
+        axes[PARENTS[_TURNED] < 0] = np.eye(3)
+        # column a: the axis (world) crossed with the lever
+        turns = np.cross(axes.swapaxes(1, 2)[:, None, :, :], lever[:, :, None, :])
+        turns = turns.transpose(1, 3, 0, 2).reshape(3 * len(rest), -1)
+        shapes = self._shape_columns(turned)
+        shifts = np.tile(np.eye(3), (len(rest), 1))
+        return np.concatenate([turns, shapes, shifts], axis=1)
+
+    def _shape_columns(self, turned: Float[np.ndarray, "55 3 3"]) -> Float64[np.ndarray, "n3 10"]:
+        moved = np.empty_like(self._joint_dirs)
+        moved[0] = self._joint_dirs[0]
+        for joint in range(1, len(PARENTS)):
+            parent = PARENTS[joint]
+            bone = self._joint_dirs[joint] - self._joint_dirs[parent]
+            moved[joint] = moved[parent] + turned[parent] @ bone
+        shift = moved - turned @ self._joint_dirs
+        blended = np.tensordot(self._weights, turned, 1)
+        columns = blended @ self._shapedirs + np.tensordot(self._weights, shift, 1)
+        return columns.reshape(-1, columns.shape[-1])
