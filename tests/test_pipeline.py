@@ -12,13 +12,8 @@ from omfa_jax.core import images
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.tasks import Task
 from omfa_jax.data.build import build
-from omfa_jax.data.pipeline import (
-    PipelineSettings,
-    decode_record,
-    eval_batches,
-    make_dataset,
-    task_shares,
-)
+from omfa_jax.data.decode import decode_record, stacked
+from omfa_jax.data.pipeline import PipelineSettings, eval_batches, make_dataset, task_shares
 from omfa_jax.data.schema import open_records
 
 SLOTS = {"garment": (64, 48), "person": (64, 48), "face": (16, 16)}
@@ -66,6 +61,8 @@ def test_batch_contents(records):
         "has_pose": ((4,), "bool"),
         "task": ((4,), "int32"),
         "index": ((4,), "int64"),
+        "dataset": ((4,), "int32"),
+        "epoch": ((4,), "int32"),
     }
     for name in ("garment", "person", "face", "pose"):
         assert batch[name].min() >= -1 and batch[name].max() <= 1
@@ -80,7 +77,7 @@ def test_batch_contents(records):
 def test_decoding_letterboxes_into_the_slots_and_crops_the_face(records):
     record = open_records(records, "train")[1]
     slots = {"garment": (32, 32), "person": (32, 48), "face": (8, 12)}
-    decoded = decode_record(record, slots)
+    decoded = {name: rows[0] for name, rows in stacked([decode_record(record, slots)]).items()}
     # 64 x 48 in 32 x 48 is 24 wide with 12 px of white paper (black for the pose) on each side
     assert (decoded["person"][:, :12] == 1).all() and (decoded["person"][:, 36:] == 1).all()
     assert (decoded["pose"][:, :12] == -1).all() and decoded["pose"].shape == (32, 48, 3)

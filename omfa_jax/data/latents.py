@@ -18,7 +18,8 @@ from omfa_jax.core.files import atomic_dir
 from omfa_jax.core.tasks import COMPONENTS
 from omfa_jax.data import schema
 from omfa_jax.data.build import prepare, require_free
-from omfa_jax.data.pipeline import PipelineSettings, Slots, eval_batches
+from omfa_jax.data.decode import Slots
+from omfa_jax.data.pipeline import PipelineSettings, eval_batches
 
 Encode = Callable[[Float32[np.ndarray, "b H W 3"]], Float32[np.ndarray, "b h w c"]]
 
