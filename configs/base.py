@@ -80,7 +80,7 @@ def get_config() -> ConfigDict:
     config.data.augment.flip = 0.0  # probability of a mirror; letters on cloth turn round with it
     config.data.augment.scale = (1.0, 1.0)  # (least, most) that a picture is enlarged in its slot
     config.data.augment.shift = 0.0  # moved by up to this share of the slot's sides, cropped there
-    # multiplied by 1 plus or minus up to these; garment, person and face alike, cloth keeps a colour
+    # multiplied by 1 plus or minus up to these; all pictures alike: cloth keeps one colour
     config.data.augment.brightness = 0.0
     config.data.augment.contrast = 0.0
     config.data.augment.saturation = 0.0

@@ -77,7 +77,7 @@ def test_batch_contents(records):
 def test_decoding_letterboxes_into_the_slots_and_crops_the_face(records):
     record = open_records(records, "train")[1]
     slots = {"garment": (32, 32), "person": (32, 48), "face": (8, 12)}
-    decoded = {name: rows[0] for name, rows in stacked([decode_record(record, slots)]).items()}
+    decoded = {name: rows[0] for name, rows in stacked([decode_record(record, slots)], 1).items()}
     # 64 x 48 in 32 x 48 is 24 wide with 12 px of white paper (black for the pose) on each side
     assert (decoded["person"][:, :12] == 1).all() and (decoded["person"][:, 36:] == 1).all()
     assert (decoded["pose"][:, :12] == -1).all() and decoded["pose"].shape == (32, 48, 3)

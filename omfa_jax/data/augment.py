@@ -1,5 +1,6 @@
 """Augmentation: what belongs together moves together, by random numbers of the position alone."""
 
+import functools
 import math
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -46,7 +47,7 @@ class AugmentSettings:
                 came = getattr(self, name)
                 raise OmfaError(f"config.data.augment.{name}: expected 0 to {most}, got {came}")
 
-    @property
+    @functools.cached_property
     def active(self) -> bool:
         """True if anything is ever changed."""
         return self != AugmentSettings()

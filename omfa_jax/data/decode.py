@@ -1,6 +1,7 @@
 """From records to examples and batches: pictures decoded and fitted into their slots, latents."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float32, UInt8
@@ -19,8 +20,11 @@ Slots = Mapping[str, tuple[int, int]]
 WHITE, BLACK = 255, 0
 # rows of a picture that are made signed at once: what fits a core's cache
 ROWS_AT_ONCE = 16
-# every float16 as float32, by its bits: half the time of numpy's conversion
-HALVES = np.arange(2**16, dtype="<u2").view("<f2").astype(np.float32)
+# from this size on numpy asks for huge pages: a batch of latents in small ones costs as much in
+# page faults as in copying
+HUGE_BYTES = 2**22
+ALIGN_BYTES = 64
+_KINDS = {"U": object}
 
 
 def check_slots(slots: Slots) -> None:
@@ -81,7 +85,10 @@ def decode_latents(
     *,
     garment_of: schema.LatentRecord | None = None,
 ) -> Example:
-    """Return one latent record's arrays (h, w, c) as float16, and has_pose (else zero latents)."""
+    """Return one latent record's arrays (h, w, c), float16, and has_pose (else zero latents).
+
+    They stay as they are stored until they are on the device: half of the bytes to copy and send.
+    """
     decoded: Example = {"has_pose": np.bool_(record.has_pose)}
     for name, shape in shapes.items():
         worn = garment_of is not None and name in ("garment", "face")
@@ -105,31 +112,46 @@ def check_latents(folder: str, slots: Slots, vae_id: str, written: Mapping[str, 
             )
 
 
-def stacked(rows: Sequence[Example]) -> Batch:
-    """Return the examples as one batch: pictures as float32 in [-1, 1], latents as float32."""
-    return {name: _stack([np.asarray(row[name]) for row in rows]) for name in rows[0]}
+def stacked(rows: Iterable[Example], count: int) -> Batch:
+    """Return `count` examples as one batch: pictures as float32 in [-1, 1], all else as it is.
+
+    Each row is put in its place before the next is made: what it was made from is free by then, and
+    its memory, still in the cache, serves the next one.
+    """
+    batch: Batch = {}
+    for number, row in enumerate(rows):
+        arrays = {name: np.asarray(value) for name, value in row.items()}
+        batch = batch or _allocated(arrays, count)
+        for name, value in arrays.items():
+            if value.dtype == np.uint8:
+                _to_signed(value, batch[name][number])
+            else:
+                batch[name][number] = value
+    return {n: v.astype(np.str_) if v.dtype == object else v for n, v in batch.items()}
 
 
-def _stack(values: list[np.ndarray]) -> np.ndarray:
-    first = values[0]
-    convert = {np.dtype(np.uint8): _to_signed, np.dtype("<f2"): _to_float}.get(first.dtype)
-    if convert is None:
-        return np.stack(values)
-    # straight into the batch: one pass over memory instead of three
-    batch = np.empty((len(values), *first.shape), np.float32)
-    for value, row in zip(values, batch, strict=True):
-        convert(value, row)
+def _allocated(row: Mapping[str, np.ndarray], count: int) -> Batch:
+    """Return room for `count` such rows, all in one piece: texts as objects, of any length."""
+    kinds = {name: _KINDS.get(value.dtype.kind, value.dtype) for name, value in row.items()}
+    kinds |= {name: np.float32 for name, value in row.items() if value.dtype == np.uint8}
+    shapes = {name: (count, *value.shape) for name, value in row.items()}
+    sizes = {
+        name: math.prod(shape) * np.dtype(kinds[name]).itemsize for name, shape in shapes.items()
+    }
+    room = np.empty(max(HUGE_BYTES, sum(size + ALIGN_BYTES for size in sizes.values())), np.uint8)
+    batch, start = {}, 0
+    for name, shape in shapes.items():
+        if kinds[name] is object:
+            batch[name] = np.empty(shape, object)
+            continue
+        batch[name] = room[start : start + sizes[name]].view(kinds[name]).reshape(shape)
+        start += -(-sizes[name] // ALIGN_BYTES) * ALIGN_BYTES
     return batch
 
 
 def _to_signed(picture: UInt8[np.ndarray, "h w 3"], out: Float32[np.ndarray, "h w 3"]) -> None:
     for top in range(0, len(picture), ROWS_AT_ONCE):
         out[top : top + ROWS_AT_ONCE] = images.to_signed(picture[top : top + ROWS_AT_ONCE])
-
-
-def _to_float(latents: np.ndarray, out: Float32[np.ndarray, "h w c"]) -> None:
-    # a mode other than "raise" writes without a buffer; 16 bits cannot be out of the table's range
-    np.take(HALVES, latents.view("<u2"), out=out, mode="clip")
 
 
 def _fitted(

@@ -35,8 +35,9 @@ class Order:
 
     def __init__(self, counts: Sequence[int], weights: Sequence[float], seed: int):
         self._counts = tuple(counts)
+        # one shuffle an epoch, told from the number drawn: no repetition need be asked for
         self._shuffled = [
-            grain.MapDataset.range(count).seed(folder_seed(seed, number)).shuffle().repeat()
+            grain.MapDataset.range(count).seed(folder_seed(seed, number)).shuffle()
             for number, count in enumerate(counts)
         ]
         self._parts = proportions(weights)

@@ -7,7 +7,8 @@ single shard would get; and the iterator's state is the number of batches consum
 resume with another number of shards, threads or processes.
 """
 
-from collections.abc import Iterator, Sequence
+import bisect
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import grain
@@ -22,8 +23,8 @@ from omfa_jax.data.mixture import Order
 from omfa_jax.data.settings import PipelineSettings, as_they_are
 
 SEED_LIMIT = 2**32
-# more positions than any training visits, and few enough for Grain's lengths not to overflow
-POSITIONS = 2**53
+# more than any training visits
+BATCHES = 2**53
 
 
 def make_dataset(
@@ -48,7 +49,7 @@ def make_dataset(
     Raises OmfaError if the records, the split, the batch size or the tasks cannot be used.
     """
     _check_shards(batch_size, shard, shards)
-    shares = task_shares(tasks)
+    shares = task_shares(tasks).tolist()
     folders = settings.mixture or ((settings.records, 1.0),)
     opened = [open_folder(replace(settings, records=folder), split) for folder, _ in folders]
     if len({source.kind for source in opened}) > 1:
@@ -61,8 +62,7 @@ def make_dataset(
     order = Order(counts, [weight for _, weight in folders], seed)
 
     def example(position: int) -> Example:
-        task_draw = np.random.default_rng((seed, position)).random()
-        task = int(np.searchsorted(shares, task_draw, side="right"))
+        task = bisect.bisect_right(shares, np.random.default_rng((seed, position)).random())
         drawn = order[position]
         facts = {
             "task": np.int32(task),
@@ -72,15 +72,13 @@ def make_dataset(
         }
         return opened[drawn.dataset].training_example(drawn.index, seed, position) | facts
 
-    rows = grain.MapDataset.range(POSITIONS).map(example)
-    parts = rows.batch(batch_size // shards, drop_remainder=True, batch_fn=stacked)
+    parts = _parts(example, BATCHES, batch_size, shard, shards)
     if not settings.processes:
-        return iter(_prefetched(parts[shard::shards], settings))
-    workers = grain.MultiprocessingOptions(settings.processes, settings.prefetch_batches)
+        return iter(_prefetched(parts, settings))
+    workers = grain.MultiprocessingOptions(settings.processes)
 
     def open_from(consumed: int) -> grain.DatasetIterator[Batch]:
-        rest = parts[shard + consumed * shards :: shards]
-        return iter(_prefetched(rest, settings).mp_prefetch(workers))
+        return iter(_prefetched(parts[consumed:], settings).mp_prefetch(workers))
 
     return ProcessBatches(open_from)
 
@@ -118,9 +116,8 @@ def eval_batches(
         facts = {"valid": np.bool_(position < count), "index": np.int64(index)}
         return opened.decoded(record, unpaired=unpaired) | names | facts
 
-    rows = grain.MapDataset.range(batches * batch_size).map(example)
-    parts = rows.batch(batch_size // shards, batch_fn=stacked)
-    return iter(_prefetched(parts[shard::shards], settings))
+    parts = _parts(example, batches, batch_size, shard, shards)
+    return iter(_prefetched(parts, settings))
 
 
 def task_shares(tasks: Sequence[Task]) -> np.ndarray:
@@ -132,6 +129,19 @@ def task_shares(tasks: Sequence[Task]) -> np.ndarray:
     # rounding must not leave a gap below 1, nor let a trailing task of weight 0 be drawn
     shares[int(np.flatnonzero(weights)[-1]) :] = 1.0
     return shares
+
+
+def _parts(
+    example: Callable[[int], Example], batches: int, batch_size: int, shard: int, shards: int
+) -> grain.MapDataset[Batch]:
+    """Return a shard's part of every batch; batch b is positions b * batch_size and on."""
+    rows = batch_size // shards
+
+    def part(batch: int) -> Batch:
+        first = batch * batch_size + shard * rows
+        return stacked(map(example, range(first, first + rows)), rows)
+
+    return grain.MapDataset.range(batches).map(part)
 
 
 def _prefetched(
