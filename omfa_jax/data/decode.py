@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import UInt8
 
 from omfa_jax.core import images
 from omfa_jax.core.errors import OmfaError, unknown
@@ -18,8 +18,6 @@ Slots = Mapping[str, tuple[int, int]]
 
 # A picture that is not there: white paper for a garment or face, black (nobody) for a pose map
 WHITE, BLACK = 255, 0
-# rows of a picture that are made signed at once: what fits a core's cache
-ROWS_AT_ONCE = 16
 # from this size on numpy asks for huge pages: a batch of latents in small ones costs as much in
 # page faults as in copying
 HUGE_BYTES = 2**22
@@ -56,16 +54,16 @@ def decode_record(
         raise OmfaError(f"record {record.split}/{record.key} has no unpaired garment")
     worn = garment_of or record
     change = change or augment.Augmentation()
-    person = images.read_rgb(record.person, f"person of {record.key}")
+    person = _read(record.person, f"person of {record.key}")
     encoded = record.unpaired_garment if unpaired else worn.garment
-    garment = images.read_rgb(encoded, f"garment of {worn.key}")
+    garment = _read(encoded, f"garment of {worn.key}")
     face = None
     if worn.has_face:
         wearer = person
         if worn is not record:
-            wearer = images.read_rgb(worn.person, f"person of {worn.key}")
+            wearer = _read(worn.person, f"person of {worn.key}")
         face = faces.crop_face(wearer, worn.face_box_px)
-    pose = images.read_rgb(record.pose, f"pose map of {record.key}") if record.has_pose else None
+    pose = _read(record.pose, f"pose map of {record.key}") if record.has_pose else None
     if change.flip and pose is not None:
         pose = mirror_pose(pose)
     still = augment.Move()
@@ -113,7 +111,7 @@ def check_latents(folder: str, slots: Slots, vae_id: str, written: Mapping[str, 
 
 
 def stacked(rows: Iterable[Example], count: int) -> Batch:
-    """Return `count` examples as one batch: pictures as float32 in [-1, 1], all else as it is.
+    """Return `count` examples as one batch, every value as it is.
 
     Each row is put in its place before the next is made: what it was made from is free by then, and
     its memory, still in the cache, serves the next one.
@@ -123,17 +121,13 @@ def stacked(rows: Iterable[Example], count: int) -> Batch:
         arrays = {name: np.asarray(value) for name, value in row.items()}
         batch = batch or _allocated(arrays, count)
         for name, value in arrays.items():
-            if value.dtype == np.uint8:
-                _to_signed(value, batch[name][number])
-            else:
-                batch[name][number] = value
+            batch[name][number] = value
     return {n: v.astype(np.str_) if v.dtype == object else v for n, v in batch.items()}
 
 
 def _allocated(row: Mapping[str, np.ndarray], count: int) -> Batch:
     """Return room for `count` such rows, all in one piece: texts as objects, of any length."""
     kinds = {name: _KINDS.get(value.dtype.kind, value.dtype) for name, value in row.items()}
-    kinds |= {name: np.float32 for name, value in row.items() if value.dtype == np.uint8}
     shapes = {name: (count, *value.shape) for name, value in row.items()}
     sizes = {
         name: math.prod(shape) * np.dtype(kinds[name]).itemsize for name, shape in shapes.items()
@@ -149,9 +143,15 @@ def _allocated(row: Mapping[str, np.ndarray], count: int) -> Batch:
     return batch
 
 
-def _to_signed(picture: UInt8[np.ndarray, "h w 3"], out: Float32[np.ndarray, "h w 3"]) -> None:
-    for top in range(0, len(picture), ROWS_AT_ONCE):
-        out[top : top + ROWS_AT_ONCE] = images.to_signed(picture[top : top + ROWS_AT_ONCE])
+def signed(batch: Batch) -> Batch:
+    """Return the batch with its pictures as float32 in [-1, 1] and its latents as float32."""
+    ways = {np.dtype(np.uint8): images.to_signed, np.dtype("<f2"): np.float32}
+    return {name: ways.get(value.dtype, np.asarray)(value) for name, value in batch.items()}
+
+
+def _read(encoded: bytes, what: str) -> UInt8[np.ndarray, "h w 3"]:
+    # not to be written to: Pillow's own bytes, one copy less than read_rgb's
+    return np.asarray(images.open_rgb(encoded, what))
 
 
 def _fitted(

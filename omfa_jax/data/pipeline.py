@@ -16,7 +16,7 @@ import numpy as np
 
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.tasks import Task
-from omfa_jax.data.decode import Batch, Example, stacked
+from omfa_jax.data.decode import Batch, Example, signed, stacked
 from omfa_jax.data.elastic import ProcessBatches
 from omfa_jax.data.folder import open_folder
 from omfa_jax.data.mixture import Order
@@ -40,11 +40,13 @@ def make_dataset(
     """Return the endless training iterator of one shard; it has get_state and set_state.
 
     `batch_size` is the global batch; each shard gets batch_size / shards rows of it. A batch has
-    garment, person, face, pose (b h w 3, float32 in [-1, 1]), or garment_latents, ...
-    (b h w c, float32) when the records are latents; has_pose (b,) bool, False where the pose is
-    black (latents: zero); task (b,) int32, rows of `tasks` drawn by their weights; index (b,)
-    int64, the record's number in its split; dataset (b,) int32, the folder's place in the mixture;
-    epoch (b,) int32, how often that folder was gone through before. The state is JSON-able.
+    garment, person, face, pose (b h w 3, uint8), or garment_latents, ... (b h w c, float16) when
+    the records are latents: as stored, a quarter or half of what float32 takes to keep and send;
+    has_pose (b,) bool, False where the pose is black (latents: zero); task (b,) int32, rows of
+    `tasks` drawn by their weights; index (b,) int64, the record's number in its split (the
+    person's, where garment and face are another's); dataset (b,) int32, the folder's place in the
+    mixture; epoch (b,) int32, how often that folder was gone through before. The state is
+    JSON-able.
 
     Raises OmfaError if the records, the split, the batch size or the tasks cannot be used.
     """
@@ -95,11 +97,12 @@ def eval_batches(
 ) -> Iterator[Batch]:
     """Return an iterator over the split, once and in order, in batches of one size.
 
-    It reads `settings.records`, each record as it is. The keys are `make_dataset`'s without task,
-    dataset and epoch, plus key and group (b,) str and valid (b,) bool: False marks the rows that
-    fill up the last batch (copies of the last record). `limit` stops after that many records.
-    `unpaired` gives the garment that the person does not wear, and raises an OmfaError where a
-    record has none or the records are latents. Every shard yields equally many batches.
+    It reads `settings.records`, each record as it is. The keys are `make_dataset`'s, pictures and
+    latents float32, pictures in [-1, 1], without task, dataset and epoch, plus key and group (b,)
+    str and valid (b,) bool: False marks the rows that fill up the last batch (copies of the last
+    record). `limit` stops after that many records. `unpaired` gives the garment that the person
+    does not wear, and raises an OmfaError where a record has none or the records are latents. Every
+    shard yields equally many batches.
     """
     _check_shards(batch_size, shard, shards)
     opened = open_folder(as_they_are(settings), split)
@@ -116,7 +119,7 @@ def eval_batches(
         facts = {"valid": np.bool_(position < count), "index": np.int64(index)}
         return opened.decoded(record, unpaired=unpaired) | names | facts
 
-    parts = _parts(example, batches, batch_size, shard, shards)
+    parts = _parts(example, batches, batch_size, shard, shards).map(signed)
     return iter(_prefetched(parts, settings))
 
 
