@@ -42,13 +42,15 @@ def decode_record(
     *,
     garment_of: schema.Record | None = None,
     change: augment.Augmentation | None = None,
+    pose_style: str = "",
     unpaired: bool = False,
 ) -> Example:
     """Return one record's pictures at the slot sizes, uint8 RGB, and has_pose.
 
     The face is the record's face box; white where no face was found. `garment_of` is the record
     that garment and face are taken from, if it is another. `change` moves person and pose map as
-    one and mirrors and colours everything alike; the face is cut out before the photo moves.
+    one and mirrors and colours everything alike, the pose map by its style (see mirror.py); the face
+    is cut out before the photo moves.
     """
     if unpaired and not record.unpaired_garment:
         raise OmfaError(f"record {record.split}/{record.key} has no unpaired garment")
@@ -65,7 +67,7 @@ def decode_record(
         face = faces.crop_face(wearer, worn.face_box_px)
     pose = _read(record.pose, f"pose map of {record.key}") if record.has_pose else None
     if change.flip and pose is not None:
-        pose = mirror_pose(pose)
+        pose = mirror_pose(pose, pose_style)
     still = augment.Move()
     photos = {
         "garment": _fitted(garment, slots["garment"], change, change.garment),

@@ -26,6 +26,7 @@ class RecordsFolder:
     settings: PipelineSettings
     shapes: dict[str, list[int]] | None
     groups: Groups | None
+    pose_style: str
 
     def training_example(self, index: int, seed: int, position: int) -> Example:
         """Return the record's example as the position's random numbers change it."""
@@ -51,8 +52,14 @@ class RecordsFolder:
         """Return the record's example; `worn` is the record that wears the garment, if another."""
         if self.shapes is not None:
             return decode_latents(record, self.shapes, garment_of=worn)
-        slots = self.settings.slots
-        return decode_record(record, slots, garment_of=worn, change=change, unpaired=unpaired)
+        return decode_record(
+            record,
+            self.settings.slots,
+            garment_of=worn,
+            change=change,
+            pose_style=self.pose_style,
+            unpaired=unpaired,
+        )
 
 
 def open_folder(settings: PipelineSettings, split: str) -> RecordsFolder:
@@ -75,7 +82,8 @@ def open_folder(settings: PipelineSettings, split: str) -> RecordsFolder:
                 f"{folder} holds latents, which cannot be augmented: train on image records"
                 " (config.data.records), or set every config.data.augment value to its default"
             )
+    style = drawn or settings.pose_style
     if settings.augment.flip:
-        check_mirrors(drawn or settings.pose_style, folder)
+        check_mirrors(style, folder)
     groups = read_groups(folder, split) if settings.multi_pose else None
-    return RecordsFolder(kind, records, settings, shapes, groups)
+    return RecordsFolder(kind, records, settings, shapes, groups, style)

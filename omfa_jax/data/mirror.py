@@ -24,19 +24,38 @@ def check_mirrors(style: str, where: str) -> None:
         )
 
 
-def mirror_pose(pose: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
+def mirror_pose(pose: UInt8[np.ndarray, "h w 3"], style: str) -> UInt8[np.ndarray, "h w 3"]:
     """Return the pose map of the mirrored body: pixels swapped, red turned round where a body is.
 
     For styles in MIRRORED_IN_RED, on a black ground. A pixel at the body's edge is only partly
-    body: red is turned round in that part, which is told from the pixel's fullest neighbour.
+    body, and red is turned round in that part alone: told from its fullest neighbour, and for
+    normals from their length being 1.
     """
     flipped = np.ascontiguousarray(pose[:, ::-1])
     whole = np.where(flipped.any(-1), np.float32(255), np.float32(0))
     y, x = edge_pixels(flipped)
-    whole[y, x] = 255 * coverage(flipped, y, x)
+    share = coverage(flipped, y, x)
+    if style == "normals":
+        share = coverage_of_normals(flipped[y, x], share)
+    whole[y, x] = 255 * share
     red = np.clip(np.round(whole - flipped[..., 0]), 0, 255)
     flipped[..., 0] = red.astype(np.uint8)
     return flipped
+
+
+def coverage_of_normals(
+    colours: UInt8[np.ndarray, "pixels 3"], guess: Float32[np.ndarray, "pixels"]
+) -> Float32[np.ndarray, "pixels"]:
+    """Return the coverage a, 0..1, nearest to `guess` at which a colour v is a normal's.
+
+    |2 v / a - 1| = 1 gives a^2 - 2 a sum(v) + 2 sum(v^2) = 0.
+    """
+    v = colours.astype(np.float32) / 255
+    middle, product = v.sum(-1), 2 * (v * v).sum(-1)
+    spread = np.sqrt(np.maximum(middle * middle - product, 0))
+    roots = np.clip(np.stack([middle - spread, middle + spread]), 0, 1)
+    nearest = np.abs(roots - guess).argmin(0)
+    return np.take_along_axis(roots, nearest[None], axis=0)[0]
 
 
 def edge_pixels(pose: UInt8[np.ndarray, "h w 3"]) -> tuple[np.ndarray, np.ndarray]:

@@ -13,6 +13,7 @@ from dataclasses import replace
 
 import grain
 import numpy as np
+from absl import flags
 
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.tasks import Task
@@ -78,6 +79,9 @@ def make_dataset(
     if not settings.processes:
         return iter(_prefetched(parts, settings))
     workers = grain.MultiprocessingOptions(settings.processes)
+    if not flags.FLAGS.is_parsed():
+        # Grain's workers ask for absl's flags, which only programs of absl's parse
+        flags.FLAGS.mark_as_parsed()
 
     def open_from(consumed: int) -> grain.DatasetIterator[Batch]:
         return iter(_prefetched(parts[consumed:], settings).mp_prefetch(workers))

@@ -14,10 +14,13 @@ from typing import Any, Literal, SupportsIndex
 
 import numpy as np
 import tensorflow_datasets as tfds
-from tensorflow_datasets.proto import tf_example_pb2
+from tensorflow_datasets import proto
 
 from omfa_jax.core.errors import OmfaError, unknown
 from omfa_jax.core.files import require_dir
+
+# TFDS's own copy of tf.train.Example; its fields are made at run time, unknown to type checkers
+EXAMPLE: Any = vars(proto)["tf_example_pb2"].Example
 
 MANIFEST = "omfa_records.json"
 FORMAT = 2
@@ -124,7 +127,7 @@ class RecordSource:
         if not 0 <= index < len(self):
             raise IndexError(f"record {index} of {self._place}, which has {len(self)}")
         # TFDS's own way from these bytes to numpy takes four times as long
-        features = tf_example_pb2.Example.FromString(self.encoded(index)).features.feature
+        features = EXAMPLE.FromString(self.encoded(index)).features.feature
         return self._type(**{name: _value(features[name], kind) for name, kind in self._fields})
 
     def encoded(self, index: int) -> bytes:
