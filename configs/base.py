@@ -60,11 +60,32 @@ def get_config() -> ConfigDict:
     config.data = ConfigDict()
     config.data.records = ""  # folder written by `omfa data build`
     config.data.latents = ""  # folder written by `omfa data latents`; takes precedence
+    # train on several such folders of one kind: "DIR=0.7,DIR=0.3" gives seven of ten examples from
+    # the first; takes precedence over both ("" = one folder)
+    config.data.mixture = ""
     config.data.split = "train"
     # what `omfa data poses --style` drew; travels with the model, so that its poses are drawn alike
     config.data.pose_style = "normals"  # or "positions", "parts", "shaded"
-    config.data.threads = 8  # decoding threads a host
-    config.data.prefetch = 16  # decoded batches kept ready a host
+    config.data.threads = 8  # decoding threads, of a host or of each of its processes
+    config.data.prefetch = 16  # decoded batches kept ready, by a host or each of its processes
+    # decode in so many processes a host: 0 = in its threads, enough for latents (they hardly wait
+    # for each other); pictures on many cores gain from 4 to 16
+    config.data.processes = 0
+    # probability, 0..1, that garment and face come from another photo of the same outfit; 0 = each
+    # photo by itself, all that VITON-HD has
+    config.data.multi_pose = 0.0
+    # draw stored latents from the VAE's posterior, as a new encoding would, instead of their mean
+    config.data.sample_latents = False
+
+    # of image records only, drawn for every example; the defaults change nothing
+    config.data.augment = ConfigDict()
+    config.data.augment.flip = 0.0  # probability of a mirror; letters on cloth turn round with it
+    config.data.augment.scale = (1.0, 1.0)  # (least, most) that a picture is enlarged in its slot
+    config.data.augment.shift = 0.0  # moved by up to this share of the slot's sides, cropped there
+    # multiplied by 1 plus or minus up to these; all pictures alike: cloth keeps one colour
+    config.data.augment.brightness = 0.0
+    config.data.augment.contrast = 0.0
+    config.data.augment.saturation = 0.0
 
     config.train = ConfigDict()
     config.train.steps = 65_000  # the paper's

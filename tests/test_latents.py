@@ -10,6 +10,7 @@ from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.tasks import Task
 from omfa_jax.data import show
 from omfa_jax.data.build import build
+from omfa_jax.data.decode import signed
 from omfa_jax.data.latents import write_latents
 from omfa_jax.data.pipeline import PipelineSettings, eval_batches, make_dataset
 from omfa_jax.data.schema import open_records, read_manifest
@@ -61,14 +62,14 @@ def test_manifest_says_how_they_were_made(folders):
 
 
 def test_latents_are_the_encoded_batches(folders):
-    pictures = _batches(PipelineSettings(folders[0], SLOTS))
+    pictures = [signed(batch) for batch in _batches(PipelineSettings(folders[0], SLOTS))]
     latents = _batches(PipelineSettings(folders[1], SLOTS, vae_id="means"))
     absent = 0
     for batch, encoded in zip(pictures, latents, strict=True):
         for name in ("index", "task", "has_pose"):
             np.testing.assert_array_equal(batch[name], encoded[name])
         for name in ("garment", "person", "face"):
-            assert encoded[f"{name}_latents"].dtype == np.float32
+            assert encoded[f"{name}_latents"].dtype == np.float16
             expected = encode(batch[name]).astype(np.float16)
             np.testing.assert_array_equal(encoded[f"{name}_latents"], expected)
         for row, has_pose in enumerate(batch["has_pose"]):

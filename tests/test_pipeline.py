@@ -12,13 +12,8 @@ from omfa_jax.core import images
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.tasks import Task
 from omfa_jax.data.build import build
-from omfa_jax.data.pipeline import (
-    PipelineSettings,
-    decode_record,
-    eval_batches,
-    make_dataset,
-    task_shares,
-)
+from omfa_jax.data.decode import decode_record
+from omfa_jax.data.pipeline import PipelineSettings, eval_batches, make_dataset, task_shares
 from omfa_jax.data.schema import open_records
 
 SLOTS = {"garment": (64, 48), "person": (64, 48), "face": (16, 16)}
@@ -59,22 +54,21 @@ def test_batch_contents(records):
     batch = next(_dataset(records))
     shapes = {name: (array.shape, str(array.dtype)) for name, array in batch.items()}
     assert shapes == {
-        "garment": ((4, 64, 48, 3), "float32"),
-        "person": ((4, 64, 48, 3), "float32"),
-        "face": ((4, 16, 16, 3), "float32"),
-        "pose": ((4, 64, 48, 3), "float32"),
+        "garment": ((4, 64, 48, 3), "uint8"),
+        "person": ((4, 64, 48, 3), "uint8"),
+        "face": ((4, 16, 16, 3), "uint8"),
+        "pose": ((4, 64, 48, 3), "uint8"),
         "has_pose": ((4,), "bool"),
         "task": ((4,), "int32"),
         "index": ((4,), "int64"),
+        "dataset": ((4,), "int32"),
+        "epoch": ((4,), "int32"),
     }
-    for name in ("garment", "person", "face", "pose"):
-        assert batch[name].min() >= -1 and batch[name].max() <= 1
     source = open_records(records, "train")
     for row, index in enumerate(batch["index"]):
-        decoded = images.from_signed(batch["person"][row])
-        np.testing.assert_array_equal(decoded, images.read_rgb(source[index].person))
-        garment = images.from_signed(batch["garment"][row])
-        np.testing.assert_allclose(garment[32, 24], tiny.colour(int(index)), atol=4)
+        person = images.read_rgb(source[index].person)
+        np.testing.assert_array_equal(batch["person"][row], person)
+        np.testing.assert_allclose(batch["garment"][row, 32, 24], tiny.colour(int(index)), atol=4)
 
 
 def test_decoding_letterboxes_into_the_slots_and_crops_the_face(records):
@@ -82,9 +76,9 @@ def test_decoding_letterboxes_into_the_slots_and_crops_the_face(records):
     slots = {"garment": (32, 32), "person": (32, 48), "face": (8, 12)}
     decoded = decode_record(record, slots)
     # 64 x 48 in 32 x 48 is 24 wide with 12 px of white paper (black for the pose) on each side
-    assert (decoded["person"][:, :12] == 1).all() and (decoded["person"][:, 36:] == 1).all()
-    assert (decoded["pose"][:, :12] == -1).all() and decoded["pose"].shape == (32, 48, 3)
-    face = images.from_signed(decoded["face"])
+    assert (decoded["person"][:, :12] == 255).all() and (decoded["person"][:, 36:] == 255).all()
+    assert (decoded["pose"][:, :12] == 0).all() and decoded["pose"].shape == (32, 48, 3)
+    face = decoded["face"]
     assert face.shape == (8, 12, 3)
     np.testing.assert_allclose(face[4, 6], tiny.SKIN, atol=25)
 
@@ -95,7 +89,7 @@ def test_absent_face_and_pose_have_stated_values(tmp_path):
     (raw / "train/image-parse-v3/00000_00.png").unlink()
     build(raw, tmp_path / "records")
     batch = next(_dataset(str(tmp_path / "records"), batch_size=2))
-    assert (batch["face"] == 1).all() and (batch["pose"] == -1).all()
+    assert (batch["face"] == 255).all() and (batch["pose"] == 0).all()
     assert not batch["has_pose"].any()
 
 
@@ -218,6 +212,8 @@ def test_eval_batches_are_ordered_and_padded(records):
     keys = np.concatenate([batch["key"] for batch in batches])
     assert keys.tolist() == [f"{i:05d}_00" for i in (0, 1, 2, 3, 4, 4, 4, 4)]
     assert batches[1]["person"].shape == (4, 64, 48, 3)
+    person = batches[1]["person"]
+    assert person.dtype == np.float32 and person.min() >= -1 and person.max() <= 1
     np.testing.assert_array_equal(batches[1]["index"], [4, 4, 4, 4])
     limited = list(eval_batches(settings, split="val", batch_size=2, limit=3))
     assert [batch["valid"].tolist() for batch in limited] == [[True, True], [True, False]]

@@ -13,7 +13,10 @@ from omfa_jax.body.styles import STYLES
 from omfa_jax.core.errors import OmfaError, unknown
 from omfa_jax.core.files import require_file
 from omfa_jax.core.tasks import COMPONENTS, Task
+from omfa_jax.data.augment import AugmentSettings
+from omfa_jax.data.mixture import parse_mixture
 from omfa_jax.data.pipeline import PipelineSettings
+from omfa_jax.data.schema import read_manifest
 from omfa_jax.diffusion.sample import SamplerSettings
 from omfa_jax.diffusion.schedule import ScheduleSettings, TimestepDistribution
 from omfa_jax.diffusion.settings import DiffusionSettings
@@ -151,8 +154,12 @@ def train_settings(config: Config) -> TrainSettings:
 
 
 def pipeline_settings(config: Config, *, vae_id: str = "") -> PipelineSettings:
-    """Return the data pipeline's settings; latents take precedence over image records."""
-    folder = config.data.latents or config.data.records
+    """Return the data pipeline's settings; a mixture, then latents, take precedence over records.
+
+    `records` of a mixture is its first folder: what evaluation reads.
+    """
+    mixture = parse_mixture(config.data.mixture)
+    folder = mixture[0][0] if mixture else config.data.latents or config.data.records
     if not folder:
         raise OmfaError(
             "no training data: give --config.data.records=DIR (made by `omfa data build`)"
@@ -161,11 +168,24 @@ def pipeline_settings(config: Config, *, vae_id: str = "") -> PipelineSettings:
     return PipelineSettings(
         records=folder,
         slots={name: tuple(config.canvas[name]) for name in COMPONENTS},
-        vae_id=vae_id if config.data.latents else "",
+        vae_id=vae_id if trains_on_latents(config) else "",
         pose_style=config.data.pose_style,
         threads=config.data.threads,
         prefetch_batches=config.data.prefetch,
+        mixture=mixture,
+        multi_pose=config.data.multi_pose,
+        augment=AugmentSettings(**config.data.augment.to_dict()),
+        sample_latents=config.data.sample_latents,
+        processes=config.data.processes,
     )
+
+
+def trains_on_latents(config: Config) -> bool:
+    """True if what `pipeline_settings` names holds latents."""
+    mixture = parse_mixture(config.data.mixture)
+    if mixture:
+        return read_manifest(mixture[0][0])["kind"] == "latents"
+    return bool(config.data.latents)
 
 
 def mesh_settings(config: Config) -> MeshSettings:

@@ -121,7 +121,7 @@ def train_diffusion(
         return init_unet(bundle.unet_config, jax.random.key(settings.seed))
 
     # stored latents make the VAE idle in the step; it then need not lie on the devices
-    vae_params = {} if config.data.latents else bundle.vae_params
+    vae_params = {} if border.trains_on_latents(config) else bundle.vae_params
     save_config(config, workdir)
     return train(
         Run(

@@ -36,13 +36,17 @@ def read_rgb(source: ImageSource, what: str = "image") -> UInt8[np.ndarray, "h w
     are scaled to 8 bits and an EXIF rotation is applied. Raises OmfaError, with `what` in its one
     line, if the source is missing, empty, truncated, less than 2 px on a side, or not an image.
     """
+    return np.array(open_rgb(source, what))
+
+
+def open_rgb(source: ImageSource, what: str = "image") -> Image.Image:
+    """Return what `read_rgb` does, and raise what it does, as a Pillow image."""
     image = open_image(source, what)
-    image = _transposed(image, exif_orientation(image))
-    array = np.array(_to_rgb(image))
-    if min(array.shape[:2]) < MIN_SIDE_PX:
-        size = f"{array.shape[1]}x{array.shape[0]} px"
+    image = _to_rgb(_transposed(image, exif_orientation(image)))
+    if min(image.size) < MIN_SIDE_PX:
+        size = f"{image.width}x{image.height} px"
         raise OmfaError(f"{_named(source, what)}: too small ({size}); give a real picture")
-    return array
+    return image
 
 
 def read_labels(source: ImageSource, what: str = "label map") -> UInt8[np.ndarray, "h w"]:
@@ -193,7 +197,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, image).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _eight_bit(samples: np.ndarray) -> UInt8[np.ndarray, "h w"]:

@@ -19,9 +19,9 @@ from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.tasks import COMPONENTS
 from omfa_jax.data import schema
 from omfa_jax.data.build import finish, require_free
+from omfa_jax.data.decode import Batch, Slots, check_slots, decode_record, signed
 from omfa_jax.data.moments import FLOAT16_MAX, pack_moments
 from omfa_jax.data.partial import partial_folder
-from omfa_jax.data.pipeline import Batch, Slots, check_slots, decode_record
 from omfa_jax.data.runners import write_all
 from omfa_jax.data.shards import Shard, ShardReport, cut, read_report, stamp_of
 from omfa_jax.data.writing import SHARD_RECORDS, Writing
@@ -81,7 +81,7 @@ class LatentShards:
 
         options = grain.ReadOptions(self.threads, prefetch_buffer_size=max(1, self.threads))
         rows = grain.MapDataset.range(batches * self.batch_size).map(example)
-        return iter(rows.batch(self.batch_size).to_iter_dataset(options))
+        return map(signed, rows.batch(self.batch_size).to_iter_dataset(options))
 
 
 def write_latents(

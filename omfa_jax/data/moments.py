@@ -21,18 +21,18 @@ def pack_moments(
 
 
 def moments_to_latents(
-    stored: Float16[np.ndarray, "n"], shape: Sequence[int], rng: np.random.Generator | None = None
-) -> Float32[np.ndarray, "h w c"]:
-    """Return the latents of what `pack_moments` wrote, read as one row of float16.
+    stored: bytes, shape: Sequence[int], rng: np.random.Generator | None = None
+) -> Float16[np.ndarray, "h w c"]:
+    """Return the latents of what `pack_moments` wrote.
 
     Without `rng` they are the posterior's mean; with it one sample of the posterior, or the mean
-    where no deviation was stored. An empty row (no pose map) gives zeros. Scaled, as the UNet
+    where no deviation was stored. No bytes (no pose map) give zeros. Scaled, as the UNet
     takes them.
     """
-    values = stored.astype(np.float32)
-    if not values.size:
-        return np.zeros(shape, np.float32)
-    mean, *std = values.reshape(-1, *shape)
+    if not stored:
+        return np.zeros(shape, "<f2")
+    mean, *std = np.frombuffer(stored, "<f2").reshape(-1, *shape)
     if rng is None or not std:
         return mean
-    return mean + std[0] * rng.standard_normal(mean.shape, np.float32)
+    noise = rng.standard_normal(mean.shape, np.float32)
+    return (mean.astype(np.float32) + std[0].astype(np.float32) * noise).astype("<f2")

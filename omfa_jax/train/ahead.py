@@ -75,7 +75,7 @@ def latents_batch(diffusion: DiffusionSettings, size: int) -> dict[str, Shape]:
     """Return the shapes of a batch of stored latents."""
     slots = dict(zip(COMPONENTS, diffusion.canvas.slots, strict=True))
     latents = {
-        f"{name}_latents": Shape((size, *slot, diffusion.latent_channels), jnp.float32)
+        f"{name}_latents": Shape((size, *slot, diffusion.latent_channels), jnp.float16)
         for name, slot in (*slots.items(), ("pose", slots["person"]))
     }
     return latents | {"has_pose": Shape((size,), jnp.bool_), "task": Shape((size,), jnp.int32)}

@@ -128,7 +128,7 @@ def train(run: Run) -> TrainState:
             profiler.before(step + 1)
             state, metrics = step_fn(state, frozen, on_devices, root)
             step += 1
-            window.add(step, metrics, batch["index"])
+            window.add(step, metrics, record_names(batch))
             clock.step_finished()
             profiler.after(step, metrics)
             progress.advance()
@@ -202,6 +202,14 @@ def restore_or_create(
     run.batches.set_state(position)
     log.info("resumed from step %d of %s", latest, checkpoints.folder)
     return state, shardings
+
+
+def record_names(batch: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Return the numbers of a batch's records, as folder:record where it mixes several folders."""
+    index, dataset = batch["index"], batch.get("dataset")
+    if dataset is None or not dataset.any():
+        return index
+    return np.array([f"{d}:{i}" for d, i in zip(dataset, index, strict=True)])
 
 
 def due(every: int, step: int) -> bool:

@@ -29,6 +29,13 @@ Objective = Callable[[Any, Any, Batch, jax.Array, Array], tuple[Float[Array, ""]
 Apply = Callable[..., Float[Array, "b h w c"]]
 
 
+def signed(pictures: Array) -> Float[Array, "b h w 3"]:
+    """Return 8-bit pictures, as the pipeline sends them, as float32 in [-1, 1]; others as is."""
+    if pictures.dtype != jnp.uint8:
+        return pictures
+    return pictures.astype(jnp.float32) * (2 / 255) - 1
+
+
 def batch_latents(
     batch: Batch, encode: Callable[[Float[Array, "b h w 3"]], Float[Array, "b h w c"]]
 ) -> dict[str, Float[Array, "b h w c"]]:
@@ -39,7 +46,9 @@ def batch_latents(
     latents = {}
     for name in (*COMPONENTS, "pose"):
         stored = batch.get(f"{name}_latents")
-        latents[name] = encode(batch[name]) if stored is None else stored.astype(jnp.float32)
+        latents[name] = (
+            encode(signed(batch[name])) if stored is None else stored.astype(jnp.float32)
+        )
     has_pose = batch["has_pose"][:, None, None, None]
     latents["pose"] = jnp.where(has_pose, latents["pose"], 0.0)
     return jax.lax.stop_gradient(latents)

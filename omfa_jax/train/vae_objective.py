@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from omfa_jax.core.tasks import COMPONENTS
 from omfa_jax.core.trees import build, walk
 from omfa_jax.train.keys import row_keys
-from omfa_jax.train.objective import Objective
+from omfa_jax.train.objective import Objective, signed
 
 # per latent number, against a mean over pixels: as weak as Stable Diffusion's, in these units
 KL_WEIGHT = 1e-6
@@ -68,7 +68,7 @@ def autoencoder(
         kinds = (*COMPONENTS, "pose")
         keys = [row_keys(root, f"vae/{kind}", step, batch["row"]) for kind in kinds]
         crops = [
-            jax.vmap(lambda key, image: crop(key, image, crop_px))(row, batch[kind])
+            jax.vmap(lambda key, image: crop(key, image, crop_px))(row, signed(batch[kind]))
             for row, kind in zip(keys, kinds, strict=True)
         ]
         images = jnp.concatenate(crops)

@@ -1,0 +1,155 @@
+"""Augmentation: what belongs together moves together, by random numbers of the position alone."""
+
+import functools
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from omfa_jax.core import images
+from omfa_jax.core.errors import OmfaError
+
+# Rec. 601, as Pillow's grey
+LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+GREY = np.float32(127.5)
+
+
+@dataclass(frozen=True)
+class AugmentSettings:
+    """How much training pictures are changed; the defaults change nothing.
+
+    `flip`: the probability that everything is mirrored, letters on cloth too. `scale`: (least,
+    most) that a picture is enlarged, drawn evenly in its logarithm; below 1 it shrinks. `shift`:
+    by how much of its sides it moves at most; what leaves the frame is cropped. `brightness`,
+    `contrast` and `saturation` multiply by 1 plus or minus up to this.
+    """
+
+    flip: float = 0.0
+    scale: tuple[float, float] = (1.0, 1.0)
+    shift: float = 0.0
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+
+    def __post_init__(self) -> None:
+        low, high = self.scale if len(self.scale) == 2 else (0.0, 0.0)
+        if not 0.1 <= low <= high <= 10:
+            raise OmfaError(
+                "config.data.augment.scale: expected (least, most) within 0.1 to 10, got"
+                f" {self.scale}"
+            )
+        for name in ("flip", "shift", "brightness", "contrast", "saturation"):
+            most = 1.0 if name == "flip" else 0.9
+            if not 0 <= getattr(self, name) <= most:
+                came = getattr(self, name)
+                raise OmfaError(f"config.data.augment.{name}: expected 0 to {most}, got {came}")
+
+    @functools.cached_property
+    def active(self) -> bool:
+        """True if anything is ever changed."""
+        return self != AugmentSettings()
+
+
+class Move(NamedTuple):
+    """Where a slot's content goes: enlarged about the slot's centre, then moved by (x, y).
+
+    `shift` is in units of the slot's width and height.
+    """
+
+    scale: float = 1.0
+    shift: tuple[float, float] = (0.0, 0.0)
+
+
+class Augmentation(NamedTuple):
+    """One example's changes. `person` moves the photo and its pose map, `garment` the garment."""
+
+    flip: bool = False
+    person: Move = Move()
+    garment: Move = Move()
+    brightness: float = 1.0
+    contrast: float = 1.0
+    saturation: float = 1.0
+
+
+def draw(settings: AugmentSettings, rng: np.random.Generator) -> Augmentation:
+    """Return an example's changes; always the same number of draws, whatever is switched on."""
+    u = rng.random(10)
+    most = (settings.brightness, settings.contrast, settings.saturation)
+    brightness, contrast, saturation = (1 + np.array(most) * (2 * u[7:] - 1)).tolist()
+    return Augmentation(
+        flip=bool(u[0] < settings.flip),
+        person=_move(settings, *u[1:4]),
+        garment=_move(settings, *u[4:7]),
+        brightness=brightness,
+        contrast=contrast,
+        saturation=saturation,
+    )
+
+
+def moved(
+    picture: UInt8[np.ndarray, "h w 3"], slot: tuple[int, int], fill: int, move: Move
+) -> UInt8[np.ndarray, "height_px width_px 3"]:
+    """Return the picture letter-boxed into the slot and moved there, resampled once.
+
+    Pictures of one aspect stay aligned under one move, whatever their sizes.
+    """
+    if move == Move():
+        return images.letterbox(picture, *slot, fill=fill)
+    top, left, height, width = images.letterbox_box(picture.shape[:2], *slot)
+    spans = [
+        _span(offset, size, side, move.scale, shift)
+        for offset, size, side, shift in (
+            (left, width, slot[1], move.shift[0]),
+            (top, height, slot[0], move.shift[1]),
+        )
+    ]
+    frame = np.full((*slot, 3), fill, np.uint8)
+    (x0, x1, from_x0, from_x1), (y0, y1, from_y0, from_y1) = spans
+    if x0 < x1 and y0 < y1:
+        h, w = picture.shape[:2]
+        box = (from_x0 * w, from_y0 * h, from_x1 * w, from_y1 * h)
+        content = Image.fromarray(picture).resize(
+            (x1 - x0, y1 - y0), Image.Resampling.LANCZOS, box=box
+        )
+        frame[y0:y1, x0:x1] = np.asarray(content)
+    return frame
+
+
+def recoloured(
+    picture: UInt8[np.ndarray, "h w 3"], change: Augmentation
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Return the photo with other brightness, contrast (about mid grey) and saturation.
+
+    About mid grey, not the picture's mean: a garment then keeps one colour in all its pictures.
+    """
+    if (change.brightness, change.contrast, change.saturation) == (1.0, 1.0, 1.0):
+        return picture
+    samples = picture * np.float32(change.brightness)
+    samples = (samples - GREY) * np.float32(change.contrast) + GREY
+    if change.saturation != 1.0:
+        grey = (samples @ LUMA)[..., None]
+        samples = grey + (samples - grey) * np.float32(change.saturation)
+    return np.clip(np.round(samples), 0, 255).astype(np.uint8)
+
+
+def _move(settings: AugmentSettings, size: float, x: float, y: float) -> Move:
+    low, high = settings.scale
+    scale = low * (high / low) ** size
+    return Move(float(scale), (settings.shift * (2 * x - 1), settings.shift * (2 * y - 1)))
+
+
+def _span(
+    offset: int, size: int, side: int, scale: float, shift: float
+) -> tuple[int, int, float, float]:
+    """Return along one axis (first, end) pixels that the picture fills, and from which part of it.
+
+    The part, 0..1 of the picture's length, is the one that belongs to these whole pixels exactly.
+    """
+    start = (offset - side / 2) * scale + side / 2 + shift * side
+    length = size * scale
+    first = max(0, math.ceil(start - 1e-6))
+    end = min(side, math.floor(start + length + 1e-6))
+    return first, end, max(0.0, (first - start) / length), min(1.0, (end - start) / length)

@@ -1,0 +1,172 @@
+"""From records to examples and batches: pictures decoded and fitted into their slots, latents."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+from jaxtyping import UInt8
+
+from omfa_jax.core import images
+from omfa_jax.core.errors import OmfaError, unknown
+from omfa_jax.core.tasks import COMPONENTS
+from omfa_jax.data import augment, faces, schema
+from omfa_jax.data.mirror import mirror_pose
+from omfa_jax.data.moments import moments_to_latents
+
+Batch = dict[str, np.ndarray]
+Example = dict[str, np.ndarray | np.generic]
+Slots = Mapping[str, tuple[int, int]]
+
+# A picture that is not there: white paper for a garment or face, black (nobody) for a pose map
+WHITE, BLACK = 255, 0
+# from this size on numpy asks for huge pages: a batch of latents in small ones costs as much in
+# page faults as in copying
+HUGE_BYTES = 2**22
+ALIGN_BYTES = 64
+_KINDS = {"U": object}
+
+
+def check_slots(slots: Slots) -> None:
+    """Raise an OmfaError unless every component has a (height, width) of at least 1 px."""
+    for name in slots:
+        if name not in COMPONENTS:
+            raise unknown("component in slots", name, COMPONENTS)
+    for name in COMPONENTS:
+        size = slots.get(name)
+        if size is None or len(size) != 2 or min(size) < 1:
+            raise OmfaError(f"slots: expected (height_px, width_px) for {name!r}, got {size}")
+
+
+def decode_record(
+    record: schema.Record,
+    slots: Slots,
+    *,
+    garment_of: schema.Record | None = None,
+    change: augment.Augmentation | None = None,
+    pose_style: str = "",
+    unpaired: bool = False,
+) -> Example:
+    """Return one record's pictures at the slot sizes, uint8 RGB, and has_pose.
+
+    The face is the record's face box; white where no face was found. `garment_of` is the record
+    that garment and face are taken from, if it is another. `change` moves person and pose map as
+    one and mirrors and colours everything alike, the pose map by its style (see mirror.py); the
+    face is cut out before the photo moves.
+    """
+    if unpaired and not record.unpaired_garment:
+        raise OmfaError(f"record {record.split}/{record.key} has no unpaired garment")
+    worn = garment_of or record
+    change = change or augment.Augmentation()
+    person = _read(record.person, f"person of {record.key}")
+    encoded = record.unpaired_garment if unpaired else worn.garment
+    garment = _read(encoded, f"garment of {worn.key}")
+    face = None
+    if worn.has_face:
+        wearer = person
+        if worn is not record:
+            wearer = _read(worn.person, f"person of {worn.key}")
+        face = faces.crop_face(wearer, worn.face_box_px)
+    pose = _read(record.pose, f"pose map of {record.key}") if record.has_pose else None
+    if change.flip and pose is not None:
+        pose = mirror_pose(pose, pose_style)
+    still = augment.Move()
+    photos = {
+        "garment": _fitted(garment, slots["garment"], change, change.garment),
+        "person": _fitted(person, slots["person"], change, change.person),
+        "face": _fitted(face, slots["face"], change, still),
+    }
+    black = np.full((*slots["person"], 3), BLACK, np.uint8)
+    drawn = black if pose is None else augment.moved(pose, slots["person"], BLACK, change.person)
+    return {**photos, "pose": drawn, "has_pose": np.bool_(record.has_pose)}
+
+
+def decode_latents(
+    record: schema.LatentRecord,
+    shapes: Mapping[str, Sequence[int]],
+    *,
+    garment_of: schema.LatentRecord | None = None,
+    rng: np.random.Generator | None = None,
+) -> Example:
+    """Return one latent record's arrays (h, w, c), float16, and has_pose (else zero latents).
+
+    With `rng` they are drawn from the VAE's posterior, where its deviation is stored; else they are
+    its mean. They stay float16 until they are on the device: half of the bytes to copy and send.
+    """
+    decoded: Example = {"has_pose": np.bool_(record.has_pose)}
+    for name, shape in shapes.items():
+        worn = garment_of is not None and name in ("garment", "face")
+        encoded = getattr(garment_of if worn else record, name)
+        decoded[f"{name}_latents"] = moments_to_latents(encoded, shape, rng)
+    return decoded
+
+
+def check_latents(folder: str, slots: Slots, vae_id: str, written: Mapping[str, object]) -> None:
+    """Raise an OmfaError if latents were made by another VAE or at other sizes than asked."""
+    asked = {name: list(slots[name]) for name in COMPONENTS}
+    for what, came, wanted in (
+        ("VAE", written["vae_id"], vae_id),
+        ("slots", written["slots"], asked),
+    ):
+        if came != wanted:
+            raise OmfaError(
+                f"{folder}: latents were written for {what} {came}, "
+                f"asked for {wanted}; run `omfa data latents` again"
+            )
+
+
+def stacked(rows: Iterable[Example], count: int) -> Batch:
+    """Return `count` examples as one batch, every value as it is.
+
+    Each row is put in its place before the next is made: what it was made from is free by then, and
+    its memory, still in the cache, serves the next one.
+    """
+    batch: Batch = {}
+    for number, row in enumerate(rows):
+        arrays = {name: np.asarray(value) for name, value in row.items()}
+        batch = batch or _allocated(arrays, count)
+        for name, value in arrays.items():
+            batch[name][number] = value
+    return {n: v.astype(np.str_) if v.dtype == object else v for n, v in batch.items()}
+
+
+def _allocated(row: Mapping[str, np.ndarray], count: int) -> Batch:
+    """Return room for `count` such rows, all in one piece: texts as objects, of any length."""
+    kinds = {name: _KINDS.get(value.dtype.kind, value.dtype) for name, value in row.items()}
+    shapes = {name: (count, *value.shape) for name, value in row.items()}
+    sizes = {
+        name: math.prod(shape) * np.dtype(kinds[name]).itemsize for name, shape in shapes.items()
+    }
+    room = np.empty(max(HUGE_BYTES, sum(size + ALIGN_BYTES for size in sizes.values())), np.uint8)
+    batch, start = {}, 0
+    for name, shape in shapes.items():
+        if kinds[name] is object:
+            batch[name] = np.empty(shape, object)
+            continue
+        batch[name] = room[start : start + sizes[name]].view(kinds[name]).reshape(shape)
+        start += -(-sizes[name] // ALIGN_BYTES) * ALIGN_BYTES
+    return batch
+
+
+def signed(batch: Batch) -> Batch:
+    """Return the batch with its pictures as float32 in [-1, 1] and its latents as float32."""
+    ways = {np.dtype(np.uint8): images.to_signed, np.dtype("<f2"): np.float32}
+    return {name: ways.get(value.dtype, np.asarray)(value) for name, value in batch.items()}
+
+
+def _read(encoded: bytes, what: str) -> UInt8[np.ndarray, "h w 3"]:
+    # not to be written to: Pillow's own bytes, one copy less than read_rgb's
+    return np.asarray(images.open_rgb(encoded, what))
+
+
+def _fitted(
+    picture: np.ndarray | None,
+    slot: tuple[int, int],
+    change: augment.Augmentation,
+    move: augment.Move,
+) -> UInt8[np.ndarray, "h w 3"]:
+    if picture is None:
+        return np.full((*slot, 3), WHITE, np.uint8)
+    picture = augment.recoloured(picture, change)
+    if change.flip:
+        picture = np.ascontiguousarray(picture[:, ::-1])
+    return augment.moved(picture, slot, WHITE, move)

@@ -1,0 +1,80 @@
+"""Pose maps in the mirror: what their colours mean changes with left and right."""
+
+import numpy as np
+from jaxtyping import Float32, UInt8
+
+from omfa_jax.core.errors import OmfaError
+
+# styles whose red says left or right: of a surface's direction, or of a place on the body
+MIRRORED_IN_RED = ("normals", "positions")
+REFUSED = {
+    "parts": "its edges blend the colours of two parts, of which neither can be told to swap it",
+    "shaded": "its light comes from the right and would come from the left",
+    "": "the records do not say in which style they are drawn",
+}
+
+
+def check_mirrors(style: str, where: str) -> None:
+    """Raise an OmfaError unless pose maps of this style can be mirrored to what would be drawn."""
+    if style not in MIRRORED_IN_RED:
+        raise OmfaError(
+            f"{where}: pose maps of style {style!r} cannot be flipped"
+            f" ({REFUSED.get(style, 'nobody said how')}); set config.data.augment.flip=0, or draw"
+            f" them in one of {', '.join(MIRRORED_IN_RED)}"
+        )
+
+
+def mirror_pose(pose: UInt8[np.ndarray, "h w 3"], style: str) -> UInt8[np.ndarray, "h w 3"]:
+    """Return the pose map of the mirrored body: pixels swapped, red turned round where a body is.
+
+    For styles in MIRRORED_IN_RED, on a black ground. A pixel at the body's edge is only partly
+    body, and red is turned round in that part alone: told from its fullest neighbour, and for
+    normals from their length being 1.
+    """
+    flipped = np.ascontiguousarray(pose[:, ::-1])
+    whole = np.where(flipped.any(-1), np.float32(255), np.float32(0))
+    y, x = edge_pixels(flipped)
+    share = coverage(flipped, y, x)
+    if style == "normals":
+        share = coverage_of_normals(flipped[y, x], share)
+    whole[y, x] = 255 * share
+    red = np.clip(np.round(whole - flipped[..., 0]), 0, 255)
+    flipped[..., 0] = red.astype(np.uint8)
+    return flipped
+
+
+def coverage_of_normals(
+    colours: UInt8[np.ndarray, "pixels 3"], guess: Float32[np.ndarray, "pixels"]
+) -> Float32[np.ndarray, "pixels"]:
+    """Return the coverage a, 0..1, nearest to `guess` at which a colour v is a normal's.
+
+    |2 v / a - 1| = 1 gives a^2 - 2 a sum(v) + 2 sum(v^2) = 0.
+    """
+    v = colours.astype(np.float32) / 255
+    middle, product = v.sum(-1), 2 * (v * v).sum(-1)
+    spread = np.sqrt(np.maximum(middle * middle - product, 0))
+    roots = np.clip(np.stack([middle - spread, middle + spread]), 0, 1)
+    nearest = np.abs(roots - guess).argmin(0)
+    return np.take_along_axis(roots, nearest[None], axis=0)[0]
+
+
+def edge_pixels(pose: UInt8[np.ndarray, "h w 3"]) -> tuple[np.ndarray, np.ndarray]:
+    """Return (rows, columns) of the body's pixels that touch the black ground."""
+    body = np.pad(pose.any(-1), 1, mode="edge")
+    rows = body[:-2] & body[1:-1] & body[2:]
+    inner = rows[:, :-2] & rows[:, 1:-1] & rows[:, 2:]
+    y, x = np.nonzero(body[1:-1, 1:-1] & ~inner)
+    return y, x
+
+
+def coverage(
+    pose: UInt8[np.ndarray, "h w 3"], y: np.ndarray, x: np.ndarray
+) -> Float32[np.ndarray, "pixels"]:
+    """Return the share of each edge pixel, 0..1, that has its fullest neighbour's colour."""
+    padded = np.pad(pose, ((1, 1), (1, 1), (0, 0))).astype(np.float32)
+    around = np.stack([padded[y + dy, x + dx] for dy in range(3) for dx in range(3)])
+    fullest = around.sum(-1).argmax(0)
+    colour = np.take_along_axis(around, fullest[None, :, None], axis=0)[0]
+    here = around[4]
+    share = (here * colour).sum(-1) / np.maximum((colour * colour).sum(-1), 1)
+    return np.clip(share, 0, 1)
