@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from omfa_jax.body.camera import looking_at
+from omfa_jax.body.import_folder import find_photos
 from omfa_jax.body.model import FREE_BODY
 from omfa_jax.body.params_file import SOURCES, body_source, load_body_file, save_body
 from omfa_jax.cli.main import main
@@ -94,6 +95,14 @@ def test_photos_on_their_side_count_as_the_networks_saw_them(tmp_path: Path):
     assert command("--from", "smplx", "--in", tmp_path / "in", "--raw", raw) == 0
     camera = load_body_file(raw / "train/smplx/x.npz")[1]
     assert (camera.width_px, camera.height_px) == SIZE_PX[::-1]
+
+
+def test_photos_are_found_in_the_other_layouts(tmp_path: Path):
+    for name in ("images/m.jpg", "dresses/images/000001_0.jpg", "dresses/images/000001_1.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    found = [(p.name, b.relative_to(tmp_path).as_posix()) for p, b in find_photos(tmp_path, None)]
+    assert found == [("m.jpg", "smplx/m.npz"), ("000001_0.jpg", "dresses/smplx/000001_0.npz")]
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,8 @@ from omfa_jax.core.files import require_dir
 from omfa_jax.core.images import exif_orientation
 
 PHOTO_DIRS = ("image", "images")
+# DressCode keeps garments (NNNNNN_1) beside people (NNNNNN_0)
+_MIXED = ("upper_body", "lower_body", "dresses")
 LYING = 5  # EXIF orientations from here on swap width and height
 _LISTED = 20
 
@@ -108,6 +110,8 @@ def find_photos(raw_dir: str | os.PathLike, split: str | None) -> list[tuple[Pat
         for folder in (parent / name for name in PHOTO_DIRS):
             if folder.is_dir() and parent.name not in PHOTO_DIRS:
                 names = sorted(e.name for e in os.scandir(folder) if not e.name.startswith("."))
+                if parent.name in _MIXED:
+                    names = [name for name in names if Path(name).stem.endswith("_0")]
                 pairs += [
                     (folder / name, parent / "smplx" / f"{Path(name).stem}.npz") for name in names
                 ]

@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32, UInt8
 
+from omfa_jax.body.params_file import body_source
 from omfa_jax.core import images
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.files import require_dir
@@ -153,6 +154,7 @@ class DeepFashionMultiModal(RecordsBuilder):
             face_box_px=box or (0.0, 0.0, 0.0, 0.0),
             has_pose=pose is not None,
             pose=pose or b"",
+            body_source=body_source(item.pose) if pose else "",
             unpaired_garment_key="",
             unpaired_garment=b"",
             caption=item.caption,

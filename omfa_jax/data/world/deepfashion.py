@@ -146,7 +146,7 @@ _WRITERS: dict[str, Callable[[Path, Any], None]] = {
     "segm": lambda path, photo: write_labels(
         path, relabelled(photo.parse, FROM_CIHP, DEEPFASHION.ids)
     ),
-    "smplx": lambda path, photo: save_body(path, photo.params, photo.camera),
+    "smplx": lambda path, photo: save_body(path, photo.params, photo.camera, source="exact"),
 }
 
 LAYOUT = Layout(jobs, write_job, write_lists)

@@ -162,7 +162,7 @@ _WRITERS: dict[str, Callable[[Path, Any], None]] = {
         path, relabelled(photo.parse, FROM_CIHP, ATR.ids)
     ),
     "keypoints": write_keypoints,
-    "smplx": lambda path, photo: save_body(path, photo.params, photo.camera),
+    "smplx": lambda path, photo: save_body(path, photo.params, photo.camera, source="exact"),
 }
 
 LAYOUT = Layout(jobs, write_job, write_lists)

@@ -120,7 +120,7 @@ _WRITERS: dict[str, Callable[[Path, Any], None]] = {
     "image": lambda path, photo: write_image(path, photo.image),
     "image-parse-v3": lambda path, photo: write_labels(path, photo.parse),
     "openpose_json": lambda path, photo: write_keypoints(path, photo.keypoints),
-    "smplx": lambda path, photo: save_body(path, photo.params, photo.camera),
+    "smplx": lambda path, photo: save_body(path, photo.params, photo.camera, source="exact"),
 }
 
 LAYOUT = Layout(jobs, write_job, write_lists)
