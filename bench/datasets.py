@@ -31,6 +31,7 @@ def main() -> int:
         "--workdir", type=Path, required=True, help="a new folder: the sets in it are damaged"
     )
     parser.add_argument("--count", type=int, default=2000)
+    parser.add_argument("--damaged", type=int, help="files; default 1%%, each way once at least")
     parser.add_argument("--height", type=int, default=128)
     parser.add_argument("--width", type=int, default=96)
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
@@ -55,7 +56,8 @@ def row(layout: str, options: argparse.Namespace) -> bool:
     take = {"dataset": layout, "processes": options.processes, "overwrite": True}
     sound = build(raw, records, **take)
     built_s = time.perf_counter() - start - written
-    expected = damage(layout, raw, max(len(WAYS[layout]), round(options.count * DAMAGED_SHARE)))
+    share = max(len(WAYS[layout]), round(options.count * DAMAGED_SHARE))
+    expected = damage(layout, raw, options.damaged or share)
     report = build(raw, records, **take)
     skipped = {key.split("/", 1)[1]: reason for key, reason in report.skipped}
     named = [key for key, (outcome, word) in expected.items() if told(key, outcome, word, report)]

@@ -223,4 +223,4 @@ def test_densepose_gives_the_face_where_nothing_else_does(root):
     assert (left + right, top + bottom) == pytest.approx((49, 30), abs=2)
     Image.fromarray(parts[..., ::-1]).save(path)
     record, flaws = read(root, name)
-    assert not record.has_face and "damaged densepose" in flaws
+    assert not record.has_face and any(flaw.startswith("damaged densepose (") for flaw in flaws)
