@@ -1,6 +1,7 @@
 """Every data set's builder against a generated folder: sound, odd, damaged in many ways."""
 
 import shutil
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,13 +12,14 @@ from omfa_jax.core.errors import OmfaError
 from omfa_jax.data.build import BUILDERS, build
 from omfa_jax.data.builder import summary
 from omfa_jax.data.layouts import detect
-from omfa_jax.data.schema import open_records
+from omfa_jax.data.schema import open_records, read_manifest
 
 pytest.importorskip("numba")
+from omfa_jax.cli.main import main
 from omfa_jax.data.world import write_world
 from omfa_jax.data.world.writer import LAYOUTS
 
-SIZE = {"height_px": 96, "width_px": 72}
+SIZE: dict[str, Any] = {"height_px": 96, "width_px": 72}
 COUNTS = {"train": 48}
 # nothing of the small set falls into another split
 OPTIONS = {"deepfashion_multimodal": {"split_shares": (1.0, 0.0, 0.0)}}
@@ -44,7 +46,7 @@ def built(layout, raw, out, **more):
     return report, {source[i].key: source[i] for i in range(len(source))}
 
 
-def items_of(layout, raw):
+def items_of(layout, raw) -> Any:
     return BUILDERS[layout].raw_items(str(raw), [], **OPTIONS.get(layout, {}))["train"]
 
 
@@ -130,6 +132,25 @@ def test_flags_of_other_data_sets_are_refused(world, tmp_path):
         build(root, tmp_path / "out", dataset=layout, item_options={foreign: "1"})
 
 
+def test_the_command_passes_the_flags_on(world, tmp_path, capsys):
+    layout, root = world
+    item = items_of(layout, root)[0]
+    (tmp_path / "clean.txt").write_text(f"{item.person.name}\nnobody.jpg\n")
+    command = ["data", "build", f"--raw={root}", f"--out={tmp_path / 'out'}"]
+    command += [f"--dataset={layout}", f"--clean={tmp_path / 'clean.txt'}"]
+    if layout == "deepfashion_multimodal":
+        command += ["--split-shares", "0", "0", "1", "--split-seed", "5"]
+    assert main(command) == 0
+    report = read_manifest(tmp_path / "out")["report"]
+    assert report["built_per_split"] == {"test" if "--split-seed" in command else "train": 47}
+    assert any("left out" in line for line in report["warnings"])
+    assert any("nobody.jpg" in line for line in report["warnings"])
+    refused = [*command[:3], f"--out={tmp_path / 'no'}", f"--dataset={layout}"]
+    flag = ["--split-seed=1"] if layout != "deepfashion_multimodal" else ["--parse-labels=lip"]
+    assert main([*refused, *flag]) == 2
+    assert f"{flag[0].split('=')[0]} has no meaning" in capsys.readouterr().err
+
+
 def test_an_interrupted_world_is_completed_to_the_same_bytes(world, tmp_path):
     layout, root = world
 
@@ -137,7 +158,13 @@ def test_an_interrupted_world_is_completed_to_the_same_bytes(world, tmp_path):
         if done == 3:
             raise KeyboardInterrupt
 
-    small = {"seed": 3, "counts": {"train": 6}, "layout": layout, "supersample": 1, **SIZE}
+    small: dict[str, Any] = {
+        "seed": 3,
+        "counts": {"train": 6},
+        "layout": layout,
+        "supersample": 1,
+        **SIZE,
+    }
     with pytest.raises(KeyboardInterrupt):
         write_world(tmp_path, progress=stop, **small)
     assert write_world(tmp_path, **small).kept == 3
@@ -147,4 +174,4 @@ def test_an_interrupted_world_is_completed_to_the_same_bytes(world, tmp_path):
         assert path.read_bytes() == (root / path.relative_to(tmp_path)).read_bytes()
     other = next(name for name in LAYOUTS if name != layout)
     with pytest.raises(OmfaError, match=f"layout {layout}, asked for {other}"):
-        write_world(tmp_path, **small | {"layout": other})
+        write_world(tmp_path, **{**small, "layout": other})

@@ -40,10 +40,10 @@ def add(root, name, number=0, labels=None):
         tiny.write_labels(root / "segm" / f"{name}_segm.png", labels)
 
 
-def listed(root, **options):
+def listed(root, *, split_shares=ALL_TRAIN, clean=None):
     warnings = []
     splits = DeepFashionMultiModal.raw_items(
-        str(root), warnings, **{"split_shares": ALL_TRAIN} | options
+        str(root), warnings, split_shares=split_shares, clean=clean
     )
     return splits, warnings
 
@@ -57,7 +57,7 @@ def read(root, name, **options):
 def test_names():
     name = parse_name("MEN-Tees_Tanks-id_00000080-01_7_additional")
     assert name == PhotoName("MEN", "Tees_Tanks", "00000080", "01", "additional")
-    assert name.group == "MEN-Tees_Tanks-id_00000080-01"
+    assert name is not None and name.group == "MEN-Tees_Tanks-id_00000080-01"
     for bad in (
         "MEN-Denim-id_0000080-01_7_additional",
         "MAN-Denim-id_00000080-01_7_additional",
@@ -85,7 +85,9 @@ def test_a_person_is_in_one_split(root):
         for gender, outfit in (("MEN", 1), ("WOMEN", 2)):
             add(root, f"{gender}-Pants-id_{person:08d}-{outfit:02d}_1_front")
     splits, _ = listed(root, split_shares=(0.4, 0.3, 0.3))
-    people = {split: {item.name.person_id for item in items} for split, items in splits.items()}
+    people = {
+        split: {item.key.split("_")[1][:8] for item in items} for split, items in splits.items()
+    }
     assert sum(map(len, people.values())) == len(set.union(*people.values())) == 12
     assert len(people) == 3 and sum(map(len, splits.values())) == 24
     with pytest.raises(OmfaError, match="--split-shares: expected three numbers"):
@@ -221,4 +223,4 @@ def test_densepose_gives_the_face_where_nothing_else_does(root):
     assert (left + right, top + bottom) == pytest.approx((49, 30), abs=2)
     Image.fromarray(parts[..., ::-1]).save(path)
     record, flaws = read(root, name)
-    assert not record.has_face and "damaged densepose" in flaws
+    assert not record.has_face and any(flaw.startswith("damaged densepose (") for flaw in flaws)

@@ -1,6 +1,7 @@
 """Duplicates: copies are found whatever was done to them, people who only look alike are not."""
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ pytest.importorskip("numba")
 from omfa_jax.cli.main import main
 from omfa_jax.data.world import World, write_world
 
-SIZE = {"height_px": 128, "width_px": 96}
+SIZE: dict[str, Any] = {"height_px": 128, "width_px": 96}
 PEOPLE = 24
 
 

@@ -38,14 +38,18 @@ def picture_bytes(path: Path) -> bytes:
 
 
 def optional(read: Callable[[Path], T], path: Path | None, what: str, flaws: list[str]) -> T | None:
-    """Return what `read` makes of the file; None, and a flaw, if it is missing or damaged."""
+    """Return what `read` makes of the file; None, and a flaw, if it is missing or damaged.
+
+    The flaw of a damaged file names it, so that a build's report names every one of them; those of
+    missing files are alike, and are counted.
+    """
     if path is None:
         flaws.append(f"no {what}")
         return None
     try:
         return read(path)
-    except OmfaError:
-        flaws.append(f"damaged {what}")
+    except OmfaError as error:
+        flaws.append(f"damaged {what} ({error})")
         return None
 
 
@@ -67,11 +71,11 @@ def optional_labels(
     try:
         label_set.require(labels, what)
     except OmfaError:
-        flaws.append(f"{what} holds ids that {label_set.name} does not have; not used")
+        flaws.append(f"{what} holds ids that {label_set.name} does not have; not used ({path})")
         return None
     (height, width), (height_px, width_px) = labels.shape, size_px
     if abs(width / height * height_px / width_px - 1) > MAX_ASPECT_ERROR:
-        flaws.append(f"{what} has not the photo's aspect; not used")
+        flaws.append(f"{what} has not the photo's aspect; not used ({path})")
         return None
     if (height, width) != size_px:
         flaws.append(f"{what} has not the photo's size; scaled")
