@@ -52,7 +52,7 @@ class FitSettings:
     """
 
     focal_per_side: float = 2.5
-    keypoint_spread: float = 0.012
+    keypoint_spread: float = 0.01
     yaws_deg: tuple[float, ...] = (0.0, 180.0, 60.0, -60.0, 120.0, -120.0)
     kept: int = 2
     facing_steps: int = 15
@@ -87,7 +87,6 @@ class Fitter:
         self.settings = settings or FitSettings()
         self._skeleton = load_skeleton(model)
         ties = known.matrix()
-        self._tied = ties.any(axis=1)
         steady = np.array([name in known.steady for name in known.names])
         solve = partial(
             _solve,
@@ -114,7 +113,9 @@ class Fitter:
                 f"keypoints: expected {expected} and a size (width, height) each,"
                 f" got {rows.shape} and {sizes.shape}"
             )
-        seen = np.stack([trusted(*pair) for pair in zip(rows, sizes, strict=True)]) & self._tied
+        seen = np.stack(
+            [trusted(self.keypoints, *pair) for pair in zip(rows, sizes, strict=True)]
+        )
         focal = self.settings.focal_per_side * sizes.max(axis=1)
         places = np.where(
             seen[..., None], (rows[..., :2] - sizes[:, None] / 2) / focal[:, None, None], 0.0

@@ -45,13 +45,15 @@ class KeypointSet:
     `ties` gives each point's place on the body as joints or LANDMARKS whose mean it is; none means
     that the point is not used. The keypoints that hardly move when arms and lower legs do are
     `steady`: they tell where the body is and which way it faces. `torso` lists groups of which one
-    point each must be seen.
+    point each must be seen. `needs` names for a keypoint the next one down the limb, without which
+    it must be surer than others.
     """
 
     name: str
     ties: Mapping[str, tuple[str, ...]]
     steady: frozenset[str]
     torso: tuple[tuple[str, ...], ...]
+    needs: Mapping[str, str]
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -78,6 +80,8 @@ def _sides(*names: str) -> tuple[str, ...]:
 _FACE = ("nose", *_sides("eye", "ear"))
 _TORSO = (("right_shoulder",), ("left_shoulder",), ("right_hip", "left_hip", "mid_hip"))
 _STEADY = frozenset((*_FACE, "neck", "mid_hip", *_sides("shoulder", "hip")))
+# where a photo ends above the knees, OpenPose puts them at its edge or on a hem
+_KNEES_NEED = {"right_knee": "right_ankle", "left_knee": "left_ankle"}
 _MEANS = {"neck": _sides("shoulder"), "mid_hip": _sides("hip")}
 _ARMS = ("right_shoulder", "right_elbow", "right_wrist", "left_shoulder", "left_elbow")
 
@@ -97,6 +101,7 @@ BODY_25 = KeypointSet(
     ),
     _STEADY,
     _TORSO,
+    _KNEES_NEED,
 )
 BODY_18 = KeypointSet(
     "BODY_18",
@@ -107,6 +112,7 @@ BODY_18 = KeypointSet(
     ),
     _STEADY,
     _TORSO,
+    _KNEES_NEED,
 )
 # DeepFashion-MultiModal names its 21 points by a picture only (keypoints_definition.png of its
 # repository). Sides are the person's own. It has no hips; armpits follow the cloth and are left out.
@@ -137,6 +143,7 @@ DEEPFASHION = KeypointSet(
     },
     frozenset((*_FACE, "crown", "chin", *_sides("shoulder", "knee"))),
     (("right_shoulder",), ("left_shoulder",), ("right_knee", "left_knee")),
+    {},
 )
 SETS = {found.name: found for found in (BODY_25, BODY_18, DEEPFASHION)}
 

@@ -10,6 +10,7 @@ from omfa_jax.body.fit.keypoints import KeypointSet
 from omfa_jax.body.fit.prior import POSED
 
 MIN_CONFIDENCE = 0.2
+SURE_CONFIDENCE = 0.5
 EDGE_SHARE = 0.01
 MIN_KEYPOINTS = 6
 MAX_MEDIAN_OF_IMAGE = 0.03
@@ -46,18 +47,24 @@ class FitReport:
 
 
 def trusted(
-    rows: Float[np.ndarray, "k 3"], size_px: Float[np.ndarray, "2"]
+    keypoints: KeypointSet, rows: Float[np.ndarray, "k 3"], size_px: Float[np.ndarray, "2"]
 ) -> Bool[np.ndarray, "k"]:
     """Return which rows (x px, y px, confidence) count.
 
-    Those of confidence 0.2 or more, inside the picture by 1% of its sides: detectors leave what
-    the picture cuts off at its edge or beyond it, and what they missed at (0, 0).
+    Those that are tied to the body, of confidence 0.2 or more, inside the picture by 1% of its
+    sides: detectors leave what the picture cuts off at its edge or beyond it, and what they missed
+    at (0, 0). A knee whose ankle does not count needs confidence 0.5.
     """
     edge = EDGE_SHARE * size_px
     finite = np.isfinite(rows).all(axis=1)
     safe = np.where(finite[:, None], rows, 0)
     inside = ((safe[:, :2] > edge) & (safe[:, :2] < size_px - edge)).all(axis=1)
-    return finite & inside & (safe[:, 2] >= MIN_CONFIDENCE)
+    tied = np.array([bool(places) for places in keypoints.ties.values()])
+    seen = tied & finite & inside & (safe[:, 2] >= MIN_CONFIDENCE)
+    for name, needed in keypoints.needs.items():
+        row, other = keypoints.names.index(name), keypoints.names.index(needed)
+        seen[row] &= seen[other] or safe[row, 2] >= SURE_CONFIDENCE
+    return seen
 
 
 def judge(
