@@ -113,9 +113,7 @@ class Fitter:
                 f"keypoints: expected {expected} and a size (width, height) each,"
                 f" got {rows.shape} and {sizes.shape}"
             )
-        seen = np.stack(
-            [trusted(self.keypoints, *pair) for pair in zip(rows, sizes, strict=True)]
-        )
+        seen = np.stack([trusted(self.keypoints, *pair) for pair in zip(rows, sizes, strict=True)])
         focal = self.settings.focal_per_side * sizes.max(axis=1)
         places = np.where(
             seen[..., None], (rows[..., :2] - sizes[:, None] / 2) / focal[:, None, None], 0.0
@@ -134,7 +132,7 @@ class Fitter:
                 seen=seen[i],
                 size_px=(width, height),
                 body_height_px=float(BODY_HEIGHT_M * focal[i] / one["distance"]),
-                beyond_limits_rad=np.asarray(prior.beyond_limits(one["w"])),
+                beyond_limits_rad=np.asarray(prior.beyond_limits(jnp.asarray(one["w"]))),
                 betas=one["betas"],
                 facing=one["turns"][0],
             )

@@ -26,14 +26,12 @@ SMPLX_VERTICES = {
     "right_small_toe": 8474,
     "right_heel": 8635,
 }
-# a point of the skin beside a joint: (joint, metres from it in the rest pose to the left, up, front)
+# a point of the skin: (joint, metres from it in the rest pose to the left, up, to the front)
 SKIN_NEAR_JOINTS = {
     "left_acromion": ("left_shoulder", (0.02, 0.06, 0.0)),
     "right_acromion": ("right_shoulder", (-0.02, 0.06, 0.0)),
-    "left_wrist_back": ("left_wrist", (0.0, 0.03, 0.0)),
-    "right_wrist_back": ("right_wrist", (0.0, 0.03, 0.0)),
-    "left_wrist_palm": ("left_wrist", (0.0, -0.03, 0.0)),
-    "right_wrist_palm": ("right_wrist", (0.0, -0.03, 0.0)),
+    "left_hip_side": ("left_hip", (0.07, 0.0, 0.0)),
+    "right_hip_side": ("right_hip", (-0.07, 0.0, 0.0)),
 }
 LANDMARKS = (*SMPLX_VERTICES, *SKIN_NEAR_JOINTS, "crown", "chin")
 
@@ -115,7 +113,8 @@ BODY_18 = KeypointSet(
     _KNEES_NEED,
 )
 # DeepFashion-MultiModal names its 21 points by a picture only (keypoints_definition.png of its
-# repository). Sides are the person's own. It has no hips; armpits follow the cloth and are left out.
+# repository). Sides are the person's own. Shoulders and hips lie on the outline and are tied to the
+# skin there, ankles on the instep: all of that is approximate. Armpits follow the cloth: left out.
 DEEPFASHION = KeypointSet(
     "DeepFashion",
     {
@@ -132,17 +131,17 @@ DEEPFASHION = KeypointSet(
         "left_armpit": (),
         "right_elbow": ("right_elbow",),
         "left_elbow": ("left_elbow",),
-        "right_wrist_outer": ("right_wrist_back",),
-        "right_wrist_inner": ("right_wrist_palm",),
-        "left_wrist_inner": ("left_wrist_palm",),
-        "left_wrist_outer": ("left_wrist_back",),
+        "right_wrist": ("right_wrist",),
+        "right_hip": ("right_hip_side",),
+        "left_hip": ("left_hip_side",),
+        "left_wrist": ("left_wrist",),
         "right_knee": ("right_knee",),
         "left_knee": ("left_knee",),
-        "right_instep": ("right_ankle", "right_foot"),
-        "left_instep": ("left_ankle", "left_foot"),
+        "right_ankle": ("right_ankle", "right_foot"),
+        "left_ankle": ("left_ankle", "left_foot"),
     },
-    frozenset((*_FACE, "crown", "chin", *_sides("shoulder", "knee"))),
-    (("right_shoulder",), ("left_shoulder",), ("right_knee", "left_knee")),
+    frozenset((*_FACE, "crown", "chin", *_sides("shoulder", "hip"))),
+    (("right_shoulder",), ("left_shoulder",), _sides("hip", "knee")),
     {},
 )
 SETS = {found.name: found for found in (BODY_25, BODY_18, DEEPFASHION)}

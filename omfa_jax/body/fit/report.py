@@ -38,12 +38,11 @@ class FitReport:
     reason: str
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the report for a JSON file, errors to four digits."""
-        rounded = {
-            name: float(f"{value:.4g}") if isinstance(value, float) else value
+        """Return the report for a JSON file: four digits, None for what is not finite."""
+        return {
+            name: _short(value) if isinstance(value, float) else value
             for name, value in asdict(self).items()
         }
-        return rounded
 
 
 def trusted(
@@ -58,7 +57,7 @@ def trusted(
     edge = EDGE_SHARE * size_px
     finite = np.isfinite(rows).all(axis=1)
     safe = np.where(finite[:, None], rows, 0)
-    inside = ((safe[:, :2] > edge) & (safe[:, :2] < size_px - edge)).all(axis=1)
+    inside = np.all((safe[:, :2] > edge) & (safe[:, :2] < size_px - edge), axis=1)
     tied = np.array([bool(places) for places in keypoints.ties.values()])
     seen = tied & finite & inside & (safe[:, 2] >= MIN_CONFIDENCE)
     for name, needed in keypoints.needs.items():
@@ -120,3 +119,7 @@ def judge(
         accepted=not reason,
         reason=reason,
     )
+
+
+def _short(value: float) -> float | None:
+    return float(f"{value:.4g}") if np.isfinite(value) else None

@@ -66,7 +66,7 @@ def joint_places(turned: Float[Array, "j 3 3"], rest: Float[Array, "j 3"]) -> Fl
     """Return where the joints are, metres from the pelvis, of the shaped body's rest joints."""
     above = np.maximum(PARENTS[: len(rest)], 0)
     bones = turn(turned[above], rest - rest[above])
-    return ancestors(len(rest)) @ bones
+    return jnp.asarray(ancestors(len(rest))) @ bones
 
 
 def carried(

@@ -36,7 +36,7 @@ def minimise(
     """
 
     def step(state: tuple, scale: Float[Array, ""]) -> tuple[tuple, None]:
-        x, damping = state
+        x, damping, _ = state
         rows, (seen_by_x, plain_by_x) = linearise(x)
         seen, plain = rows
         robust = weights / (1 + (seen**2).sum(-1) / scale**2) ** 2
@@ -47,9 +47,11 @@ def minimise(
         damped = normal + jnp.diag(damping * jnp.diagonal(normal) + 1e-3)
         moved = x - jax.scipy.linalg.cho_solve((jnp.linalg.cholesky(damped), True), by_x.T @ r)
         # a failed factorisation is NaN, and NaN is not better
-        better = cost(residuals(moved), weights, scale) < cost(rows, weights, scale)
+        value, trial = cost(rows, weights, scale), cost(residuals(moved), weights, scale)
+        better = trial < value
         damping = jnp.clip(damping * jnp.where(better, _EASE, _BRAKE), 1e-6, 1e6)
-        return (jnp.where(better, moved, x), damping), None
+        return (jnp.where(better, moved, x), damping, jnp.where(better, trial, value)), None
 
-    (x, _), _ = jax.lax.scan(step, (start, jnp.asarray(_DAMPING)), scales)
-    return x, cost(residuals(x), weights, scales[-1])
+    initial = (start, jnp.asarray(_DAMPING), jnp.asarray(jnp.inf))
+    (x, _, value), _ = jax.lax.scan(step, initial, scales)
+    return x, value
