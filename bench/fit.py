@@ -13,8 +13,13 @@ import numpy as np
 
 from omfa_jax.body.camera import Camera, looking_at
 from omfa_jax.body.fit.fitting import BODY_HEIGHT_M, Fitter
-from omfa_jax.body.fit.keypoints import BODY_18, BODY_25, DEEPFASHION, KeypointSet
-from omfa_jax.body.fit.keypoints import landmark_vertices
+from omfa_jax.body.fit.keypoints import (
+    BODY_18,
+    BODY_25,
+    DEEPFASHION,
+    KeypointSet,
+    landmark_vertices,
+)
 from omfa_jax.body.forward import forward
 from omfa_jax.body.model import BodyModel, load_model
 from omfa_jax.body.params import BodyParams, neutral

@@ -27,6 +27,7 @@ from omfa_jax.body.fit.projection import (
     body_of,
     keypoints,
     linearised,
+    turned_facing,
 )
 from omfa_jax.body.fit.report import FitReport, judge, trusted
 from omfa_jax.body.fit.rotations import rotations
@@ -166,8 +167,8 @@ def _solve(
 
         def before(y: Array) -> Array:
             x = whole(y)
-            body = body_of(x, facing)
-            return prior.residuals(body.w, body.turns[0], body.betas, (x - base)[DEPTH[0]])
+            w, drift = x[POSE].reshape(21, 3), (x - base)[DEPTH[0]]
+            return prior.residuals(w, turned_facing(x, facing), x[BETAS], drift)
 
         def residuals(y: Array) -> tuple[Array, Array]:
             found = keypoints(body_of(whole(y), facing), skeleton, ties)

@@ -40,10 +40,15 @@ def body_of(x: Float[Array, "79"], facing: Float[Array, "3 3"]) -> Body:
     """
     w = x[POSE].reshape(21, 3)
     distance = jnp.exp(x[DEPTH[0]])
-    facing = product(facing, rotations(x[TURN]))
+    facing = turned_facing(x, facing)
     relaxed = rotations(jnp.asarray(prior.RELAXED, jnp.float32))
     turns = jnp.concatenate([facing[None], product(relaxed, rotations(w))])
     return Body(w, turns, x[BETAS], distance, distance * jnp.append(x[AT], 1.0))
+
+
+def turned_facing(x: Float[Array, "79"], facing: Float[Array, "3 3"]) -> Float[Array, "3 3"]:
+    """Return the pelvis's rotation in the world: that of the start, then x's."""
+    return product(facing, rotations(x[TURN]))
 
 
 def keypoints(body: Body, skeleton: Skeleton, ties: Float[Array, "k p"]) -> Float[Array, "k 2"]:
@@ -67,8 +72,9 @@ def linearised(
     count = len(turned)
     # a joint moves what hangs on it, by the skinning weights of all that hangs on it
     below = jnp.asarray(ancestors(count))
-    weights = skeleton.weights[..., None] * carried(skeleton, turned, body.betas)
-    places = carried(skeleton, turned, body.betas)[np.arange(count), np.arange(count)]
+    each = carried(skeleton, turned, body.betas)
+    places = each[np.arange(count), np.arange(count)]
+    weights = skeleton.weights[..., None] * each
     moved = jnp.einsum("kp,pia->kia", ties, weights)
     share = (ties @ skeleton.weights) @ below
     lever = jnp.einsum("kia,ij->kja", moved, below) - share[..., None] * places

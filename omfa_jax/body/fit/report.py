@@ -57,7 +57,9 @@ def trusted(
     edge = EDGE_SHARE * size_px
     finite = np.isfinite(rows).all(axis=1)
     safe = np.where(finite[:, None], rows, 0)
-    inside = np.all((safe[:, :2] > edge) & (safe[:, :2] < size_px - edge), axis=1)
+    x, y = safe[:, 0], safe[:, 1]
+    across = (x > edge[0]) & (x < size_px[0] - edge[0])
+    inside = across & (y > edge[1]) & (y < size_px[1] - edge[1])
     tied = np.array([bool(places) for places in keypoints.ties.values()])
     seen = tied & finite & inside & (safe[:, 2] >= MIN_CONFIDENCE)
     for name, needed in keypoints.needs.items():
