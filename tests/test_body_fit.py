@@ -1,11 +1,13 @@
 """Bodies fitted to keypoints of known bodies, and the parts that the fit is made of."""
 
+import importlib.util
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bench.fit import SIZE_PX, make, measure
 from omfa_jax.body.fit import prior, projection
 from omfa_jax.body.fit.fitting import Fitter
 from omfa_jax.body.fit.folder import REPORT_FILE, fit_folder
@@ -27,7 +29,18 @@ from omfa_jax.body.params_file import load_body_file, read_npz, save_body
 from omfa_jax.core.errors import OmfaError
 
 BATCH = 8
+SIZE_PX = (768, 1024)
 MODEL = load_model()
+
+
+@pytest.fixture(scope="module")
+def bench():
+    script = Path(__file__).parents[1] / "bench" / "fit.py"
+    spec = importlib.util.spec_from_file_location("bench_fit", script)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(scope="module")
@@ -109,17 +122,17 @@ def test_relaxed_stance_is_a_mirror_image_and_hangs_its_arms():
 
 
 @pytest.mark.parametrize("kind", ["half", "whole"])
-def test_known_bodies_are_found(fitter, kind):
-    truth = make(MODEL, BODY_25, BATCH, kind, noise=0.0, seed=7)
-    found = measure(fitter, MODEL, truth, BATCH)
+def test_known_bodies_are_found(fitter, bench, kind):
+    truth = bench.make(MODEL, BODY_25, BATCH, kind, noise=0.0, seed=7)
+    found = bench.measure(fitter, MODEL, truth, BATCH)
     assert found["accepted"].all()
     assert found["fit"].mean() <= 0.015
     assert found["neutral"].mean() >= 10 * found["fit"].mean()
     assert np.median(found["mm"]) < 80
 
 
-def test_fit_is_the_same_in_another_batch_and_bad_points_do_little(fitter):
-    truth = make(MODEL, BODY_25, BATCH, "half", noise=0.0, seed=7)
+def test_fit_is_the_same_in_another_batch_and_bad_points_do_little(fitter, bench):
+    truth = bench.make(MODEL, BODY_25, BATCH, "half", noise=0.0, seed=7)
     sizes = [SIZE_PX] * BATCH
     alone = np.zeros_like(truth.rows)
     alone[3] = truth.rows[3]
@@ -175,8 +188,8 @@ def test_what_is_trusted_and_rejected():
         assert not report.accepted and word in report.reason
 
 
-def test_folder_resumes_and_lists_the_rejected(fitter, tmp_path):
-    truth = make(MODEL, BODY_25, 4, "half", noise=0.0, seed=7)
+def test_folder_resumes_and_lists_the_rejected(fitter, bench, tmp_path):
+    truth = bench.make(MODEL, BODY_25, 4, "half", noise=0.0, seed=7)
     asked = []
 
     def reader(index):

@@ -55,7 +55,7 @@ def trusted(
     at (0, 0). A knee whose ankle does not count needs confidence 0.5.
     """
     edge = EDGE_SHARE * size_px
-    finite = np.isfinite(rows).all(axis=1)
+    finite = np.isfinite(rows.sum(axis=1))
     safe = np.where(finite[:, None], rows, 0)
     x, y = safe[:, 0], safe[:, 1]
     across = (x > edge[0]) & (x < size_px[0] - edge[0])
