@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from omfa_jax.body.fit.keypoints import DEEPFASHION
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.data.landmarks import LANDMARKS
 from omfa_jax.data.photos import find_photos
 
 
@@ -42,6 +44,7 @@ def test_openpose(tmp_path):
 
 
 def test_deepfashion(tmp_path):
+    assert DEEPFASHION.names == LANDMARKS
     picture(tmp_path / "images/MEN-a.jpg")
     numbers = np.arange(42)
     write(tmp_path / "keypoints/keypoints_loc.txt", f"MEN-a.jpg {' '.join(map(str, numbers))}\n")

@@ -14,8 +14,9 @@ from omfa_jax.core.files import require_dir
 from omfa_jax.core.images import exif_orientation
 from omfa_jax.data.faces import read_keypoints
 from omfa_jax.data.landmarks import read_dresscode, read_landmarks
+from omfa_jax.data.reading import files_by_stem, first_with_files
+from omfa_jax.data.viton_hd import KEYPOINT_DIRS
 
-KEYPOINT_DIRS = ("openpose_json", "openpose-json")
 _TURNED = (5, 6, 7, 8)
 
 
@@ -67,9 +68,9 @@ def _openpose(root: Path, warnings: list[str]) -> dict[Path, list[Photo]]:
     found = {}
     for images in sorted(root.glob("*/image")):
         folder = images.parent
-        files = next((f for name in KEYPOINT_DIRS if (f := _by_stem(folder / name))), {})
+        files = first_with_files(folder, KEYPOINT_DIRS)
         files = {stem.removesuffix("_keypoints"): path for stem, path in files.items()}
-        found[folder] = _paired(folder, _by_stem(images), files, _read_openpose, warnings)
+        found[folder] = _paired(folder, files_by_stem(images), files, _read_openpose, warnings)
     return found
 
 
@@ -77,8 +78,8 @@ def _dresscode(root: Path, warnings: list[str]) -> dict[Path, list[Photo]]:
     found = {}
     for images in sorted(root.glob("*/images")):
         folder = images.parent
-        people = {stem: path for stem, path in _by_stem(images).items() if stem.endswith("_0")}
-        files = _by_stem(folder / "keypoints").items()
+        people = {stem: path for stem, path in files_by_stem(images).items() if stem.endswith("_0")}
+        files = files_by_stem(folder / "keypoints").items()
         rows = {f"{stem[:-2]}_0": path for stem, path in files if stem.endswith("_2")}
         found[folder] = _paired(folder, people, rows, _read_dresscode, warnings)
     return found
@@ -86,7 +87,7 @@ def _dresscode(root: Path, warnings: list[str]) -> dict[Path, list[Photo]]:
 
 def _deepfashion(root: Path, warnings: list[str]) -> dict[Path, list[Photo]]:
     landmarks = read_landmarks(root / "keypoints", warnings)
-    photos = _by_stem(root / "images")
+    photos = files_by_stem(root / "images")
     return {root: _paired(root, photos, landmarks, lambda rows, _: rows, warnings)}
 
 
@@ -121,10 +122,3 @@ def _paired(
         return lambda size_px: read(keypoints[name], size_px)
 
     return [Photo(name, photos[name], reader(name)) for name in sorted(photos) if name in keypoints]
-
-
-def _by_stem(folder: Path) -> dict[str, Path]:
-    if not folder.is_dir():
-        return {}
-    names = (entry.name for entry in os.scandir(folder) if not entry.name.startswith("."))
-    return {Path(name).stem: folder / name for name in sorted(names)}
