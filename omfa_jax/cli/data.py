@@ -1,4 +1,4 @@
-"""`omfa data synthesize | bodies | poses | duplicates | build | check | latents | show`."""
+"""`omfa data synthesize | bodies | fit | poses | duplicates | build | check | latents | show`."""
 
 import argparse
 import logging
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from omfa_jax.cli import bodies, datasets, duplicates, poses
+from omfa_jax.cli import bodies, datasets, duplicates, fit, poses
 from omfa_jax.cli.records import add_writing, writing
 from omfa_jax.core.errors import OmfaError
 
@@ -36,6 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     make.add_argument("--processes", type=int, default=cores)
 
     bodies.add_arguments(command("bodies", bodies.HELP))
+    fit.add_arguments(command("fit", fit.HELP))
+
     text = "pose maps of a raw data set's SMPL-X parameters, or of named target poses"
     poses.add_arguments(command("poses", text))
 
@@ -79,6 +81,7 @@ def run(options: argparse.Namespace) -> None:
     action = {
         "synthesize": synthesize,
         "bodies": bodies.run,
+        "fit": fit.run,
         "poses": poses.run,
         "duplicates": duplicates.run,
         "build": build,

@@ -12,7 +12,7 @@ from omfa_jax.core.errors import OmfaError
 # name -> (module with add_arguments and run, help); imported only when the command is given
 COMMANDS = {
     "demo": ("omfa_jax.cli.demo", "the whole path in minutes on a laptop, with a report"),
-    "data": ("omfa_jax.cli.data", "synthesize, bodies, poses, build, check, latents, show"),
+    "data": ("omfa_jax.cli.data", "synthesize, bodies, fit, poses, build, check, latents, show"),
     "train": ("omfa_jax.cli.train", "train a model, or go on training it"),
     "plan": ("omfa_jax.cli.plan", "memory, FLOPs and traffic of a run on a machine not here"),
     "sample": (

@@ -1,0 +1,149 @@
+"""A folder of photos' keypoints to a folder of body files: in batches, resumable, with a report."""
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from tqdm import tqdm
+
+from omfa_jax.body.fit.fitting import Fit, Fitter
+from omfa_jax.body.params_file import read_npz, save_body
+from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.files import atomic_write
+
+REPORT_FILE = "fit_report.json"
+SOURCE = "keypoints"
+_SAVE_SECONDS = 30.0
+
+# a name, and what reads its rows (x px, y px, confidence) and its photo's (width, height)
+Photo = tuple[str, Callable[[], tuple[Float[np.ndarray, "k 3"], tuple[int, int]]]]
+
+
+@dataclass(frozen=True)
+class FolderReport:
+    """What `fit_folder` did; `rejected` holds (name, reason), also those of earlier runs."""
+
+    fitted: int
+    kept: int
+    rejected: tuple[tuple[str, str], ...]
+    seconds: float
+
+    def __str__(self) -> str:
+        """Return one line of counts, then one line per rejected photo."""
+        head = f"{self.fitted} fitted, {self.kept} kept, {len(self.rejected)} rejected"
+        lines = (f"  {name}: {reason}" for name, reason in self.rejected)
+        return "\n".join([f"{head} ({self.seconds:.1f} s)", *lines])
+
+
+def fit_folder(
+    fitter: Fitter,
+    photos: Sequence[Photo],
+    folder: str | os.PathLike,
+    *,
+    batch_size: int = 16,
+    overwrite: bool = False,
+) -> FolderReport:
+    """Write folder/smplx/NAME.npz for every photo whose fit is accepted, and fit_report.json.
+
+    The report has one entry for each photo: FitReport's fields, or the reason why the keypoints
+    could not be read. A photo of the report is done, and a body file from elsewhere is kept as it
+    is; `overwrite` fits all anew. Raises OmfaError if the report is damaged or nothing can be
+    written.
+    """
+    if batch_size < 1:
+        raise OmfaError(f"--batch-size: expected 1 or more, got {batch_size}")
+    started = time.perf_counter()
+    folder = Path(folder)
+    entries = {} if overwrite else _read_report(folder / REPORT_FILE)
+    bodies = folder / "smplx"
+    due = [p for p in photos if overwrite or not _is_done(p[0], bodies, entries)]
+    fitted, saved = 0, time.perf_counter()
+    with tqdm(total=len(photos), initial=len(photos) - len(due), unit="photo", desc="fit") as bar:
+        for name, result in _results(fitter, due, batch_size):
+            path = bodies / f"{name}.npz"
+            if isinstance(result, str):
+                entries[name] = {"accepted": False, "reason": result}
+            else:
+                entries[name] = result.report.as_dict()
+            if isinstance(result, Fit) and result.report.accepted:
+                save_body(path, result.params, result.camera, source=SOURCE)
+                fitted += 1
+            elif overwrite:
+                path.unlink(missing_ok=True)
+            bar.update()
+            if time.perf_counter() - saved > _SAVE_SECONDS:
+                _write_report(folder / REPORT_FILE, entries)
+                saved = time.perf_counter()
+    _write_report(folder / REPORT_FILE, entries)
+    names = sorted(name for name, _ in photos)
+    rejected = [(n, entries[n]["reason"]) for n in names if not _accepted(entries.get(n))]
+    return FolderReport(
+        fitted=fitted,
+        kept=len(photos) - fitted - len(rejected),
+        rejected=tuple(rejected),
+        seconds=time.perf_counter() - started,
+    )
+
+
+def _results(
+    fitter: Fitter, photos: Sequence[Photo], batch_size: int
+) -> Iterator[tuple[str, Fit | str]]:
+    """Yield (name, fit, or in words why there is none) in the order of `photos`."""
+    for first in range(0, len(photos), batch_size):
+        names, rows, sizes, failed = [], [], [], {}
+        for name, read in photos[first : first + batch_size]:
+            try:
+                found, size_px = read()
+            except OmfaError as error:
+                failed[name] = str(error)
+                continue
+            names.append(name)
+            rows.append(found)
+            sizes.append(size_px)
+        fits: list[Fit] = []
+        if names:
+            # a last batch of another size would compile anew
+            blank = batch_size - len(names)
+            padded = np.pad(np.stack(rows), ((0, blank), (0, 0), (0, 0)))
+            fits = fitter(padded, sizes + [(1, 1)] * blank)
+        done: dict[str, Fit | str] = failed | dict(zip(names, fits, strict=False))
+        for name, _ in photos[first : first + batch_size]:
+            yield name, done[name]
+
+
+def _accepted(entry: dict[str, Any] | None) -> bool:
+    # no entry: a body file from elsewhere, which is not judged
+    return entry is None or bool(entry["accepted"])
+
+
+def _is_done(name: str, bodies: Path, entries: dict[str, dict[str, Any]]) -> bool:
+    """Return whether a photo needs no fit: ours and reported, reported as bad, or another's."""
+    path = bodies / f"{name}.npz"
+    if not path.exists():
+        return name in entries and not entries[name]["accepted"]
+    return name in entries or str(read_npz(path, "body file").get("source", "")) != SOURCE
+
+
+def _read_report(path: Path) -> dict[str, dict[str, Any]]:
+    if not path.exists():
+        return {}
+    try:
+        entries = json.loads(path.read_text())["photos"]
+        return {name: dict(entry, accepted=bool(entry["accepted"]), reason=str(entry["reason"]))
+                for name, entry in entries.items()}  # fmt: skip
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise OmfaError(f"{path}: damaged ({error!r}); delete it to fit again") from None
+
+
+def _write_report(path: Path, entries: dict[str, dict[str, Any]]) -> None:
+    accepted = sum(entry["accepted"] for entry in entries.values())
+    summary = {"accepted": accepted, "rejected": len(entries) - accepted}
+    with atomic_write(path) as temporary:
+        photos = dict(sorted(entries.items()))
+        temporary.write_text(json.dumps(summary | {"photos": photos}, indent=1) + "\n")

@@ -1,0 +1,194 @@
+"""Sets of 2D keypoints by name, and where on the body each of their points is."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from omfa_jax.body.joints import JOINT_INDEX
+from omfa_jax.body.model import BodyModel
+from omfa_jax.core.errors import OmfaError, unknown
+
+BODY_JOINTS = 22
+
+# smplx's vertex ids; the free body's vertices are ordered to have them too
+SMPLX_VERTICES = {
+    "nose": 9120,
+    "right_eye": 9929,
+    "left_eye": 9448,
+    "right_ear": 616,
+    "left_ear": 6,
+    "left_big_toe": 5770,
+    "left_small_toe": 5780,
+    "left_heel": 8846,
+    "right_big_toe": 8463,
+    "right_small_toe": 8474,
+    "right_heel": 8635,
+}
+# a point of the skin: (joint, metres from it in the rest pose to the left, up, to the front)
+SKIN_NEAR_JOINTS = {
+    "left_acromion": ("left_shoulder", (0.02, 0.06, 0.0)),
+    "right_acromion": ("right_shoulder", (-0.02, 0.06, 0.0)),
+    "left_hip_side": ("left_hip", (0.07, 0.0, 0.0)),
+    "right_hip_side": ("right_hip", (-0.07, 0.0, 0.0)),
+}
+LANDMARKS = (*SMPLX_VERTICES, *SKIN_NEAR_JOINTS, "crown", "chin")
+
+
+@dataclass(frozen=True)
+class KeypointSet:
+    """A detector's or data set's keypoints, in its order.
+
+    `ties` gives each point's place on the body as joints or LANDMARKS whose mean it is; none means
+    that the point is not used. The keypoints that hardly move when arms and lower legs do are
+    `steady`: they tell where the body is and which way it faces. `torso` lists groups of which one
+    point each must be seen. `needs` names for a keypoint the next one down the limb, without which
+    it must be surer than others.
+    """
+
+    name: str
+    ties: Mapping[str, tuple[str, ...]]
+    steady: frozenset[str]
+    torso: tuple[tuple[str, ...], ...]
+    needs: Mapping[str, str]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The keypoints' names in order."""
+        return tuple(self.ties)
+
+    def matrix(self) -> Float[np.ndarray, "k p"]:
+        """Return the map from the 22 body joints and then LANDMARKS to the keypoints.
+
+        A keypoint that is not tied has a row of zeros.
+        """
+        columns = [*list(JOINT_INDEX)[:BODY_JOINTS], *LANDMARKS]
+        rows = np.zeros((len(self.ties), len(columns)))
+        for row, places in zip(rows, self.ties.values(), strict=True):
+            for place in places:
+                row[columns.index(place)] = 1 / len(places)
+        return rows
+
+
+def _sides(*names: str) -> tuple[str, ...]:
+    return tuple(f"{side}_{name}" for name in names for side in ("right", "left"))
+
+
+_FACE = ("nose", *_sides("eye", "ear"))
+_TORSO = (("right_shoulder",), ("left_shoulder",), ("right_hip", "left_hip", "mid_hip"))
+_STEADY = frozenset((*_FACE, "neck", "mid_hip", *_sides("shoulder", "hip")))
+# where a photo ends above the knees, OpenPose puts them at its edge or on a hem
+_KNEES_NEED = {"right_knee": "right_ankle", "left_knee": "left_ankle"}
+_MEANS = {"neck": _sides("shoulder"), "mid_hip": _sides("hip")}
+_ARMS = ("right_shoulder", "right_elbow", "right_wrist", "left_shoulder", "left_elbow")
+
+
+def _tied(names: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+    return {name: _MEANS.get(name, (name,)) for name in names}
+
+
+BODY_25 = KeypointSet(
+    "BODY_25",
+    _tied(
+        ("nose", "neck", *_ARMS, "left_wrist", "mid_hip")
+        + ("right_hip", "right_knee", "right_ankle", "left_hip", "left_knee", "left_ankle")
+        + _sides("eye", "ear")
+        + ("left_big_toe", "left_small_toe", "left_heel")
+        + ("right_big_toe", "right_small_toe", "right_heel")
+    ),
+    _STEADY,
+    _TORSO,
+    _KNEES_NEED,
+)
+BODY_18 = KeypointSet(
+    "BODY_18",
+    _tied(
+        ("nose", "neck", *_ARMS, "left_wrist")
+        + ("right_hip", "right_knee", "right_ankle", "left_hip", "left_knee", "left_ankle")
+        + _sides("eye", "ear")
+    ),
+    _STEADY,
+    _TORSO,
+    _KNEES_NEED,
+)
+# DeepFashion-MultiModal names its 21 points by a picture only (keypoints_definition.png of its
+# repository). Sides are the person's own. Shoulders and hips lie on the outline and are tied to the
+# skin there, ankles on the instep: all of that is approximate. Armpits follow the cloth: left out.
+DEEPFASHION = KeypointSet(
+    "DeepFashion",
+    {
+        "crown": ("crown",),
+        "right_ear": ("right_ear",),
+        "right_eye": ("right_eye",),
+        "left_eye": ("left_eye",),
+        "left_ear": ("left_ear",),
+        "nose": ("nose",),
+        "chin": ("chin",),
+        "right_shoulder": ("right_acromion",),
+        "left_shoulder": ("left_acromion",),
+        "right_armpit": (),
+        "left_armpit": (),
+        "right_elbow": ("right_elbow",),
+        "left_elbow": ("left_elbow",),
+        "right_wrist": ("right_wrist",),
+        "right_hip": ("right_hip_side",),
+        "left_hip": ("left_hip_side",),
+        "left_wrist": ("left_wrist",),
+        "right_knee": ("right_knee",),
+        "left_knee": ("left_knee",),
+        "right_ankle": ("right_ankle", "right_foot"),
+        "left_ankle": ("left_ankle", "left_foot"),
+    },
+    frozenset((*_FACE, "crown", "chin", *_sides("shoulder", "hip"))),
+    (("right_shoulder",), ("left_shoulder",), _sides("hip", "knee")),
+    {},
+)
+SETS = {found.name: found for found in (BODY_25, BODY_18, DEEPFASHION)}
+
+
+def by_name(name: str) -> KeypointSet:
+    """Return the set of that name; OmfaError with the nearest name if there is none."""
+    if name not in SETS:
+        raise unknown("keypoint set", name, SETS)
+    return SETS[name]
+
+
+def as_body_25(rows: Float[np.ndarray, "k 3"]) -> Float[np.ndarray, "25 3"]:
+    """Return OpenPose rows as BODY_25, so that both lengths share a batch.
+
+    What BODY_18 lacks has confidence 0. Raises OmfaError unless there are 25 or 18 rows.
+    """
+    if len(rows) == len(BODY_25.ties):
+        return np.asarray(rows, float)
+    if len(rows) != len(BODY_18.ties):
+        raise OmfaError(f"keypoints: expected 25 rows (BODY_25) or 18 (BODY_18), got {len(rows)}")
+    found = np.zeros((len(BODY_25.ties), 3))
+    for name, row in zip(BODY_18.names, rows, strict=True):
+        found[BODY_25.names.index(name)] = row
+    return found
+
+
+def landmark_vertices(model: BodyModel) -> dict[str, int]:
+    """Return the model's vertex of each of LANDMARKS, in their order.
+
+    Raises OmfaError if the model has too few vertices to have smplx's.
+    """
+    highest = max(SMPLX_VERTICES.values())
+    if len(model.v_template) <= highest:
+        raise OmfaError(
+            f"body model: {len(model.v_template)} vertices, but SMPL-X's nose and toes are"
+            f" vertices up to {highest}; give another --smplx-model"
+        )
+    found = dict(SMPLX_VERTICES)
+    vertices = model.v_template.astype(float)
+    for name, (joint, offset) in SKIN_NEAR_JOINTS.items():
+        wanted = model.joint_template[JOINT_INDEX[joint]] + offset
+        found[name] = int(np.argmin(((vertices - wanted) ** 2).sum(1)))
+    x, y, z = vertices.T
+    nose = vertices[SMPLX_VERTICES["nose"]]
+    # the chin is the lowest of the middle of the face: no more than 5 cm behind the nose's tip
+    face = (np.abs(x) < 0.01) & (z > nose[2] - 0.05) & (y > nose[1] - 0.12)
+    found["crown"] = int(np.argmax(np.where(np.abs(x) < 0.02, y, -np.inf)))
+    found["chin"] = int(np.argmin(np.where(face, y, np.inf)))
+    return {name: found[name] for name in LANDMARKS}

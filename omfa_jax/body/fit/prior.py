@@ -1,0 +1,107 @@
+"""What is known of a body before a keypoint is seen: a relaxed stance, its stiffness, its limits.
+
+Made by hand from how people stand and how joints bend; no data and no licensed file is behind it.
+A joint's rotation is its relaxed one times exp(w): w is what the fit looks for, and what is
+quadratically dear. Numbers are radians for the left side; the right side is its mirror image.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from omfa_jax.body.joints import JOINTS
+
+_FREE = (-np.inf, np.inf)
+
+
+class Stance(NamedTuple):
+    """One kind of joint: relaxed axis-angle, standard deviations of w, and limits of w."""
+
+    relaxed: tuple[float, float, float]
+    spread: tuple[float, float, float]
+    limits: tuple[tuple[float, float], ...] = (_FREE, _FREE, _FREE)
+
+
+# In the rest pose the left arm points to +x and the legs to -y: x turns a leg back and an arm about
+# itself, z lifts an arm, -y bends the left elbow to the front, +x bends the knee to the back.
+STANCES = {
+    "hip": Stance((-0.03, 0.0, -0.04), (0.35, 0.2, 0.15), ((-2.2, 0.35), (-0.8, 0.8), (-0.7, 0.9))),
+    "knee": Stance((0.1, 0.0, 0.0), (0.5, 0.04, 0.04), ((-0.1, 2.3), _FREE, _FREE)),
+    "ankle": Stance((-0.05, 0.0, 0.0), (0.2, 0.1, 0.1), ((-0.6, 0.6), (-0.4, 0.4), (-0.4, 0.4))),
+    "foot": Stance((0.0, 0.0, 0.0), (0.1, 0.05, 0.05)),
+    "spine1": Stance((0.02, 0.0, 0.0), (0.1, 0.08, 0.08)),
+    "spine2": Stance((0.0, 0.0, 0.0), (0.1, 0.08, 0.08)),
+    "spine3": Stance((0.0, 0.0, 0.0), (0.08, 0.08, 0.08)),
+    "neck": Stance((0.0, 0.0, 0.0), (0.15, 0.2, 0.12), ((-0.6, 0.6), (-0.8, 0.8), (-0.5, 0.5))),
+    "head": Stance((0.0, 0.0, 0.0), (0.15, 0.2, 0.12), ((-0.5, 0.5), (-0.8, 0.8), (-0.5, 0.5))),
+    "collar": Stance((0.0, 0.0, -0.08), (0.05, 0.1, 0.1), (_FREE, (-0.4, 0.4), (-0.3, 0.5))),
+    "shoulder": Stance((0.0, 0.0, -1.15), (0.3, 0.7, 0.8), ((-1.2, 1.2), (-2.4, 1.0), _FREE)),
+    "elbow": Stance((0.0, -0.3, 0.0), (0.6, 0.8, 0.06), (_FREE, (-2.3, 0.3), _FREE)),
+    "wrist": Stance((0.0, 0.0, 0.0), (0.15, 0.15, 0.15)),
+}
+LIMIT_SPREAD = 0.05
+UPRIGHT_SPREAD = (0.2, 0.08)
+PALM_SPREAD = 0.15
+DEPTH_SPREAD = 0.3
+RELAXED_CURL = 0.2
+POSED = JOINTS[1:22]
+
+
+def _table(field: str) -> Float[np.ndarray, "21 3 ..."]:
+    rows = []
+    for joint in POSED:
+        row = np.array(getattr(STANCES[joint.removeprefix("left_").removeprefix("right_")], field))
+        if joint.startswith("right_") and field == "relaxed":
+            row = row * (1, -1, -1)
+        if joint.startswith("right_") and field == "limits":
+            row = np.stack([row[0], -row[1, ::-1], -row[2, ::-1]])
+        rows.append(row)
+    return np.stack(rows)
+
+
+RELAXED = _table("relaxed")
+SPREAD = _table("spread")
+LIMITS = _table("limits")
+# Where an arm's fit may start: hanging, or with the elbow bent and back, as for a hand on the hip.
+ARM_STARTS = np.zeros((2, 21, 3))
+_SHOULDERS = [POSED.index(f"{side}_shoulder") for side in ("left", "right")]
+_ELBOWS = [POSED.index(f"{side}_elbow") for side in ("left", "right")]
+ARM_STARTS[1, _SHOULDERS, 1] = (0.5, -0.5)
+ARM_STARTS[1, _ELBOWS, 1] = (-0.9, 0.9)
+
+
+def beyond_limits(w: Float[Array, "21 3"]) -> Float[Array, "21 3"]:
+    """Return by how much each angle lies outside its limits, radians; 0 inside."""
+    return jnp.maximum(w - LIMITS[..., 1], 0) + jnp.maximum(LIMITS[..., 0] - w, 0)
+
+
+def residuals(
+    w: Float[Array, "21 3"],
+    facing: Float[Array, "3 3"],
+    betas: Float[Array, "10"],
+    log_depth_change: Float[Array, ""],
+) -> Float[Array, "n"]:
+    """Return the prior's residuals in standard deviations; their squares are its energy.
+
+    `facing` is the pelvis's rotation in the world (y up): its lean is dear, its turn free.
+    """
+    up = facing[:, 1]
+    terms = [
+        w / SPREAD,
+        # the forearm turns back what the upper arm turns, so that palms stay to the body
+        (w[np.array(_SHOULDERS), 0] + w[np.array(_ELBOWS), 0]) / PALM_SPREAD,
+        beyond_limits(w) / LIMIT_SPREAD,
+        up[jnp.array([0, 2])] / jnp.array(UPRIGHT_SPREAD),
+        betas,
+        log_depth_change / DEPTH_SPREAD,
+    ]
+    return jnp.concatenate([jnp.ravel(term) for term in terms])
+
+
+def relaxed_hand(side: str) -> Float[np.ndarray, "15 3"]:
+    """Return the axis-angles of slightly curled fingers, smplx order; the thumb is straight."""
+    curl = np.zeros((5, 3, 3))
+    curl[:4, :, 2] = -RELAXED_CURL if side == "left" else RELAXED_CURL
+    return curl.reshape(15, 3)

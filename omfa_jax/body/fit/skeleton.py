@@ -1,0 +1,89 @@
+"""The joints of a posed body and a few points of its skin, in JAX: no mesh is needed for a fit."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from omfa_jax.body.fit.keypoints import landmark_vertices
+from omfa_jax.body.fit.rotations import product, rotations, turn
+from omfa_jax.body.joints import PARENTS
+from omfa_jax.body.model import BodyModel
+
+
+class Skeleton(NamedTuple):
+    """What the joints and landmarks need of a body model; metres, float32.
+
+    Its points are the first `j` joints of SMPL-X (22 without face and fingers, or all 55), then the
+    landmarks: their places on the template, how each beta moves them, and their skinning weights
+    (a joint follows itself alone).
+    """
+
+    rest: Float[Array, "p 3"]
+    dirs: Float[Array, "p 3 10"]
+    weights: Float[Array, "p j"]
+
+
+def load_skeleton(model: BodyModel, joints: int = 22) -> Skeleton:
+    """Return the skeleton of a model's first `joints` joints.
+
+    Joints beyond them stay at rest relative to their parents, which take over their weights.
+    """
+    ids = list(landmark_vertices(model).values())
+    weights = model.weights[ids].astype(np.float64)
+    for joint in range(len(PARENTS) - 1, joints - 1, -1):
+        weights[:, PARENTS[joint]] += weights[:, joint]
+    arrays = (
+        np.concatenate([model.joint_template[:joints], model.v_template[ids]]),
+        np.concatenate([model.joint_dirs[:joints, :, :10], model.shapedirs[ids]]),
+        np.concatenate([np.eye(joints), weights[:, :joints]]),
+    )
+    return Skeleton(*(jnp.asarray(array, jnp.float32) for array in arrays))
+
+
+def ancestors(count: int) -> Float[np.ndarray, "j j"]:
+    """Return 1 where the column's joint is the row's joint or above it, else 0."""
+    found = np.eye(count, dtype=np.float32)
+    for joint in range(1, count):
+        found[joint] += found[PARENTS[joint]]
+    return found
+
+
+def chain(turns: Float[Array, "j 3 3"]) -> Float[Array, "j 3 3"]:
+    """Return each joint's rotation in the world from those relative to the parents."""
+    # every round doubles how far up each product reaches: 4 rounds for depths up to 16; what would
+    # reach above the pelvis meets the identity at the end
+    above = np.append(np.where(PARENTS[: len(turns)] < 0, len(turns), PARENTS[: len(turns)]), -1)
+    turned = jnp.concatenate([turns, jnp.eye(3)[None]])
+    for _ in range(4):
+        turned = product(turned[above], turned)
+        above = above[above]
+    return turned[:-1]
+
+
+def joint_places(turned: Float[Array, "j 3 3"], rest: Float[Array, "j 3"]) -> Float[Array, "j 3"]:
+    """Return where the joints are, metres from the pelvis, of the shaped body's rest joints."""
+    above = np.maximum(PARENTS[: len(rest)], 0)
+    bones = turn(turned[above], rest - rest[above])
+    return jnp.asarray(ancestors(len(rest))) @ bones
+
+
+def carried(
+    skeleton: Skeleton, turned: Float[Array, "j 3 3"], betas: Float[Array, "10"]
+) -> Float[Array, "p j 3"]:
+    """Return where each joint alone would carry each point, metres from the pelvis."""
+    rest = skeleton.rest + skeleton.dirs @ betas
+    joints = rest[: len(turned)]
+    return turn(turned, rest[:, None] - joints) + joint_places(turned, joints)
+
+
+def posed_joints(
+    skeleton: Skeleton, pose: Float[Array, "j 3"], betas: Float[Array, "10"]
+) -> Float[Array, "j 3"]:
+    """Return the joints of axis-angle rotations (smplx order), metres in the model's axes.
+
+    The same as `omfa_jax.body.forward` without translation and expression.
+    """
+    rest = (skeleton.rest + skeleton.dirs @ betas)[: len(pose)]
+    return joint_places(chain(rotations(pose)), rest) + rest[0]

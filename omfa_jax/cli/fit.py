@@ -1,0 +1,64 @@
+"""`omfa data fit`: body parameters from the 2D keypoints of a raw folder."""
+
+import argparse
+import logging
+from collections.abc import Callable
+
+from omfa_jax.core.errors import OmfaError
+
+HELP = "fit SMPL-X bodies to the photos' 2D keypoints (SPLIT/smplx), no pose network needed"
+
+log = logging.getLogger(__name__)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of `omfa data fit`."""
+    parser.add_argument("--raw", required=True, metavar="DIR", help="raw data set folder")
+    parser.add_argument(
+        "--keypoints",
+        default="openpose",
+        help="openpose (VITON-HD's layout), deepfashion (DeepFashion-MultiModal's) or dresscode",
+    )
+    parser.add_argument("--smplx-model", metavar="FILE", help="SMPL-X .npz; default: the free body")
+    parser.add_argument("--batch-size", type=int, default=16, help="photos at a time")
+    parser.add_argument("--overwrite", action="store_true", help="fit again what is there")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Fit every photo of every split; an error only if not one has a body in the end."""
+    from omfa_jax.body.fit.fitting import Fitter
+    from omfa_jax.body.fit.folder import fit_folder
+    from omfa_jax.body.fit.keypoints import BODY_25, DEEPFASHION, as_body_25
+    from omfa_jax.body.model import load_model
+    from omfa_jax.data.photos import Photo, find_photos
+
+    warnings: list[str] = []
+    folders = find_photos(options.raw, options.keypoints, warnings)
+    for warning in warnings:
+        log.warning(warning)
+    known = DEEPFASHION if options.keypoints == "deepfashion" else BODY_25
+    fitter = Fitter(load_model(options.smplx_model), known)
+
+    def reader(photo: Photo) -> Callable:
+        def read() -> tuple:
+            size_px = photo.size_px()
+            rows = photo.read(size_px)
+            if rows is None:
+                raise OmfaError("the keypoints file shows nobody")
+            return rows if known is DEEPFASHION else as_body_25(rows), size_px
+
+        return read
+
+    reports = []
+    for folder, photos in folders.items():
+        report = fit_folder(
+            fitter,
+            [(photo.name, reader(photo)) for photo in photos],
+            folder,
+            batch_size=options.batch_size,
+            overwrite=options.overwrite,
+        )
+        log.info("%s: %s", folder.name, report)
+        reports.append(report)
+    if not any(report.fitted + report.kept for report in reports):
+        raise OmfaError(f"{options.raw}: no fit was accepted; the reasons are listed above")

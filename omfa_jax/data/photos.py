@@ -1,0 +1,124 @@
+"""The photos of a raw folder with the 2D keypoints that belong to them, layout by layout."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+from PIL import Image
+
+from omfa_jax.core.errors import OmfaError, unknown
+from omfa_jax.core.files import require_dir
+from omfa_jax.core.images import exif_orientation
+from omfa_jax.data.faces import read_keypoints
+from omfa_jax.data.landmarks import read_dresscode, read_landmarks
+from omfa_jax.data.reading import files_by_stem, first_with_files
+from omfa_jax.data.viton_hd import KEYPOINT_DIRS
+
+_TURNED = (5, 6, 7, 8)
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A photo's name without suffix, its file, and how to read its keypoints given (w, h) in px.
+
+    `read` returns (x px, y px, confidence) rows, None if the file shows nobody, or raises an
+    OmfaError.
+    """
+
+    name: str
+    path: Path
+    read: Callable[[tuple[int, int]], Float[np.ndarray, "k 3"] | None]
+
+    def size_px(self) -> tuple[int, int]:
+        """Return the upright photo's (width, height) without decoding it; OmfaError if damaged."""
+        try:
+            with Image.open(self.path) as image:
+                width, height = image.size
+                return (height, width) if exif_orientation(image) in _TURNED else (width, height)
+        except OSError as error:
+            reason = error.strerror or "not an image, or damaged"
+            raise OmfaError(f"photo {self.path}: {reason}") from None
+
+
+def find_photos(
+    raw_dir: str | os.PathLike, keypoints: str, warnings: list[str]
+) -> dict[Path, list[Photo]]:
+    """Return {folder: its photos in the order of names} of a raw data set.
+
+    `keypoints` is "openpose" (VITON-HD: SPLIT/image and SPLIT/openpose_json), "deepfashion"
+    (images/ and keypoints/keypoints_loc.txt) or "dresscode" (CATEGORY/images and
+    CATEGORY/keypoints). Photos without keypoints are left out and counted in `warnings`. Raises
+    OmfaError if the folder does not have that layout or the kind is unknown.
+    """
+    if keypoints not in KINDS:
+        raise unknown("kind of keypoints", keypoints, KINDS)
+    root = require_dir(raw_dir, "raw data set", "--raw")
+    found = KINDS[keypoints](root, warnings)
+    if not any(found.values()):
+        raise OmfaError(
+            f"{root}: no photos with {keypoints} keypoints; change --raw or --keypoints"
+        )
+    return found
+
+
+def _openpose(root: Path, warnings: list[str]) -> dict[Path, list[Photo]]:
+    found = {}
+    for images in sorted(root.glob("*/image")):
+        folder = images.parent
+        files = first_with_files(folder, KEYPOINT_DIRS)
+        files = {stem.removesuffix("_keypoints"): path for stem, path in files.items()}
+        found[folder] = _paired(folder, files_by_stem(images), files, _read_openpose, warnings)
+    return found
+
+
+def _dresscode(root: Path, warnings: list[str]) -> dict[Path, list[Photo]]:
+    found = {}
+    for images in sorted(root.glob("*/images")):
+        folder = images.parent
+        people = {stem: path for stem, path in files_by_stem(images).items() if stem.endswith("_0")}
+        files = files_by_stem(folder / "keypoints").items()
+        rows = {f"{stem[:-2]}_0": path for stem, path in files if stem.endswith("_2")}
+        found[folder] = _paired(folder, people, rows, _read_dresscode, warnings)
+    return found
+
+
+def _deepfashion(root: Path, warnings: list[str]) -> dict[Path, list[Photo]]:
+    landmarks = read_landmarks(root / "keypoints", warnings)
+    photos = files_by_stem(root / "images")
+    return {root: _paired(root, photos, landmarks, lambda rows, _: rows, warnings)}
+
+
+KINDS: Mapping[str, Callable[[Path, list[str]], dict[Path, list[Photo]]]] = {
+    "openpose": _openpose,
+    "deepfashion": _deepfashion,
+    "dresscode": _dresscode,
+}
+
+
+def _read_openpose(path: Path, _: tuple[int, int]) -> Float[np.ndarray, "k 3"] | None:
+    return read_keypoints(path)
+
+
+def _read_dresscode(path: Path, size_px: tuple[int, int]) -> Float[np.ndarray, "k 3"]:
+    return read_dresscode(path, size_px[1], size_px[0])
+
+
+def _paired(
+    folder: Path,
+    photos: Mapping[str, Path],
+    keypoints: Mapping,
+    read: Callable,
+    warnings: list[str],
+) -> list[Photo]:
+    lacking: Sequence[str] = [name for name in photos if name not in keypoints]
+    if lacking:
+        shown = ", ".join(lacking[:3]) + (", ..." if len(lacking) > 3 else "")
+        warnings.append(f"{folder.name}: {len(lacking)} photos without keypoints ({shown})")
+
+    def reader(name: str) -> Callable:
+        return lambda size_px: read(keypoints[name], size_px)
+
+    return [Photo(name, photos[name], reader(name)) for name in sorted(photos) if name in keypoints]
