@@ -13,11 +13,10 @@ from PIL import Image
 from omfa_jax.core import images
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.data import build as build_module
-from omfa_jax.data import labels, schema, show
+from omfa_jax.data import schema
 from omfa_jax.data.build import build
 from omfa_jax.data.builder import summary
 from omfa_jax.data.schema import open_records
-from omfa_jax.data.worn import worn_garment
 
 HEIGHT_PX, WIDTH_PX = tiny.HEIGHT_PX, tiny.WIDTH_PX
 
@@ -147,24 +146,6 @@ def test_a_missing_shop_photo_is_replaced_by_the_worn_garment(small):
     assert "no in-shop garment" in report.warnings[0]
 
 
-def test_worn_garment_is_cut_exactly():
-    photo, parse_map = tiny.photo(3), tiny.label_map()
-    worn = worn_garment(photo, parse_map, labels.CIHP, "upper")
-    # 26 x 21 px of garment plus 1 px of margin, fitted into 64 x 48 px
-    assert images.letterbox_box((28, 23), HEIGHT_PX, WIDTH_PX) == (3, 0, 58, 48)
-    inside = worn[12:52, 9:39].reshape(-1, 3)
-    assert (inside == tiny.colour(3)).all()
-    assert (worn[:3] == 255).all() and (worn[61:] == 255).all()
-    half = parse_map[::2, ::2]
-    np.testing.assert_allclose(
-        worn_garment(photo, half, labels.CIHP, "upper")[32, 24], tiny.colour(3)
-    )
-    bare = np.where(labels.CIHP.worn(parse_map, "upper"), 9, parse_map)
-    bare = bare.astype(np.uint8)
-    assert worn_garment(photo, bare, labels.CIHP, "upper") is None
-    assert worn_garment(photo, bare, labels.CIHP, "lower") is not None
-
-
 def test_bad_items_are_skipped_with_reasons(tmp_path):
     raw = tiny.write_raw(tmp_path / "raw", {"train": 8, "val": 1})
     folder = raw / "train"
@@ -291,12 +272,3 @@ def test_an_incomplete_folder_is_not_taken_for_records(built, tmp_path):
     (tmp_path / "half" / schema.MANIFEST).write_text((built[0] / schema.MANIFEST).read_text())
     with pytest.raises(OmfaError, match="cannot be read"):
         open_records(tmp_path / "half", "train")
-
-
-def test_contact_sheet(built, tmp_path):
-    sheet = show.contact_sheet(built[0], tmp_path / "sheet.png", split="test", cell_px=(64, 48))
-    assert sheet.shape == (3 * (64 + show.CAPTION_PX + show.GAP_PX), 5 * (48 + show.GAP_PX), 3)
-    np.testing.assert_array_equal(images.read_rgb(tmp_path / "sheet.png"), sheet)
-    row = sheet[show.CAPTION_PX : show.CAPTION_PX + 64]
-    np.testing.assert_allclose(row[32, 52 + 24], tiny.colour(0), atol=6)
-    np.testing.assert_allclose(row[32, 3 * 52 + 24], tiny.pose_map(0)[32, 24])

@@ -1,4 +1,4 @@
-"""A contact sheet of records: person with face box, garment, face, pose map, one row a record."""
+"""A contact sheet of records: person with face box, garment, face, pose map over the photo."""
 
 import os
 
@@ -26,7 +26,8 @@ def contact_sheet(
     """Write the first `count` records of a split as a PNG or JPEG sheet, and return it.
 
     `cell_px` is each picture's (height, width). Columns: person with the face box in red, garment
-    with its source, face crop, pose map, unpaired garment; a picture that is not there stays grey.
+    with its source, face crop, pose map laid over the photo, with where the body comes from,
+    unpaired garment; a picture that is not there stays grey. Captions stand under their row.
     Raises OmfaError for a folder of latents, which hold no pictures.
     """
     if schema.read_manifest(records_dir)["kind"] != "images":
@@ -49,10 +50,24 @@ def _row(record: schema.Record, height_px: int, width_px: int) -> UInt8[np.ndarr
         (f"{record.split}/{record.key}", boxed),
         (f"{record.garment_source} {record.category}", images.read_rgb(record.garment)),
         ("face", face),
-        ("pose", images.read_rgb(record.pose) if record.has_pose else None),
+        (f"pose {record.body_source}", _overlaid(person, record)),
         (f"unpaired {record.unpaired_garment_key}", _optional(record.unpaired_garment)),
     ]
-    return np.concatenate([_cell(text, image, height_px, width_px) for text, image in cells], 1)
+    row = np.concatenate([_cell(text, image, height_px, width_px) for text, image in cells], 1)
+    if not record.caption:
+        return row
+    line = Image.new("RGB", (row.shape[1], CAPTION_PX), (255, 255, 255))
+    ImageDraw.Draw(line).text((2, 1), record.caption, fill=(0, 0, 0))
+    return np.concatenate([row, np.array(line)])
+
+
+def _overlaid(person: np.ndarray, record: schema.Record) -> np.ndarray | None:
+    """The pose map over the photo: where they do not agree, one of them is wrong."""
+    if not record.has_pose:
+        return None
+    pose = images.letterbox(images.read_rgb(record.pose), *person.shape[:2], fill=0)
+    body = pose.any(axis=2, keepdims=True)
+    return np.where(body, (0.4 * person + 0.6 * pose).astype(np.uint8), person)
 
 
 def _optional(encoded: bytes) -> np.ndarray | None:
