@@ -104,7 +104,7 @@ def paint_into(
     """Draw front faces with per-vertex colours (v 3, 0..1) into `picture` (h w 3, uint8).
 
     What `rasterize_into` and a shading of its result give, in one go. Its buffers, `samples` times
-    the picture's size, are `inverse_depth` (H W), zero, and `painted` (H W 3).
+    the picture's size, are `inverse_depth` (H W), zero, and `painted` (H W 3); `picture` is black.
     """
     height, width = inverse_depth.shape
     for t in range(faces.shape[0]):
@@ -139,16 +139,19 @@ def paint_into(
                     wa, wb, wc = wa * share, wb * share, wc * share
                     for k in range(3):
                         painted[y, x, k] = wa * colors[a, k] + wb * colors[b, k] + wc * colors[c, k]
-    scale = np.float32(255.0 / (samples * samples))
+    scale, half = np.float32(255.0 / (samples * samples)), np.float32(0.5)
     for y in range(picture.shape[0]):
         for x in range(picture.shape[1]):
             red, green, blue = np.float32(0.0), np.float32(0.0), np.float32(0.0)
+            seen = False
             for sy in range(y * samples, (y + 1) * samples):
                 for sx in range(x * samples, (x + 1) * samples):
                     if inverse_depth[sy, sx] > 0.0:
+                        seen = True
                         red += painted[sy, sx, 0]
                         green += painted[sy, sx, 1]
                         blue += painted[sy, sx, 2]
-            picture[y, x, 0] = np.uint8(min(max(red * scale, 0.0), 255.0) + 0.5)
-            picture[y, x, 1] = np.uint8(min(max(green * scale, 0.0), 255.0) + 0.5)
-            picture[y, x, 2] = np.uint8(min(max(blue * scale, 0.0), 255.0) + 0.5)
+            if seen:
+                picture[y, x, 0] = np.uint8(red * scale + half)
+                picture[y, x, 1] = np.uint8(green * scale + half)
+                picture[y, x, 2] = np.uint8(blue * scale + half)

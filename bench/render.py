@@ -1,0 +1,50 @@
+"""How long a pose map takes at 768x1024, by stage and by renderer, in milliseconds of CPU.
+
+    PYTHONPATH=. python bench/render.py
+
+The stages take turns; the least of 15 is printed, since the machines that this runs on are noisy.
+"""
+
+import time
+
+import numpy as np
+
+from omfa_jax.body import backends
+from omfa_jax.body.camera import looking_at
+from omfa_jax.body.forward import forward
+from omfa_jax.body.model import load_model
+from omfa_jax.body.params import neutral
+from omfa_jax.body.styles import paint
+from omfa_jax.core.images import encode_png
+
+TURNS = 15
+
+
+def main() -> None:
+    """Print the table."""
+    model, body = load_model(), neutral().replace(global_orient=(0, 0.3, 0))
+    camera = looking_at((0, -0.3, 2.6), (0, -0.35, 0), focal_px=1200, width_px=768, height_px=1024)
+    vertices, _ = forward(model, body)
+    painted = paint("normals", camera.to_camera(vertices), model.faces, model)
+    picture = backends.draw_zbuffer(painted, camera)
+    stages = {
+        "body from parameters": lambda: forward(model, body),
+        "normals": lambda: paint("normals", camera.to_camera(vertices), model.faces, model),
+        "z-buffer, 2x2 samples a pixel": lambda: backends.draw_zbuffer(painted, camera),
+        "PNG": lambda: encode_png(picture),
+    }
+    if backends.pyrender_failure() is None:
+        driver = "a GPU" if backends.on_gpu() else "llvmpipe"
+        stages[f"pyrender on {driver}, 4 samples"] = lambda: backends.draw_pyrender(painted, camera)
+    times: dict[str, list[float]] = {name: [] for name in stages}
+    for _ in range(TURNS):
+        for name, stage in stages.items():
+            start = time.process_time()
+            stage()
+            times[name].append(1e3 * (time.process_time() - start))
+    for name, taken in times.items():
+        print(f"{name:32} {np.min(taken):6.1f} ms (median {np.median(taken):.1f})")
+
+
+if __name__ == "__main__":
+    main()
