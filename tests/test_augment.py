@@ -26,8 +26,6 @@ from omfa_jax.data.schema import Record
 SLOTS = {"garment": (128, 96), "person": (128, 96), "face": (64, 64)}
 TINY = {"garment": (64, 48), "person": (64, 48), "face": (16, 16)}
 TASKS = (Task("try_on", ("person",), 0.5, ""), Task("try_off", ("garment",), 0.5, ""))
-# mean error at edges, of 255
-EDGE_LEVELS = {"normals": 6, "positions": 10}
 EVERYTHING = AugmentSettings(0.5, (0.7, 1.6), 0.15, 0.2, 0.2, 0.2)
 # the landmark and the face box around it, in the photo's pixels; the box is not centred on it
 MARK_PX, BOX_PX = (140.0, 62.0), (110.0, 40.0, 174.0, 104.0)
@@ -183,9 +181,12 @@ def test_a_mirrored_pose_map_is_the_mirrored_bodys(scene, style):
     assert inner.sum() > 1500 and (error[~body_px] == 0).all()
     # but for gaps narrower than a pixel, between an arm and the trunk
     assert (error[inner] > 1).mean() < 0.005
-    # at the edge a pixel is body only in part, which is an estimate
-    edge = error[body_px & ~inner]
-    assert edge.mean() < EDGE_LEVELS[style] and np.median(edge) <= 4
+    # at the edge a pixel is body only in part: red turned round as if it were whole is far off
+    edge = body_px & ~inner
+    whole = drawn[:, ::-1].astype(int)
+    whole[..., 0] = np.where(whole.any(-1), 255 - whole[..., 0], 0)
+    taken_as_whole = np.abs(whole - expected).max(-1)[edge].mean()
+    assert error[edge].mean() < taken_as_whole / 5
     # the pixels alone are not enough: this is how far off they are
     naive = np.abs(drawn[:, ::-1].astype(int) - expected).max(-1)
     assert naive[inner].mean() > 20 * error[inner].mean()
