@@ -1,6 +1,7 @@
 """Several folders in one training order, and positions that fit any shards and processes."""
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -129,7 +130,8 @@ def test_a_position_set_anew_opens_the_batches_anew():
         def close(self):
             opened.append("closed")
 
-    batches = ProcessBatches(Numbers)
+    opening: Any = Numbers
+    batches = ProcessBatches(opening)
     assert batches.get_state() == {"next_index": 0} and not opened
     assert [int(next(batches)["index"][0]) for _ in range(3)] == [0, 1, 2]
     state = json.loads(json.dumps(batches.get_state()))
