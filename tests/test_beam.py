@@ -1,6 +1,7 @@
 """Apache Beam writes what this machine's processes write, and goes on where a run was killed."""
 
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ from omfa_jax.data.latents import write_latents
 
 # two processes; this runner needs no download, unlike Beam's default one
 OPTIONS = "--runner=FnApiRunner --direct_num_workers=2 --direct_running_mode=multi_processing"
+
+IN_PROCESS: dict[str, Any] = {"runner": "beam", "beam_options": "--runner=FnApiRunner"}
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +58,7 @@ class TestBeam:
         folder = tmp_path / ".beam.partial/records"
         before = {path.name: path.stat().st_ino for path in folder.rglob("*.array_record-*")}
         assert len(before) == 2
-        options = {"runner": "beam", "beam_options": "--runner=FnApiRunner"}
-        build(raw, tmp_path / "beam", shard_records=SHARD, **options)
+        build(raw, tmp_path / "beam", shard_records=SHARD, **IN_PROCESS)
         build(raw, tmp_path / "local", shard_records=SHARD)
         assert files(tmp_path / "beam") == files(tmp_path / "local")
         after = {path.name: path.stat().st_ino for path in (tmp_path / "beam").rglob("*-of-*")}
@@ -65,18 +67,16 @@ class TestBeam:
     def test_latents(self, raw, tmp_path):
         build(raw, tmp_path / "records")
         write_latents(tmp_path / "records", tmp_path / "local", encode, **SETTINGS)
-        options = {"runner": "beam", "beam_options": "--runner=FnApiRunner"}
-        write_latents(tmp_path / "records", tmp_path / "beam", encode, **SETTINGS, **options)
+        write_latents(tmp_path / "records", tmp_path / "beam", encode, **SETTINGS, **IN_PROCESS)
         assert files(tmp_path / "beam") == files(tmp_path / "local")
 
     def test_what_a_worker_cannot_do_is_said(self, raw, tmp_path):
         build(raw, tmp_path / "records")
-        options = {"runner": "beam", "beam_options": "--runner=FnApiRunner"}
 
         def broken(pictures):
             return np.full((len(pictures), 8, 6, 4), np.nan)
 
         with pytest.raises(OmfaError, match="float16"):
-            write_latents(tmp_path / "records", tmp_path / "beam", broken, **SETTINGS, **options)
+            write_latents(tmp_path / "records", tmp_path / "beam", broken, **SETTINGS, **IN_PROCESS)
         assert sorted(path.name for path in tmp_path.iterdir()) == ["records"]
         assert "tensorflow" not in sys.modules

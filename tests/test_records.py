@@ -3,6 +3,7 @@
 import pickle
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -86,7 +87,7 @@ def test_source_is_a_sequence_with_clear_errors(built):
 
 
 def test_tfds_itself_reads_the_folder(built):
-    builder = tfds.builder_from_directory(built[0] / "viton_hd" / "1.0.0")
+    builder: Any = tfds.builder_from_directory(built[0] / "viton_hd" / "1.0.0")
     example = builder.as_data_source(split="train")[2]
     assert example["key"] == b"00002_00" and builder.info.splits["train"].num_examples == 4
 

@@ -7,6 +7,7 @@ import sys
 import time
 import weakref
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ from omfa_jax.data.schema import open_records
 from omfa_jax.data.viton_hd import VitonHD
 
 SLOTS = {"garment": (64, 48), "person": (64, 48), "face": (16, 16)}
-SETTINGS = {"slots": SLOTS, "vae_id": "v", "batch_size": 2, "shard_records": 3}
+SETTINGS: dict[str, Any] = {"slots": SLOTS, "vae_id": "v", "batch_size": 2, "shard_records": 3}
 PEOPLE = {"train": 13, "val": 1, "test": 5}
 SHARD = 3
 
@@ -164,12 +165,12 @@ def test_shards_hold_the_items_in_order(raw, tmp_path, shard_records, undisturbe
 
 def test_tfds_itself_writes_the_same_records(raw, undisturbed, tmp_path):
     """The oracle: TFDS's own writer, fed by the same builder; its bytes are another each time."""
-    builder = VitonHD(
+    builder: Any = VitonHD(
         raw_dir=str(raw), shard_records=SHARD, data_dir=tmp_path, file_format="array_record"
     )
     tfds.disable_progress_bar()
     builder.download_and_prepare(download_dir=tmp_path / "downloads")
-    ours = tfds.builder_from_directory(undisturbed[0] / "viton_hd/1.0.0")
+    ours: Any = tfds.builder_from_directory(undisturbed[0] / "viton_hd/1.0.0")
     assert str(ours.info.features) == str(builder.info.features)
     for split, count in {"train": 12, "test": 5}.items():
         info, theirs = ours.info.splits[split], builder.info.splits[split]

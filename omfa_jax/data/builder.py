@@ -50,7 +50,10 @@ class BuildReport:
 class Item(Protocol):
     """One row of a data set before it is read; picklable."""
 
-    key: str
+    @property
+    def key(self) -> str:
+        """Unique in its split."""
+        ...
 
 
 class RecordsBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):

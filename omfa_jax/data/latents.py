@@ -5,6 +5,7 @@ from; `make_dataset` reads either.
 """
 
 import collections
+import contextlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -61,14 +62,15 @@ class LatentShards:
         """Yield the latents of the shard's records; `report.facts` takes their shapes."""
         # devices encode the next batch while this one is fetched and written
         flying: collections.deque[tuple[Batch, dict[str, Any]]] = collections.deque()
-        for batch in self._batches(shard):
-            flying.append((batch, {name: self.encode(batch[name]) for name in PICTURES}))
-            if len(flying) > AHEAD:
-                yield from _records(*flying.popleft(), report.facts)
+        with contextlib.closing(self._batches(shard)) as batches:
+            for batch in map(signed, batches):
+                flying.append((batch, {name: self.encode(batch[name]) for name in PICTURES}))
+                if len(flying) > AHEAD:
+                    yield from _records(*flying.popleft(), report.facts)
         while flying:
             yield from _records(*flying.popleft(), report.facts)
 
-    def _batches(self, shard: Shard) -> Iterator[Batch]:
+    def _batches(self, shard: Shard) -> grain.DatasetIterator[Batch]:
         source = schema.open_records(self.records_dir, shard.split)
         batches = -(-(shard.stop - shard.start) // self.batch_size)
 
@@ -81,7 +83,7 @@ class LatentShards:
 
         options = grain.ReadOptions(self.threads, prefetch_buffer_size=max(1, self.threads))
         rows = grain.MapDataset.range(batches * self.batch_size).map(example)
-        return map(signed, rows.batch(self.batch_size).to_iter_dataset(options))
+        return iter(rows.batch(self.batch_size).to_iter_dataset(options))
 
 
 def write_latents(
