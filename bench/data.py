@@ -54,7 +54,8 @@ class Written(tfds.core.GeneratorBasedBuilder):
     code_path = None
 
     def __init__(self, *, kind: schema.Kind, records: Iterator[Any], **options: Any):
-        self._kind, self._records = kind, records
+        self._kind: schema.Kind = kind
+        self._records = records
         super().__init__(**options)
 
     def _info(self) -> tfds.core.DatasetInfo:
