@@ -1,6 +1,7 @@
 """Augmentation: aligned maps stay aligned, mirrored pose maps are what a mirrored body gives."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -248,12 +249,13 @@ def test_what_cannot_be_augmented_honestly_is_refused(records, tmp_path):
     for change in (flip, AugmentSettings(brightness=0.1)):
         with pytest.raises(OmfaError, match="latents, which cannot be augmented"):
             _batches(dataclasses.replace(settings, augment=change))
-    for wrong, word in (
+    wrongs: tuple[tuple[dict[str, Any], str], ...] = (
         ({"flip": 2.0}, "flip: expected 0 to 1"),
         ({"scale": (1.2, 0.8)}, "scale"),
         ({"scale": (1.0,)}, "scale"),
         ({"shift": -0.1}, "shift"),
         ({"contrast": 1.0}, "contrast"),
-    ):
+    )
+    for wrong, word in wrongs:
         with pytest.raises(OmfaError, match=f"augment.{word}"):
             AugmentSettings(**wrong)

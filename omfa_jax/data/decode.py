@@ -75,8 +75,10 @@ def decode_record(
         "person": _fitted(person, slots["person"], change, change.person),
         "face": _fitted(face, slots["face"], change, still),
     }
-    black = np.full((*slots["person"], 3), BLACK, np.uint8)
-    drawn = black if pose is None else augment.moved(pose, slots["person"], BLACK, change.person)
+    if pose is None:
+        drawn = np.full((*slots["person"], 3), BLACK, np.uint8)
+    else:
+        drawn = augment.moved(pose, slots["person"], BLACK, change.person)
     return {**photos, "pose": drawn, "has_pose": np.bool_(record.has_pose)}
 
 
