@@ -20,6 +20,7 @@ from omfa_jax.data.builder import (
 )
 from omfa_jax.data.deepfashion import DeepFashionMultiModal
 from omfa_jax.data.dresscode import DressCode
+from omfa_jax.data.layouts import detect, wrong_layout
 from omfa_jax.data.partial import Partial, disk_errors, partial_folder
 from omfa_jax.data.runners import write_all
 from omfa_jax.data.shards import Shard, cut, read_report
@@ -111,6 +112,19 @@ def finish(
     with disk_errors(partial.folder):
         partial.write_metadata(kind, splits)
         schema.write_manifest(partial.records, kind, partial.place, **facts)
+
+
+def dataset_of(root: Path, dataset: str | None) -> str:
+    """Return the name of the data set in a raw folder: the one asked for, else by its layout.
+
+    Raises OmfaError for an unknown name, or a folder without a layout that is known.
+    """
+    name = dataset or detect(root)
+    if name is None:
+        raise wrong_layout(root, f"the layout of a data set ({', '.join(BUILDERS)})")
+    if name not in BUILDERS:
+        raise unknown("data set", name, BUILDERS)
+    return name
 
 
 def require_free(out_dir: str | os.PathLike, overwrite: bool) -> tuple[str, ...]:

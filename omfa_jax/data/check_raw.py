@@ -12,15 +12,14 @@ import numpy as np
 from tqdm import tqdm
 
 from omfa_jax.core import images
-from omfa_jax.core.errors import OmfaError, unknown
+from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.files import require_dir
 from omfa_jax.core.workers import in_order
 from omfa_jax.data import duplicates
-from omfa_jax.data.build import BUILDERS
+from omfa_jax.data.build import BUILDERS, dataset_of
 from omfa_jax.data.check import CheckReport, duplicate_findings
 from omfa_jax.data.content import Finding, mask_findings, record_findings
 from omfa_jax.data.labels import label_set
-from omfa_jax.data.layouts import detect, wrong_layout
 
 # masks that some tools put beside VITON-HD's photos: folder -> file name of a key
 MASKS = {"cloth-mask": "{}", "agnostic-mask": "{}_mask"}
@@ -63,11 +62,7 @@ def check_raw(
     if the folder has no layout that is known.
     """
     root = require_dir(raw_dir, "raw data set", "--raw")
-    name = dataset or detect(root)
-    if name is None:
-        raise wrong_layout(root, f"the layout of a data set ({', '.join(BUILDERS)})")
-    if name not in BUILDERS:
-        raise unknown("data set", name, BUILDERS)
+    name = dataset_of(root, dataset)
     report, warnings = CheckReport(), []
     splits = BUILDERS[name].raw_items(os.fspath(root), warnings, **item_options)
     report.add(str(root), (("missing", warning) for warning in warnings))

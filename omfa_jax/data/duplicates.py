@@ -21,10 +21,10 @@ from PIL import Image
 from tqdm import tqdm
 
 from omfa_jax.core import images
-from omfa_jax.core.errors import OmfaError, unknown
+from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.files import atomic_write, require_dir
 from omfa_jax.data.clean import FOR_READERS, HasPhoto
-from omfa_jax.data.layouts import SPLITS, detect, wrong_layout
+from omfa_jax.data.layouts import SPLITS
 
 HASH_SIDE, HASHED_SIDE_PX, THUMB_SIDE_PX = 8, 32, 16
 BLOCK = 1024
@@ -73,14 +73,10 @@ def find_in_folder(
 
     `dataset` None goes by the folder's layout. Raises OmfaError if it has none that is known.
     """
-    from omfa_jax.data.build import BUILDERS
+    from omfa_jax.data.build import BUILDERS, dataset_of
 
     root = require_dir(raw_dir, "raw data set", "--raw")
-    name = dataset or detect(root)
-    if name is None:
-        raise wrong_layout(root, f"the layout of a data set ({', '.join(BUILDERS)})")
-    if name not in BUILDERS:
-        raise unknown("data set", name, BUILDERS)
+    name = dataset_of(root, dataset)
     items = cast(Mapping[str, Sequence[HasPhoto]], BUILDERS[name].raw_items(os.fspath(root), []))
     photos = [
         Photo(split, item.person.relative_to(root).as_posix(), item.person)
