@@ -88,8 +88,8 @@ def ours(it: Setting, steps: int) -> dict[str, Any]:
     rng = np.random.default_rng(0)
 
     def drawn(leaf):
-        if leaf.dtype == np.float32:
-            return rng.standard_normal(leaf.shape, np.float32)
+        if np.issubdtype(leaf.dtype, np.floating):
+            return rng.standard_normal(leaf.shape, np.float32).astype(leaf.dtype)
         # the tasks in turn; every example has a pose
         return (np.arange(leaf.shape[0]) % len(it.diffusion.tasks) + (leaf.dtype == bool)).astype(
             leaf.dtype
