@@ -13,50 +13,23 @@ folder is the category, and part of the key: upper_body_000000_0.
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from omfa_jax.body.params_file import body_source
-from omfa_jax.core import images
-from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.files import require_dir
-from omfa_jax.data import faces
 from omfa_jax.data.builder import RecordsBuilder
 from omfa_jax.data.clean import drop_listed
 from omfa_jax.data.labels import ATR, CATEGORIES, Category
 from omfa_jax.data.landmarks import read_dresscode
 from omfa_jax.data.layouts import DRESSCODE_FOLDERS, SPLITS, wrong_layout
+from omfa_jax.data.paired import PairedItem, read_paired
 from omfa_jax.data.reading import (
     Pair,
     files_by_stem,
-    optional,
-    optional_labels,
-    picture_bytes,
     read_pairs,
-    stored_picture,
 )
 from omfa_jax.data.schema import Record
-from omfa_jax.data.worn import worn_garment
 
 FOLDER_CATEGORIES: dict[str, Category] = dict(zip(DRESSCODE_FOLDERS, CATEGORIES, strict=True))
-
-
-@dataclass(frozen=True)
-class DressCodeItem:
-    """The files of one person; None for those that are not there."""
-
-    key: str
-    split: str
-    category: Category
-    person: Path
-    garment: Path | None
-    parse: Path | None
-    keypoints: Path | None
-    pose: Path | None
-    unpaired_key: str
-    unpaired: Path | None
 
 
 class DressCode(RecordsBuilder):
@@ -68,7 +41,7 @@ class DressCode(RecordsBuilder):
     @staticmethod
     def raw_items(
         raw_dir: str, warnings: list[str], *, clean: str | os.PathLike | None = None
-    ) -> Mapping[str, Sequence[DressCodeItem]]:
+    ) -> Mapping[str, Sequence[PairedItem]]:
         """Return {split: items} of the categories that are there; what is odd goes to `warnings`.
 
         `clean` is a list of photos to leave out (see `clean.py`).
@@ -77,7 +50,7 @@ class DressCode(RecordsBuilder):
         folders = [name for name in DRESSCODE_FOLDERS if (root / name / "images").is_dir()]
         if not folders:
             raise wrong_layout(root, "upper_body/images, lower_body/images or dresses/images")
-        splits: dict[str, list[DressCodeItem]] = {}
+        splits: dict[str, list[PairedItem]] = {}
         for name in folders:
             for split, items in _category_items(root, name, warnings).items():
                 splits.setdefault(split, []).extend(items)
@@ -85,69 +58,25 @@ class DressCode(RecordsBuilder):
         return drop_listed(ordered, clean, warnings)
 
     @staticmethod
-    def read(item: DressCodeItem) -> tuple[Record, Sequence[str]]:
+    def read(item: PairedItem) -> tuple[Record, Sequence[str]]:
         """Return the item's record and its flaws; OmfaError if photo or garment cannot be had."""
-        flaws: list[str] = []
-        person, photo = stored_picture(item.person, "person photo")
-        height_px, width_px = photo.shape[:2]
-        labels = optional_labels(item.parse, ATR, (height_px, width_px), flaws, "label map")
-        if item.garment is not None:
-            garment, _ = stored_picture(item.garment, "garment")
-        else:
-            garment = images.encode_jpeg(_worn(photo, labels, item.category))
-            flaws.append("no in-shop garment in images/; the worn one is cut out of the photo")
-        keypoints = optional(
-            lambda path: read_dresscode(path, height_px, width_px),
-            item.keypoints,
-            "keypoints",
-            flaws,
+        return read_paired(
+            item,
+            ATR,
+            read_dresscode,
+            map_name="label map",
+            garments="images/",
+            pairs="pairs list",
         )
-        box = faces.face_box(keypoints, labels, height_px, width_px, ATR)
-        if box is None:
-            flaws.append("no face found; its picture is white")
-        pose = optional(picture_bytes, item.pose, "pose map", flaws)
-        unpaired = None
-        if item.unpaired is not None:
-            unpaired = optional(picture_bytes, item.unpaired, "unpaired garment", flaws)
-        elif item.unpaired_key:
-            flaws.append("the unpaired garment's file is missing in images/ (see the pairs list)")
-        record = Record(
-            key=item.key,
-            split=item.split,
-            person=person,
-            height_px=height_px,
-            width_px=width_px,
-            garment=garment,
-            garment_source="in_shop" if item.garment else "worn",
-            category=item.category,
-            has_face=box is not None,
-            face_box_px=box or (0.0, 0.0, 0.0, 0.0),
-            has_pose=pose is not None,
-            pose=pose or b"",
-            body_source=body_source(item.pose) if pose else "",
-            unpaired_garment_key=item.unpaired_key if unpaired else "",
-            unpaired_garment=unpaired or b"",
-        )
-        return record, flaws
 
 
-def _worn(photo: np.ndarray, labels: np.ndarray | None, category: Category) -> np.ndarray:
-    if labels is None:
-        raise OmfaError("no in-shop garment, and no label map to cut the worn one out with")
-    worn = worn_garment(photo, labels, ATR, category)
-    if worn is None:
-        names = ", ".join(ATR.garments[category])
-        raise OmfaError(f"no in-shop garment, and the label map shows no worn one ({names})")
-    return worn
-
-
-def _category_items(root: Path, name: str, warnings: list[str]) -> dict[str, list[DressCodeItem]]:
+def _category_items(root: Path, name: str, warnings: list[str]) -> dict[str, list[PairedItem]]:
     folder = root / name
     pictures = files_by_stem(folder / "images")
     keypoints, maps, poses = (
         files_by_stem(folder / part) for part in ("keypoints", "label_maps", "pose")
     )
-    splits: dict[str, list[DressCodeItem]] = {}
+    splits: dict[str, list[PairedItem]] = {}
     seen: set[str] = set()
     for split, pairs in _pairs(root, name, pictures, warnings).items():
         others = {}
@@ -162,7 +91,7 @@ def _category_items(root: Path, name: str, warnings: list[str]) -> dict[str, lis
             seen.add(stem)
             number, other = stem.removesuffix("_0"), others.get(stem, "")
             splits.setdefault(split, []).append(
-                DressCodeItem(
+                PairedItem(
                     key=f"{name}_{stem}",
                     split=split,
                     category=FOLDER_CATEGORIES[name],

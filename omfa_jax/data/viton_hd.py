@@ -15,54 +15,30 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-import numpy as np
-
-from omfa_jax.body.params_file import body_source
-from omfa_jax.core import images
-from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.files import require_dir
 from omfa_jax.data import faces
 from omfa_jax.data.builder import RecordsBuilder
 from omfa_jax.data.clean import drop_listed
-from omfa_jax.data.labels import Category, LabelSet, label_set
+from omfa_jax.data.labels import label_set
 from omfa_jax.data.layouts import SPLITS, wrong_layout
+from omfa_jax.data.paired import PairedItem, read_paired
 from omfa_jax.data.reading import (
     Pair,
     files_by_stem,
     first_with_files,
-    optional,
-    optional_labels,
-    picture_bytes,
     read_pairs,
-    stored_picture,
 )
 from omfa_jax.data.schema import Record
-from omfa_jax.data.worn import MIN_WORN_AREA, worn_garment
 
 PARSE_DIRS = ("image-parse-v3", "image-parse")
 KEYPOINT_DIRS = ("openpose_json", "openpose-json")
 
 
 @dataclass(frozen=True)
-class VitonItem:
-    """The files of one person; None for those that are not there.
+class VitonItem(PairedItem):
+    """The files of one person; `parse_labels` names the label set of `parse` (LABEL_SETS)."""
 
-    `parse_labels` names the label set of `parse` (see labels.LABEL_SETS); `category` is the pairs
-    file's, "" where it does not say.
-    """
-
-    key: str
-    split: str
-    person: Path
-    garment: Path | None
-    parse: Path | None
-    keypoints: Path | None
-    pose: Path | None
-    unpaired_key: str
-    unpaired: Path | None
-    category: Category | Literal[""] = ""
     parse_labels: str = "cihp"
 
 
@@ -100,68 +76,14 @@ class VitonHD(RecordsBuilder):
     @staticmethod
     def read(item: VitonItem) -> tuple[Record, Sequence[str]]:
         """Return the item's record and its flaws; OmfaError if photo or garment cannot be had."""
-        flaws: list[str] = []
-        person, photo = stored_picture(item.person, "person photo")
-        height_px, width_px = photo.shape[:2]
-        parsing = label_set(item.parse_labels)
-        labels = optional_labels(item.parse, parsing, (height_px, width_px), flaws)
-        category = item.category or ("" if labels is None else _category(labels, parsing))
-        if item.garment is not None:
-            garment, _ = stored_picture(item.garment, "garment")
-        else:
-            garment = images.encode_jpeg(_worn(photo, labels, parsing, category))
-            flaws.append("no in-shop garment in cloth/; the worn one is cut out of the photo")
-        keypoints = optional(faces.read_keypoints, item.keypoints, "keypoints", flaws)
-        box = faces.face_box(keypoints, labels, height_px, width_px, parsing)
-        if box is None:
-            flaws.append("no face found; its picture is white")
-        pose = optional(picture_bytes, item.pose, "pose map", flaws)
-        unpaired = None
-        if item.unpaired is not None:
-            unpaired = optional(picture_bytes, item.unpaired, "unpaired garment", flaws)
-        elif item.unpaired_key:
-            flaws.append("the unpaired garment's file is missing in cloth/ (see the pairs file)")
-        record = Record(
-            key=item.key,
-            split=item.split,
-            person=person,
-            height_px=height_px,
-            width_px=width_px,
-            garment=garment,
-            garment_source="in_shop" if item.garment else "worn",
-            category=category,
-            has_face=box is not None,
-            face_box_px=box or (0.0, 0.0, 0.0, 0.0),
-            has_pose=pose is not None,
-            pose=pose or b"",
-            body_source=body_source(item.pose) if pose else "",
-            unpaired_garment_key=item.unpaired_key if unpaired else "",
-            unpaired_garment=unpaired or b"",
+        return read_paired(
+            item,
+            label_set(item.parse_labels),
+            lambda path, height_px, width_px: faces.read_keypoints(path),
+            map_name="parse map",
+            garments="cloth/",
+            pairs="pairs file",
         )
-        return record, flaws
-
-
-def _category(labels: np.ndarray, parsing: LabelSet) -> Category | Literal[""]:
-    # the set's garments are tops and dresses: trousers are in the photo, but are not the garment
-    top = parsing.category(labels, ("upper", "dress"))
-    return top or parsing.category(labels, ("lower",), MIN_WORN_AREA)
-
-
-def _worn(
-    photo: np.ndarray,
-    labels: np.ndarray | None,
-    parsing: LabelSet,
-    category: Category | Literal[""],
-) -> np.ndarray:
-    if labels is None:
-        raise OmfaError("no in-shop garment, and no parse map to cut the worn one out with")
-    if not category:
-        raise OmfaError("no in-shop garment, and the parse map shows no worn one")
-    worn = worn_garment(photo, labels, parsing, category)
-    if worn is None:
-        names = ", ".join(parsing.garments[category])
-        raise OmfaError(f"no in-shop garment, and the parse map shows no worn one ({names})")
-    return worn
 
 
 def _items(root: Path, split: str, parse_labels: str, warnings: list[str]) -> list[VitonItem]:

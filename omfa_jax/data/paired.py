@@ -1,0 +1,118 @@
+"""What VITON-HD and DressCode share: a photo of a person, and one of the garment that they wear."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from omfa_jax.body.params_file import body_source
+from omfa_jax.core import images
+from omfa_jax.core.errors import OmfaError
+from omfa_jax.data import faces
+from omfa_jax.data.labels import Category, LabelSet
+from omfa_jax.data.reading import optional, optional_labels, picture_bytes, stored_picture
+from omfa_jax.data.schema import Record
+from omfa_jax.data.worn import MIN_WORN_AREA, worn_garment
+
+# (file, the photo's height and width in pixels) -> rows of OpenPose's BODY_25 or BODY_18
+ReadKeypoints = Callable[[Path, int, int], Float[np.ndarray, "joints 3"] | None]
+
+
+@dataclass(frozen=True)
+class PairedItem:
+    """The files of one person; None for those that are not there.
+
+    `category` is the data set's word for where the garment is worn, "" where it does not say.
+    """
+
+    key: str
+    split: str
+    person: Path
+    garment: Path | None
+    parse: Path | None
+    keypoints: Path | None
+    pose: Path | None
+    unpaired_key: str
+    unpaired: Path | None
+    category: Category | Literal[""] = ""
+
+
+def read_paired(
+    item: PairedItem,
+    parsing: LabelSet,
+    read_keypoints: ReadKeypoints,
+    *,
+    map_name: str,
+    garments: str,
+    pairs: str,
+) -> tuple[Record, list[str]]:
+    """Return the item's record and its flaws; OmfaError if photo or garment cannot be had.
+
+    `map_name`, `garments` and `pairs` are what the flaws call the label map, the folder with shop
+    photos and the list of pairs.
+    """
+    flaws: list[str] = []
+    person, photo = stored_picture(item.person, "person photo")
+    height_px, width_px = photo.shape[:2]
+    labels = optional_labels(item.parse, parsing, (height_px, width_px), flaws, map_name)
+    category = item.category or ("" if labels is None else _category(labels, parsing))
+    if item.garment is not None:
+        garment, _ = stored_picture(item.garment, "garment")
+    else:
+        garment = images.encode_jpeg(_worn(photo, labels, parsing, category, map_name))
+        flaws.append(f"no in-shop garment in {garments}; the worn one is cut out of the photo")
+    keypoints = optional(
+        lambda path: read_keypoints(path, height_px, width_px), item.keypoints, "keypoints", flaws
+    )
+    box = faces.face_box(keypoints, labels, height_px, width_px, parsing)
+    if box is None:
+        flaws.append("no face found; its picture is white")
+    pose = optional(picture_bytes, item.pose, "pose map", flaws)
+    unpaired = None
+    if item.unpaired is not None:
+        unpaired = optional(picture_bytes, item.unpaired, "unpaired garment", flaws)
+    elif item.unpaired_key:
+        flaws.append(f"the unpaired garment's file is missing in {garments} (see the {pairs})")
+    record = Record(
+        key=item.key,
+        split=item.split,
+        person=person,
+        height_px=height_px,
+        width_px=width_px,
+        garment=garment,
+        garment_source="in_shop" if item.garment else "worn",
+        category=category,
+        has_face=box is not None,
+        face_box_px=box or (0.0, 0.0, 0.0, 0.0),
+        has_pose=pose is not None,
+        pose=pose or b"",
+        body_source=body_source(item.pose) if pose else "",
+        unpaired_garment_key=item.unpaired_key if unpaired else "",
+        unpaired_garment=unpaired or b"",
+    )
+    return record, flaws
+
+
+def _category(labels: UInt8[np.ndarray, "h w"], parsing: LabelSet) -> Category | Literal[""]:
+    # shop photos are of tops and dresses: trousers are in the picture, but are not the garment
+    top = parsing.category(labels, ("upper", "dress"))
+    return top or parsing.category(labels, ("lower",), MIN_WORN_AREA)
+
+
+def _worn(
+    photo: UInt8[np.ndarray, "h w 3"],
+    labels: UInt8[np.ndarray, "h w"] | None,
+    parsing: LabelSet,
+    category: Category | Literal[""],
+    map_name: str,
+) -> UInt8[np.ndarray, "h w 3"]:
+    if labels is None:
+        raise OmfaError(f"no in-shop garment, and no {map_name} to cut the worn one out with")
+    worn = worn_garment(photo, labels, parsing, category) if category else None
+    if worn is None:
+        names = f" ({', '.join(parsing.garments[category])})" if category else ""
+        raise OmfaError(f"no in-shop garment, and the {map_name} shows no worn one{names}")
+    return worn
