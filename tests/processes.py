@@ -38,7 +38,7 @@ class Rows(CountingBatches):
 workdir, steps = Path(sys.argv[1]), int(sys.argv[2])
 mesh = tuple(map(int, os.environ["MESH"].split(",")))
 every = {f"{name}_every_steps": int(os.environ.get(name.upper(), default))
-         for name, default in (("save", "100"), ("log", "1"))}
+         for name, default in (("save", "100"), ("log", "1"), ("samples", "0"))}
 run = make_run(workdir, steps, mesh, **every)
 
 RULES = ((r"kernel$", ("fsdp", None)), (r"bias$", ()))
@@ -56,12 +56,19 @@ def padded(params, inputs, *rest):
     # an even number of rows, so that fsdp cuts the matrix
     return apply(params, jnp.pad(inputs, ((0, 0),) * 3 + ((0, 1),)), *rest)
 
+def pictures(state, step):
+    print("pictures", step, flush=True)
+    if str(jax.process_index()) == os.environ["FULL"]:
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+    return {}
+
 fetch = weight_fetcher(RULES, jax.eval_shape(start), run.mesh)
 run = dataclasses.replace(
     run,
     batches=Rows(),
     start=start,
     rules=RULES,
+    pictures=pictures if "FULL" in os.environ else None,
     objective=partial_diffusion(SETTINGS, run.settings.loss, padded, lambda _, images: images),
 )
 try:

@@ -107,6 +107,11 @@ def test_less_recomputing_is_named_where_it_fits(capsys):
     flags = ["--topology", "a800-4", "--config.mesh.fsdp=4"]
     assert main(["plan", "--config", BASE, *flags]) == 0
     assert "config.train.remat=none fits too: 40.1 GiB a chip" in capsys.readouterr().out
+    full, half = (
+        lighter(job("--config.mesh.fsdp=4"), pod("a800-4"), efficiency=share)
+        for share in (1.0, 0.5)
+    )
+    assert half and full and half.compute_seconds == pytest.approx(2 * full.compute_seconds)
     assert (
         lighter(job("--config.mesh.fsdp=16", "--config.train.batch_size=16"), pod("v5e-16")) is None
     )

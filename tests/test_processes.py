@@ -71,6 +71,14 @@ def test_a_signal_to_one_stops_all_after_the_same_step(tmp_path, number):
     assert said == {f"SIGTERM: saved step {step}; the same command goes on from there"}
 
 
+def test_one_device_without_memory_ends_the_pictures_of_all(tmp_path):
+    """They gather weights from every process: the others would wait for ever for the one."""
+    ended = processes.finish(processes.start(tmp_path, 3, 2, FULL="1", SAMPLES="1"))
+    for status, out, err in ended:
+        assert status == 0 and "done 3" in out, err[-3000:]
+        assert out.count("pictures") == 1 and "no memory for sample pictures" in err
+
+
 def test_a_killed_process_costs_the_steps_since_the_last_save(alone, tmp_path):
     for victim in (0, 1):
         running = processes.start(tmp_path, 500, 2, PAUSE="0.1", SAVE="2")
