@@ -87,13 +87,19 @@ def run(options: argparse.Namespace) -> None:
 
 
 def job_of(options: argparse.Namespace) -> "Job":
+    """Return the run that the flags' config describes."""
+    from omfa_jax.cli import config as border
+
+    return job_of_config(border.load_config(options.config, options.overrides))
+
+
+def job_of_config(config: Any) -> "Job":
     """Return the run that a config describes; weights and data are not looked at."""
     from omfa_jax.cli import config as border
     from omfa_jax.cli.startup import preset_unet
     from omfa_jax.models import vae
     from omfa_jax.scaling.plan import Job
 
-    config = border.load_config(options.config, options.overrides)
     diffusion = border.diffusion_settings(config, vae(config.model.vae))
     return Job(
         diffusion,

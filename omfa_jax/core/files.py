@@ -10,6 +10,8 @@ from pathlib import Path
 
 from omfa_jax.core.errors import OmfaError
 
+LOCK = ".lock"
+
 
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
@@ -88,21 +90,32 @@ def require_ours(path: Path, ours: Collection[str]) -> None:
 
 
 @contextlib.contextmanager
-def only_user_of(folder: str | os.PathLike) -> Iterator[None]:
+def only_user_of(folder: str | os.PathLike, flag: str = "--workdir") -> Iterator[None]:
     """Hold the folder's lock file; if another process holds it, raise an OmfaError.
 
     The lock goes with the process, however that ends. File systems without locks are let pass.
     """
-    with (Path(folder) / ".lock").open("w") as file:
+    with (Path(folder) / LOCK).open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise OmfaError(
-                f"another run is using {folder}: stop it, or give another folder to --workdir"
+                f"another run is using {folder}: stop it, or give another folder to {flag}"
             ) from None
         except OSError:
             pass
         yield
+
+
+def is_used(folder: str | os.PathLike) -> bool:
+    """True while a process holds the folder's lock file."""
+    if not (Path(folder) / LOCK).is_file():
+        return False
+    try:
+        with only_user_of(folder):
+            return False
+    except OmfaError:
+        return True
 
 
 def current_umask() -> int:

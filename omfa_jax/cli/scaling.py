@@ -1,0 +1,26 @@
+"""`omfa scaling plan | run | table | fit | plot | flops`: a scaling-law study from end to end."""
+
+import argparse
+import importlib
+
+# action -> module with HELP, add_arguments and run; none of them imports jax before it runs
+ACTIONS = {
+    "plan": "omfa_jax.cli.scaling_plan",
+    "run": "omfa_jax.cli.scaling_run",
+    "table": "omfa_jax.cli.scaling_table",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the sub-commands of `omfa scaling`."""
+    commands = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    for name, module in ACTIONS.items():
+        action = importlib.import_module(module)
+        action.add_arguments(
+            commands.add_parser(name, help=action.HELP, description=action.HELP, allow_abbrev=False)
+        )
+
+
+def run(options: argparse.Namespace) -> None:
+    """Run the action."""
+    importlib.import_module(ACTIONS[options.action]).run(options)

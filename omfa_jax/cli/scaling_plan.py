@@ -1,0 +1,297 @@
+"""`omfa scaling plan`: sizes by samples or by budgets become configs, a manifest and launchers."""
+
+import argparse
+import math
+import pprint
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.files import atomic_write, require_writable_dir
+
+if TYPE_CHECKING:
+    from omfa_jax.cli.config import Config
+    from omfa_jax.parallel.pods import Pod
+    from omfa_jax.scaling.study import Grid, Size, Study, StudyRun
+
+HELP = "write a study: one config a run, a manifest, launchers; adds to a study that is there"
+# of a run's steps: what warm-up may take at most
+WARMUP_SHARE = 10
+
+CONFIG = '''\
+"""Run {name} of a scaling study: {params:,} parameters, {samples:,} samples, {flops:.3e} FLOPs.
+
+    omfa scaling run {study} --only {name}
+"""
+
+from ml_collections import ConfigDict
+
+CONFIG = {config}
+
+
+def get_config() -> ConfigDict:
+    """Return the configuration, whole: what the study was planned from may change since."""
+    return ConfigDict(CONFIG).lock()
+'''
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of `omfa scaling plan`."""
+    parser.add_argument("--config", required=True, metavar="FILE", help="what all runs share")
+    parser.add_argument("--out", required=True, metavar="DIR", help="the study's folder")
+    parser.add_argument("--sizes", required=True, metavar="A,B,..", help="UNet presets")
+    parser.add_argument("--samples", default="", metavar="N,..", help="training examples of a run")
+    parser.add_argument("--budgets", default="", metavar="C,..", help="training FLOPs of a run")
+    parser.add_argument(
+        "--learning-rates", default="", metavar="R,..", help="each run at each (the config's)"
+    )
+    parser.add_argument(
+        "--unique", type=int, default=0, metavar="N", help="training examples there are (counted)"
+    )
+    parser.add_argument("--least-steps", type=int, default=50, help="leave shorter runs out (50)")
+    parser.add_argument(
+        "--most-epochs", type=float, default=float("inf"), help="leave out what repeats more"
+    )
+    machine = parser.add_mutually_exclusive_group()
+    machine.add_argument("--machine", default="", metavar="NAME", help="chip-count, as omfa plan's")
+    machine.add_argument(
+        "--flops-per-second", type=float, default=0.0, help="of a machine that was measured"
+    )
+    parser.add_argument(
+        "--efficiency", type=float, default=0.5, help="of the chip's peak, as omfa plan's (0.5)"
+    )
+    parser.add_argument("--price", type=float, metavar="X", help="of a chip (or machine) an hour")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Write the study and print its table."""
+    from omfa_jax.cli import config as border
+    from omfa_jax.parallel.pods import pod
+    from omfa_jax.scaling.launchers import write_launchers
+    from omfa_jax.scaling.study import MANIFEST, Study, expand, read_study, write_study
+
+    config = border.load_config(options.config, options.overrides)
+    if config.model.init and config.model.init_unet:
+        raise OmfaError(
+            "config.model.init_unet=True would start every size from one UNet: add"
+            " --config.model.init_unet=false"
+        )
+    machine = pod(options.machine) if options.machine else None
+    if not 0 < options.efficiency <= 1:
+        raise OmfaError(f"--efficiency must lie in (0, 1], got {options.efficiency}")
+    if options.price is not None and not options.price >= 0:
+        raise OmfaError(f"--price must not be negative, got {options.price}")
+    grid = grid_of(options, config)
+    names = [name.strip() for name in options.sizes.split(",") if name.strip()]
+    if not names or len(set(names)) < len(names):
+        raise OmfaError(f"--sizes: expected different presets, got {options.sizes!r}")
+    sizes = [size_of(config, name, machine, options) for name in names]
+    runs, left_out = expand(sizes, grid, chips=machine.chips if machine else 1, price=options.price)
+    if not runs:
+        raise OmfaError("no run is left: " + "; ".join(left_out))
+
+    out = require_writable_dir(options.out, "--out").absolute()
+    before = read_study(out) if (out / MANIFEST).exists() else None
+    study = Study(
+        base=str(options.config),
+        machine=options.machine,
+        price_per_chip_hour=options.price,
+        runs=joined(before.runs if before else (), runs, out),
+        left_out=left_out,
+    )
+    write_configs(out, config, runs)
+    files = write_launchers(out, study, machine)
+    write_study(out, study)
+    print(table(study, machine))
+    print(f"\n{out}: {MANIFEST}, configs/, {', '.join(files)}; `omfa scaling run {options.out}`")
+
+
+def grid_of(options: argparse.Namespace, config: "Config") -> "Grid":
+    """Return what the flags ask for."""
+    from omfa_jax.scaling.study import Grid
+
+    rates = numbers(options.learning_rates, "--learning-rates")
+    samples = numbers(options.samples, "--samples")
+    unique = options.unique or records_of(config)
+    if unique < 1 or options.least_steps < 1:
+        raise OmfaError("--unique and --least-steps: expected 1 or more")
+    return Grid(
+        samples=tuple(round(n) for n in samples),
+        budgets=numbers(options.budgets, "--budgets"),
+        learning_rates=rates or (float(config.optimizer.learning_rate),),
+        batch_size=config.train.batch_size,
+        unique=unique,
+        least_steps=options.least_steps,
+        most_epochs=options.most_epochs,
+    )
+
+
+def numbers(text: str, flag: str) -> tuple[float, ...]:
+    """Return a comma-separated list of numbers."""
+    try:
+        return tuple(float(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        raise OmfaError(f"{flag}: expected numbers, as 1e4,2e4, got {text!r}") from None
+
+
+def records_of(config: "Config") -> int:
+    """Return how many training examples the config's data has."""
+    from omfa_jax.cli import config as border
+    from omfa_jax.core.errors import unknown
+    from omfa_jax.data.mixture import parse_mixture
+    from omfa_jax.data.schema import read_manifest
+
+    folders = [folder for folder, _ in parse_mixture(config.data.mixture)]
+    if not folders and not (config.data.latents or config.data.records):
+        raise OmfaError("how many training examples there are is not known: give --unique, or data")
+    folders = folders or [border.pipeline_settings(config).records]
+    count = 0
+    for folder in folders:
+        splits = read_manifest(folder)["splits"]
+        if config.data.split not in splits:
+            raise unknown(f"split of {folder}", config.data.split, splits)
+        count += splits[config.data.split]
+    return count
+
+
+def size_of(
+    config: "Config", name: str, machine: "Pod | None", options: argparse.Namespace
+) -> "Size":
+    """Return what one preset costs, and whether the machine holds it."""
+    from omfa_jax.cli.plan import job_of_config
+    from omfa_jax.scaling.plan import plan
+    from omfa_jax.scaling.study import Size
+
+    sized = with_size(config, name)
+    job = job_of_config(sized)
+    params, flops = cost_of_size(sized, job)
+    if machine is None:
+        rate = options.flops_per_second
+        if rate < 0:
+            raise OmfaError(f"--flops-per-second must be positive, got {rate}")
+        return Size(name, params, flops, 1 / rate if rate else None)
+    made = plan(job, machine, efficiency=options.efficiency)
+    return Size(name, params, flops, made.step_seconds / made.model_flops, made.fits)
+
+
+def with_size(config: "Config", name: str) -> Any:
+    """Return a copy of the config with another UNet preset."""
+    from omfa_jax.core.errors import unknown
+    from omfa_jax.models.presets import UNETS
+
+    if name not in UNETS:
+        raise unknown("UNet preset (--sizes)", name, UNETS)
+    sized = config.copy_and_resolve_references()
+    with sized.unlocked():
+        sized.model.unet = name
+    return sized
+
+
+def cost_of_size(config: "Config", job: Any) -> tuple[int, float]:
+    """Return (parameters, training FLOPs of one example), as the run's own log will count them.
+
+    Where config.model.init is not on this machine, its prompts are taken to have SDXL's 77 tokens.
+    """
+    import jax
+
+    from omfa_jax.cli.startup import starting_bundle
+    from omfa_jax.cli.train import cost_of
+    from omfa_jax.scaling.flops import unet_forward
+    from omfa_jax.train.network import unet_shapes
+    from omfa_jax.weights.text import TEXT_TOKENS
+
+    if not config.model.init or Path(config.model.init).is_dir():
+        cost = cost_of(starting_bundle(config, None, abstract=True), config.train.batch_size)
+        return cost.params, cost.flops_per_example
+    height, width, _ = job.diffusion.canvas.shape
+    forward = unet_forward(job.unet, height, width, text_tokens=TEXT_TOKENS)
+    leaves = jax.tree.leaves(unet_shapes(job.unet))
+    return sum(math.prod(leaf.shape) for leaf in leaves), 3.0 * forward.total
+
+
+def joined(
+    before: "tuple[StudyRun, ...]", runs: "tuple[StudyRun, ...]", out: Path
+) -> "tuple[StudyRun, ...]":
+    """Return the study's runs: those of before in their order, then the new ones.
+
+    A launcher's index is a place in this order, so nothing moves.
+    """
+    known = {run.name: run for run in before}
+    for run in runs:
+        old = known.get(run.name)
+        if old and (old.steps, old.batch_size, old.learning_rate) != (
+            run.steps,
+            run.batch_size,
+            run.learning_rate,
+        ):
+            raise OmfaError(
+                f"{out} has a run {run.name} of {old.steps} steps, batch {old.batch_size}, rate"
+                f" {old.learning_rate:g}; this plan's has {run.steps}, {run.batch_size} and"
+                f" {run.learning_rate:g}: give another folder to --out"
+            )
+    return (*before, *(run for run in runs if run.name not in known))
+
+
+def write_configs(out: Path, config: "Config", runs: "tuple[StudyRun, ...]") -> None:
+    """Write every run's config file; one that is there and says something else is an OmfaError."""
+    texts = {out / run.config: config_text(out, config, run) for run in runs}
+    for path, text in texts.items():
+        if path.exists() and path.read_text() != text:
+            raise OmfaError(
+                f"{path} is there with another content: the base config has changed since; give"
+                " another folder to --out, or take that run out of the plan"
+            )
+    for path, text in texts.items():
+        with atomic_write(path) as temporary:
+            temporary.write_text(text)
+
+
+def config_text(out: Path, config: "Config", run: "StudyRun") -> str:
+    """Return a run's config file: the base config, resolved, with the run's size, length and rate.
+
+    Warm-up takes at most a tenth of the run; the last step is saved, logged and evaluated.
+    """
+    own = with_size(config, run.size)
+    with own.unlocked():
+        own.train.steps = run.steps
+        own.optimizer.learning_rate = run.learning_rate
+        own.optimizer.warmup_steps = min(own.optimizer.warmup_steps, run.steps // WARMUP_SHARE)
+    text = pprint.pformat(own.to_dict(), sort_dicts=False, width=96)
+    return CONFIG.format(
+        name=run.name,
+        params=run.params,
+        samples=run.samples,
+        flops=run.flops,
+        study=out.name,
+        config=text,
+    )
+
+
+def table(study: "Study", machine: "Pod | None") -> str:
+    """Return the plan as a table: cost by run, the sum, and what was left out."""
+    head = f"{'run':28}{'params':>14}{'samples':>14}{'steps':>12}{'epochs':>9}{'FLOPs':>11}"
+    lines = [head + f"{'hours':>10}{'cost':>11}"]
+    for run in study.runs:
+        lines.append(
+            f"{run.name:28}{run.params:14,}{run.samples:14,}{run.steps:12,}{run.epochs:9.3g}"
+            f"{run.flops:11.3e}{shown(run.hours, 10)}{shown(run.cost, 11)}"
+        )
+    hours = [run.hours for run in study.runs if run.hours is not None]
+    costs = [run.cost for run in study.runs if run.cost is not None]
+    total = sum(run.flops for run in study.runs)
+    lines.append(
+        f"{f'{len(study.runs)} runs':28}{'':49}{total:11.3e}"
+        f"{shown(sum(hours) if hours else None, 10)}{shown(sum(costs) if costs else None, 11)}"
+    )
+    if machine and hours:
+        lines.append(
+            f"on {machine.name}, one after the other: {sum(hours) * machine.chips:.4g} chip-hours;"
+            " the step time supposes that traffic hides behind computing"
+        )
+    lines += [f"left out: {line}" for line in study.left_out]
+    return "\n".join(lines)
+
+
+def shown(value: float | None, width: int) -> str:
+    """Return a number of three digits, or a dash."""
+    return f"{'-' if value is None else format(value, '.3g'):>{width}}"

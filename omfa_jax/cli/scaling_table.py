@@ -1,0 +1,45 @@
+"""`omfa scaling table`: how far a study is, and its finished runs as CSV for `omfa scaling fit`."""
+
+import argparse
+from collections import Counter
+from pathlib import Path
+
+from omfa_jax.core.errors import OmfaError
+from omfa_jax.scaling.results import failure_of, rows, state_of, write_table
+from omfa_jax.scaling.study import read_study
+
+HELP = "how far a study is; its finished runs as a table to fit"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of `omfa scaling table`."""
+    parser.add_argument("study", metavar="STUDY", help="the folder of `omfa scaling plan --out`")
+    parser.add_argument("--out", metavar="FILE.csv", help="write the finished runs here")
+    parser.add_argument(
+        "--all-rates",
+        action="store_true",
+        help="every learning rate's run (else the best of each size and samples)",
+    )
+
+
+def run(options: argparse.Namespace) -> None:
+    """Print the study's state and write its table."""
+    folder = Path(options.study)
+    study = read_study(folder)
+    states = {run.name: state_of(folder, run) for run in study.runs}
+    counts = Counter(states.values())
+    print(f"{len(study.runs)} runs: " + ", ".join(f"{n} {state}" for state, n in counts.items()))
+    for run in study.runs:
+        if states[run.name] == "failed":
+            print(f"  {run.name}: {failure_of(folder, run)}")
+    table = rows(study, folder, all_rates=options.all_rates)
+    for row in table:
+        print(
+            f"  {row['name']!s:28}{row['params']:14,}{row['samples']:12,}"
+            f"{row['flops']:11.3e}{row['loss']:10.5f}"
+        )
+    if options.out:
+        if not table:
+            raise OmfaError(f"{folder}: no run is finished yet; `omfa scaling run {folder}`")
+        write_table(Path(options.out), table)
+        print(f"{options.out}: {len(table)} runs")

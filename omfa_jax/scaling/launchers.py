@@ -1,0 +1,122 @@
+"""A study's launchers: Slurm, GKE, xpk and this machine; all end in `omfa scaling run --only`.
+
+They carry no list of settings: the manifest has it. A finished run ends at once, so that every one
+of them can simply be started again.
+"""
+
+from pathlib import Path
+
+from omfa_jax.core.files import atomic_write
+from omfa_jax.parallel.pods import GPUS_A_NODE, Pod
+from omfa_jax.scaling.study import Study
+
+SLURM = """\
+#!/usr/bin/env bash
+#SBATCH --job-name=omfa-study
+#SBATCH --array=0-{last}
+#SBATCH --nodes={nodes}
+#SBATCH --ntasks-per-node={tasks}
+#SBATCH --gpus-per-task=1
+#SBATCH --cpus-per-task=8
+#SBATCH --requeue
+#SBATCH --open-mode=append
+#SBATCH --signal=TERM@120
+#SBATCH --output=%x-%A_%a.log
+# sbatch {name}/slurm.sh, from the folder that {name} lies in; %N after the range limits how many
+# run at once. Task I is line I of the manifest.
+set -euo pipefail
+export SRUN_CPUS_PER_TASK=${{SLURM_CPUS_PER_TASK:-1}}
+study=${{OMFA_STUDY:-{folder}}}
+status=0
+srun --kill-on-bad-exit=1 omfa scaling run "$study" --index "$SLURM_ARRAY_TASK_ID" || status=$?
+# 143: asked to stop, and saved. 2: an error that no restart mends. Else: from the last save on.
+case $status in
+  0 | 2) ;;
+  143) scontrol requeue "${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID" ;;
+  *)
+    if [ "${{SLURM_RESTART_COUNT:-0}}" -lt "${{OMFA_MAX_RESTARTS:-20}}" ]; then
+      scontrol requeue "${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID"
+    fi
+    ;;
+esac
+exit "$status"
+"""
+
+LOCAL = """\
+#!/usr/bin/env bash
+# {name}/local.sh: the study's runs on this machine, one after the other. Ctrl-C and SIGTERM save;
+# the same command goes on, after a kill too.
+set -euo pipefail
+exec omfa scaling run "${{OMFA_STUDY:-{folder}}}" "$@"
+"""
+
+XPK = """\
+#!/usr/bin/env bash
+# {name}/xpk.sh CLUSTER ZONE PROJECT IMAGE: a workload for each run; Kueue queues them. The study
+# must lie in a folder that all hosts see, OMFA_STUDY.
+set -euo pipefail
+cluster=$1
+zone=$2
+project=$3
+image=$4
+study=${{OMFA_STUDY:-{folder}}}
+while read -r workload run; do
+  xpk workload create --cluster "$cluster" --zone "$zone" --project "$project" \\
+    --workload "$workload" {flags} --docker-image "$image" \\
+    --command "omfa scaling run $study --only $run"
+done <<'RUNS'
+{lines}
+RUNS
+"""
+
+
+# what xpk calls a machine: TPU types count cores on v4 and v5p, chips on the others; GPUs come as
+# whole hosts of eight
+XPK_TPUS = {"v4": ("v4", 2), "v5p": ("v5p", 2), "v5e": ("v5litepod", 1), "v6e": ("v6e", 1)}
+XPK_GPUS = {"h100": "h100-80gb-8", "h200": "h200-141gb-8", "a100": "a100-80gb-8"}
+
+
+def write_launchers(folder: Path, study: Study, machine: Pod | None) -> list[str]:
+    """Write what can start the study on `machine` and return the files' names.
+
+    Slurm's array needs GPUs; xpk's list a machine that Google rents in whole hosts. Without a
+    machine there is this machine's own runner alone.
+    """
+    names = {"name": folder.name, "folder": folder.absolute()}
+    texts = {"local.sh": LOCAL.format(**names)}
+    if machine is not None:
+        flags = xpk_flags(machine)
+        if flags:
+            texts["xpk.sh"] = XPK.format(**names, flags=flags, lines=xpk_lines(study))
+        if not machine.torus:
+            texts["slurm.sh"] = SLURM.format(
+                **names,
+                last=len(study.runs) - 1,
+                nodes=machine.chips // machine.group,
+                tasks=machine.group,
+            )
+    for name, text in texts.items():
+        with atomic_write(folder / name) as temporary:
+            temporary.write_text(text)
+        (folder / name).chmod(0o755)
+    return list(texts)
+
+
+def xpk_lines(study: Study) -> str:
+    """Return a line for each run: a name that Kubernetes takes (40 characters), and the run's."""
+    lines = []
+    for index, run in enumerate(study.runs):
+        plain = "".join(c if c.isalnum() else "-" for c in run.name.lower())
+        lines.append(f"{f'omfa-{index}-{plain}'[:40].strip('-')} {run.name}")
+    return "\n".join(lines)
+
+
+def xpk_flags(machine: Pod) -> str:
+    """Return xpk's flags for the machine, "" where it has no name for it."""
+    if machine.chip_name in XPK_TPUS:
+        name, cores = XPK_TPUS[machine.chip_name]
+        return f"--tpu-type {name}-{machine.group * cores} --num-slices {machine.slices}"
+    if machine.chip_name in XPK_GPUS and machine.group == GPUS_A_NODE:
+        nodes = machine.chips // machine.group
+        return f"--device-type {XPK_GPUS[machine.chip_name]} --num-nodes {nodes}"
+    return ""

@@ -1,0 +1,118 @@
+"""What became of a study's runs: one result file a run, and the table that fits are made of."""
+
+import csv
+import dataclasses
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.files import atomic_write
+from omfa_jax.scaling.study import Study, StudyRun
+
+RESULT = "result.json"
+# beside it: what a run that no restart mends ended with
+FAILED = "failed.json"
+
+State = Literal["finished", "failed", "begun", "planned"]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a finished run measured: its held-out losses, `loss` and parts of it by name."""
+
+    name: str
+    step: int
+    losses: dict[str, float]
+
+
+def state_of(folder: Path, run: StudyRun) -> State:
+    """Return how far a run is: `begun` covers running, waiting and killed ones."""
+    workdir = folder / run.workdir
+    if (workdir / RESULT).is_file():
+        return "finished"
+    if (workdir / FAILED).is_file():
+        return "failed"
+    return "begun" if workdir.is_dir() else "planned"
+
+
+def write_result(folder: Path, run: StudyRun, losses: Mapping[str, float]) -> None:
+    """Write a run's result; it makes the run finished."""
+    workdir = folder / run.workdir
+    with atomic_write(workdir / RESULT) as temporary:
+        result = Result(run.name, run.steps, dict(losses))
+        temporary.write_text(json.dumps(dataclasses.asdict(result), indent=2) + "\n")
+    (workdir / FAILED).unlink(missing_ok=True)
+
+
+def write_failure(folder: Path, run: StudyRun, status: int, reason: str) -> None:
+    """Write why a run failed: it is not started again until that is asked for."""
+    with atomic_write(folder / run.workdir / FAILED) as temporary:
+        temporary.write_text(json.dumps({"status": status, "reason": reason}, indent=2) + "\n")
+
+
+def failure_of(folder: Path, run: StudyRun) -> str:
+    """Return why a failed run failed."""
+    found = json.loads((folder / run.workdir / FAILED).read_text())
+    return f"exit status {found['status']}: {found['reason']}"
+
+
+def read_result(folder: Path, run: StudyRun) -> Result:
+    """Return a finished run's result; one of another run or length is an OmfaError."""
+    path = folder / run.workdir / RESULT
+    try:
+        result = Result(**json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise OmfaError(f"{path} is damaged ({error}); remove it and run again") from None
+    if (result.name, result.step) != (run.name, run.steps):
+        raise OmfaError(
+            f"{path} is of {result.name} after {result.step} steps, the manifest's run is"
+            f" {run.name} with {run.steps}; remove it and run again"
+        )
+    return result
+
+
+def rows(study: Study, folder: Path, *, all_rates: bool = False) -> list[dict[str, object]]:
+    """Return one row for each finished run, in the manifest's order.
+
+    Of runs that differ in the learning rate alone the one with the lowest loss stays, unless
+    `all_rates`; a loss that is no number never wins.
+    """
+    found: dict[object, dict[str, object]] = {}
+    best: dict[object, float] = {}
+    for run in study.runs:
+        if state_of(folder, run) != "finished":
+            continue
+        losses = read_result(folder, run).losses
+        row: dict[str, object] = {
+            "name": run.name,
+            "size": run.size,
+            "params": run.params,
+            "samples": run.samples,
+            "flops": run.flops,
+            "loss": losses["loss"],
+            "unique_samples": run.unique,
+            "epochs": run.epochs,
+            "steps": run.steps,
+            "batch_size": run.batch_size,
+            "learning_rate": run.learning_rate,
+        }
+        row |= {f"loss_{name}": loss for name, loss in losses.items() if name != "loss"}
+        key = run.name if all_rates else (run.size, run.samples)
+        loss = losses["loss"] if math.isfinite(losses["loss"]) else math.inf
+        if key not in found or loss < best[key]:
+            found[key], best[key] = row, loss
+    return list(found.values())
+
+
+def write_table(path: Path, table: Iterable[Mapping[str, object]]) -> None:
+    """Write rows as CSV; a column that a row lacks is empty."""
+    table = list(table)
+    columns = list(dict.fromkeys(name for row in table for name in row))
+    with atomic_write(path) as temporary, temporary.open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(table)

@@ -1,0 +1,202 @@
+"""A scaling study: which runs it has, and the manifest that every launcher and table reads.
+
+A study folder holds `study.json` (this manifest, written last), `configs/RUN.py`, launchers, and
+`runs/RUN/`, the runs' workdirs.
+"""
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omfa_jax.core.errors import OmfaError, unknown
+from omfa_jax.core.files import atomic_write, require_dir
+
+MANIFEST = "study.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Size:
+    """One rung: a preset's parameters, the training FLOPs of one example, and its memory's verdict.
+
+    `seconds_per_flop` is the machine's for this model, communication included; None if no machine
+    was named. `fits` is False where the machine's memory does not hold the run.
+    """
+
+    name: str
+    params: int
+    flops_per_sample: float
+    seconds_per_flop: float | None = None
+    fits: bool = True
+
+
+@dataclass(frozen=True)
+class StudyRun:
+    """One training run of a study, as planned.
+
+    `samples` are training examples seen (steps * batch_size), `epochs` how often each of the
+    `unique` ones is seen on average. `budget` is the compute asked for, in FLOPs; None in a grid.
+    `hours` and `cost` are the estimates on the named machine, None without one or without a price.
+    """
+
+    name: str
+    size: str
+    params: int
+    steps: int
+    batch_size: int
+    samples: int
+    unique: int
+    epochs: float
+    learning_rate: float
+    flops: float
+    budget: float | None
+    hours: float | None
+    cost: float | None
+
+    @property
+    def config(self) -> str:
+        """The run's config file, relative to the study folder."""
+        return f"configs/{self.name}.py"
+
+    @property
+    def workdir(self) -> str:
+        """The run's workdir, relative to the study folder."""
+        return f"runs/{self.name}"
+
+
+@dataclass(frozen=True)
+class Study:
+    """The manifest. `left_out` says in a line each which combinations are no runs, and why."""
+
+    base: str
+    machine: str
+    price_per_chip_hour: float | None
+    runs: tuple[StudyRun, ...]
+    left_out: tuple[str, ...]
+
+    def run(self, name: str) -> StudyRun:
+        """Return the run called `name`; an unknown name is an OmfaError with the nearest."""
+        for run in self.runs:
+            if run.name == name:
+                return run
+        raise unknown("run of the study", name, [run.name for run in self.runs])
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What was asked for: sizes by samples, or sizes by compute budgets; and at which rates.
+
+    Exactly one of `samples` and `budgets` (training FLOPs) is not empty. Combinations with fewer
+    than `least_steps` steps or more than `most_epochs` epochs are left out.
+    """
+
+    samples: tuple[int, ...]
+    budgets: tuple[float, ...]
+    learning_rates: tuple[float, ...]
+    batch_size: int
+    unique: int
+    least_steps: int = 1
+    most_epochs: float = math.inf
+
+    def __post_init__(self) -> None:
+        if bool(self.samples) == bool(self.budgets):
+            raise OmfaError("give either --samples or --budgets, and not both")
+        for flag, values in (
+            ("--samples", self.samples),
+            ("--budgets", self.budgets),
+            ("--learning-rates", self.learning_rates),
+        ):
+            if any(not value > 0 or math.isinf(value) for value in values):
+                raise OmfaError(f"{flag}: expected positive numbers, got {list(values)}")
+            if len(set(values)) < len(values):
+                raise OmfaError(f"{flag}: a value is given twice: {list(values)}")
+
+
+def expand(
+    sizes: Sequence[Size], grid: Grid, *, chips: int, price: float | None
+) -> tuple[tuple[StudyRun, ...], tuple[str, ...]]:
+    """Return (runs, what was left out and why), by budget and size.
+
+    The samples of a budget C at a size of F FLOPs a sample are C / F, rounded to whole batches.
+    """
+    runs, left_out = [], []
+    targets: list[tuple[float | None, Callable[[Size], float]]]
+    if grid.budgets:
+        targets = [(c, lambda size, c=c: c / size.flops_per_sample) for c in grid.budgets]
+    else:
+        targets = [(None, lambda size, d=d: d) for d in grid.samples]
+    for size in sizes:
+        for budget, samples_of in targets:
+            steps = round(samples_of(size) / grid.batch_size)
+            samples = steps * grid.batch_size
+            epochs = samples / grid.unique
+            what = f"{size.name} x " + (f"{budget:g} FLOPs" if budget else f"{samples:,} samples")
+            why = ""
+            if not size.fits:
+                why = "the machine's memory does not hold it"
+            elif steps < grid.least_steps:
+                why = f"{steps} steps, fewer than {grid.least_steps}"
+            elif epochs > grid.most_epochs:
+                why = f"{epochs:.3g} epochs, more than {grid.most_epochs:g}"
+            if why:
+                left_out.append(f"{what}: {why}")
+                continue
+            flops = samples * size.flops_per_sample
+            seconds = flops * size.seconds_per_flop if size.seconds_per_flop else None
+            hours = None if seconds is None else seconds / 3600
+            cost = None if hours is None or price is None else hours * chips * price
+            for rate in grid.learning_rates:
+                name = f"{size.name}_{samples}"
+                if len(grid.learning_rates) > 1:
+                    name += f"_lr{rate:g}"
+                planned = StudyRun(
+                    name=name,
+                    size=size.name,
+                    params=size.params,
+                    steps=steps,
+                    batch_size=grid.batch_size,
+                    samples=samples,
+                    unique=grid.unique,
+                    epochs=epochs,
+                    learning_rate=rate,
+                    flops=flops,
+                    budget=budget,
+                    hours=hours,
+                    cost=cost,
+                )
+                if planned.name in {run.name for run in runs}:
+                    left_out.append(f"{what}: rounds to the same run as another, {planned.name}")
+                else:
+                    runs.append(planned)
+    return tuple(
+        sorted(runs, key=lambda run: (run.budget or run.flops, run.params, run.samples, run.name))
+    ), tuple(left_out)
+
+
+def write_study(folder: Path, study: Study) -> None:
+    """Write the manifest, whole or not at all."""
+    with atomic_write(folder / MANIFEST) as temporary:
+        text = json.dumps({"format": FORMAT, **dataclasses.asdict(study)}, indent=2)
+        temporary.write_text(text + "\n")
+
+
+def read_study(folder: str | Path) -> Study:
+    """Return the manifest of a study folder, or raise an OmfaError that says what is wrong."""
+    folder = require_dir(folder, "study", "the study folder (`omfa scaling plan --out`)")
+    path = folder / MANIFEST
+    try:
+        found: dict[str, Any] = json.loads(path.read_text())
+        if found.pop("format") != FORMAT:
+            raise ValueError(f"format is not {FORMAT}")
+        runs = tuple(StudyRun(**run) for run in found.pop("runs"))
+        return Study(runs=runs, left_out=tuple(found.pop("left_out")), **found)
+    except FileNotFoundError:
+        raise OmfaError(
+            f"{folder} is no study: {MANIFEST} is missing; `omfa scaling plan`"
+        ) from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise OmfaError(f"{path} is damaged ({error}); plan the study again") from None

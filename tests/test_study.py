@@ -1,0 +1,302 @@
+"""Scaling studies: which runs there are, what starts them, and that a kill costs none."""
+
+import csv
+import dataclasses
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from omfa_jax.cli import config as border
+from omfa_jax.cli.main import main
+from omfa_jax.cli.scaling_run import Runner
+from omfa_jax.core.errors import OmfaError
+from omfa_jax.scaling.results import Result, rows, state_of, write_failure, write_result
+from omfa_jax.scaling.study import Grid, Size, expand, read_study
+
+BASE = "configs/base.py"
+SMALL = (
+    "--config.canvas.garment=(128, 96)",
+    "--config.canvas.person=(128, 96)",
+    "--config.canvas.face=(64, 64)",
+    "--config.model.init_unet=false",
+)
+RATES = ("--flops-per-second", "1e12")
+GRID = Grid((), (1e6,), (1e-3,), batch_size=4, unique=100)
+
+
+def plan(out, *flags, sizes="tiny,xs", status=0):
+    command = ["scaling", "plan", "--config", BASE, "--out", str(out), "--sizes", sizes]
+    assert main([*command, "--unique", "640", *RATES, *SMALL, *flags]) == status
+    return read_study(out) if status == 0 else None
+
+
+def test_samples_of_a_budget_are_its_flops_over_a_samples():
+    runs, left_out = expand([Size("a", 10, 1e3), Size("b", 20, 2.5e3)], GRID, chips=1, price=None)
+    assert [(run.size, run.samples, run.steps) for run in runs] == [
+        ("a", 1000, 250),
+        ("b", 400, 100),
+    ]
+    assert [run.flops for run in runs] == [1e6, 1e6] and not left_out
+    assert [run.epochs for run in runs] == [10, 4] and runs[0].hours is None
+
+
+def test_hours_and_cost_count_the_chips():
+    size = Size("a", 10, 1e3, seconds_per_flop=3.6e-3)
+    (run,), _ = expand([size], GRID, chips=8, price=2.5)
+    assert run.hours == pytest.approx(1.0) and run.cost == pytest.approx(20.0)
+
+
+def test_what_is_no_run_is_said():
+    grid = dataclasses.replace(GRID, least_steps=150, most_epochs=9.0)
+    sizes = [Size("a", 10, 1e3), Size("b", 20, 2.5e3), Size("c", 30, 1e3, fits=False)]
+    runs, left_out = expand(sizes, grid, chips=1, price=None)
+    assert not runs
+    assert [line.split(": ")[1] for line in left_out] == [
+        "10 epochs, more than 9",
+        "100 steps, fewer than 150",
+        "the machine's memory does not hold it",
+    ]
+
+
+def test_two_budgets_that_round_to_one_run_are_one():
+    grid = dataclasses.replace(GRID, budgets=(1e6, 1.0001e6))
+    runs, left_out = expand([Size("a", 10, 1e3)], grid, chips=1, price=None)
+    assert len(runs) == 1 and "rounds to the same run" in left_out[0]
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    out = tmp_path_factory.mktemp("studies") / "first"
+    flags = ("--samples", "640,1280", "--learning-rates", "1e-3,3e-3", "--least-steps", "10")
+    return out, plan(out, *flags)
+
+
+def test_a_run_has_a_config_of_its_own_that_does_not_lean_on_the_base(study):
+    out, planned = study
+    assert len(planned.runs) == 8
+    for run in planned.runs:
+        config = border.load_config(out / run.config)
+        assert (config.model.unet, config.train.steps) == (run.size, run.steps)
+        assert config.optimizer.learning_rate == run.learning_rate
+        assert config.optimizer.warmup_steps == run.steps // 10
+        assert (
+            config.canvas.face == (64, 64) and "import base" not in (out / run.config).read_text()
+        )
+        border.train_settings(config)
+
+
+def test_figures_are_those_of_the_runs_log(study):
+    from omfa_jax.cli.startup import starting_bundle
+    from omfa_jax.cli.train import cost_of
+
+    out, planned = study
+    run = planned.runs[0]
+    config = border.load_config(out / run.config)
+    cost = cost_of(starting_bundle(config, None, abstract=True), run.batch_size)
+    row = cost.row(run.steps, None)
+    assert (row["params"], row["samples"]) == (run.params, run.samples)
+    assert row["flops"] == pytest.approx(run.flops, rel=1e-12)
+    assert run.hours == pytest.approx(run.flops / 1e12 / 3600)
+
+
+def test_planning_again_adds_runs_and_moves_none(tmp_path, capsys):
+    before = plan(tmp_path / "s", "--samples", "640", "--least-steps", "10")
+    after = plan(tmp_path / "s", "--samples", "320,640", "--least-steps", "10", sizes="xs,tiny,s")
+    assert after.runs[: len(before.runs)] == before.runs and len(after.runs) == 6
+    assert plan(tmp_path / "s", "--samples", "640", "--least-steps", "10").runs == after.runs
+    changed = ("--samples", "640", "--config.optimizer.b2=0.9", "--least-steps", "10")
+    plan(tmp_path / "s", *changed, status=2)
+    assert "the base config has changed since" in capsys.readouterr().err
+    assert read_study(tmp_path / "s") == after
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--samples", "640", "--budgets", "1e12"), "either --samples or --budgets"),
+        ((), "either --samples or --budgets"),
+        (("--samples", "many"), "--samples: expected numbers"),
+        (("--samples", "640,-1"), "--samples: expected positive numbers"),
+        (("--samples", "640,640"), "given twice"),
+        (("--samples", "64"), "no run is left: tiny x 64 samples: 8 steps, fewer than 50"),
+        (("--samples", "640", "--sizes", "hugo"), "unknown UNet preset (--sizes) 'hugo'"),
+        (
+            ("--samples", "640", "--config.model.init_unet=true", "--config.model.init=x"),
+            "one UNet",
+        ),
+        (("--samples", "640", "--efficiency", "2"), "--efficiency must lie"),
+    ],
+)
+def test_plans_that_make_no_sense_leave_nothing(tmp_path, capsys, flags, message):
+    plan(tmp_path / "s", *flags, status=2)
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "s").exists()
+
+
+def test_how_many_examples_there_are_must_be_known(tmp_path, capsys):
+    command = ["scaling", "plan", "--config", BASE, "--out", str(tmp_path / "s"), "--sizes", "tiny"]
+    assert main([*command, "--samples", "640", *SMALL]) == 2
+    assert "how many training examples there are is not known" in capsys.readouterr().err
+
+
+def test_launchers_hand_the_manifests_runs_on(tmp_path):
+    machine = ("--machine", "h100-16", "--price", "2", "--config.train.batch_size=16")
+    command = ["scaling", "plan", "--config", BASE, "--out", str(tmp_path / "s")]
+    flags = ("--sizes", "tiny,xs", "--unique", "640", "--samples", "1600,3200", *SMALL, *machine)
+    assert main([*command, *flags]) == 0
+    study, out = read_study(tmp_path / "s"), tmp_path / "s"
+    assert all(run.cost == pytest.approx(run.hours * 16 * 2) for run in study.runs)
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name in ("xpk", "srun", "scontrol", "omfa"):
+        (programs / name).write_text(f'#!/bin/sh\necho {name} "$@" >> {tmp_path}/asked\n')
+        (programs / name).chmod(0o755)
+    environment = {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}"}
+
+    def asked(*command, **extra):
+        (tmp_path / "asked").write_text("")
+        subprocess.run(command, env=environment | extra, check=True)
+        return (tmp_path / "asked").read_text().splitlines()
+
+    lines = asked(out / "xpk.sh", "pool", "zone", "project", "image")
+    assert [line.split()[-1] for line in lines] == [run.name for run in study.runs]
+    assert all("--device-type h100-80gb-8 --num-nodes 2" in line for line in lines)
+    assert all(len(line.split("--workload ")[1].split()[0]) <= 40 for line in lines)
+    array = asked(out / "slurm.sh", SLURM_ARRAY_TASK_ID="3", SLURM_ARRAY_JOB_ID="7")
+    assert array == [f"srun --kill-on-bad-exit=1 omfa scaling run {out} --index 3"]
+    assert "#SBATCH --array=0-3" in (out / "slurm.sh").read_text()
+    assert asked(out / "local.sh", "--retry-failed") == [f"omfa scaling run {out} --retry-failed"]
+    if shutil.which("shellcheck"):
+        subprocess.run(["shellcheck", *out.glob("*.sh")], check=True)
+
+
+# plays `omfa scaling run`: holds the workdir's lock as training does, takes its time, and fails,
+# crashes or finishes as its name's end says; a signal ends it with a save
+PLAYED = """
+import os, signal, sys, time
+from pathlib import Path
+from omfa_jax.cli.scaling_run import end_with_runner
+from omfa_jax.core.files import only_user_of
+from omfa_jax.scaling.results import write_failure, write_result
+from omfa_jax.scaling.study import read_study
+end_with_runner()
+folder, name = Path(sys.argv[1]), sys.argv[3]
+run = read_study(folder).run(name)
+workdir = folder / run.workdir
+def stop(number, frame):
+    time.sleep(0.3)
+    (workdir / "saved").write_text("x")
+    sys.exit(143)
+signal.signal(signal.SIGTERM, stop)
+with only_user_of(workdir):
+    with (folder / "trained.txt").open("a") as file:
+        file.write(name + "\\n")
+    time.sleep(float(os.environ.get("PLAY_SECONDS", "0")))
+    if (folder / f"{name}.fails").exists():
+        write_failure(folder, run, 2, "the loss is NaN at step 7")
+        sys.exit(2)
+    if (folder / f"{name}.crashes").exists():
+        os.kill(os.getpid(), signal.SIGKILL)
+    write_result(folder, run, {"loss": 1.0 / run.samples, "try_on": 0.5})
+"""
+RUNNER = """
+import sys
+from pathlib import Path
+from omfa_jax.cli.scaling_run import Runner, Stopped
+from omfa_jax.scaling.study import read_study
+folder = Path(sys.argv[1])
+try:
+    Runner(folder, read_study(folder), [sys.executable, sys.argv[2]]).run(retry_failed=False)
+except Stopped as stopped:
+    sys.exit(stopped.exit_status)
+"""
+
+
+@pytest.fixture
+def played(tmp_path):
+    """Return (study folder, a Runner on it whose training is played, that as a command)."""
+    samples = ",".join(str(640 + 64 * i) for i in range(6))
+    study = plan(tmp_path / "s", "--samples", samples, "--least-steps", "10")
+    script = tmp_path / "played.py"
+    script.write_text(PLAYED)
+    runner = Runner(tmp_path / "s", study, [sys.executable, str(script)])
+    (tmp_path / "runner.py").write_text(RUNNER)
+    command = [sys.executable, str(tmp_path / "runner.py"), str(tmp_path / "s"), str(script)]
+    return tmp_path / "s", runner, command
+
+
+def test_failed_runs_are_listed_and_left_crashed_ones_start_again(played):
+    folder, runner, _ = played
+    first, second, *others = [run.name for run in runner.study.runs]
+    (folder / f"{first}.fails").touch()
+    (folder / f"{second}.crashes").touch()
+    with pytest.raises(OmfaError, match="2 of 12 runs are not finished") as error:
+        runner.run(retry_failed=False)
+    assert f"{first}: exit status 2: the loss is NaN at step 7" in str(error.value)
+    assert f"{second}: crashed with status -9" in str(error.value)
+    for mark in ("fails", "crashes"):
+        next(folder.glob(f"*.{mark}")).unlink()
+    with pytest.raises(OmfaError, match=f"1 of 12 runs are not finished:\n  {first}"):
+        runner.run(retry_failed=False)
+    runner.run(retry_failed=True)
+    trained = (folder / "trained.txt").read_text().split()
+    assert trained == [first, second, *others, second, first]
+    assert len(rows(runner.study, folder)) == 12
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_study_that_is_killed_halfway_ends_with_every_run_once(played, number):
+    folder, runner, command = played
+    environment = {**os.environ, "PLAY_SECONDS": "0.4"}
+    process = subprocess.Popen(command, env=environment)
+    deadline = time.monotonic() + 60
+    while len(list(folder.glob("runs/*/result.json"))) < 5 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    time.sleep(0.3)
+    process.send_signal(number)
+    assert process.wait(timeout=20) == (-9 if number == signal.SIGKILL else 143)
+    assert len(list(folder.glob("runs/*/result.json"))) < 12
+    # at once: the run that a killed runner leaves behind still saves
+    subprocess.run(command, check=True, timeout=120)
+    table = rows(runner.study, folder)
+    assert sorted(row["name"] for row in table) == sorted(run.name for run in runner.study.runs)
+    trained = (folder / "trained.txt").read_text().split()
+    twice = {name for name in trained if trained.count(name) > 1}
+    assert len(trained) <= 13 and len(twice) <= 1
+
+
+def test_one_runner_a_study(played, capsys):
+    from omfa_jax.core.files import only_user_of
+
+    folder, *_ = played
+    with only_user_of(folder):
+        assert main(["scaling", "run", str(folder)]) == 2
+    assert "another run is using" in capsys.readouterr().err
+
+
+def test_the_table_takes_the_best_rate(study, tmp_path):
+    out, planned = study
+    folder = shutil.copytree(out, tmp_path / "s")
+    for index, run in enumerate(planned.runs[:5]):
+        write_result(folder, run, {"loss": float("nan") if index == 0 else 1.0 + index})
+    write_failure(folder, planned.runs[5], 2, "diverged")
+    assert main(["scaling", "table", str(folder), "--out", str(tmp_path / "t.csv")]) == 0
+    table = list(csv.DictReader((tmp_path / "t.csv").read_text().splitlines()))
+    assert [float(row["loss"]) for row in table] == [2.0, 3.0, 5.0]
+    assert len(rows(planned, folder, all_rates=True)) == 5
+    assert state_of(folder, planned.runs[5]) == "failed"
+
+
+def test_a_result_of_another_run_is_refused(study, tmp_path):
+    out, planned = study
+    folder = shutil.copytree(out, tmp_path / "s")
+    longer = dataclasses.replace(planned.runs[0], steps=999)
+    write_result(folder, longer, {"loss": 1.0})
+    with pytest.raises(OmfaError, match="after 999 steps, the manifest's run is"):
+        rows(planned, folder)
+    assert Result("a", 1, {}) != Result("b", 1, {})
