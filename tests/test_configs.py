@@ -7,7 +7,7 @@ import jax
 import pytest
 
 from omfa_jax.cli import config as border
-from omfa_jax.cli.startup import preset_unet
+from omfa_jax.cli.startup import preset_unet, starting_bundle
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.tasks import COMPONENTS
 from omfa_jax.models import init_unet, vae
@@ -73,6 +73,17 @@ def test_fsdp_shards_nearly_every_byte_of_sdxl():
     assert local < 1.05 * total / 8
     table = explain(UNET_RULES, params, mesh)
     assert "to_q/kernel" in table and table.splitlines()[-1].startswith("total 10.270 GB")
+
+
+def test_a_rung_of_the_ladder_takes_the_shipped_vae_and_prompts():
+    folder = CONFIGS.parent / "omfa_jax/assets/tiny"
+    config = load("tiny", f"--config.model.init={folder}", "--config.model.unet=ladder_24")
+    bundle = starting_bundle(config, None)
+    assert bundle.unet_params is None and bundle.unet_config.context_dim == 160
+    assert bundle.prompts["context"].shape == (3, 4, 160)
+    assert bundle.prompts["pooled"].shape == (3, 96)
+    same = starting_bundle(load("tiny", f"--config.model.init={folder}"), None)
+    assert same.prompts["context"].shape == (3, 4, 64)
 
 
 def test_an_unmatched_weight_is_an_error_that_names_it():

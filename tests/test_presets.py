@@ -8,6 +8,7 @@ import pytest
 
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.models import UNETS, VAES, UNetConfig, VAEConfig, init_unet, unet, vae
+from omfa_jax.models.presets import LADDER_WIDTHS, rung
 
 
 def size_of(config: UNetConfig) -> int:
@@ -27,6 +28,25 @@ def test_ladder_grows():
     ratios = [larger / smaller for smaller, larger in itertools.pairwise(sizes)]
     # xs is cheaper still: its conditioning is 64 wide where the others take SDXL's
     assert all(2.5 < ratio < 9 for ratio in ratios), sizes
+
+
+def test_the_ladders_top_is_sdxl_and_its_rule_is_the_table():
+    assert rung(320) == UNETS["ladder_320"] == UNETS["sdxl"]
+    for width in LADDER_WIDTHS:
+        config = UNETS[f"ladder_{width}"]
+        assert config.block_channels == (width, 2 * width, 4 * width)
+        heads = [c // n for c, n in zip(config.block_channels, config.heads, strict=True)]
+        assert all(12 <= dim <= 64 for dim in heads) and (width < 64 or heads[2] == 64)
+        assert 3 <= width // config.norm_groups <= 10
+    with pytest.raises(OmfaError, match="160 channels do not divide into 3 heads"):
+        rung(80)
+
+
+def test_the_ladder_climbs_evenly():
+    sizes = [size_of(rung(width)) for width in LADDER_WIDTHS]
+    assert sizes[0] < 1e6 and sizes[-1] == 2_567_463_684 and len(sizes) >= 8
+    ratios = [larger / smaller for smaller, larger in itertools.pairwise(sizes)]
+    assert all(1.7 < ratio < 3.1 for ratio in ratios), sizes
 
 
 @pytest.mark.parametrize("name", ["tiny", "xs"])

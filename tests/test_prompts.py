@@ -12,7 +12,13 @@ from omfa_jax.core.errors import OmfaError
 from omfa_jax.models import UNetConfig, VAEConfig
 from omfa_jax.weights.description import Description
 from omfa_jax.weights.files import write_tensors
-from omfa_jax.weights.prompts import PromptTable, load_prompts, save_prompts, seeded_prompts
+from omfa_jax.weights.prompts import (
+    PromptTable,
+    carried_to,
+    load_prompts,
+    save_prompts,
+    seeded_prompts,
+)
 from omfa_jax.weights.text import encode_prompts, prompt_table
 
 with warnings.catch_warnings():
@@ -43,6 +49,23 @@ def test_rows_come_in_the_order_asked_with_the_empty_prompt_last():
     np.testing.assert_array_equal(rows["pooled"], table.pooled[[1, 0, 1, 2]])
     with pytest.raises(OmfaError, match=r"'fly' is not in .*--prompt"):
         table.rows(["fly"])
+
+
+def test_other_widths_keep_sizes_and_angles():
+    table = seeded_prompts(["on", "off"], 3, 2048, 64)
+    assert carried_to(table, 2048, 64).context is table.context
+    narrow = carried_to(table, 512, 32)
+    assert (narrow.context.shape, narrow.pooled.shape) == ((3, 3, 512), (3, 32))
+    assert not narrow.context[-1].any() and not narrow.pooled[-1].any()
+
+    def cosines(rows):
+        rows = rows[:2].reshape(6, -1)
+        rows = rows + rows[:1]  # so that some angles are small
+        return (rows @ rows.T) / np.outer(*[np.linalg.norm(rows, axis=1)] * 2)
+
+    assert np.sqrt((narrow.context[:2] ** 2).mean()) == pytest.approx(1.0, abs=0.05)
+    np.testing.assert_allclose(cosines(narrow.context), cosines(table.context), atol=0.15)
+    np.testing.assert_array_equal(carried_to(table, 512, 32).pooled, narrow.pooled)
 
 
 def test_file_round_trip(tmp_path):

@@ -21,7 +21,7 @@ from omfa_jax.weights.conv_in import groups_of
 from omfa_jax.weights.description import read_description
 from omfa_jax.weights.frozen import load_frozen, load_vae, save_frozen
 from omfa_jax.weights.imported import load_weights
-from omfa_jax.weights.prompts import PromptTable, seeded_prompts
+from omfa_jax.weights.prompts import PromptTable, carried_to, seeded_prompts
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +101,7 @@ def converted(config: border.Config, folder: Path) -> Bundle:
         unet_config = preset_unet(config, settings)
         vae_params = load_vae(folder, description.vae_config)
         log.info("VAE and prompts from %s, a random UNet %r", folder, config.model.unet)
-        rows = prompt_rows(description.prompts, settings, unet_config)
+        rows = prompt_rows(fitting(description.prompts, unet_config), settings, unet_config)
         return Bundle(settings, unet_config, description.vae_config, None, vae_params, rows)
     model = load_weights(folder, inputs=groups_of(settings))
     for note in model.notes:
@@ -126,6 +126,17 @@ def preset_unet(config: border.Config, settings: DiffusionSettings) -> UNetConfi
     return unet(
         config.model.unet, in_channels=settings.in_channels, out_channels=settings.out_channels
     )
+
+
+def fitting(table: PromptTable | None, unet_config: UNetConfig) -> PromptTable | None:
+    """Return the prompt table in the widths of a new UNet; a change of them is said on the log."""
+    if table is None:
+        return None
+    widths = (unet_config.context_dim, unet_config.pooled_dim)
+    there = (table.context.shape[-1], table.pooled.shape[-1])
+    if widths != there:
+        log.info("prompt embeddings %s wide are projected to the UNet's %s", there, widths)
+    return carried_to(table, *widths)
 
 
 def prompt_rows(

@@ -1,4 +1,4 @@
-"""The ladder of model sizes, one table for each network; a new size is a new row."""
+"""Model sizes, one table for each network; a new size is a new row, or a width of the ladder."""
 
 import dataclasses
 from typing import Any, TypeVar
@@ -7,6 +7,36 @@ from omfa_jax.core.errors import unknown
 from omfa_jax.models.config import UNetConfig, VAEConfig
 
 Config = TypeVar("Config", UNetConfig, VAEConfig)
+
+HEAD_DIM = 64  # SDXL's
+
+# Channels of the first level, in powers of two and halfway between; 320 is SDXL. docs/ladder.md
+# has their parameters and FLOPs.
+LADDER_WIDTHS = (12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 320)
+
+
+def rung(width: int) -> UNetConfig:
+    """Return SDXL scaled to `width` channels in its first level, which has 320.
+
+    Every linear size is SDXL's times width / 320: the levels' channels (1, 2 and 4 widths), the
+    widths of text, pooled text and size embeddings (rounded to 32, 1 and 4), and the depth of the
+    transformers (2 and 10 in SDXL, rounded, at least 1). Parameters grow as about width^2.4. What
+    stays: three levels, the first without attention, two resnets each. Heads are 64 wide, narrower
+    only where a level has fewer than 64 channels a head; norms have 32 groups, of at least 4
+    channels in the first level. A width is a multiple of 4 whose levels divide into heads.
+    """
+    scale = width / 320
+    channels = (width, 2 * width, 4 * width)
+    return UNetConfig(
+        block_channels=channels,
+        transformer_depth=(0, max(1, round(2 * scale)), max(1, round(10 * scale))),
+        heads=tuple(-(-c // HEAD_DIM) for c in channels),
+        context_dim=32 * round(2048 / 32 * scale),
+        pooled_dim=4 * width,
+        time_id_dim=4 * round(256 / 4 * scale),
+        norm_groups=min(32, width // 4),
+    )
+
 
 # s, m and l keep SDXL's conditioning widths and latents, so they share its VAE and prompt table;
 # tiny and xs are for tests and laptops and go with the VAEs of the same name.
@@ -37,6 +67,7 @@ UNETS: dict[str, UNetConfig] = {
     "m": UNetConfig(block_channels=(128, 256, 512), transformer_depth=(0, 1, 4), heads=(2, 4, 8)),
     "l": UNetConfig(block_channels=(192, 384, 768), transformer_depth=(0, 2, 6), heads=(3, 6, 12)),
     "sdxl": UNetConfig(),
+    **{f"ladder_{width}": rung(width) for width in LADDER_WIDTHS},
 }
 
 VAES: dict[str, VAEConfig] = {

@@ -63,6 +63,25 @@ class PromptTable:
         return {"context": self.context[index], "pooled": self.pooled[index]}
 
 
+def carried_to(table: PromptTable, dim: int, pooled_dim: int, seed: int = 0) -> PromptTable:
+    """Return the table with embeddings of other widths, for a UNet that starts from nothing.
+
+    A fixed Gaussian projection: sizes and angles stay about as they were (Johnson-Lindenstrauss),
+    the empty prompt's zeros stay zeros, and widths that fit stay bit for bit.
+    """
+
+    def carried(rows: Float[np.ndarray, "... d"], width: int) -> Float[np.ndarray, "... e"]:
+        if rows.shape[-1] == width:
+            return rows
+        draw = np.random.default_rng([seed, rows.shape[-1], width]).standard_normal
+        matrix = draw((rows.shape[-1], width), np.float32) / np.sqrt(np.float32(rows.shape[-1]))
+        return rows @ matrix
+
+    return PromptTable(
+        table.prompts, carried(table.context, dim), carried(table.pooled, pooled_dim)
+    )
+
+
 def seeded_prompts(
     prompts: Sequence[str], tokens: int, dim: int, pooled_dim: int, seed: int = 0
 ) -> PromptTable:
