@@ -93,7 +93,15 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def start(workdir: Path, steps: int, count: int, *, devices: int = 4, **environment: str):
+def start(
+    workdir: Path,
+    steps: int,
+    count: int,
+    *,
+    devices: int = 4,
+    program: str = TRAINING,
+    **environment: str,
+):
     """Start `count` processes with `devices` devices in all; return them in order."""
     address = f"localhost:{free_port()}"
     running = []
@@ -115,7 +123,7 @@ def start(workdir: Path, steps: int, count: int, *, devices: int = 4, **environm
                 "JAX_NUM_PROCESSES": str(count),
                 "JAX_PROCESS_ID": str(index),
             }
-        command = [sys.executable, "-c", TRAINING, str(workdir), str(steps)]
+        command = [sys.executable, "-c", program, str(workdir), str(steps)]
         running.append(
             subprocess.Popen(
                 command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

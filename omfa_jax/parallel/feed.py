@@ -1,6 +1,5 @@
 """From host arrays to global arrays on the mesh."""
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,7 +8,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.parallel.mesh import BATCH, batch_sharding
+from omfa_jax.parallel.mesh import batch_parts, batch_sharding
 
 
 def data_shard(mesh: Mesh) -> tuple[int, int]:
@@ -18,7 +17,7 @@ def data_shard(mesh: Mesh) -> tuple[int, int]:
     Processes whose devices share rows, because tensor parallelism spans them, feed the same part.
     Parts that overlap otherwise are an OmfaError.
     """
-    parts = math.prod(mesh.shape[axis] for axis in BATCH)
+    parts = batch_parts(mesh)
     rows: dict[int, set[int]] = {}
     for device, (where,) in batch_sharding(mesh).devices_indices_map((parts,)).items():
         rows.setdefault(device.process_index, set()).update(range(parts)[where])

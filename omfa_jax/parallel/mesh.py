@@ -80,9 +80,14 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
+def batch_parts(mesh: Mesh) -> int:
+    """Return over how many devices a batch is cut."""
+    return math.prod(mesh.shape[axis] for axis in BATCH)
+
+
 def check_batch_size(mesh: Mesh, batch_size: int, accumulate: int = 1) -> None:
     """Raise an OmfaError unless the global batch divides over the mesh and its microbatches."""
-    parts = math.prod(mesh.shape[axis] for axis in BATCH)
+    parts = batch_parts(mesh)
     if batch_size % (parts * accumulate):
         cut = f" times {accumulate} microbatches" if accumulate > 1 else ""
         raise OmfaError(

@@ -1,15 +1,14 @@
 """Loss and gradient over the mesh: each device its rows of the batch, its parts of the weights."""
 
-import math
 from collections.abc import Callable, Container, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
-from omfa_jax.parallel.mesh import AXES, BATCH
+from omfa_jax.parallel.mesh import AXES, BATCH, batch_parts
 from omfa_jax.train.objective import Batch, Objective
 
 Metrics = dict[str, Float[Array, ""]]
@@ -26,11 +25,9 @@ def sharded_gradient(
     are cut over fsdp (`parallel.gather`), gradients are summed once a step, after the last
     of `accumulate` microbatches. The tensor axis is the compiler's.
     """
-    parts = math.prod(mesh.shape[axis] for axis in BATCH)
-    # axes of one device are left out: XLA refuses sums over them beside a compiler's axis
-    batch_axes = tuple(axis for axis in BATCH if mesh.shape[axis] > 1)
-    manual = set(AXES) if mesh.shape["tensor"] == 1 else set(batch_axes)
-    specs = jax.tree.map(lambda sharding: _only(sharding.spec, manual), param_shardings)
+    parts = batch_parts(mesh)
+    batch_axes, manual = manual_axes(mesh)
+    specs = specs_within(param_shardings, manual)
 
     def on_device(params: Any, frozen: Any, batch: Batch, root: Array, step: Array):
         def gradient(rows: Batch):
@@ -85,5 +82,19 @@ def accumulated(gradient: Callable[[Batch], Any], parts: Batch) -> Any:
     return jax.lax.scan(add, zeros, parts)[0]
 
 
-def _only(spec: PartitionSpec, axes: Container[str]) -> PartitionSpec:
-    return PartitionSpec(*(axis if axis in axes else None for axis in spec))
+def manual_axes(mesh: Mesh) -> tuple[tuple[str, ...], set[str]]:
+    """Return (axes that cut the batch, axes that a `shard_map` over the mesh handles itself).
+
+    Batch axes of one device are left out: XLA refuses sums over them beside a compiler's axis.
+    """
+    batch_axes = tuple(axis for axis in BATCH if mesh.shape[axis] > 1)
+    return batch_axes, set(AXES) if mesh.shape["tensor"] == 1 else set(batch_axes)
+
+
+def specs_within(shardings: Any, axes: Container[str]) -> Any:
+    """Return a tree's specs within a `shard_map` that handles `axes`: the others are left out."""
+
+    def only(sharding: NamedSharding) -> PartitionSpec:
+        return PartitionSpec(*(axis if axis in axes else None for axis in sharding.spec))
+
+    return jax.tree.map(only, shardings)
