@@ -202,7 +202,7 @@ with only_user_of(workdir):
         sys.exit(2)
     if (folder / f"{name}.crashes").exists():
         os.kill(os.getpid(), signal.SIGKILL)
-    write_result(folder, run, {"loss": 1.0 / run.samples, "try_on": 0.5})
+    write_result(folder, run, {"loss": 1.0 / run.samples, "loss/try_on": 0.5})
 """
 RUNNER = """
 import sys

@@ -73,10 +73,13 @@ def run_one(folder: Path, run: StudyRun) -> None:
         return
     from omfa_jax.cli import config as border
     from omfa_jax.cli import train
+    from omfa_jax.cli.evaluation import held_out_split
 
     workdir, config_file = folder / run.workdir, folder / run.config
     try:
         config = border.load_config(config_file, [])
+        # what the end will need is missed at the beginning
+        held_out_split(border.pipeline_settings(config).records, config.eval.split)
         options = argparse.Namespace(
             config=config_file,
             overrides=[],
@@ -210,5 +213,33 @@ def end_with_runner() -> None:
 
 
 def heldout_losses(config: "Config", workdir: Path) -> dict[str, float]:
-    """Return the held-out losses of the workdir's last checkpoint, as the run's config asks."""
-    raise NotImplementedError
+    """Return the held-out losses of the workdir's last checkpoint (its EMA, if it has one).
+
+    The examples, noise levels and seed are config.eval's. Every process of the job calls it.
+    """
+    from omfa_jax.cli import config as border
+    from omfa_jax.cli.evaluation import held_out_loss, held_out_split
+    from omfa_jax.cli.startup import vae_fingerprint
+    from omfa_jax.evals.heldout import HeldOutSettings
+    from omfa_jax.parallel.feed import place
+    from omfa_jax.parallel.mesh import make_mesh
+    from omfa_jax.parallel.rules import UNET_RULES, param_shardings
+    from omfa_jax.train.load import load_bundle
+    from omfa_jax.train.network import unet_shapes
+
+    bundle, _ = load_bundle(workdir)
+    vae_id = vae_fingerprint(bundle.vae_config, bundle.vae_params)
+    pipeline = border.pipeline_settings(config, vae_id=vae_id)
+    mesh = make_mesh(border.mesh_settings(config))
+    shardings = param_shardings(UNET_RULES, unet_shapes(bundle.unet_config), mesh)
+    measured = held_out_loss(
+        bundle,
+        pipeline,
+        held_out_split(pipeline.records, config.eval.split),
+        HeldOutSettings(config.eval.loss_examples, config.eval.loss_timesteps, config.eval.seed),
+        mesh,
+        shardings,
+        dtype=config.train.compute_dtype,
+        attention=config.train.attention,
+    )(place(bundle.unet_params, shardings))
+    return {**measured.scalars(), "standard_error": measured.standard_error}

@@ -22,7 +22,7 @@ State = Literal["finished", "failed", "begun", "planned"]
 
 @dataclass(frozen=True)
 class Result:
-    """What a finished run measured: its held-out losses, `loss` and parts of it by name."""
+    """What a finished run measured: `loss`, its parts as loss/PART, and `standard_error`."""
 
     name: str
     step: int
@@ -100,7 +100,7 @@ def rows(study: Study, folder: Path, *, all_rates: bool = False) -> list[dict[st
             "batch_size": run.batch_size,
             "learning_rate": run.learning_rate,
         }
-        row |= {f"loss_{name}": loss for name, loss in losses.items() if name != "loss"}
+        row |= {n.replace("/", "_"): value for n, value in losses.items() if n != "loss"}
         key = run.name if all_rates else (run.size, run.samples)
         loss = losses["loss"] if math.isfinite(losses["loss"]) else math.inf
         if key not in found or loss < best[key]:
