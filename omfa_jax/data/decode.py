@@ -12,6 +12,7 @@ from omfa_jax.core.tasks import COMPONENTS
 from omfa_jax.data import augment, faces, schema
 from omfa_jax.data.mirror import mirror_pose
 from omfa_jax.data.moments import moments_to_latents
+from omfa_jax.data.room import Rooms
 
 Batch = dict[str, np.ndarray]
 Example = dict[str, np.ndarray | np.generic]
@@ -116,8 +117,8 @@ def check_latents(folder: str, slots: Slots, vae_id: str, written: Mapping[str, 
             )
 
 
-def stacked(rows: Iterable[Example], count: int) -> Batch:
-    """Return `count` examples as one batch, every value as it is.
+def stacked(rows: Iterable[Example], count: int, rooms: Rooms | None = None) -> Batch:
+    """Return `count` examples as one batch, every value as it is, in memory that `rooms` lend.
 
     Each row is put in its place before the next is made: what it was made from is free by then, and
     its memory, still in the cache, serves the next one.
@@ -125,20 +126,20 @@ def stacked(rows: Iterable[Example], count: int) -> Batch:
     batch: Batch = {}
     for number, row in enumerate(rows):
         arrays = {name: np.asarray(value) for name, value in row.items()}
-        batch = batch or _allocated(arrays, count)
+        batch = batch or _allocated(arrays, count, rooms or Rooms())
         for name, value in arrays.items():
             batch[name][number] = value
     return {n: v.astype(np.str_) if v.dtype == object else v for n, v in batch.items()}
 
 
-def _allocated(row: Mapping[str, np.ndarray], count: int) -> Batch:
+def _allocated(row: Mapping[str, np.ndarray], count: int, rooms: Rooms) -> Batch:
     """Return room for `count` such rows, all in one piece: texts as objects, of any length."""
     kinds = {name: _KINDS.get(value.dtype.kind, value.dtype) for name, value in row.items()}
     shapes = {name: (count, *value.shape) for name, value in row.items()}
     sizes = {
         name: math.prod(shape) * np.dtype(kinds[name]).itemsize for name, shape in shapes.items()
     }
-    room = np.empty(max(HUGE_BYTES, sum(size + ALIGN_BYTES for size in sizes.values())), np.uint8)
+    room = rooms.lend(max(HUGE_BYTES, sum(size + ALIGN_BYTES for size in sizes.values())))
     batch, start = {}, 0
     for name, shape in shapes.items():
         if kinds[name] is object:

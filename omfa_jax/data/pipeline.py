@@ -21,6 +21,7 @@ from omfa_jax.data.decode import Batch, Example, signed, stacked
 from omfa_jax.data.elastic import ProcessBatches
 from omfa_jax.data.folder import open_folder
 from omfa_jax.data.mixture import Order
+from omfa_jax.data.room import Rooms
 from omfa_jax.data.settings import PipelineSettings, as_they_are
 
 SEED_LIMIT = 2**32
@@ -142,11 +143,11 @@ def _parts(
     example: Callable[[int], Example], batches: int, batch_size: int, shard: int, shards: int
 ) -> grain.MapDataset[Batch]:
     """Return a shard's part of every batch; batch b is positions b * batch_size and on."""
-    rows = batch_size // shards
+    rows, rooms = batch_size // shards, Rooms()
 
     def part(batch: int) -> Batch:
         first = batch * batch_size + shard * rows
-        return stacked(map(example, range(first, first + rows)), rows)
+        return stacked(map(example, range(first, first + rows)), rows, rooms)
 
     return grain.MapDataset.range(batches).map(part)
 
