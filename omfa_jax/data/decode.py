@@ -154,7 +154,7 @@ def _allocated(row: Fitted, count: int, rooms: Rooms) -> Batch:
     room = rooms.lend(max(HUGE_BYTES, sum(size + ALIGN_BYTES for size in sizes.values())))
     batch, start = {}, 0
     for name, shape in shapes.items():
-        if kinds[name] == object:
+        if kinds[name].kind == "O":
             batch[name] = np.empty(shape, object)
             continue
         batch[name] = room[start : start + sizes[name]].view(kinds[name]).reshape(shape)
@@ -189,7 +189,8 @@ def _placed(
     picture: Image.Image | None, slot: tuple[int, int], fill: int, move: augment.Move
 ) -> Image.Image:
     if picture is None:
-        return Image.new("RGB", slot[::-1], (fill, fill, fill))
+        height_px, width_px = slot
+        return Image.new("RGB", (width_px, height_px), (fill, fill, fill))
     if move == augment.Move():
         return images.letterboxed(picture, *slot, fill)
     return Image.fromarray(augment.moved(np.asarray(picture), slot, fill, move))

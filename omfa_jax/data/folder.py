@@ -55,7 +55,7 @@ class RecordsFolder:
     ) -> Fitted:
         """Return the record's example; `worn` is the record that wears the garment, if another."""
         if self.shapes is not None:
-            return decode_latents(record, self.shapes, garment_of=worn, rng=rng)
+            return {**decode_latents(record, self.shapes, garment_of=worn, rng=rng)}
         return fitted_record(
             record,
             self.settings.slots,
