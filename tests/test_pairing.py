@@ -13,6 +13,7 @@ from omfa_jax.data.build import build
 from omfa_jax.data.latents import write_latents
 from omfa_jax.data.pairing import ALONE, Groups, group_file, numbered, read_groups
 from omfa_jax.data.pipeline import PipelineSettings, make_dataset
+from omfa_jax.data.viton_hd import VitonHD
 
 SLOTS = {"garment": (64, 48), "person": (64, 48), "face": (16, 16)}
 TASKS = (Task("try_on", ("person",), 1.0, ""),)
@@ -26,14 +27,14 @@ def records(tmp_path_factory):
     root = tmp_path_factory.mktemp("pairing")
     raw = tiny.write_raw(root / "raw", {"train": len(GROUPS)})
     with pytest.MonkeyPatch.context() as patch:
-        written = schema.to_example
+        read = VitonHD.read
 
-        def grouped(record):
-            group = GROUPS[int(record.key[:5])]
-            return written(dataclasses.replace(record, group=group))
+        def grouped(item):
+            record, flaws = read(item)
+            return dataclasses.replace(record, group=GROUPS[int(record.key[:5])]), flaws
 
-        patch.setattr(schema, "to_example", grouped)
-        build(raw, root / "records")
+        patch.setattr(VitonHD, "read", grouped)
+        build(raw, root / "records", shard_records=3)
     return str(root / "records")
 
 
@@ -105,9 +106,22 @@ def test_latents_pair_as_pictures_do(records, tmp_path):
             np.testing.assert_allclose(encoded[f"{name}_latents"], expected, atol=2e-3)
 
 
-def test_groups_are_read_from_the_records_once(records, monkeypatch):
+def test_groups_are_written_with_the_records(records, tmp_path, monkeypatch):
+    write_latents(records, tmp_path / "latents", lambda p: p[:, ::8, ::8], slots=SLOTS, vae_id="v")
+
+    def fail(self, index):
+        raise AssertionError("a record was read")
+
+    monkeypatch.setattr(schema.RecordSource, "__getitem__", fail)
+    for folder in (records, tmp_path / "latents"):
+        read_groups(folder, "train")
+        stored = np.load(group_file(folder, "train"))
+        np.testing.assert_array_equal(stored, [0, 1, 0, 1, 0, ALONE, 2])
+
+
+def test_groups_of_older_records_are_read_from_them_once(records, monkeypatch):
     file = group_file(records, "train")
-    file.unlink(missing_ok=True)
+    file.unlink()
     read_groups(records, "train")
     np.testing.assert_array_equal(np.load(file), [0, 1, 0, 1, 0, ALONE, 2])
 

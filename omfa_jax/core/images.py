@@ -14,6 +14,8 @@ from omfa_jax.core.files import atomic_write
 Z_RLE = 3
 JPEG_QUALITY = 95
 MIN_SIDE_PX = 2
+# pixels on their way from Pillow's memory: little enough to stay in the cache
+PIECE_BYTES = 2**18
 EXIF_ORIENTATION = 0x0112
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -118,13 +120,40 @@ def letterbox(
     image: UInt8[np.ndarray, "h w 3"], height_px: int, width_px: int, fill: int = 255
 ) -> UInt8[np.ndarray, "height_px width_px 3"]:
     """Return the whole picture, aspect kept, centred in a frame whose margins are `fill`."""
-    top, left, height, width = letterbox_box(image.shape[:2], height_px, width_px)
-    content = resize(image, height, width)
+    if image.shape[:2] == (height_px, width_px):
+        return image
+    return np.array(letterboxed(Image.fromarray(image), height_px, width_px, fill))
+
+
+def letterboxed(image: Image.Image, height_px: int, width_px: int, fill: int) -> Image.Image:
+    """Return what `letterbox` does of a Pillow picture: itself, if it has the size already."""
+    top, left, height, width = letterbox_box((image.height, image.width), height_px, width_px)
+    if image.size != (width, height):
+        image = image.resize((width, height), Image.Resampling.LANCZOS)
     if (height, width) == (height_px, width_px):
-        return content
-    frame = np.full((height_px, width_px, 3), fill, dtype=np.uint8)
-    frame[top : top + height, left : left + width] = content
+        return image
+    frame = Image.new("RGB", (width_px, height_px), (fill, fill, fill))
+    frame.paste(image, (left, top))
     return frame
+
+
+def copy_pixels(image: Image.Image, place: UInt8[np.ndarray, "h w 3"]) -> None:
+    """Write the pixels of an RGB picture into contiguous memory of its size.
+
+    np.asarray gathers them from pieces first: two more copies of the picture.
+    """
+    if image.mode != "RGB" or place.shape != (image.height, image.width, 3):
+        raise ValueError(f"{image.mode} picture {image.size} does not fit {place.shape}")
+    target, start, ended = place.reshape(-1).data, 0, 0
+    encoder = Image._getencoder("RGB", "raw", "RGB")
+    try:
+        encoder.setimage(image.im, (0, 0, *image.size))
+        while not ended:
+            _, ended, piece = encoder.encode(max(PIECE_BYTES, 4 * image.width))
+            target[start : start + len(piece)] = piece
+            start += len(piece)
+    finally:
+        encoder.cleanup()
 
 
 def unletterbox(

@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from omfa_jax.body.pose_maps import styles_under
 from omfa_jax.core.errors import OmfaError, unknown
-from omfa_jax.data import schema
+from omfa_jax.data import pairing, schema
 from omfa_jax.data.builder import (
     BuildReport,
     ImageShards,
@@ -110,6 +112,11 @@ def finish(
         else:
             partial.path(shard.file_name).unlink()
     with disk_errors(partial.folder):
+        for split, written in splits.items():
+            members = (shard for shard in shards if shard.split == split)
+            names = (name for shard in members for name in read_report(partial, shard).groups)
+            numbers = pairing.numbers_of(names, sum(records for _, records in written))
+            np.save(partial.path(pairing.FILE.format(split)), numbers)
         partial.write_metadata(kind, splits)
         schema.write_manifest(partial.records, kind, partial.place, **facts)
 

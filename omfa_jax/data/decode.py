@@ -2,9 +2,10 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
+from PIL import Image
 
 from omfa_jax.core import images
 from omfa_jax.core.errors import OmfaError, unknown
@@ -12,9 +13,12 @@ from omfa_jax.core.tasks import COMPONENTS
 from omfa_jax.data import augment, faces, schema
 from omfa_jax.data.mirror import mirror_pose
 from omfa_jax.data.moments import moments_to_latents
+from omfa_jax.data.room import Rooms
 
 Batch = dict[str, np.ndarray]
 Example = dict[str, np.ndarray | np.generic]
+# an example whose pictures are not copied out of Pillow's memory yet
+Fitted = dict[str, np.ndarray | np.generic | Image.Image]
 Slots = Mapping[str, tuple[int, int]]
 
 # A picture that is not there: white paper for a garment or face, black (nobody) for a pose map
@@ -23,7 +27,7 @@ WHITE, BLACK = 255, 0
 # page faults as in copying
 HUGE_BYTES = 2**22
 ALIGN_BYTES = 64
-_KINDS = {"U": object}
+STILL = augment.Augmentation()
 
 
 def check_slots(slots: Slots) -> None:
@@ -37,16 +41,25 @@ def check_slots(slots: Slots) -> None:
             raise OmfaError(f"slots: expected (height_px, width_px) for {name!r}, got {size}")
 
 
-def decode_record(
+def decode_record(record: schema.Record, slots: Slots, **changes: Any) -> Example:
+    """Return what `fitted_record` does, with every picture as an array."""
+    fitted = fitted_record(record, slots, **changes)
+    return {
+        name: np.asarray(value) if isinstance(value, Image.Image) else value
+        for name, value in fitted.items()
+    }
+
+
+def fitted_record(
     record: schema.Record,
     slots: Slots,
     *,
     garment_of: schema.Record | None = None,
-    change: augment.Augmentation | None = None,
+    change: augment.Augmentation = STILL,
     pose_style: str = "",
     unpaired: bool = False,
-) -> Example:
-    """Return one record's pictures at the slot sizes, uint8 RGB, and has_pose.
+) -> Fitted:
+    """Return one record's pictures at the slot sizes, RGB, and has_pose.
 
     The face is the record's face box; white where no face was found. `garment_of` is the record
     that garment and face are taken from, if it is another. `change` moves person and pose map as
@@ -56,30 +69,27 @@ def decode_record(
     if unpaired and not record.unpaired_garment:
         raise OmfaError(f"record {record.split}/{record.key} has no unpaired garment")
     worn = garment_of or record
-    change = change or augment.Augmentation()
-    person = _read(record.person, f"person of {record.key}")
+    person = images.open_rgb(record.person, f"person of {record.key}")
     encoded = record.unpaired_garment if unpaired else worn.garment
-    garment = _read(encoded, f"garment of {worn.key}")
+    garment = images.open_rgb(encoded, f"garment of {worn.key}")
     face = None
     if worn.has_face:
         wearer = person
         if worn is not record:
-            wearer = _read(worn.person, f"person of {worn.key}")
-        face = faces.crop_face(wearer, worn.face_box_px)
-    pose = _read(record.pose, f"pose map of {record.key}") if record.has_pose else None
-    if change.flip and pose is not None:
-        pose = mirror_pose(pose, pose_style)
-    still = augment.Move()
-    photos = {
-        "garment": _fitted(garment, slots["garment"], change, change.garment),
-        "person": _fitted(person, slots["person"], change, change.person),
-        "face": _fitted(face, slots["face"], change, still),
+            wearer = images.open_rgb(worn.person, f"person of {worn.key}")
+        face = faces.cut_face(wearer, worn.face_box_px)
+    pose = None
+    if record.has_pose:
+        pose = images.open_rgb(record.pose, f"pose map of {record.key}")
+        if change.flip:
+            pose = Image.fromarray(mirror_pose(np.asarray(pose), pose_style))
+    return {
+        "garment": _photo(garment, slots["garment"], change, change.garment),
+        "person": _photo(person, slots["person"], change, change.person),
+        "face": _photo(face, slots["face"], change, augment.Move()),
+        "pose": _placed(pose, slots["person"], BLACK, change.person),
+        "has_pose": np.bool_(record.has_pose),
     }
-    if pose is None:
-        drawn = np.full((*slots["person"], 3), BLACK, np.uint8)
-    else:
-        drawn = augment.moved(pose, slots["person"], BLACK, change.person)
-    return {**photos, "pose": drawn, "has_pose": np.bool_(record.has_pose)}
 
 
 def decode_latents(
@@ -116,37 +126,44 @@ def check_latents(folder: str, slots: Slots, vae_id: str, written: Mapping[str, 
             )
 
 
-def stacked(rows: Iterable[Example], count: int) -> Batch:
-    """Return `count` examples as one batch, every value as it is.
+def stacked(rows: Iterable[Fitted], count: int, rooms: Rooms | None = None) -> Batch:
+    """Return `count` examples as one batch, every value as it is, in memory that `rooms` lend.
 
     Each row is put in its place before the next is made: what it was made from is free by then, and
     its memory, still in the cache, serves the next one.
     """
     batch: Batch = {}
     for number, row in enumerate(rows):
-        arrays = {name: np.asarray(value) for name, value in row.items()}
-        batch = batch or _allocated(arrays, count)
-        for name, value in arrays.items():
-            batch[name][number] = value
+        batch = batch or _allocated(row, count, rooms or Rooms())
+        for name, value in row.items():
+            if isinstance(value, Image.Image):
+                images.copy_pixels(value, batch[name][number])
+            else:
+                batch[name][number] = value
     return {n: v.astype(np.str_) if v.dtype == object else v for n, v in batch.items()}
 
 
-def _allocated(row: Mapping[str, np.ndarray], count: int) -> Batch:
+def _allocated(row: Fitted, count: int, rooms: Rooms) -> Batch:
     """Return room for `count` such rows, all in one piece: texts as objects, of any length."""
-    kinds = {name: _KINDS.get(value.dtype.kind, value.dtype) for name, value in row.items()}
-    shapes = {name: (count, *value.shape) for name, value in row.items()}
-    sizes = {
-        name: math.prod(shape) * np.dtype(kinds[name]).itemsize for name, shape in shapes.items()
-    }
-    room = np.empty(max(HUGE_BYTES, sum(size + ALIGN_BYTES for size in sizes.values())), np.uint8)
+    kinds, shapes, sizes = {}, {}, {}
+    for name, value in row.items():
+        picture = isinstance(value, Image.Image)
+        kind, shape = (np.dtype(np.uint8), (*value.size[::-1], 3)) if picture else _form(value)
+        kinds[name], shapes[name] = kind, (count, *shape)
+        sizes[name] = math.prod(shapes[name]) * kind.itemsize
+    room = rooms.lend(max(HUGE_BYTES, sum(size + ALIGN_BYTES for size in sizes.values())))
     batch, start = {}, 0
     for name, shape in shapes.items():
-        if kinds[name] is object:
+        if kinds[name].kind == "O":
             batch[name] = np.empty(shape, object)
             continue
         batch[name] = room[start : start + sizes[name]].view(kinds[name]).reshape(shape)
         start += -(-sizes[name] // ALIGN_BYTES) * ALIGN_BYTES
     return batch
+
+
+def _form(value: np.ndarray | np.generic) -> tuple[np.dtype, tuple[int, ...]]:
+    return np.dtype(object) if value.dtype.kind == "U" else value.dtype, value.shape
 
 
 def signed(batch: Batch) -> Batch:
@@ -155,20 +172,25 @@ def signed(batch: Batch) -> Batch:
     return {name: ways.get(value.dtype, np.asarray)(value) for name, value in batch.items()}
 
 
-def _read(encoded: bytes, what: str) -> UInt8[np.ndarray, "h w 3"]:
-    # not to be written to: Pillow's own bytes, one copy less than read_rgb's
-    return np.asarray(images.open_rgb(encoded, what))
-
-
-def _fitted(
-    picture: np.ndarray | None,
+def _photo(
+    picture: Image.Image | None,
     slot: tuple[int, int],
     change: augment.Augmentation,
     move: augment.Move,
-) -> UInt8[np.ndarray, "h w 3"]:
+) -> Image.Image:
+    if picture is not None and change != STILL:
+        pixels = augment.recoloured(np.asarray(picture), change)
+        pixels = np.ascontiguousarray(pixels[:, ::-1]) if change.flip else pixels
+        picture = Image.fromarray(pixels)
+    return _placed(picture, slot, WHITE, move)
+
+
+def _placed(
+    picture: Image.Image | None, slot: tuple[int, int], fill: int, move: augment.Move
+) -> Image.Image:
     if picture is None:
-        return np.full((*slot, 3), WHITE, np.uint8)
-    picture = augment.recoloured(picture, change)
-    if change.flip:
-        picture = np.ascontiguousarray(picture[:, ::-1])
-    return augment.moved(picture, slot, WHITE, move)
+        height_px, width_px = slot
+        return Image.new("RGB", (width_px, height_px), (fill, fill, fill))
+    if move == augment.Move():
+        return images.letterboxed(picture, *slot, fill)
+    return Image.fromarray(augment.moved(np.asarray(picture), slot, fill, move))

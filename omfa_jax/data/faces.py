@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
+from PIL import Image
 
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.data.labels import CIHP, LabelSet
@@ -133,15 +134,15 @@ def crop_face(
     image: UInt8[np.ndarray, "h w 3"], box: FaceBox, fill: int = 255
 ) -> UInt8[np.ndarray, "side side 3"]:
     """Return the square that `box` cuts out; what lies outside the picture is `fill`."""
+    return np.array(cut_face(Image.fromarray(image), box, fill))
+
+
+def cut_face(image: Image.Image, box: FaceBox, fill: int = 255) -> Image.Image:
+    """Return what `crop_face` does, of a Pillow picture."""
     side = max(1, round(box[2] - box[0]))
-    left, top = round(box[0]), round(box[1])
-    crop = np.full((side, side, 3), fill, dtype=np.uint8)
-    height, width = image.shape[:2]
-    y0, y1 = max(0, top), min(height, top + side)
-    x0, x1 = max(0, left), min(width, left + side)
-    if y0 < y1 and x0 < x1:
-        crop[y0 - top : y1 - top, x0 - left : x1 - left] = image[y0:y1, x0:x1]
-    return crop
+    square = Image.new("RGB", (side, side), (fill, fill, fill))
+    square.paste(image, (-round(box[0]), -round(box[1])))
+    return square
 
 
 def _is_seen(row: Float[np.ndarray, "3"]) -> bool:

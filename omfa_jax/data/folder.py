@@ -8,7 +8,7 @@ import numpy as np
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.data import schema
 from omfa_jax.data.augment import Augmentation, draw
-from omfa_jax.data.decode import Example, check_latents, decode_latents, decode_record
+from omfa_jax.data.decode import STILL, Fitted, check_latents, decode_latents, fitted_record
 from omfa_jax.data.mirror import check_mirrors
 from omfa_jax.data.pairing import Groups, read_groups
 from omfa_jax.data.settings import PipelineSettings
@@ -28,9 +28,9 @@ class RecordsFolder:
     groups: Groups | None
     pose_style: str
 
-    def training_example(self, index: int, seed: int, position: int) -> Example:
+    def training_example(self, index: int, seed: int, position: int) -> Fitted:
         """Return the record's example as the position's random numbers change it."""
-        worn, change = None, None
+        worn, change = None, STILL
         if self.groups is not None:
             rng = np.random.default_rng((seed, position, PAIRING))
             if rng.random() < self.settings.multi_pose:
@@ -49,14 +49,14 @@ class RecordsFolder:
         record: Any,
         *,
         worn: Any = None,
-        change: Augmentation | None = None,
+        change: Augmentation = STILL,
         rng: np.random.Generator | None = None,
         unpaired: bool = False,
-    ) -> Example:
+    ) -> Fitted:
         """Return the record's example; `worn` is the record that wears the garment, if another."""
         if self.shapes is not None:
-            return decode_latents(record, self.shapes, garment_of=worn, rng=rng)
-        return decode_record(
+            return {**decode_latents(record, self.shapes, garment_of=worn, rng=rng)}
+        return fitted_record(
             record,
             self.settings.slots,
             garment_of=worn,

@@ -1,11 +1,12 @@
 """Multi-pose pairs: records that show one person in one outfit, found without reading them again.
 
-The groups of a split lie beside its record files as one array, written when they are first needed:
-a start then reads 4 bytes a record, and a pair costs the same in a set of any size.
+The groups of a split lie beside its record files as one array, written with the records: a start
+reads 4 bytes a record, and a pair costs the same in a set of any size.
 """
 
 import contextlib
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from omfa_jax.data import schema
 
 # stands for a record whose group is unknown
 ALONE = -1
+FILE = "groups-{}.npy"
 
 
 class Groups:
@@ -51,13 +53,13 @@ class Groups:
 def group_file(records_dir: str | os.PathLike, split: str) -> Path:
     """Return where a split's groups are kept: with the record files, which are replaced as one."""
     folder = Path(records_dir)
-    return folder / schema.read_manifest(folder)["builder"] / f"groups-{split}.npy"
+    return folder / schema.read_manifest(folder)["builder"] / FILE.format(split)
 
 
 def read_groups(records_dir: str | os.PathLike, split: str) -> Groups:
-    """Return the split's groups, from their file or, the first time, from the records themselves.
+    """Return the split's groups, from their file or, where records are older, from these.
 
-    The file is written if the folder lets us; it counts only for as many records as there are.
+    The file is then written if the folder lets us; it counts only for as many records as there are.
     Raises OmfaError if the records cannot be read.
     """
     file = group_file(records_dir, split)
@@ -75,10 +77,15 @@ def read_groups(records_dir: str | os.PathLike, split: str) -> Groups:
 
 def numbered(source: schema.RecordSource) -> Int32[np.ndarray, "records"]:
     """Return the number of each record's group, in order of appearance; reads every record once."""
+    bar = tqdm(range(len(source)), desc="pose groups", unit="record", disable=None)
+    return numbers_of((source[index].group for index in bar), len(source))
+
+
+def numbers_of(names: Iterable[str], count: int) -> Int32[np.ndarray, "count"]:
+    """Return the number of each of `count` records' groups; "" is ALONE."""
     found: dict[str, int] = {}
-    numbers = np.full(len(source), ALONE, np.int32)
-    for index in tqdm(range(len(source)), desc="pose groups", unit="record", disable=None):
-        group = source[index].group
-        if group:
-            numbers[index] = found.setdefault(group, len(found))
+    numbers = np.full(count, ALONE, np.int32)
+    for index, name in enumerate(names):
+        if name:
+            numbers[index] = found.setdefault(name, len(found))
     return numbers

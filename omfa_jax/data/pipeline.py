@@ -17,10 +17,11 @@ from absl import flags
 
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.tasks import Task
-from omfa_jax.data.decode import Batch, Example, signed, stacked
+from omfa_jax.data.decode import Batch, Fitted, signed, stacked
 from omfa_jax.data.elastic import ProcessBatches
 from omfa_jax.data.folder import open_folder
 from omfa_jax.data.mixture import Order
+from omfa_jax.data.room import Rooms
 from omfa_jax.data.settings import PipelineSettings, as_they_are
 
 SEED_LIMIT = 2**32
@@ -64,7 +65,7 @@ def make_dataset(
             raise OmfaError(f"{folder}: its split {split!r} holds no records to train on")
     order = Order(counts, [weight for _, weight in folders], seed)
 
-    def example(position: int) -> Example:
+    def example(position: int) -> Fitted:
         task = bisect.bisect_right(shares, np.random.default_rng((seed, position)).random())
         drawn = order[position]
         facts = {
@@ -116,7 +117,7 @@ def eval_batches(
     count = len(source) if limit is None else min(limit, len(source))
     batches = -(-count // batch_size)
 
-    def example(position: int) -> Example:
+    def example(position: int) -> Fitted:
         index = min(position, count - 1)
         record = source[index]
         names = {"key": np.str_(record.key), "group": np.str_(record.group)}
@@ -139,14 +140,14 @@ def task_shares(tasks: Sequence[Task]) -> np.ndarray:
 
 
 def _parts(
-    example: Callable[[int], Example], batches: int, batch_size: int, shard: int, shards: int
+    example: Callable[[int], Fitted], batches: int, batch_size: int, shard: int, shards: int
 ) -> grain.MapDataset[Batch]:
     """Return a shard's part of every batch; batch b is positions b * batch_size and on."""
-    rows = batch_size // shards
+    rows, rooms = batch_size // shards, Rooms()
 
     def part(batch: int) -> Batch:
         first = batch * batch_size + shard * rows
-        return stacked(map(example, range(first, first + rows)), rows)
+        return stacked(map(example, range(first, first + rows)), rows, rooms)
 
     return grain.MapDataset.range(batches).map(part)
 

@@ -55,7 +55,8 @@ class ShardReport:
     """What writing a shard told, kept beside it: a restart reports as if there had been none.
 
     `stamp` says what went in, `size_bytes` and `sha256` what came out. `skipped` holds (key,
-    reason); `flaws` {flaw: (count, first keys)}; `facts` what the source wants to remember.
+    reason); `flaws` {flaw: (count, first keys)}; `facts` what the source wants to remember;
+    `groups` each record's group, for whoever pairs them.
     """
 
     stamp: str
@@ -65,6 +66,7 @@ class ShardReport:
     skipped: list[tuple[str, str]] = field(default_factory=list)
     flaws: dict[str, tuple[int, list[str]]] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
+    groups: list[str] = field(default_factory=list)
 
 
 class Source(Protocol):
@@ -123,6 +125,7 @@ def write_shard(
         with disk_errors(partial.folder):
             writer = ArrayRecordWriter(name, WRITER_OPTIONS)
         for record in source.records(shard, report):
+            report.groups.append(record.group)
             with disk_errors(partial.folder):
                 writer.write(serialize(record))
             report.records += 1
@@ -147,6 +150,8 @@ def finished(partial: Partial, shard: Shard, stamp: str) -> bool:
     try:
         report, path = read_report(partial, shard), partial.path(shard.file_name)
         if report.stamp != stamp or path.stat().st_size != report.size_bytes:
+            return False
+        if len(report.groups) != report.records:
             return False
         return _sha256(path) == report.sha256
     except (OSError, ValueError, TypeError):

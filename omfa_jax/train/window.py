@@ -25,6 +25,7 @@ class Window:
         self._skips = skips
         self._steps: list[tuple[int, Mapping[str, jax.Array], np.ndarray]] = []
         self._skipped = 0
+        self._before: Mapping[str, jax.Array] = {}
 
     def add(self, step: int, metrics: Mapping[str, jax.Array], records: np.ndarray) -> None:
         """Note a step's metrics and this process's records in it; wait for the step before.
@@ -32,7 +33,8 @@ class Window:
         The one before is done when the device turns to this one, so no step waits for the host.
         """
         self._steps.append((step, metrics, records))
-        jax.block_until_ready(self._steps[-2:][0][1])
+        jax.block_until_ready(self._before)
+        self._before = metrics
 
     def row(self, saved: int, workdir: Path) -> dict[str, float]:
         """Return the means since the last call; `saved` is the last checkpoint in `workdir`."""
