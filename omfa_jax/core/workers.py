@@ -29,7 +29,7 @@ def in_order(
         return
     # forking a program that runs threads can hang it, so workers start afresh
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, context, _end_with_parent) as pool:
+    with ProcessPoolExecutor(processes, context, end_with_parent) as pool:
         rest = iter(things)
         flying = collections.deque(
             pool.submit(make, thing) for thing in itertools.islice(rest, 2 * processes)
@@ -47,7 +47,7 @@ def in_order(
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """End this worker when its parent is killed; the pool's workers would wait for ever."""
 
     def watch() -> None:

@@ -1,8 +1,7 @@
 """What the folders of every layout share: the claim on a folder, jobs, files that are filled in."""
 
 import json
-import multiprocessing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -93,16 +92,6 @@ def finish(root: Path, settings: Settings, layout: str, counts: Mapping[str, int
     description = {"version": VERSION, "layout": layout, **asdict(settings), "counts": dict(counts)}
     write_json(root / FINISHED, description)
     (root / UNFINISHED).unlink(missing_ok=True)
-
-
-def run_jobs(work: Callable[[JobT], bool], jobs: Sequence[JobT], processes: int) -> Iterator[bool]:
-    """Yield what `work` says of each job, in any order."""
-    if processes <= 1:
-        yield from map(work, jobs)
-        return
-    # spawn, not fork: callers may have started threads
-    with multiprocessing.get_context("spawn").Pool(processes) as pool:
-        yield from pool.imap_unordered(work, jobs, chunksize=8)
 
 
 _worlds: dict[Settings, World] = {}

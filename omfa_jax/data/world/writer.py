@@ -8,9 +8,10 @@ from itertools import chain
 from pathlib import Path
 
 from omfa_jax.core.errors import OmfaError, unknown
-from omfa_jax.core.files import require_writable_dir
+from omfa_jax.core.files import clear_leftovers, require_writable_dir, sole_writer
+from omfa_jax.core.workers import in_order
 from omfa_jax.data.world import deepfashion, dresscode, viton_hd
-from omfa_jax.data.world.folder import Layout, Settings, checked_counts, claim, finish, run_jobs
+from omfa_jax.data.world.folder import Layout, Settings, checked_counts, claim, finish
 
 LAYOUTS: dict[str, Layout] = {
     "viton_hd": viton_hd.LAYOUT,
@@ -56,17 +57,25 @@ def write_world(
             f" and {width_px}"
         )
     settings = Settings(seed, height_px, width_px, supersample)
+    if processes < 1:
+        raise OmfaError(f"--processes: expected 1 or more, got {processes}")
     counts = checked_counts(counts)
-    root = require_writable_dir(root, "--out")
-    before = claim(root, settings, layout)
+    if not counts:
+        raise OmfaError("--train, --val and --test are all 0: say how many people to write")
     shape = LAYOUTS[layout]
     jobs = {split: shape.jobs(split, count, settings) for split, count in counts.items()}
     total, written = sum(map(len, jobs.values())), 0
-    work = partial(shape.write, root, settings)
-    for done, new in enumerate(run_jobs(work, [*chain(*jobs.values())], processes), start=1):
-        written += new
-        if progress is not None:
-            progress(done, total)
-    shape.finish(root, settings, jobs)
-    finish(root, settings, layout, before | counts)
+    root = require_writable_dir(root, "--out")
+    with sole_writer(root):
+        before = claim(root, settings, layout)
+        for folder in (root, *root.glob("*/"), *root.glob("*/*/"), *root.glob("*/*/*/")):
+            clear_leftovers(folder)
+        work = partial(shape.write, root, settings)
+        done = in_order(work, chain(*jobs.values()), processes)
+        for number, new in enumerate(done, start=1):
+            written += new
+            if progress is not None:
+                progress(number, total)
+        shape.finish(root, settings, jobs)
+        finish(root, settings, layout, before | counts)
     return WorldReport(root, written, total - written)
