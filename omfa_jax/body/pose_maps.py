@@ -25,6 +25,7 @@ from omfa_jax.core.errors import OmfaError, unknown
 from omfa_jax.core.files import (
     atomic_write,
     clear_leftovers,
+    parse_json,
     require_dir,
     require_writable_dir,
     sole_writer,
@@ -135,7 +136,17 @@ def body_files(smplx_dir: str | os.PathLike) -> list[Path]:
 
 def styles_under(raw_dir: str | os.PathLike) -> list[str]:
     """Return the styles of the pose maps below a raw data set; maps from elsewhere have none."""
-    return sorted({_read_note(note)["style"] for note in Path(raw_dir).rglob(SETTINGS_FILE)})
+    notes = (folder / SETTINGS_FILE for folder in folders_named("pose", Path(raw_dir)))
+    return sorted({_read_note(note)["style"] for note in notes if note.is_file()})
+
+
+def folders_named(name: str, root: Path) -> list[Path]:
+    """Return the folders of a name in a raw data set, in its folders and in theirs.
+
+    Folders behind symbolic links count, each place once.
+    """
+    found = [path for deep in ("", "*/", "*/*/") for path in root.glob(f"{deep}{name}")]
+    return sorted({path.resolve(): path for path in reversed(found) if path.is_dir()}.values())
 
 
 def _claim(target: Path, settings: _Settings) -> None:
@@ -156,7 +167,7 @@ def _claim(target: Path, settings: _Settings) -> None:
 
 def _read_note(note: Path) -> dict[str, str]:
     try:
-        found = json.loads(note.read_text())
+        found = parse_json(note.read_text())
         return {name: found[name] for name in ("style", "size_px", "body_model")}
     except (ValueError, KeyError, TypeError):
         raise OmfaError(f"{note}: damaged; delete {note.parent} to render it again") from None

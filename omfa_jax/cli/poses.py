@@ -41,13 +41,13 @@ def run(options: argparse.Namespace) -> None:
         print("\n".join(load_library(options.library)))
         return
     from omfa_jax.body.params_file import save_body
-    from omfa_jax.body.pose_maps import body_files, check_settings
+    from omfa_jax.body.pose_maps import body_files, check_settings, folders_named
 
     # before anything is made: who asks for what cannot be had finds no traces of it
     check_settings(options.style, options.backend, options.processes)
     if options.raw:
         raw = require_dir(options.raw, "raw data set", "--raw")
-        folders = sorted(path for path in raw.glob("**/smplx") if path.is_dir())
+        folders = folders_named("smplx", raw)
         if not folders:
             raise OmfaError(f"no smplx/ folder under {raw}; expected {raw}/SPLIT/smplx/NAME.npz")
         for folder in folders:

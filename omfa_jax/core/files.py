@@ -2,12 +2,14 @@
 
 import contextlib
 import fcntl
+import json
 import os
 import re
 import shutil
 import tempfile
 from collections.abc import Collection, Iterator
 from pathlib import Path
+from typing import Any
 
 from omfa_jax.core.errors import OmfaError
 
@@ -151,6 +153,14 @@ def only_user_of(folder: str | os.PathLike) -> Iterator[None]:
         except OSError:
             pass
         yield
+
+
+def parse_json(text: str) -> Any:
+    """Return what `json.loads` does; ValueError alone for what it cannot read."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("brackets nested too deeply") from None
 
 
 def current_umask() -> int:

@@ -14,6 +14,9 @@ from omfa_jax.core.files import atomic_write
 Z_RLE = 3
 JPEG_QUALITY = 95
 MIN_SIDE_PX = 2
+# what Pillow warns of: a small file may claim any size, and be unpacked to it
+MAX_PIXELS = 89_478_485
+TOO_LARGE = "too large (more than 89 megapixels); scale it down"
 EXIF_ORIENTATION = 0x0112
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -77,7 +80,11 @@ def open_image(source: ImageSource, what: str = "image") -> Image.Image:
         raise OmfaError(f"{name}: the file is empty (0 bytes)")
     try:
         image = Image.open(io.BytesIO(source))
+        if image.width * image.height > MAX_PIXELS:
+            raise Image.DecompressionBombError
         image.load()
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise OmfaError(f"{name}: {TOO_LARGE}") from None
     except Image.UnidentifiedImageError:
         raise OmfaError(f"{name}: not a picture in a format Pillow reads") from None
     except Exception as error:  # Pillow's decoders raise whatever a damaged file provokes

@@ -22,9 +22,11 @@ def in_order(
     """Yield what the picklable `make` makes of each thing, in the things' order.
 
     Two things per process are in flight at most, so memory does not grow with their number. Raises
-    OmfaError if a worker dies.
+    OmfaError if a worker dies, or for less than one process.
     """
-    if processes <= 1:
+    if processes < 1:
+        raise OmfaError(f"--processes: expected 1 or more, got {processes}")
+    if processes == 1:
         yield from map(make, things)
         return
     # forking a program that runs threads can hang it, so workers start afresh

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from omfa_jax.body.fit.fitting import Fit, Fitter
 from omfa_jax.body.params_file import read_npz, save_body
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.core.files import atomic_write, clear_leftovers, sole_writer
+from omfa_jax.core.files import atomic_write, clear_leftovers, parse_json, sole_writer
 
 REPORT_FILE = "fit_report.json"
 SOURCE = "keypoints"
@@ -115,6 +115,9 @@ def _results(
             except OmfaError as error:
                 failed[name] = str(error)
                 continue
+            except Exception as error:  # one odd file must not stop a folder of thousands
+                failed[name] = f"{type(error).__name__}: {' '.join(str(error).split())}"
+                continue
             names.append(name)
             rows.append(found)
             sizes.append(size_px)
@@ -146,7 +149,7 @@ def _read_report(path: Path) -> dict[str, dict[str, Any]]:
     if not path.exists():
         return {}
     try:
-        entries = json.loads(path.read_text())["photos"]
+        entries = parse_json(path.read_text())["photos"]
         return {name: dict(entry, accepted=bool(entry["accepted"]), reason=str(entry["reason"]))
                 for name, entry in entries.items()}  # fmt: skip
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

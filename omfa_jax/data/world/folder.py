@@ -11,7 +11,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from omfa_jax.core.errors import OmfaError, unknown
-from omfa_jax.core.files import atomic_write
+from omfa_jax.core.files import atomic_write, parse_json
 from omfa_jax.data.world.photo import World
 
 VERSION = 1
@@ -74,7 +74,7 @@ def claim(root: Path, settings: Settings, layout: str) -> dict[str, int]:
         if not path.is_file():
             continue
         try:
-            found = {"layout": OLDEST_LAYOUT, **json.loads(path.read_text())}
+            found = {"layout": OLDEST_LAYOUT, **parse_json(path.read_text())}
         except (ValueError, TypeError):
             raise OmfaError(f"{path}: not valid JSON; give another folder to --out") from None
         for key, value in expected.items():
@@ -82,6 +82,13 @@ def claim(root: Path, settings: Settings, layout: str) -> dict[str, int]:
                 came = f"{key} {found.get(key)}, asked for {value}"
                 raise OmfaError(f"{root} holds another world ({came}); give another --out")
         counts = found.get("counts", {})
+    if not any((root / name).is_file() for name in (UNFINISHED, FINISHED)):
+        # pairs files and people of a data set that was downloaded would be mixed with made ones
+        if others := sorted(path.name for path in root.iterdir() if path.name[:1] != "."):
+            raise OmfaError(
+                f"{root} holds files that are no synthetic world ({', '.join(others[:5])}); give"
+                " another folder to --out"
+            )
     if not counts:
         write_json(root / UNFINISHED, expected)
     return counts

@@ -12,6 +12,7 @@ from omfa_jax.core.files import clear_leftovers, require_writable_dir, sole_writ
 from omfa_jax.core.workers import in_order
 from omfa_jax.data.world import deepfashion, dresscode, viton_hd
 from omfa_jax.data.world.folder import Layout, Settings, checked_counts, claim, finish
+from omfa_jax.data.world.photo import MIN_SIDE_PX
 
 LAYOUTS: dict[str, Layout] = {
     "viton_hd": viton_hd.LAYOUT,
@@ -47,14 +48,15 @@ def write_world(
     Files are whole or absent; complete people are skipped, so that an interrupted call can be
     repeated, and counts can grow later. `progress(done, total)` is called after each person.
     `world.json` is written last: it marks a complete folder. Raises OmfaError for impossible
-    counts, an unknown layout, or a folder that holds a world of another seed, size or layout.
+    counts, an unknown layout, or a folder that holds a world of another seed, size or layout, or
+    files that are no world.
     """
     if layout not in LAYOUTS:
         raise unknown("layout", layout, LAYOUTS)
-    if seed < 0 or min(height_px, width_px, supersample) < 1:
+    if seed < 0 or supersample < 1 or min(height_px, width_px) < MIN_SIDE_PX:
         raise OmfaError(
-            f"--seed must be 0 or more and --height and --width 1 or more, got {seed}, {height_px}"
-            f" and {width_px}"
+            f"--seed must be 0 or more and --height and --width {MIN_SIDE_PX} or more, got {seed},"
+            f" {height_px} and {width_px}"
         )
     settings = Settings(seed, height_px, width_px, supersample)
     if processes < 1:
