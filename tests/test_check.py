@@ -9,6 +9,7 @@ import tiny_viton as tiny
 
 from omfa_jax.cli.main import main
 from omfa_jax.core import images
+from omfa_jax.core.errors import OmfaError
 from omfa_jax.data import check, check_raw, schema
 from omfa_jax.data.build import build
 from omfa_jax.data.check import CheckReport, check_records, summary
@@ -93,11 +94,14 @@ def test_damaged_latents_are_named(folders, monkeypatch, changes, word):
 def test_an_unreadable_record_does_not_end_the_check(folders, monkeypatch):
     class Unreadable(list):
         def __getitem__(self, index):
-            raise RuntimeError("bad\nchecksum")
+            raise OmfaError("records:train: record 0 cannot be read (bad checksum)")
 
     monkeypatch.setattr(check.schema, "open_records", lambda *_: Unreadable([0, 0]))
     report = check_records(folders[0])
-    assert report.checked == 4 and "train/0: cannot be read: bad checksum" in report.faults[0]
+    assert (
+        report.checked == 4
+        and "train/0: records:train: record 0 cannot be read" in report.faults[0]
+    )
 
 
 def test_a_photo_in_two_splits_is_a_shared_person(folders, monkeypatch):

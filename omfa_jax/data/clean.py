@@ -41,7 +41,7 @@ def read_list(path: str | os.PathLike) -> list[tuple[str | None, str]]:
     if source.suffix.lower() == ".json" or text.lstrip().startswith(("{", "[")):
         try:
             entries = list(_flattened(parse_json(text), None))
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             raise OmfaError(f"{source}: not valid JSON ({error}); change --clean") from None
     else:
         entries = [(None, line.strip()) for line in text.splitlines() if line.strip()]

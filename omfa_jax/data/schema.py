@@ -110,7 +110,8 @@ def to_example(record: Record | LatentRecord) -> dict[str, Any]:
 class RecordSource:
     """Random access to the records of one split: `len(source)` and `source[i]`.
 
-    A record that is damaged, or whose file is, is an OmfaError when it is asked for. It can be read from several threads and pickled.
+    A record that is damaged, or whose file is, is an OmfaError when it is asked for. It can be
+    read from several threads and pickled.
     """
 
     def __init__(self, kind: Kind, source: Any, place: str) -> None:

@@ -15,7 +15,13 @@ from tqdm import tqdm
 from omfa_jax.body.fit.fitting import Fit, Fitter
 from omfa_jax.body.params_file import read_npz, save_body
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.core.files import atomic_write, clear_leftovers, parse_json, sole_writer
+from omfa_jax.core.files import (
+    atomic_write,
+    clear_leftovers,
+    parse_json,
+    require_writable_file,
+    sole_writer,
+)
 
 REPORT_FILE = "fit_report.json"
 SOURCE = "keypoints"
@@ -59,6 +65,7 @@ def fit_folder(
     if batch_size < 1:
         raise OmfaError(f"--batch-size: expected 1 or more, got {batch_size}")
     folder = Path(folder)
+    require_writable_file(folder / "smplx" / "NAME.npz", "--raw")
     with sole_writer(folder):
         return _fit_folder(fitter, photos, folder, batch_size, overwrite)
 

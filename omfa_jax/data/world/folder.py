@@ -82,13 +82,13 @@ def claim(root: Path, settings: Settings, layout: str) -> dict[str, int]:
                 came = f"{key} {found.get(key)}, asked for {value}"
                 raise OmfaError(f"{root} holds another world ({came}); give another --out")
         counts = found.get("counts", {})
-    if not any((root / name).is_file() for name in (UNFINISHED, FINISHED)):
-        # pairs files and people of a data set that was downloaded would be mixed with made ones
-        if others := sorted(path.name for path in root.iterdir() if path.name[:1] != "."):
-            raise OmfaError(
-                f"{root} holds files that are no synthetic world ({', '.join(others[:5])}); give"
-                " another folder to --out"
-            )
+    others = sorted(path.name for path in root.iterdir() if not path.name.startswith("."))
+    if others and not any((root / name).is_file() for name in (UNFINISHED, FINISHED)):
+        # people and lists of a data set that was downloaded would be mixed with made ones
+        raise OmfaError(
+            f"{root} holds files that are no synthetic world ({', '.join(others[:5])}); give"
+            " another folder to --out"
+        )
     if not counts:
         write_json(root / UNFINISHED, expected)
     return counts
