@@ -1,7 +1,9 @@
 """A sound folder passes, raw or as records; every kind of fault is named and counted."""
 
 import dataclasses
+import functools
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -9,8 +11,9 @@ import tiny_viton as tiny
 
 from omfa_jax.cli.main import main
 from omfa_jax.core import images
+from omfa_jax.core.errors import OmfaError
 from omfa_jax.data import check, check_raw, schema
-from omfa_jax.data.build import build
+from omfa_jax.data.build import BUILDERS, build
 from omfa_jax.data.check import CheckReport, check_records, summary
 from omfa_jax.data.content import KINDS, is_empty, mask_findings
 from omfa_jax.data.labels import CIHP
@@ -93,11 +96,14 @@ def test_damaged_latents_are_named(folders, monkeypatch, changes, word):
 def test_an_unreadable_record_does_not_end_the_check(folders, monkeypatch):
     class Unreadable(list):
         def __getitem__(self, index):
-            raise RuntimeError("bad\nchecksum")
+            raise OmfaError("records:train: record 0 cannot be read (bad checksum)")
 
     monkeypatch.setattr(check.schema, "open_records", lambda *_: Unreadable([0, 0]))
     report = check_records(folders[0])
-    assert report.checked == 4 and "train/0: cannot be read: bad checksum" in report.faults[0]
+    assert (
+        report.checked == 4
+        and "train/0: records:train: record 0 cannot be read" in report.faults[0]
+    )
 
 
 def test_a_photo_in_two_splits_is_a_shared_person(folders, monkeypatch):
@@ -164,7 +170,7 @@ def test_every_kind_of_fault_in_a_raw_folder_is_named_and_counted(tmp_path, caps
         train / "image" / "00013_00.jpg",
         np.kron(images.read_rgb(train / "image" / "00013_00.jpg"), np.ones((2, 2, 1), np.uint8)),
     )
-    found = check_raw.check_raw(raw, processes=2).findings
+    found = check_raw.check_raw(raw).findings
     expected = {
         "unreadable": ["train/00001_00", "train/00012_00"],
         "missing": ["train/00002_00", "train/00003_00"],
@@ -185,6 +191,13 @@ def test_every_kind_of_fault_in_a_raw_folder_is_named_and_counted(tmp_path, caps
             assert any(line.startswith(start) for line in found[kind]), (start, found[kind])
     assert main(["data", "check", "--raw", str(raw)]) == 2
     assert "faults, listed above" in capsys.readouterr().err
+    # what goes to worker processes and comes back
+    item = BUILDERS["viton_hd"].raw_items(str(raw), [])["train"][5]
+    look, item = pickle.loads(
+        pickle.dumps((functools.partial(check_raw.inspect, "viton_hd"), item))
+    )
+    outcome = look(item)
+    assert pickle.loads(pickle.dumps(outcome)) == outcome and outcome.findings
 
 
 def test_maps_of_lip_are_told_from_cihps(tmp_path):

@@ -172,20 +172,6 @@ def test_a_broken_run_is_completed_to_the_same_bytes(root, tmp_path):
     assert content(tmp_path) == content(root)
 
 
-def test_several_processes_write_the_same_bytes(root, tmp_path):
-    steps = []
-    write_world(
-        tmp_path,
-        seed=5,
-        counts=COUNTS,
-        processes=2,
-        progress=lambda *step: steps.append(step),
-        **SIZE,
-    )
-    assert steps == [(done, 8) for done in range(1, 9)]
-    assert content(tmp_path) == content(root)
-
-
 def test_wrong_requests_are_refused(root, tmp_path):
     with pytest.raises(OmfaError, match=r"holds another world.*width_px 48, asked for 96"):
         write_world(root, seed=5, counts=COUNTS, height_px=64, width_px=96)

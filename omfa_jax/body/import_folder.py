@@ -1,5 +1,6 @@
 """The bodies of a raw data set's photos from another tool's output: resumable, with a report."""
 
+import contextlib
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,7 @@ from omfa_jax.body.params_file import save_body
 from omfa_jax.body.smpl import SmplBody
 from omfa_jax.body.smpl_to_smplx import SmplToSmplx
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.core.files import require_dir
+from omfa_jax.core.files import clear_leftovers, require_dir, require_writable_file, sole_writer
 from omfa_jax.core.images import exif_orientation
 
 PHOTO_DIRS = ("image", "images")
@@ -65,9 +66,25 @@ def import_bodies(
 
     `split` None takes all folders with image/ or images/ below it, and the data set's own. A body
     that is there is kept unless `overwrite`; one that fails is reported and the others go on.
-    Raises OmfaError if there are no photos, or none of them has a frame.
+    Raises OmfaError if there are no photos, none of them has a frame, or another process writes
+    bodies there.
     """
     photos = find_photos(raw_dir, split)
+    with contextlib.ExitStack() as locks:
+        for folder in sorted({body.parents[1] for _, body in photos}):
+            require_writable_file(folder / "smplx" / "NAME.npz", "--raw")
+            locks.enter_context(sole_writer(folder))
+            clear_leftovers(folder / "smplx")
+        return _import_photos(source, photos, raw_dir, convert, overwrite)
+
+
+def _import_photos(
+    source: Source,
+    photos: list[tuple[Path, Path]],
+    raw_dir: str | os.PathLike,
+    convert: SmplToSmplx,
+    overwrite: bool,
+) -> ImportReport:
     report = ImportReport()
     due = []
     for photo, body in photos:

@@ -12,7 +12,6 @@ as straight down), and "knee_deg", its bend. One side's name in the other's plac
 "joints": {joint: axis-angle in radians} has the last word.
 """
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,7 +28,7 @@ from omfa_jax.body.model import BodyModel
 from omfa_jax.body.params import BodyParams, from_full_pose
 from omfa_jax.body.rotations import axis_angle, rotation_matrices
 from omfa_jax.core.errors import OmfaError, unknown
-from omfa_jax.core.files import require_file
+from omfa_jax.core.files import parse_json, require_file
 
 LIBRARY = Path(__file__).parents[1] / "assets" / "poses.json"
 
@@ -53,7 +52,7 @@ def load_library(path: str | os.PathLike | None = None) -> dict[str, Pose]:
     """
     path = LIBRARY if path is None else require_file(path, "pose library", "--library")
     try:
-        written = json.loads(Path(path).read_text())
+        written = parse_json(Path(path).read_text())
     except (OSError, ValueError) as error:
         raise OmfaError(f"pose library {path}: not JSON ({error})") from None
     if not isinstance(written, dict) or not written:
@@ -61,6 +60,8 @@ def load_library(path: str | os.PathLike | None = None) -> dict[str, Pose]:
     poses = {}
     for name, pose in written.items():
         try:
+            if not name or name.startswith(".") or Path(name).name != name:
+                raise OmfaError("expected a name that can be a file's, without a path")
             poses[name] = rotations(pose)
         except OmfaError as error:
             raise OmfaError(f"pose library {path}: {name}: {error}") from None
@@ -89,7 +90,10 @@ def rotations(written: Mapping[str, Any]) -> Pose:
     pose = np.zeros((55, 3))
     for joint, value in values.items():
         pose[JOINT_INDEX[joint]] = value
-    for joint, value in dict(written.get("joints", {})).items():
+    joints = written.get("joints", {})
+    if not isinstance(joints, Mapping):
+        raise OmfaError(f"joints: expected an object, got {joints!r:.40}")
+    for joint, value in joints.items():
         if joint not in JOINT_INDEX:
             raise unknown("joint", joint, JOINT_INDEX)
         pose[JOINT_INDEX[joint]] = _numbers(f"joints.{joint}", value, 3)

@@ -22,8 +22,16 @@ from omfa_jax.body.params_file import load_body_file
 from omfa_jax.body.render import render
 from omfa_jax.body.styles import STYLES
 from omfa_jax.core.errors import OmfaError, unknown
-from omfa_jax.core.files import atomic_write, require_dir, require_writable_dir
+from omfa_jax.core.files import (
+    atomic_write,
+    clear_leftovers,
+    parse_json,
+    require_dir,
+    require_writable_dir,
+    sole_writer,
+)
 from omfa_jax.core.images import write_image
+from omfa_jax.core.workers import end_with_parent
 
 # a body file, and the pose map to be drawn of it
 Job = tuple[Path, Path]
@@ -73,17 +81,12 @@ def render_folder(
     `size_px` is (width, height), letter-boxed; None keeps each photo's own. A map newer than its
     body file is kept, so a stopped run goes on where it was; a file that fails is reported and the
     others go on. At most `processes` work (None: one per core), fewer on a small folder. Raises
-    OmfaError if the folder has no body file, the model cannot be read, or `out_dir` holds maps of
-    another style, size or model.
+    OmfaError, before anything is made, if the folder has no body file, the model cannot be read,
+    or `out_dir` holds maps of another style, size or model or is being written by another process.
     """
     start = time.perf_counter()
-    source = require_dir(smplx_dir, "folder of body files", "--raw")
-    target = require_writable_dir(out_dir, "--out")
-    if style not in STYLES:
-        raise unknown("pose map style", style, STYLES)
-    bodies = sorted(source.glob("*.npz"))
-    if not bodies:
-        raise OmfaError(f"no *.npz body file in {source}; change --raw")
+    bodies = body_files(smplx_dir)
+    check_settings(style, backend, processes)
     settings = _Settings(
         model_path=None if model_path is None else str(model_path),
         style=style,
@@ -91,15 +94,18 @@ def render_folder(
         size_px=size_px,
     )
     load_model(model_path)
-    _claim(target, settings)
+    target = require_writable_dir(out_dir, "--out")
     jobs = [(body, target / f"{body.stem}.png") for body in bodies]
-    due = [(body, image) for body, image in jobs if not _is_fresh(image, body)]
-    failed = {}
-    with tqdm(total=len(jobs), initial=len(jobs) - len(due), unit="map", desc="pose maps") as bar:
-        for name, reason in _results(due, settings, _process_count(processes, len(due))):
-            if reason is not None:
-                failed[name] = reason
-            bar.update()
+    with sole_writer(target):
+        clear_leftovers(target)
+        _claim(target, settings)
+        due = [(body, image) for body, image in jobs if not _is_fresh(image, body)]
+        failed, done = {}, len(jobs) - len(due)
+        with tqdm(total=len(jobs), initial=done, unit="map", desc="pose maps") as bar:
+            for name, reason in _results(due, settings, _process_count(processes, len(due))):
+                if reason is not None:
+                    failed[name] = reason
+                bar.update()
     return RenderReport(
         rendered=len(due) - len(failed),
         skipped=len(jobs) - len(due),
@@ -109,9 +115,38 @@ def render_folder(
     )
 
 
+def check_settings(style: str, backend: str, processes: int | None) -> None:
+    """Raise an OmfaError for a style, backend or number of processes that there cannot be."""
+    if style not in STYLES:
+        raise unknown("pose map style", style, STYLES)
+    if processes is not None and processes < 1:
+        raise OmfaError(f"--processes: expected 1 or more, got {processes}")
+    backends.resolve(backend)
+
+
+def body_files(smplx_dir: str | os.PathLike) -> list[Path]:
+    """Return the body files of a folder in the order of names; OmfaError if there are none."""
+    source = require_dir(smplx_dir, "folder of body files", "--raw")
+    # hidden: what a kill left of a file being written, or macOS's "._name" twins
+    bodies = sorted(path for path in source.glob("*.npz") if not path.name.startswith("."))
+    if not bodies:
+        raise OmfaError(f"no *.npz body file in {source}; change --raw")
+    return bodies
+
+
 def styles_under(raw_dir: str | os.PathLike) -> list[str]:
     """Return the styles of the pose maps below a raw data set; maps from elsewhere have none."""
-    return sorted({_read_note(note)["style"] for note in Path(raw_dir).rglob(SETTINGS_FILE)})
+    notes = (folder / SETTINGS_FILE for folder in folders_named("pose", Path(raw_dir)))
+    return sorted({_read_note(note)["style"] for note in notes if note.is_file()})
+
+
+def folders_named(name: str, root: Path) -> list[Path]:
+    """Return the folders of a name in a raw data set, in its folders and in theirs.
+
+    Folders behind symbolic links count, each place once.
+    """
+    found = [path for deep in ("", "*/", "*/*/") for path in root.glob(f"{deep}{name}")]
+    return sorted({path.resolve(): path for path in reversed(found) if path.is_dir()}.values())
 
 
 def _claim(target: Path, settings: _Settings) -> None:
@@ -132,7 +167,7 @@ def _claim(target: Path, settings: _Settings) -> None:
 
 def _read_note(note: Path) -> dict[str, str]:
     try:
-        found = json.loads(note.read_text())
+        found = parse_json(note.read_text())
         return {name: found[name] for name in ("style", "size_px", "body_model")}
     except (ValueError, KeyError, TypeError):
         raise OmfaError(f"{note}: damaged; delete {note.parent} to render it again") from None
@@ -143,8 +178,6 @@ def _is_fresh(image: Path, body: Path) -> bool:
 
 
 def _process_count(processes: int | None, files: int) -> int:
-    if processes is not None and processes < 1:
-        raise OmfaError(f"--processes: expected 1 or more, got {processes}")
     # a process takes seconds to start, a map a fraction of one
     useful = -(-files // _FILES_PER_PROCESS)
     return max(1, min(processes or os.cpu_count() or 1, useful))
@@ -174,7 +207,7 @@ def _pooled(
     """Take jobs off `left` and yield results; return those under way when a process died."""
     # spawn: a forked child would inherit an OpenGL context it cannot use
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, mp_context=context) as pool:
+    with ProcessPoolExecutor(processes, context, end_with_parent) as pool:
         running: dict[Future, Job] = {}
         while left or running:
             # few at a time: memory does not grow with the folder, and few are under suspicion

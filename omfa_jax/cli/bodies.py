@@ -84,13 +84,13 @@ def run(options: argparse.Namespace) -> None:
         hands=load_hands(options.smplx_model),
         hands_from_mean=options.hands == "mean",
     )
-    if options.smplx_model is None:
-        log.warning(_FREE_BODY)
     source = SOURCES[options.source](Path(options.path).expanduser(), reading)
     report = import_bodies(
         source, options.raw, convert, split=options.split, overwrite=options.overwrite
     )
     log.info("%s: %s", options.source, report)
+    if options.smplx_model is None:
+        log.warning(_FREE_BODY)
     if report.failed:
         raise OmfaError(f"{len(report.failed)} bodies could not be imported; they are listed above")
 

@@ -1,6 +1,7 @@
 """`omfa data synthesize | bodies | fit | poses | duplicates | build | check | latents | show`."""
 
 import argparse
+import contextlib
 import logging
 import os
 from pathlib import Path
@@ -97,10 +98,14 @@ def synthesize(options: argparse.Namespace) -> None:
     from omfa_jax.data.world.writer import write_world
 
     counts = {"train": options.train, "val": options.val, "test": options.test}
-    with tqdm(total=sum(counts.values()), unit="person", desc="synthesize") as bar:
+    with contextlib.ExitStack() as shown:
+        bars: list[tqdm] = []
 
         def advance(done: int, total: int) -> None:
-            bar.update(1)
+            # not before the first: what is refused has no bar
+            if not bars:
+                bars.append(shown.enter_context(tqdm(None, "synthesize", total, unit="person")))
+            bars[0].update(1)
 
         report = write_world(
             options.out,

@@ -3,7 +3,6 @@
 import argparse
 import logging
 import os
-from pathlib import Path
 
 log = logging.getLogger(__name__)
 
@@ -21,13 +20,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Find, write the list, and say what was found."""
+    from omfa_jax.core.files import require_writable_file
     from omfa_jax.data.duplicates import find_in_folder, summary, write_list
 
+    out = require_writable_file(options.out, "--out")
     report = find_in_folder(
         options.raw,
         dataset=options.dataset,
         max_distance_bits=options.distance,
         processes=options.processes,
     )
-    write_list(Path(options.out), report)
+    write_list(out, report)
     log.info("%s\nwrote %s", summary(report), options.out)

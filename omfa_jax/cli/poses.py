@@ -4,9 +4,14 @@ import argparse
 import logging
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from omfa_jax.core.errors import OmfaError, unknown
 from omfa_jax.core.files import require_dir, require_writable_dir
+
+if TYPE_CHECKING:
+    from omfa_jax.body.camera import Camera
+    from omfa_jax.body.params import BodyParams
 
 log = logging.getLogger(__name__)
 
@@ -34,17 +39,29 @@ def run(options: argparse.Namespace) -> None:
         from omfa_jax.body.library import load_library
 
         print("\n".join(load_library(options.library)))
-    elif options.raw:
+        return
+    from omfa_jax.body.params_file import save_body
+    from omfa_jax.body.pose_maps import body_files, check_settings, folders_named
+
+    # before anything is made: who asks for what cannot be had finds no traces of it
+    check_settings(options.style, options.backend, options.processes)
+    if options.raw:
         raw = require_dir(options.raw, "raw data set", "--raw")
-        folders = sorted(path for path in raw.glob("**/smplx") if path.is_dir())
+        folders = folders_named("smplx", raw)
         if not folders:
             raise OmfaError(f"no smplx/ folder under {raw}; expected {raw}/SPLIT/smplx/NAME.npz")
+        for folder in folders:
+            # an empty one is told now, not after hours of the others
+            body_files(folder)
         render_folders([(folder, folder.parent / "pose") for folder in folders], options)
     else:
         if not options.out:
             raise OmfaError("--out DIR: say where the bodies and pose maps go")
-        out = require_writable_dir(options.out, "--out")
-        write_targets(out / "smplx", options)
+        bodies, camera = targets(options)
+        out = Path(options.out)
+        folder = require_writable_dir(out / "smplx", "--out")
+        for name, body in bodies.items():
+            save_body(folder / f"{name}.npz", body, camera)
         render_folders([(out / "smplx", out / "pose")], options)
 
 
@@ -68,12 +85,12 @@ def render_folders(folders: list[tuple[Path, Path]], options: argparse.Namespace
         raise OmfaError(f"{failed} pose maps could not be rendered; they are listed above")
 
 
-def write_targets(folder: Path, options: argparse.Namespace) -> None:
-    """Write a body file for every pose or view asked for, all before one camera."""
+def targets(options: argparse.Namespace) -> "tuple[dict[str, BodyParams], Camera]":
+    """Return a body for every pose or view asked for, and the camera that all are before."""
     from omfa_jax.body.library import in_place_of, load_library, rotations, studio_camera
     from omfa_jax.body.model import load_model
     from omfa_jax.body.params import from_full_pose, neutral
-    from omfa_jax.body.params_file import load_body_file, save_body
+    from omfa_jax.body.params_file import load_body_file
     from omfa_jax.body.poses import turntable
 
     person, camera = load_body_file(options.body) if options.body else (neutral(), None)
@@ -93,9 +110,7 @@ def write_targets(folder: Path, options: argparse.Namespace) -> None:
     if camera is None:
         shown = [*bodies.values(), from_full_pose(rotations({}))]
         camera = studio_camera(load_model(options.smplx_model), shown, *_size(options.size))
-    require_writable_dir(folder, "--out")
-    for name, body in bodies.items():
-        save_body(folder / f"{name}.npz", body, camera)
+    return bodies, camera
 
 
 def _size(text: str) -> tuple[int, int]:

@@ -16,6 +16,9 @@ JPEG_QUALITY = 95
 MIN_SIDE_PX = 2
 # pixels on their way from Pillow's memory: little enough to stay in the cache
 PIECE_BYTES = 2**18
+# what Pillow warns of: a small file may claim any size, and be unpacked to it
+MAX_PIXELS = 89_478_485
+TOO_LARGE = "too large (more than 89 megapixels); scale it down"
 EXIF_ORIENTATION = 0x0112
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -79,7 +82,11 @@ def open_image(source: ImageSource, what: str = "image") -> Image.Image:
         raise OmfaError(f"{name}: the file is empty (0 bytes)")
     try:
         image = Image.open(io.BytesIO(source))
+        if image.width * image.height > MAX_PIXELS:
+            raise Image.DecompressionBombError
         image.load()
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise OmfaError(f"{name}: {TOO_LARGE}") from None
     except Image.UnidentifiedImageError:
         raise OmfaError(f"{name}: not a picture in a format Pillow reads") from None
     except Exception as error:  # Pillow's decoders raise whatever a damaged file provokes

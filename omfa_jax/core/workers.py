@@ -22,14 +22,16 @@ def in_order(
     """Yield what the picklable `make` makes of each thing, in the things' order.
 
     Two things per process are in flight at most, so memory does not grow with their number. Raises
-    OmfaError if a worker dies.
+    OmfaError if a worker dies, or for less than one process.
     """
-    if processes <= 1:
+    if processes < 1:
+        raise OmfaError(f"--processes: expected 1 or more, got {processes}")
+    if processes == 1:
         yield from map(make, things)
         return
     # forking a program that runs threads can hang it, so workers start afresh
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, context, _end_with_parent) as pool:
+    with ProcessPoolExecutor(processes, context, end_with_parent) as pool:
         rest = iter(things)
         flying = collections.deque(
             pool.submit(make, thing) for thing in itertools.islice(rest, 2 * processes)
@@ -47,7 +49,7 @@ def in_order(
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """End this worker when its parent is killed; the pool's workers would wait for ever."""
 
     def watch() -> None:

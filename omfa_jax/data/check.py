@@ -56,9 +56,8 @@ def check_records(records_dir: str | os.PathLike) -> CheckReport:
             report.checked += 1
             try:
                 record = source[index]
-            except Exception as error:  # a damaged file provokes many exception types
-                reason = f"cannot be read: {' '.join(str(error).split())[:200]}"
-                report.add(f"{split}/{index}", [("unreadable", reason)])
+            except OmfaError as error:
+                report.add(f"{split}/{index}", [("unreadable", str(error))])
                 continue
             where = f"{split}/{record.key}"
             if record.key in seen:

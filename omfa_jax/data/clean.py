@@ -7,14 +7,13 @@ for readers (`omfa data duplicates` writes it).
 """
 
 import collections
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol, TypeVar
 
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.core.files import require_file
+from omfa_jax.core.files import parse_json, require_file
 from omfa_jax.data.layouts import SPLITS
 
 FOR_READERS = "groups"
@@ -41,7 +40,7 @@ def read_list(path: str | os.PathLike) -> list[tuple[str | None, str]]:
     entries: list[tuple[str | None, str]]
     if source.suffix.lower() == ".json" or text.lstrip().startswith(("{", "[")):
         try:
-            entries = list(_flattened(json.loads(text), None))
+            entries = list(_flattened(parse_json(text), None))
         except ValueError as error:
             raise OmfaError(f"{source}: not valid JSON ({error}); change --clean") from None
     else:

@@ -12,7 +12,6 @@ photo of a garment alone, so the garment is cut out of a photo with a label map:
 else the clearest of the group (`VIEWS`). The set has no split either: see `split_of`.
 """
 
-import json
 import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -25,7 +24,7 @@ from jaxtyping import Float32, UInt8
 from omfa_jax.body.params_file import body_source
 from omfa_jax.core import images
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.core.files import require_dir
+from omfa_jax.core.files import parse_json, require_dir
 from omfa_jax.data import faces
 from omfa_jax.data.builder import RecordsBuilder
 from omfa_jax.data.clean import drop_listed
@@ -188,7 +187,7 @@ def _face_box(
 def read_captions(path: Path, warnings: list[str]) -> dict[str, str]:
     """Return {photo's name: caption}; none, and a warning, if the file is missing or damaged."""
     try:
-        captions = json.loads(path.read_text("utf-8-sig"))
+        captions = parse_json(path.read_text("utf-8-sig"))
         return {str(name): str(text) for name, text in captions.items()}
     except FileNotFoundError:
         warnings.append(f"no {path.name}: captions stay empty")

@@ -7,7 +7,6 @@ duplicate, though the hashes are alike.
 """
 
 import json
-import multiprocessing
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +21,8 @@ from tqdm import tqdm
 
 from omfa_jax.core import images
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.core.files import atomic_write, require_dir
+from omfa_jax.core.files import atomic_write, clear_leftovers, require_dir
+from omfa_jax.core.workers import in_order
 from omfa_jax.data.clean import FOR_READERS, HasPhoto
 from omfa_jax.data.layouts import SPLITS
 
@@ -150,6 +150,7 @@ def write_list(path: Path, report: DuplicateReport) -> None:
             dropped.setdefault(photo.split, {}).setdefault(kind, []).append(photo.name)
             members.append({"split": photo.split, "name": photo.name, "distance_bits": distance})
         groups.append(members)
+    clear_leftovers(path.parent)
     with atomic_write(path) as temporary:
         temporary.write_text(json.dumps({**dropped, FOR_READERS: groups}, indent=1) + "\n")
 
@@ -185,11 +186,7 @@ def _fingerprints(
 ) -> Iterator[tuple[int, UInt8[np.ndarray, "16 16 3"]] | str]:
     paths = [photo.path for photo in photos]
     bar = {"total": len(paths), "desc": "photos", "unit": "photo", "disable": None}
-    if processes <= 1:
-        yield from tqdm(map(_attempt, paths), **bar)
-        return
-    with multiprocessing.get_context("spawn").Pool(processes) as pool:
-        yield from tqdm(pool.imap(_attempt, paths, chunksize=16), **bar)
+    yield from tqdm(in_order(_attempt, paths, processes), **bar)
 
 
 def _attempt(path: Path) -> tuple[int, UInt8[np.ndarray, "16 16 3"]] | str:

@@ -1,6 +1,5 @@
 """The square face box: where a person's identity is, from 2D keypoints or a parse map."""
 
-import json
 import os
 from itertools import combinations
 from pathlib import Path
@@ -10,6 +9,7 @@ from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.files import parse_json
 from omfa_jax.data.labels import CIHP, LabelSet
 
 FaceBox = tuple[float, float, float, float]
@@ -42,7 +42,7 @@ def read_keypoints(path: str | os.PathLike) -> Float[np.ndarray, "joints 3"] | N
     the file is missing or is not OpenPose's JSON.
     """
     try:
-        people = json.loads(Path(path).read_text())["people"]
+        people = parse_json(Path(path).read_text())["people"]
         found = [np.array(p["pose_keypoints_2d"], float).reshape(-1, 3) for p in people]
     except OSError as error:
         raise OmfaError(f"keypoints {path}: {error.strerror or error}") from None

@@ -4,7 +4,6 @@ The order of the 21 is that of the picture in the data set's README. Shoulders a
 outline of the clothed body, not in the joints.
 """
 
-import json
 import os
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.files import parse_json
 
 LANDMARKS = (
     *("crown", "right_ear", "right_eye", "left_eye", "left_ear", "nose", "chin"),
@@ -60,7 +60,7 @@ def read_dresscode(
     another form.
     """
     try:
-        rows = np.array(json.loads(Path(path).read_text())["keypoints"], float)
+        rows = np.array(parse_json(Path(path).read_text())["keypoints"], float)
     except OSError as error:
         raise OmfaError(f"keypoints {path}: {error.strerror or error}") from None
     except (ValueError, KeyError, TypeError) as error:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from omfa_jax.core.errors import OmfaError, unknown
 from omfa_jax.core.files import require_dir
-from omfa_jax.core.images import exif_orientation
+from omfa_jax.core.images import MAX_PIXELS, TOO_LARGE, exif_orientation
 from omfa_jax.data.faces import read_keypoints
 from omfa_jax.data.landmarks import read_dresscode, read_landmarks
 from omfa_jax.data.reading import files_by_stem, first_with_files
@@ -37,10 +37,14 @@ class Photo:
         try:
             with Image.open(self.path) as image:
                 width, height = image.size
+                if width * height > MAX_PIXELS:
+                    raise Image.DecompressionBombError
                 return (height, width) if exif_orientation(image) in _TURNED else (width, height)
         except OSError as error:
             reason = error.strerror or "not an image, or damaged"
             raise OmfaError(f"photo {self.path}: {reason}") from None
+        except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+            raise OmfaError(f"photo {self.path}: {TOO_LARGE}") from None
 
 
 def find_photos(

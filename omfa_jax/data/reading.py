@@ -95,13 +95,17 @@ def read_pairs(path: Path, warnings: list[str]) -> Iterator[Pair]:
     """Yield the pairs of a list with "person garment" or "person garment category" a line.
 
     A category is its name or DressCode's 0 (upper), 1 (lower), 2 (dresses). Lines of another form
-    go to `warnings`.
+    go to `warnings`, and so do names with a path, which may lead out of the data set.
     """
     known: dict[str, Category] = {name: name for name in CATEGORIES}
     known |= {str(number): name for number, name in enumerate(CATEGORIES)}
     for number, line in enumerate(path.read_text("utf-8-sig", "replace").splitlines(), 1):
         words = line.split()
-        if len(words) == 2:
+        if any(Path(word).name != word for word in words[:2]):
+            warnings.append(
+                f"{path.name} line {number}: expected names without a path, found {line[:80]!r}"
+            )
+        elif len(words) == 2:
             yield Pair(words[0], words[1])
         elif len(words) == 3 and words[2] in known:
             yield Pair(words[0], words[1], known[words[2]])

@@ -17,7 +17,7 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets import proto
 
 from omfa_jax.core.errors import OmfaError, unknown
-from omfa_jax.core.files import require_dir
+from omfa_jax.core.files import parse_json, require_dir
 
 # TFDS's own copy of tf.train.Example; its fields are made at run time, unknown to type checkers
 EXAMPLE: Any = vars(proto)["tf_example_pb2"].Example
@@ -110,7 +110,8 @@ def to_example(record: Record | LatentRecord) -> dict[str, Any]:
 class RecordSource:
     """Random access to the records of one split: `len(source)` and `source[i]`.
 
-    It can be read from several threads and pickled.
+    A record that is damaged, or whose file is, is an OmfaError when it is asked for. It can be
+    read from several threads and pickled.
     """
 
     def __init__(self, kind: Kind, source: Any, place: str) -> None:
@@ -126,9 +127,14 @@ class RecordSource:
         index = operator.index(index)
         if not 0 <= index < len(self):
             raise IndexError(f"record {index} of {self._place}, which has {len(self)}")
-        # TFDS's own way from these bytes to numpy takes four times as long
-        features = EXAMPLE.FromString(self.encoded(index)).features.feature
-        return self._type(**{name: _value(features[name], kind) for name, kind in self._fields})
+        try:
+            # TFDS's own way from these bytes to numpy takes four times as long
+            features = EXAMPLE.FromString(self.encoded(index)).features.feature
+            return self._type(**{name: _value(features[name], kind) for name, kind in self._fields})
+        except Exception as error:  # a damaged file provokes many exception types
+            reason = " ".join(str(error).split())[:200]
+            where = f"{self._place}: record {index}"
+            raise OmfaError(f"{where} cannot be read ({reason}); build again") from error
 
     def encoded(self, index: int) -> bytes:
         """Return one record as it is stored, a serialized tf.train.Example."""
@@ -161,7 +167,7 @@ def read_manifest(records_dir: str | os.PathLike) -> dict[str, Any]:
     """Return the manifest of a records folder, or raise an OmfaError that says what is wrong."""
     folder = require_dir(records_dir, "records", "the records folder")
     try:
-        manifest = json.loads((folder / MANIFEST).read_text())
+        manifest = parse_json((folder / MANIFEST).read_text())
         kind, written = manifest["kind"], manifest["format"]
     except FileNotFoundError:
         hint = f"no {MANIFEST} there; build it with `omfa data build`"

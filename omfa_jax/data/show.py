@@ -8,6 +8,7 @@ from PIL import Image, ImageDraw
 
 from omfa_jax.core import images
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.files import clear_leftovers, require_writable_file
 from omfa_jax.data import faces, schema
 
 GAP_PX = 4
@@ -30,12 +31,14 @@ def contact_sheet(
     unpaired garment; a picture that is not there stays grey. Captions stand under their row.
     Raises OmfaError for a folder of latents, which hold no pictures.
     """
+    out = require_writable_file(out_path, "--out")
     if schema.read_manifest(records_dir)["kind"] != "images":
         raise OmfaError(f"{records_dir} holds latents; give the image records to look at")
     source = schema.open_records(records_dir, split)
     rows = [_row(source[i], *cell_px) for i in range(min(count, len(source)))]
     sheet = np.concatenate(rows)
-    images.write_image(out_path, sheet)
+    clear_leftovers(out.parent)
+    images.write_image(out, sheet)
     return sheet
 
 

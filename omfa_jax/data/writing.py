@@ -25,5 +25,7 @@ class Writing:
     def __post_init__(self) -> None:
         if self.runner not in RUNNERS:
             raise unknown("--runner", self.runner, RUNNERS)
+        if self.processes < 1:
+            raise OmfaError(f"--processes: expected 1 or more, got {self.processes}")
         if self.beam_options and self.runner != "beam":
             raise OmfaError("--beam-options is for --runner beam")

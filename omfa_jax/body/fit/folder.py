@@ -15,7 +15,13 @@ from tqdm import tqdm
 from omfa_jax.body.fit.fitting import Fit, Fitter
 from omfa_jax.body.params_file import read_npz, save_body
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.core.files import atomic_write
+from omfa_jax.core.files import (
+    atomic_write,
+    clear_leftovers,
+    parse_json,
+    require_writable_file,
+    sole_writer,
+)
 
 REPORT_FILE = "fit_report.json"
 SOURCE = "keypoints"
@@ -53,15 +59,28 @@ def fit_folder(
 
     The report has one entry for each photo: FitReport's fields, or the reason why the keypoints
     could not be read. A photo of the report is done, and a body file from elsewhere is kept as it
-    is; `overwrite` fits all anew. Raises OmfaError if the report is damaged or nothing can be
-    written.
+    is; `overwrite` fits all anew. Raises OmfaError if the report is damaged, nothing can be
+    written, or another process fits this folder.
     """
     if batch_size < 1:
         raise OmfaError(f"--batch-size: expected 1 or more, got {batch_size}")
-    started = time.perf_counter()
     folder = Path(folder)
-    entries = {} if overwrite else _read_report(folder / REPORT_FILE)
+    require_writable_file(folder / "smplx" / "NAME.npz", "--raw")
+    with sole_writer(folder):
+        return _fit_folder(fitter, photos, folder, batch_size, overwrite)
+
+
+def _fit_folder(
+    fitter: Fitter, photos: Sequence[Photo], folder: Path, batch_size: int, overwrite: bool
+) -> FolderReport:
+    started = time.perf_counter()
     bodies = folder / "smplx"
+    for place in (folder, bodies):
+        clear_leftovers(place)
+    if overwrite:
+        # what a kill leaves of the bodies to come must not meet the report on those of before
+        (folder / REPORT_FILE).unlink(missing_ok=True)
+    entries = _read_report(folder / REPORT_FILE)
     due = [p for p in photos if overwrite or not _is_done(p[0], bodies, entries)]
     fitted, saved = 0, time.perf_counter()
     with tqdm(total=len(photos), initial=len(photos) - len(due), unit="photo", desc="fit") as bar:
@@ -74,7 +93,7 @@ def fit_folder(
             if isinstance(result, Fit) and result.report.accepted:
                 save_body(path, result.params, result.camera, source=SOURCE)
                 fitted += 1
-            elif overwrite:
+            else:
                 path.unlink(missing_ok=True)
             bar.update()
             if time.perf_counter() - saved > _SAVE_SECONDS:
@@ -102,6 +121,9 @@ def _results(
                 found, size_px = read()
             except OmfaError as error:
                 failed[name] = str(error)
+                continue
+            except Exception as error:  # one odd file must not stop a folder of thousands
+                failed[name] = f"{type(error).__name__}: {' '.join(str(error).split())}"
                 continue
             names.append(name)
             rows.append(found)
@@ -134,7 +156,7 @@ def _read_report(path: Path) -> dict[str, dict[str, Any]]:
     if not path.exists():
         return {}
     try:
-        entries = json.loads(path.read_text())["photos"]
+        entries = parse_json(path.read_text())["photos"]
         return {name: dict(entry, accepted=bool(entry["accepted"]), reason=str(entry["reason"]))
                 for name, entry in entries.items()}  # fmt: skip
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

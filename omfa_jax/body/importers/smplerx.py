@@ -6,7 +6,6 @@ hands as rotations from the relaxed hand (smplx's default, flat_hand_mean=False)
 photo is known: FRAME has five digits, photos' names six.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from omfa_jax.body.importers.common import (
 from omfa_jax.body.importers.smplx_params import smplx_params
 from omfa_jax.body.pickles import read_pickle
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.files import parse_json
 
 
 class SmplerX:
@@ -33,7 +33,7 @@ class SmplerX:
         self.frames: dict[str, list[Path]] = {}
         for file in files_of(path, ".npz"):
             try:
-                frame = Path(field_of(_meta(file), "img_path")).stem
+                frame = Path(str(field_of(_meta(file), "img_path"))).stem
             except OmfaError:
                 # read() says what is wrong; the others go on
                 frame = file.stem.rpartition("_")[0] or file.stem
@@ -60,7 +60,7 @@ def _meta(file: Path) -> dict[str, Any]:
     for place in places:
         if place.is_file():
             try:
-                return json.loads(place.read_text())
+                return parse_json(place.read_text())
             except ValueError as error:
                 raise OmfaError(f"{place}: not JSON: {error}") from None
     raise OmfaError(f"no camera for {file.name}: expected {places[0]} beside it")

@@ -1,8 +1,7 @@
 """What the folders of every layout share: the claim on a folder, jobs, files that are filled in."""
 
 import json
-import multiprocessing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -12,7 +11,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from omfa_jax.core.errors import OmfaError, unknown
-from omfa_jax.core.files import atomic_write
+from omfa_jax.core.files import atomic_write, parse_json
 from omfa_jax.data.world.photo import World
 
 VERSION = 1
@@ -75,7 +74,7 @@ def claim(root: Path, settings: Settings, layout: str) -> dict[str, int]:
         if not path.is_file():
             continue
         try:
-            found = {"layout": OLDEST_LAYOUT, **json.loads(path.read_text())}
+            found = {"layout": OLDEST_LAYOUT, **parse_json(path.read_text())}
         except (ValueError, TypeError):
             raise OmfaError(f"{path}: not valid JSON; give another folder to --out") from None
         for key, value in expected.items():
@@ -83,6 +82,13 @@ def claim(root: Path, settings: Settings, layout: str) -> dict[str, int]:
                 came = f"{key} {found.get(key)}, asked for {value}"
                 raise OmfaError(f"{root} holds another world ({came}); give another --out")
         counts = found.get("counts", {})
+    others = sorted(path.name for path in root.iterdir() if not path.name.startswith("."))
+    if others and not any((root / name).is_file() for name in (UNFINISHED, FINISHED)):
+        # people and lists of a data set that was downloaded would be mixed with made ones
+        raise OmfaError(
+            f"{root} holds files that are no synthetic world ({', '.join(others[:5])}); give"
+            " another folder to --out"
+        )
     if not counts:
         write_json(root / UNFINISHED, expected)
     return counts
@@ -93,16 +99,6 @@ def finish(root: Path, settings: Settings, layout: str, counts: Mapping[str, int
     description = {"version": VERSION, "layout": layout, **asdict(settings), "counts": dict(counts)}
     write_json(root / FINISHED, description)
     (root / UNFINISHED).unlink(missing_ok=True)
-
-
-def run_jobs(work: Callable[[JobT], bool], jobs: Sequence[JobT], processes: int) -> Iterator[bool]:
-    """Yield what `work` says of each job, in any order."""
-    if processes <= 1:
-        yield from map(work, jobs)
-        return
-    # spawn, not fork: callers may have started threads
-    with multiprocessing.get_context("spawn").Pool(processes) as pool:
-        yield from pool.imap_unordered(work, jobs, chunksize=8)
 
 
 _worlds: dict[Settings, World] = {}

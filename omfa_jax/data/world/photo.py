@@ -27,6 +27,8 @@ BODY_25 = (
     *("right_foot", "right_foot", "right_ankle"),
 )
 
+MIN_SIDE_PX = 16
+
 
 @dataclass(frozen=True, eq=False)
 class View:
@@ -69,9 +71,12 @@ class World:
     """
 
     def __init__(self, seed: int, height_px: int, width_px: int, supersample: int = 2) -> None:
-        if min(height_px, width_px) < 16 or supersample < 1 or seed < 0:
+        if min(height_px, width_px) < MIN_SIDE_PX or supersample < 1 or seed < 0:
             came = f"{width_px}x{height_px} px, supersample {supersample}, seed {seed}"
-            raise OmfaError(f"synthetic world: expected 16x16 px or more and seed >= 0, got {came}")
+            size = f"{MIN_SIDE_PX}x{MIN_SIDE_PX}"
+            raise OmfaError(
+                f"synthetic world: expected {size} px or more and seed >= 0, got {came}"
+            )
         self.seed, self.supersample = seed, supersample
         self.height_px, self.width_px = height_px, width_px
         self._scene = scene.load_scene()

@@ -8,9 +8,11 @@ from itertools import chain
 from pathlib import Path
 
 from omfa_jax.core.errors import OmfaError, unknown
-from omfa_jax.core.files import require_writable_dir
+from omfa_jax.core.files import clear_leftovers, require_writable_dir, sole_writer
+from omfa_jax.core.workers import in_order
 from omfa_jax.data.world import deepfashion, dresscode, viton_hd
-from omfa_jax.data.world.folder import Layout, Settings, checked_counts, claim, finish, run_jobs
+from omfa_jax.data.world.folder import Layout, Settings, checked_counts, claim, finish
+from omfa_jax.data.world.photo import MIN_SIDE_PX
 
 LAYOUTS: dict[str, Layout] = {
     "viton_hd": viton_hd.LAYOUT,
@@ -46,27 +48,36 @@ def write_world(
     Files are whole or absent; complete people are skipped, so that an interrupted call can be
     repeated, and counts can grow later. `progress(done, total)` is called after each person.
     `world.json` is written last: it marks a complete folder. Raises OmfaError for impossible
-    counts, an unknown layout, or a folder that holds a world of another seed, size or layout.
+    counts, an unknown layout, or a folder that holds a world of another seed, size or layout, or
+    files that are no world.
     """
     if layout not in LAYOUTS:
         raise unknown("layout", layout, LAYOUTS)
-    if seed < 0 or min(height_px, width_px, supersample) < 1:
+    if seed < 0 or supersample < 1 or min(height_px, width_px) < MIN_SIDE_PX:
         raise OmfaError(
-            f"--seed must be 0 or more and --height and --width 1 or more, got {seed}, {height_px}"
-            f" and {width_px}"
+            f"--seed must be 0 or more and --height and --width {MIN_SIDE_PX} or more, got {seed},"
+            f" {height_px} and {width_px}"
         )
     settings = Settings(seed, height_px, width_px, supersample)
+    if processes < 1:
+        raise OmfaError(f"--processes: expected 1 or more, got {processes}")
     counts = checked_counts(counts)
-    root = require_writable_dir(root, "--out")
-    before = claim(root, settings, layout)
+    if not counts:
+        raise OmfaError("--train, --val and --test are all 0: say how many people to write")
     shape = LAYOUTS[layout]
     jobs = {split: shape.jobs(split, count, settings) for split, count in counts.items()}
     total, written = sum(map(len, jobs.values())), 0
-    work = partial(shape.write, root, settings)
-    for done, new in enumerate(run_jobs(work, [*chain(*jobs.values())], processes), start=1):
-        written += new
-        if progress is not None:
-            progress(done, total)
-    shape.finish(root, settings, jobs)
-    finish(root, settings, layout, before | counts)
+    root = require_writable_dir(root, "--out")
+    with sole_writer(root):
+        before = claim(root, settings, layout)
+        for folder in (root, *root.glob("*/"), *root.glob("*/*/"), *root.glob("*/*/*/")):
+            clear_leftovers(folder)
+        work = partial(shape.write, root, settings)
+        done = in_order(work, chain(*jobs.values()), processes)
+        for number, new in enumerate(done, start=1):
+            written += new
+            if progress is not None:
+                progress(number, total)
+        shape.finish(root, settings, jobs)
+        finish(root, settings, layout, before | counts)
     return WorldReport(root, written, total - written)
