@@ -11,6 +11,7 @@ from tqdm import tqdm
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.data import duplicates, schema
 from omfa_jax.data.content import KINDS, NOTES, Finding, record_findings
+from omfa_jax.data.prints import Prints
 
 EXAMPLES_SHOWN = 5
 
@@ -90,14 +91,14 @@ class _Photos:
 
     def __init__(self) -> None:
         self._photos: list[duplicates.Photo] = []
-        self._prints: list[tuple[int, np.ndarray]] = []
+        self._prints = Prints()
         self._splits: dict[str, set[str]] = {}
 
     def add(self, split: str, record: schema.Record) -> None:
         if record.person_id:
             self._splits.setdefault(record.person_id, set()).add(split)
         try:
-            self._prints.append(duplicates.fingerprint(record.person))
+            self._prints.add(duplicates.fingerprint(record.person))
         except OmfaError:
             # said already
             return

@@ -25,8 +25,9 @@ from omfa_jax.core.files import atomic_write, clear_leftovers, require_dir
 from omfa_jax.core.workers import in_order
 from omfa_jax.data.clean import FOR_READERS, HasPhoto
 from omfa_jax.data.layouts import SPLITS
+from omfa_jax.data.prints import THUMB_SIDE_PX, Print, Prints
 
-HASH_SIDE, HASHED_SIDE_PX, THUMB_SIDE_PX = 8, 32, 16
+HASH_SIDE, HASHED_SIDE_PX = 8, 32
 BLOCK = 1024
 # measured on synthetic people and real photos: copies re-encoded, resized or brightened by 10%
 # differ by 6 bits and 5.5 at most; different people by 8 bits and 21 at least, and one person in
@@ -36,7 +37,7 @@ MAX_COLOR_DISTANCE = 8.0
 GROUPS_SHOWN = 20
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Photo:
     """A photo by its split, the name that a list gives it, and its file (where it has one)."""
 
@@ -98,33 +99,32 @@ def find(
     if not 0 <= max_distance_bits <= 32:
         raise OmfaError(f"--distance: expected 0 to 32 bits of 64, got {max_distance_bits}")
     ordered = sorted(photos, key=lambda photo: (SPLITS.index(photo.split), photo.name))
-    prints, readable, unreadable = [], [], []
+    prints, readable, unreadable = Prints(), [], []
     for photo, outcome in zip(ordered, _fingerprints(ordered, processes), strict=True):
         if isinstance(outcome, str):
             unreadable.append((photo, outcome))
         else:
             readable.append(photo)
-            prints.append(outcome)
+            prints.add(outcome)
     groups = group(readable, prints, max_distance_bits)
     return DuplicateReport(len(photos), tuple(groups), tuple(unreadable))
 
 
 def group(
     photos: Sequence[Photo],
-    prints: Sequence[tuple[int, UInt8[np.ndarray, "16 16 3"]]],
+    prints: Prints,
     max_distance_bits: int = MAX_DISTANCE_BITS,
 ) -> list[Group]:
     """Return the groups of photos whose fingerprints are alike; of each the first is kept."""
-    if not prints:
+    if not len(prints):
         return []
-    hashes = np.array([value for value, _ in prints], np.uint64)
-    thumbs = np.stack([thumb for _, thumb in prints])
-    return _grouped(photos, hashes, _pairs(hashes, thumbs, max_distance_bits))
+    hashes = prints.hashes()
+    return _grouped(photos, hashes, _pairs(hashes, prints.thumbs(), max_distance_bits))
 
 
 def fingerprint(
     path: str | os.PathLike | bytes,
-) -> tuple[int, UInt8[np.ndarray, "16 16 3"]]:
+) -> Print:
     """Return the 64-bit hash and thumbnail of a photo (a file or its bytes); raises OmfaError."""
     picture = Image.fromarray(images.read_rgb(path, "photo"))
     size = (HASHED_SIDE_PX, HASHED_SIDE_PX)
@@ -181,15 +181,13 @@ def _cosines() -> Float[np.ndarray, "8 32"]:
     return np.cos(np.pi / HASHED_SIDE_PX * (columns + 0.5) * rows)
 
 
-def _fingerprints(
-    photos: Sequence[Photo], processes: int
-) -> Iterator[tuple[int, UInt8[np.ndarray, "16 16 3"]] | str]:
+def _fingerprints(photos: Sequence[Photo], processes: int) -> Iterator[Print | str]:
     paths = [photo.path for photo in photos]
     bar = {"total": len(paths), "desc": "photos", "unit": "photo", "disable": None}
     yield from tqdm(in_order(_attempt, paths, processes), **bar)
 
 
-def _attempt(path: Path) -> tuple[int, UInt8[np.ndarray, "16 16 3"]] | str:
+def _attempt(path: Path) -> Print | str:
     try:
         return fingerprint(path)
     except OmfaError as error:
