@@ -31,6 +31,7 @@ from omfa_jax.parallel.hardware import chip_of
 from omfa_jax.parallel.mesh import AXES, axis_sizes, make_mesh
 from omfa_jax.parallel.rules import REPLICATED_RULES, UNET_RULES, explain
 from omfa_jax.scaling.components import unet_components, vae_components
+from omfa_jax.train import mup
 from omfa_jax.train.cost import Cost
 from omfa_jax.train.loop import Run, train
 from omfa_jax.train.network import trained_network, unet_shapes
@@ -119,7 +120,9 @@ def train_diffusion(
         return encode(bundle.vae_config, params, images, dtype=settings.compute_dtype)
 
     def random_unet():
-        return init_unet(bundle.unet_config, jax.random.key(settings.seed))
+        params = init_unet(bundle.unet_config, jax.random.key(settings.seed))
+        base = settings.optimizer.mup_base
+        return mup.initial(params, base) if base else params
 
     # stored latents make the VAE idle in the step; it then need not lie on the devices
     vae_params = {} if border.trains_on_latents(config) else bundle.vae_params

@@ -36,12 +36,12 @@ class Part:
 
 @dataclass
 class Components:
-    """A network's parts; `other` are time and size embeddings and linear layers around transformers.
+    """A network's parts; `other` are embeddings of time and size, and linears around transformers.
 
     `step` is forward and backward, nothing computed twice, without the optimizer (about 15 FLOPs a
     parameter and update). Attention has its projections and its products; its softmax, norms,
     biases, activations and sums are `pointwise`. `padding` and `scores` are forward FLOPs: taps on
-    padding, which matrix units compute and torch counts but no part holds; and attention's products.
+    padding, which matrix units compute and torch counts but no part holds; attention's products.
     """
 
     conv: Part = field(default_factory=Part)
@@ -71,7 +71,7 @@ class Components:
     def dense(
         self, part: Part, rows: int, c_in: int, c_out: int, *, bias: bool = True, inner: bool = True
     ) -> None:
-        """Add a linear layer on `rows` vectors; without `inner` nothing before it has a gradient."""
+        """Add a linear layer on `rows` vectors; not `inner`: nothing before it has a gradient."""
         products = 2 * rows * c_in * c_out
         part.params += c_in * c_out + bias * c_out
         part.forward += products
