@@ -1,10 +1,11 @@
-"""The compiler's own count of a training step's FLOPs, against three times the formula's forward.
+"""The compiler's own count of FLOPs, against the formulas: a config's step, or every preset's.
 
-    PYTHONPATH=. python bench/flops.py [--config FILE] [--config.a.b=value ...]
+    PYTHONPATH=.:tests python bench/flops.py [--config FILE] [--config.a.b=value ...]
+    PYTHONPATH=.:tests python bench/flops.py --presets ladder_12 sdxl ...
 
-XLA counts a loop's body once, so the transformer stacks are unrolled here; nothing is recomputed
-and nothing is compiled. What XLA counts beside products and convolutions (norms, softmax, the
-optimizer) is in its figure.
+XLA counts a loop's body once, so the transformer stacks are unrolled for the config's step, with
+the optimizer in it; of presets the blocks are counted one by one (tests/compiler_flops.py) on the
+config's canvas. Nothing is recomputed and nothing is compiled.
 """
 
 import argparse
@@ -15,7 +16,8 @@ from jax import ShapeDtypeStruct as Shape
 
 from omfa_jax.cli import config as border
 from omfa_jax.cli.startup import preset_unet
-from omfa_jax.models import UNetConfig, apply_unet, transformer, vae
+from omfa_jax.models import UNETS, UNetConfig, apply_unet, transformer, vae
+from omfa_jax.scaling.components import unet_components
 from omfa_jax.scaling.flops import unet_forward
 from omfa_jax.train.network import unet_shapes
 from omfa_jax.weights.text import TEXT_TOKENS
@@ -33,9 +35,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config", default="configs/base.py")
     parser.add_argument("--step", default="768x1024", choices=CANVASES, help="canvas of the step")
+    parser.add_argument("--presets", nargs="+", choices=UNETS, help="of these, forward and step")
     options, overrides = parser.parse_known_args()
     config = border.load_config(options.config, overrides)
     diffusion = border.diffusion_settings(config, vae(config.model.vae))
+    if options.presets:
+        presets(options.presets, *diffusion.canvas.shape[:2])
+        return
     unet = preset_unet(config, diffusion)
     plain = UNetConfig()
     print("| canvas | forward, TFLOP by formula (SDXL's own 4 channels) |\n| --- | --- |")
@@ -43,9 +49,29 @@ def main() -> None:
         print(f"| {name} | {unet_forward(plain, height, width).total / 1e12:.3f} |")
     height, width = CANVASES[options.step]
     counted = step_flops(unet, height, width)
-    formula = 3 * unet_forward(unet, height, width).total
-    print(f"step on {options.step}: XLA {counted / 1e12:.3f} TFLOP, 3 x forward", end=" ")
-    print(f"{formula / 1e12:.3f}: {counted / formula:.4f} times")
+    products = 3 * unet_forward(unet, height, width).total
+    formula = unet_components(unet, height, width).total.step
+    print(f"step on {options.step}: XLA with the optimizer {counted / 1e12:.3f} TFLOP;", end=" ")
+    print(f"by component {formula / 1e12:.3f}: {counted / formula:.4f} times;", end=" ")
+    print(f"3 x forward {products / 1e12:.3f}: {counted / products:.4f} times")
+
+
+def presets(names: list[str], height: int, width: int) -> None:
+    """Print XLA's counts of presets on a (height, width) canvas over the formulas'."""
+    from compiler_flops import unet_flops
+
+    print(f"| preset, {height}x{width} | forward: XLA / formula | step: XLA / formula |")
+    print("| --- | --- | --- |")
+    for name in names:
+        total = unet_components(UNETS[name], height, width).total
+        forward, step = (
+            unet_flops(UNETS[name], height, width, TEXT_TOKENS, step=step) for step in (False, True)
+        )
+        print(
+            f"| {name} | {forward / total.forward:.4f} of {total.forward / 1e9:,.4g} G"
+            f" | {step / total.step:.4f} of {total.step / 1e9:,.4g} G |",
+            flush=True,
+        )
 
 
 def step_flops(config: UNetConfig, height: int, width: int) -> float:

@@ -110,6 +110,9 @@ def get_config() -> ConfigDict:
     config.optimizer.b2 = 0.999
     config.optimizer.clip_norm = 1.0  # global gradient norm
     config.optimizer.mu_dtype = "float32"  # of the first moment; "bfloat16" saves 2 bytes a weight
+    # muP (docs/ladder.md): the preset that the learning rate was found with, of the same levels and
+    # layers ("ladder_32"); the rate then serves wider ones. AdamW only; "" = off
+    config.optimizer.mup_base = ""
 
     config.mesh = ConfigDict()
     config.mesh.data = -1  # -1 = all devices that are left

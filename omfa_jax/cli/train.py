@@ -20,8 +20,9 @@ from omfa_jax.cli.startup import (
     write_model_folder,
 )
 from omfa_jax.core.files import only_user_of, require_writable_dir
+from omfa_jax.core.tasks import COMPONENTS
 from omfa_jax.data.pipeline import make_dataset
-from omfa_jax.models import encode, init_unet, posterior
+from omfa_jax.models import VAEConfig, encode, init_unet, posterior
 from omfa_jax.models.api import decode
 from omfa_jax.parallel import distributed
 from omfa_jax.parallel.feed import data_shard
@@ -29,7 +30,8 @@ from omfa_jax.parallel.flags import set_flags
 from omfa_jax.parallel.hardware import chip_of
 from omfa_jax.parallel.mesh import AXES, axis_sizes, make_mesh
 from omfa_jax.parallel.rules import REPLICATED_RULES, UNET_RULES, explain
-from omfa_jax.scaling.flops import unet_forward
+from omfa_jax.scaling.components import unet_components, vae_components
+from omfa_jax.train import mup
 from omfa_jax.train.cost import Cost
 from omfa_jax.train.loop import Run, train
 from omfa_jax.train.network import trained_network, unet_shapes
@@ -118,7 +120,9 @@ def train_diffusion(
         return encode(bundle.vae_config, params, images, dtype=settings.compute_dtype)
 
     def random_unet():
-        return init_unet(bundle.unet_config, jax.random.key(settings.seed))
+        params = init_unet(bundle.unet_config, jax.random.key(settings.seed))
+        base = settings.optimizer.mup_base
+        return mup.initial(params, base) if base else params
 
     # stored latents make the VAE idle in the step; it then need not lie on the devices
     vae_params = {} if border.trains_on_latents(config) else bundle.vae_params
@@ -135,7 +139,7 @@ def train_diffusion(
             batches=batches,
             config=config.to_dict(),
             pictures=sample_pictures(config, bundle, workdir),
-            cost=cost_of(bundle, settings.batch_size),
+            cost=cost_of(bundle, settings.batch_size, encodes=not border.trains_on_latents(config)),
             profile=profile,
         )
     )
@@ -180,6 +184,9 @@ def train_autoencoder(config: border.Config, workdir: Path) -> TrainState:
             mesh=mesh,
             batches=batches,
             config=config.to_dict(),
+            cost=autoencoder_cost(
+                vae_config, config.autoencoder.crop_px, settings.batch_size, whole=not kept
+            ),
         )
     )
     from omfa_jax.cli.autoencoder import publish_vae
@@ -188,19 +195,40 @@ def train_autoencoder(config: border.Config, workdir: Path) -> TrainState:
     return state
 
 
-def cost_of(bundle: Bundle, batch_size: int) -> Cost:
-    """Return the UNet's size and the FLOPs of a training example on the bundle's canvas."""
-    config = bundle.unet_config
+def cost_of(bundle: Bundle, batch_size: int, *, encodes: bool) -> Cost:
+    """Return the UNet's size and the FLOPs of a training example on the bundle's canvas.
+
+    `encodes` says that the step encodes the example's pictures: three components and a pose map.
+    """
     height, width, _ = bundle.settings.canvas.shape
     tokens = bundle.prompts["context"].shape[1]
-    shapes = unet_shapes(config)
+    total = unet_components(bundle.unet_config, height, width, text_tokens=tokens).total
+    sizes = dict(zip(COMPONENTS, bundle.settings.slots_px, strict=True))
+    pictures = [*sizes.values(), sizes["person"]] if encodes else []
+    frozen = sum(vae_components(bundle.vae_config, *size)[0].total.forward for size in pictures)
+    return _cost(total.params, total.step, batch_size, frozen)
+
+
+def autoencoder_cost(vae_config: VAEConfig, crop_px: int, batch_size: int, *, whole: bool) -> Cost:
+    """Return the same for a VAE on crops of the four pictures; not `whole` trains its decoder."""
+    encoder, decoder = (part.total for part in vae_components(vae_config, crop_px, crop_px))
+    pictures = len(COMPONENTS) + 1
+    if whole:
+        return _cost(
+            encoder.params + decoder.params, pictures * (encoder.step + decoder.step), batch_size
+        )
+    return _cost(decoder.params, pictures * decoder.step, batch_size, pictures * encoder.forward)
+
+
+def _cost(params: int, flops: float, batch_size: int, frozen: float = 0.0) -> Cost:
     chip = chip_of(jax.devices()[0].device_kind)
     return Cost(
-        params=sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes)),
-        flops_per_example=3.0 * unet_forward(config, height, width, text_tokens=tokens).total,
+        params=params,
+        flops_per_example=float(flops),
         batch_size=batch_size,
         devices=jax.device_count(),
         peak_flops=chip.bf16_flops if chip else None,
+        frozen_flops_per_example=float(frozen),
     )
 
 

@@ -11,7 +11,9 @@ class Cost:
 
     FLOPs are those of the mathematics: what is computed twice (remat) or off the loss counts once
     or not at all, so that MFU can be compared between settings (PaLM, arXiv 2204.02311, appendix
-    B). `peak_flops` is one device's peak in bfloat16; None where it is not known.
+    B). `frozen_flops_per_example` are those of networks that are only run, the VAE where pictures
+    are encoded in the step; they are logged beside and stay out of the rates. `peak_flops` is one
+    device's peak in bfloat16; None where it is not known.
     """
 
     params: int
@@ -19,6 +21,7 @@ class Cost:
     batch_size: int
     devices: int
     peak_flops: float | None = None
+    frozen_flops_per_example: float = 0.0
 
     def row(self, step: int, step_seconds: float | None) -> dict[str, float]:
         """Return the figures at `step`; the rates need the seconds of a step."""
@@ -28,6 +31,8 @@ class Cost:
             "samples": float(samples),
             "flops": samples * self.flops_per_example,
         }
+        if self.frozen_flops_per_example:
+            row["frozen_flops"] = samples * self.frozen_flops_per_example
         if step_seconds:
             rate = self.batch_size * self.flops_per_example / self.devices / step_seconds
             row["tflops_per_second_per_device"] = rate / 1e12

@@ -6,6 +6,7 @@ import jax
 import optax
 from optax.contrib import MuonDimensionNumbers, muon
 
+from omfa_jax.train.mup import scale_by_width
 from omfa_jax.train.settings import OptimizerSettings
 
 # Muon's update at Adam's usual size, so that one learning rate serves both (arXiv 2502.16982, 2.2)
@@ -28,6 +29,7 @@ def make_optimizer(settings: OptimizerSettings, steps: int) -> optax.GradientTra
 
     Muon moves kernels, a convolution's as the matrix from its window to its output; AdamW with
     Nesterov momentum and the same rate moves biases, norms and the first and last convolution.
+    Under muP AdamW's updates are scaled weight by weight, its decay (rate x weight_decay) is not.
     """
     clip = optax.clip_by_global_norm(settings.clip_norm) if settings.clip_norm else optax.identity()
     rate = learning_rate(settings, steps)
@@ -41,6 +43,13 @@ def make_optimizer(settings: OptimizerSettings, steps: int) -> optax.GradientTra
             adam_weight_decay=settings.weight_decay,
             muon_weight_dimension_numbers=muon_matrices,
             consistent_rms=MUON_RMS,
+        )
+    elif settings.mup_base:
+        mover = optax.chain(
+            optax.scale_by_adam(settings.b1, settings.b2, mu_dtype=settings.mu_dtype),
+            scale_by_width(settings.mup_base),
+            optax.add_decayed_weights(settings.weight_decay),
+            optax.scale_by_learning_rate(rate),
         )
     else:
         mover = optax.adamw(

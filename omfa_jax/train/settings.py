@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from omfa_jax.core.errors import OmfaError, unknown
 from omfa_jax.diffusion.schedule import TimestepDistribution
+from omfa_jax.models.presets import UNETS
 
 DECAYS = ("constant", "cosine")
 OPTIMIZERS = ("adamw", "muon")
@@ -16,7 +17,8 @@ class OptimizerSettings:
     """AdamW or Muon with linear warm-up; `clip_norm` bounds the global gradient norm (0 = off).
 
     `mu_dtype` is how the first moment is kept. The second stays float32: with b2 = 0.999 its steps
-    are smaller than bfloat16's, and it would stand still.
+    are smaller than bfloat16's, and it would stand still. `mup_base` names the UNet preset that the
+    rate was found with, of which muP carries it to the width at hand ("" = off; see `train.mup`).
     """
 
     name: str = "adamw"
@@ -28,12 +30,21 @@ class OptimizerSettings:
     b2: float = 0.999
     clip_norm: float = 1.0
     mu_dtype: str = "float32"
+    mup_base: str = ""
 
     def __post_init__(self) -> None:
         if self.mu_dtype not in DTYPES:
             raise unknown("config.optimizer.mu_dtype", self.mu_dtype, DTYPES)
         if self.name not in OPTIMIZERS:
             raise unknown("config.optimizer.name", self.name, OPTIMIZERS)
+        if self.mup_base and self.mup_base not in UNETS:
+            raise unknown("config.optimizer.mup_base", self.mup_base, UNETS)
+        if self.mup_base and self.name != "adamw":
+            raise OmfaError(
+                f"config.optimizer.mup_base scales AdamW's rates, and {self.name}'s updates grow"
+                " with the width in another way; set config.optimizer.name=adamw, or leave mup_base"
+                " empty and look for the rate at each size"
+            )
         if self.decay not in DECAYS:
             raise unknown("config.optimizer.decay", self.decay, DECAYS)
         if not self.learning_rate > 0:

@@ -1,0 +1,138 @@
+"""`omfa scaling flops`: parameters and FLOPs of a config or of presets, by component."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omfa_jax.core.errors import OmfaError
+
+if TYPE_CHECKING:
+    from omfa_jax.diffusion.settings import DiffusionSettings
+    from omfa_jax.models import UNetConfig, VAEConfig
+    from omfa_jax.scaling.components import Components
+
+BASE = Path(__file__).parents[2] / "configs" / "base.py"
+WIDTHS = (26, 15, 13, 13, 8)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of `omfa scaling flops`."""
+    parser.add_argument(
+        "--config", default="", metavar="FILE", help="a file of configs/: its UNet, canvas and VAE"
+    )
+    parser.add_argument(
+        "--preset",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="this UNet instead of the config's; again for a line each; all = every preset",
+    )
+    parser.add_argument(
+        "--text-tokens", type=int, default=77, metavar="N", help="of the prompts (77, SDXL's)"
+    )
+
+
+def run(options: argparse.Namespace) -> None:
+    """Print a table of components, or of several presets a line each."""
+    if not options.config and not options.preset:
+        raise OmfaError("give --config FILE, --preset NAME, or both")
+    if options.text_tokens < 1:
+        raise OmfaError(f"--text-tokens must be 1 or more, got {options.text_tokens}")
+    if "jax" not in sys.modules:
+        # nothing is computed
+        os.environ["JAX_PLATFORMS"] = "cpu"
+    from omfa_jax.models import UNETS
+
+    names = list(UNETS) if "all" in options.preset else options.preset
+    settings = [settings_of(options, name) for name in names or [""]]
+    if len(settings) == 1:
+        print(table(*settings[0], options.text_tokens))
+    else:
+        print(lines(dict(zip(names, settings, strict=True)), options.text_tokens))
+
+
+def settings_of(
+    options: argparse.Namespace, preset: str
+) -> "tuple[DiffusionSettings, UNetConfig, VAEConfig]":
+    """Return canvas, UNet and VAE of the config, or of the base config, with another preset."""
+    from omfa_jax.cli import config as border
+    from omfa_jax.cli.startup import preset_unet
+    from omfa_jax.models import vae
+
+    config: Any = border.load_config(options.config or BASE, options.overrides)
+    if preset:
+        config.model.unet = preset
+    vae_config = vae(config.model.vae)
+    diffusion = border.diffusion_settings(config, vae_config)
+    return diffusion, preset_unet(config, diffusion), vae_config
+
+
+def table(
+    diffusion: "DiffusionSettings", unet: "UNetConfig", vae: "VAEConfig", text_tokens: int
+) -> str:
+    """Return the components of one UNet and of the VAE on the pictures of an example."""
+    from omfa_jax.core.tasks import COMPONENTS
+    from omfa_jax.scaling.components import unet_components, vae_components
+
+    height, width, _ = diffusion.canvas.shape
+    count = unet_components(unet, height, width, text_tokens=text_tokens)
+    out = [
+        f"one example, canvas {height}x{width}, {text_tokens} text tokens; nothing computed twice,"
+        " the optimizer apart",
+        row("", "parameters", "forward GF", "step GF", "of step"),
+        *component_rows(count),
+        row("UNet", *figures(count), "100.0%"),
+        "",
+    ]
+    sizes = dict(zip(COMPONENTS, diffusion.slots_px, strict=True)) | {"pose": (0, 0)}
+    sizes["pose"] = sizes["person"]
+    for name, size in sizes.items():
+        for half, part in zip(("encoder", "decoder"), vae_components(vae, *size), strict=True):
+            label = f"VAE {half}, {name}"
+            # frozen beside the UNet; trained by objective = "autoencoder"
+            out.append(row(label, *figures(part), ""))
+    return "\n".join(out)
+
+
+def component_rows(count: "Components") -> list[str]:
+    """Return a line for each component, with its share of the step."""
+    total = count.total.step
+    return [
+        row(
+            name.replace("_", " "),
+            f"{part.params:,}",
+            f"{part.forward / 1e9:,.4g}",
+            f"{part.step / 1e9:,.4g}",
+            f"{part.step / total:.1%}",
+        )
+        for name, part in count.parts.items()
+    ]
+
+
+def lines(
+    settings: "dict[str, tuple[DiffusionSettings, UNetConfig, VAEConfig]]", text_tokens: int
+) -> str:
+    """Return a line for each preset."""
+    from omfa_jax.scaling.components import unet_components
+
+    out = [row("preset, canvas", "parameters", "forward GF", "step GF", "")]
+    for name, (diffusion, unet, _) in settings.items():
+        height, width, _ = diffusion.canvas.shape
+        count = unet_components(unet, height, width, text_tokens=text_tokens)
+        out.append(row(f"{name}, {height}x{width}", *figures(count), ""))
+    return "\n".join(out)
+
+
+def figures(count: "Components") -> tuple[str, str, str]:
+    """Return parameters, and forward and step in GFLOP."""
+    total = count.total
+    return f"{total.params:,}", f"{total.forward / 1e9:,.5g}", f"{total.step / 1e9:,.5g}"
+
+
+def row(*cells: str) -> str:
+    """Return cells in columns, the first to the left."""
+    first, *others = cells
+    right = (f"{cell:>{width}}" for cell, width in zip(others, WIDTHS[1:], strict=True))
+    return (f"{first:{WIDTHS[0]}}" + "".join(right)).rstrip()

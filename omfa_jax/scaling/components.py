@@ -1,0 +1,266 @@
+"""Parameters and FLOPs of the networks in closed form, by component, forward and training step.
+
+Two FLOPs a multiply-add, as XLA counts them: taps of a convolution that fall on its padding are
+none, and what is no product counts operation by operation (`pointwise`).
+"""
+
+from dataclasses import dataclass, field
+
+from omfa_jax.models import UNetConfig, VAEConfig
+from omfa_jax.weights.text import TEXT_TOKENS
+
+# FLOPs of an element, forward and in a training step, in XLA's count of the unoptimised program; a
+# power is none there, an erfc a polynomial of 60. A score's maximum, difference and sum; a query's
+# scaling and an output's division; a norm's two means, and so on.
+POINTWISE = {
+    "group_norm": (7, 19),
+    "silu": (4, 10),
+    "layer_norm": (8, 23),
+    "gated_gelu": (67, 79),
+    "score": (3, 5),
+    "query": (2, 6),
+    "bias": (1, 2),
+    "sum": (1, 2),
+    "skip": (0, 1),
+}
+
+
+@dataclass
+class Part:
+    """One component of a network: parameters, and FLOPs of one example."""
+
+    params: int = 0
+    forward: int = 0
+    step: int = 0
+
+
+@dataclass
+class Components:
+    """A network's parts; `other` are embeddings of time and size, and linears around transformers.
+
+    `step` is forward and backward, nothing computed twice, without the optimizer (about 15 FLOPs a
+    parameter and update). Attention has its projections and its products; its softmax, norms,
+    biases, activations and sums are `pointwise`. `padding` and `scores` are forward FLOPs: taps on
+    padding, which matrix units compute and torch counts but no part holds; attention's products.
+    """
+
+    conv: Part = field(default_factory=Part)
+    self_attention: Part = field(default_factory=Part)
+    cross_attention: Part = field(default_factory=Part)
+    feed_forward: Part = field(default_factory=Part)
+    other: Part = field(default_factory=Part)
+    pointwise: Part = field(default_factory=Part)
+    padding: int = 0
+    scores: int = 0
+
+    @property
+    def parts(self) -> dict[str, Part]:
+        """The parts by name."""
+        return {name: part for name, part in vars(self).items() if isinstance(part, Part)}
+
+    @property
+    def total(self) -> Part:
+        """All parts together."""
+        parts = self.parts.values()
+        return Part(
+            sum(part.params for part in parts),
+            sum(part.forward for part in parts),
+            sum(part.step for part in parts),
+        )
+
+    def dense(
+        self, part: Part, rows: int, c_in: int, c_out: int, *, bias: bool = True, inner: bool = True
+    ) -> None:
+        """Add a linear layer on `rows` vectors; not `inner`: nothing before it has a gradient."""
+        products = 2 * rows * c_in * c_out
+        part.params += c_in * c_out + bias * c_out
+        part.forward += products
+        part.step += (2 + inner) * products
+        if bias:
+            self.elements("bias", rows * c_out)
+
+    def convolution(
+        self,
+        size: tuple[int, int],
+        c_in: int,
+        c_out: int,
+        *,
+        kernel: int = 3,
+        stride: int = 1,
+        pad: tuple[int, int] = (1, 1),
+        inner: bool = True,
+    ) -> tuple[int, int]:
+        """Add a square convolution on an image of `size`; return the size of its output."""
+        if kernel == 1:
+            pad = (0, 0)
+        (high, taps_high), (wide, taps_wide) = (
+            _taps(length, kernel, stride, pad) for length in size
+        )
+        products = 2 * taps_high * taps_wide * c_in * c_out
+        self.conv.params += (kernel * kernel * c_in + 1) * c_out
+        self.conv.forward += products
+        self.conv.step += (2 + inner) * products
+        self.padding += 2 * high * wide * kernel * kernel * c_in * c_out - products
+        self.elements("bias", high * wide * c_out)
+        return high, wide
+
+    def attention(
+        self, part: Part, tokens: int, keys: int, channels: int, heads: int, c_keys: int, bias: bool
+    ) -> None:
+        """Add attention of `tokens` to `keys` vectors of width `c_keys`, with its projections."""
+        among_itself = part is self.self_attention
+        self.dense(part, tokens, channels, channels, bias=bias)
+        for _ in ("keys", "values"):
+            self.dense(part, keys, c_keys, channels, bias=bias, inner=among_itself)
+        self.dense(part, tokens, channels, channels)
+        products = 4 * tokens * keys * channels
+        part.forward += products
+        part.step += 3 * products
+        self.scores += products
+        self.elements("score", tokens * keys * heads)
+        self.elements("query", tokens * channels)
+
+    def norm(self, kind: str, elements: int, channels: int) -> None:
+        """Add a norm over `elements` numbers with a gain and a shift for each channel."""
+        self.pointwise.params += 2 * channels
+        self.elements(kind, elements)
+
+    def elements(self, kind: str, count: int) -> None:
+        """Add `count` elements of a row of `POINTWISE`."""
+        forward, step = POINTWISE[kind]
+        self.pointwise.forward += forward * count
+        self.pointwise.step += step * count
+
+    def resnet(self, size: tuple[int, int], c_in: int, c_out: int, embed: int = 0) -> None:
+        """Add a residual block; `embed` is the width of the time embedding, 0 without one."""
+        pixels = size[0] * size[1]
+        for c, layer_in in ((c_in, c_in), (c_out, c_out)):
+            self.norm("group_norm", pixels * c, c)
+            self.elements("silu", pixels * c)
+            self.convolution(size, layer_in, c_out)
+        if embed:
+            self.dense(self.other, 1, embed, c_out)
+            self.elements("sum", pixels * c_out)
+        if c_in != c_out:
+            self.convolution(size, c_in, c_out, kernel=1)
+        self.elements("sum", pixels * c_out)
+
+    def transformer(
+        self, tokens: int, c: int, heads: int, depth: int, keys: int, c_keys: int
+    ) -> None:
+        """Add a stack of `depth` blocks between its two linear layers; depth 0 is nothing."""
+        if not depth:
+            return
+        self.norm("group_norm", tokens * c, c)
+        self.dense(self.other, tokens, c, c)
+        for _ in range(depth):
+            for _ in ("norm1", "norm2", "norm3"):
+                self.norm("layer_norm", tokens * c, c)
+                self.elements("sum", tokens * c)
+            self.attention(self.self_attention, tokens, tokens, c, heads, c, bias=False)
+            self.attention(self.cross_attention, tokens, keys, c, heads, c_keys, bias=False)
+            self.dense(self.feed_forward, tokens, c, 8 * c)
+            self.elements("gated_gelu", tokens * 4 * c)
+            self.dense(self.feed_forward, tokens, 4 * c, c)
+        self.dense(self.other, tokens, c, c)
+        self.elements("sum", tokens * c)
+
+    def spatial_attention(self, size: tuple[int, int], c: int) -> None:
+        """Add the VAE's one head of attention over all pixels."""
+        pixels = size[0] * size[1]
+        self.norm("group_norm", pixels * c, c)
+        self.attention(self.self_attention, pixels, pixels, c, 1, c, bias=True)
+        self.elements("sum", pixels * c)
+
+    def last(self, size: tuple[int, int], c: int, c_out: int) -> None:
+        """Add the norm, activation and convolution that end a network."""
+        self.norm("group_norm", size[0] * size[1] * c, c)
+        self.elements("silu", size[0] * size[1] * c)
+        self.convolution(size, c, c_out)
+
+
+def unet_components(
+    config: UNetConfig, height: int, width: int, *, text_tokens: int = TEXT_TOKENS
+) -> Components:
+    """Return the UNet's components on a (height, width) latent canvas, for one example."""
+    count, channels, last = Components(), config.block_channels, len(config.block_channels) - 1
+    embed = config.time_embed_dim
+    for c_in in (channels[0], config.pooled_dim + 6 * config.time_id_dim):
+        count.dense(count.other, 1, c_in, embed, inner=False)
+        count.dense(count.other, 1, embed, embed)
+
+    def transformer(size: tuple[int, int], level: int) -> None:
+        depth, heads = config.transformer_depth[level], config.heads[level]
+        tokens = size[0] * size[1]
+        count.transformer(tokens, channels[level], heads, depth, text_tokens, config.context_dim)
+
+    size = count.convolution((height, width), config.in_channels, channels[0], inner=False)
+    sizes, skips, current = [size], [channels[0]], channels[0]
+    for level, c in enumerate(channels):
+        for _ in range(config.layers_per_block):
+            count.resnet(size, current, c, embed)
+            transformer(size, level)
+            current = c
+            skips.append(c)
+        if level < last:
+            size = count.convolution(size, c, c, stride=2)
+            sizes.append(size)
+            skips.append(c)
+    count.resnet(size, current, current, embed)
+    if config.transformer_depth[last]:
+        transformer(size, last)
+        count.resnet(size, current, current, embed)
+    for level in range(last, -1, -1):
+        c, size = channels[level], sizes[level]
+        for _ in range(config.layers_per_block + 1):
+            skip = skips.pop()
+            count.elements("skip", size[0] * size[1] * skip)
+            count.resnet(size, current + skip, c, embed)
+            transformer(size, level)
+            current = c
+        if level > 0:
+            count.convolution(sizes[level - 1], c, c)
+    count.last((height, width), channels[0], config.out_channels)
+    return count
+
+
+def vae_components(config: VAEConfig, height: int, width: int) -> tuple[Components, Components]:
+    """Return the components of encoder and decoder for one (height, width) image in pixels."""
+    channels, z = config.block_channels, config.latent_channels
+    encoder, decoder, last = Components(), Components(), len(config.block_channels) - 1
+    size = encoder.convolution((height, width), 3, channels[0], inner=False)
+    current = channels[0]
+    for level, c in enumerate(channels):
+        for _ in range(config.layers_per_block):
+            encoder.resnet(size, current, c)
+            current = c
+        if level < last:
+            size = encoder.convolution(size, c, c, stride=2, pad=(0, 1))
+    _middle(encoder, size, current)
+    encoder.last(size, current, 2 * z)
+    encoder.convolution(size, 2 * z, 2 * z, kernel=1)
+
+    decoder.convolution(size, z, z, kernel=1, inner=False)
+    decoder.convolution(size, z, current)
+    _middle(decoder, size, current)
+    for level, c in enumerate(reversed(channels)):
+        for _ in range(config.layers_per_block + 1):
+            decoder.resnet(size, current, c)
+            current = c
+        if level < last:
+            size = decoder.convolution((2 * size[0], 2 * size[1]), c, c)
+    decoder.last(size, current, 3)
+    return encoder, decoder
+
+
+def _middle(count: Components, size: tuple[int, int], c: int) -> None:
+    count.resnet(size, c, c)
+    count.spatial_attention(size, c)
+    count.resnet(size, c, c)
+
+
+def _taps(length: int, kernel: int, stride: int, pad: tuple[int, int]) -> tuple[int, int]:
+    """Return how many outputs a side has, and how many of their taps fall on the input."""
+    outputs = (length + sum(pad) - kernel) // stride + 1
+    starts = [index * stride - pad[0] for index in range(outputs)]
+    return outputs, sum(min(start + kernel, length) - max(start, 0) for start in starts)

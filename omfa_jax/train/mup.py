@@ -1,0 +1,93 @@
+"""muP: learning rates and initial sizes that carry over from a narrow UNet to a wide one.
+
+Maximal update parametrisation for Adam (Yang et al., arXiv 2203.03466, table 3), every weight
+compared by its path with the same weight of a narrow base model, so that no list of layers is kept:
+
+- a weight whose inputs grow with the width, by r, learns at 1 / r of the rate (convolutions: the
+  input channels; a window does not grow);
+- one of those whose outputs do not grow (the last convolution) also starts at 1 / sqrt(r) of its
+  usual size, which then falls as 1 / inputs and not as 1 / sqrt(inputs);
+- all others (the first convolution, biases, gains) learn and start as they do: weights here start
+  with variance 1 / inputs anyway.
+
+With Adam this is table 8's form without its output multiplier, so the network stays the one that
+diffusers runs. Heads are 64 wide at any width, so attention's 1 / sqrt(d) stays. Depth is no width:
+a stack may be deeper than the base's, and muP says nothing of that.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import optax
+
+from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.trees import Path, build, walk
+from omfa_jax.models import UNetConfig, init_unet, unet
+
+Params = dict[str, Any]
+
+
+def base_shapes(params: Mapping[str, Any], base: str) -> dict[Path, tuple[int, ...]]:
+    """Return the shapes of preset `base` with the inputs and outputs that `params` have."""
+    ends = {end: params[end]["kernel"].shape for end in ("conv_in", "conv_out") if end in params}
+    if len(ends) < 2:
+        raise OmfaError(
+            "config.optimizer.mup_base is for UNets; leave it empty for the autoencoder"
+        )
+    config: UNetConfig = unet(
+        base, in_channels=ends["conv_in"][-2], out_channels=ends["conv_out"][-1]
+    )
+    shapes = jax.eval_shape(lambda: init_unet(config, jax.random.key(0)))
+    return {path: tuple(leaf.shape) for path, leaf in walk(shapes)}
+
+
+def width_ratios(params: Mapping[str, Any], base: str) -> dict[Path, tuple[float, float]]:
+    """Return (inputs, outputs) of every weight over those of preset `base`.
+
+    A weight that is no matrix has no inputs: 1. A base of other levels or layers is an OmfaError.
+    """
+    narrow = base_shapes(params, base)
+    here = {path: tuple(leaf.shape) for path, leaf in walk(params)}
+    if here.keys() != narrow.keys():
+        odd = sorted("/".join(path) for path in here.keys() ^ narrow.keys())
+        raise OmfaError(
+            f"config.optimizer.mup_base={base!r} has other layers than the UNet that is trained"
+            f" ({odd[0]} is in one of them only); take a base of the same levels and layers, such"
+            " as ladder_32 for the ladder"
+        )
+    return {
+        path: (
+            shape[-2] / narrow[path][-2] if path[-1] == "kernel" else 1.0,
+            shape[-1] / narrow[path][-1],
+        )
+        for path, shape in here.items()
+    }
+
+
+def scale_by_width(base: str) -> optax.GradientTransformation:
+    """Return the transformation that divides each update by how much its inputs have grown."""
+
+    def init(params: Params) -> optax.EmptyState:
+        width_ratios(params, base)
+        return optax.EmptyState()
+
+    def update(updates: Params, state: optax.OptState, params: Params | None = None):
+        assert params is not None
+        ratios = width_ratios(params, base)
+        scaled = {path: leaf / ratios[path][0] for path, leaf in walk(updates)}
+        return build(scaled), state
+
+    return optax.GradientTransformation(init, update)  # pyright: ignore[reportArgumentType]
+
+
+def initial(params: Params, base: str) -> Params:
+    """Return randomly drawn parameters at the sizes that muP starts from; traceable."""
+    leaves = {}
+    ratios = width_ratios(params, base)
+    for path, leaf in walk(params):
+        inputs, outputs = ratios[path]
+        is_output = inputs != 1 and outputs == 1
+        leaves[path] = leaf / math.sqrt(inputs) if is_output else leaf
+    return build(leaves)

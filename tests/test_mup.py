@@ -1,0 +1,131 @@
+"""muP: what it scales, that it is off by default, and the coordinate check."""
+
+import coordinates
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.trees import walk
+from omfa_jax.models import UNETS, UNetConfig, init_unet, init_vae
+from omfa_jax.models.presets import VAES, rung
+from omfa_jax.train import mup
+from omfa_jax.train.network import unet_shapes
+from omfa_jax.train.optimizer import make_optimizer
+from omfa_jax.train.settings import OptimizerSettings
+
+
+def small_tree(scale: float):
+    """A few weights with the paths of the base width's, gradients beside them."""
+    shapes = dict(walk(unet_shapes(UNETS["ladder_32"])))
+    few = [path for path in shapes if path[0] in ("conv_in", "conv_out", "mid_block")]
+    return {path: scale * jnp.ones(shapes[path].shape) for path in few}
+
+
+def test_ratios_are_those_of_channels_alone():
+    ratios = mup.width_ratios(unet_shapes(rung(128)), "ladder_32")
+    assert ratios["conv_in", "kernel"] == (1, 4)
+    assert ratios["conv_in", "bias"] == (1, 4)
+    assert ratios["conv_out", "kernel"] == (4, 1)
+    assert ratios["conv_out", "bias"] == (1, 1)
+    block = ("mid_block", "attentions.0", "transformer_blocks")
+    # four blocks deep here and one in the base: a layer axis is no width
+    assert ratios[(*block, "ff", "net.2", "kernel")] == (4, 4)
+    assert ratios[(*block, "attn2", "to_k", "kernel")] == (832 / 192, 4)
+    assert ratios[(*block, "norm1", "scale")] == (1, 4)
+    assert ratios["up_blocks.0", "resnets.0", "conv1", "kernel"] == (4, 4)
+    assert ratios["time_embedding", "linear_1", "kernel"] == (4, 4)
+
+
+def test_inputs_and_outputs_of_the_canvas_are_no_width():
+    wide = UNetConfig(in_channels=33, out_channels=16)
+    ratios = mup.width_ratios(unet_shapes(wide), "ladder_32")
+    assert ratios["conv_in", "kernel"] == (1, 10) and ratios["conv_out", "kernel"] == (10, 1)
+
+
+def test_its_own_base_changes_nothing():
+    ratios = mup.width_ratios(unet_shapes(UNETS["ladder_24"]), "ladder_24")
+    assert set(ratios.values()) == {(1, 1)}
+
+
+def test_only_the_last_convolution_starts_smaller():
+    plain = jax.jit(lambda: init_unet(coordinates.network(32), jax.random.key(0)))()
+    coordinates.add_base(UNETS)
+    try:
+        scaled = dict(walk(mup.initial(plain, coordinates.BASE)))
+    finally:
+        del UNETS[coordinates.BASE]
+    for path, leaf in walk(plain):
+        if path == ("conv_out", "kernel"):
+            np.testing.assert_allclose(scaled[path], leaf / 2**0.5, rtol=1e-6)
+        else:
+            np.testing.assert_array_equal(scaled[path], leaf)
+
+
+def updates_of(settings: OptimizerSettings, params, grads):
+    rule = make_optimizer(settings, 10)
+    state = rule.init(params)
+    return jax.jit(rule.update)(grads, state, params)[0]
+
+
+@pytest.fixture
+def presets(monkeypatch):
+    monkeypatch.setitem(UNETS, coordinates.BASE, coordinates.network(coordinates.BASE_WIDTH))
+
+
+def test_rates_fall_with_the_inputs_and_decay_does_not(presets):
+    params = jax.jit(lambda: init_unet(coordinates.network(64), jax.random.key(0)))()
+    grads = jax.tree.map(jnp.cos, params)
+    fields = {"learning_rate": 0.1, "warmup_steps": 0, "clip_norm": 0.0}
+    for decay in (0.0, 0.5):
+        plain = updates_of(OptimizerSettings(**fields, weight_decay=decay), params, grads)
+        scaled = updates_of(
+            OptimizerSettings(**fields, weight_decay=decay, mup_base=coordinates.BASE),
+            params,
+            grads,
+        )
+        ratios = mup.width_ratios(params, coordinates.BASE)
+        assert {ratio for ratio, _ in ratios.values()} == {1, 4}
+        plain, weights = dict(walk(plain)), dict(walk(params))
+        for path, leaf in walk(scaled):
+            shrunk = 0.1 * decay * weights[path]
+            expected = (plain[path] + shrunk) / ratios[path][0] - shrunk
+            np.testing.assert_allclose(leaf, expected, rtol=1e-4, atol=1e-7, err_msg=str(path))
+
+
+def test_off_is_optaxs_adamw_bit_for_bit():
+    params = {"a": jnp.linspace(-1.0, 1.0, 12).reshape(3, 4), "b": jnp.ones(4)}
+    grads = jax.tree.map(jnp.sin, params)
+    settings = OptimizerSettings(learning_rate=1e-2, warmup_steps=0, clip_norm=0.0)
+    assert settings.mup_base == ""
+    here = updates_of(settings, params, grads)
+    rule = optax.adamw(1e-2, 0.9, 0.999, weight_decay=0.01)
+    there = jax.jit(rule.update)(grads, rule.init(params), params)[0]
+    for a, b in zip(jax.tree.leaves(here), jax.tree.leaves(there), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_what_it_cannot_do_is_said():
+    with pytest.raises(OmfaError, match=r"unknown config\.optimizer\.mup_base 'laddr_32'; did you"):
+        OptimizerSettings(mup_base="laddr_32")
+    with pytest.raises(OmfaError, match="muon's updates grow with the width in another way"):
+        OptimizerSettings(mup_base="ladder_32", name="muon")
+    with pytest.raises(OmfaError, match="mup_base='tiny' has other layers"):
+        mup.width_ratios(unet_shapes(rung(64)), "tiny")
+    vae = jax.eval_shape(lambda: init_vae(VAES["tiny"], jax.random.key(0)))
+    with pytest.raises(OmfaError, match="is for UNets"):
+        mup.width_ratios(vae, "ladder_32")
+
+
+def test_coordinates_stay_with_mup_and_grow_without(presets):
+    """The change of every layer's output in four steps, over a fourfold width."""
+    widths = (coordinates.BASE_WIDTH, 4 * coordinates.BASE_WIDTH)
+    exponents = {
+        with_mup: coordinates.slopes(
+            {w: coordinates.moved(w, 1e-2, 4, with_mup=with_mup) for w in widths}, 1
+        )
+        for with_mup in (True, False)
+    }
+    print(exponents)
