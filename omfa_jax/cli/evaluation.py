@@ -31,7 +31,7 @@ from omfa_jax.evals.heldout import (
     held_out,
     held_out_batches,
 )
-from omfa_jax.evals.predictions import Work, sample_to_folder, share
+from omfa_jax.evals.predictions import Work, busy_devices, sample_to_folder, share
 from omfa_jax.evals.split import MEASURES
 from omfa_jax.models import encode
 from omfa_jax.parallel.feed import data_shard, place, to_host
@@ -156,7 +156,7 @@ def sampled_scores(config: border.Config, bundle: Bundle) -> Callable[[Any], dic
         bundle.with_unet({}),
         sample,
         dtype=config.train.compute_dtype,
-        devices=jax.local_devices(),
+        devices=busy_devices(e.examples),
     )
     process, processes = jax.process_index(), jax.process_count()
     measures = list(MEASURES)

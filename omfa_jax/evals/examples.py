@@ -65,6 +65,11 @@ class Split:
             )
         self.examples = self._named(settings, limit, seed)
 
+    def first(self, count: int) -> "Split":
+        """Return the split's first examples."""
+        settings, _, seed = self._asked
+        return Split(settings, self.name, self.setting, limit=count, seed=seed)
+
     def under(self, setting: str) -> "Split":
         """Return the same split under another setting."""
         settings, limit, seed = self._asked

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from tqdm import tqdm
 
@@ -32,8 +33,8 @@ from omfa_jax.weights.bundle import Bundle
 # examples that a device computes at once
 ROWS = 4
 RUN_FILE = "run.json"
-# beside hidden files, what joining hosts leave in a folder before it is claimed
-BEFORE = ("joining",)
+# beside hidden files, what may be in a folder that is not claimed yet: hosts' marks, a loss
+BEFORE = ("joining", "loss.json")
 PICTURES = (*COMPONENTS, "pose")
 
 
@@ -83,14 +84,20 @@ def sample_to_folder(
     threads = min(8, os.cpu_count() or 1)
     with (
         ThreadPoolExecutor(threads) as pool,
-        tqdm(total=len(missing) * ROWS, desc=work.folder.name, unit="image", disable=None) as bar,
+        tqdm(
+            total=sum(len(places(g, count)) for g in missing),
+            desc=work.folder.name,
+            unit="image",
+            disable=None,
+        ) as bar,
     ):
 
         def land() -> int:
             rows, output = flying.popleft()
-            images = from_signed(np.asarray(output[work.made]))
+            # copies that fill up the last group lie behind the others
+            images = from_signed(np.asarray(output[work.made]))[: len(rows)]
             written = list(pool.map(lambda row: _write(work, *row), zip(rows, images, strict=True)))
-            bar.update(len(set(rows)))
+            bar.update(len(rows))
             return sum(written)
 
         for chosen in rounds:
@@ -107,12 +114,18 @@ def sample_to_folder(
                 params=params,
                 ids=example_ids(work.names[place] for place in rows),
             )
-            flying.append((rows[: len(chosen) * ROWS], output))
+            flying.append(([p for g in chosen for p in places(g, count)], output))
             if len(flying) >= ahead:
                 wrote += land()
         while flying:
             wrote += land()
     return wrote
+
+
+def busy_devices(count: int) -> list[Any]:
+    """Return this process's devices, no more than groups of `count` examples keep busy."""
+    groups = -(-count // (ROWS * jax.process_count()))
+    return jax.local_devices()[: max(1, groups)]
 
 
 def share(count: int, process: int, processes: int) -> list[int]:
