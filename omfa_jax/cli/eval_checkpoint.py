@@ -17,8 +17,8 @@ from omfa_jax.evals.scores import SETTINGS
 
 log = logging.getLogger(__name__)
 
-ALL = "all"
-SCORES_FILE, LOSS_FILE = "scores.json", "loss.json"
+LOSS_FILE = "loss.json"
+DTYPES = ("float32", "bfloat16")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--influence",
         nargs="?",
-        const=ALL,
+        const="all",
         metavar="CONDITIONS",
         help="score with another example's garment,face,pose too (default: each)",
     )
@@ -79,6 +79,8 @@ def run(options: argparse.Namespace) -> None:
     distributed.require_same(facts)
     with only_user_of(out) if jax.process_index() == 0 else contextlib.nullcontext():
         bundle = load_checkpoint(options.checkpoint, ema=not options.raw_weights)
+        if bundle.unet_params is None:
+            raise OmfaError(f"{options.checkpoint} has no UNet weights; give a trained model")
         if options.loss:
             write_loss(bundle, options, out)
         if options.task:
@@ -89,6 +91,8 @@ def run(options: argparse.Namespace) -> None:
 
 def check(options: argparse.Namespace) -> None:
     """Raise an OmfaError for flags that cannot be used together; fill in the setting."""
+    if options.dtype not in DTYPES:
+        raise unknown("type (--dtype)", options.dtype, DTYPES)
     if options.task is None:
         if not options.loss or options.setting:
             raise OmfaError("omfa eval --checkpoint needs --task try_on or try_off, or --loss")

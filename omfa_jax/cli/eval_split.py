@@ -28,7 +28,7 @@ from omfa_jax.evals.predictions import (
     weights_digest,
 )
 from omfa_jax.evals.scores import Scores, write_scores
-from omfa_jax.evals.split import SplitRun, influence_of, truth_of
+from omfa_jax.evals.split import PREDICTIONS, SplitRun, influence_of, truth_of
 from omfa_jax.evals.truth import KINDS, Regions, Truth
 from omfa_jax.parallel.distributed import any_process
 from omfa_jax.sampling.generate import Sampler
@@ -170,7 +170,9 @@ def metric_values(
     options: argparse.Namespace, out: Path, names: Sequence[str], metric: str, folder: Path
 ) -> tuple[list[float], str]:
     """Return (the metric of each picture of a folder, in the order of `names`; which is better)."""
-    scores = scored(options, out, folder, out / f"{folder.name}.json")
+    # the predictions' own scores are there: nothing of them is computed again
+    file = SCORES_FILE if folder.name == PREDICTIONS else f"{folder.name}.json"
+    scores = scored(options, out, folder, out / file)
     if metric not in scores.per_image.values:
         raise unknown("metric per image (--influence-metric)", metric, scores.per_image.values)
     found = dict(zip(scores.per_image.names, scores.per_image.values[metric], strict=True))
