@@ -134,6 +134,22 @@ def get_config() -> ConfigDict:
     config.log.samples = 4  # pictures a task
     config.log.wandb_project = ""  # also log to this Weights & Biases project (extra `wandb`)
 
+    # figures of held-out examples, as eval/... in metrics.jsonl and TensorBoard; they need no
+    # pretrained network (`omfa eval --checkpoint` scores a whole split under a protocol)
+    config.eval = ConfigDict()
+    config.eval.every_steps = 0  # 0 = never
+    config.eval.split = ""  # "" = val if the records have one, else test
+    config.eval.seed = 0  # of all its noise: one seed for all runs that are compared
+    # the held-out loss, on what the training reads (latents or pictures): each example and task at
+    # so many noise levels (a multiple of 4), always with the same noise
+    config.eval.loss_examples = 64
+    config.eval.loss_timesteps = 8
+    # PSNR and SSIM of so many sampled examples a task (0 = the loss alone); they need image records
+    # (config.data.records), and gather the weights on every host as sample pictures do
+    config.eval.examples = 8
+    config.eval.tasks = ("try_on", "try_off")
+    config.eval.steps = 20  # of the sampler; its other settings are config.sample's
+
     config.autoencoder = ConfigDict()  # only for objective = "autoencoder"
     config.autoencoder.crop_px = 64  # side of the square training crops
     config.autoencoder.latent_noise = 0.0  # for the decoder, in standard deviations of latents

@@ -23,6 +23,13 @@ SMALL = [
     "--config.optimizer.decay=constant",
     "--config.log.every_steps=1",
 ]
+EVALUATED = [
+    "--config.eval.every_steps=2",
+    "--config.eval.split=train",
+    "--config.eval.examples=0",
+    "--config.eval.loss_examples=9",
+    "--config.eval.loss_timesteps=4",
+]
 
 
 def omfa_train(config, workdir, steps, *more):
@@ -82,11 +89,14 @@ def latents(autoencoder, records, tmp_path_factory):
 
 
 def test_a_stopped_run_goes_on_with_the_next_records(autoencoder, latents, tmp_path):
-    """4 = 2 + restart + 2 with the real pipeline: weights, EMA, losses, and so the batches."""
+    """4 = 2 + restart + 2 with the real pipeline: weights, EMA, losses, and so the batches.
+
+    The run in parts is evaluated on the way, which changes nothing.
+    """
     flags = [f"--config.model.init={autoencoder}", f"--config.data.latents={latents}"]
-    for workdir, steps in (("straight", (4,)), ("parts", (2, 4))):
+    for workdir, steps, more in (("straight", (4,), []), ("parts", (2, 4), EVALUATED)):
         for until in steps:
-            omfa_train("tiny", tmp_path / workdir, until, *flags)
+            omfa_train("tiny", tmp_path / workdir, until, *flags, *more)
     for ema in (True, False):
         whole, step = restore_params(tmp_path / "straight", ema=ema)
         parts, _ = restore_params(tmp_path / "parts", ema=ema)
@@ -96,7 +106,7 @@ def test_a_stopped_run_goes_on_with_the_next_records(autoencoder, latents, tmp_p
 
     def rows(workdir):
         lines = (tmp_path / workdir / "metrics.jsonl").read_text().splitlines()
-        return [json.loads(line) for line in lines]
+        return [row for row in map(json.loads, lines) if "loss" in row]
 
     def losses(workdir):
         return [(row["step"], row["loss"]) for row in rows(workdir)]
@@ -108,6 +118,9 @@ def test_a_stopped_run_goes_on_with_the_next_records(autoencoder, latents, tmp_p
     assert all(last[name] > 0 for name in figures), last
     assert losses("straight") == losses("parts")
     assert len({loss for _, loss in losses("straight")}) == 4
+    written = map(json.loads, (tmp_path / "parts" / "metrics.jsonl").read_text().splitlines())
+    figures = {row["step"]: row["eval/loss"] for row in written if "eval/loss" in row}
+    assert sorted(figures) == [2, 4] and figures[2] != figures[4]
 
 
 def test_latents_of_another_vae_are_refused(latents, tmp_path, capsys):

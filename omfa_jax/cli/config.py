@@ -149,6 +149,7 @@ def train_settings(config: Config) -> TrainSettings:
         ),
         log_every_steps=config.log.every_steps,
         samples_every_steps=config.log.samples_every_steps,
+        evaluate_every_steps=config.eval.every_steps,
         wandb_project=config.log.wandb_project,
     )
 

@@ -2,7 +2,9 @@
 
 import argparse
 import dataclasses
+import functools
 import logging
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +12,22 @@ import jax
 import numpy as np
 
 from omfa_jax.cli.inputs import Slots, render_pose
-from omfa_jax.core.images import from_signed, read_labels, read_rgb
+from omfa_jax.core.images import from_signed, letterbox, read_rgb, to_signed
 from omfa_jax.core.tasks import COMPONENTS
-from omfa_jax.data.labels import CIHP
-from omfa_jax.data.pipeline import PipelineSettings, eval_batches
+from omfa_jax.data.decode import Example
+from omfa_jax.data.settings import PipelineSettings
 from omfa_jax.diffusion.sample import SamplerSettings
-from omfa_jax.evals.influence import Influence, derangement, influence
+from omfa_jax.evals.examples import Split
+from omfa_jax.evals.folder import Request, score_folder
+from omfa_jax.evals.influence import derangement
+from omfa_jax.evals.predictions import busy_devices, claim, sample_to_folder, weights_digest
 from omfa_jax.evals.psnr import mean_psnr
+from omfa_jax.evals.scores import write_scores
+from omfa_jax.evals.split import SplitRun, influence_of, truth_of
+from omfa_jax.evals.truth import Regions, Truth
 from omfa_jax.models import decode, encode, init_unet
 from omfa_jax.sampling.generate import Sampler
-from omfa_jax.sampling.tasks import transfer, try_off, try_on, turntable
+from omfa_jax.sampling.tasks import turntable
 from omfa_jax.train.load import load_bundle
 
 log = logging.getLogger(__name__)
@@ -28,165 +36,221 @@ BAR_DB = 3.0
 SEED = 11
 SHOWN = 6
 VIEWS = 6
+# of the influence block's conditions, as the report calls them
+ROWS = {
+    "garment": "try_on, garment (garment region)",
+    "pose": "try_on, pose (whole person)",
+    "person": "try_off, person (whole picture)",
+}
 Columns = dict[str, Any]
 
 
-class HeldOut:
-    """The held-out examples, fitted to the model's slots, and where their truth lies."""
-
-    def __init__(self, raw: Path, records: Path, slots: Slots, count: int):
-        self.raw, self.slots = raw / "test", slots
-        settings = PipelineSettings(str(records), slots.sizes, threads=0)
-        take = {"split": "test", "batch_size": count, "limit": count}
-        self.batch = next(iter(eval_batches(settings, **take)))
-        self.unpaired = next(iter(eval_batches(settings, **take, unpaired=True)))["garment"]
-        self.keys = [str(key).split("/")[-1] for key in self.batch["key"]]
-        labels = [read_labels(self.raw / "image-parse-v3" / f"{key}.png") for key in self.keys]
-        self.garment_region = [CIHP.worn(parse, "upper") for parse in labels]
-        self.person_region = [parse != CIHP.ids["background"] for parse in labels]
-
-    def conditions(self) -> dict[str, np.ndarray]:
-        """Return the images of every component and the pose maps."""
-        return {name: self.batch[name] for name in (*COMPONENTS, "pose")}
-
-    def truths(self, kind: str) -> tuple[list[np.ndarray], list[np.ndarray], np.ndarray]:
-        """Return (pictures, garment regions, pose maps) of the `unpaired` or `new_pose` truth.
-
-        Truth files are named person_garment_pose, each by its number; the unpaired garment is the
-        pairs file's, the new pose is the next person's.
-        """
-        folder = self.raw / "truth"
-        lines = (self.raw.parent / "test_pairs.txt").read_text().split("\n")
-        partner = dict(line.split() for line in lines if line)
-        images, regions, poses = [], [], []
-        for key in self.keys:
-            person, other = key[:5], partner[f"{key}.jpg"][:5]
-            following = f"{int(person) + 1:05d}"
-            name = {
-                "unpaired": f"{person}_{other}_{person}",
-                "new_pose": f"{person}_{person}_{following}",
-            }[kind]
-            images.append(read_rgb(folder / "image" / f"{name}.jpg", f"{kind} truth"))
-            parse = read_labels(folder / "image-parse-v3" / f"{name}.png")
-            regions.append(CIHP.worn(parse, "upper"))
-            poses.append(self.slots.pose_map(read_rgb(folder / "pose" / f"{name}.png"))[0])
-        return images, regions, np.stack(poses)
-
-
 def score(trained: Path, raw: Path, records: Path, options: argparse.Namespace):
-    """Return (columns of pictures by section, scores) of the trained model on held-out people."""
-    bundle, _ = load_bundle(trained)
-    slots = Slots(bundle.settings)
-    held_out = HeldOut(raw, records, slots, options.test)
-    sampler = Sampler(bundle, SamplerSettings(options.sampling_steps, 2.0))
-    pictures: dict[str, Columns] = {}
-    scores: dict[str, dict] = {"sampling_steps": options.sampling_steps, "examples": options.test}
-    given = held_out.conditions()
-    people, garments = from_signed(given["person"]), from_signed(given["garment"])
+    """Return (columns of pictures by section, scores) of the trained model on held-out people.
 
+    Beside `trained`, eval/tiny and eval/untrained hold the predictions, eval/tiny.json and
+    eval/untrained.json the scores; the untrained model makes the first few alone.
+    """
+    bundle, _ = load_bundle(trained)
+    folder, slots = trained.parent / "eval", Slots(bundle.settings)
+    settings = SamplerSettings(options.sampling_steps, 2.0)
+    sampler = Sampler(bundle, settings, devices=busy_devices(options.test))
+    pipeline = PipelineSettings(str(records), slots.sizes, threads=0)
+    on = Split(pipeline, "test", "paired", limit=options.test)
+    off, first = on.under("try_off"), on.first(min(SHOWN, len(on)))
+    facts = {"sampler": dataclasses.asdict(settings), "seed": SEED, "weights": "untrained"}
+    untrained = run_of(sampler, folder / "untrained", facts, params=untrained_params(bundle))
+    blank_on, blank_off = untrained(first), untrained(first.under("try_off"))
+    tiny = run_of(sampler, folder / "tiny", facts | {"weights": weights_digest(bundle)})
+    worn, taken = tiny(on), tiny(off)
+    for condition in ("garment", "pose"):
+        worn.swapped(condition)
+    taken.swapped("person")
+    truth = Truth(raw)
+    answers = {
+        "unpaired": dataclasses.replace(worn, split=on.under("unpaired")).answered(
+            truth, "unpaired"
+        ),
+        "new_pose": worn.answered(truth, "new_pose"),
+    }
+    influence = influence_of(worn, ["garment", "pose"], regions=Regions(raw))
+    influence |= influence_of(taken, ["person"])
+    exact = truth_of(worn, truth, answers)
+    write_files(folder, {"tiny": worn, "untrained": blank_on}, influence, exact)
+
+    given = stacked_given(on)
+    scores: dict[str, Any] = {"sampling_steps": options.sampling_steps, "examples": len(on)}
     scores["vae_psnr_db"] = {
-        name: round(mean_psnr(round_trip(bundle, given[name]), from_signed(given[name])), 2)
+        name: round(mean_psnr(round_trip(bundle, to_signed(given[name])), given[name]), 2)
         for name in (*COMPONENTS, "pose")
     }
-
-    def dress(c):
-        return try_on(sampler, c["garment"], c["face"], c["pose"], seed=SEED)
-
-    def undress(c):
-        return try_off(sampler, c["person"], c["face"], c["pose"], seed=SEED)
-
-    worn = dress(given)
-    taken = undress(given)
-    garment, other_garment = influence(
-        dress, given, ["garment"], people, held_out.garment_region, seed=SEED, right=worn
-    )
-    pose, other_pose = influence(
-        dress, given, ["pose"], people, held_out.person_region, seed=SEED, right=worn
-    )
-    person, other_person = influence(
-        undress, given, ["person", "face", "pose"], garments, None, seed=SEED, right=taken
-    )
-    scores["influence"] = {
-        "try_on, garment (garment region)": row(garment),
-        "try_on, pose (whole person)": row(pose),
-        "try_off, person (whole picture)": row(person),
-    }
+    scores["influence"] = {ROWS[name]: row(found) for name, found in influence.items()}
     log.info("influence: %s", scores["influence"])
-
-    untrained = untrained_params(bundle)
-    first = {name: images[:SHOWN] for name, images in given.items()}
-    blank_on = sampler("try_on", first, first["pose"], seed=SEED, params=untrained)["person"]
-    blank_off = sampler("try_off", first, first["pose"], seed=SEED, params=untrained)["garment"]
+    region = worn_regions(raw, on)
+    off_db = taken.values(taken.folder / "pred", "psnr", taken.own_truth)
+    on_db = worn.values(worn.folder / "pred", "psnr", worn.own_truth, region)
+    blank_db = blank_on.values(blank_on.folder / "pred", "psnr", blank_on.own_truth, region)
+    none_db = blank_off.values(blank_off.folder / "pred", "psnr", blank_off.own_truth)
     scores["against_untrained"] = {
-        "try_on_db": [
-            round(mean_psnr(worn[:SHOWN], people[:SHOWN], held_out.garment_region[:SHOWN]), 2),
-            round(mean_psnr(blank_on, people[:SHOWN], held_out.garment_region[:SHOWN]), 2),
-        ],
-        "try_off_db": [
-            round(mean_psnr(taken[:SHOWN], garments[:SHOWN]), 2),
-            round(mean_psnr(blank_off, garments[:SHOWN]), 2),
-        ],
+        "examples": len(first),
+        "try_on_db": [mean(on_db[:SHOWN]), mean(blank_db)],
+        "try_off_db": [mean(off_db[:SHOWN]), mean(none_db)],
     }
-
-    truth, regions, _ = held_out.truths("unpaired")
-    unpaired = dress({**given, "garment": held_out.unpaired})
-    posed_truth, posed_regions, new_poses = held_out.truths("new_pose")
-    posed = dress({**given, "pose": new_poses})
-    swap = derangement(len(people), SEED)
-    source = {name: images[swap] for name, images in given.items()}
-    between, transferred = transfer(
-        sampler, source["person"], source["face"], source["pose"], given["face"], given["pose"],
-        seed=SEED,
-    )  # fmt: skip
+    whole = worn.values(worn.folder / "pred", "psnr", worn.own_truth)
     scores["exact_truth_psnr_db"] = {
-        "try_on, paired": pair(worn, people, held_out.garment_region),
-        "try_on, unpaired garment": pair(unpaired, truth, regions),
-        "try_on, new pose": pair(posed, posed_truth, posed_regions),
-        "try_off": {"whole": round(mean_psnr(taken, garments), 2)},
-        "transfer, garment taken off": {"whole": round(mean_psnr(between, garments[swap]), 2)},
+        "try_on, paired": {"whole": mean(whole), "garment_region": mean(on_db)},
+        "try_on, unpaired garment": pair(exact["unpaired"]),
+        "try_on, new pose": pair(exact["new_pose"]),
+        "try_off": {"whole": mean(off_db)},
     }
-
-    shown = slice(0, SHOWN)
-    faces, poses = from_signed(given["face"][shown]), from_signed(given["pose"][shown])
-    pictures["Try-on: garment + face + pose -> person"] = {
-        "garment": garments[shown], "face": faces, "pose": poses, "try_on": worn[shown],
-        "truth": people[shown], "other garment": other_garment[shown],
-        "other pose": other_pose[shown], "untrained": blank_on,
-    }  # fmt: skip
-    pictures["Try-off: person -> garment"] = {
-        "person": people[shown], "try_off": taken[shown], "truth": garments[shown],
-        "other person": other_person[shown], "untrained": blank_off,
-    }  # fmt: skip
-    pictures["Unpaired try-on: a garment the person never wore"] = {
-        "garment": from_signed(held_out.unpaired[shown]), "face": faces, "pose": poses,
-        "try_on": unpaired[shown], "truth": truth[shown],
-    }  # fmt: skip
-    pictures["New pose"] = {
-        "garment": garments[shown], "face": faces, "pose": from_signed(new_poses[shown]),
-        "try_on": posed[shown], "truth": posed_truth[shown],
-    }  # fmt: skip
-    pictures["Transfer: off one person, onto another"] = {
-        "source": people[swap][shown], "garment": between[shown], "face": faces, "pose": poses,
-        "transfer": transferred[shown],
-    }  # fmt: skip
-    pictures["Turntable"] = turned(sampler, held_out, slots)
-    scores["bars"] = {name: gain["gain_db"] >= BAR_DB for name, gain in scores["influence"].items()}
+    scores["bars"] = {
+        name: found["gain_db"] >= BAR_DB for name, found in scores["influence"].items()
+    }
     for name in ("try_on", "try_off"):
         trained_db, untrained_db = scores["against_untrained"][f"{name}_db"]
         scores["bars"][f"{name}, against untrained"] = trained_db - untrained_db > BAR_DB
+
+    pictures = sections(worn, taken, blank_on, blank_off, truth)
+    pictures["Transfer: off one person, onto another"] = transferred(worn, taken)
+    pictures["Turntable"] = turned(Sampler(bundle, settings), raw, on, slots)
     return pictures, scores
 
 
-def turned(sampler: Sampler, held_out: HeldOut, slots: Slots) -> Columns:
+def run_of(
+    sampler: Sampler, folder: Path, facts: dict[str, Any], params: Any = None
+) -> Callable[[Split], SplitRun]:
+    """Return how one model samples a split: into `folder`/TASK, anew, truth and garments beside."""
+    placed = None if params is None else sampler.placed(params)
+
+    def run(split: Split) -> SplitRun:
+        place = folder / split.task
+        claim(place, facts, restart=True)
+        split.write_truth(place)
+        sample = functools.partial(sample_to_folder, sampler, seed=SEED, params=placed)
+        made = SplitRun(split, place, SEED, sample)
+        made.predictions()
+        return made
+
+    return run
+
+
+def write_files(
+    folder: Path, runs: dict[str, SplitRun], influence: dict[str, Any], exact: dict[str, Any]
+) -> None:
+    """Write the scores file of each model's try-on; the trained one's has all there is to say."""
+    for name, run in runs.items():
+        place, file = run.folder, folder / f"{name}.json"
+        # an earlier run's, of other pictures
+        file.unlink(missing_ok=True)
+        scores = score_folder(
+            Request(
+                pred=place / "pred",
+                gt=place / "gt",
+                out=file,
+                protocol="omfa",
+                garments=place / "garments",
+                pairs=place / "pairs.txt",
+                method=name,
+                seed=SEED,
+            )
+        )
+        if name == "tiny":
+            write_scores(file, dataclasses.replace(scores, influence=influence, truth=exact))
+
+
+def stacked_given(split: Split) -> dict[str, np.ndarray]:
+    """Return the pictures of every component and the pose maps, uint8."""
+    rows = [split.given(place) for place in range(len(split))]
+    return {name: np.stack([row[name] for row in rows]) for name in (*COMPONENTS, "pose")}
+
+
+def worn_regions(raw: Path, split: Split) -> Callable[[int], np.ndarray | None]:
+    """Return where each example's garment is worn."""
+    regions = Regions(raw)
+    return lambda place: regions.region(split.names[place], "garment", "upper")
+
+
+def shown(folder: Path, split: Split) -> list[np.ndarray]:
+    """Return the first saved pictures of a folder."""
+    return [read_rgb(folder / f"{name}.png") for name in split.names[:SHOWN]]
+
+
+def sections(
+    worn: SplitRun, taken: SplitRun, blank_on: SplitRun, blank_off: SplitRun, truth: Truth
+) -> dict[str, Columns]:
+    """Return the columns of the sheets whose pictures were sampled for the scores."""
+    split = worn.split
+    given = {name: images[:SHOWN] for name, images in stacked_given(split).items()}
+    other = stacked_given(split.under("unpaired"))["garment"][:SHOWN]
+    names = split.names[:SHOWN]
+
+    def answers(kind: str) -> list[np.ndarray]:
+        return [truth.answer(name, kind).image for name in names]
+
+    def made(run: SplitRun, name: str = "pred") -> Sequence[np.ndarray]:
+        return shown(run.folder / name, run.split)
+
+    faces, poses = given["face"], given["pose"]
+    return {
+        "Try-on: garment + face + pose -> person": {
+            "garment": given["garment"], "face": faces, "pose": poses, "try_on": made(worn),
+            "truth": given["person"], "other garment": made(worn, "other_garment"),
+            "other pose": made(worn, "other_pose"), "untrained": made(blank_on),
+        },
+        "Try-off: person -> garment": {
+            "person": given["person"], "try_off": made(taken), "truth": given["garment"],
+            "other person": made(taken, "other_person"), "untrained": made(blank_off),
+        },
+        "Unpaired try-on: a garment the person never wore": {
+            "garment": other, "face": faces, "pose": poses,
+            "try_on": made(worn, "truth_unpaired"), "truth": answers("unpaired"),
+        },
+        "New pose": {
+            "garment": given["garment"], "face": faces,
+            "pose": [truth.pose_map(name, "new_pose") for name in names],
+            "try_on": made(worn, "truth_new_pose"), "truth": answers("new_pose"),
+        },
+    }  # fmt: skip
+
+
+def transferred(worn: SplitRun, taken: SplitRun) -> Columns:
+    """Return a few people in what others' photos showed: try-off (sampled before), then try-on."""
+    split = worn.split
+    swap = derangement(len(split), SEED)
+    few = dataclasses.replace(worn, split=split.first(min(SHOWN, len(split))))
+
+    def garment(place: int) -> np.ndarray:
+        name = split.names[int(swap[place])]
+        return read_rgb(taken.folder / "pred" / f"{name}.png", "try-off")
+
+    def given(place: int) -> Example:
+        example = split.given(place)
+        size: Any = np.asarray(example["garment"]).shape[:2]
+        return example | {"garment": letterbox(garment(place), *size)}
+
+    folder = few.predictions("transfer", given)
+    places = range(len(few.split))
+    own = [split.given(place) for place in places]
+    return {
+        "source": [split.given(int(swap[place]))["person"] for place in places],
+        "garment": [garment(place) for place in places],
+        "face": [example["face"] for example in own],
+        "pose": [example["pose"] for example in own],
+        "transfer": shown(folder, few.split),
+    }
+
+
+def turned(sampler: Sampler, raw: Path, split: Split, slots: Slots) -> Columns:
     """Return one person and garment over a turn of the body: a column a view."""
     from omfa_jax.body.params_file import load_body_file
     from omfa_jax.body.poses import turntable as turn
 
-    params, camera = load_body_file(held_out.raw / "smplx" / f"{held_out.keys[0]}.npz")
+    params, camera = load_body_file(raw / "test" / "smplx" / f"{split.names[0]}.npz")
     drawn = [render_pose(p, camera, slots.pose_style, None) for p in turn(params, VIEWS)]
     poses = np.concatenate([slots.pose_map(image) for image in drawn])
-    given = held_out.conditions()
-    people = turntable(sampler, given["garment"][:1], given["face"][:1], poses, seed=SEED)
+    given = split.given(0)
+    garment, face = (to_signed(np.asarray(given[name])[None]) for name in ("garment", "face"))
+    people = turntable(sampler, garment, face, poses, seed=SEED)
     return {
         f"{360 * view // VIEWS} deg": [from_signed(poses[view]), people[view]]
         for view in range(VIEWS)
@@ -206,15 +270,20 @@ def untrained_params(bundle):
     return init_unet(bundle.unet_config, jax.random.key(SEED))
 
 
-def row(figures: Influence) -> dict[str, float]:
-    """Return one influence as plain rounded numbers."""
-    values = {**dataclasses.asdict(figures), "gain_db": figures.gain_db}
-    return {name: round(value, 2) for name, value in values.items()}
+def row(found: dict[str, Any]) -> dict[str, Any]:
+    """Return one condition of the influence block in dB, rounded."""
+    values = {f"{name}_db": round(found[name], 2) for name in ("right", "wrong", "gain")}
+    return values | {"interval_db": [round(end, 2) for end in found["interval"]]}
 
 
-def pair(images, truths, regions) -> dict[str, float]:
-    """Return PSNR over the whole picture and over the garment's region."""
+def pair(found: dict[str, float]) -> dict[str, float]:
+    """Return PSNR over the whole picture and over the garment's region, rounded."""
     return {
-        "whole": round(mean_psnr(images, truths), 2),
-        "garment_region": round(mean_psnr(images, truths, regions), 2),
+        "whole": round(found["psnr"], 2),
+        "garment_region": round(found["psnr_garment_region"], 2),
     }
+
+
+def mean(values: Sequence[float]) -> float:
+    """Return the mean, rounded."""
+    return round(float(np.mean(values)), 2)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from jax.sharding import AbstractMesh
+from jax.sharding import AbstractMesh, Mesh
 
 from omfa_jax.cli import config as border
 from omfa_jax.cli.resume import require_same_run
@@ -102,10 +102,9 @@ def train_diffusion(
     settings = border.train_settings(config)
     bundle = starting_bundle(config, workdir)
     shard, shards = data_shard(mesh)
+    vae_id = vae_fingerprint(bundle.vae_config, bundle.vae_params)
     batches = make_dataset(
-        border.pipeline_settings(
-            config, vae_id=vae_fingerprint(bundle.vae_config, bundle.vae_params)
-        ),
+        border.pipeline_settings(config, vae_id=vae_id),
         split=config.data.split,
         batch_size=settings.batch_size,
         seed=settings.seed,
@@ -139,6 +138,7 @@ def train_diffusion(
             batches=batches,
             config=config.to_dict(),
             pictures=sample_pictures(config, bundle, workdir),
+            evaluate=evaluation(config, bundle, mesh, vae_id),
             cost=cost_of(bundle, settings.batch_size, encodes=not border.trains_on_latents(config)),
             profile=profile,
         )
@@ -245,3 +245,12 @@ def sample_pictures(config: border.Config, bundle, workdir: Path):
     from omfa_jax.cli.pictures import training_pictures
 
     return training_pictures(config, bundle, workdir)
+
+
+def evaluation(config: border.Config, bundle: Bundle, mesh: Mesh, vae_id: str):
+    """Return the loop's evaluation, or None when none is asked for."""
+    if not config.eval.every_steps:
+        return None
+    from omfa_jax.cli.evaluation import training_evaluation
+
+    return training_evaluation(config, bundle, mesh, vae_id)

@@ -1,16 +1,19 @@
 """One compiled call from images and conditions to generated images."""
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, UInt8
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Bool, Float, Int, UInt8, UInt32
 
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.images import from_signed
 from omfa_jax.core.tasks import COMPONENTS, noised_table, task_index
+from omfa_jax.diffusion.noise import example_keys
 from omfa_jax.diffusion.sample import SamplerSettings, sample
 from omfa_jax.models import Compute, decode_any_size, encode_any_size
 from omfa_jax.parallel.attention import attention_kernel, kernel_name
@@ -23,25 +26,43 @@ Pictures = dict[str, UInt8[np.ndarray, "b h w 3"]]
 class Sampler:
     """Generates the noised components of a task; compiled once per task and batch size.
 
-    `dtype` is the networks' compute type; parameters stay float32.
+    `dtype` is the networks' compute type; parameters stay float32. With `devices`, all of this
+    process, a batch is dealt to them evenly, and each runs the program that one alone would run on
+    its rows; without, the first device takes the whole batch.
     """
 
-    def __init__(self, bundle: Bundle, settings: SamplerSettings, *, dtype: str = "float32"):
+    def __init__(
+        self,
+        bundle: Bundle,
+        settings: SamplerSettings,
+        *,
+        dtype: str = "float32",
+        devices: Sequence[Any] | None = None,
+    ):
         if bundle.unet_params is None:
             raise OmfaError("this model has no UNet weights; give --checkpoint a trained model")
         self.bundle = bundle
         self.settings = settings
         # a kernel cannot be cut over several devices by the compiler alone
-        asked = "auto" if jax.device_count() == 1 else "xla"
+        asked = "auto" if devices or jax.device_count() == 1 else "xla"
         kernel = attention_kernel(kernel_name(asked, jax.devices()[0].platform, dtype))
         compute = Compute(jnp.dtype(dtype), kernel=kernel)
         self._apply = network_apply(bundle.settings, bundle.unet_config, compute)
         self._dtype = jnp.dtype(dtype)
         self._table = noised_table(bundle.settings.tasks)
+        self.devices = len(devices or (None,))
+        self._mesh = None
+        if devices:
+            self._mesh = Mesh(np.asarray(devices, object), ("rows",), axis_types=(AxisType.Auto,))
         # on the devices once: a converted model's arrays are files that every call would copy
-        self._unet_params = jax.device_put(bundle.unet_params)
-        self._frozen = jax.device_put({"vae": bundle.vae_params, "prompts": bundle.prompts})
-        self._run = jax.jit(self._generate, static_argnames=("noised", "count"))
+        self._unet_params = self.placed(bundle.unet_params)
+        self._frozen = self.placed({"vae": bundle.vae_params, "prompts": bundle.prompts})
+        self._run = jax.jit(self._dealt, static_argnames="noised")
+
+    def placed(self, tree: Any) -> Any:
+        """Return parameters on every device, for calls with `params`."""
+        whole = None if self._mesh is None else NamedSharding(self._mesh, PartitionSpec())
+        return jax.device_put(tree, whole)
 
     def __call__(
         self,
@@ -52,6 +73,7 @@ class Sampler:
         seed: int,
         has_pose: Bool[np.ndarray, "b"] | None = None,
         params: Any = None,
+        ids: UInt32[np.ndarray, "b 2"] | None = None,
     ) -> Pictures:
         """Return the task's noised components as uint8 (b, h, w, 3).
 
@@ -59,8 +81,24 @@ class Sampler:
         neither given nor generated is null (zero latents). `pose` None is the null pose, and so is
         that of an example where `has_pose` is False, as in training. `params` replaces the
         bundle's UNet parameters (a training run's EMA). Example i of a batch gets the same noise
-        whatever the batch size.
+        whatever the batch size; with `ids` (see `diffusion.noise`) its noise is a function of the
+        seed and its id, whatever its place.
         """
+        output = self.start(task, given, pose, seed=seed, has_pose=has_pose, params=params, ids=ids)
+        return {name: from_signed(np.asarray(images)) for name, images in output.items()}
+
+    def start(
+        self,
+        task: str,
+        given: Images,
+        pose: Float[np.ndarray, "b h w 3"] | None,
+        *,
+        seed: int,
+        has_pose: Bool[np.ndarray, "b"] | None = None,
+        params: Any = None,
+        ids: UInt32[np.ndarray, "b 2"] | None = None,
+    ) -> dict[str, Float[Array, "b h w 3"]]:
+        """Start what a call does and return its pictures as the devices will have them, signed."""
         bundle = self.bundle
         row = task_index(bundle.settings.tasks, task)
         noised = tuple(bool(flag) for flag in self._table[row])
@@ -71,18 +109,37 @@ class Sampler:
         )
         if len(sizes) != 1:
             raise OmfaError(f"task {task!r}: the given images must be equally many, got {sizes}")
-        output = self._run(
+        count = sizes.pop()
+        if count % self.devices:
+            raise OmfaError(f"{count} examples cannot be dealt evenly to {self.devices} devices")
+        root = jax.random.key(seed)
+        if ids is None:
+            keys = jax.vmap(lambda i: jax.random.fold_in(root, i))(jnp.arange(count))
+        else:
+            keys = example_keys(root, ids)
+        return self._run(
             self._unet_params if params is None else params,
             self._frozen,
             clean,
             pose,
             None if pose is None or has_pose is None else jnp.asarray(has_pose),
             jnp.int32(row),
-            jax.random.key(seed),
+            keys,
             noised=noised,
-            count=sizes.pop(),
         )
-        return {name: from_signed(np.asarray(output[name])) for name in wanted}
+
+    def _dealt(self, params, frozen, clean, pose, has_pose, row, keys, *, noised):
+        generate = functools.partial(self._generate, noised=noised)
+        if self._mesh is not None:
+            whole, rows = PartitionSpec(), PartitionSpec("rows")
+            generate = jax.shard_map(
+                generate,
+                mesh=self._mesh,
+                in_specs=(whole, whole, rows, rows, rows, whole, rows),
+                out_specs=rows,
+                check_vma=False,
+            )
+        return generate(params, frozen, clean, pose, has_pose, row, keys)
 
     def _generate(
         self,
@@ -92,12 +149,12 @@ class Sampler:
         pose: Array | None,
         has_pose: Array | None,
         row: Int[Array, ""],
-        key: Array,
+        keys: Array,
         *,
         noised: tuple[bool, ...],
-        count: int,
     ) -> dict[str, Float[Array, "b h w 3"]]:
         bundle, canvas = self.bundle, self.bundle.settings.canvas
+        count = len(keys)
 
         def encoded(images):
             return encode_any_size(bundle.vae_config, frozen["vae"], images, dtype=self._dtype)
@@ -109,7 +166,6 @@ class Sampler:
         pose_canvas = laid_out({} if pose is None else {"person": encoded(pose)})
         if has_pose is not None:
             pose_canvas = jnp.where(has_pose[:, None, None, None], pose_canvas, 0.0)
-        keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(count))
         noise = jax.vmap(lambda k: jax.random.normal(k, canvas.shape))(keys)
         mask: Bool[Array, "b 3"] = jnp.broadcast_to(jnp.asarray(noised), (count, len(noised)))
         result = sample(

@@ -1,11 +1,11 @@
-"""The training loop: restore, next batch, step, log, picture, save."""
+"""The training loop: restore, next batch, step, log, save, picture, evaluate."""
 
 import contextlib
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import jax
 import numpy as np
@@ -38,8 +38,12 @@ from omfa_jax.train.writers import Progress, Writers
 
 log = logging.getLogger(__name__)
 
+Made = TypeVar("Made")
+
 # (state, step) -> {name: uint8 picture}; handed in, so that the loop knows nothing of sampling
 Pictures = Callable[[TrainState, int], Mapping[str, np.ndarray]]
+# (state, step) -> {name: figure}; every process calls it and gets the same
+Evaluate = Callable[[TrainState, int], Mapping[str, float]]
 
 
 class Batches(Protocol):
@@ -66,6 +70,7 @@ class Run:
     batches: Batches
     config: dict[str, Any]
     pictures: Pictures | None = None
+    evaluate: Evaluate | None = None
     cost: Cost | None = None
     profile: ProfileSteps | None = None
 
@@ -118,7 +123,8 @@ def train(run: Run) -> TrainState:
         progress = Progress(step, settings.steps, settings.batch_size, enabled=main_process)
         open_things.callback(progress.close)
         window = Window(skips=skips)
-        saved, last, asked, row, pictures = step, False, None, {}, run.pictures
+        saved, last, asked, row = step, False, None, {}
+        pictures, evaluate = run.pictures, run.evaluate
 
         stop = open_things.enter_context(StopRequest())
         while step < settings.steps and not last:
@@ -158,6 +164,10 @@ def train(run: Run) -> TrainState:
                 with clock.spent("pictures"):
                     pictures = drawn(pictures, state, step, writers)
                 progress.pause()
+            if evaluate and due(settings.evaluate_every_steps, step):
+                with clock.spent("evaluation"):
+                    evaluate = evaluated(evaluate, state, step, writers)
+                progress.pause()
     if asked is not None and step < settings.steps:
         raise Interrupted(asked, step)
     return state
@@ -165,22 +175,43 @@ def train(run: Run) -> TrainState:
 
 def drawn(pictures: Pictures, state: TrainState, step: int, writers: Writers) -> Pictures | None:
     """Log the pictures and return how to draw the next; None if a device's memory is too small."""
-    failed = False
-    try:
-        for name, picture in pictures(state, step).items():
-            writers.image(step, name, picture)
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        failed = True
-    # the next pictures gather weights from all processes, so all draw them or none
-    if any_process(failed):
+    made = if_it_fits(lambda: pictures(state, step))
+    if made is None:
         log.warning(
             "no memory for sample pictures beside the training: there will be none; fewer fit"
             " (config.log.samples), or turn them off (config.log.samples_every_steps=0)"
         )
         return None
+    for name, picture in made.items():
+        writers.image(step, name, picture)
     return pictures
+
+
+def evaluated(
+    evaluate: Evaluate, state: TrainState, step: int, writers: Writers
+) -> Evaluate | None:
+    """Log the figures and return how to get the next; None if a device's memory is too small."""
+    row = if_it_fits(lambda: evaluate(state, step))
+    if row is None:
+        log.warning(
+            "no memory for an evaluation beside the training: there will be none; the loss alone"
+            " needs less (config.eval.examples=0), or turn it off (config.eval.every_steps=0)"
+        )
+        return None
+    writers.scalars(step, row)
+    return evaluate
+
+
+def if_it_fits(work: Callable[[], Made]) -> Made | None:
+    """Return what `work` makes; None on every process if one has no memory for it."""
+    made = None
+    try:
+        made = work()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+    # the next one gathers weights from all processes, so all do it or none
+    return None if any_process(made is None) else made
 
 
 def restore_or_create(

@@ -117,6 +117,7 @@ class TrainSettings:
     keep: KeepSettings = field(default_factory=KeepSettings)
     log_every_steps: int = 20
     samples_every_steps: int = 0
+    evaluate_every_steps: int = 0
     wandb_project: str = ""
 
     def __post_init__(self) -> None:

@@ -1,0 +1,180 @@
+"""A split's examples as a setting gives them to the model, and what they are scored against."""
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from omfa_jax.core.errors import OmfaError, unknown
+from omfa_jax.core.files import atomic_write
+from omfa_jax.core.images import open_rgb
+from omfa_jax.data.decode import Example
+from omfa_jax.data.folder import open_folder
+from omfa_jax.data.pairing import read_groups
+from omfa_jax.data.schema import Record
+from omfa_jax.data.settings import PipelineSettings, as_they_are
+from omfa_jax.evals.scores import SETTINGS
+
+# what a setting asks the model for, and the component that it makes
+TASKS = {"paired": "try_on", "unpaired": "try_on", "multi_pose": "try_on", "try_off": "try_off"}
+MADE = {"try_on": "person", "try_off": "garment"}
+SUFFIXES = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp"}
+
+
+@dataclass(frozen=True)
+class Named:
+    """What is known of an example without its pictures; `index` is its record's number.
+
+    `garment` names the garment that the setting puts on; `wearer` is the record of garment and face
+    where that is another ("multi_pose"), else the record itself.
+    """
+
+    index: int
+    name: str
+    garment: str
+    category: str
+    wearer: int
+
+
+class Split:
+    """The examples of one split under one setting, in the records' order."""
+
+    def __init__(
+        self,
+        settings: PipelineSettings,
+        split: str,
+        setting: str,
+        *,
+        limit: int | None = None,
+        seed: int = 0,
+    ):
+        if setting not in SETTINGS:
+            raise unknown("setting (--setting)", setting, SETTINGS)
+        self.setting, self.name = setting, split
+        self._asked = (settings, limit, seed)
+        self.task = TASKS[setting]
+        self.made = MADE[self.task]
+        self._folder = open_folder(as_they_are(settings), split)
+        if self._folder.kind == "latents":
+            raise OmfaError(
+                f"{settings.records} holds latents: pictures are sampled from pictures and scored"
+                " against them; give the image records to --data (latents serve --loss alone)"
+            )
+        self.examples = self._named(settings, limit, seed)
+
+    def first(self, count: int) -> "Split":
+        """Return the split's first examples."""
+        settings, _, seed = self._asked
+        return Split(settings, self.name, self.setting, limit=count, seed=seed)
+
+    def under(self, setting: str) -> "Split":
+        """Return the same split under another setting."""
+        settings, limit, seed = self._asked
+        return Split(settings, self.name, setting, limit=limit, seed=seed)
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    @property
+    def names(self) -> list[str]:
+        """The examples' names, which are their files'."""
+        return [example.name for example in self.examples]
+
+    def record(self, place: int) -> Record:
+        """Return the record of an example, with its encoded pictures."""
+        return self._folder.records[self.examples[place].index]
+
+    def given(self, place: int, swapped: Mapping[str, int] | None = None) -> Example:
+        """Return pictures at the slot sizes, uint8, and has_pose of example `place`.
+
+        `swapped` takes components or the pose map from other examples: {"garment": place}.
+        """
+        named = self.examples[place]
+        worn = None if named.wearer == named.index else self._folder.records[named.wearer]
+        example = self._folder.decoded(
+            self.record(place), worn=worn, unpaired=self.setting == "unpaired"
+        )
+        for component, other in (swapped or {}).items():
+            theirs = self.given(other)
+            parts = (component, "has_pose") if component == "pose" else (component,)
+            example |= {part: theirs[part] for part in parts}
+        return example
+
+    def size_px(self, place: int) -> tuple[int, int]:
+        """Return (height, width) of the example's ground truth: predictions are written at it."""
+        record = self.record(place)
+        if self.made == "person":
+            return record.height_px, record.width_px
+        garment = open_rgb(record.garment, f"garment of {record.key}")
+        return garment.height, garment.width
+
+    def write_truth(self, folder: Path) -> None:
+        """Write gt/, garments/ and pairs.txt, as `omfa eval` reads them; what is there is kept.
+
+        Pictures are the records' own bytes. try_off has no garments/: they are its gt/.
+        """
+        lines = []
+        for place, named in enumerate(self.examples):
+            record, wearer = self.record(place), self._folder.records[named.wearer]
+            shop = record.unpaired_garment if self.setting == "unpaired" else wearer.garment
+            truth = record.person if self.made == "person" else record.garment
+            _write_encoded(folder / "gt", named.name, truth)
+            if self.made == "person":
+                _write_encoded(folder / "garments", named.garment, shop)
+            lines.append(f"{named.name}.png {named.garment}.png {named.category}".rstrip())
+        text = "\n".join(lines) + "\n"
+        with atomic_write(folder / "pairs.txt") as temporary:
+            temporary.write_text(text)
+
+    def _named(self, settings: PipelineSettings, limit: int | None, seed: int) -> list[Named]:
+        records = self._folder.records
+        groups = read_groups(settings.records, self.name) if self.setting == "multi_pose" else None
+        found: list[Named] = []
+        for index in range(len(records)):
+            if limit is not None and len(found) == limit:
+                break
+            wearer = index
+            if groups is not None:
+                wearer = groups.partner(index, np.random.default_rng((seed, index)))
+                if wearer == index:
+                    continue
+            record = records[index]
+            worn = record if wearer == index else records[wearer]
+            garment = record.unpaired_garment_key if self.setting == "unpaired" else worn.key
+            if not garment:
+                raise OmfaError(
+                    f"{settings.records}: {record.key} has no unpaired garment; --setting unpaired"
+                    " needs records built from a raw folder with a pairs file"
+                )
+            name = file_name(record.key)
+            found.append(Named(index, name, file_name(garment), record.category, wearer))
+        if not found:
+            why = "records with another of their group (person and outfit)"
+            needed = why if self.setting == "multi_pose" else "records"
+            raise OmfaError(f"{settings.records}: split {self.name!r} has no {needed}")
+        return found
+
+
+def file_name(key: str) -> str:
+    """Return a record's key as a file name."""
+    return key.replace("/", "_")
+
+
+def places_by_name(names: Sequence[str]) -> dict[str, int]:
+    """Return {name: place}; OmfaError if two examples would be one file."""
+    places = {name: place for place, name in enumerate(names)}
+    if len(places) != len(names):
+        raise OmfaError("two records of the split have one name; build the records again")
+    return places
+
+
+def _write_encoded(folder: Path, name: str, encoded: bytes) -> None:
+    with Image.open(io.BytesIO(encoded)) as image:
+        suffix = SUFFIXES.get(image.format or "", ".png")
+    path = folder / f"{name}{suffix}"
+    if not path.exists():
+        with atomic_write(path) as temporary:
+            temporary.write_bytes(encoded)

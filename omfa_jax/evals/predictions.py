@@ -1,0 +1,205 @@
+"""Pictures of a whole split from one model: a function of each example alone, and resumable.
+
+An example's picture is computed with the same arithmetic whatever the batch size, the devices, the
+hosts and the restarts: its noise is its own (`diffusion.noise`), a device always works on ROWS
+examples, and example i always is row i mod ROWS of its group of neighbours. So groups are what is
+dealt out and what a restart does again; pictures that are there already are not written again.
+"""
+
+import collections
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from omfa_jax.core import trees
+from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.files import atomic_write
+from omfa_jax.core.images import from_signed, to_signed, unletterbox, write_image
+from omfa_jax.core.tasks import COMPONENTS
+from omfa_jax.data.decode import Example, stacked
+from omfa_jax.diffusion.noise import example_ids
+from omfa_jax.sampling.generate import Sampler
+from omfa_jax.weights.bundle import Bundle
+
+# examples that a device computes at once
+ROWS = 4
+RUN_FILE = "run.json"
+# beside hidden files, what may be in a folder that is not claimed yet: hosts' marks, a loss
+BEFORE = ("joining", "loss.json")
+PICTURES = (*COMPONENTS, "pose")
+
+
+@dataclass(frozen=True)
+class Work:
+    """What to sample and where to: `folder`/NAME.png, at the size that `size_px` says.
+
+    `made` is the component that `task` generates; `given(place)` the example's pictures at the slot
+    sizes, uint8, with has_pose. `keys` are what the noise depends on, beside the seed.
+    """
+
+    folder: Path
+    task: str
+    made: str
+    names: Sequence[str]
+    given: Callable[[int], Example]
+    size_px: Callable[[int], tuple[int, int]] | None = None
+
+    def path(self, place: int) -> Path:
+        """Return where an example's picture is or will be."""
+        return self.folder / f"{self.names[place]}.png"
+
+
+def sample_to_folder(
+    sampler: Sampler,
+    work: Work,
+    *,
+    seed: int,
+    batch_size: int = 0,
+    process: int = 0,
+    processes: int = 1,
+    params: Any = None,
+) -> int:
+    """Write the pictures of this process's share that are missing; return how many.
+
+    A sampler over several devices gives each a group. `batch_size` examples are on the way at once
+    (0: two rounds of all devices); memory grows with it, pictures do not change. A picture is whole
+    or absent.
+    """
+    count, size = len(work.names), sampler.devices
+    groups = range(process, -(-count // ROWS), processes)
+    missing = [g for g in groups if any(not work.path(p).exists() for p in places(g, count))]
+    rounds = [missing[i : i + size] for i in range(0, len(missing), size)]
+    ahead = max(1, batch_size // (ROWS * size)) if batch_size else 2
+    flying: collections.deque[tuple[list[int], Any]] = collections.deque()
+    wrote = 0
+    threads = min(8, os.cpu_count() or 1)
+    with (
+        ThreadPoolExecutor(threads) as pool,
+        tqdm(
+            total=sum(len(places(g, count)) for g in missing),
+            desc=work.folder.name,
+            unit="image",
+            disable=None,
+        ) as bar,
+    ):
+
+        def land() -> int:
+            rows, output = flying.popleft()
+            # copies that fill up the last group lie behind the others
+            images = from_signed(np.asarray(output[work.made]))[: len(rows)]
+            written = list(pool.map(lambda row: _write(work, *row), zip(rows, images, strict=True)))
+            bar.update(len(rows))
+            return sum(written)
+
+        for chosen in rounds:
+            # copies of the last group keep every device busy with the same program
+            filled = [*chosen, *[chosen[-1]] * (size - len(chosen))]
+            rows = [min(g * ROWS + row, count - 1) for g in filled for row in range(ROWS)]
+            batch = stacked(pool.map(work.given, rows), len(rows))
+            output = sampler.start(
+                work.task,
+                {name: to_signed(batch[name]) for name in COMPONENTS},
+                to_signed(batch["pose"]),
+                seed=seed,
+                has_pose=batch["has_pose"],
+                params=params,
+                ids=example_ids(work.names[place] for place in rows),
+            )
+            flying.append(([p for g in chosen for p in places(g, count)], output))
+            if len(flying) >= ahead:
+                wrote += land()
+        while flying:
+            wrote += land()
+    return wrote
+
+
+def busy_devices(count: int) -> list[Any]:
+    """Return this process's devices, no more than groups of `count` examples keep busy."""
+    groups = -(-count // (ROWS * jax.process_count()))
+    return jax.local_devices()[: max(1, groups)]
+
+
+def share(count: int, process: int, processes: int) -> list[int]:
+    """Return the places of the examples that a process samples."""
+    groups = range(process, -(-count // ROWS), processes)
+    return [place for group in groups for place in places(group, count)]
+
+
+def places(group: int, count: int) -> range:
+    """Return the places of a group's examples."""
+    return range(group * ROWS, min((group + 1) * ROWS, count))
+
+
+def _write(work: Work, place: int, image: np.ndarray) -> int:
+    path = work.path(place)
+    if path.exists():
+        return 0
+    if work.size_px is not None:
+        image = unletterbox(image, *work.size_px(place))
+    write_image(path, image)
+    return 1
+
+
+def claim(folder: Path, facts: Mapping[str, Any], *, restart: bool) -> None:
+    """Make `folder` the place of the run that `facts` describe, or of its continuation.
+
+    A folder of another run is an OmfaError that names what differs; with `restart` that run's
+    pictures and scores are deleted. Pictures without a record of their run are never touched.
+    """
+    path = folder / RUN_FILE
+    if not path.is_file():
+        found = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
+        if any(not name.startswith(".") and name not in BEFORE for name in found):
+            raise OmfaError(
+                f"{folder} holds files but no {RUN_FILE}, so it is no evaluation's; give another"
+                " folder to --out"
+            )
+    else:
+        try:
+            before = json.loads(path.read_text())
+        except ValueError:
+            before = {"run.json": "damaged"}
+        asked = json.loads(json.dumps(dict(facts)))
+        names = sorted({*before, *asked})
+        changed = [name for name in names if before.get(name) != asked.get(name)]
+        if changed and not restart:
+            told = "; ".join(f"{n}: there {before.get(n)}, now {asked.get(n)}" for n in changed)
+            raise OmfaError(
+                f"{folder} holds pictures of another run ({told}); give another folder to --out, or"
+                " --restart to delete them and start over"
+            )
+        if restart:
+            _clear(folder)
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(dict(facts), indent=1) + "\n")
+
+
+def _clear(folder: Path) -> None:
+    """Delete what evaluations write: pictures and JSON, two folders deep, nothing else."""
+    for path in [*folder.glob("*"), *folder.glob("*/*")]:
+        if path.is_file() and path.suffix in (".png", ".jpg", ".webp", ".json", ".txt", ".cache"):
+            path.unlink()
+
+
+def weights_digest(bundle: Bundle) -> str:
+    """Return the SHA-256 of a model's UNet, VAE and prompts and of what they mean."""
+    digest = hashlib.sha256(json.dumps(bundle.settings.to_json(), sort_keys=True).encode())
+    whole = {"unet": bundle.unet_params, "vae": bundle.vae_params, "prompts": dict(bundle.prompts)}
+    for path, leaf in _leaves(whole):
+        digest.update("/".join(path).encode())
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    return digest.hexdigest()
+
+
+def _leaves(tree: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], Any]]:
+    # in the tree's order: arrays that are on disk are read in runs
+    return iter(trees.walk(tree))

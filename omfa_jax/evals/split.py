@@ -1,0 +1,181 @@
+"""One model on one split under one setting: its pictures, and what its conditions are worth."""
+
+import functools
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.images import read_rgb
+from omfa_jax.data.decode import Example
+from omfa_jax.evals.examples import Split
+from omfa_jax.evals.influence import CONDITIONS, derangement, gain
+from omfa_jax.evals.matching import pictures_by_name
+from omfa_jax.evals.metrics.ssim import ssim
+from omfa_jax.evals.predictions import Work
+from omfa_jax.evals.protocols.omfa import SSIM
+from omfa_jax.evals.psnr import psnr
+from omfa_jax.evals.truth import Regions, Truth
+
+log = logging.getLogger(__name__)
+
+PREDICTIONS = "pred"
+# metrics of two pictures that need no network; (image, truth, region) -> value, higher is better
+Measure = Callable[..., float]
+
+
+def _ssim(image: np.ndarray, truth: np.ndarray, region: np.ndarray | None) -> float:
+    return ssim(image, truth, SSIM.options)
+
+
+MEASURES: dict[str, Measure] = {"psnr": psnr, "ssim": _ssim}
+
+
+@dataclass(frozen=True)
+class SplitRun:
+    """Where a split's pictures of one model are: `folder`/pred, other_garment, new_pose, ...
+
+    `sample(work)` writes the pictures that are missing and returns when all are there, on several
+    hosts too; it tells how many this process wrote.
+    """
+
+    split: Split
+    folder: Path
+    seed: int
+    sample: Callable[[Work], int]
+
+    def predictions(self, name: str = PREDICTIONS, given: Callable[..., Example] | None = None):
+        """Sample the split into `folder`/`name`; `given` makes examples other than the split's."""
+        split = self.split
+        work = Work(
+            self.folder / name,
+            split.task,
+            split.made,
+            split.names,
+            given or split.given,
+            split.size_px,
+        )
+        wrote = self.sample(work)
+        log.info("%s: %d of %d pictures sampled now", work.folder, wrote, len(split))
+        return work.folder
+
+    def swapped(self, condition: str) -> Path:
+        """Sample the split with another example's condition, into other_CONDITION."""
+        parts = CONDITIONS[self.split.task]
+        if condition not in parts:
+            raise OmfaError(
+                f"task {self.split.task} has no condition {condition!r} (it has {', '.join(parts)})"
+            )
+        swap = derangement(len(self.split), self.seed)
+
+        def given(place: int) -> Example:
+            other = int(swap[place])
+            return self.split.given(place, dict.fromkeys(parts[condition], other))
+
+        return self.predictions(f"other_{condition}", given)
+
+    def answered(self, truth: Truth, kind: str) -> Path:
+        """Sample what the synthetic world knows the answer to, into truth_KIND."""
+        split = self.split
+
+        def given(place: int) -> Example:
+            example = split.given(place)
+            if kind == "new_pose":
+                size = example["pose"].shape[:2]
+                pose = truth.slot_pose(split.names[place], kind, size)  # type: ignore[arg-type]
+                example |= {"pose": pose, "has_pose": np.bool_(True)}
+            return example
+
+        return self.predictions(f"truth_{kind}", given)
+
+    def values(
+        self,
+        folder: Path,
+        metric: str,
+        truths: Callable[[int], np.ndarray],
+        regions: Callable[[int], np.ndarray | None] | None = None,
+    ) -> list[float]:
+        """Return the metric of each saved picture, in the split's order."""
+        measure = MEASURES[metric]
+        return [
+            measure(
+                read_rgb(folder / f"{name}.png", "prediction"),
+                truths(place),
+                regions(place) if regions else None,
+            )
+            for place, name in enumerate(self.split.names)
+        ]
+
+    @functools.cached_property
+    def _truth_files(self) -> Mapping[str, Path]:
+        return pictures_by_name(self.folder / "gt", "ground truth", "--out")
+
+    def own_truth(self, place: int) -> np.ndarray:
+        """Return the ground truth that `Split.write_truth` wrote."""
+        return read_rgb(self._truth_files[self.split.names[place]], "ground truth")
+
+
+def influence_of(
+    run: SplitRun,
+    conditions: Sequence[str],
+    *,
+    metric: str = "psnr",
+    regions: Regions | None = None,
+    per_image: Callable[[Path], tuple[Sequence[float], str]] | None = None,
+) -> dict[str, Any]:
+    """Return the scores file's influence block of sampled pictures: `pred` against `other_...`.
+
+    PSNR is taken where the condition shows, if `regions` tell; SSIM over the whole picture.
+    `per_image(folder)` gives (values, better) of any other metric, in the split's order.
+    """
+    block = {}
+    for condition in conditions:
+        folders = [run.folder / PREDICTIONS, run.folder / f"other_{condition}"]
+        if per_image is not None:
+            (right, better), (wrong, _) = map(per_image, folders)
+            block[condition] = gain(metric, better, right, wrong, seed=run.seed)
+            continue
+        where = None
+        if metric == "psnr" and regions is not None and run.split.made == "person":
+            found = functools.partial(_region, run, regions, condition)
+            where = functools.cache(found)
+        values = [run.values(folder, metric, run.own_truth, where) for folder in folders]
+        named = f"{condition} region" if where else "whole picture"
+        block[condition] = gain(metric, "higher", *values, seed=run.seed, region=named)
+    return block
+
+
+def truth_of(run: SplitRun, truth: Truth, folders: Mapping[str, Path]) -> dict[str, Any]:
+    """Return the scores file's truth block: PSNR and SSIM against the world's exact answers.
+
+    `folders` are those of the `unpaired` and the `new_pose` pictures.
+    """
+    block: dict[str, Any] = {}
+    for kind, folder in folders.items():
+        answers = functools.cache(
+            lambda place, kind=kind: truth.answer(run.split.names[place], kind)
+        )
+
+        def exact(place: int, answers=answers) -> np.ndarray:
+            return answers(place).image
+
+        def worn(place: int, answers=answers) -> np.ndarray:
+            return answers(place).garment
+
+        found = {
+            "psnr": run.values(folder, "psnr", exact),
+            "psnr_garment_region": run.values(folder, "psnr", exact, worn),
+            "ssim": run.values(folder, "ssim", exact),
+        }
+        means = {name: float(np.mean(values)) for name, values in found.items()}
+        block[kind] = {**means, "count": len(run.split)}
+    return block
+
+
+def _region(run: SplitRun, regions: Regions, condition: str, place: int) -> np.ndarray | None:
+    named = run.split.examples[place]
+    return regions.region(named.name, condition, named.category)

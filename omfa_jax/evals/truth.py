@@ -1,0 +1,102 @@
+"""The synthetic world's exact answers: how an unpaired garment, or a new pose, really looks.
+
+A world's raw folder (`omfa data synthesize`, VITON-HD's layout) has them in SPLIT/truth, in files
+named person_garment_pose, each by its number. The unpaired garment is the pairs file's, the new
+pose the next person's. Real data sets have no such answers.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, UInt8
+
+from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.files import require_dir
+from omfa_jax.core.images import letterbox, read_labels, read_rgb
+from omfa_jax.data.labels import CIHP
+from omfa_jax.data.viton_hd import PARSE_DIRS
+
+KINDS = ("unpaired", "new_pose")
+# a condition's region: where the picture follows from it
+REGIONS = {"garment": "garment", "face": "head", "pose": "person"}
+BLACK = 0
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The exact picture, where the garment is in it, and the pose map of its body."""
+
+    image: UInt8[np.ndarray, "h w 3"]
+    garment: Bool[np.ndarray, "h w"]
+    pose: UInt8[np.ndarray, "h w 3"]
+
+
+class Truth:
+    """The answers of one split of a synthetic raw folder."""
+
+    def __init__(self, raw: Path, split: str = "test"):
+        self._folder = require_dir(raw / split / "truth", "exact truth", "--truth")
+        if not (self._folder / "pose").is_dir():
+            raise OmfaError(
+                f"{self._folder} has no pose maps: run `omfa data poses --raw {raw}` first"
+            )
+        pairs = raw / f"{split}_pairs.txt"
+        lines = [line.split() for line in pairs.read_text().splitlines() if line.strip()]
+        self._partner = {Path(person).stem: Path(garment).stem for person, garment in lines}
+
+    def has(self, name: str, kind: str) -> bool:
+        """Tell whether there is such an answer for the person `name`."""
+        return (self._folder / "image" / f"{self._stem(name, kind)}.jpg").is_file()
+
+    def answer(self, name: str, kind: str) -> Answer:
+        """Return the answer for the person of file `name`; OmfaError if it cannot be read."""
+        stem = self._stem(name, kind)
+        image = read_rgb(self._folder / "image" / f"{stem}.jpg", f"{kind} truth")
+        labels = read_labels(self._folder / PARSE_DIRS[0] / f"{stem}.png", f"{kind} truth's parse")
+        return Answer(image, CIHP.worn(labels, "upper"), self.pose_map(name, kind))
+
+    def pose_map(self, name: str, kind: str) -> UInt8[np.ndarray, "h w 3"]:
+        """Return the pose map of the answer's body."""
+        path = self._folder / "pose" / f"{self._stem(name, kind)}.png"
+        return read_rgb(path, f"{kind} truth's pose map")
+
+    def slot_pose(self, name: str, kind: str, size_px: tuple[int, int]) -> np.ndarray:
+        """Return that pose map as the model is given it: letter-boxed into the person's slot."""
+        return letterbox(self.pose_map(name, kind), *size_px, fill=BLACK)
+
+    def _stem(self, name: str, kind: str) -> str:
+        person = name.split("_")[0]
+        try:
+            if kind == "unpaired":
+                return f"{person}_{self._partner[name].split('_')[0]}_{person}"
+            return f"{person}_{person}_{int(person) + 1:05d}"
+        except (KeyError, ValueError):
+            raise OmfaError(
+                f"no exact truth is named for {name!r}: --truth must be the synthetic raw folder"
+                " that the records were built from"
+            ) from None
+
+
+class Regions:
+    """Where in a person's photo a condition shows, by the photo's parse map in a raw folder."""
+
+    def __init__(self, raw: Path, split: str = "test"):
+        folders = [raw / split / name for name in PARSE_DIRS]
+        found = next((folder for folder in folders if folder.is_dir()), None)
+        if found is None:
+            raise OmfaError(
+                f"no parse maps in {raw / split} ({' or '.join(PARSE_DIRS)}); change --regions"
+            )
+        self._folder = found
+
+    def region(self, name: str, condition: str, category: str) -> Bool[np.ndarray, "h w"] | None:
+        """Return where the condition shows in the photo `name`; None if it shows nowhere."""
+        labels = read_labels(self._folder / f"{name}.png", "parse map")
+        masks = {
+            "garment": lambda: CIHP.worn(labels, category or "upper"),  # type: ignore[arg-type]
+            "head": lambda: CIHP.mask(labels, (*CIHP.face, *CIHP.hair)),
+            "person": lambda: labels != CIHP.ids["background"],
+        }
+        region = masks[REGIONS[condition]]()
+        return region if region.any() else None

@@ -1,0 +1,134 @@
+"""Evaluation during training: what it logs, and that it leaves the training as it is."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import processes
+import pytest
+from tiny_bundle import SLOTS, make_bundle, write_records
+from tiny_training import make_run
+
+from omfa_jax.cli.config import load_config
+from omfa_jax.cli.evaluation import held_out_split, training_evaluation
+from omfa_jax.core.errors import OmfaError
+from omfa_jax.train.loop import train
+
+BASE = Path(__file__).parents[1] / "configs" / "base.py"
+NAMES = {
+    *("eval/loss", "eval/loss/try_on", "eval/loss/try_off", "eval/psnr/try_on"),
+    *("eval/psnr/try_off", "eval/ssim/try_on", "eval/ssim/try_off"),
+    *(f"eval/loss/t{low:03d}-{low + 249:03d}" for low in (0, 250, 500, 750)),
+}
+
+
+def make_config(records, *more):
+    sizes = [f"--config.canvas.{name}={size}" for name, size in SLOTS.items()]
+    return load_config(
+        BASE,
+        [
+            *sizes,
+            f"--config.data.records={records}",
+            "--config.data.threads=0",
+            "--config.train.compute_dtype=float32",
+            "--config.eval.every_steps=1",
+            "--config.eval.examples=5",
+            "--config.eval.steps=2",
+            "--config.eval.loss_examples=5",
+            "--config.eval.loss_timesteps=4",
+            *more,
+        ],
+    )
+
+
+def evaluation_of(records, mesh, *more):
+    return training_evaluation(make_config(records, *more), make_bundle(), mesh, "")
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory):
+    return write_records(tmp_path_factory.mktemp("data"), 6)
+
+
+def rows(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_steps_with_it_and_without_it_are_bit_equal(records, tmp_path):
+    """On weights that are cut over two devices, which an evaluation gathers."""
+    without = train(make_run(tmp_path / "without", 2, (1, 2, 1)))
+    run = make_run(tmp_path / "with", 2, (1, 2, 1), evaluate_every_steps=1)
+    evaluate = evaluation_of(records, run.mesh)
+    state = train(dataclasses.replace(run, evaluate=evaluate))
+    for name in ("params", "ema", "opt_state"):
+        ours, others = (jax.tree.leaves(getattr(s, name)) for s in (state, without))
+        for a, b in zip(ours, others, strict=True):
+            np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
+    written = [row for row in rows(tmp_path / "with") if "eval/loss" in row]
+    assert [row["step"] for row in written] == [1, 2]
+    assert set(written[0]) == NAMES | {"step", "time"}
+    losses = {row["step"]: row["loss"] for row in rows(tmp_path / "with") if "loss" in row}
+    assert losses == {row["step"]: row["loss"] for row in rows(tmp_path / "without")}
+    assert all(row["eval/loss"] > 0 and 0 < row["eval/psnr/try_on"] < 40 for row in written)
+    assert written[0]["eval/loss"] != written[1]["eval/loss"]
+    again = evaluate(state, 2)
+    assert {f: written[1][f] for f in NAMES} == {f: again[f] for f in NAMES}
+
+
+def test_a_device_without_memory_ends_evaluations_and_not_the_run(tmp_path, caplog):
+    asked = []
+
+    def too_large(state, step):
+        asked.append(step)
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+
+    run = make_run(tmp_path, 2, evaluate_every_steps=1)
+    assert int(train(dataclasses.replace(run, evaluate=too_large)).step) == 2
+    assert asked == [1] and "no memory for an evaluation" in caplog.text
+
+
+def test_what_cannot_be_evaluated_is_said_before_the_first_step(records, tmp_path):
+    mesh = make_run(tmp_path, 1).mesh
+    assert held_out_split(str(records), "") == "test"
+    with pytest.raises(OmfaError, match=r"has no split 'vall' .*config.eval.split"):
+        held_out_split(str(records), "vall")
+    with pytest.raises(OmfaError, match="expected try_on and try_off, got 'joint'"):
+        evaluation_of(records, mesh, "--config.eval.tasks=('joint',)")
+    with pytest.raises(OmfaError, match="multiple of 4"):
+        evaluation_of(records, mesh, "--config.eval.loss_timesteps=3")
+
+
+EVALUATING = """
+import json, os, sys
+from pathlib import Path
+import jax
+jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_num_cpu_devices", int(os.environ["DEVICES"]))
+jax.config.update("jax_default_matmul_precision", "highest")
+from omfa_jax.parallel import distributed
+distributed.initialize(Path(sys.argv[1]))
+from types import SimpleNamespace
+from test_evaluation import evaluation_of, make_bundle, make_run
+from omfa_jax.parallel.feed import place
+from omfa_jax.parallel.rules import UNET_RULES, param_shardings
+mesh = make_run(Path(sys.argv[1]), 1, (1, 2, 1)).mesh
+params = make_bundle().unet_params
+params = place(params, param_shardings(UNET_RULES, params, mesh))
+evaluate = evaluation_of(Path(os.environ["RECORDS"]), mesh)
+print(json.dumps(evaluate(SimpleNamespace(params=params, ema=None), 1)))
+"""
+
+
+def test_two_processes_find_what_one_finds(records, tmp_path):
+    found = []
+    for count in (1, 2):
+        started = processes.start(
+            tmp_path, 1, count, devices=2, program=EVALUATING, RECORDS=str(records)
+        )
+        for status, out, err in processes.finish(started):
+            assert status == 0, err[-3000:]
+            found.append(json.loads(out.strip().splitlines()[-1]))
+    assert set(found[0]) == NAMES
+    assert found[0] == found[1] == found[2]

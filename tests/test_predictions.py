@@ -1,0 +1,305 @@
+"""A split's pictures: the same bytes however they are made, and never those of another run."""
+
+import argparse
+import dataclasses
+import json
+import shutil
+
+import jax
+import numpy as np
+import processes
+import pytest
+from tiny_bundle import make_bundle, pipeline, save_bundle, write_records
+
+from omfa_jax.cli.eval_split import metric_values
+from omfa_jax.cli.main import main
+from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.images import read_rgb
+from omfa_jax.diffusion.sample import SamplerSettings
+from omfa_jax.evals.examples import Split
+from omfa_jax.evals.influence import derangement, gain
+from omfa_jax.evals.predictions import Work, claim, sample_to_folder, share, weights_digest
+from omfa_jax.evals.scores import read_scores
+from omfa_jax.evals.split import SplitRun
+from omfa_jax.sampling.generate import Sampler
+
+PEOPLE = 6
+STEPS = SamplerSettings(steps=2, guidance=1.5)
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory):
+    return write_records(tmp_path_factory.mktemp("data"), PEOPLE)
+
+
+@pytest.fixture(scope="module")
+def bundle():
+    return make_bundle()
+
+
+@pytest.fixture(scope="module")
+def one_device(bundle):
+    return Sampler(bundle, STEPS, devices=jax.devices()[:1])
+
+
+def work_of(split, folder, **changes):
+    work = Work(folder, split.task, split.made, split.names, split.given, split.size_px)
+    return dataclasses.replace(work, **changes)
+
+
+def files(folder):
+    return {path.name: path.read_bytes() for path in sorted(folder.glob("*.png"))}
+
+
+@pytest.fixture(scope="module")
+def alone(records, one_device, tmp_path_factory):
+    """The pictures of one device, two groups one after the other."""
+    folder = tmp_path_factory.mktemp("alone")
+    split = Split(pipeline(records), "test", "paired")
+    assert sample_to_folder(one_device, work_of(split, folder), seed=3) == PEOPLE
+    return files(folder)
+
+
+def test_pictures_are_of_the_photos_size_and_of_each_example(alone, records):
+    assert list(alone) == [f"{number:05d}_00.png" for number in range(PEOPLE)]
+    assert len(set(alone.values())) == PEOPLE
+    assert read_rgb(alone["00000_00.png"]).shape == (64, 48, 3)
+
+
+@pytest.mark.parametrize(("devices", "batch_size"), [(1, 1), (1, 64), (2, 0), (8, 0)])
+def test_neither_devices_nor_the_batch_size_change_a_byte(
+    alone, records, bundle, one_device, tmp_path, devices, batch_size
+):
+    sampler = one_device
+    if devices > 1:
+        sampler = Sampler(bundle, STEPS, devices=jax.devices()[:devices])
+    split = Split(pipeline(records), "test", "paired")
+    sample_to_folder(sampler, work_of(split, tmp_path), seed=3, batch_size=batch_size)
+    assert files(tmp_path) == alone
+
+
+def test_shares_of_processes_make_up_the_whole(alone, records, one_device, tmp_path):
+    split = Split(pipeline(records), "test", "paired")
+    assert share(PEOPLE, 0, 2) == [0, 1, 2, 3] and share(PEOPLE, 1, 2) == [4, 5]
+    for process in (1, 0):
+        work = work_of(split, tmp_path)
+        wrote = sample_to_folder(one_device, work, seed=3, process=process, processes=2)
+        assert wrote == len(share(PEOPLE, process, 2))
+    assert files(tmp_path) == alone
+
+
+def test_what_is_missing_is_made_again_and_nothing_else(alone, records, one_device, tmp_path):
+    split = Split(pipeline(records), "test", "paired")
+    for name, content in alone.items():
+        (tmp_path / name).write_bytes(content)
+    for name in ("00001_00.png", "00002_00.png"):
+        (tmp_path / name).unlink()
+    marked = tmp_path / "00000_00.png"
+    marked.write_bytes(b"not touched")
+    asked = []
+
+    def given(place):
+        asked.append(place)
+        return split.given(place)
+
+    work = work_of(split, tmp_path, given=given)
+    assert sample_to_folder(one_device, work, seed=3) == 2
+    assert sorted(asked) == [0, 1, 2, 3]
+    assert files(tmp_path) == alone | {"00000_00.png": b"not touched"}
+    assert sample_to_folder(one_device, work, seed=3) == 0 and len(asked) == 4
+
+
+def test_noise_follows_the_name_and_the_seed_and_not_the_place(
+    alone, records, one_device, tmp_path
+):
+    split = Split(pipeline(records), "test", "paired")
+
+    def sampled(folder, names, order, seed):
+        work = work_of(
+            split,
+            tmp_path / folder,
+            names=names,
+            given=lambda place: split.given(order[place]),
+            size_px=None,
+        )
+        sample_to_folder(one_device, work, seed=seed)
+        return [read_rgb(tmp_path / folder / f"{name}.png").astype(int) for name in names]
+
+    straight = list(range(PEOPLE))
+    first = sampled("first", split.names, straight, 3)
+    turned = sampled("turned", split.names[::-1], straight[::-1], 3)
+    for one, other in zip(first, turned[::-1], strict=True):
+        assert np.abs(one - other).max() <= 1
+    renamed = sampled("renamed", [f"x{name}" for name in split.names], straight, 3)
+    reseeded = sampled("reseeded", split.names, straight, 4)
+    for others in (renamed, reseeded):
+        assert all(np.abs(a - b).max() > 2 for a, b in zip(first, others, strict=True))
+
+
+def test_a_setting_is_what_is_given_and_what_is_made(records):
+    paired, unpaired, off = (
+        Split(pipeline(records), "test", name) for name in ("paired", "unpaired", "try_off")
+    )
+    assert (paired.task, paired.made, off.task, off.made) == (
+        *("try_on", "person"),
+        *("try_off", "garment"),
+    )
+    own, other = paired.given(1), unpaired.given(1)
+    np.testing.assert_array_equal(other["garment"], paired.given(2)["garment"])
+    assert unpaired.examples[1].garment == "00002_00"
+    for name in ("person", "face", "pose"):
+        np.testing.assert_array_equal(own[name], other[name])
+    swapped = paired.given(1, {"face": 3, "pose": 4})
+    np.testing.assert_array_equal(swapped["pose"], paired.given(4)["pose"])
+    np.testing.assert_array_equal(swapped["face"], paired.given(3)["face"])
+    np.testing.assert_array_equal(swapped["garment"], own["garment"])
+    assert paired.under("try_off").names == off.names
+    with pytest.raises(OmfaError, match="did you mean 'paired'"):
+        Split(pipeline(records), "test", "pairde")
+    with pytest.raises(OmfaError, match="has no records with another of their group"):
+        Split(pipeline(records), "test", "multi_pose")
+
+
+def test_gain_is_paired_and_knows_which_way_is_better():
+    right, wrong = [3.0, 5.0, 4.0, 6.0], [2.0, 3.5, 3.0, 4.5]
+    row = gain("psnr", "higher", right, wrong, seed=0)
+    assert row["gain"] == pytest.approx(1.25) and row["count"] == 4
+    # resampled in pairs: each difference lies in 1..1.5, and so do the interval's ends
+    assert 1.0 <= row["interval"][0] <= row["gain"] <= row["interval"][1] <= 1.5
+    worse = gain("lpips", "lower", right, wrong, seed=0)
+    assert worse["gain"] == pytest.approx(-1.25)
+    assert gain("psnr", "higher", right, right, seed=0)["interval"] == [0.0, 0.0]
+    with pytest.raises(OmfaError, match="2 examples or more"):
+        gain("psnr", "higher", [1.0], [1.0], seed=0)
+
+
+def test_a_folder_is_one_runs(tmp_path):
+    folder = tmp_path / "run"
+    facts = {"checkpoint": "a", "seed": 0, "sampler": {"steps": 2}}
+    claim(folder, facts, restart=False)
+    picture = folder / "pred" / "x.png"
+    picture.parent.mkdir()
+    picture.write_bytes(b"x")
+    claim(folder, facts, restart=False)
+    changed = facts | {"seed": 1, "sampler": {"steps": 3}}
+    with pytest.raises(OmfaError, match=r"sampler: there {'steps': 2}, now .*seed: there 0, now 1"):
+        claim(folder, changed, restart=False)
+    assert picture.exists()
+    claim(folder, changed, restart=True)
+    assert not picture.exists()
+    claim(folder, changed, restart=False)
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "holiday.jpg").write_bytes(b"x")
+    for restart in (False, True):
+        with pytest.raises(OmfaError, match="no evaluation's"):
+            claim(foreign, facts, restart=restart)
+    assert (foreign / "holiday.jpg").exists()
+
+
+def test_the_digest_is_of_the_weights(bundle):
+    same, other = make_bundle(), make_bundle(seed=1)
+    assert weights_digest(same) == weights_digest(bundle) != weights_digest(other)
+    unet = dict(bundle.unet_params or {})
+    unet["conv_in"] = {**unet["conv_in"], "bias": unet["conv_in"]["bias"] + 1}
+    assert weights_digest(bundle.with_unet(unet)) != weights_digest(bundle)
+
+
+@pytest.fixture(scope="module")
+def model(bundle, tmp_path_factory):
+    return save_bundle(tmp_path_factory.mktemp("model") / "model", bundle)
+
+
+def flags(model, records, out, *more):
+    return [
+        *("eval", f"--checkpoint={model}", f"--data={records}", "--task=try_on", f"--out={out}"),
+        *("--steps=2", "--guidance=1.5", "--seed=3", *more),
+    ]
+
+
+def test_the_command_samples_scores_and_measures(model, records, alone, tmp_path, capsys):
+    out = tmp_path / "out"
+    raw = records.parent / "raw"
+    more = ("--influence=garment,pose", f"--regions={raw}", "--loss", "--loss-timesteps=4")
+    assert main(flags(model, records, out, *more)) == 0
+    assert files(out / "pred") == alone
+    scores = read_scores(out / "scores.json")
+    assert scores.counts.scored == PEOPLE and scores.protocol.setting == "paired"
+    assert set(scores.influence or {}) == {"garment", "pose"}
+    row = (scores.influence or {})["garment"]
+    assert row["count"] == PEOPLE and row["region"] == "garment region"
+    assert row["gain"] == pytest.approx(row["right"] - row["wrong"])
+    swap = derangement(PEOPLE, 3)
+    assert not (swap == np.arange(PEOPLE)).any()
+    assert files(out / "other_garment") != alone
+    loss = json.loads((out / "loss.json").read_text())
+    assert loss["examples"] == PEOPLE and loss["loss"] > 0 and len(loss["timesteps"]) == 4
+    shown = capsys.readouterr().out
+    assert "PSNR" in shown and "garment: psnr" in shown and "loss/try_off" in shown
+
+    # any metric per image comes from the protocol's own scores; SSIM is computed both ways
+    how = argparse.Namespace(
+        setting="paired", protocol="omfa", method="m", checkpoint=model, networks=None,
+        any_weights=False, seed=3, device="cpu", workers=1,
+    )  # fmt: skip
+    split = Split(pipeline(records), "test", "paired")
+    run = SplitRun(split, out, 3, lambda work: 0)
+    for folder in ("pred", "other_garment"):
+        found, better = metric_values(how, out, split.names, "ssim", out / folder)
+        assert better == "higher"
+        assert found == pytest.approx(run.values(out / folder, "ssim", run.own_truth))
+    with pytest.raises(OmfaError, match="did you mean 'ssim'"):
+        metric_values(how, out, split.names, "sim", out / "pred")
+
+    before = {path: path.stat().st_mtime_ns for path in (out / "pred").iterdir()}
+    assert main(flags(model, records, out, *more)) == 0
+    assert before == {path: path.stat().st_mtime_ns for path in (out / "pred").iterdir()}
+    capsys.readouterr()
+    assert main([*flags(model, records, out), "--guidance=2"]) == 2
+    assert "holds pictures of another run (sampler" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--task=try_onn"], "did you mean 'try_on'"),
+        (["--setting=try_off"], "has the settings paired, unpaired, multi_pose"),
+        (["--setting=unpaired", "--influence"], "needs a ground truth"),
+        (["--influence=garmet"], "did you mean 'garment'"),
+        (["--limit=0"], "--limit must be at least 1"),
+        (["--task=try_off", "--truth=raw"], "for --task try_on alone"),
+    ],
+)
+def test_flags_that_make_no_sense(model, records, tmp_path, capsys, more, said):
+    assert main(flags(model, records, tmp_path / "out", *more)) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "out" / "pred").exists()
+
+
+COMMAND = """
+import os, sys
+import jax
+jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_num_cpu_devices", int(os.environ["DEVICES"]))
+jax.config.update("jax_default_matmul_precision", "highest")
+from omfa_jax.cli.eval_split import metric_values
+from omfa_jax.cli.main import main
+sys.exit(main(os.environ["FLAGS"].split()))
+"""
+
+
+def test_two_processes_write_what_one_writes(model, records, tmp_path):
+    made = []
+    for count in (1, 2):
+        out = tmp_path / str(count)
+        words = " ".join(flags(model, records, out))
+        started = processes.start(tmp_path, 1, count, devices=2, program=COMMAND, FLAGS=words)
+        ended = processes.finish(started)
+        for status, _, err in ended:
+            assert status == 0, err[-3000:]
+        # one process scores
+        assert sum("PSNR" in shown for _, shown, _ in ended) == 1
+        made.append(files(out / "pred"))
+        assert read_scores(out / "scores.json").counts.scored == PEOPLE
+    assert made[0] == made[1] and len(made[0]) == PEOPLE
+    shutil.rmtree(tmp_path)
