@@ -97,7 +97,7 @@ def test_figures_are_those_of_the_runs_log(study):
     out, planned = study
     run = planned.runs[0]
     config = border.load_config(out / run.config)
-    cost = cost_of(starting_bundle(config, None, abstract=True), run.batch_size)
+    cost = cost_of(starting_bundle(config, None, abstract=True), run.batch_size, encodes=True)
     row = cost.row(run.steps, None)
     assert (row["params"], row["samples"]) == (run.params, run.samples)
     assert row["flops"] == pytest.approx(run.flops, rel=1e-12)

@@ -8,6 +8,7 @@ ACTIONS = {
     "plan": "omfa_jax.cli.scaling_plan",
     "run": "omfa_jax.cli.scaling_run",
     "table": "omfa_jax.cli.scaling_table",
+    "flops": "omfa_jax.cli.scaling_flops",
 }
 
 

@@ -1,7 +1,6 @@
 """`omfa scaling plan`: sizes by samples or by budgets become configs, a manifest and launchers."""
 
 import argparse
-import math
 import pprint
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -192,21 +191,18 @@ def cost_of_size(config: "Config", job: Any) -> tuple[int, float]:
 
     Where config.model.init is not on this machine, its prompts are taken to have SDXL's 77 tokens.
     """
-    import jax
-
     from omfa_jax.cli.startup import starting_bundle
     from omfa_jax.cli.train import cost_of
-    from omfa_jax.scaling.flops import unet_forward
-    from omfa_jax.train.network import unet_shapes
+    from omfa_jax.scaling.components import unet_components
     from omfa_jax.weights.text import TEXT_TOKENS
 
     if not config.model.init or Path(config.model.init).is_dir():
-        cost = cost_of(starting_bundle(config, None, abstract=True), config.train.batch_size)
+        bundle = starting_bundle(config, None, abstract=True)
+        cost = cost_of(bundle, config.train.batch_size, encodes=False)
         return cost.params, cost.flops_per_example
     height, width, _ = job.diffusion.canvas.shape
-    forward = unet_forward(job.unet, height, width, text_tokens=TEXT_TOKENS)
-    leaves = jax.tree.leaves(unet_shapes(job.unet))
-    return sum(math.prod(leaf.shape) for leaf in leaves), 3.0 * forward.total
+    total = unet_components(job.unet, height, width, text_tokens=TEXT_TOKENS).total
+    return total.params, total.step
 
 
 def joined(
