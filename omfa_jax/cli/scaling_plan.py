@@ -11,7 +11,7 @@ from omfa_jax.core.files import atomic_write, require_writable_dir
 if TYPE_CHECKING:
     from omfa_jax.cli.config import Config
     from omfa_jax.parallel.pods import Pod
-    from omfa_jax.scaling.study import Grid, Size, Study, StudyRun
+    from omfa_jax.scaling.manifest import Grid, Size, Manifest, StudyRun
 
 HELP = "write a study: one config a run, a manifest, launchers; adds to a study that is there"
 # of a run's steps: what warm-up may take at most
@@ -67,7 +67,7 @@ def run(options: argparse.Namespace) -> None:
     from omfa_jax.cli import config as border
     from omfa_jax.parallel.pods import pod
     from omfa_jax.scaling.launchers import write_launchers
-    from omfa_jax.scaling.study import MANIFEST, Study, expand, read_study, write_study
+    from omfa_jax.scaling.manifest import MANIFEST, Manifest, expand, read_manifest, write_manifest
 
     config = border.load_config(options.config, options.overrides)
     if config.model.init and config.model.init_unet:
@@ -90,8 +90,8 @@ def run(options: argparse.Namespace) -> None:
         raise OmfaError("no run is left: " + "; ".join(left_out))
 
     out = require_writable_dir(options.out, "--out").absolute()
-    before = read_study(out) if (out / MANIFEST).exists() else None
-    study = Study(
+    before = read_manifest(out) if (out / MANIFEST).exists() else None
+    study = Manifest(
         base=str(options.config),
         machine=options.machine,
         price_per_chip_hour=options.price,
@@ -100,14 +100,14 @@ def run(options: argparse.Namespace) -> None:
     )
     write_configs(out, config, runs)
     files = write_launchers(out, study, machine)
-    write_study(out, study)
+    write_manifest(out, study)
     print(table(study, machine))
     print(f"\n{out}: {MANIFEST}, configs/, {', '.join(files)}; `omfa scaling run {options.out}`")
 
 
 def grid_of(options: argparse.Namespace, config: "Config") -> "Grid":
     """Return what the flags ask for."""
-    from omfa_jax.scaling.study import Grid
+    from omfa_jax.scaling.manifest import Grid
 
     rates = numbers(options.learning_rates, "--learning-rates")
     samples = numbers(options.samples, "--samples")
@@ -159,7 +159,7 @@ def size_of(
     """Return what one preset costs, and whether the machine holds it."""
     from omfa_jax.cli.plan import job_of_config
     from omfa_jax.scaling.plan import plan
-    from omfa_jax.scaling.study import Size
+    from omfa_jax.scaling.manifest import Size
 
     sized = with_size(config, name)
     job = job_of_config(sized)
@@ -263,7 +263,7 @@ def config_text(out: Path, config: "Config", run: "StudyRun") -> str:
     )
 
 
-def table(study: "Study", machine: "Pod | None") -> str:
+def table(study: "Manifest", machine: "Pod | None") -> str:
     """Return the plan as a table: cost by run, the sum, and what was left out."""
     head = f"{'run':28}{'params':>14}{'samples':>14}{'steps':>12}{'epochs':>9}{'FLOPs':>11}"
     lines = [head + f"{'hours':>10}{'cost':>11}"]

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.files import is_used, only_user_of
 from omfa_jax.scaling.results import failure_of, read_result, state_of, write_failure, write_result
-from omfa_jax.scaling.study import Study, StudyRun, read_study
+from omfa_jax.scaling.manifest import Manifest, StudyRun, read_manifest
 
 if TYPE_CHECKING:
     from omfa_jax.cli.config import Config
@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Run what is left of the study; a failed run is an OmfaError at the end, after all others."""
     folder = Path(options.study)
-    study = read_study(folder)
+    study = read_manifest(folder)
     folder = folder.absolute()
     if options.index is not None:
         if not 0 <= options.index < len(study.runs):
@@ -108,7 +108,7 @@ def main_process() -> bool:
 class Runner:
     """The local runner: one process a run, one after the other, in the manifest's order."""
 
-    def __init__(self, folder: Path, study: Study, command: Sequence[str] = COMMAND):
+    def __init__(self, folder: Path, study: Manifest, command: Sequence[str] = COMMAND):
         self.folder, self.study, self.command = folder, study, command
         self._child: subprocess.Popen | None = None
         self._asked: signal.Signals | None = None

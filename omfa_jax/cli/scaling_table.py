@@ -6,7 +6,7 @@ from pathlib import Path
 
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.scaling.results import failure_of, rows, state_of, write_table
-from omfa_jax.scaling.study import read_study
+from omfa_jax.scaling.manifest import read_manifest
 
 HELP = "how far a study is; its finished runs as a table to fit"
 
@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Print the study's state and write its table."""
     folder = Path(options.study)
-    study = read_study(folder)
+    study = read_manifest(folder)
     states = {run.name: state_of(folder, run) for run in study.runs}
     counts = Counter(states.values())
     print(f"{len(study.runs)} runs: " + ", ".join(f"{n} {state}" for state, n in counts.items()))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from omfa_jax.core.files import atomic_write
 from omfa_jax.parallel.pods import GPUS_A_NODE, Pod
-from omfa_jax.scaling.study import Study
+from omfa_jax.scaling.manifest import Manifest
 
 SLURM = """\
 #!/usr/bin/env bash
@@ -76,7 +76,7 @@ XPK_TPUS = {"v4": ("v4", 2), "v5p": ("v5p", 2), "v5e": ("v5litepod", 1), "v6e": 
 XPK_GPUS = {"h100": "h100-80gb-8", "h200": "h200-141gb-8", "a100": "a100-80gb-8"}
 
 
-def write_launchers(folder: Path, study: Study, machine: Pod | None) -> list[str]:
+def write_launchers(folder: Path, study: Manifest, machine: Pod | None) -> list[str]:
     """Write what can start the study on `machine` and return the files' names.
 
     Slurm's array needs GPUs; xpk's list a machine that Google rents in whole hosts. Without a
@@ -102,7 +102,7 @@ def write_launchers(folder: Path, study: Study, machine: Pod | None) -> list[str
     return list(texts)
 
 
-def xpk_lines(study: Study) -> str:
+def xpk_lines(study: Manifest) -> str:
     """Return a line for each run: a name that Kubernetes takes (40 characters), and the run's."""
     lines = []
     for index, run in enumerate(study.runs):

@@ -11,7 +11,7 @@ from typing import Literal
 
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.files import atomic_write
-from omfa_jax.scaling.study import Study, StudyRun
+from omfa_jax.scaling.manifest import Manifest, StudyRun
 
 RESULT = "result.json"
 # beside it: what a run that no restart mends ended with
@@ -75,7 +75,7 @@ def read_result(folder: Path, run: StudyRun) -> Result:
     return result
 
 
-def rows(study: Study, folder: Path, *, all_rates: bool = False) -> list[dict[str, object]]:
+def rows(study: Manifest, folder: Path, *, all_rates: bool = False) -> list[dict[str, object]]:
     """Return one row for each finished run, in the manifest's order.
 
     Of runs that differ in the learning rate alone the one with the lowest loss stays, unless

@@ -16,7 +16,7 @@ from omfa_jax.cli.main import main
 from omfa_jax.cli.scaling_run import Runner
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.scaling.results import Result, rows, state_of, write_failure, write_result
-from omfa_jax.scaling.study import Grid, Size, expand, read_study
+from omfa_jax.scaling.manifest import Grid, Size, expand, read_manifest
 
 BASE = "configs/base.py"
 SMALL = (
@@ -32,7 +32,7 @@ GRID = Grid((), (1e6,), (1e-3,), batch_size=4, unique=100)
 def plan(out, *flags, sizes="tiny,xs", status=0):
     command = ["scaling", "plan", "--config", BASE, "--out", str(out), "--sizes", sizes]
     assert main([*command, "--unique", "640", *RATES, *SMALL, *flags]) == status
-    return read_study(out) if status == 0 else None
+    return read_manifest(out) if status == 0 else None
 
 
 def test_samples_of_a_budget_are_its_flops_over_a_samples():
@@ -112,7 +112,7 @@ def test_planning_again_adds_runs_and_moves_none(tmp_path, capsys):
     changed = ("--samples", "640", "--config.optimizer.b2=0.9", "--least-steps", "10")
     plan(tmp_path / "s", *changed, status=2)
     assert "the base config has changed since" in capsys.readouterr().err
-    assert read_study(tmp_path / "s") == after
+    assert read_manifest(tmp_path / "s") == after
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ def test_launchers_hand_the_manifests_runs_on(tmp_path):
     command = ["scaling", "plan", "--config", BASE, "--out", str(tmp_path / "s")]
     flags = ("--sizes", "tiny,xs", "--unique", "640", "--samples", "1600,3200", *SMALL, *machine)
     assert main([*command, *flags]) == 0
-    study, out = read_study(tmp_path / "s"), tmp_path / "s"
+    study, out = read_manifest(tmp_path / "s"), tmp_path / "s"
     assert all(run.cost == pytest.approx(run.hours * 16 * 2) for run in study.runs)
     programs = tmp_path / "bin"
     programs.mkdir()
@@ -183,10 +183,10 @@ from pathlib import Path
 from omfa_jax.cli.scaling_run import end_with_runner
 from omfa_jax.core.files import only_user_of
 from omfa_jax.scaling.results import write_failure, write_result
-from omfa_jax.scaling.study import read_study
+from omfa_jax.scaling.manifest import read_manifest
 end_with_runner()
 folder, name = Path(sys.argv[1]), sys.argv[3]
-run = read_study(folder).run(name)
+run = read_manifest(folder).run(name)
 workdir = folder / run.workdir
 def stop(number, frame):
     time.sleep(0.3)
@@ -208,10 +208,10 @@ RUNNER = """
 import sys
 from pathlib import Path
 from omfa_jax.cli.scaling_run import Runner, Stopped
-from omfa_jax.scaling.study import read_study
+from omfa_jax.scaling.manifest import read_manifest
 folder = Path(sys.argv[1])
 try:
-    Runner(folder, read_study(folder), [sys.executable, sys.argv[2]]).run(retry_failed=False)
+    Runner(folder, read_manifest(folder), [sys.executable, sys.argv[2]]).run(retry_failed=False)
 except Stopped as stopped:
     sys.exit(stopped.exit_status)
 """

@@ -69,7 +69,7 @@ class StudyRun:
 
 
 @dataclass(frozen=True)
-class Study:
+class Manifest:
     """The manifest. `left_out` says in a line each which combinations are no runs, and why."""
 
     base: str
@@ -177,14 +177,14 @@ def expand(
     ), tuple(left_out)
 
 
-def write_study(folder: Path, study: Study) -> None:
+def write_manifest(folder: Path, study: Manifest) -> None:
     """Write the manifest, whole or not at all."""
     with atomic_write(folder / MANIFEST) as temporary:
         text = json.dumps({"format": FORMAT, **dataclasses.asdict(study)}, indent=2)
         temporary.write_text(text + "\n")
 
 
-def read_study(folder: str | Path) -> Study:
+def read_manifest(folder: str | Path) -> Manifest:
     """Return the manifest of a study folder, or raise an OmfaError that says what is wrong."""
     folder = require_dir(folder, "study", "the study folder (`omfa scaling plan --out`)")
     path = folder / MANIFEST
@@ -193,7 +193,7 @@ def read_study(folder: str | Path) -> Study:
         if found.pop("format") != FORMAT:
             raise ValueError(f"format is not {FORMAT}")
         runs = tuple(StudyRun(**run) for run in found.pop("runs"))
-        return Study(runs=runs, left_out=tuple(found.pop("left_out")), **found)
+        return Manifest(runs=runs, left_out=tuple(found.pop("left_out")), **found)
     except FileNotFoundError:
         raise OmfaError(
             f"{folder} is no study: {MANIFEST} is missing; `omfa scaling plan`"
