@@ -15,6 +15,7 @@ COMMANDS = {
     "data": ("omfa_jax.cli.data", "synthesize, bodies, fit, poses, build, check, latents, show"),
     "train": ("omfa_jax.cli.train", "train a model, or go on training it"),
     "plan": ("omfa_jax.cli.plan", "memory, FLOPs and traffic of a run on a machine not here"),
+    "scaling": ("omfa_jax.cli.scaling", "fit, plot: loss laws of finished runs"),
     "sample": (
         "omfa_jax.cli.sample",
         "pictures from pictures: try_on, try_off, transfer, turntable",

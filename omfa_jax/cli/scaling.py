@@ -1,0 +1,166 @@
+"""`omfa scaling fit | plot`: the loss law of a table of runs, and pictures of it."""
+
+import argparse
+import importlib.util
+import json
+import logging
+from pathlib import Path
+
+from omfa_jax.core.errors import OmfaError, require_modules
+from omfa_jax.core.files import atomic_write, require_file
+
+log = logging.getLogger(__name__)
+
+# a sub-command that lives in a file of its own
+PLAN = "omfa_jax.cli.scaling_plan"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the sub-commands of `omfa scaling`."""
+    commands = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+
+    def command(name: str, text: str) -> argparse.ArgumentParser:
+        return commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+
+    if importlib.util.find_spec(PLAN) is not None:
+        module = importlib.import_module(PLAN)
+        module.add_arguments(command("plan", module.HELP))
+    fit = command("fit", "fit loss laws to a table of finished runs, with intervals")
+    fit.add_argument("--table", required=True, metavar="FILE", help="CSV, TSV or JSON lines")
+    for name, text in (
+        ("params", "parameters"),
+        ("samples", "samples or tokens seen"),
+        ("loss", "final loss"),
+        ("flops", "training FLOPs; default without one: 6 params samples"),
+        ("unique", "distinct samples, for runs that repeat them"),
+    ):
+        fit.add_argument(f"--{name}-column", metavar="NAME", help=f"{text}; default: by its name")
+    fit.add_argument(
+        "--flops-per-param-sample",
+        type=float,
+        metavar="K",
+        help="FLOPs = K params samples, even if the table has FLOPs (tokens of a transformer: 6)",
+    )
+    fit.add_argument(
+        "--budget",
+        nargs="+",
+        default=[],
+        metavar="FLOPS",
+        help="predict the best params and samples for these, such as 1e21 2e22",
+    )
+    fit.add_argument("--unique", metavar="N", help="also with so many distinct samples")
+    fit.add_argument("--no-irreducible", action="store_true", help="fix E at 0")
+    fit.add_argument("--max-loss", type=float, metavar="X", help="leave out higher losses")
+    fit.add_argument(
+        "--drop-highest", type=int, default=0, metavar="K", help="leave out the K highest losses"
+    )
+    fit.add_argument(
+        "--outlier-mad",
+        type=float,
+        metavar="K",
+        help="leave out runs over K robust deviations from a first fit, and fit again",
+    )
+    fit.add_argument(
+        "--isoflop-tolerance",
+        type=float,
+        default=0.1,
+        metavar="X",
+        help="runs within this share of a budget's middle belong to it (0.1)",
+    )
+    fit.add_argument(
+        "--hold-out",
+        type=float,
+        default=0.2,
+        metavar="X",
+        help="share of the runs, the largest, that a law of the others predicts (0.2)",
+    )
+    fit.add_argument("--resamples", type=int, default=500, help="of the bootstrap (500)")
+    fit.add_argument("--seed", type=int, default=0)
+    fit.add_argument("--out", type=Path, metavar="FILE.json", help="write everything here too")
+    plot = command("plot", "draw what `omfa scaling fit` wrote")
+    plot.add_argument("--fit", required=True, metavar="FILE.json", help="from fit's --out")
+    plot.add_argument(
+        "--out",
+        required=True,
+        nargs="+",
+        type=Path,
+        metavar="FILE",
+        help="a .png, and/or an .html that needs no other file",
+    )
+
+
+def run(options: argparse.Namespace) -> None:
+    """Run one sub-command."""
+    if options.action == "plan":
+        importlib.import_module(PLAN).run(options)
+        return
+    {"fit": fit, "plot": plot}[options.action](options)
+
+
+def fit(options: argparse.Namespace) -> None:
+    """Print a study and write it; a law that the runs cannot support is an OmfaError in the end."""
+    require_modules("omfa scaling fit", "scaling", "scipy")
+    from omfa_jax.scaling.cleaning import Rules
+    from omfa_jax.scaling.report import report
+    from omfa_jax.scaling.study import Settings, record, study
+    from omfa_jax.scaling.table import NAMES, read_table
+
+    given = {name: getattr(options, f"{name}_column") for name in NAMES}
+    table = read_table(
+        options.table,
+        columns={name: column for name, column in given.items() if column is not None},
+        flops_per_param_sample=options.flops_per_param_sample,
+    )
+    settings = Settings(
+        rules=Rules(options.max_loss, options.drop_highest, options.outlier_mad),
+        irreducible=not options.no_irreducible,
+        resamples=options.resamples,
+        seed=options.seed,
+        isoflop_tolerance=options.isoflop_tolerance,
+        hold_out=options.hold_out,
+        budgets=tuple(flag_number(text, "--budget") for text in options.budget),
+        unique=None if options.unique is None else flag_number(options.unique, "--unique"),
+    )
+    found = study(table, settings)
+    print(report(found))
+    if options.out is not None:
+        with atomic_write(options.out) as path:
+            path.write_text(json.dumps(record(found), indent=1, allow_nan=False) + "\n")
+        log.info("wrote %s", options.out)
+    if found.refused is not None:
+        raise OmfaError(f"{options.table}: no law can be fitted: {found.refused}")
+
+
+def flag_number(text: str, flag: str) -> float:
+    """Return a flag's number, unit suffixes allowed."""
+    from omfa_jax.scaling.table import number
+
+    try:
+        return number(text)
+    except ValueError as error:
+        raise OmfaError(f"{flag}: {error}") from None
+
+
+def plot(options: argparse.Namespace) -> None:
+    """Draw a study's record."""
+    require_modules("omfa scaling plot", "scaling", "matplotlib")
+    from omfa_jax.scaling.page import page
+    from omfa_jax.scaling.plot import draw
+
+    path = require_file(options.fit, "what omfa scaling fit wrote", "--fit")
+    try:
+        data = json.loads(path.read_text())
+    except ValueError:
+        data = None
+    if not isinstance(data, dict) or not {"law", "isoflop", "runs"} <= set(data):
+        raise OmfaError(f"{path} was not written by omfa scaling fit --out; change --fit")
+    for out in options.out:
+        if out.suffix not in (".png", ".html"):
+            raise OmfaError(f"--out: expected a name that ends in .png or .html, got {out}")
+    for out in options.out:
+        with atomic_write(out) as file:
+            if out.suffix == ".png":
+                file.write_bytes(draw(data, "png"))
+            else:
+                file.write_text(page(data), encoding="utf-8")
+        log.info("wrote %s", out)

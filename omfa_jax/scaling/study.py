@@ -1,0 +1,270 @@
+"""All that a table of runs tells about scaling, as one record: what `omfa scaling fit` writes."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from omfa_jax.core.errors import OmfaError
+from omfa_jax.scaling.bootstrap import Interval, Resampled, resample
+from omfa_jax.scaling.cleaning import Rules, clean, why_not
+from omfa_jax.scaling.cost import Cost, cost_of
+from omfa_jax.scaling.envelope import Envelope, fit_envelope
+from omfa_jax.scaling.isoflop import IsoFlop, fit_isoflop
+from omfa_jax.scaling.law import COEFFICIENTS, Fit, coefficient, doubts, exponents, fit_law
+from omfa_jax.scaling.predict import HeldOut, Optimum, best_for, best_with_repeats, hold_out
+from omfa_jax.scaling.repeats import REPEATED, Repeats, fit_repeats
+from omfa_jax.scaling.table import Excluded, Runs, Table
+
+MAD = 1.4826  # a normal deviation per median absolute deviation
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to fit: everything has a flag of the same name in `omfa scaling fit`."""
+
+    rules: Rules = field(default_factory=Rules)
+    irreducible: bool = True
+    resamples: int = 500
+    seed: int = 0
+    isoflop_tolerance: float = 0.1
+    hold_out: float = 0.2
+    budgets: tuple[float, ...] = ()
+    unique: float | None = None
+
+
+@dataclass(frozen=True)
+class Study:
+    """A table's runs and what was fitted to them; a part that the runs cannot support is None.
+
+    `refused` is why there is no law. `fresh` are the runs of the law, `runs` with repeated ones.
+    """
+
+    table: Table
+    settings: Settings
+    runs: Runs
+    fresh: Runs
+    excluded: tuple[Excluded, ...]
+    warnings: tuple[str, ...]
+    cost: Cost
+    refused: str | None
+    resampled: Resampled | None
+    isoflop: IsoFlop
+    envelope: Envelope
+    held_out: HeldOut | None
+    repeats: Repeats | None
+    optima: tuple[Optimum, ...]
+
+    @property
+    def fit(self) -> Fit | None:
+        """The law's fit."""
+        return None if self.resampled is None else self.resampled.fit
+
+    @property
+    def coefficients(self) -> dict[str, Interval]:
+        """A, B, E, alpha and beta, and the exponents a and b of the optimum that they imply."""
+        found: dict[str, Interval] = {}
+        if self.resampled is None:
+            return found
+        for name in COEFFICIENTS:
+            if name == "E" and not self.resampled.fit.irreducible:
+                found[name] = Interval(0.0, None, None)
+                continue
+            positive = name not in ("alpha", "beta", "E")
+            one = self.resampled.interval(
+                lambda laws, name=name: coefficient(laws, name), positive=positive
+            )
+            if name == "E" and one.low is not None:
+                one = dataclasses.replace(one, low=max(one.low, 0.0))
+            found[name] = one
+        for at, name in enumerate("ab"):
+            found[name] = self.resampled.interval(
+                lambda laws, at=at: exponents(laws, self.cost)[at]
+            )
+        return found
+
+
+def study(table: Table, settings: Settings) -> Study:
+    """Clean a table and fit everything that it can support."""
+    for name, value, low, high in (
+        ("--hold-out", settings.hold_out, 0, 0.9),
+        ("--isoflop-tolerance", settings.isoflop_tolerance, 0, 1),
+    ):
+        if not low < value < high:
+            raise OmfaError(f"{name} must lie in ({low}, {high}), got {value:g}")
+    if settings.resamples < 100:
+        raise OmfaError(f"--resamples: 100 or more for a 95% interval, got {settings.resamples}")
+    for name, values in (("--budget", settings.budgets), ("--unique", (settings.unique,))):
+        for value in values:
+            if value is not None and not (np.isfinite(value) and value > 0):
+                raise OmfaError(f"{name} must be above 0, got {value:g}")
+    runs, excluded, warnings = clean(table.runs, settings.rules)
+    excluded = [*table.excluded, *excluded]
+    if not len(runs):
+        reasons = sorted({one.reason for one in excluded})
+        raise OmfaError(f"no usable run is left: {'; '.join(reasons[:4])}")
+    fresh = runs.take(runs.epochs < REPEATED)
+    unknowns = 5 if settings.irreducible else 4
+    fitted, refused = None, why_not(fresh, unknowns=unknowns)
+    if refused is None:
+        fitted = fit_law(fresh, irreducible=settings.irreducible)
+        if settings.rules.outlier_mad is not None:
+            fresh, runs, more = without_outliers(fresh, runs, fitted, settings.rules.outlier_mad)
+            excluded += more
+            refused = why_not(fresh, unknowns=unknowns)
+            if more and refused is None:
+                fitted = fit_law(fresh, irreducible=settings.irreducible)
+    if len(fresh) < len(runs):
+        warnings.append(
+            f"{len(runs) - len(fresh)} runs saw samples more than once: the law is fitted without"
+            " them, the data-constrained law with them"
+        )
+    if refused is not None and len(fresh) < len(runs):
+        refused = f"of the {len(fresh)} runs that repeat nothing: {refused}"
+    cost = cost_of(fresh if len(fresh) else runs)
+    if cost.spread > 0.1:
+        warnings.append(
+            f"FLOPs are no power law of parameters and samples (off by {cost.spread:.0%}): check"
+            " the flops column, or give --flops-per-param-sample"
+        )
+    resampled = held = repeats = None
+    optima: list[Optimum] = []
+    if fitted is not None and refused is None:
+        warnings += doubts(fitted)
+        if len(fresh) < 2 * unknowns:
+            warnings.append(
+                f"{len(fresh)} runs for {unknowns} coefficients: the noise itself is hardly known"
+            )
+        resampled = resample(fitted, count=settings.resamples, seed=settings.seed)
+        held = hold_out(fresh, share=settings.hold_out, irreducible=settings.irreducible)
+        optima += [best_for(resampled, cost, flops, fresh) for flops in settings.budgets]
+        if (runs.epochs >= REPEATED).any():
+            repeats = fit_repeats(runs, resampled, cost, seed=settings.seed)
+        if settings.unique is not None:
+            if repeats is None or repeats.refused is not None:
+                why = "no run repeats its samples" if repeats is None else repeats.refused
+                raise OmfaError(f"--unique needs the data-constrained law: {why}")
+            optima += [
+                best_with_repeats(resampled, repeats, cost, flops, settings.unique, fresh)
+                for flops in settings.budgets
+            ]
+    return Study(
+        table,
+        settings,
+        runs,
+        fresh,
+        tuple(sorted(excluded, key=lambda one: one.line)),
+        tuple(warnings),
+        cost,
+        refused,
+        resampled,
+        fit_isoflop(
+            fresh if len(fresh) else runs,
+            tolerance=settings.isoflop_tolerance,
+            power=1 + cost.kappa,
+        ),
+        fit_envelope(fresh if len(fresh) else runs),
+        held,
+        repeats,
+        tuple(optima),
+    )
+
+
+def without_outliers(
+    fresh: Runs, runs: Runs, fitted: Fit, limit: float
+) -> tuple[Runs, Runs, list[Excluded]]:
+    """Return the runs whose residual is within `limit` robust deviations of the first fit."""
+    if not limit > 0:
+        raise OmfaError(f"--outlier-mad must be above 0, got {limit:g}")
+    residual = fitted.residual
+    deviation = MAD * float(np.median(np.abs(residual - np.median(residual))))
+    far = np.abs(residual) > max(limit * deviation, 1e-9)
+    excluded = [
+        Excluded(
+            int(line),
+            f"log residual {r:+.4f} of the first fit is over {limit:g} times its robust deviation"
+            f" {deviation:.4f} (--outlier-mad)",
+        )
+        for line, r in zip(fresh.line[far], residual[far], strict=True)
+    ]
+    kept = ~np.isin(runs.line, fresh.line[far])
+    return fresh.take(~far), runs.take(kept), excluded
+
+
+def record(found: Study) -> dict[str, Any]:
+    """Return a study for JSON; what could not be computed is null, never nan."""
+    fit, settings = found.fit, found.settings
+    law: dict[str, Any] = {"refused": found.refused}
+    if fit is not None:
+        law |= {
+            "coefficients": found.coefficients,
+            "runs": len(fit.log_loss),
+            "irreducible": fit.irreducible,
+            "huber_sum": fit.objective,
+            "noise_of_log_loss": fit.noise,
+            "r_squared_of_log_loss": 1 - float(np.var(fit.residual) / np.var(fit.log_loss)),
+            "largest_residual_of_log_loss": float(np.abs(fit.residual).max()),
+            "resamples": settings.resamples,
+            "interval": "95%, studentised parametric bootstrap (docs/scaling.md)",
+        }
+    lines = {int(line): at for at, line in enumerate(found.fresh.line)}
+    rows = [
+        {
+            "line": int(one.line[0]),
+            "params": float(one.params[0]),
+            "samples": float(one.samples[0]),
+            "loss": float(one.loss[0]),
+            "flops": float(one.flops[0]),
+            "epochs": float(one.epochs[0]),
+            "log_residual": (
+                float(fit.residual[lines[int(one.line[0])]])
+                if fit is not None and int(one.line[0]) in lines
+                else None
+            ),
+        }
+        for one in (found.runs.take(np.array([at])) for at in range(len(found.runs)))
+    ]
+    held, repeats = found.held_out, found.repeats
+    source = found.fresh if len(found.fresh) else found.runs
+    data = {
+        "columns": found.table.columns,
+        "flops_rule": found.table.flops_rule,
+        "settings": settings,
+        "cost": found.cost,
+        "law": law,
+        "isoflop": found.isoflop,
+        "envelope": found.envelope,
+        "held_out": held
+        and dataclasses.asdict(held) | ({"rms": held.rms} if held.refused is None else {}),
+        "repeats": repeats
+        and {
+            name: getattr(repeats, name)
+            for name in ("r_samples", "r_params", "residual", "notes", "refused")
+        },
+        "optima": found.optima,
+        "warnings": found.warnings,
+        "excluded": found.excluded,
+        "runs": rows,
+    }
+    found_plain = plain(data)
+    # rows of arrays mean nothing outside: lines of the file do
+    for one in (*found_plain["isoflop"]["parabolas"], found_plain["envelope"]):
+        one["lines_of_file"] = [int(source.line[row]) for row in one.pop("rows")]
+    return found_plain
+
+
+def plain(value: Any) -> Any:
+    """Return dataclasses and arrays as dictionaries and lists, and None for nan and infinity."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = dataclasses.fields(value)
+        return {field.name: plain(getattr(value, field.name)) for field in fields}
+    if isinstance(value, dict):
+        return {str(name): plain(one) for name, one in value.items()}
+    if isinstance(value, list | tuple | np.ndarray):
+        return [plain(one) for one in value]
+    if isinstance(value, np.integer):
+        return int(value)
+    if isinstance(value, float | np.floating):
+        return float(value) if np.isfinite(value) else None
+    return value
