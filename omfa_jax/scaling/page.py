@@ -44,6 +44,8 @@ def page(data: dict[str, Any]) -> str:
             rows.append((name, bracket(one["a"]), bracket(one["b"])))
         else:
             rows.append((name, one["refused"], ""))
+    if iso["refused"] is None:
+        rows.append((f"IsoFLOP, {1 + data['cost']['kappa']:.3g} a + b", bracket(iso["sum"]), ""))
     parts += ["<h2>Exponents by the other approaches</h2>", table(("approach", "a", "b"), rows)]
     left_out = [
         (f"{one['flops']:.3g} FLOPs", one["refused"])

@@ -73,6 +73,8 @@ def error_bar(axis: Any, at: float, one: dict[str, Any], label: str | None) -> N
 
 def frontier(axis: Any, data: dict[str, Any]) -> None:
     """Draw loss against compute: runs, their envelope, the law's lowest loss and predictions."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
     flops, loss = column(data, "flops"), column(data, "loss")
     axis.scatter(flops, loss, s=18, color=GREY, alpha=0.6, label="runs", linewidths=0)
     on = set(data["envelope"]["lines_of_file"])
@@ -90,6 +92,10 @@ def frontier(axis: Any, data: dict[str, Any]) -> None:
     axis.set(
         xscale="log", yscale="log", xlabel="FLOPs", ylabel="loss", title="Loss against compute"
     )
+    # a loss spans less than a decade, of which logarithmic axes name nothing
+    axis.yaxis.set_major_locator(LogLocator(subs=(1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 7.0)))
+    axis.yaxis.set_major_formatter("{x:g}")
+    axis.yaxis.set_minor_formatter(NullFormatter())
     axis.legend(frameon=False)
 
 

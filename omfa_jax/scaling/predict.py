@@ -9,7 +9,7 @@ from omfa_jax.scaling.bootstrap import Interval, Resampled
 from omfa_jax.scaling.cleaning import why_not
 from omfa_jax.scaling.cost import Cost
 from omfa_jax.scaling.law import fit_law, loss_of, optimum
-from omfa_jax.scaling.repeats import Repeats, constrained_loss
+from omfa_jax.scaling.repeats import INFINITE, Repeats, constrained_loss
 from omfa_jax.scaling.table import Runs
 
 FAR = 10.0  # times the largest compute in the table
@@ -64,16 +64,11 @@ def best_with_repeats(
     grid = plain + np.linspace(-3, 4, 701)
     params = np.exp(grid)
     samples = cost.samples(params, flops)
-    infinite = np.log(1e9)
-    log_r = np.array(
-        [
-            infinite if one is None else np.log(one.estimate)
-            for one in (repeats.r_samples, repeats.r_params)
-        ]
-    )
+    found = (repeats.r_samples, repeats.r_params)
+    log_r = np.log([INFINITE if one is None else one.estimate for one in found])
 
     def lowest(law: np.ndarray, log_r: np.ndarray) -> tuple[float, float, float]:
-        losses = constrained_loss(law, cost, params, samples, unique, np.minimum(log_r, infinite))
+        losses = constrained_loss(law, cost, params, samples, unique, log_r)
         at = int(np.argmin(losses))
         return float(params[at]), float(samples[at]), float(losses[at])
 

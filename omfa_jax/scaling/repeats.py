@@ -21,6 +21,7 @@ LEAST = 4  # runs that repeat their samples
 REPEATED = 1.01  # epochs from which a run counts as repeating
 LOG_RANGE = (np.log(0.05), np.log(5e3))
 STARTS = (0.5, 4.0, 16.0, 100.0)
+INFINITE = 1e9  # of an R*: what repeats then counts in full
 
 
 @dataclass(frozen=True)
@@ -74,8 +75,7 @@ def constrained_loss(
     log_r: Float[np.ndarray, "*m 2"],
 ) -> np.ndarray:
     """Return the loss with repetition; log_r is (log R*_D, log R*_N)."""
-    with np.errstate(over="ignore"):
-        r_samples, r_params = np.exp(log_r[..., 0]), np.exp(log_r[..., 1])
+    r_samples, r_params = np.exp(log_r[..., 0]), np.exp(log_r[..., 1])
     return loss_of(law, *effective(law, cost, params, samples, unique, r_samples, r_params))
 
 
@@ -94,7 +94,7 @@ def fit_repeats(runs: Runs, base: Resampled, cost: Cost, *, seed: int = 0) -> Re
     if not (law[3] > 0 and law[4] > 0):
         return Repeats(None, None, *nothing, (), "the law's exponents are not above 0")
     notes = []
-    n_eff, _ = effective(law, cost, runs.params, runs.samples, runs.unique, 1e9, 1e-9)
+    n_eff, _ = effective(law, cost, runs.params, runs.samples, runs.unique, INFINITE, 1e-9)
     excess = int((runs.params > 1.2 * n_eff).sum())
     free = np.array([True, excess >= 2])
     if not free[1]:
@@ -110,7 +110,7 @@ def fit_repeats(runs: Runs, base: Resampled, cost: Cost, *, seed: int = 0) -> Re
         base.fit.noise, float(np.sqrt((residual**2).sum() / max(len(runs) - free.sum(), 1)))
     )
     laws = base.laws
-    drawn = np.full((len(laws), 2), np.inf)
+    drawn = np.full((len(laws), 2), np.log(INFINITE))
     for at, one in enumerate(laws):
         if one[3] > 0 and one[4] > 0:
             losses = target - residual + noise * rng.standard_normal(len(runs))
@@ -140,7 +140,7 @@ def best_start(
     """Return the best end of L-BFGS from a grid of starts."""
     ends = []
     for r_samples in STARTS:
-        for r_params in STARTS if free[1] else (np.inf,):
+        for r_params in STARTS if free[1] else (INFINITE,):
             start = np.log([r_samples, r_params])
             end = solve(law, cost, runs, target, free, start)
             value = huber(np.log(predict(law, cost, runs, end)) - target).sum()
