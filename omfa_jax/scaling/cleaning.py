@@ -161,6 +161,8 @@ def why_not(runs: Runs, *, unknowns: int) -> str | None:
             f"{what} (spread off that line {spread:.3f} in natural logarithms, at least {NARROW:g}"
             " needed), so A/N^alpha and B/D^beta cannot be told apart"
         )
+    if np.ptp(np.log(runs.loss)) < 1e-6:
+        return "the loss is the same in all runs"
     share = rising_share(runs)
     if share > NOT_FALLING:
         return (

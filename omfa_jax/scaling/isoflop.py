@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from omfa_jax.scaling.bootstrap import LEVEL, Interval
+from omfa_jax.scaling.cleaning import distinct
 from omfa_jax.scaling.table import Runs
 
 LEAST_SIZES = 4  # a parabola through three points has no residual to be judged by
@@ -87,7 +88,7 @@ def fit_isoflop(runs: Runs, *, tolerance: float = 0.1, power: float = 1.0) -> Is
             alone += 1
             continue
         sizes = np.log(runs.params[rows])
-        count = len(np.unique(np.round(sizes, 4)))
+        count = min(distinct(runs.params[rows]), distinct(runs.samples[rows]))
         flops = float(np.exp(np.log(runs.flops[rows]).mean()))
         if count < LEAST_SIZES:
             nothing = np.full(3, np.nan)

@@ -137,6 +137,7 @@ def study(table: Table, settings: Settings) -> Study:
                 f"{len(fresh)} runs for {unknowns} coefficients: the noise itself is hardly known"
             )
         resampled = resample(fitted, count=settings.resamples, seed=settings.seed)
+        warnings += weak(resampled)
         held = hold_out(fresh, share=settings.hold_out, irreducible=settings.irreducible)
         optima += [best_for(resampled, cost, flops, fresh) for flops in settings.budgets]
         if (runs.epochs >= REPEATED).any():
@@ -169,6 +170,19 @@ def study(table: Table, settings: Settings) -> Study:
         repeats,
         tuple(optima),
     )
+
+
+def weak(resampled: Resampled) -> list[str]:
+    """Return which exponents the runs do not tell from none."""
+    found = []
+    for name in ("alpha", "beta"):
+        one = resampled.interval(lambda laws, name=name: coefficient(laws, name))
+        if one.low is None or one.low <= 0:
+            found.append(
+                f"WEAK: {name}'s interval reaches 0, so the runs do not show this term: more runs,"
+                " or runs further apart, are needed before the law is used"
+            )
+    return found
 
 
 def without_outliers(
