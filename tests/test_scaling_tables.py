@@ -122,6 +122,9 @@ def test_exclusions_on_the_users_word():
     found = study(table_of(wild), Settings(rules=Rules(outlier_mad=8), resamples=100))
     assert [one.line for one in found.excluded] == [13]
     assert "--outlier-mad" in found.excluded[0].reason and len(found.fresh) == 29
+    # without the flag it is used, and named
+    found = study(table_of(wild), Settings(resamples=100))
+    assert not found.excluded and any("line 13 (+" in text for text in found.warnings)
 
 
 def table_of(runs):

@@ -17,6 +17,7 @@ from omfa_jax.scaling.predict import HeldOut, Optimum, best_for, best_with_repea
 from omfa_jax.scaling.repeats import REPEATED, Repeats, fit_repeats
 from omfa_jax.scaling.table import Excluded, Runs, Table
 
+FAR_OFF = 6.0  # robust deviations
 MAD = 1.4826  # a normal deviation per median absolute deviation
 
 
@@ -137,7 +138,7 @@ def study(table: Table, settings: Settings) -> Study:
                 f"{len(fresh)} runs for {unknowns} coefficients: the noise itself is hardly known"
             )
         resampled = resample(fitted, count=settings.resamples, seed=settings.seed)
-        warnings += weak(resampled)
+        warnings += weak(resampled) + far_off(fitted, fresh)
         held = hold_out(fresh, share=settings.hold_out, irreducible=settings.irreducible)
         optima += [best_for(resampled, cost, flops, fresh) for flops in settings.budgets]
         if (runs.epochs >= REPEATED).any():
@@ -185,14 +186,34 @@ def weak(resampled: Resampled) -> list[str]:
     return found
 
 
+def robust_deviation(fitted: Fit) -> float:
+    """Return the deviation of log loss by the residuals' median size, freedoms counted."""
+    count, unknowns = len(fitted.residual), int(fitted.design.free.sum())
+    return MAD * float(np.median(np.abs(fitted.residual))) * count / max(count - unknowns, 1)
+
+
+def far_off(fitted: Fit, fresh: Runs) -> list[str]:
+    """Return which runs are so far off the law that they decide the intervals."""
+    off = np.abs(fitted.residual)
+    far = np.flatnonzero(off > max(FAR_OFF * robust_deviation(fitted), 1e-6))
+    if not len(far):
+        return []
+    worst = far[np.argsort(-off[far])]
+    lines = ", ".join(f"{fresh.line[at]} ({fitted.residual[at]:+.1%})" for at in worst[:5])
+    more = f" and {len(worst) - 5} more" if len(worst) > 5 else ""
+    return [
+        f"over {FAR_OFF:g} robust deviations off the law: line {lines}{more}; used all the same, and"
+        f" the intervals are wider for it (if they failed: --outlier-mad {FAR_OFF:g})"
+    ]
+
+
 def without_outliers(
     fresh: Runs, runs: Runs, fitted: Fit, limit: float
 ) -> tuple[Runs, Runs, list[Excluded]]:
     """Return the runs whose residual is within `limit` robust deviations of the first fit."""
     if not limit > 0:
         raise OmfaError(f"--outlier-mad must be above 0, got {limit:g}")
-    residual = fitted.residual
-    deviation = MAD * float(np.median(np.abs(residual - np.median(residual))))
+    residual, deviation = fitted.residual, robust_deviation(fitted)
     far = np.abs(residual) > max(limit * deviation, 1e-9)
     excluded = [
         Excluded(
