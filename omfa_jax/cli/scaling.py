@@ -101,8 +101,9 @@ def fit(options: argparse.Namespace) -> None:
     """Print a study and write it; a law that the runs cannot support is an OmfaError in the end."""
     require_modules("omfa scaling fit", "scaling", "scipy")
     from omfa_jax.scaling.cleaning import Rules
+    from omfa_jax.scaling.record import record
     from omfa_jax.scaling.report import report
-    from omfa_jax.scaling.study import Settings, record, study
+    from omfa_jax.scaling.study import Settings, study
     from omfa_jax.scaling.table import NAMES, read_table
 
     given = {name: getattr(options, f"{name}_column") for name in NAMES}

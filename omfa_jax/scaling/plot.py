@@ -12,7 +12,7 @@ BLUE, ORANGE, GREY = "#1f5fa8", "#d8690f", "#808080"
 
 
 def draw(data: dict[str, Any], form: str) -> bytes:
-    """Return the picture of a record (what `study.record` returns) as "png" or "svg"."""
+    """Return the picture of a record (what `record.record` returns) as "png" or "svg"."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
