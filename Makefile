@@ -15,7 +15,7 @@ $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet "$(TORCH)"
-	$(BIN)/python -m pip install --quiet -e '.[body,smplx,torch,dev]'
+	$(BIN)/python -m pip install --quiet -e '.[body,scaling,smplx,torch,dev]'
 	@$(BIN)/python -c 'import ctypes.util, sys; ctypes.util.find_library("EGL") or print("note: no libEGL here; pose maps use the built-in renderer (for pyrender: apt-get install libegl1 libgl1)")'
 	touch $@
 

@@ -15,8 +15,8 @@ from omfa_jax.cli import config as border
 from omfa_jax.cli.main import main
 from omfa_jax.cli.scaling_run import Runner
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.scaling.results import Result, rows, state_of, write_failure, write_result
 from omfa_jax.scaling.manifest import Grid, Size, expand, read_manifest
+from omfa_jax.scaling.results import Result, rows, state_of, write_failure, write_result
 
 BASE = "configs/base.py"
 SMALL = (

@@ -15,7 +15,7 @@ COMMANDS = {
     "demo": ("omfa_jax.cli.demo", "the whole path in minutes on a laptop, with a report"),
     "data": ("omfa_jax.cli.data", "synthesize, bodies, fit, poses, build, check, latents, show"),
     "train": ("omfa_jax.cli.train", "train a model, or go on training it"),
-    "scaling": ("omfa_jax.cli.scaling", "a scaling-law study: plan, run, table, fit, plot"),
+    "scaling": ("omfa_jax.cli.scaling", "a scaling-law study: plan, run, table, fit, plot, flops"),
     "plan": ("omfa_jax.cli.plan", "memory, FLOPs and traffic of a run on a machine not here"),
     "eval": ("omfa_jax.cli.eval", "scores of any folder of pictures, under a named protocol"),
     "sample": (

@@ -8,6 +8,8 @@ ACTIONS = {
     "plan": "omfa_jax.cli.scaling_plan",
     "run": "omfa_jax.cli.scaling_run",
     "table": "omfa_jax.cli.scaling_table",
+    "fit": "omfa_jax.cli.scaling_fit",
+    "plot": "omfa_jax.cli.scaling_plot",
     "flops": "omfa_jax.cli.scaling_flops",
 }
 

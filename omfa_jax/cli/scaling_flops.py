@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from omfa_jax.models import UNetConfig, VAEConfig
     from omfa_jax.scaling.components import Components
 
+HELP = "parameters and FLOPs of a config or of presets, by component"
+
 BASE = Path(__file__).parents[2] / "configs" / "base.py"
 WIDTHS = (26, 15, 13, 13, 8)
 

@@ -11,7 +11,7 @@ from omfa_jax.core.files import atomic_write, require_writable_dir
 if TYPE_CHECKING:
     from omfa_jax.cli.config import Config
     from omfa_jax.parallel.pods import Pod
-    from omfa_jax.scaling.manifest import Grid, Size, Manifest, StudyRun
+    from omfa_jax.scaling.manifest import Grid, Manifest, Size, StudyRun
 
 HELP = "write a study: one config a run, a manifest, launchers; adds to a study that is there"
 # of a run's steps: what warm-up may take at most
@@ -137,8 +137,8 @@ def records_of(config: "Config") -> int:
     """Return how many training examples the config's data has."""
     from omfa_jax.cli import config as border
     from omfa_jax.core.errors import unknown
+    from omfa_jax.data import schema
     from omfa_jax.data.mixture import parse_mixture
-    from omfa_jax.data.schema import read_manifest
 
     folders = [folder for folder, _ in parse_mixture(config.data.mixture)]
     if not folders and not (config.data.latents or config.data.records):
@@ -146,7 +146,7 @@ def records_of(config: "Config") -> int:
     folders = folders or [border.pipeline_settings(config).records]
     count = 0
     for folder in folders:
-        splits = read_manifest(folder)["splits"]
+        splits = schema.read_manifest(folder)["splits"]
         if config.data.split not in splits:
             raise unknown(f"split of {folder}", config.data.split, splits)
         count += splits[config.data.split]
@@ -158,8 +158,8 @@ def size_of(
 ) -> "Size":
     """Return what one preset costs, and whether the machine holds it."""
     from omfa_jax.cli.plan import job_of_config
-    from omfa_jax.scaling.plan import plan
     from omfa_jax.scaling.manifest import Size
+    from omfa_jax.scaling.plan import plan
 
     sized = with_size(config, name)
     job = job_of_config(sized)

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.files import is_used, only_user_of
-from omfa_jax.scaling.results import failure_of, read_result, state_of, write_failure, write_result
 from omfa_jax.scaling.manifest import Manifest, StudyRun, read_manifest
+from omfa_jax.scaling.results import failure_of, read_result, state_of, write_failure, write_result
 
 if TYPE_CHECKING:
     from omfa_jax.cli.config import Config

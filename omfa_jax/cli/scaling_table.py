@@ -5,8 +5,8 @@ from collections import Counter
 from pathlib import Path
 
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.scaling.results import failure_of, rows, state_of, write_table
 from omfa_jax.scaling.manifest import read_manifest
+from omfa_jax.scaling.results import failure_of, rows, state_of, write_table
 
 HELP = "how far a study is; its finished runs as a table to fit"
 

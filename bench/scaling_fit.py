@@ -1,0 +1,123 @@
+"""How often 95% intervals of `omfa scaling fit` hold the truth: `PYTHONPATH=.:tests python
+bench/scaling_fit.py`.
+
+Tables of the law that was published for Chinchilla's runs, each with noise drawn anew, fitted as
+the command does; prints rows for bench/RESULTS.md. With --table FILE, the published coefficients
+against the intervals of that table (Epoch AI's svg_extracted_data.csv, --drop-highest 5).
+"""
+
+import argparse
+import time
+
+import numpy as np
+from scaling_tables import ALPHA, BETA, SIX, TRUE_LAW, A, B, E, places, repeating, runs_of
+
+from omfa_jax.scaling.bootstrap import resample
+from omfa_jax.scaling.cleaning import Rules, clean
+from omfa_jax.scaling.cost import cost_of
+from omfa_jax.scaling.isoflop import fit_isoflop
+from omfa_jax.scaling.law import coefficient, exponents, fit_law, loss_of, optimum
+from omfa_jax.scaling.repeats import fit_repeats
+from omfa_jax.scaling.table import read_table
+
+FAR = 1e23
+QUANTITIES = {
+    "alpha": lambda laws: coefficient(laws, "alpha"),
+    "beta": lambda laws: coefficient(laws, "beta"),
+    "E": lambda laws: coefficient(laws, "E"),
+    "A": lambda laws: coefficient(laws, "A"),
+    "B": lambda laws: coefficient(laws, "B"),
+    "a": lambda laws: exponents(laws, SIX)[0],
+    "N at 1e23": lambda laws: np.exp(optimum(laws, SIX, FAR)[0]),
+    "loss at 1e23": lambda laws: loss_of(laws, *map(np.exp, optimum(laws, SIX, FAR))),
+}
+CASES = {
+    "grid": ("grid", 0.01, "normal"),
+    "isoflop": ("isoflop", 0.005, "normal"),
+    "small": ("small", 0.01, "normal"),
+    "tails": ("grid", 0.01, "Student t(3)"),
+}
+
+
+def drawn(kind: str, sigma: float, shape: int, rng: np.random.Generator) -> np.ndarray:
+    if kind == "normal":
+        return sigma * rng.standard_normal(shape)
+    return sigma * rng.standard_t(3, shape) / np.sqrt(3)
+
+
+def coverage(design: str, sigma: float, kind: str, repeats: int, resamples: int) -> str:
+    rng = np.random.default_rng(20)
+    truth = {name: float(one(TRUE_LAW[None])[0]) for name, one in QUANTITIES.items()}
+    held = dict.fromkeys([*truth, "IsoFLOP a", "IsoFLOP b"], 0)
+    widths: list[float] = []
+    seconds = time.process_time()
+    for seed in range(repeats):
+        params, samples = places(design)
+        runs = runs_of(params, samples, noise=drawn(kind, sigma, len(params), rng))
+        found = resample(fit_law(runs), count=resamples, seed=seed)
+        for name, quantity in QUANTITIES.items():
+            one = found.interval(quantity, positive=name[0] in "ABNl")
+            held[name] += one.holds(truth[name])
+            if name == "alpha" and one.low is not None and one.high is not None:
+                widths.append(one.high - one.low)
+        if design == "isoflop":
+            iso = fit_isoflop(runs)
+            held["IsoFLOP a"] += iso.a is not None and iso.a.holds(truth["a"])
+            held["IsoFLOP b"] += iso.b is not None and iso.b.holds(1 - truth["a"])
+    seconds = time.process_time() - seconds
+    if design != "isoflop":
+        del held["IsoFLOP a"], held["IsoFLOP b"]
+    inside = ", ".join(f"{name} {count}" for name, count in held.items())
+    return (
+        f"| {design}, {len(params)} runs, {sigma:.1%} {kind} noise | of {repeats}: {inside};"
+        f" alpha's width {np.median(widths):.3f}; {seconds:.0f} s of CPU |"
+    )
+
+
+def repeats_coverage(sigma: float, repeats: int, resamples: int) -> str:
+    rng = np.random.default_rng(21)
+    held = {"R*_D": 0, "R*_N": 0}
+    for seed in range(repeats):
+        runs = repeating(rng, sigma)
+        fresh = runs.take(runs.epochs < 1.01)
+        base = resample(fit_law(fresh), count=resamples, seed=seed)
+        found = fit_repeats(runs, base, SIX, seed=seed)
+        held["R*_D"] += found.r_samples is not None and found.r_samples.holds(15.4)
+        held["R*_N"] += found.r_params is not None and found.r_params.holds(5.3)
+    return f"| repeats, 30 fresh and 30 repeated runs, {sigma:.1%} noise | of {repeats}: {held} |"
+
+
+def published(path: str) -> list[str]:
+    runs, _, _ = clean(read_table(path).runs, Rules(drop_highest=5))
+    found, cost = resample(fit_law(runs), count=1000), cost_of(runs)
+    truth = {"A": A, "B": B, "E": E, "alpha": ALPHA, "beta": BETA}
+    rows = []
+    for name, value in truth.items():
+        one = found.interval(lambda laws, name=name: coefficient(laws, name), positive=name < "C")
+        inside = "inside" if one.holds(value) else "OUTSIDE"
+        rows.append(f"| {name} | {value:g} | {one.estimate:.4g} | {one} | {inside} |")
+    one = found.interval(lambda laws: exponents(laws, cost)[0])
+    rows.append(f"| a | {BETA / (ALPHA + BETA):.4f} | {one.estimate:.4f} | {one} |")
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeats", type=int, default=100)
+    parser.add_argument("--resamples", type=int, default=200)
+    names = [*CASES, "repeats"]
+    parser.add_argument("--cases", nargs="+", choices=names, default=names)
+    parser.add_argument("--table", help="Epoch AI's svg_extracted_data.csv")
+    options = parser.parse_args()
+    if options.table:
+        print("\n".join(published(options.table)))
+        return
+    for name in options.cases:
+        if name == "repeats":
+            print(repeats_coverage(0.005, options.repeats, options.resamples), flush=True)
+        else:
+            print(coverage(*CASES[name], options.repeats, options.resamples), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+"""`omfa scaling fit`: the loss law of a table of runs."""
+
+import argparse
+import json
+import logging
+from pathlib import Path
+
+from omfa_jax.core.errors import OmfaError, require_modules
+from omfa_jax.core.files import atomic_write
+
+log = logging.getLogger(__name__)
+
+HELP = "fit loss laws to a table of finished runs, with intervals"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of `omfa scaling fit`."""
+    parser.add_argument("--table", required=True, metavar="FILE", help="CSV, TSV or JSON lines")
+    for name, text in (
+        ("params", "parameters"),
+        ("samples", "samples or tokens seen"),
+        ("loss", "final loss"),
+        ("flops", "training FLOPs; default without one: 6 params samples"),
+        ("unique", "distinct samples, for runs that repeat them"),
+    ):
+        parser.add_argument(
+            f"--{name}-column", metavar="NAME", help=f"{text}; default: by its name"
+        )
+    parser.add_argument(
+        "--flops-per-param-sample",
+        type=float,
+        metavar="K",
+        help="FLOPs = K params samples, even if the table has FLOPs (tokens of a transformer: 6)",
+    )
+    parser.add_argument(
+        "--budget",
+        nargs="+",
+        default=[],
+        metavar="FLOPS",
+        help="predict the best params and samples for these, such as 1e21 2e22",
+    )
+    parser.add_argument("--unique", metavar="N", help="also with so many distinct samples")
+    parser.add_argument("--no-irreducible", action="store_true", help="fix E at 0")
+    parser.add_argument("--max-loss", type=float, metavar="X", help="leave out higher losses")
+    parser.add_argument(
+        "--drop-highest", type=int, default=0, metavar="K", help="leave out the K highest losses"
+    )
+    parser.add_argument(
+        "--outlier-mad",
+        type=float,
+        metavar="K",
+        help="leave out runs over K robust deviations from a first fit, and fit again",
+    )
+    parser.add_argument(
+        "--isoflop-tolerance",
+        type=float,
+        default=0.1,
+        metavar="X",
+        help="runs within this share of a budget's middle belong to it (0.1)",
+    )
+    parser.add_argument(
+        "--hold-out",
+        type=float,
+        default=0.2,
+        metavar="X",
+        help="share of the runs, the largest, that a law of the others predicts (0.2)",
+    )
+    parser.add_argument("--resamples", type=int, default=500, help="of the bootstrap (500)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, metavar="FILE.json", help="write everything here too")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Print a study and write it; a law that the runs cannot support is an OmfaError in the end."""
+    require_modules("omfa scaling fit", "scaling", "scipy")
+    from omfa_jax.scaling.cleaning import Rules
+    from omfa_jax.scaling.record import record
+    from omfa_jax.scaling.report import report
+    from omfa_jax.scaling.study import Settings, study
+    from omfa_jax.scaling.table import NAMES, read_table
+
+    given = {name: getattr(options, f"{name}_column") for name in NAMES}
+    table = read_table(
+        options.table,
+        columns={name: column for name, column in given.items() if column is not None},
+        flops_per_param_sample=options.flops_per_param_sample,
+    )
+    settings = Settings(
+        rules=Rules(options.max_loss, options.drop_highest, options.outlier_mad),
+        irreducible=not options.no_irreducible,
+        resamples=options.resamples,
+        seed=options.seed,
+        isoflop_tolerance=options.isoflop_tolerance,
+        hold_out=options.hold_out,
+        budgets=tuple(flag_number(text, "--budget") for text in options.budget),
+        unique=None if options.unique is None else flag_number(options.unique, "--unique"),
+    )
+    found = study(table, settings)
+    print(report(found))
+    if options.out is not None:
+        with atomic_write(options.out) as path:
+            path.write_text(json.dumps(record(found), indent=1, allow_nan=False) + "\n")
+        log.info("wrote %s", options.out)
+    if found.refused is not None:
+        raise OmfaError(f"{options.table}: no law can be fitted: {found.refused}")
+
+
+def flag_number(text: str, flag: str) -> float:
+    """Return a flag's number, unit suffixes allowed."""
+    from omfa_jax.scaling.table import number
+
+    try:
+        return number(text)
+    except ValueError as error:
+        raise OmfaError(f"{flag}: {error}") from None

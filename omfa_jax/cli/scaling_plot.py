@@ -1,0 +1,50 @@
+"""`omfa scaling plot`: pictures of what `omfa scaling fit` found."""
+
+import argparse
+import json
+import logging
+from pathlib import Path
+
+from omfa_jax.core.errors import OmfaError, require_modules
+from omfa_jax.core.files import atomic_write, require_file
+
+log = logging.getLogger(__name__)
+
+HELP = "draw what `omfa scaling fit` wrote"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of `omfa scaling plot`."""
+    parser.add_argument(
+        "--out",
+        required=True,
+        nargs="+",
+        type=Path,
+        metavar="FILE",
+        help="a .png, and/or an .html that needs no other file",
+    )
+
+
+def run(options: argparse.Namespace) -> None:
+    """Draw a study's record."""
+    require_modules("omfa scaling plot", "scaling", "matplotlib")
+    from omfa_jax.scaling.page import page
+    from omfa_jax.scaling.plot import draw
+
+    path = require_file(options.fit, "what omfa scaling fit wrote", "--fit")
+    try:
+        data = json.loads(path.read_text())
+    except ValueError:
+        data = None
+    if not isinstance(data, dict) or not {"law", "isoflop", "runs"} <= set(data):
+        raise OmfaError(f"{path} was not written by omfa scaling fit --out; change --fit")
+    for out in options.out:
+        if out.suffix not in (".png", ".html"):
+            raise OmfaError(f"--out: expected a name that ends in .png or .html, got {out}")
+    for out in options.out:
+        with atomic_write(out) as file:
+            if out.suffix == ".png":
+                file.write_bytes(draw(data, "png"))
+            else:
+                file.write_text(page(data), encoding="utf-8")
+        log.info("wrote %s", out)

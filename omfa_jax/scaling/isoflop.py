@@ -1,0 +1,163 @@
+"""IsoFLOP parabolas: the best size at each budget and its growth (Hoffmann et al., approach 2)."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from omfa_jax.scaling.bootstrap import LEVEL, Interval
+from omfa_jax.scaling.cleaning import distinct
+from omfa_jax.scaling.table import Runs
+
+LEAST_SIZES = 4  # a parabola through three points has no residual to be judged by
+
+
+@dataclass(frozen=True)
+class Parabola:
+    """loss = c0 + c1 x + c2 x^2 in x = log(params) - center, over the runs of one budget.
+
+    `refused` says why it is left out of the power law, or is None.
+    """
+
+    flops: float
+    rows: Int[np.ndarray, "g"]
+    center: float
+    coefficients: Float[np.ndarray, "3"]
+    log_params: float
+    log_samples: float
+    loss: float
+    refused: str | None
+
+
+@dataclass(frozen=True)
+class IsoFlop:
+    """The parabolas and their power laws N_opt ~ C^a, D_opt ~ C^b; None for fewer than two."""
+
+    tolerance: float
+    parabolas: tuple[Parabola, ...]
+    alone: int
+    a: Interval | None
+    b: Interval | None
+    sum: Interval | None
+    lines: tuple[Float[np.ndarray, "2"], Float[np.ndarray, "2"]] | None
+    refused: str | None
+
+
+def groups(flops: Float[np.ndarray, "n"], tolerance: float) -> list[Int[np.ndarray, "g"]]:
+    """Return rows grouped into budgets: each within a factor 1 + tolerance of its budget's middle.
+
+    The run with the most others that near is a budget's middle, and its group is taken out, until
+    none is left; a run alone is a group of one. Groups are in order of budget.
+    """
+    logs, reach = np.log(flops), np.log1p(tolerance)
+    left = np.arange(len(flops))
+    found = []
+    while len(left):
+        near = np.abs(logs[left][:, None] - logs[left]) <= reach + 1e-12
+        chosen = near[int(np.argmax(near.sum(1)))]
+        found.append(left[chosen])
+        left = left[~chosen]
+    return sorted(found, key=lambda rows: float(logs[rows].mean()))
+
+
+def vertex(x: np.ndarray, loss: np.ndarray) -> tuple[np.ndarray, float, float]:
+    """Return a parabola's coefficients, where it is lowest, and that place's variance / noise^2."""
+    columns = np.stack([np.ones_like(x), x, x**2], axis=1)
+    inverse = np.linalg.inv(columns.T @ columns)
+    c = inverse @ columns.T @ loss
+    if abs(c[2]) < 1e-15:
+        return c, float("nan"), float("nan")
+    slopes = np.array([0.0, -1 / (2 * c[2]), c[1] / (2 * c[2] ** 2)])
+    return c, float(-c[1] / (2 * c[2])), float(slopes @ inverse @ slopes)
+
+
+def fit_isoflop(runs: Runs, *, tolerance: float = 0.1, power: float = 1.0) -> IsoFlop:
+    """Fit a parabola to every budget's runs and power laws to their lowest points.
+
+    D_opt has a parabola of its own, in log D, so that a + b = 1 is a finding. Budgets are weighted
+    by how well their parabolas are known, with one noise for all; where the budgets scatter more
+    than that about the power law, its error is that scatter's. `sum` is power a + b, which is 1 if
+    FLOPs = k N^power D.
+    """
+    from scipy import stats
+
+    parabolas, alone = [], 0
+    squares, freedoms, variances = 0.0, 0, []
+    for rows in groups(runs.flops, tolerance):
+        if len(rows) < 2:
+            alone += 1
+            continue
+        sizes = np.log(runs.params[rows])
+        count = min(distinct(runs.params[rows]), distinct(runs.samples[rows]))
+        flops = float(np.exp(np.log(runs.flops[rows]).mean()))
+        if count < LEAST_SIZES:
+            nothing = np.full(3, np.nan)
+            why = f"{count} model size(s), and a parabola needs {LEAST_SIZES}"
+            blank = float("nan")
+            parabolas.append(Parabola(flops, rows, blank, nothing, blank, blank, blank, why))
+            continue
+        center = float(sizes.mean())
+        c, best, spread_n = vertex(sizes - center, runs.loss[rows])
+        amounts = np.log(runs.samples[rows])
+        c_d, best_d, spread_d = vertex(amounts - amounts.mean(), runs.loss[rows])
+        best, best_d = best + center, best_d + float(amounts.mean())
+        why = None
+        if c[2] <= 0 or c_d[2] <= 0:
+            why = "opens downward: no lowest point"
+        elif not sizes.min() < best < sizes.max() or not amounts.min() < best_d < amounts.max():
+            side = "smaller" if best <= sizes.min() else "larger"
+            why = f"its lowest point lies outside its runs: {side} models at this budget are needed"
+        least = float(c[0] - c[1] ** 2 / (4 * c[2])) if c[2] else float("nan")
+        parabolas.append(Parabola(flops, rows, center, c, best, best_d, least, why))
+        if why is None:
+            residual = runs.loss[rows] - np.polynomial.polynomial.polyval(sizes - center, c)
+            squares += float(residual @ residual)
+            freedoms += len(rows) - 3
+            variances.append((spread_n, spread_d))
+    used = [p for p in parabolas if p.refused is None]
+    if len(used) < 2:
+        why = f"{len(used)} budget(s) with a usable parabola: a power law needs 2"
+        return IsoFlop(tolerance, tuple(parabolas), alone, None, None, None, None, why)
+    logs = np.log([p.flops for p in used])
+    noise = np.sqrt(squares / freedoms)
+    found, reaches, lines = [], [], []
+    for values, variance in (
+        ([p.log_params for p in used], [v[0] for v in variances]),
+        ([p.log_samples for p in used], [v[1] for v in variances]),
+    ):
+        slope, error, free, line = power_law(
+            logs, np.array(values), noise, np.array(variance), freedoms
+        )
+        reach = float(stats.t.ppf((1 + LEVEL) / 2, free)) * error
+        found.append(Interval(slope, slope - reach, slope + reach))
+        reaches.append(reach)
+        lines.append(line)
+    total = power * found[0].estimate + found[1].estimate
+    # both come from the same losses and err against each other: as if independent is too wide
+    reach = float(np.hypot(power * reaches[0], reaches[1]))
+    both = Interval(total, total - reach, total + reach)
+    return IsoFlop(
+        tolerance, tuple(parabolas), alone, found[0], found[1], both, (lines[0], lines[1]), None
+    )
+
+
+def power_law(
+    x: Float[np.ndarray, "k"],
+    y: Float[np.ndarray, "k"],
+    noise: float,
+    variance: Float[np.ndarray, "k"],
+    freedoms: int,
+) -> tuple[float, float, float, Float[np.ndarray, "2"]]:
+    """Return slope, its error, the error's degrees of freedom and (intercept, slope) of y on x."""
+    # exact data: any weights do
+    weight = 1 / np.maximum(noise**2 * variance, 1e-24)
+    columns = np.stack([np.ones_like(x), x], axis=1)
+    normal = columns.T @ (weight[:, None] * columns)
+    line = np.linalg.solve(normal, columns.T @ (weight * y))
+    own = float(np.sqrt(np.linalg.inv(normal)[1, 1]))
+    if len(x) < 3:
+        return float(line[1]), own, freedoms, line
+    scatter = float((weight * (y - columns @ line) ** 2).sum() / (len(x) - 2))
+    if scatter <= 1:
+        return float(line[1]), own, freedoms, line
+    return float(line[1]), own * float(np.sqrt(scatter)), len(x) - 2, line

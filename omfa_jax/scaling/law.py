@@ -1,0 +1,135 @@
+"""The loss law L = E + A / N^alpha + B / D^beta, fitted to runs (Hoffmann et al., approach 3)."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from omfa_jax.scaling.cost import Cost
+from omfa_jax.scaling.solver import Design, fit_one, log_loss
+from omfa_jax.scaling.table import Runs
+
+COEFFICIENTS = ("A", "B", "E", "alpha", "beta")
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A fitted law. `theta` is (a, b, e, alpha, beta) about `center`, the means of log N and log D.
+
+    `log_loss` holds the fitted runs' log losses, `objective` the sum of Huber losses, and `noise`
+    the log loss's deviation about the law, with as many degrees of freedom as runs less unknowns.
+    """
+
+    design: Design
+    center: tuple[float, float]
+    theta: Float[np.ndarray, "5"]
+    log_loss: Float[np.ndarray, "n"]
+    objective: float
+
+    @property
+    def predicted(self) -> Float[np.ndarray, "n"]:
+        """The law's log loss of the fitted runs."""
+        return log_loss(self.theta, self.design.x, self.design.y)[0]
+
+    @property
+    def residual(self) -> Float[np.ndarray, "n"]:
+        """Measured less predicted log loss: what a run's loss is off by, of itself."""
+        return self.log_loss - self.predicted
+
+    @property
+    def noise(self) -> float:
+        """Deviation of log loss, from the residuals' squares."""
+        free = len(self.log_loss) - int(self.design.free.sum())
+        return float(np.sqrt((self.residual**2).sum() / max(free, 1)))
+
+    @property
+    def irreducible(self) -> bool:
+        """Whether E was fitted; otherwise it is 0."""
+        return bool(self.design.free[2])
+
+    @property
+    def natural(self) -> Float[np.ndarray, "5"]:
+        """The law in the world's units: (log A, log B, log E, alpha, beta)."""
+        return natural(self.theta, self.center)
+
+
+def natural(
+    theta: Float[np.ndarray, "*m 5"], center: tuple[float, float]
+) -> Float[np.ndarray, "*m 5"]:
+    """Return (log A, log B, log E, alpha, beta) of what is measured about `center`."""
+    out = theta.copy()
+    out[..., 0] += theta[..., 3] * center[0]
+    out[..., 1] += theta[..., 4] * center[1]
+    return out
+
+
+def fit_law(runs: Runs, *, irreducible: bool = True) -> Fit:
+    """Fit the law; `irreducible=False` fixes E at 0. Ask `cleaning.why_not` before."""
+    x, y = np.log(runs.params), np.log(runs.samples)
+    center = (float(x.mean()), float(y.mean()))
+    free = np.array([True, True, irreducible, True, True])
+    design = Design(x - center[0], y - center[1], free)
+    theta, objective = fit_one(design, runs.loss)
+    return Fit(design, center, theta, np.log(runs.loss), objective)
+
+
+def coefficient(law: Float[np.ndarray, "*m 5"], name: str) -> Float[np.ndarray, "*m"]:
+    """Return A, B, E, alpha or beta of laws in natural form."""
+    value = law[..., COEFFICIENTS.index(name)]
+    return value if name in ("alpha", "beta") else np.exp(value)
+
+
+def loss_of(
+    law: Float[np.ndarray, "*m 5"], params: float | np.ndarray, samples: float | np.ndarray
+) -> np.ndarray:
+    """Return L(N, D); `params` and `samples` broadcast against the laws."""
+    log_a, log_b, log_e, alpha, beta = (law[..., i] for i in range(5))
+    return (
+        np.exp(log_e)
+        + np.exp(log_a - alpha * np.log(params))
+        + np.exp(log_b - beta * np.log(samples))
+    )
+
+
+def exponents(law: Float[np.ndarray, "*m 5"], cost: Cost) -> tuple[np.ndarray, np.ndarray]:
+    """Return a and b of N_opt ~ C^a, D_opt ~ C^b; (1 + kappa) a + b = 1."""
+    alpha, beta = law[..., 3], law[..., 4]
+    a = beta / (alpha + beta * (1 + cost.kappa))
+    return a, 1 - (1 + cost.kappa) * a
+
+
+def optimum(
+    law: Float[np.ndarray, "*m 5"], cost: Cost, flops: float | np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return log N and log D of the lowest loss for a budget; nan where an exponent is not above 0.
+
+    Where alpha A N^-alpha = (1 + kappa) beta B D^-beta on FLOPs = k N^(1 + kappa) D; with kappa = 0
+    it is Hoffmann et al., equation 4.
+    """
+    log_a, log_b, _, alpha, beta = (law[..., i] for i in range(5))
+    power = 1 + cost.kappa
+    sound = (alpha > 0) & (beta > 0)
+    alpha, beta = np.where(sound, alpha, np.nan), np.where(sound, beta, np.nan)
+    budget = np.log(flops) - np.log(cost.k)
+    log_n = (np.log(alpha) + log_a - np.log(power) - np.log(beta) - log_b + beta * budget) / (
+        alpha + beta * power
+    )
+    return log_n, budget - power * log_n
+
+
+def doubts(fit: Fit) -> list[str]:
+    """Return what a fit that converged nevertheless does not show."""
+    found = []
+    lowest = float(np.exp(fit.log_loss.min()))
+    _, _, log_e, alpha, beta = fit.natural
+    parts = np.exp(
+        np.stack([fit.theta[0] - alpha * fit.design.x, fit.theta[1] - beta * fit.design.y], axis=0)
+    )
+    for name, exponent, part in zip(("alpha", "beta"), (alpha, beta), parts, strict=True):
+        if not 0.01 < exponent < 4:
+            found.append(f"{name} = {exponent:.3g} is no power law that data could show")
+        if np.ptp(part) < 2 * fit.noise * lowest and fit.noise > 1e-9:
+            found.append(f"the term of {name} varies less over the runs than the noise")
+    if fit.irreducible and np.exp(log_e) < 1e-3 * lowest:
+        found.append("E came out as 0: the runs do not show a floor; try --no-irreducible")
+    return found

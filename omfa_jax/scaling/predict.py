@@ -1,0 +1,140 @@
+"""What a fitted law says of budgets not spent yet, and of large runs that it was not shown."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from omfa_jax.scaling.bootstrap import Interval, Resampled
+from omfa_jax.scaling.cleaning import why_not
+from omfa_jax.scaling.cost import Cost
+from omfa_jax.scaling.law import fit_law, loss_of, optimum
+from omfa_jax.scaling.repeats import INFINITE, Repeats, constrained_loss
+from omfa_jax.scaling.table import Runs
+
+FAR = 10.0  # times the largest compute in the table
+
+
+@dataclass(frozen=True)
+class Optimum:
+    """The best number of parameters and samples for a budget, and the loss there.
+
+    `beyond` is the budget over the largest compute in the table.
+    """
+
+    flops: float
+    params: Interval
+    samples: Interval
+    loss: Interval
+    beyond: float
+    notes: tuple[str, ...]
+
+
+def best_for(resampled: Resampled, cost: Cost, flops: float, runs: Runs) -> Optimum:
+    """Return a budget's optimum by the law, every sample new."""
+
+    def at_optimum(laws: np.ndarray) -> tuple[np.ndarray, ...]:
+        log_n, log_d = optimum(laws, cost, flops)
+        return np.exp(log_n), np.exp(log_d), loss_of(laws, np.exp(log_n), np.exp(log_d))
+
+    params, samples, loss = (
+        resampled.interval(lambda laws, at=at: at_optimum(laws)[at], positive=True)
+        for at in range(3)
+    )
+    beyond = float(flops / runs.flops.max())
+    notes = []
+    if beyond > FAR:
+        notes.append(
+            f"{beyond:.3g} times the largest compute in the table: the interval supposes that the"
+            " law goes on, which the table cannot show"
+        )
+    if params.estimate < runs.params.min():
+        notes.append("smaller than every model in the table")
+    if None in (params.low, samples.low, loss.low):
+        notes.append("no interval: too many resampled fits give no optimum")
+    return Optimum(flops, params, samples, loss, beyond, tuple(notes))
+
+
+def best_with_repeats(
+    resampled: Resampled, repeats: Repeats, cost: Cost, flops: float, unique: float, runs: Runs
+) -> Optimum:
+    """Return a budget's optimum with so many distinct samples; intervals are percentiles."""
+    plain = float(optimum(resampled.fit.natural, cost, flops)[0])
+    # with scarce samples a larger model may pay: the search goes both ways
+    grid = plain + np.linspace(-3, 4, 701)
+    params = np.exp(grid)
+    samples = cost.samples(params, flops)
+    found = (repeats.r_samples, repeats.r_params)
+    log_r = np.log([INFINITE if one is None else one.estimate for one in found])
+
+    def lowest(law: np.ndarray, log_r: np.ndarray) -> tuple[float, float, float]:
+        losses = constrained_loss(law, cost, params, samples, unique, log_r)
+        at = int(np.argmin(losses))
+        return float(params[at]), float(samples[at]), float(losses[at])
+
+    own = lowest(resampled.fit.natural, log_r)
+    drawn = np.array(
+        [
+            lowest(law, log_r)
+            for law, log_r in zip(resampled.laws, repeats.drawn, strict=True)
+            if law[3] > 0 and law[4] > 0
+        ]
+    )
+    low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
+    found = [
+        Interval(value, min(float(a), value), max(float(b), value))
+        for value, a, b in zip(own, low, high, strict=True)
+    ]
+    epochs = own[1] / unique
+    return Optimum(
+        flops,
+        found[0],
+        found[1],
+        found[2],
+        float(flops / runs.flops.max()),
+        (f"{unique:.4g} distinct samples, seen {max(epochs, 1):.3g} times",),
+    )
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """How a law fitted to the cheaper runs predicts the dearest ones.
+
+    `errors` are log(measured / predicted) of the held-out runs, `inside` those of the runs fitted.
+    """
+
+    lines: tuple[int, ...]
+    predicted: Float[np.ndarray, "h"]
+    errors: Float[np.ndarray, "h"]
+    inside: Float[np.ndarray, "n"]
+    beyond: float
+    refused: str | None
+
+    @property
+    def rms(self) -> float:
+        """Root mean square error of log loss."""
+        return float(np.sqrt(np.mean(self.errors**2)))
+
+
+def hold_out(runs: Runs, *, share: float = 0.2, irreducible: bool = True) -> HeldOut:
+    """Fit all but the `share` of runs with the most compute, and predict those."""
+    order = np.sort(runs.flops)
+    first = order[min(int(np.ceil(len(runs) * (1 - share))), len(runs) - 1)]
+    # runs of one budget differ by rounding
+    held = runs.flops >= first * 0.98
+    rest, large = runs.take(~held), runs.take(held)
+    why = why_not(rest, unknowns=5 if irreducible else 4)
+    if why is not None:
+        empty = np.empty(0)
+        why = f"without the {len(large)} largest runs: {why}"
+        return HeldOut((), empty, empty, empty, 1.0, why)
+    fit = fit_law(rest, irreducible=irreducible)
+    predicted = loss_of(fit.natural, large.params, large.samples)
+    return HeldOut(
+        tuple(int(line) for line in large.line),
+        predicted,
+        np.log(large.loss / predicted),
+        fit.residual,
+        float(large.flops.max() / rest.flops.max()),
+        None,
+    )

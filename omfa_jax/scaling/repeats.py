@@ -1,0 +1,173 @@
+"""The data-constrained law: what repeated samples and excess parameters are worth.
+
+Muennighoff et al. (arXiv 2305.16264), section 3. Of D samples U_D are distinct and the rest are
+R_D = D / U_D - 1 repetitions; they count as D' = U_D + U_D R*_D (1 - exp(-R_D / R*_D)). Parameters
+beyond U_N, the best number for U_D samples, count as N' in the same way with R*_N. The loss is the
+law's at (N', D'). As in the paper, the law itself is fitted before, to runs that repeat nothing.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from omfa_jax.scaling.bootstrap import LEVEL, Interval, Resampled
+from omfa_jax.scaling.cost import Cost
+from omfa_jax.scaling.law import loss_of
+from omfa_jax.scaling.solver import HUBER_DELTA, huber
+from omfa_jax.scaling.table import Runs
+
+LEAST = 4  # runs that repeat their samples
+REPEATED = 1.01  # epochs from which a run counts as repeating
+LOG_RANGE = (np.log(0.05), np.log(5e3))
+STARTS = (0.5, 4.0, 16.0, 100.0)
+INFINITE = 1e9  # of an R*: what repeats then counts in full
+
+
+@dataclass(frozen=True)
+class Repeats:
+    """R*_D and R*_N with 95% intervals; None: not shown by the data and taken as infinite.
+
+    `drawn` holds (log R*_D, log R*_N) of the resampled fits, in the order of the law's.
+    """
+
+    r_samples: Interval | None
+    r_params: Interval | None
+    residual: Float[np.ndarray, "n"]
+    drawn: Float[np.ndarray, "m 2"]
+    notes: tuple[str, ...]
+    refused: str | None
+
+
+def saturating(base: np.ndarray, total: np.ndarray, r: float | np.ndarray) -> np.ndarray:
+    """Return base + base r (1 - exp(-R / r)) with R = total / base - 1 >= 0."""
+    return base * (1 - r * np.expm1(-(total / base - 1) / r))
+
+
+def effective(
+    law: Float[np.ndarray, "*m 5"],
+    cost: Cost,
+    params: np.ndarray | float,
+    samples: np.ndarray | float,
+    unique: np.ndarray | float,
+    r_samples: np.ndarray | float,
+    r_params: np.ndarray | float,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the effective parameters N' and samples D' of runs."""
+    log_a, log_b, _, alpha, beta = (law[..., i] for i in range(5))
+    distinct = np.minimum(samples, unique)
+    # the size that U_D samples are best for: alpha A N^-alpha = (1 + kappa) beta B U_D^-beta
+    log_best = (
+        np.log(alpha / ((1 + cost.kappa) * beta)) + log_a - log_b + beta * np.log(distinct)
+    ) / alpha
+    fitting = np.minimum(params, np.exp(log_best))
+    return saturating(fitting, np.asarray(params), r_params), saturating(
+        distinct, np.asarray(samples), r_samples
+    )
+
+
+def constrained_loss(
+    law: Float[np.ndarray, "*m 5"],
+    cost: Cost,
+    params: np.ndarray | float,
+    samples: np.ndarray | float,
+    unique: np.ndarray | float,
+    log_r: Float[np.ndarray, "*m 2"],
+) -> np.ndarray:
+    """Return the loss with repetition; log_r is (log R*_D, log R*_N)."""
+    r_samples, r_params = np.exp(log_r[..., 0]), np.exp(log_r[..., 1])
+    return loss_of(law, *effective(law, cost, params, samples, unique, r_samples, r_params))
+
+
+def fit_repeats(runs: Runs, base: Resampled, cost: Cost, *, seed: int = 0) -> Repeats:
+    """Fit R*_D and R*_N to the runs that repeat; the law is that of the runs that do not.
+
+    Intervals are percentiles over the base's resamples, each with noise of its own drawn for the
+    repeated runs, so the law's uncertainty is in them.
+    """
+    runs = runs.take(runs.epochs >= REPEATED)
+    nothing = np.empty(0), np.empty((0, 2))
+    if len(runs) < LEAST:
+        why = f"{len(runs)} usable runs repeat their samples: {LEAST} are needed for R*_D"
+        return Repeats(None, None, *nothing, (), why)
+    law, target = base.fit.natural, np.log(runs.loss)
+    if not (law[3] > 0 and law[4] > 0):
+        return Repeats(None, None, *nothing, (), "the law's exponents are not above 0")
+    notes = []
+    n_eff, _ = effective(law, cost, runs.params, runs.samples, runs.unique, INFINITE, 1e-9)
+    excess = int((runs.params > 1.2 * n_eff).sum())
+    free = np.array([True, excess >= 2])
+    if not free[1]:
+        notes.append(
+            f"R*_N is not shown: {excess} repeated run(s) have over 1.2 times the best number of"
+            " parameters for their distinct samples (2 are needed); excess parameters count in full"
+        )
+    start = best_start(law, cost, runs, target, free)
+    log_r = solve(law, cost, runs, target, free, start)
+    residual = target - np.log(predict(law, cost, runs, log_r))
+    rng = np.random.default_rng([seed, 1])
+    noise = max(
+        base.fit.noise, float(np.sqrt((residual**2).sum() / max(len(runs) - free.sum(), 1)))
+    )
+    laws = base.laws
+    drawn = np.full((len(laws), 2), np.log(INFINITE))
+    for at, one in enumerate(laws):
+        if one[3] > 0 and one[4] > 0:
+            losses = target - residual + noise * rng.standard_normal(len(runs))
+            drawn[at] = solve(one, cost, runs, losses, free, log_r)
+    found: list[Interval | None] = []
+    for at, name in enumerate(("R*_D", "R*_N")):
+        if not free[at]:
+            found.append(None)
+            continue
+        low, high = np.quantile(drawn[:, at], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+        if log_r[at] > LOG_RANGE[1] - 0.1:
+            notes.append(f"{name} came out as infinite: the runs show no decay")
+        elif high > LOG_RANGE[1] - 0.1:
+            notes.append(f"{name} has no upper bound that the data shows")
+        found.append(Interval(*(float(np.exp(value)) for value in (log_r[at], low, high))))
+    return Repeats(found[0], found[1], residual, drawn, tuple(notes), None)
+
+
+def predict(law: np.ndarray, cost: Cost, runs: Runs, log_r: np.ndarray) -> np.ndarray:
+    """Return the law's losses of repeated runs."""
+    return constrained_loss(law, cost, runs.params, runs.samples, runs.unique, log_r)
+
+
+def best_start(
+    law: np.ndarray, cost: Cost, runs: Runs, target: np.ndarray, free: np.ndarray
+) -> np.ndarray:
+    """Return the best end of L-BFGS from a grid of starts."""
+    ends = []
+    for r_samples in STARTS:
+        for r_params in STARTS if free[1] else (INFINITE,):
+            start = np.log([r_samples, r_params])
+            end = solve(law, cost, runs, target, free, start)
+            value = huber(np.log(predict(law, cost, runs, end)) - target).sum()
+            ends.append((float(value), end))
+    return min(ends, key=lambda end: end[0])[1]
+
+
+def solve(
+    law: np.ndarray,
+    cost: Cost,
+    runs: Runs,
+    target: np.ndarray,
+    free: np.ndarray,
+    start: np.ndarray,
+) -> np.ndarray:
+    """Return (log R*_D, log R*_N) of the lowest Huber loss that L-BFGS finds from a start."""
+    from scipy.optimize import minimize
+
+    scale = 1 / (HUBER_DELTA**2 * len(runs))
+
+    def objective(part: np.ndarray) -> float:
+        log_r = start.copy()
+        log_r[free] = part
+        return scale * float(huber(np.log(predict(law, cost, runs, log_r)) - target).sum())
+
+    bounds = [LOG_RANGE] * int(free.sum())
+    found = minimize(objective, start[free], method="L-BFGS-B", bounds=bounds)
+    log_r = start.copy()
+    log_r[free] = found.x
+    return log_r

@@ -1,0 +1,226 @@
+"""All that a table of runs tells about scaling: cleaned, fitted three ways, and predicted from."""
+
+import dataclasses
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from omfa_jax.core.errors import OmfaError
+from omfa_jax.scaling.bootstrap import Interval, Resampled, resample
+from omfa_jax.scaling.cleaning import Rules, clean, why_not
+from omfa_jax.scaling.cost import Cost, cost_of
+from omfa_jax.scaling.envelope import Envelope, fit_envelope
+from omfa_jax.scaling.isoflop import IsoFlop, fit_isoflop
+from omfa_jax.scaling.law import COEFFICIENTS, Fit, coefficient, doubts, exponents, fit_law
+from omfa_jax.scaling.predict import HeldOut, Optimum, best_for, best_with_repeats, hold_out
+from omfa_jax.scaling.repeats import REPEATED, Repeats, fit_repeats
+from omfa_jax.scaling.table import Excluded, Runs, Table
+
+FAR_OFF = 6.0  # robust deviations
+MAD = 1.4826  # a normal deviation per median absolute deviation
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to fit: everything has a flag of the same name in `omfa scaling fit`."""
+
+    rules: Rules = field(default_factory=Rules)
+    irreducible: bool = True
+    resamples: int = 500
+    seed: int = 0
+    isoflop_tolerance: float = 0.1
+    hold_out: float = 0.2
+    budgets: tuple[float, ...] = ()
+    unique: float | None = None
+
+
+@dataclass(frozen=True)
+class Study:
+    """A table's runs and what was fitted to them; a part that the runs cannot support is None.
+
+    `refused` is why there is no law. `fresh` are the runs of the law, `runs` with repeated ones.
+    """
+
+    table: Table
+    settings: Settings
+    runs: Runs
+    fresh: Runs
+    excluded: tuple[Excluded, ...]
+    warnings: tuple[str, ...]
+    cost: Cost
+    refused: str | None
+    resampled: Resampled | None
+    isoflop: IsoFlop
+    envelope: Envelope
+    held_out: HeldOut | None
+    repeats: Repeats | None
+    optima: tuple[Optimum, ...]
+
+    @property
+    def fit(self) -> Fit | None:
+        """The law's fit."""
+        return None if self.resampled is None else self.resampled.fit
+
+    @property
+    def coefficients(self) -> dict[str, Interval]:
+        """A, B, E, alpha and beta, and the exponents a and b of the optimum that they imply."""
+        found: dict[str, Interval] = {}
+        if self.resampled is None:
+            return found
+        for name in COEFFICIENTS:
+            if name == "E" and not self.resampled.fit.irreducible:
+                found[name] = Interval(0.0, None, None)
+                continue
+            positive = name not in ("alpha", "beta", "E")
+            one = self.resampled.interval(
+                lambda laws, name=name: coefficient(laws, name), positive=positive
+            )
+            if name == "E" and one.low is not None:
+                one = dataclasses.replace(one, low=max(one.low, 0.0))
+            found[name] = one
+        for at, name in enumerate("ab"):
+            found[name] = self.resampled.interval(
+                lambda laws, at=at: exponents(laws, self.cost)[at]
+            )
+        return found
+
+
+def study(table: Table, settings: Settings) -> Study:
+    """Clean a table and fit everything that it can support."""
+    for name, value, low, high in (
+        ("--hold-out", settings.hold_out, 0, 0.9),
+        ("--isoflop-tolerance", settings.isoflop_tolerance, 0, 1),
+    ):
+        if not low < value < high:
+            raise OmfaError(f"{name} must lie in ({low}, {high}), got {value:g}")
+    if settings.resamples < 100:
+        raise OmfaError(f"--resamples: 100 or more for a 95% interval, got {settings.resamples}")
+    for name, values in (("--budget", settings.budgets), ("--unique", (settings.unique,))):
+        for value in values:
+            if value is not None and not (np.isfinite(value) and value > 0):
+                raise OmfaError(f"{name} must be above 0, got {value:g}")
+    runs, excluded, warnings = clean(table.runs, settings.rules)
+    excluded = [*table.excluded, *excluded]
+    if not len(runs):
+        reasons = sorted({one.reason for one in excluded})
+        raise OmfaError(f"no usable run is left: {'; '.join(reasons[:4])}")
+    fresh = runs.take(runs.epochs < REPEATED)
+    unknowns = 5 if settings.irreducible else 4
+    fitted, refused = None, why_not(fresh, unknowns=unknowns)
+    if refused is None:
+        fitted = fit_law(fresh, irreducible=settings.irreducible)
+        if settings.rules.outlier_mad is not None:
+            fresh, runs, more = without_outliers(fresh, runs, fitted, settings.rules.outlier_mad)
+            excluded += more
+            refused = why_not(fresh, unknowns=unknowns)
+            if more and refused is None:
+                fitted = fit_law(fresh, irreducible=settings.irreducible)
+    if len(fresh) < len(runs):
+        warnings.append(
+            f"{len(runs) - len(fresh)} runs saw samples more than once: the law is fitted without"
+            " them, the data-constrained law with them"
+        )
+    if refused is not None and len(fresh) < len(runs):
+        refused = f"of the {len(fresh)} runs that repeat nothing: {refused}"
+    cost = cost_of(fresh if len(fresh) else runs)
+    if cost.spread > 0.1:
+        warnings.append(
+            f"FLOPs are no power law of parameters and samples (off by {cost.spread:.0%}): check"
+            " the flops column, or give --flops-per-param-sample"
+        )
+    resampled = held = repeats = None
+    optima: list[Optimum] = []
+    if fitted is not None and refused is None:
+        warnings += doubts(fitted)
+        if len(fresh) < 2 * unknowns:
+            warnings.append(
+                f"{len(fresh)} runs for {unknowns} coefficients: the noise itself is hardly known"
+            )
+        resampled = resample(fitted, count=settings.resamples, seed=settings.seed)
+        warnings += weak(resampled) + far_off(fitted, fresh)
+        held = hold_out(fresh, share=settings.hold_out, irreducible=settings.irreducible)
+        optima += [best_for(resampled, cost, flops, fresh) for flops in settings.budgets]
+        if (runs.epochs >= REPEATED).any():
+            repeats = fit_repeats(runs, resampled, cost, seed=settings.seed)
+        if settings.unique is not None:
+            if repeats is None or repeats.refused is not None:
+                why = "no run repeats its samples" if repeats is None else repeats.refused
+                raise OmfaError(f"--unique needs the data-constrained law: {why}")
+            optima += [
+                best_with_repeats(resampled, repeats, cost, flops, settings.unique, fresh)
+                for flops in settings.budgets
+            ]
+    return Study(
+        table,
+        settings,
+        runs,
+        fresh,
+        tuple(sorted(excluded, key=lambda one: one.line)),
+        tuple(warnings),
+        cost,
+        refused,
+        resampled,
+        fit_isoflop(
+            fresh if len(fresh) else runs,
+            tolerance=settings.isoflop_tolerance,
+            power=1 + cost.kappa,
+        ),
+        fit_envelope(fresh if len(fresh) else runs),
+        held,
+        repeats,
+        tuple(optima),
+    )
+
+
+def weak(resampled: Resampled) -> list[str]:
+    """Return which exponents the runs do not tell from none."""
+    found = []
+    for name in ("alpha", "beta"):
+        one = resampled.interval(lambda laws, name=name: coefficient(laws, name))
+        if one.low is None or one.low <= 0:
+            found.append(
+                f"WEAK: {name}'s interval reaches 0, so the runs do not show this term: more runs,"
+                " or runs further apart, are needed before the law is used"
+            )
+    return found
+
+
+def robust_deviation(fitted: Fit) -> float:
+    """Return the deviation of log loss by the residuals' median size, freedoms counted."""
+    count, unknowns = len(fitted.residual), int(fitted.design.free.sum())
+    return MAD * float(np.median(np.abs(fitted.residual))) * count / max(count - unknowns, 1)
+
+
+def far_off(fitted: Fit, fresh: Runs) -> list[str]:
+    """Return which runs are so far off the law that they decide the intervals."""
+    off = np.abs(fitted.residual)
+    far = np.flatnonzero(off > max(FAR_OFF * robust_deviation(fitted), 1e-6))
+    if not len(far):
+        return []
+    worst = far[np.argsort(-off[far])]
+    lines = ", ".join(f"{fresh.line[at]} ({fitted.residual[at]:+.1%})" for at in worst[:5])
+    more = f" and {len(worst) - 5} more" if len(worst) > 5 else ""
+    return [
+        f"over {FAR_OFF:g} robust deviations off the law: line {lines}{more}; used all the same,"
+        f" and the intervals are wider for it (if they failed: --outlier-mad {FAR_OFF:g})"
+    ]
+
+
+def without_outliers(
+    fresh: Runs, runs: Runs, fitted: Fit, limit: float
+) -> tuple[Runs, Runs, list[Excluded]]:
+    """Return the runs whose residual is within `limit` robust deviations of the first fit."""
+    if not limit > 0:
+        raise OmfaError(f"--outlier-mad must be above 0, got {limit:g}")
+    residual, deviation = fitted.residual, robust_deviation(fitted)
+    far = np.abs(residual) > max(limit * deviation, 1e-9)
+    excluded = [
+        Excluded(
+            int(line),
+            f"log residual {r:+.4f} of the first fit is over {limit:g} times its robust deviation"
+            f" {deviation:.4f} (--outlier-mad)",
+        )
+        for line, r in zip(fresh.line[far], residual[far], strict=True)
+    ]
+    kept = ~np.isin(runs.line, fresh.line[far])
+    return fresh.take(~far), runs.take(kept), excluded

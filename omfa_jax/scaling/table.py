@@ -1,0 +1,202 @@
+"""Tables of finished runs: CSV, TSV or JSON lines, columns found by name, numbers like 70B."""
+
+import csv
+import dataclasses
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from omfa_jax.core.errors import OmfaError, unknown
+from omfa_jax.core.files import require_file
+
+# what a column may be called, after lower-casing and "_" for everything but letters and digits
+NAMES = {
+    "params": "params parameters n_params num_params model_params model_size param_count size n",
+    "samples": "samples tokens n_samples num_samples samples_seen examples images training_samples"
+    " n_tokens num_tokens training_tokens train_tokens tokens_seen d",
+    "loss": "loss val_loss validation_loss eval_loss test_loss final_loss l",
+    "flops": "flops flop training_flops training_flop train_flops total_flops n_flops compute c",
+    "unique": "unique unique_samples unique_tokens unique_data unique_examples unique_images",
+}
+SUFFIXES = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "t": 1e12}
+NUMBER = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?)\s*([kmbgt]?)", re.IGNORECASE)
+MISSING = {"", "-", "na", "n/a", "none", "null", "nan"}
+
+
+@dataclass(frozen=True)
+class Excluded:
+    """A run that was left out: its line in the file (1 is the header of a CSV) and why."""
+
+    line: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Finished runs: parameters, samples or tokens seen, loss, FLOPs and distinct samples.
+
+    `unique` is nan where the table does not say; `line` is each run's line in the file.
+    """
+
+    params: Float[np.ndarray, "n"]
+    samples: Float[np.ndarray, "n"]
+    loss: Float[np.ndarray, "n"]
+    flops: Float[np.ndarray, "n"]
+    unique: Float[np.ndarray, "n"]
+    line: Int[np.ndarray, "n"]
+
+    def __len__(self) -> int:
+        return len(self.params)
+
+    def take(self, kept: Bool[np.ndarray, "n"] | Int[np.ndarray, "m"]) -> "Runs":
+        """Return the runs that a mask or indices choose."""
+        fields = (field.name for field in dataclasses.fields(self))
+        return Runs(**{name: getattr(self, name)[kept] for name in fields})
+
+    @property
+    def epochs(self) -> Float[np.ndarray, "n"]:
+        """How often a run saw each sample; 1 where the table does not say."""
+        known = np.where(np.isfinite(self.unique), self.unique, self.samples)
+        return np.maximum(self.samples / known, 1.0)
+
+
+@dataclass(frozen=True)
+class Table:
+    """What a file held: its runs, the lines that could not be read, and which columns were used."""
+
+    runs: Runs
+    excluded: tuple[Excluded, ...]
+    columns: dict[str, str]
+    flops_rule: str
+
+
+def number(text: object, what: str = "number") -> float:
+    """Return a number that may have a unit suffix (k, M, B or G, T); nan for a missing one.
+
+    Raises ValueError for anything else.
+    """
+    plain = str("" if text is None else text).strip().replace(",", "").replace("_", "")
+    if plain.lower() in MISSING:
+        return float("nan")
+    if plain.lower().lstrip("+-") in {"inf", "infinity"}:
+        return float("inf")
+    match = NUMBER.fullmatch(plain)
+    if match is None:
+        raise ValueError(f"{what} {plain!r} is not a number")
+    return float(match[1]) * SUFFIXES[match[2].lower()]
+
+
+def read_table(
+    path: str | Path,
+    *,
+    columns: dict[str, str] | None = None,
+    flops_per_param_sample: float | None = None,
+) -> Table:
+    """Read a table; `columns` names columns (keys as in NAMES) that are then not guessed.
+
+    FLOPs that the table lacks are flops_per_param_sample * params * samples, and samples that it
+    lacks are flops / (flops_per_param_sample * params); the factor is 6 if not given, as for a
+    transformer's tokens. Lines with an unreadable number are excluded and said.
+    """
+    path = require_file(path, "the table of runs", "--table")
+    rows = read_rows(path)
+    if not rows:
+        raise OmfaError(f"{path}: expected a header and a line for each run, found no runs")
+    found = find_columns(list(rows[0][1]), columns or {}, path)
+    values: dict[str, list[float]] = {name: [] for name in NAMES}
+    lines, excluded = [], []
+    for line, row in rows:
+        try:
+            # a short line has no such key, a column that the table lacks none at all
+            cells = {
+                name: number(row.get(found[name]), found[name]) if name in found else float("nan")
+                for name in NAMES
+            }
+        except ValueError as error:
+            excluded.append(Excluded(line, str(error)))
+            continue
+        lines.append(line)
+        for name, value in cells.items():
+            values[name].append(value)
+    arrays = {name: np.array(column, dtype=float) for name, column in values.items()}
+    factor = 6.0 if flops_per_param_sample is None else flops_per_param_sample
+    if not (np.isfinite(factor) and factor > 0):
+        raise OmfaError(f"--flops-per-param-sample must be above 0, got {factor:g}")
+    if "samples" not in found:
+        arrays["samples"] = arrays["flops"] / (factor * arrays["params"])
+        rule = f"samples = flops / ({factor:g} params)"
+    elif "flops" not in found or flops_per_param_sample is not None:
+        arrays["flops"] = factor * arrays["params"] * arrays["samples"]
+        rule = f"flops = {factor:g} params samples"
+    else:
+        rule = f"flops from column {found['flops']!r}"
+    runs = Runs(**arrays, line=np.array(lines, dtype=int))
+    return Table(runs, tuple(excluded), found, rule)
+
+
+def read_rows(path: Path) -> list[tuple[int, dict]]:
+    """Return (line number, row) for each line that is not blank."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise OmfaError(f"{path}: expected a text table (CSV, TSV, JSON lines); --table") from None
+    lines = text.splitlines()
+    if path.suffix.lower() in {".jsonl", ".ndjson", ".json"}:
+        rows = []
+        for at, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError:
+                row = None
+            if not isinstance(row, dict):
+                raise OmfaError(f"{path}, line {at}: expected one JSON object a line")
+            rows.append((at, row))
+        # a key that only later runs have is a column too
+        names = dict.fromkeys(name for _, row in rows for name in row)
+        return [(at, {name: row.get(name) for name in names}) for at, row in rows]
+    if not lines:
+        return []
+    delimiter = max(",\t;", key=lines[0].count)
+    reader = csv.DictReader(lines, delimiter=delimiter, skipinitialspace=True)
+    return [
+        (reader.line_num, row)
+        for row in reader
+        if any(cell for key, cell in row.items() if key is not None)
+    ]
+
+
+def find_columns(header: list[str], given: dict[str, str], path: Path) -> dict[str, str]:
+    """Return which of the header's columns holds what."""
+    found = {}
+    plain = {re.sub(r"[^a-z0-9]+", "_", str(name).lower()).strip("_"): name for name in header}
+    for what, names in NAMES.items():
+        if what in given:
+            if given[what] not in header:
+                raise OmfaError(
+                    f"{path}: --{what}-column: {unknown('column', given[what], header)}"
+                )
+            found[what] = given[what]
+            continue
+        near = [plain[name] for name in names.split() if name in plain]
+        if len(near) > 1:
+            raise OmfaError(
+                f"{path}: columns {', '.join(map(repr, near))} may all hold the {what}:"
+                f" choose one with --{what}-column"
+            )
+        if near:
+            found[what] = near[0]
+    missing = [what for what in ("params", "loss") if what not in found]
+    if "samples" not in found and "flops" not in found:
+        missing.append("samples")
+    if missing:
+        raise OmfaError(
+            f"{path}: no column for {', '.join(missing)} among {', '.join(map(repr, header))}:"
+            f" name it with --{missing[0]}-column"
+        )
+    return found
