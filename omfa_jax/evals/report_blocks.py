@@ -1,0 +1,114 @@
+"""The report's parts that not every scores file has: influence, truth, judge, and provenance."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from omfa_jax.evals.page import Page
+from omfa_jax.evals.scores import Scores
+
+
+def kind_of(group: Sequence[Scores]) -> str:
+    """Return what a group of files has in common: protocol and setting."""
+    return f"{group[0].protocol.name}, {group[0].protocol.setting}"
+
+
+def add_influence(page: Page, scores: Sequence[Scores]) -> None:
+    """Add what each condition is worth, of those files that say so."""
+    rows = [
+        (one.method, name, *_influence(figures))
+        for one in scores
+        if one.influence
+        for name, figures in one.influence.items()
+    ]
+    if rows:
+        page.heading("Does every condition count?")
+        page.text("Scores with the right condition and with another example's in its place.")
+        head = ("method", "condition", "metric", "right", "wrong", "gain", "interval of the gain")
+        page.table(head, rows)
+
+
+def add_truth(page: Page, scores: Sequence[Scores]) -> None:
+    """Add the scores against exact truth, of those files that have it."""
+    truths = [
+        (one.method, what.replace("_", " "), name, value)
+        for one in scores
+        if one.truth
+        for what, figures in one.truth.items()
+        for name, value in (figures.items() if isinstance(figures, Mapping) else [("", figures)])
+    ]
+    if truths:
+        page.heading("Against exact truth")
+        page.text(
+            "Only a synthetic world has it: the very picture of another garment, or another pose."
+        )
+        page.table(("method", "what", "metric", "value"), truths)
+
+
+def _influence(figures: Mapping[str, Any]) -> tuple[object, ...]:
+    known = {**dict.fromkeys(("metric", "right", "wrong", "gain"), ""), **figures}
+    interval = figures.get("interval")
+    shown = "" if not interval else f"[{interval[0]:.3g}, {interval[1]:.3g}]"
+    return (*(known[key] for key in ("metric", "right", "wrong", "gain")), shown)
+
+
+def add_judge(page: Page, scores: Sequence[Scores]) -> None:
+    """Add what the judges are, what they cost and were asked, and where they failed."""
+    judged = [(one, one.judge) for one in scores if one.judge]
+    if not judged:
+        return
+    page.heading("The judge")
+    page.text(
+        "A vision-language model scored every picture from 0 to 10. The prompt is this library's"
+        " own: scores from other prompts or models do not compare with these."
+    )
+    keys = ("model", "scored", "not_asked", "requests", "cost_usd", "cost_cap_usd")
+    head = ("method", "setting", *(key.replace("_", " ").replace("usd", "(USD)") for key in keys))
+    rows = []
+    for one, block in judged:
+        known = {**dict.fromkeys(keys, ""), "failures": [], **block}
+        figures = [known[key] for key in keys]
+        rows.append((one.method, one.protocol.setting, *figures, len(known["failures"])))
+    page.table((*head, "failed"), rows)
+    for one, block in judged:
+        failures = list(map(str, block.get("failures") or []))
+        if failures:
+            more = [f"... and {len(failures) - 20} more"] if len(failures) > 20 else []
+            title = f"{one.method}: {len(failures)} pictures without a score"
+            page.folded(title, [*failures[:20], *more])
+    prompts = dict.fromkeys(str(block.get("prompt")) for _, block in judged)
+    for number, prompt in enumerate(prompts, start=1):
+        page.subheading("The prompt" if len(prompts) == 1 else f"Prompt {number}")
+        page.prose(prompt)
+
+
+def add_protocol(page: Page, groups: Sequence[Sequence[Scores]]) -> None:
+    """Add the protocol's choices, and the seed, versions and weights of each file."""
+    page.heading("How it was measured")
+    for group in groups:
+        if len(groups) > 1:
+            page.subheading(kind_of(group))
+        choices = group[0].protocol.choices
+        if choices:
+            page.table(("choice", "value"), [(k, _plain(v)) for k, v in choices.items()])
+    rows = [
+        (
+            one.method,
+            one.protocol.setting,
+            one.created,
+            str(one.seed),
+            f"{one.counts.scored:,} of {one.counts.pairs:,}",
+            ", ".join(f"{name} {version}" for name, version in one.versions.items()),
+            ", ".join(f"{n}: {w.file} {w.sha256[:12]}" for n, w in one.weights.items()),
+        )
+        for group in groups
+        for one in group
+    ]
+    page.table(("method", "setting", "created", "seed", "scored", "versions", "weights"), rows)
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value))
+    if value is None or isinstance(value, bool):
+        return {True: "yes", False: "no", None: "none"}[value]
+    return str(value)
