@@ -5,6 +5,7 @@ import importlib
 import logging
 import sys
 from collections.abc import Sequence
+from types import ModuleType
 
 from omfa_jax import __version__
 from omfa_jax.core.errors import OmfaError
@@ -15,6 +16,7 @@ COMMANDS = {
     "data": ("omfa_jax.cli.data", "synthesize, bodies, fit, poses, build, check, latents, show"),
     "train": ("omfa_jax.cli.train", "train a model, or go on training it"),
     "plan": ("omfa_jax.cli.plan", "memory, FLOPs and traffic of a run on a machine not here"),
+    "eval": ("omfa_jax.cli.eval", "scores of any folder of pictures, under a named protocol"),
     "sample": (
         "omfa_jax.cli.sample",
         "pictures from pictures: try_on, try_off, transfer, turntable",
@@ -22,11 +24,23 @@ COMMANDS = {
 }
 
 
-def parser_for(command: str) -> argparse.ArgumentParser:
-    """Return the argument parser of one command."""
-    module_name, text = COMMANDS[command]
+def module_of(command: str, arguments: Sequence[str]) -> tuple[ModuleType, list[str]]:
+    """Return the command's module and the arguments that are left for it.
+
+    A module with a `module_for(arguments)` of its own may pass them on to another one.
+    """
+    module = importlib.import_module(COMMANDS[command][0])
+    if hasattr(module, "module_for"):
+        name, rest = module.module_for(list(arguments))
+        return importlib.import_module(name), rest
+    return module, list(arguments)
+
+
+def parser_for(command: str, arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
+    """Return the argument parser of one command, as `arguments` (those after it) choose it."""
+    text = COMMANDS[command][1]
     parser = argparse.ArgumentParser(prog=f"omfa {command}", description=text, allow_abbrev=False)
-    importlib.import_module(module_name).add_arguments(parser)
+    module_of(command, arguments)[0].add_arguments(parser)
     return parser
 
 
@@ -46,14 +60,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     top.add_argument("--version", action="version", version=f"omfa_jax {__version__}")
     top.add_argument("command", choices=COMMANDS, metavar="COMMAND")
     command = top.parse_args(arguments[:1]).command
-    parser = parser_for(command)
-    options, rest = parser.parse_known_args(arguments[1:])
+    try:
+        parser = parser_for(command, arguments[1:])
+        module, words = module_of(command, arguments[1:])
+    except OmfaError as error:
+        print(f"omfa {command}: {error}", file=sys.stderr)
+        return 2
+    options, rest = parser.parse_known_args(words)
     takes_config = hasattr(options, "config")
     if rest and not (takes_config and all(flag.startswith("--config.") for flag in rest)):
         parser.error(f"unrecognised arguments: {' '.join(rest)}")
     options.overrides = rest
     try:
-        importlib.import_module(COMMANDS[command][0]).run(options)
+        module.run(options)
     except OmfaError as error:
         print(f"omfa {command}: {error}", file=sys.stderr)
         return 2

@@ -67,13 +67,19 @@ class Folders:
 
 @dataclass(frozen=True)
 class Counts:
-    """Expected pairs, those scored, names missing from and extra in the predictions, resized."""
+    """Expected pairs, those scored, names missing from and extra in the predictions, resized.
+
+    `formats` counts the predictions by file format (a JPEG scores otherwise than a PNG);
+    `converted` counts all pictures that were not upright 8-bit RGB, by what they were.
+    """
 
     pairs: int
     scored: int
     missing: tuple[str, ...] = ()
     extra: tuple[str, ...] = ()
     resized: int = 0
+    formats: dict[str, int] = field(default_factory=dict)
+    converted: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -194,6 +200,11 @@ def compare(first: Scores, second: Scores) -> list[str]:
     differ("seed", first.seed, second.seed)
     differ("number of pairs", first.counts.pairs, second.counts.pairs)
     differ("number of scored pictures", first.counts.scored, second.counts.scored)
+    differ(
+        "file format of the predictions",
+        sorted(first.counts.formats),
+        sorted(second.counts.formats),
+    )
     if set(first.per_image.names) != set(second.per_image.names):
         only = len(set(first.per_image.names) ^ set(second.per_image.names))
         warnings.append(f"scored pictures differ: {only} names are in one file only")

@@ -1,0 +1,141 @@
+"""`omfa eval`: scores of a folder of pictures; `omfa eval report`; `omfa eval --checkpoint`."""
+
+import argparse
+import importlib.util
+import logging
+import os
+import sys
+from pathlib import Path
+
+from omfa_jax.core.errors import OmfaError
+from omfa_jax.evals.protocol import PROTOCOLS
+from omfa_jax.evals.scores import SETTINGS, Scores
+
+log = logging.getLogger(__name__)
+
+# what the first words choose -> (module with add_arguments and run, what it is)
+REPORT = ("omfa_jax.cli.eval_report", "omfa eval report")
+CHECKPOINT = ("omfa_jax.cli.eval_checkpoint", "omfa eval --checkpoint")
+
+
+def module_for(arguments: list[str]) -> tuple[str, list[str]]:
+    """Return the module that the words after `omfa eval` choose, and the words left for it."""
+    if arguments[:1] == ["report"]:
+        (module, command), rest = REPORT, arguments[1:]
+    elif any(word.split("=")[0] == "--checkpoint" for word in arguments):
+        (module, command), rest = CHECKPOINT, arguments
+    else:
+        return __name__, arguments
+    if importlib.util.find_spec(module) is None:
+        raise OmfaError(f"`{command}` is not part of this version ({module} is not there)")
+    return module, rest
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of `omfa eval`."""
+    parser.add_argument("--pred", required=True, type=Path, metavar="DIR", help="predictions")
+    parser.add_argument("--gt", required=True, type=Path, metavar="DIR", help="ground truth")
+    parser.add_argument("--garments", type=Path, metavar="DIR", help="garment pictures")
+    parser.add_argument(
+        "--pairs", type=Path, metavar="FILE", help='"person garment [category]" lines'
+    )
+    parser.add_argument("--categories", type=Path, metavar="FILE", help='"name category" lines')
+    parser.add_argument("--protocol", required=True, metavar="NAME", help=", ".join(PROTOCOLS))
+    parser.add_argument("--setting", default="paired", help=", ".join(SETTINGS))
+    parser.add_argument("--out", required=True, type=Path, metavar="FILE", help="scores (.json)")
+    parser.add_argument("--method", help="its name in tables; default: the folder's")
+    parser.add_argument(
+        "--networks", type=Path, metavar="DIR", help="network weights; nothing is downloaded"
+    )
+    parser.add_argument(
+        "--any-weights", action="store_true", help="use weights with another checksum"
+    )
+    parser.add_argument(
+        "--allow-missing",
+        action="store_true",
+        help="score what is there, ignore extra files, resize wrong sizes; all of it is reported",
+    )
+    for flag, default in (("pred", "{person}"), ("gt", "{person}"), ("garment", "{garment}")):
+        parser.add_argument(
+            f"--{flag}-name",
+            default=default,
+            metavar="RULE",
+            help=f"names without suffix, by {{person}} and {{garment}}; default {default}",
+        )
+    parser.add_argument("--seed", type=int, default=0, help="of subsets and resamples")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda, of the networks")
+    parser.add_argument(
+        "--workers", type=int, default=os.cpu_count() or 1, help="threads; numbers do not change"
+    )
+    parser.add_argument(
+        "--batch-size", type=int, default=32, help="pictures between two writes of the cache"
+    )
+
+
+def run(options: argparse.Namespace) -> None:
+    """Score the folder and print the table."""
+    from omfa_jax.evals.folder import Request, score_folder
+    from omfa_jax.evals.matching import Names
+
+    for flag in ("workers", "batch_size"):
+        if getattr(options, flag) < 1:
+            shown = flag.replace("_", "-")
+            raise OmfaError(f"--{shown} must be at least 1, got {getattr(options, flag)}")
+    _require_device(options.device)
+    scores = score_folder(
+        Request(
+            pred=options.pred,
+            gt=options.gt,
+            out=options.out,
+            protocol=options.protocol,
+            setting=options.setting,
+            garments=options.garments,
+            pairs=options.pairs,
+            categories=options.categories,
+            names=Names(options.pred_name, options.gt_name, options.garment_name),
+            method=options.method,
+            networks=options.networks,
+            any_weights=options.any_weights,
+            allow_missing=options.allow_missing,
+            seed=options.seed,
+            device=options.device,
+            workers=options.workers,
+            batch_size=options.batch_size,
+        )
+    )
+    print(table(scores))
+    print(f"scores: {options.out}", file=sys.stderr)
+
+
+def table(scores: Scores) -> str:
+    """Return the scores as lines of text."""
+    counts = scores.counts
+    protocol = scores.protocol
+    lines = [
+        f"{scores.method}: {counts.scored} of {counts.pairs} pictures,"
+        f" protocol {protocol.name}, {protocol.setting}"
+    ]
+    for metric in scores.metrics.values():
+        arrow = "↑" if metric.better == "higher" else "↓"
+        if metric.value is None:
+            lines.append(f"  {metric.label:18} {arrow}  not computed: {metric.not_computed}")
+            continue
+        low_high = metric.interval
+        spread = f"  [{low_high[0]:.4f}, {low_high[1]:.4f}]" if low_high else ""
+        lines.append(f"  {metric.label:18} {arrow}  {metric.value:.4f}{spread}")
+    told = (("missing", len(counts.missing)), ("extra", len(counts.extra)))
+    for what, number in (*told, ("resized", counts.resized)):
+        if number:
+            lines.append(f"  {what}: {number}")
+    return "\n".join(lines)
+
+
+def _require_device(device: str) -> None:
+    if device == "cpu":
+        return
+    import torch
+
+    if device.split(":")[0] != "cuda" or not torch.cuda.is_available():
+        raise OmfaError(f"--device must be cpu, or cuda where torch sees one, got {device!r}")
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.deterministic = True

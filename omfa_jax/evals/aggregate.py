@@ -1,0 +1,109 @@
+"""From values of pictures to the numbers of a table: means with intervals, distances of sets."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+from omfa_jax.evals.compute import Results
+from omfa_jax.evals.computers import Computer
+from omfa_jax.evals.matching import Match
+from omfa_jax.evals.metrics.distances import frechet_of_features, kernel_distance
+from omfa_jax.evals.metrics.features import cosine
+from omfa_jax.evals.protocol import MetricChoice
+from omfa_jax.evals.scores import Metric
+
+RESAMPLES = 1000
+PERCENTILES = (2.5, 97.5)
+# a distance of sets goes through LAPACK, whose last digits follow the number of threads
+DECIMALS = {"fid": 6, "clip_fid": 6, "kid": 10}
+
+
+def without_value(choice: MetricChoice, reason: str) -> Metric:
+    """Return the entry of a metric that was not computed."""
+    return Metric(None, choice.better, choice.label, choice.scale, not_computed=reason)
+
+
+def mean_of(choice: MetricChoice, values: Sequence[float], seed: int) -> Metric:
+    """Return the mean over pictures with its bootstrap interval (seeded)."""
+    column = np.array(values, np.float64)
+    low, high = bootstrap(column, seed) if len(column) > 1 else (None, None)
+    interval = None if low is None or high is None else (low * choice.scale, high * choice.scale)
+    return Metric(
+        float(column.mean()) * choice.scale,
+        choice.better,
+        choice.label,
+        choice.scale,
+        interval=interval,
+        interval_kind=f"bootstrap 95%, {RESAMPLES} resamples" if interval else None,
+    )
+
+
+def bootstrap(column: Float[np.ndarray, " n"], seed: int) -> tuple[float, float]:
+    """Return the middle 95% of the means of seeded resamples with replacement."""
+    random = np.random.default_rng(seed)
+    means = [
+        float(column[random.integers(len(column), size=len(column))].mean())
+        for _ in range(RESAMPLES)
+    ]
+    low, high = np.percentile(means, PERCENTILES)
+    return float(low), float(high)
+
+
+def per_image(
+    results: Results, computer: Computer, choice: MetricChoice, matches: Sequence[Match]
+) -> tuple[float, ...]:
+    """Return the value of each match, unscaled: of the pair, or the cosine of two features."""
+    made = []
+    for match in matches:
+        assert match.pred
+        if computer.is_pairwise:
+            made.append(float(results.of(computer, match.pred, match.truth)[0]))
+        else:
+            other = match.garment if choice.against == "garment" else match.truth
+            assert other
+            made.append(cosine(results.of(computer, match.pred), results.of(computer, other)))
+    return tuple(made)
+
+
+def distance_of_sets(
+    results: Results,
+    computer: Computer,
+    choice: MetricChoice,
+    preds: Sequence[Path],
+    truths: Sequence[Path],
+    seed: int,
+) -> Metric:
+    """Return FID, CLIP-FID or KID between two sets of files, each file counted once."""
+    fewest = min(len(preds), len(truths))
+    if fewest < 2:
+        return without_value(
+            choice, f"a distance between sets needs 2 pictures, there are {fewest}"
+        )
+    one, other = (
+        np.stack([results.of(computer, path) for path in paths]) for paths in (preds, truths)
+    )
+
+    def rounded(value: float) -> float:
+        return round(value, DECIMALS[choice.kind])
+
+    if choice.kind != "kid":
+        value = rounded(frechet_of_features(one, other) * choice.scale)
+        return Metric(value, choice.better, choice.label, choice.scale)
+    subsets, size = choice.options["subsets"], choice.options["subset_size"]
+    found = kernel_distance(
+        one, other, subsets=subsets, subset_size=size, small=choice.options["small"], seed=seed
+    )
+    interval = None
+    if found.interval:
+        low, high = (rounded(end) * choice.scale for end in found.interval)
+        interval = (low, high)
+    return Metric(
+        rounded(found.value) * choice.scale,
+        choice.better,
+        choice.label,
+        choice.scale,
+        interval=interval,
+        interval_kind=f"middle 95% of {subsets} seeded subsets" if interval else None,
+    )

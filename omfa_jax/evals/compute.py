@@ -1,0 +1,174 @@
+"""The long part: every picture through every computation, in threads, kept as it goes.
+
+Networks see one picture at a time and each thread computes with one, so no number depends on how
+many pictures are in flight, on the order of the files or on the number of cores; threads share the
+pictures out, not one picture's arithmetic.
+"""
+
+import collections
+import contextlib
+import itertools
+import math
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+from tqdm import tqdm
+
+from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.images import read_rgb
+from omfa_jax.evals.cache import Space
+from omfa_jax.evals.computers import Computer
+from omfa_jax.evals.matching import Matched
+from omfa_jax.evals.pictures import FileFacts, prepared
+
+Found = tuple[int, str, Float[np.ndarray, " d"]]
+
+
+@dataclass
+class Work:
+    """What is to be done for one match: pairwise computations, and features of some files.
+
+    Numbers are the computation's; keys are the cache's.
+    """
+
+    pred: Path | None = None
+    truth: Path | None = None
+    pairwise: list[tuple[int, str]] = field(default_factory=list)
+    features: list[tuple[int, str, Path]] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(self.pairwise or self.features)
+
+
+class Results:
+    """Finds values after the work: by computation and files."""
+
+    def __init__(self, computers: list[Computer], facts: dict[Path, FileFacts], cache: Path):
+        self.computers, self.facts = computers, facts
+        self.spaces = [Space(cache, computer.identity) for computer in computers]
+
+    def key(self, *paths: Path) -> str:
+        """Return the cache's key of a file, or of two that are compared."""
+        return ".".join(self.facts[path].sha256 for path in paths)
+
+    def of(self, computer: Computer, *paths: Path) -> Float[np.ndarray, " d"]:
+        """Return the value of a computation on a file, or on two."""
+        number = next(i for i, other in enumerate(self.computers) if other is computer)
+        return self.spaces[number].values[self.key(*paths)]
+
+    def plan(self, matched: Matched) -> list[Work]:
+        """Return the work that the cache does not have, one item a match."""
+        claimed: set[tuple[int, str]] = set()
+        works = []
+        for match in matched.matches:
+            work = Work(match.pred, match.truth)
+            for number, computer in enumerate(self.computers):
+                if computer.is_pairwise:
+                    files = [(match.pred, match.truth)] if match.pred else []
+                else:
+                    files = [(path,) for path in (match.pred, match.truth, match.garment) if path]
+                for paths in files:
+                    key = self.key(*paths)
+                    if key in self.spaces[number] or (number, key) in claimed:
+                        continue
+                    claimed.add((number, key))
+                    if computer.is_pairwise:
+                        work.pairwise.append((number, key))
+                    else:
+                        work.features.append((number, key, paths[0]))
+            if work:
+                works.append(work)
+        return works
+
+    def run(self, works: list[Work], *, workers: int, batch_size: int) -> None:
+        """Do the work; every `batch_size` items the values go to the cache."""
+        with one_torch_thread(self.computers), _pool(workers) as pool:
+            made = _in_flight(pool, self._do, works, 2 * workers)
+            progress = tqdm(made, total=len(works), desc="scoring", unit="picture")
+            try:
+                for count, found in enumerate(progress, 1):
+                    for number, key, value in found:
+                        self.spaces[number].add(key, value)
+                    if count % batch_size == 0:
+                        self._flush()
+            finally:
+                self._flush()
+
+    def _flush(self) -> None:
+        for space in self.spaces:
+            space.flush()
+
+    def _do(self, work: Work) -> list[Found]:
+        pictures: dict[Path, np.ndarray] = {}
+
+        def picture(path: Path) -> np.ndarray:
+            if path not in pictures:
+                pictures[path] = read_rgb(path, "picture")
+            return pictures[path]
+
+        found: list[Found] = []
+        for number, key in work.pairwise:
+            assert work.pred and work.truth
+            computer = self.computers[number]
+            prepare = computer.choice.prepare
+            truth = prepared(picture(work.truth), prepare)
+            image = prepared(picture(work.pred), prepare, truth.shape[:2], is_prediction=True)
+            found.append((number, key, _checked(computer, work.pred, image, truth)))
+        for number, key, path in work.features:
+            computer = self.computers[number]
+            image = prepared(picture(path), computer.choice.prepare)
+            found.append((number, key, _checked(computer, path, image)))
+        return found
+
+
+def _checked(computer: Computer, path: Path, *pictures: np.ndarray) -> Float[np.ndarray, " d"]:
+    try:
+        value = np.atleast_1d(np.asarray(computer.function(*pictures)))
+    except OmfaError as error:
+        raise OmfaError(f"{path}: {error}") from None
+    if not all(map(math.isfinite, value.tolist())):
+        raise OmfaError(
+            f"{path}: {computer.choice.label} is no finite number; the weights in --networks or the"
+            " picture are not what they should be"
+        )
+    return value
+
+
+@contextlib.contextmanager
+def _pool(workers: int) -> Iterator[ThreadPoolExecutor]:
+    pool = ThreadPoolExecutor(workers)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _in_flight(
+    pool: ThreadPoolExecutor, make, things: Iterable[Work], count: int
+) -> Iterator[list[Found]]:
+    """Yield the results in order, with at most `count` begun and not yet taken."""
+    rest = iter(things)
+    flying = collections.deque(pool.submit(make, thing) for thing in itertools.islice(rest, count))
+    while flying:
+        yield flying.popleft().result()
+        flying.extend(pool.submit(make, thing) for thing in itertools.islice(rest, 1))
+
+
+@contextlib.contextmanager
+def one_torch_thread(computers: list[Computer]) -> Iterator[None]:
+    """Let torch, if any computation uses it, compute each picture with one thread of the CPU."""
+    if not any(computer.identity["device"] for computer in computers):
+        yield
+        return
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

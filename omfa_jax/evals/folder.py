@@ -1,0 +1,239 @@
+"""Score one folder of pictures under a protocol: checked first, resumable, in bounded memory."""
+
+import datetime
+import hashlib
+import logging
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from omfa_jax.core.errors import OmfaError
+from omfa_jax.evals.aggregate import distance_of_sets, mean_of, per_image, without_value
+from omfa_jax.evals.compute import Results
+from omfa_jax.evals.computers import Computers, load_computers
+from omfa_jax.evals.matching import Match, Matched, Names, match
+from omfa_jax.evals.networks import Networks
+from omfa_jax.evals.pictures import FileFacts, look_at_all
+from omfa_jax.evals.protocol import MetricChoice, Protocol, protocol
+from omfa_jax.evals.scores import (
+    SETTINGS,
+    Category,
+    Counts,
+    Folders,
+    Metric,
+    PerImage,
+    Scores,
+    WeightsFile,
+    read_scores,
+    write_scores,
+)
+from omfa_jax.evals.scores import Protocol as ProtocolEntry
+from omfa_jax.evals.versions import base_versions
+
+log = logging.getLogger(__name__)
+
+MAX_ASPECT_ERROR = 0.01
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to score: folders, rules and where the result goes (see `omfa eval --help`)."""
+
+    pred: Path
+    gt: Path
+    out: Path
+    protocol: str
+    setting: str = "paired"
+    garments: Path | None = None
+    pairs: Path | None = None
+    categories: Path | None = None
+    names: Names = field(default_factory=Names)
+    method: str | None = None
+    networks: Path | None = None
+    any_weights: bool = False
+    allow_missing: bool = False
+    seed: int = 0
+    device: str = "cpu"
+    workers: int = 2
+    batch_size: int = 32
+
+
+def score_folder(request: Request) -> Scores:
+    """Score the folder, write the scores file and return its content.
+
+    Values are kept in OUT.cache as they come; a run that was killed goes on where it was. Raises
+    OmfaError, before any work, for files that are damaged or do not match, and for an --out that
+    holds something else.
+    """
+    chosen = protocol(request.protocol)
+    choices = chosen.metrics(request.setting)
+    require_out(request)
+    matched = match(
+        request.pred,
+        request.gt,
+        garments=request.garments,
+        pairs=request.pairs,
+        categories=request.categories,
+        names=request.names,
+        allow_missing=request.allow_missing,
+    )
+    facts = look_at_all(_files(matched), request.workers)
+    wrong = wrong_sizes(chosen, matched, facts)
+    if wrong and not request.allow_missing:
+        raise OmfaError(
+            f"{len(wrong)} of {len(matched.scored)} predictions have a wrong size: {wrong[0]}"
+            f" (protocol {chosen.name}: {chosen.size_rule}); change --pred or --protocol, or give"
+            " --allow-missing to have them resized"
+        )
+    networks = Networks(request.networks, any_weights=request.any_weights)
+    garment = all(row.garment for row in matched.matches)
+    computable = {
+        key: choice for key, choice in choices.items() if choice.against != "garment" or garment
+    }
+    computers = load_computers(computable, networks, request.device)
+    cache = request.out.with_name(f"{request.out.name}.cache")
+    results = Results(computers.distinct, facts, cache)
+    works = results.plan(matched)
+    if len(works) < len(matched.matches) and computers.distinct:
+        log.info("%d of %d in %s", len(matched.matches) - len(works), len(matched.matches), cache)
+    results.run(works, workers=request.workers, batch_size=request.batch_size)
+    scores = _scores(request, chosen, matched, facts, computers, results, networks, len(wrong))
+    write_scores(request.out, scores)
+    return scores
+
+
+def require_out(request: Request) -> None:
+    """Raise an OmfaError unless --out can be written, or replaced by what this run makes."""
+    if request.setting not in SETTINGS:
+        raise OmfaError(f"--setting must be one of {', '.join(SETTINGS)}, got {request.setting!r}")
+    out = request.out
+    if not out.parent.is_dir():
+        raise OmfaError(f"--out: the folder {out.parent} does not exist; make it or change --out")
+    if out.is_dir():
+        raise OmfaError(f"--out must be a file, {out} is a folder; change --out")
+    if out.exists():
+        entry = read_scores(out).protocol
+        if (entry.name, entry.setting) != (request.protocol, request.setting):
+            raise OmfaError(
+                f"{out} holds the scores of protocol {entry.name}, {entry.setting}; this run's are"
+                f" of {request.protocol}, {request.setting}: change --out"
+            )
+
+
+def wrong_sizes(chosen: Protocol, matched: Matched, facts: dict[Path, FileFacts]) -> list[str]:
+    """Return a line for each prediction whose size the protocol does not allow."""
+    wrong = []
+    for row in matched.scored:
+        assert row.pred
+        came, truth = facts[row.pred].size_px, facts[row.truth].size_px
+        same_aspect = abs(came[0] * truth[1] / (came[1] * truth[0]) - 1) <= MAX_ASPECT_ERROR
+        allowed = {
+            "same": came == truth,
+            "same_aspect": same_aspect,
+            "square_or_same_aspect": same_aspect or came[0] == came[1],
+        }
+        if not allowed[chosen.size_rule]:
+            wrong.append(
+                f"{row.pred.name} is {came[1]}x{came[0]} px, its ground truth {truth[1]}x{truth[0]}"
+            )
+    return wrong
+
+
+def _files(matched: Matched) -> list[Path]:
+    rows = [(row.pred, row.truth, row.garment) for row in matched.matches]
+    return list(dict.fromkeys(path for row in rows for path in row if path))
+
+
+def _scores(
+    request: Request,
+    chosen: Protocol,
+    matched: Matched,
+    facts: dict[Path, FileFacts],
+    computers: Computers,
+    results: Results,
+    networks: Networks,
+    resized: int,
+) -> Scores:
+    choices = chosen.metrics(request.setting)
+    scored = matched.scored
+    values = {
+        key: per_image(results, computer, choices[key], scored)
+        for key, computer in computers.by_metric.items()
+        if choices[key].against != "all_truth"
+    }
+
+    def table(rows: list[Match], everything: list[Match]) -> dict[str, Metric]:
+        places = {row.name: place for place, row in enumerate(scored)}
+        made = {}
+        for key, choice in choices.items():
+            if key not in computers.by_metric:
+                made[key] = without_value(choice, _reason(key, computers, choice))
+            elif key in values:
+                column = [values[key][places[row.name]] for row in rows]
+                made[key] = mean_of(choice, column, request.seed)
+            else:
+                preds = _distinct(row.pred for row in rows if row.pred)
+                truths = _distinct(row.truth for row in everything)
+                computer = computers.by_metric[key]
+                made[key] = distance_of_sets(results, computer, choice, preds, truths, request.seed)
+        return made
+
+    categories = {}
+    for name in sorted({row.category for row in scored if row.category}):
+        rows = [row for row in scored if row.category == name]
+        everything = [row for row in matched.matches if row.category == name]
+        categories[name] = Category(len(rows), table(rows, everything))
+    preds = [row.pred for row in scored if row.pred]
+    digest = hashlib.sha256()
+    for row in matched.matches:
+        digest.update(f"{row.name} {facts[row.truth].sha256}\n".encode())
+    formats = Counter(facts[path].format for path in preds)
+    odd = Counter(fact.odd for fact in facts.values() if fact.odd)
+    if odd:
+        listed = ", ".join(f"{count} {what}" for what, count in sorted(odd.items()))
+        log.warning("converted to upright 8-bit RGB: %s", listed)
+    now = datetime.datetime.now(datetime.UTC)
+    return Scores(
+        method=request.method or request.pred.resolve().name,
+        created=now.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        protocol=ProtocolEntry(chosen.name, request.setting, chosen.choices(request.setting)),
+        versions=base_versions() | computers.libraries | {"device": request.device},
+        weights={
+            name: WeightsFile(found.weights.name, found.sha256)
+            for name, found in sorted(networks.used.items())
+        },
+        seed=request.seed,
+        folders=Folders(
+            str(request.pred),
+            str(request.gt),
+            str(request.garments) if request.garments else None,
+            str(request.pairs) if request.pairs else None,
+            digest.hexdigest(),
+        ),
+        counts=Counts(
+            len(matched.matches),
+            len(scored),
+            matched.missing,
+            matched.extra,
+            resized,
+            dict(sorted(formats.items())),
+            dict(sorted(odd.items())),
+        ),
+        metrics=table(scored, list(matched.matches)),
+        categories=categories,
+        per_image=PerImage(
+            tuple(row.name for row in scored),
+            tuple(row.category for row in scored) if categories else (),
+            values,
+        ),
+    )
+
+
+def _reason(key: str, computers: Computers, choice: MetricChoice) -> str:
+    if key in computers.absent:
+        return computers.absent[key]
+    return f"{choice.label} compares with the garment: give --garments DIR and --pairs FILE"
+
+
+def _distinct(paths) -> list[Path]:
+    return list(dict.fromkeys(paths))

@@ -1,0 +1,203 @@
+"""Which prediction belongs to which ground truth picture and garment: by name, and strictly."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.files import require_dir, require_file
+from omfa_jax.data.labels import CATEGORIES
+from omfa_jax.data.reading import Pair, read_pairs
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Names:
+    """How files are named (without suffix) for one line of the pairs: {person} and {garment}."""
+
+    pred: str = "{person}"
+    gt: str = "{person}"
+    garment: str = "{garment}"
+
+    def __post_init__(self) -> None:
+        """Refuse a rule with another placeholder."""
+        for flag, rule in (("pred", self.pred), ("gt", self.gt), ("garment", self.garment)):
+            others = set(re.findall(r"{(.*?)}", rule)) - {"person", "garment"}
+            if others or "{" not in rule:
+                raise OmfaError(
+                    f"--{flag}-name must hold {{person}} or {{garment}} and no other"
+                    f" placeholder, got {rule!r}"
+                )
+
+
+@dataclass(frozen=True)
+class Match:
+    """One prediction and what it is compared with; None for a file that is not there."""
+
+    name: str
+    pred: Path | None
+    truth: Path
+    garment: Path | None
+    category: str
+
+
+@dataclass(frozen=True)
+class Matched:
+    """All matches, in the order of their names, and the names that have no partner."""
+
+    matches: tuple[Match, ...]
+    missing: tuple[str, ...]
+    extra: tuple[str, ...]
+
+    @property
+    def scored(self) -> list[Match]:
+        """The matches that have a prediction."""
+        return [match for match in self.matches if match.pred is not None]
+
+
+def pictures_by_name(folder: Path, what: str, flag: str) -> dict[str, Path]:
+    """Return {name without suffix: path} of a folder's pictures, in the order of the names.
+
+    OmfaError if the folder has none, or two of one name (a.jpg and a.png).
+    """
+    found: dict[str, Path] = {}
+    for path in sorted(require_dir(folder, what, flag).iterdir()):
+        if path.name.startswith(".") or path.suffix.lower() not in SUFFIXES or not path.is_file():
+            continue
+        if path.stem in found:
+            raise OmfaError(
+                f"{what}: {found[path.stem].name} and {path.name} have the same name in {folder};"
+                " remove one of them"
+            )
+        found[path.stem] = path
+    if not found:
+        inside = sorted(path.name for path in folder.iterdir() if path.is_dir())
+        hint = f" (it has folders: {', '.join(inside[:SHOWN])})" if inside else ""
+        raise OmfaError(f"{what}: no pictures in {folder}{hint}; change {flag}")
+    return found
+
+
+def read_pair_lines(path: Path, flag: str) -> list[Pair]:
+    """Return the lines of a pairs file; OmfaError that names the first line that is no pair."""
+    faults: list[str] = []
+    try:
+        pairs = list(read_pairs(require_file(path, "pairs file", flag), faults))
+    except OSError as error:
+        raise OmfaError(f"{path}: cannot be read: {error}; change {flag}") from None
+    if faults:
+        more = f" (and {len(faults) - 1} more such lines)" if len(faults) > 1 else ""
+        raise OmfaError(f"{faults[0]}, separated by spaces or tabs{more}; change {flag}")
+    if not pairs:
+        raise OmfaError(f"{path}: no pairs in it; change {flag}")
+    for pair in pairs:
+        for word in (pair.person, pair.garment):
+            if re.search(r"[,;|]", word):
+                raise OmfaError(
+                    f"{path}: names must be separated by spaces or tabs, found"
+                    f" {word[:60]!r}; change {flag}"
+                )
+    lines = [(pair.person, pair.garment) for pair in pairs]
+    if len(set(lines)) < len(lines):
+        twice = next(line for number, line in enumerate(lines) if line in lines[:number])
+        raise OmfaError(f"{path}: the line {' '.join(twice)!r} is there twice; change {flag}")
+    return pairs
+
+
+def read_categories(path: Path) -> dict[str, str]:
+    """Return {name without suffix: category} of a file with "name category" lines."""
+    found: dict[str, str] = {}
+    text = require_file(path, "categories file", "--categories").read_text("utf-8-sig", "replace")
+    for number, line in enumerate(text.splitlines(), 1):
+        words = line.split()
+        if words and len(words) != 2:
+            raise OmfaError(
+                f"{path} line {number}: expected a name and a category, found {line[:80]!r};"
+                " change --categories"
+            )
+        if words and Path(words[0]).stem in found:
+            raise OmfaError(f"{path} line {number}: {words[0]} is there twice; change --categories")
+        if words:
+            word = words[1]
+            number_word = word.isdigit() and int(word) < len(CATEGORIES)
+            found[Path(words[0]).stem] = CATEGORIES[int(word)] if number_word else word
+    return found
+
+
+def match(
+    pred: Path,
+    gt: Path,
+    *,
+    garments: Path | None = None,
+    pairs: Path | None = None,
+    categories: Path | None = None,
+    names: Names | None = None,
+    allow_missing: bool = False,
+) -> Matched:
+    """Match every expected prediction with its files; OmfaError for what has no partner.
+
+    Expected is one prediction a line of `pairs`, or without it one a ground truth picture. With
+    `allow_missing`, missing and extra predictions are returned and not raised.
+    """
+    names = names or Names()
+    if pred.exists() and gt.exists() and pred.resolve() == gt.resolve():
+        raise OmfaError(f"--pred and --gt are the same folder ({pred}); change one of them")
+    preds = pictures_by_name(pred, "predictions", "--pred")
+    truths = pictures_by_name(gt, "ground truth", "--gt")
+    shop = pictures_by_name(garments, "garments", "--garments") if garments else None
+    told = read_categories(categories) if categories else {}
+    lines = [(name, name, "") for name in truths]
+    if pairs:
+        read = read_pair_lines(pairs, "--pairs")
+        lines = [(Path(p.person).stem, Path(p.garment).stem, p.category) for p in read]
+    made: dict[str, Match] = {}
+    for person, garment_name, line_category in lines:
+        words = {"person": person, "garment": garment_name}
+        name = names.pred.format(**words)
+        if name in made:
+            raise OmfaError(
+                f"two lines of {pairs} expect the same prediction {name!r}: tell them apart with"
+                " --pred-name, or change --pairs"
+            )
+        truth = _require(truths, names.gt.format(**words), "ground truth", gt, "--gt", pairs)
+        garment = None
+        if shop is not None and garments is not None and pairs:
+            wanted = names.garment.format(**words)
+            garment = _require(shop, wanted, "garment", garments, "--garments", pairs)
+        category = line_category or told.get(person, told.get(name, ""))
+        made[name] = Match(name, preds.get(name), truth, garment, category)
+    matches = tuple(made[name] for name in sorted(made))
+    missing = tuple(match.name for match in matches if match.pred is None)
+    extra = tuple(sorted(set(preds) - set(made)))
+    if categories and (unknown := [match.name for match in matches if not match.category]):
+        raise OmfaError(f"{categories}: no category for {_some(unknown)}; change --categories")
+    if not allow_missing and (missing or extra):
+        told_off = [
+            *([f"{len(missing)} missing ({_some(missing)})"] if missing else []),
+            *([f"{len(extra)} extra ({_some(extra)})"] if extra else []),
+        ]
+        raise OmfaError(
+            f"predictions in {pred} do not match: {', '.join(told_off)} of {len(matches)} expected;"
+            " change --pred, --pairs or --pred-name, or give --allow-missing"
+        )
+    if len(missing) == len(matches):
+        raise OmfaError(
+            f"no prediction in {pred} has an expected name (expected {_some(missing)}, found"
+            f" {_some(extra)}); change --pred or --pred-name"
+        )
+    return Matched(matches, missing, extra)
+
+
+def _require(
+    found: dict[str, Path], name: str, what: str, folder: Path, flag: str, pairs: Path | None
+) -> Path:
+    if name not in found:
+        raise OmfaError(
+            f"{what} {name!r}, named by {pairs}, is not in {folder}; change {flag} or --pairs"
+        )
+    return found[name]
+
+
+def _some(names: tuple[str, ...] | list[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")

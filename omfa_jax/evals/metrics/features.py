@@ -1,0 +1,159 @@
+"""Features of one picture: Inception (FID, KID), CLIP (CLIP-FID, CLIP-I) and DINO."""
+
+import json
+import os
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Float32, UInt8
+
+from omfa_jax.core.errors import OmfaError
+from omfa_jax.evals.networks import (
+    Found,
+    Networks,
+    read_state,
+    require_library,
+    require_torchvision,
+)
+from omfa_jax.evals.pictures import float_bicubic, resized, short_side_crop
+
+Extract = Callable[[UInt8[np.ndarray, "h w 3"]], Float32[np.ndarray, " d"]]
+
+INCEPTION_PX = 299
+INCEPTION_LAYERS = (
+    *("Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3", "MaxPool_1", "Conv2d_3b_1x1"),
+    *("Conv2d_4a_3x3", "MaxPool_2", "Mixed_5b", "Mixed_5c", "Mixed_5d", "Mixed_6a", "Mixed_6b"),
+    *("Mixed_6c", "Mixed_6d", "Mixed_6e", "Mixed_7a", "Mixed_7b", "Mixed_7c", "AvgPool"),
+)
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def load_inception(networks: Networks, options: dict[str, Any], device: str) -> Extract:
+    """Return the 2048 features of TensorFlow's 2015 Inception, in torch-fidelity's port of it.
+
+    `resize` "clean" is clean-fid's (Pillow bicubic on floats), "pytorch" is pytorch-fid's (bilinear
+    without antialiasing); `input` says how 0..255 becomes the network's range. NotThere if the
+    package or the weights are not there.
+    """
+    require_library("torch_fidelity")
+    require_torchvision()
+    import torch
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    found = networks.find("inception")
+    read_state(found.path)  # the package's own reading would run code in the file
+    try:
+        model = FeatureExtractorInceptionV3(
+            "inception", ["2048"], feature_extractor_weights_path=str(found.path)
+        )
+    except RuntimeError as error:
+        raise _other_architecture(found, "the FID Inception network", error) from None
+    layers = torch.nn.Sequential(*(getattr(model, name) for name in INCEPTION_LAYERS))
+    layers = layers.eval().requires_grad_(False).to(device)
+
+    def extract(image: UInt8[np.ndarray, "h w 3"]) -> Float32[np.ndarray, " d"]:
+        if options["resize"] == "clean":
+            pixels = _channels_first(float_bicubic(image, INCEPTION_PX), device)
+        else:
+            unit = _channels_first(image.astype(np.float32) / 255, device)
+            pixels = 255 * torch.nn.functional.interpolate(
+                unit, (INCEPTION_PX, INCEPTION_PX), mode="bilinear", align_corners=False
+            )
+        shift, scale = (128, 128) if options["input"] == "(x-128)/128" else (127.5, 127.5)
+        with torch.inference_mode():
+            return layers((pixels - shift) / scale).flatten().float().cpu().numpy()
+
+    return extract
+
+
+def load_clip(networks: Networks, options: dict[str, Any], device: str) -> Extract:
+    """Return CLIP's image embedding (before normalisation), by transformers."""
+    require_library("transformers")
+    found = networks.find(options["model"])
+    model = _pretrained(found, "CLIPVisionModelWithProjection", "clip", device)
+    side_px = model.config.image_size
+
+    def extract(image: UInt8[np.ndarray, "h w 3"]) -> Any:
+        return _run(
+            model, short_side_crop(image, side_px), CLIP_MEAN, CLIP_STD, device
+        ).image_embeds
+
+    return _as_numpy(extract)
+
+
+def load_dino(networks: Networks, options: dict[str, Any], device: str) -> Extract:
+    """Return DINO's CLS feature of the last layer, by transformers."""
+    require_library("transformers")
+    found = networks.find(options["model"])
+    model = _pretrained(found, "ViTModel", "vit", device, add_pooling_layer=False)
+    side_px = model.config.image_size
+
+    def extract(image: UInt8[np.ndarray, "h w 3"]) -> Any:
+        square = resized(image, (side_px, side_px), "bilinear")
+        made = _run(model, square, IMAGENET_MEAN, IMAGENET_STD, device)
+        return made.last_hidden_state[:, 0]
+
+    return _as_numpy(extract)
+
+
+def cosine(one: Float[np.ndarray, " d"], other: Float[np.ndarray, " d"]) -> float:
+    """Return the cosine similarity of two feature vectors, -1 to 1; 0 if one of them is zero."""
+    one, other = one.astype(np.float64), other.astype(np.float64)
+    lengths = float(np.linalg.norm(one) * np.linalg.norm(other))
+    return float(one @ other) / lengths if lengths else 0.0
+
+
+def _pretrained(found: Found, name: str, kind: str, device: str, **options: Any) -> Any:
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    import transformers
+
+    try:
+        config = json.loads((found.path / "config.json").read_text())
+        came = config.get("model_type")
+    except (OSError, ValueError, AttributeError) as error:
+        raise OmfaError(f"{found.path}/config.json: not a model's description: {error}") from None
+    if came != kind and came != f"{kind}_vision_model":
+        raise OmfaError(f"{found.path}: expected a model of type {kind}, found {came!r}")
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    try:
+        model, loading = getattr(transformers, name).from_pretrained(
+            found.path, local_files_only=True, output_loading_info=True, **options
+        )
+    except Exception as error:  # safetensors, pickles and shapes all fail in their own ways
+        raise _other_architecture(found, name, error) from None
+    if loading["missing_keys"]:
+        first = sorted(loading["missing_keys"])[0]
+        raise OmfaError(f"{found.weights}: not the weights of {name}: {first} is not in it")
+    return model.float().eval().requires_grad_(False).to(device)
+
+
+def _run(
+    model: Any,
+    image: UInt8[np.ndarray, "h w 3"],
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    device: str,
+) -> Any:
+    import torch
+
+    unit = (image.astype(np.float32) / 255 - np.float32(mean)) / np.float32(std)
+    with torch.inference_mode():
+        return model(pixel_values=_channels_first(unit, device))
+
+
+def _as_numpy(extract: Callable[[Any], Any]) -> Extract:
+    return lambda image: extract(image).flatten().float().cpu().numpy()
+
+
+def _channels_first(image: Float32[np.ndarray, "h w 3"], device: str) -> Any:
+    import torch
+
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)[None])).to(device)
+
+
+def _other_architecture(found: Found, what: str, error: Exception) -> OmfaError:
+    reason = " ".join(str(error).split())[:160]
+    return OmfaError(f"{found.weights}: not the weights of {what}: {reason}")

@@ -1,0 +1,148 @@
+"""Pictures as a protocol wants them, and a quick look at every file before hours of work."""
+
+import hashlib
+import io
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float32, UInt8
+from PIL import Image
+from tqdm import tqdm
+
+from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.images import MIN_SIDE_PX, exif_orientation, open_image
+from omfa_jax.evals.protocol import Filter, Prepare
+
+FILTERS = {
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+LYING_DOWN = (5, 6, 7, 8)  # EXIF orientations that swap height and width
+JPEG_END = b"\xff\xd9"
+
+
+@dataclass(frozen=True)
+class FileFacts:
+    """What the quick look found: SHA-256 of the bytes, upright (height, width), what it holds.
+
+    `odd` names what had to be converted to upright 8-bit RGB ("CMYK", "EXIF rotation", ...), or "".
+    """
+
+    sha256: str
+    size_px: tuple[int, int]
+    format: str
+    odd: str
+
+
+def look_at(path: Path) -> FileFacts:
+    """Return a picture file's facts; OmfaError if it is damaged, cut short, or no picture.
+
+    Pixels are decoded only if the file's end is not where its format says: the bytes of a PNG are
+    held against its checksums, and a JPEG must end with its end mark.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise OmfaError(f"picture {path}: cannot be read: {error.strerror or error}") from None
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            kind, mode, size = image.format or "", image.mode, image.size
+            see_through = image.has_transparency_data
+            orientation = exif_orientation(image)
+            whole = kind == "JPEG" and content.rstrip(b"\0").endswith(JPEG_END)
+            if kind == "PNG":
+                image.verify()
+                whole = content.rstrip(b"\0").endswith(b"IEND\xaeB`\x82")
+    except Exception:  # whatever a damaged file provokes; decoding says it in our words
+        whole = False
+    if not whole:
+        image = open_image(path, "picture")
+        kind, mode, size = image.format or kind, image.mode, image.size
+        see_through, orientation = image.has_transparency_data, exif_orientation(image)
+    if min(size) < MIN_SIDE_PX:
+        raise OmfaError(f"picture {path}: too small ({size[0]}x{size[1]} px)")
+    width, height = size if orientation not in LYING_DOWN else size[::-1]
+    odd = [
+        *([mode] if mode not in ("RGB", "RGBA") else []),
+        *(["transparency"] if see_through else []),
+        *(["EXIF rotation"] if orientation != 1 else []),
+    ]
+    return FileFacts(hashlib.sha256(content).hexdigest(), (height, width), kind, ", ".join(odd))
+
+
+def look_at_all(paths: Sequence[Path], workers: int) -> dict[Path, FileFacts]:
+    """Look at every file; the first damaged one (by order) is the OmfaError, with their number."""
+    facts: dict[Path, FileFacts] = {}
+    errors: list[OmfaError] = []
+    with ThreadPoolExecutor(workers) as pool:
+        waiting = [(path, pool.submit(look_at, path)) for path in paths]
+        for path, future in tqdm(waiting, desc="checking files", unit="file", leave=False):
+            try:
+                facts[path] = future.result()
+            except OmfaError as error:
+                errors.append(error)
+    if errors:
+        more = f" (and {len(errors) - 1} more damaged files)" if len(errors) > 1 else ""
+        raise OmfaError(f"{errors[0]}{more}; nothing was scored: mend or remove it")
+    return facts
+
+
+def resized(
+    image: UInt8[np.ndarray, "h w 3"], size_px: tuple[int, int], filter: Filter
+) -> UInt8[np.ndarray, "h2 w2 3"]:
+    """Return the picture at (height, width) with Pillow's filter, on 8 bits; itself if it is."""
+    if image.shape[:2] == size_px:
+        return image
+    return np.array(Image.fromarray(image).resize(size_px[::-1], FILTERS[filter]))
+
+
+def prepared(
+    image: UInt8[np.ndarray, "h w 3"],
+    prepare: Prepare,
+    other_px: tuple[int, int] | None = None,
+    *,
+    is_prediction: bool = False,
+) -> UInt8[np.ndarray, "h2 w2 3"]:
+    """Return the picture as the metric sees it; `other_px` is the size of what it is compared with.
+
+    That size holds where the protocol names none.
+    """
+    size = prepare.size_px or other_px or image.shape[:2]
+    height, width = size
+    square = image.shape[0] == image.shape[1] and height > width
+    if is_prediction and square and prepare.pred_fit == "square_then_crop":
+        left = round((height - width) / 2)
+        return resized(image, (height, height), prepare.filter)[:, left : left + width]
+    return resized(image, size, prepare.filter)
+
+
+def short_side_crop(
+    image: UInt8[np.ndarray, "h w 3"], side_px: int
+) -> UInt8[np.ndarray, "side_px side_px 3"]:
+    """Return the middle square after bringing the short side to `side_px` (bicubic), as CLIP."""
+    height, width = image.shape[:2]
+    short = min(height, width)
+    size = (int(side_px * height / short), int(side_px * width / short))
+    image = resized(image, size, "bicubic")
+    top, left = (round((side - side_px) / 2) for side in size)
+    return image[top : top + side_px, left : left + side_px]
+
+
+def float_bicubic(
+    image: UInt8[np.ndarray, "h w 3"], side_px: int
+) -> Float32[np.ndarray, "side_px side_px 3"]:
+    """Return the picture squeezed to a square without rounding to 8 bits, as clean-fid does.
+
+    Each channel by Pillow's bicubic filter on floats, then clipped to 0..255.
+    """
+    channels = [
+        Image.fromarray(image[..., index].astype(np.float32)).resize(
+            (side_px, side_px), Image.Resampling.BICUBIC
+        )
+        for index in range(3)
+    ]
+    return np.stack([np.asarray(channel) for channel in channels], axis=-1).clip(0, 255)

@@ -1,0 +1,33 @@
+"""`ladi512`: LaDI-VTON's `val_metrics.py`, which MV-VTON and others use.
+
+SSIM and LPIPS on both pictures at 512 x 384 (bilinear); FID and KID of clean-fid between the
+predictions as they are and all test photos as they are; KID printed raw.
+"""
+
+import dataclasses
+
+from omfa_jax.evals.protocol import Prepare, Protocol, with_options
+from omfa_jax.evals.protocols.omfa import FID_CLEAN, KID_CLEAN, LPIPS, SSIM
+
+SMALL = Prepare((512, 384), "bilinear")
+KID = dataclasses.replace(with_options(KID_CLEAN, small="all"), scale=1, label="KID")
+
+PROTOCOL = Protocol(
+    name="ladi512",
+    source="miccunifi/ladi-vton src/utils/val_metrics.py",
+    size_rule="same_aspect",
+    settings={
+        "paired": {
+            "ssim": dataclasses.replace(SSIM, prepare=SMALL),
+            "lpips": dataclasses.replace(LPIPS, prepare=SMALL),
+            "fid": FID_CLEAN,
+            "kid": KID,
+        },
+        "unpaired": {"fid": FID_CLEAN, "kid": KID},
+    },
+    deviations=(
+        "Inception Score is not computed",
+        "SSIM in float64 (the source: float32)",
+        "KID subsets are seeded (the source: not)",
+    ),
+)

@@ -1,0 +1,65 @@
+"""`omfa`: our statement of the OMFA paper's measures (arXiv 2508.04559).
+
+The paper names SSIM, LPIPS, FID and KID (paired), FID, KID, CLIP-I, DINO and a vision model's
+judgement (unpaired), DISTS for garments. It does not say sizes, networks, or what CLIP-I and DINO
+compare; those choices are ours, taken where two sister works agree. Nothing is resized that a
+network does not need resized: a prediction must have its ground truth's size.
+"""
+
+from omfa_jax.evals.protocol import MetricChoice, Protocol
+
+GAUSSIAN = {"channels": "rgb", "border": "reflect", "precision": "float64"}
+CLEAN = {"resize": "clean", "input": "(x-128)/128"}
+KID = {"subsets": 100, "subset_size": 1000, "small": "half"}
+
+SSIM = MetricChoice("ssim", "SSIM", "higher", "truth", options=GAUSSIAN)
+PSNR = MetricChoice("psnr", "PSNR (dB)", "higher", "truth", options={"ceiling_db": 120})
+LPIPS = MetricChoice("lpips", "LPIPS", "lower", "truth", options={"net": "alex", "range": "-1..1"})
+DISTS = MetricChoice("dists", "DISTS", "lower", "truth")
+FID_CLEAN = MetricChoice("fid", "FID", "lower", "all_truth", options=CLEAN)
+KID_CLEAN = MetricChoice("kid", "KID x1000", "lower", "all_truth", scale=1000, options=CLEAN | KID)
+CLIP = {"model": "clip-vit-base-patch32", "resize": "short side 224 bicubic, centre crop"}
+CLIP_FID = MetricChoice("clip_fid", "CLIP-FID", "lower", "all_truth", options=CLIP)
+CLIP_I = MetricChoice("clip_i", "CLIP-I", "higher", "garment", options=CLIP)
+DINO = MetricChoice(
+    "dino",
+    "DINO",
+    "higher",
+    "garment",
+    options={"model": "dino-vits16", "resize": "224x224 bilinear", "feature": "CLS"},
+)
+
+PAIRED = {
+    "ssim": SSIM,
+    "psnr": PSNR,
+    "lpips": LPIPS,
+    "fid": FID_CLEAN,
+    "kid": KID_CLEAN,
+    "clip_fid": CLIP_FID,
+}
+
+PROTOCOL = Protocol(
+    name="omfa",
+    source="arXiv 2508.04559; sizes, networks and CLIP-I/DINO pairs are our choice",
+    size_rule="same",
+    settings={
+        "paired": PAIRED,
+        "unpaired": {
+            "fid": FID_CLEAN,
+            "kid": KID_CLEAN,
+            "clip_fid": CLIP_FID,
+            "clip_i": CLIP_I,
+            "dino": DINO,
+        },
+        "multi_pose": PAIRED,
+        "try_off": {
+            "ssim": SSIM,
+            "psnr": PSNR,
+            "lpips": LPIPS,
+            "dists": DISTS,
+            "fid": FID_CLEAN,
+            "kid": KID_CLEAN,
+            "clip_fid": CLIP_FID,
+        },
+    },
+)

@@ -1,0 +1,38 @@
+"""`tryoffdiff`: TryOffDiff's `eval.py`, for garments taken off.
+
+Predictions are square (512): brought to 1024 x 1024, the middle 768 columns cut out, compared with
+the 1024 x 768 shop photo. SSIM is pyiqa's (luma only), LPIPS AlexNet, DISTS at 341 x 256; FID, KID
+and CLIP-FID are clean-fid's on the files as they lie, so square predictions are squeezed there.
+"""
+
+import dataclasses
+
+from omfa_jax.evals.protocol import Prepare, Protocol, with_options
+from omfa_jax.evals.protocols.omfa import CLIP_FID, DISTS, FID_CLEAN, KID_CLEAN, LPIPS, SSIM
+
+CUT = Prepare((1024, 768), "bilinear", "square_then_crop")
+SMALL = Prepare((341, 256), "bilinear", "square_then_crop")
+
+PROTOCOL = Protocol(
+    name="tryoffdiff",
+    source="rizavelioglu/tryoffdiff modeling/eval.py; SSIM of pyiqa 0.1.14",
+    size_rule="square_or_same_aspect",
+    settings={
+        "try_off": {
+            "ssim": dataclasses.replace(
+                with_options(SSIM, channels="y of YIQ, rounded", border="valid, negatives to 0"),
+                prepare=CUT,
+            ),
+            "lpips": dataclasses.replace(LPIPS, prepare=CUT),
+            "dists": dataclasses.replace(DISTS, prepare=SMALL),
+            "fid": FID_CLEAN,
+            "kid": dataclasses.replace(with_options(KID_CLEAN, small="all"), scale=1, label="KID"),
+            "clip_fid": CLIP_FID,
+        }
+    },
+    deviations=(
+        "MS-SSIM and CW-SSIM are not computed",
+        "DISTS is the mean over pictures (the source: over batches)",
+        "KID subsets are seeded (the source: not)",
+    ),
+)

@@ -1,0 +1,23 @@
+"""Versions of the libraries that computed a score."""
+
+import importlib.metadata
+import platform
+
+
+def versions(*names: str) -> dict[str, str]:
+    """Return {distribution: version} of those that are installed."""
+    found = {}
+    for name in names:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def base_versions() -> dict[str, str]:
+    """Return the versions that every score depends on."""
+    from omfa_jax import __version__
+
+    python = {"python": platform.python_version(), "omfa_jax": __version__}
+    return python | versions("numpy", "pillow")
