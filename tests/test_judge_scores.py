@@ -1,15 +1,25 @@
 """The judge's flags, and how its scores enter a scores file."""
 
 import argparse
+import base64
 import dataclasses
+import io
 import json
 
 import numpy as np
 import pytest
 from judge_server import Answer, serving, some_pairs
+from PIL import Image
 
-from omfa_jax.cli.eval_judge import add_judge_arguments, judge_scores, judge_settings
+from omfa_jax.cli.eval import add_arguments
+from omfa_jax.cli.eval_judge import (
+    add_judge_arguments,
+    judge_folder,
+    judge_of_folder,
+    judge_settings,
+)
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.images import write_image
 from omfa_jax.evals.judge.judged import add_judged
 from omfa_jax.evals.judge.prompts import TRY_OFF, TRY_ON
 from omfa_jax.evals.judge.run import judge
@@ -64,13 +74,13 @@ def test_a_judge_enters_the_scores_file(tmp_path, monkeypatch):
             tmp_path=tmp_path,
         )
         before = scores_of([p.name for p in pairs], ["upper", "upper", "dress", "shoes"])
-        judged = judge_scores(before, pairs, given)
+        judged = add_judged(before, judge(pairs, given))
     assert server.headers[0]["Authorization"] == "Bearer from-environment"
     write_scores(tmp_path / "a.json", judged)
     read = read_scores(tmp_path / "a.json")
     assert read.metrics["judge"].value == 5 and read.metrics["ssim"] == before.metrics["ssim"]
     low, high = read.metrics["judge"].interval
-    assert 2 <= low < 5 < high <= 9 and read.metrics["judge"].interval_kind == "bootstrap 95%"
+    assert 2 <= low < 5 < high <= 9 and "bootstrap 95%" in read.metrics["judge"].interval_kind
     assert read.per_image.values["judge"] == (2, 4, 9, None)
     assert read.categories["upper"].metrics["judge"].value == 3
     assert "HTTP 400" in read.categories["shoes"].metrics["judge"].not_computed
@@ -164,3 +174,49 @@ def test_a_key_that_no_header_may_have_is_not_quoted(tmp_path, monkeypatch):
             tmp_path=tmp_path,
         )
     assert "cret" not in str(error.value)
+
+
+def test_a_folder_is_judged_after_its_scores(tmp_path):
+    """The two calls that `omfa eval` makes: unpaired garments, and try-off's true garment."""
+    folders = [tmp_path / kind for kind in ("pred", "people", "garments")]
+    for number, folder in enumerate(folders):
+        for index in range(2):
+            grey = np.full((32, 24, 3), 100 * index + 10 * number, np.uint8)
+            write_image(folder / f"{index}.png", grey)
+    (tmp_path / "pairs.txt").write_text("0.png 1.png\n1.png 0.png\n")
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    if "--judge" not in parser.format_help():
+        add_judge_arguments(parser)
+    seen = []
+
+    def script(number, fields):
+        for part in (2, 4):
+            url = fields["messages"][0]["content"][part]["image_url"]["url"]
+            picture = Image.open(io.BytesIO(base64.b64decode(url.split(",")[1])))
+            seen.append(picture.getpixel((384, 512))[0])
+        return Answer()
+
+    with serving(script) as server:
+
+        def run(setting, *flags):
+            options = parser.parse_args(
+                [
+                    *("--pred", str(folders[0]), "--protocol", "omfa", "--setting", setting),
+                    *("--out", str(tmp_path / f"{setting}.json"), *flags),
+                    *("--judge-url", server.url, "--judge-model", "m", "--judge-prices", "0,0"),
+                    *("--judge-concurrency", "1"),
+                ]
+            )
+            given = judge_of_folder(options)
+            scores = scores_of(["0", "1"], [])
+            assert judge_folder(options, given, scores).metrics["judge"].value == 7.5
+            assert read_scores(options.out).judge["prompt"] == given.prompt
+
+        pairs = ("--garments", str(folders[2]), "--pairs", str(tmp_path / "pairs.txt"))
+        run("unpaired", "--gt", str(folders[1]), *pairs)
+        assert seen == [120, 0, 20, 100]
+        run("try_off", "--gt", str(folders[2]))
+        assert seen[4:] == [20, 0, 120, 100]
+        with pytest.raises(OmfaError, match="--garments DIR and --pairs FILE"):
+            run("unpaired", "--gt", str(folders[1]))

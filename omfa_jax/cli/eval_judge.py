@@ -11,8 +11,10 @@ from omfa_jax.core.errors import OmfaError
 from omfa_jax.evals.judge.judged import add_judged
 from omfa_jax.evals.judge.run import judge
 from omfa_jax.evals.judge.settings import KNOWN_PRICES, JudgeSettings, Pair, Prices
-from omfa_jax.evals.scores import Scores
+from omfa_jax.evals.matching import Match, Names, match
+from omfa_jax.evals.scores import Scores, write_scores
 
+NO_GARMENT = "the judge looks at each picture's garment: give --garments DIR and --pairs FILE"
 URL, MODEL, KEY = "OMFA_JUDGE_URL", "OMFA_JUDGE_MODEL", "OMFA_JUDGE_KEY"
 
 
@@ -89,9 +91,44 @@ def judge_settings(
     )
 
 
-def judge_scores(scores: Scores, pairs: Sequence[Pair], settings: JudgeSettings) -> Scores:
-    """Return the scores with the judge's added: what `omfa eval` calls after the other metrics."""
-    return add_judged(scores, judge(pairs, settings))
+def judge_of_folder(options: argparse.Namespace) -> JudgeSettings | None:
+    """Return the judge that `omfa eval --pred` is asked for; call it before anything is scored."""
+    settings = judge_settings(options, setting=options.setting, out=options.out)
+    if settings and options.setting != "try_off" and not (options.garments and options.pairs):
+        raise OmfaError(NO_GARMENT)
+    return settings
+
+
+def judge_folder(options: argparse.Namespace, settings: JudgeSettings, scores: Scores) -> Scores:
+    """Judge the folder that has just been scored; return its scores, written to --out anew."""
+    matched = match(
+        options.pred,
+        options.gt,
+        garments=options.garments,
+        pairs=options.pairs,
+        categories=options.categories,
+        names=Names(options.pred_name, options.gt_name, options.garment_name),
+        allow_missing=options.allow_missing,
+    )
+    judged = judge(judge_pairs(matched.scored, options.setting), settings)
+    scores = add_judged(scores, judged)
+    write_scores(options.out, scores)
+    return scores
+
+
+def judge_pairs(matches: Sequence[Match], setting: str) -> list[Pair]:
+    """Return what the judge looks at: prediction and garment, for try-off the true garment.
+
+    OmfaError if a match has no garment.
+    """
+    pairs = []
+    for row in matches:
+        garment = row.truth if setting == "try_off" else row.garment
+        if garment is None:
+            raise OmfaError(NO_GARMENT)
+        if row.pred is not None:
+            pairs.append(Pair(row.name, garment, row.pred))
+    return pairs
 
 
 def _prices(text: str | None, model: str) -> Prices:

@@ -1,6 +1,6 @@
 """Which examples a report shows, and their pictures: found again by name, made small."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,12 +9,12 @@ from jaxtyping import UInt8
 
 from omfa_jax.core.errors import OmfaError, unknown
 from omfa_jax.core.images import read_rgb, resize
+from omfa_jax.evals.matching import SUFFIXES, read_pair_lines
 from omfa_jax.evals.page import Figure
 from omfa_jax.evals.scores import Scores
 
 # the first of these that the files have is shown if none is asked for
 PREFERRED = ("judge", "lpips", "dists", "ssim", "psnr")
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 TRUTH = {"unpaired": "person, own garment", "try_off": "true garment"}
 
 
@@ -76,12 +76,13 @@ def choose(group: Sequence[Scores], metric: str, count: int) -> list[Example]:
 
 
 def values_of(scores: Scores, metric: str) -> dict[str, float]:
-    """Return the metric's values by name of picture."""
+    """Return the metric's values by name of picture, in the scale of the metric."""
     rows = scores.per_image
-    if metric not in rows.values:
+    if metric not in rows.values or metric not in scores.metrics:
         return {}
+    scale = scores.metrics[metric].scale
     column = zip(rows.names, rows.values[metric], strict=True)
-    return {name: value for name, value in column if value is not None}
+    return {name: value * scale for name, value in column if value is not None}
 
 
 class Pictures:
@@ -101,7 +102,7 @@ class Pictures:
             "garments": folders.garments and self._folder("garments", folders.garments),
         }
         self._stems: dict[Path, dict[str, Path]] = {}
-        self._garments = self._pairs(folders.pairs)
+        self._pairs = self._read_pairs(folders.pairs)
 
     def _folder(self, what: str, folder: str) -> Path | None:
         for path in (Path(folder), self.beside / folder):
@@ -110,24 +111,27 @@ class Pictures:
         self.notes.append(f"{self.scores.method}: the folder of {what} is not here: {folder}")
         return None
 
-    def _pairs(self, file: str | None) -> Mapping[str, str]:
-        """Return whose garment each picture shows, by stem, from a list of two names a line."""
+    def _read_pairs(self, file: str | None) -> list[tuple[str, str]]:
+        """Return person and garment of each line of the list of pairs, without suffix."""
         if file is None:
-            return {}
+            return []
         for path in (Path(file), self.beside / file):
             if path.is_file():
-                rows = (line.split() for line in path.read_text(errors="replace").splitlines())
-                return {Path(row[0]).stem: row[1] for row in rows if len(row) == 2}
+                try:
+                    rows = read_pair_lines(path, "the list of pairs")
+                except OmfaError as error:
+                    self.notes.append(f"{self.scores.method}: {error}")
+                    return []
+                return [(Path(row.person).stem, Path(row.garment).stem) for row in rows]
         self.notes.append(f"{self.scores.method}: the list of pairs is not here: {file}")
-        return {}
+        return []
 
     def picture(self, kind: str, name: str) -> UInt8[np.ndarray, "h w 3"] | None:
         """Return the "pred", "gt" or "garments" picture of an example, None if it is not there."""
-        if kind == "garments":
-            name = self._garments.get(Path(name).stem, name)
         folder = self._folders[kind]
-        path = folder and self._find(folder, name)
-        if not path:
+        paths = (folder and self._find(folder, other) for other in self._names(kind, name))
+        path = next((path for path in paths if path), None)
+        if path is None:
             return None
         try:
             image = read_rgb(path)
@@ -137,18 +141,28 @@ class Pictures:
         height = min(self.height_px, image.shape[0])
         return resize(image, height, max(1, round(image.shape[1] * height / image.shape[0])))
 
+    def _names(self, kind: str, name: str) -> list[str]:
+        """Return the names that an example's picture of a kind may have, the likeliest first.
+
+        A prediction has the example's own name; by the list of pairs that is the person's, or one
+        that holds the person's and perhaps the garment's (`--pred-name`).
+        """
+        exact = [row for row in self._pairs if row[0] == name]
+        held = [row for row in self._pairs if row[0] in name]
+        both = [row for row in held if row[1] in name]
+        person, garment = next(iter((*exact, *both, *held)), (name, name))
+        orders = {"pred": [name], "gt": [name, person, garment], "garments": [garment, name]}
+        return orders[kind]
+
     def has(self, kind: str) -> bool:
         """Whether there is such a folder."""
         return bool(self._folders[kind])
 
     def _find(self, folder: Path, name: str) -> Path | None:
-        for path in (folder / name, *(folder / f"{name}{suffix}" for suffix in SUFFIXES)):
-            if path.is_file():
-                return path
         if folder not in self._stems:
             paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES)
             self._stems[folder] = {path.stem: path for path in paths}
-        return self._stems[folder].get(Path(name).stem)
+        return self._stems[folder].get(name)
 
 
 def figures(
@@ -166,7 +180,7 @@ def figures(
     for scores, source in zip(group, pictures, strict=True):
         value = values_of(scores, metric).get(example.name)
         label = scores.metrics[metric].label if metric in scores.metrics else metric
-        below = f"{label}: {'none' if value is None else f'{value:.4g}'}"
+        below = f"{label}: {'none' if value is None else f'{value:#.4g}'}"
         reason = _reason(scores, example.name) if metric == "judge" else ""
         image = source.picture("pred", example.name)
         row.append(Figure(scores.method, image, f"{below}{reason}", "no picture"))

@@ -17,7 +17,8 @@ STYLE = """
 :root { --ink: #1b1f24; --soft: #5b6470; --line: #dfe3e8; --wash: #f5f7f9; --mark: #0a5c36 }
 * { box-sizing: border-box }
 body { font: 16px/1.5 system-ui, -apple-system, "Segoe UI", sans-serif; max-width: 68rem;
-       margin: 0 auto; padding: 1.5rem 1rem 4rem; color: var(--ink); background: #fff }
+       margin: 0 auto; padding: 1.5rem 1rem 4rem; color: var(--ink); background: #fff;
+       overflow-wrap: anywhere }
 h1 { font-size: 1.8rem; line-height: 1.2; margin: 0 0 .4rem }
 h2 { font-size: 1.25rem; margin: 2.4rem 0 .6rem; padding-bottom: .25rem;
      border-bottom: 1px solid var(--line) }
@@ -25,11 +26,11 @@ h3 { font-size: 1rem; margin: 1.4rem 0 .4rem }
 p { margin: .5rem 0; max-width: 48rem } .note, small { color: var(--soft) }
 .scroll { overflow-x: auto; margin: .7rem 0 }
 table { border-collapse: collapse; font-size: .94rem }
-td, th { padding: .35rem .8rem; text-align: left; vertical-align: top;
+td, th { overflow-wrap: normal; padding: .35rem .8rem; text-align: left; vertical-align: top;
          border-bottom: 1px solid var(--line) }
 th { font-weight: 600; white-space: nowrap; border-bottom: 2px solid #b8c0c9 }
 td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }
-td small, th small { display: block; font-weight: 400; font-size: .76rem }
+td small, th small { display: block; font-weight: 400; font-size: .8em }
 td.best b { color: var(--mark) } tbody tr:hover td { background: var(--wash) }
 img { max-width: 100%; height: auto; border: 1px solid var(--line) }
 pre { background: var(--wash); padding: .8rem 1rem; overflow-x: auto; font-size: .85rem }
@@ -45,13 +46,16 @@ figure img, .absent { display: block; width: 100%; aspect-ratio: 3 / 4; object-f
           border: 1px dashed #b8c0c9; padding: .5rem; font-size: .8rem }
 figcaption { font-size: .8rem; line-height: 1.35; overflow-wrap: anywhere; padding-top: .2rem }
 figcaption small { display: block }
-.scroll td:first-child, .scroll th:first-child { position: sticky; left: 0; background: #fff }
+.scroll td:first-child, .scroll th:first-child { position: sticky; left: 0; background: #fff;
+  overflow-wrap: anywhere }
 tr.first:not(:first-child) td { border-top: 2px solid #b8c0c9 } .again { color: var(--soft) }
 @media (max-width: 40rem) { body { padding-top: 1rem } td, th { padding: .3rem .5rem }
-  figure { width: calc(50% - .3rem) } h1 { font-size: 1.45rem } }
+  figure { width: calc(33.3% - .4rem) } h1 { font-size: 1.45rem }
+  .scroll td:first-child { min-width: 8rem; max-width: 9rem } }
 @media print { body { max-width: none; padding: 0; font-size: 10pt } .scroll { overflow: visible }
   table { font-size: 8pt } td, th { padding: .15rem .35rem } figure { width: 3.1cm }
-  h2, h3, .top { break-after: avoid } tr { break-inside: avoid } pre { white-space: pre-wrap } }
+  h2, h3, .top { break-after: avoid } tr { break-inside: avoid }
+  pre { white-space: pre-wrap; font-size: 8pt } }
 """
 
 
@@ -172,3 +176,8 @@ def _figure(figure: Figure) -> str:
         shown = f'<img alt="{caption}" src="data:image/jpeg;base64,{data}">'
     small = f"<small>{below}</small>" if below else ""
     return f"<figure>{shown}<figcaption>{caption}{small}</figcaption></figure>"
+
+
+def counted(count: int, noun: str) -> str:
+    """Return "1 picture", "2,032 pictures"."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"

@@ -11,7 +11,7 @@ from omfa_jax.evals.examples import (
     figures,
     ranking_metrics,
 )
-from omfa_jax.evals.page import Page
+from omfa_jax.evals.page import Page, counted
 from omfa_jax.evals.report_blocks import add_influence, add_judge, add_protocol, add_truth, kind_of
 from omfa_jax.evals.scores import Scores, compare
 from omfa_jax.evals.table import Table, categories_table, grouped, methods_table
@@ -86,9 +86,11 @@ def warnings(scores: Sequence[Scores]) -> list[str]:
             lines.append(f"{one.method} is not complete: its run had not ended")
         if counts.missing:
             names = ", ".join(counts.missing[:3]) + (", ..." if len(counts.missing) > 3 else "")
-            lines.append(f"{one.method}: {len(counts.missing)} pictures are missing ({names})")
+            lines.append(
+                f"{one.method}: {counted(len(counts.missing), 'prediction')} missing ({names})"
+            )
         if judge and (judge.get("stopped") or judge.get("failures")):
-            why = judge.get("stopped") or f"{len(judge['failures'])} pictures failed"
+            why = judge.get("stopped") or counted(len(judge["failures"]), "failure")
             lines.append(f"{one.method}: the judge did not score every picture: {why}")
     asked = {one.judge["prompt"] for one in scores if one.judge and "prompt" in one.judge}
     models = sorted({str(one.judge["model"]) for one in scores if one.judge})
@@ -111,7 +113,7 @@ def _days(scores: Sequence[Scores]) -> str:
 
 def _pictures_text(scores: Sequence[Scores]) -> str:
     pairs = sorted({one.counts.pairs for one in scores})
-    return " or ".join(f"{count:,}" for count in pairs) + " pictures"
+    return " or ".join(counted(count, "picture") for count in pairs)
 
 
 def _table(page: Page, table: Table) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from omfa_jax.evals.page import Page
+from omfa_jax.evals.page import Page, counted
 from omfa_jax.evals.scores import Scores
 
 
@@ -73,7 +73,7 @@ def add_judge(page: Page, scores: Sequence[Scores]) -> None:
         failures = list(map(str, block.get("failures") or []))
         if failures:
             more = [f"... and {len(failures) - 20} more"] if len(failures) > 20 else []
-            title = f"{one.method}: {len(failures)} pictures without a score"
+            title = f"{one.method}: {counted(len(failures), 'picture')} without a score"
             page.folded(title, [*failures[:20], *more])
     prompts = dict.fromkeys(str(block.get("prompt")) for _, block in judged)
     for number, prompt in enumerate(prompts, start=1):
@@ -87,16 +87,14 @@ def add_protocol(page: Page, groups: Sequence[Sequence[Scores]]) -> None:
     for group in groups:
         if len(groups) > 1:
             page.subheading(kind_of(group))
-        choices = group[0].protocol.choices
-        if choices:
-            page.table(("choice", "value"), [(k, _plain(v)) for k, v in choices.items()])
+        page.table(("choice", "value"), list(_choices(group[0].protocol.choices).items()))
     rows = [
         (
             one.method,
             one.protocol.setting,
             one.created,
             str(one.seed),
-            f"{one.counts.scored:,} of {one.counts.pairs:,}",
+            _counted(one),
             ", ".join(f"{name} {version}" for name, version in one.versions.items()),
             ", ".join(f"{n}: {w.file} {w.sha256[:12]}" for n, w in one.weights.items()),
         )
@@ -104,6 +102,24 @@ def add_protocol(page: Page, groups: Sequence[Sequence[Scores]]) -> None:
         for one in group
     ]
     page.table(("method", "setting", "created", "seed", "scored", "versions", "weights"), rows)
+
+
+def _choices(choices: Mapping[str, Any]) -> dict[str, str]:
+    """Return one line a metric: "ssim.size" and "ssim.filter" are of one."""
+    lines: dict[str, list[str]] = {}
+    for name, value in choices.items():
+        of, _, choice = name.partition(".")
+        said = f"{choice.replace('_', ' ')} {_plain(value)}" if choice else _plain(value)
+        lines.setdefault(of, []).append(said)
+    return {of.replace("_", " "): "; ".join(said) for of, said in lines.items()}
+
+
+def _counted(scores: Scores) -> str:
+    counts = scores.counts
+    parts = [f"{counts.scored:,} of {counts.pairs:,}", *counts.formats]
+    for what, number in (("resized", counts.resized), ("extra", len(counts.extra))):
+        parts += [f"{number:,} {what}"] if number else []
+    return ", ".join([*parts, *(f"{number:,} {what}" for what, number in counts.converted.items())])
 
 
 def _plain(value: Any) -> str:

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.evals.aggregate import RESAMPLES, bootstrap
 from omfa_jax.evals.scores import Metric, Scores
-
-RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
@@ -63,15 +62,12 @@ class Judged:
 def judge_metric(judged: Judged, seed: int) -> Metric:
     """Return the mean score with a bootstrap interval over pictures."""
     label = "Judge (0-10)"
-    values = np.array(list(judged.found.values()))
+    values = np.array(list(judged.found.values()), np.float64)
     if len(values) == 0:
         reason = judged.stopped or next(iter(judged.failures.values()), "there were no pictures")
         return Metric(None, "higher", label, not_computed=f"the judge scored nothing: {reason}")
-    draws = np.random.default_rng(seed)
-    means = [draws.choice(values, len(values)).mean() for _ in range(RESAMPLES)]
-    low, high = np.quantile(means, (0.025, 0.975))
-    interval = (float(low), float(high)) if len(values) > 1 else None
-    kind = "bootstrap 95%" if interval else None
+    interval = bootstrap(values, seed) if len(values) > 1 else None
+    kind = f"bootstrap 95%, {RESAMPLES} resamples" if interval else None
     return Metric(float(values.mean()), "higher", label, interval=interval, interval_kind=kind)
 
 
