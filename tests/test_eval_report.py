@@ -11,8 +11,8 @@ from PIL import Image
 from some_scores import KID, LPIPS, NO_FID, SSIM, files_of, some_scores, with_pictures, with_values
 
 from omfa_jax.cli.main import main
-from omfa_jax.evals.examples import ExampleSettings, choose
 from omfa_jax.evals.exports import csv_text, latex
+from omfa_jax.evals.gallery import ExampleSettings, choose
 from omfa_jax.evals.page import Page
 from omfa_jax.evals.report import report_page, sections, warnings
 from omfa_jax.evals.scores import Category, Folders, Metric, Protocol
@@ -203,13 +203,13 @@ def test_influence_truth_and_judge_are_shown(tmp_path):
                 "interval": [7, 9],
             }
         },
-        truth={"unpaired": {"psnr": 22.123}, "new_pose": {"psnr": 19.0}},
+        truth={"unpaired": {"psnr": 22.123, "ssim": 0.9}, "new_pose": {"psnr": 19.0, "count": 4}},
     )
     text = text_of(judged)
     assert "Examples by Judge" in text and "Judge (0-10): 3.000 - the collar&#x27;s wrong" in text
     assert "Answer {&quot;score&quot;: &lt;x&gt;}" in text and "0.0123" in text
     assert "1 picture without a score" in text and "00007: HTTP 500" in text
-    assert "[7, 9]" in text and "new pose" in text and "19.0<" in text
+    assert "[7, 9]" in text and '<td>new pose</td><td class="n">19.0</td><td></td>' in text
     page = Page("omfa_jax demo", "lead")
     page.heading("Before")
     sections(page, [judged])

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from some_scores import some_scores, with_pictures
 
-from omfa_jax.evals.examples import ExampleSettings
+from omfa_jax.evals.gallery import ExampleSettings
 from omfa_jax.evals.report import report_page
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.files import atomic_write
-from omfa_jax.evals.examples import ExampleSettings
 from omfa_jax.evals.exports import csv_text, latex
+from omfa_jax.evals.gallery import ExampleSettings
 from omfa_jax.evals.report import report_page
 from omfa_jax.evals.scores import read_scores
 from omfa_jax.evals.table import grouped

@@ -46,12 +46,11 @@ figure img, .absent { display: block; width: 100%; aspect-ratio: 3 / 4; object-f
           border: 1px dashed #b8c0c9; padding: .5rem; font-size: .8rem }
 figcaption { font-size: .8rem; line-height: 1.35; overflow-wrap: anywhere; padding-top: .2rem }
 figcaption small { display: block }
-.scroll td:first-child, .scroll th:first-child { position: sticky; left: 0; background: #fff;
-  overflow-wrap: anywhere }
+.scroll td:first-child, .scroll th:first-child { position: sticky; left: 0; background: #fff }
 tr.first:not(:first-child) td { border-top: 2px solid #b8c0c9 } .again { color: var(--soft) }
 @media (max-width: 40rem) { body { padding-top: 1rem } td, th { padding: .3rem .5rem }
   figure { width: calc(33.3% - .4rem) } h1 { font-size: 1.45rem }
-  .scroll td:first-child { min-width: 8rem; max-width: 9rem } }
+  .scroll td:first-child { min-width: 8rem; max-width: 9rem; overflow-wrap: anywhere } }
 @media print { body { max-width: none; padding: 0; font-size: 10pt } .scroll { overflow: visible }
   table { font-size: 8pt } td, th { padding: .15rem .35rem } figure { width: 3.1cm }
   h2, h3, .top { break-after: avoid } tr { break-inside: avoid }
@@ -121,9 +120,15 @@ class Page:
 
     def table(self, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         """Add a table; numbers are aligned right and shown with three significant digits."""
-        cells = ["<tr>" + "".join(f"<th>{html.escape(h)}</th>" for h in header) + "</tr>"]
-        cells += ["<tr>" + "".join(map(cell, row)) + "</tr>" for row in rows]
-        self.parts.append('<div class="scroll"><table>' + "".join(cells) + "</table></div>")
+        columns = zip(*rows, strict=True) if rows else [()] * len(header)
+        kinds = ["n" if any(map(_is_number, column)) else "" for column in columns]
+        heads = zip(kinds, header, strict=True)
+        head = "".join(f'<th class="{kind}">{html.escape(h)}</th>' for kind, h in heads)
+        body = "".join(f"<tr>{''.join(map(cell, row))}</tr>" for row in rows)
+        self.parts.append(
+            f'<div class="scroll"><table><thead><tr>{head}</tr></thead>'
+            f"<tbody>{body}</tbody></table></div>"
+        )
 
     def picture(self, image: UInt8[np.ndarray, "h w 3"], caption: str) -> None:
         """Add a picture, embedded."""
@@ -153,6 +158,10 @@ class Page:
         )
         with atomic_write(path) as temporary:
             temporary.write_text(page, encoding="utf-8")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def cell(value: object) -> str:

@@ -4,7 +4,7 @@ import html
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from omfa_jax.evals.examples import (
+from omfa_jax.evals.gallery import (
     ExampleSettings,
     Pictures,
     choose,

@@ -14,41 +14,43 @@ def kind_of(group: Sequence[Scores]) -> str:
 
 def add_influence(page: Page, scores: Sequence[Scores]) -> None:
     """Add what each condition is worth, of those files that say so."""
-    rows = [
-        (one.method, name, *_influence(figures))
-        for one in scores
-        if one.influence
-        for name, figures in one.influence.items()
-    ]
+    keys = ("metric", "region", "right", "wrong", "gain", "interval", "count")
+    rows = []
+    for one in scores:
+        for name, figures in (one.influence or {}).items():
+            known = {**dict.fromkeys(keys, ""), **figures}
+            if known["interval"]:
+                low, high = known["interval"]
+                known["interval"] = f"[{low:.3g}, {high:.3g}]"
+            rows.append((one.method, name, *(known[key] for key in keys)))
     if rows:
         page.heading("Does every condition count?")
-        page.text("Scores with the right condition and with another example's in its place.")
-        head = ("method", "condition", "metric", "right", "wrong", "gain", "interval of the gain")
-        page.table(head, rows)
+        page.text(
+            "Scores with the right condition, and with another example's in its place. A method"
+            " that ignores a condition gains nothing from it."
+        )
+        page.table(("method", "condition", *keys), rows)
 
 
 def add_truth(page: Page, scores: Sequence[Scores]) -> None:
     """Add the scores against exact truth, of those files that have it."""
-    truths = [
-        (one.method, what.replace("_", " "), name, value)
+    found = [
+        (one.method, kind, figures if isinstance(figures, Mapping) else {"value": figures})
         for one in scores
-        if one.truth
-        for what, figures in one.truth.items()
-        for name, value in (figures.items() if isinstance(figures, Mapping) else [("", figures)])
+        for kind, figures in (one.truth or {}).items()
     ]
-    if truths:
-        page.heading("Against exact truth")
-        page.text(
-            "Only a synthetic world has it: the very picture of another garment, or another pose."
-        )
-        page.table(("method", "what", "metric", "value"), truths)
-
-
-def _influence(figures: Mapping[str, Any]) -> tuple[object, ...]:
-    known = {**dict.fromkeys(("metric", "right", "wrong", "gain"), ""), **figures}
-    interval = figures.get("interval")
-    shown = "" if not interval else f"[{interval[0]:.3g}, {interval[1]:.3g}]"
-    return (*(known[key] for key in ("metric", "right", "wrong", "gain")), shown)
+    if not found:
+        return
+    page.heading("Against exact truth")
+    page.text(
+        "Only a synthetic world has it: how the other garment, or the new pose, really looks."
+    )
+    keys = list(dict.fromkeys(key for _, _, figures in found for key in figures))
+    rows = [
+        (method, kind.replace("_", " "), *({**dict.fromkeys(keys, ""), **figures}[k] for k in keys))
+        for method, kind, figures in found
+    ]
+    page.table(("method", "truth", *(key.replace("_", " ") for key in keys)), rows)
 
 
 def add_judge(page: Page, scores: Sequence[Scores]) -> None:
@@ -92,7 +94,7 @@ def add_protocol(page: Page, groups: Sequence[Sequence[Scores]]) -> None:
         (
             one.method,
             one.protocol.setting,
-            one.created,
+            one.created[:16].replace("T", " "),
             str(one.seed),
             _counted(one),
             ", ".join(f"{name} {version}" for name, version in one.versions.items()),
@@ -101,7 +103,9 @@ def add_protocol(page: Page, groups: Sequence[Sequence[Scores]]) -> None:
         for group in groups
         for one in group
     ]
-    page.table(("method", "setting", "created", "seed", "scored", "versions", "weights"), rows)
+    page.table(
+        ("method", "setting", "created (UTC)", "seed", "scored", "versions", "weights"), rows
+    )
 
 
 def _choices(choices: Mapping[str, Any]) -> dict[str, str]:
