@@ -138,6 +138,8 @@ def test_transient_faults_are_retried_with_waits(tmp_path):
         settings = quick(server.url, tmp_path / "c.jsonl", longest_wait_s=0.5)
         judged = judge(some_pairs(tmp_path, 1), settings)
     assert judged.scores == (7.5,) and len(server.requests) == 6
+    lines = map(json.loads, (tmp_path / "c.jsonl").read_text().splitlines()[1:])
+    assert [line["outcome"] for line in lines] == ["lost", "lost", "score"]
     assert times[2] - times[1] >= 0.3 and 0.5 <= times[5] - times[4] < 5
     assert 3500 < retry_after_s(moment) <= 3600 and retry_after_s("soon") is None
 
@@ -148,15 +150,15 @@ def test_a_limit_holds_for_all_threads_and_the_number_at_once_too(tmp_path):
     def script(number, _):
         times.append(time.monotonic())
         if number == 5:
-            return Answer("slow down", status=429, headers={"Retry-After": "0.5"})
+            return Answer("slow down", status=429, headers={"Retry-After": "1.5"})
         return Answer(wait_s=0.05)
 
     with serving(script) as server:
         settings = quick(server.url, tmp_path / "c.jsonl", concurrency=3, prices=FREE)
         assert judge(some_pairs(tmp_path, 24), settings).complete
     assert server.most_open == 3
-    # the two that were in flight aside, nobody asks within the half second
-    assert sum(times[5] + 0.1 < moment < times[5] + 0.5 for moment in times) == 0
+    # those that were on their way aside, nobody asks within the second and a half
+    assert sum(times[5] < moment < times[5] + 1.5 for moment in times) <= 4
 
 
 def test_attempts_come_to_an_end_and_other_pictures_go_on(tmp_path):
@@ -176,9 +178,9 @@ def test_attempts_come_to_an_end_and_other_pictures_go_on(tmp_path):
     assert len(judged.failures) == 8 and len(judged.not_asked) == 11
 
 
-@pytest.mark.parametrize("status", [401, 403, 404, 307])
+@pytest.mark.parametrize("status", [401, 403, 404, 302, 307])
 def test_what_no_retry_mends_ends_the_run_at_once(tmp_path, status):
-    headers = {"Location": "http://127.0.0.1:9/"} if status == 307 else {}
+    headers = {"Location": "http://127.0.0.1:9/"} if status < 400 else {}
     refusal = Answer(body=b'{"error": {"message": "no"}}', status=status, headers=headers)
     with serving(lambda n, _: refusal) as server:
         judged = judge(some_pairs(tmp_path, 5), quick(server.url, tmp_path / "c.jsonl"))
@@ -196,9 +198,9 @@ def test_no_server_at_all_is_said_after_the_first_picture(tmp_path):
 
 
 def test_a_slow_server_times_out_even_if_it_drips(tmp_path):
-    slow = {1: Answer(wait_s=1.0), 2: Answer(drop="drip")}
+    slow = {1: Answer(wait_s=3.0), 2: Answer(drop="drip")}
     with serving(lambda n, _: slow.get(n, Answer())) as server:
-        settings = quick(server.url, tmp_path / "c.jsonl", timeout_s=0.4, concurrency=1)
+        settings = quick(server.url, tmp_path / "c.jsonl", timeout_s=1.5, concurrency=1)
         judged = judge(some_pairs(tmp_path, 2), settings)
     assert judged.complete and len(server.requests) == 4
     # the server may charge for what it was still working on
