@@ -224,7 +224,7 @@ def _scores(
         per_image=PerImage(
             tuple(row.name for row in scored),
             tuple(row.category for row in scored) if categories else (),
-            values,
+            dict(values),
         ),
     )
 

@@ -61,6 +61,8 @@ def look_at(path: Path) -> FileFacts:
         whole = False
     if not whole:
         image = open_image(path, "picture")
+        if image.format == "PNG":  # Pillow shows what there is of it
+            raise OmfaError(f"picture {path}: damaged or cut short (a PNG without its end)")
         kind, mode, size = image.format or kind, image.mode, image.size
         see_through, orientation = image.has_transparency_data, exif_orientation(image)
     if min(size) < MIN_SIDE_PX:
@@ -95,9 +97,10 @@ def resized(
     image: UInt8[np.ndarray, "h w 3"], size_px: tuple[int, int], filter: Filter
 ) -> UInt8[np.ndarray, "h2 w2 3"]:
     """Return the picture at (height, width) with Pillow's filter, on 8 bits; itself if it is."""
-    if image.shape[:2] == size_px:
+    height, width = size_px
+    if image.shape[:2] == (height, width):
         return image
-    return np.array(Image.fromarray(image).resize(size_px[::-1], FILTERS[filter]))
+    return np.array(Image.fromarray(image).resize((width, height), FILTERS[filter]))
 
 
 def prepared(
