@@ -12,7 +12,7 @@ from PIL import Image
 from torchvision_shim import import_torchvision
 
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.evals import compute
+from omfa_jax.evals import compute, pictures
 from omfa_jax.evals import folder as scoring
 from omfa_jax.evals.folder import Request, score_folder
 from omfa_jax.evals.protocol import MetricChoice, protocol
@@ -244,3 +244,11 @@ def test_a_judges_values_have_their_place(tmp_path, small):
     write_scores(tmp_path / "judged.json", dataclasses.replace(scores, per_image=rows))
     assert read_scores(tmp_path / "judged.json").per_image.values["judge"] == (7.5, None)
     assert json.loads((tmp_path / "judged.json").read_text())["format"] == 1
+
+
+def test_the_first_look_does_not_decode(tmp_path, monkeypatch):
+    pred, _ = pair_of_folders(tmp_path, count=1)
+    Image.fromarray(picture(1)).save(pred / "000.jpg")
+    monkeypatch.setattr(pictures, "open_image", lambda *_: pytest.fail("decoded"))
+    facts = [pictures.look_at(pred / name) for name in ("000.png", "000.jpg")]
+    assert {fact.size_px for fact in facts} == {(96, 72)}

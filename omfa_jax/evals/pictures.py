@@ -22,7 +22,7 @@ FILTERS = {
     "lanczos": Image.Resampling.LANCZOS,
 }
 LYING_DOWN = (5, 6, 7, 8)  # EXIF orientations that swap height and width
-JPEG_END = b"\xff\xd9"
+JPEG_END, PNG_END = b"\xff\xd9", b"IEND\xaeB`\x82"
 
 
 @dataclass(frozen=True)
@@ -52,11 +52,15 @@ def look_at(path: Path) -> FileFacts:
         with Image.open(io.BytesIO(content)) as image:
             kind, mode, size = image.format or "", image.mode, image.size
             see_through = image.has_transparency_data
-            orientation = exif_orientation(image)
-            whole = kind == "JPEG" and content.rstrip(b"\0").endswith(JPEG_END)
-            if kind == "PNG":
+            # Pillow decodes a PNG to the end in search of its EXIF block
+            turned = kind != "PNG" or b"eXIf" in content or b"Raw profile type" in content
+            orientation = exif_orientation(image) if turned else 1
+        ending = content.rstrip(b"\0")
+        whole = kind == "JPEG" and ending.endswith(JPEG_END)
+        if kind == "PNG":
+            with Image.open(io.BytesIO(content)) as image:
                 image.verify()
-                whole = content.rstrip(b"\0").endswith(b"IEND\xaeB`\x82")
+            whole = ending.endswith(PNG_END)
     except Exception:  # whatever a damaged file provokes; decoding says it in our words
         whole = False
     if not whole:
