@@ -45,6 +45,13 @@ def test_it_works_and_says_what_it_did(root, capsys):
     assert {"scikit-image", "numpy", "omfa_jax"} <= set(scores.versions)
 
 
+def test_some_metrics_only(root, capsys):
+    assert run(root, "--metrics", "psnr") == 0
+    metrics = read_scores(root / "s.json").metrics
+    assert metrics["psnr"].value and metrics["ssim"].not_computed == "left out by --metrics"
+    assert "did you mean 'ssim'" in refused(capsys, root, "--metrics", "sim")
+
+
 def test_folders_that_are_empty_not_there_or_the_same(root, capsys):
     assert "same folder" in refused(capsys, root, "--gt", str(root / "pred"))
     assert "--pred" in refused(capsys, root, "--pred", str(root / "nowhere"))

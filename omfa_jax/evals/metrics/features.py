@@ -1,5 +1,6 @@
 """Features of one picture: Inception (FID, KID), CLIP (CLIP-FID, CLIP-I) and DINO."""
 
+import importlib.util
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -107,6 +108,8 @@ def cosine(one: Float[np.ndarray, " d"], other: Float[np.ndarray, " d"]) -> floa
 
 def _pretrained(found: Found, name: str, kind: str, device: str, **options: Any) -> Any:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    if importlib.util.find_spec("torchvision"):
+        require_torchvision()  # transformers imports it if it is there, and fails as it does
     import transformers
 
     try:
