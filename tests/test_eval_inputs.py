@@ -10,6 +10,7 @@ from PIL import Image
 from omfa_jax.cli import eval as cli
 from omfa_jax.cli.main import main
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.evals.pictures import prepared, resized
 from omfa_jax.evals.protocol import PROTOCOLS, protocol
 from omfa_jax.evals.scores import SETTINGS, read_scores
 
@@ -195,3 +196,18 @@ def test_every_protocol_spells_its_choices_out(name):
             assert choices[f"{key}.scale"] == choice.scale
     with pytest.raises(OmfaError, match="no setting"):
         chosen.metrics("nothing")
+
+
+def test_square_predictions_of_tryoffdiff_lose_their_margins():
+    metrics = protocol("tryoffdiff").metrics("try_off")
+    square = np.zeros((512, 512, 3), np.uint8)
+    square[:, 64:448] = 255
+    for key, size in (("ssim", (1024, 768)), ("dists", (341, 256))):
+        made = prepared(square, metrics[key].prepare, is_prediction=True)
+        assert made.shape[:2] == size
+        assert made[:, 8:-8].min() == 255, "the middle 384 of 512 columns fill the picture"
+    # a ground truth picture is not cut, nor an upright prediction
+    upright = picture(0, 512, 384)
+    for is_prediction in (True, False):
+        made = prepared(upright, metrics["ssim"].prepare, is_prediction=is_prediction)
+        assert np.array_equal(made, resized(upright, (1024, 768), "bilinear"))

@@ -120,10 +120,14 @@ def prepared(
     """
     size = prepare.size_px or other_px or image.shape[:2]
     height, width = size
-    square = image.shape[0] == image.shape[1] and height > width
-    if is_prediction and square and prepare.pred_fit == "square_then_crop":
+    square = is_prediction and image.shape[0] == image.shape[1] and height > width
+    if square and prepare.pred_fit == "resize_then_crop":
         left = round((height - width) / 2)
         return resized(image, (height, height), prepare.filter)[:, left : left + width]
+    if square and prepare.pred_fit == "crop_then_resize":
+        columns = round(image.shape[0] * width / height)
+        left = round((image.shape[1] - columns) / 2)
+        image = image[:, left : left + columns]
     return resized(image, size, prepare.filter)
 
 
