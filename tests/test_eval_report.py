@@ -269,6 +269,7 @@ def test_wrong_input_is_one_line(tmp_path, capsys):
         ([a, "--out", tmp_path / "gone" / "r.html"], "--out: there is no folder"),
         ([a, "--out", out, "--csv", tmp_path / "gone" / "t.csv"], "--csv: there is no folder"),
         ([a, "--out", tmp_path], "expected the name of a new file"),
+        ([a, "--out", out, "--csv", out], "--out, --csv must be different files"),
         ([a, "--out", a], "expected the name of a new file"),
         ([a, "--out", out, "--examples-by", "lpisp"], "unknown metric of single pictures"),
         ([a, "--out", out, "--examples", "-1"], "--examples must be 0 or more"),

@@ -41,6 +41,8 @@ def run(options: argparse.Namespace) -> None:
             raise OmfaError(f"{flag}: there is no folder {path.parent}; make it, or change {flag}")
         if path.is_dir() or path.resolve() in inputs:
             raise OmfaError(f"{flag} {path}: expected the name of a new file")
+    if len({path.resolve() for path in given.values()}) < len(given):
+        raise OmfaError(f"{', '.join(given)} must be different files")
     scores = [read_scores(path) for path in options.scores]
     beside = [path.parent for path in options.scores]
     metrics = tuple(name.strip() for name in options.examples_by.split(",") if name.strip())

@@ -93,7 +93,7 @@ def warnings(scores: Sequence[Scores]) -> list[str]:
             why = judge.get("stopped") or counted(len(judge["failures"]), "failure")
             lines.append(f"{one.method}: the judge did not score every picture: {why}")
     asked = {one.judge["prompt"] for one in scores if one.judge and "prompt" in one.judge}
-    models = sorted({str(one.judge["model"]) for one in scores if one.judge})
+    models = sorted({str(one.judge.get("model")) for one in scores if one.judge})
     if len(models) > 1:
         lines.append(f"the judges differ: {', '.join(models)}")
     if len(asked) > len({one.protocol.setting == "try_off" for one in scores}):

@@ -18,7 +18,7 @@ def add_influence(page: Page, scores: Sequence[Scores]) -> None:
     rows = []
     for one in scores:
         for name, figures in (one.influence or {}).items():
-            known = {**dict.fromkeys(keys, ""), **figures}
+            known = {**dict.fromkeys(keys, ""), **(figures if isinstance(figures, Mapping) else {})}
             if known["interval"]:
                 low, high = known["interval"]
                 known["interval"] = f"[{low:.3g}, {high:.3g}]"
