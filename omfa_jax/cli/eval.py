@@ -7,6 +7,7 @@ import os
 import sys
 from pathlib import Path
 
+from omfa_jax.cli.eval_judge import add_judge_arguments, judge_folder, judge_of_folder
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.evals.protocol import PROTOCOLS
 from omfa_jax.evals.scores import SETTINGS, Scores
@@ -71,6 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--batch-size", type=int, default=32, help="pictures between two writes of the cache"
     )
+    add_judge_arguments(parser)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -83,6 +85,7 @@ def run(options: argparse.Namespace) -> None:
             shown = flag.replace("_", "-")
             raise OmfaError(f"--{shown} must be at least 1, got {getattr(options, flag)}")
     _require_device(options.device)
+    settings = judge_of_folder(options)
     scores = score_folder(
         Request(
             pred=options.pred,
@@ -105,6 +108,8 @@ def run(options: argparse.Namespace) -> None:
             batch_size=options.batch_size,
         )
     )
+    if settings:
+        scores = judge_folder(options, settings, scores)
     print(table(scores))
     print(f"scores: {options.out}", file=sys.stderr)
 

@@ -100,10 +100,12 @@ def load_dino(networks: Networks, options: dict[str, Any], device: str) -> Extra
 
 
 def cosine(one: Float[np.ndarray, " d"], other: Float[np.ndarray, " d"]) -> float:
-    """Return the cosine similarity of two feature vectors, -1 to 1; 0 if one of them is zero."""
+    """Return the cosine similarity of two feature vectors, -1 to 1; OmfaError if one is zero."""
     one, other = one.astype(np.float64), other.astype(np.float64)
     lengths = float(np.linalg.norm(one) * np.linalg.norm(other))
-    return float(one @ other) / lengths if lengths else 0.0
+    if not lengths:
+        raise OmfaError("a feature vector is all zeros: the weights are not what they should be")
+    return float(one @ other) / lengths
 
 
 def _pretrained(found: Found, name: str, kind: str, device: str, **options: Any) -> Any:
