@@ -11,13 +11,8 @@ import pytest
 from judge_server import Answer, serving, some_pairs
 from PIL import Image
 
-from omfa_jax.cli.eval import add_arguments
-from omfa_jax.cli.eval_judge import (
-    add_judge_arguments,
-    judge_folder,
-    judge_of_folder,
-    judge_settings,
-)
+from omfa_jax.cli.eval_judge import add_judge_arguments, judge_settings
+from omfa_jax.cli.main import main
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.images import write_image
 from omfa_jax.evals.judge.judged import add_judged
@@ -176,18 +171,14 @@ def test_a_key_that_no_header_may_have_is_not_quoted(tmp_path, monkeypatch):
     assert "cret" not in str(error.value)
 
 
-def test_a_folder_is_judged_after_its_scores(tmp_path):
-    """The two calls that `omfa eval` makes: unpaired garments, and try-off's true garment."""
+def test_omfa_eval_asks_the_judge(tmp_path, capsys):
+    """From the command line: unpaired garments, try-off's true garment, and what is refused."""
     folders = [tmp_path / kind for kind in ("pred", "people", "garments")]
     for number, folder in enumerate(folders):
         for index in range(2):
             grey = np.full((32, 24, 3), 100 * index + 10 * number, np.uint8)
             write_image(folder / f"{index}.png", grey)
     (tmp_path / "pairs.txt").write_text("0.png 1.png\n1.png 0.png\n")
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
-    if "--judge" not in parser.format_help():
-        add_judge_arguments(parser)
     seen = []
 
     def script(number, fields):
@@ -199,24 +190,24 @@ def test_a_folder_is_judged_after_its_scores(tmp_path):
 
     with serving(script) as server:
 
-        def run(setting, *flags):
-            options = parser.parse_args(
-                [
-                    *("--pred", str(folders[0]), "--protocol", "omfa", "--setting", setting),
-                    *("--out", str(tmp_path / f"{setting}.json"), *flags),
-                    *("--judge-url", server.url, "--judge-model", "m", "--judge-prices", "0,0"),
-                    *("--judge-concurrency", "1"),
-                ]
-            )
-            given = judge_of_folder(options)
-            scores = scores_of(["0", "1"], [])
-            assert judge_folder(options, given, scores).metrics["judge"].value == 7.5
-            assert read_scores(options.out).judge["prompt"] == given.prompt
+        def run(setting, metric, *flags):
+            out = tmp_path / f"{setting}.json"
+            command = [
+                *("eval", "--pred", str(folders[0]), "--protocol", "omfa", "--setting", setting),
+                *("--metrics", metric, "--out", str(out), "--workers", "1", *flags),
+                *("--judge-url", server.url, "--judge-model", "m", "--judge-prices", "0,0"),
+                *("--judge-concurrency", "1"),
+            ]
+            return main(command), out
 
         pairs = ("--garments", str(folders[2]), "--pairs", str(tmp_path / "pairs.txt"))
-        run("unpaired", "--gt", str(folders[1]), *pairs)
-        assert seen == [120, 0, 20, 100]
-        run("try_off", "--gt", str(folders[2]))
-        assert seen[4:] == [20, 0, 120, 100]
-        with pytest.raises(OmfaError, match="--garments DIR and --pairs FILE"):
-            run("unpaired", "--gt", str(folders[1]))
+        status, out = run("paired", "psnr", "--gt", str(folders[1]), *pairs)
+        assert status == 0 and seen == [120, 0, 20, 100]
+        assert "Judge (0-10)       ↑  7.5000" in capsys.readouterr().out
+        assert read_scores(out).judge["prompt"] == TRY_ON
+        status, out = run("try_off", "psnr", "--gt", str(folders[2]))
+        assert status == 0 and seen[4:] == [20, 0, 120, 100]
+        assert read_scores(out).judge["prompt"] == TRY_OFF
+        status, out = run("multi_pose", "psnr", "--gt", str(folders[1]))
+        assert status == 2 and not out.exists(), "refused before anything is scored"
+        assert "--garments DIR and --pairs FILE" in capsys.readouterr().err
