@@ -5,9 +5,10 @@ import pytest
 from skimage.metrics import peak_signal_noise_ratio
 
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.evals.curves import loss_curve
 from omfa_jax.evals.influence import derangement, influence
+from omfa_jax.evals.page import Page
 from omfa_jax.evals.psnr import CEILING_DB, mean_psnr, psnr
-from omfa_jax.evals.report import Report, loss_curve
 
 
 def pictures(seed, count=3):
@@ -60,7 +61,7 @@ def test_the_report_is_one_file_that_escapes_what_it_is_given(tmp_path):
     metrics.write_text("".join(json.dumps(row) + "\n" for row in lines))
     curve = loss_curve(metrics)
     assert curve == {"loss": [(1, 1.0), (2, 0.5)], "loss/try_on": [(1, 2.0), (2, 2.0)]}
-    page = Report("<title>", "lead")
+    page = Page("<title>", "lead")
     page.table(("a", "b"), [("x", 1.23456), ("y", True)])
     page.picture(pictures(0)[0], "a & b")
     page.curve(curve, "steps", "loss")

@@ -21,7 +21,7 @@ from omfa_jax.core.images import write_image
 from omfa_jax.data.build import build
 from omfa_jax.data.world.writer import write_world
 from omfa_jax.diffusion.sample import SamplerSettings
-from omfa_jax.evals.report import loss_curve
+from omfa_jax.evals.curves import loss_curve
 from omfa_jax.models import vae
 from omfa_jax.train.settings import OptimizerSettings
 

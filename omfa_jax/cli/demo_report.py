@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from omfa_jax.core.images import write_image
-from omfa_jax.evals.report import Report, loss_curve
+from omfa_jax.evals.curves import loss_curve
+from omfa_jax.evals.page import Page
 from omfa_jax.sampling.sheet import sheet
 
 CELL_PX = (128, 96)
@@ -40,7 +41,7 @@ def write_report(
 ) -> None:
     """Write report.html and every sheet as a PNG of its own."""
     seconds = scores["seconds"]
-    page = Report(
+    page = Page(
         "omfa_jax demo",
         f"Synthetic people and garments the model never saw, scored against exact truth. "
         f"{scores['examples']} held-out examples, {scores['sampling_steps']} DDIM steps, guidance"

@@ -7,6 +7,7 @@ import os
 import sys
 from pathlib import Path
 
+from omfa_jax.cli.eval_judge import add_judge_arguments, judge_folder, judge_of_folder
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.evals.protocol import PROTOCOLS
 from omfa_jax.evals.scores import SETTINGS, Scores
@@ -42,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--categories", type=Path, metavar="FILE", help='"name category" lines')
     parser.add_argument("--protocol", required=True, metavar="NAME", help=", ".join(PROTOCOLS))
     parser.add_argument("--setting", default="paired", help=", ".join(SETTINGS))
+    parser.add_argument("--metrics", metavar="A,B", help="only these of the protocol's metrics")
     parser.add_argument("--out", required=True, type=Path, metavar="FILE", help="scores (.json)")
     parser.add_argument("--method", help="its name in tables; default: the folder's")
     parser.add_argument(
@@ -70,6 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--batch-size", type=int, default=32, help="pictures between two writes of the cache"
     )
+    add_judge_arguments(parser)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -82,6 +85,7 @@ def run(options: argparse.Namespace) -> None:
             shown = flag.replace("_", "-")
             raise OmfaError(f"--{shown} must be at least 1, got {getattr(options, flag)}")
     _require_device(options.device)
+    settings = judge_of_folder(options)
     scores = score_folder(
         Request(
             pred=options.pred,
@@ -94,6 +98,7 @@ def run(options: argparse.Namespace) -> None:
             categories=options.categories,
             names=Names(options.pred_name, options.gt_name, options.garment_name),
             method=options.method,
+            only=tuple(options.metrics.split(",")) if options.metrics else (),
             networks=options.networks,
             any_weights=options.any_weights,
             allow_missing=options.allow_missing,
@@ -103,6 +108,8 @@ def run(options: argparse.Namespace) -> None:
             batch_size=options.batch_size,
         )
     )
+    if settings:
+        scores = judge_folder(options, settings, scores)
     print(table(scores))
     print(f"scores: {options.out}", file=sys.stderr)
 

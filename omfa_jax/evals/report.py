@@ -1,148 +1,202 @@
-"""One self-contained HTML page: figures, pictures, a loss curve, and what to type next."""
+"""The report of several scores files: tables, warnings, examples, and what the judge was asked."""
 
-import base64
 import html
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-from jaxtyping import UInt8
+from omfa_jax.evals.gallery import (
+    ExampleSettings,
+    Pictures,
+    choose,
+    figures,
+    ranking_metrics,
+)
+from omfa_jax.evals.page import Page, counted
+from omfa_jax.evals.report_blocks import add_influence, add_judge, add_protocol, add_truth, kind_of
+from omfa_jax.evals.scores import Scores, compare
+from omfa_jax.evals.table import Table, categories_table, grouped, methods_table
 
-from omfa_jax.core.files import atomic_write
-from omfa_jax.core.images import encode_png
-
-STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem;
-       color: #1c1c1c; background: #fdfdfd }
-h1 { margin-bottom: 0 } h2 { margin-top: 2.2rem; border-bottom: 1px solid #ddd }
-table { border-collapse: collapse; margin: 0.6rem 0 } td, th { padding: 0.25rem 0.9rem 0.25rem 0;
-       text-align: left; border-bottom: 1px solid #eee; vertical-align: top }
-td.n { text-align: right; font-variant-numeric: tabular-nums }
-img { max-width: 100%; image-rendering: auto; border: 1px solid #ddd }
-pre { background: #f3f3f3; padding: 0.8rem; overflow-x: auto } .note { color: #555 }
-.pass { color: #0a6b2d; font-weight: 600 } .fail { color: #a81616; font-weight: 600 }
-"""
-
-
-@dataclass
-class Report:
-    """A page under construction: sections in the order they are added."""
-
-    title: str
-    lead: str
-    parts: list[str] = field(default_factory=list)
-
-    def heading(self, text: str) -> None:
-        """Start a section."""
-        self.parts.append(f"<h2>{html.escape(text)}</h2>")
-
-    def text(self, text: str) -> None:
-        """Add a paragraph."""
-        self.parts.append(f"<p>{html.escape(text)}</p>")
-
-    def table(self, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-        """Add a table; numbers are aligned right and shown with three significant digits."""
-        cells = ["<tr>" + "".join(f"<th>{html.escape(h)}</th>" for h in header) + "</tr>"]
-        cells += ["<tr>" + "".join(map(cell, row)) + "</tr>" for row in rows]
-        self.parts.append("<table>" + "".join(cells) + "</table>")
-
-    def picture(self, image: UInt8[np.ndarray, "h w 3"], caption: str) -> None:
-        """Add a picture, embedded."""
-        data = base64.b64encode(encode_png(image)).decode()
-        self.parts.append(
-            f'<p class="note">{html.escape(caption)}</p>'
-            f'<img alt="{html.escape(caption)}" src="data:image/png;base64,{data}">'
-        )
-
-    def curve(self, series: Mapping[str, Sequence[tuple[float, float]]], x: str, y: str) -> None:
-        """Add a line plot of (x, y) points, one line a name, as inline SVG."""
-        self.parts.append(line_plot(series, x, y))
-
-    def commands(self, text: str) -> None:
-        """Add commands to type."""
-        self.parts.append(f"<pre>{html.escape(text)}</pre>")
-
-    def write(self, path: Path) -> None:
-        """Write the page; the file is whole or absent."""
-        page = (
-            f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>'
-            f"{html.escape(self.title)}</title><style>{STYLE}</style></head><body>"
-            f"<h1>{html.escape(self.title)}</h1><p>{html.escape(self.lead)}</p>"
-            + "\n".join(self.parts)
-            + "</body></html>\n"
-        )
-        with atomic_write(path) as temporary:
-            temporary.write_text(page)
+KINDS = {"worst": "Worst", "best": "Best", "differ": "Where the methods differ most"}
+SETTINGS = {
+    "paired": "paired (the person's own garment)",
+    "unpaired": "unpaired (another garment)",
+    "multi_pose": "another pose",
+    "try_off": "try-off (the garment alone)",
+}
 
 
-def cell(value: object) -> str:
-    """Return one table cell; True and False become pass and fail."""
-    if isinstance(value, bool):
-        return f'<td class="{"pass" if value else "fail"}">{"yes" if value else "no"}</td>'
-    if isinstance(value, float):
-        return f'<td class="n">{value:.3g}</td>'
-    if isinstance(value, int):
-        return f'<td class="n">{value}</td>'
-    return f"<td>{html.escape(str(value))}</td>"
-
-
-COLOURS = ("#1f6fb4", "#c8481e", "#2c8a4b", "#7b4fa3", "#777777")
-
-
-def line_plot(series: Mapping[str, Sequence[tuple[float, float]]], x: str, y: str) -> str:
-    """Return an SVG line plot with axes labelled at their ends."""
-    points = [point for line in series.values() for point in line]
-    if not points:
-        return "<p class='note'>no points</p>"
-    width, height, left, bottom, top = 760, 260, 60, 40, 14
-    xs, ys = [p[0] for p in points], [p[1] for p in points]
-    x0, x1, y0, y1 = min(xs), max(xs), min(ys), max(ys)
-    x1, y1 = (x1 if x1 > x0 else x0 + 1), (y1 if y1 > y0 else y0 + 1)
-
-    def place(px: float, py: float) -> str:
-        across = left + (px - x0) / (x1 - x0) * (width - left - 110)
-        up = height - bottom - (py - y0) / (y1 - y0) * (height - bottom - top)
-        return f"{across:.1f},{up:.1f}"
-
-    shapes = [
-        f'<line x1="{left}" y1="{height - bottom}" x2="{width - 110}" y2="{height - bottom}"'
-        ' stroke="#999"/>',
-        f'<line x1="{left}" y1="{top}" x2="{left}" y2="{height - bottom}" stroke="#999"/>',
-        f'<text x="{left}" y="{height - 14}">{x0:g}</text>',
-        f'<text x="{width - 150}" y="{height - 14}">{x1:g} {html.escape(x)}</text>',
-        f'<text x="4" y="{height - bottom}">{y0:.3g}</text>',
-        f'<text x="4" y="{top + 10}">{y1:.3g} {html.escape(y)}</text>',
-    ]
-    for index, (name, line) in enumerate(series.items()):
-        colour = COLOURS[index % len(COLOURS)]
-        path = " ".join(place(*point) for point in line)
-        shapes.append(
-            f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.8"/>'
-        )
-        shapes.append(
-            f'<text x="{width - 104}" y="{top + 14 + 18 * index}" fill="{colour}">'
-            f"{html.escape(name)}</text>"
-        )
-    return (
-        f'<svg viewBox="0 0 {width} {height}" width="{width}" font-size="12"'
-        f' font-family="system-ui, sans-serif">{"".join(shapes)}</svg>'
+def report_page(
+    scores: Sequence[Scores], *, beside: Sequence[Path], examples: ExampleSettings
+) -> Page:
+    """Return the page of `omfa eval report`; `sections` says what may be wrong with `scores`."""
+    groups = grouped(scores)
+    kinds = [f"{g[0].protocol.name}, {SETTINGS[g[0].protocol.setting]}" for g in groups]
+    methods = list(dict.fromkeys(one.method for one in scores))
+    page = Page(
+        " vs ".join(methods) if len(methods) < 4 else f"{len(methods)} methods compared",
+        f"Scores under the protocol {'; '.join(kinds)}."
+        f" {_pictures_text(scores)}, scored on {_days(scores)}.",
     )
+    sections(page, scores, beside=beside, examples=examples)
+    return page
 
 
-def loss_curve(metrics_file: Path) -> dict[str, list[tuple[float, float]]]:
-    """Return the loss series of a run's metrics.jsonl: total and each task's.
+def sections(
+    page: Page,
+    scores: Sequence[Scores],
+    *,
+    beside: Sequence[Path] | None = None,
+    examples: ExampleSettings | None = None,
+) -> None:
+    """Add everything that the scores have to a page: the report's, or the demo's.
 
-    A line that a kill cut short is left out.
+    `beside` says in which folder each scores file lies, for its relative paths (default: where
+    the program runs). OmfaError for two files of one method, no metric in common, or a
+    metric to show examples by that no picture has.
     """
-    series: dict[str, list[tuple[float, float]]] = {}
-    for line in metrics_file.read_text().splitlines():
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        for name, value in row.items():
-            if name == "loss" or name.startswith("loss/"):
-                series.setdefault(name, []).append((row["step"], value))
-    return series
+    examples = examples or ExampleSettings()
+    groups = grouped(scores)
+    places = dict(zip(map(_key, scores), beside or [Path()] * len(scores), strict=True))
+    chosen = [ranking_metrics(group, examples.metrics) for group in groups]
+    page.warnings("Read with care", warnings(scores))
+    for group in groups:
+        page.heading("Scores" if len(groups) == 1 else f"Scores: {kind_of(group)}")
+        _table(page, methods_table(group))
+        _intervals(page, group)
+    add_influence(page, scores)
+    add_truth(page, scores)
+    for group in groups:
+        table = categories_table(group)
+        if table:
+            page.heading("By category" if len(groups) == 1 else f"By category: {kind_of(group)}")
+            _table(page, table)
+    for group, metrics in zip(groups, chosen, strict=True):
+        _examples(page, group, metrics, places, examples)
+    add_judge(page, scores)
+    add_protocol(page, groups)
+
+
+def warnings(scores: Sequence[Scores]) -> list[str]:
+    """Return why numbers of these files may not compare, or speak for less than they seem to."""
+    # two that differ cannot both be like the first
+    lines = [line for one in scores[1:] for line in compare(scores[0], one)]
+    for one in scores:
+        counts, judge = one.counts, one.judge
+        if not one.complete:
+            lines.append(f"{one.method} is not complete: its run had not ended")
+        if counts.missing:
+            names = ", ".join(counts.missing[:3]) + (", ..." if len(counts.missing) > 3 else "")
+            lines.append(
+                f"{one.method}: {counted(len(counts.missing), 'prediction')} missing ({names})"
+            )
+        if judge and (judge.get("stopped") or judge.get("failures")):
+            why = judge.get("stopped") or counted(len(judge["failures"]), "failure")
+            lines.append(f"{one.method}: the judge did not score every picture: {why}")
+    asked = {one.judge["prompt"] for one in scores if one.judge and "prompt" in one.judge}
+    models = sorted({str(one.judge.get("model")) for one in scores if one.judge})
+    if len(models) > 1:
+        lines.append(f"the judges differ: {', '.join(models)}")
+    if len(asked) > len({one.protocol.setting == "try_off" for one in scores}):
+        lines.append("the judge was asked with different prompts")
+    return list(dict.fromkeys(lines))
+
+
+def _key(scores: Scores) -> tuple[str, str, str]:
+    """What only one file of a report has, as `grouped` makes sure."""
+    return scores.protocol.name, scores.protocol.setting, scores.method
+
+
+def _days(scores: Sequence[Scores]) -> str:
+    first, last = (pick(one.created for one in scores)[:10] for pick in (min, max))
+    return first if first == last else f"{first} to {last}"
+
+
+def _pictures_text(scores: Sequence[Scores]) -> str:
+    pairs = sorted({one.counts.pairs for one in scores})
+    return " or ".join(counted(count, "picture") for count in pairs)
+
+
+def _table(page: Page, table: Table) -> None:
+    """Add a table of numbers; what is not computed gets a mark and, below, its reason."""
+    heads = [f"<th>{html.escape(head)}</th>" for head in table.heads]
+    for column in table.columns:
+        arrow = "&uarr;" if column.better == "higher" else "&darr;"
+        factor = column.factor.replace("x", " &times;")
+        side = f"<small>{column.better} is better</small>"
+        heads.append(f'<th class="n">{html.escape(column.label)}{factor} {arrow}{side}</th>')
+    reasons: dict[str, list[str]] = {}
+    rows = []
+    block = ""
+    for row in table.rows:
+        again, block = row.labels[0] == block, row.labels[0]
+        first = f'<td class="{"again" if again else ""}">{html.escape(block)}</td>'
+        cells = [first, *(f"<td>{html.escape(label)}</td>" for label in row.labels[1:])]
+        for column, cell in zip(table.columns, row.cells, strict=True):
+            if cell.value is None:
+                labels = reasons.setdefault(cell.why, [])
+                if column.label not in labels:
+                    labels.append(column.label)
+                mark = list(reasons).index(cell.why) + 1
+                cells.append(f'<td class="n note">not computed<sup>{mark}</sup></td>')
+                continue
+            number = f"<b>{cell.text}</b>" if cell.best else cell.text
+            small = f"<small>{cell.interval_text}</small>" if cell.interval_text else ""
+            kind = "n best" if cell.best else "n"
+            cells.append(f'<td class="{kind}">{number}{small}</td>')
+        start = "first" if len(table.heads) > 1 and not again else ""
+        rows.append(f'<tr class="{start}">{"".join(cells)}</tr>')
+    page.parts.append(
+        f'<div class="scroll"><table><thead><tr>{"".join(heads)}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></div>"
+    )
+    for number, (why, labels) in enumerate(reasons.items(), start=1):
+        page.note(f"{number}. {', '.join(labels)}: {why}")
+
+
+def _intervals(page: Page, group: Sequence[Scores]) -> None:
+    kinds: dict[str, list[str]] = {}
+    for one in group:
+        for metric in one.metrics.values():
+            if metric.interval and metric.interval_kind:
+                labels = kinds.setdefault(metric.interval_kind, [])
+                if metric.label not in labels:
+                    labels.append(metric.label)
+    text = "; ".join(f"{kind} ({', '.join(labels)})" for kind, labels in kinds.items())
+    best = "Bold is the best of a column, and what shows the same. " if len(group) > 1 else ""
+    if best or text:
+        page.note(best + (f"In brackets: {text}." if text else ""))
+
+
+def _examples(
+    page: Page,
+    group: Sequence[Scores],
+    metrics: Sequence[str],
+    places: Mapping[tuple[str, str, str], Path],
+    settings: ExampleSettings,
+) -> None:
+    if not metrics or settings.count == 0:
+        return
+    pictures = [Pictures(one, places[_key(one)], settings.height_px) for one in group]
+    for metric in metrics:
+        label = next(one.metrics[metric].label for one in group if metric in one.metrics)
+        page.heading(f"Examples by {label} ({group[0].protocol.setting})")
+        spot = len(page.parts)
+        if len(group) > 1:
+            page.note(f"Ranked by the mean of the methods' values of {label}.")
+        examples = choose(group, metric, settings.count)
+        if not examples:
+            page.text("No picture has a value from every method.")
+        for kind, title in KINDS.items():
+            some = [example for example in examples if example.kind == kind]
+            if some:
+                page.subheading(title)
+            for example in some:
+                page.figures(example.name, figures(example, metric, group, pictures))
+        notes = list(dict.fromkeys(note for one in pictures for note in one.notes))
+        page.parts[spot:spot] = _notes(notes)
+
+
+def _notes(notes: Iterable[str]) -> list[str]:
+    scratch = Page("", "")
+    scratch.warnings("Some pictures cannot be shown", list(notes))
+    return scratch.parts

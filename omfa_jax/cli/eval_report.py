@@ -1,0 +1,57 @@
+"""`omfa eval report`: one page, and tables, from several scores files."""
+
+import argparse
+from pathlib import Path
+
+from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.files import atomic_write
+from omfa_jax.evals.exports import csv_text, latex
+from omfa_jax.evals.gallery import ExampleSettings
+from omfa_jax.evals.report import report_page
+from omfa_jax.evals.scores import read_scores
+from omfa_jax.evals.table import grouped
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of `omfa eval report`."""
+    add = parser.add_argument
+    add("scores", nargs="+", type=Path, metavar="FILE.json", help="what `omfa eval` wrote")
+    add("--out", type=Path, required=True, metavar="FILE.html", help="the page, in one file")
+    add("--latex", type=Path, metavar="FILE.tex", help="the table for a paper (booktabs)")
+    add("--csv", type=Path, metavar="FILE.csv", help="the table for a program")
+    add(
+        "--examples-by",
+        default="",
+        metavar="METRIC[,METRIC]",
+        help="show worst and best pictures by these (judge, or the first there is of LPIPS, ...)",
+    )
+    add("--examples", type=int, default=3, metavar="N", help="of each end (3); 0 shows none")
+    add("--example-height", type=int, default=320, metavar="PX", help="of a picture (320)")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Write the page, and what else was asked for."""
+    if options.examples < 0 or options.example_height < 16:
+        raise OmfaError("--examples must be 0 or more, and --example-height at least 16")
+    outputs = {"--out": options.out, "--latex": options.latex, "--csv": options.csv}
+    given = {flag: path for flag, path in outputs.items() if path is not None}
+    inputs = {path.resolve() for path in options.scores}
+    for flag, path in given.items():
+        if not path.parent.is_dir():
+            raise OmfaError(f"{flag}: there is no folder {path.parent}; make it, or change {flag}")
+        if path.is_dir() or path.resolve() in inputs:
+            raise OmfaError(f"{flag} {path}: expected the name of a new file")
+    if len({path.resolve() for path in given.values()}) < len(given):
+        raise OmfaError(f"{', '.join(given)} must be different files")
+    scores = [read_scores(path) for path in options.scores]
+    beside = [path.parent for path in options.scores]
+    metrics = tuple(name.strip() for name in options.examples_by.split(",") if name.strip())
+    examples = ExampleSettings(metrics, options.examples, options.example_height)
+    page = report_page(scores, beside=beside, examples=examples)
+    groups = grouped(scores)
+    for path, text in ((options.latex, latex(groups)), (options.csv, csv_text(groups))):
+        if path is not None:
+            with atomic_write(path) as temporary:
+                temporary.write_text(text, encoding="utf-8")
+    page.write(options.out)
+    print(f"wrote {', '.join(str(path) for path in given.values())}")

@@ -1,0 +1,122 @@
+"""The table for a paper (LaTeX, booktabs) and for a program (CSV)."""
+
+import csv
+import io
+import re
+from collections.abc import Sequence
+
+from omfa_jax.evals.scores import Scores
+from omfa_jax.evals.table import Cell, Column, methods_table
+
+ESCAPES = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': r"\textquotedbl{}",
+    **{sign: "\\" + sign for sign in "&%$#_{}"},
+}
+
+
+def escaped(text: str) -> str:
+    """Return the text for LaTeX's text mode, on one line."""
+    return "".join(ESCAPES.get(sign, sign) for sign in " ".join(text.split()))
+
+
+def latex(groups: Sequence[Sequence[Scores]]) -> str:
+    r"""Return a tabular for each group; needs \usepackage{booktabs}."""
+    return "% needs \\usepackage{booktabs}\n" + "\n".join(map(_tabular, groups))
+
+
+def _tabular(group: Sequence[Scores]) -> str:
+    table, protocol = methods_table(group), group[0].protocol
+    heads = [_head(column) for column in table.columns]
+    lines = [
+        f"% {_comment(protocol.name)}, {_comment(protocol.setting)};"
+        " intervals below the values, best in bold",
+        rf"\begin{{tabular}}{{l{'r' * len(table.columns)}}}",
+        r"\toprule",
+        " & ".join(["Method", *heads]) + r" \\",
+        r"\midrule",
+    ]
+    whys = []
+    for row in table.rows:
+        lines.append(" & ".join([escaped(row.labels[0]), *map(_value, row.cells)]) + r" \\")
+        if any(cell.interval_text for cell in row.cells):
+            # braces keep \\ from taking a following [ for its own argument
+            lines.append(" & ".join(["", *map(_interval, row.cells)]) + r" \\")
+        whys += [
+            f"% {_comment(row.labels[0])}, {_comment(column.label)}: {_comment(cell.why)}"
+            for column, cell in zip(table.columns, row.cells, strict=True)
+            if cell.why
+        ]
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", *whys]) + "\n"
+
+
+def _head(column: Column) -> str:
+    arrow = r"$\uparrow$" if column.better == "higher" else r"$\downarrow$"
+    factor = rf" $\times {column.scale:g}$" if column.factor else ""
+    return f"{escaped(column.label)}{factor} {arrow}"
+
+
+def _value(cell: Cell) -> str:
+    if cell.value is None:
+        return "--"
+    number = f"${cell.text}$" if cell.text.startswith("-") else cell.text
+    return rf"\textbf{{{number}}}" if cell.best else number
+
+
+def _interval(cell: Cell) -> str:
+    return rf"{{\scriptsize {cell.interval_text}}}" if cell.interval_text else ""
+
+
+def _comment(text: str) -> str:
+    return " ".join(text.split())
+
+
+def csv_text(groups: Sequence[Sequence[Scores]]) -> str:
+    """Return one line a scores file and, for each metric, value, interval and why there is none.
+
+    Numbers are as precise as in the scores files and in their scale, which the column's name
+    carries: kid_x1000. An empty field is a number that there is not.
+    """
+    tables = [methods_table(group) for group in groups]
+    columns = {_field(column): column for table in tables for column in table.columns}
+    parts = ("", "_low", "_high", "_not_computed")
+    lead = ("method", "protocol", "setting", "pairs", "scored")
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*lead, *(name + part for name in columns for part in parts)])
+    for group, table in zip(groups, tables, strict=True):
+        names = [_field(column) for column in table.columns]
+        for scores, row in zip(group, table.rows, strict=True):
+            cells = dict(zip(names, row.cells, strict=True))
+            fields: list[object] = [
+                scores.method,
+                scores.protocol.name,
+                scores.protocol.setting,
+                scores.counts.pairs,
+                scores.counts.scored,
+            ]
+            for name in columns:
+                fields += _fields(cells[name]) if name in cells else ["", "", "", ""]
+            writer.writerow(fields)
+    return text.getvalue()
+
+
+def _field(column: Column) -> str:
+    name = re.sub(r"\s+", "_", column.name)
+    return name if column.scale == 1 else f"{name}_x{column.scale:g}"
+
+
+def _fields(cell: Cell) -> list[object]:
+    if cell.value is None:
+        return ["", "", "", cell.why]
+    return [
+        repr(cell.value),
+        *map(repr, cell.interval or ()),
+        *([] if cell.interval else ["", ""]),
+        "",
+    ]

@@ -1,0 +1,87 @@
+"""Reading what a judge said, and refusing what is not one clear score."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+REASON_CHARACTERS = 500
+
+
+class Malformed(Exception):
+    """An answer that cannot be used; its text says why, to the judge and to the report."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One answer of the server: the text, why it ended, and the tokens that it says it used."""
+
+    text: str
+    finish: str | None
+    tokens: tuple[int, int] | None
+
+
+def read_reply(body: bytes) -> Reply:
+    """Return a chat completion's first choice; text "" where there is none."""
+    try:
+        content = json.loads(body)
+    except (ValueError, RecursionError):
+        return Reply("", "no JSON came", None)
+    if not isinstance(content, dict):
+        return Reply("", "no JSON object came", None)
+    choices = content.get("choices")
+    choice = choices[0] if isinstance(choices, list) and choices else None
+    if not isinstance(choice, dict) or not isinstance(choice.get("message"), dict):
+        return Reply("", "no choices came", _tokens(content.get("usage")))
+    text, finish = choice["message"].get("content"), choice.get("finish_reason")
+    return Reply(
+        text if isinstance(text, str) else "",
+        finish if isinstance(finish, str) else None,
+        _tokens(content.get("usage")),
+    )
+
+
+def _tokens(usage: Any) -> tuple[int, int] | None:
+    if not isinstance(usage, dict):
+        return None
+    counts = usage.get("prompt_tokens"), usage.get("completion_tokens")
+    good = [n for n in counts if isinstance(n, int) and not isinstance(n, bool) and n >= 0]
+    return (good[0], good[1]) if len(good) == 2 else None
+
+
+def read_score(reply: Reply) -> tuple[float, str]:
+    """Return the score in 0..10 and the reason.
+
+    The JSON object may stand in a fence or between words, as models like to do. A number among
+    words, several objects that disagree, or a score that is no number from 0 to 10 is Malformed.
+    """
+    if not reply.text.strip():
+        raise Malformed(f"it was empty ({reply.finish or 'no reason given'})")
+    found = [row for row in _objects(reply.text) if "score" in row]
+    if not found:
+        cut = ": it was cut off" if reply.finish == "length" else ""
+        raise Malformed(f'no JSON object with a "score" was in it{cut}')
+    for score in (row["score"] for row in found):
+        if isinstance(score, bool) or not isinstance(score, int | float):
+            raise Malformed("the score was no number")
+        if not 0 <= score <= 10:  # nor is NaN
+            raise Malformed("the score was not from 0 to 10")
+        if score != found[0]["score"]:
+            raise Malformed("it held several scores")
+    score, reason = found[0]["score"], found[0].get("reason", "")
+    reason = reason if isinstance(reason, str) else ""
+    return float(score), " ".join(reason.split())[:REASON_CHARACTERS]
+
+
+def _objects(text: str) -> Iterator[dict[str, Any]]:
+    """Yield the JSON objects that stand in a text, left to right."""
+    decoder, start = json.JSONDecoder(), text.find("{")
+    while start >= 0:
+        try:
+            value, end = decoder.raw_decode(text, start)
+        except (ValueError, RecursionError):
+            end = start + 1
+        else:
+            if isinstance(value, dict):
+                yield value
+        start = text.find("{", end)

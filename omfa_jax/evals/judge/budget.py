@@ -1,0 +1,87 @@
+"""Who may send a request: the cost cap, kept with several requests in flight."""
+
+import threading
+
+from omfa_jax.evals.judge.settings import JudgeSettings
+
+
+class Budget:
+    """Money spent, money held for requests in flight, and why no more are sent.
+
+    A request is let through if everything spent, everything in flight at its most and the request
+    at its most fit under the cap. Its most is known exactly: all first requests have the same
+    prompt and frames, so they cost the input of the one before, and the server limits the output.
+    The first of all is sent alone, because nothing is known before it.
+    """
+
+    def __init__(self, settings: JudgeSettings, spent_usd: float, first_input: int | None) -> None:
+        self._settings = settings
+        self._first_input = first_input
+        self._held_usd = 0.0
+        self._in_flight = 0
+        self._change = threading.Condition()
+        self._stopped = threading.Event()
+        self.spent_usd = spent_usd
+        self.stopped: str | None = None
+
+    def stop(self, reason: str) -> None:
+        """Let nothing more through; the first reason stays."""
+        with self._change:
+            self._stop(reason)
+
+    def _stop(self, reason: str) -> None:
+        self.stopped = self.stopped or reason
+        self._stopped.set()
+        self._change.notify_all()
+
+    def pause(self, seconds: float) -> None:
+        """Sleep, but not longer than the run."""
+        self._stopped.wait(seconds)
+
+    def admit(self, more_input: int) -> float | None:
+        """Wait until a request may be sent; return what is held for it in USD, None if stopped.
+
+        `more_input` bounds the tokens that it has over a first request's.
+        """
+        with self._change:
+            while self.stopped is None:
+                cost = self._bound(more_input)
+                needed = self.spent_usd + self._held_usd + (cost or 0.0)
+                fits = needed <= self._settings.cost_cap_usd * (1 + 1e-9)
+                if cost is None:
+                    fits = self._in_flight == 0 and self.spent_usd < self._settings.cost_cap_usd
+                if fits:
+                    self._held_usd += cost or 0.0
+                    self._in_flight += 1
+                    return cost or 0.0
+                if self._in_flight == 0:
+                    self._stop(self._full(cost))
+                else:
+                    self._change.wait()  # what is in flight may cost less than is held for it
+            return None
+
+    def settle(self, held_usd: float, cost_usd: float, first_input: int | None = None) -> None:
+        """Replace what was held for a request by what it cost."""
+        with self._change:
+            self._held_usd = self._held_usd - held_usd if self._in_flight > 1 else 0.0
+            self._in_flight -= 1
+            self.spent_usd += cost_usd
+            if first_input is not None:
+                self._first_input = max(first_input, self._first_input or 0)
+            self._change.notify_all()
+
+    def _bound(self, more_input: int) -> float | None:
+        prices = self._settings.prices
+        if prices.input_usd == prices.output_usd == 0:
+            return 0.0
+        if self._first_input is None:
+            return None
+        return prices.cost(self._first_input + more_input, self._settings.output_bound or 0)
+
+    def _full(self, cost_usd: float | None) -> str:
+        cap = self._settings.cost_cap_usd
+        next_cost = "" if cost_usd is None else f", and a request may cost ${cost_usd:.6f}"
+        return (
+            f"the cost cap of ${cap:g} is reached: ${self.spent_usd:.6f} spent{next_cost};"
+            " what was paid for is kept; run again with a higher --judge-cost-cap to go on"
+        )

@@ -1,0 +1,148 @@
+"""One POST to an OpenAI-compatible server, and what its failure means.
+
+The standard library does it. The `openai` client would bring six packages for a single JSON POST
+without streaming, and what is hard here it has no say in: its own retries would have to be turned
+off, because each attempt must pass the cost cap before it is sent and be counted after, and the
+ledger needs to know whether a broken request may have been paid for.
+"""
+
+import email.utils
+import http.client
+import json
+import socket
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+LARGEST_ANSWER_BYTES = 4 << 20
+PASSING = {408, 409, 425, 429, 500, 502, 503, 504, 529}  # statuses that may be gone next time
+HOPELESS = {401, 403, 404, 405}  # statuses that every other picture would meet too
+
+
+@dataclass
+class Failed(Exception):
+    """A request without an answer.
+
+    `passing`: worth another attempt. `hopeless`: so for every picture. `maybe_paid`: it was sent
+    and the answer was lost, so the server may charge for it.
+    """
+
+    reason: str
+    passing: bool = False
+    hopeless: bool = False
+    maybe_paid: bool = False
+    retry_after_s: float | None = None
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """A redirected POST would become a GET and carry the key to another host."""
+
+    def redirect_request(self, *args: Any, **kwargs: Any) -> None:
+        return None
+
+
+class Endpoint:
+    """A server's chat completions. Safe to use from several threads."""
+
+    def __init__(self, url: str, key: str, timeout_s: float) -> None:
+        self.address = url.rstrip("/") + "/chat/completions"
+        self.timeout_s = timeout_s
+        self._key = key
+        self._opener = urllib.request.build_opener(_NoRedirect)
+        self._lock = threading.Lock()
+        self._open_at = 0.0
+
+    def redact(self, text: str) -> str:
+        """Return the text without the key: servers echo it in their errors."""
+        return text.replace(self._key, "[key]") if self._key else text
+
+    def closed_for_s(self) -> float:
+        """Seconds until the server wants to be asked again, by its last Retry-After."""
+        with self._lock:
+            return max(0.0, self._open_at - time.monotonic())
+
+    def close_for(self, seconds: float) -> None:
+        """Hold all threads back: a limit that one met holds for the others."""
+        with self._lock:
+            self._open_at = max(self._open_at, time.monotonic() + seconds)
+
+    def post(self, fields: Mapping[str, Any]) -> bytes:
+        """Return the body of the answer; Failed if there is none."""
+        headers = {"Content-Type": "application/json", "Accept": "application/json"}
+        if self._key:
+            headers["Authorization"] = f"Bearer {self._key}"
+        body = json.dumps(fields).encode()
+        request = urllib.request.Request(self.address, body, headers, method="POST")
+        deadline = time.monotonic() + self.timeout_s
+        try:
+            with self._opener.open(request, timeout=self.timeout_s) as response:
+                return self._read(response, deadline)
+        except urllib.error.HTTPError as error:
+            with error:
+                raise self._refused(error) from None
+        except urllib.error.URLError as error:
+            # the connection or the sending failed: nothing can have been worked on
+            reason = self.redact(str(getattr(error.reason, "strerror", None) or error.reason))
+            raise Failed(f"the server cannot be reached: {reason}", passing=True) from None
+        except (OSError, http.client.HTTPException) as error:
+            waited = isinstance(error, TimeoutError | socket.timeout)
+            what = (
+                f"no whole answer in {self.timeout_s:g} s" if waited else "the connection was lost"
+            )
+            raise Failed(what, passing=True, maybe_paid=True) from None
+
+    def _read(self, response: http.client.HTTPResponse, deadline: float) -> bytes:
+        """Read within the deadline: a socket's timeout alone starts anew with every byte."""
+        parts, size = [], 0
+        while part := response.read1(1 << 16):
+            parts.append(part)
+            size += len(part)
+            if size > LARGEST_ANSWER_BYTES:
+                raise Failed("the answer has no end", maybe_paid=True)
+            if time.monotonic() > deadline:
+                raise TimeoutError
+        if response.length:  # what Content-Length promised and did not come
+            raise http.client.IncompleteRead(b"", response.length)
+        return b"".join(parts)
+
+    def _refused(self, error: urllib.error.HTTPError) -> Failed:
+        try:
+            text = error.read(1 << 16).decode(errors="replace")
+        except (OSError, http.client.HTTPException):
+            text = ""
+        said = self.redact(" ".join(_message(text).split()))[:300]
+        reason = f"HTTP {error.code}" + (f": {said}" if said else "")
+        broke = error.code == 429 and "insufficient_quota" in text
+        moved = 300 <= error.code < 400
+        return Failed(
+            reason,
+            passing=error.code in PASSING and not broke,
+            hopeless=error.code in HOPELESS or broke or moved,
+            retry_after_s=retry_after_s(error.headers.get("Retry-After")),
+        )
+
+
+def _message(text: str) -> str:
+    """Return an error body's message if it has OpenAI's form, else the body."""
+    try:
+        return str(json.loads(text)["error"]["message"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return text
+
+
+def retry_after_s(value: str | None) -> float | None:
+    """Return a Retry-After header (seconds, or an HTTP date) in seconds from now; None if none."""
+    if value is None:
+        return None
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            seconds = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
+        except (ValueError, TypeError):
+            return None
+    return max(0.0, seconds) if seconds == seconds else None

@@ -1,0 +1,132 @@
+"""What a judge found, and how it enters a scores file."""
+
+import dataclasses
+from dataclasses import dataclass
+
+import numpy as np
+
+from omfa_jax.core.errors import OmfaError
+from omfa_jax.evals.aggregate import RESAMPLES, bootstrap
+from omfa_jax.evals.scores import Metric, Scores
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Scores from 0 to 10 and reasons in the order of `names`; None where a picture has none.
+
+    `failures` says why, by name; `not_asked` are those that the run never came to, and `stopped`
+    is the reason. Requests, tokens and cost are of all runs on these pictures, `new_requests` and
+    `new_cost_usd` of this one. A lost answer counts at its most, as it may have been charged.
+    """
+
+    model: str
+    prompt: str
+    names: tuple[str, ...]
+    scores: tuple[float | None, ...]
+    reasons: tuple[str | None, ...]
+    failures: dict[str, str]
+    not_asked: tuple[str, ...]
+    stopped: str | None
+    requests: int
+    new_requests: int
+    input_tokens: int
+    output_tokens: int
+    cost_usd: float
+    new_cost_usd: float
+    cost_cap_usd: float
+
+    @property
+    def found(self) -> dict[str, float]:
+        """The scores by name."""
+        return {n: s for n, s in zip(self.names, self.scores, strict=True) if s is not None}
+
+    @property
+    def complete(self) -> bool:
+        """Every picture has a score."""
+        return len(self.found) == len(self.names)
+
+    def summary(self) -> str:
+        """Return one line for the terminal."""
+        mean = f", mean {np.mean(list(self.found.values())):.2f}" if self.found else ""
+        line = (
+            f"judge {self.model}: {len(self.found)} of {len(self.names)} pictures{mean};"
+            f" ${self.cost_usd:.4f} in {self.requests} requests, ${self.new_cost_usd:.4f} in"
+            f" {self.new_requests} now"
+        )
+        if self.failures:
+            name, reason = next(iter(self.failures.items()))
+            line += f"; {len(self.failures)} failed ({name}: {reason})"
+        return line + (f"; stopped: {self.stopped}" if self.stopped else "")
+
+
+def judge_metric(judged: Judged, seed: int) -> Metric:
+    """Return the mean score with a bootstrap interval over pictures."""
+    label = "Judge (0-10)"
+    values = np.array(list(judged.found.values()), np.float64)
+    if len(values) == 0:
+        reason = judged.stopped or next(iter(judged.failures.values()), "there were no pictures")
+        return Metric(None, "higher", label, not_computed=f"the judge scored nothing: {reason}")
+    interval = bootstrap(values, seed) if len(values) > 1 else None
+    kind = f"bootstrap 95%, {RESAMPLES} resamples" if interval else None
+    return Metric(float(values.mean()), "higher", label, interval=interval, interval_kind=kind)
+
+
+def add_judged(scores: Scores, judged: Judged) -> Scores:
+    """Return the scores with the judge's block, metric, and value of each picture.
+
+    Names that the scores do not know are an OmfaError. Categories get their means too. `complete`
+    stays as it was: it speaks of the other metrics; the block says how far the judge came.
+    """
+    foreign = set(judged.names) - set(scores.per_image.names)
+    if foreign:
+        raise OmfaError(
+            f"the judge has scores of {len(foreign)} pictures that the scores file does not have"
+            f" ({', '.join(sorted(foreign)[:3])})"
+        )
+    block = {
+        "model": judged.model,
+        "prompt": judged.prompt,
+        "requests": judged.requests,
+        "failures": [f"{name}: {reason}" for name, reason in judged.failures.items()],
+        "cost_usd": judged.cost_usd,
+        "cost_cap_usd": judged.cost_cap_usd,
+        "input_tokens": judged.input_tokens,
+        "output_tokens": judged.output_tokens,
+        "scored": len(judged.found),
+        "not_asked": len(judged.not_asked),
+        "stopped": judged.stopped,
+        "reasons": {n: r for n, r in zip(judged.names, judged.reasons, strict=True) if r},
+    }
+    rows, found = scores.per_image, judged.found
+    values = {**rows.values, "judge": tuple(map(found.get, rows.names))}
+    categories = {
+        name: dataclasses.replace(
+            category,
+            metrics={
+                **category.metrics,
+                "judge": judge_metric(_only(judged, name, scores), scores.seed),
+            },
+        )
+        for name, category in scores.categories.items()
+    }
+    return dataclasses.replace(
+        scores,
+        judge=block,
+        metrics={**scores.metrics, "judge": judge_metric(judged, scores.seed)},
+        categories=categories,
+        per_image=dataclasses.replace(rows, values=values),
+    )
+
+
+def _only(judged: Judged, category: str, scores: Scores) -> Judged:
+    """Return the part of one category's pictures."""
+    rows = scores.per_image
+    inside = {n for n, c in zip(rows.names, rows.categories, strict=True) if c == category}
+    kept = [index for index, name in enumerate(judged.names) if name in inside]
+    return dataclasses.replace(
+        judged,
+        names=tuple(judged.names[i] for i in kept),
+        scores=tuple(judged.scores[i] for i in kept),
+        reasons=tuple(judged.reasons[i] for i in kept),
+        failures={name: why for name, why in judged.failures.items() if name in inside},
+    )

@@ -1,0 +1,238 @@
+"""`judge`: ask about every picture once, several at a time, and keep what was paid for."""
+
+import base64
+import logging
+import random
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from typing import Any
+
+from tqdm import tqdm
+
+from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.images import encode_jpeg, letterbox, read_rgb
+from omfa_jax.evals.judge.answer import Malformed, Reply, read_reply, read_score
+from omfa_jax.evals.judge.budget import Budget
+from omfa_jax.evals.judge.endpoint import Endpoint, Failed
+from omfa_jax.evals.judge.judged import Judged
+from omfa_jax.evals.judge.ledger import Entry, Ledger, key_of, open_ledger
+from omfa_jax.evals.judge.prompts import AGAIN, FIRST, SECOND
+from omfa_jax.evals.judge.settings import FRAME_PX, JudgeSettings, Pair
+
+log = logging.getLogger(__name__)
+
+# so many pictures failing one after the other are no accident
+FAILURES_IN_A_ROW = 8
+QUOTED_CHARACTERS = 1000
+
+
+class Stopped(Exception):
+    """The run ended before this picture was done."""
+
+
+class NoScore(Exception):
+    """This picture gets no score; the text says why."""
+
+
+class Unreadable(Exception):
+    """This picture cannot be sent, which says nothing about the server."""
+
+
+def judge(pairs: Sequence[Pair], settings: JudgeSettings) -> Judged:
+    """Return the judge's score of every pair, from the cache or asked for now.
+
+    What goes wrong with one picture is in `failures`; what ends the run (the cost cap, a refused
+    key, a server that is not there) is in `stopped`, and what was paid for is kept either way.
+    OmfaError only for a cache that cannot be used.
+    """
+    keys, failures = {}, {}
+    if len({pair.name for pair in pairs}) != len(pairs):
+        raise OmfaError("judge: two pictures have the same name")
+    for pair in pairs:
+        try:
+            keys[pair.name] = key_of(pair, settings)
+        except OmfaError as error:
+            failures[pair.name] = str(error)
+    with open_ledger(settings.cache) as ledger:
+        court = Court(settings, ledger, set(keys.values()))
+        before_requests, before_usd = len(court.mine()), court.budget.spent_usd
+        known = ledger.scores()
+        # two names of the same pictures are one question
+        todo = {keys[p.name]: p for p in pairs if p.name in keys and keys[p.name] not in known}
+        failed = court.ask_all(todo)
+        known, entries = ledger.scores(), court.mine()
+    for name, key in keys.items():
+        if key in failed:
+            failures[name] = failed[key]
+    found = [known.get(keys[p.name]) if p.name in keys else None for p in pairs]
+    judged = Judged(
+        model=settings.model,
+        prompt=settings.prompt,
+        names=tuple(p.name for p in pairs),
+        scores=tuple(e and e.score for e in found),
+        reasons=tuple(e and e.reason for e in found),
+        failures=failures,
+        not_asked=tuple(n for n, k in keys.items() if k not in known and k not in failed),
+        stopped=court.budget.stopped,
+        requests=len(entries),
+        new_requests=len(entries) - before_requests,
+        input_tokens=sum(entry.input_tokens for entry in entries),
+        output_tokens=sum(entry.output_tokens for entry in entries),
+        cost_usd=court.budget.spent_usd,
+        new_cost_usd=court.budget.spent_usd - before_usd,
+        cost_cap_usd=settings.cost_cap_usd,
+    )
+    log.info("%s", judged.summary())
+    return judged
+
+
+def question(pair: Pair, settings: JudgeSettings) -> list[dict[str, Any]]:
+    """Return the messages that ask about a pair, both pictures embedded."""
+    parts: list[dict[str, Any]] = [{"type": "text", "text": settings.prompt}]
+    for label, path in ((FIRST, pair.garment), (SECOND, pair.generated)):
+        picture = encode_jpeg(letterbox(read_rgb(path), *FRAME_PX))
+        url = "data:image/jpeg;base64," + base64.b64encode(picture).decode()
+        parts.append({"type": "text", "text": label})
+        parts.append({"type": "image_url", "image_url": {"url": url, "detail": settings.detail}})
+    return [{"role": "user", "content": parts}]
+
+
+class Court:
+    """One run: the server, the ledger and the budget that its threads share."""
+
+    def __init__(self, settings: JudgeSettings, ledger: Ledger, keys: set[str]) -> None:
+        self.settings, self.ledger, self.keys = settings, ledger, keys
+        self.endpoint = Endpoint(settings.url, settings.key, settings.timeout_s)
+        paid = self.mine()
+        inputs = [e.input_tokens for e in paid if e.ask == 0 and e.input_tokens]
+        spent = sum(entry.cost_usd for entry in paid)
+        self.budget = Budget(settings, spent, max(inputs, default=None))
+        self._heard = threading.Event()
+
+    def mine(self) -> list[Entry]:
+        """The ledger's entries on this run's pictures."""
+        return [entry for entry in self.ledger.entries if entry.key in self.keys]
+
+    def ask_all(self, todo: dict[str, Pair]) -> dict[str, str]:
+        """Ask about all pairs, a limited number at once; return why some have no score, by key."""
+        failed: dict[str, str] = {}
+        in_a_row = 0
+        pool = ThreadPoolExecutor(self.settings.concurrency, "judge")
+        try:
+            futures = {pool.submit(self.ask, key, pair): key for key, pair in todo.items()}
+            for future in tqdm(as_completed(futures), "judge", len(futures), unit=" pictures"):
+                try:
+                    future.result()
+                    in_a_row = 0
+                except Stopped:
+                    pass
+                except Unreadable as error:
+                    failed[futures[future]] = str(error)
+                except NoScore as error:
+                    failed[futures[future]] = str(error)
+                    in_a_row += 1
+                    if in_a_row >= FAILURES_IN_A_ROW:
+                        self.budget.stop(f"{in_a_row} pictures in a row failed, the last: {error}")
+        except BaseException:
+            self.budget.stop("the run was interrupted")
+            raise
+        finally:
+            # what is in flight is paid for: it is waited for and kept
+            pool.shutdown(wait=True)
+        return failed
+
+    def ask(self, key: str, pair: Pair) -> None:
+        """Ask until there is a score, and write it down."""
+        if self.budget.stopped:
+            raise Stopped
+        try:
+            first = question(pair, self.settings)
+        except OmfaError as error:
+            raise Unreadable(str(error)) from None
+        messages, more_input, why = first, 0, ""
+        for ask in range(self.settings.asks):
+            reply, tokens, cost = self._send(key, ask, messages, more_input)
+            try:
+                score, reason = read_score(reply)
+            except Malformed as error:
+                why = str(error)
+                self.ledger.add(Entry(key, "malformed", ask, *tokens, cost, None, why))
+                said = self.endpoint.redact(reply.text)[:QUOTED_CHARACTERS]
+                again = AGAIN.format(why=why)
+                # a model that said nothing is asked the same again
+                messages = [*first, *_turns(said, again)] if said.strip() else first
+                # a token is at least a byte; the few that mark a turn come on top
+                more_input = len((said + again).encode()) + 64 if said.strip() else 0
+            else:
+                reason = self.endpoint.redact(reason)
+                self.ledger.add(Entry(key, "score", ask, *tokens, cost, score, reason))
+                return
+        raise NoScore(f"no score in {self.settings.asks} answers: the last time {why}")
+
+    def _send(
+        self, key: str, ask: int, messages: list[dict[str, Any]], more_input: int
+    ) -> tuple[Reply, tuple[int, int], float]:
+        """Return the answer, the tokens it took and its cost in USD, trying again as need be."""
+        settings, budget = self.settings, self.budget
+        for attempt in range(settings.attempts):
+            while not budget.stopped and (closed_s := self.endpoint.closed_for_s()) > 0:
+                budget.pause(closed_s)
+            held = budget.admit(more_input)
+            if held is None:
+                raise Stopped
+            try:
+                body = self.endpoint.post({**settings.fields, "messages": messages})
+            except Failed as failure:
+                lost = held if failure.maybe_paid else 0.0
+                budget.settle(held, lost)
+                if failure.maybe_paid:
+                    self.ledger.add(Entry(key, "lost", ask, 0, 0, lost, None, failure.reason))
+                self._give_up(failure, last=attempt + 1 == settings.attempts)
+                self._back_off(failure, attempt)
+                continue
+            except BaseException:
+                budget.settle(held, 0.0)
+                raise
+            self._heard.set()
+            reply = read_reply(body)
+            if reply.tokens is None:
+                # the most it can have cost; with no answer before it, that is not known
+                budget.settle(held, held)
+                costs = settings.prices.input_usd + settings.prices.output_usd > 0
+                if reply.text and held == 0 and costs:
+                    budget.stop(
+                        "the server does not say what it used, so the cost cannot be counted;"
+                        " if it costs nothing, give --judge-prices 0,0"
+                    )
+                return reply, (0, 0), held
+            cost = settings.prices.cost(*reply.tokens)
+            budget.settle(held, cost, reply.tokens[0] if ask == 0 else None)
+            return reply, reply.tokens, cost
+        raise AssertionError("the last attempt returns or raises")
+
+    def _give_up(self, failure: Failed, *, last: bool) -> None:
+        """Raise if there is no use in trying this picture, or any, again."""
+        if failure.hopeless:
+            self.budget.stop(f"the server refuses: {failure.reason}; look at url, model and key")
+            raise Stopped
+        if not failure.passing:
+            raise NoScore(failure.reason)
+        if last and not self._heard.is_set():
+            self.budget.stop(f"no answer at all: {failure.reason}; is --judge-url right?")
+            raise Stopped
+        if last:
+            raise NoScore(f"{failure.reason} ({self.settings.attempts} attempts)")
+
+    def _back_off(self, failure: Failed, attempt: int) -> None:
+        longest = self.settings.longest_wait_s
+        if failure.retry_after_s is not None:
+            self.endpoint.close_for(min(longest, failure.retry_after_s))
+        else:
+            # spread out, or all threads would come back at once
+            wait = self.settings.backoff_s * 2**attempt * random.uniform(0.5, 1.0)
+            self.budget.pause(min(longest, wait))
+
+
+def _turns(said: str, again: str) -> list[dict[str, Any]]:
+    return [{"role": "assistant", "content": said}, {"role": "user", "content": again}]

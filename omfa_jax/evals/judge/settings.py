@@ -1,0 +1,136 @@
+"""What the judge is, what it may cost, and the pictures that it looks at."""
+
+import math
+import urllib.parse
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omfa_jax.core.errors import OmfaError
+from omfa_jax.evals.judge.prompts import PROMPTS
+
+# every picture is sent in one frame, so that every request costs the same input tokens, whatever
+# rule the model counts them by; that makes the cost cap exact
+FRAME_PX = (1024, 768)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One picture to judge: its name, the garment it should show, and the generated picture."""
+
+    name: str
+    garment: Path
+    generated: Path
+
+
+@dataclass(frozen=True)
+class Prices:
+    """USD for a million tokens; (0, 0) for a server of one's own."""
+
+    input_usd: float
+    output_usd: float
+
+    def cost(self, input_tokens: int, output_tokens: int) -> float:
+        """Return USD."""
+        return (input_tokens * self.input_usd + output_tokens * self.output_usd) / 1e6
+
+
+# list prices of November 2026; the paper's judge alone, others are given with the flag
+KNOWN_PRICES = {"gpt-4o-mini": Prices(0.15, 0.60), "gpt-4o-mini-2024-07-18": Prices(0.15, 0.60)}
+
+
+@dataclass(frozen=True)
+class JudgeSettings:
+    """How to ask.
+
+    `url` is the base of an OpenAI-compatible API (`.../v1`); `setting` is a scores file's and
+    chooses the prompt; `cache` is the file of paid answers. `cost_cap_usd` counts all that this
+    file's answers for the pictures have cost, earlier runs included. `extra` is laid over the
+    request's fields; None there takes a field out. Raises OmfaError for what cannot work.
+    """
+
+    url: str
+    model: str
+    setting: str
+    cache: Path
+    prices: Prices
+    cost_cap_usd: float
+    key: str = field(default="", repr=False)
+    detail: str = "high"
+    concurrency: int = 4
+    asks: int = 3
+    attempts: int = 6
+    timeout_s: float = 120.0
+    backoff_s: float = 1.0
+    longest_wait_s: float = 120.0
+    max_tokens: int = 300
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse what would fail later, or leak the key."""
+        try:
+            parts = urllib.parse.urlsplit(self.url)
+            good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        except ValueError:
+            good = False
+        if not good or not self.url.isprintable() or " " in self.url:
+            shown = self.url.split("@")[-1]
+            raise OmfaError(f"--judge-url: expected http(s)://HOST/v1, got {shown!r}")
+        if parts.username or parts.password or parts.query:
+            raise OmfaError(
+                "--judge-url must not carry a password or a query; give the key in the"
+                " environment variable that --judge-key-env names"
+            )
+        if not self.model.strip():
+            raise OmfaError("--judge-model: expected the name of a model, got nothing")
+        # http.client would quote the whole header in its error
+        if not (self.key.isascii() and self.key.isprintable() and " " not in self.key):
+            raise OmfaError("the judge's key holds a space or a sign that no HTTP header may have")
+        if self.setting not in PROMPTS:
+            raise OmfaError(f"judge: setting {self.setting!r} is none of {', '.join(PROMPTS)}")
+        if self.detail not in ("low", "high", "auto"):
+            raise OmfaError(f"--judge-detail must be low, high or auto, got {self.detail!r}")
+        for flag, value in (
+            ("--judge-concurrency", self.concurrency),
+            ("--judge-asks", self.asks),
+            ("--judge-attempts", self.attempts),
+            ("--judge-max-tokens", self.max_tokens),
+        ):
+            if value < 1:
+                raise OmfaError(f"{flag} must be at least 1, got {value}")
+        for flag, value in (
+            ("--judge-cost-cap", self.cost_cap_usd),
+            ("--judge-prices", self.prices.input_usd),
+            ("--judge-prices", self.prices.output_usd),
+        ):
+            if not (math.isfinite(value) and value >= 0):
+                raise OmfaError(f"{flag} must be 0 or more, got {value}")
+        if not (math.isfinite(self.timeout_s) and self.timeout_s > 0):
+            raise OmfaError(f"--judge-timeout must be more than 0 s, got {self.timeout_s}")
+        if self.output_bound is None and self.prices.output_usd > 0:
+            raise OmfaError(
+                "--judge-extra takes the limit on output tokens away, so the cost cannot be"
+                ' capped: give "max_completion_tokens" or "max_tokens" in it'
+            )
+
+    @property
+    def prompt(self) -> str:
+        """What is asked."""
+        return PROMPTS[self.setting]
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """The request's fields beside its messages."""
+        ours = {"model": self.model, "temperature": 0, "max_tokens": self.max_tokens}
+        return {name: v for name, v in {**ours, **self.extra}.items() if v is not None}
+
+    @property
+    def output_bound(self) -> int | None:
+        """The most output tokens of a request, as the server is told."""
+        limits = [self.fields[n] for n in LIMITS if n in self.fields]
+        good = [n for n in limits if isinstance(n, int) and not isinstance(n, bool) and n > 0]
+        return min(good) if good else None
+
+
+LIMITS = ("max_completion_tokens", "max_tokens")
