@@ -13,15 +13,15 @@ import numpy as np
 from coordinates import add_base, moved, slopes, trained
 
 MODES = {"without muP": False, "with muP": True}
-CHECK_RATE, CHECK_STEPS = 1e-2, 4
+CHECK_RATE, CHECK_STEPS = 1e-3, 4
 
 
 def main() -> None:
     """Measure, print and draw."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--widths", type=int, nargs="+", default=[16, 32, 64])
-    parser.add_argument("--rates", type=float, nargs="*", default=[2.0**k for k in range(-11, -3)])
-    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--rates", type=float, nargs="*", default=[2.0**k for k in range(-12, -5)])
+    parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--json", type=Path, help="figures, written as they come and read again")
     options = parser.parse_args()
