@@ -17,10 +17,11 @@ from omfa_jax.data.pipeline import PipelineSettings, eval_batches
 from omfa_jax.diffusion.sample import SamplerSettings
 from omfa_jax.evals.influence import Influence, derangement, influence
 from omfa_jax.evals.psnr import mean_psnr
-from omfa_jax.models import decode, encode, init_unet
+from omfa_jax.models import decode, encode
 from omfa_jax.sampling.generate import Sampler
 from omfa_jax.sampling.tasks import transfer, try_off, try_on, turntable
 from omfa_jax.train.load import load_bundle
+from omfa_jax.weights.dual import network_params
 
 log = logging.getLogger(__name__)
 
@@ -202,8 +203,8 @@ def round_trip(bundle, images: np.ndarray) -> np.ndarray:
 
 
 def untrained_params(bundle):
-    """Return the same UNet with random weights."""
-    return init_unet(bundle.unet_config, jax.random.key(SEED))
+    """Return the same network with random weights."""
+    return network_params(bundle.settings, bundle.unet_config, jax.random.key(SEED))
 
 
 def row(figures: Influence) -> dict[str, float]:

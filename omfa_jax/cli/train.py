@@ -21,7 +21,7 @@ from omfa_jax.cli.startup import (
 )
 from omfa_jax.core.files import only_user_of, require_writable_dir
 from omfa_jax.data.pipeline import make_dataset
-from omfa_jax.models import encode, init_unet, posterior
+from omfa_jax.models import encode, posterior
 from omfa_jax.models.api import decode
 from omfa_jax.parallel import distributed
 from omfa_jax.parallel.feed import data_shard
@@ -29,15 +29,16 @@ from omfa_jax.parallel.flags import set_flags
 from omfa_jax.parallel.hardware import chip_of
 from omfa_jax.parallel.mesh import AXES, axis_sizes, make_mesh
 from omfa_jax.parallel.rules import REPLICATED_RULES, UNET_RULES, explain
-from omfa_jax.scaling.flops import unet_forward
+from omfa_jax.scaling.flops import network_forward
 from omfa_jax.train.cost import Cost
 from omfa_jax.train.loop import Run, train
-from omfa_jax.train.network import trained_network, unet_shapes
+from omfa_jax.train.network import network_shapes, trained_network
 from omfa_jax.train.objective import partial_diffusion
 from omfa_jax.train.profile import ProfileSteps
 from omfa_jax.train.state import TrainState
 from omfa_jax.train.vae_objective import autoencoder, trainable_start
 from omfa_jax.weights.bundle import Bundle
+from omfa_jax.weights.dual import network_params
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +82,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def sharding_table(config: border.Config) -> str:
-    """Return where every UNet weight of the config's preset lies on the config's mesh."""
+    """Return where every weight of the config's preset lies on the config's mesh."""
     settings = border.mesh_settings(config)
     asked = math.prod(getattr(settings, axis) for axis in AXES)
     # a mesh without -1 says itself how many devices it wants; they need not be here
@@ -89,7 +90,7 @@ def sharding_table(config: border.Config) -> str:
         tuple(axis_sizes(settings, asked if asked > 0 else jax.device_count())), AXES
     )
     bundle = starting_bundle(config, None, abstract=True)
-    return explain(UNET_RULES, unet_shapes(bundle.unet_config), mesh)
+    return explain(UNET_RULES, network_shapes(bundle.settings, bundle.unet_config), mesh)
 
 
 def train_diffusion(
@@ -118,7 +119,8 @@ def train_diffusion(
         return encode(bundle.vae_config, params, images, dtype=settings.compute_dtype)
 
     def random_unet():
-        return init_unet(bundle.unet_config, jax.random.key(settings.seed))
+        key = jax.random.key(settings.seed)
+        return network_params(bundle.settings, bundle.unet_config, key)
 
     # stored latents make the VAE idle in the step; it then need not lie on the devices
     vae_params = {} if border.trains_on_latents(config) else bundle.vae_params
@@ -190,14 +192,13 @@ def train_autoencoder(config: border.Config, workdir: Path) -> TrainState:
 
 def cost_of(bundle: Bundle, batch_size: int) -> Cost:
     """Return the UNet's size and the FLOPs of a training example on the bundle's canvas."""
-    config = bundle.unet_config
-    height, width, _ = bundle.settings.canvas.shape
     tokens = bundle.prompts["context"].shape[1]
-    shapes = unet_shapes(config)
+    forward = network_forward(bundle.settings, bundle.unet_config, text_tokens=tokens)
+    shapes = network_shapes(bundle.settings, bundle.unet_config)
     chip = chip_of(jax.devices()[0].device_kind)
     return Cost(
         params=sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes)),
-        flops_per_example=3.0 * unet_forward(config, height, width, text_tokens=tokens).total,
+        flops_per_example=3.0 * forward.total,
         batch_size=batch_size,
         devices=jax.device_count(),
         peak_flops=chip.bf16_flops if chip else None,
