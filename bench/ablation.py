@@ -1,7 +1,7 @@
 """Single UNet with partial diffusion against a dual one: cost and quality on the same data.
 
     PYTHONPATH=. python bench/ablation.py --raw WORLD --records RECORDS --workdir DIR \
-        [--cost-only] [--config.train.steps=N ...]
+        [--only cost|train|score] [--step N] [--config.train.steps=N ...]
 
 Trains both from scratch by `omfa train`'s own loop (a workdir that is done is not trained again),
 scores both on the held-out people and prints a table. Equal are data, seeds, steps, batch, learning
@@ -65,38 +65,50 @@ def main() -> None:
     parser.add_argument("--records", type=Path)
     parser.add_argument("--workdir", type=Path, required=True)
     parser.add_argument("--test", type=int, default=64, help="held-out people")
-    parser.add_argument("--cost-only", action="store_true", help="train and score nothing")
+    parser.add_argument("--only", choices=("cost", "train", "score"), help="one part of it")
+    parser.add_argument("--step", type=int, help="score this checkpoint of both (the newest)")
     options, overrides = parser.parse_known_args()
     figures: dict[str, dict[str, float]] = {name: {} for name in SIDES}
     configs = {
         name: border.load_config(options.config, [*overrides, f"--config.model.reference={dual}"])
         for name, dual in SIDES.items()
     }
-    for name, config in configs.items():
-        figures[name] |= cost(config)
-    for name, seconds in step_seconds(configs).items():
-        figures[name] |= seconds
-    print(json.dumps(figures, indent=2), flush=True)
-    if not options.cost_only:
-        latents = options.workdir / "latents"
-        if not latents.is_dir():
-            encode_records(
-                configs["single"], str(options.records), TINY, str(latents), batch_size=32
-            )
+    if options.only in (None, "cost"):
         for name, config in configs.items():
-            config.data.latents, config.model.init = str(latents), TINY
-            begin = time.perf_counter()
-            train_diffusion(config, require_writable_dir(options.workdir / name, "--workdir"))
-            print(f"{name}: trained in {time.perf_counter() - begin:.0f} s", flush=True)
+            figures[name] |= cost(config)
+            print(name, json.dumps(figures[name], indent=2), flush=True)
+        for name, seconds in step_seconds(configs).items():
+            figures[name] |= seconds
+    if options.only in (None, "train"):
+        train_both(configs, options)
+    if options.only in (None, "score"):
         for name in SIDES:
-            figures[name] |= quality(options.workdir / name, options)
+            folder = options.workdir / name
+            if options.step:
+                folder = folder / "checkpoints" / str(options.step)
+            figures[name] |= quality(folder, options)
+            print(name, json.dumps(figures[name], indent=2), flush=True)
     options.workdir.mkdir(parents=True, exist_ok=True)
-    (options.workdir / "ablation.json").write_text(json.dumps(figures, indent=2) + "\n")
+    (options.workdir / f"ablation_{options.only or 'all'}.json").write_text(
+        json.dumps(figures, indent=2) + "\n"
+    )
     print("| | single | dual | dual / single |\n| --- | --- | --- | --- |")
     for row in figures["single"]:
         one, two = (figures[name][row] for name in SIDES)
         ratio = "" if "dB" in row else f"{two / one:.3f}"
         print(f"| {row} | {one:,.4g} | {two:,.4g} | {ratio} |")
+
+
+def train_both(configs: dict[str, Any], options: argparse.Namespace) -> None:
+    """Train one after the other on the same latents; a run that was stopped goes on."""
+    latents = options.workdir / "latents"
+    if not latents.is_dir():
+        encode_records(configs["single"], str(options.records), TINY, str(latents), batch_size=32)
+    for name, config in configs.items():
+        config.data.latents, config.model.init = str(latents), TINY
+        begin = time.perf_counter()
+        train_diffusion(config, require_writable_dir(options.workdir / name, "--workdir"))
+        print(f"{name}: trained in {time.perf_counter() - begin:.0f} s", flush=True)
 
 
 def cost(config: Any) -> dict[str, float]:
@@ -170,9 +182,9 @@ def step_seconds(configs: dict[str, Any]) -> dict[str, dict[str, float]]:
     }
 
 
-def quality(workdir: Path, options: argparse.Namespace) -> dict[str, float]:
-    """Return held-out loss, PSNR and influence of a trained model (its EMA)."""
-    bundle, step = load_bundle(workdir)
+def quality(trained: Path, options: argparse.Namespace) -> dict[str, float]:
+    """Return held-out loss, PSNR and influence of a workdir's or one step's model (its EMA)."""
+    bundle, step = load_bundle(trained)
     slots = dict(zip(COMPONENTS, bundle.settings.slots_px, strict=True))
     settings = PipelineSettings(str(options.records), slots, threads=0)
     take: dict[str, Any] = {"split": "test", "batch_size": options.test, "limit": options.test}

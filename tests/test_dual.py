@@ -299,7 +299,7 @@ def test_a_model_folder_says_that_it_is_dual_and_export_refuses_it(straight, tmp
     loaded, step = load_bundle(tmp_path / "run")
     assert loaded.settings == DUAL and step == 4
     jax.tree.map(np.testing.assert_array_equal, loaded.unet_params, state.ema)
-    with pytest.raises(OmfaError, match="dual UNet .* no form in diffusers"):
+    with pytest.raises(OmfaError, match="no form in diffusers"):
         load_for_export(tmp_path / "run")
 
 

@@ -46,7 +46,7 @@ def dual_forward(
 ) -> tuple[Flops, Flops]:
     """Return the forward FLOPs of a dual's main and reference UNets; a sample runs the latter once.
 
-    The reference is counted to its last self-attention, where its work ends.
+    The reference is counted to its last transformer block, where its work ends.
     """
     noised, clean = packings(settings)
     tokens: Any = {"text_tokens": text_tokens}
@@ -67,7 +67,7 @@ def unet_forward(
 
     A training step costs three times that, and four times with every activation recomputed.
     `reference` is the size of a canvas whose tokens self-attention sees too. `features_only` ends
-    at the last self-attention's input.
+    with the last transformer block.
     """
     count = Flops()
     channels = config.block_channels
@@ -123,9 +123,9 @@ def unet_forward(
         for index in range(layers + 1):
             resnet(pixels[level], current + skips.pop(), c)
             if features_only and (level, index) == (highest, layers):
-                # proj_in and all blocks but the last, of which only the first norm is wanted
+                # a scan runs whole blocks: of the last one, only the first norm is wanted
                 count.linear += 2 * pixels[level] * c * c
-                blocks(pixels[level], c, depths[level] - 1, 0)
+                blocks(pixels[level], c, depths[level], 0)
                 return count
             transformer(pixels[level], c, depths[level], beside[level])
             current = c
