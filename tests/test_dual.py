@@ -82,8 +82,8 @@ class Joining:
     `scaled_dot_product_attention` over the concatenated tokens, as the published dual UNets do.
     """
 
-    def __init__(self, kept):
-        self.kept, self.joining = kept, False
+    def __init__(self, kept, *, joining=False):
+        self.kept, self.joining = kept, joining
 
     def __call__(self, attn, hidden_states, encoder_hidden_states=None, **_):
         seen = hidden_states if encoder_hidden_states is None else encoder_hidden_states
@@ -103,8 +103,9 @@ def test_equals_two_unets_of_diffusers_joined_in_self_attention():
     config = UNET
     reference, main = torch_unet(config, 1), torch_unet(config, 2)
     kept: dict = {}
-    for model in (reference, main):
-        model.set_attn_processor(Joining(kept))
+    keeping, joining = Joining(kept), Joining(kept, joining=True)
+    for model, processor in ((reference, keeping), (main, joining)):
+        model.set_attn_processor(processor)  # pyright: ignore[reportArgumentType]
         for name, module in model.named_modules():
             module.place = name
     x, t, context, pooled, ids = unet_inputs(config, 6, 4)
@@ -118,7 +119,6 @@ def test_equals_two_unets_of_diffusers_joined_in_self_attention():
             ).sample
 
     torch_run(reference, clean, np.zeros_like(t))
-    next(iter(main.attn_processors.values())).joining = True
     expected = torch_run(main, x, t).permute(0, 2, 3, 1).numpy()
     features = jax.jit(functools.partial(reference_features, config))(
         params_of(config, reference), clean, context, pooled, ids
@@ -280,7 +280,7 @@ def test_flops_are_the_compilers(monkeypatch):
             Shape((1, height, width, 9), jnp.float32),
             rows, rows, prompts,
         )  # fmt: skip
-        counted = lowered.cost_analysis()["flops"]
+        counted = lowered.cost_analysis()["flops"]  # pyright: ignore[reportOptionalSubscript]
         assert counted == pytest.approx(network_forward(s, config).total, rel=0.02), reference
 
 
@@ -293,7 +293,7 @@ def test_a_unet_without_self_attention_is_refused():
 def test_a_model_folder_says_that_it_is_dual_and_export_refuses_it(straight, tmp_path):
     workdir, state = straight
     small = VAEConfig(block_channels=(8, 8, 8, 8), layers_per_block=1, norm_groups=4)
-    bundle = Bundle(DUAL, UNET, small, None, init_vae(small, KEY), PROMPTS)
+    bundle = Bundle(DUAL, UNET, small, None, init_vae(small, KEY), jax.device_get(PROMPTS))
     shutil.copytree(workdir, tmp_path / "run")
     save_frozen(tmp_path / "run" / "model", bundle)
     loaded, step = load_bundle(tmp_path / "run")
