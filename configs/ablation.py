@@ -20,7 +20,7 @@ def get_config():
     config.canvas.garment = (64, 48)
     config.canvas.person = (64, 48)
     config.canvas.face = (32, 32)
-    config.train.steps = 1000
+    config.train.steps = 500
     config.train.ema_decay = 0.99
     config.optimizer.warmup_steps = 100
     config.checkpoint.every_steps = 250
