@@ -21,6 +21,9 @@ def get_config() -> ConfigDict:
     config.model.init = ""
     # of `init`, take the UNet too (False: its VAE and prompts only, the UNet starts random)
     config.model.init_unet = True
+    # the ablation: a second UNet for the clean components, whose self-attention features the main
+    # one sees (docs/ablation.md)
+    config.model.reference = False
 
     # which components a task noises, its share of the training examples, its prompt; a config of
     # your own adds rows under `with config.unlocked():`, such as joint: ("garment", "person")

@@ -7,13 +7,14 @@ import numpy as np
 
 from omfa_jax.core.tasks import Task
 from omfa_jax.diffusion.settings import DiffusionSettings
-from omfa_jax.models import UNetConfig, init_unet
+from omfa_jax.models import UNetConfig
 from omfa_jax.parallel.mesh import MeshSettings, make_mesh
 from omfa_jax.parallel.rules import UNET_RULES
 from omfa_jax.train.loop import Run
 from omfa_jax.train.network import trained_network
 from omfa_jax.train.objective import partial_diffusion
 from omfa_jax.train.settings import LossSettings, OptimizerSettings, TrainSettings
+from omfa_jax.weights.dual import network_params
 
 BATCH = 8
 SETTINGS = DiffusionSettings(
@@ -66,7 +67,14 @@ class CountingBatches:
         self.position = state["next_index"]
 
 
-def make_run(workdir: Path, steps: int, mesh: tuple[int, int, int] = (1, 1, 1), **changes) -> Run:
+def make_run(
+    workdir: Path,
+    steps: int,
+    mesh: tuple[int, int, int] = (1, 1, 1),
+    *,
+    diffusion: DiffusionSettings = SETTINGS,
+    **changes,
+) -> Run:
     devices = jax.devices()[: int(np.prod(mesh))]
     made = make_mesh(MeshSettings(*mesh), devices)
     settings = TrainSettings(
@@ -86,12 +94,12 @@ def make_run(workdir: Path, steps: int, mesh: tuple[int, int, int] = (1, 1, 1), 
         "context": rng.standard_normal((3, 2, 8), np.float32),
         "pooled": rng.standard_normal((3, 8), np.float32),
     }
-    apply = trained_network(SETTINGS, UNET, settings, made)
+    apply = trained_network(diffusion, UNET, settings, made)
     return Run(
         workdir=workdir,
         settings=settings,
-        objective=partial_diffusion(SETTINGS, settings.loss, apply, lambda _, images: images),
-        start=lambda: init_unet(UNET, jax.random.key(0)),
+        objective=partial_diffusion(diffusion, settings.loss, apply, lambda _, images: images),
+        start=lambda: network_params(diffusion, UNET, jax.random.key(0)),
         frozen={"vae": {}, "prompts": prompts},
         rules=UNET_RULES,
         mesh=made,

@@ -114,6 +114,7 @@ def diffusion_settings(config: Config, vae: VAEConfig) -> DiffusionSettings:
         unet_inputs=tuple(d.unet_inputs),
         prediction=d.prediction,
         pose_style=pose_style,
+        reference=config.model.reference,
         schedule=ScheduleSettings(
             spacing=d.spacing,
             steps_offset=d.steps_offset,

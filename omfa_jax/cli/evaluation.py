@@ -39,7 +39,7 @@ from omfa_jax.parallel.mesh import replicated
 from omfa_jax.parallel.rules import UNET_RULES, param_shardings
 from omfa_jax.sampling.generate import Sampler
 from omfa_jax.train.loop import Evaluate
-from omfa_jax.train.network import trained_network, unet_shapes
+from omfa_jax.train.network import network_shapes, trained_network
 from omfa_jax.train.settings import TrainSettings
 from omfa_jax.train.state import TrainState
 from omfa_jax.weights.bundle import Bundle
@@ -58,7 +58,9 @@ def training_evaluation(config: border.Config, bundle: Bundle, mesh: Mesh, vae_i
     """
     e = config.eval
     pipeline = border.pipeline_settings(config, vae_id=vae_id)
-    shardings = param_shardings(UNET_RULES, unet_shapes(bundle.unet_config), mesh)
+    shardings = param_shardings(
+        UNET_RULES, network_shapes(bundle.settings, bundle.unet_config), mesh
+    )
     measure = HeldOutSettings(e.loss_examples, e.loss_timesteps, e.seed)
     loss = held_out_loss(
         bundle,

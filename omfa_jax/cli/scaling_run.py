@@ -225,13 +225,15 @@ def heldout_losses(config: "Config", workdir: Path) -> dict[str, float]:
     from omfa_jax.parallel.mesh import make_mesh
     from omfa_jax.parallel.rules import UNET_RULES, param_shardings
     from omfa_jax.train.load import load_bundle
-    from omfa_jax.train.network import unet_shapes
+    from omfa_jax.train.network import network_shapes
 
     bundle, _ = load_bundle(workdir)
     vae_id = vae_fingerprint(bundle.vae_config, bundle.vae_params)
     pipeline = border.pipeline_settings(config, vae_id=vae_id)
     mesh = make_mesh(border.mesh_settings(config))
-    shardings = param_shardings(UNET_RULES, unet_shapes(bundle.unet_config), mesh)
+    shardings = param_shardings(
+        UNET_RULES, network_shapes(bundle.settings, bundle.unet_config), mesh
+    )
     measured = held_out_loss(
         bundle,
         pipeline,

@@ -19,6 +19,7 @@ from omfa_jax.train.load import restore_params
 from omfa_jax.weights.bundle import Bundle, Params
 from omfa_jax.weights.conv_in import groups_of
 from omfa_jax.weights.description import read_description
+from omfa_jax.weights.dual import twice
 from omfa_jax.weights.frozen import load_frozen, load_vae, save_frozen
 from omfa_jax.weights.imported import load_weights
 from omfa_jax.weights.prompts import PromptTable, carried_to, seeded_prompts
@@ -116,9 +117,8 @@ def converted(config: border.Config, folder: Path) -> Bundle:
         )
     log.info("starting from the weights in %s", folder)
     rows = prompt_rows(model.prompts, settings, model.unet_config)
-    return Bundle(
-        settings, model.unet_config, model.vae_config, model.unet_params, model.vae_params, rows
-    )
+    params = twice(settings, model.unet_params)
+    return Bundle(settings, model.unet_config, model.vae_config, params, model.vae_params, rows)
 
 
 def preset_unet(config: border.Config, settings: DiffusionSettings) -> UNetConfig:

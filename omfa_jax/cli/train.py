@@ -22,7 +22,7 @@ from omfa_jax.cli.startup import (
 from omfa_jax.core.files import only_user_of, require_writable_dir
 from omfa_jax.core.tasks import COMPONENTS
 from omfa_jax.data.pipeline import make_dataset
-from omfa_jax.models import VAEConfig, encode, init_unet, posterior
+from omfa_jax.models import VAEConfig, encode, posterior
 from omfa_jax.models.api import decode
 from omfa_jax.parallel import distributed
 from omfa_jax.parallel.feed import data_shard
@@ -30,16 +30,18 @@ from omfa_jax.parallel.flags import set_flags
 from omfa_jax.parallel.hardware import chip_of
 from omfa_jax.parallel.mesh import AXES, axis_sizes, make_mesh
 from omfa_jax.parallel.rules import REPLICATED_RULES, UNET_RULES, explain
-from omfa_jax.scaling.components import unet_components, vae_components
+from omfa_jax.scaling.components import vae_components
+from omfa_jax.scaling.flops import network_components
 from omfa_jax.train import mup
 from omfa_jax.train.cost import Cost
 from omfa_jax.train.loop import Run, train
-from omfa_jax.train.network import trained_network, unet_shapes
+from omfa_jax.train.network import network_shapes, trained_network
 from omfa_jax.train.objective import partial_diffusion
 from omfa_jax.train.profile import ProfileSteps
 from omfa_jax.train.state import TrainState
 from omfa_jax.train.vae_objective import autoencoder, trainable_start
 from omfa_jax.weights.bundle import Bundle
+from omfa_jax.weights.dual import network_params
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +85,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def sharding_table(config: border.Config) -> str:
-    """Return where every UNet weight of the config's preset lies on the config's mesh."""
+    """Return where every weight of the config's preset lies on the config's mesh."""
     settings = border.mesh_settings(config)
     asked = math.prod(getattr(settings, axis) for axis in AXES)
     # a mesh without -1 says itself how many devices it wants; they need not be here
@@ -91,7 +93,7 @@ def sharding_table(config: border.Config) -> str:
         tuple(axis_sizes(settings, asked if asked > 0 else jax.device_count())), AXES
     )
     bundle = starting_bundle(config, None, abstract=True)
-    return explain(UNET_RULES, unet_shapes(bundle.unet_config), mesh)
+    return explain(UNET_RULES, network_shapes(bundle.settings, bundle.unet_config), mesh)
 
 
 def train_diffusion(
@@ -119,7 +121,8 @@ def train_diffusion(
         return encode(bundle.vae_config, params, images, dtype=settings.compute_dtype)
 
     def random_unet():
-        params = init_unet(bundle.unet_config, jax.random.key(settings.seed))
+        key = jax.random.key(settings.seed)
+        params = network_params(bundle.settings, bundle.unet_config, key)
         base = settings.optimizer.mup_base
         return mup.initial(params, base) if base else params
 
@@ -196,17 +199,18 @@ def train_autoencoder(config: border.Config, workdir: Path) -> TrainState:
 
 
 def cost_of(bundle: Bundle, batch_size: int, *, encodes: bool) -> Cost:
-    """Return the UNet's size and the FLOPs of a training example on the bundle's canvas.
+    """Return the network's size and the FLOPs of a training example on the bundle's canvas.
 
     `encodes` says that the step encodes the example's pictures: three components and a pose map.
     """
-    height, width, _ = bundle.settings.canvas.shape
     tokens = bundle.prompts["context"].shape[1]
-    total = unet_components(bundle.unet_config, height, width, text_tokens=tokens).total
+    run = network_components(bundle.settings, bundle.unet_config, text_tokens=tokens)
+    leaves = jax.tree.leaves(network_shapes(bundle.settings, bundle.unet_config))
     sizes = dict(zip(COMPONENTS, bundle.settings.slots_px, strict=True))
     pictures = [*sizes.values(), sizes["person"]] if encodes else []
     frozen = sum(vae_components(bundle.vae_config, *size)[0].total.forward for size in pictures)
-    return _cost(total.params, total.step, batch_size, frozen)
+    params = sum(math.prod(leaf.shape) for leaf in leaves)
+    return _cost(params, sum(part.total.step for part in run), batch_size, frozen)
 
 
 def autoencoder_cost(vae_config: VAEConfig, crop_px: int, batch_size: int, *, whole: bool) -> Cost:

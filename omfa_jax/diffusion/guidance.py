@@ -31,19 +31,38 @@ def guided(
 
     With `scale` 1 the null branch is not run and there is nothing to rescale.
     """
-    canvas, inputs = settings.canvas, settings.unet_inputs
+    inputs, rows = branches(settings, scale, xt, mask, pose, prompt, null_prompt)
     if scale == 1.0:
-        return network(network_input(inputs, canvas, xt, mask, pose), t, prompt)
-    everyone = jnp.ones(xt.shape[0], bool)
-    null = drop_conditions(everyone, xt, mask, pose, prompt, null_prompt)
-    xt2, pose2, prompt2 = (
-        jnp.concatenate(pair) for pair in zip((xt, pose, prompt), null, strict=True)
-    )
-    mask2, t2 = jnp.concatenate([mask, mask]), jnp.concatenate([t, t])
-    output = network(network_input(inputs, canvas, xt2, mask2, pose2), t2, prompt2)
+        return network(inputs, t, rows)
+    output = network(inputs, jnp.concatenate([t, t]), rows)
     conditional, unconditional = jnp.split(output, 2)
     together = unconditional + scale * (conditional - unconditional)
     return rescaled(together, conditional, mask, rescale) if rescale else together
+
+
+def branches(
+    settings: DiffusionSettings,
+    scale: float,
+    xt: Latent,
+    mask: Mask,
+    pose: Latent,
+    prompt: Int[Array, "b"],
+    null_prompt: int,
+) -> tuple[Float[Array, "b2 h w cin"], Int[Array, "b2"]]:
+    """Return (network input, prompt rows): the conditional branch's, then the null branch's.
+
+    With `scale` 1 there is no null branch.
+    """
+    canvas, inputs = settings.canvas, settings.unet_inputs
+    if scale == 1.0:
+        return network_input(inputs, canvas, xt, mask, pose), prompt
+    everyone = jnp.ones(xt.shape[0], bool)
+    null = drop_conditions(everyone, xt, mask, pose, prompt, null_prompt)
+    xt, pose, prompt = (
+        jnp.concatenate(pair) for pair in zip((xt, pose, prompt), null, strict=True)
+    )
+    mask = jnp.concatenate([mask, mask])
+    return network_input(inputs, canvas, xt, mask, pose), prompt
 
 
 def rescaled(together: Latent, conditional: Latent, mask: Mask, amount: float) -> Latent:

@@ -1,6 +1,7 @@
 """The sampler: a stepper's table and classifier-free guidance over the canvas, one scan."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax
@@ -8,10 +9,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from omfa_jax.core.errors import OmfaError, unknown
-from omfa_jax.diffusion.guidance import Network, guided
+from omfa_jax.diffusion.guidance import Network, branches, guided
 from omfa_jax.diffusion.partial import Latent, denoised, keep_clean
 from omfa_jax.diffusion.settings import DiffusionSettings
 from omfa_jax.diffusion.steppers import STEPPERS
+
+# (network input, prompt rows) of every branch -> the network for them
+Prepare = Callable[[Float[Array, "b h w cin"], Int[Array, "b"]], Network]
 
 
 @dataclass(frozen=True)
@@ -54,12 +58,14 @@ def sample(
     null_prompt: int,
     *,
     trajectory: bool = False,
+    prepare: Prepare | None = None,
 ) -> Latent | tuple[Latent, Float[Array, "steps b h w c"]]:
     """Denoise the noised components of a canvas; the clean ones leave bit-equal (equation 5).
 
     `x0` holds the clean components (its noised part is ignored), `noise` is standard normal of
     the same shape. With `trajectory=True` the clean estimate of every step (equation 4) is
-    returned too.
+    returned too. `prepare(network input, prompt rows)` is asked once for the network of all steps,
+    with the input of the first: what depends on the clean part alone need not be computed again.
     """
     mask = settings.canvas.mask(noised)
     batch = noise.shape[0]
@@ -86,6 +92,10 @@ def sample(
 
     plan = STEPPERS[sampler.sampler](settings.schedule, sampler.steps)
     start = keep_clean(mask, plan.start * noise, x0)
+    if prepare is not None:
+        network = prepare(
+            *branches(settings, sampler.guidance, start, mask, pose, prompt, null_prompt)
+        )
     rows = {name: jnp.asarray(column) for name, column in plan.steps._asdict().items()}
     (final, _), states = jax.lax.scan(step, (start, jnp.zeros_like(start)), rows)
     return final if states is None else (final, states)

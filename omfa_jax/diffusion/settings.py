@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from omfa_jax.core.errors import OmfaError, unknown
-from omfa_jax.core.tasks import COMPONENTS, Task
+from omfa_jax.core.tasks import COMPONENTS, Task, noised_table
 from omfa_jax.diffusion.canvas import Canvas
 from omfa_jax.diffusion.partial import PREDICTIONS, input_channels
 from omfa_jax.diffusion.schedule import ScheduleSettings
@@ -17,6 +17,7 @@ class DiffusionSettings:
 
     `slots_px` are (height, width) of garment, person and face images in pixels; `stride` is the
     VAE's; `pose_style` is the look of the pose maps it was trained on, a name of `omfa data poses`.
+    `reference`: the clean components go through a UNet of their own (the dual UNet, `packing`).
     """
 
     tasks: tuple[Task, ...]
@@ -28,6 +29,7 @@ class DiffusionSettings:
     prediction: str = "epsilon"
     pose_style: str = "normals"
     schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
+    reference: bool = False
 
     def __post_init__(self) -> None:
         if self.prediction not in PREDICTIONS:
@@ -46,6 +48,16 @@ class DiffusionSettings:
                 )
         if not self.tasks:
             raise OmfaError("the task table is empty; give config.tasks at least one row")
+        if self.reference and self.layout != "spatial":
+            raise OmfaError(
+                f"config.model.reference needs config.canvas.layout 'spatial', got {self.layout!r}:"
+                " stacked on channels, the clean components have no tokens of their own"
+            )
+        if self.reference and noised_table(self.tasks).all():
+            raise OmfaError(
+                "config.model.reference: the tasks noise every component, so a reference UNet has"
+                " nothing to see; leave one clean or turn it off"
+            )
 
     @property
     def canvas(self) -> Canvas:

@@ -7,6 +7,7 @@ from omfa_jax.models.api import (
     init_unet,
     init_vae,
     posterior,
+    reference_features,
 )
 from omfa_jax.models.compute import Compute
 from omfa_jax.models.config import UNetConfig, VAEConfig
@@ -29,6 +30,7 @@ __all__ = [
     "init_unet",
     "init_vae",
     "posterior",
+    "reference_features",
     "unet",
     "vae",
 ]

@@ -15,10 +15,13 @@ from jaxtyping import Array, Float, Num, PRNGKeyArray
 from omfa_jax.models.compute import Compute, Params
 from omfa_jax.models.config import UNetConfig, VAEConfig
 from omfa_jax.models.init import random_params
+from omfa_jax.models.transformer import FEATURES
 from omfa_jax.models.unet import UNet
 from omfa_jax.models.vae import VAE, vae_compute
 
 DEFAULT = Compute()
+# a tree of arrays, as `reference_features` returns it
+Features = dict[str, Any]
 
 
 @functools.partial(jax.jit, static_argnames="config")
@@ -44,14 +47,39 @@ def apply_unet(
     pooled: Float[Array, "b p"],
     time_ids: Num[Array, "b 6"],
     compute: Compute = DEFAULT,
+    features: Features | None = None,
 ) -> Float[Array, "b h w c_out"]:
     """Return the UNet's float32 prediction for noisy latents `x` at timesteps `t` (0..999).
 
     `context` is the prompt's token embeddings, `pooled` its single vector, `time_ids` the original
     height and width, the crop's top and left and the target height and width, all in pixels.
     Any height and width work; multiples of `config.stride` avoid odd sizes on the way down.
+    `features`, of `reference_features`, are seen by every self-attention beside its own tokens.
     """
-    return _applied(UNet(config, compute), params, x, t, context, pooled, time_ids)
+    kept = {} if features is None else {FEATURES: features}
+    module = UNet(config, compute)
+    return module.apply({"params": params, **kept}, x, t, context, pooled, time_ids)  # pyright: ignore
+
+
+def reference_features(
+    config: UNetConfig,
+    params: Params,
+    x: Float[Array, "b h w c_in"],
+    context: Float[Array, "b l d"],
+    pooled: Float[Array, "b p"],
+    time_ids: Num[Array, "b 6"],
+    compute: Compute = DEFAULT,
+) -> Features:
+    """Return the normed tokens that every self-attention of a UNet at timestep 0 gets.
+
+    A tree of (depth, b, tokens, channels), a leaf a transformer, for `apply_unet` of a UNet of the
+    same `config`; the batches must be equal, the sizes of the images need not. What the UNet
+    computes after its last self-attention's norm reaches nothing.
+    """
+    module, t = UNet(config, compute), jnp.zeros(x.shape[0], jnp.int32)
+    variables: Any = {"params": params}
+    _, kept = module.apply(variables, x, t, context, pooled, time_ids, mutable=[FEATURES])
+    return kept[FEATURES]
 
 
 @functools.partial(jax.jit, static_argnames="config")

@@ -9,6 +9,9 @@ from omfa_jax.models.attention import Attention, among_image_tokens
 from omfa_jax.models.compute import HIDDEN, IMAGE, TOKENS, Compute
 from omfa_jax.models.layers import GroupNorm, dense, layer_norm
 
+# the collection of normed tokens that one UNet keeps and another one's self-attention sees too
+FEATURES = "features"
+
 
 class GatedGelu(nn.Module):
     """A linear layer whose second half, through an exact (erf) GELU, gates the first half."""
@@ -51,12 +54,27 @@ class TransformerBlock(nn.Module):
         compute = self.compute
         normed = layer_norm("norm1", compute)(x)
         kernel = among_image_tokens(compute)
-        x = x + Attention(self.heads, compute, kernel, name="attn1")(normed, normed)
+        seen = self._joined(normed)
+        x = x + Attention(self.heads, compute, kernel, name="attn1")(normed, seen)
         normed = layer_norm("norm2", compute)(x)
         x = x + Attention(self.heads, compute, name="attn2")(normed, context)
         normed = layer_norm("norm3", compute)(x)
         x = x + FeedForward(compute, name="ff")(normed)
         return compute.place(x, TOKENS), None
+
+    def _joined(self, normed: Float[Array, "b l c"]) -> Float[Array, "b s c"]:
+        """Return what self-attention sees: its own tokens, then those of a reference UNet.
+
+        A UNet that is run for its tokens keeps them here; without either they are the tokens alone.
+        """
+        if self.is_initializing():
+            return normed
+        if self.is_mutable_collection(FEATURES):
+            self.put_variable(FEATURES, "tokens", normed)
+        elif self.has_variable(FEATURES, "tokens"):
+            kept = self.get_variable(FEATURES, "tokens")
+            return jnp.concatenate([normed, kept.astype(normed.dtype)], axis=1)
+        return normed
 
 
 class Transformer(nn.Module):
@@ -81,7 +99,7 @@ class Transformer(nn.Module):
             block, compute = nn.remat(block, prevent_cse=False), compute.recomputed()
         stack = nn.scan(
             block,
-            variable_axes={"params": 0},
+            variable_axes={"params": 0, FEATURES: 0},
             split_rngs={"params": True},
             in_axes=nn.broadcast,  # pyright: ignore[reportArgumentType]
             length=self.depth,

@@ -22,8 +22,8 @@ UNET_RULES: Rules = (
     (r"/(net\.0\.proj|ff\.net\.0\.proj|proj)/kernel$", ("fsdp", "tensor")),
     (r"/(proj_in|proj_out|time_emb_proj|linear_\d)/kernel$", ("fsdp", "tensor")),
     # 3x3 and 1x1 convolutions, h w in out; conv_in and conv_out keep their thin side whole
-    (r"^conv_in/kernel$", (None, None, None, "fsdp")),
-    (r"^conv_out/kernel$", (None, None, "fsdp", None)),
+    (r"(^|/)conv_in/kernel$", (None, None, None, "fsdp")),
+    (r"(^|/)conv_out/kernel$", (None, None, "fsdp", None)),
     (r"/(conv\d?|conv_shortcut)/kernel$", (None, None, "fsdp", "tensor")),
     (r"(^|/)(bias|scale)$", ()),
 )

@@ -18,6 +18,7 @@ from omfa_jax.diffusion.sample import SamplerSettings, sample
 from omfa_jax.models import Compute, decode_any_size, encode_any_size
 from omfa_jax.parallel.attention import attention_kernel, kernel_name
 from omfa_jax.weights.bundle import Bundle, network_apply
+from omfa_jax.weights.dual import prepared
 
 Images = Mapping[str, Float[np.ndarray, "b h w 3"]]
 Pictures = dict[str, UInt8[np.ndarray, "b h w 3"]]
@@ -168,8 +169,9 @@ class Sampler:
             pose_canvas = jnp.where(has_pose[:, None, None, None], pose_canvas, 0.0)
         noise = jax.vmap(lambda k: jax.random.normal(k, canvas.shape))(keys)
         mask: Bool[Array, "b 3"] = jnp.broadcast_to(jnp.asarray(noised), (count, len(noised)))
+        prompts = frozen["prompts"]
         result = sample(
-            lambda x, t, prompt: self._apply(params, x, t, prompt, frozen["prompts"]),
+            lambda x, t, prompt: self._apply(params, x, t, prompt, prompts),
             bundle.settings,
             self.settings,
             noise,
@@ -178,6 +180,7 @@ class Sampler:
             pose_canvas,
             jnp.broadcast_to(row, (count,)),
             len(bundle.settings.tasks),
+            prepare=prepared(self._apply, params, prompts),
         )
         assert not isinstance(result, tuple)
         parts = canvas.split(result)

@@ -146,9 +146,22 @@ class Components:
         self.elements("sum", pixels * c_out)
 
     def transformer(
-        self, tokens: int, c: int, heads: int, depth: int, keys: int, c_keys: int
+        self,
+        tokens: int,
+        c: int,
+        heads: int,
+        depth: int,
+        keys: int,
+        c_keys: int,
+        *,
+        joined: int = 0,
+        ends: bool = False,
     ) -> None:
-        """Add a stack of `depth` blocks between its two linear layers; depth 0 is nothing."""
+        """Add a stack of `depth` blocks between its two linear layers; depth 0 is nothing.
+
+        Self-attention sees `joined` tokens more, another network's. With `ends` the network ends
+        with the last block, without the second linear layer.
+        """
         if not depth:
             return
         self.norm("group_norm", tokens * c, c)
@@ -157,11 +170,13 @@ class Components:
             for _ in ("norm1", "norm2", "norm3"):
                 self.norm("layer_norm", tokens * c, c)
                 self.elements("sum", tokens * c)
-            self.attention(self.self_attention, tokens, tokens, c, heads, c, bias=False)
+            self.attention(self.self_attention, tokens, tokens + joined, c, heads, c, bias=False)
             self.attention(self.cross_attention, tokens, keys, c, heads, c_keys, bias=False)
             self.dense(self.feed_forward, tokens, c, 8 * c)
             self.elements("gated_gelu", tokens * 4 * c)
             self.dense(self.feed_forward, tokens, 4 * c, c)
+        if ends:
+            return
         self.dense(self.other, tokens, c, c)
         self.elements("sum", tokens * c)
 
@@ -180,19 +195,39 @@ class Components:
 
 
 def unet_components(
-    config: UNetConfig, height: int, width: int, *, text_tokens: int = TEXT_TOKENS
+    config: UNetConfig,
+    height: int,
+    width: int,
+    *,
+    text_tokens: int = TEXT_TOKENS,
+    reference: tuple[int, int] | None = None,
+    features_only: bool = False,
 ) -> Components:
-    """Return the UNet's components on a (height, width) latent canvas, for one example."""
+    """Return the UNet's components on a (height, width) latent canvas, for one example.
+
+    `reference` is the size of a canvas whose tokens self-attention sees too. `features_only` ends
+    with the last transformer block (a scan runs the whole of it), and counts parameters to there.
+    """
     count, channels, last = Components(), config.block_channels, len(config.block_channels) - 1
     embed = config.time_embed_dim
     for c_in in (channels[0], config.pooled_dim + 6 * config.time_id_dim):
         count.dense(count.other, 1, c_in, embed, inner=False)
         count.dense(count.other, 1, embed, embed)
 
-    def transformer(size: tuple[int, int], level: int) -> None:
-        depth, heads = config.transformer_depth[level], config.heads[level]
-        tokens = size[0] * size[1]
-        count.transformer(tokens, channels[level], heads, depth, text_tokens, config.context_dim)
+    beside = level_pixels(reference, len(channels)) if reference else [0] * len(channels)
+    highest = min((i for i, depth in enumerate(config.transformer_depth) if depth), default=0)
+
+    def transformer(size: tuple[int, int], level: int, *, ends: bool = False) -> None:
+        count.transformer(
+            size[0] * size[1],
+            channels[level],
+            config.heads[level],
+            config.transformer_depth[level],
+            text_tokens,
+            config.context_dim,
+            joined=beside[level],
+            ends=ends,
+        )
 
     size = count.convolution((height, width), config.in_channels, channels[0], inner=False)
     sizes, skips, current = [size], [channels[0]], channels[0]
@@ -212,16 +247,24 @@ def unet_components(
         count.resnet(size, current, current, embed)
     for level in range(last, -1, -1):
         c, size = channels[level], sizes[level]
-        for _ in range(config.layers_per_block + 1):
+        for index in range(config.layers_per_block + 1):
             skip = skips.pop()
             count.elements("skip", size[0] * size[1] * skip)
             count.resnet(size, current + skip, c, embed)
-            transformer(size, level)
+            ends = features_only and (level, index) == (highest, config.layers_per_block)
+            transformer(size, level, ends=ends)
+            if ends:
+                return count
             current = c
         if level > 0:
             count.convolution(sizes[level - 1], c, c)
     count.last((height, width), channels[0], config.out_channels)
     return count
+
+
+def level_pixels(size: tuple[int, int], levels: int) -> list[int]:
+    """Return the pixels of a (height, width) canvas at each level of a UNet."""
+    return [-(-size[0] // 2**level) * -(-size[1] // 2**level) for level in range(levels)]
 
 
 def vae_components(config: VAEConfig, height: int, width: int) -> tuple[Components, Components]:

@@ -94,6 +94,11 @@ class Plan:
 def plan(job: Job, pod: Pod, *, efficiency: float = EFFICIENCY) -> Plan:
     """Return the plan of `job` on `pod`; a mesh or a batch that does not fit it is an OmfaError."""
     train, config = job.train, job.unet
+    if job.diffusion.reference:
+        raise OmfaError(
+            "`omfa plan` does not cover the dual UNet (config.model.reference=True); it plans the"
+            " single one, and bench/ablation.py has the compiler's figures of both"
+        )
     sizes = axis_sizes(job.mesh, pod.chips)
     # all that is asked of it are its axes' sizes
     mesh: Any = AbstractMesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES))

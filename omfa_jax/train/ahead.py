@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 
 from omfa_jax.core.tasks import COMPONENTS
 from omfa_jax.diffusion.settings import DiffusionSettings
-from omfa_jax.models import UNetConfig, init_unet
+from omfa_jax.models import UNetConfig
 from omfa_jax.parallel.mesh import check_batch_size, replicated
 from omfa_jax.parallel.rules import UNET_RULES
 from omfa_jax.train.network import trained_network
@@ -19,6 +19,7 @@ from omfa_jax.train.optimizer import make_optimizer
 from omfa_jax.train.settings import TrainSettings
 from omfa_jax.train.state import TrainState, abstract_state, state_shardings
 from omfa_jax.train.step import Step, make_step
+from omfa_jax.weights.dual import network_params
 from omfa_jax.weights.text import TEXT_TOKENS
 
 
@@ -50,7 +51,9 @@ def step_ahead(
     check_batch_size(mesh, train.batch_size, train.accumulate)
     optimizer = make_optimizer(train.optimizer, train.steps)
     network = trained_network(diffusion, config, train, mesh)
-    state = abstract_state(lambda: init_unet(config, jax.random.key(0)), optimizer, train.ema_decay)
+    state = abstract_state(
+        lambda: network_params(diffusion, config, jax.random.key(0)), optimizer, train.ema_decay
+    )
     shardings = state_shardings(state, UNET_RULES, mesh)
     rows = len(diffusion.tasks) + 1
     prompts = {

@@ -82,6 +82,11 @@ def load_for_export(path: str | Path, which: str = "auto") -> dict[str, Any]:
             " give --weights raw"
         )
     bundle = load_frozen(workdir_of(path) / MODEL_FOLDER)
+    if bundle.settings.reference:
+        raise OmfaError(
+            f"{path} holds a dual UNet (config.model.reference=True), which has no form in"
+            " diffusers: sample it with `omfa sample`; only single UNets are exported"
+        )
     description = describe(bundle)
     return {
         "unet_config": description.unet_config,

@@ -16,13 +16,19 @@ from omfa_jax.parallel.rules import UNET_RULES
 from omfa_jax.train.objective import Apply
 from omfa_jax.train.settings import TrainSettings
 from omfa_jax.weights.bundle import network_apply
+from omfa_jax.weights.dual import network_params
 
 log = logging.getLogger(__name__)
 
 
 def unet_shapes(config: UNetConfig) -> Any:
-    """Return the UNet's parameters as shapes; nothing is computed."""
+    """Return one UNet's parameters as shapes; nothing is computed."""
     return jax.eval_shape(lambda: init_unet(config, jax.random.key(0)))
+
+
+def network_shapes(diffusion: DiffusionSettings, config: UNetConfig) -> Any:
+    """Return the parameters of all that is trained, one UNet or two, as shapes."""
+    return jax.eval_shape(lambda: network_params(diffusion, config, jax.random.key(0)))
 
 
 def trained_network(
@@ -37,6 +43,7 @@ def trained_network(
         constrain=activation_constraint(mesh),
         remat=train.remat,
         kernel=attention_kernel(kernel, mesh),
+        # a reference UNet's weights lie as the main one's, by the same names
         fetch=weight_fetcher(UNET_RULES, unet_shapes(config), mesh),
     )
     return network_apply(diffusion, config, compute)

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.diffusion.settings import DiffusionSettings
 from omfa_jax.models import Compute, UNetConfig, VAEConfig, apply_unet
+from omfa_jax.weights.dual import DualNetwork
 
 Params = dict[str, Any]
 # rows in the order of the task table, the empty prompt last
@@ -60,7 +61,12 @@ def network_apply(
     config: UNetConfig,
     compute: Compute,
 ) -> Callable[..., Float[Array, "b h w c"]]:
-    """Return `apply(params, inputs, t, prompt_rows, prompts)`: the UNet with its prompts."""
+    """Return `apply(params, inputs, t, prompt_rows, prompts)`: the network with its prompts.
+
+    It is one UNet, or with `settings.reference` two (`dual`).
+    """
+    if settings.reference:
+        return DualNetwork(settings, config, compute)
     time_ids = jnp.asarray(settings.time_ids, jnp.float32)
 
     def apply(params, inputs, t, rows, prompts):
