@@ -1,4 +1,4 @@
-"""Where a run's wall time goes: steps, waiting for data, saves, pictures, evaluation, and what was lost."""
+"""Where a run's wall time goes: steps, data, saves, pictures, evaluation, and what was lost."""
 
 import time
 from collections import defaultdict
