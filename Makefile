@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
+# the release that was made for that torch
+TORCHVISION ?= torchvision==0.28.0
 
 .PHONY: setup demo test lint clean
 
@@ -15,7 +17,8 @@ $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet "$(TORCH)"
-	$(BIN)/python -m pip install --quiet -e '.[body,smplx,torch,dev]'
+	$(BIN)/python -m pip install --quiet "$(TORCH)" "$(TORCHVISION)" -e '.[body,smplx,torch,eval,eval-oracles,dev]'
+	@$(BIN)/python -c 'import torchvision' 2>/dev/null || { echo "note: this torchvision was built for another torch, and transformers would fail with it; it is put aside for the tests (omfa eval leaves out what needs it; set TORCHVISION to one that fits)"; $(BIN)/python -m pip uninstall --quiet --yes torchvision; $(BIN)/python -m pip install --quiet --no-deps --target $(VENV)/aside "$(TORCHVISION)"; }
 	@$(BIN)/python -c 'import ctypes.util, sys; ctypes.util.find_library("EGL") or print("note: no libEGL here; pose maps use the built-in renderer (for pyrender: apt-get install libegl1 libgl1)")'
 	touch $@
 

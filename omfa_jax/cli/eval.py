@@ -42,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--categories", type=Path, metavar="FILE", help='"name category" lines')
     parser.add_argument("--protocol", required=True, metavar="NAME", help=", ".join(PROTOCOLS))
     parser.add_argument("--setting", default="paired", help=", ".join(SETTINGS))
+    parser.add_argument("--metrics", metavar="A,B", help="only these of the protocol's metrics")
     parser.add_argument("--out", required=True, type=Path, metavar="FILE", help="scores (.json)")
     parser.add_argument("--method", help="its name in tables; default: the folder's")
     parser.add_argument(
@@ -94,6 +95,7 @@ def run(options: argparse.Namespace) -> None:
             categories=options.categories,
             names=Names(options.pred_name, options.gt_name, options.garment_name),
             method=options.method,
+            only=tuple(options.metrics.split(",")) if options.metrics else (),
             networks=options.networks,
             any_weights=options.any_weights,
             allow_missing=options.allow_missing,

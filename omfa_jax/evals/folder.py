@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.errors import OmfaError, unknown
 from omfa_jax.evals.aggregate import distance_of_sets, mean_of, per_image, without_value
 from omfa_jax.evals.compute import Results
 from omfa_jax.evals.computers import Computers, load_computers
@@ -49,6 +49,7 @@ class Request:
     categories: Path | None = None
     names: Names = field(default_factory=Names)
     method: str | None = None
+    only: tuple[str, ...] = ()  # these metrics of the protocol; () is all
     networks: Path | None = None
     any_weights: bool = False
     allow_missing: bool = False
@@ -67,6 +68,9 @@ def score_folder(request: Request) -> Scores:
     """
     chosen = protocol(request.protocol)
     choices = chosen.metrics(request.setting)
+    for key in request.only:
+        if key not in choices:
+            raise unknown(f"metric of {chosen.name} {request.setting} (--metrics)", key, choices)
     require_out(request)
     matched = match(
         request.pred,
@@ -88,7 +92,9 @@ def score_folder(request: Request) -> Scores:
     networks = Networks(request.networks, any_weights=request.any_weights)
     garment = all(row.garment for row in matched.matches)
     computable = {
-        key: choice for key, choice in choices.items() if choice.against != "garment" or garment
+        key: choice
+        for key, choice in choices.items()
+        if (choice.against != "garment" or garment) and (not request.only or key in request.only)
     }
     computers = load_computers(computable, networks, request.device)
     cache = request.out.with_name(f"{request.out.name}.cache")
@@ -167,7 +173,7 @@ def _scores(
         made = {}
         for key, choice in choices.items():
             if key not in computers.by_metric:
-                made[key] = without_value(choice, _reason(key, computers, choice))
+                made[key] = without_value(choice, _reason(key, request, computers, choice))
             elif key in values:
                 column = [values[key][places[row.name]] for row in rows]
                 made[key] = mean_of(choice, column, request.seed)
@@ -224,12 +230,14 @@ def _scores(
         per_image=PerImage(
             tuple(row.name for row in scored),
             tuple(row.category for row in scored) if categories else (),
-            values,
+            dict(values),
         ),
     )
 
 
-def _reason(key: str, computers: Computers, choice: MetricChoice) -> str:
+def _reason(key: str, request: Request, computers: Computers, choice: MetricChoice) -> str:
+    if request.only and key not in request.only:
+        return "left out by --metrics"
     if key in computers.absent:
         return computers.absent[key]
     return f"{choice.label} compares with the garment: give --garments DIR and --pairs FILE"

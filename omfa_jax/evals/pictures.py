@@ -22,7 +22,7 @@ FILTERS = {
     "lanczos": Image.Resampling.LANCZOS,
 }
 LYING_DOWN = (5, 6, 7, 8)  # EXIF orientations that swap height and width
-JPEG_END = b"\xff\xd9"
+JPEG_END, PNG_END = b"\xff\xd9", b"IEND\xaeB`\x82"
 
 
 @dataclass(frozen=True)
@@ -52,15 +52,21 @@ def look_at(path: Path) -> FileFacts:
         with Image.open(io.BytesIO(content)) as image:
             kind, mode, size = image.format or "", image.mode, image.size
             see_through = image.has_transparency_data
-            orientation = exif_orientation(image)
-            whole = kind == "JPEG" and content.rstrip(b"\0").endswith(JPEG_END)
-            if kind == "PNG":
+            # Pillow decodes a PNG to the end in search of its EXIF block
+            turned = kind != "PNG" or b"eXIf" in content or b"Raw profile type" in content
+            orientation = exif_orientation(image) if turned else 1
+        ending = content.rstrip(b"\0")
+        whole = kind == "JPEG" and ending.endswith(JPEG_END)
+        if kind == "PNG":
+            with Image.open(io.BytesIO(content)) as image:
                 image.verify()
-                whole = content.rstrip(b"\0").endswith(b"IEND\xaeB`\x82")
+            whole = ending.endswith(PNG_END)
     except Exception:  # whatever a damaged file provokes; decoding says it in our words
         whole = False
     if not whole:
         image = open_image(path, "picture")
+        if image.format == "PNG":  # Pillow shows what there is of it
+            raise OmfaError(f"picture {path}: damaged or cut short (a PNG without its end)")
         kind, mode, size = image.format or kind, image.mode, image.size
         see_through, orientation = image.has_transparency_data, exif_orientation(image)
     if min(size) < MIN_SIDE_PX:
@@ -95,9 +101,10 @@ def resized(
     image: UInt8[np.ndarray, "h w 3"], size_px: tuple[int, int], filter: Filter
 ) -> UInt8[np.ndarray, "h2 w2 3"]:
     """Return the picture at (height, width) with Pillow's filter, on 8 bits; itself if it is."""
-    if image.shape[:2] == size_px:
+    height, width = size_px
+    if image.shape[:2] == (height, width):
         return image
-    return np.array(Image.fromarray(image).resize(size_px[::-1], FILTERS[filter]))
+    return np.array(Image.fromarray(image).resize((width, height), FILTERS[filter]))
 
 
 def prepared(
@@ -113,10 +120,14 @@ def prepared(
     """
     size = prepare.size_px or other_px or image.shape[:2]
     height, width = size
-    square = image.shape[0] == image.shape[1] and height > width
-    if is_prediction and square and prepare.pred_fit == "square_then_crop":
+    square = is_prediction and image.shape[0] == image.shape[1] and height > width
+    if square and prepare.pred_fit == "resize_then_crop":
         left = round((height - width) / 2)
         return resized(image, (height, height), prepare.filter)[:, left : left + width]
+    if square and prepare.pred_fit == "crop_then_resize":
+        columns = round(image.shape[0] * width / height)
+        left = round((image.shape[1] - columns) / 2)
+        image = image[:, left : left + columns]
     return resized(image, size, prepare.filter)
 
 

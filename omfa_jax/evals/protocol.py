@@ -19,13 +19,14 @@ class Prepare:
 
     `size_px` is (height, width): None leaves a prediction at the size of what it is compared with,
     and a picture of a set as it is. All filters are Pillow's, on 8 bits, with antialiasing.
-    `pred_fit`: "stretch", or for square predictions of an upright garment "square_then_crop": to a
-    square of the height, then the middle of the width cut out. The background is never touched.
+    `pred_fit` holds for square predictions beside an upright ground truth: "stretch"; or
+    "resize_then_crop", to a square of the height, then the middle columns; or "crop_then_resize",
+    the middle columns in the size's aspect, then to the size. The background is never touched.
     """
 
     size_px: tuple[int, int] | None = None
     filter: Filter = "lanczos"
-    pred_fit: Literal["stretch", "square_then_crop"] = "stretch"
+    pred_fit: Literal["stretch", "resize_then_crop", "crop_then_resize"] = "stretch"
 
 
 AS_IT_IS = Prepare()

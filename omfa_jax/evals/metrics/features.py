@@ -1,8 +1,9 @@
 """Features of one picture: Inception (FID, KID), CLIP (CLIP-FID, CLIP-I) and DINO."""
 
+import importlib.util
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -99,14 +100,18 @@ def load_dino(networks: Networks, options: dict[str, Any], device: str) -> Extra
 
 
 def cosine(one: Float[np.ndarray, " d"], other: Float[np.ndarray, " d"]) -> float:
-    """Return the cosine similarity of two feature vectors, -1 to 1; 0 if one of them is zero."""
+    """Return the cosine similarity of two feature vectors, -1 to 1; OmfaError if one is zero."""
     one, other = one.astype(np.float64), other.astype(np.float64)
     lengths = float(np.linalg.norm(one) * np.linalg.norm(other))
-    return float(one @ other) / lengths if lengths else 0.0
+    if not lengths:
+        raise OmfaError("a feature vector is all zeros: the weights are not what they should be")
+    return float(one @ other) / lengths
 
 
 def _pretrained(found: Found, name: str, kind: str, device: str, **options: Any) -> Any:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    if importlib.util.find_spec("torchvision"):
+        require_torchvision()  # transformers imports it if it is there, and fails as it does
     import transformers
 
     try:
@@ -133,13 +138,13 @@ def _pretrained(found: Found, name: str, kind: str, device: str, **options: Any)
 def _run(
     model: Any,
     image: UInt8[np.ndarray, "h w 3"],
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
+    mean: Sequence[float],
+    std: Sequence[float],
     device: str,
 ) -> Any:
     import torch
 
-    unit = (image.astype(np.float32) / 255 - np.float32(mean)) / np.float32(std)
+    unit = (image.astype(np.float32) / 255 - np.array(mean, np.float32)) / np.array(std, np.float32)
     with torch.inference_mode():
         return model(pixel_values=_channels_first(unit, device))
 

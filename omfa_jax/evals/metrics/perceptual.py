@@ -5,6 +5,7 @@ import inspect
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,7 @@ def load_lpips(networks: Networks, options: dict[str, Any], device: str) -> Pair
     lin = networks.note(
         f"lpips {net}", Path(inspect.getfile(lpips)).parent / f"weights/v0.1/{net}.pth"
     )
-    with _quiet():
+    with _quiet(), _features_only():
         # pnet_rand: else the package downloads the trunk
         model = lpips.LPIPS(net=net, pnet_rand=True, model_path=str(lin), verbose=False)
     fill(model.net, _trunk(read_state(found.path), model.net), found.path, f"{net} (torchvision's)")
@@ -51,7 +52,7 @@ def load_dists(networks: Networks, options: dict[str, Any], device: str) -> Pair
     found = networks.find("vgg")
     state = read_state(found.path)
     mixture = networks.note("dists", Path(inspect.getfile(DISTS_pt)).parent / "weights.pt")
-    with _quiet(), _without_download(DISTS_pt.models, "vgg16"):
+    with _features_only():
         model = DISTS_pt.DISTS(load_weights=False)
     stages = {name: value for name, value in model.state_dict().items() if name.startswith("stage")}
     trunk = {
@@ -100,11 +101,18 @@ def _quiet() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _without_download(module: Any, name: str) -> Iterator[None]:
-    """Let `module.name(pretrained=True)` build a random network instead of downloading one."""
-    build = getattr(module, name)
-    setattr(module, name, lambda **_: build(weights=None))
+def _features_only() -> Iterator[None]:
+    """Let `torchvision.models.vgg16` build its convolutions only, at random, whatever is asked.
+
+    Both packages call it: DISTS to download weights, both to throw half a gigabyte of classifier
+    away.
+    """
+    from torchvision import models
+
+    build = models.vgg16
+    layers = models.vgg.make_layers(models.vgg.cfgs["D"])
+    models.vgg16 = lambda **_: SimpleNamespace(features=layers)
     try:
         yield
     finally:
-        setattr(module, name, build)
+        models.vgg16 = build

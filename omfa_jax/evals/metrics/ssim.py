@@ -35,10 +35,11 @@ def ssim(
         # scikit-image leaves a margin out of its mean: exactly what the mirrored frame adds
         frame = ((MARGIN_PX, MARGIN_PX), (MARGIN_PX, MARGIN_PX), (0, 0))
         pair = (np.pad(picture, frame, mode="reflect") for picture in (image, truth))
-        return float(structural_similarity(*pair, channel_axis=2, **WINDOW))
+        made: Any = structural_similarity(*pair, channel_axis=2, **WINDOW)
+        return float(made)
     if options["border"] == "valid, negatives to 0":
         pair = (np.round(picture @ LUMA) for picture in (image, truth))
-        _, similarity = structural_similarity(*pair, full=True, **WINDOW)
-        inside = similarity[MARGIN_PX:-MARGIN_PX, MARGIN_PX:-MARGIN_PX]
+        made = structural_similarity(*pair, full=True, **WINDOW)
+        inside = made[1][MARGIN_PX:-MARGIN_PX, MARGIN_PX:-MARGIN_PX]
         return float(inside.clip(min=0).mean())
     raise OmfaError(f"SSIM has no variant {options['channels']!r}, {options['border']!r}")

@@ -1,8 +1,9 @@
 """`tryoffdiff`: TryOffDiff's `eval.py`, for garments taken off.
 
 Predictions are square (512): brought to 1024 x 1024, the middle 768 columns cut out, compared with
-the 1024 x 768 shop photo. SSIM is pyiqa's (luma only), LPIPS AlexNet, DISTS at 341 x 256; FID, KID
-and CLIP-FID are clean-fid's on the files as they lie, so square predictions are squeezed there.
+the 1024 x 768 shop photo. SSIM is pyiqa's (luma only), LPIPS AlexNet, DISTS at 341 x 256 (cut, then
+resized); FID, KID and CLIP-FID are clean-fid's on the files as they lie, so square predictions are
+squeezed there.
 """
 
 import dataclasses
@@ -10,8 +11,8 @@ import dataclasses
 from omfa_jax.evals.protocol import Prepare, Protocol, with_options
 from omfa_jax.evals.protocols.omfa import CLIP_FID, DISTS, FID_CLEAN, KID_CLEAN, LPIPS, SSIM
 
-CUT = Prepare((1024, 768), "bilinear", "square_then_crop")
-SMALL = Prepare((341, 256), "bilinear", "square_then_crop")
+CUT = Prepare((1024, 768), "bilinear", "resize_then_crop")
+SMALL = Prepare((341, 256), "bilinear", "crop_then_resize")
 
 PROTOCOL = Protocol(
     name="tryoffdiff",
@@ -32,6 +33,7 @@ PROTOCOL = Protocol(
     },
     deviations=(
         "MS-SSIM and CW-SSIM are not computed",
+        "resized pictures are rounded to 8 bits (the source: SSIM and LPIPS on floats)",
         "DISTS is the mean over pictures (the source: over batches)",
         "KID subsets are seeded (the source: not)",
     ),
