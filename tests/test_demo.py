@@ -3,6 +3,7 @@
 import json
 
 from omfa_jax.cli.main import main
+from omfa_jax.evals.scores import read_scores
 
 
 def test_the_demo_runs_from_nothing_to_the_report(tmp_path):
@@ -16,3 +17,13 @@ def test_the_demo_runs_from_nothing_to_the_report(tmp_path):
     assert len(scores["seconds"]) == 8
     page = (tmp_path / "report.html").read_text()
     assert page.count("<img") == len(list((tmp_path / "sheets").glob("*.png"))) == 6
+    tiny, untrained = (read_scores(tmp_path / "eval" / f"{m}.json") for m in ("tiny", "untrained"))
+    assert (tiny.method, untrained.method) == ("tiny", "untrained")
+    assert tiny.counts.scored == untrained.counts.scored == 4
+    assert set(tiny.influence or {}) == {"garment", "pose", "person"}
+    exact = tiny.truth or {}
+    for name, label in (("unpaired", "try_on, unpaired garment"), ("new_pose", "try_on, new pose")):
+        assert round(exact[name]["psnr"], 2) == scores["exact_truth_psnr_db"][label]["whole"]
+    assert scores["against_untrained"]["examples"] == 4
+    folders = ("tiny/try_on/pred", "tiny/try_off/other_person", "untrained/try_on/pred")
+    assert all(len(list((tmp_path / "eval" / f).glob("*.png"))) == 4 for f in folders)

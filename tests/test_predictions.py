@@ -15,6 +15,7 @@ from omfa_jax.cli.eval_split import metric_values
 from omfa_jax.cli.main import main
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.images import read_rgb
+from omfa_jax.data import schema
 from omfa_jax.diffusion.sample import SamplerSettings
 from omfa_jax.evals.examples import Split
 from omfa_jax.evals.influence import derangement, gain
@@ -158,6 +159,28 @@ def test_a_setting_is_what_is_given_and_what_is_made(records):
         Split(pipeline(records), "test", "pairde")
     with pytest.raises(OmfaError, match="has no records with another of their group"):
         Split(pipeline(records), "test", "multi_pose")
+
+
+def test_multi_pose_takes_garment_and_face_from_another_photo(tmp_path, monkeypatch):
+    written = schema.to_example
+
+    def grouped(record):
+        group = "outfit" if record.key < "00003" else ""
+        return written(dataclasses.replace(record, group=group))
+
+    monkeypatch.setattr(schema, "to_example", grouped)
+    folder = pipeline(write_records(tmp_path, 5))
+    split, own = Split(folder, "test", "multi_pose", seed=1), Split(folder, "test", "paired")
+    assert split.names == ["00000_00", "00001_00", "00002_00"]
+    for place, named in enumerate(split.examples):
+        assert named.wearer != named.index and named.wearer < 3
+        example = split.given(place)
+        for part in ("garment", "face"):
+            np.testing.assert_array_equal(example[part], own.given(named.wearer)[part])
+        for part in ("person", "pose"):
+            np.testing.assert_array_equal(example[part], own.given(named.index)[part])
+    again = Split(folder, "test", "multi_pose", seed=1)
+    assert again.examples == split.examples
 
 
 def test_gain_is_paired_and_knows_which_way_is_better():

@@ -79,9 +79,10 @@ def evaluate(bundle: Bundle, options: argparse.Namespace, pipeline: Any, out: Pa
     for condition in conditions:
         sampled.swapped(condition)
     answers = {}
-    for kind in KINDS if truth else ():
-        same = kind == options.setting
-        answers[kind] = predictions if same else answered(sampled, truth, kind)
+    if truth:
+        for kind in KINDS:
+            same = kind == options.setting
+            answers[kind] = predictions if same else answered(sampled, truth, kind)
     if jax.process_index():
         return
 
@@ -175,8 +176,9 @@ def metric_values(
     scores = scored(options, out, folder, out / file)
     if metric not in scores.per_image.values:
         raise unknown("metric per image (--influence-metric)", metric, scores.per_image.values)
-    found = dict(zip(scores.per_image.names, scores.per_image.values[metric], strict=True))
-    return [found[name] for name in names], scores.metrics[metric].better
+    column: Sequence[Any] = scores.per_image.values[metric]
+    found = dict(zip(scores.per_image.names, column, strict=True))
+    return [float(found[name]) for name in names], scores.metrics[metric].better
 
 
 def finish(

@@ -4,8 +4,6 @@ Nothing here needs a pretrained network, and nothing touches the training state 
 numbers. Every process of the job calls it, takes its share, and gets the same figures.
 """
 
-import importlib.util
-import logging
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -32,7 +30,7 @@ from omfa_jax.evals.heldout import (
     held_out_batches,
 )
 from omfa_jax.evals.predictions import Work, busy_devices, sample_to_folder, share
-from omfa_jax.evals.split import MEASURES
+from omfa_jax.evals.split import measures_here
 from omfa_jax.models import encode
 from omfa_jax.parallel.feed import data_shard, place, to_host
 from omfa_jax.parallel.mesh import replicated
@@ -43,8 +41,6 @@ from omfa_jax.train.network import network_shapes, trained_network
 from omfa_jax.train.settings import TrainSettings
 from omfa_jax.train.state import TrainState
 from omfa_jax.weights.bundle import Bundle
-
-log = logging.getLogger(__name__)
 
 SPLITS = ("val", "test")
 SETTING_OF = {"try_on": "paired", "try_off": "try_off"}
@@ -161,10 +157,7 @@ def sampled_scores(config: border.Config, bundle: Bundle) -> Callable[[Any], dic
         devices=busy_devices(e.examples),
     )
     process, processes = jax.process_index(), jax.process_count()
-    measures = list(MEASURES)
-    if importlib.util.find_spec("skimage") is None:
-        log.warning("scikit-image is not installed (extra `eval`): no SSIM during training")
-        measures.remove("ssim")
+    measures = measures_here()
 
     def scores(params: Any) -> dict[str, float]:
         whole = sampler.placed(to_host(params))
@@ -184,7 +177,7 @@ def sampled_scores(config: border.Config, bundle: Bundle) -> Callable[[Any], dic
                 for spot in share(len(split), process, processes):
                     image = read_rgb(work.path(spot), "sampled picture")
                     truth = np.asarray(split.given(spot)[split.made])
-                    values[spot] = [MEASURES[name](image, truth, None) for name in measures]
+                    values[spot] = [measure(image, truth, None) for measure in measures.values()]
             means = everyones(values).mean(axis=0)
             row |= {f"{m}/{task}": float(v) for m, v in zip(measures, means, strict=True)}
         return row

@@ -1,6 +1,7 @@
 """One model on one split under one setting: its pictures, and what its conditions are worth."""
 
 import functools
+import importlib.util
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,6 +34,14 @@ def _ssim(image: np.ndarray, truth: np.ndarray, region: np.ndarray | None) -> fl
 
 
 MEASURES: dict[str, Measure] = {"psnr": psnr, "ssim": _ssim}
+
+
+def measures_here() -> dict[str, Measure]:
+    """Return those of MEASURES that are installed; the log says what SSIM needs."""
+    if importlib.util.find_spec("skimage") is not None:
+        return MEASURES
+    log.warning("no SSIM: scikit-image is not installed (pip install 'omfa_jax[eval]')")
+    return {name: measure for name, measure in MEASURES.items() if name != "ssim"}
 
 
 @dataclass(frozen=True)
@@ -166,11 +175,8 @@ def truth_of(run: SplitRun, truth: Truth, folders: Mapping[str, Path]) -> dict[s
         def worn(place: int, answers=answers) -> np.ndarray:
             return answers(place).garment
 
-        found = {
-            "psnr": run.values(folder, "psnr", exact),
-            "psnr_garment_region": run.values(folder, "psnr", exact, worn),
-            "ssim": run.values(folder, "ssim", exact),
-        }
+        found = {name: run.values(folder, name, exact) for name in measures_here()}
+        found["psnr_garment_region"] = run.values(folder, "psnr", exact, worn)
         means = {name: float(np.mean(values)) for name, values in found.items()}
         block[kind] = {**means, "count": len(run.split)}
     return block

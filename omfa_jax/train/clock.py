@@ -1,4 +1,4 @@
-"""Where a run's wall time goes: steps, waiting for data, saves, pictures, and what was lost."""
+"""Where a run's wall time goes: steps, data, saves, pictures, evaluation, and what was lost."""
 
 import time
 from collections import defaultdict
@@ -52,7 +52,7 @@ class Clock:
 
     @contextmanager
     def spent(self, kind: str) -> Iterator[None]:
-        """Count the time inside as `kind`: data, save, restore or pictures.
+        """Count the time inside as `kind`: data, save, restore, pictures or evaluation.
 
         All but data is left out of the step times; for data the device waits too.
         """
@@ -86,7 +86,7 @@ class Clock:
             figures["goodput"] = min(1.0, useful / total) if total > 0 else 1.0
         if elapsed > 0:
             figures["data_wait"] = min(1.0, waited / elapsed)
-        for kind in ("save", "restore", "pictures"):
+        for kind in ("save", "restore", "pictures", "evaluation"):
             if self._spent[kind]:
                 figures[f"seconds/{kind}"] = self._spent[kind]
         self._steps = []
