@@ -5,7 +5,10 @@ from typing import Any
 
 from omfa_jax.core.images import write_image
 from omfa_jax.evals.curves import loss_curve
+from omfa_jax.evals.gallery import ExampleSettings
 from omfa_jax.evals.page import Page
+from omfa_jax.evals.report import sections
+from omfa_jax.evals.scores import read_scores
 from omfa_jax.sampling.sheet import sheet
 
 CELL_PX = (128, 96)
@@ -77,6 +80,7 @@ def write_report(
     page.text(
         f"Trained against untrained weights, first examples (dB): {scores['against_untrained']}."
     )
+    evaluated(page, workdir / "eval")
     page.heading("Training")
     page.curve(loss_curve(trained / "metrics.jsonl"), "steps", "loss")
     page.heading("Export to PyTorch")
@@ -86,3 +90,19 @@ def write_report(
     page.heading("Next")
     page.commands(NEXT.format(workdir=shown_path(workdir)))
     page.write(workdir / "report.html")
+
+
+def evaluated(page: Page, folder: Path) -> None:
+    """Add what `omfa eval report` says of the try-on scores files in `folder`: both models'."""
+    files = [folder / f"{name}.json" for name in ("tiny", "untrained")]
+    page.heading("Trained against untrained, as omfa eval sees them")
+    page.text(
+        f"omfa eval report {files[0]} {files[1]} --out page.html makes this part alone. What needs"
+        " a pretrained network (--networks) is not computed here."
+    )
+    sections(
+        page,
+        [read_scores(file) for file in files],
+        beside=[file.parent for file in files],
+        examples=ExampleSettings(count=2, height_px=192),
+    )
