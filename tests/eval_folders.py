@@ -125,6 +125,9 @@ def write_inception(folder: Path):
         patch.setattr(torch.nn.Module, "load_state_dict", lambda *_, **__: None)
         with warnings.catch_warnings(action="ignore"):  # torchvision's about clean-fid's arguments
             net = inception_pytorch.fid_inception_v3()
+    for module in net.modules():  # else the features of a random network are near nothing
+        if isinstance(module, torch.nn.Conv2d):
+            torch.nn.init.kaiming_normal_(module.weight)
     torch.save(net.state_dict(), folder / SOURCES["inception"].names[0])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(inception_pytorch, "fid_inception_v3", lambda: net)
