@@ -1,5 +1,6 @@
 """Folders of small pictures to score, and small random networks to score them with."""
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -85,3 +86,50 @@ def write_vit(path: Path) -> Path:
     )
     transformers.ViTModel(config).save_pretrained(path)
     return path
+
+
+def write_trunk(folder: Path, net: str) -> Path:
+    """A random trunk of LPIPS or DISTS (no classifier) under torchvision's names."""
+    import torch
+    from torchvision import models
+
+    from omfa_jax.evals.networks import SOURCES
+
+    torch.manual_seed(0)
+    if net == "vgg":
+        state = models.vgg.make_layers(models.vgg.cfgs["D"]).state_dict()
+        state = {f"features.{name}": value for name, value in state.items()}
+    else:
+        build = {"alex": models.alexnet, "squeeze": models.squeezenet1_1}[net]
+        state = build(weights=None).state_dict()
+        state = {name: value for name, value in state.items() if name.startswith("features")}
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.save(state, folder / SOURCES[net].names[0])
+    return folder
+
+
+def write_inception(folder: Path):
+    """A random FID Inception: its weights in the folder, and clean-fid's network with them.
+
+    clean-fid's is pytorch-fid's code; it takes the resized picture in the network's range.
+    """
+    import pytest
+    import torch
+    from cleanfid import inception_pytorch
+
+    from omfa_jax.evals.networks import SOURCES
+
+    torch.manual_seed(0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(inception_pytorch, "load_state_dict_from_url", lambda *_, **__: {})
+        patch.setattr(torch.nn.Module, "load_state_dict", lambda *_, **__: None)
+        with warnings.catch_warnings(action="ignore"):  # torchvision's about clean-fid's arguments
+            net = inception_pytorch.fid_inception_v3()
+    for module in net.modules():  # else the features of a random network are near nothing
+        if isinstance(module, torch.nn.Conv2d):
+            torch.nn.init.kaiming_normal_(module.weight)
+    torch.save(net.state_dict(), folder / SOURCES["inception"].names[0])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(inception_pytorch, "fid_inception_v3", lambda: net)
+        model = inception_pytorch.InceptionV3(resize_input=False, normalize_input=False)
+    return model.eval()

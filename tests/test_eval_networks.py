@@ -2,14 +2,13 @@
 
 import shutil
 import socket
-import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from eval_folders import picture, worse, write_clip, write_vit
+from eval_folders import picture, worse, write_clip, write_inception, write_vit
 from torchvision_shim import import_torchvision
 
 from omfa_jax.core.errors import OmfaError
@@ -98,20 +97,8 @@ def test_dists_is_its_package(tmp_path, monkeypatch):
 @pytest.fixture(scope="module")
 def inception(tmp_path_factory):
     """A random FID Inception of clean-fid (pytorch-fid's code), and its weights in a folder."""
-    from cleanfid import inception_pytorch
-
     folder = tmp_path_factory.mktemp("inception")
-    torch.manual_seed(0)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(inception_pytorch, "load_state_dict_from_url", lambda *_, **__: {})
-        patch.setattr(torch.nn.Module, "load_state_dict", lambda *_, **__: None)
-        with warnings.catch_warnings(action="ignore"):  # torchvision's about clean-fid's arguments
-            net = inception_pytorch.fid_inception_v3()
-    torch.save(net.state_dict(), folder / SOURCES["inception"].names[0])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(inception_pytorch, "fid_inception_v3", lambda: net)
-        model = inception_pytorch.InceptionV3(resize_input=False, normalize_input=False)
-    return folder, model.eval()
+    return folder, write_inception(folder)
 
 
 def test_inception_features_are_clean_fids_and_torch_fidelitys(inception):

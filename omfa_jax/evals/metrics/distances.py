@@ -12,12 +12,24 @@ PERCENTILES = (2.5, 97.5)
 
 
 def frechet_of_features(one: Features, other: Features) -> float:
-    """Return the Frechet distance of the Gaussians fitted to two feature sets (Heusel 2017)."""
+    """Return the Frechet distance of the Gaussians fitted to two feature sets (Heusel 2017).
+
+    With centred sets A, B as rows, C1 C2 has the squared singular values of A B^T (up to the
+    counts) as eigenvalues: with fewer pictures than features that matrix is the smaller one, and
+    no covariance is needed.
+    """
     _require_two(one, other)
     one, other = one.astype(np.float64), other.astype(np.float64)
-    return frechet(
-        one.mean(axis=0), np.cov(one, rowvar=False), other.mean(axis=0), np.cov(other, rowvar=False)
-    )
+    means = one.mean(axis=0), other.mean(axis=0)
+    if max(len(one), len(other)) > one.shape[1]:
+        covariances = np.cov(one, rowvar=False), np.cov(other, rowvar=False)
+        return frechet(means[0], covariances[0], means[1], covariances[1])
+    one, other = one - means[0], other - means[1]
+    freedom = len(one) - 1, len(other) - 1
+    spread = (one**2).sum() / freedom[0] + (other**2).sum() / freedom[1]
+    shared = np.linalg.svd(one @ other.T, compute_uv=False).sum() / np.sqrt(freedom[0] * freedom[1])
+    shift = means[0] - means[1]
+    return float(shift @ shift + spread - 2 * shared)
 
 
 def frechet(
