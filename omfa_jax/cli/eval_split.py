@@ -7,7 +7,7 @@ import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 
@@ -176,7 +176,7 @@ def metric_values(
     scores = scored(options, out, folder, out / file)
     if metric not in scores.per_image.values:
         raise unknown("metric per image (--influence-metric)", metric, scores.per_image.values)
-    column: Sequence[Any] = scores.per_image.values[metric]
+    column = cast(Sequence[float], scores.per_image.values[metric])
     found = dict(zip(scores.per_image.names, column, strict=True))
     return [float(found[name]) for name in names], scores.metrics[metric].better
 

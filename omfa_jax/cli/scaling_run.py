@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.files import is_used, only_user_of
@@ -115,7 +115,7 @@ class Runner:
 
     def run(self, *, retry_failed: bool) -> None:
         """Run all that is neither finished nor failed; then list what failed."""
-        before: dict[signal.Signals, object] = {}
+        before: dict[signal.Signals, Any] = {}
         for number in (signal.SIGINT, signal.SIGTERM):
             before[number] = signal.signal(number, self._handle)
         try:

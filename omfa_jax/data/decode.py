@@ -126,7 +126,12 @@ def check_latents(folder: str, slots: Slots, vae_id: str, written: Mapping[str, 
             )
 
 
-def stacked(rows: Iterable[Fitted], count: int, rooms: Rooms | None = None) -> Batch:
+def pixels(fitted: Fitted) -> Example:
+    """Return an example with its pictures as arrays."""
+    return {n: np.asarray(v) if isinstance(v, Image.Image) else v for n, v in fitted.items()}
+
+
+def stacked(rows: Iterable[Mapping[str, Any]], count: int, rooms: Rooms | None = None) -> Batch:
     """Return `count` examples as one batch, every value as it is, in memory that `rooms` lend.
 
     Each row is put in its place before the next is made: what it was made from is free by then, and
@@ -143,7 +148,7 @@ def stacked(rows: Iterable[Fitted], count: int, rooms: Rooms | None = None) -> B
     return {n: v.astype(np.str_) if v.dtype == object else v for n, v in batch.items()}
 
 
-def _allocated(row: Fitted, count: int, rooms: Rooms) -> Batch:
+def _allocated(row: Mapping[str, Any], count: int, rooms: Rooms) -> Batch:
     """Return room for `count` such rows, all in one piece: texts as objects, of any length."""
     kinds, shapes, sizes = {}, {}, {}
     for name, value in row.items():

@@ -11,7 +11,7 @@ from PIL import Image
 from omfa_jax.core.errors import OmfaError, unknown
 from omfa_jax.core.files import atomic_write
 from omfa_jax.core.images import open_rgb
-from omfa_jax.data.decode import Example
+from omfa_jax.data.decode import Example, pixels
 from omfa_jax.data.folder import open_folder
 from omfa_jax.data.pairing import read_groups
 from omfa_jax.data.schema import Record
@@ -94,8 +94,8 @@ class Split:
         """
         named = self.examples[place]
         worn = None if named.wearer == named.index else self._folder.records[named.wearer]
-        example = self._folder.decoded(
-            self.record(place), worn=worn, unpaired=self.setting == "unpaired"
+        example = pixels(
+            self._folder.decoded(self.record(place), worn=worn, unpaired=self.setting == "unpaired")
         )
         for component, other in (swapped or {}).items():
             theirs = self.given(other)

@@ -146,7 +146,7 @@ def fill(module: Any, state: Mapping[str, Any], path: Path, what: str) -> None:
 def require_torchvision() -> None:
     """Raise NotThere unless torchvision can be imported beside the torch that is here."""
     try:
-        import torchvision  # noqa: F401
+        import torchvision  # noqa: F401  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise NotThere(
             f"torchvision cannot be imported ({error}): pip install 'omfa_jax[eval]'"

@@ -79,7 +79,7 @@ def reference_features(
     module, t = UNet(config, compute), jnp.zeros(x.shape[0], jnp.int32)
     variables: Any = {"params": params}
     _, kept = module.apply(variables, x, t, context, pooled, time_ids, mutable=[FEATURES])
-    return kept[FEATURES]
+    return dict(kept[FEATURES])
 
 
 @functools.partial(jax.jit, static_argnames="config")

@@ -107,7 +107,7 @@ def _features_only() -> Iterator[None]:
     Both packages call it: DISTS to download weights, both to throw half a gigabyte of classifier
     away.
     """
-    from torchvision import models
+    from torchvision import models  # pyright: ignore[reportMissingImports]
 
     build = models.vgg16
     layers = models.vgg.make_layers(models.vgg.cfgs["D"])
