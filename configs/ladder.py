@@ -19,7 +19,7 @@ def get_config():
     # the rate found at the smallest rung holds for the wider ones
     config.optimizer.name = "adamw"
     config.optimizer.mup_base = "ladder_12"
-    config.optimizer.learning_rate = 3e-3
+    config.optimizer.learning_rate = 6e-3
     config.optimizer.b2 = 0.99
     config.optimizer.weight_decay = 0.0
     config.optimizer.decay = "cosine"
