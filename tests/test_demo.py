@@ -16,7 +16,11 @@ def test_the_demo_runs_from_nothing_to_the_report(tmp_path):
         assert scores["export"][name]["relative_l2"] <= 5e-6
     assert len(scores["seconds"]) == 8
     page = (tmp_path / "report.html").read_text()
-    assert page.count("<img") == len(list((tmp_path / "sheets").glob("*.png"))) == 6
+    assert len(list((tmp_path / "sheets").glob("*.png"))) == 6
+    # the sheets, then what `omfa eval report` shows of both models
+    before, after = page.split("as omfa eval sees them")
+    assert before.count("<img") == 6 and after.count("<img") > 6
+    assert ">tiny<" in after and ">untrained<" in after and "SSIM" in after
     tiny, untrained = (read_scores(tmp_path / "eval" / f"{m}.json") for m in ("tiny", "untrained"))
     assert (tiny.method, untrained.method) == ("tiny", "untrained")
     assert tiny.counts.scored == untrained.counts.scored == 4

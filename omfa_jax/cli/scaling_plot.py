@@ -15,6 +15,7 @@ HELP = "draw what `omfa scaling fit` wrote"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `omfa scaling plot`."""
+    parser.add_argument("--fit", required=True, metavar="FILE.json", help="from fit's --out")
     parser.add_argument(
         "--out",
         required=True,
