@@ -76,9 +76,13 @@ def write_report(
             for name, f in scores["exact_truth_psnr_db"].items()
         ],
     )
-    page.text(f"The VAE alone, the ceiling: {scores['vae_psnr_db']}.")
+    ceiling = ", ".join(f"{name} {db}" for name, db in scores["vae_psnr_db"].items())
+    page.text(f"The VAE alone, the ceiling: {ceiling}.")
+    against = scores["against_untrained"]
     page.text(
-        f"Trained against untrained weights, first examples (dB): {scores['against_untrained']}."
+        f"Trained against untrained weights, the first {against['examples']} examples: try_on"
+        f" {against['try_on_db'][0]} against {against['try_on_db'][1]}, try_off"
+        f" {against['try_off_db'][0]} against {against['try_off_db'][1]}."
     )
     evaluated(page, workdir / "eval")
     page.heading("Training")
@@ -97,8 +101,8 @@ def evaluated(page: Page, folder: Path) -> None:
     files = [folder / f"{name}.json" for name in ("tiny", "untrained")]
     page.heading("Trained against untrained, as omfa eval sees them")
     page.text(
-        f"omfa eval report {files[0]} {files[1]} --out page.html makes this part alone. What needs"
-        " a pretrained network (--networks) is not computed here."
+        f"omfa eval report {shown_path(files[0])} {shown_path(files[1])} --out page.html makes this"
+        " part alone. What needs a pretrained network (--networks) is not computed here."
     )
     sections(
         page,
