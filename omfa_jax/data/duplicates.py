@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import cast
 
 import numpy as np
-from jaxtyping import Float, UInt8, UInt64
+from jaxtyping import Float, Int, UInt8, UInt64
 from PIL import Image
 from tqdm import tqdm
 
@@ -28,7 +28,8 @@ from omfa_jax.data.layouts import SPLITS
 from omfa_jax.data.prints import THUMB_SIDE_PX, Print, Prints
 
 HASH_SIDE, HASHED_SIDE_PX = 8, 32
-BLOCK = 1024
+# compared at once, however many photos there are
+COMPARED = 2**21
 # measured on synthetic people and real photos: copies re-encoded, resized or brightened by 10%
 # differ by 6 bits and 5.5 at most; different people by 8 bits and 21 at least, and one person in
 # two garments by 6 bits and 15
@@ -119,7 +120,7 @@ def group(
     if not len(prints):
         return []
     hashes = prints.hashes()
-    return _grouped(photos, hashes, _pairs(hashes, prints.thumbs(), max_distance_bits))
+    return _grouped(photos, hashes, _labels(hashes, prints.thumbs(), max_distance_bits))
 
 
 def fingerprint(
@@ -194,19 +195,25 @@ def _attempt(path: Path) -> Print | str:
         return str(error)
 
 
-def _pairs(
+def _labels(
     hashes: UInt64[np.ndarray, "n"],
     thumbs: UInt8[np.ndarray, "n 16 16 3"],
     max_distance_bits: int,
-) -> Iterator[tuple[int, int]]:
-    """Yield (i, j), i < j, of photos that are duplicates."""
-    for start in range(0, len(hashes), BLOCK):
-        block = hashes[start : start + BLOCK, None]
+) -> Int[np.ndarray, "n"]:
+    """Return for each photo the first of its group; pairs of one group are not compared again."""
+    labels, rows_at_once = np.arange(len(hashes)), max(1, COMPARED // len(hashes))
+    for start in range(0, len(hashes), rows_at_once):
+        block = hashes[start : start + rows_at_once, None]
         distances = np.bitwise_count(block ^ hashes[None, start:])
-        rows, columns = np.nonzero(distances <= max_distance_bits)
+        apart = labels[start : start + rows_at_once, None] != labels[None, start:]
+        rows, columns = np.nonzero((distances <= max_distance_bits) & apart)
         for i, j in zip(rows + start, columns + start, strict=True):
-            if i < j and color_distance(thumbs[i], thumbs[j]) <= MAX_COLOR_DISTANCE:
-                yield int(i), int(j)
+            if i < j and labels[i] != labels[j]:
+                if color_distance(thumbs[i], thumbs[j]) > MAX_COLOR_DISTANCE:
+                    continue
+                first, second = sorted((labels[i], labels[j]))
+                labels[labels == second] = first
+    return labels
 
 
 def color_distance(first: UInt8[np.ndarray, "h w 3"], second: UInt8[np.ndarray, "h w 3"]) -> float:
@@ -226,27 +233,15 @@ def color_distance(first: UInt8[np.ndarray, "h w 3"], second: UInt8[np.ndarray, 
 
 
 def _grouped(
-    photos: Sequence[Photo],
-    hashes: UInt64[np.ndarray, "n"],
-    pairs: Iterator[tuple[int, int]],
+    photos: Sequence[Photo], hashes: UInt64[np.ndarray, "n"], labels: Int[np.ndarray, "n"]
 ) -> list[Group]:
-    leader: dict[int, int] = {}
-
-    def root(i: int) -> int:
-        while leader.get(i, i) != i:
-            i = leader[i]
-        return i
-
-    for i, j in pairs:
-        first, second = sorted((root(i), root(j)))
-        leader[second] = first
-        leader.setdefault(first, first)
     members: dict[int, list[int]] = {}
-    for i in sorted(leader):
-        members.setdefault(root(i), []).append(i)
+    for i, label in enumerate(labels.tolist()):
+        members.setdefault(label, []).append(i)
     return [
         Group(photos[kept], tuple((photos[i], _bits(hashes, kept, i)) for i in rest))
         for kept, *rest in members.values()
+        if rest
     ]
 
 
