@@ -21,6 +21,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from processes import members
+
 HANG_S = 240.0
 LINGER_S = 30.0
 OMFA = [sys.executable, "-m", "omfa_jax.cli.main", "data"]
@@ -211,19 +213,6 @@ def outlived(session: int) -> float:
     while members(session) and time.monotonic() - started < LINGER_S:
         time.sleep(0.05)
     return time.monotonic() - started
-
-
-def members(session: int) -> list[int]:
-    """Return the living processes of a session (Linux)."""
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            state, _, _, leader = stat.read_text().rpartition(")")[2].split()[:4]
-        except OSError:
-            continue
-        if int(leader) == session and state != "Z":
-            found.append(int(stat.parent.name))
-    return sorted(found)
 
 
 def clear(root: Path, outputs: list[str]) -> None:

@@ -144,3 +144,16 @@ def finish(running, timeout: float = 300) -> list[tuple[int, str, str]]:
             out, err = process.communicate()
         ended.append((process.returncode, out, err))
     return ended
+
+
+def members(session: int) -> list[int]:
+    """Return the living processes of a session (Linux)."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, _, leader = stat.read_text().rpartition(")")[2].split()[:4]
+        except OSError:
+            continue
+        if int(leader) == session and state != "Z":
+            found.append(int(stat.parent.name))
+    return sorted(found)

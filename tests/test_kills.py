@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from processes import members
 
 from omfa_jax.body.fit.fitting import Fit
 from omfa_jax.body.fit.folder import fit_folder
@@ -65,19 +66,6 @@ def files(root: Path) -> dict[str, bytes]:
 
 def leftovers(root: Path) -> list[Path]:
     return [path for path in root.rglob(f".*{LEFTOVER}*") if path.is_file()]
-
-
-def members(session: int) -> list[int]:
-    """Return the living processes of a session."""
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            state, _, _, leader = stat.read_text().rpartition(")")[2].split()[:4]
-        except OSError:
-            continue
-        if int(leader) == session and state != "Z":
-            found.append(int(stat.parent.name))
-    return found
 
 
 def killed(root: Path, arguments: list[str], finished: int, ending: str, script: str = COMMAND):

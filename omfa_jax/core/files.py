@@ -9,7 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from omfa_jax.core.errors import OmfaError
 
@@ -145,15 +145,19 @@ def only_user_of(folder: str | os.PathLike, flag: str = "--workdir") -> Iterator
     The lock goes with the process, however that ends. File systems without locks are let pass.
     """
     with (Path(folder) / LOCK).open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise OmfaError(
-                f"another run is using {folder}: stop it, or give another folder to {flag}"
-            ) from None
-        except OSError:
-            pass
+        lock(file, f"another run is using {folder}: stop it, or give another folder to {flag}")
         yield
+
+
+def lock(file: int | IO, refusal: str) -> None:
+    """Lock an open file until it is closed; OmfaError(refusal) if another process holds it."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise OmfaError(refusal) from None
+    except OSError:
+        # a file system without locks
+        pass
 
 
 def is_used(folder: str | os.PathLike) -> bool:

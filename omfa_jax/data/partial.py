@@ -7,7 +7,6 @@
 """
 
 import contextlib
-import fcntl
 import logging
 import os
 import shutil
@@ -19,7 +18,7 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.core.files import atomic_write, require_ours
+from omfa_jax.core.files import atomic_write, lock, require_ours
 from omfa_jax.data import schema
 
 log = logging.getLogger(__name__)
@@ -176,12 +175,4 @@ def disk_errors(folder: Path) -> Iterator[None]:
 
 
 def _lock(handle: int, folder: Path) -> None:
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise OmfaError(
-            f"another run is writing {folder}: wait for it, stop it, or give another --out"
-        ) from None
-    except OSError:
-        # a file system without locks
-        pass
+    lock(handle, f"another run is writing {folder}: wait for it, stop it, or give another --out")

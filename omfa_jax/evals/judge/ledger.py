@@ -1,7 +1,6 @@
 """The judge's cache: one line on disk for every answer that was, or may have been, paid for."""
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -11,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.core.files import atomic_write
+from omfa_jax.core.files import atomic_write, lock
 from omfa_jax.evals.judge.prompts import FIRST, SECOND
 from omfa_jax.evals.judge.settings import FRAME_PX, JudgeSettings, Pair
 
@@ -87,14 +86,9 @@ def open_ledger(path: Path) -> Iterator[Ledger]:
     except OSError as error:
         raise OmfaError(f"--judge-cache {path}: {error.strerror or error}") from None
     with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise OmfaError(
-                f"another run is judging with {path}: wait for it, or give another --judge-cache"
-            ) from None
-        except OSError:
-            pass  # a file system without locks
+        lock(
+            file, f"another run is judging with {path}: wait for it, or give another --judge-cache"
+        )
         file.seek(0)
         content = file.read()
         entries = _entries(content, path)
