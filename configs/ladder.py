@@ -23,6 +23,7 @@ def get_config():
     config.optimizer.b2 = 0.99
     config.optimizer.weight_decay = 0.0
     config.optimizer.decay = "cosine"
+    config.train.batch_size = 4
     # a short run's average would be of its first steps
     config.train.ema_decay = 0.0
     config.log.samples_every_steps = 0

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import json
 import os
 import shutil
 import signal
@@ -13,10 +14,10 @@ import pytest
 
 from omfa_jax.cli import config as border
 from omfa_jax.cli.main import main
-from omfa_jax.cli.scaling_run import Runner
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.scaling.manifest import Grid, Size, expand, read_manifest
 from omfa_jax.scaling.results import Result, rows, state_of, write_failure, write_result
+from omfa_jax.scaling.runner import Runner, own_cores, shares
 
 BASE = "configs/base.py"
 SMALL = (
@@ -180,11 +181,12 @@ def test_launchers_hand_the_manifests_runs_on(tmp_path):
 PLAYED = """
 import os, signal, sys, time
 from pathlib import Path
-from omfa_jax.cli.scaling_run import end_with_runner
+from omfa_jax.scaling.runner import end_with_runner, keep_to_share
 from omfa_jax.core.files import only_user_of
 from omfa_jax.scaling.results import write_failure, write_result
 from omfa_jax.scaling.manifest import read_manifest
 end_with_runner()
+keep_to_share()
 folder, name = Path(sys.argv[1]), sys.argv[3]
 run = read_manifest(folder).run(name)
 workdir = folder / run.workdir
@@ -196,6 +198,7 @@ signal.signal(signal.SIGTERM, stop)
 with only_user_of(workdir):
     with (folder / "trained.txt").open("a") as file:
         file.write(name + "\\n")
+    (workdir / "cores.txt").write_text(repr(sorted(os.sched_getaffinity(0))))
     time.sleep(float(os.environ.get("PLAY_SECONDS", "0")))
     if (folder / f"{name}.fails").exists():
         write_failure(folder, run, 2, "the loss is NaN at step 7")
@@ -207,11 +210,12 @@ with only_user_of(workdir):
 RUNNER = """
 import sys
 from pathlib import Path
-from omfa_jax.cli.scaling_run import Runner, Stopped
+from omfa_jax.scaling.runner import Runner, Stopped
 from omfa_jax.scaling.manifest import read_manifest
-folder = Path(sys.argv[1])
+folder, parallel = Path(sys.argv[1]), int(sys.argv[3])
 try:
-    Runner(folder, read_manifest(folder), [sys.executable, sys.argv[2]]).run(retry_failed=False)
+    runner = Runner(folder, read_manifest(folder), [sys.executable, sys.argv[2]])
+    runner.run(retry_failed=False, parallel=parallel)
 except Stopped as stopped:
     sys.exit(stopped.exit_status)
 """
@@ -249,9 +253,20 @@ def test_failed_runs_are_listed_and_left_crashed_ones_start_again(played):
     assert len(rows(runner.study, folder)) == 12
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_a_study_that_is_killed_halfway_ends_with_every_run_once(played, number):
+two_cores = pytest.mark.skipif(len(own_cores()) < 2, reason="needs two cores to share")
+
+
+@pytest.mark.parametrize(
+    ("number", "parallel"),
+    [
+        (signal.SIGKILL, 1),
+        (signal.SIGTERM, 1),
+        pytest.param(signal.SIGKILL, 2, marks=two_cores),
+    ],
+)
+def test_a_study_that_is_killed_halfway_ends_with_every_run_once(played, number, parallel):
     folder, runner, command = played
+    command = [*command, str(parallel)]
     environment = {**os.environ, "PLAY_SECONDS": "0.4"}
     process = subprocess.Popen(command, env=environment)
     deadline = time.monotonic() + 60
@@ -267,7 +282,37 @@ def test_a_study_that_is_killed_halfway_ends_with_every_run_once(played, number)
     assert sorted(row["name"] for row in table) == sorted(run.name for run in runner.study.runs)
     trained = (folder / "trained.txt").read_text().split()
     twice = {name for name in trained if trained.count(name) > 1}
-    assert len(trained) <= 13 and len(twice) <= 1
+    assert len(trained) <= 12 + parallel and len(twice) <= parallel
+
+
+@two_cores
+def test_runs_at_a_time_have_their_own_cores_and_all_save_at_a_signal(played):
+    folder, runner, command = played
+    process = subprocess.Popen([*command, "2"], env={**os.environ, "PLAY_SECONDS": "30"})
+    deadline = time.monotonic() + 60
+    while len(list(folder.glob("runs/*/cores.txt"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=20) == 143
+    assert len(list(folder.glob("runs/*/saved"))) == 2
+    assert [state_of(folder, run) for run in runner.study.runs].count("planned") == 10
+    cores = [set(json.loads(path.read_text())) for path in folder.glob("runs/*/cores.txt")]
+    assert not cores[0] & cores[1] and cores[0] | cores[1] == set(own_cores())
+
+
+def test_the_machine_is_shared_out_whole():
+    found = shares(3, cores=range(8), gpus=["0", "1", "GPU-7f", "3"])
+    assert [one["OMFA_STUDY_CORES"] for one in found] == ["0,1", "2,3,4", "5,6,7"]
+    assert [one["CUDA_VISIBLE_DEVICES"] for one in found] == ["0", "1", "GPU-7f,3"]
+    assert shares(1, cores=range(8), gpus=["0"]) == [{}]
+    assert shares(2, cores=[], gpus=[]) == [{}, {}]
+    for count, cores, gpus, reason in (
+        (0, 8, 0, "must be 1 or more, got 0"),
+        (4, 2, 0, "this machine has 2 cores"),
+        (2, 8, 1, "this machine has 1 GPUs"),
+    ):
+        with pytest.raises(OmfaError, match=reason):
+            shares(count, cores=range(cores), gpus=[str(index) for index in range(gpus)])
 
 
 def test_one_runner_a_study(played, capsys):

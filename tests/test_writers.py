@@ -1,6 +1,7 @@
 """What a run's log holds: rows, costs, W&B where it is asked for."""
 
 import json
+import logging
 import sys
 import types
 
@@ -11,7 +12,7 @@ from omfa_jax.core.errors import OmfaError
 from omfa_jax.train.clock import begin
 from omfa_jax.train.cost import Cost
 from omfa_jax.train.profile import Profiler, ProfileSteps
-from omfa_jax.train.writers import Writers
+from omfa_jax.train.writers import Progress, Writers
 
 
 def test_rows_are_lines_without_nan_and_go_on_after_a_restart(tmp_path):
@@ -110,3 +111,22 @@ def test_a_trace_of_the_chosen_steps_is_written(tmp_path):
         profiler.after(step, jnp.ones(3) + step)
     profiler.close()
     assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_bar_on_a_terminal_and_lines_in_a_log(terminal, monkeypatch, caplog, capsys):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: terminal, raising=False)
+    with caplog.at_level(logging.INFO):
+        progress = Progress(2, 10, batch_size=4, enabled=True)
+        for _ in range(3):
+            progress.advance()
+        assert progress.window(5, 0.25) > 0
+        progress.window(5, 0.25)
+        progress.close()
+    lines = [record.getMessage() for record in caplog.records]
+    assert ("5/10" in capsys.readouterr().err) == terminal
+    if terminal:
+        assert not lines
+    else:
+        assert "step 5 of 10: loss 0.2500" in lines[0] and lines[0].endswith(" left")
+        assert lines[1].endswith("0.0 images/s, ? left")

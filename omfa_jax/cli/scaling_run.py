@@ -1,22 +1,16 @@
 """`omfa scaling run`: a study's runs on this machine, or one of them for a cluster's launcher."""
 
 import argparse
-import ctypes
 import logging
-import os
-import signal
-import subprocess
 import sys
-import time
-from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.files import is_used, only_user_of
-from omfa_jax.scaling.manifest import Manifest, StudyRun, read_manifest
-from omfa_jax.scaling.results import failure_of, read_result, state_of, write_failure, write_result
+from omfa_jax.scaling.manifest import StudyRun, read_manifest
+from omfa_jax.scaling.results import state_of, write_failure, write_result
+from omfa_jax.scaling.runner import Runner, end_with_runner, keep_to_share
 
 if TYPE_CHECKING:
     from omfa_jax.cli.config import Config
@@ -24,13 +18,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 HELP = "train what is not finished yet; the same command goes on after a kill"
-LOG = "log.txt"
-# for a run whose runner was killed: it saves and ends
-WAIT_SECONDS = 120
-PR_SET_PDEATHSIG = 1
-# the runner's process, in the environment of its run
-RUNNER = "OMFA_STUDY_RUNNER"
-STARTS = {"planned": "starts", "begun": "goes on", "failed": "tried again"}
 COMMAND = (sys.executable, "-m", "omfa_jax.cli.main", "scaling", "run")
 
 
@@ -42,6 +29,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     one.add_argument("--index", type=int, metavar="I", help="the run of that place (an array task)")
     parser.add_argument(
         "--retry-failed", action="store_true", help="start failed runs again, from their last save"
+    )
+    parser.add_argument(
+        "--parallel",
+        type=int,
+        default=1,
+        metavar="N",
+        help="so many runs at a time, each on its share of the cores and GPUs (1)",
     )
 
 
@@ -57,10 +51,12 @@ def run(options: argparse.Namespace) -> None:
         options.only = study.runs[options.index].name
     if options.only:
         end_with_runner()
+        keep_to_share()
         run_one(folder, study.run(options.only))
         return
     with only_user_of(folder, flag="STUDY"):
-        Runner(folder, study).run(retry_failed=options.retry_failed)
+        runner = Runner(folder, study, COMMAND)
+        runner.run(retry_failed=options.retry_failed, parallel=options.parallel)
 
 
 def run_one(folder: Path, run: StudyRun) -> None:
@@ -103,113 +99,6 @@ def main_process() -> bool:
     import jax
 
     return jax.process_index() == 0
-
-
-class Runner:
-    """The local runner: one process a run, one after the other, in the manifest's order."""
-
-    def __init__(self, folder: Path, study: Manifest, command: Sequence[str] = COMMAND):
-        self.folder, self.study, self.command = folder, study, command
-        self._child: subprocess.Popen | None = None
-        self._asked: signal.Signals | None = None
-
-    def run(self, *, retry_failed: bool) -> None:
-        """Run all that is neither finished nor failed; then list what failed."""
-        before: dict[signal.Signals, Any] = {}
-        for number in (signal.SIGINT, signal.SIGTERM):
-            before[number] = signal.signal(number, self._handle)
-        try:
-            crashed = self._run_all(retry_failed)
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-        failed = [run for run in self.study.runs if state_of(self.folder, run) == "failed"]
-        lines = [f"{run.name}: {failure_of(self.folder, run)}" for run in failed] + crashed
-        if lines:
-            raise OmfaError(
-                f"{len(lines)} of {len(self.study.runs)} runs are not finished:\n  "
-                + "\n  ".join(lines)
-                + f"\ntheir logs: {self.folder}/runs/RUN/{LOG}; failed runs start again with"
-                " --retry-failed, crashed ones by the same command"
-            )
-
-    def _run_all(self, retry_failed: bool) -> list[str]:
-        crashed = []
-        total = len(self.study.runs)
-        for index, run in enumerate(self.study.runs):
-            state = state_of(self.folder, run)
-            place = f"[{index + 1}/{total}] {run.name}"
-            if state == "finished" or (state == "failed" and not retry_failed):
-                log.info("%s: %s", place, state)
-                continue
-            log.info("%s: %s, %s steps", place, STARTS[state], f"{run.steps:,}")
-            began = time.monotonic()
-            status = self._start(run)
-            if self._asked is not None:
-                raise Stopped(self._asked, run.name)
-            if state_of(self.folder, run) == "finished":
-                loss = read_result(self.folder, run).losses["loss"]
-                spent = time.monotonic() - began
-                log.info("%s: held-out loss %.5f, %.0f s", place, loss, spent)
-            elif state_of(self.folder, run) != "failed":
-                crashed.append(f"{run.name}: crashed with status {status}")
-                log.warning("%s", crashed[-1])
-            else:
-                log.warning("%s: %s", place, failure_of(self.folder, run))
-        return crashed
-
-    def _start(self, run: StudyRun) -> int:
-        """Run one run in a process of its own, which ends if this one does, and return its status.
-
-        A run that its killed runner has left is waited for: it saves and ends.
-        """
-        workdir = self.folder / run.workdir
-        workdir.mkdir(parents=True, exist_ok=True)
-        deadline = time.monotonic() + WAIT_SECONDS
-        while is_used(workdir):
-            if time.monotonic() > deadline:
-                raise OmfaError(f"another process trains in {workdir}; stop it")
-            time.sleep(0.5)
-        with (workdir / LOG).open("a") as file:
-            self._child = subprocess.Popen(
-                [*self.command, str(self.folder), "--only", run.name],
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                env={**os.environ, RUNNER: str(os.getpid())},
-                # a terminal's Ctrl-C reaches the run through this process alone
-                process_group=0,
-            )
-            if self._asked is not None:
-                self._child.send_signal(self._asked)
-            status = self._child.wait()
-            self._child = None
-        return status
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        self._asked = signal.Signals(number)
-        if self._child is not None:
-            self._child.send_signal(self._asked)
-
-
-class Stopped(Exception):
-    """The runner was asked to stop; the run that it was at has saved."""
-
-    def __init__(self, number: signal.Signals, name: str):
-        super().__init__(f"{number.name}: stopped in {name}; the same command goes on from there")
-        self.exit_status = 128 + number
-
-
-def end_with_runner() -> None:
-    """Ask the kernel for SIGTERM when the runner that started this process dies, if one did.
-
-    Only Linux can; elsewhere a killed runner's run goes on, and the next runner waits for it.
-    """
-    runner = os.environ.pop(RUNNER, "")
-    if runner and sys.platform.startswith("linux"):
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-        # it may have died before
-        if os.getppid() != int(runner):
-            sys.exit(128 + signal.SIGTERM)
 
 
 def heldout_losses(config: "Config", workdir: Path) -> dict[str, float]:

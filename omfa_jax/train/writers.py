@@ -1,10 +1,12 @@
 """Where the numbers go: a JSON line each, TensorBoard, W&B if asked, and the terminal."""
 
 import json
+import logging
 import math
 import time
 import uuid
 from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,8 @@ import numpy as np
 from tqdm import tqdm
 
 from omfa_jax.core.errors import require_modules
+
+log = logging.getLogger(__name__)
 
 
 class Writers:
@@ -88,17 +92,25 @@ def _wandb_run(workdir: Path, project: str, config: Mapping[str, Any]) -> Any:
 
 
 class Progress:
-    """The bar: loss, images a second and the time left; images/s is that of the last window."""
+    """Loss, images/s of the last window and time left: a bar on a terminal, else lines logged."""
 
     def __init__(self, start: int, steps: int, batch_size: int, *, enabled: bool):
         self._bar = tqdm(
-            total=steps, initial=start, unit="step", disable=not enabled, dynamic_ncols=True
+            total=steps,
+            initial=start,
+            unit="step",
+            # None: on terminals only
+            disable=None if enabled else True,
+            dynamic_ncols=True,
         )
+        self._lines = enabled and self._bar.disable
+        self._step, self._steps = start, steps
         self._batch_size = batch_size
         self._mark = (time.perf_counter(), start)
 
     def advance(self) -> None:
         """One step was dispatched."""
+        self._step += 1
         self._bar.update(1)
 
     def window(self, step: int, loss: float) -> float:
@@ -107,11 +119,20 @@ class Progress:
         rate = (step - before) * self._batch_size / max(now - then, 1e-9)
         self._mark = (now, step)
         self._bar.set_postfix_str(f"loss {loss:.4f}, {rate:.1f} images/s")
+        if self._lines:
+            left = "?"
+            if rate > 0:
+                seconds = (self._steps - step) * self._batch_size / rate
+                left = str(timedelta(seconds=round(seconds)))
+            log.info(
+                "step %d of %d: loss %.4f, %.1f images/s, %s left",
+                *(step, self._steps, loss, rate, left),
+            )
         return rate
 
     def pause(self) -> None:
         """Forget the time since the last window: it went into saving or sampling."""
-        self._mark = (time.perf_counter(), self._bar.n)
+        self._mark = (time.perf_counter(), self._step)
 
     def close(self) -> None:
         """Leave the bar as it stands."""

@@ -1,0 +1,198 @@
+"""The local runner of a study: a process for each run, one after the other or several at a time."""
+
+import ctypes
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from queue import SimpleQueue
+from types import FrameType
+from typing import Any
+
+from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.files import is_used
+from omfa_jax.scaling.manifest import Manifest, StudyRun
+from omfa_jax.scaling.results import failure_of, read_result, state_of
+
+log = logging.getLogger(__name__)
+
+LOG = "log.txt"
+# for a run whose runner was killed: it saves and ends
+WAIT_SECONDS = 120
+PR_SET_PDEATHSIG = 1
+# in a run's environment: its runner's process, and the cores that are its own
+RUNNER = "OMFA_STUDY_RUNNER"
+CORES = "OMFA_STUDY_CORES"
+GPUS = "CUDA_VISIBLE_DEVICES"
+STARTS = {"planned": "starts", "begun": "goes on", "failed": "tried again"}
+
+
+class Runner:
+    """Runs what is left of a study by `command STUDY --only RUN`, in the manifest's order."""
+
+    def __init__(self, folder: Path, study: Manifest, command: Sequence[str]):
+        self.folder, self.study, self.command = folder, study, command
+        self._children: dict[str, subprocess.Popen] = {}
+        self._asked: signal.Signals | None = None
+
+    def run(self, *, retry_failed: bool, parallel: int = 1) -> None:
+        """Run all that is neither finished nor failed, `parallel` at a time; list what failed.
+
+        Each of several runs has its share of the cores and GPUs. Raises an OmfaError for runs that
+        failed or crashed, and `Stopped` after SIGINT or SIGTERM, when all have saved.
+        """
+        free: SimpleQueue[Mapping[str, str]] = SimpleQueue()
+        for share in shares(parallel, cores=own_cores(), gpus=own_gpus()):
+            free.put(share)
+        before: dict[signal.Signals, Any] = {}
+        for number in (signal.SIGINT, signal.SIGTERM):
+            before[number] = signal.signal(number, self._handle)
+        try:
+            with ThreadPoolExecutor(parallel) as pool:
+                ends = [
+                    pool.submit(self._run_one, index, retry_failed, free)
+                    for index in range(len(self.study.runs))
+                ]
+            crashed = [line for end in ends if (line := end.result())]
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+        if self._asked is not None:
+            raise Stopped(self._asked)
+        failed = [run for run in self.study.runs if state_of(self.folder, run) == "failed"]
+        lines = [f"{run.name}: {failure_of(self.folder, run)}" for run in failed] + crashed
+        if lines:
+            raise OmfaError(
+                f"{len(lines)} of {len(self.study.runs)} runs are not finished:\n  "
+                + "\n  ".join(lines)
+                + f"\ntheir logs: {self.folder}/runs/RUN/{LOG}; failed runs start again with"
+                " --retry-failed, crashed ones by the same command"
+            )
+
+    def _run_one(self, index: int, retry_failed: bool, free: SimpleQueue[Mapping[str, str]]) -> str:
+        """Run one run on a free share of the machine; return how it crashed, if it did."""
+        if self._asked is not None:
+            return ""
+        run = self.study.runs[index]
+        state = state_of(self.folder, run)
+        place = f"[{index + 1}/{len(self.study.runs)}] {run.name}"
+        if state == "finished" or (state == "failed" and not retry_failed):
+            log.info("%s: %s", place, state)
+            return ""
+        log.info("%s: %s, %s steps", place, STARTS[state], f"{run.steps:,}")
+        began = time.monotonic()
+        share = free.get()
+        try:
+            status = self._start(run, share)
+        finally:
+            free.put(share)
+        state = state_of(self.folder, run)
+        if state == "finished":
+            loss = read_result(self.folder, run).losses["loss"]
+            log.info("%s: held-out loss %.5f, %.0f s", place, loss, time.monotonic() - began)
+        elif self._asked is not None:
+            log.info("%s: stopped", place)
+        elif state == "failed":
+            log.warning("%s: %s", place, failure_of(self.folder, run))
+        else:
+            log.warning("%s: crashed with status %s", place, status)
+            return f"{run.name}: crashed with status {status}"
+        return ""
+
+    def _start(self, run: StudyRun, share: Mapping[str, str]) -> int:
+        """Run one run in a process of its own, which ends if this one does, and return its status.
+
+        A run that its killed runner has left is waited for: it saves and ends.
+        """
+        workdir = self.folder / run.workdir
+        workdir.mkdir(parents=True, exist_ok=True)
+        deadline = time.monotonic() + WAIT_SECONDS
+        while is_used(workdir):
+            if time.monotonic() > deadline:
+                raise OmfaError(f"another process trains in {workdir}; stop it")
+            time.sleep(0.5)
+        with (workdir / LOG).open("a") as file:
+            child = subprocess.Popen(
+                [*self.command, str(self.folder), "--only", run.name],
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **share, RUNNER: str(os.getpid())},
+                # a terminal's Ctrl-C reaches the run through this process alone
+                process_group=0,
+            )
+            self._children[run.name] = child
+            if self._asked is not None:
+                child.send_signal(self._asked)
+            status = child.wait()
+            del self._children[run.name]
+        return status
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self._asked = signal.Signals(number)
+        for child in list(self._children.values()):
+            child.send_signal(self._asked)
+
+
+class Stopped(Exception):
+    """The runner was asked to stop; the runs that it was at have saved."""
+
+    def __init__(self, number: signal.Signals):
+        super().__init__(f"{number.name}: stopped; the same command goes on from there")
+        self.exit_status = 128 + number
+
+
+def own_cores() -> list[int]:
+    """Return the cores that this process may use; none where the system does not tell."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+
+
+def own_gpus() -> list[str]:
+    """Return the NVIDIA GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    if GPUS in os.environ:
+        return [name for name in os.environ[GPUS].split(",") if name and name != "-1"]
+    return [str(index) for index in range(len(list(Path("/dev").glob("nvidia[0-9]*"))))]
+
+
+def shares(count: int, *, cores: Sequence[int], gpus: Sequence[str]) -> list[dict[str, str]]:
+    """Return `count` shares of the machine, each as a run's environment; one is all of it.
+
+    Raises an OmfaError where there are fewer cores or GPUs than shares.
+    """
+    if count < 1:
+        raise OmfaError(f"--parallel must be 1 or more, got {count}")
+    found: list[dict[str, str]] = [{} for _ in range(count)]
+    if count == 1:
+        return found
+    for variable, kind, have in ((CORES, "cores", cores), (GPUS, "GPUs", gpus)):
+        if have and len(have) < count:
+            raise OmfaError(f"--parallel {count}: this machine has {len(have)} {kind}")
+        for index, share in enumerate(found):
+            low, high = (len(have) * place // count for place in (index, index + 1))
+            if have:
+                share[variable] = ",".join(str(one) for one in have[low:high])
+    return found
+
+
+def keep_to_share() -> None:
+    """Keep this process to the cores that its runner gave it, if one did; before it imports jax."""
+    cores = os.environ.pop(CORES, "")
+    if cores:
+        os.sched_setaffinity(0, {int(core) for core in cores.split(",")})
+
+
+def end_with_runner() -> None:
+    """Ask the kernel for SIGTERM when the runner that started this process dies, if one did.
+
+    Only Linux can; elsewhere a killed runner's run goes on, and the next runner waits for it.
+    """
+    runner = os.environ.pop(RUNNER, "")
+    if runner and sys.platform.startswith("linux"):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        # it may have died before
+        if os.getppid() != int(runner):
+            sys.exit(128 + signal.SIGTERM)
