@@ -17,8 +17,7 @@ from jax import ShapeDtypeStruct as Shape
 from omfa_jax.cli import config as border
 from omfa_jax.cli.startup import preset_unet
 from omfa_jax.models import UNETS, UNetConfig, apply_unet, transformer, vae
-from omfa_jax.scaling.components import unet_components
-from omfa_jax.scaling.flops import unet_forward
+from omfa_jax.scaling.flops import products, unet_components
 from omfa_jax.train.network import unet_shapes
 from omfa_jax.weights.text import TEXT_TOKENS
 
@@ -46,14 +45,14 @@ def main() -> None:
     plain = UNetConfig()
     print("| canvas | forward, TFLOP by formula (SDXL's own 4 channels) |\n| --- | --- |")
     for name, (height, width) in CANVASES.items():
-        print(f"| {name} | {unet_forward(plain, height, width).total / 1e12:.3f} |")
+        print(f"| {name} | {products(unet_components(plain, height, width)).total / 1e12:.3f} |")
     height, width = CANVASES[options.step]
     counted = step_flops(unet, height, width)
-    products = 3 * unet_forward(unet, height, width).total
-    formula = unet_components(unet, height, width).total.step
+    count = unet_components(unet, height, width)
+    formula, published = count.total.step, 3 * products(count).total
     print(f"step on {options.step}: XLA with the optimizer {counted / 1e12:.3f} TFLOP;", end=" ")
     print(f"by component {formula / 1e12:.3f}: {counted / formula:.4f} times;", end=" ")
-    print(f"3 x forward {products / 1e12:.3f}: {counted / products:.4f} times")
+    print(f"3 x forward {published / 1e12:.3f}: {counted / published:.4f} times")
 
 
 def presets(names: list[str], height: int, width: int) -> None:
@@ -64,9 +63,7 @@ def presets(names: list[str], height: int, width: int) -> None:
     print("| --- | --- | --- |")
     for name in names:
         total = unet_components(UNETS[name], height, width).total
-        forward, step = (
-            unet_flops(UNETS[name], height, width, TEXT_TOKENS, step=step) for step in (False, True)
-        )
+        forward, step = unet_flops(UNETS[name], height, width, TEXT_TOKENS)
         print(
             f"| {name} | {forward / total.forward:.4f} of {total.forward / 1e9:,.4g} G"
             f" | {step / total.step:.4f} of {total.step / 1e9:,.4g} G |",

@@ -21,7 +21,7 @@ from omfa_jax.cli import config as border
 from omfa_jax.diffusion.settings import DiffusionSettings
 from omfa_jax.models import VAES, UNetConfig
 from omfa_jax.parallel.hardware import chip_of
-from omfa_jax.scaling.flops import unet_forward
+from omfa_jax.scaling.flops import unet_components
 from omfa_jax.train.settings import TrainSettings
 from omfa_jax.weights.text import TEXT_TOKENS
 
@@ -50,8 +50,8 @@ class Setting:
     def step_flops(self) -> float:
         """Forward and backward of the batch; nothing that is computed twice counts."""
         height, width, _ = self.diffusion.canvas.shape
-        forward = unet_forward(self.unet, height, width, text_tokens=TEXT_TOKENS).total
-        return 3.0 * forward * self.train.batch_size
+        count = unet_components(self.unet, height, width, text_tokens=TEXT_TOKENS)
+        return float(count.total.step * self.train.batch_size)
 
 
 def setting(options: argparse.Namespace) -> Setting:

@@ -7,6 +7,7 @@ more are lowered by themselves and added. `bench/flops.py` does it with unrolled
 import jax
 import jax.numpy as jnp
 from jax import ShapeDtypeStruct as Shape
+from jax.extend.core import jaxpr_as_fun
 
 from omfa_jax.models import UNetConfig, VAEConfig, apply_unet, decode, init_vae, posterior
 from omfa_jax.models.compute import Compute
@@ -24,15 +25,22 @@ def flops(function, *shapes) -> float:
     return lowered.cost_analysis()["flops"]
 
 
-def gradient(function, params, *shapes):
-    """Return a function of (cotangent, params, *inputs), and its shapes: output and gradient."""
-    output = jax.eval_shape(function, params, *shapes)
+def forward_and_step(function, params, *inputs) -> tuple[float, float]:
+    """Return the counts of a function's forward pass, and of forward and gradient to `params`."""
+    # Python runs once for both
+    traced = jax.make_jaxpr(function)(params, *inputs)
+    run = jaxpr_as_fun(traced)
+    trained, others = jax.tree.leaves(params), jax.tree.leaves(inputs)
+    cotangents = [Shape(output.shape, output.dtype) for output in traced.out_avals]
 
-    def both(cotangent, params, *inputs):
-        out, back = jax.vjp(lambda p: function(p, *inputs), params)
-        return out, back(cotangent)
+    def forward(trained, others):
+        return run(*trained, *others)
 
-    return both, (output, params, *shapes)
+    def step(cotangents, trained, others):
+        out, back = jax.vjp(lambda leaves: run(*leaves, *others), trained)
+        return out, back(cotangents)
+
+    return flops(forward, trained, others), flops(step, cotangents, trained, others)
 
 
 def unet_inputs(config: UNetConfig, height: int, width: int, text_tokens: int):
@@ -46,27 +54,19 @@ def unet_inputs(config: UNetConfig, height: int, width: int, text_tokens: int):
 
 
 def unet_flops(
-    config: UNetConfig, height: int, width: int, text_tokens: int, *, step: bool
-) -> float:
-    """Return the count of a forward pass, or of forward and gradient, of one example."""
-    params = unet_shapes(config)
+    config: UNetConfig, height: int, width: int, text_tokens: int
+) -> tuple[float, float]:
+    """Return the counts of a forward pass, and of forward and gradient, of one example."""
     inputs = unet_inputs(config, height, width, text_tokens)
-
-    def forward(params, *inputs):
-        return apply_unet(config, params, *inputs)
-
-    if step:
-        function, shapes = gradient(forward, params, *inputs)
-        counted = flops(function, *shapes)
-    else:
-        counted = flops(forward, params, *inputs)
-    return counted + sum(
-        (config.transformer_depth[level] - 1)
-        * stacks(config, level)
-        * block_flops(config, level, height, width, text_tokens, step=step)
-        for level, depth in enumerate(config.transformer_depth)
-        if depth > 1
+    forward, step = forward_and_step(
+        lambda params, *inputs: apply_unet(config, params, *inputs), unet_shapes(config), *inputs
     )
+    for level, depth in enumerate(config.transformer_depth):
+        if depth > 1:
+            block = block_flops(config, level, height, width, text_tokens)
+            more = (depth - 1) * stacks(config, level)
+            forward, step = forward + more * block[0], step + more * block[1]
+    return forward, step
 
 
 def stacks(config: UNetConfig, level: int) -> int:
@@ -75,27 +75,22 @@ def stacks(config: UNetConfig, level: int) -> int:
 
 
 def block_flops(
-    config: UNetConfig, level: int, height: int, width: int, text_tokens: int, *, step: bool
-) -> float:
-    """Return the count of one transformer block; its gradient goes to weights and tokens."""
+    config: UNetConfig, level: int, height: int, width: int, text_tokens: int
+) -> tuple[float, float]:
+    """Return the counts of one transformer block; its gradient goes to weights and tokens."""
     for _ in range(level):
         height, width = -(-height // 2), -(-width // 2)
     block = TransformerBlock(config.heads[level], Compute())
     x = Shape((1, height * width, config.block_channels[level]), jnp.float32)
     context = Shape((1, text_tokens, config.context_dim), jnp.float32)
     params = jax.eval_shape(block.init, jax.random.key(0), x, context)
-
-    def forward(params_and_x, context):
-        return block.apply(params_and_x[0], params_and_x[1], context)[0]
-
-    if not step:
-        return flops(forward, (params, x), context)
-    function, shapes = gradient(forward, (params, x), context)
-    return flops(function, *shapes)
+    return forward_and_step(
+        lambda trained, context: block.apply(*trained, context)[0], (params, x), context
+    )
 
 
-def vae_flops(config: VAEConfig, height: int, width: int, *, half: str, step: bool) -> float:
-    """Return the count of an encoder's or a decoder's forward, or forward and gradient."""
+def vae_flops(config: VAEConfig, height: int, width: int, *, half: str) -> tuple[float, float]:
+    """Return the counts of an encoder's or a decoder's forward, and of forward and gradient."""
     params = jax.eval_shape(lambda: init_vae(config, jax.random.key(0)))
     if half == "encoder":
         params = {name: params[name] for name in ("encoder", "quant_conv")}
@@ -105,11 +100,6 @@ def vae_flops(config: VAEConfig, height: int, width: int, *, half: str, step: bo
         stride = config.stride
         shape = (1, height // stride, width // stride, config.latent_channels)
         run = decode
-
-    def forward(params, x):
-        return run(config, params, x)
-
-    if not step:
-        return flops(forward, params, Shape(shape, jnp.float32))
-    function, shapes = gradient(forward, params, Shape(shape, jnp.float32))
-    return flops(function, *shapes)
+    return forward_and_step(
+        lambda params, x: run(config, params, x), params, Shape(shape, jnp.float32)
+    )

@@ -1,15 +1,16 @@
 """FLOPs and parameters in closed form: against torch's counter, and the compiler's own count."""
 
+import dataclasses
 import math
 
 import jax
 import pytest
 from compiler_flops import unet_flops, vae_flops
 
+from omfa_jax.cli.main import main
 from omfa_jax.cli.train import autoencoder_cost
 from omfa_jax.models import UNETS, VAES, init_vae
-from omfa_jax.scaling.components import unet_components, vae_components
-from omfa_jax.scaling.flops import unet_forward
+from omfa_jax.scaling.flops import products, unet_components, vae_components
 from omfa_jax.train.network import unet_shapes
 
 # every size of its own
@@ -21,49 +22,51 @@ PRESETS = [name for name in UNETS if name != "ladder_320"]
     [(128, 128, 6.761), (128, 96, 4.943), (128, 192, 10.679), (128, 288, 17.261)],
 )
 def test_sdxl_matches_torchs_counter(height, width, teraflops):
-    assert unet_forward(UNETS["sdxl"], height, width).total / 1e12 == pytest.approx(
-        teraflops, abs=6e-4
-    )
+    forward = products(unet_components(UNETS["sdxl"], height, width)).total
+    assert forward / 1e12 == pytest.approx(teraflops, abs=6e-4)
 
 
 def test_shares_and_text_length():
-    flops = unet_forward(UNETS["sdxl"], 128, 96)
+    flops = products(unet_components(UNETS["sdxl"], 128, 96))
     shares = (flops.conv, flops.linear, flops.attention)
     # cross-attention products are counted with attention here, with linear in the published shares
     assert shares[0] / 1e12 == pytest.approx(1.22, abs=0.01)
-    one, two = (unet_forward(UNETS["sdxl"], 128, 96, text_tokens=n).total for n in (1, 154))
+    one, two = (
+        products(unet_components(UNETS["sdxl"], 128, 96, text_tokens=n)).total for n in (1, 154)
+    )
     assert one / 1e12 == pytest.approx(4.867, abs=1e-3)
     assert two / 1e12 == pytest.approx(5.020, abs=1e-3)
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_every_presets_forward_is_the_compilers_count(name):
+def test_every_presets_forward_and_step_are_the_compilers_count(name):
     config = UNETS[name]
-    count = unet_components(config, 128, 240)
-    assert count.total.forward == pytest.approx(
-        unet_flops(config, 128, 240, 77, step=False), rel=1e-3
-    )
+    total = unet_components(config, 128, 240).total
+    forward, step = unet_flops(config, 128, 240, 77)
+    assert total.forward == pytest.approx(forward, rel=1e-3)
+    assert total.step == pytest.approx(step, rel=3e-3)
+    # the forward pass is a third of it, but for what has no gradient and what is no product
+    assert 2.7 < total.step / total.forward < 3
 
 
 @pytest.mark.parametrize(
     ("name", "height", "width", "tokens"), [("tiny", 16, 32, 4), ("ladder_12", 15, 20, 77)]
 )
-def test_a_training_step_is_the_compilers_count(name, height, width, tokens):
-    """Small canvases, odd ones too: there the border and what is no product weigh most."""
-    count = unet_components(UNETS[name], height, width, text_tokens=tokens)
-    counted = unet_flops(UNETS[name], height, width, tokens, step=True)
-    assert count.total.step == pytest.approx(counted, rel=3e-3)
-    # the forward pass is a third of it, but for what has no gradient and what is no product
-    assert 2.7 < count.total.step / count.total.forward < 3
+def test_small_and_odd_canvases_are_the_compilers_count(name, height, width, tokens):
+    """There the border and what is no product weigh most."""
+    total = unet_components(UNETS[name], height, width, text_tokens=tokens).total
+    forward, step = unet_flops(UNETS[name], height, width, tokens)
+    assert total.forward == pytest.approx(forward, rel=1e-3)
+    assert total.step == pytest.approx(step, rel=3e-3)
 
 
-@pytest.mark.parametrize(("name", "step"), [("tiny", True), ("sdxl", False)])
-def test_the_vaes_halves_are_the_compilers_count(name, step):
+@pytest.mark.parametrize("name", ["tiny", "sdxl"])
+def test_the_vaes_halves_are_the_compilers_count(name):
     parts = vae_components(VAES[name], 96, 64)
     for half, part in zip(("encoder", "decoder"), parts, strict=True):
-        counted = vae_flops(VAES[name], 96, 64, half=half, step=step)
-        count = part.total.step if step else part.total.forward
-        assert count == pytest.approx(counted, rel=5e-3), half
+        forward, step = vae_flops(VAES[name], 96, 64, half=half)
+        assert part.total.forward == pytest.approx(forward, rel=5e-3), half
+        assert part.total.step == pytest.approx(step, rel=5e-3), half
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -100,3 +103,41 @@ def test_more_tokens_and_pixels_cost_where_they_should():
     assert large.feed_forward.forward == 2 * one.feed_forward.forward
     assert 2 < large.self_attention.forward / one.self_attention.forward < 4
     assert large.total.params == one.total.params
+
+
+def test_the_command_shows_one_network_by_component(capsys):
+    flags = ["--config", "configs/tiny.py", "--preset", "ladder_16", "--text-tokens", "4"]
+    assert main(["scaling", "flops", *flags]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("one example, canvas 16x32, 4 text tokens")
+    rows = {line[:26].strip(): line[26:].split() for line in lines[2:] if line}
+    config = dataclasses.replace(UNETS["ladder_16"], in_channels=33, out_channels=16)
+    count = unet_components(config, 16, 32, text_tokens=4)
+    for name, part in {**count.parts, "UNet": count.total}.items():
+        params, forward, step, share = rows[name.replace("_", " ")]
+        assert int(params.replace(",", "")) == part.params
+        assert float(forward) == pytest.approx(part.forward / 1e9, rel=1e-3)
+        assert float(step) == pytest.approx(part.step / 1e9, rel=1e-3)
+        assert float(share[:-1]) == pytest.approx(100 * part.step / count.total.step, abs=0.06)
+    sizes = {"garment": (128, 96), "person": (128, 96), "face": (64, 64), "pose": (128, 96)}
+    for name, size in sizes.items():
+        encoder, decoder = vae_components(VAES["tiny"], *size)
+        assert int(rows[f"VAE encoder, {name}"][0].replace(",", "")) == encoder.total.params
+        found = float(rows[f"VAE decoder, {name}"][2])
+        assert found == pytest.approx(decoder.total.step / 1e9, rel=1e-3)
+
+
+def test_the_command_shows_presets_a_line_each_and_refuses_nonsense(capsys):
+    assert main(["scaling", "flops", "--preset", "all"]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
+    assert [row[0].rstrip(",") for row in rows] == list(UNETS)
+    params = [int(row[2].replace(",", "")) for row in rows if row[0].startswith("ladder")]
+    assert params == sorted(params) and params[-1] == 2_567_478_084
+    for flags, reason in (
+        ([], "give --config FILE, --preset NAME, or both"),
+        (["--preset", "ladder_17"], "ladder_16"),
+        (["--preset", "xs", "--text-tokens", "0"], "--text-tokens must be 1 or more"),
+        (["--config", "nowhere.py"], "nowhere.py"),
+    ):
+        assert main(["scaling", "flops", *flags]) == 2
+        assert reason in capsys.readouterr().err

@@ -15,7 +15,7 @@ from omfa_jax.parallel.hardware import CHIPS, GPU_TARGETS
 from omfa_jax.parallel.mesh import AXES
 from omfa_jax.parallel.pods import Pod, pod
 from omfa_jax.scaling.ahead import compile_for
-from omfa_jax.scaling.flops import unet_forward
+from omfa_jax.scaling.flops import unet_components
 from omfa_jax.scaling.hlo import collectives
 from omfa_jax.scaling.memory import largest_layer
 from omfa_jax.scaling.plan import advice, lighter, plan
@@ -87,8 +87,8 @@ def test_sdxl_on_the_papers_machine():
     # the compiler for it says 15.57 GiB (docs/plans.md)
     assert made.peak_bytes / 2**30 == pytest.approx(15.57, rel=0.05)
     height, width = 128, 240
-    forward = unet_forward(job().unet, height, width).total
-    assert made.model_flops == 3 * 8 * forward
+    # as the run's own log counts it
+    assert made.model_flops == 8 * unet_components(job().unet, height, width).total.step
     assert made.mfu < 0.5 and made.step_seconds < made.bare_step_seconds
 
 
@@ -100,7 +100,9 @@ def test_remat_trades_memory_for_flops():
     held = [made.memory["activations or gradients"] for made in plans]
     assert held[0] > 3 * held[1] > 3 * held[2]
     assert plans[0].executed_flops == plans[0].model_flops
-    assert plans[2].executed_flops == pytest.approx(4 / 3 * plans[2].model_flops)
+    # a third of forward and backward again, but for what has no gradient
+    assert 1.33 < plans[2].executed_flops / plans[2].model_flops < 1.35
+    assert plans[0].executed_flops < plans[1].executed_flops < plans[2].executed_flops
 
 
 def test_less_recomputing_is_named_where_it_fits(capsys):

@@ -76,7 +76,7 @@ def table(
 ) -> str:
     """Return the components of one UNet and of the VAE on the pictures of an example."""
     from omfa_jax.core.tasks import COMPONENTS
-    from omfa_jax.scaling.components import unet_components, vae_components
+    from omfa_jax.scaling.flops import unet_components, vae_components
 
     height, width, _ = diffusion.canvas.shape
     count = unet_components(unet, height, width, text_tokens=text_tokens)
@@ -117,7 +117,7 @@ def lines(
     settings: "dict[str, tuple[DiffusionSettings, UNetConfig, VAEConfig]]", text_tokens: int
 ) -> str:
     """Return a line for each preset."""
-    from omfa_jax.scaling.components import unet_components
+    from omfa_jax.scaling.flops import unet_components
 
     out = [row("preset, canvas", "parameters", "forward GF", "step GF", "")]
     for name, (diffusion, unet, _) in settings.items():

@@ -193,7 +193,7 @@ def cost_of_size(config: "Config", job: Any) -> tuple[int, float]:
     """
     from omfa_jax.cli.startup import starting_bundle
     from omfa_jax.cli.train import cost_of
-    from omfa_jax.scaling.components import unet_components
+    from omfa_jax.scaling.flops import unet_components
     from omfa_jax.weights.text import TEXT_TOKENS
 
     if not config.model.init or Path(config.model.init).is_dir():

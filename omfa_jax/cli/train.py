@@ -30,8 +30,7 @@ from omfa_jax.parallel.flags import set_flags
 from omfa_jax.parallel.hardware import chip_of
 from omfa_jax.parallel.mesh import AXES, axis_sizes, make_mesh
 from omfa_jax.parallel.rules import REPLICATED_RULES, UNET_RULES, explain
-from omfa_jax.scaling.components import vae_components
-from omfa_jax.scaling.flops import network_components
+from omfa_jax.scaling.flops import network_components, vae_components
 from omfa_jax.train import mup
 from omfa_jax.train.cost import Cost
 from omfa_jax.train.loop import Run, train

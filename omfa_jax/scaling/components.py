@@ -1,13 +1,10 @@
-"""Parameters and FLOPs of the networks in closed form, by component, forward and training step.
+"""A network's parameters and FLOPs in closed form, by component, forward and training step.
 
 Two FLOPs a multiply-add, as XLA counts them: taps of a convolution that fall on its padding are
 none, and what is no product counts operation by operation (`pointwise`).
 """
 
 from dataclasses import dataclass, field
-
-from omfa_jax.models import UNetConfig, VAEConfig
-from omfa_jax.weights.text import TEXT_TOKENS
 
 # FLOPs of an element, forward and in a training step, in XLA's count of the unoptimised program; a
 # power is none there, an erfc a polynomial of 60. A score's maximum, difference and sum; a query's
@@ -192,114 +189,6 @@ class Components:
         self.norm("group_norm", size[0] * size[1] * c, c)
         self.elements("silu", size[0] * size[1] * c)
         self.convolution(size, c, c_out)
-
-
-def unet_components(
-    config: UNetConfig,
-    height: int,
-    width: int,
-    *,
-    text_tokens: int = TEXT_TOKENS,
-    reference: tuple[int, int] | None = None,
-    features_only: bool = False,
-) -> Components:
-    """Return the UNet's components on a (height, width) latent canvas, for one example.
-
-    `reference` is the size of a canvas whose tokens self-attention sees too. `features_only` ends
-    with the last transformer block (a scan runs the whole of it), and counts parameters to there.
-    """
-    count, channels, last = Components(), config.block_channels, len(config.block_channels) - 1
-    embed = config.time_embed_dim
-    for c_in in (channels[0], config.pooled_dim + 6 * config.time_id_dim):
-        count.dense(count.other, 1, c_in, embed, inner=False)
-        count.dense(count.other, 1, embed, embed)
-
-    beside = level_pixels(reference, len(channels)) if reference else [0] * len(channels)
-    highest = min((i for i, depth in enumerate(config.transformer_depth) if depth), default=0)
-
-    def transformer(size: tuple[int, int], level: int, *, ends: bool = False) -> None:
-        count.transformer(
-            size[0] * size[1],
-            channels[level],
-            config.heads[level],
-            config.transformer_depth[level],
-            text_tokens,
-            config.context_dim,
-            joined=beside[level],
-            ends=ends,
-        )
-
-    size = count.convolution((height, width), config.in_channels, channels[0], inner=False)
-    sizes, skips, current = [size], [channels[0]], channels[0]
-    for level, c in enumerate(channels):
-        for _ in range(config.layers_per_block):
-            count.resnet(size, current, c, embed)
-            transformer(size, level)
-            current = c
-            skips.append(c)
-        if level < last:
-            size = count.convolution(size, c, c, stride=2)
-            sizes.append(size)
-            skips.append(c)
-    count.resnet(size, current, current, embed)
-    if config.transformer_depth[last]:
-        transformer(size, last)
-        count.resnet(size, current, current, embed)
-    for level in range(last, -1, -1):
-        c, size = channels[level], sizes[level]
-        for index in range(config.layers_per_block + 1):
-            skip = skips.pop()
-            count.elements("skip", size[0] * size[1] * skip)
-            count.resnet(size, current + skip, c, embed)
-            ends = features_only and (level, index) == (highest, config.layers_per_block)
-            transformer(size, level, ends=ends)
-            if ends:
-                return count
-            current = c
-        if level > 0:
-            count.convolution(sizes[level - 1], c, c)
-    count.last((height, width), channels[0], config.out_channels)
-    return count
-
-
-def level_pixels(size: tuple[int, int], levels: int) -> list[int]:
-    """Return the pixels of a (height, width) canvas at each level of a UNet."""
-    return [-(-size[0] // 2**level) * -(-size[1] // 2**level) for level in range(levels)]
-
-
-def vae_components(config: VAEConfig, height: int, width: int) -> tuple[Components, Components]:
-    """Return the components of encoder and decoder for one (height, width) image in pixels."""
-    channels, z = config.block_channels, config.latent_channels
-    encoder, decoder, last = Components(), Components(), len(config.block_channels) - 1
-    size = encoder.convolution((height, width), 3, channels[0], inner=False)
-    current = channels[0]
-    for level, c in enumerate(channels):
-        for _ in range(config.layers_per_block):
-            encoder.resnet(size, current, c)
-            current = c
-        if level < last:
-            size = encoder.convolution(size, c, c, stride=2, pad=(0, 1))
-    _middle(encoder, size, current)
-    encoder.last(size, current, 2 * z)
-    encoder.convolution(size, 2 * z, 2 * z, kernel=1)
-
-    decoder.convolution(size, z, z, kernel=1, inner=False)
-    decoder.convolution(size, z, current)
-    _middle(decoder, size, current)
-    for level, c in enumerate(reversed(channels)):
-        for _ in range(config.layers_per_block + 1):
-            decoder.resnet(size, current, c)
-            current = c
-        if level < last:
-            size = decoder.convolution((2 * size[0], 2 * size[1]), c, c)
-    decoder.last(size, current, 3)
-    return encoder, decoder
-
-
-def _middle(count: Components, size: tuple[int, int], c: int) -> None:
-    count.resnet(size, c, c)
-    count.spatial_attention(size, c)
-    count.resnet(size, c, c)
 
 
 def _taps(length: int, kernel: int, stride: int, pad: tuple[int, int]) -> tuple[int, int]:

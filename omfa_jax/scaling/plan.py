@@ -19,7 +19,8 @@ from omfa_jax.parallel.attention import kernel_name
 from omfa_jax.parallel.mesh import AXES, BATCH, MeshSettings, axis_sizes, check_batch_size
 from omfa_jax.parallel.pods import Pod
 from omfa_jax.parallel.rules import UNET_RULES
-from omfa_jax.scaling.flops import Flops, unet_forward
+from omfa_jax.scaling.components import Components
+from omfa_jax.scaling.flops import unet_components
 from omfa_jax.scaling.memory import kept_bytes, largest_layer, working_bytes
 from omfa_jax.train.optimizer import make_optimizer
 from omfa_jax.train.settings import TrainSettings
@@ -134,9 +135,9 @@ def plan(job: Job, pod: Pod, *, efficiency: float = EFFICIENCY) -> Plan:
     }
 
     height, width, _ = job.diffusion.canvas.shape
-    forward = unet_forward(config, height, width, text_tokens=TEXT_TOKENS)
-    model_flops = 3.0 * forward.total * train.batch_size
-    executed = model_flops + recomputed(forward, train.remat) * train.batch_size
+    count = unet_components(config, height, width, text_tokens=TEXT_TOKENS)
+    model_flops = float(count.total.step * train.batch_size)
+    executed = model_flops + recomputed(count, train.remat) * train.batch_size
     traffic = traffic_bytes(state.params, shardings.params, shape, pod, train, itemsize)
     traffic |= tensor_traffic(job, shape, rows, itemsize)
     return Plan(
@@ -167,13 +168,14 @@ def local_bytes(tree: Any, shardings: Any) -> int:
     return sum(jax.tree.leaves(sizes))
 
 
-def recomputed(forward: Flops, remat: str) -> float:
+def recomputed(count: Components, remat: str) -> int:
     """Return the FLOPs of an example that the backward pass computes again."""
+    blocks = (count.self_attention, count.cross_attention, count.feed_forward)
     return {
-        "none": 0.0,
-        "attention": float(forward.attention),
-        "block": float(forward.linear + forward.attention),
-        "full": float(forward.total),
+        "none": 0,
+        "attention": count.scores,
+        "block": sum(part.forward for part in blocks),
+        "full": count.total.forward,
     }[remat]
 
 
