@@ -89,7 +89,7 @@ def rows(study: Manifest, folder: Path, *, all_rates: bool = False) -> list[dict
         losses = read_result(folder, run).losses
         row: dict[str, object] = {
             "name": run.name,
-            "size": run.size,
+            "preset": run.size,
             "params": run.params,
             "samples": run.samples,
             "flops": run.flops,

@@ -1,0 +1,19 @@
+"""Small studies for tests: planned from the base config, nothing trained."""
+
+from omfa_jax.cli.main import main
+from omfa_jax.scaling.manifest import read_manifest
+
+BASE = "configs/base.py"
+SMALL = (
+    "--config.canvas.garment=(128, 96)",
+    "--config.canvas.person=(128, 96)",
+    "--config.canvas.face=(64, 64)",
+    "--config.model.init_unet=false",
+)
+RATES = ("--flops-per-second", "1e12")
+
+
+def plan(out, *flags, sizes="tiny,xs", status=0):
+    command = ["scaling", "plan", "--config", BASE, "--out", str(out), "--sizes", sizes]
+    assert main([*command, "--unique", "640", *RATES, *SMALL, *flags]) == status
+    return read_manifest(out) if status == 0 else None

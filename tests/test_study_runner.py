@@ -1,0 +1,163 @@
+"""The local runner of a study: a kill costs no run, and several at a time share the machine."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from scaling_studies import plan
+
+from omfa_jax.cli.main import main
+from omfa_jax.core.errors import OmfaError
+from omfa_jax.scaling.results import rows, state_of
+from omfa_jax.scaling.runner import Runner, own_cores, shares
+
+# plays `omfa scaling run`: holds the workdir's lock as training does, takes its time, and fails,
+# crashes or finishes as its name's end says; a signal ends it with a save
+PLAYED = """
+import os, signal, sys, time
+from pathlib import Path
+from omfa_jax.scaling.runner import end_with_runner, keep_to_share
+from omfa_jax.core.files import only_user_of
+from omfa_jax.scaling.results import write_failure, write_result
+from omfa_jax.scaling.manifest import read_manifest
+end_with_runner()
+keep_to_share()
+folder, name = Path(sys.argv[1]), sys.argv[3]
+run = read_manifest(folder).run(name)
+workdir = folder / run.workdir
+def stop(number, frame):
+    time.sleep(0.3)
+    (workdir / "saved").write_text("x")
+    sys.exit(143)
+signal.signal(signal.SIGTERM, stop)
+with only_user_of(workdir):
+    with (folder / "trained.txt").open("a") as file:
+        file.write(name + "\\n")
+    (workdir / "cores.txt").write_text(repr(sorted(os.sched_getaffinity(0))))
+    time.sleep(float(os.environ.get("PLAY_SECONDS", "0")))
+    if (folder / f"{name}.fails").exists():
+        write_failure(folder, run, 2, "the loss is NaN at step 7")
+        sys.exit(2)
+    if (folder / f"{name}.crashes").exists():
+        os.kill(os.getpid(), signal.SIGKILL)
+    write_result(folder, run, {"loss": 1.0 / run.samples, "loss/try_on": 0.5})
+"""
+RUNNER = """
+import sys
+from pathlib import Path
+from omfa_jax.scaling.runner import Runner, Stopped
+from omfa_jax.scaling.manifest import read_manifest
+folder, parallel = Path(sys.argv[1]), int(sys.argv[3])
+try:
+    runner = Runner(folder, read_manifest(folder), [sys.executable, sys.argv[2]])
+    runner.run(retry_failed=False, parallel=parallel)
+except Stopped as stopped:
+    sys.exit(stopped.exit_status)
+"""
+
+
+@pytest.fixture
+def played(tmp_path):
+    """Return (study folder, a Runner on it whose training is played, that as a command)."""
+    samples = ",".join(str(640 + 64 * i) for i in range(6))
+    study = plan(tmp_path / "s", "--samples", samples, "--least-steps", "10")
+    script = tmp_path / "played.py"
+    script.write_text(PLAYED)
+    runner = Runner(tmp_path / "s", study, [sys.executable, str(script)])
+    (tmp_path / "runner.py").write_text(RUNNER)
+    command = [sys.executable, str(tmp_path / "runner.py"), str(tmp_path / "s"), str(script)]
+    return tmp_path / "s", runner, command
+
+
+def test_failed_runs_are_listed_and_left_crashed_ones_start_again(played):
+    folder, runner, _ = played
+    first, second, *others = [run.name for run in runner.study.runs]
+    (folder / f"{first}.fails").touch()
+    (folder / f"{second}.crashes").touch()
+    with pytest.raises(OmfaError, match="2 of 12 runs are not finished") as error:
+        runner.run(retry_failed=False)
+    assert f"{first}: exit status 2: the loss is NaN at step 7" in str(error.value)
+    assert f"{second}: crashed with status -9" in str(error.value)
+    for mark in ("fails", "crashes"):
+        next(folder.glob(f"*.{mark}")).unlink()
+    with pytest.raises(OmfaError, match=f"1 of 12 runs are not finished:\n  {first}"):
+        runner.run(retry_failed=False)
+    runner.run(retry_failed=True)
+    trained = (folder / "trained.txt").read_text().split()
+    assert trained == [first, second, *others, second, first]
+    assert len(rows(runner.study, folder)) == 12
+
+
+two_cores = pytest.mark.skipif(len(own_cores()) < 2, reason="needs two cores to share")
+
+
+@pytest.mark.parametrize(
+    ("number", "parallel"),
+    [
+        (signal.SIGKILL, 1),
+        (signal.SIGTERM, 1),
+        pytest.param(signal.SIGKILL, 2, marks=two_cores),
+    ],
+)
+def test_a_study_that_is_killed_halfway_ends_with_every_run_once(played, number, parallel):
+    folder, runner, command = played
+    command = [*command, str(parallel)]
+    environment = {**os.environ, "PLAY_SECONDS": "0.4"}
+    process = subprocess.Popen(command, env=environment)
+    deadline = time.monotonic() + 60
+    while len(list(folder.glob("runs/*/result.json"))) < 5 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    time.sleep(0.3)
+    process.send_signal(number)
+    assert process.wait(timeout=20) == (-9 if number == signal.SIGKILL else 143)
+    assert len(list(folder.glob("runs/*/result.json"))) < 12
+    # at once: the run that a killed runner leaves behind still saves
+    subprocess.run(command, check=True, timeout=120)
+    table = rows(runner.study, folder)
+    assert sorted(row["name"] for row in table) == sorted(run.name for run in runner.study.runs)
+    trained = (folder / "trained.txt").read_text().split()
+    twice = {name for name in trained if trained.count(name) > 1}
+    assert len(trained) <= 12 + parallel and len(twice) <= parallel
+
+
+@two_cores
+def test_runs_at_a_time_have_their_own_cores_and_all_save_at_a_signal(played):
+    folder, runner, command = played
+    process = subprocess.Popen([*command, "2"], env={**os.environ, "PLAY_SECONDS": "30"})
+    deadline = time.monotonic() + 60
+    while len(list(folder.glob("runs/*/cores.txt"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=20) == 143
+    assert len(list(folder.glob("runs/*/saved"))) == 2
+    assert [state_of(folder, run) for run in runner.study.runs].count("planned") == 10
+    cores = [set(json.loads(path.read_text())) for path in folder.glob("runs/*/cores.txt")]
+    assert not cores[0] & cores[1] and cores[0] | cores[1] == set(own_cores())
+
+
+def test_the_machine_is_shared_out_whole():
+    found = shares(3, cores=range(8), gpus=["0", "1", "GPU-7f", "3"])
+    assert [one["OMFA_STUDY_CORES"] for one in found] == ["0,1", "2,3,4", "5,6,7"]
+    assert [one["CUDA_VISIBLE_DEVICES"] for one in found] == ["0", "1", "GPU-7f,3"]
+    assert shares(1, cores=range(8), gpus=["0"]) == [{}]
+    assert shares(2, cores=[], gpus=[]) == [{}, {}]
+    for count, cores, gpus, reason in (
+        (0, 8, 0, "must be 1 or more, got 0"),
+        (4, 2, 0, "this machine has 2 cores"),
+        (2, 8, 1, "this machine has 1 GPUs"),
+    ):
+        with pytest.raises(OmfaError, match=reason):
+            shares(count, cores=range(cores), gpus=[str(index) for index in range(gpus)])
+
+
+def test_one_runner_a_study(played, capsys):
+    from omfa_jax.core.files import only_user_of
+
+    folder, *_ = played
+    with only_user_of(folder):
+        assert main(["scaling", "run", str(folder)]) == 2
+    assert "another run is using" in capsys.readouterr().err
