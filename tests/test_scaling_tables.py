@@ -1,5 +1,6 @@
 """Tables of runs: what is read, what is left out and why, and when no fit is made."""
 
+import dataclasses
 import json
 import re
 
@@ -226,12 +227,17 @@ def test_parabolas_that_show_no_optimum_are_named():
     assert none.a is None and "needs 2" in (none.refused or "")
 
 
-def test_the_envelope_is_what_no_cheaper_run_beats():
+def test_the_envelope_is_what_no_run_as_cheap_beats():
     runs = runs_of(*places("isoflop"))
+    # whole batches make equal budgets a little unequal
+    rounded = 1 + 0.005 * np.random.default_rng(0).uniform(-1, 1, len(runs))
+    runs = dataclasses.replace(runs, flops=runs.flops * rounded)
     found = fit_envelope(runs)
-    for at in found.rows:
-        assert not (runs.loss[runs.flops < runs.flops[at] * 0.999] <= runs.loss[at]).any()
+    for at in range(len(runs)):
+        beaten = (runs.loss[runs.flops < 1.02 * runs.flops[at]] < runs.loss[at]).any()
+        assert (at in found.rows) != beaten
+    assert len(found.rows) == 5  # one of each budget
     assert found.a is not None and found.b is not None
-    np.testing.assert_allclose(found.a.estimate + found.b.estimate, 1, rtol=1e-6)
+    np.testing.assert_allclose(found.a.estimate + found.b.estimate, 1, rtol=1e-2)
     assert abs(found.a.estimate - exponents(TRUE_LAW, SIX)[0]) < 0.1
     assert "are needed" in (fit_envelope(runs.take(np.arange(6))).refused or "")

@@ -39,6 +39,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FLOPS",
         help="predict the best params and samples for these, such as 1e21 2e22",
     )
+    parser.add_argument(
+        "--predict",
+        nargs="+",
+        default=[],
+        metavar="PARAMS,SAMPLES",
+        help="predict the loss of such a run, such as 1.3e9,2e7",
+    )
     parser.add_argument("--unique", metavar="N", help="also with so many distinct samples")
     parser.add_argument("--no-irreducible", action="store_true", help="fix E at 0")
     parser.add_argument("--max-loss", type=float, metavar="X", help="leave out higher losses")
@@ -94,6 +101,7 @@ def run(options: argparse.Namespace) -> None:
         hold_out=options.hold_out,
         budgets=tuple(flag_number(text, "--budget") for text in options.budget),
         unique=None if options.unique is None else flag_number(options.unique, "--unique"),
+        predict=tuple(pair(text) for text in options.predict),
     )
     found = study(table, settings)
     print(report(found))
@@ -103,6 +111,14 @@ def run(options: argparse.Namespace) -> None:
         log.info("wrote %s", options.out)
     if found.refused is not None:
         raise OmfaError(f"{options.table}: no law can be fitted: {found.refused}")
+
+
+def pair(text: str) -> tuple[float, float]:
+    """Return the parameters and samples of a run to predict."""
+    numbers = [flag_number(one, "--predict") for one in text.split(",")]
+    if len(numbers) != 2:
+        raise OmfaError(f"--predict: expected PARAMS,SAMPLES such as 1.3e9,2e7, got {text!r}")
+    return numbers[0], numbers[1]
 
 
 def flag_number(text: str, flag: str) -> float:

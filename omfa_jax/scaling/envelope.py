@@ -9,12 +9,14 @@ from omfa_jax.scaling.bootstrap import LEVEL, Interval
 from omfa_jax.scaling.table import Runs
 
 LEAST = 4
+# budgets that are rounded to whole batches differ by about a percent
+TIE = 1.02
 DECADE = np.log(10.0)
 
 
 @dataclass(frozen=True)
 class Envelope:
-    """Rows that no cheaper run beats, and the power laws through them.
+    """Rows that no run as cheap beats (within 2% of FLOPs), and the power laws through them.
 
     The intervals are the regression's own. Sizes come from the table's grid, so a coarse grid
     biases them in a way that no interval shows.
@@ -31,12 +33,12 @@ def fit_envelope(runs: Runs) -> Envelope:
     """Find the envelope and regress log N and log D on log C along it."""
     from scipy import stats
 
-    rows, best = [], np.inf
-    for at in np.lexsort((runs.loss, runs.flops)):
-        if runs.loss[at] < best:
-            rows.append(int(at))
-            best = runs.loss[at]
-    rows = np.array(rows, dtype=int)
+    order = np.lexsort((runs.loss, runs.flops))
+    loss, flops = runs.loss[order], runs.flops[order]
+    least = np.minimum.accumulate(loss)
+    lower = loss < np.concatenate(([np.inf], least[:-1]))
+    among_equals = least[np.searchsorted(flops, TIE * flops, side="right") - 1]
+    rows = order[lower & (loss <= among_equals)]
     logs = np.log(runs.flops[rows])
     if len(rows) < LEAST or np.ptp(logs) < DECADE:
         why = (

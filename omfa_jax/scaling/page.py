@@ -74,6 +74,22 @@ def page(data: dict[str, Any]) -> str:
         ]
         header = ("FLOPs", "parameters", "samples", "loss", "note")
         parts += ["<h2>Optimum for a budget</h2>", table(header, rows)]
+    if data["predictions"]:
+        rows = [
+            (
+                f"{one['params']:.4g}",
+                f"{one['samples']:.4g}",
+                f"{one['beyond']:.3g}",
+                bracket(one["loss"]),
+                bracket(one["run"]),
+            )
+            for one in data["predictions"]
+        ]
+        header = (
+            *("parameters", "samples", "times the largest compute"),
+            *("loss by the law", "of one run, noise and all"),
+        )
+        parts += ["<h2>Runs to come</h2>", table(header, rows)]
     if data["warnings"]:
         parts += ["<h2>Notes</h2>", table(("",), [(text,) for text in data["warnings"]])]
     if data["excluded"]:

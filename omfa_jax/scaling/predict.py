@@ -12,6 +12,7 @@ from omfa_jax.scaling.law import fit_law, loss_of, optimum
 from omfa_jax.scaling.repeats import INFINITE, Repeats, constrained_loss
 from omfa_jax.scaling.table import Runs
 
+NORMAL = 1.96  # deviations, 95%
 FAR = 10.0  # times the largest compute in the table
 
 
@@ -53,6 +54,38 @@ def best_for(resampled: Resampled, cost: Cost, flops: float, runs: Runs) -> Opti
     if None in (params.low, samples.low, loss.low):
         notes.append("no interval: too many resampled fits give no optimum")
     return Optimum(flops, params, samples, loss, beyond, tuple(notes))
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the law says of one run that is not in the table, every sample of it new.
+
+    `loss` has the law's own interval, `run` that of one run's loss: with a run's noise as well.
+    """
+
+    params: float
+    samples: float
+    flops: float
+    loss: Interval
+    run: Interval
+    beyond: float
+
+
+def predict_run(
+    resampled: Resampled, cost: Cost, params: float, samples: float, runs: Runs
+) -> Prediction:
+    """Return the loss to expect of a run with so many parameters and samples."""
+    at = np.array(params), np.array(samples)
+    loss = resampled.interval(lambda laws: loss_of(laws, *at), positive=True)
+    run = loss
+    if loss.low is not None and loss.high is not None:
+        noise = NORMAL * resampled.fit.noise
+        down, up = (np.hypot(np.log(loss.estimate / end), noise) for end in (loss.low, loss.high))
+        run = Interval(
+            loss.estimate, float(loss.estimate * np.exp(-down)), float(loss.estimate * np.exp(up))
+        )
+    flops = float(cost.flops(*at))
+    return Prediction(params, samples, flops, loss, run, flops / float(runs.flops.max()))
 
 
 def best_with_repeats(

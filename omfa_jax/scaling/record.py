@@ -59,6 +59,7 @@ def record(found: Study) -> dict[str, Any]:
             for name in ("r_samples", "r_params", "residual", "notes", "refused")
         },
         "optima": found.optima,
+        "predictions": found.predictions,
         "warnings": found.warnings,
         "excluded": found.excluded,
         "runs": rows,

@@ -8,9 +8,14 @@ from omfa_jax.scaling.study import Study
 
 def interval(one: Interval, form: str = ".4g") -> str:
     """Return an estimate with its interval in brackets."""
+    return f"{one.estimate:{form}} {bounds(one, form)}"
+
+
+def bounds(one: Interval, form: str = ".4g") -> str:
+    """Return an interval in brackets."""
     if one.low is None or one.high is None:
-        return f"{one.estimate:{form}} [no interval]"
-    return f"{one.estimate:{form}} [{one.low:{form}}, {one.high:{form}}]"
+        return "[no interval]"
+    return f"[{one.low:{form}}, {one.high:{form}}]"
 
 
 def report(found: Study) -> str:
@@ -70,6 +75,13 @@ def report(found: Study) -> str:
             f" {interval(best.samples, '.3g')}, loss {interval(best.loss)}"
         )
         lines += [f"    note: {text}" for text in best.notes]
+    if found.predictions:
+        lines += ["", "loss of a run (the law's interval; one run's, noise and all)"]
+    for one in found.predictions:
+        lines.append(
+            f"  N {one.params:.4g}, D {one.samples:.4g} ({one.beyond:.3g} times the largest"
+            f" compute): {interval(one.loss)}; {bounds(one.run)}"
+        )
     return "\n".join(lines)
 
 

@@ -12,7 +12,15 @@ from omfa_jax.scaling.cost import Cost, cost_of
 from omfa_jax.scaling.envelope import Envelope, fit_envelope
 from omfa_jax.scaling.isoflop import IsoFlop, fit_isoflop
 from omfa_jax.scaling.law import COEFFICIENTS, Fit, coefficient, doubts, exponents, fit_law
-from omfa_jax.scaling.predict import HeldOut, Optimum, best_for, best_with_repeats, hold_out
+from omfa_jax.scaling.predict import (
+    HeldOut,
+    Optimum,
+    Prediction,
+    best_for,
+    best_with_repeats,
+    hold_out,
+    predict_run,
+)
 from omfa_jax.scaling.repeats import REPEATED, Repeats, fit_repeats
 from omfa_jax.scaling.table import Excluded, Runs, Table
 
@@ -32,6 +40,7 @@ class Settings:
     hold_out: float = 0.2
     budgets: tuple[float, ...] = ()
     unique: float | None = None
+    predict: tuple[tuple[float, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -55,6 +64,7 @@ class Study:
     held_out: HeldOut | None
     repeats: Repeats | None
     optima: tuple[Optimum, ...]
+    predictions: tuple[Prediction, ...]
 
     @property
     def fit(self) -> Fit | None:
@@ -95,7 +105,11 @@ def study(table: Table, settings: Settings) -> Study:
             raise OmfaError(f"{name} must lie in ({low}, {high}), got {value:g}")
     if settings.resamples < 100:
         raise OmfaError(f"--resamples: 100 or more for a 95% interval, got {settings.resamples}")
-    for name, values in (("--budget", settings.budgets), ("--unique", (settings.unique,))):
+    for name, values in (
+        ("--budget", settings.budgets),
+        ("--unique", (settings.unique,)),
+        ("--predict", [number for run in settings.predict for number in run]),
+    ):
         for value in values:
             if value is not None and not (np.isfinite(value) and value > 0):
                 raise OmfaError(f"{name} must be above 0, got {value:g}")
@@ -130,6 +144,7 @@ def study(table: Table, settings: Settings) -> Study:
         )
     resampled = held = repeats = None
     optima: list[Optimum] = []
+    predictions: list[Prediction] = []
     if fitted is not None and refused is None:
         warnings += doubts(fitted)
         if len(fresh) < 2 * unknowns:
@@ -140,6 +155,7 @@ def study(table: Table, settings: Settings) -> Study:
         warnings += weak(resampled) + far_off(fitted, fresh)
         held = hold_out(fresh, share=settings.hold_out, irreducible=settings.irreducible)
         optima += [best_for(resampled, cost, flops, fresh) for flops in settings.budgets]
+        predictions += [predict_run(resampled, cost, n, d, fresh) for n, d in settings.predict]
         if (runs.epochs >= REPEATED).any():
             repeats = fit_repeats(runs, resampled, cost, seed=settings.seed)
         if settings.unique is not None:
@@ -169,6 +185,7 @@ def study(table: Table, settings: Settings) -> Study:
         held,
         repeats,
         tuple(optima),
+        tuple(predictions),
     )
 
 
