@@ -3,9 +3,22 @@
 import numpy as np
 import pytest
 from PIL import Image
-from scaling_tables import ALPHA, BETA, E, places, read_json, repeating, runs_of, write_csv
+from scaling_tables import (
+    ALPHA,
+    BETA,
+    TRUE_LAW,
+    E,
+    places,
+    read_json,
+    repeating,
+    runs_of,
+    write_csv,
+)
 
 from omfa_jax.cli.main import main
+from omfa_jax.scaling.law import loss_of
+
+FLAGS = ("--budget", "1e21", "100000T", "--predict", "1e9,40B", "3B,1e11", "--resamples", "200")
 
 
 @pytest.fixture(scope="module")
@@ -16,8 +29,7 @@ def fitted(tmp_path_factory):
     table = write_csv(folder / "runs.csv", runs_of(*places("isoflop"), noise=noise))
     table.write_text(table.read_text() + "1e9,1e10,nan,6e19\n1e9,1e10,0,6e19\n")
     out = folder / "fit.json"
-    flags = ["--budget", "1e21", "100000T", "--resamples", "200", "--out", str(out)]
-    assert main(["scaling", "fit", "--table", str(table), *flags]) == 0
+    assert main(["scaling", "fit", "--table", str(table), *FLAGS, "--out", str(out)]) == 0
     return folder, out
 
 
@@ -29,6 +41,14 @@ def test_the_record_holds_everything(fitted):
     assert [one["line"] for one in data["excluded"]] == [32, 33]
     assert len(data["runs"]) == 30 and all(run["log_residual"] is not None for run in data["runs"])
     assert [one["flops"] for one in data["optima"]] == [1e21, 1e17]
+    first, second = data["predictions"]
+    assert (first["params"], first["samples"], first["flops"]) == (1e9, 4e10, 2.4e20)
+    for one in (first, second):
+        loss, run = one["loss"], one["run"]
+        true = float(loss_of(TRUE_LAW, one["params"], one["samples"]))
+        assert run["low"] < loss["low"] < true < loss["high"] < run["high"]
+        assert loss["estimate"] == run["estimate"] == pytest.approx(true, rel=5e-3)
+    assert second["beyond"] == pytest.approx(1.8, rel=0.01)
     assert data["isoflop"]["sum"]["low"] < 1 < data["isoflop"]["sum"]["high"]
     assert data["held_out"]["rms"] < 0.05 and data["columns"]["flops"] == "flops"
     assert data["settings"]["resamples"] == 200 and data["repeats"] is None
@@ -44,8 +64,8 @@ def test_the_text_says_it_all(fitted, capsys):
 
 def test_the_same_table_gives_the_same_record(fitted):
     folder, out = fitted
-    flags = ["--budget", "1e21", "100000T", "--resamples", "200", "--out", str(folder / "b.json")]
-    assert main(["scaling", "fit", "--table", str(folder / "runs.csv"), *flags]) == 0
+    again = ["--table", str(folder / "runs.csv"), "--out", str(folder / "b.json")]
+    assert main(["scaling", "fit", *again, *FLAGS]) == 0
     assert (folder / "b.json").read_bytes() == out.read_bytes()
 
 
@@ -100,6 +120,9 @@ def test_repeated_samples(tmp_path, capsys):
     [
         (["--budget", "lots"], "--budget: number 'lots'"),
         (["--budget", "-1e20"], "--budget"),
+        (["--predict", "1e9"], "--predict: expected PARAMS,SAMPLES"),
+        (["--predict", "1e9,0"], "--predict must be above 0"),
+        (["--predict", "1e9,x"], "--predict: number 'x'"),
         (["--hold-out", "1"], "--hold-out must lie"),
         (["--resamples", "5"], "--resamples"),
         (["--outlier-mad", "-1"], "--outlier-mad"),

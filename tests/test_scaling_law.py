@@ -23,7 +23,7 @@ from omfa_jax.scaling.bootstrap import resample
 from omfa_jax.scaling.cleaning import Rules, clean
 from omfa_jax.scaling.cost import Cost, cost_of
 from omfa_jax.scaling.law import coefficient, doubts, exponents, fit_law, loss_of, optimum
-from omfa_jax.scaling.predict import best_for, best_with_repeats, hold_out
+from omfa_jax.scaling.predict import best_for, best_with_repeats, hold_out, predict_run
 from omfa_jax.scaling.repeats import effective, fit_repeats
 from omfa_jax.scaling.solver import Design, fit_many, huber, log_loss
 from omfa_jax.scaling.table import read_table
@@ -118,7 +118,8 @@ def test_intervals_hold_the_truth(design, sigma):
         lambda laws: loss_of(laws, *map(np.exp, optimum(laws, SIX, 1e23))),
         float(loss_of(TRUE_LAW, np.exp(log_n), np.exp(log_d))),
     )
-    held, repeats = dict.fromkeys(quantities, 0), 20
+    held, repeats = dict.fromkeys([*quantities, "a run to come"], 0), 20
+    to_come = np.array([1e10]), np.array([4e11])
     for seed in range(repeats):
         params, samples = places(design)
         runs = runs_of(params, samples, noise=sigma * rng.standard_normal(30))
@@ -128,6 +129,9 @@ def test_intervals_hold_the_truth(design, sigma):
             held[name] += one.holds(truth)
             assert one.low is not None and one.high is not None
             assert 1e-3 < (one.high - one.low) / one.estimate < 2
+        new = runs_of(*to_come, noise=sigma * rng.standard_normal(1))
+        expected = predict_run(found, SIX, float(new.params[0]), float(new.samples[0]), runs)
+        held["a run to come"] += expected.run.holds(float(new.loss[0]))
     # at 95% fewer than 16 of 20 come once in 400
     assert min(held.values()) >= 16, held
 

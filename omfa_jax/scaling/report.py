@@ -113,7 +113,7 @@ def isoflop_lines(found: Study) -> list[str]:
 def envelope_lines(found: Study) -> list[str]:
     """Return the envelope's power laws."""
     one = found.envelope
-    lines = [f"envelope of all runs ({len(one.rows)} on it)"]
+    lines = [f"envelope of all runs ({len(one.rows)} on it; the grid's coarseness in no interval)"]
     if one.refused is not None or one.a is None or one.b is None:
         return [*lines, f"  refused: {one.refused}"]
     return [*lines, f"  {'a':20}{interval(one.a)}", f"  {'b':20}{interval(one.b)}"]
