@@ -2,14 +2,14 @@
 
 import dataclasses
 import functools
-import shutil
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compiler_flops import forward_and_step
 from jax import ShapeDtypeStruct as Shape
-from tiny_training import SETTINGS, UNET, make_run
+from tiny_training import SETTINGS, UNET
 from torch_models import nchw, params_of, relative_l2, torch, torch_unet, unet_inputs
 
 from omfa_jax.core.errors import OmfaError
@@ -20,26 +20,16 @@ from omfa_jax.diffusion.partial import corrupt, network_input
 from omfa_jax.diffusion.sample import SamplerSettings, sample
 from omfa_jax.models import (
     Compute,
-    VAEConfig,
     apply_unet,
     init_unet,
-    init_vae,
     reference_features,
     transformer,
     unet,
 )
-from omfa_jax.parallel.mesh import MeshSettings, make_mesh
-from omfa_jax.parallel.pods import pod
-from omfa_jax.parallel.rules import UNET_RULES, param_shardings
 from omfa_jax.scaling.flops import network_components
-from omfa_jax.scaling.plan import Job, plan
-from omfa_jax.train.load import load_bundle, load_for_export
-from omfa_jax.train.loop import train
 from omfa_jax.train.network import network_shapes
-from omfa_jax.train.settings import TrainSettings
-from omfa_jax.weights.bundle import Bundle, network_apply
+from omfa_jax.weights.bundle import network_apply
 from omfa_jax.weights.dual import network_params, prepared
-from omfa_jax.weights.frozen import save_frozen
 
 DUAL = dataclasses.replace(SETTINGS, reference=True)
 KEY = jax.random.key(0)
@@ -218,45 +208,6 @@ def test_the_null_branch_has_features_of_its_own(params):
         assert np.all(np.abs(a[:, :2] - b[:, :2]).max((2, 3)) > 1e-4)
 
 
-@pytest.fixture(scope="module")
-def straight(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("dual")
-    return workdir, train(make_run(workdir, 4, diffusion=DUAL))
-
-
-def test_four_steps_are_two_a_restart_and_two(straight, tmp_path):
-    _, state = straight
-    train(make_run(tmp_path, 2, diffusion=DUAL))
-    after = train(make_run(tmp_path, 4, diffusion=DUAL))
-    for name in ("params", "ema", "opt_state"):
-        pairs = zip(*(jax.tree.leaves(getattr(s, name)) for s in (state, after)), strict=True)
-        for a, b in pairs:
-            np.testing.assert_array_equal(a, b)
-    start = network_params(DUAL, UNET, KEY)["reference"]["conv_in"]["kernel"]
-    assert np.abs(start - after.params["reference"]["conv_in"]["kernel"]).max() > 1e-4
-
-
-@pytest.mark.parametrize("mesh", [(1, 8, 1), (2, 2, 2)], ids=str)
-def test_the_mesh_does_not_matter(straight, tmp_path, mesh):
-    _, state = straight
-    other = train(make_run(tmp_path, 4, mesh, diffusion=DUAL))
-    for name in ("params", "ema"):
-        pairs = zip(*(jax.tree.leaves(getattr(s, name)) for s in (state, other)), strict=True)
-        for a, b in pairs:
-            # as for the single UNet: Adam divides by the gradient's size
-            np.testing.assert_allclose(a, b, atol=2e-4)
-    kernels = [leaf for leaf in jax.tree.leaves(other.params) if leaf.ndim >= 2]
-    sharded = sum(leaf.size for leaf in kernels if not leaf.sharding.is_fully_replicated)
-    assert sharded > 0.95 * sum(leaf.size for leaf in kernels)
-
-
-def test_the_reference_lies_as_the_main_unet():
-    mesh = make_mesh(MeshSettings(2, 2, 2))
-    laid = param_shardings(UNET_RULES, network_shapes(DUAL, UNET), mesh)
-    assert laid["main"] == laid["reference"]
-    assert laid["main"] == param_shardings(UNET_RULES, network_shapes(SETTINGS, UNET), mesh)
-
-
 def test_flops_are_the_compilers(monkeypatch):
     """XLA counts a loop's body once, so the stacks are unrolled; norms and softmax are in its."""
     scan = transformer.nn.scan
@@ -275,36 +226,18 @@ def test_flops_are_the_compilers(monkeypatch):
             "pooled": Shape((3, config.pooled_dim), jnp.float32),
         }
         rows = Shape((1,), jnp.int32)
-        lowered = jax.jit(network_apply(s, config, Compute())).lower(
+        forward, step = forward_and_step(
+            network_apply(s, config, Compute()),
             network_shapes(s, config),
             Shape((1, height, width, 9), jnp.float32),
-            rows, rows, prompts,
-        )  # fmt: skip
-        counted = lowered.cost_analysis()["flops"]  # pyright: ignore[reportOptionalSubscript]
-        found = sum(part.total.forward for part in network_components(s, config))
-        assert counted == pytest.approx(found, rel=0.02), reference
+            *(rows, rows, prompts),
+        )
+        totals = [count.total for count in network_components(s, config)]
+        assert sum(one.forward for one in totals) == pytest.approx(forward, rel=0.02), reference
+        assert sum(one.step for one in totals) == pytest.approx(step, rel=0.02), reference
 
 
 def test_a_unet_without_self_attention_is_refused():
     config = dataclasses.replace(UNET, transformer_depth=(0, 0))
     with pytest.raises(OmfaError, match="meets in self-attention"):
         network_apply(DUAL, config, Compute())
-
-
-def test_a_model_folder_says_that_it_is_dual_and_export_refuses_it(straight, tmp_path):
-    workdir, state = straight
-    small = VAEConfig(block_channels=(8, 8, 8, 8), layers_per_block=1, norm_groups=4)
-    bundle = Bundle(DUAL, UNET, small, None, init_vae(small, KEY), jax.device_get(PROMPTS))
-    shutil.copytree(workdir, tmp_path / "run")
-    save_frozen(tmp_path / "run" / "model", bundle)
-    loaded, step = load_bundle(tmp_path / "run")
-    assert loaded.settings == DUAL and step == 4
-    jax.tree.map(np.testing.assert_array_equal, loaded.unet_params, state.ema)
-    with pytest.raises(OmfaError, match="no form in diffusers"):
-        load_for_export(tmp_path / "run")
-
-
-def test_the_plan_says_that_it_does_not_cover_it():
-    job = Job(DUAL, UNET, TrainSettings(1, 8), MeshSettings())
-    with pytest.raises(OmfaError, match="does not cover the dual UNet"):
-        plan(job, pod("h100-8"))
