@@ -15,11 +15,9 @@ from omfa_jax.cli.eval_split import metric_values
 from omfa_jax.cli.main import main
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.images import read_rgb
-from omfa_jax.data import schema
-from omfa_jax.data.pairing import group_file
 from omfa_jax.diffusion.sample import SamplerSettings
 from omfa_jax.evals.examples import Split
-from omfa_jax.evals.influence import derangement, gain
+from omfa_jax.evals.influence import derangement
 from omfa_jax.evals.predictions import Work, claim, sample_to_folder, share, weights_digest
 from omfa_jax.evals.scores import read_scores
 from omfa_jax.evals.split import SplitRun
@@ -136,68 +134,6 @@ def test_noise_follows_the_name_and_the_seed_and_not_the_place(
     reseeded = sampled("reseeded", split.names, straight, 4)
     for others in (renamed, reseeded):
         assert all(np.abs(a - b).max() > 2 for a, b in zip(first, others, strict=True))
-
-
-def test_a_setting_is_what_is_given_and_what_is_made(records):
-    paired, unpaired, off = (
-        Split(pipeline(records), "test", name) for name in ("paired", "unpaired", "try_off")
-    )
-    assert (paired.task, paired.made, off.task, off.made) == (
-        *("try_on", "person"),
-        *("try_off", "garment"),
-    )
-    own, other = paired.given(1), unpaired.given(1)
-    np.testing.assert_array_equal(other["garment"], paired.given(2)["garment"])
-    assert unpaired.examples[1].garment == "00002_00"
-    for name in ("person", "face", "pose"):
-        np.testing.assert_array_equal(own[name], other[name])
-    swapped = paired.given(1, {"face": 3, "pose": 4})
-    np.testing.assert_array_equal(swapped["pose"], paired.given(4)["pose"])
-    np.testing.assert_array_equal(swapped["face"], paired.given(3)["face"])
-    np.testing.assert_array_equal(swapped["garment"], own["garment"])
-    assert paired.under("try_off").names == off.names
-    with pytest.raises(OmfaError, match="did you mean 'paired'"):
-        Split(pipeline(records), "test", "pairde")
-    with pytest.raises(OmfaError, match="has no records with another of their group"):
-        Split(pipeline(records), "test", "multi_pose")
-
-
-def test_multi_pose_takes_garment_and_face_from_another_photo(tmp_path, monkeypatch):
-    written = schema.to_example
-
-    def grouped(record):
-        group = "outfit" if record.key < "00003" else ""
-        return written(dataclasses.replace(record, group=group))
-
-    monkeypatch.setattr(schema, "to_example", grouped)
-    records = write_records(tmp_path, 5)
-    # what was counted of the records as they were built
-    group_file(records, "test").unlink()
-    folder = pipeline(records)
-    split, own = Split(folder, "test", "multi_pose", seed=1), Split(folder, "test", "paired")
-    assert split.names == ["00000_00", "00001_00", "00002_00"]
-    for place, named in enumerate(split.examples):
-        assert named.wearer != named.index and named.wearer < 3
-        example = split.given(place)
-        for part in ("garment", "face"):
-            np.testing.assert_array_equal(example[part], own.given(named.wearer)[part])
-        for part in ("person", "pose"):
-            np.testing.assert_array_equal(example[part], own.given(named.index)[part])
-    again = Split(folder, "test", "multi_pose", seed=1)
-    assert again.examples == split.examples
-
-
-def test_gain_is_paired_and_knows_which_way_is_better():
-    right, wrong = [3.0, 5.0, 4.0, 6.0], [2.0, 3.5, 3.0, 4.5]
-    row = gain("psnr", "higher", right, wrong, seed=0)
-    assert row["gain"] == pytest.approx(1.25) and row["count"] == 4
-    # resampled in pairs: each difference lies in 1..1.5, and so do the interval's ends
-    assert 1.0 <= row["interval"][0] <= row["gain"] <= row["interval"][1] <= 1.5
-    worse = gain("lpips", "lower", right, wrong, seed=0)
-    assert worse["gain"] == pytest.approx(-1.25)
-    assert gain("psnr", "higher", right, right, seed=0)["interval"] == [0.0, 0.0]
-    with pytest.raises(OmfaError, match="2 examples or more"):
-        gain("psnr", "higher", [1.0], [1.0], seed=0)
 
 
 def test_a_folder_is_one_runs(tmp_path):

@@ -57,17 +57,20 @@ def refuse(axis: Any, text: str) -> None:
 
 def budgets(data: dict[str, Any]) -> np.ndarray:
     """Return compute from the smallest run to the largest run or predicted budget."""
-    flops = [*column(data, "flops"), *(one["flops"] for one in data["optima"])]
+    to_come = (one["flops"] for name in ("optima", "predictions") for one in data[name])
+    flops = [*column(data, "flops"), *to_come]
     return np.geomspace(min(flops) * 0.8, max(flops) * 1.5, 200)
 
 
-def error_bar(axis: Any, at: float, one: dict[str, Any], label: str | None) -> None:
+def error_bar(
+    axis: Any, at: float, one: dict[str, Any], label: str | None, color: str = ORANGE
+) -> None:
     """Draw an estimate with its interval."""
     reach = None
     if one["low"] is not None:
         reach = [[max(one["estimate"] - one["low"], 0)], [max(one["high"] - one["estimate"], 0)]]
     axis.errorbar(
-        [at], [one["estimate"]], yerr=reach, fmt="D", color=ORANGE, capsize=4, label=label, zorder=5
+        [at], [one["estimate"]], yerr=reach, fmt="D", color=color, capsize=4, label=label, zorder=5
     )
 
 
@@ -88,7 +91,11 @@ def frontier(axis: Any, data: dict[str, Any]) -> None:
         best = loss_of(law, np.exp(log_n), np.exp(log_d))
         axis.plot(c, best, color=ORANGE, lw=2, label="frontier of the law")
     for at, one in enumerate(data["optima"]):
-        error_bar(axis, one["flops"], one["loss"], "predicted, 95%" if at == 0 else None)
+        error_bar(axis, one["flops"], one["loss"], "best of a budget, 95%" if at == 0 else None)
+    for at, one in enumerate(data["predictions"]):
+        label = "run to come, 95%" if at == 0 else None
+        # next to each other where they cost the same
+        error_bar(axis, one["flops"] * 1.04 ** (at + 1), one["run"], label, "crimson")
     axis.set(
         xscale="log", yscale="log", xlabel="FLOPs", ylabel="loss", title="Loss against compute"
     )
