@@ -1,8 +1,8 @@
 """The small end of the ladder on the synthetic world, for a scaling study on CPUs or one GPU.
 
     omfa scaling plan --config configs/ladder.py --out study --sizes ladder_12,ladder_16,ladder_24 \
-        --samples 1024,2048,4096 --config.data.latents=latents --config.model.init=MODEL
-    omfa scaling run study
+        --budgets 2.8e12,5.6e12,1.1e13 --config.data.latents=latents --config.model.init=MODEL
+    omfa scaling run study --parallel 2
 
 MODEL gives the VAE and the prompts (omfa_jax/assets/tiny). docs/scaling_study.md has a study's
 hours and figures.
