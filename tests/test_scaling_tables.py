@@ -25,6 +25,29 @@ def test_numbers_have_suffixes(text, wanted):
     assert number(text) == wanted
 
 
+@pytest.mark.parametrize("text", ["0,438", "1,5", "12,34,567", "1,0000", ",5", "1.5,000,0"])
+def test_a_decimal_comma_is_no_number(text):
+    with pytest.raises(ValueError, match="is not a number"):
+        number(text)
+
+
+def test_lines_beyond_the_header_are_left_out_and_double_columns_refused(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("params,samples,loss\n908,020,4104,0.438\n1e6,2e6,0.5,\n1e6,4e6,0.4\n")
+    table = read_table(path)
+    assert list(table.runs.loss) == [0.5, 0.4] and list(table.runs.line) == [3, 4]
+    assert table.excluded[0].reason == "4 cells under a header of 3"
+    path.write_text("params;samples;loss\n1000;2000;0,43828\n1000;3000;0,43\n")
+    assert [one.line for one in read_table(path).excluded] == [2, 3]
+    for header in ("params,samples,loss,loss", "params,samples,loss,Loss"):
+        path.write_text(f"{header}\n1e6,2e6,0.5,0.6\n")
+        with pytest.raises(OmfaError, match="may all hold the loss"):
+            read_table(path)
+    path.write_text("params,samples,loss,loss\n1e6,2e6,0.5,0.6\n")
+    with pytest.raises(OmfaError, match="several columns 'loss'"):
+        read_table(path, columns={"loss": "loss"})
+
+
 @pytest.mark.parametrize("text", ["", "nan", "None", "-"])
 def test_missing_numbers(text):
     assert np.isnan(number(text))

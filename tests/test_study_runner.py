@@ -12,7 +12,8 @@ from scaling_studies import plan
 
 from omfa_jax.cli.main import main
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.scaling.results import rows, state_of
+from omfa_jax.core.files import only_user_of
+from omfa_jax.scaling.results import rows, state_of, write_failure
 from omfa_jax.scaling.runner import Runner, own_cores, shares
 
 # plays `omfa scaling run`: holds the workdir's lock as training does, takes its time, and fails,
@@ -124,6 +125,54 @@ def test_a_study_that_is_killed_halfway_ends_with_every_run_once(played, number,
     assert len(trained) <= 12 + parallel and len(twice) <= parallel
 
 
+def test_a_failed_run_that_is_tried_again_and_killed_goes_on(played):
+    folder, runner, _ = played
+    first = runner.study.runs[0]
+    (folder / f"{first.name}.fails").touch()
+    with pytest.raises(OmfaError, match="the loss is NaN at step 7"):
+        runner.run(retry_failed=False)
+    (folder / f"{first.name}.fails").rename(folder / f"{first.name}.crashes")
+    with pytest.raises(OmfaError, match="crashed with status -9"):
+        runner.run(retry_failed=True)
+    assert state_of(folder, first) == "begun"
+    (folder / f"{first.name}.crashes").unlink()
+    runner.run(retry_failed=False)
+    assert state_of(folder, first) == "finished"
+
+
+def test_one_run_that_cannot_start_hides_no_other(played, monkeypatch):
+    folder, runner, _ = played
+    first, second, third = runner.study.runs[:3]
+    (folder / f"{second.name}.crashes").touch()
+    (folder / third.workdir).mkdir(parents=True)
+    (folder / third.workdir / "result.json").write_text("{}")
+    monkeypatch.setattr("omfa_jax.scaling.runner.WAIT_SECONDS", 0)
+    (folder / first.workdir).mkdir(parents=True)
+    with only_user_of(folder / first.workdir), pytest.raises(OmfaError) as error:
+        runner.run(retry_failed=False)
+    lines = str(error.value).splitlines()
+    assert lines[0] == "3 of 12 runs are not finished:"
+    assert "another process trains in" in lines[1] and "crashed with status -9" in lines[2]
+    assert "is damaged" in lines[3]
+    assert len(list(folder.glob("runs/*/result.json"))) == 10
+
+
+def test_an_array_task_leaves_a_failed_run_alone(played, capsys):
+    folder, runner, _ = played
+    run = runner.study.runs[0]
+    (folder / run.workdir).mkdir(parents=True)
+    write_failure(folder, run, 2, "the loss is NaN at step 7")
+    command = ["scaling", "run", str(folder)]
+    for one in (["--index", "0"], ["--only", run.name]):
+        assert main([*command, *one]) == 2
+        assert "has failed: exit status 2: the loss is NaN" in capsys.readouterr().err
+    (folder / run.workdir / "failed.json").write_text("[")
+    assert main([*command, "--index", "0"]) == 2
+    assert "failed.json is damaged" in capsys.readouterr().err
+    assert main([*command, "--index", "0", "--parallel", "2"]) == 2
+    assert "leave it out with --only" in capsys.readouterr().err
+
+
 @two_cores
 def test_runs_at_a_time_have_their_own_cores_and_all_save_at_a_signal(played):
     folder, runner, command = played
@@ -147,16 +196,14 @@ def test_the_machine_is_shared_out_whole():
     assert shares(2, cores=[], gpus=[]) == [{}, {}]
     for count, cores, gpus, reason in (
         (0, 8, 0, "must be 1 or more, got 0"),
-        (4, 2, 0, "this machine has 2 cores"),
-        (2, 8, 1, "this machine has 1 GPUs"),
+        (4, 2, 0, "cores of this machine: 2"),
+        (2, 8, 1, "GPUs of this machine: 1"),
     ):
         with pytest.raises(OmfaError, match=reason):
             shares(count, cores=range(cores), gpus=[str(index) for index in range(gpus)])
 
 
 def test_one_runner_a_study(played, capsys):
-    from omfa_jax.core.files import only_user_of
-
     folder, *_ = played
     with only_user_of(folder):
         assert main(["scaling", "run", str(folder)]) == 2

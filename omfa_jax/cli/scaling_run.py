@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.files import is_used, only_user_of
 from omfa_jax.scaling.manifest import StudyRun, read_manifest
-from omfa_jax.scaling.results import state_of, write_failure, write_result
+from omfa_jax.scaling.results import (
+    failure_of,
+    forget_failure,
+    read_result,
+    state_of,
+    write_failure,
+    write_result,
+)
 from omfa_jax.scaling.runner import Runner, end_with_runner, keep_to_share
 
 if TYPE_CHECKING:
@@ -52,21 +59,31 @@ def run(options: argparse.Namespace) -> None:
     if options.only:
         end_with_runner()
         keep_to_share()
-        run_one(folder, study.run(options.only))
+        if options.parallel != 1:
+            raise OmfaError("--parallel is of the whole study's runner; leave it out with --only")
+        run_one(folder, study.run(options.only), retry_failed=options.retry_failed)
         return
     with only_user_of(folder, flag="STUDY"):
         runner = Runner(folder, study, COMMAND)
         runner.run(retry_failed=options.retry_failed, parallel=options.parallel)
 
 
-def run_one(folder: Path, run: StudyRun) -> None:
+def run_one(folder: Path, run: StudyRun, *, retry_failed: bool) -> None:
     """Train one run to its end, measure it, and write its result; a finished one is left alone.
 
-    An error that no restart mends is written beside the run and raised.
+    An error that no restart mends is written beside the run and raised; so is that of a failed run,
+    unless it is to be tried again.
     """
-    if state_of(folder, run) == "finished":
+    state = state_of(folder, run)
+    if state == "finished":
+        read_result(folder, run)
         log.info("%s is finished", run.name)
         return
+    if state == "failed":
+        if not retry_failed:
+            why = failure_of(folder, run)
+            raise OmfaError(f"{run.name} has failed: {why}; --retry-failed starts it again")
+        forget_failure(folder, run)
     from omfa_jax.cli import config as border
     from omfa_jax.cli import train
     from omfa_jax.cli.evaluation import held_out_split

@@ -193,10 +193,12 @@ def read_manifest(folder: str | Path) -> Manifest:
         if found.pop("format") != FORMAT:
             raise ValueError(f"format is not {FORMAT}")
         runs = tuple(StudyRun(**run) for run in found.pop("runs"))
+        if not runs:
+            raise ValueError("it has no runs")
         return Manifest(runs=runs, left_out=tuple(found.pop("left_out")), **found)
     except FileNotFoundError:
         raise OmfaError(
             f"{folder} is no study: {MANIFEST} is missing; `omfa scaling plan`"
         ) from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise OmfaError(f"{path} is damaged ({error}); plan the study again") from None

@@ -45,7 +45,7 @@ def write_result(folder: Path, run: StudyRun, losses: Mapping[str, float]) -> No
     with atomic_write(workdir / RESULT) as temporary:
         result = Result(run.name, run.steps, dict(losses))
         temporary.write_text(json.dumps(dataclasses.asdict(result), indent=2) + "\n")
-    (workdir / FAILED).unlink(missing_ok=True)
+    forget_failure(folder, run)
 
 
 def write_failure(folder: Path, run: StudyRun, status: int, reason: str) -> None:
@@ -56,8 +56,17 @@ def write_failure(folder: Path, run: StudyRun, status: int, reason: str) -> None
 
 def failure_of(folder: Path, run: StudyRun) -> str:
     """Return why a failed run failed."""
-    found = json.loads((folder / run.workdir / FAILED).read_text())
-    return f"exit status {found['status']}: {found['reason']}"
+    path = folder / run.workdir / FAILED
+    try:
+        found = json.loads(path.read_text())
+        return f"exit status {found['status']}: {found['reason']}"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"failed; {path} is damaged ({error})"
+
+
+def forget_failure(folder: Path, run: StudyRun) -> None:
+    """Take a failed run as begun, for it is started again."""
+    (folder / run.workdir / FAILED).unlink(missing_ok=True)
 
 
 def read_result(folder: Path, run: StudyRun) -> Result:
@@ -65,7 +74,8 @@ def read_result(folder: Path, run: StudyRun) -> Result:
     path = folder / run.workdir / RESULT
     try:
         result = Result(**json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError) as error:
+        result.losses["loss"].__float__()
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise OmfaError(f"{path} is damaged ({error}); remove it and run again") from None
     if (result.name, result.step) != (run.name, run.steps):
         raise OmfaError(

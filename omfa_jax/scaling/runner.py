@@ -17,7 +17,7 @@ from typing import Any
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.files import is_used
 from omfa_jax.scaling.manifest import Manifest, StudyRun
-from omfa_jax.scaling.results import failure_of, read_result, state_of
+from omfa_jax.scaling.results import failure_of, forget_failure, read_result, state_of
 
 log = logging.getLogger(__name__)
 
@@ -58,51 +58,63 @@ class Runner:
                     pool.submit(self._run_one, index, retry_failed, free)
                     for index in range(len(self.study.runs))
                 ]
-            crashed = [line for end in ends if (line := end.result())]
+            unfinished = [line for end in ends if (line := end.result())]
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
         if self._asked is not None:
             raise Stopped(self._asked)
-        failed = [run for run in self.study.runs if state_of(self.folder, run) == "failed"]
-        lines = [f"{run.name}: {failure_of(self.folder, run)}" for run in failed] + crashed
-        if lines:
+        if unfinished:
             raise OmfaError(
-                f"{len(lines)} of {len(self.study.runs)} runs are not finished:\n  "
-                + "\n  ".join(lines)
+                f"{len(unfinished)} of {len(self.study.runs)} runs are not finished:\n  "
+                + "\n  ".join(unfinished)
                 + f"\ntheir logs: {self.folder}/runs/RUN/{LOG}; failed runs start again with"
                 " --retry-failed, crashed ones by the same command"
             )
 
     def _run_one(self, index: int, retry_failed: bool, free: SimpleQueue[Mapping[str, str]]) -> str:
-        """Run one run on a free share of the machine; return how it crashed, if it did."""
+        """Run one run on a free share of the machine; return why it is not finished, if so."""
         if self._asked is not None:
             return ""
         run = self.study.runs[index]
-        state = state_of(self.folder, run)
         place = f"[{index + 1}/{len(self.study.runs)}] {run.name}"
-        if state == "finished" or (state == "failed" and not retry_failed):
-            log.info("%s: %s", place, state)
-            return ""
-        log.info("%s: %s, %s steps", place, STARTS[state], f"{run.steps:,}")
-        began = time.monotonic()
         share = free.get()
         try:
-            status = self._start(run, share)
+            why = self._run_on(run, place, share, retry_failed)
+        except (OmfaError, OSError) as error:
+            # the other runs go on, and this one is named in the end
+            why = str(error)
         finally:
             free.put(share)
+        if why:
+            log.warning("%s: %s", place, why)
+            return f"{run.name}: {why}"
+        return ""
+
+    def _run_on(
+        self, run: StudyRun, place: str, share: Mapping[str, str], retry_failed: bool
+    ) -> str:
+        state = state_of(self.folder, run)
+        if state == "finished":
+            read_result(self.folder, run)
+            log.info("%s: finished", place)
+            return ""
+        if state == "failed" and not retry_failed:
+            return failure_of(self.folder, run)
+        log.info("%s: %s, %s steps", place, STARTS[state], f"{run.steps:,}")
+        began = time.monotonic()
+        status = self._start(run, share)
         state = state_of(self.folder, run)
         if state == "finished":
             loss = read_result(self.folder, run).losses["loss"]
             log.info("%s: held-out loss %.5f, %.0f s", place, loss, time.monotonic() - began)
-        elif self._asked is not None:
+            return ""
+        if self._asked is not None:
             log.info("%s: stopped", place)
-        elif state == "failed":
-            log.warning("%s: %s", place, failure_of(self.folder, run))
-        else:
-            log.warning("%s: crashed with status %s", place, status)
-            return f"{run.name}: crashed with status {status}"
-        return ""
+            return ""
+        return (
+            failure_of(self.folder, run) if state == "failed" else f"crashed with status {status}"
+        )
 
     def _start(self, run: StudyRun, share: Mapping[str, str]) -> int:
         """Run one run in a process of its own, which ends if this one does, and return its status.
@@ -113,9 +125,13 @@ class Runner:
         workdir.mkdir(parents=True, exist_ok=True)
         deadline = time.monotonic() + WAIT_SECONDS
         while is_used(workdir):
+            if self._asked is not None:
+                return 128 + self._asked
             if time.monotonic() > deadline:
                 raise OmfaError(f"another process trains in {workdir}; stop it")
             time.sleep(0.5)
+        # it is begun again: should it be killed, the same command goes on with it
+        forget_failure(self.folder, run)
         with (workdir / LOG).open("a") as file:
             child = subprocess.Popen(
                 [*self.command, str(self.folder), "--only", run.name],
@@ -170,7 +186,7 @@ def shares(count: int, *, cores: Sequence[int], gpus: Sequence[str]) -> list[dic
         return found
     for variable, kind, have in ((CORES, "cores", cores), (GPUS, "GPUs", gpus)):
         if have and len(have) < count:
-            raise OmfaError(f"--parallel {count}: this machine has {len(have)} {kind}")
+            raise OmfaError(f"--parallel {count}: {kind} of this machine: {len(have)}")
         for index, share in enumerate(found):
             low, high = (len(have) * place // count for place in (index, index + 1))
             if have:

@@ -24,6 +24,8 @@ NAMES = {
 }
 SUFFIXES = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "t": 1e12}
 NUMBER = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?)\s*([kmbgt]?)", re.IGNORECASE)
+# commas in any other place may be decimal ones
+THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+(?![\d,])")
 MISSING = {"", "-", "na", "n/a", "none", "null", "nan"}
 
 
@@ -79,7 +81,9 @@ def number(text: object, what: str = "number") -> float:
 
     Raises ValueError for anything else.
     """
-    plain = str("" if text is None else text).strip().replace(",", "").replace("_", "")
+    plain = str("" if text is None else text).strip().replace("_", "")
+    if THOUSANDS.match(plain):
+        plain = plain.replace(",", "")
     if plain.lower() in MISSING:
         return float("nan")
     if plain.lower().lstrip("+-") in {"inf", "infinity"}:
@@ -103,13 +107,18 @@ def read_table(
     transformer's tokens. Lines with an unreadable number are excluded and said.
     """
     path = require_file(path, "the table of runs", "--table")
-    rows = read_rows(path)
+    header, rows = read_rows(path)
     if not rows:
         raise OmfaError(f"{path}: expected a header and a line for each run, found no runs")
-    found = find_columns(list(rows[0][1]), columns or {}, path)
+    found = find_columns(header, columns or {}, path)
     values: dict[str, list[float]] = {name: [] for name in NAMES}
     lines, excluded = [], []
     for line, row in rows:
+        beyond = row.pop(None, None)
+        if beyond and any(beyond):
+            cells = f"{len(header) + len(beyond)} cells under a header of {len(header)}"
+            excluded.append(Excluded(line, cells))
+            continue
         try:
             # a short line has no such key, a column that the table lacks none at all
             cells = {
@@ -138,8 +147,11 @@ def read_table(
     return Table(runs, tuple(excluded), found, rule)
 
 
-def read_rows(path: Path) -> list[tuple[int, dict]]:
-    """Return (line number, row) for each line that is not blank."""
+def read_rows(path: Path) -> tuple[list[str], list[tuple[int, dict]]]:
+    """Return the columns' names, and (line number, row) for each line that is not blank.
+
+    What a line has beyond the header is under None.
+    """
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
@@ -159,23 +171,32 @@ def read_rows(path: Path) -> list[tuple[int, dict]]:
             rows.append((at, row))
         # a key that only later runs have is a column too
         names = dict.fromkeys(name for _, row in rows for name in row)
-        return [(at, {name: row.get(name) for name in names}) for at, row in rows]
+        return list(names), [(at, {name: row.get(name) for name in names}) for at, row in rows]
     if not lines:
-        return []
+        return [], []
     delimiter = max(",\t;", key=lines[0].count)
     reader = csv.DictReader(lines, delimiter=delimiter, skipinitialspace=True)
-    return [
+    rows = [
         (reader.line_num, row)
         for row in reader
         if any(cell for key, cell in row.items() if key is not None)
     ]
+    return list(reader.fieldnames or ()), rows
+
+
+def as_word(name: object) -> str:
+    """Return a column's name in lower case, "_" for all but letters and digits."""
+    return re.sub(r"[^a-z0-9]+", "_", str(name).lower()).strip("_")
 
 
 def find_columns(header: list[str], given: dict[str, str], path: Path) -> dict[str, str]:
     """Return which of the header's columns holds what."""
     found = {}
-    plain = {re.sub(r"[^a-z0-9]+", "_", str(name).lower()).strip("_"): name for name in header}
     for what, names in NAMES.items():
+        if header.count(given.get(what, "")) > 1:
+            raise OmfaError(
+                f"{path}: there are several columns {given[what]!r}: rename all but one"
+            )
         if what in given:
             if given[what] not in header:
                 raise OmfaError(
@@ -183,7 +204,7 @@ def find_columns(header: list[str], given: dict[str, str], path: Path) -> dict[s
                 )
             found[what] = given[what]
             continue
-        near = [plain[name] for name in names.split() if name in plain]
+        near = [name for name in header if as_word(name) in names.split()]
         if len(near) > 1:
             raise OmfaError(
                 f"{path}: columns {', '.join(map(repr, near))} may all hold the {what}:"
