@@ -120,6 +120,7 @@ def test_repeated_samples(tmp_path, capsys):
     [
         (["--budget", "lots"], "--budget: number 'lots'"),
         (["--budget", "-1e20"], "--budget"),
+        (["--seed", "-1"], "--seed must be 0 or more"),
         (["--predict", "1e9"], "--predict: expected PARAMS,SAMPLES"),
         (["--predict", "1e9,0"], "--predict must be above 0"),
         (["--predict", "1e9,x"], "--predict: number 'x'"),
@@ -142,11 +143,40 @@ def test_wrong_flags(fitted, capsys, flags, wanted):
     assert status == 2 and wanted in capsys.readouterr().err
 
 
+def test_a_law_without_an_optimum_is_drawn_and_said(tmp_path, capsys):
+    """More parameters make it worse: alpha is below 0, and no size is the best."""
+    pytest.importorskip("matplotlib")
+    params, samples = (grid.ravel() for grid in np.meshgrid([1e6, 3e6, 1e7], [1e7, 1e8, 1e9, 1e10]))
+    loss = 1 + 2e-4 * params**0.3 + 100 / samples**0.4
+    table = write_csv(tmp_path / "t.csv", runs_of(params, samples, loss=loss))
+    found, out = tmp_path / "f.json", tmp_path / "p.html"
+    flags = ["--budget", "1e18", "--predict", "1e12,1e13", "1e6,1e5", "--out", str(found)]
+    status = main(["scaling", "fit", "--table", str(table), "--resamples", "100", *flags])
+    data = read_json(found)
+    assert (
+        data["law"]["refused"] is not None or data["law"]["coefficients"]["a"]["estimate"] is None
+    )
+    assert main(["scaling", "plot", "--fit", str(found), "--out", str(out)]) == 0
+    assert status in (0, 2) and out.exists()
+
+
+def test_a_run_far_from_the_table_says_so(tmp_path):
+    table = write_csv(tmp_path / "t.csv", runs_of(*places("grid"), noise=np.full(30, 1e-3)))
+    out = tmp_path / "f.json"
+    flags = ["--predict", "1e12,1e13", "1e6,1e5", "--resamples", "100", "--out", str(out)]
+    assert main(["scaling", "fit", "--table", str(table), *flags]) == 0
+    large, small = (one["notes"] for one in read_json(out)["predictions"])
+    assert "the largest compute" in large[0] and "more parameters" in large[1]
+    assert "fewer parameters" in small[0] and "fewer samples" in small[1]
+
+
 def test_wrong_records(tmp_path, capsys):
     pytest.importorskip("matplotlib")
     (tmp_path / "x.json").write_text("[]")
+    (tmp_path / "old.json").write_text('{"law": {}, "isoflop": {}, "runs": []}')
     for name, out, wanted in (
-        ("x.json", "p.png", "was not written by omfa scaling fit"),
+        ("x.json", "p.png", "was not written by this version's omfa scaling fit"),
+        ("old.json", "p.html", "or fit again"),
         ("none.json", "p.png", "--fit"),
     ):
         flags = ["--fit", str(tmp_path / name), "--out", str(tmp_path / out)]

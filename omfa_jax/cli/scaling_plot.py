@@ -31,14 +31,18 @@ def run(options: argparse.Namespace) -> None:
     require_modules("omfa scaling plot", "scaling", "matplotlib")
     from omfa_jax.scaling.page import page
     from omfa_jax.scaling.plot import draw
+    from omfa_jax.scaling.record import FORMAT
 
     path = require_file(options.fit, "what omfa scaling fit wrote", "--fit")
     try:
         data = json.loads(path.read_text())
     except ValueError:
         data = None
-    if not isinstance(data, dict) or not {"law", "isoflop", "runs"} <= set(data):
-        raise OmfaError(f"{path} was not written by omfa scaling fit --out; change --fit")
+    if not isinstance(data, dict) or data.get("format") != FORMAT:
+        raise OmfaError(
+            f"{path} was not written by this version's omfa scaling fit --out; change --fit, or fit"
+            " again"
+        )
     for out in options.out:
         if out.suffix not in (".png", ".html"):
             raise OmfaError(f"--out: expected a name that ends in .png or .html, got {out}")

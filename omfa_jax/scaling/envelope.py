@@ -6,17 +6,18 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from omfa_jax.scaling.bootstrap import LEVEL, Interval
+from omfa_jax.scaling.isoflop import groups
 from omfa_jax.scaling.table import Runs
 
 LEAST = 4
-# budgets that are rounded to whole batches differ by about a percent
-TIE = 1.02
+# runs that cost the same to whole batches, or nearly so, are of one budget
+TIE = 0.03
 DECADE = np.log(10.0)
 
 
 @dataclass(frozen=True)
 class Envelope:
-    """Rows that no run as cheap beats (within 2% of FLOPs), and the power laws through them.
+    """The best row of each budget (within 3%) that no cheaper one beats, and their power laws.
 
     The intervals are the regression's own. Sizes come from the table's grid, so a coarse grid
     biases them in a way that no interval shows.
@@ -33,12 +34,13 @@ def fit_envelope(runs: Runs) -> Envelope:
     """Find the envelope and regress log N and log D on log C along it."""
     from scipy import stats
 
-    order = np.lexsort((runs.loss, runs.flops))
-    loss, flops = runs.loss[order], runs.flops[order]
-    least = np.minimum.accumulate(loss)
-    lower = loss < np.concatenate(([np.inf], least[:-1]))
-    among_equals = least[np.searchsorted(flops, TIE * flops, side="right") - 1]
-    rows = order[lower & (loss <= among_equals)]
+    rows, best = [], np.inf
+    for budget in groups(runs.flops, TIE):
+        at = budget[int(np.argmin(runs.loss[budget]))]
+        if runs.loss[at] < best:
+            rows.append(int(at))
+            best = runs.loss[at]
+    rows = np.array(rows, dtype=int)
     logs = np.log(runs.flops[rows])
     if len(rows) < LEAST or np.ptp(logs) < DECADE:
         why = (

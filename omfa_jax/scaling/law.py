@@ -92,8 +92,12 @@ def loss_of(
 
 
 def exponents(law: Float[np.ndarray, "*m 5"], cost: Cost) -> tuple[np.ndarray, np.ndarray]:
-    """Return a and b of N_opt ~ C^a, D_opt ~ C^b; (1 + kappa) a + b = 1."""
-    alpha, beta = law[..., 3], law[..., 4]
+    """Return a and b of N_opt ~ C^a, D_opt ~ C^b; (1 + kappa) a + b = 1.
+
+    Both are nan where an exponent is not above 0: there is no optimum.
+    """
+    sound = (law[..., 3] > 0) & (law[..., 4] > 0)
+    alpha, beta = (np.where(sound, law[..., at], np.nan) for at in (3, 4))
     a = beta / (alpha + beta * (1 + cost.kappa))
     return a, 1 - (1 + cost.kappa) * a
 

@@ -82,14 +82,15 @@ def page(data: dict[str, Any]) -> str:
                 f"{one['beyond']:.3g}",
                 bracket(one["loss"]),
                 bracket(one["run"]),
+                "; ".join(one["notes"]),
             )
             for one in data["predictions"]
         ]
         header = (
             *("parameters", "samples", "times the largest compute"),
-            *("loss by the law", "of one run, noise and all"),
+            *("loss by the law", "of one run, noise and all", "note"),
         )
-        parts += ["<h2>Runs to come</h2>", table(header, rows)]
+        parts += ["<h2>Runs to come, every sample new</h2>", table(header, rows)]
     if data["warnings"]:
         parts += ["<h2>Notes</h2>", table(("",), [(text,) for text in data["warnings"]])]
     if data["excluded"]:
@@ -99,7 +100,9 @@ def page(data: dict[str, Any]) -> str:
 
 
 def bracket(one: dict[str, Any], form: str = ".4g") -> str:
-    """Return an estimate and its interval."""
+    """Return an estimate and its interval; a dash where there is none."""
+    if one["estimate"] is None:
+        return "-"
     if one["low"] is None or one["high"] is None:
         return f"{one['estimate']:{form}}"
     return f"{one['estimate']:{form}} [{one['low']:{form}}, {one['high']:{form}}]"

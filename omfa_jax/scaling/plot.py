@@ -65,7 +65,9 @@ def budgets(data: dict[str, Any]) -> np.ndarray:
 def error_bar(
     axis: Any, at: float, one: dict[str, Any], label: str | None, color: str = ORANGE
 ) -> None:
-    """Draw an estimate with its interval."""
+    """Draw an estimate with its interval, if there is one."""
+    if one["estimate"] is None:
+        return
     reach = None
     if one["low"] is not None:
         reach = [[max(one["estimate"] - one["low"], 0)], [max(one["high"] - one["estimate"], 0)]]
@@ -95,7 +97,7 @@ def frontier(axis: Any, data: dict[str, Any]) -> None:
     for at, one in enumerate(data["predictions"]):
         label = "run to come, 95%" if at == 0 else None
         # next to each other where they cost the same
-        error_bar(axis, one["flops"] * 1.04 ** (at + 1), one["run"], label, "crimson")
+        error_bar(axis, one["flops"] * 1.04**at, one["run"], label, "crimson")
     axis.set(
         xscale="log", yscale="log", xlabel="FLOPs", ylabel="loss", title="Loss against compute"
     )

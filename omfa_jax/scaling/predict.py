@@ -5,14 +5,13 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from omfa_jax.scaling.bootstrap import Interval, Resampled
+from omfa_jax.scaling.bootstrap import LEVEL, Interval, Resampled
 from omfa_jax.scaling.cleaning import why_not
 from omfa_jax.scaling.cost import Cost
 from omfa_jax.scaling.law import fit_law, loss_of, optimum
 from omfa_jax.scaling.repeats import INFINITE, Repeats, constrained_loss
 from omfa_jax.scaling.table import Runs
 
-NORMAL = 1.96  # deviations, 95%
 FAR = 10.0  # times the largest compute in the table
 
 
@@ -45,10 +44,7 @@ def best_for(resampled: Resampled, cost: Cost, flops: float, runs: Runs) -> Opti
     beyond = float(flops / runs.flops.max())
     notes = []
     if beyond > FAR:
-        notes.append(
-            f"{beyond:.3g} times the largest compute in the table: the interval supposes that the"
-            " law goes on, which the table cannot show"
-        )
+        notes.append(far_beyond(beyond))
     if params.estimate < runs.params.min():
         notes.append("smaller than every model in the table")
     if None in (params.low, samples.low, loss.low):
@@ -61,6 +57,7 @@ class Prediction:
     """What the law says of one run that is not in the table, every sample of it new.
 
     `loss` has the law's own interval, `run` that of one run's loss: with a run's noise as well.
+    `beyond` is the run's compute over the largest in the table.
     """
 
     params: float
@@ -69,23 +66,49 @@ class Prediction:
     loss: Interval
     run: Interval
     beyond: float
+    notes: tuple[str, ...]
 
 
 def predict_run(
     resampled: Resampled, cost: Cost, params: float, samples: float, runs: Runs
 ) -> Prediction:
     """Return the loss to expect of a run with so many parameters and samples."""
-    at = np.array(params), np.array(samples)
+    from scipy import stats
+
+    fit, at = resampled.fit, (np.array(params), np.array(samples))
     loss = resampled.interval(lambda laws: loss_of(laws, *at), positive=True)
     run = loss
     if loss.low is not None and loss.high is not None:
-        noise = NORMAL * resampled.fit.noise
+        freedoms = len(fit.log_loss) - int(fit.design.free.sum())
+        noise = float(stats.t.ppf((1 + LEVEL) / 2, freedoms)) * fit.noise
         down, up = (np.hypot(np.log(loss.estimate / end), noise) for end in (loss.low, loss.high))
         run = Interval(
             loss.estimate, float(loss.estimate * np.exp(-down)), float(loss.estimate * np.exp(up))
         )
-    flops = float(cost.flops(*at))
-    return Prediction(params, samples, flops, loss, run, flops / float(runs.flops.max()))
+    # a size of the table costs what it costs there
+    same = np.flatnonzero(runs.params == params)
+    if len(same):
+        flops = float(runs.flops[same[0]] / runs.samples[same[0]] * samples)
+    else:
+        flops = float(cost.flops(*at))
+    beyond = flops / float(runs.flops.max())
+    notes = [far_beyond(beyond)] if beyond > FAR else []
+    for name, value, known in (
+        ("parameters", params, runs.params),
+        ("samples", samples, runs.samples),
+    ):
+        for times, kind in ((known.min() / value, "fewer"), (value / known.max(), "more")):
+            if times > 1:
+                notes.append(f"{times:.3g} times {kind} {name} than any run of the table")
+    return Prediction(params, samples, flops, loss, run, beyond, tuple(notes))
+
+
+def far_beyond(beyond: float) -> str:
+    """Return what to say of compute far above the table's."""
+    return (
+        f"{beyond:.3g} times the largest compute in the table: the interval supposes that the"
+        " law goes on, which the table cannot show"
+    )
 
 
 def best_with_repeats(

@@ -7,6 +7,8 @@ import numpy as np
 
 from omfa_jax.scaling.study import Study
 
+FORMAT = "omfa scaling fit 1"
+
 
 def record(found: Study) -> dict[str, Any]:
     """Return a study for JSON; what could not be computed is null, never nan."""
@@ -44,6 +46,7 @@ def record(found: Study) -> dict[str, Any]:
     held, repeats = found.held_out, found.repeats
     source = found.fresh if len(found.fresh) else found.runs
     data = {
+        "format": FORMAT,
         "columns": found.table.columns,
         "flops_rule": found.table.flops_rule,
         "settings": settings,

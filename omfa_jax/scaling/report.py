@@ -76,12 +76,16 @@ def report(found: Study) -> str:
         )
         lines += [f"    note: {text}" for text in best.notes]
     if found.predictions:
-        lines += ["", "loss of a run (the law's interval; one run's, noise and all)"]
+        lines += [
+            "",
+            "loss of a run, every sample new (the law's interval; one run's, noise and all)",
+        ]
     for one in found.predictions:
         lines.append(
             f"  N {one.params:.4g}, D {one.samples:.4g} ({one.beyond:.3g} times the largest"
             f" compute): {interval(one.loss)}; {bounds(one.run)}"
         )
+        lines += [f"    note: {text}" for text in one.notes]
     return "\n".join(lines)
 
 

@@ -103,6 +103,8 @@ def study(table: Table, settings: Settings) -> Study:
     ):
         if not low < value < high:
             raise OmfaError(f"{name} must lie in ({low}, {high}), got {value:g}")
+    if settings.seed < 0:
+        raise OmfaError(f"--seed must be 0 or more, got {settings.seed}")
     if settings.resamples < 100:
         raise OmfaError(f"--resamples: 100 or more for a 95% interval, got {settings.resamples}")
     for name, values in (
