@@ -16,7 +16,7 @@ def get_config():
     config = tiny.get_config()
     config.model.unet = "ladder_16"
     config.model.init_unet = False
-    # the rate found at the smallest rung holds for the wider ones
+    # the rate found at the smallest rung; the best of ladder_32 too (docs/ladder.md)
     config.optimizer.name = "adamw"
     config.optimizer.mup_base = "ladder_12"
     config.optimizer.learning_rate = 6e-3

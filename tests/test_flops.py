@@ -60,7 +60,7 @@ def test_small_and_odd_canvases_are_the_compilers_count(name, height, width, tok
     assert total.step == pytest.approx(step, rel=3e-3)
 
 
-@pytest.mark.parametrize("name", ["tiny", "sdxl"])
+@pytest.mark.parametrize("name", VAES)
 def test_the_vaes_halves_are_the_compilers_count(name):
     parts = vae_components(VAES[name], 96, 64)
     for half, part in zip(("encoder", "decoder"), parts, strict=True):

@@ -1,5 +1,9 @@
 """`omfa scaling fit` and `plot`: from a table on disk to JSON, text and pictures."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -182,3 +186,17 @@ def test_wrong_records(tmp_path, capsys):
         flags = ["--fit", str(tmp_path / name), "--out", str(tmp_path / out)]
         assert main(["scaling", "plot", *flags]) == 2
         assert wanted in capsys.readouterr().err
+
+
+def test_a_reader_that_leaves_is_no_error(fitted):
+    command = [sys.executable, "-m", "omfa_jax.cli.main", "scaling", "fit", "--resamples", "100"]
+    with subprocess.Popen(
+        [*command, "--table", str(fitted[0] / "runs.csv")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    ) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        said = process.stderr.read()
+        assert (process.wait(timeout=120), said) == (141, b"")

@@ -107,6 +107,15 @@ def test_planning_again_adds_runs_and_moves_none(tmp_path, capsys):
         ((), "either --samples or --budgets"),
         (("--samples", "many"), "--samples: expected numbers"),
         (("--samples", "640,-1"), "--samples: expected positive numbers"),
+        (("--samples", "640,nan"), "--samples: expected positive numbers"),
+        (("--samples", "inf"), "--samples: expected positive numbers"),
+        (("--samples", "640", "--most-epochs", "nan"), "--most-epochs must be positive"),
+        (("--samples", "640", "--price", "inf"), "--price: expected 0 or more"),
+        (("--samples", "640", "--flops-per-second", "nan"), "--flops-per-second must be positive"),
+        (
+            ("--samples", "640", "--flops-per-second", "0", "--price", "3"),
+            "--price needs hours: give --machine",
+        ),
         (("--samples", "640,640"), "given twice"),
         (("--samples", "64"), "no run is left: tiny x 64 samples: 8 steps, fewer than 50"),
         (("--samples", "640", "--sizes", "hugo"), "unknown UNet preset (--sizes) 'hugo'"),
@@ -155,6 +164,25 @@ def test_launchers_hand_the_manifests_runs_on(tmp_path):
     array = asked(out / "slurm.sh", SLURM_ARRAY_TASK_ID="3", SLURM_ARRAY_JOB_ID="7")
     assert array == [f"srun --kill-on-bad-exit=1 omfa scaling run {out} --index 3"]
     assert "#SBATCH --array=0-3" in (out / "slurm.sh").read_text()
+    # again: what is finished is passed over, and one that is refused hinders no other
+    for run in study.runs[:1]:
+        (out / run.workdir).mkdir(parents=True)
+        write_result(out, run, {"loss": 0.5})
+    (programs / "xpk").write_text(
+        f'#!/bin/sh\necho xpk "$@" >> {tmp_path}/asked\ncat\n'
+        f'case "$*" in *{study.runs[1].name}) exit 1; esac\n'
+    )
+    (tmp_path / "asked").write_text("")
+    again = subprocess.run(
+        [out / "xpk.sh", "pool", "zone", "project", "image"],
+        env=environment, capture_output=True, text=True,
+    )  # fmt: skip
+    assert again.returncode == 1 and again.stderr.count("not started: omfa-1") == 1
+    lines = (tmp_path / "asked").read_text().splitlines()
+    assert [line.split()[-1] for line in lines] == [run.name for run in study.runs[1:]]
+    # planned again for no machine, no list stays that would not know the new runs
+    plan(out, "--samples", "6400")
+    assert sorted(path.name for path in out.glob("*.sh")) == ["local.sh"]
     assert asked(out / "local.sh", "--retry-failed") == [f"omfa scaling run {out} --retry-failed"]
     if shutil.which("shellcheck"):
         subprocess.run(["shellcheck", *out.glob("*.sh")], check=True)

@@ -3,6 +3,9 @@
 import argparse
 import importlib
 import logging
+import os
+import select
+import signal
 import sys
 from collections.abc import Sequence
 from types import ModuleType
@@ -78,6 +81,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"omfa {command}: {error}", file=sys.stderr)
         return 2
     except OSError as error:
+        if isinstance(error, BrokenPipeError) and reader_left():
+            return 128 + signal.SIGPIPE
         # a full disk or a lost mount, wherever it was met
         print(f"omfa {command}: {error}", file=sys.stderr)
         return 2
@@ -92,6 +97,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"omfa {command}: {error}", file=sys.stderr)
         return status
     return 0
+
+
+def reader_left() -> bool:
+    """Whether whoever read the output has enough of it, as `| head` does; the rest goes nowhere."""
+    output = sys.stdout.fileno()
+    poller = select.poll()
+    poller.register(output, 0)
+    left = any(event & select.POLLERR for _, event in poller.poll(0))
+    if left:
+        # the interpreter flushes once more when it ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), output)
+    return left
 
 
 if __name__ == "__main__":

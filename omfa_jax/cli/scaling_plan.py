@@ -1,6 +1,7 @@
 """`omfa scaling plan`: sizes by samples or by budgets become configs, a manifest and launchers."""
 
 import argparse
+import math
 import pprint
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -78,8 +79,12 @@ def run(options: argparse.Namespace) -> None:
     machine = pod(options.machine) if options.machine else None
     if not 0 < options.efficiency <= 1:
         raise OmfaError(f"--efficiency must lie in (0, 1], got {options.efficiency}")
-    if options.price is not None and not options.price >= 0:
-        raise OmfaError(f"--price must not be negative, got {options.price}")
+    if options.price is not None and not 0 <= options.price < math.inf:
+        raise OmfaError(f"--price: expected 0 or more, got {options.price}")
+    if options.price is not None and not (options.machine or options.flops_per_second):
+        raise OmfaError("--price needs hours: give --machine or --flops-per-second")
+    if not 0 <= options.flops_per_second < math.inf:
+        raise OmfaError(f"--flops-per-second must be positive, got {options.flops_per_second}")
     grid = grid_of(options, config)
     names = [name.strip() for name in options.sizes.split(",") if name.strip()]
     if not names or len(set(names)) < len(names):
@@ -114,6 +119,8 @@ def grid_of(options: argparse.Namespace, config: "Config") -> "Grid":
     unique = options.unique or records_of(config)
     if unique < 1 or options.least_steps < 1:
         raise OmfaError("--unique and --least-steps: expected 1 or more")
+    if not options.most_epochs > 0:
+        raise OmfaError(f"--most-epochs must be positive, got {options.most_epochs}")
     return Grid(
         samples=tuple(round(n) for n in samples),
         budgets=numbers(options.budgets, "--budgets"),
@@ -126,11 +133,14 @@ def grid_of(options: argparse.Namespace, config: "Config") -> "Grid":
 
 
 def numbers(text: str, flag: str) -> tuple[float, ...]:
-    """Return a comma-separated list of numbers."""
+    """Return a comma-separated list of positive numbers."""
     try:
-        return tuple(float(part) for part in text.split(",") if part.strip())
+        found = tuple(float(part) for part in text.split(",") if part.strip())
     except ValueError:
         raise OmfaError(f"{flag}: expected numbers, as 1e4,2e4, got {text!r}") from None
+    if not all(0 < number < math.inf for number in found):
+        raise OmfaError(f"{flag}: expected positive numbers, got {text!r}")
+    return found
 
 
 def records_of(config: "Config") -> int:
@@ -166,8 +176,6 @@ def size_of(
     params, flops = cost_of_size(sized, job)
     if machine is None:
         rate = options.flops_per_second
-        if rate < 0:
-            raise OmfaError(f"--flops-per-second must be positive, got {rate}")
         return Size(name, params, flops, 1 / rate if rate else None)
     made = plan(job, machine, efficiency=options.efficiency)
     return Size(name, params, flops, made.step_seconds / made.model_flops, made.fits)
@@ -279,11 +287,10 @@ def table(study: "Manifest", machine: "Pod | None") -> str:
         f"{f'{len(study.runs)} runs':28}{'':49}{total:11.3e}"
         f"{shown(sum(hours) if hours else None, 10)}{shown(sum(costs) if costs else None, 11)}"
     )
+    if 0 < len(hours) < len(study.runs):
+        lines.append(f"hours and cost are of {len(hours)} of the {len(study.runs)} runs")
     if machine and hours:
-        lines.append(
-            f"on {machine.name}, one after the other: {sum(hours) * machine.chips:.4g} chip-hours;"
-            " the step time supposes that traffic hides behind computing"
-        )
+        lines.append("step times suppose that traffic hides behind computing")
     lines += [f"left out: {line}" for line in study.left_out]
     return "\n".join(lines)
 

@@ -44,29 +44,34 @@ exit "$status"
 
 LOCAL = """\
 #!/usr/bin/env bash
-# {name}/local.sh: the study's runs on this machine, one after the other. Ctrl-C and SIGTERM save;
-# the same command goes on, after a kill too.
+# {name}/local.sh [--parallel N]: the study's runs on this machine. Ctrl-C and SIGTERM save; the
+# same command goes on, after a kill too.
 set -euo pipefail
 exec omfa scaling run "${{OMFA_STUDY:-{folder}}}" "$@"
 """
 
 XPK = """\
 #!/usr/bin/env bash
-# {name}/xpk.sh CLUSTER ZONE PROJECT IMAGE: a workload for each run; Kueue queues them. The study
-# must lie in a folder that all hosts see, OMFA_STUDY.
+# {name}/xpk.sh CLUSTER ZONE PROJECT IMAGE: a workload for each run that is not finished; Kueue
+# queues them. The study must lie in a folder that all hosts see, OMFA_STUDY. Again, it starts what
+# is left: a workload that is still there is named and passed over.
 set -euo pipefail
 cluster=$1
 zone=$2
 project=$3
 image=$4
 study=${{OMFA_STUDY:-{folder}}}
+status=0
 while read -r workload run; do
+  if [ -s "$study/runs/$run/result.json" ]; then continue; fi
   xpk workload create --cluster "$cluster" --zone "$zone" --project "$project" \\
     --workload "$workload" {flags} --docker-image "$image" \\
-    --command "omfa scaling run $study --only $run"
+    --command "omfa scaling run $study --only $run" </dev/null ||
+    {{ echo "not started: $workload" >&2; status=1; }}
 done <<'RUNS'
 {lines}
 RUNS
+exit "$status"
 """
 
 
@@ -77,7 +82,7 @@ XPK_GPUS = {"h100": "h100-80gb-8", "h200": "h200-141gb-8", "a100": "a100-80gb-8"
 
 
 def write_launchers(folder: Path, study: Manifest, machine: Pod | None) -> list[str]:
-    """Write what can start the study on `machine` and return the files' names.
+    """Write what can start the study on `machine` and return the files' names; none else stays.
 
     Slurm's array needs GPUs; xpk's list a machine that Google rents in whole hosts. Without a
     machine there is this machine's own runner alone.
@@ -95,6 +100,9 @@ def write_launchers(folder: Path, study: Manifest, machine: Pod | None) -> list[
                 nodes=machine.chips // machine.group,
                 tasks=machine.group,
             )
+    # one of an earlier plan would not know the runs that were added since
+    for name in {"slurm.sh", "xpk.sh"} - set(texts):
+        (folder / name).unlink(missing_ok=True)
     for name, text in texts.items():
         with atomic_write(folder / name) as temporary:
             temporary.write_text(text)
