@@ -174,14 +174,19 @@ def test_an_array_task_leaves_a_failed_run_alone(played, capsys):
 
 
 @two_cores
-def test_runs_at_a_time_have_their_own_cores_and_all_save_at_a_signal(played):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_runs_at_a_time_have_their_own_cores_and_save_when_the_runner_goes(played, number):
     folder, runner, command = played
     process = subprocess.Popen([*command, "2"], env={**os.environ, "PLAY_SECONDS": "30"})
     deadline = time.monotonic() + 60
     while len(list(folder.glob("runs/*/cores.txt"))) < 2 and time.monotonic() < deadline:
         time.sleep(0.02)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=20) == 143
+    process.send_signal(number)
+    assert process.wait(timeout=20) == (143 if number == signal.SIGTERM else -9)
+    # a killed runner's runs get their signal from the kernel
+    deadline = time.monotonic() + 20
+    while len(list(folder.glob("runs/*/saved"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.02)
     assert len(list(folder.glob("runs/*/saved"))) == 2
     assert [state_of(folder, run) for run in runner.study.runs].count("planned") == 10
     cores = [set(json.loads(path.read_text())) for path in folder.glob("runs/*/cores.txt")]
