@@ -12,12 +12,13 @@ import argparse
 
 import jax
 import jax.numpy as jnp
+from compiler_flops import products, unet_flops
 from jax import ShapeDtypeStruct as Shape
 
 from omfa_jax.cli import config as border
 from omfa_jax.cli.startup import preset_unet
 from omfa_jax.models import UNETS, UNetConfig, apply_unet, transformer, vae
-from omfa_jax.scaling.flops import products, unet_components
+from omfa_jax.scaling.flops import unet_components
 from omfa_jax.train.network import unet_shapes
 from omfa_jax.weights.text import TEXT_TOKENS
 
@@ -57,8 +58,6 @@ def main() -> None:
 
 def presets(names: list[str], height: int, width: int) -> None:
     """Print XLA's counts of presets on a (height, width) canvas over the formulas'."""
-    from compiler_flops import unet_flops
-
     print(f"| preset, {height}x{width} | forward: XLA / formula | step: XLA / formula |")
     print("| --- | --- | --- |")
     for name in names:

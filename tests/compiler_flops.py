@@ -1,8 +1,10 @@
-"""The compiler's own count of the networks' FLOPs: lowered, never compiled or run.
+"""Others' counts of the networks' FLOPs: the compiler's, lowered and never run, and torch's rule.
 
 XLA counts a loop's body once, so a stack of ten blocks counts as one; the blocks that a stack has
 more are lowered by themselves and added. `bench/flops.py` does it with unrolled stacks as well.
 """
+
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +14,7 @@ from jax.extend.core import jaxpr_as_fun
 from omfa_jax.models import UNetConfig, VAEConfig, apply_unet, decode, init_vae, posterior
 from omfa_jax.models.compute import Compute
 from omfa_jax.models.transformer import TransformerBlock
+from omfa_jax.scaling.components import Components
 from omfa_jax.train.network import unet_shapes
 
 # XLA's own gradients of convolutions; on CPUs this library has others, as products over windows
@@ -102,4 +105,32 @@ def vae_flops(config: VAEConfig, height: int, width: int, *, half: str) -> tuple
         run = decode
     return forward_and_step(
         lambda params, x: run(config, params, x), params, Shape(shape, jnp.float32)
+    )
+
+
+@dataclass
+class Flops:
+    """FLOPs of one forward pass of one example, by kind, as published figures count them.
+
+    Norms, activations and sums are left out and taps on a convolution's padding count, as in
+    torch's FlopCounterMode.
+    """
+
+    conv: int = 0
+    linear: int = 0
+    attention: int = 0
+
+    @property
+    def total(self) -> int:
+        """All kinds together."""
+        return self.conv + self.linear + self.attention
+
+
+def products(count: Components) -> Flops:
+    """Return a network's forward FLOPs by kind."""
+    parts = (count.self_attention, count.cross_attention, count.feed_forward, count.other)
+    return Flops(
+        conv=count.conv.forward + count.padding,
+        linear=sum(part.forward for part in parts) - count.scores,
+        attention=count.scores,
     )

@@ -5,12 +5,12 @@ import math
 
 import jax
 import pytest
-from compiler_flops import unet_flops, vae_flops
+from compiler_flops import products, unet_flops, vae_flops
 
 from omfa_jax.cli.main import main
 from omfa_jax.cli.train import autoencoder_cost
 from omfa_jax.models import UNETS, VAES, init_vae
-from omfa_jax.scaling.flops import products, unet_components, vae_components
+from omfa_jax.scaling.flops import unet_components, vae_components
 from omfa_jax.train.network import unet_shapes
 
 # every size of its own

@@ -138,12 +138,13 @@ def test_how_many_examples_there_are_must_be_known(tmp_path, capsys):
     assert "how many training examples there are is not known" in capsys.readouterr().err
 
 
-def test_launchers_hand_the_manifests_runs_on(tmp_path):
+def test_launchers_hand_the_manifests_runs_on(tmp_path, capsys):
     machine = ("--machine", "h100-16", "--price", "2", "--config.train.batch_size=16")
     command = ["scaling", "plan", "--config", BASE, "--out", str(tmp_path / "s")]
     flags = ("--sizes", "tiny,xs", "--unique", "640", "--samples", "1600,3200", *SMALL, *machine)
     assert main([*command, *flags]) == 0
     study, out = read_manifest(tmp_path / "s"), tmp_path / "s"
+    assert "4 runs have steps under 20 ms" in capsys.readouterr().out
     assert all(run.cost == pytest.approx(run.hours * 16 * 2) for run in study.runs)
     programs = tmp_path / "bin"
     programs.mkdir()

@@ -12,7 +12,7 @@ from omfa_jax.core.files import atomic_write, require_writable_dir
 if TYPE_CHECKING:
     from omfa_jax.cli.config import Config
     from omfa_jax.parallel.pods import Pod
-    from omfa_jax.scaling.manifest import Grid, Manifest, Size, StudyRun
+    from omfa_jax.scaling.manifest import Grid, Size, StudyRun
 
 HELP = "write a study: one config a run, a manifest, launchers; adds to a study that is there"
 # of a run's steps: what warm-up may take at most
@@ -69,6 +69,7 @@ def run(options: argparse.Namespace) -> None:
     from omfa_jax.parallel.pods import pod
     from omfa_jax.scaling.launchers import write_launchers
     from omfa_jax.scaling.manifest import MANIFEST, Manifest, expand, read_manifest, write_manifest
+    from omfa_jax.scaling.planned import planned
 
     config = border.load_config(options.config, options.overrides)
     if config.model.init and config.model.init_unet:
@@ -106,7 +107,7 @@ def run(options: argparse.Namespace) -> None:
     write_configs(out, config, runs)
     files = write_launchers(out, study, machine)
     write_manifest(out, study)
-    print(table(study, machine))
+    print(planned(study, machine))
     print(f"\n{out}: {MANIFEST}, configs/, {', '.join(files)}; `omfa scaling run {options.out}`")
 
 
@@ -269,32 +270,3 @@ def config_text(out: Path, config: "Config", run: "StudyRun") -> str:
         study=out.name,
         config=text,
     )
-
-
-def table(study: "Manifest", machine: "Pod | None") -> str:
-    """Return the plan as a table: cost by run, the sum, and what was left out."""
-    head = f"{'run':28}{'params':>14}{'samples':>14}{'steps':>12}{'epochs':>9}{'FLOPs':>11}"
-    lines = [head + f"{'hours':>10}{'cost':>11}"]
-    for run in study.runs:
-        lines.append(
-            f"{run.name:28}{run.params:14,}{run.samples:14,}{run.steps:12,}{run.epochs:9.3g}"
-            f"{run.flops:11.3e}{shown(run.hours, 10)}{shown(run.cost, 11)}"
-        )
-    hours = [run.hours for run in study.runs if run.hours is not None]
-    costs = [run.cost for run in study.runs if run.cost is not None]
-    total = sum(run.flops for run in study.runs)
-    lines.append(
-        f"{f'{len(study.runs)} runs':28}{'':49}{total:11.3e}"
-        f"{shown(sum(hours) if hours else None, 10)}{shown(sum(costs) if costs else None, 11)}"
-    )
-    if 0 < len(hours) < len(study.runs):
-        lines.append(f"hours and cost are of {len(hours)} of the {len(study.runs)} runs")
-    if machine and hours:
-        lines.append("step times suppose that traffic hides behind computing")
-    lines += [f"left out: {line}" for line in study.left_out]
-    return "\n".join(lines)
-
-
-def shown(value: float | None, width: int) -> str:
-    """Return a number of three digits, or a dash."""
-    return f"{'-' if value is None else format(value, '.3g'):>{width}}"

@@ -1,7 +1,5 @@
 """The FLOPs and parameters of networks by component: the UNet, a dual's two, the VAE's halves."""
 
-from dataclasses import dataclass
-
 from omfa_jax.diffusion.packing import packings
 from omfa_jax.diffusion.settings import DiffusionSettings
 from omfa_jax.models import UNetConfig, VAEConfig
@@ -133,31 +131,3 @@ def _middle(count: Components, size: tuple[int, int], c: int) -> None:
     count.resnet(size, c, c)
     count.spatial_attention(size, c)
     count.resnet(size, c, c)
-
-
-@dataclass
-class Flops:
-    """FLOPs of one forward pass of one example, by kind, as published figures count them.
-
-    Norms, activations and sums are left out and taps on a convolution's padding count, as in
-    torch's FlopCounterMode.
-    """
-
-    conv: int = 0
-    linear: int = 0
-    attention: int = 0
-
-    @property
-    def total(self) -> int:
-        """All kinds together."""
-        return self.conv + self.linear + self.attention
-
-
-def products(count: Components) -> Flops:
-    """Return a network's forward FLOPs by kind."""
-    parts = (count.self_attention, count.cross_attention, count.feed_forward, count.other)
-    return Flops(
-        conv=count.conv.forward + count.padding,
-        linear=sum(part.forward for part in parts) - count.scores,
-        attention=count.scores,
-    )
