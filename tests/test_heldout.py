@@ -64,9 +64,17 @@ def matrix():
     return {"kernel": np.random.default_rng(2).standard_normal(shape, np.float32) / 3}
 
 
-def measured(tmp_path, whole, mesh=(1, 1, 1), settings=MEASURE, diffusion=SETTINGS, unet=None):
+def measured(
+    tmp_path,
+    whole,
+    mesh=(1, 1, 1),
+    settings=MEASURE,
+    diffusion=SETTINGS,
+    unet=None,
+    order=(),
+):
     """Return the loss of the mixing network, or of the UNet with parameters `unet`."""
-    run = make_run(tmp_path, 1, mesh)
+    run = make_run(tmp_path, 1, mesh, order=order)
     params, rules = (unet, UNET_RULES) if unet else (matrix(), REPLICATED_RULES)
     apply = trained_network(diffusion, UNET, run.settings, run.mesh) if unet else mixing
     shardings = param_shardings(rules, params, run.mesh)

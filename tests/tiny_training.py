@@ -1,5 +1,6 @@
 """A training run small enough for every test: stored latents, a UNet of a few thousand weights."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -73,9 +74,11 @@ def make_run(
     mesh: tuple[int, int, int] = (1, 1, 1),
     *,
     diffusion: DiffusionSettings = SETTINGS,
+    order: Sequence[int] = (),
     **changes,
 ) -> Run:
     devices = jax.devices()[: int(np.prod(mesh))]
+    devices = [devices[place] for place in order or range(len(devices))]
     made = make_mesh(MeshSettings(*mesh), devices)
     settings = TrainSettings(
         **{

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
-from jaxtyping import Array, Float, Float64
+from jaxtyping import Array, Bool, Float, Float64, Int
 
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.tasks import COMPONENTS, noised_table
@@ -25,7 +25,7 @@ from omfa_jax.diffusion.noise import example_ids, example_keys
 from omfa_jax.diffusion.partial import corrupt, network_input, target
 from omfa_jax.diffusion.schedule import alpha_sigma
 from omfa_jax.diffusion.settings import DiffusionSettings
-from omfa_jax.parallel.feed import to_global
+from omfa_jax.parallel.feed import ROW, to_global
 from omfa_jax.parallel.mesh import batch_parts, batch_sharding, replicated
 from omfa_jax.train.gradient import manual_axes, specs_within
 from omfa_jax.train.objective import NOISE_LEVELS, Apply, batch_latents
@@ -151,21 +151,20 @@ def held_out(
     levels = noise_levels(settings.timesteps, diffusion.schedule.train_steps)
     program = loss_program(diffusion, apply, mesh, param_shardings, levels, tasks)
     root = jax.jit(lambda: jax.random.key(settings.seed), out_shardings=replicated(mesh))()
-    keys = _keys(mesh, batches)
+    orders = [_in_order(mesh, batch) for batch in batches]
 
     def evaluate(params: Any, prompts: Mapping[str, Any]) -> HeldOutLoss:
         rows = []
-        for batch in batches:
+        for batch, (_, order) in zip(batches, orders, strict=True):
             fed = to_global(mesh, {name: batch[name] for name in (*LATENTS, "has_pose", "id")})
-            rows.append(np.asarray(program(params, prompts, fed, root), np.float64))
+            rows.append(np.asarray(program(params, prompts, fed, root), np.float64)[order])
         return HeldOutLoss(
-            keys=keys,
+            keys=tuple(key for keys, _ in orders for key in keys),
             timesteps=levels,
             tasks=tuple(diffusion.tasks[index].name for index in tasks),
             shares=tuple((weights / weights.sum()).tolist()),
             train_steps=diffusion.schedule.train_steps,
-            # the rows that fill up the last batch come last
-            values=np.concatenate(rows)[: len(keys)],
+            values=np.concatenate(rows),
         )
 
     return evaluate
@@ -231,17 +230,26 @@ def global_rows(mesh: Mesh) -> int:
     return ROWS * batch_parts(mesh)
 
 
-def _keys(mesh: Mesh, batches: Sequence[HostBatch]) -> tuple[str, ...]:
-    """Return the keys of all processes' valid rows, in the examples' order."""
-    found = []
-    for batch in batches:
-        fixed = np.char.encode(batch["key"].astype(str), "utf-8").astype("S256")
-        codes = fixed.view(np.uint8).reshape(len(fixed), -1)
-        gathered = to_global(mesh, {"key": codes, "valid": batch["valid"]})
-        whole = {name: _everywhere(mesh, array) for name, array in gathered.items()}
-        names = np.ascontiguousarray(whole["key"]).view("S256").ravel()
-        found += [name.decode(errors="replace") for name in names[whole["valid"]]]
-    return tuple(found)
+def examples_in_order(
+    rows: Int[np.ndarray, "b"], valid: Bool[np.ndarray, "b"]
+) -> Int[np.ndarray, "valid"]:
+    """Return where a batch's valid examples lie in its global arrays, in the data's order."""
+    order = np.argsort(rows)
+    return order[valid[order]]
+
+
+def _in_order(mesh: Mesh, batch: HostBatch) -> tuple[tuple[str, ...], np.ndarray]:
+    """Return the keys of all processes' examples of a batch, and where in its arrays they lie.
+
+    Both are in the examples' order, without the rows that fill up the last batch.
+    """
+    fixed = np.char.encode(batch["key"].astype(str), "utf-8").astype("S256")
+    codes = fixed.view(np.uint8).reshape(len(fixed), -1)
+    gathered = to_global(mesh, {"key": codes, "valid": batch["valid"]})
+    whole = {name: _everywhere(mesh, array) for name, array in gathered.items()}
+    order = examples_in_order(whole[ROW], whole["valid"])
+    names = np.ascontiguousarray(whole["key"]).view("S256").ravel()
+    return tuple(name.decode(errors="replace") for name in names[order]), order
 
 
 def _everywhere(mesh: Mesh, array: jax.Array) -> np.ndarray:

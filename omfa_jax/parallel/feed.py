@@ -1,5 +1,6 @@
 """From host arrays to global arrays on the mesh."""
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,12 +11,26 @@ from jax.sharding import Mesh
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.parallel.mesh import batch_parts, batch_sharding
 
+# in every batch on the devices: each example's row of the global batch as the data are ordered
+ROW = "row"
+
 
 def data_shard(mesh: Mesh) -> tuple[int, int]:
     """Return (shard, shards): which part of each global batch this process feeds.
 
     Processes whose devices share rows, because tensor parallelism spans them, feed the same part.
     Parts that overlap otherwise are an OmfaError.
+    """
+    shards = shards_of_processes(mesh)
+    return shards[jax.process_index()], max(shards.values()) + 1
+
+
+@functools.lru_cache(maxsize=16)
+def shards_of_processes(mesh: Mesh) -> Mapping[int, int]:
+    """Return the part of each global batch that each process of a mesh feeds.
+
+    A process's devices need not lie together in the mesh: on a TPU slice a host has a square of the
+    torus. Its examples then lie apart in the global arrays, which are not in the data's order.
     """
     parts = batch_parts(mesh)
     rows: dict[int, set[int]] = {}
@@ -28,18 +43,24 @@ def data_shard(mesh: Mesh) -> tuple[int, int]:
             " parts of a batch; let config.mesh.tensor divide, or be a multiple of, the devices of"
             " a process"
         )
-    return distinct.index(tuple(sorted(rows[jax.process_index()]))), len(distinct)
+    return {process: distinct.index(tuple(sorted(found))) for process, found in rows.items()}
 
 
 def to_global(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
-    """Return global arrays; every process gives the part of the batch that `data_shard` names."""
+    """Return global arrays; every process gives the part of the batch that `data_shard` names.
+
+    They hold ROW beside what is given: whatever must not depend on where an example lies (its
+    random numbers, its place in a result) goes by that, never by the place in the arrays.
+    """
     sharding = batch_sharding(mesh)
-    _, shards = data_shard(mesh)
+    shard, shards = data_shard(mesh)
+    count = len(next(iter(batch.values())))
+    rows = np.arange(shard * count, (shard + 1) * count, dtype=np.int32)
     return {
         name: jax.make_array_from_process_local_data(
             sharding, value, (shards * len(value), *value.shape[1:])
         )
-        for name, value in batch.items()
+        for name, value in {**batch, ROW: rows}.items()
     }
 
 

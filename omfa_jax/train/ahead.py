@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from omfa_jax.core.tasks import COMPONENTS
 from omfa_jax.diffusion.settings import DiffusionSettings
 from omfa_jax.models import UNetConfig
+from omfa_jax.parallel.feed import ROW
 from omfa_jax.parallel.mesh import check_batch_size, replicated
 from omfa_jax.parallel.rules import UNET_RULES
 from omfa_jax.train.network import trained_network
@@ -75,10 +76,11 @@ def step_ahead(
 
 
 def latents_batch(diffusion: DiffusionSettings, size: int) -> dict[str, Shape]:
-    """Return the shapes of a batch of stored latents."""
+    """Return the shapes of a batch of stored latents on the devices."""
     slots = dict(zip(COMPONENTS, diffusion.canvas.slots, strict=True))
     latents = {
         f"{name}_latents": Shape((size, *slot, diffusion.latent_channels), jnp.float16)
         for name, slot in (*slots.items(), ("pose", slots["person"]))
     }
-    return latents | {"has_pose": Shape((size,), jnp.bool_), "task": Shape((size,), jnp.int32)}
+    numbers = {name: Shape((size,), jnp.int32) for name in ("task", ROW)}
+    return latents | numbers | {"has_pose": Shape((size,), jnp.bool_)}

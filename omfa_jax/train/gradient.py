@@ -12,7 +12,7 @@ from omfa_jax.parallel.mesh import AXES, BATCH, batch_parts
 from omfa_jax.train.objective import Batch, Objective
 
 Metrics = dict[str, Float[Array, ""]]
-# (params, frozen trees, batch with "row", root key, step) -> mean loss, metrics, gradient
+# (params, frozen trees, batch with ROW, root key, step) -> mean loss, metrics, gradient
 Gradient = Callable[[Any, Any, Batch, jax.Array, Array], tuple[Float[Array, ""], Metrics, Any]]
 
 

@@ -14,6 +14,7 @@ from omfa_jax.diffusion.loss import masked_mean, weight
 from omfa_jax.diffusion.partial import corrupt, network_input, target
 from omfa_jax.diffusion.schedule import alpha_sigma
 from omfa_jax.diffusion.settings import DiffusionSettings
+from omfa_jax.parallel.feed import ROW
 from omfa_jax.train.keys import row_keys
 from omfa_jax.train.settings import LossSettings
 
@@ -70,7 +71,7 @@ def partial_diffusion(
 
         def drawn(name, draw):
             # every example draws for itself, so that nothing depends on how a batch is cut up
-            return jax.vmap(draw)(row_keys(root, name, step, batch["row"]))
+            return jax.vmap(draw)(row_keys(root, name, step, batch[ROW]))
 
         t = drawn("timestep", lambda key: loss.timesteps.draw(key, settings.schedule.train_steps))
         eps = drawn("noise", lambda key: jax.random.normal(key, x0.shape[1:]))

@@ -32,16 +32,14 @@ def make_step(
     """Return `step(state, frozen, batch, root_key) -> (state, metrics)`; the old state is donated.
 
     Metrics are scalars left on the device: loss, gradient norm and whatever the objective adds.
-    `accumulate` cuts the batch into so many microbatches, one after the other in the memory of one;
-    each example draws the same random numbers as in the whole batch. With `skip_nonfinite` a step
-    whose loss or gradient is no number counts, but changes nothing.
+    A batch is `to_global`'s. `accumulate` cuts it into so many microbatches, one after the other in
+    the memory of one; each example draws the random numbers of its row of the global batch. With
+    `skip_nonfinite` a step whose loss or gradient is no number counts, but changes nothing.
     """
 
     gradient = sharded_gradient(objective, shardings.params, mesh, accumulate)
 
     def step(state: TrainState, frozen: Any, batch: Batch, root: Array):
-        size = next(iter(batch.values())).shape[0]
-        batch = {**batch, "row": jnp.arange(size)}
         value, metrics, grads = gradient(state.params, frozen, batch, root, state.step)
         metrics = {"loss": value, "grad_norm": optax.tree.norm(grads), **metrics}
         new = updated(state, grads, optimizer, ema_decay)

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 
 from omfa_jax.core.tasks import COMPONENTS
 from omfa_jax.core.trees import build, walk
+from omfa_jax.parallel.feed import ROW
 from omfa_jax.train.keys import row_keys
 from omfa_jax.train.objective import Objective, signed
 
@@ -66,7 +67,7 @@ def autoencoder(
     def objective(params, frozen, batch, root, step):
         params = {**frozen, **params}
         kinds = (*COMPONENTS, "pose")
-        keys = [row_keys(root, f"vae/{kind}", step, batch["row"]) for kind in kinds]
+        keys = [row_keys(root, f"vae/{kind}", step, batch[ROW]) for kind in kinds]
         crops = [
             jax.vmap(lambda key, image: crop(key, image, crop_px))(row, signed(batch[kind]))
             for row, kind in zip(keys, kinds, strict=True)

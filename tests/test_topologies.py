@@ -1,0 +1,106 @@
+"""What real TPU slices make of a batch: which host feeds which examples, and where these lie."""
+
+import importlib.util
+import math
+
+import jax
+import numpy as np
+import pytest
+from test_positions import Part, noise_seen
+from tiny_training import BATCH, make_run
+from tpu_layouts import described
+
+from omfa_jax.evals.heldout import ROWS, examples_in_order
+from omfa_jax.parallel.feed import ROW, shards_of_processes
+from omfa_jax.parallel.mesh import MeshSettings, batch_parts, batch_sharding, make_mesh
+from omfa_jax.parallel.pods import SLICES, pod
+
+PODS = [
+    f"{chip}-{math.prod(shape)}{slices}"
+    for chip, shapes in SLICES.items()
+    for shape in shapes
+    for slices in ("", "x2")
+    if math.prod(shape) <= 512
+]
+MESHES = [{}, {"fsdp": 4}, {"data": 1, "fsdp": -1}, {"tensor": 2}, {"tensor": 4}, {"tensor": 8}]
+
+
+def mesh_of(name, **axes):
+    machine = pod(name)
+    return make_mesh(MeshSettings(slice=machine.slices, **axes), described(machine))
+
+
+def lying(mesh, rows=1):
+    """Return which example of a global batch each row of the global arrays holds.
+
+    JAX deals what a process feeds to its devices in the order of their rows; `rows` are a device's.
+    """
+    parts = batch_parts(mesh)
+    mine: dict[int, set[int]] = {}
+    for device, (where,) in batch_sharding(mesh).devices_indices_map((parts,)).items():
+        mine.setdefault(device.process_index, set()).update(range(parts)[where])
+    examples = np.full((parts, rows), -1)
+    for process, shard in shards_of_processes(mesh).items():
+        places = sorted(mine[process])
+        fed = np.arange(len(places) * rows) + shard * len(places) * rows
+        examples[places] = fed.reshape(-1, rows)
+    return examples.ravel()
+
+
+@pytest.mark.parametrize("name", PODS)
+def test_the_hosts_of_a_slice_feed_the_global_batch(name):
+    for axes in MESHES:
+        if axes.get("tensor", axes.get("fsdp", 1)) > pod(name).group:
+            continue
+        mesh = mesh_of(name, **axes)
+        np.testing.assert_array_equal(np.sort(lying(mesh, 2)), np.arange(2 * batch_parts(mesh)))
+        # a part is fed by as many hosts as tensor parallelism spans
+        shards = list(shards_of_processes(mesh).values())
+        assert len({shards.count(shard) for shard in shards}) == 1
+
+
+@pytest.mark.parametrize(("name", "count", "copies"), [("v5e-256", 64, 32), ("v5e-64", 100, 12)])
+def test_the_held_out_examples_of_a_slice_are_found(name, count, copies):
+    held = lying(mesh_of(name), ROWS)
+    valid = held < count
+    # what fills up the batch would be taken for examples, were the first rows taken
+    assert (~valid[:count]).sum() == copies
+    np.testing.assert_array_equal(held[examples_in_order(held, valid)], np.arange(count))
+
+
+def test_a_hosts_rows_lie_apart():
+    held = lying(mesh_of("v5e-256"))
+    assert held[[0, 1, 16, 17]].tolist() == [0, 1, 2, 3]
+    assert (held != np.arange(256)).sum() == 224
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_step_on_a_v4_8_is_one_hosts(tmp_path, accumulate):
+    """Eight devices hold the batch as that slice's two hosts lay it on its chips."""
+    run = make_run(tmp_path, 1, (4, 1, 1))
+    held = lying(mesh_of("v4-8", tensor=2), BATCH // 4)
+    assert held.tolist() == [0, 1, 4, 5, 2, 3, 6, 7]
+    batch = next(Part(run.mesh))
+    laid = {name: value[held] for name, value in batch.items()} | {ROW: held.astype(np.int32)}
+    laid = jax.device_put(laid, batch_sharding(run.mesh))
+    there = noise_seen(run, accumulate, laid)
+    np.testing.assert_array_equal(there, noise_seen(run, accumulate))
+
+
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
+def test_slices_are_as_libtpu_describes_them():
+    from omfa_jax.scaling.ahead import devices_of
+
+    def facts(devices):
+        names = ("id", "process_index", "device_kind", "core_on_chip")
+        return {
+            (
+                *(getattr(device, name) for name in names),
+                tuple(device.coords),
+                getattr(device, "slice_index", None) or 0,
+            )
+            for device in devices
+        }
+
+    for name in PODS:
+        assert facts(devices_of(pod(name))) == facts(described(pod(name))), name
