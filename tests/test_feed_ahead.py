@@ -2,11 +2,16 @@
 
 import dataclasses
 import json
+import weakref
 
 import jax
 import jax.numpy as jnp
-from tiny_training import CountingBatches, make_run
+import numpy as np
+import pytest
+from tiny_training import BATCH, CountingBatches, make_run
 
+from omfa_jax.data.decode import stacked
+from omfa_jax.data.room import Rooms
 from omfa_jax.train import loop
 
 STEPS = 6
@@ -82,3 +87,33 @@ def test_the_saved_position_is_that_of_the_steps_taken(tmp_path):
     for folder in (tmp_path / "checkpoints").glob("[0-9]*"):
         saved[int(folder.name)] = json.loads((folder / "data" / "metadata").read_text())
     assert saved and all(saved[step] == {"next_index": step} for step in saved)
+
+
+class InRooms(CountingBatches):
+    """Batches that lie in lent memory as the pipeline's do; counts those that somebody holds."""
+
+    def __init__(self, *, mixed):
+        super().__init__()
+        self.mixed = mixed
+        self.rooms = Rooms()
+        self.lent: list[weakref.ref] = []
+        self.held: list[int] = []
+
+    def __next__(self):
+        whole = super().__next__()
+        whole["dataset"] = np.arange(BATCH, dtype=np.int32) % 2 * self.mixed
+        rows = ({name: value[row] for name, value in whole.items()} for row in range(BATCH))
+        batch = stacked(rows, BATCH, self.rooms)
+        self.lent.append(weakref.ref(batch["index"].base))
+        self.held.append(sum(ref() is not None for ref in self.lent))
+        return batch
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_batches_are_let_go_before_the_log_is_due(tmp_path, mixed):
+    batches = InRooms(mixed=mixed)
+    steps = 3 * STEPS
+    run = make_run(tmp_path, steps, log_every_steps=steps, save_every_steps=steps)
+    loop.train(dataclasses.replace(run, batches=batches))
+    # the next, the one on its way and the one in the step; not all since the last row of the log
+    assert max(batches.held) <= 3

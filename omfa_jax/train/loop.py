@@ -239,7 +239,8 @@ def record_names(batch: Mapping[str, np.ndarray]) -> np.ndarray:
     """Return the numbers of a batch's records, as folder:record where it mixes several folders."""
     index, dataset = batch["index"], batch.get("dataset")
     if dataset is None or not dataset.any():
-        return index
+        # a view would keep the whole batch's memory until the log's next row
+        return index.copy()
     return np.array([f"{d}:{i}" for d, i in zip(dataset, index, strict=True)])
 
 
