@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import weakref
 
 import numpy as np
 import pytest
@@ -11,9 +12,11 @@ import tiny_viton as tiny
 from omfa_jax.core import images
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.tasks import Task
+from omfa_jax.data import pipeline
 from omfa_jax.data.build import build
 from omfa_jax.data.decode import decode_record
 from omfa_jax.data.pipeline import PipelineSettings, eval_batches, make_dataset, task_shares
+from omfa_jax.data.room import Rooms
 from omfa_jax.data.schema import open_records
 
 SLOTS = {"garment": (64, 48), "person": (64, 48), "face": (16, 16)}
@@ -253,3 +256,23 @@ def test_order_survives_a_new_process(records):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, timeout=60)
     batch = next(_dataset(records, batch_size=14))
     assert json.loads(done.stdout) == batch["index"].tolist() + batch["task"].tolist()
+
+
+def test_an_evaluations_facts_do_not_hold_its_pictures(records, monkeypatch):
+    """The held-out loss keeps them through a whole training."""
+    lent = []
+
+    class Noting(Rooms):
+        def lend(self, size_bytes):
+            piece = super().lend(size_bytes)
+            lent.append(weakref.ref(piece))
+            return piece
+
+    monkeypatch.setattr(pipeline, "Rooms", Noting)
+    settings = PipelineSettings(records, SLOTS, threads=0)
+    batches = eval_batches(settings, split="val", batch_size=2)
+    facts = ("has_pose", "valid", "index", "key")
+    kept = [{name: batch[name] for name in facts} for batch in batches]
+    del batches
+    assert len(kept) == len(lent) == 3
+    assert [piece() is None for piece in lent] == [True] * 3

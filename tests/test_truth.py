@@ -1,6 +1,7 @@
 """The synthetic world's exact answers, and where in a photo a condition shows."""
 
 import json
+import weakref
 
 import numpy as np
 import pytest
@@ -135,3 +136,38 @@ def test_scores_against_exact_answers(raw, split, tmp_path):
     # the garment of the pairs file and not the own one
     mixed = truth_of(run, truth, {"unpaired": posed})
     assert mixed["unpaired"]["psnr_garment_region"] < block["unpaired"]["psnr_garment_region"] - 5
+
+
+def test_pictures_of_a_split_are_looked_at_one_by_one(raw, split, tmp_path, monkeypatch):
+    """A split's regions and answers at full size would be gigabytes."""
+    run = SplitRun(split, tmp_path, 5, perfect(split, dressed))
+    split.write_truth(tmp_path)
+    run.predictions()
+    run.swapped("garment")
+    answer, region = Truth.answer, Regions.region
+    arrays: list[weakref.ref] = []
+    held = []
+
+    def noted(array):
+        arrays.append(weakref.ref(array))
+        held.append(sum(ref() is not None for ref in arrays))
+
+    def answered(*arguments):
+        found = answer(*arguments)
+        noted(found.image)
+        return found
+
+    def marked(*arguments):
+        found = region(*arguments)
+        noted(found)
+        return found
+
+    monkeypatch.setattr(Truth, "answer", answered)
+    monkeypatch.setattr(Regions, "region", marked)
+    for scored in (
+        lambda: influence_of(run, ["garment"], regions=Regions(raw)),
+        lambda: truth_of(run, Truth(raw), {"unpaired": tmp_path / "pred"}),
+    ):
+        held.clear()
+        scored()
+        assert len(held) >= COUNT and max(held) <= 2

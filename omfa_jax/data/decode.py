@@ -172,9 +172,12 @@ def _form(value: np.ndarray | np.generic) -> tuple[np.dtype, tuple[int, ...]]:
 
 
 def signed(batch: Batch) -> Batch:
-    """Return the batch with its pictures as float32 in [-1, 1] and its latents as float32."""
+    """Return the batch with its pictures as float32 in [-1, 1] and its latents as float32.
+
+    Everything is a copy: a view of some facts would hold the memory of all the pictures.
+    """
     ways = {np.dtype(np.uint8): images.to_signed, np.dtype("<f2"): np.float32}
-    return {name: ways.get(value.dtype, np.asarray)(value) for name, value in batch.items()}
+    return {name: ways.get(value.dtype, np.array)(value) for name, value in batch.items()}
 
 
 def _photo(

@@ -150,8 +150,7 @@ def influence_of(
             continue
         where = None
         if metric == "psnr" and regions is not None and run.split.made == "person":
-            found = functools.partial(_region, run, regions, condition)
-            where = functools.cache(found)
+            where = functools.partial(_region, run, regions, condition)
         values = [run.values(folder, metric, run.own_truth, where) for folder in folders]
         named = f"{condition} region" if where else "whole picture"
         block[condition] = gain(metric, "higher", *values, seed=run.seed, region=named)
@@ -165,15 +164,12 @@ def truth_of(run: SplitRun, truth: Truth, folders: Mapping[str, Path]) -> dict[s
     """
     block: dict[str, Any] = {}
     for kind, folder in folders.items():
-        answers = functools.cache(
-            lambda place, kind=kind: truth.answer(run.split.names[place], kind)
-        )
+        # read at each look: a split's pictures are more than memory holds
+        def exact(place: int, kind=kind) -> np.ndarray:
+            return truth.answer(run.split.names[place], kind).image
 
-        def exact(place: int, answers=answers) -> np.ndarray:
-            return answers(place).image
-
-        def worn(place: int, answers=answers) -> np.ndarray:
-            return answers(place).garment
+        def worn(place: int, kind=kind) -> np.ndarray:
+            return truth.answer(run.split.names[place], kind).garment
 
         found = {name: run.values(folder, name, exact) for name in measures_here()}
         found["psnr_garment_region"] = run.values(folder, "psnr", exact, worn)
