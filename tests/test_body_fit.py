@@ -20,7 +20,8 @@ from omfa_jax.body.fit.keypoints import (
     landmark_vertices,
 )
 from omfa_jax.body.fit.report import judge, trusted
-from omfa_jax.body.fit.skeleton import load_skeleton, posed_joints
+from omfa_jax.body.fit.rotations import rotations
+from omfa_jax.body.fit.skeleton import chain, joint_places, load_skeleton
 from omfa_jax.body.forward import forward
 from omfa_jax.body.joints import JOINT_INDEX
 from omfa_jax.body.model import load_model
@@ -46,6 +47,12 @@ def bench():
 @pytest.fixture(scope="module")
 def fitter():
     return Fitter(MODEL, BODY_25)
+
+
+def posed_joints(skeleton, pose, betas):
+    """Joints of axis-angle rotations (smplx order), metres in the model's axes."""
+    rest = (skeleton.rest + skeleton.dirs @ betas)[: len(pose)]
+    return joint_places(chain(rotations(pose)), rest) + rest[0]
 
 
 def test_joints_equal_the_numpy_forward():

@@ -6,13 +6,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from smplx_npz import write_smplx_npz
 
 from omfa_jax.body.forward import forward
-from omfa_jax.body.joints import JOINT_INDEX, JOINTS, PARENTS, PARTS, part_of
+from omfa_jax.body.joints import (
+    EXTRA_JOINT_VERTICES,
+    JOINT_INDEX,
+    JOINTS,
+    PARENTS,
+    PARTS,
+    part_of,
+)
 from omfa_jax.body.model import BodyModel, load_model
 from omfa_jax.body.params import SHAPES, BodyParams, from_full_pose, neutral
 from omfa_jax.body.rotations import axis_angle, rotation_matrices
-from omfa_jax.body.smplx_file import EXTRA_JOINT_VERTICES, write_smplx_npz
 from omfa_jax.core.errors import OmfaError
 
 TOLERANCE_M = 1e-5

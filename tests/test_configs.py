@@ -1,6 +1,8 @@
 """Every config resolves: settings, shapes and shardings, without a byte of weights."""
 
+import dataclasses
 import math
+import re
 from pathlib import Path
 
 import jax
@@ -10,9 +12,12 @@ from omfa_jax.cli import config as border
 from omfa_jax.cli.startup import preset_unet, starting_bundle
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.tasks import COMPONENTS
+from omfa_jax.core.trees import first_match, walk
 from omfa_jax.models import init_unet, vae
+from omfa_jax.models.presets import UNETS
 from omfa_jax.parallel.mesh import MeshSettings, make_mesh
 from omfa_jax.parallel.rules import UNET_RULES, explain, param_shardings
+from omfa_jax.train.network import network_shapes
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 FULL_SIZE = ("base", "vitonhd", "deepfashion", "both")
@@ -84,6 +89,36 @@ def test_a_rung_of_the_ladder_takes_the_shipped_vae_and_prompts():
     assert bundle.prompts["pooled"].shape == (3, 96)
     same = starting_bundle(load("tiny", f"--config.model.init={folder}"), None)
     assert same.prompts["context"].shape == (3, 4, 64)
+
+
+def alternatives(pattern):
+    """Yield a row's pattern with each alternative of each of its groups alone."""
+    parts = re.split(r"\(([^()]*\|[^()]*)\)", pattern)
+    yield pattern
+    for group in range(1, len(parts), 2):
+        for choice in parts[group].split("|"):
+            shown = [*parts[:group], choice, *parts[group + 1 :]]
+            yield "".join(
+                part if number % 2 == 0 else f"(?:{part})" for number, part in enumerate(shown)
+            )
+
+
+def test_every_sharding_row_is_some_weights():
+    """And every alternative in a row: what matches nothing says something of no weight."""
+    settings = border.diffusion_settings(load("base"), vae("sdxl"))
+    dual = dataclasses.replace(settings, reference=True)
+    chosen = {pattern: set() for pattern, _ in UNET_RULES}
+    for network, name in ((settings, "tiny"), (settings, "sdxl"), (dual, "xs")):
+        for path, _ in walk(network_shapes(network, UNETS[name])):
+            weight = "/".join(path)
+            chosen[first_match(UNET_RULES, weight)[0]].add(weight)
+    idle = [
+        (pattern, alternative)
+        for pattern, weights in chosen.items()
+        for alternative in alternatives(pattern)
+        if not any(re.search(alternative, weight) for weight in weights)
+    ]
+    assert not idle
 
 
 def test_an_unmatched_weight_is_an_error_that_names_it():

@@ -9,6 +9,7 @@ from tiny_bundle import pipeline, write_records
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.data import schema
 from omfa_jax.data.pairing import group_file
+from omfa_jax.evals import examples
 from omfa_jax.evals.examples import Split
 from omfa_jax.evals.influence import gain
 
@@ -78,3 +79,9 @@ def test_gain_is_paired_and_knows_which_way_is_better():
     assert gain("psnr", "higher", right, right, seed=0)["interval"] == [0.0, 0.0]
     with pytest.raises(OmfaError, match="2 examples or more"):
         gain("psnr", "higher", [1.0], [1.0], seed=0)
+
+
+def test_two_records_that_would_be_one_file_are_refused(records, monkeypatch):
+    monkeypatch.setattr(examples, "file_name", lambda key: key.partition("_")[2])
+    with pytest.raises(OmfaError, match=r"00000_00 and 00001_00 .* would both be 00\.png"):
+        Split(pipeline(records), "test", "paired")

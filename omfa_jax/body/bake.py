@@ -16,9 +16,8 @@ from jaxtyping import Float
 
 from omfa_jax.body.bake_anny import Adults, sample_adults
 from omfa_jax.body.bake_rig import merge_weights, place_joints, t_posed
-from omfa_jax.body.joints import JOINT_INDEX, JOINTS, PARENTS
+from omfa_jax.body.joints import EXTRA_JOINT_VERTICES, JOINT_INDEX, JOINTS, PARENTS
 from omfa_jax.body.packing import pack
-from omfa_jax.body.smplx_file import EXTRA_JOINT_VERTICES
 from omfa_jax.core.files import atomic_write
 
 # where SMPL-X's template has its pelvis

@@ -34,3 +34,28 @@ def part_of(joint: str) -> str:
 
 PARTS: tuple[str, ...] = tuple(dict.fromkeys(part_of(joint) for joint in JOINTS))
 PART_OF_JOINT = np.array([PARTS.index(part_of(joint)) for joint in JOINTS], dtype=np.int32)
+
+# the vertices that smplx reports as extra joints; it wants them at these indices of any model
+EXTRA_JOINT_VERTICES: dict[str, int] = {
+    "nose": 9120,
+    "right_eye": 9929,
+    "left_eye": 9448,
+    "right_ear": 616,
+    "left_ear": 6,
+    "left_thumb": 5361,
+    "left_index": 4933,
+    "left_middle": 5058,
+    "left_ring": 5169,
+    "left_pinky": 5286,
+    "right_thumb": 8079,
+    "right_index": 7669,
+    "right_middle": 7794,
+    "right_ring": 7905,
+    "right_pinky": 8022,
+    "left_big_toe": 5770,
+    "left_small_toe": 5780,
+    "left_heel": 8846,
+    "right_big_toe": 8463,
+    "right_small_toe": 8474,
+    "right_heel": 8635,
+}

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Float32, Int32
 
-from omfa_jax.body.joints import JOINTS, PARENTS, PART_OF_JOINT
+from omfa_jax.body.joints import PARENTS, PART_OF_JOINT
 from omfa_jax.body.packing import is_packed, unpack
 from omfa_jax.body.params_file import read_npz
 from omfa_jax.core.errors import OmfaError
@@ -35,7 +35,6 @@ class BodyModel:
     joint_regressor: Float32[np.ndarray, "55 v"]
     parents: Int32[np.ndarray, "55"]
     weights: Float32[np.ndarray, "v 55"]
-    joint_names: tuple[str, ...] = JOINTS
 
     @cached_property
     def blend_dirs(self) -> Float32[np.ndarray, "v3 20"]:

@@ -15,7 +15,9 @@ from omfa_jax.core.files import atomic_write, require_file
 
 CAMERA_KEYS = ("focal_px", "center_px", "image_size_px", "cam_rotation", "cam_translation")
 
-# where a body comes from, "" when unknown; data.schema.BODY_SOURCES says what each one means
+# where a body comes from, "" when unknown. "exact": known (synthetic worlds); "smplx": an SMPL-X
+# estimate; "smpl_fit" and "smpl_copy21": an SMPL estimate carried over to SMPL-X by fitting its
+# mesh, or (approximate) by copying its joints' rotations; "keypoints": fitted to 2D keypoints
 SOURCES = ("", "exact", "smplx", "smpl_fit", "smpl_copy21", "keypoints")
 
 

@@ -79,19 +79,6 @@ def rasterize_into(
 
 @numba.njit(cache=True, nogil=True)
 @no_type_check
-def interpolate_at(
-    barycentric: np.ndarray, corners: np.ndarray, values: np.ndarray, channel: int
-) -> float:
-    """Return one channel of per-vertex `values` at a point with weights `barycentric` (3,)."""
-    return (
-        barycentric[0] * values[corners[0], channel]
-        + barycentric[1] * values[corners[1], channel]
-        + barycentric[2] * values[corners[2], channel]
-    )
-
-
-@numba.njit(cache=True, nogil=True)
-@no_type_check
 def paint_into(
     points: np.ndarray,
     faces: np.ndarray,

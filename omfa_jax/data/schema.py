@@ -27,11 +27,6 @@ FORMAT = 2
 
 Kind = Literal["images", "latents"]
 
-# "exact": known (synthetic worlds); "smplx": an SMPL-X estimate; "smpl_fit" and "smpl_copy21": an
-# SMPL estimate carried over to SMPL-X by fitting its mesh, or (approximate) by copying its joints'
-# rotations; "keypoints": fitted to 2D keypoints
-BODY_SOURCES = ("", "exact", "smplx", "smpl_fit", "smpl_copy21", "keypoints")
-
 
 @dataclass(frozen=True)
 class Record:
@@ -43,7 +38,7 @@ class Record:
     not wear; its key and bytes are empty when there is none. `category` is where the garment is
     worn, "" when unknown. Records of one `group` show one person in one outfit, in several poses;
     `person_id` is the person's alone. `body_source` says where the body behind the pose map comes
-    from (see BODY_SOURCES). All of these are "" when unknown, as `caption` is.
+    from (`body.params_file.SOURCES`). All of these are "" when unknown, as `caption` is.
     """
 
     key: str

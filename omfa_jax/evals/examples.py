@@ -1,7 +1,7 @@
 """A split's examples as a setting gives them to the model, and what they are scored against."""
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -133,6 +133,7 @@ class Split:
         records = self._folder.records
         groups = read_groups(settings.records, self.name) if self.setting == "multi_pose" else None
         found: list[Named] = []
+        keys: dict[str, str] = {}
         for index in range(len(records)):
             if limit is not None and len(found) == limit:
                 break
@@ -150,6 +151,13 @@ class Split:
                     " needs records built from a raw folder with a pairs file"
                 )
             name = file_name(record.key)
+            if name in keys:
+                raise OmfaError(
+                    f"{settings.records}: records {keys[name]} and {record.key} of split"
+                    f" {self.name!r} would both be {name}.png; give them other names in the raw"
+                    " folder and build the records again"
+                )
+            keys[name] = record.key
             found.append(Named(index, name, file_name(garment), record.category, wearer))
         if not found:
             why = "records with another of their group (person and outfit)"
@@ -161,14 +169,6 @@ class Split:
 def file_name(key: str) -> str:
     """Return a record's key as a file name."""
     return key.replace("/", "_")
-
-
-def places_by_name(names: Sequence[str]) -> dict[str, int]:
-    """Return {name: place}; OmfaError if two examples would be one file."""
-    places = {name: place for place, name in enumerate(names)}
-    if len(places) != len(names):
-        raise OmfaError("two records of the split have one name; build the records again")
-    return places
 
 
 def _write_encoded(folder: Path, name: str, encoded: bytes) -> None:

@@ -17,15 +17,14 @@ Rules = Sequence[tuple[str, tuple[str | None, ...]]]
 
 UNET_RULES: Rules = (
     # row-parallel: their input is what the column-parallel layer before them cut
-    (r"/(to_out\.0|net\.2|ff\.net\.2)/kernel$", ("tensor", "fsdp")),
+    (r"/(to_out\.0|net\.2)/kernel$", ("tensor", "fsdp")),
     (r"/attn\d/to_[qkv]/kernel$", ("fsdp", "tensor")),
-    (r"/(net\.0\.proj|ff\.net\.0\.proj|proj)/kernel$", ("fsdp", "tensor")),
-    (r"/(proj_in|proj_out|time_emb_proj|linear_\d)/kernel$", ("fsdp", "tensor")),
+    (r"/(proj|proj_in|proj_out|time_emb_proj|linear_\d)/kernel$", ("fsdp", "tensor")),
     # 3x3 and 1x1 convolutions, h w in out; conv_in and conv_out keep their thin side whole
     (r"(^|/)conv_in/kernel$", (None, None, None, "fsdp")),
     (r"(^|/)conv_out/kernel$", (None, None, "fsdp", None)),
     (r"/(conv\d?|conv_shortcut)/kernel$", (None, None, "fsdp", "tensor")),
-    (r"(^|/)(bias|scale)$", ()),
+    (r"/(bias|scale)$", ()),
 )
 """Rules of the UNet: every matrix over fsdp, attention and feed-forward also over tensor."""
 

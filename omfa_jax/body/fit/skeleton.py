@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from omfa_jax.body.fit.keypoints import landmark_vertices
-from omfa_jax.body.fit.rotations import product, rotations, turn
+from omfa_jax.body.fit.rotations import product, turn
 from omfa_jax.body.joints import PARENTS
 from omfa_jax.body.model import BodyModel
 
@@ -76,14 +76,3 @@ def carried(
     rest = skeleton.rest + skeleton.dirs @ betas
     joints = rest[: len(turned)]
     return turn(turned, rest[:, None] - joints) + joint_places(turned, joints)
-
-
-def posed_joints(
-    skeleton: Skeleton, pose: Float[Array, "j 3"], betas: Float[Array, "10"]
-) -> Float[Array, "j 3"]:
-    """Return the joints of axis-angle rotations (smplx order), metres in the model's axes.
-
-    The same as `omfa_jax.body.forward` without translation and expression.
-    """
-    rest = (skeleton.rest + skeleton.dirs @ betas)[: len(pose)]
-    return joint_places(chain(rotations(pose)), rest) + rest[0]

@@ -15,7 +15,7 @@ FACING_YAW, TAIL_YAW = np.deg2rad(35), np.deg2rad(70)
 
 # the left arm of the mean body in the rest pose (metres), which only places hands on hips
 _SHOULDER = np.array([0.181, 0.138, 0.026])
-_UPPER_ARM_M, _FOREARM_M = 0.284, 0.252
+_UPPER_ARM_M = 0.284
 _HIP_HAND = np.array([0.215, -0.2, 0.07])
 _POCKET_HAND = np.array([0.225, -0.33, 0.1])
 

@@ -1,56 +1,25 @@
-"""A body model as the .npz file that the `smplx` package loads unmodified."""
+"""A body model as the .npz file that the `smplx` package loads unmodified, to compare with it."""
 
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from omfa_jax.body.joints import EXTRA_JOINT_VERTICES
 from omfa_jax.body.model import NUM_POSE_FEATURES, SHAPE_SPACE_DIM, BodyModel
-from omfa_jax.core.errors import OmfaError
-from omfa_jax.core.files import atomic_write
 
 EXPRESSION_SPACE_DIM = 100
 
-# the vertices that smplx reports as extra joints; it wants them at these indices of any model
-EXTRA_JOINT_VERTICES: dict[str, int] = {
-    "nose": 9120,
-    "right_eye": 9929,
-    "left_eye": 9448,
-    "right_ear": 616,
-    "left_ear": 6,
-    "left_thumb": 5361,
-    "left_index": 4933,
-    "left_middle": 5058,
-    "left_ring": 5169,
-    "left_pinky": 5286,
-    "right_thumb": 8079,
-    "right_index": 7669,
-    "right_middle": 7794,
-    "right_ring": 7905,
-    "right_pinky": 8022,
-    "left_big_toe": 5770,
-    "left_small_toe": 5780,
-    "left_heel": 8846,
-    "right_big_toe": 8463,
-    "right_small_toe": 8474,
-    "right_heel": 8635,
-}
 
-
-def write_smplx_npz(model: BodyModel, path: str | os.PathLike) -> None:
+def write_smplx_npz(model: BodyModel, path: Path) -> None:
     """Write all keys that smplx's SMPLX class reads, at the sizes of the official file.
 
     Shape and expression directions beyond the first 10 are zero, the hands' PCA is the identity
-    (use `use_pca=False`), and all face landmarks sit at the nose, since this library has none.
-    Raises OmfaError for a mesh too small for smplx's fixed vertex indices.
+    (use `use_pca=False`), and all face landmarks sit at the nose, since this library has none. The
+    mesh must have more vertices than smplx's fixed indices.
     """
     vertices = len(model.v_template)
     nose = EXTRA_JOINT_VERTICES["nose"]
-    if vertices <= max(EXTRA_JOINT_VERTICES.values()):
-        raise OmfaError(f"smplx needs a mesh of more than 9,929 vertices, got {vertices}")
-    if Path(path).suffix != ".npz":
-        raise OmfaError(f"{path}: expected a body model name ending in .npz")
     shapedirs = np.zeros((vertices, 3, SHAPE_SPACE_DIM + EXPRESSION_SPACE_DIM), np.float32)
     shapedirs[:, :, :10] = model.shapedirs
     shapedirs[:, :, SHAPE_SPACE_DIM : SHAPE_SPACE_DIM + 10] = model.exprdirs
@@ -76,5 +45,4 @@ def write_smplx_npz(model: BodyModel, path: str | os.PathLike) -> None:
         "dynamic_lmk_faces_idx": np.tile(nose_face, (79, 17)),
         "dynamic_lmk_bary_coords": np.full((79, 17, 3), 1 / 3, np.float32),
     }
-    with atomic_write(path) as temporary:
-        np.savez_compressed(temporary, **arrays, **hands)
+    np.savez_compressed(path, **arrays, **hands)
