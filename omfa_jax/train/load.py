@@ -11,7 +11,14 @@ from omfa_jax.core import trees
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.train.checkpoint import MODEL_FOLDER
 from omfa_jax.train.checksums import Record, is_altered, named
-from omfa_jax.train.integrity import EMA_ITEM, Damaged, missing_of, steps_in, whole_steps
+from omfa_jax.train.integrity import (
+    EMA_ITEM,
+    Damaged,
+    incompleteness,
+    items_listed,
+    missing_of,
+    steps_in,
+)
 from omfa_jax.train.restore import read_checksums, read_tree, saved_tree
 from omfa_jax.train.stored import stored_tree
 from omfa_jax.weights.bundle import Bundle
@@ -46,8 +53,9 @@ def from_newest(path: str | Path, read: Callable[[Path, trees.Path], Made], *, e
     """
     path = Path(path).absolute()
     folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path.parent
-    steps = [int(path.name)] if is_step(path) else whole_steps(folder)
-    if not steps or missing_of(folder / str(steps[0])):
+    there = [int(path.name)] if is_step(path) else steps_in(folder)
+    steps = readable_steps(folder, there)
+    if not steps:
         raise OmfaError(f"no whole checkpoint in {path}; give a training workdir or one step of it")
     damage: list[Damaged] = []
     for step in steps:
@@ -58,10 +66,26 @@ def from_newest(path: str | Path, read: Callable[[Path, trees.Path], Made], *, e
             if step != steps[-1]:
                 log.warning("%s; trying the one before", error)
             continue
-        if not is_step(path) and step != steps_in(folder)[0]:
+        if step != there[0]:
             log.warning("%s: step %d was taken, the newest that can be read", path, step)
         return made
     raise Damaged("; ".join(map(str, damage))) from damage[0]
+
+
+def readable_steps(folder: Path, steps: list[int]) -> list[int]:
+    """Return those of the steps that are whole; if none is, those that lost nothing but their EMA.
+
+    What is passed over is told on the log.
+    """
+    missing = {step: missing_of(folder / str(step)) for step in steps}
+    found = [step for step in steps if not missing[step]]
+    if not found:
+        found = [step for step in steps if missing[step] == [EMA_ITEM]]
+        for step in found:
+            log.warning("checkpoint %s has lost its EMA: only its raw weights are left", step)
+    for step in steps[: steps.index(found[0])] if found else ():
+        log.warning("%s; trying the one before", incompleteness(folder / str(step)))
+    return found
 
 
 def params_item(step_folder: Path, *, ema: bool) -> tuple[Path, trees.Path]:
@@ -119,10 +143,9 @@ def _arguments(path: Path, which: str, item: Path, prefix: trees.Path) -> dict[s
     step = int(item.parent.name)
     weights = "ema" if item.name == EMA_ITEM else "raw"
     if which == "ema" and weights == "raw":
-        raise OmfaError(
-            f"checkpoint {step} of {path} has no EMA (it was trained with train.ema_decay=0);"
-            " give --weights raw"
-        )
+        lost = EMA_ITEM in (items_listed(item.parent) or ())
+        why = "it has lost it" if lost else "it was trained with train.ema_decay=0"
+        raise OmfaError(f"checkpoint {step} of {path} has no EMA ({why}); give --weights raw")
     bundle = load_frozen(workdir_of(path) / MODEL_FOLDER)
     if bundle.settings.reference:
         raise OmfaError(
