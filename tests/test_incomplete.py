@@ -1,4 +1,4 @@
-"""`omfa train` on a workdir whose newest checkpoint is not whole goes on, saves and loses nothing."""
+"""`omfa train` goes on, and saves, where the newest checkpoint is not whole; nothing is lost."""
 
 import json
 import shutil

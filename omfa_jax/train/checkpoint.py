@@ -74,7 +74,7 @@ class Checkpoints:
             if not isinstance(read, Damaged):
                 read = together(lambda folder=folder, read=read: unaltered(folder, read))
             if not isinstance(read, Damaged):
-                from_first(lambda: self._set_aside(whole, damage))
+                from_first(lambda: self._set_aside(damage))
                 return read
             damage[step] = str(read)
         found = (damage.get(s) or incompleteness(self.folder / str(s)) for s in steps)
@@ -84,12 +84,15 @@ class Checkpoints:
             f" {'; '.join(map(str, found))}"
         )
 
-    def _set_aside(self, whole: list[int], damage: dict[int, str]) -> list[int]:
+    def _set_aside(self, damage: Mapping[int, str]) -> list[int]:
         """Put aside what Orbax would take for checkpoints, newer than the one read and older."""
-        broken = [step for step in steps_in(self.folder) if step not in whole or step in damage]
-        for step in broken:
+        broken = []
+        for step in steps_in(self.folder):
             folder = self.folder / str(step)
-            set_aside(folder, damage.get(step) or str(incompleteness(folder)))
+            reason = damage.get(step) or incompleteness(folder)
+            if reason is not None:
+                set_aside(folder, reason)
+                broken.append(step)
         return broken
 
     def open(self) -> None:

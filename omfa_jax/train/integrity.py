@@ -25,6 +25,8 @@ ASIDE = "aside"
 _STEP = re.compile(r"0|[1-9][0-9]*")
 # what a folder from which something was lost answers; anything else is the file system's trouble
 _LOST = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
+# OSErrors that no file system raised carry no number; these two may pass
+_PASSING = (TimeoutError, ConnectionError)
 _OS_ERROR = re.compile(r"os_error_code='(\d+)'")
 
 
@@ -82,7 +84,7 @@ def items_listed(step_folder: Path) -> Collection[str] | None:
     try:
         found = parse_json((step_folder / FINISHED).read_text())
     except (OSError, ValueError) as error:
-        if isinstance(error, OSError) and error.errno not in _LOST:
+        if isinstance(blamed(error, step_folder), OSError):
             raise
         return None
     items = found.get("item_handlers") if isinstance(found, dict) else None
@@ -113,8 +115,9 @@ def blamed(error: BaseException, what: Path) -> OmfaError | OSError:
     machine did (no memory), and Damaged for all else.
     """
     found = os_error_of(error)
-    if found is not None and found.errno not in _LOST:
-        return found
+    if found is not None and (isinstance(found, _PASSING) or found.errno not in (None, *_LOST)):
+        said = found.strerror or first_line(found)
+        return OSError(found.errno or errno.ETIMEDOUT, f"{said}, reading checkpoint {what}")
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
         return OmfaError(f"no memory to read checkpoint {what}: {first_line(error)}")
     return Damaged(f"checkpoint {what} is damaged: {first_line(root_of(error))}")

@@ -1,6 +1,7 @@
 """Reading one checkpoint into a training state: does it fit, is it sound."""
 
 import contextlib
+import errno
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -43,7 +44,11 @@ def read_step(folder: Path, abstract: TrainState) -> tuple[TrainState, dict[str,
     if abstract.ema is None and has_ema:
         log.warning("the EMA of checkpoint %s is left behind: train.ema_decay=0 now", folder)
     state = read_tree(folder / "state", template)
-    ema = None if abstract.ema is None else read_tree(folder / EMA_ITEM, abstract.ema)
+    ema = None
+    if abstract.ema is not None:
+        # the parameters fit, and so does their average
+        require_shapes(folder / EMA_ITEM, abstract.ema)
+        ema = read_tree(folder / EMA_ITEM, abstract.ema)
     if int(state["step"]) != step:
         raise Damaged(f"checkpoint {folder / 'state'} is damaged: it holds step {state['step']}")
     return TrainState(state["step"], state["params"], ema, state["opt_state"]), position
@@ -98,9 +103,8 @@ def check_fit(folder: Path, config: dict[str, Any], template: Any, record: Recor
 
     Its record says what it should hold; where the files say otherwise it is Damaged.
     """
-    want, have = shapes(template), shapes(saved_tree(folder / "state"))
-    should = have if record is None else shapes_recorded(record)
-    difference = first_difference(should, want)
+    saved = shapes(saved_tree(folder / "state")) if record is None else shapes_recorded(record)
+    difference = first_difference(saved, shapes(template))
     if difference:
         preset = part_of(config, "model").get("unet")
         raise OmfaError(
@@ -108,9 +112,14 @@ def check_fit(folder: Path, config: dict[str, Any], template: Any, record: Recor
             " config's model or optimizer; use the config it was trained with or a new"
             f" --workdir. First difference: {difference}"
         )
-    difference = first_difference(have, want)
+    require_shapes(folder / "state", template)
+
+
+def require_shapes(folder: Path, template: Any) -> None:
+    """Raise Damaged if a saved item's arrays are not those that it must hold."""
+    difference = first_difference(shapes(saved_tree(folder)), shapes(template))
     if difference:
-        raise Damaged(f"checkpoint {folder / 'state'} is damaged: {difference}")
+        raise Damaged(f"checkpoint {folder} is damaged: {difference}")
 
 
 def without_ema(folder: Path, config: Mapping[str, Any]) -> OmfaError:
@@ -159,13 +168,23 @@ def saved_tree(folder: Path) -> Any:
 def read_tree(folder: Path, template: Any) -> Any:
     """Return a saved item's arrays, laid out as `template` (ShapeDtypeStructs) says."""
     try:
-        # reads that Orbax gives up on half-way outlive its event loop: ask for the index first
-        store = {"driver": "ocdbt", "base": {"driver": "file", "path": f"{folder}/"}}
-        ts.KvStore.open(store).result().list().result()
+        check_index(folder, template)
         with contextlib.closing(ocp.StandardCheckpointHandler()) as reader:
             return reader.restore(epath.Path(folder), args=ocp.args.StandardRestore(template))
     except Exception as error:
         raise blamed(error, folder) from error
+
+
+def check_index(folder: Path, template: Any) -> None:
+    """Raise if an array of `template` is not in a saved item's index, or the index is damaged.
+
+    Asked before Orbax reads anything: reads that it gives up on half-way outlive its event loop.
+    """
+    store = {"driver": "ocdbt", "base": {"driver": "file", "path": f"{folder}/"}}
+    stored = set(ts.KvStore.open(store).result().list().result())
+    lost = [name for name in named(template) if f"{name}/.zarray".encode() not in stored]
+    if lost:
+        raise FileNotFoundError(errno.ENOENT, f"its index lacks {len(lost)} arrays", lost[0])
 
 
 def abstract_like(abstract: TrainState, shardings: TrainState) -> TrainState:
