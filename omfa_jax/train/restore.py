@@ -1,15 +1,14 @@
 """Reading one checkpoint into a training state: does it fit, is it sound."""
 
+import asyncio
 import contextlib
-import errno
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
-import tensorstore as ts
 from etils import epath
 
 from omfa_jax.core.errors import OmfaError
@@ -159,7 +158,7 @@ def shapes(tree: Any) -> Shapes:
 def saved_tree(folder: Path) -> Any:
     """Return the metadata (shape, dtype) of every array of one saved item."""
     try:
-        with contextlib.closing(ocp.StandardCheckpointHandler()) as reader:
+        with late_reads(), contextlib.closing(ocp.StandardCheckpointHandler()) as reader:
             return reader.metadata(epath.Path(folder)).tree
     except Exception as error:
         raise blamed(error, folder) from error
@@ -168,23 +167,37 @@ def saved_tree(folder: Path) -> Any:
 def read_tree(folder: Path, template: Any) -> Any:
     """Return a saved item's arrays, laid out as `template` (ShapeDtypeStructs) says."""
     try:
-        check_index(folder, template)
-        with contextlib.closing(ocp.StandardCheckpointHandler()) as reader:
+        with late_reads(), contextlib.closing(ocp.StandardCheckpointHandler()) as reader:
             return reader.restore(epath.Path(folder), args=ocp.args.StandardRestore(template))
     except Exception as error:
         raise blamed(error, folder) from error
 
 
-def check_index(folder: Path, template: Any) -> None:
-    """Raise if an array of `template` is not in a saved item's index, or the index is damaged.
+class _Forgiving(asyncio.SelectorEventLoop):
+    """An event loop that answers what comes after its end with nothing instead of an error."""
 
-    Asked before Orbax reads anything: reads that it gives up on half-way outlive its event loop.
+    def call_soon_threadsafe(self, callback: Any, *args: Any, context: Any = None) -> Any:
+        with contextlib.suppress(RuntimeError):
+            return super().call_soon_threadsafe(callback, *args, context=context)
+
+
+class _Policy(asyncio.DefaultEventLoopPolicy):
+    _loop_factory = _Forgiving
+
+
+@contextlib.contextmanager
+def late_reads() -> Iterator[None]:
+    """Let reads of Orbax in the block end whenever they do.
+
+    Where one of many fails, it closes its event loop under the others, each of which would print a
+    traceback when it is done, under the one line that tells what happened.
     """
-    store = {"driver": "ocdbt", "base": {"driver": "file", "path": f"{folder}/"}}
-    stored = set(ts.KvStore.open(store).result().list().result())
-    lost = [name for name in named(template) if f"{name}/.zarray".encode() not in stored]
-    if lost:
-        raise FileNotFoundError(errno.ENOENT, f"its index lacks {len(lost)} arrays", lost[0])
+    before = asyncio.get_event_loop_policy()
+    asyncio.set_event_loop_policy(_Policy())
+    try:
+        yield
+    finally:
+        asyncio.set_event_loop_policy(before)
 
 
 def abstract_like(abstract: TrainState, shardings: TrainState) -> TrainState:

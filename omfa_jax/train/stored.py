@@ -12,6 +12,7 @@ from etils import epath
 from omfa_jax.core import trees
 from omfa_jax.train.checksums import Record, is_altered
 from omfa_jax.train.integrity import Damaged, blamed
+from omfa_jax.train.restore import late_reads
 
 # Arrays are read in runs of about this size: each read costs Orbax a tenth of a second.
 RUN_BYTES = 500_000_000
@@ -85,7 +86,8 @@ class _Reader:
         )
         handler = ocp.PyTreeCheckpointHandler()
         try:
-            tree = handler.restore(epath.Path(self._folder), args=arguments)
+            with late_reads():
+                tree = handler.restore(epath.Path(self._folder), args=arguments)
         except Exception as error:
             raise blamed(error, self._folder) from error
         finally:
