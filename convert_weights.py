@@ -3,6 +3,7 @@
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 from omfa_jax.core.errors import OmfaError
 
@@ -62,15 +63,18 @@ def export(options: argparse.Namespace) -> int:
     from omfa_jax.weights.stream import parse_size
 
     max_shard_bytes = parse_size(options.max_shard_size)
-    what = ""
-    if is_imported(options.checkpoint):
-        model = fields_of(load_imported(options.checkpoint))
-    else:
-        from omfa_jax.train.load import load_for_export
 
-        model = load_for_export(options.checkpoint, options.weights)
-        what = "step {step}, {weights} weights, ".format(**model["origin"])
-    save_diffusers(options.out, **model, dtype=options.dtype, max_shard_bytes=max_shard_bytes)
+    def save(model: dict[str, Any]) -> str:
+        save_diffusers(options.out, **model, dtype=options.dtype, max_shard_bytes=max_shard_bytes)
+        return "step {step}, {weights} weights, ".format(**model["origin"]) if trained else ""
+
+    trained = not is_imported(options.checkpoint)
+    if trained:
+        from omfa_jax.train.load import export_from_newest
+
+        what = export_from_newest(options.checkpoint, options.weights, save)
+    else:
+        what = save(fields_of(load_imported(options.checkpoint)))
     print(f"exported {options.checkpoint} -> {options.out} ({what}{options.dtype})")
     return 0
 

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -135,6 +136,26 @@ def test_a_damaged_checkpoint_is_named(workdir, tmp_path):
     said = [line for line in done.stderr.splitlines() if line.startswith("convert_weights: ")]
     assert done.returncode == 2 and len(said) == 1 and "3/state is damaged: " in said[0]
     assert not (tmp_path / "out").exists()
+
+
+def test_damage_found_while_writing_costs_no_more_than_the_newest_step(workdir, tmp_path, capsys):
+    copy = shutil.copytree(workdir, tmp_path / "run")
+    steps = copy / "checkpoints"
+    shutil.copytree(steps / "3", steps / "4")
+    arrays = max((steps / "4/ema").glob("ocdbt.process_0/d/*"), key=lambda p: p.stat().st_size)
+    content = bytearray(arrays.read_bytes())
+    content[len(content) // 2] ^= 16
+    arrays.write_bytes(content)
+    out = tmp_path / "out"
+    assert convert_weights.main(["export", str(copy), "--out", str(out)]) == 0
+    said = capsys.readouterr()
+    assert "(step 3, ema weights, fp32)" in said.out
+    assert json.loads((out / "omfa_export.json").read_text())["step"] == 3
+    # asked for by name, it is refused, and nothing is written
+    command = ["export", str(steps / "4"), "--out", str(tmp_path / "other")]
+    assert convert_weights.main(command) == 2
+    assert "4/ema is damaged: " in capsys.readouterr().err
+    assert not (tmp_path / "other").exists() and sorted(os.listdir(steps)) == ["3", "4"]
 
 
 def test_which_weights_are_exported_is_said_and_not_guessed(workdir, tmp_path, capsys):

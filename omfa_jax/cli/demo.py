@@ -169,10 +169,10 @@ def export(trained: Path, out: Path) -> dict:
     """Export the trained weights and run them in PyTorch; without PyTorch, say so."""
     import importlib.util
 
-    from omfa_jax.train.load import load_for_export
+    from omfa_jax.train.load import export_from_newest
     from omfa_jax.weights.folder import save_diffusers
 
-    save_diffusers(out, **load_for_export(trained))
+    export_from_newest(trained, "auto", lambda model: save_diffusers(out, **model))
     if importlib.util.find_spec("diffusers") is None:
         log.warning("PyTorch and diffusers are not installed: the export is not compared")
         return {"export": {"compared": False}}

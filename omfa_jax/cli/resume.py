@@ -7,7 +7,7 @@ from typing import Any
 
 from omfa_jax.cli.config import Config
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.train.checkpoint import newest_whole_step, read_config
+from omfa_jax.train.integrity import Damaged, read_config, whole_steps
 
 log = logging.getLogger(__name__)
 
@@ -21,11 +21,10 @@ def require_same_run(config: Config, workdir: Path) -> None:
     Other settings may change, a data set's place and the learning rate for instance: the log says
     which did.
     """
-    folder = workdir / "checkpoints"
-    step = newest_whole_step(folder, warn=False)
-    if step is None:
+    found = newest_config(workdir / "checkpoints")
+    if found is None:
         return
-    saved = dict(flat(read_config(folder / str(step))))
+    step, saved = found[0], dict(flat(found[1]))
     asked = dict(flat(config.to_dict()))
     changed = [
         f"{name}: {saved[name]} then, {asked[name]} now"
@@ -40,6 +39,19 @@ def require_same_run(config: Config, workdir: Path) -> None:
         )
     for line in sorted(changed):
         log.warning("going on with another config.%s", line)
+
+
+def newest_config(folder: Path) -> tuple[int, dict[str, Any]] | None:
+    """Return (step, config) of the newest whole checkpoint whose config can be read.
+
+    What else a checkpoint may have lost is found when it is restored, and told then.
+    """
+    for step in whole_steps(folder, warn=False):
+        try:
+            return step, read_config(folder / str(step))
+        except Damaged:
+            continue
+    return None
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

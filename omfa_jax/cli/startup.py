@@ -14,7 +14,9 @@ from omfa_jax.core import trees
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.diffusion.settings import DiffusionSettings
 from omfa_jax.models import UNetConfig, VAEConfig, init_vae, unet, vae
-from omfa_jax.train.checkpoint import MODEL_FOLDER, newest_whole_step
+from omfa_jax.parallel import distributed
+from omfa_jax.train.checkpoint import MODEL_FOLDER
+from omfa_jax.train.integrity import newest_whole_step, steps_in
 from omfa_jax.train.load import restore_params
 from omfa_jax.weights.bundle import Bundle, Params
 from omfa_jax.weights.conv_in import groups_of
@@ -74,6 +76,8 @@ def starting_bundle(
         bundle = load_frozen(source / MODEL_FOLDER)
         check_same_model(config, bundle, source)
         params, step = restore_params(source)
+        # of a damaged checkpoint one process may see what another does not
+        distributed.require_same({"the step of config.checkpoint.start_from": str(step)})
         log.info("starting from step %d of %s", step, source)
         return bundle.with_unet(params)
     if config.model.init:
@@ -199,7 +203,7 @@ def write_model_folder(bundle: Bundle, workdir: Path) -> None:
     not be the ones that this run trains with.
     """
     # checkpoints of which none is whole stop the run later; till then nothing of theirs is touched
-    used = any((workdir / "checkpoints").glob("[0-9]*"))
+    used = steps_in(workdir / "checkpoints")
     if jax.process_index() == 0 and not used:
         save_frozen(workdir / MODEL_FOLDER, bundle)
 

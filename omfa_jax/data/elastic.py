@@ -5,10 +5,8 @@ from typing import Any
 
 import grain
 
-from omfa_jax.core.errors import OmfaError
 from omfa_jax.data.decode import Batch
-
-POSITION = "next_index"
+from omfa_jax.data.position import POSITION, batches_consumed
 
 
 class ProcessBatches:
@@ -39,9 +37,7 @@ class ProcessBatches:
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Go on where `state` was taken; workers start anew with the next batch."""
-        position = state.get(POSITION)
-        if not isinstance(position, int) or position < 0:
-            raise OmfaError(f"data position: expected {{{POSITION!r}: batches}}, got {state}")
+        position = batches_consumed(state)
         self.close()
         self._consumed = position
 

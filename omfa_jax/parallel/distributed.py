@@ -115,6 +115,15 @@ def any_process(flag: bool) -> bool:
     return bool(multihost_utils.process_allgather(np.bool_(flag)).any())
 
 
+def of_all_processes(number: int) -> list[int]:
+    """Return every process's `number`, in their order; all of them must call this."""
+    if jax.process_count() == 1:
+        return [number]
+    from jax.experimental import multihost_utils
+
+    return multihost_utils.process_allgather(np.int32(number)).tolist()
+
+
 def revision() -> str:
     """Return what code this is: the version, and in a checkout the commit and its changes."""
     here = Path(__file__).parents[2]

@@ -3,31 +3,43 @@
 Checkpoint N holds the state after N updates and the position after N batches.
 """
 
-import contextlib
+import errno
 import json
 import logging
+import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from etils import epath
-from orbax.checkpoint.checkpoint_managers import PreservationPolicy
-from orbax.checkpoint.checkpoint_managers import preservation_policy as policy
 
 from omfa_jax.core.errors import OmfaError, unknown
+from omfa_jax.parallel.distributed import of_all_processes
+from omfa_jax.train.checksums import checksums
+from omfa_jax.train.integrity import (
+    EMA_ITEM,
+    ROW_ITEM,
+    Damaged,
+    first_line,
+    incompleteness,
+    newest_whole_step,
+    os_error_of,
+    set_aside,
+    steps_in,
+    whole_steps,
+)
+from omfa_jax.train.restore import CHECKSUMS_ITEM, read_step, state_item, unaltered
+from omfa_jax.train.retention import plain_row, preserved, stored_row
 from omfa_jax.train.settings import KeepSettings
 from omfa_jax.train.state import TrainState
 
 log = logging.getLogger(__name__)
 
-ITEMS = ("state", "data", "config")
-EMA_ITEM = "ema"
-# Orbax writes it last
-FINISHED = "_CHECKPOINT_METADATA"
+Made = TypeVar("Made")
+
 # beside the checkpoints in a workdir: all of the model that training does not change
 MODEL_FOLDER = "model"
 
@@ -37,32 +49,76 @@ class Checkpoints:
 
     def __init__(self, workdir: str | Path, keep: KeepSettings):
         self.folder = Path(workdir).absolute() / "checkpoints"
-        self._best_of = keep.best_of
+        self._keep = keep
+        self._opened: ocp.CheckpointManager | None = None
+        self._saving: int | None = None
+        self._metrics: set[str] = set()
+
+    def restore(self, abstract: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
+        """Return (state laid out as `abstract` says, data position) of the newest sound step.
+
+        None if the folder holds no step. Steps that are damaged or not whole are put aside as soon
+        as an older one was read; if none can be, this is an OmfaError and nothing is touched. So it
+        is for a step that is sound but of another model, and an OSError where the file system
+        fails. Of several processes the first says what is there (the others' view of a shared
+        folder may be old), and all take the same step.
+        """
+        steps = from_first(lambda: steps_in(self.folder))
+        if not steps:
+            return None
+        whole = from_first(lambda: whole_steps(self.folder, warn=False))
+        damage: dict[int, str] = {}
+        for step in whole:
+            folder = self.folder / str(step)
+            read = together(lambda folder=folder: read_step(folder, abstract))
+            if not isinstance(read, Damaged):
+                read = together(lambda folder=folder, read=read: unaltered(folder, read))
+            if not isinstance(read, Damaged):
+                from_first(lambda: self._set_aside(damage))
+                return read
+            damage[step] = str(read)
+        found = (damage.get(s) or incompleteness(self.folder / str(s)) for s in steps)
+        raise OmfaError(
+            f"{self.folder} holds checkpoints but none is whole; refusing to start from nothing"
+            " over them: mend or remove that folder, or change --workdir. Found:"
+            f" {'; '.join(map(str, found))}"
+        )
+
+    def _set_aside(self, damage: Mapping[int, str]) -> list[int]:
+        """Put aside what Orbax would take for checkpoints, newer than the one read and older."""
+        broken = []
+        for step in steps_in(self.folder):
+            folder = self.folder / str(step)
+            reason = damage.get(step) or incompleteness(folder)
+            if reason is not None:
+                set_aside(folder, reason)
+                broken.append(step)
+        return broken
+
+    def open(self) -> None:
+        """Get ready to save; what is not whole must be out of the way (see `restore`)."""
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=preserved(keep),
+            preservation_policy=preserved(self._keep, self.folder),
             create=True,
             cleanup_tmp_directories=True,
             enable_async_checkpointing=True,
         )
         try:
-            self._manager = ocp.CheckpointManager(self.folder, options=options)
+            self._opened = ocp.CheckpointManager(self.folder, options=options)
         except (OSError, ValueError) as error:
             raise OmfaError(
                 f"cannot keep checkpoints in {self.folder}: {error}; change --workdir"
-            ) from None
+            ) from error
+        if self._keep.best_of:
+            for step in self._opened.all_steps():
+                self._metrics |= stored_row(self.folder / str(step)).keys()
 
-    def latest(self) -> int | None:
-        """Return the newest whole step; warn of any newer folder that is not whole.
-
-        Of several processes the first decides: the others' view of a shared folder may be old.
-        """
-        found = newest_whole_step(self.folder)
-        if jax.process_count() == 1:
-            return found
-        from jax.experimental import multihost_utils
-
-        step = int(multihost_utils.broadcast_one_to_all(np.int64(-1 if found is None else found)))
-        return None if step < 0 else step
+    @property
+    def _manager(self) -> ocp.CheckpointManager:
+        if self._opened is None:
+            self.open()
+        assert self._opened is not None
+        return self._opened
 
     def save(
         self,
@@ -76,180 +132,110 @@ class Checkpoints:
 
         `row` is the log's, of which the best checkpoint is chosen.
         """
-        metrics = None
-        if self._best_of:
-            if self._best_of not in (row or {}):
-                raise unknown("metric in config.checkpoint.keep_best_of", self._best_of, row or {})
-            metrics = {self._best_of: float((row or {})[self._best_of])}
+        manager, saved_row = self._manager, plain_row(row or {})
+        self._require_metric(step, saved_row)
         items: dict[str, Any] = {
             "state": ocp.args.StandardSave(state_item(state)),
             "data": ocp.args.JsonSave(data),
             "config": ocp.args.JsonSave(config),
+            ROW_ITEM: ocp.args.JsonSave(saved_row),
         }
+        sums = {"state": checksums(state_item(state))}
         if state.ema is not None:
             items[EMA_ITEM] = ocp.args.StandardSave(state.ema)
+            sums[EMA_ITEM] = checksums(state.ema)
+        items[CHECKSUMS_ITEM] = ocp.args.JsonSave(sums)
         try:
-            # a folder of this step that is not whole would make Orbax refuse the save
-            self._manager.save(step, args=ocp.args.Composite(**items), metrics=metrics, force=True)
+            self._saving = step
+            manager.save(step, args=ocp.args.Composite(**items), metrics=saved_row, force=True)
         except Exception as error:
-            raise self._failure(step, error) from error
+            raise self._failure(step, error) from os_error_of(error) or error
+
+    def _require_metric(self, step: int, row: Mapping[str, Any]) -> None:
+        best_of = self._keep.best_of
+        if best_of and best_of not in row:
+            if best_of not in self._metrics:
+                raise unknown("metric in config.checkpoint.keep_best_of", best_of, row)
+            log.warning("checkpoint %d has no %r and cannot be the best", step, best_of)
+        self._metrics |= row.keys()
+
+    def check(self) -> None:
+        """Raise if the last save has failed by now; this waits for nothing."""
+        if self._saving is not None and not self._manager.is_saving_in_progress():
+            self.wait()
 
     def wait(self) -> None:
         """Return when the last save is on disk; a save that failed raises here."""
+        if self._opened is None:
+            return
+        step, self._saving = self._saving, None
         try:
-            self._manager.wait_until_finished()
-            self._manager.check_for_errors()
+            self._opened.wait_until_finished()
+            self._opened.check_for_errors()
         except Exception as error:
-            raise self._failure(None, error) from error
-
-    def restore(self, step: int, abstract: TrainState) -> tuple[TrainState, dict[str, Any]]:
-        """Return (state laid out as `abstract` says, data position) of `step`."""
-        found = read_config(self.folder / str(step))
-        template = state_item(abstract)
-        wanted: dict[str, Any] = {
-            "state": ocp.args.StandardRestore(template),
-            "data": ocp.args.JsonRestore(),
-        }
-        if abstract.ema is not None:
-            if not (self.folder / str(step) / EMA_ITEM).is_dir():
-                raise OmfaError(
-                    f"checkpoint {step} in {self.folder} has no EMA (it was trained with"
-                    " train.ema_decay=0); give --config.train.ema_decay=0 or a new --workdir"
-                )
-            wanted[EMA_ITEM] = ocp.args.StandardRestore(abstract.ema)
-        difference = first_difference(self.folder / str(step) / "state", template)
-        if difference:
-            preset = found.get("model", {}).get("unet")
-            raise OmfaError(
-                f"checkpoint {step} in {self.folder} (model.unet={preset!r}) does not fit this"
-                " config's model or optimizer; use the config it was trained with or a new"
-                f" --workdir. First difference: {difference}"
-            )
-        try:
-            items = self._manager.restore(step, args=ocp.args.Composite(**wanted))
-        except Exception as error:
-            raise OmfaError(
-                f"checkpoint {step} in {self.folder} is damaged: {first_line(error)}; delete that"
-                " folder to go on from the step before"
-            ) from error
-        state = items["state"]
-        ema = items[EMA_ITEM] if abstract.ema is not None else None
-        return TrainState(state["step"], state["params"], ema, state["opt_state"]), items["data"]
+            raise self._failure(step, error) from os_error_of(error) or error
 
     def close(self) -> None:
         """Finish the running save and release the threads."""
         self.wait()
-        self._manager.close()
+        if self._opened is not None:
+            self._opened.close()
 
     def _failure(self, step: int | None, error: Exception) -> OmfaError:
-        whole = newest_whole_step(self.folder, warn=False)
         what = "a checkpoint" if step is None else f"checkpoint {step}"
-        kept = "none is whole" if whole is None else f"the last whole one is step {whole}"
-        free = shutil.disk_usage(self.folder).free / 1e6
+        try:
+            whole = newest_whole_step(self.folder, warn=False)
+            kept = "none is whole" if whole is None else f"the last whole one is step {whole}"
+            free = f"{shutil.disk_usage(self.folder).free / 1e6:.0f} MB"
+        except OSError as failed:
+            kept = free = f"nobody knows what ({first_line(failed)})"
         return OmfaError(
-            f"could not save {what} in {self.folder}, where {free:.0f} MB are free: {kept}; make"
+            f"could not save {what} in {self.folder}, where {free} are free: {kept}; make"
             f" room or change --workdir ({first_line(error)})"
         )
 
 
-def preserved(keep: KeepSettings) -> PreservationPolicy:
-    """Return Orbax's policy for the settings; a checkpoint stays if any part of it says so."""
-    policies: list[PreservationPolicy] = [policy.LatestN(keep.last)]
-    if keep.every_steps:
-        policies.append(policy.EveryNSteps(keep.every_steps))
-    if keep.best_of:
-        # Orbax keeps the end of an ascending order
-        policies.append(policy.BestN(get_metric_fn=lambda found: -found[keep.best_of], n=1))
-    return policy.AnyPreservationPolicy(policies)
+def together(work: Callable[[], Made]) -> Made | Damaged:
+    """Return what `work` made, or the damage that one of the processes met; all return alike.
 
-
-def state_item(state: TrainState) -> dict[str, Any]:
-    """Return what the `state` item holds (the EMA is an item of its own)."""
-    return {"step": state.step, "params": state.params, "opt_state": state.opt_state}
-
-
-def abstract_like(abstract: TrainState, shardings: TrainState) -> TrainState:
-    """Return ShapeDtypeStructs that carry shardings: the template of a sharded restore."""
-    return jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        abstract,
-        shardings,
-    )
-
-
-def newest_whole_step(folder: Path, *, warn: bool = True) -> int | None:
-    """Return the newest step whose items are all there.
-
-    On a local file system Orbax takes any folder with a number for a checkpoint, an empty one
-    too; a step counts here only with its finishing metadata and every item.
+    Any other error that one of them raises is raised by all.
     """
-    steps = sorted((int(p.name) for p in folder.glob("*") if p.name.isdigit()), reverse=True)
-    for step in steps:
-        path = folder / str(step)
-        missing = missing_of(path)
-        if not missing:
-            return step
-        if warn:
-            log.warning(
-                "checkpoint %s is not whole (missing: %s); trying the one before",
-                path,
-                ", ".join(missing),
-            )
-    return None
-
-
-def missing_of(step_folder: Path) -> list[str]:
-    """Return what a step's folder lacks to be whole: its items, Orbax's finishing metadata."""
-    missing = [item for item in ITEMS if not (step_folder / item).is_dir()]
-    return missing + [mark for mark in (FINISHED,) if not (step_folder / mark).is_file()]
-
-
-def read_config(step_folder: Path) -> dict[str, Any]:
-    """Return the config saved in one step's folder, as plain types."""
-    file = step_folder / "config" / "metadata"
+    made, met = None, None
     try:
-        return json.loads(file.read_text())
-    except (OSError, ValueError) as error:
-        raise OmfaError(f"{step_folder} is not a whole checkpoint: {error}") from None
+        made = work()
+    except (OmfaError, OSError) as error:
+        met = error
+    damaged, refused = -1, -2
+    code = 0
+    if isinstance(met, OSError):
+        code = met.errno or errno.EIO
+    elif met is not None:
+        code = damaged if isinstance(met, Damaged) else refused
+    codes = of_all_processes(code)
+    if met is not None and code != damaged:
+        raise met
+    failed = [number for number, other in enumerate(codes) if other not in (0, damaged)]
+    if failed:
+        where, other = failed[0], codes[failed[0]]
+        if other == refused:
+            raise OmfaError(f"process {where} cannot go on from this checkpoint: see its log")
+        raise OSError(other, f"{os.strerror(other)} (in process {where}: see its log)")
+    if damaged in codes:
+        where = codes.index(damaged)
+        return met if isinstance(met, Damaged) else Damaged(f"process {where} cannot read it")
+    return made  # type: ignore[return-value]
 
 
-def first_difference(saved: Path, wanted: Any) -> str | None:
-    """Name the first array that a saved tree and a template do not share in name and shape.
+def from_first(work: Callable[[], list[int]]) -> list[int]:
+    """Return on every process the list that `work` makes on the first."""
+    first = jax.process_index() == 0
+    made = together(work if first else list)
+    assert not isinstance(made, Damaged)
+    if jax.process_count() == 1:
+        return made
+    from jax.experimental import multihost_utils
 
-    Asked before Orbax reads anything: reads that it gives up on half-way outlive its event loop.
-    """
-    have, want = shapes(saved_tree(saved)), shapes(wanted)
-    # the parameters first: what the moments differ in follows from them
-    for name in sorted(have.keys() | want.keys(), key=lambda n: (n.startswith("opt_state"), n)):
-        if have.get(name) != want.get(name):
-            here, there = have.get(name, "missing"), want.get(name, "missing")
-            return f"{name} is {here} in the checkpoint, {there} in the config"
-    return None
-
-
-def saved_tree(folder: Path) -> Any:
-    """Return the metadata (shape, dtype) of every array of one saved item."""
-    try:
-        with contextlib.closing(ocp.StandardCheckpointHandler()) as reader:
-            return reader.metadata(epath.Path(folder)).tree
-    except Exception as error:
-        raise OmfaError(f"checkpoint {folder} is damaged: {first_line(error)}") from error
-
-
-def shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-    """Return {dotted name: shape} of every array, named as Orbax names them."""
-    plain = ocp.tree.serialize_tree(tree, keep_empty_nodes=True)
-    return {
-        ".".join(path): tuple(leaf.shape)
-        for path, leaf in ocp.tree.to_flat_dict(plain).items()
-        if hasattr(leaf, "shape")
-    }
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first non-empty line of an exception's text, its middle cut out, or its type."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    if not lines:
-        return type(error).__name__
-    # paths fill the middle; what happened stands at the ends
-    return lines[0] if len(lines[0]) <= 300 else f"{lines[0][:120]} ... {lines[0][-160:]}"
+    text = json.dumps(made).encode() if first else b""
+    length = max(of_all_processes(len(text)))
+    told = multihost_utils.broadcast_one_to_all(np.frombuffer(text.ljust(length), np.uint8))
+    return json.loads(bytes(np.asarray(told)))

@@ -1,50 +1,98 @@
 """Weights out of a workdir's checkpoints, for sampling, for export and for new runs."""
 
-import contextlib
+import logging
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
-import orbax.checkpoint as ocp
-from etils import epath
 
+from omfa_jax.core import trees
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.train.checkpoint import (
+from omfa_jax.train.checkpoint import MODEL_FOLDER
+from omfa_jax.train.checksums import Record, is_altered, named
+from omfa_jax.train.integrity import (
     EMA_ITEM,
-    MODEL_FOLDER,
-    first_line,
+    Damaged,
+    incompleteness,
+    items_listed,
     missing_of,
-    newest_whole_step,
-    saved_tree,
+    steps_in,
 )
+from omfa_jax.train.restore import read_checksums, read_tree, saved_tree
 from omfa_jax.train.stored import stored_tree
 from omfa_jax.weights.bundle import Bundle
 from omfa_jax.weights.frozen import describe, load_frozen
+
+log = logging.getLogger(__name__)
+
+Made = TypeVar("Made")
 
 
 def restore_params(path: str | Path, *, ema: bool = True) -> tuple[dict[str, Any], int]:
     """Return (UNet parameters as numpy arrays, step) of a workdir or of one step's folder.
 
-    The EMA is preferred where there is one and `ema` asks for it.
+    The EMA is preferred where there is one and `ema` asks for it. Of a workdir it is the newest
+    step that can be read; those passed over are told on the log.
     """
-    item, prefix, step = params_item(path, ema=ema)
-    tree = as_numpy(item)
-    for name in prefix:
-        tree = tree[name]
-    return tree, step
+
+    def read(item: Path, prefix: trees.Path) -> tuple[dict[str, Any], int]:
+        tree = as_numpy(item, read_checksums(item.parent).get(item.name, {}))
+        for name in prefix:
+            tree = tree[name]
+        return tree, int(item.parent.name)
+
+    return from_newest(path, read, ema=ema)
 
 
-def params_item(path: str | Path, *, ema: bool) -> tuple[Path, tuple[str, ...], int]:
-    """Return (folder of the saved item that holds UNet parameters, where in it, step)."""
+def from_newest(path: str | Path, read: Callable[[Path, trees.Path], Made], *, ema: bool) -> Made:
+    """Return what `read` makes of the item that holds UNet parameters, and where in it they are.
+
+    `path` is a workdir or one step's folder. Where `read` meets damage, a workdir's step before is
+    tried; nothing is changed on disk, since the run may be living.
+    """
     path = Path(path).absolute()
     folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path.parent
-    step = int(path.name) if is_step(path) else newest_whole_step(folder)
-    if step is None or missing_of(folder / str(step)):
+    there = [int(path.name)] if is_step(path) else steps_in(folder)
+    steps = readable_steps(folder, there)
+    if not steps:
         raise OmfaError(f"no whole checkpoint in {path}; give a training workdir or one step of it")
-    step_folder = folder / str(step)
+    damage: list[Damaged] = []
+    for step in steps:
+        try:
+            made = read(*params_item(folder / str(step), ema=ema))
+        except Damaged as error:
+            damage.append(error)
+            if step != steps[-1]:
+                log.warning("%s; trying the one before", error)
+            continue
+        if step != there[0]:
+            log.warning("%s: step %d was taken, the newest that can be read", path, step)
+        return made
+    raise Damaged("; ".join(map(str, damage))) from damage[0]
+
+
+def readable_steps(folder: Path, steps: list[int]) -> list[int]:
+    """Return those of the steps that are whole; if none is, those that lost nothing but their EMA.
+
+    What is passed over is told on the log.
+    """
+    missing = {step: missing_of(folder / str(step)) for step in steps}
+    found = [step for step in steps if not missing[step]]
+    if not found:
+        found = [step for step in steps if missing[step] == [EMA_ITEM]]
+        for step in found:
+            log.warning("checkpoint %s has lost its EMA: only its raw weights are left", step)
+    for step in steps[: steps.index(found[0])] if found else ():
+        log.warning("%s; trying the one before", incompleteness(folder / str(step)))
+    return found
+
+
+def params_item(step_folder: Path, *, ema: bool) -> tuple[Path, trees.Path]:
+    """Return (folder of the saved item that holds UNet parameters, where in it)."""
     if ema and (step_folder / EMA_ITEM).is_dir():
-        return step_folder / EMA_ITEM, (), step
-    return step_folder / "state", ("params",), step
+        return step_folder / EMA_ITEM, ()
+    return step_folder / "state", ("params",)
 
 
 def is_step(path: Path) -> bool:
@@ -52,19 +100,18 @@ def is_step(path: Path) -> bool:
     return path.name.isdigit() and not (path / "checkpoints").is_dir()
 
 
-def as_numpy(folder: Path) -> dict[str, Any]:
-    """Read a saved tree onto the host, whatever devices it was saved from."""
+def as_numpy(folder: Path, record: Record) -> dict[str, Any]:
+    """Read a saved tree onto the host, whatever devices it was saved from, and check its sums."""
     device = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
     template = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),
         saved_tree(folder),
     )
-    try:
-        with contextlib.closing(ocp.StandardCheckpointHandler()) as reader:
-            tree = reader.restore(epath.Path(folder), args=ocp.args.StandardRestore(template))
-    except Exception as error:
-        raise OmfaError(f"checkpoint {folder} is damaged: {first_line(error)}") from error
-    return jax.tree.map(jax.device_get, tree)
+    tree = jax.tree.map(jax.device_get, read_tree(folder, template))
+    for name, leaf in named(tree).items():
+        if is_altered(leaf, record.get(name)):
+            raise Damaged(f"checkpoint {folder} is damaged: {name} differs from what was saved")
+    return tree
 
 
 def load_for_export(path: str | Path, which: str = "auto") -> dict[str, Any]:
@@ -74,13 +121,31 @@ def load_for_export(path: str | Path, which: str = "auto") -> dict[str, Any]:
     `origin` says which step and which of the two it became. The UNet's parameters stay on disk
     until they are asked for.
     """
-    item, prefix, step = params_item(path, ema=which != "raw")
+    return export_from_newest(path, which, lambda arguments: arguments)
+
+
+def export_from_newest(
+    path: str | Path, which: str, save: Callable[[dict[str, Any]], Made]
+) -> Made:
+    """Return what `save` makes of the arguments that `load_for_export` returns.
+
+    Damage may show only while `save` reads the arrays: it is then called again, with the workdir's
+    step before.
+    """
+
+    def read(item: Path, prefix: trees.Path) -> Made:
+        return save(_arguments(Path(path), which, item, prefix))
+
+    return from_newest(path, read, ema=which != "raw")
+
+
+def _arguments(path: Path, which: str, item: Path, prefix: trees.Path) -> dict[str, Any]:
+    step = int(item.parent.name)
     weights = "ema" if item.name == EMA_ITEM else "raw"
     if which == "ema" and weights == "raw":
-        raise OmfaError(
-            f"checkpoint {step} of {path} has no EMA (it was trained with train.ema_decay=0);"
-            " give --weights raw"
-        )
+        lost = EMA_ITEM in (items_listed(item.parent) or ())
+        why = "it has lost it" if lost else "it was trained with train.ema_decay=0"
+        raise OmfaError(f"checkpoint {step} of {path} has no EMA ({why}); give --weights raw")
     bundle = load_frozen(workdir_of(path) / MODEL_FOLDER)
     if bundle.settings.reference:
         raise OmfaError(
@@ -90,7 +155,9 @@ def load_for_export(path: str | Path, which: str = "auto") -> dict[str, Any]:
     description = describe(bundle)
     return {
         "unet_config": description.unet_config,
-        "unet_params": stored_tree(item, saved_tree(item), prefix),
+        "unet_params": stored_tree(
+            item, saved_tree(item), prefix, read_checksums(item.parent).get(item.name, {})
+        ),
         "vae_config": description.vae_config,
         "vae_params": bundle.vae_params,
         "scheduler": description.scheduler,

@@ -13,16 +13,18 @@ import optax
 from jax.sharding import Mesh
 
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.data.position import batches_consumed
 from omfa_jax.parallel.distributed import any_process
 from omfa_jax.parallel.feed import place, to_global
 from omfa_jax.parallel.mesh import check_batch_size, replicated
 from omfa_jax.parallel.rules import Rules
-from omfa_jax.train.checkpoint import Checkpoints, abstract_like
+from omfa_jax.train.checkpoint import Checkpoints
 from omfa_jax.train.clock import Clock, begin
 from omfa_jax.train.cost import Cost
 from omfa_jax.train.objective import Objective
 from omfa_jax.train.optimizer import learning_rate, make_optimizer
 from omfa_jax.train.profile import Profiler, ProfileSteps
+from omfa_jax.train.restore import abstract_like
 from omfa_jax.train.settings import TrainSettings
 from omfa_jax.train.signals import Interrupted, StopRequest
 from omfa_jax.train.state import (
@@ -80,7 +82,7 @@ def train(run: Run) -> TrainState:
 
     SIGINT and SIGTERM save a checkpoint and raise `Interrupted`.
 
-    Resumes from the newest whole checkpoint of the workdir, if there is one; the state, the EMA,
+    Resumes from the newest sound checkpoint of the workdir, if there is one; the state, the EMA,
     the data position and all random numbers then continue as if nothing had happened.
     """
     settings, mesh = run.settings, run.mesh
@@ -96,6 +98,7 @@ def train(run: Run) -> TrainState:
         clock = Clock(begin(run.workdir))
         with clock.spent("restore"):
             state, shardings = restore_or_create(run, checkpoints, optimizer)
+            checkpoints.open()
         frozen_shardings = jax.tree.map(lambda _: replicated(mesh), run.frozen)
         frozen = place(run.frozen, frozen_shardings)
         step_fn = make_step(
@@ -138,6 +141,7 @@ def train(run: Run) -> TrainState:
             clock.step_finished()
             profiler.after(step, metrics)
             progress.advance()
+            checkpoints.check()
 
             log_due = due(settings.log_every_steps, step)
             asked = stop.asked(step)
@@ -221,17 +225,17 @@ def restore_or_create(
     ema_decay = run.settings.ema_decay
     abstract = abstract_state(run.start, optimizer, ema_decay)
     shardings = state_shardings(abstract, run.rules, run.mesh)
-    latest = checkpoints.latest()
-    if latest is None:
-        if any(checkpoints.folder.glob("[0-9]*")):
-            raise OmfaError(
-                f"{checkpoints.folder} holds checkpoints but none is whole; refusing to start"
-                " from nothing over them: mend or remove that folder, or change --workdir"
-            )
-        return create_sharded(run.start, optimizer, ema_decay, shardings), shardings
-    state, position = checkpoints.restore(latest, abstract_like(abstract, shardings))
-    run.batches.set_state(position)
-    log.info("resumed from step %d of %s", latest, checkpoints.folder)
+    found = checkpoints.restore(abstract_like(abstract, shardings))
+    if found is None:
+        state, step = create_sharded(run.start, optimizer, ema_decay, shardings), 0
+    else:
+        state, position = found
+        run.batches.set_state(position)
+        step = int(state.step)
+        log.info("resumed from step %d of %s", step, checkpoints.folder)
+    # what a checkpoint must hold to be resumed; told before hours of training, not after
+    if batches_consumed(run.batches.get_state()) != step:
+        raise OmfaError(f"at step {step} the data position is {run.batches.get_state()}")
     return state, shardings
 
 

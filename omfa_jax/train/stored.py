@@ -10,7 +10,9 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from omfa_jax.core import trees
-from omfa_jax.core.errors import OmfaError
+from omfa_jax.train.checksums import Record, is_altered
+from omfa_jax.train.integrity import Damaged, blamed
+from omfa_jax.train.restore import late_reads
 
 # Arrays are read in runs of about this size: each read costs Orbax a tenth of a second.
 RUN_BYTES = 500_000_000
@@ -28,15 +30,18 @@ class StoredArray:
         return array if dtype is None else array.astype(dtype, copy=False)
 
 
-def stored_tree(folder: Path, tree: Mapping[str, Any], prefix: trees.Path) -> dict[str, Any]:
+def stored_tree(
+    folder: Path, tree: Mapping[str, Any], prefix: trees.Path, record: Record
+) -> dict[str, Any]:
     """Return the stored arrays under `prefix` of a saved item whose metadata are `tree`.
 
-    One run of them is in memory at a time, so ask for them in the tree's order.
+    `record` has the checksums of those that have any; reading an altered one raises Damaged. One
+    run of them is in memory at a time, so ask for them in the tree's order.
     """
     for name in prefix:
         tree = tree[name]
     leaves = {(*prefix, *path): leaf for path, leaf in trees.walk(tree)}
-    reader = _Reader(folder, leaves)
+    reader = _Reader(folder, leaves, record)
     return trees.build(
         {
             path[len(prefix) :]: StoredArray(reader, path, tuple(leaf.shape), leaf.dtype)
@@ -48,8 +53,8 @@ def stored_tree(folder: Path, tree: Mapping[str, Any], prefix: trees.Path) -> di
 class _Reader:
     """Reads a saved item run by run and keeps the last run."""
 
-    def __init__(self, folder: Path, leaves: Mapping[trees.Path, Any]):
-        self._folder, self._leaves = folder, leaves
+    def __init__(self, folder: Path, leaves: Mapping[trees.Path, Any], record: Record):
+        self._folder, self._leaves, self._record = folder, leaves, record
         self._held: dict[trees.Path, np.ndarray] = {}
         self._runs: dict[trees.Path, list[trees.Path]] = {}
         run: list[trees.Path] = []
@@ -81,10 +86,17 @@ class _Reader:
         )
         handler = ocp.PyTreeCheckpointHandler()
         try:
-            tree = handler.restore(epath.Path(self._folder), args=arguments)
+            with late_reads():
+                tree = handler.restore(epath.Path(self._folder), args=arguments)
         except Exception as error:
-            reason = next((line for line in str(error).splitlines() if line.strip()), repr(error))
-            raise OmfaError(f"checkpoint {self._folder} is damaged: {reason[:300]}") from error
+            raise blamed(error, self._folder) from error
         finally:
             handler.close()
-        return dict(trees.walk(tree))
+        arrays = dict(trees.walk(tree))
+        for path, array in arrays.items():
+            name = ".".join(path)
+            if is_altered(array, self._record.get(name)):
+                raise Damaged(
+                    f"checkpoint {self._folder} is damaged: {name} differs from what was saved"
+                )
+        return arrays

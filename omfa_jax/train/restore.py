@@ -1,0 +1,209 @@
+"""Reading one checkpoint into a training state: does it fit, is it sound."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from etils import epath
+
+from omfa_jax.core.errors import OmfaError
+from omfa_jax.data.position import batches_consumed
+from omfa_jax.train.checksums import Record, first_altered, named, shapes_recorded
+from omfa_jax.train.integrity import EMA_ITEM, Damaged, blamed, items_listed, read_config, read_json
+from omfa_jax.train.state import TrainState
+
+log = logging.getLogger(__name__)
+
+# the checksums of the saved arrays
+CHECKSUMS_ITEM = "checksums"
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+def read_step(folder: Path, abstract: TrainState) -> tuple[TrainState, dict[str, Any]]:
+    """Return (state laid out as `abstract` says, data position) of one step's folder.
+
+    Every process reads its own part, and none waits for another. Raises Damaged, an OmfaError where
+    the checkpoint is sound but of another model, or an OSError.
+    """
+    step, config = int(folder.name), read_config(folder)
+    position = read_json(folder, "data")
+    check_position(position, step, folder)
+    record = read_checksums(folder)
+    template = state_item(abstract)
+    check_fit(folder, config, template, record.get("state"))
+    has_ema = (folder / EMA_ITEM).is_dir()
+    if abstract.ema is not None and not has_ema:
+        raise without_ema(folder, config)
+    if abstract.ema is None and has_ema:
+        log.warning("the EMA of checkpoint %s is left behind: train.ema_decay=0 now", folder)
+    state = read_tree(folder / "state", template)
+    ema = None
+    if abstract.ema is not None:
+        # the parameters fit, and so does their average
+        require_shapes(folder / EMA_ITEM, abstract.ema)
+        ema = read_tree(folder / EMA_ITEM, abstract.ema)
+    if int(state["step"]) != step:
+        raise Damaged(f"checkpoint {folder / 'state'} is damaged: it holds step {state['step']}")
+    return TrainState(state["step"], state["params"], ema, state["opt_state"]), position
+
+
+def unaltered(
+    folder: Path, read: tuple[TrainState, dict[str, Any]]
+) -> tuple[TrainState, dict[str, Any]]:
+    """Return what was read, or raise Damaged if an array is not the one that was saved.
+
+    All processes must call this, and after all could read their part.
+    """
+    record = read_checksums(folder)
+    state = read[0]
+    trees = {"state": state_item(state)} | ({} if state.ema is None else {EMA_ITEM: state.ema})
+    for item, tree in trees.items():
+        name = first_altered(tree, record.get(item, {}))
+        if name is not None:
+            raise Damaged(
+                f"checkpoint {folder / item} is damaged: {name} differs from what was saved"
+            )
+    return read
+
+
+def state_item(state: TrainState) -> dict[str, Any]:
+    """Return what the `state` item holds (the EMA is an item of its own)."""
+    return {"step": state.step, "params": state.params, "opt_state": state.opt_state}
+
+
+def check_position(position: Any, step: int, folder: Path) -> None:
+    """Raise Damaged unless the data position is that of `step`: a batch for every update."""
+    try:
+        consumed = batches_consumed(position)
+    except OmfaError as error:
+        raise Damaged(f"checkpoint {folder / 'data'} is damaged: {error}") from None
+    if consumed != step:
+        raise Damaged(
+            f"checkpoint {folder / 'data'} is damaged: its data position is {consumed} batches, not"
+            f" {step}"
+        )
+
+
+def read_checksums(folder: Path) -> dict[str, Record]:
+    """Return {item: record} of a checkpoint; empty for one from before there were any."""
+    if not (folder / CHECKSUMS_ITEM).is_dir():
+        return {}
+    return read_json(folder, CHECKSUMS_ITEM)
+
+
+def check_fit(folder: Path, config: dict[str, Any], template: Any, record: Record | None) -> None:
+    """Raise an OmfaError if a sound checkpoint is of another model or optimizer.
+
+    Its record says what it should hold; where the files say otherwise it is Damaged.
+    """
+    saved = shapes(saved_tree(folder / "state")) if record is None else shapes_recorded(record)
+    difference = first_difference(saved, shapes(template))
+    if difference:
+        preset = part_of(config, "model").get("unet")
+        raise OmfaError(
+            f"checkpoint {folder.name} in {folder.parent} (model.unet={preset!r}) does not fit this"
+            " config's model or optimizer; use the config it was trained with or a new"
+            f" --workdir. First difference: {difference}"
+        )
+    require_shapes(folder / "state", template)
+
+
+def require_shapes(folder: Path, template: Any) -> None:
+    """Raise Damaged if a saved item's arrays are not those that it must hold."""
+    difference = first_difference(shapes(saved_tree(folder)), shapes(template))
+    if difference:
+        raise Damaged(f"checkpoint {folder} is damaged: {difference}")
+
+
+def without_ema(folder: Path, config: Mapping[str, Any]) -> OmfaError:
+    """Return what to say of a checkpoint without an EMA: it lost it, or it never had one."""
+    decay = part_of(config, "train").get("ema_decay")
+    if decay or EMA_ITEM in (items_listed(folder) or ()):
+        return Damaged(
+            f"checkpoint {folder} is damaged: it has lost its EMA (train.ema_decay={decay})"
+        )
+    return OmfaError(
+        f"checkpoint {folder.name} in {folder.parent} has no EMA (it was trained with"
+        " train.ema_decay=0); give --config.train.ema_decay=0 or a new --workdir"
+    )
+
+
+def part_of(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """Return a part of a saved config, empty if it has none of that name."""
+    found = config.get(name)
+    return found if isinstance(found, Mapping) else {}
+
+
+def first_difference(have: Shapes, want: Shapes) -> str | None:
+    """Name the first array that a saved tree and a template do not share in name and shape."""
+    # the parameters first: what the moments differ in follows from them
+    for name in sorted(have.keys() | want.keys(), key=lambda n: (n.startswith("opt_state"), n)):
+        if have.get(name) != want.get(name):
+            here, there = have.get(name, "missing"), want.get(name, "missing")
+            return f"{name} is {here} in the checkpoint, {there} in the config"
+    return None
+
+
+def shapes(tree: Any) -> Shapes:
+    """Return {dotted name: shape} of every array of a tree."""
+    return {name: tuple(leaf.shape) for name, leaf in named(tree).items()}
+
+
+def saved_tree(folder: Path) -> Any:
+    """Return the metadata (shape, dtype) of every array of one saved item."""
+    try:
+        with late_reads(), contextlib.closing(ocp.StandardCheckpointHandler()) as reader:
+            return reader.metadata(epath.Path(folder)).tree
+    except Exception as error:
+        raise blamed(error, folder) from error
+
+
+def read_tree(folder: Path, template: Any) -> Any:
+    """Return a saved item's arrays, laid out as `template` (ShapeDtypeStructs) says."""
+    try:
+        with late_reads(), contextlib.closing(ocp.StandardCheckpointHandler()) as reader:
+            return reader.restore(epath.Path(folder), args=ocp.args.StandardRestore(template))
+    except Exception as error:
+        raise blamed(error, folder) from error
+
+
+class _Forgiving(asyncio.SelectorEventLoop):
+    """An event loop that answers what comes after its end with nothing instead of an error."""
+
+    def call_soon_threadsafe(self, callback: Any, *args: Any, context: Any = None) -> Any:
+        with contextlib.suppress(RuntimeError):
+            return super().call_soon_threadsafe(callback, *args, context=context)
+
+
+class _Policy(asyncio.DefaultEventLoopPolicy):
+    _loop_factory = _Forgiving
+
+
+@contextlib.contextmanager
+def late_reads() -> Iterator[None]:
+    """Let reads of Orbax in the block end whenever they do.
+
+    Where one of many fails, it closes its event loop under the others, each of which would print a
+    traceback when it is done, under the one line that tells what happened.
+    """
+    before = asyncio.get_event_loop_policy()
+    asyncio.set_event_loop_policy(_Policy())
+    try:
+        yield
+    finally:
+        asyncio.set_event_loop_policy(before)
+
+
+def abstract_like(abstract: TrainState, shardings: TrainState) -> TrainState:
+    """Return ShapeDtypeStructs that carry shardings: the template of a sharded restore."""
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        abstract,
+        shardings,
+    )

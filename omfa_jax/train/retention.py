@@ -1,0 +1,82 @@
+"""Which checkpoints stay: the last few, every so many steps, and the best one of all restarts."""
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from orbax.checkpoint.checkpoint_managers import PreservationPolicy
+from orbax.checkpoint.checkpoint_managers import preservation_policy as policy
+
+from omfa_jax.train.integrity import ROW_ITEM, Damaged, read_json
+from omfa_jax.train.settings import KeepSettings
+
+log = logging.getLogger(__name__)
+
+
+def preserved(keep: KeepSettings, folder: Path) -> PreservationPolicy:
+    """Return Orbax's policy for the settings; a checkpoint stays if any part of it says so."""
+    policies: list[PreservationPolicy] = [policy.LatestN(keep.last)]
+    if keep.every_steps:
+        policies.append(policy.EveryNSteps(keep.every_steps))
+    if keep.best_of:
+        policies.append(Best(keep.best_of, folder))
+    return policy.AnyPreservationPolicy(policies)
+
+
+class Best(PreservationPolicy):
+    """Keeps the one checkpoint in `folder` whose row of the log has the lowest `metric`.
+
+    Of equal ones the earliest; those without the metric, or with one that is no finite number, are
+    never the best. Rows of earlier processes are read from the checkpoints: Orbax keeps none for
+    a policy, and its own `BestN` is led astray by a NaN and never lets go of what has no metric.
+    """
+
+    def __init__(self, metric: str, folder: Path):
+        self._metric, self._folder = metric, folder
+        self._read: dict[int, Mapping[str, Any]] = {}
+
+    def should_preserve(
+        self, checkpoints: Sequence[Any], *, context: policy.PreservationContext
+    ) -> list[bool]:
+        """Return which checkpoints to keep: the best, and those whose row is out of reach."""
+        rows = [self._row(info.step, info.metrics) for info in checkpoints]
+        scores = [math.inf if row is None else score(row, self._metric) for row in rows]
+        best = min(scores, default=math.inf)
+        kept = scores.index(best) if best < math.inf else None
+        return [row is None or place == kept for place, row in enumerate(rows)]
+
+    def _row(self, step: int, saved_now: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+        if saved_now is not None:
+            return saved_now
+        if step not in self._read:
+            try:
+                self._read[step] = stored_row(self._folder / str(step))
+            except OSError as error:
+                log.warning("checkpoint %s is kept: %s", self._folder / str(step), error)
+                return None
+        return self._read[step]
+
+
+def score(row: Mapping[str, Any], metric: str) -> float:
+    """Return a row's metric, infinity where it is no finite number."""
+    value = row.get(metric)
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else math.inf
+
+
+def stored_row(step_folder: Path) -> Mapping[str, Any]:
+    """Return the row of the log saved with a checkpoint; empty where there is none.
+
+    Raises OSError where the file system fails, which says nothing about the row.
+    """
+    try:
+        return read_json(step_folder, ROW_ITEM)
+    except Damaged:
+        return {}
+
+
+def plain_row(row: Mapping[str, float]) -> dict[str, float | None]:
+    """Return a row of the log as JSON has it: what is no finite number becomes null."""
+    numbers = {name: float(value) for name, value in row.items()}
+    return {name: value if math.isfinite(value) else None for name, value in numbers.items()}
