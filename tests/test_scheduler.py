@@ -229,6 +229,16 @@ def test_constants_of_the_schedule_are_no_unexpected_tensors(networks, tmp_path,
     assert status == 2 and "  + stray" in lines
 
 
+def test_metadata_that_nothing_heeds_is_said(networks, tmp_path):
+    source = tmp_path / "sdxl.safetensors"
+    said = {"modelspec.architecture": "stable-diffusion-xl-v1-base", "ss_clip_skip": "None"}
+    save_file(networks, source, said)
+    assert not any("not heeded" in note for note in open_source(source).notes)
+    save_file(networks, source, {**said, "modelspec.timestep_range": "500,999"})
+    notes = open_source(source).notes
+    assert "metadata modelspec.timestep_range='500,999' is not heeded" in notes
+
+
 def test_a_files_own_vae_scale_is_taken(networks, tmp_path):
     source = tmp_path / "sdxl.safetensors"
     for stored, expected in ((np.float16(0.13025), 0.13025), (np.float32(0.5), 0.5)):

@@ -186,7 +186,7 @@ def refuse_refiner(context_dim: Any, added: Any, where: str) -> None:
 def unread(fields: Mapping[str, Any], read: Collection[str], kind: str, where: str) -> list[str]:
     """Return a note if a config.json is of another class, or sets fields that are not read."""
     came = fields.get("_class_name", kind)
-    notes = [] if came == kind else [f"{where}: a {came}, read as a {kind}"]
+    notes = [] if came == kind else [f"{where}: its class is {came}, read as {kind}"]
     others = [f"{name}={fields[name]!r}" for name in sorted(fields) if name not in read]
     others = [text for text in others if not text.endswith(("=None", "=False", "=0", "=0.0"))]
     return notes + ([f"{where}: not read: {', '.join(others)}"] if others else [])

@@ -34,6 +34,13 @@ PREDICTIONS = {
     "epsilon": ("epsilon", ("epsilon", "eps")),
     "v": ("v_prediction", ("v_prediction", "v", "v-prediction", "vpred", "v_pred", "velocity")),
 }
+# what files say of themselves that has no setting here -> what it is usually
+UNHEEDED = {
+    "modelspec.architecture": ("stable-diffusion-xl-v1-base",),
+    "modelspec.timestep_range": ("0,1000", "0,999"),
+    "modelspec.encoder_layer": ("2", "None"),
+    "ss_clip_skip": ("2", "None"),
+}
 # diffusers' classes for SDXL's kind of diffusion: discrete steps, variance preserving
 DISCRETE = (
     *("DDIM", "DDIMParallel", "DDIMInverse", "DDPM", "DDPMParallel", "PNDM", "LMSDiscrete"),
@@ -138,7 +145,7 @@ def in_single_file(tensors: Tensors) -> tuple[Statement, ...]:
     ):
         # some files keep the few sigmas of a sampler's run there
         few = name == "denoiser.sigmas" and tensors.shapes.get(name) != (SDXL.train_steps,)
-        if name in tensors.shapes and not few:
+        if name in tensors.shapes and name not in tensors.faulty and not few:
             values = tensors.read(name).astype(np.float64)
             found += in_alphas(alphas(values), f"its tensor {name}")
     return tuple(found)
@@ -154,12 +161,22 @@ def stated_scale(tensors: Tensors) -> float | None:
 
     One that a half precision rounded is SDXL's own.
     """
-    if tensors.shapes.get("scale_factor") not in ((), (1,)):
+    name = "scale_factor"
+    if tensors.shapes.get(name) not in ((), (1,)) or name in tensors.faulty:
         return None
-    scale, usual = float(tensors.read("scale_factor").reshape(())), VAEConfig.scaling_factor
+    scale, usual = float(tensors.read(name).reshape(())), VAEConfig.scaling_factor
     if not 0 < scale < math.inf:
         raise OmfaError(f"{tensors.where}: scale_factor is {scale}, expected a number above 0")
     return usual if math.isclose(scale, usual, rel_tol=ROUNDING) else scale
+
+
+def metadata_notes(metadata: Mapping[str, str]) -> list[str]:
+    """Return a note for what a file's metadata says that nothing here heeds."""
+    return [
+        f"metadata {name}={short(metadata[name])} is not heeded"
+        for name, usual in UNHEEDED.items()
+        if metadata.get(name, usual[0]) not in usual
+    ]
 
 
 def in_alphas(alpha_bar: np.ndarray, said: str) -> list[Statement]:

@@ -127,7 +127,7 @@ def pipeline_notes(folder: Path) -> list[str]:
     name = str(fields.get("_class_name", "StableDiffusionXLPipeline"))
     if name.startswith("StableDiffusionXL"):
         return []
-    return [f"model_index.json: a {name}, of which only UNet, VAE and text encoders are read"]
+    return [f"model_index.json: its class is {name}; UNet, VAE and text encoders are read"]
 
 
 def diffusers_unet(config: UNetConfig, folder: Path) -> Component:
@@ -174,6 +174,7 @@ def _unet_in_file(tensors: Tensors) -> _Part:
         skipped |= keys
         if keys:
             notes.append(f"left out {what} ({len(keys)} tensors {prefix}*)")
+    notes += scheduler.metadata_notes(tensors.metadata)
     constants = {key for key in tensors.shapes.keys() - skipped if scheduler.is_constant(key)}
     if constants:
         named = ", ".join(sorted(constants))
