@@ -25,6 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def import_(options: argparse.Namespace) -> int:
     """Turn a diffusers folder or an SDXL file into an imported folder, where training starts."""
+    from omfa_jax.weights.agreement import compare
     from omfa_jax.weights.conv_in import groups_of
     from omfa_jax.weights.imported import import_source
     from omfa_jax.weights.sources import open_source
@@ -38,6 +39,10 @@ def import_(options: argparse.Namespace) -> int:
 
         config = load_config(options.config, options.overrides)
         settings = diffusion_settings(config, source.vae_config)
+        if config.model.init_unet:
+            ignore = options.ignore_scheduler or config.model.ignore_scheduler
+            for note in compare(source.statements, settings, options.source, ignore=ignore):
+                print(note)
         inputs = groups_of(settings)
         prompts = [*(task.prompt for task in settings.tasks), *prompts]
     encoders = options.text_encoders or options.source
@@ -127,6 +132,12 @@ def _parser() -> argparse.ArgumentParser:
         type=float,
         metavar="X",
         help="the VAE's scaling factor, where its file does not say (0.13025)",
+    )
+    command.add_argument(
+        "--ignore-scheduler",
+        action="store_true",
+        help="import although --config trains otherwise than SRC's scheduler says; training needs"
+        " --config.model.ignore_scheduler=true then",
     )
     command.add_argument(
         "--prompt",

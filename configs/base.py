@@ -21,6 +21,9 @@ def get_config() -> ConfigDict:
     config.model.init = ""
     # of `init`, take the UNet too (False: its VAE and prompts only, the UNet starts random)
     config.model.init_unet = True
+    # train `init`'s UNet even if its scheduler says that it was trained otherwise than
+    # config.diffusion does (another prediction type or schedule): that is refused, and said if so
+    config.model.ignore_scheduler = False
     # the ablation: a second UNet for the clean components, whose self-attention features the main
     # one sees (docs/ablation.md)
     config.model.reference = False
@@ -46,7 +49,9 @@ def get_config() -> ConfigDict:
     # ("noisy", "mask", "clean", "pose") fits SDXL-inpainting and IDM-VTON style weights
     config.diffusion.unet_inputs = ("noisy", "mask", "pose")
     config.diffusion.prediction = "epsilon"  # or "v"
-    config.diffusion.zero_terminal_snr = False  # needs prediction "v"; sample it "trailing"
+    # the last timestep is pure noise; sample "v" with "trailing" timesteps then, and "epsilon", as
+    # IDM-VTON was trained, with "leading" ones, which leave that timestep out
+    config.diffusion.zero_terminal_snr = False
     # of the sampler's timesteps: "leading" is SDXL's; or "trailing", "linspace"
     config.diffusion.spacing = "leading"
     config.diffusion.steps_offset = 1  # of the "leading" timesteps; SDXL's

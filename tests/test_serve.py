@@ -19,6 +19,7 @@ from omfa_jax.cli.inputs import Slots
 from omfa_jax.core import images
 from omfa_jax.core.tasks import Task
 from omfa_jax.diffusion.sample import SamplerSettings
+from omfa_jax.diffusion.schedule import ScheduleSettings
 from omfa_jax.diffusion.settings import DiffusionSettings
 from omfa_jax.evals.psnr import psnr
 from omfa_jax.sampling.generate import Sampler
@@ -43,6 +44,8 @@ def random_channel_model() -> dict:
         layout="channel",
         unet_inputs=("noisy", "mask", "clean", "pose"),
         prediction="epsilon",
+        # as IDM-VTON's
+        schedule=ScheduleSettings(zero_terminal_snr=True),
     )
     unet = dataclasses.replace(
         SMALL_UNET, in_channels=settings.in_channels, out_channels=settings.out_channels
@@ -116,6 +119,13 @@ def test_the_same_pictures_in_pytorch(exported, script, files, tmp_path):
         came = np.array(Image.open(out))
         assert came.shape == expected.shape and np.std(expected) > 5
         assert psnr(came, expected) >= 50
+
+
+def test_epsilon_is_never_asked_of_pure_noise(script, tmp_path):
+    save_diffusers(tmp_path / "out", **random_channel_model())
+    given = dict.fromkeys(TASKS["try_on"], np.zeros((16, 12, 3), np.uint8))
+    with pytest.raises(script.Fault, match="500 begin in pure noise, of which epsilon says"):
+        script.Model(tmp_path / "out").generate("try_on", given, None, steps=500)
 
 
 def test_a_seed_is_its_picture(script, files):

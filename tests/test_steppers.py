@@ -12,8 +12,8 @@ from tiny_problem import mixing_network, settings
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.diffusion.dropout import drop_conditions
 from omfa_jax.diffusion.guidance import rescaled
-from omfa_jax.diffusion.partial import network_input
-from omfa_jax.diffusion.sample import SamplerSettings, sample
+from omfa_jax.diffusion.partial import LEAST_ALPHA, network_input
+from omfa_jax.diffusion.sample import SamplerSettings, plan_of, sample
 from omfa_jax.diffusion.schedule import SPACINGS, ScheduleSettings, sampling_timesteps
 from omfa_jax.diffusion.steppers import STEPPERS
 from omfa_jax.weights.frozen import scheduler_config
@@ -95,6 +95,30 @@ def test_zero_terminal_snr_matches_diffusers(name, spacing):
     s = settings(**WHOLE, prediction="v", schedule=schedule)
     tolerance = 1e-5 if name == "euler" else 2e-6
     assert relative_error(name, s, SamplerSettings(25, 1.0, name)) <= tolerance
+
+
+# IDM-VTON's: epsilon beside zero terminal SNR, sampled at timesteps that leave the last one out
+@pytest.mark.parametrize("steps", [25, 50])
+@pytest.mark.parametrize("name", STEPPERS)
+def test_zero_terminal_snr_with_epsilon_matches_diffusers(name, steps):
+    s = settings(**WHOLE, prediction="epsilon", schedule=ScheduleSettings(zero_terminal_snr=True))
+    assert relative_error(name, s, SamplerSettings(steps, 1.0, name)) <= 2e-6
+
+
+def test_epsilon_is_never_asked_of_pure_noise():
+    s = settings(schedule=ScheduleSettings(zero_terminal_snr=True))
+    asked = {}
+    for name in STEPPERS:
+        for steps in (*range(1, 334), 499, 500, 998):
+            try:
+                plan = plan_of(s, SamplerSettings(steps, 1.0, name))
+            except OmfaError as error:
+                assert "pure noise with zero_terminal_snr=True" in str(error)
+                asked.setdefault(name, []).append(steps)
+            else:
+                assert plan.steps.t[0] < 999 and plan.steps.alpha[0] > LEAST_ALPHA
+    # DPM++ lays out one more timestep
+    assert asked == {"ddim": [500], "euler": [500], "dpmpp_2m": [499, 998]}
 
 
 @pytest.mark.parametrize("lower_order_final", [True, False])
@@ -201,5 +225,6 @@ def test_wrong_settings_are_errors():
         SamplerSettings(sampler="dpmpp2m")
     with pytest.raises(OmfaError, match=r"--guidance-rescale.*0\.\.1, got 1\.5"):
         SamplerSettings(guidance_rescale=1.5)
-    with pytest.raises(OmfaError, match=r"set config\.diffusion\.prediction to 'v'"):
-        settings(schedule=ScheduleSettings(zero_terminal_snr=True))
+    for spacing in ("trailing", "linspace"):
+        with pytest.raises(OmfaError, match=r"set config\.diffusion\.spacing to 'leading'"):
+            settings(schedule=ScheduleSettings(spacing=spacing, zero_terminal_snr=True))

@@ -172,6 +172,10 @@ class Model:
             set_alpha_to_one=False,
         )
         scheduler.set_timesteps(steps)
+        if scheduler.alphas_cumprod[scheduler.timesteps[0]] == 0 and (
+            self.omfa["prediction"] == "epsilon"
+        ):
+            raise Fault(f"--steps {steps} begin in pure noise, of which epsilon says nothing")
         return scheduler
 
     def _empty(self) -> torch.Tensor:

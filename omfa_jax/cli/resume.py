@@ -11,6 +11,11 @@ from omfa_jax.train.integrity import Damaged, read_config, whole_steps
 
 log = logging.getLogger(__name__)
 
+# what says where weights come from; those of a run that goes on are its checkpoint's
+START = (
+    *("checkpoint.start_from", "model.init", "model.init_unet", "model.ignore_scheduler"),
+    "model.vae",
+)
 # the data position counts batches of this size in the order of this seed
 FIXED = ("objective", "seed", "train.batch_size")
 
@@ -38,7 +43,10 @@ def require_same_run(config: Config, workdir: Path) -> None:
             " data position would mean other examples; use that config or a new --workdir"
         )
     for line in sorted(changed):
-        log.warning("going on with another config.%s", line)
+        if line.split(":")[0] in START:
+            log.warning("config.%s: without effect, the checkpoint's weights stay", line)
+        else:
+            log.warning("going on with another config.%s", line)
 
 
 def newest_config(folder: Path) -> tuple[int, dict[str, Any]] | None:

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from omfa_jax.cli import config as border
+from omfa_jax.cli.task_table import fitting, task_differences, with_tasks_of
 from omfa_jax.core import trees
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.diffusion.settings import DiffusionSettings
@@ -18,13 +19,14 @@ from omfa_jax.parallel import distributed
 from omfa_jax.train.checkpoint import MODEL_FOLDER
 from omfa_jax.train.integrity import newest_whole_step, steps_in
 from omfa_jax.train.load import restore_params
+from omfa_jax.weights.agreement import compare, notes_of
 from omfa_jax.weights.bundle import Bundle, Params
 from omfa_jax.weights.conv_in import groups_of
 from omfa_jax.weights.description import read_description
 from omfa_jax.weights.dual import twice
-from omfa_jax.weights.frozen import load_frozen, load_vae, save_frozen
-from omfa_jax.weights.imported import load_weights
-from omfa_jax.weights.prompts import PromptTable, carried_to, seeded_prompts
+from omfa_jax.weights.frozen import load_frozen, load_vae, save_frozen, save_tasks
+from omfa_jax.weights.imported import load_weights, scheduler_statements
+from omfa_jax.weights.prompts import PromptTable, seeded_prompts
 
 log = logging.getLogger(__name__)
 
@@ -70,11 +72,12 @@ def starting_bundle(
     if workdir is not None and newest_whole_step(workdir / "checkpoints", warn=False) is not None:
         bundle = load_frozen(workdir / MODEL_FOLDER)
         check_same_model(config, bundle, workdir)
-        return bundle
+        return with_tasks_of(config, bundle, workdir / MODEL_FOLDER)
     if config.checkpoint.start_from:
         source = Path(config.checkpoint.start_from)
         bundle = load_frozen(source / MODEL_FOLDER)
         check_same_model(config, bundle, source)
+        bundle = with_tasks_of(config, bundle, source / MODEL_FOLDER)
         params, step = restore_params(source)
         # of a damaged checkpoint one process may see what another does not
         distributed.require_same({"the step of config.checkpoint.start_from": str(step)})
@@ -108,11 +111,13 @@ def converted(config: border.Config, folder: Path) -> Bundle:
         log.info("VAE and prompts from %s, a random UNet %r", folder, config.model.unet)
         rows = prompt_rows(fitting(description.prompts, unet_config), settings, unet_config)
         return Bundle(settings, unet_config, description.vae_config, None, vae_params, rows)
+    if description.omfa is not None:
+        check_same_meaning(settings, DiffusionSettings.from_json(description.omfa), folder)
+    statements = scheduler_statements(folder)
+    notes = compare(statements, settings, folder, ignore=config.model.ignore_scheduler)
     model = load_weights(folder, inputs=groups_of(settings))
-    for note in model.notes:
+    for note in (*model.notes, *notes_of(statements, description.scheduler), *notes):
         log.info("%s: %s", folder, note)
-    if model.omfa is not None:
-        check_same_meaning(settings, DiffusionSettings.from_json(model.omfa), folder)
     if model.prompts is None:
         raise OmfaError(
             f"{folder} has no prompt table and its UNet was trained with text: make one with"
@@ -130,17 +135,6 @@ def preset_unet(config: border.Config, settings: DiffusionSettings) -> UNetConfi
     return unet(
         config.model.unet, in_channels=settings.in_channels, out_channels=settings.out_channels
     )
-
-
-def fitting(table: PromptTable | None, unet_config: UNetConfig) -> PromptTable | None:
-    """Return the prompt table in the widths of a new UNet; a change of them is said on the log."""
-    if table is None:
-        return None
-    widths = (unet_config.context_dim, unet_config.pooled_dim)
-    there = (table.context.shape[-1], table.pooled.shape[-1])
-    if widths != there:
-        log.info("prompt embeddings %s wide are projected to the UNet's %s", there, widths)
-    return carried_to(table, *widths)
 
 
 def prompt_rows(
@@ -177,9 +171,14 @@ def check_same_meaning(wanted: DiffusionSettings, trained: DiffusionSettings, wh
     """
 
     def meaning(settings: DiffusionSettings) -> DiffusionSettings:
-        tasks = [dataclasses.replace(t, weight=1.0, prompt="") for t in settings.tasks]
-        return dataclasses.replace(settings, tasks=tuple(tasks))
+        return dataclasses.replace(settings, tasks=wanted.tasks)
 
+    tasks = task_differences(wanted.tasks, trained.tasks)
+    if tasks:
+        raise OmfaError(
+            f"{where} was trained with other tasks: {tasks}; give config.tasks those that it has"
+            " (weight=0 leaves one out of the training), or use a new --workdir"
+        )
     if meaning(wanted) != meaning(trained):
         raise OmfaError(
             f"{where} was trained with other settings: {differences(wanted, trained)}; use its"
@@ -200,12 +199,16 @@ def write_model_folder(bundle: Bundle, workdir: Path) -> None:
     """Write workdir/model: all of the model that training will not change.
 
     A folder that an attempt without a checkpoint left behind is replaced: its VAE or prompts may
-    not be the ones that this run trains with.
+    not be the ones that this run trains with. Of a run that goes on, the tasks are written anew.
     """
+    if jax.process_index() != 0:
+        return
+    checkpoints, folder = workdir / "checkpoints", workdir / MODEL_FOLDER
+    if newest_whole_step(checkpoints, warn=False) is not None:
+        save_tasks(folder, bundle)
     # checkpoints of which none is whole stop the run later; till then nothing of theirs is touched
-    used = steps_in(workdir / "checkpoints")
-    if jax.process_index() == 0 and not used:
-        save_frozen(workdir / MODEL_FOLDER, bundle)
+    elif not steps_in(checkpoints):
+        save_frozen(folder, bundle)
 
 
 def vae_fingerprint(config: VAEConfig, params: Params) -> str:

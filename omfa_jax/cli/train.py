@@ -19,6 +19,7 @@ from omfa_jax.cli.startup import (
     vae_start,
     write_model_folder,
 )
+from omfa_jax.cli.task_table import shares_in_words
 from omfa_jax.core.files import only_user_of, require_writable_dir
 from omfa_jax.core.tasks import COMPONENTS
 from omfa_jax.data.pipeline import make_dataset
@@ -104,6 +105,8 @@ def train_diffusion(
     bundle = starting_bundle(config, workdir)
     shard, shards = data_shard(mesh)
     vae_id = vae_fingerprint(bundle.vae_config, bundle.vae_params)
+    prompts = b"".join(bundle.prompts[name].tobytes() for name in sorted(bundle.prompts))
+    distributed.require_same({"the VAE": vae_id, "the prompts' embeddings": prompts.hex()})
     batches = make_dataset(
         border.pipeline_settings(config, vae_id=vae_id),
         split=config.data.split,
@@ -113,6 +116,7 @@ def train_diffusion(
         shard=shard,
         shards=shards,
     )
+    log.info("training examples by task: %s", shares_in_words(bundle.settings.tasks))
     write_model_folder(bundle, workdir)
     apply = trained_network(bundle.settings, bundle.unet_config, settings, mesh)
 

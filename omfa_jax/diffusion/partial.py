@@ -13,6 +13,8 @@ from omfa_jax.diffusion.canvas import Canvas
 
 INPUTS = ("noisy", "mask", "clean", "pose")
 PREDICTIONS = ("epsilon", "v")
+# diffusers' stand-in for alpha = 0; SDXL's schedule has no other alpha below it
+LEAST_ALPHA = 2.0**-12
 
 Latent = Float[Array, "b h w c"]
 Mask = Bool[Array, "b h w _"]
@@ -55,11 +57,12 @@ def denoised(
 ) -> tuple[Latent, Latent]:
     """Turn the network's output into (x0_hat, eps_hat); valid on M only.
 
-    For `epsilon` x0_hat is Tweedie's formula: (x_t - sigma_t eps_hat) / alpha_t.
+    For `epsilon` x0_hat is Tweedie's formula: (x_t - sigma_t eps_hat) / alpha_t; it is finite in
+    pure noise too, where alpha_t = 0 is taken for LEAST_ALPHA.
     """
     a, s = per_example(alpha), per_example(sigma)
     if prediction == "epsilon":
-        return (xt - s * output) / a, output
+        return (xt - s * output) / jnp.maximum(a, LEAST_ALPHA), output
     if prediction == "v":
         return a * xt - s * output, a * output + s * xt
     raise unknown("prediction type", prediction, PREDICTIONS)

@@ -12,7 +12,7 @@ from omfa_jax.core.errors import OmfaError, unknown
 from omfa_jax.diffusion.guidance import Network, branches, guided
 from omfa_jax.diffusion.partial import Latent, denoised, keep_clean
 from omfa_jax.diffusion.settings import DiffusionSettings
-from omfa_jax.diffusion.steppers import STEPPERS
+from omfa_jax.diffusion.steppers import STEPPERS, Plan
 
 # (network input, prompt rows) of every branch -> the network for them
 Prepare = Callable[[Float[Array, "b h w cin"], Int[Array, "b"]], Network]
@@ -44,6 +44,23 @@ class SamplerSettings:
                 "guidance rescale (--guidance-rescale, config.sample.guidance_rescale) must lie in"
                 f" 0..1, got {self.guidance_rescale}"
             )
+
+
+def plan_of(settings: DiffusionSettings, sampler: SamplerSettings) -> Plan:
+    """Return the sampler's table; OmfaError if the model cannot be asked at one of its timesteps.
+
+    With epsilon and zero terminal SNR (`epsilon_zero_snr`) that is the last one: "leading"
+    timesteps leave it out, as IDM-VTON's sampler does, but for a few step counts (500, 999).
+    """
+    plan = STEPPERS[sampler.sampler](settings.schedule, sampler.steps)
+    last = settings.schedule.train_steps - 1
+    if settings.epsilon_zero_snr and plan.steps.t[0] >= last:
+        raise OmfaError(
+            f"{sampler.steps} {settings.schedule.spacing!r} timesteps begin at {last}, pure noise"
+            " with zero_terminal_snr=True, from which epsilon says nothing about the picture:"
+            " change --steps or config.sample.steps"
+        )
+    return plan
 
 
 def sample(
@@ -90,7 +107,7 @@ def sample(
         x = keep_clean(mask, moved, x0)
         return (x, x0_hat), keep_clean(mask, x0_hat, x0) if trajectory else None
 
-    plan = STEPPERS[sampler.sampler](settings.schedule, sampler.steps)
+    plan = plan_of(settings, sampler)
     start = keep_clean(mask, plan.start * noise, x0)
     if prepare is not None:
         network = prepare(

@@ -19,7 +19,7 @@ class ScheduleSettings:
 
     `spacing` is of the sampler's timesteps; `steps_offset` shifts the `leading` ones (SDXL: 1).
     `zero_terminal_snr` rescales the schedule so that the last timestep is pure noise (arXiv
-    2305.08891, algorithm 1); only `trailing` and `linspace` visit that timestep.
+    2305.08891, algorithm 1); `trailing` and `linspace` visit that timestep, `leading` hardly ever.
     """
 
     beta_start: float = 0.00085

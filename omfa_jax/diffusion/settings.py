@@ -34,10 +34,11 @@ class DiffusionSettings:
     def __post_init__(self) -> None:
         if self.prediction not in PREDICTIONS:
             raise unknown("prediction type", self.prediction, PREDICTIONS)
-        if self.schedule.zero_terminal_snr and self.prediction == "epsilon":
+        if self.epsilon_zero_snr and self.schedule.spacing != "leading":
             raise OmfaError(
-                "zero_terminal_snr ends in pure noise, from which epsilon says nothing about the"
-                " picture; set config.diffusion.prediction to 'v'"
+                f"config.diffusion: {self.schedule.spacing!r} timesteps begin in pure noise with"
+                " zero_terminal_snr=True, from which epsilon says nothing about the picture; set"
+                " config.diffusion.spacing to 'leading', or config.diffusion.prediction to 'v'"
             )
         for name, size in zip(COMPONENTS, self.slots_px, strict=True):
             whole = len(size) == 2 and all(isinstance(side, int) for side in size)
@@ -58,6 +59,14 @@ class DiffusionSettings:
                 "config.model.reference: the tasks noise every component, so a reference UNet has"
                 " nothing to see; leave one clean or turn it off"
             )
+
+    @property
+    def epsilon_zero_snr(self) -> bool:
+        """True where epsilon is predicted of a schedule that ends in pure noise, as IDM-VTON does.
+
+        Training visits that timestep, where it is easy; sampling cannot: x0_hat divides by alpha.
+        """
+        return self.schedule.zero_terminal_snr and self.prediction == "epsilon"
 
     @property
     def canvas(self) -> Canvas:

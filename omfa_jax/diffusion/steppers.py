@@ -13,10 +13,11 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Num
 
+from omfa_jax.diffusion.partial import LEAST_ALPHA
 from omfa_jax.diffusion.schedule import ScheduleSettings, cumulative_alphas, sampling_timesteps
 
-# what diffusers puts in place of alpha_bar = 0 where it divides by it: sigma / alpha is then 4096
-LEAST_ALPHA_BAR = 2.0**-24
+# in place of alpha_bar = 0 where it is divided by: sigma / alpha is then 4096
+LEAST_ALPHA_BAR = LEAST_ALPHA**2
 
 
 class Steps(NamedTuple):

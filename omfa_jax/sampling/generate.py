@@ -14,7 +14,7 @@ from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.images import from_signed
 from omfa_jax.core.tasks import COMPONENTS, noised_table, task_index
 from omfa_jax.diffusion.noise import example_keys
-from omfa_jax.diffusion.sample import SamplerSettings, sample
+from omfa_jax.diffusion.sample import SamplerSettings, plan_of, sample
 from omfa_jax.models import Compute, decode_any_size, encode_any_size
 from omfa_jax.parallel.attention import attention_kernel, kernel_name
 from omfa_jax.weights.bundle import Bundle, network_apply
@@ -42,6 +42,8 @@ class Sampler:
     ):
         if bundle.unet_params is None:
             raise OmfaError("this model has no UNet weights; give --checkpoint a trained model")
+        # a plan that cannot be is refused before anything is trained or compiled
+        plan_of(bundle.settings, settings)
         self.bundle = bundle
         self.settings = settings
         # a kernel cannot be cut over several devices by the compiler alone

@@ -1,7 +1,7 @@
 """diffusers' config.json of a UNet or VAE, written from ours and read back."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from omfa_jax.core.errors import OmfaError
@@ -51,6 +51,32 @@ VAE_FIXED: dict[str, tuple[Any, Any]] = {
     "use_post_quant_conv": (True, True),
     "use_quant_conv": (True, True),
 }
+
+# Fields that would make another network of a UNet; nothing here has one.
+UNET_UNSET = (
+    "class_embeddings_concat",
+    "encoder_hid_dim",
+    "mid_block_only_cross_attention",
+    "num_attention_heads",
+)
+# Fields that say nothing of what a network computes, and those that are read below.
+NEUTRAL = ("_class_name", "_diffusers_version", "_name_or_path", "sample_size")
+UNET_READ = (
+    *(*NEUTRAL, *UNET_FIXED, *UNET_UNSET, "in_channels", "out_channels", "block_out_channels"),
+    *("layers_per_block", "down_block_types", "mid_block_type", "up_block_types"),
+    *("transformer_layers_per_block", "attention_head_dim", "cross_attention_dim"),
+    *("addition_time_embed_dim", "projection_class_embeddings_input_dim", "norm_num_groups"),
+    # of another addition_embed_type
+    "addition_embed_type_num_heads",
+)
+VAE_READ = (
+    *(*NEUTRAL, *VAE_FIXED, "block_out_channels", "down_block_types", "up_block_types"),
+    *("layers_per_block", "latent_channels", "norm_num_groups", "scaling_factor", "force_upcast"),
+)
+# (cross_attention_dim, projection_class_embeddings_input_dim) of SDXL's refiner, which takes one
+# text encoder and five sizes
+REFINER = (1280, 2560)
+_ADDED = "projection_class_embeddings_input_dim"
 
 # SDXL's own, for files that bring none.
 SDXL_SCHEDULER: dict[str, Any] = {
@@ -111,8 +137,11 @@ def _unet_of(fields: Mapping[str, Any], where: str) -> UNetConfig:
         )
     if fields.get("encoder_hid_dim_type") == "ip_image_proj":
         # an image-prompt adapter, whose tensors `sources` leaves out
-        fields = {**fields, "encoder_hid_dim_type": None}
+        fields = {**fields, "encoder_hid_dim_type": None, "encoder_hid_dim": None}
     _require_fixed(fields, UNET_FIXED, where)
+    _require_fixed(fields, dict.fromkeys(UNET_UNSET, (None, None)), where)
+    widths = (fields.get("cross_attention_dim"), fields.get(_ADDED))
+    refuse_refiner(*widths, where)
     channels = _levels(fields, "block_out_channels", where)
     down = _per_level(fields, "down_block_types", len(channels), where)
     attends = [block == "CrossAttnDownBlock2D" for block in down]
@@ -130,7 +159,7 @@ def _unet_of(fields: Mapping[str, Any], where: str) -> UNetConfig:
     if len(layers) > 1:
         raise OmfaError(f"{where}: layers_per_block {layers} differs from level to level")
     time_id_dim = _required(fields, "addition_time_embed_dim", where)
-    added = _required(fields, "projection_class_embeddings_input_dim", where)
+    added = _required(fields, _ADDED, where)
     return UNetConfig(
         in_channels=_count(fields, "in_channels", 4, where),
         out_channels=_count(fields, "out_channels", 4, where),
@@ -143,6 +172,24 @@ def _unet_of(fields: Mapping[str, Any], where: str) -> UNetConfig:
         time_id_dim=time_id_dim,
         norm_groups=_count(fields, "norm_num_groups", 32, where),
     )
+
+
+def refuse_refiner(context_dim: Any, added: Any, where: str) -> None:
+    """Raise an OmfaError if these widths of a UNet's text and added inputs are the refiner's."""
+    if (context_dim, added) == REFINER:
+        raise OmfaError(
+            f"{where} is SDXL's refiner, which takes other text and sizes than the base model"
+            f" (widths {context_dim} and {added}): give the base model"
+        )
+
+
+def unread(fields: Mapping[str, Any], read: Collection[str], kind: str, where: str) -> list[str]:
+    """Return a note if a config.json is of another class, or sets fields that are not read."""
+    came = fields.get("_class_name", kind)
+    notes = [] if came == kind else [f"{where}: its class is {came}, read as {kind}"]
+    others = [f"{name}={fields[name]!r}" for name in sorted(fields) if name not in read]
+    others = [text for text in others if not text.endswith(("=None", "=False", "=0", "=0.0"))]
+    return notes + ([f"{where}: not read: {', '.join(others)}"] if others else [])
 
 
 def vae_to_diffusers(config: VAEConfig) -> dict[str, Any]:

@@ -1,25 +1,28 @@
 """A model folder's frozen part: settings, schedule, prompts and VAE; the UNet lives elsewhere."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.core.files import atomic_dir
+from omfa_jax.core.files import atomic_dir, atomic_write
 from omfa_jax.diffusion.settings import DiffusionSettings
 from omfa_jax.models import VAEConfig
 from omfa_jax.weights import names
 from omfa_jax.weights.bundle import Bundle, Params
 from omfa_jax.weights.description import Description, read_description, write_description
-from omfa_jax.weights.files import STEM, write_tensors
+from omfa_jax.weights.files import STEM, write_json, write_tensors
 from omfa_jax.weights.imported import is_imported, load_params
-from omfa_jax.weights.prompts import PromptTable
+from omfa_jax.weights.prompts import PromptTable, joined, save_prompts
+from omfa_jax.weights.scheduler import PREDICTIONS
 from omfa_jax.weights.sources import diffusers_vae
+
+log = logging.getLogger(__name__)
 
 # all that the folder holds; an export or an import holds more, and is not replaced
 CONTENTS = ("omfa.json", "unet", "vae", "scheduler", "prompts.safetensors")
-VPREDICTION = {"epsilon": "epsilon", "v": "v_prediction"}
 
 
 def scheduler_config(settings: DiffusionSettings) -> dict[str, Any]:
@@ -41,7 +44,7 @@ def scheduler_config(settings: DiffusionSettings) -> dict[str, Any]:
         "set_alpha_to_one": False,
         "steps_offset": schedule.steps_offset,
         "timestep_spacing": schedule.spacing,
-        "prediction_type": VPREDICTION[settings.prediction],
+        "prediction_type": PREDICTIONS[settings.prediction][0],
         "rescale_betas_zero_snr": schedule.zero_terminal_snr,
     }
 
@@ -64,6 +67,24 @@ def save_frozen(folder: Path, bundle: Bundle) -> None:
         write_description(temporary, describe(bundle))
         path = temporary / "vae" / f"{STEM}.safetensors"
         write_tensors(path, names.to_torch(bundle.vae_params), "fp32", {"format": "pt"})
+
+
+def save_tasks(folder: Path, bundle: Bundle) -> None:
+    """Write the bundle's tasks into a folder of `save_frozen`; nothing if they are there already.
+
+    The prompt table keeps the wording that it had, so that at any moment the two files fit.
+    """
+    before = read_description(folder)
+    if before.omfa is not None and DiffusionSettings.from_json(before.omfa) == bundle.settings:
+        return
+    now = describe(bundle)
+    assert now.prompts is not None and now.omfa is not None
+    table = now.prompts if before.prompts is None else joined(now.prompts, before.prompts)
+    with atomic_write(folder / "prompts.safetensors") as temporary:
+        save_prompts(temporary, table)
+    with atomic_write(folder / "omfa.json") as temporary:
+        write_json(temporary, now.omfa)
+    log.info("%s now says the tasks that are trained from here on", folder)
 
 
 def load_vae(folder: Path, config: VAEConfig) -> Params:

@@ -19,11 +19,12 @@ import numpy as np
 from omfa_jax.core import trees
 from omfa_jax.core.errors import OmfaError, unknown
 from omfa_jax.core.files import atomic_dir
-from omfa_jax.weights import conv_in, names, stream
+from omfa_jax.weights import agreement, conv_in, names, stream
 from omfa_jax.weights.description import read_description, write_description
 from omfa_jax.weights.files import DTYPES, read_json, read_tensors, write_json
 from omfa_jax.weights.folder import LoadedModel, load_diffusers, mapped
 from omfa_jax.weights.prompts import PromptTable
+from omfa_jax.weights.scheduler import FILE, Statement, in_scheduler_config
 from omfa_jax.weights.sources import Source
 from omfa_jax.weights.tensors import open_safetensors
 
@@ -63,7 +64,7 @@ def import_source(
     known = conv_in.require_known(source.inputs, unet_config.in_channels, where)
     change = conv_in.ChannelMap(known, known.groups if inputs is None else inputs)
     omfa = source.omfa
-    notes = (*notes, change.note)
+    notes = (*notes, change.note, *agreement.notes_of(source.statements, source.scheduler))
     if change.changes:
         unet_config = dataclasses.replace(unet_config, in_channels=conv_in.total(change.wanted))
         omfa = omfa and {**omfa, "unet_inputs": [name for name, _ in change.wanted]}
@@ -93,6 +94,7 @@ def import_source(
             "tensors": entries,
             "inputs": change.wanted,
             "inputs_known_by": known.rule,
+            "scheduler": [dataclasses.asdict(statement) for statement in source.statements],
             "notes": notes,
         }
         write_json(temporary / MANIFEST, fields)
@@ -158,6 +160,18 @@ def load_weights(folder: Path, *, inputs: conv_in.Groups | None = None) -> Loade
     """Return the model in `folder`, be it imported or in diffusers' form."""
     load = load_imported if is_imported(folder) else load_diffusers
     return load(folder, inputs=inputs)
+
+
+def scheduler_statements(folder: Path) -> tuple[Statement, ...]:
+    """Return what the model in `folder` states of its schedule: of an imported one, its source."""
+    folder = Path(folder)
+    if is_imported(folder):
+        stated = read_json(folder / MANIFEST).get("scheduler")
+        # older imports hold the source's own file alone
+        if stated is not None:
+            return tuple(Statement(**row) for row in stated)
+    path = folder / "scheduler" / FILE
+    return in_scheduler_config(read_json(path)) if path.is_file() else ()
 
 
 def fields_of(model: LoadedModel) -> dict[str, Any]:

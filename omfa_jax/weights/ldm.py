@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.models import UNetConfig, VAEConfig
+from omfa_jax.weights.configs import refuse_refiner
 
 UNET_PREFIX = "model.diffusion_model."
 VAE_PREFIX = "first_stage_model."
@@ -132,6 +133,9 @@ def unet_config(shapes: Shapes, where: str) -> UNetConfig:
     channels, depths, layers = _unet_levels(ours)
     keys = [key for key in ours if key.endswith("attn2.to_k.weight")]
     pooled = usual.pooled_dim + 6 * usual.time_id_dim
+    context_dim = _width(ours, keys, 1, usual.context_dim)
+    added = _width(ours, ["label_emb.0.0.weight"], 1, pooled)
+    refuse_refiner(context_dim, added, where)
     return UNetConfig(
         in_channels=_width(ours, ["input_blocks.0.0.weight"], 1, usual.in_channels),
         out_channels=_width(ours, ["out.2.weight"], 0, usual.out_channels),
@@ -139,8 +143,8 @@ def unet_config(shapes: Shapes, where: str) -> UNetConfig:
         layers_per_block=layers,
         transformer_depth=tuple(depths),
         heads=tuple(max(1, width // HEAD_WIDTH) for width in channels),
-        context_dim=_width(ours, keys, 1, usual.context_dim),
-        pooled_dim=_width(ours, ["label_emb.0.0.weight"], 1, pooled) - 6 * usual.time_id_dim,
+        context_dim=context_dim,
+        pooled_dim=added - 6 * usual.time_id_dim,
     )
 
 

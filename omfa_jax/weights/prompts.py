@@ -63,6 +63,25 @@ class PromptTable:
         return {"context": self.context[index], "pooled": self.pooled[index]}
 
 
+def joined(first: PromptTable, second: PromptTable) -> PromptTable:
+    """Return a table of the prompts of both; what both have is the first's.
+
+    Tables of other shapes a prompt, which other text encoders made, are an OmfaError.
+    """
+    shapes = [(table.context.shape[1:], table.pooled.shape[1:]) for table in (first, second)]
+    if shapes[0] != shapes[1]:
+        raise OmfaError(
+            f"prompt tables of {shapes[0]} and {shapes[1]} numbers a prompt do not go together"
+        )
+    new = [row for row, prompt in enumerate(second.prompts) if prompt not in first.prompts]
+    named = range(len(first.prompts) - 1)
+    return PromptTable(
+        (*(first.prompts[row] for row in named), *(second.prompts[row] for row in new), EMPTY),
+        np.concatenate([first.context[:-1], second.context[new], first.context[-1:]]),
+        np.concatenate([first.pooled[:-1], second.pooled[new], first.pooled[-1:]]),
+    )
+
+
 def carried_to(table: PromptTable, dim: int, pooled_dim: int, seed: int = 0) -> PromptTable:
     """Return the table with embeddings of other widths, for a UNet that starts from nothing.
 

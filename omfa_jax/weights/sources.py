@@ -12,7 +12,7 @@ import jax
 from omfa_jax.core.errors import OmfaError, raise_all
 from omfa_jax.core.files import require_dir
 from omfa_jax.models import UNetConfig, VAEConfig, init_unet, init_vae
-from omfa_jax.weights import configs, conv_in, ldm
+from omfa_jax.weights import configs, conv_in, ldm, scheduler
 from omfa_jax.weights.description import Description, read_description
 from omfa_jax.weights.files import read_json
 from omfa_jax.weights.names import Component, current_name
@@ -27,22 +27,27 @@ IMAGE_PROMPT_ADAPTER = re.compile(r"^encoder_hid_proj\.|\.to_[kv]_ip\.")
 class Source(Description):
     """A model by its description and its unread components `unet` and `vae`.
 
-    `inputs` is what conv_in's channels mean, None if nothing says so; `notes` tells what was
-    assumed or left out.
+    `inputs` is what conv_in's channels mean, None if nothing says so; `statements` are about its
+    schedule and prediction; `notes` tells what was assumed or left out.
     """
 
     components: dict[str, Component]
     inputs: conv_in.SourceInputs | None
+    statements: tuple[scheduler.Statement, ...]
     notes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class _Part:
-    """One network of a source: its config, its tensors, and what was assumed or left out."""
+    """One network of a source: its config, its tensors, and what was assumed or left out.
+
+    A single file's UNet comes with what the file states of its schedule.
+    """
 
     config: Any
     component: Component
     notes: tuple[str, ...] = ()
+    statements: tuple[scheduler.Statement, ...] = ()
 
 
 def open_source(
@@ -77,21 +82,52 @@ def open_source(
         vae_config = dataclasses.replace(vae_config, scaling_factor=vae_scale)
     elif vae_config.latent_channels == 4 and vae_config.scaling_factor != SDXL_SCALE:
         notes.append(f"the VAE's scale is {vae_config.scaling_factor}; SDXL's is {SDXL_SCALE}")
-    found = (
-        ldm_description(unet.config, vae_config)
-        if path.is_file()
-        else read_description(path, vae_config)
-    )
+    if path.is_file():
+        statements = unet.statements
+        found = ldm_description(unet.config, vae_config, statements)
+    else:
+        found = read_description(path, vae_config)
+        statements = scheduler.in_scheduler_config(found.scheduler or {})
+        notes += pipeline_notes(path)
     channels = conv_in.source_inputs(
         unet.config.in_channels, vae_config.latent_channels, found.omfa, inputs
     )
     components = {"unet": unet.component, "vae": own_vae.component}
-    return Source(**vars(found), components=components, inputs=channels, notes=tuple(notes))
+    return Source(
+        **vars(found),
+        components=components,
+        inputs=channels,
+        statements=statements,
+        notes=tuple(notes),
+    )
 
 
-def ldm_description(unet_config: UNetConfig, vae_config: VAEConfig) -> Description:
-    """Return what an original file says besides its tensors: nothing; its schedule is SDXL's."""
-    return Description(unet_config, vae_config, dict(configs.SDXL_SCHEDULER), None, None)
+def ldm_description(
+    unet_config: UNetConfig,
+    vae_config: VAEConfig,
+    statements: Sequence[scheduler.Statement] = (),
+) -> Description:
+    """Return what an original file says besides its tensors; its schedule is SDXL's as it states.
+
+    There is no scheduler if what it states is none of SDXL's.
+    """
+    fields = scheduler.scheduler_of(configs.SDXL_SCHEDULER, statements)
+    return Description(unet_config, vae_config, fields, None, None)
+
+
+def pipeline_notes(folder: Path) -> list[str]:
+    """Return a note if a folder's pipeline is not SDXL's; SDXL's refiner is an OmfaError."""
+    index = folder / "model_index.json"
+    fields = read_json(index) if index.is_file() else {}
+    if fields.get("requires_aesthetics_score"):
+        raise OmfaError(
+            f"{index}: requires_aesthetics_score is true: it is SDXL's refiner, which takes other"
+            " text and sizes; give the base model"
+        )
+    name = str(fields.get("_class_name", "StableDiffusionXLPipeline"))
+    if name.startswith("StableDiffusionXL"):
+        return []
+    return [f"model_index.json: its class is {name}; UNet, VAE and text encoders are read"]
 
 
 def diffusers_unet(config: UNetConfig, folder: Path) -> Component:
@@ -118,13 +154,15 @@ def _open_unet(path: Path) -> _Part:
     if path.is_file():
         return _unet_in_file(_require_safetensors(path))
     config_file = require_dir(path, "weights", "SRC") / "unet" / "config.json"
-    config = configs.unet_from_diffusers(read_json(config_file), str(config_file))
+    fields = read_json(config_file)
+    config = configs.unet_from_diffusers(fields, str(config_file))
+    notes = configs.unread(fields, configs.UNET_READ, "UNet2DConditionModel", "unet/config.json")
     unet = diffusers_unet(config, path / "unet")
     adapter = {key for key in unet.tensors.shapes if IMAGE_PROMPT_ADAPTER.search(key)}
     if not adapter:
-        return _Part(config, unet)
-    note = f"left out {len(adapter)} tensors of the image-prompt adapter"
-    return _Part(config, Component(unet.tree, unet.tensors.without(adapter)), (note,))
+        return _Part(config, unet, tuple(notes))
+    notes.append(f"left out {len(adapter)} tensors of the image-prompt adapter")
+    return _Part(config, Component(unet.tree, unet.tensors.without(adapter)), tuple(notes))
 
 
 def _unet_in_file(tensors: Tensors) -> _Part:
@@ -136,9 +174,14 @@ def _unet_in_file(tensors: Tensors) -> _Part:
         skipped |= keys
         if keys:
             notes.append(f"left out {what} ({len(keys)} tensors {prefix}*)")
+    notes += scheduler.metadata_notes(tensors.metadata)
+    constants = {key for key in tensors.shapes.keys() - skipped if scheduler.is_constant(key)}
+    if constants:
+        named = ", ".join(sorted(constants))
+        notes.append(f"left out {len(constants)} tensors that are no network's ({named})")
     column = ldm.unet_column(config)
-    component = Component(shapes_of_unet(config), tensors.without(skipped), column)
-    return _Part(config, component, tuple(notes))
+    component = Component(shapes_of_unet(config), tensors.without(skipped | constants), column)
+    return _Part(config, component, tuple(notes), scheduler.in_single_file(tensors))
 
 
 def _open_vae(path: Path) -> _Part:
@@ -148,8 +191,10 @@ def _open_vae(path: Path) -> _Part:
         return _vae_in_file(_require_safetensors(path))
     folder = path / "vae" if (path / "vae").is_dir() else path
     config_file = folder / "config.json"
-    config = configs.vae_from_diffusers(read_json(config_file), str(config_file))
-    return _Part(config, diffusers_vae(config, folder))
+    fields = read_json(config_file)
+    config = configs.vae_from_diffusers(fields, str(config_file))
+    notes = configs.unread(fields, configs.VAE_READ, "AutoencoderKL", "vae/config.json")
+    return _Part(config, diffusers_vae(config, folder), tuple(notes))
 
 
 def _vae_in_file(tensors: Tensors) -> _Part:
@@ -160,13 +205,18 @@ def _vae_in_file(tensors: Tensors) -> _Part:
     whole = any(key.startswith(ldm.VAE_PREFIX) for key in tensors.shapes)
     prefix = ldm.VAE_PREFIX if whole else ""
     config = ldm.vae_config(tensors.shapes, prefix)
-    others = {key for key in tensors.shapes if not key.startswith(prefix)}
+    others = {k for k in tensors.shapes if not k.startswith(prefix) or scheduler.is_constant(k)}
     column = ldm.vae_column(config, prefix)
+    component = Component(shapes_of_vae(config), tensors.without(others), column)
+    scale = scheduler.stated_scale(tensors)
+    if scale is not None:
+        config = dataclasses.replace(config, scaling_factor=scale)
+        return _Part(config, component)
     note = (
         f"the VAE's scale is taken for SDXL's, {SDXL_SCALE}: {tensors.where} does not say"
         " (--vae-scale gives another)"
     )
-    return _Part(config, Component(shapes_of_vae(config), tensors.without(others), column), (note,))
+    return _Part(config, component, (note,))
 
 
 def _require_safetensors(path: Path) -> Tensors:
@@ -188,4 +238,6 @@ def renamed(tensors: Tensors) -> Tensors:
             faulty[name] = f"is there twice, as {now[name]} and as {key}"
         now[name] = key
     shapes = {name: tensors.shapes[key] for name, key in now.items()}
-    return Tensors(tensors.where, shapes, lambda name: tensors.read(now[name]), faulty)
+    return dataclasses.replace(
+        tensors, shapes=shapes, read=lambda name: tensors.read(now[name]), faulty=faulty
+    )

@@ -1,5 +1,6 @@
 """PyTorch's tensors on disk: safetensors or pickled, in one file or in shards with an index."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,18 +23,20 @@ class Tensors:
     """Tensors by key; `read` returns one of them as a float32 array, from disk at each call.
 
     `where` names the file or folder in messages. `faulty` says of some keys why they cannot be
-    weights (integers, in two files); it matters only for the keys that a network wants.
+    weights (integers, in two files); it matters only for the keys that a network wants. `metadata`
+    is what safetensors files say in their headers.
     """
 
     where: str
     shapes: dict[str, tuple[int, ...]]
     read: Callable[[str], np.ndarray]
     faulty: dict[str, str] = field(default_factory=dict)
+    metadata: dict[str, str] = field(default_factory=dict)
 
     def without(self, keys: set[str]) -> "Tensors":
         """Return the tensors but those of `keys`."""
         kept = {key: shape for key, shape in self.shapes.items() if key not in keys}
-        return Tensors(self.where, kept, self.read, self.faulty)
+        return dataclasses.replace(self, shapes=kept)
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,7 @@ def open_safetensors(paths: Sequence[Path], where: str) -> Tensors:
     for path in paths:
         try:
             file = safe_open(path, framework="np")
+            found.metadata |= file.metadata() or {}
             for key in file.keys():  # noqa: SIM118
                 view = file.get_slice(key)
                 kind = view.get_dtype()
@@ -139,6 +143,7 @@ class _Found:
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._paths: dict[str, Path] = {}
         self._faulty: dict[str, str] = {}
+        self.metadata: dict[str, str] = {}
 
     def add(
         self, key: str, shape: tuple[int, ...], path: Path, kind: str, *, is_float: bool
@@ -150,7 +155,7 @@ class _Found:
         self._shapes[key], self._paths[key] = shape, path
 
     def tensors(self, where: str, read: Callable[[str], np.ndarray]) -> Tensors:
-        return Tensors(where, self._shapes, read, self._faulty)
+        return Tensors(where, self._shapes, read, self._faulty, self.metadata)
 
 
 def _shards(index: Path) -> list[Path]:

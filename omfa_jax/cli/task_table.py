@@ -1,0 +1,136 @@
+"""The config's task table on a model that was trained before: its shares and its prompts count."""
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from omfa_jax.cli import config as border
+from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.tasks import Task
+from omfa_jax.data.pipeline import task_shares
+from omfa_jax.models import UNetConfig
+from omfa_jax.weights.bundle import Bundle
+from omfa_jax.weights.description import read_description
+from omfa_jax.weights.prompts import PromptTable, carried_to, joined, seeded_prompts
+
+log = logging.getLogger(__name__)
+
+
+def with_tasks_of(config: border.Config, bundle: Bundle, folder: Path) -> Bundle:
+    """Return the model of `folder` with the config's tasks: weights and prompts, not its own.
+
+    Which tasks there are and what they noise is the same already (`check_same_meaning`). Wording
+    that nothing embeds is an OmfaError with the command that does.
+    """
+    tasks = border.diffusion_settings(config, bundle.vae_config).tasks
+    if tasks == bundle.settings.tasks:
+        return bundle
+    table = table_with(config, bundle, folder, tasks)
+    rows = table.rows([task.prompt for task in tasks])
+    settings = dataclasses.replace(bundle.settings, tasks=tasks)
+    return dataclasses.replace(bundle, settings=settings, prompts=rows)
+
+
+def table_with(
+    config: border.Config, bundle: Bundle, folder: Path, tasks: Sequence[Task]
+) -> PromptTable:
+    """Return the model's prompt table, which holds the tasks' wording or is given it.
+
+    New wording is looked up in config.model.init's table; where the model's embeddings are the
+    seeded ones of a run without text encoders, so are the new.
+    """
+    own = read_description(folder).prompts
+    assert own is not None  # the bundle was read from there
+    missing = [task for task in tasks if task.prompt not in own.prompts]
+    if not missing:
+        return own
+    others = [(config.model.init, table_of_init(config, bundle.unet_config))]
+    others.append(("their seed", seeded_like(own, [task.prompt for task in missing])))
+    for place, table in others:
+        if table is None or any(task.prompt not in table.prompts for task in missing):
+            continue
+        warn_of_other_encoders(own, table, folder, place)
+        for task in missing:
+            log.info("prompt of %s: %r, its embedding from %s", task.name, task.prompt, place)
+        return joined(own, table)
+    absent = " and ".join(f"config.tasks.{task.name}.prompt={task.prompt!r}" for task in missing)
+    raise OmfaError(
+        f"no embedding of {absent}: {folder} has {', '.join(map(repr, own.prompts[:-1]))}, and"
+        f" config.model.init={config.model.init!r} does not have it either; embed it with"
+        " `convert_weights.py import SRC --out DIR --config CONFIG` (SRC: the weights it began"
+        " with, beside their text encoders) and give --config.model.init=DIR, or keep the wording"
+    )
+
+
+def table_of_init(config: border.Config, unet_config: UNetConfig) -> PromptTable | None:
+    """Return the prompt table of config.model.init, None if there is no such folder or table."""
+    folder = Path(config.model.init)
+    if not config.model.init or not folder.is_dir():
+        return None
+    return fitting(read_description(folder).prompts, unet_config)
+
+
+def seeded_like(own: PromptTable, prompts: Sequence[str]) -> PromptTable | None:
+    """Return the seeded embeddings of `prompts` if the model's own are such, else None."""
+    _, tokens, dim = own.context.shape
+    texts = [*own.prompts[:-1], *prompts]
+    seeded = seeded_prompts(texts, tokens, dim, own.pooled.shape[-1])
+    there = seeded.rows(own.prompts[:-1])
+    same = np.array_equal(there["context"], own.context)
+    return seeded if same and np.array_equal(there["pooled"], own.pooled) else None
+
+
+def warn_of_other_encoders(own: PromptTable, new: PromptTable, folder: Path, place: str) -> None:
+    """Say so if what both tables embed is not embedded alike: other text encoders made them."""
+    for prompt in set(own.prompts) & set(new.prompts):
+        ours, theirs = (t.context[t.prompts.index(prompt)] for t in (own, new))
+        if ours.shape == theirs.shape and not np.allclose(ours, theirs, atol=1e-3):
+            log.warning(
+                "%s and %s embed %r differently: other text encoders made their prompt tables",
+                folder,
+                place,
+                prompt or "the empty prompt",
+            )
+            return
+
+
+def fitting(table: PromptTable | None, unet_config: UNetConfig) -> PromptTable | None:
+    """Return the prompt table in the widths of a new UNet; a change of them is said on the log."""
+    if table is None:
+        return None
+    widths = (unet_config.context_dim, unet_config.pooled_dim)
+    there = (table.context.shape[-1], table.pooled.shape[-1])
+    if widths != there:
+        log.info("prompt embeddings %s wide are projected to the UNet's %s", there, widths)
+    return carried_to(table, *widths)
+
+
+def task_differences(wanted: Sequence[Task], trained: Sequence[Task]) -> str:
+    """Return what tells two task tables apart beside weights and prompts, "" if nothing does."""
+    ours, theirs = ({task.name: set(task.noised) for task in t} for t in (wanted, trained))
+    parts = []
+    for what, names in (
+        ("it has no", [name for name in ours if name not in theirs]),
+        ("the config lacks its", [name for name in theirs if name not in ours]),
+    ):
+        if names:
+            parts.append(f"{what} {', '.join(names)}")
+    parts += [
+        f"{name} noises {'+'.join(sorted(ours[name]))} in the config, there"
+        f" {'+'.join(sorted(theirs[name]))}"
+        for name in ours
+        if name in theirs and ours[name] != theirs[name]
+    ]
+    return "; ".join(parts)
+
+
+def shares_in_words(tasks: Sequence[Task]) -> str:
+    """Return each task's share of the training examples, with its prompt."""
+    shares = np.diff(task_shares(tasks), prepend=0.0)
+    return ", ".join(
+        f"{share:.1%} {task.name} ({task.prompt!r})"
+        for task, share in zip(tasks, shares, strict=True)
+    )

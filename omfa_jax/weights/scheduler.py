@@ -1,0 +1,250 @@
+"""What a source says of its noise schedule and of what its UNet predicts.
+
+A UNet's tensors do not show whether it predicts noise or v, nor how noisy its last timestep is.
+Diffusers folders say it in scheduler/scheduler_config.json; single files in a few tensors beside
+the networks and in their metadata (Stability's modelspec, sd-scripts' ss_*, ComfyUI's).
+"""
+
+import dataclasses
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from omfa_jax.core.errors import OmfaError
+from omfa_jax.diffusion.schedule import ScheduleSettings, cumulative_alphas
+from omfa_jax.models import VAEConfig
+from omfa_jax.weights.tensors import Tensors
+
+FILE = "scheduler_config.json"
+# tensors of single files that no network has: the schedule's constants, marks, text encoders' own
+CONSTANTS = re.compile(
+    r"betas|(\w+_)?alphas_cumprod(_\w+)?|posterior_\w+|lvlb_weights|logvar|global_step"
+    r"|scale_factor|v_pred|ztsnr|edm_\w+(\.\w+)?|(.+\.)?(logit_scale|position_ids)"
+)
+# of a table of alphas stored in a half precision
+ROUNDING = 1e-2
+
+SDXL = ScheduleSettings()
+# our word -> (what an export calls it, what sources call it)
+PREDICTIONS = {
+    "epsilon": ("epsilon", ("epsilon", "eps")),
+    "v": ("v_prediction", ("v_prediction", "v", "v-prediction", "vpred", "v_pred", "velocity")),
+}
+# what files say of themselves that has no setting here -> what it is usually
+UNHEEDED = {
+    "modelspec.architecture": ("stable-diffusion-xl-v1-base",),
+    "modelspec.timestep_range": ("0,1000", "0,999"),
+    "modelspec.encoder_layer": ("2", "None"),
+    "ss_clip_skip": ("2", "None"),
+}
+# diffusers' classes for SDXL's kind of diffusion: discrete steps, variance preserving
+DISCRETE = (
+    *("DDIM", "DDIMParallel", "DDIMInverse", "DDPM", "DDPMParallel", "PNDM", "LMSDiscrete"),
+    *("EulerDiscrete", "EulerAncestralDiscrete", "HeunDiscrete", "KDPM2Discrete"),
+    *("KDPM2AncestralDiscrete", "DPMSolverMultistep", "DPMSolverMultistepInverse"),
+    *("DPMSolverSinglestep", "DPMSolverSDE", "DEISMultistep", "UniPCMultistep", "SASolver"),
+    *("LCM", "TCD"),
+)
+OTHER_SCHEDULE = "another noise schedule than SDXL's"
+
+
+@dataclass(frozen=True)
+class Statement:
+    """One thing that a source says; `said` tells where, in its own words.
+
+    `field` is a name of config.diffusion (prediction, zero_terminal_snr, spacing, steps_offset)
+    and `value` what it would have to be; or "process", with the name of a diffusion that no
+    setting here is.
+    """
+
+    field: str
+    value: Any
+    said: str
+
+    @property
+    def words(self) -> str:
+        """What it says, as an engineer would."""
+        words = {
+            "prediction": f"{self.value}-prediction",
+            "zero_terminal_snr": f"{'' if self.value else 'no '}zero terminal SNR",
+            "spacing": f"a sampler of {self.value!r} timesteps",
+            "steps_offset": f"a sampler of steps_offset {self.value!r}",
+        }
+        return f"{words.get(self.field, self.value)} ({self.said})"
+
+
+def in_scheduler_config(fields: Mapping[str, Any]) -> tuple[Statement, ...]:
+    """Return what a scheduler_config.json states; keys that are absent or null state nothing."""
+    stated = {name: value for name, value in fields.items() if value is not None}
+    found = []
+
+    def said(*names: str) -> str:
+        return f"{FILE}: {', '.join(f'{name}={short(stated[name])}' for name in names)}"
+
+    process = process_of(str(stated.get("_class_name", "DDIMScheduler")))
+    if process:
+        found.append(Statement("process", process, said("_class_name")))
+    if stated.get("use_flow_sigmas"):
+        found.append(Statement("process", "flow matching", said("use_flow_sigmas")))
+    if "prediction_type" in stated:
+        found.append(prediction(stated["prediction_type"], said("prediction_type")))
+    if "rescale_betas_zero_snr" in stated:
+        value = bool(stated["rescale_betas_zero_snr"])
+        found.append(Statement("zero_terminal_snr", value, said("rescale_betas_zero_snr")))
+    usual = {
+        "beta_schedule": "scaled_linear",
+        "beta_start": SDXL.beta_start,
+        "beta_end": SDXL.beta_end,
+        "num_train_timesteps": SDXL.train_steps,
+    }
+    if "trained_betas" in stated:
+        betas = numbers(stated["trained_betas"])
+        found += in_alphas(np.cumprod(1 - betas), said("trained_betas"))
+    # they overrule the rest
+    elif other := [n for n, value in usual.items() if not same(stated.get(n, value), value)]:
+        found.append(Statement("process", OTHER_SCHEDULE, said(*other)))
+    for name, field in (("timestep_spacing", "spacing"), ("steps_offset", "steps_offset")):
+        if name in stated:
+            found.append(Statement(field, stated[name], said(name)))
+    return tuple(found)
+
+
+def in_single_file(tensors: Tensors) -> tuple[Statement, ...]:
+    """Return what an original single file states in its metadata and in tensors of no network."""
+    metadata, found = tensors.metadata, []
+
+    def said(name: str) -> str:
+        return f"metadata {name}={short(metadata[name])}"
+
+    for name in ("modelspec.prediction_type", "modelspec.predict_key"):
+        if name in metadata:
+            found.append(prediction(metadata[name], said(name)))
+    flag = flag_of(metadata.get("ss_v_parameterization"))
+    if flag is not None:
+        value = "v" if flag else "epsilon"
+        found.append(Statement("prediction", value, said("ss_v_parameterization")))
+    flag = flag_of(metadata.get("ss_zero_terminal_snr"))
+    if flag is not None:
+        found.append(Statement("zero_terminal_snr", flag, said("ss_zero_terminal_snr")))
+    for name, field, value in (
+        ("v_pred", "prediction", "v"),
+        ("ztsnr", "zero_terminal_snr", True),
+        ("edm_mean", "process", "EDM on latents normalised channel by channel"),
+        ("edm_vpred.sigma_max", "process", "EDM's noise levels"),
+    ):
+        if name in tensors.shapes:
+            found.append(Statement(field, value, f"its tensor {name}"))
+    for name, alphas in (
+        ("alphas_cumprod", lambda x: x),
+        ("betas", lambda x: np.cumprod(1 - x)),
+        ("denoiser.sigmas", lambda x: 1 / (1 + np.sort(x) ** 2)),
+    ):
+        # some files keep the few sigmas of a sampler's run there
+        few = name == "denoiser.sigmas" and tensors.shapes.get(name) != (SDXL.train_steps,)
+        if name in tensors.shapes and name not in tensors.faulty and not few:
+            values = tensors.read(name).astype(np.float64)
+            found += in_alphas(alphas(values), f"its tensor {name}")
+    return tuple(found)
+
+
+def is_constant(key: str) -> bool:
+    """True for a tensor of a single file that belongs to no network."""
+    return CONSTANTS.fullmatch(key) is not None
+
+
+def stated_scale(tensors: Tensors) -> float | None:
+    """Return the VAE's scaling factor as a single file's buffer has it, None without one.
+
+    One that a half precision rounded is SDXL's own.
+    """
+    name = "scale_factor"
+    if tensors.shapes.get(name) not in ((), (1,)) or name in tensors.faulty:
+        return None
+    scale, usual = float(tensors.read(name).reshape(())), VAEConfig.scaling_factor
+    if not 0 < scale < math.inf:
+        raise OmfaError(f"{tensors.where}: scale_factor is {scale}, expected a number above 0")
+    return usual if math.isclose(scale, usual, rel_tol=ROUNDING) else scale
+
+
+def metadata_notes(metadata: Mapping[str, str]) -> list[str]:
+    """Return a note for what a file's metadata says that nothing here heeds."""
+    return [
+        f"metadata {name}={short(metadata[name])} is not heeded"
+        for name, usual in UNHEEDED.items()
+        if metadata.get(name, usual[0]) not in usual
+    ]
+
+
+def in_alphas(alpha_bar: np.ndarray, said: str) -> list[Statement]:
+    """Return what a table of alpha_bar states; SDXL's own, which may be a leftover, nothing."""
+    for zero in (False, True):
+        ours = cumulative_alphas(dataclasses.replace(SDXL, zero_terminal_snr=zero))
+        if alpha_bar.shape == ours.shape and np.allclose(alpha_bar, ours, ROUNDING, 1e-4):
+            return [Statement("zero_terminal_snr", True, said)] if zero else []
+    return [Statement("process", OTHER_SCHEDULE, said)]
+
+
+def process_of(class_name: str) -> str:
+    """Return the name of the diffusion that a scheduler class is of, "" for SDXL's own kind."""
+    if class_name.startswith("Flow"):
+        return "flow matching"
+    if class_name.startswith("EDM"):
+        return "EDM's noise levels"
+    known = class_name.removesuffix("Scheduler") in DISCRETE
+    return "" if known else "a scheduler that is not of SDXL's kind"
+
+
+def prediction(word: Any, said: str) -> Statement:
+    """Return the statement of a prediction type; one that is not trained here is a process."""
+    for ours, (_, theirs) in PREDICTIONS.items():
+        if str(word).lower() in theirs:
+            return Statement("prediction", ours, said)
+    return Statement("process", "another prediction type", said)
+
+
+def scheduler_of(
+    usual: Mapping[str, Any], statements: Iterable[Statement]
+) -> dict[str, Any] | None:
+    """Return the scheduler_config.json of a single file: `usual` as it states; None if none is."""
+    fields = dict(usual)
+    for statement in statements:
+        if statement.field == "process":
+            return None
+        if statement.field == "prediction":
+            fields["prediction_type"] = PREDICTIONS[statement.value][0]
+        if statement.field == "zero_terminal_snr" and statement.value:
+            fields["rescale_betas_zero_snr"] = True
+    if fields["prediction_type"] != "epsilon" and fields.get("rescale_betas_zero_snr"):
+        # what visits the last timestep; from pure noise epsilon would lead nowhere
+        fields["timestep_spacing"] = "trailing"
+    return fields
+
+
+def flag_of(text: str | None) -> bool | None:
+    """Return the truth that a metadata string states, None if it states none."""
+    return {"true": True, "1": True, "false": False, "0": False}.get((text or "").lower())
+
+
+def numbers(values: Any) -> np.ndarray:
+    """Return a list of numbers of a JSON file; an empty array if it is none."""
+    try:
+        return np.asarray(values, np.float64)
+    except (TypeError, ValueError):
+        return np.zeros(0)
+
+
+def short(value: Any) -> str:
+    """Return a value's text, its end cut off."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def same(came: Any, usual: float | str) -> bool:
+    """True if a field of a JSON file is the usual one, numbers but for their rounding."""
+    if isinstance(usual, str) or not isinstance(came, int | float):
+        return came == usual
+    return math.isclose(came, usual, rel_tol=1e-6)

@@ -1,0 +1,91 @@
+"""Epsilon on a schedule that ends in pure noise, as IDM-VTON was trained: all of it is finite."""
+
+import dataclasses
+
+import diffusers
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny_bundle import make_bundle
+from tiny_problem import settings
+from tiny_training import CountingBatches
+
+from omfa_jax.core.errors import OmfaError
+from omfa_jax.diffusion.loss import weight
+from omfa_jax.diffusion.partial import LEAST_ALPHA, denoised
+from omfa_jax.diffusion.sample import SamplerSettings
+from omfa_jax.diffusion.schedule import ScheduleSettings, alpha_sigma, cumulative_alphas
+from omfa_jax.sampling.generate import Sampler
+from omfa_jax.train.objective import partial_diffusion
+from omfa_jax.train.settings import LossSettings
+from omfa_jax.weights.frozen import scheduler_config
+
+ZERO = ScheduleSettings(zero_terminal_snr=True)
+PLAIN = ScheduleSettings()
+T = jnp.arange(1000)
+KEY = jax.random.key(0)
+
+
+def test_tweedie_is_finite_in_pure_noise_and_unchanged_elsewhere():
+    for schedule in (ZERO, PLAIN):
+        alpha, sigma = alpha_sigma(schedule, T)
+        xt, output = jax.random.normal(jax.random.key(0), (2, 1000, 2, 2, 1))
+        x0, eps = denoised("epsilon", output, xt, alpha, sigma)
+        assert np.isfinite(x0).all() and (eps == output).all()
+        plain = (xt - sigma[:, None, None, None] * output) / alpha[:, None, None, None]
+        same = np.isfinite(plain).all(axis=(1, 2, 3))
+        assert same.sum() == (999 if schedule is ZERO else 1000)
+        np.testing.assert_array_equal(x0[same], plain[same])
+    assert np.sqrt(cumulative_alphas(ZERO))[998] > LEAST_ALPHA
+
+
+@pytest.mark.parametrize("gamma", [None, 5.0])
+@pytest.mark.parametrize("prediction", ["epsilon", "v"])
+def test_weights_are_finite_at_every_timestep(prediction, gamma):
+    weights = np.asarray(weight(prediction, gamma, *alpha_sigma(ZERO, T)))
+    assert np.isfinite(weights).all() and (weights >= 0).all()
+    assert prediction == "v" or weights[-1] == 1
+
+
+class Last:
+    """Every example is pure noise."""
+
+    def draw(self, key, train_steps):
+        return jnp.int32(train_steps - 1)
+
+
+def test_training_in_pure_noise_has_a_finite_loss_and_gradient():
+    s = settings(slots_px=((32, 32), (32, 32), (16, 16)), schedule=ZERO)
+    loss = dataclasses.replace(LossSettings(5.0, 0.0), timesteps=Last())
+
+    def apply(params, inputs, t, rows, prompts):
+        return inputs @ params
+
+    objective = partial_diffusion(s, loss, apply, lambda _, images: images)
+    batch = {**next(CountingBatches()), "row": np.arange(8)}
+    start = jnp.zeros((s.in_channels, s.out_channels))
+    run = jax.jit(jax.value_and_grad(lambda p: objective(p, {"prompts": {}}, batch, KEY, 0)[0]))
+    value, gradient = run(start)
+    # the noise itself is the target, and there is nothing else in the noised part
+    assert value == pytest.approx(1.0, abs=0.1) and np.isfinite(gradient).all()
+    perfect = start.at[:4, :4].set(jnp.eye(4))
+    assert run(perfect)[0] < 1e-12
+
+
+def test_exports_say_it_to_diffusers():
+    s = settings(schedule=ZERO)
+    scheduler = diffusers.DDIMScheduler.from_config(scheduler_config(s))
+    assert scheduler.config.prediction_type == "epsilon" and scheduler.config.rescale_betas_zero_snr
+    np.testing.assert_allclose(scheduler.alphas_cumprod, cumulative_alphas(ZERO), atol=2e-6)
+    scheduler.set_timesteps(50)
+    assert int(scheduler.timesteps[0]) == 981
+
+
+def test_a_sampler_that_would_begin_in_pure_noise_is_refused_before_it_compiles():
+    bundle = make_bundle()
+    tiny = dataclasses.replace(bundle.settings, prediction="epsilon", schedule=ZERO)
+    bundle = dataclasses.replace(bundle, settings=tiny)
+    Sampler(bundle, SamplerSettings(50))
+    with pytest.raises(OmfaError, match="500 'leading' timesteps begin at 999, pure noise"):
+        Sampler(bundle, SamplerSettings(500))
