@@ -93,6 +93,16 @@ def test_all_that_are_left_become_what_holds_least(sdxl, devices, data, fsdp):
     assert (found.settings.tensor, found.settings.slice) == (1, 1)
 
 
+def test_all_that_are_left_cut_enough_or_nothing():
+    """Eleven devices would cut half of these; that is refused, so one does not choose it."""
+    kernels = {f"conv{n}": {"kernel": np.zeros((1, 1, n, n), np.float32)} for n in (11, 12)}
+    rules = (("/kernel$", (None, None, "fsdp", None)),)
+    found = division(MeshSettings(data=1, fsdp=-1), 11, rules, kernels)
+    assert found.settings == MeshSettings(data=11, fsdp=1)
+    with pytest.raises(OmfaError, match=r"fsdp=11 cuts 45.7% .*mesh.fsdp=1 --config.mesh.data=11"):
+        division(MeshSettings(data=1, fsdp=11), 11, rules, kernels)
+
+
 def test_the_other_axes_stay_beside_all_that_are_left(sdxl):
     found = divided(sdxl, 96, MeshSettings(data=2, fsdp=-1, tensor=2, slice=2))
     assert found.settings == MeshSettings(data=6, fsdp=4, tensor=2, slice=2)
