@@ -132,6 +132,19 @@ def test_metrics_on_the_same_gpu_are_left_some():
         assert environment == own
 
 
+@pytest.mark.parametrize(("device", "set_here"), [("cpu", True), ("cuda:0", False)])
+def test_scoring_on_a_gpu_leaves_memory_to_pytorch(monkeypatch, tmp_path, capsys, device, set_here):
+    for name in MEMORY:
+        # set and deleted, so that it is as it was afterwards
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    flags = ["--checkpoint", str(tmp_path / "none"), "--data", "none", "--task", "try_on"]
+    flags += ["--out", str(tmp_path / "out"), "--device", device]
+    assert main(["eval", *flags]) == 2
+    assert "no model at" in capsys.readouterr().err
+    assert (FRACTION in os.environ) == set_here
+
+
 @pytest.fixture
 def planned(monkeypatch, tmp_path):
     """Run `omfa plan` of a small model; return (status, figures)."""
