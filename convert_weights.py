@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.parallel.flags import set_flags
 
 DTYPES = ("fp32", "bf16", "fp16")
 
@@ -17,6 +18,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if options.overrides and getattr(options, "config", None) is None:
             raise OmfaError(f"unknown arguments: {' '.join(options.overrides)}")
+        set_flags()
         return options.run(options)
     except OmfaError as error:
         print(f"convert_weights: {error}", file=sys.stderr)

@@ -124,9 +124,14 @@ def get_config() -> ConfigDict:
 
     config.mesh = ConfigDict()
     config.mesh.data = -1  # -1 = all devices that are left
-    config.mesh.fsdp = 1  # weights, moments and EMA cut over this many
+    # weights, moments and EMA cut over this many; -1 = of the devices that are left, the count that
+    # leaves the least on each (12 divide no width of SDXL's, 4 do: then 3 of data times 4)
+    config.mesh.fsdp = 1
     config.mesh.tensor = 1
     config.mesh.slice = 1  # TPU slices, which only sum gradients with each other
+    # train even where fsdp or tensor cuts less than 90% of the weights' bytes: a small model may
+    # have the memory for it
+    config.mesh.allow_replicated = False
 
     config.checkpoint = ConfigDict()
     config.checkpoint.every_steps = 1000

@@ -70,9 +70,10 @@ def run(options: argparse.Namespace) -> None:
 
     from omfa_jax.cli.sample import load_checkpoint
     from omfa_jax.parallel import distributed
-    from omfa_jax.parallel.flags import set_flags
+    from omfa_jax.parallel.flags import leave_memory
 
-    set_flags()
+    if options.device.startswith("cuda"):
+        leave_memory("the metrics' networks (--device cuda)")
     distributed.initialize(out)
     flags = {name: str(value) for name, value in vars(options).items()}
     facts = {"the code's revision": distributed.revision(), "the flags": json.dumps(flags)}

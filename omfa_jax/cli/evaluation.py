@@ -155,6 +155,7 @@ def sampled_scores(config: border.Config, bundle: Bundle) -> Callable[[Any], dic
         sample,
         dtype=config.train.compute_dtype,
         devices=busy_devices(e.examples),
+        attention=config.train.attention,
     )
     process, processes = jax.process_index(), jax.process_count()
     measures = measures_here()

@@ -12,6 +12,7 @@ from types import ModuleType
 
 from omfa_jax import __version__
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.parallel.flags import set_flags
 
 # name -> (module with add_arguments and run, help); imported only when the command is given
 COMMANDS = {
@@ -76,6 +77,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"unrecognised arguments: {' '.join(rest)}")
     options.overrides = rest
     try:
+        # every command that starts a GPU gets the memory that `omfa plan` counts on
+        set_flags()
         module.run(options)
     except OmfaError as error:
         print(f"omfa {command}: {error}", file=sys.stderr)

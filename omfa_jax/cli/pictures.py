@@ -38,7 +38,10 @@ def training_pictures(config: border.Config, bundle: Bundle, workdir: Path) -> P
     count = config.log.samples
     batch = next(iter(eval_batches(pipeline, split=split, batch_size=count, limit=count)))
     sampler = Sampler(
-        bundle.with_unet({}), border.sampler_settings(config), dtype=config.train.compute_dtype
+        bundle.with_unet({}),
+        border.sampler_settings(config),
+        dtype=config.train.compute_dtype,
+        attention=config.train.attention,
     )
     size = slots["person"]
 

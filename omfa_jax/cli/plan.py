@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import json
+import logging
 import os
 import sys
 from pathlib import Path
@@ -13,6 +14,8 @@ from omfa_jax.core.errors import OmfaError
 if TYPE_CHECKING:
     from omfa_jax.scaling.ahead import Compiled
     from omfa_jax.scaling.plan import Job, Plan
+
+log = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -56,15 +59,26 @@ def run(options: argparse.Namespace) -> None:
         "TF_CPP_MIN_LOG_LEVEL": "3",
     }.items():
         os.environ.setdefault(name, value)
+    from omfa_jax.parallel.flags import memory_note, set_flags_of, usable_part
     from omfa_jax.parallel.pods import pod
     from omfa_jax.scaling import ahead
-    from omfa_jax.scaling.plan import USABLE, advice, lighter, plan
+    from omfa_jax.scaling.plan import advice, lighter, plan
 
     machine = pod(options.topology)
+    if options.compile:
+        # the step that training would run, with its flags
+        set_flags_of(machine.platform)
+    usable = usable_part(machine.platform)
+    if machine.platform == "cuda" and memory_note(os.environ):
+        log.warning("%s", memory_note(os.environ))
     job = job_of(options)
-    made = plan(job, machine, efficiency=options.efficiency)
+    made = plan(job, machine, efficiency=options.efficiency, usable=usable)
+    for note in made.notes:
+        log.warning("%s", note)
     print(table(job, made, options.efficiency))
-    faster = lighter(job, machine, efficiency=options.efficiency) if made.fits else None
+    faster = None
+    if made.fits:
+        faster = lighter(job, machine, efficiency=options.efficiency, usable=usable)
     if faster:
         print(
             f"config.train.remat={faster.remat} fits too: {faster.peak_bytes / 2**30:.1f} GiB a"
@@ -78,8 +92,8 @@ def run(options: argparse.Namespace) -> None:
         figures = {"plan": figures_of(made), "compiled": compiled and dataclasses.asdict(compiled)}
         options.json.write_text(json.dumps(figures, indent=2) + "\n")
     peak = compiled.peak_bytes if compiled else made.peak_bytes
-    if peak > USABLE * machine.chip.memory_bytes:
-        found = advice(job, machine)
+    if peak > made.usable_bytes:
+        found = advice(job, machine, usable=usable)
         change = f"try {found}" if found else "take more chips, a smaller batch or preset"
         raise OmfaError(
             f"{options.topology} does not hold this run ({peak / 2**30:.1f} GiB a chip): {change}"
@@ -111,19 +125,21 @@ def job_of_config(config: Any) -> "Job":
 
 def table(job: "Job", made: "Plan", efficiency: float) -> str:
     """Return the plan in words and columns."""
-    gib, chip = 2**30, made.pod.chip
+    gib = 2**30
     height, width, _ = job.diffusion.canvas.shape
     mesh = " x ".join(f"{axis} {size}" for axis, size in made.mesh.items() if size > 1) or "1 chip"
+    cut = "".join(f"; {axis} cuts {share:.1%} of the weights" for axis, share in made.cut.items())
     lines = [
         f"{made.pod.name}: {made.params:,} parameters, canvas {height}x{width}, batch"
         f" {job.train.batch_size} in {job.train.accumulate} microbatch(es),"
         f" {job.train.compute_dtype}, remat {job.train.remat}, attention {made.attention}",
-        f"mesh {mesh}",
+        f"mesh {mesh}{cut}",
         "stored latents: a VAE that encodes in the step comes on top",
         "",
         "bytes on a chip, GiB",
         *(f"  {name:40}{size / gib:10.2f}" for name, size in made.memory.items() if size),
-        f"  {'together':40}{made.peak_bytes / gib:10.2f}  of {chip.memory_bytes / gib:.1f}:"
+        f"  {'together':40}{made.peak_bytes / gib:10.2f}  of"
+        f" {made.usable_bytes / gib:.1f} ({made.usable:.0%} of the chip's):"
         f" {'fits' if made.fits else 'DOES NOT FIT'}",
         "",
         "received by a chip in a step, GB",

@@ -16,6 +16,7 @@ log = logging.getLogger(__name__)
 
 TASKS = ("try_on", "try_off", "transfer", "turntable")
 TURNTABLE_VIEWS = 8
+DTYPES = ("auto", "float32", "bfloat16")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,6 +49,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--raw-weights", action="store_true", help="not the EMA")
+    parser.add_argument(
+        "--dtype",
+        default="auto",
+        help="float32 or bfloat16: what the networks compute in; default: bfloat16 on a GPU or TPU",
+    )
 
 
 def run(options: argparse.Namespace) -> None:
@@ -65,6 +71,8 @@ def run(options: argparse.Namespace) -> None:
             raise OmfaError(f"--task {options.task} needs --{name.replace('_', '-')}")
     if options.task != "try_off" and not (options.face or options.person):
         raise OmfaError(f"--task {options.task} needs --face, or --person to cut it from")
+    if options.dtype not in DTYPES:
+        raise unknown("type (--dtype)", options.dtype, DTYPES)
     if not 0 <= options.seed < 2**32:
         raise OmfaError(f"--seed: expected 0 to {2**32 - 1}, got {options.seed}")
     out = require_writable_dir(options.out, "--out")
@@ -76,7 +84,7 @@ def run(options: argparse.Namespace) -> None:
         options.steps, options.guidance, options.sampler, options.guidance_rescale
     )
     bundle = load_checkpoint(options.checkpoint, ema=not options.raw_weights)
-    sampler = Sampler(bundle, settings)
+    sampler = Sampler(bundle, settings, dtype=options.dtype)
     columns = GENERATE[options.task](sampler, Slots(bundle.settings), options)
     write_columns(out, columns, bundle.settings.slots_px[1])
 

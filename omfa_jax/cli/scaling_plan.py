@@ -1,8 +1,11 @@
 """`omfa scaling plan`: sizes by samples or by budgets become configs, a manifest and launchers."""
 
 import argparse
+import logging
 import math
+import os
 import pprint
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +16,8 @@ if TYPE_CHECKING:
     from omfa_jax.cli.config import Config
     from omfa_jax.parallel.pods import Pod
     from omfa_jax.scaling.manifest import Grid, Size, StudyRun
+
+log = logging.getLogger(__name__)
 
 HELP = "write a study: one config a run, a manifest, launchers; adds to a study that is there"
 # of a run's steps: what warm-up may take at most
@@ -65,6 +70,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Write the study and print its table."""
+    if "jax" not in sys.modules:
+        # nothing is run: a GPU's memory would be taken from whoever uses it
+        os.environ["JAX_PLATFORMS"] = "cpu"
     from omfa_jax.cli import config as border
     from omfa_jax.parallel.pods import pod
     from omfa_jax.scaling.launchers import write_launchers
@@ -169,6 +177,7 @@ def size_of(
 ) -> "Size":
     """Return what one preset costs, and whether the machine holds it."""
     from omfa_jax.cli.plan import job_of_config
+    from omfa_jax.parallel.flags import usable_part
     from omfa_jax.scaling.manifest import Size
     from omfa_jax.scaling.plan import plan
 
@@ -178,7 +187,9 @@ def size_of(
     if machine is None:
         rate = options.flops_per_second
         return Size(name, params, flops, 1 / rate if rate else None)
-    made = plan(job, machine, efficiency=options.efficiency)
+    made = plan(job, machine, efficiency=options.efficiency, usable=usable_part(machine.platform))
+    for note in made.notes:
+        log.warning("%s: %s", name, note)
     return Size(name, params, flops, made.step_seconds / made.model_flops, made.fits)
 
 

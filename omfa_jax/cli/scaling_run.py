@@ -125,10 +125,10 @@ def heldout_losses(config: "Config", workdir: Path) -> dict[str, float]:
     """
     from omfa_jax.cli import config as border
     from omfa_jax.cli.evaluation import held_out_loss, held_out_split
+    from omfa_jax.cli.sharding import network_mesh
     from omfa_jax.cli.startup import vae_fingerprint
     from omfa_jax.evals.heldout import HeldOutSettings
     from omfa_jax.parallel.feed import place
-    from omfa_jax.parallel.mesh import make_mesh
     from omfa_jax.parallel.rules import UNET_RULES, param_shardings
     from omfa_jax.train.load import load_bundle
     from omfa_jax.train.network import network_shapes
@@ -136,7 +136,7 @@ def heldout_losses(config: "Config", workdir: Path) -> dict[str, float]:
     bundle, _ = load_bundle(workdir)
     vae_id = vae_fingerprint(bundle.vae_config, bundle.vae_params)
     pipeline = border.pipeline_settings(config, vae_id=vae_id)
-    mesh = make_mesh(border.mesh_settings(config))
+    mesh = network_mesh(config, bundle)
     shardings = param_shardings(
         UNET_RULES, network_shapes(bundle.settings, bundle.unet_config), mesh
     )

@@ -5,14 +5,16 @@ import contextlib
 import json
 import logging
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-from jax.sharding import AbstractMesh, Mesh
+from jax.sharding import Mesh
 
 from omfa_jax.cli import config as border
 from omfa_jax.cli.resume import require_same_run
+from omfa_jax.cli.sharding import network_mesh, replicated_mesh, sharding_table
 from omfa_jax.cli.startup import (
     starting_bundle,
     vae_fingerprint,
@@ -27,10 +29,8 @@ from omfa_jax.models import VAEConfig, encode, posterior
 from omfa_jax.models.api import decode
 from omfa_jax.parallel import distributed
 from omfa_jax.parallel.feed import data_shard
-from omfa_jax.parallel.flags import set_flags
 from omfa_jax.parallel.hardware import chip_of
-from omfa_jax.parallel.mesh import AXES, axis_sizes, make_mesh
-from omfa_jax.parallel.rules import REPLICATED_RULES, UNET_RULES, explain
+from omfa_jax.parallel.rules import REPLICATED_RULES, UNET_RULES
 from omfa_jax.scaling.flops import network_components, vae_components
 from omfa_jax.train import mup
 from omfa_jax.train.cost import Cost
@@ -67,7 +67,6 @@ def run(options: argparse.Namespace) -> None:
         return
     profile = ProfileSteps.parse(options.profile) if options.profile else None
     workdir = require_writable_dir(options.workdir, "--workdir")
-    set_flags()
     distributed.initialize(workdir)
     distributed.require_same(
         {
@@ -84,25 +83,13 @@ def run(options: argparse.Namespace) -> None:
             train_diffusion(config, workdir, profile=profile)
 
 
-def sharding_table(config: border.Config) -> str:
-    """Return where every weight of the config's preset lies on the config's mesh."""
-    settings = border.mesh_settings(config)
-    asked = math.prod(getattr(settings, axis) for axis in AXES)
-    # a mesh without -1 says itself how many devices it wants; they need not be here
-    mesh: Any = AbstractMesh(
-        tuple(axis_sizes(settings, asked if asked > 0 else jax.device_count())), AXES
-    )
-    bundle = starting_bundle(config, None, abstract=True)
-    return explain(UNET_RULES, network_shapes(bundle.settings, bundle.unet_config), mesh)
-
-
 def train_diffusion(
     config: border.Config, workdir: Path, *, profile: ProfileSteps | None = None
 ) -> TrainState:
     """Train the UNet by partial diffusion."""
-    mesh = make_mesh(border.mesh_settings(config))
     settings = border.train_settings(config)
     bundle = starting_bundle(config, workdir)
+    mesh = network_mesh(config, bundle)
     shard, shards = data_shard(mesh)
     vae_id = vae_fingerprint(bundle.vae_config, bundle.vae_params)
     prompts = b"".join(bundle.prompts[name].tobytes() for name in sorted(bundle.prompts))
@@ -145,7 +132,12 @@ def train_diffusion(
             config=config.to_dict(),
             pictures=sample_pictures(config, bundle, workdir),
             evaluate=evaluation(config, bundle, mesh, vae_id),
-            cost=cost_of(bundle, settings.batch_size, encodes=not border.trains_on_latents(config)),
+            cost=cost_of(
+                bundle,
+                settings.batch_size,
+                encodes=not border.trains_on_latents(config),
+                devices=list(mesh.devices.flat),
+            ),
             profile=profile,
         )
     )
@@ -153,9 +145,9 @@ def train_diffusion(
 
 def train_autoencoder(config: border.Config, workdir: Path) -> TrainState:
     """Train a VAE or a decoder, then write the VAE in diffusers form to workdir/model."""
-    mesh = make_mesh(border.mesh_settings(config))
     settings = border.train_settings(config)
     vae_config, kept, start = vae_start(config)
+    mesh = replicated_mesh(config, jax.eval_shape(start) if callable(start) else start)
     pipeline = border.pipeline_settings(config)
     described = border.diffusion_settings(config, vae_config)
     border.check_crop(config, described)
@@ -191,7 +183,11 @@ def train_autoencoder(config: border.Config, workdir: Path) -> TrainState:
             batches=batches,
             config=config.to_dict(),
             cost=autoencoder_cost(
-                vae_config, config.autoencoder.crop_px, settings.batch_size, whole=not kept
+                vae_config,
+                config.autoencoder.crop_px,
+                settings.batch_size,
+                whole=not kept,
+                devices=list(mesh.devices.flat),
             ),
         )
     )
@@ -201,10 +197,11 @@ def train_autoencoder(config: border.Config, workdir: Path) -> TrainState:
     return state
 
 
-def cost_of(bundle: Bundle, batch_size: int, *, encodes: bool) -> Cost:
+def cost_of(bundle: Bundle, batch_size: int, *, encodes: bool, devices: Sequence[Any] = ()) -> Cost:
     """Return the network's size and the FLOPs of a training example on the bundle's canvas.
 
     `encodes` says that the step encodes the example's pictures: three components and a pose map.
+    Rates are of the `devices` that run the step; none are known where only the sizes are asked for.
     """
     tokens = bundle.prompts["context"].shape[1]
     run = network_components(bundle.settings, bundle.unet_config, text_tokens=tokens)
@@ -213,27 +210,36 @@ def cost_of(bundle: Bundle, batch_size: int, *, encodes: bool) -> Cost:
     pictures = [*sizes.values(), sizes["person"]] if encodes else []
     frozen = sum(vae_components(bundle.vae_config, *size)[0].total.forward for size in pictures)
     params = sum(math.prod(leaf.shape) for leaf in leaves)
-    return _cost(params, sum(part.total.step for part in run), batch_size, frozen)
+    return _cost(params, sum(part.total.step for part in run), batch_size, devices, frozen)
 
 
-def autoencoder_cost(vae_config: VAEConfig, crop_px: int, batch_size: int, *, whole: bool) -> Cost:
+def autoencoder_cost(
+    vae_config: VAEConfig,
+    crop_px: int,
+    batch_size: int,
+    *,
+    whole: bool,
+    devices: Sequence[Any] = (),
+) -> Cost:
     """Return the same for a VAE on crops of the four pictures; not `whole` trains its decoder."""
     encoder, decoder = (part.total for part in vae_components(vae_config, crop_px, crop_px))
     pictures = len(COMPONENTS) + 1
     if whole:
-        return _cost(
-            encoder.params + decoder.params, pictures * (encoder.step + decoder.step), batch_size
-        )
-    return _cost(decoder.params, pictures * decoder.step, batch_size, pictures * encoder.forward)
+        params, step = encoder.params + decoder.params, encoder.step + decoder.step
+        return _cost(params, pictures * step, batch_size, devices)
+    frozen = pictures * encoder.forward
+    return _cost(decoder.params, pictures * decoder.step, batch_size, devices, frozen)
 
 
-def _cost(params: int, flops: float, batch_size: int, frozen: float = 0.0) -> Cost:
-    chip = chip_of(jax.devices()[0].device_kind)
+def _cost(
+    params: int, flops: float, batch_size: int, devices: Sequence[Any], frozen: float = 0.0
+) -> Cost:
+    chip = chip_of(devices[0].device_kind) if devices else None
     return Cost(
         params=params,
         flops_per_example=float(flops),
         batch_size=batch_size,
-        devices=jax.device_count(),
+        devices=len(devices) or 1,
         peak_flops=chip.bf16_flops if chip else None,
         frozen_flops_per_example=float(frozen),
     )

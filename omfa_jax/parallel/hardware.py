@@ -2,6 +2,10 @@
 
 from dataclasses import dataclass, replace
 
+USABLE = 0.92
+"""Of a chip's memory, what programs get: `parallel.flags` asks JAX for it, `omfa plan` plans with
+it. The rest is the driver's and the collectives' own."""
+
 
 @dataclass(frozen=True)
 class Chip:

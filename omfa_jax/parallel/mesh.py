@@ -20,12 +20,16 @@ BATCH = ("slice", "data", "fsdp")
 
 @dataclass(frozen=True)
 class MeshSettings:
-    """Devices along each axis; exactly one of them may be -1 (all the devices that are left)."""
+    """Devices along each axis; exactly one of them may be -1 (all the devices that are left).
+
+    `allow_replicated`: axes may leave more of the weights whole than `parallel.division` lets them.
+    """
 
     data: int = -1
     fsdp: int = 1
     tensor: int = 1
     slice: int = 1
+    allow_replicated: bool = False
 
 
 def make_mesh(settings: MeshSettings, devices: list[Any] | None = None) -> Mesh:

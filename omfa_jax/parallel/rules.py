@@ -4,16 +4,21 @@ Axes are written for the trailing dimensions, so that a stack of layers (one dim
 front) needs no row of its own. First match wins; a weight that no row matches is an error.
 """
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import jax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.trees import build, first_match, walk
+from omfa_jax.parallel.mesh import AXES
 
 Rules = Sequence[tuple[str, tuple[str | None, ...]]]
+# the axes that rules give to weights
+WEIGHT_AXES = ("fsdp", "tensor")
 
 UNET_RULES: Rules = (
     # row-parallel: their input is what the column-parallel layer before them cut
@@ -32,10 +37,13 @@ REPLICATED_RULES: Rules = ((r"", ()),)
 """Every weight whole on every device (the VAE: 84 M parameters, frozen)."""
 
 
-def partition_spec(rules: Rules, path: tuple[str, ...], shape: Sequence[int], mesh: Mesh):
-    """Return (PartitionSpec, pattern) of one weight.
+def partition_spec(rules: Rules, path: tuple[str, ...], shape: Sequence[int], mesh: Any):
+    """Return (PartitionSpec, pattern) of one weight; of `mesh` only its shape is looked at.
 
-    An axis that does not divide its dimension is left out (small presets on wide meshes).
+    JAX cuts a dimension evenly or not at all. fsdp, which does not divide the dimension of its
+    row, takes the weight's largest one that it divides and tensor leaves free: a layer gathers the
+    whole weight, along whichever dimension. tensor stays where its row says or is left out, for it
+    cuts the layer's arithmetic. `coverage` tells what is left whole.
     """
     name = "/".join(path)
     match = first_match(rules, name)
@@ -44,11 +52,22 @@ def partition_spec(rules: Rules, path: tuple[str, ...], shape: Sequence[int], me
     pattern, axes = match
     if len(axes) > len(shape):
         raise OmfaError(f"sharding rule {pattern!r} has {len(axes)} axes, {name!r} {len(shape)}")
-    aligned = (None,) * (len(shape) - len(axes)) + tuple(axes)
+    # a stack of layers is scanned, a layer at a time: it is never cut
+    first = len(shape) - len(axes)
+    aligned = (None,) * first + tuple(axes)
     fitting = [
         axis if axis is not None and size % mesh.shape[axis] == 0 else None
         for axis, size in zip(aligned, shape, strict=True)
     ]
+    if "fsdp" in axes and "fsdp" not in fitting:
+        free = [
+            index
+            for index in range(first, len(shape))
+            if shape[index] % mesh.shape["fsdp"] == 0
+            and (fitting[index] is None or mesh.shape[fitting[index]] == 1)
+        ]
+        if free:
+            fitting[max(free, key=lambda index: shape[index])] = "fsdp"
     while fitting and fitting[-1] is None:
         fitting.pop()
     return PartitionSpec(*fitting), pattern
@@ -84,22 +103,57 @@ def shardings_like(tree: Any, param_sharding: Mapping[str, Any], whole: NamedSha
     return jax.tree_util.tree_map_with_path(sharding, tree)
 
 
-def explain(rules: Rules, params: Mapping[str, Any], mesh: Mesh) -> str:
+@dataclass(frozen=True)
+class Coverage:
+    """What of a model's weights a mesh cuts, in bytes: all of them, and what one device holds.
+
+    `cut` are those that each axis cuts, `missed` those that the rules give it and it does not
+    divide; axes of one device are left out.
+    """
+
+    total: int
+    local: int
+    cut: Mapping[str, int]
+    missed: Mapping[str, int]
+
+    def share(self, axis: str) -> float:
+        """Return the part of all bytes, 0..1, that an axis of more than one device cuts."""
+        return self.cut[axis] / self.total
+
+    def text(self) -> str:
+        """Return it in a few words: "fsdp cuts 99.9% of it"."""
+        return ", ".join(f"{axis} cuts {self.share(axis):.1%} of it" for axis in self.cut)
+
+
+def coverage(rules: Rules, params: Mapping[str, Any], mesh: Any) -> Coverage:
+    """Return what a mesh cuts of a tree of arrays or shapes; of `mesh` only its shape is needed."""
+    axes = [axis for axis in WEIGHT_AXES if mesh.shape[axis] > 1]
+    alone = AbstractMesh((1,) * len(AXES), AXES)
+    total, local = 0, 0
+    cut, missed = dict.fromkeys(axes, 0), dict.fromkeys(axes, 0)
+    for path, leaf in walk(params):
+        spec, _ = partition_spec(rules, path, leaf.shape, mesh)
+        asked, _ = partition_spec(rules, path, leaf.shape, alone)
+        size = leaf.dtype.itemsize * math.prod(leaf.shape)
+        total += size
+        local += size // math.prod(mesh.shape[axis] for axis in spec if axis)
+        for axis in axes:
+            if axis in spec:
+                cut[axis] += size
+            elif axis in asked:
+                missed[axis] += size
+    return Coverage(total, local, cut, missed)
+
+
+def explain(rules: Rules, params: Mapping[str, Any], mesh: Any) -> str:
     """Return a line for each weight (name, shape, spec, its rule), then the bytes a device."""
-    lines, total, local = [], 0, 0
+    lines = []
     for path, leaf in walk(params):
         spec, pattern = partition_spec(rules, path, leaf.shape, mesh)
         lines.append(f"{'/'.join(path):96} {leaf.shape!s:22} {spec!s:44} {pattern}")
-        here = NamedSharding(mesh, spec).shard_shape(tuple(leaf.shape))
-        size = leaf.dtype.itemsize
-        total += size * _count(leaf.shape)
-        local += size * _count(here)
-    lines.append(f"total {total / 1e9:.3f} GB, {local / 1e9:.3f} GB on each of {mesh.size} devices")
+    found = coverage(rules, params, mesh)
+    lines.append(
+        f"total {found.total / 1e9:.3f} GB, {found.local / 1e9:.3f} GB on each of {mesh.size}"
+        f" devices{'; ' if found.cut else ''}{found.text()}"
+    )
     return "\n".join(lines)
-
-
-def _count(shape: Sequence[int]) -> int:
-    count = 1
-    for size in shape:
-        count *= size
-    return count

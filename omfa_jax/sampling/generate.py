@@ -1,6 +1,7 @@
 """One compiled call from images and conditions to generated images."""
 
 import functools
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,16 +21,37 @@ from omfa_jax.parallel.attention import attention_kernel, kernel_name
 from omfa_jax.weights.bundle import Bundle, network_apply
 from omfa_jax.weights.dual import prepared
 
+log = logging.getLogger(__name__)
+
 Images = Mapping[str, Float[np.ndarray, "b h w 3"]]
 Pictures = dict[str, UInt8[np.ndarray, "b h w 3"]]
+
+
+def default_device() -> Any:
+    """Return the device that a program without placement runs on: this process's first, or what
+    jax.default_device says."""
+    return next(iter(jnp.zeros(()).devices()))
+
+
+def compute_dtype(asked: str, platform: str) -> str:
+    """Return the type to sample in on devices of `platform`; "auto" is float32 on a CPU alone.
+
+    Accelerators have matrix units for bfloat16, and their attention kernels take nothing wider.
+    """
+    if asked != "auto":
+        return asked
+    return "float32" if platform == "cpu" else "bfloat16"
 
 
 class Sampler:
     """Generates the noised components of a task; compiled once per task and batch size.
 
-    `dtype` is the networks' compute type; parameters stay float32. With `devices`, all of this
-    process, a batch is dealt to them evenly, and each runs the program that one alone would run on
-    its rows; without, the first device takes the whole batch.
+    `dtype` is the networks' compute type, "auto" bfloat16 on accelerators and float32 elsewhere;
+    parameters stay float32, and the VAE keeps its own rule (`models.vae`). With `devices`, all of
+    this process, a batch is dealt to them evenly, and each runs the program that one alone would
+    run on its rows; without, JAX's default device takes the whole batch. `attention` names the
+    kernel of image tokens, as config.train.attention does: those devices choose, whatever others
+    the process or the job has.
     """
 
     def __init__(
@@ -37,8 +59,9 @@ class Sampler:
         bundle: Bundle,
         settings: SamplerSettings,
         *,
-        dtype: str = "float32",
+        dtype: str = "auto",
         devices: Sequence[Any] | None = None,
+        attention: str = "auto",
     ):
         if bundle.unet_params is None:
             raise OmfaError("this model has no UNet weights; give --checkpoint a trained model")
@@ -46,17 +69,21 @@ class Sampler:
         plan_of(bundle.settings, settings)
         self.bundle = bundle
         self.settings = settings
-        # a kernel cannot be cut over several devices by the compiler alone
-        asked = "auto" if devices or jax.device_count() == 1 else "xla"
-        kernel = attention_kernel(kernel_name(asked, jax.devices()[0].platform, dtype))
-        compute = Compute(jnp.dtype(dtype), kernel=kernel)
+        used = list(devices) if devices else [default_device()]
+        platform = used[0].platform
+        dtype = compute_dtype(dtype, platform)
+        # several devices each run the whole program on rows of their own: a kernel is never cut
+        kernel = kernel_name(attention, platform, dtype)
+        log.info(
+            "sampling in %s on %d x %s; attention among image tokens: %s",
+            *(dtype, len(used), used[0].device_kind, kernel),
+        )
+        compute = Compute(jnp.dtype(dtype), kernel=attention_kernel(kernel))
         self._apply = network_apply(bundle.settings, bundle.unet_config, compute)
         self._dtype = jnp.dtype(dtype)
         self._table = noised_table(bundle.settings.tasks)
-        self.devices = len(devices or (None,))
-        self._mesh = None
-        if devices:
-            self._mesh = Mesh(np.asarray(devices, object), ("rows",), axis_types=(AxisType.Auto,))
+        self.devices = len(used)
+        self._mesh = Mesh(np.asarray(used, object), ("rows",), axis_types=(AxisType.Auto,))
         # on the devices once: a converted model's arrays are files that every call would copy
         self._unet_params = self.placed(bundle.unet_params)
         self._frozen = self.placed({"vae": bundle.vae_params, "prompts": bundle.prompts})
@@ -64,8 +91,7 @@ class Sampler:
 
     def placed(self, tree: Any) -> Any:
         """Return parameters on every device, for calls with `params`."""
-        whole = None if self._mesh is None else NamedSharding(self._mesh, PartitionSpec())
-        return jax.device_put(tree, whole)
+        return jax.device_put(tree, NamedSharding(self._mesh, PartitionSpec()))
 
     def __call__(
         self,
@@ -121,7 +147,7 @@ class Sampler:
         else:
             keys = example_keys(root, ids)
         return self._run(
-            self._unet_params if params is None else params,
+            self._unet_params if params is None else self.placed(params),
             self._frozen,
             clean,
             pose,
@@ -132,16 +158,14 @@ class Sampler:
         )
 
     def _dealt(self, params, frozen, clean, pose, has_pose, row, keys, *, noised):
-        generate = functools.partial(self._generate, noised=noised)
-        if self._mesh is not None:
-            whole, rows = PartitionSpec(), PartitionSpec("rows")
-            generate = jax.shard_map(
-                generate,
-                mesh=self._mesh,
-                in_specs=(whole, whole, rows, rows, rows, whole, rows),
-                out_specs=rows,
-                check_vma=False,
-            )
+        whole, rows = PartitionSpec(), PartitionSpec("rows")
+        generate = jax.shard_map(
+            functools.partial(self._generate, noised=noised),
+            mesh=self._mesh,
+            in_specs=(whole, whole, rows, rows, rows, whole, rows),
+            out_specs=rows,
+            check_vma=False,
+        )
         return generate(params, frozen, clean, pose, has_pose, row, keys)
 
     def _generate(

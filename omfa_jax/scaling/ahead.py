@@ -15,6 +15,7 @@ from omfa_jax.parallel.pods import Pod
 from omfa_jax.scaling.hlo import Moved, collectives
 from omfa_jax.scaling.plan import Job
 from omfa_jax.train.ahead import step_ahead
+from omfa_jax.train.network import network_division
 
 # how XLA's compilers spend their time; at -1 SDXL takes a seventh of it on TPUs and 3% more memory
 EFFORT = -1.0
@@ -74,7 +75,8 @@ def compile_for(job: Job, devices: list[Any]) -> Compiled:
     before = jax.config.jax_exec_time_optimization_effort  # type: ignore[attr-defined]
     jax.config.update("jax_exec_time_optimization_effort", EFFORT)
     try:
-        mesh = make_mesh(job.mesh, devices)
+        divided = network_division(job.diffusion, job.unet, job.mesh, len(devices))
+        mesh = make_mesh(divided.settings, devices)
         compiled = step_ahead(job.diffusion, job.unet, job.train, mesh).lower().compile()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):

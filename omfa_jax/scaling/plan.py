@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import AbstractMesh, AxisType
 
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.trees import walk
@@ -16,12 +15,15 @@ from omfa_jax.diffusion.settings import DiffusionSettings
 from omfa_jax.models import UNetConfig, init_unet
 from omfa_jax.models.compute import REMAT
 from omfa_jax.parallel.attention import kernel_name
-from omfa_jax.parallel.mesh import AXES, BATCH, MeshSettings, axis_sizes, check_batch_size
+from omfa_jax.parallel.division import abstract
+from omfa_jax.parallel.hardware import USABLE
+from omfa_jax.parallel.mesh import AXES, BATCH, MeshSettings, check_batch_size
 from omfa_jax.parallel.pods import Pod
 from omfa_jax.parallel.rules import UNET_RULES
 from omfa_jax.scaling.components import Components
 from omfa_jax.scaling.flops import unet_components
 from omfa_jax.scaling.memory import kept_bytes, largest_layer, working_bytes
+from omfa_jax.train.network import network_division
 from omfa_jax.train.optimizer import make_optimizer
 from omfa_jax.train.settings import TrainSettings
 from omfa_jax.train.state import abstract_state, state_shardings
@@ -29,8 +31,6 @@ from omfa_jax.weights.text import TEXT_TOKENS
 
 # of a chip's peak, while it computes; no step of this model has been timed on these machines yet
 EFFICIENCY = 0.5
-# of a chip's memory: the rest is the runtime's, and what allocation wastes
-USABLE = 0.92
 
 
 @dataclass(frozen=True)
@@ -47,14 +47,18 @@ class Job:
 class Plan:
     """Bytes of one chip, FLOPs of all, bytes that one chip receives in a step, and seconds.
 
-    `mesh` names the axes' sizes. `memory` and `traffic` have a row for each kind; traffic between
-    nodes or slices ends in ", far". `executed_flops` counts what is computed twice, `model_flops`
-    does not. `step_seconds` supposes that traffic hides behind computing, `bare_step_seconds` that
-    none of it does.
+    `usable` is the part of a chip's memory that programs get. `mesh` names the axes' sizes, `cut`
+    the share of the weights' bytes that fsdp and tensor cut; `notes` are lines on the mesh.
+    `memory` and `traffic` have a row a kind; traffic between nodes or slices ends in ", far".
+    `executed_flops` counts what is computed twice, `model_flops` does not. `step_seconds` supposes
+    that traffic hides behind computing, `bare_step_seconds` that none of it does.
     """
 
     pod: Pod
+    usable: float
     mesh: dict[str, int]
+    cut: dict[str, float]
+    notes: tuple[str, ...]
     remat: str
     attention: str
     params: int
@@ -73,7 +77,12 @@ class Plan:
     @property
     def fits(self) -> bool:
         """True if that is within the part of the memory that programs get."""
-        return self.peak_bytes <= USABLE * self.pod.chip.memory_bytes
+        return self.peak_bytes <= self.usable_bytes
+
+    @property
+    def usable_bytes(self) -> float:
+        """The memory of a chip that programs get."""
+        return self.usable * self.pod.chip.memory_bytes
 
     @property
     def step_seconds(self) -> float:
@@ -92,7 +101,7 @@ class Plan:
         return self.model_flops / (self.step_seconds * peak)
 
 
-def plan(job: Job, pod: Pod, *, efficiency: float = EFFICIENCY) -> Plan:
+def plan(job: Job, pod: Pod, *, efficiency: float = EFFICIENCY, usable: float = USABLE) -> Plan:
     """Return the plan of `job` on `pod`; a mesh or a batch that does not fit it is an OmfaError."""
     train, config = job.train, job.unet
     if job.diffusion.reference:
@@ -100,11 +109,10 @@ def plan(job: Job, pod: Pod, *, efficiency: float = EFFICIENCY) -> Plan:
             "`omfa plan` does not cover the dual UNet (config.model.reference=True); it plans the"
             " single one, and bench/ablation.py has the compiler's figures of both"
         )
-    sizes = axis_sizes(job.mesh, pod.chips)
-    # all that is asked of it are its axes' sizes
-    mesh: Any = AbstractMesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    divided = network_division(job.diffusion, config, job.mesh, pod.chips)
+    shape = {axis: getattr(divided.settings, axis) for axis in AXES}
+    mesh = abstract(shape)
     check_batch_size(mesh, train.batch_size, train.accumulate)
-    shape: dict[str, int] = dict(zip(AXES, sizes, strict=True))
     parts = math.prod(shape[axis] for axis in BATCH)
     rows = train.batch_size // parts // train.accumulate
     kernel = kernel_name(train.attention, pod.platform, train.compute_dtype)
@@ -142,7 +150,10 @@ def plan(job: Job, pod: Pod, *, efficiency: float = EFFICIENCY) -> Plan:
     traffic |= tensor_traffic(job, shape, rows, itemsize)
     return Plan(
         pod=pod,
+        usable=usable,
         mesh=shape,
+        cut={axis: divided.coverage.share(axis) for axis in divided.coverage.cut},
+        notes=divided.notes,
         remat=train.remat,
         attention=kernel,
         params=sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state.params)),
@@ -231,22 +242,27 @@ def tensor_traffic(job: Job, shape: dict[str, int], rows: int, itemsize: int) ->
     return {"all-reduce of activations": round(2 * size * (count - 1) / count)}
 
 
-def lighter(job: Job, pod: Pod, *, efficiency: float = EFFICIENCY) -> Plan | None:
+def lighter(
+    job: Job, pod: Pod, *, efficiency: float = EFFICIENCY, usable: float = USABLE
+) -> Plan | None:
     """Return the plan with the least recomputing that fits, if that is less than the job's own."""
     for policy in REMAT[: REMAT.index(job.train.remat)]:
         train = dataclasses.replace(job.train, remat=policy)
-        made = plan(dataclasses.replace(job, train=train), pod, efficiency=efficiency)
+        lighter_job = dataclasses.replace(job, train=train)
+        made = plan(lighter_job, pod, efficiency=efficiency, usable=usable)
         if made.fits:
             return made
     return None
 
 
-def advice(job: Job, pod: Pod) -> str | None:
+def advice(job: Job, pod: Pod, *, usable: float = USABLE) -> str | None:
     """Return the overrides that make a job fit at the least cost in time; None if none do.
 
     Tried are fsdp over a whole node or slice, then more recomputing, then microbatches.
     """
-    mesh = dataclasses.replace(job.mesh, data=-1, fsdp=pod.group, tensor=1, slice=pod.slices)
+    alone = MeshSettings(data=1, fsdp=-1, allow_replicated=True)
+    fsdp = network_division(job.diffusion, job.unet, alone, pod.group).settings.fsdp
+    mesh = dataclasses.replace(job.mesh, data=-1, fsdp=fsdp, tensor=1, slice=pod.slices)
     trials = [dataclasses.replace(job, mesh=mesh)]
     for policy in REMAT[REMAT.index(job.train.remat) + 1 :]:
         train = dataclasses.replace(job.train, remat=policy)
@@ -258,7 +274,7 @@ def advice(job: Job, pod: Pod) -> str | None:
     for trial in trials:
         # a batch that does not divide so is no advice
         with contextlib.suppress(OmfaError):
-            if plan(trial, pod).fits:
+            if plan(trial, pod, usable=usable).fits:
                 return " ".join(changes(job, trial))
     return None
 

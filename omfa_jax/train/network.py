@@ -9,9 +9,11 @@ from jax.sharding import Mesh
 
 from omfa_jax.diffusion.settings import DiffusionSettings
 from omfa_jax.models import Compute, UNetConfig, init_unet
-from omfa_jax.parallel.activations import activation_constraint
+from omfa_jax.parallel.activations import activation_constraint, activation_sizes
 from omfa_jax.parallel.attention import attention_kernel, kernel_name
+from omfa_jax.parallel.division import Division, division
 from omfa_jax.parallel.gather import weight_fetcher
+from omfa_jax.parallel.mesh import MeshSettings
 from omfa_jax.parallel.rules import UNET_RULES
 from omfa_jax.train.objective import Apply
 from omfa_jax.train.settings import TrainSettings
@@ -29,6 +31,14 @@ def unet_shapes(config: UNetConfig) -> Any:
 def network_shapes(diffusion: DiffusionSettings, config: UNetConfig) -> Any:
     """Return the parameters of all that is trained, one UNet or two, as shapes."""
     return jax.eval_shape(lambda: network_params(diffusion, config, jax.random.key(0)))
+
+
+def network_division(
+    diffusion: DiffusionSettings, config: UNetConfig, mesh: MeshSettings, devices: int
+) -> Division:
+    """Return the mesh that training a network gets over so many devices, and what it cuts of it."""
+    shapes = network_shapes(diffusion, config)
+    return division(mesh, devices, UNET_RULES, shapes, activation_sizes(config))
 
 
 def trained_network(

@@ -1,0 +1,181 @@
+"""Attention, type and rates follow the devices that a program runs on, however many there are."""
+
+import types
+from typing import ClassVar
+
+import jax
+import jax._src.cudnn.fused_attention_stablehlo as fused
+import numpy as np
+import pytest
+from tiny_bundle import make_bundle, save_bundle, write_records
+from tiny_training import SETTINGS
+
+from omfa_jax.cli import config as border
+from omfa_jax.cli import evaluation, pictures, sample
+from omfa_jax.cli.main import main
+from omfa_jax.cli.train import autoencoder_cost, cost_of
+from omfa_jax.core.images import write_image
+from omfa_jax.core.tasks import COMPONENTS
+from omfa_jax.diffusion.sample import SamplerSettings
+from omfa_jax.models import vae
+from omfa_jax.parallel.attention import kernel_name
+from omfa_jax.parallel.feed import place
+from omfa_jax.parallel.hardware import CHIPS
+from omfa_jax.parallel.mesh import MeshSettings, make_mesh
+from omfa_jax.parallel.rules import UNET_RULES, param_shardings
+from omfa_jax.sampling import generate
+from omfa_jax.sampling.generate import Sampler, compute_dtype
+
+STEPS = SamplerSettings(steps=2, guidance=2.0)
+GIVEN = {
+    name: np.zeros((2, *size, 3), np.float32)
+    for name, size in zip(COMPONENTS, SETTINGS.slots_px, strict=True)
+}
+
+
+@pytest.fixture(scope="module")
+def bundle():
+    return make_bundle()
+
+
+@pytest.fixture
+def nvidia(monkeypatch):
+    """Samplers take their devices for NVIDIA's, whose cuDNN compiles for them."""
+    monkeypatch.setattr(
+        fused, "cuda_versions", types.SimpleNamespace(cudnn_get_version=lambda: 91000)
+    )
+    monkeypatch.setattr(fused, "check_compute_capability", lambda _: True)
+    monkeypatch.setattr(
+        generate, "kernel_name", lambda asked, _, dtype: kernel_name(asked, "gpu", dtype)
+    )
+
+
+def lowered(sampler):
+    """Return the sampler's program as it would go to NVIDIA's compiler."""
+    run, texts = sampler._run, []
+
+    def lower(*arguments, **static):
+        traced = run.trace(*arguments, **static)
+        texts.append(traced.lower(lowering_platforms=("cuda",)).as_text())
+        return {}
+
+    sampler._run = lower
+    sampler.start("try_on", GIVEN, None, seed=0)
+    sampler._run = run
+    return texts[0]
+
+
+@pytest.mark.parametrize("devices", [None, 1, 2])
+def test_one_program_of_a_machine_with_eight_devices_has_their_kernel(bundle, nvidia, devices):
+    assert jax.device_count() == 8
+    used = None if devices is None else jax.devices()[-devices:]
+    sampler = Sampler(bundle, STEPS, dtype="bfloat16", devices=used)
+    # a call a transformer: this one has an encoder's, a middle and two decoder's
+    assert lowered(sampler).count("__cudnn$fmha") == 4
+
+
+def test_the_run_may_ask_for_another(bundle, nvidia):
+    sampler = Sampler(bundle, STEPS, dtype="bfloat16", attention="xla")
+    assert "__cudnn" not in lowered(sampler)
+    # what cuDNN has no kernel for
+    assert "__cudnn" not in lowered(Sampler(bundle, STEPS, dtype="float32"))
+
+
+def test_the_device_is_the_one_that_jax_would_take(bundle):
+    """Weights are brought there, a training run's that lie on all of its mesh too."""
+    device = jax.devices()[3]
+    with jax.default_device(device):
+        sampler = Sampler(bundle, STEPS)
+    made = sampler.start("try_on", GIVEN, None, seed=0)["person"]
+    assert made.devices() == {device} and made.shape[0] == 2
+    mesh = make_mesh(MeshSettings(data=1, fsdp=8))
+    spread = place(bundle.unet_params, param_shardings(UNET_RULES, bundle.unet_params, mesh))
+    other = sampler.start("try_on", GIVEN, None, seed=0, params=spread)["person"]
+    assert other.devices() == {device}
+    np.testing.assert_array_equal(made, other)
+
+
+@pytest.mark.parametrize(
+    ("asked", "platform", "taken"),
+    [
+        ("auto", "cpu", "float32"),
+        ("auto", "gpu", "bfloat16"),
+        ("auto", "tpu", "bfloat16"),
+        ("float32", "gpu", "float32"),
+        ("bfloat16", "cpu", "bfloat16"),
+    ],
+)
+def test_accelerators_sample_in_bfloat16(asked, platform, taken):
+    assert compute_dtype(asked, platform) == taken
+
+
+class Recorder:
+    """Stands in for the sampler and keeps how it was made."""
+
+    made: ClassVar[list] = []
+
+    def __init__(self, bundle, settings, **how):
+        self.made.append(how)
+        self.devices = len(how.get("devices") or [0])
+
+    def __call__(self, task, *arguments, **how):
+        name = {"try_on": "person", "try_off": "garment"}[task]
+        return {name: np.zeros((2, *SETTINGS.slots_px[0], 3), np.uint8)}
+
+
+@pytest.fixture
+def made(monkeypatch):
+    for module in (generate, pictures, evaluation):
+        monkeypatch.setattr(module, "Sampler", Recorder)
+    monkeypatch.setattr(Recorder, "made", [])
+    return Recorder.made
+
+
+def test_omfa_sample_takes_a_type(tmp_path, bundle, made, capsys):
+    model = save_bundle(tmp_path / "model", bundle)
+    for name in ("person", "face"):
+        write_image(tmp_path / f"{name}.png", np.zeros((32, 32, 3), np.uint8))
+    flags = [
+        *("sample", "--checkpoint", str(model), "--task", "try_off"),
+        *(f"--person={tmp_path}/person.png", f"--face={tmp_path}/face.png"),
+        *("--out", str(tmp_path / "out")),
+    ]
+    for dtype in ((), ("--dtype", "float32"), ("--dtype", "bfloat16")):
+        assert main([*flags, *dtype]) == 0
+    assert [how["dtype"] for how in made] == ["auto", "float32", "bfloat16"] == [*sample.DTYPES]
+    assert main([*flags, "--dtype", "float16"]) == 2
+    assert "type (--dtype)" in capsys.readouterr().err
+
+
+def test_pictures_of_a_run_use_its_type_and_its_attention(tmp_path, bundle, made):
+    records = write_records(tmp_path, 2)
+    sizes = zip(COMPONENTS, SETTINGS.slots_px, strict=True)
+    config = border.load_config(
+        "configs/tiny.py",
+        [
+            f"--config.data.records={records}",
+            *(f"--config.canvas.{name}={size}" for name, size in sizes),
+            *("--config.train.attention=xla", "--config.train.compute_dtype=bfloat16"),
+            *("--config.log.samples=2", "--config.eval.split=test"),
+        ],
+    )
+    pictures.training_pictures(config, bundle, tmp_path)
+    evaluation.sampled_scores(config, bundle)
+    assert [(how["dtype"], how["attention"]) for how in made] == [("bfloat16", "xla")] * 2
+
+
+def test_the_sampler_says_what_it_runs_on(bundle, caplog):
+    with caplog.at_level("INFO"):
+        Sampler(bundle, STEPS)
+    assert "sampling in float32 on 1 x cpu; attention among image tokens: xla" in caplog.text
+
+
+def test_rates_are_of_the_devices_of_the_mesh(bundle):
+    """Not of all that the process sees, nor of the first."""
+    h100 = types.SimpleNamespace(device_kind="NVIDIA H100 80GB HBM3")
+    peak = CHIPS["h100"].bf16_flops
+    for cost in (
+        cost_of(bundle, 8, encodes=False, devices=[h100] * 3),
+        autoencoder_cost(vae("xs"), 64, 8, whole=True, devices=[h100] * 3),
+    ):
+        assert (cost.devices, cost.peak_flops) == (3, peak)

@@ -1,0 +1,255 @@
+"""What a mesh leaves whole of a model is cut another way, said, or refused; never silent."""
+
+import dataclasses
+import logging
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from omfa_jax.cli import config as border
+from omfa_jax.cli import sharding
+from omfa_jax.cli.main import main
+from omfa_jax.cli.plan import job_of_config
+from omfa_jax.cli.startup import starting_bundle
+from omfa_jax.core.errors import OmfaError
+from omfa_jax.models import unet
+from omfa_jax.parallel.activations import activation_sizes
+from omfa_jax.parallel.division import LEAST_SHARE, abstract, division
+from omfa_jax.parallel.gather import weight_fetcher
+from omfa_jax.parallel.mesh import AXES, MeshSettings, make_mesh
+from omfa_jax.parallel.pods import Pod
+from omfa_jax.parallel.rules import UNET_RULES, coverage, explain, partition_spec
+from omfa_jax.scaling.plan import advice, plan
+from omfa_jax.train.network import unet_shapes
+from omfa_jax.train.optimizer import OptimizerSettings, make_optimizer
+from omfa_jax.train.state import abstract_state, state_shardings
+
+BASE = "configs/base.py"
+# GB of float32 weights on each device: what docs/plans.md says
+SHARES = {
+    **{2: (0.9994, 5.138), 4: (0.9994, 2.572), 5: (0.9994, 2.059), 8: (0.9994, 1.289)},
+    **{10: (0.9994, 1.033), 16: (0.9994, 0.648), 20: (0.9994, 0.520), 32: (0.9994, 0.327)},
+    **{40: (0.9994, 0.263), 64: (0.9994, 0.167), 80: (0.9994, 0.135), 128: (0.9953, 0.128)},
+    **{256: (0.9631, 0.418)},
+}
+BAD = {3: 1, 6: 2, 7: 1, 12: 4, 24: 8, 48: 16, 96: 32, 192: 64, 512: 160}
+
+
+@pytest.fixture(scope="module")
+def sdxl():
+    return unet_shapes(unet("sdxl"))
+
+
+def mesh_of(**sizes):
+    return abstract({axis: sizes.get(axis, 1) for axis in AXES})
+
+
+def divided(params, devices, settings=None, **changes):
+    return division(settings or MeshSettings(**changes), devices, UNET_RULES, params)
+
+
+@pytest.mark.parametrize("fsdp", SHARES)
+def test_what_divides_one_dimension_of_a_weight_cuts_it(sdxl, fsdp):
+    share, gigabytes = SHARES[fsdp]
+    found = coverage(UNET_RULES, sdxl, mesh_of(fsdp=fsdp))
+    assert found.share("fsdp") == pytest.approx(share, abs=5e-5)
+    assert found.local / 1e9 == pytest.approx(gigabytes, abs=1e-3)
+    assert divided(sdxl, fsdp, data=1, fsdp=fsdp).settings.fsdp == fsdp
+
+
+@pytest.mark.parametrize("fsdp", [f for f in BAD if f != 512])
+def test_what_divides_none_is_refused_with_the_nearest_that_does(sdxl, fsdp):
+    near = BAD[fsdp]
+    with pytest.raises(OmfaError) as caught:
+        divided(sdxl, fsdp, data=1, fsdp=fsdp)
+    text = str(caught.value)
+    share = coverage(UNET_RULES, sdxl, mesh_of(fsdp=fsdp)).share("fsdp")
+    assert share < LEAST_SHARE and f"cuts {share:.1%} of the weights" in text
+    assert f"--config.mesh.fsdp={near} --config.mesh.data={fsdp // near} " in text
+    assert "--config.mesh.allow_replicated=true" in text and "\n" not in text
+    # what it names is taken, and says nothing
+    assert not divided(sdxl, fsdp, data=fsdp // near, fsdp=near).notes
+    # and so is what it allows, with one line
+    allowed = divided(sdxl, fsdp, data=1, fsdp=fsdp, allow_replicated=True)
+    assert len(allowed.notes) == 1 and allowed.settings.fsdp == fsdp
+
+
+@pytest.mark.parametrize(
+    ("devices", "data", "fsdp"),
+    [(6, 3, 2), (7, 7, 1), (8, 1, 8), (12, 3, 4), (24, 3, 8), (96, 3, 32), (256, 2, 128)],
+)
+def test_all_that_are_left_become_what_holds_least(sdxl, devices, data, fsdp):
+    found = divided(sdxl, devices, data=1, fsdp=-1)
+    assert (found.settings.data, found.settings.fsdp) == (data, fsdp)
+    assert len(found.notes) == (data > 1)
+    if data > 1:
+        assert f"fsdp=-1 over {devices} devices: fsdp={fsdp} with data={data}" in found.notes[0]
+    # nothing else changes: as many devices, and a batch cut over as many
+    assert found.settings.data * found.settings.fsdp == devices
+    assert (found.settings.tensor, found.settings.slice) == (1, 1)
+
+
+def test_all_that_are_left_cut_enough_or_nothing():
+    """Eleven devices would cut half of these; that is refused, so one does not choose it."""
+    kernels = {f"conv{n}": {"kernel": np.zeros((1, 1, n, n), np.float32)} for n in (11, 12)}
+    rules = (("/kernel$", (None, None, "fsdp", None)),)
+    found = division(MeshSettings(data=1, fsdp=-1), 11, rules, kernels)
+    assert found.settings == MeshSettings(data=11, fsdp=1)
+    with pytest.raises(OmfaError, match=r"fsdp=11 cuts 45.7% .*mesh.fsdp=1 --config.mesh.data=11"):
+        division(MeshSettings(data=1, fsdp=11), 11, rules, kernels)
+
+
+def test_the_other_axes_stay_beside_all_that_are_left(sdxl):
+    found = divided(sdxl, 96, MeshSettings(data=2, fsdp=-1, tensor=2, slice=2))
+    assert found.settings == MeshSettings(data=6, fsdp=4, tensor=2, slice=2)
+
+
+def test_a_tensor_axis_is_held_to_the_same(sdxl):
+    with pytest.raises(OmfaError, match=r"mesh.tensor=3 cuts 0.0% .* --config.mesh.tensor=1 "):
+        divided(sdxl, 3, data=1, tensor=3)
+    sizes = activation_sizes(unet("sdxl"))
+    assert sizes == {"heads": (10, 20), "hidden": (5120, 10240)}
+    four = division(MeshSettings(data=1, tensor=4), 4, UNET_RULES, sdxl, sizes)
+    assert [note for note in four.notes if "does not divide 10 heads" in note] == list(four.notes)
+    assert "2 divides them" in four.notes[0]
+    assert not division(MeshSettings(data=1, tensor=5), 5, UNET_RULES, sdxl, sizes).notes
+
+
+def test_small_models_are_cut_on_eight_and_said_on_wide_meshes():
+    for preset in ("tiny", "xs"):
+        assert not divided(unet_shapes(unet(preset)), 8, data=1, fsdp=8).notes, preset
+    small = unet_shapes(unet("ladder_12"))
+    (note,) = divided(small, 8, data=1, fsdp=8).notes
+    assert "cuts 96.8% of the weights" in note and "--config.mesh.fsdp=4" in note
+    with pytest.raises(OmfaError, match="fsdp=32 cuts"):
+        divided(small, 32, data=1, fsdp=32)
+    # what holds least of what cuts enough
+    assert divided(small, 32, data=1, fsdp=-1).settings == MeshSettings(data=4, fsdp=8)
+
+
+def test_moments_and_average_lie_as_the_weights(sdxl):
+    optimizer = make_optimizer(OptimizerSettings(), 10)
+    state = abstract_state(lambda: jax.tree.map(lambda s: jnp.zeros(s.shape), sdxl), optimizer, 0.9)
+    mesh = mesh_of(fsdp=10)
+    shardings = state_shardings(state, UNET_RULES, mesh)
+
+    def local(tree, laid):
+        parts = jax.tree.map(lambda a, s: math.prod(s.shard_shape(a.shape)), tree, laid)
+        return sum(jax.tree.leaves(parts))
+
+    params = local(state.params, shardings.params)
+    assert params == coverage(UNET_RULES, sdxl, mesh).local // 4
+    assert local(state.ema, shardings.ema) == params
+    assert local(state.opt_state, shardings.opt_state) == pytest.approx(2 * params, rel=1e-4)
+
+
+def test_a_stack_of_layers_is_never_cut_and_tensor_keeps_its_dimension():
+    path = ("down_blocks.1", "attentions.0", "transformer_blocks", "attn2", "to_k", "kernel")
+    spec, _ = partition_spec(UNET_RULES, path, (10, 2048, 1280), mesh_of(fsdp=5))
+    assert tuple(spec) == (None, None, "fsdp")
+    spec, _ = partition_spec(UNET_RULES, path, (10, 2048, 1280), mesh_of(fsdp=5, tensor=2))
+    assert tuple(spec) == (None, None, "tensor")
+    spec, _ = partition_spec(UNET_RULES, path, (8, 12, 12), mesh_of(fsdp=8))
+    assert "fsdp" not in spec
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "axis"),
+    [("attn1/to_q", (12, 16), 1), ("conv1", (3, 3, 12, 16), 3), ("to_out.0", (16, 12), 0)],
+)
+def test_a_layer_gathers_along_whichever_dimension(name, shape, axis):
+    """The weight comes whole, and its gradient goes back summed, each device its part."""
+    path = ("mid_block", *name.split("/"), "kernel")
+    tree = value = jnp.arange(math.prod(shape), dtype=jnp.float32).reshape(shape)
+    for part in reversed(path):
+        tree = {part: tree}
+    mesh = make_mesh(MeshSettings(data=1, fsdp=8))
+    spec, _ = partition_spec(UNET_RULES, path, shape, mesh)
+    assert spec.index("fsdp") == axis
+    fetch = weight_fetcher(UNET_RULES, tree, mesh)
+    assert fetch is not None
+
+    def gradient(part, scale):
+        return jax.grad(lambda p: (fetch(path, p, jnp.float32) ** 2 * scale[0]).sum())(part)
+
+    scales = jnp.arange(1.0, 9.0)
+    run = jax.shard_map(
+        gradient, mesh=mesh, in_specs=(spec, PartitionSpec("fsdp")), out_specs=spec, check_vma=False
+    )
+    made = jax.jit(run)(jax.device_put(value, NamedSharding(mesh, spec)), scales)
+    np.testing.assert_array_equal(made, 2 * value * scales.sum())
+
+
+def test_the_plan_shows_the_same_share_and_refuses_the_same(capsys, caplog):
+    small = ("--config.model.unet=xs", "--config.train.remat=none", "--config.train.attention=xla")
+
+    def job(*overrides):
+        return job_of_config(border.load_config(BASE, [*small, *overrides]))
+
+    twelve = Pod("h100-12", "h100", 12, 12, ())
+    left = ("--config.mesh.data=1", "--config.mesh.fsdp=-1", "--config.train.batch_size=12")
+    made = plan(job(*left), twelve)
+    assert made.mesh == {"slice": 1, "data": 3, "fsdp": 4, "tensor": 1} and len(made.notes) == 1
+    shapes = unet_shapes(job().unet)
+    share = coverage(UNET_RULES, shapes, mesh_of(fsdp=4)).share("fsdp")
+    assert made.cut == {"fsdp": share} and share > 0.99
+    # what it advises is what it would take
+    assert "--config.mesh.fsdp=4" in (advice(job("--config.train.batch_size=12"), twelve) or "")
+    fixed = ("--config.mesh.data=1", "--config.mesh.fsdp=6", "--config.train.batch_size=6")
+    flags = ["plan", "--config", BASE, "--topology", "h100-6", *small, *fixed]
+    assert main(flags) == 2
+    share = coverage(UNET_RULES, shapes, mesh_of(fsdp=6)).share("fsdp")
+    assert f"config.mesh.fsdp=6 cuts {share:.1%} of the weights" in capsys.readouterr().err
+    with caplog.at_level(logging.WARNING):
+        assert main([*flags, "--config.mesh.allow_replicated=true"]) == 0
+    assert f"mesh fsdp 6; fsdp cuts {share:.1%} of the weights" in capsys.readouterr().out
+    assert "the nearest that divides them is --config.mesh.fsdp=2" in caplog.text
+
+
+def test_training_says_so_before_it_begins(monkeypatch, caplog):
+    config = border.load_config(BASE, ["--config.mesh.data=1", "--config.mesh.fsdp=12"])
+    bundle = starting_bundle(config, None, abstract=True)
+    monkeypatch.setattr(jax, "device_count", lambda: 12)
+    with pytest.raises(OmfaError, match=r"fsdp=12 cuts 1.8% .*fsdp=4 --config.mesh.data=3"):
+        sharding.network_mesh(config, bundle)
+    config = border.load_config(BASE, ["--config.mesh.data=1", "--config.mesh.fsdp=-1"])
+    made = []
+    monkeypatch.setattr(sharding, "make_mesh", made.append)
+    with caplog.at_level(logging.WARNING):
+        sharding.network_mesh(config, bundle)
+    assert made == [MeshSettings(data=3, fsdp=4)]
+    assert "config.mesh.fsdp=-1 over 12 devices: fsdp=4 with data=3" in caplog.text
+
+
+def test_the_sharding_is_explained_whatever_it_is(capsys, caplog, tmp_path):
+    flags = ["--workdir", str(tmp_path), "--explain-sharding", "--config.mesh.data=1"]
+    with caplog.at_level(logging.WARNING):
+        assert main(["train", "--config", BASE, *flags, "--config.mesh.fsdp=12"]) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert "on each of 12 devices; fsdp cuts 1.8% of it" in last
+    assert "the nearest that divides them is --config.mesh.fsdp=4" in caplog.text
+
+
+def test_a_vae_that_every_device_holds_whole_takes_no_fsdp(tmp_path, capsys):
+    """Its fsdp devices would be data's, and tensor's would repeat each other's work."""
+    flags = [
+        *("train", "--config", "configs/tiny_vae.py", "--workdir", str(tmp_path)),
+        *("--config.data.records=none", "--config.mesh.data=1"),
+    ]
+    assert main([*flags, "--config.mesh.fsdp=8"]) == 2
+    assert "--config.mesh.fsdp=1 --config.mesh.data=8" in capsys.readouterr().err
+    assert main([*flags, "--config.mesh.tensor=8"]) == 2
+    assert "config.mesh.tensor=8 cuts 0.0% of the weights" in capsys.readouterr().err
+
+
+def test_the_table_and_the_share_are_of_one_function(sdxl):
+    for fsdp in (4, 12, 20):
+        mesh = mesh_of(fsdp=fsdp)
+        found = coverage(UNET_RULES, sdxl, mesh)
+        last = explain(UNET_RULES, sdxl, mesh).splitlines()[-1]
+        assert last.endswith(f"{found.text()}") and f"{found.local / 1e9:.3f} GB" in last
+        assert dataclasses.asdict(found)["total"] == found.total
