@@ -7,11 +7,16 @@ import os
 import select
 import signal
 import sys
+import traceback
 from collections.abc import Sequence
 from types import ModuleType
 
 from omfa_jax import __version__
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.exit_status import RESTART, UNFORESEEN, row_of
+
+# how much of a library's message is shown, in characters
+LINE = 400
 
 # name -> (module with add_arguments and run, help); imported only when the command is given
 COMMANDS = {
@@ -49,7 +54,7 @@ def parser_for(command: str, arguments: Sequence[str] = ()) -> argparse.Argument
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; a fault that the user can mend is printed as one line, exit status 2."""
+    """Run one command; a fault is printed as one line, with a status of `core.exit_status`."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     for noisy in ("absl", "orbax", "jax", "trimesh", "numba", "OpenGL"):
@@ -77,26 +82,41 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.overrides = rest
     try:
         module.run(options)
-    except OmfaError as error:
-        print(f"omfa {command}: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        if isinstance(error, BrokenPipeError) and reader_left():
-            return 128 + signal.SIGPIPE
-        # a full disk or a lost mount, wherever it was met
-        print(f"omfa {command}: {error}", file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
         print(f"omfa {command}: interrupted", file=sys.stderr)
         return 130
     except Exception as error:
-        # train.signals.Interrupted, known by what it carries: importing it would load jax
-        status = getattr(error, "exit_status", None)
-        if status is None:
-            raise
+        if isinstance(error, BrokenPipeError) and reader_left():
+            return 128 + signal.SIGPIPE
+        return ended(command, error, joins=getattr(module, "JOINS", False))
+    return 0
+
+
+def ended(command: str, error: Exception, *, joins: bool) -> int:
+    """Say how a command failed; return its exit status, by the table of `core.exit_status`.
+
+    `joins`: the command may be one process of a job of several, which then all end with it.
+    """
+    # train.signals.Interrupted, known by what it carries: importing it would load jax
+    status = getattr(error, "exit_status", None)
+    if status is not None:
         print(f"omfa {command}: {error}", file=sys.stderr)
         return status
-    return 0
+    row = row_of(error)
+    line = str(error) or type(error).__name__
+    if not isinstance(error, OmfaError | OSError):
+        # other libraries' errors are long, and say where they came from in their traceback alone
+        line = f"{type(error).__name__}: {' '.join(line.split())[:LINE]}"
+    if row.xla or row.status == UNFORESEEN:
+        traceback.print_exception(error)
+    advice = f" ({row.fault}: a restart may mend it)" if row.status == RESTART else ""
+    if row.status != UNFORESEEN:
+        print(f"omfa {command}: {line}{advice}", file=sys.stderr, flush=True)
+    if not joins:
+        return row.status
+    from omfa_jax.parallel import distributed
+
+    return distributed.end(row.status, line)
 
 
 def reader_left() -> bool:

@@ -44,6 +44,9 @@ from omfa_jax.weights.dual import network_params
 
 log = logging.getLogger(__name__)
 
+# it may be one process of several, which end together
+JOINS = True
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `omfa train`."""
