@@ -17,7 +17,9 @@ import jax, numpy as np
 import jax.numpy as jnp
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", int(os.environ["DEVICES"]))
+from omfa_jax.cli.logs import set_up_logs
 from omfa_jax.cli.main import ended
+set_up_logs()
 from omfa_jax.parallel import distributed
 # faults, as expressions: before the processes have joined, and in the third step
 if "EARLY" in os.environ:
@@ -36,6 +38,8 @@ class Rows(CountingBatches):
         time.sleep(float(os.environ.get("PAUSE", "0")))
         if self.position == 2 and "FAULT" in os.environ:
             raise eval(os.environ["FAULT"])
+        # a program that knows `step`, the one to come: what happens to the run
+        exec(os.environ.get("EACH", ""), {"step": self.position + 1, "os": os, "Path": Path})
         whole = super().__next__()
         shard, shards = data_shard(run.mesh)
         mine = np.array_split(np.arange(8), shards)[shard]
@@ -79,6 +83,7 @@ run = dataclasses.replace(
 )
 try:
     distributed.require_same({"the config": os.environ.get("FACT", "same")})
+    exec(os.environ.get("BEFORE", ""))
     state = train(run)
     print("done", int(state.step), flush=True)
 except Interrupted as stopped:

@@ -2,7 +2,6 @@
 
 import argparse
 import importlib
-import logging
 import os
 import select
 import signal
@@ -12,6 +11,7 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from omfa_jax import __version__
+from omfa_jax.cli.logs import set_up_logs
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.exit_status import RESTART, UNFORESEEN, row_of
 
@@ -56,9 +56,7 @@ def parser_for(command: str, arguments: Sequence[str] = ()) -> argparse.Argument
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; a fault is printed as one line, with a status of `core.exit_status`."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    for noisy in ("absl", "orbax", "jax", "trimesh", "numba", "OpenGL"):
-        logging.getLogger(noisy).setLevel(logging.ERROR)
+    set_up_logs()
     table = "\n".join(f"  {name:8} {text}" for name, (_, text) in COMMANDS.items())
     top = argparse.ArgumentParser(
         prog="omfa",
