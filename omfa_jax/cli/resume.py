@@ -7,6 +7,7 @@ from typing import Any
 
 from omfa_jax.cli.config import Config
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.retry import retried
 from omfa_jax.train.checkpoint import newest_whole_step, read_config
 
 log = logging.getLogger(__name__)
@@ -25,7 +26,8 @@ def require_same_run(config: Config, workdir: Path) -> None:
     step = newest_whole_step(folder, warn=False)
     if step is None:
         return
-    saved = dict(flat(read_config(folder / str(step))))
+    place = folder / str(step)
+    saved = dict(flat(retried(f"config of {place}", lambda: read_config(place))))
     asked = dict(flat(config.to_dict()))
     changed = [
         f"{name}: {saved[name]} then, {asked[name]} now"

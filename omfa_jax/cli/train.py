@@ -21,6 +21,7 @@ from omfa_jax.cli.startup import (
 )
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.files import atomic_write, only_user_of, require_writable_dir
+from omfa_jax.core.retry import retried
 from omfa_jax.core.tasks import COMPONENTS
 from omfa_jax.data.pipeline import make_dataset
 from omfa_jax.models import VAEConfig, encode, posterior
@@ -64,7 +65,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Train as the flags say."""
-    config = border.load_config(options.config, options.overrides)
+    config = retried(
+        str(options.config), lambda: border.load_config(options.config, options.overrides)
+    )
     if options.explain_sharding:
         print(sharding_table(config))
         return

@@ -126,8 +126,8 @@ def causes(error: BaseException) -> Iterator[BaseException]:
 def _row_of_one(error: BaseException) -> Row:
     number = _errno_of(error)
     types = {kind.__name__ for kind in type(error).__mro__}
-    # of backends that do not start, jax makes plain RuntimeErrors
-    is_xla = bool(types & XLA_ERRORS) or type(error) is RuntimeError
+    # of a backend that does not start, jax makes a plain RuntimeError
+    is_xla = bool(types & XLA_ERRORS) or str(error).startswith("Unable to initialize backend")
     for row in ROWS:
         if number and (number in row.errnos or "*" in row.errnos):
             return row

@@ -9,6 +9,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from omfa_jax.core.errors import OmfaError, raise_all, require_modules
+from omfa_jax.core.retry import retried
 from omfa_jax.weights.files import STEM, read_json, unreadable
 
 # full precision first; half precisions are for folders that have nothing else
@@ -76,7 +77,7 @@ def open_safetensors(paths: Sequence[Path], where: str) -> Tensors:
     errors = []
     for path in paths:
         try:
-            file = safe_open(path, framework="np")
+            file = retried(str(path), lambda path=path: safe_open(path, framework="np"))
             for key in file.keys():  # noqa: SIM118
                 view = file.get_slice(key)
                 kind = view.get_dtype()
