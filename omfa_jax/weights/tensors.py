@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from omfa_jax.core.archives import require_stored
 from omfa_jax.core.errors import OmfaError, raise_all, require_modules
 from omfa_jax.core.retry import retried
 from omfa_jax.weights.files import STEM, read_json, unreadable
@@ -124,6 +125,7 @@ def open_pickled(paths: Sequence[Path], where: str) -> Tensors:
 def _load_pickle(path: Path) -> dict[str, Any]:
     import torch
 
+    require_stored(path)
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except RuntimeError as error:
