@@ -16,9 +16,9 @@ shift 2
 # srun no longer takes it from sbatch
 export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}
 # the tasks end together by themselves, and with one status, which a kill at the first bad exit would
-# hide; a minute after the first has ended, those that wait for a lost one are killed
+# hide; half a minute after the first has ended, those that wait for a lost one are killed
 status=0
-srun --kill-on-bad-exit=0 --wait=60 omfa train --config "$config" --workdir "$workdir" "$@" ||
+srun --kill-on-bad-exit=0 --wait=30 omfa train --config "$config" --workdir "$workdir" "$@" ||
   status=$?
 # 143: asked to stop (time limit, preemption) and saved, the job goes on where it was. 2: an error
 # that no restart mends. All else (75: the network, a device; 128 + a signal: a killed task or a lost

@@ -6,7 +6,7 @@ import threading
 
 import numpy as np
 import pytest
-from tensorboardX.proto import event_pb2
+from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
 from tensorboardX.record_writer import masked_crc32c
 
 from omfa_jax.core.images import read_rgb as decode_rgb
@@ -134,7 +134,7 @@ def events_of(folder):
             content, checks = data[12 : 12 + length], (data[8:12], data[12 + length : 16 + length])
             for part, check in zip((data[:8], content), checks, strict=True):
                 assert struct.unpack("<I", check) == (masked_crc32c(part),)
-            yield event_pb2.Event.FromString(content)
+            yield Event.FromString(content)
             data = data[16 + length :]
 
 

@@ -102,5 +102,5 @@ def test_manifests_settings_and_pictures_are_read_again(records, waited, monkeyp
     raw = next((records.parent / "raw").rglob("*.jpg"))
     (tmp_path / "a.png").write_bytes(raw.read_bytes())
     failing(monkeypatch, "read_bytes", 1)
-    assert open_image(tmp_path / "a.png").size
+    assert open_image(tmp_path / "a.png").width > 1
     assert len(waited) == 3

@@ -165,7 +165,7 @@ def test_launchers_hand_the_manifests_runs_on(tmp_path, capsys):
     # xpk restarts after signals of itself; after 2 it must not
     assert all("--max-restarts 20 --restart-on-exit-codes 1,75 " in line for line in lines)
     array = asked(out / "slurm.sh", SLURM_ARRAY_TASK_ID="3", SLURM_ARRAY_JOB_ID="7")
-    assert array == [f"srun --kill-on-bad-exit=0 --wait=60 omfa scaling run {out} --index 3"]
+    assert array == [f"srun --kill-on-bad-exit=0 --wait=30 omfa scaling run {out} --index 3"]
     assert "#SBATCH --array=0-3" in (out / "slurm.sh").read_text()
     # again: what is finished is passed over, and one that is refused hinders no other
     for run in study.runs[:1]:

@@ -8,7 +8,7 @@ import os
 import zipfile
 import zlib
 from collections.abc import Iterator
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
@@ -49,7 +49,7 @@ def size_of(file: IO[bytes]) -> int:
     return size
 
 
-def read_bounded(stream: IO[bytes], packed_bytes: int) -> bytes:
+def read_bounded(stream: Any, packed_bytes: int) -> bytes:
     """Return all that an unpacking stream gives; TooLarge instead of more than it may."""
     limit = limit_of(packed_bytes)
     data = stream.read(limit + 1)

@@ -28,8 +28,8 @@ set -euo pipefail
 export SRUN_CPUS_PER_TASK=${{SLURM_CPUS_PER_TASK:-1}}
 study=${{OMFA_STUDY:-{folder}}}
 status=0
-# the tasks end together, with one status; a minute later, what waits for a lost one is killed
-srun --kill-on-bad-exit=0 --wait=60 omfa scaling run "$study" --index "$SLURM_ARRAY_TASK_ID" ||
+# the tasks end together, with one status; half a minute later, what waits for a lost one is killed
+srun --kill-on-bad-exit=0 --wait=30 omfa scaling run "$study" --index "$SLURM_ARRAY_TASK_ID" ||
   status=$?
 # 143: asked to stop, and saved. 2: an error that no restart mends. Else: from the last save on.
 case $status in

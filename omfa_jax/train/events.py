@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from tensorboardX import summary
-from tensorboardX.proto import event_pb2
+from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
 from tensorboardX.record_writer import masked_crc32c
 
 from omfa_jax.core.appending import AppendedFile
@@ -45,15 +45,13 @@ class Events:
             name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{self._count}"
             self._count += 1
             file = AppendedFile(self._folder / name)
-            file.append(
-                _record(event_pb2.Event(wall_time=time.time(), file_version="brain.Event:2"))
-            )
+            file.append(_record(Event(wall_time=time.time(), file_version="brain.Event:2")))
             self._file = file
         self._file.append(records)
 
 
 def _event(step: int, content: Any) -> bytes:
-    return _record(event_pb2.Event(wall_time=time.time(), step=step, summary=content))
+    return _record(Event(wall_time=time.time(), step=step, summary=content))
 
 
 def _record(event: Any) -> bytes:
