@@ -49,6 +49,8 @@ FAULTS = [
     (ValueError("DATA_LOSS: reading /a: [OS error 5: EIO Input/output error]"), 75, True),
     (ValueError("writing /a: [OS error 28: ENOSPC No space left on device]"), 2, False),
     (ValueError("/a: Stale file handle"), 75, True),
+    # and as safetensors does
+    (Exception("Error while serializing: I/O error: (os error 28)"), 2, False),
     # as an exception comes out of a worker process: its causes are lost, its text is not
     (OmfaError("record 5 cannot be read ([Errno 5] Input/output error); build again"), 75, True),
     (OmfaError("cannot write /a: No space left on device"), 2, False),

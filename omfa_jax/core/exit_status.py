@@ -84,8 +84,8 @@ ROWS = (
 # rows that say of an exception no more than its type
 VAGUE = ROWS[-2:]
 
-# "[Errno 5]" is Python's, "[OS error 5: EIO ..." TensorStore's
-_NUMBER = re.compile(r"\[Errno (\d+)\]|\bOS error (\d+)\b")
+# "[Errno 5]" is Python's, "[OS error 5: EIO ..." TensorStore's, "(os error 5)" safetensors'
+_NUMBER = re.compile(r"\[Errno (\d+)\]|\b(?i:OS) error (\d+)\b")
 # what strerror says, where it is too plain a phrase to stand in an error of another kind
 _PHRASES = {
     os.strerror(getattr(errno, name)): name

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 KEY, LEFT = "omfa/end", "omfa/left"
 # how often the others ask, and how long they have to meet the same fault and say it themselves
-ASK_S, GRACE_S = 0.5, 3.0
+ASK_S, GRACE_S = 1.0, 3.0
 # how long process 0, in which the coordination service runs, stays for the others to hear of it
 STAY_S = 20.0
 # the thread that gets it ends the process
@@ -115,7 +115,7 @@ def _leave(end: End) -> NoReturn:
             left = client.key_value_dir_get(LEFT)
             if len(left) > others:
                 break
-            time.sleep(ASK_S / 5)
+            time.sleep(ASK_S / 10)
     except jax.errors.JaxRuntimeError:
         # process 0 is gone, and nobody is left to wait for
         pass
