@@ -5,7 +5,10 @@ import logging
 import os
 import pickle
 import socket
+import subprocess
+import sys
 import types
+from pathlib import Path
 
 import jax
 import pytest
@@ -177,3 +180,27 @@ def test_a_read_is_tried_again_and_that_is_said(monkeypatch, caplog):
     with pytest.raises(FileNotFoundError):
         retried("records", absent)
     assert tries.count(2) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "output", "status"),
+    [
+        (["scaling", "fit", "--table", "/absent.csv"], "2> /dev/full", 2),
+        (["scaling", "fit", "--table", "/absent.csv"], "> /dev/full 2>&1", 2),
+        (["plan", "--help"], "> /dev/null", 0),
+    ],
+)
+def test_the_status_comes_out_where_nothing_can_be_printed(words, output, status):
+    command = f"exec {sys.executable} -m omfa_jax.cli.main {' '.join(words)} {output}"
+    here = Path(__file__).parents[1]
+    done = subprocess.run(["sh", "-c", command], cwd=here, env={**os.environ, "PYTHONPATH": here})
+    assert done.returncode == status
+
+
+def test_a_command_whose_output_has_no_room_says_so(monkeypatch, capfd):
+    module = types.SimpleNamespace(add_arguments=lambda parser: None, run=lambda _: print("x"))
+    monkeypatch.setattr(command_line, "module_of", lambda command, words: (module, words))
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr("sys.stdout", full)
+        assert command_line.main(["plan"]) == 2
+    assert "omfa plan: [Errno 28] No space left on device" in capfd.readouterr().err

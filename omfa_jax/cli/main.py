@@ -1,6 +1,7 @@
 """`omfa`: the commands, and how their errors reach the terminal."""
 
 import argparse
+import contextlib
 import importlib
 import os
 import select
@@ -78,15 +79,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if rest and not (takes_config and all(flag.startswith("--config.") for flag in rest)):
         parser.error(f"unrecognised arguments: {' '.join(rest)}")
     options.overrides = rest
+    joins = getattr(module, "JOINS", False)
     try:
         module.run(options)
+        sys.stdout.flush()
     except KeyboardInterrupt:
-        print(f"omfa {command}: interrupted", file=sys.stderr)
-        return 130
+        say(f"omfa {command}: interrupted")
+        return left(130, "interrupted", joins=joins)
     except Exception as error:
         if isinstance(error, BrokenPipeError) and reader_left():
             return 128 + signal.SIGPIPE
-        return ended(command, error, joins=getattr(module, "JOINS", False))
+        return ended(command, error, joins=joins)
     return 0
 
 
@@ -98,7 +101,7 @@ def ended(command: str, error: Exception, *, joins: bool) -> int:
     # train.signals.Interrupted, known by what it carries: importing it would load jax
     status = getattr(error, "exit_status", None)
     if status is not None:
-        print(f"omfa {command}: {error}", file=sys.stderr)
+        say(f"omfa {command}: {error}")
         return status
     row = row_of(error)
     line = str(error) or type(error).__name__
@@ -106,15 +109,31 @@ def ended(command: str, error: Exception, *, joins: bool) -> int:
         # other libraries' errors are long, and say where they came from in their traceback alone
         line = f"{type(error).__name__}: {' '.join(line.split())[:LINE]}"
     if row.xla or row.status == UNFORESEEN:
-        traceback.print_exception(error)
+        say("".join(traceback.format_exception(error)).rstrip())
     advice = f" ({row.fault}: a restart may mend it)" if row.status == RESTART else ""
     if row.status != UNFORESEEN:
-        print(f"omfa {command}: {line}{advice}", file=sys.stderr, flush=True)
+        say(f"omfa {command}: {line}{advice}")
+    return left(row.status, line, joins=joins)
+
+
+def left(status: int, line: str, *, joins: bool) -> int:
+    """Return `status` for this process to end with; the others of its job end with it."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        # a file on a full disk: the interpreter would flush once more, and end with 120
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     if not joins:
-        return row.status
+        return status
     from omfa_jax.parallel import distributed
 
-    return distributed.end(row.status, line)
+    return distributed.end(status, line)
+
+
+def say(text: str) -> None:
+    """Print to standard error, if it takes anything: the exit status must come out in any case."""
+    with contextlib.suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
 
 
 def reader_left() -> bool:

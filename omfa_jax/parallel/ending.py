@@ -4,6 +4,7 @@ Left alone, the others would wait for it in a collective, and it for them in the
 `jax.distributed` until XLA aborts all of them, after minutes and with a status that says nothing.
 """
 
+import contextlib
 import json
 import logging
 import multiprocessing
@@ -105,7 +106,8 @@ def _leave(end: End) -> NoReturn:
     index = _index()
     if end.process != index:
         where = f"process {end.process} on {end.host}"
-        print(f"omfa: ended with {where}: {end.line}", file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError):
+            print(f"omfa: ended with {where}: {end.line}", file=sys.stderr, flush=True)
     client = _client()
     try:
         client.key_value_set(f"{LEFT}/{index}", "")
@@ -123,6 +125,7 @@ def _leave(end: End) -> NoReturn:
     for child in multiprocessing.active_children():
         child.kill()
     logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):
+            stream.flush()
     os._exit(end.status)
