@@ -75,8 +75,8 @@ def test_the_scores_cache_and_groups_are_read_as_carefully(bomb, little_memory, 
         Space(tmp_path, {"a": 1})
 
 
-def test_members_that_are_more_than_they_say_are_damage(tmp_path, little_memory):
-    said = npy_header((4,)) + bytes(16)
+def test_a_member_is_unpacked_no_further_than_its_directory_says(tmp_path, little_memory):
+    said = npy_header((4096,)) + bytes(4 * 4096)
     path = tmp_path / "a.npz"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         archive.writestr("betas.npy", said)
@@ -95,10 +95,7 @@ def test_members_that_are_more_than_they_say_are_damage(tmp_path, little_memory)
     end = central.index(b"PK\x05\x06")
     struct.pack_into("<I", central, end + 16, len(local) + len(content))
     path.write_bytes(bytes(local) + content + bytes(central))
-    try:
-        assert read_npz(path, "body file")["betas"].tolist() == [0.0] * 4
-    except OmfaError as error:
-        assert "not a whole .npz file" in str(error)
+    assert read_npz(path, "body file")["betas"].shape == (4096,)
 
 
 @pytest.mark.parametrize(
