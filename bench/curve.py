@@ -8,7 +8,6 @@ Needs matplotlib.
 """
 
 import argparse
-import json
 import os
 import random
 import subprocess
@@ -16,6 +15,7 @@ import sys
 import time
 from pathlib import Path
 
+from omfa_jax.core.appending import read_json_lines
 from omfa_jax.train.checkpoint import newest_whole_step
 
 TRAIN = """
@@ -83,8 +83,7 @@ def start(workdir: Path, steps: int) -> subprocess.Popen:
 
 def losses(workdir: Path) -> dict[int, float]:
     """Return the logged loss of each step."""
-    rows = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
-    return {row["step"]: row["loss"] for row in rows}
+    return {row["step"]: row["loss"] for _, row in read_json_lines(workdir / "metrics.jsonl")}
 
 
 def plot(ours: dict[int, float], theirs: dict[int, float], killed: list, out: Path) -> None:

@@ -6,4 +6,4 @@ export JAX_COORDINATOR_ADDRESS=$1 JAX_NUM_PROCESSES=$2 JAX_PROCESS_ID=$3
 config=$4
 workdir=$5
 shift 5
-omfa train --config "$config" --workdir "$workdir" "$@"
+"$(dirname "$0")/restarting.sh" omfa train --config "$config" --workdir "$workdir" "$@"

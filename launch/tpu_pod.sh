@@ -41,7 +41,7 @@ on_every_host "command -v uv || pip install --quiet uv || python3 -m pip install
   PATH=\$HOME/.local/bin:\$PATH uv pip install --quiet --python \$HOME/omfa \$HOME/omfa/source[tpu]"
 # each argument quoted once more, for the shells on the hosts
 command=$(printf '%q ' omfa train --config "$config" --workdir "$workdir" "$@")
-# detached, so that it outlives this connection; the log is beside the checkpoints
-on_every_host "cd '$OMFA_SOURCE' && PATH=\$HOME/omfa/bin:\$PATH nohup $command \
+# detached, so that it outlives this connection, and started again while that helps; the log is beside the checkpoints
+on_every_host "cd '$OMFA_SOURCE' && PATH=\$HOME/omfa/bin:\$PATH nohup launch/restarting.sh $command \
   >> '$workdir'/\$(hostname).log 2>&1 &"
 echo "training; see $workdir/*.log"

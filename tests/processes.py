@@ -17,7 +17,13 @@ import jax, numpy as np
 import jax.numpy as jnp
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", int(os.environ["DEVICES"]))
+from omfa_jax.cli.logs import set_up_logs
+from omfa_jax.cli.main import ended
+set_up_logs()
 from omfa_jax.parallel import distributed
+# faults, as expressions: before the processes have joined, and in the third step
+if "EARLY" in os.environ:
+    sys.exit(ended("train", eval(os.environ["EARLY"]), joins=True))
 distributed.initialize(Path(sys.argv[1]))
 from tiny_training import SETTINGS, CountingBatches, make_run
 from omfa_jax.train.objective import partial_diffusion
@@ -30,6 +36,10 @@ from omfa_jax.train.signals import Interrupted
 class Rows(CountingBatches):
     def __next__(self):
         time.sleep(float(os.environ.get("PAUSE", "0")))
+        if self.position == 2 and "FAULT" in os.environ:
+            raise eval(os.environ["FAULT"])
+        # a program that knows `step`, the one to come: what happens to the run
+        exec(os.environ.get("EACH", ""), {"step": self.position + 1, "os": os, "Path": Path})
         whole = super().__next__()
         shard, shards = data_shard(run.mesh)
         mine = np.array_split(np.arange(8), shards)[shard]
@@ -73,14 +83,14 @@ run = dataclasses.replace(
 )
 try:
     distributed.require_same({"the config": os.environ.get("FACT", "same")})
+    exec(os.environ.get("BEFORE", ""))
     state = train(run)
     print("done", int(state.step), flush=True)
 except Interrupted as stopped:
     print(stopped, flush=True)
     code = stopped.exit_status
-except OmfaError as error:
-    print("error:", error, flush=True)
-    code = 2
+except Exception as error:
+    code = ended("train", error, joins=True)
 else:
     code = 0
 sys.exit(code)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from omfa_jax.train.clock import Clock
+from omfa_jax.train.clock import Clock, begin
 
 
 class Time:
@@ -77,3 +77,44 @@ def test_goodput_counts_what_a_restart_lost(time):
 
 def test_no_step_no_percentiles(time):
     assert "step_seconds/p50" not in clock_of(time).window(0)
+
+
+def warned(caplog):
+    return [record.getMessage() for record in caplog.records]
+
+
+def test_a_clock_that_was_set_back_since_the_run_began_tells_no_goodput(time, caplog):
+    clock = clock_of(time, began=time() + 3600.0)
+    for _ in range(3):
+        step(clock, time, 1.0)
+    figures = clock.window(3)
+    assert "goodput" not in figures and figures["step_seconds/p50"] == 1.0
+    step(clock, time, 1.0)
+    assert "goodput" not in clock.window(4)
+    assert len(warned(caplog)) == 1 and "no goodput" in warned(caplog)[0]
+
+
+def test_steps_that_the_time_has_no_room_for_tell_no_goodput(time, caplog):
+    # 1000 steps of 1 s in a run that began 10 s ago, by a clock that was set back meanwhile
+    clock = clock_of(time, began=time() - 10.0)
+    for _ in range(3):
+        step(clock, time, 1.0)
+    assert "goodput" not in clock.window(1000) and len(warned(caplog)) == 1
+
+
+def test_a_clock_that_is_set_while_the_run_goes_on_changes_nothing(time):
+    wall = Time()
+    clock = Clock(wall() - 91.0, now=time, wall=wall)
+    for change in (-3600.0, 0.0, 7200.0):
+        wall.pass_(change)
+        for _ in range(3):
+            step(clock, time, 1.0)
+        figures = clock.window(9)
+    assert figures["goodput"] == pytest.approx(9 / 100)
+
+
+@pytest.mark.parametrize("text", ["", "nan", "inf", "-5", "1e999", "\xff"])
+def test_a_mark_that_says_no_time_is_written_again(text, tmp_path):
+    (tmp_path / "began").write_bytes(text.encode("latin1"))
+    now = begin(tmp_path)
+    assert 1.7e9 < now < 1e12 and begin(tmp_path) == now

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jsonschema
@@ -14,6 +15,7 @@ import pytest
 import yaml
 
 from omfa_jax.cli import config as border
+from omfa_jax.core.exit_status import NO_RESTART, RESTART, ROWS, UNFORESEEN
 from omfa_jax.parallel.flags import GPU_FLAGS, TPU_FLAGS, set_flags
 from omfa_jax.train.checkpoint import newest_whole_step
 
@@ -73,7 +75,10 @@ def test_jobsets_train_a_config_that_is_there(path):
 
 @pytest.mark.parametrize(
     ("status", "restarts", "queued"),
-    [(0, 0, 0), (2, 0, 0), (143, 99, 1), (137, 0, 1), (1, 19, 1), (137, 20, 0)],
+    [
+        *((0, 0, 0), (2, 0, 0), (143, 99, 1), (137, 0, 1), (1, 19, 1), (137, 20, 0)),
+        *((75, 0, 1), (75, 20, 0), (134, 3, 1)),
+    ],
 )
 def test_slurm_queues_again_what_a_restart_can_mend(tmp_path, status, restarts, queued):
     """Two words of Slurm's are played here; test_slurm.py has the real ones."""
@@ -90,6 +95,43 @@ def test_slurm_queues_again_what_a_restart_can_mend(tmp_path, status, restarts, 
     asked = tmp_path / "asked"
     assert done.returncode == status
     assert (asked.read_text() if asked.exists() else "") == "requeue 7\n" * queued
+
+
+@pytest.mark.parametrize(
+    ("statuses", "runs"),
+    [((0,), 1), ((2,), 1), ((143,), 1), ((75, 137, 0), 3), ((1, 2), 2), ((75, 75, 75, 0), 3)],
+)
+def test_a_command_is_run_again_while_that_may_help(tmp_path, statuses, runs):
+    for index, status in enumerate(statuses):
+        (tmp_path / str(index)).write_text(str(status))
+    count = f'n=$(ls "{tmp_path}" | grep -c ran); touch "{tmp_path}/ran$n"'
+    command = ["sh", "-c", f'{count}; exit "$(cat "{tmp_path}/$n")"']
+    environment = {**os.environ, "OMFA_MAX_RESTARTS": "2", "OMFA_RESTART_WAIT_S": "0"}
+    done = subprocess.run([LAUNCH / "restarting.sh", *command], env=environment, timeout=60)
+    assert len(list(tmp_path.glob("ran*"))) == runs
+    assert done.returncode == statuses[runs - 1]
+
+
+def test_a_signal_reaches_the_command_that_would_be_run_again(tmp_path):
+    command = [
+        "sh",
+        "-c",
+        f'trap "exit 143" TERM; touch {tmp_path}/up; while :; do sleep 0.1; done',
+    ]
+    running = subprocess.Popen([LAUNCH / "restarting.sh", *command])
+    while not (tmp_path / "up").exists():
+        assert running.poll() is None
+        time.sleep(0.02)
+    running.terminate()
+    assert running.wait(timeout=60) == 143
+
+
+@pytest.mark.parametrize("path", JOBSETS, ids=lambda p: p.name)
+def test_jobsets_give_up_on_the_status_that_says_so_alone(path):
+    spec = yaml.safe_load(path.read_text())["spec"]
+    (rule,) = spec["replicatedJobs"][0]["template"]["spec"]["podFailurePolicy"]["rules"]
+    assert (rule["action"], rule["onExitCodes"]["values"]) == ("FailJob", [NO_RESTART])
+    assert {row.status for row in ROWS} == {UNFORESEEN, NO_RESTART, RESTART}
 
 
 def test_local_processes_train_as_one(tmp_path):

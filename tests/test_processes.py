@@ -100,9 +100,9 @@ def test_a_killed_process_costs_the_steps_since_the_last_save(alone, tmp_path):
 
 def test_processes_that_disagree_are_named(tmp_path):
     ended = processes.finish(processes.start(tmp_path, 1, 2, FACT_1="other"))
-    for status, out, err in ended:
+    for status, _, err in ended:
         assert status == 2, err[-2000:]
-        assert "the processes of this job do not agree: the config of process 1 differs" in out
+        assert "the processes of this job do not agree: the config of process 1 differs" in err
 
 
 def wait_for(ready, running, seconds=240.0):

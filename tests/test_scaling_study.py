@@ -162,8 +162,10 @@ def test_launchers_hand_the_manifests_runs_on(tmp_path, capsys):
     assert [line.split()[-1] for line in lines] == [run.name for run in study.runs]
     assert all("--device-type h100-80gb-8 --num-nodes 2" in line for line in lines)
     assert all(len(line.split("--workload ")[1].split()[0]) <= 40 for line in lines)
+    # xpk restarts after signals of itself; after 2 it must not
+    assert all("--max-restarts 20 --restart-on-exit-codes 1,75 " in line for line in lines)
     array = asked(out / "slurm.sh", SLURM_ARRAY_TASK_ID="3", SLURM_ARRAY_JOB_ID="7")
-    assert array == [f"srun --kill-on-bad-exit=1 omfa scaling run {out} --index 3"]
+    assert array == [f"srun --kill-on-bad-exit=0 --wait=30 omfa scaling run {out} --index 3"]
     assert "#SBATCH --array=0-3" in (out / "slurm.sh").read_text()
     # again: what is finished is passed over, and one that is refused hinders no other
     for run in study.runs[:1]:

@@ -29,9 +29,20 @@ def cluster(tmp_path_factory):
     started.stop()
 
 
+# on one of the two tasks, in the third step
+FAULT = """
+import jax
+if step == 3 and jax.process_index() == 1:
+    raise {fault}
+"""
+
+
 @pytest.fixture
-def submitted(cluster, tmp_path):
-    """A run under launch/slurm.sh; `omfa` is the small run of processes.py, one step each 0.2 s."""
+def submitted(cluster, tmp_path, request):
+    """A run under launch/slurm.sh; `omfa` is the small run of processes.py, one step each 0.2 s.
+
+    With a fault, if one is given, and then one restart at most.
+    """
     (tmp_path / "task.py").write_text(processes.TRAINING)
     omfa = tmp_path / "omfa"
     # omfa train --config FILE --workdir DIR
@@ -42,6 +53,8 @@ def submitted(cluster, tmp_path):
         "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": f"{here}{os.pathsep}{here.parent}",
         **{"DEVICES": "2", "MESH": "2,2,1", "SAVE": "4", "PAUSE": "0.2"},
+        "EACH": FAULT.format(fault=request.param) if hasattr(request, "param") else "",
+        "OMFA_MAX_RESTARTS": "1",
     }
     flags = ["--ntasks-per-node=2", "--cpus-per-task=1", f"--output={tmp_path}/job.log"]
     script, workdir = LAUNCH / "slurm.sh", tmp_path / "run"
@@ -87,6 +100,22 @@ def test_sigterm_saves_and_the_job_is_queued_again(cluster, submitted, tmp_path)
     assert 4 <= saved < STEPS
     log = finish(cluster, job, workdir)
     assert f"SIGTERM: saved step {saved}" in log
+
+
+@pytest.mark.parametrize(
+    ("submitted", "status", "restarts"),
+    [("OSError(28, 'No space left', '/mnt')", 2, 0), ("OSError(116, 'Stale', '/mnt')", 75, 1)],
+    indirect=["submitted"],
+)
+def test_a_fault_on_one_task_is_queued_again_if_that_may_help(
+    cluster, submitted, tmp_path, status, restarts
+):
+    job, _ = submitted
+    wait(lambda: cluster.field(job, "JobState") == "FAILED")
+    assert cluster.field(job, "ExitCode") == f"{status}:0"
+    assert int(cluster.field(job, "Restarts")) == restarts
+    log = (tmp_path / "job.log").read_text()
+    assert log.count("omfa: ended with process 1 on ") == restarts + 1
 
 
 def test_a_killed_task_ends_the_job_and_it_goes_on_from_the_last_save(cluster, submitted, tmp_path):

@@ -11,6 +11,7 @@ import pytest
 from scaling_studies import plan
 
 from omfa_jax.cli.main import main
+from omfa_jax.cli.scaling_run import run_one
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.files import only_user_of
 from omfa_jax.scaling.results import rows, state_of, write_failure
@@ -45,6 +46,9 @@ with only_user_of(workdir):
         sys.exit(2)
     if (folder / f"{name}.crashes").exists():
         os.kill(os.getpid(), signal.SIGKILL)
+    for mark in folder.glob(f"{name}.transient*"):
+        mark.unlink()
+        sys.exit(75)
     write_result(folder, run, {"loss": 1.0 / run.samples, "loss/try_on": 0.5})
 """
 RUNNER = """
@@ -91,6 +95,44 @@ def test_failed_runs_are_listed_and_left_crashed_ones_start_again(played):
     trained = (folder / "trained.txt").read_text().split()
     assert trained == [first, second, *others, second, first]
     assert len(rows(runner.study, folder)) == 12
+
+
+def test_what_may_pass_is_waited_for_and_the_run_goes_on(played, monkeypatch):
+    folder, runner, _ = played
+    monkeypatch.setattr("omfa_jax.scaling.runner.RESTART_WAIT_S", 0)
+    first, second = [run.name for run in runner.study.runs][:2]
+    for index in range(2):
+        (folder / f"{first}.transient{index}").touch()
+    for index in range(5):
+        (folder / f"{second}.transient{index}").touch()
+    with pytest.raises(OmfaError, match="1 of 12 runs are not finished") as error:
+        runner.run(retry_failed=False)
+    assert f"{second}: crashed with status 75" in str(error.value)
+    trained = (folder / "trained.txt").read_text().split()
+    assert (trained.count(first), trained.count(second)) == (3, 4)
+
+
+@pytest.mark.parametrize(
+    ("error", "state"),
+    [
+        (OSError(28, "No space left on device"), "failed"),
+        (OmfaError("bad setting"), "failed"),
+        (OSError(116, "Stale file handle"), "begun"),
+        (KeyError("bug"), "begun"),
+    ],
+)
+def test_only_what_no_restart_mends_is_marked_as_failed(played, monkeypatch, error, state):
+    folder, runner, _ = played
+    run = runner.study.runs[0]
+    (folder / run.workdir).mkdir(parents=True)
+
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr("omfa_jax.cli.config.load_config", fail)
+    with pytest.raises(type(error)):
+        run_one(folder, run, retry_failed=False)
+    assert state_of(folder, run) == state
 
 
 two_cores = pytest.mark.skipif(len(own_cores()) < 2, reason="needs two cores to share")

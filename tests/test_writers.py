@@ -130,3 +130,18 @@ def test_a_bar_on_a_terminal_and_lines_in_a_log(terminal, monkeypatch, caplog, c
     else:
         assert "step 5 of 10: loss 0.2500" in lines[0] and lines[0].endswith(" left")
         assert lines[1].endswith("0.0 images/s, ? left")
+
+
+def test_a_terminal_that_is_gone_shows_nothing_and_ends_nothing(monkeypatch, capsys):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    progress = Progress(0, 10, batch_size=4, enabled=True)
+
+    def gone(*_):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("sys.stderr.write", gone)
+    progress._bar.mininterval = 0
+    for step in range(1, 4):
+        progress.advance()
+        assert progress.window(step, 0.5) > 0
+    progress.close()

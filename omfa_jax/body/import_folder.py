@@ -14,7 +14,7 @@ from omfa_jax.body.smpl import SmplBody
 from omfa_jax.body.smpl_to_smplx import SmplToSmplx
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.files import clear_leftovers, require_dir, require_writable_file, sole_writer
-from omfa_jax.core.images import exif_orientation
+from omfa_jax.core.images import MAX_PIXELS, TOO_LARGE, exif_orientation
 
 PHOTO_DIRS = ("image", "images")
 # DressCode keeps garments (NNNNNN_1) beside people (NNNNNN_0)
@@ -153,7 +153,11 @@ def _upright_size(photo: Path) -> tuple[int, int]:
     try:
         with Image.open(photo) as picture:
             width, height = picture.size
+            if width * height > MAX_PIXELS:
+                raise Image.DecompressionBombError
             lies = exif_orientation(picture) >= LYING
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise OmfaError(f"the photo {photo} is {TOO_LARGE}") from None
     except (OSError, UnidentifiedImageError, ValueError, SyntaxError):
         raise OmfaError(f"the photo {photo} is not a picture that Pillow reads") from None
     return (height, width) if lies else (width, height)

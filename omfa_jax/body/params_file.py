@@ -1,8 +1,6 @@
 """The file of one body and the camera that sees it: an .npz with smplx's parameter names."""
 
 import os
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +8,7 @@ import numpy as np
 
 from omfa_jax.body.camera import Camera
 from omfa_jax.body.params import SHAPES, BodyParams
+from omfa_jax.core.archives import DAMAGE, read_arrays
 from omfa_jax.core.errors import OmfaError, unknown
 from omfa_jax.core.files import atomic_write, require_file
 
@@ -103,19 +102,11 @@ def read_npz(path: str | os.PathLike, what: str, flag: str = "the path") -> dict
     Arrays of Python objects (the official SMPL-X file has some) are left out, never unpickled.
     """
     path = require_file(path, what, flag)
-    arrays = {}
     try:
         with path.open("rb") as file:
-            archive = np.load(file, allow_pickle=False)
-            if isinstance(archive, np.ndarray):
+            if file.read(6) == b"\x93NUMPY":
                 raise ValueError("it holds a single array (.npy)")
-            for name in archive.files:
-                try:
-                    arrays[name] = archive[name]
-                except ValueError as error:
-                    if "allow_pickle" not in str(error):
-                        raise
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+            return read_arrays(file)
+    except (*DAMAGE, OSError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise OmfaError(f"{what} {path}: not a whole .npz file: {reason}") from None
-    return arrays

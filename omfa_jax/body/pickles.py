@@ -7,7 +7,6 @@ import io
 import lzma
 import os
 import pickle
-import zipfile
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Collection
@@ -15,6 +14,16 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from omfa_jax.core.archives import (
+    DAMAGE,
+    PLAIN_BYTES,
+    TooLarge,
+    limit_of,
+    members_of,
+    read_array,
+    read_bounded,
+    size_of,
+)
 from omfa_jax.core.errors import OmfaError, require_modules
 from omfa_jax.core.files import require_file
 
@@ -26,7 +35,7 @@ _TENSOR_HINT = "; save numpy arrays instead: {name: tensor.cpu().numpy() for ...
 _DAMAGE = (
     *(pickle.UnpicklingError, EOFError, ValueError, TypeError, AttributeError, KeyError),
     *(IndexError, ImportError, OverflowError, OSError, RecursionError, MemoryError),
-    *(zlib.error, lzma.LZMAError, zipfile.BadZipFile),
+    *(*DAMAGE, lzma.LZMAError),
 )
 
 
@@ -69,22 +78,15 @@ def read_pickle(
 
 def _read_npz(file: BinaryIO, load: Callable[[BinaryIO], Any]) -> dict[str, Any]:
     arrays = {}
-    with zipfile.ZipFile(file) as archive:
-        for name in archive.namelist():
-            member = io.BytesIO(archive.read(name))
-            arrays[name.removesuffix(".npy")] = _plain(_read_npy(member, load))
+    for name, stream, size in members_of(file):
+        arrays[name] = _plain(_read_npy(io.BytesIO(stream.read(size)), load))
     return arrays
 
 
-def _read_npy(file: BinaryIO, load: Callable[[BinaryIO], Any]) -> np.ndarray:
-    version = np.lib.format.read_magic(file)
-    if version == (1, 0):
-        _, _, dtype = np.lib.format.read_array_header_1_0(file)
-        if dtype.hasobject:
-            return load(file)
-    # any other header is of a structured array, whose objects numpy refuses
-    file.seek(0)
-    return np.lib.format.read_array(file, allow_pickle=False)
+def _read_npy(file: BinaryIO, load: Callable[[BinaryIO], Any]) -> Any:
+    array = read_array(file, size_of(file))
+    # the file is at its pickle now
+    return load(file) if array is None else array
 
 
 def _plain(array: Any) -> Any:
@@ -94,17 +96,26 @@ def _plain(array: Any) -> Any:
 
 
 def _decompressed(file: BinaryIO) -> BinaryIO:
+    size = size_of(file)
     start = file.read(6)
     file.seek(0)
     if start[:2] == b"\x1f\x8b":
-        return io.BytesIO(gzip.decompress(file.read()))
+        return io.BytesIO(read_bounded(gzip.GzipFile(fileobj=file), size))
     if start[:3] == b"BZh":
-        return io.BytesIO(bz2.decompress(file.read()))
+        return io.BytesIO(read_bounded(bz2.BZ2File(file), size))
     if start == b"\xfd7zXZ\x00" or start[:5] == b"]\x00\x00\x80\x00":
-        return io.BytesIO(lzma.decompress(file.read()))
+        return io.BytesIO(read_bounded(lzma.LZMAFile(file), size))
     if start[:1] == b"x":
-        return io.BytesIO(zlib.decompress(file.read()))
+        return io.BytesIO(_inflated(file.read()))
     return file
+
+
+def _inflated(data: bytes) -> bytes:
+    unpacker, limit = zlib.decompressobj(), limit_of(len(data))
+    found = unpacker.decompress(data, limit)
+    if unpacker.unconsumed_tail:
+        raise TooLarge("more", len(data))
+    return found + unpacker.flush()
 
 
 class _JoblibArray(Exception):
@@ -192,6 +203,19 @@ def _encoded(text: str, encoding: str) -> bytes:
     return text.encode("latin1")
 
 
+def _bounded(kind: Callable[..., Any]) -> Callable[..., Any]:
+    """Return `kind` for what a pickle holds itself: no zeros by number, no numbers by range."""
+
+    def make(*arguments: Any) -> Any:
+        for given in arguments:
+            many = len(given) if isinstance(given, range) else given
+            if isinstance(many, int) and many > PLAIN_BYTES // 8:
+                raise OmfaError(f"asks for {many:,} items that it does not hold")
+        return kind(*arguments)
+
+    return make
+
+
 @functools.cache
 def _admitted_names() -> dict[Name, Any]:
     """What numpy's and Python's own values pickle to, under the names of numpy 1 and 2."""
@@ -209,6 +233,9 @@ def _admitted_names() -> dict[Name, Any]:
     for package in ("numpy.core", "numpy._core"):
         for module, functions in numpy_functions.items():
             table |= {(f"{package}.{module}", f.__name__): f for f in functions}
-    for kind in (list, dict, tuple, set, frozenset, bytes, bytearray, complex, slice, range):
-        table |= {(builtins, kind.__name__): kind for builtins in ("builtins", "__builtin__")}
+    kinds: dict[str, Any] = {kind.__name__: kind for kind in (dict, complex, slice, range)}
+    kinds |= {kind.__name__: _bounded(kind) for kind in (list, tuple, set, frozenset)}
+    kinds |= {kind.__name__: _bounded(kind) for kind in (bytes, bytearray)}
+    for builtins in ("builtins", "__builtin__"):
+        table |= {(builtins, name): kind for name, kind in kinds.items()}
     return table

@@ -20,6 +20,9 @@ log = logging.getLogger(__name__)
 LOSS_FILE = "loss.json"
 DTYPES = ("float32", "bfloat16")
 
+# it may be one process of several, which end together
+JOINS = True
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `omfa eval --checkpoint`."""

@@ -1,18 +1,24 @@
 """`omfa`: the commands, and how their errors reach the terminal."""
 
 import argparse
+import contextlib
 import importlib
-import logging
 import os
 import select
 import signal
 import sys
+import traceback
 from collections.abc import Sequence
 from types import ModuleType
 
 from omfa_jax import __version__
+from omfa_jax.cli.logs import set_up_logs
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.exit_status import RESTART, UNFORESEEN, row_of
 from omfa_jax.parallel.flags import set_flags
+
+# how much of a library's message is shown, in characters
+LINE = 400
 
 # name -> (module with add_arguments and run, help); imported only when the command is given
 COMMANDS = {
@@ -50,11 +56,9 @@ def parser_for(command: str, arguments: Sequence[str] = ()) -> argparse.Argument
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; a fault that the user can mend is printed as one line, exit status 2."""
+    """Run one command; a fault is printed as one line, with a status of `core.exit_status`."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    for noisy in ("absl", "orbax", "jax", "trimesh", "numba", "OpenGL"):
-        logging.getLogger(noisy).setLevel(logging.ERROR)
+    set_up_logs()
     table = "\n".join(f"  {name:8} {text}" for name, (_, text) in COMMANDS.items())
     top = argparse.ArgumentParser(
         prog="omfa",
@@ -76,30 +80,63 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if rest and not (takes_config and all(flag.startswith("--config.") for flag in rest)):
         parser.error(f"unrecognised arguments: {' '.join(rest)}")
     options.overrides = rest
+    joins = getattr(module, "JOINS", False)
     try:
         # every command that starts a GPU gets the memory that `omfa plan` counts on
         set_flags()
         module.run(options)
-    except OmfaError as error:
-        print(f"omfa {command}: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        say(f"omfa {command}: interrupted")
+        return left(130, "interrupted", joins=joins)
+    except Exception as error:
         if isinstance(error, BrokenPipeError) and reader_left():
             return 128 + signal.SIGPIPE
-        # a full disk or a lost mount, wherever it was met
-        print(f"omfa {command}: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"omfa {command}: interrupted", file=sys.stderr)
-        return 130
-    except Exception as error:
-        # train.signals.Interrupted, known by what it carries: importing it would load jax
-        status = getattr(error, "exit_status", None)
-        if status is None:
-            raise
-        print(f"omfa {command}: {error}", file=sys.stderr)
-        return status
+        return ended(command, error, joins=joins)
     return 0
+
+
+def ended(command: str, error: Exception, *, joins: bool) -> int:
+    """Say how a command failed; return its exit status, by the table of `core.exit_status`.
+
+    `joins`: the command may be one process of a job of several, which then all end with it.
+    """
+    # train.signals.Interrupted, known by what it carries: importing it would load jax
+    status = getattr(error, "exit_status", None)
+    if status is not None:
+        say(f"omfa {command}: {error}")
+        return status
+    row = row_of(error)
+    line = str(error) or type(error).__name__
+    if not isinstance(error, OmfaError | OSError):
+        # other libraries' errors are long, and say where they came from in their traceback alone
+        line = f"{type(error).__name__}: {' '.join(line.split())[:LINE]}"
+    if row.xla or row.status == UNFORESEEN:
+        say("".join(traceback.format_exception(error)).rstrip())
+    advice = f" ({row.fault}: a restart may mend it)" if row.status == RESTART else ""
+    if row.status != UNFORESEEN:
+        say(f"omfa {command}: {line}{advice}")
+    return left(row.status, line, joins=joins)
+
+
+def left(status: int, line: str, *, joins: bool) -> int:
+    """Return `status` for this process to end with; the others of its job end with it."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        # a file on a full disk: the interpreter would flush once more, and end with 120
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if not joins:
+        return status
+    from omfa_jax.parallel import distributed
+
+    return distributed.end(status, line)
+
+
+def say(text: str) -> None:
+    """Print to standard error, if it takes anything: the exit status must come out in any case."""
+    with contextlib.suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
 
 
 def reader_left() -> bool:

@@ -1,14 +1,12 @@
 """Sample pictures during training: a fixed few held-out examples for every task."""
 
 from collections.abc import Mapping
-from pathlib import Path
 
-import jax
 import numpy as np
 
 from omfa_jax.cli import config as border
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.core.images import from_signed, write_image
+from omfa_jax.core.images import from_signed
 from omfa_jax.core.tasks import COMPONENTS
 from omfa_jax.data.pipeline import PipelineSettings, eval_batches
 from omfa_jax.data.schema import read_manifest
@@ -20,8 +18,8 @@ from omfa_jax.train.state import TrainState
 from omfa_jax.weights.bundle import Bundle
 
 
-def training_pictures(config: border.Config, bundle: Bundle, workdir: Path) -> Pictures:
-    """Return the loop's picture function: one sheet a task, in workdir/samples and TensorBoard.
+def training_pictures(config: border.Config, bundle: Bundle) -> Pictures:
+    """Return the loop's picture function: one sheet a task.
 
     The examples are the first of the validation split (or of the training split, when there is
     no other); they need image records, whatever the training reads.
@@ -60,8 +58,6 @@ def training_pictures(config: border.Config, bundle: Bundle, workdir: Path) -> P
             shown = {name: list(from_signed(batch[name])) for name in (*COMPONENTS, "pose")}
             shown |= {f"{name} ({task.name})": list(images) for name, images in made.items()}
             sheets[task.name] = sheet(shown, *size)
-            if jax.process_index() == 0:
-                write_image(workdir / "samples" / f"{step:07d}_{task.name}.png", sheets[task.name])
         return sheets
 
     return pictures

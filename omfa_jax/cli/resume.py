@@ -7,6 +7,7 @@ from typing import Any
 
 from omfa_jax.cli.config import Config
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.retry import retried
 from omfa_jax.train.integrity import Damaged, read_config, whole_steps
 
 log = logging.getLogger(__name__)
@@ -56,7 +57,8 @@ def newest_config(folder: Path) -> tuple[int, dict[str, Any]] | None:
     """
     for step in whole_steps(folder, warn=False):
         try:
-            return step, read_config(folder / str(step))
+            place = folder / str(step)
+            return step, retried(f"config of {place}", lambda place=place: read_config(place))
         except Damaged:
             continue
     return None

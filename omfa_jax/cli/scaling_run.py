@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.exit_status import NO_RESTART, row_of
 from omfa_jax.core.files import is_used, only_user_of
 from omfa_jax.scaling.manifest import StudyRun, read_manifest
 from omfa_jax.scaling.results import (
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+# with --only and --index it may be one process of several, which end together
+JOINS = True
 HELP = "train what is not finished yet; the same command goes on after a kill"
 COMMAND = (sys.executable, "-m", "omfa_jax.cli.main", "scaling", "run")
 
@@ -102,13 +105,26 @@ def run_one(folder: Path, run: StudyRun, *, retry_failed: bool) -> None:
         )
         train.run(options)
         losses = heldout_losses(config, workdir)
-    except OmfaError as error:
-        if main_process() and workdir.is_dir() and not is_used(workdir):
-            write_failure(folder, run, 2, str(error))
+    except Exception as error:
+        # what a restart may mend is begun again
+        if row_of(error).status == NO_RESTART:
+            note_failure(folder, run, str(error) or type(error).__name__)
         raise
     if main_process():
         write_result(folder, run, losses)
     log.info("%s: held-out loss %.5f", run.name, losses["loss"])
+
+
+def note_failure(folder: Path, run: StudyRun, reason: str) -> None:
+    """Write why a run failed, from whichever of its processes it did; a full disk is only said."""
+    workdir = folder / run.workdir
+    # the main process has let go of the folder: who holds it is another run
+    if not workdir.is_dir() or (main_process() and is_used(workdir)):
+        return
+    try:
+        write_failure(folder, run, NO_RESTART, reason)
+    except OmfaError as error:
+        log.warning("%s is not marked as failed: %s", run.name, error)
 
 
 def main_process() -> bool:

@@ -22,7 +22,9 @@ from omfa_jax.cli.startup import (
     write_model_folder,
 )
 from omfa_jax.cli.task_table import shares_in_words
-from omfa_jax.core.files import only_user_of, require_writable_dir
+from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.files import atomic_write, only_user_of, require_writable_dir
+from omfa_jax.core.retry import retried
 from omfa_jax.core.tasks import COMPONENTS
 from omfa_jax.data.pipeline import make_dataset
 from omfa_jax.models import VAEConfig, encode, posterior
@@ -45,6 +47,9 @@ from omfa_jax.weights.dual import network_params
 
 log = logging.getLogger(__name__)
 
+# it may be one process of several, which end together
+JOINS = True
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `omfa train`."""
@@ -61,7 +66,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Train as the flags say."""
-    config = border.load_config(options.config, options.overrides)
+    config = retried(
+        str(options.config), lambda: border.load_config(options.config, options.overrides)
+    )
     if options.explain_sharding:
         print(sharding_table(config))
         return
@@ -130,7 +137,7 @@ def train_diffusion(
             mesh=mesh,
             batches=batches,
             config=config.to_dict(),
-            pictures=sample_pictures(config, bundle, workdir),
+            pictures=sample_pictures(config, bundle),
             evaluate=evaluation(config, bundle, mesh, vae_id),
             cost=cost_of(
                 bundle,
@@ -246,18 +253,22 @@ def _cost(
 
 
 def save_config(config: border.Config, workdir: Path) -> None:
-    """Write the resolved config beside the logs, for people."""
+    """Write the resolved config beside the logs, for people; a disk without room is only said."""
     if jax.process_index() == 0:
-        (workdir / "config.json").write_text(json.dumps(config.to_dict(), indent=2) + "\n")
+        try:
+            with atomic_write(workdir / "config.json") as temporary:
+                temporary.write_text(json.dumps(config.to_dict(), indent=2) + "\n")
+        except OmfaError as error:
+            log.warning("%s; the run goes on: checkpoints hold the config too", error)
 
 
-def sample_pictures(config: border.Config, bundle, workdir: Path):
+def sample_pictures(config: border.Config, bundle):
     """Return the loop's picture function, or None when no pictures are asked for."""
     if not config.log.samples_every_steps:
         return None
     from omfa_jax.cli.pictures import training_pictures
 
-    return training_pictures(config, bundle, workdir)
+    return training_pictures(config, bundle)
 
 
 def evaluation(config: border.Config, bundle: Bundle, mesh: Mesh, vae_id: str):

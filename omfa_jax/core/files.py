@@ -76,13 +76,7 @@ def sole_writer(folder: str | os.PathLike, what: str = "another run is writing")
     except OSError as error:
         raise OmfaError(f"{folder}: cannot be opened: {error.strerror}") from None
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            hint = "wait for it, stop it, or give another folder"
-            raise OmfaError(f"{what} {folder}: {hint}") from None
-        except OSError:
-            pass
+        lock(handle, f"{what} {folder}: wait for it, stop it, or give another folder")
         yield
     finally:
         os.close(handle)
@@ -151,13 +145,17 @@ def only_user_of(folder: str | os.PathLike, flag: str = "--workdir") -> Iterator
 
 def lock(file: int | IO, refusal: str) -> None:
     """Lock an open file until it is closed; OmfaError(refusal) if another process holds it."""
+    is_held = False
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise OmfaError(refusal) from None
+        is_held = True
     except OSError:
         # a file system without locks
         pass
+    # not in the handler: EAGAIN is no cause that a restart might mend
+    if is_held:
+        raise OmfaError(refusal)
 
 
 def is_used(folder: str | os.PathLike) -> bool:

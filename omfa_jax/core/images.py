@@ -10,6 +10,7 @@ from PIL import Image
 
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.files import atomic_write
+from omfa_jax.core.retry import retried
 
 Z_RLE = 3
 JPEG_QUALITY = 95
@@ -75,7 +76,7 @@ def open_image(source: ImageSource, what: str = "image") -> Image.Image:
             came = "a folder" if path.is_dir() else "nothing"
             raise OmfaError(f"{name}: expected an image file, found {came}")
         try:
-            source = path.read_bytes()
+            source = retried(name, path.read_bytes)
         except OSError as error:
             raise OmfaError(f"{name}: cannot be read: {error.strerror or error}") from None
     if not source:

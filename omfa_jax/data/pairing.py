@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Int32
 from tqdm import tqdm
 
+from omfa_jax.core.archives import read_npy
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.files import atomic_write
 from omfa_jax.data import schema
@@ -65,7 +66,7 @@ def read_groups(records_dir: str | os.PathLike, split: str) -> Groups:
     file = group_file(records_dir, split)
     source = schema.open_records(records_dir, split)
     with contextlib.suppress(OSError, ValueError):
-        stored = np.load(file)
+        stored = read_npy(file)
         if stored.shape == (len(source),) and stored.dtype == np.int32:
             return Groups(stored)
     numbers = numbered(source)

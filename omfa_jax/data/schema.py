@@ -8,6 +8,7 @@ import dataclasses
 import json
 import operator
 import os
+import pickle
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, SupportsIndex
@@ -17,7 +18,9 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets import proto
 
 from omfa_jax.core.errors import OmfaError, unknown
+from omfa_jax.core.exit_status import is_transient
 from omfa_jax.core.files import parse_json, require_dir
+from omfa_jax.core.retry import retried
 
 # TFDS's own copy of tf.train.Example; its fields are made at run time, unknown to type checkers
 EXAMPLE: Any = vars(proto)["tf_example_pb2"].Example
@@ -124,16 +127,27 @@ class RecordSource:
             raise IndexError(f"record {index} of {self._place}, which has {len(self)}")
         try:
             # TFDS's own way from these bytes to numpy takes four times as long
-            features = EXAMPLE.FromString(self.encoded(index)).features.feature
+            stored = retried(f"{self._place}: record {index}", lambda: self._read(index))
+            features = EXAMPLE.FromString(stored).features.feature
             return self._type(**{name: _value(features[name], kind) for name, kind in self._fields})
         except Exception as error:  # a damaged file provokes many exception types
             reason = " ".join(str(error).split())[:200]
             where = f"{self._place}: record {index}"
-            raise OmfaError(f"{where} cannot be read ({reason}); build again") from error
+            advice = "" if is_transient(error) else "; build again"
+            raise OmfaError(f"{where} cannot be read ({reason}){advice}") from error
 
     def encoded(self, index: int) -> bytes:
         """Return one record as it is stored, a serialized tf.train.Example."""
         return self._source[index]
+
+    def _read(self, index: int) -> bytes:
+        try:
+            return self.encoded(index)
+        except Exception as error:
+            if is_transient(error):
+                # a copy opens the files anew: a handle that went stale stays so
+                self._source = pickle.loads(pickle.dumps(self._source))
+            raise
 
     def __repr__(self) -> str:
         return f"RecordSource({self._place}, {len(self)} records)"
@@ -162,7 +176,7 @@ def read_manifest(records_dir: str | os.PathLike) -> dict[str, Any]:
     """Return the manifest of a records folder, or raise an OmfaError that says what is wrong."""
     folder = require_dir(records_dir, "records", "the records folder")
     try:
-        manifest = parse_json((folder / MANIFEST).read_text())
+        manifest = parse_json(retried(str(folder / MANIFEST), (folder / MANIFEST).read_text))
         kind, written = manifest["kind"], manifest["format"]
     except FileNotFoundError:
         hint = f"no {MANIFEST} there; build it with `omfa data build`"
@@ -185,9 +199,13 @@ def open_records(records_dir: str | os.PathLike, split: str) -> RecordSource:
     if split not in manifest["splits"]:
         raise unknown(f"split of {folder}", split, manifest["splits"])
     try:
-        builder: Any = tfds.builder_from_directory(folder / manifest["builder"])
         raw = tfds.decode.DeserializeMethod.RAW_BYTES
-        source = builder.as_data_source(split=split, deserialize_method=raw)
+
+        def opened() -> Any:
+            builder: Any = tfds.builder_from_directory(folder / manifest["builder"])
+            return builder.as_data_source(split=split, deserialize_method=raw)
+
+        source = retried(f"{folder}:{split}", opened)
     except Exception as error:  # TFDS meets a damaged folder with many exception types
         reason = " ".join(str(error).split())[:200]
         raise OmfaError(f"{folder}: the records cannot be read ({reason}); build again") from None

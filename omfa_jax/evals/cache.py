@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from omfa_jax.core.archives import DAMAGE, read_arrays
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.files import atomic_write
 
@@ -31,9 +32,10 @@ class Space:
         self.chunks = 0
         for path in sorted(self.folder.glob("*.npz")):
             try:
-                with np.load(path) as chunk:
-                    self.values |= dict(zip(chunk["keys"].tolist(), chunk["values"], strict=True))
-            except (OSError, ValueError, KeyError, EOFError) as error:
+                with path.open("rb") as file:
+                    chunk = read_arrays(file)
+                self.values |= dict(zip(chunk["keys"].tolist(), chunk["values"], strict=True))
+            except (*DAMAGE, OSError, ValueError, KeyError) as error:
                 raise OmfaError(f"{path}: damaged ({error}); remove that file") from None
 
     def __contains__(self, key: str) -> bool:

@@ -1,9 +1,10 @@
 """Line plots as inline SVG, and the loss curve of a run."""
 
 import html
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from omfa_jax.core.appending import read_json_lines
 
 COLOURS = ("#1f6fb4", "#c8481e", "#2c8a4b", "#7b4fa3", "#777777")
 
@@ -51,15 +52,11 @@ def line_plot(series: Mapping[str, Sequence[tuple[float, float]]], x: str, y: st
 def loss_curve(metrics_file: Path) -> dict[str, list[tuple[float, float]]]:
     """Return the loss series of a run's metrics.jsonl: total and each task's.
 
-    A line that a kill cut short is left out.
+    A line that a kill cut short is left out and said.
     """
     series: dict[str, list[tuple[float, float]]] = {}
-    for line in metrics_file.read_text().splitlines():
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
+    for _, row in read_json_lines(metrics_file):
         for name, value in row.items():
-            if name == "loss" or name.startswith("loss/"):
+            if "step" in row and (name == "loss" or name.startswith("loss/")):
                 series.setdefault(name, []).append((row["step"], value))
     return series

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from omfa_jax.core.archives import require_stored
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.files import require_dir
 
@@ -125,6 +126,7 @@ def read_state(path: Path) -> dict[str, Any]:
     import torch
 
     try:
+        require_stored(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # pickles fail in many ways
         reason = next(iter(str(error).splitlines()), type(error).__name__)

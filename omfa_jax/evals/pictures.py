@@ -13,7 +13,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.core.images import MIN_SIDE_PX, exif_orientation, open_image
+from omfa_jax.core.images import MAX_PIXELS, MIN_SIDE_PX, exif_orientation, open_image
 from omfa_jax.evals.protocol import Filter, Prepare
 
 FILTERS = {
@@ -51,6 +51,8 @@ def look_at(path: Path) -> FileFacts:
     try:
         with Image.open(io.BytesIO(content)) as image:
             kind, mode, size = image.format or "", image.mode, image.size
+            if image.width * image.height > MAX_PIXELS:
+                raise Image.DecompressionBombError
             see_through = image.has_transparency_data
             # Pillow decodes a PNG to the end in search of its EXIF block
             turned = kind != "PNG" or b"eXIf" in content or b"Raw profile type" in content

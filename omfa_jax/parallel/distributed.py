@@ -5,6 +5,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import numpy as np
 
 from omfa_jax import __version__
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.parallel import ending
 from omfa_jax.parallel.joining import Roll
 
 JOIN_TIMEOUT = "OMFA_JOIN_TIMEOUT_S"
@@ -26,24 +28,19 @@ def initialize(workdir: Path) -> None:
     (host:port), JAX_NUM_PROCESSES and JAX_PROCESS_ID on every process.
     Where not all come within OMFA_JOIN_TIMEOUT_S seconds (300), those that did name the missing
     ones, by the marks that all leave in `workdir`, and end.
+    From then on the processes end together (`ending`).
     """
     place = place_in_job()
     if jax.distributed.is_initialized() or (place is None and not on_tpu_host()):
         return
     seconds = _number(JOIN_TIMEOUT, 300)
-    arguments: dict[str, Any] = {"initialization_timeout": seconds + 3}
+    arguments = _arguments(place, seconds)
     if place is None:
         # a queued TPU's hosts learn of each other from Google's metadata server, which jax asks
         jax.distributed.initialize(**arguments)
+        ending.watch()
         return
     index, count = place
-    if "JAX_COORDINATOR_ADDRESS" in os.environ:
-        arguments["coordinator_address"] = os.environ["JAX_COORDINATOR_ADDRESS"]
-        arguments |= {"num_processes": count, "process_id": index}
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    if visible and "," not in visible:
-        # jax takes the task's number on its host, but a task that sees one GPU sees it as number 0
-        arguments["local_device_ids"] = [0]
 
     def late(missing: str) -> None:
         # XLA ends the process at its time-out, and says why in a stack trace: say it before
@@ -57,6 +54,48 @@ def initialize(workdir: Path) -> None:
 
     with Roll(workdir, index, count, seconds, late):
         jax.distributed.initialize(**arguments)
+    ending.watch()
+
+
+def end(status: int, line: str) -> int:
+    """Return `status` for this process to end with; of a job of several, end them all with it.
+
+    One that fails before it has joined joins for that, or the others would wait for it and then
+    end in a way that a launch script answers with a restart.
+    """
+    try:
+        place = place_in_job()
+        seconds = _number(JOIN_TIMEOUT, 300)
+    except OmfaError:
+        return status
+    if place is not None and place[1] > 1 and not jax.distributed.is_initialized():
+        # before XLA's own time-out, which aborts
+        alone = threading.Timer(seconds, os._exit, [status])
+        alone.daemon = True
+        alone.start()
+        try:
+            jax.distributed.initialize(**_arguments(place, seconds + 60))
+        except Exception:
+            # the address is wrong, say: then nobody can be told
+            return status
+        finally:
+            alone.cancel()
+    return ending.end_together(status, line)
+
+
+def _arguments(place: tuple[int, int] | None, seconds: int) -> dict[str, Any]:
+    """Return what `jax.distributed.initialize` needs to wait for all for some `seconds`."""
+    arguments: dict[str, Any] = {"initialization_timeout": seconds + 3}
+    if place is None:
+        return arguments
+    if "JAX_COORDINATOR_ADDRESS" in os.environ:
+        arguments["coordinator_address"] = os.environ["JAX_COORDINATOR_ADDRESS"]
+        arguments |= {"num_processes": place[1], "process_id": place[0]}
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    if visible and "," not in visible:
+        # jax takes the task's number on its host, but a task that sees one GPU sees it as number 0
+        arguments["local_device_ids"] = [0]
+    return arguments
 
 
 def place_in_job() -> tuple[int, int] | None:

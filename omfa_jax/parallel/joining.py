@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.files import atomic_write
 
 FOLDER = "joining"
@@ -37,7 +38,8 @@ class Roll:
 
     def __enter__(self) -> "Roll":
         # an earlier attempt on this place may have been on another host
-        self._mark.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self._mark.unlink(missing_ok=True)
         self._renew()
         threading.Thread(target=self._wait, daemon=True).start()
         return self
@@ -47,7 +49,7 @@ class Roll:
 
     def _renew(self) -> None:
         # a disk that takes no mark costs the message, not the run
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, OmfaError):
             if self._mark.exists():
                 os.utime(self._mark)
             else:

@@ -28,7 +28,9 @@ set -euo pipefail
 export SRUN_CPUS_PER_TASK=${{SLURM_CPUS_PER_TASK:-1}}
 study=${{OMFA_STUDY:-{folder}}}
 status=0
-srun --kill-on-bad-exit=1 omfa scaling run "$study" --index "$SLURM_ARRAY_TASK_ID" || status=$?
+# the tasks end together, with one status; half a minute later, what waits for a lost one is killed
+srun --kill-on-bad-exit=0 --wait=30 omfa scaling run "$study" --index "$SLURM_ARRAY_TASK_ID" ||
+  status=$?
 # 143: asked to stop, and saved. 2: an error that no restart mends. Else: from the last save on.
 case $status in
   0 | 2) ;;
@@ -54,7 +56,8 @@ XPK = """\
 #!/usr/bin/env bash
 # {name}/xpk.sh CLUSTER ZONE PROJECT IMAGE: a workload for each run that is not finished; Kueue
 # queues them. The study must lie in a folder that all hosts see, OMFA_STUDY. Again, it starts what
-# is left: a workload that is still there is named and passed over.
+# is left: a workload that is still there is named and passed over. A workload is started again
+# after signals, as xpk does of itself, and after 1 and 75, but not after 2.
 set -euo pipefail
 cluster=$1
 zone=$2
@@ -66,6 +69,7 @@ while read -r workload run; do
   if [ -s "$study/runs/$run/result.json" ]; then continue; fi
   xpk workload create --cluster "$cluster" --zone "$zone" --project "$project" \\
     --workload "$workload" {flags} --docker-image "$image" \\
+    --max-restarts "${{OMFA_MAX_RESTARTS:-20}}" --restart-on-exit-codes 1,75 \\
     --command "omfa scaling run $study --only $run" </dev/null ||
     {{ echo "not started: $workload" >&2; status=1; }}
 done <<'RUNS'

@@ -15,6 +15,7 @@ from types import FrameType
 from typing import Any
 
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.exit_status import RESTART
 from omfa_jax.core.files import is_used
 from omfa_jax.scaling.manifest import Manifest, StudyRun
 from omfa_jax.scaling.results import failure_of, forget_failure, read_result, state_of
@@ -25,6 +26,8 @@ LOG = "log.txt"
 # for a run whose runner was killed: it saves and ends
 WAIT_SECONDS = 120
 PR_SET_PDEATHSIG = 1
+# of a run that met what may pass: so often, after so many seconds
+RESTARTS, RESTART_WAIT_S = 3, 10.0
 # in a run's environment: its runner's process, and the cores that are its own
 RUNNER = "OMFA_STUDY_RUNNER"
 CORES = "OMFA_STUDY_CORES"
@@ -104,6 +107,12 @@ class Runner:
         log.info("%s: %s, %s steps", place, STARTS[state], f"{run.steps:,}")
         began = time.monotonic()
         status = self._start(run, share)
+        for restart in range(1, RESTARTS + 1):
+            if status != RESTART or self._asked is not None:
+                break
+            log.warning("%s: ended with status %d; restart %d", place, status, restart)
+            time.sleep(RESTART_WAIT_S)
+            status = self._start(run, share)
         state = state_of(self.folder, run)
         if state == "finished":
             loss = read_result(self.folder, run).losses["loss"]

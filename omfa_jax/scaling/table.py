@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import logging
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,8 @@ from jaxtyping import Bool, Float, Int
 
 from omfa_jax.core.errors import OmfaError, unknown
 from omfa_jax.core.files import require_file
+
+log = logging.getLogger(__name__)
 
 # what a column may be called, after lower-casing and "_" for everything but letters and digits
 NAMES = {
@@ -166,6 +169,9 @@ def read_rows(path: Path) -> tuple[list[str], list[tuple[int, dict]]]:
                 row = json.loads(line)
             except json.JSONDecodeError:
                 row = None
+            if row is None and at == len(lines) and rows and not text.endswith("\n"):
+                log.warning("%s: left out its last line, which was cut short (line %d)", path, at)
+                continue
             if not isinstance(row, dict):
                 raise OmfaError(f"{path}, line {at}: expected one JSON object a line")
             rows.append((at, row))

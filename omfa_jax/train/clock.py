@@ -1,5 +1,7 @@
 """Where a run's wall time goes: steps, data, saves, pictures, evaluation, and what was lost."""
 
+import logging
+import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -8,8 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
+from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.files import atomic_write
 
+log = logging.getLogger(__name__)
+
+# medians of step times may add up to a little more than the time there was
+SLACK = 1.1
 # the file of a workdir that holds the time of the run's first start
 BEGAN = "began"
 
@@ -18,20 +25,28 @@ def begin(workdir: Path) -> float:
     """Return when the run in `workdir` began (time.time()), over all restarts; now if it is new."""
     mark = Path(workdir) / BEGAN
     try:
-        return float(mark.read_text())
-    except (FileNotFoundError, ValueError):
-        now = time.time()
-        # processes that start together all come here: the last to rename is read from then on
+        began = float(mark.read_text())
+        if math.isfinite(began) and began > 0:
+            return began
+    except (OSError, ValueError):
+        pass
+    now = time.time()
+    # processes that start together all come here: the last to rename is read from then on
+    try:
         with atomic_write(mark) as temporary:
             temporary.write_text(f"{now}\n")
-        return now
+    except OmfaError as error:
+        log.warning("%s; goodput then counts from the next start on", error)
+    return now
 
 
 class Clock:
     """Times one process's run; every figure in seconds, of the wall clock.
 
     `began` is when the run's first process began (time.time), over all restarts: goodput is the
-    share of the time since then that went into the steps whose result is still there.
+    share of the time since then that went into the steps whose result is still there. The wall
+    clock is asked once: from then on a clock that is set changes nothing. Where it was set back
+    since the run began, no share can be told, and that is said.
     """
 
     def __init__(
@@ -41,7 +56,10 @@ class Clock:
         now: Callable[[], float] = time.perf_counter,
         wall: Callable[[], float] = time.time,
     ):
-        self._began, self._now, self._wall = began, now, wall
+        self._now = now
+        # how long the run has lasted before this process
+        self._before, self._start = wall() - began, now()
+        self._is_told = False
         self._spent: dict[str, float] = defaultdict(float)
         self._steps: list[float] = []
         self._last: float | None = None
@@ -82,8 +100,16 @@ class Clock:
             # the first steps of a process hold the compilation; the median does not
             self._typical.append(float(np.median(seconds)))
             useful = step * float(np.median(self._typical))
-            total = self._wall() - self._began
-            figures["goodput"] = min(1.0, useful / total) if total > 0 else 1.0
+            total = self._before + self._now() - self._start
+            if self._before >= 0 and useful <= SLACK * total:
+                figures["goodput"] = min(1.0, useful / total)
+            elif not self._is_told:
+                self._is_told = True
+                log.warning(
+                    "no goodput: by the file %r and the clock the run has lasted %.0f s, its %d"
+                    " steps take %.0f s; the clock was set back, or other machines were faster",
+                    *(BEGAN, total, step, useful),
+                )
         if elapsed > 0:
             figures["data_wait"] = min(1.0, waited / elapsed)
         for kind in ("save", "restore", "pictures", "evaluation"):

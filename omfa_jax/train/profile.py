@@ -2,6 +2,7 @@
 
 import logging
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,8 +52,7 @@ class Profiler:
         """
         chosen = self._steps
         if chosen is not None and not self._running and chosen.first <= step <= chosen.last:
-            jax.profiler.start_trace(str(self._folder))
-            self._running = True
+            self._running = self._traced(lambda: jax.profiler.start_trace(str(self._folder)))
 
     def after(self, step: int, result: Any) -> None:
         """End the trace if `step` is the last chosen one, when its `result` is there."""
@@ -63,6 +63,24 @@ class Profiler:
     def close(self) -> None:
         """End a trace that is still running."""
         if self._running:
-            jax.profiler.stop_trace()
-            self._running, self._steps = False, None
-            log.info("trace written to %s; tensorboard --logdir shows it", self._folder)
+            self._running = False
+            if self._traced(jax.profiler.stop_trace):
+                log.info("trace written to %s; tensorboard --logdir shows it", self._folder)
+            self._steps = None
+
+    def _traced(self, work: Callable[[], object]) -> bool:
+        """Do what begins or ends a trace; False, with a warning, where it fails, as on a full disk.
+
+        There is no trace then, and no second try.
+        """
+        try:
+            work()
+        except Exception as error:  # of XLA's or the system's
+            log.warning(
+                "no trace in %s: %s; the run goes on",
+                self._folder,
+                " ".join(str(error).split())[:300],
+            )
+            self._steps = None
+            return False
+        return True

@@ -1,5 +1,6 @@
 """Where the numbers go: a JSON line each, TensorBoard, W&B if asked, and the terminal."""
 
+import contextlib
 import json
 import logging
 import math
@@ -13,16 +14,28 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from omfa_jax.core.appending import AppendedFile
 from omfa_jax.core.errors import require_modules
+from omfa_jax.core.files import atomic_write
+from omfa_jax.core.images import write_image
+from omfa_jax.train.events import Events
+from omfa_jax.train.outlet import Outlet
 
 log = logging.getLogger(__name__)
+
+METRICS = "metrics.jsonl"
+# how much waits for room on the disk: a row is a kilobyte, a picture megabytes
+SHOWN_KEPT, PICTURES_KEPT = 200, 16
+# W&B sends what it has at the end; seconds
+WANDB_CLOSE_S = 60.0
 
 
 class Writers:
     """`metrics.jsonl` and TensorBoard event files in the workdir; silent on every host but one.
 
     With `wandb_project`, Weights & Biases as well: the run is named after the workdir, and a
-    resumed one goes on in it. `config` is what it shows beside the curves.
+    resumed one goes on in it. `config` is what it shows beside the curves. None of them can end
+    the run or hold it up (see `Outlet`).
     """
 
     def __init__(
@@ -33,66 +46,89 @@ class Writers:
         wandb_project: str = "",
         config: Mapping[str, Any] | None = None,
     ):
-        self._lines = self._board = self._wandb = None
+        self._enabled, self._wandb = enabled, None
         if wandb_project:
             require_modules("config.log.wandb_project", "wandb", "wandb")
-        if enabled:
-            from tensorboardX import SummaryWriter
-
-            folder = Path(workdir)
-            folder.mkdir(parents=True, exist_ok=True)
-            self._lines = (folder / "metrics.jsonl").open("a", buffering=1)
-            self._board = SummaryWriter(str(folder / "tensorboard"))
-        if enabled and wandb_project:
-            self._wandb = _wandb_run(Path(workdir), wandb_project, config or {})
+        if not enabled:
+            return
+        folder = Path(workdir)
+        self._lines = AppendedFile(folder / METRICS, lines=True)
+        self._events = Events(folder / "tensorboard")
+        self._samples = folder / "samples"
+        self._rows = Outlet(f"rows of {self._lines.path}")
+        self._board = Outlet(f"curves in {folder / 'tensorboard'}", kept=SHOWN_KEPT)
+        self._pictures = Outlet(f"pictures in {self._samples}", kept=PICTURES_KEPT)
+        if wandb_project:
+            self._wandb = _wandb_run(folder, wandb_project, config or {})
+        if self._wandb is not None:
+            self._online = Outlet("W&B", kept=SHOWN_KEPT)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Write one row; NaN (a task absent from the batch) is left out."""
         finite = {name: float(v) for name, v in values.items() if not math.isnan(v)}
-        if self._lines is not None and self._board is not None:
-            self._lines.write(json.dumps({"step": step, "time": time.time(), **finite}) + "\n")
-            for name, value in finite.items():
-                self._board.add_scalar(name, value, step)
+        if not self._enabled:
+            return
+        row = json.dumps({"step": step, "time": time.time(), **finite}) + "\n"
+        self._rows.put(lambda: self._lines.append(row.encode()))
+        self._board.put(lambda: self._events.scalars(step, finite))
         if self._wandb is not None:
-            self._wandb.log(finite, step=step)
+            run = self._wandb
+            self._online.put(lambda: run.log(finite, step=step))
 
     def image(self, step: int, name: str, picture: np.ndarray) -> None:
-        """Write one picture, uint8 (h, w, 3)."""
-        if self._board is not None:
-            self._board.add_image(name, picture, step, dataformats="HWC")
+        """Write one picture, uint8 (h, w, 3), to samples/STEP_NAME.png and beside the curves."""
+        if not self._enabled:
+            return
+        file = self._samples / f"{step:07d}_{name}.png"
+        self._pictures.put(lambda: write_image(file, picture))
+        self._board.put(lambda: self._events.image(step, name, picture))
         if self._wandb is not None:
             import wandb  # pyright: ignore[reportMissingImports]
 
-            self._wandb.log({name: wandb.Image(picture)}, step=step)
+            run, shown = self._wandb, wandb.Image(picture)
+            self._online.put(lambda: run.log({name: shown}, step=step))
 
     def close(self) -> None:
-        """Flush and close the files."""
-        if self._lines is not None and self._board is not None:
-            self._lines.close()
-            self._board.close()
+        """Flush and close the files; what cannot be written within seconds is given up."""
+        if not self._enabled:
+            return
         if self._wandb is not None:
-            self._wandb.finish()
+            self._online.put(self._wandb.finish)
+            self._online.close(WANDB_CLOSE_S)
+        for outlet in (self._rows, self._board, self._pictures):
+            outlet.close()
+        self._lines.close()
+        self._events.close()
 
 
 def _wandb_run(workdir: Path, project: str, config: Mapping[str, Any]) -> Any:
+    """Return the run that W&B shows; None, with a warning, where it cannot be begun."""
     import wandb  # pyright: ignore[reportMissingImports]
 
     # a file and not the folder's name: two folders of one name are two runs
     id_file = workdir / "wandb_id"
-    if not id_file.exists():
-        id_file.write_text(uuid.uuid4().hex)
-    return wandb.init(
-        project=project,
-        name=workdir.name,
-        id=id_file.read_text(),
-        resume="allow",
-        dir=str(workdir),
-        config=dict(config),
-    )
+    try:
+        if not id_file.exists():
+            with atomic_write(id_file) as temporary:
+                temporary.write_text(uuid.uuid4().hex)
+        return wandb.init(
+            project=project,
+            name=workdir.name,
+            id=id_file.read_text(),
+            resume="allow",
+            dir=str(workdir),
+            config=dict(config),
+        )
+    except Exception as error:  # a full disk, no network, no key
+        log.warning("W&B: %s: %s; the run goes on without it", type(error).__name__, error)
+        return None
 
 
 class Progress:
-    """Loss, images/s of the last window and time left: a bar on a terminal, else lines logged."""
+    """Loss, images/s of the last window and time left: a bar on a terminal, else lines logged.
+
+    Where standard error takes nothing (a log on a full disk) it shows nothing.
+    """
 
     def __init__(self, start: int, steps: int, batch_size: int, *, enabled: bool):
         self._bar = tqdm(
@@ -111,14 +147,16 @@ class Progress:
     def advance(self) -> None:
         """One step was dispatched."""
         self._step += 1
-        self._bar.update(1)
+        with contextlib.suppress(OSError):
+            self._bar.update(1)
 
     def window(self, step: int, loss: float) -> float:
         """Show the loss; return images/s since the last call (the caller has just waited)."""
         now, (then, before) = time.perf_counter(), self._mark
         rate = (step - before) * self._batch_size / max(now - then, 1e-9)
         self._mark = (now, step)
-        self._bar.set_postfix_str(f"loss {loss:.4f}, {rate:.1f} images/s")
+        with contextlib.suppress(OSError):
+            self._bar.set_postfix_str(f"loss {loss:.4f}, {rate:.1f} images/s")
         if self._lines:
             left = "?"
             if rate > 0:
@@ -136,4 +174,5 @@ class Progress:
 
     def close(self) -> None:
         """Leave the bar as it stands."""
-        self._bar.close()
+        with contextlib.suppress(OSError):
+            self._bar.close()

@@ -12,6 +12,7 @@ from safetensors.numpy import save_file
 
 from omfa_jax.core.errors import OmfaError, unknown
 from omfa_jax.core.files import current_umask, require_file
+from omfa_jax.core.retry import retried
 
 STEM = "diffusion_pytorch_model"
 DTYPES: dict[str, np.dtype] = {
@@ -24,7 +25,8 @@ DTYPES: dict[str, np.dtype] = {
 def read_json(path: Path) -> dict[str, Any]:
     """Return the object in a JSON file; an absent or broken file is an OmfaError."""
     try:
-        fields = json.loads(require_file(path, "JSON file", "the weights folder").read_text())
+        file = require_file(path, "JSON file", "the weights folder")
+        fields = json.loads(retried(str(path), file.read_text))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise OmfaError(f"{path} is not JSON ({error}); fetch or export the folder again") from None
     if not isinstance(fields, dict):
@@ -40,10 +42,14 @@ def write_json(path: Path, fields: Mapping[str, Any]) -> None:
 
 def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Return all tensors of one safetensors file and its metadata."""
-    try:
+
+    def read() -> tuple[dict[str, np.ndarray], dict[str, str]]:
         with safe_open(path, framework="np") as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
             return tensors, file.metadata() or {}
+
+    try:
+        return retried(str(path), read)
     except (SafetensorError, OSError) as error:
         raise unreadable(path, error) from None
 

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from omfa_jax.core.archives import require_stored
 from omfa_jax.core.errors import OmfaError, raise_all, require_modules
+from omfa_jax.core.retry import retried
 from omfa_jax.weights.files import STEM, read_json, unreadable
 
 # full precision first; half precisions are for folders that have nothing else
@@ -79,7 +81,7 @@ def open_safetensors(paths: Sequence[Path], where: str) -> Tensors:
     errors = []
     for path in paths:
         try:
-            file = safe_open(path, framework="np")
+            file = retried(str(path), lambda path=path: safe_open(path, framework="np"))
             found.metadata |= file.metadata() or {}
             for key in file.keys():  # noqa: SIM118
                 view = file.get_slice(key)
@@ -127,6 +129,7 @@ def open_pickled(paths: Sequence[Path], where: str) -> Tensors:
 def _load_pickle(path: Path) -> dict[str, Any]:
     import torch
 
+    require_stored(path)
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except RuntimeError as error:

@@ -3,16 +3,20 @@
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import threading
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from omfa_jax.core.appending import append_whole
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.files import atomic_write, lock
 from omfa_jax.evals.judge.prompts import FIRST, SECOND
 from omfa_jax.evals.judge.settings import FRAME_PX, JudgeSettings, Pair
+
+log = logging.getLogger(__name__)
 
 HEADER = {"judge_cache": 1}
 
@@ -61,13 +65,11 @@ class Ledger:
         with self._lock:
             self.entries.append(entry)
             try:
-                # one write: what a kill cuts short is the end of the file alone
-                written = os.write(self._descriptor, line)
+                # whole or not at all: half a line would take the next paid answer with it
+                append_whole(self._descriptor, line, lines=True)
                 os.fsync(self._descriptor)
             except OSError as error:
                 raise OmfaError(f"cannot write {self.path}: {error.strerror or error}") from None
-            if written != len(line):
-                raise OmfaError(f"cannot write {self.path}: the disk is full")
 
     def scores(self) -> dict[str, Entry]:
         """Return the answers that can be used, by key."""
@@ -92,9 +94,6 @@ def open_ledger(path: Path) -> Iterator[Ledger]:
         file.seek(0)
         content = file.read()
         entries = _entries(content, path)
-        if not content.endswith(b"\n"):
-            file.write(b"\n")  # a kill cut the last line short: the next one starts afresh
-            file.flush()
         yield Ledger(path, entries, file.fileno())
 
 
@@ -106,8 +105,12 @@ def _entries(content: bytes, path: Path) -> list[Entry]:
         known = False
     if not known:
         raise OmfaError(f"{path} is not a judge's cache: give another file to --judge-cache")
-    entries = []
-    for line in lines:
-        with contextlib.suppress(ValueError, TypeError):  # cut short by a kill
+    entries, torn = [], 0
+    for line in filter(None, lines):
+        try:
             entries.append(Entry(**json.loads(line)))
+        except (ValueError, TypeError):
+            torn += 1
+    if torn:
+        log.warning("%s: left out %d lines that were cut short; asked again", path, torn)
     return entries

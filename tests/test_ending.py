@@ -1,0 +1,33 @@
+"""A fault on one of two hosts ends both, with one status and a line that names the host."""
+
+import processes
+import pytest
+
+FULL = "OSError(28, 'No space left on device', '/mnt/records')"
+STALE = "OSError(116, 'Stale file handle', '/mnt/records')"
+SAID = {
+    FULL: "[Errno 28] No space left on device: '/mnt/records'",
+    STALE: "[Errno 116] Stale file handle: '/mnt/records'",
+    "KeyError('bug')": "KeyError: 'bug'",
+}
+
+
+# XLA's own patience is 100 s for a host that is gone and 300 s for one that waits at the end
+@pytest.mark.parametrize(
+    ("when", "victim", "fault", "status"),
+    [
+        ("FAULT", 1, FULL, 2),
+        ("FAULT", 1, STALE, 75),
+        ("FAULT", 0, "KeyError('bug')", 1),
+        ("EARLY", 1, FULL, 2),
+        ("EARLY", 0, FULL, 2),
+    ],
+)
+def test_a_fault_on_one_ends_both_with_its_status(tmp_path, when, victim, fault, status):
+    running = processes.start(tmp_path, 6, 2, **{f"{when}_{victim}": fault})
+    ended = processes.finish(running, timeout=90)
+    assert [status for status, _, _ in ended] == [status] * 2, ended
+    said = [err for _, _, err in ended]
+    assert SAID[fault] in said[victim]
+    assert f"omfa: ended with process {victim} on " in said[1 - victim]
+    assert SAID[fault] in said[1 - victim].splitlines()[-1]
