@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.folders import require_apart
 
 DTYPES = ("fp32", "bf16", "fp16")
 
@@ -29,6 +30,8 @@ def import_(options: argparse.Namespace) -> int:
     from omfa_jax.weights.sources import open_source
     from omfa_jax.weights.text import prompt_table
 
+    sources = {"SRC": options.source, "--vae": options.vae, "--config": options.config}
+    require_apart(options.out, sources | {"--text-encoders": options.text_encoders})
     named = options.source_inputs.split(",") if options.source_inputs else None
     source = open_source(options.source, vae=options.vae, vae_scale=options.vae_scale, inputs=named)
     prompts, inputs = list(options.prompt), None
@@ -61,6 +64,7 @@ def export(options: argparse.Namespace) -> int:
     from omfa_jax.weights.imported import fields_of, is_imported, load_imported
     from omfa_jax.weights.stream import parse_size
 
+    require_apart(options.out, {"CHECKPOINT": options.checkpoint})
     max_shard_bytes = parse_size(options.max_shard_size)
     what = ""
     if is_imported(options.checkpoint):
