@@ -4,118 +4,24 @@ import shutil
 from pathlib import Path
 
 import pytest
+from out_arrangements import (
+    ARRANGEMENTS,
+    MINE,
+    a_folder_of_ours_with_it_inside,
+    a_link,
+    behind_a_dangling_link,
+    behind_a_new_folder,
+    write_ours,
+)
 
 import convert_weights
 from omfa_jax.core import folders
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.folders import atomic_dir, contains, require_apart, resolve_target
-from omfa_jax.data import schema
-from omfa_jax.data.build import require_free
-from omfa_jax.data.latents import write_latents
-from omfa_jax.data.partial import RECORDS, partial_folder
 from omfa_jax.weights.frozen import CONTENTS as FROZEN
 from omfa_jax.weights.imported import CONTENTS, MANIFEST
 
 TINY = Path(__file__).parents[1] / "omfa_jax" / "assets" / "tiny"
-MINE = "years of work"
-
-
-def plain(place):
-    return place / "precious"
-
-
-def behind_a_new_folder(place):
-    return f"{place}/new/../precious"
-
-
-def behind_two_new_folders(place):
-    return f"{place}/new/newer/../../precious"
-
-
-def with_slashes(place):
-    return f"{place}//precious//"
-
-
-def with_a_dot(place):
-    return f"{place}/./precious/."
-
-
-def relative(place):
-    return "absent/../precious"
-
-
-def a_link(place):
-    (place / "link").symlink_to("precious")
-    return place / "link"
-
-
-def a_link_to_a_link(place):
-    a_link(place)
-    (place / "second").symlink_to(place / "link")
-    return f"{place}/second/"
-
-
-def behind_a_dangling_link(place):
-    (place / "dangling").symlink_to("nowhere")
-    return f"{place}/dangling/../precious"
-
-
-def behind_a_link_elsewhere(place):
-    (place / "far" / "away").mkdir(parents=True)
-    (place / "shortcut").symlink_to("far/away")
-    return f"{place}/shortcut/../../precious"
-
-
-def write_ours(folder, contents=CONTENTS):
-    for name in contents:
-        path = folder / name.replace("*", "x")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("ours")
-    return folder
-
-
-def its_parent_that_looks_like_ours(place):
-    (place / MANIFEST).write_text("{}")
-    return place
-
-
-def a_folder_of_ours_with_it_inside(place):
-    write_ours(place / "ours")
-    (place / "precious").rename(place / "ours" / "unet" / "precious")
-    (place / "precious").symlink_to("ours/unet/precious")
-    return place / "ours"
-
-
-def a_folder_of_ours_with_a_link_to_it(place):
-    shutil.rmtree(write_ours(place / "ours") / "params")
-    (place / "ours" / "params").symlink_to(place / "precious")
-    return place / "ours"
-
-
-def a_manifest_that_is_a_link(place):
-    (place / "precious" / "unet").mkdir()
-    (place / "precious" / "thesis.tex").rename(place / "thesis.tex")
-    (place / "precious" / MANIFEST).symlink_to("../thesis.tex")
-    (place / "precious" / "thesis.tex").symlink_to("../thesis.tex")
-    return place / "precious"
-
-
-ARRANGEMENTS = (
-    plain,
-    behind_a_new_folder,
-    behind_two_new_folders,
-    with_slashes,
-    with_a_dot,
-    relative,
-    a_link,
-    a_link_to_a_link,
-    behind_a_dangling_link,
-    behind_a_link_elsewhere,
-    its_parent_that_looks_like_ours,
-    a_folder_of_ours_with_it_inside,
-    a_folder_of_ours_with_a_link_to_it,
-    a_manifest_that_is_a_link,
-)
 
 
 @pytest.fixture
@@ -287,40 +193,3 @@ def test_a_model_folder_with_a_unet_is_no_frozen_one():
     assert folders.require_ours(TINY / "vae" / "absent", FROZEN) == []
     with pytest.raises(OmfaError, match=r"unet/diffusion_pytorch_model\.safetensors"):
         folders.require_ours(TINY, FROZEN)
-
-
-def write_records(folder, kind):
-    schema.write_manifest(write_ours(folder, RECORDS), kind, "x/x", splits={"train": 1})
-    return folder
-
-
-def test_records_are_replaced_by_their_kind_alone(tmp_path):
-    out = write_records(tmp_path / "records", "images")
-    require_free(out, overwrite=True, kind="images")
-    for name in ("thesis.tex", "x/thesis.tex", "x/x/thesis.tex"):
-        (out / name).parent.mkdir(exist_ok=True, parents=True)
-        (out / name).write_text(MINE)
-        with pytest.raises(OmfaError, match=name):
-            require_free(out, overwrite=True, kind="images")
-        (out / name).unlink()
-    with pytest.raises(OmfaError, match="holds images"):
-        require_free(out, overwrite=True, kind="latents")
-    with pytest.raises(OmfaError, match="what --records reads"):
-        write_latents(out, f"{out}/../records", lambda x: x, slots={}, vae_id="", overwrite=True)
-    assert (out / schema.MANIFEST).is_file()
-
-
-def test_a_hidden_folder_of_somebodys_is_not_taken_for_a_build(tmp_path):
-    hidden = tmp_path / ".out.partial"
-    (tmp_path / "precious").mkdir()
-    for name in ("thesis.tex", "temporary"):
-        hidden.mkdir()
-        (hidden / name).write_text(MINE)
-        with pytest.raises(OmfaError, match=name), partial_folder(tmp_path / "out", "x/1.0.0"):
-            pass
-        (hidden / name).unlink()
-        hidden.rmdir()
-    hidden.symlink_to("precious")
-    with pytest.raises(OmfaError, match="no folder"), partial_folder(tmp_path / "out", "x/1.0.0"):
-        pass
-    assert hidden.is_symlink() and (tmp_path / "precious").is_dir()

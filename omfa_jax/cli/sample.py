@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import re
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy as np
 from omfa_jax.cli.inputs import Slots, face_of, pose_of, render_pose
 from omfa_jax.core.errors import OmfaError, unknown
 from omfa_jax.core.files import require_writable_dir
+from omfa_jax.core.folders import require_apart
 from omfa_jax.core.images import from_signed, write_image
 from omfa_jax.diffusion.steppers import STEPPERS
 
@@ -16,6 +18,8 @@ log = logging.getLogger(__name__)
 
 TASKS = ("try_on", "try_off", "transfer", "turntable")
 TURNTABLE_VIEWS = 8
+# the names of what is written
+RESULTS = re.compile(rf"(garment|{'|'.join(TASKS)})_\d+\.png|sheet\.png")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -68,6 +72,7 @@ def run(options: argparse.Namespace) -> None:
     if not 0 <= options.seed < 2**32:
         raise OmfaError(f"--seed: expected 0 to {2**32 - 1}, got {options.seed}")
     out = require_writable_dir(options.out, "--out")
+    require_kept(options, out)
 
     from omfa_jax.diffusion.sample import SamplerSettings
     from omfa_jax.sampling.generate import Sampler
@@ -79,6 +84,13 @@ def run(options: argparse.Namespace) -> None:
     sampler = Sampler(bundle, settings)
     columns = GENERATE[options.task](sampler, Slots(bundle.settings), options)
     write_columns(out, columns, bundle.settings.slots_px[1])
+
+
+def require_kept(options: argparse.Namespace, out: Path) -> None:
+    """Raise an OmfaError if a picture that is read has a name that the results would take."""
+    for flag, path in vars(options).items():
+        if isinstance(path, str) and RESULTS.fullmatch(Path(path).name):
+            require_apart(out / Path(path).name, {f"--{flag.replace('_', '-')}": path})
 
 
 def load_checkpoint(path: str, *, ema: bool = True):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from omfa_jax.core.errors import OmfaError, require_modules
 from omfa_jax.core.files import atomic_write
+from omfa_jax.core.folders import require_apart
 
 log = logging.getLogger(__name__)
 
@@ -86,6 +87,8 @@ def run(options: argparse.Namespace) -> None:
     from omfa_jax.scaling.study import Settings, study
     from omfa_jax.scaling.table import NAMES, read_table
 
+    if options.out is not None:
+        require_apart(options.out, {"--table": options.table})
     given = {name: getattr(options, f"{name}_column") for name in NAMES}
     table = read_table(
         options.table,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from omfa_jax.core.errors import OmfaError, require_modules
 from omfa_jax.core.files import atomic_write, require_file
+from omfa_jax.core.folders import require_apart
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +45,7 @@ def run(options: argparse.Namespace) -> None:
             " again"
         )
     for out in options.out:
+        require_apart(out, {"--fit": path})
         if out.suffix not in (".png", ".html"):
             raise OmfaError(f"--out: expected a name that ends in .png or .html, got {out}")
     for out in options.out:
