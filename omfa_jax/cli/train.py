@@ -77,7 +77,7 @@ def run(options: argparse.Namespace) -> None:
     )
     with only_user_of(workdir) if jax.process_index() == 0 else contextlib.nullcontext():
         require_same_run(config, workdir)
-        if border.check_objective(config) == "autoencoder":
+        if config.objective == "autoencoder":
             train_autoencoder(config, workdir)
         else:
             train_diffusion(config, workdir, profile=profile)
