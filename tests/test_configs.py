@@ -118,8 +118,8 @@ def test_overrides_are_typed_and_checked():
     ],
 )
 def test_impossible_settings_are_refused(override, message):
-    config = load("base", override)
     with pytest.raises(OmfaError, match=message):
+        config = load("base", override)
         _ = border.diffusion_settings(config, vae("sdxl")).in_channels
 
 

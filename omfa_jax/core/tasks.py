@@ -1,5 +1,6 @@
 """The task table: which components of the joint input a task noises (generates)."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -30,7 +31,7 @@ class Task:
                 raise unknown(f"component in task {self.name!r}", component, COMPONENTS)
         if not self.noised:
             raise OmfaError(f"task {self.name!r} noises nothing; give it at least one component")
-        if not self.weight >= 0:
+        if not 0 <= self.weight < math.inf:
             raise OmfaError(f"task {self.name!r}: weight must be 0 or more, got {self.weight}")
 
 
