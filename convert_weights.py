@@ -2,8 +2,8 @@
 
 import argparse
 import sys
-from pathlib import Path
 
+from omfa_jax.cli.flags import SEED, Parser, number, to_path
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.folders import require_apart
 
@@ -12,9 +12,8 @@ DTYPES = ("fp32", "bf16", "fp16")
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; return the exit status (1: over the tolerance, 2: a fault to mend)."""
-    parser = _parser()
-    options, options.overrides = parser.parse_known_args(arguments)
     try:
+        options, options.overrides = _parser().parse_known_args(arguments)
         if options.overrides and getattr(options, "config", None) is None:
             raise OmfaError(f"unknown arguments: {' '.join(options.overrides)}")
         return options.run(options)
@@ -95,17 +94,17 @@ def check(options: argparse.Namespace) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="convert_weights.py", description=__doc__)
+    parser = Parser(prog="convert_weights.py", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     command = commands.add_parser("import", help=import_.__doc__)
     command.add_argument(
-        "source", type=Path, metavar="SRC", help="a diffusers folder or SDXL's .safetensors file"
+        "source", type=to_path, metavar="SRC", help="a diffusers folder or SDXL's .safetensors file"
     )
-    command.add_argument("--out", type=Path, required=True, metavar="DIR")
+    command.add_argument("--out", type=to_path, required=True, metavar="DIR")
     command.add_argument(
         "--config",
-        type=Path,
+        type=to_path,
         metavar="FILE",
         help="map conv_in to this config's unet_inputs and embed its tasks' prompts"
         " (--config.a.b=value changes it)",
@@ -120,11 +119,11 @@ def _parser() -> argparse.ArgumentParser:
         "--dtype", choices=DTYPES, default="fp32", help="of the imported arrays (fp32)"
     )
     command.add_argument(
-        "--vae", type=Path, metavar="SRC", help="take the VAE from this folder or file"
+        "--vae", type=to_path, metavar="SRC", help="take the VAE from this folder or file"
     )
     command.add_argument(
         "--vae-scale",
-        type=float,
+        type=number(0, 1000, above=True),
         metavar="X",
         help="the VAE's scaling factor, where its file does not say (0.13025)",
     )
@@ -137,7 +136,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument(
         "--text-encoders",
-        type=Path,
+        type=to_path,
         metavar="DIR",
         help="diffusers folder with the text encoders (SRC)",
     )
@@ -150,9 +149,9 @@ def _parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("export", help=export.__doc__)
     command.add_argument(
-        "checkpoint", type=Path, metavar="CHECKPOINT", help="workdir, step or imported folder"
+        "checkpoint", type=to_path, metavar="CHECKPOINT", help="workdir, step or imported folder"
     )
-    command.add_argument("--out", type=Path, required=True, metavar="DIR")
+    command.add_argument("--out", type=to_path, required=True, metavar="DIR")
     command.add_argument("--dtype", choices=DTYPES, default="fp32")
     command.add_argument(
         "--max-shard-size", default="10GB", metavar="SIZE", help="of one file (10GB)"
@@ -166,10 +165,12 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(run=export)
 
     command = commands.add_parser("check", help=check.__doc__)
-    command.add_argument("a", type=Path, metavar="A", help="run by JAX: a folder of either form")
-    command.add_argument("b", type=Path, metavar="B", help="run by PyTorch: a diffusers folder")
-    command.add_argument("--tolerance", type=float, default=5e-6, help="relative L2 (5e-6)")
-    command.add_argument("--seed", type=int, default=0, help="of the random inputs (0)")
+    command.add_argument("a", type=to_path, metavar="A", help="run by JAX: a folder of either form")
+    command.add_argument("b", type=to_path, metavar="B", help="run by PyTorch: a diffusers folder")
+    command.add_argument(
+        "--tolerance", type=number(0, 1, above=True), default=5e-6, help="relative L2 (5e-6)"
+    )
+    command.add_argument("--seed", type=SEED, default=0, help="of the random inputs (0)")
     command.set_defaults(run=check)
     return parser
 

@@ -171,11 +171,11 @@ def test_impossible_worlds_do_not_claim_a_folder(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["data", "show", "--records=x", "--out=y.png", "--count=0"], "--count: expected 1"),
-        (["demo", "--test=1"], "--test 2"),
+        (["data", "show", "--records=x", "--out=y.png", "--count=0"], "--count: expected a whole number from 1"),
+        (["demo", "--test=1"], "--test: expected a whole number from 2"),
         (
             ["sample", "--checkpoint=x", "--task=try_off", "--person=y", "--out=z", "--seed=-1"],
-            "--seed: expected 0 to",
+            "--seed: expected a whole number from 0 to",
         ),
     ],
 )

@@ -12,6 +12,7 @@ import jax
 from jax.sharding import AbstractMesh, Mesh
 
 from omfa_jax.cli import config as border
+from omfa_jax.cli.flags import path_text
 from omfa_jax.cli.resume import require_same_run
 from omfa_jax.cli.startup import (
     starting_bundle,
@@ -47,8 +48,12 @@ log = logging.getLogger(__name__)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `omfa train`."""
-    parser.add_argument("--config", required=True, metavar="FILE", help="a file of configs/")
-    parser.add_argument("--workdir", required=True, metavar="DIR", help="checkpoints and logs")
+    parser.add_argument(
+        "--config", required=True, type=path_text, metavar="FILE", help="a file of configs/"
+    )
+    parser.add_argument(
+        "--workdir", required=True, type=path_text, metavar="DIR", help="checkpoints and logs"
+    )
     parser.add_argument(
         "--explain-sharding", action="store_true", help="print where each weight lies, and stop"
     )

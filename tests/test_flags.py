@@ -1,0 +1,127 @@
+"""No flag of any command takes a number that is none, or a path that names nothing."""
+
+import argparse
+
+import pytest
+
+import convert_weights
+from omfa_jax.cli.flags import Parser, Value, path_text, to_path
+from omfa_jax.cli.main import COMMANDS, main, parser_for
+from omfa_jax.core.errors import OmfaError
+
+# all that `module_for` leads to
+CHOSEN = {"eval": ([], ["--checkpoint", "x"], ["report"])}
+NONE = ("nan", "NaN", "inf", "-inf", "1e999", "-1e999", "-1", "9" * 400, "9" * 5000, "")
+NONE += (" ", "x", "1j", "0x10", "1,5", "True", "None")
+PATHS = ("DIR", "FILE", "IMAGE", "JSON", "PNG", "PATH", "RAW", "STUDY", "SRC", "CHECKPOINT")
+# fields, not a file
+NO_PATHS = ("--judge-extra",)
+
+
+def actions_of(parser, name):
+    assert isinstance(parser, Parser), f"{name}: faults would be a page of usage"
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for word, inner in action.choices.items():
+                yield from actions_of(inner, f"{name} {word}")
+        elif action.nargs != 0:
+            flag = action.option_strings[0] if action.option_strings else action.dest
+            yield f"{name} {flag}", action
+
+
+def all_actions():
+    found = dict(actions_of(convert_weights._parser(), "convert_weights.py"))
+    for command in COMMANDS:
+        for words in CHOSEN.get(command, ([],)):
+            found |= actions_of(parser_for(command, words), " ".join([command, *words]))
+    return found
+
+
+ACTIONS = all_actions()
+
+
+def is_path(name, action):
+    words = action.metavar if isinstance(action.metavar, str) else ""
+    ends = words.split(".")[0] in PATHS or words in ("A", "B")
+    return ends and not name.endswith(NO_PATHS)
+
+
+def test_the_walk_meets_all_commands():
+    told = {name.rsplit(" ", 1)[0] for name in ACTIONS}
+    assert {"eval report", "scaling fit", "data synthesize", "convert_weights.py import"} <= told
+    assert len(ACTIONS) > 150
+
+
+def test_every_number_is_one_and_within_bounds():
+    numbers = {name: action for name, action in ACTIONS.items() if isinstance(action.type, Value)}
+    assert len(numbers) > 60
+    for name, action in numbers.items():
+        for text in NONE:
+            with pytest.raises(argparse.ArgumentTypeError, match="expected") as told:
+                print(name, action.type(text))
+            assert len(str(told.value)) < 200
+        if action.default is not None and action.default != float("inf"):
+            assert action.type.row.read(action.default) == action.default, name
+
+
+def test_every_flag_with_a_default_number_has_such_a_type():
+    for name, action in ACTIONS.items():
+        assert action.type not in (int, float), name
+        if isinstance(action.default, int | float) and not isinstance(action.default, bool):
+            assert isinstance(action.type, Value), name
+
+
+def test_every_path_names_something():
+    paths = {name: action for name, action in ACTIONS.items() if is_path(name, action)}
+    assert len(paths) > 60
+    for name, action in paths.items():
+        assert action.type in (path_text, to_path), name
+        for text in ("", "a\0b"):
+            with pytest.raises(argparse.ArgumentTypeError, match="name of a file or folder"):
+                action.type(text)
+        assert action.default in (None, [], "runs/demo"), name
+
+
+def test_folders_for_writing_are_paths():
+    for name, action in ACTIONS.items():
+        if name.endswith((" --out", " --workdir", " --raw", " --records", " --model", " --config")):
+            assert action.type in (path_text, to_path), name
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["train", "--config", "configs/tiny.py", "--workdir", ""], "--workdir: expected the name"),
+        (["train", "--config", "", "--workdir", "x"], "--config: expected the name"),
+        (["train", "--workdir", "x"], "required: --config (see omfa train --help)"),
+        (
+            ["sample", "--task", "try_on", "--guidance", "nan"],
+            "--guidance: expected a number from 0",
+        ),
+        (["data", "show", "--count", "0"], "--count: expected a whole number from 1 to"),
+        (["data", "build", "--split-shares", "0.5", "nan", "0.5"], "--split-shares: expected"),
+        (["data", "sow"], "invalid choice: 'sow'"),
+        (["scaling", "fit", "--max-loss=inf"], "--max-loss: expected a number above 0"),
+    ],
+)
+def test_a_fault_is_one_line_and_status_2(words, said, capsys):
+    assert main(words) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"omfa {words[0]}: ") and said in line
+
+
+@pytest.mark.parametrize("scale", ["nan", "0", "-1", "inf", "1e999", "x"])
+def test_a_vae_scale_that_is_none_is_refused(scale, tmp_path, capsys):
+    words = ["import", "absent", "--out", str(tmp_path / "out"), f"--vae-scale={scale}"]
+    assert convert_weights.main(words) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "--vae-scale: expected a number above 0 to 1000, got" in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_help_is_help(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["train", "--help"])
+    assert stopped.value.code == 0 and "--workdir DIR" in capsys.readouterr().out
+    with pytest.raises(OmfaError, match=r"see omfa train --help"):
+        parser_for("train").parse_args(["--config"])
