@@ -20,6 +20,9 @@ def main(arguments: list[str] | None = None) -> int:
     except OmfaError as error:
         print(f"convert_weights: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("convert_weights: interrupted", file=sys.stderr)
+        return 130
 
 
 def import_(options: argparse.Namespace) -> int:

@@ -171,7 +171,10 @@ def test_impossible_worlds_do_not_claim_a_folder(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["data", "show", "--records=x", "--out=y.png", "--count=0"], "--count: expected a whole number from 1"),
+        (
+            ["data", "show", "--records=x", "--out=y.png", "--count=0"],
+            "--count: expected a whole",
+        ),
         (["demo", "--test=1"], "--test: expected a whole number from 2"),
         (
             ["sample", "--checkpoint=x", "--task=try_off", "--person=y", "--out=z", "--seed=-1"],

@@ -15,7 +15,7 @@ from ml_collections.config_dict import RequiredValueError
 from omfa_jax.body.styles import STYLES
 from omfa_jax.core.bounds import SEED, Choice, Flag, Number, Row, Text, Tuple, Whole, fault, shown
 from omfa_jax.core.errors import OmfaError, raise_all, unknown
-from omfa_jax.core.tasks import COMPONENTS
+from omfa_jax.core.tasks import COMPONENTS, WEIGHT
 from omfa_jax.data.augment import AUGMENT
 from omfa_jax.diffusion.canvas import LAYOUTS
 from omfa_jax.diffusion.partial import INPUTS, PREDICTIONS
@@ -48,7 +48,7 @@ TABLE: dict[str, Row] = {
     "model.init_unet": Flag(),
     "model.reference": Flag(),
     "tasks.*.noised": Tuple(Choice(COMPONENTS), 1, len(COMPONENTS), distinct=True),
-    "tasks.*.weight": Number(0, 1e6),
+    "tasks.*.weight": WEIGHT,
     "tasks.*.prompt": Text(),
     "canvas.layout": Choice(LAYOUTS),
     **{f"canvas.{name}": Tuple(SIDE_PX, 2, 2) for name in COMPONENTS},
