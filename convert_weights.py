@@ -2,10 +2,11 @@
 
 import argparse
 import sys
-from pathlib import Path
 from typing import Any
 
+from omfa_jax.cli.flags import SEED, Parser, number, to_path
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.folders import require_apart
 from omfa_jax.parallel.flags import set_flags
 
 DTYPES = ("fp32", "bf16", "fp16")
@@ -13,9 +14,8 @@ DTYPES = ("fp32", "bf16", "fp16")
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; return the exit status (1: over the tolerance, 2: a fault to mend)."""
-    parser = _parser()
-    options, options.overrides = parser.parse_known_args(arguments)
     try:
+        options, options.overrides = _parser().parse_known_args(arguments)
         if options.overrides and getattr(options, "config", None) is None:
             raise OmfaError(f"unknown arguments: {' '.join(options.overrides)}")
         set_flags()
@@ -23,6 +23,9 @@ def main(arguments: list[str] | None = None) -> int:
     except OmfaError as error:
         print(f"convert_weights: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("convert_weights: interrupted", file=sys.stderr)
+        return 130
 
 
 def import_(options: argparse.Namespace) -> int:
@@ -33,6 +36,8 @@ def import_(options: argparse.Namespace) -> int:
     from omfa_jax.weights.sources import open_source
     from omfa_jax.weights.text import prompt_table
 
+    sources = {"SRC": options.source, "--vae": options.vae, "--config": options.config}
+    require_apart(options.out, sources | {"--text-encoders": options.text_encoders})
     named = options.source_inputs.split(",") if options.source_inputs else None
     source = open_source(options.source, vae=options.vae, vae_scale=options.vae_scale, inputs=named)
     prompts, inputs = list(options.prompt), None
@@ -69,6 +74,7 @@ def export(options: argparse.Namespace) -> int:
     from omfa_jax.weights.imported import fields_of, is_imported, load_imported
     from omfa_jax.weights.stream import parse_size
 
+    require_apart(options.out, {"CHECKPOINT": options.checkpoint})
     max_shard_bytes = parse_size(options.max_shard_size)
 
     def save(model: dict[str, Any]) -> str:
@@ -102,17 +108,17 @@ def check(options: argparse.Namespace) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="convert_weights.py", description=__doc__)
+    parser = Parser(prog="convert_weights.py", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     command = commands.add_parser("import", help=import_.__doc__)
     command.add_argument(
-        "source", type=Path, metavar="SRC", help="a diffusers folder or SDXL's .safetensors file"
+        "source", type=to_path, metavar="SRC", help="a diffusers folder or SDXL's .safetensors file"
     )
-    command.add_argument("--out", type=Path, required=True, metavar="DIR")
+    command.add_argument("--out", type=to_path, required=True, metavar="DIR")
     command.add_argument(
         "--config",
-        type=Path,
+        type=to_path,
         metavar="FILE",
         help="map conv_in to this config's unet_inputs and embed its tasks' prompts"
         " (--config.a.b=value changes it)",
@@ -127,11 +133,11 @@ def _parser() -> argparse.ArgumentParser:
         "--dtype", choices=DTYPES, default="fp32", help="of the imported arrays (fp32)"
     )
     command.add_argument(
-        "--vae", type=Path, metavar="SRC", help="take the VAE from this folder or file"
+        "--vae", type=to_path, metavar="SRC", help="take the VAE from this folder or file"
     )
     command.add_argument(
         "--vae-scale",
-        type=float,
+        type=number(0, 1000, above=True),
         metavar="X",
         help="the VAE's scaling factor, where its file does not say (0.13025)",
     )
@@ -150,7 +156,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument(
         "--text-encoders",
-        type=Path,
+        type=to_path,
         metavar="DIR",
         help="diffusers folder with the text encoders (SRC)",
     )
@@ -163,9 +169,9 @@ def _parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("export", help=export.__doc__)
     command.add_argument(
-        "checkpoint", type=Path, metavar="CHECKPOINT", help="workdir, step or imported folder"
+        "checkpoint", type=to_path, metavar="CHECKPOINT", help="workdir, step or imported folder"
     )
-    command.add_argument("--out", type=Path, required=True, metavar="DIR")
+    command.add_argument("--out", type=to_path, required=True, metavar="DIR")
     command.add_argument("--dtype", choices=DTYPES, default="fp32")
     command.add_argument(
         "--max-shard-size", default="10GB", metavar="SIZE", help="of one file (10GB)"
@@ -179,10 +185,12 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(run=export)
 
     command = commands.add_parser("check", help=check.__doc__)
-    command.add_argument("a", type=Path, metavar="A", help="run by JAX: a folder of either form")
-    command.add_argument("b", type=Path, metavar="B", help="run by PyTorch: a diffusers folder")
-    command.add_argument("--tolerance", type=float, default=5e-6, help="relative L2 (5e-6)")
-    command.add_argument("--seed", type=int, default=0, help="of the random inputs (0)")
+    command.add_argument("a", type=to_path, metavar="A", help="run by JAX: a folder of either form")
+    command.add_argument("b", type=to_path, metavar="B", help="run by PyTorch: a diffusers folder")
+    command.add_argument(
+        "--tolerance", type=number(0, 1, above=True), default=5e-6, help="relative L2 (5e-6)"
+    )
+    command.add_argument("--seed", type=SEED, default=0, help="of the random inputs (0)")
     command.set_defaults(run=check)
     return parser
 

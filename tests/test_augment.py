@@ -250,7 +250,7 @@ def test_what_cannot_be_augmented_honestly_is_refused(records, tmp_path):
         with pytest.raises(OmfaError, match="latents, which cannot be augmented"):
             _batches(dataclasses.replace(settings, augment=change))
     wrongs: tuple[tuple[dict[str, Any], str], ...] = (
-        ({"flip": 2.0}, "flip: expected 0 to 1"),
+        ({"flip": 2.0}, "flip: expected a number from 0 to 1"),
         ({"scale": (1.2, 0.8)}, "scale"),
         ({"scale": (1.0,)}, "scale"),
         ({"shift": -0.1}, "shift"),

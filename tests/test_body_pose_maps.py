@@ -109,6 +109,16 @@ def test_sizes_are_letterboxed_and_maps_of_two_looks_are_not_mixed(folder: Path)
         run(folder, size_px=(60, 60))
 
 
+def test_another_tools_maps_are_not_replaced(folder: Path):
+    theirs = folder.parent / "pose" / "00000_00.png"
+    theirs.parent.mkdir()
+    theirs.write_bytes(b"theirs")
+    os.utime(theirs, (0, 0))
+    with pytest.raises(OmfaError, match=r"pictures of another tool \(00000_00\.png"):
+        run(folder)
+    assert theirs.read_bytes() == b"theirs"
+
+
 def test_refusals_come_before_any_work(folder: Path, tmp_path: Path):
     (tmp_path / "empty").mkdir()
     cases = [

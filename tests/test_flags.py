@@ -1,195 +1,127 @@
-"""A GPU's memory: every command asks for what `omfa plan` counts on, unless the user decides."""
+"""No flag of any command takes a number that is none, or a path that names nothing."""
 
-import json
-import logging
-import os
-import subprocess
-import sys
-from pathlib import Path
+import argparse
 
 import pytest
 
-from omfa_jax.cli import main as entry
-from omfa_jax.cli.main import main
-from omfa_jax.core.errors import OmfaError
-from omfa_jax.parallel import flags
-from omfa_jax.parallel.flags import (
-    FRACTION,
-    GPU_FLAGS,
-    OLD_FRACTION,
-    TPU_FLAGS,
-    leave_memory,
-    set_flags,
-    usable_part,
-)
-from omfa_jax.parallel.hardware import USABLE
-from omfa_jax.parallel.pods import pod
-from omfa_jax.scaling import ahead
-from omfa_jax.scaling import plan as planning
-
-ROOT = Path(__file__).parents[1]
-MEMORY = (FRACTION, OLD_FRACTION, flags.PREALLOCATE, flags.ALLOCATOR)
-# what JAX's GPU plugin is told, by the function that reads the environment when a backend starts
-ASKED = """
-import json, os, sys, types
-from omfa_jax.cli import main as entry
-seen = {}
-def run(options):
-    assert "jax" not in sys.modules
-    seen[name] = dict(os.environ)
-    os.environ.clear()
-    os.environ.update(before)
-before = dict(os.environ)
-command = types.SimpleNamespace(run=run, add_arguments=lambda parser: None)
-entry.module_of = lambda name, arguments: (command, [])
-for name in entry.COMMANDS:
-    assert entry.main([name]) == 0
 import convert_weights
-parsed = types.SimpleNamespace(run=lambda options: run(options) or 0)
-convert_weights._parser = lambda: types.SimpleNamespace(parse_known_args=lambda _: (parsed, []))
-name = "convert_weights"
-assert convert_weights.main([]) == 0
-from jaxlib import xla_client
-asked = {}
-for name, environment in seen.items():
-    os.environ.clear()
-    os.environ.update(environment)
-    asked[name] = xla_client.generate_pjrt_gpu_plugin_options()
-print(json.dumps(asked))
-"""
+from omfa_jax.cli.flags import Parser, Value, path_text, to_path
+from omfa_jax.cli.main import COMMANDS, main, parser_for
+from omfa_jax.core.errors import OmfaError
+
+# all that `module_for` leads to
+CHOSEN = {"eval": ([], ["--checkpoint", "x"], ["report"])}
+NONE = ("nan", "NaN", "inf", "-inf", "1e999", "-1e999", "-1", "9" * 400, "9" * 5000, "")
+NONE += (" ", "x", "1j", "0x10", "1,5", "True", "None")
+PATHS = ("DIR", "FILE", "IMAGE", "JSON", "PNG", "PATH", "RAW", "STUDY", "SRC", "CHECKPOINT")
+# fields, not a file
+NO_PATHS = ("--judge-extra",)
 
 
-def asked_of_jax(**own):
-    environment = {name: value for name, value in os.environ.items() if name not in MEMORY}
-    done = subprocess.run(
-        [sys.executable, "-c", ASKED],
-        env={**environment, **own, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    return json.loads(done.stdout)
+def actions_of(parser, name):
+    assert isinstance(parser, Parser), f"{name}: faults would be a page of usage"
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for word, inner in action.choices.items():
+                yield from actions_of(inner, f"{name} {word}")
+        elif action.nargs != 0:
+            flag = action.option_strings[0] if action.option_strings else action.dest
+            yield f"{name} {flag}", action
 
 
-def test_every_command_asks_for_what_plans_count_on():
-    asked = asked_of_jax()
-    assert set(asked) == {*entry.COMMANDS, "convert_weights"}
-    assert {name: options["memory_fraction"] for name, options in asked.items()} == dict.fromkeys(
-        asked, USABLE
-    )
+def all_actions():
+    found = dict(actions_of(convert_weights._parser(), "convert_weights.py"))
+    for command in COMMANDS:
+        for words in CHOSEN.get(command, ([],)):
+            found |= actions_of(parser_for(command, words), " ".join([command, *words]))
+    return found
 
 
-@pytest.mark.parametrize("name", [FRACTION, OLD_FRACTION])
-def test_a_users_own_part_stays(name):
-    """JAX ends a process that has both names of it."""
-    assert {o["memory_fraction"] for o in asked_of_jax(**{name: "0.5"}).values()} == {0.5}
+ACTIONS = all_actions()
+
+
+def is_path(name, action):
+    words = action.metavar if isinstance(action.metavar, str) else ""
+    ends = words.split(".")[0] in PATHS or words in ("A", "B")
+    return ends and not name.endswith(NO_PATHS)
+
+
+def test_the_walk_meets_all_commands():
+    told = {name.rsplit(" ", 1)[0] for name in ACTIONS}
+    assert {"eval report", "scaling fit", "data synthesize", "convert_weights.py import"} <= told
+    assert len(ACTIONS) > 150
+
+
+def test_every_number_is_one_and_within_bounds():
+    numbers = {name: action for name, action in ACTIONS.items() if isinstance(action.type, Value)}
+    assert len(numbers) > 60
+    for name, action in numbers.items():
+        for text in NONE:
+            with pytest.raises(argparse.ArgumentTypeError, match="expected") as told:
+                print(name, action.type(text))
+            assert len(str(told.value)) < 200
+        if action.default is not None and action.default != float("inf"):
+            assert action.type.row.read(action.default) == action.default, name
+
+
+def test_every_flag_with_a_default_number_has_such_a_type():
+    for name, action in ACTIONS.items():
+        assert action.type not in (int, float), name
+        if isinstance(action.default, int | float) and not isinstance(action.default, bool):
+            assert isinstance(action.type, Value), name
+
+
+def test_every_path_names_something():
+    paths = {name: action for name, action in ACTIONS.items() if is_path(name, action)}
+    assert len(paths) > 60
+    for name, action in paths.items():
+        assert action.type in (path_text, to_path), name
+        for text in ("", "a\0b"):
+            with pytest.raises(argparse.ArgumentTypeError, match="name of a file or folder"):
+                action.type(text)
+        assert action.default in (None, [], "runs/demo"), name
+
+
+def test_folders_for_writing_are_paths():
+    for name, action in ACTIONS.items():
+        if name.endswith((" --out", " --workdir", " --raw", " --records", " --model", " --config")):
+            assert action.type in (path_text, to_path), name
 
 
 @pytest.mark.parametrize(
-    ("own", "part"),
+    ("words", "said"),
     [
-        ({}, USABLE),
-        ({FRACTION: str(USABLE)}, USABLE),
-        ({FRACTION: ".5"}, 0.5),
-        ({OLD_FRACTION: ".5"}, 0.5),
-        ({FRACTION: "1.5"}, 1.0),
-        ({flags.PREALLOCATE: "false"}, 0.75),
-        ({flags.PREALLOCATE: "false", FRACTION: "0.9"}, 0.9),
-        ({flags.ALLOCATOR: "cuda_async"}, 0.75),
-        ({flags.ALLOCATOR: "platform"}, USABLE),
+        (["train", "--config", "configs/tiny.py", "--workdir", ""], "--workdir: expected the name"),
+        (["train", "--config", "", "--workdir", "x"], "--config: expected the name"),
+        (["train", "--workdir", "x"], "required: --config (see omfa train --help)"),
+        (
+            ["sample", "--task", "try_on", "--guidance", "nan"],
+            "--guidance: expected a number from 0",
+        ),
+        (["data", "show", "--count", "0"], "--count: expected a whole number from 1 to"),
+        (["data", "build", "--split-shares", "0.5", "nan", "0.5"], "--split-shares: expected"),
+        (["data", "sow"], "invalid choice: 'sow'"),
+        (["scaling", "fit", "--max-loss=inf"], "--max-loss: expected a number above 0"),
     ],
 )
-def test_plans_count_on_what_the_environment_says(own, part, monkeypatch, caplog):
-    monkeypatch.setattr("pathlib.Path.exists", lambda _: True)
-    environment = dict(own)
-    with caplog.at_level(logging.WARNING):
-        set_flags(environment)
-    assert {name: environment[name] for name in MEMORY if name in environment} == (
-        own or {FRACTION: str(USABLE)}
-    )
-    assert usable_part("cuda", environment) == part
-    assert usable_part("tpu", environment) == USABLE
-    said = bool(own) and own != {FRACTION: str(USABLE)}
-    assert len(caplog.messages) == said
-    if said:
-        assert f"stays as it is: programs get {part:.0%} of a GPU's memory" in caplog.text
+def test_a_fault_is_one_line_and_status_2(words, said, capsys):
+    assert main(words) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"omfa {words[0]}: ") and said in line
 
 
-@pytest.mark.parametrize("value", ["much", "0", "-1", "nan"])
-def test_a_part_that_is_no_number_is_refused(value):
-    with pytest.raises(OmfaError, match="expected a number > 0"):
-        usable_part("cuda", {FRACTION: value})
+@pytest.mark.parametrize("scale", ["nan", "0", "-1", "inf", "1e999", "x"])
+def test_a_vae_scale_that_is_none_is_refused(scale, tmp_path, capsys):
+    words = ["import", "absent", "--out", str(tmp_path / "out"), f"--vae-scale={scale}"]
+    assert convert_weights.main(words) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "--vae-scale: expected a number above 0 to 1000, got" in line
+    assert not (tmp_path / "out").exists()
 
 
-def test_metrics_on_the_same_gpu_are_left_some():
-    environment = {FRACTION: str(USABLE)}
-    leave_memory("another library", environment)
-    assert not environment
-    for own in ({FRACTION: "0.5"}, {}):
-        environment = dict(own)
-        leave_memory("another library", environment)
-        assert environment == own
-
-
-@pytest.mark.parametrize(("device", "set_here"), [("cpu", True), ("cuda:0", False)])
-def test_scoring_on_a_gpu_leaves_memory_to_pytorch(monkeypatch, tmp_path, capsys, device, set_here):
-    for name in MEMORY:
-        # set and deleted, so that it is as it was afterwards
-        monkeypatch.setenv(name, "")
-        monkeypatch.delenv(name)
-    flags = ["--checkpoint", str(tmp_path / "none"), "--data", "none", "--task", "try_on"]
-    flags += ["--out", str(tmp_path / "out"), "--device", device]
-    assert main(["eval", *flags]) == 2
-    assert "no model at" in capsys.readouterr().err
-    assert (FRACTION in os.environ) == set_here
-
-
-@pytest.fixture
-def planned(monkeypatch, tmp_path):
-    """Run `omfa plan` of a small model; return (status, figures)."""
-    for name in (*MEMORY, "XLA_FLAGS", "LIBTPU_INIT_ARGS"):
-        monkeypatch.delenv(name, raising=False)
-    before = dict(os.environ)
-    small = ("--config.model.unet=xs", "--config.train.remat=none", "--config.train.attention=xla")
-
-    def run(topology, *arguments):
-        out = tmp_path / "plan.json"
-        base = ("--config", "configs/base.py", "--topology", topology, "--json", str(out))
-        status = main(["plan", *base, *small, *arguments])
-        return status, json.loads(out.read_text())["plan"] if out.exists() else None
-
-    yield run
-    for name in os.environ.keys() - before.keys():
-        del os.environ[name]
-
-
-def test_the_plans_budget_is_that_part(planned, monkeypatch, capsys, caplog):
-    status, figures = planned("h100-8")
-    part = figures["peak_bytes"] / pod("h100-8").chip.memory_bytes
-    assert status == 0 and figures["usable"] == USABLE and part < USABLE
-    assert "(92% of the chip's)" in capsys.readouterr().out
-    # a little less than the run needs
-    monkeypatch.setenv(FRACTION, f"{0.999 * part:.9f}")
-    monkeypatch.setattr(planning, "advice", lambda *_, **__: None)
-    with caplog.at_level(logging.WARNING):
-        status, figures = planned("h100-8")
-    assert status == 2 and not figures["fits"]
-    assert "does not hold this run" in capsys.readouterr().err
-    assert f"{FRACTION}={0.999 * part:.9f} stays as it is" in caplog.text
-
-
-def test_what_is_compiled_ahead_has_the_flags_of_training(planned, monkeypatch):
-    seen = []
-
-    def compiler(machine):
-        seen.append({n: os.environ.get(n, "") for n in ("XLA_FLAGS", "LIBTPU_INIT_ARGS")})
-        raise OmfaError("no compiler here")
-
-    monkeypatch.setattr(ahead, "devices_of", compiler)
-    for topology, variable, wanted in (
-        ("h100-8", "XLA_FLAGS", GPU_FLAGS),
-        ("v5e-8", "LIBTPU_INIT_ARGS", TPU_FLAGS),
-    ):
-        assert planned(topology, "--compile", "--config.train.attention=auto")[0] == 2
-        assert all(f"{flag}={value}" in seen[-1][variable] for flag, value in wanted.items())
+def test_help_is_help(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["train", "--help"])
+    assert stopped.value.code == 0 and "--workdir DIR" in capsys.readouterr().out
+    with pytest.raises(OmfaError, match=r"see omfa train --help"):
+        parser_for("train").parse_args(["--config"])

@@ -16,7 +16,7 @@ from processes import members
 from omfa_jax.body.fit.fitting import Fit
 from omfa_jax.body.fit.folder import fit_folder
 from omfa_jax.body.fit.report import FitReport
-from omfa_jax.body.params_file import load_body_file
+from omfa_jax.body.params_file import load_body_file, save_body
 from omfa_jax.cli.main import main
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.files import atomic_write, clear_leftovers, sole_writer
@@ -177,6 +177,17 @@ def fit(folder: str | Path, **options):
     photos = [(f"p{index}", reader(index)) for index in range(10)]
     fitter = Fitter(Path(folder) / "body.npz")
     return fit_folder(fitter, photos, folder, batch_size=4, **options)  # type: ignore[arg-type]
+
+
+def test_a_rejected_fit_deletes_the_body_of_an_earlier_fit_alone(to_fit, caplog):
+    folder, _ = to_fit
+    ours, theirs = (folder / "smplx" / f"p{index}.npz" for index in (0, 3))
+    params, camera = load_body_file(folder / "body.npz")
+    save_body(ours, params, camera, source="keypoints")
+    save_body(theirs, params, camera, source="exact")
+    report = fit(folder, overwrite=True)
+    assert {"p0", "p3"} <= {name for name, _ in report.rejected}
+    assert not ours.exists() and theirs.exists() and str(theirs) in caplog.text
 
 
 @pytest.fixture

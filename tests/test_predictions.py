@@ -143,13 +143,26 @@ def test_a_folder_is_one_runs(tmp_path):
     picture = folder / "pred" / "x.png"
     picture.parent.mkdir()
     picture.write_bytes(b"x")
+    (folder / "pairs.txt").write_text("x.png y.png\n")
     claim(folder, facts, restart=False)
     changed = facts | {"seed": 1, "sampler": {"steps": 3}}
     with pytest.raises(OmfaError, match=r"sampler: there {'steps': 2}, now .*seed: there 0, now 1"):
         claim(folder, changed, restart=False)
     assert picture.exists()
+    # what is not in its pairs.txt is somebody's, and so is what lies behind a link
+    mine, album = folder / "pred" / "mine.png", tmp_path / "album"
+    album.mkdir()
+    (album / "x.png").write_bytes(b"mine")
+    for foreign in (mine, folder / "gt"):
+        foreign.write_bytes(b"mine") if foreign is mine else foreign.symlink_to(album)
+        with pytest.raises(OmfaError, match=f"did not write.*{foreign.name}"):
+            claim(folder, changed, restart=True)
+        assert foreign.exists() and picture.exists()
+        foreign.unlink()
+    notes = folder / "notes.txt"
+    notes.write_text("mine")
     claim(folder, changed, restart=True)
-    assert not picture.exists()
+    assert not picture.exists() and notes.exists() and (album / "x.png").exists()
     claim(folder, changed, restart=False)
     foreign = tmp_path / "foreign"
     foreign.mkdir()

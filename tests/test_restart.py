@@ -253,7 +253,7 @@ def test_a_kill_between_the_last_two_renames_loses_nothing(raw, undisturbed, tmp
 
     def stop(self, target):
         calls.append(target)
-        if len(calls) == 2:
+        if len(calls) >= 2:  # a killed process puts nothing back
             raise KeyboardInterrupt
         return rename(self, target)
 

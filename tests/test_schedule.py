@@ -96,5 +96,5 @@ def test_logit_normal_timesteps_have_its_quantiles():
 def test_other_distributions_are_refused():
     with pytest.raises(OmfaError, match="did you mean 'logit_normal'"):
         TimestepDistribution("logitnormal")
-    with pytest.raises(OmfaError, match="logit_std must be > 0"):
+    with pytest.raises(OmfaError, match="logit_std: expected a number above 0"):
         TimestepDistribution("logit_normal", logit_std=0.0)

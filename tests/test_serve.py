@@ -192,7 +192,7 @@ def test_the_script_needs_nothing_of_ours(script):
         ({"noise": "missing.npy"}, "--noise: cannot read an array"),
         ({"noise": "small.npy"}, "--noise must have the canvas's shape (16, 32, 16), got (2, 2)"),
         ({"steps": 1001}, "--steps must lie in 1..1000, got 1001"),
-        ({"guidance": -1}, "--guidance must be 0 or more"),
+        ({"guidance": -1}, "--guidance must be 0 to 1000"),
         ({"out": "picture.gif"}, "--out must end in .png, .jpg, .jpeg"),
         ({"device": "abacus"}, "on abacus"),
     ],

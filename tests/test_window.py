@@ -98,7 +98,7 @@ def test_an_unknown_metric_is_named_at_the_first_save(tmp_path):
 
 
 def test_impossible_settings_are_refused():
-    with pytest.raises(OmfaError, match="keep must be at least 1"):
+    with pytest.raises(OmfaError, match=r"keep\.last: expected a whole number from 1"):
         KeepSettings(last=0)
     with pytest.raises(OmfaError, match="did you mean 'skip'"):
         TrainSettings(1, 1, nonfinite="skp")

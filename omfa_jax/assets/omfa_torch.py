@@ -309,8 +309,10 @@ def run(options: argparse.Namespace) -> None:
     """Read the pictures, generate, write the results."""
     if options.out.suffix.lower() not in SUFFIXES:
         raise Fault(f"--out must end in {', '.join(SUFFIXES)}, got {options.out}")
-    if not options.guidance >= 0:
-        raise Fault(f"--guidance must be 0 or more, got {options.guidance}")
+    if not 0 <= options.guidance <= 1000:
+        raise Fault(f"--guidance must be 0 to 1000, got {options.guidance}")
+    if not 0 <= options.seed < 2**32:
+        raise Fault(f"--seed must be 0 to {2**32 - 1}, got {options.seed}")
     files = {name: getattr(options, name) for name in COMPONENTS if getattr(options, name)}
     given = {name: read_picture(path, f"--{name}") for name, path in files.items()}
     pose = read_picture(options.pose, "--pose") if options.pose else None

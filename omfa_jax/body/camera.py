@@ -9,6 +9,8 @@ from jaxtyping import Float
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.images import letterbox_box
 
+MAX_SIDE_PX = 65_535  # of a JPEG
+MAX_FOCAL_PX = 1e9  # a telescope's; beyond it projection loses the body in rounding
 _ROTATION_TOLERANCE = 1e-3
 
 
@@ -32,17 +34,15 @@ class Camera:
         values = {
             "focal_px": _pair("focal_px", self.focal_px),
             "center_px": _pair("center_px", self.center_px),
-            "width_px": int(self.width_px),
-            "height_px": int(self.height_px),
+            "width_px": _side(self.width_px),
+            "height_px": _side(self.height_px),
             "rotation": _array("cam_rotation", self.rotation, (3, 3)),
             "translation": _array("cam_translation", self.translation, (3,)),
         }
         for name, value in values.items():
             object.__setattr__(self, name, value)
-        if min(self.focal_px) <= 0:
+        if not 0 < min(self.focal_px) <= max(self.focal_px) <= MAX_FOCAL_PX:
             raise OmfaError(f"focal_px: expected two positive numbers, got {self.focal_px}")
-        if min(self.width_px, self.height_px) < 1:
-            raise OmfaError(f"image_size_px: expected at least 1x1, got {self.size_text}")
         error = np.abs(self.rotation @ self.rotation.T - np.eye(3)).max()
         if error > _ROTATION_TOLERANCE or np.linalg.det(self.rotation) < 0:
             raise OmfaError("cam_rotation: expected a rotation matrix (orthonormal, determinant 1)")
@@ -118,6 +118,13 @@ def looking_at(
         rotation=rotation,
         translation=-rotation @ eye,
     )
+
+
+def _side(value: Any) -> int:
+    # NaN is on neither side
+    if not 1 <= value <= MAX_SIDE_PX:
+        raise OmfaError(f"image_size_px: expected 1 to {MAX_SIDE_PX} a side, got {value}")
+    return int(value)
 
 
 def _array(name: str, value: Any, shape: tuple[int, ...]) -> Float[np.ndarray, "..."]:

@@ -161,6 +161,12 @@ def _claim(target: Path, settings: _Settings) -> None:
             came = f"holds maps of {found}, asked for {wanted}"
             raise OmfaError(f"{target} {came}; delete it to render it again")
         return
+    others = sorted(target.glob("*.png"))
+    if others:
+        raise OmfaError(
+            f"{target} holds pictures of another tool ({others[0].name}, no {SETTINGS_FILE}), which"
+            " would be replaced; move it away"
+        )
     with atomic_write(note) as temporary:
         temporary.write_text(json.dumps(wanted) + "\n")
 

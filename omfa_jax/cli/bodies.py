@@ -4,6 +4,7 @@ import argparse
 import logging
 from pathlib import Path
 
+from omfa_jax.cli.flags import path_text
 from omfa_jax.core.errors import OmfaError, unknown
 from omfa_jax.core.files import require_dir
 
@@ -25,13 +26,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--in",
         dest="path",
         required=True,
+        type=path_text,
         metavar="PATH",
         help="its file or folder; docs/bodies.md",
     )
-    parser.add_argument("--raw", required=True, metavar="DIR", help="raw data set folder")
+    parser.add_argument(
+        "--raw", required=True, type=path_text, metavar="DIR", help="raw data set folder"
+    )
     parser.add_argument("--split", metavar="NAME", help="default: every folder with photos")
     parser.add_argument(
         "--smplx-model",
+        type=path_text,
         metavar="FILE",
         help="SMPL-X .npz that the bodies are for, as in `omfa data poses`; default: the free body",
     )
@@ -41,9 +46,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="WAY",
         help="copy21 (approximate) or fit (mesh to mesh; needs the models' files)",
     )
-    parser.add_argument("--smpl-model", metavar="FILE", help="SMPL .npz or .pkl")
+    parser.add_argument("--smpl-model", type=path_text, metavar="FILE", help="SMPL .npz or .pkl")
     parser.add_argument(
-        "--correspondence", metavar="FILE", help="smpl2smplx_deftrafo_setup.pkl, or identity"
+        "--correspondence",
+        type=path_text,
+        metavar="FILE",
+        help="smpl2smplx_deftrafo_setup.pkl, or identity",
     )
     parser.add_argument(
         "--hands",

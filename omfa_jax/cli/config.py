@@ -1,7 +1,9 @@
 """Config files: loaded, overridden from the command line, checked; then turned into settings."""
 
 import ast
+import contextlib
 import importlib.util
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +11,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from omfa_jax.body.styles import STYLES
+from omfa_jax.cli import config_table
+from omfa_jax.core.bounds import shown
 from omfa_jax.core.errors import OmfaError, unknown
 from omfa_jax.core.files import require_file
 from omfa_jax.core.tasks import COMPONENTS, Task
@@ -27,16 +30,21 @@ from omfa_jax.train.settings import KeepSettings, LossSettings, OptimizerSetting
 # a locked ConfigDict; its attributes are dynamic, so the type says nothing more
 Config = Any
 
+log = logging.getLogger(__name__)
+
 PREFIX = "--config."
-OBJECTIVES = ("partial_diffusion", "autoencoder")
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """Run `get_config()` of a Python file and apply `--config.a.b=value` overrides; then lock it.
+    """Run `get_config()` of a Python file, apply overrides, check every value; then lock it.
 
-    The file's parent's parent is put on the import path, so that `from configs import base` works.
+    Overrides are `--config.a.b=value`. One OmfaError names all values that are wrong
+    (`config_table`). The file's parent's parent is put on the import path, so that `from configs
+    import base` works.
     """
     path = require_file(path, "config", "--config").absolute()
+    if path.suffix != ".py":
+        raise OmfaError(f"config {path}: expected a Python file (.py); change --config")
     root = str(path.parent.parent)
     if root not in sys.path:
         sys.path.insert(0, root)
@@ -45,14 +53,35 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
+        if not callable(getattr(module, "get_config", None)):
+            raise OmfaError(f"config {path} has no get_config(), which returns a ConfigDict")
         config = module.get_config()
     except OmfaError:
         raise
-    except Exception as error:  # a config is a user's program
-        raise OmfaError(f"config {path} cannot be run: {type(error).__name__}: {error}") from error
+    # a config is a user's program, and may end with sys.exit
+    except (Exception, SystemExit) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise OmfaError(f"config {path} cannot be run: {reason}") from error
+    if not isinstance(config, ConfigDict):
+        raise OmfaError(
+            f"config {path}: get_config() must return the ConfigDict that base.get_config() gave"
+            f" it, got {type(config).__name__}"
+        )
+    given: dict[str, str] = {}
     for override in overrides:
         apply_override(config, override)
-    return config.lock() if isinstance(config, ConfigDict) else config
+        name, _, text = override.partition("=")
+        if given.setdefault(name, text) != text:
+            log.warning("%s is given as %s and as %s: the last one counts", name, given[name], text)
+            given[name] = text
+    config_table.check(config)
+    if config.optimizer.warmup_steps >= config.train.steps:
+        log.warning(
+            "config.optimizer.warmup_steps=%d of config.train.steps=%d: the whole run is warm-up",
+            config.optimizer.warmup_steps,
+            config.train.steps,
+        )
+    return config.lock()
 
 
 def apply_override(config: Config, override: str) -> None:
@@ -79,6 +108,8 @@ def parsed(text: str, default: Any, where: str) -> Any:
     """Return `text` as the type of `default`, or say which type was expected."""
     if isinstance(default, str):
         return text
+    if default is None:
+        raise OmfaError(f"{where!r}: the config file sets None there; give it a value")
     if isinstance(default, bool):
         words = {"true": True, "false": False, "1": True, "0": False}
         if text.lower() in words:
@@ -86,14 +117,17 @@ def parsed(text: str, default: Any, where: str) -> Any:
         raise OmfaError(f"{where!r}: expected true or false, got {text!r}")
     try:
         value = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    # what is nested too deeply overflows the parser's stack
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         value = None
     if isinstance(default, float) and type(value) is int:
-        value = float(value)
+        with contextlib.suppress(OverflowError):
+            value = float(value)
     if isinstance(default, tuple) and isinstance(value, list):
         value = tuple(value)
     if type(value) is not type(default):
-        raise OmfaError(f"{where!r}: expected {type(default).__name__}, got {text!r}")
+        kind, name = type(default).__name__, where.partition("=")[0]
+        raise OmfaError(f"{name}: expected {kind}, got {shown(text)}")
     return value
 
 
@@ -102,9 +136,7 @@ def diffusion_settings(config: Config, vae: VAEConfig) -> DiffusionSettings:
     tasks = []
     for name, row in config.tasks.items():
         tasks.append(Task(name, tuple(row.noised), float(row.weight), row.prompt))
-    d, pose_style = config.diffusion, config.data.pose_style
-    if pose_style not in STYLES:
-        raise unknown("pose map style (config.data.pose_style)", pose_style, STYLES)
+    d = config.diffusion
     return DiffusionSettings(
         tasks=tuple(tasks),
         slots_px=tuple(tuple(config.canvas[name]) for name in COMPONENTS),
@@ -113,7 +145,7 @@ def diffusion_settings(config: Config, vae: VAEConfig) -> DiffusionSettings:
         layout=config.canvas.layout,
         unet_inputs=tuple(d.unet_inputs),
         prediction=d.prediction,
-        pose_style=pose_style,
+        pose_style=config.data.pose_style,
         reference=config.model.reference,
         schedule=ScheduleSettings(
             spacing=d.spacing,
@@ -208,10 +240,3 @@ def check_crop(config: Config, settings: DiffusionSettings) -> None:
             f"config.autoencoder.crop_px must be a multiple of {settings.stride} up to {least}, the"
             f" smallest side of a slot; got {crop}"
         )
-
-
-def check_objective(config: Config) -> str:
-    """Return the objective's name, or raise an OmfaError with the nearest one."""
-    if config.objective not in OBJECTIVES:
-        raise unknown("config.objective", config.objective, OBJECTIVES)
-    return config.objective

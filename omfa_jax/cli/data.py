@@ -9,6 +9,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from omfa_jax.cli import bodies, datasets, duplicates, fit, poses
+from omfa_jax.cli.flags import BATCH, SEED, SIDE_PX, WORKERS, path_text, whole
 from omfa_jax.cli.records import add_writing, writing
 from omfa_jax.core.errors import OmfaError
 
@@ -26,15 +27,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     cores = os.cpu_count() or 1
     make = command("synthesize", "write a synthetic data set in a real one's folder layout")
-    make.add_argument("--out", required=True, metavar="DIR")
+    make.add_argument("--out", required=True, type=path_text, metavar="DIR")
     make.add_argument("--layout", default="viton_hd", help=DATASETS)
-    make.add_argument("--train", type=int, default=1000, help="people in the training split")
-    make.add_argument("--val", type=int, default=50)
-    make.add_argument("--test", type=int, default=100)
-    make.add_argument("--height", type=int, default=128, help="of a photo, in pixels")
-    make.add_argument("--width", type=int, default=96)
-    make.add_argument("--seed", type=int, default=0)
-    make.add_argument("--processes", type=int, default=cores)
+    make.add_argument("--train", type=whole(), default=1000, help="people in the training split")
+    make.add_argument("--val", type=whole(), default=50)
+    make.add_argument("--test", type=whole(), default=100)
+    make.add_argument("--height", type=SIDE_PX, default=128, help="of a photo, in pixels")
+    make.add_argument("--width", type=SIDE_PX, default=96)
+    make.add_argument("--seed", type=SEED, default=0)
+    make.add_argument("--processes", type=WORKERS, default=cores)
 
     bodies.add_arguments(command("bodies", bodies.HELP))
     fit.add_arguments(command("fit", fit.HELP))
@@ -43,38 +44,44 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     poses.add_arguments(command("poses", text))
 
     build = command("build", "turn a raw folder into records")
-    build.add_argument("--raw", required=True, metavar="DIR", help="raw data set folder")
-    build.add_argument("--out", required=True, metavar="DIR")
+    build.add_argument(
+        "--raw", required=True, type=path_text, metavar="DIR", help="raw data set folder"
+    )
+    build.add_argument("--out", required=True, type=path_text, metavar="DIR")
     build.add_argument("--dataset", default="viton_hd", help=DATASETS)
     datasets.add_arguments(build)
-    build.add_argument("--processes", type=int, default=1)
+    build.add_argument("--processes", type=WORKERS, default=1)
     build.add_argument("--overwrite", action="store_true", help="replace records at --out")
     add_writing(build)
 
     duplicates.add_arguments(command("duplicates", "find photos that are in a raw folder twice"))
 
     latents = command("latents", "encode records with a model's VAE, once, for training")
-    latents.add_argument("--records", required=True, metavar="DIR")
-    latents.add_argument("--model", required=True, metavar="DIR", help="diffusers folder with vae/")
-    latents.add_argument("--config", required=True, metavar="FILE", help="for the slot sizes")
-    latents.add_argument("--out", required=True, metavar="DIR")
-    latents.add_argument("--batch-size", type=int, default=32)
+    latents.add_argument("--records", required=True, type=path_text, metavar="DIR")
+    latents.add_argument(
+        "--model", required=True, type=path_text, metavar="DIR", help="diffusers folder with vae/"
+    )
+    latents.add_argument(
+        "--config", required=True, type=path_text, metavar="FILE", help="for the slot sizes"
+    )
+    latents.add_argument("--out", required=True, type=path_text, metavar="DIR")
+    latents.add_argument("--batch-size", type=BATCH, default=32)
     latents.add_argument("--overwrite", action="store_true")
     add_writing(latents)
 
     check = command("check", "read a raw data set or records, and report faults by kind")
     where = check.add_mutually_exclusive_group(required=True)
-    where.add_argument("--records", metavar="DIR")
-    where.add_argument("--raw", metavar="DIR", help="raw data set folder")
+    where.add_argument("--records", type=path_text, metavar="DIR")
+    where.add_argument("--raw", type=path_text, metavar="DIR", help="raw data set folder")
     check.add_argument("--dataset", help=f"with --raw: {DATASETS}; default: by its layout")
     datasets.add_arguments(check)
-    check.add_argument("--processes", type=int, default=1, help="with --raw")
+    check.add_argument("--processes", type=WORKERS, default=1, help="with --raw")
 
     show = command("show", "write a contact sheet of records")
-    show.add_argument("--records", required=True, metavar="DIR")
-    show.add_argument("--out", required=True, metavar="FILE.png")
+    show.add_argument("--records", required=True, type=path_text, metavar="DIR")
+    show.add_argument("--out", required=True, type=path_text, metavar="FILE.png")
     show.add_argument("--split", default="train")
-    show.add_argument("--count", type=int, default=8)
+    show.add_argument("--count", type=whole(1, 10000), default=8)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -171,9 +178,6 @@ def check(options: argparse.Namespace) -> None:
 def show(options: argparse.Namespace) -> None:
     """Write the contact sheet."""
     from omfa_jax.data.show import contact_sheet
-
-    if options.count < 1:
-        raise OmfaError(f"--count: expected 1 or more, got {options.count}")
 
     contact_sheet(options.records, Path(options.out), split=options.split, count=options.count)
     log.info("wrote %s", options.out)

@@ -3,11 +3,16 @@
 import argparse
 from typing import Any
 
+from omfa_jax.cli.flags import SEED, number, path_text
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags; a data set that has no use for one refuses it."""
     parser.add_argument(
-        "--clean", metavar="FILE", help="list of photos to leave out (.json or text)"
+        "--clean",
+        type=path_text,
+        metavar="FILE",
+        help="list of photos to leave out (.json or text)",
     )
     parser.add_argument(
         "--parse-labels", metavar="SET", help="of VITON-HD's parse maps: cihp (default), lip, atr"
@@ -15,11 +20,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--split-shares",
         metavar=("TRAIN", "VAL", "TEST"),
-        type=float,
+        type=number(0, 1),
         nargs=3,
         help="of a set without splits (DeepFashion-MultiModal): default 0.965 0.01 0.025",
     )
-    parser.add_argument("--split-seed", type=int, help="of a set without splits: default 0")
+    parser.add_argument("--split-seed", type=SEED, help="of a set without splits: default 0")
 
 
 def item_options(options: argparse.Namespace) -> dict[str, Any]:

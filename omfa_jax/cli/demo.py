@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from omfa_jax import __version__
+from omfa_jax.cli.flags import WORKERS, path_text, whole
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.files import atomic_write, require_writable_dir
 
@@ -23,21 +24,16 @@ SEED = 7
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `omfa demo`."""
-    parser.add_argument("--workdir", default="runs/demo", metavar="DIR")
-    parser.add_argument("--train", type=int, default=256, help="synthetic people to train on")
-    parser.add_argument("--test", type=int, default=24, help="held-out people to score on")
-    parser.add_argument("--steps", type=int, default=150, help="training steps")
-    parser.add_argument("--sampling-steps", type=int, default=20)
-    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--workdir", default="runs/demo", type=path_text, metavar="DIR")
+    parser.add_argument("--train", type=whole(8), default=256, help="synthetic people to train on")
+    parser.add_argument("--test", type=whole(2), default=24, help="held-out people to score on")
+    parser.add_argument("--steps", type=whole(1), default=150, help="training steps")
+    parser.add_argument("--sampling-steps", type=whole(1, 1000), default=20)
+    parser.add_argument("--processes", type=WORKERS, default=os.cpu_count() or 1)
 
 
 def run(options: argparse.Namespace) -> None:
     """Run every stage; each says what it does and how long it took."""
-    if options.train < 8 or options.test < 2 or options.steps < 1:
-        raise OmfaError(
-            "the demo needs --train 8, --test 2 and --steps 1 or more, got"
-            f" {options.train}, {options.test} and {options.steps}"
-        )
     workdir = require_writable_dir(options.workdir, "--workdir").absolute()
     if not CONFIG.is_file():
         raise OmfaError(f"the demo's config is not at {CONFIG}; run it from a checkout (make demo)")

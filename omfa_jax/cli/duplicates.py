@@ -4,18 +4,27 @@ import argparse
 import logging
 import os
 
+from omfa_jax.cli.flags import WORKERS, path_text, whole
+
 log = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the command."""
-    parser.add_argument("--raw", required=True, metavar="DIR", help="raw data set folder")
-    parser.add_argument("--out", required=True, metavar="FILE.json", help="for build's --clean")
+    parser.add_argument(
+        "--raw", required=True, type=path_text, metavar="DIR", help="raw data set folder"
+    )
+    parser.add_argument(
+        "--out", required=True, type=path_text, metavar="FILE.json", help="for build's --clean"
+    )
     parser.add_argument("--dataset", help="default: told by the folder's layout")
     parser.add_argument(
-        "--distance", type=int, default=10, help="differing bits of 64 at which photos are compared"
+        "--distance",
+        type=whole(0, 64),
+        default=10,
+        help="differing bits of 64 at which photos are compared",
     )
-    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--processes", type=WORKERS, default=os.cpu_count() or 1)
 
 
 def run(options: argparse.Namespace) -> None:

@@ -5,9 +5,9 @@ import importlib.util
 import logging
 import os
 import sys
-from pathlib import Path
 
 from omfa_jax.cli.eval_judge import add_judge_arguments, judge_folder, judge_of_folder
+from omfa_jax.cli.flags import BATCH, SEED, WORKERS, to_path
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.evals.protocol import PROTOCOLS
 from omfa_jax.evals.scores import SETTINGS, Scores
@@ -34,20 +34,20 @@ def module_for(arguments: list[str]) -> tuple[str, list[str]]:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `omfa eval`."""
-    parser.add_argument("--pred", required=True, type=Path, metavar="DIR", help="predictions")
-    parser.add_argument("--gt", required=True, type=Path, metavar="DIR", help="ground truth")
-    parser.add_argument("--garments", type=Path, metavar="DIR", help="garment pictures")
+    parser.add_argument("--pred", required=True, type=to_path, metavar="DIR", help="predictions")
+    parser.add_argument("--gt", required=True, type=to_path, metavar="DIR", help="ground truth")
+    parser.add_argument("--garments", type=to_path, metavar="DIR", help="garment pictures")
     parser.add_argument(
-        "--pairs", type=Path, metavar="FILE", help='"person garment [category]" lines'
+        "--pairs", type=to_path, metavar="FILE", help='"person garment [category]" lines'
     )
-    parser.add_argument("--categories", type=Path, metavar="FILE", help='"name category" lines')
+    parser.add_argument("--categories", type=to_path, metavar="FILE", help='"name category" lines')
     parser.add_argument("--protocol", required=True, metavar="NAME", help=", ".join(PROTOCOLS))
     parser.add_argument("--setting", default="paired", help=", ".join(SETTINGS))
     parser.add_argument("--metrics", metavar="A,B", help="only these of the protocol's metrics")
-    parser.add_argument("--out", required=True, type=Path, metavar="FILE", help="scores (.json)")
+    parser.add_argument("--out", required=True, type=to_path, metavar="FILE", help="scores (.json)")
     parser.add_argument("--method", help="its name in tables; default: the folder's")
     parser.add_argument(
-        "--networks", type=Path, metavar="DIR", help="network weights; nothing is downloaded"
+        "--networks", type=to_path, metavar="DIR", help="network weights; nothing is downloaded"
     )
     parser.add_argument(
         "--any-weights", action="store_true", help="use weights with another checksum"
@@ -64,13 +64,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             metavar="RULE",
             help=f"names without suffix, by {{person}} and {{garment}}; default {default}",
         )
-    parser.add_argument("--seed", type=int, default=0, help="of subsets and resamples")
+    parser.add_argument("--seed", type=SEED, default=0, help="of subsets and resamples")
     parser.add_argument("--device", default="cpu", help="cpu or cuda, of the networks")
     parser.add_argument(
-        "--workers", type=int, default=os.cpu_count() or 1, help="threads; numbers do not change"
+        "--workers",
+        type=WORKERS,
+        default=os.cpu_count() or 1,
+        help="threads; numbers do not change",
     )
     parser.add_argument(
-        "--batch-size", type=int, default=32, help="pictures between two writes of the cache"
+        "--batch-size", type=BATCH, default=32, help="pictures between two writes of the cache"
     )
     add_judge_arguments(parser)
 
@@ -80,10 +83,6 @@ def run(options: argparse.Namespace) -> None:
     from omfa_jax.evals.folder import Request, score_folder
     from omfa_jax.evals.matching import Names
 
-    for flag in ("workers", "batch_size"):
-        if getattr(options, flag) < 1:
-            shown = flag.replace("_", "-")
-            raise OmfaError(f"--{shown} must be at least 1, got {getattr(options, flag)}")
     _require_device(options.device)
     settings = judge_of_folder(options)
     scores = score_folder(

@@ -8,10 +8,13 @@ import os
 from pathlib import Path
 from typing import Any
 
+from omfa_jax.cli.flags import BATCH_MAX, SEED, WORKERS, of, path_text, to_path, whole
 from omfa_jax.core.errors import OmfaError, unknown
 from omfa_jax.core.files import atomic_write, only_user_of, require_writable_dir
 from omfa_jax.core.tasks import COMPONENTS
+from omfa_jax.diffusion.sample import SAMPLER
 from omfa_jax.diffusion.steppers import STEPPERS
+from omfa_jax.evals.heldout import NOISE_LEVELS
 from omfa_jax.evals.protocol import PROTOCOLS
 from omfa_jax.evals.scores import SETTINGS
 
@@ -27,28 +30,57 @@ JOINS = True
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `omfa eval --checkpoint`."""
     add = parser.add_argument
-    add("--checkpoint", required=True, metavar="DIR", help="workdir, step or model folder")
-    add("--data", required=True, metavar="DIR", help="image records; latents for --loss alone")
+    add(
+        "--checkpoint",
+        required=True,
+        type=path_text,
+        metavar="DIR",
+        help="workdir, step or model folder",
+    )
+    add(
+        "--data",
+        required=True,
+        type=path_text,
+        metavar="DIR",
+        help="image records; latents for --loss alone",
+    )
     add("--split", default="test")
     add("--task", metavar="TASK", help="try_on | try_off; without it --loss alone")
     add("--setting", help=f"{' | '.join(SETTINGS)}; default: paired for try_on")
-    add("--out", required=True, metavar="DIR", help="pictures, scores.json; shared by all hosts")
-    add("--limit", type=int, metavar="N", help="the first N examples")
+    add(
+        "--out",
+        required=True,
+        type=path_text,
+        metavar="DIR",
+        help="pictures, scores.json; shared by all hosts",
+    )
+    add("--limit", type=whole(1), metavar="N", help="the first N examples")
     add("--restart", action="store_true", help="delete another run's pictures in --out")
-    add("--steps", type=int, default=50, help="denoising steps")
+    add("--steps", type=of(SAMPLER["steps"]), default=50, help="denoising steps")
     add("--sampler", default="ddim", metavar="NAME", help=" | ".join(STEPPERS))
-    add("--guidance", type=float, default=2.0)
-    add("--guidance-rescale", type=float, default=0.0, metavar="PHI", help="0 to 1; 0 = off")
-    add("--seed", type=int, default=0)
+    add("--guidance", type=of(SAMPLER["guidance"]), default=2.0)
+    add(
+        "--guidance-rescale",
+        type=of(SAMPLER["guidance_rescale"]),
+        default=0.0,
+        metavar="PHI",
+        help="0 to 1; 0 = off",
+    )
+    add("--seed", type=SEED, default=0)
     add("--raw-weights", action="store_true", help="not the EMA")
     add("--dtype", default="float32", help="float32 or bfloat16: what the networks compute in")
-    add("--batch-size", type=int, default=0, help="examples on the way; pictures do not change")
+    add(
+        "--batch-size",
+        type=whole(0, BATCH_MAX),
+        default=0,
+        help="examples on the way; pictures do not change",
+    )
     add("--protocol", default="omfa", metavar="NAME", help=", ".join(PROTOCOLS))
     add("--method", help="its name in tables; default: the checkpoint's folder")
-    add("--networks", type=Path, metavar="DIR", help="weights of the metrics' networks")
+    add("--networks", type=to_path, metavar="DIR", help="weights of the metrics' networks")
     add("--any-weights", action="store_true", help="use weights with another checksum")
     add("--device", default="cpu", help="cpu or cuda, of the metrics' networks")
-    add("--workers", type=int, default=os.cpu_count() or 1, help="threads that score")
+    add("--workers", type=WORKERS, default=os.cpu_count() or 1, help="threads that score")
     add(
         "--influence",
         nargs="?",
@@ -57,11 +89,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="score with another example's garment,face,pose too (default: each)",
     )
     add("--influence-metric", default="psnr", metavar="NAME", help="any metric per image")
-    add("--regions", type=Path, metavar="RAW", help="raw folder with parse maps: PSNR by region")
-    add("--truth", type=Path, metavar="RAW", help="a synthetic raw folder: exact answers, regions")
+    add("--regions", type=to_path, metavar="RAW", help="raw folder with parse maps: PSNR by region")
+    add(
+        "--truth",
+        type=to_path,
+        metavar="RAW",
+        help="a synthetic raw folder: exact answers, regions",
+    )
     add("--loss", action="store_true", help="the held-out loss")
-    add("--loss-examples", type=int, default=256, metavar="N")
-    add("--loss-timesteps", type=int, default=16, metavar="N", help="noise levels, a multiple of 4")
+    add("--loss-examples", type=whole(1), default=256, metavar="N")
+    add(
+        "--loss-timesteps",
+        type=whole(NOISE_LEVELS, 1000, multiple_of=NOISE_LEVELS),
+        default=16,
+        metavar="N",
+        help="noise levels, a multiple of 4",
+    )
 
 
 def run(options: argparse.Namespace) -> None:
@@ -110,10 +153,6 @@ def check(options: argparse.Namespace) -> None:
             f"--task {options.task} has the settings {', '.join(own[options.task])},"
             f" got --setting {options.setting}"
         )
-    if not 0 <= options.seed < 2**32:
-        raise OmfaError(f"--seed: expected 0 to {2**32 - 1}, got {options.seed}")
-    if options.limit is not None and options.limit < 1:
-        raise OmfaError(f"--limit must be at least 1, got {options.limit}")
     if options.influence and options.setting == "unpaired":
         raise OmfaError("--influence needs a ground truth: it is not for --setting unpaired")
     if options.truth and options.task != "try_on":

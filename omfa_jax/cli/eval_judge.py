@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from omfa_jax.cli.flags import number, to_path, whole
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.evals.judge.judged import add_judged
 from omfa_jax.evals.judge.run import judge
@@ -38,13 +39,48 @@ def add_judge_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="IN,OUT",
         help="USD for a million tokens; 0,0 for a server of your own (known: gpt-4o-mini's)",
     )
-    add("--judge-cost-cap", type=float, default=5.0, metavar="USD", help="stop there (5)")
-    add("--judge-cache", type=Path, metavar="FILE", help="paid answers (--out's NAME.judge.jsonl)")
-    add("--judge-concurrency", type=int, default=4, metavar="N", help="requests at once (4)")
-    add("--judge-attempts", type=int, default=6, metavar="N", help="tries of a request (6)")
-    add("--judge-asks", type=int, default=3, metavar="N", help="answers that may be unusable (3)")
-    add("--judge-timeout", type=float, default=120.0, metavar="S", help="for one answer (120)")
-    add("--judge-max-tokens", type=int, default=300, metavar="N", help="of an answer (300)")
+    add("--judge-cost-cap", type=number(0, 1e9), default=5.0, metavar="USD", help="stop there (5)")
+    add(
+        "--judge-cache",
+        type=to_path,
+        metavar="FILE",
+        help="paid answers (--out's NAME.judge.jsonl)",
+    )
+    add(
+        "--judge-concurrency",
+        type=whole(1, 1000),
+        default=4,
+        metavar="N",
+        help="requests at once (4)",
+    )
+    add(
+        "--judge-attempts",
+        type=whole(1, 1000),
+        default=6,
+        metavar="N",
+        help="tries of a request (6)",
+    )
+    add(
+        "--judge-asks",
+        type=whole(1, 1000),
+        default=3,
+        metavar="N",
+        help="answers that may be unusable (3)",
+    )
+    add(
+        "--judge-timeout",
+        type=number(0, 86400, above=True),
+        default=120.0,
+        metavar="S",
+        help="for one answer (120)",
+    )
+    add(
+        "--judge-max-tokens",
+        type=whole(1, 10**6),
+        default=300,
+        metavar="N",
+        help="of an answer (300)",
+    )
     add("--judge-detail", default="high", metavar="low|high|auto", help="of pictures (high)")
     add(
         "--judge-extra",

@@ -1,8 +1,8 @@
 """`omfa eval report`: one page, and tables, from several scores files."""
 
 import argparse
-from pathlib import Path
 
+from omfa_jax.cli.flags import SIDE_PX, to_path, whole
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.files import atomic_write
 from omfa_jax.evals.exports import csv_text, latex
@@ -15,24 +15,28 @@ from omfa_jax.evals.table import grouped
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `omfa eval report`."""
     add = parser.add_argument
-    add("scores", nargs="+", type=Path, metavar="FILE.json", help="what `omfa eval` wrote")
-    add("--out", type=Path, required=True, metavar="FILE.html", help="the page, in one file")
-    add("--latex", type=Path, metavar="FILE.tex", help="the table for a paper (booktabs)")
-    add("--csv", type=Path, metavar="FILE.csv", help="the table for a program")
+    add("scores", nargs="+", type=to_path, metavar="FILE.json", help="what `omfa eval` wrote")
+    add("--out", type=to_path, required=True, metavar="FILE.html", help="the page, in one file")
+    add("--latex", type=to_path, metavar="FILE.tex", help="the table for a paper (booktabs)")
+    add("--csv", type=to_path, metavar="FILE.csv", help="the table for a program")
     add(
         "--examples-by",
         default="",
         metavar="METRIC[,METRIC]",
         help="show worst and best pictures by these (judge, or the first there is of LPIPS, ...)",
     )
-    add("--examples", type=int, default=3, metavar="N", help="of each end (3); 0 shows none")
-    add("--example-height", type=int, default=320, metavar="PX", help="of a picture (320)")
+    add(
+        "--examples",
+        type=whole(0, 10000),
+        default=3,
+        metavar="N",
+        help="of each end (3); 0 shows none",
+    )
+    add("--example-height", type=SIDE_PX, default=320, metavar="PX", help="of a picture (320)")
 
 
 def run(options: argparse.Namespace) -> None:
     """Write the page, and what else was asked for."""
-    if options.examples < 0 or options.example_height < 16:
-        raise OmfaError("--examples must be 0 or more, and --example-height at least 16")
     outputs = {"--out": options.out, "--latex": options.latex, "--csv": options.csv}
     given = {flag: path for flag, path in outputs.items() if path is not None}
     inputs = {path.resolve() for path in options.scores}

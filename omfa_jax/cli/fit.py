@@ -4,6 +4,7 @@ import argparse
 import logging
 from collections.abc import Callable
 
+from omfa_jax.cli.flags import BATCH, path_text
 from omfa_jax.core.errors import OmfaError
 
 HELP = "fit SMPL-X bodies to the photos' 2D keypoints (SPLIT/smplx), no pose network needed"
@@ -13,14 +14,18 @@ log = logging.getLogger(__name__)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `omfa data fit`."""
-    parser.add_argument("--raw", required=True, metavar="DIR", help="raw data set folder")
+    parser.add_argument(
+        "--raw", required=True, type=path_text, metavar="DIR", help="raw data set folder"
+    )
     parser.add_argument(
         "--keypoints",
         default="openpose",
         help="openpose (VITON-HD's layout), deepfashion (DeepFashion-MultiModal's) or dresscode",
     )
-    parser.add_argument("--smplx-model", metavar="FILE", help="SMPL-X .npz; default: the free body")
-    parser.add_argument("--batch-size", type=int, default=16, help="photos at a time")
+    parser.add_argument(
+        "--smplx-model", type=path_text, metavar="FILE", help="SMPL-X .npz; default: the free body"
+    )
+    parser.add_argument("--batch-size", type=BATCH, default=16, help="photos at a time")
     parser.add_argument("--overwrite", action="store_true", help="fit again what is there")
 
 

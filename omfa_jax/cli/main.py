@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from omfa_jax import __version__
+from omfa_jax.cli.flags import Parser
 from omfa_jax.cli.logs import set_up_logs
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.exit_status import RESTART, UNFORESEEN, row_of
@@ -50,7 +51,7 @@ def module_of(command: str, arguments: Sequence[str]) -> tuple[ModuleType, list[
 def parser_for(command: str, arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
     """Return the argument parser of one command, as `arguments` (those after it) choose it."""
     text = COMMANDS[command][1]
-    parser = argparse.ArgumentParser(prog=f"omfa {command}", description=text, allow_abbrev=False)
+    parser = Parser(prog=f"omfa {command}", description=text, allow_abbrev=False)
     module_of(command, arguments)[0].add_arguments(parser)
     return parser
 
@@ -72,13 +73,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         parser = parser_for(command, arguments[1:])
         module, words = module_of(command, arguments[1:])
+        options, rest = parser.parse_known_args(words)
+        takes_config = hasattr(options, "config")
+        if rest and not (takes_config and all(flag.startswith("--config.") for flag in rest)):
+            parser.error(f"unrecognised arguments: {' '.join(rest)}")
     except OmfaError as error:
         print(f"omfa {command}: {error}", file=sys.stderr)
         return 2
-    options, rest = parser.parse_known_args(words)
-    takes_config = hasattr(options, "config")
-    if rest and not (takes_config and all(flag.startswith("--config.") for flag in rest)):
-        parser.error(f"unrecognised arguments: {' '.join(rest)}")
     options.overrides = rest
     joins = getattr(module, "JOINS", False)
     try:

@@ -6,9 +6,9 @@ import json
 import logging
 import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from omfa_jax.cli.flags import EFFICIENCY, path_text, to_path
 from omfa_jax.core.errors import OmfaError
 
 if TYPE_CHECKING:
@@ -20,7 +20,9 @@ log = logging.getLogger(__name__)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `omfa plan`."""
-    parser.add_argument("--config", required=True, metavar="FILE", help="a file of configs/")
+    parser.add_argument(
+        "--config", required=True, type=path_text, metavar="FILE", help="a file of configs/"
+    )
     parser.add_argument(
         "--topology",
         required=True,
@@ -36,18 +38,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--efficiency",
-        type=float,
+        type=EFFICIENCY,
         default=0.5,
         metavar="X",
         help="of the chip's peak that computing reaches (0.5)",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here too")
+    parser.add_argument("--json", type=to_path, metavar="FILE", help="write the figures here too")
 
 
 def run(options: argparse.Namespace) -> None:
     """Print the plan; a run that does not fit is an OmfaError that says what to change."""
-    if not 0 < options.efficiency <= 1:
-        raise OmfaError(f"--efficiency must lie in (0, 1], got {options.efficiency}")
     if "jax" not in sys.modules:
         # nothing is run: the compilers for other devices are loaded, the devices are not
         os.environ["JAX_PLATFORMS"] = "cpu"

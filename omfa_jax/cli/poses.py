@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from omfa_jax.cli.flags import WORKERS, path_text, whole
 from omfa_jax.core.errors import OmfaError, unknown
 from omfa_jax.core.files import require_dir, require_writable_dir
 
@@ -19,18 +20,28 @@ log = logging.getLogger(__name__)
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--raw", metavar="DIR", help="raw data set: every smplx/ folder of it")
+    what.add_argument(
+        "--raw", type=path_text, metavar="DIR", help="raw data set: every smplx/ folder of it"
+    )
     what.add_argument("--poses", metavar="NAME,...|all", help="target poses of the library")
-    what.add_argument("--turntable", type=int, metavar="N", help="N views round a body")
+    what.add_argument("--turntable", type=whole(1, 10000), metavar="N", help="N views round a body")
     what.add_argument("--list", action="store_true", help="print the library's pose names")
-    parser.add_argument("--library", metavar="FILE.json", help="default: the library shipped")
-    parser.add_argument("--body", metavar="FILE.npz", help="whose body; default: the mean one")
+    parser.add_argument(
+        "--library", type=path_text, metavar="FILE.json", help="default: the library shipped"
+    )
+    parser.add_argument(
+        "--body", type=path_text, metavar="FILE.npz", help="whose body; default: the mean one"
+    )
     parser.add_argument("--size", default="768x1024", metavar="WxH", help="without --body")
-    parser.add_argument("--out", metavar="DIR", help="for target poses and turntables")
-    parser.add_argument("--smplx-model", metavar="FILE", help="SMPL-X .npz; default: the free body")
+    parser.add_argument(
+        "--out", type=path_text, metavar="DIR", help="for target poses and turntables"
+    )
+    parser.add_argument(
+        "--smplx-model", type=path_text, metavar="FILE", help="SMPL-X .npz; default: the free body"
+    )
     parser.add_argument("--style", default="normals", help="normals, positions, parts or shaded")
     parser.add_argument("--backend", default="auto", help="auto, pyrender or zbuffer")
-    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--processes", type=WORKERS, default=os.cpu_count() or 1)
 
 
 def run(options: argparse.Namespace) -> None:

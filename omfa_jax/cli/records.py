@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from omfa_jax.cli.flags import whole
 from omfa_jax.data.writing import RUNNERS, SHARD_RECORDS
 
 if TYPE_CHECKING:
@@ -19,7 +20,11 @@ log = logging.getLogger(__name__)
 def add_writing(parser: argparse.ArgumentParser) -> None:
     """Add the flags of a command that writes records."""
     parser.add_argument(
-        "--shard-records", type=int, default=SHARD_RECORDS, metavar="N", help="items per file"
+        "--shard-records",
+        type=whole(1, 10**7),
+        default=SHARD_RECORDS,
+        metavar="N",
+        help="items per file",
     )
     parser.add_argument("--runner", default="local", help=" or ".join(RUNNERS))
     parser.add_argument(

@@ -2,14 +2,18 @@
 
 import argparse
 import logging
+import re
 from pathlib import Path
 
 import numpy as np
 
+from omfa_jax.cli.flags import SEED, of, path_text, whole
 from omfa_jax.cli.inputs import Slots, face_of, pose_of, render_pose
 from omfa_jax.core.errors import OmfaError, unknown
 from omfa_jax.core.files import require_writable_dir
+from omfa_jax.core.folders import require_apart
 from omfa_jax.core.images import from_signed, write_image
+from omfa_jax.diffusion.sample import SAMPLER
 from omfa_jax.diffusion.steppers import STEPPERS
 
 log = logging.getLogger(__name__)
@@ -17,37 +21,65 @@ log = logging.getLogger(__name__)
 TASKS = ("try_on", "try_off", "transfer", "turntable")
 TURNTABLE_VIEWS = 8
 DTYPES = ("auto", "float32", "bfloat16")
+# the names of what is written
+RESULTS = re.compile(rf"(garment|{'|'.join(TASKS)})_\d+\.png|sheet\.png")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `omfa sample`."""
-    parser.add_argument("--checkpoint", required=True, metavar="DIR", help="workdir, step or model")
+    parser.add_argument(
+        "--checkpoint", required=True, type=path_text, metavar="DIR", help="workdir, step or model"
+    )
     parser.add_argument("--task", required=True, metavar="TASK", help=" | ".join(TASKS))
     parser.add_argument(
-        "--out", required=True, metavar="DIR", help="pictures and sheet.png go here"
+        "--out", required=True, type=path_text, metavar="DIR", help="pictures and sheet.png go here"
     )
-    parser.add_argument("--garment", metavar="IMAGE", help="in-shop photo of the garment")
-    parser.add_argument("--person", metavar="IMAGE", help="photo of the person")
-    parser.add_argument("--face", metavar="IMAGE", help="face; default: cut out of --person")
-    parser.add_argument("--pose", metavar="FILE", help="pose map, or SMPL-X parameters (.npz)")
-    parser.add_argument("--source-person", metavar="IMAGE", help="transfer: who wears the garment")
     parser.add_argument(
-        "--source-face", metavar="IMAGE", help="default: cut out of --source-person"
+        "--garment", type=path_text, metavar="IMAGE", help="in-shop photo of the garment"
     )
-    parser.add_argument("--source-pose", metavar="FILE", help="transfer: the source's pose")
-    parser.add_argument("--source-keypoints", metavar="JSON", help="of --source-person")
-    parser.add_argument("--source-parse", metavar="PNG", help="parse map of --source-person")
-    parser.add_argument("--keypoints", metavar="JSON", help="OpenPose keypoints of --person")
-    parser.add_argument("--parse", metavar="PNG", help="parse map of --person")
-    parser.add_argument("--smplx-model", metavar="FILE", help="SMPL-X .npz; default: the free body")
-    parser.add_argument("--views", type=int, default=TURNTABLE_VIEWS, help="turntable: how many")
-    parser.add_argument("--steps", type=int, default=50, help="denoising steps")
+    parser.add_argument("--person", type=path_text, metavar="IMAGE", help="photo of the person")
+    parser.add_argument(
+        "--face", type=path_text, metavar="IMAGE", help="face; default: cut out of --person"
+    )
+    parser.add_argument(
+        "--pose", type=path_text, metavar="FILE", help="pose map, or SMPL-X parameters (.npz)"
+    )
+    parser.add_argument(
+        "--source-person", type=path_text, metavar="IMAGE", help="transfer: who wears the garment"
+    )
+    parser.add_argument(
+        "--source-face", type=path_text, metavar="IMAGE", help="default: cut out of --source-person"
+    )
+    parser.add_argument(
+        "--source-pose", type=path_text, metavar="FILE", help="transfer: the source's pose"
+    )
+    parser.add_argument(
+        "--source-keypoints", type=path_text, metavar="JSON", help="of --source-person"
+    )
+    parser.add_argument(
+        "--source-parse", type=path_text, metavar="PNG", help="parse map of --source-person"
+    )
+    parser.add_argument(
+        "--keypoints", type=path_text, metavar="JSON", help="OpenPose keypoints of --person"
+    )
+    parser.add_argument("--parse", type=path_text, metavar="PNG", help="parse map of --person")
+    parser.add_argument(
+        "--smplx-model", type=path_text, metavar="FILE", help="SMPL-X .npz; default: the free body"
+    )
+    parser.add_argument(
+        "--views", type=whole(1, 1000), default=TURNTABLE_VIEWS, help="turntable: how many"
+    )
+    parser.add_argument("--steps", type=of(SAMPLER["steps"]), default=50, help="denoising steps")
     parser.add_argument("--sampler", default="ddim", metavar="NAME", help=" | ".join(STEPPERS))
-    parser.add_argument("--guidance", type=float, default=2.0)
+    parser.add_argument("--guidance", type=of(SAMPLER["guidance"]), default=2.0)
     parser.add_argument(
-        "--guidance-rescale", type=float, default=0.0, metavar="PHI", help="0 to 1; 0 = off"
+        "--guidance-rescale",
+        type=of(SAMPLER["guidance_rescale"]),
+        default=0.0,
+        metavar="PHI",
+        help="0 to 1; 0 = off",
     )
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=SEED, default=0)
     parser.add_argument("--raw-weights", action="store_true", help="not the EMA")
     parser.add_argument(
         "--dtype",
@@ -73,9 +105,8 @@ def run(options: argparse.Namespace) -> None:
         raise OmfaError(f"--task {options.task} needs --face, or --person to cut it from")
     if options.dtype not in DTYPES:
         raise unknown("type (--dtype)", options.dtype, DTYPES)
-    if not 0 <= options.seed < 2**32:
-        raise OmfaError(f"--seed: expected 0 to {2**32 - 1}, got {options.seed}")
     out = require_writable_dir(options.out, "--out")
+    require_kept(options, out)
 
     from omfa_jax.diffusion.sample import SamplerSettings
     from omfa_jax.sampling.generate import Sampler
@@ -87,6 +118,13 @@ def run(options: argparse.Namespace) -> None:
     sampler = Sampler(bundle, settings, dtype=options.dtype)
     columns = GENERATE[options.task](sampler, Slots(bundle.settings), options)
     write_columns(out, columns, bundle.settings.slots_px[1])
+
+
+def require_kept(options: argparse.Namespace, out: Path) -> None:
+    """Raise an OmfaError if a picture that is read has a name that the results would take."""
+    for flag, path in vars(options).items():
+        if isinstance(path, str) and RESULTS.fullmatch(Path(path).name):
+            require_apart(out / Path(path).name, {f"--{flag.replace('_', '-')}": path})
 
 
 def load_checkpoint(path: str, *, ema: bool = True):

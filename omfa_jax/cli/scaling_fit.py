@@ -3,10 +3,11 @@
 import argparse
 import json
 import logging
-from pathlib import Path
 
+from omfa_jax.cli.flags import SEED, number, path_text, to_path, whole
 from omfa_jax.core.errors import OmfaError, require_modules
 from omfa_jax.core.files import atomic_write
+from omfa_jax.core.folders import require_apart
 
 log = logging.getLogger(__name__)
 
@@ -15,7 +16,9 @@ HELP = "fit loss laws to a table of finished runs, with intervals"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `omfa scaling fit`."""
-    parser.add_argument("--table", required=True, metavar="FILE", help="CSV, TSV or JSON lines")
+    parser.add_argument(
+        "--table", required=True, type=path_text, metavar="FILE", help="CSV, TSV or JSON lines"
+    )
     for name, text in (
         ("params", "parameters"),
         ("samples", "samples or tokens seen"),
@@ -28,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         )
     parser.add_argument(
         "--flops-per-param-sample",
-        type=float,
+        type=number(0, 1e12, above=True),
         metavar="K",
         help="FLOPs = K params samples, even if the table has FLOPs (tokens of a transformer: 6)",
     )
@@ -48,33 +51,43 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--unique", metavar="N", help="also with so many distinct samples")
     parser.add_argument("--no-irreducible", action="store_true", help="fix E at 0")
-    parser.add_argument("--max-loss", type=float, metavar="X", help="leave out higher losses")
     parser.add_argument(
-        "--drop-highest", type=int, default=0, metavar="K", help="leave out the K highest losses"
+        "--max-loss", type=number(0, 1e30, above=True), metavar="X", help="leave out higher losses"
+    )
+    parser.add_argument(
+        "--drop-highest",
+        type=whole(),
+        default=0,
+        metavar="K",
+        help="leave out the K highest losses",
     )
     parser.add_argument(
         "--outlier-mad",
-        type=float,
+        type=number(0, 1e6, above=True),
         metavar="K",
         help="leave out runs over K robust deviations from a first fit, and fit again",
     )
     parser.add_argument(
         "--isoflop-tolerance",
-        type=float,
+        type=number(0, 1, above=True, below=True),
         default=0.1,
         metavar="X",
         help="runs within this share of a budget's middle belong to it (0.1)",
     )
     parser.add_argument(
         "--hold-out",
-        type=float,
+        type=number(0, 0.9, above=True, below=True),
         default=0.2,
         metavar="X",
         help="share of the runs, the largest, that a law of the others predicts (0.2)",
     )
-    parser.add_argument("--resamples", type=int, default=500, help="of the bootstrap (500)")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, metavar="FILE.json", help="write everything here too")
+    parser.add_argument(
+        "--resamples", type=whole(100, 10**6), default=500, help="of the bootstrap (500)"
+    )
+    parser.add_argument("--seed", type=SEED, default=0)
+    parser.add_argument(
+        "--out", type=to_path, metavar="FILE.json", help="write everything here too"
+    )
 
 
 def run(options: argparse.Namespace) -> None:
@@ -86,6 +99,8 @@ def run(options: argparse.Namespace) -> None:
     from omfa_jax.scaling.study import Settings, study
     from omfa_jax.scaling.table import NAMES, read_table
 
+    if options.out is not None:
+        require_apart(options.out, {"--table": options.table})
     given = {name: getattr(options, f"{name}_column") for name in NAMES}
     table = read_table(
         options.table,

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from omfa_jax.cli.flags import path_text, whole
 from omfa_jax.core.errors import OmfaError
 
 if TYPE_CHECKING:
@@ -22,7 +23,11 @@ WIDTHS = (26, 15, 13, 13, 8)
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `omfa scaling flops`."""
     parser.add_argument(
-        "--config", default="", metavar="FILE", help="a file of configs/: its UNet, canvas and VAE"
+        "--config",
+        default=None,
+        type=path_text,
+        metavar="FILE",
+        help="a file of configs/: its UNet, canvas and VAE",
     )
     parser.add_argument(
         "--preset",
@@ -32,7 +37,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="this UNet instead of the config's; again for a line each; all = every preset",
     )
     parser.add_argument(
-        "--text-tokens", type=int, default=77, metavar="N", help="of the prompts (77, SDXL's)"
+        "--text-tokens",
+        type=whole(1, 10**6),
+        default=77,
+        metavar="N",
+        help="of the prompts (77, SDXL's)",
     )
 
 
@@ -40,8 +49,6 @@ def run(options: argparse.Namespace) -> None:
     """Print a table of components, or of several presets a line each."""
     if not options.config and not options.preset:
         raise OmfaError("give --config FILE, --preset NAME, or both")
-    if options.text_tokens < 1:
-        raise OmfaError(f"--text-tokens must be 1 or more, got {options.text_tokens}")
     if "jax" not in sys.modules:
         # nothing is computed
         os.environ["JAX_PLATFORMS"] = "cpu"

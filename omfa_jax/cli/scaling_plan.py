@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from omfa_jax.cli.flags import EFFICIENCY, number, path_text, whole
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.files import atomic_write, require_writable_dir
 
@@ -42,8 +43,12 @@ def get_config() -> ConfigDict:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `omfa scaling plan`."""
-    parser.add_argument("--config", required=True, metavar="FILE", help="what all runs share")
-    parser.add_argument("--out", required=True, metavar="DIR", help="the study's folder")
+    parser.add_argument(
+        "--config", required=True, type=path_text, metavar="FILE", help="what all runs share"
+    )
+    parser.add_argument(
+        "--out", required=True, type=path_text, metavar="DIR", help="the study's folder"
+    )
     parser.add_argument("--sizes", required=True, metavar="A,B,..", help="UNet presets")
     parser.add_argument("--samples", default="", metavar="N,..", help="training examples of a run")
     parser.add_argument("--budgets", default="", metavar="C,..", help="training FLOPs of a run")
@@ -51,21 +56,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--learning-rates", default="", metavar="R,..", help="each run at each (the config's)"
     )
     parser.add_argument(
-        "--unique", type=int, default=0, metavar="N", help="training examples there are (counted)"
+        "--unique",
+        type=whole(),
+        default=0,
+        metavar="N",
+        help="training examples there are (counted)",
     )
-    parser.add_argument("--least-steps", type=int, default=50, help="leave shorter runs out (50)")
     parser.add_argument(
-        "--most-epochs", type=float, default=float("inf"), help="leave out what repeats more"
+        "--least-steps", type=whole(1), default=50, help="leave shorter runs out (50)"
+    )
+    parser.add_argument(
+        "--most-epochs",
+        type=number(0, 1e9, above=True),
+        default=float("inf"),
+        help="leave out what repeats more",
     )
     machine = parser.add_mutually_exclusive_group()
     machine.add_argument("--machine", default="", metavar="NAME", help="chip-count, as omfa plan's")
     machine.add_argument(
-        "--flops-per-second", type=float, default=0.0, help="of a machine that was measured"
+        "--flops-per-second",
+        type=number(0, 1e25),
+        default=0.0,
+        help="of a machine that was measured",
     )
     parser.add_argument(
-        "--efficiency", type=float, default=0.5, help="of the chip's peak, as omfa plan's (0.5)"
+        "--efficiency",
+        type=EFFICIENCY,
+        default=0.5,
+        help="of the chip's peak, as omfa plan's (0.5)",
     )
-    parser.add_argument("--price", type=float, metavar="X", help="of a chip (or machine) an hour")
+    parser.add_argument(
+        "--price", type=number(0, 1e9), metavar="X", help="of a chip (or machine) an hour"
+    )
 
 
 def run(options: argparse.Namespace) -> None:
@@ -86,14 +108,8 @@ def run(options: argparse.Namespace) -> None:
             " --config.model.init_unet=false"
         )
     machine = pod(options.machine) if options.machine else None
-    if not 0 < options.efficiency <= 1:
-        raise OmfaError(f"--efficiency must lie in (0, 1], got {options.efficiency}")
-    if options.price is not None and not 0 <= options.price < math.inf:
-        raise OmfaError(f"--price: expected 0 or more, got {options.price}")
     if options.price is not None and not (options.machine or options.flops_per_second):
         raise OmfaError("--price needs hours: give --machine or --flops-per-second")
-    if not 0 <= options.flops_per_second < math.inf:
-        raise OmfaError(f"--flops-per-second must be positive, got {options.flops_per_second}")
     grid = grid_of(options, config)
     names = [name.strip() for name in options.sizes.split(",") if name.strip()]
     if not names or len(set(names)) < len(names):
@@ -126,10 +142,8 @@ def grid_of(options: argparse.Namespace, config: "Config") -> "Grid":
     rates = numbers(options.learning_rates, "--learning-rates")
     samples = numbers(options.samples, "--samples")
     unique = options.unique or records_of(config)
-    if unique < 1 or options.least_steps < 1:
-        raise OmfaError("--unique and --least-steps: expected 1 or more")
-    if not options.most_epochs > 0:
-        raise OmfaError(f"--most-epochs must be positive, got {options.most_epochs}")
+    if unique < 1:
+        raise OmfaError("the config's data has no examples; give --unique")
     return Grid(
         samples=tuple(round(n) for n in samples),
         budgets=numbers(options.budgets, "--budgets"),

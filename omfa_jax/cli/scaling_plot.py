@@ -3,10 +3,11 @@
 import argparse
 import json
 import logging
-from pathlib import Path
 
+from omfa_jax.cli.flags import path_text, to_path
 from omfa_jax.core.errors import OmfaError, require_modules
 from omfa_jax.core.files import atomic_write, require_file
+from omfa_jax.core.folders import require_apart
 
 log = logging.getLogger(__name__)
 
@@ -15,12 +16,14 @@ HELP = "draw what `omfa scaling fit` wrote"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `omfa scaling plot`."""
-    parser.add_argument("--fit", required=True, metavar="FILE.json", help="from fit's --out")
+    parser.add_argument(
+        "--fit", required=True, type=path_text, metavar="FILE.json", help="from fit's --out"
+    )
     parser.add_argument(
         "--out",
         required=True,
         nargs="+",
-        type=Path,
+        type=to_path,
         metavar="FILE",
         help="a .png, and/or an .html that needs no other file",
     )
@@ -44,6 +47,7 @@ def run(options: argparse.Namespace) -> None:
             " again"
         )
     for out in options.out:
+        require_apart(out, {"--fit": path})
         if out.suffix not in (".png", ".html"):
             raise OmfaError(f"--out: expected a name that ends in .png or .html, got {out}")
     for out in options.out:

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from omfa_jax.cli.flags import WORKERS, path_text, whole
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.exit_status import NO_RESTART, row_of
 from omfa_jax.core.files import is_used, only_user_of
@@ -33,16 +34,20 @@ COMMAND = (sys.executable, "-m", "omfa_jax.cli.main", "scaling", "run")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `omfa scaling run`."""
-    parser.add_argument("study", metavar="STUDY", help="the folder of `omfa scaling plan --out`")
+    parser.add_argument(
+        "study", type=path_text, metavar="STUDY", help="the folder of `omfa scaling plan --out`"
+    )
     one = parser.add_mutually_exclusive_group()
     one.add_argument("--only", default="", metavar="RUN", help="this run, in this process")
-    one.add_argument("--index", type=int, metavar="I", help="the run of that place (an array task)")
+    one.add_argument(
+        "--index", type=whole(), metavar="I", help="the run of that place (an array task)"
+    )
     parser.add_argument(
         "--retry-failed", action="store_true", help="start failed runs again, from their last save"
     )
     parser.add_argument(
         "--parallel",
-        type=int,
+        type=WORKERS,
         default=1,
         metavar="N",
         help="so many runs at a time, each on its share of the cores and GPUs (1)",

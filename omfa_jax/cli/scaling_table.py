@@ -4,6 +4,7 @@ import argparse
 from collections import Counter
 from pathlib import Path
 
+from omfa_jax.cli.flags import path_text
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.scaling.manifest import read_manifest
 from omfa_jax.scaling.results import failure_of, rows, state_of, write_table
@@ -13,8 +14,12 @@ HELP = "how far a study is; its finished runs as a table to fit"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `omfa scaling table`."""
-    parser.add_argument("study", metavar="STUDY", help="the folder of `omfa scaling plan --out`")
-    parser.add_argument("--out", metavar="FILE.csv", help="write the finished runs here")
+    parser.add_argument(
+        "study", type=path_text, metavar="STUDY", help="the folder of `omfa scaling plan --out`"
+    )
+    parser.add_argument(
+        "--out", type=path_text, metavar="FILE.csv", help="write the finished runs here"
+    )
     parser.add_argument(
         "--all-rates",
         action="store_true",

@@ -13,6 +13,7 @@ import jax
 from jax.sharding import Mesh
 
 from omfa_jax.cli import config as border
+from omfa_jax.cli.flags import path_text
 from omfa_jax.cli.resume import require_same_run
 from omfa_jax.cli.sharding import network_mesh, replicated_mesh, sharding_table
 from omfa_jax.cli.startup import (
@@ -53,8 +54,12 @@ JOINS = True
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `omfa train`."""
-    parser.add_argument("--config", required=True, metavar="FILE", help="a file of configs/")
-    parser.add_argument("--workdir", required=True, metavar="DIR", help="checkpoints and logs")
+    parser.add_argument(
+        "--config", required=True, type=path_text, metavar="FILE", help="a file of configs/"
+    )
+    parser.add_argument(
+        "--workdir", required=True, type=path_text, metavar="DIR", help="checkpoints and logs"
+    )
     parser.add_argument(
         "--explain-sharding", action="store_true", help="print where each weight lies, and stop"
     )
@@ -84,7 +89,7 @@ def run(options: argparse.Namespace) -> None:
     )
     with only_user_of(workdir) if jax.process_index() == 0 else contextlib.nullcontext():
         require_same_run(config, workdir)
-        if border.check_objective(config) == "autoencoder":
+        if config.objective == "autoencoder":
             train_autoencoder(config, workdir)
         else:
             train_diffusion(config, workdir, profile=profile)

@@ -5,9 +5,8 @@ import fcntl
 import json
 import os
 import re
-import shutil
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -80,56 +79,6 @@ def sole_writer(folder: str | os.PathLike, what: str = "another run is writing")
         yield
     finally:
         os.close(handle)
-
-
-@contextlib.contextmanager
-def atomic_dir(path: str | os.PathLike, ours: Collection[str] | None = None) -> Iterator[Path]:
-    """Yield a temporary folder beside `path`; it replaces `path` only if the block succeeds.
-
-    `ours` names what a folder written by the caller holds, first the file that no other program
-    writes: an existing folder is replaced if it is empty, or has that file and nothing that is not
-    named. Anything else is somebody's, and an OmfaError. None trusts the caller to have looked.
-    """
-    path = Path(path)
-    if ours is not None:
-        require_ours(path, ours)
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
-        yield temporary
-        temporary.chmod(0o777 & ~current_umask())
-        if path.exists():
-            aside = temporary.with_name(f"{temporary.name}-old")
-            path.rename(aside)
-            temporary.rename(path)
-            shutil.rmtree(aside, ignore_errors=True)
-        else:
-            temporary.rename(path)
-    except OSError as error:
-        raise OmfaError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
-
-
-def require_ours(path: Path, ours: Collection[str]) -> None:
-    """Raise an OmfaError unless `path` may be replaced, by the rule of `atomic_dir`."""
-    if not path.exists():
-        return
-    first = next(iter(ours))
-    found = {entry.name for entry in path.iterdir()} if path.is_dir() else {path.name}
-    if found and first not in found:
-        raise OmfaError(
-            f"{path} exists and is not a folder that this command wrote (no {first} in it);"
-            " give another folder to --out"
-        )
-    foreign = sorted(found - set(ours))
-    if foreign:
-        raise OmfaError(
-            f"{path} would be replaced, but holds what this command did not write"
-            f" ({', '.join(foreign[:5])}); move it away or give another folder to --out"
-        )
 
 
 @contextlib.contextmanager

@@ -6,9 +6,12 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool
 
+from omfa_jax.core.bounds import Number, require
 from omfa_jax.core.errors import OmfaError, unknown
 
 COMPONENTS: tuple[str, ...] = ("garment", "person", "face")
+# a share of training, in any positive scale
+WEIGHT = Number(0, 1e6)
 
 
 @dataclass(frozen=True)
@@ -30,8 +33,7 @@ class Task:
                 raise unknown(f"component in task {self.name!r}", component, COMPONENTS)
         if not self.noised:
             raise OmfaError(f"task {self.name!r} noises nothing; give it at least one component")
-        if not self.weight >= 0:
-            raise OmfaError(f"task {self.name!r}: weight must be 0 or more, got {self.weight}")
+        require(f"task {self.name!r}: ", {"weight": WEIGHT}, self)
 
 
 def noised_table(tasks: Sequence[Task]) -> Bool[np.ndarray, "tasks 3"]:

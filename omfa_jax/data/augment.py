@@ -10,11 +10,20 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from omfa_jax.core import images
+from omfa_jax.core.bounds import Number, Tuple, require
 from omfa_jax.core.errors import OmfaError
 
 # Rec. 601, as Pillow's grey
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 GREY = np.float32(127.5)
+
+
+# what the settings may be
+AUGMENT = {
+    "flip": Number(0, 1),
+    "scale": Tuple(Number(0.1, 10), 2, 2),
+    **{name: Number(0, 0.9) for name in ("shift", "brightness", "contrast", "saturation")},
+}
 
 
 @dataclass(frozen=True)
@@ -35,17 +44,9 @@ class AugmentSettings:
     saturation: float = 0.0
 
     def __post_init__(self) -> None:
-        low, high = self.scale if len(self.scale) == 2 else (0.0, 0.0)
-        if not 0.1 <= low <= high <= 10:
-            raise OmfaError(
-                "config.data.augment.scale: expected (least, most) within 0.1 to 10, got"
-                f" {self.scale}"
-            )
-        for name in ("flip", "shift", "brightness", "contrast", "saturation"):
-            most = 1.0 if name == "flip" else 0.9
-            if not 0 <= getattr(self, name) <= most:
-                came = getattr(self, name)
-                raise OmfaError(f"config.data.augment.{name}: expected 0 to {most}, got {came}")
+        require("config.data.augment.", AUGMENT, self)
+        if self.scale[0] > self.scale[1]:
+            raise OmfaError(f"config.data.augment.scale: expected (least, most), got {self.scale}")
 
     @functools.cached_property
     def active(self) -> bool:

@@ -10,6 +10,7 @@ import numpy as np
 
 from omfa_jax.body.pose_maps import styles_under
 from omfa_jax.core.errors import OmfaError, unknown
+from omfa_jax.core.folders import require_apart, require_ours, resolve_target
 from omfa_jax.data import pairing, schema
 from omfa_jax.data.builder import (
     BuildReport,
@@ -23,7 +24,7 @@ from omfa_jax.data.builder import (
 from omfa_jax.data.deepfashion import DeepFashionMultiModal
 from omfa_jax.data.dresscode import DressCode
 from omfa_jax.data.layouts import detect, wrong_layout
-from omfa_jax.data.partial import Partial, disk_errors, partial_folder
+from omfa_jax.data.partial import RECORDS, Partial, disk_errors, partial_folder
 from omfa_jax.data.runners import write_all
 from omfa_jax.data.shards import Shard, cut, read_report
 from omfa_jax.data.viton_hd import VitonHD
@@ -58,6 +59,7 @@ def build(
     Raises OmfaError if the layout is not `dataset`'s, if nothing could be built, or if `out_dir`
     holds something already (`overwrite` replaces records only).
     """
+    require_apart(out_dir, {"--raw": raw_dir})
     how = Writing(shard_records, runner, beam_options, processes)
     if dataset not in BUILDERS:
         raise unknown("data set", dataset, BUILDERS)
@@ -66,7 +68,7 @@ def build(
         if name not in builder.options_taken:
             flag = name.replace("_", "-")
             raise OmfaError(f"--{flag} has no meaning for --dataset {dataset}; leave it out")
-    require_free(out_dir, overwrite)
+    require_free(out_dir, overwrite, "images")
     styles = styles_under(raw_dir)
     if len(styles) > 1:
         raise OmfaError(
@@ -92,7 +94,8 @@ def build(
             "report": as_facts(report),
         }
         finish(partial, "images", shards, facts)
-        partial.publish(out_dir, require_free(out_dir, overwrite))
+        require_free(out_dir, overwrite, "images")
+        partial.publish(out_dir)
     log.info("%s: %s", out_dir, summary(report))
     return report
 
@@ -134,21 +137,22 @@ def dataset_of(root: Path, dataset: str | None) -> str:
     return name
 
 
-def require_free(out_dir: str | os.PathLike, overwrite: bool) -> tuple[str, ...]:
-    """Raise an OmfaError unless `out_dir` is new, empty, or records that may be replaced.
-
-    Returns the names of what records there hold, all that may be deleted.
-    """
-    folder = Path(out_dir)
+def require_free(out_dir: str | os.PathLike, overwrite: bool, kind: schema.Kind) -> None:
+    """Raise an OmfaError unless `out_dir` is new, empty, or records of `kind` to be replaced."""
+    folder = resolve_target(out_dir)
     if not folder.exists():
-        return (schema.MANIFEST,)
+        return
     if not folder.is_dir():
         raise OmfaError(f"{folder} is a file; give a folder to --out")
     if (folder / schema.MANIFEST).is_file():
         if not overwrite:
             raise OmfaError(f"{folder} holds records already; give --overwrite or another --out")
-        place = Path(schema.read_manifest(folder)["builder"]).parts[0]
-        return (schema.MANIFEST, place)
-    if any(folder.iterdir()):
+        there = schema.read_manifest(folder)["kind"]
+        if there != kind:
+            raise OmfaError(
+                f"{folder} holds {there}, which --overwrite does not replace with {kind}; give"
+                " another folder to --out"
+            )
+    elif any(folder.iterdir()):
         raise OmfaError(f"{folder} holds files that are not records; give another folder to --out")
-    return (schema.MANIFEST,)
+    require_ours(folder, RECORDS)

@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.folders import require_apart
 from omfa_jax.core.tasks import COMPONENTS
 from omfa_jax.data import schema
 from omfa_jax.data.build import finish, require_free
@@ -110,6 +111,7 @@ def write_latents(
     `build`; for "beam" `encode` must be picklable. Raises OmfaError if the records cannot be
     read, `out_dir` is taken, or the latents are not finite or change shape.
     """
+    require_apart(out_dir, {"--records": records_dir})
     how = Writing(shard_records, runner, beam_options)
     manifest = schema.read_manifest(records_dir)
     if manifest["kind"] != "images":
@@ -117,7 +119,7 @@ def write_latents(
     if batch_size < 1:
         raise OmfaError(f"--batch-size: expected 1 or more, got {batch_size}")
     check_slots(slots)
-    require_free(out_dir, overwrite)
+    require_free(out_dir, overwrite, "latents")
     chosen = manifest["splits"] if splits is None else splits
     counts = {split: len(schema.open_records(records_dir, split)) for split in chosen}
     shards = cut(NAME, counts, shard_records)
@@ -143,7 +145,8 @@ def write_latents(
             shards,
             {"splits": counts, "pose_style": manifest.get("pose_style"), "latents": facts},
         )
-        partial.publish(out_dir, require_free(out_dir, overwrite))
+        require_free(out_dir, overwrite, "latents")
+        partial.publish(out_dir)
     return schema.read_manifest(out_dir)
 
 

@@ -18,10 +18,20 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.core.files import atomic_write, lock, require_ours
+from omfa_jax.core.files import atomic_write, lock
+from omfa_jax.core.folders import delete_listed, put_in_place, require_ours, resolve_target
 from omfa_jax.data import schema
 
 log = logging.getLogger(__name__)
+
+# all that a records folder holds
+RECORDS = (
+    schema.MANIFEST,
+    *(
+        f"*/*/{name}"
+        for name in ("*.array_record-*", "features.json", "dataset_info.json", "groups-*.npy")
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -107,19 +117,22 @@ class Partial:
             disable_shuffling=True,
         )
 
-    def publish(self, out_dir: str | os.PathLike, replaced: Collection[str]) -> None:
-        """Put the finished records at `out_dir`, where only what `replaced` names may be."""
-        out, old = Path(out_dir), self.folder / "old"
-        require_ours(out, replaced)
-        if out.exists():
-            shutil.rmtree(old, ignore_errors=True)
-            out.rename(old)
-        self.records.rename(out)
+    def publish(self, out_dir: str | os.PathLike) -> None:
+        """Put the finished records at `out_dir`, where nothing but records may be."""
+        out, old = resolve_target(out_dir), self.folder / "old"
+        # of a run that was killed between two renames
+        if os.path.lexists(old):
+            delete_listed(old, require_ours(old, RECORDS))
+        with disk_errors(self.folder):
+            put_in_place(self.records, out, RECORDS, old)
         self.discard()
 
     def discard(self) -> None:
-        """Delete the folder."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Delete the folder, but for what is not of our making."""
+        for folder in (self.records, self.progress, self.temporary):
+            shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            self.folder.rmdir()
 
 
 @contextlib.contextmanager
@@ -129,8 +142,9 @@ def partial_folder(out_dir: str | os.PathLike, place: str) -> Iterator[Partial]:
     If the block fails, the folder stays for a restart unless no shard in it is finished. Raises
     OmfaError if it cannot be written or another process uses it.
     """
-    out = Path(os.path.abspath(out_dir))
+    out = resolve_target(out_dir)
     partial = Partial(out.with_name(f".{out.name}.partial"), place)
+    _require_own(partial)
     with disk_errors(partial.folder):
         partial.folder.mkdir(parents=True, exist_ok=True)
         handle = os.open(partial.folder, os.O_RDONLY)
@@ -172,6 +186,24 @@ def disk_errors(folder: Path) -> Iterator[None]:
             f"the records cannot be written ({reason}); {free:.0f} MB are free there: make room"
             " or give another folder to --out"
         ) from error
+
+
+def _require_own(partial: Partial) -> None:
+    """Raise an OmfaError if something else has the hidden folder's name: it would be deleted."""
+    folder = partial.folder
+    known = {path.name for path in (partial.records, partial.progress, partial.temporary)}
+    known.add("old")
+    if not os.path.lexists(folder):
+        return
+    real = folder.is_dir() and not folder.is_symlink()
+    entries = list(os.scandir(folder)) if real else []
+    others = [e.name for e in entries if e.name not in known or not e.is_dir(follow_symlinks=False)]
+    if not real or others:
+        what = f"holds {', '.join(sorted(others)[:5])}" if others else "is no folder"
+        raise OmfaError(
+            f"{folder} {what}, which this command did not write: move it away or give another"
+            " folder to --out"
+        )
 
 
 def _lock(handle: int, folder: Path) -> None:

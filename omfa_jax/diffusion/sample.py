@@ -1,6 +1,5 @@
 """The sampler: a stepper's table and classifier-free guidance over the canvas, one scan."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -8,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from omfa_jax.core.errors import OmfaError, unknown
+from omfa_jax.core.bounds import Choice, Number, Whole, require
 from omfa_jax.diffusion.guidance import Network, branches, guided
 from omfa_jax.diffusion.partial import Latent, denoised, keep_clean
 from omfa_jax.diffusion.settings import DiffusionSettings
@@ -16,6 +15,15 @@ from omfa_jax.diffusion.steppers import STEPPERS, Plan
 
 # (network input, prompt rows) of every branch -> the network for them
 Prepare = Callable[[Float[Array, "b h w cin"], Int[Array, "b"]], Network]
+
+
+# what the sampler's settings may be
+SAMPLER = {
+    "steps": Whole(1, 10**6),
+    "guidance": Number(0, 1000),
+    "sampler": Choice(STEPPERS),
+    "guidance_rescale": Number(0, 1),
+}
 
 
 @dataclass(frozen=True)
@@ -33,17 +41,7 @@ class SamplerSettings:
     guidance_rescale: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise OmfaError(f"sampling steps must be at least 1, got {self.steps}")
-        if not 0 <= self.guidance < math.inf:
-            raise OmfaError(f"guidance must be a number of 0 or more, got {self.guidance}")
-        if self.sampler not in STEPPERS:
-            raise unknown("sampler (--sampler, config.sample.sampler)", self.sampler, STEPPERS)
-        if not 0 <= self.guidance_rescale <= 1:
-            raise OmfaError(
-                "guidance rescale (--guidance-rescale, config.sample.guidance_rescale) must lie in"
-                f" 0..1, got {self.guidance_rescale}"
-            )
+        require("sampler (config.sample, or the flag of that name): ", SAMPLER, self)
 
 
 def plan_of(settings: DiffusionSettings, sampler: SamplerSettings) -> Plan:

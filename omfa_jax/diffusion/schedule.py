@@ -7,10 +7,25 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Num
 
-from omfa_jax.core.errors import OmfaError, unknown
+from omfa_jax.core.bounds import Choice, Flag, Number, Whole, require
+from omfa_jax.core.errors import OmfaError
 
 SPACINGS = ("leading", "trailing", "linspace")
 DISTRIBUTIONS = ("uniform", "logit_normal")
+# what the fields of the settings below may be; beyond 100 a sigmoid is 0 or 1
+SCHEDULE = {
+    "beta_start": Number(0, 1, above=True, below=True),
+    "beta_end": Number(0, 1, above=True, below=True),
+    "train_steps": Whole(2, 10**6),
+    "spacing": Choice(SPACINGS),
+    "steps_offset": Whole(0, 999),
+    "zero_terminal_snr": Flag(),
+}
+TIMESTEPS = {
+    "name": Choice(DISTRIBUTIONS),
+    "logit_mean": Number(-100, 100),
+    "logit_std": Number(0, 100, above=True),
+}
 
 
 @dataclass(frozen=True)
@@ -30,8 +45,7 @@ class ScheduleSettings:
     zero_terminal_snr: bool = False
 
     def __post_init__(self) -> None:
-        if self.spacing not in SPACINGS:
-            raise unknown("timestep spacing", self.spacing, SPACINGS)
+        require("schedule: ", SCHEDULE, self)
 
 
 def cumulative_alphas(settings: ScheduleSettings) -> Float[np.ndarray, "t"]:
@@ -68,10 +82,7 @@ class TimestepDistribution:
     logit_std: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.name not in DISTRIBUTIONS:
-            raise unknown("config.timesteps.name", self.name, DISTRIBUTIONS)
-        if not self.logit_std > 0:
-            raise OmfaError(f"config.timesteps.logit_std must be > 0, got {self.logit_std}")
+        require("config.timesteps.", TIMESTEPS, self)
 
     def draw(self, key: jax.Array, train_steps: int) -> Int[Array, ""]:
         """Return a timestep in [0, train_steps)."""

@@ -4,11 +4,15 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
+from omfa_jax.core.bounds import Whole, require
 from omfa_jax.core.errors import OmfaError, unknown
 from omfa_jax.core.tasks import COMPONENTS, Task, noised_table
 from omfa_jax.diffusion.canvas import Canvas
 from omfa_jax.diffusion.partial import PREDICTIONS, input_channels
 from omfa_jax.diffusion.schedule import ScheduleSettings
+
+# of the VAE
+SHAPES = {"stride": Whole(1, 256), "latent_channels": Whole(1, 1024)}
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,7 @@ class DiffusionSettings:
     reference: bool = False
 
     def __post_init__(self) -> None:
+        require("omfa.json: ", SHAPES, self)
         if self.prediction not in PREDICTIONS:
             raise unknown("prediction type", self.prediction, PREDICTIONS)
         if self.epsilon_zero_snr and self.schedule.spacing != "leading":

@@ -116,7 +116,10 @@ class Split:
 
         Pictures are the records' own bytes. try_off has no garments/: they are its gt/.
         """
-        lines = []
+        # first: a restart deletes the pictures that it names
+        lines = [f"{e.name}.png {e.garment}.png {e.category}".rstrip() for e in self.examples]
+        with atomic_write(folder / "pairs.txt") as temporary:
+            temporary.write_text("\n".join(lines) + "\n")
         for place, named in enumerate(self.examples):
             record, wearer = self.record(place), self._folder.records[named.wearer]
             shop = record.unpaired_garment if self.setting == "unpaired" else wearer.garment
@@ -124,10 +127,6 @@ class Split:
             _write_encoded(folder / "gt", named.name, truth)
             if self.made == "person":
                 _write_encoded(folder / "garments", named.garment, shop)
-            lines.append(f"{named.name}.png {named.garment}.png {named.category}".rstrip())
-        text = "\n".join(lines) + "\n"
-        with atomic_write(folder / "pairs.txt") as temporary:
-            temporary.write_text(text)
 
     def _named(self, settings: PipelineSettings, limit: int | None, seed: int) -> list[Named]:
         records = self._folder.records

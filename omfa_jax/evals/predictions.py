@@ -7,6 +7,7 @@ dealt out and what a restart does again; pictures that are there already are not
 """
 
 import collections
+import fnmatch
 import hashlib
 import json
 import os
@@ -36,6 +37,11 @@ RUN_FILE = "run.json"
 # beside hidden files, what may be in a folder that is not claimed yet: hosts' marks, a loss
 BEFORE = ("joining", "loss.json")
 PICTURES = (*COMPONENTS, "pose")
+# what an evaluation writes: folders of pictures, and files beside them
+PAIRS_FILE = "pairs.txt"
+FOLDERS = ("pred", "gt", "garments", "other_*", "truth_*")
+FILES = (RUN_FILE, PAIRS_FILE, "scores.json", "loss.json", "other_*.json")
+SUFFIXES = (".png", ".jpg", ".webp")
 
 
 @dataclass(frozen=True)
@@ -184,10 +190,40 @@ def claim(folder: Path, facts: Mapping[str, Any], *, restart: bool) -> None:
 
 
 def _clear(folder: Path) -> None:
-    """Delete what evaluations write: pictures and JSON, two folders deep, nothing else."""
-    for path in [*folder.glob("*"), *folder.glob("*/*")]:
-        if path.is_file() and path.suffix in (".png", ".jpg", ".webp", ".json", ".txt", ".cache"):
-            path.unlink()
+    """Delete what the run wrote: its scores, and the pictures of the names in its pairs.txt.
+
+    Nothing behind a link is touched. What else is among the pictures would be taken for the new
+    run's: an OmfaError, and nothing is deleted.
+    """
+    names: set[str] = set()
+    pairs = folder / PAIRS_FILE
+    if pairs.is_file():
+        # NAME.png GARMENT.png [category]
+        words = pairs.read_text().split()
+        names = {word.removesuffix(".png") for word in words if word.endswith(".png")}
+    written, foreign = [], []
+    for place in _matching(folder, FOLDERS):
+        if place.is_symlink():
+            foreign.append(place)
+        elif place.is_dir():
+            for path in place.glob("[!.]*"):
+                real = path.is_file() and not path.is_symlink()
+                own = real and path.stem in names and path.suffix in SUFFIXES
+                (written if own else foreign).append(path)
+    if foreign:
+        some = ", ".join(str(path.relative_to(folder)) for path in sorted(foreign)[:5])
+        raise OmfaError(
+            f"{folder} holds among the other run's pictures what that run did not write ({some}):"
+            " move it away, or give another folder to --out"
+        )
+    files = [path for path in _matching(folder, FILES) if path.is_file() and not path.is_symlink()]
+    for path in written + files:
+        path.unlink()
+
+
+def _matching(folder: Path, patterns: Sequence[str]) -> list[Path]:
+    found = [path for path in folder.iterdir() if path.suffix != ".cache"]
+    return [p for p in found if any(fnmatch.fnmatchcase(p.name, pattern) for pattern in patterns)]
 
 
 def weights_digest(bundle: Bundle) -> str:

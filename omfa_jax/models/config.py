@@ -2,7 +2,11 @@
 
 from dataclasses import dataclass
 
+from omfa_jax.core.bounds import Number, require
 from omfa_jax.core.errors import OmfaError
+
+# of latents: their deviation before it is 1 / SCALE
+SCALE = Number(0, 1000, above=True)
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,7 @@ class VAEConfig:
 
     def __post_init__(self) -> None:
         _check_levels("VAEConfig", self.block_channels, self.norm_groups)
+        require("VAEConfig: ", {"scaling_factor": SCALE}, self)
 
     @property
     def stride(self) -> int:

@@ -6,6 +6,7 @@ of them can simply be started again.
 
 from pathlib import Path
 
+from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.files import atomic_write
 from omfa_jax.parallel.pods import GPUS_A_NODE, Pod
 from omfa_jax.scaling.manifest import Manifest
@@ -78,6 +79,9 @@ RUNS
 exit "$status"
 """
 
+LAUNCHERS = {"slurm.sh", "local.sh", "xpk.sh"}
+# by which a launcher is known
+MARK = "omfa scaling run"
 
 # what xpk calls a machine: TPU types count cores on v4 and v5p, chips on the others; GPUs come as
 # whole hosts of eight
@@ -88,8 +92,9 @@ XPK_GPUS = {"h100": "h100-80gb-8", "h200": "h200-141gb-8", "a100": "a100-80gb-8"
 def write_launchers(folder: Path, study: Manifest, machine: Pod | None) -> list[str]:
     """Write what can start the study on `machine` and return the files' names; none else stays.
 
-    Slurm's array needs GPUs; xpk's list a machine that Google rents in whole hosts. Without a
-    machine there is this machine's own runner alone.
+    A file of such a name that is no launcher is an OmfaError, and nothing is written. Slurm's
+    array needs GPUs; xpk's list a machine that Google rents in whole hosts. Without a machine there
+    is this machine's own runner alone.
     """
     names = {"name": folder.name, "folder": folder.absolute()}
     texts = {"local.sh": LOCAL.format(**names)}
@@ -104,8 +109,12 @@ def write_launchers(folder: Path, study: Manifest, machine: Pod | None) -> list[
                 nodes=machine.chips // machine.group,
                 tasks=machine.group,
             )
+    for name in LAUNCHERS:
+        path = folder / name
+        if path.is_symlink() or (path.exists() and MARK not in path.read_text(errors="replace")):
+            raise OmfaError(f"{path} is no launcher of a study: move it away, or change --out")
     # one of an earlier plan would not know the runs that were added since
-    for name in {"slurm.sh", "xpk.sh"} - set(texts):
+    for name in LAUNCHERS - set(texts):
         (folder / name).unlink(missing_ok=True)
     for name, text in texts.items():
         with atomic_write(folder / name) as temporary:

@@ -7,11 +7,13 @@ A study folder holds `study.json` (this manifest, written last), `configs/RUN.py
 import dataclasses
 import json
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from omfa_jax.core.bounds import COUNT_MAX, Number, Whole, require
 from omfa_jax.core.errors import OmfaError, unknown
 from omfa_jax.core.files import atomic_write, require_dir
 
@@ -32,6 +34,21 @@ class Size:
     flops_per_sample: float
     seconds_per_flop: float | None = None
     fits: bool = True
+
+
+# what a run's numbers may be
+RUN = {
+    "params": Whole(1, 10**15),
+    "steps": Whole(1),
+    "batch_size": Whole(1),
+    "samples": Whole(1, 10**18),
+    "unique": Whole(1, 10**18),
+    "epochs": Number(0, 1e18),
+    "learning_rate": Number(0, 10, above=True),
+    "flops": Number(0, 1e40),
+}
+# it names files and folders of the study
+NAME = re.compile(r"\w[\w.+-]*")
 
 
 @dataclass(frozen=True)
@@ -140,6 +157,8 @@ def expand(
                 why = "the machine's memory does not hold it"
             elif steps < grid.least_steps:
                 why = f"{steps} steps, fewer than {grid.least_steps}"
+            elif steps > COUNT_MAX:
+                why = f"{steps:g} steps, more than the {COUNT_MAX} that are counted"
             elif epochs > grid.most_epochs:
                 why = f"{epochs:.3g} epochs, more than {grid.most_epochs:g}"
             if why:
@@ -193,6 +212,12 @@ def read_manifest(folder: str | Path) -> Manifest:
         if found.pop("format") != FORMAT:
             raise ValueError(f"format is not {FORMAT}")
         runs = tuple(StudyRun(**run) for run in found.pop("runs"))
+        for run in runs:
+            require(f"run {run.name!s:.60}: ", RUN, run)
+            if not NAME.fullmatch(run.name):
+                raise ValueError(f"the name of a run is {run.name!r:.60}")
+        if len({run.name for run in runs}) < len(runs):
+            raise ValueError("two runs have one name")
         if not runs:
             raise ValueError("it has no runs")
         return Manifest(runs=runs, left_out=tuple(found.pop("left_out")), **found)
@@ -200,5 +225,5 @@ def read_manifest(folder: str | Path) -> Manifest:
         raise OmfaError(
             f"{folder} is no study: {MANIFEST} is missing; `omfa scaling plan`"
         ) from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OmfaError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise OmfaError(f"{path} is damaged ({error}); plan the study again") from None

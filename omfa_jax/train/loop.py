@@ -21,6 +21,7 @@ from omfa_jax.parallel.rules import Rules
 from omfa_jax.train.checkpoint import Checkpoints
 from omfa_jax.train.clock import Clock, begin
 from omfa_jax.train.cost import Cost
+from omfa_jax.train.finite import require_finite
 from omfa_jax.train.objective import Objective
 from omfa_jax.train.optimizer import learning_rate, make_optimizer
 from omfa_jax.train.profile import Profiler, ProfileSteps
@@ -159,6 +160,7 @@ def train(run: Run) -> TrainState:
 
             if save:
                 with clock.spent("save"):
+                    require_finite(state, mesh, step, saved)
                     checkpoints.save(step, state, run.batches.get_state(), run.config, row)
                 saved = step
                 progress.pause()

@@ -2,14 +2,50 @@
 
 from dataclasses import dataclass, field
 
-from omfa_jax.core.errors import OmfaError, unknown
+from omfa_jax.core.bounds import SEED, Choice, Number, Text, Whole, require
+from omfa_jax.core.errors import OmfaError
 from omfa_jax.diffusion.schedule import TimestepDistribution
+from omfa_jax.models.compute import REMAT
 from omfa_jax.models.presets import UNETS
 
 DECAYS = ("constant", "cosine")
 OPTIMIZERS = ("adamw", "muon")
 DTYPES = ("float32", "bfloat16")
 NONFINITE = ("stop", "skip")
+
+# what the fields of each of the settings may be; the command line's schema takes its rows from here
+OPTIMIZER = {
+    "name": Choice(OPTIMIZERS),
+    # above 1 nothing is trained; the limits leave room for a rate that muP or a range test asks for
+    "learning_rate": Number(0, 10, above=True),
+    "warmup_steps": Whole(),
+    "decay": Choice(DECAYS),
+    "weight_decay": Number(0, 100),
+    "b1": Number(0, 1, below=True),
+    "b2": Number(0, 1, below=True),
+    "clip_norm": Number(0, 1e6),
+    "mu_dtype": Choice(DTYPES),
+    "mup_base": Choice(UNETS, empty=True),
+}
+LOSS = {"min_snr_gamma": Number(0, 1000), "condition_dropout": Number(0, 1, below=True)}
+KEEP = {"last": Whole(1), "every_steps": Whole(), "best_of": Text()}
+# more examples a step than any cluster holds: a slip, and the first allocation would fail
+BATCH_MAX = 2**20
+TRAIN = {
+    "steps": Whole(1),
+    "batch_size": Whole(1, BATCH_MAX),
+    "seed": SEED,
+    "compute_dtype": Choice(DTYPES),
+    "remat": Choice(REMAT),
+    "accumulate": Whole(1, BATCH_MAX),
+    "ema_decay": Number(0, 1, below=True),
+    "nonfinite": Choice(NONFINITE),
+    "save_every_steps": Whole(1),
+    "log_every_steps": Whole(1),
+    "samples_every_steps": Whole(),
+    "evaluate_every_steps": Whole(),
+    "wandb_project": Text(),
+}
 
 
 @dataclass(frozen=True)
@@ -33,34 +69,13 @@ class OptimizerSettings:
     mup_base: str = ""
 
     def __post_init__(self) -> None:
-        if self.mu_dtype not in DTYPES:
-            raise unknown("config.optimizer.mu_dtype", self.mu_dtype, DTYPES)
-        if self.name not in OPTIMIZERS:
-            raise unknown("config.optimizer.name", self.name, OPTIMIZERS)
-        if self.mup_base and self.mup_base not in UNETS:
-            raise unknown("config.optimizer.mup_base", self.mup_base, UNETS)
+        require("config.optimizer.", OPTIMIZER, self)
         if self.mup_base and self.name != "adamw":
             raise OmfaError(
                 f"config.optimizer.mup_base scales AdamW's rates, and {self.name}'s updates grow"
                 " with the width in another way; set config.optimizer.name=adamw, or leave mup_base"
                 " empty and look for the rate at each size"
             )
-        if self.decay not in DECAYS:
-            raise unknown("config.optimizer.decay", self.decay, DECAYS)
-        if not self.learning_rate > 0:
-            raise OmfaError(f"config.optimizer.learning_rate must be > 0, got {self.learning_rate}")
-        for name, holds in {
-            "warmup_steps": self.warmup_steps >= 0,
-            "weight_decay": self.weight_decay >= 0,
-            "clip_norm": self.clip_norm >= 0,
-            "b1": 0 <= self.b1 < 1,
-            "b2": 0 <= self.b2 < 1,
-        }.items():
-            if not holds:
-                bound = "in [0, 1)" if name in ("b1", "b2") else "0 or more"
-                raise OmfaError(
-                    f"config.optimizer.{name} must be {bound}, got {getattr(self, name)}"
-                )
 
 
 @dataclass(frozen=True)
@@ -72,11 +87,7 @@ class LossSettings:
     timesteps: TimestepDistribution = field(default_factory=TimestepDistribution)
 
     def __post_init__(self) -> None:
-        if not 0 <= self.condition_dropout < 1:
-            raise OmfaError(
-                "config.diffusion.condition_dropout must lie in [0, 1),"
-                f" got {self.condition_dropout}"
-            )
+        require("config.diffusion.", LOSS, self)
 
 
 @dataclass(frozen=True)
@@ -91,11 +102,7 @@ class KeepSettings:
     best_of: str = ""
 
     def __post_init__(self) -> None:
-        if self.last < 1 or self.every_steps < 0:
-            raise OmfaError(
-                "config.checkpoint.keep must be at least 1 and keep_every_steps at least 0, got"
-                f" {self.last} and {self.every_steps}"
-            )
+        require("keep.", KEEP, self)
 
 
 @dataclass(frozen=True)
@@ -121,15 +128,4 @@ class TrainSettings:
     wandb_project: str = ""
 
     def __post_init__(self) -> None:
-        if self.compute_dtype not in DTYPES:
-            raise unknown("config.train.compute_dtype", self.compute_dtype, DTYPES)
-        for name in ("steps", "batch_size", "accumulate"):
-            if getattr(self, name) < 1:
-                raise OmfaError(f"config.train.{name} must be 1 or more, got {getattr(self, name)}")
-        if not 0 <= self.ema_decay < 1:
-            raise OmfaError(f"config.train.ema_decay must lie in [0, 1), got {self.ema_decay}")
-        if self.nonfinite not in NONFINITE:
-            raise unknown("config.train.nonfinite", self.nonfinite, NONFINITE)
-        for name in ("save_every_steps", "log_every_steps"):
-            if getattr(self, name) < 1:
-                raise OmfaError(f"{name} must be at least 1, got {getattr(self, name)}")
+        require("", TRAIN, self)

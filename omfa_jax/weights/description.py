@@ -10,6 +10,15 @@ from omfa_jax.weights import configs
 from omfa_jax.weights.files import read_json, write_json
 from omfa_jax.weights.prompts import PromptTable, load_prompts, save_prompts
 
+# all that `write_description` writes
+FILES = (
+    "unet/config.json",
+    "vae/config.json",
+    "scheduler/scheduler_config.json",
+    "omfa.json",
+    "prompts.safetensors",
+)
+
 
 @dataclass(frozen=True)
 class Description:

@@ -12,26 +12,25 @@ import numpy as np
 from omfa_jax import __version__
 from omfa_jax.core import trees
 from omfa_jax.core.errors import OmfaError, unknown
-from omfa_jax.core.files import atomic_dir
+from omfa_jax.core.folders import atomic_dir
 from omfa_jax.models import UNetConfig, VAEConfig
 from omfa_jax.weights import names, stream
 from omfa_jax.weights.conv_in import PATH, ChannelMap, Groups, SourceInputs, require_known
-from omfa_jax.weights.description import Description, write_description
-from omfa_jax.weights.files import DTYPES, write_json
+from omfa_jax.weights.description import FILES, Description, write_description
+from omfa_jax.weights.files import DTYPES, STEM, write_json
 from omfa_jax.weights.prompts import PromptTable
 from omfa_jax.weights.sources import open_source
 
 Params = dict[str, Any]
 
 EXPORT = "omfa_export.json"
+# of a network in one file or in several with an index
+WEIGHTS = ("safetensors", "safetensors.index.json")
 # all that an exported folder holds
 CONTENTS = (
     EXPORT,
-    "unet",
-    "vae",
-    "scheduler",
-    "omfa.json",
-    "prompts.safetensors",
+    *FILES,
+    *(f"{name}/{STEM}*.{end}" for name in ("unet", "vae") for end in WEIGHTS),
     "omfa_torch.py",
 )
 

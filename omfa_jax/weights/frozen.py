@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.core.files import atomic_dir, atomic_write
+from omfa_jax.core.files import atomic_write
+from omfa_jax.core.folders import atomic_dir
 from omfa_jax.diffusion.settings import DiffusionSettings
 from omfa_jax.models import VAEConfig
 from omfa_jax.weights import names
 from omfa_jax.weights.bundle import Bundle, Params
-from omfa_jax.weights.description import Description, read_description, write_description
+from omfa_jax.weights.description import FILES, Description, read_description, write_description
 from omfa_jax.weights.files import STEM, write_json, write_tensors
 from omfa_jax.weights.imported import is_imported, load_params
 from omfa_jax.weights.prompts import PromptTable, joined, save_prompts
@@ -22,7 +23,7 @@ from omfa_jax.weights.sources import diffusers_vae
 log = logging.getLogger(__name__)
 
 # all that the folder holds; an export or an import holds more, and is not replaced
-CONTENTS = ("omfa.json", "unet", "vae", "scheduler", "prompts.safetensors")
+CONTENTS = ("omfa.json", *FILES, f"vae/{STEM}.safetensors")
 
 
 def scheduler_config(settings: DiffusionSettings) -> dict[str, Any]:

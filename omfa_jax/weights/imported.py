@@ -18,9 +18,9 @@ import numpy as np
 
 from omfa_jax.core import trees
 from omfa_jax.core.errors import OmfaError, unknown
-from omfa_jax.core.files import atomic_dir
+from omfa_jax.core.folders import atomic_dir
 from omfa_jax.weights import agreement, conv_in, names, stream
-from omfa_jax.weights.description import read_description, write_description
+from omfa_jax.weights.description import FILES, read_description, write_description
 from omfa_jax.weights.files import DTYPES, read_json, read_tensors, write_json
 from omfa_jax.weights.folder import LoadedModel, load_diffusers, mapped
 from omfa_jax.weights.prompts import PromptTable
@@ -30,9 +30,9 @@ from omfa_jax.weights.tensors import open_safetensors
 
 MANIFEST = "omfa_import.json"
 PROMPTS = "prompts.safetensors"
-# all that an imported folder holds
-CONTENTS = (MANIFEST, "params", "unet", "vae", "scheduler", "omfa.json", PROMPTS)
 COMPONENTS = ("unet", "vae")
+# all that an imported folder holds
+CONTENTS = (MANIFEST, *FILES, *(f"params/{name}.safetensors" for name in COMPONENTS))
 
 
 @dataclass(frozen=True)

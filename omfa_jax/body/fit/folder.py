@@ -1,6 +1,7 @@
 """A folder of photos' keypoints to a folder of body files: in batches, resumable, with a report."""
 
 import json
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +23,8 @@ from omfa_jax.core.files import (
     require_writable_file,
     sole_writer,
 )
+
+log = logging.getLogger(__name__)
 
 REPORT_FILE = "fit_report.json"
 SOURCE = "keypoints"
@@ -93,8 +96,8 @@ def _fit_folder(
             if isinstance(result, Fit) and result.report.accepted:
                 save_body(path, result.params, result.camera, source=SOURCE)
                 fitted += 1
-            else:
-                path.unlink(missing_ok=True)
+            elif path.exists():
+                _delete_fitted(path)
             bar.update()
             if time.perf_counter() - saved > _SAVE_SECONDS:
                 _write_report(folder / REPORT_FILE, entries)
@@ -150,6 +153,18 @@ def _is_done(name: str, bodies: Path, entries: dict[str, dict[str, Any]]) -> boo
     if not path.exists():
         return name in entries and not entries[name]["accepted"]
     return name in entries or str(read_npz(path, "body file").get("source", "")) != SOURCE
+
+
+def _delete_fitted(path: Path) -> None:
+    """Delete the body of an earlier fit; one from elsewhere stays, and the log says so."""
+    try:
+        ours = str(read_npz(path, "body file").get("source", "")) == SOURCE
+    except OmfaError:
+        ours = False
+    if ours:
+        path.unlink()
+    else:
+        log.warning("%s: the fit was rejected, and the body there, from elsewhere, stays", path)
 
 
 def _read_report(path: Path) -> dict[str, dict[str, Any]]:

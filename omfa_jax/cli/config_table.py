@@ -1,0 +1,177 @@
+"""What every value of a config may be, and the one check of all of them before anything starts.
+
+A name of more than one value of a kind stands once: `tasks.*` is every row of the task table.
+"""
+
+import fnmatch
+import functools
+import operator
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import RequiredValueError
+
+from omfa_jax.body.styles import STYLES
+from omfa_jax.core.bounds import SEED, Choice, Flag, Number, Row, Text, Tuple, Whole, fault, shown
+from omfa_jax.core.errors import OmfaError, raise_all, unknown
+from omfa_jax.core.tasks import COMPONENTS, WEIGHT
+from omfa_jax.data.augment import AUGMENT
+from omfa_jax.diffusion.canvas import LAYOUTS
+from omfa_jax.diffusion.partial import INPUTS, PREDICTIONS
+from omfa_jax.diffusion.sample import SAMPLER
+from omfa_jax.diffusion.schedule import SCHEDULE, TIMESTEPS
+from omfa_jax.evals.heldout import NOISE_LEVELS
+from omfa_jax.models.presets import UNETS, VAES
+from omfa_jax.parallel.attention import KERNELS
+from omfa_jax.train.settings import KEEP, LOSS, OPTIMIZER, TRAIN
+
+OBJECTIVES = ("partial_diffusion", "autoencoder")
+# pixels of a slot's side; beyond it no accelerator holds one picture's activations
+SIDE_PX = Whole(8, 16384)
+# a host has fewer cores; more threads or processes than this is a slip
+WORKERS = Whole(0, 4096)
+# devices along a mesh axis; -1 takes all that are left
+AXIS = Whole(1, 2**20, also=-1)
+
+
+def _in(group: str, rows: Mapping[str, Row], *names: str) -> dict[str, Row]:
+    return {f"{group}.{name}": rows[name] for name in names or rows}
+
+
+TABLE: dict[str, Row] = {
+    "objective": Choice(OBJECTIVES),
+    "seed": SEED,
+    "model.unet": Choice(UNETS),
+    "model.vae": Choice(VAES),
+    "model.init": Text(),
+    "model.init_unet": Flag(),
+    "model.reference": Flag(),
+    "tasks.*.noised": Tuple(Choice(COMPONENTS), 1, len(COMPONENTS), distinct=True),
+    "tasks.*.weight": WEIGHT,
+    "tasks.*.prompt": Text(),
+    "canvas.layout": Choice(LAYOUTS),
+    **{f"canvas.{name}": Tuple(SIDE_PX, 2, 2) for name in COMPONENTS},
+    "diffusion.unet_inputs": Tuple(Choice(INPUTS), 1, len(INPUTS), distinct=True),
+    "diffusion.prediction": Choice(PREDICTIONS),
+    **_in("diffusion", SCHEDULE, "zero_terminal_snr", "spacing", "steps_offset"),
+    **_in("diffusion", LOSS),
+    **_in("timesteps", TIMESTEPS),
+    "data.records": Text(),
+    "data.latents": Text(),
+    "data.mixture": Text(),
+    "data.split": Text(),
+    "data.pose_style": Choice(STYLES),
+    "data.threads": WORKERS,
+    "data.prefetch": Whole(1, 65536),
+    "data.processes": WORKERS,
+    "data.multi_pose": Number(0, 1),
+    "data.sample_latents": Flag(),
+    **_in("data.augment", AUGMENT),
+    **_in("train", TRAIN, "steps", "batch_size", "accumulate", "compute_dtype", "remat"),
+    **_in("train", TRAIN, "ema_decay", "nonfinite"),
+    "train.attention": Choice(KERNELS),
+    **_in("optimizer", OPTIMIZER),
+    **{f"mesh.{axis}": AXIS for axis in ("data", "fsdp", "tensor", "slice")},
+    "checkpoint.every_steps": TRAIN["save_every_steps"],
+    "checkpoint.keep": KEEP["last"],
+    "checkpoint.keep_every_steps": KEEP["every_steps"],
+    "checkpoint.keep_best_of": KEEP["best_of"],
+    "checkpoint.start_from": Text(),
+    "log.every_steps": TRAIN["log_every_steps"],
+    "log.samples_every_steps": TRAIN["samples_every_steps"],
+    "log.samples": Whole(1, 4096),
+    "log.wandb_project": TRAIN["wandb_project"],
+    "eval.every_steps": TRAIN["evaluate_every_steps"],
+    "eval.split": Text(),
+    "eval.seed": SEED,
+    "eval.loss_examples": Whole(1),
+    "eval.loss_timesteps": Whole(NOISE_LEVELS, 1000, multiple_of=NOISE_LEVELS),
+    "eval.examples": Whole(),
+    "eval.tasks": Tuple(Text(), 0, 1000, distinct=True),
+    "eval.steps": SAMPLER["steps"],
+    "autoencoder.crop_px": SIDE_PX,
+    "autoencoder.latent_noise": Number(0, 100),
+    "autoencoder.decoder_of": Text(),
+    **_in("sample", SAMPLER),
+}
+
+
+GROUPS = {key.rsplit(".", levels)[0] for key in TABLE for levels in (1, 2) if "." in key}
+
+
+def row_of(name: str) -> Row | None:
+    """Return the row of a value's dotted name, or None."""
+    patterns = (key for key in TABLE if "*" in key and _matches(name, key))
+    return TABLE.get(name) or next((TABLE[key] for key in patterns), None)
+
+
+def check(config: ConfigDict) -> None:
+    """Check every value of a config and make it the type that is wanted, as an int a float.
+
+    All faults are one OmfaError with a line for each: a value of a wrong type or out of range, a
+    name that is not in the table, one of the table that is missing.
+    """
+    try:
+        found = dict(leaves(config))
+    except RequiredValueError as error:
+        raise OmfaError(f"config: a value that is required is not set: {error}") from None
+    faults = [error for name, value in found.items() if (error := _fault(name, value)) is not None]
+    faults += [
+        OmfaError(f"config.{name} is missing: begin with base.get_config() (configs/base.py)")
+        for name in _missing(found)
+    ]
+    raise_all(faults)
+    for name, value in found.items():
+        row = row_of(name)
+        assert row is not None
+        wanted = row.read(value)
+        # what is right already is left alone: it may refer to another value
+        if repr(wanted) != repr(value):
+            *groups, last = name.split(".")
+            node = functools.reduce(operator.getitem, groups, config)
+            # anew, for a ConfigDict turns a tuple in a list's place into a list
+            with node.unlocked():
+                del node[last]
+                node[last] = wanted
+    if not sum(row.weight for row in config.tasks.values()) > 0:
+        raise OmfaError("config.tasks: every weight is 0, so there is nothing to train")
+
+
+def leaves(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield (dotted name, value) of everything in a config that is no group."""
+    for key, value in config.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, ConfigDict) and len(value) and row_of(name) is None:
+            yield from leaves(value, f"{name}.")
+        else:
+            yield name, value
+
+
+def _fault(name: str, value: Any) -> OmfaError | None:
+    row = row_of(name)
+    if row is not None:
+        return fault(f"config.{name}", row, value)
+    if any(_matches(name, group) for group in GROUPS):
+        return OmfaError(f"config.{name}: expected a group of values, got {shown(value)}")
+    group = name.rpartition(".")[0]
+    beside = [key for key in TABLE if _matches(group, key.rpartition(".")[0])]
+    return unknown("value", f"config.{name}", [f"config.{key}" for key in beside or GROUPS])
+
+
+def _missing(found: Collection[str]) -> list[str]:
+    """Return the names that the table has and the config has not, nor anything in their place."""
+    tasks = sorted({name.split(".")[1] for name in found if name.startswith("tasks.")}) or ["*"]
+    keys = [key.replace("*", task) for key in TABLE for task in (tasks if "*" in key else [""])]
+    there = {".".join(name.split(".")[:levels]) for name in found for levels in (1, 2, 3)}
+    groups = {key.rsplit(".", 1)[0] for key in keys if "." in key}
+    replaced = {group for group in groups if group in found}
+    return [
+        key
+        for key in keys
+        if key not in there and not any(key.startswith(f"{group}.") for group in replaced)
+    ]
+
+
+def _matches(name: str, key: str) -> bool:
+    return name.count(".") == key.count(".") and fnmatch.fnmatchcase(name, key)

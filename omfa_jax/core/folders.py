@@ -1,0 +1,217 @@
+"""Folders that are whole or absent, and take the place of nothing but their own kind.
+
+What may be deleted is told by a list of patterns of relative paths, such as
+`("omfa_import.json", "params/*.safetensors")`; `*` does not cross a `/`. The first is the file that
+no other program writes. A folder is ours if it is a real folder of this user that has that file and
+nothing that no pattern matches; links are never ours, for we write none. An empty folder is ours.
+"""
+
+import contextlib
+import fnmatch
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.files import current_umask
+
+log = logging.getLogger(__name__)
+
+_OTHER = "move it away or give another folder to --out"
+
+
+@contextlib.contextmanager
+def atomic_dir(path: str | os.PathLike, ours: Sequence[str]) -> Iterator[Path]:
+    """Yield a temporary folder beside `path`; it replaces `path` only if the block succeeds.
+
+    A folder that is there must be ours, before the block and after it; else it is an OmfaError and
+    stays as it was. A link is followed: what it leads to is replaced, and it leads there still.
+    """
+    place = resolve_target(path)
+    require_ours(place, ours)
+    temporary = None
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{place.name[:40]}-", dir=place.parent))
+        yield temporary
+        temporary.chmod(0o777 & ~current_umask())
+        put_in_place(temporary, place, ours, temporary.with_name(f"{temporary.name}-old"))
+    except OSError as error:
+        raise OmfaError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def put_in_place(made: Path, place: Path, ours: Sequence[str], aside: Path) -> None:
+    """Rename the folder `made` to `place`; one of ours that is there is replaced.
+
+    It is first renamed to `aside`, where nobody can exchange it any more, and looked at there: what
+    is not ours goes back, and is an OmfaError. Of ours exactly the files that were listed are
+    deleted; what somebody adds meanwhile stays at `aside`, and is said. All three on one file
+    system.
+    """
+    if not os.path.lexists(place):
+        # the system refuses to put a folder over a file or over one that holds something
+        made.rename(place)
+        return
+    require_replaceable(place)
+    place.rename(aside)
+    try:
+        listed = require_ours(aside, ours, place)
+        if _owner(aside) != _owner(made):
+            raise OmfaError(f"{place} is another user's: {_OTHER}")
+        made.rename(place)
+    except BaseException:
+        _put_back(aside, place)
+        raise
+    delete_listed(aside, listed)
+
+
+def resolve_target(path: str | os.PathLike, flag: str = "--out") -> Path:
+    """Return the absolute path of a folder to write, without links, `.` and `..`.
+
+    So a check now and a write later mean one place, whatever folders are made between. What can
+    never be replaced (see `require_replaceable`) is an OmfaError.
+    """
+    given = os.fspath(path)
+    if not given or "\0" in given:
+        raise OmfaError(f"{flag}: expected the name of a folder, got {given!r}")
+    place = Path(os.path.realpath(given))
+    require_replaceable(place, flag)
+    return place
+
+
+def require_replaceable(place: Path, flag: str = "--out") -> None:
+    """Raise an OmfaError for a folder that cannot give way to another, whatever it holds.
+
+    These are the root, mount points, and what is or contains the current or the home folder.
+    """
+    if not os.path.lexists(place):
+        return
+    known = {"the current folder": os.getcwd, "the home folder": Path.home}
+    for name, find in known.items():
+        # the current folder may be deleted, and a user without an entry has no home
+        with contextlib.suppress(OSError, RuntimeError):
+            if contains(place, find()):
+                raise OmfaError(
+                    f"{place} is or contains {name}; give a folder of its own to {flag}"
+                )
+    if os.path.ismount(place):
+        raise OmfaError(f"{place} is a mount point; give a folder in it to {flag}")
+
+
+def require_apart(
+    path: str | os.PathLike, sources: Mapping[str, str | os.PathLike | None], flag: str = "--out"
+) -> None:
+    """Raise an OmfaError if the folder to write is or contains one of the `sources`, by flag."""
+    place = Path(os.path.realpath(path))
+    for name, source in sources.items():
+        if source is not None and contains(place, source):
+            raise OmfaError(
+                f"{flag} {path} is or contains what {name} reads ({source}); give another folder"
+                f" to {flag}"
+            )
+
+
+def contains(folder: Path, inner: str | os.PathLike) -> bool:
+    """True if `inner` is `folder` or lies in it, as the file system sees it (links, case)."""
+    place = Path(os.path.realpath(inner))
+    for parent in (place, *place.parents):
+        with contextlib.suppress(OSError):
+            if os.path.samefile(folder, parent):
+                return True
+    return False
+
+
+def require_ours(path: Path, ours: Sequence[str], named: Path | None = None) -> list[str]:
+    """Return the relative paths of what a folder of ours holds; OmfaError if it is not ours.
+
+    Folders end in `/` and come after what is in them. `named` is what the error calls the folder.
+    """
+    named = named or path
+    if not os.path.lexists(path):
+        return []
+    if path.is_symlink() or not path.is_dir():
+        raise OmfaError(f"{named} is no folder; give another name to --out")
+    found = listing(path)
+    first = path / ours[0]
+    if found and (first.is_symlink() or not first.is_file()):
+        raise OmfaError(
+            f"{named} exists and is not a folder that this command wrote (no {ours[0]} in it);"
+            " give another folder to --out"
+        )
+    foreign = sorted(name for name in found if not _is_named(path / name, name, ours))
+    if foreign:
+        raise OmfaError(
+            f"{named} would be replaced, but holds what this command did not write"
+            f" ({', '.join(foreign[:5])}); move it away or give another folder to --out"
+        )
+    return found
+
+
+def listing(folder: Path) -> list[str]:
+    """Return the relative paths of all in a folder, folders with a `/` and after their contents.
+
+    Links are listed and not followed.
+    """
+    found = []
+
+    def fail(error: OSError) -> None:
+        raise OmfaError(f"{error.filename}: cannot be looked into ({error.strerror})")
+
+    for root, folders, files in os.walk(folder, topdown=False, onerror=fail):
+        inner = Path(root).relative_to(folder)
+        found += [str(inner / name) for name in files]
+        found += [
+            f"{inner / name}{'' if Path(root, name).is_symlink() else '/'}" for name in folders
+        ]
+    return found
+
+
+def delete_listed(folder: Path, listed: Collection[str]) -> None:
+    """Delete what `listing` told of a folder, then the folder, if nothing else is in it."""
+    try:
+        for name in listed:
+            if name.endswith("/"):
+                (folder / name).rmdir()
+            else:
+                (folder / name).unlink(missing_ok=True)
+        folder.rmdir()
+    except OSError as error:
+        log.warning("what was replaced is not all deleted (%s): see %s", error.strerror, folder)
+
+
+def _is_named(path: Path, name: str, ours: Sequence[str]) -> bool:
+    if path.is_symlink():
+        return False
+    parts = name.rstrip("/").split("/")
+    patterns = [pattern.split("/") for pattern in ours]
+    if name.endswith("/"):
+        # a folder on the way to something of ours
+        patterns = [p[: len(parts)] for p in patterns if len(p) > len(parts)]
+    elif not path.is_file():
+        return False
+    return any(
+        len(pattern) == len(parts) and all(map(fnmatch.fnmatchcase, parts, pattern))
+        for pattern in patterns
+    )
+
+
+def _owner(path: Path) -> int:
+    # compared with a folder just made: where the file system maps users, this process's may differ
+    return path.stat().st_uid
+
+
+def _put_back(aside: Path, place: Path) -> None:
+    try:
+        if os.path.lexists(place):
+            raise FileExistsError("something else is there now")
+        aside.rename(place)
+    except OSError as error:
+        raise OmfaError(
+            f"what was at {place} is at {aside} now, and stays there: {error}"
+        ) from None

@@ -1,0 +1,47 @@
+"""No state is saved that no run could go on from: every number of it must be one."""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, Bool
+
+from omfa_jax.core.errors import OmfaError
+from omfa_jax.parallel.mesh import replicated
+from omfa_jax.train.state import TrainState
+
+
+def require_finite(state: TrainState, mesh: Mesh, step: int, saved: int) -> None:
+    """Raise an OmfaError that names the first arrays with a NaN or an infinity in them.
+
+    The loss of a step is of the parameters before its update, so it says nothing of what the update
+    made of them. Every process calls it; one reduction over the state, on the devices. `saved` is
+    the step of the last save.
+    """
+    good = np.asarray(_finite(mesh)(state))
+    if good.all():
+        return
+    paths = [path for path, _ in jax.tree_util.tree_flatten_with_path(state)[0]]
+    wrong = [_name(path) for path, whole in zip(paths, good, strict=True) if not whole]
+    before = f"step {saved} is the last one saved" if saved else "nothing was saved before"
+    raise OmfaError(
+        f"after step {step} {len(wrong)} of {len(paths)} arrays of the state hold NaN or infinity"
+        f" ({', '.join(wrong[:2])}): it is not saved, and {before}; lower"
+        " config.optimizer.learning_rate, or set config.optimizer.clip_norm"
+    )
+
+
+@functools.cache
+def _finite(mesh: Mesh) -> Callable[[TrainState], Bool[Array, "arrays"]]:
+    def finite(state: TrainState) -> Bool[Array, "arrays"]:
+        return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(state)])
+
+    return jax.jit(finite, out_shardings=replicated(mesh))
+
+
+def _name(path: tuple) -> str:
+    keys = (getattr(key, "key", getattr(key, "name", getattr(key, "idx", key))) for key in path)
+    return "/".join(map(str, keys))

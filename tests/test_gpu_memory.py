@@ -1,0 +1,195 @@
+"""A GPU's memory: every command asks for what `omfa plan` counts on, unless the user decides."""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from omfa_jax.cli import main as entry
+from omfa_jax.cli.main import main
+from omfa_jax.core.errors import OmfaError
+from omfa_jax.parallel import flags
+from omfa_jax.parallel.flags import (
+    FRACTION,
+    GPU_FLAGS,
+    OLD_FRACTION,
+    TPU_FLAGS,
+    leave_memory,
+    set_flags,
+    usable_part,
+)
+from omfa_jax.parallel.hardware import USABLE
+from omfa_jax.parallel.pods import pod
+from omfa_jax.scaling import ahead
+from omfa_jax.scaling import plan as planning
+
+ROOT = Path(__file__).parents[1]
+MEMORY = (FRACTION, OLD_FRACTION, flags.PREALLOCATE, flags.ALLOCATOR)
+# what JAX's GPU plugin is told, by the function that reads the environment when a backend starts
+ASKED = """
+import json, os, sys, types
+from omfa_jax.cli import main as entry
+seen = {}
+def run(options):
+    assert "jax" not in sys.modules
+    seen[name] = dict(os.environ)
+    os.environ.clear()
+    os.environ.update(before)
+before = dict(os.environ)
+command = types.SimpleNamespace(run=run, add_arguments=lambda parser: None)
+entry.module_of = lambda name, arguments: (command, [])
+for name in entry.COMMANDS:
+    assert entry.main([name]) == 0
+import convert_weights
+parsed = types.SimpleNamespace(run=lambda options: run(options) or 0)
+convert_weights._parser = lambda: types.SimpleNamespace(parse_known_args=lambda _: (parsed, []))
+name = "convert_weights"
+assert convert_weights.main([]) == 0
+from jaxlib import xla_client
+asked = {}
+for name, environment in seen.items():
+    os.environ.clear()
+    os.environ.update(environment)
+    asked[name] = xla_client.generate_pjrt_gpu_plugin_options()
+print(json.dumps(asked))
+"""
+
+
+def asked_of_jax(**own):
+    environment = {name: value for name, value in os.environ.items() if name not in MEMORY}
+    done = subprocess.run(
+        [sys.executable, "-c", ASKED],
+        env={**environment, **own, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout)
+
+
+def test_every_command_asks_for_what_plans_count_on():
+    asked = asked_of_jax()
+    assert set(asked) == {*entry.COMMANDS, "convert_weights"}
+    assert {name: options["memory_fraction"] for name, options in asked.items()} == dict.fromkeys(
+        asked, USABLE
+    )
+
+
+@pytest.mark.parametrize("name", [FRACTION, OLD_FRACTION])
+def test_a_users_own_part_stays(name):
+    """JAX ends a process that has both names of it."""
+    assert {o["memory_fraction"] for o in asked_of_jax(**{name: "0.5"}).values()} == {0.5}
+
+
+@pytest.mark.parametrize(
+    ("own", "part"),
+    [
+        ({}, USABLE),
+        ({FRACTION: str(USABLE)}, USABLE),
+        ({FRACTION: ".5"}, 0.5),
+        ({OLD_FRACTION: ".5"}, 0.5),
+        ({FRACTION: "1.5"}, 1.0),
+        ({flags.PREALLOCATE: "false"}, 0.75),
+        ({flags.PREALLOCATE: "false", FRACTION: "0.9"}, 0.9),
+        ({flags.ALLOCATOR: "cuda_async"}, 0.75),
+        ({flags.ALLOCATOR: "platform"}, USABLE),
+    ],
+)
+def test_plans_count_on_what_the_environment_says(own, part, monkeypatch, caplog):
+    monkeypatch.setattr("pathlib.Path.exists", lambda _: True)
+    environment = dict(own)
+    with caplog.at_level(logging.WARNING):
+        set_flags(environment)
+    assert {name: environment[name] for name in MEMORY if name in environment} == (
+        own or {FRACTION: str(USABLE)}
+    )
+    assert usable_part("cuda", environment) == part
+    assert usable_part("tpu", environment) == USABLE
+    said = bool(own) and own != {FRACTION: str(USABLE)}
+    assert len(caplog.messages) == said
+    if said:
+        assert f"stays as it is: programs get {part:.0%} of a GPU's memory" in caplog.text
+
+
+@pytest.mark.parametrize("value", ["much", "0", "-1", "nan"])
+def test_a_part_that_is_no_number_is_refused(value):
+    with pytest.raises(OmfaError, match="expected a number > 0"):
+        usable_part("cuda", {FRACTION: value})
+
+
+def test_metrics_on_the_same_gpu_are_left_some():
+    environment = {FRACTION: str(USABLE)}
+    leave_memory("another library", environment)
+    assert not environment
+    for own in ({FRACTION: "0.5"}, {}):
+        environment = dict(own)
+        leave_memory("another library", environment)
+        assert environment == own
+
+
+@pytest.mark.parametrize(("device", "set_here"), [("cpu", True), ("cuda:0", False)])
+def test_scoring_on_a_gpu_leaves_memory_to_pytorch(monkeypatch, tmp_path, capsys, device, set_here):
+    for name in MEMORY:
+        # set and deleted, so that it is as it was afterwards
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    flags = ["--checkpoint", str(tmp_path / "none"), "--data", "none", "--task", "try_on"]
+    flags += ["--out", str(tmp_path / "out"), "--device", device]
+    assert main(["eval", *flags]) == 2
+    assert "no model at" in capsys.readouterr().err
+    assert (FRACTION in os.environ) == set_here
+
+
+@pytest.fixture
+def planned(monkeypatch, tmp_path):
+    """Run `omfa plan` of a small model; return (status, figures)."""
+    for name in (*MEMORY, "XLA_FLAGS", "LIBTPU_INIT_ARGS"):
+        monkeypatch.delenv(name, raising=False)
+    before = dict(os.environ)
+    small = ("--config.model.unet=xs", "--config.train.remat=none", "--config.train.attention=xla")
+
+    def run(topology, *arguments):
+        out = tmp_path / "plan.json"
+        base = ("--config", "configs/base.py", "--topology", topology, "--json", str(out))
+        status = main(["plan", *base, *small, *arguments])
+        return status, json.loads(out.read_text())["plan"] if out.exists() else None
+
+    yield run
+    for name in os.environ.keys() - before.keys():
+        del os.environ[name]
+
+
+def test_the_plans_budget_is_that_part(planned, monkeypatch, capsys, caplog):
+    status, figures = planned("h100-8")
+    part = figures["peak_bytes"] / pod("h100-8").chip.memory_bytes
+    assert status == 0 and figures["usable"] == USABLE and part < USABLE
+    assert "(92% of the chip's)" in capsys.readouterr().out
+    # a little less than the run needs
+    monkeypatch.setenv(FRACTION, f"{0.999 * part:.9f}")
+    monkeypatch.setattr(planning, "advice", lambda *_, **__: None)
+    with caplog.at_level(logging.WARNING):
+        status, figures = planned("h100-8")
+    assert status == 2 and not figures["fits"]
+    assert "does not hold this run" in capsys.readouterr().err
+    assert f"{FRACTION}={0.999 * part:.9f} stays as it is" in caplog.text
+
+
+def test_what_is_compiled_ahead_has_the_flags_of_training(planned, monkeypatch):
+    seen = []
+
+    def compiler(machine):
+        seen.append({n: os.environ.get(n, "") for n in ("XLA_FLAGS", "LIBTPU_INIT_ARGS")})
+        raise OmfaError("no compiler here")
+
+    monkeypatch.setattr(ahead, "devices_of", compiler)
+    for topology, variable, wanted in (
+        ("h100-8", "XLA_FLAGS", GPU_FLAGS),
+        ("v5e-8", "LIBTPU_INIT_ARGS", TPU_FLAGS),
+    ):
+        assert planned(topology, "--compile", "--config.train.attention=auto")[0] == 2
+        assert all(f"{flag}={value}" in seen[-1][variable] for flag, value in wanted.items())

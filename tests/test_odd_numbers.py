@@ -1,0 +1,120 @@
+"""Numbers that are none, in files that are read back and in settings made by a program."""
+
+import dataclasses
+import json
+
+import pytest
+from tiny_training import SETTINGS
+
+import convert_weights
+from omfa_jax.body.camera import looking_at
+from omfa_jax.core.bounds import COUNT_MAX
+from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.tasks import Task
+from omfa_jax.diffusion.schedule import ScheduleSettings, TimestepDistribution
+from omfa_jax.diffusion.settings import DiffusionSettings
+from omfa_jax.models import VAEConfig
+from omfa_jax.scaling.manifest import Grid, Manifest, Size, expand, read_manifest, write_manifest
+from omfa_jax.train.settings import LossSettings, OptimizerSettings, TrainSettings
+
+NAN, INF = float("nan"), float("inf")
+CAMERA = looking_at((0, 0, 4), (0, 0, 0), focal_px=100.0, width_px=48, height_px=64)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda bad: OptimizerSettings(learning_rate=bad),
+        lambda bad: OptimizerSettings(weight_decay=bad),
+        lambda bad: OptimizerSettings(clip_norm=bad),
+        lambda bad: LossSettings(min_snr_gamma=bad),
+        lambda bad: LossSettings(condition_dropout=bad),
+        lambda bad: TimestepDistribution("logit_normal", logit_mean=bad),
+        lambda bad: TimestepDistribution("logit_normal", logit_std=bad),
+        lambda bad: TrainSettings(1, 1, ema_decay=bad),
+        lambda bad: TrainSettings(1, bad),
+        lambda bad: TrainSettings(bad, 1),
+        lambda bad: TrainSettings(1, 1, seed=bad),
+        lambda bad: ScheduleSettings(beta_end=bad),
+        lambda bad: Task("try_on", ("person",), bad, ""),
+        lambda bad: VAEConfig(scaling_factor=bad),
+        lambda bad: dataclasses.replace(SETTINGS, stride=bad),
+        lambda bad: dataclasses.replace(CAMERA, width_px=bad),
+        lambda bad: dataclasses.replace(CAMERA, focal_px=(bad, 1.0)),
+    ],
+)
+def test_settings_of_a_program_are_numbers(make):
+    for bad in (NAN, INF, -INF, -1e9, 1e300):
+        with pytest.raises(OmfaError):
+            make(bad)
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"stride": 0}, "stride"),
+        ({"latent_channels": -4}, "latent_channels"),
+        ({"latent_channels": "4"}, "latent_channels"),
+        ({"schedule": {"beta_end": NAN}}, "beta_end"),
+        ({"schedule": {"train_steps": 1e3}}, "train_steps"),
+    ],
+)
+def test_a_model_description_holds_numbers(change, word):
+    good = json.loads(json.dumps(SETTINGS.to_json()))
+    assert DiffusionSettings.from_json(good) == SETTINGS
+    bad = {**good, **change}
+    if "schedule" in change:
+        bad["schedule"] = {**good["schedule"], **change["schedule"]}
+    with pytest.raises(OmfaError, match=word):
+        DiffusionSettings.from_json(bad)
+
+
+def study():
+    size = Size("tiny", params=1000, flops_per_sample=1e6)
+    grid = Grid((640,), (), (1e-3,), batch_size=8, unique=64)
+    runs, left_out = expand([size], grid, chips=1, price=None)
+    return Manifest("base.py", "", None, runs, left_out)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("steps", None),
+        ("steps", 0),
+        ("steps", 10**12),
+        ("batch_size", 8.5),
+        ("learning_rate", NAN),
+        ("learning_rate", INF),
+        ("learning_rate", "1e-3"),
+        ("epochs", NAN),
+        ("flops", -1.0),
+        ("name", "../../precious"),
+        ("name", ""),
+    ],
+)
+def test_a_studys_manifest_holds_numbers_and_names(tmp_path, name, value):
+    write_manifest(tmp_path, study())
+    path = next(tmp_path.glob("*.json"))
+    assert read_manifest(tmp_path) == study()
+    content = json.loads(path.read_text())
+    content["runs"][0][name] = value
+    path.write_text(json.dumps(content))
+    with pytest.raises(OmfaError, match=f"damaged .*{name}") as told:
+        read_manifest(tmp_path)
+    assert "\n" not in str(told.value)
+
+
+def test_a_run_has_no_more_steps_than_are_counted():
+    size = Size("tiny", params=1000, flops_per_sample=1e6)
+    grid = Grid((10**13,), (), (1e-3,), batch_size=8, unique=64)
+    runs, (left,) = expand([size], grid, chips=1, price=None)
+    assert not runs and f"more than the {COUNT_MAX}" in left
+
+
+def test_ctrl_c_while_converting_is_one_line(monkeypatch, tmp_path, capsys):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("omfa_jax.weights.sources.open_source", interrupt)
+    assert convert_weights.main(["import", "x", "--out", str(tmp_path / "out")]) == 130
+    assert capsys.readouterr().err == "convert_weights: interrupted\n"
