@@ -1,6 +1,5 @@
 """A damaged checkpoint costs its own interval: the step before is taken, and the damage told."""
 
-import json
 import shutil
 import threading
 from pathlib import Path
@@ -157,17 +156,37 @@ def test_moments_in_another_type_are_no_damage(copy):
     assert run_to(copy, 5, optimizer=optimizer)[1].batches.seen == [4]
 
 
-def test_checkpoints_of_before_there_were_checksums_and_rows_are_read(copy):
+def in_the_first_form(workdir: Path) -> None:
+    """Make checkpoints as they were before rows, checksums and lists of items."""
     for step in (2, 4):
-        folder = copy / "checkpoints" / str(step)
+        folder = workdir / "checkpoints" / str(step)
         for item in ("checksums", "row"):
             shutil.rmtree(folder / item)
-        listed = json.loads((folder / "_CHECKPOINT_METADATA").read_text())
-        for item in ("checksums", "row"):
-            del listed["item_handlers"][item]
-        (folder / "_CHECKPOINT_METADATA").write_text(json.dumps(listed))
+        (folder / "_CHECKPOINT_METADATA").write_text("{}")
+
+
+def test_checkpoints_of_before_there_were_checksums_and_rows_are_read(copy):
+    in_the_first_form(copy)
     assert run_to(copy, 5)[1].batches.seen == [4]
     assert "4" in names(copy)
+
+
+def test_they_too_must_hold_their_own_step_and_what_their_config_says(copy, caplog):
+    in_the_first_form(copy)
+    newest = copy / "checkpoints/4"
+    shutil.rmtree(newest / "ema")
+    (newest / "config/metadata").write_text('{"train": {"ema_decay": 0}}')
+    with pytest.raises(OmfaError, match=r"has no EMA .it was trained with train.ema_decay=0"):
+        run_to(copy, 5)
+    (newest / "config/metadata").write_text('{"train": {"ema_decay": 0.9}}')
+    assert run_to(copy, 4)[1].batches.seen == [2, 3]
+    assert "it has lost its EMA (train.ema_decay=0.9): put aside" in caplog.text
+    shutil.rmtree(newest / "state")
+    shutil.copytree(copy / "checkpoints/3/state", newest / "state")
+    shutil.rmtree(newest / "checksums")
+    (newest / "_CHECKPOINT_METADATA").write_text("{}")
+    assert run_to(copy, 4)[1].batches.seen == [3]
+    assert "4/state is damaged: it holds step 3: put aside" in caplog.text
 
 
 @pytest.mark.parametrize("number", [5, 116, 110, 13])

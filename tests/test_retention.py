@@ -12,7 +12,7 @@ from tiny_training import CountingBatches
 
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.train.loop import train
-from omfa_jax.train.retention import Best, plain_row
+from omfa_jax.train.retention import Best, plain_row, score
 from omfa_jax.train.settings import KeepSettings, OptimizerSettings
 from omfa_jax.train.window import Window
 
@@ -116,6 +116,11 @@ def chosen(folder, *values):
 )
 def test_what_is_no_finite_number_is_never_the_best(tmp_path, values, expected):
     assert chosen(tmp_path, *values) == expected
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, None, "1", [1]])
+def test_so_it_is_in_a_row_that_another_program_wrote(value):
+    assert score({"m": value}, "m") == math.inf
 
 
 def test_a_row_that_cannot_be_reached_now_costs_no_checkpoint(tmp_path, monkeypatch, caplog):

@@ -53,6 +53,10 @@ class Checkpoints:
         self._opened: ocp.CheckpointManager | None = None
         self._saving: int | None = None
         self._metrics: set[str] = set()
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise self._unusable(error) from error
 
     def restore(self, abstract: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
         """Return (state laid out as `abstract` says, data position) of the newest sound step.
@@ -106,9 +110,7 @@ class Checkpoints:
         try:
             self._opened = ocp.CheckpointManager(self.folder, options=options)
         except (OSError, ValueError) as error:
-            raise OmfaError(
-                f"cannot keep checkpoints in {self.folder}: {error}; change --workdir"
-            ) from error
+            raise self._unusable(error) from error
         if self._keep.best_of:
             for step in self._opened.all_steps():
                 self._metrics |= stored_row(self.folder / str(step)).keys()
@@ -180,6 +182,9 @@ class Checkpoints:
         self.wait()
         if self._opened is not None:
             self._opened.close()
+
+    def _unusable(self, error: Exception) -> OmfaError:
+        return OmfaError(f"cannot keep checkpoints in {self.folder}: {error}; change --workdir")
 
     def _failure(self, step: int | None, error: Exception) -> OmfaError:
         what = "a checkpoint" if step is None else f"checkpoint {step}"
