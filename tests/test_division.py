@@ -210,6 +210,14 @@ def test_the_plan_shows_the_same_share_and_refuses_the_same(capsys, caplog):
     assert "the nearest that divides them is --config.mesh.fsdp=2" in caplog.text
 
 
+def test_a_studys_plan_names_the_size_that_is_not_cut(tmp_path, capsys):
+    flags = ["--out", str(tmp_path), "--sizes", "ladder_12", "--samples", "6400", "--unique", "64"]
+    flags += ["--machine", "v5e-32", "--config.mesh.data=1", "--config.mesh.fsdp=32"]
+    config = ["--config", "configs/ladder.py", "--config.train.batch_size=32"]
+    assert main(["scaling", "plan", *config, *flags]) == 2
+    assert "ladder_12: config.mesh.fsdp=32 cuts" in capsys.readouterr().err
+
+
 def test_training_says_so_before_it_begins(monkeypatch, caplog):
     config = border.load_config(BASE, ["--config.mesh.data=1", "--config.mesh.fsdp=12"])
     bundle = starting_bundle(config, None, abstract=True)

@@ -201,7 +201,11 @@ def size_of(
     if machine is None:
         rate = options.flops_per_second
         return Size(name, params, flops, 1 / rate if rate else None)
-    made = plan(job, machine, efficiency=options.efficiency, usable=usable_part(machine.platform))
+    usable = usable_part(machine.platform)
+    try:
+        made = plan(job, machine, efficiency=options.efficiency, usable=usable)
+    except OmfaError as error:
+        raise OmfaError(f"{name}: {error}") from error
     for note in made.notes:
         log.warning("%s: %s", name, note)
     return Size(name, params, flops, made.step_seconds / made.model_flops, made.fits)
