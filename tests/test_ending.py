@@ -25,7 +25,7 @@ SAID = {
 )
 def test_a_fault_on_one_ends_both_with_its_status(tmp_path, when, victim, fault, status):
     running = processes.start(tmp_path, 6, 2, **{f"{when}_{victim}": fault})
-    ended = processes.finish(running, timeout=90)
+    ended = processes.finish(running, timeout=240)
     assert [status for status, _, _ in ended] == [status] * 2, ended
     said = [err for _, _, err in ended]
     assert SAID[fault] in said[victim]

@@ -59,7 +59,7 @@ def trained(disk, steps, *events, **environment):
     workdir = disk / "run"
     # that it ends at all is what is tested: a writer that waits would hold it for ever
     running = processes.start(workdir, steps, 1, EACH=each, **environment)
-    ((status, _, err),) = processes.finish(running, timeout=120)
+    ((status, _, err),) = processes.finish(running, timeout=300)
     assert "Traceback" not in err, err[-3000:]
     said = [line for line in err.splitlines() if not line.startswith("step ")]
     return status, said, workdir
