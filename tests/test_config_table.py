@@ -83,6 +83,7 @@ def test_no_value_passes_that_is_none_and_no_fault_is_a_traceback(name):
         else:
             found = dict(leaves(config))[name]
             assert is_good(found, row), (name, value)
+            assert value is not True or isinstance(row, Flag)
             if isinstance(row, Number):
                 assert type(found) is float
     assert refused >= len(HOSTILE) - 7
