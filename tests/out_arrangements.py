@@ -79,6 +79,12 @@ def a_folder_of_ours_with_a_link_to_it(place):
     return place / "ours"
 
 
+def a_file_of_ours_that_is_a_link_to_it(place):
+    (write_ours(place / "ours") / "omfa.json").unlink()
+    (place / "ours" / "omfa.json").symlink_to(place / "precious" / "thesis.tex")
+    return place / "ours"
+
+
 def a_manifest_that_is_a_link(place):
     (place / "precious" / "unet").mkdir()
     (place / "precious" / "thesis.tex").rename(place / "thesis.tex")
@@ -101,5 +107,6 @@ ARRANGEMENTS = (
     its_parent_that_looks_like_ours,
     a_folder_of_ours_with_it_inside,
     a_folder_of_ours_with_a_link_to_it,
+    a_file_of_ours_that_is_a_link_to_it,
     a_manifest_that_is_a_link,
 )

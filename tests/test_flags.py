@@ -1,6 +1,7 @@
 """No flag of any command takes a number that is none, or a path that names nothing."""
 
 import argparse
+from typing import Any
 
 import pytest
 
@@ -37,7 +38,7 @@ def all_actions():
     return found
 
 
-ACTIONS = all_actions()
+ACTIONS: dict[str, Any] = all_actions()
 
 
 def is_path(name, action):

@@ -41,8 +41,8 @@ def snapshot(folder):
 def test_a_foreign_folder_stays(place, arrange):
     out = arrange(place)
     before = snapshot(place)
-    with pytest.raises(OmfaError), atomic_dir(out, CONTENTS) as temporary:
-        (temporary / MANIFEST).write_text("{}")
+    with pytest.raises(OmfaError), atomic_dir(out, CONTENTS):
+        pytest.fail("hours of work were begun")
     assert (place / "precious" / "thesis.tex").read_text() == MINE
     assert snapshot(place) == before
 
@@ -68,7 +68,7 @@ def test_the_commands_leave_it(place, imported, command, arrange, capsys):
     assert (place / "precious" / "thesis.tex").read_text() == MINE
 
 
-def test_the_commands_replace_their_own(imported, tmp_path):
+def test_the_commands_replace_their_own(imported, tmp_path, capsys):
     exported, again = tmp_path / "exported", shutil.copytree(imported, tmp_path / "again")
     (tmp_path / "link").symlink_to("exported")
     for _ in range(2):
@@ -81,6 +81,7 @@ def test_the_commands_replace_their_own(imported, tmp_path):
     assert convert_weights.main(["import", str(again), "--out", str(again)]) == 2
     vae = ["import", str(TINY), "--vae", str(again / "vae"), "--out", str(again)]
     assert convert_weights.main(vae) == 2
+    assert capsys.readouterr().err.count("is or contains what") == 2
     assert snapshot(again) == snapshot(imported)
 
 
@@ -148,6 +149,22 @@ def test_an_interrupt_between_the_renames_puts_the_old_one_back(tmp_path, monkey
         patch.setattr(Path, "rename", stop)
     assert (out / MANIFEST).read_text() == "ours"
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_folder_that_somebody_goes_to_meanwhile_stays(tmp_path, monkeypatch):
+    out = write_ours(tmp_path / "out")
+    with pytest.raises(OmfaError, match="the current folder"), atomic_dir(out, CONTENTS):
+        monkeypatch.chdir(out / "unet")
+    assert (out / MANIFEST).read_text() == "ours"
+
+
+def test_nothing_is_put_back_over_what_came_in_its_place(tmp_path):
+    aside, place = tmp_path / "aside", tmp_path / "place"
+    aside.write_text("theirs")
+    place.write_text(MINE)
+    with pytest.raises(OmfaError, match="stays there"):
+        folders._put_back(aside, place)
+    assert (aside.read_text(), place.read_text()) == ("theirs", MINE)
 
 
 def test_no_place_of_the_system_or_the_user_gives_way(tmp_path, monkeypatch):

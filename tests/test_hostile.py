@@ -70,10 +70,10 @@ def test_a_bad_library_leaves_nothing(tmp_path, capsys, written, words):
     [
         (["--poses=all", "--style=x"], "unknown pose map style 'x'"),
         (["--poses=all", "--backend=x"], "unknown render backend 'x'"),
-        (["--poses=all", "--processes=0"], "--processes: expected 1 or more"),
+        (["--poses=all", "--processes=0"], "--processes: expected a whole number from 1"),
         (["--poses=nobody"], "unknown pose"),
         (["--poses=all", "--size=0x9"], "--size: expected"),
-        (["--turntable=0"], "at least 1 view"),
+        (["--turntable=0"], "--turntable: expected a whole number from 1"),
         (["--turntable=2", "--body=absent.npz"], "expected a file at absent.npz"),
         (["--turntable=2", "--smplx-model=absent.npz"], "change --smplx-model"),
     ],
@@ -114,9 +114,9 @@ def test_splits_behind_links_are_drawn_once_and_loops_do_no_harm(tmp_path):
     ("flags", "words"),
     [
         (["--train=0"], "are all 0"),
-        (["--train=-1"], "expected 0 to 80000"),
-        (["--train=1", "--processes=0"], "--processes: expected 1 or more"),
-        (["--train=1", "--height=15"], "--height and --width 16 or more"),
+        (["--train=-1"], "--train: expected a whole number from 0"),
+        (["--train=1", "--processes=0"], "--processes: expected a whole number from 1"),
+        (["--train=1", "--height=15"], "--height: expected a whole number from 16"),
         (["--train=1", "--layout=x"], "unknown layout"),
     ],
 )

@@ -75,13 +75,15 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
             log.warning("%s is given as %s and as %s: the last one counts", name, given[name], text)
             given[name] = text
     config_table.check(config)
-    if config.optimizer.warmup_steps >= config.train.steps:
+    checked: Config = config.lock()
+    warmup, steps = checked.optimizer.warmup_steps, checked.train.steps
+    if warmup >= steps:
         log.warning(
             "config.optimizer.warmup_steps=%d of config.train.steps=%d: the whole run is warm-up",
-            config.optimizer.warmup_steps,
-            config.train.steps,
+            warmup,
+            steps,
         )
-    return config.lock()
+    return checked
 
 
 def apply_override(config: Config, override: str) -> None:

@@ -4,8 +4,6 @@ A name of more than one value of a kind stands once: `tasks.*` is every row of t
 """
 
 import fnmatch
-import functools
-import operator
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
@@ -108,7 +106,7 @@ def row_of(name: str) -> Row | None:
     return TABLE.get(name) or next((TABLE[key] for key in patterns), None)
 
 
-def check(config: ConfigDict) -> None:
+def check(config: Any) -> None:
     """Check every value of a config and make it the type that is wanted, as an int a float.
 
     All faults are one OmfaError with a line for each: a value of a wrong type or out of range, a
@@ -131,7 +129,9 @@ def check(config: ConfigDict) -> None:
         # what is right already is left alone: it may refer to another value
         if repr(wanted) != repr(value):
             *groups, last = name.split(".")
-            node = functools.reduce(operator.getitem, groups, config)
+            node: Any = config
+            for group in groups:
+                node = node[group]
             # anew, for a ConfigDict turns a tuple in a list's place into a list
             with node.unlocked():
                 del node[last]

@@ -138,8 +138,7 @@ def require_ours(path: Path, ours: Sequence[str], named: Path | None = None) -> 
     if path.is_symlink() or not path.is_dir():
         raise OmfaError(f"{named} is no folder; give another name to --out")
     found = listing(path)
-    first = path / ours[0]
-    if found and (first.is_symlink() or not first.is_file()):
+    if found and not (path / ours[0]).is_file():
         raise OmfaError(
             f"{named} exists and is not a folder that this command wrote (no {ours[0]} in it);"
             " give another folder to --out"
