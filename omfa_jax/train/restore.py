@@ -174,7 +174,15 @@ def read_tree(folder: Path, template: Any) -> Any:
 
 
 class _Forgiving(asyncio.SelectorEventLoop):
-    """An event loop that answers what comes after its end with nothing instead of an error."""
+    """An event loop that ends its tasks before itself, and takes no harm from late answers."""
+
+    def close(self) -> None:
+        left = [] if self.is_closed() else asyncio.all_tasks(self)
+        for task in left:
+            task.cancel()
+        if left:
+            self.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+        super().close()
 
     def call_soon_threadsafe(self, callback: Any, *args: Any, context: Any = None) -> Any:
         with contextlib.suppress(RuntimeError):
