@@ -22,7 +22,7 @@ from omfa_jax.parallel.division import LEAST_SHARE, abstract, division
 from omfa_jax.parallel.gather import weight_fetcher
 from omfa_jax.parallel.mesh import AXES, MeshSettings, make_mesh
 from omfa_jax.parallel.pods import Pod
-from omfa_jax.parallel.rules import UNET_RULES, coverage, explain, partition_spec
+from omfa_jax.parallel.rules import REPLICATED_RULES, UNET_RULES, coverage, explain, partition_spec
 from omfa_jax.scaling.plan import advice, plan
 from omfa_jax.train.network import unet_shapes
 from omfa_jax.train.optimizer import OptimizerSettings, make_optimizer
@@ -80,7 +80,7 @@ def test_what_divides_none_is_refused_with_the_nearest_that_does(sdxl, fsdp):
 
 @pytest.mark.parametrize(
     ("devices", "data", "fsdp"),
-    [(6, 3, 2), (7, 7, 1), (8, 1, 8), (12, 3, 4), (24, 3, 8), (96, 3, 32), (256, 2, 128)],
+    [(6, 3, 2), (8, 1, 8), (12, 3, 4), (24, 3, 8), (96, 3, 32), (256, 2, 128)],
 )
 def test_all_that_are_left_become_what_holds_least(sdxl, devices, data, fsdp):
     found = divided(sdxl, devices, data=1, fsdp=-1)
@@ -97,8 +97,15 @@ def test_all_that_are_left_cut_enough_or_nothing():
     """Eleven devices would cut half of these; that is refused, so one does not choose it."""
     kernels = {f"conv{n}": {"kernel": np.zeros((1, 1, n, n), np.float32)} for n in (11, 12)}
     rules = (("/kernel$", (None, None, "fsdp", None)),)
-    found = division(MeshSettings(data=1, fsdp=-1), 11, rules, kernels)
-    assert found.settings == MeshSettings(data=11, fsdp=1)
+    with pytest.raises(
+        OmfaError, match=r"no part of the 11 devices cuts 90% .*config.mesh.data=-1 for"
+    ):
+        division(MeshSettings(data=1, fsdp=-1), 11, rules, kernels)
+    found = division(MeshSettings(1, -1, allow_replicated=True), 11, rules, kernels)
+    assert (found.settings.data, found.settings.fsdp) == (11, 1) and len(found.notes) == 1
+    # weights that no rule cuts are not meant to be
+    found = division(MeshSettings(1, -1), 8, REPLICATED_RULES, kernels)
+    assert found.settings == MeshSettings(data=8, fsdp=1) and len(found.notes) == 1
     with pytest.raises(OmfaError, match=r"fsdp=11 cuts 45.7% .*mesh.fsdp=1 --config.mesh.data=11"):
         division(MeshSettings(data=1, fsdp=11), 11, rules, kernels)
 

@@ -40,8 +40,8 @@ def division(
     Where fsdp is -1 it becomes the count that leaves the fewest bytes of weights on a device;
     data takes the rest, which changes no result. An axis that cuts less than LEAST_SHARE of the
     weights is an OmfaError that names the nearest mesh that cuts them, unless
-    `settings.allow_replicated`; less than all is a note. `activations` (see `activation_sizes`)
-    are what tensor should divide too.
+    `settings.allow_replicated`; less than all is a note. A -1 for which no count cuts as much is
+    refused too. `activations` (see `activation_sizes`) are what tensor should divide too.
     """
     sizes: dict[str, int] = dict(zip(AXES, axis_sizes(settings, devices), strict=True))
     notes = []
@@ -50,6 +50,14 @@ def division(
         if sizes != asked:
             before = coverage(rules, params, abstract(asked))
             after = coverage(rules, params, abstract(sizes))
+            # weights that rules leave whole (a VAE's) are not meant to be cut
+            if sizes["fsdp"] == 1 and before.missed["fsdp"] and not settings.allow_replicated:
+                raise OmfaError(
+                    f"config.mesh.fsdp=-1: no part of the {asked['fsdp']} devices cuts"
+                    f" {LEAST_SHARE:.0%} of the weights, so each would hold {_gigabytes(after)};"
+                    " take another number of devices, or"
+                    " --config.mesh.fsdp=1 --config.mesh.data=-1 for whole weights on each"
+                )
             notes.append(
                 f"config.mesh.fsdp=-1 over {asked['fsdp']} devices: fsdp={sizes['fsdp']} with"
                 f" data={sizes['data']}, {_gigabytes(after)} of weights on each device;"
