@@ -226,3 +226,12 @@ def test_the_check_comes_before_anything_is_made(tmp_path):
 
 def test_no_group_is_taken_for_a_value():
     assert not config_table.GROUPS & set(TABLE)
+
+
+def test_a_config_from_before_a_switch_has_what_held_then():
+    """A study's configs are whole, and outlive the version that planned them."""
+    config = fresh()
+    with config.unlocked():
+        del config.mesh["allow_replicated"], config.model["ignore_scheduler"]
+    check(config)
+    assert config.mesh.allow_replicated is False and config.model.ignore_scheduler is False

@@ -97,6 +97,8 @@ TABLE: dict[str, Row] = {
 }
 
 
+# values younger than the configs that studies have written: what those lack is as it was then
+YOUNGER: dict[str, Any] = {"model.ignore_scheduler": False, "mesh.allow_replicated": False}
 GROUPS = {key.rsplit(".", levels)[0] for key in TABLE for levels in (1, 2) if "." in key}
 
 
@@ -112,6 +114,7 @@ def check(config: Any) -> None:
     All faults are one OmfaError with a line for each: a value of a wrong type or out of range, a
     name that is not in the table, one of the table that is missing.
     """
+    _complete(config)
     try:
         found = dict(leaves(config))
     except RequiredValueError as error:
@@ -138,6 +141,16 @@ def check(config: Any) -> None:
                 node[last] = wanted
     if not sum(row.weight for row in config.tasks.values()) > 0:
         raise OmfaError("config.tasks: every weight is 0, so there is nothing to train")
+
+
+def _complete(config: ConfigDict) -> None:
+    """Give an older config the values that came after it."""
+    for name, value in YOUNGER.items():
+        group, key = name.split(".")
+        node = config.get(group)
+        if isinstance(node, ConfigDict) and key not in node:
+            with node.unlocked():
+                node[key] = value
 
 
 def leaves(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -74,10 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     machine = parser.add_mutually_exclusive_group()
     machine.add_argument("--machine", default="", metavar="NAME", help="chip-count, as omfa plan's")
     machine.add_argument(
-        "--flops-per-second",
-        type=number(0, 1e25),
-        default=0.0,
-        help="of a machine that was measured",
+        "--flops-per-second", type=number(0, 1e25), default=0.0, help="of a machine, as measured"
     )
     parser.add_argument(
         "--efficiency",
