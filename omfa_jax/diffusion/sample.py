@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from omfa_jax.core.bounds import Choice, Number, Whole, require
+from omfa_jax.core.errors import OmfaError
 from omfa_jax.diffusion.guidance import Network, branches, guided
 from omfa_jax.diffusion.partial import Latent, denoised, keep_clean
 from omfa_jax.diffusion.settings import DiffusionSettings
