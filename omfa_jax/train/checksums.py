@@ -3,13 +3,17 @@
 An array's is the sum of its words, modulo 2**32: the same on any mesh, and cheap where it lies.
 """
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.sharding import Mesh, NamedSharding
+
+from omfa_jax.parallel.mesh import replicated
 
 # {dotted name: [sum, shape, dtype]}
 Record = Mapping[str, list[Any]]
@@ -21,8 +25,8 @@ def checksums(tree: Any) -> dict[str, list[Any]]:
     """Return the record of a tree of arrays; of several processes all must call this."""
     # JAX computes with nothing wider
     leaves = {n: leaf for n, leaf in named(tree).items() if leaf.dtype.itemsize in _WORDS}
-    sums = jax.device_get({name: _sum(leaf) for name, leaf in leaves.items()})
-    return {name: [int(sums[name]), *_form(leaf)] for name, leaf in leaves.items()}
+    sums = _sums(leaves)
+    return {name: [sums[name], *_form(leaf)] for name, leaf in leaves.items()}
 
 
 def first_altered(tree: Any, record: Record) -> str | None:
@@ -31,8 +35,8 @@ def first_altered(tree: Any, record: Record) -> str | None:
     Arrays that were read in another shape or dtype than they were saved in are passed over.
     """
     leaves = {n: leaf for n, leaf in named(tree).items() if _comparable(leaf, record.get(n))}
-    sums = jax.device_get({name: _sum(leaf) for name, leaf in leaves.items()})
-    return next((name for name in leaves if int(sums[name]) != record[name][0]), None)
+    sums = _sums(leaves)
+    return next((name for name in leaves if sums[name] != record[name][0]), None)
 
 
 def is_altered(array: np.ndarray, saved: list[Any] | None) -> bool:
@@ -58,7 +62,29 @@ def named(tree: Any) -> dict[str, Any]:
     }
 
 
-@jax.jit
+def _sums(leaves: Mapping[str, Any]) -> dict[str, int]:
+    """Return the sum of each array, of one program for all.
+
+    Programs of their own would each wait for all devices, many at once: on CPUs with more virtual
+    devices than cores such programs starve each other until XLA ends the process.
+    """
+    if not leaves:
+        return {}
+    sharding = getattr(next(iter(leaves.values())), "sharding", None)
+    mesh = sharding.mesh if isinstance(sharding, NamedSharding) else None
+    found = np.asarray(_program(mesh)(list(leaves.values())))
+    return dict(zip(leaves, map(int, found), strict=True))
+
+
+@functools.cache
+def _program(mesh: Mesh | None) -> Callable[[list[Any]], jax.Array]:
+    def sums(arrays: list[Any]) -> jax.Array:
+        return jnp.stack([_sum(jnp.asarray(array)) for array in arrays])
+
+    # every process reads all of them
+    return jax.jit(sums, out_shardings=None if mesh is None else replicated(mesh))
+
+
 def _sum(array: jax.Array) -> jax.Array:
     if array.dtype == jnp.bool_:
         array = array.astype(jnp.uint8)
