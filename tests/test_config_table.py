@@ -166,11 +166,17 @@ def test_a_config_of_ones_own_may_have_other_tasks():
         ("raise ValueError('two\\nlines')", "cannot be run: ValueError: two lines"),
         ("def get_config(): return get_config()", "cannot be run: RecursionError"),
         ("from ml_collections import ConfigDict as get_config", r"config\.seed is missing"),
+        ("raise BaseException('x')", "cannot be run: BaseException: x"),
+        ("c.tasks[3] = c.seed", "is no tree of names and values"),
+        ("c.model.me = c", "is no tree of names and values"),
         ("\0", "cannot be run"),
     ],
 )
 def test_a_config_file_that_gives_no_config_is_one_line(tmp_path, body, said):
     path = tmp_path / "mine.py"
+    if body.startswith("c."):
+        start = "from configs import base\n\ndef get_config():\n    c = base.get_config()\n"
+        body = f"{start}    with c.unlocked():\n        {body}\n    return c"
     path.write_text(body + "\n")
     with pytest.raises(OmfaError, match=said) as told:
         border.load_config(path)
@@ -235,3 +241,22 @@ def test_a_config_from_before_a_switch_has_what_held_then():
         del config.mesh["allow_replicated"], config.model["ignore_scheduler"]
     check(config)
     assert config.mesh.allow_replicated is False and config.model.ignore_scheduler is False
+
+
+def test_a_frozen_config_is_a_config(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from ml_collections import FrozenConfigDict\nfrom configs import base\n\n"
+        "def get_config():\n    return FrozenConfigDict(base.get_config())\n"
+    )
+    assert border.load_config(path).to_dict() == border.load_config(BASE).to_dict()
+
+
+@pytest.mark.parametrize("rate", [5e-324, 1e-320, 1e-46])
+def test_what_is_zero_on_a_device_is_no_rate(rate):
+    config = fresh()
+    config.optimizer.learning_rate = rate
+    with pytest.raises(
+        OmfaError, match=r"config\.optimizer\.learning_rate: expected a number above 0"
+    ):
+        check(config)

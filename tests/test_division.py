@@ -110,6 +110,13 @@ def test_all_that_are_left_cut_enough_or_nothing():
         division(MeshSettings(data=1, fsdp=11), 11, rules, kernels)
 
 
+def test_all_that_are_left_say_what_they_leave_whole(sdxl):
+    (note,) = divided(sdxl, 128, data=1, fsdp=-1).notes
+    assert note.startswith("config.mesh.fsdp=128 cuts 99.5% of the weights")
+    assert "--config.mesh.fsdp=64 --config.mesh.data=2 " in note
+    assert not divided(sdxl, 64, data=1, fsdp=-1).notes
+
+
 def test_the_other_axes_stay_beside_all_that_are_left(sdxl):
     found = divided(sdxl, 96, MeshSettings(data=2, fsdp=-1, tensor=2, slice=2))
     assert found.settings == MeshSettings(data=6, fsdp=4, tensor=2, slice=2)

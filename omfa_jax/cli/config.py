@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FrozenConfigDict
 
 from omfa_jax.cli import config_table
 from omfa_jax.core.bounds import shown
@@ -58,10 +58,14 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         config = module.get_config()
     except OmfaError:
         raise
+    except KeyboardInterrupt:
+        raise
     # a config is a user's program, and may end with sys.exit
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise OmfaError(f"config {path} cannot be run: {reason}") from error
+    if isinstance(config, FrozenConfigDict):
+        config = ConfigDict(config)
     if not isinstance(config, ConfigDict):
         raise OmfaError(
             f"config {path}: get_config() must return the ConfigDict that base.get_config() gave"
@@ -74,8 +78,12 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         if given.setdefault(name, text) != text:
             log.warning("%s is given as %s and as %s: the last one counts", name, given[name], text)
             given[name] = text
-    config_table.check(config)
-    checked: Config = config.lock()
+    try:
+        config_table.check(config)
+        checked: Config = config.lock()
+    except (TypeError, RecursionError) as error:
+        # keys that are no names, or a config within itself
+        raise OmfaError(f"config {path} is no tree of names and values: {error}") from error
     warmup, steps = checked.optimizer.warmup_steps, checked.train.steps
     if warmup >= steps:
         log.warning(

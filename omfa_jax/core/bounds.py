@@ -18,6 +18,8 @@ from omfa_jax.core.errors import OmfaError
 COUNT_MAX = 2**31 - 1
 # a seed is a uint32: of jax.random.key, numpy and Grain alike
 SEED_MAX = 2**32 - 1
+# the smallest normal float32, with a margin: devices take what is smaller for 0
+LEAST_ABOVE = 1.2e-38
 
 
 class Row(Protocol):
@@ -81,8 +83,8 @@ class Number:
             raise ValueError from None
         low = found > self.least if self.above else found >= self.least
         high = found < self.most if self.below else found <= self.most
-        # a NaN is on neither side
-        if not (low and high):
+        # a NaN is on neither side; what float32 flushes to 0 is not above it
+        if not (low and high) or (self.above and found - self.least < LEAST_ABOVE):
             raise ValueError
         return found
 

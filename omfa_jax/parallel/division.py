@@ -67,7 +67,8 @@ def division(
     found = coverage(rules, params, abstract(sizes))
     for axis in found.cut:
         enough = found.share(axis) >= LEAST_SHARE
-        if enough and (not found.missed[axis] or getattr(settings, axis) == -1):
+        if enough and (not found.missed[axis] or (axis == "fsdp" and notes)):
+            # what a count that was looked for leaves whole has been told above
             continue
         near = _nearest(axis, sizes, rules, params)
         less = coverage(rules, params, abstract(near))
