@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import shutil
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -52,6 +53,7 @@ class Checkpoints:
         self._keep = keep
         self._opened: ocp.CheckpointManager | None = None
         self._saving: int | None = None
+        self._has_failed = False
         self._metrics: set[str] = set()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -106,6 +108,9 @@ class Checkpoints:
             create=True,
             cleanup_tmp_directories=True,
             enable_async_checkpointing=True,
+            async_options=ocp.options.AsyncOptions(
+                barrier_sync_fn=self._meet, create_directories_asynchronously=False
+            ),
         )
         try:
             self._opened = ocp.CheckpointManager(self.folder, options=options)
@@ -114,6 +119,17 @@ class Checkpoints:
         if self._keep.best_of:
             for step in self._opened.all_steps():
                 self._metrics |= stored_row(self.folder / str(step)).keys()
+
+    def _meet(self, *, key: str, timeout_ms: int) -> None:
+        """Wait for the other processes, unless the save failed here: they wait 20 minutes for it.
+
+        Orbax comes here in the `finally` of its thread; so ends the thread at once.
+        """
+        failure = sys.exc_info()[1]
+        if failure is not None:
+            self._has_failed = True
+            raise failure
+        ocp.multihost.get_barrier_sync_fn()(key=key, timeout_ms=timeout_ms)
 
     @property
     def _manager(self) -> ocp.CheckpointManager:
@@ -135,6 +151,8 @@ class Checkpoints:
         `row` is the log's, of which the best checkpoint is chosen.
         """
         manager, saved_row = self._manager, plain_row(row or {})
+        # or its fault would be told as this one's
+        self.wait()
         self._require_metric(step, saved_row)
         items: dict[str, Any] = {
             "state": ocp.args.StandardSave(state_item(state)),
@@ -163,12 +181,14 @@ class Checkpoints:
 
     def check(self) -> None:
         """Raise if the last save has failed by now; this waits for nothing."""
-        if self._saving is not None and not self._manager.is_saving_in_progress():
+        if self._saving is None:
+            return
+        if self._has_failed or not self._manager.is_saving_in_progress():
             self.wait()
 
     def wait(self) -> None:
         """Return when the last save is on disk; a save that failed raises here."""
-        if self._opened is None:
+        if self._opened is None or self._saving is None:
             return
         step, self._saving = self._saving, None
         try:
@@ -180,7 +200,7 @@ class Checkpoints:
     def close(self) -> None:
         """Finish the running save and release the threads."""
         self.wait()
-        if self._opened is not None:
+        if self._opened is not None and not self._has_failed:
             self._opened.close()
 
     def _unusable(self, error: Exception) -> OmfaError:

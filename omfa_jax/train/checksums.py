@@ -47,6 +47,16 @@ def is_altered(array: np.ndarray, saved: list[Any] | None) -> bool:
     return int(np.sum(words, dtype=np.uint32)) != saved[0]  # type: ignore[index]
 
 
+def is_record(found: Any) -> bool:
+    """Whether what JSON holds has the form of a `Record`."""
+    return isinstance(found, dict) and all(
+        isinstance(line, list)
+        and [type(part) for part in line] == [int, list, str]
+        and all(type(length) is int for length in line[1])
+        for line in found.values()
+    )
+
+
 def shapes_recorded(record: Record) -> dict[str, tuple[int, ...]]:
     """Return {dotted name: shape} of a record."""
     return {name: tuple(shape) for name, (_, shape, _) in record.items()}

@@ -87,7 +87,9 @@ def items_listed(step_folder: Path) -> Collection[str] | None:
         if isinstance(blamed(error, step_folder), OSError):
             raise
         return None
-    items = found.get("item_handlers") if isinstance(found, dict) else None
+    if not isinstance(found, dict):
+        return None
+    items = found.get("item_handlers")
     # early forms of the file list nothing
     return items if isinstance(items, dict) else ()
 

@@ -13,7 +13,7 @@ from etils import epath
 
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.data.position import batches_consumed
-from omfa_jax.train.checksums import Record, first_altered, named, shapes_recorded
+from omfa_jax.train.checksums import Record, first_altered, is_record, named, shapes_recorded
 from omfa_jax.train.integrity import EMA_ITEM, Damaged, blamed, items_listed, read_config, read_json
 from omfa_jax.train.state import TrainState
 
@@ -94,7 +94,10 @@ def read_checksums(folder: Path) -> dict[str, Record]:
     """Return {item: record} of a checkpoint; empty for one from before there were any."""
     if not (folder / CHECKSUMS_ITEM).is_dir():
         return {}
-    return read_json(folder, CHECKSUMS_ITEM)
+    found = read_json(folder, CHECKSUMS_ITEM)
+    if not all(map(is_record, found.values())):
+        raise Damaged(f"checkpoint {folder / CHECKSUMS_ITEM} is damaged: not sums, shapes, dtypes")
+    return found
 
 
 def check_fit(folder: Path, config: dict[str, Any], template: Any, record: Record | None) -> None:
@@ -102,8 +105,14 @@ def check_fit(folder: Path, config: dict[str, Any], template: Any, record: Recor
 
     Its record says what it should hold; where the files say otherwise it is Damaged.
     """
-    saved = shapes(saved_tree(folder / "state")) if record is None else shapes_recorded(record)
-    difference = first_difference(saved, shapes(template))
+    saved = shapes(saved_tree(folder / "state"))
+    recorded = saved if record is None else shapes_recorded(record)
+    difference = first_difference(recorded, shapes(template))
+    if difference and recorded != saved:
+        # no other model's either
+        raise Damaged(
+            f"checkpoint {folder} is damaged: {CHECKSUMS_ITEM} are not those of its arrays"
+        )
     if difference:
         preset = part_of(config, "model").get("unet")
         raise OmfaError(
