@@ -117,6 +117,37 @@ def test_a_header_whose_shape_has_no_room_in_the_file_is_refused(tmp_path, shape
             read_pickle(path, "bodies", trust=False)
 
 
+@pytest.mark.parametrize(
+    "length", [b"(" * 9000, b"(" + b"-" * 9000 + b"1,)", b"(True, True)", b"'x'"]
+)
+def test_a_header_that_is_no_header_is_one_line(tmp_path, length):
+    text = b"{'descr': '<f4', 'fortran_order': False, 'shape': " + length + b"}\n"
+    array = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text + bytes(64)
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        archive.writestr("betas.npy", array)
+    (tmp_path / "a.npy").write_bytes(array)
+    for name in ("a.npz", "a.npy"):
+        with pytest.raises(OmfaError, match=r"header|shape"):
+            read_pickle(tmp_path / name, "bodies", trust=False)
+    with pytest.raises(OmfaError, match=r"header|shape"):
+        read_npz(tmp_path / "a.npz", "body file")
+
+
+def test_a_header_of_gigabytes_and_an_encrypted_member_are_refused(tmp_path, little_memory):
+    path = tmp_path / "a.npy"
+    path.write_bytes(b"\x93NUMPY\x02\x00" + struct.pack("<I", 2**31))
+    with pytest.raises(ValueError, match="header is of 2,147,483,648 bytes"):
+        read_npy(path)
+    path = tmp_path / "a.npz"
+    np.savez(path, betas=np.zeros(10, np.float32))
+    content = bytearray(path.read_bytes())
+    content[6] |= 1
+    content[content.index(b"PK\x01\x02") + 8] |= 1
+    path.write_bytes(content)
+    with pytest.raises(OmfaError, match="encrypted"):
+        read_npz(path, "body file")
+
+
 def test_whole_files_come_back_as_they_were(tmp_path):
     arrays = {
         "a": np.arange(12.0).reshape(3, 4).T,

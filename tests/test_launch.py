@@ -126,6 +126,17 @@ def test_a_signal_reaches_the_command_that_would_be_run_again(tmp_path):
     assert running.wait(timeout=60) == 143
 
 
+def test_a_signal_between_two_attempts_ends_them(tmp_path):
+    command = ["sh", "-c", f"touch {tmp_path}/ran$$; exit 75"]
+    environment = {**os.environ, "OMFA_RESTART_WAIT_S": "300"}
+    started = [LAUNCH / "restarting.sh", *command]
+    with subprocess.Popen(started, env=environment, stderr=subprocess.PIPE, text=True) as running:
+        assert running.stderr is not None and "restart 1" in running.stderr.readline()
+        running.terminate()
+        assert running.wait(timeout=60) == 143
+    assert len(list(tmp_path.glob("ran*"))) == 1
+
+
 @pytest.mark.parametrize("path", JOBSETS, ids=lambda p: p.name)
 def test_jobsets_give_up_on_the_status_that_says_so_alone(path):
     spec = yaml.safe_load(path.read_text())["spec"]

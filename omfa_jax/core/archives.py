@@ -4,7 +4,9 @@ A few kilobytes can say that they unpack to any number of gigabytes, by their co
 shape in a header alone.
 """
 
+import io
 import os
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -16,6 +18,10 @@ import numpy as np
 # and, over PLAIN_BYTES, at most RATIO times its own size (numbers shrink to a third at best, arrays
 # that are mostly zeros, as a skinning's weights, to a fiftieth)
 LIMIT_BYTES, PLAIN_BYTES, RATIO = 2 * 2**30, 256 * 2**20, 100
+# the longest header of an .npy, in bytes: numpy's own limit
+HEADER_MAX = 10_000
+# a flag of a zip archive's members
+ENCRYPTED = 1
 # what np.savez and np.savez_compressed write; the others' readers unpack without bound
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 # what the unpackers raise beside OSError, ValueError and KeyError
@@ -67,6 +73,8 @@ def check_zip(file: IO[bytes]) -> list[zipfile.ZipInfo]:
     if total > limit_of(packed):
         raise TooLarge(f"{total / 1e9:.1f} GB", packed)
     odd = [member.filename for member in members if member.compress_type not in _METHODS]
+    if any(member.flag_bits & ENCRYPTED for member in members):
+        raise ValueError("its members are encrypted")
     if odd:
         raise ValueError(f"{odd[0]} is packed by another method than numpy's (stored, deflated)")
     return members
@@ -102,11 +110,22 @@ def read_array(stream: IO[bytes], size_bytes: int) -> np.ndarray | None:
     version = np.lib.format.read_magic(stream)
     if version not in _HEADERS:
         raise ValueError(f"it is of numpy's format {version}; expected 1.0 or 2.0")
-    shape, fortran, dtype = _HEADERS[version](stream)
+    field = stream.read(2 if version == (1, 0) else 4)
+    length = int.from_bytes(field, "little")
+    if length > HEADER_MAX:
+        raise ValueError(f"its header is of {length:,} bytes; numpy's have {HEADER_MAX:,} at most")
+    text = stream.read(length)
+    try:
+        shape, fortran, dtype = _HEADERS[version](io.BytesIO(field + text))
+    # a header is Python's text, read by Python's parser
+    except (RecursionError, tokenize.TokenError, TypeError, MemoryError) as error:
+        raise ValueError(f"its header cannot be read ({type(error).__name__})") from None
     if dtype.hasobject:
         return None
     count = 1
     for length in shape:
+        if type(length) is not int:
+            raise ValueError(f"its header says {shape}, which is no shape")
         count *= length
     wanted, there = count * dtype.itemsize, size_bytes - stream.tell()
     if count < 0 or wanted > there:
