@@ -259,6 +259,15 @@ def test_other_tasks_are_refused_clearly(change, words):
     check_same_meaning(trained, dataclasses.replace(trained, tasks=trained.tasks[::-1]), "run")
 
 
+def test_a_refusal_names_what_differs_and_no_tasks_that_may():
+    trained = load_frozen(TINY).settings
+    schedule = dataclasses.replace(trained.schedule, spacing="trailing")
+    wanted = dataclasses.replace(trained, tasks=trained.tasks[::-1], schedule=schedule)
+    with pytest.raises(OmfaError, match="other settings: schedule: config") as refused:
+        check_same_meaning(wanted, trained, Path("run"))
+    assert "tasks" not in str(refused.value)
+
+
 def test_tasks_written_half_still_make_a_model(started, wider, tmp_path, monkeypatch):
     """A kill between the two files leaves the old tasks beside a table that has them too."""
     checkpoint(tmp_path, started(tmp_path), 1)
