@@ -43,7 +43,7 @@ def started(records, monkeypatch):
     seen = {}
     monkeypatch.setattr(command, "train", lambda run: run)
     monkeypatch.setattr(command, "evaluation", lambda c, bundle, *_: seen.update(eval=bundle))
-    monkeypatch.setattr(command, "sample_pictures", lambda c, bundle, _: seen.update(shown=bundle))
+    monkeypatch.setattr(command, "sample_pictures", lambda c, bundle: seen.update(shown=bundle))
 
     def start(workdir, *flags, weights=(0.5, 0.5)):
         config = load(records, *flags, weights=weights)
