@@ -64,8 +64,12 @@ def test_zero_terminal_snr_with_v_is_better_sampled_to_its_last_timestep():
     assert "is sampled with spacing='trailing'" in note
     assert "--config.diffusion.spacing=trailing to sample it alike" in note
     assert note.endswith("'leading' hardly ever visits the last timestep, pure noise")
-    (note,) = agree({"timestep_spacing": "trailing"})
-    assert note.endswith("to sample it alike")
+    leading = {**said, "timestep_spacing": "leading"}
+    for (note,) in (
+        agree({"timestep_spacing": "trailing"}),
+        agree(leading, prediction="v", zero_terminal_snr=True, spacing="trailing"),
+    ):
+        assert note.endswith("to sample it alike")
 
 
 def test_the_keys_of_a_refusal_make_a_config_that_can_be_sampled():
@@ -89,7 +93,8 @@ def test_a_samplers_setting_that_there_is_not_is_told_as_unknown(field, value):
     said = {"prediction_type": "epsilon", "timestep_spacing": "leading", field: value}
     (note,) = agree(said)
     assert f"{field}=" in note and "is unknown, expected" in note and "--config" not in note
-    assert not any("zero" in line for line in notes_of(in_scheduler_config(said), said))
+    (trained,) = notes_of(in_scheduler_config(said), said)
+    assert "epsilon-prediction" in trained
 
 
 def test_a_whole_number_with_a_point_is_one():
@@ -147,6 +152,7 @@ def test_every_key_that_diffusers_knows_is_read_or_the_samplers_own():
         plain = {key: k.default for key, k in keys.items() if k.kind is k.POSITIONAL_OR_KEYWORD}
         assert plain.keys() - {"self"} <= known, name
     said = {"wavelets": 3, "final_sigmas_type": "sigma_min", "solver_order": 2, "skew": None}
+    said["clip_sample"] = "False"
     assert notes_of((), said)[1:] == (
         "scheduler_config.json: final_sigmas_type not read (of its own sampler alone)",
         "scheduler_config.json: not read: wavelets=3",
