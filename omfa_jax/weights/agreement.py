@@ -115,7 +115,7 @@ def sampling_notes(statements: Sequence[Statement], settings: DiffusionSettings)
             f"is sampled with {name}={value!r} ({statement.said}), this config samples with"
             f" {name}={ours!r}: --config.diffusion.{name}={value} to sample it alike"
         )
-        if name == "spacing" and ours == "leading" and schedule.zero_terminal_snr:
+        if ours == "leading" and schedule.zero_terminal_snr:
             note += "; 'leading' hardly ever visits the last timestep, pure noise"
         notes.append(note)
     return notes
