@@ -87,6 +87,14 @@ def test_broken_files_are_refused(tmp_path):
         load_prompts(path)
 
 
+@pytest.mark.parametrize("prompts", ["a shirt", "[" * 100_000, "3", '[["a"], ""]', '{"": 1}'])
+def test_prompts_that_are_no_list_of_texts_are_refused(tmp_path, prompts):
+    tensors = {"context": np.zeros((1, 2, 3), np.float32), "pooled": np.zeros((1, 4), np.float32)}
+    write_tensors(tmp_path / "p.safetensors", tensors, "fp32", {"prompts": prompts})
+    with pytest.raises(OmfaError, match="expected its prompts as a JSON list of"):
+        load_prompts(tmp_path / "p.safetensors")
+
+
 @pytest.mark.parametrize(
     ("prompts", "context", "words"),
     [

@@ -18,7 +18,6 @@ from omfa_jax.cli.startup import starting_bundle
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.diffusion.schedule import ScheduleSettings, cumulative_alphas
 from omfa_jax.weights.configs import SDXL_SCHEDULER
-from omfa_jax.weights.sources import open_source
 
 CONFIG = Path(__file__).parents[1] / "configs" / "base.py"
 PLAIN = cumulative_alphas(ScheduleSettings()).astype(np.float32)
@@ -73,10 +72,8 @@ FOLDERS = {
             "rescale_betas_zero_snr": True,
             "timestep_spacing": "trailing",
         },
-        [V, ZERO_SNR, TRAILING],
+        [V, ZERO_SNR],
     ),
-    "spacing": ({"timestep_spacing": "linspace"}, ["--config.diffusion.spacing=linspace"]),
-    "offset": ({"steps_offset": 0}, ["--config.diffusion.steps_offset=0"]),
 }
 
 
@@ -88,13 +85,29 @@ def test_a_folder_is_refused_with_the_keys_to_set(folder, tmp_path, capsys, name
     assert status == 2 and len(lines) == 1 and not (tmp_path / "out").exists()
     for flag in flags:
         key, value = flag.removeprefix("--").split("=")
-        shown = {"true": "True", "0": "0"}.get(value, repr(value))
+        shown = {"true": "True"}.get(value, repr(value))
         assert f"{key}={shown}" in lines[0]
     assert IGNORE in lines[0] and f"{source} was trained with" in lines[0]
     for key, value in fields.items():
-        if key != "_class_name":
+        if key not in ("_class_name", "timestep_spacing"):
             assert f"scheduler_config.json: {key}={value!r}" in lines[0]
     assert run(capsys, source, tmp_path / "out", *flags)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("fields", "flag"),
+    [
+        ({"timestep_spacing": "trailing"}, TRAILING),
+        ({"steps_offset": 0}, "--config.diffusion.steps_offset=0"),
+    ],
+)
+def test_what_only_the_sampler_does_otherwise_is_a_note(folder, tmp_path, capsys, fields, flag):
+    """SDXL-Turbo and Lightning are sampled with trailing timesteps; their weights mean the same."""
+    source = saying(folder, tmp_path, fields)
+    status, lines = run(capsys, source, tmp_path / "out")
+    assert status == 0 and sum(flag in line for line in lines) == 1
+    status, lines = run(capsys, source, tmp_path / "out", flag)
+    assert status == 0 and not any("sampled" in line for line in lines)
 
 
 # what no setting is
@@ -109,6 +122,14 @@ OTHERS = {
     "num_train_timesteps=500": {"num_train_timesteps": 500},
     "trained_betas": {"trained_betas": [0.1, 0.2]},
     "prediction_type='sample'": {"prediction_type": "sample"},
+    "rescale_betas_zero_snr='perhaps'": {"rescale_betas_zero_snr": "perhaps"},
+    "timestep_type='continuous'": {
+        "timestep_type": "continuous",
+        "sigma_max": 120.0,
+        "sigma_min": 0.002,
+        "prediction_type": "v_prediction",
+    },
+    "snr_shift_scale=3.0": {"snr_shift_scale": 3.0},
 }
 
 
@@ -163,6 +184,7 @@ FILES = {
         {},
         [ZERO_SNR],
     ),
+    "sigmas": ({"sigmas": np.sqrt(1 / np.maximum(ZERO, 2.0**-24) - 1)}, {}, [ZERO_SNR]),
 }
 
 
@@ -211,13 +233,14 @@ CONSTANTS = (
     *("posterior_log_variance_clipped", "posterior_mean_coef1", "posterior_mean_coef2"),
     *("lvlb_weights", "logit_scale", "embeddings.position_ids", "global_step"),
     *("model_ema.decay", "denoiser.sigmas", "denoiser.log_sigmas"),
+    *("sigmas", "log_sigmas"),
 )
 
 
 def test_constants_of_the_schedule_are_no_unexpected_tensors(networks, tmp_path, capsys):
     extra = {key: np.zeros(1000, np.float32) for key in CONSTANTS}
     extra |= {"betas": 1 - PLAIN / np.append(1, PLAIN[:-1]), "alphas_cumprod": PLAIN}
-    extra["denoiser.sigmas"] = np.sqrt(1 / PLAIN - 1)[::-1]
+    extra |= dict.fromkeys(("denoiser.sigmas", "sigmas"), np.sqrt(1 / PLAIN - 1)[::-1])
     extra["embeddings.position_ids"] = np.arange(77)[None]
     source = tmp_path / "sdxl.safetensors"
     save_file({k: np.ascontiguousarray(v) for k, v in {**networks, **extra}.items()}, source)
@@ -227,25 +250,6 @@ def test_constants_of_the_schedule_are_no_unexpected_tensors(networks, tmp_path,
     save_file({**networks, "stray": np.zeros(3, np.float32)}, source)
     status, lines = run(capsys, source, tmp_path / "out")
     assert status == 2 and "  + stray" in lines
-
-
-def test_metadata_that_nothing_heeds_is_said(networks, tmp_path):
-    source = tmp_path / "sdxl.safetensors"
-    said = {"modelspec.architecture": "stable-diffusion-xl-v1-base", "ss_clip_skip": "None"}
-    save_file(networks, source, said)
-    assert not any("not heeded" in note for note in open_source(source).notes)
-    save_file(networks, source, {**said, "modelspec.timestep_range": "500,999"})
-    notes = open_source(source).notes
-    assert "metadata modelspec.timestep_range='500,999' is not heeded" in notes
-
-
-def test_a_files_own_vae_scale_is_taken(networks, tmp_path):
-    source = tmp_path / "sdxl.safetensors"
-    for stored, expected in ((np.float16(0.13025), 0.13025), (np.float32(0.5), 0.5)):
-        save_file({**networks, "scale_factor": np.array(stored)}, source)
-        opened = open_source(source)
-        assert opened.vae_config.scaling_factor == expected
-        assert not any("taken for SDXL's, 0.13025" in note for note in opened.notes)
 
 
 # training

@@ -4,9 +4,12 @@ import inspect
 import json
 import shutil
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 from small_models import SMALL_UNET, SMALL_VAE
-from torch_models import AutoencoderKL, UNet2DConditionModel, torch_unet, torch_vae
+from test_ldm import UNET, VAE, in_one_file
+from torch_models import AutoencoderKL, UNet2DConditionModel, state_of, torch_unet, torch_vae
 
 import convert_weights
 from omfa_jax.core.errors import OmfaError
@@ -21,6 +24,11 @@ def source(tmp_path_factory):
     torch_unet(SMALL_UNET).save_pretrained(folder / "unet")
     torch_vae(SMALL_VAE).save_pretrained(folder / "vae")
     return folder
+
+
+@pytest.fixture(scope="module")
+def networks():
+    return in_one_file(state_of(torch_unet(UNET)), state_of(torch_vae(VAE)))
 
 
 @pytest.fixture
@@ -122,3 +130,22 @@ def test_what_is_the_samplers_alone_is_said(edited, tmp_path, capsys):
         "scheduler_config.json: clip_sample, use_karras_sigmas not read (of its own sampler alone)"
     )
     assert said in capsys.readouterr().out.splitlines()
+
+
+def test_metadata_that_nothing_heeds_is_said(networks, tmp_path):
+    source = tmp_path / "sdxl.safetensors"
+    said = {"modelspec.architecture": "stable-diffusion-xl-v1-base", "ss_clip_skip": "None"}
+    save_file(networks, source, said)
+    assert not any("not heeded" in note for note in open_source(source).notes)
+    save_file(networks, source, {**said, "modelspec.timestep_range": "500,999"})
+    notes = open_source(source).notes
+    assert "metadata modelspec.timestep_range='500,999' is not heeded" in notes
+
+
+def test_a_files_own_vae_scale_is_taken(networks, tmp_path):
+    source = tmp_path / "sdxl.safetensors"
+    for stored, expected in ((np.float16(0.13025), 0.13025), (np.float32(0.5), 0.5)):
+        save_file({**networks, "scale_factor": np.array(stored)}, source)
+        opened = open_source(source)
+        assert opened.vae_config.scaling_factor == expected
+        assert not any("taken for SDXL's, 0.13025" in note for note in opened.notes)

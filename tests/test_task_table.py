@@ -43,7 +43,7 @@ def started(records, monkeypatch):
     seen = {}
     monkeypatch.setattr(command, "train", lambda run: run)
     monkeypatch.setattr(command, "evaluation", lambda c, bundle, *_: seen.update(eval=bundle))
-    monkeypatch.setattr(command, "sample_pictures", lambda c, bundle, _: seen.update(shown=bundle))
+    monkeypatch.setattr(command, "sample_pictures", lambda c, bundle: seen.update(shown=bundle))
 
     def start(workdir, *flags, weights=(0.5, 0.5)):
         config = load(records, *flags, weights=weights)
@@ -257,6 +257,15 @@ def test_other_tasks_are_refused_clearly(change, words):
     assert f"run was trained with other tasks: {words}; give" in str(refused.value)
     assert "weight=0" in str(refused.value)
     check_same_meaning(trained, dataclasses.replace(trained, tasks=trained.tasks[::-1]), "run")
+
+
+def test_a_refusal_names_what_differs_and_no_tasks_that_may():
+    trained = load_frozen(TINY).settings
+    schedule = dataclasses.replace(trained.schedule, spacing="trailing")
+    wanted = dataclasses.replace(trained, tasks=trained.tasks[::-1], schedule=schedule)
+    with pytest.raises(OmfaError, match="other settings: schedule: config") as refused:
+        check_same_meaning(wanted, trained, Path("run"))
+    assert "tasks" not in str(refused.value)
 
 
 def test_tasks_written_half_still_make_a_model(started, wider, tmp_path, monkeypatch):

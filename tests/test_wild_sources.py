@@ -131,6 +131,15 @@ def test_odd_configs_are_named(copy, capsys, tmp_path, name, field, value, words
     assert f"{name}/config.json: " in said and words in said
 
 
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"beta_start": ' + "1" * 5000 + "}", "\udcff"])
+def test_files_that_json_cannot_read_are_named(copy, capsys, tmp_path, text):
+    path = copy / "scheduler/scheduler_config.json"
+    path.parent.mkdir()
+    path.write_text(text, errors="surrogateescape")
+    said = fails(capsys, "import", copy, "--out", tmp_path / "out")
+    assert f"{path} is not JSON (" in said and said.count("\n") == 1
+
+
 # what must not be guessed
 
 

@@ -181,8 +181,8 @@ def check_same_meaning(wanted: DiffusionSettings, trained: DiffusionSettings, wh
         )
     if meaning(wanted) != meaning(trained):
         raise OmfaError(
-            f"{where} was trained with other settings: {differences(wanted, trained)}; use its"
-            " config, or a new --workdir"
+            f"{where} was trained with other settings:"
+            f" {differences(meaning(wanted), meaning(trained))}; use its config, or a new --workdir"
         )
 
 

@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from omfa_jax.core.errors import OmfaError, unknown
-from omfa_jax.core.files import current_umask, require_file
+from omfa_jax.core.files import current_umask, parse_json, require_file
 from omfa_jax.core.retry import retried
 
 STEM = "diffusion_pytorch_model"
@@ -26,8 +26,8 @@ def read_json(path: Path) -> dict[str, Any]:
     """Return the object in a JSON file; an absent or broken file is an OmfaError."""
     try:
         file = require_file(path, "JSON file", "the weights folder")
-        fields = json.loads(retried(str(path), file.read_text))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        fields = parse_json(retried(str(path), file.read_text))
+    except ValueError as error:
         raise OmfaError(f"{path} is not JSON ({error}); fetch or export the folder again") from None
     if not isinstance(fields, dict):
         raise OmfaError(f"{path}: expected a JSON object, got {type(fields).__name__}")

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.files import parse_json
 from omfa_jax.weights.files import read_tensors, write_tensors
 
 EMPTY = ""
@@ -144,5 +145,13 @@ def load_prompts(path: Path) -> PromptTable:
             f"{path}: expected tensors context and pooled and metadata prompts, got "
             f"{sorted(tensors)} and {sorted(metadata)}"
         )
-    prompts = tuple(json.loads(metadata["prompts"]))
-    return PromptTable(prompts, tensors["context"], tensors["pooled"])
+    try:
+        prompts = parse_json(metadata["prompts"])
+    except ValueError:
+        prompts = None
+    if not isinstance(prompts, list) or not all(isinstance(prompt, str) for prompt in prompts):
+        raise OmfaError(
+            f"{path}: expected its prompts as a JSON list of texts, got"
+            f" {metadata['prompts'][:60]!r}; import the weights again"
+        )
+    return PromptTable(tuple(prompts), tensors["context"], tensors["pooled"])

@@ -23,7 +23,7 @@ FILE = "scheduler_config.json"
 # tensors of single files that no network has: the schedule's constants, marks, text encoders' own
 CONSTANTS = re.compile(
     r"betas|(\w+_)?alphas_cumprod(_\w+)?|posterior_\w+|lvlb_weights|logvar|global_step"
-    r"|scale_factor|v_pred|ztsnr|edm_\w+(\.\w+)?|(.+\.)?(logit_scale|position_ids)"
+    r"|scale_factor|v_pred|ztsnr|edm_\w+(\.\w+)?|(log_)?sigmas|(.+\.)?(logit_scale|position_ids)"
 )
 # of a table of alphas stored in a half precision
 ROUNDING = 1e-2
@@ -34,6 +34,8 @@ PREDICTIONS = {
     "epsilon": ("epsilon", ("epsilon", "eps")),
     "v": ("v_prediction", ("v_prediction", "v", "v-prediction", "vpred", "v_pred", "velocity")),
 }
+# in place of a word: there is none
+NOTHING = ("", "none", "null")
 # what files say of themselves that has no setting here -> what it is usually
 UNHEEDED = {
     "modelspec.architecture": ("stable-diffusion-xl-v1-base",),
@@ -50,6 +52,14 @@ DISCRETE = (
     *("LCM", "TCD"),
 )
 OTHER_SCHEDULE = "another noise schedule than SDXL's"
+EDM = "EDM's noise levels"
+# the keys of a scheduler_config.json that `in_scheduler_config` reads
+READ = (
+    *("prediction_type", "rescale_betas_zero_snr", "trained_betas", "use_flow_sigmas"),
+    *("beta_schedule", "beta_start", "beta_end", "num_train_timesteps"),
+    *("timestep_type", "sigma_min", "sigma_max", "snr_shift_scale", "shift"),
+    *("timestep_spacing", "steps_offset"),
+)
 
 
 @dataclass(frozen=True)
@@ -71,15 +81,13 @@ class Statement:
         words = {
             "prediction": f"{self.value}-prediction",
             "zero_terminal_snr": f"{'' if self.value else 'no '}zero terminal SNR",
-            "spacing": f"a sampler of {self.value!r} timesteps",
-            "steps_offset": f"a sampler of steps_offset {self.value!r}",
         }
         return f"{words.get(self.field, self.value)} ({self.said})"
 
 
 def in_scheduler_config(fields: Mapping[str, Any]) -> tuple[Statement, ...]:
     """Return what a scheduler_config.json states; keys that are absent or null state nothing."""
-    stated = {name: value for name, value in fields.items() if value is not None}
+    stated = {name: value for name, value in fields.items() if not says_nothing(value)}
     found = []
 
     def said(*names: str) -> str:
@@ -88,13 +96,20 @@ def in_scheduler_config(fields: Mapping[str, Any]) -> tuple[Statement, ...]:
     process = process_of(str(stated.get("_class_name", "DDIMScheduler")))
     if process:
         found.append(Statement("process", process, said("_class_name")))
-    if stated.get("use_flow_sigmas"):
+    if flag_of(stated.get("use_flow_sigmas", False)) is not False:
         found.append(Statement("process", "flow matching", said("use_flow_sigmas")))
     if "prediction_type" in stated:
-        found.append(prediction(stated["prediction_type"], said("prediction_type")))
+        found += prediction(stated["prediction_type"], said("prediction_type"))
     if "rescale_betas_zero_snr" in stated:
-        value = bool(stated["rescale_betas_zero_snr"])
-        found.append(Statement("zero_terminal_snr", value, said("rescale_betas_zero_snr")))
+        flag, words = flag_of(stated["rescale_betas_zero_snr"]), said("rescale_betas_zero_snr")
+        unclear = Statement("process", "what is neither zero terminal SNR nor none", words)
+        found.append(unclear if flag is None else Statement("zero_terminal_snr", flag, words))
+    levels = {"timestep_type": "discrete", "sigma_min": None, "sigma_max": None}
+    if other := [n for n, value in levels.items() if stated.get(n, value) != value]:
+        found.append(Statement("process", EDM, said(*other)))
+    # on top of the betas, whatever they are
+    if other := [n for n in ("snr_shift_scale", "shift") if not same(stated.get(n, 1.0), 1.0)]:
+        found.append(Statement("process", OTHER_SCHEDULE, said(*other)))
     usual = {
         "beta_schedule": "scaled_linear",
         "beta_start": SDXL.beta_start,
@@ -122,7 +137,7 @@ def in_single_file(tensors: Tensors) -> tuple[Statement, ...]:
 
     for name in ("modelspec.prediction_type", "modelspec.predict_key"):
         if name in metadata:
-            found.append(prediction(metadata[name], said(name)))
+            found += prediction(metadata[name], said(name))
     flag = flag_of(metadata.get("ss_v_parameterization"))
     if flag is not None:
         value = "v" if flag else "epsilon"
@@ -134,7 +149,7 @@ def in_single_file(tensors: Tensors) -> tuple[Statement, ...]:
         ("v_pred", "prediction", "v"),
         ("ztsnr", "zero_terminal_snr", True),
         ("edm_mean", "process", "EDM on latents normalised channel by channel"),
-        ("edm_vpred.sigma_max", "process", "EDM's noise levels"),
+        ("edm_vpred.sigma_max", "process", EDM),
     ):
         if name in tensors.shapes:
             found.append(Statement(field, value, f"its tensor {name}"))
@@ -142,9 +157,10 @@ def in_single_file(tensors: Tensors) -> tuple[Statement, ...]:
         ("alphas_cumprod", lambda x: x),
         ("betas", lambda x: np.cumprod(1 - x)),
         ("denoiser.sigmas", lambda x: 1 / (1 + np.sort(x) ** 2)),
+        ("sigmas", lambda x: 1 / (1 + np.sort(x) ** 2)),
     ):
         # some files keep the few sigmas of a sampler's run there
-        few = name == "denoiser.sigmas" and tensors.shapes.get(name) != (SDXL.train_steps,)
+        few = name.endswith("sigmas") and tensors.shapes.get(name) != (SDXL.train_steps,)
         if name in tensors.shapes and name not in tensors.faulty and not few:
             values = tensors.read(name).astype(np.float64)
             found += in_alphas(alphas(values), f"its tensor {name}")
@@ -193,17 +209,19 @@ def process_of(class_name: str) -> str:
     if class_name.startswith("Flow"):
         return "flow matching"
     if class_name.startswith("EDM"):
-        return "EDM's noise levels"
+        return EDM
     known = class_name.removesuffix("Scheduler") in DISCRETE
     return "" if known else "a scheduler that is not of SDXL's kind"
 
 
-def prediction(word: Any, said: str) -> Statement:
-    """Return the statement of a prediction type; one that is not trained here is a process."""
+def prediction(word: Any, said: str) -> list[Statement]:
+    """Return what a prediction type states; one that is not trained here is a process."""
+    if says_nothing(word):
+        return []
     for ours, (_, theirs) in PREDICTIONS.items():
-        if str(word).lower() in theirs:
-            return Statement("prediction", ours, said)
-    return Statement("process", "another prediction type", said)
+        if str(word).strip().lower() in theirs:
+            return [Statement("prediction", ours, said)]
+    return [Statement("process", "another prediction type", said)]
 
 
 def scheduler_of(
@@ -224,9 +242,15 @@ def scheduler_of(
     return fields
 
 
-def flag_of(text: str | None) -> bool | None:
-    """Return the truth that a metadata string states, None if it states none."""
-    return {"true": True, "1": True, "false": False, "0": False}.get((text or "").lower())
+def says_nothing(value: Any) -> bool:
+    """True for a null and for the words that stand for one."""
+    return str(value).strip().lower() in NOTHING
+
+
+def flag_of(value: Any) -> bool | None:
+    """Return the truth that a field states, a word or a number too; None if it states none."""
+    words = {"true": True, "1": True, "false": False, "0": False}
+    return words.get(str(value).strip().lower())
 
 
 def numbers(values: Any) -> np.ndarray:
