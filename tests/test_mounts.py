@@ -73,6 +73,16 @@ def test_a_mount_in_an_import_stays(tmp_path, bind, capsys):
     assert contents(tmp_path) == before
 
 
+def test_a_mount_in_a_folder_that_was_begun_stays(tmp_path, bind, caplog):
+    theirs = write_ours(tmp_path / "theirs")
+    with pytest.raises(KeyboardInterrupt), atomic_dir(tmp_path / "out", CONTENTS) as made:
+        (made / "params").mkdir()
+        bind(theirs / "params", made / "params")
+        raise KeyboardInterrupt
+    assert contents(theirs) == contents(write_ours(tmp_path / "same"))
+    assert f"{made} is not deleted" in caplog.text
+
+
 @pytest.mark.parametrize("what", ["file", "folder", "itself"])
 def test_a_mount_that_comes_meanwhile_stays(tmp_path, bind, what):
     out, theirs = write_ours(tmp_path / "out"), write_ours(tmp_path / "theirs")
@@ -269,10 +279,8 @@ def test_another_users_file_in_records_stays(raw, tmp_path, give):
 
 
 def test_an_export_that_python_has_imported_is_replaced(tmp_path):
-    out = write_ours(tmp_path / "out", EXPORTED)
-    (out / "__pycache__" / "omfa_torch.x.pyc").rename(
-        out / "__pycache__" / "omfa_torch.cpython-311.opt-1.pyc"
-    )
+    compiled = "__pycache__/omfa_torch.cpython-311.opt-1.pyc"
+    out = write_ours(tmp_path / "out", (*EXPORTED, compiled))
     with atomic_dir(out, EXPORTED) as made:
         (made / EXPORTED[0]).write_text("new")
     assert [path.name for path in out.iterdir()] == [EXPORTED[0]]

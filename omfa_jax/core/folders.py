@@ -11,7 +11,6 @@ import contextlib
 import fnmatch
 import logging
 import os
-import shutil
 import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -45,8 +44,8 @@ def atomic_dir(path: str | os.PathLike, ours: Sequence[str]) -> Iterator[Path]:
     except OSError as error:
         raise OmfaError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
+        if temporary is not None and os.path.lexists(temporary):
+            delete_named(temporary, ours)
 
 
 def put_in_place(made: Path, place: Path, ours: Sequence[str], aside: Path) -> None:
