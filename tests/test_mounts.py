@@ -17,7 +17,6 @@ from omfa_jax.core.folders import atomic_dir, delete_named, listing, put_in_plac
 from omfa_jax.core.mounts import mount_in
 from omfa_jax.data.build import build
 from omfa_jax.data.partial import partial_folder
-from omfa_jax.weights.folder import CONTENTS as EXPORTED
 from omfa_jax.weights.imported import CONTENTS, MANIFEST
 
 TINY = Path(__file__).parents[1] / "omfa_jax" / "assets" / "tiny"
@@ -186,6 +185,21 @@ def test_guests_of_an_interrupted_build_stay(raw, tmp_path, monkeypatch, name):
     assert out.is_dir() and not hidden.exists()
 
 
+def test_what_a_kill_leaves_is_no_guest(tmp_path):
+    hidden = tmp_path / ".out.partial"
+    torn = ("tmp12345678", "temporary/tmp12345678", "progress/.x-omfa-12345678.json")
+    for name in torn:
+        (hidden / name).parent.mkdir(parents=True, exist_ok=True)
+        (hidden / name).write_text("")
+    with partial_folder(tmp_path / "out", "viton_hd/1.0.0") as partial:
+        assert not any(partial.temporary.iterdir())
+        partial.discard()
+    assert not hidden.exists()
+    hidden.write_text(MINE)
+    with pytest.raises(OmfaError, match="no folder"), partial_folder(tmp_path / "out", "x/1"):
+        pytest.fail("work was begun")
+
+
 @pytest.mark.parametrize("name", ["records", "records/viton_hd", "progress", "temporary"])
 def test_a_link_in_an_interrupted_build_leads_nowhere(raw, tmp_path, name):
     place, elsewhere = tmp_path / ".out.partial" / name, tmp_path / "elsewhere"
@@ -217,6 +231,8 @@ def test_what_comes_into_a_build_stays(tmp_path, caplog):
     ):
         (partial.records / "mine").mkdir()
         (partial.records / "mine" / "thesis.tex").write_text(MINE)
+        with pytest.raises(OmfaError, match="thesis"):
+            partial.keep_only([])
         raise KeyboardInterrupt
     assert (partial.records / "mine" / "thesis.tex").read_text() == MINE
     assert str(partial.folder) in caplog.text
@@ -269,21 +285,11 @@ def test_another_users_file_in_an_import_stays(tmp_path, give, name):
     assert (out / MANIFEST).read_text() == "ours"
 
 
-def test_another_users_file_in_records_stays(raw, tmp_path, give):
+def test_another_users_file_in_records_stays(raw, tmp_path, give, monkeypatch):
     out = tmp_path / "records"
     build(raw, out)
+    monkeypatch.setattr("omfa_jax.data.build.write_all", lambda *_: pytest.fail("work was begun"))
     give(out / "viton_hd")
     with pytest.raises(OmfaError, match="another user's files"):
         build(raw, out, overwrite=True)
     assert (out / "viton_hd").stat().st_uid == NOBODY
-
-
-def test_an_export_that_python_has_imported_is_replaced(tmp_path):
-    compiled = "__pycache__/omfa_torch.cpython-311.opt-1.pyc"
-    out = write_ours(tmp_path / "out", (*EXPORTED, compiled))
-    with atomic_dir(out, EXPORTED) as made:
-        (made / EXPORTED[0]).write_text("new")
-    assert [path.name for path in out.iterdir()] == [EXPORTED[0]]
-    write_ours(out, (*EXPORTED, "__pycache__/mine.cpython-311.pyc"))
-    with pytest.raises(OmfaError, match=r"mine\.cpython"), atomic_dir(out, EXPORTED):
-        pytest.fail("hours of work were begun")
