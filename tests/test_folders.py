@@ -18,6 +18,7 @@ import convert_weights
 from omfa_jax.core import folders
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.folders import atomic_dir, contains, require_apart, resolve_target
+from omfa_jax.weights.folder import CONTENTS as EXPORTED
 from omfa_jax.weights.frozen import CONTENTS as FROZEN
 from omfa_jax.weights.imported import CONTENTS, MANIFEST
 
@@ -210,3 +211,14 @@ def test_a_model_folder_with_a_unet_is_no_frozen_one():
     assert folders.require_ours(TINY / "vae" / "absent", FROZEN) == []
     with pytest.raises(OmfaError, match=r"unet/diffusion_pytorch_model\.safetensors"):
         folders.require_ours(TINY, FROZEN)
+
+
+def test_an_export_that_python_has_imported_is_replaced(tmp_path):
+    compiled = "__pycache__/omfa_torch.cpython-311.opt-1.pyc"
+    out = write_ours(tmp_path / "out", (*EXPORTED, compiled))
+    with atomic_dir(out, EXPORTED) as made:
+        (made / EXPORTED[0]).write_text("new")
+    assert [path.name for path in out.iterdir()] == [EXPORTED[0]]
+    write_ours(out, (*EXPORTED, "__pycache__/mine.cpython-311.pyc"))
+    with pytest.raises(OmfaError, match=r"mine\.cpython"), atomic_dir(out, EXPORTED):
+        pytest.fail("hours of work were begun")

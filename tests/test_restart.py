@@ -219,7 +219,7 @@ def test_damaged_leftovers_are_not_trusted(raw, undisturbed, tmp_path, monkeypat
         report.write_text(report.read_text()[:20])
     else:
         folder.items_path(written[0].file_name).unlink()
-    (folder.temporary / "torn").write_bytes(b"x")
+    (folder.temporary / "tmptorn_0_1").write_bytes(b"x")
     build(raw, out, shard_records=SHARD)
     assert files(out) == files(undisturbed[0])
     assert ("1 shards that were there" in caplog.text) == (damage != "no items")

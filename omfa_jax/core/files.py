@@ -16,6 +16,7 @@ LOCK = ".lock"
 # what `atomic_write` puts into the names of its temporary files, and how much of the target's name
 # is left room for: a name has 255 bytes at most
 _MARK, _STEM = "-omfa-", 40
+LEFTOVERS = f".*{_MARK}????????"
 _LEFTOVER = re.compile(rf"\..*{_MARK}[a-z0-9_]{{8}}(\.\w+)?")
 
 

@@ -3,20 +3,21 @@
 What may be deleted is told by a list of patterns of relative paths, such as
 `("omfa_import.json", "params/*.safetensors")`; `*` does not cross a `/`. The first is the file that
 no other program writes. A folder is ours if it is a real folder of this user that has that file and
-nothing that no pattern matches; links are never ours, for we write none. An empty folder is ours.
+nothing that no pattern matches; links, mount points and other users' files are never ours, for we
+make none. An empty folder is ours.
 """
 
 import contextlib
 import fnmatch
 import logging
 import os
-import shutil
 import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.files import current_umask
+from omfa_jax.core.mounts import mount_in
 
 log = logging.getLogger(__name__)
 
@@ -31,19 +32,20 @@ def atomic_dir(path: str | os.PathLike, ours: Sequence[str]) -> Iterator[Path]:
     stays as it was. A link is followed: what it leads to is replaced, and it leads there still.
     """
     place = resolve_target(path)
-    require_ours(place, ours)
+    listed = require_ours(place, ours)
     temporary = None
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{place.name[:40]}-", dir=place.parent))
+        require_owner(place, listed, _owner(temporary))
         yield temporary
         temporary.chmod(0o777 & ~current_umask())
         put_in_place(temporary, place, ours, temporary.with_name(f"{temporary.name}-old"))
     except OSError as error:
         raise OmfaError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
+        if temporary is not None and os.path.lexists(temporary):
+            delete_named(temporary, ours)
 
 
 def put_in_place(made: Path, place: Path, ours: Sequence[str], aside: Path) -> None:
@@ -62,8 +64,7 @@ def put_in_place(made: Path, place: Path, ours: Sequence[str], aside: Path) -> N
     place.rename(aside)
     try:
         listed = require_ours(aside, ours, place)
-        if _owner(aside) != _owner(made):
-            raise OmfaError(f"{place} is another user's: {_OTHER}")
+        require_owner(aside, listed, _owner(made), place)
         made.rename(place)
     except BaseException:
         _put_back(aside, place)
@@ -88,7 +89,7 @@ def resolve_target(path: str | os.PathLike, flag: str = "--out") -> Path:
 def require_replaceable(place: Path, flag: str = "--out") -> None:
     """Raise an OmfaError for a folder that cannot give way to another, whatever it holds.
 
-    These are the root, mount points, and what is or contains the current or the home folder.
+    These are the root, and what is or contains a mount point, the current or the home folder.
     """
     if not os.path.lexists(place):
         return
@@ -100,8 +101,7 @@ def require_replaceable(place: Path, flag: str = "--out") -> None:
                 raise OmfaError(
                     f"{place} is or contains {name}; give a folder of its own to {flag}"
                 )
-    if os.path.ismount(place):
-        raise OmfaError(f"{place} is a mount point; give a folder in it to {flag}")
+    _require_no_mount(place, place, flag)
 
 
 def require_apart(
@@ -133,42 +133,84 @@ def require_ours(path: Path, ours: Sequence[str], named: Path | None = None) -> 
     Folders end in `/` and come after what is in them. `named` is what the error calls the folder.
     """
     named = named or path
-    if not os.path.lexists(path):
-        return []
-    if path.is_symlink() or not path.is_dir():
-        raise OmfaError(f"{named} is no folder; give another name to --out")
-    found = listing(path)
+    found = require_named(path, ours, named)
     if found and not (path / ours[0]).is_file():
         raise OmfaError(
             f"{named} exists and is not a folder that this command wrote (no {ours[0]} in it);"
             " give another folder to --out"
         )
+    return found
+
+
+def require_named(path: Path, ours: Sequence[str], named: Path | None = None) -> list[str]:
+    """Do as `require_ours`, for a folder of ours that may be without its first file."""
+    named = named or path
+    if not os.path.lexists(path):
+        return []
+    if path.is_symlink() or not path.is_dir():
+        raise OmfaError(f"{named} is no folder; give another name to --out")
+    _require_no_mount(path, named)
+    found = listing(path)
     foreign = sorted(name for name in found if not _is_named(path / name, name, ours))
     if foreign:
         raise OmfaError(
             f"{named} would be replaced, but holds what this command did not write"
-            f" ({', '.join(foreign[:5])}); move it away or give another folder to --out"
+            f" ({', '.join(foreign[:5])}); {_OTHER}"
         )
     return found
+
+
+def require_owner(
+    path: Path, listed: Collection[str], owner: int, named: Path | None = None
+) -> None:
+    """Raise an OmfaError if a folder, or what is `listed` of it, is not of the user `owner`.
+
+    `owner` is that of something just made there: where the file system maps users, the process's
+    own may differ from it.
+    """
+    named = named or path
+    if not os.path.lexists(path):
+        return
+    if _owner(path) != owner:
+        raise OmfaError(f"{named} is another user's: {_OTHER}")
+    others = sorted(name for name in listed if _owner(path / name) != owner)
+    if others:
+        raise OmfaError(f"{named} holds another user's files ({', '.join(others[:5])}): {_OTHER}")
 
 
 def listing(folder: Path) -> list[str]:
     """Return the relative paths of all in a folder, folders with a `/` and after their contents.
 
-    Links are listed and not followed.
+    Links are listed and not followed. A folder in it on another file system is an OmfaError.
     """
     found = []
+    device = folder.lstat().st_dev
 
     def fail(error: OSError) -> None:
         raise OmfaError(f"{error.filename}: cannot be looked into ({error.strerror})")
 
     for root, folders, files in os.walk(folder, topdown=False, onerror=fail):
+        if os.lstat(root).st_dev != device:
+            raise OmfaError(f"{root} is on another file system than {folder}: {_OTHER}")
         inner = Path(root).relative_to(folder)
         found += [str(inner / name) for name in files]
         found += [
             f"{inner / name}{'' if Path(root, name).is_symlink() else '/'}" for name in folders
         ]
     return found
+
+
+def delete_named(folder: Path, ours: Sequence[str]) -> None:
+    """Delete what `ours` names in a folder, then the folder; all else stays in it, and is said."""
+    try:
+        mount = mount_in(folder)
+        if mount is not None:
+            raise OmfaError(f"{mount} is a mount point")
+        found = listing(folder)
+    except (OSError, OmfaError) as error:
+        log.warning("%s is not deleted: %s", folder, error)
+        return
+    delete_listed(folder, [name for name in found if _is_named(folder / name, name, ours)])
 
 
 def delete_listed(folder: Path, listed: Collection[str]) -> None:
@@ -181,7 +223,7 @@ def delete_listed(folder: Path, listed: Collection[str]) -> None:
                 (folder / name).unlink(missing_ok=True)
         folder.rmdir()
     except OSError as error:
-        log.warning("what was replaced is not all deleted (%s): see %s", error.strerror, folder)
+        log.warning("%s is not all deleted (%s): look into it", folder, error.strerror)
 
 
 def _is_named(path: Path, name: str, ours: Sequence[str]) -> bool:
@@ -200,9 +242,20 @@ def _is_named(path: Path, name: str, ours: Sequence[str]) -> bool:
     )
 
 
+def _require_no_mount(path: Path, named: Path, flag: str = "--out") -> None:
+    mount = mount_in(path)
+    if mount is None:
+        return
+    inner = os.path.relpath(mount, os.path.realpath(path))
+    if inner == ".":
+        raise OmfaError(f"{named} is a mount point; give a folder in it to {flag}")
+    raise OmfaError(
+        f"{named / inner} is a mount point; unmount it or give another folder to {flag}"
+    )
+
+
 def _owner(path: Path) -> int:
-    # compared with a folder just made: where the file system maps users, this process's may differ
-    return path.stat().st_uid
+    return path.lstat().st_uid
 
 
 def _put_back(aside: Path, place: Path) -> None:

@@ -1,5 +1,7 @@
 """The hidden folder beside a records folder in which it grows, over restarts, until it is whole.
 
+Nothing else may be in it when a run begins; what comes into it later is not deleted, and is said.
+
 .NAME.partial/records/    what will be NAME
               progress/   reports of the finished shards, their items
               temporary/  what was being written; of no use after a kill
@@ -10,6 +12,7 @@ import contextlib
 import logging
 import os
 import shutil
+import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +21,16 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.core.files import atomic_write, lock
-from omfa_jax.core.folders import delete_listed, put_in_place, require_ours, resolve_target
+from omfa_jax.core.files import LEFTOVERS, atomic_write, lock
+from omfa_jax.core.folders import (
+    delete_listed,
+    delete_named,
+    listing,
+    put_in_place,
+    require_named,
+    require_owner,
+    resolve_target,
+)
 from omfa_jax.data import schema
 
 log = logging.getLogger(__name__)
@@ -32,6 +43,18 @@ RECORDS = (
         for name in ("*.array_record-*", "features.json", "dataset_info.json", "groups-*.npy")
     ),
 )
+# all that the hidden folder holds while the records grow
+_TORN = "tmp????????"
+_SHARD = "*.array_record-*-of-*"
+_GROWING = (
+    *(f"records/{pattern}" for pattern in RECORDS),
+    f"progress/{_SHARD}.json",
+    f"progress/{_SHARD}.items",
+    f"progress/{LEFTOVERS}.json",
+    f"temporary/{_TORN}",
+    _TORN,
+)
+_OLD = tuple(f"old/{pattern}" for pattern in RECORDS)
 
 
 @dataclass(frozen=True)
@@ -76,7 +99,9 @@ class Partial:
     def keep_only(self, file_names: Collection[str]) -> None:
         """Delete what an earlier run left of other shards than these."""
         wanted = {self.path(name) for name in file_names}
-        others = [p for p in self.records.rglob("*") if p.is_file() and p not in wanted]
+        found = require_named(self.records, RECORDS)
+        paths = [self.records / name for name in found if not name.endswith("/")]
+        others = [path for path in paths if path not in wanted]
         shards = [path for path in others if ".array_record-" in path.name]
         if shards:
             log.warning(
@@ -122,17 +147,14 @@ class Partial:
         out, old = resolve_target(out_dir), self.folder / "old"
         # of a run that was killed between two renames
         if os.path.lexists(old):
-            delete_listed(old, require_ours(old, RECORDS))
+            delete_listed(old, require_named(old, RECORDS))
         with disk_errors(self.folder):
             put_in_place(self.records, out, RECORDS, old)
         self.discard()
 
     def discard(self) -> None:
         """Delete the folder, but for what is not of our making."""
-        for folder in (self.records, self.progress, self.temporary):
-            shutil.rmtree(folder, ignore_errors=True)
-        with contextlib.suppress(OSError):
-            self.folder.rmdir()
+        delete_named(self.folder, _GROWING)
 
 
 @contextlib.contextmanager
@@ -144,15 +166,18 @@ def partial_folder(out_dir: str | os.PathLike, place: str) -> Iterator[Partial]:
     """
     out = resolve_target(out_dir)
     partial = Partial(out.with_name(f".{out.name}.partial"), place)
-    _require_own(partial)
+    if os.path.islink(partial.folder) or partial.folder.is_file():
+        raise OmfaError(f"{partial.folder} is no folder: move it away or give another --out")
     with disk_errors(partial.folder):
         partial.folder.mkdir(parents=True, exist_ok=True)
         handle = os.open(partial.folder, os.O_RDONLY)
     try:
         _lock(handle, partial.folder)
+        _require_own(partial, out)
         with _kept_if_worth_it(partial):
             with disk_errors(partial.folder):
-                shutil.rmtree(partial.temporary, ignore_errors=True)
+                for path in partial.temporary.glob(_TORN):
+                    path.unlink()
                 for folder in (partial.records / place, partial.progress, partial.temporary):
                     folder.mkdir(parents=True, exist_ok=True)
             yield partial
@@ -188,22 +213,18 @@ def disk_errors(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def _require_own(partial: Partial) -> None:
-    """Raise an OmfaError if something else has the hidden folder's name: it would be deleted."""
+def _require_own(partial: Partial, out: Path) -> None:
+    """Raise an OmfaError if anything else is in the hidden folder, or another user's in the two.
+
+    After the lock: a run that is writing makes and deletes files there.
+    """
     folder = partial.folder
-    known = {path.name for path in (partial.records, partial.progress, partial.temporary)}
-    known.add("old")
-    if not os.path.lexists(folder):
-        return
-    real = folder.is_dir() and not folder.is_symlink()
-    entries = list(os.scandir(folder)) if real else []
-    others = [e.name for e in entries if e.name not in known or not e.is_dir(follow_symlinks=False)]
-    if not real or others:
-        what = f"holds {', '.join(sorted(others)[:5])}" if others else "is no folder"
-        raise OmfaError(
-            f"{folder} {what}, which this command did not write: move it away or give another"
-            " folder to --out"
-        )
+    listed = require_named(folder, (*_GROWING, *_OLD))
+    with disk_errors(folder):
+        with tempfile.TemporaryFile(dir=folder) as made:
+            owner = os.fstat(made.fileno()).st_uid
+        require_owner(folder, listed, owner)
+        require_owner(out, listing(out) if out.is_dir() else (), owner)
 
 
 def _lock(handle: int, folder: Path) -> None:

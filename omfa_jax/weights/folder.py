@@ -32,6 +32,8 @@ CONTENTS = (
     *FILES,
     *(f"{name}/{STEM}*.{end}" for name in ("unet", "vae") for end in WEIGHTS),
     "omfa_torch.py",
+    # Python makes it for whoever imports that
+    "__pycache__/omfa_torch.*.pyc",
 )
 
 # diffusers' own default
