@@ -159,7 +159,7 @@ def test_pictures_of_a_run_use_its_type_and_its_attention(tmp_path, bundle, made
             *("--config.log.samples=2", "--config.eval.split=test"),
         ],
     )
-    pictures.training_pictures(config, bundle, tmp_path)
+    pictures.training_pictures(config, bundle)
     evaluation.sampled_scores(config, bundle)
     assert [(how["dtype"], how["attention"]) for how in made] == [("bfloat16", "xla")] * 2
 

@@ -136,7 +136,7 @@ def test_the_command_shows_presets_a_line_each_and_refuses_nonsense(capsys):
     for flags, reason in (
         ([], "give --config FILE, --preset NAME, or both"),
         (["--preset", "ladder_17"], "ladder_16"),
-        (["--preset", "xs", "--text-tokens", "0"], "--text-tokens must be 1 or more"),
+        (["--preset", "xs", "--text-tokens", "0"], "--text-tokens: expected a whole number from 1"),
         (["--config", "nowhere.py"], "nowhere.py"),
     ):
         assert main(["scaling", "flops", *flags]) == 2

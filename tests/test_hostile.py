@@ -219,7 +219,7 @@ def test_outputs_that_cannot_be_are_told_before_the_work(raw, tmp_path, capsys, 
 def test_no_processes_are_refused(raw, tmp_path, capsys, command):
     out = [] if command == "check" else [f"--out={tmp_path / 'out'}"]
     arguments = ["data", command, f"--raw={raw}", *out, "--processes=0"]
-    fails(arguments, "--processes: expected 1 or more, got 0", capsys)
+    fails(arguments, "--processes: expected a whole number from 1", capsys)
     assert not list(tmp_path.iterdir())
     with pytest.raises(OmfaError, match="--processes"):
         list(in_order(len, ["x"], -1))

@@ -1,6 +1,5 @@
 """The judge's flags, and how its scores enter a scores file."""
 
-import argparse
 import base64
 import dataclasses
 import io
@@ -12,6 +11,7 @@ from judge_server import Answer, serving, some_pairs
 from PIL import Image
 
 from omfa_jax.cli.eval_judge import add_judge_arguments, judge_settings
+from omfa_jax.cli.flags import Parser
 from omfa_jax.cli.main import main
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.images import write_image
@@ -32,7 +32,7 @@ from omfa_jax.evals.scores import (
 
 
 def options(*flags):
-    parser = argparse.ArgumentParser()
+    parser = Parser()
     add_judge_arguments(parser)
     return parser.parse_args(flags)
 
@@ -141,9 +141,9 @@ def test_no_flag_no_judge_and_try_off_has_its_prompt(tmp_path, monkeypatch):
         (["--judge-prices", "1"], "two numbers"),
         (["--judge-prices", "1,-2"], "0 or more"),
         (["--judge-prices", "1,nan"], "0 or more"),
-        (["--judge-cost-cap", "-1"], "0 or more"),
-        (["--judge-concurrency", "0"], "at least 1"),
-        (["--judge-timeout", "0"], "more than 0"),
+        (["--judge-cost-cap", "-1"], "--judge-cost-cap: expected a number from 0"),
+        (["--judge-concurrency", "0"], "--judge-concurrency: expected a whole number from 1"),
+        (["--judge-timeout", "0"], "--judge-timeout: expected a number above 0"),
         (["--judge-detail", "hihg"], "low, high"),
         (["--judge-extra", "[]"], "JSON object"),
         (["--judge-extra", '{"model": "x"}'], "must not change"),

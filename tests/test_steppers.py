@@ -193,7 +193,9 @@ def test_step_counts_that_diffusers_answers_with_a_fault_are_errors():
             STEPPERS["dpmpp_2m"](ScheduleSettings(spacing=spacing), steps)
     with pytest.raises(OmfaError, match=r"do not fit into timesteps 0\.\.999"):
         STEPPERS["ddim"](ScheduleSettings(), 1000)
-    with pytest.raises(OmfaError, match="steps_offset -1"):
+    with pytest.raises(
+        OmfaError, match="steps_offset: expected a whole number from 0 to 999, got -1"
+    ):
         STEPPERS["ddim"](ScheduleSettings(steps_offset=-1), 10)
 
 
@@ -221,9 +223,11 @@ def test_the_network_is_traced_once_however_many_steps():
 
 
 def test_wrong_settings_are_errors():
-    with pytest.raises(OmfaError, match=r"--sampler.*did you mean 'dpmpp_2m'"):
+    with pytest.raises(OmfaError, match=r"sampler: expected .*did you mean 'dpmpp_2m'"):
         SamplerSettings(sampler="dpmpp2m")
-    with pytest.raises(OmfaError, match=r"--guidance-rescale.*0\.\.1, got 1\.5"):
+    with pytest.raises(
+        OmfaError, match=r"guidance_rescale: expected a number from 0 to 1, got 1\.5"
+    ):
         SamplerSettings(guidance_rescale=1.5)
     for spacing in ("trailing", "linspace"):
         with pytest.raises(OmfaError, match=r"set config\.diffusion\.spacing to 'leading'"):
