@@ -1,5 +1,7 @@
 """The run's clock, on clocks that only the test moves."""
 
+import errno
+
 import pytest
 
 from omfa_jax.train.clock import Clock, begin
@@ -92,6 +94,28 @@ def test_a_clock_that_was_set_back_since_the_run_began_tells_no_goodput(time, ca
     step(clock, time, 1.0)
     assert "goodput" not in clock.window(4)
     assert len(warned(caplog)) == 1 and "no goodput" in warned(caplog)[0]
+
+
+def test_hosts_whose_clocks_differ_a_little_tell_goodput(time, caplog):
+    clock = clock_of(time, began=time() + 0.5)
+    for _ in range(4):
+        step(clock, time, 1.0)
+    assert clock.window(4)["goodput"] == pytest.approx(1.0) and not caplog.records
+
+
+def test_a_mark_that_cannot_be_read_now_is_left_alone(tmp_path, monkeypatch, caplog):
+    begin(tmp_path)
+    written = (tmp_path / "began").read_bytes()
+    stale = OSError(errno.ESTALE, "Stale file handle")
+
+    def refuse(*_, **__):
+        raise stale
+
+    with monkeypatch.context() as patched:
+        patched.setattr("pathlib.Path.read_text", refuse)
+        begin(tmp_path)
+    assert "Stale file handle" in caplog.text
+    assert (tmp_path / "began").read_bytes() == written
 
 
 def test_steps_that_the_time_has_no_room_for_tell_no_goodput(time, caplog):

@@ -118,7 +118,7 @@ def test_what_is_no_finite_number_is_never_the_best(tmp_path, values, expected):
     assert chosen(tmp_path, *values) == expected
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, None, "1", [1]])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, None, "1", [1], True, 10**400])
 def test_so_it_is_in_a_row_that_another_program_wrote(value):
     assert score({"m": value}, "m") == math.inf
 

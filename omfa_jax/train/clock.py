@@ -17,6 +17,8 @@ log = logging.getLogger(__name__)
 
 # medians of step times may add up to a little more than the time there was
 SLACK = 1.1
+# by how much the clocks of hosts that share a workdir may differ, in seconds
+SKEW_S = 5.0
 # the file of a workdir that holds the time of the run's first start
 BEGAN = "began"
 
@@ -28,8 +30,12 @@ def begin(workdir: Path) -> float:
         began = float(mark.read_text())
         if math.isfinite(began) and began > 0:
             return began
-    except (OSError, ValueError):
+    except (FileNotFoundError, ValueError):
         pass
+    except OSError as error:
+        # a file server that hesitates: the mark may be there, and stays
+        log.warning("%s: %s; goodput counts from now on", mark, error)
+        return time.time()
     now = time.time()
     # processes that start together all come here: the last to rename is read from then on
     try:
@@ -59,6 +65,8 @@ class Clock:
         self._now = now
         # how long the run has lasted before this process
         self._before, self._start = wall() - began, now()
+        if -SKEW_S < self._before < 0:
+            self._before = 0.0
         self._is_told = False
         self._spent: dict[str, float] = defaultdict(float)
         self._steps: list[float] = []

@@ -62,7 +62,14 @@ class Best(PreservationPolicy):
 def score(row: Mapping[str, Any], metric: str) -> float:
     """Return a row's metric, infinity where it is no finite number."""
     value = row.get(metric)
-    return float(value) if isinstance(value, int | float) and math.isfinite(value) else math.inf
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return math.inf
+    try:
+        found = float(value)
+    except OverflowError:
+        # JSON's whole numbers have no end
+        return math.inf
+    return found if math.isfinite(found) else math.inf
 
 
 def stored_row(step_folder: Path) -> Mapping[str, Any]:
