@@ -6,25 +6,17 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from omfa_jax.body.joints import JOINT_INDEX
+from omfa_jax.body.joints import EXTRA_JOINT_VERTICES, JOINT_INDEX
 from omfa_jax.body.model import BodyModel
 from omfa_jax.core.errors import OmfaError, unknown
 
 BODY_JOINTS = 22
 
-# smplx's vertex ids; the free body's vertices are ordered to have them too
+# of the face and the feet; the free body's vertices are ordered to have them too
 SMPLX_VERTICES = {
-    "nose": 9120,
-    "right_eye": 9929,
-    "left_eye": 9448,
-    "right_ear": 616,
-    "left_ear": 6,
-    "left_big_toe": 5770,
-    "left_small_toe": 5780,
-    "left_heel": 8846,
-    "right_big_toe": 8463,
-    "right_small_toe": 8474,
-    "right_heel": 8635,
+    name: vertex
+    for name, vertex in EXTRA_JOINT_VERTICES.items()
+    if name == "nose" or name.endswith(("_eye", "_ear", "_toe", "_heel"))
 }
 # a point of the skin: (joint, metres from it in the rest pose to the left, up, to the front)
 SKIN_NEAR_JOINTS = {
