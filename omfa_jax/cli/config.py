@@ -65,7 +65,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise OmfaError(f"config {path} cannot be run: {reason}") from error
     if isinstance(config, FrozenConfigDict):
-        config = ConfigDict(config)
+        config = config.as_configdict()
     if not isinstance(config, ConfigDict):
         raise OmfaError(
             f"config {path}: get_config() must return the ConfigDict that base.get_config() gave"
