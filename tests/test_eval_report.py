@@ -59,7 +59,7 @@ def test_what_is_not_computed_says_why_and_is_never_a_number():
     assert text.count("not computed<sup>1</sup>") == 1 and text.count("computed<sup>2</sup>") == 3
     assert "1. FID: no &lt;Inception&gt; weights &amp; no luck" in text
     assert "2. LPIPS, KID, FID: this scores file does not have it" in text
-    assert "KID &times;1000 &darr;" in text and "SSIM &uarr;" in text
+    assert "KID \u00d71000 ↓" in text and "SSIM ↑" in text
     tiny = methods_table([some_scores("a"), with_values(some_scores("n"), kid=-0.001)])
     assert tiny.rows[1].cells[2].text == "0.00", "a rounded zero has no sign"
 

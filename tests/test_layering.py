@@ -14,7 +14,8 @@ LAYERS = [
     {"models", "diffusion", "body"},
     {"data", "parallel", "weights"},
     {"train", "sampling"},
-    {"evals", "scaling"},
+    {"evals"},
+    {"scaling"},
     {"cli"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

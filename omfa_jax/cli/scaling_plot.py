@@ -51,9 +51,9 @@ def run(options: argparse.Namespace) -> None:
         if out.suffix not in (".png", ".html"):
             raise OmfaError(f"--out: expected a name that ends in .png or .html, got {out}")
     for out in options.out:
-        with atomic_write(out) as file:
-            if out.suffix == ".png":
+        if out.suffix == ".html":
+            page(data).write(out)
+        else:
+            with atomic_write(out) as file:
                 file.write_bytes(draw(data, "png"))
-            else:
-                file.write_text(page(data), encoding="utf-8")
         log.info("wrote %s", out)

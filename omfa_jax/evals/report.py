@@ -1,6 +1,5 @@
 """The report of several scores files: tables, warnings, examples, and what the judge was asked."""
 
-import html
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from omfa_jax.evals.gallery import (
     figures,
     ranking_metrics,
 )
-from omfa_jax.evals.page import Page, counted
+from omfa_jax.evals.page import Page, TableCell, counted
 from omfa_jax.evals.report_blocks import add_influence, add_judge, add_protocol, add_truth, kind_of
 from omfa_jax.evals.scores import Scores, compare
 from omfa_jax.evals.table import Table, categories_table, grouped, methods_table
@@ -117,38 +116,33 @@ def _pictures_text(scores: Sequence[Scores]) -> str:
 
 
 def _table(page: Page, table: Table) -> None:
-    """Add a table of numbers; what is not computed gets a mark and, below, its reason."""
-    heads = [f"<th>{html.escape(head)}</th>" for head in table.heads]
+    """Add a table of scores; a missing value refers to its reason in a note below."""
+    heads = [TableCell(head) for head in table.heads]
     for column in table.columns:
-        arrow = "&uarr;" if column.better == "higher" else "&darr;"
-        factor = column.factor.replace("x", " &times;")
-        side = f"<small>{column.better} is better</small>"
-        heads.append(f'<th class="n">{html.escape(column.label)}{factor} {arrow}{side}</th>')
+        arrow = "\N{UPWARDS ARROW}" if column.better == "higher" else "\N{DOWNWARDS ARROW}"
+        factor = column.factor.replace("x", " \N{MULTIPLICATION SIGN}")
+        label = f"{column.label}{factor} {arrow}"
+        heads.append(TableCell(label, f"{column.better} is better", number=True))
     reasons: dict[str, list[str]] = {}
     rows = []
+    first_rows = set()
     block = ""
-    for row in table.rows:
+    for index, row in enumerate(table.rows):
         again, block = row.labels[0] == block, row.labels[0]
-        first = f'<td class="{"again" if again else ""}">{html.escape(block)}</td>'
-        cells = [first, *(f"<td>{html.escape(label)}</td>" for label in row.labels[1:])]
+        if len(table.heads) > 1 and not again:
+            first_rows.add(index)
+        cells = [TableCell(block, again=again), *map(TableCell, row.labels[1:])]
         for column, cell in zip(table.columns, row.cells, strict=True):
             if cell.value is None:
                 labels = reasons.setdefault(cell.why, [])
                 if column.label not in labels:
                     labels.append(column.label)
                 mark = list(reasons).index(cell.why) + 1
-                cells.append(f'<td class="n note">not computed<sup>{mark}</sup></td>')
-                continue
-            number = f"<b>{cell.text}</b>" if cell.best else cell.text
-            small = f"<small>{cell.interval_text}</small>" if cell.interval_text else ""
-            kind = "n best" if cell.best else "n"
-            cells.append(f'<td class="{kind}">{number}{small}</td>')
-        start = "first" if len(table.heads) > 1 and not again else ""
-        rows.append(f'<tr class="{start}">{"".join(cells)}</tr>')
-    page.parts.append(
-        f'<div class="scroll"><table><thead><tr>{"".join(heads)}</tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table></div>"
-    )
+                cells.append(TableCell("not computed", number=True, footnote=mark))
+            else:
+                cells.append(TableCell(cell.text, cell.interval_text, number=True, best=cell.best))
+        rows.append(cells)
+    page.rich_table(heads, rows, first_rows)
     for number, (why, labels) in enumerate(reasons.items(), start=1):
         page.note(f"{number}. {', '.join(labels)}: {why}")
 
