@@ -1,4 +1,4 @@
-"""Score one folder of pictures under a protocol: checked first, resumable, in bounded memory."""
+"""Scoring a folder of images under a protocol: checked first, resumable, in bounded memory."""
 
 import datetime
 import hashlib
@@ -37,7 +37,7 @@ MAX_ASPECT_ERROR = 0.01
 
 @dataclass(frozen=True)
 class Request:
-    """What to score: folders, rules and where the result goes (see `omfa eval --help`)."""
+    """What to score, how, and where the result is written (see `omfa eval --help`)."""
 
     pred: Path
     gt: Path
@@ -49,7 +49,7 @@ class Request:
     categories: Path | None = None
     names: Names = field(default_factory=Names)
     method: str | None = None
-    only: tuple[str, ...] = ()  # these metrics of the protocol; () is all
+    only: tuple[str, ...] = ()  # a subset of the protocol's metrics; () means all
     networks: Path | None = None
     any_weights: bool = False
     allow_missing: bool = False
@@ -62,9 +62,8 @@ class Request:
 def score_folder(request: Request) -> Scores:
     """Score the folder, write the scores file and return its content.
 
-    Values are kept in OUT.cache as they come; a run that was killed goes on where it was. Raises
-    OmfaError, before any work, for files that are damaged or do not match, and for an --out that
-    holds something else.
+    Values are cached in OUT.cache as they are computed, so a killed run resumes. Raises OmfaError
+    before any work if files are damaged or do not match, or if --out holds something else.
     """
     chosen = protocol(request.protocol)
     choices = chosen.metrics(request.setting)
@@ -101,7 +100,8 @@ def score_folder(request: Request) -> Scores:
     results = Results(computers.distinct, facts, cache)
     works = results.plan(matched)
     if len(works) < len(matched.matches) and computers.distinct:
-        log.info("%d of %d in %s", len(matched.matches) - len(works), len(matched.matches), cache)
+        cached = len(matched.matches) - len(works)
+        log.info("%d of %d examples are cached in %s", cached, len(matched.matches), cache)
     results.run(works, workers=request.workers, batch_size=request.batch_size)
     scores = _scores(request, chosen, matched, facts, computers, results, networks, len(wrong))
     write_scores(request.out, scores)
@@ -109,25 +109,25 @@ def score_folder(request: Request) -> Scores:
 
 
 def require_out(request: Request) -> None:
-    """Raise an OmfaError unless --out can be written, or replaced by what this run makes."""
+    """Raise an OmfaError unless --out can be written, or holds scores of the same kind."""
     if request.setting not in SETTINGS:
         raise OmfaError(f"--setting must be one of {', '.join(SETTINGS)}, got {request.setting!r}")
     out = request.out
     if not out.parent.is_dir():
-        raise OmfaError(f"--out: the folder {out.parent} does not exist; make it or change --out")
+        raise OmfaError(f"--out: the folder {out.parent} does not exist; create it or change --out")
     if out.is_dir():
         raise OmfaError(f"--out must be a file, {out} is a folder; change --out")
     if out.exists():
         entry = read_scores(out).protocol
         if (entry.name, entry.setting) != (request.protocol, request.setting):
             raise OmfaError(
-                f"{out} holds the scores of protocol {entry.name}, {entry.setting}; this run's are"
-                f" of {request.protocol}, {request.setting}: change --out"
+                f"{out} holds scores of protocol {entry.name}, {entry.setting}, and this run makes"
+                f" scores of {request.protocol}, {request.setting}: change --out"
             )
 
 
 def wrong_sizes(chosen: Protocol, matched: Matched, facts: dict[Path, FileFacts]) -> list[str]:
-    """Return a line for each prediction whose size the protocol does not allow."""
+    """Return one line for each prediction whose size the protocol does not allow."""
     wrong = []
     for row in matched.scored:
         assert row.pred
@@ -196,8 +196,8 @@ def _scores(
     formats = Counter(facts[path].format for path in preds)
     odd = Counter(fact.odd for fact in facts.values() if fact.odd)
     if odd:
-        listed = ", ".join(f"{count} {what}" for what, count in sorted(odd.items()))
-        log.warning("converted to upright 8-bit RGB: %s", listed)
+        converted = ", ".join(f"{count} {what}" for what, count in sorted(odd.items()))
+        log.warning("converted to upright 8-bit RGB: %s", converted)
     now = datetime.datetime.now(datetime.UTC)
     return Scores(
         method=request.method or request.pred.resolve().name,
@@ -237,7 +237,7 @@ def _scores(
 
 def _reason(key: str, request: Request, computers: Computers, choice: MetricChoice) -> str:
     if request.only and key not in request.only:
-        return "left out by --metrics"
+        return "excluded by --metrics"
     if key in computers.absent:
         return computers.absent[key]
     return f"{choice.label} compares with the garment: give --garments DIR and --pairs FILE"
