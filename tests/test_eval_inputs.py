@@ -49,7 +49,7 @@ def test_it_works_and_says_what_it_did(root, capsys):
 def test_some_metrics_only(root, capsys):
     assert run(root, "--metrics", "psnr") == 0
     metrics = read_scores(root / "s.json").metrics
-    assert metrics["psnr"].value and metrics["ssim"].not_computed == "left out by --metrics"
+    assert metrics["psnr"].value and metrics["ssim"].not_computed == "excluded by --metrics"
     assert "did you mean 'ssim'" in refused(capsys, root, "--metrics", "sim")
 
 

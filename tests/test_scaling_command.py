@@ -62,7 +62,7 @@ def test_the_text_says_it_all(fitted, capsys):
     table = fitted[0] / "runs.csv"
     assert main(["scaling", "fit", "--table", str(table), "--resamples", "100"]) == 0
     text = capsys.readouterr().out
-    for part in ("left out, line 32: loss is missing", "alpha ", "consistent with 1", "held out"):
+    for part in ("excluded, line 32: loss is missing", "alpha ", "consistent with 1", "held out"):
         assert part in text, text
 
 

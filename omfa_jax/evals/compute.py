@@ -132,8 +132,8 @@ def _checked(computer: Computer, path: Path, *images: np.ndarray) -> Float[np.nd
         raise OmfaError(f"{path}: {error}") from None
     if not all(map(math.isfinite, value.tolist())):
         raise OmfaError(
-            f"{path}: {computer.choice.label} is not finite: check the weights in --metric-weights and"
-            " the image"
+            f"{path}: {computer.choice.label} is not finite: check the weights in"
+            " --metric-weights and the image"
         )
     return value
 

@@ -154,8 +154,8 @@ class Split:
             if name in keys:
                 raise OmfaError(
                     f"{settings.records}: records {keys[name]} and {record.key} of split"
-                    f" {self.name!r} would both be written to {name}.png; rename one in the raw folder"
-                    " and build the records again"
+                    f" {self.name!r} would both be written to {name}.png; rename one in the raw"
+                    " folder and build the records again"
                 )
             keys[name] = record.key
             found.append(Named(index, name, file_name(garment), record.category, wearer))

@@ -103,7 +103,17 @@ def score_folder(request: Request) -> Scores:
         cached = len(matched.matches) - len(works)
         log.info("%d of %d examples are cached in %s", cached, len(matched.matches), cache)
     results.run(works, workers=request.workers, batch_size=request.batch_size)
-    scores = _scores(request, chosen, matched, facts, computers, results, networks, len(wrong))
+    scored = _Scored(
+        request=request,
+        chosen=chosen,
+        matched=matched,
+        facts=facts,
+        computers=computers,
+        results=results,
+        networks=networks,
+        resized=len(wrong),
+    )
+    scores = _scores(scored)
     write_scores(request.out, scores)
     return scores
 
@@ -150,16 +160,23 @@ def _files(matched: Matched) -> list[Path]:
     return list(dict.fromkeys(path for row in rows for path in row if path))
 
 
-def _scores(
-    request: Request,
-    chosen: Protocol,
-    matched: Matched,
-    facts: dict[Path, FileFacts],
-    computers: Computers,
-    results: Results,
-    networks: Networks,
-    resized: int,
-) -> Scores:
+@dataclass(frozen=True)
+class _Scored:
+    """A scored folder before its values are aggregated; `resized` counts wrong-size predictions."""
+
+    request: Request
+    chosen: Protocol
+    matched: Matched
+    facts: dict[Path, FileFacts]
+    computers: Computers
+    results: Results
+    networks: Networks
+    resized: int
+
+
+def _scores(folder: _Scored) -> Scores:
+    request, chosen, matched, facts = folder.request, folder.chosen, folder.matched, folder.facts
+    computers, results = folder.computers, folder.results
     choices = chosen.metrics(request.setting)
     scored = matched.scored
     values = {
@@ -206,7 +223,7 @@ def _scores(
         versions=base_versions() | computers.libraries | {"device": request.device},
         weights={
             name: WeightsFile(found.weights.name, found.sha256)
-            for name, found in sorted(networks.used.items())
+            for name, found in sorted(folder.networks.used.items())
         },
         seed=request.seed,
         folders=Folders(
@@ -217,13 +234,13 @@ def _scores(
             digest.hexdigest(),
         ),
         counts=Counts(
-            len(matched.matches),
-            len(scored),
-            matched.missing,
-            matched.extra,
-            resized,
-            dict(sorted(formats.items())),
-            dict(sorted(odd.items())),
+            pairs=len(matched.matches),
+            scored=len(scored),
+            missing=matched.missing,
+            extra=matched.extra,
+            resized=folder.resized,
+            formats=dict(sorted(formats.items())),
+            converted=dict(sorted(odd.items())),
         ),
         metrics=table(scored, list(matched.matches)),
         categories=categories,

@@ -44,7 +44,8 @@ HeldOut = Callable[[Any, Mapping[str, Any]], "HeldOutLoss"]
 class HeldOutSettings:
     """The first `examples` of a split, each at `timesteps` evenly spaced noise levels.
 
-    `timesteps` is a multiple of NOISE_LEVELS, so that each quarter of the schedule has equally many.
+    `timesteps` is a multiple of NOISE_LEVELS, so that each quarter of the schedule has equally
+    many.
     """
 
     examples: int = 64
@@ -145,7 +146,7 @@ def held_out(
 ) -> HeldOut:
     """Return a function that computes the held-out loss over the `batches` of all processes.
 
-    `apply` is that of `trained_network` on the same mesh; parameters sharded over fsdp stay sharded.
+    `apply` is that of `trained_network` on the same mesh; sharded parameters stay sharded.
     """
     tasks = [index for index, task in enumerate(diffusion.tasks) if task.weight > 0]
     weights = np.array([diffusion.tasks[index].weight for index in tasks])

@@ -124,7 +124,7 @@ def file_sha256(path: Path) -> str:
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """Return the tensors of a PyTorch weights file by name, on the CPU, without running its code."""
+    """Return the tensors of a PyTorch weights file, on the CPU, without running code in it."""
     import torch
 
     try:

@@ -54,7 +54,7 @@ def look_at(path: Path) -> FileFacts:
             if image.width * image.height > MAX_PIXELS:
                 raise Image.DecompressionBombError
             see_through = image.has_transparency_data
-            # looking for EXIF makes Pillow decode a PNG to its end, so do it only if there may be some
+            # Pillow decodes a PNG to its end to look for EXIF, so look only if there may be some
             turned = kind != "PNG" or b"eXIf" in content or b"Raw profile type" in content
             orientation = exif_orientation(image) if turned else 1
         ending = content.rstrip(b"\0")
@@ -137,7 +137,7 @@ def prepared(
 def short_side_crop(
     image: UInt8[np.ndarray, "h w 3"], side_px: int
 ) -> UInt8[np.ndarray, "side_px side_px 3"]:
-    """Return the centre square after resizing the short side to `side_px` (bicubic), as CLIP does."""
+    """Return the centre square after resizing the short side to `side_px` (bicubic), as CLIP."""
     height, width = image.shape[:2]
     short = min(height, width)
     size = (int(side_px * height / short), int(side_px * width / short))

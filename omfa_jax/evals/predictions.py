@@ -182,8 +182,8 @@ def claim(folder: Path, facts: Mapping[str, Any], *, restart: bool) -> None:
                 f"{n}: was {before.get(n)}, now {asked.get(n)}" for n in changed
             )
             raise OmfaError(
-                f"{folder} holds images of another run ({differences}); give another folder to --out,"
-                " or --restart to delete them and start over"
+                f"{folder} holds images of another run ({differences}); give another folder to"
+                " --out, or --restart to delete them and start over"
             )
         if restart:
             _clear(folder)

@@ -66,7 +66,7 @@ class Ledger:
         with self._lock:
             self.entries.append(entry)
             try:
-                # all or nothing: the next answer would be appended to a partial line and lost with it
+                # all or nothing: an answer appended to a partial line would be lost with it
                 append_whole(self._descriptor, line, lines=True)
                 os.fsync(self._descriptor)
             except OSError as error:

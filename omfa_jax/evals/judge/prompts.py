@@ -1,7 +1,8 @@
-"""The judge's prompts. They are this library's own: the paper prints none for its GPT-4o-mini scores.
+"""The judge's prompts.
 
-Scores from other prompts are not comparable, so a report prints the prompt in full. A changed prompt
-also changes the keys of the judge's cache: all images would be paid for again.
+They are this library's own, because the paper prints none for its GPT-4o-mini scores. Scores from
+other prompts are not comparable, so a report prints the prompt in full. A changed prompt also
+changes the keys of the judge's cache: all images would be paid for again.
 """
 
 TRY_ON = """\

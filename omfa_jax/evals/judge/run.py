@@ -215,7 +215,8 @@ class Court:
         """Raise if another attempt for this image, or for any image, is pointless."""
         if failure.hopeless:
             self.budget.stop(
-                f"the server refuses: {failure.reason}; check --judge-url, --judge-model and the key"
+                f"the server refuses: {failure.reason}; check --judge-url, --judge-model and the"
+                " key"
             )
             raise Stopped
         if not failure.passing:

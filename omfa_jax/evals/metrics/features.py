@@ -102,7 +102,7 @@ def load_dino(networks: Networks, options: dict[str, Any], device: str) -> Extra
 
 
 def cosine(one: Float[np.ndarray, " d"], other: Float[np.ndarray, " d"]) -> float:
-    """Return the cosine similarity (-1 to 1) of two feature vectors; OmfaError for a zero vector."""
+    """Return the cosine similarity (-1 to 1) of two vectors; OmfaError for a zero vector."""
     one, other = one.astype(np.float64), other.astype(np.float64)
     lengths = float(np.linalg.norm(one) * np.linalg.norm(other))
     if not lengths:
@@ -113,7 +113,8 @@ def cosine(one: Float[np.ndarray, " d"], other: Float[np.ndarray, " d"]) -> floa
 def _pretrained(found: Found, name: str, kind: str, device: str, **options: Any) -> Any:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     if importlib.util.find_spec("torchvision"):
-        require_torchvision()  # transformers imports it if it is installed, and a mismatched build raises there
+        # transformers imports torchvision if it is installed, and fails on a mismatched build
+        require_torchvision()
     import transformers
 
     try:

@@ -2,8 +2,8 @@
 
 The paper names SSIM, LPIPS, FID and KID (paired), FID, KID, CLIP-I, DINO and a vision model's
 judgement (unpaired), and DISTS for garments. It does not give sizes, networks, or what CLIP-I and
-DINO compare; those choices follow related work where two papers agree. Images are only resized where
-a network requires it: a prediction must have the size of its ground truth.
+DINO compare; those choices follow related work where two papers agree. Images are resized only
+where a network requires it: a prediction must have the size of its ground truth.
 """
 
 from omfa_jax.evals.protocol import MetricChoice, Protocol
