@@ -225,9 +225,10 @@ def test_the_plan_shows_the_same_share_and_refuses_the_same(capsys, caplog):
 
 
 def test_a_studys_plan_names_the_size_that_is_not_cut(tmp_path, capsys):
-    flags = ["--out", str(tmp_path), "--sizes", "ladder_12", "--samples", "6400", "--unique", "64"]
-    flags += ["--machine", "v5e-32", "--config.mesh.data=1", "--config.mesh.fsdp=32"]
+    flags = ["--out", str(tmp_path), "--sizes", "ladder_12", "--samples", "6400"]
+    flags += ["--dataset-size", "64", "--topology", "v5e-32", "--config.mesh.fsdp=32"]
     config = ["--config", "configs/ladder.py", "--config.train.batch_size=32"]
+    config += ["--config.mesh.data=1"]
     assert main(["scaling", "plan", *config, *flags]) == 2
     assert "ladder_12: config.mesh.fsdp=32 cuts" in capsys.readouterr().err
 

@@ -30,7 +30,8 @@ def params():
 
 def test_warm_up_then_constant_or_cosine():
     constant = learning_rate(OptimizerSettings(learning_rate=2.0, warmup_steps=4), 10)
-    cosine = learning_rate(OptimizerSettings(learning_rate=2.0, warmup_steps=4, decay="cosine"), 10)
+    settings = OptimizerSettings(learning_rate=2.0, warmup_steps=4, lr_schedule="cosine")
+    cosine = learning_rate(settings, 10)
     assert [float(constant(i)) for i in (0, 2, 4, 9)] == [0.0, 1.0, 2.0, 2.0]
     assert [float(cosine(i)) for i in (0, 2, 4)] == [0.0, 1.0, 2.0]
     assert float(cosine(7)) == pytest.approx(1.0)

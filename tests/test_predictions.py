@@ -215,8 +215,8 @@ def test_the_command_samples_scores_and_measures(model, records, alone, tmp_path
 
     # any metric per image comes from the protocol's own scores; SSIM is computed both ways
     how = argparse.Namespace(
-        setting="paired", protocol="omfa", method="m", checkpoint=model, networks=None,
-        any_weights=False, seed=3, device="cpu", workers=1,
+        setting="paired", protocol="omfa", method="m", checkpoint=model, metric_weights=None,
+        skip_checksum=False, seed=3, device="cpu", workers=1,
     )  # fmt: skip
     split = Split(pipeline(records), "test", "paired")
     run = SplitRun(split, out, 3, lambda work: 0)

@@ -57,7 +57,7 @@ def test_two_budgets_that_round_to_one_run_are_one():
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
     out = tmp_path_factory.mktemp("studies") / "first"
-    flags = ("--samples", "640,1280", "--learning-rates", "1e-3,3e-3", "--least-steps", "10")
+    flags = ("--samples", "640,1280", "--learning-rates", "1e-3,3e-3", "--min-steps", "10")
     return out, plan(out, *flags)
 
 
@@ -90,11 +90,11 @@ def test_figures_are_those_of_the_runs_log(study):
 
 
 def test_planning_again_adds_runs_and_moves_none(tmp_path, capsys):
-    before = plan(tmp_path / "s", "--samples", "640", "--least-steps", "10")
-    after = plan(tmp_path / "s", "--samples", "320,640", "--least-steps", "10", sizes="xs,tiny,s")
+    before = plan(tmp_path / "s", "--samples", "640", "--min-steps", "10")
+    after = plan(tmp_path / "s", "--samples", "320,640", "--min-steps", "10", sizes="xs,tiny,s")
     assert after.runs[: len(before.runs)] == before.runs and len(after.runs) == 6
-    assert plan(tmp_path / "s", "--samples", "640", "--least-steps", "10").runs == after.runs
-    changed = ("--samples", "640", "--config.optimizer.b2=0.9", "--least-steps", "10")
+    assert plan(tmp_path / "s", "--samples", "640", "--min-steps", "10").runs == after.runs
+    changed = ("--samples", "640", "--config.optimizer.b2=0.9", "--min-steps", "10")
     plan(tmp_path / "s", *changed, status=2)
     assert "the base config has changed since" in capsys.readouterr().err
     assert read_manifest(tmp_path / "s") == after
@@ -109,7 +109,7 @@ def test_planning_again_adds_runs_and_moves_none(tmp_path, capsys):
         (("--samples", "640,-1"), "--samples: expected positive numbers"),
         (("--samples", "640,nan"), "--samples: expected positive numbers"),
         (("--samples", "inf"), "--samples: expected positive numbers"),
-        (("--samples", "640", "--most-epochs", "nan"), "--most-epochs: expected a number above 0"),
+        (("--samples", "640", "--max-epochs", "nan"), "--max-epochs: expected a number above 0"),
         (("--samples", "640", "--price", "inf"), "--price: expected a number from 0"),
         (
             ("--samples", "640", "--flops-per-second", "nan"),
@@ -117,7 +117,7 @@ def test_planning_again_adds_runs_and_moves_none(tmp_path, capsys):
         ),
         (
             ("--samples", "640", "--flops-per-second", "0", "--price", "3"),
-            "--price needs hours: give --machine",
+            "--price needs hours: give --topology",
         ),
         (("--samples", "640,640"), "given twice"),
         (("--samples", "64"), "no run is left: tiny x 64 samples: 8 steps, fewer than 50"),
@@ -142,10 +142,10 @@ def test_how_many_examples_there_are_must_be_known(tmp_path, capsys):
 
 
 def test_launchers_hand_the_manifests_runs_on(tmp_path, capsys):
-    machine = ("--machine", "h100-16", "--price", "2", "--config.train.batch_size=16")
+    machine = ("--topology", "h100-16", "--price", "2", "--config.train.batch_size=16")
     command = ["scaling", "plan", "--config", BASE, "--out", str(tmp_path / "s")]
-    flags = ("--sizes", "tiny,xs", "--unique", "640", "--samples", "1600,3200", *SMALL, *machine)
-    assert main([*command, *flags]) == 0
+    flags = ("--sizes", "tiny,xs", "--dataset-size", "640", "--samples", "1600,3200")
+    assert main([*command, *flags, *SMALL, *machine]) == 0
     study, out = read_manifest(tmp_path / "s"), tmp_path / "s"
     assert "4 runs have steps under 20 ms" in capsys.readouterr().out
     assert all(run.cost == pytest.approx(run.hours * 16 * 2) for run in study.runs)
@@ -219,7 +219,7 @@ def test_a_result_of_another_run_is_refused(study, tmp_path):
 
 def test_a_fit_reads_a_studys_table_as_it_is(tmp_path):
     samples = ",".join(str(640 * 2**k) for k in range(4))
-    study = plan(tmp_path / "s", "--samples", samples, "--unique", "10000", sizes="tiny,xs,s")
+    study = plan(tmp_path / "s", "--samples", samples, "--dataset-size", "10000", sizes="tiny,xs,s")
     for run in study.runs:
         loss = 0.1 + 300 / run.params**0.5 + 5 / run.samples**0.4
         (tmp_path / "s" / run.workdir).mkdir(parents=True)

@@ -20,7 +20,7 @@ SMALL = [
     "--config.canvas.face=(16,16)",
     "--config.train.batch_size=8",
     "--config.optimizer.warmup_steps=1",
-    "--config.optimizer.decay=constant",
+    "--config.optimizer.lr_schedule=constant",
     "--config.log.every_steps=1",
 ]
 EVALUATED = [

@@ -86,7 +86,7 @@ def test_the_mesh_does_not_matter(straight, tmp_path, mesh):
 @pytest.mark.parametrize(("mesh", "parts"), [((1, 1, 1), 4), ((2, 2, 2), 2)])
 def test_microbatches_do_not_matter(straight, tmp_path, mesh, parts):
     workdir, state, _ = straight
-    other = train(make_run(tmp_path, STEPS, mesh, accumulate=parts))
+    other = train(make_run(tmp_path, STEPS, mesh, grad_accum_steps=parts))
     for name, bound in (("loss", 2e-5), ("grad_norm", 1e-4)):
         assert logged(tmp_path, name) == pytest.approx(logged(workdir, name), rel=bound)
     for a, b in zip(leaves(state.params), leaves(other.params), strict=True):
@@ -241,7 +241,7 @@ def test_batches_that_do_not_divide_are_refused(tmp_path):
     with pytest.raises(OmfaError, match="does not divide over slice x data x fsdp = 3"):
         train(make_run(tmp_path, 1, (3, 1, 1)))
     with pytest.raises(OmfaError, match="4 devices times 3 microbatches"):
-        train(make_run(tmp_path, 1, (2, 2, 1), accumulate=3))
+        train(make_run(tmp_path, 1, (2, 2, 1), grad_accum_steps=3))
 
 
 def test_an_unwritable_workdir_is_one_clear_error(tmp_path):

@@ -38,7 +38,7 @@ def test_the_first_bad_step_its_records_and_the_last_checkpoint_are_named(tmp_pa
     window.add(8, bad, np.arange(3))
     with pytest.raises(OmfaError, match=r"step 7: .*\(2 of the last 3 steps\).*\[40, 2, 77\]") as e:
         window.row(5, tmp_path)
-    assert "is of step 5" in str(e.value) and "nonfinite=skip" in str(e.value)
+    assert "is of step 5" in str(e.value) and "on_nonfinite=skip" in str(e.value)
 
 
 def test_skipped_steps_are_counted_and_kept_out_of_the_means(tmp_path):
@@ -75,7 +75,7 @@ def test_a_bad_batch_stops_the_run_or_changes_nothing(tmp_path):
         train(stopping)
     assert newest_whole_step(tmp_path / "stop" / "checkpoints") == 2
     skipping = dataclasses.replace(
-        make_run(tmp_path / "skip", 5, nonfinite="skip", log_every_steps=5), batches=Poisoned()
+        make_run(tmp_path / "skip", 5, on_nonfinite="skip", log_every_steps=5), batches=Poisoned()
     )
     state = train(skipping)
     assert int(state.step) == 5
@@ -101,4 +101,4 @@ def test_impossible_settings_are_refused():
     with pytest.raises(OmfaError, match=r"keep\.last: expected a whole number from 1"):
         KeepSettings(last=0)
     with pytest.raises(OmfaError, match="did you mean 'skip'"):
-        TrainSettings(1, 1, nonfinite="skp")
+        TrainSettings(1, 1, on_nonfinite="skp")

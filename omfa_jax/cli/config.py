@@ -4,6 +4,7 @@ import ast
 import contextlib
 import importlib.util
 import logging
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ from omfa_jax.diffusion.schedule import ScheduleSettings, TimestepDistribution
 from omfa_jax.diffusion.settings import DiffusionSettings
 from omfa_jax.models import VAEConfig
 from omfa_jax.parallel.mesh import MeshSettings
+from omfa_jax.train.config_keys import RENAMED_KEYS
 from omfa_jax.train.settings import KeepSettings, LossSettings, OptimizerSettings, TrainSettings
 
 # a locked ConfigDict; its attributes are dynamic, so the type says nothing more
@@ -62,6 +64,9 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         raise
     # a config is a user's program, and may end with sys.exit
     except BaseException as error:
+        old = find_renamed_key(error)
+        if old is not None:
+            raise OmfaError(f"{config_table.renamed_key(old)}; change {path}") from error
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise OmfaError(f"config {path} cannot be run: {reason}") from error
     if isinstance(config, FrozenConfigDict):
@@ -71,6 +76,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
             f"config {path}: get_config() must return the ConfigDict that base.get_config() gave"
             f" it, got {type(config).__name__}"
         )
+    config_table.complete(config)
     given: dict[str, str] = {}
     for override in overrides:
         apply_override(config, override)
@@ -94,11 +100,22 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     return checked
 
 
+def find_renamed_key(error: BaseException) -> str | None:
+    """Return the renamed key that a locked ConfigDict refused, as far as its error tells."""
+    if not isinstance(error, AttributeError | KeyError):
+        return None
+    # 'Key "flip" does not exist and cannot be added ...' when set, "'flip'" when read
+    found = re.match(r"\W*(?:Key \W*)?(\w+)\b", str(error))
+    return next((old for old in RENAMED_KEYS if found and old.endswith(f".{found[1]}")), None)
+
+
 def apply_override(config: Config, override: str) -> None:
     """Set one `--config.a.b=value`; the value must have the type that the default has."""
     if not override.startswith(PREFIX) or "=" not in override:
         raise OmfaError(f"unknown flag {override!r}; config values are set as --config.a.b=value")
     dotted, text = override[len(PREFIX) :].split("=", 1)
+    if dotted in RENAMED_KEYS:
+        raise config_table.renamed_key(dotted)
     *folders, name = dotted.split(".")
     node = config
     for folder in folders:
@@ -175,7 +192,7 @@ def train_settings(config: Config) -> TrainSettings:
         compute_dtype=t.compute_dtype,
         remat=t.remat,
         attention=t.attention,
-        accumulate=t.accumulate,
+        grad_accum_steps=t.grad_accum_steps,
         ema_decay=t.ema_decay,
         optimizer=OptimizerSettings(**o.to_dict()),
         loss=LossSettings(
@@ -184,9 +201,9 @@ def train_settings(config: Config) -> TrainSettings:
             TimestepDistribution(**config.timesteps.to_dict()),
         ),
         save_every_steps=config.checkpoint.every_steps,
-        nonfinite=t.nonfinite,
+        on_nonfinite=t.on_nonfinite,
         keep=KeepSettings(
-            config.checkpoint.keep,
+            config.checkpoint.max_to_keep,
             config.checkpoint.keep_every_steps,
             config.checkpoint.keep_best_of,
         ),
@@ -217,7 +234,7 @@ def pipeline_settings(config: Config, *, vae_id: str = "") -> PipelineSettings:
         threads=config.data.threads,
         prefetch_batches=config.data.prefetch,
         mixture=mixture,
-        multi_pose=config.data.multi_pose,
+        multi_pose_prob=config.data.multi_pose_prob,
         augment=AugmentSettings(**config.data.augment.to_dict()),
         sample_latents=config.data.sample_latents,
         processes=config.data.processes,

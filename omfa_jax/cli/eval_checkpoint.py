@@ -67,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="0 to 1; 0 = off",
     )
     add("--seed", type=SEED, default=0)
-    add("--raw-weights", action="store_true", help="not the EMA")
+    add("--no-ema", action="store_true", help="not the EMA")
     add("--dtype", default="float32", help="float32 or bfloat16: what the networks compute in")
     add(
         "--batch-size",
@@ -77,8 +77,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--protocol", default="omfa", metavar="NAME", help=", ".join(PROTOCOLS))
     add("--method", help="its name in tables; default: the checkpoint's folder")
-    add("--networks", type=to_path, metavar="DIR", help="weights of the metrics' networks")
-    add("--any-weights", action="store_true", help="use weights with another checksum")
+    add("--metric-weights", type=to_path, metavar="DIR", help="weights of the metrics' networks")
+    add("--skip-checksum", action="store_true", help="use weights with another checksum")
     add("--device", default="cpu", help="cpu or cuda, of the metrics' networks")
     add("--workers", type=WORKERS, default=os.cpu_count() or 1, help="threads that score")
     add(
@@ -125,7 +125,7 @@ def run(options: argparse.Namespace) -> None:
     facts = {"the code's revision": distributed.revision(), "the flags": json.dumps(flags)}
     distributed.require_same(facts)
     with only_user_of(out) if jax.process_index() == 0 else contextlib.nullcontext():
-        bundle = load_checkpoint(options.checkpoint, ema=not options.raw_weights)
+        bundle = load_checkpoint(options.checkpoint, ema=not options.no_ema)
         if bundle.unet_params is None:
             raise OmfaError(f"{options.checkpoint} has no UNet weights; give a trained model")
         if options.loss:

@@ -131,7 +131,7 @@ def table(job: "Job", made: "Plan", efficiency: float) -> str:
     cut = "".join(f"; {axis} cuts {share:.1%} of the weights" for axis, share in made.cut.items())
     lines = [
         f"{made.pod.name}: {made.params:,} parameters, canvas {height}x{width}, batch"
-        f" {job.train.batch_size} in {job.train.accumulate} microbatch(es),"
+        f" {job.train.batch_size} in {job.train.grad_accum_steps} microbatch(es),"
         f" {job.train.compute_dtype}, remat {job.train.remat}, attention {made.attention}",
         f"mesh {mesh}{cut}",
         "stored latents: a VAE that encodes in the step comes on top",

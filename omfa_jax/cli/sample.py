@@ -80,7 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="0 to 1; 0 = off",
     )
     parser.add_argument("--seed", type=SEED, default=0)
-    parser.add_argument("--raw-weights", action="store_true", help="not the EMA")
+    parser.add_argument("--no-ema", action="store_true", help="not the EMA")
     parser.add_argument(
         "--dtype",
         default="auto",
@@ -114,7 +114,7 @@ def run(options: argparse.Namespace) -> None:
     settings = SamplerSettings(
         options.steps, options.guidance, options.sampler, options.guidance_rescale
     )
-    bundle = load_checkpoint(options.checkpoint, ema=not options.raw_weights)
+    bundle = load_checkpoint(options.checkpoint, ema=not options.no_ema)
     sampler = Sampler(bundle, settings, dtype=options.dtype)
     columns = GENERATE[options.task](sampler, Slots(bundle.settings), options)
     write_columns(out, columns, bundle.settings.slots_px[1])

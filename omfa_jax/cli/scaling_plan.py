@@ -56,23 +56,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--learning-rates", default="", metavar="R,..", help="each run at each (the config's)"
     )
     parser.add_argument(
-        "--unique",
+        "--dataset-size",
         type=whole(),
         default=0,
         metavar="N",
         help="training examples there are (counted)",
     )
     parser.add_argument(
-        "--least-steps", type=whole(1), default=50, help="leave shorter runs out (50)"
+        "--min-steps", type=whole(1), default=50, help="leave shorter runs out (50)"
     )
     parser.add_argument(
-        "--most-epochs",
+        "--max-epochs",
         type=number(0, 1e9, above=True),
         default=float("inf"),
         help="leave out what repeats more",
     )
     machine = parser.add_mutually_exclusive_group()
-    machine.add_argument("--machine", default="", metavar="NAME", help="chip-count, as omfa plan's")
+    machine.add_argument(
+        "--topology", default="", metavar="NAME", help="chip-count, as omfa plan's"
+    )
     machine.add_argument(
         "--flops-per-second", type=number(0, 1e25), default=0.0, help="of a machine, as measured"
     )
@@ -104,9 +106,9 @@ def run(options: argparse.Namespace) -> None:
             "config.model.init_unet=True would start every size from one UNet: add"
             " --config.model.init_unet=false"
         )
-    machine = pod(options.machine) if options.machine else None
-    if options.price is not None and not (options.machine or options.flops_per_second):
-        raise OmfaError("--price needs hours: give --machine or --flops-per-second")
+    machine = pod(options.topology) if options.topology else None
+    if options.price is not None and not (options.topology or options.flops_per_second):
+        raise OmfaError("--price needs hours: give --topology or --flops-per-second")
     grid = grid_of(options, config)
     names = [name.strip() for name in options.sizes.split(",") if name.strip()]
     if not names or len(set(names)) < len(names):
@@ -120,7 +122,7 @@ def run(options: argparse.Namespace) -> None:
     before = read_manifest(out) if (out / MANIFEST).exists() else None
     study = Manifest(
         base=str(options.config),
-        machine=options.machine,
+        machine=options.topology,
         price_per_chip_hour=options.price,
         runs=joined(before.runs if before else (), runs, out),
         left_out=left_out,
@@ -138,17 +140,17 @@ def grid_of(options: argparse.Namespace, config: "Config") -> "Grid":
 
     rates = numbers(options.learning_rates, "--learning-rates")
     samples = numbers(options.samples, "--samples")
-    unique = options.unique or records_of(config)
+    unique = options.dataset_size or records_of(config)
     if unique < 1:
-        raise OmfaError("the config's data has no examples; give --unique")
+        raise OmfaError("the config's data has no examples; give --dataset-size")
     return Grid(
         samples=tuple(round(n) for n in samples),
         budgets=numbers(options.budgets, "--budgets"),
         learning_rates=rates or (float(config.optimizer.learning_rate),),
         batch_size=config.train.batch_size,
         unique=unique,
-        least_steps=options.least_steps,
-        most_epochs=options.most_epochs,
+        least_steps=options.min_steps,
+        most_epochs=options.max_epochs,
     )
 
 
@@ -172,7 +174,9 @@ def records_of(config: "Config") -> int:
 
     folders = [folder for folder, _ in parse_mixture(config.data.mixture)]
     if not folders and not (config.data.latents or config.data.records):
-        raise OmfaError("how many training examples there are is not known: give --unique, or data")
+        raise OmfaError(
+            "how many training examples there are is not known: give --dataset-size, or data"
+        )
     folders = folders or [border.pipeline_settings(config).records]
     count = 0
     for folder in folders:

@@ -132,8 +132,8 @@ def _checked(computer: Computer, path: Path, *pictures: np.ndarray) -> Float[np.
         raise OmfaError(f"{path}: {error}") from None
     if not all(map(math.isfinite, value.tolist())):
         raise OmfaError(
-            f"{path}: {computer.choice.label} is no finite number; the weights in --networks or the"
-            " picture are not what they should be"
+            f"{path}: {computer.choice.label} is no finite number; the weights in --metric-weights"
+            " or the picture are not what they should be"
         )
     return value
 

@@ -1,6 +1,6 @@
 """Where the measures' networks come from: local files only, with checksums. Nothing is downloaded.
 
-Each network has a name; it is looked for in --networks DIR, then in the caches where its own
+Each network has a name; it is looked for in --metric-weights DIR, then in the caches where its own
 library would have put it. A file is told by its name, so keep the names that they come with.
 """
 
@@ -68,7 +68,7 @@ class Networks:
     """
 
     def __init__(self, folder: str | Path | None = None, *, any_weights: bool = False):
-        self.folder = require_dir(folder, "networks", "--networks") if folder else None
+        self.folder = require_dir(folder, "networks", "--metric-weights") if folder else None
         self.any_weights = any_weights
         self.used: dict[str, Found] = {}
         self.recent: dict[str, Found] = {}
@@ -83,14 +83,14 @@ class Networks:
         if path is None:
             raise NotThere(
                 f"weights are not there: put {source.names[0]} (from {source.origin}) in the"
-                " folder given to --networks"
+                " folder given to --metric-weights"
             )
         weights = _weights_in(path)
         digest = file_sha256(weights)
         if not digest.startswith(source.sha256) and not self.any_weights:
             raise OmfaError(
                 f"{weights}: its SHA-256 is {digest[:8]}..., expected {source.sha256}...: another"
-                " or a damaged file; get it again, or give --any-weights to score with it"
+                " or a damaged file; get it again, or give --skip-checksum to score with it"
             )
         self.used[name] = self.recent[name] = Found(path, weights, digest)
         return self.used[name]

@@ -109,7 +109,7 @@ def study(table: Table, settings: Settings) -> Study:
         raise OmfaError(f"--resamples: 100 or more for a 95% interval, got {settings.resamples}")
     for name, values in (
         ("--budget", settings.budgets),
-        ("--unique", (settings.unique,)),
+        ("--dataset-size", (settings.unique,)),
         ("--predict", [number for run in settings.predict for number in run]),
     ):
         for value in values:
@@ -163,7 +163,7 @@ def study(table: Table, settings: Settings) -> Study:
         if settings.unique is not None:
             if repeats is None or repeats.refused is not None:
                 why = "no run repeats its samples" if repeats is None else repeats.refused
-                raise OmfaError(f"--unique needs the data-constrained law: {why}")
+                raise OmfaError(f"--dataset-size needs the data-constrained law: {why}")
             optima += [
                 best_with_repeats(resampled, repeats, cost, flops, settings.unique, fresh)
                 for flops in settings.budgets

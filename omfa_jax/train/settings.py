@@ -8,7 +8,7 @@ from omfa_jax.diffusion.schedule import TimestepDistribution
 from omfa_jax.models.compute import REMAT
 from omfa_jax.models.presets import UNETS
 
-DECAYS = ("constant", "cosine")
+LR_SCHEDULES = ("constant", "cosine")
 OPTIMIZERS = ("adamw", "muon")
 DTYPES = ("float32", "bfloat16")
 NONFINITE = ("stop", "skip")
@@ -19,7 +19,7 @@ OPTIMIZER = {
     # above 1 nothing is trained; the limits leave room for a rate that muP or a range test asks for
     "learning_rate": Number(0, 10, above=True),
     "warmup_steps": Whole(),
-    "decay": Choice(DECAYS),
+    "lr_schedule": Choice(LR_SCHEDULES),
     "weight_decay": Number(0, 100),
     "b1": Number(0, 1, below=True),
     "b2": Number(0, 1, below=True),
@@ -37,9 +37,9 @@ TRAIN = {
     "seed": SEED,
     "compute_dtype": Choice(DTYPES),
     "remat": Choice(REMAT),
-    "accumulate": Whole(1, BATCH_MAX),
+    "grad_accum_steps": Whole(1, BATCH_MAX),
     "ema_decay": Number(0, 1, below=True),
-    "nonfinite": Choice(NONFINITE),
+    "on_nonfinite": Choice(NONFINITE),
     "save_every_steps": Whole(1),
     "log_every_steps": Whole(1),
     "samples_every_steps": Whole(),
@@ -60,7 +60,7 @@ class OptimizerSettings:
     name: str = "adamw"
     learning_rate: float = 1e-5
     warmup_steps: int = 500
-    decay: str = "constant"
+    lr_schedule: str = "constant"
     weight_decay: float = 0.01
     b1: float = 0.9
     b2: float = 0.999
@@ -115,11 +115,11 @@ class TrainSettings:
     compute_dtype: str = "float32"
     remat: str = "none"
     attention: str = "auto"
-    accumulate: int = 1
+    grad_accum_steps: int = 1
     ema_decay: float = 0.9999
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
     loss: LossSettings = field(default_factory=LossSettings)
-    nonfinite: str = "stop"
+    on_nonfinite: str = "stop"
     save_every_steps: int = 1000
     keep: KeepSettings = field(default_factory=KeepSettings)
     log_every_steps: int = 20
