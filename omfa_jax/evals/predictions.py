@@ -58,6 +58,7 @@ class Work:
     names: Sequence[str]
     given: Callable[[int], Example]
     size_px: Callable[[int], tuple[int, int]] | None = None
+    others: tuple["Work", ...] = ()
 
     def path(self, place: int) -> Path:
         """Return where an example's picture is or will be."""
@@ -81,8 +82,11 @@ def sample_to_folder(
     or absent.
     """
     count, size = len(work.names), sampler.devices
+    works = (work, *work.others)
     groups = range(process, -(-count // ROWS), processes)
-    missing = [g for g in groups if any(not work.path(p).exists() for p in places(g, count))]
+    missing = [
+        g for g in groups if any(not w.path(p).exists() for p in places(g, count) for w in works)
+    ]
     rounds = [missing[i : i + size] for i in range(0, len(missing), size)]
     ahead = max(1, batch_size // (ROWS * size)) if batch_size else 2
     flying: collections.deque[tuple[list[int], Any]] = collections.deque()
@@ -101,10 +105,13 @@ def sample_to_folder(
         def land() -> int:
             rows, output = flying.popleft()
             # copies that fill up the last group lie behind the others
-            images = from_signed(np.asarray(output[work.made]))[: len(rows)]
-            written = list(pool.map(lambda row: _write(work, *row), zip(rows, images, strict=True)))
+            written = 0
+            for w in works:
+                images = from_signed(np.asarray(output[w.made]))[: len(rows)]
+                jobs = zip(rows, images, strict=True)
+                written += sum(pool.map(lambda job, w=w: _write(w, *job), jobs))
             bar.update(len(rows))
-            return sum(written)
+            return written
 
         for chosen in rounds:
             # copies of the last group keep every device busy with the same program
