@@ -1,20 +1,20 @@
-"""A setting of a split from one model: sampled by all processes, scored by the first."""
+"""Evaluate a model on one setting of a split: all processes sample, the first one scores."""
 
-import argparse
 import dataclasses
 import functools
 import hashlib
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import jax
 
 from omfa_jax import __version__
-from omfa_jax.cli.eval import table
 from omfa_jax.core.errors import OmfaError, unknown
 from omfa_jax.data.schema import MANIFEST, read_manifest
+from omfa_jax.data.settings import PipelineSettings
 from omfa_jax.diffusion.sample import SamplerSettings
 from omfa_jax.evals.examples import Split
 from omfa_jax.evals.folder import Request, score_folder
@@ -40,68 +40,105 @@ ALL = "all"
 SCORES_FILE = "scores.json"
 
 
-def evaluate(bundle: Bundle, options: argparse.Namespace, pipeline: Any, out: Path) -> None:
-    """Sample one setting of the split, score it and write OUT/scores.json (process 0)."""
-    settings = SamplerSettings(
-        options.steps, options.guidance, options.sampler, options.guidance_rescale
-    )
+@dataclass(frozen=True, kw_only=True)
+class SplitRequest:
+    """What to sample and how to score it; the fields are the flags of `omfa eval --checkpoint`.
+
+    `influence` names conditions, separated by commas, "all", or "" for none. `truth` and `regions`
+    are raw folders. `batch_size` 0 lets the sampler choose.
+    """
+
+    split: str
+    setting: str
+    sampler: SamplerSettings
+    seed: int
+    dtype: str
+    method: str
+    protocol: str
+    workers: int
+    limit: int | None = None
+    batch_size: int = 0
+    restart: bool = False
+    influence: str = ""
+    influence_metric: str = "psnr"
+    truth: Path | None = None
+    regions: Path | None = None
+    networks: Path | None = None
+    any_weights: bool = False
+    device: str = "cpu"
+
+
+def evaluate_split(
+    bundle: Bundle, request: SplitRequest, pipeline: PipelineSettings, out: Path
+) -> Scores | None:
+    """Sample one setting of the split, score it and write OUT/scores.json.
+
+    Return the scores on process 0, None on the others.
+    """
     split = Split(
         pipeline,
-        options.split,
-        options.setting,
-        limit=options.limit,
-        seed=options.seed,
+        request.split,
+        request.setting,
+        limit=request.limit,
+        seed=request.seed,
     )
-    conditions = conditions_of(options, CONDITIONS[split.task])
-    truth = Truth(options.truth, options.split) if options.truth else None
-    regions = Regions(options.regions, options.split) if options.regions else None
+    conditions = choose_conditions(request.influence, CONDITIONS[split.task])
+    truth = Truth(request.truth, request.split) if request.truth else None
+    regions = Regions(request.regions, request.split) if request.regions else None
     facts = {
         "checkpoint": weights_digest(bundle),
-        "data": records_digest(Path(options.data)),
-        "split": options.split,
-        "setting": options.setting,
-        "limit": options.limit,
-        "seed": options.seed,
-        "sampler": dataclasses.asdict(settings),
-        "dtype": options.dtype,
+        "data": records_digest(Path(pipeline.records)),
+        "split": request.split,
+        "setting": request.setting,
+        "limit": request.limit,
+        "seed": request.seed,
+        "sampler": dataclasses.asdict(request.sampler),
+        "dtype": request.dtype,
         "rows": ROWS,
         "omfa_jax": __version__,
     }
 
     def prepare() -> None:
-        claim(out, facts, restart=options.restart)
+        claim(out, facts, restart=request.restart)
         split.write_truth(out)
 
-    on_main(prepare)
-    sampler = Sampler(bundle, settings, dtype=options.dtype, devices=busy_devices(len(split)))
-    sampled = SplitRun(split, out, options.seed, together(sampler, options))
+    run_on_main_process(prepare)
+    sampler = Sampler(
+        bundle, request.sampler, dtype=request.dtype, devices=busy_devices(len(split))
+    )
+    sample = make_collective_sampler(sampler, seed=request.seed, batch_size=request.batch_size)
+    sampled = SplitRun(split, out, request.seed, sample)
     predictions = sampled.predictions()
     for condition in conditions:
         sampled.swapped(condition)
     answers = {}
     if truth:
         for kind in KINDS:
-            same = kind == options.setting
-            answers[kind] = predictions if same else answered(sampled, truth, kind)
+            same = kind == request.setting
+            answers[kind] = predictions if same else sample_exact_answers(sampled, truth, kind)
     if jax.process_index():
-        return
+        return None
 
-    scores = scored(options, out, predictions, out / SCORES_FILE)
+    file = out / SCORES_FILE
+    scores = score_predictions(request, out, predictions, file)
     influence = None
     if conditions:
-        metric = options.influence_metric
+        metric = request.influence_metric
         per_image = None
+        # PSNR and SSIM are computed here, and by region; others come from the protocol's scores
         if metric not in ("psnr", "ssim"):
-            per_image = functools.partial(metric_values, options, out, split.names, metric)
+            per_image = functools.partial(compute_metric_values, request, out, split.names, metric)
         influence = influence_of(
             sampled, conditions, metric=metric, regions=regions, per_image=per_image
         )
     exact = truth_of(sampled, truth, answers) if truth else None
-    finish(scores, influence, exact, out / SCORES_FILE)
+    scores = dataclasses.replace(scores, influence=influence, truth=exact)
+    write_scores(file, scores)
+    return scores
 
 
-def answered(sampled: SplitRun, truth: Truth, kind: str) -> Path:
-    """Sample the pictures whose exact answer the synthetic world has."""
+def sample_exact_answers(sampled: SplitRun, truth: Truth, kind: str) -> Path:
+    """Sample the images whose exact answer the synthetic world has."""
     if kind == "unpaired":
         # the same people with the other garments
         other = sampled.split.under("unpaired")
@@ -109,8 +146,10 @@ def answered(sampled: SplitRun, truth: Truth, kind: str) -> Path:
     return sampled.answered(truth, kind)
 
 
-def together(sampler: Sampler, options: argparse.Namespace) -> Callable[[Work], int]:
-    """Return how all processes sample one piece of work: each its share, then they meet."""
+def make_collective_sampler(
+    sampler: Sampler, *, seed: int, batch_size: int
+) -> Callable[[Work], int]:
+    """Return a function that samples work on all processes: each does its share, then they meet."""
 
     def sample(work: Work) -> int:
         wrote, failed = 0, None
@@ -118,13 +157,13 @@ def together(sampler: Sampler, options: argparse.Namespace) -> Callable[[Work], 
             wrote = sample_to_folder(
                 sampler,
                 work,
-                seed=options.seed,
-                batch_size=options.batch_size,
+                seed=seed,
+                batch_size=batch_size,
                 process=jax.process_index(),
                 processes=jax.process_count(),
             )
         except Exception as error:
-            # the others would wait for this one for ever
+            # raised below, after the others know: they would wait for this process for ever
             failed = error
         if any_process(failed is not None):
             raise failed or OmfaError("another process of this job failed; its log says why")
@@ -133,8 +172,8 @@ def together(sampler: Sampler, options: argparse.Namespace) -> Callable[[Work], 
     return sample
 
 
-def on_main(work: Callable[[], None]) -> None:
-    """Do something on process 0; all processes go on when it is done, or fail as it does."""
+def run_on_main_process(work: Callable[[], None]) -> None:
+    """Run `work` on process 0; the others wait until it is done, or fail if it fails."""
     failed = None
     if jax.process_index() == 0:
         try:
@@ -145,59 +184,40 @@ def on_main(work: Callable[[], None]) -> None:
         raise failed or OmfaError("process 0 of this job failed; its log says why")
 
 
-def scored(options: argparse.Namespace, out: Path, pred: Path, file: Path) -> Scores:
+def score_predictions(request: SplitRequest, out: Path, pred: Path, file: Path) -> Scores:
     """Return the scores of a folder of predictions under the protocol, written to `file`."""
-    with_garments = options.setting != "try_off"
+    with_garments = request.setting != "try_off"
     return score_folder(
         Request(
             pred=pred,
             gt=out / "gt",
             out=file,
-            protocol=options.protocol,
-            setting=options.setting,
+            protocol=request.protocol,
+            setting=request.setting,
             garments=out / "garments" if with_garments else None,
             pairs=out / "pairs.txt",
-            method=options.method or Path(options.checkpoint).resolve().name,
-            networks=options.networks,
-            any_weights=options.any_weights,
-            seed=options.seed,
-            device=options.device,
-            workers=options.workers,
+            method=request.method,
+            networks=request.networks,
+            any_weights=request.any_weights,
+            seed=request.seed,
+            device=request.device,
+            workers=request.workers,
         )
     )
 
 
-def metric_values(
-    options: argparse.Namespace, out: Path, names: Sequence[str], metric: str, folder: Path
+def compute_metric_values(
+    request: SplitRequest, out: Path, names: Sequence[str], metric: str, folder: Path
 ) -> tuple[list[float], str]:
-    """Return (the metric of each picture of a folder, in the order of `names`; which is better)."""
-    # the predictions' own scores are there: nothing of them is computed again
+    """Return (the metric of each image of a folder, in the order of `names`; which is better)."""
+    # the predictions are scored already: reusing their file computes nothing twice
     file = SCORES_FILE if folder.name == PREDICTIONS else f"{folder.name}.json"
-    scores = scored(options, out, folder, out / file)
+    scores = score_predictions(request, out, folder, out / file)
     if metric not in scores.per_image.values:
         raise unknown("metric per image (--influence-metric)", metric, scores.per_image.values)
     column = cast(Sequence[float], scores.per_image.values[metric])
     found = dict(zip(scores.per_image.names, column, strict=True))
     return [float(found[name]) for name in names], scores.metrics[metric].better
-
-
-def finish(
-    scores: Scores, influence: dict[str, Any] | None, truth: dict[str, Any] | None, file: Path
-) -> None:
-    """Add the blocks to the scores file and print all of it."""
-    scores = dataclasses.replace(scores, influence=influence, truth=truth)
-    write_scores(file, scores)
-    print(table(scores))
-    for name, row in (influence or {}).items():
-        low, high = row["interval"]
-        print(
-            f"  {name}: {row['metric']} {row['right']:.4f}, with another {row['wrong']:.4f}:"
-            f" gain {row['gain']:.4f} [{low:.4f}, {high:.4f}] ({row['region']})"
-        )
-    for name, row in (truth or {}).items():
-        figures = ", ".join(f"{metric} {value:.4f}" for metric, value in row.items())
-        print(f"  exact truth, {name}: {figures}")
-    log.info("scores: %s", file)
 
 
 def records_digest(folder: Path) -> str:
@@ -208,14 +228,14 @@ def records_digest(folder: Path) -> str:
     return hashlib.sha256(f"{text}{files}".encode()).hexdigest()
 
 
-def conditions_of(options: argparse.Namespace, known: Sequence[str]) -> list[str]:
-    """Return the conditions of --influence: none, each of the task's, or those that it names."""
-    if not options.influence:
+def choose_conditions(asked: str, known: Sequence[str]) -> list[str]:
+    """Return the conditions that `asked` names: none, all of the task's, or a list of them."""
+    if not asked:
         return []
-    if options.influence == ALL:
+    if asked == ALL:
         return list(known)
-    asked = options.influence.split(",")
-    for name in asked:
+    names = asked.split(",")
+    for name in names:
         if name not in known:
             raise unknown("condition (--influence)", name, known)
-    return asked
+    return names

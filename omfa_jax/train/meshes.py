@@ -1,4 +1,4 @@
-"""The mesh of a run by its config, and where its weights lie: said before they are there."""
+"""The device mesh of a run, and the table that shows how it shards each weight."""
 
 import dataclasses
 import logging
@@ -9,10 +9,8 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from omfa_jax.cli import config as border
-from omfa_jax.cli.startup import starting_bundle
 from omfa_jax.parallel.division import Division, abstract, division
-from omfa_jax.parallel.mesh import AXES, make_mesh
+from omfa_jax.parallel.mesh import AXES, MeshSettings, make_mesh
 from omfa_jax.parallel.rules import REPLICATED_RULES, UNET_RULES, explain
 from omfa_jax.train.network import network_division, network_shapes
 from omfa_jax.weights.bundle import Bundle
@@ -20,41 +18,37 @@ from omfa_jax.weights.bundle import Bundle
 log = logging.getLogger(__name__)
 
 
-def network_mesh(config: border.Config, bundle: Bundle) -> Mesh:
-    """Return the mesh over all devices; what it leaves whole of the network is on the log."""
-    settings = border.mesh_settings(config)
-    return _said(
+def make_network_mesh(settings: MeshSettings, bundle: Bundle) -> Mesh:
+    """Return the mesh over all devices; a warning says which weights it leaves replicated."""
+    return _make_mesh(
         network_division(bundle.settings, bundle.unet_config, settings, jax.device_count())
     )
 
 
-def replicated_mesh(config: border.Config, params: Mapping[str, Any]) -> Mesh:
-    """Return the mesh for weights that every device holds whole: all of it cuts the batch."""
-    settings = border.mesh_settings(config)
-    return _said(division(settings, jax.device_count(), REPLICATED_RULES, params))
+def make_replicated_mesh(settings: MeshSettings, params: Mapping[str, Any]) -> Mesh:
+    """Return a mesh for weights that every device holds in full: all axes cut the batch."""
+    return _make_mesh(division(settings, jax.device_count(), REPLICATED_RULES, params))
 
 
-def sharding_table(config: border.Config) -> str:
-    """Return where every weight of the config's preset lies on the config's mesh."""
-    settings = border.mesh_settings(config)
+def explain_sharding(settings: MeshSettings, bundle: Bundle) -> str:
+    """Return a table of every weight's sharding on the mesh that `settings` describe."""
     asked = math.prod(getattr(settings, axis) for axis in AXES)
-    # a mesh without -1 says itself how many devices it wants; they need not be here
+    # a mesh without -1 fixes the device count, so the table can be made on any machine
     devices = asked if asked > 0 else jax.device_count()
-    bundle = starting_bundle(config, None, abstract=True)
-    # what is only looked at is no error
+    # nothing is trained here: replicated weights are worth a warning, not an error
     settings = dataclasses.replace(settings, allow_replicated=True)
     divided = network_division(bundle.settings, bundle.unet_config, settings, devices)
-    say(divided)
+    log_notes(divided)
     mesh = abstract({axis: getattr(divided.settings, axis) for axis in AXES})
     return explain(UNET_RULES, network_shapes(bundle.settings, bundle.unet_config), mesh)
 
 
-def say(divided: Division) -> None:
-    """Log what there is to say of a mesh."""
+def log_notes(divided: Division) -> None:
+    """Log each note of a mesh division as a warning."""
     for note in divided.notes:
         log.warning("%s", note)
 
 
-def _said(divided: Division) -> Mesh:
-    say(divided)
+def _make_mesh(divided: Division) -> Mesh:
+    log_notes(divided)
     return make_mesh(divided.settings)
