@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from configs import base
-from omfa_jax.cli import config as border
+from omfa_jax.cli import config as config_lib
 from omfa_jax.cli.config_table import TABLE
 from omfa_jax.cli.flags import RENAMED_FLAGS
 from omfa_jax.cli.main import main, parser_for
-from omfa_jax.cli.resume import require_same_run
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.train.config_keys import RENAMED_KEYS, update_saved_config
 from omfa_jax.train.integrity import FINISHED, ITEMS, read_config
+from omfa_jax.train.resume import require_same_run
 
 BASE = Path(base.__file__)
 FLAGS = [(c, old, new) for c, renamed in RENAMED_FLAGS.items() for old, new in renamed.items()]
@@ -73,7 +73,7 @@ def test_an_old_key_is_one_line_with_the_new_one(tmp_path, capsys, old):
         ["with config.unlocked():", f"    config.{old} = {value!r}"],
     ):
         with pytest.raises(OmfaError) as refused:
-            border.load_config(write_config(mine, lines))
+            config_lib.load_config(write_config(mine, lines))
         assert str(refused.value).startswith(said) and "\n" not in str(refused.value)
     workdir = tmp_path / "run"
     flags = [f"--config={BASE}", f"--workdir={workdir}", f"--config.{old}={value}"]
@@ -85,7 +85,7 @@ def test_an_old_key_is_one_line_with_the_new_one(tmp_path, capsys, old):
 def test_another_error_of_a_config_is_not_taken_for_a_renamed_key(tmp_path):
     for line in ("config.trian.steps = 1", "raise KeyError('other')", "raise AttributeError"):
         with pytest.raises(OmfaError, match="cannot be run"):
-            border.load_config(write_config(tmp_path / "mine.py", [line]))
+            config_lib.load_config(write_config(tmp_path / "mine.py", [line]))
 
 
 def test_a_study_of_an_older_version_is_read(tmp_path, caplog):
@@ -95,13 +95,13 @@ def test_a_study_of_an_older_version_is_read(tmp_path, caplog):
         f"CONFIG = {make_old_config()!r}\n\n\n"
         "def get_config():\n    return ConfigDict(CONFIG).lock()\n"
     )
-    config = border.load_config(path).to_dict()
+    config = config_lib.load_config(path).to_dict()
     for old, new in RENAMED_KEYS.items():
         assert value_at(config, new) == VALUES[old]
     expected = update_saved_config(make_old_config())
     assert json.loads(json.dumps(config)) == json.loads(json.dumps(expected))
     assert not caplog.records
-    changed = border.load_config(path, ["--config.train.grad_accum_steps=4"])
+    changed = config_lib.load_config(path, ["--config.train.grad_accum_steps=4"])
     assert changed.train.grad_accum_steps == 4
 
 
@@ -115,11 +115,11 @@ def test_a_run_of_an_older_version_resumes_without_a_word(tmp_path, caplog):
     names = RENAMED_KEYS.items()
     overrides = [f"--config.{new}={VALUES[old]}" for old, new in names]
     with caplog.at_level(logging.WARNING):
-        require_same_run(border.load_config(BASE, overrides), tmp_path)
+        require_same_run(config_lib.load_config(BASE, overrides).to_dict(), tmp_path)
     assert not caplog.records
     assert value_at(read_config(step), "checkpoint.max_to_keep") == 7
     # a value that did change is still reported, under the new name
-    require_same_run(border.load_config(BASE, [*overrides[1:]]), tmp_path)
+    require_same_run(config_lib.load_config(BASE, overrides[1:]).to_dict(), tmp_path)
     assert "train.grad_accum_steps: 2 then, 1 now" in caplog.text
     assert update_saved_config({"seed": 0, "train": 3}) == {"seed": 0, "train": 3}
     assert saved == make_old_config()

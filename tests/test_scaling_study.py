@@ -11,7 +11,7 @@ import pytest
 from scaling_studies import BASE, SMALL, plan
 from scaling_tables import read_json
 
-from omfa_jax.cli import config as border
+from omfa_jax.cli import config as config_lib
 from omfa_jax.cli.main import main
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.scaling.manifest import Grid, Size, expand, read_manifest
@@ -65,24 +65,25 @@ def test_a_run_has_a_config_of_its_own_that_does_not_lean_on_the_base(study):
     out, planned = study
     assert len(planned.runs) == 8
     for run in planned.runs:
-        config = border.load_config(out / run.config)
+        config = config_lib.load_config(out / run.config)
         assert (config.model.unet, config.train.steps) == (run.size, run.steps)
         assert config.optimizer.learning_rate == run.learning_rate
         assert config.optimizer.warmup_steps == run.steps // 10
         assert (
             config.canvas.face == (64, 64) and "import base" not in (out / run.config).read_text()
         )
-        border.train_settings(config)
+        config_lib.train_settings(config)
 
 
 def test_figures_are_those_of_the_runs_log(study):
-    from omfa_jax.cli.startup import starting_bundle
-    from omfa_jax.cli.train import cost_of
+    from omfa_jax.scaling.run_cost import compute_unet_cost
+    from omfa_jax.train.initial_weights import load_initial_model
 
     out, planned = study
     run = planned.runs[0]
-    config = border.load_config(out / run.config)
-    cost = cost_of(starting_bundle(config, None, abstract=True), run.batch_size, encodes=True)
+    config = config_lib.load_config(out / run.config)
+    bundle = load_initial_model(config_lib.weights_source(config), None, abstract=True)
+    cost = compute_unet_cost(bundle, run.batch_size, encodes=True)
     row = cost.row(run.steps, None)
     assert (row["params"], row["samples"]) == (run.params, run.samples)
     assert row["flops"] == pytest.approx(run.flops, rel=1e-12)
@@ -138,7 +139,7 @@ def test_plans_that_make_no_sense_leave_nothing(tmp_path, capsys, flags, message
 def test_how_many_examples_there_are_must_be_known(tmp_path, capsys):
     command = ["scaling", "plan", "--config", BASE, "--out", str(tmp_path / "s"), "--sizes", "tiny"]
     assert main([*command, "--samples", "640", *SMALL]) == 2
-    assert "how many training examples there are is not known" in capsys.readouterr().err
+    assert "the number of training examples is unknown" in capsys.readouterr().err
 
 
 def test_launchers_hand_the_manifests_runs_on(tmp_path, capsys):

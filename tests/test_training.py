@@ -14,13 +14,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from small_settings import make_optimizer_settings
 from tiny_training import CountingBatches, make_run
 
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.train.checkpoint import newest_whole_step
 from omfa_jax.train.load import restore_params
 from omfa_jax.train.loop import train
-from omfa_jax.train.settings import OptimizerSettings
 from omfa_jax.train.signals import Interrupted
 
 STEPS = 5
@@ -118,7 +118,9 @@ def test_pictures_come_after_the_save_and_never_end_a_run(tmp_path, caplog):
 
 
 def test_the_ema_is_a_warmed_up_average(tmp_path):
-    run = make_run(tmp_path, 1, optimizer=OptimizerSettings(learning_rate=1e-3, warmup_steps=0))
+    run = make_run(
+        tmp_path, 1, optimizer=make_optimizer_settings(learning_rate=1e-3, warmup_steps=0)
+    )
     before = jax.jit(run.start)()
     state = train(run)
     # min(0.9, (1 + 0) / (10 + 0)) = 0.1 of the start is kept after the first update
@@ -231,7 +233,7 @@ def test_a_nan_loss_stops_before_it_is_saved(tmp_path):
 
 
 def run_away():
-    settings = OptimizerSettings(warmup_steps=1, clip_norm=0.0)
+    settings = make_optimizer_settings(warmup_steps=1, clip_norm=0.0)
     # a rate that no settings allow
     object.__setattr__(settings, "learning_rate", 1e30)
     return settings

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 
 from omfa_jax.cli.flags import SEED, of, path_text, whole
-from omfa_jax.cli.inputs import Slots, face_of, pose_of, render_pose
 from omfa_jax.core.errors import OmfaError, unknown
 from omfa_jax.core.files import require_writable_dir
 from omfa_jax.core.folders import require_apart
@@ -18,6 +17,7 @@ from omfa_jax.core.images import from_signed, write_image
 from omfa_jax.core.tasks import COMPONENTS, Task
 from omfa_jax.diffusion.sample import SAMPLER
 from omfa_jax.diffusion.steppers import STEPPERS
+from omfa_jax.sampling.inputs import SlotFitter, load_face, load_pose_map, render_pose
 
 log = logging.getLogger(__name__)
 
@@ -125,7 +125,7 @@ def run(options: argparse.Namespace) -> None:
         # a task of the model's own: what it needs and writes is known only now
         generate = functools.partial(_sample_row, find_row(bundle.settings.tasks, options, out))
     sampler = Sampler(bundle, settings, dtype=options.dtype)
-    columns = generate(sampler, Slots(bundle.settings), options)
+    columns = generate(sampler, SlotFitter(bundle.settings), options)
     write_columns(out, columns, bundle.settings.slots_px[1])
 
 
@@ -176,33 +176,33 @@ def load_checkpoint(path: str, *, ema: bool = True):
     return load_folder(folder)
 
 
-def _try_on(sampler, slots: Slots, options):
+def _try_on(sampler, slots: SlotFitter, options):
     from omfa_jax.sampling.tasks import try_on
 
-    garment = slots.file("garment", options.garment, "--garment")
-    face = slots.picture("face", _face(options))
+    garment = slots.load_image("garment", options.garment, "--garment")
+    face = slots.fit_image("face", _face(options))
     pose = _pose(slots, options.pose, options)
     person = try_on(sampler, garment, face, pose, seed=options.seed)
     return {"garment": garment, "face": face, "pose": pose, "try_on": person}
 
 
-def _try_off(sampler, slots: Slots, options):
+def _try_off(sampler, slots: SlotFitter, options):
     from omfa_jax.sampling.tasks import try_off
 
-    person = slots.file("person", options.person, "--person")
-    face = slots.picture("face", _face(options, needed=False))
+    person = slots.load_image("person", options.person, "--person")
+    face = slots.fit_image("face", _face(options, needed=False))
     pose = _pose(slots, options.pose, options)
     garment = try_off(sampler, person, face, pose, seed=options.seed)
     return {"person": person, "face": face, "pose": pose, "try_off": garment}
 
 
-def _transfer(sampler, slots: Slots, options):
+def _transfer(sampler, slots: SlotFitter, options):
     from omfa_jax.sampling.tasks import transfer
 
-    source = slots.file("person", options.source_person, "--source-person")
-    source_face = slots.picture(
+    source = slots.load_image("person", options.source_person, "--source-person")
+    source_face = slots.fit_image(
         "face",
-        face_of(
+        load_face(
             options.source_person,
             options.source_face,
             options.source_keypoints,
@@ -212,14 +212,14 @@ def _transfer(sampler, slots: Slots, options):
         ),
     )
     source_pose = _pose(slots, options.source_pose, options)
-    face, pose = slots.picture("face", _face(options)), _pose(slots, options.pose, options)
+    face, pose = slots.fit_image("face", _face(options)), _pose(slots, options.pose, options)
     garment, person = transfer(
         sampler, source, source_face, source_pose, face, pose, seed=options.seed
     )
     return {"source": source, "garment": garment, "face": face, "pose": pose, "transfer": person}
 
 
-def _turntable(sampler, slots: Slots, options):
+def _turntable(sampler, slots: SlotFitter, options):
     from omfa_jax.body.params_file import load_body_file
     from omfa_jax.body.poses import turntable as turned
     from omfa_jax.sampling.tasks import turntable
@@ -232,22 +232,22 @@ def _turntable(sampler, slots: Slots, options):
     params, camera = load_body_file(options.pose)
     bodies = turned(params, options.views)
     maps = [render_pose(p, camera, slots.pose_style, options.smplx_model) for p in bodies]
-    poses = np.concatenate([slots.pose_map(image) for image in maps])
-    garment = slots.file("garment", options.garment, "--garment")
-    face = slots.picture("face", _face(options))
+    poses = np.concatenate([slots.fit_pose_map(image) for image in maps])
+    garment = slots.load_image("garment", options.garment, "--garment")
+    face = slots.fit_image("face", _face(options))
     people = turntable(sampler, garment, face, poses, seed=options.seed)
     return {"garment": garment, "face": face, "pose": poses, "turntable": people}
 
 
-def _sample_row(row: Task, sampler, slots: Slots, options):
+def _sample_row(row: Task, sampler, slots: SlotFitter, options):
     given = {}
     for name in COMPONENTS:
         if name in row.noised:
             continue
         if name == "face":
-            given[name] = slots.picture(name, _face(options, needed="person" in row.noised))
+            given[name] = slots.fit_image(name, _face(options, needed="person" in row.noised))
         else:
-            given[name] = slots.file(name, getattr(options, name), f"--{name}")
+            given[name] = slots.load_image(name, getattr(options, name), f"--{name}")
     pose, has_pose = _pose(slots, options.pose, options), None
     canvas = pose
     if not given and pose is None:
@@ -266,15 +266,15 @@ GENERATE = {
 
 
 def _face(options, *, needed: bool = True):
-    return face_of(options.person, options.face, options.keypoints, options.parse, needed=needed)
+    return load_face(options.person, options.face, options.keypoints, options.parse, needed=needed)
 
 
-def _pose(slots: Slots, path: str | None, options):
-    image = pose_of(path, slots.pose_style, options.smplx_model)
+def _pose(slots: SlotFitter, path: str | None, options):
+    image = load_pose_map(path, slots.pose_style, options.smplx_model)
     if image is None:
         log.warning("no pose given: the model chooses one (null pose)")
         return None
-    return slots.pose_map(image)
+    return slots.fit_pose_map(image)
 
 
 def write_columns(out: Path, columns, size: tuple[int, int]) -> None:

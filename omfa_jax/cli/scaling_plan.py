@@ -94,13 +94,13 @@ def run(options: argparse.Namespace) -> None:
     if "jax" not in sys.modules:
         # nothing is run: a GPU's memory would be taken from whoever uses it
         os.environ["JAX_PLATFORMS"] = "cpu"
-    from omfa_jax.cli import config as border
+    from omfa_jax.cli import config as config_lib
     from omfa_jax.parallel.pods import pod
     from omfa_jax.scaling.launchers import write_launchers
     from omfa_jax.scaling.manifest import MANIFEST, Manifest, expand, read_manifest, write_manifest
     from omfa_jax.scaling.planned import planned
 
-    config = border.load_config(options.config, options.overrides)
+    config = config_lib.load_config(options.config, options.overrides)
     if config.model.init and config.model.init_unet:
         raise OmfaError(
             "config.model.init_unet=True would start every size from one UNet: add"
@@ -167,17 +167,15 @@ def numbers(text: str, flag: str) -> tuple[float, ...]:
 
 def records_of(config: "Config") -> int:
     """Return how many training examples the config's data has."""
-    from omfa_jax.cli import config as border
+    from omfa_jax.cli import config as config_lib
     from omfa_jax.core.errors import unknown
     from omfa_jax.data import schema
     from omfa_jax.data.mixture import parse_mixture
 
     folders = [folder for folder, _ in parse_mixture(config.data.mixture)]
     if not folders and not (config.data.latents or config.data.records):
-        raise OmfaError(
-            "how many training examples there are is not known: give --dataset-size, or data"
-        )
-    folders = folders or [border.pipeline_settings(config).records]
+        raise OmfaError("the number of training examples is unknown: give --dataset-size, or data")
+    folders = folders or [config_lib.pipeline_settings(config).records]
     count = 0
     for folder in folders:
         splits = schema.read_manifest(folder)["splits"]
@@ -230,14 +228,15 @@ def cost_of_size(config: "Config", job: Any) -> tuple[int, float]:
 
     Where config.model.init is not on this machine, its prompts are taken to have SDXL's 77 tokens.
     """
-    from omfa_jax.cli.startup import starting_bundle
-    from omfa_jax.cli.train import cost_of
+    from omfa_jax.cli import config as config_lib
     from omfa_jax.scaling.flops import unet_components
+    from omfa_jax.scaling.run_cost import compute_unet_cost
+    from omfa_jax.train.initial_weights import load_initial_model
     from omfa_jax.weights.text import TEXT_TOKENS
 
     if not config.model.init or Path(config.model.init).is_dir():
-        bundle = starting_bundle(config, None, abstract=True)
-        cost = cost_of(bundle, config.train.batch_size, encodes=False)
+        bundle = load_initial_model(config_lib.weights_source(config), None, abstract=True)
+        cost = compute_unet_cost(bundle, config.train.batch_size, encodes=False)
         return cost.params, cost.flops_per_example
     height, width, _ = job.diffusion.canvas.shape
     total = unet_components(job.unet, height, width, text_tokens=TEXT_TOKENS).total

@@ -49,7 +49,8 @@ class Work:
     """What to sample and where to: `folder`/NAME.png, at the size that `size_px` says.
 
     `made` is the component that `task` generates; `given(place)` the example's pictures at the slot
-    sizes, uint8, with has_pose. `keys` are what the noise depends on, beside the seed.
+    sizes, uint8, with has_pose. `others` are other components of the same task and examples, which
+    are written along.
     """
 
     folder: Path
