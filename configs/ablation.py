@@ -24,6 +24,6 @@ def get_config():
     config.train.ema_decay = 0.99
     config.optimizer.warmup_steps = 100
     config.checkpoint.every_steps = 250
-    config.checkpoint.keep = 1
+    config.checkpoint.max_to_keep = 1
     config.log.samples_every_steps = 0
     return config

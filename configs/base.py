@@ -81,13 +81,14 @@ def get_config() -> ConfigDict:
     config.data.processes = 0
     # probability, 0..1, that garment and face come from another photo of the same outfit; 0 = each
     # photo by itself, all that VITON-HD has
-    config.data.multi_pose = 0.0
+    config.data.multi_pose_prob = 0.0
     # draw stored latents from the VAE's posterior, as a new encoding would, instead of their mean
     config.data.sample_latents = False
 
     # of image records only, drawn for every example; the defaults change nothing
     config.data.augment = ConfigDict()
-    config.data.augment.flip = 0.0  # probability of a mirror; letters on cloth turn round with it
+    # probability of a horizontal flip of all images; letters on clothes are mirrored too
+    config.data.augment.flip_prob = 0.0
     config.data.augment.scale = (1.0, 1.0)  # (least, most) that a picture is enlarged in its slot
     config.data.augment.shift = 0.0  # moved by up to this share of the slot's sides, cropped there
     # multiplied by 1 plus or minus up to these; all pictures alike: cloth keeps one colour
@@ -98,21 +99,21 @@ def get_config() -> ConfigDict:
     config.train = ConfigDict()
     config.train.steps = 65_000  # the paper's
     config.train.batch_size = 8  # over all devices; the paper's
-    # microbatches a step, one after the other: the memory of batch_size / accumulate examples
-    config.train.accumulate = 1
+    # microbatches a step, one after the other: the memory of batch_size / grad_accum_steps examples
+    config.train.grad_accum_steps = 1
     config.train.compute_dtype = "bfloat16"  # parameters, norms and loss stay float32
     # recompute activations in the backward pass: "none", "attention", "block" or "full"
     config.train.remat = "block"
     # of image tokens: "auto" is cuDNN's on NVIDIA in bfloat16, splash on TPU, else XLA's ("xla")
     config.train.attention = "auto"
     config.train.ema_decay = 0.9999  # 0 = no EMA
-    config.train.nonfinite = "stop"  # at a loss that is no number; or "skip" such steps
+    config.train.on_nonfinite = "stop"  # at a loss that is no number; or "skip" such steps
 
     config.optimizer = ConfigDict()
     config.optimizer.name = "adamw"  # or "muon": fewer steps from scratch
     config.optimizer.learning_rate = 1e-5  # unpublished; the sister work's
     config.optimizer.warmup_steps = 500
-    config.optimizer.decay = "constant"  # or "cosine", to 0 at train.steps
+    config.optimizer.lr_schedule = "constant"  # or "cosine", to 0 at train.steps
     config.optimizer.weight_decay = 0.01
     config.optimizer.b1 = 0.9
     config.optimizer.b2 = 0.999
@@ -135,7 +136,7 @@ def get_config() -> ConfigDict:
 
     config.checkpoint = ConfigDict()
     config.checkpoint.every_steps = 1000
-    config.checkpoint.keep = 3  # the last ones
+    config.checkpoint.max_to_keep = 3  # the last ones
     config.checkpoint.keep_every_steps = 0  # and one every so many steps, for good; 0 = none
     config.checkpoint.keep_best_of = ""  # and the one with the lowest of this metric: "loss"
     # a workdir to start the weights from (its newest step), when the own one holds no checkpoint

@@ -15,7 +15,7 @@ def get_config():
     config = base.get_config()
     config.data.mixture = "records/vitonhd=0.2,records/deepfashion=0.8"
     config.data.records = "records/vitonhd"  # what sample pictures are of
-    config.data.multi_pose = 0.5  # of DeepFashion's; nobody has two poses in VITON-HD
+    config.data.multi_pose_prob = 0.5  # of DeepFashion's; nobody has two poses in VITON-HD
     config.mesh.data = 1
     config.mesh.fsdp = -1
     return config

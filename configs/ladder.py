@@ -22,7 +22,7 @@ def get_config():
     config.optimizer.learning_rate = 6e-3
     config.optimizer.b2 = 0.99
     config.optimizer.weight_decay = 0.0
-    config.optimizer.decay = "cosine"
+    config.optimizer.lr_schedule = "cosine"
     config.train.batch_size = 4
     # a short run's average would be of its first steps
     config.train.ema_decay = 0.0

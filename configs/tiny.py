@@ -28,7 +28,7 @@ def get_config():
     config.optimizer.name = "muon"  # AdamW needed several times the steps
     config.optimizer.learning_rate = 3e-3
     config.optimizer.warmup_steps = 200
-    config.optimizer.decay = "cosine"
+    config.optimizer.lr_schedule = "cosine"
     config.optimizer.weight_decay = 0.01
     config.optimizer.b2 = 0.99
     config.checkpoint.every_steps = 500

@@ -31,7 +31,7 @@ def get_config():
     config.optimizer.name = "muon"
     config.optimizer.learning_rate = 2e-3
     config.optimizer.warmup_steps = 100
-    config.optimizer.decay = "cosine"
+    config.optimizer.lr_schedule = "cosine"
     config.optimizer.weight_decay = 0.0
     config.checkpoint.every_steps = 2500
     config.log.samples_every_steps = 0

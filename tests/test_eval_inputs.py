@@ -63,7 +63,7 @@ def test_folders_that_are_empty_not_there_or_the_same(root, capsys):
     assert "--setting" in refused(capsys, root, "--setting", "try_on")
     assert "--workers" in refused(capsys, root, "--workers", "0")
     assert "--device" in refused(capsys, root, "--device", "tpu")
-    assert "--networks" in refused(capsys, root, "--networks", str(root / "nowhere"))
+    assert "--metric-weights" in refused(capsys, root, "--metric-weights", str(root / "nowhere"))
 
 
 def test_two_files_of_one_name(root, capsys):
@@ -163,9 +163,9 @@ def test_unreadable_and_foreign_weights(root, capsys):
     networks.mkdir()
     file = networks / "alexnet-owt-7be5be79.pth"
     file.write_bytes(b"not weights")
-    flags = ["--networks", str(networks)]
+    flags = ["--metric-weights", str(networks)]
     assert "SHA-256" in refused(capsys, root, *flags)
-    line = refused(capsys, root, *flags, "--any-weights")
+    line = refused(capsys, root, *flags, "--skip-checksum")
     assert "not a readable PyTorch weights file" in line
     assert not (root / "s.json").exists()
 

@@ -1,6 +1,5 @@
 """A split's pictures: the same bytes however they are made, and never those of another run."""
 
-import argparse
 import dataclasses
 import json
 import shutil
@@ -11,7 +10,6 @@ import processes
 import pytest
 from tiny_bundle import make_bundle, pipeline, save_bundle, write_records
 
-from omfa_jax.cli.eval_split import metric_values
 from omfa_jax.cli.main import main
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.images import read_rgb
@@ -21,6 +19,7 @@ from omfa_jax.evals.influence import derangement
 from omfa_jax.evals.predictions import Work, claim, sample_to_folder, share, weights_digest
 from omfa_jax.evals.scores import read_scores
 from omfa_jax.evals.split import SplitRun
+from omfa_jax.evals.split_evaluation import SplitRequest, compute_metric_values
 from omfa_jax.sampling.generate import Sampler
 
 PEOPLE = 6
@@ -214,18 +213,18 @@ def test_the_command_samples_scores_and_measures(model, records, alone, tmp_path
     assert "PSNR" in shown and "garment: psnr" in shown and "loss/try_off" in shown
 
     # any metric per image comes from the protocol's own scores; SSIM is computed both ways
-    how = argparse.Namespace(
-        setting="paired", protocol="omfa", method="m", checkpoint=model, networks=None,
-        any_weights=False, seed=3, device="cpu", workers=1,
+    how = SplitRequest(
+        split="test", setting="paired", sampler=SamplerSettings(), seed=3, dtype="float32",
+        method="m", protocol="omfa", workers=1,
     )  # fmt: skip
     split = Split(pipeline(records), "test", "paired")
     run = SplitRun(split, out, 3, lambda work: 0)
     for folder in ("pred", "other_garment"):
-        found, better = metric_values(how, out, split.names, "ssim", out / folder)
+        found, better = compute_metric_values(how, out, split.names, "ssim", out / folder)
         assert better == "higher"
         assert found == pytest.approx(run.values(out / folder, "ssim", run.own_truth))
     with pytest.raises(OmfaError, match="did you mean 'ssim'"):
-        metric_values(how, out, split.names, "sim", out / "pred")
+        compute_metric_values(how, out, split.names, "sim", out / "pred")
 
     before = {path: path.stat().st_mtime_ns for path in (out / "pred").iterdir()}
     assert main(flags(model, records, out, *more)) == 0
@@ -258,7 +257,7 @@ import jax
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", int(os.environ["DEVICES"]))
 jax.config.update("jax_default_matmul_precision", "highest")
-from omfa_jax.cli.eval_split import metric_values
+from omfa_jax.evals.split_evaluation import SplitRequest, compute_metric_values
 from omfa_jax.cli.main import main
 sys.exit(main(os.environ["FLAGS"].split()))
 """

@@ -109,7 +109,7 @@ def test_repeated_samples(tmp_path, capsys):
     runs = repeating(np.random.default_rng(5), 0.004)
     table = write_csv(tmp_path / "t.csv", runs, unique="unique_samples", flops="")
     out = tmp_path / "fit.json"
-    flags = ["--resamples", "100", "--budget", "1e22", "--unique", "1B", "--out", str(out)]
+    flags = ["--resamples", "100", "--budget", "1e22", "--dataset-size", "1B", "--out", str(out)]
     assert main(["scaling", "fit", "--table", str(table), *flags]) == 0
     assert "R*_D" in capsys.readouterr().out
     data = read_json(out)
@@ -133,7 +133,7 @@ def test_repeated_samples(tmp_path, capsys):
         (["--outlier-mad", "-1"], "--outlier-mad"),
         (["--drop-highest", "-1"], "--drop-highest"),
         (["--max-loss", "0"], "--max-loss"),
-        (["--unique", "1e9"], "--unique needs the data-constrained law"),
+        (["--dataset-size", "1e9"], "--dataset-size needs the data-constrained law"),
         (["--flops-per-param-sample", "0"], "--flops-per-param-sample"),
         (["--loss-column", "lose"], "--loss-column: unknown column"),
     ],

@@ -69,7 +69,7 @@ except Stopped as stopped:
 def played(tmp_path):
     """Return (study folder, a Runner on it whose training is played, that as a command)."""
     samples = ",".join(str(640 + 64 * i) for i in range(6))
-    study = plan(tmp_path / "s", "--samples", samples, "--least-steps", "10")
+    study = plan(tmp_path / "s", "--samples", samples, "--min-steps", "10")
     script = tmp_path / "played.py"
     script.write_text(PLAYED)
     runner = Runner(tmp_path / "s", study, [sys.executable, str(script)])

@@ -1,9 +1,12 @@
-"""Config files: loaded, overridden from the command line, checked; then turned into settings."""
+"""Config files: load, override from the command line, check, and convert to settings."""
 
 import ast
 import contextlib
+import dataclasses
+import functools
 import importlib.util
 import logging
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,9 +26,17 @@ from omfa_jax.data.schema import read_manifest
 from omfa_jax.diffusion.sample import SamplerSettings
 from omfa_jax.diffusion.schedule import ScheduleSettings, TimestepDistribution
 from omfa_jax.diffusion.settings import DiffusionSettings
+from omfa_jax.evals.settings import EvaluationSettings
 from omfa_jax.models import VAEConfig
 from omfa_jax.parallel.mesh import MeshSettings
-from omfa_jax.train.settings import KeepSettings, LossSettings, OptimizerSettings, TrainSettings
+from omfa_jax.train.config_keys import RENAMED_KEYS
+from omfa_jax.train.settings import (
+    KeepSettings,
+    LossSettings,
+    OptimizerSettings,
+    TrainSettings,
+    WeightsSource,
+)
 
 # a locked ConfigDict; its attributes are dynamic, so the type says nothing more
 Config = Any
@@ -62,6 +73,9 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         raise
     # a config is a user's program, and may end with sys.exit
     except BaseException as error:
+        old = find_renamed_key(error)
+        if old is not None:
+            raise OmfaError(f"{config_table.renamed_key(old)}; change {path}") from error
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise OmfaError(f"config {path} cannot be run: {reason}") from error
     if isinstance(config, FrozenConfigDict):
@@ -71,6 +85,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
             f"config {path}: get_config() must return the ConfigDict that base.get_config() gave"
             f" it, got {type(config).__name__}"
         )
+    config_table.complete(config)
     given: dict[str, str] = {}
     for override in overrides:
         apply_override(config, override)
@@ -94,11 +109,22 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     return checked
 
 
+def find_renamed_key(error: BaseException) -> str | None:
+    """Return the renamed key that a locked ConfigDict refused, as far as its error tells."""
+    if not isinstance(error, AttributeError | KeyError):
+        return None
+    # 'Key "flip" does not exist and cannot be added ...' when set, "'flip'" when read
+    found = re.match(r"\W*(?:Key \W*)?(\w+)\b", str(error))
+    return next((old for old in RENAMED_KEYS if found and old.endswith(f".{found[1]}")), None)
+
+
 def apply_override(config: Config, override: str) -> None:
     """Set one `--config.a.b=value`; the value must have the type that the default has."""
     if not override.startswith(PREFIX) or "=" not in override:
         raise OmfaError(f"unknown flag {override!r}; config values are set as --config.a.b=value")
     dotted, text = override[len(PREFIX) :].split("=", 1)
+    if dotted in RENAMED_KEYS:
+        raise config_table.renamed_key(dotted)
     *folders, name = dotted.split(".")
     node = config
     for folder in folders:
@@ -142,7 +168,7 @@ def parsed(text: str, default: Any, where: str) -> Any:
 
 
 def diffusion_settings(config: Config, vae: VAEConfig) -> DiffusionSettings:
-    """Return what the weights will mean; the VAE fixes stride and latent channels."""
+    """Return the settings saved with the weights; the VAE fixes stride and latent channels."""
     tasks = []
     for name, row in config.tasks.items():
         tasks.append(Task(name, tuple(row.noised), float(row.weight), row.prompt))
@@ -165,6 +191,21 @@ def diffusion_settings(config: Config, vae: VAEConfig) -> DiffusionSettings:
     )
 
 
+def weights_source(config: Config) -> WeightsSource:
+    """Return where the run's initial weights come from."""
+    m = config.model
+    return WeightsSource(
+        unet=m.unet,
+        vae=m.vae,
+        init=m.init,
+        init_unet=m.init_unet,
+        ignore_scheduler=m.ignore_scheduler,
+        start_from=config.checkpoint.start_from,
+        seed=config.seed,
+        diffusion_for=functools.partial(diffusion_settings, config),
+    )
+
+
 def train_settings(config: Config) -> TrainSettings:
     """Return the training run's settings."""
     o, t = config.optimizer, config.train
@@ -175,20 +216,20 @@ def train_settings(config: Config) -> TrainSettings:
         compute_dtype=t.compute_dtype,
         remat=t.remat,
         attention=t.attention,
-        accumulate=t.accumulate,
+        grad_accum_steps=t.grad_accum_steps,
         ema_decay=t.ema_decay,
         optimizer=OptimizerSettings(**o.to_dict()),
         loss=LossSettings(
-            config.diffusion.min_snr_gamma,
-            config.diffusion.condition_dropout,
-            TimestepDistribution(**config.timesteps.to_dict()),
+            min_snr_gamma=config.diffusion.min_snr_gamma,
+            condition_dropout=config.diffusion.condition_dropout,
+            timesteps=TimestepDistribution(**config.timesteps.to_dict()),
         ),
         save_every_steps=config.checkpoint.every_steps,
-        nonfinite=t.nonfinite,
+        on_nonfinite=t.on_nonfinite,
         keep=KeepSettings(
-            config.checkpoint.keep,
-            config.checkpoint.keep_every_steps,
-            config.checkpoint.keep_best_of,
+            last=config.checkpoint.max_to_keep,
+            every_steps=config.checkpoint.keep_every_steps,
+            best_of=config.checkpoint.keep_best_of,
         ),
         log_every_steps=config.log.every_steps,
         samples_every_steps=config.log.samples_every_steps,
@@ -217,7 +258,7 @@ def pipeline_settings(config: Config, *, vae_id: str = "") -> PipelineSettings:
         threads=config.data.threads,
         prefetch_batches=config.data.prefetch,
         mixture=mixture,
-        multi_pose=config.data.multi_pose,
+        multi_pose_prob=config.data.multi_pose_prob,
         augment=AugmentSettings(**config.data.augment.to_dict()),
         sample_latents=config.data.sample_latents,
         processes=config.data.processes,
@@ -242,11 +283,18 @@ def sampler_settings(config: Config) -> SamplerSettings:
     return SamplerSettings(**config.sample.to_dict())
 
 
-def check_crop(config: Config, settings: DiffusionSettings) -> None:
-    """Raise an OmfaError unless the autoencoder's crops fit every slot and the VAE's stride."""
-    crop, least = config.autoencoder.crop_px, min(min(size) for size in settings.slots_px)
-    if crop < 1 or crop % settings.stride or crop > least:
-        raise OmfaError(
-            f"config.autoencoder.crop_px must be a multiple of {settings.stride} up to {least}, the"
-            f" smallest side of a slot; got {crop}"
-        )
+def evaluation_settings(config: Config) -> EvaluationSettings:
+    """Return the settings of the evaluation during training."""
+    e = config.eval
+    return EvaluationSettings(
+        split=e.split,
+        seed=e.seed,
+        loss_examples=e.loss_examples,
+        loss_timesteps=e.loss_timesteps,
+        examples=e.examples,
+        tasks=tuple(e.tasks),
+        sampler=dataclasses.replace(sampler_settings(config), steps=e.steps),
+        image_records=config.data.records,
+        compute_dtype=config.train.compute_dtype,
+        attention=config.train.attention,
+    )

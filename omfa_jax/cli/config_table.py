@@ -22,6 +22,7 @@ from omfa_jax.diffusion.schedule import SCHEDULE, TIMESTEPS
 from omfa_jax.evals.heldout import NOISE_LEVELS
 from omfa_jax.models.presets import UNETS, VAES
 from omfa_jax.parallel.attention import KERNELS
+from omfa_jax.train.config_keys import RENAMED_KEYS
 from omfa_jax.train.settings import KEEP, LOSS, OPTIMIZER, TRAIN
 
 OBJECTIVES = ("partial_diffusion", "autoencoder")
@@ -64,17 +65,17 @@ TABLE: dict[str, Row] = {
     "data.threads": WORKERS,
     "data.prefetch": Whole(1, 65536),
     "data.processes": WORKERS,
-    "data.multi_pose": Number(0, 1),
+    "data.multi_pose_prob": Number(0, 1),
     "data.sample_latents": Flag(),
     **_in("data.augment", AUGMENT),
-    **_in("train", TRAIN, "steps", "batch_size", "accumulate", "compute_dtype", "remat"),
-    **_in("train", TRAIN, "ema_decay", "nonfinite"),
+    **_in("train", TRAIN, "steps", "batch_size", "grad_accum_steps", "compute_dtype", "remat"),
+    **_in("train", TRAIN, "ema_decay", "on_nonfinite"),
     "train.attention": Choice(KERNELS),
     **_in("optimizer", OPTIMIZER),
     **{f"mesh.{axis}": AXIS for axis in ("data", "fsdp", "tensor", "slice")},
     "mesh.allow_replicated": Flag(),
     "checkpoint.every_steps": TRAIN["save_every_steps"],
-    "checkpoint.keep": KEEP["last"],
+    "checkpoint.max_to_keep": KEEP["last"],
     "checkpoint.keep_every_steps": KEEP["every_steps"],
     "checkpoint.keep_best_of": KEEP["best_of"],
     "checkpoint.start_from": Text(),
@@ -114,7 +115,7 @@ def check(config: Any) -> None:
     All faults are one OmfaError with a line for each: a value of a wrong type or out of range, a
     name that is not in the table, one of the table that is missing.
     """
-    _complete(config)
+    complete(config)
     try:
         found = dict(leaves(config))
     except RequiredValueError as error:
@@ -143,8 +144,22 @@ def check(config: Any) -> None:
         raise OmfaError("config.tasks: every weight is 0, so there is nothing to train")
 
 
-def _complete(config: ConfigDict) -> None:
-    """Give an older config the values that came after it."""
+def complete(config: ConfigDict) -> None:
+    """Update a complete config of an older version, such as a study's: rename keys, add new ones.
+
+    A config that has the new name of a key as well is not an old one: its old key stays, and
+    `check` refuses it.
+    """
+    for old, new in RENAMED_KEYS.items():
+        *groups, old_name = old.split(".")
+        new_name = new.rpartition(".")[2]
+        node: Any = config
+        for group in groups:
+            node = node.get(group) if isinstance(node, ConfigDict) else None
+        if isinstance(node, ConfigDict) and old_name in node and new_name not in node:
+            with node.unlocked():
+                node[new_name] = node[old_name]
+                del node[old_name]
     for name, value in YOUNGER.items():
         group, key = name.split(".")
         node = config.get(group)
@@ -167,11 +182,18 @@ def _fault(name: str, value: Any) -> OmfaError | None:
     row = row_of(name)
     if row is not None:
         return fault(f"config.{name}", row, value)
+    if name in RENAMED_KEYS:
+        return renamed_key(name)
     if any(_matches(name, group) for group in GROUPS):
         return OmfaError(f"config.{name}: expected a group of values, got {shown(value)}")
     group = name.rpartition(".")[0]
     beside = [key for key in TABLE if _matches(group, key.rpartition(".")[0])]
     return unknown("value", f"config.{name}", [f"config.{key}" for key in beside or GROUPS])
+
+
+def renamed_key(name: str) -> OmfaError:
+    """Return the error for a key that has another name now."""
+    return OmfaError(f"config.{name} has been renamed to config.{RENAMED_KEYS[name]}")
 
 
 def _missing(found: Collection[str]) -> list[str]:

@@ -51,9 +51,12 @@ def run(options: argparse.Namespace) -> None:
     stages.run("encode latents", lambda: encode(config, records, imported, latents))
     stages.run("train on", lambda: train(config, trained))
 
-    from omfa_jax.cli.demo_scores import score
+    from omfa_jax.evals.demo_scores import score_demo
 
-    pictures, scores = stages.run("sample and score", lambda: score(trained, raw, records, options))
+    how = {"examples": options.test, "sampling_steps": options.sampling_steps}
+    pictures, scores = stages.run(
+        "sample and score", lambda: score_demo(trained, raw, records, **how)
+    )
     scores |= stages.run("export and compare with PyTorch", lambda: export(trained, exported))
 
     from omfa_jax.cli.demo_report import write_report
@@ -149,9 +152,13 @@ def demo_config(records: Path, latents: Path, imported: Path, options: argparse.
 
 def encode(config, records: Path, model: Path, latents: Path) -> None:
     """Encode the records with the VAE."""
-    from omfa_jax.cli.records import encode_records
+    from omfa_jax.cli.config import weights_source
+    from omfa_jax.sampling.encode_records import encode_records
 
-    encode_records(config, str(records), str(model), str(latents), batch_size=32, overwrite=True)
+    diffusion_for = weights_source(config).diffusion_for
+    encode_records(
+        diffusion_for, str(records), str(model), str(latents), batch_size=32, overwrite=True
+    )
 
 
 def train(config, workdir: Path) -> None:

@@ -102,7 +102,7 @@ def evaluated(page: Page, folder: Path) -> None:
     page.heading("Trained against untrained, as omfa eval sees them")
     page.text(
         f"omfa eval report {shown_path(files[0])} {shown_path(files[1])} --out page.html makes this"
-        " part alone. What needs a pretrained network (--networks) is not computed here."
+        " part alone. What needs a pretrained network (--metric-weights) is not computed here."
     )
     sections(
         page,

@@ -47,10 +47,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, type=to_path, metavar="FILE", help="scores (.json)")
     parser.add_argument("--method", help="its name in tables; default: the folder's")
     parser.add_argument(
-        "--networks", type=to_path, metavar="DIR", help="network weights; nothing is downloaded"
+        "--metric-weights",
+        type=to_path,
+        metavar="DIR",
+        help="network weights; nothing is downloaded",
     )
     parser.add_argument(
-        "--any-weights", action="store_true", help="use weights with another checksum"
+        "--skip-checksum", action="store_true", help="use weights with another checksum"
     )
     parser.add_argument(
         "--allow-missing",
@@ -98,8 +101,8 @@ def run(options: argparse.Namespace) -> None:
             names=Names(options.pred_name, options.gt_name, options.garment_name),
             method=options.method,
             only=tuple(options.metrics.split(",")) if options.metrics else (),
-            networks=options.networks,
-            any_weights=options.any_weights,
+            networks=options.metric_weights,
+            any_weights=options.skip_checksum,
             allow_missing=options.allow_missing,
             seed=options.seed,
             device=options.device,

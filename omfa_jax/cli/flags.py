@@ -1,7 +1,7 @@
 """What flags take: numbers that are numbers, within bounds, and paths that name something."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -10,6 +10,38 @@ from omfa_jax.core.errors import OmfaError
 
 # what flags of the same meaning share
 BATCH_MAX, WORKERS_MAX, SIDE_MAX_PX = 2**20, 4096, 16384
+
+
+# command -> {old flag: new flag}
+RENAMED_FLAGS: dict[str, dict[str, str]] = {
+    "sample": {"--raw-weights": "--no-ema"},
+    "eval": {
+        "--raw-weights": "--no-ema",
+        "--networks": "--metric-weights",
+        "--any-weights": "--skip-checksum",
+    },
+    "data bodies": {"--trust": "--allow-pickle"},
+    "scaling plan": {
+        "--machine": "--topology",
+        "--unique": "--dataset-size",
+        "--least-steps": "--min-steps",
+        "--most-epochs": "--max-epochs",
+    },
+    "scaling fit": {"--unique": "--dataset-size"},
+}
+
+
+def refuse_renamed_flags(command: str, words: Sequence[str]) -> None:
+    """Raise an OmfaError for the first flag that has another name now.
+
+    `words` are what follows `omfa COMMAND`; the first may be a subcommand.
+    """
+    for name in (command, " ".join([command, *words[:1]])):
+        for word in words:
+            old = word.partition("=")[0]
+            new = RENAMED_FLAGS.get(name, {}).get(old)
+            if new is not None:
+                raise OmfaError(f"{old} has been renamed to {new} (see omfa {name} --help)")
 
 
 class Parser(argparse.ArgumentParser):

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from omfa_jax import __version__
-from omfa_jax.cli.flags import Parser
+from omfa_jax.cli.flags import Parser, refuse_renamed_flags
 from omfa_jax.cli.logs import set_up_logs
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.exit_status import RESTART, UNFORESEEN, row_of
@@ -71,6 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     top.add_argument("command", choices=COMMANDS, metavar="COMMAND")
     command = top.parse_args(arguments[:1]).command
     try:
+        refuse_renamed_flags(command, arguments[1:])
         parser = parser_for(command, arguments[1:])
         module, words = module_of(command, arguments[1:])
         options, rest = parser.parse_known_args(words)

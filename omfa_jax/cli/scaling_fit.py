@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PARAMS,SAMPLES",
         help="predict the loss of such a run, such as 1.3e9,2e7",
     )
-    parser.add_argument("--unique", metavar="N", help="also with so many distinct samples")
+    parser.add_argument("--dataset-size", metavar="N", help="also with so many distinct samples")
     parser.add_argument("--no-irreducible", action="store_true", help="fix E at 0")
     parser.add_argument(
         "--max-loss", type=number(0, 1e30, above=True), metavar="X", help="leave out higher losses"
@@ -115,7 +115,9 @@ def run(options: argparse.Namespace) -> None:
         isoflop_tolerance=options.isoflop_tolerance,
         hold_out=options.hold_out,
         budgets=tuple(flag_number(text, "--budget") for text in options.budget),
-        unique=None if options.unique is None else flag_number(options.unique, "--unique"),
+        unique=None
+        if options.dataset_size is None
+        else flag_number(options.dataset_size, "--dataset-size"),
         predict=tuple(pair(text) for text in options.predict),
     )
     found = study(table, settings)

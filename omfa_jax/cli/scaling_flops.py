@@ -66,16 +66,14 @@ def settings_of(
     options: argparse.Namespace, preset: str
 ) -> "tuple[DiffusionSettings, UNetConfig, VAEConfig]":
     """Return canvas, UNet and VAE of the config, or of the base config, with another preset."""
-    from omfa_jax.cli import config as border
-    from omfa_jax.cli.startup import preset_unet
+    from omfa_jax.cli import config as config_lib
     from omfa_jax.models import vae
+    from omfa_jax.train.network import make_unet_config
 
-    config: Any = border.load_config(options.config or BASE, options.overrides)
-    if preset:
-        config.model.unet = preset
+    config: Any = config_lib.load_config(options.config or BASE, options.overrides)
     vae_config = vae(config.model.vae)
-    diffusion = border.diffusion_settings(config, vae_config)
-    return diffusion, preset_unet(config, diffusion), vae_config
+    diffusion = config_lib.diffusion_settings(config, vae_config)
+    return diffusion, make_unet_config(preset or config.model.unet, diffusion), vae_config
 
 
 def table(

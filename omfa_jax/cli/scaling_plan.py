@@ -56,23 +56,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--learning-rates", default="", metavar="R,..", help="each run at each (the config's)"
     )
     parser.add_argument(
-        "--unique",
+        "--dataset-size",
         type=whole(),
         default=0,
         metavar="N",
         help="training examples there are (counted)",
     )
     parser.add_argument(
-        "--least-steps", type=whole(1), default=50, help="leave shorter runs out (50)"
+        "--min-steps", type=whole(1), default=50, help="leave shorter runs out (50)"
     )
     parser.add_argument(
-        "--most-epochs",
+        "--max-epochs",
         type=number(0, 1e9, above=True),
         default=float("inf"),
         help="leave out what repeats more",
     )
     machine = parser.add_mutually_exclusive_group()
-    machine.add_argument("--machine", default="", metavar="NAME", help="chip-count, as omfa plan's")
+    machine.add_argument(
+        "--topology", default="", metavar="NAME", help="chip-count, as omfa plan's"
+    )
     machine.add_argument(
         "--flops-per-second", type=number(0, 1e25), default=0.0, help="of a machine, as measured"
     )
@@ -92,21 +94,21 @@ def run(options: argparse.Namespace) -> None:
     if "jax" not in sys.modules:
         # nothing is run: a GPU's memory would be taken from whoever uses it
         os.environ["JAX_PLATFORMS"] = "cpu"
-    from omfa_jax.cli import config as border
+    from omfa_jax.cli import config as config_lib
     from omfa_jax.parallel.pods import pod
     from omfa_jax.scaling.launchers import write_launchers
     from omfa_jax.scaling.manifest import MANIFEST, Manifest, expand, read_manifest, write_manifest
     from omfa_jax.scaling.planned import planned
 
-    config = border.load_config(options.config, options.overrides)
+    config = config_lib.load_config(options.config, options.overrides)
     if config.model.init and config.model.init_unet:
         raise OmfaError(
             "config.model.init_unet=True would start every size from one UNet: add"
             " --config.model.init_unet=false"
         )
-    machine = pod(options.machine) if options.machine else None
-    if options.price is not None and not (options.machine or options.flops_per_second):
-        raise OmfaError("--price needs hours: give --machine or --flops-per-second")
+    machine = pod(options.topology) if options.topology else None
+    if options.price is not None and not (options.topology or options.flops_per_second):
+        raise OmfaError("--price needs hours: give --topology or --flops-per-second")
     grid = grid_of(options, config)
     names = [name.strip() for name in options.sizes.split(",") if name.strip()]
     if not names or len(set(names)) < len(names):
@@ -120,7 +122,7 @@ def run(options: argparse.Namespace) -> None:
     before = read_manifest(out) if (out / MANIFEST).exists() else None
     study = Manifest(
         base=str(options.config),
-        machine=options.machine,
+        machine=options.topology,
         price_per_chip_hour=options.price,
         runs=joined(before.runs if before else (), runs, out),
         left_out=left_out,
@@ -138,17 +140,17 @@ def grid_of(options: argparse.Namespace, config: "Config") -> "Grid":
 
     rates = numbers(options.learning_rates, "--learning-rates")
     samples = numbers(options.samples, "--samples")
-    unique = options.unique or records_of(config)
+    unique = options.dataset_size or records_of(config)
     if unique < 1:
-        raise OmfaError("the config's data has no examples; give --unique")
+        raise OmfaError("the config's data has no examples; give --dataset-size")
     return Grid(
         samples=tuple(round(n) for n in samples),
         budgets=numbers(options.budgets, "--budgets"),
         learning_rates=rates or (float(config.optimizer.learning_rate),),
         batch_size=config.train.batch_size,
         unique=unique,
-        least_steps=options.least_steps,
-        most_epochs=options.most_epochs,
+        least_steps=options.min_steps,
+        most_epochs=options.max_epochs,
     )
 
 
@@ -165,15 +167,15 @@ def numbers(text: str, flag: str) -> tuple[float, ...]:
 
 def records_of(config: "Config") -> int:
     """Return how many training examples the config's data has."""
-    from omfa_jax.cli import config as border
+    from omfa_jax.cli import config as config_lib
     from omfa_jax.core.errors import unknown
     from omfa_jax.data import schema
     from omfa_jax.data.mixture import parse_mixture
 
     folders = [folder for folder, _ in parse_mixture(config.data.mixture)]
     if not folders and not (config.data.latents or config.data.records):
-        raise OmfaError("how many training examples there are is not known: give --unique, or data")
-    folders = folders or [border.pipeline_settings(config).records]
+        raise OmfaError("the number of training examples is unknown: give --dataset-size, or data")
+    folders = folders or [config_lib.pipeline_settings(config).records]
     count = 0
     for folder in folders:
         splits = schema.read_manifest(folder)["splits"]
@@ -226,14 +228,15 @@ def cost_of_size(config: "Config", job: Any) -> tuple[int, float]:
 
     Where config.model.init is not on this machine, its prompts are taken to have SDXL's 77 tokens.
     """
-    from omfa_jax.cli.startup import starting_bundle
-    from omfa_jax.cli.train import cost_of
+    from omfa_jax.cli import config as config_lib
     from omfa_jax.scaling.flops import unet_components
+    from omfa_jax.scaling.run_cost import compute_unet_cost
+    from omfa_jax.train.initial_weights import load_initial_model
     from omfa_jax.weights.text import TEXT_TOKENS
 
     if not config.model.init or Path(config.model.init).is_dir():
-        bundle = starting_bundle(config, None, abstract=True)
-        cost = cost_of(bundle, config.train.batch_size, encodes=False)
+        bundle = load_initial_model(config_lib.weights_source(config), None, abstract=True)
+        cost = compute_unet_cost(bundle, config.train.batch_size, encodes=False)
         return cost.params, cost.flops_per_example
     height, width, _ = job.diffusion.canvas.shape
     total = unet_components(job.unet, height, width, text_tokens=TEXT_TOKENS).total

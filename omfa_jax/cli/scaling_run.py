@@ -92,15 +92,15 @@ def run_one(folder: Path, run: StudyRun, *, retry_failed: bool) -> None:
             why = failure_of(folder, run)
             raise OmfaError(f"{run.name} has failed: {why}; --retry-failed starts it again")
         forget_failure(folder, run)
-    from omfa_jax.cli import config as border
+    from omfa_jax.cli import config as config_lib
     from omfa_jax.cli import train
-    from omfa_jax.cli.evaluation import held_out_split
+    from omfa_jax.evals.heldout_run import find_heldout_split
 
     workdir, config_file = folder / run.workdir, folder / run.config
     try:
-        config = border.load_config(config_file, [])
+        config = config_lib.load_config(config_file, [])
         # what the end will need is missed at the beginning
-        held_out_split(border.pipeline_settings(config).records, config.eval.split)
+        find_heldout_split(config_lib.pipeline_settings(config).records, config.eval.split)
         options = argparse.Namespace(
             config=config_file,
             overrides=[],
@@ -144,27 +144,27 @@ def heldout_losses(config: "Config", workdir: Path) -> dict[str, float]:
 
     The examples, noise levels and seed are config.eval's. Every process of the job calls it.
     """
-    from omfa_jax.cli import config as border
-    from omfa_jax.cli.evaluation import held_out_loss, held_out_split
-    from omfa_jax.cli.sharding import network_mesh
-    from omfa_jax.cli.startup import vae_fingerprint
+    from omfa_jax.cli import config as config_lib
     from omfa_jax.evals.heldout import HeldOutSettings
+    from omfa_jax.evals.heldout_run import (
+        find_heldout_split,
+        get_unet_shardings,
+        make_heldout_loss,
+    )
     from omfa_jax.parallel.feed import place
-    from omfa_jax.parallel.rules import UNET_RULES, param_shardings
     from omfa_jax.train.load import load_bundle
-    from omfa_jax.train.network import network_shapes
+    from omfa_jax.train.meshes import make_network_mesh
+    from omfa_jax.weights.vae_fingerprint import fingerprint_vae
 
     bundle, _ = load_bundle(workdir)
-    vae_id = vae_fingerprint(bundle.vae_config, bundle.vae_params)
-    pipeline = border.pipeline_settings(config, vae_id=vae_id)
-    mesh = network_mesh(config, bundle)
-    shardings = param_shardings(
-        UNET_RULES, network_shapes(bundle.settings, bundle.unet_config), mesh
-    )
-    measured = held_out_loss(
+    vae_id = fingerprint_vae(bundle.vae_config, bundle.vae_params)
+    pipeline = config_lib.pipeline_settings(config, vae_id=vae_id)
+    mesh = make_network_mesh(config_lib.mesh_settings(config), bundle)
+    shardings = get_unet_shardings(bundle, mesh)
+    measured = make_heldout_loss(
         bundle,
         pipeline,
-        held_out_split(pipeline.records, config.eval.split),
+        find_heldout_split(pipeline.records, config.eval.split),
         HeldOutSettings(config.eval.loss_examples, config.eval.loss_timesteps, config.eval.seed),
         mesh,
         shardings,

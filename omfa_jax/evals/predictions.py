@@ -49,7 +49,8 @@ class Work:
     """What to sample, and where to: `folder`/NAME.png, at the size that `size_px` returns.
 
     `made` is the component that `task` generates; `given(place)` returns the uint8 images of an
-    example at the slot sizes, and has_pose. The noise depends on the seed and on `names`.
+    example at the slot sizes, and has_pose. The noise depends on the seed and on `names`. `others`
+    are other components of the same task and examples, written from the same samples.
     """
 
     folder: Path
@@ -58,6 +59,7 @@ class Work:
     names: Sequence[str]
     given: Callable[[int], Example]
     size_px: Callable[[int], tuple[int, int]] | None = None
+    others: tuple["Work", ...] = ()
 
     def path(self, place: int) -> Path:
         """Return the path of an example's image."""
@@ -81,8 +83,11 @@ def sample_to_folder(
     written atomically.
     """
     count, size = len(work.names), sampler.devices
+    works = (work, *work.others)
     groups = range(process, -(-count // ROWS), processes)
-    missing = [g for g in groups if any(not work.path(p).exists() for p in places(g, count))]
+    missing = [
+        g for g in groups if any(not w.path(p).exists() for p in places(g, count) for w in works)
+    ]
     rounds = [missing[i : i + size] for i in range(0, len(missing), size)]
     ahead = max(1, batch_size // (ROWS * size)) if batch_size else 2
     flying: collections.deque[tuple[list[int], Any]] = collections.deque()
@@ -101,10 +106,13 @@ def sample_to_folder(
         def write_next() -> int:
             rows, output = flying.popleft()
             # rows that pad the last group come last
-            images = from_signed(np.asarray(output[work.made]))[: len(rows)]
-            written = list(pool.map(lambda row: _write(work, *row), zip(rows, images, strict=True)))
+            written = 0
+            for w in works:
+                images = from_signed(np.asarray(output[w.made]))[: len(rows)]
+                jobs = zip(rows, images, strict=True)
+                written += sum(pool.map(lambda job, w=w: _write(w, *job), jobs))
             bar.update(len(rows))
-            return sum(written)
+            return written
 
         for chosen in rounds:
             # padding with the last group keeps the program the same on all devices

@@ -49,7 +49,7 @@ def step_ahead(
     text_tokens: int = TEXT_TOKENS,
 ) -> StepAhead:
     """Return the step that `omfa train` would run on `mesh`, which may be a described one."""
-    check_batch_size(mesh, train.batch_size, train.accumulate)
+    check_batch_size(mesh, train.batch_size, train.grad_accum_steps)
     optimizer = make_optimizer(train.optimizer, train.steps)
     network = trained_network(diffusion, config, train, mesh)
     state = abstract_state(
@@ -69,8 +69,8 @@ def step_ahead(
         shardings,
         jax.tree.map(lambda _: replicated(mesh), frozen),
         mesh,
-        accumulate=train.accumulate,
-        skip_nonfinite=train.nonfinite == "skip",
+        accumulate=train.grad_accum_steps,
+        skip_nonfinite=train.on_nonfinite == "skip",
     )
     return StepAhead(step, state, shardings, frozen, latents_batch(diffusion, train.batch_size))
 

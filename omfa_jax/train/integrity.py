@@ -10,6 +10,7 @@ from typing import Any
 
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.files import parse_json
+from omfa_jax.train.config_keys import update_saved_config
 
 log = logging.getLogger(__name__)
 
@@ -106,8 +107,8 @@ def read_json(step_folder: Path, item: str) -> dict[str, Any]:
 
 
 def read_config(step_folder: Path) -> dict[str, Any]:
-    """Return the config saved in one step's folder, as plain types."""
-    return read_json(step_folder, "config")
+    """Return the config saved in one step's folder, as plain types, with today's key names."""
+    return update_saved_config(read_json(step_folder, "config"))
 
 
 def blamed(error: BaseException, what: Path) -> OmfaError | OSError:

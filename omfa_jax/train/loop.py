@@ -87,8 +87,8 @@ def train(run: Run) -> TrainState:
     the data position and all random numbers then continue as if nothing had happened.
     """
     settings, mesh = run.settings, run.mesh
-    skips = settings.nonfinite == "skip"
-    check_batch_size(mesh, settings.batch_size, settings.accumulate)
+    skips = settings.on_nonfinite == "skip"
+    check_batch_size(mesh, settings.batch_size, settings.grad_accum_steps)
     optimizer = make_optimizer(settings.optimizer, settings.steps)
     rate = learning_rate(settings.optimizer, settings.steps)
     root = jax.jit(lambda: jax.random.key(settings.seed), out_shardings=replicated(mesh))()
@@ -109,7 +109,7 @@ def train(run: Run) -> TrainState:
             shardings,
             frozen_shardings,
             mesh,
-            accumulate=settings.accumulate,
+            accumulate=settings.grad_accum_steps,
             skip_nonfinite=skips,
         )
 
@@ -151,7 +151,7 @@ def train(run: Run) -> TrainState:
             # nothing is saved before its loss was looked at
             if log_due or save:
                 row = window.row(saved, run.workdir)
-                row["images_per_second"] = progress.window(step, row["loss"])
+                row["examples_per_second"] = progress.window(step, row["loss"])
                 row["learning_rate"] = float(np.asarray(rate(step - 1)))
                 row |= clock.window(step)
                 if run.cost is not None:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from omfa_jax.diffusion.settings import DiffusionSettings
-from omfa_jax.models import Compute, UNetConfig, init_unet
+from omfa_jax.models import Compute, UNetConfig, init_unet, unet
 from omfa_jax.parallel.activations import activation_constraint, activation_sizes
 from omfa_jax.parallel.attention import attention_kernel, kernel_name
 from omfa_jax.parallel.division import Division, division
@@ -21,6 +21,11 @@ from omfa_jax.weights.bundle import network_apply
 from omfa_jax.weights.dual import network_params
 
 log = logging.getLogger(__name__)
+
+
+def make_unet_config(preset: str, diffusion: DiffusionSettings) -> UNetConfig:
+    """Return a preset's UNet with the input and output channels that the canvas needs."""
+    return unet(preset, in_channels=diffusion.in_channels, out_channels=diffusion.out_channels)
 
 
 def unet_shapes(config: UNetConfig) -> Any:
@@ -45,15 +50,35 @@ def trained_network(
     diffusion: DiffusionSettings, config: UNetConfig, train: TrainSettings, mesh: Mesh
 ) -> Apply:
     """Return the UNet with its prompts, to be called in a step on `mesh` (see `train.gradient`)."""
+    return make_sharded_network(
+        diffusion,
+        config,
+        mesh,
+        dtype=train.compute_dtype,
+        attention=train.attention,
+        remat=train.remat,
+    )
+
+
+def make_sharded_network(
+    diffusion: DiffusionSettings,
+    config: UNetConfig,
+    mesh: Mesh,
+    *,
+    dtype: str,
+    attention: str,
+    remat: str,
+) -> Apply:
+    """Return the UNet with its prompts for parameters that are sharded over `mesh`."""
     platform = mesh.devices.flat[0].platform
-    kernel = kernel_name(train.attention, platform, train.compute_dtype)
+    kernel = kernel_name(attention, platform, dtype)
     log.info("attention among image tokens: %s; to the text: xla", kernel)
     compute = Compute(
-        dtype=jnp.dtype(train.compute_dtype),
+        dtype=jnp.dtype(dtype),
         constrain=activation_constraint(mesh),
-        remat=train.remat,
+        remat=remat,
         kernel=attention_kernel(kernel, mesh),
-        # a reference UNet's weights lie as the main one's, by the same names
+        # a reference UNet has the same weight names, so one set of shapes serves both
         fetch=weight_fetcher(UNET_RULES, unet_shapes(config), mesh),
     )
     return network_apply(diffusion, config, compute)

@@ -16,7 +16,7 @@ MUON_RMS = 0.2
 def learning_rate(settings: OptimizerSettings, steps: int) -> optax.Schedule:
     """Linear from 0 over the warm-up, then constant, or a cosine that reaches 0 at `steps`."""
     peak, warmup = settings.learning_rate, settings.warmup_steps
-    if settings.decay == "cosine":
+    if settings.lr_schedule == "cosine":
         after = optax.cosine_decay_schedule(peak, max(steps - warmup, 1))
     else:
         after = optax.constant_schedule(peak)

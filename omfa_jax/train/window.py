@@ -51,7 +51,7 @@ class Window:
                 f" batch was records {_listed(records)} of this process. The last checkpoint in"
                 f" {workdir} is of step {saved}, before it. Look at those records, lower"
                 " config.optimizer.learning_rate, or pass over such steps with"
-                " config.train.nonfinite=skip"
+                " config.train.on_nonfinite=skip"
             )
         self._skipped += bad.size
         means = {name: _mean(name, values[good]) for name, values in stacked.items()}

@@ -1,6 +1,5 @@
-"""The demo's figures: held-out people and garments against the synthetic world's exact truth."""
+"""The demo's scores: held-out people and garments against the synthetic world's exact truth."""
 
-import argparse
 import dataclasses
 import functools
 import logging
@@ -11,7 +10,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from omfa_jax.cli.inputs import Slots, render_pose
 from omfa_jax.core.images import from_signed, letterbox, read_rgb, to_signed
 from omfa_jax.core.tasks import COMPONENTS
 from omfa_jax.data.decode import Example
@@ -27,6 +25,7 @@ from omfa_jax.evals.split import SplitRun, influence_of, truth_of
 from omfa_jax.evals.truth import Regions, Truth
 from omfa_jax.models import decode, encode
 from omfa_jax.sampling.generate import Sampler
+from omfa_jax.sampling.inputs import SlotFitter, render_pose
 from omfa_jax.sampling.tasks import turntable
 from omfa_jax.train.load import load_bundle
 from omfa_jax.weights.dual import network_params
@@ -46,18 +45,20 @@ ROWS = {
 Columns = dict[str, Any]
 
 
-def score(trained: Path, raw: Path, records: Path, options: argparse.Namespace):
-    """Return (columns of pictures by section, scores) of the trained model on held-out people.
+def score_demo(
+    trained: Path, raw: Path, records: Path, *, examples: int, sampling_steps: int
+) -> tuple[dict[str, Columns], dict[str, Any]]:
+    """Return (columns of images by section, scores) of the trained model on held-out people.
 
     Beside `trained`, eval/tiny and eval/untrained hold the predictions, eval/tiny.json and
-    eval/untrained.json the scores; the untrained model makes the first few alone.
+    eval/untrained.json the scores. The untrained model samples only the first few.
     """
     bundle, _ = load_bundle(trained)
-    folder, slots = trained.parent / "eval", Slots(bundle.settings)
-    settings = SamplerSettings(options.sampling_steps, 2.0)
-    sampler = Sampler(bundle, settings, devices=busy_devices(options.test))
+    folder, slots = trained.parent / "eval", SlotFitter(bundle.settings)
+    settings = SamplerSettings(sampling_steps, 2.0)
+    sampler = Sampler(bundle, settings, devices=busy_devices(examples))
     pipeline = PipelineSettings(str(records), slots.sizes, threads=0)
-    on = Split(pipeline, "test", "paired", limit=options.test)
+    on = Split(pipeline, "test", "paired", limit=examples)
     off, first = on.under("try_off"), on.first(min(SHOWN, len(on)))
     facts = {"sampler": dataclasses.asdict(settings), "seed": SEED, "weights": "untrained"}
     untrained = run_of(sampler, folder / "untrained", facts, params=untrained_params(bundle))
@@ -80,7 +81,7 @@ def score(trained: Path, raw: Path, records: Path, options: argparse.Namespace):
     write_files(folder, {"tiny": worn, "untrained": blank_on}, influence, exact)
 
     given = stacked_given(on)
-    scores: dict[str, Any] = {"sampling_steps": options.sampling_steps, "examples": len(on)}
+    scores: dict[str, Any] = {"sampling_steps": sampling_steps, "examples": len(on)}
     scores["vae_psnr_db"] = {
         name: round(mean_psnr(round_trip(bundle, to_signed(given[name])), given[name]), 2)
         for name in (*COMPONENTS, "pose")
@@ -241,14 +242,14 @@ def transferred(worn: SplitRun, taken: SplitRun) -> Columns:
     }
 
 
-def turned(sampler: Sampler, raw: Path, split: Split, slots: Slots) -> Columns:
+def turned(sampler: Sampler, raw: Path, split: Split, slots: SlotFitter) -> Columns:
     """Return one person and garment over a turn of the body: a column a view."""
     from omfa_jax.body.params_file import load_body_file
     from omfa_jax.body.poses import turntable as turn
 
     params, camera = load_body_file(raw / "test" / "smplx" / f"{split.names[0]}.npz")
     drawn = [render_pose(p, camera, slots.pose_style, None) for p in turn(params, VIEWS)]
-    poses = np.concatenate([slots.pose_map(image) for image in drawn])
+    poses = np.concatenate([slots.fit_pose_map(image) for image in drawn])
     given = split.given(0)
     garment, face = (to_signed(np.asarray(given[name])[None]) for name in ("garment", "face"))
     people = turntable(sampler, garment, face, poses, seed=SEED)
