@@ -39,7 +39,7 @@ def root(tmp_path, monkeypatch):
 def test_it_works_and_says_what_it_did(root, capsys):
     assert run(root) == 0
     shown = capsys.readouterr().out
-    assert "SSIM" in shown and "3 of 3 pictures" in shown and "not computed" in shown
+    assert "SSIM" in shown and "3 of 3 images" in shown and "not computed" in shown
     scores = read_scores(root / "s.json")
     assert scores.method == "pred" and scores.counts.formats == {"PNG": 3}
     assert scores.protocol.choices["ssim.border"] == "reflect"
@@ -58,7 +58,7 @@ def test_folders_that_are_empty_not_there_or_the_same(root, capsys):
     assert "--pred" in refused(capsys, root, "--pred", str(root / "nowhere"))
     (root / "empty" / "inner").mkdir(parents=True)
     line = refused(capsys, root, "--pred", str(root / "empty"))
-    assert "no pictures" in line and "inner" in line
+    assert "no images" in line and "inner" in line
     assert "protocol" in refused(capsys, root, protocol="ladi")
     assert "--setting" in refused(capsys, root, "--setting", "try_on")
     assert "--workers" in refused(capsys, root, "--workers", "0")

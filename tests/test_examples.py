@@ -77,7 +77,7 @@ def test_gain_is_paired_and_knows_which_way_is_better():
     worse = gain("lpips", "lower", right, wrong, seed=0)
     assert worse["gain"] == pytest.approx(-1.25)
     assert gain("psnr", "higher", right, right, seed=0)["interval"] == [0.0, 0.0]
-    with pytest.raises(OmfaError, match="2 examples or more"):
+    with pytest.raises(OmfaError, match="at least 2 examples"):
         gain("psnr", "higher", [1.0], [1.0], seed=0)
 
 

@@ -1,4 +1,4 @@
-"""A split's pictures: the same bytes however they are made, and never those of another run."""
+"""Sampling a split: images do not depend on devices or restarts, and runs are never mixed."""
 
 import dataclasses
 import json
@@ -52,7 +52,7 @@ def files(folder):
 
 @pytest.fixture(scope="module")
 def alone(records, one_device, tmp_path_factory):
-    """The pictures of one device, two groups one after the other."""
+    """The images of one device, which samples two groups in sequence."""
     folder = tmp_path_factory.mktemp("alone")
     split = Split(pipeline(records), "test", "paired")
     assert sample_to_folder(one_device, work_of(split, folder), seed=3) == PEOPLE
@@ -167,7 +167,7 @@ def test_a_folder_is_one_runs(tmp_path):
     foreign.mkdir()
     (foreign / "holiday.jpg").write_bytes(b"x")
     for restart in (False, True):
-        with pytest.raises(OmfaError, match="no evaluation's"):
+        with pytest.raises(OmfaError, match="no evaluation wrote it"):
             claim(foreign, facts, restart=restart)
     assert (foreign / "holiday.jpg").exists()
 
@@ -231,7 +231,7 @@ def test_the_command_samples_scores_and_measures(model, records, alone, tmp_path
     assert before == {path: path.stat().st_mtime_ns for path in (out / "pred").iterdir()}
     capsys.readouterr()
     assert main([*flags(model, records, out), "--guidance=2"]) == 2
-    assert "holds pictures of another run (sampler" in capsys.readouterr().err
+    assert "holds images of another run (sampler" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -242,7 +242,7 @@ def test_the_command_samples_scores_and_measures(model, records, alone, tmp_path
         (["--setting=unpaired", "--influence"], "needs a ground truth"),
         (["--influence=garmet"], "did you mean 'garment'"),
         (["--limit=0"], "--limit: expected a whole number from 1"),
-        (["--task=try_off", "--truth=raw"], "for --task try_on alone"),
+        (["--task=try_off", "--truth=raw"], "for --task try_on only"),
     ],
 )
 def test_flags_that_make_no_sense(model, records, tmp_path, capsys, more, said):

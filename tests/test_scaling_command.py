@@ -176,7 +176,7 @@ def test_wrong_records(tmp_path, capsys):
     (tmp_path / "x.json").write_text("[]")
     (tmp_path / "old.json").write_text('{"law": {}, "isoflop": {}, "runs": []}')
     for name, out, wanted in (
-        ("x.json", "p.png", "was not written by this version's omfa scaling fit"),
+        ("x.json", "p.png", "is not an output of this version's `omfa scaling fit"),
         ("old.json", "p.html", "or fit again"),
         ("none.json", "p.png", "--fit"),
     ):

@@ -44,7 +44,7 @@ def test_what_is_no_run_is_said():
     assert [line.split(": ")[1] for line in left_out] == [
         "10 epochs, more than 9",
         "100 steps, fewer than 150",
-        "the machine's memory does not hold it",
+        "does not fit in the machine's memory",
     ]
 
 
@@ -97,7 +97,7 @@ def test_planning_again_adds_runs_and_moves_none(tmp_path, capsys):
     assert plan(tmp_path / "s", "--samples", "640", "--min-steps", "10").runs == after.runs
     changed = ("--samples", "640", "--config.optimizer.b2=0.9", "--min-steps", "10")
     plan(tmp_path / "s", *changed, status=2)
-    assert "the base config has changed since" in capsys.readouterr().err
+    assert "the base config has changed" in capsys.readouterr().err
     assert read_manifest(tmp_path / "s") == after
 
 
@@ -118,10 +118,10 @@ def test_planning_again_adds_runs_and_moves_none(tmp_path, capsys):
         ),
         (
             ("--samples", "640", "--flops-per-second", "0", "--price", "3"),
-            "--price needs hours: give --topology",
+            "--price needs an estimate of the hours: give --topology",
         ),
-        (("--samples", "640,640"), "given twice"),
-        (("--samples", "64"), "no run is left: tiny x 64 samples: 8 steps, fewer than 50"),
+        (("--samples", "640,640"), "expected distinct values"),
+        (("--samples", "64"), "no runs are left: tiny x 64 samples: 8 steps, fewer than 50"),
         (("--samples", "640", "--sizes", "hugo"), "unknown UNet preset (--sizes) 'hugo'"),
         (
             ("--samples", "640", "--config.model.init_unet=true", "--config.model.init=x"),

@@ -22,11 +22,11 @@ from omfa_jax.evals.scores import SETTINGS, Scores
 log = logging.getLogger(__name__)
 
 LOSS_FILE = "loss.json"
-# the settings of the tasks that protocols name; the first is the default
+# task -> settings that protocols cover; the first is the default
 OWN_SETTINGS = {"try_on": ("paired", "unpaired", "multi_pose"), "try_off": ("try_off",)}
 DTYPES = ("float32", "bfloat16")
 
-# it may be one process of several, which end together
+# it may be one of several processes, which exit together
 JOINS = True
 
 
@@ -38,81 +38,132 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         type=path_text,
         metavar="DIR",
-        help="workdir, step or model folder",
+        help="workdir, step folder or model folder",
     )
     add(
         "--data",
         required=True,
         type=path_text,
         metavar="DIR",
-        help="image records; latents for --loss alone",
+        help="image records (latents are enough for --loss only)",
     )
-    add("--split", default="test")
+    add("--split", default="test", help="split of the records (default: %(default)s)")
     tasks = " | ".join(OWN_SETTINGS)
-    add("--task", metavar="TASK", help=f"{tasks}, or any other task of the model; or only --loss")
-    add("--setting", help=f"{' | '.join(SETTINGS)}; default: paired for try_on")
+    add("--task", metavar="TASK", help=f"{tasks}, or any other task of the model")
+    add("--setting", help=f"{' | '.join(SETTINGS)} (default: paired for try_on)")
     add(
         "--out",
         required=True,
         type=path_text,
         metavar="DIR",
-        help="pictures, scores.json; shared by all hosts",
+        help="folder for images and scores.json, shared by all hosts",
     )
-    add("--limit", type=whole(1), metavar="N", help="the first N examples")
-    add("--restart", action="store_true", help="delete another run's pictures in --out")
-    add("--steps", type=of(SAMPLER["steps"]), default=50, help="denoising steps")
-    add("--sampler", default="ddim", metavar="NAME", help=" | ".join(STEPPERS))
-    add("--guidance", type=of(SAMPLER["guidance"]), default=2.0)
+    add("--limit", type=whole(1), metavar="N", help="evaluate only the first N examples")
+    add("--restart", action="store_true", help="delete the images of another run in --out")
+    add(
+        "--steps",
+        type=of(SAMPLER["steps"]),
+        default=50,
+        help="denoising steps (default: %(default)s)",
+    )
+    samplers = " | ".join(STEPPERS)
+    add("--sampler", default="ddim", metavar="NAME", help=f"{samplers} (default: %(default)s)")
+    add(
+        "--guidance",
+        type=of(SAMPLER["guidance"]),
+        default=2.0,
+        help="classifier-free guidance scale (default: %(default)s)",
+    )
     add(
         "--guidance-rescale",
         type=of(SAMPLER["guidance_rescale"]),
         default=0.0,
         metavar="PHI",
-        help="0 to 1; 0 = off",
+        help="guidance rescale, 0 (off) to 1 (default: %(default)s)",
     )
-    add("--seed", type=SEED, default=0)
-    add("--no-ema", action="store_true", help="not the EMA")
-    add("--dtype", default="float32", help="float32 or bfloat16: what the networks compute in")
+    add("--seed", type=SEED, default=0, help="seed of the noise (default: %(default)s)")
+    add("--no-ema", action="store_true", help="use the raw weights instead of the EMA")
+    add(
+        "--dtype",
+        default="float32",
+        help="compute dtype, float32 or bfloat16 (default: %(default)s)",
+    )
     add(
         "--batch-size",
         type=whole(0, BATCH_MAX),
         default=0,
-        help="examples on the way; pictures do not change",
+        help="examples in flight; does not change images; 0: two rounds of all devices (default:"
+        " %(default)s)",
     )
-    add("--protocol", default="omfa", metavar="NAME", help=", ".join(PROTOCOLS))
-    add("--method", help="its name in tables; default: the checkpoint's folder")
-    add("--metric-weights", type=to_path, metavar="DIR", help="weights of the metrics' networks")
-    add("--skip-checksum", action="store_true", help="use weights with another checksum")
-    add("--device", default="cpu", help="cpu or cuda, of the metrics' networks")
-    add("--workers", type=WORKERS, default=os.cpu_count() or 1, help="threads that score")
+    add(
+        "--protocol",
+        default="omfa",
+        metavar="NAME",
+        help=f"{', '.join(PROTOCOLS)} (default: %(default)s)",
+    )
+    add("--method", help="name in tables (default: name of the checkpoint folder)")
+    add(
+        "--metric-weights",
+        type=to_path,
+        metavar="DIR",
+        help="folder of the metrics' network weights",
+    )
+    add(
+        "--skip-checksum",
+        action="store_true",
+        help="use weights whose checksum differs from the published one",
+    )
+    add("--device", default="cpu", help="device of the metrics, cpu or cuda (default: %(default)s)")
+    add(
+        "--workers",
+        type=WORKERS,
+        default=os.cpu_count() or 1,
+        help="scoring threads (default: number of cores)",
+    )
     add(
         "--influence",
         nargs="?",
         const="all",
         metavar="CONDITIONS",
-        help="score with another example's garment,face,pose too (default: each)",
+        help="measure the influence of conditions, e.g. garment,face,pose (without a value: all)",
     )
-    add("--influence-metric", default="psnr", metavar="NAME", help="any metric per image")
-    add("--regions", type=to_path, metavar="RAW", help="raw folder with parse maps: PSNR by region")
+    add(
+        "--influence-metric",
+        default="psnr",
+        metavar="NAME",
+        help="per-image metric of the influence (default: %(default)s)",
+    )
+    add(
+        "--regions",
+        type=to_path,
+        metavar="RAW",
+        help="raw folder with parse maps, to measure PSNR by region",
+    )
     add(
         "--truth",
         type=to_path,
         metavar="RAW",
-        help="a synthetic raw folder: exact answers, regions",
+        help="raw folder of synthetic data, to score against exact answers and by region",
     )
-    add("--loss", action="store_true", help="the held-out loss")
-    add("--loss-examples", type=whole(1), default=256, metavar="N")
+    add("--loss", action="store_true", help="compute the held-out loss")
+    add(
+        "--loss-examples",
+        type=whole(1),
+        default=256,
+        metavar="N",
+        help="examples of the held-out loss (default: %(default)s)",
+    )
     add(
         "--loss-timesteps",
         type=whole(NOISE_LEVELS, 1000, multiple_of=NOISE_LEVELS),
         default=16,
         metavar="N",
-        help="noise levels, a multiple of 4",
+        help="noise levels of the held-out loss, a multiple of 4 (default: %(default)s)",
     )
 
 
 def run(options: argparse.Namespace) -> None:
-    """Sample and score as the flags say."""
+    """Compute the loss, or sample and score, according to the flags."""
     check(options)
     out = require_writable_dir(options.out, "--out")
 
@@ -141,16 +192,16 @@ def run(options: argparse.Namespace) -> None:
 
 
 def check(options: argparse.Namespace) -> None:
-    """Raise an OmfaError for flags that cannot be used together; fill in the setting."""
+    """Raise an OmfaError for inconsistent flags; fill in the default setting."""
     if options.dtype not in DTYPES:
-        raise unknown("type (--dtype)", options.dtype, DTYPES)
+        raise unknown("dtype (--dtype)", options.dtype, DTYPES)
     if options.task is None:
         if not options.loss or options.setting:
             raise OmfaError("omfa eval --checkpoint needs --task, --loss or both")
         return
     own = OWN_SETTINGS.get(options.task)
     if own is None:
-        # a task of the model's own, or a misspelt one: known when the model is
+        # another task of the model, or a misspelt one: only the checkpoint can tell
         for flag in ("setting", "influence", "regions", "truth"):
             if getattr(options, flag) is not None:
                 raise OmfaError(
@@ -165,9 +216,9 @@ def check(options: argparse.Namespace) -> None:
             f" got --setting {options.setting}"
         )
     if options.influence and options.setting == "unpaired":
-        raise OmfaError("--influence needs a ground truth: it is not for --setting unpaired")
+        raise OmfaError("--influence needs a ground truth, which --setting unpaired does not have")
     if options.truth and options.task != "try_on":
-        raise OmfaError("--truth has answers for --task try_on alone; leave it out")
+        raise OmfaError("--truth has answers for --task try_on only; remove it")
     options.regions = options.regions or options.truth
 
 
@@ -228,7 +279,7 @@ def write_scores(bundle: Any, options: argparse.Namespace, out: Path) -> None:
 
 
 def write_row_scores(bundle: Any, options: argparse.Namespace, out: Path) -> None:
-    """Sample a task of the model's own and score what it generates; print it (process 0)."""
+    """Sample another task of the model and score each generated component; print (process 0)."""
     from omfa_jax.evals.row_evaluation import evaluate_row, find_row
 
     row = find_row(bundle.settings.tasks, options.task, tuple(OWN_SETTINGS))
@@ -240,7 +291,7 @@ def write_row_scores(bundle: Any, options: argparse.Namespace, out: Path) -> Non
 
 
 def print_blocks(scores: Scores) -> None:
-    """Print what the conditions are worth, and the scores against exact truth."""
+    """Print the influence of the conditions and the scores against exact truth."""
     for name, row in (scores.influence or {}).items():
         low, high = row["interval"]
         print(
