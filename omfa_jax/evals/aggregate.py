@@ -28,6 +28,7 @@ def without_value(choice: MetricChoice, reason: str) -> Metric:
 def mean_of(choice: MetricChoice, values: Sequence[float], seed: int) -> Metric:
     """Return the mean over images with its seeded bootstrap interval."""
     column = np.array(values, np.float64)
+    # a single value has no spread to resample
     low, high = bootstrap(column, seed) if len(column) > 1 else (None, None)
     interval = None if low is None or high is None else (low * choice.scale, high * choice.scale)
     return Metric(
@@ -63,6 +64,7 @@ def per_image(
         else:
             other = match.garment if choice.against == "garment" else match.truth
             assert other
+            # the features are cached, not their cosine: FID and CLIP-I share them
             made.append(cosine(results.of(computer, match.pred), results.of(computer, other)))
     return tuple(made)
 

@@ -61,6 +61,7 @@ class Results:
 
     def plan(self, matched: Matched) -> list[Work]:
         """Return the work whose values are not in the cache, at most one item a match."""
+        # equal images under several names are computed once
         claimed: set[tuple[int, str]] = set()
         works = []
         for match in matched.matches:
@@ -86,6 +87,7 @@ class Results:
     def run(self, works: list[Work], *, workers: int, batch_size: int) -> None:
         """Do the work; the values are written to the cache every `batch_size` items."""
         with one_torch_thread(self.computers), _pool(workers) as pool:
+            # twice the workers: the pool stays busy while results are written, and memory bounded
             made = _in_flight(pool, self._do, works, 2 * workers)
             progress = tqdm(made, total=len(works), desc="scoring", unit="image")
             try:
@@ -115,6 +117,7 @@ class Results:
             assert work.pred and work.truth
             computer = self.computers[number]
             prepare = computer.choice.prepare
+            # the truth first: its prepared size is the size of the prediction
             truth = prepared(read(work.truth), prepare)
             image = prepared(read(work.pred), prepare, truth.shape[:2], is_prediction=True)
             found.append((number, key, _checked(computer, work.pred, image, truth)))
@@ -144,6 +147,7 @@ def _pool(workers: int) -> Iterator[ThreadPoolExecutor]:
     try:
         yield pool
     finally:
+        # after an error, queued images would otherwise be computed to the end
         pool.shutdown(wait=True, cancel_futures=True)
 
 

@@ -99,6 +99,7 @@ class Split:
         )
         for component, other in (swapped or {}).items():
             theirs = self.given(other)
+            # a pose map without its flag would be ignored, or a missing one used
             parts = (component, "has_pose") if component == "pose" else (component,)
             example |= {part: theirs[part] for part in parts}
         return example
@@ -139,6 +140,7 @@ class Split:
                 break
             wearer = index
             if groups is not None:
+                # seeded by the record, so that --limit does not change the partners
                 wearer = groups.partner(index, np.random.default_rng((seed, index)))
                 if wearer == index:
                     continue
@@ -175,6 +177,7 @@ def _write_encoded(folder: Path, name: str, encoded: bytes) -> None:
     with Image.open(io.BytesIO(encoded)) as image:
         suffix = SUFFIXES.get(image.format or "", ".png")
     path = folder / f"{name}{suffix}"
+    # kept on a restart: the bytes are a function of the record
     if not path.exists():
         with atomic_write(path) as temporary:
             temporary.write_bytes(encoded)

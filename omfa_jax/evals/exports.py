@@ -64,6 +64,7 @@ def _head(column: Column) -> str:
 def _value(cell: Cell) -> str:
     if cell.value is None:
         return "--"
+    # in text mode LaTeX would print a hyphen for the minus sign
     number = f"${cell.text}$" if cell.text.startswith("-") else cell.text
     return rf"\textbf{{{number}}}" if cell.best else number
 
@@ -83,6 +84,7 @@ def csv_text(groups: Sequence[Sequence[Scores]]) -> str:
     of the column's name (kid_x1000). Missing numbers are empty fields.
     """
     tables = [methods_table(group) for group in groups]
+    # groups may have different metrics: the columns are their union
     columns = {_field(column): column for table in tables for column in table.columns}
     parts = ("", "_low", "_high", "_not_computed")
     lead = ("method", "protocol", "setting", "pairs", "scored")
@@ -115,6 +117,7 @@ def _fields(cell: Cell) -> list[object]:
     if cell.value is None:
         return ["", "", "", cell.why]
     return [
+        # repr is the shortest text that reads back as the same float
         repr(cell.value),
         *map(repr, cell.interval or ()),
         *([] if cell.interval else ["", ""]),

@@ -80,6 +80,7 @@ def score_folder(request: Request) -> Scores:
         names=request.names,
         allow_missing=request.allow_missing,
     )
+    # all files first: a damaged one must not stop a run after hours
     facts = look_at_all(_files(matched), request.workers)
     wrong = wrong_sizes(chosen, matched, facts)
     if wrong and not request.allow_missing:
@@ -89,6 +90,7 @@ def score_folder(request: Request) -> Scores:
             " --allow-missing to have them resized"
         )
     networks = Networks(request.networks, any_weights=request.any_weights)
+    # a mean over the examples that have a garment would not be comparable
     garment = all(row.garment for row in matched.matches)
     computable = {
         key: choice
@@ -96,6 +98,7 @@ def score_folder(request: Request) -> Scores:
         if (choice.against != "garment" or garment) and (not request.only or key in request.only)
     }
     computers = load_computers(computable, networks, request.device)
+    # next to the scores and not in a user cache: one can see it and delete it
     cache = request.out.with_name(f"{request.out.name}.cache")
     results = Results(computers.distinct, facts, cache)
     works = results.plan(matched)
@@ -196,6 +199,7 @@ def _scores(folder: _Scored) -> Scores:
                 made[key] = mean_of(choice, column, request.seed)
             else:
                 preds = _distinct(row.pred for row in rows if row.pred)
+                # papers compare with all test photos, also those without a prediction
                 truths = _distinct(row.truth for row in everything)
                 computer = computers.by_metric[key]
                 made[key] = distance_of_sets(results, computer, choice, preds, truths, request.seed)
@@ -207,6 +211,7 @@ def _scores(folder: _Scored) -> Scores:
         everything = [row for row in matched.matches if row.category == name]
         categories[name] = Category(len(rows), table(rows, everything))
     preds = [row.pred for row in scored if row.pred]
+    # names and contents: two methods must be scored against the same images
     digest = hashlib.sha256()
     for row in matched.matches:
         digest.update(f"{row.name} {facts[row.truth].sha256}\n".encode())

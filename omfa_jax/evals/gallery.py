@@ -63,7 +63,9 @@ def choose(group: Sequence[Scores], metric: str, count: int) -> list[Example]:
     better = next(one.metrics[metric].better for one in group if metric in one.metrics)
     sign = 1 if better == "higher" else -1
     found = {name: [table[name] for table in tables] for name in names}
+    # the name breaks ties, so that the choice does not depend on the file order
     order = sorted(names, key=lambda name: (sign * float(np.mean(found[name])), name))
+    # with few examples, best and worst must not overlap
     count = max(1, min(count, len(order) // 2))
     worst = order[:count]
     best = [name for name in reversed(order[-count:]) if name not in worst]
@@ -138,6 +140,7 @@ class Pictures:
         except OmfaError as error:
             self.notes.append(f"{self.scores.method}: {error}")
             return None
+        # never enlarged: it would suggest a resolution that is not there
         height = min(self.height_px, image.shape[0])
         return resize(image, height, max(1, round(image.shape[1] * height / image.shape[0])))
 
@@ -147,6 +150,7 @@ class Pictures:
         A prediction has the example's name. In the pairs file that is the person's name, or a name
         that contains the person's and possibly the garment's (`--pred-name`).
         """
+        # 00001 is also a part of 100001: an exact name comes first
         exact = [row for row in self._pairs if row[0] == name]
         held = [row for row in self._pairs if row[0] in name]
         both = [row for row in held if row[1] in name]

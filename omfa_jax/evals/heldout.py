@@ -123,10 +123,10 @@ def held_out_batches(
     kept = []
     for batch in batches:
 
-        def encoded(pictures: Array) -> Array:
+        def encoded(images: Array) -> Array:
             if encode is None:
                 raise OmfaError("held-out loss on image records needs the model's VAE")
-            parts = [encode(pictures[i : i + ROWS]) for i in range(0, len(pictures), ROWS)]
+            parts = [encode(images[i : i + ROWS]) for i in range(0, len(images), ROWS)]
             return jnp.asarray(np.concatenate([np.asarray(part) for part in parts]))
 
         latents = batch_latents(batch, encoded)  # type: ignore[arg-type]
@@ -211,12 +211,17 @@ def loss_program(
         losses = jax.lax.map(evaluate, pairs)
         return losses.T.reshape(rows, len(levels), len(tasks))
 
-    whole = PartitionSpec()
+    unsharded = PartitionSpec()
     if manual:
         on_device = jax.shard_map(
             on_device,
             mesh=mesh,
-            in_specs=(specs_within(param_shardings, manual), whole, PartitionSpec(axes), whole),
+            in_specs=(
+                specs_within(param_shardings, manual),
+                unsharded,
+                PartitionSpec(axes),
+                unsharded,
+            ),
             out_specs=PartitionSpec(axes),
             axis_names=manual,
             check_vma=False,
@@ -250,9 +255,9 @@ def _in_order(mesh: Mesh, batch: HostBatch) -> tuple[tuple[str, ...], np.ndarray
     fixed = np.char.encode(batch["key"].astype(str), "utf-8").astype("S256")
     codes = fixed.view(np.uint8).reshape(len(fixed), -1)
     gathered = to_global(mesh, {"key": codes, "valid": batch["valid"]})
-    whole = {name: _replicate(mesh, array) for name, array in gathered.items()}
-    order = examples_in_order(whole[ROW], whole["valid"])
-    names = np.ascontiguousarray(whole["key"]).view("S256").ravel()
+    arrays = {name: _replicate(mesh, array) for name, array in gathered.items()}
+    order = examples_in_order(arrays[ROW], arrays["valid"])
+    names = np.ascontiguousarray(arrays["key"]).view("S256").ravel()
     return tuple(name.decode(errors="replace") for name in names[order]), order
 
 

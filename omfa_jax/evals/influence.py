@@ -44,6 +44,7 @@ def derangement(count: int, seed: int) -> np.ndarray:
         raise OmfaError(f"influence needs at least 2 examples, got {count}")
     order = np.random.default_rng(seed).permutation(count)
     swapped = np.empty(count, int)
+    # one cycle through a random order: no index can map to itself
     swapped[order] = np.roll(order, 1)
     return swapped
 
@@ -90,6 +91,7 @@ def gain(
             f"influence needs both values of at least 2 examples, got {len(right)} and {len(wrong)}"
         )
     ours, others = np.asarray(right, np.float64), np.asarray(wrong, np.float64)
+    # paired differences: the variation between examples cancels
     each = ours - others if better == "higher" else others - ours
     return {
         "metric": metric,

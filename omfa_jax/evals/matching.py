@@ -64,6 +64,7 @@ def pictures_by_name(folder: Path, what: str, flag: str) -> dict[str, Path]:
     """
     found: dict[str, Path] = {}
     for path in sorted(require_dir(folder, what, flag).iterdir()):
+        # hidden files are left by file managers and by interrupted atomic writes
         if path.name.startswith(".") or path.suffix.lower() not in SUFFIXES or not path.is_file():
             continue
         if path.stem in found:
@@ -93,6 +94,7 @@ def read_pair_lines(path: Path, flag: str) -> list[Pair]:
         raise OmfaError(f"{path}: the file has no pairs; change {flag}")
     for pair in pairs:
         for word in (pair.person, pair.garment):
+            # a CSV file would otherwise be read as one long name
             if re.search(r"[,;|]", word):
                 raise OmfaError(
                     f"{path}: names must be separated by spaces or tabs, found"
@@ -108,6 +110,7 @@ def read_pair_lines(path: Path, flag: str) -> list[Pair]:
 def read_categories(path: Path) -> dict[str, str]:
     """Return {name without suffix: category} of a file with "name category" lines."""
     found: dict[str, str] = {}
+    # utf-8-sig: files from Windows editors start with a byte order mark
     text = require_file(path, "categories file", "--categories").read_text("utf-8-sig", "replace")
     for number, line in enumerate(text.splitlines(), 1):
         words = line.split()
@@ -142,6 +145,7 @@ def match(
     With `allow_missing`, missing and extra predictions are returned instead of raised.
     """
     names = names or Names()
+    # would give perfect scores without an error
     if pred.exists() and gt.exists() and pred.resolve() == gt.resolve():
         raise OmfaError(f"--pred and --gt are the same folder ({pred}); change one of them")
     preds = pictures_by_name(pred, "predictions", "--pred")
@@ -182,6 +186,7 @@ def match(
             f"predictions in {pred} do not match: {', '.join(problems)} of {len(matches)} expected;"
             " change --pred, --pairs or --pred-name, or give --allow-missing"
         )
+    # with --allow-missing, a wrong --pred-name would otherwise score nothing
     if len(missing) == len(matches):
         raise OmfaError(
             f"no prediction in {pred} has an expected name (expected {_some(missing)}, found"

@@ -77,6 +77,7 @@ class Networks:
 
     def find(self, name: str) -> Found:
         """Return the network's files; NotThere if missing, OmfaError for a wrong checksum."""
+        # hashing gigabytes of weights once is enough
         if name in self.used:
             self.recent[name] = self.used[name]
             return self.used[name]
@@ -107,6 +108,7 @@ class Networks:
             if self.folder:
                 yield self.folder / name
             yield _torch_home() / "hub" / "checkpoints" / name
+        # the layout of the Hugging Face cache; sorted, so that the choice is stable
         model = source.origin.removeprefix("huggingface.co/").replace("/", "--")
         yield from sorted((_hf_home() / "hub" / f"models--{model}" / "snapshots").glob("*"))
 
@@ -128,6 +130,7 @@ def read_state(path: Path) -> dict[str, Any]:
     import torch
 
     try:
+        # refuses archives that would expand to far more memory than their size
         require_stored(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle can raise almost anything
@@ -171,6 +174,7 @@ def require_library(module: str) -> None:
     """Raise NotThere unless a library of the `eval` extra is installed."""
     import importlib.util
 
+    # looked up without importing, which takes seconds for some of them
     if importlib.util.find_spec(module) is None:
         raise NotThere(f"{module} is not installed: pip install 'omfa_jax[eval]'")
 

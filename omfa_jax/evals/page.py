@@ -138,6 +138,7 @@ class Page:
 
     def table(self, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         """Add a table; numbers are aligned right and shown with three significant digits."""
+        # one number makes its column numeric: missing values are empty strings
         columns = zip(*rows, strict=True) if rows else [()] * len(header)
         numbers = [any(map(_is_number, column)) for column in columns]
         heads = [TableCell(h, number=n) for h, n in zip(header, numbers, strict=True)]
@@ -169,6 +170,7 @@ class Page:
 
     def picture(self, image: UInt8[np.ndarray, "h w 3"], caption: str) -> None:
         """Add an image at its own size, embedded as PNG."""
+        # PNG, because sheets have text and small pixels that JPEG would blur
         data = base64.b64encode(encode_png(image)).decode()
         self.parts.append(
             f'<p class="note">{html.escape(caption)}</p>'
@@ -213,7 +215,7 @@ def cell(value: object) -> str:
     if isinstance(value, bool):
         return f'<td class="{"pass" if value else "fail"}">{"yes" if value else "no"}</td>'
     if isinstance(value, float):
-        number = f"{value:#.3g}".rstrip(".")  # 12.0 beside 16.2, and 123 beside both
+        number = f"{value:#.3g}".rstrip(".")  # "12.0", "16.2" and "123", not "123."
         return f'<td class="n">{number}</td>'
     if isinstance(value, int):
         return f'<td class="n">{value}</td>'
@@ -240,6 +242,7 @@ def _figure(figure: Figure) -> str:
     if figure.image is None:
         shown = f'<div class="absent">{html.escape(figure.absent)}</div>'
     else:
+        # JPEG keeps a page with hundreds of photos small
         data = base64.b64encode(encode_jpeg(figure.image, quality=85)).decode()
         shown = f'<img alt="{caption}" src="data:image/jpeg;base64,{data}">'
     small = f"<small>{below}</small>" if below else ""

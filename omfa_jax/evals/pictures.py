@@ -58,14 +58,14 @@ def look_at(path: Path) -> FileFacts:
             turned = kind != "PNG" or b"eXIf" in content or b"Raw profile type" in content
             orientation = exif_orientation(image) if turned else 1
         ending = content.rstrip(b"\0")
-        whole = kind == "JPEG" and ending.endswith(JPEG_END)
+        intact = kind == "JPEG" and ending.endswith(JPEG_END)
         if kind == "PNG":
             with Image.open(io.BytesIO(content)) as image:
                 image.verify()
-            whole = ending.endswith(PNG_END)
+            intact = ending.endswith(PNG_END)
     except Exception:  # damaged files raise almost anything; decoding below gives a clear message
-        whole = False
-    if not whole:
+        intact = False
+    if not intact:
         image = open_image(path, "image")
         if image.format == "PNG":  # Pillow decodes a truncated PNG without an error
             raise OmfaError(f"image {path}: damaged or truncated (a PNG without its end)")

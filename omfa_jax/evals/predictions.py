@@ -239,8 +239,8 @@ def _matching(folder: Path, patterns: Sequence[str]) -> list[Path]:
 def weights_digest(bundle: Bundle) -> str:
     """Return the SHA-256 of a model's UNet, VAE, prompts and settings."""
     digest = hashlib.sha256(json.dumps(bundle.settings.to_json(), sort_keys=True).encode())
-    whole = {"unet": bundle.unet_params, "vae": bundle.vae_params, "prompts": dict(bundle.prompts)}
-    for path, leaf in _leaves(whole):
+    tree = {"unet": bundle.unet_params, "vae": bundle.vae_params, "prompts": dict(bundle.prompts)}
+    for path, leaf in _leaves(tree):
         digest.update("/".join(path).encode())
         digest.update(np.ascontiguousarray(leaf).tobytes())
     return digest.hexdigest()

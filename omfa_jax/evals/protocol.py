@@ -108,6 +108,7 @@ def protocol(name: str) -> Protocol:
     """Load the protocol of that name; OmfaError with the nearest names if it is unknown."""
     if name not in PROTOCOLS:
         raise unknown("protocol (--protocol)", name, PROTOCOLS)
+    # one import per use: `omfa eval --help` needs the names only
     return importlib.import_module(f"omfa_jax.evals.protocols.{name}").PROTOCOL
 
 

@@ -56,6 +56,7 @@ def sections(
     examples = examples or ExampleSettings()
     groups = grouped(scores)
     places = dict(zip(map(_key, scores), beside or [Path()] * len(scores), strict=True))
+    # before anything is added, so that an unknown metric leaves no half page
     chosen = [ranking_metrics(group, examples.metrics) for group in groups]
     page.warnings("Read with care", warnings(scores))
     for group in groups:
@@ -128,6 +129,7 @@ def _table(page: Page, table: Table) -> None:
     first_rows = set()
     block = ""
     for index, row in enumerate(table.rows):
+        # a category is written once and greyed out in its other rows
         again, block = row.labels[0] == block, row.labels[0]
         if len(table.heads) > 1 and not again:
             first_rows.add(index)

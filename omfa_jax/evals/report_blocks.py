@@ -18,6 +18,7 @@ def add_influence(page: Page, scores: Sequence[Scores]) -> None:
     rows = []
     for one in scores:
         for name, figures in (one.influence or {}).items():
+            # files of other programs may lack some of the keys
             known = {**dict.fromkeys(keys, ""), **(figures if isinstance(figures, Mapping) else {})}
             if known["interval"]:
                 low, high = known["interval"]
@@ -75,6 +76,7 @@ def add_judge(page: Page, scores: Sequence[Scores]) -> None:
     for one, block in judged:
         failures = list(map(str, block.get("failures") or []))
         if failures:
+            # a server that is down fails thousands of images with the same line
             more = [f"... and {len(failures) - 20} more"] if len(failures) > 20 else []
             title = f"{one.method}: {counted(len(failures), 'image')} without a score"
             page.folded(title, [*failures[:20], *more])

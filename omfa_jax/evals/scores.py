@@ -128,6 +128,7 @@ def write_scores(path: Path, scores: Scores) -> None:
     checked(scores, str(path))
     content = {"format": FORMAT, **dataclasses.asdict(scores)}
     try:
+        # NaN is not JSON, and other readers would reject the file
         text = json.dumps(content, indent=1, allow_nan=False)
     except ValueError as error:
         raise OmfaError(f"{path}: scores must be finite numbers or null: {error}") from None
@@ -144,6 +145,7 @@ def read_scores(path: str | Path) -> Scores:
         raise OmfaError(f"{path}: not a scores file (JSON expected): {error}") from None
     if not isinstance(content, dict) or "format" not in content:
         raise OmfaError(f'{path}: not a scores file: it has no "format"; `omfa eval` writes them')
+    # a newer file may have keys with another meaning
     if content.pop("format") != FORMAT:
         raise OmfaError(f"{path}: expected format {FORMAT}, found another; score the folder again")
     try:
@@ -208,6 +210,7 @@ def compare(first: Scores, second: Scores) -> list[str]:
     if set(first.per_image.names) != set(second.per_image.names):
         only = len(set(first.per_image.names) ^ set(second.per_image.names))
         warnings.append(f"scored images differ: {only} names are in one file only")
+    # files of other programs may not have the digest
     known = first.folders.gt_sha256 and second.folders.gt_sha256
     if known and first.folders.gt_sha256 != second.folders.gt_sha256:
         warnings.append("ground truth differs: names or contents of the images are not the same")
@@ -245,6 +248,7 @@ def _tuples(row: Mapping[str, Any], *names: str) -> dict[str, Any]:
 
 def _scores(content: dict[str, Any]) -> Scores:
     """Return the dataclass of a decoded file; unknown keys raise a TypeError."""
+    # JSON has no tuples, and equality of the dataclasses needs them
     rows = _tuples(content.get("per_image", {}), "names", "categories")
     values = {name: tuple(column) for name, column in rows.get("values", {}).items()}
     categories = {

@@ -79,6 +79,7 @@ class SplitRun:
             raise OmfaError(
                 f"task {self.split.task} has no condition {condition!r} (it has {', '.join(parts)})"
             )
+        # the seed of the split: every condition swaps the same pairs of examples
         swap = derangement(len(self.split), self.seed)
 
         def given(place: int) -> Example:
@@ -93,6 +94,7 @@ class SplitRun:
 
         def given(place: int) -> Example:
             example = split.given(place)
+            # the unpaired garment is in the record already; only a pose is new to it
             if kind == "new_pose":
                 size = example["pose"].shape[:2]
                 pose = truth.slot_pose(split.names[place], kind, size)  # type: ignore[arg-type]
@@ -146,6 +148,7 @@ def influence_of(
     for condition in conditions:
         folders = [run.folder / PREDICTIONS, run.folder / f"other_{condition}"]
         if per_image is not None:
+            # both folders are scored by one function, so their direction is the same
             (right, better), (wrong, _) = map(per_image, folders)
             block[condition] = gain(metric, better, right, wrong, seed=run.seed)
             continue

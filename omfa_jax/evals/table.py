@@ -137,6 +137,7 @@ def _decimals(values: Sequence[float]) -> int:
     largest = max(map(abs, values), default=0.0)
     if largest >= 1:
         return 1 if largest >= 100 else 2
+    # at least 4, as in papers for SSIM and LPIPS
     return 4 if largest == 0 else max(4, 2 - math.floor(math.log10(largest)))
 
 
@@ -145,7 +146,9 @@ def _cells(column: Column, tables: Sequence[Mapping[str, Metric]]) -> list[Cell]
         _cell(column, table[column.name]) if column.name in table else None for table in tables
     ]
     cells = [Cell(None, "", why=ABSENT) if cell is None else cell for cell in found]
+    # compared as shown: values that print the same must not differ in bold
     shown = [float(cell.text) for cell in cells if cell.value is not None]
+    # a single value is not the best of anything
     if len(shown) < 2:
         return cells
     best = max(shown) if column.better == "higher" else min(shown)
@@ -160,6 +163,7 @@ def _cells(column: Column, tables: Sequence[Mapping[str, Metric]]) -> list[Cell]
 def _cell(column: Column, metric: Metric) -> Cell:
     if metric.raw is None:
         return Cell(None, "", why=metric.not_computed or "no reason given")
+    # two files may print one metric in different scales (KID raw or x1000)
     value, factor = metric.raw * column.scale, column.scale / metric.scale
     if metric.interval is None:
         return Cell(value, column.shown(value))

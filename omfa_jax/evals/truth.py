@@ -63,6 +63,7 @@ class Truth:
 
     def slot_pose(self, name: str, kind: str, size_px: tuple[int, int]) -> np.ndarray:
         """Return the pose map as the model's input: letterboxed into the person's slot."""
+        # black is the background of pose maps; the default of letterbox is white
         return letterbox(self.pose_map(name, kind), *size_px, fill=BLACK)
 
     def _stem(self, name: str, kind: str) -> str:
@@ -70,6 +71,7 @@ class Truth:
         try:
             if kind == "unpaired":
                 return f"{person}_{self._partner[name].split('_')[0]}_{person}"
+            # the numbers of the synthetic people are consecutive
             return f"{person}_{person}_{int(person) + 1:05d}"
         except (KeyError, ValueError):
             raise OmfaError(

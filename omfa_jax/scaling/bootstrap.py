@@ -61,6 +61,7 @@ class Resampled:
             return np.log(out) if positive else out
 
         def error(theta: np.ndarray, inverse: np.ndarray, scale: np.ndarray) -> np.ndarray:
+            # central differences, because an optimum has no simple derivative
             step = 1e-5 * np.eye(5)
             slopes = np.stack([(value(theta + h) - value(theta - h)) / 2e-5 for h in step], axis=-1)
             return scale * np.sqrt(np.einsum("mi,mij,mj->m", slopes, inverse, slopes))
@@ -96,6 +97,7 @@ def scale_of(fit: Fit, residual: Float[np.ndarray, "m n"]) -> Float[np.ndarray, 
 def resample(fit: Fit, *, count: int = 500, seed: int = 0) -> Resampled:
     """Refit the law to `count` resampled sets of losses of the same runs."""
     rng = np.random.default_rng(seed)
+    # the residuals would be too small: the fit has absorbed a part of the noise
     noise = fit.noise * rng.standard_normal((count, len(fit.log_loss)))
     targets = fit.predicted + noise
     theta, _ = fit_many(fit.design, targets, np.repeat(fit.theta[None], count, axis=0))

@@ -52,7 +52,9 @@ def clean(runs: Runs, rules: Rules) -> tuple[Runs, list[Excluded], list[str]]:
         if at in reasons:
             continue
         key = tuple(
-            float(getattr(runs, name)[at]) for name in ("params", "samples", "loss", "flops")
+            float(getattr(runs, name)[at])
+            for name in ("params", "samples", "loss", "flops")
+            # nan would make every key unequal to itself
         ) + (float(np.nan_to_num(unique)),)
         if key in seen:
             exclude(at, f"the same numbers as line {runs.line[seen[key]]}")
@@ -80,6 +82,7 @@ def diverged(runs: Runs) -> dict[int, str]:
     found = {}
     for at in range(len(runs)):
         smaller = (runs.params <= runs.params[at]) & (runs.samples <= runs.samples[at])
+        # repetitions raise the loss, so compare only with runs that have at least as many
         smaller &= runs.epochs >= runs.epochs[at]
         smaller[at] = False
         if not smaller.any():
@@ -161,6 +164,7 @@ def why_not(runs: Runs, *, unknowns: int) -> str | None:
             f"{what} (spread off that line {spread:.3f} in natural logarithms, at least {NARROW:g}"
             " needed), so A/N^alpha and B/D^beta cannot be separated"
         )
+    # a constant column, e.g. of the wrong metric
     if np.ptp(np.log(runs.loss)) < 1e-6:
         return "the loss is the same in all runs"
     share = rising_share(runs)

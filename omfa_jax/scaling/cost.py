@@ -34,9 +34,11 @@ class Cost:
 def cost_of(runs: Runs) -> Cost:
     """Fit the cost rule to the FLOPs of runs."""
     factor = np.log(runs.flops / (runs.params * runs.samples))
+    # the median ignores single runs with a wrong FLOPs entry
     constant = float(np.median(factor))
     spread = float(np.sqrt(np.mean((factor - constant) ** 2)))
     size = np.log(runs.params) - np.log(runs.params).mean()
+    # without variation in size, kappa cannot be estimated
     if spread <= CONSTANT or not (size**2).sum() > 0.01:
         return Cost(float(np.exp(constant)), 0.0, spread)
     kappa = float((size @ factor) / (size @ size))

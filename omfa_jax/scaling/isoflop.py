@@ -65,8 +65,10 @@ def vertex(x: np.ndarray, loss: np.ndarray) -> tuple[np.ndarray, float, float]:
     columns = np.stack([np.ones_like(x), x, x**2], axis=1)
     inverse = np.linalg.inv(columns.T @ columns)
     c = inverse @ columns.T @ loss
+    # a straight line has no minimum
     if abs(c[2]) < 1e-15:
         return c, float("nan"), float("nan")
+    # the gradient of -c1 / (2 c2): propagation of error
     slopes = np.array([0.0, -1 / (2 * c[2]), c[1] / (2 * c[2] ** 2)])
     return c, float(-c[1] / (2 * c[2])), float(slopes @ inverse @ slopes)
 
@@ -107,6 +109,7 @@ def fit_isoflop(runs: Runs, *, tolerance: float = 0.1, power: float = 1.0) -> Is
                 )
             )
             continue
+        # centred, because log N near 20 makes the normal equations ill-conditioned
         center = float(sizes.mean())
         c, best, spread_n = vertex(sizes - center, runs.loss[rows])
         amounts = np.log(runs.samples[rows])

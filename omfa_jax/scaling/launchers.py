@@ -101,6 +101,7 @@ def write_launchers(folder: Path, study: Manifest, machine: Pod | None) -> list[
         flags = xpk_flags(machine)
         if flags:
             texts["xpk.sh"] = XPK.format(**names, flags=flags, lines=xpk_lines(study))
+        # only TPUs have a torus, and Slurm does not manage them here
         if not machine.torus:
             texts["slurm.sh"] = SLURM.format(
                 **names,

@@ -98,6 +98,7 @@ def exponents(law: Float[np.ndarray, "*m 5"], cost: Cost) -> tuple[np.ndarray, n
     """
     sound = (law[..., 3] > 0) & (law[..., 4] > 0)
     alpha, beta = (np.where(sound, law[..., at], np.nan) for at in (3, 4))
+    # from (1 + kappa) a + b = 1 on the cost rule
     a = beta / (alpha + beta * (1 + cost.kappa))
     return a, 1 - (1 + cost.kappa) * a
 
@@ -132,6 +133,7 @@ def doubts(fit: Fit) -> list[str]:
     for name, exponent, part in zip(("alpha", "beta"), (alpha, beta), parts, strict=True):
         if not 0.01 < exponent < 4:
             found.append(f"{name} = {exponent:.3g} is outside the range that data can determine")
+        # 2 standard deviations: less cannot be told from the noise of one run
         if np.ptp(part) < 2 * fit.noise * lowest and fit.noise > 1e-9:
             found.append(f"the term of {name} varies less over the runs than the noise")
     if fit.irreducible and np.exp(log_e) < 1e-3 * lowest:

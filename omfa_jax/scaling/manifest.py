@@ -148,6 +148,7 @@ def expand(
         targets = [(None, lambda size, d=d: d) for d in grid.samples]
     for size in sizes:
         for budget, samples_of in targets:
+            # full batches, so that samples and FLOPs are exact
             steps = round(samples_of(size) / grid.batch_size)
             samples = steps * grid.batch_size
             epochs = samples / grid.unique
@@ -169,6 +170,7 @@ def expand(
             hours = None if seconds is None else seconds / 3600
             cost = None if hours is None or price is None else hours * chips * price
             for rate in grid.learning_rates:
+                # size and samples identify a run; the rate is added only if it varies
                 name = f"{size.name}_{samples}"
                 if len(grid.learning_rates) > 1:
                     name += f"_lr{rate:g}"
@@ -213,6 +215,7 @@ def read_manifest(folder: str | Path) -> Manifest:
             raise ValueError(f"format is not {FORMAT}")
         runs = tuple(StudyRun(**run) for run in found.pop("runs"))
         for run in runs:
+            # a damaged manifest must not start runs, and run names become paths
             require(f"run {run.name!s:.60}: ", RUN, run)
             if not NAME.fullmatch(run.name):
                 raise ValueError(f"the name of a run is {run.name!r:.60}")

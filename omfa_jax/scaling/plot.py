@@ -84,6 +84,7 @@ def frontier(axis: Any, data: dict[str, Any]) -> None:
     flops, loss = column(data, "flops"), column(data, "loss")
     axis.scatter(flops, loss, s=18, color=GREY, alpha=0.6, label="runs", linewidths=0)
     on = set(data["envelope"]["lines_of_file"])
+    # the record has lines of the file, not indices
     chosen = np.array([run["line"] in on for run in data["runs"]])
     order = np.argsort(flops[chosen])
     axis.plot(flops[chosen][order], loss[chosen][order], ".-", color=BLUE, lw=1, label="envelope")

@@ -87,7 +87,9 @@ def predict_run(
     run = loss
     if loss.low is not None and loss.high is not None:
         freedoms = len(fit.log_loss) - int(fit.design.free.sum())
+        # Student's t, because the noise is estimated from few residuals
         noise = float(stats.t.ppf((1 + LEVEL) / 2, freedoms)) * fit.noise
+        # the errors of the law and of the run are independent
         down, up = (np.hypot(np.log(loss.estimate / end), noise) for end in (loss.low, loss.high))
         run = Interval(
             loss.estimate, float(loss.estimate * np.exp(-down)), float(loss.estimate * np.exp(up))
@@ -136,6 +138,7 @@ def best_with_repeats(
     params = np.exp(grid)
     samples = cost.samples(params, flops)
     found = (repeats.r_samples, repeats.r_params)
+    # a constant that is not determined counts as no decay
     log_r = np.log([INFINITE if one is None else one.estimate for one in found])
 
     def lowest(law: np.ndarray, log_r: np.ndarray) -> tuple[float, float, float]:

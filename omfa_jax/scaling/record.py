@@ -26,6 +26,7 @@ def record(found: Study) -> dict[str, Any]:
             "resamples": settings.resamples,
             "interval": "95%, studentised parametric bootstrap (docs/scaling.md)",
         }
+    # residuals exist for the runs of the law only
     lines = {int(line): at for at, line in enumerate(found.fresh.line)}
     rows = [
         {
@@ -44,6 +45,7 @@ def record(found: Study) -> dict[str, Any]:
         for one in (found.runs.take(np.array([at])) for at in range(len(found.runs)))
     ]
     held, repeats = found.held_out, found.repeats
+    # the row indices of parabolas and envelope refer to these runs
     source = found.fresh if len(found.fresh) else found.runs
     data = {
         "format": FORMAT,

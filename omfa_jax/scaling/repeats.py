@@ -95,6 +95,7 @@ def fit_repeats(runs: Runs, base: Resampled, cost: Cost, *, seed: int = 0) -> Re
     if not (law[3] > 0 and law[4] > 0):
         return Repeats(None, None, *nothing, (), "the law's exponents are not positive")
     notes = []
+    # with R*_N near 0 excess parameters count for nothing, so N' is U_N at most
     n_eff, _ = effective(law, cost, runs.params, runs.samples, runs.unique, INFINITE, 1e-9)
     excess = int((runs.params > 1.2 * n_eff).sum())
     free = np.array([True, excess >= 2])
@@ -107,6 +108,7 @@ def fit_repeats(runs: Runs, base: Resampled, cost: Cost, *, seed: int = 0) -> Re
     start = best_start(law, cost, runs, target, free)
     log_r = solve(law, cost, runs, target, free, start)
     residual = target - np.log(predict(law, cost, runs, log_r))
+    # a second stream, independent of the noise of the base's resamples
     rng = np.random.default_rng([seed, 1])
     noise = max(
         base.fit.noise, float(np.sqrt((residual**2).sum() / max(len(runs) - free.sum(), 1)))

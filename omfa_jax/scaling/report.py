@@ -40,6 +40,7 @@ def report(found: Study) -> str:
     else:
         names = {"a": "a  (N_opt ~ C^a)", "b": "b  (D_opt ~ C^b)"}
         for name, one in found.coefficients.items():
+            # a fixed coefficient has no interval
             if name == "E" and not fit.irreducible:
                 lines.append(f"  {'E':20}0, fixed (--no-irreducible)")
             else:
@@ -109,6 +110,7 @@ def isoflop_lines(found: Study) -> list[str]:
         return lines
     lines += [f"  {'a':20}{interval(one.a)}", f"  {'b':20}{interval(one.b)}"]
     name = "a + b" if power == 1 else f"{power:.3f} a + b"
+    # FLOPs = k N^power D implies 1: otherwise a parabola or the cost rule is off
     agrees = "consistent with 1" if one.sum.holds(1.0) else "NOT consistent with 1"
     lines.append(f"  {name:20}{interval(one.sum)}: {agrees}")
     return lines

@@ -112,6 +112,7 @@ def rows(study: Manifest, folder: Path, *, all_rates: bool = False) -> list[dict
             "learning_rate": run.learning_rate,
         }
         row |= {n.replace("/", "_"): value for n, value in losses.items() if n != "loss"}
+        # runs of one size and length differ only in the learning rate
         key = run.name if all_rates else (run.size, run.samples)
         loss = losses["loss"] if math.isfinite(losses["loss"]) else math.inf
         if key not in found or loss < best[key]:
@@ -122,6 +123,7 @@ def rows(study: Manifest, folder: Path, *, all_rates: bool = False) -> list[dict
 def write_table(path: Path, table: Iterable[Mapping[str, object]]) -> None:
     """Write rows as CSV, with empty fields for missing columns."""
     table = list(table)
+    # losses by task may differ between runs
     columns = list(dict.fromkeys(name for row in table for name in row))
     with atomic_write(path) as temporary, temporary.open("w", newline="") as file:
         writer = csv.DictWriter(file, columns)

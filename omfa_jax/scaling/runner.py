@@ -50,6 +50,7 @@ class Runner:
         that lists failed and crashed runs; after SIGINT or SIGTERM raises `Stopped`, when all runs
         have saved.
         """
+        # a queue of shares: whichever run ends first passes its cores and GPUs on
         free: SimpleQueue[Mapping[str, str]] = SimpleQueue()
         for share in shares(parallel, cores=own_cores(), gpus=own_gpus()):
             free.put(share)
@@ -64,6 +65,7 @@ class Runner:
                 ]
             unfinished = [line for end in ends if (line := end.result())]
         finally:
+            # a program that calls the runner keeps its own handlers
             for number, handler in before.items():
                 signal.signal(number, handler)
         if self._asked is not None:

@@ -139,13 +139,16 @@ def fit_many(
         gradient = (np.swapaxes(weighted, 1, 2) @ residual[..., None])[..., 0]
         diagonal = np.einsum("mii->mi", normal)
         diagonal += damping[active, None] * diagonal + 1e-12 * diagonal.max(-1, keepdims=True)
+        # an exactly zero slope would make the matrix singular
         diagonal += 1e-300
         change = np.linalg.solve(normal, gradient[..., None])[..., 0]
         tried = now.copy()
+        # a far step leaves the region where the quadratic is valid
         tried[:, free] -= np.clip(change, -2, 2)
         tried = np.clip(tried, LOWEST, HIGHEST)
         tried[:, ~design.free] = LOWEST[~design.free]
         reached = huber(log_loss(tried, design.x, design.y)[0] - targets[active]).sum(-1)
+        # Levenberg-Marquardt: a step that does not help only raises the damping
         better = reached < value[active]
         theta[active[better]] = tried[better]
         value[active[better]] = reached[better]

@@ -86,6 +86,7 @@ class Study:
             one = self.resampled.interval(
                 lambda laws, name=name: coefficient(laws, name), positive=positive
             )
+            # losses are positive, so E below 0 has no meaning
             if name == "E" and one.low is not None:
                 one = dataclasses.replace(one, low=max(one.low, 0.0))
             found[name] = one
@@ -123,11 +124,13 @@ def study(table: Table, settings: Settings) -> Study:
     if not len(runs):
         reasons = sorted({one.reason for one in excluded})
         raise OmfaError(f"no usable runs: {'; '.join(reasons[:4])}")
+    # the law has no term for repeated samples
     fresh = runs.take(runs.epochs < REPEATED)
     unknowns = 5 if settings.irreducible else 4
     fitted, refused = None, why_not(fresh, unknowns=unknowns)
     if refused is None:
         fitted = fit_law(fresh, irreducible=settings.irreducible)
+        # outliers are relative to a fit, so they are found after a first one
         if settings.rules.outlier_mad is not None:
             fresh, runs, more = without_outliers(fresh, runs, fitted, settings.rules.outlier_mad)
             excluded += more
@@ -216,6 +219,7 @@ def robust_deviation(fitted: Fit) -> float:
 def far_off(fitted: Fit, fresh: Runs) -> list[str]:
     """Return a warning about runs so far off the law that they dominate the intervals."""
     off = np.abs(fitted.residual)
+    # the floor of 1e-6 keeps exact data, as in tests, free of warnings
     far = np.flatnonzero(off > max(FAR_OFF * robust_deviation(fitted), 1e-6))
     if not len(far):
         return []

@@ -85,6 +85,7 @@ def number(text: object, what: str = "number") -> float:
     Raises ValueError for anything else.
     """
     plain = str("" if text is None else text).strip().replace("_", "")
+    # 1,234,567 is unambiguous; 1,5 is not and is refused below
     if THOUSANDS.match(plain):
         plain = plain.replace(",", "")
     if plain.lower() in MISSING:
@@ -118,6 +119,7 @@ def read_table(
     lines, excluded = [], []
     for line, row in rows:
         beyond = row.pop(None, None)
+        # an unquoted comma in a number shifts all cells behind it
         if beyond and any(beyond):
             cells = f"{len(header) + len(beyond)} cells under a header of {len(header)}"
             excluded.append(Excluded(line, cells))
@@ -182,6 +184,7 @@ def read_rows(path: Path) -> tuple[list[str], list[tuple[int, dict]]]:
         return list(names), [(at, {name: row.get(name) for name in names}) for at, row in rows]
     if not lines:
         return [], []
+    # the header decides: numbers may contain commas
     delimiter = max(",\t;", key=lines[0].count)
     reader = csv.DictReader(lines, delimiter=delimiter, skipinitialspace=True)
     rows = [

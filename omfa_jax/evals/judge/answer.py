@@ -66,6 +66,7 @@ def read_score(reply: Reply) -> tuple[float, str]:
             raise Malformed("the score was not a number")
         if not 0 <= score <= 10:  # False for NaN too
             raise Malformed("the score was not from 0 to 10")
+        # a model may repeat its answer: equal scores are one
         if score != found[0]["score"]:
             raise Malformed("it held several scores")
     score, reason = found[0]["score"], found[0].get("reason", "")
@@ -75,6 +76,7 @@ def read_score(reply: Reply) -> tuple[float, str]:
 
 def _objects(text: str) -> Iterator[dict[str, Any]]:
     """Yield the JSON objects in a text, left to right."""
+    # raw_decode, because a regular expression cannot match nested braces
     decoder, start = json.JSONDecoder(), text.find("{")
     while start >= 0:
         try:

@@ -78,6 +78,7 @@ def add_judged(scores: Scores, judged: Judged) -> Scores:
     Raises OmfaError for names that the scores do not have. `complete` is not changed, because it
     describes the other metrics; the block has the judge's own counts.
     """
+    # images of another split would silently change the mean
     foreign = set(judged.names) - set(scores.per_image.names)
     if foreign:
         raise OmfaError(
@@ -96,6 +97,7 @@ def add_judged(scores: Scores, judged: Judged) -> Scores:
         "scored": len(judged.found),
         "not_asked": len(judged.not_asked),
         "stopped": judged.stopped,
+        # the report shows them below the images
         "reasons": {n: r for n, r in zip(judged.names, judged.reasons, strict=True) if r},
     }
     rows, found = scores.per_image, judged.found

@@ -41,9 +41,10 @@ def key_of(pair: Pair, settings: JudgeSettings) -> str:
     File names, folders and the server are not part of the key, so a moved image is not paid for
     again.
     """
+    # everything that could change the answer; the API key and the price do not
     asked = [settings.prompt, FIRST, SECOND, settings.fields, settings.detail, FRAME_PX]
     digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode())
-    for what, path in (("garment", pair.garment), ("generated picture", pair.generated)):
+    for what, path in (("garment", pair.garment), ("generated image", pair.generated)):
         try:
             digest.update(hashlib.sha256(path.read_bytes()).digest())
         except OSError as error:
@@ -68,6 +69,7 @@ class Ledger:
             try:
                 # all or nothing: an answer appended to a partial line would be lost with it
                 append_whole(self._descriptor, line, lines=True)
+                # a paid answer must survive a crash of the machine
                 os.fsync(self._descriptor)
             except OSError as error:
                 raise OmfaError(f"cannot write {self.path}: {error.strerror or error}") from None
@@ -82,6 +84,7 @@ class Ledger:
 def open_ledger(path: Path) -> Iterator[Ledger]:
     """Yield the ledger, locked against other processes; OmfaError if it cannot be opened."""
     if not path.exists():
+        # the header comes first and atomically: a file without it is not ours
         with atomic_write(path) as temporary:
             temporary.write_text(json.dumps(HEADER) + "\n")
     try:

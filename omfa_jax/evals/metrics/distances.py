@@ -21,6 +21,7 @@ def frechet_of_features(one: Features, other: Features) -> float:
     _require_two(one, other)
     one, other = one.astype(np.float64), other.astype(np.float64)
     means = one.mean(axis=0), other.mean(axis=0)
+    # the covariance path costs d^3, the other n^3: take the smaller matrix
     if max(len(one), len(other)) > one.shape[1]:
         covariances = np.cov(one, rowvar=False), np.cov(other, rowvar=False)
         return frechet(means[0], covariances[0], means[1], covariances[1])
@@ -45,6 +46,7 @@ def frechet(
     features).
     """
     values, vectors = np.linalg.eigh(np.atleast_2d(covariance))
+    # rounding gives a singular covariance tiny negative eigenvalues
     root = (vectors * np.sqrt(values.clip(min=0))) @ vectors.T
     inner = np.linalg.eigvalsh(root @ np.atleast_2d(other_covariance) @ root)
     shift = mean - other_mean
@@ -76,6 +78,7 @@ def kernel_distance(
     if small == "half":
         size = min(subset_size, max(2, fewest // 2))
     random = np.random.default_rng(seed)
+    # every subset would be the complete set
     if size == len(one) == len(other):
         return Kernel(_mmd(one, other), None)
     found = np.array(
@@ -96,6 +99,7 @@ def _mmd(one: Features, other: Features) -> float:
     own = (one @ one.T / features + 1) ** 3
     others = (other @ other.T / features + 1) ** 3
     cross = (one @ other.T / features + 1) ** 3
+    # the unbiased estimate leaves out the pairs of an image with itself
     within = own.sum() - np.trace(own) + others.sum() - np.trace(others)
     return float(within / (count * (count - 1)) - 2 * cross.mean())
 

@@ -53,6 +53,7 @@ def load_inception(networks: Networks, options: dict[str, Any], device: str) -> 
         )
     except RuntimeError as error:
         raise _other_architecture(found, "the FID Inception network", error) from None
+    # the package's forward resizes to 299 px itself, in its own way
     layers = torch.nn.Sequential(*(getattr(model, name) for name in INCEPTION_LAYERS))
     layers = layers.eval().requires_grad_(False).to(device)
 
@@ -111,6 +112,7 @@ def cosine(one: Float[np.ndarray, " d"], other: Float[np.ndarray, " d"]) -> floa
 
 
 def _pretrained(found: Found, name: str, kind: str, device: str, **options: Any) -> Any:
+    # before transformers is imported, which reads it once
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     if importlib.util.find_spec("torchvision"):
         # transformers imports torchvision if it is installed, and fails on a mismatched build

@@ -33,6 +33,7 @@ def load_lpips(networks: Networks, options: dict[str, Any], device: str) -> Pair
 
     net = options["net"]
     found = networks.find(net)
+    # its checksum goes to the scores file: versions of the package could differ
     lin = networks.note(
         f"lpips {net}", Path(inspect.getfile(lpips)).parent / f"weights/v0.1/{net}.pth"
     )
@@ -59,6 +60,7 @@ def load_dists(networks: Networks, options: dict[str, Any], device: str) -> Pair
         name: value if name.endswith("filter") else state.get(_feature(name))
         for name, value in stages.items()
     }
+    # buffers outside of the backbone keep the values that the package gives them
     known = {name: value for name, value in model.state_dict().items() if name not in stages}
     known |= {name: value for name, value in trunk.items() if value is not None}
     fill(model, known | read_state(mixture), found.path, "VGG16 (torchvision's)")
