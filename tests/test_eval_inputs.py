@@ -79,7 +79,7 @@ def test_pairs_files_of_every_kind(root, capsys):
         "000.png, 001.png": "spaces or tabs",
         "000.png": "expected two names",
         "000.png 001.png 002.png 003.png": "expected two names",
-        "000.png 001.png": "is there twice",
+        "000.png 001.png": "occurs twice",
         "000.png 002.png": "same prediction",
         "009.png 001.png": "'009'",
     }
@@ -150,7 +150,7 @@ def test_out_is_looked_at_first_and_never_lost(root, capsys):
     assert run(root) == 0
     before = (root / "s.json").read_bytes()
     line = refused(capsys, root, protocol="ladi512")
-    assert "holds the scores of protocol omfa" in line and "--out" in line
+    assert "holds scores of protocol omfa" in line and "--out" in line
     assert (root / "s.json").read_bytes() == before
     assert run(root) == 0
 

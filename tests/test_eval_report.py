@@ -261,7 +261,7 @@ def test_wrong_input_is_one_line(tmp_path, capsys):
     out = tmp_path / "r.html"
     for arguments, said in (
         ([broken, "--out", out], "JSON expected"),
-        ([other, "--out", out], "another format than 1"),
+        ([other, "--out", out], "expected format 1"),
         ([list_, "--out", out], "not a scores file"),
         ([tmp_path / "gone.json", "--out", out], "found nothing"),
         ([a, a, "--out", out], "two scores files are of the method 'a'"),

@@ -213,7 +213,7 @@ def test_a_result_of_another_run_is_refused(study, tmp_path):
     folder = shutil.copytree(out, tmp_path / "s")
     longer = dataclasses.replace(planned.runs[0], steps=999)
     write_result(folder, longer, {"loss": 1.0})
-    with pytest.raises(OmfaError, match="after 999 steps, the manifest's run is"):
+    with pytest.raises(OmfaError, match="after 999 steps, but the manifest has"):
         rows(planned, folder)
     assert Result("a", 1, {}) != Result("b", 1, {})
 

@@ -201,13 +201,13 @@ def test_a_weak_fit_says_so():
     )
     runs = runs_of(params, samples, noise=0.02 * rng.standard_normal(20))
     found = study(table_of(runs), Settings(resamples=100))
-    assert any("WEAK: alpha" in text for text in found.warnings), found.warnings
+    assert any("WEAK: the interval of alpha" in text for text in found.warnings), found.warnings
     assert why_not(runs_of(*places("grid"), loss=np.full(30, 3.0)), unknowns=5) is not None
 
 
 def test_nothing_left_is_an_error():
     runs = runs_of(*places("grid"), loss=np.full(30, np.nan))
-    with pytest.raises(OmfaError, match="no usable run is left: loss is missing"):
+    with pytest.raises(OmfaError, match="no usable runs: loss is missing"):
         study(table_of(runs), Settings())
 
 

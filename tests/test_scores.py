@@ -58,7 +58,7 @@ def test_there_and_back(tmp_path):
         ({"metrics": {"x": Metric(0.0, "up", "X")}}, "better"),
         ({"per_image": PerImage(("a",), (), {"ssim": (1.0, 2.0)})}, "expected 1"),
         ({"per_image": PerImage(("a",), ("x", "y"))}, "expected 1"),
-        ({"protocol": Protocol("omfa", "pared")}, "none of paired"),
+        ({"protocol": Protocol("omfa", "pared")}, "not one of paired"),
     ],
 )
 def test_nonsense_is_not_written(tmp_path, change, message):
