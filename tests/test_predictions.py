@@ -145,7 +145,7 @@ def test_a_folder_is_one_runs(tmp_path):
     (folder / "pairs.txt").write_text("x.png y.png\n")
     claim(folder, facts, restart=False)
     changed = facts | {"seed": 1, "sampler": {"steps": 3}}
-    with pytest.raises(OmfaError, match=r"sampler: there {'steps': 2}, now .*seed: there 0, now 1"):
+    with pytest.raises(OmfaError, match=r"sampler: was {'steps': 2}, now .*seed: was 0, now 1"):
         claim(folder, changed, restart=False)
     assert picture.exists()
     # what is not in its pairs.txt is somebody's, and so is what lies behind a link
