@@ -140,7 +140,7 @@ def test_overrides_are_typed_and_checked():
         "--config.train.step=7": "did you mean 'steps'",
         "--config.trian.steps=7": "did you mean 'train'",
         "--config.train.steps=many": "expected int",
-        "--config.train=7": "names a group",
+        "--config.train=7": "is a group",
         "--steps=7": "set as --config.a.b=value",
         "--config.model.init_unet=perhaps": "expected true or false",
     }.items():
