@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 LOSS_FILE = "loss.json"
 # the settings of the tasks that protocols name; the first is the default
 OWN_SETTINGS = {"try_on": ("paired", "unpaired", "multi_pose"), "try_off": ("try_off",)}
+# decoding threads, and batches kept ready: an evaluation reads each record once
+EVAL_THREADS, EVAL_PREFETCH = 4, 8
 DTYPES = ("float32", "bfloat16")
 
 # it may be one process of several, which end together
@@ -183,6 +185,8 @@ def make_pipeline_settings(bundle: Any, data: str) -> Any:
         dict(zip(COMPONENTS, bundle.settings.slots_px, strict=True)),
         vae_id=fingerprint_vae(bundle.vae_config, bundle.vae_params) if latents else "",
         pose_style=bundle.settings.pose_style,
+        threads=EVAL_THREADS,
+        prefetch_batches=EVAL_PREFETCH,
     )
 
 
