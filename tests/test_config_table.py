@@ -121,7 +121,7 @@ def test_all_faults_are_told_at_once_and_names_have_hints():
         "config.data.augment: expected a group of values, got 3",
         "config.optimizer.learning_rate: expected a number above 0 to 10, got inf",
         "config.optimizer.name: expected one of adamw, muon, got 'adam'; did you mean 'adamw'?",
-        "config.seed is missing: begin with base.get_config() (configs/base.py)",
+        "config.seed is missing: start from base.get_config() (configs/base.py)",
         "config.tasks.joint.prompt is missing",
         "config.train.steps: expected a whole number from 1 to 2147483647, got None",
         "unknown value 'config.train.step'; did you mean 'config.train.steps'",
@@ -144,7 +144,7 @@ def test_a_config_of_ones_own_may_have_other_tasks():
     assert tasks["joint"].weight == 1.0 and set(tasks) == {"joint", "try_on"}
     set_value(config, "tasks.joint.weight", 0)
     set_value(config, "tasks.try_on.weight", 0)
-    with pytest.raises(OmfaError, match="every weight is 0"):
+    with pytest.raises(OmfaError, match="all weights are 0"):
         check(config)
     with config.unlocked():
         config.tasks = ConfigDict()
@@ -167,8 +167,8 @@ def test_a_config_of_ones_own_may_have_other_tasks():
         ("def get_config(): return get_config()", "cannot be run: RecursionError"),
         ("from ml_collections import ConfigDict as get_config", r"config\.seed is missing"),
         ("raise BaseException('x')", "cannot be run: BaseException: x"),
-        ("c.tasks[3] = c.seed", "is no tree of names and values"),
-        ("c.model.me = c", "is no tree of names and values"),
+        ("c.tasks[3] = c.seed", "is not a tree of names and values"),
+        ("c.model.me = c", "is not a tree of names and values"),
         ("\0", "cannot be run"),
     ],
 )
@@ -214,7 +214,7 @@ def test_overrides_that_are_no_values(caplog):
     twice = ["--config.seed=1", "--config.seed=2", "--config.train.steps=9"]
     config = config_lib.load_config(BASE, twice)
     assert config.seed == 2 and "--config.seed is given as 1 and as 2" in caplog.text
-    assert "the whole run is warm-up" in caplog.text
+    assert "the run ends during warm-up" in caplog.text
 
 
 def test_the_check_comes_before_anything_is_made(tmp_path):

@@ -1,6 +1,7 @@
 """Every config resolves: settings, shapes and shardings, without a byte of weights."""
 
 import dataclasses
+import itertools
 import math
 import re
 from pathlib import Path
@@ -12,6 +13,7 @@ from omfa_jax.cli import config as config_lib
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.tasks import COMPONENTS
 from omfa_jax.core.trees import first_match, walk
+from omfa_jax.evals.heldout import HeldOutSettings
 from omfa_jax.models import init_unet, vae
 from omfa_jax.models.presets import UNETS
 from omfa_jax.parallel.mesh import MeshSettings, make_mesh
@@ -140,7 +142,7 @@ def test_overrides_are_typed_and_checked():
         "--config.train.step=7": "did you mean 'steps'",
         "--config.trian.steps=7": "did you mean 'train'",
         "--config.train.steps=many": "expected int",
-        "--config.train=7": "names a group",
+        "--config.train=7": "is a group",
         "--steps=7": "set as --config.a.b=value",
         "--config.model.init_unet=perhaps": "expected true or false",
     }.items():
@@ -168,3 +170,44 @@ def test_a_mesh_that_does_not_fit_says_so():
         make_mesh(MeshSettings(3, 1, 1))
     with pytest.raises(OmfaError, match="at most one -1"):
         make_mesh(MeshSettings(-1, -1, 1))
+
+
+def find_settings(value):
+    """Yield a settings dataclass and those in its fields."""
+    if dataclasses.is_dataclass(value):
+        yield value
+        for field in dataclasses.fields(value):
+            yield from find_settings(getattr(value, field.name))
+
+
+def test_every_default_is_the_base_configs():
+    """Another default in a dataclass would give another run from Python than from the CLI."""
+    config = load("base", "--config.data.records=records")
+    evaluation = config_lib.evaluation_settings(config)
+    made = (
+        config_lib.diffusion_settings(config, vae("sdxl")),
+        config_lib.weights_source(config),
+        config_lib.train_settings(config),
+        config_lib.pipeline_settings(config),
+        config_lib.mesh_settings(config),
+        config_lib.sampler_settings(config),
+        evaluation,
+        HeldOutSettings(evaluation.loss_examples, evaluation.loss_timesteps, evaluation.seed),
+    )
+    # "" takes any style: records that were not drawn for the model do not say theirs
+    exempt = {"PipelineSettings.pose_style"}
+    checked = 0
+    for settings in itertools.chain.from_iterable(map(find_settings, made)):
+        for field in dataclasses.fields(settings):
+            name = f"{type(settings).__name__}.{field.name}"
+            default = field.default
+            if field.default_factory is not dataclasses.MISSING:
+                default = field.default_factory()
+            if default is dataclasses.MISSING or name in exempt:
+                continue
+            # the evaluation's sampler takes its steps from config.eval
+            if settings is evaluation.sampler and field.name == "steps":
+                continue
+            assert getattr(settings, field.name) == default, name
+            checked += 1
+    assert checked > 30

@@ -107,7 +107,7 @@ def test_checkpoints_are_streamed(workdir, tmp_path, weights, monkeypatch):
         return real(self, run)
 
     monkeypatch.setattr(stored._Reader, "_restored", counted)
-    monkeypatch.setattr(stored, "RUN_BYTES", 3_000_000)
+    monkeypatch.setattr(stored, "CHUNK_BYTES", 3_000_000)
     # nobody may read a whole tree
     monkeypatch.setattr(load, "as_numpy", None)
     out = tmp_path / "out"

@@ -43,8 +43,8 @@ def started(records, monkeypatch):
     """Return the function that does all of `omfa train` but training: it returns the run."""
     seen = {}
     monkeypatch.setattr(command, "train", lambda run: run)
-    monkeypatch.setattr(command, "evaluation", lambda c, bundle, *_: seen.update(eval=bundle))
-    monkeypatch.setattr(command, "sample_pictures", lambda c, bundle: seen.update(shown=bundle))
+    monkeypatch.setattr(command, "make_evaluation", lambda c, bundle, *_: seen.update(eval=bundle))
+    monkeypatch.setattr(command, "make_sample_images", lambda c, bundle: seen.update(shown=bundle))
 
     def start(workdir, *flags, weights=(0.5, 0.5)):
         config = load(records, *flags, weights=weights)

@@ -38,7 +38,7 @@ from omfa_jax.train.settings import (
     WeightsSource,
 )
 
-# a locked ConfigDict; its attributes are dynamic, so the type says nothing more
+# a locked ConfigDict, whose attributes are dynamic: a static type would add nothing
 Config = Any
 
 log = logging.getLogger(__name__)
@@ -47,10 +47,10 @@ PREFIX = "--config."
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """Run `get_config()` of a Python file, apply overrides, check every value; then lock it.
+    """Return the locked config of a Python file's `get_config()`, with overrides applied.
 
-    Overrides are `--config.a.b=value`. One OmfaError names all values that are wrong
-    (`config_table`). The file's parent's parent is put on the import path, so that `from configs
+    Overrides are `--config.a.b=value`. A single OmfaError lists all values that are wrong
+    (`config_table`). The file's parent's parent is added to the import path, so that `from configs
     import base` works.
     """
     path = require_file(path, "config", "--config").absolute()
@@ -71,7 +71,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         raise
     except KeyboardInterrupt:
         raise
-    # a config is a user's program, and may end with sys.exit
+    # a config is a user's code, which may raise anything, SystemExit included
     except BaseException as error:
         old = find_renamed_key(error)
         if old is not None:
@@ -82,8 +82,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         config = config.as_configdict()
     if not isinstance(config, ConfigDict):
         raise OmfaError(
-            f"config {path}: get_config() must return the ConfigDict that base.get_config() gave"
-            f" it, got {type(config).__name__}"
+            f"config {path}: get_config() must return the ConfigDict of base.get_config(), got"
+            f" {type(config).__name__}"
         )
     config_table.complete(config)
     given: dict[str, str] = {}
@@ -91,18 +91,18 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         apply_override(config, override)
         name, _, text = override.partition("=")
         if given.setdefault(name, text) != text:
-            log.warning("%s is given as %s and as %s: the last one counts", name, given[name], text)
+            log.warning("%s is given as %s and as %s: using the last one", name, given[name], text)
             given[name] = text
     try:
         config_table.check(config)
         checked: Config = config.lock()
     except (TypeError, RecursionError) as error:
-        # keys that are no names, or a config within itself
-        raise OmfaError(f"config {path} is no tree of names and values: {error}") from error
+        # keys that are not strings, or a config that contains itself
+        raise OmfaError(f"config {path} is not a tree of names and values: {error}") from error
     warmup, steps = checked.optimizer.warmup_steps, checked.train.steps
     if warmup >= steps:
         log.warning(
-            "config.optimizer.warmup_steps=%d of config.train.steps=%d: the whole run is warm-up",
+            "config.optimizer.warmup_steps=%d, config.train.steps=%d: the run ends during warm-up",
             warmup,
             steps,
         )
@@ -110,7 +110,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
 
 
 def find_renamed_key(error: BaseException) -> str | None:
-    """Return the renamed key that a locked ConfigDict refused, as far as its error tells."""
+    """Return the old key whose use on a locked ConfigDict raised `error`, or None."""
     if not isinstance(error, AttributeError | KeyError):
         return None
     # 'Key "flip" does not exist and cannot be added ...' when set, "'flip'" when read
@@ -119,7 +119,7 @@ def find_renamed_key(error: BaseException) -> str | None:
 
 
 def apply_override(config: Config, override: str) -> None:
-    """Set one `--config.a.b=value`; the value must have the type that the default has."""
+    """Apply one `--config.a.b=value`; the value must have the default's type."""
     if not override.startswith(PREFIX) or "=" not in override:
         raise OmfaError(f"unknown flag {override!r}; config values are set as --config.a.b=value")
     dotted, text = override[len(PREFIX) :].split("=", 1)
@@ -135,17 +135,17 @@ def apply_override(config: Config, override: str) -> None:
         raise unknown(f"config value in {override!r}", name, node.keys())
     if isinstance(node[name], ConfigDict):
         raise OmfaError(
-            f"{override!r} names a group; its values are {', '.join(node[name].keys())}"
+            f"{override!r} is a group; set one of its values: {', '.join(node[name].keys())}"
         )
     node[name] = parsed(text, node[name], override)
 
 
 def parsed(text: str, default: Any, where: str) -> Any:
-    """Return `text` as the type of `default`, or say which type was expected."""
+    """Return `text` converted to the type of `default`; an OmfaError if it cannot be."""
     if isinstance(default, str):
         return text
     if default is None:
-        raise OmfaError(f"{where!r}: the config file sets None there; give it a value")
+        raise OmfaError(f"{where!r}: the config file sets it to None; set a value there")
     if isinstance(default, bool):
         words = {"true": True, "false": False, "1": True, "0": False}
         if text.lower() in words:
@@ -153,7 +153,7 @@ def parsed(text: str, default: Any, where: str) -> Any:
         raise OmfaError(f"{where!r}: expected true or false, got {text!r}")
     try:
         value = ast.literal_eval(text)
-    # what is nested too deeply overflows the parser's stack
+    # deeply nested text overflows the parser's stack
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         value = None
     if isinstance(default, float) and type(value) is int:
@@ -239,9 +239,9 @@ def train_settings(config: Config) -> TrainSettings:
 
 
 def pipeline_settings(config: Config, *, vae_id: str = "") -> PipelineSettings:
-    """Return the data pipeline's settings; a mixture, then latents, take precedence over records.
+    """Return the data pipeline's settings, from the mixture if set, else latents, else records.
 
-    `records` of a mixture is its first folder: what evaluation reads.
+    With a mixture, `records` is its first folder, which evaluation reads.
     """
     mixture = parse_mixture(config.data.mixture)
     folder = mixture[0][0] if mixture else config.data.latents or config.data.records
@@ -266,7 +266,7 @@ def pipeline_settings(config: Config, *, vae_id: str = "") -> PipelineSettings:
 
 
 def trains_on_latents(config: Config) -> bool:
-    """True if what `pipeline_settings` names holds latents."""
+    """Return whether training reads latents instead of images."""
     mixture = parse_mixture(config.data.mixture)
     if mixture:
         return read_manifest(mixture[0][0])["kind"] == "latents"

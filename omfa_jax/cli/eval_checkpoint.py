@@ -19,6 +19,8 @@ __all__ = ["add_arguments", "run"]
 log = logging.getLogger(__name__)
 
 LOSS_FILE = "loss.json"
+# decoding threads, and batches kept ready: an evaluation reads each record once
+EVAL_THREADS, EVAL_PREFETCH = 4, 8
 
 # it may be one of several processes, which exit together
 JOINS = True
@@ -96,6 +98,8 @@ def make_pipeline_settings(bundle: Any, data: str) -> Any:
         dict(zip(COMPONENTS, bundle.settings.slots_px, strict=True)),
         vae_id=fingerprint_vae(bundle.vae_config, bundle.vae_params) if latents else "",
         pose_style=bundle.settings.pose_style,
+        threads=EVAL_THREADS,
+        prefetch_batches=EVAL_PREFETCH,
     )
 
 

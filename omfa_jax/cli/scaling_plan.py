@@ -108,7 +108,14 @@ def run(options: argparse.Namespace) -> None:
     from omfa_jax.cli import config as config_lib
     from omfa_jax.parallel.pods import pod
     from omfa_jax.scaling.launchers import write_launchers
-    from omfa_jax.scaling.manifest import MANIFEST, Manifest, expand, read_manifest, write_manifest
+    from omfa_jax.scaling.manifest import (
+        MANIFEST,
+        Manifest,
+        expand,
+        merge_runs,
+        read_manifest,
+        write_manifest,
+    )
     from omfa_jax.scaling.planned import planned
 
     config = config_lib.load_config(options.config, options.overrides)
@@ -137,7 +144,7 @@ def run(options: argparse.Namespace) -> None:
         base=str(options.config),
         machine=options.topology,
         price_per_chip_hour=options.price,
-        runs=joined(before.runs if before else (), runs, out),
+        runs=merge_runs(before.runs if before else (), runs, out),
         left_out=left_out,
     )
     write_configs(out, config, runs)
@@ -254,29 +261,6 @@ def cost_of_size(config: "Config", job: Any) -> tuple[int, float]:
     height, width, _ = job.diffusion.canvas.shape
     total = unet_components(job.unet, height, width, text_tokens=TEXT_TOKENS).total
     return total.params, total.step
-
-
-def joined(
-    before: "tuple[StudyRun, ...]", runs: "tuple[StudyRun, ...]", out: Path
-) -> "tuple[StudyRun, ...]":
-    """Return the study's runs: those of before in their order, then the new ones.
-
-    A launcher's index is a place in this order, so nothing moves.
-    """
-    known = {run.name: run for run in before}
-    for run in runs:
-        old = known.get(run.name)
-        if old and (old.steps, old.batch_size, old.learning_rate) != (
-            run.steps,
-            run.batch_size,
-            run.learning_rate,
-        ):
-            raise OmfaError(
-                f"{out} has a run {run.name} of {old.steps} steps, batch {old.batch_size}, rate"
-                f" {old.learning_rate:g}; this plan's has {run.steps}, {run.batch_size} and"
-                f" {run.learning_rate:g}: give another folder to --out"
-            )
-    return (*before, *(run for run in runs if run.name not in known))
 
 
 def write_configs(out: Path, config: "Config", runs: "tuple[StudyRun, ...]") -> None:

@@ -1,4 +1,4 @@
-"""`omfa train`: from a config file to a run."""
+"""`omfa train`: train the model that a config file describes."""
 
 import argparse
 import contextlib
@@ -34,29 +34,42 @@ from omfa_jax.weights.vae_fingerprint import fingerprint_vae
 
 log = logging.getLogger(__name__)
 
-# it may be one process of several, which end together
+# this command may be one process of a distributed job: a failure ends all of them
 JOINS = True
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `omfa train`."""
     parser.add_argument(
-        "--config", required=True, type=path_text, metavar="FILE", help="a file of configs/"
+        "--config",
+        required=True,
+        type=path_text,
+        metavar="FILE",
+        help="config file, such as configs/vitonhd.py",
     )
     parser.add_argument(
-        "--workdir", required=True, type=path_text, metavar="DIR", help="checkpoints and logs"
+        "--workdir",
+        required=True,
+        type=path_text,
+        metavar="DIR",
+        help="folder for checkpoints and logs; a run in it is resumed",
     )
     parser.add_argument(
-        "--explain-sharding", action="store_true", help="print where each weight lies, and stop"
+        "--explain-sharding",
+        action="store_true",
+        help="print the sharding of each parameter and exit",
     )
     parser.add_argument(
-        "--profile", default="", metavar="STEPS", help="write a trace of these steps: 20 or 20-25"
+        "--profile",
+        default="",
+        metavar="STEPS",
+        help="write a profiler trace of a step or a range of steps, such as 20 or 20-25",
     )
-    parser.epilog = "any config value: --config.train.steps=1000"
+    parser.epilog = "Override any config value with --config.KEY=VALUE: --config.train.steps=1000."
 
 
 def run(options: argparse.Namespace) -> None:
-    """Train as the flags say."""
+    """Train, or resume the run in --workdir."""
     config = retried(
         str(options.config), lambda: config_lib.load_config(options.config, options.overrides)
     )
@@ -165,7 +178,7 @@ def save_config(config: config_lib.Config, workdir: Path) -> None:
             with atomic_write(workdir / "config.json") as temporary:
                 temporary.write_text(json.dumps(config.to_dict(), indent=2) + "\n")
         except OmfaError as error:
-            log.warning("%s; the run goes on: checkpoints hold the config too", error)
+            log.warning("%s; training continues: checkpoints have the config too", error)
 
 
 def make_sample_images(config: config_lib.Config, bundle: Bundle) -> Pictures | None:

@@ -30,8 +30,8 @@ class PipelineSettings:
     slots: Slots
     vae_id: str = ""
     pose_style: str = ""
-    threads: int = 4
-    prefetch_batches: int = 8
+    threads: int = 8
+    prefetch_batches: int = 16
     mixture: Weighted = ()
     multi_pose_prob: float = 0.0
     augment: AugmentSettings = field(default_factory=AugmentSettings)

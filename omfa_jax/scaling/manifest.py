@@ -230,3 +230,26 @@ def read_manifest(folder: str | Path) -> Manifest:
         ) from None
     except (OmfaError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise OmfaError(f"{path} is damaged ({error}); plan the study again") from None
+
+
+def merge_runs(
+    before: tuple[StudyRun, ...], runs: tuple[StudyRun, ...], out: Path
+) -> tuple[StudyRun, ...]:
+    """Return the runs of a study in `out`: the existing ones in their order, then the new ones.
+
+    A launcher's index is a position in this order, so existing runs never move.
+    """
+    known = {run.name: run for run in before}
+    for run in runs:
+        old = known.get(run.name)
+        if old and (old.steps, old.batch_size, old.learning_rate) != (
+            run.steps,
+            run.batch_size,
+            run.learning_rate,
+        ):
+            raise OmfaError(
+                f"{out} has a run {run.name} of {old.steps} steps, batch {old.batch_size}, rate"
+                f" {old.learning_rate:g}; this plan's has {run.steps}, {run.batch_size} and"
+                f" {run.learning_rate:g}: give another folder to --out"
+            )
+    return (*before, *(run for run in runs if run.name not in known))

@@ -1,4 +1,4 @@
-"""The UNet as a training step runs it: compute type, sharding hooks, attention, remat."""
+"""The UNet as a training step runs it: compute dtype, sharding hooks, attention kernel, remat."""
 
 import logging
 from typing import Any
@@ -29,19 +29,19 @@ def make_unet_config(preset: str, diffusion: DiffusionSettings) -> UNetConfig:
 
 
 def unet_shapes(config: UNetConfig) -> Any:
-    """Return one UNet's parameters as shapes; nothing is computed."""
+    """Return one UNet's parameters as shapes, without computing anything."""
     return jax.eval_shape(lambda: init_unet(config, jax.random.key(0)))
 
 
 def network_shapes(diffusion: DiffusionSettings, config: UNetConfig) -> Any:
-    """Return the parameters of all that is trained, one UNet or two, as shapes."""
+    """Return the shapes of all trained parameters: one UNet, or two with a reference UNet."""
     return jax.eval_shape(lambda: network_params(diffusion, config, jax.random.key(0)))
 
 
 def network_division(
     diffusion: DiffusionSettings, config: UNetConfig, mesh: MeshSettings, devices: int
 ) -> Division:
-    """Return the mesh that training a network gets over so many devices, and what it cuts of it."""
+    """Return how training divides `devices` into a mesh, and what it shards of the network."""
     shapes = network_shapes(diffusion, config)
     return division(mesh, devices, UNET_RULES, shapes, activation_sizes(config))
 
