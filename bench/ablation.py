@@ -19,9 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from omfa_jax.cli import config as border
-from omfa_jax.cli.records import encode_records
-from omfa_jax.cli.startup import preset_unet
+from omfa_jax.cli import config as config_lib
 from omfa_jax.cli.train import train_diffusion
 from omfa_jax.core.files import require_writable_dir
 from omfa_jax.core.images import from_signed, read_labels
@@ -30,15 +28,18 @@ from omfa_jax.core.trees import walk
 from omfa_jax.data.labels import CIHP
 from omfa_jax.data.pipeline import PipelineSettings, eval_batches
 from omfa_jax.diffusion.sample import SamplerSettings
+from omfa_jax.diffusion.schedule import TimestepDistribution
 from omfa_jax.evals.influence import influence
 from omfa_jax.evals.psnr import mean_psnr
 from omfa_jax.models import Compute, encode, vae
 from omfa_jax.parallel.mesh import MeshSettings, make_mesh, replicated
+from omfa_jax.sampling.encode_records import encode_records
 from omfa_jax.sampling.generate import Sampler
 from omfa_jax.sampling.tasks import try_off, try_on
 from omfa_jax.scaling.flops import network_components
 from omfa_jax.train.ahead import step_ahead
 from omfa_jax.train.load import load_bundle
+from omfa_jax.train.network import make_unet_config
 from omfa_jax.train.objective import partial_diffusion
 from omfa_jax.train.optimizer import make_optimizer
 from omfa_jax.train.settings import LossSettings
@@ -70,7 +71,9 @@ def main() -> None:
     options, overrides = parser.parse_known_args()
     figures: dict[str, dict[str, float]] = {name: {} for name in SIDES}
     configs = {
-        name: border.load_config(options.config, [*overrides, f"--config.model.reference={dual}"])
+        name: config_lib.load_config(
+            options.config, [*overrides, f"--config.model.reference={dual}"]
+        )
         for name, dual in SIDES.items()
     }
     if options.only in (None, "cost"):
@@ -103,7 +106,8 @@ def train_both(configs: dict[str, Any], options: argparse.Namespace) -> None:
     """Train one after the other on the same latents; a run that was stopped goes on."""
     latents = options.workdir / "latents"
     if not latents.is_dir():
-        encode_records(configs["single"], str(options.records), TINY, str(latents), batch_size=32)
+        diffusion_for = config_lib.weights_source(configs["single"]).diffusion_for
+        encode_records(diffusion_for, str(options.records), TINY, str(latents), batch_size=32)
     for name, config in configs.items():
         config.data.latents, config.model.init = str(latents), TINY
         begin = time.perf_counter()
@@ -113,8 +117,8 @@ def train_both(configs: dict[str, Any], options: argparse.Namespace) -> None:
 
 def cost(config: Any) -> dict[str, float]:
     """Return parameters, FLOPs and XLA's memory of the step on one device."""
-    diffusion = border.diffusion_settings(config, vae(config.model.vae))
-    unet, train = preset_unet(config, diffusion), border.train_settings(config)
+    diffusion = config_lib.diffusion_settings(config, vae(config.model.vae))
+    unet, train = make_unet_config(config.model.unet, diffusion), config_lib.train_settings(config)
     mesh = make_mesh(MeshSettings(), jax.devices()[:1])
     ahead = step_ahead(diffusion, unet, train, mesh, text_tokens=TEXT_TOKENS)
     memory: Any = ahead.lower().compile().memory_analysis()
@@ -148,8 +152,11 @@ def step_seconds(configs: dict[str, Any]) -> dict[str, dict[str, float]]:
         return (np.arange(leaf.shape[0]) % 2 + (leaf.dtype == bool)).astype(leaf.dtype)
 
     for name, config in configs.items():
-        diffusion = border.diffusion_settings(config, vae(config.model.vae))
-        unet, train = preset_unet(config, diffusion), border.train_settings(config)
+        diffusion = config_lib.diffusion_settings(config, vae(config.model.vae))
+        unet, train = (
+            make_unet_config(config.model.unet, diffusion),
+            config_lib.train_settings(config),
+        )
         ahead = step_ahead(diffusion, unet, train, mesh, text_tokens=TEXT_TOKENS)
         state = create_sharded(
             lambda d=diffusion, u=unet: network_params(d, u, jax.random.key(0)),
@@ -225,7 +232,7 @@ def quality(trained: Path, options: argparse.Namespace) -> dict[str, float]:
 def held_out_losses(bundle: Bundle, batch: Any) -> dict[str, float]:
     """Return each task's loss on the held-out people; noise and timesteps are fixed."""
     apply = network_apply(bundle.settings, bundle.unet_config, Compute())
-    loss = LossSettings(condition_dropout=0.0)
+    loss = LossSettings(min_snr_gamma=0.0, condition_dropout=0.0, timesteps=TimestepDistribution())
     objective = partial_diffusion(
         bundle.settings, loss, apply, lambda p, x: encode(bundle.vae_config, p, x)
     )

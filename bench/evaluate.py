@@ -107,7 +107,7 @@ def command(
         "--gt": folder / "gt",
         "--out": folder / out,
         "--protocol": "omfa",
-        "--networks": networks,
+        "--metric-weights": networks,
         "--metrics": options.metrics,
         "--workers": options.workers,
     }

@@ -15,11 +15,11 @@ import jax.numpy as jnp
 from compiler_flops import products, unet_flops
 from jax import ShapeDtypeStruct as Shape
 
-from omfa_jax.cli import config as border
-from omfa_jax.cli.startup import preset_unet
+from omfa_jax.cli import config as config_lib
 from omfa_jax.models import UNETS, UNetConfig, apply_unet, transformer, vae
 from omfa_jax.scaling.flops import unet_components
-from omfa_jax.train.network import unet_shapes
+from omfa_jax.train.network import make_unet_config, unet_shapes
+from omfa_jax.train.settings import OptimizerSettings
 from omfa_jax.weights.text import TEXT_TOKENS
 
 CANVASES = {
@@ -37,18 +37,19 @@ def main() -> None:
     parser.add_argument("--step", default="768x1024", choices=CANVASES, help="canvas of the step")
     parser.add_argument("--presets", nargs="+", choices=UNETS, help="of these, forward and step")
     options, overrides = parser.parse_known_args()
-    config = border.load_config(options.config, overrides)
-    diffusion = border.diffusion_settings(config, vae(config.model.vae))
+    config = config_lib.load_config(options.config, overrides)
+    diffusion = config_lib.diffusion_settings(config, vae(config.model.vae))
     if options.presets:
         presets(options.presets, *diffusion.canvas.shape[:2])
         return
-    unet = preset_unet(config, diffusion)
+    unet = make_unet_config(config.model.unet, diffusion)
+    train = config_lib.train_settings(config)
     plain = UNetConfig()
     print("| canvas | forward, TFLOP by formula (SDXL's own 4 channels) |\n| --- | --- |")
     for name, (height, width) in CANVASES.items():
         print(f"| {name} | {products(unet_components(plain, height, width)).total / 1e12:.3f} |")
     height, width = CANVASES[options.step]
-    counted = step_flops(unet, height, width)
+    counted = step_flops(unet, train.optimizer, height, width)
     count = unet_components(unet, height, width)
     formula, published = count.total.step, 3 * products(count).total
     print(f"step on {options.step}: XLA with the optimizer {counted / 1e12:.3f} TFLOP;", end=" ")
@@ -70,14 +71,13 @@ def presets(names: list[str], height: int, width: int) -> None:
         )
 
 
-def step_flops(config: UNetConfig, height: int, width: int) -> float:
+def step_flops(config: UNetConfig, settings: OptimizerSettings, height: int, width: int) -> float:
     """Return XLA's count of loss, gradient and update of one example, stacks unrolled."""
     from omfa_jax.train.optimizer import make_optimizer
-    from omfa_jax.train.settings import OptimizerSettings
 
     scan = transformer.nn.scan
     transformer.nn.scan = lambda block, **changes: scan(block, unroll=changes["length"], **changes)
-    optimizer = make_optimizer(OptimizerSettings(), 1)
+    optimizer = make_optimizer(settings, 1)
     try:
         shapes = unet_shapes(config)
 

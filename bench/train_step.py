@@ -17,11 +17,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.turns import seconds_of, take_turns
-from omfa_jax.cli import config as border
+from omfa_jax.cli import config as config_lib
 from omfa_jax.diffusion.settings import DiffusionSettings
 from omfa_jax.models import VAES, UNetConfig
 from omfa_jax.parallel.hardware import chip_of
 from omfa_jax.scaling.flops import unet_components
+from omfa_jax.train.network import make_unet_config
 from omfa_jax.train.settings import TrainSettings
 from omfa_jax.weights.text import TEXT_TOKENS
 
@@ -56,15 +57,14 @@ class Setting:
 
 def setting(options: argparse.Namespace) -> Setting:
     """Return what the flags ask for, without EMA."""
-    from omfa_jax.cli.startup import preset_unet
-
     overrides = [*options.overrides, "--config.train.ema_decay=0.0"]
     overrides = [*(() if options.config else SMALL), *overrides]
     if options.batch:
         overrides.append(f"--config.train.batch_size={options.batch}")
-    config = border.load_config(options.config or "configs/base.py", overrides)
-    diffusion = border.diffusion_settings(config, VAES[config.model.vae])
-    return Setting(preset_unet(config, diffusion), diffusion, border.train_settings(config))
+    config = config_lib.load_config(options.config or "configs/base.py", overrides)
+    diffusion = config_lib.diffusion_settings(config, VAES[config.model.vae])
+    unet = make_unet_config(config.model.unet, diffusion)
+    return Setting(unet, diffusion, config_lib.train_settings(config))
 
 
 def ours(it: Setting, steps: int) -> dict[str, Any]:

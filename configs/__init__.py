@@ -1,1 +1,1 @@
-"""Experiment configurations: `base` names every knob, the others change a few lines."""
+"""Experiment configurations: `base` lists every value, the others change a few of them."""

@@ -1,10 +1,12 @@
-"""Both data sets in one model: what the title promises and the released weights do not do.
+"""VITON-HD and DeepFashion-MultiModal in one model, as in the paper's title.
 
-Each is built by itself; of ten examples about two are VITON-HD's and eight DeepFashion's, as of the
-photos (11,647 and about 40,000).
-
+    omfa data build --raw zalando-hd-resized --out records/vitonhd
+    omfa data build --raw deepfashion --dataset deepfashion_multimodal --out records/deepfashion
     omfa train --config configs/both.py --workdir runs/both \
         --config.model.init=DIR_OF_IMPORTED_SDXL
+
+20% of the examples are VITON-HD's and 80% DeepFashion's, which is the ratio of their photos (11,647
+to about 40,000). Hardware and hours are as for `vitonhd`. No run at this size has been made yet.
 """
 
 from configs import base
@@ -14,8 +16,8 @@ def get_config():
     """Return the configuration."""
     config = base.get_config()
     config.data.mixture = "records/vitonhd=0.2,records/deepfashion=0.8"
-    config.data.records = "records/vitonhd"  # what sample pictures are of
-    config.data.multi_pose = 0.5  # of DeepFashion's; nobody has two poses in VITON-HD
+    config.data.records = "records/vitonhd"  # source of the sample images
+    config.data.multi_pose_prob = 0.5  # only DeepFashion has outfits in several poses
     config.mesh.data = 1
     config.mesh.fsdp = -1
     return config

@@ -1,12 +1,11 @@
 """The paper's DeepFashion-MultiModal setting: about 40,000 photos, worn garments only.
 
-There is no builder of this set's own layout yet: put it into VITON-HD's folder layout first
-(photos, parse maps, keypoints; without cloth/ the worn garment is cut out).
-
+    omfa data build --raw deepfashion --dataset deepfashion_multimodal --out records/deepfashion
     omfa train --config configs/deepfashion.py --workdir runs/deepfashion \
         --config.model.init=DIR_OF_IMPORTED_SDXL --config.data.records=records/deepfashion
 
-Hardware and step count as for `vitonhd`. No run at this size has been made yet.
+docs/datasets.md says how the raw folder must look. Hardware, hours and step count are as for
+`vitonhd`. No run at this size has been made yet.
 """
 
 from configs import base

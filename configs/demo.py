@@ -1,8 +1,9 @@
-"""What `omfa demo` trains: a little more of the small pretrained model, on new people.
+"""The training of `omfa demo`: continue the small pretrained model on new people for 150 steps.
 
     make demo
 
-Two CPU cores, about a minute of training; scores in runs/demo/scores.json.
+It takes about a minute on two CPU cores. The scores are in runs/demo/scores.json, and the demo
+reports any that are below the expected ones.
 """
 
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A sanity check on real photos: a handful of pairs learned by heart, from the small model.
+"""A sanity check on real photos: overfit the small model to a handful of pairs.
 
     omfa data build --raw FOLDER --out records
     omfa train --config configs/overfit.py --workdir runs/overfit \
@@ -6,7 +6,8 @@
     omfa sample --checkpoint runs/overfit --task try_off --person FOLDER/test/image/PHOTO.jpg \
         --out runs/overfit/try_off
 
-If this does not give a photo's own garment back, no large run will. About six minutes on two cores.
+It takes about six minutes on two CPU cores. The sampled garment must be the one in the photo; if it
+is not, there is an error in the data or its preparation, and a large run will fail as well.
 """
 
 from configs import demo

@@ -1,9 +1,10 @@
-"""The demo's decoder once more: sharper, on larger crops and on latents as a UNet leaves them.
+"""Fine-tune the demo's decoder: sharper images, on latents with noise like a UNet's errors.
 
     omfa train --config configs/tiny_decoder.py --workdir runs/tiny_decoder \
         --config.autoencoder.decoder_of=runs/tiny_vae/model --config.data.records=runs/records
 
-The encoder stays as it is, so that a UNet may be trained on its latents at the same time.
+The encoder is frozen, so that a UNet can be trained on its latents at the same time. It trains on
+CPUs. PSNR should not fall below the 27 to 32 dB of omfa_jax/assets/tiny/README.md.
 """
 
 from configs import tiny_vae

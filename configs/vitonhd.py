@@ -1,12 +1,14 @@
-"""The paper's VITON-HD setting: 11,647 pairs, 768x1024, 65,000 steps of 8 on four 80 GB GPUs.
+"""The paper's VITON-HD setting: 11,647 pairs at 768x1024, 65,000 steps with batch size 8.
 
     omfa data build --raw zalando-hd-resized --out records/vitonhd
     omfa train --config configs/vitonhd.py --workdir runs/vitonhd \
         --config.model.init=DIR_OF_IMPORTED_SDXL --config.data.records=records/vitonhd
 
-`init` is SDXL base with a prompt table (README, "weights, both ways"); for SDXL-inpainting weights
-set `unet_inputs` as base.py says. At 40% MFU a two-image canvas would take 37 A100-hours; no run at
-this size has been made with this code yet, so no score is promised.
+Hardware: four GPUs of 80 GB. A two-image canvas takes an estimated 37 A100-hours at 40% MFU
+(`omfa plan` estimates others). No run at this size has been made yet, so no score is promised.
+
+`init` is SDXL base, imported with a prompt table (`convert_weights.py import`). For SDXL-inpainting
+weights set config.diffusion.unet_inputs as configs/base.py describes.
 """
 
 from configs import base

@@ -9,6 +9,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+from small_settings import make_optimizer_settings
 
 from omfa_jax.core.trees import walk
 from omfa_jax.models import UNETS, UNetConfig, init_unet
@@ -16,7 +17,6 @@ from omfa_jax.models.compute import Compute
 from omfa_jax.models.unet import UNet
 from omfa_jax.train import mup
 from omfa_jax.train.optimizer import make_optimizer
-from omfa_jax.train.settings import OptimizerSettings
 
 BASE_WIDTH = 16
 BASE = f"coordinates_{BASE_WIDTH}"
@@ -84,7 +84,7 @@ def update(with_mup: bool):
     Without weight decay an update is proportional to the rate: all share one program of rate 1.
     """
     rule = make_optimizer(
-        OptimizerSettings(
+        make_optimizer_settings(
             learning_rate=1.0,
             warmup_steps=0,
             weight_decay=0.0,

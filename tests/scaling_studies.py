@@ -15,5 +15,5 @@ RATES = ("--flops-per-second", "1e12")
 
 def plan(out, *flags, sizes="tiny,xs", status=0):
     command = ["scaling", "plan", "--config", BASE, "--out", str(out), "--sizes", sizes]
-    assert main([*command, "--unique", "640", *RATES, *SMALL, *flags]) == status
+    assert main([*command, "--dataset-size", "640", *RATES, *SMALL, *flags]) == status
     return read_manifest(out) if status == 0 else None

@@ -74,7 +74,7 @@ def _record():
 
 def test_a_landmark_stays_aligned_in_person_pose_map_and_face_box():
     record, seen, flips = _record(), 0, set()
-    settings = AugmentSettings(flip=0.5, scale=(0.7, 1.6), shift=0.15)
+    settings = AugmentSettings(flip_prob=0.5, scale=(0.7, 1.6), shift=0.15)
     for seed in range(60):
         change = draw(settings, np.random.default_rng(seed))
         decoded = decode_record(record, SLOTS, change=change, pose_style="normals")
@@ -102,7 +102,7 @@ def test_a_landmark_stays_aligned_in_person_pose_map_and_face_box():
 
 def test_the_garment_moves_on_its_own_and_flips_with_all():
     record = _record()
-    settings = AugmentSettings(flip=1.0, scale=(0.8, 1.25), shift=0.1)
+    settings = AugmentSettings(flip_prob=1.0, scale=(0.8, 1.25), shift=0.1)
     offsets = []
     for seed in range(10):
         change = draw(settings, np.random.default_rng(seed))
@@ -117,7 +117,7 @@ def test_the_garment_moves_on_its_own_and_flips_with_all():
 
 def test_nothing_switched_on_changes_nothing():
     record, still = _record(), AugmentSettings()
-    assert not still.active and still.flip == 0
+    assert not still.active and still.flip_prob == 0
     change = draw(still, np.random.default_rng(0))
     assert change == Augmentation()
     for name, value in decode_record(record, SLOTS).items():
@@ -228,7 +228,7 @@ def test_augmentation_belongs_to_the_position(records):
 
 def test_evaluation_is_not_augmented(records):
     plain = PipelineSettings(records, TINY, pose_style="normals")
-    changed = dataclasses.replace(plain, augment=EVERYTHING, multi_pose=1.0, processes=2)
+    changed = dataclasses.replace(plain, augment=EVERYTHING, multi_pose_prob=1.0, processes=2)
     arguments = {"split": "val", "batch_size": 2}
     batch, other = (next(eval_batches(s, **arguments)) for s in (plain, changed))
     for name in batch:
@@ -236,9 +236,9 @@ def test_evaluation_is_not_augmented(records):
 
 
 def test_what_cannot_be_augmented_honestly_is_refused(records, tmp_path):
-    flip = AugmentSettings(flip=0.5)
+    flip = AugmentSettings(flip_prob=0.5)
     for style, word in (("parts", "blend"), ("shaded", "light"), ("", "do not say")):
-        with pytest.raises(OmfaError, match=f"cannot be flipped.*{word}.*augment.flip=0"):
+        with pytest.raises(OmfaError, match=f"cannot be flipped.*{word}.*augment.flip_prob=0"):
             _batches(PipelineSettings(records, TINY, pose_style=style, augment=flip))
 
     def encode(pictures):
@@ -250,7 +250,7 @@ def test_what_cannot_be_augmented_honestly_is_refused(records, tmp_path):
         with pytest.raises(OmfaError, match="latents, which cannot be augmented"):
             _batches(dataclasses.replace(settings, augment=change))
     wrongs: tuple[tuple[dict[str, Any], str], ...] = (
-        ({"flip": 2.0}, "flip: expected a number from 0 to 1"),
+        ({"flip_prob": 2.0}, "flip_prob: expected a number from 0 to 1"),
         ({"scale": (1.2, 0.8)}, "scale"),
         ({"scale": (1.0,)}, "scale"),
         ({"shift": -0.1}, "shift"),

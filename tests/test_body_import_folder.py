@@ -137,7 +137,7 @@ def test_the_record_says_how_smpl_became_smplx(tmp_path: Path, capsys):
     assert command(*arguments) == 2
     assert "could not be imported" in capsys.readouterr().err
     assert not (raw / "train/smplx/train_a.npz").exists()
-    assert command(*arguments, "--trust") == 0
+    assert command(*arguments, "--allow-pickle") == 0
     (raw / "train/pose").mkdir()
     for name in ("train_a", "train_b"):
         Image.new("RGB", SIZE_PX).save(raw / "train/pose" / f"{name}.png")
@@ -154,7 +154,7 @@ def test_a_fit_by_command_lands_where_the_tool_has_the_body(tmp_path: Path):
     saved, pixels = dumps.champ_dict(smpl, [(dumps.some_smpl(0, shaped=True), crop)], SIZE_PX)
     dumps.save_dict(tmp_path / "train_a.npy", saved)
     files = ("--smplx-model", FREE_BODY, "--smpl-model", tmp_path / "smpl.npz")
-    way = ("--smpl-to-smplx", "fit", "--correspondence", "identity", "--trust")
+    way = ("--smpl-to-smplx", "fit", "--correspondence", "identity", "--allow-pickle")
     arguments = ("--from", "champ", "--in", tmp_path / "train_a.npy", "--raw", raw)
     assert command(*arguments, *files, *way) == 0
     params, camera = load_body_file(raw / "train/smplx/train_a.npz")

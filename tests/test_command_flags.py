@@ -120,6 +120,30 @@ def test_a_vae_scale_that_is_none_is_refused(scale, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+def test_flags_of_the_main_commands_are_described():
+    commands = ("demo", "train", "sample")
+    named = {name: a for name, a in ACTIONS.items() if name.split(" ")[0] in commands}
+    assert len(named) > 25
+    for name, action in named.items():
+        words = (action.help or "").split(" ")
+        # lower case at the start, but for names such as SMPL-X and OpenPose
+        assert words[0] and (words[0][:1].islower() or words[0] in ("SMPL-X", "OpenPose")), name
+        assert not action.help.endswith("."), name
+
+
+def test_help_shows_defaults_once():
+    parser = Parser(prog="x")
+    parser.add_argument("--given", default=3, help="a number")
+    parser.add_argument("--named", default=4, help="a number (default: four)")
+    parser.add_argument("--bracketed", default=0.5, help="a share (0.5)")
+    parser.add_argument("--switch", action="store_true", help="switch it on")
+    parser.add_argument("--absent", help="a text")
+    text = parser.format_help()
+    for shown in ("a number (default: 3)", "a number (default: four)", "a share (0.5)"):
+        assert shown in text
+    assert text.count("default") == 2
+
+
 def test_help_is_help(capsys):
     with pytest.raises(SystemExit) as stopped:
         main(["train", "--help"])

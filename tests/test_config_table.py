@@ -1,4 +1,4 @@
-"""Every value of a config has a rule, and nothing that breaks one gets past the border."""
+"""Every value of a config has a rule, and nothing that breaks one gets past load_config."""
 
 import math
 import subprocess
@@ -10,7 +10,7 @@ import pytest
 from ml_collections import ConfigDict, config_dict
 
 from configs import base
-from omfa_jax.cli import config as border
+from omfa_jax.cli import config as config_lib
 from omfa_jax.cli import config_table
 from omfa_jax.cli.config_table import TABLE, check, leaves, row_of
 from omfa_jax.core.bounds import Choice, Flag, Number, Text, Tuple, Whole
@@ -121,7 +121,7 @@ def test_all_faults_are_told_at_once_and_names_have_hints():
         "config.data.augment: expected a group of values, got 3",
         "config.optimizer.learning_rate: expected a number above 0 to 10, got inf",
         "config.optimizer.name: expected one of adamw, muon, got 'adam'; did you mean 'adamw'?",
-        "config.seed is missing: begin with base.get_config() (configs/base.py)",
+        "config.seed is missing: start from base.get_config() (configs/base.py)",
         "config.tasks.joint.prompt is missing",
         "config.train.steps: expected a whole number from 1 to 2147483647, got None",
         "unknown value 'config.train.step'; did you mean 'config.train.steps'",
@@ -140,11 +140,11 @@ def test_a_config_of_ones_own_may_have_other_tasks():
             {"noised": ("garment", "person"), "weight": 1, "prompt": "both"}
         )
     check(config)
-    tasks = {task.name: task for task in border.diffusion_settings(config, vae("sdxl")).tasks}
+    tasks = {task.name: task for task in config_lib.diffusion_settings(config, vae("sdxl")).tasks}
     assert tasks["joint"].weight == 1.0 and set(tasks) == {"joint", "try_on"}
     set_value(config, "tasks.joint.weight", 0)
     set_value(config, "tasks.try_on.weight", 0)
-    with pytest.raises(OmfaError, match="every weight is 0"):
+    with pytest.raises(OmfaError, match="all weights are 0"):
         check(config)
     with config.unlocked():
         config.tasks = ConfigDict()
@@ -167,8 +167,8 @@ def test_a_config_of_ones_own_may_have_other_tasks():
         ("def get_config(): return get_config()", "cannot be run: RecursionError"),
         ("from ml_collections import ConfigDict as get_config", r"config\.seed is missing"),
         ("raise BaseException('x')", "cannot be run: BaseException: x"),
-        ("c.tasks[3] = c.seed", "is no tree of names and values"),
-        ("c.model.me = c", "is no tree of names and values"),
+        ("c.tasks[3] = c.seed", "is not a tree of names and values"),
+        ("c.model.me = c", "is not a tree of names and values"),
         ("\0", "cannot be run"),
     ],
 )
@@ -179,7 +179,7 @@ def test_a_config_file_that_gives_no_config_is_one_line(tmp_path, body, said):
         body = f"{start}    with c.unlocked():\n        {body}\n    return c"
     path.write_text(body + "\n")
     with pytest.raises(OmfaError, match=said) as told:
-        border.load_config(path)
+        config_lib.load_config(path)
     assert "mine.py" in str(told.value) or said.startswith("config")
 
 
@@ -190,7 +190,7 @@ def test_a_value_that_is_required_and_a_file_that_is_no_program(tmp_path):
     text = tmp_path / "config.yaml"
     text.write_text("seed: 0\n")
     with pytest.raises(OmfaError, match=r"expected a Python file \(\.py\)"):
-        border.load_config(text)
+        config_lib.load_config(text)
 
 
 def test_overrides_that_are_no_values(caplog):
@@ -208,13 +208,13 @@ def test_overrides_that_are_no_values(caplog):
         "--config.train.batch_size=100000000000": "from 1 to 1048576, got 100000000000",
     }.items():
         with pytest.raises(OmfaError, match=said) as told:
-            border.load_config(BASE, [override])
+            config_lib.load_config(BASE, [override])
         assert len(str(told.value)) < 300
     assert not caplog.records
     twice = ["--config.seed=1", "--config.seed=2", "--config.train.steps=9"]
-    config = border.load_config(BASE, twice)
+    config = config_lib.load_config(BASE, twice)
     assert config.seed == 2 and "--config.seed is given as 1 and as 2" in caplog.text
-    assert "the whole run is warm-up" in caplog.text
+    assert "the run ends during warm-up" in caplog.text
 
 
 def test_the_check_comes_before_anything_is_made(tmp_path):
@@ -249,7 +249,7 @@ def test_a_frozen_config_is_a_config(tmp_path):
         "from ml_collections import FrozenConfigDict\nfrom configs import base\n\n"
         "def get_config():\n    return FrozenConfigDict(base.get_config())\n"
     )
-    assert border.load_config(path).to_dict() == border.load_config(BASE).to_dict()
+    assert config_lib.load_config(path).to_dict() == config_lib.load_config(BASE).to_dict()
 
 
 @pytest.mark.parametrize("rate", [5e-324, 1e-320, 1e-46])

@@ -1,6 +1,7 @@
 """Every config resolves: settings, shapes and shardings, without a byte of weights."""
 
 import dataclasses
+import itertools
 import math
 import re
 from pathlib import Path
@@ -8,36 +9,37 @@ from pathlib import Path
 import jax
 import pytest
 
-from omfa_jax.cli import config as border
-from omfa_jax.cli.startup import preset_unet, starting_bundle
+from omfa_jax.cli import config as config_lib
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.tasks import COMPONENTS
 from omfa_jax.core.trees import first_match, walk
+from omfa_jax.evals.heldout import HeldOutSettings
 from omfa_jax.models import init_unet, vae
 from omfa_jax.models.presets import UNETS
 from omfa_jax.parallel.mesh import MeshSettings, make_mesh
 from omfa_jax.parallel.rules import UNET_RULES, explain, param_shardings
-from omfa_jax.train.network import network_shapes
+from omfa_jax.train.initial_weights import load_initial_model
+from omfa_jax.train.network import make_unet_config, network_shapes
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 FULL_SIZE = ("base", "vitonhd", "deepfashion", "both")
 
 
 def load(name, *overrides):
-    return border.load_config(CONFIGS / f"{name}.py", overrides)
+    return config_lib.load_config(CONFIGS / f"{name}.py", overrides)
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.py")), ids=lambda p: p.stem)
 def test_every_config_resolves(path):
     if path.stem == "__init__":
         return
-    config = border.load_config(path)
+    config = config_lib.load_config(path)
     vae_config = vae(config.model.vae)
-    settings = border.diffusion_settings(config, vae_config)
-    unet_config = preset_unet(config, settings)
-    border.train_settings(config)
-    border.mesh_settings(config)
-    border.sampler_settings(config)
+    settings = config_lib.diffusion_settings(config, vae_config)
+    unet_config = make_unet_config(config.model.unet, settings)
+    config_lib.train_settings(config)
+    config_lib.mesh_settings(config)
+    config_lib.sampler_settings(config)
     params = jax.eval_shape(lambda: init_unet(unet_config, jax.random.key(0)))
     assert params["conv_in"]["kernel"].shape[2] == settings.in_channels
     mesh = make_mesh(MeshSettings(2, 2, 2))
@@ -52,22 +54,26 @@ def test_every_config_resolves(path):
 @pytest.mark.parametrize("name", FULL_SIZE)
 def test_the_papers_setting(name):
     config = load(name)
-    settings = border.diffusion_settings(config, vae(config.model.vae))
+    settings = config_lib.diffusion_settings(config, vae(config.model.vae))
     assert (config.train.steps, config.train.batch_size) == (65_000, 8)
     assert (config.sample.steps, config.sample.guidance) == (50, 2.0)
     assert config.diffusion.condition_dropout == 0.05
     assert settings.slots_px[COMPONENTS.index("person")] == (1024, 768)
     assert settings.canvas.shape == (128, 96 + 96 + 48, 4)
     assert settings.in_channels == 9
-    params = jax.eval_shape(lambda: init_unet(preset_unet(config, settings), jax.random.key(0)))
+    params = jax.eval_shape(
+        lambda: init_unet(make_unet_config(config.model.unet, settings), jax.random.key(0))
+    )
     count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
     assert count == 2_567_463_684 + 5 * 9 * 320
 
 
 def test_fsdp_shards_nearly_every_byte_of_sdxl():
     config = load("base")
-    settings = border.diffusion_settings(config, vae("sdxl"))
-    params = jax.eval_shape(lambda: init_unet(preset_unet(config, settings), jax.random.key(0)))
+    settings = config_lib.diffusion_settings(config, vae("sdxl"))
+    params = jax.eval_shape(
+        lambda: init_unet(make_unet_config(config.model.unet, settings), jax.random.key(0))
+    )
     mesh = make_mesh(MeshSettings(1, 8, 1))
     shardings = param_shardings(UNET_RULES, params, mesh)
     total = local = 0
@@ -82,11 +88,12 @@ def test_fsdp_shards_nearly_every_byte_of_sdxl():
 def test_a_rung_of_the_ladder_takes_the_shipped_vae_and_prompts():
     folder = CONFIGS.parent / "omfa_jax/assets/tiny"
     config = load("tiny", f"--config.model.init={folder}", "--config.model.unet=ladder_24")
-    bundle = starting_bundle(config, None)
+    bundle = load_initial_model(config_lib.weights_source(config), None)
     assert bundle.unet_params is None and bundle.unet_config.context_dim == 160
     assert bundle.prompts["context"].shape == (3, 4, 160)
     assert bundle.prompts["pooled"].shape == (3, 96)
-    same = starting_bundle(load("tiny", f"--config.model.init={folder}"), None)
+    again = load("tiny", f"--config.model.init={folder}")
+    same = load_initial_model(config_lib.weights_source(again), None)
     assert same.prompts["context"].shape == (3, 4, 64)
 
 
@@ -104,7 +111,7 @@ def alternatives(pattern):
 
 def test_every_sharding_row_is_some_weights():
     """And every alternative in a row: what matches nothing says something of no weight."""
-    settings = border.diffusion_settings(load("base"), vae("sdxl"))
+    settings = config_lib.diffusion_settings(load("base"), vae("sdxl"))
     dual = dataclasses.replace(settings, reference=True)
     chosen = {pattern: set() for pattern, _ in UNET_RULES}
     for network, name in ((settings, "tiny"), (settings, "sdxl"), (dual, "xs")):
@@ -135,7 +142,7 @@ def test_overrides_are_typed_and_checked():
         "--config.train.step=7": "did you mean 'steps'",
         "--config.trian.steps=7": "did you mean 'train'",
         "--config.train.steps=many": "expected int",
-        "--config.train=7": "names a group",
+        "--config.train=7": "is a group",
         "--steps=7": "set as --config.a.b=value",
         "--config.model.init_unet=perhaps": "expected true or false",
     }.items():
@@ -155,7 +162,7 @@ def test_overrides_are_typed_and_checked():
 def test_impossible_settings_are_refused(override, message):
     with pytest.raises(OmfaError, match=message):
         config = load("base", override)
-        _ = border.diffusion_settings(config, vae("sdxl")).in_channels
+        _ = config_lib.diffusion_settings(config, vae("sdxl")).in_channels
 
 
 def test_a_mesh_that_does_not_fit_says_so():
@@ -163,3 +170,44 @@ def test_a_mesh_that_does_not_fit_says_so():
         make_mesh(MeshSettings(3, 1, 1))
     with pytest.raises(OmfaError, match="at most one -1"):
         make_mesh(MeshSettings(-1, -1, 1))
+
+
+def find_settings(value):
+    """Yield a settings dataclass and those in its fields."""
+    if dataclasses.is_dataclass(value):
+        yield value
+        for field in dataclasses.fields(value):
+            yield from find_settings(getattr(value, field.name))
+
+
+def test_every_default_is_the_base_configs():
+    """Another default in a dataclass would give another run from Python than from the CLI."""
+    config = load("base", "--config.data.records=records")
+    evaluation = config_lib.evaluation_settings(config)
+    made = (
+        config_lib.diffusion_settings(config, vae("sdxl")),
+        config_lib.weights_source(config),
+        config_lib.train_settings(config),
+        config_lib.pipeline_settings(config),
+        config_lib.mesh_settings(config),
+        config_lib.sampler_settings(config),
+        evaluation,
+        HeldOutSettings(evaluation.loss_examples, evaluation.loss_timesteps, evaluation.seed),
+    )
+    # "" takes any style: records that were not drawn for the model do not say theirs
+    exempt = {"PipelineSettings.pose_style"}
+    checked = 0
+    for settings in itertools.chain.from_iterable(map(find_settings, made)):
+        for field in dataclasses.fields(settings):
+            name = f"{type(settings).__name__}.{field.name}"
+            default = field.default
+            if field.default_factory is not dataclasses.MISSING:
+                default = field.default_factory()
+            if default is dataclasses.MISSING or name in exempt:
+                continue
+            # the evaluation's sampler takes its steps from config.eval
+            if settings is evaluation.sampler and field.name == "steps":
+                continue
+            assert getattr(settings, field.name) == default, name
+            checked += 1
+    assert checked > 30

@@ -10,6 +10,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 from matrix_training import matrix_run, start
+from small_settings import make_keep_settings, make_optimizer_settings
 from tiny_training import CountingBatches
 
 from omfa_jax.core.errors import OmfaError
@@ -17,7 +18,6 @@ from omfa_jax.train import integrity
 from omfa_jax.train.checkpoint import Checkpoints
 from omfa_jax.train.load import as_numpy, restore_params
 from omfa_jax.train.loop import train
-from omfa_jax.train.settings import KeepSettings, OptimizerSettings
 
 NEWEST = 4
 
@@ -117,7 +117,7 @@ def test_the_step_before_is_taken_and_the_damaged_one_kept_aside(copy, way, capl
 
 
 def test_of_several_only_the_damaged_go_and_metrics_need_not_be_read(copy):
-    run_to(copy, 6, keep=KeepSettings(last=9))
+    run_to(copy, 6, keep=make_keep_settings(last=9))
     flip(largest(copy / "checkpoints/6/state"))
     (copy / "checkpoints/5/data/metadata").write_text("x")
     shutil.rmtree(copy / "checkpoints/2/state")
@@ -142,7 +142,7 @@ def test_where_all_are_damaged_everything_stays_and_all_is_told(copy):
 
 
 def test_a_sound_checkpoint_of_another_model_is_refused_and_stays(copy):
-    run = matrix_run(copy, 5, optimizer=OptimizerSettings(name="muon", learning_rate=1e-3))
+    run = matrix_run(copy, 5, optimizer=make_optimizer_settings(name="muon", learning_rate=1e-3))
     with pytest.raises(OmfaError, match="does not fit this config's model or optimizer"):
         train(run)
     object.__setattr__(run, "start", lambda: start() | {"kernel": jnp.zeros((9, 9))})
@@ -152,7 +152,7 @@ def test_a_sound_checkpoint_of_another_model_is_refused_and_stays(copy):
 
 
 def test_moments_in_another_type_are_no_damage(copy):
-    optimizer = OptimizerSettings(learning_rate=1e-3, warmup_steps=2, mu_dtype="bfloat16")
+    optimizer = make_optimizer_settings(learning_rate=1e-3, warmup_steps=2, mu_dtype="bfloat16")
     assert run_to(copy, 5, optimizer=optimizer)[1].batches.seen == [4]
 
 

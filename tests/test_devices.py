@@ -10,13 +10,14 @@ import pytest
 from tiny_bundle import make_bundle, save_bundle, write_records
 from tiny_training import SETTINGS
 
-from omfa_jax.cli import config as border
-from omfa_jax.cli import evaluation, pictures, sample
+from omfa_jax.cli import config as config_lib
+from omfa_jax.cli import sample
 from omfa_jax.cli.main import main
-from omfa_jax.cli.train import autoencoder_cost, cost_of
+from omfa_jax.cli.train import make_sample_images
 from omfa_jax.core.images import write_image
 from omfa_jax.core.tasks import COMPONENTS
 from omfa_jax.diffusion.sample import SamplerSettings
+from omfa_jax.evals import training_evaluation, training_images
 from omfa_jax.models import vae
 from omfa_jax.parallel.attention import kernel_name
 from omfa_jax.parallel.feed import place
@@ -25,6 +26,7 @@ from omfa_jax.parallel.mesh import MeshSettings, make_mesh
 from omfa_jax.parallel.rules import UNET_RULES, param_shardings
 from omfa_jax.sampling import generate
 from omfa_jax.sampling.generate import Sampler, compute_dtype
+from omfa_jax.scaling.run_cost import compute_unet_cost, compute_vae_cost
 
 STEPS = SamplerSettings(steps=2, guidance=2.0)
 GIVEN = {
@@ -125,7 +127,7 @@ class Recorder:
 
 @pytest.fixture
 def made(monkeypatch):
-    for module in (generate, pictures, evaluation):
+    for module in (generate, training_images, training_evaluation):
         monkeypatch.setattr(module, "Sampler", Recorder)
     monkeypatch.setattr(Recorder, "made", [])
     return Recorder.made
@@ -150,7 +152,7 @@ def test_omfa_sample_takes_a_type(tmp_path, bundle, made, capsys):
 def test_pictures_of_a_run_use_its_type_and_its_attention(tmp_path, bundle, made):
     records = write_records(tmp_path, 2)
     sizes = zip(COMPONENTS, SETTINGS.slots_px, strict=True)
-    config = border.load_config(
+    config = config_lib.load_config(
         "configs/tiny.py",
         [
             f"--config.data.records={records}",
@@ -159,8 +161,9 @@ def test_pictures_of_a_run_use_its_type_and_its_attention(tmp_path, bundle, made
             *("--config.log.samples=2", "--config.eval.split=test"),
         ],
     )
-    pictures.training_pictures(config, bundle)
-    evaluation.sampled_scores(config, bundle)
+    make_sample_images(config, bundle)
+    settings = config_lib.evaluation_settings(config)
+    training_evaluation.make_sample_scores(bundle, settings)
     assert [(how["dtype"], how["attention"]) for how in made] == [("bfloat16", "xla")] * 2
 
 
@@ -175,7 +178,7 @@ def test_rates_are_of_the_devices_of_the_mesh(bundle):
     h100 = types.SimpleNamespace(device_kind="NVIDIA H100 80GB HBM3")
     peak = CHIPS["h100"].bf16_flops
     for cost in (
-        cost_of(bundle, 8, encodes=False, devices=[h100] * 3),
-        autoencoder_cost(vae("xs"), 64, 8, whole=True, devices=[h100] * 3),
+        compute_unet_cost(bundle, 8, encodes=False, devices=[h100] * 3),
+        compute_vae_cost(vae("xs"), 64, 8, decoder_only=False, devices=[h100] * 3),
     ):
         assert (cost.devices, cost.peak_flops) == (3, peak)

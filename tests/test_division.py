@@ -9,12 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
+from small_settings import make_optimizer_settings
 
-from omfa_jax.cli import config as border
-from omfa_jax.cli import sharding
+from omfa_jax.cli import config as config_lib
 from omfa_jax.cli.main import main
 from omfa_jax.cli.plan import job_of_config
-from omfa_jax.cli.startup import starting_bundle
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.models import unet
 from omfa_jax.parallel.activations import activation_sizes
@@ -24,8 +23,10 @@ from omfa_jax.parallel.mesh import AXES, MeshSettings, make_mesh
 from omfa_jax.parallel.pods import Pod
 from omfa_jax.parallel.rules import REPLICATED_RULES, UNET_RULES, coverage, explain, partition_spec
 from omfa_jax.scaling.plan import advice, plan
+from omfa_jax.train import meshes
+from omfa_jax.train.initial_weights import load_initial_model
 from omfa_jax.train.network import unet_shapes
-from omfa_jax.train.optimizer import OptimizerSettings, make_optimizer
+from omfa_jax.train.optimizer import make_optimizer
 from omfa_jax.train.state import abstract_state, state_shardings
 
 BASE = "configs/base.py"
@@ -146,7 +147,7 @@ def test_small_models_are_cut_on_eight_and_said_on_wide_meshes():
 
 
 def test_moments_and_average_lie_as_the_weights(sdxl):
-    optimizer = make_optimizer(OptimizerSettings(), 10)
+    optimizer = make_optimizer(make_optimizer_settings(), 10)
     state = abstract_state(lambda: jax.tree.map(lambda s: jnp.zeros(s.shape), sdxl), optimizer, 0.9)
     mesh = mesh_of(fsdp=10)
     shardings = state_shardings(state, UNET_RULES, mesh)
@@ -202,7 +203,7 @@ def test_the_plan_shows_the_same_share_and_refuses_the_same(capsys, caplog):
     small = ("--config.model.unet=xs", "--config.train.remat=none", "--config.train.attention=xla")
 
     def job(*overrides):
-        return job_of_config(border.load_config(BASE, [*small, *overrides]))
+        return job_of_config(config_lib.load_config(BASE, [*small, *overrides]))
 
     twelve = Pod("h100-12", "h100", 12, 12, ())
     left = ("--config.mesh.data=1", "--config.mesh.fsdp=-1", "--config.train.batch_size=12")
@@ -225,24 +226,25 @@ def test_the_plan_shows_the_same_share_and_refuses_the_same(capsys, caplog):
 
 
 def test_a_studys_plan_names_the_size_that_is_not_cut(tmp_path, capsys):
-    flags = ["--out", str(tmp_path), "--sizes", "ladder_12", "--samples", "6400", "--unique", "64"]
-    flags += ["--machine", "v5e-32", "--config.mesh.data=1", "--config.mesh.fsdp=32"]
+    flags = ["--out", str(tmp_path), "--sizes", "ladder_12", "--samples", "6400"]
+    flags += ["--dataset-size", "64", "--topology", "v5e-32", "--config.mesh.fsdp=32"]
     config = ["--config", "configs/ladder.py", "--config.train.batch_size=32"]
+    config += ["--config.mesh.data=1"]
     assert main(["scaling", "plan", *config, *flags]) == 2
     assert "ladder_12: config.mesh.fsdp=32 cuts" in capsys.readouterr().err
 
 
 def test_training_says_so_before_it_begins(monkeypatch, caplog):
-    config = border.load_config(BASE, ["--config.mesh.data=1", "--config.mesh.fsdp=12"])
-    bundle = starting_bundle(config, None, abstract=True)
+    config = config_lib.load_config(BASE, ["--config.mesh.data=1", "--config.mesh.fsdp=12"])
+    bundle = load_initial_model(config_lib.weights_source(config), None, abstract=True)
     monkeypatch.setattr(jax, "device_count", lambda: 12)
     with pytest.raises(OmfaError, match=r"fsdp=12 cuts 1.8% .*fsdp=4 --config.mesh.data=3"):
-        sharding.network_mesh(config, bundle)
-    config = border.load_config(BASE, ["--config.mesh.data=1", "--config.mesh.fsdp=-1"])
+        meshes.make_network_mesh(config_lib.mesh_settings(config), bundle)
+    config = config_lib.load_config(BASE, ["--config.mesh.data=1", "--config.mesh.fsdp=-1"])
     made = []
-    monkeypatch.setattr(sharding, "make_mesh", made.append)
+    monkeypatch.setattr(meshes, "make_mesh", made.append)
     with caplog.at_level(logging.WARNING):
-        sharding.network_mesh(config, bundle)
+        meshes.make_network_mesh(config_lib.mesh_settings(config), bundle)
     assert made == [MeshSettings(data=3, fsdp=4)]
     assert "config.mesh.fsdp=-1 over 12 devices: fsdp=4 with data=3" in caplog.text
 

@@ -6,6 +6,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from small_settings import make_train_settings
 from tiny_training import SETTINGS, UNET, make_run
 
 from omfa_jax.core.errors import OmfaError
@@ -17,7 +18,6 @@ from omfa_jax.scaling.plan import Job, plan
 from omfa_jax.train.load import load_bundle, load_for_export
 from omfa_jax.train.loop import train
 from omfa_jax.train.network import network_shapes
-from omfa_jax.train.settings import TrainSettings
 from omfa_jax.weights.bundle import Bundle
 from omfa_jax.weights.dual import network_params
 from omfa_jax.weights.frozen import save_frozen
@@ -83,6 +83,6 @@ def test_a_model_folder_says_that_it_is_dual_and_export_refuses_it(straight, tmp
 
 
 def test_the_plan_says_that_it_does_not_cover_it():
-    job = Job(DUAL, UNET, TrainSettings(1, 8), MeshSettings())
+    job = Job(DUAL, UNET, make_train_settings(1, 8), MeshSettings())
     with pytest.raises(OmfaError, match="does not cover the dual UNet"):
         plan(job, pod("h100-8"))

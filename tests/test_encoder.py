@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 import omfa_jax
-from omfa_jax.cli.records import FolderEncoder
-from omfa_jax.cli.startup import vae_fingerprint
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.models import encode, posterior
+from omfa_jax.sampling.encode_records import FolderEncoder
 from omfa_jax.weights.description import read_description
 from omfa_jax.weights.frozen import load_vae
+from omfa_jax.weights.vae_fingerprint import fingerprint_vae
 
 TINY = Path(omfa_jax.__file__).parent / "assets/tiny"
 
@@ -27,7 +27,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def encoder(model):
-    return FolderEncoder(str(TINY), vae_fingerprint(*model))
+    return FolderEncoder(str(TINY), fingerprint_vae(*model))
 
 
 @pytest.mark.parametrize("size", [8, 3])
@@ -46,12 +46,12 @@ def test_moments_are_the_posteriors_scaled(model, encoder, size):
 
 def test_the_checksum_is_of_what_makes_latents(model):
     config, params = model
-    before = vae_fingerprint(config, params)
+    before = fingerprint_vae(config, params)
     assert len(before) == 64
     kernel = params["quant_conv"]["kernel"]
     nudged = np.nextafter(kernel, np.inf, dtype=np.float32)
-    assert vae_fingerprint(config, {**params, "quant_conv": {"kernel": nudged}}) != before
-    assert vae_fingerprint(config, {**params, "decoder": {}}) == before
+    assert fingerprint_vae(config, {**params, "quant_conv": {"kernel": nudged}}) != before
+    assert fingerprint_vae(config, {**params, "decoder": {}}) == before
 
 
 def test_a_worker_with_another_vae_is_refused(encoder):

@@ -39,7 +39,7 @@ def root(tmp_path, monkeypatch):
 def test_it_works_and_says_what_it_did(root, capsys):
     assert run(root) == 0
     shown = capsys.readouterr().out
-    assert "SSIM" in shown and "3 of 3 pictures" in shown and "not computed" in shown
+    assert "SSIM" in shown and "3 of 3 images" in shown and "not computed" in shown
     scores = read_scores(root / "s.json")
     assert scores.method == "pred" and scores.counts.formats == {"PNG": 3}
     assert scores.protocol.choices["ssim.border"] == "reflect"
@@ -49,7 +49,7 @@ def test_it_works_and_says_what_it_did(root, capsys):
 def test_some_metrics_only(root, capsys):
     assert run(root, "--metrics", "psnr") == 0
     metrics = read_scores(root / "s.json").metrics
-    assert metrics["psnr"].value and metrics["ssim"].not_computed == "left out by --metrics"
+    assert metrics["psnr"].value and metrics["ssim"].not_computed == "excluded by --metrics"
     assert "did you mean 'ssim'" in refused(capsys, root, "--metrics", "sim")
 
 
@@ -58,12 +58,12 @@ def test_folders_that_are_empty_not_there_or_the_same(root, capsys):
     assert "--pred" in refused(capsys, root, "--pred", str(root / "nowhere"))
     (root / "empty" / "inner").mkdir(parents=True)
     line = refused(capsys, root, "--pred", str(root / "empty"))
-    assert "no pictures" in line and "inner" in line
+    assert "no images" in line and "inner" in line
     assert "protocol" in refused(capsys, root, protocol="ladi")
     assert "--setting" in refused(capsys, root, "--setting", "try_on")
     assert "--workers" in refused(capsys, root, "--workers", "0")
     assert "--device" in refused(capsys, root, "--device", "tpu")
-    assert "--networks" in refused(capsys, root, "--networks", str(root / "nowhere"))
+    assert "--metric-weights" in refused(capsys, root, "--metric-weights", str(root / "nowhere"))
 
 
 def test_two_files_of_one_name(root, capsys):
@@ -79,7 +79,7 @@ def test_pairs_files_of_every_kind(root, capsys):
         "000.png, 001.png": "spaces or tabs",
         "000.png": "expected two names",
         "000.png 001.png 002.png 003.png": "expected two names",
-        "000.png 001.png": "is there twice",
+        "000.png 001.png": "occurs twice",
         "000.png 002.png": "same prediction",
         "009.png 001.png": "'009'",
     }
@@ -150,7 +150,7 @@ def test_out_is_looked_at_first_and_never_lost(root, capsys):
     assert run(root) == 0
     before = (root / "s.json").read_bytes()
     line = refused(capsys, root, protocol="ladi512")
-    assert "holds the scores of protocol omfa" in line and "--out" in line
+    assert "holds scores of protocol omfa" in line and "--out" in line
     assert (root / "s.json").read_bytes() == before
     assert run(root) == 0
 
@@ -163,9 +163,9 @@ def test_unreadable_and_foreign_weights(root, capsys):
     networks.mkdir()
     file = networks / "alexnet-owt-7be5be79.pth"
     file.write_bytes(b"not weights")
-    flags = ["--networks", str(networks)]
+    flags = ["--metric-weights", str(networks)]
     assert "SHA-256" in refused(capsys, root, *flags)
-    line = refused(capsys, root, *flags, "--any-weights")
+    line = refused(capsys, root, *flags, "--skip-checksum")
     assert "not a readable PyTorch weights file" in line
     assert not (root / "s.json").exists()
 

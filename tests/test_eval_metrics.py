@@ -151,5 +151,5 @@ def test_a_set_of_one_is_refused():
         frechet_of_features,
         lambda a, b: kernel_distance(a, b, subsets=1, subset_size=9, small="all", seed=0),
     ):
-        with pytest.raises(OmfaError, match="2 pictures"):
+        with pytest.raises(OmfaError, match="2 images"):
             distance(features(1), features(5))

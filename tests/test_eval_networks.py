@@ -180,7 +180,7 @@ def test_absent_weights_are_named_with_their_origin(key, tmp_path):
     loader, name = LOADERS[key]
     with pytest.raises(NotThere, match=name) as caught:
         loader(Networks(tmp_path), TRY_OFF[key].options, "cpu")
-    assert "from " in str(caught.value) and "--networks" in str(caught.value)
+    assert "from " in str(caught.value) and "--metric-weights" in str(caught.value)
 
 
 @pytest.mark.parametrize("key", ["lpips", "dists", "fid"])

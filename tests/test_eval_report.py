@@ -1,4 +1,4 @@
-"""`omfa eval report`: what the tables say, which pictures are shown, what a user gets wrong."""
+"""`omfa eval report`: the tables, the images shown, and errors in the flags."""
 
 import base64
 import csv
@@ -58,10 +58,10 @@ def test_what_is_not_computed_says_why_and_is_never_a_number():
     text = text_of(some_scores("a"), some_scores("b", metrics={"ssim": SSIM}))
     assert text.count("not computed<sup>1</sup>") == 1 and text.count("computed<sup>2</sup>") == 3
     assert "1. FID: no &lt;Inception&gt; weights &amp; no luck" in text
-    assert "2. LPIPS, KID, FID: this scores file does not have it" in text
-    assert "KID &times;1000 &darr;" in text and "SSIM &uarr;" in text
+    assert "2. LPIPS, KID, FID: not in this scores file" in text
+    assert "KID \u00d71000 ↓" in text and "SSIM ↑" in text
     tiny = methods_table([some_scores("a"), with_values(some_scores("n"), kid=-0.001)])
-    assert tiny.rows[1].cells[2].text == "0.00", "a rounded zero has no sign"
+    assert tiny.rows[1].cells[2].text == "0.00", "no -0.00"
 
 
 def test_warnings_stand_on_top_and_nothing_is_said_of_files_that_compare():
@@ -80,7 +80,7 @@ def test_warnings_stand_on_top_and_nothing_is_said_of_files_that_compare():
         "version of omfa_jax differs: 0.1.0 (a), 0.2.0 (b)",
         "seed differs: 0 (a), 7 (b)",
         "number of pairs differs: 1 (a), 5 (b)",
-        "scored pictures differ: 2 names",
+        "scored images differ: 2 names",
         "b is not complete",
         "b: 4 predictions missing (u, v, w, ...)",
     ):
@@ -90,8 +90,8 @@ def test_warnings_stand_on_top_and_nothing_is_said_of_files_that_compare():
     judged = {"model": "m", "prompt": "p", "failures": [], "stopped": "the cost cap of $1"}
     other = {**judged, "stopped": None, "model": "n", "prompt": "q"}
     lines = warnings([some_scores("a", judge=judged), some_scores("b", judge=other)])
-    assert "a: the judge did not score every picture: the cost cap of $1" in lines
-    assert "the judges differ: m, n" in lines and "with different prompts" in "".join(lines)
+    assert "a: the judge did not score every image: the cost cap of $1" in lines
+    assert "the judges differ: m, n" in lines and "had different prompts" in "".join(lines)
 
 
 def test_settings_have_tables_of_their_own(tmp_path):
@@ -156,9 +156,9 @@ def test_missing_folders_and_pictures_are_said_and_not_fatal(tmp_path):
         a, method="b", folders=Folders("gone", a.folders.gt, None, "gone.txt")
     )
     text = text_of(a, gone, count=1)
-    assert "b: the folder of predictions is not here: gone" in text
-    assert "b: the list of pairs is not here: gone.txt" in text
-    assert "not a picture" in text and "no garment" in text and text.count("no picture<") == 3
+    assert "b: the folder of predictions is missing: gone" in text
+    assert "b: the pairs file is missing: gone.txt" in text
+    assert "not a picture" in text and "no garment" in text and text.count("no image<") == 3
 
 
 def test_the_unpaired_garment_is_the_one_of_the_list(tmp_path):
@@ -208,7 +208,7 @@ def test_influence_truth_and_judge_are_shown(tmp_path):
     text = text_of(judged)
     assert "Examples by Judge" in text and "Judge (0-10): 3.000 - the collar&#x27;s wrong" in text
     assert "Answer {&quot;score&quot;: &lt;x&gt;}" in text and "0.0123" in text
-    assert "1 picture without a score" in text and "00007: HTTP 500" in text
+    assert "1 image without a score" in text and "00007: HTTP 500" in text
     assert "[7, 9]" in text and '<td>new pose</td><td class="n">19.0</td><td></td>' in text
     page = Page("omfa_jax demo", "lead")
     page.heading("Before")
@@ -261,7 +261,7 @@ def test_wrong_input_is_one_line(tmp_path, capsys):
     out = tmp_path / "r.html"
     for arguments, said in (
         ([broken, "--out", out], "JSON expected"),
-        ([other, "--out", out], "another format than 1"),
+        ([other, "--out", out], "expected format 1"),
         ([list_, "--out", out], "not a scores file"),
         ([tmp_path / "gone.json", "--out", out], "found nothing"),
         ([a, a, "--out", out], "two scores files are of the method 'a'"),
@@ -271,7 +271,7 @@ def test_wrong_input_is_one_line(tmp_path, capsys):
         ([a, "--out", tmp_path], "expected the name of a new file"),
         ([a, "--out", out, "--csv", out], "--out, --csv must be different files"),
         ([a, "--out", a], "expected the name of a new file"),
-        ([a, "--out", out, "--examples-by", "lpisp"], "unknown metric of single pictures"),
+        ([a, "--out", out, "--examples-by", "lpisp"], "unknown per-image metric (--examples-by)"),
         ([a, "--out", out, "--examples", "-1"], "--examples: expected a whole number from 0"),
     ):
         assert report(tmp_path, *arguments) == 2, arguments

@@ -11,9 +11,10 @@ import pytest
 from tiny_bundle import SLOTS, make_bundle, write_records
 from tiny_training import make_run
 
-from omfa_jax.cli.config import load_config
-from omfa_jax.cli.evaluation import held_out_split, training_evaluation
+from omfa_jax.cli import config as config_lib
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.evals.heldout_run import find_heldout_split
+from omfa_jax.evals.training_evaluation import make_training_evaluation
 from omfa_jax.train.loop import train
 
 BASE = Path(__file__).parents[1] / "configs" / "base.py"
@@ -26,7 +27,7 @@ NAMES = {
 
 def make_config(records, *more):
     sizes = [f"--config.canvas.{name}={size}" for name, size in SLOTS.items()]
-    return load_config(
+    return config_lib.load_config(
         BASE,
         [
             *sizes,
@@ -44,7 +45,13 @@ def make_config(records, *more):
 
 
 def evaluation_of(records, mesh, *more):
-    return training_evaluation(make_config(records, *more), make_bundle(), mesh, "")
+    config = make_config(records, *more)
+    return make_training_evaluation(
+        make_bundle(),
+        config_lib.evaluation_settings(config),
+        config_lib.pipeline_settings(config),
+        mesh,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -91,9 +98,9 @@ def test_a_device_without_memory_ends_evaluations_and_not_the_run(tmp_path, capl
 
 def test_what_cannot_be_evaluated_is_said_before_the_first_step(records, tmp_path):
     mesh = make_run(tmp_path, 1).mesh
-    assert held_out_split(str(records), "") == "test"
+    assert find_heldout_split(str(records), "") == "test"
     with pytest.raises(OmfaError, match=r"has no split 'vall' .*config.eval.split"):
-        held_out_split(str(records), "vall")
+        find_heldout_split(str(records), "vall")
     with pytest.raises(OmfaError, match="expected try_on and try_off, got 'joint'"):
         evaluation_of(records, mesh, "--config.eval.tasks=('joint',)")
     with pytest.raises(OmfaError, match="multiple of 4"):

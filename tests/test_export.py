@@ -12,17 +12,17 @@ import diffusers
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
+from small_settings import make_keep_settings
 from torch_models import AutoencoderKL, UNet2DConditionModel, torch
 
 import convert_weights
-from omfa_jax.cli import config as border
+from omfa_jax.cli import config as config_lib
 from omfa_jax.core import trees
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.models import VAES, unet
 from omfa_jax.train import load, stored
 from omfa_jax.train.checkpoint import MODEL_FOLDER, Checkpoints
 from omfa_jax.train.load import restore_params
-from omfa_jax.train.settings import KeepSettings
 from omfa_jax.train.state import TrainState
 from omfa_jax.weights import names, stream
 from omfa_jax.weights.bundle import Bundle
@@ -44,8 +44,8 @@ def filled(shapes, seed):
 def workdir(tmp_path_factory):
     """A training workdir of the tiny preset with checkpoint 3: raw parameters and an EMA."""
     folder = tmp_path_factory.mktemp("run")
-    config = border.load_config("configs/tiny.py")
-    settings = border.diffusion_settings(config, VAES["tiny"])
+    config = config_lib.load_config("configs/tiny.py")
+    settings = config_lib.diffusion_settings(config, VAES["tiny"])
     unet_config = unet("tiny", in_channels=settings.in_channels, out_channels=settings.out_channels)
     prompts = {
         "context": np.zeros((len(settings.tasks) + 1, 4, unet_config.context_dim), np.float32),
@@ -57,7 +57,7 @@ def workdir(tmp_path_factory):
     )
     raw, ema = (filled(shapes_of_unet(unet_config), seed) for seed in (1, 2))
     state = TrainState(np.int32(3), raw, ema, {"mu": raw})
-    checkpoints = Checkpoints(folder, KeepSettings(last=1))
+    checkpoints = Checkpoints(folder, make_keep_settings(last=1))
     checkpoints.save(3, state, {}, {})
     checkpoints.close()
     return folder
@@ -107,7 +107,7 @@ def test_checkpoints_are_streamed(workdir, tmp_path, weights, monkeypatch):
         return real(self, run)
 
     monkeypatch.setattr(stored._Reader, "_restored", counted)
-    monkeypatch.setattr(stored, "RUN_BYTES", 3_000_000)
+    monkeypatch.setattr(stored, "CHUNK_BYTES", 3_000_000)
     # nobody may read a whole tree
     monkeypatch.setattr(load, "as_numpy", None)
     out = tmp_path / "out"

@@ -8,9 +8,9 @@ import pytest
 from compiler_flops import products, unet_flops, vae_flops
 
 from omfa_jax.cli.main import main
-from omfa_jax.cli.train import autoencoder_cost
 from omfa_jax.models import UNETS, VAES, init_vae
 from omfa_jax.scaling.flops import unet_components, vae_components
+from omfa_jax.scaling.run_cost import compute_vae_cost
 from omfa_jax.train.network import unet_shapes
 
 # every size of its own
@@ -88,8 +88,8 @@ def test_a_vaes_parameters_and_what_its_training_costs():
     }
     encoder, decoder = vae_components(VAES["tiny"], 64, 64)
     assert (encoder.total.params, decoder.total.params) == (sizes["encoder"], sizes["decoder"])
-    whole = autoencoder_cost(VAES["tiny"], 64, 8, whole=True)
-    half = autoencoder_cost(VAES["tiny"], 64, 8, whole=False)
+    whole = compute_vae_cost(VAES["tiny"], 64, 8, decoder_only=False)
+    half = compute_vae_cost(VAES["tiny"], 64, 8, decoder_only=True)
     assert whole.params == sum(sizes.values()) and half.params == sizes["decoder"]
     assert whole.flops_per_example == 4 * (encoder.total.step + decoder.total.step)
     assert half.row(2, None)["frozen_flops"] == 2 * 8 * 4 * encoder.total.forward

@@ -220,7 +220,7 @@ def test_pictures_and_their_stored_latents_have_one_loss(tmp_path):
 def test_settings_that_cannot_be_used():
     with pytest.raises(OmfaError, match=r"multiple of 4, got 6"):
         HeldOutSettings(timesteps=6)
-    with pytest.raises(OmfaError, match="1 example or more"):
+    with pytest.raises(OmfaError, match="at least 1 example"):
         HeldOutSettings(examples=0)
 
 

@@ -10,9 +10,9 @@ import matrix_training
 import pytest
 import tiny_viton as tiny
 
-from omfa_jax.cli import train as command
 from omfa_jax.cli.main import main
 from omfa_jax.data.build import build
+from omfa_jax.train import unet_run
 
 SMALL = [
     "--config=configs/tiny.py",
@@ -48,10 +48,10 @@ def train(tmp_path_factory):
     Networks are a matrix and a mean, which compile in no time; all else is the command's.
     """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(command, "trained_network", lambda *_: matrix_training.apply)
-        patch.setattr(command, "network_params", matrix)
-        patch.setattr(command, "UNET_RULES", matrix_training.RULES)
-        patch.setattr(command, "encode", pooled)
+        patch.setattr(unet_run, "trained_network", lambda *_: matrix_training.apply)
+        patch.setattr(unet_run, "network_params", matrix)
+        patch.setattr(unet_run, "UNET_RULES", matrix_training.RULES)
+        patch.setattr(unet_run, "encode", pooled)
         yield runner(tmp_path_factory)
 
 

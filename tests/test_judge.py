@@ -71,9 +71,9 @@ def test_the_cache_knows_pictures_prompt_and_model(tmp_path):
         ('{"score": 11, "reason": ""}', "not from 0 to 10"),
         ('{"score": -0.1}', "not from 0 to 10"),
         ('{"score": NaN}', "not from 0 to 10"),
-        ('{"score": "7"}', "no number"),
-        ('{"score": true}', "no number"),
-        ('{"score": null}', "no number"),
+        ('{"score": "7"}', "not a number"),
+        ('{"score": true}', "not a number"),
+        ('{"score": null}', "not a number"),
         ("I would say 7 out of 10.", "no JSON object"),
         ('either {"score": 2} or {"score": 9}', "several"),
         ("[7]", "no JSON object"),
@@ -116,7 +116,9 @@ def test_a_malformed_answer_is_asked_again_and_then_reported(tmp_path, kind):
         judged = judge(pairs, settings)
         assert judged.scores == (None, 7.5) and "no score in 3 answers" in judged.failures["00000"]
         assert judged.requests == 4 and not judged.stopped and not judged.complete
-        assert judge(pairs, settings).complete, "a failed picture is asked about in the next run"
+        assert judge(pairs, settings).complete, (
+            "a failed image is asked about again in the next run"
+        )
 
 
 def test_transient_faults_are_retried_with_waits(tmp_path):
@@ -174,7 +176,7 @@ def test_attempts_come_to_an_end_and_other_pictures_go_on(tmp_path):
     with serving(lambda n, _: Answer() if n == 0 else Answer("x", status=400)) as server:
         settings = quick(server.url, tmp_path / "d.jsonl", concurrency=1)
         judged = judge(some_pairs(tmp_path, 20), settings)
-    assert len(server.requests) == 9 and "8 pictures in a row failed" in judged.stopped
+    assert len(server.requests) == 9 and "8 images in a row failed" in judged.stopped
     assert len(judged.failures) == 8 and len(judged.not_asked) == 11
 
 
@@ -217,7 +219,7 @@ def test_unreadable_pictures_and_caches_are_said(tmp_path):
         assert "No such file" in judged.failures["00000"]
         assert "not a picture" in judged.failures["00001"]
         (tmp_path / "scores.json").write_text("{}\n")
-        with pytest.raises(OmfaError, match="not a judge's cache"):
+        with pytest.raises(OmfaError, match="not a judge cache"):
             judge(pairs, quick(server.url, tmp_path / "scores.json"))
         with pytest.raises(OmfaError, match="same name"):
             judge([*pairs, pairs[0]], quick(server.url, tmp_path / "c.jsonl"))

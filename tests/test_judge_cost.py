@@ -100,7 +100,7 @@ def test_a_kill_costs_what_was_in_flight_and_no_more(tmp_path):
         while len(server.requests) < 12:
             assert run.poll() is None
             time.sleep(0.01)
-        with pytest.raises(OmfaError, match="another run is judging"):
+        with pytest.raises(OmfaError, match="another run is using"):
             judge(some_pairs(tmp_path, 30), quick(server.url, cache))
         os.kill(run.pid, signal.SIGKILL)
         run.wait()

@@ -107,7 +107,7 @@ def test_the_bootstrap_interval_is_the_means(tmp_path):
     assert metric.interval == pytest.approx((drawn.mean() - half, drawn.mean() + half), abs=0.05)
     alone = add_judged(scores_of(["00000"], []), one).metrics["judge"]
     assert alone.value == 7.5 and alone.interval is None
-    with pytest.raises(OmfaError, match="scores file does not have"):
+    with pytest.raises(OmfaError, match="not in the scores file"):
         add_judged(scores_of(["else"], []), one)
 
 

@@ -14,7 +14,7 @@ import processes
 import pytest
 import yaml
 
-from omfa_jax.cli import config as border
+from omfa_jax.cli import config as config_lib
 from omfa_jax.core.exit_status import NO_RESTART, RESTART, ROWS, UNFORESEEN
 from omfa_jax.parallel.flags import GPU_FLAGS, TPU_FLAGS, set_flags
 from omfa_jax.train.checkpoint import newest_whole_step
@@ -68,7 +68,7 @@ def test_jobsets_train_a_config_that_is_there(path):
     assert command[:2] == ["omfa", "train"]
     flags = dict(word.removeprefix("--").split("=", 1) for word in command[2:])
     overrides = [f"--{name}={value}" for name, value in flags.items() if "." in name]
-    mesh = border.mesh_settings(border.load_config(flags["config"], overrides))
+    mesh = config_lib.mesh_settings(config_lib.load_config(flags["config"], overrides))
     chips = spec["template"]["spec"]["containers"][0]["resources"]["limits"]
     assert mesh.data * mesh.fsdp == spec["parallelism"] * sum(chips.values())
 

@@ -14,7 +14,8 @@ LAYERS = [
     {"models", "diffusion", "body"},
     {"data", "parallel", "weights"},
     {"train", "sampling"},
-    {"evals", "scaling"},
+    {"evals"},
+    {"scaling"},
     {"cli"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
@@ -96,3 +97,11 @@ def test_import_is_light(module):
     )
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert output.stdout.strip() == "[]", output.stderr
+
+
+def test_only_cli_knows_the_config():
+    """Everyone else is handed settings: plain values and frozen dataclasses."""
+    for path in SOURCES:
+        if path.relative_to(PACKAGE).parts[0] != "cli":
+            known = {name.split(".")[0] for name in imports(path)} & {"ml_collections", "configs"}
+            assert not known, f"{path}: {known}"

@@ -105,8 +105,8 @@ def test_saved_on_two_shards_a_run_goes_on_with_one_or_four(folders, shards):
 
 
 def test_worker_processes_give_the_same_bits_and_positions(folders):
-    threads = _dataset(folders, multi_pose=0.5)
-    workers = _dataset(folders, multi_pose=0.5, processes=2)
+    threads = _dataset(folders, multi_pose_prob=0.5)
+    workers = _dataset(folders, multi_pose_prob=0.5, processes=2)
     whole = [next(threads) for _ in range(4)]
     # what threads saved, processes take up, and the other way round
     workers.set_state({"next_index": 1})

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from small_settings import make_optimizer_settings
 from tiny_training import UNET, make_run
 
 from omfa_jax.core.errors import OmfaError
@@ -77,9 +78,9 @@ def test_rates_fall_with_the_inputs_and_decay_does_not(presets):
     grads = jax.tree.map(jnp.cos, params)
     fields = {"learning_rate": 0.1, "warmup_steps": 0, "clip_norm": 0.0}
     for decay in (0.0, 0.5):
-        plain = updates_of(OptimizerSettings(**fields, weight_decay=decay), params, grads)
+        plain = updates_of(make_optimizer_settings(**fields, weight_decay=decay), params, grads)
         scaled = updates_of(
-            OptimizerSettings(**fields, weight_decay=decay, mup_base=coordinates.BASE),
+            make_optimizer_settings(**fields, weight_decay=decay, mup_base=coordinates.BASE),
             params,
             grads,
         )
@@ -95,7 +96,7 @@ def test_rates_fall_with_the_inputs_and_decay_does_not(presets):
 def test_off_is_optaxs_adamw_bit_for_bit():
     params = {"a": jnp.linspace(-1.0, 1.0, 12).reshape(3, 4), "b": jnp.ones(4)}
     grads = jax.tree.map(jnp.sin, params)
-    settings = OptimizerSettings(learning_rate=1e-2, warmup_steps=0, clip_norm=0.0)
+    settings = make_optimizer_settings(learning_rate=1e-2, warmup_steps=0, clip_norm=0.0)
     assert settings.mup_base == ""
     here = updates_of(settings, params, grads)
     rule = optax.adamw(1e-2, 0.9, 0.999, weight_decay=0.01)
@@ -106,9 +107,9 @@ def test_off_is_optaxs_adamw_bit_for_bit():
 
 def test_what_it_cannot_do_is_said():
     with pytest.raises(OmfaError, match=r"optimizer\.mup_base: .* got 'laddr_32'; did you mean"):
-        OptimizerSettings(mup_base="laddr_32")
+        make_optimizer_settings(mup_base="laddr_32")
     with pytest.raises(OmfaError, match="muon's updates grow with the width in another way"):
-        OptimizerSettings(mup_base="ladder_32", name="muon")
+        make_optimizer_settings(mup_base="ladder_32", name="muon")
     with pytest.raises(OmfaError, match="mup_base='tiny' has other layers"):
         mup.width_ratios(unet_shapes(rung(64)), "tiny")
     vae = jax.eval_shape(lambda: init_vae(VAES["tiny"], jax.random.key(0)))
@@ -134,7 +135,7 @@ def test_coordinates_stay_with_mup_and_grow_without(presets):
 def test_a_run_with_mup_restarts_and_cuts_its_state_as_any_other(tmp_path, monkeypatch):
     narrow = dataclasses.replace(UNET, block_channels=(8, 16))
     monkeypatch.setitem(UNETS, "narrow", narrow)
-    settings = OptimizerSettings(learning_rate=1e-3, warmup_steps=0, mup_base="narrow")
+    settings = make_optimizer_settings(learning_rate=1e-3, warmup_steps=0, mup_base="narrow")
     train(make_run(tmp_path, 1, (1, 2, 1), optimizer=settings))
     resumed = train(make_run(tmp_path, 2, (1, 2, 1), optimizer=settings))
     assert int(resumed.step) == 2

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from small_settings import make_loss_settings
 from tiny_training import BATCH, SETTINGS, CountingBatches
 
 from omfa_jax.core.tasks import noised_table
@@ -11,7 +12,6 @@ from omfa_jax.diffusion.loss import weight
 from omfa_jax.diffusion.schedule import alpha_sigma
 from omfa_jax.train.keys import row_keys
 from omfa_jax.train.objective import partial_diffusion
-from omfa_jax.train.settings import LossSettings
 
 ROOT = jax.random.key(3)
 ROWS = jnp.arange(BATCH)
@@ -28,7 +28,10 @@ def run(dropout=0.0, output=0.0, step=0, gamma=0.0):
         return params + jnp.zeros((BATCH, *CANVAS.shape))
 
     objective = partial_diffusion(
-        SETTINGS, LossSettings(gamma, dropout), apply, lambda frozen, images: images
+        SETTINGS,
+        make_loss_settings(min_snr_gamma=gamma, condition_dropout=dropout),
+        apply,
+        lambda frozen, images: images,
     )
     batch = {**next(CountingBatches()), "row": ROWS}
     loss, metrics = objective(jnp.float32(output), {"vae": {}, "prompts": {}}, batch, ROOT, step)
@@ -131,7 +134,10 @@ def test_images_are_encoded_and_the_frozen_vae_gets_no_gradient():
         return jnp.zeros((BATCH, *CANVAS.shape))
 
     objective = partial_diffusion(
-        SETTINGS, LossSettings(0.0, 0.0), apply, lambda vae, images: vae["scale"] * images
+        SETTINGS,
+        make_loss_settings(condition_dropout=0.0),
+        apply,
+        lambda vae, images: vae["scale"] * images,
     )
     batch = {name.removesuffix("_latents"): v for name, v in next(CountingBatches()).items()}
     batch["row"] = ROWS

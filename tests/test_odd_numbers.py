@@ -4,6 +4,7 @@ import dataclasses
 import json
 
 import pytest
+from small_settings import make_loss_settings, make_optimizer_settings, make_train_settings
 from tiny_training import SETTINGS
 
 import convert_weights
@@ -15,7 +16,6 @@ from omfa_jax.diffusion.schedule import ScheduleSettings, TimestepDistribution
 from omfa_jax.diffusion.settings import DiffusionSettings
 from omfa_jax.models import VAEConfig
 from omfa_jax.scaling.manifest import Grid, Manifest, Size, expand, read_manifest, write_manifest
-from omfa_jax.train.settings import LossSettings, OptimizerSettings, TrainSettings
 
 NAN, INF = float("nan"), float("inf")
 CAMERA = looking_at((0, 0, 4), (0, 0, 0), focal_px=100.0, width_px=48, height_px=64)
@@ -24,17 +24,17 @@ CAMERA = looking_at((0, 0, 4), (0, 0, 0), focal_px=100.0, width_px=48, height_px
 @pytest.mark.parametrize(
     "make",
     [
-        lambda bad: OptimizerSettings(learning_rate=bad),
-        lambda bad: OptimizerSettings(weight_decay=bad),
-        lambda bad: OptimizerSettings(clip_norm=bad),
-        lambda bad: LossSettings(min_snr_gamma=bad),
-        lambda bad: LossSettings(condition_dropout=bad),
+        lambda bad: make_optimizer_settings(learning_rate=bad),
+        lambda bad: make_optimizer_settings(weight_decay=bad),
+        lambda bad: make_optimizer_settings(clip_norm=bad),
+        lambda bad: make_loss_settings(min_snr_gamma=bad),
+        lambda bad: make_loss_settings(condition_dropout=bad),
         lambda bad: TimestepDistribution("logit_normal", logit_mean=bad),
         lambda bad: TimestepDistribution("logit_normal", logit_std=bad),
-        lambda bad: TrainSettings(1, 1, ema_decay=bad),
-        lambda bad: TrainSettings(1, bad),
-        lambda bad: TrainSettings(bad, 1),
-        lambda bad: TrainSettings(1, 1, seed=bad),
+        lambda bad: make_train_settings(1, 1, ema_decay=bad),
+        lambda bad: make_train_settings(1, bad),
+        lambda bad: make_train_settings(bad, 1),
+        lambda bad: make_train_settings(1, 1, seed=bad),
         lambda bad: ScheduleSettings(beta_end=bad),
         lambda bad: Task("try_on", ("person",), bad, ""),
         lambda bad: VAEConfig(scaling_factor=bad),

@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 from optax.contrib import MuonDimensionNumbers
+from small_settings import make_optimizer_settings
 from tiny_training import UNET, make_run
 
 from omfa_jax.core.errors import OmfaError
@@ -15,10 +16,9 @@ from omfa_jax.parallel.mesh import MeshSettings, make_mesh
 from omfa_jax.parallel.rules import UNET_RULES
 from omfa_jax.train.loop import train
 from omfa_jax.train.optimizer import MUON_RMS, learning_rate, make_optimizer, muon_matrices
-from omfa_jax.train.settings import OptimizerSettings
 from omfa_jax.train.state import make_state, state_shardings
 
-MUON = OptimizerSettings(name="muon", learning_rate=1e-3, warmup_steps=2)
+MUON = make_optimizer_settings(name="muon", learning_rate=1e-3, warmup_steps=2)
 STACKED = ("mid_block", "attentions.0", "transformer_blocks", "attn1", "to_q", "kernel")
 CONV = ("mid_block", "resnets.0", "conv1", "kernel")
 
@@ -29,8 +29,10 @@ def params():
 
 
 def test_warm_up_then_constant_or_cosine():
-    constant = learning_rate(OptimizerSettings(learning_rate=2.0, warmup_steps=4), 10)
-    cosine = learning_rate(OptimizerSettings(learning_rate=2.0, warmup_steps=4, decay="cosine"), 10)
+    constant = learning_rate(make_optimizer_settings(learning_rate=2.0, warmup_steps=4), 10)
+    cosine = learning_rate(
+        make_optimizer_settings(learning_rate=2.0, warmup_steps=4, lr_schedule="cosine"), 10
+    )
     assert [float(constant(i)) for i in (0, 2, 4, 9)] == [0.0, 1.0, 2.0, 2.0]
     assert [float(cosine(i)) for i in (0, 2, 4)] == [0.0, 1.0, 2.0]
     assert float(cosine(7)) == pytest.approx(1.0)
@@ -48,7 +50,7 @@ def test_muon_takes_the_kernels_between_the_ends(params):
 
 def test_a_muon_step_moves_every_direction_of_every_layer_alike(params):
     """Singular values of an update lie around 1 (the quintic's band), times Adam's usual size."""
-    settings = OptimizerSettings(
+    settings = make_optimizer_settings(
         name="muon", learning_rate=1.0, warmup_steps=0, weight_decay=0.0, clip_norm=0.0
     )
     optimizer = make_optimizer(settings, 10)
@@ -96,14 +98,14 @@ def test_muon_is_the_same_on_a_mesh(params):
 
 def test_other_names_are_refused():
     with pytest.raises(OmfaError, match=r"optimizer\.name: .* got 'muom'; did you mean 'muon'"):
-        OptimizerSettings(name="muom")
+        make_optimizer_settings(name="muom")
 
 
 @pytest.mark.parametrize("name", ["adamw", "muon"])
 def test_the_first_moment_may_be_kept_in_half_the_bytes(params, name):
     def moments(mu_dtype):
         optimizer = make_optimizer(
-            OptimizerSettings(name=name, warmup_steps=0, mu_dtype=mu_dtype), 10
+            make_optimizer_settings(name=name, warmup_steps=0, mu_dtype=mu_dtype), 10
         )
         state = jax.jit(optimizer.init)(params)
         grads = jax.tree.map(lambda leaf: jnp.ones_like(leaf) * 1e-3, params)

@@ -69,7 +69,7 @@ def test_launchers_replace_launchers(tmp_path):
         assert write_launchers(tmp_path, study, None) == ["local.sh"]
     for name in ("slurm.sh", "local.sh"):
         (tmp_path / name).write_text("#!/bin/bash\n# mine\n")
-        with pytest.raises(OmfaError, match=f"{name} is no launcher"):
+        with pytest.raises(OmfaError, match=f"{name} is not a launch script"):
             write_launchers(tmp_path, study, None)
         assert "mine" in (tmp_path / name).read_text()
         (tmp_path / name).unlink()

@@ -39,7 +39,7 @@ def records(tmp_path_factory):
 
 
 def _batches(folder, multi_pose, *, count=12, batch_size=7, **changes):
-    settings = PipelineSettings(folder, SLOTS, multi_pose=multi_pose, threads=1, **changes)
+    settings = PipelineSettings(folder, SLOTS, multi_pose_prob=multi_pose, threads=1, **changes)
     iterator = make_dataset(settings, split="train", batch_size=batch_size, seed=5, tasks=TASKS)
     return [next(iterator) for _ in range(count)]
 
@@ -153,6 +153,6 @@ def test_partners_of_a_million_records():
 
 
 def test_wrong_probabilities_are_named(records):
-    with pytest.raises(OmfaError, match=r"multi_pose: expected 0 to 1, got 1\.5"):
+    with pytest.raises(OmfaError, match=r"multi_pose_prob: expected 0 to 1, got 1\.5"):
         _batches(records, 1.5)
     assert numbered(schema.open_records(records, "train")).dtype == np.int32

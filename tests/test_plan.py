@@ -7,7 +7,7 @@ import os
 import jax
 import pytest
 
-from omfa_jax.cli import config as border
+from omfa_jax.cli import config as config_lib
 from omfa_jax.cli.main import main
 from omfa_jax.cli.plan import job_of
 from omfa_jax.core.errors import OmfaError
@@ -228,4 +228,4 @@ def test_the_mesh_of_a_config_is_the_plans():
     made = plan(job("--config.mesh.fsdp=4"), pod("a800-4"))
     assert tuple(made.mesh) == AXES and made.mesh["fsdp"] == 4
     assert dataclasses.asdict(made)["pod"]["name"] == "a800-4"
-    assert border.mesh_settings(border.load_config(BASE)).slice == 1
+    assert config_lib.mesh_settings(config_lib.load_config(BASE)).slice == 1

@@ -16,14 +16,14 @@ from omfa_jax.body.params import neutral
 from omfa_jax.body.params_file import save_body
 from omfa_jax.body.pose_maps import SETTINGS_FILE, render_folder
 from omfa_jax.body.render import render
-from omfa_jax.cli import config as border
-from omfa_jax.cli.inputs import Slots, pose_of
+from omfa_jax.cli import config as config_lib
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.data import schema
 from omfa_jax.data.build import build
 from omfa_jax.data.latents import write_latents
 from omfa_jax.data.pipeline import PipelineSettings, eval_batches
 from omfa_jax.models import vae
+from omfa_jax.sampling.inputs import SlotFitter, load_pose_map
 
 BASE = Path(__file__).parents[1] / "configs" / "base.py"
 SLOTS = {"garment": (64, 48), "person": (64, 48), "face": (16, 16)}
@@ -87,21 +87,25 @@ def test_splits_of_several_styles_are_refused(raw, tmp_path):
 
 def test_the_config_says_it_and_the_sampler_draws_it(body):
     style = "--config.data.pose_style="
-    settings = border.diffusion_settings(border.load_config(BASE, [f"{style}parts"]), vae("sdxl"))
+    settings = config_lib.diffusion_settings(
+        config_lib.load_config(BASE, [f"{style}parts"]), vae("sdxl")
+    )
     assert type(settings).from_json(json.loads(json.dumps(settings.to_json()))) == settings
     with pytest.raises(OmfaError, match="did you mean 'positions'"):
-        border.diffusion_settings(border.load_config(BASE, [f"{style}position"]), vae("sdxl"))
+        config_lib.diffusion_settings(
+            config_lib.load_config(BASE, [f"{style}position"]), vae("sdxl")
+        )
     model = load_model()
     vertices, _ = forward(model, neutral())
     for style in ("normals", "parts"):
-        slots = Slots(dataclasses.replace(settings, pose_style=style))
-        drawn = pose_of(str(body / "00000_00.npz"), slots.pose_style, None)
+        slots = SlotFitter(dataclasses.replace(settings, pose_style=style))
+        drawn = load_pose_map(str(body / "00000_00.npz"), slots.pose_style, None)
         wanted = render(vertices, model.faces, CAMERA, style, body=model)
         np.testing.assert_array_equal(drawn, wanted)
 
 
 def test_older_models_were_trained_on_normals():
-    settings = border.diffusion_settings(border.load_config(BASE), vae("sdxl"))
+    settings = config_lib.diffusion_settings(config_lib.load_config(BASE), vae("sdxl"))
     fields = settings.to_json()
     del fields["pose_style"]
     assert type(settings).from_json(fields).pose_style == "normals"

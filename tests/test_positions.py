@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import processes
 import pytest
+from small_settings import make_loss_settings
 from test_heldout import examples, measured
 from tiny_training import BATCH, SETTINGS, CountingBatches, make_run
 
@@ -17,7 +18,6 @@ from omfa_jax.parallel.rules import REPLICATED_RULES, param_shardings
 from omfa_jax.train.gradient import sharded_gradient
 from omfa_jax.train.loop import train
 from omfa_jax.train.objective import partial_diffusion
-from omfa_jax.train.settings import LossSettings
 
 MESH = (4, 1, 1)
 STEPS = 3
@@ -59,7 +59,9 @@ def noise_seen(run, accumulate=1, batch=None):
     It is the gradient of a table of predictions, one an example, at zero.
     """
     batch = batch or to_global(run.mesh, next(Part(run.mesh)))
-    objective = partial_diffusion(SETTINGS, LossSettings(condition_dropout=0.0), looked_up, None)
+    objective = partial_diffusion(
+        SETTINGS, make_loss_settings(condition_dropout=0.0), looked_up, None
+    )
     table = {"kernel": np.zeros((BATCH, *CANVAS.shape), np.float32)}
     shardings = param_shardings(REPLICATED_RULES, table, run.mesh)
     gradient = jax.jit(

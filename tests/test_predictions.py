@@ -1,6 +1,5 @@
-"""A split's pictures: the same bytes however they are made, and never those of another run."""
+"""Sampling a split: images do not depend on devices or restarts, and runs are never mixed."""
 
-import argparse
 import dataclasses
 import json
 import shutil
@@ -11,7 +10,6 @@ import processes
 import pytest
 from tiny_bundle import make_bundle, pipeline, save_bundle, write_records
 
-from omfa_jax.cli.eval_split import metric_values
 from omfa_jax.cli.main import main
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.images import read_rgb
@@ -21,6 +19,7 @@ from omfa_jax.evals.influence import derangement
 from omfa_jax.evals.predictions import Work, claim, sample_to_folder, share, weights_digest
 from omfa_jax.evals.scores import read_scores
 from omfa_jax.evals.split import SplitRun
+from omfa_jax.evals.split_evaluation import SplitRequest, compute_metric_values
 from omfa_jax.sampling.generate import Sampler
 
 PEOPLE = 6
@@ -53,7 +52,7 @@ def files(folder):
 
 @pytest.fixture(scope="module")
 def alone(records, one_device, tmp_path_factory):
-    """The pictures of one device, two groups one after the other."""
+    """The images of one device, which samples two groups in sequence."""
     folder = tmp_path_factory.mktemp("alone")
     split = Split(pipeline(records), "test", "paired")
     assert sample_to_folder(one_device, work_of(split, folder), seed=3) == PEOPLE
@@ -146,7 +145,7 @@ def test_a_folder_is_one_runs(tmp_path):
     (folder / "pairs.txt").write_text("x.png y.png\n")
     claim(folder, facts, restart=False)
     changed = facts | {"seed": 1, "sampler": {"steps": 3}}
-    with pytest.raises(OmfaError, match=r"sampler: there {'steps': 2}, now .*seed: there 0, now 1"):
+    with pytest.raises(OmfaError, match=r"sampler: was {'steps': 2}, now .*seed: was 0, now 1"):
         claim(folder, changed, restart=False)
     assert picture.exists()
     # what is not in its pairs.txt is somebody's, and so is what lies behind a link
@@ -168,7 +167,7 @@ def test_a_folder_is_one_runs(tmp_path):
     foreign.mkdir()
     (foreign / "holiday.jpg").write_bytes(b"x")
     for restart in (False, True):
-        with pytest.raises(OmfaError, match="no evaluation's"):
+        with pytest.raises(OmfaError, match="no evaluation wrote it"):
             claim(foreign, facts, restart=restart)
     assert (foreign / "holiday.jpg").exists()
 
@@ -214,25 +213,25 @@ def test_the_command_samples_scores_and_measures(model, records, alone, tmp_path
     assert "PSNR" in shown and "garment: psnr" in shown and "loss/try_off" in shown
 
     # any metric per image comes from the protocol's own scores; SSIM is computed both ways
-    how = argparse.Namespace(
-        setting="paired", protocol="omfa", method="m", checkpoint=model, networks=None,
-        any_weights=False, seed=3, device="cpu", workers=1,
+    how = SplitRequest(
+        split="test", setting="paired", sampler=SamplerSettings(), seed=3, dtype="float32",
+        method="m", protocol="omfa", workers=1,
     )  # fmt: skip
     split = Split(pipeline(records), "test", "paired")
     run = SplitRun(split, out, 3, lambda work: 0)
     for folder in ("pred", "other_garment"):
-        found, better = metric_values(how, out, split.names, "ssim", out / folder)
+        found, better = compute_metric_values(how, out, split.names, "ssim", out / folder)
         assert better == "higher"
         assert found == pytest.approx(run.values(out / folder, "ssim", run.own_truth))
     with pytest.raises(OmfaError, match="did you mean 'ssim'"):
-        metric_values(how, out, split.names, "sim", out / "pred")
+        compute_metric_values(how, out, split.names, "sim", out / "pred")
 
     before = {path: path.stat().st_mtime_ns for path in (out / "pred").iterdir()}
     assert main(flags(model, records, out, *more)) == 0
     assert before == {path: path.stat().st_mtime_ns for path in (out / "pred").iterdir()}
     capsys.readouterr()
     assert main([*flags(model, records, out), "--guidance=2"]) == 2
-    assert "holds pictures of another run (sampler" in capsys.readouterr().err
+    assert "holds images of another run (sampler" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -243,7 +242,7 @@ def test_the_command_samples_scores_and_measures(model, records, alone, tmp_path
         (["--setting=unpaired", "--influence"], "needs a ground truth"),
         (["--influence=garmet"], "did you mean 'garment'"),
         (["--limit=0"], "--limit: expected a whole number from 1"),
-        (["--task=try_off", "--truth=raw"], "for --task try_on alone"),
+        (["--task=try_off", "--truth=raw"], "for --task try_on only"),
     ],
 )
 def test_flags_that_make_no_sense(model, records, tmp_path, capsys, more, said):
@@ -258,7 +257,7 @@ import jax
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", int(os.environ["DEVICES"]))
 jax.config.update("jax_default_matmul_precision", "highest")
-from omfa_jax.cli.eval_split import metric_values
+from omfa_jax.evals.split_evaluation import SplitRequest, compute_metric_values
 from omfa_jax.cli.main import main
 sys.exit(main(os.environ["FLAGS"].split()))
 """

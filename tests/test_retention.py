@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from matrix_training import matrix_run
 from orbax.checkpoint.checkpoint_managers import preservation_policy
+from small_settings import make_keep_settings, make_optimizer_settings
 from tiny_training import CountingBatches
 
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.train.loop import train
 from omfa_jax.train.retention import Best, plain_row, score
-from omfa_jax.train.settings import KeepSettings, OptimizerSettings
 from omfa_jax.train.window import Window
 
 # a loss that is lowest in the middle: the gain of the inputs makes it
@@ -37,8 +37,8 @@ def run(workdir, steps, **keep):
         workdir,
         steps,
         save_every_steps=1,
-        keep=KeepSettings(**keep),
-        optimizer=OptimizerSettings(learning_rate=1e-6, warmup_steps=0),
+        keep=make_keep_settings(**keep),
+        optimizer=make_optimizer_settings(learning_rate=1e-6, warmup_steps=0),
     )
     train(dataclasses.replace(made, batches=Gained()))
 
@@ -141,7 +141,7 @@ def test_a_metric_that_one_row_lacks_is_no_error_and_one_that_none_has_is(tmp_pa
         return row
 
     def run_until(workdir, steps, values):
-        keep = KeepSettings(1, 0, "mark")
+        keep = make_keep_settings(last=1, best_of="mark")
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Window, "row", marked(values))
             train(matrix_run(workdir, steps, save_every_steps=1, keep=keep))

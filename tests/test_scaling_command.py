@@ -62,7 +62,7 @@ def test_the_text_says_it_all(fitted, capsys):
     table = fitted[0] / "runs.csv"
     assert main(["scaling", "fit", "--table", str(table), "--resamples", "100"]) == 0
     text = capsys.readouterr().out
-    for part in ("left out, line 32: loss is missing", "alpha ", "consistent with 1", "held out"):
+    for part in ("excluded, line 32: loss is missing", "alpha ", "consistent with 1", "held out"):
         assert part in text, text
 
 
@@ -109,7 +109,7 @@ def test_repeated_samples(tmp_path, capsys):
     runs = repeating(np.random.default_rng(5), 0.004)
     table = write_csv(tmp_path / "t.csv", runs, unique="unique_samples", flops="")
     out = tmp_path / "fit.json"
-    flags = ["--resamples", "100", "--budget", "1e22", "--unique", "1B", "--out", str(out)]
+    flags = ["--resamples", "100", "--budget", "1e22", "--dataset-size", "1B", "--out", str(out)]
     assert main(["scaling", "fit", "--table", str(table), *flags]) == 0
     assert "R*_D" in capsys.readouterr().out
     data = read_json(out)
@@ -133,7 +133,7 @@ def test_repeated_samples(tmp_path, capsys):
         (["--outlier-mad", "-1"], "--outlier-mad"),
         (["--drop-highest", "-1"], "--drop-highest"),
         (["--max-loss", "0"], "--max-loss"),
-        (["--unique", "1e9"], "--unique needs the data-constrained law"),
+        (["--dataset-size", "1e9"], "--dataset-size needs the data-constrained law"),
         (["--flops-per-param-sample", "0"], "--flops-per-param-sample"),
         (["--loss-column", "lose"], "--loss-column: unknown column"),
     ],
@@ -176,7 +176,7 @@ def test_wrong_records(tmp_path, capsys):
     (tmp_path / "x.json").write_text("[]")
     (tmp_path / "old.json").write_text('{"law": {}, "isoflop": {}, "runs": []}')
     for name, out, wanted in (
-        ("x.json", "p.png", "was not written by this version's omfa scaling fit"),
+        ("x.json", "p.png", "is not an output of this version's `omfa scaling fit"),
         ("old.json", "p.html", "or fit again"),
         ("none.json", "p.png", "--fit"),
     ):

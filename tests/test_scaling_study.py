@@ -11,7 +11,7 @@ import pytest
 from scaling_studies import BASE, SMALL, plan
 from scaling_tables import read_json
 
-from omfa_jax.cli import config as border
+from omfa_jax.cli import config as config_lib
 from omfa_jax.cli.main import main
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.scaling.manifest import Grid, Size, expand, read_manifest
@@ -44,7 +44,7 @@ def test_what_is_no_run_is_said():
     assert [line.split(": ")[1] for line in left_out] == [
         "10 epochs, more than 9",
         "100 steps, fewer than 150",
-        "the machine's memory does not hold it",
+        "does not fit in the machine's memory",
     ]
 
 
@@ -57,7 +57,7 @@ def test_two_budgets_that_round_to_one_run_are_one():
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
     out = tmp_path_factory.mktemp("studies") / "first"
-    flags = ("--samples", "640,1280", "--learning-rates", "1e-3,3e-3", "--least-steps", "10")
+    flags = ("--samples", "640,1280", "--learning-rates", "1e-3,3e-3", "--min-steps", "10")
     return out, plan(out, *flags)
 
 
@@ -65,24 +65,25 @@ def test_a_run_has_a_config_of_its_own_that_does_not_lean_on_the_base(study):
     out, planned = study
     assert len(planned.runs) == 8
     for run in planned.runs:
-        config = border.load_config(out / run.config)
+        config = config_lib.load_config(out / run.config)
         assert (config.model.unet, config.train.steps) == (run.size, run.steps)
         assert config.optimizer.learning_rate == run.learning_rate
         assert config.optimizer.warmup_steps == run.steps // 10
         assert (
             config.canvas.face == (64, 64) and "import base" not in (out / run.config).read_text()
         )
-        border.train_settings(config)
+        config_lib.train_settings(config)
 
 
 def test_figures_are_those_of_the_runs_log(study):
-    from omfa_jax.cli.startup import starting_bundle
-    from omfa_jax.cli.train import cost_of
+    from omfa_jax.scaling.run_cost import compute_unet_cost
+    from omfa_jax.train.initial_weights import load_initial_model
 
     out, planned = study
     run = planned.runs[0]
-    config = border.load_config(out / run.config)
-    cost = cost_of(starting_bundle(config, None, abstract=True), run.batch_size, encodes=True)
+    config = config_lib.load_config(out / run.config)
+    bundle = load_initial_model(config_lib.weights_source(config), None, abstract=True)
+    cost = compute_unet_cost(bundle, run.batch_size, encodes=True)
     row = cost.row(run.steps, None)
     assert (row["params"], row["samples"]) == (run.params, run.samples)
     assert row["flops"] == pytest.approx(run.flops, rel=1e-12)
@@ -90,13 +91,13 @@ def test_figures_are_those_of_the_runs_log(study):
 
 
 def test_planning_again_adds_runs_and_moves_none(tmp_path, capsys):
-    before = plan(tmp_path / "s", "--samples", "640", "--least-steps", "10")
-    after = plan(tmp_path / "s", "--samples", "320,640", "--least-steps", "10", sizes="xs,tiny,s")
+    before = plan(tmp_path / "s", "--samples", "640", "--min-steps", "10")
+    after = plan(tmp_path / "s", "--samples", "320,640", "--min-steps", "10", sizes="xs,tiny,s")
     assert after.runs[: len(before.runs)] == before.runs and len(after.runs) == 6
-    assert plan(tmp_path / "s", "--samples", "640", "--least-steps", "10").runs == after.runs
-    changed = ("--samples", "640", "--config.optimizer.b2=0.9", "--least-steps", "10")
+    assert plan(tmp_path / "s", "--samples", "640", "--min-steps", "10").runs == after.runs
+    changed = ("--samples", "640", "--config.optimizer.b2=0.9", "--min-steps", "10")
     plan(tmp_path / "s", *changed, status=2)
-    assert "the base config has changed since" in capsys.readouterr().err
+    assert "the base config has changed" in capsys.readouterr().err
     assert read_manifest(tmp_path / "s") == after
 
 
@@ -109,7 +110,7 @@ def test_planning_again_adds_runs_and_moves_none(tmp_path, capsys):
         (("--samples", "640,-1"), "--samples: expected positive numbers"),
         (("--samples", "640,nan"), "--samples: expected positive numbers"),
         (("--samples", "inf"), "--samples: expected positive numbers"),
-        (("--samples", "640", "--most-epochs", "nan"), "--most-epochs: expected a number above 0"),
+        (("--samples", "640", "--max-epochs", "nan"), "--max-epochs: expected a number above 0"),
         (("--samples", "640", "--price", "inf"), "--price: expected a number from 0"),
         (
             ("--samples", "640", "--flops-per-second", "nan"),
@@ -117,10 +118,10 @@ def test_planning_again_adds_runs_and_moves_none(tmp_path, capsys):
         ),
         (
             ("--samples", "640", "--flops-per-second", "0", "--price", "3"),
-            "--price needs hours: give --machine",
+            "--price needs an estimate of the hours: give --topology",
         ),
-        (("--samples", "640,640"), "given twice"),
-        (("--samples", "64"), "no run is left: tiny x 64 samples: 8 steps, fewer than 50"),
+        (("--samples", "640,640"), "expected distinct values"),
+        (("--samples", "64"), "no runs are left: tiny x 64 samples: 8 steps, fewer than 50"),
         (("--samples", "640", "--sizes", "hugo"), "unknown UNet preset (--sizes) 'hugo'"),
         (
             ("--samples", "640", "--config.model.init_unet=true", "--config.model.init=x"),
@@ -138,14 +139,14 @@ def test_plans_that_make_no_sense_leave_nothing(tmp_path, capsys, flags, message
 def test_how_many_examples_there_are_must_be_known(tmp_path, capsys):
     command = ["scaling", "plan", "--config", BASE, "--out", str(tmp_path / "s"), "--sizes", "tiny"]
     assert main([*command, "--samples", "640", *SMALL]) == 2
-    assert "how many training examples there are is not known" in capsys.readouterr().err
+    assert "the number of training examples is unknown" in capsys.readouterr().err
 
 
 def test_launchers_hand_the_manifests_runs_on(tmp_path, capsys):
-    machine = ("--machine", "h100-16", "--price", "2", "--config.train.batch_size=16")
+    machine = ("--topology", "h100-16", "--price", "2", "--config.train.batch_size=16")
     command = ["scaling", "plan", "--config", BASE, "--out", str(tmp_path / "s")]
-    flags = ("--sizes", "tiny,xs", "--unique", "640", "--samples", "1600,3200", *SMALL, *machine)
-    assert main([*command, *flags]) == 0
+    flags = ("--sizes", "tiny,xs", "--dataset-size", "640", "--samples", "1600,3200")
+    assert main([*command, *flags, *SMALL, *machine]) == 0
     study, out = read_manifest(tmp_path / "s"), tmp_path / "s"
     assert "4 runs have steps under 20 ms" in capsys.readouterr().out
     assert all(run.cost == pytest.approx(run.hours * 16 * 2) for run in study.runs)
@@ -212,14 +213,14 @@ def test_a_result_of_another_run_is_refused(study, tmp_path):
     folder = shutil.copytree(out, tmp_path / "s")
     longer = dataclasses.replace(planned.runs[0], steps=999)
     write_result(folder, longer, {"loss": 1.0})
-    with pytest.raises(OmfaError, match="after 999 steps, the manifest's run is"):
+    with pytest.raises(OmfaError, match="after 999 steps, but the manifest has"):
         rows(planned, folder)
     assert Result("a", 1, {}) != Result("b", 1, {})
 
 
 def test_a_fit_reads_a_studys_table_as_it_is(tmp_path):
     samples = ",".join(str(640 * 2**k) for k in range(4))
-    study = plan(tmp_path / "s", "--samples", samples, "--unique", "10000", sizes="tiny,xs,s")
+    study = plan(tmp_path / "s", "--samples", samples, "--dataset-size", "10000", sizes="tiny,xs,s")
     for run in study.runs:
         loss = 0.1 + 300 / run.params**0.5 + 5 / run.samples**0.4
         (tmp_path / "s" / run.workdir).mkdir(parents=True)

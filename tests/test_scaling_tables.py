@@ -1,4 +1,4 @@
-"""Tables of runs: what is read, what is left out and why, and when no fit is made."""
+"""Tables of runs: reading, exclusions with their reasons, and when no law is fitted."""
 
 import dataclasses
 import json
@@ -184,7 +184,7 @@ def test_losses_that_do_not_fall():
     rng = np.random.default_rng(0)
     runs = runs_of(*places("grid"), loss=rng.uniform(2, 2.2, 30))
     kept, _, warnings = clean(runs, Rules())
-    assert "does not fall" in (why_not(kept, unknowns=5) or "")
+    assert "does not decrease" in (why_not(kept, unknowns=5) or "")
     assert any("not monotone" in text for text in warnings)
     noisy = runs_of(*places("grid"), noise=0.06 * rng.standard_normal(30))
     kept, _, warnings = clean(noisy, Rules())
@@ -201,13 +201,13 @@ def test_a_weak_fit_says_so():
     )
     runs = runs_of(params, samples, noise=0.02 * rng.standard_normal(20))
     found = study(table_of(runs), Settings(resamples=100))
-    assert any("WEAK: alpha" in text for text in found.warnings), found.warnings
+    assert any("WEAK: the interval of alpha" in text for text in found.warnings), found.warnings
     assert why_not(runs_of(*places("grid"), loss=np.full(30, 3.0)), unknowns=5) is not None
 
 
 def test_nothing_left_is_an_error():
     runs = runs_of(*places("grid"), loss=np.full(30, np.nan))
-    with pytest.raises(OmfaError, match="no usable run is left: loss is missing"):
+    with pytest.raises(OmfaError, match="no usable runs: loss is missing"):
         study(table_of(runs), Settings())
 
 

@@ -13,10 +13,10 @@ from test_ldm import UNET, VAE, in_one_file
 from torch_models import state_of, torch_unet, torch_vae
 
 import convert_weights
-from omfa_jax.cli import config as border
-from omfa_jax.cli.startup import starting_bundle
+from omfa_jax.cli import config as config_lib
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.diffusion.schedule import ScheduleSettings, cumulative_alphas
+from omfa_jax.train.initial_weights import load_initial_model
 from omfa_jax.weights.configs import SDXL_SCHEDULER
 
 CONFIG = Path(__file__).parents[1] / "configs" / "base.py"
@@ -257,7 +257,8 @@ def test_constants_of_the_schedule_are_no_unexpected_tensors(networks, tmp_path,
 
 def bundle_of(init, *flags):
     fitting = [f"--config.model.init={init}", "--config.diffusion.unet_inputs=('noisy','mask')"]
-    return starting_bundle(border.load_config(CONFIG, [*fitting, *flags]), None)
+    config = config_lib.load_config(CONFIG, [*fitting, *flags])
+    return load_initial_model(config_lib.weights_source(config), None)
 
 
 @pytest.mark.parametrize("form", ["diffusers", "imported", "single file"])

@@ -22,7 +22,7 @@ from omfa_jax.evals.scores import (
 
 SSIM = Metric(0.88, "higher", "SSIM", interval=(0.87, 0.89), interval_kind="bootstrap 95%")
 KID = Metric(1.5, "lower", "KID", scale=1000)
-ABSENT = Metric(None, "lower", "FID", not_computed="Inception weights are not there")
+ABSENT = Metric(None, "lower", "FID", not_computed="weights are missing")
 
 
 def scores(**changes) -> Scores:
@@ -53,12 +53,12 @@ def test_there_and_back(tmp_path):
     ("change", "message"),
     [
         ({"metrics": {"x": Metric(float("nan"), "higher", "X")}}, "finite"),
-        ({"metrics": {"x": Metric(None, "higher", "X")}}, "value, or else a reason"),
+        ({"metrics": {"x": Metric(None, "higher", "X")}}, "either a value or a reason"),
         ({"metrics": {"x": Metric(0.0, "higher", "X", not_computed="why")}}, "reason"),
         ({"metrics": {"x": Metric(0.0, "up", "X")}}, "better"),
         ({"per_image": PerImage(("a",), (), {"ssim": (1.0, 2.0)})}, "expected 1"),
         ({"per_image": PerImage(("a",), ("x", "y"))}, "expected 1"),
-        ({"protocol": Protocol("omfa", "pared")}, "none of paired"),
+        ({"protocol": Protocol("omfa", "pared")}, "not one of paired"),
     ],
 )
 def test_nonsense_is_not_written(tmp_path, change, message):

@@ -15,7 +15,6 @@ from small_models import SMALL_UNET, SMALL_VAE
 from torch_models import params_of, torch_unet, torch_vae
 
 import omfa_jax
-from omfa_jax.cli.inputs import Slots
 from omfa_jax.core import images
 from omfa_jax.core.tasks import Task
 from omfa_jax.diffusion.sample import SamplerSettings
@@ -23,6 +22,7 @@ from omfa_jax.diffusion.schedule import ScheduleSettings
 from omfa_jax.diffusion.settings import DiffusionSettings
 from omfa_jax.evals.psnr import psnr
 from omfa_jax.sampling.generate import Sampler
+from omfa_jax.sampling.inputs import SlotFitter
 from omfa_jax.sampling.load import load_folder
 from omfa_jax.weights.folder import save_diffusers
 from omfa_jax.weights.frozen import scheduler_config
@@ -91,9 +91,9 @@ def files(tmp_path_factory):
 
 
 def ours(folder, files, task, sampler):
-    slots = Slots(sampler.bundle.settings)
-    given = {n: slots.file(n, str(files / f"{n}.png"), n) for n in TASKS[task]}
-    pose = slots.pose_map(images.read_rgb(files / "pose.png"))
+    slots = SlotFitter(sampler.bundle.settings)
+    given = {n: slots.load_image(n, str(files / f"{n}.png"), n) for n in TASKS[task]}
+    pose = slots.fit_pose_map(images.read_rgb(files / "pose.png"))
     return sampler(task, given, pose, seed=SEED)
 
 

@@ -7,6 +7,7 @@ import re
 import jax
 import numpy as np
 import pytest
+from small_settings import make_train_settings
 from tiny_training import SETTINGS
 
 from omfa_jax.core.trees import walk
@@ -15,7 +16,6 @@ from omfa_jax.parallel.mesh import MeshSettings, make_mesh
 from omfa_jax.parallel.rules import UNET_RULES, param_shardings
 from omfa_jax.train.ahead import step_ahead
 from omfa_jax.train.network import unet_shapes
-from omfa_jax.train.settings import TrainSettings
 
 UNET = unet(
     "xs",
@@ -32,7 +32,9 @@ COLLECTIVE = re.compile(
 def step():
     """A small UNet's step for fsdp = 8, as XLA compiled it."""
     mesh = make_mesh(MeshSettings(data=1, fsdp=8))
-    ahead = step_ahead(SETTINGS, UNET, TrainSettings(1, 8, remat="block", ema_decay=0.9), mesh)
+    ahead = step_ahead(
+        SETTINGS, UNET, make_train_settings(1, 8, remat="block", ema_decay=0.9), mesh
+    )
     compiled = ahead.lower().compile()
     return ahead, compiled, collectives(compiled.as_text())
 
@@ -73,7 +75,7 @@ def test_every_layer_gathers_its_weights_and_scatters_its_gradients(step):
 def test_weights_are_fetched_again_for_the_gradient_not_kept(remat):
     """Seen before optimisation: XLA's CPU compiler merges what a GPU's and TPU's leave apart."""
     mesh = make_mesh(MeshSettings(data=1, fsdp=8))
-    train = TrainSettings(1, 8, remat=remat, ema_decay=0.9)
+    train = make_train_settings(1, 8, remat=remat, ema_decay=0.9)
     text = step_ahead(SETTINGS, UNET, train, mesh).lower().as_text()
     weights = len(sharded_sizes(mesh))
     assert text.count("stablehlo.reduce_scatter") == weights

@@ -69,7 +69,7 @@ except Stopped as stopped:
 def played(tmp_path):
     """Return (study folder, a Runner on it whose training is played, that as a command)."""
     samples = ",".join(str(640 + 64 * i) for i in range(6))
-    study = plan(tmp_path / "s", "--samples", samples, "--least-steps", "10")
+    study = plan(tmp_path / "s", "--samples", samples, "--min-steps", "10")
     script = tmp_path / "played.py"
     script.write_text(PLAYED)
     runner = Runner(tmp_path / "s", study, [sys.executable, str(script)])
@@ -194,7 +194,7 @@ def test_one_run_that_cannot_start_hides_no_other(played, monkeypatch):
         runner.run(retry_failed=False)
     lines = str(error.value).splitlines()
     assert lines[0] == "3 of 12 runs are not finished:"
-    assert "another process trains in" in lines[1] and "crashed with status -9" in lines[2]
+    assert "another process is training in" in lines[1] and "crashed with status -9" in lines[2]
     assert "is damaged" in lines[3]
     assert len(list(folder.glob("runs/*/result.json"))) == 10
 
@@ -212,7 +212,7 @@ def test_an_array_task_leaves_a_failed_run_alone(played, capsys):
     assert main([*command, "--index", "0"]) == 2
     assert "failed.json is damaged" in capsys.readouterr().err
     assert main([*command, "--index", "0", "--parallel", "2"]) == 2
-    assert "leave it out with --only" in capsys.readouterr().err
+    assert "does not apply to a single run" in capsys.readouterr().err
 
 
 @two_cores

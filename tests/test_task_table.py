@@ -9,18 +9,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny_viton as tiny
+from small_settings import make_keep_settings
 
-from omfa_jax.cli import config as border
-from omfa_jax.cli import resume
+from omfa_jax.cli import config as config_lib
 from omfa_jax.cli import train as command
-from omfa_jax.cli.startup import check_same_meaning
-from omfa_jax.cli.task_table import with_tasks_of
+from omfa_jax.cli.config import weights_source
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.data.build import build
 from omfa_jax.train.checkpoint import Checkpoints
+from omfa_jax.train.initial_weights import check_same_meaning
 from omfa_jax.train.load import load_bundle, load_for_export
-from omfa_jax.train.settings import KeepSettings
+from omfa_jax.train.resume import require_same_run
 from omfa_jax.train.state import TrainState
+from omfa_jax.train.task_changes import update_tasks
 from omfa_jax.weights.frozen import load_frozen, save_frozen, save_tasks
 from omfa_jax.weights.prompts import PromptTable, load_prompts, save_prompts, seeded_prompts
 
@@ -42,12 +43,12 @@ def started(records, monkeypatch):
     """Return the function that does all of `omfa train` but training: it returns the run."""
     seen = {}
     monkeypatch.setattr(command, "train", lambda run: run)
-    monkeypatch.setattr(command, "evaluation", lambda c, bundle, *_: seen.update(eval=bundle))
-    monkeypatch.setattr(command, "sample_pictures", lambda c, bundle: seen.update(shown=bundle))
+    monkeypatch.setattr(command, "make_evaluation", lambda c, bundle, *_: seen.update(eval=bundle))
+    monkeypatch.setattr(command, "make_sample_images", lambda c, bundle: seen.update(shown=bundle))
 
     def start(workdir, *flags, weights=(0.5, 0.5)):
         config = load(records, *flags, weights=weights)
-        resume.require_same_run(config, workdir)
+        require_same_run(config.to_dict(), workdir)
         run = command.train_diffusion(config, workdir)
         # what pictures and the held-out loss are made of, and what is on the disk for afterwards
         tasks = seen["eval"].settings.tasks
@@ -62,7 +63,7 @@ def started(records, monkeypatch):
 
 def load(records, *flags, weights=(0.5, 0.5)):
     small = ("garment=(64,48)", "person=(64,48)", "face=(16,16)")
-    return border.load_config(
+    return config_lib.load_config(
         ROOT / "configs/tiny.py",
         [
             *(f"--config.canvas.{size}" for size in small),
@@ -79,7 +80,7 @@ def checkpoint(workdir, run, step):
     """Save a checkpoint of next to nothing, as a run that stopped there leaves."""
     params = {"conv_in": {"bias": np.zeros(3, np.float32)}}
     state = TrainState(np.int32(step), params, None, {"mu": params})
-    checkpoints = Checkpoints(workdir, KeepSettings(last=2))
+    checkpoints = Checkpoints(workdir, make_keep_settings(last=2))
     checkpoints.save(step, state, run.batches.get_state(), run.config)
     checkpoints.close()
 
@@ -211,13 +212,15 @@ def test_a_model_of_seeded_prompts_seeds_new_ones(records, started, tmp_path):
     seeded = seeded_prompts([OFF, ON], tokens, dim, bundle.prompts["pooled"].shape[1])
     save_frozen(tmp_path / "seeded", dataclasses.replace(bundle, prompts=seeded.rows([OFF, ON])))
     config = load(records, f"--config.tasks.try_on.prompt={NEW}", "--config.model.init=")
-    changed = with_tasks_of(config, load_frozen(tmp_path / "seeded"), tmp_path / "seeded")
+    changed = update_tasks(
+        weights_source(config), load_frozen(tmp_path / "seeded"), tmp_path / "seeded"
+    )
     expected = seeded_prompts([NEW], tokens, dim, 8).context[0]
     np.testing.assert_array_equal(changed.prompts["context"][1], expected)
     # a real table is never mixed with random rows
     from_text_encoders(tmp_path / "model")
     with pytest.raises(OmfaError, match="no embedding of"):
-        with_tasks_of(config, bundle, tmp_path / "model")
+        update_tasks(weights_source(config), bundle, tmp_path / "model")
 
 
 def test_other_text_encoders_are_said_and_other_lengths_refused(
@@ -226,16 +229,16 @@ def test_other_text_encoders_are_said_and_other_lengths_refused(
     started(tmp_path / "run")
     folder = tmp_path / "run/model"
     config = load(records, f"--config.tasks.try_on.prompt={NEW}", f"--config.model.init={wider}")
-    with_tasks_of(config, load_frozen(folder), folder)
+    update_tasks(weights_source(config), load_frozen(folder), folder)
     assert "other text encoders" not in caplog.text
     from_text_encoders(wider)
-    with_tasks_of(config, load_frozen(folder), folder)
+    update_tasks(weights_source(config), load_frozen(folder), folder)
     assert "differently: other text encoders made their prompt tables" in caplog.text
     path = wider / "prompts.safetensors"
     table = load_prompts(path)
     save_prompts(path, dataclasses.replace(table, context=table.context[:, :2]))
     with pytest.raises(OmfaError, match="numbers a prompt do not go together"):
-        with_tasks_of(config, load_frozen(folder), folder)
+        update_tasks(weights_source(config), load_frozen(folder), folder)
 
 
 @pytest.mark.parametrize(
@@ -291,6 +294,6 @@ def test_tasks_written_half_still_make_a_model(started, wider, tmp_path, monkeyp
 
 def test_settings_without_effect_are_not_said_to_go_on(records, started, wider, tmp_path, caplog):
     checkpoint(tmp_path, started(tmp_path), 1)
-    resume.require_same_run(load(records, f"--config.model.init={wider}"), tmp_path)
+    require_same_run(load(records, f"--config.model.init={wider}").to_dict(), tmp_path)
     assert f"{wider} now: without effect, the checkpoint's weights stay" in caplog.text
     assert "going on with another config.model.init" not in caplog.text

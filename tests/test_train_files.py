@@ -7,12 +7,12 @@ import pytest
 import tiny_viton as tiny
 
 from omfa_jax.cli.main import main
-from omfa_jax.cli.startup import vae_fingerprint
 from omfa_jax.core.trees import walk
 from omfa_jax.data.build import build
 from omfa_jax.data.schema import read_manifest
 from omfa_jax.train.load import restore_params
 from omfa_jax.weights.frozen import load_frozen
+from omfa_jax.weights.vae_fingerprint import fingerprint_vae
 
 SMALL = [
     "--config.canvas.garment=(64,48)",
@@ -20,7 +20,7 @@ SMALL = [
     "--config.canvas.face=(16,16)",
     "--config.train.batch_size=8",
     "--config.optimizer.warmup_steps=1",
-    "--config.optimizer.decay=constant",
+    "--config.optimizer.lr_schedule=constant",
     "--config.log.every_steps=1",
 ]
 EVALUATED = [
@@ -69,7 +69,7 @@ def test_a_decoder_alone_keeps_the_latents(autoencoder, records, tmp_path):
     omfa_train("tiny_decoder", tmp_path, 2, *flags)
     before, after = load_frozen(autoencoder), load_frozen(tmp_path / "model")
     assert after.vae_config == before.vae_config
-    assert vae_fingerprint(after.vae_config, after.vae_params) == vae_fingerprint(
+    assert fingerprint_vae(after.vae_config, after.vae_params) == fingerprint_vae(
         before.vae_config, before.vae_params
     )
     moved = {

@@ -14,13 +14,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from small_settings import make_optimizer_settings
 from tiny_training import CountingBatches, make_run
 
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.train.checkpoint import newest_whole_step
 from omfa_jax.train.load import restore_params
 from omfa_jax.train.loop import train
-from omfa_jax.train.settings import OptimizerSettings
 from omfa_jax.train.signals import Interrupted
 
 STEPS = 5
@@ -86,7 +86,7 @@ def test_the_mesh_does_not_matter(straight, tmp_path, mesh):
 @pytest.mark.parametrize(("mesh", "parts"), [((1, 1, 1), 4), ((2, 2, 2), 2)])
 def test_microbatches_do_not_matter(straight, tmp_path, mesh, parts):
     workdir, state, _ = straight
-    other = train(make_run(tmp_path, STEPS, mesh, accumulate=parts))
+    other = train(make_run(tmp_path, STEPS, mesh, grad_accum_steps=parts))
     for name, bound in (("loss", 2e-5), ("grad_norm", 1e-4)):
         assert logged(tmp_path, name) == pytest.approx(logged(workdir, name), rel=bound)
     for a, b in zip(leaves(state.params), leaves(other.params), strict=True):
@@ -118,7 +118,9 @@ def test_pictures_come_after_the_save_and_never_end_a_run(tmp_path, caplog):
 
 
 def test_the_ema_is_a_warmed_up_average(tmp_path):
-    run = make_run(tmp_path, 1, optimizer=OptimizerSettings(learning_rate=1e-3, warmup_steps=0))
+    run = make_run(
+        tmp_path, 1, optimizer=make_optimizer_settings(learning_rate=1e-3, warmup_steps=0)
+    )
     before = jax.jit(run.start)()
     state = train(run)
     # min(0.9, (1 + 0) / (10 + 0)) = 0.1 of the start is kept after the first update
@@ -231,7 +233,7 @@ def test_a_nan_loss_stops_before_it_is_saved(tmp_path):
 
 
 def run_away():
-    settings = OptimizerSettings(warmup_steps=1, clip_norm=0.0)
+    settings = make_optimizer_settings(warmup_steps=1, clip_norm=0.0)
     # a rate that no settings allow
     object.__setattr__(settings, "learning_rate", 1e30)
     return settings
@@ -241,7 +243,7 @@ def test_batches_that_do_not_divide_are_refused(tmp_path):
     with pytest.raises(OmfaError, match="does not divide over slice x data x fsdp = 3"):
         train(make_run(tmp_path, 1, (3, 1, 1)))
     with pytest.raises(OmfaError, match="4 devices times 3 microbatches"):
-        train(make_run(tmp_path, 1, (2, 2, 1), accumulate=3))
+        train(make_run(tmp_path, 1, (2, 2, 1), grad_accum_steps=3))
 
 
 def test_an_unwritable_workdir_is_one_clear_error(tmp_path):

@@ -6,12 +6,12 @@ import json
 import jax
 import numpy as np
 import pytest
+from small_settings import make_keep_settings, make_train_settings
 from tiny_training import CountingBatches, make_run
 
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.train.checkpoint import newest_whole_step
 from omfa_jax.train.loop import train
-from omfa_jax.train.settings import KeepSettings, TrainSettings
 from omfa_jax.train.window import Window
 
 
@@ -38,7 +38,7 @@ def test_the_first_bad_step_its_records_and_the_last_checkpoint_are_named(tmp_pa
     window.add(8, bad, np.arange(3))
     with pytest.raises(OmfaError, match=r"step 7: .*\(2 of the last 3 steps\).*\[40, 2, 77\]") as e:
         window.row(5, tmp_path)
-    assert "is of step 5" in str(e.value) and "nonfinite=skip" in str(e.value)
+    assert "is of step 5" in str(e.value) and "on_nonfinite=skip" in str(e.value)
 
 
 def test_skipped_steps_are_counted_and_kept_out_of_the_means(tmp_path):
@@ -75,7 +75,7 @@ def test_a_bad_batch_stops_the_run_or_changes_nothing(tmp_path):
         train(stopping)
     assert newest_whole_step(tmp_path / "stop" / "checkpoints") == 2
     skipping = dataclasses.replace(
-        make_run(tmp_path / "skip", 5, nonfinite="skip", log_every_steps=5), batches=Poisoned()
+        make_run(tmp_path / "skip", 5, on_nonfinite="skip", log_every_steps=5), batches=Poisoned()
     )
     state = train(skipping)
     assert int(state.step) == 5
@@ -85,7 +85,7 @@ def test_a_bad_batch_stops_the_run_or_changes_nothing(tmp_path):
 
 
 def test_kept_checkpoints_are_the_last_the_regular_and_the_best(tmp_path):
-    keep = KeepSettings(last=2, every_steps=4, best_of="loss")
+    keep = make_keep_settings(last=2, every_steps=4, best_of="loss")
     train(make_run(tmp_path, 9, save_every_steps=1, keep=keep))
     found = {int(path.name) for path in (tmp_path / "checkpoints").iterdir()}
     by_loss = losses(tmp_path)
@@ -94,11 +94,11 @@ def test_kept_checkpoints_are_the_last_the_regular_and_the_best(tmp_path):
 
 def test_an_unknown_metric_is_named_at_the_first_save(tmp_path):
     with pytest.raises(OmfaError, match="keep_best_of 'los'; did you mean 'loss'"):
-        train(make_run(tmp_path, 1, keep=KeepSettings(best_of="los")))
+        train(make_run(tmp_path, 1, keep=make_keep_settings(best_of="los")))
 
 
 def test_impossible_settings_are_refused():
     with pytest.raises(OmfaError, match=r"keep\.last: expected a whole number from 1"):
-        KeepSettings(last=0)
+        make_keep_settings(last=0)
     with pytest.raises(OmfaError, match="did you mean 'skip'"):
-        TrainSettings(1, 1, nonfinite="skp")
+        make_train_settings(1, 1, on_nonfinite="skp")

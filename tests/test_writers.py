@@ -129,7 +129,7 @@ def test_a_bar_on_a_terminal_and_lines_in_a_log(terminal, monkeypatch, caplog, c
         assert not lines
     else:
         assert "step 5 of 10: loss 0.2500" in lines[0] and lines[0].endswith(" left")
-        assert lines[1].endswith("0.0 images/s, ? left")
+        assert lines[1].endswith("0.0 examples/s, ? left")
 
 
 def test_a_terminal_that_is_gone_shows_nothing_and_ends_nothing(monkeypatch, capsys):

@@ -9,15 +9,14 @@ import sys
 import numpy as np
 import pytest
 import tiny_viton as tiny
+from small_settings import make_optimizer_settings
 from tiny_training import SETTINGS
 
 from omfa_jax.body.camera import looking_at
 from omfa_jax.body.model import load_model
 from omfa_jax.body.params import neutral
-from omfa_jax.cli import config as border
-from omfa_jax.cli.inputs import face_of, render_pose
+from omfa_jax.cli import config as config_lib
 from omfa_jax.cli.main import main
-from omfa_jax.cli.resume import require_same_run
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.files import only_user_of
 from omfa_jax.core.images import write_image
@@ -26,7 +25,9 @@ from omfa_jax.data.world.writer import write_world
 from omfa_jax.diffusion.sample import SamplerSettings
 from omfa_jax.evals.curves import loss_curve
 from omfa_jax.models import vae
-from omfa_jax.train.settings import OptimizerSettings
+from omfa_jax.sampling.inputs import load_face, render_pose
+from omfa_jax.train.resume import require_same_run
+from omfa_jax.train.vae_run import check_crop
 
 LIMITED = """
 import resource, sys
@@ -62,20 +63,20 @@ def test_a_body_outside_the_picture_is_no_pose():
 
 
 def test_a_run_goes_on_with_its_own_seed_and_batch(tmp_path, caplog):
-    config = border.load_config("configs/base.py")
+    config = config_lib.load_config("configs/base.py")
     step = tmp_path / "checkpoints" / "5"
     for item in ("state", "data", "config"):
         (step / item).mkdir(parents=True)
     (step / "_CHECKPOINT_METADATA").write_text("{}")
     (step / "config" / "metadata").write_text(json.dumps(config.to_dict()))
-    require_same_run(config, tmp_path)
+    require_same_run(config.to_dict(), tmp_path)
     assert not caplog.records
     config.optimizer.learning_rate = 2e-5
-    require_same_run(config, tmp_path)
+    require_same_run(config.to_dict(), tmp_path)
     assert "another config.optimizer.learning_rate: 1e-05 then, 2e-05 now" in caplog.text
     config.seed, config.train.batch_size = 9, 4
     with pytest.raises(OmfaError, match=r"seed: 0 then, 9 now; train.batch_size: 8 then, 4 now"):
-        require_same_run(config, tmp_path)
+        require_same_run(config.to_dict(), tmp_path)
 
 
 def test_a_workdir_has_one_run(tmp_path):
@@ -123,14 +124,14 @@ def test_odd_body_models_are_refused(tmp_path, name, change, words):
 def test_the_face_is_found_beside_either_generation_and_optional_in_try_off(tmp_path, caplog):
     raw = tiny.write_raw(tmp_path / "raw", {"test": 1})
     photo = str(raw / "test/image/00000_00.jpg")
-    found = face_of(photo, None, None, None)
+    found = load_face(photo, None, None, None)
     (raw / "test/openpose_json").rename(raw / "test/openpose-json")
     (raw / "test/image-parse-v3").rename(raw / "test/image-parse")
-    np.testing.assert_array_equal(face_of(photo, None, None, None), found)
+    np.testing.assert_array_equal(load_face(photo, None, None, None), found)
     write_image(tmp_path / "me.jpg", np.full((40, 30, 3), 90, np.uint8))
     with pytest.raises(OmfaError, match="no face found"):
-        face_of(str(tmp_path / "me.jpg"), None, None, None)
-    white = face_of(str(tmp_path / "me.jpg"), None, None, None, needed=False)
+        load_face(str(tmp_path / "me.jpg"), None, None, None)
+    white = load_face(str(tmp_path / "me.jpg"), None, None, None, needed=False)
     assert (white == 255).all() and "its slot stays white" in caplog.text
 
 
@@ -140,24 +141,24 @@ def test_the_face_is_found_beside_either_generation_and_optional_in_try_off(tmp_
 )
 def test_optimizers_that_would_climb_are_refused(name, value):
     with pytest.raises(OmfaError, match=f"config.optimizer.{name}: expected a"):
-        OptimizerSettings(**{name: value})
+        make_optimizer_settings(**{name: value})
 
 
 @pytest.mark.parametrize("size", ["(64,)", "(64.0, 48.0)"])
 def test_odd_slots_are_refused(size):
     with pytest.raises(OmfaError, match=r"config\.canvas\.person: expected a tuple of 2"):
-        border.load_config("configs/base.py", [f"--config.canvas.person={size}"])
+        config_lib.load_config("configs/base.py", [f"--config.canvas.person={size}"])
     with pytest.raises(OmfaError, match="slot of person"):
         dataclasses.replace(SETTINGS, slots_px=((32, 32), ast.literal_eval(size), (16, 16)))
 
 
 @pytest.mark.parametrize("crop", [200, 20, 0])
 def test_odd_crops_are_refused(crop):
-    config = border.load_config("configs/tiny_vae.py").unlock()
+    config = config_lib.load_config("configs/tiny_vae.py").unlock()
     config.autoencoder.crop_px = crop
-    settings = border.diffusion_settings(config, vae("tiny"))
+    settings = config_lib.diffusion_settings(config, vae("tiny"))
     with pytest.raises(OmfaError, match="crop_px must be a multiple of 8 up to 64"):
-        border.check_crop(config, settings)
+        check_crop(config.autoencoder.crop_px, settings)
 
 
 def test_impossible_worlds_do_not_claim_a_folder(tmp_path):

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from small_settings import make_loss_settings
 from tiny_bundle import make_bundle
 from tiny_problem import settings
 from tiny_training import CountingBatches
@@ -18,7 +19,6 @@ from omfa_jax.diffusion.sample import SamplerSettings
 from omfa_jax.diffusion.schedule import ScheduleSettings, alpha_sigma, cumulative_alphas
 from omfa_jax.sampling.generate import Sampler
 from omfa_jax.train.objective import partial_diffusion
-from omfa_jax.train.settings import LossSettings
 from omfa_jax.weights.frozen import scheduler_config
 
 ZERO = ScheduleSettings(zero_terminal_snr=True)
@@ -57,7 +57,9 @@ class Last:
 
 def test_training_in_pure_noise_has_a_finite_loss_and_gradient():
     s = settings(slots_px=((32, 32), (32, 32), (16, 16)), schedule=ZERO)
-    loss = dataclasses.replace(LossSettings(5.0, 0.0), timesteps=Last())
+    loss = dataclasses.replace(
+        make_loss_settings(min_snr_gamma=5.0, condition_dropout=0.0), timesteps=Last()
+    )
 
     def apply(params, inputs, t, rows, prompts):
         return inputs @ params

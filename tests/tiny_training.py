@@ -5,6 +5,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from small_settings import make_loss_settings, make_optimizer_settings, make_train_settings
 
 from omfa_jax.core.tasks import Task
 from omfa_jax.diffusion.settings import DiffusionSettings
@@ -14,7 +15,6 @@ from omfa_jax.parallel.rules import UNET_RULES
 from omfa_jax.train.loop import Run
 from omfa_jax.train.network import trained_network
 from omfa_jax.train.objective import partial_diffusion
-from omfa_jax.train.settings import LossSettings, OptimizerSettings, TrainSettings
 from omfa_jax.weights.dual import network_params
 
 BATCH = 8
@@ -80,13 +80,13 @@ def make_run(
     devices = jax.devices()[: int(np.prod(mesh))]
     devices = [devices[place] for place in order or range(len(devices))]
     made = make_mesh(MeshSettings(*mesh), devices)
-    settings = TrainSettings(
+    settings = make_train_settings(
         **{
             "steps": steps,
             "batch_size": BATCH,
             "ema_decay": 0.9,
-            "optimizer": OptimizerSettings(learning_rate=1e-3, warmup_steps=2),
-            "loss": LossSettings(condition_dropout=0.3),
+            "optimizer": make_optimizer_settings(learning_rate=1e-3, warmup_steps=2),
+            "loss": make_loss_settings(condition_dropout=0.3),
             "save_every_steps": 100,
             "log_every_steps": 1,
             **changes,

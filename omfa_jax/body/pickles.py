@@ -125,8 +125,8 @@ class _JoblibArray(Exception):
 def _load(file: BinaryIO, *, trust: bool, stand_ins: frozenset[Name]) -> Any:
     if not trust:
         raise OmfaError(
-            "holds pickled Python objects; add --trust to read them (arrays, numbers and texts"
-            " only: nothing in the file is run)"
+            "holds pickled Python objects; add --allow-pickle to read them (arrays, numbers and"
+            " texts only: nothing in the file is run)"
         )
     start = file.tell()
     try:

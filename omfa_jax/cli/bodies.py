@@ -59,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="ZERO",
         help="what zero hand poses mean in plain smplx files: flat or mean (smplx's default)",
     )
-    parser.add_argument("--trust", action="store_true", help="read pickles, of data alone")
+    parser.add_argument("--allow-pickle", action="store_true", help="read pickles, of data alone")
     parser.add_argument("--overwrite", action="store_true", help="replace bodies that are there")
 
 
@@ -84,10 +84,10 @@ def run(options: argparse.Namespace) -> None:
         smpl_path=options.smpl_model,
         correspondence_path=options.correspondence,
         has_smplx_file=options.smplx_model is not None,
-        trust=options.trust,
+        trust=options.allow_pickle,
     )
     reading = Reading(
-        trust=options.trust,
+        trust=options.allow_pickle,
         model=model,
         hands=load_hands(options.smplx_model),
         hands_from_mean=options.hands == "mean",

@@ -1,9 +1,12 @@
-"""Config files: loaded, overridden from the command line, checked; then turned into settings."""
+"""Config files: load, override from the command line, check, and convert to settings."""
 
 import ast
 import contextlib
+import dataclasses
+import functools
 import importlib.util
 import logging
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,11 +26,19 @@ from omfa_jax.data.schema import read_manifest
 from omfa_jax.diffusion.sample import SamplerSettings
 from omfa_jax.diffusion.schedule import ScheduleSettings, TimestepDistribution
 from omfa_jax.diffusion.settings import DiffusionSettings
+from omfa_jax.evals.settings import EvaluationSettings
 from omfa_jax.models import VAEConfig
 from omfa_jax.parallel.mesh import MeshSettings
-from omfa_jax.train.settings import KeepSettings, LossSettings, OptimizerSettings, TrainSettings
+from omfa_jax.train.config_keys import RENAMED_KEYS
+from omfa_jax.train.settings import (
+    KeepSettings,
+    LossSettings,
+    OptimizerSettings,
+    TrainSettings,
+    WeightsSource,
+)
 
-# a locked ConfigDict; its attributes are dynamic, so the type says nothing more
+# a locked ConfigDict, whose attributes are dynamic: a static type would add nothing
 Config = Any
 
 log = logging.getLogger(__name__)
@@ -36,10 +47,10 @@ PREFIX = "--config."
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """Run `get_config()` of a Python file, apply overrides, check every value; then lock it.
+    """Return the locked config of a Python file's `get_config()`, with overrides applied.
 
-    Overrides are `--config.a.b=value`. One OmfaError names all values that are wrong
-    (`config_table`). The file's parent's parent is put on the import path, so that `from configs
+    Overrides are `--config.a.b=value`. A single OmfaError lists all values that are wrong
+    (`config_table`). The file's parent's parent is added to the import path, so that `from configs
     import base` works.
     """
     path = require_file(path, "config", "--config").absolute()
@@ -60,45 +71,60 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         raise
     except KeyboardInterrupt:
         raise
-    # a config is a user's program, and may end with sys.exit
+    # a config is a user's code, which may raise anything, SystemExit included
     except BaseException as error:
+        old = find_renamed_key(error)
+        if old is not None:
+            raise OmfaError(f"{config_table.renamed_key(old)}; change {path}") from error
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise OmfaError(f"config {path} cannot be run: {reason}") from error
     if isinstance(config, FrozenConfigDict):
         config = config.as_configdict()
     if not isinstance(config, ConfigDict):
         raise OmfaError(
-            f"config {path}: get_config() must return the ConfigDict that base.get_config() gave"
-            f" it, got {type(config).__name__}"
+            f"config {path}: get_config() must return the ConfigDict of base.get_config(), got"
+            f" {type(config).__name__}"
         )
+    config_table.complete(config)
     given: dict[str, str] = {}
     for override in overrides:
         apply_override(config, override)
         name, _, text = override.partition("=")
         if given.setdefault(name, text) != text:
-            log.warning("%s is given as %s and as %s: the last one counts", name, given[name], text)
+            log.warning("%s is given as %s and as %s: using the last one", name, given[name], text)
             given[name] = text
     try:
         config_table.check(config)
         checked: Config = config.lock()
     except (TypeError, RecursionError) as error:
-        # keys that are no names, or a config within itself
-        raise OmfaError(f"config {path} is no tree of names and values: {error}") from error
+        # keys that are not strings, or a config that contains itself
+        raise OmfaError(f"config {path} is not a tree of names and values: {error}") from error
     warmup, steps = checked.optimizer.warmup_steps, checked.train.steps
     if warmup >= steps:
         log.warning(
-            "config.optimizer.warmup_steps=%d of config.train.steps=%d: the whole run is warm-up",
+            "config.optimizer.warmup_steps=%d, config.train.steps=%d: the run ends during warm-up",
             warmup,
             steps,
         )
     return checked
 
 
+def find_renamed_key(error: BaseException) -> str | None:
+    """Return the old key whose use on a locked ConfigDict raised `error`, or None."""
+    if not isinstance(error, AttributeError | KeyError):
+        return None
+    # 'Key "flip" does not exist and cannot be added ...' when set, "'flip'" when read
+    found = re.match(r"\W*(?:Key \W*)?(\w+)\b", str(error))
+    return next((old for old in RENAMED_KEYS if found and old.endswith(f".{found[1]}")), None)
+
+
 def apply_override(config: Config, override: str) -> None:
-    """Set one `--config.a.b=value`; the value must have the type that the default has."""
+    """Apply one `--config.a.b=value`; the value must have the default's type."""
     if not override.startswith(PREFIX) or "=" not in override:
         raise OmfaError(f"unknown flag {override!r}; config values are set as --config.a.b=value")
     dotted, text = override[len(PREFIX) :].split("=", 1)
+    if dotted in RENAMED_KEYS:
+        raise config_table.renamed_key(dotted)
     *folders, name = dotted.split(".")
     node = config
     for folder in folders:
@@ -109,17 +135,17 @@ def apply_override(config: Config, override: str) -> None:
         raise unknown(f"config value in {override!r}", name, node.keys())
     if isinstance(node[name], ConfigDict):
         raise OmfaError(
-            f"{override!r} names a group; its values are {', '.join(node[name].keys())}"
+            f"{override!r} is a group; set one of its values: {', '.join(node[name].keys())}"
         )
     node[name] = parsed(text, node[name], override)
 
 
 def parsed(text: str, default: Any, where: str) -> Any:
-    """Return `text` as the type of `default`, or say which type was expected."""
+    """Return `text` converted to the type of `default`; an OmfaError if it cannot be."""
     if isinstance(default, str):
         return text
     if default is None:
-        raise OmfaError(f"{where!r}: the config file sets None there; give it a value")
+        raise OmfaError(f"{where!r}: the config file sets it to None; set a value there")
     if isinstance(default, bool):
         words = {"true": True, "false": False, "1": True, "0": False}
         if text.lower() in words:
@@ -127,7 +153,7 @@ def parsed(text: str, default: Any, where: str) -> Any:
         raise OmfaError(f"{where!r}: expected true or false, got {text!r}")
     try:
         value = ast.literal_eval(text)
-    # what is nested too deeply overflows the parser's stack
+    # deeply nested text overflows the parser's stack
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         value = None
     if isinstance(default, float) and type(value) is int:
@@ -142,7 +168,7 @@ def parsed(text: str, default: Any, where: str) -> Any:
 
 
 def diffusion_settings(config: Config, vae: VAEConfig) -> DiffusionSettings:
-    """Return what the weights will mean; the VAE fixes stride and latent channels."""
+    """Return the settings saved with the weights; the VAE fixes stride and latent channels."""
     tasks = []
     for name, row in config.tasks.items():
         tasks.append(Task(name, tuple(row.noised), float(row.weight), row.prompt))
@@ -165,6 +191,21 @@ def diffusion_settings(config: Config, vae: VAEConfig) -> DiffusionSettings:
     )
 
 
+def weights_source(config: Config) -> WeightsSource:
+    """Return where the run's initial weights come from."""
+    m = config.model
+    return WeightsSource(
+        unet=m.unet,
+        vae=m.vae,
+        init=m.init,
+        init_unet=m.init_unet,
+        ignore_scheduler=m.ignore_scheduler,
+        start_from=config.checkpoint.start_from,
+        seed=config.seed,
+        diffusion_for=functools.partial(diffusion_settings, config),
+    )
+
+
 def train_settings(config: Config) -> TrainSettings:
     """Return the training run's settings."""
     o, t = config.optimizer, config.train
@@ -175,20 +216,20 @@ def train_settings(config: Config) -> TrainSettings:
         compute_dtype=t.compute_dtype,
         remat=t.remat,
         attention=t.attention,
-        accumulate=t.accumulate,
+        grad_accum_steps=t.grad_accum_steps,
         ema_decay=t.ema_decay,
         optimizer=OptimizerSettings(**o.to_dict()),
         loss=LossSettings(
-            config.diffusion.min_snr_gamma,
-            config.diffusion.condition_dropout,
-            TimestepDistribution(**config.timesteps.to_dict()),
+            min_snr_gamma=config.diffusion.min_snr_gamma,
+            condition_dropout=config.diffusion.condition_dropout,
+            timesteps=TimestepDistribution(**config.timesteps.to_dict()),
         ),
         save_every_steps=config.checkpoint.every_steps,
-        nonfinite=t.nonfinite,
+        on_nonfinite=t.on_nonfinite,
         keep=KeepSettings(
-            config.checkpoint.keep,
-            config.checkpoint.keep_every_steps,
-            config.checkpoint.keep_best_of,
+            last=config.checkpoint.max_to_keep,
+            every_steps=config.checkpoint.keep_every_steps,
+            best_of=config.checkpoint.keep_best_of,
         ),
         log_every_steps=config.log.every_steps,
         samples_every_steps=config.log.samples_every_steps,
@@ -198,9 +239,9 @@ def train_settings(config: Config) -> TrainSettings:
 
 
 def pipeline_settings(config: Config, *, vae_id: str = "") -> PipelineSettings:
-    """Return the data pipeline's settings; a mixture, then latents, take precedence over records.
+    """Return the data pipeline's settings, from the mixture if set, else latents, else records.
 
-    `records` of a mixture is its first folder: what evaluation reads.
+    With a mixture, `records` is its first folder, which evaluation reads.
     """
     mixture = parse_mixture(config.data.mixture)
     folder = mixture[0][0] if mixture else config.data.latents or config.data.records
@@ -217,7 +258,7 @@ def pipeline_settings(config: Config, *, vae_id: str = "") -> PipelineSettings:
         threads=config.data.threads,
         prefetch_batches=config.data.prefetch,
         mixture=mixture,
-        multi_pose=config.data.multi_pose,
+        multi_pose_prob=config.data.multi_pose_prob,
         augment=AugmentSettings(**config.data.augment.to_dict()),
         sample_latents=config.data.sample_latents,
         processes=config.data.processes,
@@ -225,7 +266,7 @@ def pipeline_settings(config: Config, *, vae_id: str = "") -> PipelineSettings:
 
 
 def trains_on_latents(config: Config) -> bool:
-    """True if what `pipeline_settings` names holds latents."""
+    """Return whether training reads latents instead of images."""
     mixture = parse_mixture(config.data.mixture)
     if mixture:
         return read_manifest(mixture[0][0])["kind"] == "latents"
@@ -242,11 +283,18 @@ def sampler_settings(config: Config) -> SamplerSettings:
     return SamplerSettings(**config.sample.to_dict())
 
 
-def check_crop(config: Config, settings: DiffusionSettings) -> None:
-    """Raise an OmfaError unless the autoencoder's crops fit every slot and the VAE's stride."""
-    crop, least = config.autoencoder.crop_px, min(min(size) for size in settings.slots_px)
-    if crop < 1 or crop % settings.stride or crop > least:
-        raise OmfaError(
-            f"config.autoencoder.crop_px must be a multiple of {settings.stride} up to {least}, the"
-            f" smallest side of a slot; got {crop}"
-        )
+def evaluation_settings(config: Config) -> EvaluationSettings:
+    """Return the settings of the evaluation during training."""
+    e = config.eval
+    return EvaluationSettings(
+        split=e.split,
+        seed=e.seed,
+        loss_examples=e.loss_examples,
+        loss_timesteps=e.loss_timesteps,
+        examples=e.examples,
+        tasks=tuple(e.tasks),
+        sampler=dataclasses.replace(sampler_settings(config), steps=e.steps),
+        image_records=config.data.records,
+        compute_dtype=config.train.compute_dtype,
+        attention=config.train.attention,
+    )

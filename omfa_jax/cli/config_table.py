@@ -1,6 +1,6 @@
-"""What every value of a config may be, and the one check of all of them before anything starts.
+"""The schema of the config: a rule for each value, all checked before anything starts.
 
-A name of more than one value of a kind stands once: `tasks.*` is every row of the task table.
+A `*` in a name matches any name: `tasks.*.weight` is the weight of every row of the task table.
 """
 
 import fnmatch
@@ -22,14 +22,15 @@ from omfa_jax.diffusion.schedule import SCHEDULE, TIMESTEPS
 from omfa_jax.evals.heldout import NOISE_LEVELS
 from omfa_jax.models.presets import UNETS, VAES
 from omfa_jax.parallel.attention import KERNELS
+from omfa_jax.train.config_keys import RENAMED_KEYS
 from omfa_jax.train.settings import KEEP, LOSS, OPTIMIZER, TRAIN
 
 OBJECTIVES = ("partial_diffusion", "autoencoder")
-# pixels of a slot's side; beyond it no accelerator holds one picture's activations
+# pixels of a slot's side; no accelerator holds the activations of a larger image
 SIDE_PX = Whole(8, 16384)
-# a host has fewer cores; more threads or processes than this is a slip
+# no host has as many cores: more threads or processes are a typing error
 WORKERS = Whole(0, 4096)
-# devices along a mesh axis; -1 takes all that are left
+# devices along a mesh axis; -1 = all that are left
 AXIS = Whole(1, 2**20, also=-1)
 
 
@@ -64,17 +65,17 @@ TABLE: dict[str, Row] = {
     "data.threads": WORKERS,
     "data.prefetch": Whole(1, 65536),
     "data.processes": WORKERS,
-    "data.multi_pose": Number(0, 1),
+    "data.multi_pose_prob": Number(0, 1),
     "data.sample_latents": Flag(),
     **_in("data.augment", AUGMENT),
-    **_in("train", TRAIN, "steps", "batch_size", "accumulate", "compute_dtype", "remat"),
-    **_in("train", TRAIN, "ema_decay", "nonfinite"),
+    **_in("train", TRAIN, "steps", "batch_size", "grad_accum_steps", "compute_dtype", "remat"),
+    **_in("train", TRAIN, "ema_decay", "on_nonfinite"),
     "train.attention": Choice(KERNELS),
     **_in("optimizer", OPTIMIZER),
     **{f"mesh.{axis}": AXIS for axis in ("data", "fsdp", "tensor", "slice")},
     "mesh.allow_replicated": Flag(),
     "checkpoint.every_steps": TRAIN["save_every_steps"],
-    "checkpoint.keep": KEEP["last"],
+    "checkpoint.max_to_keep": KEEP["last"],
     "checkpoint.keep_every_steps": KEEP["every_steps"],
     "checkpoint.keep_best_of": KEEP["best_of"],
     "checkpoint.start_from": Text(),
@@ -97,31 +98,31 @@ TABLE: dict[str, Row] = {
 }
 
 
-# values younger than the configs that studies have written: what those lack is as it was then
+# keys added after studies had saved complete configs, with the value that was implied before
 YOUNGER: dict[str, Any] = {"model.ignore_scheduler": False, "mesh.allow_replicated": False}
 GROUPS = {key.rsplit(".", levels)[0] for key in TABLE for levels in (1, 2) if "." in key}
 
 
 def row_of(name: str) -> Row | None:
-    """Return the row of a value's dotted name, or None."""
+    """Return the row for a dotted name, None if there is none."""
     patterns = (key for key in TABLE if "*" in key and _matches(name, key))
     return TABLE.get(name) or next((TABLE[key] for key in patterns), None)
 
 
 def check(config: Any) -> None:
-    """Check every value of a config and make it the type that is wanted, as an int a float.
+    """Check every value of a config, and convert it to its row's type, such as int to float.
 
-    All faults are one OmfaError with a line for each: a value of a wrong type or out of range, a
-    name that is not in the table, one of the table that is missing.
+    A single OmfaError has a line for each error: a value of the wrong type or out of range, an
+    unknown name, a missing name.
     """
-    _complete(config)
+    complete(config)
     try:
         found = dict(leaves(config))
     except RequiredValueError as error:
-        raise OmfaError(f"config: a value that is required is not set: {error}") from None
+        raise OmfaError(f"config: a required value is not set: {error}") from None
     faults = [error for name, value in found.items() if (error := _fault(name, value)) is not None]
     faults += [
-        OmfaError(f"config.{name} is missing: begin with base.get_config() (configs/base.py)")
+        OmfaError(f"config.{name} is missing: start from base.get_config() (configs/base.py)")
         for name in _missing(found)
     ]
     raise_all(faults)
@@ -129,22 +130,38 @@ def check(config: Any) -> None:
         row = row_of(name)
         assert row is not None
         wanted = row.read(value)
-        # what is right already is left alone: it may refer to another value
+        # a value of the right type stays: it may be a reference to another one
         if repr(wanted) != repr(value):
             *groups, last = name.split(".")
             node: Any = config
             for group in groups:
                 node = node[group]
-            # anew, for a ConfigDict turns a tuple in a list's place into a list
+            # delete first: assigning a tuple over a list would convert it to a list
             with node.unlocked():
                 del node[last]
                 node[last] = wanted
     if not sum(row.weight for row in config.tasks.values()) > 0:
-        raise OmfaError("config.tasks: every weight is 0, so there is nothing to train")
+        raise OmfaError(
+            "config.tasks: all weights are 0: at least one task must have a positive weight"
+        )
 
 
-def _complete(config: ConfigDict) -> None:
-    """Give an older config the values that came after it."""
+def complete(config: ConfigDict) -> None:
+    """Update a complete config of an older version, such as a study's: rename keys, add new ones.
+
+    A config that has the new name of a key as well is not an old one: its old key stays, and
+    `check` refuses it.
+    """
+    for old, new in RENAMED_KEYS.items():
+        *groups, old_name = old.split(".")
+        new_name = new.rpartition(".")[2]
+        node: Any = config
+        for group in groups:
+            node = node.get(group) if isinstance(node, ConfigDict) else None
+        if isinstance(node, ConfigDict) and old_name in node and new_name not in node:
+            with node.unlocked():
+                node[new_name] = node[old_name]
+                del node[old_name]
     for name, value in YOUNGER.items():
         group, key = name.split(".")
         node = config.get(group)
@@ -154,7 +171,7 @@ def _complete(config: ConfigDict) -> None:
 
 
 def leaves(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield (dotted name, value) of everything in a config that is no group."""
+    """Yield (dotted name, value) of each value of a config, depth first."""
     for key, value in config.items():
         name = f"{prefix}{key}"
         if isinstance(value, ConfigDict) and len(value) and row_of(name) is None:
@@ -167,6 +184,8 @@ def _fault(name: str, value: Any) -> OmfaError | None:
     row = row_of(name)
     if row is not None:
         return fault(f"config.{name}", row, value)
+    if name in RENAMED_KEYS:
+        return renamed_key(name)
     if any(_matches(name, group) for group in GROUPS):
         return OmfaError(f"config.{name}: expected a group of values, got {shown(value)}")
     group = name.rpartition(".")[0]
@@ -174,8 +193,13 @@ def _fault(name: str, value: Any) -> OmfaError | None:
     return unknown("value", f"config.{name}", [f"config.{key}" for key in beside or GROUPS])
 
 
+def renamed_key(name: str) -> OmfaError:
+    """Return the error for a key that has another name now."""
+    return OmfaError(f"config.{name} has been renamed to config.{RENAMED_KEYS[name]}")
+
+
 def _missing(found: Collection[str]) -> list[str]:
-    """Return the names that the table has and the config has not, nor anything in their place."""
+    """Return the table's names that the config lacks; a group that is a value counts as one."""
     tasks = sorted({name.split(".")[1] for name in found if name.startswith("tasks.")}) or ["*"]
     keys = [key.replace("*", task) for key in TABLE for task in (tasks if "*" in key else [""])]
     there = {".".join(name.split(".")[:levels]) for name in found for levels in (1, 2, 3)}

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from omfa_jax.cli import bodies, datasets, duplicates, fit, poses
 from omfa_jax.cli.flags import BATCH, SEED, SIDE_PX, WORKERS, path_text, whole
-from omfa_jax.cli.records import add_writing, writing
+from omfa_jax.cli.records import add_writing_arguments, writing_options
 from omfa_jax.core.errors import OmfaError
 
 DATASETS = "viton_hd, deepfashion_multimodal or dresscode"
@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     datasets.add_arguments(build)
     build.add_argument("--processes", type=WORKERS, default=1)
     build.add_argument("--overwrite", action="store_true", help="replace records at --out")
-    add_writing(build)
+    add_writing_arguments(build)
 
     duplicates.add_arguments(command("duplicates", "find photos that are in a raw folder twice"))
 
@@ -67,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     latents.add_argument("--out", required=True, type=path_text, metavar="DIR")
     latents.add_argument("--batch-size", type=BATCH, default=32)
     latents.add_argument("--overwrite", action="store_true")
-    add_writing(latents)
+    add_writing_arguments(latents)
 
     check = command("check", "read a raw data set or records, and report faults by kind")
     where = check.add_mutually_exclusive_group(required=True)
@@ -138,23 +138,24 @@ def build(options: argparse.Namespace) -> None:
         processes=options.processes,
         overwrite=options.overwrite,
         item_options=datasets.item_options(options),
-        **writing(options),
+        **writing_options(options),
     )
 
 
 def latents(options: argparse.Namespace) -> None:
     """Encode the records of every split."""
-    from omfa_jax.cli.config import load_config
-    from omfa_jax.cli.records import encode_records
+    from omfa_jax.cli.config import load_config, weights_source
+    from omfa_jax.sampling.encode_records import encode_records
 
+    config = load_config(options.config, options.overrides)
     encode_records(
-        load_config(options.config, options.overrides),
+        weights_source(config).diffusion_for,
         options.records,
         options.model,
         options.out,
         batch_size=options.batch_size,
         overwrite=options.overwrite,
-        **writing(options),
+        **writing_options(options),
     )
 
 

@@ -1,4 +1,4 @@
-"""`omfa demo`: the whole path in minutes on a laptop, ending in scores.json and report.html."""
+"""`omfa demo`: run the complete pipeline on a laptop; write scores.json and report.html."""
 
 import argparse
 import json
@@ -24,16 +24,23 @@ SEED = 7
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `omfa demo`."""
-    parser.add_argument("--workdir", default="runs/demo", type=path_text, metavar="DIR")
-    parser.add_argument("--train", type=whole(8), default=256, help="synthetic people to train on")
-    parser.add_argument("--test", type=whole(2), default=24, help="held-out people to score on")
-    parser.add_argument("--steps", type=whole(1), default=150, help="training steps")
-    parser.add_argument("--sampling-steps", type=whole(1, 1000), default=20)
-    parser.add_argument("--processes", type=WORKERS, default=os.cpu_count() or 1)
+    add = parser.add_argument
+    add("--workdir", default="runs/demo", type=path_text, metavar="DIR", help="output folder")
+    add("--train", type=whole(8), default=256, metavar="N", help="synthetic people to train on")
+    add("--test", type=whole(2), default=24, metavar="N", help="synthetic people to evaluate on")
+    add("--steps", type=whole(1), default=150, metavar="N", help="training steps")
+    add("--sampling-steps", type=whole(1, 1000), default=20, metavar="N", help="denoising steps")
+    add(
+        "--processes",
+        type=WORKERS,
+        default=os.cpu_count() or 1,
+        metavar="N",
+        help="processes that make the data",
+    )
 
 
 def run(options: argparse.Namespace) -> None:
-    """Run every stage; each says what it does and how long it took."""
+    """Run all stages, and log the name and duration of each."""
     workdir = require_writable_dir(options.workdir, "--workdir").absolute()
     if not CONFIG.is_file():
         raise OmfaError(f"the demo's config is not at {CONFIG}; run it from a checkout (make demo)")
@@ -51,9 +58,12 @@ def run(options: argparse.Namespace) -> None:
     stages.run("encode latents", lambda: encode(config, records, imported, latents))
     stages.run("train on", lambda: train(config, trained))
 
-    from omfa_jax.cli.demo_scores import score
+    from omfa_jax.evals.demo_scores import score_demo
 
-    pictures, scores = stages.run("sample and score", lambda: score(trained, raw, records, options))
+    how = {"examples": options.test, "sampling_steps": options.sampling_steps}
+    pictures, scores = stages.run(
+        "sample and score", lambda: score_demo(trained, raw, records, **how)
+    )
     scores |= stages.run("export and compare with PyTorch", lambda: export(trained, exported))
 
     from omfa_jax.cli.demo_report import write_report
@@ -75,7 +85,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 class Stages:
-    """Runs the stages, numbers them and keeps their times."""
+    """Runs the stages in order and records their durations."""
 
     COUNT = 8
 
@@ -83,7 +93,7 @@ class Stages:
         self.seconds: dict[str, float] = {}
 
     def run(self, name: str, work: Callable):
-        """Run one stage with a line before and after."""
+        """Return the result of `work`; log a line before and after it."""
         log.info("[%d/%d] %s ...", len(self.seconds) + 1, self.COUNT, name)
         start = time.perf_counter()
         result = work()
@@ -93,7 +103,7 @@ class Stages:
 
 
 def command(name: str, *flags: str) -> None:
-    """Run another omfa command, as a user would type it; its faults are the demo's."""
+    """Run another omfa command in this process; its errors propagate."""
     import importlib
 
     from omfa_jax.cli.main import COMMANDS, parser_for
@@ -104,7 +114,7 @@ def command(name: str, *flags: str) -> None:
 
 
 def synthesize(raw: Path, options: argparse.Namespace) -> None:
-    """Write people, garments, photos and truths; people already there are kept."""
+    """Write people, garments, photos and ground truth; existing people are kept."""
     command(
         "data", "synthesize", f"--out={raw}", f"--train={options.train}", "--val=8",
         f"--test={options.test}", f"--seed={SEED}", f"--processes={options.processes}",
@@ -118,12 +128,12 @@ def render_poses(raw: Path, config, options: argparse.Namespace) -> None:
 
 
 def build(raw: Path, records: Path) -> None:
-    """Turn the raw folder into records."""
+    """Build records from the raw folder."""
     command("data", "build", f"--raw={raw}", f"--out={records}", "--overwrite")
 
 
 def import_weights(source: Path, out: Path) -> None:
-    """Import PyTorch weights, as convert_weights.py does."""
+    """Import PyTorch weights, like `convert_weights.py import`."""
     from omfa_jax.weights.imported import import_source
     from omfa_jax.weights.sources import open_source
 
@@ -133,7 +143,7 @@ def import_weights(source: Path, out: Path) -> None:
 
 
 def demo_config(records: Path, latents: Path, imported: Path, options: argparse.Namespace):
-    """Return the demo's config with this run's folders."""
+    """Return configs/demo.py with the folders of this run."""
     from omfa_jax.cli.config import load_config
 
     return load_config(
@@ -148,21 +158,25 @@ def demo_config(records: Path, latents: Path, imported: Path, options: argparse.
 
 
 def encode(config, records: Path, model: Path, latents: Path) -> None:
-    """Encode the records with the VAE."""
-    from omfa_jax.cli.records import encode_records
+    """Encode the records as VAE latents."""
+    from omfa_jax.cli.config import weights_source
+    from omfa_jax.sampling.encode_records import encode_records
 
-    encode_records(config, str(records), str(model), str(latents), batch_size=32, overwrite=True)
+    diffusion_for = weights_source(config).diffusion_for
+    encode_records(
+        diffusion_for, str(records), str(model), str(latents), batch_size=32, overwrite=True
+    )
 
 
 def train(config, workdir: Path) -> None:
-    """Train from the imported weights."""
+    """Train, starting from the imported weights."""
     from omfa_jax.cli.train import train_diffusion
 
     train_diffusion(config, require_writable_dir(workdir, "--workdir"))
 
 
 def export(trained: Path, out: Path) -> dict:
-    """Export the trained weights and run them in PyTorch; without PyTorch, say so."""
+    """Export the trained weights and, if PyTorch is installed, compare outputs with it."""
     import importlib.util
 
     from omfa_jax.train.load import export_from_newest

@@ -1,4 +1,4 @@
-"""The demo's page: what was done, how well, and what to type next."""
+"""The demo's report: results, image sheets, and commands to try next."""
 
 from pathlib import Path
 from typing import Any
@@ -14,27 +14,27 @@ from omfa_jax.sampling.sheet import sheet
 CELL_PX = (128, 96)
 
 NEXT = """export PATH=.venv/bin:$PATH
-# try a garment on, with files of your own (any image Pillow reads)
+# put a garment on a person; use your own images here (any format that Pillow reads)
 omfa sample --checkpoint {workdir}/train --task try_on --out {workdir}/mine \\
     --garment {workdir}/world/test/cloth/90003_00.jpg \\
     --person {workdir}/world/test/image/90001_00.jpg \\
     --pose {workdir}/world/test/smplx/90001_00.npz
 
-# take one off
+# take a garment off
 omfa sample --checkpoint {workdir}/train --task try_off --out {workdir}/mine \\
     --person {workdir}/world/test/image/90001_00.jpg
 
-# train on: the same command resumes
+# continue training: the same command resumes after an interruption
 omfa train --config configs/demo.py --workdir {workdir}/train \\
     --config.model.init={workdir}/imported --config.data.records={workdir}/records \\
     --config.data.latents={workdir}/latents --config.train.steps=500
 
-# serve it from PyTorch
+# export to PyTorch
 python convert_weights.py export {workdir}/train --out exported --dtype fp16"""
 
 
 def shown_path(workdir: Path) -> str:
-    """Return the folder as one would type it from here."""
+    """Return the folder relative to the current one, where possible."""
     here = Path.cwd()
     return str(workdir.relative_to(here) if workdir.is_relative_to(here) else workdir)
 
@@ -42,18 +42,18 @@ def shown_path(workdir: Path) -> str:
 def write_report(
     workdir: Path, trained: Path, pictures: dict[str, Any], scores: dict[str, Any]
 ) -> None:
-    """Write report.html and every sheet as a PNG of its own."""
+    """Write report.html, and each image sheet as a PNG under sheets/."""
     seconds = scores["seconds"]
     page = Page(
         "omfa_jax demo",
-        f"Synthetic people and garments the model never saw, scored against exact truth. "
+        f"Held-out synthetic people and garments, scored against exact ground truth. "
         f"{scores['examples']} held-out examples, {scores['sampling_steps']} DDIM steps, guidance"
         f" 2.0; {sum(seconds.values()):.0f} s on {scores['machine']['cores']} cores.",
     )
-    page.heading("Does every condition count?")
+    page.heading("Influence of each condition")
     page.text(
-        "PSNR in dB with the right condition and with another person's. A model that ignores the"
-        " condition gains nothing."
+        "PSNR in dB with the right condition, and with another person's. The gain is 0 if the model"
+        " ignores the condition."
     )
     page.table(
         ("condition", "right (dB)", "wrong (dB)", "gain (dB)", "at least 3 dB"),
@@ -68,27 +68,29 @@ def write_report(
         name = f"{index + 1}_{title.split(':')[0].lower().replace(' ', '_')}.png"
         write_image(workdir / "sheets" / name, picture)
         page.picture(picture, ", ".join(columns))
-    page.heading("Against exact truth (PSNR, dB)")
+    page.heading("PSNR against exact ground truth (dB)")
     page.table(
-        ("task", "whole picture", "garment region"),
+        ("task", "image", "garment region"),
         [
             (name, f["whole"], f.get("garment_region", ""))
             for name, f in scores["exact_truth_psnr_db"].items()
         ],
     )
     ceiling = ", ".join(f"{name} {db}" for name, db in scores["vae_psnr_db"].items())
-    page.text(f"The VAE alone, the ceiling: {ceiling}.")
+    page.text(f"Upper bound, the VAE's own reconstruction: {ceiling}.")
     against = scores["against_untrained"]
     page.text(
-        f"Trained against untrained weights, the first {against['examples']} examples: try_on"
-        f" {against['try_on_db'][0]} against {against['try_on_db'][1]}, try_off"
-        f" {against['try_off_db'][0]} against {against['try_off_db'][1]}."
+        f"Trained and untrained weights on the first {against['examples']} examples: try_on"
+        f" {against['try_on_db'][0]} and {against['try_on_db'][1]}, try_off"
+        f" {against['try_off_db'][0]} and {against['try_off_db'][1]}."
     )
     evaluated(page, workdir / "eval")
     page.heading("Training")
     page.curve(loss_curve(trained / "metrics.jsonl"), "steps", "loss")
     page.heading("Export to PyTorch")
-    page.text(f"The exported folder, run by diffusers, against this library: {scores['export']}.")
+    page.text(
+        f"Outputs of the exported folder in diffusers, compared with ours: {scores['export']}."
+    )
     page.heading("Timings")
     page.table(("stage", "seconds"), list(seconds.items()))
     page.heading("Next")
@@ -97,12 +99,12 @@ def write_report(
 
 
 def evaluated(page: Page, folder: Path) -> None:
-    """Add what `omfa eval report` says of the try-on scores files in `folder`: both models'."""
+    """Add the sections of `omfa eval report` for the scores files of both models in `folder`."""
     files = [folder / f"{name}.json" for name in ("tiny", "untrained")]
-    page.heading("Trained against untrained, as omfa eval sees them")
+    page.heading("Trained and untrained weights, scored by omfa eval")
     page.text(
-        f"omfa eval report {shown_path(files[0])} {shown_path(files[1])} --out page.html makes this"
-        " part alone. What needs a pretrained network (--networks) is not computed here."
+        f"`omfa eval report {shown_path(files[0])} {shown_path(files[1])} --out page.html` writes"
+        " this section. Metrics that need a pretrained network (--metric-weights) are left out."
     )
     sections(
         page,

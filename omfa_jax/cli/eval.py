@@ -1,4 +1,4 @@
-"""`omfa eval`: scores of a folder of pictures; `omfa eval report`; `omfa eval --checkpoint`."""
+"""`omfa eval`: score a folder of images; also dispatches `omfa eval report` and `--checkpoint`."""
 
 import argparse
 import importlib.util
@@ -14,13 +14,13 @@ from omfa_jax.evals.scores import SETTINGS, Scores
 
 log = logging.getLogger(__name__)
 
-# what the first words choose -> (module with add_arguments and run, what it is)
+# (module with add_arguments and run, command)
 REPORT = ("omfa_jax.cli.eval_report", "omfa eval report")
 CHECKPOINT = ("omfa_jax.cli.eval_checkpoint", "omfa eval --checkpoint")
 
 
 def module_for(arguments: list[str]) -> tuple[str, list[str]]:
-    """Return the module that the words after `omfa eval` choose, and the words left for it."""
+    """Return the module for the arguments after `omfa eval`, and the arguments left for it."""
     if arguments[:1] == ["report"]:
         (module, command), rest = REPORT, arguments[1:]
     elif any(word.split("=")[0] == "--checkpoint" for word in arguments):
@@ -28,52 +28,78 @@ def module_for(arguments: list[str]) -> tuple[str, list[str]]:
     else:
         return __name__, arguments
     if importlib.util.find_spec(module) is None:
-        raise OmfaError(f"`{command}` is not part of this version ({module} is not there)")
+        raise OmfaError(f"`{command}` is not part of this version ({module} is missing)")
     return module, rest
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `omfa eval`."""
-    parser.add_argument("--pred", required=True, type=to_path, metavar="DIR", help="predictions")
-    parser.add_argument("--gt", required=True, type=to_path, metavar="DIR", help="ground truth")
-    parser.add_argument("--garments", type=to_path, metavar="DIR", help="garment pictures")
     parser.add_argument(
-        "--pairs", type=to_path, metavar="FILE", help='"person garment [category]" lines'
-    )
-    parser.add_argument("--categories", type=to_path, metavar="FILE", help='"name category" lines')
-    parser.add_argument("--protocol", required=True, metavar="NAME", help=", ".join(PROTOCOLS))
-    parser.add_argument("--setting", default="paired", help=", ".join(SETTINGS))
-    parser.add_argument("--metrics", metavar="A,B", help="only these of the protocol's metrics")
-    parser.add_argument("--out", required=True, type=to_path, metavar="FILE", help="scores (.json)")
-    parser.add_argument("--method", help="its name in tables; default: the folder's")
-    parser.add_argument(
-        "--networks", type=to_path, metavar="DIR", help="network weights; nothing is downloaded"
+        "--pred", required=True, type=to_path, metavar="DIR", help="folder of predictions"
     )
     parser.add_argument(
-        "--any-weights", action="store_true", help="use weights with another checksum"
+        "--gt", required=True, type=to_path, metavar="DIR", help="folder of ground truth images"
+    )
+    parser.add_argument("--garments", type=to_path, metavar="DIR", help="folder of garment images")
+    parser.add_argument(
+        "--pairs", type=to_path, metavar="FILE", help='file with "person garment [category]" lines'
+    )
+    parser.add_argument(
+        "--categories", type=to_path, metavar="FILE", help='file with "name category" lines'
+    )
+    parser.add_argument(
+        "--protocol", required=True, metavar="NAME", help=f"protocol: {', '.join(PROTOCOLS)}"
+    )
+    parser.add_argument(
+        "--setting", default="paired", help=f"{', '.join(SETTINGS)} (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--metrics", metavar="A,B", help="compute only these metrics (default: all)"
+    )
+    parser.add_argument(
+        "--out", required=True, type=to_path, metavar="FILE", help="scores file to write (.json)"
+    )
+    parser.add_argument("--method", help="name in tables (default: name of the --pred folder)")
+    parser.add_argument(
+        "--metric-weights",
+        type=to_path,
+        metavar="DIR",
+        help="folder of the metrics' network weights; nothing is downloaded",
+    )
+    parser.add_argument(
+        "--skip-checksum",
+        action="store_true",
+        help="use weights whose checksum differs from the published one",
     )
     parser.add_argument(
         "--allow-missing",
         action="store_true",
-        help="score what is there, ignore extra files, resize wrong sizes; all of it is reported",
+        help="score despite missing, extra or wrong-size predictions, and report them",
     )
     for flag, default in (("pred", "{person}"), ("gt", "{person}"), ("garment", "{garment}")):
         parser.add_argument(
             f"--{flag}-name",
             default=default,
             metavar="RULE",
-            help=f"names without suffix, by {{person}} and {{garment}}; default {default}",
+            help="template of the file names without suffix (default: %(default)s)",
         )
-    parser.add_argument("--seed", type=SEED, default=0, help="of subsets and resamples")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda, of the networks")
+    parser.add_argument(
+        "--seed", type=SEED, default=0, help="seed of subsets and resamples (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--device", default="cpu", help="device of the networks, cpu or cuda (default: %(default)s)"
+    )
     parser.add_argument(
         "--workers",
         type=WORKERS,
         default=os.cpu_count() or 1,
-        help="threads; numbers do not change",
+        help="threads; does not change the scores (default: number of cores)",
     )
     parser.add_argument(
-        "--batch-size", type=BATCH, default=32, help="pictures between two writes of the cache"
+        "--batch-size",
+        type=BATCH,
+        default=32,
+        help="images between writes of the cache (default: %(default)s)",
     )
     add_judge_arguments(parser)
 
@@ -98,8 +124,8 @@ def run(options: argparse.Namespace) -> None:
             names=Names(options.pred_name, options.gt_name, options.garment_name),
             method=options.method,
             only=tuple(options.metrics.split(",")) if options.metrics else (),
-            networks=options.networks,
-            any_weights=options.any_weights,
+            networks=options.metric_weights,
+            any_weights=options.skip_checksum,
             allow_missing=options.allow_missing,
             seed=options.seed,
             device=options.device,
@@ -118,7 +144,7 @@ def table(scores: Scores) -> str:
     counts = scores.counts
     protocol = scores.protocol
     lines = [
-        f"{scores.method}: {counts.scored} of {counts.pairs} pictures,"
+        f"{scores.method}: {counts.scored} of {counts.pairs} images,"
         f" protocol {protocol.name}, {protocol.setting}"
     ]
     for metric in scores.metrics.values():
@@ -129,8 +155,8 @@ def table(scores: Scores) -> str:
         low_high = metric.interval
         spread = f"  [{low_high[0]:.4f}, {low_high[1]:.4f}]" if low_high else ""
         lines.append(f"  {metric.label:18} {arrow}  {metric.value:.4f}{spread}")
-    told = (("missing", len(counts.missing)), ("extra", len(counts.extra)))
-    for what, number in (*told, ("resized", counts.resized)):
+    problems = (("missing", len(counts.missing)), ("extra", len(counts.extra)))
+    for what, number in (*problems, ("resized", counts.resized)):
         if number:
             lines.append(f"  {what}: {number}")
     return "\n".join(lines)
@@ -142,6 +168,7 @@ def _require_device(device: str) -> None:
     import torch
 
     if device.split(":")[0] != "cuda" or not torch.cuda.is_available():
-        raise OmfaError(f"--device must be cpu, or cuda where torch sees one, got {device!r}")
+        raise OmfaError(f"--device must be cpu, or cuda if torch finds a GPU, got {device!r}")
+    # TF32 and nondeterministic kernels would change the scores between runs
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.deterministic = True

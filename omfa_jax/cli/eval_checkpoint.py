@@ -4,111 +4,30 @@ import argparse
 import contextlib
 import json
 import logging
-import os
 from pathlib import Path
 from typing import Any
 
-from omfa_jax.cli.flags import BATCH_MAX, SEED, WORKERS, of, path_text, to_path, whole
+from omfa_jax.cli.eval import table
+from omfa_jax.cli.eval_checkpoint_flags import DTYPES, OWN_SETTINGS, add_arguments
 from omfa_jax.core.errors import OmfaError, unknown
 from omfa_jax.core.files import atomic_write, only_user_of, require_writable_dir
 from omfa_jax.core.tasks import COMPONENTS
-from omfa_jax.diffusion.sample import SAMPLER
-from omfa_jax.diffusion.steppers import STEPPERS
-from omfa_jax.evals.heldout import NOISE_LEVELS
-from omfa_jax.evals.protocol import PROTOCOLS
-from omfa_jax.evals.scores import SETTINGS
+from omfa_jax.evals.scores import Scores
 
+# the command line calls `add_arguments` and `run` of this module
+__all__ = ["add_arguments", "run"]
 log = logging.getLogger(__name__)
 
 LOSS_FILE = "loss.json"
-DTYPES = ("float32", "bfloat16")
+# decoding threads, and batches kept ready: an evaluation reads each record once
+EVAL_THREADS, EVAL_PREFETCH = 4, 8
 
-# it may be one process of several, which end together
+# it may be one of several processes, which exit together
 JOINS = True
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of `omfa eval --checkpoint`."""
-    add = parser.add_argument
-    add(
-        "--checkpoint",
-        required=True,
-        type=path_text,
-        metavar="DIR",
-        help="workdir, step or model folder",
-    )
-    add(
-        "--data",
-        required=True,
-        type=path_text,
-        metavar="DIR",
-        help="image records; latents for --loss alone",
-    )
-    add("--split", default="test")
-    add("--task", metavar="TASK", help="try_on | try_off; without it --loss alone")
-    add("--setting", help=f"{' | '.join(SETTINGS)}; default: paired for try_on")
-    add(
-        "--out",
-        required=True,
-        type=path_text,
-        metavar="DIR",
-        help="pictures, scores.json; shared by all hosts",
-    )
-    add("--limit", type=whole(1), metavar="N", help="the first N examples")
-    add("--restart", action="store_true", help="delete another run's pictures in --out")
-    add("--steps", type=of(SAMPLER["steps"]), default=50, help="denoising steps")
-    add("--sampler", default="ddim", metavar="NAME", help=" | ".join(STEPPERS))
-    add("--guidance", type=of(SAMPLER["guidance"]), default=2.0)
-    add(
-        "--guidance-rescale",
-        type=of(SAMPLER["guidance_rescale"]),
-        default=0.0,
-        metavar="PHI",
-        help="0 to 1; 0 = off",
-    )
-    add("--seed", type=SEED, default=0)
-    add("--raw-weights", action="store_true", help="not the EMA")
-    add("--dtype", default="float32", help="float32 or bfloat16: what the networks compute in")
-    add(
-        "--batch-size",
-        type=whole(0, BATCH_MAX),
-        default=0,
-        help="examples on the way; pictures do not change",
-    )
-    add("--protocol", default="omfa", metavar="NAME", help=", ".join(PROTOCOLS))
-    add("--method", help="its name in tables; default: the checkpoint's folder")
-    add("--networks", type=to_path, metavar="DIR", help="weights of the metrics' networks")
-    add("--any-weights", action="store_true", help="use weights with another checksum")
-    add("--device", default="cpu", help="cpu or cuda, of the metrics' networks")
-    add("--workers", type=WORKERS, default=os.cpu_count() or 1, help="threads that score")
-    add(
-        "--influence",
-        nargs="?",
-        const="all",
-        metavar="CONDITIONS",
-        help="score with another example's garment,face,pose too (default: each)",
-    )
-    add("--influence-metric", default="psnr", metavar="NAME", help="any metric per image")
-    add("--regions", type=to_path, metavar="RAW", help="raw folder with parse maps: PSNR by region")
-    add(
-        "--truth",
-        type=to_path,
-        metavar="RAW",
-        help="a synthetic raw folder: exact answers, regions",
-    )
-    add("--loss", action="store_true", help="the held-out loss")
-    add("--loss-examples", type=whole(1), default=256, metavar="N")
-    add(
-        "--loss-timesteps",
-        type=whole(NOISE_LEVELS, 1000, multiple_of=NOISE_LEVELS),
-        default=16,
-        metavar="N",
-        help="noise levels, a multiple of 4",
-    )
-
-
 def run(options: argparse.Namespace) -> None:
-    """Sample and score as the flags say."""
+    """Compute the loss, or sample and score, according to the flags."""
     check(options)
     out = require_writable_dir(options.out, "--out")
 
@@ -125,72 +44,147 @@ def run(options: argparse.Namespace) -> None:
     facts = {"the code's revision": distributed.revision(), "the flags": json.dumps(flags)}
     distributed.require_same(facts)
     with only_user_of(out) if jax.process_index() == 0 else contextlib.nullcontext():
-        bundle = load_checkpoint(options.checkpoint, ema=not options.raw_weights)
+        bundle = load_checkpoint(options.checkpoint, ema=not options.no_ema)
         if bundle.unet_params is None:
             raise OmfaError(f"{options.checkpoint} has no UNet weights; give a trained model")
         if options.loss:
             write_loss(bundle, options, out)
-        if options.task:
-            from omfa_jax.cli.eval_split import evaluate
-
-            evaluate(bundle, options, pipeline_of(bundle, options.data), out)
+        if options.task in OWN_SETTINGS:
+            write_scores(bundle, options, out)
+        elif options.task:
+            write_row_scores(bundle, options, out)
 
 
 def check(options: argparse.Namespace) -> None:
-    """Raise an OmfaError for flags that cannot be used together; fill in the setting."""
+    """Raise an OmfaError for inconsistent flags; fill in the default setting."""
     if options.dtype not in DTYPES:
-        raise unknown("type (--dtype)", options.dtype, DTYPES)
+        raise unknown("dtype (--dtype)", options.dtype, DTYPES)
     if options.task is None:
         if not options.loss or options.setting:
-            raise OmfaError("omfa eval --checkpoint needs --task try_on or try_off, or --loss")
+            raise OmfaError("omfa eval --checkpoint needs --task, --loss or both")
         return
-    own = {"try_on": ("paired", "unpaired", "multi_pose"), "try_off": ("try_off",)}
-    if options.task not in own:
-        raise unknown("task (--task)", options.task, own)
-    options.setting = options.setting or own[options.task][0]
-    if options.setting not in own[options.task]:
+    own = OWN_SETTINGS.get(options.task)
+    if own is None:
+        # another task of the model, or a misspelt one: only the checkpoint can tell
+        for flag in ("setting", "influence", "regions", "truth"):
+            if getattr(options, flag) is not None:
+                raise OmfaError(
+                    f"--{flag} is only for --task {' and '.join(OWN_SETTINGS)}, got --task"
+                    f" {options.task}"
+                )
+        return
+    options.setting = options.setting or own[0]
+    if options.setting not in own:
         raise OmfaError(
-            f"--task {options.task} has the settings {', '.join(own[options.task])},"
+            f"--task {options.task} has the settings {', '.join(own)},"
             f" got --setting {options.setting}"
         )
     if options.influence and options.setting == "unpaired":
-        raise OmfaError("--influence needs a ground truth: it is not for --setting unpaired")
+        raise OmfaError("--influence needs a ground truth, which --setting unpaired does not have")
     if options.truth and options.task != "try_on":
-        raise OmfaError("--truth has answers for --task try_on alone; leave it out")
+        raise OmfaError("--truth has answers for --task try_on only; remove it")
     options.regions = options.regions or options.truth
 
 
-def pipeline_of(bundle: Any, data: str) -> Any:
-    """Return the settings that read a records folder as the model takes it."""
-    from omfa_jax.cli.startup import vae_fingerprint
+def make_pipeline_settings(bundle: Any, data: str) -> Any:
+    """Return the settings that read a records folder at the model's slot sizes."""
     from omfa_jax.data.schema import read_manifest
     from omfa_jax.data.settings import PipelineSettings
+    from omfa_jax.weights.vae_fingerprint import fingerprint_vae
 
     latents = read_manifest(data)["kind"] == "latents"
     return PipelineSettings(
         data,
         dict(zip(COMPONENTS, bundle.settings.slots_px, strict=True)),
-        vae_id=vae_fingerprint(bundle.vae_config, bundle.vae_params) if latents else "",
+        vae_id=fingerprint_vae(bundle.vae_config, bundle.vae_params) if latents else "",
         pose_style=bundle.settings.pose_style,
+        threads=EVAL_THREADS,
+        prefetch_batches=EVAL_PREFETCH,
     )
+
+
+def make_request(options: argparse.Namespace) -> Any:
+    """Return what to sample and how to score it."""
+    from omfa_jax.diffusion.sample import SamplerSettings
+    from omfa_jax.evals.split_evaluation import SplitRequest
+
+    return SplitRequest(
+        split=options.split,
+        setting=options.setting or "",
+        sampler=SamplerSettings(
+            options.steps, options.guidance, options.sampler, options.guidance_rescale
+        ),
+        seed=options.seed,
+        dtype=options.dtype,
+        method=options.method or Path(options.checkpoint).resolve().name,
+        protocol=options.protocol,
+        workers=options.workers,
+        limit=options.limit,
+        batch_size=options.batch_size,
+        restart=options.restart,
+        influence=options.influence or "",
+        influence_metric=options.influence_metric,
+        truth=options.truth,
+        regions=options.regions,
+        networks=options.metric_weights,
+        any_weights=options.skip_checksum,
+        device=options.device,
+    )
+
+
+def write_scores(bundle: Any, options: argparse.Namespace, out: Path) -> None:
+    """Sample and score the split; print the scores (process 0)."""
+    from omfa_jax.evals.split_evaluation import SCORES_FILE, evaluate_split
+
+    pipeline = make_pipeline_settings(bundle, options.data)
+    scores = evaluate_split(bundle, make_request(options), pipeline, out)
+    if scores is not None:
+        print(table(scores))
+        print_blocks(scores)
+        log.info("scores: %s", out / SCORES_FILE)
+
+
+def write_row_scores(bundle: Any, options: argparse.Namespace, out: Path) -> None:
+    """Sample another task of the model and score each generated component; print (process 0)."""
+    from omfa_jax.evals.row_evaluation import evaluate_row, find_row
+
+    row = find_row(bundle.settings.tasks, options.task, tuple(OWN_SETTINGS))
+    pipeline = make_pipeline_settings(bundle, options.data)
+    found = evaluate_row(bundle, row, make_request(options), pipeline, out)
+    for component, scores in (found or {}).items():
+        print(f"{row.name}, {component}: {table(scores)}")
+        log.info("scores: %s", out / component)
+
+
+def print_blocks(scores: Scores) -> None:
+    """Print the influence of the conditions and the scores against exact truth."""
+    for name, row in (scores.influence or {}).items():
+        low, high = row["interval"]
+        print(
+            f"  {name}: {row['metric']} {row['right']:.4f}, with another {row['wrong']:.4f}:"
+            f" gain {row['gain']:.4f} [{low:.4f}, {high:.4f}] ({row['region']})"
+        )
+    for name, row in (scores.truth or {}).items():
+        figures = ", ".join(f"{metric} {value:.4f}" for metric, value in row.items())
+        print(f"  exact truth, {name}: {figures}")
 
 
 def write_loss(bundle: Any, options: argparse.Namespace, out: Path) -> None:
     """Measure the held-out loss of --data, print it, and write OUT/loss.json (process 0)."""
     import jax
 
-    from omfa_jax.cli.evaluation import held_out_loss
     from omfa_jax.evals.heldout import HeldOutSettings
+    from omfa_jax.evals.heldout_run import make_heldout_loss
     from omfa_jax.parallel.feed import place
     from omfa_jax.parallel.mesh import MeshSettings, make_mesh, replicated
 
     measure = HeldOutSettings(options.loss_examples, options.loss_timesteps, options.seed)
     mesh = make_mesh(MeshSettings())
-    whole = replicated(mesh)
-    shardings = jax.tree.map(lambda _: whole, bundle.unet_params)
-    evaluate_loss = held_out_loss(
+    everywhere = replicated(mesh)
+    shardings = jax.tree.map(lambda _: everywhere, bundle.unet_params)
+    evaluate_loss = make_heldout_loss(
         bundle,
-        pipeline_of(bundle, options.data),
+        make_pipeline_settings(bundle, options.data),
         options.split,
         measure,
         mesh,

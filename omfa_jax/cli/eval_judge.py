@@ -1,4 +1,4 @@
-"""The judge's flags of `omfa eval`, and what they come to."""
+"""The judge's flags of `omfa eval`, and judging a scored folder."""
 
 import argparse
 import json
@@ -15,78 +15,90 @@ from omfa_jax.evals.judge.settings import KNOWN_PRICES, JudgeSettings, Pair, Pri
 from omfa_jax.evals.matching import Match, Names, match
 from omfa_jax.evals.scores import Scores, write_scores
 
-NO_GARMENT = "the judge looks at each picture's garment: give --garments DIR and --pairs FILE"
+NO_GARMENT = "the judge needs each image's garment: give --garments DIR and --pairs FILE"
 URL, MODEL, KEY = "OMFA_JUDGE_URL", "OMFA_JUDGE_MODEL", "OMFA_JUDGE_KEY"
 
 
 def add_judge_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the judge's flags; without --judge, --judge-url or --judge-model nobody is asked."""
+    """Add the judge's flags; it is off without --judge, --judge-url or --judge-model."""
     group = parser.add_argument_group(
-        "judge", "a 0-10 score by a vision-language model; costs money (docs/judge.md)"
+        "judge", "score from 0 to 10 by a vision-language model; costs money (docs/judge.md)"
     )
     add = group.add_argument
-    add("--judge", action="store_true", help=f"ask the judge that {URL} and {MODEL} name")
-    add("--judge-url", metavar="URL", help=f"an OpenAI-compatible API, .../v1 ({URL})")
-    add("--judge-model", metavar="NAME", help=f"the model's name there ({MODEL})")
+    add("--judge", action="store_true", help=f"use the judge that {URL} and {MODEL} name")
+    add("--judge-url", metavar="URL", help=f"OpenAI-compatible API, .../v1 (default: ${URL})")
+    add("--judge-model", metavar="NAME", help=f"model name (default: ${MODEL})")
     add(
         "--judge-key-env",
         metavar="VARIABLE",
         default=KEY,
-        help=f"the environment variable that holds the key ({KEY}); none: no key is sent",
+        help="environment variable with the API key, which may be unset (default: %(default)s)",
     )
     add(
         "--judge-prices",
         metavar="IN,OUT",
-        help="USD for a million tokens; 0,0 for a server of your own (known: gpt-4o-mini's)",
+        help="USD per million input and output tokens; 0,0 for a free server (default: known for"
+        " gpt-4o-mini)",
     )
-    add("--judge-cost-cap", type=number(0, 1e9), default=5.0, metavar="USD", help="stop there (5)")
+    add(
+        "--judge-cost-cap",
+        type=number(0, 1e9),
+        default=5.0,
+        metavar="USD",
+        help="stop before the cost exceeds this (default: %(default)s)",
+    )
     add(
         "--judge-cache",
         type=to_path,
         metavar="FILE",
-        help="paid answers (--out's NAME.judge.jsonl)",
+        help="file of paid answers (default: NAME.judge.jsonl next to --out)",
     )
     add(
         "--judge-concurrency",
         type=whole(1, 1000),
         default=4,
         metavar="N",
-        help="requests at once (4)",
+        help="concurrent requests (default: %(default)s)",
     )
     add(
         "--judge-attempts",
         type=whole(1, 1000),
         default=6,
         metavar="N",
-        help="tries of a request (6)",
+        help="attempts per request (default: %(default)s)",
     )
     add(
         "--judge-asks",
         type=whole(1, 1000),
         default=3,
         metavar="N",
-        help="answers that may be unusable (3)",
+        help="answers per image before giving up on unusable ones (default: %(default)s)",
     )
     add(
         "--judge-timeout",
         type=number(0, 86400, above=True),
         default=120.0,
         metavar="S",
-        help="for one answer (120)",
+        help="time limit of one answer in seconds (default: %(default)s)",
     )
     add(
         "--judge-max-tokens",
         type=whole(1, 10**6),
         default=300,
         metavar="N",
-        help="of an answer (300)",
+        help="limit on the tokens of an answer (default: %(default)s)",
     )
-    add("--judge-detail", default="high", metavar="low|high|auto", help="of pictures (high)")
+    add(
+        "--judge-detail",
+        default="high",
+        metavar="low|high|auto",
+        help="image detail (default: %(default)s)",
+    )
     add(
         "--judge-extra",
         default="{}",
         metavar="JSON",
-        help="fields laid over the request's; null takes one out, such as"
+        help="override fields of the request; null removes one, e.g."
         ' \'{"max_tokens": null, "max_completion_tokens": 4000, "temperature": null}\'',
     )
 
@@ -94,9 +106,9 @@ def add_judge_arguments(parser: argparse.ArgumentParser) -> None:
 def judge_settings(
     options: argparse.Namespace, *, setting: str, out: Path | None
 ) -> JudgeSettings | None:
-    """Return what the flags and the environment say, None if no judge is asked for.
+    """Return the judge's settings from flags and environment, or None without a judge.
 
-    `setting` is the protocol's; `out` the scores file, beside which the cache lies by default.
+    `setting` is the protocol's; `out` is the scores file, next to which the cache is by default.
     """
     if not (options.judge or options.judge_url or options.judge_model):
         return None
@@ -108,7 +120,7 @@ def judge_settings(
         raise OmfaError(f"the judge needs --judge-model NAME (or {MODEL} in the environment)")
     cache = options.judge_cache or (out and out.with_suffix(".judge.jsonl"))
     if cache is None:
-        raise OmfaError("the judge needs --judge-cache FILE, or --out beside which it can lie")
+        raise OmfaError("the judge needs --judge-cache FILE or --out")
     return JudgeSettings(
         url=url,
         model=model,
@@ -128,7 +140,7 @@ def judge_settings(
 
 
 def judge_of_folder(options: argparse.Namespace) -> JudgeSettings | None:
-    """Return the judge that `omfa eval --pred` is asked for; call it before anything is scored."""
+    """Return the judge's settings for `omfa eval --pred`; call it before scoring starts."""
     settings = judge_settings(options, setting=options.setting, out=options.out)
     if settings and options.setting != "try_off" and not (options.garments and options.pairs):
         raise OmfaError(NO_GARMENT)
@@ -136,7 +148,7 @@ def judge_of_folder(options: argparse.Namespace) -> JudgeSettings | None:
 
 
 def judge_folder(options: argparse.Namespace, settings: JudgeSettings, scores: Scores) -> Scores:
-    """Judge the folder that has just been scored; return its scores, written to --out anew."""
+    """Judge a folder that has been scored; write the extended scores to --out and return them."""
     matched = match(
         options.pred,
         options.gt,
@@ -153,9 +165,9 @@ def judge_folder(options: argparse.Namespace, settings: JudgeSettings, scores: S
 
 
 def judge_pairs(matches: Sequence[Match], setting: str) -> list[Pair]:
-    """Return what the judge looks at: prediction and garment, for try-off the true garment.
+    """Return the pairs to judge: prediction and garment (for try-off, the true garment).
 
-    OmfaError if a match has no garment.
+    Raises OmfaError if a match has no garment.
     """
     pairs = []
     for row in matches:
@@ -172,8 +184,8 @@ def _prices(text: str | None, model: str) -> Prices:
         if model in KNOWN_PRICES:
             return KNOWN_PRICES[model]
         raise OmfaError(
-            f"the price of {model} is not known here, so its cost cannot be capped: give"
-            " --judge-prices IN,OUT in USD for a million tokens (0,0 for a server of your own)"
+            f"the price of {model} is unknown, so its cost cannot be capped: give"
+            " --judge-prices IN,OUT in USD per million tokens (0,0 for a free server)"
         )
     try:
         cost_in, cost_out = (float(part) for part in text.split(","))

@@ -1,4 +1,4 @@
-"""`omfa eval report`: one page, and tables, from several scores files."""
+"""`omfa eval report`: an HTML page and tables from several scores files."""
 
 import argparse
 
@@ -15,34 +15,47 @@ from omfa_jax.evals.table import grouped
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `omfa eval report`."""
     add = parser.add_argument
-    add("scores", nargs="+", type=to_path, metavar="FILE.json", help="what `omfa eval` wrote")
-    add("--out", type=to_path, required=True, metavar="FILE.html", help="the page, in one file")
-    add("--latex", type=to_path, metavar="FILE.tex", help="the table for a paper (booktabs)")
-    add("--csv", type=to_path, metavar="FILE.csv", help="the table for a program")
+    add("scores", nargs="+", type=to_path, metavar="FILE.json", help="scores files of `omfa eval`")
+    add(
+        "--out",
+        type=to_path,
+        required=True,
+        metavar="FILE.html",
+        help="self-contained page to write",
+    )
+    add("--latex", type=to_path, metavar="FILE.tex", help="write a LaTeX table (booktabs)")
+    add("--csv", type=to_path, metavar="FILE.csv", help="write a CSV table")
     add(
         "--examples-by",
         default="",
         metavar="METRIC[,METRIC]",
-        help="show worst and best pictures by these (judge, or the first there is of LPIPS, ...)",
+        help="rank examples by these metrics (default: the first available of judge, lpips, dists,"
+        " ssim, psnr)",
     )
     add(
         "--examples",
         type=whole(0, 10000),
         default=3,
         metavar="N",
-        help="of each end (3); 0 shows none",
+        help="number of best and of worst examples; 0 for none (default: %(default)s)",
     )
-    add("--example-height", type=SIDE_PX, default=320, metavar="PX", help="of a picture (320)")
+    add(
+        "--example-height",
+        type=SIDE_PX,
+        default=320,
+        metavar="PX",
+        help="image height (default: %(default)s)",
+    )
 
 
 def run(options: argparse.Namespace) -> None:
-    """Write the page, and what else was asked for."""
+    """Write the page and the requested tables."""
     outputs = {"--out": options.out, "--latex": options.latex, "--csv": options.csv}
     given = {flag: path for flag, path in outputs.items() if path is not None}
     inputs = {path.resolve() for path in options.scores}
     for flag, path in given.items():
         if not path.parent.is_dir():
-            raise OmfaError(f"{flag}: there is no folder {path.parent}; make it, or change {flag}")
+            raise OmfaError(f"{flag}: there is no folder {path.parent}; create it or change {flag}")
         if path.is_dir() or path.resolve() in inputs:
             raise OmfaError(f"{flag} {path}: expected the name of a new file")
     if len({path.resolve() for path in given.values()}) < len(given):

@@ -1,33 +1,81 @@
-"""What flags take: numbers that are numbers, within bounds, and paths that name something."""
+"""Command-line parsing: the parser, the types of flags, and flags that were renamed."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from omfa_jax.core.bounds import COUNT_MAX, SEED_MAX, Number, Row, Whole, shown
 from omfa_jax.core.errors import OmfaError
 
-# what flags of the same meaning share
+# bounds shared by flags of the same meaning
 BATCH_MAX, WORKERS_MAX, SIDE_MAX_PX = 2**20, 4096, 16384
 
 
+# command -> {old flag: new flag}
+RENAMED_FLAGS: dict[str, dict[str, str]] = {
+    "sample": {"--raw-weights": "--no-ema"},
+    "eval": {
+        "--raw-weights": "--no-ema",
+        "--networks": "--metric-weights",
+        "--any-weights": "--skip-checksum",
+    },
+    "data bodies": {"--trust": "--allow-pickle"},
+    "scaling plan": {
+        "--machine": "--topology",
+        "--unique": "--dataset-size",
+        "--least-steps": "--min-steps",
+        "--most-epochs": "--max-epochs",
+    },
+    "scaling fit": {"--unique": "--dataset-size"},
+}
+
+
+def refuse_renamed_flags(command: str, words: Sequence[str]) -> None:
+    """Raise an OmfaError for the first flag that has another name now.
+
+    `words` are what follows `omfa COMMAND`; the first may be a subcommand.
+    """
+    for name in (command, " ".join([command, *words[:1]])):
+        for word in words:
+            old = word.partition("=")[0]
+            new = RENAMED_FLAGS.get(name, {}).get(old)
+            if new is not None:
+                raise OmfaError(f"{old} has been renamed to {new} (see omfa {name} --help)")
+
+
+class HelpFormatter(argparse.HelpFormatter):
+    """Appends the default to each flag's help, unless the help names it already."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        text, default = action.help or "", action.default
+        # text, numbers and paths; switches and flags that are not given have no default to show
+        absent = default in (None, "", argparse.SUPPRESS) or isinstance(default, bool | list)
+        if absent or "default" in text or f"({default})" in text:
+            return text
+        return f"{text} (default: %(default)s)"
+
+
 class Parser(argparse.ArgumentParser):
-    """A parser whose faults are an OmfaError, one line as all others, and not a page of usage."""
+    """A parser that raises OmfaError instead of printing usage, and shows defaults in its help."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        kwargs.setdefault("formatter_class", HelpFormatter)
+        super().__init__(*args, **kwargs)
 
     def error(self, message: str) -> NoReturn:
-        """Raise what is wrong, and say where the flags are listed."""
+        """Raise an OmfaError that names the command whose --help lists the flags."""
         raise OmfaError(f"{' '.join(message.split())} (see {self.prog} --help)")
 
 
 class Value:
-    """An argparse type: text of which `parse` makes a value that `row` takes."""
+    """An argparse type: `parse` converts the text, and `row` checks the value."""
 
     def __init__(self, row: Row, parse: Callable[[str], Any]):
         self.row, self._parse = row, parse
 
     def __call__(self, text: str) -> Any:
-        """Return the value; what is none is an ArgumentTypeError that says what is taken."""
+        """Return the value, or raise an ArgumentTypeError that says what is expected."""
         try:
             return self.row.read(self._parse(text))
         except ValueError:
@@ -36,29 +84,29 @@ class Value:
 
 
 def whole(least: int = 0, most: int = COUNT_MAX, *, multiple_of: int = 1) -> Value:
-    """Return the type of a whole number from `least` to `most`."""
+    """Return the argparse type of an integer from `least` to `most`, both included."""
     return Value(Whole(least, most, multiple_of=multiple_of), int)
 
 
 def number(least: float, most: float, *, above: bool = False, below: bool = False) -> Value:
-    """Return the type of a finite number; `above` and `below` leave the ends out."""
+    """Return the argparse type of a finite float; `above` and `below` exclude the bounds."""
     return Value(Number(least, most, above=above, below=below), float)
 
 
 def of(row: Whole | Number) -> Value:
-    """Return the type of a number that a table of settings describes."""
+    """Return the argparse type of a number in a table of settings, such as SAMPLER["steps"]."""
     return Value(row, int if isinstance(row, Whole) else float)
 
 
 def path_text(text: str) -> str:
-    """Return a path as it was given; an empty one, as an unset variable makes it, is none."""
+    """Return a path as given; raise for "", which an unset shell variable expands to."""
     if not text or "\0" in text:
         raise argparse.ArgumentTypeError(f"expected the name of a file or folder, got {text!r}")
     return text
 
 
 def to_path(text: str) -> Path:
-    """Return a path; an empty one, as an unset variable makes it, is none."""
+    """Return a Path; raise for "", which an unset shell variable expands to."""
     return Path(path_text(text))
 
 

@@ -1,4 +1,4 @@
-"""What reaches the terminal: our lines, and of other libraries' what nobody else says."""
+"""Logging setup: our messages as plain lines, and no duplicates from other libraries."""
 
 import logging
 import sys
@@ -8,24 +8,24 @@ from omfa_jax.core.exit_status import UNFORESEEN, row_of
 
 log = logging.getLogger(__name__)
 
-# libraries that say at length what they do
+# libraries with verbose info logs: only their errors are shown
 NOISY = ("absl", "orbax", "jax", "trimesh", "numba", "OpenGL")
-# libraries that log what they raise as well
+# libraries that log an exception as well as raising it
 TWICE = ("absl", "orbax", "asyncio", "concurrent.futures")
 
 
 def set_up_logs() -> None:
-    """Log our lines bare; a fault of the table is one line of ours, not a traceback a thread.
+    """Log messages without prefix, and known failures as one line instead of many tracebacks.
 
-    A save that meets a full disk fails in five threads and as many tasks of Orbax's; the loop
-    hears of it and says it once.
+    A save on a full disk, for example, fails in five threads and five tasks of Orbax. The training
+    loop gets the exception too and reports it once.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     for name in NOISY:
         logging.getLogger(name).setLevel(logging.ERROR)
     for handler in logging.getLogger().handlers:
         handler.addFilter(says_something_new)
-    # absl's logger has a handler of its own once absl is imported
+    # absl's logger gets its own handler when absl is imported: filter the logger as well
     for name in TWICE:
         logging.getLogger(name).addFilter(says_something_new)
     threading.excepthook = say_thread_failure
@@ -33,7 +33,7 @@ def set_up_logs() -> None:
 
 
 def says_something_new(record: logging.LogRecord) -> bool:
-    """False for another library's record of an exception that the table of faults knows."""
+    """Return False for a library's log of an exception that `core.exit_status` knows."""
     if record.name.split(".")[0] not in TWICE or not record.exc_info:
         return True
     error = record.exc_info[1]
@@ -41,14 +41,14 @@ def says_something_new(record: logging.LogRecord) -> bool:
 
 
 def say_unraisable(arguments: "sys.UnraisableHookArgs") -> None:
-    """Print what nobody can catch, but for TensorStore's late answers to a save given up."""
+    """Print an unraisable exception, except TensorStore's after an abandoned save."""
     error = arguments.exc_value
     if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
         sys.__unraisablehook__(arguments)
 
 
 def say_thread_failure(arguments: threading.ExceptHookArgs) -> None:
-    """Print what ended a thread: a line for a fault of the table, else its traceback."""
+    """Log a thread's exception: one line if `core.exit_status` knows it, else a traceback."""
     error = arguments.exc_value
     if error is None or row_of(error).status == UNFORESEEN:
         threading.__excepthook__(arguments)

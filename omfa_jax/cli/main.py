@@ -1,4 +1,4 @@
-"""`omfa`: the commands, and how their errors reach the terminal."""
+"""`omfa`: dispatch to the commands, and report their errors."""
 
 import argparse
 import contextlib
@@ -12,34 +12,31 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from omfa_jax import __version__
-from omfa_jax.cli.flags import Parser
+from omfa_jax.cli.flags import Parser, refuse_renamed_flags
 from omfa_jax.cli.logs import set_up_logs
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.exit_status import RESTART, UNFORESEEN, row_of
 from omfa_jax.parallel.flags import set_flags
 
-# how much of a library's message is shown, in characters
+# longest error message of another library that is printed, in characters
 LINE = 400
 
-# name -> (module with add_arguments and run, help); imported only when the command is given
+# name -> (module with add_arguments and run, help); a module is imported only for its command
 COMMANDS = {
-    "demo": ("omfa_jax.cli.demo", "the whole path in minutes on a laptop, with a report"),
-    "data": ("omfa_jax.cli.data", "synthesize, bodies, fit, poses, build, check, latents, show"),
-    "train": ("omfa_jax.cli.train", "train a model, or go on training it"),
-    "scaling": ("omfa_jax.cli.scaling", "a scaling-law study: plan, run, table, fit, plot, flops"),
-    "plan": ("omfa_jax.cli.plan", "memory, FLOPs and traffic of a run on a machine not here"),
-    "eval": ("omfa_jax.cli.eval", "scores of any folder of pictures, under a named protocol"),
-    "sample": (
-        "omfa_jax.cli.sample",
-        "pictures from pictures: try_on, try_off, transfer, turntable",
-    ),
+    "demo": ("omfa_jax.cli.demo", "run the complete pipeline on a laptop and write a report"),
+    "data": ("omfa_jax.cli.data", "make, convert, check and show data sets"),
+    "train": ("omfa_jax.cli.train", "train a model, or resume training"),
+    "scaling": ("omfa_jax.cli.scaling", "run a scaling-law study"),
+    "plan": ("omfa_jax.cli.plan", "estimate memory, FLOPs and communication of a run"),
+    "eval": ("omfa_jax.cli.eval", "score images or a checkpoint under a named protocol"),
+    "sample": ("omfa_jax.cli.sample", "generate images with a trained model"),
 }
 
 
 def module_of(command: str, arguments: Sequence[str]) -> tuple[ModuleType, list[str]]:
     """Return the command's module and the arguments that are left for it.
 
-    A module with a `module_for(arguments)` of its own may pass them on to another one.
+    A module that defines `module_for(arguments)` may select another module.
     """
     module = importlib.import_module(COMMANDS[command][0])
     if hasattr(module, "module_for"):
@@ -49,7 +46,7 @@ def module_of(command: str, arguments: Sequence[str]) -> tuple[ModuleType, list[
 
 
 def parser_for(command: str, arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
-    """Return the argument parser of one command, as `arguments` (those after it) choose it."""
+    """Return a command's argument parser; `arguments`, those after it, may select a variant."""
     text = COMMANDS[command][1]
     parser = Parser(prog=f"omfa {command}", description=text, allow_abbrev=False)
     module_of(command, arguments)[0].add_arguments(parser)
@@ -57,7 +54,7 @@ def parser_for(command: str, arguments: Sequence[str] = ()) -> argparse.Argument
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; a fault is printed as one line, with a status of `core.exit_status`."""
+    """Run one command; errors are one line on stderr, with a status of `core.exit_status`."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     set_up_logs()
     table = "\n".join(f"  {name:8} {text}" for name, (_, text) in COMMANDS.items())
@@ -71,6 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     top.add_argument("command", choices=COMMANDS, metavar="COMMAND")
     command = top.parse_args(arguments[:1]).command
     try:
+        refuse_renamed_flags(command, arguments[1:])
         parser = parser_for(command, arguments[1:])
         module, words = module_of(command, arguments[1:])
         options, rest = parser.parse_known_args(words)
@@ -83,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.overrides = rest
     joins = getattr(module, "JOINS", False)
     try:
-        # every command that starts a GPU gets the memory that `omfa plan` counts on
+        # before JAX starts: XLA's flags and the share of GPU memory that `omfa plan` assumes
         set_flags()
         module.run(options)
         sys.stdout.flush()
@@ -98,11 +96,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def ended(command: str, error: Exception, *, joins: bool) -> int:
-    """Say how a command failed; return its exit status, by the table of `core.exit_status`.
+    """Print how a command failed, and return its exit status by the table of `core.exit_status`.
 
-    `joins`: the command may be one process of a job of several, which then all end with it.
+    `joins`: the command may be one process of a distributed job, whose other processes end too.
     """
-    # train.signals.Interrupted, known by what it carries: importing it would load jax
+    # train.signals.Interrupted, recognised by its attribute because importing it would load jax
     status = getattr(error, "exit_status", None)
     if status is not None:
         say(f"omfa {command}: {error}")
@@ -110,22 +108,22 @@ def ended(command: str, error: Exception, *, joins: bool) -> int:
     row = row_of(error)
     line = str(error) or type(error).__name__
     if not isinstance(error, OmfaError | OSError):
-        # other libraries' errors are long, and say where they came from in their traceback alone
+        # messages of other libraries are long, and often mean little without the error's type
         line = f"{type(error).__name__}: {' '.join(line.split())[:LINE]}"
     if row.xla or row.status == UNFORESEEN:
         say("".join(traceback.format_exception(error)).rstrip())
-    advice = f" ({row.fault}: a restart may mend it)" if row.status == RESTART else ""
+    advice = f" ({row.fault}: restarting may help)" if row.status == RESTART else ""
     if row.status != UNFORESEEN:
         say(f"omfa {command}: {line}{advice}")
     return left(row.status, line, joins=joins)
 
 
 def left(status: int, line: str, *, joins: bool) -> int:
-    """Return `status` for this process to end with; the others of its job end with it."""
+    """Return the exit status of this process, after ending the job's other processes."""
     try:
         sys.stdout.flush()
     except OSError:
-        # a file on a full disk: the interpreter would flush once more, and end with 120
+        # stdout is on a full disk: the interpreter's own flush would fail, with exit status 120
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     if not joins:
         return status
@@ -135,19 +133,19 @@ def left(status: int, line: str, *, joins: bool) -> int:
 
 
 def say(text: str) -> None:
-    """Print to standard error, if it takes anything: the exit status must come out in any case."""
+    """Print to stderr and ignore failures, which must not change the exit status."""
     with contextlib.suppress(OSError):
         print(text, file=sys.stderr, flush=True)
 
 
 def reader_left() -> bool:
-    """Whether whoever read the output has enough of it, as `| head` does; the rest goes nowhere."""
+    """Return whether stdout's reader has closed it, as `| head` does; then discard the rest."""
     output = sys.stdout.fileno()
     poller = select.poll()
     poller.register(output, 0)
     left = any(event & select.POLLERR for _, event in poller.poll(0))
     if left:
-        # the interpreter flushes once more when it ends
+        # the interpreter flushes stdout again when it exits
         os.dup2(os.open(os.devnull, os.O_WRONLY), output)
     return left
 

@@ -102,24 +102,24 @@ def run(options: argparse.Namespace) -> None:
 
 def job_of(options: argparse.Namespace) -> "Job":
     """Return the run that the flags' config describes."""
-    from omfa_jax.cli import config as border
+    from omfa_jax.cli import config as config_lib
 
-    return job_of_config(border.load_config(options.config, options.overrides))
+    return job_of_config(config_lib.load_config(options.config, options.overrides))
 
 
 def job_of_config(config: Any) -> "Job":
     """Return the run that a config describes; weights and data are not looked at."""
-    from omfa_jax.cli import config as border
-    from omfa_jax.cli.startup import preset_unet
+    from omfa_jax.cli import config as config_lib
     from omfa_jax.models import vae
     from omfa_jax.scaling.plan import Job
+    from omfa_jax.train.network import make_unet_config
 
-    diffusion = border.diffusion_settings(config, vae(config.model.vae))
+    diffusion = config_lib.diffusion_settings(config, vae(config.model.vae))
     return Job(
         diffusion,
-        preset_unet(config, diffusion),
-        border.train_settings(config),
-        border.mesh_settings(config),
+        make_unet_config(config.model.unet, diffusion),
+        config_lib.train_settings(config),
+        config_lib.mesh_settings(config),
     )
 
 
@@ -131,7 +131,7 @@ def table(job: "Job", made: "Plan", efficiency: float) -> str:
     cut = "".join(f"; {axis} cuts {share:.1%} of the weights" for axis, share in made.cut.items())
     lines = [
         f"{made.pod.name}: {made.params:,} parameters, canvas {height}x{width}, batch"
-        f" {job.train.batch_size} in {job.train.accumulate} microbatch(es),"
+        f" {job.train.batch_size} in {job.train.grad_accum_steps} microbatch(es),"
         f" {job.train.compute_dtype}, remat {job.train.remat}, attention {made.attention}",
         f"mesh {mesh}{cut}",
         "stored latents: a VAE that encodes in the step comes on top",

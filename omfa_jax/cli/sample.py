@@ -1,112 +1,117 @@
-"""`omfa sample`: pictures from pictures."""
+"""`omfa sample`: generate images with a trained model."""
 
 import argparse
+import functools
 import logging
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from omfa_jax.cli.flags import SEED, of, path_text, whole
-from omfa_jax.cli.inputs import Slots, face_of, pose_of, render_pose
 from omfa_jax.core.errors import OmfaError, unknown
 from omfa_jax.core.files import require_writable_dir
 from omfa_jax.core.folders import require_apart
 from omfa_jax.core.images import from_signed, write_image
+from omfa_jax.core.tasks import COMPONENTS, Task
 from omfa_jax.diffusion.sample import SAMPLER
 from omfa_jax.diffusion.steppers import STEPPERS
+from omfa_jax.sampling.inputs import SlotFitter, load_face, load_pose_map, render_pose
 
 log = logging.getLogger(__name__)
 
 TASKS = ("try_on", "try_off", "transfer", "turntable")
 TURNTABLE_VIEWS = 8
 DTYPES = ("auto", "float32", "bfloat16")
-# the names of what is written
-RESULTS = re.compile(rf"(garment|{'|'.join(TASKS)})_\d+\.png|sheet\.png")
+# flags that name the inputs: (flag, metavar, help)
+INPUTS = (
+    ("--garment", "IMAGE", "in-shop photo of the garment"),
+    ("--person", "IMAGE", "photo of the person"),
+    ("--face", "IMAGE", "face image (default: cropped from --person)"),
+    ("--pose", "FILE", "pose map image, or SMPL-X parameters (.npz) to render one from"),
+    ("--keypoints", "JSON", "OpenPose keypoints of --person, to crop the face"),
+    ("--parse", "PNG", "parse map of --person, to crop the face"),
+    ("--source-person", "IMAGE", "transfer: photo of the person who wears the garment"),
+    ("--source-face", "IMAGE", "transfer: face image (default: cropped from --source-person)"),
+    ("--source-pose", "FILE", "transfer: pose of --source-person, as for --pose"),
+    ("--source-keypoints", "JSON", "transfer: OpenPose keypoints of --source-person"),
+    ("--source-parse", "PNG", "transfer: parse map of --source-person"),
+    ("--smplx-model", "FILE", "SMPL-X model (.npz) to render --pose with (default: the free body)"),
+)
+# the flags that each task cannot do without
+NEEDED = {
+    "try_on": ("garment",),
+    "try_off": ("person",),
+    "transfer": ("source_person",),
+    "turntable": ("garment", "pose"),
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `omfa sample`."""
-    parser.add_argument(
-        "--checkpoint", required=True, type=path_text, metavar="DIR", help="workdir, step or model"
+    add = parser.add_argument
+    add(
+        "--checkpoint",
+        required=True,
+        type=path_text,
+        metavar="DIR",
+        help="training workdir, one of its steps, or model folder",
     )
-    parser.add_argument("--task", required=True, metavar="TASK", help=" | ".join(TASKS))
-    parser.add_argument(
-        "--out", required=True, type=path_text, metavar="DIR", help="pictures and sheet.png go here"
+    add(
+        "--task",
+        required=True,
+        metavar="TASK",
+        help=f"{' | '.join(TASKS)}, or any other task of the model's config",
     )
-    parser.add_argument(
-        "--garment", type=path_text, metavar="IMAGE", help="in-shop photo of the garment"
+    add(
+        "--out",
+        required=True,
+        type=path_text,
+        metavar="DIR",
+        help="folder for the generated images and sheet.png",
     )
-    parser.add_argument("--person", type=path_text, metavar="IMAGE", help="photo of the person")
-    parser.add_argument(
-        "--face", type=path_text, metavar="IMAGE", help="face; default: cut out of --person"
+    for flag, metavar, text in INPUTS:
+        add(flag, type=path_text, metavar=metavar, help=text)
+    add("--views", type=whole(1, 1000), default=TURNTABLE_VIEWS, help="turntable: number of views")
+    add("--steps", type=of(SAMPLER["steps"]), default=50, help="denoising steps")
+    add("--sampler", default="ddim", metavar="NAME", help=" | ".join(STEPPERS))
+    add(
+        "--guidance",
+        type=of(SAMPLER["guidance"]),
+        default=2.0,
+        metavar="SCALE",
+        help="classifier-free guidance scale; 1 disables guidance",
     )
-    parser.add_argument(
-        "--pose", type=path_text, metavar="FILE", help="pose map, or SMPL-X parameters (.npz)"
-    )
-    parser.add_argument(
-        "--source-person", type=path_text, metavar="IMAGE", help="transfer: who wears the garment"
-    )
-    parser.add_argument(
-        "--source-face", type=path_text, metavar="IMAGE", help="default: cut out of --source-person"
-    )
-    parser.add_argument(
-        "--source-pose", type=path_text, metavar="FILE", help="transfer: the source's pose"
-    )
-    parser.add_argument(
-        "--source-keypoints", type=path_text, metavar="JSON", help="of --source-person"
-    )
-    parser.add_argument(
-        "--source-parse", type=path_text, metavar="PNG", help="parse map of --source-person"
-    )
-    parser.add_argument(
-        "--keypoints", type=path_text, metavar="JSON", help="OpenPose keypoints of --person"
-    )
-    parser.add_argument("--parse", type=path_text, metavar="PNG", help="parse map of --person")
-    parser.add_argument(
-        "--smplx-model", type=path_text, metavar="FILE", help="SMPL-X .npz; default: the free body"
-    )
-    parser.add_argument(
-        "--views", type=whole(1, 1000), default=TURNTABLE_VIEWS, help="turntable: how many"
-    )
-    parser.add_argument("--steps", type=of(SAMPLER["steps"]), default=50, help="denoising steps")
-    parser.add_argument("--sampler", default="ddim", metavar="NAME", help=" | ".join(STEPPERS))
-    parser.add_argument("--guidance", type=of(SAMPLER["guidance"]), default=2.0)
-    parser.add_argument(
+    add(
         "--guidance-rescale",
         type=of(SAMPLER["guidance_rescale"]),
         default=0.0,
         metavar="PHI",
-        help="0 to 1; 0 = off",
+        help="guidance rescale factor, 0 to 1; 0 disables it",
     )
-    parser.add_argument("--seed", type=SEED, default=0)
-    parser.add_argument("--raw-weights", action="store_true", help="not the EMA")
-    parser.add_argument(
+    add("--seed", type=SEED, default=0, help="random seed of the initial noise")
+    add(
+        "--no-ema",
+        action="store_true",
+        help="sample the trained weights instead of their moving average",
+    )
+    add(
         "--dtype",
         default="auto",
-        help="float32 or bfloat16: what the networks compute in; default: bfloat16 on a GPU or TPU",
+        help="compute dtype: float32, bfloat16, or auto (bfloat16 on a GPU or TPU, else float32)",
     )
 
 
 def run(options: argparse.Namespace) -> None:
-    """Generate, write the pictures and a side-by-side sheet."""
-    if options.task not in TASKS:
-        raise unknown("task (--task)", options.task, TASKS)
-    needed = {
-        "try_on": ("garment",),
-        "try_off": ("person",),
-        "transfer": ("source_person",),
-        "turntable": ("garment", "pose"),
-    }
-    for name in needed[options.task]:
-        if getattr(options, name) is None:
-            raise OmfaError(f"--task {options.task} needs --{name.replace('_', '-')}")
-    if options.task != "try_off" and not (options.face or options.person):
-        raise OmfaError(f"--task {options.task} needs --face, or --person to cut it from")
+    """Generate images, and write them with a side-by-side sheet."""
+    if options.task in NEEDED:
+        require_inputs(options, NEEDED[options.task], needs_face=options.task != "try_off")
     if options.dtype not in DTYPES:
         raise unknown("type (--dtype)", options.dtype, DTYPES)
     out = require_writable_dir(options.out, "--out")
-    require_kept(options, out)
+    if options.task in NEEDED:
+        require_kept(options, out, ("garment", *TASKS))
 
     from omfa_jax.diffusion.sample import SamplerSettings
     from omfa_jax.sampling.generate import Sampler
@@ -114,16 +119,47 @@ def run(options: argparse.Namespace) -> None:
     settings = SamplerSettings(
         options.steps, options.guidance, options.sampler, options.guidance_rescale
     )
-    bundle = load_checkpoint(options.checkpoint, ema=not options.raw_weights)
+    bundle = load_checkpoint(options.checkpoint, ema=not options.no_ema)
+    generate = GENERATE.get(options.task)
+    if generate is None:
+        # a task of the model's own: what it needs and writes is known only now
+        generate = functools.partial(_sample_row, find_row(bundle.settings.tasks, options, out))
     sampler = Sampler(bundle, settings, dtype=options.dtype)
-    columns = GENERATE[options.task](sampler, Slots(bundle.settings), options)
+    columns = generate(sampler, SlotFitter(bundle.settings), options)
     write_columns(out, columns, bundle.settings.slots_px[1])
 
 
-def require_kept(options: argparse.Namespace, out: Path) -> None:
-    """Raise an OmfaError if a picture that is read has a name that the results would take."""
+def find_row(tasks: Sequence[Task], options: argparse.Namespace, out: Path) -> Task:
+    """Return the row of the model's task table that --task names; check its inputs' flags."""
+    row = next((task for task in tasks if task.name == options.task), None)
+    if row is None:
+        raise unknown("task (--task)", options.task, {*TASKS, *(task.name for task in tasks)})
+    clean = [name for name in COMPONENTS if name not in row.noised]
+    # a face can be cropped from --person, also where the person is generated
+    needed = [name for name in clean if name != "face"]
+    require_inputs(options, needed, needs_face="face" in clean)
+    for name in row.noised:
+        used = name == "person" and "face" in clean
+        if getattr(options, name) is not None and not used:
+            log.warning("--%s is not used: task %s generates it", name, row.name)
+    require_kept(options, out, row.noised)
+    return row
+
+
+def require_inputs(options: argparse.Namespace, needed: Sequence[str], *, needs_face: bool) -> None:
+    """Raise an OmfaError that names the first flag that the task needs and that is not given."""
+    for name in needed:
+        if getattr(options, name) is None:
+            raise OmfaError(f"--task {options.task} needs --{name.replace('_', '-')}")
+    if needs_face and not (options.face or options.person):
+        raise OmfaError(f"--task {options.task} needs --face, or --person to crop it from")
+
+
+def require_kept(options: argparse.Namespace, out: Path, results: Sequence[str]) -> None:
+    """Raise an OmfaError if an input image would be overwritten by one of the results."""
+    written = re.compile(rf"({'|'.join(results)})_\d+\.png|sheet\.png")
     for flag, path in vars(options).items():
-        if isinstance(path, str) and RESULTS.fullmatch(Path(path).name):
+        if isinstance(path, str) and written.fullmatch(Path(path).name):
             require_apart(out / Path(path).name, {f"--{flag.replace('_', '-')}": path})
 
 
@@ -140,33 +176,33 @@ def load_checkpoint(path: str, *, ema: bool = True):
     return load_folder(folder)
 
 
-def _try_on(sampler, slots: Slots, options):
+def _try_on(sampler, slots: SlotFitter, options):
     from omfa_jax.sampling.tasks import try_on
 
-    garment = slots.file("garment", options.garment, "--garment")
-    face = slots.picture("face", _face(options))
+    garment = slots.load_image("garment", options.garment, "--garment")
+    face = slots.fit_image("face", _face(options))
     pose = _pose(slots, options.pose, options)
     person = try_on(sampler, garment, face, pose, seed=options.seed)
     return {"garment": garment, "face": face, "pose": pose, "try_on": person}
 
 
-def _try_off(sampler, slots: Slots, options):
+def _try_off(sampler, slots: SlotFitter, options):
     from omfa_jax.sampling.tasks import try_off
 
-    person = slots.file("person", options.person, "--person")
-    face = slots.picture("face", _face(options, needed=False))
+    person = slots.load_image("person", options.person, "--person")
+    face = slots.fit_image("face", _face(options, needed=False))
     pose = _pose(slots, options.pose, options)
     garment = try_off(sampler, person, face, pose, seed=options.seed)
     return {"person": person, "face": face, "pose": pose, "try_off": garment}
 
 
-def _transfer(sampler, slots: Slots, options):
+def _transfer(sampler, slots: SlotFitter, options):
     from omfa_jax.sampling.tasks import transfer
 
-    source = slots.file("person", options.source_person, "--source-person")
-    source_face = slots.picture(
+    source = slots.load_image("person", options.source_person, "--source-person")
+    source_face = slots.fit_image(
         "face",
-        face_of(
+        load_face(
             options.source_person,
             options.source_face,
             options.source_keypoints,
@@ -176,14 +212,14 @@ def _transfer(sampler, slots: Slots, options):
         ),
     )
     source_pose = _pose(slots, options.source_pose, options)
-    face, pose = slots.picture("face", _face(options)), _pose(slots, options.pose, options)
+    face, pose = slots.fit_image("face", _face(options)), _pose(slots, options.pose, options)
     garment, person = transfer(
         sampler, source, source_face, source_pose, face, pose, seed=options.seed
     )
     return {"source": source, "garment": garment, "face": face, "pose": pose, "transfer": person}
 
 
-def _turntable(sampler, slots: Slots, options):
+def _turntable(sampler, slots: SlotFitter, options):
     from omfa_jax.body.params_file import load_body_file
     from omfa_jax.body.poses import turntable as turned
     from omfa_jax.sampling.tasks import turntable
@@ -196,11 +232,29 @@ def _turntable(sampler, slots: Slots, options):
     params, camera = load_body_file(options.pose)
     bodies = turned(params, options.views)
     maps = [render_pose(p, camera, slots.pose_style, options.smplx_model) for p in bodies]
-    poses = np.concatenate([slots.pose_map(image) for image in maps])
-    garment = slots.file("garment", options.garment, "--garment")
-    face = slots.picture("face", _face(options))
+    poses = np.concatenate([slots.fit_pose_map(image) for image in maps])
+    garment = slots.load_image("garment", options.garment, "--garment")
+    face = slots.fit_image("face", _face(options))
     people = turntable(sampler, garment, face, poses, seed=options.seed)
     return {"garment": garment, "face": face, "pose": poses, "turntable": people}
+
+
+def _sample_row(row: Task, sampler, slots: SlotFitter, options):
+    given = {}
+    for name in COMPONENTS:
+        if name in row.noised:
+            continue
+        if name == "face":
+            given[name] = slots.fit_image(name, _face(options, needed="person" in row.noised))
+        else:
+            given[name] = slots.load_image(name, getattr(options, name), f"--{name}")
+    pose, has_pose = _pose(slots, options.pose, options), None
+    canvas = pose
+    if not given and pose is None:
+        # a task without inputs: a null pose map tells the sampler to generate one example
+        canvas, has_pose = np.zeros((1, *slots.sizes["person"], 3), np.float32), np.zeros(1, bool)
+    images = sampler(row.name, given, canvas, seed=options.seed, has_pose=has_pose)
+    return {**given, "pose": pose, **images}
 
 
 GENERATE = {
@@ -212,15 +266,15 @@ GENERATE = {
 
 
 def _face(options, *, needed: bool = True):
-    return face_of(options.person, options.face, options.keypoints, options.parse, needed=needed)
+    return load_face(options.person, options.face, options.keypoints, options.parse, needed=needed)
 
 
-def _pose(slots: Slots, path: str | None, options):
-    image = pose_of(path, slots.pose_style, options.smplx_model)
+def _pose(slots: SlotFitter, path: str | None, options):
+    image = load_pose_map(path, slots.pose_style, options.smplx_model)
     if image is None:
         log.warning("no pose given: the model chooses one (null pose)")
         return None
-    return slots.pose_map(image)
+    return slots.fit_pose_map(image)
 
 
 def write_columns(out: Path, columns, size: tuple[int, int]) -> None:

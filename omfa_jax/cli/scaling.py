@@ -1,9 +1,9 @@
-"""`omfa scaling plan | run | table | fit | plot | flops`: a scaling-law study from end to end."""
+"""`omfa scaling plan | run | table | fit | plot | flops`: scaling studies."""
 
 import argparse
 import importlib
 
-# action -> module with HELP, add_arguments and run; none of them imports jax before it runs
+# action -> module with HELP, add_arguments and run; none of them imports jax at import
 ACTIONS = {
     "plan": "omfa_jax.cli.scaling_plan",
     "run": "omfa_jax.cli.scaling_run",

@@ -1,4 +1,4 @@
-"""`omfa scaling fit`: the loss law of a table of runs."""
+"""`omfa scaling fit`: fit loss laws to a table of runs."""
 
 import argparse
 import json
@@ -11,87 +11,106 @@ from omfa_jax.core.folders import require_apart
 
 log = logging.getLogger(__name__)
 
-HELP = "fit loss laws to a table of finished runs, with intervals"
+HELP = "fit loss laws to a table of finished runs, with confidence intervals"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `omfa scaling fit`."""
     parser.add_argument(
-        "--table", required=True, type=path_text, metavar="FILE", help="CSV, TSV or JSON lines"
+        "--table",
+        required=True,
+        type=path_text,
+        metavar="FILE",
+        help="table of runs: CSV, TSV or JSON lines",
     )
     for name, text in (
         ("params", "parameters"),
         ("samples", "samples or tokens seen"),
         ("loss", "final loss"),
-        ("flops", "training FLOPs; default without one: 6 params samples"),
-        ("unique", "distinct samples, for runs that repeat them"),
+        ("flops", "training FLOPs; 6 params samples if the table has none"),
+        ("unique", "distinct samples, for runs with repeated samples"),
     ):
         parser.add_argument(
-            f"--{name}-column", metavar="NAME", help=f"{text}; default: by its name"
+            f"--{name}-column", metavar="NAME", help=f"column of {text} (default: found by name)"
         )
     parser.add_argument(
         "--flops-per-param-sample",
         type=number(0, 1e12, above=True),
         metavar="K",
-        help="FLOPs = K params samples, even if the table has FLOPs (tokens of a transformer: 6)",
+        help="compute FLOPs as K params samples, even if the table has them (6 for transformers)",
     )
     parser.add_argument(
         "--budget",
         nargs="+",
         default=[],
         metavar="FLOPS",
-        help="predict the best params and samples for these, such as 1e21 2e22",
+        help="predict the optimal params and samples for these budgets, e.g. 1e21 2e22",
     )
     parser.add_argument(
         "--predict",
         nargs="+",
         default=[],
         metavar="PARAMS,SAMPLES",
-        help="predict the loss of such a run, such as 1.3e9,2e7",
+        help="predict the loss of these runs, e.g. 1.3e9,2e7",
     )
-    parser.add_argument("--unique", metavar="N", help="also with so many distinct samples")
-    parser.add_argument("--no-irreducible", action="store_true", help="fix E at 0")
     parser.add_argument(
-        "--max-loss", type=number(0, 1e30, above=True), metavar="X", help="leave out higher losses"
+        "--dataset-size", metavar="N", help="also predict the optimum with N distinct samples"
+    )
+    parser.add_argument(
+        "--no-irreducible", action="store_true", help="fix the irreducible loss E at 0"
+    )
+    parser.add_argument(
+        "--max-loss",
+        type=number(0, 1e30, above=True),
+        metavar="X",
+        help="exclude runs with a higher loss",
     )
     parser.add_argument(
         "--drop-highest",
         type=whole(),
         default=0,
         metavar="K",
-        help="leave out the K highest losses",
+        help="exclude the K runs with the highest loss (default: %(default)s)",
     )
     parser.add_argument(
         "--outlier-mad",
         type=number(0, 1e6, above=True),
         metavar="K",
-        help="leave out runs over K robust deviations from a first fit, and fit again",
+        help="exclude runs over K robust deviations from a first fit, and refit",
     )
     parser.add_argument(
         "--isoflop-tolerance",
         type=number(0, 1, above=True, below=True),
         default=0.1,
         metavar="X",
-        help="runs within this share of a budget's middle belong to it (0.1)",
+        help="relative width of a budget's group of runs (default: %(default)s)",
     )
     parser.add_argument(
         "--hold-out",
         type=number(0, 0.9, above=True, below=True),
         default=0.2,
         metavar="X",
-        help="share of the runs, the largest, that a law of the others predicts (0.2)",
+        help="share of the largest runs that a law of the others predicts (default: %(default)s)",
     )
     parser.add_argument(
-        "--resamples", type=whole(100, 10**6), default=500, help="of the bootstrap (500)"
+        "--resamples",
+        type=whole(100, 10**6),
+        default=500,
+        help="bootstrap resamples (default: %(default)s)",
     )
-    parser.add_argument("--seed", type=SEED, default=0)
     parser.add_argument(
-        "--out", type=to_path, metavar="FILE.json", help="write everything here too"
+        "--seed", type=SEED, default=0, help="seed of the bootstrap (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--out",
+        type=to_path,
+        metavar="FILE.json",
+        help="also write the fit as JSON, for `omfa scaling plot`",
     )
 
 
 def run(options: argparse.Namespace) -> None:
-    """Print a study and write it; a law that the runs cannot support is an OmfaError in the end."""
+    """Print and write a fit; raise an OmfaError at the end if the runs do not support a law."""
     require_modules("omfa scaling fit", "scaling", "scipy")
     from omfa_jax.scaling.cleaning import Rules
     from omfa_jax.scaling.record import record
@@ -115,7 +134,9 @@ def run(options: argparse.Namespace) -> None:
         isoflop_tolerance=options.isoflop_tolerance,
         hold_out=options.hold_out,
         budgets=tuple(flag_number(text, "--budget") for text in options.budget),
-        unique=None if options.unique is None else flag_number(options.unique, "--unique"),
+        unique=None
+        if options.dataset_size is None
+        else flag_number(options.dataset_size, "--dataset-size"),
         predict=tuple(pair(text) for text in options.predict),
     )
     found = study(table, settings)
@@ -129,7 +150,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def pair(text: str) -> tuple[float, float]:
-    """Return the parameters and samples of a run to predict."""
+    """Parse the parameters and samples of a run to predict."""
     numbers = [flag_number(one, "--predict") for one in text.split(",")]
     if len(numbers) != 2:
         raise OmfaError(f"--predict: expected PARAMS,SAMPLES such as 1.3e9,2e7, got {text!r}")
@@ -137,7 +158,7 @@ def pair(text: str) -> tuple[float, float]:
 
 
 def flag_number(text: str, flag: str) -> float:
-    """Return a flag's number, unit suffixes allowed."""
+    """Parse a flag's number, which may have a unit suffix."""
     from omfa_jax.scaling.table import number
 
     try:

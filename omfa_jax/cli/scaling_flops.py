@@ -1,4 +1,4 @@
-"""`omfa scaling flops`: parameters and FLOPs of a config or of presets, by component."""
+"""`omfa scaling flops`: count parameters and FLOPs of a config or of presets, by component."""
 
 import argparse
 import os
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from omfa_jax.models import UNetConfig, VAEConfig
     from omfa_jax.scaling.components import Components
 
-HELP = "parameters and FLOPs of a config or of presets, by component"
+HELP = "count parameters and FLOPs of a config or of presets, by component"
 
 BASE = Path(__file__).parents[2] / "configs" / "base.py"
 WIDTHS = (26, 15, 13, 13, 8)
@@ -27,30 +27,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=None,
         type=path_text,
         metavar="FILE",
-        help="a file of configs/: its UNet, canvas and VAE",
+        help="config file, for its UNet, canvas and VAE",
     )
     parser.add_argument(
         "--preset",
         action="append",
         default=[],
         metavar="NAME",
-        help="this UNet instead of the config's; again for a line each; all = every preset",
+        help="UNet preset instead of the config's; repeat for several, or all for every preset",
     )
     parser.add_argument(
         "--text-tokens",
         type=whole(1, 10**6),
         default=77,
         metavar="N",
-        help="of the prompts (77, SDXL's)",
+        help="tokens of the prompts (default: %(default)s, as in SDXL)",
     )
 
 
 def run(options: argparse.Namespace) -> None:
-    """Print a table of components, or of several presets a line each."""
+    """Print a table of components, or a line for each of several presets."""
     if not options.config and not options.preset:
         raise OmfaError("give --config FILE, --preset NAME, or both")
     if "jax" not in sys.modules:
-        # nothing is computed
+        # nothing is computed, so do not reserve a GPU's memory
         os.environ["JAX_PLATFORMS"] = "cpu"
     from omfa_jax.models import UNETS
 
@@ -65,31 +65,29 @@ def run(options: argparse.Namespace) -> None:
 def settings_of(
     options: argparse.Namespace, preset: str
 ) -> "tuple[DiffusionSettings, UNetConfig, VAEConfig]":
-    """Return canvas, UNet and VAE of the config, or of the base config, with another preset."""
-    from omfa_jax.cli import config as border
-    from omfa_jax.cli.startup import preset_unet
+    """Return canvas, UNet and VAE of the config (or the base config), with `preset` if given."""
+    from omfa_jax.cli import config as config_lib
     from omfa_jax.models import vae
+    from omfa_jax.train.network import make_unet_config
 
-    config: Any = border.load_config(options.config or BASE, options.overrides)
-    if preset:
-        config.model.unet = preset
+    config: Any = config_lib.load_config(options.config or BASE, options.overrides)
     vae_config = vae(config.model.vae)
-    diffusion = border.diffusion_settings(config, vae_config)
-    return diffusion, preset_unet(config, diffusion), vae_config
+    diffusion = config_lib.diffusion_settings(config, vae_config)
+    return diffusion, make_unet_config(preset or config.model.unet, diffusion), vae_config
 
 
 def table(
     diffusion: "DiffusionSettings", unet: "UNetConfig", vae: "VAEConfig", text_tokens: int
 ) -> str:
-    """Return the components of one UNet and of the VAE on the pictures of an example."""
+    """Return the table of one UNet's components, and of the VAE on the images of an example."""
     from omfa_jax.core.tasks import COMPONENTS
     from omfa_jax.scaling.flops import unet_components, vae_components
 
     height, width, _ = diffusion.canvas.shape
     count = unet_components(unet, height, width, text_tokens=text_tokens)
     out = [
-        f"one example, canvas {height}x{width}, {text_tokens} text tokens; nothing computed twice,"
-        " the optimizer apart",
+        f"one example, canvas {height}x{width}, {text_tokens} text tokens; without"
+        " rematerialization and optimizer",
         row("", "parameters", "forward GF", "step GF", "of step"),
         *component_rows(count),
         row("UNet", *figures(count), "100.0%"),
@@ -100,7 +98,7 @@ def table(
     for name, size in sizes.items():
         for half, part in zip(("encoder", "decoder"), vae_components(vae, *size), strict=True):
             label = f"VAE {half}, {name}"
-            # frozen beside the UNet; trained by objective = "autoencoder"
+            # no share of the step: the VAE is frozen except with objective = "autoencoder"
             out.append(row(label, *figures(part), ""))
     return "\n".join(out)
 
@@ -135,13 +133,13 @@ def lines(
 
 
 def figures(count: "Components") -> tuple[str, str, str]:
-    """Return parameters, and forward and step in GFLOP."""
+    """Return the parameters, and the GFLOP of the forward pass and of a step, as text."""
     total = count.total
     return f"{total.params:,}", f"{total.forward / 1e9:,.5g}", f"{total.step / 1e9:,.5g}"
 
 
 def row(*cells: str) -> str:
-    """Return cells in columns, the first to the left."""
+    """Return cells in aligned columns, the first one left-aligned."""
     first, *others = cells
     right = (f"{cell:>{width}}" for cell, width in zip(others, WIDTHS[1:], strict=True))
     return (f"{first:{WIDTHS[0]}}" + "".join(right)).rstrip()

@@ -1,4 +1,4 @@
-"""`omfa scaling plan`: sizes by samples or by budgets become configs, a manifest and launchers."""
+"""`omfa scaling plan`: write the configs, manifest and launch scripts of a scaling study."""
 
 import argparse
 import logging
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-HELP = "write a study: one config a run, a manifest, launchers; adds to a study that is there"
-# of a run's steps: what warm-up may take at most
+HELP = "plan a study: write configs, a manifest and launch scripts; extends an existing study"
+# warm-up takes at most 1 / WARMUP_SHARE of a run's steps
 WARMUP_SHARE = 10
 
 CONFIG = '''\
@@ -36,7 +36,7 @@ CONFIG = {config}
 
 
 def get_config() -> ConfigDict:
-    """Return the configuration, whole: what the study was planned from may change since."""
+    """Return the complete configuration, independent of later changes to the base config."""
     return ConfigDict(CONFIG).lock()
 '''
 
@@ -44,69 +44,91 @@ def get_config() -> ConfigDict:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `omfa scaling plan`."""
     parser.add_argument(
-        "--config", required=True, type=path_text, metavar="FILE", help="what all runs share"
+        "--config", required=True, type=path_text, metavar="FILE", help="base config of all runs"
+    )
+    parser.add_argument("--out", required=True, type=path_text, metavar="DIR", help="study folder")
+    parser.add_argument(
+        "--sizes", required=True, metavar="A,B,..", help="UNet presets, comma-separated"
     )
     parser.add_argument(
-        "--out", required=True, type=path_text, metavar="DIR", help="the study's folder"
+        "--samples", default="", metavar="N,..", help="training examples seen by a run"
     )
-    parser.add_argument("--sizes", required=True, metavar="A,B,..", help="UNet presets")
-    parser.add_argument("--samples", default="", metavar="N,..", help="training examples of a run")
     parser.add_argument("--budgets", default="", metavar="C,..", help="training FLOPs of a run")
     parser.add_argument(
-        "--learning-rates", default="", metavar="R,..", help="each run at each (the config's)"
+        "--learning-rates",
+        default="",
+        metavar="R,..",
+        help="learning rates for each run (default: that of the config)",
     )
     parser.add_argument(
-        "--unique",
+        "--dataset-size",
         type=whole(),
         default=0,
         metavar="N",
-        help="training examples there are (counted)",
+        help="size of the training set (default: counted)",
     )
     parser.add_argument(
-        "--least-steps", type=whole(1), default=50, help="leave shorter runs out (50)"
+        "--min-steps",
+        type=whole(1),
+        default=50,
+        help="leave out runs with fewer steps (default: %(default)s)",
     )
     parser.add_argument(
-        "--most-epochs",
+        "--max-epochs",
         type=number(0, 1e9, above=True),
         default=float("inf"),
-        help="leave out what repeats more",
+        help="leave out runs with more epochs (default: no limit)",
     )
     machine = parser.add_mutually_exclusive_group()
-    machine.add_argument("--machine", default="", metavar="NAME", help="chip-count, as omfa plan's")
     machine.add_argument(
-        "--flops-per-second", type=number(0, 1e25), default=0.0, help="of a machine, as measured"
+        "--topology", default="", metavar="NAME", help="machine, as in `omfa plan`"
+    )
+    machine.add_argument(
+        "--flops-per-second",
+        type=number(0, 1e25),
+        default=0.0,
+        help="measured training FLOP/s of the machine",
     )
     parser.add_argument(
         "--efficiency",
         type=EFFICIENCY,
         default=0.5,
-        help="of the chip's peak, as omfa plan's (0.5)",
+        help="share of the chip's peak, as in `omfa plan` (default: %(default)s)",
     )
     parser.add_argument(
-        "--price", type=number(0, 1e9), metavar="X", help="of a chip (or machine) an hour"
+        "--price", type=number(0, 1e9), metavar="X", help="price of a chip (or machine) per hour"
     )
 
 
 def run(options: argparse.Namespace) -> None:
     """Write the study and print its table."""
     if "jax" not in sys.modules:
-        # nothing is run: a GPU's memory would be taken from whoever uses it
+        # nothing is computed, so do not reserve a GPU's memory
         os.environ["JAX_PLATFORMS"] = "cpu"
-    from omfa_jax.cli import config as border
+    from omfa_jax.cli import config as config_lib
     from omfa_jax.parallel.pods import pod
     from omfa_jax.scaling.launchers import write_launchers
-    from omfa_jax.scaling.manifest import MANIFEST, Manifest, expand, read_manifest, write_manifest
+    from omfa_jax.scaling.manifest import (
+        MANIFEST,
+        Manifest,
+        expand,
+        merge_runs,
+        read_manifest,
+        write_manifest,
+    )
     from omfa_jax.scaling.planned import planned
 
-    config = border.load_config(options.config, options.overrides)
+    config = config_lib.load_config(options.config, options.overrides)
     if config.model.init and config.model.init_unet:
         raise OmfaError(
             "config.model.init_unet=True would start every size from one UNet: add"
             " --config.model.init_unet=false"
         )
-    machine = pod(options.machine) if options.machine else None
-    if options.price is not None and not (options.machine or options.flops_per_second):
-        raise OmfaError("--price needs hours: give --machine or --flops-per-second")
+    machine = pod(options.topology) if options.topology else None
+    if options.price is not None and not (options.topology or options.flops_per_second):
+        raise OmfaError(
+            "--price needs an estimate of the hours: give --topology or --flops-per-second"
+        )
     grid = grid_of(options, config)
     names = [name.strip() for name in options.sizes.split(",") if name.strip()]
     if not names or len(set(names)) < len(names):
@@ -114,15 +136,15 @@ def run(options: argparse.Namespace) -> None:
     sizes = [size_of(config, name, machine, options) for name in names]
     runs, left_out = expand(sizes, grid, chips=machine.chips if machine else 1, price=options.price)
     if not runs:
-        raise OmfaError("no run is left: " + "; ".join(left_out))
+        raise OmfaError("no runs are left: " + "; ".join(left_out))
 
     out = require_writable_dir(options.out, "--out").absolute()
     before = read_manifest(out) if (out / MANIFEST).exists() else None
     study = Manifest(
         base=str(options.config),
-        machine=options.machine,
+        machine=options.topology,
         price_per_chip_hour=options.price,
-        runs=joined(before.runs if before else (), runs, out),
+        runs=merge_runs(before.runs if before else (), runs, out),
         left_out=left_out,
     )
     write_configs(out, config, runs)
@@ -133,47 +155,47 @@ def run(options: argparse.Namespace) -> None:
 
 
 def grid_of(options: argparse.Namespace, config: "Config") -> "Grid":
-    """Return what the flags ask for."""
+    """Return the grid of the flags."""
     from omfa_jax.scaling.manifest import Grid
 
     rates = numbers(options.learning_rates, "--learning-rates")
     samples = numbers(options.samples, "--samples")
-    unique = options.unique or records_of(config)
+    unique = options.dataset_size or records_of(config)
     if unique < 1:
-        raise OmfaError("the config's data has no examples; give --unique")
+        raise OmfaError("the config's data has no examples; give --dataset-size")
     return Grid(
         samples=tuple(round(n) for n in samples),
         budgets=numbers(options.budgets, "--budgets"),
         learning_rates=rates or (float(config.optimizer.learning_rate),),
         batch_size=config.train.batch_size,
         unique=unique,
-        least_steps=options.least_steps,
-        most_epochs=options.most_epochs,
+        least_steps=options.min_steps,
+        most_epochs=options.max_epochs,
     )
 
 
 def numbers(text: str, flag: str) -> tuple[float, ...]:
-    """Return a comma-separated list of positive numbers."""
+    """Parse a comma-separated list of positive numbers."""
     try:
         found = tuple(float(part) for part in text.split(",") if part.strip())
     except ValueError:
-        raise OmfaError(f"{flag}: expected numbers, as 1e4,2e4, got {text!r}") from None
+        raise OmfaError(f"{flag}: expected numbers such as 1e4,2e4, got {text!r}") from None
     if not all(0 < number < math.inf for number in found):
         raise OmfaError(f"{flag}: expected positive numbers, got {text!r}")
     return found
 
 
 def records_of(config: "Config") -> int:
-    """Return how many training examples the config's data has."""
-    from omfa_jax.cli import config as border
+    """Return the number of training examples of the config's data."""
+    from omfa_jax.cli import config as config_lib
     from omfa_jax.core.errors import unknown
     from omfa_jax.data import schema
     from omfa_jax.data.mixture import parse_mixture
 
     folders = [folder for folder, _ in parse_mixture(config.data.mixture)]
     if not folders and not (config.data.latents or config.data.records):
-        raise OmfaError("how many training examples there are is not known: give --unique, or data")
-    folders = folders or [border.pipeline_settings(config).records]
+        raise OmfaError("the number of training examples is unknown: give --dataset-size, or data")
+    folders = folders or [config_lib.pipeline_settings(config).records]
     count = 0
     for folder in folders:
         splits = schema.read_manifest(folder)["splits"]
@@ -186,7 +208,7 @@ def records_of(config: "Config") -> int:
 def size_of(
     config: "Config", name: str, machine: "Pod | None", options: argparse.Namespace
 ) -> "Size":
-    """Return what one preset costs, and whether the machine holds it."""
+    """Return the cost of one preset, and whether it fits in the machine's memory."""
     from omfa_jax.cli.plan import job_of_config
     from omfa_jax.parallel.flags import usable_part
     from omfa_jax.scaling.manifest import Size
@@ -222,55 +244,33 @@ def with_size(config: "Config", name: str) -> Any:
 
 
 def cost_of_size(config: "Config", job: Any) -> tuple[int, float]:
-    """Return (parameters, training FLOPs of one example), as the run's own log will count them.
+    """Return (parameters, training FLOPs of one example), counted as in the run's log.
 
-    Where config.model.init is not on this machine, its prompts are taken to have SDXL's 77 tokens.
+    If config.model.init is not on this machine, its prompts are assumed to have SDXL's 77 tokens.
     """
-    from omfa_jax.cli.startup import starting_bundle
-    from omfa_jax.cli.train import cost_of
+    from omfa_jax.cli import config as config_lib
     from omfa_jax.scaling.flops import unet_components
+    from omfa_jax.scaling.run_cost import compute_unet_cost
+    from omfa_jax.train.initial_weights import load_initial_model
     from omfa_jax.weights.text import TEXT_TOKENS
 
     if not config.model.init or Path(config.model.init).is_dir():
-        bundle = starting_bundle(config, None, abstract=True)
-        cost = cost_of(bundle, config.train.batch_size, encodes=False)
+        bundle = load_initial_model(config_lib.weights_source(config), None, abstract=True)
+        cost = compute_unet_cost(bundle, config.train.batch_size, encodes=False)
         return cost.params, cost.flops_per_example
     height, width, _ = job.diffusion.canvas.shape
     total = unet_components(job.unet, height, width, text_tokens=TEXT_TOKENS).total
     return total.params, total.step
 
 
-def joined(
-    before: "tuple[StudyRun, ...]", runs: "tuple[StudyRun, ...]", out: Path
-) -> "tuple[StudyRun, ...]":
-    """Return the study's runs: those of before in their order, then the new ones.
-
-    A launcher's index is a place in this order, so nothing moves.
-    """
-    known = {run.name: run for run in before}
-    for run in runs:
-        old = known.get(run.name)
-        if old and (old.steps, old.batch_size, old.learning_rate) != (
-            run.steps,
-            run.batch_size,
-            run.learning_rate,
-        ):
-            raise OmfaError(
-                f"{out} has a run {run.name} of {old.steps} steps, batch {old.batch_size}, rate"
-                f" {old.learning_rate:g}; this plan's has {run.steps}, {run.batch_size} and"
-                f" {run.learning_rate:g}: give another folder to --out"
-            )
-    return (*before, *(run for run in runs if run.name not in known))
-
-
 def write_configs(out: Path, config: "Config", runs: "tuple[StudyRun, ...]") -> None:
-    """Write every run's config file; one that is there and says something else is an OmfaError."""
+    """Write the config file of every run; OmfaError if one exists with different content."""
     texts = {out / run.config: config_text(out, config, run) for run in runs}
     for path, text in texts.items():
         if path.exists() and path.read_text() != text:
             raise OmfaError(
-                f"{path} is there with another content: the base config has changed since; give"
-                " another folder to --out, or take that run out of the plan"
+                f"{path} exists with different content, because the base config has changed; give"
+                " another folder to --out, or remove that run from the plan"
             )
     for path, text in texts.items():
         with atomic_write(path) as temporary:
@@ -278,7 +278,7 @@ def write_configs(out: Path, config: "Config", runs: "tuple[StudyRun, ...]") -> 
 
 
 def config_text(out: Path, config: "Config", run: "StudyRun") -> str:
-    """Return a run's config file: the base config, resolved, with the run's size, length and rate.
+    """Return a run's config file: the resolved base config with its size, length and rate.
 
     Warm-up takes at most a tenth of the run; the last step is saved, logged and evaluated.
     """

@@ -1,4 +1,4 @@
-"""`omfa scaling plot`: pictures of what `omfa scaling fit` found."""
+"""`omfa scaling plot`: plot a fit of `omfa scaling fit`."""
 
 import argparse
 import json
@@ -11,13 +11,17 @@ from omfa_jax.core.folders import require_apart
 
 log = logging.getLogger(__name__)
 
-HELP = "draw what `omfa scaling fit` wrote"
+HELP = "plot a fit of `omfa scaling fit --out`"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `omfa scaling plot`."""
     parser.add_argument(
-        "--fit", required=True, type=path_text, metavar="FILE.json", help="from fit's --out"
+        "--fit",
+        required=True,
+        type=path_text,
+        metavar="FILE.json",
+        help="output of `omfa scaling fit --out`",
     )
     parser.add_argument(
         "--out",
@@ -25,35 +29,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         type=to_path,
         metavar="FILE",
-        help="a .png, and/or an .html that needs no other file",
+        help="files to write: .png and/or self-contained .html",
     )
 
 
 def run(options: argparse.Namespace) -> None:
-    """Draw a study's record."""
+    """Plot the fit."""
     require_modules("omfa scaling plot", "scaling", "matplotlib")
     from omfa_jax.scaling.page import page
     from omfa_jax.scaling.plot import draw
     from omfa_jax.scaling.record import FORMAT
 
-    path = require_file(options.fit, "what omfa scaling fit wrote", "--fit")
+    path = require_file(options.fit, "fit", "--fit")
     try:
         data = json.loads(path.read_text())
     except ValueError:
         data = None
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         raise OmfaError(
-            f"{path} was not written by this version's omfa scaling fit --out; change --fit, or fit"
-            " again"
+            f"{path} is not an output of this version's `omfa scaling fit --out`; change --fit,"
+            " or fit again"
         )
     for out in options.out:
         require_apart(out, {"--fit": path})
         if out.suffix not in (".png", ".html"):
             raise OmfaError(f"--out: expected a name that ends in .png or .html, got {out}")
     for out in options.out:
-        with atomic_write(out) as file:
-            if out.suffix == ".png":
+        if out.suffix == ".html":
+            page(data).write(out)
+        else:
+            with atomic_write(out) as file:
                 file.write_bytes(draw(data, "png"))
-            else:
-                file.write_text(page(data), encoding="utf-8")
         log.info("wrote %s", out)

@@ -1,4 +1,4 @@
-"""`omfa scaling run`: a study's runs on this machine, or one of them for a cluster's launcher."""
+"""`omfa scaling run`: run a study on this machine, or a single run from a launch script."""
 
 import argparse
 import logging
@@ -26,49 +26,58 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# with --only and --index it may be one process of several, which end together
+# with --only and --index it may be one of several processes, which exit together
 JOINS = True
-HELP = "train what is not finished yet; the same command goes on after a kill"
+HELP = "train the unfinished runs of a study; the same command resumes"
 COMMAND = (sys.executable, "-m", "omfa_jax.cli.main", "scaling", "run")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `omfa scaling run`."""
     parser.add_argument(
-        "study", type=path_text, metavar="STUDY", help="the folder of `omfa scaling plan --out`"
+        "study", type=path_text, metavar="STUDY", help="study folder (`omfa scaling plan --out`)"
     )
     one = parser.add_mutually_exclusive_group()
-    one.add_argument("--only", default="", metavar="RUN", help="this run, in this process")
     one.add_argument(
-        "--index", type=whole(), metavar="I", help="the run of that place (an array task)"
+        "--only", default="", metavar="RUN", help="train only this run, in this process"
+    )
+    one.add_argument(
+        "--index",
+        type=whole(),
+        metavar="I",
+        help="train only the run at this index, for array jobs",
     )
     parser.add_argument(
-        "--retry-failed", action="store_true", help="start failed runs again, from their last save"
+        "--retry-failed", action="store_true", help="restart failed runs from their last checkpoint"
     )
     parser.add_argument(
         "--parallel",
         type=WORKERS,
         default=1,
         metavar="N",
-        help="so many runs at a time, each on its share of the cores and GPUs (1)",
+        help="parallel runs, each on a share of the cores and GPUs (default: %(default)s)",
     )
 
 
 def run(options: argparse.Namespace) -> None:
-    """Run what is left of the study; a failed run is an OmfaError at the end, after all others."""
+    """Train the unfinished runs; failed runs raise an OmfaError after all others are done."""
     folder = Path(options.study)
     study = read_manifest(folder)
     folder = folder.absolute()
     if options.index is not None:
         if not 0 <= options.index < len(study.runs):
             last = len(study.runs) - 1
-            raise OmfaError(f"--index: expected 0..{last}, the study's runs; got {options.index}")
+            raise OmfaError(
+                f"--index: expected 0..{last}, the runs of the study, got {options.index}"
+            )
         options.only = study.runs[options.index].name
     if options.only:
         end_with_runner()
         keep_to_share()
         if options.parallel != 1:
-            raise OmfaError("--parallel is of the whole study's runner; leave it out with --only")
+            raise OmfaError(
+                "--parallel does not apply to a single run; remove it, or --only and --index"
+            )
         run_one(folder, study.run(options.only), retry_failed=options.retry_failed)
         return
     with only_user_of(folder, flag="STUDY"):
@@ -77,10 +86,10 @@ def run(options: argparse.Namespace) -> None:
 
 
 def run_one(folder: Path, run: StudyRun, *, retry_failed: bool) -> None:
-    """Train one run to its end, measure it, and write its result; a finished one is left alone.
+    """Train one run, measure its held-out loss and write its result, unless it is finished.
 
-    An error that no restart mends is written beside the run and raised; so is that of a failed run,
-    unless it is to be tried again.
+    A permanent error is recorded in the workdir and raised. A failed run raises its error again
+    unless `retry_failed`.
     """
     state = state_of(folder, run)
     if state == "finished":
@@ -90,17 +99,17 @@ def run_one(folder: Path, run: StudyRun, *, retry_failed: bool) -> None:
     if state == "failed":
         if not retry_failed:
             why = failure_of(folder, run)
-            raise OmfaError(f"{run.name} has failed: {why}; --retry-failed starts it again")
+            raise OmfaError(f"{run.name} has failed: {why}; restart it with --retry-failed")
         forget_failure(folder, run)
-    from omfa_jax.cli import config as border
+    from omfa_jax.cli import config as config_lib
     from omfa_jax.cli import train
-    from omfa_jax.cli.evaluation import held_out_split
+    from omfa_jax.evals.heldout_run import find_heldout_split
 
     workdir, config_file = folder / run.workdir, folder / run.config
     try:
-        config = border.load_config(config_file, [])
-        # what the end will need is missed at the beginning
-        held_out_split(border.pipeline_settings(config).records, config.eval.split)
+        config = config_lib.load_config(config_file, [])
+        # fail now, not after training, if there is no split for the held-out loss
+        find_heldout_split(config_lib.pipeline_settings(config).records, config.eval.split)
         options = argparse.Namespace(
             config=config_file,
             overrides=[],
@@ -111,7 +120,7 @@ def run_one(folder: Path, run: StudyRun, *, retry_failed: bool) -> None:
         train.run(options)
         losses = heldout_losses(config, workdir)
     except Exception as error:
-        # what a restart may mend is begun again
+        # other errors are temporary: the run stays resumable
         if row_of(error).status == NO_RESTART:
             note_failure(folder, run, str(error) or type(error).__name__)
         raise
@@ -121,19 +130,19 @@ def run_one(folder: Path, run: StudyRun, *, retry_failed: bool) -> None:
 
 
 def note_failure(folder: Path, run: StudyRun, reason: str) -> None:
-    """Write why a run failed, from whichever of its processes it did; a full disk is only said."""
+    """Record the failure of a run, from any of its processes; if that fails, log a warning."""
     workdir = folder / run.workdir
-    # the main process has let go of the folder: who holds it is another run
+    # the main process has released the folder by now, so a lock belongs to another run
     if not workdir.is_dir() or (main_process() and is_used(workdir)):
         return
     try:
         write_failure(folder, run, NO_RESTART, reason)
     except OmfaError as error:
-        log.warning("%s is not marked as failed: %s", run.name, error)
+        log.warning("%s could not be marked as failed: %s", run.name, error)
 
 
 def main_process() -> bool:
-    """True on the process that writes."""
+    """Return whether this is the process that writes."""
     import jax
 
     return jax.process_index() == 0
@@ -142,29 +151,29 @@ def main_process() -> bool:
 def heldout_losses(config: "Config", workdir: Path) -> dict[str, float]:
     """Return the held-out losses of the workdir's last checkpoint (its EMA, if it has one).
 
-    The examples, noise levels and seed are config.eval's. Every process of the job calls it.
+    Examples, noise levels and seed are those of config.eval. Every process must call it.
     """
-    from omfa_jax.cli import config as border
-    from omfa_jax.cli.evaluation import held_out_loss, held_out_split
-    from omfa_jax.cli.sharding import network_mesh
-    from omfa_jax.cli.startup import vae_fingerprint
+    from omfa_jax.cli import config as config_lib
     from omfa_jax.evals.heldout import HeldOutSettings
+    from omfa_jax.evals.heldout_run import (
+        find_heldout_split,
+        get_unet_shardings,
+        make_heldout_loss,
+    )
     from omfa_jax.parallel.feed import place
-    from omfa_jax.parallel.rules import UNET_RULES, param_shardings
     from omfa_jax.train.load import load_bundle
-    from omfa_jax.train.network import network_shapes
+    from omfa_jax.train.meshes import make_network_mesh
+    from omfa_jax.weights.vae_fingerprint import fingerprint_vae
 
     bundle, _ = load_bundle(workdir)
-    vae_id = vae_fingerprint(bundle.vae_config, bundle.vae_params)
-    pipeline = border.pipeline_settings(config, vae_id=vae_id)
-    mesh = network_mesh(config, bundle)
-    shardings = param_shardings(
-        UNET_RULES, network_shapes(bundle.settings, bundle.unet_config), mesh
-    )
-    measured = held_out_loss(
+    vae_id = fingerprint_vae(bundle.vae_config, bundle.vae_params)
+    pipeline = config_lib.pipeline_settings(config, vae_id=vae_id)
+    mesh = make_network_mesh(config_lib.mesh_settings(config), bundle)
+    shardings = get_unet_shardings(bundle, mesh)
+    measured = make_heldout_loss(
         bundle,
         pipeline,
-        held_out_split(pipeline.records, config.eval.split),
+        find_heldout_split(pipeline.records, config.eval.split),
         HeldOutSettings(config.eval.loss_examples, config.eval.loss_timesteps, config.eval.seed),
         mesh,
         shardings,

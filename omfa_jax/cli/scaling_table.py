@@ -1,4 +1,4 @@
-"""`omfa scaling table`: how far a study is, and its finished runs as CSV for `omfa scaling fit`."""
+"""`omfa scaling table`: a study's progress, and its finished runs as CSV for `omfa scaling fit`."""
 
 import argparse
 from collections import Counter
@@ -9,26 +9,26 @@ from omfa_jax.core.errors import OmfaError
 from omfa_jax.scaling.manifest import read_manifest
 from omfa_jax.scaling.results import failure_of, rows, state_of, write_table
 
-HELP = "how far a study is; its finished runs as a table to fit"
+HELP = "show a study's progress; write its finished runs as a table"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `omfa scaling table`."""
     parser.add_argument(
-        "study", type=path_text, metavar="STUDY", help="the folder of `omfa scaling plan --out`"
+        "study", type=path_text, metavar="STUDY", help="study folder (`omfa scaling plan --out`)"
     )
     parser.add_argument(
-        "--out", type=path_text, metavar="FILE.csv", help="write the finished runs here"
+        "--out", type=path_text, metavar="FILE.csv", help="write the finished runs to this file"
     )
     parser.add_argument(
         "--all-rates",
         action="store_true",
-        help="every learning rate's run (else the best of each size and samples)",
+        help="keep the runs of all learning rates (default: the best for each size and samples)",
     )
 
 
 def run(options: argparse.Namespace) -> None:
-    """Print the study's state and write its table."""
+    """Print the study's progress and write its table."""
     folder = Path(options.study)
     study = read_manifest(folder)
     states = {run.name: state_of(folder, run) for run in study.runs}
@@ -45,6 +45,6 @@ def run(options: argparse.Namespace) -> None:
         )
     if options.out:
         if not table:
-            raise OmfaError(f"{folder}: no run is finished yet; `omfa scaling run {folder}`")
+            raise OmfaError(f"{folder}: no run is finished yet; run `omfa scaling run {folder}`")
         write_table(Path(options.out), table)
         print(f"{options.out}: {len(table)} runs")

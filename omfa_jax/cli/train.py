@@ -1,81 +1,81 @@
-"""`omfa train`: from a config file to a run."""
+"""`omfa train`: train the model that a config file describes."""
 
 import argparse
 import contextlib
+import dataclasses
 import json
 import logging
-import math
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 from jax.sharding import Mesh
 
-from omfa_jax.cli import config as border
+from omfa_jax.cli import config as config_lib
 from omfa_jax.cli.flags import path_text
-from omfa_jax.cli.resume import require_same_run
-from omfa_jax.cli.sharding import network_mesh, replicated_mesh, sharding_table
-from omfa_jax.cli.startup import (
-    starting_bundle,
-    vae_fingerprint,
-    vae_start,
-    write_model_folder,
-)
-from omfa_jax.cli.task_table import shares_in_words
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.files import atomic_write, only_user_of, require_writable_dir
 from omfa_jax.core.retry import retried
-from omfa_jax.core.tasks import COMPONENTS
-from omfa_jax.data.pipeline import make_dataset
-from omfa_jax.models import VAEConfig, encode, posterior
-from omfa_jax.models.api import decode
+from omfa_jax.core.tasks import Task
+from omfa_jax.data.pipeline import PipelineSettings, make_dataset
 from omfa_jax.parallel import distributed
 from omfa_jax.parallel.feed import data_shard
-from omfa_jax.parallel.hardware import chip_of
-from omfa_jax.parallel.rules import REPLICATED_RULES, UNET_RULES
-from omfa_jax.scaling.flops import network_components, vae_components
-from omfa_jax.train import mup
-from omfa_jax.train.cost import Cost
-from omfa_jax.train.loop import Run, train
-from omfa_jax.train.network import network_shapes, trained_network
-from omfa_jax.train.objective import partial_diffusion
+from omfa_jax.scaling.run_cost import compute_unet_cost, compute_vae_cost
+from omfa_jax.train.initial_weights import load_initial_model, write_model_folder
+from omfa_jax.train.loop import Batches, Evaluate, Pictures, train
+from omfa_jax.train.meshes import explain_sharding, make_network_mesh, make_replicated_mesh
 from omfa_jax.train.profile import ProfileSteps
+from omfa_jax.train.resume import require_same_run
 from omfa_jax.train.state import TrainState
-from omfa_jax.train.vae_objective import autoencoder, trainable_start
+from omfa_jax.train.task_changes import format_task_shares
+from omfa_jax.train.unet_run import make_unet_run
+from omfa_jax.train.vae_run import check_crop, load_initial_vae, make_vae_run, publish_vae
 from omfa_jax.weights.bundle import Bundle
-from omfa_jax.weights.dual import network_params
+from omfa_jax.weights.vae_fingerprint import fingerprint_vae
 
 log = logging.getLogger(__name__)
 
-# it may be one process of several, which end together
+# this command may be one process of a distributed job: a failure ends all of them
 JOINS = True
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `omfa train`."""
     parser.add_argument(
-        "--config", required=True, type=path_text, metavar="FILE", help="a file of configs/"
+        "--config",
+        required=True,
+        type=path_text,
+        metavar="FILE",
+        help="config file, such as configs/vitonhd.py",
     )
     parser.add_argument(
-        "--workdir", required=True, type=path_text, metavar="DIR", help="checkpoints and logs"
+        "--workdir",
+        required=True,
+        type=path_text,
+        metavar="DIR",
+        help="folder for checkpoints and logs; a run in it is resumed",
     )
     parser.add_argument(
-        "--explain-sharding", action="store_true", help="print where each weight lies, and stop"
+        "--explain-sharding",
+        action="store_true",
+        help="print the sharding of each parameter and exit",
     )
     parser.add_argument(
-        "--profile", default="", metavar="STEPS", help="write a trace of these steps: 20 or 20-25"
+        "--profile",
+        default="",
+        metavar="STEPS",
+        help="write a profiler trace of a step or a range of steps, such as 20 or 20-25",
     )
-    parser.epilog = "any config value: --config.train.steps=1000"
+    parser.epilog = "Override any config value with --config.KEY=VALUE: --config.train.steps=1000."
 
 
 def run(options: argparse.Namespace) -> None:
-    """Train as the flags say."""
+    """Train, or resume the run in --workdir."""
     config = retried(
-        str(options.config), lambda: border.load_config(options.config, options.overrides)
+        str(options.config), lambda: config_lib.load_config(options.config, options.overrides)
     )
     if options.explain_sharding:
-        print(sharding_table(config))
+        bundle = load_initial_model(config_lib.weights_source(config), None, abstract=True)
+        print(explain_sharding(config_lib.mesh_settings(config), bundle))
         return
     profile = ProfileSteps.parse(options.profile) if options.profile else None
     workdir = require_writable_dir(options.workdir, "--workdir")
@@ -88,7 +88,7 @@ def run(options: argparse.Namespace) -> None:
         }
     )
     with only_user_of(workdir) if jax.process_index() == 0 else contextlib.nullcontext():
-        require_same_run(config, workdir)
+        require_same_run(config.to_dict(), workdir)
         if config.objective == "autoencoder":
             train_autoencoder(config, workdir)
         else:
@@ -96,190 +96,120 @@ def run(options: argparse.Namespace) -> None:
 
 
 def train_diffusion(
-    config: border.Config, workdir: Path, *, profile: ProfileSteps | None = None
+    config: config_lib.Config, workdir: Path, *, profile: ProfileSteps | None = None
 ) -> TrainState:
     """Train the UNet by partial diffusion."""
-    settings = border.train_settings(config)
-    bundle = starting_bundle(config, workdir)
-    mesh = network_mesh(config, bundle)
-    shard, shards = data_shard(mesh)
-    vae_id = vae_fingerprint(bundle.vae_config, bundle.vae_params)
+    settings = config_lib.train_settings(config)
+    bundle = load_initial_model(config_lib.weights_source(config), workdir)
+    mesh = make_network_mesh(config_lib.mesh_settings(config), bundle)
+    vae_id = fingerprint_vae(bundle.vae_config, bundle.vae_params)
     prompts = b"".join(bundle.prompts[name].tobytes() for name in sorted(bundle.prompts))
     distributed.require_same({"the VAE": vae_id, "the prompts' embeddings": prompts.hex()})
-    batches = make_dataset(
-        border.pipeline_settings(config, vae_id=vae_id),
-        split=config.data.split,
-        batch_size=settings.batch_size,
-        seed=settings.seed,
-        tasks=bundle.settings.tasks,
-        shard=shard,
-        shards=shards,
-    )
-    log.info("training examples by task: %s", shares_in_words(bundle.settings.tasks))
+    pipeline = config_lib.pipeline_settings(config, vae_id=vae_id)
+    batches = make_batches(config, pipeline, bundle.settings.tasks, mesh)
+    log.info("training examples by task: %s", format_task_shares(bundle.settings.tasks))
     write_model_folder(bundle, workdir)
-    apply = trained_network(bundle.settings, bundle.unet_config, settings, mesh)
-
-    def encode_images(params, images):
-        return encode(bundle.vae_config, params, images, dtype=settings.compute_dtype)
-
-    def random_unet():
-        key = jax.random.key(settings.seed)
-        params = network_params(bundle.settings, bundle.unet_config, key)
-        base = settings.optimizer.mup_base
-        return mup.initial(params, base) if base else params
-
-    # stored latents make the VAE idle in the step; it then need not lie on the devices
-    vae_params = {} if border.trains_on_latents(config) else bundle.vae_params
+    encodes = not config_lib.trains_on_latents(config)
+    run = make_unet_run(
+        bundle,
+        settings,
+        mesh,
+        batches,
+        workdir=workdir,
+        config=config.to_dict(),
+        encodes=encodes,
+    )
     save_config(config, workdir)
+    devices = list(mesh.devices.flat)
     return train(
-        Run(
-            workdir=workdir,
-            settings=settings,
-            objective=partial_diffusion(bundle.settings, settings.loss, apply, encode_images),
-            start=random_unet if bundle.unet_params is None else bundle.unet_params,
-            frozen={"vae": vae_params, "prompts": bundle.prompts},
-            rules=UNET_RULES,
-            mesh=mesh,
-            batches=batches,
-            config=config.to_dict(),
-            pictures=sample_pictures(config, bundle),
-            evaluate=evaluation(config, bundle, mesh, vae_id),
-            cost=cost_of(
-                bundle,
-                settings.batch_size,
-                encodes=not border.trains_on_latents(config),
-                devices=list(mesh.devices.flat),
-            ),
+        dataclasses.replace(
+            run,
+            pictures=make_sample_images(config, bundle),
+            evaluate=make_evaluation(config, bundle, mesh, vae_id),
+            cost=compute_unet_cost(bundle, settings.batch_size, encodes=encodes, devices=devices),
             profile=profile,
         )
     )
 
 
-def train_autoencoder(config: border.Config, workdir: Path) -> TrainState:
+def train_autoencoder(config: config_lib.Config, workdir: Path) -> TrainState:
     """Train a VAE or a decoder, then write the VAE in diffusers form to workdir/model."""
-    settings = border.train_settings(config)
-    vae_config, kept, start = vae_start(config)
-    mesh = replicated_mesh(config, jax.eval_shape(start) if callable(start) else start)
-    pipeline = border.pipeline_settings(config)
-    described = border.diffusion_settings(config, vae_config)
-    border.check_crop(config, described)
-    tasks = described.tasks
+    settings, source = config_lib.train_settings(config), config_lib.weights_source(config)
+    training = load_initial_vae(source, **config.autoencoder.to_dict())
+    mesh = make_replicated_mesh(config_lib.mesh_settings(config), training.param_shapes)
+    pipeline = config_lib.pipeline_settings(config)
+    diffusion = source.diffusion_for(training.vae_config)
+    check_crop(training.crop_px, diffusion)
+    batches = make_batches(config, pipeline, diffusion.tasks, mesh)
+    save_config(config, workdir)
+    run = make_vae_run(training, settings, mesh, batches, workdir=workdir, config=config.to_dict())
+    cost = compute_vae_cost(
+        training.vae_config,
+        training.crop_px,
+        settings.batch_size,
+        decoder_only=bool(training.frozen),
+        devices=list(mesh.devices.flat),
+    )
+    state = train(dataclasses.replace(run, cost=cost))
+    publish_vae(source, training, state, pipeline, config.data.split, workdir)
+    return state
+
+
+def make_batches(
+    config: config_lib.Config, pipeline: PipelineSettings, tasks: tuple[Task, ...], mesh: Mesh
+) -> Batches:
+    """Return this process's training batches, from the first one on."""
     shard, shards = data_shard(mesh)
-    batches = make_dataset(
+    return make_dataset(
         pipeline,
         split=config.data.split,
-        batch_size=settings.batch_size,
-        seed=settings.seed,
+        batch_size=config.train.batch_size,
+        seed=config.seed,
         tasks=tasks,
         shard=shard,
         shards=shards,
     )
-    dtype = settings.compute_dtype
-    save_config(config, workdir)
-    state = train(
-        Run(
-            workdir=workdir,
-            settings=settings,
-            objective=autoencoder(
-                lambda params, images: posterior(vae_config, params, images, dtype=dtype),
-                lambda params, z: decode(
-                    vae_config, params, z * vae_config.scaling_factor, dtype=dtype
-                ),
-                crop_px=config.autoencoder.crop_px,
-                latent_noise=config.autoencoder.latent_noise / vae_config.scaling_factor,
-            ),
-            start=(lambda: trainable_start(start())) if callable(start) else start,
-            frozen=kept,
-            rules=REPLICATED_RULES,
-            mesh=mesh,
-            batches=batches,
-            config=config.to_dict(),
-            cost=autoencoder_cost(
-                vae_config,
-                config.autoencoder.crop_px,
-                settings.batch_size,
-                whole=not kept,
-                devices=list(mesh.devices.flat),
-            ),
-        )
-    )
-    from omfa_jax.cli.autoencoder import publish_vae
-
-    publish_vae(config, vae_config, kept, state, pipeline, workdir)
-    return state
 
 
-def cost_of(bundle: Bundle, batch_size: int, *, encodes: bool, devices: Sequence[Any] = ()) -> Cost:
-    """Return the network's size and the FLOPs of a training example on the bundle's canvas.
-
-    `encodes` says that the step encodes the example's pictures: three components and a pose map.
-    Rates are of the `devices` that run the step; none are known where only the sizes are asked for.
-    """
-    tokens = bundle.prompts["context"].shape[1]
-    run = network_components(bundle.settings, bundle.unet_config, text_tokens=tokens)
-    leaves = jax.tree.leaves(network_shapes(bundle.settings, bundle.unet_config))
-    sizes = dict(zip(COMPONENTS, bundle.settings.slots_px, strict=True))
-    pictures = [*sizes.values(), sizes["person"]] if encodes else []
-    frozen = sum(vae_components(bundle.vae_config, *size)[0].total.forward for size in pictures)
-    params = sum(math.prod(leaf.shape) for leaf in leaves)
-    return _cost(params, sum(part.total.step for part in run), batch_size, devices, frozen)
-
-
-def autoencoder_cost(
-    vae_config: VAEConfig,
-    crop_px: int,
-    batch_size: int,
-    *,
-    whole: bool,
-    devices: Sequence[Any] = (),
-) -> Cost:
-    """Return the same for a VAE on crops of the four pictures; not `whole` trains its decoder."""
-    encoder, decoder = (part.total for part in vae_components(vae_config, crop_px, crop_px))
-    pictures = len(COMPONENTS) + 1
-    if whole:
-        params, step = encoder.params + decoder.params, encoder.step + decoder.step
-        return _cost(params, pictures * step, batch_size, devices)
-    frozen = pictures * encoder.forward
-    return _cost(decoder.params, pictures * decoder.step, batch_size, devices, frozen)
-
-
-def _cost(
-    params: int, flops: float, batch_size: int, devices: Sequence[Any], frozen: float = 0.0
-) -> Cost:
-    chip = chip_of(devices[0].device_kind) if devices else None
-    return Cost(
-        params=params,
-        flops_per_example=float(flops),
-        batch_size=batch_size,
-        devices=len(devices) or 1,
-        peak_flops=chip.bf16_flops if chip else None,
-        frozen_flops_per_example=float(frozen),
-    )
-
-
-def save_config(config: border.Config, workdir: Path) -> None:
-    """Write the resolved config beside the logs, for people; a disk without room is only said."""
+def save_config(config: config_lib.Config, workdir: Path) -> None:
+    """Write the resolved config beside the logs, for people; a full disk is only a warning."""
     if jax.process_index() == 0:
         try:
             with atomic_write(workdir / "config.json") as temporary:
                 temporary.write_text(json.dumps(config.to_dict(), indent=2) + "\n")
         except OmfaError as error:
-            log.warning("%s; the run goes on: checkpoints hold the config too", error)
+            log.warning("%s; training continues: checkpoints have the config too", error)
 
 
-def sample_pictures(config: border.Config, bundle):
-    """Return the loop's picture function, or None when no pictures are asked for."""
+def make_sample_images(config: config_lib.Config, bundle: Bundle) -> Pictures | None:
+    """Return the loop's image function, or None when no sample images are asked for."""
     if not config.log.samples_every_steps:
         return None
-    from omfa_jax.cli.pictures import training_pictures
+    from omfa_jax.evals.training_images import make_training_images
 
-    return training_pictures(config, bundle)
+    return make_training_images(
+        bundle,
+        config_lib.sampler_settings(config),
+        records=config.data.records,
+        split=config.data.split,
+        count=config.log.samples,
+        seed=config.seed,
+        dtype=config.train.compute_dtype,
+        attention=config.train.attention,
+    )
 
 
-def evaluation(config: border.Config, bundle: Bundle, mesh: Mesh, vae_id: str):
+def make_evaluation(
+    config: config_lib.Config, bundle: Bundle, mesh: Mesh, vae_id: str
+) -> Evaluate | None:
     """Return the loop's evaluation, or None when none is asked for."""
     if not config.eval.every_steps:
         return None
-    from omfa_jax.cli.evaluation import training_evaluation
+    from omfa_jax.evals.training_evaluation import make_training_evaluation
 
-    return training_evaluation(config, bundle, mesh, vae_id)
+    return make_training_evaluation(
+        bundle,
+        config_lib.evaluation_settings(config),
+        config_lib.pipeline_settings(config, vae_id=vae_id),
+        mesh,
+    )

@@ -20,7 +20,7 @@ GREY = np.float32(127.5)
 
 # what the settings may be
 AUGMENT = {
-    "flip": Number(0, 1),
+    "flip_prob": Number(0, 1),
     "scale": Tuple(Number(0.1, 10), 2, 2),
     **{name: Number(0, 0.9) for name in ("shift", "brightness", "contrast", "saturation")},
 }
@@ -30,13 +30,13 @@ AUGMENT = {
 class AugmentSettings:
     """How much training pictures are changed; the defaults change nothing.
 
-    `flip`: the probability that everything is mirrored, letters on cloth too. `scale`: (least,
+    `flip_prob`: the probability that everything is mirrored, letters on cloth too. `scale`: (least,
     most) that a picture is enlarged, drawn evenly in its logarithm; below 1 it shrinks. `shift`:
     by how much of its sides it moves at most; what leaves the frame is cropped. `brightness`,
     `contrast` and `saturation` multiply by 1 plus or minus up to this.
     """
 
-    flip: float = 0.0
+    flip_prob: float = 0.0
     scale: tuple[float, float] = (1.0, 1.0)
     shift: float = 0.0
     brightness: float = 0.0
@@ -81,7 +81,7 @@ def draw(settings: AugmentSettings, rng: np.random.Generator) -> Augmentation:
     most = (settings.brightness, settings.contrast, settings.saturation)
     brightness, contrast, saturation = (1 + np.array(most) * (2 * u[7:] - 1)).tolist()
     return Augmentation(
-        flip=bool(u[0] < settings.flip),
+        flip=bool(u[0] < settings.flip_prob),
         person=_move(settings, *u[1:4]),
         garment=_move(settings, *u[4:7]),
         brightness=brightness,

@@ -33,7 +33,7 @@ class RecordsFolder:
         worn, change = None, STILL
         if self.groups is not None:
             rng = np.random.default_rng((seed, position, PAIRING))
-            if rng.random() < self.settings.multi_pose:
+            if rng.random() < self.settings.multi_pose_prob:
                 partner = self.groups.partner(index, rng)
                 worn = None if partner == index else self.records[partner]
         if self.settings.augment.active:
@@ -87,7 +87,7 @@ def open_folder(settings: PipelineSettings, split: str) -> RecordsFolder:
                 " (config.data.records), or set every config.data.augment value to its default"
             )
     style = drawn or settings.pose_style
-    if settings.augment.flip:
+    if settings.augment.flip_prob:
         check_mirrors(style, folder)
-    groups = read_groups(folder, split) if settings.multi_pose else None
+    groups = read_groups(folder, split) if settings.multi_pose_prob else None
     return RecordsFolder(kind, records, settings, shapes, groups, style)

@@ -19,8 +19,8 @@ def check_mirrors(style: str, where: str) -> None:
     if style not in MIRRORED_IN_RED:
         raise OmfaError(
             f"{where}: pose maps of style {style!r} cannot be flipped"
-            f" ({REFUSED.get(style, 'nobody said how')}); set config.data.augment.flip=0, or draw"
-            f" them in one of {', '.join(MIRRORED_IN_RED)}"
+            f" ({REFUSED.get(style, 'nobody said how')}); set config.data.augment.flip_prob=0,"
+            f" or draw them in one of {', '.join(MIRRORED_IN_RED)}"
         )
 
 

@@ -20,20 +20,20 @@ class PipelineSettings:
     `prefetch_batches`: finished batches kept ready, in each process; memory is this many batches.
 
     For training alone, evaluation heeds none of them: `mixture`, (folder, weight) pairs that are
-    trained on instead of `records`; `multi_pose`, the probability that garment and face come from
-    another record of the person's group; `augment`, for image records; `sample_latents`: draw them
-    from the VAE's posterior instead of taking its mean; `processes` that decode (0: threads of this
-    process do).
+    trained on instead of `records`; `multi_pose_prob`, the probability that garment and face come
+    from another record of the person's group; `augment`, for image records; `sample_latents`: draw
+    them from the VAE's posterior instead of taking its mean; `processes` that decode (0: threads of
+    this process do).
     """
 
     records: str
     slots: Slots
     vae_id: str = ""
     pose_style: str = ""
-    threads: int = 4
-    prefetch_batches: int = 8
+    threads: int = 8
+    prefetch_batches: int = 16
     mixture: Weighted = ()
-    multi_pose: float = 0.0
+    multi_pose_prob: float = 0.0
     augment: AugmentSettings = field(default_factory=AugmentSettings)
     sample_latents: bool = False
     processes: int = 0
@@ -45,11 +45,13 @@ class PipelineSettings:
             raise OmfaError("threads must be 0 or more and prefetch_batches 1 or more")
         if self.processes < 0:
             raise OmfaError(f"config.data.processes: expected 0 or more, got {self.processes}")
-        if not 0 <= self.multi_pose <= 1:
-            raise OmfaError(f"config.data.multi_pose: expected 0 to 1, got {self.multi_pose}")
+        if not 0 <= self.multi_pose_prob <= 1:
+            raise OmfaError(
+                f"config.data.multi_pose_prob: expected 0 to 1, got {self.multi_pose_prob}"
+            )
 
 
 def as_they_are(settings: PipelineSettings) -> PipelineSettings:
     """Return the settings with every picture of one record and unchanged, as evaluation reads."""
-    plain = {"mixture": (), "multi_pose": 0.0, "augment": AugmentSettings(), "processes": 0}
+    plain = {"mixture": (), "multi_pose_prob": 0.0, "augment": AugmentSettings(), "processes": 0}
     return replace(settings, sample_latents=False, **plain)

@@ -1,1 +1,1 @@
-"""Scores, and the page that shows them."""
+"""Metrics, scores files and the pages that show them."""

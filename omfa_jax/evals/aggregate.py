@@ -1,4 +1,4 @@
-"""From values of pictures to the numbers of a table: means with intervals, distances of sets."""
+"""Aggregation of per-image values: means with bootstrap intervals, and distances between sets."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +16,7 @@ from omfa_jax.evals.scores import Metric
 
 RESAMPLES = 1000
 PERCENTILES = (2.5, 97.5)
-# a distance of sets goes through LAPACK, whose last digits follow the number of threads
+# LAPACK sums in an order that depends on the number of threads, so the last digits are dropped
 DECIMALS = {"fid": 6, "clip_fid": 6, "kid": 10}
 
 
@@ -26,8 +26,9 @@ def without_value(choice: MetricChoice, reason: str) -> Metric:
 
 
 def mean_of(choice: MetricChoice, values: Sequence[float], seed: int) -> Metric:
-    """Return the mean over pictures with its bootstrap interval (seeded)."""
+    """Return the mean over images with its seeded bootstrap interval."""
     column = np.array(values, np.float64)
+    # a single value has no spread to resample
     low, high = bootstrap(column, seed) if len(column) > 1 else (None, None)
     interval = None if low is None or high is None else (low * choice.scale, high * choice.scale)
     return Metric(
@@ -41,7 +42,7 @@ def mean_of(choice: MetricChoice, values: Sequence[float], seed: int) -> Metric:
 
 
 def bootstrap(column: Float[np.ndarray, " n"], seed: int) -> tuple[float, float]:
-    """Return the middle 95% of the means of seeded resamples with replacement."""
+    """Return the central 95% of the means of seeded resamples with replacement."""
     random = np.random.default_rng(seed)
     means = [
         float(column[random.integers(len(column), size=len(column))].mean())
@@ -54,7 +55,7 @@ def bootstrap(column: Float[np.ndarray, " n"], seed: int) -> tuple[float, float]
 def per_image(
     results: Results, computer: Computer, choice: MetricChoice, matches: Sequence[Match]
 ) -> tuple[float, ...]:
-    """Return the value of each match, unscaled: of the pair, or the cosine of two features."""
+    """Return each match's unscaled value: of the pair, or the cosine similarity of two features."""
     made = []
     for match in matches:
         assert match.pred
@@ -63,6 +64,7 @@ def per_image(
         else:
             other = match.garment if choice.against == "garment" else match.truth
             assert other
+            # the features are cached, not their cosine: FID and CLIP-I share them
             made.append(cosine(results.of(computer, match.pred), results.of(computer, other)))
     return tuple(made)
 
@@ -75,11 +77,11 @@ def distance_of_sets(
     truths: Sequence[Path],
     seed: int,
 ) -> Metric:
-    """Return FID, CLIP-FID or KID between two sets of files, each file counted once."""
+    """Return FID, CLIP-FID or KID between two sets of files; each file counts once."""
     fewest = min(len(preds), len(truths))
     if fewest < 2:
         return without_value(
-            choice, f"a distance between sets needs 2 pictures, there are {fewest}"
+            choice, f"a distance between sets needs at least 2 images, got {fewest}"
         )
     one, other = (
         np.stack([results.of(computer, path) for path in paths]) for paths in (preds, truths)
@@ -105,5 +107,5 @@ def distance_of_sets(
         choice.label,
         choice.scale,
         interval=interval,
-        interval_kind=f"middle 95% of {subsets} seeded subsets" if interval else None,
+        interval_kind=f"central 95% of {subsets} seeded subsets" if interval else None,
     )

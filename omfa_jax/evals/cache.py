@@ -1,8 +1,8 @@
-"""What was computed already: values by key, in small files beside the scores, whole or absent.
+"""A cache of metric values on disk, in small files that are written atomically beside the scores.
 
-A space holds the values of one computation (a metric's choices, its weights, its versions); keys
-are made of the SHA-256 of the pictures. A value is therefore found again only if everything that it
-depends on is the same, whatever the files are called and in whatever order they come.
+Each cache belongs to one computation (a metric's options, weights and library versions), and its
+keys are the SHA-256 of the images. A value is reused only if everything that it depends on is the
+same; file names and the order of the files do not matter.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ Value = Float[np.ndarray, " d"]
 
 
 class Space:
-    """The values of one computation: read at the start, added to in chunks."""
+    """The cached values of one computation: read at the start, appended in chunks."""
 
     def __init__(self, folder: Path, identity: dict[str, Any]):
         text = json.dumps(identity, sort_keys=True)
@@ -42,13 +42,14 @@ class Space:
         return key in self.values
 
     def add(self, key: str, value: Value) -> None:
-        """Keep a value; it is on disk after the next `flush`."""
+        """Add a value; the next `flush` writes it to disk."""
         self.values[key] = self.fresh[key] = value
 
     def flush(self) -> None:
-        """Write what was added since the last time, as one file."""
+        """Write the values added since the last flush, as one file."""
         if self.fresh:
             self.chunks += 1
+            # the process id keeps two runs that share a cache from overwriting each other
             with atomic_write(self.folder / f"{os.getpid()}-{self.chunks:05}.npz") as temporary:
                 keys, values = list(self.fresh), list(self.fresh.values())
                 np.savez(temporary, keys=np.array(keys), values=np.stack(values))

@@ -1,8 +1,7 @@
-"""The long part: every picture through every computation, in threads, kept as it goes.
+"""Running every metric over every image, in threads, with the values cached on the way.
 
-Networks see one picture at a time and each thread computes with one, so no number depends on how
-many pictures are in flight, on the order of the files or on the number of cores; threads share the
-pictures out, not one picture's arithmetic.
+A network sees one image at a time and each image is computed by one thread, so the values do not
+depend on the number of images in flight, the order of the files or the number of cores.
 """
 
 import collections
@@ -30,9 +29,9 @@ Found = tuple[int, str, Float[np.ndarray, " d"]]
 
 @dataclass
 class Work:
-    """What is to be done for one match: pairwise computations, and features of some files.
+    """The pending computations of one match: pairwise metrics, and features of single files.
 
-    Numbers are the computation's; keys are the cache's.
+    Each entry starts with the index of its metric function and the key of its value in the cache.
     """
 
     pred: Path | None = None
@@ -45,23 +44,24 @@ class Work:
 
 
 class Results:
-    """Finds values after the work: by computation and files."""
+    """Computes the missing values of the metrics and finds them by metric and files."""
 
     def __init__(self, computers: list[Computer], facts: dict[Path, FileFacts], cache: Path):
         self.computers, self.facts = computers, facts
         self.spaces = [Space(cache, computer.identity) for computer in computers]
 
     def key(self, *paths: Path) -> str:
-        """Return the cache's key of a file, or of two that are compared."""
+        """Return the cache key of one file, or of two that are compared."""
         return ".".join(self.facts[path].sha256 for path in paths)
 
     def of(self, computer: Computer, *paths: Path) -> Float[np.ndarray, " d"]:
-        """Return the value of a computation on a file, or on two."""
+        """Return the value of a metric function on one file, or on two."""
         number = next(i for i, other in enumerate(self.computers) if other is computer)
         return self.spaces[number].values[self.key(*paths)]
 
     def plan(self, matched: Matched) -> list[Work]:
-        """Return the work that the cache does not have, one item a match."""
+        """Return the work whose values are not in the cache, at most one item a match."""
+        # equal images under several names are computed once
         claimed: set[tuple[int, str]] = set()
         works = []
         for match in matched.matches:
@@ -85,10 +85,11 @@ class Results:
         return works
 
     def run(self, works: list[Work], *, workers: int, batch_size: int) -> None:
-        """Do the work; every `batch_size` items the values go to the cache."""
+        """Do the work; the values are written to the cache every `batch_size` items."""
         with one_torch_thread(self.computers), _pool(workers) as pool:
+            # twice the workers: the pool stays busy while results are written, and memory bounded
             made = _in_flight(pool, self._do, works, 2 * workers)
-            progress = tqdm(made, total=len(works), desc="scoring", unit="picture")
+            progress = tqdm(made, total=len(works), desc="scoring", unit="image")
             try:
                 for count, found in enumerate(progress, 1):
                     for number, key, value in found:
@@ -96,6 +97,7 @@ class Results:
                     if count % batch_size == 0:
                         self._flush()
             finally:
+                # an interrupted run keeps what it has computed
                 self._flush()
 
     def _flush(self) -> None:
@@ -103,37 +105,38 @@ class Results:
             space.flush()
 
     def _do(self, work: Work) -> list[Found]:
-        pictures: dict[Path, np.ndarray] = {}
+        images: dict[Path, np.ndarray] = {}
 
-        def picture(path: Path) -> np.ndarray:
-            if path not in pictures:
-                pictures[path] = read_rgb(path, "picture")
-            return pictures[path]
+        def read(path: Path) -> np.ndarray:
+            if path not in images:
+                images[path] = read_rgb(path, "image")
+            return images[path]
 
         found: list[Found] = []
         for number, key in work.pairwise:
             assert work.pred and work.truth
             computer = self.computers[number]
             prepare = computer.choice.prepare
-            truth = prepared(picture(work.truth), prepare)
-            image = prepared(picture(work.pred), prepare, truth.shape[:2], is_prediction=True)
+            # the truth first: its prepared size is the size of the prediction
+            truth = prepared(read(work.truth), prepare)
+            image = prepared(read(work.pred), prepare, truth.shape[:2], is_prediction=True)
             found.append((number, key, _checked(computer, work.pred, image, truth)))
         for number, key, path in work.features:
             computer = self.computers[number]
-            image = prepared(picture(path), computer.choice.prepare)
+            image = prepared(read(path), computer.choice.prepare)
             found.append((number, key, _checked(computer, path, image)))
         return found
 
 
-def _checked(computer: Computer, path: Path, *pictures: np.ndarray) -> Float[np.ndarray, " d"]:
+def _checked(computer: Computer, path: Path, *images: np.ndarray) -> Float[np.ndarray, " d"]:
     try:
-        value = np.atleast_1d(np.asarray(computer.function(*pictures)))
+        value = np.atleast_1d(np.asarray(computer.function(*images)))
     except OmfaError as error:
         raise OmfaError(f"{path}: {error}") from None
     if not all(map(math.isfinite, value.tolist())):
         raise OmfaError(
-            f"{path}: {computer.choice.label} is no finite number; the weights in --networks or the"
-            " picture are not what they should be"
+            f"{path}: {computer.choice.label} is not finite: check the weights in"
+            " --metric-weights and the image"
         )
     return value
 
@@ -144,13 +147,14 @@ def _pool(workers: int) -> Iterator[ThreadPoolExecutor]:
     try:
         yield pool
     finally:
+        # after an error, queued images would otherwise be computed to the end
         pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _in_flight(
     pool: ThreadPoolExecutor, make, things: Iterable[Work], count: int
 ) -> Iterator[list[Found]]:
-    """Yield the results in order, with at most `count` begun and not yet taken."""
+    """Yield the results in order, with at most `count` submitted and not yet yielded."""
     rest = iter(things)
     flying = collections.deque(pool.submit(make, thing) for thing in itertools.islice(rest, count))
     while flying:
@@ -160,7 +164,10 @@ def _in_flight(
 
 @contextlib.contextmanager
 def one_torch_thread(computers: list[Computer]) -> Iterator[None]:
-    """Let torch, if any computation uses it, compute each picture with one thread of the CPU."""
+    """Limit torch, if any metric uses it, to one CPU thread an image.
+
+    More threads would split sums differently and change the last digits with the number of cores.
+    """
     if not any(computer.identity["device"] for computer in computers):
         yield
         return

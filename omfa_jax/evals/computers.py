@@ -1,4 +1,4 @@
-"""From a protocol's choices to functions, each computation once however many metrics need it."""
+"""Metric functions of a protocol; metrics that need the same computation share one function."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -24,15 +24,15 @@ def _load_psnr(networks: Networks, options: dict[str, Any], device: str) -> Call
     return psnr
 
 
-# kind -> (how it is loaded, the libraries that compute it)
+# kind -> (loader, libraries that compute it)
 PAIRWISE: dict[str, tuple[Loader, tuple[str, ...]]] = {
     "ssim": (_load_ssim, ("scikit-image",)),
     "psnr": (_load_psnr, ()),
     "lpips": (load_lpips, ("lpips", "torch", "torchvision")),
     "dists": (load_dists, ("DISTS-pytorch", "torch", "torchvision")),
 }
-# how they are loaded, the options that change a picture's features (the others only change what is
-# made of these), the libraries that compute them
+# (loader, options that change an image's features, libraries that compute them); other options only
+# change how the features are aggregated, so metrics that differ in those share one cache
 INCEPTION = (load_inception, ("resize", "input"), ("torch-fidelity", "torch"))
 CLIP = (load_clip, ("model", "resize"), ("transformers", "torch"))
 DINO = (load_dino, ("model", "resize", "feature"), ("transformers", "torch"))
@@ -47,10 +47,10 @@ FEATURES: dict[str, tuple[Loader, tuple[str, ...], tuple[str, ...]]] = {
 
 @dataclass(frozen=True)
 class Computer:
-    """One computation: its identity (for the cache) and the function.
+    """A metric function with its identity, which selects its cache.
 
-    A pairwise function takes two uint8 pictures and returns a float; a feature function takes one
-    and returns float32 features.
+    A pairwise function takes two uint8 images and returns a float; a feature function takes one
+    image and returns float32 features.
     """
 
     identity: dict[str, Any]
@@ -59,13 +59,13 @@ class Computer:
 
     @property
     def is_pairwise(self) -> bool:
-        """Whether it compares two pictures, and not describes one."""
+        """Whether the function compares two images (otherwise it describes one)."""
         return self.choice.kind in PAIRWISE
 
 
 @dataclass(frozen=True)
 class Computers:
-    """{metric: its computation}, metrics that share one have the same; and why some have none."""
+    """The function of each metric (shared where possible), and the reasons why some have none."""
 
     by_metric: dict[str, Computer]
     absent: dict[str, str]
@@ -73,12 +73,16 @@ class Computers:
 
     @property
     def distinct(self) -> list[Computer]:
-        """Every computation once."""
+        """The functions without repeats."""
         return list({id(computer): computer for computer in self.by_metric.values()}.values())
 
 
 def load_computers(choices: dict[str, MetricChoice], networks: Networks, device: str) -> Computers:
-    """Load what the metrics need; what is not there is told in `absent`, what is wrong raises."""
+    """Load the functions of the metrics.
+
+    A metric whose weights or libraries are missing is listed in `absent`; damaged weights raise an
+    OmfaError.
+    """
     made: dict[str, Computer] = {}
     shared: dict[str, Computer] = {}
     absent: dict[str, str] = {}
@@ -91,6 +95,7 @@ def load_computers(choices: dict[str, MetricChoice], networks: Networks, device:
             loader, wanted, names = FEATURES[choice.kind]
             options = {name: choice.options[name] for name in wanted}
         known = versions(*names)
+        # the loader's name is part of the identity: renaming it would discard all cached values
         plain = {
             "computation": loader.__name__,
             "options": options,

@@ -10,7 +10,7 @@ COLOURS = ("#1f6fb4", "#c8481e", "#2c8a4b", "#7b4fa3", "#777777")
 
 
 def line_plot(series: Mapping[str, Sequence[tuple[float, float]]], x: str, y: str) -> str:
-    """Return an SVG line plot with axes labelled at their ends."""
+    """Return an SVG line plot whose axes are labelled at their ends."""
     points = [point for line in series.values() for point in line]
     if not points:
         return "<p class='note'>no points</p>"
@@ -50,9 +50,9 @@ def line_plot(series: Mapping[str, Sequence[tuple[float, float]]], x: str, y: st
 
 
 def loss_curve(metrics_file: Path) -> dict[str, list[tuple[float, float]]]:
-    """Return the loss series of a run's metrics.jsonl: total and each task's.
+    """Return the loss curves of a run's metrics.jsonl: the total and each task's.
 
-    A line that a kill cut short is left out and said.
+    A truncated last line, as a killed run leaves it, is skipped with a warning.
     """
     series: dict[str, list[tuple[float, float]]] = {}
     for _, row in read_json_lines(metrics_file):

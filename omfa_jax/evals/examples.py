@@ -1,4 +1,4 @@
-"""A split's examples as a setting gives them to the model, and what they are scored against."""
+"""The examples of a split under an evaluation setting: model inputs and ground truth."""
 
 import io
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ from omfa_jax.data.schema import Record
 from omfa_jax.data.settings import PipelineSettings, as_they_are
 from omfa_jax.evals.scores import SETTINGS
 
-# what a setting asks the model for, and the component that it makes
+# setting -> task, and task -> the component that it generates
 TASKS = {"paired": "try_on", "unpaired": "try_on", "multi_pose": "try_on", "try_off": "try_off"}
 MADE = {"try_on": "person", "try_off": "garment"}
 SUFFIXES = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp"}
@@ -26,10 +26,10 @@ SUFFIXES = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp"}
 
 @dataclass(frozen=True)
 class Named:
-    """What is known of an example without its pictures; `index` is its record's number.
+    """An example without its images; `index` is the index of its record.
 
-    `garment` names the garment that the setting puts on; `wearer` is the record of garment and face
-    where that is another ("multi_pose"), else the record itself.
+    `garment` names the garment that is put on. `wearer` is the index of the record that garment and
+    face are taken from: another one in "multi_pose", otherwise the example's own.
     """
 
     index: int
@@ -40,7 +40,7 @@ class Named:
 
 
 class Split:
-    """The examples of one split under one setting, in the records' order."""
+    """The examples of one split under one setting, in the order of the records."""
 
     def __init__(
         self,
@@ -60,8 +60,8 @@ class Split:
         self._folder = open_folder(as_they_are(settings), split)
         if self._folder.kind == "latents":
             raise OmfaError(
-                f"{settings.records} holds latents: pictures are sampled from pictures and scored"
-                " against them; give the image records to --data (latents serve --loss alone)"
+                f"{settings.records} holds latents, but sampling and scoring need images: give the"
+                " image records to --data (latents are enough for --loss only)"
             )
         self.examples = self._named(settings, limit, seed)
 
@@ -80,17 +80,17 @@ class Split:
 
     @property
     def names(self) -> list[str]:
-        """The examples' names, which are their files'."""
+        """The names of the examples, which are also their file names."""
         return [example.name for example in self.examples]
 
     def record(self, place: int) -> Record:
-        """Return the record of an example, with its encoded pictures."""
+        """Return the record of example `place`, with its encoded images."""
         return self._folder.records[self.examples[place].index]
 
     def given(self, place: int, swapped: Mapping[str, int] | None = None) -> Example:
-        """Return pictures at the slot sizes, uint8, and has_pose of example `place`.
+        """Return the uint8 images at the slot sizes, and has_pose, of example `place`.
 
-        `swapped` takes components or the pose map from other examples: {"garment": place}.
+        `swapped` takes components or the pose map from other examples, e.g. {"garment": place}.
         """
         named = self.examples[place]
         worn = None if named.wearer == named.index else self._folder.records[named.wearer]
@@ -99,12 +99,13 @@ class Split:
         )
         for component, other in (swapped or {}).items():
             theirs = self.given(other)
+            # a pose map without its flag would be ignored, or a missing one used
             parts = (component, "has_pose") if component == "pose" else (component,)
             example |= {part: theirs[part] for part in parts}
         return example
 
     def size_px(self, place: int) -> tuple[int, int]:
-        """Return (height, width) of the example's ground truth: predictions are written at it."""
+        """Return (height, width) of the ground truth, at which predictions are written."""
         record = self.record(place)
         if self.made == "person":
             return record.height_px, record.width_px
@@ -112,11 +113,12 @@ class Split:
         return garment.height, garment.width
 
     def write_truth(self, folder: Path) -> None:
-        """Write gt/, garments/ and pairs.txt, as `omfa eval` reads them; what is there is kept.
+        """Write gt/, garments/ and pairs.txt in the form that `omfa eval` reads.
 
-        Pictures are the records' own bytes. try_off has no garments/: they are its gt/.
+        Images are the encoded bytes of the records; existing files are kept. try_off has no
+        garments/, because its garments are the ground truth.
         """
-        # first: a restart deletes the pictures that it names
+        # pairs.txt comes first: --restart deletes only the images that it names
         lines = [f"{e.name}.png {e.garment}.png {e.category}".rstrip() for e in self.examples]
         with atomic_write(folder / "pairs.txt") as temporary:
             temporary.write_text("\n".join(lines) + "\n")
@@ -138,6 +140,7 @@ class Split:
                 break
             wearer = index
             if groups is not None:
+                # seeded by the record, so that --limit does not change the partners
                 wearer = groups.partner(index, np.random.default_rng((seed, index)))
                 if wearer == index:
                     continue
@@ -153,13 +156,13 @@ class Split:
             if name in keys:
                 raise OmfaError(
                     f"{settings.records}: records {keys[name]} and {record.key} of split"
-                    f" {self.name!r} would both be {name}.png; give them other names in the raw"
+                    f" {self.name!r} would both be written to {name}.png; rename one in the raw"
                     " folder and build the records again"
                 )
             keys[name] = record.key
             found.append(Named(index, name, file_name(garment), record.category, wearer))
         if not found:
-            why = "records with another of their group (person and outfit)"
+            why = "group (same person and outfit) with two records or more"
             needed = why if self.setting == "multi_pose" else "records"
             raise OmfaError(f"{settings.records}: split {self.name!r} has no {needed}")
         return found
@@ -174,6 +177,7 @@ def _write_encoded(folder: Path, name: str, encoded: bytes) -> None:
     with Image.open(io.BytesIO(encoded)) as image:
         suffix = SUFFIXES.get(image.format or "", ".png")
     path = folder / f"{name}{suffix}"
+    # kept on a restart: the bytes are a function of the record
     if not path.exists():
         with atomic_write(path) as temporary:
             temporary.write_bytes(encoded)

@@ -1,4 +1,4 @@
-"""The table for a paper (LaTeX, booktabs) and for a program (CSV)."""
+"""Score tables as LaTeX (booktabs) and as CSV."""
 
 import csv
 import io
@@ -21,12 +21,12 @@ ESCAPES = {
 
 
 def escaped(text: str) -> str:
-    """Return the text for LaTeX's text mode, on one line."""
+    """Return the text escaped for LaTeX's text mode, on one line."""
     return "".join(ESCAPES.get(sign, sign) for sign in " ".join(text.split()))
 
 
 def latex(groups: Sequence[Sequence[Scores]]) -> str:
-    r"""Return a tabular for each group; needs \usepackage{booktabs}."""
+    r"""Return one tabular a group; needs \usepackage{booktabs}."""
     return "% needs \\usepackage{booktabs}\n" + "\n".join(map(_tabular, groups))
 
 
@@ -64,6 +64,7 @@ def _head(column: Column) -> str:
 def _value(cell: Cell) -> str:
     if cell.value is None:
         return "--"
+    # in text mode LaTeX would print a hyphen for the minus sign
     number = f"${cell.text}$" if cell.text.startswith("-") else cell.text
     return rf"\textbf{{{number}}}" if cell.best else number
 
@@ -77,12 +78,13 @@ def _comment(text: str) -> str:
 
 
 def csv_text(groups: Sequence[Sequence[Scores]]) -> str:
-    """Return one line a scores file and, for each metric, value, interval and why there is none.
+    """Return one row a scores file, with value, interval and "not computed" reason of each metric.
 
-    Numbers are as precise as in the scores files and in their scale, which the column's name
-    carries: kid_x1000. An empty field is a number that there is not.
+    Numbers keep the full precision and the scale of the scores files; a scale other than 1 is part
+    of the column's name (kid_x1000). Missing numbers are empty fields.
     """
     tables = [methods_table(group) for group in groups]
+    # groups may have different metrics: the columns are their union
     columns = {_field(column): column for table in tables for column in table.columns}
     parts = ("", "_low", "_high", "_not_computed")
     lead = ("method", "protocol", "setting", "pairs", "scored")
@@ -115,6 +117,7 @@ def _fields(cell: Cell) -> list[object]:
     if cell.value is None:
         return ["", "", "", cell.why]
     return [
+        # repr is the shortest text that reads back as the same float
         repr(cell.value),
         *map(repr, cell.interval or ()),
         *([] if cell.interval else ["", ""]),

@@ -1,4 +1,4 @@
-"""Score one folder of pictures under a protocol: checked first, resumable, in bounded memory."""
+"""Scoring a folder of images under a protocol: checked first, resumable, in bounded memory."""
 
 import datetime
 import hashlib
@@ -37,7 +37,7 @@ MAX_ASPECT_ERROR = 0.01
 
 @dataclass(frozen=True)
 class Request:
-    """What to score: folders, rules and where the result goes (see `omfa eval --help`)."""
+    """What to score, how, and where the result is written (see `omfa eval --help`)."""
 
     pred: Path
     gt: Path
@@ -49,7 +49,7 @@ class Request:
     categories: Path | None = None
     names: Names = field(default_factory=Names)
     method: str | None = None
-    only: tuple[str, ...] = ()  # these metrics of the protocol; () is all
+    only: tuple[str, ...] = ()  # a subset of the protocol's metrics; () means all
     networks: Path | None = None
     any_weights: bool = False
     allow_missing: bool = False
@@ -62,9 +62,8 @@ class Request:
 def score_folder(request: Request) -> Scores:
     """Score the folder, write the scores file and return its content.
 
-    Values are kept in OUT.cache as they come; a run that was killed goes on where it was. Raises
-    OmfaError, before any work, for files that are damaged or do not match, and for an --out that
-    holds something else.
+    Values are cached in OUT.cache as they are computed, so a killed run resumes. Raises OmfaError
+    before any work if files are damaged or do not match, or if --out holds something else.
     """
     chosen = protocol(request.protocol)
     choices = chosen.metrics(request.setting)
@@ -81,6 +80,7 @@ def score_folder(request: Request) -> Scores:
         names=request.names,
         allow_missing=request.allow_missing,
     )
+    # all files first: a damaged one must not stop a run after hours
     facts = look_at_all(_files(matched), request.workers)
     wrong = wrong_sizes(chosen, matched, facts)
     if wrong and not request.allow_missing:
@@ -90,6 +90,7 @@ def score_folder(request: Request) -> Scores:
             " --allow-missing to have them resized"
         )
     networks = Networks(request.networks, any_weights=request.any_weights)
+    # a mean over the examples that have a garment would not be comparable
     garment = all(row.garment for row in matched.matches)
     computable = {
         key: choice
@@ -97,37 +98,49 @@ def score_folder(request: Request) -> Scores:
         if (choice.against != "garment" or garment) and (not request.only or key in request.only)
     }
     computers = load_computers(computable, networks, request.device)
+    # next to the scores and not in a user cache: one can see it and delete it
     cache = request.out.with_name(f"{request.out.name}.cache")
     results = Results(computers.distinct, facts, cache)
     works = results.plan(matched)
     if len(works) < len(matched.matches) and computers.distinct:
-        log.info("%d of %d in %s", len(matched.matches) - len(works), len(matched.matches), cache)
+        cached = len(matched.matches) - len(works)
+        log.info("%d of %d examples are cached in %s", cached, len(matched.matches), cache)
     results.run(works, workers=request.workers, batch_size=request.batch_size)
-    scores = _scores(request, chosen, matched, facts, computers, results, networks, len(wrong))
+    scored = _Scored(
+        request=request,
+        chosen=chosen,
+        matched=matched,
+        facts=facts,
+        computers=computers,
+        results=results,
+        networks=networks,
+        resized=len(wrong),
+    )
+    scores = _scores(scored)
     write_scores(request.out, scores)
     return scores
 
 
 def require_out(request: Request) -> None:
-    """Raise an OmfaError unless --out can be written, or replaced by what this run makes."""
+    """Raise an OmfaError unless --out can be written, or holds scores of the same kind."""
     if request.setting not in SETTINGS:
         raise OmfaError(f"--setting must be one of {', '.join(SETTINGS)}, got {request.setting!r}")
     out = request.out
     if not out.parent.is_dir():
-        raise OmfaError(f"--out: the folder {out.parent} does not exist; make it or change --out")
+        raise OmfaError(f"--out: the folder {out.parent} does not exist; create it or change --out")
     if out.is_dir():
         raise OmfaError(f"--out must be a file, {out} is a folder; change --out")
     if out.exists():
         entry = read_scores(out).protocol
         if (entry.name, entry.setting) != (request.protocol, request.setting):
             raise OmfaError(
-                f"{out} holds the scores of protocol {entry.name}, {entry.setting}; this run's are"
-                f" of {request.protocol}, {request.setting}: change --out"
+                f"{out} holds scores of protocol {entry.name}, {entry.setting}, and this run makes"
+                f" scores of {request.protocol}, {request.setting}: change --out"
             )
 
 
 def wrong_sizes(chosen: Protocol, matched: Matched, facts: dict[Path, FileFacts]) -> list[str]:
-    """Return a line for each prediction whose size the protocol does not allow."""
+    """Return one line for each prediction whose size the protocol does not allow."""
     wrong = []
     for row in matched.scored:
         assert row.pred
@@ -150,16 +163,23 @@ def _files(matched: Matched) -> list[Path]:
     return list(dict.fromkeys(path for row in rows for path in row if path))
 
 
-def _scores(
-    request: Request,
-    chosen: Protocol,
-    matched: Matched,
-    facts: dict[Path, FileFacts],
-    computers: Computers,
-    results: Results,
-    networks: Networks,
-    resized: int,
-) -> Scores:
+@dataclass(frozen=True)
+class _Scored:
+    """A scored folder before its values are aggregated; `resized` counts wrong-size predictions."""
+
+    request: Request
+    chosen: Protocol
+    matched: Matched
+    facts: dict[Path, FileFacts]
+    computers: Computers
+    results: Results
+    networks: Networks
+    resized: int
+
+
+def _scores(folder: _Scored) -> Scores:
+    request, chosen, matched, facts = folder.request, folder.chosen, folder.matched, folder.facts
+    computers, results = folder.computers, folder.results
     choices = chosen.metrics(request.setting)
     scored = matched.scored
     values = {
@@ -179,6 +199,7 @@ def _scores(
                 made[key] = mean_of(choice, column, request.seed)
             else:
                 preds = _distinct(row.pred for row in rows if row.pred)
+                # papers compare with all test photos, also those without a prediction
                 truths = _distinct(row.truth for row in everything)
                 computer = computers.by_metric[key]
                 made[key] = distance_of_sets(results, computer, choice, preds, truths, request.seed)
@@ -190,14 +211,15 @@ def _scores(
         everything = [row for row in matched.matches if row.category == name]
         categories[name] = Category(len(rows), table(rows, everything))
     preds = [row.pred for row in scored if row.pred]
+    # names and contents: two methods must be scored against the same images
     digest = hashlib.sha256()
     for row in matched.matches:
         digest.update(f"{row.name} {facts[row.truth].sha256}\n".encode())
     formats = Counter(facts[path].format for path in preds)
     odd = Counter(fact.odd for fact in facts.values() if fact.odd)
     if odd:
-        listed = ", ".join(f"{count} {what}" for what, count in sorted(odd.items()))
-        log.warning("converted to upright 8-bit RGB: %s", listed)
+        converted = ", ".join(f"{count} {what}" for what, count in sorted(odd.items()))
+        log.warning("converted to upright 8-bit RGB: %s", converted)
     now = datetime.datetime.now(datetime.UTC)
     return Scores(
         method=request.method or request.pred.resolve().name,
@@ -206,7 +228,7 @@ def _scores(
         versions=base_versions() | computers.libraries | {"device": request.device},
         weights={
             name: WeightsFile(found.weights.name, found.sha256)
-            for name, found in sorted(networks.used.items())
+            for name, found in sorted(folder.networks.used.items())
         },
         seed=request.seed,
         folders=Folders(
@@ -217,13 +239,13 @@ def _scores(
             digest.hexdigest(),
         ),
         counts=Counts(
-            len(matched.matches),
-            len(scored),
-            matched.missing,
-            matched.extra,
-            resized,
-            dict(sorted(formats.items())),
-            dict(sorted(odd.items())),
+            pairs=len(matched.matches),
+            scored=len(scored),
+            missing=matched.missing,
+            extra=matched.extra,
+            resized=folder.resized,
+            formats=dict(sorted(formats.items())),
+            converted=dict(sorted(odd.items())),
         ),
         metrics=table(scored, list(matched.matches)),
         categories=categories,
@@ -237,7 +259,7 @@ def _scores(
 
 def _reason(key: str, request: Request, computers: Computers, choice: MetricChoice) -> str:
     if request.only and key not in request.only:
-        return "left out by --metrics"
+        return "excluded by --metrics"
     if key in computers.absent:
         return computers.absent[key]
     return f"{choice.label} compares with the garment: give --garments DIR and --pairs FILE"

@@ -1,4 +1,4 @@
-"""Which examples a report shows, and their pictures: found again by name, made small."""
+"""The examples that a report shows: which ones, and their images, found by name and downscaled."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,14 +13,14 @@ from omfa_jax.evals.matching import SUFFIXES, read_pair_lines
 from omfa_jax.evals.page import Figure
 from omfa_jax.evals.scores import Scores
 
-# the first of these that the files have is shown if none is asked for
+# without a metric on the command line, the first of these that the files have is used
 PREFERRED = ("judge", "lpips", "dists", "ssim", "psnr")
 TRUTH = {"unpaired": "person, own garment", "try_off": "true garment"}
 
 
 @dataclass(frozen=True)
 class ExampleSettings:
-    """Metrics to rank by (none: a good one is taken), how many of each end, their height."""
+    """Metrics to rank by (none: the first of PREFERRED), examples of each kind, image height."""
 
     metrics: tuple[str, ...] = ()
     count: int = 3
@@ -36,7 +36,7 @@ class Example:
 
 
 def ranking_metrics(group: Sequence[Scores], asked: Sequence[str]) -> list[str]:
-    """Return the metrics to rank by; OmfaError for one that no file has for single pictures."""
+    """Return the metrics to rank by; OmfaError for one that no file has per image."""
     known = list(
         dict.fromkeys(
             name
@@ -47,23 +47,25 @@ def ranking_metrics(group: Sequence[Scores], asked: Sequence[str]) -> list[str]:
     )
     for name in asked:
         if name not in known:
-            raise unknown("metric of single pictures", name, known)
+            raise unknown("per-image metric (--examples-by)", name, known)
     if asked:
         return list(asked)
     return [name for name in (*PREFERRED, *known) if name in known][:1]
 
 
 def choose(group: Sequence[Scores], metric: str, count: int) -> list[Example]:
-    """Return the worst and best examples by the methods' mean, and where they differ most.
+    """Return the worst and best examples by the mean over methods, and the most different ones.
 
-    Only examples that every method with this metric has a value of; none is shown twice.
+    Only examples with a value from every method that has the metric are considered, each once.
     """
     tables = [values for one in group if (values := values_of(one, metric))]
     names = [name for name in tables[0] if all(name in table for table in tables)]
     better = next(one.metrics[metric].better for one in group if metric in one.metrics)
     sign = 1 if better == "higher" else -1
     found = {name: [table[name] for table in tables] for name in names}
+    # the name breaks ties, so that the choice does not depend on the file order
     order = sorted(names, key=lambda name: (sign * float(np.mean(found[name])), name))
+    # with few examples, best and worst must not overlap
     count = max(1, min(count, len(order) // 2))
     worst = order[:count]
     best = [name for name in reversed(order[-count:]) if name not in worst]
@@ -76,7 +78,7 @@ def choose(group: Sequence[Scores], metric: str, count: int) -> list[Example]:
 
 
 def values_of(scores: Scores, metric: str) -> dict[str, float]:
-    """Return the metric's values by name of picture, in the scale of the metric."""
+    """Return the metric's values by image name, in the scale of the metric."""
     rows = scores.per_image
     if metric not in rows.values or metric not in scores.metrics:
         return {}
@@ -86,10 +88,10 @@ def values_of(scores: Scores, metric: str) -> dict[str, float]:
 
 
 class Pictures:
-    """The pictures of one method: generated, ground truth and garment, by name.
+    """The images of one method (generated, ground truth and garment), by example name.
 
-    Folders are looked for as the scores file says and, if relative, beside the file too
-    (`beside`). What is not there is in `notes`, once.
+    Folders are looked up as the scores file names them and, if relative, next to the file too
+    (`beside`). Anything missing is listed once in `notes`.
     """
 
     def __init__(self, scores: Scores, beside: Path, height_px: int) -> None:
@@ -108,26 +110,26 @@ class Pictures:
         for path in (Path(folder), self.beside / folder):
             if path.is_dir():
                 return path
-        self.notes.append(f"{self.scores.method}: the folder of {what} is not here: {folder}")
+        self.notes.append(f"{self.scores.method}: the folder of {what} is missing: {folder}")
         return None
 
     def _read_pairs(self, file: str | None) -> list[tuple[str, str]]:
-        """Return person and garment of each line of the list of pairs, without suffix."""
+        """Return person and garment of each line of the pairs file, without suffix."""
         if file is None:
             return []
         for path in (Path(file), self.beside / file):
             if path.is_file():
                 try:
-                    rows = read_pair_lines(path, "the list of pairs")
+                    rows = read_pair_lines(path, "the pairs file")
                 except OmfaError as error:
                     self.notes.append(f"{self.scores.method}: {error}")
                     return []
                 return [(Path(row.person).stem, Path(row.garment).stem) for row in rows]
-        self.notes.append(f"{self.scores.method}: the list of pairs is not here: {file}")
+        self.notes.append(f"{self.scores.method}: the pairs file is missing: {file}")
         return []
 
     def picture(self, kind: str, name: str) -> UInt8[np.ndarray, "h w 3"] | None:
-        """Return the "pred", "gt" or "garments" picture of an example, None if it is not there."""
+        """Return the "pred", "gt" or "garments" image of an example, None if it is missing."""
         folder = self._folders[kind]
         paths = (folder and self._find(folder, other) for other in self._names(kind, name))
         path = next((path for path in paths if path), None)
@@ -138,15 +140,17 @@ class Pictures:
         except OmfaError as error:
             self.notes.append(f"{self.scores.method}: {error}")
             return None
+        # never enlarged: it would suggest a resolution that is not there
         height = min(self.height_px, image.shape[0])
         return resize(image, height, max(1, round(image.shape[1] * height / image.shape[0])))
 
     def _names(self, kind: str, name: str) -> list[str]:
-        """Return the names that an example's picture of a kind may have, the likeliest first.
+        """Return the names that an example's image of a kind may have, most likely first.
 
-        A prediction has the example's own name; by the list of pairs that is the person's, or one
-        that holds the person's and perhaps the garment's (`--pred-name`).
+        A prediction has the example's name. In the pairs file that is the person's name, or a name
+        that contains the person's and possibly the garment's (`--pred-name`).
         """
+        # 00001 is also a part of 100001: an exact name comes first
         exact = [row for row in self._pairs if row[0] == name]
         held = [row for row in self._pairs if row[0] in name]
         both = [row for row in held if row[1] in name]
@@ -155,7 +159,7 @@ class Pictures:
         return orders[kind]
 
     def has(self, kind: str) -> bool:
-        """Whether there is such a folder."""
+        """Whether the folder exists."""
         return bool(self._folders[kind])
 
     def _find(self, folder: Path, name: str) -> Path | None:
@@ -168,7 +172,7 @@ class Pictures:
 def figures(
     example: Example, metric: str, group: Sequence[Scores], pictures: Sequence[Pictures]
 ) -> list[Figure]:
-    """Return garment, truth, and every method's picture of one example with its value."""
+    """Return garment, ground truth, and every method's image of one example with its value."""
     setting = group[0].protocol.setting
     row = []
     for kind, caption in (("garments", "garment"), ("gt", TRUTH.get(setting, "ground truth"))):
@@ -183,7 +187,7 @@ def figures(
         below = f"{label}: {'none' if value is None else f'{value:#.4g}'}"
         reason = _reason(scores, example.name) if metric == "judge" else ""
         image = source.picture("pred", example.name)
-        row.append(Figure(scores.method, image, f"{below}{reason}", "no picture"))
+        row.append(Figure(scores.method, image, f"{below}{reason}", "no image"))
     return row
 
 

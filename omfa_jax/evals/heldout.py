@@ -1,10 +1,10 @@
-"""Held-out loss: fixed examples at fixed noise levels with fixed noise, for curves and studies.
+"""Held-out loss: fixed examples at fixed noise levels with fixed noise.
 
-Training's loss draws timesteps and noise anew, which scatters it by more than two models differ.
-Here every example is looked at once a task and timestep, and the noise of that look is a function
-of (seed, the example's key, timestep): two checkpoints, or two sizes of model, see the same. Losses
-leave the device one by one and are summed on the host in the examples' order, in float64, so the
-figure does not depend on how the examples were dealt to devices and hosts.
+The training loss draws new timesteps and noise at every step, and its scatter is larger than the
+difference between two models. Here each example is evaluated once for every task and timestep, with
+noise that is a function of (seed, example key, timestep), so two checkpoints or two model sizes see
+the same noise. The host sums the single losses in the examples' order, in float64, so the result
+does not depend on how the examples were distributed over devices and hosts.
 """
 
 import itertools
@@ -30,12 +30,13 @@ from omfa_jax.parallel.mesh import batch_parts, batch_sharding, replicated
 from omfa_jax.train.gradient import manual_axes, specs_within
 from omfa_jax.train.objective import NOISE_LEVELS, Apply, batch_latents
 
-# rows that a device computes at once; an example's place among them is its number's remainder
+# rows that a device computes at once; fixed, so that its program and arithmetic are the same on
+# every mesh
 ROWS = 4
 LATENTS = tuple(f"{name}_latents" for name in (*COMPONENTS, "pose"))
 
 HostBatch = dict[str, np.ndarray]
-# (parameters, prompt table) -> the loss; every process of the job calls it
+# (parameters, prompt table) -> the loss; a collective, so every process must call it
 HeldOut = Callable[[Any, Mapping[str, Any]], "HeldOutLoss"]
 
 
@@ -43,7 +44,8 @@ HeldOut = Callable[[Any, Mapping[str, Any]], "HeldOutLoss"]
 class HeldOutSettings:
     """The first `examples` of a split, each at `timesteps` evenly spaced noise levels.
 
-    `timesteps` is a multiple of NOISE_LEVELS, so that every quarter of the schedule holds as many.
+    `timesteps` is a multiple of NOISE_LEVELS, so that each quarter of the schedule has equally
+    many.
     """
 
     examples: int = 64
@@ -52,7 +54,7 @@ class HeldOutSettings:
 
     def __post_init__(self) -> None:
         if self.examples < 1:
-            raise OmfaError(f"held-out loss needs 1 example or more, got {self.examples}")
+            raise OmfaError(f"held-out loss needs at least 1 example, got {self.examples}")
         if self.timesteps < 1 or self.timesteps % NOISE_LEVELS:
             raise OmfaError(
                 "the noise levels of the held-out loss (config.eval.timesteps, --loss-timesteps)"
@@ -62,10 +64,10 @@ class HeldOutSettings:
 
 @dataclass(frozen=True)
 class HeldOutLoss:
-    """The unweighted loss (equation 3, w = 1) of every example, timestep and task.
+    """The loss (docs/method.md, section 5, with w = 1) of every example, timestep and task.
 
-    It is in units of the prediction type, so epsilon and v do not compare. `shares` are the tasks'
-    shares of the training examples; a task that is not trained is not here.
+    Its unit is that of the prediction type, so epsilon and v are not comparable. `shares` are the
+    tasks' shares of the training examples; tasks that are not trained are left out.
     """
 
     keys: tuple[str, ...]
@@ -82,17 +84,17 @@ class HeldOutLoss:
 
     @property
     def per_example(self) -> Float64[np.ndarray, "examples"]:
-        """Each example's part of the total: what two models are compared by, pair by pair."""
+        """Each example's loss, averaged like the total: for paired comparisons of two models."""
         return (self.values * np.array(self.shares)).sum(axis=2).mean(axis=1)
 
     @property
     def standard_error(self) -> float:
-        """Of the total, for another choice of as many examples; 0 for a single one."""
+        """The total's standard error over the choice of examples; 0 for a single example."""
         count = len(self.keys)
         return float(self.per_example.std(ddof=1) / count**0.5) if count > 1 else 0.0
 
     def scalars(self) -> dict[str, float]:
-        """Return loss, loss/TASK and loss/tLOW-HIGH (quarters of the timesteps)."""
+        """Return loss, loss/TASK and loss/tLOW-HIGH (one for each quarter of the timesteps)."""
         named = {f"loss/{task}": self.values[..., i].mean() for i, task in enumerate(self.tasks)}
         by_time = (self.values * np.array(self.shares)).sum(axis=2).mean(axis=0)
         times = np.array(self.timesteps)
@@ -104,7 +106,7 @@ class HeldOutLoss:
 
 
 def noise_levels(count: int, train_steps: int) -> tuple[int, ...]:
-    """Return the middles of `count` equal parts of the timesteps 0..train_steps - 1."""
+    """Return the midpoints of `count` equal parts of the timesteps 0..train_steps - 1."""
     return tuple((2 * part + 1) * train_steps // (2 * count) for part in range(count))
 
 
@@ -112,19 +114,19 @@ def held_out_batches(
     batches: Iterable[Mapping[str, np.ndarray]],
     encode: Callable[[Any], Any] | None,
 ) -> list[HostBatch]:
-    """Return latents, has_pose, ids, keys and valid of each batch, encoding pictures once.
+    """Return latents, has_pose, ids, keys and valid of each batch; images are encoded once.
 
-    `batches` are `eval_batches`' of this process. Latents are kept as float16, as `omfa data
-    latents` stores them: pictures and their stored latents then give the same loss. `encode` takes
-    ROWS pictures in [-1, 1] at a time; stored latents need none.
+    `batches` are those of `eval_batches` on this process. Latents are kept as float16, as `omfa
+    data latents` stores them, so that images and their stored latents give the same loss. `encode`
+    takes ROWS images in [-1, 1] at a time; batches of stored latents do not need it.
     """
     kept = []
     for batch in batches:
 
-        def encoded(pictures: Array) -> Array:
+        def encoded(images: Array) -> Array:
             if encode is None:
                 raise OmfaError("held-out loss on image records needs the model's VAE")
-            parts = [encode(pictures[i : i + ROWS]) for i in range(0, len(pictures), ROWS)]
+            parts = [encode(images[i : i + ROWS]) for i in range(0, len(images), ROWS)]
             return jnp.asarray(np.concatenate([np.asarray(part) for part in parts]))
 
         latents = batch_latents(batch, encoded)  # type: ignore[arg-type]
@@ -142,9 +144,9 @@ def held_out(
     param_shardings: Any,
     batches: Sequence[HostBatch],
 ) -> HeldOut:
-    """Return the loss of this process's `batches` and the other processes', as one function.
+    """Return a function that computes the held-out loss over the `batches` of all processes.
 
-    `apply` is `trained_network`'s on the same mesh: parameters that are cut over fsdp stay cut.
+    `apply` is that of `trained_network` on the same mesh; sharded parameters stay sharded.
     """
     tasks = [index for index, task in enumerate(diffusion.tasks) if task.weight > 0]
     weights = np.array([diffusion.tasks[index].weight for index in tasks])
@@ -178,23 +180,24 @@ def loss_program(
     levels: Sequence[int],
     tasks: Sequence[int],
 ) -> Callable[..., Float[Array, "b timesteps tasks"]]:
-    """Return the compiled loss of a global batch: each device its rows, one look after the other.
+    """Return the jitted loss of a global batch, over one (timestep, task) pair after the other.
 
-    A device's program has the same shapes on every mesh, and so the same arithmetic.
+    A device's program has the same shapes on every mesh, and therefore the same arithmetic.
     """
     canvas, table = diffusion.canvas, jnp.asarray(noised_table(diffusion.tasks))
     axes, manual = manual_axes(mesh)
 
     def on_device(params: Any, prompts: Any, batch: Mapping[str, Array], root: Array) -> Array:
-        latents = batch_latents(batch, _no_pictures)
+        latents = batch_latents(batch, _refuse_images)
         pose = canvas.assemble({"person": latents.pop("pose")})
         x0 = canvas.assemble(latents)
         rows = x0.shape[0]
         keys = example_keys(root, batch["id"])
 
-        def look(which: Array) -> Float[Array, "b"]:
+        def evaluate(which: Array) -> Float[Array, "b"]:
             level, task = jnp.broadcast_to(which[0], (rows,)), jnp.broadcast_to(which[1], (rows,))
             mask = canvas.mask(table[task])
+            # the noise is not a function of the task: tasks of one example see the same noise
             own = jax.vmap(lambda key: jax.random.fold_in(key, which[0]))(keys)
             eps = jax.vmap(lambda key: jax.random.normal(key, x0.shape[1:]))(own)
             alpha, sigma = alpha_sigma(diffusion.schedule, level)
@@ -204,16 +207,21 @@ def loss_program(
             wanted = target(diffusion.prediction, x0, eps, alpha, sigma)
             return masked_mean((output - wanted) ** 2, mask)
 
-        looks = jnp.array([(level, task) for level in levels for task in tasks], jnp.int32)
-        losses = jax.lax.map(look, looks)
+        pairs = jnp.array([(level, task) for level in levels for task in tasks], jnp.int32)
+        losses = jax.lax.map(evaluate, pairs)
         return losses.T.reshape(rows, len(levels), len(tasks))
 
-    whole = PartitionSpec()
+    unsharded = PartitionSpec()
     if manual:
         on_device = jax.shard_map(
             on_device,
             mesh=mesh,
-            in_specs=(specs_within(param_shardings, manual), whole, PartitionSpec(axes), whole),
+            in_specs=(
+                specs_within(param_shardings, manual),
+                unsharded,
+                PartitionSpec(axes),
+                unsharded,
+            ),
             out_specs=PartitionSpec(axes),
             axis_names=manual,
             check_vma=False,
@@ -226,35 +234,36 @@ def loss_program(
 
 
 def global_rows(mesh: Mesh) -> int:
-    """Return the batch size that `eval_batches` is to give the mesh: ROWS a device."""
+    """Return the global batch size for `eval_batches`: ROWS a device."""
     return ROWS * batch_parts(mesh)
 
 
 def examples_in_order(
     rows: Int[np.ndarray, "b"], valid: Bool[np.ndarray, "b"]
 ) -> Int[np.ndarray, "valid"]:
-    """Return where a batch's valid examples lie in its global arrays, in the data's order."""
+    """Return the indices of the valid rows of a global batch, in the data's order."""
     order = np.argsort(rows)
     return order[valid[order]]
 
 
 def _in_order(mesh: Mesh, batch: HostBatch) -> tuple[tuple[str, ...], np.ndarray]:
-    """Return the keys of all processes' examples of a batch, and where in its arrays they lie.
+    """Return the keys of a global batch's examples and their indices in its arrays.
 
-    Both are in the examples' order, without the rows that fill up the last batch.
+    Both are in the data's order, without the padding rows of the last batch.
     """
+    # collectives carry numbers only, so the keys travel as fixed-length bytes
     fixed = np.char.encode(batch["key"].astype(str), "utf-8").astype("S256")
     codes = fixed.view(np.uint8).reshape(len(fixed), -1)
     gathered = to_global(mesh, {"key": codes, "valid": batch["valid"]})
-    whole = {name: _everywhere(mesh, array) for name, array in gathered.items()}
-    order = examples_in_order(whole[ROW], whole["valid"])
-    names = np.ascontiguousarray(whole["key"]).view("S256").ravel()
+    arrays = {name: _replicate(mesh, array) for name, array in gathered.items()}
+    order = examples_in_order(arrays[ROW], arrays["valid"])
+    names = np.ascontiguousarray(arrays["key"]).view("S256").ravel()
     return tuple(name.decode(errors="replace") for name in names[order]), order
 
 
-def _everywhere(mesh: Mesh, array: jax.Array) -> np.ndarray:
+def _replicate(mesh: Mesh, array: jax.Array) -> np.ndarray:
     return np.asarray(jax.jit(lambda a: a, out_shardings=replicated(mesh))(array))
 
 
-def _no_pictures(_: Array) -> Array:
-    raise OmfaError("the held-out loss takes latents; give it held_out_batches' rows")
+def _refuse_images(_: Array) -> Array:
+    raise OmfaError("the held-out loss takes latents: pass it the batches of held_out_batches")

@@ -1,7 +1,7 @@
-"""Influence: how much better the picture is with the right condition than with a wrong one.
+"""Influence: how much better an image is with the right condition than with a wrong one.
 
-A model that ignores a condition scores 0 dB here, however good its pictures look. `influence` is of
-a batch in memory; `gain` of any values per image, such as those of a split's saved pictures.
+A model that ignores a condition scores 0 dB here, however good its images look. `influence` works
+on a batch in memory, `gain` on any per-image values, such as those of a split's saved images.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -16,8 +16,8 @@ from omfa_jax.evals.aggregate import RESAMPLES, bootstrap
 from omfa_jax.evals.psnr import mean_psnr
 
 Batch = dict[str, Float[np.ndarray, "b h w 3"]]
-# whose conditions are exchanged for another example's, by what the condition is called: a task's
-# rows. The other person comes with face and pose, which are in the photo.
+# task -> condition -> the inputs that are replaced by another example's. A person is replaced
+# together with face and pose, because both can be seen in the photo.
 CONDITIONS = {
     "try_on": {"garment": ("garment",), "face": ("face",), "pose": ("pose",)},
     "try_off": {"person": ("person", "face", "pose"), "face": ("face",), "pose": ("pose",)},
@@ -34,16 +34,17 @@ class Influence:
 
     @property
     def gain_db(self) -> float:
-        """What the condition is worth."""
+        """The gain of the right condition over a wrong one."""
         return self.right_db - self.wrong_db
 
 
 def derangement(count: int, seed: int) -> np.ndarray:
-    """Return a permutation that moves every index: whose condition each example gets instead."""
+    """Return a seeded permutation without fixed points: whose condition each example gets."""
     if count < 2:
         raise OmfaError(f"influence needs at least 2 examples, got {count}")
     order = np.random.default_rng(seed).permutation(count)
     swapped = np.empty(count, int)
+    # one cycle through a random order: no index can map to itself
     swapped[order] = np.roll(order, 1)
     return swapped
 
@@ -58,10 +59,10 @@ def influence(
     seed: int,
     right: UInt8[np.ndarray, "b h w 3"] | None = None,
 ) -> tuple[Influence, UInt8[np.ndarray, "b h w 3"]]:
-    """Swap `conditions` among the examples and compare both results with the truth.
+    """Swap `conditions` among the examples and compare both results with the ground truth.
 
-    Returns the figures and the pictures made with the wrong condition. `right`, if given, are the
-    pictures made with the right one (to save a run).
+    Returns the PSNRs and the images generated with the wrong condition. `right` are the images
+    generated with the right one, if they exist already.
     """
     right = generate(batch) if right is None else right
     swap = derangement(len(right), seed)
@@ -79,17 +80,18 @@ def gain(
     seed: int,
     region: str = "whole picture",
 ) -> dict[str, Any]:
-    """Return what a condition is worth, in units of a metric per image: the scores file's form.
+    """Return the gain of a condition in units of a per-image metric, as the scores file stores it.
 
     `right` and `wrong` are the values of the same examples; `better` is "higher" or "lower". `gain`
-    is above 0 where the right condition is better; its interval is a bootstrap over the examples,
-    each with both its values.
+    is positive where the right condition is better; its interval is a paired bootstrap over the
+    examples.
     """
     if len(right) != len(wrong) or len(right) < 2:
         raise OmfaError(
-            f"influence needs both values of 2 examples or more, got {len(right)} and {len(wrong)}"
+            f"influence needs both values of at least 2 examples, got {len(right)} and {len(wrong)}"
         )
     ours, others = np.asarray(right, np.float64), np.asarray(wrong, np.float64)
+    # paired differences: the variation between examples cancels
     each = ours - others if better == "higher" else others - ours
     return {
         "metric": metric,

@@ -1,4 +1,4 @@
-"""Which prediction belongs to which ground truth picture and garment: by name, and strictly."""
+"""Strict matching of predictions with ground truth and garment images, by file name."""
 
 import re
 from dataclasses import dataclass
@@ -15,26 +15,26 @@ SHOWN = 3
 
 @dataclass(frozen=True)
 class Names:
-    """How files are named (without suffix) for one line of the pairs: {person} and {garment}."""
+    """File name templates (without suffix), filled with a pair's {person} and {garment}."""
 
     pred: str = "{person}"
     gt: str = "{person}"
     garment: str = "{garment}"
 
     def __post_init__(self) -> None:
-        """Refuse a rule with another placeholder."""
+        """Raise an OmfaError for a template with another placeholder."""
         for flag, rule in (("pred", self.pred), ("gt", self.gt), ("garment", self.garment)):
             others = set(re.findall(r"{(.*?)}", rule)) - {"person", "garment"}
             if others or "{" not in rule:
                 raise OmfaError(
-                    f"--{flag}-name must hold {{person}} or {{garment}} and no other"
+                    f"--{flag}-name must contain {{person}} or {{garment}} and no other"
                     f" placeholder, got {rule!r}"
                 )
 
 
 @dataclass(frozen=True)
 class Match:
-    """One prediction and what it is compared with; None for a file that is not there."""
+    """One prediction and what it is compared with; None for a missing file."""
 
     name: str
     pred: Path | None
@@ -45,7 +45,7 @@ class Match:
 
 @dataclass(frozen=True)
 class Matched:
-    """All matches, in the order of their names, and the names that have no partner."""
+    """All matches in the order of their names, and the names without a counterpart."""
 
     matches: tuple[Match, ...]
     missing: tuple[str, ...]
@@ -58,12 +58,13 @@ class Matched:
 
 
 def pictures_by_name(folder: Path, what: str, flag: str) -> dict[str, Path]:
-    """Return {name without suffix: path} of a folder's pictures, in the order of the names.
+    """Return {name without suffix: path} of a folder's images, sorted by name.
 
-    OmfaError if the folder has none, or two of one name (a.jpg and a.png).
+    Raises OmfaError if the folder has no images, or two with the same name (a.jpg and a.png).
     """
     found: dict[str, Path] = {}
     for path in sorted(require_dir(folder, what, flag).iterdir()):
+        # hidden files are left by file managers and by interrupted atomic writes
         if path.name.startswith(".") or path.suffix.lower() not in SUFFIXES or not path.is_file():
             continue
         if path.stem in found:
@@ -74,13 +75,13 @@ def pictures_by_name(folder: Path, what: str, flag: str) -> dict[str, Path]:
         found[path.stem] = path
     if not found:
         inside = sorted(path.name for path in folder.iterdir() if path.is_dir())
-        hint = f" (it has folders: {', '.join(inside[:SHOWN])})" if inside else ""
-        raise OmfaError(f"{what}: no pictures in {folder}{hint}; change {flag}")
+        hint = f" (it has subfolders: {', '.join(inside[:SHOWN])})" if inside else ""
+        raise OmfaError(f"{what}: no images in {folder}{hint}; change {flag}")
     return found
 
 
 def read_pair_lines(path: Path, flag: str) -> list[Pair]:
-    """Return the lines of a pairs file; OmfaError that names the first line that is no pair."""
+    """Return the lines of a pairs file; OmfaError naming the first line that is not a pair."""
     faults: list[str] = []
     try:
         pairs = list(read_pairs(require_file(path, "pairs file", flag), faults))
@@ -90,9 +91,10 @@ def read_pair_lines(path: Path, flag: str) -> list[Pair]:
         more = f" (and {len(faults) - 1} more such lines)" if len(faults) > 1 else ""
         raise OmfaError(f"{faults[0]}, separated by spaces or tabs{more}; change {flag}")
     if not pairs:
-        raise OmfaError(f"{path}: no pairs in it; change {flag}")
+        raise OmfaError(f"{path}: the file has no pairs; change {flag}")
     for pair in pairs:
         for word in (pair.person, pair.garment):
+            # a CSV file would otherwise be read as one long name
             if re.search(r"[,;|]", word):
                 raise OmfaError(
                     f"{path}: names must be separated by spaces or tabs, found"
@@ -101,13 +103,14 @@ def read_pair_lines(path: Path, flag: str) -> list[Pair]:
     lines = [(pair.person, pair.garment) for pair in pairs]
     if len(set(lines)) < len(lines):
         twice = next(line for number, line in enumerate(lines) if line in lines[:number])
-        raise OmfaError(f"{path}: the line {' '.join(twice)!r} is there twice; change {flag}")
+        raise OmfaError(f"{path}: the line {' '.join(twice)!r} occurs twice; change {flag}")
     return pairs
 
 
 def read_categories(path: Path) -> dict[str, str]:
     """Return {name without suffix: category} of a file with "name category" lines."""
     found: dict[str, str] = {}
+    # utf-8-sig: files from Windows editors start with a byte order mark
     text = require_file(path, "categories file", "--categories").read_text("utf-8-sig", "replace")
     for number, line in enumerate(text.splitlines(), 1):
         words = line.split()
@@ -117,9 +120,10 @@ def read_categories(path: Path) -> dict[str, str]:
                 " change --categories"
             )
         if words and Path(words[0]).stem in found:
-            raise OmfaError(f"{path} line {number}: {words[0]} is there twice; change --categories")
+            raise OmfaError(f"{path} line {number}: {words[0]} occurs twice; change --categories")
         if words:
             word = words[1]
+            # DressCode numbers its categories
             number_word = word.isdigit() and int(word) < len(CATEGORIES)
             found[Path(words[0]).stem] = CATEGORIES[int(word)] if number_word else word
     return found
@@ -135,18 +139,19 @@ def match(
     names: Names | None = None,
     allow_missing: bool = False,
 ) -> Matched:
-    """Match every expected prediction with its files; OmfaError for what has no partner.
+    """Match every expected prediction with its files; OmfaError for names without a counterpart.
 
-    Expected is one prediction a line of `pairs`, or without it one a ground truth picture. With
-    `allow_missing`, missing and extra predictions are returned and not raised.
+    One prediction is expected for each line of `pairs`, or without it for each ground truth image.
+    With `allow_missing`, missing and extra predictions are returned instead of raised.
     """
     names = names or Names()
+    # would give perfect scores without an error
     if pred.exists() and gt.exists() and pred.resolve() == gt.resolve():
         raise OmfaError(f"--pred and --gt are the same folder ({pred}); change one of them")
     preds = pictures_by_name(pred, "predictions", "--pred")
     truths = pictures_by_name(gt, "ground truth", "--gt")
     shop = pictures_by_name(garments, "garments", "--garments") if garments else None
-    told = read_categories(categories) if categories else {}
+    by_name = read_categories(categories) if categories else {}
     lines = [(name, name, "") for name in truths]
     if pairs:
         read = read_pair_lines(pairs, "--pairs")
@@ -157,7 +162,7 @@ def match(
         name = names.pred.format(**words)
         if name in made:
             raise OmfaError(
-                f"two lines of {pairs} expect the same prediction {name!r}: tell them apart with"
+                f"two lines of {pairs} expect the same prediction {name!r}: add {{garment}} to"
                 " --pred-name, or change --pairs"
             )
         truth = _require(truths, names.gt.format(**words), "ground truth", gt, "--gt", pairs)
@@ -165,7 +170,7 @@ def match(
         if shop is not None and garments is not None and pairs:
             wanted = names.garment.format(**words)
             garment = _require(shop, wanted, "garment", garments, "--garments", pairs)
-        category = line_category or told.get(person, told.get(name, ""))
+        category = line_category or by_name.get(person, by_name.get(name, ""))
         made[name] = Match(name, preds.get(name), truth, garment, category)
     matches = tuple(made[name] for name in sorted(made))
     missing = tuple(match.name for match in matches if match.pred is None)
@@ -173,14 +178,15 @@ def match(
     if categories and (unknown := [match.name for match in matches if not match.category]):
         raise OmfaError(f"{categories}: no category for {_some(unknown)}; change --categories")
     if not allow_missing and (missing or extra):
-        told_off = [
+        problems = [
             *([f"{len(missing)} missing ({_some(missing)})"] if missing else []),
             *([f"{len(extra)} extra ({_some(extra)})"] if extra else []),
         ]
         raise OmfaError(
-            f"predictions in {pred} do not match: {', '.join(told_off)} of {len(matches)} expected;"
+            f"predictions in {pred} do not match: {', '.join(problems)} of {len(matches)} expected;"
             " change --pred, --pairs or --pred-name, or give --allow-missing"
         )
+    # with --allow-missing, a wrong --pred-name would otherwise score nothing
     if len(missing) == len(matches):
         raise OmfaError(
             f"no prediction in {pred} has an expected name (expected {_some(missing)}, found"

@@ -1,7 +1,7 @@
-"""Where the measures' networks come from: local files only, with checksums. Nothing is downloaded.
+"""Weights of the metrics' networks: local files with known checksums; nothing is downloaded.
 
-Each network has a name; it is looked for in --networks DIR, then in the caches where its own
-library would have put it. A file is told by its name, so keep the names that they come with.
+A network is looked up by file name, first in --metric-weights DIR, then in the cache of the library
+that it comes from, so keep the original file names.
 """
 
 import hashlib
@@ -20,13 +20,15 @@ FOLDER_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
 
 class NotThere(OmfaError):
-    """A metric cannot be computed here; the text says what is needed. The rest goes on."""
+    """A metric cannot be computed here; the message says what it needs. Others are unaffected."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """File (or folder) names by which a network is known, where from, and what its SHA-256 starts
-    with ("" where no checksum is published)."""
+    """A network's file (or folder) names, its origin, and the first digits of its SHA-256.
+
+    `sha256` is "" where no checksum is published.
+    """
 
     names: tuple[str, ...]
     origin: str
@@ -60,21 +62,22 @@ class Found:
 
 
 class Networks:
-    """Finds networks by name; `used` lists what was found so far, `recent` what was asked for since
-    it was last cleared.
+    """Finds weights by network name.
 
-    `any_weights` accepts files whose checksum is not the published one (they are in the scores
-    file by their own checksum).
+    `used` has everything found so far, `recent` everything asked for since it was last cleared.
+    `any_weights` accepts files whose checksum differs from the published one; the scores file
+    records the checksum that was used.
     """
 
     def __init__(self, folder: str | Path | None = None, *, any_weights: bool = False):
-        self.folder = require_dir(folder, "networks", "--networks") if folder else None
+        self.folder = require_dir(folder, "metric weights", "--metric-weights") if folder else None
         self.any_weights = any_weights
         self.used: dict[str, Found] = {}
         self.recent: dict[str, Found] = {}
 
     def find(self, name: str) -> Found:
-        """Return where the network is; NotThere, or OmfaError if it is not what its name says."""
+        """Return the network's files; NotThere if missing, OmfaError for a wrong checksum."""
+        # hashing gigabytes of weights once is enough
         if name in self.used:
             self.recent[name] = self.used[name]
             return self.used[name]
@@ -82,21 +85,21 @@ class Networks:
         path = next((path for path in self._places(source) if path.exists()), None)
         if path is None:
             raise NotThere(
-                f"weights are not there: put {source.names[0]} (from {source.origin}) in the"
-                " folder given to --networks"
+                f"weights are missing: put {source.names[0]} (from {source.origin}) into the"
+                " folder given to --metric-weights"
             )
         weights = _weights_in(path)
         digest = file_sha256(weights)
         if not digest.startswith(source.sha256) and not self.any_weights:
             raise OmfaError(
-                f"{weights}: its SHA-256 is {digest[:8]}..., expected {source.sha256}...: another"
-                " or a damaged file; get it again, or give --any-weights to score with it"
+                f"{weights}: its SHA-256 is {digest[:8]}..., expected {source.sha256}...: the"
+                " file is damaged or another one; download it again, or use it with --skip-checksum"
             )
         self.used[name] = self.recent[name] = Found(path, weights, digest)
         return self.used[name]
 
     def note(self, name: str, weights: Path) -> Path:
-        """Record weights that came inside a library, and return their path."""
+        """Record weights that are part of a library's package, and return their path."""
         self.used[name] = self.recent[name] = Found(weights, weights, file_sha256(weights))
         return weights
 
@@ -105,12 +108,13 @@ class Networks:
             if self.folder:
                 yield self.folder / name
             yield _torch_home() / "hub" / "checkpoints" / name
+        # the layout of the Hugging Face cache; sorted, so that the choice is stable
         model = source.origin.removeprefix("huggingface.co/").replace("/", "--")
         yield from sorted((_hf_home() / "hub" / f"models--{model}" / "snapshots").glob("*"))
 
 
 def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file's content, as hexadecimal digits."""
+    """Return the SHA-256 of a file's content as hexadecimal digits."""
     digest = hashlib.sha256()
     try:
         with path.open("rb") as file:
@@ -122,22 +126,23 @@ def file_sha256(path: Path) -> str:
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """Return the tensors of a PyTorch weights file by name, on the CPU; runs no code in it."""
+    """Return the tensors of a PyTorch weights file, on the CPU, without running code in it."""
     import torch
 
     try:
+        # refuses archives that would expand to far more memory than their size
         require_stored(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # pickles fail in many ways
+    except Exception as error:  # a damaged pickle can raise almost anything
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise OmfaError(f"{path}: not a readable PyTorch weights file: {reason[:120]}") from None
     if not isinstance(state, Mapping) or not all(map(torch.is_tensor, state.values())):
-        raise OmfaError(f"{path}: expected a table of tensors (a state_dict), found something else")
+        raise OmfaError(f"{path}: expected a state_dict (names to tensors), found something else")
     return dict(state)
 
 
 def fill(module: Any, state: Mapping[str, Any], path: Path, what: str) -> None:
-    """Load the state into the module; one line of OmfaError if it is another architecture's."""
+    """Load the state into the module; OmfaError if it belongs to another architecture."""
     try:
         module.load_state_dict(state, strict=True)
     except RuntimeError as error:
@@ -146,19 +151,21 @@ def fill(module: Any, state: Mapping[str, Any], path: Path, what: str) -> None:
 
 
 def require_torchvision() -> None:
-    """Raise NotThere unless torchvision can be imported beside the torch that is here."""
+    """Raise NotThere unless torchvision can be imported with the installed torch."""
     try:
         import torchvision  # noqa: F401  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise NotThere(
             f"torchvision cannot be imported ({error}): pip install 'omfa_jax[eval]'"
         ) from None
-    except Exception as error:  # "operator torchvision::nms does not exist": builds do not fit
+    except (
+        Exception
+    ) as error:  # "operator torchvision::nms does not exist": a build for another torch
         import torch
 
         reason = next(iter(str(error).splitlines()), "")
         raise NotThere(
-            f"torchvision does not import beside torch {torch.__version__} ({reason}): install the"
+            f"torchvision cannot be imported with torch {torch.__version__} ({reason}): install the"
             " torchvision that was built for this torch"
         ) from None
 
@@ -167,6 +174,7 @@ def require_library(module: str) -> None:
     """Raise NotThere unless a library of the `eval` extra is installed."""
     import importlib.util
 
+    # looked up without importing, which takes seconds for some of them
     if importlib.util.find_spec(module) is None:
         raise NotThere(f"{module} is not installed: pip install 'omfa_jax[eval]'")
 
@@ -176,7 +184,9 @@ def _weights_in(path: Path) -> Path:
         return path
     found = next((path / name for name in FOLDER_WEIGHTS if (path / name).is_file()), None)
     if found is None or not (path / "config.json").is_file():
-        raise OmfaError(f"{path}: expected config.json and {' or '.join(FOLDER_WEIGHTS)} in it")
+        raise OmfaError(
+            f"{path}: expected a folder with config.json and {' or '.join(FOLDER_WEIGHTS)}"
+        )
     return found
 
 

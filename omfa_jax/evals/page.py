@@ -1,8 +1,8 @@
-"""One self-contained HTML page: figures, pictures, a loss curve, and what to type next."""
+"""The builder of every HTML page: one file with its style and images inside, nothing fetched."""
 
 import base64
 import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -60,7 +60,7 @@ tr.first:not(:first-child) td { border-top: 2px solid #b8c0c9 } .again { color: 
 
 @dataclass(frozen=True)
 class Figure:
-    """A picture of an example, or why there is none; a caption and a softer second line."""
+    """An image with its caption and a second, smaller line; `absent` is shown without an image."""
 
     caption: str
     image: UInt8[np.ndarray, "h w 3"] | None
@@ -68,9 +68,25 @@ class Figure:
     absent: str = ""
 
 
+@dataclass(frozen=True)
+class TableCell:
+    """A table cell: its text, a second and smaller line, and how it is shown.
+
+    `footnote` is the number of a note below the table, 0 for none. `again` greys out a label that
+    repeats the row above.
+    """
+
+    text: str
+    below: str = ""
+    number: bool = False
+    best: bool = False
+    again: bool = False
+    footnote: int = 0
+
+
 @dataclass
 class Page:
-    """A page under construction: sections in the order they are added."""
+    """A page under construction: sections in the order they are added. All text is escaped."""
 
     title: str
     lead: str
@@ -89,25 +105,27 @@ class Page:
         self.parts.append(f"<h3>{html.escape(text)}</h3>")
 
     def note(self, text: str) -> None:
-        """Add a paragraph in a softer colour."""
+        """Add a paragraph in grey."""
         self.parts.append(f'<p class="note">{html.escape(text)}</p>')
 
     def warnings(self, title: str, lines: Sequence[str]) -> None:
-        """Add a box that nobody overlooks; nothing if there are no lines."""
+        """Add a highlighted box with one item a line; add nothing if there are no lines."""
         if lines:
-            items = "".join(f"<li>{html.escape(line)}</li>" for line in lines)
-            box = f"<strong>{html.escape(title)}</strong><ul>{items}</ul>"
+            box = f"<strong>{html.escape(title)}</strong>{_list(lines)}"
             self.parts.append(f'<div class="warn" role="alert">{box}</div>')
 
     def folded(self, title: str, lines: Sequence[str]) -> None:
-        """Add a list that opens on a click."""
-        items = "".join(f"<li>{html.escape(line)}</li>" for line in lines)
+        """Add a list that is collapsed until its title is clicked."""
         self.parts.append(
-            f"<details><summary>{html.escape(title)}</summary><ul>{items}</ul></details>"
+            f"<details><summary>{html.escape(title)}</summary>{_list(lines)}</details>"
         )
 
+    def bullets(self, lines: Sequence[str]) -> None:
+        """Add a bulleted list."""
+        self.parts.append(_list(lines))
+
     def figures(self, title: str, figures: Sequence[Figure]) -> None:
-        """Add small pictures side by side under one title; they wrap on a narrow screen."""
+        """Add small images side by side under one title; they wrap on a narrow screen."""
         row = "".join(map(_figure, figures))
         self.parts.append(
             f'<div class="example"><div class="top"><strong>{html.escape(title)}</strong></div>'
@@ -115,23 +133,44 @@ class Page:
         )
 
     def prose(self, text: str) -> None:
-        """Add a text as it stands, its lines broken where the screen ends."""
+        """Add preformatted text, wrapped at the edge of the screen."""
         self.parts.append(f'<pre class="prose">{html.escape(text)}</pre>')
 
     def table(self, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         """Add a table; numbers are aligned right and shown with three significant digits."""
+        # one number makes its column numeric: missing values are empty strings
         columns = zip(*rows, strict=True) if rows else [()] * len(header)
-        kinds = ["n" if any(map(_is_number, column)) else "" for column in columns]
-        heads = zip(kinds, header, strict=True)
-        head = "".join(f'<th class="{kind}">{html.escape(h)}</th>' for kind, h in heads)
-        body = "".join(f"<tr>{''.join(map(cell, row))}</tr>" for row in rows)
+        numbers = [any(map(_is_number, column)) for column in columns]
+        heads = [TableCell(h, number=n) for h, n in zip(header, numbers, strict=True)]
+        self._table(heads, ["".join(map(cell, row)) for row in rows])
+
+    def rich_table(
+        self,
+        header: Sequence[TableCell],
+        rows: Sequence[Sequence[TableCell]],
+        first_rows: Collection[int] = (),
+    ) -> None:
+        """Add a table of `TableCell`s; `first_rows` are the rows that start a group."""
+        bodies = ["".join(_rich_cell(one) for one in row) for row in rows]
+        self._table(header, bodies, first_rows)
+
+    def _table(
+        self,
+        header: Sequence[TableCell],
+        rows: Sequence[str],
+        first_rows: Collection[int] = (),
+    ) -> None:
+        head = "".join(_rich_cell(one, "th") for one in header)
+        starts = ['<tr class="first">' if i in first_rows else "<tr>" for i in range(len(rows))]
+        body = "".join(f"{start}{row}</tr>" for start, row in zip(starts, rows, strict=True))
         self.parts.append(
             f'<div class="scroll"><table><thead><tr>{head}</tr></thead>'
             f"<tbody>{body}</tbody></table></div>"
         )
 
     def picture(self, image: UInt8[np.ndarray, "h w 3"], caption: str) -> None:
-        """Add a picture, embedded."""
+        """Add an image at its own size, embedded as PNG."""
+        # PNG, because sheets have text and small pixels that JPEG would blur
         data = base64.b64encode(encode_png(image)).decode()
         self.parts.append(
             f'<p class="note">{html.escape(caption)}</p>'
@@ -140,15 +179,24 @@ class Page:
 
     def curve(self, series: Mapping[str, Sequence[tuple[float, float]]], x: str, y: str) -> None:
         """Add a line plot of (x, y) points, one line a name, as inline SVG."""
-        self.parts.append(line_plot(series, x, y))
+        self.svg(line_plot(series, x, y))
+
+    def svg(self, markup: str) -> None:
+        """Add an SVG drawing. It is the one part that is not escaped, so make it here."""
+        self.parts.append(markup)
 
     def commands(self, text: str) -> None:
-        """Add commands to type."""
+        """Add shell commands."""
         self.parts.append(f"<pre>{html.escape(text)}</pre>")
 
     def write(self, path: Path) -> None:
-        """Write the page; the file is whole or absent."""
-        page = (
+        """Write the page atomically."""
+        with atomic_write(path) as temporary:
+            temporary.write_text(self.to_html(), encoding="utf-8")
+
+    def to_html(self) -> str:
+        """Return the complete document."""
+        return (
             f'<!doctype html><html lang="en"><head><meta charset="utf-8">'
             '<meta name="viewport" content="width=device-width, initial-scale=1"><title>'
             f"{html.escape(self.title)}</title><style>{STYLE}</style></head><body>"
@@ -156,8 +204,6 @@ class Page:
             + "\n".join(self.parts)
             + "</body></html>\n"
         )
-        with atomic_write(path) as temporary:
-            temporary.write_text(page, encoding="utf-8")
 
 
 def _is_number(value: object) -> bool:
@@ -165,15 +211,30 @@ def _is_number(value: object) -> bool:
 
 
 def cell(value: object) -> str:
-    """Return one table cell; True and False become pass and fail."""
+    """Return the HTML of one cell of a plain table; True and False become a green or red word."""
     if isinstance(value, bool):
         return f'<td class="{"pass" if value else "fail"}">{"yes" if value else "no"}</td>'
     if isinstance(value, float):
-        number = f"{value:#.3g}".rstrip(".")  # 12.0 beside 16.2, and 123 beside both
+        number = f"{value:#.3g}".rstrip(".")  # "12.0", "16.2" and "123", not "123."
         return f'<td class="n">{number}</td>'
     if isinstance(value, int):
         return f'<td class="n">{value}</td>'
     return f"<td>{html.escape(str(value))}</td>"
+
+
+def _rich_cell(one: TableCell, tag: str = "td") -> str:
+    mark = f"<sup>{one.footnote}</sup>" if one.footnote else ""
+    kinds = {"n": one.number, "best": one.best, "again": one.again, "note": bool(mark)}
+    classes = " ".join(kind for kind, holds in kinds.items() if holds)
+    opening = f'<{tag} class="{classes}">' if classes else f"<{tag}>"
+    text = html.escape(one.text)
+    text = f"<b>{text}</b>" if one.best else text
+    below = f"<small>{html.escape(one.below)}</small>" if one.below else ""
+    return f"{opening}{text}{mark}{below}</{tag}>"
+
+
+def _list(lines: Sequence[str]) -> str:
+    return f"<ul>{''.join(f'<li>{html.escape(line)}</li>' for line in lines)}</ul>"
 
 
 def _figure(figure: Figure) -> str:
@@ -181,6 +242,7 @@ def _figure(figure: Figure) -> str:
     if figure.image is None:
         shown = f'<div class="absent">{html.escape(figure.absent)}</div>'
     else:
+        # JPEG keeps a page with hundreds of photos small
         data = base64.b64encode(encode_jpeg(figure.image, quality=85)).decode()
         shown = f'<img alt="{caption}" src="data:image/jpeg;base64,{data}">'
     small = f"<small>{below}</small>" if below else ""
@@ -188,5 +250,5 @@ def _figure(figure: Figure) -> str:
 
 
 def counted(count: int, noun: str) -> str:
-    """Return "1 picture", "2,032 pictures"."""
+    """Return "1 image", "2,032 images"."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"

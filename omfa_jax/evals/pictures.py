@@ -1,4 +1,4 @@
-"""Pictures as a protocol wants them, and a quick look at every file before hours of work."""
+"""Image preparation for the metrics, and a quick check of every file before scoring starts."""
 
 import hashlib
 import io
@@ -27,9 +27,9 @@ JPEG_END, PNG_END = b"\xff\xd9", b"IEND\xaeB`\x82"
 
 @dataclass(frozen=True)
 class FileFacts:
-    """What the quick look found: SHA-256 of the bytes, upright (height, width), what it holds.
+    """What the quick check found: SHA-256 of the bytes, upright (height, width), file format.
 
-    `odd` names what had to be converted to upright 8-bit RGB ("CMYK", "EXIF rotation", ...), or "".
+    `odd` names what is converted to upright 8-bit RGB ("CMYK", "EXIF rotation", ...), or is "".
     """
 
     sha256: str
@@ -39,40 +39,40 @@ class FileFacts:
 
 
 def look_at(path: Path) -> FileFacts:
-    """Return a picture file's facts; OmfaError if it is damaged, cut short, or no picture.
+    """Return an image file's facts; OmfaError if it is damaged, truncated or not an image.
 
-    Pixels are decoded only if the file's end is not where its format says: the bytes of a PNG are
-    held against its checksums, and a JPEG must end with its end mark.
+    PNGs are verified by their checksums and JPEGs by their end marker. Pixels are decoded only if
+    that check fails, or for other formats.
     """
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise OmfaError(f"picture {path}: cannot be read: {error.strerror or error}") from None
+        raise OmfaError(f"image {path}: cannot be read: {error.strerror or error}") from None
     try:
         with Image.open(io.BytesIO(content)) as image:
             kind, mode, size = image.format or "", image.mode, image.size
             if image.width * image.height > MAX_PIXELS:
                 raise Image.DecompressionBombError
             see_through = image.has_transparency_data
-            # Pillow decodes a PNG to the end in search of its EXIF block
+            # Pillow decodes a PNG to its end to look for EXIF, so look only if there may be some
             turned = kind != "PNG" or b"eXIf" in content or b"Raw profile type" in content
             orientation = exif_orientation(image) if turned else 1
         ending = content.rstrip(b"\0")
-        whole = kind == "JPEG" and ending.endswith(JPEG_END)
+        intact = kind == "JPEG" and ending.endswith(JPEG_END)
         if kind == "PNG":
             with Image.open(io.BytesIO(content)) as image:
                 image.verify()
-            whole = ending.endswith(PNG_END)
-    except Exception:  # whatever a damaged file provokes; decoding says it in our words
-        whole = False
-    if not whole:
-        image = open_image(path, "picture")
-        if image.format == "PNG":  # Pillow shows what there is of it
-            raise OmfaError(f"picture {path}: damaged or cut short (a PNG without its end)")
+            intact = ending.endswith(PNG_END)
+    except Exception:  # damaged files raise almost anything; decoding below gives a clear message
+        intact = False
+    if not intact:
+        image = open_image(path, "image")
+        if image.format == "PNG":  # Pillow decodes a truncated PNG without an error
+            raise OmfaError(f"image {path}: damaged or truncated (a PNG without its end)")
         kind, mode, size = image.format or kind, image.mode, image.size
         see_through, orientation = image.has_transparency_data, exif_orientation(image)
     if min(size) < MIN_SIDE_PX:
-        raise OmfaError(f"picture {path}: too small ({size[0]}x{size[1]} px)")
+        raise OmfaError(f"image {path}: too small ({size[0]}x{size[1]} px)")
     width, height = size if orientation not in LYING_DOWN else size[::-1]
     odd = [
         *([mode] if mode not in ("RGB", "RGBA") else []),
@@ -83,7 +83,7 @@ def look_at(path: Path) -> FileFacts:
 
 
 def look_at_all(paths: Sequence[Path], workers: int) -> dict[Path, FileFacts]:
-    """Look at every file; the first damaged one (by order) is the OmfaError, with their number."""
+    """Check every file; the OmfaError names the first damaged one and how many there are."""
     facts: dict[Path, FileFacts] = {}
     errors: list[OmfaError] = []
     with ThreadPoolExecutor(workers) as pool:
@@ -95,14 +95,14 @@ def look_at_all(paths: Sequence[Path], workers: int) -> dict[Path, FileFacts]:
                 errors.append(error)
     if errors:
         more = f" (and {len(errors) - 1} more damaged files)" if len(errors) > 1 else ""
-        raise OmfaError(f"{errors[0]}{more}; nothing was scored: mend or remove it")
+        raise OmfaError(f"{errors[0]}{more}; nothing was scored: replace or remove it")
     return facts
 
 
 def resized(
     image: UInt8[np.ndarray, "h w 3"], size_px: tuple[int, int], filter: Filter
 ) -> UInt8[np.ndarray, "h2 w2 3"]:
-    """Return the picture at (height, width) with Pillow's filter, on 8 bits; itself if it is."""
+    """Return the image resized to (height, width) with Pillow's 8-bit filter."""
     height, width = size_px
     if image.shape[:2] == (height, width):
         return image
@@ -116,9 +116,10 @@ def prepared(
     *,
     is_prediction: bool = False,
 ) -> UInt8[np.ndarray, "h2 w2 3"]:
-    """Return the picture as the metric sees it; `other_px` is the size of what it is compared with.
+    """Return the image as the metric sees it.
 
-    That size holds where the protocol names none.
+    `other_px`, the size of the image that it is compared with, applies where the protocol names no
+    size.
     """
     size = prepare.size_px or other_px or image.shape[:2]
     height, width = size
@@ -136,7 +137,7 @@ def prepared(
 def short_side_crop(
     image: UInt8[np.ndarray, "h w 3"], side_px: int
 ) -> UInt8[np.ndarray, "side_px side_px 3"]:
-    """Return the middle square after bringing the short side to `side_px` (bicubic), as CLIP."""
+    """Return the centre square after resizing the short side to `side_px` (bicubic), as CLIP."""
     height, width = image.shape[:2]
     short = min(height, width)
     size = (int(side_px * height / short), int(side_px * width / short))
@@ -148,9 +149,9 @@ def short_side_crop(
 def float_bicubic(
     image: UInt8[np.ndarray, "h w 3"], side_px: int
 ) -> Float32[np.ndarray, "side_px side_px 3"]:
-    """Return the picture squeezed to a square without rounding to 8 bits, as clean-fid does.
+    """Return the image resized to a square without rounding to 8 bits, as clean-fid does.
 
-    Each channel by Pillow's bicubic filter on floats, then clipped to 0..255.
+    Each channel is resized by Pillow's bicubic filter on floats and clipped to 0..255.
     """
     channels = [
         Image.fromarray(image[..., index].astype(np.float32)).resize(

@@ -1,9 +1,9 @@
-"""Pictures of a whole split from one model: a function of each example alone, and resumable.
+"""Resumable sampling of a complete split; each image depends on its example only.
 
-An example's picture is computed with the same arithmetic whatever the batch size, the devices, the
-hosts and the restarts: its noise is its own (`diffusion.noise`), a device always works on ROWS
-examples, and example i always is row i mod ROWS of its group of neighbours. So groups are what is
-dealt out and what a restart does again; pictures that are there already are not written again.
+The arithmetic for an example does not change with the batch size, the devices, the hosts or a
+restart: its noise is its own (`diffusion.noise`), a device always works on ROWS examples, and
+example i is always row i mod ROWS of its group of consecutive examples. Groups are therefore the
+unit that is distributed and, after a restart, repeated; existing images are not written again.
 """
 
 import collections
@@ -31,13 +31,13 @@ from omfa_jax.diffusion.noise import example_ids
 from omfa_jax.sampling.generate import Sampler
 from omfa_jax.weights.bundle import Bundle
 
-# examples that a device computes at once
+# examples that a device computes at once; fixed, because XLA sums differently at other sizes
 ROWS = 4
 RUN_FILE = "run.json"
-# beside hidden files, what may be in a folder that is not claimed yet: hosts' marks, a loss
+# besides hidden files, what a folder may hold before it is claimed: the hosts' markers, a loss
 BEFORE = ("joining", "loss.json")
 PICTURES = (*COMPONENTS, "pose")
-# what an evaluation writes: folders of pictures, and files beside them
+# what an evaluation writes: image folders and files; --restart deletes nothing else
 PAIRS_FILE = "pairs.txt"
 FOLDERS = ("pred", "gt", "garments", "other_*", "truth_*")
 FILES = (RUN_FILE, PAIRS_FILE, "scores.json", "loss.json", "other_*.json")
@@ -46,10 +46,11 @@ SUFFIXES = (".png", ".jpg", ".webp")
 
 @dataclass(frozen=True)
 class Work:
-    """What to sample and where to: `folder`/NAME.png, at the size that `size_px` says.
+    """What to sample, and where to: `folder`/NAME.png, at the size that `size_px` returns.
 
-    `made` is the component that `task` generates; `given(place)` the example's pictures at the slot
-    sizes, uint8, with has_pose. `keys` are what the noise depends on, beside the seed.
+    `made` is the component that `task` generates; `given(place)` returns the uint8 images of an
+    example at the slot sizes, and has_pose. The noise depends on the seed and on `names`. `others`
+    are other components of the same task and examples, written from the same samples.
     """
 
     folder: Path
@@ -58,9 +59,10 @@ class Work:
     names: Sequence[str]
     given: Callable[[int], Example]
     size_px: Callable[[int], tuple[int, int]] | None = None
+    others: tuple["Work", ...] = ()
 
     def path(self, place: int) -> Path:
-        """Return where an example's picture is or will be."""
+        """Return the path of an example's image."""
         return self.folder / f"{self.names[place]}.png"
 
 
@@ -74,15 +76,18 @@ def sample_to_folder(
     processes: int = 1,
     params: Any = None,
 ) -> int:
-    """Write the pictures of this process's share that are missing; return how many.
+    """Write the missing images of this process's share; return how many were written.
 
-    A sampler over several devices gives each a group. `batch_size` examples are on the way at once
-    (0: two rounds of all devices); memory grows with it, pictures do not change. A picture is whole
-    or absent.
+    Each device of the sampler gets one group at a time. `batch_size` examples are in flight at once
+    (0: two rounds of all devices); it changes the memory used and not the images. Images are
+    written atomically.
     """
     count, size = len(work.names), sampler.devices
+    works = (work, *work.others)
     groups = range(process, -(-count // ROWS), processes)
-    missing = [g for g in groups if any(not work.path(p).exists() for p in places(g, count))]
+    missing = [
+        g for g in groups if any(not w.path(p).exists() for p in places(g, count) for w in works)
+    ]
     rounds = [missing[i : i + size] for i in range(0, len(missing), size)]
     ahead = max(1, batch_size // (ROWS * size)) if batch_size else 2
     flying: collections.deque[tuple[list[int], Any]] = collections.deque()
@@ -98,16 +103,19 @@ def sample_to_folder(
         ) as bar,
     ):
 
-        def land() -> int:
+        def write_next() -> int:
             rows, output = flying.popleft()
-            # copies that fill up the last group lie behind the others
-            images = from_signed(np.asarray(output[work.made]))[: len(rows)]
-            written = list(pool.map(lambda row: _write(work, *row), zip(rows, images, strict=True)))
+            # rows that pad the last group come last
+            written = 0
+            for w in works:
+                images = from_signed(np.asarray(output[w.made]))[: len(rows)]
+                jobs = zip(rows, images, strict=True)
+                written += sum(pool.map(lambda job, w=w: _write(w, *job), jobs))
             bar.update(len(rows))
-            return sum(written)
+            return written
 
         for chosen in rounds:
-            # copies of the last group keep every device busy with the same program
+            # padding with the last group keeps the program the same on all devices
             filled = [*chosen, *[chosen[-1]] * (size - len(chosen))]
             rows = [min(g * ROWS + row, count - 1) for g in filled for row in range(ROWS)]
             batch = stacked(pool.map(work.given, rows), len(rows))
@@ -122,26 +130,26 @@ def sample_to_folder(
             )
             flying.append(([p for g in chosen for p in places(g, count)], output))
             if len(flying) >= ahead:
-                wrote += land()
+                wrote += write_next()
         while flying:
-            wrote += land()
+            wrote += write_next()
     return wrote
 
 
 def busy_devices(count: int) -> list[Any]:
-    """Return this process's devices, no more than groups of `count` examples keep busy."""
+    """Return this process's devices, at most as many as `count` examples have groups."""
     groups = -(-count // (ROWS * jax.process_count()))
     return jax.local_devices()[: max(1, groups)]
 
 
 def share(count: int, process: int, processes: int) -> list[int]:
-    """Return the places of the examples that a process samples."""
+    """Return the indices of the examples that a process samples."""
     groups = range(process, -(-count // ROWS), processes)
     return [place for group in groups for place in places(group, count)]
 
 
 def places(group: int, count: int) -> range:
-    """Return the places of a group's examples."""
+    """Return the indices of a group's examples."""
     return range(group * ROWS, min((group + 1) * ROWS, count))
 
 
@@ -156,17 +164,17 @@ def _write(work: Work, place: int, image: np.ndarray) -> int:
 
 
 def claim(folder: Path, facts: Mapping[str, Any], *, restart: bool) -> None:
-    """Make `folder` the place of the run that `facts` describe, or of its continuation.
+    """Claim `folder` for the run that `facts` describe, or resume that run.
 
-    A folder of another run is an OmfaError that names what differs; with `restart` that run's
-    pictures and scores are deleted. Pictures without a record of their run are never touched.
+    For the folder of another run, raise an OmfaError that names what differs, or with `restart`
+    delete that run's images and scores. Images without a RUN_FILE are never touched.
     """
     path = folder / RUN_FILE
     if not path.is_file():
         found = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
         if any(not name.startswith(".") and name not in BEFORE for name in found):
             raise OmfaError(
-                f"{folder} holds files but no {RUN_FILE}, so it is no evaluation's; give another"
+                f"{folder} has files but no {RUN_FILE}, so no evaluation wrote it; give another"
                 " folder to --out"
             )
     else:
@@ -178,10 +186,12 @@ def claim(folder: Path, facts: Mapping[str, Any], *, restart: bool) -> None:
         names = sorted({*before, *asked})
         changed = [name for name in names if before.get(name) != asked.get(name)]
         if changed and not restart:
-            told = "; ".join(f"{n}: there {before.get(n)}, now {asked.get(n)}" for n in changed)
+            differences = "; ".join(
+                f"{n}: was {before.get(n)}, now {asked.get(n)}" for n in changed
+            )
             raise OmfaError(
-                f"{folder} holds pictures of another run ({told}); give another folder to --out, or"
-                " --restart to delete them and start over"
+                f"{folder} holds images of another run ({differences}); give another folder to"
+                " --out, or --restart to delete them and start over"
             )
         if restart:
             _clear(folder)
@@ -190,10 +200,10 @@ def claim(folder: Path, facts: Mapping[str, Any], *, restart: bool) -> None:
 
 
 def _clear(folder: Path) -> None:
-    """Delete what the run wrote: its scores, and the pictures of the names in its pairs.txt.
+    """Delete what the run wrote: its scores, and the images that its pairs.txt names.
 
-    Nothing behind a link is touched. What else is among the pictures would be taken for the new
-    run's: an OmfaError, and nothing is deleted.
+    Links are not followed. Any other file among the images would be mistaken for one of the new
+    run, so it raises an OmfaError and nothing is deleted.
     """
     names: set[str] = set()
     pairs = folder / PAIRS_FILE
@@ -213,8 +223,8 @@ def _clear(folder: Path) -> None:
     if foreign:
         some = ", ".join(str(path.relative_to(folder)) for path in sorted(foreign)[:5])
         raise OmfaError(
-            f"{folder} holds among the other run's pictures what that run did not write ({some}):"
-            " move it away, or give another folder to --out"
+            f"{folder} holds files that the other run did not write ({some}): move them away, or"
+            " give another folder to --out"
         )
     files = [path for path in _matching(folder, FILES) if path.is_file() and not path.is_symlink()]
     for path in written + files:
@@ -227,15 +237,15 @@ def _matching(folder: Path, patterns: Sequence[str]) -> list[Path]:
 
 
 def weights_digest(bundle: Bundle) -> str:
-    """Return the SHA-256 of a model's UNet, VAE and prompts and of what they mean."""
+    """Return the SHA-256 of a model's UNet, VAE, prompts and settings."""
     digest = hashlib.sha256(json.dumps(bundle.settings.to_json(), sort_keys=True).encode())
-    whole = {"unet": bundle.unet_params, "vae": bundle.vae_params, "prompts": dict(bundle.prompts)}
-    for path, leaf in _leaves(whole):
+    tree = {"unet": bundle.unet_params, "vae": bundle.vae_params, "prompts": dict(bundle.prompts)}
+    for path, leaf in _leaves(tree):
         digest.update("/".join(path).encode())
         digest.update(np.ascontiguousarray(leaf).tobytes())
     return digest.hexdigest()
 
 
 def _leaves(tree: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], Any]]:
-    # in the tree's order: arrays that are on disk are read in runs
+    # tree order: arrays that are still on disk are then read sequentially
     return iter(trees.walk(tree))

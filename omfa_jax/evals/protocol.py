@@ -1,4 +1,4 @@
-"""What a protocol is: every choice between two folders of pictures and a number, as data."""
+"""Evaluation protocols as data: every choice between two folders of images and a number."""
 
 import dataclasses
 import importlib
@@ -15,13 +15,14 @@ Kind = Literal["ssim", "psnr", "lpips", "dists", "fid", "kid", "clip_fid", "clip
 
 @dataclass(frozen=True)
 class Prepare:
-    """How a decoded picture (upright, RGB, 8 bits) becomes the one that a metric sees.
+    """How a decoded image (upright 8-bit RGB) is resized for a metric.
 
-    `size_px` is (height, width): None leaves a prediction at the size of what it is compared with,
-    and a picture of a set as it is. All filters are Pillow's, on 8 bits, with antialiasing.
-    `pred_fit` holds for square predictions beside an upright ground truth: "stretch"; or
-    "resize_then_crop", to a square of the height, then the middle columns; or "crop_then_resize",
-    the middle columns in the size's aspect, then to the size. The background is never touched.
+    `size_px` is (height, width). None resizes a prediction to the image that it is compared with,
+    and leaves images of a set unchanged. Filters are Pillow's, on 8 bits, with antialiasing.
+    `pred_fit` applies to square predictions of an upright ground truth: "stretch"; or
+    "resize_then_crop": resize to a square of the height, then take the middle columns; or
+    "crop_then_resize": take the middle columns in the target aspect, then resize. The background
+    is never changed.
     """
 
     size_px: tuple[int, int] | None = None
@@ -34,11 +35,11 @@ AS_IT_IS = Prepare()
 
 @dataclass(frozen=True)
 class MetricChoice:
-    """One number of a protocol: what computes it, from which pictures, and how it is printed.
+    """One metric of a protocol: what computes it, from which images, and how it is printed.
 
-    `against` says what a prediction is compared with: "truth" (its own ground truth picture),
-    "garment" (the garment it was given) or "all_truth" (a set with a set). `options` are the
-    metric's own, see `evals/metrics`.
+    `against` is what a prediction is compared with: "truth" (its own ground truth), "garment" (its
+    input garment) or "all_truth" (the set of predictions with the set of ground truth images).
+    `options` are specific to the metric, see `evals/metrics`.
     """
 
     kind: Kind
@@ -50,7 +51,7 @@ class MetricChoice:
     options: dict[str, Any] = field(default_factory=dict)
 
     def flat(self, key: str) -> dict[str, Any]:
-        """Return the choices as {"key.choice": printable}."""
+        """Return the choices as {"key.choice": printable value}."""
         size = self.prepare.size_px
         return {
             f"{key}.against": self.against,
@@ -64,10 +65,10 @@ class MetricChoice:
 
 @dataclass(frozen=True)
 class Protocol:
-    """A named protocol: its source, which sizes predictions may have, and its metrics by setting.
+    """A named protocol: its source, the allowed sizes of predictions, and its metrics by setting.
 
-    `size_rule` holds for each prediction beside its ground truth: "same" size, "same_aspect"
-    (within 1%), or "square_or_same_aspect". `deviations` are what the source does and we don't.
+    `size_rule` compares each prediction with its ground truth: "same" size, "same_aspect" (within
+    1%) or "square_or_same_aspect". `deviations` list where this code differs from the source.
     """
 
     name: str
@@ -77,7 +78,7 @@ class Protocol:
     deviations: tuple[str, ...] = ()
 
     def metrics(self, setting: str) -> dict[str, MetricChoice]:
-        """Return {key: choice} of a setting; OmfaError if the protocol does not have it."""
+        """Return {key: choice} of a setting; OmfaError if the protocol has no such setting."""
         if setting not in self.settings:
             known = ", ".join(self.settings)
             raise OmfaError(
@@ -88,6 +89,7 @@ class Protocol:
 
     def choices(self, setting: str) -> dict[str, Any]:
         """Return every choice of a setting, flat and printable, for the scores file."""
+        # these texts are compared between scores files: a changed word would flag old files
         made: dict[str, Any] = {
             "source": self.source,
             "size_rule": self.size_rule,
@@ -103,12 +105,13 @@ class Protocol:
 
 
 def protocol(name: str) -> Protocol:
-    """Return the protocol of that name; OmfaError with the nearest names if there is none."""
+    """Load the protocol of that name; OmfaError with the nearest names if it is unknown."""
     if name not in PROTOCOLS:
         raise unknown("protocol (--protocol)", name, PROTOCOLS)
+    # one import per use: `omfa eval --help` needs the names only
     return importlib.import_module(f"omfa_jax.evals.protocols.{name}").PROTOCOL
 
 
 def with_options(choice: MetricChoice, **options: Any) -> MetricChoice:
-    """Return the choice with some of its options changed."""
+    """Return a copy of the choice with some of its options replaced."""
     return dataclasses.replace(choice, options={**choice.options, **options})

@@ -1,4 +1,4 @@
-"""Peak signal-to-noise ratio of 8-bit pictures, whole or inside a region."""
+"""Peak signal-to-noise ratio of 8-bit images, overall or inside a region."""
 
 from collections.abc import Iterable
 
@@ -8,7 +8,8 @@ from jaxtyping import Bool, UInt8
 from omfa_jax.core.errors import OmfaError
 
 PEAK = 255.0
-# two equal pictures have no noise; the value that one wrong grey level in a 2048 px square has
+# equal images have infinite PSNR, which would spoil every mean; one wrong grey level in a 2048 px
+# square has about this value
 CEILING_DB = 120.0
 
 
@@ -17,13 +18,13 @@ def psnr(
     truth: UInt8[np.ndarray, "h w 3"],
     region: Bool[np.ndarray, "h w"] | None = None,
 ) -> float:
-    """Return 10 log10(255^2 / MSE) in dB over `region` (True = counted), at most 120 dB."""
+    """Return 10 log10(255^2 / MSE) in dB over `region` (True: counted), at most CEILING_DB."""
     if image.shape != truth.shape:
-        raise OmfaError(f"PSNR needs pictures of one size, got {image.shape} and {truth.shape}")
+        raise OmfaError(f"PSNR needs two images of one size, got {image.shape} and {truth.shape}")
     squared = (image.astype(np.float64) - truth.astype(np.float64)) ** 2
     if region is not None:
         if not region.any():
-            raise OmfaError("PSNR region is empty: no pixel to compare")
+            raise OmfaError("PSNR region is empty: there are no pixels to compare")
         squared = squared[region]
     error = float(squared.mean())
     return CEILING_DB if error == 0 else min(CEILING_DB, 10 * float(np.log10(PEAK**2 / error)))
@@ -34,7 +35,7 @@ def mean_psnr(
     truths: Iterable[UInt8[np.ndarray, "h w 3"]],
     regions: Iterable[Bool[np.ndarray, "h w"]] | None = None,
 ) -> float:
-    """Return the mean of the pictures' PSNRs in dB (each picture counts once)."""
+    """Return the mean of the images' PSNRs in dB (each image counts once)."""
     images = list(images)
     chosen = [None] * len(images) if regions is None else regions
     return float(np.mean([psnr(*row) for row in zip(images, truths, chosen, strict=True)]))

@@ -1,6 +1,5 @@
-"""The report of several scores files: tables, warnings, examples, and what the judge was asked."""
+"""The report page of several scores files: tables, warnings, examples and the judge's prompts."""
 
-import html
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -11,12 +10,12 @@ from omfa_jax.evals.gallery import (
     figures,
     ranking_metrics,
 )
-from omfa_jax.evals.page import Page, counted
+from omfa_jax.evals.page import Page, TableCell, counted
 from omfa_jax.evals.report_blocks import add_influence, add_judge, add_protocol, add_truth, kind_of
 from omfa_jax.evals.scores import Scores, compare
 from omfa_jax.evals.table import Table, categories_table, grouped, methods_table
 
-KINDS = {"worst": "Worst", "best": "Best", "differ": "Where the methods differ most"}
+KINDS = {"worst": "Worst", "best": "Best", "differ": "Largest difference between methods"}
 SETTINGS = {
     "paired": "paired (the person's own garment)",
     "unpaired": "unpaired (another garment)",
@@ -28,14 +27,14 @@ SETTINGS = {
 def report_page(
     scores: Sequence[Scores], *, beside: Sequence[Path], examples: ExampleSettings
 ) -> Page:
-    """Return the page of `omfa eval report`; `sections` says what may be wrong with `scores`."""
+    """Return the page of `omfa eval report`; raises the OmfaErrors of `sections`."""
     groups = grouped(scores)
     kinds = [f"{g[0].protocol.name}, {SETTINGS[g[0].protocol.setting]}" for g in groups]
     methods = list(dict.fromkeys(one.method for one in scores))
     page = Page(
         " vs ".join(methods) if len(methods) < 4 else f"{len(methods)} methods compared",
         f"Scores under the protocol {'; '.join(kinds)}."
-        f" {_pictures_text(scores)}, scored on {_days(scores)}.",
+        f" {_format_counts(scores)}, scored on {_days(scores)}.",
     )
     sections(page, scores, beside=beside, examples=examples)
     return page
@@ -48,15 +47,16 @@ def sections(
     beside: Sequence[Path] | None = None,
     examples: ExampleSettings | None = None,
 ) -> None:
-    """Add everything that the scores have to a page: the report's, or the demo's.
+    """Add every section that the scores files have to a page (the report's or the demo's).
 
-    `beside` says in which folder each scores file lies, for its relative paths (default: where
-    the program runs). OmfaError for two files of one method, no metric in common, or a
-    metric to show examples by that no picture has.
+    `beside` are the folders of the scores files, for their relative paths (default: the working
+    directory). Raises OmfaError for two files of one method, for files without a metric in common,
+    and for an example metric that no image has.
     """
     examples = examples or ExampleSettings()
     groups = grouped(scores)
     places = dict(zip(map(_key, scores), beside or [Path()] * len(scores), strict=True))
+    # before anything is added, so that an unknown metric leaves no half page
     chosen = [ranking_metrics(group, examples.metrics) for group in groups]
     page.warnings("Read with care", warnings(scores))
     for group in groups:
@@ -77,13 +77,13 @@ def sections(
 
 
 def warnings(scores: Sequence[Scores]) -> list[str]:
-    """Return why numbers of these files may not compare, or speak for less than they seem to."""
-    # two that differ cannot both be like the first
+    """Return why scores of these files may not be comparable, or may not be complete."""
+    # if two files differ, at least one of them differs from the first
     lines = [line for one in scores[1:] for line in compare(scores[0], one)]
     for one in scores:
         counts, judge = one.counts, one.judge
         if not one.complete:
-            lines.append(f"{one.method} is not complete: its run had not ended")
+            lines.append(f"{one.method} is not complete: its run had not finished")
         if counts.missing:
             names = ", ".join(counts.missing[:3]) + (", ..." if len(counts.missing) > 3 else "")
             lines.append(
@@ -91,18 +91,18 @@ def warnings(scores: Sequence[Scores]) -> list[str]:
             )
         if judge and (judge.get("stopped") or judge.get("failures")):
             why = judge.get("stopped") or counted(len(judge["failures"]), "failure")
-            lines.append(f"{one.method}: the judge did not score every picture: {why}")
+            lines.append(f"{one.method}: the judge did not score every image: {why}")
     asked = {one.judge["prompt"] for one in scores if one.judge and "prompt" in one.judge}
     models = sorted({str(one.judge.get("model")) for one in scores if one.judge})
     if len(models) > 1:
         lines.append(f"the judges differ: {', '.join(models)}")
     if len(asked) > len({one.protocol.setting == "try_off" for one in scores}):
-        lines.append("the judge was asked with different prompts")
+        lines.append("the judges had different prompts")
     return list(dict.fromkeys(lines))
 
 
 def _key(scores: Scores) -> tuple[str, str, str]:
-    """What only one file of a report has, as `grouped` makes sure."""
+    """Return the key of a file, which is unique in a report (`grouped` checks it)."""
     return scores.protocol.name, scores.protocol.setting, scores.method
 
 
@@ -111,44 +111,40 @@ def _days(scores: Sequence[Scores]) -> str:
     return first if first == last else f"{first} to {last}"
 
 
-def _pictures_text(scores: Sequence[Scores]) -> str:
+def _format_counts(scores: Sequence[Scores]) -> str:
     pairs = sorted({one.counts.pairs for one in scores})
-    return " or ".join(counted(count, "picture") for count in pairs)
+    return " or ".join(counted(count, "image") for count in pairs)
 
 
 def _table(page: Page, table: Table) -> None:
-    """Add a table of numbers; what is not computed gets a mark and, below, its reason."""
-    heads = [f"<th>{html.escape(head)}</th>" for head in table.heads]
+    """Add a table of scores; a missing value refers to its reason in a note below."""
+    heads = [TableCell(head) for head in table.heads]
     for column in table.columns:
-        arrow = "&uarr;" if column.better == "higher" else "&darr;"
-        factor = column.factor.replace("x", " &times;")
-        side = f"<small>{column.better} is better</small>"
-        heads.append(f'<th class="n">{html.escape(column.label)}{factor} {arrow}{side}</th>')
+        arrow = "\N{UPWARDS ARROW}" if column.better == "higher" else "\N{DOWNWARDS ARROW}"
+        factor = column.factor.replace("x", " \N{MULTIPLICATION SIGN}")
+        label = f"{column.label}{factor} {arrow}"
+        heads.append(TableCell(label, f"{column.better} is better", number=True))
     reasons: dict[str, list[str]] = {}
     rows = []
+    first_rows = set()
     block = ""
-    for row in table.rows:
+    for index, row in enumerate(table.rows):
+        # a category is written once and greyed out in its other rows
         again, block = row.labels[0] == block, row.labels[0]
-        first = f'<td class="{"again" if again else ""}">{html.escape(block)}</td>'
-        cells = [first, *(f"<td>{html.escape(label)}</td>" for label in row.labels[1:])]
+        if len(table.heads) > 1 and not again:
+            first_rows.add(index)
+        cells = [TableCell(block, again=again), *map(TableCell, row.labels[1:])]
         for column, cell in zip(table.columns, row.cells, strict=True):
             if cell.value is None:
                 labels = reasons.setdefault(cell.why, [])
                 if column.label not in labels:
                     labels.append(column.label)
                 mark = list(reasons).index(cell.why) + 1
-                cells.append(f'<td class="n note">not computed<sup>{mark}</sup></td>')
-                continue
-            number = f"<b>{cell.text}</b>" if cell.best else cell.text
-            small = f"<small>{cell.interval_text}</small>" if cell.interval_text else ""
-            kind = "n best" if cell.best else "n"
-            cells.append(f'<td class="{kind}">{number}{small}</td>')
-        start = "first" if len(table.heads) > 1 and not again else ""
-        rows.append(f'<tr class="{start}">{"".join(cells)}</tr>')
-    page.parts.append(
-        f'<div class="scroll"><table><thead><tr>{"".join(heads)}</tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table></div>"
-    )
+                cells.append(TableCell("not computed", number=True, footnote=mark))
+            else:
+                cells.append(TableCell(cell.text, cell.interval_text, number=True, best=cell.best))
+        rows.append(cells)
+    page.rich_table(heads, rows, first_rows)
     for number, (why, labels) in enumerate(reasons.items(), start=1):
         page.note(f"{number}. {', '.join(labels)}: {why}")
 
@@ -162,7 +158,9 @@ def _intervals(page: Page, group: Sequence[Scores]) -> None:
                 if metric.label not in labels:
                     labels.append(metric.label)
     text = "; ".join(f"{kind} ({', '.join(labels)})" for kind, labels in kinds.items())
-    best = "Bold is the best of a column, and what shows the same. " if len(group) > 1 else ""
+    best = (
+        "Bold: best of the column, including ties at the digits shown. " if len(group) > 1 else ""
+    )
     if best or text:
         page.note(best + (f"In brackets: {text}." if text else ""))
 
@@ -180,12 +178,13 @@ def _examples(
     for metric in metrics:
         label = next(one.metrics[metric].label for one in group if metric in one.metrics)
         page.heading(f"Examples by {label} ({group[0].protocol.setting})")
+        # reading the images finds the warnings, which are shown above them
         spot = len(page.parts)
         if len(group) > 1:
-            page.note(f"Ranked by the mean of the methods' values of {label}.")
+            page.note(f"Ranked by the mean of {label} over the methods.")
         examples = choose(group, metric, settings.count)
         if not examples:
-            page.text("No picture has a value from every method.")
+            page.text("No image has a value from every method.")
         for kind, title in KINDS.items():
             some = [example for example in examples if example.kind == kind]
             if some:
@@ -198,5 +197,5 @@ def _examples(
 
 def _notes(notes: Iterable[str]) -> list[str]:
     scratch = Page("", "")
-    scratch.warnings("Some pictures cannot be shown", list(notes))
+    scratch.warnings("Some images cannot be shown", list(notes))
     return scratch.parts

@@ -1,4 +1,4 @@
-"""The report's parts that not every scores file has: influence, truth, judge, and provenance."""
+"""The optional sections of the report: influence, exact truth and judge; and the provenance."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,23 +8,24 @@ from omfa_jax.evals.scores import Scores
 
 
 def kind_of(group: Sequence[Scores]) -> str:
-    """Return what a group of files has in common: protocol and setting."""
+    """Return the protocol and setting that a group of files has in common."""
     return f"{group[0].protocol.name}, {group[0].protocol.setting}"
 
 
 def add_influence(page: Page, scores: Sequence[Scores]) -> None:
-    """Add what each condition is worth, of those files that say so."""
+    """Add the influence of each condition, for the files that have it."""
     keys = ("metric", "region", "right", "wrong", "gain", "interval", "count")
     rows = []
     for one in scores:
         for name, figures in (one.influence or {}).items():
+            # files of other programs may lack some of the keys
             known = {**dict.fromkeys(keys, ""), **(figures if isinstance(figures, Mapping) else {})}
             if known["interval"]:
                 low, high = known["interval"]
                 known["interval"] = f"[{low:.3g}, {high:.3g}]"
             rows.append((one.method, name, *(known[key] for key in keys)))
     if rows:
-        page.heading("Does every condition count?")
+        page.heading("Influence of the conditions")
         page.text(
             "Scores with the right condition, and with another example's in its place. A method"
             " that ignores a condition gains nothing from it."
@@ -33,7 +34,7 @@ def add_influence(page: Page, scores: Sequence[Scores]) -> None:
 
 
 def add_truth(page: Page, scores: Sequence[Scores]) -> None:
-    """Add the scores against exact truth, of those files that have it."""
+    """Add the scores against exact truth, for the files that have them."""
     found = [
         (one.method, kind, figures if isinstance(figures, Mapping) else {"value": figures})
         for one in scores
@@ -43,7 +44,8 @@ def add_truth(page: Page, scores: Sequence[Scores]) -> None:
         return
     page.heading("Against exact truth")
     page.text(
-        "Only a synthetic world has it: how the other garment, or the new pose, really looks."
+        "Synthetic data only: the exact image of the person with the other garment, or in the new"
+        " pose."
     )
     keys = list(dict.fromkeys(key for _, _, figures in found for key in figures))
     rows = [
@@ -54,14 +56,14 @@ def add_truth(page: Page, scores: Sequence[Scores]) -> None:
 
 
 def add_judge(page: Page, scores: Sequence[Scores]) -> None:
-    """Add what the judges are, what they cost and were asked, and where they failed."""
+    """Add each judge's model, cost, failures and prompt."""
     judged = [(one, one.judge) for one in scores if one.judge]
     if not judged:
         return
     page.heading("The judge")
     page.text(
-        "A vision-language model scored every picture from 0 to 10. The prompt is this library's"
-        " own: scores from other prompts or models do not compare with these."
+        "A vision-language model scored every image from 0 to 10. The prompt is this library's"
+        " own: scores from other prompts or models are not comparable."
     )
     keys = ("model", "scored", "not_asked", "requests", "cost_usd", "cost_cap_usd")
     head = ("method", "setting", *(key.replace("_", " ").replace("usd", "(USD)") for key in keys))
@@ -74,8 +76,9 @@ def add_judge(page: Page, scores: Sequence[Scores]) -> None:
     for one, block in judged:
         failures = list(map(str, block.get("failures") or []))
         if failures:
+            # a server that is down fails thousands of images with the same line
             more = [f"... and {len(failures) - 20} more"] if len(failures) > 20 else []
-            title = f"{one.method}: {counted(len(failures), 'picture')} without a score"
+            title = f"{one.method}: {counted(len(failures), 'image')} without a score"
             page.folded(title, [*failures[:20], *more])
     prompts = dict.fromkeys(str(block.get("prompt")) for _, block in judged)
     for number, prompt in enumerate(prompts, start=1):
@@ -109,13 +112,13 @@ def add_protocol(page: Page, groups: Sequence[Sequence[Scores]]) -> None:
 
 
 def _choices(choices: Mapping[str, Any]) -> dict[str, str]:
-    """Return one line a metric: "ssim.size" and "ssim.filter" are of one."""
+    """Return one line a metric: "ssim.size" and "ssim.filter" are joined."""
     lines: dict[str, list[str]] = {}
     for name, value in choices.items():
-        of, _, choice = name.partition(".")
-        said = f"{choice.replace('_', ' ')} {_plain(value)}" if choice else _plain(value)
-        lines.setdefault(of, []).append(said)
-    return {of.replace("_", " "): "; ".join(said) for of, said in lines.items()}
+        metric, _, choice = name.partition(".")
+        text = f"{choice.replace('_', ' ')} {_plain(value)}" if choice else _plain(value)
+        lines.setdefault(metric, []).append(text)
+    return {metric.replace("_", " "): "; ".join(texts) for metric, texts in lines.items()}
 
 
 def _counted(scores: Scores) -> str:

@@ -1,4 +1,4 @@
-"""The scores file: what one method scored under one protocol, and whether two of them compare."""
+"""The scores file: the scores of one method under one protocol, and how two files differ."""
 
 import dataclasses
 import json
@@ -17,10 +17,10 @@ SETTINGS = ("paired", "unpaired", "multi_pose", "try_off")
 
 @dataclass(frozen=True)
 class Metric:
-    """One number and how to read it; None with the reason in `not_computed` if there is none.
+    """A metric's value, or None with the reason in `not_computed`.
 
-    `value` and `interval` are as the protocol prints them: already multiplied by `scale`
-    (`raw` undoes it). A reader shows `value` and never multiplies.
+    `value` and `interval` are already multiplied by the protocol's `scale`, ready to be shown;
+    `raw` undoes that.
     """
 
     value: float | None
@@ -48,7 +48,7 @@ class Protocol:
 
 @dataclass(frozen=True)
 class WeightsFile:
-    """The weights a network was read from."""
+    """The weights file of a network."""
 
     file: str
     sha256: str
@@ -56,7 +56,7 @@ class WeightsFile:
 
 @dataclass(frozen=True)
 class Folders:
-    """Where the pictures were, and a digest of the ground truth's names and contents."""
+    """The image folders, and a digest of the ground truth's names and contents."""
 
     pred: str
     gt: str
@@ -67,10 +67,10 @@ class Folders:
 
 @dataclass(frozen=True)
 class Counts:
-    """Expected pairs, those scored, names missing from and extra in the predictions, resized.
+    """Numbers of expected and scored pairs, missing and extra predictions, resized predictions.
 
-    `formats` counts the predictions by file format (a JPEG scores otherwise than a PNG);
-    `converted` counts all pictures that were not upright 8-bit RGB, by what they were.
+    `formats` counts the predictions by file format (JPEG compression changes the scores);
+    `converted` counts the images that were not upright 8-bit RGB, by what they were.
     """
 
     pairs: int
@@ -84,7 +84,7 @@ class Counts:
 
 @dataclass(frozen=True)
 class Category:
-    """The scores of one category's pictures."""
+    """The scores of one category."""
 
     count: int
     metrics: dict[str, Metric]
@@ -92,9 +92,9 @@ class Category:
 
 @dataclass(frozen=True)
 class PerImage:
-    """Values of each picture, all in the order of `names`; None where a picture has no value.
+    """Values of each image, in the order of `names`; None where an image has no value.
 
-    `categories` is empty when they are unknown. The judge's go in `values["judge"]`.
+    `categories` is empty if they are unknown. The judge's scores are in `values["judge"]`.
     """
 
     names: tuple[str, ...] = ()
@@ -104,7 +104,7 @@ class PerImage:
 
 @dataclass(frozen=True)
 class Scores:
-    """Everything in a scores file; `dataclasses.replace` adds what another program found."""
+    """The content of a scores file; use `dataclasses.replace` to add a block."""
 
     method: str
     created: str  # UTC, 2026-11-28T13:00:00Z
@@ -124,10 +124,11 @@ class Scores:
 
 
 def write_scores(path: Path, scores: Scores) -> None:
-    """Write the file; it is whole or absent. OmfaError for a value that is no finite number."""
+    """Write the file atomically; OmfaError for a value that is not finite."""
     checked(scores, str(path))
     content = {"format": FORMAT, **dataclasses.asdict(scores)}
     try:
+        # NaN is not JSON, and other readers would reject the file
         text = json.dumps(content, indent=1, allow_nan=False)
     except ValueError as error:
         raise OmfaError(f"{path}: scores must be finite numbers or null: {error}") from None
@@ -136,7 +137,7 @@ def write_scores(path: Path, scores: Scores) -> None:
 
 
 def read_scores(path: str | Path) -> Scores:
-    """Return a scores file's content; OmfaError with one line for anything that is not one."""
+    """Return a scores file's content; OmfaError if it is not a valid scores file."""
     path = require_file(path, "scores file", "the path of the scores file")
     try:
         content = json.loads(path.read_text(), parse_constant=_no_constant)
@@ -144,28 +145,29 @@ def read_scores(path: str | Path) -> Scores:
         raise OmfaError(f"{path}: not a scores file (JSON expected): {error}") from None
     if not isinstance(content, dict) or "format" not in content:
         raise OmfaError(f'{path}: not a scores file: it has no "format"; `omfa eval` writes them')
+    # a newer file may have keys with another meaning
     if content.pop("format") != FORMAT:
-        raise OmfaError(f"{path}: written in another format than {FORMAT}; score the folder again")
+        raise OmfaError(f"{path}: expected format {FORMAT}, found another; score the folder again")
     try:
         return checked(_scores(content), str(path))
     except (TypeError, KeyError, AttributeError, ValueError) as error:
-        raise OmfaError(f"{path}: not a whole scores file: {error}") from None
+        raise OmfaError(f"{path}: not a complete scores file: {error}") from None
 
 
 def checked(scores: Scores, where: str) -> Scores:
-    """Return the scores if they are consistent, else an OmfaError that starts with `where`."""
+    """Return the scores if they are consistent; else raise an OmfaError starting with `where`."""
     if scores.protocol.setting not in SETTINGS:
         known = ", ".join(SETTINGS)
-        raise OmfaError(f"{where}: setting {scores.protocol.setting!r} is none of {known}")
+        raise OmfaError(f"{where}: setting {scores.protocol.setting!r} is not one of {known}")
     groups = [scores.metrics, *(category.metrics for category in scores.categories.values())]
     for name, metric in (item for group in groups for item in group.items()):
         if metric.better not in ("higher", "lower"):
             raise OmfaError(f"{where}: metric {name}: better must be higher or lower")
         if (metric.value is None) != (metric.not_computed is not None):
-            raise OmfaError(f"{where}: metric {name} needs a value, or else a reason")
+            raise OmfaError(f"{where}: metric {name} needs either a value or a reason")
         numbers = [metric.value, metric.scale, *(metric.interval or ())]
         if not all(number is None or _is_finite(number) for number in numbers):
-            raise OmfaError(f"{where}: metric {name} is no finite number")
+            raise OmfaError(f"{where}: metric {name} is not finite")
     rows = scores.per_image
     columns = {**rows.values, **({"categories": rows.categories} if rows.categories else {})}
     for name, column in columns.items():
@@ -174,12 +176,12 @@ def checked(scores: Scores, where: str) -> Scores:
             raise OmfaError(f"{where}: per_image {name} has {len(column)} values, {expected}")
     for name, column in rows.values.items():
         if not all(value is None or _is_finite(value) for value in column):
-            raise OmfaError(f"{where}: per_image {name} holds something that is no finite number")
+            raise OmfaError(f"{where}: per_image {name} has a value that is not finite")
     return scores
 
 
 def compare(first: Scores, second: Scores) -> list[str]:
-    """Return one warning for each reason why the two files' numbers do not compare; [] if none."""
+    """Return one warning for each reason why the two files are not comparable; [] if none."""
     warnings = []
 
     def differ(what: str, one: object, other: object) -> None:
@@ -199,7 +201,7 @@ def compare(first: Scores, second: Scores) -> list[str]:
             differ(f"{what} {key}", one.get(key, "absent"), other.get(key, "absent"))
     differ("seed", first.seed, second.seed)
     differ("number of pairs", first.counts.pairs, second.counts.pairs)
-    differ("number of scored pictures", first.counts.scored, second.counts.scored)
+    differ("number of scored images", first.counts.scored, second.counts.scored)
     differ(
         "file format of the predictions",
         sorted(first.counts.formats),
@@ -207,13 +209,14 @@ def compare(first: Scores, second: Scores) -> list[str]:
     )
     if set(first.per_image.names) != set(second.per_image.names):
         only = len(set(first.per_image.names) ^ set(second.per_image.names))
-        warnings.append(f"scored pictures differ: {only} names are in one file only")
+        warnings.append(f"scored images differ: {only} names are in one file only")
+    # files of other programs may not have the digest
     known = first.folders.gt_sha256 and second.folders.gt_sha256
     if known and first.folders.gt_sha256 != second.folders.gt_sha256:
-        warnings.append("ground truth differs: the pictures' names or contents are not the same")
+        warnings.append("ground truth differs: names or contents of the images are not the same")
     for scores in (first, second):
         if not scores.complete:
-            warnings.append(f"{scores.method} is not complete: its run had not ended")
+            warnings.append(f"{scores.method} is not complete: its run had not finished")
     return warnings
 
 
@@ -230,7 +233,7 @@ def _is_finite(value: object) -> bool:
 
 
 def _no_constant(name: str) -> float:
-    raise ValueError(f"{name} is no number")
+    raise ValueError(f"{name} is not a number")
 
 
 def _metrics(table: Mapping[str, Mapping[str, Any]]) -> dict[str, Metric]:
@@ -238,13 +241,14 @@ def _metrics(table: Mapping[str, Mapping[str, Any]]) -> dict[str, Metric]:
 
 
 def _tuples(row: Mapping[str, Any], *names: str) -> dict[str, Any]:
-    """Return the row with JSON's lists under `names` as tuples."""
+    """Return the row with the JSON lists under `names` turned into tuples."""
     made = {name: tuple(row[name]) for name in names if row.get(name) is not None}
     return {**row, **made}
 
 
 def _scores(content: dict[str, Any]) -> Scores:
-    """Return the dataclass of a decoded file; what a newer writer added is an error."""
+    """Return the dataclass of a decoded file; unknown keys raise a TypeError."""
+    # JSON has no tuples, and equality of the dataclasses needs them
     rows = _tuples(content.get("per_image", {}), "names", "categories")
     values = {name: tuple(column) for name, column in rows.get("values", {}).items()}
     categories = {

@@ -1,4 +1,4 @@
-"""One model on one split under one setting: its pictures, and what its conditions are worth."""
+"""One model on one split under one setting: its images, influence and exact-truth scores."""
 
 import functools
 import importlib.util
@@ -25,7 +25,7 @@ from omfa_jax.evals.truth import Regions, Truth
 log = logging.getLogger(__name__)
 
 PREDICTIONS = "pred"
-# metrics of two pictures that need no network; (image, truth, region) -> value, higher is better
+# metrics of two images without a network: (image, truth, region) -> value, higher is better
 Measure = Callable[..., float]
 
 
@@ -37,7 +37,7 @@ MEASURES: dict[str, Measure] = {"psnr": psnr, "ssim": _ssim}
 
 
 def measures_here() -> dict[str, Measure]:
-    """Return those of MEASURES that are installed; the log says what SSIM needs."""
+    """Return those of MEASURES whose libraries are installed; log a warning for SSIM."""
     if importlib.util.find_spec("skimage") is not None:
         return MEASURES
     log.warning("no SSIM: scikit-image is not installed (pip install 'omfa_jax[eval]')")
@@ -46,10 +46,10 @@ def measures_here() -> dict[str, Measure]:
 
 @dataclass(frozen=True)
 class SplitRun:
-    """Where a split's pictures of one model are: `folder`/pred, other_garment, new_pose, ...
+    """The images of one model on a split: `folder`/pred, other_CONDITION, truth_KIND.
 
-    `sample(work)` writes the pictures that are missing and returns when all are there, on several
-    hosts too; it tells how many this process wrote.
+    `sample(work)` writes the missing images, waits until those of all hosts are there, and returns
+    how many this process wrote.
     """
 
     split: Split
@@ -58,7 +58,7 @@ class SplitRun:
     sample: Callable[[Work], int]
 
     def predictions(self, name: str = PREDICTIONS, given: Callable[..., Example] | None = None):
-        """Sample the split into `folder`/`name`; `given` makes examples other than the split's."""
+        """Sample the split into `folder`/`name`; `given` replaces the split's own examples."""
         split = self.split
         work = Work(
             self.folder / name,
@@ -69,16 +69,17 @@ class SplitRun:
             split.size_px,
         )
         wrote = self.sample(work)
-        log.info("%s: %d of %d pictures sampled now", work.folder, wrote, len(split))
+        log.info("%s: sampled %d of %d images in this run", work.folder, wrote, len(split))
         return work.folder
 
     def swapped(self, condition: str) -> Path:
-        """Sample the split with another example's condition, into other_CONDITION."""
+        """Sample the split with another example's condition into other_CONDITION."""
         parts = CONDITIONS[self.split.task]
         if condition not in parts:
             raise OmfaError(
                 f"task {self.split.task} has no condition {condition!r} (it has {', '.join(parts)})"
             )
+        # the seed of the split: every condition swaps the same pairs of examples
         swap = derangement(len(self.split), self.seed)
 
         def given(place: int) -> Example:
@@ -88,11 +89,12 @@ class SplitRun:
         return self.predictions(f"other_{condition}", given)
 
     def answered(self, truth: Truth, kind: str) -> Path:
-        """Sample what the synthetic world knows the answer to, into truth_KIND."""
+        """Sample the examples with an exact answer in the synthetic data into truth_KIND."""
         split = self.split
 
         def given(place: int) -> Example:
             example = split.given(place)
+            # the unpaired garment is in the record already; only a pose is new to it
             if kind == "new_pose":
                 size = example["pose"].shape[:2]
                 pose = truth.slot_pose(split.names[place], kind, size)  # type: ignore[arg-type]
@@ -108,7 +110,7 @@ class SplitRun:
         truths: Callable[[int], np.ndarray],
         regions: Callable[[int], np.ndarray | None] | None = None,
     ) -> list[float]:
-        """Return the metric of each saved picture, in the split's order."""
+        """Return the metric of each saved image, in the split's order."""
         measure = MEASURES[metric]
         return [
             measure(
@@ -136,15 +138,17 @@ def influence_of(
     regions: Regions | None = None,
     per_image: Callable[[Path], tuple[Sequence[float], str]] | None = None,
 ) -> dict[str, Any]:
-    """Return the scores file's influence block of sampled pictures: `pred` against `other_...`.
+    """Return the scores file's influence block: `pred` against other_CONDITION.
 
-    PSNR is taken where the condition shows, if `regions` tell; SSIM over the whole picture.
-    `per_image(folder)` gives (values, better) of any other metric, in the split's order.
+    PSNR is computed in the region that the condition determines, if `regions` are given; SSIM over
+    the complete image. `per_image(folder)` returns (values, better) of any other metric, in the
+    split's order.
     """
     block = {}
     for condition in conditions:
         folders = [run.folder / PREDICTIONS, run.folder / f"other_{condition}"]
         if per_image is not None:
+            # both folders are scored by one function, so their direction is the same
             (right, better), (wrong, _) = map(per_image, folders)
             block[condition] = gain(metric, better, right, wrong, seed=run.seed)
             continue
@@ -158,13 +162,13 @@ def influence_of(
 
 
 def truth_of(run: SplitRun, truth: Truth, folders: Mapping[str, Path]) -> dict[str, Any]:
-    """Return the scores file's truth block: PSNR and SSIM against the world's exact answers.
+    """Return the scores file's truth block: PSNR and SSIM against the exact answers.
 
-    `folders` are those of the `unpaired` and the `new_pose` pictures.
+    `folders` are those of the `unpaired` and `new_pose` images.
     """
     block: dict[str, Any] = {}
     for kind, folder in folders.items():
-        # read at each look: a split's pictures are more than memory holds
+        # read on every call: the images of a split do not fit in memory
         def exact(place: int, kind=kind) -> np.ndarray:
             return truth.answer(run.split.names[place], kind).image
 

@@ -1,4 +1,4 @@
-"""Methods by metrics: what is shown of each number, and which is the best."""
+"""Score tables, methods by metrics: how each number is rounded, and which is the best."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.evals.scores import Metric, Scores
 
-ABSENT = "this scores file does not have it"
+ABSENT = "not in this scores file"
 
 
 @dataclass(frozen=True)
 class Column:
-    """A metric: how its numbers are scaled and shown. `better` is "higher" or "lower"."""
+    """A metric: how its numbers are scaled and rounded. `better` is "higher" or "lower"."""
 
     name: str
     label: str
@@ -22,18 +22,18 @@ class Column:
 
     @property
     def factor(self) -> str:
-        """The scale as it stands beside the label: "" or "x1000"."""
+        """The scale as shown after the label: "" or "x1000"."""
         return "" if self.scale == 1 or f"{self.scale:g}" in self.label else f"x{self.scale:g}"
 
     def shown(self, value: float) -> str:
-        """Return the number as text; a rounded zero has no sign."""
+        """Return the number as text, without "-0.00"."""
         text = f"{value:.{self.decimals}f}"
         return text.lstrip("-") if float(text) == 0 else text
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One number in the column's scale, or why there is none."""
+    """One number in the column's scale, or the reason why there is none."""
 
     value: float | None
     text: str
@@ -45,7 +45,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """What a row is called (one text a leading column), and its numbers."""
+    """A row's labels (one for each leading column) and its numbers."""
 
     labels: tuple[str, ...]
     cells: tuple[Cell, ...]
@@ -53,7 +53,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of numbers; the best of a column, and all that show the same, are marked."""
+    """Rows of numbers; the best of a column is marked, and so are ties at the digits shown."""
 
     heads: tuple[str, ...]
     columns: tuple[Column, ...]
@@ -64,9 +64,9 @@ Named = tuple[tuple[str, ...], Mapping[str, Metric]]
 
 
 def grouped(scores: Sequence[Scores]) -> list[list[Scores]]:
-    """Return the files by protocol and setting: numbers of one table are of one kind.
+    """Return the files grouped by protocol and setting, one table each.
 
-    OmfaError for two of the same method in a group, or a group without a metric in common.
+    Raises OmfaError for two files of one method in a group, or a group without a common metric.
     """
     groups: dict[tuple[str, str], list[Scores]] = {}
     for one in scores:
@@ -76,8 +76,8 @@ def grouped(scores: Sequence[Scores]) -> list[list[Scores]]:
         twice = sorted({method for method in methods if methods.count(method) > 1})
         if twice:
             raise OmfaError(
-                f"two scores files are of the method {twice[0]!r} ({name}, {setting}): leave one"
-                " out, or score one again under another --method"
+                f"two scores files have the method {twice[0]!r} ({name}, {setting}): leave one out,"
+                " or score one again with another --method"
             )
         if not set.intersection(*(set(one.metrics) for one in group)):
             has = "; ".join(f"{one.method} has {', '.join(one.metrics) or 'none'}" for one in group)
@@ -86,12 +86,12 @@ def grouped(scores: Sequence[Scores]) -> list[list[Scores]]:
 
 
 def methods_table(group: Sequence[Scores]) -> Table:
-    """Return one row a method."""
+    """Return a table with one row a method."""
     return table_of(("method",), [[((one.method,), one.metrics) for one in group]])
 
 
 def categories_table(group: Sequence[Scores]) -> Table | None:
-    """Return one row a category and method, the best within each category; None if unknown."""
+    """Return a table with one row a category and method, or None without categories."""
     names = dict.fromkeys(name for one in group for name in one.categories)
     blocks = [
         [
@@ -101,13 +101,13 @@ def categories_table(group: Sequence[Scores]) -> Table | None:
         ]
         for name in names
     ]
-    return table_of(("category", "method", "pictures"), blocks) if blocks else None
+    return table_of(("category", "method", "images"), blocks) if blocks else None
 
 
 def table_of(heads: tuple[str, ...], blocks: Sequence[Sequence[Named]]) -> Table:
-    """Return the table of rows in blocks; the best is found within each block.
+    """Return the table of rows in blocks; the best is marked within each block.
 
-    A column takes label, direction and scale from the first row that has it.
+    A column takes its label, direction and scale from the first row that has the metric.
     """
     columns = _columns([metrics for block in blocks for _, metrics in block])
     rows = []
@@ -133,10 +133,11 @@ def _columns(tables: Sequence[Mapping[str, Metric]]) -> list[Column]:
 
 
 def _decimals(values: Sequence[float]) -> int:
-    """Return how many decimals show three or four digits of the column's largest number."""
+    """Return the decimals that show three or four digits of the column's largest number."""
     largest = max(map(abs, values), default=0.0)
     if largest >= 1:
         return 1 if largest >= 100 else 2
+    # at least 4, as in papers for SSIM and LPIPS
     return 4 if largest == 0 else max(4, 2 - math.floor(math.log10(largest)))
 
 
@@ -145,7 +146,9 @@ def _cells(column: Column, tables: Sequence[Mapping[str, Metric]]) -> list[Cell]
         _cell(column, table[column.name]) if column.name in table else None for table in tables
     ]
     cells = [Cell(None, "", why=ABSENT) if cell is None else cell for cell in found]
+    # compared as shown: values that print the same must not differ in bold
     shown = [float(cell.text) for cell in cells if cell.value is not None]
+    # a single value is not the best of anything
     if len(shown) < 2:
         return cells
     best = max(shown) if column.better == "higher" else min(shown)
@@ -160,6 +163,7 @@ def _cells(column: Column, tables: Sequence[Mapping[str, Metric]]) -> list[Cell]
 def _cell(column: Column, metric: Metric) -> Cell:
     if metric.raw is None:
         return Cell(None, "", why=metric.not_computed or "no reason given")
+    # two files may print one metric in different scales (KID raw or x1000)
     value, factor = metric.raw * column.scale, column.scale / metric.scale
     if metric.interval is None:
         return Cell(value, column.shown(value))

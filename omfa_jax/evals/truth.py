@@ -1,8 +1,8 @@
-"""The synthetic world's exact answers: how an unpaired garment, or a new pose, really looks.
+"""Exact answers of synthetic data: rendered images for an unpaired garment or a new pose.
 
-A world's raw folder (`omfa data synthesize`, VITON-HD's layout) has them in SPLIT/truth, in files
-named person_garment_pose, each by its number. The unpaired garment is the pairs file's, the new
-pose the next person's. Real data sets have no such answers.
+`omfa data synthesize` writes them to SPLIT/truth of its raw folder, in files that are named by
+number: person_garment_pose. The unpaired garment is that of the pairs file, the new pose that of
+the next person. Real data sets have no exact answers.
 """
 
 from dataclasses import dataclass
@@ -18,14 +18,14 @@ from omfa_jax.data.labels import CIHP
 from omfa_jax.data.viton_hd import PARSE_DIRS
 
 KINDS = ("unpaired", "new_pose")
-# a condition's region: where the picture follows from it
+# condition -> the region of the image that it determines
 REGIONS = {"garment": "garment", "face": "head", "pose": "person"}
 BLACK = 0
 
 
 @dataclass(frozen=True)
 class Answer:
-    """The exact picture, where the garment is in it, and the pose map of its body."""
+    """The exact image, the mask of its garment (True: garment) and its pose map."""
 
     image: UInt8[np.ndarray, "h w 3"]
     garment: Bool[np.ndarray, "h w"]
@@ -46,23 +46,24 @@ class Truth:
         self._partner = {Path(person).stem: Path(garment).stem for person, garment in lines}
 
     def has(self, name: str, kind: str) -> bool:
-        """Tell whether there is such an answer for the person `name`."""
+        """Return whether the person `name` has an answer of this kind."""
         return (self._folder / "image" / f"{self._stem(name, kind)}.jpg").is_file()
 
     def answer(self, name: str, kind: str) -> Answer:
-        """Return the answer for the person of file `name`; OmfaError if it cannot be read."""
+        """Read the answer for the person `name`; OmfaError if it cannot be read."""
         stem = self._stem(name, kind)
         image = read_rgb(self._folder / "image" / f"{stem}.jpg", f"{kind} truth")
         labels = read_labels(self._folder / PARSE_DIRS[0] / f"{stem}.png", f"{kind} truth's parse")
         return Answer(image, CIHP.worn(labels, "upper"), self.pose_map(name, kind))
 
     def pose_map(self, name: str, kind: str) -> UInt8[np.ndarray, "h w 3"]:
-        """Return the pose map of the answer's body."""
+        """Read the pose map of an answer."""
         path = self._folder / "pose" / f"{self._stem(name, kind)}.png"
         return read_rgb(path, f"{kind} truth's pose map")
 
     def slot_pose(self, name: str, kind: str, size_px: tuple[int, int]) -> np.ndarray:
-        """Return that pose map as the model is given it: letter-boxed into the person's slot."""
+        """Return the pose map as the model's input: letterboxed into the person's slot."""
+        # black is the background of pose maps; the default of letterbox is white
         return letterbox(self.pose_map(name, kind), *size_px, fill=BLACK)
 
     def _stem(self, name: str, kind: str) -> str:
@@ -70,16 +71,17 @@ class Truth:
         try:
             if kind == "unpaired":
                 return f"{person}_{self._partner[name].split('_')[0]}_{person}"
+            # the numbers of the synthetic people are consecutive
             return f"{person}_{person}_{int(person) + 1:05d}"
         except (KeyError, ValueError):
             raise OmfaError(
-                f"no exact truth is named for {name!r}: --truth must be the synthetic raw folder"
-                " that the records were built from"
+                f"no exact truth for {name!r}: --truth must be the synthetic raw folder that the"
+                " records were built from"
             ) from None
 
 
 class Regions:
-    """Where in a person's photo a condition shows, by the photo's parse map in a raw folder."""
+    """Regions of a person's photo that a condition determines, from the raw folder's parse maps."""
 
     def __init__(self, raw: Path, split: str = "test"):
         folders = [raw / split / name for name in PARSE_DIRS]
@@ -91,7 +93,7 @@ class Regions:
         self._folder = found
 
     def region(self, name: str, condition: str, category: str) -> Bool[np.ndarray, "h w"] | None:
-        """Return where the condition shows in the photo `name`; None if it shows nowhere."""
+        """Return the condition's mask in the photo `name` (True: region); None if it is empty."""
         labels = read_labels(self._folder / f"{name}.png", "parse map")
         masks = {
             "garment": lambda: CIHP.worn(labels, category or "upper"),  # type: ignore[arg-type]

@@ -5,7 +5,7 @@ import platform
 
 
 def versions(*names: str) -> dict[str, str]:
-    """Return {distribution: version} of those that are installed."""
+    """Return {distribution: version} of the installed ones."""
     found = {}
     for name in names:
         try:

@@ -97,5 +97,5 @@ def check_batch_size(mesh: Mesh, batch_size: int, accumulate: int = 1) -> None:
         raise OmfaError(
             f"global batch {batch_size} does not divide over slice x data x fsdp = {parts}"
             f" devices{cut};"
-            " change config.train.batch_size, .accumulate or config.mesh"
+            " change config.train.batch_size, .grad_accum_steps or config.mesh"
         )

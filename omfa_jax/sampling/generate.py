@@ -1,4 +1,4 @@
-"""One compiled call from images and conditions to generated images."""
+"""The sampler: one compiled call from images and conditions to generated images."""
 
 import functools
 import logging
@@ -28,15 +28,17 @@ Pictures = dict[str, UInt8[np.ndarray, "b h w 3"]]
 
 
 def default_device() -> Any:
-    """Return the device that a program without placement runs on: this process's first, or what
-    jax.default_device says."""
+    """Return the device that a program without placement runs on.
+
+    It is this process's first device, unless jax.default_device names another.
+    """
     return next(iter(jnp.zeros(()).devices()))
 
 
 def compute_dtype(asked: str, platform: str) -> str:
-    """Return the type to sample in on devices of `platform`; "auto" is float32 on a CPU alone.
+    """Return the dtype to sample in; "auto" is float32 on a CPU and bfloat16 elsewhere.
 
-    Accelerators have matrix units for bfloat16, and their attention kernels take nothing wider.
+    Accelerators have matrix units for bfloat16, and their attention kernels accept nothing wider.
     """
     if asked != "auto":
         return asked
@@ -46,12 +48,12 @@ def compute_dtype(asked: str, platform: str) -> str:
 class Sampler:
     """Generates the noised components of a task; compiled once per task and batch size.
 
-    `dtype` is the networks' compute type, "auto" bfloat16 on accelerators and float32 elsewhere;
-    parameters stay float32, and the VAE keeps its own rule (`models.vae`). With `devices`, all of
-    this process, a batch is dealt to them evenly, and each runs the program that one alone would
-    run on its rows; without, JAX's default device takes the whole batch. `attention` names the
-    kernel of image tokens, as config.train.attention does: those devices choose, whatever others
-    the process or the job has.
+    `dtype` is the networks' compute dtype: "auto" is bfloat16 on accelerators and float32
+    elsewhere. Parameters stay float32, and the VAE has a rule of its own (`models.vae`). With
+    `devices`, all of this process, a batch is split evenly over them; each runs on its rows the
+    program that it would run alone. Without, JAX's default device takes the whole batch.
+    `attention` names the kernel of image tokens, as config.train.attention does; "auto" depends on
+    the sampler's own devices, whatever else the process or the job has.
     """
 
     def __init__(
@@ -65,14 +67,14 @@ class Sampler:
     ):
         if bundle.unet_params is None:
             raise OmfaError("this model has no UNet weights; give --checkpoint a trained model")
-        # a plan that cannot be is refused before anything is trained or compiled
+        # raises for impossible timesteps now, before anything is trained or compiled
         plan_of(bundle.settings, settings)
         self.bundle = bundle
         self.settings = settings
         used = list(devices) if devices else [default_device()]
         platform = used[0].platform
         dtype = compute_dtype(dtype, platform)
-        # several devices each run the whole program on rows of their own: a kernel is never cut
+        # each device runs the whole program on its own rows, so the kernel is never sharded
         kernel = kernel_name(attention, platform, dtype)
         log.info(
             "sampling in %s on %d x %s; attention among image tokens: %s",
@@ -84,13 +86,13 @@ class Sampler:
         self._table = noised_table(bundle.settings.tasks)
         self.devices = len(used)
         self._mesh = Mesh(np.asarray(used, object), ("rows",), axis_types=(AxisType.Auto,))
-        # on the devices once: a converted model's arrays are files that every call would copy
+        # placed once: a converted model's arrays are memory-mapped files, copied by every call
         self._unet_params = self.placed(bundle.unet_params)
         self._frozen = self.placed({"vae": bundle.vae_params, "prompts": bundle.prompts})
-        self._run = jax.jit(self._dealt, static_argnames="noised")
+        self._run = jax.jit(self._run_sharded, static_argnames="noised")
 
     def placed(self, tree: Any) -> Any:
-        """Return parameters on every device, for calls with `params`."""
+        """Return a tree replicated on the sampler's devices, for calls with `params`."""
         return jax.device_put(tree, NamedSharding(self._mesh, PartitionSpec()))
 
     def __call__(
@@ -108,10 +110,10 @@ class Sampler:
 
         `given` holds the clean components, in [-1, 1] at the slot sizes; a component that is
         neither given nor generated is null (zero latents). `pose` None is the null pose, and so is
-        that of an example where `has_pose` is False, as in training. `params` replaces the
-        bundle's UNet parameters (a training run's EMA). Example i of a batch gets the same noise
-        whatever the batch size; with `ids` (see `diffusion.noise`) its noise is a function of the
-        seed and its id, whatever its place.
+        an example's pose where `has_pose` is False, as in training. `params` replaces the model's
+        UNet parameters (for instance by a training run's EMA). Example i of a batch gets the same
+        noise for any batch size; with `ids` (see `diffusion.noise`) the noise is a function of the
+        seed and the example's id, not of its position.
         """
         output = self.start(task, given, pose, seed=seed, has_pose=has_pose, params=params, ids=ids)
         return {name: from_signed(np.asarray(images)) for name, images in output.items()}
@@ -127,7 +129,7 @@ class Sampler:
         params: Any = None,
         ids: UInt32[np.ndarray, "b 2"] | None = None,
     ) -> dict[str, Float[Array, "b h w 3"]]:
-        """Start what a call does and return its pictures as the devices will have them, signed."""
+        """Dispatch a call and return its images, in [-1, 1], without waiting for the devices."""
         bundle = self.bundle
         row = task_index(bundle.settings.tasks, task)
         noised = tuple(bool(flag) for flag in self._table[row])
@@ -157,12 +159,12 @@ class Sampler:
             noised=noised,
         )
 
-    def _dealt(self, params, frozen, clean, pose, has_pose, row, keys, *, noised):
-        whole, rows = PartitionSpec(), PartitionSpec("rows")
+    def _run_sharded(self, params, frozen, clean, pose, has_pose, row, keys, *, noised):
+        replicated, rows = PartitionSpec(), PartitionSpec("rows")
         generate = jax.shard_map(
             functools.partial(self._generate, noised=noised),
             mesh=self._mesh,
-            in_specs=(whole, whole, rows, rows, rows, whole, rows),
+            in_specs=(replicated, replicated, rows, rows, rows, replicated, rows),
             out_specs=rows,
             check_vma=False,
         )
@@ -183,14 +185,14 @@ class Sampler:
         bundle, canvas = self.bundle, self.bundle.settings.canvas
         count = len(keys)
 
-        def encoded(images):
+        def encode_images(images):
             return encode_any_size(bundle.vae_config, frozen["vae"], images, dtype=self._dtype)
 
-        def laid_out(parts):
+        def assemble(parts):
             return canvas.assemble(parts) if parts else jnp.zeros((count, *canvas.shape))
 
-        x0 = laid_out({name: encoded(images) for name, images in clean.items()})
-        pose_canvas = laid_out({} if pose is None else {"person": encoded(pose)})
+        x0 = assemble({name: encode_images(images) for name, images in clean.items()})
+        pose_canvas = assemble({} if pose is None else {"person": encode_images(pose)})
         if has_pose is not None:
             pose_canvas = jnp.where(has_pose[:, None, None, None], pose_canvas, 0.0)
         noise = jax.vmap(lambda k: jax.random.normal(k, canvas.shape))(keys)

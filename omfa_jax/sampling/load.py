@@ -1,4 +1,4 @@
-"""A model from wherever it is: a training workdir, one of its steps, or a converted folder."""
+"""Load a model from an imported or exported folder."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from omfa_jax.weights.imported import load_weights
 
 
 def load_folder(path: str | Path) -> Bundle:
-    """Return the model of a diffusers or imported folder that carries omfa.json and prompts."""
+    """Return the model of a diffusers or imported folder with omfa.json and a prompt table."""
     path = Path(path)
     if not path.is_dir():
         raise OmfaError(

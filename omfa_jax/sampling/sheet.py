@@ -1,4 +1,4 @@
-"""Side-by-side sheets: rows of labelled pictures on one image."""
+"""Contact sheets: labelled columns of images, one example a row."""
 
 from collections.abc import Iterable, Mapping
 
@@ -15,9 +15,10 @@ LABEL_PX = 14
 def sheet(
     columns: Mapping[str, Iterable[UInt8[np.ndarray, "_ _ 3"]]], height_px: int, width_px: int
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """Return one picture with a labelled column per entry and one example a row.
+    """Return one image with a labelled column per entry and one example a row.
 
-    Pictures are letter-boxed to (height_px, width_px) cells; shorter columns end in white.
+    Images are letter-boxed into cells of (height_px, width_px); shorter columns are padded with
+    white.
     """
     listed = {label: list(pictures) for label, pictures in columns.items()}
     rows = max(map(len, listed.values()), default=0)

@@ -1,4 +1,4 @@
-"""The tasks as functions: try_on, try_off, and the compound transfer and turntable."""
+"""The tasks as functions: try_on, try_off, and the compound tasks transfer and turntable."""
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -13,14 +13,14 @@ Pictures = UInt8[np.ndarray, "b h w 3"]
 def try_on(
     sampler: Sampler, garment: Signed, face: Signed, pose: Signed | None, *, seed: int = 0
 ) -> Pictures:
-    """Return photos of the people with these faces, in these poses, wearing the garments."""
+    """Return photos of people with the given faces, in the given poses, wearing the garments."""
     return sampler("try_on", {"garment": garment, "face": face}, pose, seed=seed)["person"]
 
 
 def try_off(
     sampler: Sampler, person: Signed, face: Signed, pose: Signed | None, *, seed: int = 0
 ) -> Pictures:
-    """Return the garments that the people wear, as flat in-shop photos."""
+    """Return in-shop photos of the garments that the people wear."""
     return sampler("try_off", {"person": person, "face": face}, pose, seed=seed)["garment"]
 
 
@@ -45,9 +45,9 @@ def transfer(
 def turntable(
     sampler: Sampler, garment: Signed, face: Signed, poses: Signed, *, seed: int = 0
 ) -> Pictures:
-    """Return one garment on one person over a turn of the body: a picture for every pose map.
+    """Return one garment on one person in every pose of `poses`, a turn of the body.
 
-    `garment` and `face` hold one picture each. Every view starts from the same noise.
+    `garment` and `face` hold one image each. Every view starts from the same noise.
     """
     frames = [
         try_on(sampler, garment, face, poses[index : index + 1], seed=seed)

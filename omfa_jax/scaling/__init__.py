@@ -1,1 +1,1 @@
-"""Scaling studies; they begin with what a step costs."""
+"""Scaling studies: planning and running them, and fitting laws to their results."""

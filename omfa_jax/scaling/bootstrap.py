@@ -1,10 +1,11 @@
-"""Intervals for whatever follows from a fitted law, by a studentised parametric bootstrap.
+"""Confidence intervals of quantities of a fitted law, by a studentised parametric bootstrap.
 
-The noise of log loss is drawn anew with the deviation that the residuals show, and the law fitted
-again, `count` times. Resampling runs or residuals undercovers at 10 to 40 runs: five unknowns take
-up five residuals (the Huber fit with a small delta passes through about as many runs), and a grid
-with a corner left out is another grid. Intervals are the hull of two, each right for many runs:
-percentiles, and estimate +- quantile(|t*|) * error, where t* = (resampled - estimate) / its error.
+Normal noise with the residuals' standard deviation is added to the fitted log losses and the law is
+refitted, `count` times. Resampling the runs or the residuals undercovers with 10 to 40 runs: five
+coefficients absorb five residuals (a Huber fit with a small delta passes through about as many
+runs), and a grid without one of its corners is a different grid. The intervals are the hull of two
+intervals that are both asymptotically right: percentiles, and estimate +- quantile(|t*|) * error
+with t* = (resampled - estimate) / its error.
 """
 
 from collections.abc import Callable
@@ -17,27 +18,27 @@ from omfa_jax.scaling.law import Fit, natural
 from omfa_jax.scaling.solver import fit_many, inverse_normal, log_loss
 
 LEVEL = 0.95
-USABLE = 0.95  # of the resamples must give a number
+USABLE = 0.95  # the share of the resamples that must give a finite value
 
 Quantity = Callable[[Float[np.ndarray, "m 5"]], Float[np.ndarray, "m"]]
 
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate and its 95% interval; None where the data gives none."""
+    """An estimate and its 95% interval, None where the data does not determine one."""
 
     estimate: float
     low: float | None
     high: float | None
 
     def holds(self, value: float) -> bool:
-        """Whether a value lies inside."""
+        """Return whether a value is inside the interval."""
         return self.low is not None and self.high is not None and self.low <= value <= self.high
 
 
 @dataclass(frozen=True)
 class Resampled:
-    """A fit and its `m` resampled fits, each with (J^T J)^-1 and its own scale of noise."""
+    """A fit and `m` refits of resampled losses, each with its (J^T J)^-1 and noise scale."""
 
     fit: Fit
     theta: Float[np.ndarray, "m 5"]
@@ -46,13 +47,13 @@ class Resampled:
 
     @property
     def laws(self) -> Float[np.ndarray, "m 5"]:
-        """The resampled laws, in natural form."""
+        """The resampled laws in natural units."""
         return natural(self.theta, self.fit.center)
 
     def interval(self, quantity: Quantity, *, positive: bool = False) -> Interval:
-        """Return the interval of a quantity of laws in natural form.
+        """Return the interval of a function of laws in natural units.
 
-        `positive` takes its logarithm meanwhile, as suits A, B, N, D and losses.
+        `positive` computes the interval of its logarithm, as suits A, B, N, D and losses.
         """
 
         def value(theta: np.ndarray) -> np.ndarray:
@@ -60,6 +61,7 @@ class Resampled:
             return np.log(out) if positive else out
 
         def error(theta: np.ndarray, inverse: np.ndarray, scale: np.ndarray) -> np.ndarray:
+            # central differences, because an optimum has no simple derivative
             step = 1e-5 * np.eye(5)
             slopes = np.stack([(value(theta + h) - value(theta - h)) / 2e-5 for h in step], axis=-1)
             return scale * np.sqrt(np.einsum("mi,mij,mj->m", slopes, inverse, slopes))
@@ -74,6 +76,7 @@ class Resampled:
         sound = np.isfinite(drawn) & np.isfinite(pivots)
         natural_unit = np.exp if positive else float
         center = float(natural_unit(estimate))
+        # exact data, as in tests: every resample is the fit itself
         if self.fit.noise < 1e-9:
             return Interval(center, center, center)
         if not np.isfinite(estimate) or not np.isfinite(own_error) or sound.mean() < USABLE:
@@ -86,14 +89,15 @@ class Resampled:
 
 
 def scale_of(fit: Fit, residual: Float[np.ndarray, "m n"]) -> Float[np.ndarray, "m"]:
-    """Return the noise's scale by which estimates are studentised: mean size, freedoms counted."""
+    """Return the noise scale for studentising: sum of |residual| over the degrees of freedom."""
     freedoms = residual.shape[1] - int(fit.design.free.sum())
     return np.abs(residual).sum(-1) / max(freedoms, 1)
 
 
 def resample(fit: Fit, *, count: int = 500, seed: int = 0) -> Resampled:
-    """Fit the law to `count` drawn sets of losses at the same runs."""
+    """Refit the law to `count` resampled sets of losses of the same runs."""
     rng = np.random.default_rng(seed)
+    # the residuals would be too small: the fit has absorbed a part of the noise
     noise = fit.noise * rng.standard_normal((count, len(fit.log_loss)))
     targets = fit.predicted + noise
     theta, _ = fit_many(fit.design, targets, np.repeat(fit.theta[None], count, axis=0))

@@ -1,4 +1,4 @@
-"""Which runs a fit may use, and whether they can support one; every exclusion has its reason."""
+"""Selection of the runs for a fit, with a reason for each exclusion; and whether they suffice."""
 
 from dataclasses import dataclass
 
@@ -8,14 +8,14 @@ from jaxtyping import Float
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.scaling.table import Excluded, Runs
 
-DIVERGED = 1.25  # times the lowest loss of a run with no more of either
-NARROW = 0.1  # natural-log spread of the runs off a line in (log N, log D)
-NOT_FALLING = 0.35  # share of comparable pairs whose larger run has the higher loss
+DIVERGED = 1.25  # times the loss of a run with no more parameters and samples
+NARROW = 0.1  # least spread of the runs around a line in (log N, log D), natural logarithms
+NOT_FALLING = 0.35  # largest share of comparable pairs whose larger run has the higher loss
 
 
 @dataclass(frozen=True)
 class Rules:
-    """What is left out on the user's word; None and 0 leave nothing out."""
+    """Exclusions that the user asks for; None and 0 exclude nothing."""
 
     max_loss: float | None = None
     drop_highest: int = 0
@@ -23,10 +23,10 @@ class Rules:
 
 
 def clean(runs: Runs, rules: Rules) -> tuple[Runs, list[Excluded], list[str]]:
-    """Return the usable runs, what was left out and why, and warnings about the rest.
+    """Return the usable runs, the excluded ones with reasons, and warnings about the rest.
 
-    In this order: numbers that are missing, infinite or not positive; exact duplicates; losses
-    above `max_loss`; the `drop_highest` highest losses; diverged runs (see `diverged`).
+    Excluded in this order: values that are missing, infinite or not positive; exact duplicates;
+    losses above `max_loss`; the `drop_highest` highest losses; diverged runs (see `diverged`).
     """
     if rules.max_loss is not None and not rules.max_loss > 0:
         raise OmfaError(f"--max-loss must be above 0, got {rules.max_loss:g}")
@@ -45,14 +45,16 @@ def clean(runs: Runs, rules: Rules) -> tuple[Runs, list[Excluded], list[str]]:
             if not np.isfinite(value):
                 exclude(at, f"{name} is {'missing' if np.isnan(value) else 'infinite'}")
             elif value <= 0:
-                exclude(at, f"{name} is {value:g}, and must be above 0")
+                exclude(at, f"{name} is {value:g} and must be above 0")
         unique = float(runs.unique[at])
         if np.isinf(unique) or unique <= 0:
-            exclude(at, f"unique is {unique:g}, and must be above 0")
+            exclude(at, f"unique is {unique:g} and must be above 0")
         if at in reasons:
             continue
         key = tuple(
-            float(getattr(runs, name)[at]) for name in ("params", "samples", "loss", "flops")
+            float(getattr(runs, name)[at])
+            for name in ("params", "samples", "loss", "flops")
+            # nan would make every key unequal to itself
         ) + (float(np.nan_to_num(unique)),)
         if key in seen:
             exclude(at, f"the same numbers as line {runs.line[seen[key]]}")
@@ -73,13 +75,14 @@ def clean(runs: Runs, rules: Rules) -> tuple[Runs, list[Excluded], list[str]]:
 
 
 def diverged(runs: Runs) -> dict[int, str]:
-    """Return runs whose loss is above DIVERGED times that of a run with no more of N and of D.
+    """Return runs whose loss exceeds DIVERGED times that of a run with no more N and D.
 
-    A law that falls in N and D cannot say so of a healthy run, whatever its coefficients.
+    No law that decreases in N and D predicts this for a healthy run, whatever its coefficients.
     """
     found = {}
     for at in range(len(runs)):
         smaller = (runs.params <= runs.params[at]) & (runs.samples <= runs.samples[at])
+        # repetitions raise the loss, so compare only with runs that have at least as many
         smaller &= runs.epochs >= runs.epochs[at]
         smaller[at] = False
         if not smaller.any():
@@ -95,7 +98,7 @@ def diverged(runs: Runs) -> dict[int, str]:
 
 
 def rising_share(runs: Runs) -> float:
-    """Return the share of pairs, one run having no less of N and D, where its loss is higher."""
+    """Return the share of pairs, comparable in N and D, whose larger run has the higher loss."""
     more = (runs.params[:, None] >= runs.params) & (runs.samples[:, None] >= runs.samples)
     same = (runs.params[:, None] == runs.params) & (runs.samples[:, None] == runs.samples)
     pairs = more & ~same
@@ -104,37 +107,37 @@ def rising_share(runs: Runs) -> float:
 
 
 def warnings(runs: Runs) -> list[str]:
-    """Return what is odd about runs that are nevertheless used."""
+    """Return warnings about runs that are used nevertheless."""
     found = []
     if len(runs) > 1:
         share = rising_share(runs)
         if share > 0.05:
             found.append(
-                f"not monotone: in {share:.0%} of the pairs where one run has no less of parameters"
-                " and samples, its loss is higher"
+                f"not monotone: in {share:.0%} of the pairs where one run has at least as many"
+                " parameters and samples, its loss is higher"
             )
         places = {(float(n), float(d)) for n, d in zip(runs.params, runs.samples, strict=True)}
         if len(places) < len(runs):
             found.append(
-                f"{len(runs) - len(places)} runs repeat another's parameters and samples with other"
-                " losses: kept, as seeds"
+                f"{len(runs) - len(places)} runs have the parameters and samples of another run"
+                " and a different loss: kept, as other seeds"
             )
     return found
 
 
 def off_line(runs: Runs) -> tuple[float, Float[np.ndarray, "2"]]:
-    """Return the runs' spread across the best line in (log N, log D), and the line's direction."""
+    """Return the spread of the runs around the best line in (log N, log D), and its direction."""
     points = np.stack([np.log(runs.params), np.log(runs.samples)], axis=1)
     _, sizes, axes = np.linalg.svd(points - points.mean(0), full_matrices=False)
     return float(sizes[1] / np.sqrt(len(points))), axes[0]
 
 
 def why_not(runs: Runs, *, unknowns: int) -> str | None:
-    """Return why these runs cannot support the law with so many coefficients, or None."""
+    """Return why these runs cannot determine a law with `unknowns` coefficients, or None."""
     if len(runs) < 2:
-        return f"{len(runs)} usable run(s), and the law has {unknowns} coefficients"
+        return f"{len(runs)} usable run(s), but the law has {unknowns} coefficients"
     sizes, amounts = distinct(runs.params), distinct(runs.samples)
-    # with E a term is told from the floor only by its curvature: three places at the least
+    # with E, only the curvature of a term separates it from the floor: that takes three values
     least = 3 if unknowns == 5 else 2
     for count, name, what in (
         (sizes, "model size", "A, alpha"),
@@ -143,7 +146,7 @@ def why_not(runs: Runs, *, unknowns: int) -> str | None:
         if count < least:
             amount = f"only one {name}" if count == 1 else f"only {count} {name}s"
             and_e = " and E" if unknowns == 5 else ""
-            return f"{amount}: {what}{and_e} cannot be told apart (at least {least} needed)"
+            return f"{amount}: {what}{and_e} cannot be separated (at least {least} needed)"
     if len(runs) <= unknowns:
         return (
             f"{len(runs)} usable runs for {unknowns} coefficients: at least {unknowns + 1} needed"
@@ -159,20 +162,21 @@ def why_not(runs: Runs, *, unknowns: int) -> str | None:
             what = f"N and D are collinear: log D = {slope:.2f} log N + constant"
         return (
             f"{what} (spread off that line {spread:.3f} in natural logarithms, at least {NARROW:g}"
-            " needed), so A/N^alpha and B/D^beta cannot be told apart"
+            " needed), so A/N^alpha and B/D^beta cannot be separated"
         )
+    # a constant column, e.g. of the wrong metric
     if np.ptp(np.log(runs.loss)) < 1e-6:
         return "the loss is the same in all runs"
     share = rising_share(runs)
     if share > NOT_FALLING:
         return (
-            f"the loss does not fall with size and samples: in {share:.0%} of comparable pairs the"
-            " larger run has the higher loss"
+            f"the loss does not decrease with size and samples: in {share:.0%} of comparable pairs"
+            " the larger run has the higher loss"
         )
     return None
 
 
 def distinct(values: Float[np.ndarray, "n"], tolerance: float = 0.02) -> int:
-    """Return how many values differ by more than `tolerance`, of themselves."""
+    """Return the number of values that differ by more than a relative `tolerance`."""
     steps = np.diff(np.sort(np.log(values)))
     return 1 + int((steps > tolerance).sum())

@@ -1,4 +1,4 @@
-"""What a run costs by its size: FLOPs = k N^(1 + kappa) D, read off the table."""
+"""The training FLOPs of a run as a function of its size, FLOPs = k N^(1 + kappa) D, fitted."""
 
 from dataclasses import dataclass
 
@@ -6,15 +6,16 @@ import numpy as np
 
 from omfa_jax.scaling.table import Runs
 
-CONSTANT = 0.02  # FLOPs per parameter and sample that spread less than this are one number
+CONSTANT = 0.02  # FLOPs per parameter and sample are taken as constant below this spread
 
 
 @dataclass(frozen=True)
 class Cost:
-    """FLOPs = k params^(1 + kappa) samples; `spread` is the logarithm's deviation from it.
+    """FLOPs = k params^(1 + kappa) samples; `spread` is the deviation of log FLOPs from it.
 
-    A transformer's tokens have kappa = 0 and k = 6. A UNet's FLOPs do not follow its parameters
-    (its widest blocks see the fewest positions), which kappa takes up to first order.
+    For the tokens of a transformer kappa = 0 and k = 6. The FLOPs of a UNet are not proportional to
+    its parameters, because its widest blocks have the fewest positions; kappa describes that to
+    first order.
     """
 
     k: float
@@ -22,20 +23,22 @@ class Cost:
     spread: float
 
     def flops(self, params: np.ndarray, samples: np.ndarray) -> np.ndarray:
-        """Return FLOPs of runs."""
+        """Return the training FLOPs of runs."""
         return self.k * params ** (1 + self.kappa) * samples
 
     def samples(self, params: np.ndarray, flops: np.ndarray | float) -> np.ndarray:
-        """Return how many samples a budget buys a model."""
+        """Return the samples that a budget allows for a model."""
         return flops / (self.k * params ** (1 + self.kappa))
 
 
 def cost_of(runs: Runs) -> Cost:
-    """Return the cost rule of runs with FLOPs of their own."""
+    """Fit the cost rule to the FLOPs of runs."""
     factor = np.log(runs.flops / (runs.params * runs.samples))
+    # the median ignores single runs with a wrong FLOPs entry
     constant = float(np.median(factor))
     spread = float(np.sqrt(np.mean((factor - constant) ** 2)))
     size = np.log(runs.params) - np.log(runs.params).mean()
+    # without variation in size, kappa cannot be estimated
     if spread <= CONSTANT or not (size**2).sum() > 0.01:
         return Cost(float(np.exp(constant)), 0.0, spread)
     kappa = float((size @ factor) / (size @ size))

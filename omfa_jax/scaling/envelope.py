@@ -1,4 +1,4 @@
-"""The envelope of all runs: the best size seen at each compute (Hoffmann et al., approach 1)."""
+"""The envelope of all runs: the best size at each compute (Hoffmann et al., approach 1)."""
 
 from dataclasses import dataclass
 
@@ -10,17 +10,17 @@ from omfa_jax.scaling.isoflop import groups
 from omfa_jax.scaling.table import Runs
 
 LEAST = 4
-# runs that cost the same to whole batches, or nearly so, are of one budget
+# runs of one budget differ in FLOPs, because samples are rounded to full batches
 TIE = 0.03
 DECADE = np.log(10.0)
 
 
 @dataclass(frozen=True)
 class Envelope:
-    """The best row of each budget (within 3%) that no cheaper one beats, and their power laws.
+    """The best run of each budget (within 3%) that no cheaper run beats, and the power laws.
 
-    The intervals are the regression's own. Sizes come from the table's grid, so a coarse grid
-    biases them in a way that no interval shows.
+    The intervals are those of the regression. The sizes are those of the table's grid, and the bias
+    of a coarse grid is not in the intervals.
     """
 
     rows: Int[np.ndarray, "m"]
@@ -31,7 +31,7 @@ class Envelope:
 
 
 def fit_envelope(runs: Runs) -> Envelope:
-    """Find the envelope and regress log N and log D on log C along it."""
+    """Find the envelope and regress its log N and log D on log C."""
     from scipy import stats
 
     rows, best = [], np.inf

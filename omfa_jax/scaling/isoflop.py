@@ -1,4 +1,4 @@
-"""IsoFLOP parabolas: the best size at each budget and its growth (Hoffmann et al., approach 2)."""
+"""IsoFLOP parabolas: the best size at each budget, and its power law (Hoffmann, approach 2)."""
 
 from dataclasses import dataclass
 
@@ -9,14 +9,14 @@ from omfa_jax.scaling.bootstrap import LEVEL, Interval
 from omfa_jax.scaling.cleaning import distinct
 from omfa_jax.scaling.table import Runs
 
-LEAST_SIZES = 4  # a parabola through three points has no residual to be judged by
+LEAST_SIZES = 4  # a parabola through three points leaves no residual
 
 
 @dataclass(frozen=True)
 class Parabola:
     """loss = c0 + c1 x + c2 x^2 in x = log(params) - center, over the runs of one budget.
 
-    `refused` says why it is left out of the power law, or is None.
+    `refused` is the reason why the power law does not use it, or None.
     """
 
     flops: float
@@ -31,7 +31,7 @@ class Parabola:
 
 @dataclass(frozen=True)
 class IsoFlop:
-    """The parabolas and their power laws N_opt ~ C^a, D_opt ~ C^b; None for fewer than two."""
+    """The parabolas and the power laws N_opt ~ C^a, D_opt ~ C^b (None below two parabolas)."""
 
     tolerance: float
     parabolas: tuple[Parabola, ...]
@@ -44,10 +44,10 @@ class IsoFlop:
 
 
 def groups(flops: Float[np.ndarray, "n"], tolerance: float) -> list[Int[np.ndarray, "g"]]:
-    """Return rows grouped into budgets: each within a factor 1 + tolerance of its budget's middle.
+    """Return the rows grouped by budget, within a factor 1 + tolerance of its central run.
 
-    The run with the most others that near is a budget's middle, and its group is taken out, until
-    none is left; a run alone is a group of one. Groups are in order of budget.
+    Greedy: the run with the most neighbours within the tolerance becomes a centre, and its group is
+    removed, until no run is left. Groups are sorted by budget.
     """
     logs, reach = np.log(flops), np.log1p(tolerance)
     left = np.arange(len(flops))
@@ -61,23 +61,25 @@ def groups(flops: Float[np.ndarray, "n"], tolerance: float) -> list[Int[np.ndarr
 
 
 def vertex(x: np.ndarray, loss: np.ndarray) -> tuple[np.ndarray, float, float]:
-    """Return a parabola's coefficients, where it is lowest, and that place's variance / noise^2."""
+    """Return a parabola's coefficients, its minimum's x, and the variance of that x / noise^2."""
     columns = np.stack([np.ones_like(x), x, x**2], axis=1)
     inverse = np.linalg.inv(columns.T @ columns)
     c = inverse @ columns.T @ loss
+    # a straight line has no minimum
     if abs(c[2]) < 1e-15:
         return c, float("nan"), float("nan")
+    # the gradient of -c1 / (2 c2): propagation of error
     slopes = np.array([0.0, -1 / (2 * c[2]), c[1] / (2 * c[2] ** 2)])
     return c, float(-c[1] / (2 * c[2])), float(slopes @ inverse @ slopes)
 
 
 def fit_isoflop(runs: Runs, *, tolerance: float = 0.1, power: float = 1.0) -> IsoFlop:
-    """Fit a parabola to every budget's runs and power laws to their lowest points.
+    """Fit a parabola to the runs of every budget, and power laws to their minima.
 
-    D_opt has a parabola of its own, in log D, so that a + b = 1 is a finding. Budgets are weighted
-    by how well their parabolas are known, with one noise for all; where the budgets scatter more
-    than that about the power law, its error is that scatter's. `sum` is power a + b, which is 1 if
-    FLOPs = k N^power D.
+    D_opt comes from a separate parabola in log D, so that a + b = 1 is a check. Budgets are
+    weighted by the inverse variance of their minima, with one noise level for all of them; if they
+    scatter more than that about the power law, its error is taken from the scatter. `sum` is
+    power a + b, which is 1 if FLOPs = k N^power D.
     """
     from scipy import stats
 
@@ -92,10 +94,22 @@ def fit_isoflop(runs: Runs, *, tolerance: float = 0.1, power: float = 1.0) -> Is
         flops = float(np.exp(np.log(runs.flops[rows]).mean()))
         if count < LEAST_SIZES:
             nothing = np.full(3, np.nan)
-            why = f"{count} model size(s), and a parabola needs {LEAST_SIZES}"
+            why = f"{count} model size(s), but a parabola needs {LEAST_SIZES}"
             blank = float("nan")
-            parabolas.append(Parabola(flops, rows, blank, nothing, blank, blank, blank, why))
+            parabolas.append(
+                Parabola(
+                    flops=flops,
+                    rows=rows,
+                    center=blank,
+                    coefficients=nothing,
+                    log_params=blank,
+                    log_samples=blank,
+                    loss=blank,
+                    refused=why,
+                )
+            )
             continue
+        # centred, because log N near 20 makes the normal equations ill-conditioned
         center = float(sizes.mean())
         c, best, spread_n = vertex(sizes - center, runs.loss[rows])
         amounts = np.log(runs.samples[rows])
@@ -103,12 +117,23 @@ def fit_isoflop(runs: Runs, *, tolerance: float = 0.1, power: float = 1.0) -> Is
         best, best_d = best + center, best_d + float(amounts.mean())
         why = None
         if c[2] <= 0 or c_d[2] <= 0:
-            why = "opens downward: no lowest point"
+            why = "opens downward: no minimum"
         elif not sizes.min() < best < sizes.max() or not amounts.min() < best_d < amounts.max():
             side = "smaller" if best <= sizes.min() else "larger"
-            why = f"its lowest point lies outside its runs: {side} models at this budget are needed"
+            why = f"its minimum is outside its runs: {side} models at this budget are needed"
         least = float(c[0] - c[1] ** 2 / (4 * c[2])) if c[2] else float("nan")
-        parabolas.append(Parabola(flops, rows, center, c, best, best_d, least, why))
+        parabolas.append(
+            Parabola(
+                flops=flops,
+                rows=rows,
+                center=center,
+                coefficients=c,
+                log_params=best,
+                log_samples=best_d,
+                loss=least,
+                refused=why,
+            )
+        )
         if why is None:
             residual = runs.loss[rows] - np.polynomial.polynomial.polyval(sizes - center, c)
             squares += float(residual @ residual)
@@ -117,7 +142,16 @@ def fit_isoflop(runs: Runs, *, tolerance: float = 0.1, power: float = 1.0) -> Is
     used = [p for p in parabolas if p.refused is None]
     if len(used) < 2:
         why = f"{len(used)} budget(s) with a usable parabola: a power law needs 2"
-        return IsoFlop(tolerance, tuple(parabolas), alone, None, None, None, None, why)
+        return IsoFlop(
+            tolerance=tolerance,
+            parabolas=tuple(parabolas),
+            alone=alone,
+            a=None,
+            b=None,
+            sum=None,
+            lines=None,
+            refused=why,
+        )
     logs = np.log([p.flops for p in used])
     noise = np.sqrt(squares / freedoms)
     found, reaches, lines = [], [], []
@@ -133,11 +167,18 @@ def fit_isoflop(runs: Runs, *, tolerance: float = 0.1, power: float = 1.0) -> Is
         reaches.append(reach)
         lines.append(line)
     total = power * found[0].estimate + found[1].estimate
-    # both come from the same losses and err against each other: as if independent is too wide
+    # a and b have opposite errors, as they come from the same losses: this sum is too wide
     reach = float(np.hypot(power * reaches[0], reaches[1]))
     both = Interval(total, total - reach, total + reach)
     return IsoFlop(
-        tolerance, tuple(parabolas), alone, found[0], found[1], both, (lines[0], lines[1]), None
+        tolerance=tolerance,
+        parabolas=tuple(parabolas),
+        alone=alone,
+        a=found[0],
+        b=found[1],
+        sum=both,
+        lines=(lines[0], lines[1]),
+        refused=None,
     )
 
 
@@ -148,8 +189,11 @@ def power_law(
     variance: Float[np.ndarray, "k"],
     freedoms: int,
 ) -> tuple[float, float, float, Float[np.ndarray, "2"]]:
-    """Return slope, its error, the error's degrees of freedom and (intercept, slope) of y on x."""
-    # exact data: any weights do
+    """Return the slope of y on x, its standard error, their degrees of freedom and the line.
+
+    The line is (intercept, slope).
+    """
+    # the bound keeps weights finite for exact data
     weight = 1 / np.maximum(noise**2 * variance, 1e-24)
     columns = np.stack([np.ones_like(x), x], axis=1)
     normal = columns.T @ (weight[:, None] * columns)

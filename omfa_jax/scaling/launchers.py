@@ -1,7 +1,7 @@
-"""A study's launchers: Slurm, GKE, xpk and this machine; all end in `omfa scaling run --only`.
+"""Launch scripts of a study: Slurm, xpk (GKE) and the local machine.
 
-They carry no list of settings: the manifest has it. A finished run ends at once, so that every one
-of them can simply be started again.
+Each of them calls `omfa scaling run`, which reads the runs' settings from the manifest. Finished
+runs exit at once, so every script can simply be started again.
 """
 
 from pathlib import Path
@@ -23,16 +23,16 @@ SLURM = """\
 #SBATCH --open-mode=append
 #SBATCH --signal=TERM@120
 #SBATCH --output=%x-%A_%a.log
-# sbatch {name}/slurm.sh, from the folder that {name} lies in; %N after the range limits how many
-# run at once. Task I is line I of the manifest.
+# Submit with `sbatch {name}/slurm.sh` from the parent folder of {name}. Append %N to the array's
+# range to run at most N tasks at once. Task I is run I of the manifest.
 set -euo pipefail
 export SRUN_CPUS_PER_TASK=${{SLURM_CPUS_PER_TASK:-1}}
 study=${{OMFA_STUDY:-{folder}}}
 status=0
-# the tasks end together, with one status; half a minute later, what waits for a lost one is killed
+# All tasks exit together with one status; 30 s later srun kills those that wait for a lost one.
 srun --kill-on-bad-exit=0 --wait=30 omfa scaling run "$study" --index "$SLURM_ARRAY_TASK_ID" ||
   status=$?
-# 143: asked to stop, and saved. 2: an error that no restart mends. Else: from the last save on.
+# 143: stopped by a signal, checkpoint saved. 2: a permanent error. Else: resume the checkpoint.
 case $status in
   0 | 2) ;;
   143) scontrol requeue "${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID" ;;
@@ -47,18 +47,18 @@ exit "$status"
 
 LOCAL = """\
 #!/usr/bin/env bash
-# {name}/local.sh [--parallel N]: the study's runs on this machine. Ctrl-C and SIGTERM save; the
-# same command goes on, after a kill too.
+# Usage: {name}/local.sh [--parallel N]. Runs the study on this machine. Ctrl-C and SIGTERM save a
+# checkpoint, and the same command resumes, also after a kill.
 set -euo pipefail
 exec omfa scaling run "${{OMFA_STUDY:-{folder}}}" "$@"
 """
 
 XPK = """\
 #!/usr/bin/env bash
-# {name}/xpk.sh CLUSTER ZONE PROJECT IMAGE: a workload for each run that is not finished; Kueue
-# queues them. The study must lie in a folder that all hosts see, OMFA_STUDY. Again, it starts what
-# is left: a workload that is still there is named and passed over. A workload is started again
-# after signals, as xpk does of itself, and after 1 and 75, but not after 2.
+# Usage: {name}/xpk.sh CLUSTER ZONE PROJECT IMAGE. Creates a workload for each unfinished run, and
+# Kueue queues them. OMFA_STUDY is the study's folder on storage that all hosts share. Run it again
+# to start the remaining runs; workloads that still exist are reported and skipped. xpk restarts a
+# workload after a signal, and here also after exit codes 1 and 75, but not after 2.
 set -euo pipefail
 cluster=$1
 zone=$2
@@ -80,21 +80,20 @@ exit "$status"
 """
 
 LAUNCHERS = {"slurm.sh", "local.sh", "xpk.sh"}
-# by which a launcher is known
+# identifies a launch script
 MARK = "omfa scaling run"
 
-# what xpk calls a machine: TPU types count cores on v4 and v5p, chips on the others; GPUs come as
-# whole hosts of eight
+# xpk's machine names: TPU types count cores on v4 and v5p and chips on the others; GPUs come in
+# hosts of eight
 XPK_TPUS = {"v4": ("v4", 2), "v5p": ("v5p", 2), "v5e": ("v5litepod", 1), "v6e": ("v6e", 1)}
 XPK_GPUS = {"h100": "h100-80gb-8", "h200": "h200-141gb-8", "a100": "a100-80gb-8"}
 
 
 def write_launchers(folder: Path, study: Manifest, machine: Pod | None) -> list[str]:
-    """Write what can start the study on `machine` and return the files' names; none else stays.
+    """Write the launch scripts for `machine`, remove others, and return the files' names.
 
-    A file of such a name that is no launcher is an OmfaError, and nothing is written. Slurm's
-    array needs GPUs; xpk's list a machine that Google rents in whole hosts. Without a machine there
-    is this machine's own runner alone.
+    Raises an OmfaError, and writes nothing, if a file of that name is not a launch script. slurm.sh
+    is written for GPUs, xpk.sh for machines that xpk has a name for, local.sh always.
     """
     names = {"name": folder.name, "folder": folder.absolute()}
     texts = {"local.sh": LOCAL.format(**names)}
@@ -102,6 +101,7 @@ def write_launchers(folder: Path, study: Manifest, machine: Pod | None) -> list[
         flags = xpk_flags(machine)
         if flags:
             texts["xpk.sh"] = XPK.format(**names, flags=flags, lines=xpk_lines(study))
+        # only TPUs have a torus, and Slurm does not manage them here
         if not machine.torus:
             texts["slurm.sh"] = SLURM.format(
                 **names,
@@ -112,8 +112,10 @@ def write_launchers(folder: Path, study: Manifest, machine: Pod | None) -> list[
     for name in LAUNCHERS:
         path = folder / name
         if path.is_symlink() or (path.exists() and MARK not in path.read_text(errors="replace")):
-            raise OmfaError(f"{path} is no launcher of a study: move it away, or change --out")
-    # one of an earlier plan would not know the runs that were added since
+            raise OmfaError(
+                f"{path} is not a launch script of a study: move it away, or change --out"
+            )
+    # a script of an earlier plan does not have the runs that were added since
     for name in LAUNCHERS - set(texts):
         (folder / name).unlink(missing_ok=True)
     for name, text in texts.items():
@@ -124,7 +126,7 @@ def write_launchers(folder: Path, study: Manifest, machine: Pod | None) -> list[
 
 
 def xpk_lines(study: Manifest) -> str:
-    """Return a line for each run: a name that Kubernetes takes (40 characters), and the run's."""
+    """Return one line a run: a Kubernetes name (at most 40 characters), and the run's name."""
     lines = []
     for index, run in enumerate(study.runs):
         plain = "".join(c if c.isalnum() else "-" for c in run.name.lower())
@@ -133,7 +135,7 @@ def xpk_lines(study: Manifest) -> str:
 
 
 def xpk_flags(machine: Pod) -> str:
-    """Return xpk's flags for the machine, "" where it has no name for it."""
+    """Return xpk's flags for the machine, "" if xpk has no name for it."""
     if machine.chip_name in XPK_TPUS:
         name, cores = XPK_TPUS[machine.chip_name]
         return f"--tpu-type {name}-{machine.group * cores} --num-slices {machine.slices}"

@@ -14,10 +14,9 @@ COEFFICIENTS = ("A", "B", "E", "alpha", "beta")
 
 @dataclass(frozen=True)
 class Fit:
-    """A fitted law. `theta` is (a, b, e, alpha, beta) about `center`, the means of log N and log D.
+    """A fitted law; `theta` is (a, b, e, alpha, beta) about `center`, the means of log N and log D.
 
-    `log_loss` holds the fitted runs' log losses, `objective` the sum of Huber losses, and `noise`
-    the log loss's deviation about the law, with as many degrees of freedom as runs less unknowns.
+    `log_loss` are the log losses of the fitted runs and `objective` is the sum of Huber losses.
     """
 
     design: Design
@@ -28,35 +27,35 @@ class Fit:
 
     @property
     def predicted(self) -> Float[np.ndarray, "n"]:
-        """The law's log loss of the fitted runs."""
+        """The log losses of the fitted runs by the law."""
         return log_loss(self.theta, self.design.x, self.design.y)[0]
 
     @property
     def residual(self) -> Float[np.ndarray, "n"]:
-        """Measured less predicted log loss: what a run's loss is off by, of itself."""
+        """Measured minus predicted log loss, i.e. the relative error of a run's loss."""
         return self.log_loss - self.predicted
 
     @property
     def noise(self) -> float:
-        """Deviation of log loss, from the residuals' squares."""
+        """Standard deviation of log loss about the law, with runs - unknowns degrees of freedom."""
         free = len(self.log_loss) - int(self.design.free.sum())
         return float(np.sqrt((self.residual**2).sum() / max(free, 1)))
 
     @property
     def irreducible(self) -> bool:
-        """Whether E was fitted; otherwise it is 0."""
+        """Whether E was fitted (otherwise it is 0)."""
         return bool(self.design.free[2])
 
     @property
     def natural(self) -> Float[np.ndarray, "5"]:
-        """The law in the world's units: (log A, log B, log E, alpha, beta)."""
+        """The law in natural units: (log A, log B, log E, alpha, beta)."""
         return natural(self.theta, self.center)
 
 
 def natural(
     theta: Float[np.ndarray, "*m 5"], center: tuple[float, float]
 ) -> Float[np.ndarray, "*m 5"]:
-    """Return (log A, log B, log E, alpha, beta) of what is measured about `center`."""
+    """Return (log A, log B, log E, alpha, beta) from coefficients about `center`."""
     out = theta.copy()
     out[..., 0] += theta[..., 3] * center[0]
     out[..., 1] += theta[..., 4] * center[1]
@@ -64,7 +63,8 @@ def natural(
 
 
 def fit_law(runs: Runs, *, irreducible: bool = True) -> Fit:
-    """Fit the law; `irreducible=False` fixes E at 0. Ask `cleaning.why_not` before."""
+    """Fit the law; `irreducible=False` fixes E at 0. Check `cleaning.why_not` first."""
+    # centring removes most of the correlation between a coefficient and its exponent
     x, y = np.log(runs.params), np.log(runs.samples)
     center = (float(x.mean()), float(y.mean()))
     free = np.array([True, True, irreducible, True, True])
@@ -74,7 +74,7 @@ def fit_law(runs: Runs, *, irreducible: bool = True) -> Fit:
 
 
 def coefficient(law: Float[np.ndarray, "*m 5"], name: str) -> Float[np.ndarray, "*m"]:
-    """Return A, B, E, alpha or beta of laws in natural form."""
+    """Return A, B, E, alpha or beta of laws in natural units."""
     value = law[..., COEFFICIENTS.index(name)]
     return value if name in ("alpha", "beta") else np.exp(value)
 
@@ -94,10 +94,11 @@ def loss_of(
 def exponents(law: Float[np.ndarray, "*m 5"], cost: Cost) -> tuple[np.ndarray, np.ndarray]:
     """Return a and b of N_opt ~ C^a, D_opt ~ C^b; (1 + kappa) a + b = 1.
 
-    Both are nan where an exponent is not above 0: there is no optimum.
+    Both are nan where an exponent is not positive, because there is no optimum.
     """
     sound = (law[..., 3] > 0) & (law[..., 4] > 0)
     alpha, beta = (np.where(sound, law[..., at], np.nan) for at in (3, 4))
+    # from (1 + kappa) a + b = 1 on the cost rule
     a = beta / (alpha + beta * (1 + cost.kappa))
     return a, 1 - (1 + cost.kappa) * a
 
@@ -105,10 +106,10 @@ def exponents(law: Float[np.ndarray, "*m 5"], cost: Cost) -> tuple[np.ndarray, n
 def optimum(
     law: Float[np.ndarray, "*m 5"], cost: Cost, flops: float | np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return log N and log D of the lowest loss for a budget; nan where an exponent is not above 0.
+    """Return log N and log D of the lowest loss for a budget; nan if an exponent is not positive.
 
-    Where alpha A N^-alpha = (1 + kappa) beta B D^-beta on FLOPs = k N^(1 + kappa) D; with kappa = 0
-    it is Hoffmann et al., equation 4.
+    The optimum has alpha A N^-alpha = (1 + kappa) beta B D^-beta on FLOPs = k N^(1 + kappa) D;
+    kappa = 0 gives equation 4 of Hoffmann et al.
     """
     log_a, log_b, _, alpha, beta = (law[..., i] for i in range(5))
     power = 1 + cost.kappa
@@ -122,7 +123,7 @@ def optimum(
 
 
 def doubts(fit: Fit) -> list[str]:
-    """Return what a fit that converged nevertheless does not show."""
+    """Return reasons to doubt a fit that converged."""
     found = []
     lowest = float(np.exp(fit.log_loss.min()))
     _, _, log_e, alpha, beta = fit.natural
@@ -131,9 +132,12 @@ def doubts(fit: Fit) -> list[str]:
     )
     for name, exponent, part in zip(("alpha", "beta"), (alpha, beta), parts, strict=True):
         if not 0.01 < exponent < 4:
-            found.append(f"{name} = {exponent:.3g} is no power law that data could show")
+            found.append(f"{name} = {exponent:.3g} is outside the range that data can determine")
+        # 2 standard deviations: less cannot be told from the noise of one run
         if np.ptp(part) < 2 * fit.noise * lowest and fit.noise > 1e-9:
             found.append(f"the term of {name} varies less over the runs than the noise")
     if fit.irreducible and np.exp(log_e) < 1e-3 * lowest:
-        found.append("E came out as 0: the runs do not show a floor; try --no-irreducible")
+        found.append(
+            "E is fitted as 0: the runs do not show an irreducible loss; try --no-irreducible"
+        )
     return found

@@ -1,7 +1,7 @@
-"""A scaling study: which runs it has, and the manifest that every launcher and table reads.
+"""The manifest of a scaling study: its runs, read by every launch script and table.
 
-A study folder holds `study.json` (this manifest, written last), `configs/RUN.py`, launchers, and
-`runs/RUN/`, the runs' workdirs.
+A study folder has `study.json` (the manifest, written last), `configs/RUN.py`, launch scripts, and
+the workdirs `runs/RUN/`.
 """
 
 import dataclasses
@@ -23,10 +23,10 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Size:
-    """One rung: a preset's parameters, the training FLOPs of one example, and its memory's verdict.
+    """A model size: a preset's parameters and the training FLOPs of one example.
 
-    `seconds_per_flop` is the machine's for this model, communication included; None if no machine
-    was named. `fits` is False where the machine's memory does not hold the run.
+    `seconds_per_flop` is the machine's time for this model, communication included; None without a
+    machine. `fits` is False if the run does not fit in the machine's memory.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Size:
     fits: bool = True
 
 
-# what a run's numbers may be
+# the bounds of a run's numbers
 RUN = {
     "params": Whole(1, 10**15),
     "steps": Whole(1),
@@ -47,17 +47,17 @@ RUN = {
     "learning_rate": Number(0, 10, above=True),
     "flops": Number(0, 1e40),
 }
-# it names files and folders of the study
+# run names become file and folder names
 NAME = re.compile(r"\w[\w.+-]*")
 
 
 @dataclass(frozen=True)
 class StudyRun:
-    """One training run of a study, as planned.
+    """A planned training run of a study.
 
-    `samples` are training examples seen (steps * batch_size), `epochs` how often each of the
-    `unique` ones is seen on average. `budget` is the compute asked for, in FLOPs; None in a grid.
-    `hours` and `cost` are the estimates on the named machine, None without one or without a price.
+    `samples` is the number of training examples seen (steps * batch_size), `unique` the size of the
+    data set and `epochs` their ratio. `budget` is the requested compute in FLOPs, None in a grid of
+    samples. `hours` and `cost` are estimates, None without a machine or a price.
     """
 
     name: str
@@ -87,7 +87,7 @@ class StudyRun:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The manifest. `left_out` says in a line each which combinations are no runs, and why."""
+    """The manifest; `left_out` has one line for each combination left out, with its reason."""
 
     base: str
     machine: str
@@ -96,7 +96,7 @@ class Manifest:
     left_out: tuple[str, ...]
 
     def run(self, name: str) -> StudyRun:
-        """Return the run called `name`; an unknown name is an OmfaError with the nearest."""
+        """Return the run called `name`; OmfaError with the nearest names if there is none."""
         for run in self.runs:
             if run.name == name:
                 return run
@@ -105,9 +105,9 @@ class Manifest:
 
 @dataclass(frozen=True)
 class Grid:
-    """What was asked for: sizes by samples, or sizes by compute budgets; and at which rates.
+    """The requested grid: sizes by samples or by compute budgets, at each learning rate.
 
-    Exactly one of `samples` and `budgets` (training FLOPs) is not empty. Combinations with fewer
+    Exactly one of `samples` and `budgets` (training FLOPs) must be given. Combinations with fewer
     than `least_steps` steps or more than `most_epochs` epochs are left out.
     """
 
@@ -121,7 +121,7 @@ class Grid:
 
     def __post_init__(self) -> None:
         if bool(self.samples) == bool(self.budgets):
-            raise OmfaError("give either --samples or --budgets, and not both")
+            raise OmfaError("give either --samples or --budgets, not both")
         for flag, values in (
             ("--samples", self.samples),
             ("--budgets", self.budgets),
@@ -130,15 +130,15 @@ class Grid:
             if any(not value > 0 or math.isinf(value) for value in values):
                 raise OmfaError(f"{flag}: expected positive numbers, got {list(values)}")
             if len(set(values)) < len(values):
-                raise OmfaError(f"{flag}: a value is given twice: {list(values)}")
+                raise OmfaError(f"{flag}: expected distinct values, got {list(values)}")
 
 
 def expand(
     sizes: Sequence[Size], grid: Grid, *, chips: int, price: float | None
 ) -> tuple[tuple[StudyRun, ...], tuple[str, ...]]:
-    """Return (runs, what was left out and why), by budget and size.
+    """Return (runs, lines about combinations left out), sorted by budget and size.
 
-    The samples of a budget C at a size of F FLOPs a sample are C / F, rounded to whole batches.
+    A budget of C FLOPs at F FLOPs a sample gives C / F samples, rounded to full batches.
     """
     runs, left_out = [], []
     targets: list[tuple[float | None, Callable[[Size], float]]]
@@ -148,17 +148,18 @@ def expand(
         targets = [(None, lambda size, d=d: d) for d in grid.samples]
     for size in sizes:
         for budget, samples_of in targets:
+            # full batches, so that samples and FLOPs are exact
             steps = round(samples_of(size) / grid.batch_size)
             samples = steps * grid.batch_size
             epochs = samples / grid.unique
             what = f"{size.name} x " + (f"{budget:g} FLOPs" if budget else f"{samples:,} samples")
             why = ""
             if not size.fits:
-                why = "the machine's memory does not hold it"
+                why = "does not fit in the machine's memory"
             elif steps < grid.least_steps:
                 why = f"{steps} steps, fewer than {grid.least_steps}"
             elif steps > COUNT_MAX:
-                why = f"{steps:g} steps, more than the {COUNT_MAX} that are counted"
+                why = f"{steps:g} steps, more than the maximum of {COUNT_MAX}"
             elif epochs > grid.most_epochs:
                 why = f"{epochs:.3g} epochs, more than {grid.most_epochs:g}"
             if why:
@@ -169,6 +170,7 @@ def expand(
             hours = None if seconds is None else seconds / 3600
             cost = None if hours is None or price is None else hours * chips * price
             for rate in grid.learning_rates:
+                # size and samples identify a run; the rate is added only if it varies
                 name = f"{size.name}_{samples}"
                 if len(grid.learning_rates) > 1:
                     name += f"_lr{rate:g}"
@@ -197,14 +199,14 @@ def expand(
 
 
 def write_manifest(folder: Path, study: Manifest) -> None:
-    """Write the manifest, whole or not at all."""
+    """Write the manifest atomically."""
     with atomic_write(folder / MANIFEST) as temporary:
         text = json.dumps({"format": FORMAT, **dataclasses.asdict(study)}, indent=2)
         temporary.write_text(text + "\n")
 
 
 def read_manifest(folder: str | Path) -> Manifest:
-    """Return the manifest of a study folder, or raise an OmfaError that says what is wrong."""
+    """Read the manifest of a study folder; OmfaError if it is missing or damaged."""
     folder = require_dir(folder, "study", "the study folder (`omfa scaling plan --out`)")
     path = folder / MANIFEST
     try:
@@ -213,17 +215,41 @@ def read_manifest(folder: str | Path) -> Manifest:
             raise ValueError(f"format is not {FORMAT}")
         runs = tuple(StudyRun(**run) for run in found.pop("runs"))
         for run in runs:
+            # a damaged manifest must not start runs, and run names become paths
             require(f"run {run.name!s:.60}: ", RUN, run)
             if not NAME.fullmatch(run.name):
                 raise ValueError(f"the name of a run is {run.name!r:.60}")
         if len({run.name for run in runs}) < len(runs):
-            raise ValueError("two runs have one name")
+            raise ValueError("two runs have the same name")
         if not runs:
             raise ValueError("it has no runs")
         return Manifest(runs=runs, left_out=tuple(found.pop("left_out")), **found)
     except FileNotFoundError:
         raise OmfaError(
-            f"{folder} is no study: {MANIFEST} is missing; `omfa scaling plan`"
+            f"{folder} is not a study: {MANIFEST} is missing; create one with `omfa scaling plan`"
         ) from None
     except (OmfaError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise OmfaError(f"{path} is damaged ({error}); plan the study again") from None
+
+
+def merge_runs(
+    before: tuple[StudyRun, ...], runs: tuple[StudyRun, ...], out: Path
+) -> tuple[StudyRun, ...]:
+    """Return the runs of a study in `out`: the existing ones in their order, then the new ones.
+
+    A launcher's index is a position in this order, so existing runs never move.
+    """
+    known = {run.name: run for run in before}
+    for run in runs:
+        old = known.get(run.name)
+        if old and (old.steps, old.batch_size, old.learning_rate) != (
+            run.steps,
+            run.batch_size,
+            run.learning_rate,
+        ):
+            raise OmfaError(
+                f"{out} has a run {run.name} of {old.steps} steps, batch {old.batch_size}, rate"
+                f" {old.learning_rate:g}; this plan's has {run.steps}, {run.batch_size} and"
+                f" {run.learning_rate:g}: give another folder to --out"
+            )
+    return (*before, *(run for run in runs if run.name not in known))

@@ -112,9 +112,9 @@ def plan(job: Job, pod: Pod, *, efficiency: float = EFFICIENCY, usable: float = 
     divided = network_division(job.diffusion, config, job.mesh, pod.chips)
     shape = {axis: getattr(divided.settings, axis) for axis in AXES}
     mesh = abstract(shape)
-    check_batch_size(mesh, train.batch_size, train.accumulate)
+    check_batch_size(mesh, train.batch_size, train.grad_accum_steps)
     parts = math.prod(shape[axis] for axis in BATCH)
-    rows = train.batch_size // parts // train.accumulate
+    rows = train.batch_size // parts // train.grad_accum_steps
     kernel = kernel_name(train.attention, pod.platform, train.compute_dtype)
     fused = {"fused_attention": kernel != "xla"}
     itemsize = jnp.dtype(train.compute_dtype).itemsize
@@ -137,7 +137,7 @@ def plan(job: Job, pod: Pod, *, efficiency: float = EFFICIENCY, usable: float = 
         "optimizer": local["opt_state"],
         "ema": local["ema"],
         "activations or gradients": max(kept, gradients),
-        "accumulated gradients": gradients if train.accumulate > 1 else 0,
+        "accumulated gradients": gradients if train.grad_accum_steps > 1 else 0,
         "a block, computed again": working,
         "a layer's whole weights and gradient": layer * (itemsize + 4) if shape["fsdp"] > 1 else 0,
     }
@@ -210,7 +210,7 @@ def traffic_bytes(
         for (_, leaf), (_, sharding) in zip(walk(params), walk(shardings), strict=True)
         if "fsdp" in sharding.spec
     )
-    share = cut * train.accumulate * (fsdp - 1) / fsdp
+    share = cut * train.grad_accum_steps * (fsdp - 1) / fsdp
     where = ", far" if fsdp * shape["tensor"] > pod.group else ""
     if fsdp > 1:
         found[f"all-gather of weights{where}"] = round(2 * share * itemsize)
@@ -238,7 +238,7 @@ def tensor_traffic(job: Job, shape: dict[str, int], rows: int, itemsize: int) ->
         tokens = -(-height // 2**level) * -(-width // 2**level)
         moved += blocks * 3 * tokens * channels
     passes = 3 if job.train.remat in ("block", "full") else 2
-    size = moved * passes * rows * job.train.accumulate * itemsize
+    size = moved * passes * rows * job.train.grad_accum_steps * itemsize
     return {"all-reduce of activations": round(2 * size * (count - 1) / count)}
 
 
@@ -269,7 +269,7 @@ def advice(job: Job, pod: Pod, *, usable: float = USABLE) -> str | None:
         trials.append(dataclasses.replace(trials[0], train=train))
     last = trials[-1]
     for parts in (2, 4, 8, 16):
-        train = dataclasses.replace(last.train, accumulate=parts)
+        train = dataclasses.replace(last.train, grad_accum_steps=parts)
         trials.append(dataclasses.replace(last, train=train))
     for trial in trials:
         # a batch that does not divide so is no advice

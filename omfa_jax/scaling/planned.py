@@ -1,14 +1,14 @@
-"""A planned study as a table: what each run costs, and what was left out."""
+"""The printed table of a planned study: each run's cost, and the combinations left out."""
 
 from omfa_jax.parallel.pods import Pod
 from omfa_jax.scaling.manifest import Manifest
 
-# below it a step is more than its products
+# below this, overheads that the estimate does not have dominate a step
 SHORT_SECONDS = 0.02
 
 
 def planned(study: Manifest, machine: Pod | None) -> str:
-    """Return the plan as a table: cost by run, the sum, and what was left out."""
+    """Return the plan as text: each run's cost, the total, and the combinations left out."""
     head = f"{'run':28}{'params':>14}{'samples':>14}{'steps':>12}{'epochs':>9}{'FLOPs':>11}"
     lines = [head + f"{'hours':>10}{'cost':>11}"]
     for run in study.runs:
@@ -24,19 +24,19 @@ def planned(study: Manifest, machine: Pod | None) -> str:
         f"{shown(sum(hours) if hours else None, 10)}{shown(sum(costs) if costs else None, 11)}"
     )
     if 0 < len(hours) < len(study.runs):
-        lines.append(f"hours and cost are of {len(hours)} of the {len(study.runs)} runs")
+        lines.append(f"hours and cost are known for {len(hours)} of the {len(study.runs)} runs")
     if machine and hours:
-        lines.append("step times suppose that traffic hides behind computing")
+        lines.append("step times assume that communication overlaps with computation")
         short = [r for r in study.runs if r.hours and 3600 * r.hours / r.steps < SHORT_SECONDS]
         if short:
             lines.append(
-                f"{len(short)} runs have steps under {1000 * SHORT_SECONDS:.0f} ms: starting"
-                " kernels and feeding, not counted, may take longer; time one step"
+                f"{len(short)} runs have steps under {1000 * SHORT_SECONDS:.0f} ms: kernel"
+                " launches and data loading, which are not counted, may take longer; time one step"
             )
     lines += [f"left out: {line}" for line in study.left_out]
     return "\n".join(lines)
 
 
 def shown(value: float | None, width: int) -> str:
-    """Return a number of three digits, or a dash."""
+    """Return a number with three digits, or a dash for None."""
     return f"{'-' if value is None else format(value, '.3g'):>{width}}"

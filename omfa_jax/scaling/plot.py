@@ -1,4 +1,4 @@
-"""Four panels of a study: the frontier, IsoFLOP curves, residuals and the predicted optimum."""
+"""The plots of a fit in four panels: frontier, IsoFLOP curves, residuals and optimal size."""
 
 import io
 from typing import Any
@@ -12,11 +12,11 @@ BLUE, ORANGE, GREY = "#1f5fa8", "#d8690f", "#808080"
 
 
 def draw(data: dict[str, Any], form: str) -> bytes:
-    """Return the picture of a record (what `record.record` returns) as "png" or "svg"."""
+    """Return the figure of a record (see `record.record`), encoded as "png" or "svg"."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    # the figure alone: pyplot would look for a display and keep global state
+    # without pyplot, which looks for a display and keeps global state
     figure = Figure(figsize=(13, 10), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(2, 2)
@@ -27,36 +27,37 @@ def draw(data: dict[str, Any], form: str) -> bytes:
     for axis in axes.flat:
         axis.grid(alpha=0.25, which="both", linewidth=0.5)
     buffer = io.BytesIO()
-    # no date in it: the same record gives the same bytes
+    # without the date, the same record gives the same bytes
     metadata = {"Date": None} if form == "svg" else {}
     figure.savefig(buffer, format=form, dpi=130, metadata=metadata)
     return buffer.getvalue()
 
 
 def law_of(data: dict[str, Any]) -> np.ndarray | None:
-    """Return the law of a record in natural form, or None if it was refused."""
+    """Return the law of a record in natural units, or None if none was fitted."""
     if data["law"]["refused"] is not None:
         return None
     values = {name: one["estimate"] for name, one in data["law"]["coefficients"].items()}
+    # E may be fitted as 0, which has no logarithm
     floor = max(values["E"], 1e-300)
     logs = np.log([values["A"], values["B"], floor])
     return np.array([*logs, values["alpha"], values["beta"]])
 
 
 def column(data: dict[str, Any], name: str) -> np.ndarray:
-    """Return a number of every run; nan for null."""
+    """Return one value for each run; nan for null."""
     return np.array([np.nan if run[name] is None else run[name] for run in data["runs"]])
 
 
 def refuse(axis: Any, text: str) -> None:
-    """Write in a panel why it is empty."""
+    """Write the reason into an empty panel."""
     import textwrap
 
     axis.text(0.5, 0.5, textwrap.fill(text, 50), transform=axis.transAxes, ha="center", va="center")
 
 
 def budgets(data: dict[str, Any]) -> np.ndarray:
-    """Return compute from the smallest run to the largest run or predicted budget."""
+    """Return a grid of compute from the smallest run to the largest run or predicted budget."""
     to_come = (one["flops"] for name in ("optima", "predictions") for one in data[name])
     flops = [*column(data, "flops"), *to_come]
     return np.geomspace(min(flops) * 0.8, max(flops) * 1.5, 200)
@@ -83,6 +84,7 @@ def frontier(axis: Any, data: dict[str, Any]) -> None:
     flops, loss = column(data, "flops"), column(data, "loss")
     axis.scatter(flops, loss, s=18, color=GREY, alpha=0.6, label="runs", linewidths=0)
     on = set(data["envelope"]["lines_of_file"])
+    # the record has lines of the file, not indices
     chosen = np.array([run["line"] in on for run in data["runs"]])
     order = np.argsort(flops[chosen])
     axis.plot(flops[chosen][order], loss[chosen][order], ".-", color=BLUE, lw=1, label="envelope")
@@ -93,15 +95,15 @@ def frontier(axis: Any, data: dict[str, Any]) -> None:
         best = loss_of(law, np.exp(log_n), np.exp(log_d))
         axis.plot(c, best, color=ORANGE, lw=2, label="frontier of the law")
     for at, one in enumerate(data["optima"]):
-        error_bar(axis, one["flops"], one["loss"], "best of a budget, 95%" if at == 0 else None)
+        error_bar(axis, one["flops"], one["loss"], "best for a budget, 95%" if at == 0 else None)
     for at, one in enumerate(data["predictions"]):
-        label = "run to come, 95%" if at == 0 else None
-        # next to each other where they cost the same
+        label = "predicted run, 95%" if at == 0 else None
+        # shifted, so that runs of one budget do not overlap
         error_bar(axis, one["flops"] * 1.04**at, one["run"], label, "crimson")
     axis.set(
         xscale="log", yscale="log", xlabel="FLOPs", ylabel="loss", title="Loss against compute"
     )
-    # a loss spans less than a decade, of which logarithmic axes name nothing
+    # losses span less than a decade, where a logarithmic axis has no tick labels by default
     axis.yaxis.set_major_locator(LogLocator(subs=(1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 7.0)))
     axis.yaxis.set_major_formatter("{x:g}")
     axis.yaxis.set_minor_formatter(NullFormatter())
@@ -109,7 +111,7 @@ def frontier(axis: Any, data: dict[str, Any]) -> None:
 
 
 def isoflops(figure: Any, axis: Any, data: dict[str, Any]) -> None:
-    """Draw each budget's runs, its parabola and the parabola's lowest point."""
+    """Draw each budget's runs, its parabola and the minimum."""
     from matplotlib import colormaps
 
     found = [one for one in data["isoflop"]["parabolas"] if one["coefficients"][0] is not None]
@@ -123,8 +125,8 @@ def isoflops(figure: Any, axis: Any, data: dict[str, Any]) -> None:
         runs = [by_line[line] for line in one["lines_of_file"]]
         n, loss = (np.array([run[name] for run in runs]) for name in ("params", "loss"))
         left_out = one["refused"] is not None
-        # a long legend hides the curves
-        label = None if len(found) > 12 else f"{one['flops']:.2g}{' (left out)' * left_out}"
+        # a long legend would cover the curves
+        label = None if len(found) > 12 else f"{one['flops']:.2g}{' (not used)' * left_out}"
         axis.scatter(n, loss, s=14, color=color, label=label)
         x = np.linspace(np.log(n.min()), np.log(n.max()), 100)
         curve = np.polynomial.polynomial.polyval(x - one["center"], one["coefficients"])
@@ -142,7 +144,7 @@ def isoflops(figure: Any, axis: Any, data: dict[str, Any]) -> None:
 
 
 def residuals(figure: Any, axis: Any, data: dict[str, Any]) -> None:
-    """Draw how far each run is off the law, by compute and size."""
+    """Draw the residual of each run by compute and size."""
     from matplotlib.colors import LogNorm
 
     axis.set(
@@ -167,7 +169,7 @@ def residuals(figure: Any, axis: Any, data: dict[str, Any]) -> None:
 
 
 def sizes(axis: Any, data: dict[str, Any]) -> None:
-    """Draw the best size against compute by every approach, and the predictions."""
+    """Draw the optimal size against compute by every approach, and the predictions."""
     c = budgets(data)
     law = law_of(data)
     axis.scatter(
@@ -185,7 +187,7 @@ def sizes(axis: Any, data: dict[str, Any]) -> None:
             "*",
             ms=10,
             color="crimson",
-            label="parabolas' lowest points",
+            label="minima of the parabolas",
         )
     for name, one, color in (("IsoFLOP", iso, "crimson"), ("envelope", data["envelope"], BLUE)):
         if one["lines"] is not None:
@@ -201,6 +203,6 @@ def sizes(axis: Any, data: dict[str, Any]) -> None:
         yscale="log",
         xlabel="FLOPs",
         ylabel="parameters",
-        title="Best size for a budget",
+        title="Optimal size for a budget",
     )
     axis.legend(frameon=False, fontsize=8)

@@ -1,4 +1,4 @@
-"""What a fitted law says of budgets not spent yet, and of large runs that it was not shown."""
+"""Predictions of a fitted law: optimal sizes for budgets, new runs, and held-out large runs."""
 
 from dataclasses import dataclass
 
@@ -17,9 +17,9 @@ FAR = 10.0  # times the largest compute in the table
 
 @dataclass(frozen=True)
 class Optimum:
-    """The best number of parameters and samples for a budget, and the loss there.
+    """The optimal parameters and samples for a budget, and the loss there.
 
-    `beyond` is the budget over the largest compute in the table.
+    `beyond` is the budget divided by the largest compute in the table.
     """
 
     flops: float
@@ -31,7 +31,7 @@ class Optimum:
 
 
 def best_for(resampled: Resampled, cost: Cost, flops: float, runs: Runs) -> Optimum:
-    """Return a budget's optimum by the law, every sample new."""
+    """Return the optimum for a budget by the law, without repeated samples."""
 
     def at_optimum(laws: np.ndarray) -> tuple[np.ndarray, ...]:
         log_n, log_d = optimum(laws, cost, flops)
@@ -48,16 +48,23 @@ def best_for(resampled: Resampled, cost: Cost, flops: float, runs: Runs) -> Opti
     if params.estimate < runs.params.min():
         notes.append("smaller than every model in the table")
     if None in (params.low, samples.low, loss.low):
-        notes.append("no interval: too many resampled fits give no optimum")
-    return Optimum(flops, params, samples, loss, beyond, tuple(notes))
+        notes.append("no interval: too many resampled fits have no optimum")
+    return Optimum(
+        flops=flops,
+        params=params,
+        samples=samples,
+        loss=loss,
+        beyond=beyond,
+        notes=tuple(notes),
+    )
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the law says of one run that is not in the table, every sample of it new.
+    """The predicted loss of a run that is not in the table, without repeated samples.
 
-    `loss` has the law's own interval, `run` that of one run's loss: with a run's noise as well.
-    `beyond` is the run's compute over the largest in the table.
+    `loss` has the confidence interval of the law, `run` the prediction interval of a single run,
+    which includes its noise. `beyond` is the run's compute divided by the largest in the table.
     """
 
     params: float
@@ -72,7 +79,7 @@ class Prediction:
 def predict_run(
     resampled: Resampled, cost: Cost, params: float, samples: float, runs: Runs
 ) -> Prediction:
-    """Return the loss to expect of a run with so many parameters and samples."""
+    """Return the predicted loss of a run."""
     from scipy import stats
 
     fit, at = resampled.fit, (np.array(params), np.array(samples))
@@ -80,12 +87,14 @@ def predict_run(
     run = loss
     if loss.low is not None and loss.high is not None:
         freedoms = len(fit.log_loss) - int(fit.design.free.sum())
+        # Student's t, because the noise is estimated from few residuals
         noise = float(stats.t.ppf((1 + LEVEL) / 2, freedoms)) * fit.noise
+        # the errors of the law and of the run are independent
         down, up = (np.hypot(np.log(loss.estimate / end), noise) for end in (loss.low, loss.high))
         run = Interval(
             loss.estimate, float(loss.estimate * np.exp(-down)), float(loss.estimate * np.exp(up))
         )
-    # a size of the table costs what it costs there
+    # for a size of the table, use its FLOPs per sample instead of the fitted rule
     same = np.flatnonzero(runs.params == params)
     if len(same):
         flops = float(runs.flops[same[0]] / runs.samples[same[0]] * samples)
@@ -99,28 +108,37 @@ def predict_run(
     ):
         for times, kind in ((known.min() / value, "fewer"), (value / known.max(), "more")):
             if times > 1:
-                notes.append(f"{times:.3g} times {kind} {name} than any run of the table")
-    return Prediction(params, samples, flops, loss, run, beyond, tuple(notes))
+                notes.append(f"{times:.3g} times {kind} {name} than any run in the table")
+    return Prediction(
+        params=params,
+        samples=samples,
+        flops=flops,
+        loss=loss,
+        run=run,
+        beyond=beyond,
+        notes=tuple(notes),
+    )
 
 
 def far_beyond(beyond: float) -> str:
-    """Return what to say of compute far above the table's."""
+    """Return the note about compute far above that of the table."""
     return (
-        f"{beyond:.3g} times the largest compute in the table: the interval supposes that the"
-        " law goes on, which the table cannot show"
+        f"{beyond:.3g} times the largest compute in the table: the interval assumes that the"
+        " law still holds there, which the table cannot show"
     )
 
 
 def best_with_repeats(
     resampled: Resampled, repeats: Repeats, cost: Cost, flops: float, unique: float, runs: Runs
 ) -> Optimum:
-    """Return a budget's optimum with so many distinct samples; intervals are percentiles."""
+    """Return the optimum for a budget with `unique` distinct samples; intervals are percentiles."""
     plain = float(optimum(resampled.fit.natural, cost, flops)[0])
-    # with scarce samples a larger model may pay: the search goes both ways
+    # with scarce samples the optimum may be a smaller or a larger model, so search both ways
     grid = plain + np.linspace(-3, 4, 701)
     params = np.exp(grid)
     samples = cost.samples(params, flops)
     found = (repeats.r_samples, repeats.r_params)
+    # a constant that is not determined counts as no decay
     log_r = np.log([INFINITE if one is None else one.estimate for one in found])
 
     def lowest(law: np.ndarray, log_r: np.ndarray) -> tuple[float, float, float]:
@@ -143,20 +161,20 @@ def best_with_repeats(
     ]
     epochs = own[1] / unique
     return Optimum(
-        flops,
-        found[0],
-        found[1],
-        found[2],
-        float(flops / runs.flops.max()),
-        (f"{unique:.4g} distinct samples, seen {max(epochs, 1):.3g} times",),
+        flops=flops,
+        params=found[0],
+        samples=found[1],
+        loss=found[2],
+        beyond=float(flops / runs.flops.max()),
+        notes=(f"{unique:.4g} distinct samples, seen {max(epochs, 1):.3g} times",),
     )
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """How a law fitted to the cheaper runs predicts the dearest ones.
+    """How well a law fitted to the runs with less compute predicts those with the most.
 
-    `errors` are log(measured / predicted) of the held-out runs, `inside` those of the runs fitted.
+    `errors` are log(measured / predicted) of the held-out runs, `inside` those of the fitted runs.
     """
 
     lines: tuple[int, ...]
@@ -173,24 +191,26 @@ class HeldOut:
 
 
 def hold_out(runs: Runs, *, share: float = 0.2, irreducible: bool = True) -> HeldOut:
-    """Fit all but the `share` of runs with the most compute, and predict those."""
+    """Fit all runs but the `share` with the most compute, and predict those."""
     order = np.sort(runs.flops)
     first = order[min(int(np.ceil(len(runs) * (1 - share))), len(runs) - 1)]
-    # runs of one budget differ by rounding
+    # runs of one budget differ slightly, by rounding to full batches; keep them together
     held = runs.flops >= first * 0.98
     rest, large = runs.take(~held), runs.take(held)
     why = why_not(rest, unknowns=5 if irreducible else 4)
     if why is not None:
         empty = np.empty(0)
         why = f"without the {len(large)} largest runs: {why}"
-        return HeldOut((), empty, empty, empty, 1.0, why)
+        return HeldOut(
+            lines=(), predicted=empty, errors=empty, inside=empty, beyond=1.0, refused=why
+        )
     fit = fit_law(rest, irreducible=irreducible)
     predicted = loss_of(fit.natural, large.params, large.samples)
     return HeldOut(
-        tuple(int(line) for line in large.line),
-        predicted,
-        np.log(large.loss / predicted),
-        fit.residual,
-        float(large.flops.max() / rest.flops.max()),
-        None,
+        lines=tuple(int(line) for line in large.line),
+        predicted=predicted,
+        errors=np.log(large.loss / predicted),
+        inside=fit.residual,
+        beyond=float(large.flops.max() / rest.flops.max()),
+        refused=None,
     )

@@ -1,4 +1,4 @@
-"""A study as JSON: everything that `omfa scaling fit --out` writes and `plot` reads."""
+"""A fit as JSON: what `omfa scaling fit --out` writes and `omfa scaling plot` reads."""
 
 import dataclasses
 from typing import Any
@@ -11,7 +11,7 @@ FORMAT = "omfa scaling fit 1"
 
 
 def record(found: Study) -> dict[str, Any]:
-    """Return a study for JSON; what could not be computed is null, never nan."""
+    """Return a fit as JSON values; values that could not be computed are null, never nan."""
     fit, settings = found.fit, found.settings
     law: dict[str, Any] = {"refused": found.refused}
     if fit is not None:
@@ -26,6 +26,7 @@ def record(found: Study) -> dict[str, Any]:
             "resamples": settings.resamples,
             "interval": "95%, studentised parametric bootstrap (docs/scaling.md)",
         }
+    # residuals exist for the runs of the law only
     lines = {int(line): at for at, line in enumerate(found.fresh.line)}
     rows = [
         {
@@ -44,6 +45,7 @@ def record(found: Study) -> dict[str, Any]:
         for one in (found.runs.take(np.array([at])) for at in range(len(found.runs)))
     ]
     held, repeats = found.held_out, found.repeats
+    # the row indices of parabolas and envelope refer to these runs
     source = found.fresh if len(found.fresh) else found.runs
     data = {
         "format": FORMAT,
@@ -68,14 +70,14 @@ def record(found: Study) -> dict[str, Any]:
         "runs": rows,
     }
     found_plain = plain(data)
-    # rows of arrays mean nothing outside: lines of the file do
+    # a reader of the file knows its lines and not our array indices
     for one in (*found_plain["isoflop"]["parabolas"], found_plain["envelope"]):
         one["lines_of_file"] = [int(source.line[row]) for row in one.pop("rows")]
     return found_plain
 
 
 def plain(value: Any) -> Any:
-    """Return dataclasses and arrays as dictionaries and lists, and None for nan and infinity."""
+    """Convert dataclasses and arrays to dictionaries and lists, and nan and infinity to None."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = dataclasses.fields(value)
         return {field.name: plain(getattr(value, field.name)) for field in fields}

@@ -1,9 +1,10 @@
-"""The data-constrained law: what repeated samples and excess parameters are worth.
+"""The data-constrained law: the value of repeated samples and excess parameters.
 
-Muennighoff et al. (arXiv 2305.16264), section 3. Of D samples U_D are distinct and the rest are
-R_D = D / U_D - 1 repetitions; they count as D' = U_D + U_D R*_D (1 - exp(-R_D / R*_D)). Parameters
-beyond U_N, the best number for U_D samples, count as N' in the same way with R*_N. The loss is the
-law's at (N', D'). As in the paper, the law itself is fitted before, to runs that repeat nothing.
+Muennighoff et al. (arXiv 2305.16264), section 3. Of D samples U_D are distinct, and R_D = D/U_D - 1
+is the number of repetitions; their effective number is D' = U_D + U_D R*_D (1 - exp(-R_D / R*_D)).
+Parameters beyond U_N, the optimal number for U_D samples, give N' in the same way with R*_N. The
+loss is that of the law at (N', D'). As in the paper, the law is first fitted to runs without
+repetitions.
 """
 
 from dataclasses import dataclass
@@ -17,18 +18,18 @@ from omfa_jax.scaling.law import loss_of
 from omfa_jax.scaling.solver import HUBER_DELTA, huber
 from omfa_jax.scaling.table import Runs
 
-LEAST = 4  # runs that repeat their samples
-REPEATED = 1.01  # epochs from which a run counts as repeating
+LEAST = 4  # the fewest runs with repeated samples for a fit
+REPEATED = 1.01  # from this number of epochs on, a run has repeated samples
 LOG_RANGE = (np.log(0.05), np.log(5e3))
 STARTS = (0.5, 4.0, 16.0, 100.0)
-INFINITE = 1e9  # of an R*: what repeats then counts in full
+INFINITE = 1e9  # an R* without decay: repetitions count in full
 
 
 @dataclass(frozen=True)
 class Repeats:
-    """R*_D and R*_N with 95% intervals; None: not shown by the data and taken as infinite.
+    """R*_D and R*_N with 95% intervals; None means not determined and taken as infinite.
 
-    `drawn` holds (log R*_D, log R*_N) of the resampled fits, in the order of the law's.
+    `drawn` are (log R*_D, log R*_N) of the resampled fits, in the order of those of the law.
     """
 
     r_samples: Interval | None
@@ -56,7 +57,7 @@ def effective(
     """Return the effective parameters N' and samples D' of runs."""
     log_a, log_b, _, alpha, beta = (law[..., i] for i in range(5))
     distinct = np.minimum(samples, unique)
-    # the size that U_D samples are best for: alpha A N^-alpha = (1 + kappa) beta B U_D^-beta
+    # the optimal size for U_D samples: alpha A N^-alpha = (1 + kappa) beta B U_D^-beta
     log_best = (
         np.log(alpha / ((1 + cost.kappa) * beta)) + log_a - log_b + beta * np.log(distinct)
     ) / alpha
@@ -74,37 +75,40 @@ def constrained_loss(
     unique: np.ndarray | float,
     log_r: Float[np.ndarray, "*m 2"],
 ) -> np.ndarray:
-    """Return the loss with repetition; log_r is (log R*_D, log R*_N)."""
+    """Return the loss with repeated samples; `log_r` is (log R*_D, log R*_N)."""
     r_samples, r_params = np.exp(log_r[..., 0]), np.exp(log_r[..., 1])
     return loss_of(law, *effective(law, cost, params, samples, unique, r_samples, r_params))
 
 
 def fit_repeats(runs: Runs, base: Resampled, cost: Cost, *, seed: int = 0) -> Repeats:
-    """Fit R*_D and R*_N to the runs that repeat; the law is that of the runs that do not.
+    """Fit R*_D and R*_N to the runs with repeated samples, given the law of the others.
 
-    Intervals are percentiles over the base's resamples, each with noise of its own drawn for the
-    repeated runs, so the law's uncertainty is in them.
+    Intervals are percentiles over the resamples of `base`, with new noise for the repeated runs in
+    each, so they include the uncertainty of the law.
     """
     runs = runs.take(runs.epochs >= REPEATED)
     nothing = np.empty(0), np.empty((0, 2))
     if len(runs) < LEAST:
-        why = f"{len(runs)} usable runs repeat their samples: {LEAST} are needed for R*_D"
+        why = f"{len(runs)} usable runs have repeated samples: {LEAST} are needed for R*_D"
         return Repeats(None, None, *nothing, (), why)
     law, target = base.fit.natural, np.log(runs.loss)
     if not (law[3] > 0 and law[4] > 0):
-        return Repeats(None, None, *nothing, (), "the law's exponents are not above 0")
+        return Repeats(None, None, *nothing, (), "the law's exponents are not positive")
     notes = []
+    # with R*_N near 0 excess parameters count for nothing, so N' is U_N at most
     n_eff, _ = effective(law, cost, runs.params, runs.samples, runs.unique, INFINITE, 1e-9)
     excess = int((runs.params > 1.2 * n_eff).sum())
     free = np.array([True, excess >= 2])
     if not free[1]:
         notes.append(
-            f"R*_N is not shown: {excess} repeated run(s) have over 1.2 times the best number of"
-            " parameters for their distinct samples (2 are needed); excess parameters count in full"
+            f"R*_N is not determined: {excess} repeated run(s) have over 1.2 times the optimal"
+            " number of parameters for their distinct samples (2 are needed); excess parameters"
+            " count in full"
         )
     start = best_start(law, cost, runs, target, free)
     log_r = solve(law, cost, runs, target, free, start)
     residual = target - np.log(predict(law, cost, runs, log_r))
+    # a second stream, independent of the noise of the base's resamples
     rng = np.random.default_rng([seed, 1])
     noise = max(
         base.fit.noise, float(np.sqrt((residual**2).sum() / max(len(runs) - free.sum(), 1)))
@@ -122,22 +126,22 @@ def fit_repeats(runs: Runs, base: Resampled, cost: Cost, *, seed: int = 0) -> Re
             continue
         low, high = np.quantile(drawn[:, at], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
         if log_r[at] > LOG_RANGE[1] - 0.1:
-            notes.append(f"{name} came out as infinite: the runs show no decay")
+            notes.append(f"{name} is fitted as infinite: the runs show no decay")
         elif high > LOG_RANGE[1] - 0.1:
-            notes.append(f"{name} has no upper bound that the data shows")
+            notes.append(f"the data gives no upper bound for {name}")
         found.append(Interval(*(float(np.exp(value)) for value in (log_r[at], low, high))))
     return Repeats(found[0], found[1], residual, drawn, tuple(notes), None)
 
 
 def predict(law: np.ndarray, cost: Cost, runs: Runs, log_r: np.ndarray) -> np.ndarray:
-    """Return the law's losses of repeated runs."""
+    """Return the predicted losses of runs with repeated samples."""
     return constrained_loss(law, cost, runs.params, runs.samples, runs.unique, log_r)
 
 
 def best_start(
     law: np.ndarray, cost: Cost, runs: Runs, target: np.ndarray, free: np.ndarray
 ) -> np.ndarray:
-    """Return the best end of L-BFGS from a grid of starts."""
+    """Return the best L-BFGS solution from a grid of starts."""
     ends = []
     for r_samples in STARTS:
         for r_params in STARTS if free[1] else (INFINITE,):
@@ -156,7 +160,7 @@ def solve(
     free: np.ndarray,
     start: np.ndarray,
 ) -> np.ndarray:
-    """Return (log R*_D, log R*_N) of the lowest Huber loss that L-BFGS finds from a start."""
+    """Return the (log R*_D, log R*_N) that minimise the Huber loss, by L-BFGS from a start."""
     from scipy.optimize import minimize
 
     scale = 1 / (HUBER_DELTA**2 * len(runs))

@@ -1,4 +1,4 @@
-"""A study as text that a person reads."""
+"""The printed report of a fit."""
 
 import math
 
@@ -19,10 +19,10 @@ def bounds(one: Interval, form: str = ".4g") -> str:
 
 
 def report(found: Study) -> str:
-    """Return the whole study in words and columns; intervals are 95%."""
+    """Return the complete fit as text; intervals are 95%."""
     runs, cost = found.runs, found.cost
     lines = [
-        f"{len(runs)} runs used, {len(found.excluded)} left out;"
+        f"{len(runs)} runs used, {len(found.excluded)} excluded;"
         f" params {runs.params.min():.3g} to {runs.params.max():.3g},"
         f" samples {runs.samples.min():.3g} to {runs.samples.max():.3g},"
         f" FLOPs {runs.flops.min():.3g} to {runs.flops.max():.3g}",
@@ -30,7 +30,7 @@ def report(found: Study) -> str:
         f" (off by {cost.spread:.1%})",
     ]
     for one in found.excluded:
-        lines.append(f"  left out, line {one.line}: {one.reason}")
+        lines.append(f"  excluded, line {one.line}: {one.reason}")
     for text in found.warnings:
         lines.append(f"  note: {text}")
     lines += ["", "law  L = E + A/N^alpha + B/D^beta  (Huber on log loss)"]
@@ -40,11 +40,12 @@ def report(found: Study) -> str:
     else:
         names = {"a": "a  (N_opt ~ C^a)", "b": "b  (D_opt ~ C^b)"}
         for name, one in found.coefficients.items():
+            # a fixed coefficient has no interval
             if name == "E" and not fit.irreducible:
                 lines.append(f"  {'E':20}0, fixed (--no-irreducible)")
             else:
                 lines.append(f"  {names.get(name) or name:20}{interval(one)}")
-        lines.append(f"  {'noise of a loss':20}{fit.noise:.2%}")
+        lines.append(f"  {'noise of a run':20}{fit.noise:.2%}")
     lines += ["", *isoflop_lines(found), "", *envelope_lines(found)]
     held = found.held_out
     if held is not None:
@@ -68,7 +69,7 @@ def report(found: Study) -> str:
                 lines.append(f"  {name:20}{interval(one)}")
         lines += [f"  note: {text}" for text in repeats.notes]
     if found.optima:
-        lines += ["", "optimum for a budget"]
+        lines += ["", "compute-optimal size"]
     for best in found.optima:
         lines.append(
             f"  {best.flops:.4g} FLOPs: N {interval(best.params, '.3g')}, D"
@@ -78,7 +79,7 @@ def report(found: Study) -> str:
     if found.predictions:
         lines += [
             "",
-            "loss of a run, every sample new (the law's interval; one run's, noise and all)",
+            "predicted runs without repeated samples (interval of the law; of a single run)",
         ]
     for one in found.predictions:
         lines.append(
@@ -90,10 +91,10 @@ def report(found: Study) -> str:
 
 
 def isoflop_lines(found: Study) -> list[str]:
-    """Return the parabolas and their power laws."""
+    """Return the lines about the parabolas and their power laws."""
     one = found.isoflop
     power = 1 + found.cost.kappa
-    lines = [f"IsoFLOP parabolas (a budget: runs within {one.tolerance:.0%} of its middle)"]
+    lines = [f"IsoFLOP parabolas (a budget: runs within {one.tolerance:.0%} of its centre)"]
     for parabola in one.parabolas:
         head = f"  {parabola.flops:.3g} FLOPs, {len(parabola.rows)} runs: "
         if parabola.refused is None:
@@ -101,23 +102,26 @@ def isoflop_lines(found: Study) -> list[str]:
                 f"{head}N_opt {math.exp(parabola.log_params):.4g}, loss {parabola.loss:.4g}"
             )
         else:
-            lines.append(f"{head}left out, {parabola.refused}")
+            lines.append(f"{head}not used, {parabola.refused}")
     if one.alone:
-        lines.append(f"  {one.alone} run(s) share their budget with no other")
+        lines.append(f"  {one.alone} run(s) have a budget of their own")
     if one.refused is not None or one.a is None or one.b is None or one.sum is None:
         lines.append(f"  power law refused: {one.refused}")
         return lines
     lines += [f"  {'a':20}{interval(one.a)}", f"  {'b':20}{interval(one.b)}"]
     name = "a + b" if power == 1 else f"{power:.3f} a + b"
+    # FLOPs = k N^power D implies 1: otherwise a parabola or the cost rule is off
     agrees = "consistent with 1" if one.sum.holds(1.0) else "NOT consistent with 1"
     lines.append(f"  {name:20}{interval(one.sum)}: {agrees}")
     return lines
 
 
 def envelope_lines(found: Study) -> list[str]:
-    """Return the envelope's power laws."""
+    """Return the lines about the envelope and its power laws."""
     one = found.envelope
-    lines = [f"envelope of all runs ({len(one.rows)} on it; the grid's coarseness in no interval)"]
+    lines = [
+        f"envelope of all runs ({len(one.rows)} on it; intervals exclude the bias of a coarse grid)"
+    ]
     if one.refused is not None or one.a is None or one.b is None:
         return [*lines, f"  refused: {one.refused}"]
     return [*lines, f"  {'a':20}{interval(one.a)}", f"  {'b':20}{interval(one.b)}"]

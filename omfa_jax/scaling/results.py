@@ -1,4 +1,4 @@
-"""What became of a study's runs: one result file a run, and the table that fits are made of."""
+"""The results of a study's runs: one result file a run, and the table for `omfa scaling fit`."""
 
 import csv
 import dataclasses
@@ -14,7 +14,7 @@ from omfa_jax.core.files import atomic_write
 from omfa_jax.scaling.manifest import Manifest, StudyRun
 
 RESULT = "result.json"
-# beside it: what a run that no restart mends ended with
+# instead of it: the permanent error that ended a run
 FAILED = "failed.json"
 
 State = Literal["finished", "failed", "begun", "planned"]
@@ -22,7 +22,7 @@ State = Literal["finished", "failed", "begun", "planned"]
 
 @dataclass(frozen=True)
 class Result:
-    """What a finished run measured: `loss`, its parts as loss/PART, and `standard_error`."""
+    """The losses of a finished run: `loss`, its parts loss/PART, and `standard_error`."""
 
     name: str
     step: int
@@ -30,7 +30,7 @@ class Result:
 
 
 def state_of(folder: Path, run: StudyRun) -> State:
-    """Return how far a run is: `begun` covers running, waiting and killed ones."""
+    """Return the state of a run; `begun` includes running, waiting and killed runs."""
     workdir = folder / run.workdir
     if (workdir / RESULT).is_file():
         return "finished"
@@ -40,7 +40,7 @@ def state_of(folder: Path, run: StudyRun) -> State:
 
 
 def write_result(folder: Path, run: StudyRun, losses: Mapping[str, float]) -> None:
-    """Write a run's result; it makes the run finished."""
+    """Write a run's result, which marks the run as finished."""
     workdir = folder / run.workdir
     with atomic_write(workdir / RESULT) as temporary:
         result = Result(run.name, run.steps, dict(losses))
@@ -49,13 +49,13 @@ def write_result(folder: Path, run: StudyRun, losses: Mapping[str, float]) -> No
 
 
 def write_failure(folder: Path, run: StudyRun, status: int, reason: str) -> None:
-    """Write why a run failed: it is not started again until that is asked for."""
+    """Write the reason of a failure; the run is not started again without --retry-failed."""
     with atomic_write(folder / run.workdir / FAILED) as temporary:
         temporary.write_text(json.dumps({"status": status, "reason": reason}, indent=2) + "\n")
 
 
 def failure_of(folder: Path, run: StudyRun) -> str:
-    """Return why a failed run failed."""
+    """Return the reason of a failed run."""
     path = folder / run.workdir / FAILED
     try:
         found = json.loads(path.read_text())
@@ -65,22 +65,23 @@ def failure_of(folder: Path, run: StudyRun) -> str:
 
 
 def forget_failure(folder: Path, run: StudyRun) -> None:
-    """Take a failed run as begun, for it is started again."""
+    """Remove the failure of a run that is started again."""
     (folder / run.workdir / FAILED).unlink(missing_ok=True)
 
 
 def read_result(folder: Path, run: StudyRun) -> Result:
-    """Return a finished run's result; one of another run or length is an OmfaError."""
+    """Return a finished run's result; OmfaError for that of another run or length."""
     path = folder / run.workdir / RESULT
     try:
         result = Result(**json.loads(path.read_text()))
+        # a missing key or a value that is not a number is damage
         result.losses["loss"].__float__()
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise OmfaError(f"{path} is damaged ({error}); remove it and run again") from None
     if (result.name, result.step) != (run.name, run.steps):
         raise OmfaError(
-            f"{path} is of {result.name} after {result.step} steps, the manifest's run is"
-            f" {run.name} with {run.steps}; remove it and run again"
+            f"{path} is the result of {result.name} after {result.step} steps, but the manifest"
+            f" has {run.name} with {run.steps}; remove it and run again"
         )
     return result
 
@@ -88,8 +89,8 @@ def read_result(folder: Path, run: StudyRun) -> Result:
 def rows(study: Manifest, folder: Path, *, all_rates: bool = False) -> list[dict[str, object]]:
     """Return one row for each finished run, in the manifest's order.
 
-    Of runs that differ in the learning rate alone the one with the lowest loss stays, unless
-    `all_rates`; a loss that is no number never wins.
+    Of runs that differ only in the learning rate, the one with the lowest finite loss is kept,
+    unless `all_rates`.
     """
     found: dict[object, dict[str, object]] = {}
     best: dict[object, float] = {}
@@ -111,6 +112,7 @@ def rows(study: Manifest, folder: Path, *, all_rates: bool = False) -> list[dict
             "learning_rate": run.learning_rate,
         }
         row |= {n.replace("/", "_"): value for n, value in losses.items() if n != "loss"}
+        # runs of one size and length differ only in the learning rate
         key = run.name if all_rates else (run.size, run.samples)
         loss = losses["loss"] if math.isfinite(losses["loss"]) else math.inf
         if key not in found or loss < best[key]:
@@ -119,8 +121,9 @@ def rows(study: Manifest, folder: Path, *, all_rates: bool = False) -> list[dict
 
 
 def write_table(path: Path, table: Iterable[Mapping[str, object]]) -> None:
-    """Write rows as CSV; a column that a row lacks is empty."""
+    """Write rows as CSV, with empty fields for missing columns."""
     table = list(table)
+    # losses by task may differ between runs
     columns = list(dict.fromkeys(name for row in table for name in row))
     with atomic_write(path) as temporary, temporary.open("w", newline="") as file:
         writer = csv.DictWriter(file, columns)

@@ -1,4 +1,4 @@
-"""The local runner of a study: a process for each run, one after the other or several at a time."""
+"""The local runner of a study: one process a run, sequentially or several in parallel."""
 
 import ctypes
 import logging
@@ -23,20 +23,20 @@ from omfa_jax.scaling.results import failure_of, forget_failure, read_result, st
 log = logging.getLogger(__name__)
 
 LOG = "log.txt"
-# for a run whose runner was killed: it saves and ends
+# a run whose runner was killed gets this long to save and exit
 WAIT_SECONDS = 120
 PR_SET_PDEATHSIG = 1
-# of a run that met what may pass: so often, after so many seconds
+# after a temporary error: the number of restarts, and the wait before each
 RESTARTS, RESTART_WAIT_S = 3, 10.0
-# in a run's environment: its runner's process, and the cores that are its own
+# environment variables of a run: the process id of its runner, and its CPU cores
 RUNNER = "OMFA_STUDY_RUNNER"
 CORES = "OMFA_STUDY_CORES"
 GPUS = "CUDA_VISIBLE_DEVICES"
-STARTS = {"planned": "starts", "begun": "goes on", "failed": "tried again"}
+STARTS = {"planned": "starting", "begun": "resuming", "failed": "retrying"}
 
 
 class Runner:
-    """Runs what is left of a study by `command STUDY --only RUN`, in the manifest's order."""
+    """Runs the unfinished runs of a study, each by `command STUDY --only RUN`."""
 
     def __init__(self, folder: Path, study: Manifest, command: Sequence[str]):
         self.folder, self.study, self.command = folder, study, command
@@ -44,11 +44,13 @@ class Runner:
         self._asked: signal.Signals | None = None
 
     def run(self, *, retry_failed: bool, parallel: int = 1) -> None:
-        """Run all that is neither finished nor failed, `parallel` at a time; list what failed.
+        """Run everything that is neither finished nor failed, `parallel` runs at a time.
 
-        Each of several runs has its share of the cores and GPUs. Raises an OmfaError for runs that
-        failed or crashed, and `Stopped` after SIGINT or SIGTERM, when all have saved.
+        Parallel runs get separate shares of the cores and GPUs. At the end, raises an OmfaError
+        that lists failed and crashed runs; after SIGINT or SIGTERM raises `Stopped`, when all runs
+        have saved.
         """
+        # a queue of shares: whichever run ends first passes its cores and GPUs on
         free: SimpleQueue[Mapping[str, str]] = SimpleQueue()
         for share in shares(parallel, cores=own_cores(), gpus=own_gpus()):
             free.put(share)
@@ -63,6 +65,7 @@ class Runner:
                 ]
             unfinished = [line for end in ends if (line := end.result())]
         finally:
+            # a program that calls the runner keeps its own handlers
             for number, handler in before.items():
                 signal.signal(number, handler)
         if self._asked is not None:
@@ -71,12 +74,12 @@ class Runner:
             raise OmfaError(
                 f"{len(unfinished)} of {len(self.study.runs)} runs are not finished:\n  "
                 + "\n  ".join(unfinished)
-                + f"\ntheir logs: {self.folder}/runs/RUN/{LOG}; failed runs start again with"
-                " --retry-failed, crashed ones by the same command"
+                + f"\nlogs: {self.folder}/runs/RUN/{LOG}; restart failed runs with --retry-failed"
+                " and crashed ones with the same command"
             )
 
     def _run_one(self, index: int, retry_failed: bool, free: SimpleQueue[Mapping[str, str]]) -> str:
-        """Run one run on a free share of the machine; return why it is not finished, if so."""
+        """Run one run on a free share of the machine; return why it is not finished, or ""."""
         if self._asked is not None:
             return ""
         run = self.study.runs[index]
@@ -85,7 +88,7 @@ class Runner:
         try:
             why = self._run_on(run, place, share, retry_failed)
         except (OmfaError, OSError) as error:
-            # the other runs go on, and this one is named in the end
+            # the other runs continue; this one is reported at the end
             why = str(error)
         finally:
             free.put(share)
@@ -126,9 +129,9 @@ class Runner:
         )
 
     def _start(self, run: StudyRun, share: Mapping[str, str]) -> int:
-        """Run one run in a process of its own, which ends if this one does, and return its status.
+        """Run one run in a child process, which ends with this one; return its exit status.
 
-        A run that its killed runner has left is waited for: it saves and ends.
+        If a run of an earlier, killed runner is still there, wait until it has saved and exited.
         """
         workdir = self.folder / run.workdir
         workdir.mkdir(parents=True, exist_ok=True)
@@ -137,9 +140,9 @@ class Runner:
             if self._asked is not None:
                 return 128 + self._asked
             if time.monotonic() > deadline:
-                raise OmfaError(f"another process trains in {workdir}; stop it")
+                raise OmfaError(f"another process is training in {workdir}; stop it first")
             time.sleep(0.5)
-        # it is begun again: should it be killed, the same command goes on with it
+        # if this attempt is killed, the same command resumes the run
         forget_failure(self.folder, run)
         with (workdir / LOG).open("a") as file:
             child = subprocess.Popen(
@@ -147,7 +150,7 @@ class Runner:
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, **share, RUNNER: str(os.getpid())},
-                # a terminal's Ctrl-C reaches the run through this process alone
+                # a terminal sends Ctrl-C to the foreground group: only this process passes it on
                 process_group=0,
             )
             self._children[run.name] = child
@@ -164,15 +167,15 @@ class Runner:
 
 
 class Stopped(Exception):
-    """The runner was asked to stop; the runs that it was at have saved."""
+    """The runner was asked to stop, and its active runs have saved."""
 
     def __init__(self, number: signal.Signals):
-        super().__init__(f"{number.name}: stopped; the same command goes on from there")
+        super().__init__(f"{number.name}: stopped; the same command resumes")
         self.exit_status = 128 + number
 
 
 def own_cores() -> list[int]:
-    """Return the cores that this process may use; none where the system does not tell."""
+    """Return the cores that this process may use; [] if the system does not report them."""
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 
 
@@ -184,9 +187,10 @@ def own_gpus() -> list[str]:
 
 
 def shares(count: int, *, cores: Sequence[int], gpus: Sequence[str]) -> list[dict[str, str]]:
-    """Return `count` shares of the machine, each as a run's environment; one is all of it.
+    """Split the machine into `count` shares, each as environment variables of a run.
 
-    Raises an OmfaError where there are fewer cores or GPUs than shares.
+    A single share is unrestricted. Raises an OmfaError if there are fewer cores or GPUs than
+    shares.
     """
     if count < 1:
         raise OmfaError(f"--parallel must be 1 or more, got {count}")
@@ -195,7 +199,7 @@ def shares(count: int, *, cores: Sequence[int], gpus: Sequence[str]) -> list[dic
         return found
     for variable, kind, have in ((CORES, "cores", cores), (GPUS, "GPUs", gpus)):
         if have and len(have) < count:
-            raise OmfaError(f"--parallel {count}: {kind} of this machine: {len(have)}")
+            raise OmfaError(f"--parallel {count}: this machine has only {len(have)} {kind}")
         for index, share in enumerate(found):
             low, high = (len(have) * place // count for place in (index, index + 1))
             if have:
@@ -204,20 +208,20 @@ def shares(count: int, *, cores: Sequence[int], gpus: Sequence[str]) -> list[dic
 
 
 def keep_to_share() -> None:
-    """Keep this process to the cores that its runner gave it, if one did; before it imports jax."""
+    """Restrict this process to the cores that its runner assigned; call before importing jax."""
     cores = os.environ.pop(CORES, "")
     if cores:
         os.sched_setaffinity(0, {int(core) for core in cores.split(",")})
 
 
 def end_with_runner() -> None:
-    """Ask the kernel for SIGTERM when the runner that started this process dies, if one did.
+    """Have the kernel send SIGTERM when the runner that started this process dies.
 
-    Only Linux can; elsewhere a killed runner's run goes on, and the next runner waits for it.
+    Linux only; elsewhere a run outlives a killed runner, and the next runner waits for it.
     """
     runner = os.environ.pop(RUNNER, "")
     if runner and sys.platform.startswith("linux"):
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-        # it may have died before
+        # the runner may have died before the call
         if os.getppid() != int(runner):
             sys.exit(128 + signal.SIGTERM)

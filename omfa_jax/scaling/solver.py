@@ -1,11 +1,11 @@
-"""Huber fits of the loss law: one by L-BFGS from a grid of starts, or thousands at once.
+"""Huber fits of the loss law: a single one by L-BFGS from a grid of starts, or a batch of them.
 
-Both work on log losses in the logsumexp form of Hoffmann et al. (arXiv 2203.15556, approach 3),
+Both fit log losses in the logsumexp form of Hoffmann et al. (arXiv 2203.15556, approach 3),
 
     log L = logsumexp(a - alpha x, b - beta y, e),
 
-with x = log N and y = log D measured from their means, so that the five unknowns
-theta = (a, b, e, alpha, beta) are of one size and L-BFGS is not lost in a narrow valley.
+with centred x = log N and y = log D, so that the five unknowns theta = (a, b, e, alpha, beta) have
+similar magnitudes and L-BFGS does not get stuck in a narrow valley.
 """
 
 from dataclasses import dataclass
@@ -13,15 +13,15 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float
 
-HUBER_DELTA = 1e-3  # of log loss; Hoffmann et al., appendix D.3
+HUBER_DELTA = 1e-3  # in log loss; Hoffmann et al., appendix D.3
 LOWEST, HIGHEST = np.array([-30, -30, -30, -1, -1]), np.array([10, 10, 10, 6, 6])
-BEST_STARTS = 12  # of the grid, already linear least squares in E, A and B, L-BFGS goes on from
+BEST_STARTS = 12  # starts that L-BFGS refines, out of the grid with linear least squares in E, A, B
 START_EXPONENTS = (0.1, 0.2, 0.35, 0.5, 0.75, 1.1, 1.6)
 
 
 @dataclass(frozen=True)
 class Design:
-    """Where the runs are: centred log N and log D (n,), and which of the five unknowns are free."""
+    """The runs' centred log N and log D, and the mask of the free unknowns (True: fitted)."""
 
     x: Float[np.ndarray, "n"]
     y: Float[np.ndarray, "n"]
@@ -31,9 +31,10 @@ class Design:
 def log_loss(
     theta: Float[np.ndarray, "*m 5"], x: Float[np.ndarray, "*n"], y: Float[np.ndarray, "*n"]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return log L (*m n) and its derivatives by theta (*m n 5)."""
+    """Return log L, shape (*m, n), and its derivatives by theta, shape (*m, n, 5)."""
     a, b, e, alpha, beta = (theta[..., i, None] for i in range(5))
     terms = np.stack(np.broadcast_arrays(a - alpha * x, b - beta * y, e), axis=-1)
+    # subtract the maximum, so that exp does not overflow
     top = terms.max(-1, keepdims=True)
     shares = np.exp(terms - top)
     total = shares.sum(-1, keepdims=True)
@@ -43,13 +44,13 @@ def log_loss(
 
 
 def huber(residual: np.ndarray, delta: float = HUBER_DELTA) -> np.ndarray:
-    """Return r^2 / 2 up to delta and delta (|r| - delta / 2) beyond."""
+    """Return the Huber loss: r^2 / 2 up to delta, delta (|r| - delta / 2) beyond."""
     size = np.abs(residual)
     return np.where(size <= delta, residual**2 / 2, delta * (size - delta / 2))
 
 
 def starts(design: Design, loss: Float[np.ndarray, "n"]) -> Float[np.ndarray, "m 5"]:
-    """Return a start for every pair of exponents: E, A and B are then linear, and not negative."""
+    """Return one start for each pair of exponents, with E, A, B >= 0 by linear least squares."""
     from scipy.optimize import nnls
 
     found = []
@@ -58,9 +59,9 @@ def starts(design: Design, loss: Float[np.ndarray, "n"]) -> Float[np.ndarray, "m
             columns = [np.exp(-alpha * design.x), np.exp(-beta * design.y), np.ones_like(loss)]
             if not design.free[2]:
                 columns[2] = np.zeros_like(loss)
-            # relative errors, because the fit is of log losses
+            # relative errors, because log losses are fitted
             factors, _ = nnls(np.stack(columns, 1) / loss[:, None], np.ones_like(loss))
-            # a term that came out as nothing starts small, not at minus infinity
+            # a vanishing term starts small and not at log 0
             factors = np.maximum(factors, 0.02 * loss.min())
             found.append([*np.log(factors), alpha, beta])
     theta = np.array(found)
@@ -69,11 +70,11 @@ def starts(design: Design, loss: Float[np.ndarray, "n"]) -> Float[np.ndarray, "m
 
 
 def fit_one(design: Design, loss: Float[np.ndarray, "n"]) -> tuple[np.ndarray, float]:
-    """Return theta (5,) and the sum of Huber losses: the best of L-BFGS from the best starts."""
+    """Return theta (5,) and its sum of Huber losses, the best of L-BFGS from the best starts."""
     from scipy.optimize import minimize
 
     target, free = np.log(loss), design.free
-    # in units of delta^2 a run, so that L-BFGS's stopping rules see numbers near 1
+    # in units of delta^2 per run, so that L-BFGS's stopping rules see values near 1
     scale = 1 / (HUBER_DELTA**2 * len(loss))
 
     def objective(part: np.ndarray, fixed: np.ndarray) -> tuple[float, np.ndarray]:
@@ -101,7 +102,8 @@ def fit_one(design: Design, loss: Float[np.ndarray, "n"]) -> tuple[np.ndarray, f
         )
         ends[i] = start
         ends[i, free] = found.x
-    # near the bottom Huber with a small delta has edges, which the reweighted steps settle on
+    # with a small delta the optimum lies at kinks, where reweighted steps converge and L-BFGS does
+    # not
     theta, value = fit_many(design, np.broadcast_to(target, (len(ends), len(target))), ends)
     best = int(np.argmin(value))
     return theta[best], float(value[best])
@@ -115,11 +117,11 @@ def fit_many(
     iterations: int = 120,
     tolerance: float = 1e-5,
 ) -> tuple[Float[np.ndarray, "m 5"], Float[np.ndarray, "m"]]:
-    """Return theta and the sums of Huber losses of m fits to log losses, each from its start.
+    """Return theta and the sums of Huber losses of m fits to log losses, each from its own start.
 
-    Reweighted least squares with Levenberg-Marquardt steps: Huber's loss is majorised by a square
-    with weight min(1, delta / |r|), so a step that lowers the square lowers the loss. Rows stop
-    when five steps together gain less than `tolerance` of the loss.
+    Iteratively reweighted least squares with Levenberg-Marquardt steps: a quadratic with weights
+    min(1, delta / |r|) majorises the Huber loss, so a step that lowers it lowers the loss. A fit
+    stops when five steps together reduce its loss by less than the relative `tolerance`.
     """
     theta = np.clip(theta, LOWEST, HIGHEST)
     theta[:, ~design.free] = LOWEST[~design.free]
@@ -137,13 +139,16 @@ def fit_many(
         gradient = (np.swapaxes(weighted, 1, 2) @ residual[..., None])[..., 0]
         diagonal = np.einsum("mii->mi", normal)
         diagonal += damping[active, None] * diagonal + 1e-12 * diagonal.max(-1, keepdims=True)
+        # an exactly zero slope would make the matrix singular
         diagonal += 1e-300
         change = np.linalg.solve(normal, gradient[..., None])[..., 0]
         tried = now.copy()
+        # a far step leaves the region where the quadratic is valid
         tried[:, free] -= np.clip(change, -2, 2)
         tried = np.clip(tried, LOWEST, HIGHEST)
         tried[:, ~design.free] = LOWEST[~design.free]
         reached = huber(log_loss(tried, design.x, design.y)[0] - targets[active]).sum(-1)
+        # Levenberg-Marquardt: a step that does not help only raises the damping
         better = reached < value[active]
         theta[active[better]] = tried[better]
         value[active[better]] = reached[better]
@@ -162,9 +167,9 @@ def fit_many(
 def inverse_normal(
     design: Design, theta: Float[np.ndarray, "m 5"]
 ) -> tuple[Float[np.ndarray, "m 5 5"], Float[np.ndarray, "m n"]]:
-    """Return (J^T J)^-1, zero for what is not free, and each run's leverage in [0, 1]."""
+    """Return (J^T J)^-1 (zero for fixed unknowns) and each run's leverage in [0, 1]."""
     slopes = log_loss(theta, design.x, design.y)[1][..., design.free]
-    # by QR, not by the normal equations: their condition would be squared
+    # by QR: the normal equations would square the condition number
     q, r = np.linalg.qr(slopes)
     size = np.abs(np.einsum("mii->mi", r)).max(-1)[:, None, None]
     ridge = 1e-12 * size * np.eye(r.shape[-1])

@@ -1,4 +1,4 @@
-"""All that a table of runs tells about scaling: cleaned, fitted three ways, and predicted from."""
+"""The complete fit of a table of runs: cleaning, the three approaches, and predictions."""
 
 import dataclasses
 from dataclasses import dataclass, field
@@ -24,13 +24,13 @@ from omfa_jax.scaling.predict import (
 from omfa_jax.scaling.repeats import REPEATED, Repeats, fit_repeats
 from omfa_jax.scaling.table import Excluded, Runs, Table
 
-FAR_OFF = 6.0  # robust deviations
-MAD = 1.4826  # a normal deviation per median absolute deviation
+FAR_OFF = 6.0  # in robust standard deviations
+MAD = 1.4826  # standard deviation of a normal distribution / its median absolute deviation
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What to fit: everything has a flag of the same name in `omfa scaling fit`."""
+    """The settings of a fit; each has a flag in `omfa scaling fit`."""
 
     rules: Rules = field(default_factory=Rules)
     irreducible: bool = True
@@ -45,9 +45,10 @@ class Settings:
 
 @dataclass(frozen=True)
 class Study:
-    """A table's runs and what was fitted to them; a part that the runs cannot support is None.
+    """A table's runs and everything fitted to them; None for parts that the runs do not support.
 
-    `refused` is why there is no law. `fresh` are the runs of the law, `runs` with repeated ones.
+    `refused` is the reason if there is no law. `fresh` are the runs without repeated samples, which
+    the law is fitted to; `runs` includes the others.
     """
 
     table: Table
@@ -68,12 +69,12 @@ class Study:
 
     @property
     def fit(self) -> Fit | None:
-        """The law's fit."""
+        """The fit of the law, None if refused."""
         return None if self.resampled is None else self.resampled.fit
 
     @property
     def coefficients(self) -> dict[str, Interval]:
-        """A, B, E, alpha and beta, and the exponents a and b of the optimum that they imply."""
+        """A, B, E, alpha and beta, and the exponents a and b of the optimum."""
         found: dict[str, Interval] = {}
         if self.resampled is None:
             return found
@@ -85,6 +86,7 @@ class Study:
             one = self.resampled.interval(
                 lambda laws, name=name: coefficient(laws, name), positive=positive
             )
+            # losses are positive, so E below 0 has no meaning
             if name == "E" and one.low is not None:
                 one = dataclasses.replace(one, low=max(one.low, 0.0))
             found[name] = one
@@ -96,20 +98,22 @@ class Study:
 
 
 def study(table: Table, settings: Settings) -> Study:
-    """Clean a table and fit everything that it can support."""
+    """Clean a table and fit everything that its runs support."""
     for name, value, low, high in (
         ("--hold-out", settings.hold_out, 0, 0.9),
         ("--isoflop-tolerance", settings.isoflop_tolerance, 0, 1),
     ):
         if not low < value < high:
-            raise OmfaError(f"{name} must lie in ({low}, {high}), got {value:g}")
+            raise OmfaError(f"{name} must be in ({low}, {high}), got {value:g}")
     if settings.seed < 0:
         raise OmfaError(f"--seed must be 0 or more, got {settings.seed}")
     if settings.resamples < 100:
-        raise OmfaError(f"--resamples: 100 or more for a 95% interval, got {settings.resamples}")
+        raise OmfaError(
+            f"--resamples must be 100 or more for a 95% interval, got {settings.resamples}"
+        )
     for name, values in (
         ("--budget", settings.budgets),
-        ("--unique", (settings.unique,)),
+        ("--dataset-size", (settings.unique,)),
         ("--predict", [number for run in settings.predict for number in run]),
     ):
         for value in values:
@@ -119,12 +123,14 @@ def study(table: Table, settings: Settings) -> Study:
     excluded = [*table.excluded, *excluded]
     if not len(runs):
         reasons = sorted({one.reason for one in excluded})
-        raise OmfaError(f"no usable run is left: {'; '.join(reasons[:4])}")
+        raise OmfaError(f"no usable runs: {'; '.join(reasons[:4])}")
+    # the law has no term for repeated samples
     fresh = runs.take(runs.epochs < REPEATED)
     unknowns = 5 if settings.irreducible else 4
     fitted, refused = None, why_not(fresh, unknowns=unknowns)
     if refused is None:
         fitted = fit_law(fresh, irreducible=settings.irreducible)
+        # outliers are relative to a fit, so they are found after a first one
         if settings.rules.outlier_mad is not None:
             fresh, runs, more = without_outliers(fresh, runs, fitted, settings.rules.outlier_mad)
             excluded += more
@@ -133,15 +139,15 @@ def study(table: Table, settings: Settings) -> Study:
                 fitted = fit_law(fresh, irreducible=settings.irreducible)
     if len(fresh) < len(runs):
         warnings.append(
-            f"{len(runs) - len(fresh)} runs saw samples more than once: the law is fitted without"
-            " them, the data-constrained law with them"
+            f"{len(runs) - len(fresh)} runs have repeated samples: only the data-constrained law is"
+            " fitted to them"
         )
     if refused is not None and len(fresh) < len(runs):
-        refused = f"of the {len(fresh)} runs that repeat nothing: {refused}"
+        refused = f"of the {len(fresh)} runs without repeated samples: {refused}"
     cost = cost_of(fresh if len(fresh) else runs)
     if cost.spread > 0.1:
         warnings.append(
-            f"FLOPs are no power law of parameters and samples (off by {cost.spread:.0%}): check"
+            f"FLOPs are not a power law of parameters and samples (off by {cost.spread:.0%}): check"
             " the flops column, or give --flops-per-param-sample"
         )
     resampled = held = repeats = None
@@ -151,7 +157,7 @@ def study(table: Table, settings: Settings) -> Study:
         warnings += doubts(fitted)
         if len(fresh) < 2 * unknowns:
             warnings.append(
-                f"{len(fresh)} runs for {unknowns} coefficients: the noise itself is hardly known"
+                f"{len(fresh)} runs for {unknowns} coefficients: the noise level is uncertain"
             )
         resampled = resample(fitted, count=settings.resamples, seed=settings.seed)
         warnings += weak(resampled) + far_off(fitted, fresh)
@@ -162,57 +168,58 @@ def study(table: Table, settings: Settings) -> Study:
             repeats = fit_repeats(runs, resampled, cost, seed=settings.seed)
         if settings.unique is not None:
             if repeats is None or repeats.refused is not None:
-                why = "no run repeats its samples" if repeats is None else repeats.refused
-                raise OmfaError(f"--unique needs the data-constrained law: {why}")
+                why = "no run has repeated samples" if repeats is None else repeats.refused
+                raise OmfaError(f"--dataset-size needs the data-constrained law: {why}")
             optima += [
                 best_with_repeats(resampled, repeats, cost, flops, settings.unique, fresh)
                 for flops in settings.budgets
             ]
     return Study(
-        table,
-        settings,
-        runs,
-        fresh,
-        tuple(sorted(excluded, key=lambda one: one.line)),
-        tuple(warnings),
-        cost,
-        refused,
-        resampled,
-        fit_isoflop(
+        table=table,
+        settings=settings,
+        runs=runs,
+        fresh=fresh,
+        excluded=tuple(sorted(excluded, key=lambda one: one.line)),
+        warnings=tuple(warnings),
+        cost=cost,
+        refused=refused,
+        resampled=resampled,
+        isoflop=fit_isoflop(
             fresh if len(fresh) else runs,
             tolerance=settings.isoflop_tolerance,
             power=1 + cost.kappa,
         ),
-        fit_envelope(fresh if len(fresh) else runs),
-        held,
-        repeats,
-        tuple(optima),
-        tuple(predictions),
+        envelope=fit_envelope(fresh if len(fresh) else runs),
+        held_out=held,
+        repeats=repeats,
+        optima=tuple(optima),
+        predictions=tuple(predictions),
     )
 
 
 def weak(resampled: Resampled) -> list[str]:
-    """Return which exponents the runs do not tell from none."""
+    """Return warnings about exponents whose intervals include 0."""
     found = []
     for name in ("alpha", "beta"):
         one = resampled.interval(lambda laws, name=name: coefficient(laws, name))
         if one.low is None or one.low <= 0:
             found.append(
-                f"WEAK: {name}'s interval reaches 0, so the runs do not show this term: more runs,"
-                " or runs further apart, are needed before the law is used"
+                f"WEAK: the interval of {name} includes 0, so the runs do not determine this term:"
+                " add runs, or runs further apart, before using the law"
             )
     return found
 
 
 def robust_deviation(fitted: Fit) -> float:
-    """Return the deviation of log loss by the residuals' median size, freedoms counted."""
+    """Return the standard deviation of log loss from the residuals' median absolute value."""
     count, unknowns = len(fitted.residual), int(fitted.design.free.sum())
     return MAD * float(np.median(np.abs(fitted.residual))) * count / max(count - unknowns, 1)
 
 
 def far_off(fitted: Fit, fresh: Runs) -> list[str]:
-    """Return which runs are so far off the law that they decide the intervals."""
+    """Return a warning about runs so far off the law that they dominate the intervals."""
     off = np.abs(fitted.residual)
+    # the floor of 1e-6 keeps exact data, as in tests, free of warnings
     far = np.flatnonzero(off > max(FAR_OFF * robust_deviation(fitted), 1e-6))
     if not len(far):
         return []
@@ -220,15 +227,15 @@ def far_off(fitted: Fit, fresh: Runs) -> list[str]:
     lines = ", ".join(f"{fresh.line[at]} ({fitted.residual[at]:+.1%})" for at in worst[:5])
     more = f" and {len(worst) - 5} more" if len(worst) > 5 else ""
     return [
-        f"over {FAR_OFF:g} robust deviations off the law: line {lines}{more}; used all the same,"
-        f" and the intervals are wider for it (if they failed: --outlier-mad {FAR_OFF:g})"
+        f"over {FAR_OFF:g} robust deviations off the law: line {lines}{more}; they are used"
+        f" and widen the intervals (to exclude them: --outlier-mad {FAR_OFF:g})"
     ]
 
 
 def without_outliers(
     fresh: Runs, runs: Runs, fitted: Fit, limit: float
 ) -> tuple[Runs, Runs, list[Excluded]]:
-    """Return the runs whose residual is within `limit` robust deviations of the first fit."""
+    """Return the runs within `limit` robust deviations of a first fit, and the excluded ones."""
     if not limit > 0:
         raise OmfaError(f"--outlier-mad must be above 0, got {limit:g}")
     residual, deviation = fitted.residual, robust_deviation(fitted)

@@ -1,4 +1,4 @@
-"""Tables of finished runs: CSV, TSV or JSON lines, columns found by name, numbers like 70B."""
+"""Reading tables of finished runs: CSV, TSV or JSON lines, with numbers such as 70B."""
 
 import csv
 import dataclasses
@@ -16,7 +16,7 @@ from omfa_jax.core.files import require_file
 
 log = logging.getLogger(__name__)
 
-# what a column may be called, after lower-casing and "_" for everything but letters and digits
+# accepted column names, in lower case with "_" for everything but letters and digits
 NAMES = {
     "params": "params parameters n_params num_params model_params model_size param_count size n",
     "samples": "samples tokens n_samples num_samples samples_seen examples images training_samples"
@@ -27,14 +27,14 @@ NAMES = {
 }
 SUFFIXES = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "t": 1e12}
 NUMBER = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?)\s*([kmbgt]?)", re.IGNORECASE)
-# commas in any other place may be decimal ones
+# a comma in any other place may be a decimal comma
 THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+(?![\d,])")
 MISSING = {"", "-", "na", "n/a", "none", "null", "nan"}
 
 
 @dataclass(frozen=True)
 class Excluded:
-    """A run that was left out: its line in the file (1 is the header of a CSV) and why."""
+    """An excluded run: its line in the file (1 is the header of a CSV) and the reason."""
 
     line: int
     reason: str
@@ -44,7 +44,7 @@ class Excluded:
 class Runs:
     """Finished runs: parameters, samples or tokens seen, loss, FLOPs and distinct samples.
 
-    `unique` is nan where the table does not say; `line` is each run's line in the file.
+    `unique` is nan if unknown; `line` is each run's line in the file.
     """
 
     params: Float[np.ndarray, "n"]
@@ -58,20 +58,20 @@ class Runs:
         return len(self.params)
 
     def take(self, kept: Bool[np.ndarray, "n"] | Int[np.ndarray, "m"]) -> "Runs":
-        """Return the runs that a mask or indices choose."""
+        """Return the runs that a mask or indices select."""
         fields = (field.name for field in dataclasses.fields(self))
         return Runs(**{name: getattr(self, name)[kept] for name in fields})
 
     @property
     def epochs(self) -> Float[np.ndarray, "n"]:
-        """How often a run saw each sample; 1 where the table does not say."""
+        """The number of times that each run saw a sample; 1 if unknown."""
         known = np.where(np.isfinite(self.unique), self.unique, self.samples)
         return np.maximum(self.samples / known, 1.0)
 
 
 @dataclass(frozen=True)
 class Table:
-    """What a file held: its runs, the lines that could not be read, and which columns were used."""
+    """The content of a table: its runs, the unreadable lines, and the columns that were used."""
 
     runs: Runs
     excluded: tuple[Excluded, ...]
@@ -80,11 +80,12 @@ class Table:
 
 
 def number(text: object, what: str = "number") -> float:
-    """Return a number that may have a unit suffix (k, M, B or G, T); nan for a missing one.
+    """Parse a number that may have a unit suffix (k, M, B or G, T); nan for a missing one.
 
     Raises ValueError for anything else.
     """
     plain = str("" if text is None else text).strip().replace("_", "")
+    # 1,234,567 is unambiguous; 1,5 is not and is refused below
     if THOUSANDS.match(plain):
         plain = plain.replace(",", "")
     if plain.lower() in MISSING:
@@ -103,11 +104,11 @@ def read_table(
     columns: dict[str, str] | None = None,
     flops_per_param_sample: float | None = None,
 ) -> Table:
-    """Read a table; `columns` names columns (keys as in NAMES) that are then not guessed.
+    """Read a table; `columns` maps keys of NAMES to column names, which are guessed otherwise.
 
-    FLOPs that the table lacks are flops_per_param_sample * params * samples, and samples that it
-    lacks are flops / (flops_per_param_sample * params); the factor is 6 if not given, as for a
-    transformer's tokens. Lines with an unreadable number are excluded and said.
+    A missing FLOPs column is computed as flops_per_param_sample * params * samples, a missing
+    samples column as flops / (flops_per_param_sample * params); the factor defaults to 6, that of a
+    transformer's tokens. Lines with unreadable numbers are listed in `excluded`.
     """
     path = require_file(path, "the table of runs", "--table")
     header, rows = read_rows(path)
@@ -118,12 +119,13 @@ def read_table(
     lines, excluded = [], []
     for line, row in rows:
         beyond = row.pop(None, None)
+        # an unquoted comma in a number shifts all cells behind it
         if beyond and any(beyond):
             cells = f"{len(header) + len(beyond)} cells under a header of {len(header)}"
             excluded.append(Excluded(line, cells))
             continue
         try:
-            # a short line has no such key, a column that the table lacks none at all
+            # `get`, because a short line lacks its last keys
             cells = {
                 name: number(row.get(found[name]), found[name]) if name in found else float("nan")
                 for name in NAMES
@@ -151,14 +153,16 @@ def read_table(
 
 
 def read_rows(path: Path) -> tuple[list[str], list[tuple[int, dict]]]:
-    """Return the columns' names, and (line number, row) for each line that is not blank.
+    """Return the column names, and (line number, row) for each non-blank line.
 
-    What a line has beyond the header is under None.
+    Cells beyond the header are under the key None.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
-        raise OmfaError(f"{path}: expected a text table (CSV, TSV, JSON lines); --table") from None
+        raise OmfaError(
+            f"{path}: expected a text table (CSV, TSV, JSON lines); change --table"
+        ) from None
     lines = text.splitlines()
     if path.suffix.lower() in {".jsonl", ".ndjson", ".json"}:
         rows = []
@@ -170,16 +174,17 @@ def read_rows(path: Path) -> tuple[list[str], list[tuple[int, dict]]]:
             except json.JSONDecodeError:
                 row = None
             if row is None and at == len(lines) and rows and not text.endswith("\n"):
-                log.warning("%s: left out its last line, which was cut short (line %d)", path, at)
+                log.warning("%s: skipped its truncated last line (line %d)", path, at)
                 continue
             if not isinstance(row, dict):
                 raise OmfaError(f"{path}, line {at}: expected one JSON object a line")
             rows.append((at, row))
-        # a key that only later runs have is a column too
+        # a key that only some runs have is a column too
         names = dict.fromkeys(name for _, row in rows for name in row)
         return list(names), [(at, {name: row.get(name) for name in names}) for at, row in rows]
     if not lines:
         return [], []
+    # the header decides: numbers may contain commas
     delimiter = max(",\t;", key=lines[0].count)
     reader = csv.DictReader(lines, delimiter=delimiter, skipinitialspace=True)
     rows = [
@@ -191,12 +196,12 @@ def read_rows(path: Path) -> tuple[list[str], list[tuple[int, dict]]]:
 
 
 def as_word(name: object) -> str:
-    """Return a column's name in lower case, "_" for all but letters and digits."""
+    """Return a column name in lower case, with "_" for all but letters and digits."""
     return re.sub(r"[^a-z0-9]+", "_", str(name).lower()).strip("_")
 
 
 def find_columns(header: list[str], given: dict[str, str], path: Path) -> dict[str, str]:
-    """Return which of the header's columns holds what."""
+    """Return the column of the header for each key of NAMES that it has."""
     found = {}
     for what, names in NAMES.items():
         if header.count(given.get(what, "")) > 1:

@@ -1,4 +1,4 @@
-"""The training step without a run: the same function on shapes, to be compiled or timed alone."""
+"""Lower the training step from shapes alone, to compile or time it without a run."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -26,7 +26,7 @@ from omfa_jax.weights.text import TEXT_TOKENS
 
 @dataclass(frozen=True)
 class StepAhead:
-    """The step of `omfa train` on stored latents, and the shapes of what it takes."""
+    """The step of `omfa train` on stored latents, and the shapes of its arguments."""
 
     step: Step
     state: TrainState
@@ -35,7 +35,7 @@ class StepAhead:
     batch: dict[str, Shape]
 
     def lower(self) -> jax.stages.Lowered:
-        """Return the step lowered for its mesh; its devices need not be there."""
+        """Return the step lowered for its mesh, whose devices need not be attached."""
         key = jax.eval_shape(lambda: jax.random.key(0))
         return self.step.lower(self.state, self.frozen, self.batch, key)  # type: ignore[attr-defined]
 
@@ -48,8 +48,8 @@ def step_ahead(
     *,
     text_tokens: int = TEXT_TOKENS,
 ) -> StepAhead:
-    """Return the step that `omfa train` would run on `mesh`, which may be a described one."""
-    check_batch_size(mesh, train.batch_size, train.accumulate)
+    """Return the step that `omfa train` would run on `mesh`, which may hold device descriptions."""
+    check_batch_size(mesh, train.batch_size, train.grad_accum_steps)
     optimizer = make_optimizer(train.optimizer, train.steps)
     network = trained_network(diffusion, config, train, mesh)
     state = abstract_state(
@@ -69,8 +69,8 @@ def step_ahead(
         shardings,
         jax.tree.map(lambda _: replicated(mesh), frozen),
         mesh,
-        accumulate=train.accumulate,
-        skip_nonfinite=train.nonfinite == "skip",
+        accumulate=train.grad_accum_steps,
+        skip_nonfinite=train.on_nonfinite == "skip",
     )
     return StepAhead(step, state, shardings, frozen, latents_batch(diffusion, train.batch_size))
 

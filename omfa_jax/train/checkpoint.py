@@ -1,6 +1,6 @@
-"""Checkpoints: Orbax steps of {state, EMA, data position, config}, whole or not there.
+"""Checkpoints: Orbax steps of {state, EMA, data position, config}, complete or absent.
 
-Checkpoint N holds the state after N updates and the position after N batches.
+Checkpoint N holds the state after N updates and the data position after N batches.
 """
 
 import errno
@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 
 Made = TypeVar("Made")
 
-# beside the checkpoints in a workdir: all of the model that training does not change
+# in a workdir, beside the checkpoints: everything in the model that training does not change
 MODEL_FOLDER = "model"
 
 
@@ -61,13 +61,13 @@ class Checkpoints:
             raise self._unusable(error) from error
 
     def restore(self, abstract: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
-        """Return (state laid out as `abstract` says, data position) of the newest sound step.
+        """Return (state sharded like `abstract`, data position) of the newest readable step.
 
-        None if the folder holds no step. Steps that are damaged or not whole are put aside as soon
-        as an older one was read; if none can be, this is an OmfaError and nothing is touched. So it
-        is for a step that is sound but of another model, and an OSError where the file system
-        fails. Of several processes the first says what is there (the others' view of a shared
-        folder may be old), and all take the same step.
+        None if the folder holds no step. Damaged or incomplete steps are renamed once an older one
+        has been read; if no step can be read, that is an OmfaError and nothing is renamed. The same
+        holds for an intact step of another model, and for an OSError of the file system. Process 0
+        lists the folder for all (another host's view of a shared folder may be stale), and all
+        processes take the same step.
         """
         steps = from_first(lambda: steps_in(self.folder))
         if not steps:
@@ -91,7 +91,7 @@ class Checkpoints:
         )
 
     def _set_aside(self, damage: Mapping[int, str]) -> list[int]:
-        """Put aside what Orbax would take for checkpoints, newer than the one read and older."""
+        """Rename every incomplete or damaged step, newer or older: Orbax would count it."""
         broken = []
         for step in steps_in(self.folder):
             folder = self.folder / str(step)
@@ -102,7 +102,7 @@ class Checkpoints:
         return broken
 
     def open(self) -> None:
-        """Get ready to save; what is not whole must be out of the way (see `restore`)."""
+        """Prepare to save; incomplete steps must have been renamed (see `restore`)."""
         options = ocp.CheckpointManagerOptions(
             preservation_policy=preserved(self._keep, self.folder),
             create=True,
@@ -121,9 +121,10 @@ class Checkpoints:
                 self._metrics |= stored_row(self.folder / str(step)).keys()
 
     def _meet(self, *, key: str, timeout_ms: int) -> None:
-        """Wait for the other processes, unless the save failed here: they wait 20 minutes for it.
+        """Wait at Orbax's barrier, unless this process's save failed.
 
-        Orbax comes here in the `finally` of its thread; so ends the thread at once.
+        Orbax calls this in the `finally` of its thread. After a failure the others never arrive,
+        and the barrier's timeout is 20 minutes, so the error is raised at once instead.
         """
         failure = sys.exc_info()[1]
         if failure is not None:
@@ -148,10 +149,10 @@ class Checkpoints:
     ) -> None:
         """Start saving; the arrays are copied to the host before this returns.
 
-        `row` is the log's, of which the best checkpoint is chosen.
+        `row` is this step's row of the log, by whose metric the best checkpoint is chosen.
         """
         manager, saved_row = self._manager, plain_row(row or {})
-        # or its fault would be told as this one's
+        # an error of the previous save would otherwise be reported as this one's
         self.wait()
         self._require_metric(step, saved_row)
         items: dict[str, Any] = {
@@ -180,14 +181,14 @@ class Checkpoints:
         self._metrics |= row.keys()
 
     def check(self) -> None:
-        """Raise if the last save has failed by now; this waits for nothing."""
+        """Raise if the last save has failed by now, without waiting for it."""
         if self._saving is None:
             return
         if self._has_failed or not self._manager.is_saving_in_progress():
             self.wait()
 
     def wait(self) -> None:
-        """Return when the last save is on disk; a save that failed raises here."""
+        """Wait until the last save is on disk; raise if it failed."""
         if self._opened is None or self._saving is None:
             return
         step, self._saving = self._saving, None
@@ -198,7 +199,7 @@ class Checkpoints:
             raise self._failure(step, error) from os_error_of(error) or error
 
     def close(self) -> None:
-        """Finish the running save and release the threads."""
+        """Finish the save in progress and release the threads."""
         self.wait()
         if self._opened is not None and not self._has_failed:
             self._opened.close()
@@ -221,9 +222,10 @@ class Checkpoints:
 
 
 def together(work: Callable[[], Made]) -> Made | Damaged:
-    """Return what `work` made, or the damage that one of the processes met; all return alike.
+    """Run `work` on every process; return its result, or Damaged on all if it was on one.
 
-    Any other error that one of them raises is raised by all.
+    Any other error that one process raises is raised by all. Without that agreement some would
+    restore one step and some another, and the job would hang in the next collective.
     """
     made, met = None, None
     try:
@@ -252,7 +254,7 @@ def together(work: Callable[[], Made]) -> Made | Damaged:
 
 
 def from_first(work: Callable[[], list[int]]) -> list[int]:
-    """Return on every process the list that `work` makes on the first."""
+    """Run `work` on process 0 and return its list on every process."""
     first = jax.process_index() == 0
     made = together(work if first else list)
     assert not isinstance(made, Damaged)

@@ -1,6 +1,7 @@
-"""Checksums of saved arrays: Orbax's files hold none, so a flipped bit would be trained on.
+"""Checksums of saved arrays. Orbax stores none, so a flipped bit would go unnoticed.
 
-An array's is the sum of its words, modulo 2**32: the same on any mesh, and cheap where it lies.
+An array's checksum is the sum of its words modulo 2**32: independent of the sharding, and cheap to
+compute on the devices that hold it.
 """
 
 import functools
@@ -22,17 +23,17 @@ _WORDS = {1: np.uint8, 2: np.uint16, 4: np.uint32}
 
 
 def checksums(tree: Any) -> dict[str, list[Any]]:
-    """Return the record of a tree of arrays; of several processes all must call this."""
-    # JAX computes with nothing wider
+    """Return the record of a tree of arrays; a collective call of all processes."""
+    # JAX without x64 cannot sum wider types
     leaves = {n: leaf for n, leaf in named(tree).items() if leaf.dtype.itemsize in _WORDS}
     sums = _sums(leaves)
     return {name: [sums[name], *_form(leaf)] for name, leaf in leaves.items()}
 
 
 def first_altered(tree: Any, record: Record) -> str | None:
-    """Name the first array that is not what was saved; of several processes all must call this.
+    """Return the name of the first array that differs from the record; a collective call.
 
-    Arrays that were read in another shape or dtype than they were saved in are passed over.
+    Arrays whose shape or dtype differs from the saved one are skipped.
     """
     leaves = {n: leaf for n, leaf in named(tree).items() if _comparable(leaf, record.get(n))}
     sums = _sums(leaves)
@@ -40,7 +41,7 @@ def first_altered(tree: Any, record: Record) -> str | None:
 
 
 def is_altered(array: np.ndarray, saved: list[Any] | None) -> bool:
-    """Whether an array on the host differs from its line of the record; False without a line."""
+    """Return whether a host array differs from its entry in the record; False without one."""
     if not _comparable(array, saved):
         return False
     words = np.ascontiguousarray(array).reshape(-1).view(_WORDS[array.dtype.itemsize])
@@ -48,7 +49,7 @@ def is_altered(array: np.ndarray, saved: list[Any] | None) -> bool:
 
 
 def is_record(found: Any) -> bool:
-    """Whether what JSON holds has the form of a `Record`."""
+    """Return whether a JSON value has the form of a `Record`."""
     return isinstance(found, dict) and all(
         isinstance(line, list)
         and [type(part) for part in line] == [int, list, str]
@@ -73,10 +74,10 @@ def named(tree: Any) -> dict[str, Any]:
 
 
 def _sums(leaves: Mapping[str, Any]) -> dict[str, int]:
-    """Return the sum of each array, of one program for all.
+    """Return the sum of each array, computed by one program.
 
-    Programs of their own would each wait for all devices, many at once: on CPUs with more virtual
-    devices than cores such programs starve each other until XLA ends the process.
+    With a program per array, many programs would wait for all devices at once. On CPUs with more
+    virtual devices than cores they starve each other until XLA aborts the process.
     """
     if not leaves:
         return {}
@@ -91,7 +92,7 @@ def _program(mesh: Mesh | None) -> Callable[[list[Any]], jax.Array]:
     def sums(arrays: list[Any]) -> jax.Array:
         return jnp.stack([_sum(jnp.asarray(array)) for array in arrays])
 
-    # every process reads all of them
+    # replicated, because every process reads all sums
     return jax.jit(sums, out_shardings=None if mesh is None else replicated(mesh))
 
 

@@ -1,4 +1,4 @@
-"""Where a run's wall time goes: steps, data, saves, pictures, evaluation, and what was lost."""
+"""Where a run's wall time goes: steps, data, saves, images, evaluation, and lost time (goodput)."""
 
 import logging
 import math
@@ -15,16 +15,16 @@ from omfa_jax.core.files import atomic_write
 
 log = logging.getLogger(__name__)
 
-# medians of step times may add up to a little more than the time there was
+# medians of step times may add up to slightly more than the elapsed time
 SLACK = 1.1
-# by how much the clocks of hosts that share a workdir may differ, in seconds
+# how far the clocks of hosts that share a workdir may differ, in seconds
 SKEW_S = 5.0
-# the file of a workdir that holds the time of the run's first start
+# the workdir's file with the time of the run's first start
 BEGAN = "began"
 
 
 def begin(workdir: Path) -> float:
-    """Return when the run in `workdir` began (time.time()), over all restarts; now if it is new."""
+    """Return when the run in `workdir` first started (time.time()); now if it is new."""
     mark = Path(workdir) / BEGAN
     try:
         began = float(mark.read_text())
@@ -33,11 +33,11 @@ def begin(workdir: Path) -> float:
     except (FileNotFoundError, ValueError):
         pass
     except OSError as error:
-        # a file server that hesitates: the mark may be there, and stays
+        # the file server may be slow for a moment: never overwrite a mark that may exist
         log.warning("%s: %s; goodput counts from now on", mark, error)
         return time.time()
     now = time.time()
-    # processes that start together all come here: the last to rename is read from then on
+    # processes that start together all write; the last rename wins, and later starts read it
     try:
         with atomic_write(mark) as temporary:
             temporary.write_text(f"{now}\n")
@@ -47,12 +47,12 @@ def begin(workdir: Path) -> float:
 
 
 class Clock:
-    """Times one process's run; every figure in seconds, of the wall clock.
+    """Times one process's run, in seconds of wall time.
 
-    `began` is when the run's first process began (time.time), over all restarts: goodput is the
-    share of the time since then that went into the steps whose result is still there. The wall
-    clock is asked once: from then on a clock that is set changes nothing. Where it was set back
-    since the run began, no share can be told, and that is said.
+    `began` is when the run first started (time.time), before all restarts. Goodput is the share of
+    the time since then that went into steps whose result was kept. The wall clock is read once, so
+    adjusting it later has no effect. If it was set back since the run started, goodput is unknown
+    and a warning is logged.
     """
 
     def __init__(
@@ -63,11 +63,11 @@ class Clock:
         wall: Callable[[], float] = time.time,
     ):
         self._now = now
-        # how long the run has lasted before this process
+        # the run's age when this process started
         self._before, self._start = wall() - began, now()
         if -SKEW_S < self._before < 0:
             self._before = 0.0
-        self._is_told = False
+        self._has_warned = False
         self._spent: dict[str, float] = defaultdict(float)
         self._steps: list[float] = []
         self._last: float | None = None
@@ -80,7 +80,7 @@ class Clock:
     def spent(self, kind: str) -> Iterator[None]:
         """Count the time inside as `kind`: data, save, restore, pictures or evaluation.
 
-        All but data is left out of the step times; for data the device waits too.
+        Step times exclude all of these except data, for which the device waits too.
         """
         start = self._now()
         yield
@@ -90,14 +90,14 @@ class Clock:
             self._apart += took
 
     def step_finished(self) -> None:
-        """A step's result is there; the time since the one before is its own."""
+        """Record the time since the previous call as that of one step."""
         now = self._now()
         if self._last is not None:
             self._steps.append(now - self._last - self._apart)
         self._last, self._apart = now, 0.0
 
     def window(self, step: int) -> dict[str, float]:
-        """Return the figures since the last call, and the run's goodput at `step`."""
+        """Return the metrics since the last call, and the run's goodput at `step`."""
         figures: dict[str, float] = {}
         elapsed = self._now() - self._window_mark
         waited = self._spent["data"] - self._data_mark
@@ -105,14 +105,14 @@ class Clock:
             seconds = np.array(self._steps)
             for name, q in (("p50", 50), ("p95", 95), ("max", 100)):
                 figures[f"step_seconds/{name}"] = float(np.percentile(seconds, q))
-            # the first steps of a process hold the compilation; the median does not
+            # a process's first steps include compilation, which the median leaves out
             self._typical.append(float(np.median(seconds)))
             useful = step * float(np.median(self._typical))
             total = self._before + self._now() - self._start
             if self._before >= 0 and useful <= SLACK * total:
                 figures["goodput"] = min(1.0, useful / total)
-            elif not self._is_told:
-                self._is_told = True
+            elif not self._has_warned:
+                self._has_warned = True
                 log.warning(
                     "no goodput: by the file %r and the clock the run has lasted %.0f s, its %d"
                     " steps take %.0f s; the clock was set back, or other machines were faster",

@@ -1,4 +1,4 @@
-"""What a run has cost so far, and how busy it keeps its devices; in every line of the log."""
+"""The FLOPs a run has spent so far and its MFU, for every row of the log."""
 
 from dataclasses import dataclass
 
@@ -9,11 +9,11 @@ import jax
 class Cost:
     """The model's size and the FLOPs of one training example (forward and backward).
 
-    FLOPs are those of the mathematics: what is computed twice (remat) or off the loss counts once
-    or not at all, so that MFU can be compared between settings (PaLM, arXiv 2204.02311, appendix
-    B). `frozen_flops_per_example` are those of networks that are only run, the VAE where pictures
-    are encoded in the step; they are logged beside and stay out of the rates. `peak_flops` is one
-    device's peak in bfloat16; None where it is not known.
+    Model FLOPs, not executed ones: recomputation (remat) does not count, so that MFU can be
+    compared between settings (PaLM, arXiv 2204.02311, appendix B). `frozen_flops_per_example` are
+    those of networks that only run forward, such as the VAE if the step encodes images. They are
+    logged separately and not part of the rates. `peak_flops` is one device's peak in bfloat16, None
+    if unknown.
     """
 
     params: int
@@ -24,7 +24,7 @@ class Cost:
     frozen_flops_per_example: float = 0.0
 
     def row(self, step: int, step_seconds: float | None) -> dict[str, float]:
-        """Return the figures at `step`; the rates need the seconds of a step."""
+        """Return the metrics at `step`; rates only if `step_seconds` is known."""
         samples = step * self.batch_size
         row = {
             "params": float(self.params),
@@ -42,7 +42,7 @@ class Cost:
 
 
 def memory_row() -> dict[str, float]:
-    """Return the most memory that this process's fullest device has held, GB; none on a CPU."""
+    """Return the peak memory of this process's fullest device in GB; {} on a CPU."""
     stats = [device.memory_stats() or {} for device in jax.local_devices()]
     peaks = [s["peak_bytes_in_use"] for s in stats if "peak_bytes_in_use" in s]
     return {"hbm_peak_gb": max(peaks) / 1e9} if peaks else {}

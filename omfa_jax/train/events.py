@@ -1,7 +1,7 @@
-"""TensorBoard's event files, written record by record.
+"""TensorBoard event files, written record by record.
 
-tensorboardX's own writer has a thread that dies of a full disk, after which the next event waits in
-its queue for ever; of that package only the messages and the checksum are used here.
+tensorboardX's own writer runs a thread that dies on a full disk, after which the next event blocks
+in its queue for ever. Only that package's messages and checksum are used here.
 """
 
 import socket
@@ -19,19 +19,19 @@ from omfa_jax.core.appending import AppendedFile
 
 
 class Events:
-    """One event file in `folder`; a second one after an error that left half a record in it."""
+    """One event file in `folder`, and another after each error that left a partial record."""
 
     def __init__(self, folder: Path):
         self._folder, self._count = folder, 0
         self._file: AppendedFile | None = None
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
-        """Write a point of each curve; raises OSError, and then none of them is written."""
+        """Write a point of each curve, all or none; raises OSError."""
         events = [_event(step, summary.scalar(name, value)) for name, value in values.items()]
         self._write(b"".join(events))
 
     def image(self, step: int, name: str, picture: np.ndarray) -> None:
-        """Write one picture, uint8 (h, w, 3)."""
+        """Write one image, uint8 (h, w, 3)."""
         self._write(_event(step, summary.image(name, picture, dataformats="HWC")))
 
     def close(self) -> None:
@@ -41,7 +41,7 @@ class Events:
 
     def _write(self, records: bytes) -> None:
         if self._file is None or self._file.is_torn:
-            # the name by which TensorBoard knows such files
+            # TensorBoard finds event files by this name pattern
             name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{self._count}"
             self._count += 1
             file = AppendedFile(self._folder / name)

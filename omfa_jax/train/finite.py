@@ -1,4 +1,4 @@
-"""No state is saved that no run could go on from: every number of it must be one."""
+"""Check a state before it is saved: every number must be finite."""
 
 import functools
 from collections.abc import Callable
@@ -15,11 +15,11 @@ from omfa_jax.train.state import TrainState
 
 
 def require_finite(state: TrainState, mesh: Mesh, step: int, saved: int) -> None:
-    """Raise an OmfaError that names the first arrays with a NaN or an infinity in them.
+    """Raise an OmfaError that names the first arrays with NaN or infinity.
 
-    The loss of a step is of the parameters before its update, so it says nothing of what the update
-    made of them. Every process calls it; one reduction over the state, on the devices. `saved` is
-    the step of the last save.
+    A step's loss is computed from the parameters before its update, so a finite loss does not show
+    that the update was finite. A collective call: one reduction over the state, on the devices.
+    `saved` is the step of the last save.
     """
     good = np.asarray(_finite(mesh)(state))
     if good.all():

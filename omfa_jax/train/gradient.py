@@ -1,4 +1,4 @@
-"""Loss and gradient over the mesh: each device its rows of the batch, its parts of the weights."""
+"""Loss and gradient over the mesh; each device has rows of the batch and shards of the weights."""
 
 from collections.abc import Callable, Container, Mapping
 from typing import Any
@@ -19,11 +19,11 @@ Gradient = Callable[[Any, Any, Batch, jax.Array, Array], tuple[Float[Array, ""],
 def sharded_gradient(
     objective: Objective, param_shardings: Any, mesh: Mesh, accumulate: int = 1
 ) -> Gradient:
-    """Return the gradient of an objective's mean over a global batch; it lies as parameters do.
+    """Return the gradient of an objective's mean over a global batch, sharded like the parameters.
 
-    The batch axes are handled here: a device computes on its rows, layers fetch the weights that
-    are cut over fsdp (`parallel.gather`), gradients are summed once a step, after the last
-    of `accumulate` microbatches. The tensor axis is the compiler's.
+    The batch axes are manual: a device computes on its rows, layers all-gather the weights that are
+    sharded over fsdp (`parallel.gather`), and gradients are summed once a step, after the last of
+    `accumulate` microbatches. The tensor axis is left to the compiler.
     """
     parts = batch_parts(mesh)
     batch_axes, manual = manual_axes(mesh)
@@ -36,7 +36,7 @@ def sharded_gradient(
         (value, sums), grads = accumulated(gradient, microbatches(batch, accumulate))
 
         def over_devices(leaf: Array, spec: PartitionSpec) -> Array:
-            # layers' fetches summed over the axis that cuts the weight
+            # the transpose of a layer's all-gather has summed over the weight's own axis already
             rest = tuple(axis for axis in batch_axes if axis not in spec)
             return jax.lax.psum(leaf, rest) / (parts * accumulate)
 
@@ -59,7 +59,7 @@ def sharded_gradient(
 
 
 def microbatches(batch: Batch, count: int) -> Batch:
-    """Return a batch with a leading axis of `count` microbatches; each takes every count-th row."""
+    """Return a batch with a leading axis of `count` microbatches, each of every count-th row."""
 
     def cut(array: Array) -> Array:
         rows = array.reshape(array.shape[0] // count, count, *array.shape[1:])
@@ -69,7 +69,7 @@ def microbatches(batch: Batch, count: int) -> Batch:
 
 
 def accumulated(gradient: Callable[[Batch], Any], parts: Batch) -> Any:
-    """Return the sum of `gradient` over microbatches, one after the other."""
+    """Return the sum of `gradient` over microbatches, one after the other in the memory of one."""
     first = jax.tree.map(lambda array: array[0], parts)
     if next(iter(parts.values())).shape[0] == 1:
         return gradient(first)
@@ -83,16 +83,16 @@ def accumulated(gradient: Callable[[Batch], Any], parts: Batch) -> Any:
 
 
 def manual_axes(mesh: Mesh) -> tuple[tuple[str, ...], set[str]]:
-    """Return (axes that cut the batch, axes that a `shard_map` over the mesh handles itself).
+    """Return (axes that shard the batch, axes that are manual in a `shard_map` over the mesh).
 
-    Batch axes of one device are left out: XLA refuses sums over them beside a compiler's axis.
+    Batch axes of size 1 are left out: XLA refuses sums over them beside an automatic axis.
     """
     batch_axes = tuple(axis for axis in BATCH if mesh.shape[axis] > 1)
     return batch_axes, set(AXES) if mesh.shape["tensor"] == 1 else set(batch_axes)
 
 
 def specs_within(shardings: Any, axes: Container[str]) -> Any:
-    """Return a tree's specs within a `shard_map` that handles `axes`: the others are left out."""
+    """Return a tree's specs within a `shard_map` whose manual axes are `axes`."""
 
     def only(sharding: NamedSharding) -> PartitionSpec:
         return PartitionSpec(*(axis if axis in axes else None for axis in sharding.spec))

@@ -1,4 +1,4 @@
-"""Which checkpoints of a workdir are whole, and whose fault it is when one cannot be read."""
+"""Which checkpoints of a workdir are complete, and why one cannot be read."""
 
 import errno
 import logging
@@ -10,32 +10,33 @@ from typing import Any
 
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.files import parse_json
+from omfa_jax.train.config_keys import update_saved_config
 
 log = logging.getLogger(__name__)
 
 ITEMS = ("state", "data", "config")
 EMA_ITEM = "ema"
-# the row of the log that belongs to a checkpoint; without it there is no best one, no more
+# the checkpoint's row of the log; a checkpoint without it is complete but never the best
 ROW_ITEM = "row"
-# Orbax writes it last
+# Orbax writes this file last
 FINISHED = "_CHECKPOINT_METADATA"
-# a name that nobody takes for a step
+# prefix of renamed steps, which neither Orbax nor this package counts
 ASIDE = "aside"
-# names that Orbax takes for steps
+# folder names that Orbax counts as steps
 _STEP = re.compile(r"0|[1-9][0-9]*")
-# what a folder from which something was lost answers; anything else is the file system's trouble
+# errors that mean lost files; any other is a failure of the file system, which may pass
 _LOST = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
-# OSErrors that no file system raised carry no number; these two may pass
+# an OSError without an errno was raised by a library; these two may pass too
 _PASSING = (TimeoutError, ConnectionError)
 _OS_ERROR = re.compile(r"os_error_code='(\d+)'")
 
 
 class Damaged(OmfaError):
-    """A checkpoint that cannot be read whatever is done: lost or altered files."""
+    """A checkpoint that no retry can read: files are missing or altered."""
 
 
 def steps_in(folder: Path) -> list[int]:
-    """Return the steps that a folder of checkpoints has names for, newest first."""
+    """Return the steps that a checkpoint folder lists by name, newest first."""
     if not folder.is_dir():
         return []
     names = (path.name for path in folder.iterdir())
@@ -43,16 +44,16 @@ def steps_in(folder: Path) -> list[int]:
 
 
 def newest_whole_step(folder: Path, *, warn: bool = True) -> int | None:
-    """Return the newest step whose items are all there; arrays are not read.
+    """Return the newest complete step, without reading its arrays.
 
-    On a local file system Orbax takes any folder with a number for a checkpoint, an empty one
-    too; a step counts here only with its finishing metadata and every item that they list.
+    On a local file system Orbax counts any folder named by a number as a checkpoint, even an empty
+    one. Here a step needs its final metadata file and every item which that lists.
     """
     return next(iter(whole_steps(folder, warn=warn)), None)
 
 
 def whole_steps(folder: Path, *, warn: bool = True) -> list[int]:
-    """Return the steps whose items are all there, newest first; warn of those newer than them."""
+    """Return the complete steps, newest first; warn of incomplete ones that are newer."""
     whole = []
     for step in steps_in(folder):
         lack = incompleteness(folder / str(step))
@@ -64,7 +65,7 @@ def whole_steps(folder: Path, *, warn: bool = True) -> list[int]:
 
 
 def incompleteness(step_folder: Path) -> str | None:
-    """Say what a step's folder lacks; None if it is whole."""
+    """Return a sentence about what a step's folder lacks; None if it is complete."""
     missing = missing_of(step_folder)
     if not missing:
         return None
@@ -72,7 +73,7 @@ def incompleteness(step_folder: Path) -> str | None:
 
 
 def missing_of(step_folder: Path) -> list[str]:
-    """Return what a step's folder lacks to be whole: items, Orbax's finishing metadata."""
+    """Return what a step's folder lacks: items, or Orbax's final metadata file."""
     listed = items_listed(step_folder)
     items = [*ITEMS, *sorted(set(listed or ()) - {*ITEMS, ROW_ITEM})]
     missing = [item for item in items if not (step_folder / item).is_dir()]
@@ -80,7 +81,7 @@ def missing_of(step_folder: Path) -> list[str]:
 
 
 def items_listed(step_folder: Path) -> Collection[str] | None:
-    """Return the items that a checkpoint says it holds; None where it was not finished."""
+    """Return the items that a checkpoint's metadata lists; None if it was never finished."""
     try:
         found = parse_json((step_folder / FINISHED).read_text())
     except (OSError, ValueError) as error:
@@ -90,12 +91,12 @@ def items_listed(step_folder: Path) -> Collection[str] | None:
     if not isinstance(found, dict):
         return None
     items = found.get("item_handlers")
-    # early forms of the file list nothing
+    # early versions of the file have no list
     return items if isinstance(items, dict) else ()
 
 
 def read_json(step_folder: Path, item: str) -> dict[str, Any]:
-    """Return one of a step's JSON items; Damaged if it is lost or no JSON object."""
+    """Return one of a step's JSON items; Damaged if it is missing or not a JSON object."""
     try:
         found = parse_json((step_folder / item / "metadata").read_text())
         if not isinstance(found, dict):
@@ -106,15 +107,15 @@ def read_json(step_folder: Path, item: str) -> dict[str, Any]:
 
 
 def read_config(step_folder: Path) -> dict[str, Any]:
-    """Return the config saved in one step's folder, as plain types."""
-    return read_json(step_folder, "config")
+    """Return the config saved in one step's folder, as plain types, with today's key names."""
+    return update_saved_config(read_json(step_folder, "config"))
 
 
 def blamed(error: BaseException, what: Path) -> OmfaError | OSError:
-    """Return what to raise for an error met while reading `what`, part of a checkpoint.
+    """Return the exception to raise for an error while reading `what`, part of a checkpoint.
 
-    An OSError where the file system failed (it may answer the next time), an OmfaError where this
-    machine did (no memory), and Damaged for all else.
+    An OSError if the file system failed (a retry may succeed), an OmfaError if this machine ran out
+    of memory, and Damaged otherwise.
     """
     found = os_error_of(error)
     if found is not None and (isinstance(found, _PASSING) or found.errno not in (None, *_LOST)):
@@ -126,7 +127,7 @@ def blamed(error: BaseException, what: Path) -> OmfaError | OSError:
 
 
 def os_error_of(error: BaseException) -> OSError | None:
-    """Return the file system's error behind an exception; TensorStore has it in its text alone."""
+    """Return the OSError behind an exception; TensorStore has it only in its message."""
     for link in chain_of(error):
         if isinstance(link, OSError):
             return link
@@ -138,7 +139,7 @@ def os_error_of(error: BaseException) -> OSError | None:
 
 
 def chain_of(error: BaseException) -> list[BaseException]:
-    """Return an exception and those it came from."""
+    """Return an exception followed by its causes."""
     chain: list[BaseException] = []
     link: BaseException | None = error
     while link is not None and link not in chain:
@@ -148,12 +149,12 @@ def chain_of(error: BaseException) -> list[BaseException]:
 
 
 def root_of(error: BaseException) -> BaseException:
-    """Return the exception at the start of a chain: what happened, not who met it."""
+    """Return the first exception of a chain: the original error."""
     return chain_of(error)[-1]
 
 
 def set_aside(step_folder: Path, reason: str) -> None:
-    """Rename a step's folder to a name that nobody takes for one; nothing is deleted."""
+    """Rename a step's folder so that it no longer counts as a step; nothing is deleted."""
     stem = f"{ASIDE}-{step_folder.name}"
     free, number = step_folder.with_name(stem), 2
     while os.path.lexists(free):
@@ -163,9 +164,9 @@ def set_aside(step_folder: Path, reason: str) -> None:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first non-empty line of an exception's text, its middle cut out, or its type."""
+    """Return the first line of an exception's message, shortened, or its type's name."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if not lines:
         return type(error).__name__
-    # paths fill the middle; what happened stands at the ends
+    # long messages have paths in the middle; the error itself is at the ends
     return lines[0] if len(lines[0]) <= 300 else f"{lines[0][:120]} ... {lines[0][-160:]}"

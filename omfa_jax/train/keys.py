@@ -1,4 +1,4 @@
-"""Randomness by name and step: the same key whatever the mesh, the hosts or the restarts."""
+"""Random keys by name and step, independent of the mesh, the hosts and restarts."""
 
 import zlib
 
@@ -12,6 +12,6 @@ def key_for(root: jax.Array, name: str, step: int | Int[Array, ""]) -> jax.Array
 
 
 def row_keys(root: jax.Array, name: str, step: Array | int, rows: Int[Array, "b"]) -> jax.Array:
-    """Return a key for each row of a global batch: (b,) keys."""
+    """Return a key for each row of the global batch: (b,) keys."""
     key = key_for(root, name, step)
     return jax.vmap(lambda row: jax.random.fold_in(key, row))(rows)

@@ -1,4 +1,4 @@
-"""Weights out of a workdir's checkpoints, for sampling, for export and for new runs."""
+"""Load weights from a workdir's checkpoints, for sampling, export and new runs."""
 
 import logging
 from collections.abc import Callable
@@ -32,8 +32,8 @@ Made = TypeVar("Made")
 def restore_params(path: str | Path, *, ema: bool = True) -> tuple[dict[str, Any], int]:
     """Return (UNet parameters as numpy arrays, step) of a workdir or of one step's folder.
 
-    The EMA is preferred where there is one and `ema` asks for it. Of a workdir it is the newest
-    step that can be read; those passed over are told on the log.
+    With `ema`, the EMA is preferred if there is one. In a workdir the newest readable step is
+    taken; skipped ones are logged.
     """
 
     def read(item: Path, prefix: trees.Path) -> tuple[dict[str, Any], int]:
@@ -46,10 +46,10 @@ def restore_params(path: str | Path, *, ema: bool = True) -> tuple[dict[str, Any
 
 
 def from_newest(path: str | Path, read: Callable[[Path, trees.Path], Made], *, ema: bool) -> Made:
-    """Return what `read` makes of the item that holds UNet parameters, and where in it they are.
+    """Return `read(item folder, path within the item)` for the item with the UNet parameters.
 
-    `path` is a workdir or one step's folder. Where `read` meets damage, a workdir's step before is
-    tried; nothing is changed on disk, since the run may be living.
+    `path` is a workdir or one step's folder. If `read` raises Damaged, the workdir's previous step
+    is tried. Nothing on disk is changed, since the run may still be training.
     """
     path = Path(path).absolute()
     folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path.parent
@@ -73,9 +73,9 @@ def from_newest(path: str | Path, read: Callable[[Path, trees.Path], Made], *, e
 
 
 def readable_steps(folder: Path, steps: list[int]) -> list[int]:
-    """Return those of the steps that are whole; if none is, those that lost nothing but their EMA.
+    """Return the complete steps; if there are none, those that lack only their EMA.
 
-    What is passed over is told on the log.
+    Skipped steps are logged.
     """
     missing = {step: missing_of(folder / str(step)) for step in steps}
     found = [step for step in steps if not missing[step]]
@@ -89,19 +89,19 @@ def readable_steps(folder: Path, steps: list[int]) -> list[int]:
 
 
 def params_item(step_folder: Path, *, ema: bool) -> tuple[Path, trees.Path]:
-    """Return (folder of the saved item that holds UNet parameters, where in it)."""
+    """Return (folder of the saved item with the UNet parameters, their path within it)."""
     if ema and (step_folder / EMA_ITEM).is_dir():
         return step_folder / EMA_ITEM, ()
     return step_folder / "state", ("params",)
 
 
 def is_step(path: Path) -> bool:
-    """Tell one step's folder from a workdir, whose name may be a number too."""
+    """Return whether `path` is one step's folder; a workdir's name may be a number too."""
     return path.name.isdigit() and not (path / "checkpoints").is_dir()
 
 
 def as_numpy(folder: Path, record: Record) -> dict[str, Any]:
-    """Read a saved tree onto the host, whatever devices it was saved from, and check its sums."""
+    """Read a saved tree onto the host, whatever its sharding was, and verify its checksums."""
     device = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
     template = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),
@@ -117,9 +117,9 @@ def as_numpy(folder: Path, record: Record) -> dict[str, Any]:
 def load_for_export(path: str | Path, which: str = "auto") -> dict[str, Any]:
     """Return the keyword arguments of `save_diffusers` for a workdir or one of its steps.
 
-    `which` is "ema" (an OmfaError where there is none), "raw", or "auto": the EMA if there is one.
-    `origin` says which step and which of the two it became. The UNet's parameters stay on disk
-    until they are asked for.
+    `which` is "ema" (an OmfaError if there is none), "raw", or "auto": the EMA if there is one.
+    `origin` records the step and which of the two was taken. The UNet's parameters are read from
+    disk only when used.
     """
     return export_from_newest(path, which, lambda arguments: arguments)
 
@@ -127,10 +127,10 @@ def load_for_export(path: str | Path, which: str = "auto") -> dict[str, Any]:
 def export_from_newest(
     path: str | Path, which: str, save: Callable[[dict[str, Any]], Made]
 ) -> Made:
-    """Return what `save` makes of the arguments that `load_for_export` returns.
+    """Call `save` with what `load_for_export` returns, and return its result.
 
-    Damage may show only while `save` reads the arrays: it is then called again, with the workdir's
-    step before.
+    Damage may be found only when `save` reads the arrays; it is then called again with the
+    workdir's previous step.
     """
 
     def read(item: Path, prefix: trees.Path) -> Made:
@@ -168,12 +168,12 @@ def _arguments(path: Path, which: str, item: Path, prefix: trees.Path) -> dict[s
 
 
 def load_bundle(path: str | Path, *, ema: bool = True) -> tuple[Bundle, int]:
-    """Return (whole model, step) of a training workdir or of one step's folder."""
+    """Return (complete model, step) of a training workdir or of one step's folder."""
     params, step = restore_params(path, ema=ema)
     return load_frozen(workdir_of(path) / MODEL_FOLDER).with_unet(params), step
 
 
 def workdir_of(path: str | Path) -> Path:
-    """Return the workdir of a workdir or of one step's folder in it."""
+    """Return the workdir that `path` is, or that holds the step `path`."""
     path = Path(path).absolute()
     return path.parent.parent if is_step(path) else path

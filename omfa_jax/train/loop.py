@@ -1,4 +1,4 @@
-"""The training loop: restore, next batch, step, log, save, picture, evaluate."""
+"""The training loop: restore, next batch, step, log, save, sample images, evaluate."""
 
 import contextlib
 import logging
@@ -43,14 +43,14 @@ log = logging.getLogger(__name__)
 
 Made = TypeVar("Made")
 
-# (state, step) -> {name: uint8 picture}; handed in, so that the loop knows nothing of sampling
+# (state, step) -> {name: uint8 image}; an argument, so that train need not import sampling
 Pictures = Callable[[TrainState, int], Mapping[str, np.ndarray]]
-# (state, step) -> {name: figure}; every process calls it and gets the same
+# (state, step) -> {metric: value}; every process calls it and gets the same values
 Evaluate = Callable[[TrainState, int], Mapping[str, float]]
 
 
 class Batches(Protocol):
-    """An iterator of host batches whose position can be saved and set."""
+    """An iterator of host batches whose position can be saved and restored."""
 
     def __next__(self) -> dict[str, np.ndarray]: ...
 
@@ -61,7 +61,7 @@ class Batches(Protocol):
 
 @dataclass(frozen=True)
 class Run:
-    """What one run is made of; `start` is parameters, or a jittable function that draws them."""
+    """The parts of one run; `start` is parameters, or a jittable function that draws them."""
 
     workdir: Path
     settings: TrainSettings
@@ -81,14 +81,13 @@ class Run:
 def train(run: Run) -> TrainState:
     """Train until `settings.steps` and return the last state.
 
+    Resume from the newest readable checkpoint of the workdir, if there is one. The state, the EMA,
+    the data position and all random numbers then continue bit for bit as in an uninterrupted run.
     SIGINT and SIGTERM save a checkpoint and raise `Interrupted`.
-
-    Resumes from the newest sound checkpoint of the workdir, if there is one; the state, the EMA,
-    the data position and all random numbers then continue as if nothing had happened.
     """
     settings, mesh = run.settings, run.mesh
-    skips = settings.nonfinite == "skip"
-    check_batch_size(mesh, settings.batch_size, settings.accumulate)
+    skips = settings.on_nonfinite == "skip"
+    check_batch_size(mesh, settings.batch_size, settings.grad_accum_steps)
     optimizer = make_optimizer(settings.optimizer, settings.steps)
     rate = learning_rate(settings.optimizer, settings.steps)
     root = jax.jit(lambda: jax.random.key(settings.seed), out_shardings=replicated(mesh))()
@@ -109,7 +108,7 @@ def train(run: Run) -> TrainState:
             shardings,
             frozen_shardings,
             mesh,
-            accumulate=settings.accumulate,
+            accumulate=settings.grad_accum_steps,
             skip_nonfinite=skips,
         )
 
@@ -148,10 +147,10 @@ def train(run: Run) -> TrainState:
             asked = stop.asked(step)
             last = step == settings.steps or asked is not None
             save = due(settings.save_every_steps, step) or last
-            # nothing is saved before its loss was looked at
+            # before a save: the row raises at a non-finite loss, which must not be saved
             if log_due or save:
                 row = window.row(saved, run.workdir)
-                row["images_per_second"] = progress.window(step, row["loss"])
+                row["examples_per_second"] = progress.window(step, row["loss"])
                 row["learning_rate"] = float(np.asarray(rate(step - 1)))
                 row |= clock.window(step)
                 if run.cost is not None:
@@ -165,7 +164,7 @@ def train(run: Run) -> TrainState:
                 saved = step
                 progress.pause()
 
-            # after the save: what is only to be looked at must not cost what was trained
+            # after the save, so that an error or a kill in here loses no training
             if pictures and due(settings.samples_every_steps, step):
                 with clock.spent("pictures"):
                     pictures = drawn(pictures, state, step, writers)
@@ -180,7 +179,7 @@ def train(run: Run) -> TrainState:
 
 
 def drawn(pictures: Pictures, state: TrainState, step: int, writers: Writers) -> Pictures | None:
-    """Log the pictures and return how to draw the next; None if a device's memory is too small."""
+    """Log sample images; return `pictures` for the next time, or None if memory ran out."""
     made = if_it_fits(lambda: pictures(state, step))
     if made is None:
         log.warning(
@@ -196,7 +195,7 @@ def drawn(pictures: Pictures, state: TrainState, step: int, writers: Writers) ->
 def evaluated(
     evaluate: Evaluate, state: TrainState, step: int, writers: Writers
 ) -> Evaluate | None:
-    """Log the figures and return how to get the next; None if a device's memory is too small."""
+    """Log an evaluation; return `evaluate` for the next time, or None if memory ran out."""
     row = if_it_fits(lambda: evaluate(state, step))
     if row is None:
         log.warning(
@@ -209,14 +208,14 @@ def evaluated(
 
 
 def if_it_fits(work: Callable[[], Made]) -> Made | None:
-    """Return what `work` makes; None on every process if one has no memory for it."""
+    """Return the result of `work`; None on every process if one of them ran out of memory."""
     made = None
     try:
         made = work()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-    # the next one gathers weights from all processes, so all do it or none
+    # the next one is collective (it gathers the weights), so all processes do it or none
     return None if any_process(made is None) else made
 
 
@@ -235,21 +234,21 @@ def restore_or_create(
         run.batches.set_state(position)
         step = int(state.step)
         log.info("resumed from step %d of %s", step, checkpoints.folder)
-    # what a checkpoint must hold to be resumed; told before hours of training, not after
+    # resuming needs a position of `step` batches: fail now rather than after hours of training
     if batches_consumed(run.batches.get_state()) != step:
         raise OmfaError(f"at step {step} the data position is {run.batches.get_state()}")
     return state, shardings
 
 
 def record_names(batch: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Return the numbers of a batch's records, as folder:record where it mixes several folders."""
+    """Return the indices of a batch's records, as folder:record if it mixes several folders."""
     index, dataset = batch["index"], batch.get("dataset")
     if dataset is None or not dataset.any():
-        # a view would keep the whole batch's memory until the log's next row
+        # a view would keep the batch's images in memory until the next row of the log
         return index.copy()
     return np.array([f"{d}:{i}" for d, i in zip(dataset, index, strict=True)])
 
 
 def due(every: int, step: int) -> bool:
-    """True when something that happens every `every` steps (0 = never) happens at `step`."""
+    """Return whether `step` is a multiple of `every` (0 = never)."""
     return every > 0 and step % every == 0

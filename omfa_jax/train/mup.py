@@ -1,18 +1,18 @@
-"""muP: learning rates and initial sizes that carry over from a narrow UNet to a wide one.
+"""muP: transfer learning rates and initial scales from a narrow UNet to a wide one.
 
-Maximal update parametrisation for Adam (Yang et al., arXiv 2203.03466, table 3), every weight
-compared by its path with the same weight of a narrow base model, so that no list of layers is kept:
+Maximal update parametrisation for Adam (Yang et al., arXiv 2203.03466, table 3). Every weight is
+compared by its path with the same weight of a narrow base model, so no list of layers is needed:
 
-- a weight whose inputs grow with the width, by r, learns at 1 / r of the rate (convolutions: the
-  input channels; a window does not grow);
-- one of those whose outputs do not grow (the last convolution) also starts at 1 / sqrt(r) of its
-  usual size, which then falls as 1 / inputs and not as 1 / sqrt(inputs);
-- all others (the first convolution, biases, gains) learn and start as they do: weights here start
-  with variance 1 / inputs anyway.
+- a weight whose fan-in grows with the width, by r, gets 1 / r of the learning rate (in convolutions
+  the fan-in counts input channels: the kernel size does not grow);
+- if in addition its fan-out does not grow (the last convolution), its initial scale is multiplied
+  by 1 / sqrt(r), so that it falls as 1 / fan-in and not as 1 / sqrt(fan-in);
+- all others (the first convolution, biases, norm scales) are unchanged: weights are initialised
+  with variance 1 / fan-in anyway.
 
 With Adam this is table 8's form without its output multiplier, so the network stays the one that
-diffusers runs. Heads are 64 wide at any width, so attention's 1 / sqrt(d) stays. Depth is no width:
-a stack may be deeper than the base's, and muP says nothing of that.
+diffusers runs. Heads are 64 wide at any width, so attention's 1 / sqrt(d) stays. muP covers width
+only: a stack may be deeper than the base's, but nothing is corrected for that.
 """
 
 import math
@@ -44,9 +44,9 @@ def base_shapes(params: Mapping[str, Any], base: str) -> dict[Path, tuple[int, .
 
 
 def width_ratios(params: Mapping[str, Any], base: str) -> dict[Path, tuple[float, float]]:
-    """Return (inputs, outputs) of every weight over those of preset `base`.
+    """Return the ratios (fan-in, fan-out) of every weight to those of preset `base`.
 
-    A weight that is no matrix has no inputs: 1. A base of other levels or layers is an OmfaError.
+    A bias or norm scale has no fan-in: 1. A base with other levels or layers is an OmfaError.
     """
     narrow = base_shapes(params, base)
     here = {path: tuple(leaf.shape) for path, leaf in walk(params)}
@@ -67,7 +67,7 @@ def width_ratios(params: Mapping[str, Any], base: str) -> dict[Path, tuple[float
 
 
 def scale_by_width(base: str) -> optax.GradientTransformation:
-    """Return the transformation that divides each update by how much its inputs have grown."""
+    """Return the transformation that divides each update by its weight's fan-in ratio."""
 
     def init(params: Params) -> optax.EmptyState:
         width_ratios(params, base)
@@ -83,7 +83,7 @@ def scale_by_width(base: str) -> optax.GradientTransformation:
 
 
 def initial(params: Params, base: str) -> Params:
-    """Return randomly drawn parameters at the sizes that muP starts from; traceable."""
+    """Return random parameters rescaled to muP's initial scales; traceable."""
     leaves = {}
     ratios = width_ratios(params, base)
     for path, leaf in walk(params):

@@ -1,4 +1,4 @@
-"""The UNet as a training step runs it: compute type, sharding hooks, attention, remat."""
+"""The UNet as a training step runs it: compute dtype, sharding hooks, attention kernel, remat."""
 
 import logging
 from typing import Any
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from omfa_jax.diffusion.settings import DiffusionSettings
-from omfa_jax.models import Compute, UNetConfig, init_unet
+from omfa_jax.models import Compute, UNetConfig, init_unet, unet
 from omfa_jax.parallel.activations import activation_constraint, activation_sizes
 from omfa_jax.parallel.attention import attention_kernel, kernel_name
 from omfa_jax.parallel.division import Division, division
@@ -23,20 +23,25 @@ from omfa_jax.weights.dual import network_params
 log = logging.getLogger(__name__)
 
 
+def make_unet_config(preset: str, diffusion: DiffusionSettings) -> UNetConfig:
+    """Return a preset's UNet with the input and output channels that the canvas needs."""
+    return unet(preset, in_channels=diffusion.in_channels, out_channels=diffusion.out_channels)
+
+
 def unet_shapes(config: UNetConfig) -> Any:
-    """Return one UNet's parameters as shapes; nothing is computed."""
+    """Return one UNet's parameters as shapes, without computing anything."""
     return jax.eval_shape(lambda: init_unet(config, jax.random.key(0)))
 
 
 def network_shapes(diffusion: DiffusionSettings, config: UNetConfig) -> Any:
-    """Return the parameters of all that is trained, one UNet or two, as shapes."""
+    """Return the shapes of all trained parameters: one UNet, or two with a reference UNet."""
     return jax.eval_shape(lambda: network_params(diffusion, config, jax.random.key(0)))
 
 
 def network_division(
     diffusion: DiffusionSettings, config: UNetConfig, mesh: MeshSettings, devices: int
 ) -> Division:
-    """Return the mesh that training a network gets over so many devices, and what it cuts of it."""
+    """Return how training divides `devices` into a mesh, and what it shards of the network."""
     shapes = network_shapes(diffusion, config)
     return division(mesh, devices, UNET_RULES, shapes, activation_sizes(config))
 
@@ -45,15 +50,35 @@ def trained_network(
     diffusion: DiffusionSettings, config: UNetConfig, train: TrainSettings, mesh: Mesh
 ) -> Apply:
     """Return the UNet with its prompts, to be called in a step on `mesh` (see `train.gradient`)."""
+    return make_sharded_network(
+        diffusion,
+        config,
+        mesh,
+        dtype=train.compute_dtype,
+        attention=train.attention,
+        remat=train.remat,
+    )
+
+
+def make_sharded_network(
+    diffusion: DiffusionSettings,
+    config: UNetConfig,
+    mesh: Mesh,
+    *,
+    dtype: str,
+    attention: str,
+    remat: str,
+) -> Apply:
+    """Return the UNet with its prompts for parameters that are sharded over `mesh`."""
     platform = mesh.devices.flat[0].platform
-    kernel = kernel_name(train.attention, platform, train.compute_dtype)
+    kernel = kernel_name(attention, platform, dtype)
     log.info("attention among image tokens: %s; to the text: xla", kernel)
     compute = Compute(
-        dtype=jnp.dtype(train.compute_dtype),
+        dtype=jnp.dtype(dtype),
         constrain=activation_constraint(mesh),
-        remat=train.remat,
+        remat=remat,
         kernel=attention_kernel(kernel, mesh),
-        # a reference UNet's weights lie as the main one's, by the same names
+        # a reference UNet has the same weight names, so one set of shapes serves both
         fetch=weight_fetcher(UNET_RULES, unet_shapes(config), mesh),
     )
     return network_apply(diffusion, config, compute)

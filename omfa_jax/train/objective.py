@@ -1,4 +1,4 @@
-"""The partial-diffusion objective: from a batch to a loss on the noised components."""
+"""The partial-diffusion objective: a batch to the loss on its noised components."""
 
 import itertools
 from collections.abc import Callable, Mapping
@@ -18,11 +18,11 @@ from omfa_jax.parallel.feed import ROW
 from omfa_jax.train.keys import row_keys
 from omfa_jax.train.settings import LossSettings
 
-# quarters: with 8 examples a step, each is seen in most steps
+# quarters of the schedule: with 8 examples a step, most steps see each of them
 NOISE_LEVELS = 4
 
 Batch = Mapping[str, Array]
-# (sum, count) of each metric: its mean over a batch, however that is cut up, is sum / count
+# (sum, count) of each metric: sums add up over devices and microbatches, means do not
 Sums = dict[str, tuple[Float[Array, ""], Float[Array, ""]]]
 # (params, frozen trees, batch, root key, step) -> mean loss, sums
 Objective = Callable[[Any, Any, Batch, jax.Array, Array], tuple[Float[Array, ""], Sums]]
@@ -31,7 +31,7 @@ Apply = Callable[..., Float[Array, "b h w c"]]
 
 
 def signed(pictures: Array) -> Float[Array, "b h w 3"]:
-    """Return 8-bit pictures, as the pipeline sends them, as float32 in [-1, 1]; others as is."""
+    """Convert uint8 images, as the pipeline sends them, to float32 in [-1, 1]; pass others on."""
     if pictures.dtype != jnp.uint8:
         return pictures
     return pictures.astype(jnp.float32) * (2 / 255) - 1
@@ -40,7 +40,7 @@ def signed(pictures: Array) -> Float[Array, "b h w 3"]:
 def batch_latents(
     batch: Batch, encode: Callable[[Float[Array, "b h w 3"]], Float[Array, "b h w c"]]
 ) -> dict[str, Float[Array, "b h w c"]]:
-    """Return latents of the three components and the pose map, encoded here unless stored.
+    """Return latents of the three components and the pose map; encode those that are not stored.
 
     Without a pose map (`has_pose` False) the pose is null: zero latents.
     """
@@ -58,7 +58,7 @@ def batch_latents(
 def partial_diffusion(
     settings: DiffusionSettings, loss: LossSettings, apply: Apply, encode: Callable[..., Array]
 ) -> Objective:
-    """Return the objective of DESIGN equations 1-3 and 6, with tasks mixed in one batch."""
+    """Return the objective of docs/method.md, sections 3 to 5 and 7; a batch may mix tasks."""
     canvas, table = settings.canvas, jnp.asarray(noised_table(settings.tasks))
     null_prompt = len(settings.tasks)
     gamma = loss.min_snr_gamma or None
@@ -69,15 +69,17 @@ def partial_diffusion(
         x0 = canvas.assemble(latents)
         mask = canvas.mask(table[batch["task"]])
 
-        def drawn(name, draw):
-            # every example draws for itself, so that nothing depends on how a batch is cut up
+        def draw_rows(name, draw):
+            # a key per row of the global batch: draws do not depend on devices or microbatches
             return jax.vmap(draw)(row_keys(root, name, step, batch[ROW]))
 
-        t = drawn("timestep", lambda key: loss.timesteps.draw(key, settings.schedule.train_steps))
-        eps = drawn("noise", lambda key: jax.random.normal(key, x0.shape[1:]))
+        t = draw_rows(
+            "timestep", lambda key: loss.timesteps.draw(key, settings.schedule.train_steps)
+        )
+        eps = draw_rows("noise", lambda key: jax.random.normal(key, x0.shape[1:]))
         alpha, sigma = alpha_sigma(settings.schedule, t)
         xt = corrupt(x0, eps, mask, alpha, sigma)
-        drop = drawn("dropout", lambda key: jax.random.bernoulli(key, loss.condition_dropout))
+        drop = draw_rows("dropout", lambda key: jax.random.bernoulli(key, loss.condition_dropout))
         xt, pose, prompt = drop_conditions(drop, xt, mask, pose, batch["task"], null_prompt)
 
         inputs = network_input(settings.unet_inputs, canvas, xt, mask, pose)
@@ -96,7 +98,7 @@ def partial_diffusion(
 def per_task_losses(
     settings: DiffusionSettings, per_example: Float[Array, "b"], task: Array
 ) -> Sums:
-    """Return the unweighted loss of each task: its mean is NaN where the batch holds none of it."""
+    """Return the unweighted loss of each task, whose mean is NaN if the batch has none of it."""
     return {
         f"loss/{row.name}": _sum_of(per_example, task == index)
         for index, row in enumerate(settings.tasks)
@@ -106,7 +108,7 @@ def per_task_losses(
 def per_noise_losses(settings: DiffusionSettings, per_example: Float[Array, "b"], t: Array) -> Sums:
     """Return the unweighted loss by quarters of the timesteps; the mean of an empty one is NaN.
 
-    The quarters tell a model that cannot place things (high t) from one that cannot finish them.
+    A high loss at high t means that the model fails at layout, at low t that it fails at detail.
     """
     sums, steps = {}, settings.schedule.train_steps
     bounds = [steps * quarter // NOISE_LEVELS for quarter in range(NOISE_LEVELS + 1)]

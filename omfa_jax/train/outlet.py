@@ -1,4 +1,4 @@
-"""Writes of what is only to be looked at: they hold up no run, and end none."""
+"""Best-effort writes (logs, curves, sample images) that never block or end a run."""
 
 import collections
 import logging
@@ -10,20 +10,20 @@ from omfa_jax.core.errors import OmfaError
 
 log = logging.getLogger(__name__)
 
-# how long the run waits for a write before it goes on without; usual ones take far less
+# how long the run waits for one write; usually it takes far less
 PATIENCE_S = 1.0
-# how long after a write that failed the next is tried
+# pause after a failed write
 RETRY_S = 30.0
-# how long the end of a run waits for what is still to be written
+# how long the end of a run waits for pending writes
 CLOSE_S = 5.0
 
 
 class Outlet:
-    """Runs writes one after the other, in a thread of its own.
+    """Runs writes in order, in a thread of its own.
 
-    While they fail (a full disk) or do not come back (a file server that hangs), the run goes on:
-    that is said once, up to `kept` writes wait and are tried again, the oldest ones are lost; when
-    they succeed again, that is said, with how many were lost. `what` names them in these lines.
+    If they fail (a full disk) or hang (a file server), the run continues. One warning is logged, up
+    to `kept` writes are queued and retried, and the oldest beyond that are dropped. When writes
+    succeed again, the number of dropped ones is logged. `what` names the writes in these messages.
     """
 
     def __init__(self, what: str, *, kept: int = 1000, retry_s: float = RETRY_S):
@@ -36,10 +36,10 @@ class Outlet:
         self._thread.start()
 
     def put(self, write: Callable[[], object]) -> None:
-        """Have `write` called; return when that is done, unless it takes long or writes fail."""
+        """Queue `write`; wait until it is done, unless it is slow or writes are failing."""
         with self._changed:
             if len(self._waiting) >= self._kept:
-                # the first one may be under way
+                # the first may be running now, so drop the second
                 del self._waiting[1 if self._kept > 1 else 0]
                 self._lost += 1
             self._waiting.append(write)
@@ -55,7 +55,7 @@ class Outlet:
                 )
 
     def close(self, seconds: float = CLOSE_S) -> None:
-        """Write what waits, within so many seconds; say how much was not written."""
+        """Finish pending writes within `seconds`; log how many were not written."""
         with self._changed:
             self._ends = True
             self._changed.notify_all()
@@ -78,13 +78,13 @@ class Outlet:
                     return
                 continue
             except Exception as error:
-                # no disk's fault, so another try would fail too
+                # not an I/O error, so a retry would fail too
                 self._lost += 1
                 log.warning("%s: one is left out: %s: %s", self._what, type(error).__name__, error)
             self._succeeded(write)
 
     def _failed(self, error: Exception) -> bool:
-        """Wait until the next try; True if there is none, because the run ends."""
+        """Wait for the next retry; return True if there is none because the run ends."""
         with self._changed:
             if not self._fails:
                 log.warning(

@@ -1,4 +1,4 @@
-"""A trace of chosen steps, for TensorBoard's profile tab, Perfetto or XProf."""
+"""Profiler traces of chosen steps, for TensorBoard's profile tab, Perfetto or XProf."""
 
 import logging
 import re
@@ -18,7 +18,7 @@ FOLDER = "profile"
 
 @dataclass(frozen=True)
 class ProfileSteps:
-    """The steps whose trace is written: `first` to `last`, both included, counted from 1."""
+    """The steps to trace: `first` to `last`, inclusive, counted from 1."""
 
     first: int
     last: int
@@ -37,7 +37,7 @@ class ProfileSteps:
 
 
 class Profiler:
-    """Starts and stops the trace; without `steps` it does nothing.
+    """Starts and stops the trace; does nothing without `steps`.
 
     Each process writes a trace of its own devices to `workdir`/profile.
     """
@@ -46,32 +46,32 @@ class Profiler:
         self._steps, self._folder, self._running = steps, Path(workdir) / FOLDER, False
 
     def before(self, step: int) -> None:
-        """Begin the trace if `step`, about to be dispatched, is the first chosen one.
+        """Start the trace if `step`, about to be dispatched, is the first chosen one.
 
-        A run that resumed in the middle of them traces the rest.
+        A run that resumes in the middle of the chosen steps traces the rest of them.
         """
         chosen = self._steps
         if chosen is not None and not self._running and chosen.first <= step <= chosen.last:
-            self._running = self._traced(lambda: jax.profiler.start_trace(str(self._folder)))
+            self._running = self._try(lambda: jax.profiler.start_trace(str(self._folder)))
 
     def after(self, step: int, result: Any) -> None:
-        """End the trace if `step` is the last chosen one, when its `result` is there."""
+        """Stop the trace if `step` is the last chosen one, after its `result` is computed."""
         if self._running and self._steps is not None and step >= self._steps.last:
             jax.block_until_ready(result)
             self.close()
 
     def close(self) -> None:
-        """End a trace that is still running."""
+        """Stop a trace that is still running."""
         if self._running:
             self._running = False
-            if self._traced(jax.profiler.stop_trace):
+            if self._try(jax.profiler.stop_trace):
                 log.info("trace written to %s; tensorboard --logdir shows it", self._folder)
             self._steps = None
 
-    def _traced(self, work: Callable[[], object]) -> bool:
-        """Do what begins or ends a trace; False, with a warning, where it fails, as on a full disk.
+    def _try(self, work: Callable[[], object]) -> bool:
+        """Call what starts or stops a trace; warn and return False if it fails, as on a full disk.
 
-        There is no trace then, and no second try.
+        Tracing is then turned off.
         """
         try:
             work()

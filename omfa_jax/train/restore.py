@@ -1,4 +1,4 @@
-"""Reading one checkpoint into a training state: does it fit, is it sound."""
+"""Read one checkpoint into a training state, and check that it fits and is undamaged."""
 
 import asyncio
 import contextlib
@@ -26,10 +26,10 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 def read_step(folder: Path, abstract: TrainState) -> tuple[TrainState, dict[str, Any]]:
-    """Return (state laid out as `abstract` says, data position) of one step's folder.
+    """Return (state sharded like `abstract`, data position) of one step's folder.
 
-    Every process reads its own part, and none waits for another. Raises Damaged, an OmfaError where
-    the checkpoint is sound but of another model, or an OSError.
+    Every process reads its own shards, without waiting for others. Raises Damaged, an OmfaError if
+    the checkpoint is intact but of another model, or an OSError.
     """
     step, config = int(folder.name), read_config(folder)
     position = read_json(folder, "data")
@@ -45,7 +45,7 @@ def read_step(folder: Path, abstract: TrainState) -> tuple[TrainState, dict[str,
     state = read_tree(folder / "state", template)
     ema = None
     if abstract.ema is not None:
-        # the parameters fit, and so does their average
+        # the parameters fit, so an EMA of other shapes is damage and not another model's
         require_shapes(folder / EMA_ITEM, abstract.ema)
         ema = read_tree(folder / EMA_ITEM, abstract.ema)
     if int(state["step"]) != step:
@@ -56,9 +56,9 @@ def read_step(folder: Path, abstract: TrainState) -> tuple[TrainState, dict[str,
 def unaltered(
     folder: Path, read: tuple[TrainState, dict[str, Any]]
 ) -> tuple[TrainState, dict[str, Any]]:
-    """Return what was read, or raise Damaged if an array is not the one that was saved.
+    """Return `read`, or raise Damaged if an array differs from what was saved.
 
-    All processes must call this, and after all could read their part.
+    A collective call: only after every process has read its shards.
     """
     record = read_checksums(folder)
     state = read[0]
@@ -73,12 +73,12 @@ def unaltered(
 
 
 def state_item(state: TrainState) -> dict[str, Any]:
-    """Return what the `state` item holds (the EMA is an item of its own)."""
+    """Return the contents of the `state` item (the EMA is an item of its own)."""
     return {"step": state.step, "params": state.params, "opt_state": state.opt_state}
 
 
 def check_position(position: Any, step: int, folder: Path) -> None:
-    """Raise Damaged unless the data position is that of `step`: a batch for every update."""
+    """Raise Damaged unless the data position is `step` batches, one for every update."""
     try:
         consumed = batches_consumed(position)
     except OmfaError as error:
@@ -91,7 +91,7 @@ def check_position(position: Any, step: int, folder: Path) -> None:
 
 
 def read_checksums(folder: Path) -> dict[str, Record]:
-    """Return {item: record} of a checkpoint; empty for one from before there were any."""
+    """Return {item: record} of a checkpoint; empty for one written before checksums existed."""
     if not (folder / CHECKSUMS_ITEM).is_dir():
         return {}
     found = read_json(folder, CHECKSUMS_ITEM)
@@ -101,15 +101,15 @@ def read_checksums(folder: Path) -> dict[str, Record]:
 
 
 def check_fit(folder: Path, config: dict[str, Any], template: Any, record: Record | None) -> None:
-    """Raise an OmfaError if a sound checkpoint is of another model or optimizer.
+    """Raise an OmfaError if an intact checkpoint is of another model or optimizer.
 
-    Its record says what it should hold; where the files say otherwise it is Damaged.
+    If the files disagree with the checkpoint's own record, it is Damaged.
     """
     saved = shapes(saved_tree(folder / "state"))
     recorded = saved if record is None else shapes_recorded(record)
     difference = first_difference(recorded, shapes(template))
     if difference and recorded != saved:
-        # no other model's either
+        # the files match neither the config nor their own record, so no other config would help
         raise Damaged(
             f"checkpoint {folder} is damaged: {CHECKSUMS_ITEM} are not those of its arrays"
         )
@@ -124,14 +124,14 @@ def check_fit(folder: Path, config: dict[str, Any], template: Any, record: Recor
 
 
 def require_shapes(folder: Path, template: Any) -> None:
-    """Raise Damaged if a saved item's arrays are not those that it must hold."""
+    """Raise Damaged if a saved item's arrays differ in name or shape from `template`."""
     difference = first_difference(shapes(saved_tree(folder)), shapes(template))
     if difference:
         raise Damaged(f"checkpoint {folder} is damaged: {difference}")
 
 
 def without_ema(folder: Path, config: Mapping[str, Any]) -> OmfaError:
-    """Return what to say of a checkpoint without an EMA: it lost it, or it never had one."""
+    """Return the error for a checkpoint without an EMA: it lost it, or never had one."""
     decay = part_of(config, "train").get("ema_decay")
     if decay or EMA_ITEM in (items_listed(folder) or ()):
         return Damaged(
@@ -144,14 +144,14 @@ def without_ema(folder: Path, config: Mapping[str, Any]) -> OmfaError:
 
 
 def part_of(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    """Return a part of a saved config, empty if it has none of that name."""
+    """Return a section of a saved config, empty if there is none of that name."""
     found = config.get(name)
     return found if isinstance(found, Mapping) else {}
 
 
 def first_difference(have: Shapes, want: Shapes) -> str | None:
-    """Name the first array that a saved tree and a template do not share in name and shape."""
-    # the parameters first: what the moments differ in follows from them
+    """Return a sentence about the first array whose name or shape differs, else None."""
+    # parameters first: differences in the optimizer's moments follow from theirs
     for name in sorted(have.keys() | want.keys(), key=lambda n: (n.startswith("opt_state"), n)):
         if have.get(name) != want.get(name):
             here, there = have.get(name, "missing"), want.get(name, "missing")
@@ -174,7 +174,7 @@ def saved_tree(folder: Path) -> Any:
 
 
 def read_tree(folder: Path, template: Any) -> Any:
-    """Return a saved item's arrays, laid out as `template` (ShapeDtypeStructs) says."""
+    """Return a saved item's arrays, sharded like `template` (ShapeDtypeStructs)."""
     try:
         with late_reads(), contextlib.closing(ocp.StandardCheckpointHandler()) as reader:
             return reader.restore(epath.Path(folder), args=ocp.args.StandardRestore(template))
@@ -183,7 +183,7 @@ def read_tree(folder: Path, template: Any) -> Any:
 
 
 class _Forgiving(asyncio.SelectorEventLoop):
-    """An event loop that ends its tasks before itself, and takes no harm from late answers."""
+    """An event loop that cancels its tasks on close and ignores callbacks after that."""
 
     def close(self) -> None:
         left = [] if self.is_closed() else asyncio.all_tasks(self)
@@ -204,10 +204,10 @@ class _Policy(asyncio.DefaultEventLoopPolicy):
 
 @contextlib.contextmanager
 def late_reads() -> Iterator[None]:
-    """Let reads of Orbax in the block end whenever they do.
+    """Tolerate Orbax reads that finish after another one of them has failed.
 
-    Where one of many fails, it closes its event loop under the others, each of which would print a
-    traceback when it is done, under the one line that tells what happened.
+    When one of many reads fails, Orbax closes its event loop under the others. Each of those would
+    then print a traceback, which would bury the one line with the error.
     """
     before = asyncio.get_event_loop_policy()
     asyncio.set_event_loop_policy(_Policy())
@@ -218,7 +218,7 @@ def late_reads() -> Iterator[None]:
 
 
 def abstract_like(abstract: TrainState, shardings: TrainState) -> TrainState:
-    """Return ShapeDtypeStructs that carry shardings: the template of a sharded restore."""
+    """Return ShapeDtypeStructs with shardings, the template of a sharded restore."""
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         abstract,

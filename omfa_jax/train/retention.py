@@ -1,4 +1,4 @@
-"""Which checkpoints stay: the last few, every so many steps, and the best one of all restarts."""
+"""Which checkpoints are kept: the last few, one every N steps, and the best over all restarts."""
 
 import logging
 import math
@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 def preserved(keep: KeepSettings, folder: Path) -> PreservationPolicy:
-    """Return Orbax's policy for the settings; a checkpoint stays if any part of it says so."""
+    """Return Orbax's policy for the settings; a checkpoint is kept if any of its parts keeps it."""
     policies: list[PreservationPolicy] = [policy.LatestN(keep.last)]
     if keep.every_steps:
         policies.append(policy.EveryNSteps(keep.every_steps))
@@ -26,11 +26,11 @@ def preserved(keep: KeepSettings, folder: Path) -> PreservationPolicy:
 
 
 class Best(PreservationPolicy):
-    """Keeps the one checkpoint in `folder` whose row of the log has the lowest `metric`.
+    """Keeps the checkpoint in `folder` whose row of the log has the lowest `metric`.
 
-    Of equal ones the earliest; those without the metric, or with one that is no finite number, are
-    never the best. Rows of earlier processes are read from the checkpoints: Orbax keeps none for
-    a policy, and its own `BestN` is led astray by a NaN and never lets go of what has no metric.
+    Ties go to the earliest. A missing or non-finite metric is never the best. Rows from before a
+    restart are read from the checkpoints, because Orbax does not pass them to a policy. Its own
+    `BestN` misorders NaN and never deletes checkpoints without the metric.
     """
 
     def __init__(self, metric: str, folder: Path):
@@ -40,7 +40,7 @@ class Best(PreservationPolicy):
     def should_preserve(
         self, checkpoints: Sequence[Any], *, context: policy.PreservationContext
     ) -> list[bool]:
-        """Return which checkpoints to keep: the best, and those whose row is out of reach."""
+        """Return which checkpoints to keep: the best, and those whose row cannot be read now."""
         rows = [self._row(info.step, info.metrics) for info in checkpoints]
         scores = [math.inf if row is None else score(row, self._metric) for row in rows]
         best = min(scores, default=math.inf)
@@ -60,22 +60,22 @@ class Best(PreservationPolicy):
 
 
 def score(row: Mapping[str, Any], metric: str) -> float:
-    """Return a row's metric, infinity where it is no finite number."""
+    """Return a row's metric, infinity if it is missing or not finite."""
     value = row.get(metric)
     if isinstance(value, bool) or not isinstance(value, int | float):
         return math.inf
     try:
         found = float(value)
     except OverflowError:
-        # JSON's whole numbers have no end
+        # JSON integers may exceed a float's range
         return math.inf
     return found if math.isfinite(found) else math.inf
 
 
 def stored_row(step_folder: Path) -> Mapping[str, Any]:
-    """Return the row of the log saved with a checkpoint; empty where there is none.
+    """Return the row of the log saved with a checkpoint; empty if there is none.
 
-    Raises OSError where the file system fails, which says nothing about the row.
+    Raises OSError if the file system fails, since the row may exist.
     """
     try:
         return read_json(step_folder, ROW_ITEM)
@@ -84,6 +84,6 @@ def stored_row(step_folder: Path) -> Mapping[str, Any]:
 
 
 def plain_row(row: Mapping[str, float]) -> dict[str, float | None]:
-    """Return a row of the log as JSON has it: what is no finite number becomes null."""
+    """Return a row of the log for JSON: non-finite numbers become null."""
     numbers = {name: float(value) for name, value in row.items()}
     return {name: value if math.isfinite(value) else None for name, value in numbers.items()}

@@ -1,25 +1,31 @@
-"""What the training code needs to know, frozen; made from the config at the border."""
+"""Settings of a training run, which cli makes from the config.
 
-from dataclasses import dataclass, field
+They have no defaults of their own: those are in `configs/base.py` alone.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from omfa_jax.core.bounds import SEED, Choice, Number, Text, Whole, require
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.diffusion.schedule import TimestepDistribution
+from omfa_jax.diffusion.settings import DiffusionSettings
+from omfa_jax.models import VAEConfig
 from omfa_jax.models.compute import REMAT
 from omfa_jax.models.presets import UNETS
 
-DECAYS = ("constant", "cosine")
+LR_SCHEDULES = ("constant", "cosine")
 OPTIMIZERS = ("adamw", "muon")
 DTYPES = ("float32", "bfloat16")
 NONFINITE = ("stop", "skip")
 
-# what the fields of each of the settings may be; the command line's schema takes its rows from here
+# the values that each field may take; cli/config_table.py takes its rows from here
 OPTIMIZER = {
     "name": Choice(OPTIMIZERS),
-    # above 1 nothing is trained; the limits leave room for a rate that muP or a range test asks for
+    # no rate above 1 trains; the limit leaves room for what muP or a range test may ask for
     "learning_rate": Number(0, 10, above=True),
     "warmup_steps": Whole(),
-    "decay": Choice(DECAYS),
+    "lr_schedule": Choice(LR_SCHEDULES),
     "weight_decay": Number(0, 100),
     "b1": Number(0, 1, below=True),
     "b2": Number(0, 1, below=True),
@@ -29,7 +35,7 @@ OPTIMIZER = {
 }
 LOSS = {"min_snr_gamma": Number(0, 1000), "condition_dropout": Number(0, 1, below=True)}
 KEEP = {"last": Whole(1), "every_steps": Whole(), "best_of": Text()}
-# more examples a step than any cluster holds: a slip, and the first allocation would fail
+# more examples a step than any cluster holds: a typo, which would fail at the first allocation
 BATCH_MAX = 2**20
 TRAIN = {
     "steps": Whole(1),
@@ -37,9 +43,9 @@ TRAIN = {
     "seed": SEED,
     "compute_dtype": Choice(DTYPES),
     "remat": Choice(REMAT),
-    "accumulate": Whole(1, BATCH_MAX),
+    "grad_accum_steps": Whole(1, BATCH_MAX),
     "ema_decay": Number(0, 1, below=True),
-    "nonfinite": Choice(NONFINITE),
+    "on_nonfinite": Choice(NONFINITE),
     "save_every_steps": Whole(1),
     "log_every_steps": Whole(1),
     "samples_every_steps": Whole(),
@@ -48,25 +54,26 @@ TRAIN = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class OptimizerSettings:
     """AdamW or Muon with linear warm-up; `clip_norm` bounds the global gradient norm (0 = off).
 
-    `mu_dtype` is how the first moment is kept. The second stays float32: with b2 = 0.999 its steps
-    are smaller than bfloat16's, and it would stand still. `mup_base` names the UNet preset that the
-    rate was found with, of which muP carries it to the width at hand ("" = off; see `train.mup`).
+    `mu_dtype` is the dtype of the first moment. The second stays float32: with b2 = 0.999 its
+    updates are smaller than bfloat16's resolution, and it would never change. `mup_base` names the
+    UNet preset that the learning rate was tuned on; muP transfers it to this width ("" = off; see
+    `train.mup`).
     """
 
-    name: str = "adamw"
-    learning_rate: float = 1e-5
-    warmup_steps: int = 500
-    decay: str = "constant"
-    weight_decay: float = 0.01
-    b1: float = 0.9
-    b2: float = 0.999
-    clip_norm: float = 1.0
-    mu_dtype: str = "float32"
-    mup_base: str = ""
+    name: str
+    learning_rate: float
+    warmup_steps: int
+    lr_schedule: str
+    weight_decay: float
+    b1: float
+    b2: float
+    clip_norm: float
+    mu_dtype: str
+    mup_base: str
 
     def __post_init__(self) -> None:
         require("config.optimizer.", OPTIMIZER, self)
@@ -78,54 +85,74 @@ class OptimizerSettings:
             )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LossSettings:
     """`min_snr_gamma` 0 = uniform weight; `condition_dropout` is a probability per example."""
 
-    min_snr_gamma: float = 0.0
-    condition_dropout: float = 0.05
-    timesteps: TimestepDistribution = field(default_factory=TimestepDistribution)
+    min_snr_gamma: float
+    condition_dropout: float
+    timesteps: TimestepDistribution
 
     def __post_init__(self) -> None:
         require("config.diffusion.", LOSS, self)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class KeepSettings:
-    """Which checkpoints stay: the `last` few, every `every_steps` (0 = none), and the best.
+    """Which checkpoints are kept: the `last` few, every `every_steps` (0 = none), and the best.
 
-    The best is the one whose row of the log has the lowest `best_of` ("" = none is kept for that).
+    The best is the one with the lowest value of the metric `best_of` in the log ("" = none).
     """
 
-    last: int = 3
-    every_steps: int = 0
-    best_of: str = ""
+    last: int
+    every_steps: int
+    best_of: str
 
     def __post_init__(self) -> None:
         require("keep.", KEEP, self)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainSettings:
     """One run: `steps` updates of a global batch of `batch_size` examples."""
 
     steps: int
     batch_size: int
-    seed: int = 0
-    compute_dtype: str = "float32"
-    remat: str = "none"
-    attention: str = "auto"
-    accumulate: int = 1
-    ema_decay: float = 0.9999
-    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
-    loss: LossSettings = field(default_factory=LossSettings)
-    nonfinite: str = "stop"
-    save_every_steps: int = 1000
-    keep: KeepSettings = field(default_factory=KeepSettings)
-    log_every_steps: int = 20
-    samples_every_steps: int = 0
-    evaluate_every_steps: int = 0
-    wandb_project: str = ""
+    seed: int
+    compute_dtype: str
+    remat: str
+    attention: str
+    grad_accum_steps: int
+    ema_decay: float
+    optimizer: OptimizerSettings
+    loss: LossSettings
+    on_nonfinite: str
+    save_every_steps: int
+    keep: KeepSettings
+    log_every_steps: int
+    samples_every_steps: int
+    evaluate_every_steps: int
+    wandb_project: str
 
     def __post_init__(self) -> None:
         require("", TRAIN, self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightsSource:
+    """Where a run's initial weights come from (see `train.initial_weights`).
+
+    `unet` and `vae` are presets. `init` is a converted model's folder, of which `init_unet` takes
+    the UNet too, and `ignore_scheduler` trains it even if its scheduler contradicts the config.
+    `start_from` is another run's workdir. `seed` draws what is random. `diffusion_for(vae)` gives
+    the settings of a model with that VAE, which fixes stride and latent channels.
+    """
+
+    unet: str
+    vae: str
+    init: str
+    init_unet: bool
+    ignore_scheduler: bool
+    start_from: str
+    seed: int
+    diffusion_for: Callable[[VAEConfig], DiffusionSettings]

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM ask the loop to save and stop; a second Ctrl-C stops at once."""
+"""Handle Ctrl-C and SIGTERM: save and stop after the step; a second Ctrl-C stops at once."""
 
 import os
 import signal
@@ -8,10 +8,10 @@ import jax
 
 
 class Interrupted(Exception):
-    """A run was asked to stop, has saved `step` and can be resumed by the same command.
+    """Raised when a run was asked to stop and has saved `step`; the same command resumes it.
 
-    `exit_status` is 128 + the signal's number: 143 after SIGTERM, on which the launch scripts
-    queue the job again.
+    `exit_status` is 128 + the signal's number: 143 after SIGTERM, at which the launch scripts
+    requeue the job.
     """
 
     def __init__(self, number: signal.Signals, step: int):
@@ -22,9 +22,9 @@ class Interrupted(Exception):
 class StopRequest:
     """A context that turns SIGINT and SIGTERM into a request to stop after a step.
 
-    Several processes must stop after the same step, and a scheduler may signal one of them alone:
-    there JAX's preemption service, which watches for SIGTERM from `jax.distributed.initialize` on,
-    lets them agree, and SIGINT counts as SIGTERM.
+    Several processes must stop after the same step, but a scheduler may signal only one of them.
+    They agree through JAX's preemption service, which watches for SIGTERM from
+    `jax.distributed.initialize` on; a SIGINT is therefore passed on as a SIGTERM.
     """
 
     def __init__(self) -> None:
@@ -48,8 +48,8 @@ class StopRequest:
     def asked(self, step: int) -> signal.Signals | None:
         """Return the signal that asks the run to stop after `step`, or None.
 
-        Called after every step; with several processes it answers within a second or two, on all of
-        them at the same step.
+        Call it after every step. With several processes the answer comes within a second or two of
+        the signal, and at the same step on all of them.
         """
         if self._alone:
             return self._received

@@ -38,7 +38,7 @@ def make_state(
 
 
 def state_shardings(abstract: TrainState, rules: Rules, mesh: Mesh) -> TrainState:
-    """Return the tree of shardings for a state: moments and EMA lie as their parameters do."""
+    """Return the shardings of a state; moments and EMA are sharded like their parameters."""
     params = param_shardings(rules, abstract.params, mesh)
     return shardings_like(abstract, params, replicated(mesh))
 
@@ -46,7 +46,7 @@ def state_shardings(abstract: TrainState, rules: Rules, mesh: Mesh) -> TrainStat
 def abstract_state(
     start: Start, optimizer: optax.GradientTransformation, ema_decay: float
 ) -> TrainState:
-    """Return the state's shapes and types; nothing is computed."""
+    """Return the state's shapes and dtypes, without computing anything."""
     params = jax.eval_shape(start) if callable(start) else start
     return jax.eval_shape(lambda p: make_state(p, optimizer, ema_decay), params)
 
@@ -57,7 +57,7 @@ def create_sharded(
     ema_decay: float,
     shardings: TrainState,
 ) -> TrainState:
-    """Return the state at step 0, laid out; no device ever holds a full copy.
+    """Return the sharded state at step 0; no device ever holds a full copy.
 
     `start` is a jittable function that draws random parameters, or a tree of host arrays.
     """

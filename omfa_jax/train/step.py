@@ -1,4 +1,4 @@
-"""One training step: loss, gradients, update; jitted once with explicit shardings."""
+"""The training step: loss, gradients and update, jitted once with explicit shardings."""
 
 import dataclasses
 from collections.abc import Callable
@@ -31,10 +31,10 @@ def make_step(
 ) -> Step:
     """Return `step(state, frozen, batch, root_key) -> (state, metrics)`; the old state is donated.
 
-    Metrics are scalars left on the device: loss, gradient norm and whatever the objective adds.
-    A batch is `to_global`'s. `accumulate` cuts it into so many microbatches, one after the other in
-    the memory of one; each example draws the random numbers of its row of the global batch. With
-    `skip_nonfinite` a step whose loss or gradient is no number counts, but changes nothing.
+    Metrics are scalars that stay on the device: loss, gradient norm and those of the objective.
+    The batch comes from `to_global`. `accumulate` microbatches are run one after the other in the
+    memory of one; an example's random numbers depend on its row of the global batch alone. With
+    `skip_nonfinite` a step with a non-finite loss or gradient counts, but changes nothing.
     """
 
     gradient = sharded_gradient(objective, shardings.params, mesh, accumulate)
@@ -44,6 +44,7 @@ def make_step(
         metrics = {"loss": value, "grad_norm": optax.tree.norm(grads), **metrics}
         new = updated(state, grads, optimizer, ema_decay)
         if skip_nonfinite:
+            # selected after the update, in one program: a host check would stall every step
             good = jnp.isfinite(value) & jnp.isfinite(metrics["grad_norm"])
             old = dataclasses.replace(state, step=new.step)
             new = jax.tree.map(lambda moved, kept: jnp.where(good, moved, kept), new, old)

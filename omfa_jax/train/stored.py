@@ -1,4 +1,4 @@
-"""Arrays of a checkpoint that stay on disk until numpy asks for them, some at a time."""
+"""Arrays of a checkpoint that are read from disk when numpy first needs them."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,12 +14,12 @@ from omfa_jax.train.checksums import Record, is_altered
 from omfa_jax.train.integrity import Damaged, blamed
 from omfa_jax.train.restore import late_reads
 
-# Arrays are read in runs of about this size: each read costs Orbax a tenth of a second.
-RUN_BYTES = 500_000_000
+# arrays are read in chunks of about this size, since every Orbax read costs a tenth of a second
+CHUNK_BYTES = 500_000_000
 
 
 class StoredArray:
-    """One array of a saved item; `np.asarray` of it reads it."""
+    """One array of a saved item, read by `np.asarray`."""
 
     def __init__(self, reader: "_Reader", path: trees.Path, shape: tuple[int, ...], dtype: Any):
         self.shape, self.dtype = shape, np.dtype(dtype)
@@ -33,10 +33,10 @@ class StoredArray:
 def stored_tree(
     folder: Path, tree: Mapping[str, Any], prefix: trees.Path, record: Record
 ) -> dict[str, Any]:
-    """Return the stored arrays under `prefix` of a saved item whose metadata are `tree`.
+    """Return lazy arrays under `prefix` of a saved item whose metadata is `tree`.
 
-    `record` has the checksums of those that have any; reading an altered one raises Damaged. One
-    run of them is in memory at a time, so ask for them in the tree's order.
+    `record` has their checksums, if any; reading an altered array raises Damaged. One chunk is in
+    memory at a time, so use them in the tree's order.
     """
     for name in prefix:
         tree = tree[name]
@@ -51,7 +51,7 @@ def stored_tree(
 
 
 class _Reader:
-    """Reads a saved item run by run and keeps the last run."""
+    """Reads a saved item chunk by chunk and keeps the last chunk."""
 
     def __init__(self, folder: Path, leaves: Mapping[trees.Path, Any], record: Record):
         self._folder, self._leaves, self._record = folder, leaves, record
@@ -61,7 +61,7 @@ class _Reader:
         size = 0
         for path, leaf in leaves.items():
             new = int(np.prod(leaf.shape, dtype=np.int64)) * np.dtype(leaf.dtype).itemsize
-            if run and size + new > RUN_BYTES:
+            if run and size + new > CHUNK_BYTES:
                 run, size = [], 0
             run.append(path)
             size += new
@@ -70,7 +70,7 @@ class _Reader:
     def read(self, path: trees.Path) -> np.ndarray:
         """Return the array at `path`."""
         if path not in self._held:
-            # let go of the last run before the next is read
+            # free the last chunk before reading the next
             self._held = {}
             self._held = self._restored(self._runs[path])
         return self._held[path]

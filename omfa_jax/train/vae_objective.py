@@ -1,4 +1,4 @@
-"""The autoencoder objective: only the demo's small VAE is trained here; SDXL's comes ready."""
+"""The autoencoder objective, for the demo's small VAE; SDXL's is used as published."""
 
 import re
 from collections.abc import Callable
@@ -14,19 +14,19 @@ from omfa_jax.parallel.feed import ROW
 from omfa_jax.train.keys import row_keys
 from omfa_jax.train.objective import Objective, signed
 
-# per latent number, against a mean over pixels: as weak as Stable Diffusion's, in these units
+# per latent value, against a mean over pixels: as weak as Stable Diffusion's in these units
 KL_WEIGHT = 1e-6
 EDGE_WEIGHT = 0.5
-# a log-variance of 0 would drown colours in noise at first
+# a log-variance of 0 would bury the signal in noise at first
 INITIAL_LOGVAR = -6.0
-# PyTorch's initial kernels shrink a signal by sqrt(3); inside residual branches that is wanted, on
-# the path between them twelve such layers leave the decoder nothing to learn from
+# PyTorch's initial kernels shrink a signal by sqrt(3). That is right inside residual branches, but
+# twelve such layers on the main path would leave the decoder no signal to learn from
 PATH_GAIN = 3.0**0.5
 BRANCHES = re.compile(r"resnets\.\d+/conv[12]/|attentions")
 
 
 def trainable_start(params: dict[str, Any]) -> dict[str, Any]:
-    """Return fresh VAE parameters that learn from scratch: see the constants above."""
+    """Return newly drawn VAE parameters rescaled to train from scratch (see the constants)."""
     leaves = {}
     for path, leaf in walk(params):
         on_path = path[-1] == "kernel" and not BRANCHES.search("/".join(path))
@@ -46,7 +46,7 @@ def crop(key: Array, image: Float[Array, "h w 3"], size_px: int) -> Float[Array,
 
 
 def edges(images: Float[Array, "b h w 3"]) -> tuple[Array, Array]:
-    """Return horizontal and vertical differences: blur costs more there than in flat areas."""
+    """Return horizontal and vertical differences, where blur costs more than in flat areas."""
     return images[:, :, 1:] - images[:, :, :-1], images[:, 1:] - images[:, :-1]
 
 
@@ -56,12 +56,12 @@ def autoencoder(
     crop_px: int,
     latent_noise: float = 0.0,
 ) -> Objective:
-    """L1 + L1 of edges + a small KL term (arXiv 2112.10752, appendix G) on random square crops.
+    """Return L1 + L1 of edges + a small KL term (arXiv 2112.10752, appendix G) on square crops.
 
     `posterior(params, images) -> mean, log-variance` and `decode_raw(params, z) -> images` are
-    the unscaled halves of the VAE; they are given the frozen parts and the trained ones together.
-    `latent_noise` is the standard deviation, in unscaled latents, of noise beside the posterior's
-    own: a decoder that saw it forgives what a UNet gets wrong.
+    the VAE without its scaling factor; `params` are the frozen and trained parts together.
+    `latent_noise` is the standard deviation, in unscaled latents, of noise beyond the posterior's
+    own: a decoder trained with it is robust to a UNet's errors.
     """
 
     def objective(params, frozen, batch, root, step):

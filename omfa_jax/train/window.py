@@ -1,4 +1,4 @@
-"""The steps since the last line of the log: their means, and the first one that went wrong."""
+"""Metrics of the steps since the last row of the log: their means, and the first non-finite one."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,15 +10,15 @@ import numpy as np
 from omfa_jax.core.errors import OmfaError
 
 SHOWN_RECORDS = 16
-# means over some of a batch's examples: NaN where a batch has none of them
+# metrics of some of a batch's examples, which are NaN if the batch has none of them
 PARTIAL = ("loss/", "loss_at/")
 
 
 class Window:
-    """Collects what the steps return, on the device, until a row of the log is due.
+    """Collects the steps' metrics on the device until a row of the log is due.
 
-    `skips`: steps with a loss or gradient that is no number changed nothing (see `make_step`); they
-    are left out of the means and counted. Otherwise the first of them is an OmfaError.
+    `skips`: steps with a non-finite loss or gradient changed nothing (see `make_step`); they are
+    counted and left out of the means. Otherwise the first of them is an OmfaError.
     """
 
     def __init__(self, *, skips: bool):
@@ -28,16 +28,17 @@ class Window:
         self._before: Mapping[str, jax.Array] = {}
 
     def add(self, step: int, metrics: Mapping[str, jax.Array], records: np.ndarray) -> None:
-        """Note a step's metrics and this process's records in it; wait for the step before.
+        """Add a step's metrics and this process's records in it; wait for the previous step.
 
-        The one before is done when the device turns to this one, so no step waits for the host.
+        The wait bounds how far the host runs ahead. The step just dispatched keeps the device
+        busy meanwhile, so the device never waits for the host.
         """
         self._steps.append((step, metrics, records))
         jax.block_until_ready(self._before)
         self._before = metrics
 
     def row(self, saved: int, workdir: Path) -> dict[str, float]:
-        """Return the means since the last call; `saved` is the last checkpoint in `workdir`."""
+        """Return the means since the last call; `saved` is the step of the last checkpoint."""
         steps, self._steps = self._steps, []
         rows = [metrics for _, metrics, _ in steps]
         stacked = jax.device_get(jax.tree.map(lambda *values: jnp.stack(values), *rows))
@@ -48,10 +49,10 @@ class Window:
             raise OmfaError(
                 f"step {step}: the loss is {stacked['loss'][bad[0]]} and the gradient norm"
                 f" {stacked['grad_norm'][bad[0]]} ({len(bad)} of the last {len(steps)} steps). Its"
-                f" batch was records {_listed(records)} of this process. The last checkpoint in"
+                f" batch was records {_format_ids(records)} of this process. The last checkpoint in"
                 f" {workdir} is of step {saved}, before it. Look at those records, lower"
                 " config.optimizer.learning_rate, or pass over such steps with"
-                " config.train.nonfinite=skip"
+                " config.train.on_nonfinite=skip"
             )
         self._skipped += bad.size
         means = {name: _mean(name, values[good]) for name, values in stacked.items()}
@@ -63,6 +64,6 @@ def _mean(name: str, values: np.ndarray) -> float:
     return float(kept.mean()) if kept.size else float("nan")
 
 
-def _listed(records: np.ndarray) -> str:
+def _format_ids(records: np.ndarray) -> str:
     shown = ", ".join(map(str, records[:SHOWN_RECORDS].tolist()))
     return f"[{shown}{', ...' if len(records) > SHOWN_RECORDS else ''}]"

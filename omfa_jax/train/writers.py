@@ -1,4 +1,4 @@
-"""Where the numbers go: a JSON line each, TensorBoard, W&B if asked, and the terminal."""
+"""Write metrics and images to metrics.jsonl, TensorBoard, W&B if asked, and the terminal."""
 
 import contextlib
 import json
@@ -24,18 +24,18 @@ from omfa_jax.train.outlet import Outlet
 log = logging.getLogger(__name__)
 
 METRICS = "metrics.jsonl"
-# how much waits for room on the disk: a row is a kilobyte, a picture megabytes
+# how many writes wait while the disk is full: a row is a kilobyte, an image megabytes
 SHOWN_KEPT, PICTURES_KEPT = 200, 16
-# W&B sends what it has at the end; seconds
+# W&B uploads the rest at the end; seconds
 WANDB_CLOSE_S = 60.0
 
 
 class Writers:
     """`metrics.jsonl` and TensorBoard event files in the workdir; silent on every host but one.
 
-    With `wandb_project`, Weights & Biases as well: the run is named after the workdir, and a
-    resumed one goes on in it. `config` is what it shows beside the curves. None of them can end
-    the run or hold it up (see `Outlet`).
+    With `wandb_project`, Weights & Biases as well, in a run named after the workdir that a restart
+    resumes. `config` is shown there beside the curves. None of them can end or block the run (see
+    `Outlet`).
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Writers:
             self._online = Outlet("W&B", kept=SHOWN_KEPT)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Write one row; NaN (a task absent from the batch) is left out."""
+        """Write one row without its NaN values (a task absent from the batch)."""
         finite = {name: float(v) for name, v in values.items() if not math.isnan(v)}
         if not self._enabled:
             return
@@ -76,7 +76,7 @@ class Writers:
             self._online.put(lambda: run.log(finite, step=step))
 
     def image(self, step: int, name: str, picture: np.ndarray) -> None:
-        """Write one picture, uint8 (h, w, 3), to samples/STEP_NAME.png and beside the curves."""
+        """Write one image, uint8 (h, w, 3), to samples/STEP_NAME.png, TensorBoard and W&B."""
         if not self._enabled:
             return
         file = self._samples / f"{step:07d}_{name}.png"
@@ -89,7 +89,7 @@ class Writers:
             self._online.put(lambda: run.log({name: shown}, step=step))
 
     def close(self) -> None:
-        """Flush and close the files; what cannot be written within seconds is given up."""
+        """Flush and close the files; give up on what cannot be written within seconds."""
         if not self._enabled:
             return
         if self._wandb is not None:
@@ -102,10 +102,10 @@ class Writers:
 
 
 def _wandb_run(workdir: Path, project: str, config: Mapping[str, Any]) -> Any:
-    """Return the run that W&B shows; None, with a warning, where it cannot be begun."""
+    """Return a new or resumed W&B run; None, with a warning, if it cannot be started."""
     import wandb  # pyright: ignore[reportMissingImports]
 
-    # a file and not the folder's name: two folders of one name are two runs
+    # an id file and not the folder's name: two workdirs of the same name are two runs
     id_file = workdir / "wandb_id"
     try:
         if not id_file.exists():
@@ -125,9 +125,9 @@ def _wandb_run(workdir: Path, project: str, config: Mapping[str, Any]) -> Any:
 
 
 class Progress:
-    """Loss, images/s of the last window and time left: a bar on a terminal, else lines logged.
+    """Shows loss, examples/s and time left: a bar on a terminal, log lines otherwise.
 
-    Where standard error takes nothing (a log on a full disk) it shows nothing.
+    If standard error cannot be written (a log on a full disk), it shows nothing.
     """
 
     def __init__(self, start: int, steps: int, batch_size: int, *, enabled: bool):
@@ -145,34 +145,34 @@ class Progress:
         self._mark = (time.perf_counter(), start)
 
     def advance(self) -> None:
-        """One step was dispatched."""
+        """Count a step that was dispatched."""
         self._step += 1
         with contextlib.suppress(OSError):
             self._bar.update(1)
 
     def window(self, step: int, loss: float) -> float:
-        """Show the loss; return images/s since the last call (the caller has just waited)."""
+        """Show the loss; return examples/s since the last call. The caller has synchronised."""
         now, (then, before) = time.perf_counter(), self._mark
         rate = (step - before) * self._batch_size / max(now - then, 1e-9)
         self._mark = (now, step)
         with contextlib.suppress(OSError):
-            self._bar.set_postfix_str(f"loss {loss:.4f}, {rate:.1f} images/s")
+            self._bar.set_postfix_str(f"loss {loss:.4f}, {rate:.1f} examples/s")
         if self._lines:
             left = "?"
             if rate > 0:
                 seconds = (self._steps - step) * self._batch_size / rate
                 left = str(timedelta(seconds=round(seconds)))
             log.info(
-                "step %d of %d: loss %.4f, %.1f images/s, %s left",
+                "step %d of %d: loss %.4f, %.1f examples/s, %s left",
                 *(step, self._steps, loss, rate, left),
             )
         return rate
 
     def pause(self) -> None:
-        """Forget the time since the last window: it went into saving or sampling."""
+        """Leave out the time since the last window, which went into saving or sampling."""
         self._mark = (time.perf_counter(), self._step)
 
     def close(self) -> None:
-        """Leave the bar as it stands."""
+        """Close the bar, leaving its last line on the terminal."""
         with contextlib.suppress(OSError):
             self._bar.close()

@@ -1,1 +1,1 @@
-"""A vision-language model as judge: how well the picture shows the garment, from 0 to 10."""
+"""A vision-language model that scores from 0 to 10 how well an image shows a garment."""

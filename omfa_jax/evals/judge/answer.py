@@ -1,4 +1,4 @@
-"""Reading what a judge said, and refusing what is not one clear score."""
+"""Parsing the judge's answers; anything but one clear score is refused."""
 
 import json
 from collections.abc import Iterator
@@ -9,12 +9,12 @@ REASON_CHARACTERS = 500
 
 
 class Malformed(Exception):
-    """An answer that cannot be used; its text says why, to the judge and to the report."""
+    """An unusable answer; the message goes to the judge with the next request and to the report."""
 
 
 @dataclass(frozen=True)
 class Reply:
-    """One answer of the server: the text, why it ended, and the tokens that it says it used."""
+    """One answer of the server: the text, the finish reason, and the (input, output) tokens."""
 
     text: str
     finish: str | None
@@ -22,17 +22,17 @@ class Reply:
 
 
 def read_reply(body: bytes) -> Reply:
-    """Return a chat completion's first choice; text "" where there is none."""
+    """Return the first choice of a chat completion, with text "" if there is none."""
     try:
         content = json.loads(body)
     except (ValueError, RecursionError):
-        return Reply("", "no JSON came", None)
+        return Reply("", "the response is not JSON", None)
     if not isinstance(content, dict):
-        return Reply("", "no JSON object came", None)
+        return Reply("", "the response is not a JSON object", None)
     choices = content.get("choices")
     choice = choices[0] if isinstance(choices, list) and choices else None
     if not isinstance(choice, dict) or not isinstance(choice.get("message"), dict):
-        return Reply("", "no choices came", _tokens(content.get("usage")))
+        return Reply("", "the response has no choices", _tokens(content.get("usage")))
     text, finish = choice["message"].get("content"), choice.get("finish_reason")
     return Reply(
         text if isinstance(text, str) else "",
@@ -50,10 +50,10 @@ def _tokens(usage: Any) -> tuple[int, int] | None:
 
 
 def read_score(reply: Reply) -> tuple[float, str]:
-    """Return the score in 0..10 and the reason.
+    """Return the score (0 to 10) and the reason.
 
-    The JSON object may stand in a fence or between words, as models like to do. A number among
-    words, several objects that disagree, or a score that is no number from 0 to 10 is Malformed.
+    The JSON object may be inside a code fence or surrounded by text. Raises Malformed for a bare
+    number, several objects that disagree, or a score that is not a number from 0 to 10.
     """
     if not reply.text.strip():
         raise Malformed(f"it was empty ({reply.finish or 'no reason given'})")
@@ -63,9 +63,10 @@ def read_score(reply: Reply) -> tuple[float, str]:
         raise Malformed(f'no JSON object with a "score" was in it{cut}')
     for score in (row["score"] for row in found):
         if isinstance(score, bool) or not isinstance(score, int | float):
-            raise Malformed("the score was no number")
-        if not 0 <= score <= 10:  # nor is NaN
+            raise Malformed("the score was not a number")
+        if not 0 <= score <= 10:  # False for NaN too
             raise Malformed("the score was not from 0 to 10")
+        # a model may repeat its answer: equal scores are one
         if score != found[0]["score"]:
             raise Malformed("it held several scores")
     score, reason = found[0]["score"], found[0].get("reason", "")
@@ -74,7 +75,8 @@ def read_score(reply: Reply) -> tuple[float, str]:
 
 
 def _objects(text: str) -> Iterator[dict[str, Any]]:
-    """Yield the JSON objects that stand in a text, left to right."""
+    """Yield the JSON objects in a text, left to right."""
+    # raw_decode, because a regular expression cannot match nested braces
     decoder, start = json.JSONDecoder(), text.find("{")
     while start >= 0:
         try:

@@ -1,4 +1,4 @@
-"""Who may send a request: the cost cap, kept with several requests in flight."""
+"""The cost cap, which holds with several requests in flight."""
 
 import threading
 
@@ -6,12 +6,12 @@ from omfa_jax.evals.judge.settings import JudgeSettings
 
 
 class Budget:
-    """Money spent, money held for requests in flight, and why no more are sent.
+    """Money spent, money reserved for requests in flight, and the reason for a stop.
 
-    A request is let through if everything spent, everything in flight at its most and the request
-    at its most fit under the cap. Its most is known exactly: all first requests have the same
-    prompt and frames, so they cost the input of the one before, and the server limits the output.
-    The first of all is sent alone, because nothing is known before it.
+    A request is admitted if the money spent plus the upper bounds of all requests in flight and of
+    the new one fit under the cap. The bound is exact: all first requests have the same prompt and
+    the same image sizes, so their input costs the same, and the server limits the output. The very
+    first request is sent alone, because its input cost is not known yet.
     """
 
     def __init__(self, settings: JudgeSettings, spent_usd: float, first_input: int | None) -> None:
@@ -25,7 +25,7 @@ class Budget:
         self.stopped: str | None = None
 
     def stop(self, reason: str) -> None:
-        """Let nothing more through; the first reason stays."""
+        """Admit no more requests; the first reason is kept."""
         with self._change:
             self._stop(reason)
 
@@ -35,13 +35,13 @@ class Budget:
         self._change.notify_all()
 
     def pause(self, seconds: float) -> None:
-        """Sleep, but not longer than the run."""
+        """Sleep, or return early if the run stops."""
         self._stopped.wait(seconds)
 
     def admit(self, more_input: int) -> float | None:
-        """Wait until a request may be sent; return what is held for it in USD, None if stopped.
+        """Wait until a request may be sent; return the USD reserved for it, None if stopped.
 
-        `more_input` bounds the tokens that it has over a first request's.
+        `more_input` bounds its input tokens beyond those of a first request.
         """
         with self._change:
             while self.stopped is None:
@@ -57,12 +57,13 @@ class Budget:
                 if self._in_flight == 0:
                     self._stop(self._full(cost))
                 else:
-                    self._change.wait()  # what is in flight may cost less than is held for it
+                    self._change.wait()  # a request in flight may cost less than its reservation
             return None
 
     def settle(self, held_usd: float, cost_usd: float, first_input: int | None = None) -> None:
-        """Replace what was held for a request by what it cost."""
+        """Replace the reservation of a request by its cost."""
         with self._change:
+            # with nothing else in flight, reset to zero instead of accumulating rounding errors
             self._held_usd = self._held_usd - held_usd if self._in_flight > 1 else 0.0
             self._in_flight -= 1
             self.spent_usd += cost_usd
@@ -83,5 +84,5 @@ class Budget:
         next_cost = "" if cost_usd is None else f", and a request may cost ${cost_usd:.6f}"
         return (
             f"the cost cap of ${cap:g} is reached: ${self.spent_usd:.6f} spent{next_cost};"
-            " what was paid for is kept; run again with a higher --judge-cost-cap to go on"
+            " paid answers are kept; run again with a higher --judge-cost-cap to continue"
         )

@@ -1,9 +1,9 @@
-"""One POST to an OpenAI-compatible server, and what its failure means.
+"""A client for the chat completions of OpenAI-compatible servers, and its kinds of failure.
 
-The standard library does it. The `openai` client would bring six packages for a single JSON POST
-without streaming, and what is hard here it has no say in: its own retries would have to be turned
-off, because each attempt must pass the cost cap before it is sent and be counted after, and the
-ledger needs to know whether a broken request may have been paid for.
+It uses the standard library. The `openai` client would add six packages for one JSON POST without
+streaming, and would not help with the difficult parts: its retries would have to be disabled,
+because each attempt must pass the cost cap before it is sent and be counted afterwards, and the
+ledger has to know whether a broken request may have been charged.
 """
 
 import email.utils
@@ -19,16 +19,16 @@ from dataclasses import dataclass
 from typing import Any
 
 LARGEST_ANSWER_BYTES = 4 << 20
-PASSING = {408, 409, 425, 429, 500, 502, 503, 504, 529}  # statuses that may be gone next time
-HOPELESS = {401, 403, 404, 405}  # statuses that every other picture would meet too
+PASSING = {408, 409, 425, 429, 500, 502, 503, 504, 529}  # statuses of temporary errors
+HOPELESS = {401, 403, 404, 405}  # statuses that every other request would get too
 
 
 @dataclass
 class Failed(Exception):
     """A request without an answer.
 
-    `passing`: worth another attempt. `hopeless`: so for every picture. `maybe_paid`: it was sent
-    and the answer was lost, so the server may charge for it.
+    `passing`: worth another attempt. `hopeless`: every other request would fail too. `maybe_paid`:
+    the request was sent and its answer lost, so the server may charge for it.
     """
 
     reason: str
@@ -39,14 +39,14 @@ class Failed(Exception):
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A redirected POST would become a GET and carry the key to another host."""
+    """Refuse redirects: the POST would become a GET and send the key to another host."""
 
     def redirect_request(self, *args: Any, **kwargs: Any) -> None:
         return None
 
 
 class Endpoint:
-    """A server's chat completions. Safe to use from several threads."""
+    """The chat completions of a server. Thread-safe."""
 
     def __init__(self, url: str, key: str, timeout_s: float) -> None:
         self.address = url.rstrip("/") + "/chat/completions"
@@ -57,21 +57,21 @@ class Endpoint:
         self._open_at = 0.0
 
     def redact(self, text: str) -> str:
-        """Return the text without the key: servers echo it in their errors."""
+        """Return the text without the key, which servers may echo in their errors."""
         return text.replace(self._key, "[key]") if self._key else text
 
     def closed_for_s(self) -> float:
-        """Seconds until the server wants to be asked again, by its last Retry-After."""
+        """Return the seconds left of the last Retry-After."""
         with self._lock:
             return max(0.0, self._open_at - time.monotonic())
 
     def close_for(self, seconds: float) -> None:
-        """Hold all threads back: a limit that one met holds for the others."""
+        """Delay the requests of all threads: a rate limit applies to all of them."""
         with self._lock:
             self._open_at = max(self._open_at, time.monotonic() + seconds)
 
     def post(self, fields: Mapping[str, Any]) -> bytes:
-        """Return the body of the answer; Failed if there is none."""
+        """Send a request and return the body of its answer; Failed if there is none."""
         headers = {"Content-Type": "application/json", "Accept": "application/json"}
         if self._key:
             headers["Authorization"] = f"Bearer {self._key}"
@@ -85,27 +85,29 @@ class Endpoint:
             with error:
                 raise self._refused(error) from None
         except urllib.error.URLError as error:
-            # the connection or the sending failed: nothing can have been worked on
+            # connecting or sending failed, so the server cannot have charged for it
             reason = self.redact(str(getattr(error.reason, "strerror", None) or error.reason))
             raise Failed(f"the server cannot be reached: {reason}", passing=True) from None
         except (OSError, http.client.HTTPException) as error:
             waited = isinstance(error, TimeoutError | socket.timeout)
             what = (
-                f"no whole answer in {self.timeout_s:g} s" if waited else "the connection was lost"
+                f"no complete answer in {self.timeout_s:g} s"
+                if waited
+                else "the connection was lost"
             )
             raise Failed(what, passing=True, maybe_paid=True) from None
 
     def _read(self, response: http.client.HTTPResponse, deadline: float) -> bytes:
-        """Read within the deadline: a socket's timeout alone starts anew with every byte."""
+        """Read within the deadline; a socket timeout alone would restart with every byte."""
         parts, size = [], 0
         while part := response.read1(1 << 16):
             parts.append(part)
             size += len(part)
             if size > LARGEST_ANSWER_BYTES:
-                raise Failed("the answer has no end", maybe_paid=True)
+                raise Failed("the answer is larger than 4 MiB", maybe_paid=True)
             if time.monotonic() > deadline:
                 raise TimeoutError
-        if response.length:  # what Content-Length promised and did not come
+        if response.length:  # less came than Content-Length announced
             raise http.client.IncompleteRead(b"", response.length)
         return b"".join(parts)
 
@@ -114,8 +116,8 @@ class Endpoint:
             text = error.read(1 << 16).decode(errors="replace")
         except (OSError, http.client.HTTPException):
             text = ""
-        said = self.redact(" ".join(_message(text).split()))[:300]
-        reason = f"HTTP {error.code}" + (f": {said}" if said else "")
+        message = self.redact(" ".join(_message(text).split()))[:300]
+        reason = f"HTTP {error.code}" + (f": {message}" if message else "")
         broke = error.code == 429 and "insufficient_quota" in text
         moved = 300 <= error.code < 400
         return Failed(
@@ -127,7 +129,7 @@ class Endpoint:
 
 
 def _message(text: str) -> str:
-    """Return an error body's message if it has OpenAI's form, else the body."""
+    """Return the message of an error body in OpenAI's format, else the body."""
     try:
         return str(json.loads(text)["error"]["message"])
     except (ValueError, KeyError, TypeError, RecursionError):
@@ -135,7 +137,7 @@ def _message(text: str) -> str:
 
 
 def retry_after_s(value: str | None) -> float | None:
-    """Return a Retry-After header (seconds, or an HTTP date) in seconds from now; None if none."""
+    """Return a Retry-After header (seconds or an HTTP date) as seconds from now, or None."""
     if value is None:
         return None
     try:
@@ -145,4 +147,5 @@ def retry_after_s(value: str | None) -> float | None:
             seconds = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
         except (ValueError, TypeError):
             return None
+    # "nan" parses as a float
     return max(0.0, seconds) if seconds == seconds else None

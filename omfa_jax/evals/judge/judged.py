@@ -1,4 +1,4 @@
-"""What a judge found, and how it enters a scores file."""
+"""The results of a judge run, and how they are added to a scores file."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -12,11 +12,12 @@ from omfa_jax.evals.scores import Metric, Scores
 
 @dataclass(frozen=True)
 class Judged:
-    """Scores from 0 to 10 and reasons in the order of `names`; None where a picture has none.
+    """Scores (0 to 10) and reasons in the order of `names`; None for images without a score.
 
-    `failures` says why, by name; `not_asked` are those that the run never came to, and `stopped`
-    is the reason. Requests, tokens and cost are of all runs on these pictures, `new_requests` and
-    `new_cost_usd` of this one. A lost answer counts at its most, as it may have been charged.
+    `failures` has the reasons by name; `not_asked` are the images that the run did not reach, and
+    `stopped` is why it ended early. Requests, tokens and cost include earlier runs on these images;
+    `new_requests` and `new_cost_usd` are those of this run. A lost answer counts with its upper
+    bound, because it may have been charged.
     """
 
     model: str
@@ -37,19 +38,19 @@ class Judged:
 
     @property
     def found(self) -> dict[str, float]:
-        """The scores by name."""
+        """The scores by image name."""
         return {n: s for n, s in zip(self.names, self.scores, strict=True) if s is not None}
 
     @property
     def complete(self) -> bool:
-        """Every picture has a score."""
+        """Whether every image has a score."""
         return len(self.found) == len(self.names)
 
     def summary(self) -> str:
-        """Return one line for the terminal."""
+        """Return a one-line summary for the terminal."""
         mean = f", mean {np.mean(list(self.found.values())):.2f}" if self.found else ""
         line = (
-            f"judge {self.model}: {len(self.found)} of {len(self.names)} pictures{mean};"
+            f"judge {self.model}: {len(self.found)} of {len(self.names)} images{mean};"
             f" ${self.cost_usd:.4f} in {self.requests} requests, ${self.new_cost_usd:.4f} in"
             f" {self.new_requests} now"
         )
@@ -60,11 +61,11 @@ class Judged:
 
 
 def judge_metric(judged: Judged, seed: int) -> Metric:
-    """Return the mean score with a bootstrap interval over pictures."""
+    """Return the mean score with a bootstrap interval over the images."""
     label = "Judge (0-10)"
     values = np.array(list(judged.found.values()), np.float64)
     if len(values) == 0:
-        reason = judged.stopped or next(iter(judged.failures.values()), "there were no pictures")
+        reason = judged.stopped or next(iter(judged.failures.values()), "there were no images")
         return Metric(None, "higher", label, not_computed=f"the judge scored nothing: {reason}")
     interval = bootstrap(values, seed) if len(values) > 1 else None
     kind = f"bootstrap 95%, {RESAMPLES} resamples" if interval else None
@@ -72,15 +73,16 @@ def judge_metric(judged: Judged, seed: int) -> Metric:
 
 
 def add_judged(scores: Scores, judged: Judged) -> Scores:
-    """Return the scores with the judge's block, metric, and value of each picture.
+    """Return the scores with the judge's block, metric, per-image values and category means.
 
-    Names that the scores do not know are an OmfaError. Categories get their means too. `complete`
-    stays as it was: it speaks of the other metrics; the block says how far the judge came.
+    Raises OmfaError for names that the scores do not have. `complete` is not changed, because it
+    describes the other metrics; the block has the judge's own counts.
     """
+    # images of another split would silently change the mean
     foreign = set(judged.names) - set(scores.per_image.names)
     if foreign:
         raise OmfaError(
-            f"the judge has scores of {len(foreign)} pictures that the scores file does not have"
+            f"the judge has scores of {len(foreign)} images that are not in the scores file"
             f" ({', '.join(sorted(foreign)[:3])})"
         )
     block = {
@@ -95,6 +97,7 @@ def add_judged(scores: Scores, judged: Judged) -> Scores:
         "scored": len(judged.found),
         "not_asked": len(judged.not_asked),
         "stopped": judged.stopped,
+        # the report shows them below the images
         "reasons": {n: r for n, r in zip(judged.names, judged.reasons, strict=True) if r},
     }
     rows, found = scores.per_image, judged.found
@@ -119,7 +122,7 @@ def add_judged(scores: Scores, judged: Judged) -> Scores:
 
 
 def _only(judged: Judged, category: str, scores: Scores) -> Judged:
-    """Return the part of one category's pictures."""
+    """Return the results restricted to one category."""
     rows = scores.per_image
     inside = {n for n, c in zip(rows.names, rows.categories, strict=True) if c == category}
     kept = [index for index, name in enumerate(judged.names) if name in inside]

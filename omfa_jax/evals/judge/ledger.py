@@ -1,4 +1,4 @@
-"""The judge's cache: one line on disk for every answer that was, or may have been, paid for."""
+"""The judge's cache: one line on disk for every answer that was or may have been charged."""
 
 import contextlib
 import hashlib
@@ -23,7 +23,7 @@ HEADER = {"judge_cache": 1}
 
 @dataclass(frozen=True)
 class Entry:
-    """One request that was answered ("score", "malformed") or whose answer was "lost"."""
+    """One request; its outcome is "score", "malformed", or "lost" without an answer."""
 
     key: str
     outcome: str
@@ -36,13 +36,15 @@ class Entry:
 
 
 def key_of(pair: Pair, settings: JudgeSettings) -> str:
-    """Return the SHA-256 of both files' contents and of all that is asked about them.
+    """Return the SHA-256 of both files' contents and of the request.
 
-    Neither names nor folders count, nor does the server: a moved picture is not paid for again.
+    File names, folders and the server are not part of the key, so a moved image is not paid for
+    again.
     """
+    # everything that could change the answer; the API key and the price do not
     asked = [settings.prompt, FIRST, SECOND, settings.fields, settings.detail, FRAME_PX]
     digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode())
-    for what, path in (("garment", pair.garment), ("generated picture", pair.generated)):
+    for what, path in (("garment", pair.garment), ("generated image", pair.generated)):
         try:
             digest.update(hashlib.sha256(path.read_bytes()).digest())
         except OSError as error:
@@ -51,7 +53,7 @@ def key_of(pair: Pair, settings: JudgeSettings) -> str:
 
 
 class Ledger:
-    """The file, open for one run. Safe to use from several threads."""
+    """The cache file, open for one run. Thread-safe."""
 
     def __init__(self, path: Path, entries: list[Entry], descriptor: int) -> None:
         self.path = path
@@ -60,27 +62,29 @@ class Ledger:
         self._lock = threading.Lock()
 
     def add(self, entry: Entry) -> None:
-        """Append a line; it is on the disk when this returns."""
+        """Append a line and sync it to disk."""
         line = json.dumps(asdict(entry)).encode() + b"\n"
         with self._lock:
             self.entries.append(entry)
             try:
-                # whole or not at all: half a line would take the next paid answer with it
+                # all or nothing: an answer appended to a partial line would be lost with it
                 append_whole(self._descriptor, line, lines=True)
+                # a paid answer must survive a crash of the machine
                 os.fsync(self._descriptor)
             except OSError as error:
                 raise OmfaError(f"cannot write {self.path}: {error.strerror or error}") from None
 
     def scores(self) -> dict[str, Entry]:
-        """Return the answers that can be used, by key."""
+        """Return the usable answers by key."""
         with self._lock:
             return {entry.key: entry for entry in self.entries if entry.outcome == "score"}
 
 
 @contextlib.contextmanager
 def open_ledger(path: Path) -> Iterator[Ledger]:
-    """Yield the ledger, which no other process may use meanwhile. OmfaError if it cannot be."""
+    """Yield the ledger, locked against other processes; OmfaError if it cannot be opened."""
     if not path.exists():
+        # the header comes first and atomically: a file without it is not ours
         with atomic_write(path) as temporary:
             temporary.write_text(json.dumps(HEADER) + "\n")
     try:
@@ -88,9 +92,7 @@ def open_ledger(path: Path) -> Iterator[Ledger]:
     except OSError as error:
         raise OmfaError(f"--judge-cache {path}: {error.strerror or error}") from None
     with file:
-        lock(
-            file, f"another run is judging with {path}: wait for it, or give another --judge-cache"
-        )
+        lock(file, f"another run is using {path}: wait for it, or give another --judge-cache")
         file.seek(0)
         content = file.read()
         entries = _entries(content, path)
@@ -104,7 +106,7 @@ def _entries(content: bytes, path: Path) -> list[Entry]:
     except ValueError:
         known = False
     if not known:
-        raise OmfaError(f"{path} is not a judge's cache: give another file to --judge-cache")
+        raise OmfaError(f"{path} is not a judge cache: give another file to --judge-cache")
     entries, torn = [], 0
     for line in filter(None, lines):
         try:
@@ -112,5 +114,7 @@ def _entries(content: bytes, path: Path) -> list[Entry]:
         except (ValueError, TypeError):
             torn += 1
     if torn:
-        log.warning("%s: left out %d lines that were cut short; asked again", path, torn)
+        log.warning(
+            "%s: skipped %d truncated lines; their images are asked about again", path, torn
+        )
     return entries

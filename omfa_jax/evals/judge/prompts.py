@@ -1,6 +1,8 @@
-"""What the judge is asked. The prompts are ours: the paper prints none for its GPT-4o-mini scores.
+"""The judge's prompts.
 
-Scores made with other prompts do not compare with these, so a report prints the prompt in full.
+They are this library's own, because the paper prints none for its GPT-4o-mini scores. Scores from
+other prompts are not comparable, so a report prints the prompt in full. A changed prompt also
+changes the keys of the judge's cache: all images would be paid for again.
 """
 
 TRY_ON = """\
@@ -46,7 +48,7 @@ garment to be seen. Halves are allowed.
 Answer with one JSON object and nothing else: \
 {"score": <number from 0 to 10>, "reason": "<one sentence of at most 30 words>"}"""
 
-# setting of a scores file -> what is asked
+# setting of a scores file -> prompt
 PROMPTS = {"paired": TRY_ON, "unpaired": TRY_ON, "multi_pose": TRY_ON, "try_off": TRY_OFF}
 
 FIRST = "First picture, the garment:"

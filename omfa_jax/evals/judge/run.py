@@ -1,4 +1,4 @@
-"""`judge`: ask about every picture once, several at a time, and keep what was paid for."""
+"""The judge run: ask about every image once, with concurrent requests, and keep paid answers."""
 
 import base64
 import logging
@@ -22,46 +22,46 @@ from omfa_jax.evals.judge.settings import FRAME_PX, JudgeSettings, Pair
 
 log = logging.getLogger(__name__)
 
-# so many pictures failing one after the other are no accident
+# consecutive failures after which the run stops, because the cause is not a single image
 FAILURES_IN_A_ROW = 8
 QUOTED_CHARACTERS = 1000
 
 
 class Stopped(Exception):
-    """The run ended before this picture was done."""
+    """The run ended before this image was done."""
 
 
 class NoScore(Exception):
-    """This picture gets no score; the text says why."""
+    """This image gets no score; the message says why."""
 
 
 class Unreadable(Exception):
-    """This picture cannot be sent, which says nothing about the server."""
+    """This image cannot be sent; it does not count as a failure of the server."""
 
 
 def judge(pairs: Sequence[Pair], settings: JudgeSettings) -> Judged:
-    """Return the judge's score of every pair, from the cache or asked for now.
+    """Return the judge's score of every pair, from the cache or from new requests.
 
-    What goes wrong with one picture is in `failures`; what ends the run (the cost cap, a refused
-    key, a server that is not there) is in `stopped`, and what was paid for is kept either way.
-    OmfaError only for a cache that cannot be used.
+    Problems of one image are in `failures`; the reason of an early end (the cost cap, a rejected
+    key, an unreachable server) is in `stopped`. Paid answers are kept in any case. Raises OmfaError
+    only for duplicate names and for an unusable cache.
     """
     keys, failures = {}, {}
     if len({pair.name for pair in pairs}) != len(pairs):
-        raise OmfaError("judge: two pictures have the same name")
+        raise OmfaError("judge: two images have the same name")
     for pair in pairs:
         try:
             keys[pair.name] = key_of(pair, settings)
         except OmfaError as error:
             failures[pair.name] = str(error)
     with open_ledger(settings.cache) as ledger:
-        court = Court(settings, ledger, set(keys.values()))
-        before_requests, before_usd = len(court.mine()), court.budget.spent_usd
+        session = Court(settings, ledger, set(keys.values()))
+        before_requests, before_usd = len(session.mine()), session.budget.spent_usd
         known = ledger.scores()
-        # two names of the same pictures are one question
+        # names with equal images share one key and one request
         todo = {keys[p.name]: p for p in pairs if p.name in keys and keys[p.name] not in known}
-        failed = court.ask_all(todo)
-        known, entries = ledger.scores(), court.mine()
+        failed = session.ask_all(todo)
+        known, entries = ledger.scores(), session.mine()
     for name, key in keys.items():
         if key in failed:
             failures[name] = failed[key]
@@ -74,13 +74,13 @@ def judge(pairs: Sequence[Pair], settings: JudgeSettings) -> Judged:
         reasons=tuple(e and e.reason for e in found),
         failures=failures,
         not_asked=tuple(n for n, k in keys.items() if k not in known and k not in failed),
-        stopped=court.budget.stopped,
+        stopped=session.budget.stopped,
         requests=len(entries),
         new_requests=len(entries) - before_requests,
         input_tokens=sum(entry.input_tokens for entry in entries),
         output_tokens=sum(entry.output_tokens for entry in entries),
-        cost_usd=court.budget.spent_usd,
-        new_cost_usd=court.budget.spent_usd - before_usd,
+        cost_usd=session.budget.spent_usd,
+        new_cost_usd=session.budget.spent_usd - before_usd,
         cost_cap_usd=settings.cost_cap_usd,
     )
     log.info("%s", judged.summary())
@@ -88,18 +88,18 @@ def judge(pairs: Sequence[Pair], settings: JudgeSettings) -> Judged:
 
 
 def question(pair: Pair, settings: JudgeSettings) -> list[dict[str, Any]]:
-    """Return the messages that ask about a pair, both pictures embedded."""
+    """Return the messages that ask about a pair, with both images embedded."""
     parts: list[dict[str, Any]] = [{"type": "text", "text": settings.prompt}]
     for label, path in ((FIRST, pair.garment), (SECOND, pair.generated)):
-        picture = encode_jpeg(letterbox(read_rgb(path), *FRAME_PX))
-        url = "data:image/jpeg;base64," + base64.b64encode(picture).decode()
+        jpeg = encode_jpeg(letterbox(read_rgb(path), *FRAME_PX))
+        url = "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()
         parts.append({"type": "text", "text": label})
         parts.append({"type": "image_url", "image_url": {"url": url, "detail": settings.detail}})
     return [{"role": "user", "content": parts}]
 
 
 class Court:
-    """One run: the server, the ledger and the budget that its threads share."""
+    """One judge run: the endpoint, the ledger and the budget that its threads share."""
 
     def __init__(self, settings: JudgeSettings, ledger: Ledger, keys: set[str]) -> None:
         self.settings, self.ledger, self.keys = settings, ledger, keys
@@ -111,17 +111,17 @@ class Court:
         self._heard = threading.Event()
 
     def mine(self) -> list[Entry]:
-        """The ledger's entries on this run's pictures."""
+        """Return the ledger's entries for this run's images."""
         return [entry for entry in self.ledger.entries if entry.key in self.keys]
 
     def ask_all(self, todo: dict[str, Pair]) -> dict[str, str]:
-        """Ask about all pairs, a limited number at once; return why some have no score, by key."""
+        """Ask about all pairs concurrently; return the reasons of failures by key."""
         failed: dict[str, str] = {}
         in_a_row = 0
         pool = ThreadPoolExecutor(self.settings.concurrency, "judge")
         try:
             futures = {pool.submit(self.ask, key, pair): key for key, pair in todo.items()}
-            for future in tqdm(as_completed(futures), "judge", len(futures), unit=" pictures"):
+            for future in tqdm(as_completed(futures), "judge", len(futures), unit=" images"):
                 try:
                     future.result()
                     in_a_row = 0
@@ -133,17 +133,17 @@ class Court:
                     failed[futures[future]] = str(error)
                     in_a_row += 1
                     if in_a_row >= FAILURES_IN_A_ROW:
-                        self.budget.stop(f"{in_a_row} pictures in a row failed, the last: {error}")
+                        self.budget.stop(f"{in_a_row} images in a row failed, the last: {error}")
         except BaseException:
             self.budget.stop("the run was interrupted")
             raise
         finally:
-            # what is in flight is paid for: it is waited for and kept
+            # requests in flight are charged, so wait for their answers and keep them
             pool.shutdown(wait=True)
         return failed
 
     def ask(self, key: str, pair: Pair) -> None:
-        """Ask until there is a score, and write it down."""
+        """Ask about a pair until there is a score, and record it in the ledger."""
         if self.budget.stopped:
             raise Stopped
         try:
@@ -158,22 +158,22 @@ class Court:
             except Malformed as error:
                 why = str(error)
                 self.ledger.add(Entry(key, "malformed", ask, *tokens, cost, None, why))
-                said = self.endpoint.redact(reply.text)[:QUOTED_CHARACTERS]
+                answer = self.endpoint.redact(reply.text)[:QUOTED_CHARACTERS]
                 again = AGAIN.format(why=why)
-                # a model that said nothing is asked the same again
-                messages = [*first, *_turns(said, again)] if said.strip() else first
-                # a token is at least a byte; the few that mark a turn come on top
-                more_input = len((said + again).encode()) + 64 if said.strip() else 0
+                # after an empty answer, repeat the first request
+                messages = [*first, *_turns(answer, again)] if answer.strip() else first
+                # a token is at least one byte; 64 covers the tokens that mark a turn
+                more_input = len((answer + again).encode()) + 64 if answer.strip() else 0
             else:
                 reason = self.endpoint.redact(reason)
                 self.ledger.add(Entry(key, "score", ask, *tokens, cost, score, reason))
                 return
-        raise NoScore(f"no score in {self.settings.asks} answers: the last time {why}")
+        raise NoScore(f"no score in {self.settings.asks} answers; the last one: {why}")
 
     def _send(
         self, key: str, ask: int, messages: list[dict[str, Any]], more_input: int
     ) -> tuple[Reply, tuple[int, int], float]:
-        """Return the answer, the tokens it took and its cost in USD, trying again as need be."""
+        """Return the answer, its (input, output) tokens and its cost in USD; retry as needed."""
         settings, budget = self.settings, self.budget
         for attempt in range(settings.attempts):
             while not budget.stopped and (closed_s := self.endpoint.closed_for_s()) > 0:
@@ -197,13 +197,13 @@ class Court:
             self._heard.set()
             reply = read_reply(body)
             if reply.tokens is None:
-                # the most it can have cost; with no answer before it, that is not known
+                # count the upper bound, which is not known before the first answer
                 budget.settle(held, held)
                 costs = settings.prices.input_usd + settings.prices.output_usd > 0
                 if reply.text and held == 0 and costs:
                     budget.stop(
-                        "the server does not say what it used, so the cost cannot be counted;"
-                        " if it costs nothing, give --judge-prices 0,0"
+                        "the server does not report token usage, so the cost cannot be counted;"
+                        " if it is free, give --judge-prices 0,0"
                     )
                 return reply, (0, 0), held
             cost = settings.prices.cost(*reply.tokens)
@@ -212,14 +212,17 @@ class Court:
         raise AssertionError("the last attempt returns or raises")
 
     def _give_up(self, failure: Failed, *, last: bool) -> None:
-        """Raise if there is no use in trying this picture, or any, again."""
+        """Raise if another attempt for this image, or for any image, is pointless."""
         if failure.hopeless:
-            self.budget.stop(f"the server refuses: {failure.reason}; look at url, model and key")
+            self.budget.stop(
+                f"the server refuses: {failure.reason}; check --judge-url, --judge-model and the"
+                " key"
+            )
             raise Stopped
         if not failure.passing:
             raise NoScore(failure.reason)
         if last and not self._heard.is_set():
-            self.budget.stop(f"no answer at all: {failure.reason}; is --judge-url right?")
+            self.budget.stop(f"no answer at all: {failure.reason}; check --judge-url")
             raise Stopped
         if last:
             raise NoScore(f"{failure.reason} ({self.settings.attempts} attempts)")
@@ -229,10 +232,10 @@ class Court:
         if failure.retry_after_s is not None:
             self.endpoint.close_for(min(longest, failure.retry_after_s))
         else:
-            # spread out, or all threads would come back at once
+            # jitter, so that the threads do not retry all at once
             wait = self.settings.backoff_s * 2**attempt * random.uniform(0.5, 1.0)
             self.budget.pause(min(longest, wait))
 
 
-def _turns(said: str, again: str) -> list[dict[str, Any]]:
-    return [{"role": "assistant", "content": said}, {"role": "user", "content": again}]
+def _turns(answer: str, again: str) -> list[dict[str, Any]]:
+    return [{"role": "assistant", "content": answer}, {"role": "user", "content": again}]

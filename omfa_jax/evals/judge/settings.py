@@ -1,4 +1,4 @@
-"""What the judge is, what it may cost, and the pictures that it looks at."""
+"""Settings of the judge: server, model, prices, limits, and the image pairs."""
 
 import math
 import urllib.parse
@@ -10,14 +10,14 @@ from typing import Any
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.evals.judge.prompts import PROMPTS
 
-# every picture is sent in one frame, so that every request costs the same input tokens, whatever
-# rule the model counts them by; that makes the cost cap exact
+# every image is sent at this (height, width), so that every request has the same number of input
+# tokens, however the model counts them; that makes the cost cap exact
 FRAME_PX = (1024, 768)
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One picture to judge: its name, the garment it should show, and the generated picture."""
+    """One image to judge: its name, the garment that it should show, and the generated image."""
 
     name: str
     garment: Path
@@ -26,28 +26,28 @@ class Pair:
 
 @dataclass(frozen=True)
 class Prices:
-    """USD for a million tokens; (0, 0) for a server of one's own."""
+    """USD per million tokens; (0, 0) for a free server."""
 
     input_usd: float
     output_usd: float
 
     def cost(self, input_tokens: int, output_tokens: int) -> float:
-        """Return USD."""
+        """Return the cost in USD."""
         return (input_tokens * self.input_usd + output_tokens * self.output_usd) / 1e6
 
 
-# list prices of November 2026; the paper's judge alone, others are given with the flag
+# list prices of November 2026 of the paper's judge; other models need --judge-prices
 KNOWN_PRICES = {"gpt-4o-mini": Prices(0.15, 0.60), "gpt-4o-mini-2024-07-18": Prices(0.15, 0.60)}
 
 
 @dataclass(frozen=True)
 class JudgeSettings:
-    """How to ask.
+    """How the judge is asked; raises OmfaError for invalid settings.
 
-    `url` is the base of an OpenAI-compatible API (`.../v1`); `setting` is a scores file's and
-    chooses the prompt; `cache` is the file of paid answers. `cost_cap_usd` counts all that this
-    file's answers for the pictures have cost, earlier runs included. `extra` is laid over the
-    request's fields; None there takes a field out. Raises OmfaError for what cannot work.
+    `url` is the base of an OpenAI-compatible API (`.../v1`); `setting` is the scores file's and
+    selects the prompt; `cache` is the file of paid answers. `cost_cap_usd` applies to the total
+    cost of the images, earlier runs with the same cache included. `extra` overrides fields of the
+    request; a value of None removes a field.
     """
 
     url: str
@@ -68,7 +68,7 @@ class JudgeSettings:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Refuse what would fail later, or leak the key."""
+        """Check what would otherwise fail after the first request, or leak the key."""
         try:
             parts = urllib.parse.urlsplit(self.url)
             good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
@@ -84,11 +84,13 @@ class JudgeSettings:
             )
         if not self.model.strip():
             raise OmfaError("--judge-model: expected the name of a model, got nothing")
-        # http.client would quote the whole header in its error
+        # http.client would print the header, with the key, in its error
         if not (self.key.isascii() and self.key.isprintable() and " " not in self.key):
-            raise OmfaError("the judge's key holds a space or a sign that no HTTP header may have")
+            raise OmfaError(
+                "the judge's key contains a space or a character that HTTP headers do not allow"
+            )
         if self.setting not in PROMPTS:
-            raise OmfaError(f"judge: setting {self.setting!r} is none of {', '.join(PROMPTS)}")
+            raise OmfaError(f"judge: setting {self.setting!r} is not one of {', '.join(PROMPTS)}")
         if self.detail not in ("low", "high", "auto"):
             raise OmfaError(f"--judge-detail must be low, high or auto, got {self.detail!r}")
         for flag, value in (
@@ -110,24 +112,24 @@ class JudgeSettings:
             raise OmfaError(f"--judge-timeout must be more than 0 s, got {self.timeout_s}")
         if self.output_bound is None and self.prices.output_usd > 0:
             raise OmfaError(
-                "--judge-extra takes the limit on output tokens away, so the cost cannot be"
-                ' capped: give "max_completion_tokens" or "max_tokens" in it'
+                "--judge-extra removes the limit on output tokens, so the cost cannot be capped:"
+                ' add "max_completion_tokens" or "max_tokens"'
             )
 
     @property
     def prompt(self) -> str:
-        """What is asked."""
+        """The prompt of the setting."""
         return PROMPTS[self.setting]
 
     @property
     def fields(self) -> dict[str, Any]:
-        """The request's fields beside its messages."""
+        """The fields of a request, without its messages."""
         ours = {"model": self.model, "temperature": 0, "max_tokens": self.max_tokens}
         return {name: v for name, v in {**ours, **self.extra}.items() if v is not None}
 
     @property
     def output_bound(self) -> int | None:
-        """The most output tokens of a request, as the server is told."""
+        """The limit on output tokens that the request sets, None without one."""
         limits = [self.fields[n] for n in LIMITS if n in self.fields]
         good = [n for n in limits if isinstance(n, int) and not isinstance(n, bool) and n > 0]
         return min(good) if good else None

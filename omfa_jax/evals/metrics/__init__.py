@@ -1,1 +1,1 @@
-"""The measures, one file a family. Libraries compute; the choices are the protocol's."""
+"""The metrics, one file a family. Libraries compute them; the protocol makes the choices."""

@@ -12,15 +12,16 @@ PERCENTILES = (2.5, 97.5)
 
 
 def frechet_of_features(one: Features, other: Features) -> float:
-    """Return the Frechet distance of the Gaussians fitted to two feature sets (Heusel 2017).
+    """Return the Frechet distance of the Gaussians fitted to two feature sets (Heusel et al. 2017).
 
-    With centred sets A, B as rows, C1 C2 has the squared singular values of A B^T (up to the
-    counts) as eigenvalues: with fewer pictures than features that matrix is the smaller one, and
-    no covariance is needed.
+    With the rows of A and B centred, the eigenvalues of C1 C2 are the squared singular values of
+    A B^T up to a factor of counts. With fewer images than features that matrix is the smaller one,
+    so no covariance is computed.
     """
     _require_two(one, other)
     one, other = one.astype(np.float64), other.astype(np.float64)
     means = one.mean(axis=0), other.mean(axis=0)
+    # the covariance path costs d^3, the other n^3: take the smaller matrix
     if max(len(one), len(other)) > one.shape[1]:
         covariances = np.cov(one, rowvar=False), np.cov(other, rowvar=False)
         return frechet(means[0], covariances[0], means[1], covariances[1])
@@ -38,12 +39,14 @@ def frechet(
     other_mean: Float64[np.ndarray, " d"],
     other_covariance: Float64[np.ndarray, "d d"],
 ) -> float:
-    """Return |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)), by symmetric eigenvalues only.
+    """Return |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)).
 
-    C1 C2 has the eigenvalues of R C2 R with R = C1^(1/2), which is symmetric: no complex numbers,
-    no failing square roots, and a singular C (fewer pictures than features) does no harm.
+    The eigenvalues of C1 C2 are those of R C2 R with R = C1^(1/2), which is symmetric. This avoids
+    the complex matrix square root of scipy, and works for singular covariances (fewer images than
+    features).
     """
     values, vectors = np.linalg.eigh(np.atleast_2d(covariance))
+    # rounding gives a singular covariance tiny negative eigenvalues
     root = (vectors * np.sqrt(values.clip(min=0))) @ vectors.T
     inner = np.linalg.eigvalsh(root @ np.atleast_2d(other_covariance) @ root)
     shift = mean - other_mean
@@ -53,7 +56,7 @@ def frechet(
 
 @dataclass(frozen=True)
 class Kernel:
-    """The mean over subsets, and the middle 95% of the subsets; None if they were all the same."""
+    """The mean over subsets and their central 95%; no interval if there is only one subset."""
 
     value: float
     interval: tuple[float, float] | None
@@ -62,10 +65,11 @@ class Kernel:
 def kernel_distance(
     one: Features, other: Features, *, subsets: int, subset_size: int, small: str, seed: int
 ) -> Kernel:
-    """Return the unbiased squared MMD with (x.y/d + 1)^3 over seeded subsets (Binkowski 2018).
+    """Return the unbiased squared MMD of the kernel (x.y/d + 1)^3 over seeded subsets.
 
-    With fewer pictures than `subset_size`, subsets hold all of them (`small` "all", as clean-fid
-    does) or half of them ("half": the subsets then differ and give an interval).
+    Binkowski et al. 2018. With fewer images than `subset_size`, a subset has all of them (`small`
+    "all", as in clean-fid) or half of them ("half", so that the subsets differ and give an
+    interval).
     """
     _require_two(one, other)
     one, other = one.astype(np.float64), other.astype(np.float64)
@@ -74,6 +78,7 @@ def kernel_distance(
     if small == "half":
         size = min(subset_size, max(2, fewest // 2))
     random = np.random.default_rng(seed)
+    # every subset would be the complete set
     if size == len(one) == len(other):
         return Kernel(_mmd(one, other), None)
     found = np.array(
@@ -94,6 +99,7 @@ def _mmd(one: Features, other: Features) -> float:
     own = (one @ one.T / features + 1) ** 3
     others = (other @ other.T / features + 1) ** 3
     cross = (one @ other.T / features + 1) ** 3
+    # the unbiased estimate leaves out the pairs of an image with itself
     within = own.sum() - np.trace(own) + others.sum() - np.trace(others)
     return float(within / (count * (count - 1)) - 2 * cross.mean())
 
@@ -101,5 +107,5 @@ def _mmd(one: Features, other: Features) -> float:
 def _require_two(one: Features, other: Features) -> None:
     if min(len(one), len(other)) < 2:
         raise OmfaError(
-            f"a distance between sets needs 2 pictures in each, got {len(one)} and {len(other)}"
+            f"a distance between sets needs at least 2 images each, got {len(one)} and {len(other)}"
         )

@@ -1,4 +1,4 @@
-"""Features of one picture: Inception (FID, KID), CLIP (CLIP-FID, CLIP-I) and DINO."""
+"""Feature extractors for single images: Inception (FID, KID), CLIP (CLIP-FID, CLIP-I), DINO."""
 
 import importlib.util
 import json
@@ -32,11 +32,11 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def load_inception(networks: Networks, options: dict[str, Any], device: str) -> Extract:
-    """Return the 2048 features of TensorFlow's 2015 Inception, in torch-fidelity's port of it.
+    """Return an extractor of the 2048 features of TensorFlow's 2015 Inception (torch-fidelity).
 
-    `resize` "clean" is clean-fid's (Pillow bicubic on floats), "pytorch" is pytorch-fid's (bilinear
-    without antialiasing); `input` says how 0..255 becomes the network's range. NotThere if the
-    package or the weights are not there.
+    `resize` is "clean" for clean-fid's (Pillow bicubic on floats) or "pytorch" for pytorch-fid's
+    (bilinear without antialiasing); `input` maps 0..255 to the network's range. Raises NotThere if
+    the package or the weights are missing.
     """
     require_library("torch_fidelity")
     require_torchvision()
@@ -44,13 +44,16 @@ def load_inception(networks: Networks, options: dict[str, Any], device: str) -> 
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
     found = networks.find("inception")
-    read_state(found.path)  # the package's own reading would run code in the file
+    read_state(
+        found.path
+    )  # the package would unpickle the file, which can run code; this check refuses that
     try:
         model = FeatureExtractorInceptionV3(
             "inception", ["2048"], feature_extractor_weights_path=str(found.path)
         )
     except RuntimeError as error:
         raise _other_architecture(found, "the FID Inception network", error) from None
+    # the package's forward resizes to 299 px itself, in its own way
     layers = torch.nn.Sequential(*(getattr(model, name) for name in INCEPTION_LAYERS))
     layers = layers.eval().requires_grad_(False).to(device)
 
@@ -70,7 +73,7 @@ def load_inception(networks: Networks, options: dict[str, Any], device: str) -> 
 
 
 def load_clip(networks: Networks, options: dict[str, Any], device: str) -> Extract:
-    """Return CLIP's image embedding (before normalisation), by transformers."""
+    """Return an extractor of CLIP's image embedding before normalisation (transformers)."""
     require_library("transformers")
     found = networks.find(options["model"])
     model = _pretrained(found, "CLIPVisionModelWithProjection", "clip", device)
@@ -85,7 +88,7 @@ def load_clip(networks: Networks, options: dict[str, Any], device: str) -> Extra
 
 
 def load_dino(networks: Networks, options: dict[str, Any], device: str) -> Extract:
-    """Return DINO's CLS feature of the last layer, by transformers."""
+    """Return an extractor of DINO's last CLS feature (transformers)."""
     require_library("transformers")
     found = networks.find(options["model"])
     model = _pretrained(found, "ViTModel", "vit", device, add_pooling_layer=False)
@@ -100,25 +103,27 @@ def load_dino(networks: Networks, options: dict[str, Any], device: str) -> Extra
 
 
 def cosine(one: Float[np.ndarray, " d"], other: Float[np.ndarray, " d"]) -> float:
-    """Return the cosine similarity of two feature vectors, -1 to 1; OmfaError if one is zero."""
+    """Return the cosine similarity (-1 to 1) of two vectors; OmfaError for a zero vector."""
     one, other = one.astype(np.float64), other.astype(np.float64)
     lengths = float(np.linalg.norm(one) * np.linalg.norm(other))
     if not lengths:
-        raise OmfaError("a feature vector is all zeros: the weights are not what they should be")
+        raise OmfaError("a feature vector is all zeros: check the weights in --metric-weights")
     return float(one @ other) / lengths
 
 
 def _pretrained(found: Found, name: str, kind: str, device: str, **options: Any) -> Any:
+    # before transformers is imported, which reads it once
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     if importlib.util.find_spec("torchvision"):
-        require_torchvision()  # transformers imports it if it is there, and fails as it does
+        # transformers imports torchvision if it is installed, and fails on a mismatched build
+        require_torchvision()
     import transformers
 
     try:
         config = json.loads((found.path / "config.json").read_text())
         came = config.get("model_type")
     except (OSError, ValueError, AttributeError) as error:
-        raise OmfaError(f"{found.path}/config.json: not a model's description: {error}") from None
+        raise OmfaError(f"{found.path}/config.json: not a readable model config: {error}") from None
     if came != kind and came != f"{kind}_vision_model":
         raise OmfaError(f"{found.path}: expected a model of type {kind}, found {came!r}")
     transformers.logging.set_verbosity_error()
@@ -127,11 +132,11 @@ def _pretrained(found: Found, name: str, kind: str, device: str, **options: Any)
         model, loading = getattr(transformers, name).from_pretrained(
             found.path, local_files_only=True, output_loading_info=True, **options
         )
-    except Exception as error:  # safetensors, pickles and shapes all fail in their own ways
+    except Exception as error:  # safetensors, pickles and shapes raise different errors
         raise _other_architecture(found, name, error) from None
     if loading["missing_keys"]:
         first = sorted(loading["missing_keys"])[0]
-        raise OmfaError(f"{found.weights}: not the weights of {name}: {first} is not in it")
+        raise OmfaError(f"{found.weights}: not the weights of {name}: {first} is missing")
     return model.float().eval().requires_grad_(False).to(device)
 
 

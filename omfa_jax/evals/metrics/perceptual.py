@@ -1,4 +1,4 @@
-"""LPIPS and DISTS by their authors' packages, with trunks read from local files."""
+"""LPIPS and DISTS from their authors' packages, with backbones loaded from local files."""
 
 import contextlib
 import inspect
@@ -23,9 +23,9 @@ PairScore = Callable[[UInt8[np.ndarray, "h w 3"], UInt8[np.ndarray, "h w 3"]], f
 
 
 def load_lpips(networks: Networks, options: dict[str, Any], device: str) -> PairScore:
-    """Return LPIPS v0.1 (Zhang 2018) with `net` alex, vgg or squeeze; inputs are scaled to -1..1.
+    """Return LPIPS v0.1 (Zhang et al. 2018) with `net` alex, vgg or squeeze, on inputs in -1..1.
 
-    NotThere if the package or the trunk's weights are not there.
+    Raises NotThere if the package or the backbone's weights are missing.
     """
     require_library("lpips")
     require_torchvision()
@@ -33,18 +33,19 @@ def load_lpips(networks: Networks, options: dict[str, Any], device: str) -> Pair
 
     net = options["net"]
     found = networks.find(net)
+    # its checksum goes to the scores file: versions of the package could differ
     lin = networks.note(
         f"lpips {net}", Path(inspect.getfile(lpips)).parent / f"weights/v0.1/{net}.pth"
     )
     with _quiet(), _features_only():
-        # pnet_rand: else the package downloads the trunk
+        # without pnet_rand the package downloads the backbone
         model = lpips.LPIPS(net=net, pnet_rand=True, model_path=str(lin), verbose=False)
     fill(model.net, _trunk(read_state(found.path), model.net), found.path, f"{net} (torchvision's)")
-    return _scorer(model, device, lambda picture: picture * 2 - 1)
+    return _scorer(model, device, lambda image: image * 2 - 1)
 
 
 def load_dists(networks: Networks, options: dict[str, Any], device: str) -> PairScore:
-    """Return DISTS (Ding 2020) on VGG16; inputs are 0..1. NotThere as `load_lpips`."""
+    """Return DISTS (Ding et al. 2020) on VGG16, on inputs in 0..1; NotThere as in `load_lpips`."""
     require_library("DISTS_pytorch")
     require_torchvision()
     from DISTS_pytorch import DISTS_pt
@@ -59,11 +60,12 @@ def load_dists(networks: Networks, options: dict[str, Any], device: str) -> Pair
         name: value if name.endswith("filter") else state.get(_feature(name))
         for name, value in stages.items()
     }
+    # buffers outside of the backbone keep the values that the package gives them
     known = {name: value for name, value in model.state_dict().items() if name not in stages}
     known |= {name: value for name, value in trunk.items() if value is not None}
     fill(model, known | read_state(mixture), found.path, "VGG16 (torchvision's)")
     model.eval()
-    return _scorer(model, device, lambda picture: picture)
+    return _scorer(model, device, lambda image: image)
 
 
 def _scorer(model: Any, device: str, scale: Callable[[Any], Any]) -> PairScore:
@@ -71,8 +73,8 @@ def _scorer(model: Any, device: str, scale: Callable[[Any], Any]) -> PairScore:
 
     model = model.to(device).requires_grad_(False)
 
-    def tensor(picture: UInt8[np.ndarray, "h w 3"]) -> Any:
-        channels_first = torch.from_numpy(picture.transpose(2, 0, 1)[None].copy()).to(device)
+    def tensor(image: UInt8[np.ndarray, "h w 3"]) -> Any:
+        channels_first = torch.from_numpy(image.transpose(2, 0, 1)[None].copy()).to(device)
         return scale(channels_first.float() / 255)
 
     def score(image: UInt8[np.ndarray, "h w 3"], truth: UInt8[np.ndarray, "h w 3"]) -> float:
@@ -83,7 +85,7 @@ def _scorer(model: Any, device: str, scale: Callable[[Any], Any]) -> PairScore:
 
 
 def _trunk(state: dict[str, Any], net: Any) -> dict[str, Any]:
-    """Return torchvision's tensors under lpips' names: slice2.3.weight is features.3.weight."""
+    """Return torchvision's tensors under lpips' names (slice2.3.weight is features.3.weight)."""
     wanted = {name: _feature(name) for name in net.state_dict()}
     return {name: state[source] for name, source in wanted.items() if source in state}
 
@@ -94,7 +96,7 @@ def _feature(name: str) -> str:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence torchvision's words about arguments that these packages give it."""
+    """Silence torchvision's deprecation warnings about arguments of these packages."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
@@ -102,10 +104,10 @@ def _quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _features_only() -> Iterator[None]:
-    """Let `torchvision.models.vgg16` build its convolutions only, at random, whatever is asked.
+    """Patch `torchvision.models.vgg16` to build only its convolutions, with random weights.
 
-    Both packages call it: DISTS to download weights, both to throw half a gigabyte of classifier
-    away.
+    Both packages call it: DISTS would download weights, and both would build and discard the half
+    gigabyte of the classifier.
     """
     from torchvision import models  # pyright: ignore[reportMissingImports]
 

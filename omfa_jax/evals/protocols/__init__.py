@@ -1,2 +1,1 @@
-"""One file per protocol; each has one `PROTOCOL`. A new one: its file, and its name in the table of
-`evals/protocol.py`."""
+"""Evaluation protocols, one file with one `PROTOCOL` each, listed in `evals/protocol.py`."""

@@ -1,7 +1,7 @@
 """`catvton1024`: CatVTON's `eval.py` at 1024 x 768; Leffa's VtonEval does the same and adds PSNR.
 
-Ground truth is brought to the predictions' height with Lanczos, for FID and KID too; LPIPS uses
-SqueezeNet on [-1, 1]; KID is printed times 1000.
+Ground truth is resized to the predictions' height with Lanczos, for FID and KID too. LPIPS uses
+SqueezeNet on [-1, 1]. KID is printed times 1000.
 """
 
 import dataclasses

@@ -1,7 +1,7 @@
 """`ladi512`: LaDI-VTON's `val_metrics.py`, which MV-VTON and others use.
 
-SSIM and LPIPS on both pictures at 512 x 384 (bilinear); FID and KID of clean-fid between the
-predictions as they are and all test photos as they are; KID printed raw.
+SSIM and LPIPS compare both images at 512 x 384 (bilinear). FID and KID are clean-fid's, between all
+predictions and all test photos at their own sizes. KID is printed unscaled.
 """
 
 import dataclasses

@@ -1,9 +1,9 @@
-"""`omfa`: our statement of the OMFA paper's measures (arXiv 2508.04559).
+"""`omfa`: this library's reading of the metrics of the OMFA paper (arXiv 2508.04559).
 
 The paper names SSIM, LPIPS, FID and KID (paired), FID, KID, CLIP-I, DINO and a vision model's
-judgement (unpaired), DISTS for garments. It does not say sizes, networks, or what CLIP-I and DINO
-compare; those choices are ours, taken where two sister works agree. Nothing is resized that a
-network does not need resized: a prediction must have its ground truth's size.
+judgement (unpaired), and DISTS for garments. It does not give sizes, networks, or what CLIP-I and
+DINO compare; those choices follow related work where two papers agree. Images are resized only
+where a network requires it: a prediction must have the size of its ground truth.
 """
 
 from omfa_jax.evals.protocol import MetricChoice, Protocol

@@ -1,7 +1,7 @@
-"""`temu`: TEMU-VTOFF's `metrics.py`, for garments taken off.
+"""`temu`: TEMU-VTOFF's `metrics.py`, for try-off.
 
-Everything at 1024 x 768; LPIPS AlexNet; DISTS at full size; FID of pytorch-fid (bilinear, no
-antialiasing) and of clean-fid; KID of clean-fid times 1000.
+Everything is compared at 1024 x 768. LPIPS uses AlexNet; FID is pytorch-fid's (bilinear, no
+antialiasing) and clean-fid's; KID is clean-fid's times 1000.
 """
 
 import dataclasses

@@ -1,9 +1,9 @@
-"""`tryoffdiff`: TryOffDiff's `eval.py`, for garments taken off.
+"""`tryoffdiff`: TryOffDiff's `eval.py`, for try-off.
 
-Predictions are square (512): brought to 1024 x 1024, the middle 768 columns cut out, compared with
-the 1024 x 768 shop photo. SSIM is pyiqa's (luma only), LPIPS AlexNet, DISTS at 341 x 256 (cut, then
-resized); FID, KID and CLIP-FID are clean-fid's on the files as they lie, so square predictions are
-squeezed there.
+Predictions are square (512 px): they are resized to 1024 x 1024, and their middle 768 columns are
+compared with the 1024 x 768 shop photo. SSIM is pyiqa's (luma only), LPIPS uses AlexNet, and DISTS
+compares at 341 x 256 (cropped, then resized). FID, KID and CLIP-FID are clean-fid's on the original
+files, which squeezes square predictions.
 """
 
 import dataclasses

@@ -1,18 +1,17 @@
-"""A run that goes on: which of its settings may change, and which would make it another run."""
+"""Check a resumed run's config against its checkpoint: which settings may change."""
 
 import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from omfa_jax.cli.config import Config
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.retry import retried
 from omfa_jax.train.integrity import Damaged, read_config, whole_steps
 
 log = logging.getLogger(__name__)
 
-# what says where weights come from; those of a run that goes on are its checkpoint's
+# where initial weights come from; a resumed run takes its checkpoint's instead
 START = (
     *("checkpoint.start_from", "model.init", "model.init_unet", "model.ignore_scheduler"),
     "model.vae",
@@ -21,17 +20,17 @@ START = (
 FIXED = ("objective", "seed", "train.batch_size")
 
 
-def require_same_run(config: Config, workdir: Path) -> None:
-    """Raise an OmfaError if `config` would replay or lose data of the run in `workdir`.
+def require_same_run(config: Mapping[str, Any], workdir: Path) -> None:
+    """Raise an OmfaError if `config` would replay or skip data of the run in `workdir`.
 
-    Other settings may change, a data set's place and the learning rate for instance: the log says
-    which did.
+    `config` is the whole config as nested dicts. Other settings may change, such as the data set's
+    path or the learning rate; each change is logged.
     """
-    found = newest_config(workdir / "checkpoints")
+    found = read_newest_config(workdir / "checkpoints")
     if found is None:
         return
-    step, saved = found[0], dict(flat(found[1]))
-    asked = dict(flat(config.to_dict()))
+    step, saved = found[0], dict(flatten_config(found[1]))
+    asked = dict(flatten_config(config))
     changed = [
         f"{name}: {saved[name]} then, {asked[name]} now"
         for name in saved.keys() & asked.keys()
@@ -50,10 +49,10 @@ def require_same_run(config: Config, workdir: Path) -> None:
             log.warning("going on with another config.%s", line)
 
 
-def newest_config(folder: Path) -> tuple[int, dict[str, Any]] | None:
-    """Return (step, config) of the newest whole checkpoint whose config can be read.
+def read_newest_config(folder: Path) -> tuple[int, dict[str, Any]] | None:
+    """Return (step, config) of the newest complete checkpoint whose config can be read.
 
-    What else a checkpoint may have lost is found when it is restored, and told then.
+    Other damage to a checkpoint is found and reported when it is restored.
     """
     for step in whole_steps(folder, warn=False):
         try:
@@ -64,10 +63,10 @@ def newest_config(folder: Path) -> tuple[int, dict[str, Any]] | None:
     return None
 
 
-def flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield (dotted name, value) of a nested config; lists and tuples are alike."""
+def flatten_config(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield (dotted name, value) of a nested config; tuples become lists, as JSON has them."""
     for name, value in tree.items():
         if isinstance(value, Mapping):
-            yield from flat(value, f"{prefix}{name}.")
+            yield from flatten_config(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", list(value) if isinstance(value, list | tuple) else value

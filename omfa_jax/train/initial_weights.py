@@ -1,7 +1,6 @@
-"""Where a run's weights come from, in one order: own checkpoint, given one, converted, random."""
+"""The weights a run starts from: its own checkpoint, a given one, a converted model or random."""
 
 import dataclasses
-import hashlib
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -9,16 +8,16 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from omfa_jax.cli import config as border
-from omfa_jax.cli.task_table import fitting, task_differences, with_tasks_of
-from omfa_jax.core import trees
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.diffusion.settings import DiffusionSettings
-from omfa_jax.models import UNetConfig, VAEConfig, init_vae, unet, vae
+from omfa_jax.models import UNetConfig, VAEConfig, init_vae, vae
 from omfa_jax.parallel import distributed
 from omfa_jax.train.checkpoint import MODEL_FOLDER
 from omfa_jax.train.integrity import newest_whole_step, steps_in
 from omfa_jax.train.load import restore_params
+from omfa_jax.train.network import make_unet_config
+from omfa_jax.train.settings import WeightsSource
+from omfa_jax.train.task_changes import describe_task_differences, project_prompts, update_tasks
 from omfa_jax.weights.agreement import compare, notes_of
 from omfa_jax.weights.bundle import Bundle, Params
 from omfa_jax.weights.conv_in import groups_of
@@ -30,39 +29,22 @@ from omfa_jax.weights.prompts import PromptTable, seeded_prompts
 
 log = logging.getLogger(__name__)
 
-# the half of a VAE that makes latents
-ENCODER = ("encoder", "quant_conv")
 # tokens of the seeded prompt table of presets that have no text encoder
 SEEDED_TOKENS = 4
 
 
-def fresh_vae(config: border.Config) -> tuple[VAEConfig, Callable[[], Params]]:
+def make_preset_vae(source: WeightsSource) -> tuple[VAEConfig, Callable[[], Params]]:
     """Return the preset VAE's config and a function that draws its parameters."""
-    vae_config = vae(config.model.vae)
-    return vae_config, lambda: init_vae(vae_config, jax.random.key(config.seed))
+    vae_config = vae(source.vae)
+    return vae_config, lambda: init_vae(vae_config, jax.random.key(source.seed))
 
 
-def vae_start(config: border.Config) -> tuple[VAEConfig, Params, Params | Callable[[], Params]]:
-    """Return (VAE config, the parts that stay as they are, those to train or how to draw them).
-
-    A whole new VAE of the preset, or with `config.autoencoder.decoder_of` only the decoder of a
-    model: its encoder stays, and with it every stored latent and every UNet trained on them.
-    """
-    source = config.autoencoder.decoder_of
-    if not source:
-        vae_config, draw = fresh_vae(config)
-        return vae_config, {}, draw
-    vae_config = read_description(Path(source)).vae_config
-    params = load_vae(Path(source), vae_config)
-    kept = {name: params[name] for name in ENCODER}
-    return vae_config, kept, {name: params[name] for name in params if name not in kept}
-
-
-def starting_bundle(
-    config: border.Config, workdir: Path | None, *, abstract: bool = False
+def load_initial_model(
+    source: WeightsSource, workdir: Path | None, *, abstract: bool = False
 ) -> Bundle:
-    """Return what training starts from; `unet_params` None means a random UNet.
+    """Return the model that training starts from; `unet_params` None means a random UNet.
 
+    The first of these that exists:
     1. the workdir's own checkpoint: its model folder (the loop restores the UNet);
     2. `config.checkpoint.start_from`: another workdir's newest checkpoint;
     3. `config.model.init`: a converted model;
@@ -71,23 +53,23 @@ def starting_bundle(
     """
     if workdir is not None and newest_whole_step(workdir / "checkpoints", warn=False) is not None:
         bundle = load_frozen(workdir / MODEL_FOLDER)
-        check_same_model(config, bundle, workdir)
-        return with_tasks_of(config, bundle, workdir / MODEL_FOLDER)
-    if config.checkpoint.start_from:
-        source = Path(config.checkpoint.start_from)
-        bundle = load_frozen(source / MODEL_FOLDER)
-        check_same_model(config, bundle, source)
-        bundle = with_tasks_of(config, bundle, source / MODEL_FOLDER)
-        params, step = restore_params(source)
-        # of a damaged checkpoint one process may see what another does not
+        check_same_model(source, bundle, workdir)
+        return update_tasks(source, bundle, workdir / MODEL_FOLDER)
+    if source.start_from:
+        other = Path(source.start_from)
+        bundle = load_frozen(other / MODEL_FOLDER)
+        check_same_model(source, bundle, other)
+        bundle = update_tasks(source, bundle, other / MODEL_FOLDER)
+        params, step = restore_params(other)
+        # processes may disagree on which step of a damaged checkpoint folder is readable
         distributed.require_same({"the step of config.checkpoint.start_from": str(step)})
-        log.info("starting from step %d of %s", step, source)
+        log.info("starting from step %d of %s", step, other)
         return bundle.with_unet(params)
-    if config.model.init:
-        return converted(config, Path(config.model.init))
-    vae_config, draw = fresh_vae(config)
-    settings = border.diffusion_settings(config, vae_config)
-    unet_config = preset_unet(config, settings)
+    if source.init:
+        return load_converted(source, Path(source.init))
+    vae_config, draw = make_preset_vae(source)
+    settings = source.diffusion_for(vae_config)
+    unet_config = make_unet_config(source.unet, settings)
     if not abstract:
         log.warning("no config.model.init: the VAE is random, good for tests of the machinery only")
     vae_params = {} if abstract else jax.device_get(draw())
@@ -97,24 +79,25 @@ def starting_bundle(
         vae_config,
         None,
         vae_params,
-        prompt_rows(None, settings, unet_config),
+        make_prompt_rows(None, settings, unet_config),
     )
 
 
-def converted(config: border.Config, folder: Path) -> Bundle:
+def load_converted(source: WeightsSource, folder: Path) -> Bundle:
     """Return the model of a diffusers or imported folder, as this config will train it."""
     description = read_description(folder)
-    settings = border.diffusion_settings(config, description.vae_config)
-    if not config.model.init_unet:
-        unet_config = preset_unet(config, settings)
+    settings = source.diffusion_for(description.vae_config)
+    if not source.init_unet:
+        unet_config = make_unet_config(source.unet, settings)
         vae_params = load_vae(folder, description.vae_config)
-        log.info("VAE and prompts from %s, a random UNet %r", folder, config.model.unet)
-        rows = prompt_rows(fitting(description.prompts, unet_config), settings, unet_config)
+        log.info("VAE and prompts from %s, a random UNet %r", folder, source.unet)
+        table = project_prompts(description.prompts, unet_config)
+        rows = make_prompt_rows(table, settings, unet_config)
         return Bundle(settings, unet_config, description.vae_config, None, vae_params, rows)
     if description.omfa is not None:
         check_same_meaning(settings, DiffusionSettings.from_json(description.omfa), folder)
     statements = scheduler_statements(folder)
-    notes = compare(statements, settings, folder, ignore=config.model.ignore_scheduler)
+    notes = compare(statements, settings, folder, ignore=source.ignore_scheduler)
     model = load_weights(folder, inputs=groups_of(settings))
     for note in (*model.notes, *notes_of(statements, description.scheduler), *notes):
         log.info("%s: %s", folder, note)
@@ -125,22 +108,15 @@ def converted(config: border.Config, folder: Path) -> Bundle:
             " config.model.init"
         )
     log.info("starting from the weights in %s", folder)
-    rows = prompt_rows(model.prompts, settings, model.unet_config)
+    rows = make_prompt_rows(model.prompts, settings, model.unet_config)
     params = twice(settings, model.unet_params)
     return Bundle(settings, model.unet_config, model.vae_config, params, model.vae_params, rows)
 
 
-def preset_unet(config: border.Config, settings: DiffusionSettings) -> UNetConfig:
-    """Return the preset's UNet with the widths that inputs and canvas ask for."""
-    return unet(
-        config.model.unet, in_channels=settings.in_channels, out_channels=settings.out_channels
-    )
-
-
-def prompt_rows(
+def make_prompt_rows(
     table: PromptTable | None, settings: DiffusionSettings, unet_config: UNetConfig
 ) -> dict[str, np.ndarray]:
-    """Return the tasks' prompt embeddings; without a table, fixed seeded ones (said on the log)."""
+    """Return the tasks' prompt embeddings; without a table, seeded ones and a log warning."""
     texts = [task.prompt for task in settings.tasks]
     if table is None:
         log.warning("no prompt table in config.model.init: fixed random prompt embeddings are used")
@@ -150,30 +126,31 @@ def prompt_rows(
     return table.rows(texts)
 
 
-def check_same_model(config: border.Config, bundle: Bundle, where: Path) -> None:
+def check_same_model(source: WeightsSource, bundle: Bundle, where: Path) -> None:
     """Raise an OmfaError if the config asks for another model than the one in `where`."""
-    wanted = border.diffusion_settings(config, bundle.vae_config)
+    wanted = source.diffusion_for(bundle.vae_config)
     check_same_meaning(wanted, bundle.settings, where)
-    # with `init` the UNet's shape is the converted model's, whatever the preset's name
-    if not (config.model.init and config.model.init_unet):
-        asked = preset_unet(config, wanted)
+    # with `init` the UNet's shape is the converted model's; the preset's name is ignored
+    if not (source.init and source.init_unet):
+        asked = make_unet_config(source.unet, wanted)
         if asked != bundle.unet_config:
             raise OmfaError(
-                f"{where} holds a UNet of another size than preset {config.model.unet!r}:"
-                f" {differences(asked, bundle.unet_config)}; change config.model.unet or --workdir"
+                f"{where} holds a UNet of another size than preset {source.unet!r}:"
+                f" {describe_differences(asked, bundle.unet_config)};"
+                " change config.model.unet or --workdir"
             )
 
 
 def check_same_meaning(wanted: DiffusionSettings, trained: DiffusionSettings, where: Path) -> None:
-    """Raise an OmfaError if the config no longer says what the weights were trained to mean.
+    """Raise an OmfaError if the config's settings differ from those the weights were trained with.
 
-    Prompts' wording and the tasks' shares in training may change.
+    The wording of prompts and the tasks' weights may change.
     """
 
     def meaning(settings: DiffusionSettings) -> DiffusionSettings:
         return dataclasses.replace(settings, tasks=wanted.tasks)
 
-    tasks = task_differences(wanted.tasks, trained.tasks)
+    tasks = describe_task_differences(wanted.tasks, trained.tasks)
     if tasks:
         raise OmfaError(
             f"{where} was trained with other tasks: {tasks}; give config.tasks those that it has"
@@ -182,11 +159,12 @@ def check_same_meaning(wanted: DiffusionSettings, trained: DiffusionSettings, wh
     if meaning(wanted) != meaning(trained):
         raise OmfaError(
             f"{where} was trained with other settings:"
-            f" {differences(meaning(wanted), meaning(trained))}; use its config, or a new --workdir"
+            f" {describe_differences(meaning(wanted), meaning(trained))};"
+            " use its config, or a new --workdir"
         )
 
 
-def differences(config: object, trained: object) -> str:
+def describe_differences(config: object, trained: object) -> str:
     """Return the fields in which two dataclasses of one type differ."""
     pairs = [
         (field.name, getattr(config, field.name), getattr(trained, field.name))
@@ -196,25 +174,16 @@ def differences(config: object, trained: object) -> str:
 
 
 def write_model_folder(bundle: Bundle, workdir: Path) -> None:
-    """Write workdir/model: all of the model that training will not change.
+    """Write workdir/model: everything in the model that training does not change.
 
-    A folder that an attempt without a checkpoint left behind is replaced: its VAE or prompts may
-    not be the ones that this run trains with. Of a run that goes on, the tasks are written anew.
+    A folder left by an attempt without a checkpoint is replaced, because its VAE or prompts may
+    differ from this run's. When a run resumes, only the tasks are rewritten.
     """
     if jax.process_index() != 0:
         return
     checkpoints, folder = workdir / "checkpoints", workdir / MODEL_FOLDER
     if newest_whole_step(checkpoints, warn=False) is not None:
         save_tasks(folder, bundle)
-    # checkpoints of which none is whole stop the run later; till then nothing of theirs is touched
+    # if no checkpoint is complete the run fails later; until then leave everything as it is
     elif not steps_in(checkpoints):
         save_frozen(folder, bundle)
-
-
-def vae_fingerprint(config: VAEConfig, params: Params) -> str:
-    """Return the SHA-256 of what makes latents, the encoder and its scale: they carry it."""
-    digest = hashlib.sha256(str(config.scaling_factor).encode())
-    for path, leaf in sorted(trees.walk({name: params[name] for name in ENCODER})):
-        digest.update("/".join(path).encode())
-        digest.update(np.ascontiguousarray(leaf, np.float32).tobytes())
-    return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""From image files on the command line to arrays at the model's slot sizes."""
+"""Load images and bodies from files into arrays at the model's slot sizes."""
 
 import logging
 from pathlib import Path
@@ -24,29 +24,29 @@ log = logging.getLogger(__name__)
 WHITE, BLACK = 255, 0
 
 
-class Slots:
-    """The model's slot sizes, and how pictures are fitted into them."""
+class SlotFitter:
+    """Fits images into the model's slots, letter-boxed and in [-1, 1]."""
 
     def __init__(self, settings: DiffusionSettings):
         self.pose_style = settings.pose_style
         self.sizes = dict(zip(COMPONENTS, settings.slots_px, strict=True))
 
-    def picture(
+    def fit_image(
         self, component: str, image: UInt8[np.ndarray, "_ _ 3"]
     ) -> Float[np.ndarray, "1 h w 3"]:
         """Letter-box an image into its slot, in [-1, 1]; margins are white."""
         return to_signed(letterbox(image, *self.sizes[component], fill=WHITE))[None]
 
-    def file(self, component: str, path: str, flag: str) -> Float[np.ndarray, "1 h w 3"]:
-        """Read an image file into a slot."""
-        return self.picture(component, read_rgb(path, f"{component} ({flag})"))
+    def load_image(self, component: str, path: str, flag: str) -> Float[np.ndarray, "1 h w 3"]:
+        """Read an image file into a slot; `flag` names it in error messages."""
+        return self.fit_image(component, read_rgb(path, f"{component} ({flag})"))
 
-    def pose_map(self, image: UInt8[np.ndarray, "_ _ 3"]) -> Float[np.ndarray, "1 h w 3"]:
-        """Letter-box a pose map into the person's slot; margins are black, as its background."""
+    def fit_pose_map(self, image: UInt8[np.ndarray, "_ _ 3"]) -> Float[np.ndarray, "1 h w 3"]:
+        """Letter-box a pose map into the person's slot; margins are black, like its background."""
         return to_signed(letterbox(image, *self.sizes["person"], fill=BLACK))[None]
 
 
-def face_of(
+def load_face(
     person: str,
     face: str | None,
     keypoints: str | None,
@@ -55,19 +55,19 @@ def face_of(
     *,
     needed: bool = True,
 ) -> UInt8[np.ndarray, "_ _ 3"]:
-    """Return the face picture: `face` itself, or cut out of the person's photo.
+    """Return the face image: `face` itself, or a crop of the person's photo.
 
-    The cut follows the 2D keypoints or the parse map; with neither, the photo's own neighbours in
-    a VITON-HD folder of either generation are tried. `prefix` is that of the flags. Where no face
-    is found, an OmfaError, or white paper as in training if it is not `needed`.
+    The crop follows the 2D keypoints or the parse map. Without either, those beside the photo are
+    tried, as a VITON-HD folder of either generation has them. `prefix` is that of the flags. If no
+    face is found, that is an OmfaError, or a white image as in training if it is not `needed`.
     """
     if face:
         return read_rgb(face, f"face ({prefix}face)")
     photo = read_rgb(person, f"person ({prefix}person)")
     path = Path(person)
     beside = path.parent.parent
-    found_points = keypoints or _first(beside, KEYPOINT_DIRS, f"{path.stem}_keypoints.json")
-    found_parse = parse or _first(beside, PARSE_DIRS, f"{path.stem}.png")
+    found_points = keypoints or _find_first(beside, KEYPOINT_DIRS, f"{path.stem}_keypoints.json")
+    found_parse = parse or _find_first(beside, PARSE_DIRS, f"{path.stem}.png")
     points = read_keypoints(Path(found_points)) if found_points else None
     labels = read_labels(Path(found_parse), "parse map (--parse)") if found_parse else None
     box = face_box(points, labels, *photo.shape[:2])
@@ -82,7 +82,7 @@ def face_of(
     return crop_face(photo, box)
 
 
-def _first(folder: Path, names: tuple[str, ...], file: str) -> Path | None:
+def _find_first(folder: Path, names: tuple[str, ...], file: str) -> Path | None:
     return next((path for name in names if (path := folder / name / file).is_file()), None)
 
 
@@ -92,19 +92,19 @@ def render_pose(
     """Render a pose map in the style that the model was trained on (`settings.pose_style`)."""
     model = load_model(model_path)
     vertices, _ = forward(model, params)
-    picture = render(vertices, model.faces, camera, style, body=model)
-    if not picture.any():
+    image = render(vertices, model.faces, camera, style, body=model)
+    if not image.any():
         raise OmfaError(
             "the body of --pose lies outside the picture: its camera must look along +z with y"
             " down, the body in front of it"
         )
-    return picture
+    return image
 
 
-def pose_of(
+def load_pose_map(
     path: str | None, style: str, model_path: str | None
 ) -> UInt8[np.ndarray, "h w 3"] | None:
-    """Return the pose map of `--pose`: a picture as it is, or rendered from an .npz of SMPL-X."""
+    """Return the pose map of `--pose`: an image as it is, or a rendered SMPL-X .npz."""
     if path is None:
         return None
     if Path(path).suffix == ".npz":

@@ -1,4 +1,4 @@
-"""The config's task table on a model that was trained before: its shares and its prompts count."""
+"""Apply the config's task weights and prompts to a model that was trained with another table."""
 
 import dataclasses
 import logging
@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from omfa_jax.cli import config as border
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.tasks import Task
 from omfa_jax.data.pipeline import task_shares
 from omfa_jax.models import UNetConfig
+from omfa_jax.train.settings import WeightsSource
 from omfa_jax.weights.bundle import Bundle
 from omfa_jax.weights.description import read_description
 from omfa_jax.weights.prompts import PromptTable, carried_to, joined, seeded_prompts
@@ -19,62 +19,62 @@ from omfa_jax.weights.prompts import PromptTable, carried_to, joined, seeded_pro
 log = logging.getLogger(__name__)
 
 
-def with_tasks_of(config: border.Config, bundle: Bundle, folder: Path) -> Bundle:
-    """Return the model of `folder` with the config's tasks: weights and prompts, not its own.
+def update_tasks(source: WeightsSource, bundle: Bundle, folder: Path) -> Bundle:
+    """Return the model of `folder` with the task weights and prompts of the config.
 
-    Which tasks there are and what they noise is the same already (`check_same_meaning`). Wording
-    that nothing embeds is an OmfaError with the command that does.
+    The tasks and what they noise are equal already (`check_same_meaning`). A prompt for which no
+    embedding is found is an OmfaError that names the command to make one.
     """
-    tasks = border.diffusion_settings(config, bundle.vae_config).tasks
+    tasks = source.diffusion_for(bundle.vae_config).tasks
     if tasks == bundle.settings.tasks:
         return bundle
-    table = table_with(config, bundle, folder, tasks)
+    table = find_prompts(source, bundle, folder, tasks)
     rows = table.rows([task.prompt for task in tasks])
     settings = dataclasses.replace(bundle.settings, tasks=tasks)
     return dataclasses.replace(bundle, settings=settings, prompts=rows)
 
 
-def table_with(
-    config: border.Config, bundle: Bundle, folder: Path, tasks: Sequence[Task]
+def find_prompts(
+    source: WeightsSource, bundle: Bundle, folder: Path, tasks: Sequence[Task]
 ) -> PromptTable:
-    """Return the model's prompt table, which holds the tasks' wording or is given it.
+    """Return the model's prompt table with an embedding for every task's prompt.
 
-    New wording is looked up in config.model.init's table; where the model's embeddings are the
-    seeded ones of a run without text encoders, so are the new.
+    A new prompt is looked up in config.model.init's table. If the model uses the seeded embeddings
+    of a run without text encoders, new prompts get seeded ones too.
     """
     own = read_description(folder).prompts
     assert own is not None  # the bundle was read from there
     missing = [task for task in tasks if task.prompt not in own.prompts]
     if not missing:
         return own
-    others = [(config.model.init, table_of_init(config, bundle.unet_config))]
-    others.append(("their seed", seeded_like(own, [task.prompt for task in missing])))
+    others = [(source.init, load_init_prompts(source, bundle.unet_config))]
+    others.append(("their seed", make_seeded_like(own, [task.prompt for task in missing])))
     for place, table in others:
         if table is None or any(task.prompt not in table.prompts for task in missing):
             continue
-        warn_of_other_encoders(own, table, folder, place)
+        warn_if_encoders_differ(own, table, folder, place)
         for task in missing:
             log.info("prompt of %s: %r, its embedding from %s", task.name, task.prompt, place)
         return joined(own, table)
     absent = " and ".join(f"config.tasks.{task.name}.prompt={task.prompt!r}" for task in missing)
     raise OmfaError(
         f"no embedding of {absent}: {folder} has {', '.join(map(repr, own.prompts[:-1]))}, and"
-        f" config.model.init={config.model.init!r} does not have it either; embed it with"
+        f" config.model.init={source.init!r} does not have it either; embed it with"
         " `convert_weights.py import SRC --out DIR --config CONFIG` (SRC: the weights it began"
         " with, beside their text encoders) and give --config.model.init=DIR, or keep the wording"
     )
 
 
-def table_of_init(config: border.Config, unet_config: UNetConfig) -> PromptTable | None:
+def load_init_prompts(source: WeightsSource, unet_config: UNetConfig) -> PromptTable | None:
     """Return the prompt table of config.model.init, None if there is no such folder or table."""
-    folder = Path(config.model.init)
-    if not config.model.init or not folder.is_dir():
+    folder = Path(source.init)
+    if not source.init or not folder.is_dir():
         return None
-    return fitting(read_description(folder).prompts, unet_config)
+    return project_prompts(read_description(folder).prompts, unet_config)
 
 
-def seeded_like(own: PromptTable, prompts: Sequence[str]) -> PromptTable | None:
-    """Return the seeded embeddings of `prompts` if the model's own are such, else None."""
+def make_seeded_like(own: PromptTable, prompts: Sequence[str]) -> PromptTable | None:
+    """Return seeded embeddings of `prompts` if the model's own are seeded, else None."""
     _, tokens, dim = own.context.shape
     texts = [*own.prompts[:-1], *prompts]
     seeded = seeded_prompts(texts, tokens, dim, own.pooled.shape[-1])
@@ -83,8 +83,8 @@ def seeded_like(own: PromptTable, prompts: Sequence[str]) -> PromptTable | None:
     return seeded if same and np.array_equal(there["pooled"], own.pooled) else None
 
 
-def warn_of_other_encoders(own: PromptTable, new: PromptTable, folder: Path, place: str) -> None:
-    """Say so if what both tables embed is not embedded alike: other text encoders made them."""
+def warn_if_encoders_differ(own: PromptTable, new: PromptTable, folder: Path, place: str) -> None:
+    """Warn if the two tables embed a shared prompt differently: their text encoders differ."""
     for prompt in set(own.prompts) & set(new.prompts):
         ours, theirs = (t.context[t.prompts.index(prompt)] for t in (own, new))
         if ours.shape == theirs.shape and not np.allclose(ours, theirs, atol=1e-3):
@@ -97,8 +97,8 @@ def warn_of_other_encoders(own: PromptTable, new: PromptTable, folder: Path, pla
             return
 
 
-def fitting(table: PromptTable | None, unet_config: UNetConfig) -> PromptTable | None:
-    """Return the prompt table in the widths of a new UNet; a change of them is said on the log."""
+def project_prompts(table: PromptTable | None, unet_config: UNetConfig) -> PromptTable | None:
+    """Return the prompt table projected to a new UNet's widths; log it if they change."""
     if table is None:
         return None
     widths = (unet_config.context_dim, unet_config.pooled_dim)
@@ -108,8 +108,8 @@ def fitting(table: PromptTable | None, unet_config: UNetConfig) -> PromptTable |
     return carried_to(table, *widths)
 
 
-def task_differences(wanted: Sequence[Task], trained: Sequence[Task]) -> str:
-    """Return what tells two task tables apart beside weights and prompts, "" if nothing does."""
+def describe_task_differences(wanted: Sequence[Task], trained: Sequence[Task]) -> str:
+    """Return how two task tables differ beside weights and prompts, "" if they do not."""
     ours, theirs = ({task.name: set(task.noised) for task in t} for t in (wanted, trained))
     parts = []
     for what, names in (
@@ -127,7 +127,7 @@ def task_differences(wanted: Sequence[Task], trained: Sequence[Task]) -> str:
     return "; ".join(parts)
 
 
-def shares_in_words(tasks: Sequence[Task]) -> str:
+def format_task_shares(tasks: Sequence[Task]) -> str:
     """Return each task's share of the training examples, with its prompt."""
     shares = np.diff(task_shares(tasks), prepend=0.0)
     return ", ".join(

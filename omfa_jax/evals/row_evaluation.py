@@ -1,0 +1,108 @@
+"""Evaluate any row of a model's task table: score each component that the row generates."""
+
+import dataclasses
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import jax
+
+from omfa_jax import __version__
+from omfa_jax.core.errors import OmfaError, unknown
+from omfa_jax.core.files import require_writable_dir
+from omfa_jax.core.tasks import Task
+from omfa_jax.data.settings import PipelineSettings
+from omfa_jax.evals.examples import Split
+from omfa_jax.evals.predictions import ROWS, Work, busy_devices, claim, weights_digest
+from omfa_jax.evals.scores import Scores
+from omfa_jax.evals.split import PREDICTIONS
+from omfa_jax.evals.split_evaluation import (
+    SCORES_FILE,
+    SplitRequest,
+    make_collective_sampler,
+    records_digest,
+    run_on_main_process,
+    score_predictions,
+)
+from omfa_jax.sampling.generate import Sampler
+from omfa_jax.weights.bundle import Bundle
+
+log = logging.getLogger(__name__)
+
+# component -> the setting that it is scored under; the record's own image is its ground truth
+COMPONENT_SETTINGS = {"person": "paired", "garment": "try_off"}
+
+
+def find_row(tasks: Sequence[Task], name: str, other_names: Sequence[str]) -> Task:
+    """Return the row called `name`; an OmfaError if there is none, or nothing in it can be scored.
+
+    `other_names` are suggested as well for a misspelt name.
+    """
+    row = next((task for task in tasks if task.name == name), None)
+    if row is None:
+        raise unknown("task (--task)", name, {*other_names, *(task.name for task in tasks)})
+    if not set(row.noised) & set(COMPONENT_SETTINGS):
+        raise OmfaError(
+            f"--task {name} generates only {', '.join(row.noised)}, for which no protocol has a"
+            " setting; use --loss to measure its held-out loss"
+        )
+    return row
+
+
+def evaluate_row(
+    bundle: Bundle, row: Task, request: SplitRequest, pipeline: PipelineSettings, out: Path
+) -> Mapping[str, Scores] | None:
+    """Sample a row on the split, score each component and write OUT/COMPONENT/scores.json.
+
+    The split is sampled once for all components. A generated person is scored under the setting
+    `paired`, a generated garment under `try_off`; the request's own setting is not used. Return
+    the scores by component on process 0, None on the others.
+    """
+    splits = {
+        name: Split(pipeline, request.split, setting, limit=request.limit, seed=request.seed)
+        for name, setting in COMPONENT_SETTINGS.items()
+        if name in row.noised
+    }
+    for name in row.noised:
+        if name not in splits:
+            log.warning("--task %s: %s is not scored: no protocol has a setting", row.name, name)
+    facts = {
+        "checkpoint": weights_digest(bundle),
+        "data": records_digest(Path(pipeline.records)),
+        "split": request.split,
+        "task": row.name,
+        "limit": request.limit,
+        "seed": request.seed,
+        "sampler": dataclasses.asdict(request.sampler),
+        "dtype": request.dtype,
+        "rows": ROWS,
+        "omfa_jax": __version__,
+    }
+
+    def prepare() -> None:
+        for name, split in splits.items():
+            folder = require_writable_dir(out / name, "--out")
+            claim(folder, facts, restart=request.restart)
+            split.write_truth(folder)
+
+    run_on_main_process(prepare)
+    count = len(next(iter(splits.values())))
+    sampler = Sampler(bundle, request.sampler, dtype=request.dtype, devices=busy_devices(count))
+    first, *others = (
+        Work(out / name / PREDICTIONS, row.name, name, split.names, split.given, split.size_px)
+        for name, split in splits.items()
+    )
+    sample = make_collective_sampler(sampler, seed=request.seed, batch_size=request.batch_size)
+    wrote = sample(dataclasses.replace(first, others=tuple(others)))
+    log.info("%s: %d of %d images sampled now", out, wrote, count * len(splits))
+    if jax.process_index():
+        return None
+    return {
+        name: score_predictions(
+            dataclasses.replace(request, setting=split.setting),
+            out / name,
+            out / name / PREDICTIONS,
+            out / name / SCORES_FILE,
+        )
+        for name, split in splits.items()
+    }

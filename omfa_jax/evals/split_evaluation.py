@@ -1,0 +1,241 @@
+"""Evaluate a model on one setting of a split: all processes sample, the first one scores."""
+
+import dataclasses
+import functools
+import hashlib
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import jax
+
+from omfa_jax import __version__
+from omfa_jax.core.errors import OmfaError, unknown
+from omfa_jax.data.schema import MANIFEST, read_manifest
+from omfa_jax.data.settings import PipelineSettings
+from omfa_jax.diffusion.sample import SamplerSettings
+from omfa_jax.evals.examples import Split
+from omfa_jax.evals.folder import Request, score_folder
+from omfa_jax.evals.influence import CONDITIONS
+from omfa_jax.evals.predictions import (
+    ROWS,
+    Work,
+    busy_devices,
+    claim,
+    sample_to_folder,
+    weights_digest,
+)
+from omfa_jax.evals.scores import Scores, write_scores
+from omfa_jax.evals.split import PREDICTIONS, SplitRun, influence_of, truth_of
+from omfa_jax.evals.truth import KINDS, Regions, Truth
+from omfa_jax.parallel.distributed import any_process
+from omfa_jax.sampling.generate import Sampler
+from omfa_jax.weights.bundle import Bundle
+
+log = logging.getLogger(__name__)
+
+ALL = "all"
+SCORES_FILE = "scores.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitRequest:
+    """What to sample and how to score it; the fields are the flags of `omfa eval --checkpoint`.
+
+    `influence` names conditions, separated by commas, "all", or "" for none. `truth` and `regions`
+    are raw folders. `batch_size` 0 lets the sampler choose.
+    """
+
+    split: str
+    setting: str
+    sampler: SamplerSettings
+    seed: int
+    dtype: str
+    method: str
+    protocol: str
+    workers: int
+    limit: int | None = None
+    batch_size: int = 0
+    restart: bool = False
+    influence: str = ""
+    influence_metric: str = "psnr"
+    truth: Path | None = None
+    regions: Path | None = None
+    networks: Path | None = None
+    any_weights: bool = False
+    device: str = "cpu"
+
+
+def evaluate_split(
+    bundle: Bundle, request: SplitRequest, pipeline: PipelineSettings, out: Path
+) -> Scores | None:
+    """Sample one setting of the split, score it and write OUT/scores.json.
+
+    Return the scores on process 0, None on the others.
+    """
+    split = Split(
+        pipeline,
+        request.split,
+        request.setting,
+        limit=request.limit,
+        seed=request.seed,
+    )
+    conditions = choose_conditions(request.influence, CONDITIONS[split.task])
+    truth = Truth(request.truth, request.split) if request.truth else None
+    regions = Regions(request.regions, request.split) if request.regions else None
+    facts = {
+        "checkpoint": weights_digest(bundle),
+        "data": records_digest(Path(pipeline.records)),
+        "split": request.split,
+        "setting": request.setting,
+        "limit": request.limit,
+        "seed": request.seed,
+        "sampler": dataclasses.asdict(request.sampler),
+        "dtype": request.dtype,
+        "rows": ROWS,
+        "omfa_jax": __version__,
+    }
+
+    def prepare() -> None:
+        claim(out, facts, restart=request.restart)
+        split.write_truth(out)
+
+    run_on_main_process(prepare)
+    sampler = Sampler(
+        bundle, request.sampler, dtype=request.dtype, devices=busy_devices(len(split))
+    )
+    sample = make_collective_sampler(sampler, seed=request.seed, batch_size=request.batch_size)
+    sampled = SplitRun(split, out, request.seed, sample)
+    predictions = sampled.predictions()
+    for condition in conditions:
+        sampled.swapped(condition)
+    answers = {}
+    if truth:
+        for kind in KINDS:
+            same = kind == request.setting
+            answers[kind] = predictions if same else sample_exact_answers(sampled, truth, kind)
+    if jax.process_index():
+        return None
+
+    file = out / SCORES_FILE
+    scores = score_predictions(request, out, predictions, file)
+    influence = None
+    if conditions:
+        metric = request.influence_metric
+        per_image = None
+        # PSNR and SSIM are computed here, and by region; others come from the protocol's scores
+        if metric not in ("psnr", "ssim"):
+            per_image = functools.partial(compute_metric_values, request, out, split.names, metric)
+        influence = influence_of(
+            sampled, conditions, metric=metric, regions=regions, per_image=per_image
+        )
+    exact = truth_of(sampled, truth, answers) if truth else None
+    scores = dataclasses.replace(scores, influence=influence, truth=exact)
+    write_scores(file, scores)
+    return scores
+
+
+def sample_exact_answers(sampled: SplitRun, truth: Truth, kind: str) -> Path:
+    """Sample the images whose exact answer the synthetic world has."""
+    if kind == "unpaired":
+        # the same people with the other garments
+        other = sampled.split.under("unpaired")
+        sampled = dataclasses.replace(sampled, split=other)
+    return sampled.answered(truth, kind)
+
+
+def make_collective_sampler(
+    sampler: Sampler, *, seed: int, batch_size: int
+) -> Callable[[Work], int]:
+    """Return a function that samples work on all processes: each does its share, then they meet."""
+
+    def sample(work: Work) -> int:
+        wrote, failed = 0, None
+        try:
+            wrote = sample_to_folder(
+                sampler,
+                work,
+                seed=seed,
+                batch_size=batch_size,
+                process=jax.process_index(),
+                processes=jax.process_count(),
+            )
+        except Exception as error:
+            # raised below, after the others know: they would wait for this process for ever
+            failed = error
+        if any_process(failed is not None):
+            raise failed or OmfaError("another process of this job failed; its log says why")
+        return wrote
+
+    return sample
+
+
+def run_on_main_process(work: Callable[[], None]) -> None:
+    """Run `work` on process 0; the others wait until it is done, or fail if it fails."""
+    failed = None
+    if jax.process_index() == 0:
+        try:
+            work()
+        except (OmfaError, OSError) as error:
+            failed = error
+    if any_process(failed is not None):
+        raise failed or OmfaError("process 0 of this job failed; its log says why")
+
+
+def score_predictions(request: SplitRequest, out: Path, pred: Path, file: Path) -> Scores:
+    """Return the scores of a folder of predictions under the protocol, written to `file`."""
+    with_garments = request.setting != "try_off"
+    return score_folder(
+        Request(
+            pred=pred,
+            gt=out / "gt",
+            out=file,
+            protocol=request.protocol,
+            setting=request.setting,
+            garments=out / "garments" if with_garments else None,
+            pairs=out / "pairs.txt",
+            method=request.method,
+            networks=request.networks,
+            any_weights=request.any_weights,
+            seed=request.seed,
+            device=request.device,
+            workers=request.workers,
+        )
+    )
+
+
+def compute_metric_values(
+    request: SplitRequest, out: Path, names: Sequence[str], metric: str, folder: Path
+) -> tuple[list[float], str]:
+    """Return (the metric of each image of a folder, in the order of `names`; which is better)."""
+    # the predictions are scored already: reusing their file computes nothing twice
+    file = SCORES_FILE if folder.name == PREDICTIONS else f"{folder.name}.json"
+    scores = score_predictions(request, out, folder, out / file)
+    if metric not in scores.per_image.values:
+        raise unknown("metric per image (--influence-metric)", metric, scores.per_image.values)
+    column = cast(Sequence[float], scores.per_image.values[metric])
+    found = dict(zip(scores.per_image.names, column, strict=True))
+    return [float(found[name]) for name in names], scores.metrics[metric].better
+
+
+def records_digest(folder: Path) -> str:
+    """Return a digest of a records folder's manifest and of its files' sizes."""
+    place = folder / read_manifest(folder)["builder"]
+    files = sorted((path.name, path.stat().st_size) for path in place.glob("*.array_record*"))
+    text = (folder / MANIFEST).read_text()
+    return hashlib.sha256(f"{text}{files}".encode()).hexdigest()
+
+
+def choose_conditions(asked: str, known: Sequence[str]) -> list[str]:
+    """Return the conditions that `asked` names: none, all of the task's, or a list of them."""
+    if not asked:
+        return []
+    if asked == ALL:
+        return list(known)
+    names = asked.split(",")
+    for name in names:
+        if name not in known:
+            raise unknown("condition (--influence)", name, known)
+    return names

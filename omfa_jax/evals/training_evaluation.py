@@ -1,0 +1,129 @@
+"""Evaluation during training: the held-out loss, and PSNR and SSIM of a few fixed examples.
+
+It needs no pretrained network, and leaves the training state and its random numbers alone. Every
+process of the job calls it, does its share, and gets the same figures.
+"""
+
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.images import read_rgb
+from omfa_jax.core.tasks import COMPONENTS
+from omfa_jax.data.settings import PipelineSettings
+from omfa_jax.evals.examples import MADE, Split
+from omfa_jax.evals.heldout import HeldOutSettings
+from omfa_jax.evals.heldout_run import find_heldout_split, get_unet_shardings, make_heldout_loss
+from omfa_jax.evals.predictions import Work, busy_devices, sample_to_folder, share
+from omfa_jax.evals.settings import EvaluationSettings
+from omfa_jax.evals.split import measures_here
+from omfa_jax.parallel.feed import to_host
+from omfa_jax.sampling.generate import Sampler
+from omfa_jax.train.loop import Evaluate
+from omfa_jax.train.state import TrainState
+from omfa_jax.weights.bundle import Bundle
+
+SETTING_OF = {"try_on": "paired", "try_off": "try_off"}
+
+
+def make_training_evaluation(
+    bundle: Bundle, settings: EvaluationSettings, pipeline: PipelineSettings, mesh: Mesh
+) -> Evaluate:
+    """Return the loop's evaluation: (state, step) -> {"eval/loss": ..., "eval/psnr/try_on": ...}.
+
+    The held-out loss reads what the training reads, latents or images; PSNR and SSIM need image
+    records, and are left out if `settings.examples` is 0.
+    """
+    loss = make_heldout_loss(
+        bundle,
+        pipeline,
+        find_heldout_split(pipeline.records, settings.split),
+        HeldOutSettings(settings.loss_examples, settings.loss_timesteps, settings.seed),
+        mesh,
+        get_unet_shardings(bundle, mesh),
+        dtype=settings.compute_dtype,
+        attention=settings.attention,
+    )
+    score_samples = make_sample_scores(bundle, settings) if settings.examples else None
+
+    def evaluate(state: TrainState, step: int) -> Mapping[str, float]:
+        params = state.params if state.ema is None else state.ema
+        row = loss(params).scalars()
+        if score_samples is not None:
+            row |= score_samples(params)
+        return {f"eval/{name}": value for name, value in row.items()}
+
+    return evaluate
+
+
+def make_sample_scores(
+    bundle: Bundle, settings: EvaluationSettings
+) -> Callable[[Any], dict[str, float]]:
+    """Return PSNR and SSIM of a few fixed sampled examples as a function of UNet parameters."""
+    records, examples = settings.image_records, settings.examples
+    if not records:
+        raise OmfaError(
+            "PSNR and SSIM during training need image records beside the latents: give"
+            " --config.data.records=DIR or --config.eval.examples=0 (the loss alone)"
+        )
+    for task in settings.tasks:
+        if task not in MADE:
+            raise OmfaError(f"config.eval.tasks: expected {' and '.join(MADE)}, got {task!r}")
+    slots = dict(zip(COMPONENTS, bundle.settings.slots_px, strict=True))
+    pipeline = PipelineSettings(records, slots, threads=0)
+    name = find_heldout_split(records, settings.split)
+    splits = {
+        task: Split(pipeline, name, SETTING_OF[task], limit=examples) for task in settings.tasks
+    }
+    sampler = Sampler(
+        bundle.with_unet({}),
+        settings.sampler,
+        dtype=settings.compute_dtype,
+        devices=busy_devices(examples),
+        attention=settings.attention,
+    )
+    process, processes = jax.process_index(), jax.process_count()
+    measures = measures_here()
+
+    def score(params: Any) -> dict[str, float]:
+        # the sampler needs whole weights on each device; training may have cut them over fsdp
+        gathered = sampler.placed(to_host(params))
+        row: dict[str, float] = {}
+        for task, split in splits.items():
+            with tempfile.TemporaryDirectory() as folder:
+                work = Work(Path(folder), task, split.made, split.names, split.given)
+                sample_to_folder(
+                    sampler,
+                    work,
+                    seed=settings.seed,
+                    process=process,
+                    processes=processes,
+                    params=gathered,
+                )
+                values = np.full((len(split), len(measures)), np.nan)
+                for spot in share(len(split), process, processes):
+                    image = read_rgb(work.path(spot), "sampled picture")
+                    truth = np.asarray(split.given(spot)[split.made])
+                    values[spot] = [measure(image, truth, None) for measure in measures.values()]
+            means = merge_rows(values).mean(axis=0)
+            row |= {f"{m}/{task}": float(v) for m, v in zip(measures, means, strict=True)}
+        return row
+
+    return score
+
+
+def merge_rows(values: np.ndarray) -> np.ndarray:
+    """Return the table with each row from the process that computed it (NaN in the others')."""
+    if jax.process_count() == 1:
+        return values
+    from jax.experimental import multihost_utils
+
+    # sent as bytes: jax without x64 would round float64 to float32
+    gathered = np.asarray(multihost_utils.process_allgather(values.view(np.uint8)))
+    return np.nanmax(np.ascontiguousarray(gathered).view(np.float64), axis=0)

@@ -1,0 +1,99 @@
+"""VAE latents of a records folder: the encoder that each worker loads, and the call that writes."""
+
+import functools
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.tasks import COMPONENTS
+from omfa_jax.data.latents import write_latents
+from omfa_jax.diffusion.settings import DiffusionSettings
+from omfa_jax.models import VAEConfig, posterior
+from omfa_jax.weights.description import read_description
+from omfa_jax.weights.frozen import load_vae
+from omfa_jax.weights.vae_fingerprint import fingerprint_vae
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class FolderEncoder:
+    """The VAE of a model folder, loaded by each process that encodes; picklable.
+
+    Call it with (b, H, W, 3) float32 images in [-1, 1] for mean and standard deviation of the
+    scaled latents, (b, h, w, c) each. The batch is split over the process's devices if it divides
+    evenly. Raises OmfaError if the folder's VAE is not the one of `vae_id`.
+    """
+
+    folder: str
+    vae_id: str
+
+    def __call__(self, images: Any) -> tuple[jax.Array, jax.Array]:
+        return load_encoder(self)(images)
+
+
+@functools.lru_cache(maxsize=1)
+def load_encoder(encoder: FolderEncoder) -> Callable[[Any], tuple[jax.Array, jax.Array]]:
+    """Return the function behind a `FolderEncoder`, on the devices."""
+    config = read_description(Path(encoder.folder)).vae_config
+    params: Any = load_vae(Path(encoder.folder), config)
+    if (found := fingerprint_vae(config, params)) != encoder.vae_id:
+        raise OmfaError(
+            f"{encoder.folder}: the VAE there is {found}, the latents are of {encoder.vae_id};"
+            " give every worker the same --model"
+        )
+    devices = np.array(jax.local_devices())
+    replicated = NamedSharding(Mesh(devices, ("data",)), PartitionSpec())
+    split = NamedSharding(replicated.mesh, PartitionSpec("data"))
+    params = jax.device_put(params, replicated)
+
+    @jax.jit
+    def compute_moments(params: Any, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        mean, logvar = posterior(config, params, images)
+        scale = config.scaling_factor
+        return scale * mean, scale * jnp.exp(0.5 * logvar)
+
+    def encode(images: Any) -> tuple[jax.Array, jax.Array]:
+        sharding = replicated if len(images) % len(devices) else split
+        return compute_moments(params, jax.device_put(images, sharding))
+
+    return encode
+
+
+def encode_records(
+    diffusion_for: Callable[[VAEConfig], DiffusionSettings],
+    records: str,
+    model: str,
+    out: str,
+    *,
+    batch_size: int,
+    **options: Any,
+) -> None:
+    """Write the VAE latents of a records folder (`omfa data latents`).
+
+    `diffusion_for` gives the settings of a model with that VAE, whose slot sizes are used.
+    `options` are passed to `write_latents`.
+    """
+    folder = Path(model).absolute()
+    vae_config = read_description(folder).vae_config
+    # slots that are not multiples of the stride are refused here, before hours of encoding
+    diffusion = diffusion_for(vae_config)
+    vae_id = fingerprint_vae(vae_config, load_vae(folder, vae_config))
+    manifest = write_latents(
+        records,
+        out,
+        FolderEncoder(str(folder), vae_id),
+        slots=dict(zip(COMPONENTS, diffusion.slots_px, strict=True)),
+        vae_id=vae_id,
+        batch_size=batch_size,
+        **options,
+    )
+    log.info("%s: latents of %s", out, manifest["splits"])

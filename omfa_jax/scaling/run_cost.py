@@ -1,0 +1,65 @@
+"""The cost of a training run, as its log reports it: parameters and FLOPs of an example."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+
+from omfa_jax.core.tasks import COMPONENTS
+from omfa_jax.models import VAEConfig
+from omfa_jax.parallel.hardware import chip_of
+from omfa_jax.scaling.flops import network_components, vae_components
+from omfa_jax.train.cost import Cost
+from omfa_jax.train.network import network_shapes
+from omfa_jax.weights.bundle import Bundle
+
+
+def compute_unet_cost(
+    bundle: Bundle, batch_size: int, *, encodes: bool, devices: Sequence[Any] = ()
+) -> Cost:
+    """Return the network's size and the FLOPs of a training example on the bundle's canvas.
+
+    `encodes`: the step encodes the example's images, three components and a pose map. MFU refers to
+    the peak of `devices`, which run the step; without them only the sizes are known.
+    """
+    tokens = bundle.prompts["context"].shape[1]
+    run = network_components(bundle.settings, bundle.unet_config, text_tokens=tokens)
+    leaves = jax.tree.leaves(network_shapes(bundle.settings, bundle.unet_config))
+    sizes = dict(zip(COMPONENTS, bundle.settings.slots_px, strict=True))
+    images = [*sizes.values(), sizes["person"]] if encodes else []
+    frozen = sum(vae_components(bundle.vae_config, *size)[0].total.forward for size in images)
+    params = sum(math.prod(leaf.shape) for leaf in leaves)
+    return _make_cost(params, sum(part.total.step for part in run), batch_size, devices, frozen)
+
+
+def compute_vae_cost(
+    vae_config: VAEConfig,
+    crop_px: int,
+    batch_size: int,
+    *,
+    decoder_only: bool,
+    devices: Sequence[Any] = (),
+) -> Cost:
+    """Return the cost of a VAE, or of its decoder alone, on crops of an example's four images."""
+    encoder, decoder = (part.total for part in vae_components(vae_config, crop_px, crop_px))
+    images = len(COMPONENTS) + 1
+    if not decoder_only:
+        params, step = encoder.params + decoder.params, encoder.step + decoder.step
+        return _make_cost(params, images * step, batch_size, devices)
+    frozen = images * encoder.forward
+    return _make_cost(decoder.params, images * decoder.step, batch_size, devices, frozen)
+
+
+def _make_cost(
+    params: int, flops: float, batch_size: int, devices: Sequence[Any], frozen: float = 0.0
+) -> Cost:
+    chip = chip_of(devices[0].device_kind) if devices else None
+    return Cost(
+        params=params,
+        flops_per_example=float(flops),
+        batch_size=batch_size,
+        devices=len(devices) or 1,
+        peak_flops=chip.bf16_flops if chip else None,
+        frozen_flops_per_example=float(frozen),
+    )

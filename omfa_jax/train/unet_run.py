@@ -1,0 +1,58 @@
+"""A UNet's training run by partial diffusion, put together from a model and settings."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from omfa_jax.models import encode
+from omfa_jax.parallel.rules import UNET_RULES
+from omfa_jax.train import mup
+from omfa_jax.train.loop import Batches, Run
+from omfa_jax.train.network import trained_network
+from omfa_jax.train.objective import partial_diffusion
+from omfa_jax.train.settings import TrainSettings
+from omfa_jax.weights.bundle import Bundle
+from omfa_jax.weights.dual import network_params
+
+
+def make_unet_run(
+    bundle: Bundle,
+    settings: TrainSettings,
+    mesh: Mesh,
+    batches: Batches,
+    *,
+    workdir: Path,
+    config: Mapping[str, Any],
+    encodes: bool,
+) -> Run:
+    """Return the run that trains the bundle's UNet, or a random one if it has none.
+
+    `encodes`: the batches hold images, which the VAE encodes in the step. `config` is the whole
+    config as nested dicts, for checkpoints and logs.
+    """
+    apply = trained_network(bundle.settings, bundle.unet_config, settings, mesh)
+
+    def encode_images(params, images):
+        return encode(bundle.vae_config, params, images, dtype=settings.compute_dtype)
+
+    def draw_unet():
+        key = jax.random.key(settings.seed)
+        params = network_params(bundle.settings, bundle.unet_config, key)
+        base = settings.optimizer.mup_base
+        return mup.initial(params, base) if base else params
+
+    return Run(
+        workdir=workdir,
+        settings=settings,
+        objective=partial_diffusion(bundle.settings, settings.loss, apply, encode_images),
+        start=draw_unet if bundle.unet_params is None else bundle.unet_params,
+        # with stored latents the step never runs the VAE, which then takes no device memory
+        frozen={"vae": bundle.vae_params if encodes else {}, "prompts": bundle.prompts},
+        rules=UNET_RULES,
+        mesh=mesh,
+        batches=batches,
+        config=dict(config),
+    )

@@ -1,0 +1,158 @@
+"""A VAE's training run: its initial weights, the run, and the model folder that it becomes."""
+
+import dataclasses
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.tasks import COMPONENTS
+from omfa_jax.data.pipeline import PipelineSettings, eval_batches
+from omfa_jax.diffusion.settings import DiffusionSettings
+from omfa_jax.models import VAEConfig, posterior
+from omfa_jax.models.api import decode
+from omfa_jax.parallel.rules import REPLICATED_RULES
+from omfa_jax.train.checkpoint import MODEL_FOLDER
+from omfa_jax.train.initial_weights import make_preset_vae, make_prompt_rows
+from omfa_jax.train.loop import Batches, Run
+from omfa_jax.train.network import make_unet_config
+from omfa_jax.train.settings import TrainSettings, WeightsSource
+from omfa_jax.train.state import TrainState
+from omfa_jax.train.vae_objective import autoencoder, trainable_start
+from omfa_jax.weights.bundle import Bundle, Params
+from omfa_jax.weights.description import read_description
+from omfa_jax.weights.frozen import load_vae, save_frozen
+from omfa_jax.weights.vae_fingerprint import ENCODER
+
+log = logging.getLogger(__name__)
+
+SCALE_RECORDS = 128
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VAETraining:
+    """What a VAE run trains: `start` (parameters, or a function that draws them) beside `frozen`.
+
+    `latent_noise` is in standard deviations of scaled latents.
+    """
+
+    vae_config: VAEConfig
+    frozen: Params
+    start: Params | Callable[[], Params]
+    crop_px: int
+    latent_noise: float
+
+    @property
+    def param_shapes(self) -> Mapping[str, Any]:
+        """The trained parameters, as arrays or shapes; nothing is drawn."""
+        return jax.eval_shape(self.start) if callable(self.start) else self.start
+
+
+def load_initial_vae(
+    source: WeightsSource, *, decoder_of: str, crop_px: int, latent_noise: float
+) -> VAETraining:
+    """Return a new VAE of the preset, or with `decoder_of` the decoder of that model folder.
+
+    A decoder is trained alone: its encoder stays as it is, and with it every stored latent and
+    every UNet trained on them.
+    """
+    if not decoder_of:
+        vae_config, draw = make_preset_vae(source)
+        frozen, start = {}, draw
+    else:
+        vae_config = read_description(Path(decoder_of)).vae_config
+        params = load_vae(Path(decoder_of), vae_config)
+        frozen = {name: params[name] for name in ENCODER}
+        start = {name: params[name] for name in params if name not in frozen}
+    return VAETraining(
+        vae_config=vae_config,
+        frozen=frozen,
+        start=start,
+        crop_px=crop_px,
+        latent_noise=latent_noise,
+    )
+
+
+def check_crop(crop_px: int, diffusion: DiffusionSettings) -> None:
+    """Raise an OmfaError unless the training crops fit every slot and the VAE's stride."""
+    least = min(min(size) for size in diffusion.slots_px)
+    if crop_px < 1 or crop_px % diffusion.stride or crop_px > least:
+        raise OmfaError(
+            f"config.autoencoder.crop_px must be a multiple of {diffusion.stride} up to {least},"
+            f" the smallest side of a slot; got {crop_px}"
+        )
+
+
+def make_vae_run(
+    training: VAETraining,
+    settings: TrainSettings,
+    mesh: Mesh,
+    batches: Batches,
+    *,
+    workdir: Path,
+    config: Mapping[str, Any],
+) -> Run:
+    """Return the run that trains a VAE; `config` is the whole config as nested dicts."""
+    vae_config, start, dtype = training.vae_config, training.start, settings.compute_dtype
+    return Run(
+        workdir=workdir,
+        settings=settings,
+        objective=autoencoder(
+            lambda params, images: posterior(vae_config, params, images, dtype=dtype),
+            lambda params, z: decode(
+                vae_config, params, z * vae_config.scaling_factor, dtype=dtype
+            ),
+            crop_px=training.crop_px,
+            latent_noise=training.latent_noise / vae_config.scaling_factor,
+        ),
+        start=(lambda: trainable_start(start())) if callable(start) else start,
+        frozen=training.frozen,
+        rules=REPLICATED_RULES,
+        mesh=mesh,
+        batches=batches,
+        config=dict(config),
+    )
+
+
+def publish_vae(
+    source: WeightsSource,
+    training: VAETraining,
+    state: TrainState,
+    pipeline: PipelineSettings,
+    split: str,
+    workdir: Path,
+) -> None:
+    """Write workdir/model: the EMA VAE, scaled so that its latents have standard deviation 1.
+
+    The scaling factor is 1 over the standard deviation of the posterior means (arXiv 2112.10752,
+    appendix G), here over garments, people and faces of `split`. A frozen encoder keeps its own.
+    """
+    params = jax.device_get(state.params if state.ema is None else state.ema)
+    params = {**training.frozen, **params}
+    factor = training.vae_config.scaling_factor
+    if not training.frozen:
+        factor = measure_scaling_factor(training.vae_config, params, pipeline, split)
+    scaled = dataclasses.replace(training.vae_config, scaling_factor=factor)
+    settings = source.diffusion_for(scaled)
+    unet_config = make_unet_config(source.unet, settings)
+    rows = make_prompt_rows(None, settings, unet_config)
+    save_frozen(workdir / MODEL_FOLDER, Bundle(settings, unet_config, scaled, None, params, rows))
+    log.info("wrote %s (scaling factor %.5f)", workdir / MODEL_FOLDER, factor)
+
+
+def measure_scaling_factor(
+    vae_config: VAEConfig, params: Params, pipeline: PipelineSettings, split: str
+) -> float:
+    """Return 1 over the standard deviation of the first records' posterior means."""
+    encode = jax.jit(lambda p, images: posterior(vae_config, p, images)[0])
+    latents = [
+        np.asarray(encode(params, batch[name])).ravel()
+        for batch in eval_batches(pipeline, split=split, batch_size=16, limit=SCALE_RECORDS)
+        for name in COMPONENTS
+    ]
+    return round(float(1.0 / np.concatenate(latents).std()), 5)

@@ -1,0 +1,24 @@
+"""The identity of a VAE's encoder, which stored latents carry."""
+
+import hashlib
+
+import numpy as np
+
+from omfa_jax.core import trees
+from omfa_jax.models import VAEConfig
+from omfa_jax.weights.bundle import Params
+
+# the half of a VAE that makes latents
+ENCODER = ("encoder", "quant_conv")
+
+
+def fingerprint_vae(config: VAEConfig, params: Params) -> str:
+    """Return the SHA-256 of the encoder's parameters and scaling factor.
+
+    The decoder is left out: it may be trained further without making stored latents stale.
+    """
+    digest = hashlib.sha256(str(config.scaling_factor).encode())
+    for path, leaf in sorted(trees.walk({name: params[name] for name in ENCODER})):
+        digest.update("/".join(path).encode())
+        digest.update(np.ascontiguousarray(leaf, np.float32).tobytes())
+    return digest.hexdigest()
