@@ -10,7 +10,7 @@ from typing import Any
 
 from omfa_jax.cli.flags import BATCH_MAX, SEED, WORKERS, of, path_text, to_path, whole
 from omfa_jax.core.errors import OmfaError, unknown
-from omfa_jax.core.files import atomic_write, only_user_of, require_writable_dir
+from omfa_jax.core.files import LOCK, atomic_write, exclusive_lock, require_writable_dir
 from omfa_jax.core.tasks import COMPONENTS
 from omfa_jax.diffusion.sample import SAMPLER
 from omfa_jax.diffusion.steppers import STEPPERS
@@ -124,7 +124,9 @@ def run(options: argparse.Namespace) -> None:
     flags = {name: str(value) for name, value in vars(options).items()}
     facts = {"the code's revision": distributed.revision(), "the flags": json.dumps(flags)}
     distributed.require_same(facts)
-    with only_user_of(out) if jax.process_index() == 0 else contextlib.nullcontext():
+    refusal = f"another run is using {out}: stop it, or give another folder to --out"
+    lock = exclusive_lock(out / LOCK, refusal)
+    with lock if jax.process_index() == 0 else contextlib.nullcontext():
         bundle = load_checkpoint(options.checkpoint, ema=not options.raw_weights)
         if bundle.unet_params is None:
             raise OmfaError(f"{options.checkpoint} has no UNet weights; give a trained model")

@@ -24,7 +24,7 @@ from omfa_jax.cli.startup import (
 )
 from omfa_jax.cli.task_table import shares_in_words
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.core.files import atomic_write, only_user_of, require_writable_dir
+from omfa_jax.core.files import LOCK, atomic_write, exclusive_lock, require_writable_dir
 from omfa_jax.core.retry import retried
 from omfa_jax.core.tasks import COMPONENTS
 from omfa_jax.data.pipeline import make_dataset
@@ -87,7 +87,9 @@ def run(options: argparse.Namespace) -> None:
             "--workdir": str(workdir.absolute()),
         }
     )
-    with only_user_of(workdir) if jax.process_index() == 0 else contextlib.nullcontext():
+    refusal = f"another run is using {workdir}: stop it, or give another folder to --workdir"
+    lock = exclusive_lock(workdir / LOCK, refusal)
+    with lock if jax.process_index() == 0 else contextlib.nullcontext():
         require_same_run(config, workdir)
         if config.objective == "autoencoder":
             train_autoencoder(config, workdir)

@@ -65,58 +65,60 @@ def clear_leftovers(folder: str | os.PathLike) -> None:
 
 
 @contextlib.contextmanager
-def sole_writer(folder: str | os.PathLike, what: str = "another run is writing") -> Iterator[None]:
-    """Hold a lock on an existing folder; if another process has it, raise an OmfaError.
+def exclusive_lock(target: str | os.PathLike | IO, refusal: str | None = None) -> Iterator[None]:
+    """Lock a file or folder for this process; OmfaError(`refusal`) if another process holds it.
 
-    The lock goes with the process, however that ends, and leaves no file. File systems without
-    locks are let pass.
+    A path named `LOCK` is created if it does not exist; any other path must exist. A file that is
+    already open stays locked until the caller closes it. The kernel releases the lock when the
+    process ends, however it ends. File systems without locks are accepted without protection.
     """
+    if refusal is None:
+        refusal = f"another run is using {target}: wait for it, stop it, or give another folder"
+    if not isinstance(target, str | os.PathLike):
+        _lock(target, refusal)
+        yield
+        return
+    # NFS grants an exclusive lock only on a descriptor that is open for writing, which a folder's
+    # never is: what several hosts share has a lock file
+    is_lock_file = Path(target).name == LOCK
+    flags = os.O_RDWR | os.O_CREAT if is_lock_file else os.O_RDONLY
     try:
-        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        handle = os.open(target, flags, 0o666)
     except OSError as error:
-        raise OmfaError(f"{folder}: cannot be opened: {error.strerror}") from None
+        raise OmfaError(f"{target}: cannot be opened: {error.strerror}") from None
     try:
-        lock(handle, f"{what} {folder}: wait for it, stop it, or give another folder")
+        _lock(handle, refusal)
         yield
     finally:
         os.close(handle)
 
 
-@contextlib.contextmanager
-def only_user_of(folder: str | os.PathLike, flag: str = "--workdir") -> Iterator[None]:
-    """Hold the folder's lock file; if another process holds it, raise an OmfaError.
-
-    The lock goes with the process, however that ends. File systems without locks are let pass.
-    """
-    with (Path(folder) / LOCK).open("w") as file:
-        lock(file, f"another run is using {folder}: stop it, or give another folder to {flag}")
-        yield
-
-
-def lock(file: int | IO, refusal: str) -> None:
-    """Lock an open file until it is closed; OmfaError(refusal) if another process holds it."""
-    is_held = False
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        is_held = True
-    except OSError:
-        # a file system without locks
-        pass
-    # not in the handler: EAGAIN is no cause that a restart might mend
-    if is_held:
+def _lock(file: int | IO, refusal: str) -> None:
+    # raised outside the except block of `_try_lock`: EAGAIN as the context of the error would
+    # be classified as a fault that a restart can fix
+    if not _try_lock(file):
         raise OmfaError(refusal)
 
 
-def is_used(folder: str | os.PathLike) -> bool:
-    """True while a process holds the folder's lock file."""
-    if not (Path(folder) / LOCK).is_file():
-        return False
+def _try_lock(file: int | IO) -> bool:
+    """Lock an open file; return False if another process holds the lock."""
     try:
-        with only_user_of(folder):
-            return False
-    except OmfaError:
-        return True
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        # a file system without locks
+        pass
+    return True
+
+
+def is_used(folder: str | os.PathLike) -> bool:
+    """Return True while a process holds the folder's lock file."""
+    path = Path(folder) / LOCK
+    if not path.is_file():
+        return False
+    with path.open("w") as file:
+        return not _try_lock(file)
 
 
 def parse_json(text: str) -> Any:
