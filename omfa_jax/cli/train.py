@@ -30,6 +30,7 @@ from omfa_jax.core.tasks import COMPONENTS
 from omfa_jax.data.pipeline import make_dataset
 from omfa_jax.models import VAEConfig, encode, posterior
 from omfa_jax.models.api import decode
+from omfa_jax.models.reference_unet import network_params
 from omfa_jax.parallel import distributed
 from omfa_jax.parallel.feed import data_shard
 from omfa_jax.parallel.hardware import chip_of
@@ -44,7 +45,6 @@ from omfa_jax.train.profile import ProfileSteps
 from omfa_jax.train.state import TrainState
 from omfa_jax.train.vae_objective import autoencoder, trainable_start
 from omfa_jax.weights.bundle import Bundle
-from omfa_jax.weights.dual import network_params
 
 log = logging.getLogger(__name__)
 
@@ -126,7 +126,7 @@ def train_diffusion(
 
     def random_unet():
         key = jax.random.key(settings.seed)
-        params = network_params(bundle.settings, bundle.unet_config, key)
+        params = network_params(bundle.unet_config, key, has_reference=bundle.settings.reference)
         base = settings.optimizer.mup_base
         return mup.initial(params, base) if base else params
 
