@@ -185,8 +185,16 @@ def test_features_once_a_sample_give_the_same_picture(params, guidance):
         prepare = prepared(net, params, PROMPTS) if cached else None
         return sample(
             lambda x, t, rows: net(params, x, t, rows, PROMPTS),
-            DUAL, settings, noise, x0, NOISED, pose, ROWS, 2, prepare=prepare,
-        )  # fmt: skip
+            DUAL,
+            settings,
+            noise=noise,
+            x0=x0,
+            noised=NOISED,
+            pose=pose,
+            prompt=ROWS,
+            null_prompt=2,
+            prepare=prepare,
+        )
 
     once, every = (np.asarray(run(params, cached=cached)) for cached in (True, False))
     np.testing.assert_allclose(once, every, rtol=0, atol=1e-5)

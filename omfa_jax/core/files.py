@@ -1,4 +1,4 @@
-"""Files that are whole or absent, and early checks that a path can be used."""
+"""Atomic writes, locks, and early checks that a path can be used."""
 
 import contextlib
 import fcntl
@@ -13,8 +13,8 @@ from typing import IO, Any
 from omfa_jax.core.errors import OmfaError
 
 LOCK = ".lock"
-# what `atomic_write` puts into the names of its temporary files, and how much of the target's name
-# is left room for: a name has 255 bytes at most
+# the marker in the names of `atomic_write`'s temporary files, and how many characters of the
+# target's name they keep (a file name has at most 255 bytes)
 _MARK, _STEM = "-omfa-", 40
 LEFTOVERS = f".*{_MARK}????????"
 _LEFTOVER = re.compile(rf"\..*{_MARK}[a-z0-9_]{{8}}(\.\w+)?")
@@ -24,9 +24,9 @@ _LEFTOVER = re.compile(rf"\..*{_MARK}[a-z0-9_]{{8}}(\.\w+)?")
 def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it into place only if the block succeeds.
 
-    Readers therefore never meet a half-written file. The temporary file keeps the suffix of
-    `path`, because writers such as Pillow and numpy choose their format by it. Its name begins
-    with a dot; what a kill leaves of it `clear_leftovers` deletes.
+    Readers therefore never see a partial file. The temporary file keeps the suffix of `path`,
+    because writers such as Pillow and numpy choose the format by it. Its name starts with a dot;
+    `clear_leftovers` deletes the ones that killed processes left behind.
     """
     path = Path(path)
     temporary = handle = None
@@ -36,7 +36,7 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
             prefix=f".{path.stem[:_STEM]}{_MARK}", suffix=path.suffix, dir=path.parent
         )
         temporary = Path(name)
-        # held until the file is in place: so a leftover can be told from a file being written
+        # held until the file is in place: `clear_leftovers` skips locked files
         with contextlib.suppress(OSError):
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield temporary
@@ -52,9 +52,9 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
 
 
 def clear_leftovers(folder: str | os.PathLike) -> None:
-    """Delete the temporary files that killed processes left in a folder, if it is there.
+    """Delete the temporary files that killed processes left in a folder, if it exists.
 
-    Those of living processes are locked, and stay; so do all on a file system without locks.
+    Files of running processes are locked and stay; on a file system without locks all stay.
     """
     with contextlib.suppress(OSError):
         found = [entry.path for entry in os.scandir(folder) if _LEFTOVER.fullmatch(entry.name)]
@@ -122,7 +122,7 @@ def is_used(folder: str | os.PathLike) -> bool:
 
 
 def parse_json(text: str) -> Any:
-    """Return what `json.loads` does; ValueError alone for what it cannot read."""
+    """Return `json.loads(text)`; ValueError for any text that it cannot parse."""
     try:
         return json.loads(text)
     except RecursionError:
@@ -130,14 +130,15 @@ def parse_json(text: str) -> Any:
 
 
 def current_umask() -> int:
-    """Return the process's umask; mkstemp makes private files, published ones follow it."""
+    """Return the process's umask, which mkstemp ignores: its files are private."""
+    # there is no call that reads it without setting it
     umask = os.umask(0)
     os.umask(umask)
     return umask
 
 
 def require_file(path: str | os.PathLike, what: str, flag: str) -> Path:
-    """Return `path` as a Path, or raise an OmfaError that names `what` and the flag to change."""
+    """Return `path` as a Path; OmfaError naming `what` and the flag if it does not exist."""
     path = Path(path)
     if path.is_file():
         return path
@@ -146,7 +147,7 @@ def require_file(path: str | os.PathLike, what: str, flag: str) -> Path:
 
 
 def require_dir(path: str | os.PathLike, what: str, flag: str) -> Path:
-    """Return `path` as a Path, or raise an OmfaError that names `what` and the flag to change."""
+    """Return `path` as a Path; OmfaError naming `what` and the flag if it does not exist."""
     path = Path(path)
     if path.is_dir():
         return path
@@ -155,22 +156,22 @@ def require_dir(path: str | os.PathLike, what: str, flag: str) -> Path:
 
 
 def require_writable_file(path: str | os.PathLike, flag: str) -> Path:
-    """Return `path` as a Path, or raise an OmfaError unless a file could be written there.
+    """Return `path` as a Path; OmfaError if a file could not be written there.
 
-    Nothing is made: for a check before hours of work whose result goes there.
+    Nothing is created: this is a check before hours of work whose result is written there.
     """
     path = Path(path)
     there = next(parent for parent in path.absolute().parents if parent.exists())
     if path.is_dir():
-        raise OmfaError(f"{path} is a folder; give a file's name to {flag}")
+        raise OmfaError(f"{path} is a folder; give a file name to {flag}")
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        reason = "may not be written in" if there.is_dir() else "is a file"
+        reason = "is not writable" if there.is_dir() else "is a file"
         raise OmfaError(f"cannot write {path}: {there} {reason}; give another name to {flag}")
     return path
 
 
 def require_writable_dir(path: str | os.PathLike, flag: str) -> Path:
-    """Create the folder if need be and prove that a file can be written there."""
+    """Create the folder if necessary and check that a file can be written there."""
     path = Path(path)
     try:
         path.mkdir(parents=True, exist_ok=True)

@@ -47,6 +47,7 @@ def apply_unet(
     pooled: Float[Array, "b p"],
     time_ids: Num[Array, "b 6"],
     compute: Compute = DEFAULT,
+    *,
     features: Features | None = None,
 ) -> Float[Array, "b h w c_out"]:
     """Return the UNet's float32 prediction for noisy latents `x` at timesteps `t` (0..999).

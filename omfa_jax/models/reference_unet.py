@@ -8,7 +8,7 @@ of both are one tree, {"main": ..., "reference": ...}.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -41,6 +41,7 @@ def twice(params: Params, *, has_reference: bool) -> Params:
     return {MAIN: params, REFERENCE: params} if has_reference else params
 
 
+@runtime_checkable
 class Packer(Protocol):
     """Moves the selected components of the joint canvas to a smaller canvas and back."""
 
@@ -101,7 +102,7 @@ class DualNetwork:
             t,
             *self._text(rows, prompts),
             self.compute,
-            features,
+            features=features,
         )
         return self.noised.unpack(output, noised)
 

@@ -36,22 +36,24 @@ from omfa_jax.models.vae import EPSILON, Level, Middle, vae_compute
 WHOLE_LATENT_PX = 128 * 128
 TILE_LATENT_PX = 64
 
-Image = Float[Array, "b h w c"]
+# of any size: a name would bind input and output to one
+Images = Float[Array, "b _ _ _"]
+Image = Float[Array, "_ _ _"]
 Spot = dict[str, Array]
 Moments = tuple[Float[Array, "b 1 1 c"], Float[Array, "b 1 1 c"]]
 
 
 def decode_any_size(
-    config: VAEConfig, params: Params, latents: Image, *, dtype: DTypeLike = jnp.float32
-) -> Image:
+    config: VAEConfig, params: Params, latents: Images, *, dtype: DTypeLike = jnp.float32
+) -> Images:
     """Return `decode`, by tiles where one picture has more than WHOLE_LATENT_PX latent pixels."""
     big = latents.shape[1] * latents.shape[2] > WHOLE_LATENT_PX
     return (decode_tiled if big else decode)(config, params, latents, dtype=dtype)
 
 
 def encode_any_size(
-    config: VAEConfig, params: Params, images: Image, *, dtype: DTypeLike = jnp.float32
-) -> Image:
+    config: VAEConfig, params: Params, images: Images, *, dtype: DTypeLike = jnp.float32
+) -> Images:
     """Return `encode`, by tiles where one picture has more than WHOLE_LATENT_PX latent pixels."""
     big = images.shape[1] * images.shape[2] > WHOLE_LATENT_PX * config.stride**2
     return (encode_tiled if big else encode)(config, params, images, dtype=dtype)
@@ -60,11 +62,11 @@ def encode_any_size(
 def decode_tiled(
     config: VAEConfig,
     params: Params,
-    latents: Image,
+    latents: Images,
     *,
     tile: int = TILE_LATENT_PX,
     dtype: DTypeLike = jnp.float32,
-) -> Image:
+) -> Images:
     """Return the same images as `decode`, one picture and one tile at a time.
 
     `tile` is the side of a tile in latent pixels; the overlap follows from the network's reach.
@@ -88,11 +90,11 @@ def decode_tiled(
 def encode_tiled(
     config: VAEConfig,
     params: Params,
-    images: Image,
+    images: Images,
     *,
     tile: int = TILE_LATENT_PX,
     dtype: DTypeLike = jnp.float32,
-) -> Image:
+) -> Images:
     """Return the same latents as `encode` without a key, one picture and one tile at a time.
 
     Height and width of `images` must be multiples of the VAE's stride; `tile` is that of
@@ -128,7 +130,7 @@ class Stage:
     An output pixel sees `reach` input pixels to each side; `norms` is the number of its GroupNorms.
     """
 
-    run: Callable[[Image], Image]
+    run: Callable[[Images], Images]
     reach: int
     norms: int
 
@@ -143,7 +145,7 @@ def _decoder_stages(config: VAEConfig, params: Params, compute: Compute) -> list
     stages = []
     for index, features in enumerate(reversed(config.block_channels)):
 
-        def run(x: Image, index: int = index, features: int = features) -> Image:
+        def run(x: Images, index: int = index, features: int = features) -> Images:
             if index:
                 x = _run(Upsample(compute), params[f"up_blocks.{index - 1}"]["upsamplers.0"], x)
             level = Level(features, layers, None, groups, compute)
@@ -168,7 +170,7 @@ def _encoder_stages(config: VAEConfig, params: Params, compute: Compute) -> list
     stages = []
     for index, features in enumerate(config.block_channels):
 
-        def run(x: Image, index: int = index, features: int = features) -> Image:
+        def run(x: Images, index: int = index, features: int = features) -> Images:
             if index == 0:
                 x = _run(conv(features, None, compute), params["conv_in"], x)
             level = Level(features, layers, "down" if index < last else None, groups, compute)
@@ -209,7 +211,7 @@ def _axis(length: int, tile: int, reach: int) -> Axis:
     return Axis(tile, size, tiles, windows, owned.astype(np.float32))
 
 
-def _tiled(stage: Stage, x: Image, tile: int) -> Image:
+def _tiled(stage: Stage, x: Images, tile: int) -> Images:
     """Return `stage.run(x)`, found by tiles of `tile` pixels, with its norms over all of `x`."""
     rows, columns = (_axis(length, tile, stage.reach) for length in x.shape[1:3])
     i, j = np.indices((len(rows.tiles), len(columns.tiles))).reshape(2, -1)
@@ -222,7 +224,7 @@ def _tiled(stage: Stage, x: Image, tile: int) -> Image:
     shares = rows.owned[i].sum(1) * columns.owned[j].sum(1)
     shares = jnp.asarray(shares / shares.sum())[:, None, None, None, None]
 
-    def window(spot: Spot) -> Image:
+    def window(spot: Spot) -> Images:
         size = (x.shape[0], rows.size, columns.size, x.shape[3])
         return jax.lax.dynamic_slice(x, (0, *spot["window"], 0), size)
 
@@ -237,7 +239,7 @@ def _tiled(stage: Stage, x: Image, tile: int) -> Image:
         mean = (shares * means).sum(0)
         known.append((mean, (shares * (variances + jnp.square(means - mean))).sum(0)))
 
-    def output(spot: Spot) -> Image:
+    def output(spot: Spot) -> Images:
         return _with_norms(stage.run, window(spot), known, None)[0]
 
     made = jax.eval_shape(output, jax.tree.map(lambda array: array[0], spots))
@@ -245,7 +247,7 @@ def _tiled(stage: Stage, x: Image, tile: int) -> Image:
     def scaled(pixels):
         return pixels * made.shape[1] // rows.size
 
-    def paste(whole: Image, spot: Spot) -> tuple[Image, None]:
+    def paste(whole: Images, spot: Spot) -> tuple[Images, None]:
         inner = scaled(spot["tile"] - spot["window"])
         size = (x.shape[0], scaled(rows.keep), scaled(columns.keep), made.shape[3])
         kept = jax.lax.dynamic_slice(output(spot), (0, *inner, 0), size)
@@ -256,11 +258,11 @@ def _tiled(stage: Stage, x: Image, tile: int) -> Image:
 
 
 def _with_norms(
-    run: Callable[[Image], Image],
-    x: Image,
+    run: Callable[[Images], Images],
+    x: Images,
     known: list[Moments],
     owned: Float[Array, "h w"] | None,
-) -> tuple[Image, list[Moments]]:
+) -> tuple[Images, list[Moments]]:
     """Return `run(x)`, its norms using `known` moments, and the moments of the owned pixels.
 
     Norms are counted in the order in which they are run. Those without known moments use the
@@ -285,5 +287,5 @@ def _with_norms(
         return run(x), seen
 
 
-def _run(module: nn.Module, params: Params, x: Image) -> Image:
+def _run(module: nn.Module, params: Params, x: Images) -> Images:
     return module.apply({"params": params}, x)  # pyright: ignore[reportReturnType]

@@ -200,12 +200,12 @@ class Sampler:
             lambda x, t, prompt: self._apply(params, x, t, prompt, prompts),
             bundle.settings,
             self.settings,
-            noise,
-            x0,
-            mask,
-            pose_canvas,
-            jnp.broadcast_to(row, (count,)),
-            len(bundle.settings.tasks),
+            noise=noise,
+            x0=x0,
+            noised=mask,
+            pose=pose_canvas,
+            prompt=jnp.broadcast_to(row, (count,)),
+            null_prompt=len(bundle.settings.tasks),
             prepare=prepared(self._apply, params, prompts),
         )
         assert not isinstance(result, tuple)
