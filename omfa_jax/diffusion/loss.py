@@ -11,7 +11,7 @@ def masked_mean(
 ) -> Float[Array, "b"]:
     """Return sum(M * squared) / sum(M) of each example: the loss without w(t) (method, 5)."""
     mask = jnp.broadcast_to(mask, squared.shape)
-    # where and not a product: 0 * inf off M would be NaN, and so would its gradient
+    # where and not a product: 0 * inf off M would be NaN
     total = jnp.sum(jnp.where(mask, squared, 0.0), axis=(1, 2, 3))
     return total / jnp.maximum(jnp.sum(mask, axis=(1, 2, 3)), 1)
 
