@@ -2,12 +2,12 @@
 
 Independent tiles of a VAE do not match at their borders: its norms take statistics over the
 complete image, and its middle block attends over all of it. Here the middle block, at the
-resolution of the latents, is not tiled. Each level is a stage that runs on windows: a tile and as many pixels around
-it as the stage's convolutions reach, clipped at the borders of the image, so that padding occurs
-exactly where the untiled network has it. The statistics of a stage's norms are computed one after
-the other, each in a pass over all windows that uses the earlier ones; dead code elimination removes
-from a pass what comes after its norm. Nothing is blended or estimated: the only difference is
-float32 rounding.
+resolution of the latents, is not tiled. Each level is a stage that runs on windows: a tile and as
+many pixels around it as the stage's convolutions reach, clipped at the borders of the image, so
+that padding occurs exactly where the untiled network has it. The statistics of a stage's norms are
+computed one after the other, each in a pass over all windows that uses the earlier ones; dead code
+elimination removes from a pass what comes after its norm. Nothing is blended or estimated: the only
+difference is float32 rounding.
 
 Memory holds a stage's input and output, but never the widest activations at full resolution. The
 price is that a stage is computed about five times.
