@@ -190,7 +190,7 @@ def test_network_input_follows_unet_inputs():
     np.testing.assert_array_equal(stacked[..., 9:], pose)
     with pytest.raises(OmfaError, match="begin with 'noisy'"):
         input_channels(("mask", "noisy"), s.canvas)
-    with pytest.raises(OmfaError, match="hold 'mask'"):
+    with pytest.raises(OmfaError, match="contain 'mask'"):
         input_channels(("noisy", "pose"), s.canvas)
     with pytest.raises(OmfaError, match="did you mean 'pose'"):
         input_channels(("noisy", "mask", "posse"), s.canvas)
