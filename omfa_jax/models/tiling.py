@@ -37,11 +37,11 @@ from omfa_jax.models.vae import EPSILON, Level, Middle, vae_compute
 WHOLE_LATENT_PX = 128 * 128
 TILE_LATENT_PX = 64
 
-# sizes without names: a name would force input and output to one size
+# without names: a name would force input and output, or all norms of a stage, to one size
 Images = Float[Array, "b _ _ _"]
 Image = Float[Array, "_ _ _"]
 Spot = dict[str, Array]
-Moments = tuple[Float[Array, "b 1 1 c"], Float[Array, "b 1 1 c"]]
+Moments = tuple[Float[Array, "b 1 1 _"], Float[Array, "b 1 1 _"]]
 
 
 def decode_any_size(
