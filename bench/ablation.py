@@ -32,6 +32,7 @@ from omfa_jax.diffusion.schedule import TimestepDistribution
 from omfa_jax.evals.influence import influence
 from omfa_jax.evals.psnr import mean_psnr
 from omfa_jax.models import Compute, encode, vae
+from omfa_jax.models.reference_unet import network_params
 from omfa_jax.parallel.mesh import MeshSettings, make_mesh, replicated
 from omfa_jax.sampling.encode_records import encode_records
 from omfa_jax.sampling.generate import Sampler
@@ -45,7 +46,6 @@ from omfa_jax.train.optimizer import make_optimizer
 from omfa_jax.train.settings import LossSettings
 from omfa_jax.train.state import create_sharded
 from omfa_jax.weights.bundle import Bundle, network_apply
-from omfa_jax.weights.dual import network_params
 
 SIDES = {"single": False, "dual": True}
 TINY = "omfa_jax/assets/tiny"
@@ -159,7 +159,9 @@ def step_seconds(configs: dict[str, Any]) -> dict[str, dict[str, float]]:
         )
         ahead = step_ahead(diffusion, unet, train, mesh, text_tokens=TEXT_TOKENS)
         state = create_sharded(
-            lambda d=diffusion, u=unet: network_params(d, u, jax.random.key(0)),
+            lambda d=diffusion, u=unet: network_params(
+                u, jax.random.key(0), has_reference=d.reference
+            ),
             make_optimizer(train.optimizer, train.steps),
             train.ema_decay,
             ahead.shardings,

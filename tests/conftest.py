@@ -10,6 +10,10 @@ os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 import jax
 import pytest
+import runtime_types
+
+# before any module of the package is imported
+runtime_types.install()
 
 jax.config.update("jax_default_matmul_precision", "highest")
 

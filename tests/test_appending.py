@@ -37,7 +37,7 @@ def test_a_torn_last_row_does_not_swallow_the_next(tmp_path, torn, caplog):
     steps = [row["step"] for row in rows_of(log)]
     assert steps == ([1, 2, 3] if torn.endswith("2}") else [1, 3])
     if steps == [1, 3]:
-        assert "metrics.jsonl: left out 1 torn lines (line 2)" in caplog.text
+        assert "metrics.jsonl: skipped 1 incomplete lines (line 2)" in caplog.text
     assert loss_curve(log) == {"loss": [(1, 0.5), (3, 0.25)]}
 
 

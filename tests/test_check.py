@@ -65,10 +65,10 @@ def test_a_wrong_count_is_a_fault(folders, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "word"),
     [
-        ({"person": b"broken"}, "not a picture"),
+        ({"person": b"broken"}, "not an image"),
         ({"garment": b""}, "empty"),
         ({"pose": b""}, "empty"),
-        ({"unpaired_garment": b"?"}, "not a picture"),
+        ({"unpaired_garment": b"?"}, "not an image"),
         ({"height_px": 3}, "the record says"),
         ({"face_box_px": (5.0, 5.0, 5.0, 9.0)}, "face box"),
         ({"key": "00001_00"}, "twice"),

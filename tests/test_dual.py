@@ -26,10 +26,10 @@ from omfa_jax.models import (
     transformer,
     unet,
 )
+from omfa_jax.models.reference_unet import network_params, prepared
 from omfa_jax.scaling.flops import network_components
 from omfa_jax.train.network import network_shapes
 from omfa_jax.weights.bundle import network_apply
-from omfa_jax.weights.dual import network_params, prepared
 
 DUAL = dataclasses.replace(SETTINGS, reference=True)
 KEY = jax.random.key(0)
@@ -43,7 +43,7 @@ PROMPTS = {
 
 @pytest.fixture(scope="module")
 def params():
-    return network_params(DUAL, UNET, KEY)
+    return network_params(UNET, KEY, has_reference=True)
 
 
 @functools.cache
@@ -125,7 +125,7 @@ def test_equals_two_unets_of_diffusers_joined_in_self_attention():
 
 
 def test_off_is_the_single_unet(params):
-    single = network_params(SETTINGS, UNET, KEY)
+    single = network_params(UNET, KEY, has_reference=False)
     jax.tree.map(np.testing.assert_array_equal, single, init_unet(UNET, KEY))
     jax.tree.map(np.testing.assert_array_equal, single, params["main"])
     off, inputs = network_apply(SETTINGS, UNET, Compute()), inputs_of(*canvases(0))
@@ -185,8 +185,16 @@ def test_features_once_a_sample_give_the_same_picture(params, guidance):
         prepare = prepared(net, params, PROMPTS) if cached else None
         return sample(
             lambda x, t, rows: net(params, x, t, rows, PROMPTS),
-            DUAL, settings, noise, x0, NOISED, pose, ROWS, 2, prepare=prepare,
-        )  # fmt: skip
+            DUAL,
+            settings,
+            noise=noise,
+            x0=x0,
+            noised=NOISED,
+            pose=pose,
+            prompt=ROWS,
+            null_prompt=2,
+            prepare=prepare,
+        )
 
     once, every = (np.asarray(run(params, cached=cached)) for cached in (True, False))
     np.testing.assert_allclose(once, every, rtol=0, atol=1e-5)
@@ -239,5 +247,5 @@ def test_flops_are_the_compilers(monkeypatch):
 
 def test_a_unet_without_self_attention_is_refused():
     config = dataclasses.replace(UNET, transformer_depth=(0, 0))
-    with pytest.raises(OmfaError, match="meets in self-attention"):
+    with pytest.raises(OmfaError, match="works through self-attention"):
         network_apply(DUAL, config, Compute())

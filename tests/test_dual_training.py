@@ -11,6 +11,7 @@ from tiny_training import SETTINGS, UNET, make_run
 
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.models import VAEConfig, init_vae
+from omfa_jax.models.reference_unet import network_params
 from omfa_jax.parallel.mesh import MeshSettings, make_mesh
 from omfa_jax.parallel.pods import pod
 from omfa_jax.parallel.rules import UNET_RULES, param_shardings
@@ -19,7 +20,6 @@ from omfa_jax.train.load import load_bundle, load_for_export
 from omfa_jax.train.loop import train
 from omfa_jax.train.network import network_shapes
 from omfa_jax.weights.bundle import Bundle
-from omfa_jax.weights.dual import network_params
 from omfa_jax.weights.frozen import save_frozen
 
 DUAL = dataclasses.replace(SETTINGS, reference=True)
@@ -44,7 +44,7 @@ def test_four_steps_are_two_a_restart_and_two(straight, tmp_path):
         pairs = zip(*(jax.tree.leaves(getattr(s, name)) for s in (state, after)), strict=True)
         for a, b in pairs:
             np.testing.assert_array_equal(a, b)
-    start = network_params(DUAL, UNET, KEY)["reference"]["conv_in"]["kernel"]
+    start = network_params(UNET, KEY, has_reference=True)["reference"]["conv_in"]["kernel"]
     assert np.abs(start - after.params["reference"]["conv_in"]["kernel"]).max() > 1e-4
 
 

@@ -17,7 +17,7 @@ from omfa_jax.cli import main as command_line
 from omfa_jax.core import retry
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.exit_status import NETWORK, ROWS, is_transient, row_of
-from omfa_jax.core.files import atomic_write, only_user_of, sole_writer
+from omfa_jax.core.files import LOCK, atomic_write, exclusive_lock
 from omfa_jax.core.retry import retried
 
 
@@ -117,13 +117,11 @@ def test_files_tell_what_they_met(tmp_path, monkeypatch):
     assert is_transient(told.value)
 
 
-def test_a_lock_that_another_run_holds_is_nothing_to_wait_for(tmp_path):
-    with only_user_of(tmp_path), pytest.raises(OmfaError) as told, only_user_of(tmp_path):
-        pass
-    assert row_of(told.value).status == 2
-    with sole_writer(tmp_path), pytest.raises(OmfaError) as told, sole_writer(tmp_path):
-        pass
-    assert row_of(told.value).status == 2
+def test_a_lock_held_by_another_run_is_not_worth_a_restart(tmp_path):
+    for place in (tmp_path, tmp_path / LOCK):
+        with exclusive_lock(place), pytest.raises(OmfaError) as refused, exclusive_lock(place):
+            pass
+        assert row_of(refused.value).status == 2
 
 
 @pytest.mark.parametrize(

@@ -191,7 +191,7 @@ def test_no_place_of_the_system_or_the_user_gives_way(tmp_path, monkeypatch):
 def test_another_users_folder_stays(tmp_path, monkeypatch):
     out = write_ours(tmp_path / "out")
     monkeypatch.setattr(folders, "_owner", lambda path: path.name.endswith("-old"))
-    with pytest.raises(OmfaError, match="another user's"), atomic_dir(out, CONTENTS):
+    with pytest.raises(OmfaError, match="another user"), atomic_dir(out, CONTENTS):
         pass
     assert (out / MANIFEST).read_text() == "ours"
 

@@ -210,7 +210,7 @@ def test_outputs_that_cannot_be_are_told_before_the_work(raw, tmp_path, capsys, 
         fails(["data", "duplicates", f"--raw={raw}", f"--out={out}"], words, capsys)
     # root may write where others may not
     monkeypatch.setattr("omfa_jax.core.files.os.access", lambda *_: False)
-    with pytest.raises(OmfaError, match="may not be written in; give another name to --out"):
+    with pytest.raises(OmfaError, match="is not writable; give another name to --out"):
         require_writable_file(tmp_path / "new/list.json", "--out")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 

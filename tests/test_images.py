@@ -105,7 +105,7 @@ def test_bad_pictures_give_one_clear_line(tmp_path):
     cases = {
         "truncated.jpg": (jpeg[: len(jpeg) // 2], "damaged"),
         "empty.png": (b"", "empty"),
-        "text.jpg": (b"hello, not a picture", "not a picture"),
+        "text.jpg": (b"hello, not a picture", "not an image"),
         "dot.png": (_bytes(Image.new("RGB", (1, 1))), "too small"),
     }
     for name, (content, word) in cases.items():

@@ -28,8 +28,8 @@ SMALL = [
 ITEMS = ("state", "data", "config", "ema")
 
 
-def matrix(settings, unet_config, key):
-    shape = (settings.in_channels, settings.out_channels)
+def matrix(unet_config, key, *, has_reference):
+    shape = (unet_config.in_channels, unet_config.out_channels)
     return {"kernel": jax.random.normal(key, shape) / 3, "bias": jnp.zeros(shape[1])}
 
 

@@ -217,7 +217,7 @@ def test_unreadable_pictures_and_caches_are_said(tmp_path):
         judged = judge(pairs, quick(server.url, tmp_path / "c.jsonl"))
         assert judged.scores == (None, None, 7.5, 7.5) and len(server.requests) == 2
         assert "No such file" in judged.failures["00000"]
-        assert "not a picture" in judged.failures["00001"]
+        assert "not an image" in judged.failures["00001"]
         (tmp_path / "scores.json").write_text("{}\n")
         with pytest.raises(OmfaError, match="not a judge cache"):
             judge(pairs, quick(server.url, tmp_path / "scores.json"))

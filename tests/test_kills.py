@@ -19,7 +19,7 @@ from omfa_jax.body.fit.report import FitReport
 from omfa_jax.body.params_file import load_body_file, save_body
 from omfa_jax.cli.main import main
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.core.files import atomic_write, clear_leftovers, sole_writer
+from omfa_jax.core.files import atomic_write, clear_leftovers, exclusive_lock
 from omfa_jax.data.build import build
 from omfa_jax.data.world.writer import write_world
 
@@ -255,12 +255,12 @@ def test_two_runs_at_once_are_refused(world, tmp_path, capsys):
     shutil.copytree(world, root)
     (root / "train/pose").mkdir()
     shutil.copy(root / "train/smplx/00000_00.npz", root / "train/body.npz")
-    with sole_writer(root), pytest.raises(OmfaError, match="another run is writing"):
+    with exclusive_lock(root), pytest.raises(OmfaError, match="another run is using"):
         write_world(root, **WORLD)
-    with sole_writer(root / "train/pose"):
+    with exclusive_lock(root / "train/pose"):
         assert main(["data", "poses", f"--raw={root}", "--backend=zbuffer"]) == 2
-    assert "another run is writing" in capsys.readouterr().err
-    with sole_writer(root / "train"):
-        with pytest.raises(OmfaError, match="another run is writing"):
+    assert "another run is using" in capsys.readouterr().err
+    with exclusive_lock(root / "train"):
+        with pytest.raises(OmfaError, match="another run is using"):
             fit(root / "train")
         assert main(["data", "bodies", "--from=smplx", f"--in={root}", f"--raw={root}"]) == 2

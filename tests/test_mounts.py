@@ -79,7 +79,7 @@ def test_a_mount_in_a_folder_that_was_begun_stays(tmp_path, bind, caplog):
         bind(theirs / "params", made / "params")
         raise KeyboardInterrupt
     assert contents(theirs) == contents(write_ours(tmp_path / "same"))
-    assert f"{made} is not deleted" in caplog.text
+    assert f"{made} was not deleted" in caplog.text
 
 
 @pytest.mark.parametrize("what", ["file", "folder", "itself"])
@@ -253,7 +253,7 @@ def test_a_mount_that_comes_into_a_build_stays(tmp_path, bind, caplog):
 
 def test_a_folder_that_is_gone_does_not_hide_why(tmp_path, caplog):
     delete_named(tmp_path / "absent", CONTENTS)
-    assert "absent is not deleted" in caplog.text
+    assert "absent was not deleted" in caplog.text
 
 
 @pytest.mark.parametrize("name", ["", "records/viton_hd", "progress"])
@@ -262,7 +262,7 @@ def test_another_users_build_stays(raw, tmp_path, monkeypatch, give, name):
     interrupted(raw, out, 2, monkeypatch)
     before = contents(hidden)
     give(hidden / name)
-    with pytest.raises(OmfaError, match="another user's"):
+    with pytest.raises(OmfaError, match="another user"):
         build(raw, out, shard_records=SHARD)
     assert contents(hidden) == before and not out.exists()
 
@@ -274,7 +274,7 @@ def test_another_users_file_in_an_import_stays(tmp_path, give, name):
     with pytest.raises(OmfaError, match=name), atomic_dir(out, CONTENTS):
         pytest.fail("hours of work were begun")
     give(out)
-    with pytest.raises(OmfaError, match="out is another user's"), atomic_dir(out, CONTENTS):
+    with pytest.raises(OmfaError, match="out belongs to another user"), atomic_dir(out, CONTENTS):
         pytest.fail("hours of work were begun")
     assert (out / name).stat().st_uid == NOBODY
     for path in (out, *out.rglob("*")):

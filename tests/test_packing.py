@@ -34,7 +34,7 @@ def test_components_come_back_to_their_places(tasks):
     rows = rng.integers(0, len(tasks), 7)
     flags = np.array([[c in tasks[row].noised for c in COMPONENTS] for row in rows])
     sizes = zip(COMPONENTS, s.canvas.slots, strict=True)
-    parts = {n: rng.standard_normal((7, *size, 4), np.float32) for n, size in sizes}
+    parts = {n: jnp.asarray(rng.standard_normal((7, *size, 4), np.float32)) for n, size in sizes}
     joint = s.canvas.assemble(parts)
     for packing, chosen in zip(packings(s), (flags, ~flags), strict=True):
         packed = packing.pack(joint, jnp.asarray(chosen))

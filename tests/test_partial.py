@@ -110,7 +110,17 @@ def test_min_snr_weights():
 def test_clean_components_leave_the_sampler_bit_equal(s, sampler):
     x0, eps, pose, _, _, _, mask, noised = problem(s)
     network = mixing_network(jax.random.key(2), s.in_channels, s.out_channels)
-    out = sample(network, s, sampler, eps, x0, noised, pose, jnp.arange(3), 3)
+    out = sample(
+        network,
+        s,
+        sampler,
+        noise=eps,
+        x0=x0,
+        noised=noised,
+        pose=pose,
+        prompt=jnp.arange(3),
+        null_prompt=3,
+    )
     clean = ~jnp.broadcast_to(mask, x0.shape)
     np.testing.assert_array_equal(out[clean], x0[clean])
     assert float(jnp.abs(out - x0)[~clean].min()) > 0
@@ -126,7 +136,17 @@ def test_the_network_sees_the_clean_part_bit_equal_at_every_step(name):
         same = jnp.all(jnp.where(clean, x[..., :4] == x0, True))
         return jnp.where(same, 0.1 * x[..., :4] + 0.1, jnp.nan)
 
-    out = sample(strict, s, SamplerSettings(4, 1.0, name), eps, x0, noised, pose, jnp.arange(3), 3)
+    out = sample(
+        strict,
+        s,
+        SamplerSettings(4, 1.0, name),
+        noise=eps,
+        x0=x0,
+        noised=noised,
+        pose=pose,
+        prompt=jnp.arange(3),
+        null_prompt=3,
+    )
     assert jnp.isfinite(out).all()
 
 
@@ -134,9 +154,9 @@ def test_the_trajectory_is_kept_only_on_request():
     s = settings()
     x0, eps, pose, _, _, _, mask, noised = problem(s)
     network = mixing_network(jax.random.key(2), s.in_channels, s.out_channels)
-    arguments = (network, s, SamplerSettings(4), eps, x0, noised, pose, jnp.arange(3), 3)
-    final, states = sample(*arguments, trajectory=True)
-    np.testing.assert_array_equal(final, sample(*arguments))
+    given = dict(noise=eps, x0=x0, noised=noised, pose=pose, prompt=jnp.arange(3), null_prompt=3)
+    final, states = sample(network, s, SamplerSettings(4), **given, trajectory=True)
+    np.testing.assert_array_equal(final, sample(network, s, SamplerSettings(4), **given))
     assert states.shape == (4, *x0.shape)
     clean = ~jnp.broadcast_to(mask, x0.shape)
     for state in states:
@@ -153,8 +173,7 @@ def test_swapping_a_condition_changes_the_output(inputs, changed):
     swapped = {**given, changed: jnp.roll(given[changed], 1, axis=0)}
 
     def run(g):
-        parts = (g["x0"], noised, g["pose"], g["prompt"])
-        return sample(network, s, SamplerSettings(3), eps, *parts, 3)
+        return sample(network, s, SamplerSettings(3), noise=eps, noised=noised, null_prompt=3, **g)
 
     generated = jnp.broadcast_to(s.canvas.mask(noised), x0.shape)
     assert float(jnp.abs(run(given) - run(swapped))[generated].max()) > 1e-3
@@ -171,7 +190,7 @@ def test_network_input_follows_unet_inputs():
     np.testing.assert_array_equal(stacked[..., 9:], pose)
     with pytest.raises(OmfaError, match="begin with 'noisy'"):
         input_channels(("mask", "noisy"), s.canvas)
-    with pytest.raises(OmfaError, match="hold 'mask'"):
+    with pytest.raises(OmfaError, match="contain 'mask'"):
         input_channels(("noisy", "pose"), s.canvas)
     with pytest.raises(OmfaError, match="did you mean 'pose'"):
         input_channels(("noisy", "mask", "posse"), s.canvas)
@@ -224,7 +243,7 @@ def test_guidance_is_extrapolation_from_the_null_branch(prediction):
         conditional, unconditional = network(x, t, prompt), network(null, t, null_prompt)
         return unconditional + 3.0 * (conditional - unconditional)
 
-    arguments = (eps, x0, noised, pose, jnp.arange(3), 3)
-    guided = sample(network, s, SamplerSettings(5, 3.0), *arguments)
-    by_hand = sample(combined, s, SamplerSettings(5, 1.0), *arguments)
+    given = dict(noise=eps, x0=x0, noised=noised, pose=pose, prompt=jnp.arange(3), null_prompt=3)
+    guided = sample(network, s, SamplerSettings(5, 3.0), **given)
+    by_hand = sample(combined, s, SamplerSettings(5, 1.0), **given)
     np.testing.assert_allclose(guided, by_hand, atol=1e-5)

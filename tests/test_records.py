@@ -165,7 +165,7 @@ def test_bad_items_are_skipped_with_reasons(tmp_path):
         "damaged",
         "empty",
         "found nothing",
-        "not a picture",
+        "not an image",
         "no parse map",
         "shows no worn",
     ]

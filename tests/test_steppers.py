@@ -51,7 +51,17 @@ def relative_error(name, s, sampler, **changes):
     guided and rescaled, step.
     """
     noise, pose, network = problem(s)
-    ours = sample(network, s, sampler, noise, 0 * noise, EVERYTHING, pose, PROMPT, 3)
+    ours = sample(
+        network,
+        s,
+        sampler,
+        noise=noise,
+        x0=0 * noise,
+        noised=EVERYTHING,
+        pose=pose,
+        prompt=PROMPT,
+        null_prompt=3,
+    )
     scheduler = twin(name, s, sampler.steps, **changes)
     mask = s.canvas.mask(EVERYTHING)
     null = drop_conditions(EVERYTHING[:, 0], noise, mask, pose, PROMPT, 3)
@@ -179,7 +189,7 @@ def test_every_step_count_gives_finite_weights_or_an_error(name, spacing, zero):
         try:
             plan = STEPPERS[name](schedule, steps)
         except OmfaError as error:
-            assert steps >= 999 and "take fewer" in str(error)
+            assert steps >= 999 and "use fewer" in str(error)
             continue
         assert all(np.isfinite(column).all() for column in plan.steps)
         assert {len(column) for column in plan.steps} == {steps}
@@ -218,7 +228,17 @@ def test_the_network_is_traced_once_however_many_steps():
     for name in STEPPERS:
         traced.clear()
         sampler = SamplerSettings(9, 2.0, name)
-        sample(counted, s, sampler, noise, 0 * noise, EVERYTHING, pose, PROMPT, 3)
+        sample(
+            counted,
+            s,
+            sampler,
+            noise=noise,
+            x0=0 * noise,
+            noised=EVERYTHING,
+            pose=pose,
+            prompt=PROMPT,
+            null_prompt=3,
+        )
         assert len(traced) == 1
 
 

@@ -13,7 +13,7 @@ from scaling_studies import plan
 from omfa_jax.cli.main import main
 from omfa_jax.cli.scaling_run import run_one
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.core.files import only_user_of
+from omfa_jax.core.files import LOCK, exclusive_lock
 from omfa_jax.scaling.results import rows, state_of, write_failure
 from omfa_jax.scaling.runner import Runner, own_cores, shares
 
@@ -23,7 +23,7 @@ PLAYED = """
 import os, signal, sys, time
 from pathlib import Path
 from omfa_jax.scaling.runner import end_with_runner, keep_to_share
-from omfa_jax.core.files import only_user_of
+from omfa_jax.core.files import LOCK, exclusive_lock
 from omfa_jax.scaling.results import write_failure, write_result
 from omfa_jax.scaling.manifest import read_manifest
 end_with_runner()
@@ -36,7 +36,7 @@ def stop(number, frame):
     (workdir / "saved").write_text("x")
     sys.exit(143)
 signal.signal(signal.SIGTERM, stop)
-with only_user_of(workdir):
+with exclusive_lock(workdir / LOCK):
     with (folder / "trained.txt").open("a") as file:
         file.write(name + "\\n")
     (workdir / "cores.txt").write_text(repr(sorted(os.sched_getaffinity(0))))
@@ -190,7 +190,7 @@ def test_one_run_that_cannot_start_hides_no_other(played, monkeypatch):
     (folder / third.workdir / "result.json").write_text("{}")
     monkeypatch.setattr("omfa_jax.scaling.runner.WAIT_SECONDS", 0)
     (folder / first.workdir).mkdir(parents=True)
-    with only_user_of(folder / first.workdir), pytest.raises(OmfaError) as error:
+    with exclusive_lock(folder / first.workdir / LOCK), pytest.raises(OmfaError) as error:
         runner.run(retry_failed=False)
     lines = str(error.value).splitlines()
     assert lines[0] == "3 of 12 runs are not finished:"
@@ -252,6 +252,6 @@ def test_the_machine_is_shared_out_whole():
 
 def test_one_runner_a_study(played, capsys):
     folder, *_ = played
-    with only_user_of(folder):
+    with exclusive_lock(folder / LOCK):
         assert main(["scaling", "run", str(folder)]) == 2
     assert "another run is using" in capsys.readouterr().err

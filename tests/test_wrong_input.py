@@ -18,7 +18,7 @@ from omfa_jax.body.params import neutral
 from omfa_jax.cli import config as config_lib
 from omfa_jax.cli.main import main
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.core.files import only_user_of
+from omfa_jax.core.files import LOCK, exclusive_lock
 from omfa_jax.core.images import write_image
 from omfa_jax.data.build import build
 from omfa_jax.data.world.writer import write_world
@@ -81,9 +81,9 @@ def test_a_run_goes_on_with_its_own_seed_and_batch(tmp_path, caplog):
 
 def test_a_workdir_has_one_run(tmp_path):
     refused = pytest.raises(OmfaError, match="another run is using")
-    with only_user_of(tmp_path), refused, only_user_of(tmp_path):
+    with exclusive_lock(tmp_path / LOCK), refused, exclusive_lock(tmp_path / LOCK):
         pass
-    with only_user_of(tmp_path):
+    with exclusive_lock(tmp_path / LOCK):
         pass
 
 

@@ -89,5 +89,5 @@ def test_a_sampler_that_would_begin_in_pure_noise_is_refused_before_it_compiles(
     tiny = dataclasses.replace(bundle.settings, prediction="epsilon", schedule=ZERO)
     bundle = dataclasses.replace(bundle, settings=tiny)
     Sampler(bundle, SamplerSettings(50))
-    with pytest.raises(OmfaError, match="500 'leading' timesteps begin at 999, pure noise"):
+    with pytest.raises(OmfaError, match="500 'leading' timesteps start at 999, which is"):
         Sampler(bundle, SamplerSettings(500))

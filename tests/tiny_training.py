@@ -10,12 +10,12 @@ from small_settings import make_loss_settings, make_optimizer_settings, make_tra
 from omfa_jax.core.tasks import Task
 from omfa_jax.diffusion.settings import DiffusionSettings
 from omfa_jax.models import UNetConfig
+from omfa_jax.models.reference_unet import network_params
 from omfa_jax.parallel.mesh import MeshSettings, make_mesh
 from omfa_jax.parallel.rules import UNET_RULES
 from omfa_jax.train.loop import Run
 from omfa_jax.train.network import trained_network
 from omfa_jax.train.objective import partial_diffusion
-from omfa_jax.weights.dual import network_params
 
 BATCH = 8
 SETTINGS = DiffusionSettings(
@@ -102,7 +102,7 @@ def make_run(
         workdir=workdir,
         settings=settings,
         objective=partial_diffusion(diffusion, settings.loss, apply, lambda _, images: images),
-        start=lambda: network_params(diffusion, UNET, jax.random.key(0)),
+        start=lambda: network_params(UNET, jax.random.key(0), has_reference=diffusion.reference),
         frozen={"vae": {}, "prompts": prompts},
         rules=UNET_RULES,
         mesh=made,

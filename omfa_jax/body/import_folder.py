@@ -13,7 +13,7 @@ from omfa_jax.body.params_file import save_body
 from omfa_jax.body.smpl import SmplBody
 from omfa_jax.body.smpl_to_smplx import SmplToSmplx
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.core.files import clear_leftovers, require_dir, require_writable_file, sole_writer
+from omfa_jax.core.files import clear_leftovers, exclusive_lock, require_dir, require_writable_file
 from omfa_jax.core.images import MAX_PIXELS, TOO_LARGE, exif_orientation
 
 PHOTO_DIRS = ("image", "images")
@@ -73,7 +73,7 @@ def import_bodies(
     with contextlib.ExitStack() as locks:
         for folder in sorted({body.parents[1] for _, body in photos}):
             require_writable_file(folder / "smplx" / "NAME.npz", "--raw")
-            locks.enter_context(sole_writer(folder))
+            locks.enter_context(exclusive_lock(folder))
             clear_leftovers(folder / "smplx")
         return _import_photos(source, photos, raw_dir, convert, overwrite)
 

@@ -25,10 +25,10 @@ from omfa_jax.core.errors import OmfaError, unknown
 from omfa_jax.core.files import (
     atomic_write,
     clear_leftovers,
+    exclusive_lock,
     parse_json,
     require_dir,
     require_writable_dir,
-    sole_writer,
 )
 from omfa_jax.core.images import write_image
 from omfa_jax.core.workers import end_with_parent
@@ -96,7 +96,7 @@ def render_folder(
     load_model(model_path)
     target = require_writable_dir(out_dir, "--out")
     jobs = [(body, target / f"{body.stem}.png") for body in bodies]
-    with sole_writer(target):
+    with exclusive_lock(target):
         clear_leftovers(target)
         _claim(target, settings)
         due = [(body, image) for body, image in jobs if not _is_fresh(image, body)]

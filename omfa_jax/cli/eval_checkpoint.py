@@ -10,7 +10,7 @@ from typing import Any
 from omfa_jax.cli.eval import table
 from omfa_jax.cli.eval_checkpoint_flags import DTYPES, OWN_SETTINGS, add_arguments
 from omfa_jax.core.errors import OmfaError, unknown
-from omfa_jax.core.files import atomic_write, only_user_of, require_writable_dir
+from omfa_jax.core.files import LOCK, atomic_write, exclusive_lock, require_writable_dir
 from omfa_jax.core.tasks import COMPONENTS
 from omfa_jax.evals.scores import Scores
 
@@ -43,7 +43,9 @@ def run(options: argparse.Namespace) -> None:
     flags = {name: str(value) for name, value in vars(options).items()}
     facts = {"the code's revision": distributed.revision(), "the flags": json.dumps(flags)}
     distributed.require_same(facts)
-    with only_user_of(out) if jax.process_index() == 0 else contextlib.nullcontext():
+    refusal = f"another run is using {out}: stop it, or give another folder to --out"
+    lock = exclusive_lock(out / LOCK, refusal)
+    with lock if jax.process_index() == 0 else contextlib.nullcontext():
         bundle = load_checkpoint(options.checkpoint, ema=not options.no_ema)
         if bundle.unet_params is None:
             raise OmfaError(f"{options.checkpoint} has no UNet weights; give a trained model")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from omfa_jax.cli.flags import WORKERS, path_text, whole
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.exit_status import NO_RESTART, row_of
-from omfa_jax.core.files import is_used, only_user_of
+from omfa_jax.core.files import LOCK, exclusive_lock, is_used
 from omfa_jax.scaling.manifest import StudyRun, read_manifest
 from omfa_jax.scaling.results import (
     failure_of,
@@ -80,7 +80,8 @@ def run(options: argparse.Namespace) -> None:
             )
         run_one(folder, study.run(options.only), retry_failed=options.retry_failed)
         return
-    with only_user_of(folder, flag="STUDY"):
+    refusal = f"another run is using {folder}: stop it, or give another folder to STUDY"
+    with exclusive_lock(folder / LOCK, refusal):
         runner = Runner(folder, study, COMMAND)
         runner.run(retry_failed=options.retry_failed, parallel=options.parallel)
 

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from omfa_jax.cli import config as config_lib
 from omfa_jax.cli.flags import path_text
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.core.files import atomic_write, only_user_of, require_writable_dir
+from omfa_jax.core.files import LOCK, atomic_write, exclusive_lock, require_writable_dir
 from omfa_jax.core.retry import retried
 from omfa_jax.core.tasks import Task
 from omfa_jax.data.pipeline import PipelineSettings, make_dataset
@@ -87,7 +87,9 @@ def run(options: argparse.Namespace) -> None:
             "--workdir": str(workdir.absolute()),
         }
     )
-    with only_user_of(workdir) if jax.process_index() == 0 else contextlib.nullcontext():
+    refusal = f"another run is using {workdir}: stop it, or give another folder to --workdir"
+    lock = exclusive_lock(workdir / LOCK, refusal)
+    with lock if jax.process_index() == 0 else contextlib.nullcontext():
         require_same_run(config.to_dict(), workdir)
         if config.objective == "autoencoder":
             train_autoencoder(config, workdir)

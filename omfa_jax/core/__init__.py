@@ -1,1 +1,1 @@
-"""Words and small tools that every layer shares: tasks, errors, files, images, trees."""
+"""What every layer uses: the task table, errors, files, images and trees."""

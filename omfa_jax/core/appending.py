@@ -1,4 +1,4 @@
-"""Files that grow by whole pieces: a full disk or a kill costs the last piece, never the next."""
+"""Append-only files: a full disk or a kill costs at most the last record, never a later one."""
 
 import contextlib
 import json
@@ -12,20 +12,20 @@ log = logging.getLogger(__name__)
 
 
 class AppendedFile:
-    """A file to whose end pieces are written in full or, with an OSError, not at all.
+    """A file to which pieces are appended completely or, with an OSError, not at all.
 
-    It is opened when it is first needed, and again after an error. `lines`: the pieces are lines; a
-    last one that a kill cut short is ended first, so that it takes nothing of the next with it.
+    It is opened at the first append, and reopened after an error. With `lines` every piece is a
+    line; a last line that a kill cut short is terminated first, so it cannot corrupt the next one.
     """
 
     def __init__(self, path: str | os.PathLike, *, lines: bool = False):
         self.path, self._lines = Path(path), lines
         self._descriptor: int | None = None
-        # what could not be taken back of a piece is in the file
+        # True once part of a piece could not be removed from the file
         self.is_torn = False
 
     def append(self, piece: bytes) -> None:
-        """Write `piece` to the end of the file."""
+        """Append `piece` to the file."""
         if self._descriptor is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
@@ -38,22 +38,23 @@ class AppendedFile:
             self.close()
 
     def close(self) -> None:
-        """Close the file; the next piece opens it again."""
+        """Close the file; the next append reopens it."""
         if self._descriptor is not None:
             descriptor, self._descriptor = self._descriptor, None
             os.close(descriptor)
 
 
 def append_whole(descriptor: int, piece: bytes, failed=None, *, lines: bool) -> None:
-    """Write `piece` to the end of an open file, all of it or, with an OSError, nothing.
+    """Append `piece` to an open file completely or, with an OSError, not at all.
 
-    `failed(is_torn)` is called before the error is raised, if it is given.
+    `failed(is_torn)`, if given, is called before the error is raised.
     """
     end = None
     try:
         end = os.lseek(descriptor, 0, os.SEEK_END)
         if lines and end and os.pread(descriptor, 1, end - 1) != b"\n":
             piece = b"\n" + piece
+        # a nearly full disk takes part of a write and reports no error
         left = memoryview(piece)
         while left:
             left = left[os.write(descriptor, left) :]
@@ -70,9 +71,10 @@ def append_whole(descriptor: int, piece: bytes, failed=None, *, lines: bool) -> 
 
 
 def read_json_lines(path: str | os.PathLike) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield (line number from 1, object) of a file of JSON lines; others are left out and said.
+    """Yield (line number from 1, object) of a JSON Lines file.
 
-    A kill or a full disk cuts lines short. Blank lines are nothing.
+    Lines that are not a JSON object, such as one that a kill cut short, are skipped with one
+    warning. Blank lines are ignored.
     """
     torn = []
     with open(path, encoding="utf-8", errors="replace") as file:
@@ -89,4 +91,4 @@ def read_json_lines(path: str | os.PathLike) -> Iterator[tuple[int, dict[str, An
                 torn.append(number)
     if torn:
         shown = ", ".join(map(str, torn[:8])) + (", ..." if len(torn) > 8 else "")
-        log.warning("%s: left out %d torn lines (line %s)", path, len(torn), shown)
+        log.warning("%s: skipped %d incomplete lines (line %s)", path, len(torn), shown)

@@ -1,7 +1,7 @@
-"""What a value that somebody gives may be: rows for tables of settings and for flags.
+"""Validation rules for settings and flags.
 
-A row's `read(value)` returns the value as the type that is wanted, or raises a ValueError whose
-text is the name that was meant, if there is one near; `expected` says in words what it takes.
+A rule's `read(value)` returns the value converted to its type, or raises a ValueError whose text is
+empty or a hint at the nearest valid name; `expected` describes the valid values in words.
 """
 
 import difflib
@@ -10,34 +10,35 @@ import numbers
 import reprlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from omfa_jax.core.errors import OmfaError
 
-# a count of steps or examples is an int32 on the devices
+# counts of steps and examples are int32 on the devices
 COUNT_MAX = 2**31 - 1
-# a seed is a uint32: of jax.random.key, numpy and Grain alike
+# jax.random.key, numpy and Grain all take a uint32 seed
 SEED_MAX = 2**32 - 1
-# the smallest normal float32, with a margin: devices take what is smaller for 0
+# the smallest normal float32 with a margin: devices flush anything smaller to 0
 LEAST_ABOVE = 1.2e-38
 
 
+@runtime_checkable
 class Row(Protocol):
-    """A rule for one value."""
+    """A validation rule for one value."""
 
     @property
     def expected(self) -> str:
-        """What is taken, in words."""
+        """A description of the valid values."""
         ...
 
     def read(self, value: Any) -> Any:
-        """Return the value, converted without loss; ValueError if it is none."""
+        """Return the value converted without loss; ValueError if it is invalid."""
         ...
 
 
 @dataclass(frozen=True)
 class Whole:
-    """A whole number from `least` to `most`; True is none. `also` is one value beside the range."""
+    """An integer from `least` to `most`, or the value `also`; booleans are not accepted."""
 
     least: int = 0
     most: int = COUNT_MAX
@@ -62,7 +63,7 @@ class Whole:
 
 @dataclass(frozen=True)
 class Number:
-    """A finite number from `least` to `most`; `above` and `below` leave the ends out."""
+    """A finite number from `least` to `most`; `above` and `below` exclude the ends."""
 
     least: float
     most: float
@@ -83,7 +84,7 @@ class Number:
             raise ValueError from None
         low = found > self.least if self.above else found >= self.least
         high = found < self.most if self.below else found <= self.most
-        # a NaN is on neither side; what float32 flushes to 0 is not above it
+        # a NaN fails both comparisons; a value that float32 flushes to 0 does not count as above 0
         if not (low and high) or (self.above and found - self.least < LEAST_ABOVE):
             raise ValueError
         return found
@@ -103,7 +104,7 @@ class Flag:
 
 @dataclass(frozen=True)
 class Text:
-    """Any text without a NUL, which no path and no tokenizer takes."""
+    """Any string without NUL, which neither a path nor a tokenizer accepts."""
 
     @property
     def expected(self) -> str:
@@ -117,7 +118,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Choice:
-    """One of some names; `empty` lets "" be one."""
+    """One of `names`, or with `empty` also ""."""
 
     names: Collection[str]
     empty: bool = False
@@ -135,8 +136,10 @@ class Choice:
 
 @dataclass(frozen=True)
 class Tuple:
-    """A tuple or list whose entries follow `row`; from `least` to `most` of them, none twice if
-    `distinct`."""
+    """A tuple or list of `least` to `most` entries that each satisfy `row`.
+
+    With `distinct`, no two entries may be equal.
+    """
 
     row: Row
     least: int
@@ -161,7 +164,7 @@ SEED = Whole(0, SEED_MAX)
 
 
 def fault(name: str, row: Row, value: Any) -> OmfaError | None:
-    """Return what is wrong with a value, in one line; None if nothing is."""
+    """Return a one-line error for an invalid value, or None for a valid one."""
     try:
         row.read(value)
     except ValueError as error:
@@ -170,7 +173,8 @@ def fault(name: str, row: Row, value: Any) -> OmfaError | None:
 
 
 def require(prefix: str, rows: Mapping[str, Row], settings: object) -> None:
-    """Raise an OmfaError with a line for each attribute of `settings` that its row refuses."""
+    """Raise one OmfaError with a line for each attribute of `settings` that violates its rule."""
+    # all at once: a user should not have to fix a config one error at a time
     found = (fault(f"{prefix}{name}", row, getattr(settings, name)) for name, row in rows.items())
     lines = [str(error) for error in found if error is not None]
     if lines:
@@ -178,7 +182,8 @@ def require(prefix: str, rows: Mapping[str, Row], settings: object) -> None:
 
 
 def shown(value: Any) -> str:
-    """Return a value as an error shows it: in one line of a bearable length."""
+    """Return a value formatted for an error message: one line of limited length."""
+    # str() of an int is quadratic in its digits, and Python refuses beyond 4300 of them
     if isinstance(value, int) and abs(value) >= 10**18:
         return f"a whole number of {round(value.bit_length() * math.log10(2))} digits"
     short = reprlib.Repr()

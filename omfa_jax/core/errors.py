@@ -1,4 +1,4 @@
-"""The one exception a user is meant to see, and hints for misspelt names."""
+"""The exception type that users see, and hints for misspelt names."""
 
 import difflib
 import importlib.util
@@ -6,14 +6,14 @@ from collections.abc import Iterable, Sequence
 
 
 class OmfaError(Exception):
-    """A fault the user can mend; its text is one line and the command line prints it bare.
+    """An error that the user can fix; the command line prints its text without a traceback.
 
-    The text says what was expected, what came, and which flag or file to change.
+    The text is one line: what was expected, what was found, and which flag or file to change.
     """
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> OmfaError:
-    """Return the error for a name that is not in `known`, with the nearest names as a hint."""
+    """Return the error for a name that is not in `known`, with a hint at the nearest names."""
     names = sorted(map(str, known))
     near = difflib.get_close_matches(str(name), names, n=2, cutoff=0.5)
     hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
@@ -21,15 +21,15 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> OmfaError:
 
 
 def raise_all(errors: Sequence[OmfaError]) -> None:
-    """Raise what was found: nothing, the one error, or one error with a line for each."""
+    """Raise the errors as one, with a line for each; do nothing if there are none."""
     if errors:
         raise errors[0] if len(errors) == 1 else OmfaError("\n".join(map(str, errors)))
 
 
 def require_modules(what: str, extra: str, *modules: str) -> None:
-    """Raise an OmfaError that says how to install the first of `modules` that is not installed.
+    """Raise an OmfaError with the install command if one of `modules` is not installed.
 
-    `what` needs them; `extra` is the extra of this package that brings them.
+    `what` names the feature that needs them; `extra` is the extra of this package that has them.
     """
     for module in modules:
         if importlib.util.find_spec(module) is None:

@@ -1,14 +1,14 @@
-"""With which status a failed command ends: by it, launch scripts start a job again or do not.
+"""Exit statuses of failed commands, by which launch scripts decide whether to restart a job.
 
-    status  meaning                                         started again
-    0       done                                            no
-    1       an error that nobody foresaw, its traceback     yes, a limited number of times
-    2       no restart mends it: a flag, a file, the disk   no
-    75      a restart may mend it: network, device, host    yes, a limited number of times
-    143     SIGTERM, and saved                              yes
-    128+n   ended by another signal n: a host that vanished yes, a limited number of times
+    status  meaning                                         restarted
+    0       success                                         no
+    1       an unexpected error, with its traceback         yes, a limited number of times
+    2       a restart cannot help: flag, file, disk         no
+    75      a restart may help: network, device, host       yes, a limited number of times
+    143     SIGTERM, after saving a checkpoint              yes
+    128+n   killed by another signal n, or a lost host      yes, a limited number of times
 
-75 is EX_TEMPFAIL of BSD's sysexits.h. `ROWS` says which fault ends with which status.
+75 is EX_TEMPFAIL of BSD's sysexits.h. `ROWS` maps kinds of fault to statuses.
 """
 
 import errno
@@ -20,15 +20,15 @@ from dataclasses import dataclass
 from omfa_jax.core.errors import OmfaError
 
 UNFORESEEN, NO_RESTART, RESTART = 1, 2, 75
-# what XLA raises, under both of its names
+# the names of the exception that XLA raises, in newer and older jax
 XLA_ERRORS = {"JaxRuntimeError", "XlaRuntimeError"}
 
 
 @dataclass(frozen=True)
 class Row:
-    """A kind of fault: its exit status, and whether a read that met it is tried again in place.
+    """A kind of fault, its exit status, and whether a read that fails with it is retried in place.
 
-    It is known by the names of errno, the names of exception types, or XLA's text (a pattern).
+    It is recognised by errno names, by exception type names, or by a pattern in XLA's message.
     """
 
     fault: str
@@ -40,12 +40,12 @@ class Row:
 
 
 FULL = Row(
-    "a disk or a quota that is full",
+    "a full disk or an exceeded quota",
     NO_RESTART,
     errnos=("ENOSPC", "EDQUOT", "EFBIG"),
 )
 UNUSABLE = Row(
-    "a file that is not there or may not be used so",
+    "a file that does not exist or cannot be used that way",
     NO_RESTART,
     errnos=(
         *("ENOENT", "EACCES", "EPERM", "EROFS", "ENOTDIR", "EISDIR", "EEXIST", "ENOTEMPTY"),
@@ -54,7 +54,7 @@ UNUSABLE = Row(
     ),
 )
 NETWORK = Row(
-    "a network, or a file system behind one",
+    "the network or a network file system",
     RESTART,
     tried_again=True,
     errnos=(
@@ -70,23 +70,23 @@ ROWS = (
     UNUSABLE,
     NETWORK,
     Row("host memory", NO_RESTART, errnos=("ENOMEM",), types=("MemoryError",)),
-    Row("an operating system's error of another kind", RESTART, errnos=("*",)),
+    Row("another operating system error", RESTART, errnos=("*",)),
     Row("device memory", NO_RESTART, xla=r"^RESOURCE_EXHAUSTED"),
     Row(
-        "a device, another host, or what joins them",
+        "a device, another host, or the interconnect",
         RESTART,
         xla=r"^(UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|CANCELLED|INTERNAL|DATA_LOSS|UNKNOWN"
         r"|FAILED_PRECONDITION)|NCCL|Gloo|CUDA_ERROR|\bECC\b|Unable to initialize backend",
     ),
-    Row("what the user can mend", NO_RESTART, types=("OmfaError", "OSError")),
-    Row("an error that nobody foresaw", UNFORESEEN, types=("BaseException",)),
+    Row("an error that the user can fix", NO_RESTART, types=("OmfaError", "OSError")),
+    Row("an unexpected error", UNFORESEEN, types=("BaseException",)),
 )
-# rows that say of an exception no more than its type
+# catch-all rows: they match by a base class alone
 VAGUE = ROWS[-2:]
 
 # "[Errno 5]" is Python's, "[OS error 5: EIO ..." TensorStore's, "(os error 5)" safetensors'
 _NUMBER = re.compile(r"\[Errno (\d+)\]|\b(?i:OS) error (\d+)\b")
-# what strerror says, where it is too plain a phrase to stand in an error of another kind
+# strerror texts of more than two words; shorter ones may occur in messages about something else
 _PHRASES = {
     os.strerror(getattr(errno, name)): name
     for name in (*FULL.errnos, *NETWORK.errnos, "EROFS")
@@ -95,20 +95,21 @@ _PHRASES = {
 
 
 def row_of(error: BaseException) -> Row:
-    """Return the table's row for an error: that of the innermost cause that says what happened."""
+    """Return the table's row for an error: that of its innermost cause with a specific row."""
+    # libraries wrap an OSError in errors of their own, several levels deep
     rows = [_row_of_one(one) for one in causes(error)]
     return next((row for row in reversed(rows) if row not in VAGUE), rows[0])
 
 
 def is_transient(error: BaseException) -> bool:
-    """True for a fault that a second try of the same read may be spared."""
+    """Return True for a fault after which the same read may succeed when it is retried."""
     return row_of(error).tried_again
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield an error, what it was raised from, and so on.
+    """Yield an error, the error it was raised from, and so on.
 
-    An OmfaError says in words what it was raised in the handling of, "from None" too.
+    Of an OmfaError the context counts as well, even one raised "from None": its text rewords it.
     """
     seen: list[BaseException] = []
     now: BaseException | None = error
@@ -118,7 +119,7 @@ def causes(error: BaseException) -> Iterator[BaseException]:
         inner = now.__cause__
         if inner is None and isinstance(now, OmfaError):
             inner = now.__context__
-        # urllib keeps what it met beside itself
+        # urllib stores the cause in an attribute
         reason = getattr(now, "reason", None)
         now = reason if inner is None and isinstance(reason, BaseException) else inner
 
@@ -126,7 +127,7 @@ def causes(error: BaseException) -> Iterator[BaseException]:
 def _row_of_one(error: BaseException) -> Row:
     number = _errno_of(error)
     types = {kind.__name__ for kind in type(error).__mro__}
-    # of a backend that does not start, jax makes a plain RuntimeError
+    # jax raises a plain RuntimeError for a backend that does not start
     is_xla = bool(types & XLA_ERRORS) or str(error).startswith("Unable to initialize backend")
     for row in ROWS:
         if number and (number in row.errnos or "*" in row.errnos):
@@ -139,12 +140,12 @@ def _row_of_one(error: BaseException) -> Row:
 
 
 def _errno_of(error: BaseException) -> str:
-    """Return the name of an error's errno, its own or the one in its text; "" for none."""
+    """Return the name of an error's errno, from its attribute or its text; "" if it has none."""
     number = error.errno if isinstance(error, OSError) else None
     text = str(error)
     if number is None and (match := _NUMBER.search(text)):
         number = int(match[1] or match[2])
-    # getaddrinfo's numbers are negative and its own
+    # getaddrinfo has negative numbers with meanings of their own
     if number is not None and number > 0:
         return errno.errorcode.get(number, str(number))
     return next((name for phrase, name in _PHRASES.items() if phrase in text), "")

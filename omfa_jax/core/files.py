@@ -1,4 +1,4 @@
-"""Files that are whole or absent, and early checks that a path can be used."""
+"""Atomic writes, locks, and early checks that a path can be used."""
 
 import contextlib
 import fcntl
@@ -13,8 +13,8 @@ from typing import IO, Any
 from omfa_jax.core.errors import OmfaError
 
 LOCK = ".lock"
-# what `atomic_write` puts into the names of its temporary files, and how much of the target's name
-# is left room for: a name has 255 bytes at most
+# the marker in the names of `atomic_write`'s temporary files, and how many characters of the
+# target's name they keep (a file name has at most 255 bytes)
 _MARK, _STEM = "-omfa-", 40
 LEFTOVERS = f".*{_MARK}????????"
 _LEFTOVER = re.compile(rf"\..*{_MARK}[a-z0-9_]{{8}}(\.\w+)?")
@@ -24,9 +24,9 @@ _LEFTOVER = re.compile(rf"\..*{_MARK}[a-z0-9_]{{8}}(\.\w+)?")
 def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it into place only if the block succeeds.
 
-    Readers therefore never meet a half-written file. The temporary file keeps the suffix of
-    `path`, because writers such as Pillow and numpy choose their format by it. Its name begins
-    with a dot; what a kill leaves of it `clear_leftovers` deletes.
+    Readers therefore never see a partial file. The temporary file keeps the suffix of `path`,
+    because writers such as Pillow and numpy choose the format by it. Its name starts with a dot;
+    `clear_leftovers` deletes the ones that killed processes left behind.
     """
     path = Path(path)
     temporary = handle = None
@@ -36,7 +36,7 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
             prefix=f".{path.stem[:_STEM]}{_MARK}", suffix=path.suffix, dir=path.parent
         )
         temporary = Path(name)
-        # held until the file is in place: so a leftover can be told from a file being written
+        # held until the file is in place: `clear_leftovers` skips locked files
         with contextlib.suppress(OSError):
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield temporary
@@ -52,9 +52,9 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
 
 
 def clear_leftovers(folder: str | os.PathLike) -> None:
-    """Delete the temporary files that killed processes left in a folder, if it is there.
+    """Delete the temporary files that killed processes left in a folder, if it exists.
 
-    Those of living processes are locked, and stay; so do all on a file system without locks.
+    Files of running processes are locked and stay; on a file system without locks all stay.
     """
     with contextlib.suppress(OSError):
         found = [entry.path for entry in os.scandir(folder) if _LEFTOVER.fullmatch(entry.name)]
@@ -65,62 +65,64 @@ def clear_leftovers(folder: str | os.PathLike) -> None:
 
 
 @contextlib.contextmanager
-def sole_writer(folder: str | os.PathLike, what: str = "another run is writing") -> Iterator[None]:
-    """Hold a lock on an existing folder; if another process has it, raise an OmfaError.
+def exclusive_lock(target: str | os.PathLike | IO, refusal: str | None = None) -> Iterator[None]:
+    """Lock a file or folder for this process; OmfaError(`refusal`) if another process holds it.
 
-    The lock goes with the process, however that ends, and leaves no file. File systems without
-    locks are let pass.
+    A path named `LOCK` is created if it does not exist; any other path must exist. A file that is
+    already open stays locked until the caller closes it. The kernel releases the lock when the
+    process ends, however it ends. File systems without locks are accepted without protection.
     """
+    if refusal is None:
+        refusal = f"another run is using {target}: wait for it, stop it, or give another folder"
+    if not isinstance(target, str | os.PathLike):
+        _lock(target, refusal)
+        yield
+        return
+    # NFS grants an exclusive lock only on a descriptor that is open for writing, which a folder's
+    # never is: what several hosts share has a lock file
+    is_lock_file = Path(target).name == LOCK
+    flags = os.O_RDWR | os.O_CREAT if is_lock_file else os.O_RDONLY
     try:
-        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        handle = os.open(target, flags, 0o666)
     except OSError as error:
-        raise OmfaError(f"{folder}: cannot be opened: {error.strerror}") from None
+        raise OmfaError(f"{target}: cannot be opened: {error.strerror}") from None
     try:
-        lock(handle, f"{what} {folder}: wait for it, stop it, or give another folder")
+        _lock(handle, refusal)
         yield
     finally:
         os.close(handle)
 
 
-@contextlib.contextmanager
-def only_user_of(folder: str | os.PathLike, flag: str = "--workdir") -> Iterator[None]:
-    """Hold the folder's lock file; if another process holds it, raise an OmfaError.
-
-    The lock goes with the process, however that ends. File systems without locks are let pass.
-    """
-    with (Path(folder) / LOCK).open("w") as file:
-        lock(file, f"another run is using {folder}: stop it, or give another folder to {flag}")
-        yield
-
-
-def lock(file: int | IO, refusal: str) -> None:
-    """Lock an open file until it is closed; OmfaError(refusal) if another process holds it."""
-    is_held = False
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        is_held = True
-    except OSError:
-        # a file system without locks
-        pass
-    # not in the handler: EAGAIN is no cause that a restart might mend
-    if is_held:
+def _lock(file: int | IO, refusal: str) -> None:
+    # raised outside the except block of `_try_lock`: EAGAIN as the context of the error would
+    # be classified as a fault that a restart can fix
+    if not _try_lock(file):
         raise OmfaError(refusal)
 
 
-def is_used(folder: str | os.PathLike) -> bool:
-    """True while a process holds the folder's lock file."""
-    if not (Path(folder) / LOCK).is_file():
-        return False
+def _try_lock(file: int | IO) -> bool:
+    """Lock an open file; return False if another process holds the lock."""
     try:
-        with only_user_of(folder):
-            return False
-    except OmfaError:
-        return True
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        # a file system without locks
+        pass
+    return True
+
+
+def is_used(folder: str | os.PathLike) -> bool:
+    """Return True while a process holds the folder's lock file."""
+    path = Path(folder) / LOCK
+    if not path.is_file():
+        return False
+    with path.open("w") as file:
+        return not _try_lock(file)
 
 
 def parse_json(text: str) -> Any:
-    """Return what `json.loads` does; ValueError alone for what it cannot read."""
+    """Return `json.loads(text)`; ValueError for any text that it cannot parse."""
     try:
         return json.loads(text)
     except RecursionError:
@@ -128,14 +130,15 @@ def parse_json(text: str) -> Any:
 
 
 def current_umask() -> int:
-    """Return the process's umask; mkstemp makes private files, published ones follow it."""
+    """Return the process's umask, which mkstemp ignores: its files are private."""
+    # there is no call that reads it without setting it
     umask = os.umask(0)
     os.umask(umask)
     return umask
 
 
 def require_file(path: str | os.PathLike, what: str, flag: str) -> Path:
-    """Return `path` as a Path, or raise an OmfaError that names `what` and the flag to change."""
+    """Return `path` as a Path; OmfaError naming `what` and the flag if it does not exist."""
     path = Path(path)
     if path.is_file():
         return path
@@ -144,7 +147,7 @@ def require_file(path: str | os.PathLike, what: str, flag: str) -> Path:
 
 
 def require_dir(path: str | os.PathLike, what: str, flag: str) -> Path:
-    """Return `path` as a Path, or raise an OmfaError that names `what` and the flag to change."""
+    """Return `path` as a Path; OmfaError naming `what` and the flag if it does not exist."""
     path = Path(path)
     if path.is_dir():
         return path
@@ -153,22 +156,22 @@ def require_dir(path: str | os.PathLike, what: str, flag: str) -> Path:
 
 
 def require_writable_file(path: str | os.PathLike, flag: str) -> Path:
-    """Return `path` as a Path, or raise an OmfaError unless a file could be written there.
+    """Return `path` as a Path; OmfaError if a file could not be written there.
 
-    Nothing is made: for a check before hours of work whose result goes there.
+    Nothing is created: this is a check before hours of work whose result is written there.
     """
     path = Path(path)
     there = next(parent for parent in path.absolute().parents if parent.exists())
     if path.is_dir():
-        raise OmfaError(f"{path} is a folder; give a file's name to {flag}")
+        raise OmfaError(f"{path} is a folder; give a file name to {flag}")
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        reason = "may not be written in" if there.is_dir() else "is a file"
+        reason = "is not writable" if there.is_dir() else "is a file"
         raise OmfaError(f"cannot write {path}: {there} {reason}; give another name to {flag}")
     return path
 
 
 def require_writable_dir(path: str | os.PathLike, flag: str) -> Path:
-    """Create the folder if need be and prove that a file can be written there."""
+    """Create the folder if necessary and check that a file can be written there."""
     path = Path(path)
     try:
         path.mkdir(parents=True, exist_ok=True)

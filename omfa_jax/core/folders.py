@@ -1,10 +1,10 @@
-"""Folders that are whole or absent, and take the place of nothing but their own kind.
+"""Atomic writes of folders that replace only folders written by the same command.
 
-What may be deleted is told by a list of patterns of relative paths, such as
-`("omfa_import.json", "params/*.safetensors")`; `*` does not cross a `/`. The first is the file that
-no other program writes. A folder is ours if it is a real folder of this user that has that file and
-nothing that no pattern matches; links, mount points and other users' files are never ours, for we
-make none. An empty folder is ours.
+What may be deleted is given by patterns of relative paths, such as
+`("omfa_import.json", "params/*.safetensors")`; `*` does not match a `/`. The first pattern is a
+file that no other program writes. A folder is ours if it is a real folder of this user, contains
+that file, and every entry matches a pattern; an empty folder is ours too. Links, mount points and
+other users' files never are, because this package creates none.
 """
 
 import contextlib
@@ -28,8 +28,8 @@ _OTHER = "move it away or give another folder to --out"
 def atomic_dir(path: str | os.PathLike, ours: Sequence[str]) -> Iterator[Path]:
     """Yield a temporary folder beside `path`; it replaces `path` only if the block succeeds.
 
-    A folder that is there must be ours, before the block and after it; else it is an OmfaError and
-    stays as it was. A link is followed: what it leads to is replaced, and it leads there still.
+    An existing folder must be ours, both before and after the block; otherwise it stays unchanged
+    and an OmfaError is raised. A link is followed: its target is replaced and the link is kept.
     """
     place = resolve_target(path)
     listed = require_ours(place, ours)
@@ -49,15 +49,15 @@ def atomic_dir(path: str | os.PathLike, ours: Sequence[str]) -> Iterator[Path]:
 
 
 def put_in_place(made: Path, place: Path, ours: Sequence[str], aside: Path) -> None:
-    """Rename the folder `made` to `place`; one of ours that is there is replaced.
+    """Rename the folder `made` to `place`, replacing an existing folder of ours.
 
-    It is first renamed to `aside`, where nobody can exchange it any more, and looked at there: what
-    is not ours goes back, and is an OmfaError. Of ours exactly the files that were listed are
-    deleted; what somebody adds meanwhile stays at `aside`, and is said. All three on one file
-    system.
+    The existing one is first renamed to `aside`, where no other process can exchange it, and
+    checked there; if it is not ours it is renamed back and an OmfaError is raised. Only the files
+    listed by the check are deleted: what another process adds meanwhile stays at `aside`, with a
+    warning. All three paths must be on one file system.
     """
     if not os.path.lexists(place):
-        # the system refuses to put a folder over a file or over one that holds something
+        # rename(2) refuses to replace a file or a folder that is not empty
         made.rename(place)
         return
     require_replaceable(place)
@@ -75,8 +75,8 @@ def put_in_place(made: Path, place: Path, ours: Sequence[str], aside: Path) -> N
 def resolve_target(path: str | os.PathLike, flag: str = "--out") -> Path:
     """Return the absolute path of a folder to write, without links, `.` and `..`.
 
-    So a check now and a write later mean one place, whatever folders are made between. What can
-    never be replaced (see `require_replaceable`) is an OmfaError.
+    A check now and a write later then refer to the same folder, whatever is created in between.
+    OmfaError for a folder that can never be replaced (see `require_replaceable`).
     """
     given = os.fspath(path)
     if not given or "\0" in given:
@@ -87,15 +87,16 @@ def resolve_target(path: str | os.PathLike, flag: str = "--out") -> Path:
 
 
 def require_replaceable(place: Path, flag: str = "--out") -> None:
-    """Raise an OmfaError for a folder that cannot give way to another, whatever it holds.
+    """Raise an OmfaError for a folder that must not be replaced, whatever it contains.
 
-    These are the root, and what is or contains a mount point, the current or the home folder.
+    These are the root and any folder that is or contains a mount point, the current folder or the
+    home folder.
     """
     if not os.path.lexists(place):
         return
     known = {"the current folder": os.getcwd, "the home folder": Path.home}
     for name, find in known.items():
-        # the current folder may be deleted, and a user without an entry has no home
+        # the current folder may have been deleted, and a user without a passwd entry has no home
         with contextlib.suppress(OSError, RuntimeError):
             if contains(place, find()):
                 raise OmfaError(
@@ -107,7 +108,7 @@ def require_replaceable(place: Path, flag: str = "--out") -> None:
 def require_apart(
     path: str | os.PathLike, sources: Mapping[str, str | os.PathLike | None], flag: str = "--out"
 ) -> None:
-    """Raise an OmfaError if the folder to write is or contains one of the `sources`, by flag."""
+    """Raise an OmfaError if the folder to write is or contains one of `sources`, {flag: path}."""
     place = Path(os.path.realpath(path))
     for name, source in sources.items():
         if source is not None and contains(place, source):
@@ -118,7 +119,8 @@ def require_apart(
 
 
 def contains(folder: Path, inner: str | os.PathLike) -> bool:
-    """True if `inner` is `folder` or lies in it, as the file system sees it (links, case)."""
+    """Return True if `inner` is `folder` or inside it, after links and case folding."""
+    # samefile and not a comparison of names: case-insensitive file systems and bind mounts
     place = Path(os.path.realpath(inner))
     for parent in (place, *place.parents):
         with contextlib.suppress(OSError):
@@ -128,9 +130,9 @@ def contains(folder: Path, inner: str | os.PathLike) -> bool:
 
 
 def require_ours(path: Path, ours: Sequence[str], named: Path | None = None) -> list[str]:
-    """Return the relative paths of what a folder of ours holds; OmfaError if it is not ours.
+    """Return the relative paths of the contents of a folder of ours; OmfaError if it is not ours.
 
-    Folders end in `/` and come after what is in them. `named` is what the error calls the folder.
+    Folders end in `/` and come after their contents. `named` is the folder's name in the error.
     """
     named = named or path
     found = require_named(path, ours, named)
@@ -143,18 +145,18 @@ def require_ours(path: Path, ours: Sequence[str], named: Path | None = None) -> 
 
 
 def require_named(path: Path, ours: Sequence[str], named: Path | None = None) -> list[str]:
-    """Do as `require_ours`, for a folder of ours that may be without its first file."""
+    """Return what `require_ours` does, for a folder that may lack the first file of `ours`."""
     named = named or path
     if not os.path.lexists(path):
         return []
     if path.is_symlink() or not path.is_dir():
-        raise OmfaError(f"{named} is no folder; give another name to --out")
+        raise OmfaError(f"{named} is not a folder; give another name to --out")
     _require_no_mount(path, named)
     found = listing(path)
     foreign = sorted(name for name in found if not _is_named(path / name, name, ours))
     if foreign:
         raise OmfaError(
-            f"{named} would be replaced, but holds what this command did not write"
+            f"{named} would be replaced, but contains files that this command did not write"
             f" ({', '.join(foreign[:5])}); {_OTHER}"
         )
     return found
@@ -163,31 +165,33 @@ def require_named(path: Path, ours: Sequence[str], named: Path | None = None) ->
 def require_owner(
     path: Path, listed: Collection[str], owner: int, named: Path | None = None
 ) -> None:
-    """Raise an OmfaError if a folder, or what is `listed` of it, is not of the user `owner`.
+    """Raise an OmfaError if a folder, or one of its `listed` entries, is not owned by `owner`.
 
-    `owner` is that of something just made there: where the file system maps users, the process's
-    own may differ from it.
+    `owner` is the owner of a file just created there: on file systems that map users it may differ
+    from the user of the process.
     """
     named = named or path
     if not os.path.lexists(path):
         return
     if _owner(path) != owner:
-        raise OmfaError(f"{named} is another user's: {_OTHER}")
+        raise OmfaError(f"{named} belongs to another user: {_OTHER}")
     others = sorted(name for name in listed if _owner(path / name) != owner)
     if others:
-        raise OmfaError(f"{named} holds another user's files ({', '.join(others[:5])}): {_OTHER}")
+        raise OmfaError(
+            f"{named} contains another user's files ({', '.join(others[:5])}): {_OTHER}"
+        )
 
 
 def listing(folder: Path) -> list[str]:
-    """Return the relative paths of all in a folder, folders with a `/` and after their contents.
+    """Return the relative paths of a folder's contents; folders end in `/` and come last.
 
-    Links are listed and not followed. A folder in it on another file system is an OmfaError.
+    Links are listed but not followed. OmfaError for a subfolder on another file system.
     """
     found = []
     device = folder.lstat().st_dev
 
     def fail(error: OSError) -> None:
-        raise OmfaError(f"{error.filename}: cannot be looked into ({error.strerror})")
+        raise OmfaError(f"{error.filename}: cannot be listed ({error.strerror})")
 
     for root, folders, files in os.walk(folder, topdown=False, onerror=fail):
         if os.lstat(root).st_dev != device:
@@ -201,20 +205,21 @@ def listing(folder: Path) -> list[str]:
 
 
 def delete_named(folder: Path, ours: Sequence[str]) -> None:
-    """Delete what `ours` names in a folder, then the folder; all else stays in it, and is said."""
+    """Delete what matches `ours` in a folder, then the folder; the rest stays, with a warning."""
     try:
         mount = mount_in(folder)
         if mount is not None:
             raise OmfaError(f"{mount} is a mount point")
         found = listing(folder)
     except (OSError, OmfaError) as error:
-        log.warning("%s is not deleted: %s", folder, error)
+        log.warning("%s was not deleted: %s", folder, error)
         return
     delete_listed(folder, [name for name in found if _is_named(folder / name, name, ours)])
 
 
 def delete_listed(folder: Path, listed: Collection[str]) -> None:
-    """Delete what `listing` told of a folder, then the folder, if nothing else is in it."""
+    """Delete the entries that `listing` returned, then the folder if nothing else is in it."""
+    # rmdir and not rmtree: whatever appeared since the check makes it fail, and is kept
     try:
         for name in listed:
             if name.endswith("/"):
@@ -223,7 +228,9 @@ def delete_listed(folder: Path, listed: Collection[str]) -> None:
                 (folder / name).unlink(missing_ok=True)
         folder.rmdir()
     except OSError as error:
-        log.warning("%s is not all deleted (%s): look into it", folder, error.strerror)
+        log.warning(
+            "%s was not completely deleted (%s): check its contents", folder, error.strerror
+        )
 
 
 def _is_named(path: Path, name: str, ours: Sequence[str]) -> bool:
@@ -232,7 +239,7 @@ def _is_named(path: Path, name: str, ours: Sequence[str]) -> bool:
     parts = name.rstrip("/").split("/")
     patterns = [pattern.split("/") for pattern in ours]
     if name.endswith("/"):
-        # a folder on the way to something of ours
+        # a parent folder of something that a pattern matches
         patterns = [p[: len(parts)] for p in patterns if len(p) > len(parts)]
     elif not path.is_file():
         return False
@@ -261,9 +268,9 @@ def _owner(path: Path) -> int:
 def _put_back(aside: Path, place: Path) -> None:
     try:
         if os.path.lexists(place):
-            raise FileExistsError("something else is there now")
+            raise FileExistsError("something else exists there now")
         aside.rename(place)
     except OSError as error:
         raise OmfaError(
-            f"what was at {place} is at {aside} now, and stays there: {error}"
+            f"the former contents of {place} are now at {aside} and stay there: {error}"
         ) from None

@@ -1,4 +1,4 @@
-"""Images in and out: whatever Pillow reads becomes RGB, and arrays become PNG or JPEG files."""
+"""Reading images of any format as RGB, resizing, and writing PNG and JPEG files."""
 
 import io
 import os
@@ -12,12 +12,13 @@ from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.files import atomic_write
 from omfa_jax.core.retry import retried
 
+# zlib's Z_RLE strategy
 Z_RLE = 3
 JPEG_QUALITY = 95
 MIN_SIDE_PX = 2
-# pixels on their way from Pillow's memory: little enough to stay in the cache
+# bytes of pixels copied from Pillow's memory at once: few enough to stay in the cache
 PIECE_BYTES = 2**18
-# what Pillow warns of: a small file may claim any size, and be unpacked to it
+# Pillow's own warning limit: a small file can claim, and be unpacked to, any size
 MAX_PIXELS = 89_478_485
 TOO_LARGE = "too large (more than 89 megapixels); scale it down"
 EXIF_ORIENTATION = 0x0112
@@ -36,29 +37,29 @@ Box = tuple[int, int, int, int]
 
 
 def read_rgb(source: ImageSource, what: str = "image") -> UInt8[np.ndarray, "h w 3"]:
-    """Return the upright RGB picture of a file (a path) or of an encoded image (bytes).
+    """Return the upright RGB image of a file (a path) or of encoded bytes.
 
-    Grey, palette, CMYK and YCbCr are converted, transparency is laid over white, 16-bit samples
-    are scaled to 8 bits and an EXIF rotation is applied. Raises OmfaError, with `what` in its one
-    line, if the source is missing, empty, truncated, less than 2 px on a side, or not an image.
+    Grey, palette, CMYK and YCbCr images are converted, transparency is composited over white,
+    16-bit samples are scaled to 8 bits and an EXIF rotation is applied. OmfaError naming `what` if
+    the source is missing, empty, truncated, less than 2 px on a side, or not an image.
     """
     return np.array(open_rgb(source, what))
 
 
 def open_rgb(source: ImageSource, what: str = "image") -> Image.Image:
-    """Return what `read_rgb` does, and raise what it does, as a Pillow image."""
+    """Return the image of `read_rgb` as a Pillow image; raises the same errors."""
     image = open_image(source, what)
     image = _to_rgb(_transposed(image, exif_orientation(image)))
     if min(image.size) < MIN_SIDE_PX:
         size = f"{image.width}x{image.height} px"
-        raise OmfaError(f"{_named(source, what)}: too small ({size}); give a real picture")
+        raise OmfaError(f"{_named(source, what)}: too small ({size}); give a larger image")
     return image
 
 
 def read_labels(source: ImageSource, what: str = "label map") -> UInt8[np.ndarray, "h w"]:
-    """Return the raw sample values of a one-channel picture: palette indices or grey levels.
+    """Return the raw samples of a one-channel image: palette indices or grey levels.
 
-    Raises OmfaError as `read_rgb` does, and for a picture with several channels.
+    Raises OmfaError as `read_rgb` does, and for an image with several channels.
     """
     image = open_image(source, what)
     if image.mode not in ("P", "L", "1"):
@@ -68,7 +69,7 @@ def read_labels(source: ImageSource, what: str = "label map") -> UInt8[np.ndarra
 
 
 def open_image(source: ImageSource, what: str = "image") -> Image.Image:
-    """Return the decoded Pillow image, neither rotated nor converted; OmfaError if it fails."""
+    """Return the decoded Pillow image without rotation or conversion; OmfaError if that fails."""
     name = _named(source, what)
     if not isinstance(source, bytes):
         path = Path(source)
@@ -89,24 +90,24 @@ def open_image(source: ImageSource, what: str = "image") -> Image.Image:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise OmfaError(f"{name}: {TOO_LARGE}") from None
     except Image.UnidentifiedImageError:
-        raise OmfaError(f"{name}: not a picture in a format Pillow reads") from None
-    except Exception as error:  # Pillow's decoders raise whatever a damaged file provokes
+        raise OmfaError(f"{name}: not an image in a format that Pillow reads") from None
+    except Exception as error:  # Pillow's decoders raise any exception type for damaged files
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise OmfaError(f"{name}: damaged picture: {reason}") from None
+        raise OmfaError(f"{name}: damaged image: {reason}") from None
     return image
 
 
 def exif_orientation(image: Image.Image) -> int:
-    """Return the EXIF orientation 1..8; 1 (upright) if there is none or it makes no sense."""
+    """Return the EXIF orientation 1..8; 1 (upright) if it is missing or invalid."""
     try:
         value = image.getexif().get(EXIF_ORIENTATION, 1)
-    except Exception:  # a broken EXIF block must not cost us a good picture
+    except Exception:  # a damaged EXIF block must not make a valid image unreadable
         return 1
     return value if value in UPRIGHT else 1
 
 
 def letterbox_box(source_px: tuple[int, int], height_px: int, width_px: int) -> Box:
-    """Return (top, left, height, width) of a picture (height, width) fitted and centred."""
+    """Return (top, left, height, width) of an image letterboxed into `height_px` x `width_px`."""
     source_height, source_width = source_px
     scale = min(height_px / source_height, width_px / source_width)
     height = min(height_px, max(1, round(source_height * scale)))
@@ -117,7 +118,7 @@ def letterbox_box(source_px: tuple[int, int], height_px: int, width_px: int) -> 
 def resize(
     image: UInt8[np.ndarray, "h w 3"], height_px: int, width_px: int
 ) -> UInt8[np.ndarray, "h2 w2 3"]:
-    """Return the picture at another size (Lanczos, with antialiasing when it shrinks)."""
+    """Return the image at another size (Lanczos, antialiased when it shrinks)."""
     if image.shape[:2] == (height_px, width_px):
         return image
     size = (width_px, height_px)
@@ -127,14 +128,14 @@ def resize(
 def letterbox(
     image: UInt8[np.ndarray, "h w 3"], height_px: int, width_px: int, fill: int = 255
 ) -> UInt8[np.ndarray, "height_px width_px 3"]:
-    """Return the whole picture, aspect kept, centred in a frame whose margins are `fill`."""
+    """Return the image scaled with its aspect ratio kept and centred on a `fill` background."""
     if image.shape[:2] == (height_px, width_px):
         return image
     return np.array(letterboxed(Image.fromarray(image), height_px, width_px, fill))
 
 
 def letterboxed(image: Image.Image, height_px: int, width_px: int, fill: int) -> Image.Image:
-    """Return what `letterbox` does of a Pillow picture: itself, if it has the size already."""
+    """Return `letterbox` of a Pillow image; the image itself if it already has the size."""
     top, left, height, width = letterbox_box((image.height, image.width), height_px, width_px)
     if image.size != (width, height):
         image = image.resize((width, height), Image.Resampling.LANCZOS)
@@ -146,12 +147,12 @@ def letterboxed(image: Image.Image, height_px: int, width_px: int, fill: int) ->
 
 
 def copy_pixels(image: Image.Image, place: UInt8[np.ndarray, "h w 3"]) -> None:
-    """Write the pixels of an RGB picture into contiguous memory of its size.
+    """Write the pixels of an RGB image into contiguous memory of its size.
 
-    np.asarray gathers them from pieces first: two more copies of the picture.
+    np.asarray would join them from chunks first, which makes two more copies of the image.
     """
     if image.mode != "RGB" or place.shape != (image.height, image.width, 3):
-        raise ValueError(f"{image.mode} picture {image.size} does not fit {place.shape}")
+        raise ValueError(f"{image.mode} image {image.size} does not fit {place.shape}")
     target, start, ended = place.reshape(-1).data, 0, 0
     encoder = Image._getencoder("RGB", "raw", "RGB")
     try:
@@ -167,39 +168,39 @@ def copy_pixels(image: Image.Image, place: UInt8[np.ndarray, "h w 3"]) -> None:
 def unletterbox(
     image: UInt8[np.ndarray, "h w 3"], height_px: int, width_px: int
 ) -> UInt8[np.ndarray, "height_px width_px 3"]:
-    """Return the content of a letter-boxed picture at the size it had before: margins cut off."""
+    """Return a letterboxed image without its margins, at its original size."""
     top, left, height, width = letterbox_box((height_px, width_px), *image.shape[:2])
     return resize(image[top : top + height, left : left + width], height_px, width_px)
 
 
 def to_signed(image: UInt8[np.ndarray, "*b h w c"]) -> Float32[np.ndarray, "*b h w c"]:
-    """Return 8-bit samples as float32 in [-1, 1], the range the networks see."""
+    """Return 8-bit samples as float32 in [-1, 1], the range of the networks."""
     return image.astype(np.float32) * np.float32(2 / 255) - np.float32(1)
 
 
 def from_signed(image: Float[np.ndarray, "*b h w c"]) -> UInt8[np.ndarray, "*b h w c"]:
-    """Return samples in [-1, 1] as 8 bits, rounded; values outside are clipped."""
+    """Return samples in [-1, 1] as uint8, rounded; values outside are clipped."""
     return np.clip(np.round((image + 1) * 127.5), 0, 255).astype(np.uint8)
 
 
 def encode_png(image: np.ndarray) -> bytes:
-    """Return a uint8 picture, grey (h w) or RGB (h w 3), as PNG bytes."""
-    # zlib's run-length strategy: half the time of the default for the same size
+    """Return a uint8 image, grey (h w) or RGB (h w 3), as PNG bytes."""
+    # zlib's run-length strategy takes half the time of the default for the same size
     return _encoded(image, "PNG", compress_level=1, compress_type=Z_RLE)
 
 
 def encode_jpeg(image: np.ndarray, quality: int = JPEG_QUALITY) -> bytes:
-    """Return a uint8 picture, grey (h w) or RGB (h w 3), as JPEG bytes.
+    """Return a uint8 image, grey (h w) or RGB (h w 3), as JPEG bytes.
 
-    Chroma is not subsampled, so that thin coloured seams survive.
+    Chroma is not subsampled, because subsampling blurs thin coloured seams.
     """
     return _encoded(image, "JPEG", quality=quality, subsampling=0)
 
 
 def write_image(path: str | os.PathLike, image: np.ndarray) -> None:
-    """Write a uint8 picture, grey (h w) or RGB (h w 3), as PNG or JPEG by the suffix.
+    """Write a uint8 image, grey (h w) or RGB (h w 3), as PNG or JPEG by the suffix.
 
-    The file is whole or absent. OmfaError for another suffix, dtype or shape.
+    The write is atomic. OmfaError for another suffix, dtype or shape.
     """
     encoders = {".png": encode_png, ".jpg": encode_jpeg, ".jpeg": encode_jpeg}
     suffix = Path(path).suffix.lower()
@@ -238,7 +239,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _eight_bit(samples: np.ndarray) -> UInt8[np.ndarray, "h w"]:
-    """Scale grey samples wider than 8 bits to 0..255 from the range their format implies."""
+    """Return grey samples wider than 8 bits scaled to 0..255, by the range of their format."""
+    # Pillow's own conversion to "RGB" clips such samples at 255 instead of scaling them
     peak = np.nanmax(samples)
     if samples.dtype.kind == "f":
         full = next((limit for limit in (1.0, 255.0) if peak <= limit), 65535.0)

@@ -1,19 +1,19 @@
-"""Mount points: what lies behind them is somebody else's, whichever folder they are in."""
+"""Mount points inside a folder, which must be found before the folder is replaced or deleted."""
 
 import os
 import re
 from pathlib import Path
 
-# Linux's list of them; see proc_pid_mountinfo(5)
+# Linux's mount table, and its column of mount points; see proc_pid_mountinfo(5)
 _TABLE = Path("/proc/self/mountinfo")
 _PLACE = 4
 
 
 def mount_in(folder: Path) -> str | None:
-    """Return the first mount point that is the folder or lies in it, at any depth; None if none.
+    """Return the first mount point that is the folder or is inside it, at any depth, or None.
 
-    Sees binds within one file system too, of folders and of files. A system without Linux's table
-    tells of the folder itself alone: `folders.listing` has a look at the devices in it.
+    Bind mounts of folders and of files within one file system are found too. On systems without
+    Linux's table only the folder itself is checked; `folders.listing` then compares devices.
     """
     place = os.path.realpath(folder)
     inner = place.rstrip("/") + "/"
@@ -27,7 +27,7 @@ def _mounts() -> list[str]:
     except OSError:
         return []
     places = [line.split(b" ")[_PLACE] for line in lines if line.count(b" ") >= _PLACE]
-    # blanks, line breaks and backslashes are written as three octal digits
+    # the kernel escapes spaces, newlines and backslashes as three octal digits
     return [os.fsdecode(re.sub(rb"\\([0-7]{3})", _character, place)) for place in places]
 
 

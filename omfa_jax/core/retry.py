@@ -1,4 +1,4 @@
-"""Reads that are tried again where they met what passes: a network file system that hesitates."""
+"""Retries of reads that fail with a transient fault, such as one of a network file system."""
 
 import logging
 import time
@@ -11,15 +11,15 @@ log = logging.getLogger(__name__)
 
 Made = TypeVar("Made")
 
-# seconds before the second try, the third, ...: together longer than a file server takes to fail
-# over to its twin, shorter than a scheduler's patience with a silent job
+# seconds before the second try, the third, ...: in total longer than the failover of a file server
+# takes, and shorter than a scheduler's timeout for a job without output
 WAITS_S = (1.0, 4.0, 15.0, 40.0)
 
 
 def retried(what: str, read: Callable[[], Made]) -> Made:
-    """Return what `read` does; a fault that may pass is waited for and said, `what` in the line.
+    """Return `read()`, called again after a transient fault, with a warning that names `what`.
 
-    `read` must do no harm when it is done twice. The last try's error is raised as it is.
+    `read` must be safe to repeat. The error of the last try is raised unchanged.
     """
     for wait in WAITS_S:
         try:
@@ -27,6 +27,6 @@ def retried(what: str, read: Callable[[], Made]) -> Made:
         except Exception as error:
             if not is_transient(error):
                 raise
-            log.warning("%s: %s (%s); tried again in %g s", what, error, row_of(error).fault, wait)
+            log.warning("%s: %s (%s); retrying in %g s", what, error, row_of(error).fault, wait)
         time.sleep(wait)
     return read()

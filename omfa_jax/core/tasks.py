@@ -1,4 +1,4 @@
-"""The task table: which components of the joint input a task noises (generates)."""
+"""The task table: which components of the joint input a task noises, that is, generates."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from omfa_jax.core.bounds import Number, require
 from omfa_jax.core.errors import OmfaError, unknown
 
 COMPONENTS: tuple[str, ...] = ("garment", "person", "face")
-# a share of training, in any positive scale
+# valid sampling weights
 WEIGHT = Number(0, 1e6)
 
 
@@ -18,8 +18,8 @@ WEIGHT = Number(0, 1e6)
 class Task:
     """One row of the table: `noised` components are generated, the others are given.
 
-    `weight` is the task's share in training (any positive scale); `prompt` is the text whose
-    embedding the UNet's cross-attention sees.
+    `weight` is the task's relative share of training examples; `prompt` is the text whose embedding
+    the UNet's cross-attention sees. The fields are keys of omfa.json.
     """
 
     name: str
@@ -32,17 +32,17 @@ class Task:
             if component not in COMPONENTS:
                 raise unknown(f"component in task {self.name!r}", component, COMPONENTS)
         if not self.noised:
-            raise OmfaError(f"task {self.name!r} noises nothing; give it at least one component")
+            raise OmfaError(f"task {self.name!r} noises no component; give it at least one")
         require(f"task {self.name!r}: ", {"weight": WEIGHT}, self)
 
 
 def noised_table(tasks: Sequence[Task]) -> Bool[np.ndarray, "tasks 3"]:
-    """Return the table as an array: True where task (row) noises component (column)."""
+    """Return the table as an array, True where a task (row) noises a component (column)."""
     return np.array([[c in task.noised for c in COMPONENTS] for task in tasks], dtype=bool)
 
 
 def task_index(tasks: Sequence[Task], name: str) -> int:
-    """Return the row of task `name`, or raise an OmfaError with the nearest name."""
+    """Return the row of task `name`; OmfaError with a hint at the nearest name if there is none."""
     names = [task.name for task in tasks]
     if name not in names:
         raise unknown("task", name, names)

@@ -1,6 +1,6 @@
-"""Nested dicts walked by tuple paths, and ordered rule tables over those paths.
+"""Nested dicts flattened to tuple paths, and ordered rule tables over path names.
 
-Paths are tuples because the names inside carry dots (`resnets.0`), as PyTorch's do.
+Paths are tuples because the names contain dots (`resnets.0`), as PyTorch's do.
 """
 
 import re
@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 def walk(tree: Mapping[str, Any], prefix: Path = ()) -> Iterator[tuple[Path, Any]]:
-    """Yield (path, leaf) in the tree's own order; every non-mapping is a leaf."""
+    """Yield (path, leaf) in the tree's order; everything that is not a mapping is a leaf."""
     for name, value in tree.items():
         if isinstance(value, Mapping):
             yield from walk(value, (*prefix, name))
@@ -21,7 +21,7 @@ def walk(tree: Mapping[str, Any], prefix: Path = ()) -> Iterator[tuple[Path, Any
 
 
 def build(leaves: Mapping[Path, Any]) -> dict[str, Any]:
-    """Return the nested dict of a flat {path: leaf}: the inverse of `dict(walk(tree))`."""
+    """Return the nested dict of a flat {path: leaf}, the inverse of `dict(walk(tree))`."""
     tree: dict[str, Any] = {}
     for path, leaf in leaves.items():
         node = tree
@@ -32,7 +32,7 @@ def build(leaves: Mapping[Path, Any]) -> dict[str, Any]:
 
 
 def first_match(rules: Sequence[tuple[str, T]], name: str) -> tuple[str, T] | None:
-    """Return the first (pattern, value) whose regular expression is found in `name`, or None."""
+    """Return the first (pattern, value) whose regular expression matches in `name`, or None."""
     for pattern, value in rules:
         if re.search(pattern, name):
             return pattern, value

@@ -1,4 +1,4 @@
-"""A function over many things in several processes, in order, with few of them in flight."""
+"""An ordered map over several processes with a bounded number of items in flight."""
 
 import collections
 import itertools
@@ -19,17 +19,17 @@ Made = TypeVar("Made")
 def in_order(
     make: Callable[[Thing], Made], things: Iterable[Thing], processes: int
 ) -> Iterator[Made]:
-    """Yield what the picklable `make` makes of each thing, in the things' order.
+    """Yield `make(thing)` for each thing, in order; `make` must be picklable.
 
-    Two things per process are in flight at most, so memory does not grow with their number. Raises
-    OmfaError if a worker dies, or for less than one process.
+    At most two things per process are in flight, so memory does not grow with the number of things.
+    OmfaError if a worker dies or if `processes` is less than 1.
     """
     if processes < 1:
         raise OmfaError(f"--processes: expected 1 or more, got {processes}")
     if processes == 1:
         yield from map(make, things)
         return
-    # forking a program that runs threads can hang it, so workers start afresh
+    # forking a process that has threads can deadlock, so workers are spawned
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes, context, end_with_parent) as pool:
         rest = iter(things)
@@ -41,16 +41,16 @@ def in_order(
                 yield flying.popleft().result()
                 flying.extend(pool.submit(make, thing) for thing in itertools.islice(rest, 1))
         except BrokenProcessPool:
-            hint = "a script must guard its main part with if __name__ == '__main__'"
+            hint = "a script must guard its entry point with if __name__ == '__main__'"
             raise OmfaError(
-                f"a worker process died: out of memory (give less to --processes), or {hint}"
+                f"a worker process died: it ran out of memory (lower --processes), or {hint}"
             ) from None
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
 
 def end_with_parent() -> None:
-    """End this worker when its parent is killed; the pool's workers would wait for ever."""
+    """Exit this worker when its parent is killed; a pool's workers would wait forever."""
 
     def watch() -> None:
         if parent := multiprocessing.parent_process():

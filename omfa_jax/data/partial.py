@@ -21,7 +21,7 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.core.files import LEFTOVERS, atomic_write, lock
+from omfa_jax.core.files import LEFTOVERS, atomic_write, exclusive_lock
 from omfa_jax.core.folders import (
     delete_listed,
     delete_named,
@@ -170,9 +170,10 @@ def partial_folder(out_dir: str | os.PathLike, place: str) -> Iterator[Partial]:
         raise OmfaError(f"{partial.folder} is no folder: move it away or give another --out")
     with disk_errors(partial.folder):
         partial.folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(partial.folder, os.O_RDONLY)
-    try:
-        _lock(handle, partial.folder)
+    refusal = (
+        f"another run is writing {partial.folder}: wait for it, stop it, or give another --out"
+    )
+    with exclusive_lock(partial.folder, refusal):
         _require_own(partial, out)
         with _kept_if_worth_it(partial):
             with disk_errors(partial.folder):
@@ -181,8 +182,6 @@ def partial_folder(out_dir: str | os.PathLike, place: str) -> Iterator[Partial]:
                 for folder in (partial.records / place, partial.progress, partial.temporary):
                     folder.mkdir(parents=True, exist_ok=True)
             yield partial
-    finally:
-        os.close(handle)
 
 
 @contextlib.contextmanager
@@ -225,7 +224,3 @@ def _require_own(partial: Partial, out: Path) -> None:
             owner = os.fstat(made.fileno()).st_uid
         require_owner(folder, listed, owner)
         require_owner(out, listing(out) if out.is_dir() else (), owner)
-
-
-def _lock(handle: int, folder: Path) -> None:
-    lock(handle, f"another run is writing {folder}: wait for it, stop it, or give another --out")

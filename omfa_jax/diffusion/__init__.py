@@ -1,4 +1,4 @@
-"""Partial diffusion: schedule, canvas, corruption, loss, guidance and the sampling scan.
+"""Partial diffusion: schedule, canvas, corruption, loss, guidance and the sampling loop.
 
-Pure functions of arrays; the network arrives as a function.
+Pure functions of arrays; the network is passed in as a function. docs/method.md has the equations.
 """

@@ -1,7 +1,7 @@
-"""Condition dropout in training: some examples see no condition, so that guidance can be used."""
+"""Condition dropout in training, which classifier-free guidance needs in sampling."""
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Int
 
 from omfa_jax.diffusion.partial import Latent, Mask
 
@@ -14,13 +14,15 @@ def drop_conditions(
     prompt: Int[Array, "b"],
     null_prompt: int,
 ) -> tuple[Latent, Latent, Int[Array, "b"]]:
-    """Equation 6: where `drop`, clean components and pose become zero and the prompt the empty one.
+    """Return (x_t, pose, prompt) without conditions where `drop` is True (method, section 7).
 
-    Returns (x_t, pose, prompt). The noised part is untouched.
+    The clean components and the pose become zero latents and the prompt row becomes `null_prompt`,
+    the empty prompt's. The noised part is untouched. All conditions are dropped together, because
+    guidance at sampling time compares with a branch that has none of them.
     """
-    gone: Float[Array, "b 1 1 1"] = drop[:, None, None, None]
+    dropped: Bool[Array, "b 1 1 1"] = drop[:, None, None, None]
     return (
-        jnp.where(gone & ~mask, 0.0, xt),
-        jnp.where(gone, 0.0, pose),
+        jnp.where(dropped & ~mask, 0.0, xt),
+        jnp.where(dropped, 0.0, pose),
         jnp.where(drop, null_prompt, prompt),
     )

@@ -1,4 +1,4 @@
-"""Classifier-free guidance over the canvas, and its rescaling."""
+"""Classifier-free guidance on the canvas, and its rescaling."""
 
 from collections.abc import Callable
 
@@ -20,6 +20,7 @@ def guided(
     settings: DiffusionSettings,
     scale: float,
     rescale: float,
+    *,
     xt: Latent,
     mask: Mask,
     pose: Latent,
@@ -27,17 +28,18 @@ def guided(
     prompt: Int[Array, "b"],
     null_prompt: int,
 ) -> Latent:
-    """Equation 6: eps_u + s (eps_c - eps_u), rescaled; both branches run in one batch.
+    """Return the guided prediction eps_u + s (eps_c - eps_u) (method, section 7), rescaled.
 
-    With `scale` 1 the null branch is not run and there is nothing to rescale.
+    Both branches run as one batch of twice the size. With `scale` 1 the null branch is not run, and
+    there is nothing to rescale.
     """
     inputs, rows = branches(settings, scale, xt, mask, pose, prompt, null_prompt)
     if scale == 1.0:
         return network(inputs, t, rows)
     output = network(inputs, jnp.concatenate([t, t]), rows)
     conditional, unconditional = jnp.split(output, 2)
-    together = unconditional + scale * (conditional - unconditional)
-    return rescaled(together, conditional, mask, rescale) if rescale else together
+    output = unconditional + scale * (conditional - unconditional)
+    return rescaled(output, conditional, mask, rescale) if rescale else output
 
 
 def branches(
@@ -49,15 +51,16 @@ def branches(
     prompt: Int[Array, "b"],
     null_prompt: int,
 ) -> tuple[Float[Array, "b2 h w cin"], Int[Array, "b2"]]:
-    """Return (network input, prompt rows): the conditional branch's, then the null branch's.
+    """Return (network input, prompt rows) of the conditional branch followed by the null branch.
 
-    With `scale` 1 there is no null branch.
+    With `scale` 1 there is no null branch, and the batch keeps its size.
     """
     canvas, inputs = settings.canvas, settings.unet_inputs
     if scale == 1.0:
         return network_input(inputs, canvas, xt, mask, pose), prompt
-    everyone = jnp.ones(xt.shape[0], bool)
-    null = drop_conditions(everyone, xt, mask, pose, prompt, null_prompt)
+    # exactly what training drops: a null branch of any other kind was never trained
+    drop = jnp.ones(xt.shape[0], bool)
+    null = drop_conditions(drop, xt, mask, pose, prompt, null_prompt)
     xt, pose, prompt = (
         jnp.concatenate(pair) for pair in zip((xt, pose, prompt), null, strict=True)
     )
@@ -65,20 +68,23 @@ def branches(
     return network_input(inputs, canvas, xt, mask, pose), prompt
 
 
-def rescaled(together: Latent, conditional: Latent, mask: Mask, amount: float) -> Latent:
-    """Bring the guided prediction's deviation back to the conditional's (arXiv 2305.08891, 15-16).
+def rescaled(guided: Latent, conditional: Latent, mask: Mask, amount: float) -> Latent:
+    """Return `guided` with its standard deviation moved towards that of `conditional`.
 
-    `amount` is the paper's phi. The deviation is one number an example, over its whole noised part:
-    components noised together share a factor, as they share the prediction.
+    arXiv 2305.08891, equations 15 and 16; `amount` in [0, 1] is the paper's phi. There is one
+    standard deviation per example, over its complete noised part: components that are generated
+    together share a factor, as they share a prediction.
     """
-    factor = deviation(conditional, mask) / jnp.maximum(deviation(together, mask), 1e-12)
-    return together * (amount * factor + (1.0 - amount))
+    # over M only: the output off M is arbitrary, since no loss was ever taken there
+    factor = deviation(conditional, mask) / jnp.maximum(deviation(guided, mask), 1e-12)
+    return guided * (amount * factor + (1.0 - amount))
 
 
 def deviation(values: Latent, mask: Mask) -> Float[Array, "b 1 1 1"]:
-    """Return the standard deviation over M of every example; 0 where nothing is noised."""
+    """Return the standard deviation of each example over M; 0 where nothing is noised."""
     mask = jnp.broadcast_to(mask, values.shape)
     axes = (1, 2, 3)
+    # an example without a noised part must not divide by 0: the NaN would spoil the batch mean
     count = jnp.maximum(jnp.sum(mask, axes, keepdims=True), 1)
     mean = jnp.sum(jnp.where(mask, values, 0.0), axes, keepdims=True) / count
     squared = jnp.where(mask, (values - mean) ** 2, 0.0)

@@ -1,15 +1,15 @@
-"""The two canvases of a dual UNet: the noised components on one, the clean ones on the other.
+"""The two canvases of a reference UNet model: noised components on one, clean ones on the other.
 
-A task chooses some components; the first chosen one, in COMPONENTS order, goes to the first slot,
-the second to the second. So one batch of several tasks has one static shape, and no task pays for
-the slots of components that it does not choose: try-on's person and try-off's garment share a slot.
+A task selects some components. The first selected one, in the order of COMPONENTS, goes to the
+first slot, the second to the second slot. A batch of several tasks therefore has one static shape,
+and no task pays for slots that it does not use: try-on's person and try-off's garment share one.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Shaped
 
 from omfa_jax.core.tasks import COMPONENTS, noised_table
 from omfa_jax.diffusion.canvas import Canvas
@@ -18,10 +18,11 @@ from omfa_jax.diffusion.settings import DiffusionSettings
 
 @dataclass(frozen=True)
 class Packing:
-    """A canvas for the components that each task chooses: a row of `chosen` for each task.
+    """A canvas for the components that each task selects.
 
-    A slot is as large as the largest component that any task puts there; a smaller one lies in
-    its upper left corner, with zeros around it.
+    `chosen` has a row per task and a column per component. A slot is as large as the largest
+    component that any task puts there; a smaller component is placed in the upper left corner and
+    padded with zeros.
     """
 
     canvas: Canvas
@@ -29,7 +30,7 @@ class Packing:
 
     @property
     def places(self) -> tuple[tuple[int, int], ...]:
-        """Every (component, slot) that a task of the table asks for."""
+        """Every (component, slot) pair that some task of the table needs, sorted."""
         found = set()
         for row in self.chosen:
             components = [index for index, wanted in enumerate(row) if wanted]
@@ -38,7 +39,7 @@ class Packing:
 
     @property
     def slots(self) -> tuple[tuple[int, int], ...]:
-        """(height, width) of each slot in latent pixels."""
+        """Size (height, width) of each slot in latent pixels."""
         held: dict[int, list[tuple[int, int]]] = {}
         for component, slot in self.places:
             held.setdefault(slot, []).append(self.canvas.slots[component])
@@ -48,13 +49,13 @@ class Packing:
 
     @property
     def size(self) -> tuple[int, int]:
-        """(height, width) of the packed canvas: its slots side by side."""
+        """Size (height, width) of the packed canvas: its slots side by side."""
         return max(h for h, _ in self.slots), sum(w for _, w in self.slots)
 
     def pack(
-        self, joint: Float[Array, "b h w c"], chosen: Bool[Array, "b 3"]
-    ) -> Float[Array, "b h2 w2 c"]:
-        """Return the chosen components of a joint canvas, or of a network input, packed."""
+        self, joint: Shaped[Array, "b h w c"], chosen: Bool[Array, "b 3"]
+    ) -> Shaped[Array, "b h2 w2 c"]:
+        """Return the packed canvas of the chosen components of a joint canvas or network input."""
         parts, here = self._parts(joint), self._here(chosen)
         height = self.size[0]
         columns = []
@@ -62,6 +63,7 @@ class Packing:
             column = jnp.zeros((joint.shape[0], height, width, joint.shape[-1]), joint.dtype)
             for component, place in self.places:
                 if place == slot:
+                    # `where` and not indexing: examples of different tasks share one program
                     part = _padded(parts[component], height, width)
                     column = jnp.where(here[component, slot], part, column)
             columns.append(column)
@@ -70,7 +72,7 @@ class Packing:
     def unpack(
         self, packed: Float[Array, "b h2 w2 c"], chosen: Bool[Array, "b 3"]
     ) -> Float[Array, "b h w c"]:
-        """Return the joint canvas with the chosen components in their places, zero elsewhere."""
+        """Return the joint canvas with the chosen components in their slots, zero elsewhere."""
         here, parts = self._here(chosen), {}
         starts = [sum(w for _, w in self.slots[:slot]) for slot in range(len(self.slots))]
         for component, slot in self.places:
@@ -81,12 +83,13 @@ class Packing:
             parts[COMPONENTS[component]] = jnp.where(here[component, slot], part, kept)
         return self.canvas.assemble(parts)
 
-    def _parts(self, joint: Float[Array, "b h w c"]) -> list[Float[Array, "b _ _ c"]]:
+    def _parts(self, joint: Shaped[Array, "b h w c"]) -> list[Shaped[Array, "b _ _ c"]]:
         parts: Mapping[str, Array] = self.canvas.split(joint)
         return [parts[name] for name in COMPONENTS]
 
     def _here(self, chosen: Bool[Array, "b 3"]) -> dict[tuple[int, int], Bool[Array, "b 1 1 1"]]:
-        """Return for every place whether an example's component goes there."""
+        """Return, for every (component, slot), which examples put the component there."""
+        # the k-th chosen component of an example goes to slot k
         rank = jnp.cumsum(chosen, axis=1) - 1
         return {
             (component, slot): (chosen & (rank == slot))[:, component, None, None, None]
@@ -95,7 +98,7 @@ class Packing:
 
 
 def packings(settings: DiffusionSettings) -> tuple[Packing, Packing]:
-    """Return the packings of the noised and of the clean components of the task table."""
+    """Return the packings for the noised and for the clean components of the task table."""
     noised = noised_table(settings.tasks)
     return tuple(  # pyright: ignore[reportReturnType]
         Packing(settings.canvas, tuple(tuple(bool(flag) for flag in row) for row in table))
@@ -104,12 +107,13 @@ def packings(settings: DiffusionSettings) -> tuple[Packing, Packing]:
 
 
 def noised_of(settings: DiffusionSettings, inputs: Float[Array, "b h w cin"]) -> Bool[Array, "b 3"]:
-    """Return which components a network input calls noised, by its mask channel."""
+    """Return which components are noised according to the mask channel of a network input."""
+    # a pixel in a slot's corner speaks for the slot: the mask is constant over a component
     before = settings.unet_inputs[: settings.unet_inputs.index("mask")]
     parts = settings.canvas.split(inputs[..., len(before) * settings.latent_channels, None])
     return jnp.stack([parts[name][:, 0, 0, 0] > 0.5 for name in COMPONENTS], axis=1)
 
 
-def _padded(part: Float[Array, "b h w c"], height: int, width: int) -> Float[Array, "b h2 w2 c"]:
+def _padded(part: Shaped[Array, "b h w c"], height: int, width: int) -> Shaped[Array, "b h2 w2 c"]:
     _, h, w, _ = part.shape
     return jnp.pad(part, ((0, 0), (0, height - h), (0, width - w), (0, 0)))

@@ -1,6 +1,7 @@
 """Partial diffusion: only the masked part of the joint latent is noised and denoised.
 
-M (`mask`) is True where a component is generated. Equation numbers are DESIGN's, section 3.
+M (`mask`) is True where a component is generated. docs/method.md, sections 3 and 4, has the
+equations.
 """
 
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from omfa_jax.diffusion.canvas import Canvas
 
 INPUTS = ("noisy", "mask", "clean", "pose")
 PREDICTIONS = ("epsilon", "v")
-# diffusers' stand-in for alpha = 0; SDXL's schedule has no other alpha below it
+# diffusers replaces alpha = 0 by this value too; SDXL's own schedule stays above it
 LEAST_ALPHA = 2.0**-12
 
 Latent = Float[Array, "b h w c"]
@@ -21,26 +22,28 @@ Mask = Bool[Array, "b h w _"]
 
 
 def per_example(scale: Float[Array, "b"]) -> Float[Array, "b 1 1 1"]:
-    """Shape a per-example factor so that it broadcasts over the canvas."""
+    """Return a per-example factor in a shape that broadcasts over the canvas."""
     return scale[:, None, None, None]
 
 
 def keep_clean(mask: Mask, generated: Latent, clean: Latent) -> Latent:
     """Return `generated` on M and `clean`, bit for bit, off M."""
+    # where and not M * a + (1 - M) * b: rounding would change the clean part, and a NaN of the
+    # generated part would reach it
     return jnp.where(mask, generated, clean)
 
 
 def corrupt(
     x0: Latent, eps: Latent, mask: Mask, alpha: Float[Array, "b"], sigma: Float[Array, "b"]
 ) -> Latent:
-    """Equation 1: x_t = M (alpha_t x0 + sigma_t eps) + (1 - M) x0."""
+    """Return x_t = M (alpha_t x0 + sigma_t eps) + (1 - M) x0 (method, section 3)."""
     return keep_clean(mask, per_example(alpha) * x0 + per_example(sigma) * eps, x0)
 
 
 def target(
     prediction: str, x0: Latent, eps: Latent, alpha: Float[Array, "b"], sigma: Float[Array, "b"]
 ) -> Latent:
-    """What the network is asked for: eps, or v = alpha eps - sigma x0 (arXiv 2202.00512)."""
+    """Return the training target: eps, or v = alpha eps - sigma x0 (arXiv 2202.00512)."""
     if prediction == "epsilon":
         return eps
     if prediction == "v":
@@ -55,10 +58,10 @@ def denoised(
     alpha: Float[Array, "b"],
     sigma: Float[Array, "b"],
 ) -> tuple[Latent, Latent]:
-    """Turn the network's output into (x0_hat, eps_hat); valid on M only.
+    """Return (x0_hat, eps_hat) from the network's output; valid on M only.
 
-    For `epsilon` x0_hat is Tweedie's formula: (x_t - sigma_t eps_hat) / alpha_t; it is finite in
-    pure noise too, where alpha_t = 0 is taken for LEAST_ALPHA.
+    For `epsilon`, x0_hat is Tweedie's formula (x_t - sigma_t eps_hat) / alpha_t. It is finite for
+    pure noise too, where alpha_t = 0 is replaced by LEAST_ALPHA.
     """
     a, s = per_example(alpha), per_example(sigma)
     if prediction == "epsilon":
@@ -69,14 +72,14 @@ def denoised(
 
 
 def input_channels(inputs: Sequence[str], canvas: Canvas) -> int:
-    """Return the width of conv_in for `unet_inputs`; the order of `inputs` is the channel order."""
+    """Return the width of conv_in for `unet_inputs`, whose order is the order of the channels."""
     for name in inputs:
         if name not in INPUTS:
             raise unknown("entry of unet_inputs", name, INPUTS)
     if not inputs or inputs[0] != "noisy" or "mask" not in inputs:
         raise OmfaError(
-            f"unet_inputs must begin with 'noisy' and hold 'mask', got {tuple(inputs)};"
-            " pretrained weights see the noisy channels first"
+            f"config.diffusion.unet_inputs must begin with 'noisy' and contain 'mask', got"
+            f" {tuple(inputs)}: pretrained weights expect the noisy channels first"
         )
     return sum(canvas.mask_channels if name == "mask" else canvas.shape[2] for name in inputs)
 
@@ -84,10 +87,11 @@ def input_channels(inputs: Sequence[str], canvas: Canvas) -> int:
 def network_input(
     inputs: Sequence[str], canvas: Canvas, xt: Latent, mask: Mask, pose: Latent
 ) -> Float[Array, "b h w cin"]:
-    """Equation 2: stack [x_t, M, extra] on channels in the order of `inputs`.
+    """Return [x_t, M, extra] stacked on channels in the order of `inputs` (method, section 4).
 
-    `clean` is x_t with the noised part set to zero: what is given, without the noise.
+    `clean` is x_t with the noised part set to zero: the given components alone.
     """
+    # built on demand: an input that the model does not use costs nothing
     parts = {
         "noisy": lambda: xt,
         "mask": lambda: canvas.mask_input(mask),

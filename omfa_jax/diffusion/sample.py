@@ -1,4 +1,4 @@
-"""The sampler: a stepper's table and classifier-free guidance over the canvas, one scan."""
+"""The sampling loop: one scan over a sampler's table, with classifier-free guidance."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,13 +12,12 @@ from omfa_jax.core.errors import OmfaError
 from omfa_jax.diffusion.guidance import Network, branches, guided
 from omfa_jax.diffusion.partial import Latent, denoised, keep_clean
 from omfa_jax.diffusion.settings import DiffusionSettings
-from omfa_jax.diffusion.steppers import STEPPERS, Plan
+from omfa_jax.diffusion.steppers import STEPPERS, Plan, Steps
 
-# (network input, prompt rows) of every branch -> the network for them
+# (network input, prompt rows) of all branches -> the network to call at every step
 Prepare = Callable[[Float[Array, "b h w cin"], Int[Array, "b"]], Network]
 
-
-# what the sampler's settings may be
+# valid values of the fields of SamplerSettings
 SAMPLER = {
     "steps": Whole(1, 10**6),
     "guidance": Number(0, 1000),
@@ -29,11 +28,12 @@ SAMPLER = {
 
 @dataclass(frozen=True)
 class SamplerSettings:
-    """`steps` steps of `sampler`, a row of STEPPERS.
+    """Settings of sampling: `steps` steps of `sampler`, a key of STEPPERS.
 
-    `guidance` is the scale s (1 = no guidance, half the cost); `guidance_rescale`, in 0..1, how
-    far the guided prediction's deviation is brought back to the conditional's (0 = off; 0.7 is
-    the choice of arXiv 2305.08891 for zero-terminal-SNR models).
+    `guidance` is the guidance scale s; 1 turns guidance off and halves the cost.
+    `guidance_rescale`, in [0, 1], says how far the standard deviation of the guided prediction is
+    moved back to that of the conditional one: 0 is off, 0.7 is the value of arXiv 2305.08891 for
+    zero-terminal-SNR models.
     """
 
     steps: int = 50
@@ -46,18 +46,18 @@ class SamplerSettings:
 
 
 def plan_of(settings: DiffusionSettings, sampler: SamplerSettings) -> Plan:
-    """Return the sampler's table; OmfaError if the model cannot be asked at one of its timesteps.
+    """Return the sampler's table; OmfaError if it visits a timestep that the model cannot denoise.
 
-    With epsilon and zero terminal SNR (`epsilon_zero_snr`) that is the last one: "leading"
-    timesteps leave it out, as IDM-VTON's sampler does, but for a few step counts (500, 999).
+    With epsilon prediction and zero terminal SNR (`epsilon_zero_snr`) that is the last timestep.
+    `leading` spacing skips it, as IDM-VTON's sampler does, except for a few step counts (500, 999).
     """
     plan = STEPPERS[sampler.sampler](settings.schedule, sampler.steps)
     last = settings.schedule.train_steps - 1
     if settings.epsilon_zero_snr and plan.steps.t[0] >= last:
         raise OmfaError(
-            f"{sampler.steps} {settings.schedule.spacing!r} timesteps begin at {last}, pure noise"
-            " with zero_terminal_snr=True, from which epsilon says nothing about the picture:"
-            " change --steps or config.sample.steps"
+            f"{sampler.steps} {settings.schedule.spacing!r} timesteps start at {last}, which is"
+            " pure noise with zero_terminal_snr=True; an epsilon prediction carries no information"
+            " about the image there: change --steps or config.sample.steps"
         )
     return plan
 
@@ -66,43 +66,46 @@ def sample(
     network: Network,
     settings: DiffusionSettings,
     sampler: SamplerSettings,
+    *,
     noise: Latent,
     x0: Latent,
     noised: Bool[Array, "b 3"],
     pose: Latent,
     prompt: Int[Array, "b"],
     null_prompt: int,
-    *,
     trajectory: bool = False,
     prepare: Prepare | None = None,
 ) -> Latent | tuple[Latent, Float[Array, "steps b h w c"]]:
-    """Denoise the noised components of a canvas; the clean ones leave bit-equal (equation 5).
+    """Return the canvas with its noised components generated; clean ones are returned bit-equal.
 
-    `x0` holds the clean components (its noised part is ignored), `noise` is standard normal of
-    the same shape. With `trajectory=True` the clean estimate of every step (equation 4) is
-    returned too. `prepare(network input, prompt rows)` is asked once for the network of all steps,
-    with the input of the first: what depends on the clean part alone need not be computed again.
+    `x0` holds the clean components (its noised part is ignored); `noise` is standard normal noise
+    of the same shape; `null_prompt` is the row of the empty prompt. With `trajectory` the estimate
+    x0_hat of every step is returned too. `prepare` is called once, with the input of the first
+    step, and returns the network of all steps: what depends on the clean part alone is then not
+    computed again. Method: docs/method.md, sections 6 and 7.
     """
     mask = settings.canvas.mask(noised)
     batch = noise.shape[0]
 
-    def step(state: tuple[Latent, Latent], row: dict[str, Array]):
+    def step(state: tuple[Latent, Latent], row: Steps):
         x, x0_before = state
-        t, alpha, sigma = (jnp.broadcast_to(row[n], (batch,)) for n in ("t", "alpha", "sigma"))
+        t, alpha, sigma = (jnp.broadcast_to(v, (batch,)) for v in (row.t, row.alpha, row.sigma))
         output = guided(
             network,
             settings,
             sampler.guidance,
             sampler.guidance_rescale,
-            x,
-            mask,
-            pose,
-            t,
-            prompt,
-            null_prompt,
+            xt=x,
+            mask=mask,
+            pose=pose,
+            t=t,
+            prompt=prompt,
+            null_prompt=null_prompt,
         )
         x0_hat, _ = denoised(settings.prediction, output, x, alpha, sigma)
-        moved = row["keep"] * x + row["now"] * x0_hat + row["before"] * x0_before
+        moved = row.keep * x + row.now * x0_hat + row.before * x0_before
+        # written back at every step: off M the update is meaningless, and the network must see the
+        # conditions without drift
         x = keep_clean(mask, moved, x0)
         return (x, x0_hat), keep_clean(mask, x0_hat, x0) if trajectory else None
 
@@ -112,6 +115,7 @@ def sample(
         network = prepare(
             *branches(settings, sampler.guidance, start, mask, pose, prompt, null_prompt)
         )
-    rows = {name: jnp.asarray(column) for name, column in plan.steps._asdict().items()}
+    rows = jax.tree.map(jnp.asarray, plan.steps)
+    # the first step has no estimate before it; its weight in every table is 0
     (final, _), states = jax.lax.scan(step, (start, jnp.zeros_like(start)), rows)
     return final if states is None else (final, states)

@@ -12,7 +12,7 @@ from omfa_jax.core.errors import OmfaError
 
 SPACINGS = ("leading", "trailing", "linspace")
 DISTRIBUTIONS = ("uniform", "logit_normal")
-# what the fields of the settings below may be; beyond 100 a sigmoid is 0 or 1
+# valid values of the fields of the settings below; beyond 100 a float32 sigmoid is 0 or 1
 SCHEDULE = {
     "beta_start": Number(0, 1, above=True, below=True),
     "beta_end": Number(0, 1, above=True, below=True),
@@ -30,11 +30,12 @@ TIMESTEPS = {
 
 @dataclass(frozen=True)
 class ScheduleSettings:
-    """The `scaled_linear` schedule; the defaults are SDXL's.
+    """The `scaled_linear` noise schedule; the defaults are SDXL's.
 
-    `spacing` is of the sampler's timesteps; `steps_offset` shifts the `leading` ones (SDXL: 1).
-    `zero_terminal_snr` rescales the schedule so that the last timestep is pure noise (arXiv
-    2305.08891, algorithm 1); `trailing` and `linspace` visit that timestep, `leading` hardly ever.
+    `spacing` is the spacing of the sampler's timesteps; `steps_offset` shifts the `leading` ones
+    (SDXL: 1). `zero_terminal_snr` rescales the schedule so that the last timestep is pure noise
+    (arXiv 2305.08891, algorithm 1); `trailing` and `linspace` visit that timestep, `leading` almost
+    never does.
     """
 
     beta_start: float = 0.00085
@@ -50,6 +51,7 @@ class ScheduleSettings:
 
 def cumulative_alphas(settings: ScheduleSettings) -> Float[np.ndarray, "t"]:
     """Return alpha_bar_t = alpha_t^2 for t = 0..T-1, in float64 (sigma_t^2 = 1 - alpha_bar_t)."""
+    # "scaled_linear": linear in sqrt(beta); float64, as a product of 1000 factors loses digits
     root = np.linspace(settings.beta_start**0.5, settings.beta_end**0.5, settings.train_steps)
     alpha_bar = np.cumprod(1.0 - root**2)
     if settings.zero_terminal_snr:
@@ -71,10 +73,10 @@ def alpha_sigma(
 
 @dataclass(frozen=True)
 class TimestepDistribution:
-    """How often training visits a timestep: `uniform` as SDXL, or `logit_normal`.
+    """The distribution of timesteps in training: `uniform`, as in SDXL, or `logit_normal`.
 
-    logit_normal: t / T = sigmoid(`logit_mean` + `logit_std` z), z normal (arXiv 2403.03206, 3.1); a
-    mean above 0 leans to the noisy end, where a picture's layout is decided.
+    logit_normal is t / T = sigmoid(`logit_mean` + `logit_std` z) with z standard normal (arXiv
+    2403.03206, section 3.1). A mean above 0 favours noisy timesteps, which decide the layout.
     """
 
     name: str = "uniform"
@@ -85,28 +87,28 @@ class TimestepDistribution:
         require("config.timesteps.", TIMESTEPS, self)
 
     def draw(self, key: jax.Array, train_steps: int) -> Int[Array, ""]:
-        """Return a timestep in [0, train_steps)."""
+        """Return a random timestep in [0, train_steps)."""
         if self.name == "uniform":
             return jax.random.randint(key, (), 0, train_steps)
         logits = self.logit_mean + self.logit_std * jax.random.normal(key)
         times = jnp.floor(jax.nn.sigmoid(logits) * train_steps).astype(jnp.int32)
+        # a float32 sigmoid reaches 1.0 exactly
         return jnp.minimum(times, train_steps - 1)
 
 
 def sampling_timesteps(
     settings: ScheduleSettings, steps: int, *, spare: int = 0, fractional: bool = False
 ) -> Num[np.ndarray, "steps"]:
-    """Return the timesteps a sampler visits, largest first (arXiv 2305.08891, table 2).
+    """Return the timesteps that a sampler visits, largest first (arXiv 2305.08891, table 2).
 
-    `leading` and `linspace` lay out `spare` more and leave them out at the clean end.
-    `fractional` leaves those of `linspace` unrounded, in float32; else they are int32. Diffusers
-    visits one more, timestep -1, for some step counts (61) of `trailing`: here that is left out.
-    Timesteps outside 0..T-1, or one visited twice, are an error.
+    `leading` and `linspace` are computed with `spare` more points, which are dropped at the clean
+    end. With `fractional`, `linspace` is not rounded and float32; otherwise timesteps are int32.
+    OmfaError for timesteps outside 0..T-1 or visited twice.
     """
     total = settings.train_steps
     if not 1 <= steps <= total:
         raise OmfaError(
-            f"sampling steps must lie in 1..{total}, got {steps};"
+            f"sampling steps must be in 1..{total}, got {steps};"
             " change --steps or config.sample.steps"
         )
     points, dtype = steps + spare, np.int32
@@ -118,11 +120,12 @@ def sampling_timesteps(
         times, dtype = np.linspace(0, total - 1, points)[::-1], np.float32
     else:
         times = np.round(np.linspace(0, total - 1, points))[::-1]
+    # for some step counts (61) diffusers' `trailing` visits one timestep more, -1
     times = times[:steps].astype(dtype)
     if times[0] >= total or times[-1] < 0 or (np.diff(times) >= 0).any():
         raise OmfaError(
             f"{steps} steps with {settings.spacing!r} spacing and steps_offset"
             f" {settings.steps_offset} do not fit into timesteps 0..{total - 1};"
-            " take fewer (--steps or config.sample.steps)"
+            " use fewer (--steps or config.sample.steps)"
         )
     return times

@@ -1,4 +1,4 @@
-"""What a trained network means: tasks, canvas, inputs, schedule, prediction."""
+"""The settings that give a model's weights their meaning: tasks, canvas, inputs, schedule."""
 
 import dataclasses
 from dataclasses import dataclass, field
@@ -11,17 +11,18 @@ from omfa_jax.diffusion.canvas import Canvas
 from omfa_jax.diffusion.partial import PREDICTIONS, input_channels
 from omfa_jax.diffusion.schedule import ScheduleSettings
 
-# of the VAE
+# valid values of the VAE's shape
 SHAPES = {"stride": Whole(1, 256), "latent_channels": Whole(1, 1024)}
 
 
 @dataclass(frozen=True)
 class DiffusionSettings:
-    """The meaning of a model's weights; travels with them as `omfa.json`.
+    """What a model's weights mean; stored next to them as `omfa.json`.
 
-    `slots_px` are (height, width) of garment, person and face images in pixels; `stride` is the
-    VAE's; `pose_style` is the look of the pose maps it was trained on, a name of `omfa data poses`.
-    `reference`: the clean components go through a UNet of their own (the dual UNet, `packing`).
+    `slots_px` are (height, width) of the garment, person and face images in pixels; `stride` is the
+    VAE's; `pose_style` is the render style of the pose maps in training, one of the `--style` names
+    of `omfa data poses`. With `reference` the clean components go through a second UNet
+    (`models.reference_unet`). The fields are keys of omfa.json: renaming one breaks saved models.
     """
 
     tasks: tuple[Task, ...]
@@ -41,8 +42,8 @@ class DiffusionSettings:
             raise unknown("prediction type", self.prediction, PREDICTIONS)
         if self.epsilon_zero_snr and self.schedule.spacing != "leading":
             raise OmfaError(
-                f"config.diffusion: {self.schedule.spacing!r} timesteps begin in pure noise with"
-                " zero_terminal_snr=True, from which epsilon says nothing about the picture; set"
+                f"config.diffusion: {self.schedule.spacing!r} timesteps start in pure noise with"
+                " zero_terminal_snr=True, where an epsilon prediction carries no information; set"
                 " config.diffusion.spacing to 'leading', or config.diffusion.prediction to 'v'"
             )
         for name, size in zip(COMPONENTS, self.slots_px, strict=True):
@@ -62,14 +63,15 @@ class DiffusionSettings:
         if self.reference and noised_table(self.tasks).all():
             raise OmfaError(
                 "config.model.reference: the tasks noise every component, so a reference UNet has"
-                " nothing to see; leave one clean or turn it off"
+                " no input; leave a component clean, or turn the reference UNet off"
             )
 
     @property
     def epsilon_zero_snr(self) -> bool:
-        """True where epsilon is predicted of a schedule that ends in pure noise, as IDM-VTON does.
+        """True for epsilon prediction on a schedule that ends in pure noise, as in IDM-VTON.
 
-        Training visits that timestep, where it is easy; sampling cannot: x0_hat divides by alpha.
+        Training may visit that timestep, where the target is the input; sampling may not, because
+        x0_hat divides by alpha = 0.
         """
         return self.schedule.zero_terminal_snr and self.prediction == "epsilon"
 
@@ -81,29 +83,30 @@ class DiffusionSettings:
 
     @property
     def in_channels(self) -> int:
-        """Width of the UNet's conv_in."""
+        """Input channels of the UNet's conv_in."""
         return input_channels(self.unet_inputs, self.canvas)
 
     @property
     def out_channels(self) -> int:
-        """Width of the UNet's conv_out: the canvas's channels."""
+        """Output channels of the UNet's conv_out: those of the canvas."""
         return self.canvas.shape[2]
 
     @property
     def time_ids(self) -> tuple[float, ...]:
-        """SDXL's size conditioning: original, crop and target (height, width) of the person."""
+        """SDXL's size conditioning in pixels: original size, crop (top, left) and target size."""
         height, width = self.slots_px[COMPONENTS.index("person")]
         return (height, width, 0, 0, height, width)
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain JSON types for `omfa.json`."""
+        """Return the settings as plain JSON types, for `omfa.json`."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "DiffusionSettings":
-        """Read what `to_json` wrote; an unknown or missing field is an OmfaError."""
+        """Return the settings that `to_json` wrote; OmfaError for an unknown or missing field."""
         try:
             fields = dict(data)
+            # JSON has lists only, and the settings must be hashable (static under jit)
             fields["tasks"] = tuple(
                 Task(**{**row, "noised": tuple(row["noised"])}) for row in data["tasks"]
             )
@@ -113,5 +116,5 @@ class DiffusionSettings:
             return cls(**fields)
         except (KeyError, TypeError, ValueError) as error:
             raise OmfaError(
-                f"omfa.json does not describe a model of this version: {error}"
+                f"omfa.json does not describe a model that this version can read: {error}"
             ) from None

@@ -1,10 +1,10 @@
-"""The steppers as tables: the timesteps that each visits and the weights of its steps.
+"""The samplers as tables: the timesteps that each visits and the coefficients of its steps.
 
-In variance-preserving latents every stepper here is one linear rule,
+In variance-preserving latents every sampler here is one linear update,
 
-    x <- keep * x + now * x0_hat + before * (x0_hat of the step before),
+    x <- keep * x + now * x0_hat + before * (x0_hat of the previous step),
 
-so that a stepper is a table of these weights, worked out in float64, and one scan serves them all.
+so a sampler is a table of these coefficients, computed in float64, and one scan runs them all.
 """
 
 from collections.abc import Callable
@@ -16,12 +16,12 @@ from jaxtyping import Float, Num
 from omfa_jax.diffusion.partial import LEAST_ALPHA
 from omfa_jax.diffusion.schedule import ScheduleSettings, cumulative_alphas, sampling_timesteps
 
-# in place of alpha_bar = 0 where it is divided by: sigma / alpha is then 4096
+# replaces alpha_bar = 0 in divisions: sigma / alpha is then 4096
 LEAST_ALPHA_BAR = LEAST_ALPHA**2
 
 
 class Steps(NamedTuple):
-    """One row a step, the noisiest first; `alpha` and `sigma` are those at `t`."""
+    """One row per step, the noisiest first; `alpha` and `sigma` are those at `t`."""
 
     t: Num[np.ndarray, "steps"]
     alpha: Float[np.ndarray, "steps"]
@@ -32,16 +32,17 @@ class Steps(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """A whole run: it starts at `start` times standard normal noise."""
+    """The table of a complete run, which starts from `start` times standard normal noise."""
 
     start: float
     steps: Steps
 
 
 def ddim(schedule: ScheduleSettings, steps: int) -> Plan:
-    """DDIM (arXiv 2010.02502, equation 12, eta = 0), as diffusers' DDIMScheduler.
+    """Return DDIM (arXiv 2010.02502, equation 12, eta = 0) as in diffusers' DDIMScheduler.
 
-    Each step goes T // steps timesteps down, the last one to alpha_bar_0 and not to 1.
+    Each step goes T // steps timesteps down. The last one ends at alpha_bar_0 and not at 1:
+    diffusers' `set_alpha_to_one=False`, which SDXL's scheduler config has.
     """
     alpha_bar = cumulative_alphas(schedule)
     times = sampling_timesteps(schedule, steps)
@@ -52,11 +53,11 @@ def ddim(schedule: ScheduleSettings, steps: int) -> Plan:
 
 
 def euler(schedule: ScheduleSettings, steps: int) -> Plan:
-    """Euler's method on dx/dr, r = sigma / alpha, as diffusers' EulerDiscreteScheduler.
+    """Return Euler's method on dx/dr, r = sigma / alpha, as in diffusers' EulerDiscreteScheduler.
 
-    There the latents are x / alpha; here they stay variance-preserving, in which the step is
-    DDIM's formula. `linspace` visits fractional timesteps. As there, `trailing` and `linspace`
-    start from latents of deviation sigma_T, just below 1, and the last step goes to r = 0.
+    Diffusers' latents are x / alpha; here they stay variance-preserving, where the step is DDIM's
+    formula. `linspace` visits fractional timesteps. As in diffusers, `trailing` and `linspace`
+    start from latents of standard deviation sigma_T, just below 1, and the last step ends at r = 0.
     """
     times = sampling_timesteps(schedule, steps, fractional=True)
     alpha, sigma = alpha_sigma_at(schedule, times)
@@ -66,16 +67,18 @@ def euler(schedule: ScheduleSettings, steps: int) -> Plan:
 
 
 def dpmpp_2m(schedule: ScheduleSettings, steps: int) -> Plan:
-    """DPM-Solver++(2M) (arXiv 2211.01095, algorithm 2), as DPMSolverMultistepScheduler.
+    """Return DPM-Solver++(2M) (arXiv 2211.01095, algorithm 2).
 
-    That is diffusers' class at its defaults (midpoint, order 2). The first step is of first order
-    for want of a past, and the last because it goes to sigma = 0; so diffusers'
-    `lower_order_final` changes nothing.
+    It equals diffusers' DPMSolverMultistepScheduler with its defaults (midpoint, order 2). The
+    first step is of first order because it has no previous estimate, and the last because it ends
+    at sigma = 0; diffusers' `lower_order_final` therefore changes nothing.
     """
     times = sampling_timesteps(schedule, steps, spare=1)
     alpha, sigma = alpha_sigma_at(schedule, times)
     keep, now = first_order(alpha, sigma, np.append(alpha[1:], 1.0), np.append(sigma[1:], 0.0))
     before = np.zeros(steps)
+    # steps in log-SNR / 2, the time of the method; the second-order term extrapolates x0_hat
+    # linearly to the midpoint of a step
     widths = np.diff(np.log(alpha / sigma))
     slope = now[1:-1] * 0.5 * widths[1:] / widths[:-1]
     now[1:-1] += slope
@@ -93,9 +96,10 @@ STEPPERS: dict[str, Callable[[ScheduleSettings, int], Plan]] = {
 def alpha_sigma_at(
     schedule: ScheduleSettings, times: Num[np.ndarray, "steps"]
 ) -> tuple[Float[np.ndarray, "steps"], Float[np.ndarray, "steps"]]:
-    """Return (alpha, sigma) at timesteps that may be fractional: sigma / alpha is interpolated.
+    """Return (alpha, sigma) at timesteps that may be fractional, by interpolating sigma / alpha.
 
-    A zero-terminal-SNR schedule, where that is infinite at the end, is cut at `LEAST_ALPHA_BAR`.
+    With zero terminal SNR, where the ratio is infinite at the end, alpha_bar is clipped from below
+    at `LEAST_ALPHA_BAR`.
     """
     alpha_bar = np.maximum(cumulative_alphas(schedule), LEAST_ALPHA_BAR)
     ratio = np.interp(times, np.arange(len(alpha_bar)), np.sqrt(1 / alpha_bar - 1))
@@ -109,6 +113,9 @@ def first_order(
     alpha_next: Float[np.ndarray, "steps"],
     sigma_next: Float[np.ndarray, "steps"],
 ) -> tuple[Float[np.ndarray, "steps"], Float[np.ndarray, "steps"]]:
-    """Return (keep, now) of alpha_next x0_hat + sigma_next eps_hat, eps_hat taken out of x."""
+    """Return (keep, now) of the step to alpha_next x0_hat + sigma_next eps_hat.
+
+    With eps_hat = (x - alpha x0_hat) / sigma it is linear in x and x0_hat alone.
+    """
     keep = sigma_next / sigma
     return keep, alpha_next - alpha * keep

@@ -24,11 +24,11 @@ from omfa_jax.evals.scores import write_scores
 from omfa_jax.evals.split import SplitRun, influence_of, truth_of
 from omfa_jax.evals.truth import Regions, Truth
 from omfa_jax.models import decode, encode
+from omfa_jax.models.reference_unet import network_params
 from omfa_jax.sampling.generate import Sampler
 from omfa_jax.sampling.inputs import SlotFitter, render_pose
 from omfa_jax.sampling.tasks import turntable
 from omfa_jax.train.load import load_bundle
-from omfa_jax.weights.dual import network_params
 
 log = logging.getLogger(__name__)
 
@@ -272,7 +272,8 @@ def encode_and_decode(bundle, images: np.ndarray) -> np.ndarray:
 
 def draw_untrained_params(bundle):
     """Return the same network with random weights."""
-    return network_params(bundle.settings, bundle.unet_config, jax.random.key(SEED))
+    key, reference = jax.random.key(SEED), bundle.settings.reference
+    return network_params(bundle.unet_config, key, has_reference=reference)
 
 
 def format_influence(found: dict[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
-"""The functions that the rest of the library calls; nothing outside this layer sees Flax.
+"""The networks as functions of parameters and arrays; nothing outside this layer imports Flax.
 
-Parameters are plain nested dicts of float32 arrays (Flax's `params` collection alone).
+Parameters are nested dicts of float32 arrays: Flax's `params` collection and no other.
 """
 
 import functools
@@ -20,13 +20,13 @@ from omfa_jax.models.unet import UNet
 from omfa_jax.models.vae import VAE, vae_compute
 
 DEFAULT = Compute()
-# a tree of arrays, as `reference_features` returns it
+# the tree of arrays that `reference_features` returns
 Features = dict[str, Any]
 
 
 @functools.partial(jax.jit, static_argnames="config")
 def init_unet(config: UNetConfig, key: PRNGKeyArray) -> Params:
-    """Return random parameters; works under `jax.eval_shape` and a jit with shardings too."""
+    """Return random parameters; traceable by `jax.eval_shape` and by a jit with shardings."""
     size = config.stride
     inputs = (
         jnp.zeros((1, size, size, config.in_channels)),
@@ -47,14 +47,15 @@ def apply_unet(
     pooled: Float[Array, "b p"],
     time_ids: Num[Array, "b 6"],
     compute: Compute = DEFAULT,
+    *,
     features: Features | None = None,
 ) -> Float[Array, "b h w c_out"]:
     """Return the UNet's float32 prediction for noisy latents `x` at timesteps `t` (0..999).
 
-    `context` is the prompt's token embeddings, `pooled` its single vector, `time_ids` the original
-    height and width, the crop's top and left and the target height and width, all in pixels.
-    Any height and width work; multiples of `config.stride` avoid odd sizes on the way down.
-    `features`, of `reference_features`, are seen by every self-attention beside its own tokens.
+    `context` is the prompt's token embeddings, `pooled` its pooled embedding, and `time_ids` the
+    original height and width, the crop's top and left, and the target height and width, in pixels.
+    Any height and width work; multiples of `config.stride` avoid odd sizes at the lower levels.
+    `features`, from `reference_features`, are extra keys and values of every self-attention.
     """
     kept = {} if features is None else {FEATURES: features}
     module = UNet(config, compute)
@@ -70,11 +71,11 @@ def reference_features(
     time_ids: Num[Array, "b 6"],
     compute: Compute = DEFAULT,
 ) -> Features:
-    """Return the normed tokens that every self-attention of a UNet at timestep 0 gets.
+    """Return the normed input tokens of every self-attention of a UNet at timestep 0.
 
-    A tree of (depth, b, tokens, channels), a leaf a transformer, for `apply_unet` of a UNet of the
-    same `config`; the batches must be equal, the sizes of the images need not. What the UNet
-    computes after its last self-attention's norm reaches nothing.
+    The result is a tree with one (depth, b, tokens, channels) array per transformer, for
+    `apply_unet` with the same `config` and batch size; image sizes may differ. What the UNet
+    computes after its last self-attention's norm is unused, and XLA removes it.
     """
     module, t = UNet(config, compute), jnp.zeros(x.shape[0], jnp.int32)
     variables: Any = {"params": params}
@@ -84,7 +85,7 @@ def reference_features(
 
 @functools.partial(jax.jit, static_argnames="config")
 def init_vae(config: VAEConfig, key: PRNGKeyArray) -> Params:
-    """Return random parameters of encoder and decoder; traceable as `init_unet` is."""
+    """Return random parameters of encoder and decoder; traceable like `init_unet`."""
     images = jnp.zeros((1, config.stride, config.stride, 3))
     return random_params(_shapes(VAE(config, Compute()), images), key)
 
@@ -98,7 +99,7 @@ def posterior(
 ) -> tuple[Float[Array, "b h2 w2 c"], Float[Array, "b h2 w2 c"]]:
     """Return mean and log-variance of the unscaled latents of images in [-1, 1].
 
-    Height and width should be multiples of `config.stride`; the last pixels are lost otherwise.
+    Height and width should be multiples of `config.stride`; otherwise the last pixels are dropped.
     """
     vae = VAE(config, vae_compute(config, dtype))
     return _applied(vae, params, images, method=VAE.posterior)

@@ -1,4 +1,4 @@
-"""Attention: the one function that a faster kernel replaces, and its four projections."""
+"""Attention: the reference kernel, which a faster one may replace, and its four projections."""
 
 import flax.linen as nn
 import jax
@@ -12,14 +12,14 @@ from omfa_jax.models.layers import dense
 def attention(
     q: Float[Array, "b l n d"], k: Float[Array, "b s n d"], v: Float[Array, "b s n d"]
 ) -> Float[Array, "b l n d"]:
-    """Return softmax(q k^T / sqrt(d)) v for each head n; the softmax is float32.
+    """Return softmax(q k^T / sqrt(d)) v for each head n, with a float32 softmax.
 
-    The softmax's division comes last, on the output instead of the l x s weights; with heads
-    ahead of tokens, XLA on a CPU differentiates this three times as fast as it does
-    `jax.nn.dot_product_attention`.
+    The softmax is normalised last, on the output instead of the l x s weights. With heads before
+    tokens, XLA on a CPU differentiates this three times as fast as `jax.nn.dot_product_attention`.
     """
     q, k, v = (array.swapaxes(1, 2) for array in (q * q.shape[-1] ** -0.5, k, v))
     scores = jnp.einsum("bnld,bnsd->bnls", q, k, preferred_element_type=jnp.float32)
+    # the maximum cancels in the quotient, so its gradient is zero and need not be computed
     weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
     total = weights.sum(-1, keepdims=True)
     mixed = jnp.einsum(
@@ -31,7 +31,7 @@ def attention(
 def attention_in_runs(
     q: Float[Array, "b l n d"], k: Float[Array, "b s n d"], v: Float[Array, "b s n d"], run: int
 ) -> Float[Array, "b l n d"]:
-    """Return `attention`, `run` queries at a time: the scores take run x s and not l x s."""
+    """Return `attention` over chunks of `run` queries: scores take run x s values, not l x s."""
     by_query = jax.lax.map(
         lambda one: attention(one[:, None], k, v)[:, 0], q.swapaxes(0, 1), batch_size=run
     )
@@ -47,10 +47,10 @@ def attend(
     use_bias: bool,
     kernel: AttentionKernel = attention,
 ) -> Float[Array, "b l c"]:
-    """Attend from `x` to `context` with projections made in the module that calls this.
+    """Attend from `x` to `context`, with projections created in the calling module.
 
-    `use_bias` is for queries, keys and values; the output projection always has a bias. `kernel`
-    takes what `attention` takes.
+    `use_bias` applies to queries, keys and values; the output projection always has a bias.
+    `kernel` has the signature of `attention`.
     """
     channels = x.shape[-1]
 
@@ -64,17 +64,17 @@ def attend(
 
 
 def among_image_tokens(compute: Compute) -> AttentionKernel:
-    """Return how image tokens attend to each other: the kernel chosen for the devices.
+    """Return the kernel for self-attention of image tokens, as chosen for the devices.
 
-    Attention to the text is always `attention`: 77 tokens are no multiple of any fast kernel's
-    block, and their scores are small.
+    Cross-attention to the text always uses `attention`: 77 tokens are not a multiple of any fast
+    kernel's block size, and their scores are small.
     """
     kernel = compute.kernel or attention
     return jax.checkpoint(kernel) if compute.remat == "attention" else kernel
 
 
 class Attention(nn.Module):
-    """Multi-head attention of a transformer block, to itself or to the text."""
+    """Multi-head self- or cross-attention of a transformer block."""
 
     heads: int
     compute: Compute

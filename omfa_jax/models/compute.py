@@ -1,4 +1,4 @@
-"""How a network is run, as opposed to what it is: dtype, hooks, attention, rematerialisation."""
+"""How a network is executed: compute dtype, sharding hooks, attention kernel, rematerialisation."""
 
 import dataclasses
 from collections.abc import Callable
@@ -12,35 +12,35 @@ from jax.typing import DTypeLike
 from omfa_jax.core.errors import unknown
 
 Constrain = Callable[[jax.Array, tuple[str, ...]], jax.Array]
-# (path of a weight, the part of it that is here, the type it is used in) -> the whole weight
+# (path of a weight, the local shard of it, compute dtype) -> the complete weight
 Fetch = Callable[[tuple[str, ...], jax.Array, Any], jax.Array]
 # (q, k, v), each (b, length, heads, head_dim) -> like q
 AttentionKernel = Callable[..., jax.Array]
 
-# The names that a `constrain` hook is handed for each kind of activation.
+# axis names that a `constrain` hook receives, for each kind of activation
 IMAGE = ("batch", "height", "width", "channels")
 TOKENS = ("batch", "length", "channels")
 HEADS = ("batch", "length", "heads", "head_dim")
 HIDDEN = ("batch", "length", "hidden")
 
-# from the fastest to the smallest
+# from the fastest to the one that needs least memory
 REMAT = ("none", "attention", "block", "full")
 
 
 @dataclass(frozen=True)
 class Compute:
-    """Settings of a run that leave the parameters as they are.
+    """Settings of execution that do not change the parameters.
 
-    `dtype` is the type of matrix products and convolutions; parameters, norms, softmax, the
-    sinusoids and the last convolution are float32 whatever it is. `constrain(array, axis_names)`
-    may put a sharding on an activation (None: leave it). `fetch` turns the part of a linear or
-    convolution weight that a device holds into the whole (None: parameters are whole); with
-    `refetch` a layer's gradient fetches it again instead of keeping it. `kernel` computes the
-    attention of image tokens to each other (None: `attention.attention`).
+    `dtype` is the dtype of matrix products and convolutions; parameters, norms, softmax, sinusoidal
+    embeddings and the last convolution are always float32. `constrain(array, axis_names)` may put a
+    sharding constraint on an activation (None: no constraint). `fetch` gathers a linear or
+    convolution weight from the shard on this device (None: parameters are not sharded); with
+    `refetch`, the backward pass of a layer gathers it again instead of keeping it. `kernel`
+    computes the self-attention of image tokens (None: `attention.attention`).
 
-    `remat` says what the backward pass computes again: "none" nothing, "attention" the softmax of
-    image tokens (its l x l weights are by far the largest activations), "block" each transformer
-    block, "full" each resnet as well.
+    `remat` selects what the backward pass recomputes: "none"; "attention", the softmax of image
+    tokens, whose l x l weights are by far the largest activations; "block", each transformer block;
+    "full", each resnet as well.
     """
 
     dtype: DTypeLike = jnp.float32
@@ -55,14 +55,15 @@ class Compute:
             raise unknown("remat policy", self.remat, REMAT)
 
     def recomputed(self) -> "Compute":
-        """Return the same within a part that the backward pass computes again as a whole.
+        """Return the settings for a module that the backward pass recomputes as a unit.
 
-        Computing it again fetches its weights; they live on until the part's gradient is done.
+        The recomputation gathers its weights, which then stay in memory until its gradient is done;
+        gathering them once more for each layer would only add communication.
         """
         return dataclasses.replace(self, refetch=False)
 
     def place(self, array: jax.Array, axes: tuple[str, ...]) -> jax.Array:
-        """Return `array` with the hook's sharding on it, if there is a hook."""
+        """Return `array` with the sharding constraint of the hook, if there is a hook."""
         return array if self.constrain is None else self.constrain(array, axes)
 
 

@@ -1,21 +1,21 @@
-"""The shapes of the two networks: frozen settings, checked when they are made."""
+"""The architectures of the two networks as frozen settings, validated on construction."""
 
 from dataclasses import dataclass
 
 from omfa_jax.core.bounds import Number, require
 from omfa_jax.core.errors import OmfaError
 
-# of latents: their deviation before it is 1 / SCALE
+# valid values of the factor that brings latents to about unit variance
 SCALE = Number(0, 1000, above=True)
 
 
 @dataclass(frozen=True)
 class UNetConfig:
-    """Shape of an SDXL-style conditional UNet; the defaults are SDXL's own.
+    """Architecture of an SDXL-style conditional UNet; the defaults are SDXL's.
 
-    Level i of `block_channels` has transformers of depth `transformer_depth[i]` after each of its
-    resnets, or none where the depth is 0; the middle block takes the last depth. `heads` counts the
-    attention heads of each level (diffusers calls these numbers `attention_head_dim`).
+    Level i of `block_channels` has a transformer of depth `transformer_depth[i]` after each of its
+    resnets, or none where the depth is 0; the middle block uses the last depth. `heads` is the
+    number of attention heads of each level, which diffusers calls `attention_head_dim`.
     """
 
     in_channels: int = 4
@@ -48,26 +48,26 @@ class UNetConfig:
             ("block_channels[0]", self.block_channels[0]),
         ):
             if width % 2:
-                raise OmfaError(f"UNetConfig: {name} must be even (a sinusoid), got {width}")
+                raise OmfaError(f"UNetConfig: {name} must be even (sines and cosines), got {width}")
 
     @property
     def time_embed_dim(self) -> int:
-        """Width of the time embedding that every resnet sees."""
+        """Width of the time embedding that every resnet receives."""
         return 4 * self.block_channels[0]
 
     @property
     def stride(self) -> int:
-        """Latent sizes divisible by this pass through the levels without odd sizes."""
+        """Latent sizes divisible by this never become odd at a lower level."""
         return 2 ** (len(self.block_channels) - 1)
 
 
 @dataclass(frozen=True)
 class VAEConfig:
-    """Shape of an SDXL-style autoencoder; the defaults are SDXL's own.
+    """Architecture of an SDXL-style autoencoder; the defaults are SDXL's.
 
-    `scaling_factor` multiplies the posterior's sample to give latents of about unit variance.
-    `force_upcast` (diffusers' name) says that activations pass float16's range, as those of SDXL's
-    own weights do; only weights made for float16 may say False (see `vae.vae_compute`).
+    `scaling_factor` multiplies samples of the posterior, for latents of about unit variance.
+    `force_upcast` (diffusers' name) means that activations exceed float16's range, as with SDXL's
+    own weights; False is only for weights fine-tuned for float16 (see `vae.vae_compute`).
     """
 
     block_channels: tuple[int, ...] = (128, 256, 512, 512)

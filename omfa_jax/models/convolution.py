@@ -1,4 +1,4 @@
-"""Convolutions for Flax's layers: XLA's, but for two kinds that are faster as matrix products."""
+"""Convolutions for Flax's layers: XLA's, except two cases that are faster as matrix products."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -18,10 +18,10 @@ def convolve(
     padding: Sequence[tuple[int, int]],
     **settings: Any,
 ) -> Float[Array, "b i j d"]:
-    """`lax.conv_general_dilated` as `flax.linen.Conv` calls it, for undilated kernels.
+    """Return `lax.conv_general_dilated` as `flax.linen.Conv` calls it, for undilated kernels.
 
-    A 1x1 kernel is a matrix product. At stride 1 the gradient of a larger kernel is one as well on
-    CPUs, where XLA's own convolution of pictures by pictures takes about twice as long.
+    A 1x1 kernel is a matrix product. At stride 1 the gradient of a larger kernel is computed as a
+    matrix product too on CPUs, where XLA's convolution of images by images takes twice as long.
     """
     if tuple(strides) != AS_IS:
         return lax.conv_general_dilated(x, kernel, strides, padding, **settings)
@@ -65,9 +65,9 @@ def kernel_gradient(
     size: Sequence[int],
     padding: Sequence[tuple[int, int]],
 ) -> Float[Array, "kh kw c d"]:
-    """Return the float32 gradient of a kernel of `size` at stride 1 for the output's gradient `g`.
+    """Return the float32 gradient of a kernel of `size` at stride 1, given the output's gradient.
 
-    One example after the other: its windows, laid side by side, stay in a processor's cache.
+    Examples are processed one by one, because the patches of one example fit in a CPU's cache.
     """
     height, width = g.shape[1:3]
 

@@ -1,4 +1,4 @@
-"""Sinusoids of timesteps and sizes, and the small network that turns them into conditions."""
+"""Sinusoidal embeddings of timesteps and sizes, and the MLP that follows them."""
 
 import math
 
@@ -12,10 +12,10 @@ from omfa_jax.models.layers import dense
 
 
 def sinusoid(values: Num[Array, "..."], dim: int) -> Float[Array, "... dim"]:
-    """Return cosines then sines of `values` at dim / 2 frequencies from 1 down towards 1e-4.
+    """Return cosines, then sines, of `values` at dim / 2 frequencies from 1 down to about 1e-4.
 
-    float32 throughout: a timestep near 1000 in bfloat16 is off by several radians. Frequencies
-    are 10000^(-i / half), so the lowest is a step short of 1e-4 (diffusers' freq_shift = 0).
+    Frequencies are 10000^(-i / half), so the lowest is one step above 1e-4 (diffusers'
+    freq_shift = 0). All is float32: a timestep near 1000 in bfloat16 is off by several radians.
     """
     half = dim // 2
     frequencies = jnp.exp(-math.log(10000.0) * jnp.arange(half, dtype=jnp.float32) / half)
@@ -24,7 +24,7 @@ def sinusoid(values: Num[Array, "..."], dim: int) -> Float[Array, "... dim"]:
 
 
 class TimestepEmbedding(nn.Module):
-    """Two linear layers with a SiLU between them."""
+    """Two linear layers with a SiLU in between."""
 
     features: int
     compute: Compute

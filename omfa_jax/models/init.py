@@ -1,4 +1,4 @@
-"""Initial parameters: PyTorch's default scale for weights, zero biases, unit norms."""
+"""Random initial parameters: PyTorch's default scale for kernels, zero biases, unit norms."""
 
 import math
 from collections.abc import Mapping
@@ -11,16 +11,16 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from omfa_jax.core import trees
 from omfa_jax.models.compute import Params
 
-# Larger arrays get a draw of their own, so that a sharded initialisation need not hold all the
-# numbers in one place. The others share one, because XLA compiles every draw separately.
+# Arrays of this many elements or more are drawn one by one, so that a sharded initialisation never
+# holds all numbers on one device. Smaller ones share a draw, because XLA compiles each separately.
 POOLED_SIZE = 1 << 22
 
 
 def random_params(shapes: Mapping[str, Any], key: PRNGKeyArray) -> Params:
-    """Return float32 arrays for a tree of shapes; the whole is a function of `key` alone.
+    """Return float32 arrays for a tree of shapes, as a function of `key` alone.
 
-    Kernels are uniform within 1 / sqrt(fan_in), PyTorch's default for Linear and Conv2d (He et
-    al., arXiv 1502.01852, with a = sqrt(5)); scales are 1 and biases 0.
+    Kernels are uniform in +-1 / sqrt(fan_in), PyTorch's default for Linear and Conv2d (He et al.,
+    arXiv 1502.01852, with a = sqrt(5)); scales are 1 and biases 0.
     """
     leaves = {path: tuple(leaf.shape) for path, leaf in trees.walk(shapes)}
     kernels = [path for path in leaves if path[-1] == "kernel"]
@@ -39,7 +39,7 @@ def random_params(shapes: Mapping[str, Any], key: PRNGKeyArray) -> Params:
             start = stop
         else:
             drawn = _uniform(jax.random.fold_in(key, kernels.index(path)), shape)
-        # a stack's leading layer axis is no input
+        # the leading axis of a scanned stack counts layers and is not part of the fan-in
         fan_in = math.prod(shape[1:-1] if "transformer_blocks" in path else shape[:-1])
         params[path] = drawn / math.sqrt(fan_in)
     return trees.build(params)

@@ -1,4 +1,4 @@
-"""Linear maps, convolutions and norms, with diffusers' paddings and epsilons."""
+"""Linear layers, convolutions and norms with the paddings and epsilons of diffusers."""
 
 from typing import Any
 
@@ -13,12 +13,12 @@ from omfa_jax.models.convolution import convolve
 
 
 class FetchesWeights(nn.Module):
-    """Asks a hook for the whole of each weight when the layer uses it; see `Compute.fetch`."""
+    """A module that gathers each sharded weight when it uses it; see `Compute.fetch`."""
 
     fetch: Fetch | None = None
 
     def param(self, name: str, *args: Any, **kwargs: Any) -> Any:
-        """Return a weight; Flax's own checks of its shape are for whole weights."""
+        """Return a weight; a shard bypasses Flax's shape check, which expects complete weights."""
         if self.fetch is None or self.is_initializing():
             return super().param(name, *args, **kwargs)
         part = self.get_variable("params", name)
@@ -26,18 +26,19 @@ class FetchesWeights(nn.Module):
 
 
 class Dense(FetchesWeights, nn.Dense):
-    """Flax's linear layer with the hook."""
+    """Flax's linear layer with gathered weights."""
 
 
 class Conv(FetchesWeights, nn.Conv):
-    """Flax's convolution with the hook."""
+    """Flax's convolution with gathered weights."""
 
 
+# remat of a single layer keeps its input and drops the gathered weight until the backward pass
 RefetchingDense, RefetchingConv = nn.remat(Dense), nn.remat(Conv)
 
 
 def dense(features: int, name: str, compute: Compute, *, use_bias: bool = True) -> nn.Module:
-    """Return a linear layer on the last axis, called `name`."""
+    """Return a linear layer on the last axis, named `name`."""
     kind = RefetchingDense if compute.fetch and compute.refetch else Dense
     return kind(
         features=features, use_bias=use_bias, dtype=compute.dtype, fetch=compute.fetch, name=name
@@ -54,10 +55,10 @@ def conv(
     padding: tuple[int, int] | None = None,
     dtype: DTypeLike | None = None,
 ) -> nn.Module:
-    """Return a square convolution called `name`; `padding` (before, after) defaults to "same".
+    """Return a square convolution named `name`; `padding` is (before, after), "same" by default.
 
-    The padding is spelt out because "SAME" at stride 2 pads (0, 1) on even sizes, not (1, 1).
-    `dtype` is for the few that compute in another type than the rest.
+    The padding is explicit because "SAME" at stride 2 pads even sizes by (0, 1), not (1, 1).
+    `dtype` overrides the compute dtype.
     """
     pad = (size // 2, size // 2) if padding is None else padding
     kind = RefetchingConv if compute.fetch and compute.refetch else Conv
@@ -74,14 +75,15 @@ def conv(
 
 
 def layer_norm(name: str, compute: Compute) -> nn.LayerNorm:
-    """Return a LayerNorm called `name`: epsilon 1e-5, statistics in float32."""
+    """Return a LayerNorm named `name`: epsilon 1e-5, statistics in float32."""
+    # the fast variance, E[x^2] - E[x]^2, cancels badly where the mean is large
     return nn.LayerNorm(1e-5, compute.dtype, use_fast_variance=False, name=name)
 
 
 class GroupNorm(nn.Module):
-    """Group normalisation over height, width and each of `groups` runs of channels.
+    """Group normalisation over height, width and the channels of each of `groups` groups.
 
-    Statistics are float32 and two-pass. They are summed per channel first and per group second,
+    Statistics are float32 and two-pass. Sums are taken per channel first and per group second,
     which reduces along contiguous memory and keeps a channel-sharded array in its layout.
     """
 
@@ -102,9 +104,9 @@ class GroupNorm(nn.Module):
     def moments(
         self, x: Float[Array, "b h w c"], share: Float[Array, "h w"] | None = None
     ) -> tuple[Float[Array, "b 1 1 c"], Float[Array, "b 1 1 c"]]:
-        """Return every group's mean and variance, repeated for each of its channels.
+        """Return each group's mean and variance, repeated for each of its channels.
 
-        `share` weighs the pixels and sums to 1; None weighs them alike.
+        `share` holds pixel weights that sum to 1; None weighs all pixels equally.
         """
         mean = self._group_mean(x, share)
         return mean, self._group_mean(jnp.square(x - mean), share)

@@ -1,4 +1,4 @@
-"""Model sizes, one table for each network; a new size is a new row, or a width of the ladder."""
+"""Model sizes, one table per network; a new size is a new row or a new ladder width."""
 
 import dataclasses
 from typing import Any, TypeVar
@@ -8,22 +8,23 @@ from omfa_jax.models.config import UNetConfig, VAEConfig
 
 Config = TypeVar("Config", UNetConfig, VAEConfig)
 
-HEAD_DIM = 64  # SDXL's
+# SDXL's
+HEAD_DIM = 64
 
-# Channels of the first level, in powers of two and halfway between; 320 is SDXL. docs/ladder.md
-# has their parameters and FLOPs.
+# Channels of the first level: powers of two and the values halfway between; 320 is SDXL.
+# docs/ladder.md lists their parameters and FLOPs.
 LADDER_WIDTHS = (12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 320)
 
 
 def rung(width: int) -> UNetConfig:
-    """Return SDXL scaled to `width` channels in its first level, which has 320.
+    """Return SDXL scaled to `width` channels in its first level, which has 320 in SDXL.
 
-    Every linear size is SDXL's times width / 320: the levels' channels (1, 2 and 4 widths), the
-    widths of text, pooled text and size embeddings (rounded to 32, 1 and 4), and the depth of the
-    transformers (2 and 10 in SDXL, rounded, at least 1). Parameters grow as about width^2.4. What
-    stays: three levels, the first without attention, two resnets each. Heads are 64 wide, narrower
-    only where a level has fewer than 64 channels a head; norms have 32 groups, of at least 4
-    channels in the first level. A width is a multiple of 4 whose levels divide into heads.
+    Every linear size is SDXL's times width / 320: the channels of the levels (1, 2 and 4 widths),
+    the widths of text, pooled text and size embeddings (rounded to 32, 1 and 4), and the depth of
+    the transformers (2 and 10 in SDXL, rounded, at least 1). Parameters grow as about width^2.4.
+    Fixed are three levels, the first without attention, with two resnets each. Heads have 64
+    channels, fewer only where a level does not have 64 per head; norms have 32 groups of at least 4
+    channels in the first level. `width` must be a multiple of 4 whose levels divide into heads.
     """
     scale = width / 320
     channels = (width, 2 * width, 4 * width)
@@ -38,8 +39,8 @@ def rung(width: int) -> UNetConfig:
     )
 
 
-# s, m and l keep SDXL's conditioning widths and latents, so they share its VAE and prompt table;
-# tiny and xs are for tests and laptops and go with the VAEs of the same name.
+# s, m and l keep SDXL's conditioning widths and latents, so they share its VAE and prompt table.
+# tiny and xs are for tests and laptops, and are used with the VAEs of the same names.
 UNETS: dict[str, UNetConfig] = {
     "tiny": UNetConfig(
         in_channels=16,
@@ -80,12 +81,12 @@ VAES: dict[str, VAEConfig] = {
 
 
 def unet(name: str, **changes: Any) -> UNetConfig:
-    """Return the UNet preset `name` with some fields changed; unknown names are an OmfaError."""
+    """Return the UNet preset `name` with the fields `changes`; OmfaError for unknown names."""
     return _changed("UNet preset", UNETS, name, changes)
 
 
 def vae(name: str, **changes: Any) -> VAEConfig:
-    """Return the VAE preset `name` with some fields changed; unknown names are an OmfaError."""
+    """Return the VAE preset `name` with the fields `changes`; OmfaError for unknown names."""
     return _changed("VAE preset", VAES, name, changes)
 
 

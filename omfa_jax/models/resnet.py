@@ -1,4 +1,4 @@
-"""The residual block and the changes of resolution, shared by the UNet and the VAE."""
+"""The residual block and the resampling layers that UNet and VAE share."""
 
 import flax.linen as nn
 import jax
@@ -10,7 +10,7 @@ from omfa_jax.models.layers import GroupNorm, conv, dense
 
 
 class Resnet(nn.Module):
-    """Two normed convolutions added to the input; a time embedding, if any, enters between."""
+    """Two normed convolutions added to the input; a time embedding, if given, goes in between."""
 
     features: int
     groups: int
@@ -37,7 +37,7 @@ class Resnet(nn.Module):
 
 
 class Downsample(nn.Module):
-    """A convolution of stride 2; `padding` is (1, 1) in the UNet and (0, 1) in the VAE."""
+    """A convolution of stride 2, with `padding` (1, 1) in the UNet and (0, 1) in the VAE."""
 
     padding: tuple[int, int]
     compute: Compute
@@ -49,9 +49,9 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Nearest-neighbour doubling and a convolution.
+    """Nearest-neighbour upsampling by two, followed by a convolution.
 
-    `size` (height, width) crops the doubled image where a level below had an odd size; it equals
+    `size` (height, width) crops the result where the level above had an odd size, which equals
     nearest-neighbour resizing to that size.
     """
 

@@ -1,15 +1,16 @@
-"""The VAE on big pictures, tile by tile, with the untiled result.
+"""The VAE on large images, tile by tile, with the result of the untiled network.
 
-Tiles of a VAE do not fit together by themselves: its norms take their statistics from the whole
-picture and its middle attends over all of it. Here the middle, at the latents' resolution, runs
-whole. Each level is a stage that is run on windows: a tile and as many pixels around it as the
-stage's convolutions reach, cut at the picture's own borders, so that every padding is where the
-untiled network has it. The statistics of a stage's norms are found one after the other, each by a
-pass over all windows with those before it known; dead code elimination leaves of a pass what comes
-before its norm. Nothing is blended and nothing is estimated: what remains is float32 rounding.
+Independent tiles of a VAE do not match at their borders: its norms take statistics over the
+complete image, and its middle block attends over all of it. Here the middle block, at the
+resolution of the latents, is not tiled. Each level is a stage that runs on windows: a tile and as
+many pixels around it as the stage's convolutions reach, clipped at the borders of the image, so
+that padding occurs exactly where the untiled network has it. The statistics of a stage's norms are
+computed one after the other, each in a pass over all windows that uses the earlier ones; dead code
+elimination removes from a pass what comes after its norm. Nothing is blended or estimated: the only
+difference is float32 rounding.
 
-Whole in memory are a stage's input and output, and the widest stage at the picture's resolution
-never is. The price is that a stage is computed about five times over.
+Memory holds a stage's input and output, but never the widest activations at full resolution. The
+price is that a stage is computed about five times.
 """
 
 import math
@@ -31,28 +32,30 @@ from omfa_jax.models.layers import GroupNorm, conv
 from omfa_jax.models.resnet import Upsample
 from omfa_jax.models.vae import EPSILON, Level, Middle, vae_compute
 
-# Above this many latent pixels (a 1024 x 1024 picture of SDXL's VAE) tiles are worth their price:
-# SDXL's decoder, run whole in float32, wants 2.7 GB for as many and grows in proportion.
+# Above this many latent pixels (a 1024 x 1024 image of SDXL's VAE) tiles are worth their price: for
+# as many, SDXL's untiled decoder needs 2.7 GB in float32, and memory grows in proportion.
 WHOLE_LATENT_PX = 128 * 128
 TILE_LATENT_PX = 64
 
-Image = Float[Array, "b h w c"]
+# without names: a name would force input and output, or all norms of a stage, to one size
+Images = Float[Array, "b _ _ _"]
+Image = Float[Array, "_ _ _"]
 Spot = dict[str, Array]
-Moments = tuple[Float[Array, "b 1 1 c"], Float[Array, "b 1 1 c"]]
+Moments = tuple[Float[Array, "b 1 1 _"], Float[Array, "b 1 1 _"]]
 
 
 def decode_any_size(
-    config: VAEConfig, params: Params, latents: Image, *, dtype: DTypeLike = jnp.float32
-) -> Image:
-    """Return `decode`, by tiles where one picture has more than WHOLE_LATENT_PX latent pixels."""
+    config: VAEConfig, params: Params, latents: Images, *, dtype: DTypeLike = jnp.float32
+) -> Images:
+    """Return `decode`, tiled if an image has more than WHOLE_LATENT_PX latent pixels."""
     big = latents.shape[1] * latents.shape[2] > WHOLE_LATENT_PX
     return (decode_tiled if big else decode)(config, params, latents, dtype=dtype)
 
 
 def encode_any_size(
-    config: VAEConfig, params: Params, images: Image, *, dtype: DTypeLike = jnp.float32
-) -> Image:
-    """Return `encode`, by tiles where one picture has more than WHOLE_LATENT_PX latent pixels."""
+    config: VAEConfig, params: Params, images: Images, *, dtype: DTypeLike = jnp.float32
+) -> Images:
+    """Return `encode`, tiled if an image has more than WHOLE_LATENT_PX latent pixels."""
     big = images.shape[1] * images.shape[2] > WHOLE_LATENT_PX * config.stride**2
     return (encode_tiled if big else encode)(config, params, images, dtype=dtype)
 
@@ -60,14 +63,14 @@ def encode_any_size(
 def decode_tiled(
     config: VAEConfig,
     params: Params,
-    latents: Image,
+    latents: Images,
     *,
     tile: int = TILE_LATENT_PX,
     dtype: DTypeLike = jnp.float32,
-) -> Image:
-    """Return the same images as `decode`, one picture and one tile at a time.
+) -> Images:
+    """Return the same images as `decode`, computed one image and one tile at a time.
 
-    `tile` is the side of a tile in latent pixels; the overlap follows from the network's reach.
+    `tile` is the side of a tile in latent pixels; the overlap follows from the receptive field.
     """
     compute = vae_compute(config, dtype)
     groups, parts = config.norm_groups, params["decoder"]
@@ -88,19 +91,19 @@ def decode_tiled(
 def encode_tiled(
     config: VAEConfig,
     params: Params,
-    images: Image,
+    images: Images,
     *,
     tile: int = TILE_LATENT_PX,
     dtype: DTypeLike = jnp.float32,
-) -> Image:
-    """Return the same latents as `encode` without a key, one picture and one tile at a time.
+) -> Images:
+    """Return the same latents as `encode` without a key, computed one image and tile at a time.
 
-    Height and width of `images` must be multiples of the VAE's stride; `tile` is that of
+    Height and width of `images` must be multiples of the VAE's stride; `tile` is as in
     `decode_tiled`.
     """
     if any(side % config.stride for side in images.shape[1:3]):
         raise OmfaError(
-            f"images to encode by tiles need sides that are multiples of {config.stride} px, got"
+            f"images to encode in tiles need sides that are multiples of {config.stride} px, got"
             f" {images.shape[1]} x {images.shape[2]}"
         )
     compute = vae_compute(config, dtype)
@@ -123,27 +126,27 @@ def encode_tiled(
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of the network that is local but for its norms.
+    """A part of the network that is local except for its norms.
 
-    An output pixel sees `reach` input pixels to each side; `norms` is the number of its GroupNorms.
+    An output pixel depends on `reach` input pixels to each side; `norms` counts the GroupNorms.
     """
 
-    run: Callable[[Image], Image]
+    run: Callable[[Images], Images]
     reach: int
     norms: int
 
 
 def _decoder_stages(config: VAEConfig, params: Params, compute: Compute) -> list[Stage]:
-    """Return the levels, each led by the upsampling that ends the level before it.
+    """Return one stage per level, each starting with the upsampling of the level before it.
 
-    A stage's input is then the level's smaller resolution, and the last one's output the image.
+    A stage's input then has the smaller resolution, and the output of the last one is the image.
     """
     groups, last = config.norm_groups, len(config.block_channels) - 1
     layers = config.layers_per_block + 1
     stages = []
     for index, features in enumerate(reversed(config.block_channels)):
 
-        def run(x: Image, index: int = index, features: int = features) -> Image:
+        def run(x: Images, index: int = index, features: int = features) -> Images:
             if index:
                 x = _run(Upsample(compute), params[f"up_blocks.{index - 1}"]["upsamplers.0"], x)
             level = Level(features, layers, None, groups, compute)
@@ -155,37 +158,37 @@ def _decoder_stages(config: VAEConfig, params: Params, compute: Compute) -> list
 
         ends = int(index == last)
         convolutions = 2 * layers + ends
-        # after an upsampling two pixels are one of the input, and it has a convolution itself
+        # after upsampling two pixels are one of the input, and upsampling has a convolution too
         reach = math.ceil((1 + convolutions) / 2) if index else convolutions
         stages.append(Stage(run, reach, 2 * layers + ends))
     return stages
 
 
 def _encoder_stages(config: VAEConfig, params: Params, compute: Compute) -> list[Stage]:
-    """Return the levels, the first led by conv_in, all but the last ended by a downsampling."""
+    """Return one stage per level; conv_in is in the first, a downsampling ends all but the last."""
     groups, last = config.norm_groups, len(config.block_channels) - 1
     layers = config.layers_per_block
     stages = []
     for index, features in enumerate(config.block_channels):
 
-        def run(x: Image, index: int = index, features: int = features) -> Image:
+        def run(x: Images, index: int = index, features: int = features) -> Images:
             if index == 0:
                 x = _run(conv(features, None, compute), params["conv_in"], x)
             level = Level(features, layers, "down" if index < last else None, groups, compute)
             return _run(level, params[f"down_blocks.{index}"], x)
 
         convolutions = int(index == 0) + 2 * layers + int(index < last)
-        # windows begin at even pixels, where the convolution of stride 2 has its outputs
+        # windows start at even pixels, where the convolution of stride 2 has its outputs
         stages.append(Stage(run, convolutions + convolutions % 2, 2 * layers))
     return stages
 
 
 @dataclass(frozen=True)
 class Axis:
-    """The tiles along one axis: `count` of `keep` pixels, each within a window of `size`.
+    """The tiles along one axis: `keep` pixels each, in a window of `size` pixels.
 
-    Tile i begins at pixel `tiles[i]`, its window at `windows[i]`; `owned` is 1 where a pixel of the
-    window is the tile's and no earlier tile's.
+    Tile i starts at pixel `tiles[i]` and its window at `windows[i]`; `owned` is 1 for pixels of the
+    window that belong to the tile and to no earlier tile, so that statistics count pixels once.
     """
 
     keep: int
@@ -201,7 +204,8 @@ def _axis(length: int, tile: int, reach: int) -> Axis:
         return Axis(length, length, zero, zero, np.ones((1, length), np.float32))
     size = tile + 2 * reach
     starts = np.arange(0, length, tile)
-    # the last tile moves back into the picture, and its window at either border with it
+    # the last tile is moved back into the image, and so are windows at either border: all have one
+    # shape, and one program serves them all
     tiles = np.minimum(starts, length - tile).astype(np.int32)
     windows = np.clip(tiles - reach, 0, length - size).astype(np.int32)
     pixels = windows[:, None] + np.arange(size)
@@ -209,8 +213,8 @@ def _axis(length: int, tile: int, reach: int) -> Axis:
     return Axis(tile, size, tiles, windows, owned.astype(np.float32))
 
 
-def _tiled(stage: Stage, x: Image, tile: int) -> Image:
-    """Return `stage.run(x)`, found by tiles of `tile` pixels, with its norms over all of `x`."""
+def _tiled(stage: Stage, x: Images, tile: int) -> Images:
+    """Return `stage.run(x)`, computed in tiles of `tile` pixels with norms over all of `x`."""
     rows, columns = (_axis(length, tile, stage.reach) for length in x.shape[1:3])
     i, j = np.indices((len(rows.tiles), len(columns.tiles))).reshape(2, -1)
     spots = {
@@ -222,7 +226,7 @@ def _tiled(stage: Stage, x: Image, tile: int) -> Image:
     shares = rows.owned[i].sum(1) * columns.owned[j].sum(1)
     shares = jnp.asarray(shares / shares.sum())[:, None, None, None, None]
 
-    def window(spot: Spot) -> Image:
+    def window(spot: Spot) -> Images:
         size = (x.shape[0], rows.size, columns.size, x.shape[3])
         return jax.lax.dynamic_slice(x, (0, *spot["window"], 0), size)
 
@@ -234,10 +238,11 @@ def _tiled(stage: Stage, x: Image, tile: int) -> Image:
             return _with_norms(stage.run, window(spot), known, owned)[1][index]
 
         means, variances = jax.lax.map(moments, spots)
+        # the law of total variance: within the tiles, plus between them
         mean = (shares * means).sum(0)
         known.append((mean, (shares * (variances + jnp.square(means - mean))).sum(0)))
 
-    def output(spot: Spot) -> Image:
+    def output(spot: Spot) -> Images:
         return _with_norms(stage.run, window(spot), known, None)[0]
 
     made = jax.eval_shape(output, jax.tree.map(lambda array: array[0], spots))
@@ -245,7 +250,7 @@ def _tiled(stage: Stage, x: Image, tile: int) -> Image:
     def scaled(pixels):
         return pixels * made.shape[1] // rows.size
 
-    def paste(whole: Image, spot: Spot) -> tuple[Image, None]:
+    def paste(whole: Images, spot: Spot) -> tuple[Images, None]:
         inner = scaled(spot["tile"] - spot["window"])
         size = (x.shape[0], scaled(rows.keep), scaled(columns.keep), made.shape[3])
         kept = jax.lax.dynamic_slice(output(spot), (0, *inner, 0), size)
@@ -256,15 +261,16 @@ def _tiled(stage: Stage, x: Image, tile: int) -> Image:
 
 
 def _with_norms(
-    run: Callable[[Image], Image],
-    x: Image,
+    run: Callable[[Images], Images],
+    x: Images,
     known: list[Moments],
     owned: Float[Array, "h w"] | None,
-) -> tuple[Image, list[Moments]]:
-    """Return `run(x)`, its norms using `known` moments, and the moments of the owned pixels.
+) -> tuple[Images, list[Moments]]:
+    """Return `run(x)` with `known` moments in its norms, and the moments of the owned pixels.
 
-    Norms are counted in the order in which they are run. Those without known moments use the
-    window's own: what comes after them is not asked for. `owned` None asks for no moments.
+    Norms are numbered in the order of execution. Norms without known moments use the window's own,
+    which is harmless because no caller uses what comes after them. With `owned` None the returned
+    moments are meaningless.
     """
     seen: list[Moments] = []
 
@@ -285,5 +291,5 @@ def _with_norms(
         return run(x), seen
 
 
-def _run(module: nn.Module, params: Params, x: Image) -> Image:
+def _run(module: nn.Module, params: Params, x: Images) -> Images:
     return module.apply({"params": params}, x)  # pyright: ignore[reportReturnType]

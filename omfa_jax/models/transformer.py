@@ -1,4 +1,4 @@
-"""The transformer of a UNet level: a stack of blocks over image tokens, run as one scan."""
+"""The transformer of a UNet level: a stack of blocks over image tokens, run as a scan."""
 
 import flax.linen as nn
 import jax
@@ -9,12 +9,12 @@ from omfa_jax.models.attention import Attention, among_image_tokens
 from omfa_jax.models.compute import HIDDEN, IMAGE, TOKENS, Compute
 from omfa_jax.models.layers import GroupNorm, dense, layer_norm
 
-# the collection of normed tokens that one UNet keeps and another one's self-attention sees too
+# the Flax collection of normed tokens that a reference UNet stores and a main UNet reads
 FEATURES = "features"
 
 
 class GatedGelu(nn.Module):
-    """A linear layer whose second half, through an exact (erf) GELU, gates the first half."""
+    """A linear layer whose first half is gated by an exact (erf) GELU of the second half."""
 
     features: int
     compute: Compute
@@ -27,7 +27,7 @@ class GatedGelu(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """The block's gated network, four times as wide inside."""
+    """The gated feed-forward network of a block, with four times the width inside."""
 
     compute: Compute
 
@@ -39,9 +39,9 @@ class FeedForward(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """Self-attention, attention to the text and feed-forward, each normed before and added.
+    """Pre-norm self-attention, cross-attention to the text and feed-forward, with residuals.
 
-    Returns (tokens, None), the form that a scan over layers wants.
+    Returns (tokens, None), the form that a scan over layers expects.
     """
 
     heads: int
@@ -63,9 +63,9 @@ class TransformerBlock(nn.Module):
         return compute.place(x, TOKENS), None
 
     def _joined(self, normed: Float[Array, "b l c"]) -> Float[Array, "b s c"]:
-        """Return what self-attention sees: its own tokens, then those of a reference UNet.
+        """Return the tokens of keys and values: the block's own, then those of a reference UNet.
 
-        A UNet that is run for its tokens keeps them here; without either they are the tokens alone.
+        A reference UNet stores its tokens here. Without a reference the block's own are returned.
         """
         if self.is_initializing():
             return normed
@@ -78,10 +78,10 @@ class TransformerBlock(nn.Module):
 
 
 class Transformer(nn.Module):
-    """`depth` blocks over the flattened image, between two linear layers, plus the input.
+    """`depth` blocks over the flattened image between two linear layers, with a residual.
 
-    The blocks' parameters are stored once, as `transformer_blocks` with a leading layer axis, and
-    run under a scan: unrolled, SDXL compiles three times slower in three times the memory.
+    The blocks' parameters are stored as one `transformer_blocks` with a leading layer axis and run
+    under a scan: unrolled, SDXL compiles three times as slowly and in three times the memory.
     """
 
     depth: int
@@ -96,6 +96,7 @@ class Transformer(nn.Module):
         batch, height, width, channels = x.shape
         block, compute = TransformerBlock, self.compute
         if compute.remat in ("block", "full"):
+            # within a scan XLA cannot merge the recomputation with the forward pass anyway
             block, compute = nn.remat(block, prevent_cse=False), compute.recomputed()
         stack = nn.scan(
             block,
@@ -104,7 +105,7 @@ class Transformer(nn.Module):
             in_axes=nn.broadcast,  # pyright: ignore[reportArgumentType]
             length=self.depth,
         )
-        # Epsilon 1e-6 here and 1e-5 in the resnets: both are SDXL's.
+        # epsilon is 1e-6 here and 1e-5 in the resnets, as in SDXL
         tokens = GroupNorm(self.groups, 1e-6, self.compute.dtype, name="norm")(x)
         tokens = tokens.reshape(batch, height * width, channels)
         tokens = self.compute.place(dense(channels, "proj_in", self.compute)(tokens), TOKENS)

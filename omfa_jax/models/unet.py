@@ -1,4 +1,4 @@
-"""SDXL's UNet: image and time in, a prediction of the same size out."""
+"""SDXL's UNet: noisy latents and a timestep in, a prediction of the same size out."""
 
 import flax.linen as nn
 import jax
@@ -13,10 +13,10 @@ from omfa_jax.models.unet_blocks import DownBlock, MidBlock, UpBlock
 
 
 class UNet(nn.Module):
-    """Levels down, a middle and levels up, with a skip from every layer on the way down.
+    """Down levels, a middle block and up levels, with a skip from every layer of the down path.
 
-    Module names joined by dots are diffusers' names of the same weights (UNet2DConditionModel,
-    Podell et al., arXiv 2307.01952).
+    Module names joined by dots are the names of the same weights in diffusers
+    (UNet2DConditionModel; Podell et al., arXiv 2307.01952).
     """
 
     config: UNetConfig
@@ -55,7 +55,7 @@ class UNet(nn.Module):
     def _condition(
         self, t: Num[Array, "b"], pooled: Float[Array, "b p"], time_ids: Num[Array, "b i"]
     ) -> Float[Array, "b e"]:
-        """Return the time embedding plus that of the pooled text and the sizes, in this order."""
+        """Return the time embedding plus the embedding of [pooled text, sizes]."""
         config, compute = self.config, self.compute
         sizes = sinusoid(time_ids, config.time_id_dim).reshape(time_ids.shape[0], -1)
         added = jnp.concatenate([pooled.astype(jnp.float32), sizes], axis=-1)

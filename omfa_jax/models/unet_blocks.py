@@ -1,4 +1,4 @@
-"""The levels of the UNet: down, middle and up, each with or without transformers."""
+"""The down, middle and up blocks of the UNet, each with or without transformers."""
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -29,7 +29,7 @@ def _transformer(config: UNetConfig, level: int, index: int, compute: Compute) -
 
 
 class DownBlock(nn.Module):
-    """One level on the way down; returns its output and the skips it leaves for the way up."""
+    """One level of the down path; returns its output and its skips for the up path."""
 
     config: UNetConfig
     level: int
@@ -56,7 +56,7 @@ class DownBlock(nn.Module):
 
 
 class MidBlock(nn.Module):
-    """Resnet, transformer, resnet at the lowest level; one resnet alone where its depth is 0."""
+    """Resnet, transformer, resnet at the lowest level; a single resnet where the depth is 0."""
 
     config: UNetConfig
     compute: Compute
@@ -74,9 +74,9 @@ class MidBlock(nn.Module):
 
 
 class UpBlock(nn.Module):
-    """One level on the way up; takes its skips off the end of `skips`.
+    """One level of the up path; pops its skips from the end of `skips`.
 
-    It has one resnet more than the way down, because each downsampling left a skip too.
+    It has one resnet more than the down path, because each downsampling leaves a skip too.
     """
 
     config: UNetConfig

@@ -1,4 +1,4 @@
-"""SDXL's autoencoder: images to a Gaussian over latents, and latents back to images."""
+"""SDXL's autoencoder: images to a Gaussian over latents, and latents to images."""
 
 import functools
 
@@ -16,25 +16,25 @@ from omfa_jax.models.resnet import Downsample, Resnet, Upsample
 
 EPSILON = 1e-6
 
-# Up to as many pixels as a 1024 x 1024 image has latents, attention takes all its queries at once
-# (2^28 scores, 1 GiB); of more it takes runs of RUN_SCORES (256 MiB).
+# Up to the latent pixels of a 1024 x 1024 image, attention computes all queries at once (2^28
+# scores, 1 GiB); beyond that it computes chunks of RUN_SCORES scores (256 MiB).
 WHOLE_TOKENS = 128 * 128
 RUN_SCORES = 2**26
 
 
 def vae_compute(config: VAEConfig, dtype: DTypeLike) -> Compute:
-    """Return how the VAE is run where `dtype` is asked for.
+    """Return the compute settings of the VAE for a requested `dtype`.
 
-    The rule: float16 becomes float32 unless the config's `force_upcast` is False. The residual
-    stream of SDXL's VAE passes float16's 65504, and the norm after it makes NaN of infinity.
-    bfloat16 has float32's range and is taken as it is.
+    float16 becomes float32 unless the config's `force_upcast` is False: the residual stream of
+    SDXL's VAE exceeds float16's maximum of 65504, and the next norm turns infinity into NaN.
+    bfloat16 has float32's range and is used as requested.
     """
     dtype = jnp.dtype(dtype)
     return Compute(jnp.float32 if config.force_upcast and dtype == jnp.float16 else dtype)
 
 
 class SpatialAttention(nn.Module):
-    """One head of attention over all pixels, added to its input."""
+    """Single-head attention over all pixels, with a residual."""
 
     groups: int
     compute: Compute
@@ -51,7 +51,7 @@ class SpatialAttention(nn.Module):
 
 
 class Level(nn.Module):
-    """Resnets at one resolution, then a change of resolution: "down", "up" or None."""
+    """Resnets at one resolution, followed by resampling: "down", "up" or None."""
 
     features: int
     layers: int
@@ -86,7 +86,7 @@ class Middle(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Images to the posterior's mean and log-variance, side by side on the channels."""
+    """Images to the posterior's mean and log-variance, concatenated on channels."""
 
     config: VAEConfig
     compute: Compute
@@ -126,13 +126,13 @@ class Decoder(nn.Module):
 
 
 class VAE(nn.Module):
-    """The encoder and the decoder with the two 1x1 convolutions around the latents."""
+    """Encoder and decoder, with the 1x1 convolutions on both sides of the latents."""
 
     config: VAEConfig
     compute: Compute
 
     def setup(self) -> None:
-        """Make the parts; both 1x1 convolutions stay in float32."""
+        """Create the submodules; both 1x1 convolutions are float32."""
         channels = self.config.latent_channels
         self.encoder = Encoder(self.config, self.compute)
         self.quant_conv = conv(2 * channels, None, Compute(), size=1)
@@ -151,5 +151,5 @@ class VAE(nn.Module):
         return self.decoder(self.post_quant_conv(latents))
 
     def __call__(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
-        """Return the images through the posterior's mean and back: touches every parameter."""
+        """Return the reconstruction from the posterior's mean; it uses every parameter."""
         return self.decode(self.posterior(images)[0])

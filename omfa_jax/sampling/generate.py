@@ -17,9 +17,9 @@ from omfa_jax.core.tasks import COMPONENTS, noised_table, task_index
 from omfa_jax.diffusion.noise import example_keys
 from omfa_jax.diffusion.sample import SamplerSettings, plan_of, sample
 from omfa_jax.models import Compute, decode_any_size, encode_any_size
+from omfa_jax.models.reference_unet import prepared
 from omfa_jax.parallel.attention import attention_kernel, kernel_name
 from omfa_jax.weights.bundle import Bundle, network_apply
-from omfa_jax.weights.dual import prepared
 
 log = logging.getLogger(__name__)
 
@@ -202,12 +202,12 @@ class Sampler:
             lambda x, t, prompt: self._apply(params, x, t, prompt, prompts),
             bundle.settings,
             self.settings,
-            noise,
-            x0,
-            mask,
-            pose_canvas,
-            jnp.broadcast_to(row, (count,)),
-            len(bundle.settings.tasks),
+            noise=noise,
+            x0=x0,
+            noised=mask,
+            pose=pose_canvas,
+            prompt=jnp.broadcast_to(row, (count,)),
+            null_prompt=len(bundle.settings.tasks),
             prepare=prepared(self._apply, params, prompts),
         )
         assert not isinstance(result, tuple)

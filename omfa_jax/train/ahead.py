@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from omfa_jax.core.tasks import COMPONENTS
 from omfa_jax.diffusion.settings import DiffusionSettings
 from omfa_jax.models import UNetConfig
+from omfa_jax.models.reference_unet import network_params
 from omfa_jax.parallel.feed import ROW
 from omfa_jax.parallel.mesh import check_batch_size, replicated
 from omfa_jax.parallel.rules import UNET_RULES
@@ -20,7 +21,6 @@ from omfa_jax.train.optimizer import make_optimizer
 from omfa_jax.train.settings import TrainSettings
 from omfa_jax.train.state import TrainState, abstract_state, state_shardings
 from omfa_jax.train.step import Step, make_step
-from omfa_jax.weights.dual import network_params
 from omfa_jax.weights.text import TEXT_TOKENS
 
 
@@ -53,7 +53,9 @@ def step_ahead(
     optimizer = make_optimizer(train.optimizer, train.steps)
     network = trained_network(diffusion, config, train, mesh)
     state = abstract_state(
-        lambda: network_params(diffusion, config, jax.random.key(0)), optimizer, train.ema_decay
+        lambda: network_params(config, jax.random.key(0), has_reference=diffusion.reference),
+        optimizer,
+        train.ema_decay,
     )
     shardings = state_shardings(state, UNET_RULES, mesh)
     rows = len(diffusion.tasks) + 1

@@ -11,6 +11,7 @@ import numpy as np
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.diffusion.settings import DiffusionSettings
 from omfa_jax.models import UNetConfig, VAEConfig, init_vae, vae
+from omfa_jax.models.reference_unet import twice
 from omfa_jax.parallel import distributed
 from omfa_jax.train.checkpoint import MODEL_FOLDER
 from omfa_jax.train.integrity import newest_whole_step, steps_in
@@ -22,7 +23,6 @@ from omfa_jax.weights.agreement import compare, notes_of
 from omfa_jax.weights.bundle import Bundle, Params
 from omfa_jax.weights.conv_in import groups_of
 from omfa_jax.weights.description import read_description
-from omfa_jax.weights.dual import twice
 from omfa_jax.weights.frozen import load_frozen, load_vae, save_frozen, save_tasks
 from omfa_jax.weights.imported import load_weights, scheduler_statements
 from omfa_jax.weights.prompts import PromptTable, seeded_prompts
@@ -109,7 +109,7 @@ def load_converted(source: WeightsSource, folder: Path) -> Bundle:
         )
     log.info("starting from the weights in %s", folder)
     rows = make_prompt_rows(model.prompts, settings, model.unet_config)
-    params = twice(settings, model.unet_params)
+    params = twice(model.unet_params, has_reference=settings.reference)
     return Bundle(settings, model.unet_config, model.vae_config, params, model.vae_params, rows)
 
 

@@ -9,6 +9,7 @@ from jax.sharding import Mesh
 
 from omfa_jax.diffusion.settings import DiffusionSettings
 from omfa_jax.models import Compute, UNetConfig, init_unet, unet
+from omfa_jax.models.reference_unet import network_params
 from omfa_jax.parallel.activations import activation_constraint, activation_sizes
 from omfa_jax.parallel.attention import attention_kernel, kernel_name
 from omfa_jax.parallel.division import Division, division
@@ -18,7 +19,6 @@ from omfa_jax.parallel.rules import UNET_RULES
 from omfa_jax.train.objective import Apply
 from omfa_jax.train.settings import TrainSettings
 from omfa_jax.weights.bundle import network_apply
-from omfa_jax.weights.dual import network_params
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,8 @@ def unet_shapes(config: UNetConfig) -> Any:
 
 def network_shapes(diffusion: DiffusionSettings, config: UNetConfig) -> Any:
     """Return the shapes of all trained parameters: one UNet, or two with a reference UNet."""
-    return jax.eval_shape(lambda: network_params(diffusion, config, jax.random.key(0)))
+    key, reference = jax.random.key(0), diffusion.reference
+    return jax.eval_shape(lambda: network_params(config, key, has_reference=reference))
 
 
 def network_division(

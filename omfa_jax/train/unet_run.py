@@ -8,6 +8,7 @@ import jax
 from jax.sharding import Mesh
 
 from omfa_jax.models import encode
+from omfa_jax.models.reference_unet import network_params
 from omfa_jax.parallel.rules import UNET_RULES
 from omfa_jax.train import mup
 from omfa_jax.train.loop import Batches, Run
@@ -15,7 +16,6 @@ from omfa_jax.train.network import trained_network
 from omfa_jax.train.objective import partial_diffusion
 from omfa_jax.train.settings import TrainSettings
 from omfa_jax.weights.bundle import Bundle
-from omfa_jax.weights.dual import network_params
 
 
 def make_unet_run(
@@ -40,7 +40,7 @@ def make_unet_run(
 
     def draw_unet():
         key = jax.random.key(settings.seed)
-        params = network_params(bundle.settings, bundle.unet_config, key)
+        params = network_params(bundle.unet_config, key, has_reference=bundle.settings.reference)
         base = settings.optimizer.mup_base
         return mup.initial(params, base) if base else params
 

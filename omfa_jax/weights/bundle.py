@@ -1,6 +1,7 @@
 """A whole model: what it means (settings), its networks' parameters and its prompt table."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -10,9 +11,10 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.diffusion.packing import noised_of, packings
 from omfa_jax.diffusion.settings import DiffusionSettings
 from omfa_jax.models import Compute, UNetConfig, VAEConfig, apply_unet
-from omfa_jax.weights.dual import DualNetwork
+from omfa_jax.models.reference_unet import DualNetwork
 
 Params = dict[str, Any]
 # rows in the order of the task table, the empty prompt last
@@ -63,10 +65,12 @@ def network_apply(
 ) -> Callable[..., Float[Array, "b h w c"]]:
     """Return `apply(params, inputs, t, prompt_rows, prompts)`: the network with its prompts.
 
-    It is one UNet, or with `settings.reference` two (`dual`).
+    It is one UNet, or with `settings.reference` two (`models.reference_unet`).
     """
     if settings.reference:
-        return DualNetwork(settings, config, compute)
+        noised, clean = packings(settings)
+        find_noised = functools.partial(noised_of, settings)
+        return DualNetwork(config, compute, noised, clean, find_noised, settings.time_ids)
     time_ids = jnp.asarray(settings.time_ids, jnp.float32)
 
     def apply(params, inputs, t, rows, prompts):

@@ -19,9 +19,9 @@ from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.files import (
     atomic_write,
     clear_leftovers,
+    exclusive_lock,
     parse_json,
     require_writable_file,
-    sole_writer,
 )
 
 log = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ def fit_folder(
         raise OmfaError(f"--batch-size: expected 1 or more, got {batch_size}")
     folder = Path(folder)
     require_writable_file(folder / "smplx" / "NAME.npz", "--raw")
-    with sole_writer(folder):
+    with exclusive_lock(folder):
         return _fit_folder(fitter, photos, folder, batch_size, overwrite)
 
 

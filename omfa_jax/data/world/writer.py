@@ -8,7 +8,7 @@ from itertools import chain
 from pathlib import Path
 
 from omfa_jax.core.errors import OmfaError, unknown
-from omfa_jax.core.files import clear_leftovers, require_writable_dir, sole_writer
+from omfa_jax.core.files import clear_leftovers, exclusive_lock, require_writable_dir
 from omfa_jax.core.workers import in_order
 from omfa_jax.data.world import deepfashion, dresscode, viton_hd
 from omfa_jax.data.world.folder import Layout, Settings, checked_counts, claim, finish
@@ -68,7 +68,7 @@ def write_world(
     jobs = {split: shape.jobs(split, count, settings) for split, count in counts.items()}
     total, written = sum(map(len, jobs.values())), 0
     root = require_writable_dir(root, "--out")
-    with sole_writer(root):
+    with exclusive_lock(root):
         before = claim(root, settings, layout)
         for folder in (root, *root.glob("*/"), *root.glob("*/*/"), *root.glob("*/*/*/")):
             clear_leftovers(folder)

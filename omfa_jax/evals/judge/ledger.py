@@ -12,7 +12,7 @@ from pathlib import Path
 
 from omfa_jax.core.appending import append_whole
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.core.files import atomic_write, lock
+from omfa_jax.core.files import atomic_write, exclusive_lock
 from omfa_jax.evals.judge.prompts import FIRST, SECOND
 from omfa_jax.evals.judge.settings import FRAME_PX, JudgeSettings, Pair
 
@@ -91,8 +91,8 @@ def open_ledger(path: Path) -> Iterator[Ledger]:
         file = path.open("a+b")
     except OSError as error:
         raise OmfaError(f"--judge-cache {path}: {error.strerror or error}") from None
-    with file:
-        lock(file, f"another run is using {path}: wait for it, or give another --judge-cache")
+    refusal = f"another run is using {path}: wait for it, or give another --judge-cache"
+    with file, exclusive_lock(file, refusal):
         file.seek(0)
         content = file.read()
         entries = _entries(content, path)

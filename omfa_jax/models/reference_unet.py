@@ -1,0 +1,147 @@
+"""The reference UNet: a second UNet for the clean components, whose tokens the main one attends to.
+
+As in IDM-VTON (arXiv 2403.05139), OOTDiffusion (2403.01779) and Animate Anyone (2311.17117): the
+reference UNet has the main one's architecture and weights of its own, sees neither noise nor
+timestep, and every self-attention of the main UNet takes keys and values from both. The parameters
+of both are one tree, {"main": ..., "reference": ...}.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Num, PRNGKeyArray
+
+from omfa_jax.core.errors import OmfaError
+from omfa_jax.models.api import Features, apply_unet, init_unet, reference_features
+from omfa_jax.models.compute import Compute, Params
+from omfa_jax.models.config import UNetConfig
+
+MAIN, REFERENCE = "main", "reference"
+
+
+def network_params(config: UNetConfig, key: PRNGKeyArray, *, has_reference: bool) -> Params:
+    """Return random parameters of one UNet, or with `has_reference` of two.
+
+    With the same key, the main UNet of two starts from the same values as a single one.
+    """
+    params = init_unet(config, key)
+    if not has_reference:
+        return params
+    return {MAIN: params, REFERENCE: init_unet(config, jax.random.fold_in(key, 1))}
+
+
+def twice(params: Params, *, has_reference: bool) -> Params:
+    """Return initial parameters from those of a single UNet; both UNets of two start from them.
+
+    The published models start this way too, from one pretrained UNet.
+    """
+    return {MAIN: params, REFERENCE: params} if has_reference else params
+
+
+@runtime_checkable
+class Packer(Protocol):
+    """Moves the selected components of the joint canvas to a smaller canvas and back."""
+
+    def pack(
+        self, joint: Float[Array, "b h w c"], chosen: Bool[Array, "b 3"], /
+    ) -> Float[Array, "b h2 w2 c"]:
+        """Return the smaller canvas."""
+        ...
+
+    def unpack(
+        self, packed: Float[Array, "b h2 w2 c"], chosen: Bool[Array, "b 3"], /
+    ) -> Float[Array, "b h w c"]:
+        """Return the joint canvas, zero where no component is selected."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class DualNetwork:
+    """Two UNets with the signature of one UNet over the joint canvas.
+
+    `find_noised` reads off the mask channel of a network input which components are noised. The
+    main UNet gets the noised ones with their part of every input, packed by `noised`, and the
+    reference UNet the clean ones with theirs, packed by `clean` (a pose map therefore goes where
+    its person goes). The prediction is zero off M.
+    """
+
+    config: UNetConfig
+    compute: Compute
+    noised: Packer
+    clean: Packer
+    find_noised: Callable[[Array], Array]
+    time_ids: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if not any(self.config.transformer_depth):
+            raise OmfaError(
+                "a reference UNet works through self-attention, and transformer_depth"
+                f" {self.config.transformer_depth} has none; change config.model.unet"
+            )
+
+    def __call__(
+        self,
+        params: Params,
+        inputs: Float[Array, "b h w cin"],
+        t: Num[Array, "b"],
+        rows: Int[Array, "b"],
+        prompts: Any,
+        features: Features | None = None,
+    ) -> Float[Array, "b h w c"]:
+        """Return the prediction; `features` are those of the same clean components, if cached."""
+        if features is None:
+            features = self.features(params, inputs, rows, prompts)
+        noised = self.find_noised(inputs)
+        output = apply_unet(
+            self.config,
+            params[MAIN],
+            self.noised.pack(inputs, noised),
+            t,
+            *self._text(rows, prompts),
+            self.compute,
+            features=features,
+        )
+        return self.noised.unpack(output, noised)
+
+    def features(
+        self,
+        params: Params,
+        inputs: Float[Array, "b h w cin"],
+        rows: Int[Array, "b"],
+        prompts: Any,
+    ) -> Features:
+        """Return the reference UNet's tokens, which depend on neither the noised part nor t."""
+        clean = ~self.find_noised(inputs)
+        return reference_features(
+            self.config,
+            params[REFERENCE],
+            self.clean.pack(inputs, clean),
+            *self._text(rows, prompts),
+            self.compute,
+        )
+
+    def _text(self, rows: Array, prompts: Any) -> tuple[Array, Array, Array]:
+        time_ids = jnp.asarray(self.time_ids, jnp.float32)
+        sizes = jnp.broadcast_to(time_ids, (rows.shape[0], time_ids.shape[0]))
+        return prompts["context"][rows], prompts["pooled"][rows], sizes
+
+
+def prepared(
+    network: Callable[..., Array], params: Params, prompts: Any
+) -> Callable[[Array, Array], Callable[[Array, Array, Array], Array]] | None:
+    """Return the sampler's `prepare`, or None for a single UNet.
+
+    It computes the reference features once for all steps of a sample: with the clean components
+    fixed, they would be the same at every step, at the price of a second UNet each time.
+    """
+    if not isinstance(network, DualNetwork):
+        return None
+
+    def prepare(inputs: Array, rows: Array) -> Callable[[Array, Array, Array], Array]:
+        features = network.features(params, inputs, rows, prompts)
+        return lambda x, t, rows: network(params, x, t, rows, prompts, features)
+
+    return prepare
