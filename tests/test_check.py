@@ -59,7 +59,7 @@ def test_a_wrong_count_is_a_fault(folders, tmp_path):
     manifest = schema.read_manifest(folders[0])
     manifest["splits"]["test"] = 5
     (copy / schema.MANIFEST).write_text(json.dumps(manifest))
-    assert check_records(copy).faults == ("test: the manifest says 5 records, there are 2",)
+    assert check_records(copy).faults == ("test: expected 5 records as in the manifest, found 2",)
 
 
 @pytest.mark.parametrize(
@@ -72,8 +72,8 @@ def test_a_wrong_count_is_a_fault(folders, tmp_path):
         ({"height_px": 3}, "the record says"),
         ({"face_box_px": (5.0, 5.0, 5.0, 9.0)}, "face box"),
         ({"key": "00001_00"}, "twice"),
-        ({"garment": images.encode_png(np.full((64, 48, 3), 254, np.uint8))}, "one colour"),
-        ({"pose": images.encode_png(np.zeros((64, 48, 3), np.uint8))}, "a body on 0.00%"),
+        ({"garment": images.encode_png(np.full((64, 48, 3), 254, np.uint8))}, "is blank"),
+        ({"pose": images.encode_png(np.zeros((64, 48, 3), np.uint8))}, "body covers 0.00%"),
         ({"pose": images.encode_png(tiny.pose_map(0)[:32])}, "pose map of 48x32 px"),
     ],
 )
@@ -114,7 +114,7 @@ def test_a_photo_in_two_splits_is_a_shared_person(folders, monkeypatch):
     monkeypatch.setattr(check.schema, "open_records", lambda _, split: by_split[split])
     report = check_records(folders[0])
     assert report.of("duplicate") == [
-        "all splits: twin (train) is 00000_00 (train) again, 0 bits apart"
+        "all splits: twin (train) duplicates 00000_00 (train), 0 bits apart"
     ]
     assert "again (test) is 00001_00 (train) again" in report.of("shared_person")[0]
 

@@ -93,7 +93,7 @@ def test_paths_match_by_their_last_parts(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "word"),
-    [("{", "not valid JSON"), ('{"train": [3]}', "file names"), ("{}", "no file name"), ("", "no")],
+    [("{", "not valid JSON"), ('{"train": [3]}', "file names"), ("{}", "expected file names"), ("", "expected file names")],
 )
 def test_a_list_that_is_none(tmp_path, text, word):
     path = tmp_path / "list.json"

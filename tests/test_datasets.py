@@ -68,7 +68,7 @@ def test_another_data_sets_folder_is_told(world, tmp_path):
             build(root, tmp_path / "out", dataset=other)
     (tmp_path / "outer").mkdir()
     (tmp_path / "outer" / "inner").symlink_to(root)
-    with pytest.raises(OmfaError, match=rf"inner in it has {layout}'s layout: give --raw"):
+    with pytest.raises(OmfaError, match=rf"inner/ has the layout of {layout}: use --raw"):
         build(tmp_path / "outer", tmp_path / "out", dataset=layout)
 
 

@@ -166,7 +166,7 @@ def test_damaged_captions_cost_only_captions(root):
         path.unlink(missing_ok=True)
         if text is not None:
             path.write_text(text)
-        assert any("captions stay empty" in line for line in listed(root)[1])
+        assert any("captions are empty" in line for line in listed(root)[1])
         assert read(root, name)[0].caption == ""
 
 
@@ -199,7 +199,7 @@ def test_landmarks_give_the_face_but_not_from_behind(root):
     rows = read_landmarks(root / "keypoints", warnings)
     assert list(rows) == [front] and rows[front].shape == (21, 3)
     assert rows[front][:, 2].sum() == 5 and not rows[front][0].any()
-    assert warnings == ["keypoints_loc.txt: 1 lines (odd.jpg) have not 42 numbers"]
+    assert warnings == ["keypoints_loc.txt: 1 lines (odd.jpg) without 42 numbers"]
     record, _ = read(root, front)
     x, y = tiny.FACE_CENTRE_PX
     assert record.face_box_px == pytest.approx((x - 9.5, y - 9.5, x + 9.5, y + 9.5))

@@ -9,7 +9,7 @@ from omfa_jax.cli.main import main
 from omfa_jax.cli.sample import require_kept
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.data import schema
-from omfa_jax.data.build import require_free
+from omfa_jax.data.finalize import require_free
 from omfa_jax.data.latents import write_latents
 from omfa_jax.data.partial import RECORDS, partial_folder
 from omfa_jax.scaling.launchers import write_launchers

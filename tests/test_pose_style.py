@@ -77,7 +77,7 @@ def test_splits_of_several_styles_are_refused(raw, tmp_path):
     mixed = shutil.copytree(raw, tmp_path / "raw")
     note = mixed / "val" / "pose" / SETTINGS_FILE
     note.write_text(json.dumps({**json.loads(note.read_text()), "style": "parts"}))
-    with pytest.raises(OmfaError, match=r"several styles \(parts, positions\)"):
+    with pytest.raises(OmfaError, match=r"of one style, found parts, positions"):
         build(mixed, tmp_path / "records")
     note.write_text("{}")
     with pytest.raises(OmfaError, match="damaged; delete"):

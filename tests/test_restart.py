@@ -120,7 +120,7 @@ def test_a_killed_build_ends_in_the_same_bytes(raw, undisturbed, tmp_path, proce
     assert 2 <= len(before) < 8
     caplog.set_level("INFO")
     report = build(raw, out, processes=processes, shard_records=SHARD)
-    assert "of 8 shards were there from an earlier run" in caplog.text
+    assert "of 8 shards were kept from an earlier run" in caplog.text
     assert report == undisturbed[1] and files(out) == files(undisturbed[0])
     after = {path.name: path.stat().st_ino for path in out.rglob("*.array_record-*")}
     kept = [name for name in before if "val" not in name]
@@ -230,7 +230,7 @@ def test_changed_raw_files_are_noticed(tmp_path, monkeypatch, caplog):
     interrupted(raw, out, 2, monkeypatch)
     (raw / "train/image/00001_00.jpg").write_bytes((raw / "train/cloth/00002_00.jpg").read_bytes())
     build(raw, out, shard_records=SHARD)
-    assert "1 shards that were there have been written anew" in caplog.text
+    assert "1 shards of an earlier run were rewritten" in caplog.text
     build(raw, tmp_path / "anew", shard_records=SHARD)
     assert files(out) == files(tmp_path / "anew")
 

@@ -30,7 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Find, write the list, and say what was found."""
     from omfa_jax.core.files import require_writable_file
-    from omfa_jax.data.duplicates import find_in_folder, summary, write_list
+    from omfa_jax.data.check_raw import find_in_folder
+    from omfa_jax.data.clean import write_list
+    from omfa_jax.data.duplicates import summary
 
     out = require_writable_file(options.out, "--out")
     report = find_in_folder(
