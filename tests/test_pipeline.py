@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import typing
 import weakref
 
 import numpy as np
@@ -13,10 +12,9 @@ import tiny_viton as tiny
 from omfa_jax.core import images
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.tasks import Task
-from omfa_jax.data import batch as batches, pipeline
+from omfa_jax.data import pipeline
 from omfa_jax.data.build import build
 from omfa_jax.data.decode import decode_record
-from omfa_jax.data.latents import write_latents
 from omfa_jax.data.pipeline import PipelineSettings, eval_batches, make_dataset, task_shares
 from omfa_jax.data.room import Rooms
 from omfa_jax.data.schema import open_records
@@ -74,30 +72,6 @@ def test_batch_contents(records):
         person = images.read_rgb(source[index].person)
         np.testing.assert_array_equal(batch["person"][row], person)
         np.testing.assert_allclose(batch["garment"][row, 32, 24], tiny.colour(int(index)), atol=4)
-
-
-def _assert_as_documented(batch, documented):
-    hints = typing.get_type_hints(documented)
-    assert set(batch) == set(hints)
-    for name, hint in hints.items():
-        assert isinstance(batch[name], hint), name
-
-
-def test_batches_have_the_documented_arrays(records, tmp_path):
-    _assert_as_documented(next(_dataset(records)), batches.TrainImageBatch)
-    read = {"split": "val", "batch_size": 4}
-    shown = next(eval_batches(PipelineSettings(records, SLOTS), **read))
-    _assert_as_documented(shown, batches.EvalImageBatch)
-    assert all(-1 <= shown[name].min() and shown[name].max() <= 1 for name in (*SLOTS, "pose"))
-
-    def encode(pixels):
-        return np.repeat(pixels[:, ::8, ::8, :1], 4, axis=3)
-
-    out = str(tmp_path / "latents")
-    write_latents(records, out, encode, slots=SLOTS, vae_id="v")
-    _assert_as_documented(next(_dataset(out, vae_id="v")), batches.TrainLatentBatch)
-    latents = next(eval_batches(PipelineSettings(out, SLOTS, vae_id="v"), **read))
-    _assert_as_documented(latents, batches.EvalLatentBatch)
 
 
 def test_decoding_letterboxes_into_the_slots_and_crops_the_face(records):

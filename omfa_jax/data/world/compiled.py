@@ -1,4 +1,4 @@
-"""What the world's kernels are compiled with, or the error that says how to get it."""
+"""The numba decorator of all kernels; without numba, an error that names the extra to install."""
 
 from omfa_jax.core.errors import require_modules
 

@@ -1,4 +1,4 @@
-"""Compiled looks: colour and label of every pixel of a photo, and the way to fewer pixels."""
+"""Numba kernels of appearance: the colour and label of every pixel, and downsampling."""
 
 import numpy as np
 
@@ -13,7 +13,7 @@ MAX_LABEL = 20
 
 @kernel
 def skin_color(palette, x, y, z):
-    """Return (r, g, b) of bare skin at a rest-pose point: lips, brows, cheeks, the rest plain."""
+    """Return (r, g, b) of skin at a rest-pose point: lips, brows, cheeks, otherwise plain."""
     r, g, b = palette[SKIN_RGB, 0], palette[SKIN_RGB, 1], palette[SKIN_RGB, 2]
     if z < 0.09 or y < 0.28:
         return r, g, b
@@ -49,7 +49,7 @@ def eye_color(palette, x, y, z):
 
 @kernel
 def cloth_relief(x, y, z, phases):
-    """Return soft folds, about -0.06 to 0.06, that brighten and darken cloth."""
+    """Return the brightness change of soft folds, about -0.06 to 0.06."""
     return (
         0.025 * np.sin(x * 26 + y * 17 + phases[0])
         + 0.02 * np.sin(y * 24 - x * 15 + z * 9 + phases[1])
@@ -62,7 +62,7 @@ def shade(
     screen, faces, materials, attributes, normals, labels, triangle, weights,
     palette, texture, cut, light, phases, color, label,
 ) -> None:  # fmt: skip
-    """Write RGB in [0, 1] and CIHP ids of all drawn pixels; others keep what they hold.
+    """Write RGB in [0, 1] and CIHP ids of all covered pixels; others keep their values.
 
     Wrapped Lambert shading, scaled so that cloth facing the camera keeps its colour.
     """
@@ -129,7 +129,7 @@ def shade(
 
 @kernel
 def shrink(color, label, factor, small_color, small_label) -> None:
-    """Average colours to uint8 and take the commonest label of each factor x factor block."""
+    """Write the mean colour (uint8) and the most frequent label of each factor x factor block."""
     height, width = small_label.shape
     scale = np.float32(255.0 / (factor * factor))
     counts = np.zeros(MAX_LABEL, np.int32)
