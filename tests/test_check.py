@@ -116,7 +116,7 @@ def test_a_photo_in_two_splits_is_a_shared_person(folders, monkeypatch):
     assert report.of("duplicate") == [
         "all splits: twin (train) duplicates 00000_00 (train), 0 bits apart"
     ]
-    assert "again (test) is 00001_00 (train) again" in report.of("shared_person")[0]
+    assert "again (test) duplicates 00001_00 (train)" in report.of("shared_person")[0]
 
 
 def test_a_person_in_two_splits_is_found_by_name(folders, monkeypatch):
@@ -135,7 +135,7 @@ def test_summary_counts_by_kind_and_shortens_long_lists():
     report.add("train/1", [("no_face", "white")] + [("missing", str(i)) for i in range(25)])
     lines = summary(report).splitlines()
     assert lines[0] == "checked 30: 25 faults"
-    assert lines[1] == "missing, photos and garments that are not there: 25"
+    assert lines[1] == "missing, photos and garments without a file: 25"
     assert "  ... and 20 more" in lines and "no_face" in lines[-2] and "(no fault)" in lines[-2]
 
 
@@ -181,8 +181,10 @@ def test_every_kind_of_fault_in_a_raw_folder_is_named_and_counted(tmp_path, caps
         "empty_garment": ["train/00007_00"],
         "no_face": ["train/00012_00"],
         "out_of_frame": ["train/00008_00"],
-        "shared_person": ["all splits: test/image/00000_00.jpg (test) is train/image/00009_00.jpg"],
-        "duplicate": ["all splits: train/image/00011_00.jpg (train) is"],
+        "shared_person": [
+            "all splits: test/image/00000_00.jpg (test) duplicates train/image/00009_00.jpg"
+        ],
+        "duplicate": ["all splits: train/image/00011_00.jpg (train) duplicates"],
     }
     assert set(found) == set(expected)
     for kind, starts in expected.items():

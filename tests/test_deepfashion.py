@@ -154,7 +154,7 @@ def test_no_garment_in_the_group_is_a_reason(root):
     with pytest.raises(OmfaError, match=r"no photo of MEN-Pants-id_00000001-01 has a label map"):
         read(root, name)
     add(root, "MEN-Pants-id_00000001-01_4_full", 0, np.full((HEIGHT_PX, WIDTH_PX), 99, np.uint8))
-    with pytest.raises(OmfaError, match=r"full_segm.png: label map holds ids"):
+    with pytest.raises(OmfaError, match=r"full_segm.png: label map has ids"):
         read(root, name)
 
 

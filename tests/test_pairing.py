@@ -153,6 +153,6 @@ def test_partners_of_a_million_records():
 
 
 def test_wrong_probabilities_are_named(records):
-    with pytest.raises(OmfaError, match=r"multi_pose: expected 0 to 1, got 1\.5"):
+    with pytest.raises(OmfaError, match=r"multi_pose_prob: expected 0 to 1, got 1\.5"):
         _batches(records, 1.5)
     assert numbered(schema.open_records(records, "train")).dtype == np.int32

@@ -62,7 +62,7 @@ def test_records_and_latents_know_their_style_and_refuse_another(raw, tmp_path):
     for folder in (records, latents):
         assert schema.read_manifest(folder)["pose_style"] == "positions"
         assert len(first_batch(folder, "positions")["has_pose"]) == 2
-        with pytest.raises(OmfaError, match=r"are 'positions', asked for 'normals'.*pose_style"):
+        with pytest.raises(OmfaError, match=r"style 'normals', found 'positions'.*pose_style"):
             first_batch(folder, "normals")
 
 

@@ -222,7 +222,7 @@ def test_damaged_leftovers_are_not_trusted(raw, undisturbed, tmp_path, monkeypat
     (folder.temporary / "tmptorn_0_1").write_bytes(b"x")
     build(raw, out, shard_records=SHARD)
     assert files(out) == files(undisturbed[0])
-    assert ("1 shards that were there" in caplog.text) == (damage != "no items")
+    assert ("1 shards of an earlier run were rewritten" in caplog.text) == (damage != "no items")
 
 
 def test_changed_raw_files_are_noticed(tmp_path, monkeypatch, caplog):
@@ -241,7 +241,7 @@ def test_another_item_list_or_shard_size_starts_afresh(tmp_path, monkeypatch, ca
     lines = (raw / "train_pairs.txt").read_text().splitlines()
     (raw / "train_pairs.txt").write_text("\n".join(lines[1:5]))
     build(raw, out, shard_records=SHARD)
-    assert "2 shards there are of another data set, item list or --shard-records" in caplog.text
+    assert "deleting 2 shards of another data set, item list or --shard-records" in caplog.text
     build(raw, tmp_path / "anew", shard_records=SHARD)
     assert files(out) == files(tmp_path / "anew")
 

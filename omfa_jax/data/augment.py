@@ -93,15 +93,15 @@ def draw(settings: AugmentSettings, rng: np.random.Generator) -> Augmentation:
 
 
 def moved(
-    picture: UInt8[np.ndarray, "h w 3"], slot: tuple[int, int], fill: int, move: Move
+    image: UInt8[np.ndarray, "h w 3"], slot: tuple[int, int], fill: int, move: Move
 ) -> UInt8[np.ndarray, "height_px width_px 3"]:
     """Return the image letterboxed into the slot and moved, with one resampling.
 
     Images of the same aspect ratio stay aligned under the same move, whatever their sizes.
     """
     if move == Move():
-        return images.letterbox(picture, *slot, fill=fill)
-    top, left, height, width = images.letterbox_box(picture.shape[:2], *slot)
+        return images.letterbox(image, *slot, fill=fill)
+    top, left, height, width = images.letterbox_box(image.shape[:2], *slot)
     spans = [
         _span(offset, size, side, move.scale, shift)
         for offset, size, side, shift in (
@@ -112,9 +112,9 @@ def moved(
     frame = np.full((*slot, 3), fill, np.uint8)
     (x0, x1, from_x0, from_x1), (y0, y1, from_y0, from_y1) = spans
     if x0 < x1 and y0 < y1:
-        h, w = picture.shape[:2]
+        h, w = image.shape[:2]
         box = (from_x0 * w, from_y0 * h, from_x1 * w, from_y1 * h)
-        content = Image.fromarray(picture).resize(
+        content = Image.fromarray(image).resize(
             (x1 - x0, y1 - y0), Image.Resampling.LANCZOS, box=box
         )
         frame[y0:y1, x0:x1] = np.asarray(content)
@@ -122,7 +122,7 @@ def moved(
 
 
 def recoloured(
-    picture: UInt8[np.ndarray, "h w 3"], change: Augmentation
+    image: UInt8[np.ndarray, "h w 3"], change: Augmentation
 ) -> UInt8[np.ndarray, "h w 3"]:
     """Return the photo with its brightness, contrast (about mid grey) and saturation adjusted.
 
@@ -130,8 +130,8 @@ def recoloured(
     all its images.
     """
     if (change.brightness, change.contrast, change.saturation) == (1.0, 1.0, 1.0):
-        return picture
-    samples = picture * np.float32(change.brightness)
+        return image
+    samples = image * np.float32(change.brightness)
     samples = (samples - GREY) * np.float32(change.contrast) + GREY
     if change.saturation != 1.0:
         grey = (samples @ LUMA)[..., None]

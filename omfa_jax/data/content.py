@@ -15,8 +15,8 @@ from omfa_jax.data import schema
 # kind of fault -> description in reports
 KINDS = {
     "unreadable": "files that cannot be read",
-    "missing": "missing photos and garments",
-    "absent": "missing label maps, keypoints or pose maps",
+    "missing": "photos and garments without a file",
+    "absent": "label maps, keypoints or pose maps without a file",
     "wrong_size": "images whose size differs from their photo's, or photos from most others",
     "grey_mask": "masks that are not black and white",
     "label_set": "label maps of another label set",
@@ -48,17 +48,17 @@ def record_findings(record: schema.Record) -> Iterator[Finding]:
     stated = size_px = (record.height_px, record.width_px)
     for name in (name for name, is_there in wanted.items() if is_there):
         try:
-            picture = images.read_rgb(getattr(record, name), name)
+            image = images.read_rgb(getattr(record, name), name)
         except OmfaError as error:
             yield "unreadable", str(error)
             continue
         if name == "person":
-            size_px = picture.shape[:2]
+            size_px = image.shape[:2]
             if size_px != stated:
                 yield "damaged_record", f"person is {size_px} px, the record says {stated}"
         elif name == "pose":
-            yield from pose_findings(picture, *size_px)
-        elif is_empty(picture):
+            yield from pose_findings(image, *size_px)
+        elif is_empty(image):
             yield "empty_garment", f"{name} is blank"
     left, top, right, bottom = record.face_box_px
     if not record.has_face:
@@ -79,9 +79,9 @@ def pose_findings(
         yield "out_of_frame", f"the body covers {100 * body.mean():.2f}% of the pose map"
 
 
-def is_empty(picture: UInt8[np.ndarray, "h w 3"]) -> bool:
+def is_empty(image: UInt8[np.ndarray, "h w 3"]) -> bool:
     """Return whether an image is a single colour."""
-    return bool(picture.std(axis=(0, 1)).max() < EMPTY_DEVIATION)
+    return bool(image.std(axis=(0, 1)).max() < EMPTY_DEVIATION)
 
 
 def mask_findings(mask: UInt8[np.ndarray, "h w"]) -> Iterator[Finding]:

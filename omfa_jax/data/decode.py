@@ -179,24 +179,24 @@ def signed(batch: Batch) -> Batch:
 
 
 def _augment_photo(
-    picture: Image.Image | None,
+    image: Image.Image | None,
     slot: tuple[int, int],
     change: augment.Augmentation,
     move: augment.Move,
 ) -> Image.Image:
-    if picture is not None and change != STILL:
-        pixels = augment.recoloured(np.asarray(picture), change)
+    if image is not None and change != STILL:
+        pixels = augment.recoloured(np.asarray(image), change)
         pixels = np.ascontiguousarray(pixels[:, ::-1]) if change.flip else pixels
-        picture = Image.fromarray(pixels)
-    return _place(picture, slot, WHITE, move)
+        image = Image.fromarray(pixels)
+    return _place(image, slot, WHITE, move)
 
 
 def _place(
-    picture: Image.Image | None, slot: tuple[int, int], fill: int, move: augment.Move
+    image: Image.Image | None, slot: tuple[int, int], fill: int, move: augment.Move
 ) -> Image.Image:
-    if picture is None:
+    if image is None:
         height_px, width_px = slot
         return Image.new("RGB", (width_px, height_px), (fill, fill, fill))
     if move == augment.Move():
-        return images.letterboxed(picture, *slot, fill)
-    return Image.fromarray(augment.moved(np.asarray(picture), slot, fill, move))
+        return images.letterboxed(image, *slot, fill)
+    return Image.fromarray(augment.moved(np.asarray(image), slot, fill, move))

@@ -167,14 +167,14 @@ def _records(
 
 
 def _moments(
-    name: str, encoded: Any, pictures: np.ndarray, facts: dict[str, Any]
+    name: str, encoded: Any, batch_images: np.ndarray, facts: dict[str, Any]
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Return the checked mean and deviation of a batch; their shapes must match `facts`."""
     both = encoded if isinstance(encoded, tuple) else (encoded,)
     arrays = [np.asarray(array) for array in both]
     for array in arrays:
         fits = bool((np.abs(array) <= FLOAT16_MAX).all())
-        if array.ndim != 4 or len(array) != len(pictures) or not fits:
+        if array.ndim != 4 or len(array) != len(batch_images) or not fits:
             came = f"{array.shape} with values up to {np.abs(array).max():.3g}"
             raise OmfaError(
                 f"encoding {name}: expected (b, h, w, c) in float16's range, got {came}"

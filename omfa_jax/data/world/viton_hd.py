@@ -63,7 +63,7 @@ class Job:
 def jobs(split: str, count: int, settings: Settings) -> list[Job]:
     """Return the people of a split; the unpaired garments follow a random cycle through them."""
     start = SPLIT_STARTS[split]
-    # a cycle through a random order: nobody gets their own garment unless alone in the split
+    # a cycle through a random order: a person gets their own garment only if alone in the split
     order = np.random.default_rng([settings.seed, start, count]).permutation(count)
     partner = np.empty(count, int)
     partner[order] = np.roll(order, 1)
