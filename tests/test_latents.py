@@ -140,7 +140,10 @@ def test_other_vae_or_slots_are_refused(folders):
     fitting = PipelineSettings(folders[1], SLOTS, vae_id="means")
     other_vae = dataclasses.replace(fitting, vae_id="sdxl")
     other_slots = dataclasses.replace(fitting, slots={**SLOTS, "face": (32, 32)})
-    for settings, word in ((other_vae, "expected latents of VAE sdxl, found means"), (other_slots, "slots")):
+    for settings, word in (
+        (other_vae, "expected latents of VAE sdxl, found means"),
+        (other_slots, "slots"),
+    ):
         with pytest.raises(OmfaError, match=word):
             _batches(settings)
         with pytest.raises(OmfaError, match=word):

@@ -13,8 +13,7 @@ from PIL import Image
 
 from omfa_jax.core import images
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.data import finalize
-from omfa_jax.data import schema
+from omfa_jax.data import finalize, schema
 from omfa_jax.data.build import build
 from omfa_jax.data.builder import summary
 from omfa_jax.data.schema import open_records
