@@ -48,7 +48,8 @@ def test_a_hidden_folder_of_somebodys_is_not_taken_for_a_build(tmp_path):
         (hidden / name).unlink()
         hidden.rmdir()
     hidden.symlink_to("precious")
-    with pytest.raises(OmfaError, match="expected a folder"), partial_folder(tmp_path / "out", "x/1.0.0"):
+    refused = pytest.raises(OmfaError, match="expected a folder")
+    with refused, partial_folder(tmp_path / "out", "x/1.0.0"):
         pass
     assert hidden.is_symlink() and (tmp_path / "precious").is_dir()
 
