@@ -1,5 +1,7 @@
 """Render the shop photo: the garment laid flat on white, drawn from its sheet."""
 
+from typing import NamedTuple
+
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 
@@ -28,6 +30,18 @@ SHORT_SLEEVE, LONG_SLEEVE = (0.15, np.deg2rad(38)), (0.485, np.deg2rad(72))
 GARMENT_LABEL = 5
 
 
+class _Placement(NamedTuple):
+    """Where the garment is in the frame.
+
+    `turn`: (cos, sin) of the sleeves' angle. `scale`: px per metre. `middle_y`: sheet y (m) at the
+    centre.
+    """
+
+    turn: Float32[np.ndarray, "2"]
+    scale: float
+    middle_y: float
+
+
 def sleeve_angle(sleeve_m: float) -> float:
     """Return the angle below the horizontal (radians) of a sleeve of this length."""
     lengths, angles = zip(SHORT_SLEEVE, LONG_SLEEVE, strict=True)
@@ -52,7 +66,8 @@ def draw(
     scale, middle_y = frame(garment.cut, *shape)
     angle = sleeve_angle(garment.cut[SLEEVE_M])
     turn = np.array([np.cos(angle), np.sin(angle)], np.float32)
-    _draw(texture, garment.cut, garment.trim_rgb, turn, scale, middle_y, phases, color, label)
+    placement = _Placement(turn, scale, middle_y)
+    _draw(texture, garment.cut, garment.trim_rgb, placement, phases, color, label)
     image = np.empty((height_px, width_px, 3), np.uint8)
     mask = np.empty((height_px, width_px), np.uint8)
     shading.shrink(color, label, supersample, image, mask)
@@ -83,9 +98,9 @@ def _torso_edge(x, y, cut):
     return min(side - abs(x), shoulder * 0.87, y - cut[HEM_Y])
 
 
-# nine arguments, and flat: see the note in raster kernels
 @kernel
-def _draw(texture, cut, trim, turn, scale, middle_y, phases, color, label) -> None:
+def _draw(texture, cut, trim, placement, phases, color, label) -> None:
+    turn, scale, middle_y = placement
     height, width = label.shape
     for row in range(height):
         y = middle_y - (row + 0.5 - height / 2) / scale

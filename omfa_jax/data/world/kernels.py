@@ -1,6 +1,9 @@
 """Numba kernels of geometry: skinning, projection, normals, and a z-buffer that trims garments."""
 
+from typing import NamedTuple
+
 import numpy as np
+from jaxtyping import Float32, Int32
 
 from omfa_jax.data.world.compiled import kernel, pixel_range, signed_area
 from omfa_jax.data.world.sheet import (
@@ -19,9 +22,20 @@ TROUSERS_TOP_Y = -0.17
 CLOTH_BIAS = 1.002
 
 
+class Skinning(NamedTuple):
+    """What linear blend skinning needs of a mesh; numba unpacks it at no cost."""
+
+    rest: Float32[np.ndarray, "v 3"]
+    loose: Float32[np.ndarray, "v 3"]
+    shape_dirs: Float32[np.ndarray, "v 3 10"]
+    bones: Int32[np.ndarray, "v 6"]
+    bone_weights: Float32[np.ndarray, "v 6"]
+
+
 @kernel
-def skin(rest, loose, fit, shape_dirs, betas, bones, bone_weights, transforms, posed) -> None:
+def skin(mesh, fit, betas, transforms, posed) -> None:
     """Write linear blend skinning of rest + fit * loose + shape_dirs @ betas into `posed`."""
+    rest, loose, shape_dirs, bones, bone_weights = mesh
     for v in range(rest.shape[0]):
         x = rest[v, 0] + fit * loose[v, 0]
         y = rest[v, 1] + fit * loose[v, 1]
@@ -85,20 +99,22 @@ def normals(vertices, faces, out) -> None:
 
 
 @kernel
-def mix(attributes, a, b, c, wa, wb, wc, column):
+def mix(attributes, corners, weights, column):
     """Return one attribute at a point of a triangle, interpolated by barycentric weights."""
+    a, b, c = corners
+    wa, wb, wc = weights
     return wa * attributes[a, column] + wb * attributes[b, column] + wc * attributes[c, column]
 
 
 @kernel
-def is_cut_off(material, attributes, a, b, c, wa, wb, wc, cut) -> bool:
+def is_cut_off(material, attributes, corners, weights, cut) -> bool:
     """Return whether a point of a triangle is outside of the garment's (or trousers') cut."""
-    y = mix(attributes, a, b, c, wa, wb, wc, 1)
+    y = mix(attributes, corners, weights, 1)
     if material == TROUSERS:
         return y > TROUSERS_TOP_Y
     if material != SHIRT:
         return False
-    beyond = mix(attributes, a, b, c, wa, wb, wc, 3)
+    beyond = mix(attributes, corners, weights, 3)
     if beyond > cut[SLEEVE_M]:
         return True
     if beyond > 0.0:
@@ -107,8 +123,8 @@ def is_cut_off(material, attributes, a, b, c, wa, wb, wc, cut) -> bool:
         return True
     if y < COLLAR_Y - cut[NECK_DEPTH]:
         return False
-    x = mix(attributes, a, b, c, wa, wb, wc, 0) * half_width(y)
-    front = mix(attributes, a, b, c, wa, wb, wc, 2) > 0.0
+    x = mix(attributes, corners, weights, 0) * half_width(y)
+    front = mix(attributes, corners, weights, 2) > 0.0
     return neck_distance(x, y, front, cut) < 0.0
 
 
@@ -173,7 +189,8 @@ def rasterize(screen, faces, materials, attributes, cut, inverse_depth, triangle
                 # perspective-correct weights: those on the screen are linear in 1/depth
                 qa, qb = wa * az / near, wb * bz / near
                 qc = np.float32(1.0) - qa - qb
-                if state == CROSSED and is_cut_off(material, attributes, a, b, c, qa, qb, qc, cut):
+                inside = (qa, qb, qc)
+                if state == CROSSED and is_cut_off(material, attributes, (a, b, c), inside, cut):
                     continue
                 inverse_depth[y, x] = near * bias
                 triangle[y, x] = f

@@ -142,11 +142,20 @@ class World:
         self._color[:] = view.wall_rgb
         self._label[:] = shells.CIHP["background"]
         shading.shade(
-            screen, faces, materials, stage.attributes, self._normals, stage.labels,
-            self._triangle, self._weights, _palette(person, garment),
-            self._texture(garment), garment.cut, view.light, view.phases,
-            self._color, self._label,
-        )  # fmt: skip
+            shading.ShadedMesh(
+                screen, faces, materials, stage.attributes, self._normals, stage.labels
+            ),
+            shading.Fragments(self._triangle, self._weights),
+            shading.Look(
+                _palette(person, garment),
+                self._texture(garment),
+                garment.cut,
+                view.light,
+                view.phases,
+            ),
+            self._color,
+            self._label,
+        )
         image = np.empty((self.height_px, self.width_px, 3), np.uint8)
         parse = np.empty((self.height_px, self.width_px), np.uint8)
         shading.shrink(self._color, self._label, fine, image, parse)

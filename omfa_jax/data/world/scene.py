@@ -47,17 +47,10 @@ class Scene:
         rotations = rotation_matrices(params.full_pose())
         transforms, joints = skinning_transforms(rotations, rest_joints, self.model.parents)
         vertices = np.empty_like(self.rest)
-        kernels.skin(
-            self.rest,
-            self.loose,
-            np.float32(fit),
-            self.shape_dirs,
-            params.betas,
-            self.bones,
-            self.bone_weights,
-            transforms.astype(np.float32),
-            vertices,
+        mesh = kernels.Skinning(
+            self.rest, self.loose, self.shape_dirs, self.bones, self.bone_weights
         )
+        kernels.skin(mesh, np.float32(fit), params.betas, transforms.astype(np.float32), vertices)
         return vertices + params.transl, joints + params.transl
 
 

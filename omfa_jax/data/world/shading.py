@@ -1,6 +1,9 @@
 """Numba kernels of appearance: the colour and label of every pixel, and downsampling."""
 
+from typing import NamedTuple
+
 import numpy as np
+from jaxtyping import Float32, Int32
 
 from omfa_jax.data.world.compiled import kernel, signed_area
 from omfa_jax.data.world.kernels import EYE, HAIR, SKIN, TROUSERS, mix
@@ -9,6 +12,34 @@ from omfa_jax.data.world.sheet import SLEEVE_M, half_width, sleeve_color, torso_
 # rows of the palette
 SKIN_RGB, EYE_RGB, HAIR_RGB, TROUSERS_RGB, TRIM_RGB = range(5)
 MAX_LABEL = 20
+
+
+class ShadedMesh(NamedTuple):
+    """The meshes of a photo: per vertex (v), per face (f)."""
+
+    screen: Float32[np.ndarray, "v 3"]
+    faces: Int32[np.ndarray, "f 3"]
+    materials: Int32[np.ndarray, "f"]
+    attributes: Float32[np.ndarray, "v 6"]
+    normals: Float32[np.ndarray, "v 3"]
+    labels: Int32[np.ndarray, "v"]
+
+
+class Fragments(NamedTuple):
+    """What the rasterizer wrote: the triangle of each pixel, and two barycentric weights."""
+
+    triangle: Int32[np.ndarray, "h w"]
+    weights: Float32[np.ndarray, "h w 2"]
+
+
+class Look(NamedTuple):
+    """Colours and light of a photo; `palette` has the rows named above."""
+
+    palette: Float32[np.ndarray, "5 3"]
+    texture: Float32[np.ndarray, "3 side side 3"]
+    cut: Float32[np.ndarray, "8"]
+    light: Float32[np.ndarray, "3"]
+    phases: Float32[np.ndarray, "3"]
 
 
 @kernel
@@ -58,14 +89,14 @@ def cloth_relief(x, y, z, phases):
 
 
 @kernel
-def shade(
-    screen, faces, materials, attributes, normals, labels, triangle, weights,
-    palette, texture, cut, light, phases, color, label,
-) -> None:  # fmt: skip
+def shade(mesh, fragments, look, color, label) -> None:
     """Write RGB in [0, 1] and CIHP ids of all covered pixels; others keep their values.
 
     Wrapped Lambert shading, scaled so that cloth facing the camera keeps its colour.
     """
+    screen, faces, materials, attributes, normals, labels = mesh
+    triangle, weights = fragments
+    palette, texture, cut, light, phases = look
     height, width = triangle.shape
     trim = palette[TRIM_RGB]
     for row in range(height):
@@ -76,12 +107,13 @@ def shade(
             a, b, c = faces[f, 0], faces[f, 1], faces[f, 2]
             wa, wb = weights[row, column, 0], weights[row, column, 1]
             wc = np.float32(1.0) - wa - wb
-            nx = mix(normals, a, b, c, wa, wb, wc, 0)
-            ny = mix(normals, a, b, c, wa, wb, wc, 1)
-            nz = mix(normals, a, b, c, wa, wb, wc, 2)
-            x = mix(attributes, a, b, c, wa, wb, wc, 0)
-            y = mix(attributes, a, b, c, wa, wb, wc, 1)
-            z = mix(attributes, a, b, c, wa, wb, wc, 2)
+            corners, inside = (a, b, c), (wa, wb, wc)
+            nx = mix(normals, corners, inside, 0)
+            ny = mix(normals, corners, inside, 1)
+            nz = mix(normals, corners, inside, 2)
+            x = mix(attributes, corners, inside, 0)
+            y = mix(attributes, corners, inside, 1)
+            z = mix(attributes, corners, inside, 2)
             turned = signed_area(
                 screen[a, 0], screen[a, 1], screen[b, 0], screen[b, 1], screen[c, 0], screen[c, 1]
             ) > 0  # fmt: skip
@@ -109,9 +141,9 @@ def shade(
                 if abs(x) < 0.004 and z > 0.05:
                     gain *= 0.85
             else:
-                beyond = mix(attributes, a, b, c, wa, wb, wc, 3)
+                beyond = mix(attributes, corners, inside, 3)
                 if beyond > 0.0 and beyond < cut[SLEEVE_M]:
-                    across = mix(attributes, a, b, c, wa, wb, wc, 4)
+                    across = mix(attributes, corners, inside, 4)
                     red, green, blue = sleeve_color(texture, cut, trim, beyond, across)
                 else:
                     flat_x = x * half_width(y)
