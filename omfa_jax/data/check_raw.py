@@ -122,6 +122,7 @@ def inspect(dataset: str, item: Any) -> Seen:
     findings += [found for found in record_findings(record) if found[0] != "no_face"]
     ids = None
     parse = getattr(item, "parse", None)
+    # photos with a face only: most of them also show the skin of the torso, the trap id
     if parse is not None and record.has_face:
         try:
             ids = frozenset(np.unique(images.read_labels(parse)).tolist())

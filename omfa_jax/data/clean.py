@@ -65,6 +65,7 @@ def drop_listed(
     found: dict[str, set[int]] = {split: set() for split in splits}
     by_stem = {split: _by_stem(items) for split, items in splits.items()}
     unknown = []
+    # dict.fromkeys: in order, without repetitions
     for listed_split, name in dict.fromkeys(read_list(path)):
         parts = PurePosixPath(name).with_suffix("").parts
         matched = False

@@ -145,6 +145,7 @@ def stacked(rows: Iterable[Mapping[str, Any]], count: int, pool: Rooms | None = 
                 images.copy_pixels(value, batch[name][number])
             else:
                 batch[name][number] = value
+    # np.str_ has the width of the longest string, which is known only now
     return {n: v.astype(np.str_) if v.dtype == object else v for n, v in batch.items()}
 
 

@@ -67,6 +67,7 @@ class DeepFashionItem:
     densepose: Path | None
     pose: Path | None
     caption: str
+    # == of arrays is no bool, so the generated __eq__ must skip it
     landmarks: Float32[np.ndarray, "21 3"] | None = field(compare=False)
     sources: tuple[tuple[Path, Path], ...]
 
@@ -212,6 +213,7 @@ def _with_sources(items: Sequence[DeepFashionItem]) -> list[DeepFashionItem]:
     for members in groups.values():
         members.sort(key=lambda member: (_clearness(member), member.key))
     completed = []
+    # within one split: `items` are those of a split, so no garment crosses splits
     for item in items:
         members = groups.get(item.name.group, []) if item.name else []
         pairs = [(other.person, other.segm) for other in members if other.key != item.key]

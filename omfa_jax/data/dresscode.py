@@ -79,6 +79,7 @@ def _category_items(root: Path, name: str, warnings: list[str]) -> dict[str, lis
     splits: dict[str, list[PairedItem]] = {}
     seen: set[str] = set()
     for split, pairs in _pairs(root, name, photos, warnings).items():
+        # the unpaired list has the same people with other garments
         others = {}
         if split != "train":
             unpaired = _listed(root, name, f"{split}_pairs_unpaired.txt", warnings)

@@ -100,6 +100,7 @@ def fingerprint(
     """Return the 64-bit hash and the thumbnail of a photo, given as a file or its bytes."""
     image = Image.fromarray(images.read_rgb(path, "photo"))
     size = (HASHED_SIDE_PX, HASHED_SIDE_PX)
+    # BOX averages all pixels, so that the resampling of a copy hardly changes the hash
     grey = image.convert("L").resize(size, Image.Resampling.BOX)
     basis = _cosines()
     low = basis @ np.asarray(grey, np.float64) @ basis.T
@@ -159,6 +160,7 @@ def _labels(
     labels, rows_at_once = np.arange(len(hashes)), max(1, COMPARED // len(hashes))
     for start in range(0, len(hashes), rows_at_once):
         block = hashes[start : start + rows_at_once, None]
+        # columns before the block were compared when they were rows
         distances = np.bitwise_count(block ^ hashes[None, start:])
         apart = labels[start : start + rows_at_once, None] != labels[None, start:]
         rows, columns = np.nonzero((distances <= max_distance_bits) & apart)
@@ -179,6 +181,7 @@ def color_distance(first: UInt8[np.ndarray, "h w 3"], second: UInt8[np.ndarray, 
     """
     x, y = (thumb.astype(np.float64).ravel() for thumb in (first, second))
     x, y = x - x.mean(), y - y.mean()
+    # least squares; a negative gain would match a photo with its negative
     common = max(float(x @ y), 0.0)
     gains = (common / max(float(a @ a), 1e-9) for a in (x, y))
     return max(

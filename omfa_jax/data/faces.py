@@ -89,6 +89,7 @@ def box_from_keypoints(
     points = [(kind, keypoints[i, :2]) for kind, i in kinds if _is_seen(keypoints[i])]
     if len(points) < 2:
         return None
+    # the largest estimate: foreshortening only reduces distances
     head_width = max(
         HEAD_WIDTHS["-".join(sorted((a, b)))] * float(np.linalg.norm(p - q))
         for (a, p), (b, q) in combinations(points, 2)

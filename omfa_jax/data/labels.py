@@ -66,6 +66,7 @@ class LabelSet:
     def require(self, labels: UInt8[np.ndarray, "h w"], what: str) -> None:
         """Raise an OmfaError if the map contains ids outside of the label set."""
         known = [*self.ids.values(), *self.spare_ids]
+        # bincount: np.unique would sort all pixels
         foreign = np.setdiff1d(np.flatnonzero(np.bincount(labels.ravel())), known)
         if foreign.size:
             came = ", ".join(map(str, foreign[:5])) + (", ..." if foreign.size > 5 else "")

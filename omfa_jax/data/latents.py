@@ -123,6 +123,7 @@ def write_latents(
     chosen = manifest["splits"] if splits is None else splits
     counts = {split: len(schema.open_records(records_dir, split)) for split in chosen}
     shards = cut(NAME, counts, shard_records)
+    # absolute: Beam workers may run in another directory
     folder = os.path.abspath(records_dir)
     source = LatentShards(folder, encode, dict(slots), vae_id, batch_size, threads)
     with partial_folder(out_dir, f"{NAME}/{VERSION}") as partial:

@@ -64,6 +64,7 @@ def folder_seed(seed: int, number: int) -> int:
 
 def proportions(weights: Sequence[float]) -> tuple[int, ...]:
     """Return the weights as the smallest integers in proportion, to a thousandth of their sum."""
+    # fsum: the parts must not depend on the order in which the weights are added
     total = math.fsum(weights)
     parts = [round(weight / total * RESOLUTION) for weight in weights]
     shared = math.gcd(*parts)
@@ -77,6 +78,7 @@ def interleaved(parts: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
     """
     dataset = np.repeat(np.arange(len(parts)), parts)
     rank = np.concatenate([np.arange(part) for part in parts])
+    # place k of n is due at (k + 0.5) / n of the block; sorting these spreads every folder evenly
     when = (rank + 0.5) / np.repeat(parts, parts)
     order = np.argsort(when, kind="stable")
     return dataset[order].astype(np.int32), rank[order].astype(np.int32)

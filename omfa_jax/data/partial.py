@@ -44,6 +44,7 @@ RECORDS = (
     ),
 )
 # patterns of all files of the staging folder
+# names that tempfile gives
 _TORN = "tmp????????"
 _SHARD = "*.array_record-*-of-*"
 _GROWING = (
@@ -173,6 +174,7 @@ def partial_folder(out_dir: str | os.PathLike, place: str) -> Iterator[Partial]:
         raise OmfaError(f"{partial.folder}: expected a folder; move the file away or change --out")
     with disk_errors(partial.folder):
         partial.folder.mkdir(parents=True, exist_ok=True)
+        # the lock belongs to this handle, so it ends with the process, however that dies
         handle = os.open(partial.folder, os.O_RDONLY)
     try:
         _lock(handle, partial.folder)
@@ -224,6 +226,7 @@ def _require_own(partial: Partial, out: Path) -> None:
     folder = partial.folder
     listed = require_named(folder, (*_GROWING, *_OLD))
     with disk_errors(folder):
+        # not os.getuid(): a network file system may map users (root squash)
         with tempfile.TemporaryFile(dir=folder) as made:
             owner = os.fstat(made.fileno()).st_uid
         require_owner(folder, listed, owner)

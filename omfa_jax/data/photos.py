@@ -123,6 +123,7 @@ def _paired(
         shown = ", ".join(lacking[:3]) + (", ..." if len(lacking) > 3 else "")
         warnings.append(f"{folder.name}: {len(lacking)} photos without keypoints ({shown})")
 
+    # a function per name: a lambda in the loop would see the last name only
     def reader(name: str) -> Callable:
         return lambda size_px: read(keypoints[name], size_px)
 

@@ -141,6 +141,8 @@ def _parts(
     example: Callable[[int], Fitted], batches: int, batch_size: int, shard: int, shards: int
 ) -> grain.MapDataset[Batch]:
     """Return one shard's part of every batch; batch b starts at position b * batch_size."""
+    # The unit of Grain's threads is a batch, not a record: each thread fills one buffer, and there
+    # is no second copy to collate records.
     rows, pool = batch_size // shards, Rooms()
 
     def part(batch: int) -> Batch:

@@ -99,6 +99,7 @@ def read_pairs(path: Path, warnings: list[str]) -> Iterator[Pair]:
     """
     known: dict[str, Category] = {name: name for name in CATEGORIES}
     known |= {str(number): name for number, name in enumerate(CATEGORIES)}
+    # utf-8-sig: lists edited on Windows begin with a byte order mark
     for number, line in enumerate(path.read_text("utf-8-sig", "replace").splitlines(), 1):
         words = line.split()
         if any(Path(word).name != word for word in words[:2]):

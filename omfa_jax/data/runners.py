@@ -27,6 +27,7 @@ def write_all(partial: Partial, source: Source, shards: Sequence[Shard], how: Wr
     total = sum(shard.stop - shard.start for shard in shards)
     fates: collections.Counter[Fate] = collections.Counter()
     with tqdm(total=total, desc=partial.place, unit="record", disable=None) as bar:
+        # in this process the bar advances by record, with workers by shard
         if how.processes == 1:
             for shard in shards:
                 fates[write(shard, advance=bar.update)] += 1

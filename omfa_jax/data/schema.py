@@ -88,6 +88,7 @@ def features(kind: Kind) -> tfds.features.FeaturesDict:
     scalar = tfds.features.Scalar
     kinds = {
         str: tfds.features.Text(),
+        # an object scalar stores bytes unchanged, without TFDS's image decoder
         bytes: scalar(np.object_),
         int: scalar(np.int32),
         bool: scalar(np.bool_),
@@ -160,6 +161,7 @@ def _value(feature: Any, kind: Any) -> Any:
         return bool(feature.int64_list.value[0])
     if kind is int:
         return feature.int64_list.value[0]
+    # the face box is the only float field
     if feature.HasField("float_list"):
         return tuple(feature.float_list.value)
     return feature.bytes_list.value[0].decode()

@@ -119,6 +119,7 @@ def write_shard(
         advance(size)
         return "kept"
     report, done = ShardReport(stamp), 0
+    # in the staging folder, not /tmp: a rename is atomic within one file system only
     handle, name = tempfile.mkstemp(dir=partial.temporary)
     os.close(handle)
     temporary = Path(name)
@@ -136,8 +137,10 @@ def write_shard(
         with disk_errors(partial.folder):
             writer.close()
             report.size_bytes, report.sha256 = temporary.stat().st_size, _sha256(temporary)
+            # mkstemp creates files with mode 0600
             temporary.chmod(0o666 & ~current_umask())
             temporary.replace(path)
+            # last: a shard without a report is rewritten
             partial.write_text(
                 partial.report_path(shard.file_name), json.dumps(dataclasses.asdict(report))
             )
@@ -185,6 +188,7 @@ def _plain(value: Any) -> Any:
         return type(value).__name__, fields
     if isinstance(value, Mapping):
         return sorted((repr(key), _plain(entry)) for key, entry in value.items())
+    # repr() of a large array is abbreviated, and would hide a change
     if isinstance(value, np.ndarray):
         return value.shape, str(value.dtype), hashlib.sha256(value.tobytes()).hexdigest()
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):

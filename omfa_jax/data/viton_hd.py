@@ -102,6 +102,7 @@ def _items(root: Path, split: str, parse_labels: str, warnings: list[str]) -> li
             )
             continue
         seen.add(key)
+        # a line that names the person's own garment has no unpaired one
         unpaired = other if split != "train" and other != key else ""
         items.append(
             VitonItem(

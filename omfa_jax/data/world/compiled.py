@@ -10,4 +10,5 @@ from omfa_jax.body.zbuffer_numba import pixel_range, signed_area  # noqa: E402
 
 __all__ = ["kernel", "pixel_range", "signed_area"]
 
+# cache: compiling takes seconds, which every worker process would pay again
 kernel = numba.njit(cache=True, nogil=True, fastmath=True)

@@ -123,6 +123,7 @@ def _draw(texture, cut, trim, placement, phases, color, label) -> None:
                 edge = min(edge, across, sleeve_width(s) - across)
             elif torso_edge > 0.0 and neck_distance(x, y, False, cut) > 0.0:
                 red, green, blue = torso_color(texture, cut, trim, x, y, False)
+                # the back layer, seen through the neckline, is in shadow
                 edge, gain = torso_edge, 0.62
             else:
                 continue

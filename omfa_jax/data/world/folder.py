@@ -92,6 +92,7 @@ def claim(root: Path, settings: Settings, layout: str) -> dict[str, int]:
             f"{root} holds files that are not of a synthetic world ({', '.join(others[:5])});"
             " change --out"
         )
+    # the mark of an unfinished world: a second call with other settings is refused
     if not counts:
         write_json(root / UNFINISHED, expected)
     return counts

@@ -93,6 +93,7 @@ def normals(vertices, faces, out) -> None:
             out[v, 1] += y
             out[v, 2] += z
     for v in range(out.shape[0]):
+        # 1e-20: vertices without a face have normal 0
         length = np.sqrt(out[v, 0] ** 2 + out[v, 1] ** 2 + out[v, 2] ** 2) + np.float32(1e-20)
         for k in range(3):
             out[v, k] /= length
@@ -173,6 +174,7 @@ def rasterize(screen, faces, materials, attributes, cut, inverse_depth, triangle
         left, right = pixel_range(ax, bx, cx, width)
         top, bottom = pixel_range(ay, by, cy, height)
         scale = np.float32(1.0) / area
+        # np.float32 constants: a Python float would promote the loop to float64
         bias = np.float32(CLOTH_BIAS) if material == SHIRT else np.float32(1.0)
         for y in range(top, bottom + 1):
             py = np.float32(y + 0.5)

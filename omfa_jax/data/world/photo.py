@@ -183,6 +183,7 @@ class World:
         )
 
     def _rng(self, stream: str, index: int) -> np.random.Generator:
+        # a stream per kind: adding a draw to one kind leaves the others as they are
         return np.random.default_rng([self.seed, _STREAMS.index(stream), index])
 
     def _placed(
@@ -217,6 +218,7 @@ class World:
         forward = (target - eye) / np.linalg.norm(target - eye)
         right = np.array([1.0, 0, 0])
         rotation = np.stack([right, np.cross(forward, right), forward])
+        # `tall` metres at the target's distance fill the height
         focal = self.height_px / tall * float(np.linalg.norm(target - eye))
         return Camera(
             focal_px=(focal, focal),

@@ -48,6 +48,7 @@ def random_pose(rng: np.random.Generator, index: int) -> Pose:
     pose[JOINT_INDEX["head"]] = (rng.normal(0, 0.05), 0.5 * look, rng.normal(0, 0.04) - lean)
     names, shares = list(ARM_KINDS), list(ARM_KINDS.values())
     kinds = [names[rng.choice(len(names), p=shares)] for _ in range(2)]
+    # often the same on both sides, but never both arms up
     if rng.random() < 0.35 or kinds == ["up", "up"]:
         kinds[1] = kinds[0] if kinds[0] != "up" else "down"
     for name, kind in zip(("left", "right"), kinds, strict=True):

@@ -61,6 +61,7 @@ def load_scene() -> Scene:
     parts = shells.all_parts(model)
     base = np.concatenate([part.base for part in parts])
     weights = model.weights[base]
+    # the largest weights first: the kernel stops at the first negligible one
     bones = np.argsort(-weights, axis=1)[:, :BONES].astype(np.int32)
     bone_weights = np.take_along_axis(weights, bones, axis=1)
     starts = np.cumsum([0] + [len(part.base) for part in parts])[:-1]

@@ -117,6 +117,7 @@ def shade(mesh, fragments, look, color, label) -> None:
             turned = signed_area(
                 screen[a, 0], screen[a, 1], screen[b, 0], screen[b, 1], screen[c, 0], screen[c, 1]
             ) > 0  # fmt: skip
+            # the back of cloth or hair faces the camera
             if turned:
                 nx, ny, nz = -nx, -ny, -nz
             lit = nx * light[0] + ny * light[1] + nz * light[2]
@@ -146,15 +147,18 @@ def shade(mesh, fragments, look, color, label) -> None:
                     across = mix(attributes, corners, inside, 4)
                     red, green, blue = sleeve_color(texture, cut, trim, beyond, across)
                 else:
+                    # x is stored as a share of the half width, see shells.Part
                     flat_x = x * half_width(y)
                     red, green, blue = torso_color(texture, cut, trim, flat_x, y, z > 0.0)
                 gain = 1.0 + cloth_relief(x * 0.2 + beyond, y, z, phases)
+                # the inside of the garment is in shadow
                 gain *= 0.62 if turned else 1.0
             half = 0.5 + 0.5 * lit
             gain *= 0.5 + 0.54 * half
             color[row, column, 0] = red * gain
             color[row, column, 1] = green * gain
             color[row, column, 2] = blue * gain
+            # labels are not interpolated: take that of the nearest vertex
             nearest = a if wa >= wb and wa >= wc else (b if wb >= wc else c)
             label[row, column] = labels[nearest]
 

@@ -55,9 +55,11 @@ def neck_distance(x: float, y: float, front: bool, cut) -> float:
     if below <= 0.0:
         return min(abs(x) - width, below)
     if cut[NECK_IS_V] > 0.5 and front:
+        # distance to the slanted line: the horizontal one times the cosine of its slope
         slope = width / (depth - V_STARTS_M)
         edge = width - max(below - V_STARTS_M, 0.0) * slope
         return (abs(x) - edge) / (1.0 + slope * slope) ** 0.5
+    # first-order distance to an ellipse: its implicit function over the gradient's length
     across, down = x / width, below / depth
     radius = (across * across + down * down) ** 0.5
     slope = ((across / width) ** 2 + (down / depth) ** 2) ** 0.5
@@ -70,6 +72,7 @@ def sheet_texel(texture, part: int, x: float, y: float):
     side = texture.shape[1]
     u = (x / TEXTURE_SIDE_M + 0.5) * side - 0.5
     v = (TEXTURE_TOP_Y - y) / TEXTURE_SIDE_M * side - 0.5
+    # 1.001: the texel to the right and the one below must exist
     u = min(max(u, 0.0), side - 1.001)
     v = min(max(v, 0.0), side - 1.001)
     column, row = int(u), int(v)

@@ -145,6 +145,7 @@ def _shell(
         shell = smoothed(shell, 1)
         short = gap_m - np.einsum("vi,vi->v", shell - points, outward)
         shell += np.maximum(short, 0)[:, None] * outward
+        # smoothing would shrink the open border
         shell[border] = rim
     return base, faces, shell
 

@@ -64,6 +64,7 @@ def _dots(rng: np.random.Generator, side: int) -> Plane:
     x, y = axes(side)
     period = rng.uniform(0.12, 0.17)
     row = np.floor(y / period)
+    # every other row is shifted by half a period
     dx = ((x / period + 0.5 * (row % 2)) % 1.0 - 0.5) * period
     dy = ((y / period) % 1.0 - 0.5) * period
     return soft(period * rng.uniform(0.27, 0.34) - np.sqrt(dx * dx + dy * dy), side)
