@@ -20,7 +20,8 @@ from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.folders import require_apart
 from omfa_jax.core.tasks import COMPONENTS
 from omfa_jax.data import schema
-from omfa_jax.data.decode import Batch, Slots, check_slots, decode_record, signed
+from omfa_jax.data.batch import Batch
+from omfa_jax.data.decode import Slots, check_slots, decode_record, signed
 from omfa_jax.data.finalize import finish, require_free
 from omfa_jax.data.moments import FLOAT16_MAX, pack_moments
 from omfa_jax.data.partial import partial_folder
