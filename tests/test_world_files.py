@@ -177,6 +177,6 @@ def test_wrong_requests_are_refused(root, tmp_path):
         write_world(root, seed=5, counts=COUNTS, height_px=64, width_px=96)
     with pytest.raises(OmfaError, match="unknown split 'tests'; did you mean 'test'"):
         write_world(tmp_path, seed=5, counts={"tests": 1}, **SIZE)
-    with pytest.raises(OmfaError, match="val people: expected 0 to 9999, got 10000"):
+    with pytest.raises(OmfaError, match="--val: expected 0 to 9999 people, got 10000"):
         write_world(tmp_path, seed=5, counts={"val": 10_000}, **SIZE)
     assert not files(tmp_path)
