@@ -97,7 +97,7 @@ def test_paths_match_by_their_last_parts(tmp_path):
         ("{", "not valid JSON"),
         ('{"train": [3]}', "file names"),
         ("{}", "expected file names"),
-        ("", "expected file names"),
+        ("", "not valid JSON"),
     ],
 )
 def test_a_list_that_is_none(tmp_path, text, word):
