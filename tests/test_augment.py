@@ -237,7 +237,7 @@ def test_evaluation_is_not_augmented(records):
 
 def test_what_cannot_be_augmented_honestly_is_refused(records, tmp_path):
     flip = AugmentSettings(flip_prob=0.5)
-    for style, word in (("parts", "blend"), ("shaded", "light"), ("", "do not say")):
+    for style, word in (("parts", "blend"), ("shaded", "light"), ("", "do not state")):
         with pytest.raises(OmfaError, match=f"cannot be flipped.*{word}.*augment.flip_prob=0"):
             _batches(PipelineSettings(records, TINY, pose_style=style, augment=flip))
 

@@ -26,7 +26,7 @@ def raw(tmp_path_factory):
 
 
 def test_beam_options_are_for_beam(raw, tmp_path):
-    with pytest.raises(OmfaError, match="--beam-options is for --runner beam"):
+    with pytest.raises(OmfaError, match="--beam-options needs --runner beam"):
         build(raw, tmp_path / "out", beam_options="--runner=X")
     with pytest.raises(OmfaError, match="did you mean 'beam'"):
         build(raw, tmp_path / "out", runner="baem")

@@ -59,7 +59,7 @@ def test_a_wrong_count_is_a_fault(folders, tmp_path):
     manifest = schema.read_manifest(folders[0])
     manifest["splits"]["test"] = 5
     (copy / schema.MANIFEST).write_text(json.dumps(manifest))
-    assert check_records(copy).faults == ("test: the manifest says 5 records, there are 2",)
+    assert check_records(copy).faults == ("test: expected 5 records as in the manifest, found 2",)
 
 
 @pytest.mark.parametrize(
@@ -72,8 +72,8 @@ def test_a_wrong_count_is_a_fault(folders, tmp_path):
         ({"height_px": 3}, "the record says"),
         ({"face_box_px": (5.0, 5.0, 5.0, 9.0)}, "face box"),
         ({"key": "00001_00"}, "twice"),
-        ({"garment": images.encode_png(np.full((64, 48, 3), 254, np.uint8))}, "one colour"),
-        ({"pose": images.encode_png(np.zeros((64, 48, 3), np.uint8))}, "a body on 0.00%"),
+        ({"garment": images.encode_png(np.full((64, 48, 3), 254, np.uint8))}, "is blank"),
+        ({"pose": images.encode_png(np.zeros((64, 48, 3), np.uint8))}, "body covers 0.00%"),
         ({"pose": images.encode_png(tiny.pose_map(0)[:32])}, "pose map of 48x32 px"),
     ],
 )
@@ -114,9 +114,9 @@ def test_a_photo_in_two_splits_is_a_shared_person(folders, monkeypatch):
     monkeypatch.setattr(check.schema, "open_records", lambda _, split: by_split[split])
     report = check_records(folders[0])
     assert report.of("duplicate") == [
-        "all splits: twin (train) is 00000_00 (train) again, 0 bits apart"
+        "all splits: twin (train) duplicates 00000_00 (train), 0 bits apart"
     ]
-    assert "again (test) is 00001_00 (train) again" in report.of("shared_person")[0]
+    assert "again (test) duplicates 00001_00 (train)" in report.of("shared_person")[0]
 
 
 def test_a_person_in_two_splits_is_found_by_name(folders, monkeypatch):
@@ -135,7 +135,7 @@ def test_summary_counts_by_kind_and_shortens_long_lists():
     report.add("train/1", [("no_face", "white")] + [("missing", str(i)) for i in range(25)])
     lines = summary(report).splitlines()
     assert lines[0] == "checked 30: 25 faults"
-    assert lines[1] == "missing, photos and garments that are not there: 25"
+    assert lines[1] == "missing, photos and garments without a file: 25"
     assert "  ... and 20 more" in lines and "no_face" in lines[-2] and "(no fault)" in lines[-2]
 
 
@@ -181,8 +181,10 @@ def test_every_kind_of_fault_in_a_raw_folder_is_named_and_counted(tmp_path, caps
         "empty_garment": ["train/00007_00"],
         "no_face": ["train/00012_00"],
         "out_of_frame": ["train/00008_00"],
-        "shared_person": ["all splits: test/image/00000_00.jpg (test) is train/image/00009_00.jpg"],
-        "duplicate": ["all splits: train/image/00011_00.jpg (train) is"],
+        "shared_person": [
+            "all splits: test/image/00000_00.jpg (test) duplicates train/image/00009_00.jpg"
+        ],
+        "duplicate": ["all splits: train/image/00011_00.jpg (train) duplicates"],
     }
     assert set(found) == set(expected)
     for kind, starts in expected.items():

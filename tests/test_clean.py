@@ -93,12 +93,17 @@ def test_paths_match_by_their_last_parts(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "word"),
-    [("{", "not valid JSON"), ('{"train": [3]}', "file names"), ("{}", "no file name"), ("", "no")],
+    [
+        ("{", "not valid JSON"),
+        ('{"train": [3]}', "file names"),
+        ("{}", "expected file names"),
+        ("", "not valid JSON"),
+    ],
 )
 def test_a_list_that_is_none(tmp_path, text, word):
     path = tmp_path / "list.json"
     path.write_text(text)
-    with pytest.raises(OmfaError, match=rf"{word}.*--clean"):
+    with pytest.raises(OmfaError, match=rf"--clean.*{word}"):
         read_list(path)
     with pytest.raises(OmfaError, match="--clean"):
         read_list(tmp_path / "gone.json")

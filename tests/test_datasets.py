@@ -68,7 +68,7 @@ def test_another_data_sets_folder_is_told(world, tmp_path):
             build(root, tmp_path / "out", dataset=other)
     (tmp_path / "outer").mkdir()
     (tmp_path / "outer" / "inner").symlink_to(root)
-    with pytest.raises(OmfaError, match=rf"inner in it has {layout}'s layout: give --raw"):
+    with pytest.raises(OmfaError, match=rf"inner/ has the layout of {layout}: use --raw"):
         build(tmp_path / "outer", tmp_path / "out", dataset=layout)
 
 
@@ -128,7 +128,7 @@ def test_unusual_pictures_are_built(raw, tmp_path, mode):
 def test_flags_of_other_data_sets_are_refused(world, tmp_path):
     layout, root = world
     foreign = "split_seed" if layout != "deepfashion_multimodal" else "parse_labels"
-    with pytest.raises(OmfaError, match=f"--{foreign.replace('_', '-')} has no meaning"):
+    with pytest.raises(OmfaError, match=f"--{foreign.replace('_', '-')} does not apply"):
         build(root, tmp_path / "out", dataset=layout, item_options={foreign: "1"})
 
 
@@ -148,7 +148,7 @@ def test_the_command_passes_the_flags_on(world, tmp_path, capsys):
     refused = [*command[:3], f"--out={tmp_path / 'no'}", f"--dataset={layout}"]
     flag = ["--split-seed=1"] if layout != "deepfashion_multimodal" else ["--parse-labels=lip"]
     assert main([*refused, *flag]) == 2
-    assert f"{flag[0].split('=')[0]} has no meaning" in capsys.readouterr().err
+    assert f"{flag[0].split('=')[0]} does not apply" in capsys.readouterr().err
 
 
 def test_an_interrupted_world_is_completed_to_the_same_bytes(world, tmp_path):
@@ -173,5 +173,5 @@ def test_an_interrupted_world_is_completed_to_the_same_bytes(world, tmp_path):
     for path in files:
         assert path.read_bytes() == (root / path.relative_to(tmp_path)).read_bytes()
     other = next(name for name in LAYOUTS if name != layout)
-    with pytest.raises(OmfaError, match=f"layout {layout}, asked for {other}"):
+    with pytest.raises(OmfaError, match=f"expected layout {other}, found {layout}"):
         write_world(tmp_path, **{**small, "layout": other})

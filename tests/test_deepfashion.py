@@ -154,7 +154,7 @@ def test_no_garment_in_the_group_is_a_reason(root):
     with pytest.raises(OmfaError, match=r"no photo of MEN-Pants-id_00000001-01 has a label map"):
         read(root, name)
     add(root, "MEN-Pants-id_00000001-01_4_full", 0, np.full((HEIGHT_PX, WIDTH_PX), 99, np.uint8))
-    with pytest.raises(OmfaError, match=r"full_segm.png: label map holds ids"):
+    with pytest.raises(OmfaError, match=r"full_segm.png: label map has ids"):
         read(root, name)
 
 
@@ -166,7 +166,7 @@ def test_damaged_captions_cost_only_captions(root):
         path.unlink(missing_ok=True)
         if text is not None:
             path.write_text(text)
-        assert any("captions stay empty" in line for line in listed(root)[1])
+        assert any("captions are empty" in line for line in listed(root)[1])
         assert read(root, name)[0].caption == ""
 
 
@@ -199,7 +199,7 @@ def test_landmarks_give_the_face_but_not_from_behind(root):
     rows = read_landmarks(root / "keypoints", warnings)
     assert list(rows) == [front] and rows[front].shape == (21, 3)
     assert rows[front][:, 2].sum() == 5 and not rows[front][0].any()
-    assert warnings == ["keypoints_loc.txt: 1 lines (odd.jpg) have not 42 numbers"]
+    assert warnings == ["keypoints_loc.txt: 1 lines (odd.jpg) without 42 numbers"]
     record, _ = read(root, front)
     x, y = tiny.FACE_CENTRE_PX
     assert record.face_box_px == pytest.approx((x - 9.5, y - 9.5, x + 9.5, y + 9.5))

@@ -9,8 +9,8 @@ from PIL import Image
 
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.data import duplicates
-from omfa_jax.data.clean import read_list
-from omfa_jax.data.duplicates import Photo, find, summary, write_list
+from omfa_jax.data.clean import read_list, write_list
+from omfa_jax.data.duplicates import Photo, find, summary
 from omfa_jax.data.viton_hd import VitonHD
 
 pytest.importorskip("numba")
@@ -121,7 +121,7 @@ def test_unreadable_photos_are_named(photos, tmp_path):
     bad.write_bytes(b"")
     report = find([Photo("train", "bad.jpg", bad), *photos[:2]])
     assert [photo.name for photo, _ in report.unreadable] == ["bad.jpg"]
-    assert "not read bad.jpg" in summary(report)
+    assert "cannot read bad.jpg" in summary(report)
     with pytest.raises(OmfaError, match="--distance: expected 0 to 32"):
         find(photos, max_distance_bits=40)
 
@@ -139,4 +139,4 @@ def test_the_command_writes_a_list_that_build_reads(tmp_path, capsys):
     assert {split: len(members) for split, members in items.items()} == {"train": 6, "test": 2}
     assert warnings == ["list.json: left out train 0, test 1"]
     assert main(["data", "duplicates", f"--raw={tmp_path}", f"--out={out}"]) == 2
-    assert "raw in it has viton_hd's layout: give --raw" in capsys.readouterr().err
+    assert "raw/ has the layout of viton_hd: use --raw" in capsys.readouterr().err

@@ -6,12 +6,13 @@ from tiny_viton import FACE_CENTRE_PX, HEIGHT_PX, WIDTH_PX, keypoints, label_map
 
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.data import faces
+from omfa_jax.data.face_crop import FaceBox, crop_face
 from omfa_jax.data.labels import CIHP
 
 SIZE = (HEIGHT_PX, WIDTH_PX)
 
 
-def _middle(box: faces.FaceBox) -> tuple[float, float]:
+def _middle(box: FaceBox) -> tuple[float, float]:
     return (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
 
 
@@ -105,11 +106,11 @@ def test_no_face_is_none():
 
 def test_crop_is_padded_over_the_edge_and_never_fails():
     image = np.full((20, 10, 3), 7, np.uint8)
-    crop = faces.crop_face(image, (-4.0, -2.0, 8.0, 10.0), fill=255)
+    crop = crop_face(image, (-4.0, -2.0, 8.0, 10.0), fill=255)
     assert crop.shape == (12, 12, 3)
     assert (crop[:2] == 255).all() and (crop[:, :4] == 255).all() and (crop[2:, 4:] == 7).all()
-    assert (faces.crop_face(image, (100.0, 100.0, 105.0, 105.0)) == 255).all()
-    assert faces.crop_face(image, (3.0, 3.0, 3.0, 3.0)).shape == (1, 1, 3)
+    assert (crop_face(image, (100.0, 100.0, 105.0, 105.0)) == 255).all()
+    assert crop_face(image, (3.0, 3.0, 3.0, 3.0)).shape == (1, 1, 3)
 
 
 def test_read_keypoints_takes_the_clearest_person(tmp_path):

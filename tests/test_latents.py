@@ -122,7 +122,7 @@ def test_encoders_must_agree_with_themselves(folders, tmp_path):
     def wrong(pictures):
         return encode(pictures), encode(pictures)[..., :1]
 
-    with pytest.raises(OmfaError, match="mean and deviation of one shape"):
+    with pytest.raises(OmfaError, match="mean and deviation of equal shape"):
         write_latents(folders[0], tmp_path / "out", wrong, slots=SLOTS, vae_id="v")
 
 
@@ -140,7 +140,10 @@ def test_other_vae_or_slots_are_refused(folders):
     fitting = PipelineSettings(folders[1], SLOTS, vae_id="means")
     other_vae = dataclasses.replace(fitting, vae_id="sdxl")
     other_slots = dataclasses.replace(fitting, slots={**SLOTS, "face": (32, 32)})
-    for settings, word in ((other_vae, "VAE means, asked for sdxl"), (other_slots, "slots")):
+    for settings, word in (
+        (other_vae, "expected latents of VAE sdxl, found means"),
+        (other_slots, "slots"),
+    ):
         with pytest.raises(OmfaError, match=word):
             _batches(settings)
         with pytest.raises(OmfaError, match=word):

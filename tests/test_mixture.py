@@ -179,7 +179,7 @@ def test_mixtures_are_read_from_a_flag():
         ("a=much", "'a=much'"),
         ("=1", "expected DIR=WEIGHT"),
         ("a=0,b=1", "weight of a"),
-        ("a=1,b=1e9", "1000th"),
+        ("a=1,b=1e9", "1/1000"),
         ("a=nan", "weight of a"),
         ("a=1,a/=2", "twice"),
     ):

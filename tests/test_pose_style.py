@@ -62,7 +62,7 @@ def test_records_and_latents_know_their_style_and_refuse_another(raw, tmp_path):
     for folder in (records, latents):
         assert schema.read_manifest(folder)["pose_style"] == "positions"
         assert len(first_batch(folder, "positions")["has_pose"]) == 2
-        with pytest.raises(OmfaError, match=r"are 'positions', asked for 'normals'.*pose_style"):
+        with pytest.raises(OmfaError, match=r"style 'normals', found 'positions'.*pose_style"):
             first_batch(folder, "normals")
 
 
@@ -77,7 +77,7 @@ def test_splits_of_several_styles_are_refused(raw, tmp_path):
     mixed = shutil.copytree(raw, tmp_path / "raw")
     note = mixed / "val" / "pose" / SETTINGS_FILE
     note.write_text(json.dumps({**json.loads(note.read_text()), "style": "parts"}))
-    with pytest.raises(OmfaError, match=r"several styles \(parts, positions\)"):
+    with pytest.raises(OmfaError, match=r"of one style, found parts, positions"):
         build(mixed, tmp_path / "records")
     note.write_text("{}")
     with pytest.raises(OmfaError, match="damaged; delete"):

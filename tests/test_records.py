@@ -13,8 +13,7 @@ from PIL import Image
 
 from omfa_jax.core import images
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.data import build as build_module
-from omfa_jax.data import schema
+from omfa_jax.data import finalize, schema
 from omfa_jax.data.build import build
 from omfa_jax.data.builder import summary
 from omfa_jax.data.schema import open_records
@@ -240,7 +239,7 @@ def test_an_interrupted_build_is_not_taken_for_records(small, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(build_module.schema, "write_manifest", interrupt)
+        patch.setattr(finalize.schema, "write_manifest", interrupt)
         with pytest.raises(KeyboardInterrupt):
             build(small, small / "out/records")
     with pytest.raises(OmfaError, match="expected a folder"):

@@ -120,7 +120,7 @@ def test_a_killed_build_ends_in_the_same_bytes(raw, undisturbed, tmp_path, proce
     assert 2 <= len(before) < 8
     caplog.set_level("INFO")
     report = build(raw, out, processes=processes, shard_records=SHARD)
-    assert "of 8 shards were there from an earlier run" in caplog.text
+    assert "of 8 shards were kept from an earlier run" in caplog.text
     assert report == undisturbed[1] and files(out) == files(undisturbed[0])
     after = {path.name: path.stat().st_ino for path in out.rglob("*.array_record-*")}
     kept = [name for name in before if "val" not in name]
@@ -222,7 +222,7 @@ def test_damaged_leftovers_are_not_trusted(raw, undisturbed, tmp_path, monkeypat
     (folder.temporary / "tmptorn_0_1").write_bytes(b"x")
     build(raw, out, shard_records=SHARD)
     assert files(out) == files(undisturbed[0])
-    assert ("1 shards that were there" in caplog.text) == (damage != "no items")
+    assert ("1 shards of an earlier run were rewritten" in caplog.text) == (damage != "no items")
 
 
 def test_changed_raw_files_are_noticed(tmp_path, monkeypatch, caplog):
@@ -230,7 +230,7 @@ def test_changed_raw_files_are_noticed(tmp_path, monkeypatch, caplog):
     interrupted(raw, out, 2, monkeypatch)
     (raw / "train/image/00001_00.jpg").write_bytes((raw / "train/cloth/00002_00.jpg").read_bytes())
     build(raw, out, shard_records=SHARD)
-    assert "1 shards that were there have been written anew" in caplog.text
+    assert "1 shards of an earlier run were rewritten" in caplog.text
     build(raw, tmp_path / "anew", shard_records=SHARD)
     assert files(out) == files(tmp_path / "anew")
 
@@ -241,7 +241,7 @@ def test_another_item_list_or_shard_size_starts_afresh(tmp_path, monkeypatch, ca
     lines = (raw / "train_pairs.txt").read_text().splitlines()
     (raw / "train_pairs.txt").write_text("\n".join(lines[1:5]))
     build(raw, out, shard_records=SHARD)
-    assert "2 shards there are of another data set, item list or --shard-records" in caplog.text
+    assert "deleting 2 shards of another data set, item list or --shard-records" in caplog.text
     build(raw, tmp_path / "anew", shard_records=SHARD)
     assert files(out) == files(tmp_path / "anew")
 

@@ -158,7 +158,7 @@ def test_bodies_and_trousers_vary_moderately(world):
 
 def test_impossible_worlds_are_refused():
     for settings in ((-1, 128, 96), (0, 8, 96)):
-        with pytest.raises(OmfaError, match="expected 16x16 px or more and seed >= 0"):
+        with pytest.raises(OmfaError, match="expected at least 16x16 px and seed >= 0"):
             World(*settings)
 
 

@@ -166,17 +166,17 @@ def test_a_broken_run_is_completed_to_the_same_bytes(root, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         write_world(tmp_path, seed=5, counts=COUNTS, progress=stop, **SIZE)
     assert not (tmp_path / "world.json").exists()
-    with pytest.raises(OmfaError, match=r"holds another world.*seed 5, asked for 6"):
+    with pytest.raises(OmfaError, match=r"holds another world.*seed 6, found 5"):
         write_world(tmp_path, seed=6, counts=COUNTS, **SIZE)
     assert write_world(tmp_path, seed=5, counts=COUNTS, **SIZE).kept == 4
     assert content(tmp_path) == content(root)
 
 
 def test_wrong_requests_are_refused(root, tmp_path):
-    with pytest.raises(OmfaError, match=r"holds another world.*width_px 48, asked for 96"):
+    with pytest.raises(OmfaError, match=r"holds another world.*width_px 96, found 48"):
         write_world(root, seed=5, counts=COUNTS, height_px=64, width_px=96)
     with pytest.raises(OmfaError, match="unknown split 'tests'; did you mean 'test'"):
         write_world(tmp_path, seed=5, counts={"tests": 1}, **SIZE)
-    with pytest.raises(OmfaError, match="val people: expected 0 to 9999, got 10000"):
+    with pytest.raises(OmfaError, match="--val: expected 0 to 9999 people, got 10000"):
         write_world(tmp_path, seed=5, counts={"val": 10_000}, **SIZE)
     assert not files(tmp_path)

@@ -164,7 +164,7 @@ def test_odd_crops_are_refused(crop):
 def test_impossible_worlds_do_not_claim_a_folder(tmp_path):
     for fields in ({"height_px": 0}, {"width_px": 15}, {"seed": -1}):
         asked = {"seed": 0, "height_px": 64, "width_px": 48, **fields}
-        with pytest.raises(OmfaError, match="--height and --width 16 or more"):
+        with pytest.raises(OmfaError, match="--height and --width of at least 16"):
             write_world(tmp_path / "world", counts={"train": 1}, **asked)
     assert not (tmp_path / "world").exists()
 

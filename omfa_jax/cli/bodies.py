@@ -1,4 +1,4 @@
-"""`omfa data bodies`: other tools' body parameters, as the files that `omfa data poses` renders."""
+"""`omfa data bodies`: import body parameters of other tools for `omfa data poses`."""
 
 import argparse
 import logging
@@ -10,7 +10,7 @@ from omfa_jax.core.files import require_dir
 
 log = logging.getLogger(__name__)
 
-HELP = "import body parameters of another tool (--from) to SPLIT/smplx"
+HELP = "import body parameters of other tools to SPLIT/smplx"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         dest="source",
         required=True,
         metavar="TOOL",
-        help="champ or phalp (4D-Humans), smplerx, multihmr, or smplx (plain parameters)",
+        help="tool: champ, phalp (4D-Humans), smplerx, multihmr, or smplx (plain parameters)",
     )
     parser.add_argument(
         "--in",
@@ -28,43 +28,48 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         type=path_text,
         metavar="PATH",
-        help="its file or folder; docs/bodies.md",
+        help="output file or folder of the tool, see docs/bodies.md",
     )
     parser.add_argument(
         "--raw", required=True, type=path_text, metavar="DIR", help="raw data set folder"
     )
-    parser.add_argument("--split", metavar="NAME", help="default: every folder with photos")
+    parser.add_argument(
+        "--split", metavar="NAME", help="split to import to (default: every folder with photos)"
+    )
     parser.add_argument(
         "--smplx-model",
         type=path_text,
         metavar="FILE",
-        help="SMPL-X .npz that the bodies are for, as in `omfa data poses`; default: the free body",
+        help="SMPL-X .npz of the bodies, as for `omfa data poses` (default: the free body)",
     )
     parser.add_argument(
         "--smpl-to-smplx",
         default="copy21",
         metavar="WAY",
-        help="copy21 (approximate) or fit (mesh to mesh; needs the models' files)",
+        help="copy21 (approximate) or fit (of meshes, needs the model files); default: %(default)s",
     )
     parser.add_argument("--smpl-model", type=path_text, metavar="FILE", help="SMPL .npz or .pkl")
     parser.add_argument(
         "--correspondence",
         type=path_text,
         metavar="FILE",
-        help="smpl2smplx_deftrafo_setup.pkl, or identity",
+        help="smpl2smplx_deftrafo_setup.pkl, or identity, with --smpl-to-smplx fit",
     )
     parser.add_argument(
         "--hands",
         default="flat",
         metavar="ZERO",
-        help="what zero hand poses mean in plain smplx files: flat or mean (smplx's default)",
+        help="meaning of zero hand poses in plain smplx files: flat, or mean as in smplx"
+        " (default: %(default)s)",
     )
-    parser.add_argument("--allow-pickle", action="store_true", help="read pickles, of data alone")
-    parser.add_argument("--overwrite", action="store_true", help="replace bodies that are there")
+    parser.add_argument(
+        "--allow-pickle", action="store_true", help="read pickles, restricted to data types"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace existing bodies")
 
 
 def run(options: argparse.Namespace) -> None:
-    """Import and say what was left out; any failure is an error at the end."""
+    """Import the bodies, and log what was skipped; raise an OmfaError at the end on failures."""
     from omfa_jax.body.hands import load_hands
     from omfa_jax.body.import_folder import import_bodies
     from omfa_jax.body.importers.common import Reading
@@ -100,11 +105,11 @@ def run(options: argparse.Namespace) -> None:
     if options.smplx_model is None:
         log.warning(_FREE_BODY)
     if report.failed:
-        raise OmfaError(f"{len(report.failed)} bodies could not be imported; they are listed above")
+        raise OmfaError(f"{len(report.failed)} bodies could not be imported, listed above")
 
 
 _FREE_BODY = (
     "without --smplx-model the bodies are placed for the free body: its shapes are not SMPL-X's,"
-    " and relaxed hands (SMPLer-X, --hands mean) stay flat; give the model that `omfa data poses`"
-    " gets"
+    " and relaxed hands (SMPLer-X, --hands mean) stay flat; pass the --smplx-model that you will"
+    " pass to `omfa data poses`"
 )

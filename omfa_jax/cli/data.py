@@ -14,6 +14,7 @@ from omfa_jax.cli.records import add_writing_arguments, writing_options
 from omfa_jax.core.errors import OmfaError
 
 DATASETS = "viton_hd, deepfashion_multimodal or dresscode"
+WORKER_HELP = "number of worker processes (default: %(default)s)"
 
 log = logging.getLogger(__name__)
 
@@ -26,62 +27,88 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         return commands.add_parser(name, help=text, description=text, allow_abbrev=False)
 
     cores = os.cpu_count() or 1
-    make = command("synthesize", "write a synthetic data set in a real one's folder layout")
-    make.add_argument("--out", required=True, type=path_text, metavar="DIR")
-    make.add_argument("--layout", default="viton_hd", help=DATASETS)
-    make.add_argument("--train", type=whole(), default=1000, help="people in the training split")
-    make.add_argument("--val", type=whole(), default=50)
-    make.add_argument("--test", type=whole(), default=100)
-    make.add_argument("--height", type=SIDE_PX, default=128, help="of a photo, in pixels")
-    make.add_argument("--width", type=SIDE_PX, default=96)
-    make.add_argument("--seed", type=SEED, default=0)
-    make.add_argument("--processes", type=WORKERS, default=cores)
+    make = command("synthesize", "write a synthetic data set in the layout of a real one")
+    make.add_argument("--out", required=True, type=path_text, metavar="DIR", help="folder to write")
+    make.add_argument("--layout", default="viton_hd", help=f"{DATASETS} (default: %(default)s)")
+    for split, people in (("train", 1000), ("val", 50), ("test", 100)):
+        text = f"number of people in the {split} split (default: %(default)s)"
+        make.add_argument(f"--{split}", type=whole(), default=people, metavar="N", help=text)
+    make.add_argument(
+        "--height", type=SIDE_PX, default=128, help="photo height in pixels (default: %(default)s)"
+    )
+    make.add_argument(
+        "--width", type=SIDE_PX, default=96, help="photo width in pixels (default: %(default)s)"
+    )
+    make.add_argument("--seed", type=SEED, default=0, help="random seed (default: %(default)s)")
+    make.add_argument("--processes", type=WORKERS, default=cores, help=WORKER_HELP)
 
     bodies.add_arguments(command("bodies", bodies.HELP))
     fit.add_arguments(command("fit", fit.HELP))
 
-    text = "pose maps of a raw data set's SMPL-X parameters, or of named target poses"
+    text = "render pose maps of a raw data set's SMPL-X parameters, or of target poses"
     poses.add_arguments(command("poses", text))
 
-    build = command("build", "turn a raw folder into records")
+    build = command("build", "convert a raw data set to records")
     build.add_argument(
         "--raw", required=True, type=path_text, metavar="DIR", help="raw data set folder"
     )
-    build.add_argument("--out", required=True, type=path_text, metavar="DIR")
-    build.add_argument("--dataset", default="viton_hd", help=DATASETS)
+    build.add_argument(
+        "--out", required=True, type=path_text, metavar="DIR", help="records folder to write"
+    )
+    build.add_argument("--dataset", default="viton_hd", help=f"{DATASETS} (default: %(default)s)")
     datasets.add_arguments(build)
-    build.add_argument("--processes", type=WORKERS, default=1)
-    build.add_argument("--overwrite", action="store_true", help="replace records at --out")
+    build.add_argument("--processes", type=WORKERS, default=1, help=WORKER_HELP)
+    build.add_argument("--overwrite", action="store_true", help="replace the records in --out")
     add_writing_arguments(build)
 
-    duplicates.add_arguments(command("duplicates", "find photos that are in a raw folder twice"))
+    duplicates.add_arguments(command("duplicates", "find duplicate photos in a raw data set"))
 
-    latents = command("latents", "encode records with a model's VAE, once, for training")
-    latents.add_argument("--records", required=True, type=path_text, metavar="DIR")
+    latents = command("latents", "encode records to VAE latents, so that training does not have to")
     latents.add_argument(
-        "--model", required=True, type=path_text, metavar="DIR", help="diffusers folder with vae/"
+        "--records", required=True, type=path_text, metavar="DIR", help="image records to encode"
     )
     latents.add_argument(
-        "--config", required=True, type=path_text, metavar="FILE", help="for the slot sizes"
+        "--model",
+        required=True,
+        type=path_text,
+        metavar="DIR",
+        help="diffusers folder with the VAE (vae/)",
     )
-    latents.add_argument("--out", required=True, type=path_text, metavar="DIR")
-    latents.add_argument("--batch-size", type=BATCH, default=32)
-    latents.add_argument("--overwrite", action="store_true")
+    latents.add_argument(
+        "--config",
+        required=True,
+        type=path_text,
+        metavar="FILE",
+        help="config file, for the slot sizes",
+    )
+    latents.add_argument(
+        "--out", required=True, type=path_text, metavar="DIR", help="latents folder to write"
+    )
+    latents.add_argument(
+        "--batch-size", type=BATCH, default=32, help="images per batch (default: %(default)s)"
+    )
+    latents.add_argument("--overwrite", action="store_true", help="replace the latents in --out")
     add_writing_arguments(latents)
 
-    check = command("check", "read a raw data set or records, and report faults by kind")
+    check = command("check", "check a raw data set or records, and report faults by kind")
     where = check.add_mutually_exclusive_group(required=True)
-    where.add_argument("--records", type=path_text, metavar="DIR")
+    where.add_argument("--records", type=path_text, metavar="DIR", help="records folder")
     where.add_argument("--raw", type=path_text, metavar="DIR", help="raw data set folder")
-    check.add_argument("--dataset", help=f"with --raw: {DATASETS}; default: by its layout")
+    check.add_argument("--dataset", help=f"with --raw: {DATASETS} (default: detect)")
     datasets.add_arguments(check)
-    check.add_argument("--processes", type=WORKERS, default=1, help="with --raw")
+    check.add_argument("--processes", type=WORKERS, default=1, help=f"with --raw: {WORKER_HELP}")
 
-    show = command("show", "write a contact sheet of records")
-    show.add_argument("--records", required=True, type=path_text, metavar="DIR")
-    show.add_argument("--out", required=True, type=path_text, metavar="FILE.png")
-    show.add_argument("--split", default="train")
-    show.add_argument("--count", type=whole(1, 10000), default=8)
+    show = command("show", "draw a contact sheet of records")
+    show.add_argument(
+        "--records", required=True, type=path_text, metavar="DIR", help="image records to show"
+    )
+    show.add_argument(
+        "--out", required=True, type=path_text, metavar="FILE.png", help="image to write"
+    )
+    show.add_argument("--split", default="train", help="split to show (default: %(default)s)")
+    show.add_argument(
+        "--count", type=whole(1, 10000), default=8, help="number of records (default: %(default)s)"
+    )
 
 
 def run(options: argparse.Namespace) -> None:
@@ -101,17 +128,17 @@ def run(options: argparse.Namespace) -> None:
 
 
 def synthesize(options: argparse.Namespace) -> None:
-    """Write the synthetic world."""
+    """Write a synthetic data set."""
     from omfa_jax.data.world.writer import write_world
 
     counts = {"train": options.train, "val": options.val, "test": options.test}
-    with contextlib.ExitStack() as shown:
+    with contextlib.ExitStack() as stack:
         bars: list[tqdm] = []
 
         def advance(done: int, total: int) -> None:
-            # not before the first: what is refused has no bar
+            # created with the first person, so that an error shows no progress bar
             if not bars:
-                bars.append(shown.enter_context(tqdm(None, "synthesize", total, unit="person")))
+                bars.append(stack.enter_context(tqdm(None, "synthesize", total, unit="person")))
             bars[0].update(1)
 
         report = write_world(
@@ -128,7 +155,7 @@ def synthesize(options: argparse.Namespace) -> None:
 
 
 def build(options: argparse.Namespace) -> None:
-    """Build records and say what was found and skipped."""
+    """Build records, and log what was found and skipped."""
     from omfa_jax.data.build import build as build_records
 
     build_records(
@@ -143,7 +170,7 @@ def build(options: argparse.Namespace) -> None:
 
 
 def latents(options: argparse.Namespace) -> None:
-    """Encode the records of every split."""
+    """Encode the records of all splits."""
     from omfa_jax.cli.config import load_config, weights_source
     from omfa_jax.sampling.encode_records import encode_records
 
@@ -160,7 +187,7 @@ def latents(options: argparse.Namespace) -> None:
 
 
 def check(options: argparse.Namespace) -> None:
-    """Report the faults of a raw data set or a records folder; any fault is an error."""
+    """Report the faults of a raw data set or a records folder; OmfaError if there are any."""
     from omfa_jax.data.check import check_records, summary
 
     if options.raw:
@@ -173,11 +200,11 @@ def check(options: argparse.Namespace) -> None:
     log.info(summary(report))
     if report.faults:
         where = options.raw or options.records
-        raise OmfaError(f"{where}: {len(report.faults)} faults, listed above")
+        raise OmfaError(f"{where}: found {len(report.faults)} faults, listed above")
 
 
 def show(options: argparse.Namespace) -> None:
-    """Write the contact sheet."""
+    """Draw the contact sheet."""
     from omfa_jax.data.show import contact_sheet
 
     contact_sheet(options.records, Path(options.out), split=options.split, count=options.count)

@@ -1,4 +1,4 @@
-"""`omfa data duplicates`: photos that are in a raw data set more than once."""
+"""`omfa data duplicates`: find duplicate photos in a raw data set."""
 
 import argparse
 import logging
@@ -15,22 +15,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--raw", required=True, type=path_text, metavar="DIR", help="raw data set folder"
     )
     parser.add_argument(
-        "--out", required=True, type=path_text, metavar="FILE.json", help="for build's --clean"
+        "--out",
+        required=True,
+        type=path_text,
+        metavar="FILE.json",
+        help="list to write, for --clean",
     )
-    parser.add_argument("--dataset", help="default: told by the folder's layout")
+    parser.add_argument("--dataset", help="name of the data set (default: detect by the layout)")
     parser.add_argument(
         "--distance",
         type=whole(0, 64),
         default=10,
-        help="differing bits of 64 at which photos are compared",
+        help="largest hash distance of candidates, in bits of 64 (default: %(default)s)",
     )
-    parser.add_argument("--processes", type=WORKERS, default=os.cpu_count() or 1)
+    parser.add_argument(
+        "--processes",
+        type=WORKERS,
+        default=os.cpu_count() or 1,
+        help="number of worker processes (default: %(default)s)",
+    )
 
 
 def run(options: argparse.Namespace) -> None:
-    """Find, write the list, and say what was found."""
+    """Find duplicates, write the list, and log a summary."""
     from omfa_jax.core.files import require_writable_file
-    from omfa_jax.data.duplicates import find_in_folder, summary, write_list
+    from omfa_jax.data.check_raw import find_in_folder
+    from omfa_jax.data.clean import write_list
+    from omfa_jax.data.duplicates import summary
 
     out = require_writable_file(options.out, "--out")
     report = find_in_folder(

@@ -1,4 +1,4 @@
-"""`omfa data fit`: body parameters from the 2D keypoints of a raw folder."""
+"""`omfa data fit`: fit body parameters to the 2D keypoints of a raw data set."""
 
 import argparse
 import logging
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from omfa_jax.cli.flags import BATCH, path_text
 from omfa_jax.core.errors import OmfaError
 
-HELP = "fit SMPL-X bodies to the photos' 2D keypoints (SPLIT/smplx), no pose network needed"
+HELP = "fit SMPL-X bodies to the photos' 2D keypoints, without a pose network (SPLIT/smplx)"
 
 log = logging.getLogger(__name__)
 
@@ -20,17 +20,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--keypoints",
         default="openpose",
-        help="openpose (VITON-HD's layout), deepfashion (DeepFashion-MultiModal's) or dresscode",
+        help="keypoints and layout: openpose (VITON-HD), deepfashion (DeepFashion-MultiModal) or"
+        " dresscode (default: %(default)s)",
     )
     parser.add_argument(
-        "--smplx-model", type=path_text, metavar="FILE", help="SMPL-X .npz; default: the free body"
+        "--smplx-model", type=path_text, metavar="FILE", help="SMPL-X .npz (default: the free body)"
     )
-    parser.add_argument("--batch-size", type=BATCH, default=16, help="photos at a time")
-    parser.add_argument("--overwrite", action="store_true", help="fit again what is there")
+    parser.add_argument(
+        "--batch-size", type=BATCH, default=16, help="photos per batch (default: %(default)s)"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace existing bodies")
 
 
 def run(options: argparse.Namespace) -> None:
-    """Fit every photo of every split; an error only if not one has a body in the end."""
+    """Fit the photos of all splits; raise an OmfaError only if none of them has a body."""
     from omfa_jax.body.fit.fitting import Fitter
     from omfa_jax.body.fit.folder import fit_folder
     from omfa_jax.body.fit.keypoints import BODY_25, DEEPFASHION, as_body_25
@@ -49,7 +52,7 @@ def run(options: argparse.Namespace) -> None:
             size_px = photo.size_px()
             rows = photo.read(size_px)
             if rows is None:
-                raise OmfaError("the keypoints file shows nobody")
+                raise OmfaError("the keypoints file has no person")
             return rows if known is DEEPFASHION else as_body_25(rows), size_px
 
         return read
@@ -66,4 +69,4 @@ def run(options: argparse.Namespace) -> None:
         log.info("%s: %s", folder.name, report)
         reports.append(report)
     if not any(report.fitted + report.kept for report in reports):
-        raise OmfaError(f"{options.raw}: no fit was accepted; the reasons are listed above")
+        raise OmfaError(f"{options.raw}: no fit was accepted, for the reasons listed above")

@@ -1,4 +1,4 @@
-"""`omfa data poses`: pose maps of a raw data set's bodies, or of named target poses."""
+"""`omfa data poses`: render pose maps of a raw data set's bodies, or of target poses."""
 
 import argparse
 import logging
@@ -18,34 +18,61 @@ log = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags."""
+    """Add the flags of `omfa data poses`."""
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument(
-        "--raw", type=path_text, metavar="DIR", help="raw data set: every smplx/ folder of it"
+        "--raw", type=path_text, metavar="DIR", help="raw data set: render every smplx/ folder"
     )
-    what.add_argument("--poses", metavar="NAME,...|all", help="target poses of the library")
-    what.add_argument("--turntable", type=whole(1, 10000), metavar="N", help="N views round a body")
+    what.add_argument("--poses", metavar="NAME,...|all", help="render target poses of the library")
+    what.add_argument(
+        "--turntable", type=whole(1, 10000), metavar="N", help="render N views around a body"
+    )
     what.add_argument("--list", action="store_true", help="print the library's pose names")
     parser.add_argument(
-        "--library", type=path_text, metavar="FILE.json", help="default: the library shipped"
+        "--library",
+        type=path_text,
+        metavar="FILE.json",
+        help="pose library (default: the built-in one)",
     )
     parser.add_argument(
-        "--body", type=path_text, metavar="FILE.npz", help="whose body; default: the mean one"
+        "--body",
+        type=path_text,
+        metavar="FILE.npz",
+        help="body shape and camera of the target poses (default: the mean body)",
     )
-    parser.add_argument("--size", default="768x1024", metavar="WxH", help="without --body")
     parser.add_argument(
-        "--out", type=path_text, metavar="DIR", help="for target poses and turntables"
+        "--size",
+        default="768x1024",
+        metavar="WxH",
+        help="image size in pixels if --body has no camera (default: %(default)s)",
     )
     parser.add_argument(
-        "--smplx-model", type=path_text, metavar="FILE", help="SMPL-X .npz; default: the free body"
+        "--out",
+        type=path_text,
+        metavar="DIR",
+        help="folder to write target poses and turntables to",
     )
-    parser.add_argument("--style", default="normals", help="normals, positions, parts or shaded")
-    parser.add_argument("--backend", default="auto", help="auto, pyrender or zbuffer")
-    parser.add_argument("--processes", type=WORKERS, default=os.cpu_count() or 1)
+    parser.add_argument(
+        "--smplx-model", type=path_text, metavar="FILE", help="SMPL-X .npz (default: the free body)"
+    )
+    parser.add_argument(
+        "--style",
+        default="normals",
+        help="normals, positions, parts or shaded (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--backend", default="auto", help="auto, pyrender or zbuffer (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--processes",
+        type=WORKERS,
+        default=os.cpu_count() or 1,
+        help="number of worker processes (default: %(default)s)",
+    )
 
 
 def run(options: argparse.Namespace) -> None:
-    """Render what was asked for."""
+    """Render the pose maps, or print the library's pose names."""
     if options.list:
         from omfa_jax.body.library import load_library
 
@@ -54,7 +81,7 @@ def run(options: argparse.Namespace) -> None:
     from omfa_jax.body.params_file import save_body
     from omfa_jax.body.pose_maps import body_files, check_settings, folders_named
 
-    # before anything is made: who asks for what cannot be had finds no traces of it
+    # before anything is written, so that a wrong flag leaves no files
     check_settings(options.style, options.backend, options.processes)
     if options.raw:
         raw = require_dir(options.raw, "raw data set", "--raw")
@@ -62,12 +89,12 @@ def run(options: argparse.Namespace) -> None:
         if not folders:
             raise OmfaError(f"no smplx/ folder under {raw}; expected {raw}/SPLIT/smplx/NAME.npz")
         for folder in folders:
-            # an empty one is told now, not after hours of the others
+            # raises for an empty folder now, not after hours of rendering the others
             body_files(folder)
         render_folders([(folder, folder.parent / "pose") for folder in folders], options)
     else:
         if not options.out:
-            raise OmfaError("--out DIR: say where the bodies and pose maps go")
+            raise OmfaError("--out: expected a folder for the bodies and pose maps")
         bodies, camera = targets(options)
         out = Path(options.out)
         folder = require_writable_dir(out / "smplx", "--out")
@@ -77,7 +104,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def render_folders(folders: list[tuple[Path, Path]], options: argparse.Namespace) -> None:
-    """Render folders of bodies to folders of pose maps; failures are an error at the very end."""
+    """Render folders of bodies to folders of pose maps; OmfaError at the end on failures."""
     from omfa_jax.body.pose_maps import render_folder
 
     failed = 0
@@ -93,11 +120,11 @@ def render_folders(folders: list[tuple[Path, Path]], options: argparse.Namespace
         log.info("%s: %s", maps, report)
         failed += len(report.failed)
     if failed:
-        raise OmfaError(f"{failed} pose maps could not be rendered; they are listed above")
+        raise OmfaError(f"{failed} pose maps could not be rendered, listed above")
 
 
 def targets(options: argparse.Namespace) -> "tuple[dict[str, BodyParams], Camera]":
-    """Return a body for every pose or view asked for, and the camera that all are before."""
+    """Return the body of every requested pose or view, and their common camera."""
     from omfa_jax.body.library import in_place_of, load_library, rotations, studio_camera
     from omfa_jax.body.model import load_model
     from omfa_jax.body.params import from_full_pose, neutral

@@ -14,11 +14,16 @@ def add_writing_arguments(parser: argparse.ArgumentParser) -> None:
         type=whole(1, 10**7),
         default=SHARD_RECORDS,
         metavar="N",
-        help="items per file",
+        help="items per shard (default: %(default)s)",
     )
-    parser.add_argument("--runner", default="local", help=" or ".join(RUNNERS))
     parser.add_argument(
-        "--beam-options", default="", metavar="TEXT", help="Apache Beam's, see docs/records.md"
+        "--runner", default="local", help=f"{' or '.join(RUNNERS)} (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--beam-options",
+        default="",
+        metavar="TEXT",
+        help="pipeline options of Apache Beam, see docs/records.md",
     )
 
 

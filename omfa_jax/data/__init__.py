@@ -1,1 +1,1 @@
-"""Data sets: the record schema, builders for raw folders, a synthetic world, the pipeline."""
+"""Data sets: builders from raw folders to records, records on disk, and the input pipeline."""

@@ -1,4 +1,4 @@
-"""Augmentation: what belongs together moves together, by random numbers of the position alone."""
+"""Augmentation of images, the same for all images of an example that must stay consistent."""
 
 import functools
 import math
@@ -13,12 +13,11 @@ from omfa_jax.core import images
 from omfa_jax.core.bounds import Number, Tuple, require
 from omfa_jax.core.errors import OmfaError
 
-# Rec. 601, as Pillow's grey
+# Rec. 601 weights, as in Pillow's conversion to grey
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 GREY = np.float32(127.5)
 
-
-# what the settings may be
+# bounds of the settings
 AUGMENT = {
     "flip_prob": Number(0, 1),
     "scale": Tuple(Number(0.1, 10), 2, 2),
@@ -28,12 +27,12 @@ AUGMENT = {
 
 @dataclass(frozen=True)
 class AugmentSettings:
-    """How much training pictures are changed; the defaults change nothing.
+    """Strength of the augmentation of training images; the defaults disable it.
 
-    `flip_prob`: the probability that everything is mirrored, letters on cloth too. `scale`: (least,
-    most) that a picture is enlarged, drawn evenly in its logarithm; below 1 it shrinks. `shift`:
-    by how much of its sides it moves at most; what leaves the frame is cropped. `brightness`,
-    `contrast` and `saturation` multiply by 1 plus or minus up to this.
+    `flip_prob`: probability of mirroring all images of an example, letters on cloth included. `scale`:
+    (minimum, maximum) magnification, log-uniform. `shift`: largest translation, as a share of the
+    slot's sides; what leaves the slot is cropped. `brightness`, `contrast`, `saturation`: largest
+    deviation of the factor from 1.
     """
 
     flip_prob: float = 0.0
@@ -46,18 +45,20 @@ class AugmentSettings:
     def __post_init__(self) -> None:
         require("config.data.augment.", AUGMENT, self)
         if self.scale[0] > self.scale[1]:
-            raise OmfaError(f"config.data.augment.scale: expected (least, most), got {self.scale}")
+            raise OmfaError(
+                f"config.data.augment.scale: expected (minimum, maximum), got {self.scale}"
+            )
 
     @functools.cached_property
     def active(self) -> bool:
-        """True if anything is ever changed."""
+        """True if any augmentation is enabled."""
         return self != AugmentSettings()
 
 
 class Move(NamedTuple):
-    """Where a slot's content goes: enlarged about the slot's centre, then moved by (x, y).
+    """An affine move of a slot's content: scaling about the slot's centre, then translation.
 
-    `shift` is in units of the slot's width and height.
+    `shift` is (x, y) in units of the slot's width and height.
     """
 
     scale: float = 1.0
@@ -65,7 +66,7 @@ class Move(NamedTuple):
 
 
 class Augmentation(NamedTuple):
-    """One example's changes. `person` moves the photo and its pose map, `garment` the garment."""
+    """The augmentation of one example. `person` moves both the photo and its pose map."""
 
     flip: bool = False
     person: Move = Move()
@@ -76,7 +77,8 @@ class Augmentation(NamedTuple):
 
 
 def draw(settings: AugmentSettings, rng: np.random.Generator) -> Augmentation:
-    """Return an example's changes; always the same number of draws, whatever is switched on."""
+    """Return a random augmentation of one example."""
+    # always ten numbers: switching one setting on must not change the draws of the others
     u = rng.random(10)
     most = (settings.brightness, settings.contrast, settings.saturation)
     brightness, contrast, saturation = (1 + np.array(most) * (2 * u[7:] - 1)).tolist()
@@ -91,15 +93,15 @@ def draw(settings: AugmentSettings, rng: np.random.Generator) -> Augmentation:
 
 
 def moved(
-    picture: UInt8[np.ndarray, "h w 3"], slot: tuple[int, int], fill: int, move: Move
+    image: UInt8[np.ndarray, "h w 3"], slot: tuple[int, int], fill: int, move: Move
 ) -> UInt8[np.ndarray, "height_px width_px 3"]:
-    """Return the picture letter-boxed into the slot and moved there, resampled once.
+    """Return the image letterboxed into the slot and moved, with one resampling.
 
-    Pictures of one aspect stay aligned under one move, whatever their sizes.
+    Images of the same aspect ratio stay aligned under the same move, whatever their sizes.
     """
     if move == Move():
-        return images.letterbox(picture, *slot, fill=fill)
-    top, left, height, width = images.letterbox_box(picture.shape[:2], *slot)
+        return images.letterbox(image, *slot, fill=fill)
+    top, left, height, width = images.letterbox_box(image.shape[:2], *slot)
     spans = [
         _span(offset, size, side, move.scale, shift)
         for offset, size, side, shift in (
@@ -110,9 +112,9 @@ def moved(
     frame = np.full((*slot, 3), fill, np.uint8)
     (x0, x1, from_x0, from_x1), (y0, y1, from_y0, from_y1) = spans
     if x0 < x1 and y0 < y1:
-        h, w = picture.shape[:2]
+        h, w = image.shape[:2]
         box = (from_x0 * w, from_y0 * h, from_x1 * w, from_y1 * h)
-        content = Image.fromarray(picture).resize(
+        content = Image.fromarray(image).resize(
             (x1 - x0, y1 - y0), Image.Resampling.LANCZOS, box=box
         )
         frame[y0:y1, x0:x1] = np.asarray(content)
@@ -120,15 +122,16 @@ def moved(
 
 
 def recoloured(
-    picture: UInt8[np.ndarray, "h w 3"], change: Augmentation
+    image: UInt8[np.ndarray, "h w 3"], change: Augmentation
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """Return the photo with other brightness, contrast (about mid grey) and saturation.
+    """Return the photo with its brightness, contrast (about mid grey) and saturation adjusted.
 
-    About mid grey, not the picture's mean: a garment then keeps one colour in all its pictures.
+    The contrast is about mid grey, not the image's mean, so that a garment keeps the same colour in
+    all its images.
     """
     if (change.brightness, change.contrast, change.saturation) == (1.0, 1.0, 1.0):
-        return picture
-    samples = picture * np.float32(change.brightness)
+        return image
+    samples = image * np.float32(change.brightness)
     samples = (samples - GREY) * np.float32(change.contrast) + GREY
     if change.saturation != 1.0:
         grey = (samples @ LUMA)[..., None]
@@ -145,12 +148,13 @@ def _move(settings: AugmentSettings, size: float, x: float, y: float) -> Move:
 def _span(
     offset: int, size: int, side: int, scale: float, shift: float
 ) -> tuple[int, int, float, float]:
-    """Return along one axis (first, end) pixels that the picture fills, and from which part of it.
+    """Return (first, end) of the pixels that the image covers along one axis, and their source.
 
-    The part, 0..1 of the picture's length, is the one that belongs to these whole pixels exactly.
+    The source is the interval of the image's length, in [0, 1], that maps to exactly these pixels.
     """
     start = (offset - side / 2) * scale + side / 2 + shift * side
     length = size * scale
+    # 1e-6: rounding errors must not cost a pixel where the edge is meant to be at a whole one
     first = max(0, math.ceil(start - 1e-6))
     end = min(side, math.floor(start + length + 1e-6))
     return first, end, max(0.0, (first - start) / length), min(1.0, (end - start) / length)

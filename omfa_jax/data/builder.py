@@ -1,4 +1,4 @@
-"""What every data set's TFDS builder shares: reading items into shards, and the build's report."""
+"""The base class of the data sets' TFDS builders, the source of their shards, and the report."""
 
 import dataclasses
 import functools
@@ -29,10 +29,10 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class BuildReport:
-    """What a build found and made.
+    """The result of a build.
 
-    `skipped` holds ("split/key", reason) of every item left out; `warnings` one line per flaw that
-    records were kept with; `built_per_split` the records of each split that has any.
+    `skipped`: ("split/key", reason) of every skipped item. `warnings`: one line per kind of flaw in
+    the records. `built_per_split`: records of each non-empty split. Saved in the manifest.
     """
 
     found: int = 0
@@ -42,34 +42,34 @@ class BuildReport:
 
     @property
     def built(self) -> int:
-        """Records written, all splits together."""
+        """Number of records in all splits."""
         return sum(self.built_per_split.values())
 
 
 @runtime_checkable
 class Item(Protocol):
-    """One row of a data set before it is read; picklable."""
+    """One row of a raw data set, not yet read; picklable."""
 
     @property
     def key(self) -> str:
-        """Unique in its split."""
+        """The key, unique in its split."""
         ...
 
 
 class RecordsBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
-    """Base of the image data sets: a subclass lists its items and reads one into a record.
+    """Base class of the data sets: a subclass lists its items and reads one item into a record.
 
-    `raw_items(raw_dir, warnings, **item_options)` returns {split: items}, in the same order each
-    time it is called; a subclass names the options that it takes in `options_taken`. `read(item)`
-    returns the record and its flaws (short phrases), or raises an OmfaError, which skips the item.
-    A restarted build notices that a file has changed if an item's field holds its Path.
+    `raw_items(raw_dir, warnings, **item_options)` returns {split: items}, in a deterministic order;
+    `options_taken` names the options it accepts. `read(item)` returns the record and its flaws
+    (short phrases), or raises an OmfaError, which skips the item. Items must hold the Path of every
+    file they depend on: a restarted build then detects that a file has changed.
 
-    `build` writes the shards itself, restartably; `download_and_prepare` writes the same ones by
-    TFDS's means, and those alone.
+    `build` writes the shards itself, resumable; `download_and_prepare` writes the same shards with
+    TFDS.
     """
 
     VERSION = tfds.core.Version("1.0.0")
-    # TFDS's search for its checksum files needs a package that it does not declare (4.9.10)
+    # disables TFDS's search for checksum files, which imports an undeclared dependency (4.9.10)
     code_path = None
 
     options_taken: tuple[str, ...] = ()
@@ -111,27 +111,30 @@ class RecordsBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
 
 @dataclass(frozen=True)
 class ImageShards:
-    """The shards of a data set's pictures: reads the items that `put` left beside the shards."""
+    """Source of the image records of a shard, read from the items that `put` stored.
+
+    Items are stored in files so that worker processes load those of their own shards only.
+    """
 
     builder: type[RecordsBuilder]
     partial: Partial
     kind: schema.Kind = "images"
 
     def put(self, shard: Shard, items: Sequence[Item]) -> None:
-        """Write down the shard's items, for whichever process will read them."""
+        """Store the shard's items for the process that will read them."""
         with disk_errors(self.partial.folder):
             self.partial.items_path(shard.file_name).write_bytes(pickle.dumps(list(items)))
 
     def items(self, shard: Shard) -> list[Item]:
-        """Return the shard's items."""
+        """Load the shard's items."""
         return pickle.loads(self.partial.items_path(shard.file_name).read_bytes())
 
     def stamp(self, shard: Shard) -> str:
-        """Return a digest of the items and of the state of their files."""
+        """Return a digest of the items and of the size and time of their files."""
         return stamp_of(self.builder.name, str(self.builder.VERSION), shard, self.items(shard))
 
     def records(self, shard: Shard, report: ShardReport) -> Iterator[schema.Record]:
-        """Yield the records of the items that can be read; `report` takes skips and flaws."""
+        """Yield the records of all readable items; skips and flaws go to `report`."""
         for item in self.items(shard):
             outcome = _attempt(self.builder.read, item)
             if isinstance(outcome, OmfaError):
@@ -145,7 +148,7 @@ class ImageShards:
 
 
 def merged(partial: Partial, shards: Sequence[Shard], warnings: Sequence[str]) -> BuildReport:
-    """Return the report of the whole build from its shards' own, whenever they were written."""
+    """Return the report of the build, merged from the stored reports of all shards."""
     report = BuildReport(warnings=list(warnings))
     flaws: dict[str, dict[str, tuple[int, list[str]]]] = {}
     for shard in shards:
@@ -191,13 +194,13 @@ def _some(count: int, keys: Sequence[str]) -> str:
 
 
 def nothing_built(raw_dir: str, report: BuildReport) -> str:
-    """Return what to say of a build without a single record."""
+    """Return the error message of a build without a single record."""
     reasons = "; ".join(f"{key}: {reason}" for key, reason in report.skipped[:EXAMPLE_KEYS])
     return f"{raw_dir}: none of the {report.found} items could be built ({reasons or 'no items'})"
 
 
 def summary(report: BuildReport) -> str:
-    """Return the report as text: counts, then a line for every warning and skipped item."""
+    """Return the report as text: counts, then one line per warning and skipped item."""
     splits = ", ".join(f"{split} {count}" for split, count in report.built_per_split.items())
     lines = [f"found {report.found}, built {report.built} ({splits})"]
     lines += [f"warning: {line}" for line in report.warnings]
@@ -206,5 +209,5 @@ def summary(report: BuildReport) -> str:
 
 
 def as_facts(report: BuildReport) -> dict[str, Any]:
-    """Return the report as JSON-able facts for the manifest."""
+    """Return the report as JSON-serializable facts for the manifest."""
     return dataclasses.asdict(report)

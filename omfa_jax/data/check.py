@@ -1,4 +1,4 @@
-"""Reads every record of a folder once and says what is wrong with it."""
+"""Check every record of a folder and report the faults by kind."""
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,19 +18,19 @@ EXAMPLES_SHOWN = 5
 
 @dataclass
 class CheckReport:
-    """What was read, and for each kind of `content.KINDS` a line for every finding."""
+    """The number of items checked, and the findings of each kind of `content.KINDS`."""
 
     checked: int = 0
     findings: dict[str, list[str]] = field(default_factory=dict)
 
     def add(self, where: str, findings: Iterable[Finding]) -> None:
-        """Note what was found at a place."""
+        """Add the findings at a place (SPLIT/KEY)."""
         for kind, what in findings:
             self.findings.setdefault(kind, []).append(f"{where}: {what}")
 
     @property
     def faults(self) -> tuple[str, ...]:
-        """All findings but those that training does without."""
+        """All findings except those that do not harm training."""
         return tuple(line for kind in KINDS if kind not in NOTES for line in self.of(kind))
 
     def of(self, kind: str) -> list[str]:
@@ -41,16 +41,16 @@ class CheckReport:
 def check_records(records_dir: str | os.PathLike) -> CheckReport:
     """Read and decode every record of every split, image records or latents.
 
-    Faults are those of `content.KINDS`, among them a split with another number of records than the
-    manifest says, a key that occurs twice in its split, and a photo or person that is in two
-    splits. Raises OmfaError if the folder is not a records folder.
+    Besides the faults of single records: a split whose number of records differs from the
+    manifest's, a duplicate key, and a photo or person in two splits. Raises OmfaError if the folder
+    is not a records folder.
     """
     manifest = schema.read_manifest(records_dir)
     report, photos = CheckReport(), _Photos()
     for split, count in manifest["splits"].items():
         source = schema.open_records(records_dir, split)
         if len(source) != count:
-            what = f"the manifest says {count} records, there are {len(source)}"
+            what = f"expected {count} records as in the manifest, found {len(source)}"
             report.add(split, [("damaged_record", what)])
         seen: set[str] = set()
         for index in tqdm(range(len(source)), split, unit="record", disable=None):
@@ -74,7 +74,7 @@ def check_records(records_dir: str | os.PathLike) -> CheckReport:
 
 
 def summary(report: CheckReport) -> str:
-    """Return the report as text: the counts by kind, each with its first findings."""
+    """Return the report as text: the count of each kind, with its first findings."""
     lines = [f"checked {report.checked}: {len(report.faults) or 'no'} faults"]
     for kind, about in KINDS.items():
         if found := report.of(kind):
@@ -87,7 +87,7 @@ def summary(report: CheckReport) -> str:
 
 
 class _Photos:
-    """Prints of the records' photos, to find those and the people that occur twice."""
+    """Collects the photos and people of all splits, to find those that occur twice."""
 
     def __init__(self) -> None:
         self._photos: list[duplicates.Photo] = []
@@ -100,7 +100,7 @@ class _Photos:
         try:
             self._prints.add(duplicates.fingerprint(record.person))
         except OmfaError:
-            # said already
+            # already reported as unreadable
             return
         self._photos.append(duplicates.Photo(split, record.key))
 
@@ -112,16 +112,16 @@ class _Photos:
 
 
 def duplicate_findings(groups: Iterable[duplicates.Group]) -> Iterator[Finding]:
-    """Yield a finding for every photo that another one shows already."""
+    """Yield a finding for every photo that duplicates another."""
     for group in groups:
         kept = f"{group.kept.name} ({group.kept.split})"
         for photo, bits in group.others:
             kind = "duplicate" if photo.split == group.kept.split else "shared_person"
-            yield kind, f"{photo.name} ({photo.split}) is {kept} again, {bits} bits apart"
+            yield kind, f"{photo.name} ({photo.split}) duplicates {kept}, {bits} bits apart"
 
 
 def _latent_faults(record: schema.LatentRecord, facts: Mapping[str, Any]) -> Iterator[Finding]:
-    # of moments, each record has a mean and a deviation
+    # with moments, a record stores mean and standard deviation
     arrays = 1 + facts.get("moments", False)
     for name, shape in facts["shapes"].items():
         latents: np.ndarray[Any, Any] = np.frombuffer(getattr(record, name), "<f2")

@@ -1,4 +1,4 @@
-"""Reads a raw data set as `omfa data build` would, and says what is wrong before it is built."""
+"""Check a raw data set before it is built: read every item as `omfa data build` would."""
 
 import collections
 import functools
@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from tqdm import tqdm
@@ -18,18 +18,19 @@ from omfa_jax.core.workers import in_order
 from omfa_jax.data import duplicates
 from omfa_jax.data.build import BUILDERS, dataset_of
 from omfa_jax.data.check import CheckReport, duplicate_findings
+from omfa_jax.data.clean import HasPhoto
 from omfa_jax.data.content import Finding, mask_findings, record_findings
 from omfa_jax.data.labels import label_set
 
-# masks that some tools put beside VITON-HD's photos: folder -> file name of a key
+# masks that some tools add to VITON-HD: folder -> file name of a key
 MASKS = {"cloth-mask": "{}", "agnostic-mask": "{}_mask"}
-# a size that so many photos have is the set's
+# a size shared by this share of the photos is the data set's
 USUAL_SHARE = 0.9
-# CIHP's 10 is the torso's skin, which most photos show; LIP's 10 is jumpsuits, which few wear
+# id 10 tells CIHP from LIP: torso skin, in most photos, against jumpsuits, in few
 TRAP_ID, MIN_MAPS = 10, 20
 TORSO_IS_SHOWN, JUMPSUIT_IS_WORN = 0.05, 0.5
 
-# how the readers' phrases begin or go on -> what kind of fault they tell of
+# prefix, or part, of a reader's flaw -> kind of fault
 PHRASES = {
     "no face found": "no_face",
     "no in-shop garment": "missing",
@@ -37,12 +38,12 @@ PHRASES = {
     "no ": "absent",
     "damaged ": "unreadable",
 }
-WITHIN = {" ids that ": "label_set", " has not the photo's ": "wrong_size"}
+WITHIN = {" ids that ": "label_set", " differs from the photo's ": "wrong_size"}
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What one item showed: its findings, its photo's (height, width), its map's label ids."""
+    """The findings of one item, its photo's (height, width), and the ids in its label map."""
 
     findings: tuple[Finding, ...]
     size_px: tuple[int, int] | None = None
@@ -58,8 +59,8 @@ def check_raw(
 ) -> CheckReport:
     """Read every item of a raw data set and report its faults (see `content.KINDS`).
 
-    `dataset` None goes by the folder's layout; `item_options` are the builder's. Raises OmfaError
-    if the folder has no layout that is known.
+    `dataset`: None detects it by the layout. `item_options`: those of the builder. Raises OmfaError
+    for an unknown layout.
     """
     root = require_dir(raw_dir, "raw data set", "--raw")
     name = dataset_of(root, dataset)
@@ -82,15 +83,37 @@ def check_raw(
                 ids.append(outcome.ids)
     report.add("all photos", _odd_sizes(sizes))
     report.add("all label maps", _trapped(ids, item_options.get("parse_labels", "cihp"), name))
-    found = duplicates.find_in_folder(root, dataset=name, processes=processes)
+    found = find_in_folder(root, dataset=name, processes=processes)
     report.add("all splits", duplicate_findings(found.groups))
     return report
 
 
+def find_in_folder(
+    raw_dir: str | os.PathLike,
+    *,
+    dataset: str | None = None,
+    max_distance_bits: int = duplicates.MAX_DISTANCE_BITS,
+    processes: int = 1,
+) -> duplicates.DuplicateReport:
+    """Return the duplicates among the photos of people in all splits of a raw data set.
+
+    `dataset`: None detects it by the layout. Raises OmfaError for an unknown layout.
+    """
+    root = require_dir(raw_dir, "raw data set", "--raw")
+    name = dataset_of(root, dataset)
+    items = cast(Mapping[str, Sequence[HasPhoto]], BUILDERS[name].raw_items(os.fspath(root), []))
+    photos = [
+        duplicates.Photo(split, item.person.relative_to(root).as_posix(), item.person)
+        for split, members in items.items()
+        for item in members
+    ]
+    return duplicates.find(photos, max_distance_bits=max_distance_bits, processes=processes)
+
+
 def inspect(dataset: str, item: Any) -> Seen:
-    """Return what one item shows; damage is a finding, never an error."""
+    """Return the findings of one item; damage is a finding, never an error."""
     if not item.person.exists():
-        return Seen((("missing", f"no photo {item.person.name}, though it is listed"),))
+        return Seen((("missing", f"listed photo {item.person.name} is missing"),))
     try:
         record, flaws = BUILDERS[dataset].read(item)
     except OmfaError as error:
@@ -99,6 +122,7 @@ def inspect(dataset: str, item: Any) -> Seen:
     findings += [found for found in record_findings(record) if found[0] != "no_face"]
     ids = None
     parse = getattr(item, "parse", None)
+    # photos with a face only: most of them also show the skin of the torso, the trap id
     if parse is not None and record.has_face:
         try:
             ids = frozenset(np.unique(images.read_labels(parse)).tolist())
@@ -125,7 +149,7 @@ def _mask(path: Path, name: str) -> Iterator[Finding]:
     for kind, what in mask_findings(mask.mean(axis=2).astype(np.uint8)):
         yield kind, f"{name}: {what}"
     if name == "cloth-mask" and not (mask >= 128).any():
-        yield "empty_garment", f"{name}: it shows no garment"
+        yield "empty_garment", f"{name}: shows no garment"
 
 
 def _kind_of(flaw: str) -> str:
@@ -149,12 +173,12 @@ def _odd_sizes(sizes: Mapping[str, tuple[int, int]]) -> Iterator[Finding]:
 
 
 def _trapped(ids: Sequence[frozenset[int]], labels: str, dataset: str) -> Iterator[Finding]:
-    """CIHP's and LIP's ids differ in one: tell them apart by how often it is there."""
+    """Yield a finding if the frequency of id 10, where CIHP and LIP differ, contradicts the set."""
     if dataset != "viton_hd" or len(ids) < MIN_MAPS:
         return
     share = sum(TRAP_ID in shown for shown in ids) / len(ids)
-    told = f"{100 * share:.0f}% of {len(ids)} maps with a face show id {TRAP_ID}"
+    observed = f"{100 * share:.0f}% of {len(ids)} maps with a face contain id {TRAP_ID}"
     if label_set(labels).name == "CIHP" and share < TORSO_IS_SHOWN:
-        yield "label_set", f"{told}, CIHP's torso skin: LIP maps? then give --parse-labels lip"
+        yield "label_set", f"{observed}, CIHP's torso skin; for LIP maps use --parse-labels lip"
     if label_set(labels).name == "LIP" and share > JUMPSUIT_IS_WORN:
-        yield "label_set", f"{told}, LIP's jumpsuits: CIHP maps? then give --parse-labels cihp"
+        yield "label_set", f"{observed}, LIP's jumpsuits; for CIHP maps use --parse-labels cihp"

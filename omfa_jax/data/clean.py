@@ -1,27 +1,29 @@
-"""Lists of photos to leave out: duplicates, and people of the training split among the test's.
+"""Read and write lists of photos to leave out: duplicates, and test photos leaked into training.
 
-A list is JSON with names under "train", "val" or "test", however nested (TryOffDiff's list of
+A list is JSON with names under "train", "val" or "test", nested at any depth (TryOffDiff's list of
 VITON-HD is {"train": {"duplicates": [...]}, "test": {"duplicates": [...], "leaked": [...]}}), or
-plain text with a name a line. A name under no split counts in all of them. The key "groups" is
-for readers (`omfa data duplicates` writes it).
+plain text with one name per line. A name outside of any split applies to all splits. The key
+"groups" is ignored: `omfa data duplicates` writes it for human readers.
 """
 
 import collections
+import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol, TypeVar
 
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.core.files import parse_json, require_file
-from omfa_jax.data.layouts import SPLITS
+from omfa_jax.core.files import atomic_write, clear_leftovers, parse_json, require_file
+from omfa_jax.data import duplicates
+from omfa_jax.data.schema import SPLITS
 
 FOR_READERS = "groups"
 NAMES_SHOWN = 3
 
 
 class HasPhoto(Protocol):
-    """An item with the photo of a person."""
+    """An item with a photo of a person."""
 
     @property
     def person(self) -> Path: ...
@@ -31,9 +33,9 @@ ItemT = TypeVar("ItemT", bound=HasPhoto)
 
 
 def read_list(path: str | os.PathLike) -> list[tuple[str | None, str]]:
-    """Return the (split, name) entries of a list; None is every split.
+    """Return the (split, name) entries of a list; split None means all splits.
 
-    Raises OmfaError if the file is missing, names nothing, or is JSON of another form.
+    Raises OmfaError if the file is missing, has no names, or is JSON of another form.
     """
     source = require_file(path, "list of photos to leave out", "--clean")
     text = source.read_text("utf-8-sig", "replace")
@@ -42,11 +44,11 @@ def read_list(path: str | os.PathLike) -> list[tuple[str | None, str]]:
         try:
             entries = list(_flattened(parse_json(text), None))
         except ValueError as error:
-            raise OmfaError(f"{source}: not valid JSON ({error}); change --clean") from None
+            raise OmfaError(f"--clean {source}: not valid JSON ({error})") from None
     else:
         entries = [(None, line.strip()) for line in text.splitlines() if line.strip()]
     if not entries:
-        raise OmfaError(f"{source}: no file name in it; change --clean or leave it out")
+        raise OmfaError(f"--clean {source}: expected file names, found none")
     return entries
 
 
@@ -55,14 +57,15 @@ def drop_listed(
 ) -> dict[str, list[ItemT]]:
     """Return the splits without the listed photos; counts and unknown names go to `warnings`.
 
-    A name matches a photo by its last parts: "000000_0.jpg" as well as
-    "upper_body/images/000000_0.jpg"; suffixes do not count. None as `path` drops nothing.
+    A name matches the last parts of a photo's path, without the suffix: "000000_0.jpg" as well as
+    "upper_body/images/000000_0.jpg". With `path` None nothing is dropped.
     """
     if path is None:
         return {split: list(items) for split, items in splits.items()}
     found: dict[str, set[int]] = {split: set() for split in splits}
     by_stem = {split: _by_stem(items) for split, items in splits.items()}
     unknown = []
+    # dict.fromkeys: in order, without repetitions
     for listed_split, name in dict.fromkeys(read_list(path)):
         parts = PurePosixPath(name).with_suffix("").parts
         matched = False
@@ -83,6 +86,22 @@ def drop_listed(
         split: [item for index, item in enumerate(items) if index not in found[split]]
         for split, items in splits.items()
     }
+
+
+def write_list(path: Path, report: duplicates.DuplicateReport) -> None:
+    """Write the duplicates as a list for `read_list`, and the groups for human readers."""
+    dropped: dict[str, dict[str, list[str]]] = {}
+    groups = []
+    for group in report.groups:
+        members = [{"split": group.kept.split, "name": group.kept.name, "distance_bits": 0}]
+        for photo, distance in group.others:
+            kind = "duplicates" if photo.split == group.kept.split else "leaked"
+            dropped.setdefault(photo.split, {}).setdefault(kind, []).append(photo.name)
+            members.append({"split": photo.split, "name": photo.name, "distance_bits": distance})
+        groups.append(members)
+    clear_leftovers(path.parent)
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps({**dropped, FOR_READERS: groups}, indent=1) + "\n")
 
 
 def _by_stem(items: Sequence[HasPhoto]) -> dict[str, list[int]]:

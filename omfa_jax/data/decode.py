@@ -1,4 +1,4 @@
-"""From records to examples and batches: pictures decoded and fitted into their slots, latents."""
+"""Decode records to examples (images at slot sizes, or latents), and stack examples to batches."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,21 +10,24 @@ from PIL import Image
 from omfa_jax.core import images
 from omfa_jax.core.errors import OmfaError, unknown
 from omfa_jax.core.tasks import COMPONENTS
-from omfa_jax.data import augment, faces, schema
+from omfa_jax.data import augment, schema
+from omfa_jax.data.batch import Batch
+from omfa_jax.data.face_crop import cut_face
 from omfa_jax.data.mirror import mirror_pose
 from omfa_jax.data.moments import moments_to_latents
 from omfa_jax.data.room import Rooms
 
-Batch = dict[str, np.ndarray]
+# one row of a batch
 Example = dict[str, np.ndarray | np.generic]
-# an example whose pictures are not copied out of Pillow's memory yet
+# an example whose images are still in Pillow's memory: copied once, straight into the batch
 Fitted = dict[str, np.ndarray | np.generic | Image.Image]
+# component -> (height_px, width_px)
 Slots = Mapping[str, tuple[int, int]]
 
-# A picture that is not there: white paper for a garment or face, black (nobody) for a pose map
+# fill of missing images and of letterbox bars: white for photos, black (no body) for pose maps
 WHITE, BLACK = 255, 0
-# from this size on numpy asks for huge pages: a batch of latents in small ones costs as much in
-# page faults as in copying
+# numpy requests huge pages for arrays from this size on. With 4 KB pages, filling a batch of
+# latents costs as much in page faults as in copying.
 HUGE_BYTES = 2**22
 ALIGN_BYTES = 64
 STILL = augment.Augmentation()
@@ -42,7 +45,7 @@ def check_slots(slots: Slots) -> None:
 
 
 def decode_record(record: schema.Record, slots: Slots, **changes: Any) -> Example:
-    """Return what `fitted_record` does, with every picture as an array."""
+    """Return the example of `fitted_record` with its images as arrays."""
     return pixels(fitted_record(record, slots, **changes))
 
 
@@ -55,12 +58,12 @@ def fitted_record(
     pose_style: str = "",
     unpaired: bool = False,
 ) -> Fitted:
-    """Return one record's pictures at the slot sizes, RGB, and has_pose.
+    """Return one record's RGB images at the slot sizes, and has_pose.
 
-    The face is the record's face box; white where no face was found. `garment_of` is the record
-    that garment and face are taken from, if it is another. `change` moves person and pose map as
-    one and mirrors and colours everything alike, the pose map by its style (see mirror.py); the
-    face is cut out before the photo moves.
+    The face is the crop of the record's face box, white without one. `garment_of`: another record
+    to take garment and face from. `change`: the augmentation; person and pose map move together,
+    flip and colour apply to all images (the pose map is flipped by its style, see mirror.py).
+    `unpaired`: return the garment that the person does not wear.
     """
     if unpaired and not record.unpaired_garment:
         raise OmfaError(f"record {record.split}/{record.key} has no unpaired garment")
@@ -73,17 +76,18 @@ def fitted_record(
         wearer = person
         if worn is not record:
             wearer = images.open_rgb(worn.person, f"person of {worn.key}")
-        face = faces.cut_face(wearer, worn.face_box_px)
+        # before augmentation: the crop stays complete where the moved photo loses part of the face
+        face = cut_face(wearer, worn.face_box_px)
     pose = None
     if record.has_pose:
         pose = images.open_rgb(record.pose, f"pose map of {record.key}")
         if change.flip:
             pose = Image.fromarray(mirror_pose(np.asarray(pose), pose_style))
     return {
-        "garment": _photo(garment, slots["garment"], change, change.garment),
-        "person": _photo(person, slots["person"], change, change.person),
-        "face": _photo(face, slots["face"], change, augment.Move()),
-        "pose": _placed(pose, slots["person"], BLACK, change.person),
+        "garment": _augment_photo(garment, slots["garment"], change, change.garment),
+        "person": _augment_photo(person, slots["person"], change, change.person),
+        "face": _augment_photo(face, slots["face"], change, augment.Move()),
+        "pose": _place(pose, slots["person"], BLACK, change.person),
         "has_pose": np.bool_(record.has_pose),
     }
 
@@ -95,10 +99,10 @@ def decode_latents(
     garment_of: schema.LatentRecord | None = None,
     rng: np.random.Generator | None = None,
 ) -> Example:
-    """Return one latent record's arrays (h, w, c), float16, and has_pose (else zero latents).
+    """Return one record's latents (h, w, c), float16, and has_pose (without a pose: zeros).
 
-    With `rng` they are drawn from the VAE's posterior, where its deviation is stored; else they are
-    its mean. They stay float16 until they are on the device: half of the bytes to copy and send.
+    With `rng` they are sampled from the VAE's posterior if its standard deviation is stored;
+    otherwise they are its mean. float16 until they are on the device: half the bytes to transfer.
     """
     decoded: Example = {"has_pose": np.bool_(record.has_pose)}
     for name, shape in shapes.items():
@@ -109,7 +113,7 @@ def decode_latents(
 
 
 def check_latents(folder: str, slots: Slots, vae_id: str, written: Mapping[str, object]) -> None:
-    """Raise an OmfaError if latents were made by another VAE or at other sizes than asked."""
+    """Raise an OmfaError if the latents were made by another VAE or at other sizes."""
     asked = {name: list(slots[name]) for name in COMPONENTS}
     for what, came, wanted in (
         ("VAE", written["vae_id"], vae_id),
@@ -117,48 +121,49 @@ def check_latents(folder: str, slots: Slots, vae_id: str, written: Mapping[str, 
     ):
         if came != wanted:
             raise OmfaError(
-                f"{folder}: latents were written for {what} {came}, "
-                f"asked for {wanted}; run `omfa data latents` again"
+                f"{folder}: expected latents of {what} {wanted}, found {came}; run"
+                " `omfa data latents` again"
             )
 
 
 def pixels(fitted: Fitted) -> Example:
-    """Return an example with its pictures as arrays."""
+    """Return the example with its images as arrays."""
     return {n: np.asarray(v) if isinstance(v, Image.Image) else v for n, v in fitted.items()}
 
 
-def stacked(rows: Iterable[Mapping[str, Any]], count: int, rooms: Rooms | None = None) -> Batch:
-    """Return `count` examples as one batch, every value as it is, in memory that `rooms` lend.
+def stacked(rows: Iterable[Mapping[str, Any]], count: int, pool: Rooms | None = None) -> Batch:
+    """Return `count` examples as one batch, dtypes unchanged, in a buffer of `pool`.
 
-    Each row is put in its place before the next is made: what it was made from is free by then, and
-    its memory, still in the cache, serves the next one.
+    Each row is copied before the next one is decoded, so that the decoder can reuse the memory of
+    the previous row while it is still in the cache.
     """
     batch: Batch = {}
     for number, row in enumerate(rows):
-        batch = batch or _allocated(row, count, rooms or Rooms())
+        batch = batch or _allocate(row, count, pool or Rooms())
         for name, value in row.items():
             if isinstance(value, Image.Image):
                 images.copy_pixels(value, batch[name][number])
             else:
                 batch[name][number] = value
+    # np.str_ has the width of the longest string, which is known only now
     return {n: v.astype(np.str_) if v.dtype == object else v for n, v in batch.items()}
 
 
-def _allocated(row: Mapping[str, Any], count: int, rooms: Rooms) -> Batch:
-    """Return room for `count` such rows, all in one piece: texts as objects, of any length."""
+def _allocate(row: Mapping[str, Any], count: int, pool: Rooms) -> Batch:
+    """Return arrays for `count` such rows in one buffer; strings are objects, of any length."""
     kinds, shapes, sizes = {}, {}, {}
     for name, value in row.items():
-        picture = isinstance(value, Image.Image)
-        kind, shape = (np.dtype(np.uint8), (*value.size[::-1], 3)) if picture else _form(value)
+        is_image = isinstance(value, Image.Image)
+        kind, shape = (np.dtype(np.uint8), (*value.size[::-1], 3)) if is_image else _form(value)
         kinds[name], shapes[name] = kind, (count, *shape)
         sizes[name] = math.prod(shapes[name]) * kind.itemsize
-    room = rooms.lend(max(HUGE_BYTES, sum(size + ALIGN_BYTES for size in sizes.values())))
+    buffer = pool.lend(max(HUGE_BYTES, sum(size + ALIGN_BYTES for size in sizes.values())))
     batch, start = {}, 0
     for name, shape in shapes.items():
         if kinds[name].kind == "O":
             batch[name] = np.empty(shape, object)
             continue
-        batch[name] = room[start : start + sizes[name]].view(kinds[name]).reshape(shape)
+        batch[name] = buffer[start : start + sizes[name]].view(kinds[name]).reshape(shape)
         start += -(-sizes[name] // ALIGN_BYTES) * ALIGN_BYTES
     return batch
 
@@ -168,33 +173,31 @@ def _form(value: np.ndarray | np.generic) -> tuple[np.dtype, tuple[int, ...]]:
 
 
 def signed(batch: Batch) -> Batch:
-    """Return the batch with its pictures as float32 in [-1, 1] and its latents as float32.
-
-    Everything is a copy: a view of some facts would hold the memory of all the pictures.
-    """
-    ways = {np.dtype(np.uint8): images.to_signed, np.dtype("<f2"): np.float32}
-    return {name: ways.get(value.dtype, np.array)(value) for name, value in batch.items()}
+    """Return a copy of the batch with float32 images in [-1, 1] and float32 latents."""
+    # np.array for the rest: a view of one small array would keep the whole buffer alive
+    convert = {np.dtype(np.uint8): images.to_signed, np.dtype("<f2"): np.float32}
+    return {name: convert.get(value.dtype, np.array)(value) for name, value in batch.items()}
 
 
-def _photo(
-    picture: Image.Image | None,
+def _augment_photo(
+    image: Image.Image | None,
     slot: tuple[int, int],
     change: augment.Augmentation,
     move: augment.Move,
 ) -> Image.Image:
-    if picture is not None and change != STILL:
-        pixels = augment.recoloured(np.asarray(picture), change)
+    if image is not None and change != STILL:
+        pixels = augment.recoloured(np.asarray(image), change)
         pixels = np.ascontiguousarray(pixels[:, ::-1]) if change.flip else pixels
-        picture = Image.fromarray(pixels)
-    return _placed(picture, slot, WHITE, move)
+        image = Image.fromarray(pixels)
+    return _place(image, slot, WHITE, move)
 
 
-def _placed(
-    picture: Image.Image | None, slot: tuple[int, int], fill: int, move: augment.Move
+def _place(
+    image: Image.Image | None, slot: tuple[int, int], fill: int, move: augment.Move
 ) -> Image.Image:
-    if picture is None:
+    if image is None:
         height_px, width_px = slot
         return Image.new("RGB", (width_px, height_px), (fill, fill, fill))
     if move == augment.Move():
-        return images.letterboxed(picture, *slot, fill)
-    return Image.fromarray(augment.moved(np.asarray(picture), slot, fill, move))
+        return images.letterboxed(image, *slot, fill)
+    return Image.fromarray(augment.moved(np.asarray(image), slot, fill, move))

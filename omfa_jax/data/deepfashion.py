@@ -1,15 +1,15 @@
-"""DeepFashion-MultiModal (Jiang et al., SIGGRAPH 2022), and folders in its layout, as records.
+"""Build records from DeepFashion-MultiModal (Jiang et al., SIGGRAPH 2022) and its layout.
 
     <root>/images/NAME.jpg          NAME = GENDER-Category-id_IIIIIIII-CC_V_view
         segm/NAME_segm.png          label maps, for full-body photos only
         keypoints/keypoints_{loc,vis}.txt   21 landmarks, see `landmarks.py`
         densepose/NAME_densepose.png        the part index is the third channel
         captions.json               {"NAME.jpg": "text"}
-        pose/NAME.png               pose maps (not part of the set; made from SMPL-X)
+        pose/NAME.png               pose maps, rendered from SMPL-X (not part of the set)
 
-Photos of one gender, category, id and CC are a group: one person in one outfit. The set has no
-photo of a garment alone, so the garment is cut out of a photo with a label map: the person's own,
-else the clearest of the group (`VIEWS`). The set has no split either: see `split_of`.
+Photos with the same gender, category, id and CC form a group: one person in one outfit. The set has
+no photos of garments alone, so the garment is cut out of a photo with a label map: the item's own,
+or the clearest of the group (`VIEWS`). The set has no splits either, see `split_of`.
 """
 
 import os
@@ -36,9 +36,10 @@ from omfa_jax.data.deepfashion_names import (
     parse_name,
     split_of,
 )
+from omfa_jax.data.face_crop import FaceBox
 from omfa_jax.data.labels import DEEPFASHION, DENSEPOSE, Category
 from omfa_jax.data.landmarks import read_landmarks
-from omfa_jax.data.layouts import SPLITS, wrong_layout
+from omfa_jax.data.layouts import wrong_layout
 from omfa_jax.data.reading import (
     files_by_stem,
     optional,
@@ -46,16 +47,16 @@ from omfa_jax.data.reading import (
     picture_bytes,
     stored_picture,
 )
-from omfa_jax.data.schema import Record
+from omfa_jax.data.schema import SPLITS, Record
 from omfa_jax.data.worn import MIN_WORN_AREA, worn_garment
 
 
 @dataclass(frozen=True)
 class DeepFashionItem:
-    """The files of one photo; None for those that are not there.
+    """The files of one photo; None for missing files.
 
-    `sources` are (photo, label map) pairs that its garment may be cut from, best first; `name` is
-    None if the file's name is not understood.
+    `sources`: (photo, label map) pairs to cut the garment out of, best first. `name`: None if the
+    file name cannot be parsed.
     """
 
     key: str
@@ -66,12 +67,13 @@ class DeepFashionItem:
     densepose: Path | None
     pose: Path | None
     caption: str
+    # == of arrays is no bool, so the generated __eq__ must skip it
     landmarks: Float32[np.ndarray, "21 3"] | None = field(compare=False)
     sources: tuple[tuple[Path, Path], ...]
 
 
 class DeepFashionMultiModal(RecordsBuilder):
-    """TFDS builder of DeepFashion-MultiModal's layout; see the module's text."""
+    """TFDS builder of DeepFashion-MultiModal's layout, see the module's docstring."""
 
     name = "deepfashion_multimodal"
     options_taken = ("clean", "split_shares", "split_seed")
@@ -85,10 +87,10 @@ class DeepFashionMultiModal(RecordsBuilder):
         split_shares: Sequence[float] = DEFAULT_SHARES,
         split_seed: int = 0,
     ) -> Mapping[str, Sequence[DeepFashionItem]]:
-        """Return {split: items} by the order of names; what is odd goes to `warnings`.
+        """Return {split: items} in the order of names; irregularities go to `warnings`.
 
-        `clean` is a list of photos to leave out (see `clean.py`); a photo that is left out gives
-        no garment either. `split_shares` are those of train, val and test: see `split_of`.
+        `clean`: list of photos to leave out (see `clean.py`), also as sources of garments.
+        `split_shares`: the shares of train, val and test, see `split_of`.
         """
         root = require_dir(raw_dir, "raw data set", "--raw")
         if not (root / "images").is_dir():
@@ -123,7 +125,7 @@ class DeepFashionMultiModal(RecordsBuilder):
 
     @staticmethod
     def read(item: DeepFashionItem) -> tuple[Record, Sequence[str]]:
-        """Return the item's record and its flaws; OmfaError if photo or garment cannot be had."""
+        """Return the item's record and its flaws; OmfaError if photo or garment are unusable."""
         if item.name is None:
             raise OmfaError(
                 f"{item.person.name}: expected a name like"
@@ -138,7 +140,7 @@ class DeepFashionMultiModal(RecordsBuilder):
         garment, category = _garment(item, photo, labels, flaws)
         box = _face_box(item, item.name, labels, size_px, flaws)
         if box is None:
-            flaws.append("no face found; its picture is white")
+            flaws.append("no face found; its image is white")
         pose = optional(picture_bytes, item.pose, "pose map", flaws)
         record = Record(
             key=item.key,
@@ -169,11 +171,9 @@ def _face_box(
     labels: UInt8[np.ndarray, "h w"] | None,
     size_px: tuple[int, int],
     flaws: list[str],
-) -> faces.FaceBox | None:
-    """Return the face box from landmarks and label map, else from DensePose's head.
-
-    Both show the head from behind as well, so of a back view only the label map is asked.
-    """
+) -> FaceBox | None:
+    """Return the face box from landmarks and label map, otherwise from DensePose's head."""
+    # landmarks and DensePose also mark the head seen from behind: use the label map alone there
     is_back = name.view == "back"
     rows = None if is_back else item.landmarks
     box = faces.face_box(rows, labels, *size_px, DEEPFASHION)
@@ -185,27 +185,27 @@ def _face_box(
 
 
 def read_captions(path: Path, warnings: list[str]) -> dict[str, str]:
-    """Return {photo's name: caption}; none, and a warning, if the file is missing or damaged."""
+    """Return {photo's name: caption}; empty, with a warning, if the file is missing or damaged."""
     try:
         captions = parse_json(path.read_text("utf-8-sig"))
         return {str(name): str(text) for name, text in captions.items()}
     except FileNotFoundError:
-        warnings.append(f"no {path.name}: captions stay empty")
+        warnings.append(f"no {path.name}: captions are empty")
     except (OSError, ValueError, AttributeError) as error:
         reason = " ".join(str(error).split())[:100]
-        warnings.append(f"{path.name} is damaged ({reason}): captions stay empty")
+        warnings.append(f"{path.name} is damaged ({reason}): captions are empty")
     return {}
 
 
 def read_densepose(path: Path) -> UInt8[np.ndarray, "h w"]:
-    """Return DensePose's part index (0 to 24) of every pixel; OmfaError if it is no such map."""
+    """Return DensePose's part index (0 to 24) of every pixel; OmfaError for other images."""
     parts = np.ascontiguousarray(images.read_rgb(path, "densepose")[..., 2])
     DENSEPOSE.require(parts, "densepose")
     return parts
 
 
 def _with_sources(items: Sequence[DeepFashionItem]) -> list[DeepFashionItem]:
-    """Return the items knowing the photos that their garment may be cut from, best first."""
+    """Return the items with `sources` filled in from their groups, best first."""
     groups: dict[str, list[DeepFashionItem]] = defaultdict(list)
     for item in items:
         if item.name is not None and item.segm is not None:
@@ -213,6 +213,7 @@ def _with_sources(items: Sequence[DeepFashionItem]) -> list[DeepFashionItem]:
     for members in groups.values():
         members.sort(key=lambda member: (_clearness(member), member.key))
     completed = []
+    # within one split: `items` are those of a split, so no garment crosses splits
     for item in items:
         members = groups.get(item.name.group, []) if item.name else []
         pairs = [(other.person, other.segm) for other in members if other.key != item.key]
@@ -230,8 +231,8 @@ def _garment(
 ) -> tuple[UInt8[np.ndarray, "h w 3"], Category]:
     """Return the worn garment and its category; OmfaError if no photo of the group shows one.
 
-    The garment is the one that the name's category word sells, in the first photo whose label map
-    shows it; where the word leaves it open, or no map shows it, the largest in the first map.
+    It is the garment of the file name's category word, from the first photo whose label map shows
+    it. If the word is ambiguous or no map shows it, it is the largest garment of the first map.
     """
     seen = [] if labels is None else [(photo, labels)]
     troubles = [] if item.segm is None else list(flaws)
@@ -242,11 +243,11 @@ def _garment(
             troubles.append(str(error))
     sold = garment_sold(item.name.category) if item.name else ""
     for wanted in (sold, ""):
-        for picture, shown in seen:
+        for image, shown in seen:
             category = wanted or DEEPFASHION.category(shown, least_area=MIN_WORN_AREA)
             if not category:
                 continue
-            worn = worn_garment(picture, shown, DEEPFASHION, category)
+            worn = worn_garment(image, shown, DEEPFASHION, category)
             if worn is not None:
                 return worn, category
     group = item.name.group if item.name else ""
@@ -257,9 +258,9 @@ def _garment(
 
 
 def _source(photo: Path, segm: Path) -> tuple[np.ndarray, np.ndarray]:
-    picture = images.read_rgb(photo, "photo")
+    image = images.read_rgb(photo, "photo")
     flaws: list[str] = []
-    shown = optional_labels(segm, DEEPFASHION, picture.shape[:2], flaws, "label map")
+    shown = optional_labels(segm, DEEPFASHION, image.shape[:2], flaws, "label map")
     if shown is None:
         raise OmfaError(f"{segm.name}: {flaws[0]}")
-    return picture, shown
+    return image, shown

@@ -1,4 +1,4 @@
-"""DeepFashion's file names: gender, category word, id, outfit, view; and the split by id."""
+"""Parse DeepFashion's file names, and assign splits by person id."""
 
 import hashlib
 import re
@@ -10,10 +10,10 @@ from omfa_jax.data.labels import Category
 
 _NAME = re.compile(r"(MEN|WOMEN)-([A-Za-z_]+)-id_(\d{8})-(\d{2})_(\d)_([a-z]+)")
 
-# from the view that shows a garment best to the one that shows it worst
+# in the order of how well they show the garment
 VIEWS = ("front", "full", "side", "additional", "flat", "back")
 
-# what the category words of the in-shop benchmark sell; denim may be trousers, jackets or dresses
+# category words of the in-shop benchmark, without Denim: trousers, jackets or dresses
 SOLD: dict[Category, tuple[str, ...]] = {
     "upper": (
         *("Blouses_Shirts", "Cardigans", "Graphic_Tees", "Jackets_Coats", "Jackets_Vests"),
@@ -23,13 +23,13 @@ SOLD: dict[Category, tuple[str, ...]] = {
     "dress": ("Dresses", "Rompers_Jumpsuits"),
 }
 
-# of 44,096 photos about 42,550 train, 440 val and 1,100 test
+# about 42,550 train, 440 val and 1,100 test of 44,096 photos
 DEFAULT_SHARES = (0.965, 0.01, 0.025)
 
 
 @dataclass(frozen=True)
 class PhotoName:
-    """The parts of a name such as MEN-Denim-id_00000080-01_7_additional."""
+    """The parts of a file name such as MEN-Denim-id_00000080-01_7_additional."""
 
     gender: str
     category: str
@@ -39,12 +39,12 @@ class PhotoName:
 
     @property
     def group(self) -> str:
-        """The part of the name that photos of one person in one outfit share."""
+        """The prefix shared by the photos of one person in one outfit."""
         return f"{self.gender}-{self.category}-id_{self.person_id}-{self.outfit}"
 
 
 def parse_name(stem: str) -> PhotoName | None:
-    """Return the parts of a photo's name without its suffix; None if it is not in this form."""
+    """Return the parts of a file name without suffix; None if it has another form."""
     found = _NAME.fullmatch(stem)
     if found is None:
         return None
@@ -53,7 +53,7 @@ def parse_name(stem: str) -> PhotoName | None:
 
 
 def garment_sold(category_word: str) -> Category | Literal[""]:
-    """Return where the garment of a category word is worn; "" if the word leaves it open."""
+    """Return the garment category of a category word; "" if it is ambiguous."""
     for name, words in SOLD.items():
         if category_word in words:
             return name
@@ -61,10 +61,10 @@ def garment_sold(category_word: str) -> Category | Literal[""]:
 
 
 def split_of(person_id: str, seed: int = 0, shares: Sequence[float] = DEFAULT_SHARES) -> str:
-    """Return the split of a person: where SHA-256 of "seed:id", as a fraction of 1, falls.
+    """Return the split of a person: the interval in which SHA-256 of "seed:id" falls.
 
-    Test comes first in [0, 1), then val, then train; so all photos of one id are in one split,
-    whatever else is in the folder.
+    The digest is scaled to [0, 1), of which test takes the first part, then val, then train. All
+    photos of an id are in the same split, whatever else is in the folder.
     """
     digest = hashlib.sha256(f"{seed}:{person_id}".encode()).digest()
     place = int.from_bytes(digest[:8], "big") / 2**64

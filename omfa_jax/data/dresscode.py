@@ -1,14 +1,14 @@
-"""DressCode (Morelli et al., ECCV 2022), and folders in its layout, as records.
+"""Build records from DressCode (Morelli et al., ECCV 2022) and folders in its layout.
 
     <root>/{upper_body,lower_body,dresses}/
         images/NNNNNN_0.jpg, NNNNNN_1.jpg    the person's photo, the garment's
         keypoints/NNNNNN_2.json              18 rows (x, y, score, id) in a frame of 384x512 px
         label_maps/NNNNNN_4.png              ATR label maps
-        pose/NNNNNN_0.png                    pose maps (not part of DressCode; made from SMPL-X)
-        train_pairs.txt, test_pairs_paired.txt, test_pairs_unpaired.txt    "person garment" a line
+        pose/NNNNNN_0.png                    pose maps, rendered from SMPL-X (not part of DressCode)
+        train_pairs.txt, test_pairs_paired.txt, test_pairs_unpaired.txt    lines "person garment"
 
-The lists may lie in <root> instead, with 0 (upper), 1 (lower) or 2 (dresses) as a third word. The
-folder is the category, and part of the key: upper_body_000000_0.
+The lists may be in <root> instead, with 0 (upper), 1 (lower) or 2 (dresses) as a third word. The
+folder gives the category and is part of the key: upper_body_000000_0.
 """
 
 import os
@@ -20,20 +20,20 @@ from omfa_jax.data.builder import RecordsBuilder
 from omfa_jax.data.clean import drop_listed
 from omfa_jax.data.labels import ATR, CATEGORIES, Category
 from omfa_jax.data.landmarks import read_dresscode
-from omfa_jax.data.layouts import DRESSCODE_FOLDERS, SPLITS, wrong_layout
+from omfa_jax.data.layouts import DRESSCODE_FOLDERS, wrong_layout
 from omfa_jax.data.paired import PairedItem, read_paired
 from omfa_jax.data.reading import (
     Pair,
     files_by_stem,
     read_pairs,
 )
-from omfa_jax.data.schema import Record
+from omfa_jax.data.schema import SPLITS, Record
 
 FOLDER_CATEGORIES: dict[str, Category] = dict(zip(DRESSCODE_FOLDERS, CATEGORIES, strict=True))
 
 
 class DressCode(RecordsBuilder):
-    """TFDS builder of DressCode's folder layout; see the module's text and `RecordsBuilder`."""
+    """TFDS builder of DressCode's layout, see the module's docstring."""
 
     name = "dresscode"
     options_taken = ("clean",)
@@ -42,9 +42,9 @@ class DressCode(RecordsBuilder):
     def raw_items(
         raw_dir: str, warnings: list[str], *, clean: str | os.PathLike | None = None
     ) -> Mapping[str, Sequence[PairedItem]]:
-        """Return {split: items} of the categories that are there; what is odd goes to `warnings`.
+        """Return {split: items} of the existing categories; irregularities go to `warnings`.
 
-        `clean` is a list of photos to leave out (see `clean.py`).
+        `clean`: list of photos to leave out (see `clean.py`).
         """
         root = require_dir(raw_dir, "raw data set", "--raw")
         folders = [name for name in DRESSCODE_FOLDERS if (root / name / "images").is_dir()]
@@ -59,7 +59,7 @@ class DressCode(RecordsBuilder):
 
     @staticmethod
     def read(item: PairedItem) -> tuple[Record, Sequence[str]]:
-        """Return the item's record and its flaws; OmfaError if photo or garment cannot be had."""
+        """Return the item's record and its flaws; OmfaError if photo or garment are unusable."""
         return read_paired(
             item,
             ATR,
@@ -72,13 +72,14 @@ class DressCode(RecordsBuilder):
 
 def _category_items(root: Path, name: str, warnings: list[str]) -> dict[str, list[PairedItem]]:
     folder = root / name
-    pictures = files_by_stem(folder / "images")
+    photos = files_by_stem(folder / "images")
     keypoints, maps, poses = (
         files_by_stem(folder / part) for part in ("keypoints", "label_maps", "pose")
     )
     splits: dict[str, list[PairedItem]] = {}
     seen: set[str] = set()
-    for split, pairs in _pairs(root, name, pictures, warnings).items():
+    for split, pairs in _pairs(root, name, photos, warnings).items():
+        # the unpaired list has the same people with other garments
         others = {}
         if split != "train":
             unpaired = _listed(root, name, f"{split}_pairs_unpaired.txt", warnings)
@@ -86,7 +87,7 @@ def _category_items(root: Path, name: str, warnings: list[str]) -> dict[str, lis
         for pair in pairs:
             stem, own = Path(pair.person).stem, Path(pair.garment).stem
             if stem in seen:
-                warnings.append(f"{split}: {name}/{pair.person} is listed twice; first one kept")
+                warnings.append(f"{split}: {name}/{pair.person} is listed twice; kept the first")
                 continue
             seen.add(stem)
             number, other = stem.removesuffix("_0"), others.get(stem, "")
@@ -95,22 +96,22 @@ def _category_items(root: Path, name: str, warnings: list[str]) -> dict[str, lis
                     key=f"{name}_{stem}",
                     split=split,
                     category=FOLDER_CATEGORIES[name],
-                    person=pictures.get(stem, folder / "images" / pair.person),
-                    garment=pictures.get(own),
+                    person=photos.get(stem, folder / "images" / pair.person),
+                    garment=photos.get(own),
                     parse=maps.get(f"{number}_4"),
                     keypoints=keypoints.get(f"{number}_2"),
                     pose=poses.get(stem),
                     unpaired_key=f"{name}_{other}" if other else "",
-                    unpaired=pictures.get(other),
+                    unpaired=photos.get(other),
                 )
             )
     return splits
 
 
 def _pairs(
-    root: Path, name: str, pictures: Mapping[str, Path], warnings: list[str]
+    root: Path, name: str, photos: Mapping[str, Path], warnings: list[str]
 ) -> dict[str, Iterable[Pair]]:
-    """Return each split's own pairs; every photo is for training if there is no list at all."""
+    """Return the pairs of each split; without any list, all photos are training data."""
     found: dict[str, Iterable[Pair]] = {}
     for split in SPLITS:
         listing = "train_pairs.txt" if split == "train" else f"{split}_pairs_paired.txt"
@@ -120,8 +121,8 @@ def _pairs(
             found[split] = [Pair(pair.person, _own_garment(pair.person)) for pair in pairs]
     if found:
         return found
-    warnings.append(f"{name}: no train_pairs.txt, no test_pairs_paired.txt; every photo is taken")
-    people = [path.name for stem, path in pictures.items() if stem.endswith("_0")]
+    warnings.append(f"{name}: no train_pairs.txt, no test_pairs_paired.txt; using every photo")
+    people = [path.name for stem, path in photos.items() if stem.endswith("_0")]
     return {"train": [Pair(person, _own_garment(person)) for person in people]}
 
 
@@ -130,15 +131,15 @@ def _own_garment(person: str) -> str:
 
 
 def _listed(root: Path, name: str, listing: str, warnings: list[str]) -> list[Pair] | None:
-    """Return the pairs of a category's list, else of the root's; None if there is neither."""
+    """Return the pairs in a category's own list or the list in the root; None without a list."""
     if (path := root / name / listing).is_file():
         return list(read_pairs(path, warnings))
     if not (path := root / listing).is_file():
         return None
-    told: list[str] = []
-    pairs = list(read_pairs(path, told))
+    found: list[str] = []
+    pairs = list(read_pairs(path, found))
     if bare := [f"{pair.person} {pair.garment}" for pair in pairs if not pair.category]:
-        told.append(f"{listing}: {len(bare)} lines without a category ({bare[0]})")
-    # each category reads the whole list; its odd lines are told once
-    warnings += [line for line in told if line not in warnings]
+        found.append(f"{listing}: {len(bare)} lines without a category ({bare[0]})")
+    # each category reads the complete list: report its malformed lines once
+    warnings += [line for line in found if line not in warnings]
     return [pair for pair in pairs if pair.category == FOLDER_CATEGORIES[name]]

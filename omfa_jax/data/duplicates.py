@@ -1,18 +1,16 @@
-"""Photos that a data set holds more than once, found by what they show.
+"""Find duplicate photos by a perceptual hash and the colours of thumbnails.
 
-Two photos are candidates if their 64-bit hashes (signs of the low frequencies of the grey picture,
-about their median) differ in few bits, and duplicates if their thumbnails also have the same
-colours once brightness and contrast are matched: a model in one pose in two dresses is no
-duplicate, though the hashes are alike.
+Two photos are candidates if their 64-bit hashes (low DCT frequencies of the grey image, compared
+with their median) differ in few bits. They are duplicates if the colours of their thumbnails also
+match after brightness and contrast are equalized: a model in the same pose in two dresses has
+similar hashes but is no duplicate.
 """
 
-import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8, UInt64
@@ -21,18 +19,16 @@ from tqdm import tqdm
 
 from omfa_jax.core import images
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.core.files import atomic_write, clear_leftovers, require_dir
 from omfa_jax.core.workers import in_order
-from omfa_jax.data.clean import FOR_READERS, HasPhoto
-from omfa_jax.data.layouts import SPLITS
 from omfa_jax.data.prints import THUMB_SIDE_PX, Print, Prints
+from omfa_jax.data.schema import SPLITS
 
 HASH_SIDE, HASHED_SIDE_PX = 8, 32
-# compared at once, however many photos there are
+# pairs compared at once, which bounds the memory
 COMPARED = 2**21
 # measured on synthetic people and real photos: copies re-encoded, resized or brightened by 10%
 # differ by 6 bits and 5.5 at most; different people by 8 bits and 21 at least, and one person in
-# two garments by 6 bits and 15
+# two garments by 6 bits and 15 (colour distance)
 MAX_DISTANCE_BITS = 10
 MAX_COLOR_DISTANCE = 8.0
 GROUPS_SHOWN = 20
@@ -40,7 +36,7 @@ GROUPS_SHOWN = 20
 
 @dataclass(frozen=True, slots=True)
 class Photo:
-    """A photo by its split, the name that a list gives it, and its file (where it has one)."""
+    """A photo: its split, its name in lists, and its file if it has one."""
 
     split: str
     name: str
@@ -49,7 +45,7 @@ class Photo:
 
 @dataclass(frozen=True)
 class Group:
-    """The photo to keep of several alike, and the others with their distances to it in bits."""
+    """A group of duplicates: the photo to keep, and the others with their distances in bits."""
 
     kept: Photo
     others: tuple[tuple[Photo, int], ...]
@@ -57,35 +53,11 @@ class Group:
 
 @dataclass(frozen=True)
 class DuplicateReport:
-    """What was found among `photos` photos; `unreadable` are (photo, reason)."""
+    """The duplicates among `photos` photos; `unreadable`: (photo, reason)."""
 
     photos: int
     groups: tuple[Group, ...]
     unreadable: tuple[tuple[Photo, str], ...]
-
-
-def find_in_folder(
-    raw_dir: str | os.PathLike,
-    *,
-    dataset: str | None = None,
-    max_distance_bits: int = MAX_DISTANCE_BITS,
-    processes: int = 1,
-) -> DuplicateReport:
-    """Return the duplicates among the people's photos of a raw data set, across all its splits.
-
-    `dataset` None goes by the folder's layout. Raises OmfaError if it has none that is known.
-    """
-    from omfa_jax.data.build import BUILDERS, dataset_of
-
-    root = require_dir(raw_dir, "raw data set", "--raw")
-    name = dataset_of(root, dataset)
-    items = cast(Mapping[str, Sequence[HasPhoto]], BUILDERS[name].raw_items(os.fspath(root), []))
-    photos = [
-        Photo(split, item.person.relative_to(root).as_posix(), item.person)
-        for split, members in items.items()
-        for item in members
-    ]
-    return find(photos, max_distance_bits=max_distance_bits, processes=processes)
 
 
 def find(
@@ -93,9 +65,8 @@ def find(
 ) -> DuplicateReport:
     """Return the duplicates among photos, within and across splits.
 
-    Of a group the first photo is kept, train before val before test: so what a test split shares
-    with training is dropped from the test split. Photos are compared pair by pair, 64 bits at a
-    time: 50,000 of them take 12 s on one slow core.
+    The first photo of a group is kept, in the order train, val, test: a photo that test shares with
+    train is dropped from test. All pairs are compared: 50,000 photos take 12 s on one slow core.
     """
     if not 0 <= max_distance_bits <= 32:
         raise OmfaError(f"--distance: expected 0 to 32 bits of 64, got {max_distance_bits}")
@@ -116,7 +87,7 @@ def group(
     prints: Prints,
     max_distance_bits: int = MAX_DISTANCE_BITS,
 ) -> list[Group]:
-    """Return the groups of photos whose fingerprints are alike; of each the first is kept."""
+    """Return the groups of photos with similar fingerprints; the first of each is kept."""
     if not len(prints):
         return []
     hashes = prints.hashes()
@@ -126,43 +97,28 @@ def group(
 def fingerprint(
     path: str | os.PathLike | bytes,
 ) -> Print:
-    """Return the 64-bit hash and thumbnail of a photo (a file or its bytes); raises OmfaError."""
-    picture = Image.fromarray(images.read_rgb(path, "photo"))
+    """Return the 64-bit hash and the thumbnail of a photo, given as a file or its bytes."""
+    image = Image.fromarray(images.read_rgb(path, "photo"))
     size = (HASHED_SIDE_PX, HASHED_SIDE_PX)
-    grey = picture.convert("L").resize(size, Image.Resampling.BOX)
+    # BOX averages all pixels, so that the resampling of a copy hardly changes the hash
+    grey = image.convert("L").resize(size, Image.Resampling.BOX)
     basis = _cosines()
     low = basis @ np.asarray(grey, np.float64) @ basis.T
-    # the mean of the picture says nothing about what it shows
+    # without the mean, which depends on the exposure only
     values = low.ravel()[1:]
     bits = np.concatenate([[False], values > np.median(values)])
     code = int.from_bytes(np.packbits(bits).tobytes(), "big")
-    thumb = picture.resize((THUMB_SIDE_PX, THUMB_SIDE_PX), Image.Resampling.BOX)
+    thumb = image.resize((THUMB_SIDE_PX, THUMB_SIDE_PX), Image.Resampling.BOX)
     return code, np.asarray(thumb)
 
 
-def write_list(path: Path, report: DuplicateReport) -> None:
-    """Write what to leave out in the form that `clean.read_list` reads, and the groups beside."""
-    dropped: dict[str, dict[str, list[str]]] = {}
-    groups = []
-    for group in report.groups:
-        members = [{"split": group.kept.split, "name": group.kept.name, "distance_bits": 0}]
-        for photo, distance in group.others:
-            kind = "duplicates" if photo.split == group.kept.split else "leaked"
-            dropped.setdefault(photo.split, {}).setdefault(kind, []).append(photo.name)
-            members.append({"split": photo.split, "name": photo.name, "distance_bits": distance})
-        groups.append(members)
-    clear_leftovers(path.parent)
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps({**dropped, FOR_READERS: groups}, indent=1) + "\n")
-
-
 def summary(report: DuplicateReport) -> str:
-    """Return the report as text: counts, the first 20 groups, every photo that was not read."""
+    """Return the report as text: counts, the first 20 groups, every unreadable photo."""
     others = [(group.kept, photo) for group in report.groups for photo, _ in group.others]
     leaked = sum(kept.split != photo.split for kept, photo in others)
     lines = [
         f"{report.photos} photos: {len(report.groups)} groups of duplicates, {len(others)} to leave"
-        f" out ({leaked} of them are in another split than the one kept)"
+        f" out ({leaked} of them in another split than the photo kept)"
     ]
     for group in report.groups[:GROUPS_SHOWN]:
         others_text = ", ".join(
@@ -170,14 +126,14 @@ def summary(report: DuplicateReport) -> str:
         )
         lines.append(f"  {group.kept.split} {group.kept.name}: {others_text}")
     if len(report.groups) > GROUPS_SHOWN:
-        lines.append(f"  ... and {len(report.groups) - GROUPS_SHOWN} groups more, in the list")
-    lines += [f"not read {photo.name}: {reason}" for photo, reason in report.unreadable]
+        lines.append(f"  ... and {len(report.groups) - GROUPS_SHOWN} more groups in the list")
+    lines += [f"cannot read {photo.name}: {reason}" for photo, reason in report.unreadable]
     return "\n".join(lines)
 
 
 @lru_cache(maxsize=1)
 def _cosines() -> Float[np.ndarray, "8 32"]:
-    """The first rows of the DCT-II matrix."""
+    """Return the first rows of the DCT-II matrix."""
     rows, columns = np.arange(HASH_SIDE)[:, None], np.arange(HASHED_SIDE_PX)[None]
     return np.cos(np.pi / HASHED_SIDE_PX * (columns + 0.5) * rows)
 
@@ -200,10 +156,11 @@ def _labels(
     thumbs: UInt8[np.ndarray, "n 16 16 3"],
     max_distance_bits: int,
 ) -> Int[np.ndarray, "n"]:
-    """Return for each photo the first of its group; pairs of one group are not compared again."""
+    """Return the index of the first photo of each photo's group."""
     labels, rows_at_once = np.arange(len(hashes)), max(1, COMPARED // len(hashes))
     for start in range(0, len(hashes), rows_at_once):
         block = hashes[start : start + rows_at_once, None]
+        # columns before the block were compared when they were rows
         distances = np.bitwise_count(block ^ hashes[None, start:])
         apart = labels[start : start + rows_at_once, None] != labels[None, start:]
         rows, columns = np.nonzero((distances <= max_distance_bits) & apart)
@@ -217,13 +174,14 @@ def _labels(
 
 
 def color_distance(first: UInt8[np.ndarray, "h w 3"], second: UInt8[np.ndarray, "h w 3"]) -> float:
-    """Return the mean absolute difference (of 255) once brightness and contrast are matched.
+    """Return the mean absolute difference (of 255) after equalizing brightness and contrast.
 
-    One gain and one offset for all three channels, as a brighter copy differs; either photo is
-    matched to the other, and the larger difference counts.
+    One gain and one offset for all three channels, as between a photo and a brighter copy. Each
+    photo is matched to the other; the larger difference counts.
     """
     x, y = (thumb.astype(np.float64).ravel() for thumb in (first, second))
     x, y = x - x.mean(), y - y.mean()
+    # least squares; a negative gain would match a photo with its negative
     common = max(float(x @ y), 0.0)
     gains = (common / max(float(a @ a), 1e-9) for a in (x, y))
     return max(

@@ -1,19 +1,20 @@
-"""Batches made by worker processes whose saved position is still the number of batches consumed."""
+"""A resumable iterator over batches that worker processes decode."""
 
 from collections.abc import Callable
 from typing import Any
 
 import grain
 
-from omfa_jax.data.decode import Batch
+from omfa_jax.data.batch import Batch
 from omfa_jax.data.position import POSITION, batches_consumed
 
 
 class ProcessBatches:
-    """An iterator over `open_from(n)`, the batches from number n on, that counts what it gave.
+    """Iterate over `open_from(n)`, the batches from number n on; the state is the batches consumed.
 
-    Grain's own state of a pipeline with worker processes holds each worker's part, and so fits one
-    number of workers; this one fits any, and pipelines without workers too.
+    Grain's own state of a pipeline with worker processes stores the position of each worker, so it
+    can be restored with the same number of workers only. This state fits any number, and pipelines
+    without workers.
     """
 
     def __init__(self, open_from: Callable[[int], grain.DatasetIterator[Batch]]):
@@ -32,17 +33,17 @@ class ProcessBatches:
         return batch
 
     def get_state(self) -> dict[str, Any]:
-        """Return the JSON-able position."""
+        """Return the position, JSON-serializable."""
         return {POSITION: self._consumed}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Go on where `state` was taken; workers start anew with the next batch."""
+        """Resume at the position of `state`; workers restart with the next batch."""
         position = batches_consumed(state)
         self.close()
         self._consumed = position
 
     def close(self) -> None:
-        """Stop the workers; the next batch starts them again."""
+        """Stop the workers; the next batch restarts them."""
         if self._iterator is not None:
             self._iterator.close()
         self._iterator = None

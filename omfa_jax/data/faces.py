@@ -1,4 +1,4 @@
-"""The square face box: where a person's identity is, from 2D keypoints or a parse map."""
+"""Find the square face box of a person from 2D keypoints or a parse map."""
 
 import os
 from itertools import combinations
@@ -6,22 +6,20 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
-from PIL import Image
 
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.files import parse_json
+from omfa_jax.data.face_crop import FaceBox
 from omfa_jax.data.labels import CIHP, LabelSet
 
-FaceBox = tuple[float, float, float, float]
-
-# layouts are told apart by length only: rows of the nose, the eyes and the ears
+# number of keypoints -> rows of the nose, the eyes and the ears
 FACE_ROWS = {
     25: {"nose": 0, "eyes": (15, 16), "ears": (17, 18)},
     18: {"nose": 0, "eyes": (14, 15), "ears": (16, 17)},
     21: {"nose": 5, "eyes": (2, 3), "ears": (1, 4)},
 }
-# Head width over the image distance of two points of a head, from adult proportions: ears are a
-# head width apart, eyes 6.5 of its 14.5 cm; nose to ear and nose to eye are mostly depth.
+# Head width divided by the distance of two points in the image, from adult proportions: the ears
+# are a head width apart, the eyes 6.5 of 14.5 cm; nose to ear and nose to eye are mostly depth.
 HEAD_WIDTHS = {"ear-ear": 1.0, "eye-eye": 2.2, "ear-nose": 1.25, "eye-nose": 2.6, "ear-eye": 1.0}
 SIDE_IN_HEAD_WIDTHS = 1.9
 RISE_IN_HEAD_WIDTHS = 0.1
@@ -36,10 +34,10 @@ FACE_HEIGHT_IN_WIDTHS = 1.3
 
 
 def read_keypoints(path: str | os.PathLike) -> Float[np.ndarray, "joints 3"] | None:
-    """Return the clearest person's (x px, y px, confidence) rows of an OpenPose JSON file.
+    """Return the (x px, y px, confidence) rows of the most confident person in an OpenPose file.
 
-    BODY_25 gives 25 rows and BODY_18 gives 18; None if the file shows nobody. Raises OmfaError if
-    the file is missing or is not OpenPose's JSON.
+    25 rows for BODY_25, 18 for BODY_18; None if the file has no person. Raises OmfaError if the
+    file is missing or is not OpenPose's JSON.
     """
     try:
         people = parse_json(Path(path).read_text())["people"]
@@ -60,11 +58,10 @@ def face_box(
 ) -> FaceBox | None:
     """Return the square (left, top, right, bottom) in pixels around face and hair, or None.
 
-    From keypoints the side is 1.9 head widths, from the parse map 1.2 times the longer side of
-    face and nearby hair: a margin round the head. Where the parse map shows the chin, a square
-    from keypoints is moved up to end 8% of its side below it, because a collar in the picture
-    would tell the model what the person wears. The square may reach over the picture's edge;
-    `crop_face` pads it. None means that neither source shows a face.
+    From keypoints the side is 1.9 head widths; from the parse map, 1.2 times the longer side of
+    face and nearby hair. If the parse map shows the chin, a square from keypoints is moved up to
+    end 8% of its side below it, because a visible collar would leak the garment to the model. The
+    square may reach over the image's edge; `crop_face` pads it. None if neither shows a face.
     """
     box = None if keypoints is None else box_from_keypoints(keypoints, height_px, width_px)
     if labels is None:
@@ -79,10 +76,10 @@ def box_from_keypoints(
 ) -> FaceBox | None:
     """Return the face box from nose, eyes and ears; None if fewer than two can be trusted.
 
-    Rows are BODY_25's, BODY_18's or the 21 of `landmarks.py`, told apart by their number.
-    A point counts if its confidence is at least 0.2 and it is not at OpenPose's (0, 0) for
-    "missing". A box whose centre lies outside the picture (keypoints of another resolution) or
-    whose side is under 2% of the picture's height is not trusted either.
+    Rows are those of BODY_25, BODY_18 or the 21 of `landmarks.py`, which differ in number. A point
+    counts if its confidence is at least 0.2 and it is not at (0, 0), OpenPose's value for missing.
+    None as well if the centre is outside the image (keypoints of another resolution) or the side is
+    below 2% of the image's height.
     """
     rows = FACE_ROWS.get(len(keypoints))
     if rows is None:
@@ -92,6 +89,7 @@ def box_from_keypoints(
     points = [(kind, keypoints[i, :2]) for kind, i in kinds if _is_seen(keypoints[i])]
     if len(points) < 2:
         return None
+    # the largest estimate: foreshortening only reduces distances
     head_width = max(
         HEAD_WIDTHS["-".join(sorted((a, b)))] * float(np.linalg.norm(p - q))
         for (a, p), (b, q) in combinations(points, 2)
@@ -110,10 +108,10 @@ def box_from_labels(
     width_px: int,
     label_set: LabelSet = CIHP,
 ) -> FaceBox | None:
-    """Return the face box from a parse map, scaled to the picture's size; None if no face shows.
+    """Return the face box from a parse map, in the image's pixels; None if it shows no face.
 
     Hair counts only above the chin and within half a face of the face, so that long hair does not
-    swell the box. Where the label set has the neck under the face, a face ends 1.3 of its widths
+    enlarge the box. In label sets that label the neck as face, the face ends 1.3 of its widths
     below its top.
     """
     face = _face(labels, label_set)
@@ -128,21 +126,6 @@ def box_from_labels(
     across, down = width_px / labels.shape[1], height_px / labels.shape[0]
     side = SIDE_IN_MASK_SIDES * max((right - left) * across, (bottom - top) * down)
     return _square((left + right) / 2 * across, (top + bottom) / 2 * down, side)
-
-
-def crop_face(
-    image: UInt8[np.ndarray, "h w 3"], box: FaceBox, fill: int = 255
-) -> UInt8[np.ndarray, "side side 3"]:
-    """Return the square that `box` cuts out; what lies outside the picture is `fill`."""
-    return np.array(cut_face(Image.fromarray(image), box, fill))
-
-
-def cut_face(image: Image.Image, box: FaceBox, fill: int = 255) -> Image.Image:
-    """Return what `crop_face` does, of a Pillow picture."""
-    side = max(1, round(box[2] - box[0]))
-    square = Image.new("RGB", (side, side), (fill, fill, fill))
-    square.paste(image, (-round(box[0]), -round(box[1])))
-    return square
 
 
 def _is_seen(row: Float[np.ndarray, "3"]) -> bool:
@@ -164,14 +147,14 @@ def _above_collar(box: FaceBox, labels: np.ndarray, height_px: int, label_set: L
     left, top, right, bottom = box
     chin = _extent(face)[3] * height_px / labels.shape[0]
     excess = max(0.0, bottom - chin - CHIN_IN_SIDES * (bottom - top))
-    # a chin far up belongs to somebody else's face, or the map is wrong
+    # a chin far above is another person's, or the map is wrong
     if excess > MAX_SHIFT_IN_SIDES * (bottom - top):
         return box
     return left, top - excess, right, bottom - excess
 
 
 def _extent(shown: np.ndarray) -> tuple[float, float, float, float]:
-    """Return left, top, right, bottom of True pixels but for the outermost 1% (stray specks)."""
+    """Return (left, top, right, bottom) of True pixels, without the outermost 1% (specks)."""
     y, x = np.nonzero(shown)
     left, right = np.percentile(x, (1, 99))
     top, bottom = np.percentile(y, (1, 99))

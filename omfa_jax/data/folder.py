@@ -1,4 +1,4 @@
-"""One records folder, opened: a record's number to its example."""
+"""Read the examples of one records folder by record number."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -13,13 +13,17 @@ from omfa_jax.data.mirror import check_mirrors
 from omfa_jax.data.pairing import Groups, read_groups
 from omfa_jax.data.settings import PipelineSettings
 
-# names of a position's random streams; the draw of its task has none
+# Names of a position's random streams. Each draw has its own stream, so that switching one feature
+# on does not change the draws of the others; the task has the stream (seed, position).
 PAIRING, AUGMENTING, ENCODING = 1, 2, 3
 
 
 @dataclass(frozen=True)
 class RecordsFolder:
-    """One records folder, ready to give examples; it can be sent to worker processes."""
+    """One opened records folder; picklable for worker processes.
+
+    `shapes`: (h, w, c) of each latent, None for image records. `groups`: None without pairing.
+    """
 
     kind: schema.Kind
     records: schema.RecordSource
@@ -29,7 +33,7 @@ class RecordsFolder:
     pose_style: str
 
     def training_example(self, index: int, seed: int, position: int) -> Fitted:
-        """Return the record's example as the position's random numbers change it."""
+        """Return the record's example, paired and augmented by the position's random streams."""
         worn, change = None, STILL
         if self.groups is not None:
             rng = np.random.default_rng((seed, position, PAIRING))
@@ -53,7 +57,7 @@ class RecordsFolder:
         rng: np.random.Generator | None = None,
         unpaired: bool = False,
     ) -> Fitted:
-        """Return the record's example; `worn` is the record that wears the garment, if another."""
+        """Return the record's example; `worn`: another record to take garment and face from."""
         if self.shapes is not None:
             return {**decode_latents(record, self.shapes, garment_of=worn, rng=rng)}
         return fitted_record(
@@ -67,7 +71,7 @@ class RecordsFolder:
 
 
 def open_folder(settings: PipelineSettings, split: str) -> RecordsFolder:
-    """Return `settings.records` opened; OmfaError where its records do not fit the settings."""
+    """Open `settings.records`; OmfaError if its records do not match the settings."""
     folder = settings.records
     manifest = schema.read_manifest(folder)
     kind, shapes = manifest["kind"], None
@@ -75,7 +79,7 @@ def open_folder(settings: PipelineSettings, split: str) -> RecordsFolder:
     drawn = manifest.get("pose_style")
     if drawn and settings.pose_style and drawn != settings.pose_style:
         raise OmfaError(
-            f"{folder}: its pose maps are {drawn!r}, asked for {settings.pose_style!r};"
+            f"{folder}: expected pose maps of style {settings.pose_style!r}, found {drawn!r};"
             " change config.data.pose_style, or run `omfa data poses --style` and build again"
         )
     if kind == "latents":
@@ -84,7 +88,7 @@ def open_folder(settings: PipelineSettings, split: str) -> RecordsFolder:
         if settings.augment.active:
             raise OmfaError(
                 f"{folder} holds latents, which cannot be augmented: train on image records"
-                " (config.data.records), or set every config.data.augment value to its default"
+                " (config.data.records), or set all of config.data.augment to the defaults"
             )
     style = drawn or settings.pose_style
     if settings.augment.flip_prob:

@@ -1,9 +1,9 @@
-"""Label sets of human-parsing maps as named tables: which id means what, and which are worn where.
+"""Label sets of human-parsing maps: the ids of the labels, and the labels of each garment category.
 
 CIHP (Gong et al., "Instance-level Human Parsing via Part Grouping Network", 2018) is what
-VITON-HD's `image-parse-v3` uses; LIP (Gong et al., "Look into Person", 2017) has 20 slots too, but
-its 10 means jumpsuits where CIHP's means the torso's skin; ATR (Liang et al., "Deep Human Parsing
-with Active Template Regression", 2015) is DressCode's; DeepFashion-MultiModal has its own.
+VITON-HD's `image-parse-v3` uses. LIP (Gong et al., "Look into Person", 2017) has 20 labels too, but
+its 10 is jumpsuits, where CIHP's 10 is the skin of the torso. ATR (Liang et al., "Deep Human
+Parsing with Active Template Regression", 2015) is DressCode's. DeepFashion-MultiModal has its own.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,11 +21,11 @@ CATEGORIES: tuple[Category, ...] = ("upper", "lower", "dress")
 
 @dataclass(frozen=True)
 class LabelSet:
-    """One way to number the parts of a dressed person.
+    """A numbering of the parts of a dressed person.
 
-    `ids` gives each label's id; `garments` names the labels that form the worn garment of each
-    category; `face` and `hair` those of the head. `face_has_neck` says that the neck is labelled
-    as face. `spare_ids` are ids that some tools add to the set; they count as none of its labels.
+    `ids`: the id of each label. `garments`: the labels of each garment category. `face`, `hair`:
+    the labels of the head. `face_has_neck`: the neck is labelled as face. `spare_ids`: ids that
+    some tools add; valid, but of no label.
     """
 
     name: str
@@ -39,11 +39,11 @@ class LabelSet:
     def mask(
         self, labels: UInt8[np.ndarray, "h w"], names: Iterable[str]
     ) -> Bool[np.ndarray, "h w"]:
-        """Return True where the map shows one of the named labels."""
+        """Return the mask of the named labels."""
         return np.isin(labels, [self.ids[name] for name in names])
 
     def worn(self, labels: UInt8[np.ndarray, "h w"], category: Category) -> Bool[np.ndarray, "h w"]:
-        """Return True where the map shows the garment that is worn there."""
+        """Return the mask of the worn garment of a category."""
         return self.mask(labels, self.garments[category])
 
     def category(
@@ -52,9 +52,9 @@ class LabelSet:
         among: Sequence[Category] = CATEGORIES,
         least_area: float = 0.0,
     ) -> Category | Literal[""]:
-        """Return the category that covers most of the map, the first of equals.
+        """Return the category of `among` with the largest area, the first of equals.
 
-        "" if none of `among` covers more than the share `least_area` of it.
+        "" if none covers more than the share `least_area` of the map.
         """
         names: list[Category] = [name for name in CATEGORIES if name in among]
         areas = [float(self.worn(labels, name).mean()) for name in names]
@@ -64,14 +64,15 @@ class LabelSet:
         return ""
 
     def require(self, labels: UInt8[np.ndarray, "h w"], what: str) -> None:
-        """Raise an OmfaError if the map holds ids that the set does not have."""
+        """Raise an OmfaError if the map contains ids outside of the label set."""
         known = [*self.ids.values(), *self.spare_ids]
+        # bincount: np.unique would sort all pixels
         foreign = np.setdiff1d(np.flatnonzero(np.bincount(labels.ravel())), known)
         if foreign.size:
             came = ", ".join(map(str, foreign[:5])) + (", ..." if foreign.size > 5 else "")
             raise OmfaError(
                 f"{what}: expected {self.name} label ids (0 to {max(self.ids.values())}), found"
-                f" {came}: it is no map of this label set"
+                f" {came}: the map is of another label set"
             )
 
 
@@ -111,7 +112,7 @@ LIP = LabelSet(
     face=("face", "sunglasses"),
     hair=("hair", "hat"),
 )
-# OOTDiffusion writes the neck as 18; ATR itself has it under the face
+# ATR labels the neck as face; OOTDiffusion writes it as 18
 ATR = LabelSet(
     "ATR",
     _numbered(_ATR_NAMES),
@@ -132,7 +133,7 @@ DEEPFASHION = LabelSet(
     face=("face", "eyeglass"),
     hair=("hair", "headwear"),
 )
-# the 24 parts of DensePose's surface; 23 and 24 are the two halves of the head, hair not counted
+# DensePose's 24 surface parts; 23 and 24 are the halves of the head, without the hair
 DENSEPOSE = LabelSet(
     "DensePose",
     _numbered(["background", *(f"part_{number}" for number in range(1, 25))]),
@@ -144,7 +145,7 @@ LABEL_SETS = {"cihp": CIHP, "lip": LIP, "atr": ATR, "deepfashion": DEEPFASHION}
 
 
 def label_set(name: str) -> LabelSet:
-    """Return the label set of a name in LABEL_SETS; OmfaError with the nearest names otherwise."""
+    """Return the label set of a name in LABEL_SETS; OmfaError with the nearest names if unknown."""
     if name not in LABEL_SETS:
         raise unknown("label set", name, LABEL_SETS)
     return LABEL_SETS[name]

@@ -1,7 +1,7 @@
-"""2D keypoints in the files of DeepFashion-MultiModal (21 landmarks) and DressCode (BODY_18).
+"""Read the 2D keypoints of DeepFashion-MultiModal (21 landmarks) and DressCode (BODY_18).
 
-The order of the 21 is that of the picture in the data set's README. Shoulders and hips lie on the
-outline of the clothed body, not in the joints.
+The 21 landmarks are in the order of the figure in the data set's README. Shoulders and hips are on
+the silhouette of the clothed body, not at the joints.
 """
 
 import os
@@ -19,7 +19,7 @@ LANDMARKS = (
     *("left_elbow", "right_wrist", "right_hip", "left_hip", "left_wrist", "right_knee"),
     *("left_knee", "right_ankle", "left_ankle"),
 )
-# by the file's flag: visible, hidden by something, absent
+# by the flag in the file: visible, occluded, absent
 CONFIDENCES = (1.0, 0.5, 0.0)
 PLACES, FLAGS = "keypoints_loc.txt", "keypoints_vis.txt"
 
@@ -32,9 +32,8 @@ def read_landmarks(
 ) -> dict[str, Float32[np.ndarray, "21 3"]]:
     """Return {photo's name without suffix: (x px, y px, confidence) rows} of a keypoints/ folder.
 
-    Confidence is 1 for a visible point, 0.5 for a hidden and 0 for an absent one; without a line
-    in keypoints_vis.txt every point that is there counts as visible. Damaged lines and missing
-    files go to `warnings`.
+    Confidence is 1 for visible, 0.5 for occluded and 0 for absent points. Points of a photo without
+    a line in keypoints_vis.txt count as visible. Damaged lines and missing files go to `warnings`.
     """
     places = _rows(Path(folder) / PLACES, 2 * len(LANDMARKS), warnings)
     flags = _rows(Path(folder) / FLAGS, len(LANDMARKS), warnings) if places else {}
@@ -55,9 +54,8 @@ def read_dresscode(
 ) -> Float[np.ndarray, "18 3"]:
     """Return (x px, y px, score) rows in BODY_18's order, scaled to a photo of the given size.
 
-    The file has (x, y, score, row) in a frame of 384x512 px. A row whose x or y is negative
-    (DressCode's -1 for "missing") becomes zero. Raises OmfaError if the file is missing or of
-    another form.
+    The file has rows (x, y, score, row) in a frame of 384x512 px. Rows with a negative x or y (-1
+    means missing) become zero. Raises OmfaError if the file is missing or of another form.
     """
     try:
         rows = np.array(parse_json(Path(path).read_text())["keypoints"], float)
@@ -90,5 +88,5 @@ def _rows(path: Path, count: int, warnings: list[str]) -> dict[str, Float32[np.n
             damaged.append(name)
     if damaged:
         shown = ", ".join(damaged[:5]) + (", ..." if len(damaged) > 5 else "")
-        warnings.append(f"{path.name}: {len(damaged)} lines ({shown}) have not {count} numbers")
+        warnings.append(f"{path.name}: {len(damaged)} lines ({shown}) without {count} numbers")
     return found

@@ -1,7 +1,7 @@
-"""VAE latents of a records folder, written once so that training need not encode.
+"""Encode a records folder to VAE latents once, so that training does not have to.
 
-A latents folder has the same manifest, splits, keys and order as the image records it was made
-from; `make_dataset` reads either.
+A latents folder has the splits, keys and order of the image records it was made from;
+`make_dataset` reads either kind.
 """
 
 import collections
@@ -20,28 +20,29 @@ from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.folders import require_apart
 from omfa_jax.core.tasks import COMPONENTS
 from omfa_jax.data import schema
-from omfa_jax.data.build import finish, require_free
-from omfa_jax.data.decode import Batch, Slots, check_slots, decode_record, signed
+from omfa_jax.data.batch import Batch
+from omfa_jax.data.decode import Slots, check_slots, decode_record, signed
+from omfa_jax.data.finalize import finish, require_free
 from omfa_jax.data.moments import FLOAT16_MAX, pack_moments
 from omfa_jax.data.partial import partial_folder
 from omfa_jax.data.runners import write_all
 from omfa_jax.data.shards import Shard, ShardReport, cut, read_report, stamp_of
 from omfa_jax.data.writing import SHARD_RECORDS, Writing
 
-# (b, H, W, 3) float32 to latents, or to their mean and standard deviation: (b, h, w, c) arrays of
-# any kind that numpy takes, so that devices may still be at work on them
+# (b, H, W, 3) float32 to latents, or to their mean and standard deviation, (b, h, w, c) each. The
+# arrays may be of any kind that numpy converts, so that the device can still be computing them.
 Encode = Callable[[Float32[np.ndarray, "b H W 3"]], Any]
 
 NAME, VERSION = "latents", "1.0.0"
 PICTURES = (*COMPONENTS, "pose")
 
-# batches that devices may be busy with while an older one is written
+# batches that the device computes while an older one is written
 AHEAD = 1
 
 
 @dataclass(frozen=True)
 class LatentShards:
-    """The shards of a records folder's latents. A batch never reaches over a shard's end."""
+    """Source of the latent records of a shard. No batch spans two shards."""
 
     records_dir: str
     encode: Encode
@@ -52,7 +53,7 @@ class LatentShards:
     kind: schema.Kind = "latents"
 
     def stamp(self, shard: Shard) -> str:
-        """Return a digest of the VAE's id, the sizes, and the state of the records' files."""
+        """Return a digest of the VAE's id, the slots, the batch size and the records' files."""
         root = Path(self.records_dir)
         place = root / schema.read_manifest(root)["builder"]
         files = sorted(place.glob(f"*-{shard.split}.*"))
@@ -60,23 +61,23 @@ class LatentShards:
         return stamp_of(shard, root / schema.MANIFEST, files, self.vae_id, sizes, self.batch_size)
 
     def records(self, shard: Shard, report: ShardReport) -> Iterator[schema.LatentRecord]:
-        """Yield the latents of the shard's records; `report.facts` takes their shapes."""
-        # devices encode the next batch while this one is fetched and written
-        flying: collections.deque[tuple[Batch, dict[str, Any]]] = collections.deque()
+        """Yield the shard's latent records; their shapes are added to `report.facts`."""
+        # the device encodes the next batch while this one is fetched and written
+        in_flight: collections.deque[tuple[Batch, dict[str, Any]]] = collections.deque()
         with contextlib.closing(self._batches(shard)) as batches:
             for batch in map(signed, batches):
-                flying.append((batch, {name: self.encode(batch[name]) for name in PICTURES}))
-                if len(flying) > AHEAD:
-                    yield from _records(*flying.popleft(), report.facts)
-        while flying:
-            yield from _records(*flying.popleft(), report.facts)
+                in_flight.append((batch, {name: self.encode(batch[name]) for name in PICTURES}))
+                if len(in_flight) > AHEAD:
+                    yield from _records(*in_flight.popleft(), report.facts)
+        while in_flight:
+            yield from _records(*in_flight.popleft(), report.facts)
 
     def _batches(self, shard: Shard) -> grain.DatasetIterator[Batch]:
         source = schema.open_records(self.records_dir, shard.split)
         batches = -(-(shard.stop - shard.start) // self.batch_size)
 
         def example(position: int) -> dict[str, Any]:
-            # copies of the last record fill up the last batch: encoders see one size
+            # repeat the last record to fill the last batch: the encoder compiles for one size
             record = source[min(shard.start + position, shard.stop - 1)]
             names = {"key": np.str_(record.key), "group": np.str_(record.group)}
             valid = np.bool_(shard.start + position < shard.stop)
@@ -104,18 +105,18 @@ def write_latents(
 ) -> dict[str, Any]:
     """Write the latents of every record's garment, person, face and pose map; return the manifest.
 
-    `encode` takes (b, H, W, 3) float32 in [-1, 1] at a slot's size, always `batch_size` pictures,
+    `encode` takes (b, H, W, 3) float32 in [-1, 1] at a slot's size, always `batch_size` images,
     and returns the latents' mean and standard deviation, or latents alone, (b, h, w, c) each;
-    they are stored as float16. `vae_id` names the VAE: training refuses latents of another.
-    `splits`: None means all. The folder is whole or absent, restarts and runners are as in
-    `build`; for "beam" `encode` must be picklable. Raises OmfaError if the records cannot be
-    read, `out_dir` is taken, or the latents are not finite or change shape.
+    they are stored as float16. `vae_id` identifies the VAE: training refuses latents of another.
+    `splits`: None means all. Atomicity, restarts and runners are as in `build`; for "beam" `encode`
+    must be picklable. Raises OmfaError if the records cannot be read, `out_dir` is in use, or the
+    latents are not finite or change shape.
     """
     require_apart(out_dir, {"--records": records_dir})
     how = Writing(shard_records, runner, beam_options)
     manifest = schema.read_manifest(records_dir)
     if manifest["kind"] != "images":
-        raise OmfaError(f"{records_dir} holds latents already; give the image records")
+        raise OmfaError(f"{records_dir}: expected image records, found latents; change --records")
     if batch_size < 1:
         raise OmfaError(f"--batch-size: expected 1 or more, got {batch_size}")
     check_slots(slots)
@@ -123,6 +124,7 @@ def write_latents(
     chosen = manifest["splits"] if splits is None else splits
     counts = {split: len(schema.open_records(records_dir, split)) for split in chosen}
     shards = cut(NAME, counts, shard_records)
+    # absolute: Beam workers may run in another directory
     folder = os.path.abspath(records_dir)
     source = LatentShards(folder, encode, dict(slots), vae_id, batch_size, threads)
     with partial_folder(out_dir, f"{NAME}/{VERSION}") as partial:
@@ -130,7 +132,7 @@ def write_latents(
         written: dict[str, Any] = {"shapes": {}}
         for shard in shards:
             for fact, value in read_report(partial, shard).facts.items():
-                _agree(written, fact, value)
+                _merge_fact(written, fact, value)
         stride = slots["person"][0] // written["shapes"]["person"][0]
         facts = {
             "vae_id": vae_id,
@@ -167,28 +169,34 @@ def _records(
 
 
 def _moments(
-    name: str, encoded: Any, pictures: np.ndarray, facts: dict[str, Any]
+    name: str, encoded: Any, batch_images: np.ndarray, facts: dict[str, Any]
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return mean and deviation of a batch, checked; `facts` must not have met other shapes."""
+    """Return the checked mean and deviation of a batch; their shapes must match `facts`."""
     both = encoded if isinstance(encoded, tuple) else (encoded,)
     arrays = [np.asarray(array) for array in both]
     for array in arrays:
         fits = bool((np.abs(array) <= FLOAT16_MAX).all())
-        if array.ndim != 4 or len(array) != len(pictures) or not fits:
+        if array.ndim != 4 or len(array) != len(batch_images) or not fits:
             came = f"{array.shape} with values up to {np.abs(array).max():.3g}"
-            raise OmfaError(f"encoding {name}: expected float16-sized (b, h, w, c), got {came}")
+            raise OmfaError(
+                f"encoding {name}: expected (b, h, w, c) in float16's range, got {came}"
+            )
     if len(arrays) > 2 or arrays[0].shape != arrays[-1].shape:
         shapes = ", ".join(str(array.shape) for array in arrays)
-        raise OmfaError(f"encoding {name}: expected mean and deviation of one shape, got {shapes}")
-    _agree(facts, "moments", len(arrays) == 2)
-    _agree(facts, "shapes", {name: list(arrays[0].shape[1:])})
+        raise OmfaError(
+            f"encoding {name}: expected mean and deviation of equal shape, got {shapes}"
+        )
+    _merge_fact(facts, "moments", len(arrays) == 2)
+    _merge_fact(facts, "shapes", {name: list(arrays[0].shape[1:])})
     return arrays[0], arrays[1] if len(arrays) == 2 else None
 
 
-def _agree(facts: dict[str, Any], name: str, value: Any) -> None:
-    """Add a fact, or what it says of more pictures; raise an OmfaError if it says another thing."""
+def _merge_fact(facts: dict[str, Any], name: str, value: Any) -> None:
+    """Add a fact, mappings key by key; OmfaError if it contradicts an earlier one."""
     if isinstance(value, Mapping):
         for key, entry in value.items():
-            _agree(facts.setdefault(name, {}), key, entry)
+            _merge_fact(facts.setdefault(name, {}), key, entry)
     elif facts.setdefault(name, value) != value:
-        raise OmfaError(f"encoding {name}: {value} after {facts[name]}")
+        raise OmfaError(
+            f"encoding {name}: expected {facts[name]} as in earlier batches, got {value}"
+        )

@@ -1,44 +1,44 @@
-"""Pose maps in the mirror: what their colours mean changes with left and right."""
+"""Horizontal flip of pose maps, whose colours encode left and right."""
 
 import numpy as np
 from jaxtyping import Float32, UInt8
 
 from omfa_jax.core.errors import OmfaError
 
-# styles whose red says left or right: of a surface's direction, or of a place on the body
+# styles whose red channel is an x component: of the surface normal, or of the place on the body
 MIRRORED_IN_RED = ("normals", "positions")
 REFUSED = {
-    "parts": "its edges blend the colours of two parts, of which neither can be told to swap it",
-    "shaded": "its light comes from the right and would come from the left",
-    "": "the records do not say in which style they are drawn",
+    "parts": "antialiased edges blend the colours of two parts, which cannot be swapped afterwards",
+    "shaded": "its light comes from the right and would come from the left after the flip",
+    "": "the records do not state the style",
 }
 
 
 def check_mirrors(style: str, where: str) -> None:
-    """Raise an OmfaError unless pose maps of this style can be mirrored to what would be drawn."""
+    """Raise an OmfaError unless pose maps of this style can be flipped correctly."""
     if style not in MIRRORED_IN_RED:
         raise OmfaError(
             f"{where}: pose maps of style {style!r} cannot be flipped"
-            f" ({REFUSED.get(style, 'nobody said how')}); set config.data.augment.flip_prob=0,"
-            f" or draw them in one of {', '.join(MIRRORED_IN_RED)}"
+            f" ({REFUSED.get(style, 'unknown style')}); set config.data.augment.flip_prob=0, or run"
+            f" `omfa data poses --style` with one of {', '.join(MIRRORED_IN_RED)}"
         )
 
 
 def mirror_pose(pose: UInt8[np.ndarray, "h w 3"], style: str) -> UInt8[np.ndarray, "h w 3"]:
-    """Return the pose map of the mirrored body: pixels swapped, red turned round where a body is.
+    """Return the pose map of the mirrored body: pixels flipped, red inverted where the body is.
 
-    For styles in MIRRORED_IN_RED, on a black ground. A pixel at the body's edge is only partly
-    body, and red is turned round in that part alone: told from its fullest neighbour, and for
-    normals from their length being 1.
+    For styles in MIRRORED_IN_RED, on black. A pixel at the silhouette is only partly covered by the
+    body, so red is inverted about its coverage, which is estimated from the brightest neighbour
+    and, for normals, from their unit length.
     """
     flipped = np.ascontiguousarray(pose[:, ::-1])
-    whole = np.where(flipped.any(-1), np.float32(255), np.float32(0))
+    full = np.where(flipped.any(-1), np.float32(255), np.float32(0))
     y, x = edge_pixels(flipped)
     share = coverage(flipped, y, x)
     if style == "normals":
         share = coverage_of_normals(flipped[y, x], share)
-    whole[y, x] = 255 * share
-    red = np.clip(np.round(whole - flipped[..., 0]), 0, 255)
+    full[y, x] = 255 * share
+    red = np.clip(np.round(full - flipped[..., 0]), 0, 255)
     flipped[..., 0] = red.astype(np.uint8)
     return flipped
 
@@ -46,7 +46,7 @@ def mirror_pose(pose: UInt8[np.ndarray, "h w 3"], style: str) -> UInt8[np.ndarra
 def coverage_of_normals(
     colours: UInt8[np.ndarray, "pixels 3"], guess: Float32[np.ndarray, "pixels"]
 ) -> Float32[np.ndarray, "pixels"]:
-    """Return the coverage a, 0..1, nearest to `guess` at which a colour v is a normal's.
+    """Return the coverage a in [0, 1], nearest to `guess`, at which a colour v is a unit normal.
 
     |2 v / a - 1| = 1 gives a^2 - 2 a sum(v) + 2 sum(v^2) = 0.
     """
@@ -59,7 +59,7 @@ def coverage_of_normals(
 
 
 def edge_pixels(pose: UInt8[np.ndarray, "h w 3"]) -> tuple[np.ndarray, np.ndarray]:
-    """Return (rows, columns) of the body's pixels that touch the black ground."""
+    """Return the (rows, columns) of the body's pixels that touch the black background."""
     body = np.pad(pose.any(-1), 1, mode="edge")
     rows = body[:-2] & body[1:-1] & body[2:]
     inner = rows[:, :-2] & rows[:, 1:-1] & rows[:, 2:]
@@ -70,7 +70,10 @@ def edge_pixels(pose: UInt8[np.ndarray, "h w 3"]) -> tuple[np.ndarray, np.ndarra
 def coverage(
     pose: UInt8[np.ndarray, "h w 3"], y: np.ndarray, x: np.ndarray
 ) -> Float32[np.ndarray, "pixels"]:
-    """Return the share of each edge pixel, 0..1, that has its fullest neighbour's colour."""
+    """Return the coverage, in [0, 1], of each edge pixel.
+
+    It is the projection of the pixel's colour on that of its brightest neighbour in 3x3.
+    """
     padded = np.pad(pose, ((1, 1), (1, 1), (0, 0))).astype(np.float32)
     around = np.stack([padded[y + dy, x + dx] for dy in range(3) for dx in range(3)])
     fullest = around.sum(-1).argmax(0)

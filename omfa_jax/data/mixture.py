@@ -1,4 +1,4 @@
-"""In which order training meets the records of one or several folders: (seed, position) alone."""
+"""The order of training over one or several folders, a function of (seed, position)."""
 
 import math
 import os
@@ -10,14 +10,14 @@ import numpy as np
 
 from omfa_jax.core.errors import OmfaError
 
-# weights count in thousandths, so that the pattern of folders repeats after 1000 positions at most
+# Weights are rounded to thousandths, so that the pattern of folders has a period of at most 1000
 RESOLUTION = 1000
 
 Weighted = tuple[tuple[str, float], ...]
 
 
 class Drawn(NamedTuple):
-    """What one position of the training order holds; `epoch` is the folder's own, from 0."""
+    """The record at one position of the training order; `epoch` counts its folder's, from 0."""
 
     dataset: int
     index: int
@@ -25,17 +25,17 @@ class Drawn(NamedTuple):
 
 
 class Order:
-    """The endless order of training: `order[position]` is a `Drawn`, at a cost without `counts`.
+    """The endless order of training: `order[position]` is a `Drawn`, in time independent of size.
 
-    `counts`: records of each folder. Every folder is shuffled by itself, anew in each of its
-    epochs, and goes on to its next epoch when it is through, whatever the others do. Which folder a
-    position belongs to is fixed by `weights`: of any 1000 positions each folder gets its share,
-    spread evenly. Hosts and batches have no part in it.
+    `counts`: the number of records in each folder. Each folder is shuffled separately, anew in each
+    of its epochs, and its epochs end independently of the other folders'. `weights` fix the folder
+    of each position: in any 1000 positions each folder gets its share, evenly spread. The order
+    does not depend on hosts or batches.
     """
 
     def __init__(self, counts: Sequence[int], weights: Sequence[float], seed: int):
         self._counts = tuple(counts)
-        # one shuffle an epoch, told from the number drawn: no repetition need be asked for
+        # Grain derives the epoch, and its shuffle, from an index beyond the length: no repeat()
         self._shuffled = [
             grain.MapDataset.range(count).seed(folder_seed(seed, number)).shuffle()
             for number, count in enumerate(counts)
@@ -46,21 +46,25 @@ class Order:
     def __getitem__(self, position: int) -> Drawn:
         block, place = divmod(position, len(self._dataset))
         dataset = int(self._dataset[place])
-        drawn = block * self._parts[dataset] + int(self._rank[place])
-        index = self._shuffled[dataset][drawn]
-        assert index is not None  # a shuffled range holds no gaps
-        return Drawn(dataset, index, drawn // self._counts[dataset])
+        count = block * self._parts[dataset] + int(self._rank[place])
+        index = self._shuffled[dataset][count]
+        assert index is not None  # a shuffled range has no gaps
+        return Drawn(dataset, index, count // self._counts[dataset])
 
 
 def folder_seed(seed: int, number: int) -> int:
-    """Return the shuffling seed of a mixture's folder; the first has the run's own."""
+    """Return the shuffle seed of a mixture's folder; the first folder uses the run's seed.
+
+    So a mixture of one folder has the order of training on `records`.
+    """
     if number == 0:
         return seed
     return int(np.random.SeedSequence((seed, number)).generate_state(1)[0])
 
 
 def proportions(weights: Sequence[float]) -> tuple[int, ...]:
-    """Return weights as the smallest whole numbers that are right to a thousandth of their sum."""
+    """Return the weights as the smallest integers in proportion, to a thousandth of their sum."""
+    # fsum: the parts must not depend on the order in which the weights are added
     total = math.fsum(weights)
     parts = [round(weight / total * RESOLUTION) for weight in weights]
     shared = math.gcd(*parts)
@@ -68,19 +72,20 @@ def proportions(weights: Sequence[float]) -> tuple[int, ...]:
 
 
 def interleaved(parts: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Return (dataset, rank) of each place of a block of sum(parts) places, evenly spread.
+    """Return (dataset, rank) of each place in a block of sum(parts) places, evenly spread.
 
-    `rank` counts the dataset's places before this one in the block.
+    `rank` is the number of earlier places of that dataset in the block.
     """
     dataset = np.repeat(np.arange(len(parts)), parts)
     rank = np.concatenate([np.arange(part) for part in parts])
+    # place k of n is due at (k + 0.5) / n of the block; sorting these spreads every folder evenly
     when = (rank + 0.5) / np.repeat(parts, parts)
     order = np.argsort(when, kind="stable")
     return dataset[order].astype(np.int32), rank[order].astype(np.int32)
 
 
 def parse_mixture(text: str) -> Weighted:
-    """Return (folder, weight) pairs of "DIR=0.7,DIR=0.3"; OmfaError if it is not of that form."""
+    """Return the (folder, weight) pairs of "DIR=0.7,DIR=0.3"; OmfaError for another form."""
     pairs = []
     for part in filter(None, (part.strip() for part in text.split(","))):
         folder, _, weight = part.rpartition("=")
@@ -96,16 +101,16 @@ def parse_mixture(text: str) -> Weighted:
 
 
 def check_mixture(mixture: Weighted) -> Weighted:
-    """Return the mixture, or raise an OmfaError that names the folder or weight that is wrong."""
+    """Return the mixture, or raise an OmfaError that names the wrong folder or weight."""
     seen: set[str] = set()
     total = sum(weight for _, weight in mixture)
     for folder, weight in mixture:
         if not (math.isfinite(total) and weight > 0 and weight / total >= 1 / RESOLUTION):
             raise OmfaError(
-                f"config.data.mixture: the weight of {folder} must be above 0, and at least a"
-                f" {RESOLUTION}th of all; got {weight}"
+                f"config.data.mixture: weight of {folder}: expected more than 0 and at least"
+                f" 1/{RESOLUTION} of the sum, got {weight}"
             )
         if os.path.normpath(folder) in seen:
-            raise OmfaError(f"config.data.mixture: {folder} is named twice; add its weights up")
+            raise OmfaError(f"config.data.mixture: {folder} is named twice; add its weights")
         seen.add(os.path.normpath(folder))
     return mixture

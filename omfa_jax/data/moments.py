@@ -1,4 +1,4 @@
-"""How VAE latents lie in a latents record: the mean alone, or the mean and then the std."""
+"""Pack the moments of the VAE's posterior into bytes: the mean, or mean and standard deviation."""
 
 from collections.abc import Sequence
 
@@ -11,10 +11,10 @@ FLOAT16_MAX = 65504.0
 def pack_moments(
     mean: Float32[np.ndarray, "h w c"], std: Float32[np.ndarray, "h w c"] | None
 ) -> bytes:
-    """Return little-endian float16: the mean, then the standard deviation if there is one.
+    """Return little-endian float16: the mean, then the standard deviation if given.
 
-    The deviation is kept and not the log-variance: its rounding is an absolute error below the
-    mean's, while float16 holds a log-variance of -20 to 0.8% of the deviation.
+    The standard deviation is stored rather than the log-variance. Its rounding error is absolute
+    and below the mean's; float16 rounds a log-variance of -20 to 0.8% of the deviation.
     """
     planes = [mean] if std is None else [mean, std]
     return b"".join(np.ascontiguousarray(plane, "<f2").tobytes() for plane in planes)
@@ -23,11 +23,10 @@ def pack_moments(
 def moments_to_latents(
     stored: bytes, shape: Sequence[int], rng: np.random.Generator | None = None
 ) -> Float16[np.ndarray, "h w c"]:
-    """Return the latents of what `pack_moments` wrote.
+    """Return the latents in bytes of `pack_moments`, scaled as the UNet expects them.
 
-    Without `rng` they are the posterior's mean; with it one sample of the posterior, or the mean
-    where no deviation was stored. No bytes (no pose map) give zeros. Scaled, as the UNet
-    takes them.
+    With `rng`: a sample of the posterior, if the standard deviation is stored. Otherwise its mean.
+    Empty bytes (no pose map) give zeros.
     """
     if not stored:
         return np.zeros(shape, "<f2")

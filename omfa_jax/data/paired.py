@@ -1,4 +1,4 @@
-"""What VITON-HD and DressCode share: a photo of a person, and one of the garment that they wear."""
+"""Read items with a photo of a person and one of the garment: VITON-HD and DressCode."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,9 +23,9 @@ ReadKeypoints = Callable[[Path, int, int], Float[np.ndarray, "joints 3"] | None]
 
 @dataclass(frozen=True)
 class PairedItem:
-    """The files of one person; None for those that are not there.
+    """The files of one person; None for missing files.
 
-    `category` is the data set's word for where the garment is worn, "" where it does not say.
+    `category`: where the garment is worn according to the data set, "" if it does not state it.
     """
 
     key: str
@@ -49,10 +49,10 @@ def read_paired(
     garments: str,
     pairs: str,
 ) -> tuple[Record, list[str]]:
-    """Return the item's record and its flaws; OmfaError if photo or garment cannot be had.
+    """Return the item's record and its flaws; OmfaError if photo or garment are unusable.
 
-    `map_name`, `garments` and `pairs` are what the flaws call the label map, the folder with shop
-    photos and the list of pairs.
+    `map_name`, `garments`, `pairs`: the names of the label map, the folder of shop photos and the
+    list of pairs in the flaws.
     """
     flaws: list[str] = []
     person, photo = stored_picture(item.person, "person photo")
@@ -63,13 +63,13 @@ def read_paired(
         garment, _ = stored_picture(item.garment, "garment")
     else:
         garment = images.encode_jpeg(_worn(photo, labels, parsing, category, map_name))
-        flaws.append(f"no in-shop garment in {garments}; the worn one is cut out of the photo")
+        flaws.append(f"no in-shop garment in {garments}; cut the worn one out of the photo")
     keypoints = optional(
         lambda path: read_keypoints(path, height_px, width_px), item.keypoints, "keypoints", flaws
     )
     box = faces.face_box(keypoints, labels, height_px, width_px, parsing)
     if box is None:
-        flaws.append("no face found; its picture is white")
+        flaws.append("no face found; its image is white")
     pose = optional(picture_bytes, item.pose, "pose map", flaws)
     unpaired = None
     if item.unpaired is not None:
@@ -97,7 +97,8 @@ def read_paired(
 
 
 def _category(labels: UInt8[np.ndarray, "h w"], parsing: LabelSet) -> Category | Literal[""]:
-    # shop photos are of tops and dresses: trousers are in the picture, but are not the garment
+    # The shop photos are of tops and dresses. Trousers may cover more of the photo without being
+    # the garment: they count only if there is neither.
     top = parsing.category(labels, ("upper", "dress"))
     return top or parsing.category(labels, ("lower",), MIN_WORN_AREA)
 
@@ -110,7 +111,7 @@ def _worn(
     map_name: str,
 ) -> UInt8[np.ndarray, "h w 3"]:
     if labels is None:
-        raise OmfaError(f"no in-shop garment, and no {map_name} to cut the worn one out with")
+        raise OmfaError(f"no in-shop garment, and no {map_name} to cut the worn one out")
     worn = worn_garment(photo, labels, parsing, category) if category else None
     if worn is None:
         names = f" ({', '.join(parsing.garments[category])})" if category else ""

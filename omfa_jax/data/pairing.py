@@ -1,7 +1,7 @@
-"""Multi-pose pairs: records that show one person in one outfit, found without reading them again.
+"""Pose groups: which records of a split show the same person in the same outfit.
 
-The groups of a split lie beside its record files as one array, written with the records: a start
-reads 4 bytes a record, and a pair costs the same in a set of any size.
+The groups of a split are stored beside its record files as one int32 array. Opening them reads
+4 bytes per record and no record; drawing a partner takes time independent of the data set's size.
 """
 
 import contextlib
@@ -18,27 +18,28 @@ from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.files import atomic_write
 from omfa_jax.data import schema
 
-# stands for a record whose group is unknown
+# the group number of a record without a group
 ALONE = -1
 FILE = "groups-{}.npy"
 
 
 class Groups:
-    """Who may be paired with whom: `groups.partner(index, rng)`.
+    """Draws partners of a record from its group: `groups.partner(index, rng)`.
 
-    `numbers`: each record's group, ALONE where it has none. Memory is 12 bytes a record.
+    `numbers`: the group of each record, ALONE without one. Memory: 12 bytes per record.
     """
 
     def __init__(self, numbers: Int32[np.ndarray, "records"]):
         self._numbers = numbers
-        # the members of group g are _members[_ends[g - 1]:_ends[g]], those without one apart
+        # members of group g: _members[_ends[g - 1]:_ends[g]]. ALONE is -1, so it sorts to the front
+        # and is cut off.
         self._members = np.argsort(numbers, kind="stable").astype(np.int32)
         self._members = self._members[np.count_nonzero(numbers == ALONE) :]
         sizes = np.bincount(numbers[numbers != ALONE]) if len(self._members) else np.zeros(0, int)
         self._ends = np.cumsum(sizes).astype(np.int32)
 
     def partner(self, index: int, rng: np.random.Generator) -> int:
-        """Return another record of the record's group, each as likely; itself if there is none."""
+        """Return another record of the group, uniformly drawn; the record itself if alone."""
         number = int(self._numbers[index])
         if number == ALONE:
             return index
@@ -46,22 +47,25 @@ class Groups:
         members = self._members[start : int(self._ends[number])]
         if len(members) == 1:
             return index
-        # of the others: skip over its own place
-        drawn = int(rng.integers(len(members) - 1))
-        return int(members[drawn + (drawn >= np.searchsorted(members, index))])
+        # uniform over the others: skip the record's own place
+        place = int(rng.integers(len(members) - 1))
+        return int(members[place + (place >= np.searchsorted(members, index))])
 
 
 def group_file(records_dir: str | os.PathLike, split: str) -> Path:
-    """Return where a split's groups are kept: with the record files, which are replaced as one."""
+    """Return the path of a split's groups, in the folder of the record files.
+
+    They are replaced together with the records, so that they cannot belong to older ones.
+    """
     folder = Path(records_dir)
     return folder / schema.read_manifest(folder)["builder"] / FILE.format(split)
 
 
 def read_groups(records_dir: str | os.PathLike, split: str) -> Groups:
-    """Return the split's groups, from their file or, where records are older, from these.
+    """Return the split's groups from their file.
 
-    The file is then written if the folder lets us; it counts only for as many records as there are.
-    Raises OmfaError if the records cannot be read.
+    Records of older versions have no such file: it is then computed from the records, and written
+    if the folder is writable. Raises OmfaError if the records cannot be read.
     """
     file = group_file(records_dir, split)
     source = schema.open_records(records_dir, split)
@@ -70,20 +74,20 @@ def read_groups(records_dir: str | os.PathLike, split: str) -> Groups:
         if stored.shape == (len(source),) and stored.dtype == np.int32:
             return Groups(stored)
     numbers = numbered(source)
-    # records that cannot be written to are read again at the next start
+    # in a read-only folder the records are read again at the next start
     with contextlib.suppress(OmfaError), atomic_write(file) as temporary:
         np.save(temporary, numbers)
     return Groups(numbers)
 
 
 def numbered(source: schema.RecordSource) -> Int32[np.ndarray, "records"]:
-    """Return the number of each record's group, in order of appearance; reads every record once."""
+    """Return the group number of each record, in order of appearance; reads every record."""
     bar = tqdm(range(len(source)), desc="pose groups", unit="record", disable=None)
     return numbers_of((source[index].group for index in bar), len(source))
 
 
 def numbers_of(names: Iterable[str], count: int) -> Int32[np.ndarray, "count"]:
-    """Return the number of each of `count` records' groups; "" is ALONE."""
+    """Return the group number of each of `count` records, in order of appearance; "" is ALONE."""
     found: dict[str, int] = {}
     numbers = np.full(count, ALONE, np.int32)
     for index, name in enumerate(names):

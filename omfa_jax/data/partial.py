@@ -1,11 +1,11 @@
-"""The hidden folder beside a records folder in which it grows, over restarts, until it is whole.
+"""The hidden staging folder in which a records folder is built, across restarts.
 
-Nothing else may be in it when a run begins; what comes into it later is not deleted, and is said.
+It may hold no foreign files when a run begins. Files that appear later are kept and logged.
 
-.NAME.partial/records/    what will be NAME
-              progress/   reports of the finished shards, their items
-              temporary/  what was being written; of no use after a kill
-              old/        while the finished folder takes the place of an older one
+.NAME.partial/records/    becomes NAME
+              progress/   reports and items of the shards
+              temporary/  files being written; deleted after a kill
+              old/        the folder being replaced, while it is
 """
 
 import contextlib
@@ -35,7 +35,7 @@ from omfa_jax.data import schema
 
 log = logging.getLogger(__name__)
 
-# all that a records folder holds
+# patterns of all files of a records folder
 RECORDS = (
     schema.MANIFEST,
     *(
@@ -43,7 +43,8 @@ RECORDS = (
         for name in ("*.array_record-*", "features.json", "dataset_info.json", "groups-*.npy")
     ),
 )
-# all that the hidden folder holds while the records grow
+# patterns of all files of the staging folder
+# names that tempfile gives
 _TORN = "tmp????????"
 _SHARD = "*.array_record-*-of-*"
 _GROWING = (
@@ -59,45 +60,48 @@ _OLD = tuple(f"old/{pattern}" for pattern in RECORDS)
 
 @dataclass(frozen=True)
 class Partial:
-    """The folder's paths; `place` is the TFDS data set's within the records. Picklable."""
+    """The paths of a staging folder; picklable.
+
+    `place`: the TFDS data set's path within the records folder, NAME/VERSION.
+    """
 
     folder: Path
     place: str
 
     @property
     def records(self) -> Path:
-        """What will be the records folder."""
+        """The future records folder."""
         return self.folder / "records"
 
     @property
     def progress(self) -> Path:
-        """Reports and items of the shards."""
+        """The folder of the shards' reports and items."""
         return self.folder / "progress"
 
     @property
     def temporary(self) -> Path:
-        """Files that are being written."""
+        """The folder of files being written."""
         return self.folder / "temporary"
 
     def path(self, file_name: str) -> Path:
-        """Return where a finished shard lies."""
+        """Return the path of a finished shard."""
         return self.records / self.place / file_name
 
     def report_path(self, file_name: str) -> Path:
-        """Return where a finished shard's report lies."""
+        """Return the path of a finished shard's report."""
         return self.progress / f"{file_name}.json"
 
     def items_path(self, file_name: str) -> Path:
-        """Return where a shard's items lie."""
+        """Return the path of a shard's items."""
         return self.progress / f"{file_name}.items"
 
     def write_text(self, path: Path, text: str) -> None:
-        """Write a small file, whole or not at all."""
+        """Write a small text file atomically."""
         with atomic_write(path) as temporary:
             temporary.write_text(text)
 
     def keep_only(self, file_names: Collection[str]) -> None:
-        """Delete what an earlier run left of other shards than these."""
+        """Delete the shards of an earlier run that are not in this list."""
         wanted = {self.path(name) for name in file_names}
         found = require_named(self.records, RECORDS)
         paths = [self.records / name for name in found if not name.endswith("/")]
@@ -105,8 +109,8 @@ class Partial:
         shards = [path for path in others if ".array_record-" in path.name]
         if shards:
             log.warning(
-                "%s: %d shards there are of another data set, item list or --shard-records; they"
-                " are deleted and their records written anew",
+                "%s: deleting %d shards of another data set, item list or --shard-records; their"
+                " records will be written again",
                 self.folder,
                 len(shards),
             )
@@ -117,7 +121,7 @@ class Partial:
     def write_metadata(
         self, kind: schema.Kind, splits: Mapping[str, Sequence[tuple[str, int]]]
     ) -> None:
-        """Write TFDS's metadata of splits, each given by its shards' (file name, records)."""
+        """Write TFDS's metadata; `splits` has the (file name, records) of each split's shards."""
         folder = epath.Path(self.records / self.place)
         dataset, version = Path(self.place).parts
         infos = []
@@ -132,7 +136,7 @@ class Partial:
                 filename_template=template,
             )
             infos.append(info)
-        # TFDS's own look at the result needs TensorFlow
+        # check_data would import TensorFlow
         tfds.folder_dataset.write_metadata(
             data_dir=folder,
             features=schema.features(kind),
@@ -143,9 +147,9 @@ class Partial:
         )
 
     def publish(self, out_dir: str | os.PathLike) -> None:
-        """Put the finished records at `out_dir`, where nothing but records may be."""
+        """Move the finished records to `out_dir`, which may hold nothing but records."""
         out, old = resolve_target(out_dir), self.folder / "old"
-        # of a run that was killed between two renames
+        # left by a run that was killed between the two renames
         if os.path.lexists(old):
             delete_listed(old, require_named(old, RECORDS))
         with disk_errors(self.folder):
@@ -153,26 +157,24 @@ class Partial:
         self.discard()
 
     def discard(self) -> None:
-        """Delete the folder, but for what is not of our making."""
+        """Delete the folder, except for foreign files."""
         delete_named(self.folder, _GROWING)
 
 
 @contextlib.contextmanager
 def partial_folder(out_dir: str | os.PathLike, place: str) -> Iterator[Partial]:
-    """Yield the hidden folder beside `out_dir`, this process's alone.
+    """Yield the staging folder of `out_dir`, locked for this process.
 
-    If the block fails, the folder stays for a restart unless no shard in it is finished. Raises
-    OmfaError if it cannot be written or another process uses it.
+    If the block fails, the folder is kept for a restart if any shard is finished. Raises OmfaError
+    if it cannot be written or another process uses it.
     """
     out = resolve_target(out_dir)
     partial = Partial(out.with_name(f".{out.name}.partial"), place)
     if os.path.islink(partial.folder) or partial.folder.is_file():
-        raise OmfaError(f"{partial.folder} is no folder: move it away or give another --out")
+        raise OmfaError(f"{partial.folder}: expected a folder; move the file away or change --out")
     with disk_errors(partial.folder):
         partial.folder.mkdir(parents=True, exist_ok=True)
-    refusal = (
-        f"another run is writing {partial.folder}: wait for it, stop it, or give another --out"
-    )
+    refusal = f"another run is writing {partial.folder}: wait for it, stop it, or change --out"
     with exclusive_lock(partial.folder, refusal):
         _require_own(partial, out)
         with _kept_if_worth_it(partial):
@@ -190,7 +192,7 @@ def _kept_if_worth_it(partial: Partial) -> Iterator[None]:
         yield
     except BaseException:
         if any(partial.progress.glob("*.json")):
-            log.warning("what is finished stays in %s: the same command goes on", partial.folder)
+            log.warning("kept finished shards in %s: the same command resumes", partial.folder)
         else:
             partial.discard()
         raise
@@ -198,28 +200,29 @@ def _kept_if_worth_it(partial: Partial) -> Iterator[None]:
 
 @contextlib.contextmanager
 def disk_errors(folder: Path) -> Iterator[None]:
-    """Turn failures to write into an OmfaError that says how much room there is."""
+    """Turn write errors into an OmfaError that states the free disk space."""
     try:
         yield
-    # ArrayRecord's writer tells of a full disk by a RuntimeError
+    # ArrayRecord's writer raises RuntimeError when the disk is full
     except (OSError, RuntimeError) as error:
         there = next(path for path in (folder, *folder.parents) if path.exists())
         free = shutil.disk_usage(there).free / 1e6
         reason = " ".join(str(error).split())[:200]
         raise OmfaError(
-            f"the records cannot be written ({reason}); {free:.0f} MB are free there: make room"
-            " or give another folder to --out"
+            f"the records cannot be written ({reason}); {free:.0f} MB are free in {there}: free"
+            " disk space or change --out"
         ) from error
 
 
 def _require_own(partial: Partial, out: Path) -> None:
-    """Raise an OmfaError if anything else is in the hidden folder, or another user's in the two.
+    """Raise an OmfaError for foreign files in the staging folder, or another user's in the two.
 
-    After the lock: a run that is writing makes and deletes files there.
+    Call it with the lock held: another run creates and deletes files there.
     """
     folder = partial.folder
     listed = require_named(folder, (*_GROWING, *_OLD))
     with disk_errors(folder):
+        # not os.getuid(): a network file system may map users (root squash)
         with tempfile.TemporaryFile(dir=folder) as made:
             owner = os.fstat(made.fileno()).st_uid
         require_owner(folder, listed, owner)

@@ -1,4 +1,4 @@
-"""The photos of a raw folder with the 2D keypoints that belong to them, layout by layout."""
+"""Find the photos of a raw data set with their 2D keypoints, for each layout."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -17,15 +17,16 @@ from omfa_jax.data.landmarks import read_dresscode, read_landmarks
 from omfa_jax.data.reading import files_by_stem, first_with_files
 from omfa_jax.data.viton_hd import KEYPOINT_DIRS
 
+# EXIF orientations that swap width and height
 _TURNED = (5, 6, 7, 8)
 
 
 @dataclass(frozen=True)
 class Photo:
-    """A photo's name without suffix, its file, and how to read its keypoints given (w, h) in px.
+    """A photo: its name without suffix, its file, and a reader of its keypoints.
 
-    `read` returns (x px, y px, confidence) rows, None if the file shows nobody, or raises an
-    OmfaError.
+    `read((width_px, height_px))` returns (x px, y px, confidence) rows, None if the file has no
+    person, or raises an OmfaError.
     """
 
     name: str
@@ -33,7 +34,7 @@ class Photo:
     read: Callable[[tuple[int, int]], Float[np.ndarray, "k 3"] | None]
 
     def size_px(self) -> tuple[int, int]:
-        """Return the upright photo's (width, height) without decoding it; OmfaError if damaged."""
+        """Return (width, height) of the upright photo without decoding it; OmfaError if damaged."""
         try:
             with Image.open(self.path) as image:
                 width, height = image.size
@@ -50,12 +51,12 @@ class Photo:
 def find_photos(
     raw_dir: str | os.PathLike, keypoints: str, warnings: list[str]
 ) -> dict[Path, list[Photo]]:
-    """Return {folder: its photos in the order of names} of a raw data set.
+    """Return {folder: photos in the order of names} of a raw data set.
 
-    `keypoints` is "openpose" (VITON-HD: SPLIT/image and SPLIT/openpose_json), "deepfashion"
+    `keypoints`: "openpose" (VITON-HD: SPLIT/image and SPLIT/openpose_json), "deepfashion"
     (images/ and keypoints/keypoints_loc.txt) or "dresscode" (CATEGORY/images and
-    CATEGORY/keypoints). Photos without keypoints are left out and counted in `warnings`. Raises
-    OmfaError if the folder does not have that layout or the kind is unknown.
+    CATEGORY/keypoints). Photos without keypoints are skipped and counted in `warnings`. Raises
+    OmfaError for an unknown kind or a folder of another layout.
     """
     if keypoints not in KINDS:
         raise unknown("kind of keypoints", keypoints, KINDS)
@@ -122,6 +123,7 @@ def _paired(
         shown = ", ".join(lacking[:3]) + (", ..." if len(lacking) > 3 else "")
         warnings.append(f"{folder.name}: {len(lacking)} photos without keypoints ({shown})")
 
+    # a function per name: a lambda in the loop would see the last name only
     def reader(name: str) -> Callable:
         return lambda size_px: read(keypoints[name], size_px)
 

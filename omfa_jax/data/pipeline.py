@@ -1,10 +1,9 @@
-"""Grain pipeline: records to batches, a function of (seed, epoch) alone and resumable anywhere.
+"""The Grain pipeline from records to batches: deterministic in the seed, resumable at any batch.
 
-Order of work: shuffle all records (of several folders: each folder's, then dealt out by weight),
-repeat with another shuffle each epoch, decode, group into batches that run over epoch ends, deal
-the batches' parts to the shards. A batch's parts, in the order of the shards, are the batch that a
-single shard would get; and the iterator's state is the number of batches consumed, so a run may
-resume with another number of shards, threads or processes.
+Steps: shuffle all records of each folder, anew in each epoch; interleave the folders by weight;
+decode; group into batches, which may span epochs; split each batch among the shards. The parts of
+the shards, concatenated in order, are the batch that a single shard would get. The state is the
+number of batches consumed, so a run can resume with another number of shards, threads or processes.
 """
 
 import bisect
@@ -17,7 +16,8 @@ from absl import flags
 
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.tasks import Task
-from omfa_jax.data.decode import Batch, Fitted, signed, stacked
+from omfa_jax.data.batch import Batch
+from omfa_jax.data.decode import Fitted, signed, stacked
 from omfa_jax.data.elastic import ProcessBatches
 from omfa_jax.data.folder import open_folder
 from omfa_jax.data.mixture import Order
@@ -25,7 +25,7 @@ from omfa_jax.data.room import Rooms
 from omfa_jax.data.settings import PipelineSettings, as_they_are
 
 SEED_LIMIT = 2**32
-# more than any training visits
+# Grain needs a length: more batches than any run consumes
 BATCHES = 2**53
 
 
@@ -39,16 +39,11 @@ def make_dataset(
     shard: int = 0,
     shards: int = 1,
 ) -> grain.DatasetIterator[Batch] | ProcessBatches:
-    """Return the endless training iterator of one shard; it has get_state and set_state.
+    """Return the endless training iterator of one shard, with get_state and set_state.
 
-    `batch_size` is the global batch; each shard gets batch_size / shards rows of it. A batch has
-    garment, person, face, pose (b h w 3, uint8), or garment_latents, ... (b h w c, float16) when
-    the records are latents: as stored, a quarter or half of what float32 takes to keep and send;
-    has_pose (b,) bool, False where the pose is black (latents: zero); task (b,) int32, rows of
-    `tasks` drawn by their weights; index (b,) int64, the record's number in its split (the
-    person's, where garment and face are another's); dataset (b,) int32, the folder's place in the
-    mixture; epoch (b,) int32, how often that folder was gone through before. The state is
-    JSON-able.
+    `batch_size` is the global batch size; each shard gets batch_size / shards rows. Batches are
+    `TrainImageBatch` or `TrainLatentBatch`, by the kind of records (see batch.py). The state is
+    JSON-serializable.
 
     Raises OmfaError if the records, the split, the batch size or the tasks cannot be used.
     """
@@ -57,31 +52,33 @@ def make_dataset(
     folders = settings.mixture or ((settings.records, 1.0),)
     opened = [open_folder(replace(settings, records=folder), split) for folder, _ in folders]
     if len({source.kind for source in opened}) > 1:
-        raise OmfaError("config.data.mixture: some folders hold latents, others images; give one")
+        raise OmfaError("config.data.mixture: expected folders of one kind, got latents and images")
+    # Grain seeds are 32-bit
     seed %= SEED_LIMIT
     counts = [len(source.records) for source in opened]
     for (folder, _), count in zip(folders, counts, strict=True):
         if not count:
-            raise OmfaError(f"{folder}: its split {split!r} holds no records to train on")
+            raise OmfaError(f"{folder}: split {split!r} holds no records to train on")
     order = Order(counts, [weight for _, weight in folders], seed)
 
     def example(position: int) -> Fitted:
+        # the task has the unnamed stream of the position; example_reader names the others
         task = bisect.bisect_right(shares, np.random.default_rng((seed, position)).random())
-        drawn = order[position]
+        entry = order[position]
         facts = {
             "task": np.int32(task),
-            "index": np.int64(drawn.index),
-            "dataset": np.int32(drawn.dataset),
-            "epoch": np.int32(drawn.epoch),
+            "index": np.int64(entry.index),
+            "dataset": np.int32(entry.dataset),
+            "epoch": np.int32(entry.epoch),
         }
-        return opened[drawn.dataset].training_example(drawn.index, seed, position) | facts
+        return opened[entry.dataset].training_example(entry.index, seed, position) | facts
 
     parts = _parts(example, BATCHES, batch_size, shard, shards)
     if not settings.processes:
         return iter(_prefetched(parts, settings))
     workers = grain.MultiprocessingOptions(settings.processes)
     if not flags.FLAGS.is_parsed():
-        # Grain's workers ask for absl's flags, which only programs of absl's parse
+        # Grain's workers read absl flags, which raise unless absl's own main has parsed them
         flags.FLAGS.mark_as_parsed()
 
     def open_from(consumed: int) -> grain.DatasetIterator[Batch]:
@@ -100,24 +97,25 @@ def eval_batches(
     limit: int | None = None,
     unpaired: bool = False,
 ) -> Iterator[Batch]:
-    """Return an iterator over the split, once and in order, in batches of one size.
+    """Return an iterator over one pass of the split, in order, in batches of one size.
 
-    It reads `settings.records`, each record as it is. The keys are `make_dataset`'s, pictures and
-    latents float32, pictures in [-1, 1], without task, dataset and epoch, plus key and group (b,)
-    str and valid (b,) bool: False marks the rows that fill up the last batch (copies of the last
-    record). `limit` stops after that many records. `unpaired` gives the garment that the person
-    does not wear, and raises an OmfaError where a record has none or the records are latents. Every
-    shard yields equally many batches.
+    It reads `settings.records` without augmentation. Batches are `EvalImageBatch` or
+    `EvalLatentBatch` (see batch.py). `limit`: stop after this many records. `unpaired`: return the
+    garment that the person does not wear; raises an OmfaError if a record has none or the records
+    are latents. Every shard yields the same number of batches.
     """
     _check_shards(batch_size, shard, shards)
     opened = open_folder(as_they_are(settings), split)
     if unpaired and opened.kind == "latents":
-        raise OmfaError(f"{settings.records} holds latents, which have no unpaired garments")
+        raise OmfaError(
+            f"{settings.records} holds latents, which have no unpaired garments; give image records"
+        )
     source = opened.records
     count = len(source) if limit is None else min(limit, len(source))
     batches = -(-count // batch_size)
 
     def example(position: int) -> Fitted:
+        # past the end: repeat the last record, marked as not valid
         index = min(position, count - 1)
         record = source[index]
         names = {"key": np.str_(record.key), "group": np.str_(record.group)}
@@ -129,12 +127,12 @@ def eval_batches(
 
 
 def task_shares(tasks: Sequence[Task]) -> np.ndarray:
-    """Return the cumulative shares of the tasks' weights, for drawing by one uniform number."""
+    """Return the cumulative distribution of the tasks' weights, for sampling with one uniform."""
     weights = np.array([task.weight for task in tasks], float)
     if not weights.sum() > 0:
         raise OmfaError("tasks: expected at least one task with a weight above 0")
     shares = np.cumsum(weights / weights.sum())
-    # rounding must not leave a gap below 1, nor let a trailing task of weight 0 be drawn
+    # rounding must neither leave a gap below 1 nor let a trailing task of weight 0 be drawn
     shares[int(np.flatnonzero(weights)[-1]) :] = 1.0
     return shares
 
@@ -142,12 +140,14 @@ def task_shares(tasks: Sequence[Task]) -> np.ndarray:
 def _parts(
     example: Callable[[int], Fitted], batches: int, batch_size: int, shard: int, shards: int
 ) -> grain.MapDataset[Batch]:
-    """Return a shard's part of every batch; batch b is positions b * batch_size and on."""
-    rows, rooms = batch_size // shards, Rooms()
+    """Return one shard's part of every batch; batch b starts at position b * batch_size."""
+    # The unit of Grain's threads is a batch, not a record: each thread fills one buffer, and there
+    # is no second copy to collate records.
+    rows, pool = batch_size // shards, Rooms()
 
     def part(batch: int) -> Batch:
         first = batch * batch_size + shard * rows
-        return stacked(map(example, range(first, first + rows)), rows, rooms)
+        return stacked(map(example, range(first, first + rows)), rows, pool)
 
     return grain.MapDataset.range(batches).map(part)
 
@@ -163,7 +163,7 @@ def _prefetched(
 
 def _check_shards(batch_size: int, shard: int, shards: int) -> None:
     if not 0 <= shard < shards:
-        raise OmfaError(f"shard: expected 0 <= shard < {shards} shards, got {shard}")
+        raise OmfaError(f"shard: expected 0 <= shard < {shards}, got {shard}")
     if batch_size < 1 or batch_size % shards:
         raise OmfaError(
             f"batch_size: expected a positive multiple of {shards} shards, got {batch_size}"

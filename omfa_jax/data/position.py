@@ -1,4 +1,4 @@
-"""The saved position of a training iterator: the number of batches that were consumed."""
+"""The saved state of a training iterator: the number of batches consumed."""
 
 from typing import Any
 
@@ -8,14 +8,14 @@ POSITION = "next_index"
 
 
 def batches_consumed(state: Any) -> int:
-    """Return the number of batches that an iterator's state (JSON) stands for.
+    """Return the number of batches consumed according to an iterator's state (JSON).
 
-    Raises OmfaError for anything but {"next_index": a whole number from 0 on}.
+    Raises OmfaError unless it is {"next_index": a non-negative integer}.
     """
     found = state.get(POSITION) if isinstance(state, dict) else None
-    # True and False are ints
+    # not isinstance: True and False are ints
     if type(found) is not int or found < 0:
         raise OmfaError(
-            f"data position: expected {{{POSITION!r}: batches}}, got {str(state)[:200]}"
+            f"data position: expected {{{POSITION!r}: number of batches}}, got {str(state)[:200]}"
         )
     return found

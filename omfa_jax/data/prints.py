@@ -1,4 +1,4 @@
-"""Fingerprints of many photos: 8 bytes of memory each, their thumbnails in a temporary file."""
+"""Fingerprints of many photos: hashes in memory (8 bytes each), thumbnails in a temporary file."""
 
 import array
 import tempfile
@@ -13,7 +13,7 @@ Print = tuple[int, UInt8[np.ndarray, "16 16 3"]]
 
 
 class Prints:
-    """Grows by one photo at a time; the file goes with the object."""
+    """An append-only list of fingerprints; the temporary file is deleted with the object."""
 
     def __init__(self) -> None:
         self._hashes = array.array("Q")
@@ -21,7 +21,7 @@ class Prints:
         weakref.finalize(self, self._file.close)
 
     def add(self, value: Print) -> None:
-        """Keep one photo's fingerprint."""
+        """Append one photo's fingerprint."""
         code, thumb = value
         self._hashes.append(code)
         self._file.write(np.ascontiguousarray(thumb, np.uint8).tobytes())
@@ -30,11 +30,11 @@ class Prints:
         return len(self._hashes)
 
     def hashes(self) -> UInt64[np.ndarray, "n"]:
-        """Return the hashes in the order that they came."""
+        """Return the hashes in the order of insertion."""
         return np.array(self._hashes, np.uint64)
 
     def thumbs(self) -> UInt8[np.ndarray, "n 16 16 3"]:
-        """Return the thumbnails, read from the file where they are looked at."""
+        """Return the thumbnails, memory-mapped from the file."""
         self._file.flush()
         shape = (len(self), THUMB_SIDE_PX, THUMB_SIDE_PX, 3)
         return np.memmap(self._file, np.uint8, "r", shape=shape)

@@ -1,4 +1,4 @@
-"""Reading a raw data set's files for a record: pictures as stored, label maps, lists of pairs."""
+"""Read the files of a raw data set: images as bytes, label maps, lists of pairs."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -19,9 +19,9 @@ T = TypeVar("T")
 
 
 def stored_picture(path: Path, what: str) -> tuple[bytes, UInt8[np.ndarray, "h w 3"]]:
-    """Return the bytes to store for a picture, and its pixels.
+    """Return the bytes to store for an image, and its pixels.
 
-    A plain RGB JPEG or PNG that stands upright is stored as it is; anything else is encoded anew.
+    An upright RGB JPEG or PNG is stored unchanged; anything else is re-encoded as JPEG.
     """
     rgb = images.read_rgb(path, what)
     encoded = path.read_bytes()
@@ -33,15 +33,15 @@ def stored_picture(path: Path, what: str) -> tuple[bytes, UInt8[np.ndarray, "h w
 
 
 def picture_bytes(path: Path) -> bytes:
-    """Return the bytes to store for a picture."""
-    return stored_picture(path, "picture")[0]
+    """Return the bytes to store for an image."""
+    return stored_picture(path, "image")[0]
 
 
 def optional(read: Callable[[Path], T], path: Path | None, what: str, flaws: list[str]) -> T | None:
-    """Return what `read` makes of the file; None, and a flaw, if it is missing or damaged.
+    """Return `read(path)`; if the file is missing or damaged, add a flaw and return None.
 
-    The flaw of a damaged file names it, so that a build's report names every one of them; those of
-    missing files are alike, and are counted.
+    The flaw of a damaged file contains its path, so that the report lists each file. Flaws of
+    missing files are identical, so that the report counts them.
     """
     if path is None:
         flaws.append(f"no {what}")
@@ -62,8 +62,8 @@ def optional_labels(
 ) -> UInt8[np.ndarray, "h w"] | None:
     """Return the label map of a photo of `size_px` (height, width); None, and a flaw, if unusable.
 
-    Ids that the label set does not have, or another aspect than the photo's, make it unusable;
-    another size of the same aspect is a flaw only.
+    Unusable are maps with ids outside of the label set and maps of another aspect ratio. A map of
+    another size and the same aspect ratio is returned with a flaw.
     """
     labels = optional(lambda path: images.read_labels(path, what), path, what, flaws)
     if labels is None:
@@ -71,20 +71,20 @@ def optional_labels(
     try:
         label_set.require(labels, what)
     except OmfaError:
-        flaws.append(f"{what} holds ids that {label_set.name} does not have; not used ({path})")
+        flaws.append(f"{what} has ids that are not in {label_set.name}; not used ({path})")
         return None
     (height, width), (height_px, width_px) = labels.shape, size_px
     if abs(width / height * height_px / width_px - 1) > MAX_ASPECT_ERROR:
-        flaws.append(f"{what} has not the photo's aspect; not used ({path})")
+        flaws.append(f"{what} differs from the photo's aspect ratio; not used ({path})")
         return None
     if (height, width) != size_px:
-        flaws.append(f"{what} has not the photo's size; scaled")
+        flaws.append(f"{what} differs from the photo's size; scaled")
     return labels
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One line of a pairs file: file names, and where the garment is worn ("": not said)."""
+    """One line of a pairs file: file names, and where the garment is worn ("" if not stated)."""
 
     person: str
     garment: str
@@ -92,13 +92,14 @@ class Pair:
 
 
 def read_pairs(path: Path, warnings: list[str]) -> Iterator[Pair]:
-    """Yield the pairs of a list with "person garment" or "person garment category" a line.
+    """Yield the pairs of a list with lines "person garment" or "person garment category".
 
-    A category is its name or DressCode's 0 (upper), 1 (lower), 2 (dresses). Lines of another form
-    go to `warnings`, and so do names with a path, which may lead out of the data set.
+    A category is a name or DressCode's 0 (upper), 1 (lower), 2 (dresses). Malformed lines go to
+    `warnings`, as do names with a path, which could lead out of the data set.
     """
     known: dict[str, Category] = {name: name for name in CATEGORIES}
     known |= {str(number): name for number, name in enumerate(CATEGORIES)}
+    # utf-8-sig: lists edited on Windows begin with a byte order mark
     for number, line in enumerate(path.read_text("utf-8-sig", "replace").splitlines(), 1):
         words = line.split()
         if any(Path(word).name != word for word in words[:2]):
@@ -117,14 +118,14 @@ def read_pairs(path: Path, warnings: list[str]) -> Iterator[Pair]:
 
 
 def files_by_stem(folder: Path) -> dict[str, Path]:
-    """Return {name without suffix: path} of a folder's files; empty if it is not there."""
+    """Return {name without suffix: path} of a folder's files; empty if there is no folder."""
     if not folder.is_dir():
         return {}
-    # macOS archives carry "._name" twins that are not pictures
+    # archives made on macOS contain "._name" files that are no images
     names = (entry.name for entry in os.scandir(folder) if not entry.name.startswith("."))
     return {Path(name).stem: folder / name for name in sorted(names)}
 
 
 def first_with_files(folder: Path, names: tuple[str, ...]) -> dict[str, Path]:
-    """Return `files_by_stem` of the first of several sub-folders that holds anything."""
+    """Return `files_by_stem` of the first non-empty sub-folder."""
     return next((found for name in names if (found := files_by_stem(folder / name))), {})

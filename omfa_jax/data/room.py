@@ -1,7 +1,7 @@
-"""Memory for batches that is used again once nobody holds the batch that lay in it.
+"""A pool of batch buffers, each reused once the batch in it is freed.
 
-A batch of pictures is some 60 MB, which the system otherwise hands out, clears and takes back for
-every one of them: as much work as filling it.
+An image batch takes about 60 MB. Allocating and zeroing that for every batch costs as much as
+filling it.
 """
 
 import collections
@@ -13,34 +13,34 @@ from jaxtyping import UInt8
 
 
 class Rooms:
-    """Lends pieces of memory of one size; it grows to as many as are ever held at once.
+    """A pool of buffers of one size; it grows to the largest number in use at once.
 
-    It may be used from several threads, and pickled: a copy lends memory of its own.
+    Thread-safe. A pickled copy starts with an empty pool of its own.
     """
 
     def __init__(self) -> None:
-        # a deque's ends are moved atomically; a lock could be asked for while it is held, as
-        # memory comes back whenever the garbage collector runs
+        # append and pop of a deque are atomic. A lock could deadlock: finalizers run whenever the
+        # garbage collector does, also in a thread that holds the lock.
         self._free: collections.deque[np.ndarray] = collections.deque()
 
     def lend(self, size_bytes: int) -> UInt8[np.ndarray, "size_bytes"]:
-        """Return memory with whatever lies in it; it is free when its last view is gone."""
+        """Return an uninitialized buffer, which returns to the pool when its last view is freed."""
         try:
-            piece = self._free.pop()
+            buffer = self._free.pop()
         except IndexError:
-            piece = None
-        if piece is None or len(piece) != size_bytes:
-            piece = np.empty(size_bytes, np.uint8)
-        lent = _Lent(piece)
-        weakref.finalize(lent, self._free.append, piece).atexit = False
-        return np.asarray(lent)
+            buffer = None
+        if buffer is None or len(buffer) != size_bytes:
+            buffer = np.empty(size_bytes, np.uint8)
+        lease = _Lease(buffer)
+        weakref.finalize(lease, self._free.append, buffer).atexit = False
+        return np.asarray(lease)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Rooms, ()
 
 
-class _Lent:
-    """Whoever holds a view of the memory holds this."""
+class _Lease:
+    """The base object of every view of a buffer: it lives as long as the last view."""
 
-    def __init__(self, piece: np.ndarray) -> None:
-        self.__array_interface__ = piece.__array_interface__
+    def __init__(self, buffer: np.ndarray) -> None:
+        self.__array_interface__ = buffer.__array_interface__

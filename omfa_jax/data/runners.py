@@ -1,4 +1,4 @@
-"""Who writes the shards: this machine's processes, or Apache Beam's workers."""
+"""Write shards with the processes of this machine or with the workers of Apache Beam."""
 
 import collections
 import functools
@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 def write_all(partial: Partial, source: Source, shards: Sequence[Shard], how: Writing) -> None:
-    """Write every shard that is not there yet; say what a restart found."""
+    """Write every missing shard; log what a restart found."""
     partial.keep_only([shard.file_name for shard in shards])
     if how.runner == "beam":
         _beam(partial, source, shards, how.beam_options)
@@ -27,6 +27,7 @@ def write_all(partial: Partial, source: Source, shards: Sequence[Shard], how: Wr
     total = sum(shard.stop - shard.start for shard in shards)
     fates: collections.Counter[Fate] = collections.Counter()
     with tqdm(total=total, desc=partial.place, unit="record", disable=None) as bar:
+        # in this process the bar advances by record, with workers by shard
         if how.processes == 1:
             for shard in shards:
                 fates[write(shard, advance=bar.update)] += 1
@@ -35,17 +36,17 @@ def write_all(partial: Partial, source: Source, shards: Sequence[Shard], how: Wr
                 fates[fate] += 1
                 bar.update(shard.stop - shard.start)
     if fates["kept"]:
-        log.info("%d of %d shards were there from an earlier run", fates["kept"], len(shards))
-    if fates["written anew"]:
+        log.info("%d of %d shards were kept from an earlier run", fates["kept"], len(shards))
+    if fates["rewritten"]:
         log.warning(
-            "%d shards that were there have been written anew: they were damaged, or of other"
-            " input or settings",
-            fates["written anew"],
+            "%d shards of an earlier run were rewritten: damaged, or made from other input or"
+            " settings",
+            fates["rewritten"],
         )
 
 
 def _beam(partial: Partial, source: Source, shards: Sequence[Shard], options: str) -> None:
-    """Hand the shards to Beam's workers; they meet in `partial`, which all of them must see."""
+    """Write the shards in a Beam pipeline; `partial` must be a path shared by all workers."""
     require_modules("--runner beam", "beam", "apache_beam")
     import apache_beam as beam  # type: ignore[import-not-found]
     from apache_beam.options.pipeline_options import (  # type: ignore[import-not-found]
@@ -58,11 +59,12 @@ def _beam(partial: Partial, source: Source, shards: Sequence[Shard], options: st
             _ = (
                 pipeline
                 | "Shards" >> beam.Create(list(shards))
+                # without it Beam fuses the steps and one worker writes every shard
                 | "Spread" >> beam.Reshuffle()
                 | "Write" >> beam.Map(write)
             )
     except OmfaError:
         raise
-    except Exception as error:  # a runner wraps what its workers raise in types of its own
+    except Exception as error:  # runners wrap the errors of their workers in own types
         reason = " ".join(str(error).split())[-400:]
         raise OmfaError(f"the Beam pipeline failed: {reason}") from error

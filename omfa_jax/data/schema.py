@@ -1,7 +1,7 @@
-"""The record: one person, the garment worn in the photo, face box and pose map; one for all data.
+"""The record schema, the same for every data set, and access to a folder of records.
 
-A records folder is `<folder>/omfa_records.json` (written last) beside a TFDS data set in
-ArrayRecord files, `<folder>/<name>/<version>/`.
+A records folder holds a manifest, `omfa_records.json` (written last), and a TFDS data set in
+ArrayRecord files, `<name>/<version>/`.
 """
 
 import dataclasses
@@ -22,26 +22,26 @@ from omfa_jax.core.exit_status import is_transient
 from omfa_jax.core.files import parse_json, require_dir
 from omfa_jax.core.retry import retried
 
-# TFDS's own copy of tf.train.Example; its fields are made at run time, unknown to type checkers
+# TFDS's own copy of tf.train.Example, without TensorFlow; type checkers cannot see its fields
 EXAMPLE: Any = vars(proto)["tf_example_pb2"].Example
 
 MANIFEST = "omfa_records.json"
 FORMAT = 2
+SPLITS = ("train", "val", "test")
 
 Kind = Literal["images", "latents"]
 
 
 @dataclass(frozen=True)
 class Record:
-    """One example; pictures are encoded PNG or JPEG bytes, upright RGB.
+    """One example; images are encoded PNG or JPEG bytes, upright RGB.
 
-    `key` is unique in its split. `face_box_px` is (left, top, right, bottom) in the pixels of the
-    person's photo and may reach over its edges; it counts only if `has_face`. `pose` is empty
-    unless `has_pose`. The unpaired garment (evaluation splits only) is one that the person does
-    not wear; its key and bytes are empty when there is none. `category` is where the garment is
-    worn, "" when unknown. Records of one `group` show one person in one outfit, in several poses;
-    `person_id` is the person's alone. `body_source` says where the body behind the pose map comes
-    from (`body.params_file.SOURCES`). All of these are "" when unknown, as `caption` is.
+    `key`: unique in its split. `face_box_px`: (left, top, right, bottom) in pixels of the person's
+    photo, may reach over its edges; valid only if `has_face`. `pose`: empty unless `has_pose`.
+    `unpaired_garment`: a garment that the person does not wear, for evaluation; bytes and key are
+    empty without one. `category`: where the garment is worn. `group`: the records of one person in
+    one outfit, in several poses. `person_id`: the same in all groups of a person. `body_source`:
+    where the body of the pose map comes from (`body.params_file.SOURCES`). Unknown strings are "".
     """
 
     key: str
@@ -66,9 +66,9 @@ class Record:
 
 @dataclass(frozen=True)
 class LatentRecord:
-    """The VAE latents of one record: little-endian float16 in (h, w, c) order, as bytes.
+    """The VAE latents of one record: bytes of little-endian float16 in (h, w, c) order.
 
-    Shapes are in the manifest. `pose` is empty unless `has_pose`; `group` is the record's.
+    The manifest has the shapes. `pose` is empty unless `has_pose`.
     """
 
     key: str
@@ -84,10 +84,11 @@ RECORD_TYPES: dict[Kind, type] = {"images": Record, "latents": LatentRecord}
 
 
 def features(kind: Kind) -> tfds.features.FeaturesDict:
-    """Return the TFDS features of a record type: pictures stay encoded bytes."""
+    """Return the TFDS features of a record type; images are stored as encoded bytes."""
     scalar = tfds.features.Scalar
     kinds = {
         str: tfds.features.Text(),
+        # an object scalar stores bytes unchanged, without TFDS's image decoder
         bytes: scalar(np.object_),
         int: scalar(np.int32),
         bool: scalar(np.bool_),
@@ -101,15 +102,14 @@ def features(kind: Kind) -> tfds.features.FeaturesDict:
 
 
 def to_example(record: Record | LatentRecord) -> dict[str, Any]:
-    """Return the record as the dict that TFDS encodes."""
+    """Return the record as a dict for TFDS's encoder."""
     return {f.name: getattr(record, f.name) for f in dataclasses.fields(record)}
 
 
 class RecordSource:
     """Random access to the records of one split: `len(source)` and `source[i]`.
 
-    A record that is damaged, or whose file is, is an OmfaError when it is asked for. It can be
-    read from several threads and pickled.
+    Reading a damaged record raises an OmfaError. Thread-safe and picklable.
     """
 
     def __init__(self, kind: Kind, source: Any, place: str) -> None:
@@ -126,18 +126,18 @@ class RecordSource:
         if not 0 <= index < len(self):
             raise IndexError(f"record {index} of {self._place}, which has {len(self)}")
         try:
-            # TFDS's own way from these bytes to numpy takes four times as long
+            # parsed here: TFDS's own decoder takes four times as long
             stored = retried(f"{self._place}: record {index}", lambda: self._read(index))
             features = EXAMPLE.FromString(stored).features.feature
             return self._type(**{name: _value(features[name], kind) for name, kind in self._fields})
-        except Exception as error:  # a damaged file provokes many exception types
+        except Exception as error:  # damaged files raise many exception types
             reason = " ".join(str(error).split())[:200]
             where = f"{self._place}: record {index}"
             advice = "" if is_transient(error) else "; build again"
             raise OmfaError(f"{where} cannot be read ({reason}){advice}") from error
 
     def encoded(self, index: int) -> bytes:
-        """Return one record as it is stored, a serialized tf.train.Example."""
+        """Return the stored bytes of one record, a serialized tf.train.Example."""
         return self._source[index]
 
     def _read(self, index: int) -> bytes:
@@ -145,7 +145,7 @@ class RecordSource:
             return self.encoded(index)
         except Exception as error:
             if is_transient(error):
-                # a copy opens the files anew: a handle that went stale stays so
+                # unpickling reopens the files: a stale file handle never recovers
                 self._source = pickle.loads(pickle.dumps(self._source))
             raise
 
@@ -154,26 +154,27 @@ class RecordSource:
 
 
 def _value(feature: Any, kind: Any) -> Any:
-    """Return one field of a stored example as the type that the record declares."""
+    """Return one field of a stored example in the type of the record's field."""
     if kind is bytes:
         return feature.bytes_list.value[0]
     if kind is bool:
         return bool(feature.int64_list.value[0])
     if kind is int:
         return feature.int64_list.value[0]
+    # the face box is the only float field
     if feature.HasField("float_list"):
         return tuple(feature.float_list.value)
     return feature.bytes_list.value[0].decode()
 
 
 def write_manifest(records_dir: Path, kind: Kind, builder: str, **facts: Any) -> None:
-    """Write the manifest; it comes last, so a folder that has one is complete."""
+    """Write the manifest. It must be written last: a folder with a manifest counts as complete."""
     manifest = {"format": FORMAT, "kind": kind, "builder": builder, **facts}
     (records_dir / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
 
 
 def read_manifest(records_dir: str | os.PathLike) -> dict[str, Any]:
-    """Return the manifest of a records folder, or raise an OmfaError that says what is wrong."""
+    """Return the manifest of a records folder; OmfaError if it is missing, damaged or outdated."""
     folder = require_dir(records_dir, "records", "the records folder")
     try:
         manifest = parse_json(retried(str(folder / MANIFEST), (folder / MANIFEST).read_text))
@@ -190,9 +191,9 @@ def read_manifest(records_dir: str | os.PathLike) -> dict[str, Any]:
 
 
 def open_records(records_dir: str | os.PathLike, split: str) -> RecordSource:
-    """Return random access to one split's records, image records or latents alike.
+    """Open one split of image or latent records.
 
-    Raises OmfaError if the folder is not a complete records folder or has no such split.
+    Raises OmfaError if the folder is not a complete records folder or lacks the split.
     """
     folder = Path(records_dir)
     manifest = read_manifest(folder)
@@ -201,12 +202,12 @@ def open_records(records_dir: str | os.PathLike, split: str) -> RecordSource:
     try:
         raw = tfds.decode.DeserializeMethod.RAW_BYTES
 
-        def opened() -> Any:
+        def open_source() -> Any:
             builder: Any = tfds.builder_from_directory(folder / manifest["builder"])
             return builder.as_data_source(split=split, deserialize_method=raw)
 
-        source = retried(f"{folder}:{split}", opened)
-    except Exception as error:  # TFDS meets a damaged folder with many exception types
+        source = retried(f"{folder}:{split}", open_source)
+    except Exception as error:  # TFDS raises many exception types on a damaged folder
         reason = " ".join(str(error).split())[:200]
         raise OmfaError(f"{folder}: the records cannot be read ({reason}); build again") from None
     return RecordSource(manifest["kind"], source, f"{folder}:{split}")

@@ -1,4 +1,4 @@
-"""What the pipeline is asked for."""
+"""Settings of the input pipeline."""
 
 from dataclasses import dataclass, field, replace
 
@@ -10,20 +10,21 @@ from omfa_jax.data.mixture import Weighted, check_mixture
 
 @dataclass(frozen=True)
 class PipelineSettings:
-    """Where the records are and how big the pictures get.
+    """Which records are read, at which size, and how they are decoded.
 
-    `records`: folder of image records or of latents; which of the two is read from its manifest.
-    `slots`: (height_px, width_px) of garment, person and face; the pose map has the person's.
-    `vae_id`: what the latents must have been made with; "" for image records.
-    `pose_style`: what the pose maps must have been drawn in, where the records know; "" for any.
-    `threads`: decode this many batches at once (0: in the caller's thread), in each process.
-    `prefetch_batches`: finished batches kept ready, in each process; memory is this many batches.
+    `records`: folder of image records or of latents; its manifest says which.
+    `slots`: (height_px, width_px) of garment, person and face; the pose map uses the person's.
+    `vae_id`: id of the VAE that must have made the latents; "" for image records.
+    `pose_style`: required style of the pose maps, if the records state one; "" accepts any.
+    `threads`: batches decoded in parallel by each process (0: in the caller's thread).
+    `prefetch_batches`: decoded batches kept in memory by each process.
 
-    For training alone, evaluation heeds none of them: `mixture`, (folder, weight) pairs that are
-    trained on instead of `records`; `multi_pose_prob`, the probability that garment and face come
-    from another record of the person's group; `augment`, for image records; `sample_latents`: draw
-    them from the VAE's posterior instead of taking its mean; `processes` that decode (0: threads of
-    this process do).
+    Training only, ignored by evaluation:
+    `mixture`: (folder, weight) pairs to train on instead of `records`.
+    `multi_pose_prob`: probability that garment and face come from another record of the person's group.
+    `augment`: for image records only.
+    `sample_latents`: sample the VAE's posterior instead of taking its mean.
+    `processes`: worker processes that decode (0: threads of this process).
     """
 
     records: str
@@ -42,7 +43,10 @@ class PipelineSettings:
         check_slots(self.slots)
         check_mixture(self.mixture)
         if self.threads < 0 or self.prefetch_batches < 1:
-            raise OmfaError("threads must be 0 or more and prefetch_batches 1 or more")
+            raise OmfaError(
+                "config.data: expected threads of at least 0 and prefetch of at least 1, got"
+                f" {self.threads} and {self.prefetch_batches}"
+            )
         if self.processes < 0:
             raise OmfaError(f"config.data.processes: expected 0 or more, got {self.processes}")
         if not 0 <= self.multi_pose_prob <= 1:
@@ -52,6 +56,6 @@ class PipelineSettings:
 
 
 def as_they_are(settings: PipelineSettings) -> PipelineSettings:
-    """Return the settings with every picture of one record and unchanged, as evaluation reads."""
+    """Return the settings for evaluation: no mixture, pairing, augmentation or sampling."""
     plain = {"mixture": (), "multi_pose_prob": 0.0, "augment": AugmentSettings(), "processes": 0}
     return replace(settings, sample_latents=False, **plain)

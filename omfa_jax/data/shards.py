@@ -1,9 +1,9 @@
-"""Shards: files of records that are whole or absent, each a function of its own items alone.
+"""Shards: record files written atomically, each a deterministic function of its own items.
 
-A shard is written beside its place and renamed when it is whole; its report comes after it. One
-that has a fitting report is never written again, so a killed run goes on where it was. Which
-records a shard holds depends on the list of items and the number per shard, never on who writes
-it: a process of this machine or a Beam worker.
+A shard is written to a temporary file and renamed, then its report is written. A shard with a
+matching report is not written again, which is how a killed run resumes. The records of a shard
+depend on the list of items and the number per shard only, not on which process or Beam worker
+writes it.
 """
 
 import dataclasses
@@ -26,15 +26,18 @@ from omfa_jax.core.files import current_umask
 from omfa_jax.data import schema
 from omfa_jax.data.partial import Partial, disk_errors
 
-# what TFDS gives its own writer: records one by one can be read at random
+# as TFDS's own writer: one record per group, so that random access decompresses one record
 WRITER_OPTIONS = "group_size:1"
 
-Fate = Literal["kept", "written", "written anew"]
+Fate = Literal["kept", "written", "rewritten"]
 
 
 @dataclass(frozen=True)
 class Shard:
-    """Items `start` to `stop` of a split, shard `index` of the split's `count`; picklable."""
+    """Items `start` to `stop` of a split, shard `index` of `count`; picklable.
+
+    The names of the class and its fields are part of every stamp (`stamp_of`).
+    """
 
     dataset: str
     split: str
@@ -45,18 +48,17 @@ class Shard:
 
     @property
     def file_name(self) -> str:
-        """The name that TFDS gives to such a file."""
+        """The file name of the shard, in TFDS's scheme."""
         place = f"{self.index:05d}-of-{self.count:05d}"
         return f"{self.dataset}-{self.split}.array_record-{place}"
 
 
 @dataclass
 class ShardReport:
-    """What writing a shard told, kept beside it: a restart reports as if there had been none.
+    """The report of a written shard, stored so that a restart can report on all shards.
 
-    `stamp` says what went in, `size_bytes` and `sha256` what came out. `skipped` holds (key,
-    reason); `flaws` {flaw: (count, first keys)}; `facts` what the source wants to remember;
-    `groups` each record's group, for whoever pairs them.
+    `stamp`: digest of the inputs. `size_bytes`, `sha256`: of the file. `skipped`: (key, reason).
+    `flaws`: {flaw: (count, first keys)}. `facts`: what the source adds. `groups`: of each record.
     """
 
     stamp: str
@@ -70,24 +72,24 @@ class ShardReport:
 
 
 class Source(Protocol):
-    """Where a shard's records come from; the same shard always gives the same; picklable."""
+    """A source of a shard's records, deterministic and picklable."""
 
     @property
     def kind(self) -> schema.Kind:
-        """What the records are."""
+        """Kind of the records."""
         ...
 
     def stamp(self, shard: Shard) -> str:
-        """Return a digest of all that the shard's records depend on."""
+        """Return a digest of everything that the shard's records depend on."""
         ...
 
     def records(self, shard: Shard, report: ShardReport) -> Iterator[Any]:
-        """Yield the shard's records and add what is to be told to the report."""
+        """Yield the shard's records; skips, flaws and facts go to the report."""
         ...
 
 
 def cut(dataset: str, counts: Mapping[str, int], shard_records: int) -> list[Shard]:
-    """Return the shards of splits of so many items, in order; an empty split has none."""
+    """Return the shards of all splits, in order, given the number of items of each split."""
     if shard_records < 1:
         raise OmfaError(f"--shard-records: expected 1 or more, got {shard_records}")
     shards = []
@@ -106,9 +108,9 @@ def write_shard(
     shard: Shard,
     advance: Callable[[int], object] = lambda _: None,
 ) -> Fate:
-    """Write one shard and its report unless they are there; `advance` is told of items done.
+    """Write one shard and its report unless they exist; `advance(n)` is called after n items.
 
-    Raises OmfaError if the file cannot be written; what `source` raises passes through.
+    Raises OmfaError if the file cannot be written, and whatever `source` raises.
     """
     size = shard.stop - shard.start
     stamp, path = source.stamp(shard), partial.path(shard.file_name)
@@ -117,6 +119,7 @@ def write_shard(
         advance(size)
         return "kept"
     report, done = ShardReport(stamp), 0
+    # in the staging folder, not /tmp: a rename is atomic within one file system only
     handle, name = tempfile.mkstemp(dir=partial.temporary)
     os.close(handle)
     temporary = Path(name)
@@ -134,19 +137,21 @@ def write_shard(
         with disk_errors(partial.folder):
             writer.close()
             report.size_bytes, report.sha256 = temporary.stat().st_size, _sha256(temporary)
+            # mkstemp creates files with mode 0600
             temporary.chmod(0o666 & ~current_umask())
             temporary.replace(path)
+            # last: a shard without a report is rewritten
             partial.write_text(
                 partial.report_path(shard.file_name), json.dumps(dataclasses.asdict(report))
             )
     finally:
         temporary.unlink(missing_ok=True)
     advance(size - done)
-    return "written anew" if found else "written"
+    return "rewritten" if found else "written"
 
 
 def finished(partial: Partial, shard: Shard, stamp: str) -> bool:
-    """Return whether the shard and its report are whole and of what `stamp` stands for."""
+    """Return whether the shard and its report are complete and match `stamp`."""
     try:
         report, path = read_report(partial, shard), partial.path(shard.file_name)
         if report.stamp != stamp or path.stat().st_size != report.size_bytes:
@@ -159,14 +164,14 @@ def finished(partial: Partial, shard: Shard, stamp: str) -> bool:
 
 
 def read_report(partial: Partial, shard: Shard) -> ShardReport:
-    """Return the shard's report as it was written."""
+    """Return the shard's stored report."""
     return ShardReport(**json.loads(partial.report_path(shard.file_name).read_text()))
 
 
 def stamp_of(*facts: Any) -> str:
-    """Return a digest of plain values, dataclasses and containers of them, and of our version.
+    """Return a digest of plain values, dataclasses and containers, and of the package version.
 
-    A Path stands for its file: where it is, its size and when it was last written.
+    A Path contributes its file's absolute path, size and modification time.
     """
     return hashlib.sha256(repr([__version__, schema.FORMAT, _plain(facts)]).encode()).hexdigest()
 
@@ -183,6 +188,7 @@ def _plain(value: Any) -> Any:
         return type(value).__name__, fields
     if isinstance(value, Mapping):
         return sorted((repr(key), _plain(entry)) for key, entry in value.items())
+    # repr() of a large array is abbreviated, and would hide a change
     if isinstance(value, np.ndarray):
         return value.shape, str(value.dtype), hashlib.sha256(value.tobytes()).hexdigest()
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):
@@ -197,7 +203,7 @@ def _serializer(kind: schema.Kind) -> Callable[[Any], bytes]:
 
     def serialize(record: Any) -> bytes:
         example = features.encode_example(schema.to_example(record))
-        # TFDS's own bytes have the fields in an order that changes with the process
+        # deterministic: TFDS serializes the fields in an order that differs between processes
         return serializer.get_tf_example(example).SerializeToString(deterministic=True)
 
     return serialize

@@ -1,4 +1,4 @@
-"""A contact sheet of records: person with face box, garment, face, pose map over the photo."""
+"""Draw a contact sheet of records."""
 
 import os
 
@@ -9,7 +9,8 @@ from PIL import Image, ImageDraw
 from omfa_jax.core import images
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.files import clear_leftovers, require_writable_file
-from omfa_jax.data import faces, schema
+from omfa_jax.data import schema
+from omfa_jax.data.face_crop import FaceBox, crop_face
 
 GAP_PX = 4
 CAPTION_PX = 14
@@ -26,14 +27,14 @@ def contact_sheet(
 ) -> UInt8[np.ndarray, "h w 3"]:
     """Write the first `count` records of a split as a PNG or JPEG sheet, and return it.
 
-    `cell_px` is each picture's (height, width). Columns: person with the face box in red, garment
-    with its source, face crop, pose map laid over the photo, with where the body comes from,
-    unpaired garment; a picture that is not there stays grey. Captions stand under their row.
-    Raises OmfaError for a folder of latents, which hold no pictures.
+    `cell_px`: (height, width) of each image. Columns: person with the face box in red, garment and
+    its source, face crop, pose map over the photo and the source of its body, unpaired garment;
+    missing images are grey. Captions are printed below their row. Raises OmfaError for a folder of
+    latents.
     """
     out = require_writable_file(out_path, "--out")
     if schema.read_manifest(records_dir)["kind"] != "images":
-        raise OmfaError(f"{records_dir} holds latents; give the image records to look at")
+        raise OmfaError(f"--records {records_dir}: expected image records, found latents")
     source = schema.open_records(records_dir, split)
     rows = [_row(source[i], *cell_px) for i in range(min(count, len(source)))]
     sheet = np.concatenate(rows)
@@ -48,7 +49,7 @@ def _row(record: schema.Record, height_px: int, width_px: int) -> UInt8[np.ndarr
     face = None
     if record.has_face:
         boxed = _with_box(person, record.face_box_px)
-        face = faces.crop_face(person, record.face_box_px)
+        face = crop_face(person, record.face_box_px)
     cells = [
         (f"{record.split}/{record.key}", boxed),
         (f"{record.garment_source} {record.category}", images.read_rgb(record.garment)),
@@ -65,7 +66,7 @@ def _row(record: schema.Record, height_px: int, width_px: int) -> UInt8[np.ndarr
 
 
 def _overlaid(person: np.ndarray, record: schema.Record) -> np.ndarray | None:
-    """The pose map over the photo: where they do not agree, one of them is wrong."""
+    """Return the pose map over the photo, which shows whether the two agree."""
     if not record.has_pose:
         return None
     pose = images.letterbox(images.read_rgb(record.pose), *person.shape[:2], fill=0)
@@ -77,7 +78,7 @@ def _optional(encoded: bytes) -> np.ndarray | None:
     return images.read_rgb(encoded) if encoded else None
 
 
-def _with_box(image: np.ndarray, box: faces.FaceBox) -> UInt8[np.ndarray, "h w 3"]:
+def _with_box(image: np.ndarray, box: FaceBox) -> UInt8[np.ndarray, "h w 3"]:
     drawn = Image.fromarray(image)
     ImageDraw.Draw(drawn).rectangle(box, outline=BOX_RED, width=max(1, image.shape[1] // 150))
     return np.array(drawn)

@@ -1,14 +1,14 @@
-"""VITON-HD (Choi et al., CVPR 2021), and folders in its layout, as records.
+"""Build records from VITON-HD (Choi et al., CVPR 2021) and folders in its layout.
 
-    <root>/{train,val,test}_pairs.txt        "person.jpg garment.jpg" a line
+    <root>/{train,val,test}_pairs.txt        lines "person.jpg garment.jpg"
     <root>/{train,val,test}/image, cloth     photos; a person's own garment has the person's name
         image-parse-v3 | image-parse         CIHP label maps
         openpose_json | openpose-json        keypoints
-        pose                                 pose maps (not part of VITON-HD; made from SMPL-X)
+        pose                                 pose maps, rendered from SMPL-X (not part of VITON-HD)
 
-The second name of a pair is a garment that the person does not wear. It serves evaluation; in
-training it is ignored, as everybody does. VITON-HD itself has tops and dresses; for folders of
-one's own in this layout a third word in a pair's line says where the own garment is worn.
+The second name of a pair is the unpaired garment, used for evaluation. It is ignored in train, as
+is common practice. VITON-HD has tops and dresses only; in other folders of this layout a third word
+of a line can state where the person's own garment is worn.
 """
 
 import os
@@ -21,7 +21,7 @@ from omfa_jax.data import faces
 from omfa_jax.data.builder import RecordsBuilder
 from omfa_jax.data.clean import drop_listed
 from omfa_jax.data.labels import label_set
-from omfa_jax.data.layouts import SPLITS, wrong_layout
+from omfa_jax.data.layouts import wrong_layout
 from omfa_jax.data.paired import PairedItem, read_paired
 from omfa_jax.data.reading import (
     Pair,
@@ -29,7 +29,7 @@ from omfa_jax.data.reading import (
     first_with_files,
     read_pairs,
 )
-from omfa_jax.data.schema import Record
+from omfa_jax.data.schema import SPLITS, Record
 
 PARSE_DIRS = ("image-parse-v3", "image-parse")
 KEYPOINT_DIRS = ("openpose_json", "openpose-json")
@@ -37,13 +37,13 @@ KEYPOINT_DIRS = ("openpose_json", "openpose-json")
 
 @dataclass(frozen=True)
 class VitonItem(PairedItem):
-    """The files of one person; `parse_labels` names the label set of `parse` (LABEL_SETS)."""
+    """The files of one person; `parse_labels`: name of the label set of `parse`, in LABEL_SETS."""
 
     parse_labels: str = "cihp"
 
 
 class VitonHD(RecordsBuilder):
-    """TFDS builder of VITON-HD's folder layout; see the module's text and `RecordsBuilder`."""
+    """TFDS builder of VITON-HD's layout, see the module's docstring."""
 
     name = "viton_hd"
     options_taken = ("clean", "parse_labels")
@@ -56,10 +56,10 @@ class VitonHD(RecordsBuilder):
         clean: str | os.PathLike | None = None,
         parse_labels: str = "cihp",
     ) -> Mapping[str, Sequence[VitonItem]]:
-        """Return {split: items} of the splits that are there; what is odd goes to `warnings`.
+        """Return {split: items} of the existing splits; irregularities go to `warnings`.
 
-        `clean` is a list of photos to leave out (see `clean.py`); `parse_labels` names the label
-        set of the parse maps, for maps that did not come with VITON-HD.
+        `clean`: list of photos to leave out (see `clean.py`). `parse_labels`: label set of the
+        parse maps, for maps that are not VITON-HD's own.
         """
         root = require_dir(raw_dir, "raw data set", "--raw")
         label_set(parse_labels)
@@ -68,14 +68,14 @@ class VitonHD(RecordsBuilder):
             if (root / split / "image").is_dir():
                 splits[split] = _items(root, split, parse_labels, warnings)
             elif (root / f"{split}_pairs.txt").is_file():
-                warnings.append(f"{split}: {split}_pairs.txt is there but {split}/image is not")
+                warnings.append(f"{split}: {split}_pairs.txt exists but {split}/image does not")
         if not splits:
             raise wrong_layout(root, "train/image, val/image or test/image")
         return drop_listed(splits, clean, warnings)
 
     @staticmethod
     def read(item: VitonItem) -> tuple[Record, Sequence[str]]:
-        """Return the item's record and its flaws; OmfaError if photo or garment cannot be had."""
+        """Return the item's record and its flaws; OmfaError if photo or garment are unusable."""
         return read_paired(
             item,
             label_set(item.parse_labels),
@@ -98,10 +98,11 @@ def _items(root: Path, split: str, parse_labels: str, warnings: list[str]) -> li
         key, other = Path(pair.person).stem, Path(pair.garment).stem
         if key in seen:
             warnings.append(
-                f"{split}: {pair.person} is named twice in {split}_pairs.txt; first one kept"
+                f"{split}: {pair.person} is listed twice in {split}_pairs.txt; kept the first"
             )
             continue
         seen.add(key)
+        # a line that names the person's own garment has no unpaired one
         unpaired = other if split != "train" and other != key else ""
         items.append(
             VitonItem(
@@ -127,5 +128,5 @@ def _pairs(
     path = root / f"{split}_pairs.txt"
     if path.is_file():
         return read_pairs(path, warnings)
-    warnings.append(f"{split}: no {path.name}; every photo in {split}/image is taken")
+    warnings.append(f"{split}: no {path.name}; using every photo in {split}/image")
     return [Pair(photo.name, photo.name) for _, photo in sorted(people.items())]

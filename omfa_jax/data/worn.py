@@ -1,4 +1,4 @@
-"""The worn garment: cut out of the photo of somebody wearing it, where there is no shop photo."""
+"""Cut the worn garment out of a photo of a person, for data sets without shop photos."""
 
 import numpy as np
 from jaxtyping import UInt8
@@ -17,10 +17,10 @@ def worn_garment(
     label_set: LabelSet,
     category: Category,
 ) -> UInt8[np.ndarray, "h w 3"] | None:
-    """Return the garment of one category on white, filling a frame of the photo's size.
+    """Return the garment of one category on white, letterboxed to the photo's size.
 
-    Its bounding box plus 5% of the box's longer side is letter-boxed; what lies over the garment
-    (arms, hair, bags) is white. None if its labels cover less than 0.5% of the photo.
+    The crop is its bounding box plus a margin of 5% of the longer side. Occluders (arms, hair,
+    bags) are white. None if the garment covers less than 0.5% of the photo.
     """
     height, width = photo.shape[:2]
     worn = label_set.worn(labels_of_size(labels, height, width), category)
@@ -37,7 +37,7 @@ def worn_garment(
 def labels_of_size(
     labels: UInt8[np.ndarray, "h w"], height_px: int, width_px: int
 ) -> UInt8[np.ndarray, "height_px width_px"]:
-    """Return the map at another size; each pixel keeps one of the ids (nearest neighbour)."""
+    """Return the label map resized by nearest neighbour, which keeps the ids valid."""
     if labels.shape == (height_px, width_px):
         return labels
     sized = Image.fromarray(labels).resize((width_px, height_px), Image.Resampling.NEAREST)

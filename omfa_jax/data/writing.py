@@ -1,4 +1,4 @@
-"""The settings of whoever writes records; light, for the command line's sake."""
+"""Options for writing records; without heavy imports, as the command line needs them."""
 
 from dataclasses import dataclass
 
@@ -10,11 +10,11 @@ RUNNERS = ("local", "beam")
 
 @dataclass(frozen=True)
 class Writing:
-    """How records are cut and who writes them; the records do not depend on the latter.
+    """How records are sharded and which runner writes them; the runner does not change the bytes.
 
-    `shard_records`: items per shard, what a kill costs each process at most.
+    `shard_records`: items per shard, the most that a kill costs each process.
     `runner`: "local" (`processes` of this machine) or "beam".
-    `beam_options`: Beam's pipeline options as on a command line.
+    `beam_options`: Beam's pipeline options, as on its command line.
     """
 
     shard_records: int = SHARD_RECORDS
@@ -28,4 +28,4 @@ class Writing:
         if self.processes < 1:
             raise OmfaError(f"--processes: expected 1 or more, got {self.processes}")
         if self.beam_options and self.runner != "beam":
-            raise OmfaError("--beam-options is for --runner beam")
+            raise OmfaError("--beam-options needs --runner beam")

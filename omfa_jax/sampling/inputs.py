@@ -15,7 +15,8 @@ from omfa_jax.body.render import render
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.images import letterbox, read_labels, read_rgb, to_signed
 from omfa_jax.core.tasks import COMPONENTS
-from omfa_jax.data.faces import crop_face, face_box, read_keypoints
+from omfa_jax.data.face_crop import crop_face
+from omfa_jax.data.faces import face_box, read_keypoints
 from omfa_jax.data.viton_hd import KEYPOINT_DIRS, PARSE_DIRS
 from omfa_jax.diffusion.settings import DiffusionSettings
 

@@ -1,4 +1,4 @@
-"""A world that is known exactly: people who wear any garment in any pose, and photos of them."""
+"""The synthetic try-on world: people, garments and poses, rendered with exact ground truth."""
 
 from omfa_jax.data.world.photo import Photo, View, World
 from omfa_jax.data.world.writer import WorldReport, write_world

@@ -1,4 +1,4 @@
-"""What the world's kernels are compiled with, or the error that says how to get it."""
+"""The numba decorator of all kernels; without numba, an error that names the extra to install."""
 
 from omfa_jax.core.errors import require_modules
 
@@ -10,4 +10,5 @@ from omfa_jax.body.zbuffer_numba import pixel_range, signed_area  # noqa: E402
 
 __all__ = ["kernel", "pixel_range", "signed_area"]
 
+# cache: compiling takes seconds, which every worker process would pay again
 kernel = numba.njit(cache=True, nogil=True, fastmath=True)

@@ -1,9 +1,9 @@
-"""A world in DeepFashion-MultiModal's layout: people in two outfits, each in three poses.
+"""Write a synthetic data set in DeepFashion-MultiModal's layout.
 
-One photo of the three shows the person down to the shins and has a label map, as the real set has
-them of full-body photos only. Every fifth outfit is sold as trousers. Crown, chin and armpits, of
-which the world knows nothing, are absent among the landmarks; densepose/ and labels/ are not
-written. The set has no split folders: the three counts are added up.
+Each person has two outfits, each in three poses. One of the three photos shows the person down to
+the shins and has a label map, as in the real set, where only full-body photos have one. Every fifth
+outfit is labelled as trousers. The landmarks of crown, chin and armpits are absent; densepose/ and
+labels/ are not written. The layout has no splits: the three counts are added up.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -57,7 +57,7 @@ FROM_CIHP = {
 
 @dataclass(frozen=True)
 class Job:
-    """One photo: person outfit // 2 in garment `outfit` and pose `pose`, seen as `view`."""
+    """One photo: person outfit // 2 in garment `outfit` and pose `pose`, in the view `view`."""
 
     outfit: int
     pose: int
@@ -66,12 +66,12 @@ class Job:
 
     @property
     def person(self) -> int:
-        """The person's number."""
+        """The number of the person."""
         return self.outfit // 2
 
 
 def jobs(split: str, count: int, settings: Settings) -> list[Job]:
-    """Return the photos that a split's count stands for, group by group."""
+    """Return the photos of a split, group by group."""
     start, world = SPLIT_STARTS[split], world_of(settings)
     found = []
     for k in range(count):
@@ -87,7 +87,7 @@ def jobs(split: str, count: int, settings: Settings) -> list[Job]:
 
 
 def write_job(root: Path, settings: Settings, job: Job) -> bool:
-    """Write the files of one photo that are missing; tell whether there were any."""
+    """Write the missing files of one photo; return whether any was missing."""
     files = {
         "images": root / "images" / f"{job.stem}.jpg",
         "smplx": root / "smplx" / f"{job.stem}.npz",
@@ -113,7 +113,7 @@ def write_lists(root: Path, settings: Settings, photos: Mapping[str, Sequence[Jo
 
 
 def landmarks(keypoints: Float32[np.ndarray, "25 3"]) -> Float32[np.ndarray, "21 3"]:
-    """Return (x px, y px, confidence) rows in the set's order; (-1, -1, 0) is absent."""
+    """Return (x px, y px, confidence) rows in the order of LANDMARKS; (-1, -1, 0) if absent."""
     found = np.tile(np.array([-1, -1, 0], np.float32), (len(LANDMARKS), 1))
     for name, row in ROWS.items():
         if keypoints[row, 2]:
@@ -122,7 +122,7 @@ def landmarks(keypoints: Float32[np.ndarray, "25 3"]) -> Float32[np.ndarray, "21
 
 
 def caption(settings: Settings, job: Job) -> str:
-    """Return what is true of the photo, in a sentence."""
+    """Return a caption of the photo, in one sentence."""
     world = world_of(settings)
     person, garment = world.person(job.person), world.garment(job.outfit)
     printed = " with a chest print" if garment.print_rgb is not None else ""

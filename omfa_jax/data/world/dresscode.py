@@ -1,9 +1,9 @@
-"""A world in DressCode's layout: tops, and trousers; it has no dresses.
+"""Write a synthetic data set in DressCode's layout, with tops and trousers but without dresses.
 
-Every third person is in lower_body, seen down to the shins. The world has no shop photo of
-trousers: theirs is the trousers cut out of a photo of the same person standing with the arms held
-away, which the top covers down to its hem. Beside DressCode's own files there are body parameters
-(smplx/), and val lists if there is a val split.
+Every third person is in lower_body, shown down to the shins. The world has no shop photos of
+trousers: they are cut out of a photo of the same person standing with the arms held away, in which
+the top covers them down to its hem. In addition to DressCode's files there are body parameters
+(smplx/), and lists for val if there is a val split.
 """
 
 import dataclasses
@@ -43,7 +43,7 @@ FROM_CIHP = {
     "hair": "hair",
     "upper": "upper",
     "pants": "pants",
-    "torso_skin": "face",  # ATR has the neck under the face
+    "torso_skin": "face",  # ATR labels the neck as face
     "face": "face",
     "left_arm": "left_arm",
     "right_arm": "right_arm",
@@ -52,7 +52,7 @@ FROM_CIHP = {
 
 @dataclass(frozen=True)
 class Job:
-    """One person: number `index` in a category's folder; `unpaired` is the garment to try on."""
+    """One person in a category's folder; `unpaired`: number of the garment to try on."""
 
     split: str
     folder: str
@@ -66,7 +66,7 @@ class Job:
 
 
 def jobs(split: str, count: int, settings: Settings) -> list[Job]:
-    """Return the people of a split; unpaired garments are the next person's of the category."""
+    """Return the people of a split; the unpaired garment is that of the category's next person."""
     start = SPLIT_STARTS[split]
     found = []
     for folder in (UPPER, LOWER):
@@ -77,14 +77,14 @@ def jobs(split: str, count: int, settings: Settings) -> list[Job]:
 
 
 def to_shins(view: View) -> View:
-    """Return the view from further away, down to where the trousers end."""
+    """Return the view from further away, which shows the trousers down to their end."""
     return dataclasses.replace(view, below_hips_m=TO_SHINS_M)
 
 
 def relabelled(
     parse: UInt8[np.ndarray, "h w"], names: Mapping[str, str], ids: Mapping[str, int]
 ) -> UInt8[np.ndarray, "h w"]:
-    """Return the world's CIHP map in the ids of another label set; what it lacks is background."""
+    """Return a CIHP map of the world in another label set; labels not in `names` are background."""
     table = np.zeros(256, np.uint8)
     for ours, theirs in names.items():
         table[CIHP.ids[ours]] = ids[theirs]
@@ -92,7 +92,7 @@ def relabelled(
 
 
 def write_job(root: Path, settings: Settings, job: Job) -> bool:
-    """Write the files of one person that are missing; tell whether there were any."""
+    """Write the missing files of one person; return whether any was missing."""
     folder, number = root / job.folder, f"{job.index:06d}"
 
     def photo(pose: Pose | None = None) -> Photo:
@@ -107,7 +107,7 @@ def write_job(root: Path, settings: Settings, job: Job) -> bool:
         standing = photo(Pose(-1, np.zeros((55, 3), np.float32)))
         worn = worn_garment(standing.image, standing.parse, CIHP, "lower")
         if worn is None:
-            raise OmfaError(f"{number}: no trousers in the picture; change --height and --width")
+            raise OmfaError(f"{number}: no trousers in the image; increase --height and --width")
         return worn
 
     person_files = {
@@ -122,7 +122,7 @@ def write_job(root: Path, settings: Settings, job: Job) -> bool:
 
 
 def write_lists(root: Path, settings: Settings, people: Mapping[str, Sequence[Job]]) -> None:
-    """Write the lists of pairs, in each category's folder and of all in the root."""
+    """Write the lists of pairs: one per category folder, and one of all categories in the root."""
     for split, members in people.items():
         kinds = ("",) if split == "train" else ("_paired", "_unpaired")
         for kind in kinds:
@@ -137,7 +137,7 @@ def write_lists(root: Path, settings: Settings, people: Mapping[str, Sequence[Jo
 
 
 def write_keypoints(path: Path, photo: Photo) -> None:
-    """Write BODY_18 rows (x, y, score, row) in DressCode's frame of 384x512 px; -1: missing."""
+    """Write BODY_18 rows (x, y, score, row) in DressCode's frame of 384x512 px; -1 if missing."""
     write_json(path, {"keypoints": _rows(photo).tolist()})
 
 

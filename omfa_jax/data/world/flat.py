@@ -1,4 +1,6 @@
-"""The shop photo: the garment laid flat on white, drawn from its sheet."""
+"""Render the shop photo: the garment laid flat on white, drawn from its sheet."""
+
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8
@@ -23,13 +25,25 @@ from omfa_jax.data.world.sheet import (
 )
 
 MARGIN = 0.07
-# the longer the sleeve, the steeper it hangs: short ones spread, long ones stay in the frame
+# (length in metres, angle): longer sleeves hang more steeply, which keeps them in the frame
 SHORT_SLEEVE, LONG_SLEEVE = (0.15, np.deg2rad(38)), (0.485, np.deg2rad(72))
 GARMENT_LABEL = 5
 
 
+class _Placement(NamedTuple):
+    """Where the garment is in the frame.
+
+    `turn`: (cos, sin) of the sleeves' angle. `scale`: px per metre. `middle_y`: sheet y (m) at the
+    centre.
+    """
+
+    turn: Float32[np.ndarray, "2"]
+    scale: float
+    middle_y: float
+
+
 def sleeve_angle(sleeve_m: float) -> float:
-    """Return how far below the horizontal (radians) a sleeve of this length lies."""
+    """Return the angle below the horizontal (radians) of a sleeve of this length."""
     lengths, angles = zip(SHORT_SLEEVE, LONG_SLEEVE, strict=True)
     return float(np.interp(sleeve_m, lengths, angles))
 
@@ -42,13 +56,18 @@ def draw(
     width_px: int,
     supersample: int,
 ) -> tuple[UInt8[np.ndarray, "height_px width_px 3"], Bool[np.ndarray, "height_px width_px"]]:
-    """Return the photo and the mask (True on the garment); the whole garment is in the frame."""
+    """Return the photo and the mask (True on the garment), with the garment fully in the frame.
+
+    `texture`: the painted sheet. `phases`: place the folds. Rendered at `supersample` times the
+    size and averaged down.
+    """
     shape = (height_px * supersample, width_px * supersample)
     color, label = np.ones((*shape, 3), np.float32), np.zeros(shape, np.uint8)
     scale, middle_y = frame(garment.cut, *shape)
     angle = sleeve_angle(garment.cut[SLEEVE_M])
     turn = np.array([np.cos(angle), np.sin(angle)], np.float32)
-    _draw(texture, garment.cut, garment.trim_rgb, turn, scale, middle_y, phases, color, label)
+    placement = _Placement(turn, scale, middle_y)
+    _draw(texture, garment.cut, garment.trim_rgb, placement, phases, color, label)
     image = np.empty((height_px, width_px, 3), np.uint8)
     mask = np.empty((height_px, width_px), np.uint8)
     shading.shrink(color, label, supersample, image, mask)
@@ -56,7 +75,7 @@ def draw(
 
 
 def frame(cut: Float32[np.ndarray, "8"], height_px: int, width_px: int) -> tuple[float, float]:
-    """Return the scale (px per metre) and the sheet y (m) at the centre of the shop photo."""
+    """Return the scale (px per metre) and the sheet's y (m) at the centre of the shop photo."""
     low, reach = float(cut[HEM_Y]), sheet.half_width(float(cut[HEM_Y]))
     if cut[SLEEVE_M] > 0:
         angle = sleeve_angle(cut[SLEEVE_M])
@@ -70,7 +89,7 @@ def frame(cut: Float32[np.ndarray, "8"], height_px: int, width_px: int) -> tuple
 
 @kernel
 def _torso_edge(x, y, cut):
-    """Distance (m, approximate) inside the torso's outline without its neckline; < 0 outside."""
+    """Return the approximate distance (m) to the torso's outline without neckline; < 0 outside."""
     side = half_width(y)
     if cut[SLEEVE_M] < 0.0 and y > ARMPIT_Y:
         part = min((SHOULDER_Y - y) / (SHOULDER_Y - ARMPIT_Y), 1.0)
@@ -80,13 +99,14 @@ def _torso_edge(x, y, cut):
 
 
 @kernel
-def _draw(texture, cut, trim, turn, scale, middle_y, phases, color, label) -> None:
+def _draw(texture, cut, trim, placement, phases, color, label) -> None:
+    turn, scale, middle_y = placement
     height, width = label.shape
     for row in range(height):
         y = middle_y - (row + 0.5 - height / 2) / scale
         for column in range(width):
             x = (column + 0.5 - width / 2) / scale
-            # the sleeve's own axes: s along it, across from its upper fold
+            # coordinates of the sleeve: s along it, across from its upper fold
             dx, dy = abs(x) - SEAM_X, SHOULDER_Y - y
             s, across = dx * turn[0] + dy * turn[1], dy * turn[0] - dx * turn[1]
             sleeve_edge = min(cut[SLEEVE_M] - s, across, sleeve_width(s) - across, s)
@@ -103,6 +123,7 @@ def _draw(texture, cut, trim, turn, scale, middle_y, phases, color, label) -> No
                 edge = min(edge, across, sleeve_width(s) - across)
             elif torso_edge > 0.0 and neck_distance(x, y, False, cut) > 0.0:
                 red, green, blue = torso_color(texture, cut, trim, x, y, False)
+                # the back layer, seen through the neckline, is in shadow
                 edge, gain = torso_edge, 0.62
             else:
                 continue
@@ -110,7 +131,7 @@ def _draw(texture, cut, trim, turn, scale, middle_y, phases, color, label) -> No
                 0.03 * np.sin(x * 18 + y * 11 + phases[0])
                 + 0.02 * np.sin(y * 21 - x * 9 + phases[1])
             )
-            # cloth curls away from the light at its edge, which keeps white tops off white paper
+            # darker towards the edge, where cloth curls: keeps white tops visible on white
             gain *= 0.84 + 0.16 * min(max(edge, 0.0) / 0.012, 1.0)
             color[row, column, 0] = red * gain
             color[row, column, 1] = green * gain

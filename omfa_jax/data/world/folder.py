@@ -1,4 +1,4 @@
-"""What the folders of every layout share: the claim on a folder, jobs, files that are filled in."""
+"""What all layouts share: claiming a folder, the layout interface, and writing missing files."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -15,13 +15,13 @@ from omfa_jax.core.files import atomic_write, parse_json
 from omfa_jax.data.world.photo import World
 
 VERSION = 1
-# people and garments of a split carry the numbers from its start: five digits, no overlap
+# numbers of the people and garments of a split start here: five digits, without overlap
 SPLIT_STARTS = {"train": 0, "val": 80_000, "test": 90_000}
 SPLIT_LIMITS = {"train": 80_000, "val": 9_999, "test": 9_999}
 FINISHED, UNFINISHED = "world.json", ".world.json"
 OLDEST_LAYOUT = "viton_hd"
 
-# the colours under which CIHP tools show the ids 0..19; the ids alone carry meaning
+# the palette of CIHP tools for the ids 0 to 19, for viewers; readers use the ids
 CIHP_PALETTE = bytes.fromhex(
     "000000800000fe0000005500a90033fe5500000055"
     "0077dc5555000055555533003456800080000000fe"
@@ -33,7 +33,7 @@ JobT = TypeVar("JobT")
 
 @dataclass(frozen=True)
 class Settings:
-    """What a written world depends on, beside its layout."""
+    """The settings that determine a world, apart from its layout; saved in world.json."""
 
     seed: int
     height_px: int
@@ -43,11 +43,11 @@ class Settings:
 
 @dataclass(frozen=True)
 class Layout(Generic[JobT]):
-    """How a world becomes a raw data set's folder.
+    """Functions that write a world in the layout of a data set.
 
-    `jobs(split, count, settings)` lists what is drawn; `write(root, settings, job)` writes the
-    files of one job that are missing and tells whether there were any; `finish(root, settings,
-    {split: jobs})` writes the lists. All three are functions of a module, so that they pickle.
+    `jobs(split, count, settings)` lists the photos to render. `write(root, settings, job)` writes
+    the missing files of one job and returns whether any was missing. `finish(root, settings,
+    {split: jobs})` writes the lists. All three are module-level functions, so that they pickle.
     """
 
     jobs: Callable[[str, int, Settings], list[JobT]]
@@ -56,18 +56,21 @@ class Layout(Generic[JobT]):
 
 
 def checked_counts(counts: Mapping[str, int]) -> dict[str, int]:
-    """Return the counts above zero in the order of the splits; OmfaError for impossible ones."""
+    """Return the counts above 0 in the order of the splits; OmfaError if out of range."""
     for split, count in counts.items():
         if split not in SPLIT_STARTS:
             raise unknown("split", split, SPLIT_STARTS)
         if not 0 <= count <= SPLIT_LIMITS[split]:
             limit = SPLIT_LIMITS[split]
-            raise OmfaError(f"{split} people: expected 0 to {limit}, got {count}; change counts")
+            raise OmfaError(f"--{split}: expected 0 to {limit} people, got {count}")
     return {split: int(counts.get(split, 0)) for split in SPLIT_STARTS if counts.get(split, 0)}
 
 
 def claim(root: Path, settings: Settings, layout: str) -> dict[str, int]:
-    """Refuse a folder of another world, mark a fresh one; return the counts written before."""
+    """Mark the folder as this world's, and return the counts written before.
+
+    Raises OmfaError if it holds another world or other files.
+    """
     expected = {"version": VERSION, "layout": layout, **asdict(settings)}
     counts: dict[str, int] = {}
     for path in (root / UNFINISHED, root / FINISHED):
@@ -76,26 +79,27 @@ def claim(root: Path, settings: Settings, layout: str) -> dict[str, int]:
         try:
             found = {"layout": OLDEST_LAYOUT, **parse_json(path.read_text())}
         except (ValueError, TypeError):
-            raise OmfaError(f"{path}: not valid JSON; give another folder to --out") from None
+            raise OmfaError(f"{path}: not valid JSON; change --out") from None
         for key, value in expected.items():
             if found.get(key) != value:
-                came = f"{key} {found.get(key)}, asked for {value}"
-                raise OmfaError(f"{root} holds another world ({came}); give another --out")
+                came = f"expected {key} {value}, found {found.get(key)}"
+                raise OmfaError(f"{root} holds another world ({came}); change --out")
         counts = found.get("counts", {})
     others = sorted(path.name for path in root.iterdir() if not path.name.startswith("."))
     if others and not any((root / name).is_file() for name in (UNFINISHED, FINISHED)):
-        # people and lists of a data set that was downloaded would be mixed with made ones
+        # never mix synthetic files into a downloaded data set
         raise OmfaError(
-            f"{root} holds files that are no synthetic world ({', '.join(others[:5])}); give"
-            " another folder to --out"
+            f"{root} holds files that are not of a synthetic world ({', '.join(others[:5])});"
+            " change --out"
         )
+    # the mark of an unfinished world: a second call with other settings is refused
     if not counts:
         write_json(root / UNFINISHED, expected)
     return counts
 
 
 def finish(root: Path, settings: Settings, layout: str, counts: Mapping[str, int]) -> None:
-    """Write `world.json`, which marks a complete folder."""
+    """Write `world.json`, which marks the folder as complete."""
     description = {"version": VERSION, "layout": layout, **asdict(settings), "counts": dict(counts)}
     write_json(root / FINISHED, description)
     (root / UNFINISHED).unlink(missing_ok=True)
@@ -105,7 +109,7 @@ _worlds: dict[Settings, World] = {}
 
 
 def world_of(settings: Settings) -> World:
-    """Return this process's world: its buffers are made once."""
+    """Return this process's world, cached because its buffers are large."""
     if settings not in _worlds:
         _worlds[settings] = World(**asdict(settings))
     return _worlds[settings]
@@ -116,23 +120,23 @@ def fill(
     draw: Callable[[], Any],
     writers: Mapping[str, Callable[[Path, Any], None]],
 ) -> bool:
-    """Draw once and write every file that is not there yet; tell whether any was missing."""
+    """Render once and write every missing file; return whether any was missing."""
     missing = {name: path for name, path in files.items() if not path.exists()}
     if missing:
-        drawn = draw()
+        rendered = draw()
         for name, path in missing.items():
-            writers[name](path, drawn)
+            writers[name](path, rendered)
     return bool(missing)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file that is whole or absent."""
+    """Write a text file atomically."""
     with atomic_write(path) as temporary:
         temporary.write_text(text)
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write a JSON file that is whole or absent."""
+    """Write a JSON file atomically."""
     write_text(path, json.dumps(value, indent=1) + "\n")
 
 

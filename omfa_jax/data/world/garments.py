@@ -1,4 +1,4 @@
-"""The wardrobe: tops drawn at random from a table of cuts, colours and patterns."""
+"""Random tops: cut, colours and pattern."""
 
 import colorsys
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from jaxtyping import Float32
 
 from omfa_jax.data.world import sheet, textures
 
-# sleeve length from the shoulder seam in metres, with its share; the lengths vary by 2 cm
+# name -> (length from the shoulder seam in metres, share); lengths vary by 2 cm
 SLEEVES = {"sleeveless": (-0.012, 0.14), "short": (0.15, 0.42), "elbow": (0.27, 0.14)}
 SLEEVES["long"] = (0.485, 0.3)
 NECKS = {"crew": 0.55, "v": 0.25, "boat": 0.2}
@@ -16,10 +16,11 @@ NECKS = {"crew": 0.55, "v": 0.25, "boat": 0.2}
 
 @dataclass(frozen=True, eq=False)
 class Garment:
-    """One top: how it is cut from the sheet, how loose it hangs, and how it is coloured.
+    """One top.
 
-    Lengths in metres on the sheet (see `sheet`); `fit` is 0 for slim, 1 for loose; colours are
-    RGB in [0, 1]; `print_rgb` is None without a chest print, `sleeve_rgb` None without contrast.
+    `cut`: lengths in metres on the sheet, in the order of `sheet`. `fit`: 0 is slim, 1 loose.
+    Colours are RGB in [0, 1]. `print_rgb`: None without a chest print. `sleeve_rgb`: None if the
+    sleeves have the pattern of the torso.
     """
 
     index: int
@@ -36,7 +37,7 @@ class Garment:
     texture_seed: int
 
     def texture(self, side: int) -> Float32[np.ndarray, "3 side side 3"]:
-        """Return the painted sheet: front, back, sleeve."""
+        """Return the painted texture of front, back and sleeve."""
         return textures.paint(
             np.random.default_rng(self.texture_seed),
             side,
@@ -49,7 +50,10 @@ class Garment:
 
 
 def random_garment(rng: np.random.Generator, index: int) -> Garment:
-    """Return a garment drawn from `rng`."""
+    """Return a random garment.
+
+    The order of the draws is part of the format: changing it changes every synthetic data set.
+    """
     sleeve = _pick(rng, {name: share for name, (_, share) in SLEEVES.items()})
     neck = _pick(rng, NECKS)
     width, depth = {
@@ -95,7 +99,7 @@ def _pick(rng: np.random.Generator, shares: dict[str, float]) -> str:
 
 
 def _cloth_color(rng: np.random.Generator) -> Float32[np.ndarray, "3"]:
-    """Saturated, pastel, dark, or nearly grey cloth; never so white that it melts into the wall."""
+    """Return a random saturated, pastel, dark or greyish colour, darker than the wall."""
     kind = rng.random()
     hue = rng.random()
     if kind < 0.45:
@@ -112,7 +116,7 @@ def _cloth_color(rng: np.random.Generator) -> Float32[np.ndarray, "3"]:
 def _contrasting(
     rng: np.random.Generator, against: Float32[np.ndarray, "3"]
 ) -> Float32[np.ndarray, "3"]:
-    """A cloth colour that can be told from `against`; the best of a few where chance is unkind."""
+    """Return a random colour distinct from `against`: the first far enough, or the best of six."""
     best, distance = against, -1.0
     for _ in range(6):
         color = _cloth_color(rng)

@@ -1,4 +1,4 @@
-"""Hair: a surface grown from the crown over the skull, down to the hairline or hanging free."""
+"""Hair meshes: a surface from the crown over the skull, to the hairline or hanging free."""
 
 from dataclasses import dataclass
 
@@ -18,8 +18,12 @@ _LINE_Y = (0.462, 0.459, 0.45, 0.432, 0.392, 0.385, 0.398, 0.36, 0.315, 0.3)
 
 @dataclass(frozen=True)
 class HairStyle:
-    """`volume_m` above the skull; `hang_y` is where side hair ends (None: at the hairline);
-    `hang_from` is the azimuth (degrees) behind which it hangs, `back_y` its length at the back."""
+    """The shape of a hair style.
+
+    `volume_m`: height above the skull. `hang_y`: y where the side hair ends, None for the hairline.
+    `back_y`: y where it ends at the back. `hang_from`: azimuth (degrees) behind which it hangs.
+    `fringe_m`: how far it reaches below the hairline at the forehead.
+    """
 
     volume_m: float
     hang_y: float | None = None
@@ -37,9 +41,9 @@ STYLES = {
 
 
 def skull_reach(skull: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "around polar"]:
-    """Return how far the skull's vertices reach from CENTER (m), by azimuth and polar angle.
+    """Return the radius of the skull around CENTER (m), by azimuth and polar angle.
 
-    Each is the farthest vertex within 15 degrees, smoothed down the strand.
+    It is that of the farthest vertex within 15 degrees, smoothed along the polar angle.
     """
     offsets = skull - CENTER
     distance = np.linalg.norm(offsets, axis=1)
@@ -78,10 +82,10 @@ def _strand(
     end_y: float,
     style: HairStyle,
 ) -> Float[np.ndarray, "along 3"]:
-    """One column of the surface, from the crown down to the height `end_y`."""
+    """Return one column of the surface, from the crown down to the height `end_y`."""
     path = CENTER + _directions(heading) * (reach + style.volume_m)[:, None]
     if style.hang_y is not None:
-        # below its widest point free hair falls straight instead of following the neck
+        # below the widest point, free hair falls straight instead of following the neck
         widest = int(np.argmax((path - CENTER) @ heading))
         steps = np.linspace(0, 1, len(path) - widest)
         spread = 0.016 if end_y < 0.2 else -0.008
@@ -90,7 +94,7 @@ def _strand(
         path[widest:, 1] = start_y + steps * (min(end_y, start_y - 1e-3) - start_y)
     path = path[path[:, 1] >= end_y - 1e-6]
     if style.hang_y is None:
-        # the edge tapers onto the skin, so that no gap opens under it
+        # taper the edge onto the skin, to leave no gap under it
         taper = np.sqrt(np.clip((path[:, 1] - end_y) / 0.03, 0, 1))[:, None]
         inner = CENTER + (path - CENTER) * 0.93
         path = inner + (path - inner) * taper

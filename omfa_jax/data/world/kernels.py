@@ -1,6 +1,9 @@
-"""Compiled geometry: skinning, normals, and a z-buffer that cuts cloth along its pattern."""
+"""Numba kernels of geometry: skinning, projection, normals, and a z-buffer that trims garments."""
+
+from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Float32, Int32
 
 from omfa_jax.data.world.compiled import kernel, pixel_range, signed_area
 from omfa_jax.data.world.sheet import (
@@ -15,13 +18,24 @@ from omfa_jax.data.world.sheet import (
 SKIN, EYE, HAIR, SHIRT, TROUSERS = range(5)
 
 TROUSERS_TOP_Y = -0.17
-# cloth is drawn as if 0.2 % nearer, which hides the skin that skinning pushes through it
+# cloth is drawn 0.2% nearer, which hides skin that skinning pushes through it
 CLOTH_BIAS = 1.002
 
 
+class Skinning(NamedTuple):
+    """What linear blend skinning needs of a mesh; numba unpacks it at no cost."""
+
+    rest: Float32[np.ndarray, "v 3"]
+    loose: Float32[np.ndarray, "v 3"]
+    shape_dirs: Float32[np.ndarray, "v 3 10"]
+    bones: Int32[np.ndarray, "v 6"]
+    bone_weights: Float32[np.ndarray, "v 6"]
+
+
 @kernel
-def skin(rest, loose, fit, shape_dirs, betas, bones, bone_weights, transforms, posed) -> None:
+def skin(mesh, fit, betas, transforms, posed) -> None:
     """Write linear blend skinning of rest + fit * loose + shape_dirs @ betas into `posed`."""
+    rest, loose, shape_dirs, bones, bone_weights = mesh
     for v in range(rest.shape[0]):
         x = rest[v, 0] + fit * loose[v, 0]
         y = rest[v, 1] + fit * loose[v, 1]
@@ -33,6 +47,7 @@ def skin(rest, loose, fit, shape_dirs, betas, bones, bone_weights, transforms, p
         px = py = pz = np.float32(0)
         for k in range(bones.shape[1]):
             w = bone_weights[v, k]
+            # weights are sorted in descending order
             if w < 1e-5:
                 break
             m = transforms[bones[v, k]]
@@ -44,7 +59,7 @@ def skin(rest, loose, fit, shape_dirs, betas, bones, bone_weights, transforms, p
 
 @kernel
 def project(vertices, rotation, translation, focal, center, screen) -> None:
-    """Write (x px, y px, 1/depth) of world points into `screen`; all must lie before the camera."""
+    """Write (x px, y px, 1/depth) of world points, all in front of the camera, into `screen`."""
     for v in range(vertices.shape[0]):
         x, y, z = vertices[v, 0], vertices[v, 1], vertices[v, 2]
         inverse = 1.0 / (
@@ -58,7 +73,7 @@ def project(vertices, rotation, translation, focal, center, screen) -> None:
 
 @kernel
 def normals(vertices, faces, out) -> None:
-    """Write area-weighted unit vertex normals into `out`; unused vertices get zeros."""
+    """Write area-weighted unit vertex normals into `out`; zeros for unused vertices."""
     out[:] = 0
     for f in range(faces.shape[0]):
         a, b, c = faces[f, 0], faces[f, 1], faces[f, 2]
@@ -78,26 +93,29 @@ def normals(vertices, faces, out) -> None:
             out[v, 1] += y
             out[v, 2] += z
     for v in range(out.shape[0]):
+        # 1e-20: vertices without a face have normal 0
         length = np.sqrt(out[v, 0] ** 2 + out[v, 1] ** 2 + out[v, 2] ** 2) + np.float32(1e-20)
         for k in range(3):
             out[v, k] /= length
 
 
 @kernel
-def mix(attributes, a, b, c, wa, wb, wc, column):
-    """Return one attribute at a point inside a triangle."""
+def mix(attributes, corners, weights, column):
+    """Return one attribute at a point of a triangle, interpolated by barycentric weights."""
+    a, b, c = corners
+    wa, wb, wc = weights
     return wa * attributes[a, column] + wb * attributes[b, column] + wc * attributes[c, column]
 
 
 @kernel
-def is_cut_off(material, attributes, a, b, c, wa, wb, wc, cut) -> bool:
-    """Tell whether a point of a triangle lies off the garment (or trousers) as it was cut."""
-    y = mix(attributes, a, b, c, wa, wb, wc, 1)
+def is_cut_off(material, attributes, corners, weights, cut) -> bool:
+    """Return whether a point of a triangle is outside of the garment's (or trousers') cut."""
+    y = mix(attributes, corners, weights, 1)
     if material == TROUSERS:
         return y > TROUSERS_TOP_Y
     if material != SHIRT:
         return False
-    beyond = mix(attributes, a, b, c, wa, wb, wc, 3)
+    beyond = mix(attributes, corners, weights, 3)
     if beyond > cut[SLEEVE_M]:
         return True
     if beyond > 0.0:
@@ -106,8 +124,8 @@ def is_cut_off(material, attributes, a, b, c, wa, wb, wc, cut) -> bool:
         return True
     if y < COLLAR_Y - cut[NECK_DEPTH]:
         return False
-    x = mix(attributes, a, b, c, wa, wb, wc, 0) * half_width(y)
-    front = mix(attributes, a, b, c, wa, wb, wc, 2) > 0.0
+    x = mix(attributes, corners, weights, 0) * half_width(y)
+    front = mix(attributes, corners, weights, 2) > 0.0
     return neck_distance(x, y, front, cut) < 0.0
 
 
@@ -116,7 +134,7 @@ WHOLE, CROSSED, GONE = range(3)
 
 @kernel
 def cut_of_triangle(material, attributes, a, b, c, cut) -> int:
-    """Return whether a triangle is WHOLE, GONE, or CROSSED by a cut so that each pixel must ask."""
+    """Return whether a triangle is WHOLE, GONE, or CROSSED by the cut, to be tested per pixel."""
     low = min(attributes[a, 1], attributes[b, 1], attributes[c, 1])
     high = max(attributes[a, 1], attributes[b, 1], attributes[c, 1])
     if material == TROUSERS:
@@ -133,9 +151,9 @@ def cut_of_triangle(material, attributes, a, b, c, cut) -> int:
 
 @kernel
 def rasterize(screen, faces, materials, attributes, cut, inverse_depth, triangle, weights) -> None:
-    """Draw the scene into the buffers: 1/depth, triangle id (-1: none), two barycentrics.
+    """Rasterize the scene into 1/depth, triangle id (-1: none) and two barycentric weights.
 
-    `screen` holds (x px, y px, 1/depth) per vertex. Cloth and hair are seen from both sides.
+    `screen`: (x px, y px, 1/depth) of each vertex. Cloth and hair are visible from both sides.
     """
     height, width = triangle.shape
     inverse_depth[:] = 0
@@ -147,6 +165,7 @@ def rasterize(screen, faces, materials, attributes, cut, inverse_depth, triangle
         cx, cy, cz = screen[c, 0], screen[c, 1], screen[c, 2]
         material = materials[f]
         area = signed_area(ax, ay, bx, by, cx, cy)
+        # back faces of skin and eyes are culled
         if area == 0.0 or (area > 0.0 and material in (SKIN, EYE)):
             continue
         state = cut_of_triangle(material, attributes, a, b, c, cut)
@@ -155,6 +174,7 @@ def rasterize(screen, faces, materials, attributes, cut, inverse_depth, triangle
         left, right = pixel_range(ax, bx, cx, width)
         top, bottom = pixel_range(ay, by, cy, height)
         scale = np.float32(1.0) / area
+        # np.float32 constants: a Python float would promote the loop to float64
         bias = np.float32(CLOTH_BIAS) if material == SHIRT else np.float32(1.0)
         for y in range(top, bottom + 1):
             py = np.float32(y + 0.5)
@@ -168,9 +188,11 @@ def rasterize(screen, faces, materials, attributes, cut, inverse_depth, triangle
                 near = wa * az + wb * bz + wc * cz
                 if near * bias <= inverse_depth[y, x]:
                     continue
+                # perspective-correct weights: those on the screen are linear in 1/depth
                 qa, qb = wa * az / near, wb * bz / near
                 qc = np.float32(1.0) - qa - qb
-                if state == CROSSED and is_cut_off(material, attributes, a, b, c, qa, qb, qc, cut):
+                inside = (qa, qb, qc)
+                if state == CROSSED and is_cut_off(material, attributes, (a, b, c), inside, cut):
                     continue
                 inverse_depth[y, x] = near * bias
                 triangle[y, x] = f

@@ -1,4 +1,4 @@
-"""The people: body shape, skin, hair, eyes and trousers."""
+"""Random people: body shape, skin, hair, eyes and trousers."""
 
 from dataclasses import dataclass
 
@@ -38,7 +38,7 @@ BETA_SPREAD = 0.8
 
 @dataclass(frozen=True, eq=False)
 class Person:
-    """One person: `betas` of the body model, colours in RGB [0, 1], a name of HAIR_STYLES."""
+    """One person: SMPL-X `betas`, colours in RGB [0, 1], `hair_style` from HAIR_STYLES."""
 
     index: int
     betas: Float32[np.ndarray, "10"]
@@ -50,12 +50,12 @@ class Person:
 
 
 def random_person(rng: np.random.Generator, index: int) -> Person:
-    """Return a person drawn from `rng`."""
+    """Return a random person."""
     tone = rng.uniform(0, len(SKINS) - 1)
     lower = min(int(tone), len(SKINS) - 2)
     light, dark = np.array(SKINS[lower]), np.array(SKINS[lower + 1])
     skin = light + (tone - lower) * (dark - light)
-    # very light hair on very dark skin is rare enough to look like a mistake
+    # no light hair on dark skin: rare enough to look like an error
     hairs = len(HAIRS) if tone < 2.5 else 3
     return Person(
         index=index,
@@ -71,5 +71,5 @@ def random_person(rng: np.random.Generator, index: int) -> Person:
 def _near(
     rng: np.random.Generator, rgb: tuple[float, float, float], spread: float
 ) -> Float32[np.ndarray, "3"]:
-    """The colour a little lighter or darker."""
+    """Return the colour, randomly a little lighter or darker."""
     return (np.array(rgb) * (1 + rng.uniform(-spread, spread))).astype(np.float32)

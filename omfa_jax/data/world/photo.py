@@ -1,4 +1,4 @@
-"""The world: people, garments and poses by number, and the exact photo of any of them together."""
+"""The world: people, garments and poses by number, and photos of any combination."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,7 +18,7 @@ from omfa_jax.data.world.poses import Pose
 DISTANCE_M = 3.2
 _STREAMS = ("person", "garment", "pose", "view")
 
-# BODY_25 in its order; a name in brackets is a landmark vertex, two names are averaged
+# in the order of BODY_25; a name in brackets is a landmark vertex, two names are averaged
 BODY_25 = (
     *("[nose]", "left_shoulder right_shoulder", "right_shoulder", "right_elbow", "right_wrist"),
     *("left_shoulder", "left_elbow", "left_wrist", "left_hip right_hip", "right_hip"),
@@ -32,11 +32,12 @@ MIN_SIDE_PX = 16
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """How a photo is taken: framing, light and wall.
+    """The framing, light and wall of a photo.
 
-    `margin_top` and `below_hips_m` frame the body from over the head to the thighs; `aside` shifts
-    it, as a share of the picture width; `rise_m` lifts the camera; `light` points to the lamp
-    (unit, world axes); `phases` place the cloth's folds.
+    `margin_top`: space above the head, as a share of the height. `below_hips_m`: the lower edge of
+    the frame below the hips. `aside`: horizontal shift, as a share of the width. `rise_m`: height
+    of the camera above its target. `light`: unit vector to the lamp, world axes. `phases`: place
+    the folds of the cloth.
     """
 
     index: int
@@ -51,10 +52,10 @@ class View:
 
 @dataclass(frozen=True, eq=False)
 class Photo:
-    """A photo and all that is known about it.
+    """A photo and its ground truth.
 
-    `parse` holds CIHP ids; `keypoints` are BODY_25 rows (x px, y px, confidence), all zero where
-    the point is outside the picture; `camera` and `params` reproduce the body's place in it.
+    `parse`: CIHP ids. `keypoints`: BODY_25 rows (x px, y px, confidence), zero if the point is
+    outside the image. `camera` and `params` reproduce the body in the image.
     """
 
     image: UInt8[np.ndarray, "h w 3"]
@@ -65,9 +66,10 @@ class Photo:
 
 
 class World:
-    """A world of a seed: person, garment, pose and view number i are functions of (seed, i).
+    """A world: person, garment, pose and view number i are functions of (seed, i).
 
-    Pictures are drawn at `supersample` times their size and averaged down.
+    Images are rendered at `supersample` times their size and averaged down. Not thread-safe: the
+    buffers are reused.
     """
 
     def __init__(self, seed: int, height_px: int, width_px: int, supersample: int = 2) -> None:
@@ -75,7 +77,7 @@ class World:
             came = f"{width_px}x{height_px} px, supersample {supersample}, seed {seed}"
             size = f"{MIN_SIDE_PX}x{MIN_SIDE_PX}"
             raise OmfaError(
-                f"synthetic world: expected {size} px or more and seed >= 0, got {came}"
+                f"synthetic world: expected at least {size} px and seed >= 0, got {came}"
             )
         self.seed, self.supersample = seed, supersample
         self.height_px, self.width_px = height_px, width_px
@@ -87,9 +89,9 @@ class World:
         self._color = np.empty((*fine, 3), np.float32)
         self._label = np.empty(fine, np.uint8)
         self._normals = np.empty_like(self._scene.rest)
-        # a texel is a little smaller than a drawn pixel at the usual framing
+        # texels slightly smaller than the rendered pixels at the usual framing
         texture_px = max(64, height_px * supersample * 3 // 4)
-        # the same garment object is asked for again and again, and painting it is slow
+        # painting is slow, and the same garment is rendered several times in a row
         self._texture = lru_cache(maxsize=4)(lambda garment: garment.texture(texture_px))
         self._garment = lru_cache(maxsize=8)(
             lambda index: garments.random_garment(self._rng("garment", index), index)
@@ -108,7 +110,7 @@ class World:
         return poses.random_pose(self._rng("pose", index), index)
 
     def view(self, index: int) -> View:
-        """Return view number `index`: a light wall, soft light, head top to thighs in the frame."""
+        """Return view number `index`: light wall, soft light, from top of the head to thighs."""
         rng = self._rng("view", index)
         light = np.array([rng.uniform(-0.45, 0.45), rng.uniform(0.25, 0.6), 1.0])
         wall = rng.uniform(0.88, 0.97) * (1 + rng.uniform(-0.02, 0.02, 3))
@@ -124,7 +126,7 @@ class World:
         )
 
     def photo(self, person: Person, garment: Garment, pose: Pose, view: View) -> Photo:
-        """Return the photo of `person` in `garment` and `pose`, taken as `view` says."""
+        """Render `person` in `garment` and `pose`, seen in `view`."""
         stage = self._scene
         params, vertices, joints, camera = self._placed(person, garment, pose, view)
         fine = self.supersample
@@ -140,11 +142,20 @@ class World:
         self._color[:] = view.wall_rgb
         self._label[:] = shells.CIHP["background"]
         shading.shade(
-            screen, faces, materials, stage.attributes, self._normals, stage.labels,
-            self._triangle, self._weights, _palette(person, garment),
-            self._texture(garment), garment.cut, view.light, view.phases,
-            self._color, self._label,
-        )  # fmt: skip
+            shading.ShadedMesh(
+                screen, faces, materials, stage.attributes, self._normals, stage.labels
+            ),
+            shading.Fragments(self._triangle, self._weights),
+            shading.Look(
+                _palette(person, garment),
+                self._texture(garment),
+                garment.cut,
+                view.light,
+                view.phases,
+            ),
+            self._color,
+            self._label,
+        )
         image = np.empty((self.height_px, self.width_px, 3), np.uint8)
         parse = np.empty((self.height_px, self.width_px), np.uint8)
         shading.shrink(self._color, self._label, fine, image, parse)
@@ -153,14 +164,14 @@ class World:
     def keypoints(
         self, person: Person, garment: Garment, pose: Pose, view: View
     ) -> Float32[np.ndarray, "25 3"]:
-        """Return the keypoints of a photo without drawing it."""
+        """Return the keypoints of a photo without rendering it."""
         _, vertices, joints, camera = self._placed(person, garment, pose, view)
         return self._keypoints(camera, vertices, joints)
 
     def garment_photo(
         self, garment: Garment
     ) -> tuple[UInt8[np.ndarray, "h w 3"], Bool[np.ndarray, "h w"]]:
-        """Return the shop photo of a garment, flat on white, and its mask (True on the garment)."""
+        """Render the shop photo of a garment, flat on white, and its mask (True on the garment)."""
         phases = np.random.default_rng(garment.texture_seed).uniform(0, 2 * np.pi, 3)
         return flat.draw(
             garment,
@@ -172,6 +183,7 @@ class World:
         )
 
     def _rng(self, stream: str, index: int) -> np.random.Generator:
+        # a stream per kind: adding a draw to one kind leaves the others as they are
         return np.random.default_rng([self.seed, _STREAMS.index(stream), index])
 
     def _placed(
@@ -184,7 +196,7 @@ class World:
     def _frame(
         self, vertices: Float32[np.ndarray, "v 3"], joints: Float[np.ndarray, "55 3"], view: View
     ) -> Camera:
-        """The camera that shows head top to thighs, wider only as far as the arms demand it."""
+        """Return the camera that shows top of the head to thighs, wider if the arms need it."""
         crown = vertices[self._scene.landmarks["crown"], 1] + 0.025
         hips = joints[[JOINT_INDEX["left_hip"], JOINT_INDEX["right_hip"]]].mean(axis=0)
         bottom = hips[1] - view.below_hips_m
@@ -195,6 +207,7 @@ class World:
         sides = np.r_[joints[arms, 0], joints[JOINT_INDEX["head"], 0]]
         low, high = sides.min() - 0.05, sides.max() + 0.05
         aspect = self.width_px / self.height_px
+        # at most 12% wider: the person's size in the image should not vary much with the pose
         tall = min(max(tall, (high - low) / aspect), tall * 1.12)
         center_x = 0.5 * hips[0] + 0.5 * joints[JOINT_INDEX["neck"], 0]
         room = tall * aspect / 2
@@ -205,6 +218,7 @@ class World:
         forward = (target - eye) / np.linalg.norm(target - eye)
         right = np.array([1.0, 0, 0])
         rotation = np.stack([right, np.cross(forward, right), forward])
+        # `tall` metres at the target's distance fill the height
         focal = self.height_px / tall * float(np.linalg.norm(target - eye))
         return Camera(
             focal_px=(focal, focal),
@@ -238,6 +252,6 @@ class World:
 
 
 def _palette(person: Person, garment: Garment) -> Float32[np.ndarray, "5 3"]:
-    """The rows that `shading` names."""
+    """Return the colours in the order of the rows named in `shading`."""
     skin, eyes, hair = person.skin_rgb, person.eye_rgb, person.hair_rgb
     return np.stack([skin, eyes, hair, person.trousers_rgb, garment.trim_rgb]).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Natural standing poses of the upper body: where each arm points, then the rotations for it."""
+"""Random natural standing poses, generated from the directions of the arms."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ ARM_KINDS = {"down": 0.46, "hip": 0.2, "pocket": 0.1, "bent": 0.12, "up": 0.12}
 FACING_SHARE = 0.85
 FACING_YAW, TAIL_YAW = np.deg2rad(35), np.deg2rad(70)
 
-# the left arm of the mean body in the rest pose (metres), which only places hands on hips
+# the left arm of the mean body in the rest pose (metres); it places hands on hips
 _SHOULDER = np.array([0.181, 0.138, 0.026])
 _UPPER_ARM_M = 0.284
 _HIP_HAND = np.array([0.215, -0.2, 0.07])
@@ -22,18 +22,18 @@ _POCKET_HAND = np.array([0.225, -0.33, 0.1])
 
 @dataclass(frozen=True, eq=False)
 class Pose:
-    """All rotations of a body, axis-angle in radians, smplx order."""
+    """All joint rotations of a body, axis-angle in radians, in smplx order."""
 
     index: int
     rotations: Float32[np.ndarray, "55 3"]
 
     def params(self, betas: Float32[np.ndarray, "10"]) -> BodyParams:
-        """Return the body of this pose and that shape, at the origin."""
+        """Return the body in this pose with the given shape, at the origin."""
         return from_full_pose(self.rotations, betas=betas)
 
 
 def random_pose(rng: np.random.Generator, index: int) -> Pose:
-    """Return a pose drawn from `rng`: body yaw mostly within 35 degrees, at most 70."""
+    """Return a random pose; the yaw is mostly within 35 degrees, at most 70."""
     pose = np.zeros((55, 3))
     facing = rng.random() < FACING_SHARE
     yaw = rng.uniform(0, FACING_YAW) if facing else rng.uniform(FACING_YAW, TAIL_YAW)
@@ -42,12 +42,13 @@ def random_pose(rng: np.random.Generator, index: int) -> Pose:
     lean, twist, bow = rng.normal(0, 0.03), rng.normal(0, 0.04), rng.normal(0.01, 0.025)
     for name in ("spine1", "spine2", "spine3"):
         pose[JOINT_INDEX[name]] = (bow, twist, lean)
-    # people half turned away look back towards the camera
+    # people turned aside look back towards the camera
     look = -0.35 * side * yaw + rng.normal(0, 0.12)
     pose[JOINT_INDEX["neck"]] = (rng.normal(0, 0.04), 0.5 * look, rng.normal(0, 0.03))
     pose[JOINT_INDEX["head"]] = (rng.normal(0, 0.05), 0.5 * look, rng.normal(0, 0.04) - lean)
     names, shares = list(ARM_KINDS), list(ARM_KINDS.values())
     kinds = [names[rng.choice(len(names), p=shares)] for _ in range(2)]
+    # often the same on both sides, but never both arms up
     if rng.random() < 0.35 or kinds == ["up", "up"]:
         kinds[1] = kinds[0] if kinds[0] != "up" else "down"
     for name, kind in zip(("left", "right"), kinds, strict=True):
@@ -74,7 +75,8 @@ def _pose_arm(
     for finger in ("index", "middle", "ring", "pinky"):
         for knuckle in (1, 2, 3):
             values[f"{finger}{knuckle}"] = np.array([0, 0, -curl])
-    # everything is for the left arm; a mirror in x keeps the x part of an axis and flips the rest
+    # The values are for the left arm. Mirroring in x keeps the x component of a rotation vector and
+    # negates the others.
     mirror = np.array([1, 1, 1]) if name == "left" else np.array([1, -1, -1])
     for joint, value in values.items():
         pose[JOINT_INDEX[f"{name}_{joint}"]] = value * mirror
@@ -83,7 +85,7 @@ def _pose_arm(
 def _arm_directions(
     rng: np.random.Generator, kind: str
 ) -> tuple[Float[np.ndarray, "3"], Float[np.ndarray, "3"]]:
-    """Unit vectors along the left upper arm and forearm; x outwards, y up, z to the front."""
+    """Return unit vectors along the left upper arm and forearm; x outwards, y up, z forward."""
     if kind == "down":
         upper = _direction(rng.uniform(0.26, 0.44), rng.uniform(-0.12, 0.2))
         return upper, _direction(rng.uniform(0.06, 0.26), rng.uniform(0.12, 0.5))
@@ -107,6 +109,6 @@ def _arm_directions(
 
 
 def _direction(sideways: float, forward: float) -> Float[np.ndarray, "3"]:
-    """The direction that leaves straight down by two angles (radians)."""
+    """Return the unit vector that deviates from straight down by two angles (radians)."""
     vector = np.array([np.sin(sideways), -np.cos(sideways), np.sin(forward)])
     return vector / np.linalg.norm(vector)

@@ -1,4 +1,4 @@
-"""The scene: every mesh of the world stacked into one, and its way into a person's pose."""
+"""The scene: all meshes of the world in one array, and their skinning to a person's pose."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,11 +17,11 @@ BONES = 6
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """Everything that does not depend on the person.
+    """The person-independent meshes.
 
-    `rest` (metres) is the rest pose with a slim top, to which `fit * loose` is added. `attributes`
-    are those of `shells.Part`, `labels` CIHP ids per vertex; `faces` and the `materials` of the
-    faces are by hair style; `landmarks` are vertex numbers.
+    `rest`: rest pose with a slim top, in metres; `fit * loose` is added to it. `attributes`: those
+    of `shells.Part`. `labels`: CIHP id of each vertex. `faces`, `materials`: by hair style, the
+    latter one per face. `landmarks`: vertex indices.
     """
 
     model: BodyModel
@@ -39,35 +39,29 @@ class Scene:
     def posed(
         self, params: BodyParams, fit: float
     ) -> tuple[Float32[np.ndarray, "v 3"], Float[np.ndarray, "55 3"]]:
-        """Return all vertices and the joints, metres, of a body in clothes of that looseness.
+        """Return all vertices and the joints, in metres, for a body in clothes of this fit.
 
-        The skin is where `omfa_jax.body.forward` puts it for a model without pose correctives.
+        The skin equals that of `omfa_jax.body.forward` for a model without pose correctives.
         """
         rest_joints = self.model.joint_template + self.model.joint_dirs[:, :, :10] @ params.betas
         rotations = rotation_matrices(params.full_pose())
         transforms, joints = skinning_transforms(rotations, rest_joints, self.model.parents)
         vertices = np.empty_like(self.rest)
-        kernels.skin(
-            self.rest,
-            self.loose,
-            np.float32(fit),
-            self.shape_dirs,
-            params.betas,
-            self.bones,
-            self.bone_weights,
-            transforms.astype(np.float32),
-            vertices,
+        mesh = kernels.Skinning(
+            self.rest, self.loose, self.shape_dirs, self.bones, self.bone_weights
         )
+        kernels.skin(mesh, np.float32(fit), params.betas, transforms.astype(np.float32), vertices)
         return vertices + params.transl, joints + params.transl
 
 
 @lru_cache(maxsize=1)
 def load_scene() -> Scene:
-    """Build the scene around the free body (about a second, once per process)."""
+    """Build the scene around the free body; takes about a second, cached per process."""
     model = load_model()
     parts = shells.all_parts(model)
     base = np.concatenate([part.base for part in parts])
     weights = model.weights[base]
+    # the largest weights first: the kernel stops at the first negligible one
     bones = np.argsort(-weights, axis=1)[:, :BONES].astype(np.int32)
     bone_weights = np.take_along_axis(weights, bones, axis=1)
     starts = np.cumsum([0] + [len(part.base) for part in parts])[:-1]

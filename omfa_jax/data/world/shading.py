@@ -1,6 +1,9 @@
-"""Compiled looks: colour and label of every pixel of a photo, and the way to fewer pixels."""
+"""Numba kernels of appearance: the colour and label of every pixel, and downsampling."""
+
+from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Float32, Int32
 
 from omfa_jax.data.world.compiled import kernel, signed_area
 from omfa_jax.data.world.kernels import EYE, HAIR, SKIN, TROUSERS, mix
@@ -11,9 +14,37 @@ SKIN_RGB, EYE_RGB, HAIR_RGB, TROUSERS_RGB, TRIM_RGB = range(5)
 MAX_LABEL = 20
 
 
+class ShadedMesh(NamedTuple):
+    """The meshes of a photo: per vertex (v), per face (f)."""
+
+    screen: Float32[np.ndarray, "v 3"]
+    faces: Int32[np.ndarray, "f 3"]
+    materials: Int32[np.ndarray, "f"]
+    attributes: Float32[np.ndarray, "v 6"]
+    normals: Float32[np.ndarray, "v 3"]
+    labels: Int32[np.ndarray, "v"]
+
+
+class Fragments(NamedTuple):
+    """What the rasterizer wrote: the triangle of each pixel, and two barycentric weights."""
+
+    triangle: Int32[np.ndarray, "h w"]
+    weights: Float32[np.ndarray, "h w 2"]
+
+
+class Look(NamedTuple):
+    """Colours and light of a photo; `palette` has the rows named above."""
+
+    palette: Float32[np.ndarray, "5 3"]
+    texture: Float32[np.ndarray, "3 side side 3"]
+    cut: Float32[np.ndarray, "8"]
+    light: Float32[np.ndarray, "3"]
+    phases: Float32[np.ndarray, "3"]
+
+
 @kernel
 def skin_color(palette, x, y, z):
-    """Return (r, g, b) of bare skin at a rest-pose point: lips, brows, cheeks, the rest plain."""
+    """Return (r, g, b) of skin at a rest-pose point: lips, brows, cheeks, otherwise plain."""
     r, g, b = palette[SKIN_RGB, 0], palette[SKIN_RGB, 1], palette[SKIN_RGB, 2]
     if z < 0.09 or y < 0.28:
         return r, g, b
@@ -49,7 +80,7 @@ def eye_color(palette, x, y, z):
 
 @kernel
 def cloth_relief(x, y, z, phases):
-    """Return soft folds, about -0.06 to 0.06, that brighten and darken cloth."""
+    """Return the brightness change of soft folds, about -0.06 to 0.06."""
     return (
         0.025 * np.sin(x * 26 + y * 17 + phases[0])
         + 0.02 * np.sin(y * 24 - x * 15 + z * 9 + phases[1])
@@ -58,14 +89,14 @@ def cloth_relief(x, y, z, phases):
 
 
 @kernel
-def shade(
-    screen, faces, materials, attributes, normals, labels, triangle, weights,
-    palette, texture, cut, light, phases, color, label,
-) -> None:  # fmt: skip
-    """Write RGB in [0, 1] and CIHP ids of all drawn pixels; others keep what they hold.
+def shade(mesh, fragments, look, color, label) -> None:
+    """Write RGB in [0, 1] and CIHP ids of all covered pixels; others keep their values.
 
     Wrapped Lambert shading, scaled so that cloth facing the camera keeps its colour.
     """
+    screen, faces, materials, attributes, normals, labels = mesh
+    triangle, weights = fragments
+    palette, texture, cut, light, phases = look
     height, width = triangle.shape
     trim = palette[TRIM_RGB]
     for row in range(height):
@@ -76,15 +107,17 @@ def shade(
             a, b, c = faces[f, 0], faces[f, 1], faces[f, 2]
             wa, wb = weights[row, column, 0], weights[row, column, 1]
             wc = np.float32(1.0) - wa - wb
-            nx = mix(normals, a, b, c, wa, wb, wc, 0)
-            ny = mix(normals, a, b, c, wa, wb, wc, 1)
-            nz = mix(normals, a, b, c, wa, wb, wc, 2)
-            x = mix(attributes, a, b, c, wa, wb, wc, 0)
-            y = mix(attributes, a, b, c, wa, wb, wc, 1)
-            z = mix(attributes, a, b, c, wa, wb, wc, 2)
+            corners, inside = (a, b, c), (wa, wb, wc)
+            nx = mix(normals, corners, inside, 0)
+            ny = mix(normals, corners, inside, 1)
+            nz = mix(normals, corners, inside, 2)
+            x = mix(attributes, corners, inside, 0)
+            y = mix(attributes, corners, inside, 1)
+            z = mix(attributes, corners, inside, 2)
             turned = signed_area(
                 screen[a, 0], screen[a, 1], screen[b, 0], screen[b, 1], screen[c, 0], screen[c, 1]
             ) > 0  # fmt: skip
+            # the back of cloth or hair faces the camera
             if turned:
                 nx, ny, nz = -nx, -ny, -nz
             lit = nx * light[0] + ny * light[1] + nz * light[2]
@@ -109,27 +142,30 @@ def shade(
                 if abs(x) < 0.004 and z > 0.05:
                     gain *= 0.85
             else:
-                beyond = mix(attributes, a, b, c, wa, wb, wc, 3)
+                beyond = mix(attributes, corners, inside, 3)
                 if beyond > 0.0 and beyond < cut[SLEEVE_M]:
-                    across = mix(attributes, a, b, c, wa, wb, wc, 4)
+                    across = mix(attributes, corners, inside, 4)
                     red, green, blue = sleeve_color(texture, cut, trim, beyond, across)
                 else:
+                    # x is stored as a share of the half width, see shells.Part
                     flat_x = x * half_width(y)
                     red, green, blue = torso_color(texture, cut, trim, flat_x, y, z > 0.0)
                 gain = 1.0 + cloth_relief(x * 0.2 + beyond, y, z, phases)
+                # the inside of the garment is in shadow
                 gain *= 0.62 if turned else 1.0
             half = 0.5 + 0.5 * lit
             gain *= 0.5 + 0.54 * half
             color[row, column, 0] = red * gain
             color[row, column, 1] = green * gain
             color[row, column, 2] = blue * gain
+            # labels are not interpolated: take that of the nearest vertex
             nearest = a if wa >= wb and wa >= wc else (b if wb >= wc else c)
             label[row, column] = labels[nearest]
 
 
 @kernel
 def shrink(color, label, factor, small_color, small_label) -> None:
-    """Average colours to uint8 and take the commonest label of each factor x factor block."""
+    """Write the mean colour (uint8) and the most frequent label of each factor x factor block."""
     height, width = small_label.shape
     scale = np.float32(255.0 / (factor * factor))
     counts = np.zeros(MAX_LABEL, np.int32)

@@ -1,10 +1,10 @@
-"""A garment as a flat sheet: the plane in which it is cut, patterned and photographed.
+"""The flat sheet of a garment: the plane in which cut, pattern and print are defined.
 
-A top laid flat is two layers, front and back, folded along the side seams, plus two sleeves. The
-torso has coordinates (x, y) in metres: x from the centre line, y upwards as in the body's rest
-pose. A sleeve has (s, t): s along it from the shoulder seam, t across it from its upper fold.
-Clothes on a body carry these coordinates, and the shop photo draws the sheet itself, so that cut,
-pattern and print agree wherever the garment is seen.
+A top laid flat has two layers, front and back, joined at the side seams, and two sleeves. The torso
+has coordinates (x, y) in metres: x from the centre line, y upwards as in the body's rest pose. A
+sleeve has (s, t): s along it from the shoulder seam, t across it from the upper fold. Clothes on a
+body carry these coordinates as vertex attributes, and the shop photo draws the sheet itself, so
+that cut, pattern and print agree between the two.
 """
 
 from omfa_jax.data.world.compiled import kernel
@@ -21,17 +21,17 @@ TEXTURE_TOP_Y = 0.29
 TEXTURE_SIDE_M = 0.72
 FRONT, BACK, SLEEVE = 0, 1, 2
 
-# the layout of the vector that cuts a garment out of the sheet
+# indices of the vector that defines a garment's cut
 SLEEVE_M, HEM_Y, NECK_HALF_WIDTH, NECK_DEPTH, NECK_IS_V, COLLAR_M, CUFF_M, HEM_M = range(8)
 CUT_LENGTH = 8
 BACK_NECK_DEPTH = 0.03
-# the two edges of a V begin in front of the shoulders, where the neck ends
+# depth at which the edges of a V-neck begin, in front of the shoulders
 V_STARTS_M = 0.035
 
 
 @kernel
 def half_width(y: float) -> float:
-    """Return the torso's half width (m) at height y: narrow at the shoulders, then to the hem."""
+    """Return the half width (m) of the torso at height y, which grows from shoulders to hem."""
     if y >= SHOULDER_Y:
         return SEAM_X
     if y >= ARMPIT_Y:
@@ -42,22 +42,24 @@ def half_width(y: float) -> float:
 
 @kernel
 def sleeve_width(s: float) -> float:
-    """Return the width (m) of the folded sleeve, s metres from the shoulder seam."""
+    """Return the width (m) of the folded sleeve at s metres from the shoulder seam."""
     return 0.175 - 0.055 * min(max(s, 0.0) / 0.5, 1.0)
 
 
 @kernel
 def neck_distance(x: float, y: float, front: bool, cut) -> float:
-    """Return the approximate distance (m) of a torso point from the neckline; < 0 is cut off."""
+    """Return the approximate distance (m) of a torso point from the neckline; < 0 is trimmed."""
     width = cut[NECK_HALF_WIDTH]
     depth = cut[NECK_DEPTH] if front else BACK_NECK_DEPTH
     below = COLLAR_Y - y
     if below <= 0.0:
         return min(abs(x) - width, below)
     if cut[NECK_IS_V] > 0.5 and front:
+        # distance to the slanted line: the horizontal one times the cosine of its slope
         slope = width / (depth - V_STARTS_M)
         edge = width - max(below - V_STARTS_M, 0.0) * slope
         return (abs(x) - edge) / (1.0 + slope * slope) ** 0.5
+    # first-order distance to an ellipse: its implicit function over the gradient's length
     across, down = x / width, below / depth
     radius = (across * across + down * down) ** 0.5
     slope = ((across / width) ** 2 + (down / depth) ** 2) ** 0.5
@@ -66,10 +68,11 @@ def neck_distance(x: float, y: float, front: bool, cut) -> float:
 
 @kernel
 def sheet_texel(texture, part: int, x: float, y: float):
-    """Return (r, g, b) of a garment's texture at sheet point (x, y), bilinear."""
+    """Return (r, g, b) of the texture at the point (x, y) of the sheet, bilinear."""
     side = texture.shape[1]
     u = (x / TEXTURE_SIDE_M + 0.5) * side - 0.5
     v = (TEXTURE_TOP_Y - y) / TEXTURE_SIDE_M * side - 0.5
+    # 1.001: the texel to the right and the one below must exist
     u = min(max(u, 0.0), side - 1.001)
     v = min(max(v, 0.0), side - 1.001)
     column, row = int(u), int(v)
@@ -87,7 +90,7 @@ def sheet_texel(texture, part: int, x: float, y: float):
 
 @kernel
 def torso_color(texture, cut, trim, x: float, y: float, front: bool):
-    """Return (r, g, b) of a torso point: collar band, texture, stitched hem."""
+    """Return (r, g, b) of a torso point: collar, texture or hem."""
     if neck_distance(x, y, front, cut) < cut[COLLAR_M]:
         return trim[0], trim[1], trim[2]
     r, g, b = sheet_texel(texture, FRONT if front else BACK, x, y)
@@ -97,7 +100,7 @@ def torso_color(texture, cut, trim, x: float, y: float, front: bool):
 
 @kernel
 def sleeve_color(texture, cut, trim, s: float, t: float):
-    """Return (r, g, b) of a sleeve at s (m) along it and t in [0, 1] across it."""
+    """Return (r, g, b) of a sleeve at s (m) along it and t in [0, 1] across it: cuff or texture."""
     if cut[SLEEVE_M] - s < cut[CUFF_M]:
         return trim[0], trim[1], trim[2]
     across = (t - 0.5) * sleeve_width(s)

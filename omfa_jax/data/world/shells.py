@@ -1,4 +1,4 @@
-"""The meshes around a body: visible skin, the top with its sheet coordinates, trousers, hair."""
+"""Meshes around the free body: visible skin, top with sheet coordinates, trousers, hair."""
 
 from dataclasses import dataclass
 
@@ -21,12 +21,12 @@ TROUSERS_ROUNDS, TROUSERS_GAP_M = 20, 0.006
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """A mesh whose vertex i moves with body vertex `base[i]`; positions in metres, rest pose.
+    """A mesh whose vertex i is skinned like body vertex `base[i]`; rest pose, metres.
 
-    `attributes` of skin, eyes, trousers and hair are the position (x, y, z, 0, 0, 0) that their
-    colours depend on. Those of the shirt: torso x as a share of the sheet's half width, torso y,
-    depth in front of the side fold, distance beyond the shoulder seam, sleeve t in [0, 1], 0.
-    `labels` are CIHP ids; `styles` the hair styles with which the part is drawn.
+    `attributes`: of skin, eyes, trousers and hair the position (x, y, z, 0, 0, 0), on which their
+    colours depend; of the shirt (torso x as a share of the sheet's half width, torso y, depth in
+    front of the side fold, distance beyond the shoulder seam, sleeve t in [0, 1], 0).
+    `labels`: CIHP ids. `loose`: offset for a loose fit. `styles`: hair styles that show the part.
     """
 
     base: Int32[np.ndarray, "n"]
@@ -40,12 +40,12 @@ class Part:
 
 
 def all_parts(model: BodyModel) -> list[Part]:
-    """Return every part around the free body; the cuts are made to its measures."""
+    """Return all parts for the free body; the thresholds are measured on it."""
     return [*_body_parts(model), _shirt(model), _trousers(model), *_hair_parts(model)]
 
 
 def landmarks(model: BodyModel) -> dict[str, int]:
-    """Return the body vertices at the nose tip, the ears and the crown."""
+    """Return the indices of the body's vertices at the tip of the nose, the ears and the crown."""
     x, y, z = model.v_template.T
     head = (y > 0.3) & (np.abs(x) < 0.12)
     ear = np.where(head & (y > 0.33) & (y < 0.42), x, 0)
@@ -58,7 +58,7 @@ def landmarks(model: BodyModel) -> dict[str, int]:
 
 
 def _share(model: BodyModel, *words: str) -> Float32[np.ndarray, "v"]:
-    """How much of each vertex's skinning weight belongs to joints with one of the words in them."""
+    """Return the share of each vertex's skinning weight on joints whose name contains a word."""
     columns = [i for i, joint in enumerate(JOINTS) if any(word in joint for word in words)]
     return model.weights[:, columns].sum(axis=1)
 
@@ -66,7 +66,7 @@ def _share(model: BodyModel, *words: str) -> Float32[np.ndarray, "v"]:
 def _cut_out(
     model: BodyModel, inside: Bool[np.ndarray, "v"]
 ) -> tuple[Int32[np.ndarray, "n"], Int32[np.ndarray, "f 3"]]:
-    """The vertices and renumbered faces of the region where `inside` holds on all corners."""
+    """Return the vertices and renumbered faces of the region with `inside` true at all corners."""
     faces = model.faces[inside[model.faces].all(axis=1)]
     used, local = np.unique(faces, return_inverse=True)
     return used.astype(np.int32), local.reshape(-1, 3).astype(np.int32)
@@ -77,7 +77,7 @@ def _attributes(points: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "n 6"]:
 
 
 def _body_parts(model: BodyModel) -> list[Part]:
-    """Skin that clothes never cover for certain, and the eyeballs; not the inside of the mouth."""
+    """Return the skin that clothes may leave visible, without the mouth, and the eyeballs."""
     x, y, z = model.v_template.T
     eyes = _share(model, "_eye") > 0.5
     mouth = (np.abs(x) < 0.0245) & (y > 0.294) & (y < 0.325) & (z < 0.1455) & (z > 0.07)
@@ -94,7 +94,7 @@ def _body_parts(model: BodyModel) -> list[Part]:
 
 
 def _skin_labels(model: BodyModel) -> Int32[np.ndarray, "v"]:
-    """CIHP ids of bare skin: face, neck and chest, left and right arm."""
+    """Return the CIHP ids of skin: face, neck and chest, left and right arm."""
     x, y, z = model.v_template.T
     head = _share(model, "head", "jaw", "_eye") > 0.5
     jaw_y = np.interp(z, (0.0, 0.06, 0.15), (0.345, 0.315, 0.272))
@@ -104,7 +104,7 @@ def _skin_labels(model: BodyModel) -> Int32[np.ndarray, "v"]:
 
 
 class _Smoother:
-    """Relaxes the points of one mesh half way to the mean of their neighbours."""
+    """Laplacian smoothing of a mesh: moves points half way to the mean of their neighbours."""
 
     def __init__(self, faces: Int32[np.ndarray, "f 3"], count: int) -> None:
         self._start = np.concatenate([faces.ravel(), faces[:, [1, 2, 0]].ravel()])
@@ -120,7 +120,7 @@ class _Smoother:
 
 
 def _is_border(faces: Int32[np.ndarray, "f 3"], count: int) -> Bool[np.ndarray, "n"]:
-    """True for the vertices on the rim of an open mesh: those with an edge of one face only."""
+    """Return the mask of border vertices: those with an edge that belongs to a single face."""
     edges = np.sort(np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]]), axis=1)
     kinds, times = np.unique(edges[:, 0].astype(np.int64) * count + edges[:, 1], return_counts=True)
     border = np.zeros(count, bool)
@@ -131,11 +131,11 @@ def _is_border(faces: Int32[np.ndarray, "f 3"], count: int) -> Bool[np.ndarray, 
 def _shell(
     model: BodyModel, inside: Bool[np.ndarray, "v"], rounds: int, gap_m: float
 ) -> tuple[Int32[np.ndarray, "n"], Int32[np.ndarray, "f 3"], Float[np.ndarray, "n 3"]]:
-    """A tight skin over a body region, at least `gap_m` outside the body, that bridges hollows."""
+    """Return a smooth shell over a body region, at least `gap_m` outside, which bridges hollows."""
     base, faces = _cut_out(model, inside)
     points = model.v_template[base].astype(np.float64)
     smoothed = _Smoother(faces, len(points))
-    # smoothed normals: the body's own turn inwards at the navel and between the breasts
+    # normals of the smoothed mesh: the body's own converge in hollows such as the navel
     outward = vertex_normals(smoothed(points, 8), faces)
     border = _is_border(faces, len(points))
     rim = (points + gap_m * outward)[border]
@@ -145,6 +145,7 @@ def _shell(
         shell = smoothed(shell, 1)
         short = gap_m - np.einsum("vi,vi->v", shell - points, outward)
         shell += np.maximum(short, 0)[:, None] * outward
+        # smoothing would shrink the open border
         shell[border] = rim
     return base, faces, shell
 
@@ -165,7 +166,7 @@ def _shirt(model: BodyModel) -> Part:
 
 
 def _sheet_coordinates(shell: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "n 6"]:
-    """Lay the top flat: see `Part` for the columns."""
+    """Return the sheet coordinates of the top's vertices, see `Part` for the columns."""
     x, y, z = shell.T
     torso = np.abs(x) < 0.24
     levels = np.arange(max(y.min(), -0.48), y[torso].max(), 0.02)
@@ -175,13 +176,13 @@ def _sheet_coordinates(shell: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "n 
     wide, front, back = (np.interp(y, levels, column) for column in sizes)
     depth, middle = np.maximum((front - back) / 2, 0.03), (front + back) / 2
     angle = np.arctan2(np.abs(x) / np.maximum(wide, 0.05), np.abs(z - middle) / depth)
-    # arc length of the ellipse from the centre line to the point, and to the side fold
+    # the section is an ellipse: arc length from the centre line to the point, and to the side fold
     grid = np.linspace(0, np.pi / 2, 65)
     speed = np.hypot(wide[:, None] * np.cos(grid), depth[:, None] * np.sin(grid))
     length = (np.cumsum(speed, axis=1) - speed / 2) * grid[1]
     arc = np.array([np.interp(a, grid, row) for a, row in zip(angle, length, strict=True)])
     half_width = np.array([sheet.half_width(level) for level in y])
-    # the chest above the armpits is a flat front without sides
+    # above the armpits the chest is flat, without sides
     flat = np.clip((y + 0.03) / 0.11, 0, 1)
     across = (1 - flat) * _stretched(arc, length[:, -1], half_width)
     across += flat * _stretched(np.abs(x), np.full(len(x), sheet.SEAM_X), half_width)
@@ -199,9 +200,9 @@ def _stretched(
     end: Float[np.ndarray, "n"],
     wanted_end: Float[np.ndarray, "n"],
 ) -> Float[np.ndarray, "n"]:
-    """Distances moved so that `end` lands on `wanted_end`, with scale 1 about the centre line.
+    """Return the distances, stretched so that `end` maps to `wanted_end`, with scale 1 at 0.
 
-    Prints sit at the centre and must keep their shape; the sides take up the difference.
+    Prints are at the centre and must keep their shape, so the sides absorb the difference.
     """
     return distance + (wanted_end - end) * (distance / end) ** 3
 

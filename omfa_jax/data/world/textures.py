@@ -1,4 +1,4 @@
-"""Cloth patterns and chest prints, painted on the garment's sheet."""
+"""Cloth patterns and chest prints on the garment's sheet."""
 
 from collections.abc import Callable
 
@@ -7,8 +7,8 @@ from jaxtyping import Float32
 
 from omfa_jax.data.world.sheet import BACK, FRONT, SLEEVE, TEXTURE_SIDE_M, TEXTURE_TOP_Y
 
-# a period of 0.13 m is 14 pixels where the picture is 128 high: a bar is about one latent of a
-# stride of 8, the finest that the small model can place
+# 0.13 m is 14 pixels in an image of height 128, so that a bar is about one latent at stride 8: the
+# finest pattern that the small model can reproduce
 PERIOD_M = (0.13, 0.22)
 EDGE_TEXELS = 1.2
 
@@ -16,20 +16,20 @@ Plane = Float32[np.ndarray, "side side"]
 
 
 def axes(side: int) -> tuple[Float32[np.ndarray, "1 side"], Float32[np.ndarray, "side 1"]]:
-    """Return the sheet x (a row) and y (a column), metres, of a texture's texels."""
+    """Return the sheet coordinates (metres) of a texture's texels: x as a row, y as a column."""
     step = TEXTURE_SIDE_M / side
     ticks = (np.arange(side, dtype=np.float32) + np.float32(0.5)) * np.float32(step)
     return (ticks - TEXTURE_SIDE_M / 2)[None, :], (TEXTURE_TOP_Y - ticks)[:, None]
 
 
 def soft(distance_m: np.ndarray, side: int) -> np.ndarray:
-    """Return coverage in [0, 1] of a signed distance (m, positive inside), about a texel wide."""
+    """Return the coverage in [0, 1] of a signed distance (m, positive inside), antialiased."""
     width = EDGE_TEXELS * TEXTURE_SIDE_M / side
     return np.clip(distance_m / width + np.float32(0.5), 0, 1).astype(np.float32)
 
 
 def _bars(position: np.ndarray, period: float, share: float, side: int) -> np.ndarray:
-    """Bars covering `share` of each period."""
+    """Return the coverage of bars that fill `share` of each period."""
     offset = np.abs((position / period) % 1.0 - 0.5) * period
     return soft(share * period / 2 - offset, side)
 
@@ -64,6 +64,7 @@ def _dots(rng: np.random.Generator, side: int) -> Plane:
     x, y = axes(side)
     period = rng.uniform(0.12, 0.17)
     row = np.floor(y / period)
+    # every other row is shifted by half a period
     dx = ((x / period + 0.5 * (row % 2)) % 1.0 - 0.5) * period
     dy = ((y / period) % 1.0 - 0.5) * period
     return soft(period * rng.uniform(0.27, 0.34) - np.sqrt(dx * dx + dy * dy), side)
@@ -98,6 +99,7 @@ def _blobs(rng: np.random.Generator, side: int) -> Plane:
     return soft((field - 0.4) * 0.03, side)
 
 
+# name -> (share of the garments, function that returns the coverage of the second colour)
 PATTERNS: dict[str, tuple[float, Callable[[np.random.Generator, int], Plane]]] = {
     "plain": (0.35, _plain),
     "horizontal stripes": (0.13, _horizontal),
@@ -113,7 +115,7 @@ PATTERNS: dict[str, tuple[float, Callable[[np.random.Generator, int], Plane]]] =
 def print_coverage(
     rng: np.random.Generator, side: int
 ) -> tuple[Plane, Float32[np.ndarray, "side side"]]:
-    """Return a bold chest print: its coverage, and the coverage of the inner motif in it."""
+    """Return the coverage of a random chest print, and of the motif inside it."""
     x, y = axes(side)
     size = rng.uniform(0.075, 0.105)
     y = y - rng.uniform(-0.02, 0.05)
@@ -154,8 +156,8 @@ def paint(
 ) -> Float32[np.ndarray, "3 side side 3"]:
     """Return the texture of a garment's front, back and sleeves, RGB in [0, 1].
 
-    `print_rgb` holds the chest print's two colours, None for no print; `sleeve_rgb` makes plain
-    sleeves of a contrasting colour, None lets the pattern run on.
+    `print_rgb`: two colours of the chest print, None without a print. `sleeve_rgb`: colour of plain
+    sleeves, None for the pattern.
     """
     coverage = PATTERNS[pattern][1](rng, side)[..., None]
     base = ground_rgb + coverage * (second_rgb - ground_rgb)

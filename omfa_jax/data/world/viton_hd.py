@@ -1,4 +1,4 @@
-"""A world in VITON-HD's layout, with body parameters, and the truth for tests."""
+"""Write a synthetic data set in VITON-HD's layout, with body parameters and ground truth."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ TRUTH_SPLITS = ("val", "test")
 
 @dataclass(frozen=True)
 class Job:
-    """One person of a split: `index` wears garment `index`; `unpaired` is the garment to try on."""
+    """One person of a split, wearing garment `index`; `unpaired`: the garment to try on."""
 
     split: str
     index: int
@@ -36,33 +36,34 @@ class Job:
 
     @property
     def stem(self) -> str:
-        """The name shared by the person's files, without a suffix."""
+        """The file name without suffix, shared by the person's files."""
         return f"{self.index:05d}_00"
 
     @property
     def name(self) -> str:
-        """The file name of the photo, and of its own garment."""
+        """The file name of the photo and of the person's own garment."""
         return f"{self.stem}.jpg"
 
     @property
     def second_column(self) -> str:
-        """The garment in the pairs file: the own one in train, another one elsewhere."""
+        """The garment in the pairs file: the person's own in train, the unpaired one elsewhere."""
         garment = self.unpaired if self.split in TRUTH_SPLITS else self.index
         return f"{garment:05d}_00.jpg"
 
     @property
     def truths(self) -> tuple[tuple[int, int, int], ...]:
-        """(person, garment, pose) of the exact answers: the unpaired garment, then a new pose."""
+        """(person, garment, pose) of the ground truth: the unpaired garment, and another pose."""
         if self.split not in TRUTH_SPLITS:
             return ()
         i = self.index
-        answers = ((i, self.unpaired, i), (i, i, i + 1))
-        return answers[1:] if self.unpaired == i else answers
+        truths = ((i, self.unpaired, i), (i, i, i + 1))
+        return truths[1:] if self.unpaired == i else truths
 
 
 def jobs(split: str, count: int, settings: Settings) -> list[Job]:
-    """Return the people of a split; unpaired garments are a random cycle through all of them."""
+    """Return the people of a split; the unpaired garments follow a random cycle through them."""
     start = SPLIT_STARTS[split]
+    # a cycle through a random order: a person gets their own garment only if alone in the split
     order = np.random.default_rng([settings.seed, start, count]).permutation(count)
     partner = np.empty(count, int)
     partner[order] = np.roll(order, 1)
@@ -70,7 +71,7 @@ def jobs(split: str, count: int, settings: Settings) -> list[Job]:
 
 
 def write_job(root: Path, settings: Settings, job: Job) -> bool:
-    """Write the files of one person that are missing; tell whether there were any."""
+    """Write the missing files of one person; return whether any was missing."""
     folder, i = root / job.split, job.index
 
     def shop_photo() -> tuple[np.ndarray, np.ndarray]:
@@ -115,8 +116,8 @@ def _photo_files(folder: Path, stem: str) -> dict[str, Path]:
 
 
 _WRITERS: dict[str, Callable[[Path, Any], None]] = {
-    "cloth": lambda path, drawn: write_image(path, drawn[0]),
-    "cloth-mask": lambda path, drawn: write_image(path, drawn[1].astype(np.uint8) * 255),
+    "cloth": lambda path, rendered: write_image(path, rendered[0]),
+    "cloth-mask": lambda path, rendered: write_image(path, rendered[1].astype(np.uint8) * 255),
     "image": lambda path, photo: write_image(path, photo.image),
     "image-parse-v3": lambda path, photo: write_labels(path, photo.parse),
     "openpose_json": lambda path, photo: write_keypoints(path, photo.keypoints),

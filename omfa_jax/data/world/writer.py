@@ -1,4 +1,4 @@
-"""Write a world as a raw folder, in the layout of any data set that there is a builder for."""
+"""Write a synthetic world as a raw data set folder, in the layout of any supported data set."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -23,7 +23,7 @@ LAYOUTS: dict[str, Layout] = {
 
 @dataclass(frozen=True)
 class WorldReport:
-    """What `write_world` did: `written` people, and `kept` ones that were complete already."""
+    """The result of `write_world`: people `written`, and people `kept` from an earlier call."""
 
     root: Path
     written: int
@@ -42,28 +42,27 @@ def write_world(
     progress: Callable[[int, int], None] | None = None,
     layout: str = "viton_hd",
 ) -> WorldReport:
-    """Write the raw folder of a world, and return how much of it was new.
+    """Write a world as a raw data set folder.
 
-    `counts` gives the number of people (photos) for "train", "val" and "test" (absent: none).
-    Files are whole or absent; complete people are skipped, so that an interrupted call can be
-    repeated, and counts can grow later. `progress(done, total)` is called after each person.
-    `world.json` is written last: it marks a complete folder. Raises OmfaError for impossible
-    counts, an unknown layout, or a folder that holds a world of another seed, size or layout, or
-    files that are no world.
+    `counts`: number of people (photos) in "train", "val" and "test", 0 if missing. Files are
+    written atomically and complete people are skipped, so that an interrupted call can be repeated
+    and counts can grow later. `progress(done, total)` is called after each person. `world.json` is
+    written last and marks a complete folder. Raises OmfaError for invalid counts, an unknown
+    layout, or a folder with a world of another seed, size or layout, or with other files.
     """
     if layout not in LAYOUTS:
         raise unknown("layout", layout, LAYOUTS)
     if seed < 0 or supersample < 1 or min(height_px, width_px) < MIN_SIDE_PX:
         raise OmfaError(
-            f"--seed must be 0 or more and --height and --width {MIN_SIDE_PX} or more, got {seed},"
-            f" {height_px} and {width_px}"
+            f"expected --seed of at least 0 and --height and --width of at least {MIN_SIDE_PX},"
+            f" got {seed}, {height_px} and {width_px}"
         )
     settings = Settings(seed, height_px, width_px, supersample)
     if processes < 1:
         raise OmfaError(f"--processes: expected 1 or more, got {processes}")
     counts = checked_counts(counts)
     if not counts:
-        raise OmfaError("--train, --val and --test are all 0: say how many people to write")
+        raise OmfaError("--train, --val and --test are all 0: expected at least one person")
     shape = LAYOUTS[layout]
     jobs = {split: shape.jobs(split, count, settings) for split, count in counts.items()}
     total, written = sum(map(len, jobs.values())), 0

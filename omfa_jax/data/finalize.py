@@ -1,0 +1,58 @@
+"""Check the target folder of records, and write the metadata that completes them."""
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.folders import require_ours, resolve_target
+from omfa_jax.data import pairing, schema
+from omfa_jax.data.partial import RECORDS, Partial, disk_errors
+from omfa_jax.data.shards import Shard, read_report
+
+
+def finish(
+    partial: Partial, kind: schema.Kind, shards: Sequence[Shard], facts: Mapping[str, Any]
+) -> None:
+    """Write TFDS's metadata, the pose groups and the manifest with `facts`, after all the shards.
+
+    A split without a single record is dropped from the result.
+    """
+    splits: dict[str, list[tuple[str, int]]] = {}
+    for shard in shards:
+        if shard.split in facts["splits"]:
+            records = read_report(partial, shard).records
+            splits.setdefault(shard.split, []).append((shard.file_name, records))
+        else:
+            partial.path(shard.file_name).unlink()
+    with disk_errors(partial.folder):
+        for split, written in splits.items():
+            members = (shard for shard in shards if shard.split == split)
+            names = (name for shard in members for name in read_report(partial, shard).groups)
+            numbers = pairing.numbers_of(names, sum(records for _, records in written))
+            np.save(partial.path(pairing.FILE.format(split)), numbers)
+        partial.write_metadata(kind, splits)
+        schema.write_manifest(partial.records, kind, partial.place, **facts)
+
+
+def require_free(out_dir: str | os.PathLike, overwrite: bool, kind: schema.Kind) -> None:
+    """Raise an OmfaError unless `out_dir` is new, empty, or holds records of `kind` to replace."""
+    folder = resolve_target(out_dir)
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise OmfaError(f"--out {folder}: expected a folder, found a file")
+    if (folder / schema.MANIFEST).is_file():
+        if not overwrite:
+            raise OmfaError(f"{folder} already holds records; add --overwrite or change --out")
+        there = schema.read_manifest(folder)["kind"]
+        if there != kind:
+            raise OmfaError(
+                f"{folder} holds {there}, which --overwrite does not replace with {kind}; change"
+                " --out"
+            )
+    elif any(folder.iterdir()):
+        raise OmfaError(f"{folder} holds files that are not records; change --out")
+    require_ours(folder, RECORDS)
