@@ -232,7 +232,7 @@ def test_packed_torch_files_and_long_safetensors_headers(tmp_path, bomb):
     tensor = {"x": {"dtype": "F32", "shape": [10**10], "data_offsets": [0, 4 * 10**10]}}
     header = json.dumps(tensor).encode()
     path.write_bytes(struct.pack("<Q", len(header)) + header + bytes(64))
-    with pytest.raises(OmfaError, match="not a whole safetensors file"):
+    with pytest.raises(OmfaError, match="not a complete safetensors file"):
         read_tensors(path)
 
 

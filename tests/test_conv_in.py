@@ -42,7 +42,9 @@ def test_an_unknown_width_needs_the_flag():
     with pytest.raises(OmfaError, match=r"some/unet: conv_in takes 12 .* --source-inputs"):
         conv_in.require_known(None, 12, "some/unet")
     assert source_inputs(12, 4, named=(N, C, P)).groups == ((N, 4), (C, 4), (P, 4))
-    with pytest.raises(OmfaError, match=r"noisy,mask is noisy 4, mask 1, together 5 .* takes 12"):
+    with pytest.raises(
+        OmfaError, match=r"noisy,mask is noisy 4, mask 1, 5 channels in total.* takes 12"
+    ):
         source_inputs(12, 4, named=(N, M))
     with pytest.raises(OmfaError, match="unknown input of a UNet 'nosy'; did you mean 'noisy'"):
         source_inputs(12, 4, named=("nosy",))

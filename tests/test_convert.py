@@ -108,7 +108,7 @@ def test_a_config_without_encoders_needs_a_choice(source, tmp_path, capsys):
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 3 and not out.exists()
     assert "has no text encoders to embed 'the garment worn" in lines[0]
-    assert "--text-encoders, or choose --null-prompts" in lines[0]
+    assert "--text-encoders a folder with text_encoder" in lines[0]
     assert "give --config or --prompt" in lines[1] and "unknown arguments" in lines[2]
 
 

@@ -1,7 +1,8 @@
-"""Our networks against diffusers' on the same random inputs, one component at a time.
+"""Comparison of our networks with diffusers' on the same random inputs, by component.
 
-The yardstick is diffusers' network in float64. Its float32 is no yardstick for 5e-6: on some
-processors oneDNN's convolutions put SDXL's decoder 1e-5 off, twice as far as XLA's do.
+The reference is diffusers' network in float64. Its float32 output is not accurate enough for a
+tolerance of 5e-6: on some CPUs oneDNN's convolutions leave SDXL's decoder 1e-5 off, twice as far as
+XLA's.
 """
 
 import dataclasses
@@ -28,10 +29,10 @@ Outputs = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Difference:
-    """How far one component's float32 output is from diffusers' in float64.
+    """The error of one component's float32 output against diffusers' in float64.
 
     `relative_l2` is the norm of the difference over the norm of diffusers' output. `theirs` is the
-    relative L2 of diffusers' own float32 output here: what PyTorch's rounding alone costs.
+    same for diffusers' own float32 output on this machine: the rounding error of PyTorch alone.
     """
 
     component: str
@@ -41,13 +42,13 @@ class Difference:
 
 
 def compare(ours: LoadedModel | Path, theirs: Path, *, seed: int = 0) -> list[Difference]:
-    """Return the differences of unet, vae encoder and vae decoder on random inputs.
+    """Return the differences of UNet, VAE encoder and VAE decoder on random inputs.
 
-    `ours` is a model or a folder of any form, run by JAX in float32; `theirs` a folder in
-    diffusers' form, run by PyTorch in float64 and in float32. Two folders may come in either order.
-    Both see the same inputs by what their channels mean; inputs that only our UNet has are random
-    too, so the outputs agree only if their weights are zero. Networks of different sizes, or files
-    that do not fit them, are an OmfaError.
+    `ours` is a model or a model folder of either format, run by JAX in float32; `theirs` is a
+    diffusers folder, run by PyTorch in float64 and float32. Two folders may be given in either
+    order. Channels are matched by meaning. Inputs that only our UNet has are random as well, so the
+    outputs agree only if the weights of those channels are zero. Raises OmfaError for networks of
+    different sizes and for files that do not match them.
     """
     if not isinstance(ours, LoadedModel):
         if is_imported(theirs):
@@ -64,7 +65,7 @@ def compare(ours: LoadedModel | Path, theirs: Path, *, seed: int = 0) -> list[Di
 
 
 def require_comparable(ours: LoadedModel, theirs: Path) -> Description:
-    """Return the description of `theirs`; sizes that differ, or unfit files, are an OmfaError."""
+    """Return the description of `theirs`; OmfaError if sizes differ or files do not match."""
     described = read_description(theirs)
     pairs = {
         "unet": (dataclasses.replace(ours.unet_config, in_channels=0), described.unet_config),
@@ -89,14 +90,14 @@ def require_comparable(ours: LoadedModel, theirs: Path) -> Description:
 def network_inputs(
     ours: LoadedModel, theirs: Description, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the input canvas of our UNet and of theirs (2, h, w, c): equal where they mean it."""
+    """Return our and their UNet inputs (2, h, w, c); channels of equal meaning are equal."""
     unet = ours.unet_config
     rng = np.random.default_rng([seed, 1])
     size = (2, 6 * unet.stride, 4 * unet.stride)
     width, latents = theirs.unet_config.in_channels, theirs.vae_config.latent_channels
     known = source_inputs(width, latents, theirs.omfa)
     if ours.inputs is None or known is None:
-        # nothing says what the channels mean: in order, then
+        # the channels have no known meaning: match them by position
         if width > unet.in_channels:
             raise OmfaError(f"its UNet takes {width} channels, ours {unet.in_channels}")
         x = rng.standard_normal((*size, unet.in_channels), np.float32)
@@ -105,7 +106,7 @@ def network_inputs(
     absent = [name for name, n in known.groups if name not in parts or n != parts[name].shape[-1]]
     if absent:
         raise OmfaError(
-            f"its UNet sees {listed(known.groups)} ({known.rule}), ours"
+            f"its UNet takes {listed(known.groups)} ({known.rule}), ours takes"
             f" {listed(ours.inputs.groups)} ({ours.inputs.rule}): {', '.join(absent)} cannot be"
             " compared"
         )
@@ -117,7 +118,7 @@ def network_inputs(
 
 
 def _inputs(unet: UNetConfig, vae: VAEConfig, seed: int) -> Outputs:
-    # taller than wide, so that swapped axes show
+    # taller than wide, so that swapped axes change the result
     rng = np.random.default_rng(seed)
 
     def normal(*shape: int) -> np.ndarray:
@@ -187,7 +188,10 @@ def _load_torch(kind: str, folder: Path) -> Any:
 
 
 def _in_float64(model: Any) -> Any:
-    """Make each layer of a torch model compute in float64, holding one layer at a time so."""
+    """Make each layer of a torch model compute in float64, widening one layer at a time.
+
+    The whole of SDXL in float64 would take 20 GB.
+    """
 
     def widen(layer: Any, _: Any) -> None:
         layer.double()
@@ -223,7 +227,10 @@ def _difference(
     name: str, came: np.ndarray, reference: np.ndarray, rounded: np.ndarray
 ) -> Difference:
     if came.shape != reference.shape:
-        raise OmfaError(f"{name}: output {came.shape} here, {reference.shape} in diffusers")
+        raise OmfaError(
+            f"{name}: output of shape {came.shape} here, {reference.shape} in diffusers; the"
+            " configs describe different networks"
+        )
     gap, norm = came - reference, np.linalg.norm(reference)
     relative, theirs = (float(np.linalg.norm(g) / norm) for g in (gap, rounded - reference))
     return Difference(name, float(np.abs(gap).max()), relative, theirs)
