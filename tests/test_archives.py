@@ -212,7 +212,7 @@ class Asks:
 def test_a_pickle_that_asks_for_more_than_it_holds(tmp_path, asks, little_memory):
     path = tmp_path / "a.pkl"
     path.write_bytes(pickle.dumps(asks, protocol=3))
-    with pytest.raises(OmfaError, match="items that it does not hold"):
+    with pytest.raises(OmfaError, match="items that it does not contain"):
         read_pickle(path, "bodies", trust=True)
 
 

@@ -9,8 +9,8 @@ from jaxtyping import Float
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.images import letterbox_box
 
-MAX_SIDE_PX = 65_535  # of a JPEG
-MAX_FOCAL_PX = 1e9  # a telescope's; beyond it projection loses the body in rounding
+MAX_SIDE_PX = 65_535  # largest side of a JPEG
+MAX_FOCAL_PX = 1e9  # beyond any lens; larger values lose the body in rounding
 _ROTATION_TOLERANCE = 1e-3
 
 
@@ -20,7 +20,7 @@ class Camera:
 
     `focal_px` and `center_px` are (x, y) in pixels, where pixel (i, j) covers [i, i+1) x [j, j+1);
     `rotation` (3, 3) and `translation` (3,) in metres are float64. Raises OmfaError for a rotation
-    that is not one, or sizes and focal lengths that are not positive.
+    that is not one, and for sizes and focal lengths that are not positive.
     """
 
     focal_px: tuple[float, float]
@@ -49,7 +49,7 @@ class Camera:
 
     @property
     def size_text(self) -> str:
-        """The picture size as WIDTHxHEIGHT, for messages."""
+        """The image size as WIDTHxHEIGHT, for messages."""
         return f"{self.width_px}x{self.height_px}"
 
     def to_camera(self, points: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "n 3"]:
@@ -59,9 +59,9 @@ class Camera:
     def project_camera(
         self, points: Float[np.ndarray, "n 3"]
     ) -> tuple[Float[np.ndarray, "n 2"], Float[np.ndarray, "n"]]:
-        """Return (pixels, depth in metres) of points that are in camera axes already.
+        """Return (pixels, depth in metres) of points in camera axes.
 
-        Points at or behind the camera (depth <= 0) have no pixel: theirs are nan.
+        The pixels of points at or behind the camera (depth <= 0) are nan.
         """
         depth = points[:, 2]
         safe = np.where(depth > 0, depth, np.nan)[:, None]
@@ -75,7 +75,7 @@ class Camera:
         return self.project_camera(self.to_camera(points))
 
     def resized(self, width_px: int, height_px: int) -> "Camera":
-        """Return the camera of the photo letter-boxed to another size (core.images.letterbox)."""
+        """Return the camera of the photo letterboxed to another size (core.images.letterbox)."""
         top, left, height, width = letterbox_box(
             (self.height_px, self.width_px), height_px, width_px
         )
@@ -98,15 +98,17 @@ def looking_at(
     height_px: int,
     up: Any = (0.0, 1.0, 0.0),
 ) -> Camera:
-    """Return a camera at `eye` (metres) whose picture centre is `target`, with `up` upright.
+    """Return a camera at `eye` (metres) with `target` at the image centre and `up` upwards.
 
-    Raises OmfaError if the line of sight is zero or parallel to `up`.
+    Raises OmfaError if the viewing direction is zero or parallel to `up`.
     """
     eye = _array("eye", eye, (3,))
     forward = _array("target", target, (3,)) - eye
     right = np.cross(forward, _array("up", up, (3,)))
     if np.linalg.norm(right) < 1e-9:
-        raise OmfaError(f"camera: no line of sight from {eye} to {target} with up = {up}")
+        raise OmfaError(
+            f"camera: the direction from {eye} to {target} is zero or parallel to up = {up}"
+        )
     forward /= np.linalg.norm(forward)
     right /= np.linalg.norm(right)
     rotation = np.stack([right, np.cross(forward, right), forward])
@@ -121,9 +123,9 @@ def looking_at(
 
 
 def _side(value: Any) -> int:
-    # NaN is on neither side
+    # written so that NaN is rejected
     if not 1 <= value <= MAX_SIDE_PX:
-        raise OmfaError(f"image_size_px: expected 1 to {MAX_SIDE_PX} a side, got {value}")
+        raise OmfaError(f"image_size_px: expected sides of 1 to {MAX_SIDE_PX}, got {value}")
     return int(value)
 
 

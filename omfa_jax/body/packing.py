@@ -1,7 +1,7 @@
-"""The packed form of a body model without pose correctives: 1 MB instead of 30.
+"""The packed format of a body model without pose correctives: 1 MB instead of 30 MB.
 
-Keys and meaning are SMPL-X's; only the number formats differ. Blend shapes are fixed-point, and
-the skinning weights and the joint regressor, nearly all zeros, are lists of (index, value).
+Keys and meaning are SMPL-X's; only the number formats differ. Blend shapes are fixed-point numbers.
+Skinning weights and joint regressor, which are nearly all zeros, are stored as (index, value).
 """
 
 from collections.abc import Mapping
@@ -13,14 +13,14 @@ _WEIGHT_ONE = 65535
 
 
 def is_packed(arrays: Mapping[str, np.ndarray]) -> bool:
-    """Tell whether the arrays of an .npz are in the packed form."""
+    """Return True if the arrays of an .npz are in the packed format."""
     return "shapedirs_step_m" in arrays
 
 
 def pack(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return the packed form of SMPL-X arrays: v_template, f, shapedirs, J_regressor, weights...
+    """Return SMPL-X arrays (v_template, f, shapedirs, J_regressor, weights, ...) in packed format.
 
-    Error: at most 5 micrometres per unit beta, 2e-5 in a skinning weight.
+    The error is at most 5 micrometres per unit beta and 2e-5 in a skinning weight.
     """
     if len(arrays["v_template"]) > 65536 or np.abs(arrays["shapedirs"]).max() > 0.3:
         raise ValueError("packing needs at most 65,536 vertices and blend shapes below 0.3 m")
@@ -55,7 +55,7 @@ def unpack(packed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _sparse_rows(dense: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return (index, value), each (rows, k), where k is the longest row; short rows pad with 0."""
+    """Return (index, value), each (rows, k), where k is the longest row; others are padded."""
     kept = int((dense != 0).sum(axis=1).max())
     index = np.sort(np.argsort(dense == 0, axis=1, kind="stable")[:, :kept], axis=1)
     return index, np.take_along_axis(dense, index, axis=1)

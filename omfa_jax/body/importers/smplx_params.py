@@ -1,12 +1,12 @@
 """Plain SMPL-X parameters: PHOTO.npz with smplx's names, axis-angle or matrices, and a camera.
 
-Parameters: global_orient, body_pose, and betas, expression, transl, jaw, eyes and hands where they
-are not zero; also one person after another along a leading axis. Camera, OpenCV axes, in the
+Parameters: global_orient and body_pose; betas, expression, transl, jaw, eyes and hands are optional
+and default to zero. Several people may be stacked along a leading axis. Camera, OpenCV axes, in the
 photo's pixels: `K` (3, 3), or `focal_px` | `focal` | `focal_length` (1 or 2 numbers) with
-`center_px` | `princpt` | `camera_center` (the middle of the photo if absent); and, if the world is
-not the camera's, `cam_rotation` | `camera_rotation` | `R` with `cam_translation` |
-`camera_translation` | `T`: x_cam = R x + t. `image_size_px` | `image_size` (w, h) tells when the
-photo was scaled since. Hands are from the flat hand unless the file has flat_hand_mean = False.
+`center_px` | `princpt` | `camera_center` (default: the centre of the photo). If the bodies are not
+in camera axes, also `cam_rotation` | `camera_rotation` | `R` and `cam_translation` |
+`camera_translation` | `T`: x_cam = R x + t. `image_size_px` | `image_size` (w, h) allows for photos
+that were scaled since. Hand poses are relative to the flat hand unless flat_hand_mean is False.
 """
 
 from dataclasses import replace
@@ -41,14 +41,14 @@ SIZE = ("image_size_px", "image_size")
 
 
 class SmplxParams:
-    """A folder of one .npz a photo, or one of them."""
+    """Importer of a folder with one .npz per photo, or of a single one."""
 
     def __init__(self, path: Path, reading: Reading) -> None:
         self._reading = reading
         self.frames = by_stem(files_of(path, ".npz"))
 
     def read(self, frame: str, size_px: tuple[int, int]) -> Estimate:
-        """Return the person with the largest `bbox` (x y w h), else the first."""
+        """Return the person with the largest `bbox` (x y w h); without boxes the first."""
         raw = read_pickle(self.frames[frame], "body file", trust=self._reading.trust)
         people = _count(raw)
         index = 0
@@ -65,10 +65,10 @@ class SmplxParams:
 def smplx_params(
     raw: dict[str, Any], reading: Reading, *, hands_from_mean: bool, index: int = 0
 ) -> BodyParams:
-    """Return the parameters of an .npz of smplx's names; what it lacks is zero, but not the pose.
+    """Return the parameters of person `index` from an .npz with smplx's names.
 
-    Of arrays with a leading axis of people, `index` is taken. Of more than 10 betas or expressions
-    the first 10 count. Raises OmfaError if the pose is missing or not of smplx's size.
+    Everything but the pose defaults to zero. Only the first 10 betas and expressions are used.
+    Raises OmfaError if the pose is missing or not of smplx's size.
     """
     people = _count(raw)
     turned = {
@@ -122,7 +122,7 @@ def _camera(raw: dict[str, Any], people: int, index: int, size_px: tuple[int, in
         center_px = own(*CENTER).ravel() if has_center else np.array(own_px) / 2
     else:
         raise OmfaError(
-            f"no camera: add K (3, 3), or {FOCAL[0]} and {CENTER[0]}, in the photo's pixels"
+            f"no camera: add K (3, 3), or {FOCAL[0]} and {CENTER[0]}, in pixels of the photo"
         )
     camera = pinhole(focal_px, center_px, own_px)
     if any(name in raw for name in ROTATION):
