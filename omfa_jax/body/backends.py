@@ -24,6 +24,7 @@ SOFTWARE_GL = ("llvmpipe", "softpipe", "swrast", "swiftshader")
 
 _SUPERSAMPLE = 2
 _PYRENDER_HINT = "pip install pyrender2, apt-get install libegl1 libgl1, or use --backend zbuffer"
+# the process has one OpenGL context, which one thread at a time may use
 _gl_lock = threading.Lock()
 
 
@@ -76,6 +77,7 @@ def draw_pyrender(painted: Painted, camera: Camera) -> UInt8[np.ndarray, "h w 3"
     )
     depth = painted.vertices[:, 2]
     far = max(float(depth.max()), 1.0) * 1.1
+    # the ratio far / near is bounded by the precision of OpenGL's depth buffer
     near = max(float(depth.min()) * 0.9, far * 1e-4)
     (fx, fy), (cx, cy) = camera.focal_px, camera.center_px
     scene = pyrender.Scene(bg_color=[0.0, 0.0, 0.0, 1.0])

@@ -40,6 +40,7 @@ class Camera:
             "translation": _array("cam_translation", self.translation, (3,)),
         }
         for name, value in values.items():
+            # the dataclass is frozen
             object.__setattr__(self, name, value)
         if not 0 < min(self.focal_px) <= max(self.focal_px) <= MAX_FOCAL_PX:
             raise OmfaError(f"focal_px: expected two positive numbers, got {self.focal_px}")

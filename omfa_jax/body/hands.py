@@ -46,6 +46,7 @@ def load_hands(model_path: str | os.PathLike | None) -> Hands:
     """Return the hand statistics of an SMPL-X .npz; zeros without a file or where it has none."""
     arrays = {} if model_path is None else read_npz(model_path, "body model", "--smplx-model")
     mean, components = np.zeros((2, _SIZE)), np.zeros((2, _SIZE, _SIZE))
+    # both hands or none: trimmed model files may lack the components
     found = 0
     for side, letter in enumerate("lr"):
         if f"hands_mean{letter}" in arrays:

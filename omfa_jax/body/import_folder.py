@@ -84,6 +84,7 @@ def _import_photos(
     overwrite: bool,
 ) -> ImportReport:
     report = ImportReport()
+    # list all photos before reading any frame, so that a wrong --in fails at once
     due = []
     for photo, body in photos:
         name = photo.relative_to(raw_dir).as_posix()

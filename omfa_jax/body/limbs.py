@@ -18,6 +18,7 @@ def arm_rotations(
     hinge /= max(np.linalg.norm(hinge), 1e-6)
     resting = np.array([-upper[1], upper[0], 0.0])
     resting /= max(np.linalg.norm(resting), 1e-6)
+    # nearly opposite axes would cancel in the sum
     axis = resting if hinge @ resting < -0.9 else resting + hinge * 0.7
     shoulder = _frame(upper, axis)
     forearm = _frame(fore, shoulder[:, 1])

@@ -12,6 +12,7 @@ def vertex_normals(
     Vertices without a face, or with degenerate faces only, get the zero vector.
     """
     a, b, c = (vertices[faces[:, corner]].astype(np.float64) for corner in range(3))
+    # the length is twice the face's area, which gives the weighting
     face_normals = np.cross(b - a, c - a)
     normals = np.stack(
         [

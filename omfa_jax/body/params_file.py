@@ -65,6 +65,7 @@ def load_body_file(path: str | os.PathLike) -> tuple[BodyParams, Camera]:
             center_px=_pair(arrays, "center_px"),
             width_px=int(width),
             height_px=int(height),
+            # other tools save these with a leading axis of 1
             rotation=arrays["cam_rotation"].astype(np.float64).squeeze(),
             translation=arrays["cam_translation"].astype(np.float64).ravel(),
         )

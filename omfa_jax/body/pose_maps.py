@@ -267,6 +267,7 @@ def _render_file(body: Path, image: Path, settings: _Settings) -> str | None:
     return None
 
 
+# loaded once per process: reading a licensed model takes longer than many maps
 @functools.lru_cache(maxsize=1)
 def _model(path: str | None) -> BodyModel:
     return load_model(path)

@@ -63,6 +63,7 @@ def fit_mesh(
     expression are kept. At most 1,200 vertices are used. Raises OmfaError if their mean distance
     remains above 2 cm, which indicates another body model or a wrong correspondence.
     """
+    # 1,200 vertices are plenty for 169 parameters
     stride = -(-len(vertex_ids) // MAX_FIT_VERTICES)
     ids, target = vertex_ids[::stride], target[::stride].astype(np.float64)
     mesh = _Mesh(model, ids, start)
@@ -82,6 +83,7 @@ def fit_mesh(
         damped = normal + damping * np.diag(np.diag(normal)) + ridge
         tried = state.moved(np.linalg.solve(damped, jacobian.T @ error.ravel()))
         reached = mesh.vertices(tried)
+        # a rejected step is retried with more damping and the same Jacobian
         if np.square(target - reached).sum() >= np.square(error).sum():
             if damping > 1e6:
                 break

@@ -124,6 +124,7 @@ def sampling_notes(statements: Sequence[Statement], settings: DiffusionSettings)
 def disagreement(statements: Sequence[Statement], settings: DiffusionSettings) -> str:
     """Return the conflict as a sentence without its subject (the source); "" if there is none."""
     override = f"{OVERRIDE} to train it with this config anyway"
+    # first, because no setting of a key could resolve it
     processes = [statement for statement in statements if statement.field == "process"]
     if processes:
         said = " and ".join(statement.words for statement in processes)

@@ -45,6 +45,7 @@ class Bundle:
             "prompt width": (self.unet_config.context_dim, self.prompts["context"].shape[-1]),
             "pooled width": (self.unet_config.pooled_dim, self.prompts["pooled"].shape[-1]),
         }
+        # a mismatch would otherwise appear minutes later, as a shape error inside jit
         for what, (wanted, came) in facts.items():
             if wanted != came:
                 raise OmfaError(

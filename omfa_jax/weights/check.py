@@ -125,6 +125,7 @@ def _inputs(unet: UNetConfig, vae: VAEConfig, seed: int) -> Outputs:
         return rng.standard_normal(shape, np.float32)
 
     return {
+        # near both ends of the schedule
         "t": np.array([21, 981], np.int32),
         "context": normal(2, 8, unet.context_dim),
         "pooled": normal(2, unet.pooled_dim),
@@ -139,6 +140,7 @@ def _inputs(unet: UNetConfig, vae: VAEConfig, seed: int) -> Outputs:
 def _run_ours(model: LoadedModel, inputs: Outputs) -> Outputs:
     order = ("x", "t", "context", "pooled", "time_ids")
     unet, vae = model.unet_config, model.vae_config
+    # by default GPUs and TPUs multiply float32 in TF32 or bfloat16
     with jax.default_matmul_precision("highest"):
         predicted = jax.jit(apply_unet, static_argnums=0)(
             unet, model.unet_params, *(inputs[name] for name in order)

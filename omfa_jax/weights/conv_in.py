@@ -153,5 +153,6 @@ class ChannelMap:
         for name, channels in self.source.groups:
             parts[name] = kernel[:, :, start : start + channels]
             start += channels
+        # zero weights: a new input has no effect until it is trained
         zeros = {name: np.zeros((height, width, n, out), kernel.dtype) for name, n in self.wanted}
         return np.concatenate([parts.get(name, zeros[name]) for name, _ in self.wanted], axis=2)

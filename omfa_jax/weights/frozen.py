@@ -82,6 +82,7 @@ def save_tasks(folder: Path, bundle: Bundle) -> None:
     now = describe(bundle)
     assert now.prompts is not None and now.omfa is not None
     table = now.prompts if before.prompts is None else joined(now.prompts, before.prompts)
+    # prompts first: tasks without their prompts could not be loaded
     with atomic_write(folder / "prompts.safetensors") as temporary:
         save_prompts(temporary, table)
     with atomic_write(folder / "omfa.json") as temporary:

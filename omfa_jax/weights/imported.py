@@ -76,6 +76,7 @@ def import_source(
     sizes = [stream.size_bytes(s, dtype) for part in layouts.values() for s in part.values()]
     entries: dict[str, Any] = {}
     with atomic_dir(out, CONTENTS) as temporary:
+        # before minutes of reading
         stream.require_space(temporary, sum(sizes))
         for (name, component), faults in zip(source.components.items(), found, strict=True):
             digests: dict[str, Any] = {}
@@ -86,6 +87,7 @@ def import_source(
             for key, shape in shapes.items():
                 digest = digests[key].hexdigest()
                 entries[f"{name}/{key}"] = _entry(shape, DTYPES[dtype], digest)
+        # NaN is known only after reading; atomic_dir discards the folder then
         names.raise_faults(found)
         write_description(temporary, description)
         if description.prompts is not None:

@@ -206,6 +206,7 @@ def read_rows(component: Component, faults: Faults) -> Iterator[tuple[Row, np.nd
     for row in component.rows:
         key = component.column(row.key)
         if key not in faulty and _fits(shapes.get(key), row.shape):
+            # the reshape makes 1x1 convolutions linear layers (see `_fits`)
             tensor = component.tensors.read(key).reshape(row.shape)
             if not np.isfinite(tensor).all():
                 faults.not_finite.append(key)
@@ -217,6 +218,7 @@ def require_fit(components: Collection[Component]) -> list[Faults]:
     found = [fit(component) for component in components]
     if any(faults.lines for faults in found):
         for component, faults in zip(components, found, strict=True):
+            # read all tensors, so that NaN is reported together with the other mismatches
             collections.deque(read_rows(component, faults), maxlen=0)
     raise_faults(found)
     return found
@@ -244,6 +246,7 @@ def from_torch(components: Mapping[str, Component]) -> dict[str, dict[str, Any]]
         leaves = {p: np.empty(leaf.shape, np.float32) for p, leaf in trees.walk(component.tree)}
         for row, array in read_rows(component, faults):
             target = leaves[row.path] if row.layer is None else leaves[row.path][row.layer]
+            # the assignment transposes and casts without another copy
             target[...] = array
         built[name] = trees.build(leaves)
     raise_faults(found)

@@ -76,6 +76,7 @@ def joined(first: PromptTable, second: PromptTable) -> PromptTable:
             " embed all prompts with the same text encoders"
         )
     new = [row for row, prompt in enumerate(second.prompts) if prompt not in first.prompts]
+    # the empty prompt must stay last
     named = range(len(first.prompts) - 1)
     return PromptTable(
         (*(first.prompts[row] for row in named), *(second.prompts[row] for row in new), EMPTY),
@@ -95,6 +96,7 @@ def carried_to(table: PromptTable, dim: int, pooled_dim: int, seed: int = 0) -> 
     def carried(rows: Float[np.ndarray, "... d"], width: int) -> Float[np.ndarray, "... e"]:
         if rows.shape[-1] == width:
             return rows
+        # the widths are part of the seed: every run and host must get the same matrix
         draw = np.random.default_rng([seed, rows.shape[-1], width]).standard_normal
         matrix = draw((rows.shape[-1], width), np.float32) / np.sqrt(np.float32(rows.shape[-1]))
         return rows @ matrix
@@ -116,6 +118,7 @@ def seeded_prompts(
     context = np.zeros((len(named) + 1, tokens, dim), np.float32)
     pooled = np.zeros((len(named) + 1, pooled_dim), np.float32)
     for row, prompt in enumerate(named):
+        # crc32 and not hash(), which differs between processes
         rng = np.random.default_rng([seed, zlib.crc32(prompt.encode())])
         context[row] = rng.standard_normal((tokens, dim), np.float32)
         pooled[row] = rng.standard_normal(pooled_dim, np.float32)

@@ -154,6 +154,7 @@ def in_single_file(tensors: Tensors) -> tuple[Statement, ...]:
     ):
         if name in tensors.shapes:
             found.append(Statement(field, value, f"its tensor {name}"))
+    # alpha_bar from betas is their running product, from sigma 1 / (1 + sigma^2)
     for name, alphas in (
         ("alphas_cumprod", lambda x: x),
         ("betas", lambda x: np.cumprod(1 - x)),

@@ -68,6 +68,7 @@ def open_source(
             f"{path} has no folder unet: give a diffusers folder or SDXL's original .safetensors"
             " file"
         )
+    # try both, so that one run shows the errors of both
     parts, errors = [], []
     for open_part in (_open_unet, lambda source: _open_vae(source if vae is None else vae)):
         try:

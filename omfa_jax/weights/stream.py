@@ -33,6 +33,7 @@ def write_stream(
     `cast_all`). If the writer is killed, the file is shorter than its header says, and every reader
     rejects it.
     """
+    # the format: 8 bytes of header length, a JSON header padded with spaces, the data
     header: dict[str, Any] = {"__metadata__": dict(metadata)}
     offset = 0
     for name, shape in shapes.items():
@@ -59,6 +60,7 @@ def map_stream(path: Path) -> dict[str, np.ndarray]:
     length = int.from_bytes(data[:8].tobytes(), "little")
     header = json.loads(data[8 : 8 + length].tobytes())
     header.pop("__metadata__", None)
+    # offsets in the header are relative to the end of the header
     kinds = {CODES[dtype]: kind for dtype, kind in DTYPES.items()}
     body = data[8 + length :]
     return {
@@ -84,6 +86,7 @@ def hashed(chunks: Chunks, digests: dict[str, "hashlib._Hash"]) -> Iterator[tupl
     with ThreadPoolExecutor(1) as thread:
         hashing = None
         for name, chunk in chunks:
+            # one update at a time: the bytes of a digest must arrive in order
             if hashing is not None:
                 hashing.result()
             digest = digests.setdefault(name, hashlib.sha256())

@@ -41,6 +41,7 @@ def encode_prompts(folder: Path, prompts: Sequence[str]) -> PromptTable:
             encoder = _encoder(kind, folder / f"text_encoder{suffix}")
             output = encoder(tokens, output_hidden_states=True)
             contexts.append(output.hidden_states[-2].numpy())
+            # the second encoder comes last; its first output is the projection
             pooled = output[0].numpy()
     lengths = [states.shape[1] for states in contexts]
     if lengths[0] != lengths[1]:

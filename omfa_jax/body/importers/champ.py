@@ -114,6 +114,7 @@ def _from_dict(raw: Any, size_px: tuple[int, int]) -> Estimate:
     if not len(shifts) or len(shifts) != _count(smpl):
         raise OmfaError(f"{_count(smpl)} bodies but {len(shifts)} cameras (cam_t)")
     camera = pinhole(np.full(2, focal_px), np.array(own_px) / 2, own_px)
+    # without meshes the nearest person counts as the largest
     sizes = [-shift[2] for shift in shifts]
     if "verts" in raw:
         sizes = [

@@ -126,6 +126,7 @@ def _square_camera(person: Mapping[str, Any]) -> tuple[Float64[np.ndarray, "3 3"
                 raise OmfaError("no camera projects j3d_smplx to j2d_smplx")
             matrix[axis, axis], matrix[axis, 2] = focal, center
     side = numbers(person.get("img_size", 2 * matrix[0, 2]), "img_size").ravel()[0]
+    # the side as twice the fitted centre is not exact; the true one is a multiple of the patch size
     return matrix, PATCH_PX * round(side / PATCH_PX)
 
 
@@ -147,6 +148,7 @@ def _photo_camera(
     inner = np.array([side_px, side_px])
     short = int(np.argmin(size))
     if size[0] != size[1]:
+        # the same rounding as PIL's
         inner[short] = round(size[short] / size.max() * side_px)
     offset = np.array([round((side_px - length) / 2) for length in inner])
     scale = size / inner

@@ -75,6 +75,7 @@ class Phalp:
             transl=transl,
             pelvis=None if joints is None else numbers(joints, "3d_joints")[PELVIS] + transl,
         )
+        # the photo may have been scaled since, so prefer the recorded size
         own_px = size_px
         if len(record.get("size", ())) > index:
             height, width = numbers(record["size"][index], "size", (2,))

@@ -99,6 +99,7 @@ def _count(raw: dict[str, Any]) -> int:
 
 def _own(raw: dict[str, Any], name: str, people: int, index: int) -> np.ndarray:
     values = numbers(field_of(raw, name), name)
+    # shared arrays, such as one K for all, have no axis of people
     is_each = people > 1 and values.ndim > 1 and len(values) == people
     return values[index] if is_each else values
 
