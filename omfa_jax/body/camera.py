@@ -32,12 +32,12 @@ class Camera:
 
     def __post_init__(self) -> None:
         values = {
-            "focal_px": _pair("focal_px", self.focal_px),
-            "center_px": _pair("center_px", self.center_px),
-            "width_px": _side(self.width_px),
-            "height_px": _side(self.height_px),
-            "rotation": _array("cam_rotation", self.rotation, (3, 3)),
-            "translation": _array("cam_translation", self.translation, (3,)),
+            "focal_px": _to_pair("focal_px", self.focal_px),
+            "center_px": _to_pair("center_px", self.center_px),
+            "width_px": _check_side(self.width_px),
+            "height_px": _check_side(self.height_px),
+            "rotation": _to_array("cam_rotation", self.rotation, (3, 3)),
+            "translation": _to_array("cam_translation", self.translation, (3,)),
         }
         for name, value in values.items():
             # the dataclass is frozen
@@ -103,9 +103,9 @@ def looking_at(
 
     Raises OmfaError if the viewing direction is zero or parallel to `up`.
     """
-    eye = _array("eye", eye, (3,))
-    forward = _array("target", target, (3,)) - eye
-    right = np.cross(forward, _array("up", up, (3,)))
+    eye = _to_array("eye", eye, (3,))
+    forward = _to_array("target", target, (3,)) - eye
+    right = np.cross(forward, _to_array("up", up, (3,)))
     if np.linalg.norm(right) < 1e-9:
         raise OmfaError(
             f"camera: the direction from {eye} to {target} is zero or parallel to up = {up}"
@@ -123,20 +123,20 @@ def looking_at(
     )
 
 
-def _side(value: Any) -> int:
+def _check_side(value: Any) -> int:
     # written so that NaN is rejected
     if not 1 <= value <= MAX_SIDE_PX:
         raise OmfaError(f"image_size_px: expected sides of 1 to {MAX_SIDE_PX}, got {value}")
     return int(value)
 
 
-def _array(name: str, value: Any, shape: tuple[int, ...]) -> Float[np.ndarray, "..."]:
+def _to_array(name: str, value: Any, shape: tuple[int, ...]) -> Float[np.ndarray, "..."]:
     array = np.array(value, dtype=np.float64)
     if array.size != int(np.prod(shape)) or not np.all(np.isfinite(array)):
         raise OmfaError(f"{name}: expected {shape} finite numbers, got shape {array.shape}")
     return array.reshape(shape)
 
 
-def _pair(name: str, value: Any) -> tuple[float, float]:
-    x, y = _array(name, value, (2,))
+def _to_pair(name: str, value: Any) -> tuple[float, float]:
+    x, y = _to_array(name, value, (2,))
     return float(x), float(y)

@@ -138,7 +138,7 @@ def find_photos(raw_dir: str | os.PathLike, split: str | None) -> list[tuple[Pat
 
 def _import_one(source: Source, photo: Path, body: Path, convert: SmplToSmplx) -> int:
     """Write one body and return the number of people in the photo."""
-    estimate = source.read(photo.stem, _upright_size(photo))
+    estimate = source.read(photo.stem, _read_upright_size(photo))
     found = estimate.body
     if isinstance(found, SmplBody):
         save_body(body, convert(found), estimate.camera, source=convert.source)
@@ -147,7 +147,7 @@ def _import_one(source: Source, photo: Path, body: Path, convert: SmplToSmplx) -
     return estimate.people
 
 
-def _upright_size(photo: Path) -> tuple[int, int]:
+def _read_upright_size(photo: Path) -> tuple[int, int]:
     """Return (width, height) of a photo after EXIF rotation, which is what the networks saw."""
     try:
         with Image.open(photo) as picture:

@@ -78,7 +78,7 @@ def rotations(written: Mapping[str, Any]) -> Pose:
     for key in written:
         if key not in known:
             raise unknown("key of a pose", key, known)
-    degrees = {k: _numbers(k, written.get(k, np.zeros(n)), n) for k, n in NUMBERS.items()}
+    degrees = {k: _parse_numbers(k, written.get(k, np.zeros(n)), n) for k, n in NUMBERS.items()}
     turn, twist = np.deg2rad(degrees["turn_deg"][0]), np.deg2rad(degrees["twist_deg"][0])
     forwards, aside = np.deg2rad(degrees["lean_deg"])
     nod, look, tilt = np.deg2rad(degrees["head_deg"])
@@ -88,7 +88,7 @@ def rotations(written: Mapping[str, Any]) -> Pose:
     for joint in ("neck", "head"):
         values[joint] = np.array([nod, look, -tilt]) / 2
     for limb in LIMBS:
-        values |= _limb(limb, written)
+        values |= _parse_limb(limb, written)
     pose = np.zeros((55, 3))
     for joint, value in values.items():
         pose[JOINT_INDEX[joint]] = value
@@ -98,11 +98,11 @@ def rotations(written: Mapping[str, Any]) -> Pose:
     for joint, value in joints.items():
         if joint not in JOINT_INDEX:
             raise unknown("joint", joint, JOINT_INDEX)
-        pose[JOINT_INDEX[joint]] = _numbers(f"joints.{joint}", value, 3)
+        pose[JOINT_INDEX[joint]] = _parse_numbers(f"joints.{joint}", value, 3)
     return pose
 
 
-def _limb(limb: str, written: Mapping[str, Any]) -> dict[str, Float[np.ndarray, "3"]]:
+def _parse_limb(limb: str, written: Mapping[str, Any]) -> dict[str, Float[np.ndarray, "3"]]:
     """Return the joints' rotations of one limb, mirrored in x for the right side."""
     side, kind = limb.split("_")
     said = written.get(limb, LIMBS[limb])
@@ -116,15 +116,15 @@ def _limb(limb: str, written: Mapping[str, Any]) -> dict[str, Float[np.ndarray, 
         what = said if not isinstance(said, Mapping) else odd
         raise OmfaError(f"{limb}: expected {' and '.join(default)}, got {what!r:.60}")
     if kind == "arm":
-        upper, fore = (_direction(f"{limb}.{k}", said.get(k, default[k])) for k in default)
+        upper, fore = (_parse_direction(f"{limb}.{k}", said.get(k, default[k])) for k in default)
         shoulder, elbow = arm_rotations(upper, fore)
         values = {"collar": np.array([0, 0, -0.08 + 0.2 * max(0.0, upper[1])])}
         values |= {"shoulder": shoulder, "elbow": elbow}
         fingers = [f"{f}{k}" for f in ("index", "middle", "ring", "pinky") for k in (1, 2, 3)]
         values |= {finger: np.array([0, 0, -FINGER_CURL]) for finger in fingers}
     else:
-        thigh = _direction(f"{limb}.thigh", said.get("thigh", default["thigh"]))
-        bend = _numbers(f"{limb}.knee_deg", said.get("knee_deg", default["knee_deg"]), 1)
+        thigh = _parse_direction(f"{limb}.thigh", said.get("thigh", default["thigh"]))
+        bend = _parse_numbers(f"{limb}.knee_deg", said.get("knee_deg", default["knee_deg"]), 1)
         hip, knee = leg_rotations(thigh, float(np.deg2rad(bend[0])))
         values = {"hip": hip, "knee": knee}
     mirror = np.array([1, 1, 1]) if side == "left" else np.array([1, -1, -1])
@@ -160,7 +160,7 @@ def studio_camera(
     return looking_at(eye, target, focal_px=focal, width_px=width_px, height_px=height_px)
 
 
-def _numbers(key: str, value: Any, count: int) -> Float[np.ndarray, "count"]:
+def _parse_numbers(key: str, value: Any, count: int) -> Float[np.ndarray, "count"]:
     try:
         numbers = np.atleast_1d(np.asarray(value, float))
     except (TypeError, ValueError):
@@ -170,8 +170,8 @@ def _numbers(key: str, value: Any, count: int) -> Float[np.ndarray, "count"]:
     return numbers
 
 
-def _direction(key: str, value: Any) -> Float[np.ndarray, "3"]:
-    vector = _numbers(key, value, 3)
+def _parse_direction(key: str, value: Any) -> Float[np.ndarray, "3"]:
+    vector = _parse_numbers(key, value, 3)
     length = np.linalg.norm(vector)
     if length < 1e-6:
         raise OmfaError(f"{key}: expected a direction, got {value!r:.60}")

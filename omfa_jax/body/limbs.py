@@ -20,12 +20,14 @@ def arm_rotations(
     resting /= max(np.linalg.norm(resting), 1e-6)
     # nearly opposite axes would cancel in the sum
     axis = resting if hinge @ resting < -0.9 else resting + hinge * 0.7
-    shoulder = _frame(upper, axis)
-    forearm = _frame(fore, shoulder[:, 1])
+    shoulder = _make_frame(upper, axis)
+    forearm = _make_frame(fore, shoulder[:, 1])
     return axis_angle(shoulder), axis_angle(shoulder.T @ forearm)
 
 
-def _frame(x: Float[np.ndarray, "3"], near_y: Float[np.ndarray, "3"]) -> Float[np.ndarray, "3 3"]:
+def _make_frame(
+    x: Float[np.ndarray, "3"], near_y: Float[np.ndarray, "3"]
+) -> Float[np.ndarray, "3 3"]:
     """Return the rotation with x column `x` and the y column closest to `near_y`."""
     y = near_y - (near_y @ x) * x
     y /= np.linalg.norm(y)

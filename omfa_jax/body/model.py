@@ -81,14 +81,14 @@ def load_model(path: str | os.PathLike | None = None) -> BodyModel:
     if not np.array_equal(parents, PARENTS):
         raise OmfaError(f"body model {path}: its joint tree is not SMPL-X's")
     return BodyModel(
-        v_template=_float32(arrays["v_template"]),
+        v_template=_to_float32(arrays["v_template"]),
         faces=np.ascontiguousarray(arrays["f"], dtype=np.int32),
-        shapedirs=_float32(arrays["shapedirs"][:, :, :10]),
-        exprdirs=_expression(arrays["shapedirs"]),
-        posedirs=_pose_correctives(arrays.get("posedirs"), vertices),
-        joint_regressor=_float32(arrays["J_regressor"]),
+        shapedirs=_to_float32(arrays["shapedirs"][:, :, :10]),
+        exprdirs=_get_expression_dirs(arrays["shapedirs"]),
+        posedirs=_get_pose_correctives(arrays.get("posedirs"), vertices),
+        joint_regressor=_to_float32(arrays["J_regressor"]),
         parents=parents,
-        weights=_float32(arrays["weights"]),
+        weights=_to_float32(arrays["weights"]),
     )
 
 
@@ -125,7 +125,7 @@ def _require_smplx(arrays: dict[str, np.ndarray], path: Path) -> None:
         raise OmfaError(f"body model {path}: faces refer to missing vertices (it has {v})")
 
 
-def _expression(shapedirs: Float[np.ndarray, "v 3 k"]) -> Float32[np.ndarray, "v 3 10"]:
+def _get_expression_dirs(shapedirs: Float[np.ndarray, "v 3 k"]) -> Float32[np.ndarray, "v 3 10"]:
     """Return the expression directions, which follow 300 shape directions, or 10 in trimmed files.
 
     smplx uses the same rule.
@@ -134,18 +134,18 @@ def _expression(shapedirs: Float[np.ndarray, "v 3 k"]) -> Float32[np.ndarray, "v
     start = SHAPE_SPACE_DIM if full else 10
     found = shapedirs[:, :, start : start + 10]
     absent = np.zeros((*shapedirs.shape[:2], 10 - found.shape[-1]), np.float32)
-    return _float32(np.concatenate([found, absent], axis=-1))
+    return _to_float32(np.concatenate([found, absent], axis=-1))
 
 
-def _pose_correctives(
+def _get_pose_correctives(
     posedirs: Float[np.ndarray, "v 3 k"] | None, vertices: int
 ) -> Float32[np.ndarray, "v 3 486"] | None:
     if posedirs is None or not posedirs.any():
         return None
     if posedirs.shape != (vertices, 3, NUM_POSE_FEATURES):
         raise OmfaError(f"body model: posedirs must be (v, 3, 486), got {posedirs.shape}")
-    return _float32(posedirs)
+    return _to_float32(posedirs)
 
 
-def _float32(array: np.ndarray) -> Float32[np.ndarray, "..."]:
+def _to_float32(array: np.ndarray) -> Float32[np.ndarray, "..."]:
     return np.ascontiguousarray(array, dtype=np.float32)

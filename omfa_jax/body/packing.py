@@ -25,8 +25,8 @@ def pack(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     # the ranges of uint16 indices and of int16 at this step
     if len(arrays["v_template"]) > 65536 or np.abs(arrays["shapedirs"]).max() > 0.3:
         raise ValueError("packing needs at most 65,536 vertices and blend shapes below 0.3 m")
-    weight_index, weight_value = _sparse_rows(arrays["weights"])
-    joint_index, joint_value = _sparse_rows(arrays["J_regressor"])
+    weight_index, weight_value = _to_sparse_rows(arrays["weights"])
+    joint_index, joint_value = _to_sparse_rows(arrays["J_regressor"])
     return {
         "v_template": arrays["v_template"].astype(np.float32),
         "f": arrays["f"].astype(np.uint16),
@@ -43,8 +43,8 @@ def pack(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 def unpack(packed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Return the dense SMPL-X arrays of a packed model, as float32 and uint32."""
     vertices = len(packed["v_template"])
-    weights = _dense_rows(packed["weights_index"], packed["weights"].astype(np.float64), 55)
-    regressor = _dense_rows(packed["J_regressor_index"], packed["J_regressor"], vertices)
+    weights = _to_dense_rows(packed["weights_index"], packed["weights"].astype(np.float64), 55)
+    regressor = _to_dense_rows(packed["J_regressor_index"], packed["J_regressor"], vertices)
     return {
         "v_template": packed["v_template"],
         "f": packed["f"].astype(np.uint32),
@@ -56,14 +56,14 @@ def unpack(packed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     }
 
 
-def _sparse_rows(dense: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _to_sparse_rows(dense: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return (index, value), each (rows, k), where k is the longest row; others are padded."""
     kept = int((dense != 0).sum(axis=1).max())
     index = np.sort(np.argsort(dense == 0, axis=1, kind="stable")[:, :kept], axis=1)
     return index, np.take_along_axis(dense, index, axis=1)
 
 
-def _dense_rows(index: np.ndarray, value: np.ndarray, columns: int) -> np.ndarray:
+def _to_dense_rows(index: np.ndarray, value: np.ndarray, columns: int) -> np.ndarray:
     dense = np.zeros((len(index), columns), np.float64)
     np.put_along_axis(dense, index.astype(np.int64), value.astype(np.float64), axis=1)
     return dense

@@ -59,7 +59,7 @@ class BodyParams:
                     f"body parameters: missing {name}; to set only some, call replace() on the"
                     " neutral parameters"
                 )
-            object.__setattr__(self, name, _checked(name, parameters[name], shape))
+            object.__setattr__(self, name, _check(name, parameters[name], shape))
 
     def full_pose(self) -> Float32[np.ndarray, "55 3"]:
         """Return all rotations in smplx's order: global, body, jaw, eyes, left hand, right hand."""
@@ -86,7 +86,7 @@ def from_full_pose(pose: Float[np.ndarray, "55 3"], **others: Any) -> BodyParams
     return neutral().replace(**dict(zip(_POSE_ORDER, pieces, strict=True)), **others)
 
 
-def _checked(name: str, value: Any, shape: tuple[int, ...]) -> Float32[np.ndarray, "..."]:
+def _check(name: str, value: Any, shape: tuple[int, ...]) -> Float32[np.ndarray, "..."]:
     try:
         array = np.asarray(value, dtype=np.float32)
     except (TypeError, ValueError):

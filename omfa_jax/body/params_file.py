@@ -59,10 +59,10 @@ def load_body_file(path: str | os.PathLike) -> tuple[BodyParams, Camera]:
             f"body file {path}: missing {', '.join(missing)} ({len(wanted)} keys are required)"
         )
     try:
-        width, height = _pair(arrays, "image_size_px")
+        width, height = _parse_pair(arrays, "image_size_px")
         camera = Camera(
-            focal_px=_pair(arrays, "focal_px"),
-            center_px=_pair(arrays, "center_px"),
+            focal_px=_parse_pair(arrays, "focal_px"),
+            center_px=_parse_pair(arrays, "center_px"),
             width_px=int(width),
             height_px=int(height),
             # other tools save these with a leading axis of 1
@@ -90,7 +90,7 @@ def body_source(pose_map: Path | None) -> str:
     return source if source in SOURCES else ""
 
 
-def _pair(arrays: dict[str, np.ndarray], name: str) -> tuple[float, float]:
+def _parse_pair(arrays: dict[str, np.ndarray], name: str) -> tuple[float, float]:
     if arrays[name].size != 2:
         raise OmfaError(f"{name}: expected 2 numbers (x, y), got shape {arrays[name].shape}")
     x, y = arrays[name].astype(np.float64).ravel().tolist()

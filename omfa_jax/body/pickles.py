@@ -67,8 +67,8 @@ def read_pickle(
             if path.suffix == ".npz":
                 return _read_npz(file, load)
             if path.suffix == ".npy":
-                return _plain(_read_npy(file, load))
-            return load(_decompressed(file))
+                return _unwrap(_read_npy(file, load))
+            return load(_decompress(file))
     except OmfaError as error:
         raise OmfaError(f"{what} {path}: {error}") from None
     except _DAMAGE as error:
@@ -79,7 +79,7 @@ def read_pickle(
 def _read_npz(file: BinaryIO, load: Callable[[BinaryIO], Any]) -> dict[str, Any]:
     arrays = {}
     for name, stream, size in members_of(file):
-        arrays[name] = _plain(_read_npy(io.BytesIO(stream.read(size)), load))
+        arrays[name] = _unwrap(_read_npy(io.BytesIO(stream.read(size)), load))
     return arrays
 
 
@@ -89,13 +89,13 @@ def _read_npy(file: BinaryIO, load: Callable[[BinaryIO], Any]) -> Any:
     return load(file) if array is None else array
 
 
-def _plain(array: Any) -> Any:
+def _unwrap(array: Any) -> Any:
     """Return what np.save was given: it wraps objects that are not arrays in 0-d arrays."""
     is_wrapped = isinstance(array, np.ndarray) and array.dtype.hasobject and array.ndim == 0
     return array.item() if is_wrapped else array
 
 
-def _decompressed(file: BinaryIO) -> BinaryIO:
+def _decompress(file: BinaryIO) -> BinaryIO:
     size = size_of(file)
     start = file.read(6)
     file.seek(0)
@@ -106,11 +106,11 @@ def _decompressed(file: BinaryIO) -> BinaryIO:
     if start == b"\xfd7zXZ\x00" or start[:5] == b"]\x00\x00\x80\x00":
         return io.BytesIO(read_bounded(lzma.LZMAFile(file), size))
     if start[:1] == b"x":
-        return io.BytesIO(_inflated(file.read()))
+        return io.BytesIO(_inflate(file.read()))
     return file
 
 
-def _inflated(data: bytes) -> bytes:
+def _inflate(data: bytes) -> bytes:
     unpacker, limit = zlib.decompressobj(), limit_of(len(data))
     found = unpacker.decompress(data, limit)
     if unpacker.unconsumed_tail:
@@ -182,7 +182,7 @@ def admitted(module: str, name: str, stand_ins: Collection[Name] = ()) -> Any:
         ("copy_reg", "_reconstructor"),
         ("copyreg", "_reconstructor"),
     ):
-        return _reconstructed
+        return _reconstruct
     table = _admitted_names()
     if (module, name) not in table:
         hint = _TENSOR_HINT if module.partition(".")[0] == "torch" else ""
@@ -190,20 +190,20 @@ def admitted(module: str, name: str, stand_ins: Collection[Name] = ()) -> Any:
     return table[module, name]
 
 
-def _reconstructed(kind: type, base: type, state: Any) -> Any:
+def _reconstruct(kind: type, base: type, state: Any) -> Any:
     if kind is not StandIn:
         raise OmfaError(f"needs to rebuild a {kind.__name__}, which is not allowed")
     return StandIn()
 
 
-def _encoded(text: str, encoding: str) -> bytes:
+def _encode(text: str, encoding: str) -> bytes:
     # Python 3 writes bytes for Python 2 so; other codecs could decompress data or import modules
     if encoding != "latin1":
         raise OmfaError(f"needs the codec {encoding!r}, which is not allowed")
     return text.encode("latin1")
 
 
-def _bounded(kind: Callable[..., Any]) -> Callable[..., Any]:
+def _limit_size(kind: Callable[..., Any]) -> Callable[..., Any]:
     """Return `kind` limited to data that is in the pickle.
 
     bytearray(n) and list(range(n)) would allocate n items from a few bytes of file.
@@ -231,14 +231,14 @@ def _admitted_names() -> dict[Name, Any]:
         ("numpy", "ndarray"): np.ndarray,
         ("numpy", "dtype"): np.dtype,
         ("collections", "OrderedDict"): OrderedDict,
-        ("_codecs", "encode"): _encoded,
+        ("_codecs", "encode"): _encode,
     }
     for package in ("numpy.core", "numpy._core"):
         for module, functions in numpy_functions.items():
             table |= {(f"{package}.{module}", f.__name__): f for f in functions}
     kinds: dict[str, Any] = {kind.__name__: kind for kind in (dict, complex, slice, range)}
-    kinds |= {kind.__name__: _bounded(kind) for kind in (list, tuple, set, frozenset)}
-    kinds |= {kind.__name__: _bounded(kind) for kind in (bytes, bytearray)}
+    kinds |= {kind.__name__: _limit_size(kind) for kind in (list, tuple, set, frozenset)}
+    kinds |= {kind.__name__: _limit_size(kind) for kind in (bytes, bytearray)}
     for builtins in ("builtins", "__builtin__"):
         table |= {(builtins, name): kind for name, kind in kinds.items()}
     return table

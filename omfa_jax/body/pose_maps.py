@@ -103,7 +103,7 @@ def render_folder(
         due = [(body, image) for body, image in jobs if not _is_fresh(image, body)]
         failed, done = {}, len(jobs) - len(due)
         with tqdm(total=len(jobs), initial=done, unit="map", desc="pose maps") as bar:
-            for name, reason in _results(due, settings, _process_count(processes, len(due))):
+            for name, reason in _render_all(due, settings, _process_count(processes, len(due))):
                 if reason is not None:
                     failed[name] = reason
                 bar.update()
@@ -190,7 +190,7 @@ def _process_count(processes: int | None, files: int) -> int:
     return max(1, min(processes or os.cpu_count() or 1, useful))
 
 
-def _results(
+def _render_all(
     jobs: Sequence[Job], settings: _Settings, processes: int
 ) -> Iterator[tuple[str, str | None]]:
     """Yield (file name, None or the reason of the failure) as maps are finished."""
@@ -199,16 +199,16 @@ def _results(
             yield body.name, _render_file(body, image, settings)
         return
     left = collections.deque(jobs)
-    with _one_thread_each():
+    with _limit_threads():
         while left:
-            suspects = yield from _pooled(left, settings, processes)
+            suspects = yield from _run_pool(left, settings, processes)
             # one of the running maps killed its process and with it the pool: retry each alone
             for job in suspects:
-                if (yield from _pooled(collections.deque([job]), settings, 1)):
+                if (yield from _run_pool(collections.deque([job]), settings, 1)):
                     yield job[0].name, "its renderer's process died; try --backend zbuffer"
 
 
-def _pooled(
+def _run_pool(
     left: collections.deque[Job], settings: _Settings, processes: int
 ) -> Generator[tuple[str, str | None], None, list[Job]]:
     """Run jobs from `left` and yield results; return those running when a process died."""
@@ -230,7 +230,7 @@ def _pooled(
 
 
 @contextlib.contextmanager
-def _one_thread_each() -> Iterator[None]:
+def _limit_threads() -> Iterator[None]:
     """Make child processes use one thread for BLAS and llvmpipe, since they share the cores."""
     added = [name for name in _THREAD_COUNTS if name not in os.environ]
     os.environ.update(dict.fromkeys(added, "1"))

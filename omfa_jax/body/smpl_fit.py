@@ -25,7 +25,7 @@ _TURNED = np.array(
 )
 
 
-def _below() -> Float64[np.ndarray, "55 55"]:
+def _make_descendant_matrix() -> Float64[np.ndarray, "55 55"]:
     below = np.eye(len(JOINTS))
     for joint in range(len(JOINTS) - 1, 0, -1):
         below[PARENTS[joint]] += below[joint]
@@ -33,7 +33,7 @@ def _below() -> Float64[np.ndarray, "55 55"]:
 
 
 # row j marks the joints that move when joint j rotates: itself and its descendants
-_BELOW = _below()
+_BELOW = _make_descendant_matrix()
 
 
 @dataclass
@@ -44,7 +44,7 @@ class _State:
     betas: Float64[np.ndarray, "10"]
     transl: Float64[np.ndarray, "3"]
 
-    def moved(self, step: Float64[np.ndarray, "p"]) -> "_State":
+    def apply_step(self, step: Float64[np.ndarray, "p"]) -> "_State":
         turns, betas, transl = np.split(step, [-13, -3])
         rotations = self.rotations.copy()
         rotations[_TURNED] = rotation_matrices(turns.reshape(-1, 3)) @ rotations[_TURNED]
@@ -81,7 +81,7 @@ def fit_mesh(
             normal = jacobian.T @ jacobian
             ridge = _RIDGE * len(ids) * np.eye(len(normal))
         damped = normal + damping * np.diag(np.diag(normal)) + ridge
-        tried = state.moved(np.linalg.solve(damped, jacobian.T @ error.ravel()))
+        tried = state.apply_step(np.linalg.solve(damped, jacobian.T @ error.ravel()))
         reached = mesh.vertices(tried)
         # a rejected step is retried with more damping and the same Jacobian
         if np.square(target - reached).sum() >= np.square(error).sum():
@@ -115,7 +115,7 @@ class _Mesh:
         self._joints = model.joint_template + model.joint_dirs[:, :, 10:] @ start.expression
         self._posedirs = None if model.posedirs is None else model.posedirs[ids]
 
-    def _posed(self, state: _State) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _pose(self, state: _State) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         rest = self._template + self._shapedirs @ state.betas
         if self._posedirs is not None:
             rest = rest + self._posedirs @ (state.rotations[1:] - np.eye(3)).ravel()
@@ -124,7 +124,7 @@ class _Mesh:
         return rest, transforms, joints
 
     def vertices(self, state: _State) -> Float64[np.ndarray, "n 3"]:
-        rest, transforms, _ = self._posed(state)
+        rest, transforms, _ = self._pose(state)
         blended = np.tensordot(self._weights, transforms, 1)
         return np.einsum("vij,vj->vi", blended[:, :, :3], rest) + blended[:, :, 3] + state.transl
 
@@ -134,7 +134,7 @@ class _Mesh:
         Pose correctives are treated as constant: they are small, and only the step is inexact,
         not the error.
         """
-        rest, transforms, joints = self._posed(state)
+        rest, transforms, joints = self._pose(state)
         turned = transforms[:, :, :3]
         # each vertex as moved by each joint alone, times its weight, summed over the descendants of
         # a joint: the lever arm of that joint's rotation

@@ -49,7 +49,7 @@ def paint(
                 f" got {came}"
             )
         if style == "parts":
-            return _painted_parts(vertices, faces, body.part_ids)
+            return _paint_parts(vertices, faces, body.part_ids)
         return Painted(vertices, faces, rest_positions(body))
     # from camera axes (y down, z forward) to the viewer's (y up, z backward)
     normals = vertex_normals(vertices, faces) * (1.0, -1.0, -1.0)
@@ -92,7 +92,7 @@ def palette() -> Float[np.ndarray, "n 3"]:
     return grid[chosen]
 
 
-def _painted_parts(
+def _paint_parts(
     vertices: Float[np.ndarray, "v 3"],
     faces: Int32[np.ndarray, "f 3"],
     part_ids: Int32[np.ndarray, "v"],

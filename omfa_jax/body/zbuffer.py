@@ -119,7 +119,7 @@ def draw(
     if engine == "numpy" or not has_numba():
         raster = empty_raster(sides[1], sides[0])
         _rasterize_numpy(points, faces, True, raster)
-        window[:] = _shaded(raster, faces, colors, samples)
+        window[:] = _shade(raster, faces, colors, samples)
         return picture
     from omfa_jax.body.zbuffer_numba import paint_into
 
@@ -128,20 +128,20 @@ def draw(
     return picture
 
 
-def _shaded(
+def _shade(
     raster: Raster, faces: Int32[np.ndarray, "f 3"], colors: Float[np.ndarray, "v 3"], samples: int
 ) -> UInt8[np.ndarray, "h2 w2 3"]:
     height, width = (side // samples for side in raster.triangle.shape)
     seen = raster.triangle >= 0
     row, column = np.nonzero(seen)
     pixel = (row // samples) * width + column // samples
-    found = _values_at(raster, seen, faces, colors)
+    found = _interpolate(raster, seen, faces, colors)
     total = [np.bincount(pixel, found[:, c], height * width) for c in range(3)]
     mean = np.stack(total, axis=1).reshape(height, width, 3) / samples**2
     return np.floor(np.clip(mean, 0, 1) * 255 + 0.5).astype(np.uint8)
 
 
-def _values_at(
+def _interpolate(
     raster: Raster,
     seen: Bool[np.ndarray, "h w"],
     faces: Int32[np.ndarray, "f 3"],

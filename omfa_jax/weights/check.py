@@ -57,11 +57,13 @@ def compare(ours: LoadedModel | Path, theirs: Path, *, seed: int = 0) -> list[Di
     if is_imported(theirs):
         raise OmfaError(f"{theirs} has no PyTorch weights; compare with a diffusers folder")
     described = require_comparable(ours, Path(theirs))
-    inputs = _inputs(ours.unet_config, ours.vae_config, seed)
+    inputs = _make_inputs(ours.unet_config, ours.vae_config, seed)
     x, x_theirs = network_inputs(ours, described, seed)
     reference, rounded = _run_theirs(Path(theirs), {**inputs, "x": x_theirs})
     came = _run_ours(ours, {**inputs, "x": x})
-    return [_difference(name, came[name], reference[name], rounded[name]) for name in reference]
+    return [
+        _compute_difference(name, came[name], reference[name], rounded[name]) for name in reference
+    ]
 
 
 def require_comparable(ours: LoadedModel, theirs: Path) -> Description:
@@ -117,7 +119,7 @@ def network_inputs(
     return canvas(ours.inputs.groups), canvas(known.groups)
 
 
-def _inputs(unet: UNetConfig, vae: VAEConfig, seed: int) -> Outputs:
+def _make_inputs(unet: UNetConfig, vae: VAEConfig, seed: int) -> Outputs:
     # taller than wide, so that swapped axes change the result
     rng = np.random.default_rng(seed)
 
@@ -166,13 +168,13 @@ def _run_theirs(folder: Path, inputs: Outputs) -> tuple[Outputs, Outputs]:
     exact, rounded = {}, {}
     with torch.no_grad():
         for kind, part, run in (
-            ("UNet2DConditionModel", "unet", _torch_unet),
-            ("AutoencoderKL", "vae", _torch_vae),
+            ("UNet2DConditionModel", "unet", _run_torch_unet),
+            ("AutoencoderKL", "vae", _run_torch_vae),
         ):
             model = _load_torch(kind, folder / part)
             rounded |= run(model, tensors)
             wide = {name: t.double() if t.is_floating_point() else t for name, t in tensors.items()}
-            exact |= run(_in_float64(model), wide)
+            exact |= run(_widen_to_float64(model), wide)
     return exact, rounded
 
 
@@ -189,7 +191,7 @@ def _load_torch(kind: str, folder: Path) -> Any:
     return model.eval()
 
 
-def _in_float64(model: Any) -> Any:
+def _widen_to_float64(model: Any) -> Any:
     """Make each layer of a torch model compute in float64, widening one layer at a time.
 
     The whole of SDXL in float64 would take 20 GB.
@@ -208,24 +210,24 @@ def _in_float64(model: Any) -> Any:
     return model
 
 
-def _torch_unet(unet: Any, inputs: dict[str, Any]) -> Outputs:
+def _run_torch_unet(unet: Any, inputs: dict[str, Any]) -> Outputs:
     added = {"text_embeds": inputs["pooled"], "time_ids": inputs["time_ids"]}
     out = unet(inputs["x"], inputs["t"], inputs["context"], added_cond_kwargs=added)
-    return {"unet": _nhwc(out.sample)}
+    return {"unet": _to_nhwc(out.sample)}
 
 
-def _torch_vae(vae: Any, inputs: dict[str, Any]) -> Outputs:
+def _run_torch_vae(vae: Any, inputs: dict[str, Any]) -> Outputs:
     latents = vae.encode(inputs["images"]).latent_dist
     images = vae.decode(inputs["latents"] / vae.config.scaling_factor).sample
-    moments = np.concatenate([_nhwc(latents.mean), _nhwc(latents.logvar)], axis=-1)
-    return {"vae encoder": moments, "vae decoder": _nhwc(images)}
+    moments = np.concatenate([_to_nhwc(latents.mean), _to_nhwc(latents.logvar)], axis=-1)
+    return {"vae encoder": moments, "vae decoder": _to_nhwc(images)}
 
 
-def _nhwc(tensor: Any) -> np.ndarray:
+def _to_nhwc(tensor: Any) -> np.ndarray:
     return tensor.numpy().transpose(0, 2, 3, 1)
 
 
-def _difference(
+def _compute_difference(
     name: str, came: np.ndarray, reference: np.ndarray, rounded: np.ndarray
 ) -> Difference:
     if came.shape != reference.shape:

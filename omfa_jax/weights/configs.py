@@ -106,9 +106,9 @@ def unet_to_diffusers(config: UNetConfig) -> dict[str, Any]:
         "out_channels": config.out_channels,
         "block_out_channels": list(config.block_channels),
         "layers_per_block": config.layers_per_block,
-        "down_block_types": _unet_blocks("Down", attends),
+        "down_block_types": _make_block_types("Down", attends),
         "mid_block_type": "UNetMidBlock2DCrossAttn" if attends[-1] else "UNetMidBlock2D",
-        "up_block_types": _unet_blocks("Up", attends[::-1]),
+        "up_block_types": _make_block_types("Up", attends[::-1]),
         # 1 for levels without transformers, as in SDXL's own file
         "transformer_layers_per_block": [max(1, depth) for depth in config.transformer_depth],
         # diffusers' name is a misnomer: these are numbers of heads
@@ -123,12 +123,12 @@ def unet_to_diffusers(config: UNetConfig) -> dict[str, Any]:
 def unet_from_diffusers(fields: Mapping[str, Any], where: str) -> UNetConfig:
     """Return our config for diffusers' UNet fields; OmfaError, naming `where`, if unsupported."""
     try:
-        return _unet_of(fields, where)
+        return _parse_unet(fields, where)
     except (TypeError, ValueError) as error:
         raise OmfaError(f"{where} does not describe a UNet: {error}") from None
 
 
-def _unet_of(fields: Mapping[str, Any], where: str) -> UNetConfig:
+def _parse_unet(fields: Mapping[str, Any], where: str) -> UNetConfig:
     if fields.get("addition_embed_type") != "text_time":
         raise OmfaError(
             f"{where}: addition_embed_type is {fields.get('addition_embed_type')!r}, expected"
@@ -142,34 +142,34 @@ def _unet_of(fields: Mapping[str, Any], where: str) -> UNetConfig:
     _require_fixed(fields, dict.fromkeys(UNET_UNSET, (None, None)), where)
     widths = (fields.get("cross_attention_dim"), fields.get(_ADDED))
     refuse_refiner(*widths, where)
-    channels = _levels(fields, "block_out_channels", where)
-    down = _per_level(fields, "down_block_types", len(channels), where)
+    channels = _parse_levels(fields, "block_out_channels", where)
+    down = _expand_levels(fields, "down_block_types", len(channels), where)
     attends = [block == "CrossAttnDownBlock2D" for block in down]
     expected = {
-        "down_block_types": _unet_blocks("Down", attends),
-        "up_block_types": _unet_blocks("Up", attends[::-1]),
+        "down_block_types": _make_block_types("Down", attends),
+        "up_block_types": _make_block_types("Up", attends[::-1]),
         "mid_block_type": "UNetMidBlock2DCrossAttn" if attends[-1] else "UNetMidBlock2D",
     }
     for name, value in expected.items():
         came = fields.get(name, "UNetMidBlock2DCrossAttn")
         if (list(came) if isinstance(came, list | tuple) else came) != value:
             raise OmfaError(f"{where}: {name} is {came}, expected {value} to match {down}")
-    depths = _per_level(fields, "transformer_layers_per_block", len(channels), where)
-    layers = set(_per_level(fields, "layers_per_block", len(channels), where))
+    depths = _expand_levels(fields, "transformer_layers_per_block", len(channels), where)
+    layers = set(_expand_levels(fields, "layers_per_block", len(channels), where))
     if len(layers) > 1:
         raise OmfaError(
             f"{where}: layers_per_block differs between levels ({layers}); expected one number"
         )
-    time_id_dim = _required(fields, "addition_time_embed_dim", where)
-    added = _required(fields, _ADDED, where)
+    time_id_dim = _require(fields, "addition_time_embed_dim", where)
+    added = _require(fields, _ADDED, where)
     return UNetConfig(
         in_channels=_count(fields, "in_channels", 4, where),
         out_channels=_count(fields, "out_channels", 4, where),
         block_channels=channels,
         layers_per_block=layers.pop(),
         transformer_depth=tuple(d if a else 0 for d, a in zip(depths, attends, strict=True)),
-        heads=tuple(_per_level(fields, "attention_head_dim", len(channels), where)),
-        context_dim=_required(fields, "cross_attention_dim", where),
+        heads=tuple(_expand_levels(fields, "attention_head_dim", len(channels), where)),
+        context_dim=_require(fields, "cross_attention_dim", where),
         pooled_dim=added - 6 * time_id_dim,
         time_id_dim=time_id_dim,
         norm_groups=_count(fields, "norm_num_groups", 32, where),
@@ -215,19 +215,19 @@ def vae_to_diffusers(config: VAEConfig) -> dict[str, Any]:
 def vae_from_diffusers(fields: Mapping[str, Any], where: str) -> VAEConfig:
     """Return our config for diffusers' VAE fields; OmfaError, naming `where`, if unsupported."""
     try:
-        return _vae_of(fields, where)
+        return _parse_vae(fields, where)
     except (TypeError, ValueError) as error:
         raise OmfaError(f"{where} does not describe a VAE: {error}") from None
 
 
-def _vae_of(fields: Mapping[str, Any], where: str) -> VAEConfig:
+def _parse_vae(fields: Mapping[str, Any], where: str) -> VAEConfig:
     _require_fixed(fields, VAE_FIXED, where)
-    channels = _levels(fields, "block_out_channels", where)
+    channels = _parse_levels(fields, "block_out_channels", where)
     for name, block in (
         ("down_block_types", "DownEncoderBlock2D"),
         ("up_block_types", "UpDecoderBlock2D"),
     ):
-        if list(_required(fields, name, where)) != [block] * len(channels):
+        if list(_require(fields, name, where)) != [block] * len(channels):
             raise OmfaError(f"{where}: {name} is {fields[name]}, expected {block} on every level")
     scale = fields.get("scaling_factor", 0.18215)
     if not isinstance(scale, int | float) or not 0 < scale < math.inf:
@@ -242,7 +242,7 @@ def _vae_of(fields: Mapping[str, Any], where: str) -> VAEConfig:
     )
 
 
-def _unet_blocks(way: str, attends: list[bool]) -> list[str]:
+def _make_block_types(way: str, attends: list[bool]) -> list[str]:
     return [f"{'CrossAttn' if attended else ''}{way}Block2D" for attended in attends]
 
 
@@ -256,7 +256,7 @@ def _require_fixed(
             raise OmfaError(f"{where}: {name} is {came!r}; only {value!r} is supported")
 
 
-def _required(fields: Mapping[str, Any], name: str, where: str) -> Any:
+def _require(fields: Mapping[str, Any], name: str, where: str) -> Any:
     if fields.get(name) is None:
         raise OmfaError(f"{where}: {name} is missing; fetch the file again")
     return fields[name]
@@ -269,15 +269,15 @@ def _count(fields: Mapping[str, Any], name: str, default: int, where: str) -> in
     return came
 
 
-def _levels(fields: Mapping[str, Any], name: str, where: str) -> tuple[int, ...]:
-    value = _required(fields, name, where)
+def _parse_levels(fields: Mapping[str, Any], name: str, where: str) -> tuple[int, ...]:
+    value = _require(fields, name, where)
     if not isinstance(value, list | tuple) or not all(isinstance(width, int) for width in value):
         raise OmfaError(f"{where}: {name} is {value!r}, expected a list of numbers")
     return tuple(value)
 
 
-def _per_level(fields: Mapping[str, Any], name: str, levels: int, where: str) -> list[Any]:
-    value = _required(fields, name, where)
+def _expand_levels(fields: Mapping[str, Any], name: str, levels: int, where: str) -> list[Any]:
+    value = _require(fields, name, where)
     values = list(value) if isinstance(value, list | tuple) else [value] * levels
     if any(isinstance(entry, list | tuple) for entry in values):
         raise OmfaError(

@@ -96,7 +96,7 @@ def save_diffusers(
             shards = stream.shards_of(rows[name], dtype, max_shard_bytes)
             by_file = dict(zip(stream.shard_names(len(shards)), shards, strict=True))
             for file, part in by_file.items():
-                finite = _finite(names.torch_rows(params, part), name, not_finite)
+                finite = _check_finite(names.torch_rows(params, part), name, not_finite)
                 chunks = stream.cast_all(finite, dtype)
                 shapes = {row.key: row.shape for row in part}
                 path = temporary / name / file
@@ -114,7 +114,7 @@ def save_diffusers(
             shutil.copyfile(SERVE, temporary / SERVE.name)
 
 
-def _finite(chunks: stream.Chunks, network: str, faulty: list[str]) -> stream.Chunks:
+def _check_finite(chunks: stream.Chunks, network: str, faulty: list[str]) -> stream.Chunks:
     for key, chunk in chunks:
         if not np.isfinite(chunk).all():
             faulty.append(f"{network}/{key}")

@@ -72,7 +72,7 @@ def import_source(
         source, unet_config=unet_config, omfa=omfa, prompts=prompts or source.prompts
     )
     found = names.require_fit(source.components.values())
-    layouts = {name: _shapes(part, change) for name, part in source.components.items()}
+    layouts = {name: _get_shapes(part, change) for name, part in source.components.items()}
     sizes = [stream.size_bytes(s, dtype) for part in layouts.values() for s in part.values()]
     entries: dict[str, Any] = {}
     with atomic_dir(out, CONTENTS) as temporary:
@@ -80,18 +80,18 @@ def import_source(
         stream.require_space(temporary, sum(sizes))
         for (name, component), faults in zip(source.components.items(), found, strict=True):
             digests: dict[str, Any] = {}
-            chunks = stream.cast_all(_arrays(component, faults, change), dtype)
+            chunks = stream.cast_all(_iter_arrays(component, faults, change), dtype)
             shapes = layouts[name]
-            path = _params(temporary, name)
+            path = _params_file(temporary, name)
             stream.write_stream(path, shapes, dtype, stream.hashed(chunks, digests), {})
             for key, shape in shapes.items():
                 digest = digests[key].hexdigest()
-                entries[f"{name}/{key}"] = _entry(shape, DTYPES[dtype], digest)
+                entries[f"{name}/{key}"] = _make_entry(shape, DTYPES[dtype], digest)
         # NaN is known only after reading; atomic_dir discards the folder then
         names.raise_faults(found)
         write_description(temporary, description)
         if description.prompts is not None:
-            entries |= _prompt_entries(temporary)
+            entries |= _make_prompt_entries(temporary)
         fields = {
             "tensors": entries,
             "inputs": change.wanted,
@@ -120,9 +120,11 @@ def load_imported(
     description = read_description(Path(folder))
     if verify and description.prompts is not None:
         listed = read_json(Path(folder) / MANIFEST)["tensors"]
-        wrong = [key for key, entry in _prompt_entries(folder).items() if listed.get(key) != entry]
+        wrong = [
+            key for key, entry in _make_prompt_entries(folder).items() if listed.get(key) != entry
+        ]
         if wrong:
-            raise _differ(folder, wrong)
+            raise _make_difference_error(folder, wrong)
     params = load_params(folder, COMPONENTS, verify=verify)
     groups = tuple((name, n) for name, n in read_json(Path(folder) / MANIFEST)["inputs"])
     known = conv_in.SourceInputs(groups, MANIFEST)
@@ -135,7 +137,7 @@ def load_params(folder: Path, components: Sequence[str], *, verify: bool = True)
     manifest = read_json(folder / MANIFEST)["tensors"]
     built, wrong = {}, []
     for component in components:
-        path = _params(folder, component)
+        path = _params_file(folder, component)
         # raises for a missing or truncated file, which a memory map would not notice
         open_safetensors([path], str(folder))
         arrays = stream.map_stream(path)
@@ -148,13 +150,13 @@ def load_params(folder: Path, components: Sequence[str], *, verify: bool = True)
             if (
                 name not in listed
                 or name not in arrays
-                or (listed[name] != _found(arrays[name], listed[name], verify))
+                or (listed[name] != _describe_array(arrays[name], listed[name], verify))
             ):
                 wrong.append(f"{component}/{name}")
         leaves = {tuple(k.split("/")): a.astype(np.float32, copy=False) for k, a in arrays.items()}
         built[component] = trees.build(leaves)
     if wrong:
-        raise _differ(folder, wrong)
+        raise _make_difference_error(folder, wrong)
     return built
 
 
@@ -183,17 +185,17 @@ def fields_of(model: LoadedModel) -> dict[str, Any]:
     return fields
 
 
-def _differ(folder: Path, wrong: Sequence[str]) -> OmfaError:
+def _make_difference_error(folder: Path, wrong: Sequence[str]) -> OmfaError:
     return OmfaError(
         f"{folder}: {len(wrong)} arrays differ from {MANIFEST} ({', '.join(wrong)}); the copy is"
         " damaged: import the weights again"
     )
 
 
-def _prompt_entries(folder: Path) -> dict[str, Any]:
+def _make_prompt_entries(folder: Path) -> dict[str, Any]:
     arrays, _ = read_tensors(Path(folder) / PROMPTS)
     return {
-        f"prompts/{name}": _entry(array.shape, array.dtype, _sha256(array))
+        f"prompts/{name}": _make_entry(array.shape, array.dtype, _sha256(array))
         for name, array in arrays.items()
     }
 
@@ -202,11 +204,13 @@ def _sha256(array: np.ndarray) -> str:
     return hashlib.sha256(stream.as_bytes(np.ascontiguousarray(array))).hexdigest()
 
 
-def _params(folder: Path, component: str) -> Path:
+def _params_file(folder: Path, component: str) -> Path:
     return folder / "params" / f"{component}.safetensors"
 
 
-def _shapes(component: names.Component, change: conv_in.ChannelMap) -> dict[str, tuple[int, ...]]:
+def _get_shapes(
+    component: names.Component, change: conv_in.ChannelMap
+) -> dict[str, tuple[int, ...]]:
     shapes = {}
     for path, leaf in trees.walk(component.tree):
         shape = tuple(leaf.shape)
@@ -216,7 +220,7 @@ def _shapes(component: names.Component, change: conv_in.ChannelMap) -> dict[str,
     return shapes
 
 
-def _arrays(
+def _iter_arrays(
     component: names.Component, faults: names.Faults, change: conv_in.ChannelMap
 ) -> Iterator[tuple[str, np.ndarray]]:
     for row, array in names.read_rows(component, faults):
@@ -224,12 +228,12 @@ def _arrays(
         yield "/".join(row.path), kernel
 
 
-def _entry(shape: Sequence[int], dtype: np.dtype, sha256: str) -> dict[str, Any]:
+def _make_entry(shape: Sequence[int], dtype: np.dtype, sha256: str) -> dict[str, Any]:
     return {"shape": list(shape), "dtype": dtype.name, "sha256": sha256}
 
 
-def _found(array: np.ndarray, listed: dict[str, Any], verify: bool) -> dict[str, Any]:
+def _describe_array(array: np.ndarray, listed: dict[str, Any], verify: bool) -> dict[str, Any]:
     digest = listed["sha256"]
     if verify:
         digest = _sha256(array)
-    return _entry(array.shape, array.dtype, digest)
+    return _make_entry(array.shape, array.dtype, digest)

@@ -131,15 +131,15 @@ def unet_config(shapes: Shapes, where: str) -> UNetConfig:
             " text input): give SDXL weights"
         )
     usual = UNetConfig()
-    channels, depths, layers = _unet_levels(ours)
+    channels, depths, layers = _infer_unet_levels(ours)
     keys = [key for key in ours if key.endswith("attn2.to_k.weight")]
     pooled = usual.pooled_dim + 6 * usual.time_id_dim
-    context_dim = _width(ours, keys, 1, usual.context_dim)
-    added = _width(ours, ["label_emb.0.0.weight"], 1, pooled)
+    context_dim = _find_width(ours, keys, 1, usual.context_dim)
+    added = _find_width(ours, ["label_emb.0.0.weight"], 1, pooled)
     refuse_refiner(context_dim, added, where)
     return UNetConfig(
-        in_channels=_width(ours, ["input_blocks.0.0.weight"], 1, usual.in_channels),
-        out_channels=_width(ours, ["out.2.weight"], 0, usual.out_channels),
+        in_channels=_find_width(ours, ["input_blocks.0.0.weight"], 1, usual.in_channels),
+        out_channels=_find_width(ours, ["out.2.weight"], 0, usual.out_channels),
         block_channels=tuple(channels),
         layers_per_block=layers,
         transformer_depth=tuple(depths),
@@ -156,23 +156,23 @@ def vae_config(shapes: Shapes, prefix: str) -> VAEConfig:
     while any(key.startswith(f"{prefix}encoder.down.{len(channels)}.block.") for key in shapes):
         level = f"{prefix}encoder.down.{len(channels)}.block."
         widths = [f"{level}0.conv1.weight", f"{level}0.conv2.weight"]
-        channels.append(_width(shapes, widths, 0, usual.block_channels[-1]))
+        channels.append(_find_width(shapes, widths, 0, usual.block_channels[-1]))
         layers = len({k.removeprefix(level).split(".")[0] for k in shapes if k.startswith(level)})
     latents = [f"{prefix}post_quant_conv.weight"]
     return VAEConfig(
         block_channels=tuple(channels) or usual.block_channels,
         layers_per_block=layers,
-        latent_channels=_width(shapes, latents, 0, usual.latent_channels),
+        latent_channels=_find_width(shapes, latents, 0, usual.latent_channels),
     )
 
 
-def _width(shapes: Shapes, keys: Sequence[str], axis: int, usual: int) -> int:
+def _find_width(shapes: Shapes, keys: Sequence[str], axis: int, usual: int) -> int:
     """Return the length of an axis of the first of `keys` that has it, else `usual`."""
     found = (shapes[key][axis] for key in keys if len(shapes.get(key, ())) > axis)
     return next(found, usual)
 
 
-def _unet_levels(ours: Shapes) -> tuple[list[int], list[int], int]:
+def _infer_unet_levels(ours: Shapes) -> tuple[list[int], list[int], int]:
     channels, depths, layers = [], [], []
     block, fresh = 1, True
     while any(key.startswith(f"input_blocks.{block}.") for key in ours):
@@ -182,7 +182,7 @@ def _unet_levels(ours: Shapes) -> tuple[list[int], list[int], int]:
         else:
             if fresh:
                 widths = [f"{here}0.out_layers.3.weight", f"{here}0.in_layers.2.weight"]
-                channels.append(_width(ours, widths, 0, UNetConfig().block_channels[-1]))
+                channels.append(_find_width(ours, widths, 0, UNetConfig().block_channels[-1]))
                 stack = f"{here}1.transformer_blocks."
                 depths.append(len({k.split(".")[4] for k in ours if k.startswith(stack)}))
                 layers.append(0)

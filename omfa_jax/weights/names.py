@@ -88,16 +88,16 @@ def table(tree: Mapping[str, Any]) -> list[Row]:
     for path, leaf in trees.walk(tree):
         shape = tuple(leaf.shape)
         if STACKED not in path:
-            rows.append(_row(".".join(path[:-1]), shape, path, None))
+            rows.append(_make_row(".".join(path[:-1]), shape, path, None))
             continue
         at = path.index(STACKED) + 1
         for layer in range(shape[0]):
             module = ".".join((*path[:at], str(layer), *path[at:-1]))
-            rows.append(_row(module, shape[1:], path, layer))
+            rows.append(_make_row(module, shape[1:], path, layer))
     return rows
 
 
-def _row(module: str, shape: tuple[int, ...], path: trees.Path, layer: int | None) -> Row:
+def _make_row(module: str, shape: tuple[int, ...], path: trees.Path, layer: int | None) -> Row:
     found = LEAVES.get((path[-1], len(shape)))
     if found is None:
         raise OmfaError(
@@ -186,7 +186,7 @@ def fit(component: Component) -> Faults:
     wrong = [
         f"{key} is {shapes[key]}, expected {shape}"
         for key, shape in wanted.items()
-        if key in shapes and not _fits(shapes[key], shape)
+        if key in shapes and not _shapes_match(shapes[key], shape)
     ]
     return Faults(
         component.tensors.where,
@@ -205,8 +205,8 @@ def read_rows(component: Component, faults: Faults) -> Iterator[tuple[Row, np.nd
     shapes, faulty = component.tensors.shapes, component.tensors.faulty
     for row in component.rows:
         key = component.column(row.key)
-        if key not in faulty and _fits(shapes.get(key), row.shape):
-            # the reshape makes 1x1 convolutions linear layers (see `_fits`)
+        if key not in faulty and _shapes_match(shapes.get(key), row.shape):
+            # the reshape makes 1x1 convolutions linear layers (see `_shapes_match`)
             tensor = component.tensors.read(key).reshape(row.shape)
             if not np.isfinite(tensor).all():
                 faults.not_finite.append(key)
@@ -253,6 +253,6 @@ def from_torch(components: Mapping[str, Component]) -> dict[str, dict[str, Any]]
     return built
 
 
-def _fits(shape: tuple[int, ...] | None, expected: tuple[int, ...]) -> bool:
+def _shapes_match(shape: tuple[int, ...] | None, expected: tuple[int, ...]) -> bool:
     # a 1x1 convolution is a linear layer: older files have it in the VAE's attention
     return shape == expected or (len(expected) == 2 and shape == (*expected, 1, 1))

@@ -63,7 +63,7 @@ def model_files(folder: Path) -> ModelFiles:
         for form in FORMS:
             index = folder / f"{STEM}.{form}.index{variant}.json"
             if index.is_file():
-                return ModelFiles(_shards(index), form, variant.removeprefix("."))
+                return ModelFiles(_list_shards(index), form, variant.removeprefix("."))
             single = folder / f"{STEM}{variant}.{form}"
             if single.is_file():
                 return ModelFiles([single], form, variant.removeprefix("."))
@@ -162,7 +162,7 @@ class _Found:
         return Tensors(where, self._shapes, read, self._faulty, self.metadata)
 
 
-def _shards(index: Path) -> list[Path]:
+def _list_shards(index: Path) -> list[Path]:
     try:
         names = sorted(set(read_json(index)["weight_map"].values()))
     except (KeyError, AttributeError, TypeError):

@@ -37,8 +37,8 @@ def encode_prompts(folder: Path, prompts: Sequence[str]) -> PromptTable:
             ("", transformers.CLIPTextModel),
             ("_2", transformers.CLIPTextModelWithProjection),
         ):
-            tokens = _tokens(folder / f"tokenizer{suffix}", texts)
-            encoder = _encoder(kind, folder / f"text_encoder{suffix}")
+            tokens = _tokenize(folder / f"tokenizer{suffix}", texts)
+            encoder = _load_encoder(kind, folder / f"text_encoder{suffix}")
             output = encoder(tokens, output_hidden_states=True)
             contexts.append(output.hidden_states[-2].numpy())
             # the second encoder comes last; its first output is the projection
@@ -98,7 +98,7 @@ def prompt_table(
     return table
 
 
-def _encoder(kind: Any, folder: Path) -> Any:
+def _load_encoder(kind: Any, folder: Path) -> Any:
     """Return a text encoder in float32; OmfaError if a tensor is missing or misshapen.
 
     transformers would initialize it at random with only a warning.
@@ -118,7 +118,7 @@ def _encoder(kind: Any, folder: Path) -> Any:
         )
     # transformers raises many exception types for damaged folders
     except Exception as error:
-        raise _unreadable("text encoder", path, error) from None
+        raise _make_unreadable_error("text encoder", path, error) from None
     faults = [
         f"{len(keys)} {word} ({', '.join(sorted(map(str, keys))[:3])})"
         for word, name in (("missing", "missing_keys"), ("misshapen", "mismatched_keys"))
@@ -131,20 +131,20 @@ def _encoder(kind: Any, folder: Path) -> Any:
     return encoder.eval()
 
 
-def _unreadable(what: str, path: Path, error: Exception) -> OmfaError:
+def _make_unreadable_error(what: str, path: Path, error: Exception) -> OmfaError:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     reason = (lines or [type(error).__name__])[0][:200]
     return OmfaError(f"{path}: the {what} cannot be read ({reason}); fetch the folder again")
 
 
-def _tokens(folder: Path, texts: Sequence[str]) -> Any:
+def _tokenize(folder: Path, texts: Sequence[str]) -> Any:
     import transformers
 
     path = require_dir(folder, "tokenizer", "the source")
     try:
         tokenizer = transformers.CLIPTokenizer.from_pretrained(path)
     except Exception as error:
-        raise _unreadable("tokenizer", path, error) from None
+        raise _make_unreadable_error("tokenizer", path, error) from None
     padded = tokenizer(
         list(texts),
         padding="max_length",

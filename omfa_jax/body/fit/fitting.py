@@ -139,7 +139,9 @@ class Fitter:
                 betas=one["betas"],
                 facing=one["turns"][0],
             )
-            fits.append(Fit(_params(one), _camera(one, float(focal[i]), width, height), report))
+            fits.append(
+                Fit(_make_params(one), _make_camera(one, float(focal[i]), width, height), report)
+            )
         return fits
 
 
@@ -155,7 +157,7 @@ def _solve(
     yaws = np.deg2rad(settings.yaws_deg)[:, None] * np.array([0.0, 1.0, 0.0])
     facings = rotations(jnp.asarray(yaws, jnp.float32))
     seen = photo.weights * steady
-    starts = jax.vmap(lambda facing: _start(photo, seen, facing, skeleton, ties))(facings)
+    starts = jax.vmap(lambda facing: _place_start(photo, seen, facing, skeleton, ties))(facings)
 
     def refine(
         start: Array, facing: Array, base: Array, weights: Array, free: int, shares: np.ndarray
@@ -207,7 +209,7 @@ def _solve(
     return body._asdict() | {"keypoints": found, "pelvis": pelvis}
 
 
-def _start(
+def _place_start(
     photo: _Photo, seen: Array, facing: Array, skeleton: Skeleton, ties: Array
 ) -> Float[Array, "79"]:
     """Return the relaxed body, placed so that its keypoints have the photo's mean and spread."""
@@ -224,7 +226,7 @@ def _start(
     return x.at[DEPTH].set(-jnp.log(scale))
 
 
-def _params(one: dict[str, Any]) -> BodyParams:
+def _make_params(one: dict[str, Any]) -> BodyParams:
     turns = np.stack([axis_angle(turn) for turn in one["turns"]])
     return neutral().replace(
         global_orient=turns[0],
@@ -235,7 +237,7 @@ def _params(one: dict[str, Any]) -> BodyParams:
     )
 
 
-def _camera(one: dict[str, Any], focal_px: float, width_px: int, height_px: int) -> Camera:
+def _make_camera(one: dict[str, Any], focal_px: float, width_px: int, height_px: int) -> Camera:
     """Return the camera in which the body, kept at the origin, has the fitted position."""
     return Camera(
         focal_px=(focal_px, focal_px),

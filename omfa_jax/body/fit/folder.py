@@ -87,7 +87,7 @@ def _fit_folder(
     due = [p for p in photos if overwrite or not _is_done(p[0], bodies, entries)]
     fitted, saved = 0, time.perf_counter()
     with tqdm(total=len(photos), initial=len(photos) - len(due), unit="photo", desc="fit") as bar:
-        for name, result in _results(fitter, due, batch_size):
+        for name, result in _fit_all(fitter, due, batch_size):
             path = bodies / f"{name}.npz"
             if isinstance(result, str):
                 entries[name] = {"accepted": False, "reason": result}
@@ -104,7 +104,7 @@ def _fit_folder(
                 saved = time.perf_counter()
     _write_report(folder / REPORT_FILE, entries)
     names = sorted(name for name, _ in photos)
-    rejected = [(n, entries[n]["reason"]) for n in names if not _accepted(entries.get(n))]
+    rejected = [(n, entries[n]["reason"]) for n in names if not _is_accepted(entries.get(n))]
     return FolderReport(
         fitted=fitted,
         kept=len(photos) - fitted - len(rejected),
@@ -113,7 +113,7 @@ def _fit_folder(
     )
 
 
-def _results(
+def _fit_all(
     fitter: Fitter, photos: Sequence[Photo], batch_size: int
 ) -> Iterator[tuple[str, Fit | str]]:
     """Yield (name, fit or the reason why there is none) in the order of `photos`."""
@@ -142,7 +142,7 @@ def _results(
             yield name, done[name]
 
 
-def _accepted(entry: dict[str, Any] | None) -> bool:
+def _is_accepted(entry: dict[str, Any] | None) -> bool:
     # no entry: a body file of other origin, which is not judged
     return entry is None or bool(entry["accepted"])
 

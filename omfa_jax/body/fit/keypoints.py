@@ -63,29 +63,29 @@ class KeypointSet:
         return rows
 
 
-def _sides(*names: str) -> tuple[str, ...]:
+def _both_sides(*names: str) -> tuple[str, ...]:
     return tuple(f"{side}_{name}" for name in names for side in ("right", "left"))
 
 
-_FACE = ("nose", *_sides("eye", "ear"))
+_FACE = ("nose", *_both_sides("eye", "ear"))
 _TORSO = (("right_shoulder",), ("left_shoulder",), ("right_hip", "left_hip", "mid_hip"))
-_STEADY = frozenset((*_FACE, "neck", "mid_hip", *_sides("shoulder", "hip")))
+_STEADY = frozenset((*_FACE, "neck", "mid_hip", *_both_sides("shoulder", "hip")))
 # in photos that end above the knees, OpenPose puts them at the edge or on a hem
 _KNEES_NEED = {"right_knee": "right_ankle", "left_knee": "left_ankle"}
-_MEANS = {"neck": _sides("shoulder"), "mid_hip": _sides("hip")}
+_MEANS = {"neck": _both_sides("shoulder"), "mid_hip": _both_sides("hip")}
 _ARMS = ("right_shoulder", "right_elbow", "right_wrist", "left_shoulder", "left_elbow")
 
 
-def _tied(names: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+def _make_ties(names: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
     return {name: _MEANS.get(name, (name,)) for name in names}
 
 
 BODY_25 = KeypointSet(
     "BODY_25",
-    _tied(
+    _make_ties(
         ("nose", "neck", *_ARMS, "left_wrist", "mid_hip")
         + ("right_hip", "right_knee", "right_ankle", "left_hip", "left_knee", "left_ankle")
-        + _sides("eye", "ear")
+        + _both_sides("eye", "ear")
         + ("left_big_toe", "left_small_toe", "left_heel")
         + ("right_big_toe", "right_small_toe", "right_heel")
     ),
@@ -95,10 +95,10 @@ BODY_25 = KeypointSet(
 )
 BODY_18 = KeypointSet(
     "BODY_18",
-    _tied(
+    _make_ties(
         ("nose", "neck", *_ARMS, "left_wrist")
         + ("right_hip", "right_knee", "right_ankle", "left_hip", "left_knee", "left_ankle")
-        + _sides("eye", "ear")
+        + _both_sides("eye", "ear")
     ),
     _STEADY,
     _TORSO,
@@ -132,8 +132,8 @@ DEEPFASHION = KeypointSet(
         "right_ankle": ("right_ankle", "right_foot"),
         "left_ankle": ("left_ankle", "left_foot"),
     },
-    frozenset((*_FACE, "crown", "chin", *_sides("shoulder", "hip"))),
-    (("right_shoulder",), ("left_shoulder",), _sides("hip", "knee")),
+    frozenset((*_FACE, "crown", "chin", *_both_sides("shoulder", "hip"))),
+    (("right_shoulder",), ("left_shoulder",), _both_sides("hip", "knee")),
     {},
 )
 SETS = {found.name: found for found in (BODY_25, BODY_18, DEEPFASHION)}

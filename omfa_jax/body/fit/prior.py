@@ -49,7 +49,7 @@ RELAXED_CURL = 0.2
 POSED = JOINTS[1:22]
 
 
-def _table(field: str) -> Float[np.ndarray, "21 3 ..."]:
+def _make_table(field: str) -> Float[np.ndarray, "21 3 ..."]:
     rows = []
     for joint in POSED:
         row = np.array(getattr(STANCES[joint.removeprefix("left_").removeprefix("right_")], field))
@@ -61,9 +61,9 @@ def _table(field: str) -> Float[np.ndarray, "21 3 ..."]:
     return np.stack(rows)
 
 
-RELAXED = _table("relaxed")
-SPREAD = _table("spread")
-LIMITS = _table("limits")
+RELAXED = _make_table("relaxed")
+SPREAD = _make_table("spread")
+LIMITS = _make_table("limits")
 # Starts of the arms: hanging, or with the elbow bent and back, as for a hand on the hip.
 ARM_STARTS = np.zeros((2, 21, 3))
 _SHOULDERS = [POSED.index(f"{side}_shoulder") for side in ("left", "right")]

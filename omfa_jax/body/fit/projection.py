@@ -54,7 +54,7 @@ def turned_facing(x: Float[Array, "79"], facing: Float[Array, "3 3"]) -> Float[A
 
 def keypoints(body: Body, skeleton: Skeleton, ties: Float[Array, "k p"]) -> Float[Array, "k 2"]:
     """Return the keypoints in the image, in focal lengths from its centre."""
-    return _seen(_posed(chain(body.turns), body.betas, skeleton, ties), body)[0]
+    return _project(_pose_keypoints(chain(body.turns), body.betas, skeleton, ties), body)[0]
 
 
 def linearised(
@@ -83,8 +83,8 @@ def linearised(
     vectors = jnp.concatenate([x[TURN][None], body.w])
     axes = product(turned, right_jacobian(vectors))
     by_turns = jnp.cross(jnp.moveaxis(axes, -1, -2)[None], lever[:, :, None])
-    by_betas = jax.jacfwd(lambda betas: _posed(turned, betas, skeleton, ties))(body.betas)
-    seen, in_camera = _seen(moved.sum(1), body)
+    by_betas = jax.jacfwd(lambda betas: _pose_keypoints(turned, betas, skeleton, ties))(body.betas)
+    seen, in_camera = _project(moved.sum(1), body)
     by_turns = jnp.moveaxis(by_turns.reshape(len(ties), -1, 3), -1, 1)
     moves = _FLIP[:, None] * jnp.concatenate([by_turns, by_betas], -1)
     depth = in_camera[:, 2, None, None]
@@ -96,7 +96,7 @@ def linearised(
     return seen, jnp.concatenate([turn_part, by_at, by_depth, beta_part, pose_part], -1)
 
 
-def _posed(
+def _pose_keypoints(
     turned: Float[Array, "j 3 3"],
     betas: Float[Array, "10"],
     skeleton: Skeleton,
@@ -107,7 +107,7 @@ def _posed(
     return ties @ points
 
 
-def _seen(
+def _project(
     places: Float[Array, "k 3"], body: Body
 ) -> tuple[Float[Array, "k 2"], Float[Array, "k 3"]]:
     """Return positions on the body projected to the image, and in camera axes (metres)."""

@@ -60,15 +60,15 @@ class Champ:
             smpl, transl = entry
             focal_px = FOCAL_PX / CROP_PX * max(size_px)
             camera = pinhole(np.full(2, focal_px), np.array(size_px) / 2, size_px)
-            return Estimate(_person(smpl, 0, transl), camera, _count(smpl))
-        return _from_dict(read_pickle(entry, "body file", trust=self._trust), size_px)
+            return Estimate(_make_body(smpl, 0, transl), camera, _count_people(smpl))
+        return _parse_dict(read_pickle(entry, "body file", trust=self._trust), size_px)
 
     def _group(self, path: Path) -> dict[str, Any]:
         raw = read_pickle(path, "body file", trust=self._trust)
         if not raw.keys() >= GROUP_KEYS:
             raise OmfaError(f"body file {path}: expected the keys smpl and camera, found {[*raw]}")
         people, cameras = list(raw["smpl"]), list(raw["camera"])
-        names = _names_beside(path, len(people))
+        names = _find_names(path, len(people))
         if len(cameras) != len(people):
             raise OmfaError(
                 f"body file {path}: {len(people)} bodies but {len(cameras)} cameras; export again"
@@ -96,7 +96,7 @@ def crop_to_photo(
     return np.array([*(np.array([x, y]) + 2 * offset / width), 2 * focal_px / width])
 
 
-def _from_dict(raw: Any, size_px: tuple[int, int]) -> Estimate:
+def _parse_dict(raw: Any, size_px: tuple[int, int]) -> Estimate:
     smpl = field_of(raw, "smpls", "pred_smpl_params")
     width, height = numbers(field_of(raw, "render_res", "img_size"), "render_res").reshape(-1, 2)[0]
     own_px = (round(width), round(height))
@@ -111,28 +111,28 @@ def _from_dict(raw: Any, size_px: tuple[int, int]) -> Estimate:
         sizes = numbers(field_of(raw, "box_size"), "box_size").ravel()
         crops = zip(cams, centers, sizes, strict=True)
         shifts = np.stack([crop_to_photo(*crop, own_px, focal_px) for crop in crops])
-    if not len(shifts) or len(shifts) != _count(smpl):
-        raise OmfaError(f"{_count(smpl)} bodies but {len(shifts)} cameras (cam_t)")
+    if not len(shifts) or len(shifts) != _count_people(smpl):
+        raise OmfaError(f"{_count_people(smpl)} bodies but {len(shifts)} cameras (cam_t)")
     camera = pinhole(np.full(2, focal_px), np.array(own_px) / 2, own_px)
     # without meshes the nearest person counts as the largest
     sizes = [-shift[2] for shift in shifts]
     if "verts" in raw:
         sizes = [
-            _box_area(camera.project(numbers(mesh, "verts").reshape(-1, 3) + shift)[0])
+            _compute_box_area(camera.project(numbers(mesh, "verts").reshape(-1, 3) + shift)[0])
             for mesh, shift in zip(raw["verts"], shifts, strict=True)
         ]
     chosen = largest(sizes)
     return Estimate(
-        _person(smpl, chosen, shifts[chosen]), for_photo(camera, size_px), people=len(shifts)
+        _make_body(smpl, chosen, shifts[chosen]), for_photo(camera, size_px), people=len(shifts)
     )
 
 
-def _count(smpl: Any) -> int:
+def _count_people(smpl: Any) -> int:
     return len(numbers(field_of(smpl, "betas"), "betas").reshape(-1, 10))
 
 
-def _person(smpl: Any, index: int, transl: Any) -> SmplBody:
-    people = _count(smpl)
+def _make_body(smpl: Any, index: int, transl: Any) -> SmplBody:
+    people = _count_people(smpl)
 
     def own(name: str, joints: int) -> Float64[np.ndarray, "j 3"]:
         values = numbers(field_of(smpl, name), name)
@@ -146,12 +146,12 @@ def _person(smpl: Any, index: int, transl: Any) -> SmplBody:
     )
 
 
-def _box_area(pixels: Float[np.ndarray, "n 2"]) -> float:
+def _compute_box_area(pixels: Float[np.ndarray, "n 2"]) -> float:
     seen = pixels[np.isfinite(pixels).all(axis=1)]
     return float(np.prod(np.ptp(seen, axis=0))) if len(seen) else 0.0
 
 
-def _names_beside(group: Path, count: int) -> list[str]:
+def _find_names(group: Path, count: int) -> list[str]:
     """Return the frames' names, from the files that Champ leaves beside the group file."""
     places = (group.parent, (".npy",)), (group.parent.parent / "images", _PICTURES)
     for folder, suffixes in places:

@@ -52,12 +52,12 @@ class MultiHmr:
     def read(self, frame: str, size_px: tuple[int, int]) -> Estimate:
         """Return the person with the highest detection score."""
         raw = self.frames[frame]
-        people = _people(self._load(raw) if isinstance(raw, Path) else raw)
+        people = _list_people(self._load(raw) if isinstance(raw, Path) else raw)
         scores = [float(numbers(p.get("scores", 0.0), "scores").ravel()[0]) for p in people]
         person = people[largest(scores)]
         body = self._params(person)
-        matrix, side_px = _square_camera(person)
-        return Estimate(body, _photo_camera(matrix, side_px, size_px), people=len(people))
+        matrix, side_px = _find_square_camera(person)
+        return Estimate(body, _make_photo_camera(matrix, side_px, size_px), people=len(people))
 
     def _load(self, path: Path) -> Any:
         return read_pickle(path, "body file", trust=self._reading.trust)
@@ -86,7 +86,7 @@ class MultiHmr:
         return params.replace(transl=pelvis - rest)
 
 
-def _people(raw: Any) -> list[Mapping[str, Any]]:
+def _list_people(raw: Any) -> list[Mapping[str, Any]]:
     """Return a dict per person, from a list, an array of objects or arrays stacked over people."""
     if isinstance(raw, Mapping) and "humans" in raw:
         raw = raw["humans"]
@@ -109,13 +109,13 @@ def _people(raw: Any) -> list[Mapping[str, Any]]:
     return people
 
 
-def _square_camera(person: Mapping[str, Any]) -> tuple[Float64[np.ndarray, "3 3"], int]:
+def _find_square_camera(person: Mapping[str, Any]) -> tuple[Float64[np.ndarray, "3 3"], int]:
     """Return the camera matrix and side (px) of the square; the principal point is its centre."""
     if "K" in person:
         matrix = numbers(person["K"], "K", (3, 3))
     else:
-        points = _points(person, 3, "j3d_smplx", "j3d", "v3d", "verts_smplx")
-        pixels = _points(person, 2, "j2d_smplx", "j2d", "v2d")
+        points = _parse_points(person, 3, "j3d_smplx", "j3d", "v3d", "verts_smplx")
+        pixels = _parse_points(person, 2, "j2d_smplx", "j2d", "v2d")
         if len(points) != len(pixels):
             raise OmfaError(f"j3d_smplx has {len(points)} points but j2d_smplx {len(pixels)}")
         matrix = np.eye(3)
@@ -130,7 +130,7 @@ def _square_camera(person: Mapping[str, Any]) -> tuple[Float64[np.ndarray, "3 3"
     return matrix, PATCH_PX * round(side / PATCH_PX)
 
 
-def _points(person: Mapping[str, Any], size: int, *names: str) -> Float64[np.ndarray, "n k"]:
+def _parse_points(person: Mapping[str, Any], size: int, *names: str) -> Float64[np.ndarray, "n k"]:
     try:
         return numbers(field_of(person, *names), names[0]).reshape(-1, size)
     except OmfaError:
@@ -140,7 +140,7 @@ def _points(person: Mapping[str, Any], size: int, *names: str) -> Float64[np.nda
         ) from None
 
 
-def _photo_camera(
+def _make_photo_camera(
     matrix: Float64[np.ndarray, "3 3"], side_px: int, size_px: tuple[int, int]
 ) -> Camera:
     """Return the photo's camera: the inverse of PIL's ImageOps.contain and padding to a square."""

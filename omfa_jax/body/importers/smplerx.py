@@ -33,7 +33,7 @@ class SmplerX:
         self.frames: dict[str, list[Path]] = {}
         for file in files_of(path, ".npz"):
             try:
-                frame = Path(str(field_of(_meta(file), "img_path"))).stem
+                frame = Path(str(field_of(_read_meta(file), "img_path"))).stem
             except OmfaError:
                 # read() reports the error, so that the other frames are imported
                 frame = file.stem.rpartition("_")[0] or file.stem
@@ -42,7 +42,7 @@ class SmplerX:
     def read(self, frame: str, size_px: tuple[int, int]) -> Estimate:
         """Return the person with the largest detection box."""
         files = self.frames[frame]
-        metas = [_meta(file) for file in files]
+        metas = [_read_meta(file) for file in files]
         boxes = [numbers(field_of(m, "bbox_mmdet", "bbox"), "bbox_mmdet", (4,)) for m in metas]
         index = largest([box[2] * box[3] for box in boxes])
         focal_px = numbers(field_of(metas[index], "focal"), "focal", (2,))
@@ -55,7 +55,7 @@ class SmplerX:
         return Estimate(body, pinhole(focal_px, center_px, size_px), people=len(files))
 
 
-def _meta(file: Path) -> dict[str, Any]:
+def _read_meta(file: Path) -> dict[str, Any]:
     places = (file.parent.parent / "meta" / f"{file.stem}.json", file.with_suffix(".json"))
     for place in places:
         if place.is_file():

@@ -50,7 +50,7 @@ class SmplxParams:
     def read(self, frame: str, size_px: tuple[int, int]) -> Estimate:
         """Return the person with the largest `bbox` (x y w h); without boxes the first."""
         raw = read_pickle(self.frames[frame], "body file", trust=self._reading.trust)
-        people = _count(raw)
+        people = _count_people(raw)
         index = 0
         if people > 1 and "bbox" in raw:
             boxes = numbers(raw["bbox"], "bbox", (people, 4))
@@ -59,7 +59,7 @@ class SmplxParams:
         if "flat_hand_mean" in raw:
             from_mean = not bool(raw["flat_hand_mean"])
         body = smplx_params(raw, self._reading, hands_from_mean=from_mean, index=index)
-        return Estimate(body, _camera(raw, people, index, size_px), people=people)
+        return Estimate(body, _parse_camera(raw, people, index, size_px), people=people)
 
 
 def smplx_params(
@@ -70,41 +70,41 @@ def smplx_params(
     Everything but the pose defaults to zero. Only the first 10 betas and expressions are used.
     Raises OmfaError if the pose is missing or not of smplx's size.
     """
-    people = _count(raw)
+    people = _count_people(raw)
     turned = {
-        name: rotations(_own(raw, name, people, index), name, joints)
+        name: rotations(_select_person(raw, name, people, index), name, joints)
         for name, joints in (("global_orient", 1), ("body_pose", 21))
     }
     for name in ("jaw_pose", "leye_pose", "reye_pose"):
         if name in raw:
-            turned[name] = rotations(_own(raw, name, people, index), name, 1)
+            turned[name] = rotations(_select_person(raw, name, people, index), name, 1)
     for side, name in enumerate(("left_hand_pose", "right_hand_pose")):
-        pose = _own(raw, name, people, index) if name in raw else np.zeros(45)
+        pose = _select_person(raw, name, people, index) if name in raw else np.zeros(45)
         if pose.size == 135:
             pose = rotations(pose, name, 15)
         turned[name] = reading.hands.from_flat(pose, side, from_mean=hands_from_mean)
     shapes = {
-        name: _own(raw, name, people, index).ravel()[:10]
+        name: _select_person(raw, name, people, index).ravel()[:10]
         for name in ("betas", "expression")
         if name in raw
     }
-    transl = _own(raw, "transl", people, index) if "transl" in raw else np.zeros(3)
+    transl = _select_person(raw, "transl", people, index) if "transl" in raw else np.zeros(3)
     return neutral().replace(transl=transl, **turned, **shapes)
 
 
-def _count(raw: dict[str, Any]) -> int:
+def _count_people(raw: dict[str, Any]) -> int:
     poses = numbers(field_of(raw, "global_orient"), "global_orient")
     return max(1, poses.size // (9 if poses.shape[-2:] == (3, 3) else 3))
 
 
-def _own(raw: dict[str, Any], name: str, people: int, index: int) -> np.ndarray:
+def _select_person(raw: dict[str, Any], name: str, people: int, index: int) -> np.ndarray:
     values = numbers(field_of(raw, name), name)
     # shared arrays, such as one K for all, have no axis of people
     is_each = people > 1 and values.ndim > 1 and len(values) == people
     return values[index] if is_each else values
 
 
-def _camera(raw: dict[str, Any], people: int, index: int, size_px: tuple[int, int]) -> Camera:
+def _parse_camera(raw: dict[str, Any], people: int, index: int, size_px: tuple[int, int]) -> Camera:
     own_px = size_px
     if any(name in raw for name in SIZE):
         width, height = numbers(field_of(raw, *SIZE), "image_size_px", (2,))
@@ -112,7 +112,7 @@ def _camera(raw: dict[str, Any], people: int, index: int, size_px: tuple[int, in
 
     def own(*names: str) -> np.ndarray:
         found = next(name for name in names if name in raw)
-        return _own(raw, found, people, index)
+        return _select_person(raw, found, people, index)
 
     if "K" in raw:
         matrix = own("K").reshape(3, 3)
