@@ -82,9 +82,9 @@ def test_the_network_sees_what_it_saw(source, wanted):
 
 def test_no_trained_weights_are_dropped():
     known = source_inputs(9, 4)
-    with pytest.raises(OmfaError, match=r"sees noisy 4, mask 1, clean 4, .* has no 'clean'"):
+    with pytest.raises(OmfaError, match=r"takes noisy 4, mask 1, clean 4, .* has no 'clean'"):
         ChannelMap(known, input_groups((N, M, P), 4))
-    with pytest.raises(OmfaError, match=r"'noisy' is 4 channels .* and 12 in the config"):
+    with pytest.raises(OmfaError, match=r"'noisy' has 4 channels .* and 12 in the config"):
         ChannelMap(known, input_groups((N, M, C), 12, 3))
 
 

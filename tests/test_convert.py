@@ -145,7 +145,7 @@ def test_damaged_imports_are_found(imported, tmp_path):
         load_imported(copy)
     file = copy / "params" / "unet.safetensors"
     file.write_bytes(file.read_bytes()[:-1])
-    with pytest.raises(OmfaError, match=r"unet.safetensors is not a whole .* file") as caught:
+    with pytest.raises(OmfaError, match=r"unet.safetensors is not a complete .* file") as caught:
         load_imported(copy)
     assert "\n" not in str(caught.value)
 

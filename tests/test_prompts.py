@@ -238,7 +238,7 @@ def test_encoders_with_a_fault_are_refused(encoders, tmp_path):
         encode_prompts(cut, PROMPTS)
     uneven = shutil.copytree(encoders, tmp_path / "uneven")
     (uneven / "tokenizer_2/tokenizer_config.json").write_text('{"model_max_length": 9}')
-    with pytest.raises(OmfaError, match="make 12 and 9 tokens"):
+    with pytest.raises(OmfaError, match="give 12 and 9 tokens"):
         encode_prompts(uneven, PROMPTS)
 
 

@@ -285,7 +285,7 @@ def test_training_compares_what_it_starts_from(folder, networks, tmp_path, capsy
     with pytest.raises(OmfaError) as refused:
         bundle_of(init)
     line = str(refused.value)
-    assert line.startswith(f"{init} was trained with v-prediction ({said}), this config says")
+    assert line.startswith(f"{init} was trained with v-prediction ({said}), this config has")
     assert "set config.diffusion.prediction='v'" in line and "\n" not in line
     assert bundle_of(init, V).settings.prediction == "v"
     caplog.clear()

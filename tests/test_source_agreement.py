@@ -157,14 +157,14 @@ def test_every_key_that_diffusers_knows_is_read_or_the_samplers_own():
     said = {"wavelets": 3, "final_sigmas_type": "sigma_min", "solver_order": 2, "skew": None}
     said["clip_sample"] = "False"
     assert notes_of((), said)[1:] == (
-        "scheduler_config.json: final_sigmas_type not read (of its own sampler alone)",
+        "scheduler_config.json: final_sigmas_type not read (they affect only its own sampler)",
         "scheduler_config.json: not read: wavelets=3",
     )
 
 
 def test_what_is_ignored_is_a_note():
     (note,) = agree({"prediction_type": "v_prediction"}, ignore=True)
-    assert note.startswith("--config.model.ignore_scheduler=true: trained all the same, though")
+    assert note.startswith("--config.model.ignore_scheduler=true: training anyway, although")
     assert "prediction_type='v_prediction'" in note
 
 

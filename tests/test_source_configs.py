@@ -82,7 +82,7 @@ def test_fields_that_are_not_read_are_said(source, edited):
     ],
 )
 def test_fields_of_other_unets_are_refused_by_name(edited, field, value):
-    with pytest.raises(OmfaError, match=rf"unet/config.json: {field} is .* has only None"):
+    with pytest.raises(OmfaError, match=rf"unet/config.json: {field} is .* only None is supported"):
         open_source(edited("unet/config.json", **{field: value}))
 
 
@@ -127,7 +127,8 @@ def test_what_is_the_samplers_alone_is_said(edited, tmp_path, capsys):
     copy = edited("scheduler/scheduler_config.json", **fields)
     assert convert_weights.main(["import", str(copy), "--out", str(tmp_path / "out")]) == 0
     said = (
-        "scheduler_config.json: clip_sample, use_karras_sigmas not read (of its own sampler alone)"
+        "scheduler_config.json: clip_sample, use_karras_sigmas not read (they affect only its own"
+        " sampler)"
     )
     assert said in capsys.readouterr().out.splitlines()
 

@@ -110,7 +110,7 @@ def test_all_faults_of_both_networks_are_one_diff(copy, tmp_path, capsys):
     edit(copy, "unet", damage_unet)
     edit(copy, "vae", lambda tensors: tensors["quant_conv.bias"].fill(np.inf))
     assert import_fails(copy, tmp_path / "out", capsys).splitlines() == [
-        "convert_weights: the weights do not fit:",
+        "convert_weights: the weights do not match the network:",
         f"  {copy}/unet",
         "  - conv_out.bias",
         "  + extra.weight",

@@ -95,7 +95,7 @@ def test_every_broken_file_is_named(copy, capsys, tmp_path):
 @pytest.mark.parametrize(
     ("state", "words"),
     [
-        ({"state_dict": {"x": torch.zeros(2)}}, "state_dict is no tensor"),
+        ({"state_dict": {"x": torch.zeros(2)}}, "state_dict is not a tensor"),
         ({"conv_in.bias": torch.zeros(16, dtype=torch.int8)}, "conv_in.bias is int8"),
     ],
 )
@@ -117,7 +117,7 @@ def test_pickles_from_before_archives_are_read(copy, source):
     ("name", "field", "value", "words"),
     [
         ("unet", "block_out_channels", 32, "block_out_channels is 32, expected a list"),
-        ("unet", "in_channels", None, "in_channels is None, expected a whole number"),
+        ("unet", "in_channels", None, "in_channels is None, expected an integer"),
         ("unet", "transformer_layers_per_block", [[1], [2]], "differs within a level"),
         ("vae", "scaling_factor", None, "scaling_factor is None, expected a number above 0"),
         ("vae", "scaling_factor", "a", "scaling_factor is 'a'"),

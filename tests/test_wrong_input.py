@@ -106,7 +106,7 @@ def model_arrays():
         ("J_regressor", lambda a: a[:, :-1], "J_regressor is"),
         ("kintree_table", lambda a: a[0], "kintree_table is"),
         ("weights", np.zeros_like, "weights do not sum to 1"),
-        ("v_template", lambda a: a * np.nan, "v_template hold NaN"),
+        ("v_template", lambda a: a * np.nan, "v_template have NaN"),
         ("f", lambda a: a + 9, "faces refer to missing vertices"),
     ],
 )
