@@ -6,7 +6,7 @@
 
 The archive in the tree was written by commit 3825719, before the renaming of flags, config keys,
 modules and classes. The script uses the command line only, and no flag that was renamed, so it runs
-at that commit and at later ones alike. It takes about two minutes on two cores and needs the
+at that commit and at later ones alike. It takes a few minutes on two cores and needs the
 packages `diffusers` and `torch`.
 """
 
@@ -109,7 +109,7 @@ def make_sources(folder: Path) -> None:
 
 
 def make_data(folder: Path) -> None:
-    """Write a raw folder, its records, and scores of pictures that are not the right ones."""
+    """Write a raw folder, its records, and scores of images that do not match."""
     people = ("--train", "8", "--val", "2", "--test", "2", "--height", "64", "--width", "48")
     omfa(folder, "data", "synthesize", "--out", "raw", *people, "--processes", "1")
     omfa(folder, "data", "poses", "--raw", "raw", "--style", "positions", "--processes", "1")

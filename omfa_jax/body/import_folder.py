@@ -154,9 +154,9 @@ def _read_upright_size(photo: Path) -> tuple[int, int]:
             width, height = picture.size
             if width * height > MAX_PIXELS:
                 raise Image.DecompressionBombError
-            lies = exif_orientation(picture) >= LYING
+            is_transposed = exif_orientation(picture) >= LYING
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise OmfaError(f"the photo {photo} is {TOO_LARGE}") from None
     except (OSError, UnidentifiedImageError, ValueError, SyntaxError):
         raise OmfaError(f"the photo {photo} is not an image that Pillow can read") from None
-    return (height, width) if lies else (width, height)
+    return (height, width) if is_transposed else (width, height)

@@ -101,7 +101,10 @@ def network_inputs(
     if ours.inputs is None or known is None:
         # the channels have no known meaning: match them by position
         if width > unet.in_channels:
-            raise OmfaError(f"its UNet takes {width} channels, ours {unet.in_channels}")
+            raise OmfaError(
+                f"its UNet takes {width} channels, ours takes {unet.in_channels}; give a"
+                " model with the same inputs"
+            )
         x = rng.standard_normal((*size, unet.in_channels), np.float32)
         return x, x[..., :width]
     parts = {name: rng.standard_normal((*size, n), np.float32) for name, n in ours.inputs.groups}
@@ -194,7 +197,7 @@ def _load_torch(kind: str, folder: Path) -> Any:
 def _widen_to_float64(model: Any) -> Any:
     """Make each layer of a torch model compute in float64, widening one layer at a time.
 
-    The whole of SDXL in float64 would take 20 GB.
+    All of SDXL in float64 would take 20 GB.
     """
 
     def widen(layer: Any, _: Any) -> None:

@@ -207,8 +207,8 @@ def _vae_in_file(tensors: Tensors) -> _Part:
         # raises for Stable Diffusion 1, whose VAE has the same shapes but another scaling factor
         ldm.unet_config(tensors.shapes, tensors.where)
     # a file with only the VAE has no prefix
-    whole = any(key.startswith(ldm.VAE_PREFIX) for key in tensors.shapes)
-    prefix = ldm.VAE_PREFIX if whole else ""
+    has_prefix = any(key.startswith(ldm.VAE_PREFIX) for key in tensors.shapes)
+    prefix = ldm.VAE_PREFIX if has_prefix else ""
     config = ldm.vae_config(tensors.shapes, prefix)
     others = {k for k in tensors.shapes if not k.startswith(prefix) or scheduler.is_constant(k)}
     column = ldm.vae_column(config, prefix)

@@ -166,26 +166,26 @@ def _solve(
         # the unit of errors is a fraction of the body's height in the image, as given by `base`
         unit = settings.keypoint_spread * BODY_HEIGHT_M / jnp.exp(base[DEPTH[0]])
 
-        def whole(y: Array) -> Array:
+        def extend(y: Array) -> Array:
             return jnp.concatenate([y, start[free:]])
 
         def before(y: Array) -> Array:
-            x = whole(y)
+            x = extend(y)
             w, drift = x[POSE].reshape(21, 3), (x - base)[DEPTH[0]]
             return prior.residuals(w, turned_facing(x, facing), x[BETAS], drift)
 
         def residuals(y: Array) -> tuple[Array, Array]:
-            found = keypoints(body_of(whole(y), facing), skeleton, ties)
+            found = keypoints(body_of(extend(y), facing), skeleton, ties)
             return (found - photo.places) / unit, before(y)
 
         def linearise(y: Array) -> tuple:
-            found, by_x = linearised(whole(y), facing, skeleton, ties)
+            found, by_x = linearised(extend(y), facing, skeleton, ties)
             by_x = by_x[..., :free] / unit
             return ((found - photo.places) / unit, before(y)), (by_x, jax.jacfwd(before)(y))
 
         scales = jnp.asarray(shares / settings.keypoint_spread, jnp.float32)
         y, value = minimise(residuals, linearise, start[:free], weights, scales)
-        return whole(y), value
+        return extend(y), value
 
     shares = np.full(settings.facing_steps, settings.facing_outlier_spread)
     # costs of different starts are comparable only in one unit: that of the first start
