@@ -94,7 +94,8 @@ def test_records_can_be_encoded_again(older, tmp_path):
 
 def test_imported_and_exported_folders_can_be_converted(older, tmp_path):
     convert("export", older / "imported", "--out", tmp_path / "exported")
-    assert (tmp_path / "exported" / "omfa.json").is_file()
+    for name in ("unet", "vae"):
+        assert (tmp_path / "exported" / name / "diffusion_pytorch_model.safetensors").is_file()
     convert("import", older / "exported", "--out", tmp_path / "imported")
     # a later export replaces a folder that an earlier version wrote
     again = shutil.copytree(older / "exported", tmp_path / "again")
