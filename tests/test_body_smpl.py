@@ -41,7 +41,7 @@ def conversion(way: str) -> tuple[SmplToSmplx, SmplModel]:
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_fit_recovers_the_shaped_body_that_copy21_cannot(seed: int):
-    body = dumps.apply_step(dumps.some_smpl(seed, shaped=True), [0.1, 0.3, 20.0])
+    body = dumps.moved(dumps.some_smpl(seed, shaped=True), [0.1, 0.3, 20.0])
     fit, smpl = conversion("fit")
     target, joints = forward_smpl(smpl, body)
     params = fit(body)
@@ -65,7 +65,7 @@ def test_fit_s_derivatives_are_those_of_the_mesh():
     for column in range(0, exact.shape[1], 5):
         step = np.zeros(exact.shape[1])
         step[column] = 1e-5
-        there, back = mesh.vertices(state.apply_step(step)), mesh.vertices(state.moved(-step))
+        there, back = mesh.vertices(state.apply_step(step)), mesh.vertices(state.apply_step(-step))
         np.testing.assert_allclose(exact[:, column], (there - back).ravel() / 2e-5, atol=1e-8)
 
 
@@ -79,7 +79,7 @@ def test_fit_refuses_a_mesh_of_something_else():
 def test_files_of_both_models_make_a_fit(files: Path):
     smpl, order = dumps.fake_smpl()
     loaded = load_smpl(files / "smpl.npz")
-    body = dumps.apply_step(dumps.some_smpl(2, shaped=True), [0, 0, 10])
+    body = dumps.moved(dumps.some_smpl(2, shaped=True), [0, 0, 10])
     np.testing.assert_allclose(
         forward_smpl(loaded, body)[0], forward_smpl(smpl, body)[0], atol=1e-6
     )
@@ -117,7 +117,7 @@ def test_fit_without_its_files_says_which_and_whence(files: Path):
 
 def test_copy21_turns_about_the_pelvis_and_not_the_origin():
     smpl, _ = dumps.fake_smpl()
-    body = dumps.apply_step(dumps.some_smpl(3, shaped=True), [0.4, -0.2, 15])
+    body = dumps.moved(dumps.some_smpl(3, shaped=True), [0.4, -0.2, 15])
     _, joints = forward_smpl(smpl, body)
     for turn in ([0, 0, 0], [0, 2.0, 0], [1.5, 0.3, 0.2]):
         turned = replace(body, global_orient=np.array(turn, float))
