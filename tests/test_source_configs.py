@@ -118,7 +118,9 @@ def test_another_pipeline_is_said(edited):
     for name in ("StableDiffusionXLPipeline", "StableDiffusionXLInpaintPipeline"):
         assert open_source(edited("model_index.json", _class_name=name)).notes == ()
     copy = edited("model_index.json", _class_name="KolorsPipeline")
-    said = "model_index.json: its class is KolorsPipeline; UNet, VAE and text encoders are read"
+    said = (
+        "model_index.json: its class is KolorsPipeline; only UNet, VAE and text encoders are read"
+    )
     assert open_source(copy).notes == (said,)
 
 
