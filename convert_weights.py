@@ -1,4 +1,4 @@
-"""PyTorch to JAX, JAX to PyTorch, and the proof that they agree: import, export, check."""
+"""Import PyTorch weights to JAX, export JAX weights to PyTorch, and check that they agree."""
 
 import argparse
 import sys
@@ -13,7 +13,7 @@ DTYPES = ("fp32", "bf16", "fp16")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; return the exit status (1: over the tolerance, 2: a fault to mend)."""
+    """Run one command and return its exit status (1: outside the tolerance, 2: an input error)."""
     try:
         options, options.overrides = _parser().parse_known_args(arguments)
         if options.overrides and getattr(options, "config", None) is None:
@@ -29,7 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def import_(options: argparse.Namespace) -> int:
-    """Turn a diffusers folder or an SDXL file into an imported folder, where training starts."""
+    """Convert a diffusers folder or an SDXL file to an imported folder, to train from it."""
     from omfa_jax.weights.agreement import compare
     from omfa_jax.weights.conv_in import groups_of
     from omfa_jax.weights.imported import import_source
@@ -69,7 +69,7 @@ def import_(options: argparse.Namespace) -> int:
 
 
 def export(options: argparse.Namespace) -> int:
-    """Turn a training checkpoint or an imported folder into a diffusers folder."""
+    """Convert a training checkpoint or an imported folder to a diffusers folder."""
     from omfa_jax.weights.folder import save_diffusers
     from omfa_jax.weights.imported import fields_of, is_imported, load_imported
     from omfa_jax.weights.stream import parse_size
@@ -93,15 +93,15 @@ def export(options: argparse.Namespace) -> int:
 
 
 def check(options: argparse.Namespace) -> int:
-    """Compare our networks in float32 with diffusers' in float64 on the same random inputs."""
+    """Compare JAX in float32 with diffusers in float64 on the same random inputs."""
     from omfa_jax.weights.check import compare
 
     differences = compare(options.a, options.b, seed=options.seed)
-    print(f"{'component':<14}{'max abs':>12}{'relative L2':>14}{'of PyTorch float32':>22}")
+    print(f"{'component':<14}{'max abs':>12}{'relative L2':>14}{'PyTorch float32':>22}")
     for row in differences:
         figures = f"{row.max_abs:>12.3g}{row.relative_l2:>14.3g}{row.theirs:>22.3g}"
         print(f"{row.component:<14}{figures}")
-    # written so that a NaN fails
+    # <= and not >, so that NaN counts as a difference
     agree = all(row.relative_l2 <= options.tolerance for row in differences)
     print("agree" if agree else f"differ by more than --tolerance {options.tolerance:g}")
     return 0 if agree else 1
@@ -113,84 +113,114 @@ def _parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("import", help=import_.__doc__)
     command.add_argument(
-        "source", type=to_path, metavar="SRC", help="a diffusers folder or SDXL's .safetensors file"
+        "source", type=to_path, metavar="SRC", help="diffusers folder or SDXL .safetensors file"
     )
-    command.add_argument("--out", type=to_path, required=True, metavar="DIR")
+    command.add_argument(
+        "--out", type=to_path, required=True, metavar="DIR", help="imported folder to write"
+    )
     command.add_argument(
         "--config",
         type=to_path,
         metavar="FILE",
-        help="map conv_in to this config's unet_inputs and embed its tasks' prompts"
-        " (--config.a.b=value changes it)",
+        help="map conv_in to this config's unet_inputs and embed its tasks' prompts; override its"
+        " values with --config.a.b=value (default: keep the source's channels and prompts)",
     )
     command.add_argument(
         "--source-inputs",
         metavar="NAMES",
-        help="what conv_in's channels mean, in order, where its width does not say:"
-        " noisy,mask,clean,pose",
+        help="meaning of conv_in's channels in order, such as noisy,mask,clean,pose (default: from"
+        " omfa.json or the width)",
     )
     command.add_argument(
-        "--dtype", choices=DTYPES, default="fp32", help="of the imported arrays (fp32)"
+        "--dtype",
+        choices=DTYPES,
+        default="fp32",
+        help="dtype of the arrays on disk (default: %(default)s)",
     )
     command.add_argument(
-        "--vae", type=to_path, metavar="SRC", help="take the VAE from this folder or file"
+        "--vae",
+        type=to_path,
+        metavar="SRC",
+        help="folder or file to take the VAE from (default: SRC)",
     )
     command.add_argument(
         "--vae-scale",
         type=number(0, 1000, above=True),
         metavar="X",
-        help="the VAE's scaling factor, where its file does not say (0.13025)",
+        help="scaling factor of the VAE (default: the one in its files, else 0.13025)",
     )
     command.add_argument(
         "--ignore-scheduler",
         action="store_true",
-        help="import although --config trains otherwise than SRC's scheduler says; training needs"
-        " --config.model.ignore_scheduler=true then",
+        help="import even if --config contradicts SRC's scheduler; training then needs"
+        " --config.model.ignore_scheduler=true",
     )
     command.add_argument(
         "--prompt",
         action="append",
         default=[],
         metavar="TEXT",
-        help="embed this prompt too (repeat; the empty prompt is always in)",
+        help="additional prompt to embed; may be repeated (the empty prompt is always included)",
     )
     command.add_argument(
         "--text-encoders",
         type=to_path,
         metavar="DIR",
-        help="diffusers folder with the text encoders (SRC)",
+        help="diffusers folder with the text encoders (default: SRC)",
     )
     command.add_argument(
         "--null-prompts",
         action="store_true",
-        help="no text at all: every prompt becomes the empty one",
+        help="train without text: embed every prompt as the empty one",
     )
     command.set_defaults(run=import_)
 
     command = commands.add_parser("export", help=export.__doc__)
     command.add_argument(
-        "checkpoint", type=to_path, metavar="CHECKPOINT", help="workdir, step or imported folder"
+        "checkpoint",
+        type=to_path,
+        metavar="CHECKPOINT",
+        help="workdir, checkpoint step or imported folder",
     )
-    command.add_argument("--out", type=to_path, required=True, metavar="DIR")
-    command.add_argument("--dtype", choices=DTYPES, default="fp32")
     command.add_argument(
-        "--max-shard-size", default="10GB", metavar="SIZE", help="of one file (10GB)"
+        "--out", type=to_path, required=True, metavar="DIR", help="diffusers folder to write"
+    )
+    command.add_argument(
+        "--dtype",
+        choices=DTYPES,
+        default="fp32",
+        help="dtype of the tensors on disk (default: %(default)s)",
+    )
+    command.add_argument(
+        "--max-shard-size",
+        default="10GB",
+        metavar="SIZE",
+        help="maximum size of one file, in KB, MB or GB (default: %(default)s)",
     )
     command.add_argument(
         "--weights",
         choices=("auto", "ema", "raw"),
         default="auto",
-        help="auto: EMA if there is one",
+        help="weights to export; auto is EMA if the checkpoint has it (default: %(default)s)",
     )
     command.set_defaults(run=export)
 
     command = commands.add_parser("check", help=check.__doc__)
-    command.add_argument("a", type=to_path, metavar="A", help="run by JAX: a folder of either form")
-    command.add_argument("b", type=to_path, metavar="B", help="run by PyTorch: a diffusers folder")
     command.add_argument(
-        "--tolerance", type=number(0, 1, above=True), default=5e-6, help="relative L2 (5e-6)"
+        "a", type=to_path, metavar="A", help="model run by JAX: imported or diffusers folder"
     )
-    command.add_argument("--seed", type=SEED, default=0, help="of the random inputs (0)")
+    command.add_argument(
+        "b", type=to_path, metavar="B", help="model run by PyTorch: diffusers folder"
+    )
+    command.add_argument(
+        "--tolerance",
+        type=number(0, 1, above=True),
+        default=5e-6,
+        help="largest relative L2 error that counts as agreement (default: %(default)s)",
+    )
+    command.add_argument(
+        "--seed", type=SEED, default=0, help="seed of the random inputs (default: %(default)s)"
+    )
     command.set_defaults(run=check)
     return parser
 

@@ -212,7 +212,7 @@ class Asks:
 def test_a_pickle_that_asks_for_more_than_it_holds(tmp_path, asks, little_memory):
     path = tmp_path / "a.pkl"
     path.write_bytes(pickle.dumps(asks, protocol=3))
-    with pytest.raises(OmfaError, match="items that it does not hold"):
+    with pytest.raises(OmfaError, match="items that it does not contain"):
         read_pickle(path, "bodies", trust=True)
 
 
@@ -232,7 +232,7 @@ def test_packed_torch_files_and_long_safetensors_headers(tmp_path, bomb):
     tensor = {"x": {"dtype": "F32", "shape": [10**10], "data_offsets": [0, 4 * 10**10]}}
     header = json.dumps(tensor).encode()
     path.write_bytes(struct.pack("<Q", len(header)) + header + bytes(64))
-    with pytest.raises(OmfaError, match="not a whole safetensors file"):
+    with pytest.raises(OmfaError, match="not a complete safetensors file"):
         read_tensors(path)
 
 

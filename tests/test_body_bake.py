@@ -1,10 +1,11 @@
 """The shipped asset, its packing, and the steps that baked it."""
 
+import anny_rig
+import bake_body
 import numpy as np
 import pytest
 from smplx_npz import write_smplx_npz
 
-from omfa_jax.body import bake, bake_rig
 from omfa_jax.body.forward import skinning_transforms
 from omfa_jax.body.joints import EXTRA_JOINT_VERTICES, JOINT_INDEX, JOINTS, PARENTS
 from omfa_jax.body.model import FREE_BODY, BodyModel, load_model
@@ -70,7 +71,7 @@ def test_write_smplx_npz_reads_back_as_the_same_model(model: BodyModel, tmp_path
 
 def test_extra_joint_vertices_sit_where_their_names_say(model: BodyModel):
     at = {name: model.v_template[index] for name, index in EXTRA_JOINT_VERTICES.items()}
-    found = bake.extra_joint_vertices(model.v_template, model.weights, model.joint_template)
+    found = bake_body.extra_joint_vertices(model.v_template, model.weights, model.joint_template)
     assert found == EXTRA_JOINT_VERTICES
     assert at["left_middle"][0] > 0.9 and at["right_middle"][0] < -0.9
     assert at["left_big_toe"][2] > at["left_heel"][2] + 0.2
@@ -90,11 +91,11 @@ def test_bones_merge_into_joints_by_the_table():
         "eye.L": "left_eye",
     }
     for bone, joint in pairs.items():
-        assert JOINTS[bake_rig.joint_of_bone(bone)] == joint
+        assert JOINTS[anny_rig.joint_of_bone(bone)] == joint
     with pytest.raises(ValueError, match="tail01"):
-        bake_rig.joint_of_bone("tail01")
+        anny_rig.joint_of_bone("tail01")
     weights = np.array([[0.2, 0.3, 0.25], [0.0, 0.0, 0.5]])
-    merged = bake_rig.merge_weights(weights, ("root", "pelvis.R", "head"))
+    merged = anny_rig.merge_weights(weights, ("root", "pelvis.R", "head"))
     np.testing.assert_allclose(merged[:, [0, 15]], [[2 / 3, 1 / 3], [0, 1]])
 
 
@@ -108,7 +109,7 @@ def test_t_pose_straightens_bent_limbs_and_keeps_feet_flat(model: BodyModel):
     transforms, joints = skinning_transforms(local, model.joint_template, PARENTS)
     vertices = np.einsum("vj,jab,vb->va", model.weights, transforms[:, :, :3], model.v_template)
     vertices = vertices + model.weights @ transforms[:, :, 3]
-    posed, posed_joints = bake_rig.t_posed(vertices, joints, model.weights.astype(np.float64))
+    posed, posed_joints = anny_rig.pose_as_t(vertices, joints, model.weights.astype(np.float64))
     np.testing.assert_allclose(posed_joints, model.joint_template, atol=0.012)
     heel, toe = (posed[EXTRA_JOINT_VERTICES[n]] for n in ("left_heel", "left_big_toe"))
     assert abs(heel[1] - toe[1]) < 0.08
@@ -116,7 +117,7 @@ def test_t_pose_straightens_bent_limbs_and_keeps_feet_flat(model: BodyModel):
 
 def test_shortest_turn_takes_one_direction_to_the_other_by_the_angle_between():
     a, b = np.array([1.0, 2, 0.5]), np.array([-0.3, 1, 2])
-    turn = bake_rig._shortest_turn(a, b)
+    turn = anny_rig._shortest_turn(a, b)
     np.testing.assert_allclose(turn @ a / np.linalg.norm(a), b / np.linalg.norm(b), atol=1e-12)
     angle = np.arccos(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
     np.testing.assert_allclose(np.linalg.norm(axis_angle(turn)), angle)
@@ -128,7 +129,7 @@ def test_shape_space_and_regressor_recover_the_model_they_are_shown(model: BodyM
     betas = rng.normal(size=(60, 10))
     bodies = model.v_template[kept] + np.einsum("vck,nk->nvc", model.shapedirs[kept], betas)
     joints = model.joint_template + np.einsum("jck,nk->njc", model.joint_dirs[:, :, :10], betas)
-    mean, shapedirs, mean_joints, joint_dirs = bake.shape_space(bodies, joints)
+    mean, shapedirs, mean_joints, joint_dirs = bake_body.shape_space(bodies, joints)
     assert shapedirs.shape == (1500, 3, 10)
     height = np.einsum("vk,v->k", shapedirs[:, 1], mean[:, 1] - mean[:, 1].mean())
     assert (height >= 0).all(), "a positive beta is taller"
@@ -137,7 +138,7 @@ def test_shape_space_and_regressor_recover_the_model_they_are_shown(model: BodyM
     centred = (bodies - mean).reshape(60, -1).T
     left = centred - basis @ np.linalg.lstsq(basis, centred, rcond=None)[0]
     assert np.abs(left).max() < 1e-6
-    regressor = bake.joint_regressor(mean, shapedirs, mean_joints, joint_dirs)
+    regressor = bake_body.joint_regressor(mean, shapedirs, mean_joints, joint_dirs)
     np.testing.assert_allclose(regressor.sum(1), 1)
     assert (regressor != 0).sum(1).max() <= 256
     assert np.abs(regressor @ mean - mean_joints).max() < 2e-3
@@ -148,7 +149,7 @@ def test_jaw_weights_are_the_share_of_the_turn():
     arm = np.cross([1.0, 0, 0], from_jaw)
     weights = np.zeros((4, 55))
     weights[:, JOINT_INDEX["head"]] = 1
-    jawed = bake.add_jaw(weights, from_jaw, arm * np.array([[0.3], [0.3], [0.15], [0.0]]))
+    jawed = bake_body.add_jaw(weights, from_jaw, arm * np.array([[0.3], [0.3], [0.15], [0.0]]))
     np.testing.assert_allclose(jawed[:, JOINT_INDEX["jaw"]], [1, 1, 0.5, 0])
     np.testing.assert_allclose(jawed.sum(1), 1)
 
@@ -161,7 +162,7 @@ def test_reorder_keeps_the_mesh():
         "J_regressor": np.tile(np.arange(10000.0), (55, 1)),
         "weights": np.arange(10000.0)[:, None] * np.ones((1, 55)),
     }
-    moved = bake.reorder(arrays, {"nose": 2, "left_ear": 9120})
+    moved = bake_body.reorder(arrays, {"nose": 2, "left_ear": 9120})
     for name, old in {"nose": 2, "left_ear": 9120}.items():
         new = EXTRA_JOINT_VERTICES[name]
         np.testing.assert_array_equal(moved["v_template"][new], arrays["v_template"][old])

@@ -48,7 +48,7 @@ def test_looking_at_centres_the_target_with_up_upwards_and_right_to_the_right():
     assert pixels[2, 0] > 150
     np.testing.assert_allclose(camera.rotation @ camera.rotation.T, np.eye(3), atol=1e-12)
     assert np.linalg.det(camera.rotation) > 0
-    with pytest.raises(OmfaError, match="line of sight"):
+    with pytest.raises(OmfaError, match="parallel to up"):
         looking_at((0, 1, 0), (0, 0, 0), focal_px=1.0, width_px=2, height_px=2)
 
 
@@ -140,13 +140,13 @@ def damaged(path: Path, how: str) -> None:
 @pytest.mark.parametrize(
     ("how", "words"),
     [
-        ("truncated", "not a whole .npz"),
-        ("flipped", "not a whole .npz"),
-        ("missing", r"missing betas, focal_px \(needs 15 keys\)"),
+        ("truncated", "not a complete .npz"),
+        ("flipped", "not a complete .npz"),
+        ("missing", r"missing betas, focal_px \(15 keys are required\)"),
         ("wrong size", r"body_pose: expected shape \(21, 3\), got \(23, 3\)"),
         ("bad size", r"image_size_px: expected 2 numbers"),
         ("one array", "single array"),
-        ("empty", "not a whole .npz"),
+        ("empty", "not a complete .npz"),
         ("absent", "found nothing"),
     ],
 )

@@ -187,7 +187,7 @@ def test_what_is_trusted_and_rejected():
     no_hips = seen & ~np.isin(np.arange(25), [at("mid_hip"), at("left_hip"), at("right_hip")])
     for report, word in (
         (verdict(seen=few), "4 confident keypoints"),
-        (verdict(seen=no_hips), "torso not seen"),
+        (verdict(seen=no_hips), "torso not visible"),
         (verdict(errors=40.0), "median error 3.9%"),
         (verdict(beyond=0.5), "beyond its limit"),
         (verdict(beta=5.0), "implausible shape"),

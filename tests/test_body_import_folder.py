@@ -50,7 +50,7 @@ def test_bodies_are_written_kept_and_replaced(tmp_path: Path, caplog):
     caplog.set_level("INFO")
     assert command(*arguments) == 0
     text = caplog.text
-    assert "3 bodies imported, 0 were there, 0 failed" in text
+    assert "3 bodies imported, 0 kept, 0 failed" in text
     assert "1 frames have no photo: other" in text
     assert "3 photos have no body: test/image/test_b.jpg" in text
     for split, name in (("train", "train_a"), ("test", "test_a")):
@@ -63,7 +63,7 @@ def test_bodies_are_written_kept_and_replaced(tmp_path: Path, caplog):
     (raw / "train/smplx/train_b.npz").unlink()
     caplog.clear()
     assert command(*arguments, "--split", "train") == 0
-    assert "1 bodies imported, 1 were there" in caplog.text and kept.read_bytes() == b"mine"
+    assert "1 bodies imported, 1 kept" in caplog.text and kept.read_bytes() == b"mine"
     assert command(*arguments, "--overwrite") == 0
     load_body_file(kept)
 
@@ -77,10 +77,10 @@ def test_one_bad_file_is_listed_and_the_others_go_on(tmp_path: Path, caplog, cap
     write_params(tmp_path / "in", ["train_d"])
     caplog.set_level("INFO")
     assert command("--from", "smplx", "--in", tmp_path / "in", "--raw", raw) == 2
-    assert "1 bodies imported, 0 were there, 3 failed" in caplog.text
+    assert "1 bodies imported, 0 kept, 3 failed" in caplog.text
     assert "train/image/train_a.jpg: body file" in caplog.text
     assert "train/image/train_b.jpg: missing body_pose" in caplog.text
-    assert "train_d.jpg is not a picture" in caplog.text
+    assert "train_d.jpg is not an image" in caplog.text
     assert "3 bodies could not be imported" in capsys.readouterr().err
     assert (raw / "train/smplx/train_c.npz").exists()
 
@@ -110,7 +110,7 @@ def test_photos_are_found_in_the_other_layouts(tmp_path: Path):
         (("--from", "chump"), "did you mean 'champ'"),
         (("--from", "smplx", "--in", "nothing"), "change --in"),
         (("--from", "smplx", "--split", "val"), "change --split"),
-        (("--from", "smplx"), "no frame goes with a photo"),
+        (("--from", "smplx"), "no frame matches a photo"),
         (("--from", "champ", "--smpl-to-smplx", "fit"), "missing: --smplx-model"),
         (("--from", "smplx", "--hands", "fist"), "unknown hand pose"),
     ],

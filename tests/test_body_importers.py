@@ -84,7 +84,7 @@ def test_champ_group_takes_names_from_what_lies_beside_it(tmp_path: Path, smpl):
         seen = dumps.imported_pixels(copied(smpl)(found.body), found.camera)[:BODY]
         np.testing.assert_allclose(seen, pixels[:BODY], atol=TIGHT_PX)
     (tmp_path / "images" / "10.png").unlink()
-    with pytest.raises(OmfaError, match="2 frames without names"):
+    with pytest.raises(OmfaError, match="its 2 frames have no names"):
         Champ(group, dumps.reading())
 
 
@@ -134,7 +134,7 @@ def test_phalp_takes_the_largest_track_seen_in_the_frame(tmp_path: Path, smpl, s
     for way in (copied(None), copied(smpl)):
         seen = dumps.imported_pixels(way(found.body), found.camera)[:BODY]
         np.testing.assert_allclose(seen, made[1][1][:BODY], atol=TIGHT_PX)
-    with pytest.raises(OmfaError, match="nobody seen in this frame"):
+    with pytest.raises(OmfaError, match="nobody detected in this frame"):
         source.read("000008", size_px)
 
 

@@ -74,7 +74,7 @@ def test_good_files_are_rendered_and_bad_ones_listed(folder: Path):
     report = run(folder)
     assert (report.rendered, report.skipped) == (2, 0)
     assert [name for name, _ in report.failed] == ["00001_00.npz", "00003_00.npz"]
-    assert "not a whole .npz" in report.failed[0][1] and "outside" in report.failed[1][1]
+    assert "not a complete .npz" in report.failed[0][1] and "outside" in report.failed[1][1]
     assert len(str(report).splitlines()) == 3
     out = folder.parent / "pose"
     assert sorted(p.name for p in out.glob("*.png")) == ["00000_00.png", "00002_00.png"]
@@ -105,7 +105,7 @@ def test_sizes_are_letterboxed_and_maps_of_two_looks_are_not_mixed(folder: Path)
     picture = read_rgb(folder.parent / "pose" / "00000_00.png")
     assert picture.shape == (60, 60, 3)
     assert not picture[:, :7].any() and picture[:, 8:52].any()
-    with pytest.raises(OmfaError, match=r"holds maps of .*parts.*delete it"):
+    with pytest.raises(OmfaError, match=r"has maps of .*parts.*delete the folder"):
         run(folder, size_px=(60, 60))
 
 
@@ -114,7 +114,7 @@ def test_another_tools_maps_are_not_replaced(folder: Path):
     theirs.parent.mkdir()
     theirs.write_bytes(b"theirs")
     os.utime(theirs, (0, 0))
-    with pytest.raises(OmfaError, match=r"pictures of another tool \(00000_00\.png"):
+    with pytest.raises(OmfaError, match=r"images of another tool \(00000_00\.png"):
         run(folder)
     assert theirs.read_bytes() == b"theirs"
 

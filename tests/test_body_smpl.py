@@ -65,7 +65,7 @@ def test_fit_s_derivatives_are_those_of_the_mesh():
     for column in range(0, exact.shape[1], 5):
         step = np.zeros(exact.shape[1])
         step[column] = 1e-5
-        there, back = mesh.vertices(state.moved(step)), mesh.vertices(state.moved(-step))
+        there, back = mesh.vertices(state.apply_step(step)), mesh.vertices(state.apply_step(-step))
         np.testing.assert_allclose(exact[:, column], (there - back).ravel() / 2e-5, atol=1e-8)
 
 

@@ -42,7 +42,9 @@ def test_an_unknown_width_needs_the_flag():
     with pytest.raises(OmfaError, match=r"some/unet: conv_in takes 12 .* --source-inputs"):
         conv_in.require_known(None, 12, "some/unet")
     assert source_inputs(12, 4, named=(N, C, P)).groups == ((N, 4), (C, 4), (P, 4))
-    with pytest.raises(OmfaError, match=r"noisy,mask is noisy 4, mask 1, together 5 .* takes 12"):
+    with pytest.raises(
+        OmfaError, match=r"noisy,mask is noisy 4, mask 1, 5 channels in total.* takes 12"
+    ):
         source_inputs(12, 4, named=(N, M))
     with pytest.raises(OmfaError, match="unknown input of a UNet 'nosy'; did you mean 'noisy'"):
         source_inputs(12, 4, named=("nosy",))
@@ -80,9 +82,9 @@ def test_the_network_sees_what_it_saw(source, wanted):
 
 def test_no_trained_weights_are_dropped():
     known = source_inputs(9, 4)
-    with pytest.raises(OmfaError, match=r"sees noisy 4, mask 1, clean 4, .* has no 'clean'"):
+    with pytest.raises(OmfaError, match=r"takes noisy 4, mask 1, clean 4, .* has no 'clean'"):
         ChannelMap(known, input_groups((N, M, P), 4))
-    with pytest.raises(OmfaError, match=r"'noisy' is 4 channels .* and 12 in the config"):
+    with pytest.raises(OmfaError, match=r"'noisy' has 4 channels .* and 12 in the config"):
         ChannelMap(known, input_groups((N, M, C), 12, 3))
 
 

@@ -108,7 +108,7 @@ def test_a_config_without_encoders_needs_a_choice(source, tmp_path, capsys):
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 3 and not out.exists()
     assert "has no text encoders to embed 'the garment worn" in lines[0]
-    assert "--text-encoders, or choose --null-prompts" in lines[0]
+    assert "--text-encoders a folder with text_encoder" in lines[0]
     assert "give --config or --prompt" in lines[1] and "unknown arguments" in lines[2]
 
 
@@ -145,7 +145,7 @@ def test_damaged_imports_are_found(imported, tmp_path):
         load_imported(copy)
     file = copy / "params" / "unet.safetensors"
     file.write_bytes(file.read_bytes()[:-1])
-    with pytest.raises(OmfaError, match=r"unet.safetensors is not a whole .* file") as caught:
+    with pytest.raises(OmfaError, match=r"unet.safetensors is not a complete .* file") as caught:
         load_imported(copy)
     assert "\n" not in str(caught.value)
 

@@ -54,6 +54,13 @@ def layer_of(module: str) -> str | None:
     return parts[1] if known else None
 
 
+def test_nothing_imports_the_tools():
+    tools = {path.stem for path in (ROOT / "tools").glob("*.py")} | {"tools"}
+    for path in SOURCES:
+        found = {module.split(".")[0] for module in imports(path)}
+        assert not found & tools, f"{path}: {found & tools}"
+
+
 def test_every_folder_is_a_layer():
     folders = {p.name for p in PACKAGE.iterdir() if p.is_dir() and p.name != "__pycache__"}
     assert folders - {"assets"} == set(LEVEL)
@@ -79,7 +86,14 @@ def test_imports_only_from_the_left(path):
 
 @pytest.mark.parametrize(
     "path",
-    [*SOURCES, *sorted((ROOT / "tests").glob("*.py")), *sorted((ROOT / "configs").glob("*.py"))],
+    [
+        *SOURCES,
+        *(
+            path
+            for name in ("tests", "configs", "tools")
+            for path in sorted((ROOT / name).glob("*.py"))
+        ),
+    ],
     ids=lambda p: str(p.relative_to(ROOT)),
 )
 def test_a_file_is_one_sitting(path):

@@ -168,7 +168,9 @@ def test_the_vae_may_come_from_elsewhere(torch_models, file, tmp_path):
         for key, tensor in state_of(other).items():
             np.testing.assert_array_equal(vae[key], tensor)
         assert f"VAE from {source}" in model.notes
-        assumed = [note for note in model.notes if "scale is taken for SDXL's, 0.13025" in note]
+        assumed = [
+            note for note in model.notes if "assuming SDXL's VAE scaling factor 0.13025" in note
+        ]
         assert len(assumed) == source.is_file()
         scaled = open_source(file, vae=source, vae_scale=0.5)
         assert scaled.vae_config.scaling_factor == 0.5
@@ -203,7 +205,7 @@ def test_other_files_are_named_for_what_they_are(torch_models, tmp_path):
     with pytest.raises(OmfaError, match=r"no tensors model.diffusion_model.* begin with lora_unet"):
         open_source(path)
     (tmp_path / "some.ckpt").write_bytes(b"pickle")
-    with pytest.raises(OmfaError, match=r"expected a \.safetensors file or a folder"):
+    with pytest.raises(OmfaError, match=r"expected a \.safetensors file or a diffusers folder"):
         open_source(tmp_path / "some.ckpt")
 
 

@@ -81,7 +81,7 @@ def test_all_faults_are_told_as_one_diff():
         names.from_torch({"a": component_of(UNET, state), "b": component_of(VAE, {})})
     text = str(caught.value)
     first, *rest = text.splitlines()
-    assert first == "the weights do not fit:"
+    assert first == "the weights do not match the network:"
     assert rest[:7] == [
         "  test",
         "  - conv_out.bias",

@@ -83,7 +83,7 @@ def test_broken_files_are_refused(tmp_path):
     with pytest.raises(OmfaError, match="expected tensors context and pooled"):
         load_prompts(path)
     path.write_bytes(b"\0" * 20)
-    with pytest.raises(OmfaError, match="not a whole safetensors file"):
+    with pytest.raises(OmfaError, match="not a complete safetensors file"):
         load_prompts(path)
 
 
@@ -198,7 +198,7 @@ def test_the_table_comes_from_the_first_place_that_has_it(encoders, tmp_path):
         table(described(own), tmp_path, ["a hat"])
     with pytest.raises(OmfaError, match="give --config or --prompt"):
         table(described(own), tmp_path, [], without_text=True)
-    with pytest.raises(OmfaError, match=r"are 40 and 10 \(pooled\) wide, the UNet takes 2048 and"):
+    with pytest.raises(OmfaError, match=r"widths 40 and 10 \(pooled\), the UNet needs 2048 and"):
         table(described(own, UNetConfig()), encoders, PROMPTS)
 
 
@@ -221,7 +221,9 @@ def test_encoders_with_a_fault_are_refused(encoders, tmp_path):
     names = load_file(encoders / "text_encoder" / "model.safetensors")
     key = next(name for name in names if name.endswith("layers.0.mlp.fc1.weight"))
     lacking = damaged(encoders, tmp_path, "lacking", lambda t: t.pop(key))
-    with pytest.raises(OmfaError, match=r"text_encoder: .* do not fit: 1 missing .*fc1.weight"):
+    with pytest.raises(
+        OmfaError, match=r"text_encoder: .* do not match its config: 1 missing .*fc1.weight"
+    ):
         encode_prompts(lacking, PROMPTS)
     broken = damaged(encoders, tmp_path, "broken", lambda t: t[key].fill(np.nan))
     with pytest.raises(OmfaError, match="NaN or infinity; fetch the text encoders again"):
@@ -236,7 +238,7 @@ def test_encoders_with_a_fault_are_refused(encoders, tmp_path):
         encode_prompts(cut, PROMPTS)
     uneven = shutil.copytree(encoders, tmp_path / "uneven")
     (uneven / "tokenizer_2/tokenizer_config.json").write_text('{"model_max_length": 9}')
-    with pytest.raises(OmfaError, match="make 12 and 9 tokens"):
+    with pytest.raises(OmfaError, match="give 12 and 9 tokens"):
         encode_prompts(uneven, PROMPTS)
 
 

@@ -138,7 +138,7 @@ def test_what_cannot_be_trained_here_is_refused_or_said(folder, tmp_path, capsys
     source = saying(folder, tmp_path, OTHERS[word])
     status, lines = run(capsys, source, tmp_path / "out")
     assert status == 2 and len(lines) == 1 and word in lines[0] and IGNORE in lines[0]
-    assert "which no setting of config.diffusion is" in lines[0]
+    assert "which config.diffusion cannot express" in lines[0]
     status, lines = run(capsys, source, tmp_path / "out", IGNORE)
     assert status == 0 and any(word in line for line in lines)
     status, lines = run(capsys, source, tmp_path / "out", config=False)
@@ -154,12 +154,12 @@ def test_sdxls_own_schedule_is_let_pass_however_it_is_written(folder, tmp_path, 
 def test_a_source_that_says_nothing_is_epsilon_and_that_is_said(folder, tmp_path, capsys):
     status, lines = run(capsys, folder, tmp_path / "out")
     assert status == 0
-    assert "it does not say what its UNet predicts: taken for epsilon, as SDXL's" in lines
+    assert "it does not state its prediction type: assuming epsilon, as in SDXL" in lines
     status, lines = run(capsys, folder, tmp_path / "other", V)
     assert status == 2 and "set config.diffusion.prediction='epsilon'" in lines[0]
     # many schedulers of diffusers' have no word for it
     status, lines = run(capsys, folder, tmp_path / "zero", ZERO_SNR)
-    assert status == 0 and "does not speak of zero terminal SNR" in "\n".join(lines)
+    assert status == 0 and "does not state zero terminal SNR" in "\n".join(lines)
 
 
 # (tensors beside the networks, metadata) -> flags that agree
@@ -246,7 +246,9 @@ def test_constants_of_the_schedule_are_no_unexpected_tensors(networks, tmp_path,
     save_file({k: np.ascontiguousarray(v) for k, v in {**networks, **extra}.items()}, source)
     status, lines = run(capsys, source, tmp_path / "out")
     assert status == 0
-    assert any("tensors that are no network's (alphas_cumprod, alphas" in line for line in lines)
+    assert any(
+        "tensors that belong to no network (alphas_cumprod, alphas" in line for line in lines
+    )
     save_file({**networks, "stray": np.zeros(3, np.float32)}, source)
     status, lines = run(capsys, source, tmp_path / "out")
     assert status == 2 and "  + stray" in lines
@@ -284,12 +286,12 @@ def test_training_compares_what_it_starts_from(folder, networks, tmp_path, capsy
     with pytest.raises(OmfaError) as refused:
         bundle_of(init)
     line = str(refused.value)
-    assert line.startswith(f"{init} was trained with v-prediction ({said}), this config says")
+    assert line.startswith(f"{init} was trained with v-prediction ({said}), this config has")
     assert "set config.diffusion.prediction='v'" in line and "\n" not in line
     assert bundle_of(init, V).settings.prediction == "v"
     caplog.clear()
     assert bundle_of(init, IGNORE).settings.prediction == "epsilon"
-    assert "trained all the same" in caplog.text
+    assert "training anyway" in caplog.text
     # the VAE and the prompts alone have no schedule
     only = ["--config.model.init_unet=false", "--config.model.unet=tiny"]
     if form != "single file":

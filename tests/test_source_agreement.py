@@ -54,7 +54,8 @@ def test_an_offset_counts_for_leading_timesteps_alone():
     (note,) = agree({**said, "timestep_spacing": "leading"}, prediction="v")
     assert note == (
         "source is sampled with steps_offset=0 (scheduler_config.json: steps_offset=0), this config"
-        " samples with steps_offset=1: --config.diffusion.steps_offset=0 to sample it alike"
+        " samples with steps_offset=1: give --config.diffusion.steps_offset=0 to sample it"
+        " the same way"
     )
 
 
@@ -62,14 +63,14 @@ def test_zero_terminal_snr_with_v_is_better_sampled_to_its_last_timestep():
     said = {**IDM_VTON, "prediction_type": "v_prediction", "timestep_spacing": "trailing"}
     (note,) = agree(said, prediction="v", zero_terminal_snr=True)
     assert "is sampled with spacing='trailing'" in note
-    assert "--config.diffusion.spacing=trailing to sample it alike" in note
-    assert note.endswith("'leading' hardly ever visits the last timestep, pure noise")
+    assert "--config.diffusion.spacing=trailing to sample it the same way" in note
+    assert note.endswith("'leading' almost never visits the last timestep, which is pure noise")
     leading = {**said, "timestep_spacing": "leading"}
     for (note,) in (
         agree({"timestep_spacing": "trailing"}),
         agree(leading, prediction="v", zero_terminal_snr=True, spacing="trailing"),
     ):
-        assert note.endswith("to sample it alike")
+        assert note.endswith("to sample it the same way")
 
 
 def test_the_keys_of_a_refusal_make_a_config_that_can_be_sampled():
@@ -92,7 +93,7 @@ def test_the_keys_of_a_refusal_make_a_config_that_can_be_sampled():
 def test_a_samplers_setting_that_there_is_not_is_told_as_unknown(field, value):
     said = {"prediction_type": "epsilon", "timestep_spacing": "leading", field: value}
     (note,) = agree(said)
-    assert f"{field}=" in note and "is unknown, expected" in note and "--config" not in note
+    assert f"{field}=" in note and "is sampled with an unknown" in note and "--config" not in note
     (trained,) = notes_of(in_scheduler_config(said), said)
     assert "epsilon-prediction" in trained
 
@@ -113,7 +114,9 @@ def test_a_whole_number_with_a_point_is_one():
     ],
 )
 def test_other_noise_levels_are_another_schedule(fields):
-    with pytest.raises(OmfaError, match=f"{next(iter(fields))}=.*which no setting of config"):
+    with pytest.raises(
+        OmfaError, match=f"{next(iter(fields))}=.*which config.diffusion cannot express"
+    ):
         agree({"prediction_type": "epsilon", **fields})
     usual = {"timestep_type": "discrete", "sigma_max": None, "snr_shift_scale": 1, "shift": 1.0}
     assert agree({"prediction_type": "epsilon", **usual}) == ()
@@ -154,14 +157,14 @@ def test_every_key_that_diffusers_knows_is_read_or_the_samplers_own():
     said = {"wavelets": 3, "final_sigmas_type": "sigma_min", "solver_order": 2, "skew": None}
     said["clip_sample"] = "False"
     assert notes_of((), said)[1:] == (
-        "scheduler_config.json: final_sigmas_type not read (of its own sampler alone)",
+        "scheduler_config.json: final_sigmas_type not read (they affect only its own sampler)",
         "scheduler_config.json: not read: wavelets=3",
     )
 
 
 def test_what_is_ignored_is_a_note():
     (note,) = agree({"prediction_type": "v_prediction"}, ignore=True)
-    assert note.startswith("--config.model.ignore_scheduler=true: trained all the same, though")
+    assert note.startswith("--config.model.ignore_scheduler=true: training anyway, although")
     assert "prediction_type='v_prediction'" in note
 
 
@@ -184,7 +187,7 @@ def test_impossible_values_are_told_and_never_raise():
         agree(odd)
     assert "trained_betas='abc'" in str(refused.value) and "prediction_type=3" in str(refused.value)
     for values in ("abc", [], [float("nan")] * 1000, [[1, 2], [3]], {"a": 1}):
-        with pytest.raises(OmfaError, match="another noise schedule than SDXL's"):
+        with pytest.raises(OmfaError, match="a noise schedule other than SDXL's"):
             agree({"trained_betas": values})
     nan = Tensors("file", {"betas": (1000,)}, lambda _: np.full(1000, np.nan, np.float32))
     assert in_single_file(nan)[0].field == "process"

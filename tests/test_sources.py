@@ -110,7 +110,7 @@ def test_all_faults_of_both_networks_are_one_diff(copy, tmp_path, capsys):
     edit(copy, "unet", damage_unet)
     edit(copy, "vae", lambda tensors: tensors["quant_conv.bias"].fill(np.inf))
     assert import_fails(copy, tmp_path / "out", capsys).splitlines() == [
-        "convert_weights: the weights do not fit:",
+        "convert_weights: the weights do not match the network:",
         f"  {copy}/unet",
         "  - conv_out.bias",
         "  + extra.weight",
@@ -141,7 +141,7 @@ def test_an_index_with_a_missing_shard(copy, tmp_path, capsys, form):
     lost = sorted((copy / "unet").glob(f"*-of-*.{form}"))[1]
     lost.unlink()
     line = import_fails(copy, tmp_path / "out", capsys)
-    assert f"of which 1 are not there ({lost.name})" in line
+    assert f"of which 1 are missing ({lost.name})" in line
     index = copy / "unet" / f"{STEM}.{form}.index.json"
     index.write_text("{}")
     assert "has no weight_map" in import_fails(copy, tmp_path / "out", capsys)
@@ -152,18 +152,18 @@ def test_truncated_files(copy, tmp_path, capsys, keep):
     path = copy / "vae" / f"{STEM}.safetensors"
     whole = path.read_bytes()
     path.write_bytes(whole[:keep])
-    assert "is not a whole safetensors file" in import_fails(copy, tmp_path / "out", capsys)
+    assert "is not a complete safetensors file" in import_fails(copy, tmp_path / "out", capsys)
     path.unlink()
     torch.save(torch_vae(SMALL_VAE).state_dict(), copy / "vae" / f"{STEM}.bin")
     whole = (copy / "vae" / f"{STEM}.bin").read_bytes()
     (copy / "vae" / f"{STEM}.bin").write_bytes(whole[:keep])
-    assert "is not a whole file of torch.save's" in import_fails(copy, tmp_path / "out", capsys)
+    assert "is not a complete torch.save file" in import_fails(copy, tmp_path / "out", capsys)
 
 
 def test_pickles_that_run_code_are_refused(copy, tmp_path, capsys):
     (copy / "vae" / f"{STEM}.safetensors").unlink()
     torch.save({"quant_conv.bias": print}, copy / "vae" / f"{STEM}.bin")
-    assert "with tensors alone" in import_fails(copy, tmp_path / "out", capsys)
+    assert "of tensors only" in import_fails(copy, tmp_path / "out", capsys)
 
 
 def test_stable_diffusion_1_is_named(copy, tmp_path, capsys):
@@ -185,7 +185,7 @@ def test_unknown_widths_need_the_flag(source, tmp_path, capsys):
     wide = tmp_path / "wide"
     torch_unet(UNetConfig(**{**vars(SMALL_UNET), "in_channels": 12})).save_pretrained(wide / "unet")
     (wide / "vae").symlink_to(source / "vae")
-    assert "import it with --source-inputs" in import_fails(wide, tmp_path / "out", capsys)
+    assert "for instance --source-inputs" in import_fails(wide, tmp_path / "out", capsys)
     arguments = ["--source-inputs", "noisy,clean,pose"]
     assert (
         convert_weights.main(["import", str(wide), "--out", str(tmp_path / "out"), *arguments]) == 0

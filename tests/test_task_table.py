@@ -237,7 +237,7 @@ def test_other_text_encoders_are_said_and_other_lengths_refused(
     path = wider / "prompts.safetensors"
     table = load_prompts(path)
     save_prompts(path, dataclasses.replace(table, context=table.context[:, :2]))
-    with pytest.raises(OmfaError, match="numbers a prompt do not go together"):
+    with pytest.raises(OmfaError, match="cannot be merged"):
         update_tasks(weights_source(config), load_frozen(folder), folder)
 
 

@@ -123,7 +123,7 @@ def test_truncated_file_is_one_line(foreign, tmp_path, keep):
     (tmp_path / "unet").mkdir()
     (tmp_path / "unet" / "config.json").write_bytes((foreign / "unet/config.json").read_bytes())
     (tmp_path / "unet" / FILE).write_bytes((foreign / "unet" / FILE).read_bytes()[:keep])
-    with pytest.raises(OmfaError, match=f"{FILE} is not a whole safetensors file") as caught:
+    with pytest.raises(OmfaError, match=f"{FILE} is not a complete safetensors file") as caught:
         load_diffusers(tmp_path)
     assert "\n" not in str(caught.value)
 
@@ -139,7 +139,7 @@ def test_absent_files_are_named(foreign, tmp_path):
         fields = (foreign / name / "config.json").read_text()
         (tmp_path / name / "config.json").write_text(fields)
     (tmp_path / "unet" / "diffusion_pytorch_model.bin").write_bytes(b"pickle")
-    with pytest.raises(OmfaError, match=r"model.bin is not a whole file"):
+    with pytest.raises(OmfaError, match=r"model.bin is not a complete torch.save file"):
         load_diffusers(tmp_path)
     (tmp_path / "unet" / "config.json").write_text("{")
     with pytest.raises(OmfaError, match="is not JSON"):
@@ -148,7 +148,7 @@ def test_absent_files_are_named(foreign, tmp_path):
 
 def test_widening_adds_channels_that_do_not_matter(model, foreign):
     wide = load_diffusers(foreign, inputs=(("noisy", 4), ("mask", 1), ("pose", 4)))
-    assert len(wide.notes) == 1 and "mask, pose new with zero weights" in wide.notes[0]
+    assert len(wide.notes) == 1 and "mask, pose added with zero weights" in wide.notes[0]
     assert wide.unet_config.in_channels == 9
     x, *rest = map(jnp.asarray, unet_inputs(dataclasses.replace(SMALL_UNET, in_channels=9), 4, 4))
 
@@ -188,13 +188,13 @@ def test_vae_config_round_trip(config):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"use_linear_projection": False}, "use_linear_projection is False, .* only True"),
+        ({"use_linear_projection": False}, "use_linear_projection is False; only True"),
         ({"addition_embed_type": None}, "addition_embed_type is None"),
-        ({"attention_head_dim": [2, 4]}, "attention_head_dim .* needs 3 entries"),
+        ({"attention_head_dim": [2, 4]}, "attention_head_dim is .*, expected 3 entries"),
         ({"mid_block_type": None}, "mid_block_type is None"),
         ({"up_block_types": ["UpBlock2D"] * 3}, "up_block_types"),
-        ({"layers_per_block": [1, 2, 2]}, "layers_per_block .* differs from level"),
-        ({"transformer_layers_per_block": [1, 2]}, ".* needs 3 entries"),
+        ({"layers_per_block": [1, 2, 2]}, "layers_per_block differs between levels"),
+        ({"transformer_layers_per_block": [1, 2]}, ".* expected 3 entries"),
         ({"block_out_channels": None}, "block_out_channels is missing"),
     ],
 )

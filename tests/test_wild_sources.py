@@ -81,7 +81,7 @@ def test_a_tensor_under_its_old_and_new_name_is_refused(copy, capsys, tmp_path):
     key = "encoder.mid_block.attentions.0.to_q.weight"
     tensors[key.replace("to_q", "query")] = tensors[key]
     save_file(tensors, path)
-    assert "is there twice, as" in fails(capsys, "import", copy, "--out", tmp_path / "out")
+    assert "occurs twice, as" in fails(capsys, "import", copy, "--out", tmp_path / "out")
 
 
 def test_every_broken_file_is_named(copy, capsys, tmp_path):
@@ -89,13 +89,13 @@ def test_every_broken_file_is_named(copy, capsys, tmp_path):
         path = copy / name / f"{STEM}.safetensors"
         path.write_bytes(path.read_bytes()[:-9])
     said = fails(capsys, "import", copy, "--out", tmp_path / "out").splitlines()
-    assert len(said) == 2 and all("is not a whole safetensors file" in line for line in said)
+    assert len(said) == 2 and all("is not a complete safetensors file" in line for line in said)
 
 
 @pytest.mark.parametrize(
     ("state", "words"),
     [
-        ({"state_dict": {"x": torch.zeros(2)}}, "state_dict is no tensor"),
+        ({"state_dict": {"x": torch.zeros(2)}}, "state_dict is not a tensor"),
         ({"conv_in.bias": torch.zeros(16, dtype=torch.int8)}, "conv_in.bias is int8"),
     ],
 )
@@ -117,7 +117,7 @@ def test_pickles_from_before_archives_are_read(copy, source):
     ("name", "field", "value", "words"),
     [
         ("unet", "block_out_channels", 32, "block_out_channels is 32, expected a list"),
-        ("unet", "in_channels", None, "in_channels is None, expected a whole number"),
+        ("unet", "in_channels", None, "in_channels is None, expected an integer"),
         ("unet", "transformer_layers_per_block", [[1], [2]], "differs within a level"),
         ("vae", "scaling_factor", None, "scaling_factor is None, expected a number above 0"),
         ("vae", "scaling_factor", "a", "scaling_factor is 'a'"),
@@ -147,7 +147,7 @@ def test_a_vaes_other_scale_is_said(source, tmp_path):
     scaled = shutil.copytree(source / "vae", tmp_path / "scaled")
     fields = json.loads((scaled / "config.json").read_text())
     (scaled / "config.json").write_text(json.dumps({**fields, "scaling_factor": 0.18215}))
-    said = "the VAE's scale is 0.18215; SDXL's is 0.13025"
+    said = "the VAE's scaling factor is 0.18215; SDXL's is 0.13025"
     assert said in open_source(source, vae=scaled).notes
     assert said not in open_source(source).notes
 
@@ -163,7 +163,7 @@ def test_what_the_channels_are_taken_for_is_always_said(tmp_path, source, capsys
     shutil.copytree(source / "vae", tmp_path / "wide/vae")
     assert run("import", tmp_path / "wide", "--out", tmp_path / "out") == 0
     rule = "SDXL-inpainting, by its width 9"
-    assert f"conv_in: noisy 4, mask 1, clean 4 ({rule}), as they are" in capsys.readouterr().out
+    assert f"conv_in: noisy 4, mask 1, clean 4 ({rule}), unchanged" in capsys.readouterr().out
     assert json.loads((tmp_path / "out/omfa_import.json").read_text())["inputs_known_by"] == rule
 
 
@@ -255,4 +255,4 @@ def test_other_networks_are_not_compared(source, copy, tmp_path, capsys):
     shutil.copytree(source / "unet", copy / "unet")
     path = copy / "unet" / f"{STEM}.safetensors"
     path.write_bytes(path.read_bytes()[:-9])
-    assert "not a whole safetensors file" in fails(capsys, "check", tmp_path / "ours", copy)
+    assert "not a complete safetensors file" in fails(capsys, "check", tmp_path / "ours", copy)

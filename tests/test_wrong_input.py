@@ -107,8 +107,8 @@ def model_arrays():
         ("J_regressor", lambda a: a[:, :-1], "J_regressor is"),
         ("kintree_table", lambda a: a[0], "kintree_table is"),
         ("weights", np.zeros_like, "weights do not sum to 1"),
-        ("v_template", lambda a: a * np.nan, "v_template hold NaN"),
-        ("f", lambda a: a + 9, "faces name vertices that are not there"),
+        ("v_template", lambda a: a * np.nan, "v_template have NaN"),
+        ("f", lambda a: a + 9, "faces refer to missing vertices"),
     ],
 )
 def test_odd_body_models_are_refused(tmp_path, name, change, words):

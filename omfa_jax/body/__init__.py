@@ -1,1 +1,1 @@
-"""SMPL-X bodies: parameters and their files, cameras, the posed mesh, and pictures of it."""
+"""SMPL-X bodies: parameters, body files, cameras, meshes, rendering, import and fitting."""

@@ -1,4 +1,4 @@
-"""The two ways to draw a painted mesh: pyrender (OpenGL through EGL) and our own z-buffer."""
+"""The two rendering backends for a coloured mesh: pyrender (OpenGL via EGL) and our z-buffer."""
 
 import atexit
 import functools
@@ -24,15 +24,16 @@ SOFTWARE_GL = ("llvmpipe", "softpipe", "swrast", "swiftshader")
 
 _SUPERSAMPLE = 2
 _PYRENDER_HINT = "pip install pyrender2, apt-get install libegl1 libgl1, or use --backend zbuffer"
+# the process has one OpenGL context, which one thread at a time may use
 _gl_lock = threading.Lock()
 
 
 def resolve(backend: str) -> str:
-    """Return "pyrender" or "zbuffer": `auto` is whichever is faster in this process.
+    """Return "pyrender" or "zbuffer"; `auto` is the faster one in this process.
 
-    That is pyrender on a GPU; where OpenGL runs in software, the z-buffer if numba compiles it.
-    The fallback where pyrender does not work is said once on the log. Raises OmfaError for an
-    unknown name, and if pyrender is asked for but does not work.
+    That is pyrender on a GPU, and the z-buffer where OpenGL runs in software and numba is
+    installed. If pyrender does not work, `auto` falls back to the z-buffer and logs it once. Raises
+    OmfaError for an unknown name, and if pyrender is requested but does not work.
     """
     if backend not in BACKENDS:
         raise unknown("render backend", backend, BACKENDS)
@@ -48,12 +49,12 @@ def resolve(backend: str) -> str:
 
 
 def draw(painted: Painted, camera: Camera, backend: str) -> UInt8[np.ndarray, "h w 3"]:
-    """Return the picture, black background, drawn by a backend that `resolve` returned."""
+    """Render on a black background with a backend returned by `resolve`."""
     return _DRAW[backend](painted, camera)
 
 
 def draw_zbuffer(painted: Painted, camera: Camera) -> UInt8[np.ndarray, "h w 3"]:
-    """Draw with the z-buffer, averaging 2x2 samples a pixel; back faces are not drawn."""
+    """Render with the z-buffer, averaging 2x2 samples per pixel; back faces are culled."""
     large = camera.resized(camera.width_px * _SUPERSAMPLE, camera.height_px * _SUPERSAMPLE)
     pixels, depth = large.project_camera(painted.vertices)
     screen = np.column_stack([pixels, depth])
@@ -62,20 +63,21 @@ def draw_zbuffer(painted: Painted, camera: Camera) -> UInt8[np.ndarray, "h w 3"]
 
 
 def draw_pyrender(painted: Painted, camera: Camera) -> UInt8[np.ndarray, "h w 3"]:
-    """Draw with pyrender, 4 samples a pixel; back faces are not drawn."""
+    """Render with pyrender, 4 samples per pixel; back faces are culled."""
     pyrender = _import_pyrender()
-    # OpenGL's camera looks along -z with y up
+    # OpenGL's camera looks along -z with y up, ours along +z with y down
     positions = (painted.vertices * (1.0, -1.0, -1.0)).astype(np.float32)
     colors = np.column_stack([painted.colors, np.ones(len(positions))]).astype(np.float32)
     primitive = pyrender.Primitive(
         positions=positions,
         indices=painted.faces,
         color_0=np.clip(colors, 0, 1),
-        # floats: pyrender takes the integer 1 for 1/255
+        # floats: pyrender reads the integer 1 as 1/255
         material=pyrender.MetallicRoughnessMaterial(baseColorFactor=[1.0, 1.0, 1.0, 1.0]),
     )
     depth = painted.vertices[:, 2]
     far = max(float(depth.max()), 1.0) * 1.1
+    # the ratio far / near is bounded by the precision of OpenGL's depth buffer
     near = max(float(depth.min()) * 0.9, far * 1e-4)
     (fx, fy), (cx, cy) = camera.focal_px, camera.center_px
     scene = pyrender.Scene(bg_color=[0.0, 0.0, 0.0, 1.0])
@@ -94,22 +96,22 @@ _DRAW: dict[str, Draw] = {"zbuffer": draw_zbuffer, "pyrender": draw_pyrender}
 
 @functools.cache
 def pyrender_failure() -> str | None:
-    """Return why pyrender cannot draw in this process (one line), or None if it can."""
+    """Return why pyrender does not work in this process, in one line, or None if it does."""
     square = np.array([[-1, -1, 2], [-1, 1, 2], [1, 1, 2], [1, -1, 2]], dtype=np.float64)
     faces = np.array([[0, 1, 2], [0, 2, 3]], dtype=np.int32)
     camera = Camera((8.0, 8.0), (4.0, 4.0), 8, 8, np.eye(3), np.zeros(3))
     try:
         picture = draw_pyrender(Painted(square, faces, np.ones((4, 3))), camera)
-    # a missing driver shows up as ImportError, AttributeError, GLError, ... by version
+    # depending on versions, a missing driver raises ImportError, AttributeError, GLError, ...
     except Exception as error:
         reason = " ".join(str(error).split()) or "no reason given"
         return f"{type(error).__name__}: {reason[:200]}"
-    return None if picture[4, 4].min() > 250 else "the picture of a white square came out dark"
+    return None if picture[4, 4].min() > 250 else "a white test square was rendered dark"
 
 
 @functools.cache
 def on_gpu() -> bool:
-    """Tell whether pyrender, which must work here, draws on a GPU (Mesa's CPU drivers do not)."""
+    """Return True if pyrender, which must work here, uses a GPU instead of Mesa's CPU drivers."""
     renderer = _renderer(os.getpid())
     from OpenGL.GL import GL_RENDERER, glGetString
 
@@ -120,7 +122,7 @@ def on_gpu() -> bool:
 
 
 def _import_pyrender() -> Any:
-    # both are read at the first import only; without them pyrender looks for a display
+    # read at the first import only; without them pyrender needs a display
     os.environ.setdefault("PYOPENGL_PLATFORM", "egl")
     os.environ.setdefault("PYGLET_HEADLESS", "1")
     with warnings.catch_warnings():
@@ -131,7 +133,7 @@ def _import_pyrender() -> Any:
 
 @functools.cache
 def _renderer(process_id: int) -> Any:
-    """One renderer a process: deleting any EGL renderer kills all others of its process."""
+    """Return the process's only renderer: deleting any EGL renderer breaks all others in it."""
     del process_id
     renderer = _import_pyrender().OffscreenRenderer(8, 8)
     atexit.register(renderer.delete)
@@ -142,4 +144,4 @@ def _renderer(process_id: int) -> Any:
 def _log_fallback(reason: str) -> None:
     engine = "numba" if zbuffer.has_numba() else "numpy (slow; pip install numba)"
     log = logging.getLogger(__name__)
-    log.warning("pyrender does not work (%s): drawing with the z-buffer in %s", reason, engine)
+    log.warning("pyrender does not work (%s): rendering with the z-buffer in %s", reason, engine)

@@ -9,8 +9,8 @@ from jaxtyping import Float
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.images import letterbox_box
 
-MAX_SIDE_PX = 65_535  # of a JPEG
-MAX_FOCAL_PX = 1e9  # a telescope's; beyond it projection loses the body in rounding
+MAX_SIDE_PX = 65_535  # largest side of a JPEG
+MAX_FOCAL_PX = 1e9  # beyond any lens; larger values lose the body in rounding
 _ROTATION_TOLERANCE = 1e-3
 
 
@@ -20,7 +20,7 @@ class Camera:
 
     `focal_px` and `center_px` are (x, y) in pixels, where pixel (i, j) covers [i, i+1) x [j, j+1);
     `rotation` (3, 3) and `translation` (3,) in metres are float64. Raises OmfaError for a rotation
-    that is not one, or sizes and focal lengths that are not positive.
+    that is not one, and for sizes and focal lengths that are not positive.
     """
 
     focal_px: tuple[float, float]
@@ -32,14 +32,15 @@ class Camera:
 
     def __post_init__(self) -> None:
         values = {
-            "focal_px": _pair("focal_px", self.focal_px),
-            "center_px": _pair("center_px", self.center_px),
-            "width_px": _side(self.width_px),
-            "height_px": _side(self.height_px),
-            "rotation": _array("cam_rotation", self.rotation, (3, 3)),
-            "translation": _array("cam_translation", self.translation, (3,)),
+            "focal_px": _to_pair("focal_px", self.focal_px),
+            "center_px": _to_pair("center_px", self.center_px),
+            "width_px": _check_side(self.width_px),
+            "height_px": _check_side(self.height_px),
+            "rotation": _to_array("cam_rotation", self.rotation, (3, 3)),
+            "translation": _to_array("cam_translation", self.translation, (3,)),
         }
         for name, value in values.items():
+            # the dataclass is frozen
             object.__setattr__(self, name, value)
         if not 0 < min(self.focal_px) <= max(self.focal_px) <= MAX_FOCAL_PX:
             raise OmfaError(f"focal_px: expected two positive numbers, got {self.focal_px}")
@@ -49,7 +50,7 @@ class Camera:
 
     @property
     def size_text(self) -> str:
-        """The picture size as WIDTHxHEIGHT, for messages."""
+        """The image size as WIDTHxHEIGHT, for messages."""
         return f"{self.width_px}x{self.height_px}"
 
     def to_camera(self, points: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "n 3"]:
@@ -59,9 +60,9 @@ class Camera:
     def project_camera(
         self, points: Float[np.ndarray, "n 3"]
     ) -> tuple[Float[np.ndarray, "n 2"], Float[np.ndarray, "n"]]:
-        """Return (pixels, depth in metres) of points that are in camera axes already.
+        """Return (pixels, depth in metres) of points in camera axes.
 
-        Points at or behind the camera (depth <= 0) have no pixel: theirs are nan.
+        The pixels of points at or behind the camera (depth <= 0) are nan.
         """
         depth = points[:, 2]
         safe = np.where(depth > 0, depth, np.nan)[:, None]
@@ -75,7 +76,7 @@ class Camera:
         return self.project_camera(self.to_camera(points))
 
     def resized(self, width_px: int, height_px: int) -> "Camera":
-        """Return the camera of the photo letter-boxed to another size (core.images.letterbox)."""
+        """Return the camera of the photo letterboxed to another size (core.images.letterbox)."""
         top, left, height, width = letterbox_box(
             (self.height_px, self.width_px), height_px, width_px
         )
@@ -98,15 +99,17 @@ def looking_at(
     height_px: int,
     up: Any = (0.0, 1.0, 0.0),
 ) -> Camera:
-    """Return a camera at `eye` (metres) whose picture centre is `target`, with `up` upright.
+    """Return a camera at `eye` (metres) with `target` at the image centre and `up` upwards.
 
-    Raises OmfaError if the line of sight is zero or parallel to `up`.
+    Raises OmfaError if the viewing direction is zero or parallel to `up`.
     """
-    eye = _array("eye", eye, (3,))
-    forward = _array("target", target, (3,)) - eye
-    right = np.cross(forward, _array("up", up, (3,)))
+    eye = _to_array("eye", eye, (3,))
+    forward = _to_array("target", target, (3,)) - eye
+    right = np.cross(forward, _to_array("up", up, (3,)))
     if np.linalg.norm(right) < 1e-9:
-        raise OmfaError(f"camera: no line of sight from {eye} to {target} with up = {up}")
+        raise OmfaError(
+            f"camera: the direction from {eye} to {target} is zero or parallel to up = {up}"
+        )
     forward /= np.linalg.norm(forward)
     right /= np.linalg.norm(right)
     rotation = np.stack([right, np.cross(forward, right), forward])
@@ -120,20 +123,20 @@ def looking_at(
     )
 
 
-def _side(value: Any) -> int:
-    # NaN is on neither side
+def _check_side(value: Any) -> int:
+    # written so that NaN is rejected
     if not 1 <= value <= MAX_SIDE_PX:
-        raise OmfaError(f"image_size_px: expected 1 to {MAX_SIDE_PX} a side, got {value}")
+        raise OmfaError(f"image_size_px: expected sides of 1 to {MAX_SIDE_PX}, got {value}")
     return int(value)
 
 
-def _array(name: str, value: Any, shape: tuple[int, ...]) -> Float[np.ndarray, "..."]:
+def _to_array(name: str, value: Any, shape: tuple[int, ...]) -> Float[np.ndarray, "..."]:
     array = np.array(value, dtype=np.float64)
     if array.size != int(np.prod(shape)) or not np.all(np.isfinite(array)):
         raise OmfaError(f"{name}: expected {shape} finite numbers, got shape {array.shape}")
     return array.reshape(shape)
 
 
-def _pair(name: str, value: Any) -> tuple[float, float]:
-    x, y = _array(name, value, (2,))
+def _to_pair(name: str, value: Any) -> tuple[float, float]:
+    x, y = _to_array(name, value, (2,))
     return float(x), float(y)

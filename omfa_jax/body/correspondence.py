@@ -1,4 +1,4 @@
-"""The map that brings SMPL's mesh into SMPL-X's topology."""
+"""The vertex correspondence from SMPL's mesh to SMPL-X's topology."""
 
 import os
 from dataclasses import dataclass
@@ -18,17 +18,17 @@ MASK_FILE = "smplx_mask_ids.npy"
 
 @dataclass(frozen=True, eq=False)
 class Correspondence:
-    """Each vertex of SMPL-X as a weighted mean of SMPL's; `matrix` None means vertex by vertex.
+    """Each SMPL-X vertex as a weighted mean of SMPL's vertices; `matrix` None is the identity.
 
-    `valid` are the indices of the SMPL-X vertices that SMPL has a counterpart of (not the eyeballs
-    and the inside of the mouth).
+    `valid` are the indices of SMPL-X vertices with a counterpart in SMPL (all but the eyeballs and
+    the inside of the mouth).
     """
 
     matrix: Any
     valid: Int[np.ndarray, "n"]
 
     def __call__(self, vertices: Float32[np.ndarray, "v 3"]) -> Float32[np.ndarray, "n 3"]:
-        """Return where SMPL's mesh has the valid vertices of SMPL-X."""
+        """Return the positions of the valid SMPL-X vertices on SMPL's mesh."""
         moved = vertices if self.matrix is None else self.matrix @ vertices
         return np.asarray(moved, np.float32)[self.valid]
 
@@ -39,9 +39,9 @@ def load_correspondence(
     """Return the map from a mesh of `source_vertices` to one of `target_vertices`.
 
     `path` is smplx's `smpl2smplx_deftrafo_setup.pkl` (needs `trust`), an .npz with a `matrix`
-    (target, source), or the word "identity" for meshes of one topology. A `smplx_mask_ids.npy`
-    beside the file names the valid vertices; without it all are. Raises OmfaError if the file is
-    missing, damaged, not trusted, or made for other meshes.
+    (target, source), or "identity" for meshes of the same topology. A `smplx_mask_ids.npy` beside
+    the file lists the valid vertices; without it all are valid. Raises OmfaError if the file is
+    missing, damaged, pickled without `trust`, or made for other meshes.
     """
     everything = np.arange(target_vertices)
     if os.fspath(path) == IDENTITY:
@@ -61,11 +61,12 @@ def load_correspondence(
     except (ValueError, TypeError, OmfaError) as error:
         raise OmfaError(f"{what} {path}: {error}") from None
     if matrix.shape[1] == 2 * source_vertices:
-        # the second half is for points that stand off the surface along its normals
+        # the second half is for offsets along the surface normals, which are zero here
         matrix = matrix[:, :source_vertices]
     if matrix.shape != (target_vertices, source_vertices):
         raise OmfaError(
-            f"{what} {path}: it is {matrix.shape}, expected {(target_vertices, source_vertices)}"
+            f"{what} {path}: its shape is {matrix.shape}, expected"
+            f" {(target_vertices, source_vertices)}; it was made for other meshes"
         )
     mask = Path(path).with_name(MASK_FILE)
     valid = np.unique(read_pickle(mask, "vertex mask", trust=False)) if mask.exists() else None

@@ -1,4 +1,4 @@
-"""From parameters to a posed mesh: blend shapes and linear blend skinning, as SMPL-X does it."""
+"""SMPL-X's forward pass: blend shapes and linear blend skinning, from parameters to a mesh."""
 
 import numpy as np
 from jaxtyping import Float, Float32
@@ -13,8 +13,8 @@ def forward(
 ) -> tuple[Float32[np.ndarray, "v 3"], Float32[np.ndarray, "55 3"]]:
     """Return (vertices, joints) in metres, world axes; equal to smplx's forward within 1e-5 m.
 
-    Source: Pavlakos et al., "Expressive Body Capture" (SMPL-X), equations 1-4; the joints come
-    from the shaped template before pose correctives, and `transl` is added last.
+    Source: Pavlakos et al., "Expressive Body Capture" (SMPL-X), equations 1-4. The joints are
+    regressed from the shaped template before pose correctives; `transl` is added last.
     """
     rotations = rotation_matrices(params.full_pose())
     coefficients = np.concatenate([params.betas, params.expression])
@@ -33,7 +33,7 @@ def skinning_transforms(
     rest_joints: Float[np.ndarray, "j 3"],
     parents: np.ndarray,
 ) -> tuple[Float[np.ndarray, "j 3 4"], Float[np.ndarray, "j 3"]]:
-    """Return each joint's map from rest space to posed space [R | t], and the posed joints.
+    """Return each joint's transform from rest to posed space [R | t], and the posed joints.
 
     `parents` must list every parent before its children; the root's is -1.
     """
@@ -54,7 +54,7 @@ def skin(
     weights: Float[np.ndarray, "v j"],
     transforms: Float[np.ndarray, "j 3 4"],
 ) -> Float[np.ndarray, "v 3"]:
-    """Return the vertices moved by the weighted mean of their joints' transforms."""
+    """Return the vertices transformed by the weighted mean of their joints' transforms."""
     # one dense product is faster than gathering the few non-zero weights
     blended = (weights @ transforms.reshape(len(transforms), 12)).reshape(-1, 3, 4)
     return np.einsum("vij,vj->vi", blended[:, :, :3], rest) + blended[:, :, 3]

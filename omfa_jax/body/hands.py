@@ -1,4 +1,4 @@
-"""Hand poses: from the flat hand or from the mean one, in full or in principal components."""
+"""Conversion of hand poses to rotations from the flat hand, from means and PCA components."""
 
 import os
 from dataclasses import dataclass
@@ -14,27 +14,27 @@ _SIZE = 45
 
 @dataclass(frozen=True, eq=False)
 class Hands:
-    """What an SMPL-X model file says of hands, left then right; zeros without one.
+    """The hand statistics of an SMPL-X model file, left then right; zeros without a file.
 
-    `mean` (2, 45) is the relaxed hand as rotations from the flat one; `components` (2, 45, 45) are
-    the principal components, a row each, or None.
+    `mean` (2, 45) is the relaxed hand as rotations from the flat hand; the rows of `components`
+    (2, 45, 45) are the principal components, or None.
     """
 
     mean: Float64[np.ndarray, "2 45"]
     components: Float64[np.ndarray, "2 45 45"] | None
 
     def from_flat(self, pose: np.ndarray, side: int, *, from_mean: bool) -> np.ndarray:
-        """Return the rotations (45,) from the flat hand of a pose (45,) or of its k components.
+        """Return rotations (45,) from the flat hand, for a pose (45,) or its first k components.
 
-        `side` is 0 for the left hand. `from_mean` says that zeros mean the relaxed hand, as in
-        smplx's flat_hand_mean=False. OmfaError for components without a model file.
+        `side` is 0 for the left hand. With `from_mean`, zeros mean the relaxed hand, as with
+        smplx's flat_hand_mean=False. Raises OmfaError for components without a model file.
         """
         pose = np.asarray(pose, np.float64).ravel()
         if pose.size < _SIZE:
             if self.components is None:
                 raise OmfaError(
-                    f"a hand pose of {pose.size} numbers is in principal components, which need"
-                    " --smplx-model SMPLX_NEUTRAL.npz"
+                    f"a hand pose of {pose.size} numbers is given in principal components, which"
+                    " need --smplx-model SMPLX_NEUTRAL.npz"
                 )
             pose = pose @ self.components[side, : pose.size]
         if pose.size != _SIZE:
@@ -43,9 +43,10 @@ class Hands:
 
 
 def load_hands(model_path: str | os.PathLike | None) -> Hands:
-    """Return the hands of an SMPL-X .npz; without one, or without them in it, zeros."""
+    """Return the hand statistics of an SMPL-X .npz; zeros without a file or where it has none."""
     arrays = {} if model_path is None else read_npz(model_path, "body model", "--smplx-model")
     mean, components = np.zeros((2, _SIZE)), np.zeros((2, _SIZE, _SIZE))
+    # both hands or none: trimmed model files may lack the components
     found = 0
     for side, letter in enumerate("lr"):
         if f"hands_mean{letter}" in arrays:

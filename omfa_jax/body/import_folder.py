@@ -1,4 +1,4 @@
-"""The bodies of a raw data set's photos from another tool's output: resumable, with a report."""
+"""Import of body files for a raw data set from a pose network's output; resumable."""
 
 import contextlib
 import os
@@ -17,7 +17,7 @@ from omfa_jax.core.files import clear_leftovers, exclusive_lock, require_dir, re
 from omfa_jax.core.images import MAX_PIXELS, TOO_LARGE, exif_orientation
 
 PHOTO_DIRS = ("image", "images")
-# DressCode keeps garments (NNNNNN_1) beside people (NNNNNN_0)
+# DressCode has garments (NNNNNN_1) in the same folder as people (NNNNNN_0)
 _MIXED = ("upper_body", "lower_body", "dresses")
 LYING = 5  # EXIF orientations from here on swap width and height
 _LISTED = 20
@@ -25,10 +25,10 @@ _LISTED = 20
 
 @dataclass
 class ImportReport:
-    """What an import did: counts, and what was left out.
+    """The result of an import.
 
-    `failed` holds (photo, reason) pairs; `crowds` the photos with several people in them;
-    `no_photo` the frames that no photo goes with, `no_body` the photos without a frame.
+    `failed` has (photo, reason) pairs; `crowds` lists photos with several people, `no_photo` frames
+    without a photo, and `no_body` photos without a frame.
     """
 
     imported: int = 0
@@ -39,14 +39,12 @@ class ImportReport:
     no_body: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
-        """Return one line of counts, then lists of at most 20 names, then all failures."""
-        lines = [
-            f"{self.imported} bodies imported, {self.kept} were there, {len(self.failed)} failed"
-        ]
+        """Return a line of counts, lists of at most 20 names each, and all failures."""
+        lines = [f"{self.imported} bodies imported, {self.kept} kept, {len(self.failed)} failed"]
         for names, text in (
             (self.no_body, "photos have no body"),
             (self.no_photo, "frames have no photo"),
-            (self.crowds, "photos show several people, of whom one was taken"),
+            (self.crowds, "photos show several people, of which one was imported"),
         ):
             if names:
                 more = "" if len(names) <= _LISTED else f" and {len(names) - _LISTED} more"
@@ -62,12 +60,12 @@ def import_bodies(
     split: str | None = None,
     overwrite: bool = False,
 ) -> ImportReport:
-    """Write SPLIT/smplx/NAME.npz for every photo SPLIT/image/NAME.* that `source` has a frame of.
+    """Write SPLIT/smplx/NAME.npz for every photo SPLIT/image/NAME.* with a frame in `source`.
 
-    `split` None takes all folders with image/ or images/ below it, and the data set's own. A body
-    that is there is kept unless `overwrite`; one that fails is reported and the others go on.
-    Raises OmfaError if there are no photos, none of them has a frame, or another process writes
-    bodies there.
+    `split` None means the data set's folder and all folders in it that contain image/ or images/.
+    Existing bodies are kept unless `overwrite`; a failure is reported and does not stop the import.
+    Raises OmfaError if there are no photos, none of them has a frame, or another process is
+    writing bodies there.
     """
     photos = find_photos(raw_dir, split)
     with contextlib.ExitStack() as locks:
@@ -86,6 +84,7 @@ def _import_photos(
     overwrite: bool,
 ) -> ImportReport:
     report = ImportReport()
+    # list all photos before reading any frame, so that a wrong --in fails at once
     due = []
     for photo, body in photos:
         name = photo.relative_to(raw_dir).as_posix()
@@ -99,8 +98,8 @@ def _import_photos(
     if len(report.no_body) == len(photos):
         frames = ", ".join(sorted(source.frames)[:3]) or "none"
         raise OmfaError(
-            f"no frame goes with a photo: frames are {frames}, photos {photos[0][0].stem};"
-            " they are matched by name; check --in, --raw and --split"
+            f"no frame matches a photo by name: frames are {frames}, photos"
+            f" {photos[0][0].stem}; check --in, --raw and --split"
         )
     for name, photo, body in tqdm(due, unit="body", desc="bodies"):
         try:
@@ -117,7 +116,7 @@ def _import_photos(
 
 
 def find_photos(raw_dir: str | os.PathLike, split: str | None) -> list[tuple[Path, Path]]:
-    """Return (photo, its body file) of one split or of all; OmfaError if there are none."""
+    """Return (photo, body file) pairs of one split or of all; OmfaError if there are none."""
     root = require_dir(raw_dir, "raw data set", "--raw")
     parents = [root, *sorted(p for p in root.iterdir() if p.is_dir())]
     if split is not None:
@@ -138,8 +137,8 @@ def find_photos(raw_dir: str | os.PathLike, split: str | None) -> list[tuple[Pat
 
 
 def _import_one(source: Source, photo: Path, body: Path, convert: SmplToSmplx) -> int:
-    """Write one body; return how many people the photo shows."""
-    estimate = source.read(photo.stem, _upright_size(photo))
+    """Write one body and return the number of people in the photo."""
+    estimate = source.read(photo.stem, _read_upright_size(photo))
     found = estimate.body
     if isinstance(found, SmplBody):
         save_body(body, convert(found), estimate.camera, source=convert.source)
@@ -148,16 +147,16 @@ def _import_one(source: Source, photo: Path, body: Path, convert: SmplToSmplx) -
     return estimate.people
 
 
-def _upright_size(photo: Path) -> tuple[int, int]:
-    """Return (width, height) of a photo as the networks saw it: turned as its EXIF data say."""
+def _read_upright_size(photo: Path) -> tuple[int, int]:
+    """Return (width, height) of a photo after EXIF rotation, which is what the networks saw."""
     try:
         with Image.open(photo) as picture:
             width, height = picture.size
             if width * height > MAX_PIXELS:
                 raise Image.DecompressionBombError
-            lies = exif_orientation(picture) >= LYING
+            is_transposed = exif_orientation(picture) >= LYING
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise OmfaError(f"the photo {photo} is {TOO_LARGE}") from None
     except (OSError, UnidentifiedImageError, ValueError, SyntaxError):
-        raise OmfaError(f"the photo {photo} is not a picture that Pillow reads") from None
-    return (height, width) if lies else (width, height)
+        raise OmfaError(f"the photo {photo} is not an image that Pillow can read") from None
+    return (height, width) if is_transposed else (width, height)

@@ -1,4 +1,4 @@
-"""The 55 joints of SMPL-X in its order: names, parents, and the body part each one moves."""
+"""The 55 joints of SMPL-X in its order: names, parents, and the body part of each."""
 
 import numpy as np
 
@@ -25,7 +25,7 @@ JOINT_INDEX: dict[str, int] = {name: index for index, name in enumerate(JOINTS)}
 
 
 def part_of(joint: str) -> str:
-    """Return the body part of a joint: fingers count as the wrist, face joints as the head."""
+    """Return the body part of a joint: fingers belong to the wrist, face joints to the head."""
     if joint in ("jaw", "left_eye", "right_eye"):
         return "head"
     side, _, rest = joint.partition("_")
@@ -35,7 +35,7 @@ def part_of(joint: str) -> str:
 PARTS: tuple[str, ...] = tuple(dict.fromkeys(part_of(joint) for joint in JOINTS))
 PART_OF_JOINT = np.array([PARTS.index(part_of(joint)) for joint in JOINTS], dtype=np.int32)
 
-# the vertices that smplx reports as extra joints; it wants them at these indices of any model
+# vertices that smplx reports as extra joints, at fixed indices whatever the model
 EXTRA_JOINT_VERTICES: dict[str, int] = {
     "nose": 9120,
     "right_eye": 9929,

@@ -1,15 +1,16 @@
-"""A library of named target poses: a JSON file that people can read, write and extend.
+"""A library of named target poses, stored as a JSON file that can be written by hand.
 
     {"hands_on_hips": {"left_arm": {"upper": [0.7, -0.7, -0.2], "fore": [-0.8, -0.5, 0.1]},
                        "right_arm": "left_arm"}, ...}
 
-Every key is optional; what is not said is as in the rest pose with the arms down.
-"turn_deg": the whole body to its own left. "lean_deg": [forwards, to its left], shared by the
-spine; "twist_deg": the chest to its left. "head_deg": [down, to its left, tilt to its left].
-"left_arm", "right_arm": where upper arm and forearm point, x outwards, y up, z to the front, any
-length. "left_leg", "right_leg": where the thigh points (the rest pose's legs, a little apart, count
-as straight down), and "knee_deg", its bend. One side's name in the other's place mirrors it.
-"joints": {joint: axis-angle in radians} has the last word.
+Every key is optional; the default is the rest pose with the arms down.
+"turn_deg": rotation of the whole body to its own left. "lean_deg": [forwards, to its left],
+distributed over the spine; "twist_deg": the chest to its left. "head_deg": [down, to its left,
+tilt to its left]. "left_arm", "right_arm": directions of upper arm and forearm, x outwards, y up,
+z to the front, of any length. "left_leg", "right_leg": direction of the thigh (straight down means
+the rest pose's legs, slightly apart) and "knee_deg", the bend of the knee. The name of the other
+side in place of an object mirrors that side. "joints": {joint: axis-angle in radians} overrides
+everything else.
 """
 
 import os
@@ -37,18 +38,19 @@ LEG_DOWN = {"thigh": (-0.04, -1.0, 0.0), "knee_deg": 4.0}
 LIMBS = {"left_arm": ARM_DOWN, "right_arm": ARM_DOWN, "left_leg": LEG_DOWN, "right_leg": LEG_DOWN}
 NUMBERS = {"turn_deg": 1, "lean_deg": 2, "twist_deg": 1, "head_deg": 3}
 FINGER_CURL = 0.2
-# of a picture's height or width, by bodies in front of a studio camera
+# share of the image's height or width filled by the bodies in front of a studio camera
 FILL = 0.88
-# of a picture's longer side: what a portrait lens has
+# focal length as a multiple of the image's longer side, that of a portrait lens
 FOCAL_IN_SIDES = 1.6
 
 Pose = Float[np.ndarray, "55 3"]
 
 
 def load_library(path: str | os.PathLike | None = None) -> dict[str, Pose]:
-    """Return {name: rotations, axis-angle in smplx's order}; None is the library shipped.
+    """Return {name: axis-angle rotations in smplx's order}; None is the built-in library.
 
-    Raises OmfaError, naming pose and key, for what the module's text does not allow.
+    The format is described at the top of this module. Raises OmfaError, naming pose and key, for
+    anything else.
     """
     path = LIBRARY if path is None else require_file(path, "pose library", "--library")
     try:
@@ -61,7 +63,7 @@ def load_library(path: str | os.PathLike | None = None) -> dict[str, Pose]:
     for name, pose in written.items():
         try:
             if not name or name.startswith(".") or Path(name).name != name:
-                raise OmfaError("expected a name that can be a file's, without a path")
+                raise OmfaError("expected a name that can be used as a file name, without a path")
             poses[name] = rotations(pose)
         except OmfaError as error:
             raise OmfaError(f"pose library {path}: {name}: {error}") from None
@@ -69,14 +71,14 @@ def load_library(path: str | os.PathLike | None = None) -> dict[str, Pose]:
 
 
 def rotations(written: Mapping[str, Any]) -> Pose:
-    """Return the rotations of one pose as the library writes it; raises OmfaError."""
+    """Return the rotations of one pose of the library; OmfaError if it is malformed."""
     if not isinstance(written, Mapping):
         raise OmfaError(f"expected an object, got {written!r:.40}")
     known = {**NUMBERS, **LIMBS, "joints": None}
     for key in written:
         if key not in known:
             raise unknown("key of a pose", key, known)
-    degrees = {k: _numbers(k, written.get(k, np.zeros(n)), n) for k, n in NUMBERS.items()}
+    degrees = {k: _parse_numbers(k, written.get(k, np.zeros(n)), n) for k, n in NUMBERS.items()}
     turn, twist = np.deg2rad(degrees["turn_deg"][0]), np.deg2rad(degrees["twist_deg"][0])
     forwards, aside = np.deg2rad(degrees["lean_deg"])
     nod, look, tilt = np.deg2rad(degrees["head_deg"])
@@ -86,7 +88,7 @@ def rotations(written: Mapping[str, Any]) -> Pose:
     for joint in ("neck", "head"):
         values[joint] = np.array([nod, look, -tilt]) / 2
     for limb in LIMBS:
-        values |= _limb(limb, written)
+        values |= _parse_limb(limb, written)
     pose = np.zeros((55, 3))
     for joint, value in values.items():
         pose[JOINT_INDEX[joint]] = value
@@ -96,12 +98,12 @@ def rotations(written: Mapping[str, Any]) -> Pose:
     for joint, value in joints.items():
         if joint not in JOINT_INDEX:
             raise unknown("joint", joint, JOINT_INDEX)
-        pose[JOINT_INDEX[joint]] = _numbers(f"joints.{joint}", value, 3)
+        pose[JOINT_INDEX[joint]] = _parse_numbers(f"joints.{joint}", value, 3)
     return pose
 
 
-def _limb(limb: str, written: Mapping[str, Any]) -> dict[str, Float[np.ndarray, "3"]]:
-    """The joints of one limb; given for the left side, and mirrored in x for the right."""
+def _parse_limb(limb: str, written: Mapping[str, Any]) -> dict[str, Float[np.ndarray, "3"]]:
+    """Return the joints' rotations of one limb, mirrored in x for the right side."""
     side, kind = limb.split("_")
     said = written.get(limb, LIMBS[limb])
     if isinstance(said, str):
@@ -114,15 +116,15 @@ def _limb(limb: str, written: Mapping[str, Any]) -> dict[str, Float[np.ndarray, 
         what = said if not isinstance(said, Mapping) else odd
         raise OmfaError(f"{limb}: expected {' and '.join(default)}, got {what!r:.60}")
     if kind == "arm":
-        upper, fore = (_direction(f"{limb}.{k}", said.get(k, default[k])) for k in default)
+        upper, fore = (_parse_direction(f"{limb}.{k}", said.get(k, default[k])) for k in default)
         shoulder, elbow = arm_rotations(upper, fore)
         values = {"collar": np.array([0, 0, -0.08 + 0.2 * max(0.0, upper[1])])}
         values |= {"shoulder": shoulder, "elbow": elbow}
         fingers = [f"{f}{k}" for f in ("index", "middle", "ring", "pinky") for k in (1, 2, 3)]
         values |= {finger: np.array([0, 0, -FINGER_CURL]) for finger in fingers}
     else:
-        thigh = _direction(f"{limb}.thigh", said.get("thigh", default["thigh"]))
-        bend = _numbers(f"{limb}.knee_deg", said.get("knee_deg", default["knee_deg"]), 1)
+        thigh = _parse_direction(f"{limb}.thigh", said.get("thigh", default["thigh"]))
+        bend = _parse_numbers(f"{limb}.knee_deg", said.get("knee_deg", default["knee_deg"]), 1)
         hip, knee = leg_rotations(thigh, float(np.deg2rad(bend[0])))
         values = {"hip": hip, "knee": knee}
     mirror = np.array([1, 1, 1]) if side == "left" else np.array([1, -1, -1])
@@ -130,11 +132,11 @@ def _limb(limb: str, written: Mapping[str, Any]) -> dict[str, Float[np.ndarray, 
 
 
 def in_place_of(pose: Pose, params: BodyParams, camera: Camera) -> BodyParams:
-    """Return the person of `params` in a library pose, facing `camera` where the pose faces front.
+    """Return the person of `params` in a library pose; the pose's front faces `camera`.
 
-    Shape and the pelvis' place stay: poses are drawn where the person stands.
+    Shape and pelvis position are kept, so that the pose is drawn where the person stands.
     """
-    # the person's left, up and front in the world, for somebody upright who looks at the camera
+    # world axes (left, up, front) of an upright person who looks at the camera
     up, front = -camera.rotation[1], -camera.rotation[2]
     facing = np.stack([np.cross(up, front), up, front], axis=1)
     turned = np.array(pose)
@@ -147,18 +149,18 @@ def in_place_of(pose: Pose, params: BodyParams, camera: Camera) -> BodyParams:
 def studio_camera(
     model: BodyModel, bodies: Sequence[BodyParams], width_px: int, height_px: int
 ) -> Camera:
-    """Return a camera that looks along -z and shows all of `bodies`, filling 88% of the picture."""
+    """Return a camera looking along -z in which all of `bodies` together fill 88% of the image."""
     seen = np.concatenate([forward(model, body)[0] for body in bodies])
     low, high = seen.min(0), seen.max(0)
     focal = FOCAL_IN_SIDES * max(width_px, height_px)
     metres_per_px = max((high - low)[1] / height_px, (high - low)[0] / width_px) / FILL
     target = (low + high) / 2
-    # the nearest point, not the middle, must fit
+    # the nearest point, not the centre, must be inside the image
     eye = target + np.array([0, 0, focal * metres_per_px + (high - low)[2] / 2])
     return looking_at(eye, target, focal_px=focal, width_px=width_px, height_px=height_px)
 
 
-def _numbers(key: str, value: Any, count: int) -> Float[np.ndarray, "count"]:
+def _parse_numbers(key: str, value: Any, count: int) -> Float[np.ndarray, "count"]:
     try:
         numbers = np.atleast_1d(np.asarray(value, float))
     except (TypeError, ValueError):
@@ -168,8 +170,8 @@ def _numbers(key: str, value: Any, count: int) -> Float[np.ndarray, "count"]:
     return numbers
 
 
-def _direction(key: str, value: Any) -> Float[np.ndarray, "3"]:
-    vector = _numbers(key, value, 3)
+def _parse_direction(key: str, value: Any) -> Float[np.ndarray, "3"]:
+    vector = _parse_numbers(key, value, 3)
     length = np.linalg.norm(vector)
     if length < 1e-6:
         raise OmfaError(f"{key}: expected a direction, got {value!r:.60}")

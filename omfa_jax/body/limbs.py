@@ -1,4 +1,4 @@
-"""Rotations of arms and legs from where their bones point."""
+"""Joint rotations of arms and legs from the directions of their bones."""
 
 import numpy as np
 from jaxtyping import Float
@@ -9,23 +9,26 @@ from omfa_jax.body.rotations import axis_angle
 def arm_rotations(
     upper: Float[np.ndarray, "3"], fore: Float[np.ndarray, "3"]
 ) -> tuple[Float[np.ndarray, "3"], Float[np.ndarray, "3"]]:
-    """Axis-angles of shoulder and elbow that point the rest pose's +x arm along both directions.
+    """Return axis-angles of shoulder and elbow that turn the rest pose's +x arm to both directions.
 
-    The twist about the upper arm stays half way between no twist and the one that makes the elbow
-    a pure hinge: skinning creases on more.
+    The twist of the upper arm is between none and the one that makes the elbow a pure hinge;
+    skinning creases at the shoulder with more.
     """
     hinge = -np.cross(upper, fore)
     hinge /= max(np.linalg.norm(hinge), 1e-6)
     resting = np.array([-upper[1], upper[0], 0.0])
     resting /= max(np.linalg.norm(resting), 1e-6)
+    # nearly opposite axes would cancel in the sum
     axis = resting if hinge @ resting < -0.9 else resting + hinge * 0.7
-    shoulder = _frame(upper, axis)
-    forearm = _frame(fore, shoulder[:, 1])
+    shoulder = _make_frame(upper, axis)
+    forearm = _make_frame(fore, shoulder[:, 1])
     return axis_angle(shoulder), axis_angle(shoulder.T @ forearm)
 
 
-def _frame(x: Float[np.ndarray, "3"], near_y: Float[np.ndarray, "3"]) -> Float[np.ndarray, "3 3"]:
-    """The rotation whose x column is `x` and whose y column is as near as can be to `near_y`."""
+def _make_frame(
+    x: Float[np.ndarray, "3"], near_y: Float[np.ndarray, "3"]
+) -> Float[np.ndarray, "3 3"]:
+    """Return the rotation with x column `x` and the y column closest to `near_y`."""
     y = near_y - (near_y @ x) * x
     y /= np.linalg.norm(y)
     return np.stack([x, y, np.cross(x, y)], axis=1)
@@ -34,9 +37,10 @@ def _frame(x: Float[np.ndarray, "3"], near_y: Float[np.ndarray, "3"]) -> Float[n
 def leg_rotations(
     thigh: Float[np.ndarray, "3"], knee: float
 ) -> tuple[Float[np.ndarray, "3"], Float[np.ndarray, "3"]]:
-    """Axis-angles of hip and knee: the rest pose's thigh (-y) along `thigh`, the knee bent.
+    """Return axis-angles of hip and knee that turn the rest pose's thigh (-y) to `thigh`.
 
-    `knee` is in radians, 0 for a straight leg; the kneecap stays as far in front as it can.
+    `knee` is the bend in radians, 0 for a straight leg. The hip takes the shortest rotation, which
+    keeps the kneecap in front.
     """
     down = np.array([0.0, -1.0, 0.0])
     axis = np.cross(down, thigh)

@@ -1,4 +1,4 @@
-"""Small facts about triangle meshes."""
+"""Vertex normals of triangle meshes."""
 
 import numpy as np
 from jaxtyping import Float, Float64, Int32
@@ -7,11 +7,12 @@ from jaxtyping import Float, Float64, Int32
 def vertex_normals(
     vertices: Float[np.ndarray, "v 3"], faces: Int32[np.ndarray, "f 3"]
 ) -> Float64[np.ndarray, "v 3"]:
-    """Return unit normals, outwards for counter-clockwise faces: area-weighted means of the faces.
+    """Return unit normals, area-weighted means over faces, outwards for counter-clockwise faces.
 
-    A vertex of no face, or of degenerate faces only, gets the zero vector.
+    Vertices without a face, or with degenerate faces only, get the zero vector.
     """
     a, b, c = (vertices[faces[:, corner]].astype(np.float64) for corner in range(3))
+    # the length is twice the face's area, which gives the weighting
     face_normals = np.cross(b - a, c - a)
     normals = np.stack(
         [

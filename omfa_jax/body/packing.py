@@ -1,7 +1,7 @@
-"""The packed form of a body model without pose correctives: 1 MB instead of 30.
+"""The packed format of a body model without pose correctives: 1 MB instead of 30 MB.
 
-Keys and meaning are SMPL-X's; only the number formats differ. Blend shapes are fixed-point, and
-the skinning weights and the joint regressor, nearly all zeros, are lists of (index, value).
+Keys and meaning are SMPL-X's; only the number formats differ. Blend shapes are fixed-point numbers.
+Skinning weights and joint regressor, which are nearly all zeros, are stored as (index, value).
 """
 
 from collections.abc import Mapping
@@ -13,19 +13,20 @@ _WEIGHT_ONE = 65535
 
 
 def is_packed(arrays: Mapping[str, np.ndarray]) -> bool:
-    """Tell whether the arrays of an .npz are in the packed form."""
+    """Return True if the arrays of an .npz are in the packed format."""
     return "shapedirs_step_m" in arrays
 
 
 def pack(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return the packed form of SMPL-X arrays: v_template, f, shapedirs, J_regressor, weights...
+    """Return SMPL-X arrays (v_template, f, shapedirs, J_regressor, weights, ...) in packed format.
 
-    Error: at most 5 micrometres per unit beta, 2e-5 in a skinning weight.
+    The error is at most 5 micrometres per unit beta and 2e-5 in a skinning weight.
     """
+    # the ranges of uint16 indices and of int16 at this step
     if len(arrays["v_template"]) > 65536 or np.abs(arrays["shapedirs"]).max() > 0.3:
         raise ValueError("packing needs at most 65,536 vertices and blend shapes below 0.3 m")
-    weight_index, weight_value = _sparse_rows(arrays["weights"])
-    joint_index, joint_value = _sparse_rows(arrays["J_regressor"])
+    weight_index, weight_value = _to_sparse_rows(arrays["weights"])
+    joint_index, joint_value = _to_sparse_rows(arrays["J_regressor"])
     return {
         "v_template": arrays["v_template"].astype(np.float32),
         "f": arrays["f"].astype(np.uint16),
@@ -42,26 +43,27 @@ def pack(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 def unpack(packed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Return the dense SMPL-X arrays of a packed model, as float32 and uint32."""
     vertices = len(packed["v_template"])
-    weights = _dense_rows(packed["weights_index"], packed["weights"].astype(np.float64), 55)
-    regressor = _dense_rows(packed["J_regressor_index"], packed["J_regressor"], vertices)
+    weights = _to_dense_rows(packed["weights_index"], packed["weights"].astype(np.float64), 55)
+    regressor = _to_dense_rows(packed["J_regressor_index"], packed["J_regressor"], vertices)
     return {
         "v_template": packed["v_template"],
         "f": packed["f"].astype(np.uint32),
         "shapedirs": (packed["shapedirs"] * packed["shapedirs_step_m"]).astype(np.float32),
         "kintree_table": packed["kintree_table"],
+        # rounding leaves sums slightly off 1, which would scale the vertices
         "weights": (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32),
         "J_regressor": regressor.astype(np.float32),
     }
 
 
-def _sparse_rows(dense: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return (index, value), each (rows, k), where k is the longest row; short rows pad with 0."""
+def _to_sparse_rows(dense: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return (index, value), each (rows, k), where k is the longest row; others are padded."""
     kept = int((dense != 0).sum(axis=1).max())
     index = np.sort(np.argsort(dense == 0, axis=1, kind="stable")[:, :kept], axis=1)
     return index, np.take_along_axis(dense, index, axis=1)
 
 
-def _dense_rows(index: np.ndarray, value: np.ndarray, columns: int) -> np.ndarray:
+def _to_dense_rows(index: np.ndarray, value: np.ndarray, columns: int) -> np.ndarray:
     dense = np.zeros((len(index), columns), np.float64)
     np.put_along_axis(dense, index.astype(np.int64), value.astype(np.float64), axis=1)
     return dense

@@ -1,4 +1,4 @@
-"""Pose, shape and expression of one SMPL-X body."""
+"""The parameters of one SMPL-X body: pose, shape, expression and translation."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +21,7 @@ SHAPES: dict[str, tuple[int, ...]] = {
     "transl": (3,),
 }
 
-# the order of smplx's full_pose: the face stands between body and hands
+# the order of smplx's full_pose: the face is between body and hands
 _POSE_ORDER = (
     *("global_orient", "body_pose", "jaw_pose", "leye_pose", "reye_pose"),
     *("left_hand_pose", "right_hand_pose"),
@@ -33,9 +33,9 @@ class BodyParams:
     """SMPL-X parameters under smplx's names, float32; rotations are axis-angle in radians.
 
     `betas` and `expression` are in standard deviations, `transl` in metres. Hand poses are full
-    rotations from the flat hand (smplx's `use_pca=False, flat_hand_mean=True`). All ten are given
-    by name; lists and arrays of the right size but another shape, such as (1, 10) or (63,), are
-    converted, and anything else is an OmfaError.
+    rotations from the flat hand (smplx's `use_pca=False, flat_hand_mean=True`). All ten must be
+    given by name. Lists and arrays of the right size but another shape, such as (1, 10) or (63,),
+    are reshaped; anything else is an OmfaError.
     """
 
     betas: Float32[np.ndarray, "10"]
@@ -56,12 +56,13 @@ class BodyParams:
         for name, shape in SHAPES.items():
             if name not in parameters:
                 raise OmfaError(
-                    f"body parameters: missing {name}; neutral().replace(...) has zeros"
+                    f"body parameters: missing {name}; to set only some, call replace() on the"
+                    " neutral parameters"
                 )
-            object.__setattr__(self, name, _checked(name, parameters[name], shape))
+            object.__setattr__(self, name, _check(name, parameters[name], shape))
 
     def full_pose(self) -> Float32[np.ndarray, "55 3"]:
-        """Return all rotations in smplx order: global, body, jaw, eyes, left hand, right hand."""
+        """Return all rotations in smplx's order: global, body, jaw, eyes, left hand, right hand."""
         return np.concatenate([getattr(self, name).reshape(-1, 3) for name in _POSE_ORDER])
 
     def replace(self, **changes: Any) -> "BodyParams":
@@ -79,13 +80,13 @@ def neutral() -> BodyParams:
 
 
 def from_full_pose(pose: Float[np.ndarray, "55 3"], **others: Any) -> BodyParams:
-    """Return parameters with the rotations of `pose` (smplx order); `others` as in BodyParams."""
+    """Return parameters with the rotations of `pose` (smplx's order) and `others` by name."""
     sizes = [int(np.prod(SHAPES[name])) // 3 for name in _POSE_ORDER]
     pieces = np.split(np.asarray(pose), np.cumsum(sizes)[:-1])
     return neutral().replace(**dict(zip(_POSE_ORDER, pieces, strict=True)), **others)
 
 
-def _checked(name: str, value: Any, shape: tuple[int, ...]) -> Float32[np.ndarray, "..."]:
+def _check(name: str, value: Any, shape: tuple[int, ...]) -> Float32[np.ndarray, "..."]:
     try:
         array = np.asarray(value, dtype=np.float32)
     except (TypeError, ValueError):
@@ -93,5 +94,5 @@ def _checked(name: str, value: Any, shape: tuple[int, ...]) -> Float32[np.ndarra
     if array.size != int(np.prod(shape)):
         raise OmfaError(f"{name}: expected shape {shape}, got {array.shape}")
     if not np.all(np.isfinite(array)):
-        raise OmfaError(f"{name}: expected finite numbers, found nan or inf")
+        raise OmfaError(f"{name}: expected finite numbers, got nan or inf")
     return array.reshape(shape)

@@ -1,4 +1,4 @@
-"""The file of one body and the camera that sees it: an .npz with smplx's parameter names."""
+"""Body files: an .npz with one body's parameters, under smplx's names, and its camera."""
 
 import os
 from pathlib import Path
@@ -14,16 +14,16 @@ from omfa_jax.core.files import atomic_write, require_file
 
 CAMERA_KEYS = ("focal_px", "center_px", "image_size_px", "cam_rotation", "cam_translation")
 
-# where a body comes from, "" when unknown. "exact": known (synthetic worlds); "smplx": an SMPL-X
-# estimate; "smpl_fit" and "smpl_copy21": an SMPL estimate carried over to SMPL-X by fitting its
-# mesh, or (approximate) by copying its joints' rotations; "keypoints": fitted to 2D keypoints
+# origin of a body, "" if unknown. "exact": ground truth (synthetic data); "smplx": an SMPL-X
+# estimate; "smpl_fit" and "smpl_copy21": an SMPL estimate converted to SMPL-X by fitting its mesh,
+# or (approximate) by copying its joint rotations; "keypoints": fitted to 2D keypoints
 SOURCES = ("", "exact", "smplx", "smpl_fit", "smpl_copy21", "keypoints")
 
 
 def save_body(
     path: str | os.PathLike, params: BodyParams, camera: Camera, *, source: str = ""
 ) -> None:
-    """Write parameters and camera to `path` (.npz); the file is whole or absent.
+    """Write parameters and camera to `path` (.npz), atomically.
 
     Keys: smplx's parameter names, then focal_px (x, y), center_px (x, y), image_size_px
     (width, height), cam_rotation (3, 3) and cam_translation (3,): x_cam = R x_world + t; and
@@ -47,24 +47,25 @@ def save_body(
 
 
 def load_body_file(path: str | os.PathLike) -> tuple[BodyParams, Camera]:
-    """Read what `save_body` wrote, or a file of the same keys from another tool.
+    """Return (parameters, camera) of a body file of `save_body` or of any tool with these keys.
 
-    Raises OmfaError, one line with the path, if the file is missing, damaged, or lacks a key.
+    Raises OmfaError, with the path, if the file is missing or damaged or lacks a key.
     """
     arrays = read_npz(path, "body file")
     wanted = (*SHAPES, *CAMERA_KEYS)
     missing = [name for name in wanted if name not in arrays]
     if missing:
         raise OmfaError(
-            f"body file {path}: missing {', '.join(missing)} (needs {len(wanted)} keys)"
+            f"body file {path}: missing {', '.join(missing)} ({len(wanted)} keys are required)"
         )
     try:
-        width, height = _pair(arrays, "image_size_px")
+        width, height = _parse_pair(arrays, "image_size_px")
         camera = Camera(
-            focal_px=_pair(arrays, "focal_px"),
-            center_px=_pair(arrays, "center_px"),
+            focal_px=_parse_pair(arrays, "focal_px"),
+            center_px=_parse_pair(arrays, "center_px"),
             width_px=int(width),
             height_px=int(height),
+            # other tools save these with a leading axis of 1
             rotation=arrays["cam_rotation"].astype(np.float64).squeeze(),
             translation=arrays["cam_translation"].astype(np.float64).ravel(),
         )
@@ -75,9 +76,9 @@ def load_body_file(path: str | os.PathLike) -> tuple[BodyParams, Camera]:
 
 
 def body_source(pose_map: Path | None) -> str:
-    """Return where the body of SPLIT/pose/NAME.png comes from: what SPLIT/smplx/NAME.npz says.
+    """Return the origin of the body of SPLIT/pose/NAME.png, as stored in SPLIT/smplx/NAME.npz.
 
-    "" without a map, a body file or a source in it, and for a file that cannot be read.
+    It is "" without a map, a body file or a source in it, and for a file that cannot be read.
     """
     if pose_map is None:
         return ""
@@ -89,7 +90,7 @@ def body_source(pose_map: Path | None) -> str:
     return source if source in SOURCES else ""
 
 
-def _pair(arrays: dict[str, np.ndarray], name: str) -> tuple[float, float]:
+def _parse_pair(arrays: dict[str, np.ndarray], name: str) -> tuple[float, float]:
     if arrays[name].size != 2:
         raise OmfaError(f"{name}: expected 2 numbers (x, y), got shape {arrays[name].shape}")
     x, y = arrays[name].astype(np.float64).ravel().tolist()
@@ -97,16 +98,16 @@ def _pair(arrays: dict[str, np.ndarray], name: str) -> tuple[float, float]:
 
 
 def read_npz(path: str | os.PathLike, what: str, flag: str = "the path") -> dict[str, np.ndarray]:
-    """Return all arrays of an .npz; OmfaError in one line if it is missing or damaged.
+    """Return all arrays of an .npz; OmfaError if it is missing or damaged.
 
-    Arrays of Python objects (the official SMPL-X file has some) are left out, never unpickled.
+    Arrays of Python objects (the official SMPL-X file has some) are skipped, never unpickled.
     """
     path = require_file(path, what, flag)
     try:
         with path.open("rb") as file:
             if file.read(6) == b"\x93NUMPY":
-                raise ValueError("it holds a single array (.npy)")
+                raise ValueError("it is a single array (.npy)")
             return read_arrays(file)
     except (*DAMAGE, OSError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise OmfaError(f"{what} {path}: not a whole .npz file: {reason}") from None
+        raise OmfaError(f"{what} {path}: not a complete .npz file: {reason}") from None

@@ -1,4 +1,4 @@
-"""Other tools' pickles, read so that nothing in them can run."""
+"""Safe reading of other tools' pickles: nothing in them is executed."""
 
 import bz2
 import functools
@@ -31,7 +31,7 @@ Name = tuple[str, str]
 
 _JOBLIB_ARRAY: Name = ("joblib.numpy_pickle", "NumpyArrayWrapper")
 _TENSOR_HINT = "; save numpy arrays instead: {name: tensor.cpu().numpy() for ...}"
-# what the unpicklers and numpy's header reader raise on files that are not what they seem
+# exceptions of the unpicklers and of numpy's header reader for damaged or mislabelled files
 _DAMAGE = (
     *(pickle.UnpicklingError, EOFError, ValueError, TypeError, AttributeError, KeyError),
     *(IndexError, ImportError, OverflowError, OSError, RecursionError, MemoryError),
@@ -40,7 +40,7 @@ _DAMAGE = (
 
 
 class StandIn:
-    """In place of an object whose class is not admitted: its state, and none of its code."""
+    """Replaces an object whose class is not loaded: it has its state and none of its code."""
 
     def __init__(self, *arguments: Any) -> None:
         self.state: Any = {}
@@ -52,13 +52,13 @@ class StandIn:
 def read_pickle(
     path: str | os.PathLike, what: str, *, trust: bool, stand_ins: Collection[Name] = ()
 ) -> Any:
-    """Return the object of a .pkl (plain or joblib's, compressed or not), or of an .npy or .npz.
+    """Return the object in a .pkl (plain or joblib's, compressed or not), an .npy or an .npz.
 
-    An .npz becomes a dict of its arrays. Files of plain arrays are read in any case; pickled
-    objects are refused unless `trust`, and even then only numpy's arrays, scalars and dtypes and
-    Python's containers, numbers and strings are admitted, so no code of the file runs. Objects of
-    the classes named in `stand_ins` become StandIn. Raises OmfaError, which names the first thing
-    that is not admitted, also for damaged files.
+    An .npz becomes a dict of its arrays. Plain arrays are always read. Pickled objects are read
+    only with `trust`, and even then only numpy's arrays, scalars and dtypes and Python's
+    containers, numbers and strings are allowed, so that no code of the file runs. Objects of the
+    classes in `stand_ins` become StandIn. Raises OmfaError for a damaged file, and naming the first
+    class or function that is not allowed.
     """
     path = require_file(path, what, "--in")
     load = functools.partial(_load, trust=trust, stand_ins=frozenset(stand_ins))
@@ -67,35 +67,35 @@ def read_pickle(
             if path.suffix == ".npz":
                 return _read_npz(file, load)
             if path.suffix == ".npy":
-                return _plain(_read_npy(file, load))
-            return load(_decompressed(file))
+                return _unwrap(_read_npy(file, load))
+            return load(_decompress(file))
     except OmfaError as error:
         raise OmfaError(f"{what} {path}: {error}") from None
     except _DAMAGE as error:
         reason = " ".join(str(error).split())[:150] or type(error).__name__
-        raise OmfaError(f"{what} {path}: damaged or of another kind: {reason}") from None
+        raise OmfaError(f"{what} {path}: damaged or not of this format: {reason}") from None
 
 
 def _read_npz(file: BinaryIO, load: Callable[[BinaryIO], Any]) -> dict[str, Any]:
     arrays = {}
     for name, stream, size in members_of(file):
-        arrays[name] = _plain(_read_npy(io.BytesIO(stream.read(size)), load))
+        arrays[name] = _unwrap(_read_npy(io.BytesIO(stream.read(size)), load))
     return arrays
 
 
 def _read_npy(file: BinaryIO, load: Callable[[BinaryIO], Any]) -> Any:
     array = read_array(file, size_of(file))
-    # the file is at its pickle now
+    # read_array has left the file at its pickle
     return load(file) if array is None else array
 
 
-def _plain(array: Any) -> Any:
-    """Return what np.save was given: an object that is no array was wrapped in one without axes."""
+def _unwrap(array: Any) -> Any:
+    """Return what np.save was given: it wraps objects that are not arrays in 0-d arrays."""
     is_wrapped = isinstance(array, np.ndarray) and array.dtype.hasobject and array.ndim == 0
     return array.item() if is_wrapped else array
 
 
-def _decompressed(file: BinaryIO) -> BinaryIO:
+def _decompress(file: BinaryIO) -> BinaryIO:
     size = size_of(file)
     start = file.read(6)
     file.seek(0)
@@ -106,11 +106,11 @@ def _decompressed(file: BinaryIO) -> BinaryIO:
     if start == b"\xfd7zXZ\x00" or start[:5] == b"]\x00\x00\x80\x00":
         return io.BytesIO(read_bounded(lzma.LZMAFile(file), size))
     if start[:1] == b"x":
-        return io.BytesIO(_inflated(file.read()))
+        return io.BytesIO(_inflate(file.read()))
     return file
 
 
-def _inflated(data: bytes) -> bytes:
+def _inflate(data: bytes) -> bytes:
     unpacker, limit = zlib.decompressobj(), limit_of(len(data))
     found = unpacker.decompress(data, limit)
     if unpacker.unconsumed_tail:
@@ -119,14 +119,14 @@ def _inflated(data: bytes) -> bytes:
 
 
 class _JoblibArray(Exception):
-    """The pickle is joblib's: its arrays lie between the opcodes."""
+    """Raised for joblib's pickles, which have array data between the opcodes."""
 
 
 def _load(file: BinaryIO, *, trust: bool, stand_ins: frozenset[Name]) -> Any:
     if not trust:
         raise OmfaError(
-            "holds pickled Python objects; add --allow-pickle to read them (arrays, numbers and"
-            " texts only: nothing in the file is run)"
+            "contains pickled Python objects; add --allow-pickle to read them (only arrays,"
+            " numbers and strings: no code of the file is run)"
         )
     start = file.tell()
     try:
@@ -137,10 +137,10 @@ def _load(file: BinaryIO, *, trust: bool, stand_ins: frozenset[Name]) -> Any:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Python's unpickler with a table in place of the import."""
+    """Python's unpickler with a table of allowed names instead of imports."""
 
     def __init__(self, file: BinaryIO, stand_ins: frozenset[Name]) -> None:
-        # latin1: strings of Python 2 are bytes, and arrays of Python 2 are such strings
+        # latin1 maps every byte: array data in pickles of Python 2 is stored as a string
         super().__init__(file, encoding="latin1")
         self._stand_ins = stand_ins
 
@@ -157,7 +157,7 @@ def _joblib_load(file: BinaryIO, stand_ins: frozenset[Name]) -> Any:
     from joblib.numpy_pickle import NumpyArrayWrapper, NumpyUnpickler
 
     class Array(NumpyArrayWrapper):
-        # joblib before 1.6 reads arrays of objects with an unpickler that admits everything
+        # joblib before 1.6 reads object arrays with an unpickler that allows everything
         def read_array(self, unpickler: Any, *arguments: Any) -> np.ndarray:
             if self.dtype.hasobject:
                 return _Unpickler(unpickler.file_handle, stand_ins).load()
@@ -175,42 +175,45 @@ def _joblib_load(file: BinaryIO, stand_ins: frozenset[Name]) -> Any:
 
 
 def admitted(module: str, name: str, stand_ins: Collection[Name] = ()) -> Any:
-    """Return what a pickle may mean by a global name; OmfaError for all that is not admitted."""
+    """Return the object behind a pickle's global name; OmfaError if it is not allowed."""
     if (module, name) in stand_ins:
         return StandIn
     if stand_ins and (module, name) in (
         ("copy_reg", "_reconstructor"),
         ("copyreg", "_reconstructor"),
     ):
-        return _reconstructed
+        return _reconstruct
     table = _admitted_names()
     if (module, name) not in table:
         hint = _TENSOR_HINT if module.partition(".")[0] == "torch" else ""
-        raise OmfaError(f"asks for {module}.{name}, which is not admitted{hint}")
+        raise OmfaError(f"needs {module}.{name}, which is not allowed{hint}")
     return table[module, name]
 
 
-def _reconstructed(kind: type, base: type, state: Any) -> Any:
+def _reconstruct(kind: type, base: type, state: Any) -> Any:
     if kind is not StandIn:
-        raise OmfaError(f"asks to rebuild a {kind.__name__}, which is not admitted")
+        raise OmfaError(f"needs to rebuild a {kind.__name__}, which is not allowed")
     return StandIn()
 
 
-def _encoded(text: str, encoding: str) -> bytes:
-    # how Python 3 writes bytes for Python 2; other codecs unpack archives or look up modules
+def _encode(text: str, encoding: str) -> bytes:
+    # Python 3 writes bytes for Python 2 so; other codecs could decompress data or import modules
     if encoding != "latin1":
-        raise OmfaError(f"asks for the codec {encoding!r}, which is not admitted")
+        raise OmfaError(f"needs the codec {encoding!r}, which is not allowed")
     return text.encode("latin1")
 
 
-def _bounded(kind: Callable[..., Any]) -> Callable[..., Any]:
-    """Return `kind` for what a pickle holds itself: no zeros by number, no numbers by range."""
+def _limit_size(kind: Callable[..., Any]) -> Callable[..., Any]:
+    """Return `kind` limited to data that is in the pickle.
+
+    bytearray(n) and list(range(n)) would allocate n items from a few bytes of file.
+    """
 
     def make(*arguments: Any) -> Any:
         for given in arguments:
             many = len(given) if isinstance(given, range) else given
             if isinstance(many, int) and many > PLAIN_BYTES // 8:
-                raise OmfaError(f"asks for {many:,} items that it does not hold")
+                raise OmfaError(f"asks for {many:,} items that it does not contain")
         return kind(*arguments)
 
     return make
@@ -218,7 +221,7 @@ def _bounded(kind: Callable[..., Any]) -> Callable[..., Any]:
 
 @functools.cache
 def _admitted_names() -> dict[Name, Any]:
-    """What numpy's and Python's own values pickle to, under the names of numpy 1 and 2."""
+    """Return the globals in pickles of numpy's and Python's own values, for numpy 1 and 2."""
     array = np.zeros(1)
     numpy_functions = {
         "multiarray": (array.__reduce__()[0], np.float32(0).__reduce__()[0]),
@@ -228,14 +231,14 @@ def _admitted_names() -> dict[Name, Any]:
         ("numpy", "ndarray"): np.ndarray,
         ("numpy", "dtype"): np.dtype,
         ("collections", "OrderedDict"): OrderedDict,
-        ("_codecs", "encode"): _encoded,
+        ("_codecs", "encode"): _encode,
     }
     for package in ("numpy.core", "numpy._core"):
         for module, functions in numpy_functions.items():
             table |= {(f"{package}.{module}", f.__name__): f for f in functions}
     kinds: dict[str, Any] = {kind.__name__: kind for kind in (dict, complex, slice, range)}
-    kinds |= {kind.__name__: _bounded(kind) for kind in (list, tuple, set, frozenset)}
-    kinds |= {kind.__name__: _bounded(kind) for kind in (bytes, bytearray)}
+    kinds |= {kind.__name__: _limit_size(kind) for kind in (list, tuple, set, frozenset)}
+    kinds |= {kind.__name__: _limit_size(kind) for kind in (bytes, bytearray)}
     for builtins in ("builtins", "__builtin__"):
         table |= {(builtins, name): kind for name, kind in kinds.items()}
     return table

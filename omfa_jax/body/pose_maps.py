@@ -1,4 +1,4 @@
-"""A folder of body files to a folder of pose maps: resumable, in several processes."""
+"""Rendering of a folder of body files to pose maps: resumable, in several processes."""
 
 import collections
 import contextlib
@@ -33,7 +33,7 @@ from omfa_jax.core.files import (
 from omfa_jax.core.images import write_image
 from omfa_jax.core.workers import end_with_parent
 
-# a body file, and the pose map to be drawn of it
+# a body file, and the pose map to write
 Job = tuple[Path, Path]
 
 SETTINGS_FILE = "pose_maps.json"
@@ -43,7 +43,7 @@ _THREAD_COUNTS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", 
 
 @dataclass(frozen=True)
 class RenderReport:
-    """What `render_folder` did; `failed` holds (file name, reason) pairs in the order of names."""
+    """The result of `render_folder`; `failed` has (file name, reason) pairs, sorted by name."""
 
     rendered: int
     skipped: int
@@ -52,7 +52,7 @@ class RenderReport:
     seconds: float
 
     def __str__(self) -> str:
-        """Return one line of counts, then one line per failure."""
+        """Return a line of counts and a line per failure."""
         counts = f"{self.rendered} rendered, {self.skipped} up to date, {len(self.failed)} failed"
         head = f"{counts} ({self.backend}, {self.seconds:.1f} s)"
         return "\n".join([head, *(f"  {name}: {reason}" for name, reason in self.failed)])
@@ -78,11 +78,12 @@ def render_folder(
 ) -> RenderReport:
     """Render every *.npz body file of `smplx_dir` to a PNG of the same stem in `out_dir`.
 
-    `size_px` is (width, height), letter-boxed; None keeps each photo's own. A map newer than its
-    body file is kept, so a stopped run goes on where it was; a file that fails is reported and the
-    others go on. At most `processes` work (None: one per core), fewer on a small folder. Raises
-    OmfaError, before anything is made, if the folder has no body file, the model cannot be read,
-    or `out_dir` holds maps of another style, size or model or is being written by another process.
+    `size_px` is (width, height), letterboxed; None keeps the size of each photo. Maps newer than
+    their body file are kept, so that a stopped run can be resumed. A failure is reported and does
+    not stop the others. At most `processes` are used (None: one per core), fewer for a small
+    folder. Raises OmfaError, before anything is written, if the folder has no body file, the model
+    cannot be read, `out_dir` has maps of another style, size or model, or another process is
+    writing to it.
     """
     start = time.perf_counter()
     bodies = body_files(smplx_dir)
@@ -102,7 +103,7 @@ def render_folder(
         due = [(body, image) for body, image in jobs if not _is_fresh(image, body)]
         failed, done = {}, len(jobs) - len(due)
         with tqdm(total=len(jobs), initial=done, unit="map", desc="pose maps") as bar:
-            for name, reason in _results(due, settings, _process_count(processes, len(due))):
+            for name, reason in _render_all(due, settings, _process_count(processes, len(due))):
                 if reason is not None:
                     failed[name] = reason
                 bar.update()
@@ -116,7 +117,7 @@ def render_folder(
 
 
 def check_settings(style: str, backend: str, processes: int | None) -> None:
-    """Raise an OmfaError for a style, backend or number of processes that there cannot be."""
+    """Raise an OmfaError for an unknown style or backend or an invalid number of processes."""
     if style not in STYLES:
         raise unknown("pose map style", style, STYLES)
     if processes is not None and processes < 1:
@@ -125,9 +126,9 @@ def check_settings(style: str, backend: str, processes: int | None) -> None:
 
 
 def body_files(smplx_dir: str | os.PathLike) -> list[Path]:
-    """Return the body files of a folder in the order of names; OmfaError if there are none."""
+    """Return the body files of a folder, sorted by name; OmfaError if there are none."""
     source = require_dir(smplx_dir, "folder of body files", "--raw")
-    # hidden: what a kill left of a file being written, or macOS's "._name" twins
+    # hidden files are partial writes of a killed process, or macOS's "._name" files
     bodies = sorted(path for path in source.glob("*.npz") if not path.name.startswith("."))
     if not bodies:
         raise OmfaError(f"no *.npz body file in {source}; change --raw")
@@ -135,22 +136,22 @@ def body_files(smplx_dir: str | os.PathLike) -> list[Path]:
 
 
 def styles_under(raw_dir: str | os.PathLike) -> list[str]:
-    """Return the styles of the pose maps below a raw data set; maps from elsewhere have none."""
+    """Return the styles of the pose maps in a raw data set; those of other tools have none."""
     notes = (folder / SETTINGS_FILE for folder in folders_named("pose", Path(raw_dir)))
     return sorted({_read_note(note)["style"] for note in notes if note.is_file()})
 
 
 def folders_named(name: str, root: Path) -> list[Path]:
-    """Return the folders of a name in a raw data set, in its folders and in theirs.
+    """Return the folders called `name` in a raw data set, up to two levels below its root.
 
-    Folders behind symbolic links count, each place once.
+    Symbolic links are followed; each folder is returned once.
     """
     found = [path for deep in ("", "*/", "*/*/") for path in root.glob(f"{deep}{name}")]
     return sorted({path.resolve(): path for path in reversed(found) if path.is_dir()}.values())
 
 
 def _claim(target: Path, settings: _Settings) -> None:
-    """Leave a note of what the maps look like, or refuse to mix them with others."""
+    """Record the maps' settings in `target`; OmfaError if it has maps with other settings."""
     note = target / SETTINGS_FILE
     model = Path(settings.model_path).name if settings.model_path else "the free body"
     size = "x".join(map(str, settings.size_px)) if settings.size_px else "as the photo"
@@ -158,14 +159,14 @@ def _claim(target: Path, settings: _Settings) -> None:
     if note.exists():
         found = _read_note(note)
         if found != wanted:
-            came = f"holds maps of {found}, asked for {wanted}"
-            raise OmfaError(f"{target} {came}; delete it to render it again")
+            came = f"has maps of {found}, requested are {wanted}"
+            raise OmfaError(f"{target} {came}; delete the folder to render it again")
         return
     others = sorted(target.glob("*.png"))
     if others:
         raise OmfaError(
-            f"{target} holds pictures of another tool ({others[0].name}, no {SETTINGS_FILE}), which"
-            " would be replaced; move it away"
+            f"{target} has images of another tool ({others[0].name}, no {SETTINGS_FILE}), which"
+            " would be overwritten; move it away"
         )
     with atomic_write(note) as temporary:
         temporary.write_text(json.dumps(wanted) + "\n")
@@ -189,34 +190,34 @@ def _process_count(processes: int | None, files: int) -> int:
     return max(1, min(processes or os.cpu_count() or 1, useful))
 
 
-def _results(
+def _render_all(
     jobs: Sequence[Job], settings: _Settings, processes: int
 ) -> Iterator[tuple[str, str | None]]:
-    """Yield (file name, None or the reason it failed) as the maps get done."""
+    """Yield (file name, None or the reason of the failure) as maps are finished."""
     if processes == 1:
         for body, image in jobs:
             yield body.name, _render_file(body, image, settings)
         return
     left = collections.deque(jobs)
-    with _one_thread_each():
+    with _limit_threads():
         while left:
-            suspects = yield from _pooled(left, settings, processes)
-            # one of the maps under way killed its process, and with it the pool: each alone, then
+            suspects = yield from _run_pool(left, settings, processes)
+            # one of the running maps killed its process and with it the pool: retry each alone
             for job in suspects:
-                if (yield from _pooled(collections.deque([job]), settings, 1)):
+                if (yield from _run_pool(collections.deque([job]), settings, 1)):
                     yield job[0].name, "its renderer's process died; try --backend zbuffer"
 
 
-def _pooled(
+def _run_pool(
     left: collections.deque[Job], settings: _Settings, processes: int
 ) -> Generator[tuple[str, str | None], None, list[Job]]:
-    """Take jobs off `left` and yield results; return those under way when a process died."""
-    # spawn: a forked child would inherit an OpenGL context it cannot use
+    """Run jobs from `left` and yield results; return those running when a process died."""
+    # spawn: a forked child would inherit an OpenGL context that it cannot use
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes, context, end_with_parent) as pool:
         running: dict[Future, Job] = {}
         while left or running:
-            # few at a time: memory does not grow with the folder, and few are under suspicion
+            # few at a time, to bound memory and the number of suspects after a crash
             while left and len(running) < 4 * processes:
                 job = left.popleft()
                 running[pool.submit(_render_file, *job, settings)] = job
@@ -229,8 +230,8 @@ def _pooled(
 
 
 @contextlib.contextmanager
-def _one_thread_each() -> Iterator[None]:
-    """Let child processes start with one thread for BLAS and llvmpipe: they share the cores."""
+def _limit_threads() -> Iterator[None]:
+    """Make child processes use one thread for BLAS and llvmpipe, since they share the cores."""
     added = [name for name in _THREAD_COUNTS if name not in os.environ]
     os.environ.update(dict.fromkeys(added, "1"))
     try:
@@ -241,7 +242,7 @@ def _one_thread_each() -> Iterator[None]:
 
 
 def _render_file(body: Path, image: Path, settings: _Settings) -> str | None:
-    """Write one pose map; return None, or in one line why it failed."""
+    """Write one pose map; return None, or the reason of the failure in one line."""
     try:
         params, camera = load_body_file(body)
         if settings.size_px is not None:
@@ -257,7 +258,7 @@ def _render_file(body: Path, image: Path, settings: _Settings) -> str | None:
             body=model,
         )
         if not picture.any():
-            raise OmfaError("the body is outside the picture; check the file's camera")
+            raise OmfaError("the body is outside the image; check the file's camera")
         write_image(image, picture)
     except OmfaError as error:
         return str(error)
@@ -266,6 +267,7 @@ def _render_file(body: Path, image: Path, settings: _Settings) -> str | None:
     return None
 
 
+# loaded once per process: reading a licensed model takes longer than many maps
 @functools.lru_cache(maxsize=1)
 def _model(path: str | None) -> BodyModel:
     return load_model(path)

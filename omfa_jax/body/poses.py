@@ -1,4 +1,4 @@
-"""Poses made from other poses."""
+"""Turntables: a body rotated about the vertical axis in even steps."""
 
 import numpy as np
 
@@ -10,11 +10,11 @@ from omfa_jax.core.errors import OmfaError
 def turntable(
     params: BodyParams, count: int, *, up: tuple[float, float, float] = (0.0, 1.0, 0.0)
 ) -> list[BodyParams]:
-    """Return `count` copies of a body turned about `up` in even steps; the first is unturned.
+    """Return `count` copies of a body rotated about `up` in even steps of a full turn.
 
-    One more step would bring the first one back. The pelvis, about which SMPL-X turns the whole
-    body, stays where it is. With `up` towards the head the person turns to their own left. Files
-    whose world is the camera's have y down: give (0, -1, 0). Raises OmfaError for count < 1.
+    The first is unchanged. The pelvis, about which SMPL-X rotates the body, stays in place. With
+    `up` towards the head, the person turns to their own left. For bodies in camera axes, which have
+    y down, give (0, -1, 0). Raises OmfaError for count < 1.
     """
     if count < 1:
         raise OmfaError(f"turntable: expected at least 1 view, got {count}")

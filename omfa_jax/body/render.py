@@ -1,4 +1,4 @@
-"""A picture of a posed body: the pose map that the model is conditioned on."""
+"""Rendering of a posed body to a pose map, the image that the model is conditioned on."""
 
 import numpy as np
 from jaxtyping import Float, Int32, UInt8
@@ -18,13 +18,13 @@ def render(
     backend: str = "auto",
     body: BodyModel | None = None,
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """Return an RGB picture of the mesh (world metres) on black, at the camera's size.
+    """Return an RGB image of the mesh (world metres) on black, of the camera's size.
 
-    Styles: "normals" (camera space, (n + 1) / 2 * 255 with x right, y up, z to the viewer),
-    "positions" (where on the body a point is, see styles.rest_positions) and "parts" (a colour per
-    body part), which need `body`, the model the mesh was posed from; "shaded" (grey).
-    Backends: "pyrender", "zbuffer", or "auto": pyrender where it works. Edges are antialiased.
-    Raises OmfaError for an unknown style or backend, or if pyrender is asked for and fails.
+    Styles: "normals" (camera space, (n + 1) / 2 * 255 with x right, y up, z towards the viewer),
+    "positions" (position on the body in the rest pose) and "parts" (a colour per body part), which
+    need `body`, the model that the mesh was posed from; "shaded" (grey). Backends: "pyrender",
+    "zbuffer", or "auto", the faster one that works. Edges are antialiased. Raises OmfaError for an
+    unknown style or backend, or if pyrender is requested and does not work.
     """
     chosen = backends.resolve(backend)
     painted = paint(style, camera.to_camera(vertices), faces, body)

@@ -1,4 +1,4 @@
-"""Axis-angle vectors and rotation matrices."""
+"""Conversion between axis-angle vectors and rotation matrices, in numpy."""
 
 import numpy as np
 from jaxtyping import Float
@@ -8,7 +8,7 @@ def rotation_matrices(axis_angle: Float[np.ndarray, "n 3"]) -> Float[np.ndarray,
     """Return rotation matrices (float64) of axis-angle vectors in radians (Rodrigues)."""
     vectors = np.asarray(axis_angle, dtype=np.float64)
     angle = np.linalg.norm(vectors, axis=1)[:, None, None]
-    # sin(a)/a and (1-cos a)/a^2 through sinc stay exact at angle zero
+    # sinc keeps sin(a)/a and (1-cos a)/a^2 exact at zero
     first = np.sinc(angle / np.pi)
     second = 0.5 * np.sinc(angle / (2 * np.pi)) ** 2
     cross = np.cross(vectors[:, None, :], np.eye(3)).swapaxes(1, 2)
@@ -17,7 +17,7 @@ def rotation_matrices(axis_angle: Float[np.ndarray, "n 3"]) -> Float[np.ndarray,
 
 def axis_angle(rotation: Float[np.ndarray, "3 3"]) -> Float[np.ndarray, "3"]:
     """Return the axis-angle vector (radians, float64) of one rotation matrix, at most pi long."""
-    # through the quaternion, whose largest component is taken first: sound at 0 and at pi alike
+    # via the quaternion, starting with its largest component: stable at 0 and at pi
     m = np.asarray(rotation, dtype=np.float64)
     trace = np.trace(m)
     products = np.empty((4, 4))

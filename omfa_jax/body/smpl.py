@@ -1,4 +1,4 @@
-"""SMPL, which 4D-Humans and its kin speak: 24 joints, parameters, model file, posed mesh."""
+"""The SMPL model (24 joints), which 4D-Humans and related networks use."""
 
 import os
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from omfa_jax.core.errors import OmfaError
 NUM_JOINTS = 24
 WHERE_FROM = "https://smpl.is.tue.mpg.de (registration, non-commercial)"
 
-# the official pickles hold these; only their numbers are taken
+# sparse matrix classes in the official pickles; only their numbers are read
 SPARSE = {
     (f"scipy.sparse{module}", f"{kind}_matrix")
     for kind in ("csc", "csr")
@@ -27,11 +27,11 @@ _PARENTS = (-1, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 9, 9, 12, 13, 14, 16, 17, 18
 
 @dataclass(frozen=True, eq=False)
 class SmplBody:
-    """One SMPL estimate in the axes of its camera, x right, y down, z forward.
+    """One SMPL estimate in camera axes, x right, y down, z forward.
 
-    Rotations are axis-angle in radians, float64: global_orient (3,), body_pose (23, 3). A point of
-    the model that `global_orient` and `body_pose` have posed is at that point + `transl` (metres).
-    `pelvis` (3,) is where the estimate has the pelvis, in metres, if its file says so.
+    Rotations are axis-angle in radians, float64: global_orient (3,), body_pose (23, 3). `transl`
+    (metres) is added to the posed model. `pelvis` (3,) is the estimate's pelvis position in metres,
+    None if its file does not have it.
     """
 
     betas: Float64[np.ndarray, "10"]
@@ -43,7 +43,7 @@ class SmplBody:
 
 @dataclass(frozen=True, eq=False)
 class SmplModel:
-    """A SMPL model for 10 betas; metres, y up, as BodyModel; `posedirs` is None without any."""
+    """An SMPL model for 10 betas; metres, y up, as BodyModel; `posedirs` may be None."""
 
     v_template: Float32[np.ndarray, "v 3"]
     shapedirs: Float32[np.ndarray, "v 3 10"]
@@ -53,16 +53,16 @@ class SmplModel:
     parents: Int32[np.ndarray, "24"]
 
     def rest_pelvis(self, betas: Float[np.ndarray, "10"]) -> Float64[np.ndarray, "3"]:
-        """Return where the pelvis of a shape is before it is posed, in metres."""
+        """Return the pelvis position of a shape in the rest pose, in metres."""
         return self.joint_regressor[0].astype(np.float64) @ (
             self.v_template + self.shapedirs @ betas
         )
 
 
 def load_smpl(path: str | os.PathLike, *, trust: bool = False) -> SmplModel:
-    """Return the SMPL model of an .npz or an official .pkl (which needs `trust`).
+    """Return the SMPL model in an .npz or an official .pkl (which needs `trust`).
 
-    Raises OmfaError if the file is missing, damaged, pickled and not trusted, or not SMPL.
+    Raises OmfaError if the file is missing, damaged, pickled without `trust`, or not SMPL.
     """
     raw = read_pickle(path, "SMPL model", trust=trust, stand_ins=SPARSE | _CHUMPY)
     names = ("v_template", "shapedirs", "J_regressor", "weights", "kintree_table")
@@ -80,7 +80,7 @@ def load_smpl(path: str | os.PathLike, *, trust: bool = False) -> SmplModel:
         if arrays[name].shape != shape:
             raise OmfaError(
                 f"SMPL model {path}: {name} is {arrays[name].shape}, expected {shape};"
-                f" SMPL's files are at {WHERE_FROM}"
+                f" SMPL's files are available at {WHERE_FROM}"
             )
     # uint32 files store the root's parent as 2^32 - 1
     parents = arrays["kintree_table"][0].astype(np.int64).astype(np.int32)
@@ -116,7 +116,7 @@ def forward_smpl(
 
 
 def as_array(value: Any) -> np.ndarray:
-    """Return the dense array of an array, a sparse matrix or chumpy's wrapper of one."""
+    """Return a dense array from an array, a sparse matrix or chumpy's wrapper of an array."""
     if not isinstance(value, StandIn):
         return np.asarray(value)
     if isinstance(value.state, dict) and "x" in value.state:
@@ -125,7 +125,7 @@ def as_array(value: Any) -> np.ndarray:
 
 
 def as_sparse(value: Any) -> Any:
-    """Return scipy's sparse matrix of an array, or of the stand-in of one; else OmfaError."""
+    """Return a scipy sparse matrix from an array or a StandIn of a sparse one; else OmfaError."""
     from scipy.sparse import csc_matrix, csr_matrix
 
     if not isinstance(value, StandIn):
@@ -134,6 +134,6 @@ def as_sparse(value: Any) -> Any:
     shape = state.get("_shape", state.get("shape"))
     if shape is None or not {"data", "indices", "indptr"} <= state.keys():
         raise OmfaError(f"expected an array, found an object with {', '.join(map(str, state))}")
-    # the kind shows in the number of pointers; of a square matrix it is SMPL's own, by columns
+    # the number of pointers tells CSC from CSR; for square matrices assume CSC, as in SMPL's files
     kind = csc_matrix if len(state["indptr"]) == shape[1] + 1 else csr_matrix
     return kind((state["data"], state["indices"], state["indptr"]), shape=shape)

@@ -1,4 +1,4 @@
-"""SMPL-X parameters fitted to a mesh in SMPL-X's topology, by damped Gauss-Newton."""
+"""Fit of SMPL-X parameters to a mesh in SMPL-X's topology, by damped Gauss-Newton."""
 
 from dataclasses import dataclass
 
@@ -19,21 +19,21 @@ MAX_MEAN_ERROR_M = 0.02
 _ENOUGH_M = 1e-6
 _RIDGE = 1e-9
 
-# a SMPL mesh says nothing of jaw and eyes: they stay as they are
+# SMPL's mesh does not determine jaw and eyes: they are not fitted
 _TURNED = np.array(
     [i for name, i in JOINT_INDEX.items() if name not in ("jaw", "left_eye", "right_eye")]
 )
 
 
-def _below() -> Float64[np.ndarray, "55 55"]:
+def _make_descendant_matrix() -> Float64[np.ndarray, "55 55"]:
     below = np.eye(len(JOINTS))
     for joint in range(len(JOINTS) - 1, 0, -1):
         below[PARENTS[joint]] += below[joint]
     return below
 
 
-# row j marks the joints that a turn of joint j moves: itself and all that hang from it
-_BELOW = _below()
+# row j marks the joints that move when joint j rotates: itself and its descendants
+_BELOW = _make_descendant_matrix()
 
 
 @dataclass
@@ -44,7 +44,7 @@ class _State:
     betas: Float64[np.ndarray, "10"]
     transl: Float64[np.ndarray, "3"]
 
-    def moved(self, step: Float64[np.ndarray, "p"]) -> "_State":
+    def apply_step(self, step: Float64[np.ndarray, "p"]) -> "_State":
         turns, betas, transl = np.split(step, [-13, -3])
         rotations = self.rotations.copy()
         rotations[_TURNED] = rotation_matrices(turns.reshape(-1, 3)) @ rotations[_TURNED]
@@ -59,10 +59,11 @@ def fit_mesh(
 ) -> BodyParams:
     """Return the parameters whose mesh has vertices `vertex_ids` at `target` (metres).
 
-    Pose (body and hands), shape and translation move from `start`; jaw, eyes and expression stay.
-    At most 1,200 of the vertices are used. Raises OmfaError if their mean distance stays above
-    2 cm, which means another body model or a correspondence of other meshes.
+    Pose (body and hands), shape and translation are fitted, starting from `start`; jaw, eyes and
+    expression are kept. At most 1,200 vertices are used. Raises OmfaError if their mean distance
+    remains above 2 cm, which indicates another body model or a wrong correspondence.
     """
+    # 1,200 vertices are plenty for 169 parameters
     stride = -(-len(vertex_ids) // MAX_FIT_VERTICES)
     ids, target = vertex_ids[::stride], target[::stride].astype(np.float64)
     mesh = _Mesh(model, ids, start)
@@ -80,8 +81,9 @@ def fit_mesh(
             normal = jacobian.T @ jacobian
             ridge = _RIDGE * len(ids) * np.eye(len(normal))
         damped = normal + damping * np.diag(np.diag(normal)) + ridge
-        tried = state.moved(np.linalg.solve(damped, jacobian.T @ error.ravel()))
+        tried = state.apply_step(np.linalg.solve(damped, jacobian.T @ error.ravel()))
         reached = mesh.vertices(tried)
+        # a rejected step is retried with more damping and the same Jacobian
         if np.square(target - reached).sum() >= np.square(error).sum():
             if damping > 1e6:
                 break
@@ -94,15 +96,15 @@ def fit_mesh(
     distance = np.linalg.norm(target - vertices, axis=1).mean()
     if distance > MAX_MEAN_ERROR_M:
         raise OmfaError(
-            f"the SMPL-X fit stays {100 * distance:.1f} cm from the SMPL mesh on average (more than"
-            f" {100 * MAX_MEAN_ERROR_M:.0f} cm); check --smpl-model and --correspondence"
+            f"the fitted SMPL-X mesh is {100 * distance:.1f} cm from the SMPL mesh on average"
+            f" (limit {100 * MAX_MEAN_ERROR_M:.0f} cm); check --smpl-model and --correspondence"
         )
     pose = np.stack([axis_angle(rotation) for rotation in state.rotations])
     return from_full_pose(pose, betas=state.betas, expression=start.expression, transl=state.transl)
 
 
 class _Mesh:
-    """Some vertices of a model, and how they move with its parameters."""
+    """Some vertices of a model as a function of its parameters, with derivatives."""
 
     def __init__(self, model: BodyModel, ids: Int[np.ndarray, "n"], start: BodyParams) -> None:
         self._weights = model.weights[ids].astype(np.float64)
@@ -113,7 +115,7 @@ class _Mesh:
         self._joints = model.joint_template + model.joint_dirs[:, :, 10:] @ start.expression
         self._posedirs = None if model.posedirs is None else model.posedirs[ids]
 
-    def _posed(self, state: _State) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _pose(self, state: _State) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         rest = self._template + self._shapedirs @ state.betas
         if self._posedirs is not None:
             rest = rest + self._posedirs @ (state.rotations[1:] - np.eye(3)).ravel()
@@ -122,19 +124,20 @@ class _Mesh:
         return rest, transforms, joints
 
     def vertices(self, state: _State) -> Float64[np.ndarray, "n 3"]:
-        rest, transforms, _ = self._posed(state)
+        rest, transforms, _ = self._pose(state)
         blended = np.tensordot(self._weights, transforms, 1)
         return np.einsum("vij,vj->vi", blended[:, :, :3], rest) + blended[:, :, 3] + state.transl
 
     def jacobian(self, state: _State) -> Float64[np.ndarray, "n3 p"]:
-        """Derivatives by small turns of the joints (in their parents' axes), betas and transl.
+        """Return derivatives by small joint rotations (in the parents' axes), betas and transl.
 
-        Pose correctives count as constant: they are small, and the error is exact anyway.
+        Pose correctives are treated as constant: they are small, and only the step is inexact,
+        not the error.
         """
-        rest, transforms, joints = self._posed(state)
+        rest, transforms, joints = self._pose(state)
         turned = transforms[:, :, :3]
-        # where each joint alone would take each vertex, times its weight, summed over what hangs
-        # from a joint: the lever on which a turn of that joint acts
+        # each vertex as moved by each joint alone, times its weight, summed over the descendants of
+        # a joint: the lever arm of that joint's rotation
         carried = np.einsum("kij,vj->kvi", turned, rest) + transforms[:, None, :, 3]
         carried = self._weights.T[:, :, None] * carried
         carried = np.tensordot(_BELOW[_TURNED], carried, 1)

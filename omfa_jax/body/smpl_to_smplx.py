@@ -1,4 +1,4 @@
-"""From SMPL estimates to SMPL-X parameters: joint by joint, or mesh to mesh."""
+"""Conversion of SMPL estimates to SMPL-X parameters, by joint rotations or by a mesh fit."""
 
 import os
 from dataclasses import dataclass
@@ -14,11 +14,11 @@ from omfa_jax.core.errors import OmfaError, unknown
 
 METHODS = ("copy21", "fit")
 
-# SMPL's pelvis before posing, mean shape, metres: its files differ by gender, by 1 cm or so
+# SMPL's rest pelvis for the mean shape, metres; the genders' files differ by about 1 cm
 MEAN_REST_PELVIS = np.array([-0.002, -0.23, 0.028])
 
 _FIT_NEEDS = (
-    "--smpl-to-smplx fit compares meshes and needs --smplx-model SMPLX_NEUTRAL.npz, --smpl-model"
+    "--smpl-to-smplx fit fits a mesh and needs --smplx-model SMPLX_NEUTRAL.npz, --smpl-model"
     " SMPL_NEUTRAL.pkl and --correspondence smpl2smplx_deftrafo_setup.pkl; missing: {missing}."
     f" SMPL: {WHERE_FROM}; SMPL-X and its model_transfer.zip: https://smpl-x.is.tue.mpg.de"
 )
@@ -26,11 +26,11 @@ _FIT_NEEDS = (
 
 @dataclass(frozen=True, eq=False)
 class SmplToSmplx:
-    """How SMPL bodies become SMPL-X parameters for one SMPL-X model.
+    """Converts SMPL bodies to parameters of one SMPL-X model.
 
-    `copy21` copies the rotations of the pelvis and the first 21 joints, which the two models name
-    alike, and leaves the shape at the mean: approximate, since joints and rest poses differ. `fit`
-    moves SMPL's mesh into SMPL-X's topology and fits SMPL-X to it.
+    `copy21` copies the rotations of the pelvis and the first 21 joints, which have the same names
+    in both models, and keeps the mean shape. It is approximate, since joints and rest poses differ.
+    `fit` maps SMPL's mesh to SMPL-X's topology and fits SMPL-X to it.
     """
 
     method: str
@@ -40,11 +40,11 @@ class SmplToSmplx:
 
     @property
     def source(self) -> str:
-        """The body source to write into files."""
+        """The body source, as stored in body files."""
         return f"smpl_{self.method}"
 
     def __call__(self, body: SmplBody) -> BodyParams:
-        """Return the SMPL-X parameters, in the camera's axes as `body`."""
+        """Return the SMPL-X parameters, in camera axes as `body`."""
         start = copy21(body, self.model, self.smpl)
         if self.method == "copy21":
             return start
@@ -62,9 +62,9 @@ def load_conversion(
     has_smplx_file: bool,
     trust: bool,
 ) -> SmplToSmplx:
-    """Return the conversion with its files read; OmfaError says what `fit` lacks and whence."""
+    """Load a converter; OmfaError lists the files that `fit` lacks and where to get them."""
     if method not in METHODS:
-        raise unknown("way from SMPL to SMPL-X", method, METHODS)
+        raise unknown("conversion from SMPL to SMPL-X", method, METHODS)
     if method == "fit":
         given = {
             "--smplx-model": has_smplx_file,
@@ -88,11 +88,11 @@ def load_conversion(
 
 
 def copy21(body: SmplBody, model: BodyModel, smpl: SmplModel | None = None) -> BodyParams:
-    """Return mean-shaped SMPL-X parameters with SMPL's first 21 joint rotations, pelvis on pelvis.
+    """Return mean-shaped SMPL-X parameters with SMPL's first 21 joint rotations and its pelvis.
 
-    The pelvis is where `smpl` puts it, else where the estimate's file says, else where SMPL's mean
-    shape would have it. Both models turn the body about the pelvis, which therefore decides where
-    it lands; without this the person would hang 12 cm off, the distance of the models' origins.
+    The pelvis position comes from `smpl` if given, else from the estimate's file, else from SMPL's
+    mean shape. Both models rotate the body about the pelvis, but their origins differ by 12 cm:
+    without aligning the pelvis the person would be misplaced by that.
     """
     if smpl is not None:
         pelvis = body.transl + smpl.rest_pelvis(body.betas)

@@ -1,4 +1,4 @@
-"""Looks of a pose map: what colour each point of the body gets, before any renderer sees it."""
+"""Pose map styles: the colour of every vertex, independent of the renderer."""
 
 import functools
 from typing import NamedTuple
@@ -19,7 +19,7 @@ _ALBEDO = 0.85
 
 
 class Painted(NamedTuple):
-    """A mesh in camera axes with a colour (0..1) per vertex, to be drawn without lighting."""
+    """A mesh in camera axes with a colour (0..1) per vertex, to be rendered without lighting."""
 
     vertices: Float[np.ndarray, "v 3"]
     faces: Int32[np.ndarray, "f 3"]
@@ -32,11 +32,12 @@ def paint(
     faces: Int32[np.ndarray, "f 3"],
     body: BodyModel | None,
 ) -> Painted:
-    """Return the mesh (camera axes, metres) coloured in `style`; raises OmfaError.
+    """Return the mesh (camera axes, metres) coloured in `style`.
 
-    normals: (n + 1) / 2 with x right, y up, z to the viewer. positions: where on the body a point
-    is, by `rest_positions`. parts: one flat colour per body part. These two need the `body` that
-    the mesh was posed from. shaded: grey, lit from the upper right behind the camera.
+    normals: (n + 1) / 2 with x right, y up, z towards the viewer. positions: each vertex's position
+    on the body in the rest pose. parts: one flat colour per body part. The latter two need the
+    `body` that the mesh was posed from. shaded: grey, lit from the upper right behind the camera.
+    Raises OmfaError for an unknown style or a `body` that does not match.
     """
     if style not in STYLES:
         raise unknown("pose map style", style, STYLES)
@@ -48,9 +49,9 @@ def paint(
                 f" got {came}"
             )
         if style == "parts":
-            return _painted_parts(vertices, faces, body.part_ids)
+            return _paint_parts(vertices, faces, body.part_ids)
         return Painted(vertices, faces, rest_positions(body))
-    # camera axes are y down, z forward; normals as seen by the viewer are y up, z backward
+    # from camera axes (y down, z forward) to the viewer's (y up, z backward)
     normals = vertex_normals(vertices, faces) * (1.0, -1.0, -1.0)
     if style == "normals":
         return Painted(vertices, faces, (normals + 1) / 2)
@@ -60,12 +61,12 @@ def paint(
 
 
 def rest_positions(body: BodyModel) -> Float[np.ndarray, "v 3"]:
-    """Return each vertex's place on the body in its rest pose, 0..1: the same in every pose.
+    """Return each vertex's position in the rest pose, scaled to 0..1: the same in every pose.
 
-    Red runs from the right hand to the left, green from the soles to the crown, blue from the back
-    to the front: a dense correspondence like NOCS (arXiv 1901.02970), for cloth that must know
-    where on the body it lies. The trunk, where clothes are, gets half of red (between the shoulder
-    joints) and three fifths of green (from pelvis to neck).
+    Red runs from the right hand to the left, green from the soles to the crown, blue from back to
+    front: a dense correspondence like NOCS (arXiv 1901.02970), which shows where on the body each
+    pixel is. The trunk, which clothes cover, gets half of red's range (between the shoulder joints)
+    and three fifths of green's (from pelvis to neck).
     """
     x, y, z = body.v_template.T.astype(np.float64)
     joints = body.joint_template
@@ -79,7 +80,7 @@ def rest_positions(body: BodyModel) -> Float[np.ndarray, "v 3"]:
 
 @functools.cache
 def palette() -> Float[np.ndarray, "n 3"]:
-    """Return 56 colours (RGB, 0..1), each as far as can be from all before it, none near black."""
+    """Return 56 RGB colours (0..1), each as far as possible from those before, none near black."""
     levels = np.linspace(0, 1, 4)
     grid = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), axis=-1).reshape(-1, 3)
     grid = grid[grid.max(axis=1) > 0.5]
@@ -91,15 +92,15 @@ def palette() -> Float[np.ndarray, "n 3"]:
     return grid[chosen]
 
 
-def _painted_parts(
+def _paint_parts(
     vertices: Float[np.ndarray, "v 3"],
     faces: Int32[np.ndarray, "f 3"],
     part_ids: Int32[np.ndarray, "v"],
 ) -> Painted:
     corner = part_ids[faces]
-    # the part two corners share, else the first corner's
+    # the part that two corners share, else that of the first corner
     part = np.where(corner[:, 1] == corner[:, 2], corner[:, 1], corner[:, 0])
     colors = palette()[part % len(palette())]
-    # every face gets vertices of its own: colours must not blend between parts
+    # each face gets its own vertices, so that colours are not interpolated between parts
     own = np.arange(faces.size, dtype=np.int32).reshape(-1, 3)
     return Painted(vertices[faces].reshape(-1, 3), own, np.repeat(colors, 3, axis=0))

@@ -1,4 +1,4 @@
-"""Which triangle each pixel sees: an exact z-buffer in numba, or in numpy where numba is absent.
+"""A z-buffer rasterizer in numba, or in numpy where numba is not installed.
 
 Screen coordinates are (x_px, y_px, depth): y grows downwards, depth in metres grows away from the
 camera, and pixel (i, j) is sampled at its centre (i + 0.5, j + 0.5). Triangles that wind
@@ -19,7 +19,7 @@ _NUMPY_CHUNK_PX = 4_000_000
 
 
 class Raster(NamedTuple):
-    """What each pixel sees: `triangle` is -1 and the rest 0 where it sees nothing.
+    """The visible triangle of each pixel; where there is none, `triangle` is -1 and the rest is 0.
 
     `barycentric` holds the perspective-correct weights of the triangle's three corners, and
     `inverse_depth` is 1 / depth (per metre).
@@ -32,7 +32,7 @@ class Raster(NamedTuple):
 
 @functools.cache
 def has_numba() -> bool:
-    """Tell whether numba is installed."""
+    """Return True if numba is installed."""
     return importlib.util.find_spec("numba") is not None
 
 
@@ -47,9 +47,9 @@ def rasterize(
 ) -> Raster:
     """Return the nearest triangle and its barycentrics at every pixel centre.
 
-    `cull_back` leaves out triangles seen from behind. A triangle with a corner whose depth is not
-    positive, or not finite, is left out whole. At equal depth the lower triangle index wins, so
-    both engines give the same picture. Raises OmfaError for `engine="numba"` without numba.
+    `cull_back` skips triangles seen from behind. A triangle with a corner whose depth is not finite
+    and positive is skipped entirely. At equal depth the lower triangle index wins, so that both
+    engines give the same image. Raises OmfaError for `engine="numba"` without numba.
     """
     if engine not in ENGINES:
         raise unknown("z-buffer engine", engine, ENGINES)
@@ -68,7 +68,7 @@ def rasterize(
 
 
 def screen_points(screen: Float[np.ndarray, "v 3"]) -> Float[np.ndarray, "v 3"]:
-    """Return float64 (x, y, 1 / depth), the form the kernels take; 1 / depth is 0 if unusable."""
+    """Return float64 (x, y, 1 / depth) for the kernels; 1 / depth is 0 for unusable points."""
     points = np.array(screen, dtype=np.float64, order="C")
     usable = np.isfinite(points).all(axis=1) & (points[:, 2] > 0)
     points[~usable] = (0.0, 0.0, np.inf)
@@ -77,7 +77,7 @@ def screen_points(screen: Float[np.ndarray, "v 3"]) -> Float[np.ndarray, "v 3"]:
 
 
 def empty_raster(width_px: int, height_px: int) -> Raster:
-    """Return buffers that saw nothing yet."""
+    """Return empty buffers."""
     size = (height_px, width_px)
     return Raster(
         triangle=np.full(size, -1, np.int32),
@@ -96,17 +96,17 @@ def draw(
     samples: int = 1,
     engine: str = "auto",
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """Return front faces with per-vertex `colors` (0..1) as a picture on black.
+    """Return an image of the front faces with per-vertex `colors` (0..1), on black.
 
-    Each pixel is the mean of `samples` x `samples` points; `screen` is in pixels of a picture that
-    many times as large. Visibility is `rasterize`'s.
+    Each pixel is the mean of `samples` x `samples` points; `screen` is in pixels of an image that
+    is `samples` times as large. Visibility is that of `rasterize`.
     """
     picture = np.zeros((height_px, width_px, 3), np.uint8)
     points = screen_points(screen)
     seen = points[np.isfinite(points[:, 2])]
     if not len(seen):
         return picture
-    # only the window that the mesh covers is worked on
+    # rasterize only the bounding box of the mesh
     limits = (width_px, height_px)
     left, top = np.clip(np.floor(seen[:, :2].min(0) / samples), 0, limits).astype(int)
     right, bottom = np.clip(np.ceil(seen[:, :2].max(0) / samples), 0, limits).astype(int)
@@ -119,7 +119,7 @@ def draw(
     if engine == "numpy" or not has_numba():
         raster = empty_raster(sides[1], sides[0])
         _rasterize_numpy(points, faces, True, raster)
-        window[:] = _shaded(raster, faces, colors, samples)
+        window[:] = _shade(raster, faces, colors, samples)
         return picture
     from omfa_jax.body.zbuffer_numba import paint_into
 
@@ -128,20 +128,20 @@ def draw(
     return picture
 
 
-def _shaded(
+def _shade(
     raster: Raster, faces: Int32[np.ndarray, "f 3"], colors: Float[np.ndarray, "v 3"], samples: int
 ) -> UInt8[np.ndarray, "h2 w2 3"]:
     height, width = (side // samples for side in raster.triangle.shape)
     seen = raster.triangle >= 0
     row, column = np.nonzero(seen)
     pixel = (row // samples) * width + column // samples
-    found = _values_at(raster, seen, faces, colors)
+    found = _interpolate(raster, seen, faces, colors)
     total = [np.bincount(pixel, found[:, c], height * width) for c in range(3)]
     mean = np.stack(total, axis=1).reshape(height, width, 3) / samples**2
     return np.floor(np.clip(mean, 0, 1) * 255 + 0.5).astype(np.uint8)
 
 
-def _values_at(
+def _interpolate(
     raster: Raster,
     seen: Bool[np.ndarray, "h w"],
     faces: Int32[np.ndarray, "f 3"],
@@ -166,7 +166,7 @@ def _rasterize_numpy(
     shown = np.flatnonzero(visible)
     columns = (high_x - low_x + 1)[shown]
     counts = columns * (high_y - low_y + 1)[shown]
-    # chunks of whole triangles bound the memory; later chunks lose ties, as higher indices must
+    # chunks of triangles bound the memory; later chunks lose ties, because lower indices must win
     chunk = np.cumsum(counts) // _NUMPY_CHUNK_PX
     for part in np.unique(chunk):
         chosen = chunk == part

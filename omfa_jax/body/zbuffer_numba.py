@@ -1,8 +1,8 @@
 """The z-buffer's compiled kernels; import only where numba is installed.
 
-`rasterize_into` is what `zbuffer.rasterize` runs. The small kernels serve other compiled loops
-that cut or shade pixels by a rule of their own. `no_type_check` keeps run-time type checkers, as
-the tests use, from wrapping what numba has to compile.
+`rasterize_into` implements `zbuffer.rasterize`. The small kernels are also used by other compiled
+loops with their own clipping or shading. `no_type_check` keeps run-time type checkers, which the
+tests use, from wrapping functions that numba must compile.
 """
 
 from math import ceil, floor
@@ -22,7 +22,7 @@ def signed_area(ax: float, ay: float, bx: float, by: float, cx: float, cy: float
 @numba.njit(cache=True, nogil=True)
 @no_type_check
 def pixel_range(a: float, b: float, c: float, size_px: int) -> tuple[int, int]:
-    """Return the (first, last) pixel whose centre lies between three coordinates, if any."""
+    """Return the (first, last) pixel with its centre between three coordinates; may be empty."""
     low = max(ceil(min(a, b, c) - 0.5), 0)
     high = min(floor(max(a, b, c) - 0.5), size_px - 1)
     return low, high
@@ -90,8 +90,9 @@ def paint_into(
 ) -> None:
     """Draw front faces with per-vertex colours (v 3, 0..1) into `picture` (h w 3, uint8).
 
-    What `rasterize_into` and a shading of its result give, in one go. Its buffers, `samples` times
-    the picture's size, are `inverse_depth` (H W), zero, and `painted` (H W 3); `picture` is black.
+    The result is that of `rasterize_into` followed by shading, in one pass. `picture` must be
+    black. The buffers are `samples` times its size: `inverse_depth` (H W), all zero, and `painted`
+    (H W 3).
     """
     height, width = inverse_depth.shape
     for t in range(faces.shape[0]):
@@ -104,7 +105,7 @@ def paint_into(
             continue
         left, right = pixel_range(ax, bx, cx, width)
         top, bottom = pixel_range(ay, by, cy, height)
-        # the weights over depth are linear on the screen; rows start anew, so errors stay tiny
+        # weights over depth are linear on the screen; each row restarts, so errors do not add up
         scale_a, scale_b, scale_c = inverse_a / area, inverse_b / area, inverse_c / area
         across_a, across_b, across_c = (by - cy) * scale_a, (cy - ay) * scale_b, (ay - by) * scale_c
         px = left + 0.5

@@ -1,1 +1,1 @@
-"""Weights in PyTorch's form and in ours: names, diffusers folders, prompts, comparisons."""
+"""Conversion of weights between PyTorch and JAX: names, model folders, prompts, comparison."""

@@ -1,4 +1,4 @@
-"""Whether a config trains a source as it was trained: compared, or said to be ignored."""
+"""Checks that a config trains source weights with the schedule they were trained with."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,7 +10,7 @@ from omfa_jax.diffusion.settings import DiffusionSettings
 from omfa_jax.weights.scheduler import FILE, READ, Statement, flag_of, says_nothing, short
 
 OVERRIDE = "--config.model.ignore_scheduler=true"
-# of the source's own sampler, which ours replaces -> what is usual; () for what hardly matters
+# settings of the source's sampler, which ours replaces -> usual values; () where any will do
 SAMPLERS_OWN: dict[str, tuple[Any, ...]] = {
     **dict.fromkeys(("clip_sample", "thresholding", "set_alpha_to_one"), (False,)),
     **dict.fromkeys(("use_karras_sigmas", "use_exponential_sigmas"), (False,)),
@@ -19,11 +19,11 @@ SAMPLERS_OWN: dict[str, tuple[Any, ...]] = {
     "final_sigmas_type": ("zero",),
     "variance_type": ("fixed_small",),
     "lambda_min_clipped": (-math.inf,),
-    # of flow matching alone
+    # flow matching only
     "flow_shift": (1.0,),
     "use_dynamic_shifting": (False,),
     **dict.fromkeys(("shift_terminal", "time_shift_type"), ()),
-    # of solvers and of what is switched above
+    # solvers, and details of the switches above
     **dict.fromkeys(("algorithm_type", "solver_type", "solver_order", "solver_p"), ()),
     **dict.fromkeys(("lower_order_final", "predictor_order", "corrector_order"), ()),
     **dict.fromkeys(("disable_corrector", "predict_x0", "skip_prk_steps", "tau_func"), ()),
@@ -35,14 +35,14 @@ SAMPLERS_OWN: dict[str, tuple[Any, ...]] = {
 def notes_of(
     statements: Sequence[Statement], scheduler: Mapping[str, Any] | None
 ) -> tuple[str, ...]:
-    """Return lines for the user: what a source states, leaves open, and what is not read of it."""
+    """Return lines for the user: what a source states, what it leaves open, what is not read."""
     notes = [f"trained with {statement.words}" for statement in statements if told(statement)]
     if not says_prediction(statements):
-        notes.append("it does not say what its UNet predicts: taken for epsilon, as SDXL's")
+        notes.append("it does not state its prediction type: assuming epsilon, as in SDXL")
     said = {name: v for name, v in (scheduler or {}).items() if not says_nothing(v)}
     own = [n for n, usual in SAMPLERS_OWN.items() if n in said and unusual(said[n], usual)]
     if own:
-        notes.append(f"{FILE}: {', '.join(own)} not read (of its own sampler alone)")
+        notes.append(f"{FILE}: {', '.join(own)} not read (they affect only its own sampler)")
     others = [n for n in said if n not in (*READ, *SAMPLERS_OWN) and not n.startswith("_")]
     if others:
         notes.append(f"{FILE}: not read: {', '.join(f'{n}={short(said[n])}' for n in others)}")
@@ -50,47 +50,47 @@ def notes_of(
 
 
 def unusual(value: Any, usual: Sequence[Any]) -> bool:
-    """True if a sampler's setting is none of the usual ones, of which there may be no list."""
+    """Return True if a sampler's setting has a list of usual values and is not among them."""
     off = flag_of(value) is False and False in usual
     return bool(usual) and not off and value not in usual
 
 
 def told(statement: Statement) -> bool:
-    """True for what an import says even if it is as usual, and for what is not."""
+    """Return True for statements that an import always reports."""
     zero = statement.field == "zero_terminal_snr" and statement.value is True
     return zero or statement.field in ("prediction", "process")
 
 
 def says_prediction(statements: Iterable[Statement]) -> bool:
-    """True if something says what the UNet predicts, were it nothing that is trained here."""
+    """Return True if a statement gives the prediction type, even an unsupported one."""
     return any(statement.field in ("prediction", "process") for statement in statements)
 
 
 def compare(
     statements: Sequence[Statement], settings: DiffusionSettings, where: object, *, ignore: bool
 ) -> tuple[str, ...]:
-    """Return notes about the two, or raise an OmfaError if the config says otherwise.
+    """Return notes on how a config differs from its source; a conflict is an OmfaError.
 
-    The error is one line with the keys to set. With `ignore`, the disagreement is a note. How the
-    source is sampled does not change what its weights mean: that is a note always.
+    The error is one line with the keys to set. With `ignore`, the conflict becomes a note.
+    Differences in sampling are always notes: they do not change what the weights predict.
     """
     notes = [f"{where} {note}" for note in sampling_notes(statements, settings)]
     if not says_prediction(statements):
-        assumed = Statement("prediction", "epsilon", "it does not say, and SDXL's is")
+        assumed = Statement("prediction", "epsilon", "not stated; SDXL's default")
         statements = [*statements, assumed]
     zero = settings.schedule.zero_terminal_snr
     if zero and all(statement.field != "zero_terminal_snr" for statement in statements):
-        notes.append(f"{where} does not speak of zero terminal SNR, with which this config trains")
+        notes.append(f"{where} does not state zero terminal SNR, which this config trains with")
     fault = disagreement(statements, settings)
     if fault and not ignore:
         raise OmfaError(f"{where} {fault}")
     if fault:
-        notes.append(f"{OVERRIDE}: trained all the same, though {where} {fault}")
+        notes.append(f"{OVERRIDE}: training anyway, although {where} {fault}")
     return tuple(notes)
 
 
 def sampling_notes(statements: Sequence[Statement], settings: DiffusionSettings) -> list[str]:
-    """Return ends of lines about how a source is sampled where this config samples otherwise."""
+    """Return the sampling settings that differ, as sentences without their subject (the source)."""
     schedule, notes = settings.schedule, []
     stated = {s.field: s for s in statements if s.field in ("spacing", "steps_offset")}
     theirs = {name: statement.value for name, statement in stated.items()}
@@ -102,33 +102,34 @@ def sampling_notes(statements: Sequence[Statement], settings: DiffusionSettings)
             value = SCHEDULE[name].read(value)
         except ValueError:
             notes.append(
-                f"is sampled with a {name} that is unknown, expected {SCHEDULE[name].expected}"
+                f"is sampled with an unknown {name}, expected {SCHEDULE[name].expected}"
                 f" ({statement.said}): this config samples with {name}={ours!r}"
             )
             continue
-        # the offset shifts no others; and epsilon with zero terminal SNR has one spacing
+        # the offset only affects leading spacing; epsilon with zero terminal SNR has one spacing
         shifts = theirs.get("spacing", schedule.spacing) == "leading"
         counts = shifts if name == "steps_offset" else not settings.epsilon_zero_snr
         if value == ours or not counts:
             continue
         note = (
             f"is sampled with {name}={value!r} ({statement.said}), this config samples with"
-            f" {name}={ours!r}: --config.diffusion.{name}={value} to sample it alike"
+            f" {name}={ours!r}: give --config.diffusion.{name}={value} to sample it the same way"
         )
         if ours == "leading" and schedule.zero_terminal_snr:
-            note += "; 'leading' hardly ever visits the last timestep, pure noise"
+            note += "; 'leading' almost never visits the last timestep, which is pure noise"
         notes.append(note)
     return notes
 
 
 def disagreement(statements: Sequence[Statement], settings: DiffusionSettings) -> str:
-    """Return the end of a line about what a config does not agree with, "" if there is nothing."""
-    override = f"{OVERRIDE} to train it as this config says all the same"
+    """Return the conflict as a sentence without its subject (the source); "" if there is none."""
+    override = f"{OVERRIDE} to train it with this config anyway"
+    # first, because no setting of a key could resolve it
     processes = [statement for statement in statements if statement.field == "process"]
     if processes:
         said = " and ".join(statement.words for statement in processes)
         return (
-            f"was trained with {said}, which no setting of config.diffusion is: give weights that"
+            f"was trained with {said}, which config.diffusion cannot express: give weights that"
             f" predict epsilon or v on SDXL's schedule, or give {override}"
         )
     stated: dict[str, Statement] = {}
@@ -136,8 +137,8 @@ def disagreement(statements: Sequence[Statement], settings: DiffusionSettings) -
         before = stated.setdefault(statement.field, statement)
         if before.value != statement.value:
             return (
-                f"contradicts itself: {before.words}, {statement.words}; find out which is true,"
-                f" set config.diffusion.{statement.field} to it and give {override}"
+                f"contradicts itself: {before.words}, {statement.words}; find out which is right,"
+                f" set config.diffusion.{statement.field} accordingly and give {override}"
             )
     schedule, spacing = settings.schedule, settings.schedule.spacing
     ours = {
@@ -153,7 +154,7 @@ def disagreement(statements: Sequence[Statement], settings: DiffusionSettings) -
     wanted = {name: theirs[name] for name in wrong}
     both = {**ours, **theirs}
     if both == {"prediction": "epsilon", "zero_terminal_snr": True} and spacing != "leading":
-        # the only one that a config of these two may have
+        # the only spacing that this combination allows
         wanted["spacing"] = "leading"
     keys = " and ".join(f"config.diffusion.{name}={value!r}" for name, value in wanted.items())
-    return f"was trained with {said}, this config says {here}: set {keys}, or give {override}"
+    return f"was trained with {said}, this config has {here}: set {keys}, or give {override}"

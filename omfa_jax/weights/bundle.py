@@ -1,4 +1,4 @@
-"""A whole model: what it means (settings), its networks' parameters and its prompt table."""
+"""A complete model: diffusion settings, network configs and parameters, and the prompt table."""
 
 import dataclasses
 import functools
@@ -17,15 +17,16 @@ from omfa_jax.models import Compute, UNetConfig, VAEConfig, apply_unet
 from omfa_jax.models.reference_unet import DualNetwork
 
 Params = dict[str, Any]
-# rows in the order of the task table, the empty prompt last
+# one row per task, in the order of the task table, then the empty prompt
 PromptRows = dict[str, Float[np.ndarray, "rows ..."]]
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """`prompts` holds context (tasks + 1, l, d) and pooled (tasks + 1, p), the empty prompt last.
+    """A model; its parts must have matching sizes, or an OmfaError is raised.
 
-    `unet_params` may be None where a run starts its UNet at random.
+    `prompts` holds context (tasks + 1, l, d) and pooled (tasks + 1, p), the empty prompt last.
+    `unet_params` is None if the UNet is to be initialized at random.
     """
 
     settings: DiffusionSettings
@@ -46,15 +47,17 @@ class Bundle:
             "prompt width": (self.unet_config.context_dim, self.prompts["context"].shape[-1]),
             "pooled width": (self.unet_config.pooled_dim, self.prompts["pooled"].shape[-1]),
         }
+        # a mismatch would otherwise appear minutes later, as a shape error inside jit
         for what, (wanted, came) in facts.items():
             if wanted != came:
                 raise OmfaError(
-                    f"{what}: config.canvas, config.diffusion.unet_inputs and the presets ask for"
-                    f" {wanted}, the weights have {came}; change config.model.unet, .vae or .init"
+                    f"{what}: config.canvas, config.diffusion.unet_inputs and the presets need"
+                    f" {wanted}, but the weights have {came}; change config.model.unet, .vae or"
+                    " .init"
                 )
 
     def with_unet(self, params: Params) -> "Bundle":
-        """Return the bundle with other UNet parameters."""
+        """Return a copy of the model with these UNet parameters."""
         return dataclasses.replace(self, unet_params=params)
 
 
@@ -63,9 +66,9 @@ def network_apply(
     config: UNetConfig,
     compute: Compute,
 ) -> Callable[..., Float[Array, "b h w c"]]:
-    """Return `apply(params, inputs, t, prompt_rows, prompts)`: the network with its prompts.
+    """Return `apply(params, inputs, t, rows, prompts)`, which looks up each example's prompt row.
 
-    It is one UNet, or with `settings.reference` two (`models.reference_unet`).
+    The network is one UNet, or two with `settings.reference`.
     """
     if settings.reference:
         noised, clean = packings(settings)

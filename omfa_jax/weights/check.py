@@ -1,7 +1,8 @@
-"""Our networks against diffusers' on the same random inputs, one component at a time.
+"""Comparison of our networks with diffusers' on the same random inputs, by component.
 
-The yardstick is diffusers' network in float64. Its float32 is no yardstick for 5e-6: on some
-processors oneDNN's convolutions put SDXL's decoder 1e-5 off, twice as far as XLA's do.
+The reference is diffusers' network in float64. Its float32 output is not accurate enough for a
+tolerance of 5e-6: on some CPUs oneDNN's convolutions leave SDXL's decoder 1e-5 off, twice as far as
+XLA's.
 """
 
 import dataclasses
@@ -28,10 +29,10 @@ Outputs = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Difference:
-    """How far one component's float32 output is from diffusers' in float64.
+    """The error of one component's float32 output against diffusers' in float64.
 
     `relative_l2` is the norm of the difference over the norm of diffusers' output. `theirs` is the
-    relative L2 of diffusers' own float32 output here: what PyTorch's rounding alone costs.
+    same for diffusers' own float32 output on this machine: the rounding error of PyTorch alone.
     """
 
     component: str
@@ -41,13 +42,13 @@ class Difference:
 
 
 def compare(ours: LoadedModel | Path, theirs: Path, *, seed: int = 0) -> list[Difference]:
-    """Return the differences of unet, vae encoder and vae decoder on random inputs.
+    """Return the differences of UNet, VAE encoder and VAE decoder on random inputs.
 
-    `ours` is a model or a folder of any form, run by JAX in float32; `theirs` a folder in
-    diffusers' form, run by PyTorch in float64 and in float32. Two folders may come in either order.
-    Both see the same inputs by what their channels mean; inputs that only our UNet has are random
-    too, so the outputs agree only if their weights are zero. Networks of different sizes, or files
-    that do not fit them, are an OmfaError.
+    `ours` is a model or a model folder of either format, run by JAX in float32; `theirs` is a
+    diffusers folder, run by PyTorch in float64 and float32. Two folders may be given in either
+    order. Channels are matched by meaning. Inputs that only our UNet has are random as well, so the
+    outputs agree only if the weights of those channels are zero. Raises OmfaError for networks of
+    different sizes and for files that do not match them.
     """
     if not isinstance(ours, LoadedModel):
         if is_imported(theirs):
@@ -56,15 +57,17 @@ def compare(ours: LoadedModel | Path, theirs: Path, *, seed: int = 0) -> list[Di
     if is_imported(theirs):
         raise OmfaError(f"{theirs} has no PyTorch weights; compare with a diffusers folder")
     described = require_comparable(ours, Path(theirs))
-    inputs = _inputs(ours.unet_config, ours.vae_config, seed)
+    inputs = _make_inputs(ours.unet_config, ours.vae_config, seed)
     x, x_theirs = network_inputs(ours, described, seed)
     reference, rounded = _run_theirs(Path(theirs), {**inputs, "x": x_theirs})
     came = _run_ours(ours, {**inputs, "x": x})
-    return [_difference(name, came[name], reference[name], rounded[name]) for name in reference]
+    return [
+        _compute_difference(name, came[name], reference[name], rounded[name]) for name in reference
+    ]
 
 
 def require_comparable(ours: LoadedModel, theirs: Path) -> Description:
-    """Return the description of `theirs`; sizes that differ, or unfit files, are an OmfaError."""
+    """Return the description of `theirs`; OmfaError if sizes differ or files do not match."""
     described = read_description(theirs)
     pairs = {
         "unet": (dataclasses.replace(ours.unet_config, in_channels=0), described.unet_config),
@@ -89,23 +92,26 @@ def require_comparable(ours: LoadedModel, theirs: Path) -> Description:
 def network_inputs(
     ours: LoadedModel, theirs: Description, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the input canvas of our UNet and of theirs (2, h, w, c): equal where they mean it."""
+    """Return our and their UNet inputs (2, h, w, c); channels of equal meaning are equal."""
     unet = ours.unet_config
     rng = np.random.default_rng([seed, 1])
     size = (2, 6 * unet.stride, 4 * unet.stride)
     width, latents = theirs.unet_config.in_channels, theirs.vae_config.latent_channels
     known = source_inputs(width, latents, theirs.omfa)
     if ours.inputs is None or known is None:
-        # nothing says what the channels mean: in order, then
+        # the channels have no known meaning: match them by position
         if width > unet.in_channels:
-            raise OmfaError(f"its UNet takes {width} channels, ours {unet.in_channels}")
+            raise OmfaError(
+                f"its UNet takes {width} channels, ours takes {unet.in_channels}; give a"
+                " model with the same inputs"
+            )
         x = rng.standard_normal((*size, unet.in_channels), np.float32)
         return x, x[..., :width]
     parts = {name: rng.standard_normal((*size, n), np.float32) for name, n in ours.inputs.groups}
     absent = [name for name, n in known.groups if name not in parts or n != parts[name].shape[-1]]
     if absent:
         raise OmfaError(
-            f"its UNet sees {listed(known.groups)} ({known.rule}), ours"
+            f"its UNet takes {listed(known.groups)} ({known.rule}), ours takes"
             f" {listed(ours.inputs.groups)} ({ours.inputs.rule}): {', '.join(absent)} cannot be"
             " compared"
         )
@@ -116,14 +122,15 @@ def network_inputs(
     return canvas(ours.inputs.groups), canvas(known.groups)
 
 
-def _inputs(unet: UNetConfig, vae: VAEConfig, seed: int) -> Outputs:
-    # taller than wide, so that swapped axes show
+def _make_inputs(unet: UNetConfig, vae: VAEConfig, seed: int) -> Outputs:
+    # taller than wide, so that swapped axes change the result
     rng = np.random.default_rng(seed)
 
     def normal(*shape: int) -> np.ndarray:
         return rng.standard_normal(shape, np.float32)
 
     return {
+        # near both ends of the schedule
         "t": np.array([21, 981], np.int32),
         "context": normal(2, 8, unet.context_dim),
         "pooled": normal(2, unet.pooled_dim),
@@ -138,6 +145,7 @@ def _inputs(unet: UNetConfig, vae: VAEConfig, seed: int) -> Outputs:
 def _run_ours(model: LoadedModel, inputs: Outputs) -> Outputs:
     order = ("x", "t", "context", "pooled", "time_ids")
     unet, vae = model.unet_config, model.vae_config
+    # by default GPUs and TPUs multiply float32 in TF32 or bfloat16
     with jax.default_matmul_precision("highest"):
         predicted = jax.jit(apply_unet, static_argnums=0)(
             unet, model.unet_params, *(inputs[name] for name in order)
@@ -163,13 +171,13 @@ def _run_theirs(folder: Path, inputs: Outputs) -> tuple[Outputs, Outputs]:
     exact, rounded = {}, {}
     with torch.no_grad():
         for kind, part, run in (
-            ("UNet2DConditionModel", "unet", _torch_unet),
-            ("AutoencoderKL", "vae", _torch_vae),
+            ("UNet2DConditionModel", "unet", _run_torch_unet),
+            ("AutoencoderKL", "vae", _run_torch_vae),
         ):
             model = _load_torch(kind, folder / part)
             rounded |= run(model, tensors)
             wide = {name: t.double() if t.is_floating_point() else t for name, t in tensors.items()}
-            exact |= run(_in_float64(model), wide)
+            exact |= run(_widen_to_float64(model), wide)
     return exact, rounded
 
 
@@ -186,8 +194,11 @@ def _load_torch(kind: str, folder: Path) -> Any:
     return model.eval()
 
 
-def _in_float64(model: Any) -> Any:
-    """Make each layer of a torch model compute in float64, holding one layer at a time so."""
+def _widen_to_float64(model: Any) -> Any:
+    """Make each layer of a torch model compute in float64, widening one layer at a time.
+
+    All of SDXL in float64 would take 20 GB.
+    """
 
     def widen(layer: Any, _: Any) -> None:
         layer.double()
@@ -202,28 +213,31 @@ def _in_float64(model: Any) -> Any:
     return model
 
 
-def _torch_unet(unet: Any, inputs: dict[str, Any]) -> Outputs:
+def _run_torch_unet(unet: Any, inputs: dict[str, Any]) -> Outputs:
     added = {"text_embeds": inputs["pooled"], "time_ids": inputs["time_ids"]}
     out = unet(inputs["x"], inputs["t"], inputs["context"], added_cond_kwargs=added)
-    return {"unet": _nhwc(out.sample)}
+    return {"unet": _to_nhwc(out.sample)}
 
 
-def _torch_vae(vae: Any, inputs: dict[str, Any]) -> Outputs:
+def _run_torch_vae(vae: Any, inputs: dict[str, Any]) -> Outputs:
     latents = vae.encode(inputs["images"]).latent_dist
     images = vae.decode(inputs["latents"] / vae.config.scaling_factor).sample
-    moments = np.concatenate([_nhwc(latents.mean), _nhwc(latents.logvar)], axis=-1)
-    return {"vae encoder": moments, "vae decoder": _nhwc(images)}
+    moments = np.concatenate([_to_nhwc(latents.mean), _to_nhwc(latents.logvar)], axis=-1)
+    return {"vae encoder": moments, "vae decoder": _to_nhwc(images)}
 
 
-def _nhwc(tensor: Any) -> np.ndarray:
+def _to_nhwc(tensor: Any) -> np.ndarray:
     return tensor.numpy().transpose(0, 2, 3, 1)
 
 
-def _difference(
+def _compute_difference(
     name: str, came: np.ndarray, reference: np.ndarray, rounded: np.ndarray
 ) -> Difference:
     if came.shape != reference.shape:
-        raise OmfaError(f"{name}: output {came.shape} here, {reference.shape} in diffusers")
+        raise OmfaError(
+            f"{name}: output of shape {came.shape} here, {reference.shape} in diffusers; the"
+            " configs describe different networks"
+        )
     gap, norm = came - reference, np.linalg.norm(reference)
     relative, theirs = (float(np.linalg.norm(g) / norm) for g in (gap, rounded - reference))
     return Difference(name, float(np.abs(gap).max()), relative, theirs)

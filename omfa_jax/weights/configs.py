@@ -1,4 +1,4 @@
-"""diffusers' config.json of a UNet or VAE, written from ours and read back."""
+"""Conversion between our network configs and diffusers' config.json of a UNet or VAE."""
 
 import math
 from collections.abc import Collection, Mapping
@@ -10,7 +10,7 @@ from omfa_jax.models import UNetConfig, VAEConfig
 # The oldest diffusers whose models read these files; it is recorded in each config.json.
 DIFFUSERS_VERSION = "0.27.0"
 
-# Fields of which our networks know one value: (that value, diffusers' default where absent).
+# Fields for which our networks support one value: (that value, diffusers' default if absent).
 UNET_FIXED: dict[str, tuple[Any, Any]] = {
     "act_fn": ("silu", "silu"),
     "addition_embed_type": ("text_time", None),
@@ -52,33 +52,33 @@ VAE_FIXED: dict[str, tuple[Any, Any]] = {
     "use_quant_conv": (True, True),
 }
 
-# Fields that would make another network of a UNet; nothing here has one.
+# Fields that would change the UNet's architecture; they must be unset.
 UNET_UNSET = (
     "class_embeddings_concat",
     "encoder_hid_dim",
     "mid_block_only_cross_attention",
     "num_attention_heads",
 )
-# Fields that say nothing of what a network computes, and those that are read below.
+# Fields without influence on what a network computes, and all fields that are read or checked.
 NEUTRAL = ("_class_name", "_diffusers_version", "_name_or_path", "sample_size")
 UNET_READ = (
     *(*NEUTRAL, *UNET_FIXED, *UNET_UNSET, "in_channels", "out_channels", "block_out_channels"),
     *("layers_per_block", "down_block_types", "mid_block_type", "up_block_types"),
     *("transformer_layers_per_block", "attention_head_dim", "cross_attention_dim"),
     *("addition_time_embed_dim", "projection_class_embeddings_input_dim", "norm_num_groups"),
-    # of another addition_embed_type
+    # applies to other values of addition_embed_type only
     "addition_embed_type_num_heads",
 )
 VAE_READ = (
     *(*NEUTRAL, *VAE_FIXED, "block_out_channels", "down_block_types", "up_block_types"),
     *("layers_per_block", "latent_channels", "norm_num_groups", "scaling_factor", "force_upcast"),
 )
-# (cross_attention_dim, projection_class_embeddings_input_dim) of SDXL's refiner, which takes one
-# text encoder and five sizes
+# (cross_attention_dim, projection_class_embeddings_input_dim) of SDXL's refiner, which uses one
+# text encoder and five size embeddings
 REFINER = (1280, 2560)
 _ADDED = "projection_class_embeddings_input_dim"
 
-# SDXL's own, for files that bring none.
+# SDXL's scheduler, for single files, which have no scheduler config.
 SDXL_SCHEDULER: dict[str, Any] = {
     "_class_name": "EulerDiscreteScheduler",
     "_diffusers_version": DIFFUSERS_VERSION,
@@ -106,12 +106,12 @@ def unet_to_diffusers(config: UNetConfig) -> dict[str, Any]:
         "out_channels": config.out_channels,
         "block_out_channels": list(config.block_channels),
         "layers_per_block": config.layers_per_block,
-        "down_block_types": _unet_blocks("Down", attends),
+        "down_block_types": _make_block_types("Down", attends),
         "mid_block_type": "UNetMidBlock2DCrossAttn" if attends[-1] else "UNetMidBlock2D",
-        "up_block_types": _unet_blocks("Up", attends[::-1]),
-        # 1 where a level has no transformers, as in SDXL's own file
+        "up_block_types": _make_block_types("Up", attends[::-1]),
+        # 1 for levels without transformers, as in SDXL's own file
         "transformer_layers_per_block": [max(1, depth) for depth in config.transformer_depth],
-        # a misnomer of diffusers': these are numbers of heads
+        # diffusers' name is a misnomer: these are numbers of heads
         "attention_head_dim": list(config.heads),
         "cross_attention_dim": config.context_dim,
         "addition_time_embed_dim": config.time_id_dim,
@@ -121,53 +121,55 @@ def unet_to_diffusers(config: UNetConfig) -> dict[str, Any]:
 
 
 def unet_from_diffusers(fields: Mapping[str, Any], where: str) -> UNetConfig:
-    """Return our config of diffusers' UNet fields; an OmfaError, led by `where`, if it has none."""
+    """Return our config for diffusers' UNet fields; OmfaError, naming `where`, if unsupported."""
     try:
-        return _unet_of(fields, where)
+        return _parse_unet(fields, where)
     except (TypeError, ValueError) as error:
         raise OmfaError(f"{where} does not describe a UNet: {error}") from None
 
 
-def _unet_of(fields: Mapping[str, Any], where: str) -> UNetConfig:
+def _parse_unet(fields: Mapping[str, Any], where: str) -> UNetConfig:
     if fields.get("addition_embed_type") != "text_time":
         raise OmfaError(
-            f"{where}: addition_embed_type is {fields.get('addition_embed_type')!r}, SDXL's is"
-            f" 'text_time'; Stable Diffusion 1 and 2 (cross_attention_dim 768 and 1024, here"
-            f" {fields.get('cross_attention_dim')}) have none: give SDXL weights"
+            f"{where}: addition_embed_type is {fields.get('addition_embed_type')!r}, expected"
+            " 'text_time' as in SDXL; Stable Diffusion 1 and 2 (cross_attention_dim 768 and 1024,"
+            f" here {fields.get('cross_attention_dim')}) have none: give SDXL weights"
         )
     if fields.get("encoder_hid_dim_type") == "ip_image_proj":
-        # an image-prompt adapter, whose tensors `sources` leaves out
+        # an image-prompt adapter (IP-Adapter): its tensors are skipped when the source is opened
         fields = {**fields, "encoder_hid_dim_type": None, "encoder_hid_dim": None}
     _require_fixed(fields, UNET_FIXED, where)
     _require_fixed(fields, dict.fromkeys(UNET_UNSET, (None, None)), where)
     widths = (fields.get("cross_attention_dim"), fields.get(_ADDED))
     refuse_refiner(*widths, where)
-    channels = _levels(fields, "block_out_channels", where)
-    down = _per_level(fields, "down_block_types", len(channels), where)
+    channels = _parse_levels(fields, "block_out_channels", where)
+    down = _expand_levels(fields, "down_block_types", len(channels), where)
     attends = [block == "CrossAttnDownBlock2D" for block in down]
     expected = {
-        "down_block_types": _unet_blocks("Down", attends),
-        "up_block_types": _unet_blocks("Up", attends[::-1]),
+        "down_block_types": _make_block_types("Down", attends),
+        "up_block_types": _make_block_types("Up", attends[::-1]),
         "mid_block_type": "UNetMidBlock2DCrossAttn" if attends[-1] else "UNetMidBlock2D",
     }
     for name, value in expected.items():
         came = fields.get(name, "UNetMidBlock2DCrossAttn")
         if (list(came) if isinstance(came, list | tuple) else came) != value:
-            raise OmfaError(f"{where}: {name} is {came}, expected {value} beside {down}")
-    depths = _per_level(fields, "transformer_layers_per_block", len(channels), where)
-    layers = set(_per_level(fields, "layers_per_block", len(channels), where))
+            raise OmfaError(f"{where}: {name} is {came}, expected {value} to match {down}")
+    depths = _expand_levels(fields, "transformer_layers_per_block", len(channels), where)
+    layers = set(_expand_levels(fields, "layers_per_block", len(channels), where))
     if len(layers) > 1:
-        raise OmfaError(f"{where}: layers_per_block {layers} differs from level to level")
-    time_id_dim = _required(fields, "addition_time_embed_dim", where)
-    added = _required(fields, _ADDED, where)
+        raise OmfaError(
+            f"{where}: layers_per_block differs between levels ({layers}); expected one number"
+        )
+    time_id_dim = _require(fields, "addition_time_embed_dim", where)
+    added = _require(fields, _ADDED, where)
     return UNetConfig(
         in_channels=_count(fields, "in_channels", 4, where),
         out_channels=_count(fields, "out_channels", 4, where),
         block_channels=channels,
         layers_per_block=layers.pop(),
         transformer_depth=tuple(d if a else 0 for d, a in zip(depths, attends, strict=True)),
-        heads=tuple(_per_level(fields, "attention_head_dim", len(channels), where)),
-        context_dim=_required(fields, "cross_attention_dim", where),
+        heads=tuple(_expand_levels(fields, "attention_head_dim", len(channels), where)),
+        context_dim=_require(fields, "cross_attention_dim", where),
         pooled_dim=added - 6 * time_id_dim,
         time_id_dim=time_id_dim,
         norm_groups=_count(fields, "norm_num_groups", 32, where),
@@ -175,16 +177,16 @@ def _unet_of(fields: Mapping[str, Any], where: str) -> UNetConfig:
 
 
 def refuse_refiner(context_dim: Any, added: Any, where: str) -> None:
-    """Raise an OmfaError if these widths of a UNet's text and added inputs are the refiner's."""
+    """Raise an OmfaError if these widths of text and added embeddings are the refiner's."""
     if (context_dim, added) == REFINER:
         raise OmfaError(
-            f"{where} is SDXL's refiner, which takes other text and sizes than the base model"
-            f" (widths {context_dim} and {added}): give the base model"
+            f"{where} is SDXL's refiner, whose text and size embeddings differ from the base"
+            f" model's (widths {context_dim} and {added}): give the base model"
         )
 
 
 def unread(fields: Mapping[str, Any], read: Collection[str], kind: str, where: str) -> list[str]:
-    """Return a note if a config.json is of another class, or sets fields that are not read."""
+    """Return notes if a config.json has another class or sets fields that are not read."""
     came = fields.get("_class_name", kind)
     notes = [] if came == kind else [f"{where}: its class is {came}, read as {kind}"]
     others = [f"{name}={fields[name]!r}" for name in sorted(fields) if name not in read]
@@ -211,21 +213,21 @@ def vae_to_diffusers(config: VAEConfig) -> dict[str, Any]:
 
 
 def vae_from_diffusers(fields: Mapping[str, Any], where: str) -> VAEConfig:
-    """Return our config of diffusers' VAE fields; an OmfaError, led by `where`, if it has none."""
+    """Return our config for diffusers' VAE fields; OmfaError, naming `where`, if unsupported."""
     try:
-        return _vae_of(fields, where)
+        return _parse_vae(fields, where)
     except (TypeError, ValueError) as error:
         raise OmfaError(f"{where} does not describe a VAE: {error}") from None
 
 
-def _vae_of(fields: Mapping[str, Any], where: str) -> VAEConfig:
+def _parse_vae(fields: Mapping[str, Any], where: str) -> VAEConfig:
     _require_fixed(fields, VAE_FIXED, where)
-    channels = _levels(fields, "block_out_channels", where)
+    channels = _parse_levels(fields, "block_out_channels", where)
     for name, block in (
         ("down_block_types", "DownEncoderBlock2D"),
         ("up_block_types", "UpDecoderBlock2D"),
     ):
-        if list(_required(fields, name, where)) != [block] * len(channels):
+        if list(_require(fields, name, where)) != [block] * len(channels):
             raise OmfaError(f"{where}: {name} is {fields[name]}, expected {block} on every level")
     scale = fields.get("scaling_factor", 0.18215)
     if not isinstance(scale, int | float) or not 0 < scale < math.inf:
@@ -240,7 +242,7 @@ def _vae_of(fields: Mapping[str, Any], where: str) -> VAEConfig:
     )
 
 
-def _unet_blocks(way: str, attends: list[bool]) -> list[str]:
+def _make_block_types(way: str, attends: list[bool]) -> list[str]:
     return [f"{'CrossAttn' if attended else ''}{way}Block2D" for attended in attends]
 
 
@@ -251,34 +253,38 @@ def _require_fixed(
         came = fields.get(name, default)
         # null and false both mean "off" in files written by different versions
         if (came or None) != (value or None):
-            raise OmfaError(f"{where}: {name} is {came!r}, this network has only {value!r}")
+            raise OmfaError(f"{where}: {name} is {came!r}; only {value!r} is supported")
 
 
-def _required(fields: Mapping[str, Any], name: str, where: str) -> Any:
+def _require(fields: Mapping[str, Any], name: str, where: str) -> Any:
     if fields.get(name) is None:
-        raise OmfaError(f"{where}: {name} is missing")
+        raise OmfaError(f"{where}: {name} is missing; fetch the file again")
     return fields[name]
 
 
 def _count(fields: Mapping[str, Any], name: str, default: int, where: str) -> int:
     came = fields.get(name, default)
     if not isinstance(came, int) or came < 1:
-        raise OmfaError(f"{where}: {name} is {came!r}, expected a whole number above 0")
+        raise OmfaError(f"{where}: {name} is {came!r}, expected an integer above 0")
     return came
 
 
-def _levels(fields: Mapping[str, Any], name: str, where: str) -> tuple[int, ...]:
-    value = _required(fields, name, where)
+def _parse_levels(fields: Mapping[str, Any], name: str, where: str) -> tuple[int, ...]:
+    value = _require(fields, name, where)
     if not isinstance(value, list | tuple) or not all(isinstance(width, int) for width in value):
         raise OmfaError(f"{where}: {name} is {value!r}, expected a list of numbers")
     return tuple(value)
 
 
-def _per_level(fields: Mapping[str, Any], name: str, levels: int, where: str) -> list[Any]:
-    value = _required(fields, name, where)
+def _expand_levels(fields: Mapping[str, Any], name: str, levels: int, where: str) -> list[Any]:
+    value = _require(fields, name, where)
     values = list(value) if isinstance(value, list | tuple) else [value] * levels
     if any(isinstance(entry, list | tuple) for entry in values):
-        raise OmfaError(f"{where}: {name} {value} differs within a level; SDXL's does not")
+        raise OmfaError(
+            f"{where}: {name} {value} differs within a level; expected one entry for each level"
+        )
     if len(values) != levels:
-        raise OmfaError(f"{where}: {name} {values} needs {levels} entries, one for each level")
+        raise OmfaError(
+            f"{where}: {name} is {values}, expected {levels} entries, one for each level"
+        )
     return values

@@ -1,9 +1,9 @@
-"""What the channels of a UNet's first convolution mean, and how they become a config's.
+"""The meaning of the channels of a UNet's first convolution, and their mapping to a config's.
 
-The rule is one for all sources: each group of channels that the config has takes the weights of
-the source's group of the same name, wherever it stands there; a group that the source lacks starts
-at zero, so the network is the source's until it is trained; a group of the source's that the
-config lacks is an error, because its weights would be thrown away.
+One rule holds for all sources. Each channel group of the config takes the weights of the source's
+group of the same name, whatever its position. A group that the source lacks starts at zero, so that
+the network equals the source's before training. A group that the config lacks is an error, because
+its weights would be lost.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,11 +15,11 @@ from omfa_jax.core.errors import OmfaError, unknown
 from omfa_jax.diffusion.partial import INPUTS
 from omfa_jax.diffusion.settings import DiffusionSettings
 
-# (name, channels) in the order of the channels
+# (name, number of channels) in channel order
 Groups = tuple[tuple[str, int], ...]
 
 PATH = ("conv_in", "kernel")
-# Published UNets and their inputs; their order of channels is that of diffusers' pipelines.
+# Inputs of published UNets, in the channel order of diffusers' pipelines.
 SOURCES: dict[str, tuple[str, ...]] = {
     "SDXL base": ("noisy",),
     "SDXL-inpainting": ("noisy", "mask", "clean"),
@@ -28,7 +28,7 @@ SOURCES: dict[str, tuple[str, ...]] = {
 
 
 def input_groups(names: Sequence[str], channels: int, mask_channels: int = 1) -> Groups:
-    """Return the groups called `names`: the mask has `mask_channels`, the others `channels`."""
+    """Return groups with these names; the mask has `mask_channels`, all others `channels`."""
     for name in names:
         if name not in INPUTS:
             raise unknown("input of a UNet", name, INPUTS)
@@ -36,7 +36,7 @@ def input_groups(names: Sequence[str], channels: int, mask_channels: int = 1) ->
 
 
 def groups_of(settings: DiffusionSettings) -> Groups:
-    """Return the groups that a config's `unet_inputs` and canvas ask for."""
+    """Return the groups that a config's `unet_inputs` and canvas require."""
     canvas = settings.canvas
     return input_groups(settings.unet_inputs, canvas.shape[2], canvas.mask_channels)
 
@@ -47,13 +47,13 @@ def total(groups: Groups) -> int:
 
 
 def listed(groups: Groups) -> str:
-    """Return the groups as text: noisy 4, mask 1."""
+    """Return the groups as text, such as "noisy 4, mask 1"."""
     return ", ".join(f"{name} {channels}" for name, channels in groups)
 
 
 @dataclass(frozen=True)
 class SourceInputs:
-    """What a source's conv_in sees, and how that is known."""
+    """The channel groups of a source's conv_in; `rule` tells how they are known."""
 
     groups: Groups
     rule: str
@@ -65,17 +65,17 @@ def source_inputs(
     omfa: Mapping | None = None,
     named: Sequence[str] | None = None,
 ) -> SourceInputs | None:
-    """Return what the `width` channels of a source mean; None if nothing says so.
+    """Return the meaning of a source's `width` input channels; None if it is unknown.
 
-    In this order: the names that the user gave, the source's omfa.json, the width of a published
-    model. Names that do not add up to `width` are an OmfaError.
+    It comes from the first of: the user's `named`, the source's omfa.json, a published model of the
+    same width. Raises OmfaError for names whose channels do not add up to `width`.
     """
     if named is not None:
         groups = input_groups(named, latent_channels)
         if total(groups) != width:
             raise OmfaError(
-                f"--source-inputs {','.join(named)} is {listed(groups)}, together {total(groups)}"
-                f" channels; the source's conv_in takes {width}"
+                f"--source-inputs {','.join(named)} is {listed(groups)}, {total(groups)} channels"
+                f" in total; the source's conv_in takes {width}"
             )
         return SourceInputs(groups, "--source-inputs")
     aside = ""
@@ -83,7 +83,7 @@ def source_inputs(
         groups = groups_of(DiffusionSettings.from_json(dict(omfa)))
         if total(groups) == width:
             return SourceInputs(groups, "omfa.json")
-        # a base model's folder may carry the omfa.json of what it will be trained for
+        # a base model's folder may have the omfa.json of the model it will be trained into
         aside = f"; omfa.json asks for {total(groups)}"
     for model, names in SOURCES.items():
         groups = input_groups(names, latent_channels)
@@ -93,19 +93,21 @@ def source_inputs(
 
 
 def require_known(inputs: SourceInputs | None, width: int, where: str) -> SourceInputs:
-    """Return `inputs`, or raise the OmfaError for a width that no published model has."""
+    """Return `inputs`; None, an unknown width, is an OmfaError."""
     if inputs is None:
         raise OmfaError(
-            f"{where}: conv_in takes {width} channels, and no published model says what they mean;"
-            " import it with --source-inputs and their names in order, for instance"
-            " --source-inputs noisy,mask,clean,pose"
+            f"{where}: conv_in takes {width} channels, which matches no published model; give their"
+            " meaning in order when importing, for instance --source-inputs noisy,mask,clean,pose"
         )
     return inputs
 
 
 @dataclass(frozen=True)
 class ChannelMap:
-    """Turns a source's conv_in into the one that `wanted` asks for."""
+    """Maps a source's conv_in kernel to the groups in `wanted`.
+
+    Raises OmfaError if a group of the source is not wanted, or has another number of channels.
+    """
 
     source: SourceInputs
     wanted: Groups
@@ -115,30 +117,30 @@ class ChannelMap:
         for name, channels in groups:
             if name not in wanted:
                 raise OmfaError(
-                    f"conv_in of the source ({self.source.rule}) sees {listed(groups)}, the config"
-                    f" has no {name!r}: add it to config.diffusion.unet_inputs, in any place, or"
-                    " say what the channels mean with --source-inputs if it is something else"
+                    f"conv_in of the source ({self.source.rule}) takes {listed(groups)}, but the"
+                    f" config has no {name!r}: add it to config.diffusion.unet_inputs, at any"
+                    " position, or give the channels' true meaning with --source-inputs"
                 )
             if wanted[name] != channels:
                 raise OmfaError(
-                    f"{name!r} is {channels} channels in the source ({self.source.rule}) and"
-                    f" {wanted[name]} in the config: change config.canvas.layout, or start the"
-                    " UNet at random with config.model.init_unet"
+                    f"{name!r} has {channels} channels in the source ({self.source.rule}) and"
+                    f" {wanted[name]} in the config: change config.canvas.layout, or initialize"
+                    " the UNet at random with config.model.init_unet=false"
                 )
 
     @property
     def changes(self) -> bool:
-        """Whether it changes anything at all."""
+        """Whether the mapping changes the kernel."""
         return self.source.groups != self.wanted
 
     @property
     def note(self) -> str:
-        """One line that says what the channels are taken for, and what is done with them."""
+        """One line for the user: the channels' meaning and what changes."""
         if not self.changes:
-            return f"conv_in: {listed(self.source.groups)} ({self.source.rule}), as they are"
+            return f"conv_in: {listed(self.source.groups)} ({self.source.rule}), unchanged"
         names = dict(self.source.groups)
         new = [name for name, _ in self.wanted if name not in names]
-        kept = "same weights" if not new else f"{', '.join(new)} new with zero weights"
+        kept = "same weights" if not new else f"{', '.join(new)} added with zero weights"
         return (
             f"conv_in: {listed(self.source.groups)} ({self.source.rule}) -> "
             f"{listed(self.wanted)}; {kept}"
@@ -151,5 +153,6 @@ class ChannelMap:
         for name, channels in self.source.groups:
             parts[name] = kernel[:, :, start : start + channels]
             start += channels
+        # zero weights: a new input has no effect until it is trained
         zeros = {name: np.zeros((height, width, n, out), kernel.dtype) for name, n in self.wanted}
         return np.concatenate([parts.get(name, zeros[name]) for name, _ in self.wanted], axis=2)

@@ -1,4 +1,4 @@
-"""What a model folder says besides its parameters: shapes, schedule, OMFA's settings, prompts."""
+"""The parts of a model folder besides parameters: network configs, schedule, settings, prompts."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +10,7 @@ from omfa_jax.weights import configs
 from omfa_jax.weights.files import read_json, write_json
 from omfa_jax.weights.prompts import PromptTable, load_prompts, save_prompts
 
-# all that `write_description` writes
+# every file that `write_description` may write
 FILES = (
     "unet/config.json",
     "vae/config.json",
@@ -22,9 +22,10 @@ FILES = (
 
 @dataclass(frozen=True)
 class Description:
-    """All of a model but its parameters.
+    """Everything about a model except its parameters.
 
-    `scheduler`, `omfa` and `prompts` are None where a foreign folder has none.
+    `scheduler`, `omfa` and `prompts` are None if the folder has no such file, as third-party
+    folders may.
     """
 
     unet_config: UNetConfig
@@ -35,7 +36,7 @@ class Description:
 
 
 def write_description(folder: Path, description: Description) -> None:
-    """Write everything but the parameters into `folder`."""
+    """Write the description's files into `folder`."""
     files = {
         "unet/config.json": configs.unet_to_diffusers(description.unet_config),
         "vae/config.json": configs.vae_to_diffusers(description.vae_config),
@@ -50,9 +51,9 @@ def write_description(folder: Path, description: Description) -> None:
 
 
 def read_description(folder: Path, vae_config: VAEConfig | None = None) -> Description:
-    """Return everything but the parameters of the model in `folder`.
+    """Return the description of the model in `folder`.
 
-    `vae_config` stands in for the folder's own, which then need not be there.
+    With `vae_config`, the folder's own VAE config is neither read nor required.
     """
     folder = require_dir(folder, "weights", "the weights folder")
     unet, vae = folder / "unet" / "config.json", folder / "vae" / "config.json"

@@ -1,4 +1,4 @@
-"""safetensors and JSON files, with faults told as one line that names the file."""
+"""Reading and writing of safetensors and JSON files; errors are one line naming the file."""
 
 import json
 from collections.abc import Mapping
@@ -23,25 +23,28 @@ DTYPES: dict[str, np.dtype] = {
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return the object in a JSON file; an absent or broken file is an OmfaError."""
+    """Return the object in a JSON file; OmfaError if it is missing or broken."""
     try:
         file = require_file(path, "JSON file", "the weights folder")
         fields = parse_json(retried(str(path), file.read_text))
     except ValueError as error:
         raise OmfaError(f"{path} is not JSON ({error}); fetch or export the folder again") from None
     if not isinstance(fields, dict):
-        raise OmfaError(f"{path}: expected a JSON object, got {type(fields).__name__}")
+        raise OmfaError(
+            f"{path}: expected a JSON object, got {type(fields).__name__}; fetch or export the"
+            " folder again"
+        )
     return fields
 
 
 def write_json(path: Path, fields: Mapping[str, Any]) -> None:
-    """Write `fields` with sorted keys, so that equal settings are equal files."""
+    """Write `fields` with sorted keys, so that equal settings give equal files."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n")
 
 
 def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Return all tensors of one safetensors file and its metadata."""
+    """Return (tensors, metadata) of one safetensors file."""
 
     def read() -> tuple[dict[str, np.ndarray], dict[str, str]]:
         with safe_open(path, framework="np") as file:
@@ -59,7 +62,7 @@ def write_tensors(
 ) -> None:
     """Write one safetensors file with every tensor cast to `dtype` (fp32, fp16 or bf16).
 
-    A finite value that the cast makes infinite is an OmfaError that names its tensor.
+    Raises OmfaError, naming the tensor, if a finite value overflows.
     """
     if dtype not in DTYPES:
         raise unknown("dtype", dtype, DTYPES)
@@ -67,23 +70,26 @@ def write_tensors(
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         save_file(narrow, path, dict(metadata))
+        # some versions of safetensors create files that only their owner can read
         path.chmod(0o666 & ~current_umask())
     except (SafetensorError, OSError) as error:
         raise OmfaError(f"cannot write {path}: {error}") from error
 
 
 def cast(key: str, tensor: np.ndarray, dtype: str) -> np.ndarray:
-    """Return `tensor` as `dtype`; a finite value that becomes infinite is an OmfaError."""
+    """Return `tensor` cast to `dtype`; OmfaError if a finite value overflows."""
     with np.errstate(over="ignore"):
         narrow = tensor.astype(DTYPES[dtype], copy=False)
     if narrow is not tensor and not np.isfinite(narrow).all() and np.isfinite(tensor).all():
         raise OmfaError(
             f"{key} has values up to {np.abs(tensor).max():.3g}, too large for {dtype}; "
-            "give --dtype bf16 or fp32"
+            "use --dtype bf16 or fp32"
         )
     return narrow
 
 
 def unreadable(path: Path, error: Exception) -> OmfaError:
-    """Return the error for a safetensors file that cannot be read."""
-    return OmfaError(f"{path} is not a whole safetensors file ({error}); fetch or export it again")
+    """Return the OmfaError for a safetensors file that cannot be read."""
+    return OmfaError(
+        f"{path} is not a complete safetensors file ({error}); fetch or export it again"
+    )

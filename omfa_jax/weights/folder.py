@@ -1,4 +1,4 @@
-"""Model folders in diffusers' form, written and read with numpy alone."""
+"""Model folders in diffusers' format, written and read without PyTorch."""
 
 import dataclasses
 import shutil
@@ -24,29 +24,29 @@ from omfa_jax.weights.sources import open_source
 Params = dict[str, Any]
 
 EXPORT = "omfa_export.json"
-# of a network in one file or in several with an index
+# endings of a network's files: a single one or shards, and the index of shards
 WEIGHTS = ("safetensors", "safetensors.index.json")
-# all that an exported folder holds
+# every file that an exported folder may contain; a folder with others is not replaced
 CONTENTS = (
     EXPORT,
     *FILES,
     *(f"{name}/{STEM}*.{end}" for name in ("unet", "vae") for end in WEIGHTS),
     "omfa_torch.py",
-    # Python makes it for whoever imports that
+    # Python writes it when omfa_torch.py is imported
     "__pycache__/omfa_torch.*.pyc",
 )
 
 # diffusers' own default
 MAX_SHARD_BYTES = 10 * 10**9
-# runs an exported folder in PyTorch; nothing here imports it
+# runs an exported folder in PyTorch; copied into exports, never imported here
 SERVE = Path(__file__).parents[1] / "assets" / "omfa_torch.py"
 
 
 @dataclass(frozen=True)
 class LoadedModel(Description):
-    """A model: parameters are trees of numpy float32 arrays.
+    """A description with parameters, which are trees of float32 numpy arrays.
 
-    `inputs` is what conv_in's channels mean, None if nothing says so; `notes` what was changed.
+    `inputs` is the meaning of conv_in's channels, None if unknown; `notes` lists what was changed.
     """
 
     unet_params: Params
@@ -69,14 +69,13 @@ def save_diffusers(
     max_shard_bytes: int = MAX_SHARD_BYTES,
     origin: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a folder that diffusers loads; it appears whole, in place of one that was there.
+    """Write a folder that diffusers can load, atomically; an earlier export there is replaced.
 
-    `scheduler` is diffusers' scheduler_config.json; `omfa` is stored as omfa.json. `dtype` (fp32,
-    fp16, bf16) is that of the tensors on disk. A network larger than `max_shard_bytes` comes in
-    several files with an index. Leaves that are read when numpy asks for them are read one by one.
-    `origin` is noted in omfa_export.json, by which a later export knows that it may replace the
-    folder. With `omfa` and `prompts` it can be served: `omfa_torch.py`, which runs it in PyTorch,
-    is put beside them. NaN and infinities are an OmfaError.
+    `scheduler` becomes scheduler_config.json and `omfa` omfa.json. `dtype` (fp32, fp16, bf16) is
+    the dtype on disk. A network larger than `max_shard_bytes` is split into shards with an index.
+    Lazy leaves are read one at a time. `origin` is stored in omfa_export.json, the file that marks
+    the folder as an export. With both `omfa` and `prompts`, `omfa_torch.py` is added, which runs
+    the model in PyTorch. Raises OmfaError for NaN and infinity.
     """
     if dtype not in DTYPES:
         raise unknown("dtype", dtype, DTYPES)
@@ -97,7 +96,7 @@ def save_diffusers(
             shards = stream.shards_of(rows[name], dtype, max_shard_bytes)
             by_file = dict(zip(stream.shard_names(len(shards)), shards, strict=True))
             for file, part in by_file.items():
-                finite = _finite(names.torch_rows(params, part), name, not_finite)
+                finite = _check_finite(names.torch_rows(params, part), name, not_finite)
                 chunks = stream.cast_all(finite, dtype)
                 shapes = {row.key: row.shape for row in part}
                 path = temporary / name / file
@@ -106,8 +105,8 @@ def save_diffusers(
                 stream.write_index(temporary / name, by_file, dtype)
         if not_finite:
             raise OmfaError(
-                f"{len(not_finite)} tensors hold NaN or infinity ({', '.join(not_finite)}): nothing"
-                " was written; export an earlier checkpoint"
+                f"{len(not_finite)} tensors contain NaN or infinity ({', '.join(not_finite)}):"
+                " nothing was written; export an earlier checkpoint"
             )
         write_description(temporary, description)
         write_json(temporary / EXPORT, {"dtype": dtype, "omfa_jax": __version__, **(origin or {})})
@@ -115,7 +114,7 @@ def save_diffusers(
             shutil.copyfile(SERVE, temporary / SERVE.name)
 
 
-def _finite(chunks: stream.Chunks, network: str, faulty: list[str]) -> stream.Chunks:
+def _check_finite(chunks: stream.Chunks, network: str, faulty: list[str]) -> stream.Chunks:
     for key, chunk in chunks:
         if not np.isfinite(chunk).all():
             faulty.append(f"{network}/{key}")
@@ -123,10 +122,10 @@ def _finite(chunks: stream.Chunks, network: str, faulty: list[str]) -> stream.Ch
 
 
 def load_diffusers(folder: Path, *, inputs: Groups | None = None) -> LoadedModel:
-    """Return the model in a diffusers folder, our own or a foreign one.
+    """Return the model in a diffusers folder, ours or a third party's.
 
-    Missing, unexpected, misshapen and NaN tensors are one OmfaError. `inputs` maps the first
-    convolution to those channels (see `conv_in`), which is noted if it changed anything.
+    `inputs` maps the first convolution to these channel groups (see conv_in.py); a change is added
+    to the notes. All missing, unexpected, misshapen and NaN tensors are reported in one OmfaError.
     """
     source = open_source(folder)
     params = names.from_torch(source.components)
@@ -141,7 +140,7 @@ def mapped(
     wanted: Groups | None,
     notes: tuple[str, ...] = (),
 ) -> LoadedModel:
-    """Return the loaded model, its first convolution mapped to `wanted` if given."""
+    """Return the model with its first convolution mapped to `wanted`, if given."""
     config = source.unet_config
     if wanted is not None:
         change = ChannelMap(require_known(known, config.in_channels, "the weights"), wanted)

@@ -1,4 +1,4 @@
-"""A model folder's frozen part: settings, schedule, prompts and VAE; the UNet lives elsewhere."""
+"""The model folder of a training run: settings, schedule, prompts and VAE, without the UNet."""
 
 import logging
 from pathlib import Path
@@ -22,15 +22,15 @@ from omfa_jax.weights.sources import diffusers_vae
 
 log = logging.getLogger(__name__)
 
-# all that the folder holds; an export or an import holds more, and is not replaced
+# every file of the folder; an exported or imported folder has others and is never replaced
 CONTENTS = ("omfa.json", *FILES, f"vae/{STEM}.safetensors")
 
 
 def scheduler_config(settings: DiffusionSettings) -> dict[str, Any]:
-    """Return diffusers' DDIMScheduler config; every field is explicit, its defaults differ.
+    """Return diffusers' DDIMScheduler config, with every field set, since its defaults differ.
 
-    DDIM is the sampler of the paper and of our default; for the others' twins give this config to
-    `EulerDiscreteScheduler.from_config` or `DPMSolverMultistepScheduler.from_config`.
+    DDIM is the paper's sampler and our default. The equivalents of the other samplers are
+    `EulerDiscreteScheduler.from_config` and `DPMSolverMultistepScheduler.from_config` of it.
     """
     schedule = settings.schedule
     return {
@@ -51,7 +51,7 @@ def scheduler_config(settings: DiffusionSettings) -> dict[str, Any]:
 
 
 def describe(bundle: Bundle) -> Description:
-    """Return what a model folder says besides the parameters."""
+    """Return the description to be stored with a model's parameters."""
     texts = (*(task.prompt for task in bundle.settings.tasks), "")
     return Description(
         unet_config=bundle.unet_config,
@@ -63,7 +63,7 @@ def describe(bundle: Bundle) -> Description:
 
 
 def save_frozen(folder: Path, bundle: Bundle) -> None:
-    """Write everything but the UNet's parameters; the folder appears whole."""
+    """Write everything except the UNet's parameters, atomically."""
     with atomic_dir(folder, CONTENTS) as temporary:
         write_description(temporary, describe(bundle))
         path = temporary / "vae" / f"{STEM}.safetensors"
@@ -71,9 +71,10 @@ def save_frozen(folder: Path, bundle: Bundle) -> None:
 
 
 def save_tasks(folder: Path, bundle: Bundle) -> None:
-    """Write the bundle's tasks into a folder of `save_frozen`; nothing if they are there already.
+    """Update the tasks and prompts of a model folder, if they differ.
 
-    The prompt table keeps the wording that it had, so that at any moment the two files fit.
+    The prompt table keeps all earlier prompts and is written first, so that the two files match at
+    every moment, also after a kill between the two writes.
     """
     before = read_description(folder)
     if before.omfa is not None and DiffusionSettings.from_json(before.omfa) == bundle.settings:
@@ -81,22 +82,23 @@ def save_tasks(folder: Path, bundle: Bundle) -> None:
     now = describe(bundle)
     assert now.prompts is not None and now.omfa is not None
     table = now.prompts if before.prompts is None else joined(now.prompts, before.prompts)
+    # prompts first: tasks without their prompts could not be loaded
     with atomic_write(folder / "prompts.safetensors") as temporary:
         save_prompts(temporary, table)
     with atomic_write(folder / "omfa.json") as temporary:
         write_json(temporary, now.omfa)
-    log.info("%s now says the tasks that are trained from here on", folder)
+    log.info("%s: updated the tasks to those trained from this step on", folder)
 
 
 def load_vae(folder: Path, config: VAEConfig) -> Params:
-    """Return the VAE's parameters in a model folder of either form."""
+    """Return the VAE's parameters from a model folder of either format."""
     if is_imported(folder):
         return load_params(folder, ["vae"])["vae"]
     return names.from_torch({"vae": diffusers_vae(config, Path(folder) / "vae")})["vae"]
 
 
 def load_frozen(folder: Path) -> Bundle:
-    """Return the bundle of a folder of ours, without UNet parameters."""
+    """Return the model in a run's model folder, without UNet parameters."""
     description = read_description(folder)
     return bundle_of(description, None, load_vae(folder, description.vae_config), str(folder))
 
@@ -104,7 +106,7 @@ def load_frozen(folder: Path) -> Bundle:
 def bundle_of(
     description: Description, unet_params: Params | None, vae_params: Params, where: str
 ) -> Bundle:
-    """Return the bundle of a description that says what its weights mean (omfa.json, prompts)."""
+    """Return the model of a description that has omfa.json and prompts; OmfaError otherwise."""
     missing = [
         file
         for file, part in {
@@ -116,7 +118,7 @@ def bundle_of(
     if missing or description.omfa is None or description.prompts is None:
         raise OmfaError(
             f"{where} has no {' and no '.join(missing)}: it is not a model of omfa_jax; train from"
-            " it with --config.model.init, or give a folder that convert_weights.py export wrote"
+            " it with --config.model.init, or give a folder written by convert_weights.py export"
         )
     settings = DiffusionSettings.from_json(description.omfa)
     rows = description.prompts.rows([task.prompt for task in settings.tasks])

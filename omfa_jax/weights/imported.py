@@ -1,10 +1,10 @@
-"""Imported folders: the same descriptions, with the parameters as arrays of our trees.
+"""Imported folders: model folders whose parameters are stored as arrays of our own trees.
 
-`params/unet.safetensors` and `params/vae.safetensors` hold our names and our order of axes, stacked
-layers included, so that training starts without PyTorch and without rearranging anything: the
-arrays are views of the files. They are written as the source is read, one tensor at a time.
-`omfa_import.json`, written last, lists every array's shape, dtype and SHA-256, so a damaged copy is
-found before the first step.
+`params/unet.safetensors` and `params/vae.safetensors` have our names and axis order, including
+stacked layers, so that training starts without PyTorch and without a conversion: the arrays are
+memory maps of the files. They are written while the source is read, one tensor at a time.
+`omfa_import.json`, written last, lists every array's shape, dtype and SHA-256, so that a damaged
+copy is found before the first step.
 """
 
 import dataclasses
@@ -31,13 +31,13 @@ from omfa_jax.weights.tensors import open_safetensors
 MANIFEST = "omfa_import.json"
 PROMPTS = "prompts.safetensors"
 COMPONENTS = ("unet", "vae")
-# all that an imported folder holds
+# every file that an imported folder may contain; a folder with others is not replaced
 CONTENTS = (MANIFEST, *FILES, *(f"params/{name}.safetensors" for name in COMPONENTS))
 
 
 @dataclass(frozen=True)
 class Report:
-    """What an import did: PyTorch tensors read of each component, and notes for the user."""
+    """The result of an import: number of PyTorch tensors by component, and notes for the user."""
 
     tensors: dict[str, int]
     notes: tuple[str, ...]
@@ -51,11 +51,11 @@ def import_source(
     dtype: str = "fp32",
     prompts: PromptTable | None = None,
 ) -> Report:
-    """Write the source as an imported folder `out`, which appears whole.
+    """Write the source as an imported folder `out`, atomically.
 
-    `inputs` maps the UNet's first convolution to those channels; `dtype` (fp32, fp16, bf16) is
-    that of the arrays on disk; `prompts` replaces the source's own table. All missing, unexpected,
-    misshapen and NaN tensors are one OmfaError.
+    `inputs` maps the UNet's first convolution to these channel groups; `dtype` (fp32, fp16, bf16)
+    is the dtype on disk; `prompts` replaces the source's own table. All missing, unexpected,
+    misshapen and NaN tensors are reported in one OmfaError.
     """
     if dtype not in DTYPES:
         raise unknown("dtype", dtype, DTYPES)
@@ -72,24 +72,26 @@ def import_source(
         source, unet_config=unet_config, omfa=omfa, prompts=prompts or source.prompts
     )
     found = names.require_fit(source.components.values())
-    layouts = {name: _shapes(part, change) for name, part in source.components.items()}
+    layouts = {name: _get_shapes(part, change) for name, part in source.components.items()}
     sizes = [stream.size_bytes(s, dtype) for part in layouts.values() for s in part.values()]
     entries: dict[str, Any] = {}
     with atomic_dir(out, CONTENTS) as temporary:
+        # before minutes of reading
         stream.require_space(temporary, sum(sizes))
         for (name, component), faults in zip(source.components.items(), found, strict=True):
             digests: dict[str, Any] = {}
-            chunks = stream.cast_all(_arrays(component, faults, change), dtype)
+            chunks = stream.cast_all(_iter_arrays(component, faults, change), dtype)
             shapes = layouts[name]
-            path = _params(temporary, name)
+            path = _params_file(temporary, name)
             stream.write_stream(path, shapes, dtype, stream.hashed(chunks, digests), {})
             for key, shape in shapes.items():
                 digest = digests[key].hexdigest()
-                entries[f"{name}/{key}"] = _entry(shape, DTYPES[dtype], digest)
+                entries[f"{name}/{key}"] = _make_entry(shape, DTYPES[dtype], digest)
+        # NaN is known only after reading; atomic_dir discards the folder then
         names.raise_faults(found)
         write_description(temporary, description)
         if description.prompts is not None:
-            entries |= _prompt_entries(temporary)
+            entries |= _make_prompt_entries(temporary)
         fields = {
             "tensors": entries,
             "inputs": change.wanted,
@@ -110,17 +112,19 @@ def is_imported(folder: Path) -> bool:
 def load_imported(
     folder: Path, *, inputs: conv_in.Groups | None = None, verify: bool = True
 ) -> LoadedModel:
-    """Return the model in an imported folder, its parameters as numpy arrays.
+    """Return the model in an imported folder, with parameters as numpy arrays.
 
-    float32 arrays are read-only views of the files; `verify` compares every array's hash with the
-    manifest's (some seconds for SDXL). A difference, or a file cut short, is an OmfaError.
+    float32 arrays are read-only memory maps of the files. `verify` compares every array's hash with
+    the manifest (a few seconds for SDXL). Raises OmfaError for a difference or a truncated file.
     """
     description = read_description(Path(folder))
     if verify and description.prompts is not None:
         listed = read_json(Path(folder) / MANIFEST)["tensors"]
-        wrong = [key for key, entry in _prompt_entries(folder).items() if listed.get(key) != entry]
+        wrong = [
+            key for key, entry in _make_prompt_entries(folder).items() if listed.get(key) != entry
+        ]
         if wrong:
-            raise _differ(folder, wrong)
+            raise _make_difference_error(folder, wrong)
     params = load_params(folder, COMPONENTS, verify=verify)
     groups = tuple((name, n) for name, n in read_json(Path(folder) / MANIFEST)["inputs"])
     known = conv_in.SourceInputs(groups, MANIFEST)
@@ -128,13 +132,13 @@ def load_imported(
 
 
 def load_params(folder: Path, components: Sequence[str], *, verify: bool = True) -> dict[str, Any]:
-    """Return the trees of some components of an imported folder, by component."""
+    """Return {component: parameter tree} of an imported folder."""
     folder = Path(folder)
     manifest = read_json(folder / MANIFEST)["tensors"]
     built, wrong = {}, []
     for component in components:
-        path = _params(folder, component)
-        # refuses a file that is cut short or not there
+        path = _params_file(folder, component)
+        # raises for a missing or truncated file, which a memory map would not notice
         open_safetensors([path], str(folder))
         arrays = stream.map_stream(path)
         listed = {
@@ -146,28 +150,28 @@ def load_params(folder: Path, components: Sequence[str], *, verify: bool = True)
             if (
                 name not in listed
                 or name not in arrays
-                or (listed[name] != _found(arrays[name], listed[name], verify))
+                or (listed[name] != _describe_array(arrays[name], listed[name], verify))
             ):
                 wrong.append(f"{component}/{name}")
         leaves = {tuple(k.split("/")): a.astype(np.float32, copy=False) for k, a in arrays.items()}
         built[component] = trees.build(leaves)
     if wrong:
-        raise _differ(folder, wrong)
+        raise _make_difference_error(folder, wrong)
     return built
 
 
 def load_weights(folder: Path, *, inputs: conv_in.Groups | None = None) -> LoadedModel:
-    """Return the model in `folder`, be it imported or in diffusers' form."""
+    """Return the model in an imported or a diffusers folder."""
     load = load_imported if is_imported(folder) else load_diffusers
     return load(folder, inputs=inputs)
 
 
 def scheduler_statements(folder: Path) -> tuple[Statement, ...]:
-    """Return what the model in `folder` states of its schedule: of an imported one, its source."""
+    """Return the statements of a model folder on its schedule; for an import, its source's."""
     folder = Path(folder)
     if is_imported(folder):
         stated = read_json(folder / MANIFEST).get("scheduler")
-        # older imports hold the source's own file alone
+        # older imports have only the source's scheduler_config.json
         if stated is not None:
             return tuple(Statement(**row) for row in stated)
     path = folder / "scheduler" / FILE
@@ -175,23 +179,23 @@ def scheduler_statements(folder: Path) -> tuple[Statement, ...]:
 
 
 def fields_of(model: LoadedModel) -> dict[str, Any]:
-    """Return the model's parts under the names that `folder.save_diffusers` takes."""
+    """Return the model's parts as keyword arguments of `save_diffusers`."""
     fields = {field.name: getattr(model, field.name) for field in dataclasses.fields(model)}
     del fields["notes"], fields["inputs"]
     return fields
 
 
-def _differ(folder: Path, wrong: Sequence[str]) -> OmfaError:
+def _make_difference_error(folder: Path, wrong: Sequence[str]) -> OmfaError:
     return OmfaError(
-        f"{folder}: {len(wrong)} arrays differ from {MANIFEST} ({', '.join(wrong)}); "
-        "import the weights again"
+        f"{folder}: {len(wrong)} arrays differ from {MANIFEST} ({', '.join(wrong)}); the copy is"
+        " damaged: import the weights again"
     )
 
 
-def _prompt_entries(folder: Path) -> dict[str, Any]:
+def _make_prompt_entries(folder: Path) -> dict[str, Any]:
     arrays, _ = read_tensors(Path(folder) / PROMPTS)
     return {
-        f"prompts/{name}": _entry(array.shape, array.dtype, _sha256(array))
+        f"prompts/{name}": _make_entry(array.shape, array.dtype, _sha256(array))
         for name, array in arrays.items()
     }
 
@@ -200,11 +204,13 @@ def _sha256(array: np.ndarray) -> str:
     return hashlib.sha256(stream.as_bytes(np.ascontiguousarray(array))).hexdigest()
 
 
-def _params(folder: Path, component: str) -> Path:
+def _params_file(folder: Path, component: str) -> Path:
     return folder / "params" / f"{component}.safetensors"
 
 
-def _shapes(component: names.Component, change: conv_in.ChannelMap) -> dict[str, tuple[int, ...]]:
+def _get_shapes(
+    component: names.Component, change: conv_in.ChannelMap
+) -> dict[str, tuple[int, ...]]:
     shapes = {}
     for path, leaf in trees.walk(component.tree):
         shape = tuple(leaf.shape)
@@ -214,7 +220,7 @@ def _shapes(component: names.Component, change: conv_in.ChannelMap) -> dict[str,
     return shapes
 
 
-def _arrays(
+def _iter_arrays(
     component: names.Component, faults: names.Faults, change: conv_in.ChannelMap
 ) -> Iterator[tuple[str, np.ndarray]]:
     for row, array in names.read_rows(component, faults):
@@ -222,12 +228,12 @@ def _arrays(
         yield "/".join(row.path), kernel
 
 
-def _entry(shape: Sequence[int], dtype: np.dtype, sha256: str) -> dict[str, Any]:
+def _make_entry(shape: Sequence[int], dtype: np.dtype, sha256: str) -> dict[str, Any]:
     return {"shape": list(shape), "dtype": dtype.name, "sha256": sha256}
 
 
-def _found(array: np.ndarray, listed: dict[str, Any], verify: bool) -> dict[str, Any]:
+def _describe_array(array: np.ndarray, listed: dict[str, Any], verify: bool) -> dict[str, Any]:
     digest = listed["sha256"]
     if verify:
         digest = _sha256(array)
-    return _entry(array.shape, array.dtype, digest)
+    return _make_entry(array.shape, array.dtype, digest)

@@ -1,8 +1,8 @@
-"""SDXL's original single file: its names, as a second column of the name table, and its shapes.
+"""Names of SDXL's original single-file format, and network configs inferred from its shapes.
 
-The UNet is one run of numbered blocks there, each block a list of layers; diffusers groups the
-same modules by level. `UNET` and `VAE` take diffusers' key and give the file's, one rule a module;
-whatever no rule touches has the same name in both.
+There the UNet is one sequence of numbered blocks, each a list of layers; diffusers groups the same
+modules by level. `unet_column` and `vae_column` map a diffusers key to the file's. Names without a
+rule are equal in both.
 """
 
 import re
@@ -14,7 +14,7 @@ from omfa_jax.weights.configs import refuse_refiner
 
 UNET_PREFIX = "model.diffusion_model."
 VAE_PREFIX = "first_stage_model."
-# What else such files hold, and why it is not imported.
+# Other contents of such files, which are not imported.
 SKIPPED = {
     "conditioner.": "the text encoders",
     "denoiser.": "the schedule's constants",
@@ -55,14 +55,14 @@ VAE_RULES = (
 )
 _UP_BLOCK = re.compile(r"\.up_blocks\.(\d+)\.(resnets|upsamplers)\.(\d+)\.")
 _LEVEL = re.compile(r"(down|up)_blocks\.(\d+)\.(resnets|attentions|downsamplers|upsamplers)\.(\d+)")
-# of SDXL's attention, on every level
+# channels per attention head in SDXL, at every level
 HEAD_WIDTH = 64
 
 Shapes = Mapping[str, tuple[int, ...]]
 
 
 def unet_column(config: UNetConfig) -> Callable[[str], str]:
-    """Return the function from diffusers' UNet keys to the single file's."""
+    """Return the function that maps diffusers' UNet keys to the single file's."""
     per_level = config.layers_per_block + 1
     attends = [depth > 0 for depth in config.transformer_depth]
 
@@ -71,7 +71,7 @@ def unet_column(config: UNetConfig) -> Callable[[str], str]:
         if kind == "downsamplers":
             return f"input_blocks.{(level + 1) * per_level}.0"
         if kind == "upsamplers":
-            # it stands in the block of the level's last resnet, behind what is there
+            # it is in the block of the level's last resnet, after the resnet and its attention
             return f"output_blocks.{(level + 1) * per_level - 1}.{2 if attends[-1 - level] else 1}"
         blocks, first = ("input_blocks", 1) if way == "down" else ("output_blocks", 0)
         return f"{blocks}.{first + level * per_level + layer}.{int(kind == 'attentions')}"
@@ -94,12 +94,12 @@ def unet_column(config: UNetConfig) -> Callable[[str], str]:
 
 
 def vae_column(config: VAEConfig, prefix: str) -> Callable[[str], str]:
-    """Return the function from diffusers' VAE keys to the single file's."""
+    """Return the function that maps diffusers' VAE keys to the single file's."""
     top = len(config.block_channels) - 1
     words = {"resnets": "block.{}", "upsamplers": "upsample"}
 
     def place(match: re.Match[str]) -> str:
-        # the file counts the decoder's levels from the image, diffusers from the latents
+        # the file numbers the decoder's levels from the image, diffusers from the latents
         return f".up.{top - int(match[1])}.{words[match[2]].format(match[3])}."
 
     def name(key: str) -> str:
@@ -111,18 +111,19 @@ def vae_column(config: VAEConfig, prefix: str) -> Callable[[str], str]:
 
 
 def unet_config(shapes: Shapes, where: str) -> UNetConfig:
-    """Return the UNet's config as far as the tensors' shapes tell it.
+    """Return the UNet's config as inferred from the tensors' shapes.
 
-    Widths of heads and time ids and the number of norm groups leave no trace in shapes: they are
-    SDXL's; so is what a missing tensor would tell, for the diff of names to be about that tensor. A
-    file without a UNet, or with Stable Diffusion 1's or 2's, is an OmfaError.
+    Head width, size embedding width and number of norm groups do not appear in shapes and are taken
+    from SDXL. So is what a missing tensor would have shown, so that the later comparison of names
+    reports just that tensor. Raises OmfaError for a file without a UNet and for Stable Diffusion 1
+    and 2.
     """
     ours = {k.removeprefix(UNET_PREFIX): s for k, s in shapes.items() if k.startswith(UNET_PREFIX)}
     if not ours:
         found = sorted({key.split(".")[0] for key in shapes})
         raise OmfaError(
             f"{where} has no tensors {UNET_PREFIX}* (its names begin with {', '.join(found[:6])}):"
-            " it is not an original SDXL checkpoint; give one, or a folder in diffusers' form"
+            " it is not an original SDXL checkpoint; give one, or a diffusers folder"
         )
     if not any(key.startswith("label_emb.") for key in ours):
         raise OmfaError(
@@ -130,15 +131,15 @@ def unet_config(shapes: Shapes, where: str) -> UNetConfig:
             " text input): give SDXL weights"
         )
     usual = UNetConfig()
-    channels, depths, layers = _unet_levels(ours)
+    channels, depths, layers = _infer_unet_levels(ours)
     keys = [key for key in ours if key.endswith("attn2.to_k.weight")]
     pooled = usual.pooled_dim + 6 * usual.time_id_dim
-    context_dim = _width(ours, keys, 1, usual.context_dim)
-    added = _width(ours, ["label_emb.0.0.weight"], 1, pooled)
+    context_dim = _find_width(ours, keys, 1, usual.context_dim)
+    added = _find_width(ours, ["label_emb.0.0.weight"], 1, pooled)
     refuse_refiner(context_dim, added, where)
     return UNetConfig(
-        in_channels=_width(ours, ["input_blocks.0.0.weight"], 1, usual.in_channels),
-        out_channels=_width(ours, ["out.2.weight"], 0, usual.out_channels),
+        in_channels=_find_width(ours, ["input_blocks.0.0.weight"], 1, usual.in_channels),
+        out_channels=_find_width(ours, ["out.2.weight"], 0, usual.out_channels),
         block_channels=tuple(channels),
         layers_per_block=layers,
         transformer_depth=tuple(depths),
@@ -149,29 +150,29 @@ def unet_config(shapes: Shapes, where: str) -> UNetConfig:
 
 
 def vae_config(shapes: Shapes, prefix: str) -> VAEConfig:
-    """Return the VAE's config as far as shapes tell it; norm groups and scale are SDXL's."""
+    """Return the VAE's config as inferred from shapes; norm groups and scale are SDXL's."""
     usual = VAEConfig()
     channels, layers = [], usual.layers_per_block
     while any(key.startswith(f"{prefix}encoder.down.{len(channels)}.block.") for key in shapes):
         level = f"{prefix}encoder.down.{len(channels)}.block."
         widths = [f"{level}0.conv1.weight", f"{level}0.conv2.weight"]
-        channels.append(_width(shapes, widths, 0, usual.block_channels[-1]))
+        channels.append(_find_width(shapes, widths, 0, usual.block_channels[-1]))
         layers = len({k.removeprefix(level).split(".")[0] for k in shapes if k.startswith(level)})
     latents = [f"{prefix}post_quant_conv.weight"]
     return VAEConfig(
         block_channels=tuple(channels) or usual.block_channels,
         layers_per_block=layers,
-        latent_channels=_width(shapes, latents, 0, usual.latent_channels),
+        latent_channels=_find_width(shapes, latents, 0, usual.latent_channels),
     )
 
 
-def _width(shapes: Shapes, keys: Sequence[str], axis: int, usual: int) -> int:
+def _find_width(shapes: Shapes, keys: Sequence[str], axis: int, usual: int) -> int:
     """Return the length of an axis of the first of `keys` that has it, else `usual`."""
     found = (shapes[key][axis] for key in keys if len(shapes.get(key, ())) > axis)
     return next(found, usual)
 
 
-def _unet_levels(ours: Shapes) -> tuple[list[int], list[int], int]:
+def _infer_unet_levels(ours: Shapes) -> tuple[list[int], list[int], int]:
     channels, depths, layers = [], [], []
     block, fresh = 1, True
     while any(key.startswith(f"input_blocks.{block}.") for key in ours):
@@ -181,7 +182,7 @@ def _unet_levels(ours: Shapes) -> tuple[list[int], list[int], int]:
         else:
             if fresh:
                 widths = [f"{here}0.out_layers.3.weight", f"{here}0.in_layers.2.weight"]
-                channels.append(_width(ours, widths, 0, UNetConfig().block_channels[-1]))
+                channels.append(_find_width(ours, widths, 0, UNetConfig().block_channels[-1]))
                 stack = f"{here}1.transformer_blocks."
                 depths.append(len({k.split(".")[4] for k in ours if k.startswith(stack)}))
                 layers.append(0)

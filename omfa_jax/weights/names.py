@@ -1,8 +1,8 @@
-"""The name table between PyTorch's tensors and our parameter trees, read both ways.
+"""The name table between PyTorch's tensors and our parameter trees, used in both directions.
 
-Module names in the tree are PyTorch's, so a path joined by dots is the key up to its last word;
-what differs is that word, the order of axes, and that a stack of transformer blocks is one array
-with a leading layer axis here and one tensor a layer there.
+Module names in the tree are PyTorch's, so a path joined by dots is the key up to its last word.
+There are three differences: that word, the order of axes, and stacks of transformer blocks, which
+are one array with a leading layer axis here and one tensor per layer in PyTorch.
 """
 
 import collections
@@ -21,9 +21,9 @@ from omfa_jax.weights.tensors import Tensors
 
 STACKED = "transformer_blocks"
 TILE = 128
-ADVICE = "fetch or make the weights again"
+ADVICE = "fetch or convert the weights again"
 
-# Our word, rank -> PyTorch's word, and the order in which our axes appear in its tensor.
+# (our leaf name, rank) -> (PyTorch's leaf name, permutation from our axes to PyTorch's)
 LEAVES: dict[tuple[str, int], tuple[str, tuple[int, ...]]] = {
     ("kernel", 4): ("weight", (3, 2, 0, 1)),  # height width in out -> out in height width
     ("kernel", 2): ("weight", (1, 0)),  # in out -> out in
@@ -31,7 +31,7 @@ LEAVES: dict[tuple[str, int], tuple[str, tuple[int, ...]]] = {
     ("bias", 1): ("bias", (0,)),
 }
 
-# Names of the VAE's attention in files older than diffusers 0.16 -> today's.
+# Names of the VAE's attention before diffusers 0.16 -> current names
 DEPRECATED = {
     "query": "to_q",
     "key": "to_k",
@@ -43,10 +43,10 @@ _DEPRECATED_KEY = re.compile(r"(mid_block\.attentions\.\d+\.)(query|key|value|pr
 
 @dataclass(frozen=True)
 class Row:
-    """One tensor of PyTorch's: its key and shape, and where it lives in our tree.
+    """One PyTorch tensor: its key and shape, and its place in our tree.
 
-    `layer` is its index along the leading axis of the array at `path`, or None if it is the whole
-    array; `axes` transposes ours (without the layer axis) to PyTorch's.
+    `layer` is its index along the leading axis of the array at `path`, or None if the array is not
+    stacked; `axes` transposes ours (without the layer axis) to PyTorch's.
     """
 
     key: str
@@ -56,17 +56,20 @@ class Row:
     axes: tuple[int, ...]
 
     def to_torch(self, array: np.ndarray) -> np.ndarray:
-        """Return PyTorch's tensor out of the whole array at `path`."""
+        """Return PyTorch's tensor from the array at `path`, which may hold several layers."""
         ours = array if self.layer is None else array[self.layer]
         return contiguous(ours.transpose(self.axes))
 
     def from_torch(self, tensor: np.ndarray) -> np.ndarray:
-        """Return the tensor with our order of axes."""
+        """Return the tensor with its axes in our order."""
         return tensor.transpose(np.argsort(self.axes))
 
 
 def contiguous(view: np.ndarray) -> np.ndarray:
-    """Return the array in C order, copied in tiles that fit the cache: twice as fast as at once."""
+    """Return the array in C order.
+
+    The copy is made in tiles that fit into the cache, twice as fast as numpy's copy of a transpose.
+    """
     if view.flags.c_contiguous:
         return view
     out = np.empty(view.shape, view.dtype)
@@ -80,41 +83,41 @@ def contiguous(view: np.ndarray) -> np.ndarray:
 
 
 def table(tree: Mapping[str, Any]) -> list[Row]:
-    """Return a row for every PyTorch tensor of `tree`, whose leaves need only have shapes."""
+    """Return a row for every PyTorch tensor of `tree`; only the leaves' shapes are used."""
     rows = []
     for path, leaf in trees.walk(tree):
         shape = tuple(leaf.shape)
         if STACKED not in path:
-            rows.append(_row(".".join(path[:-1]), shape, path, None))
+            rows.append(_make_row(".".join(path[:-1]), shape, path, None))
             continue
         at = path.index(STACKED) + 1
         for layer in range(shape[0]):
             module = ".".join((*path[:at], str(layer), *path[at:-1]))
-            rows.append(_row(module, shape[1:], path, layer))
+            rows.append(_make_row(module, shape[1:], path, layer))
     return rows
 
 
-def _row(module: str, shape: tuple[int, ...], path: trees.Path, layer: int | None) -> Row:
+def _make_row(module: str, shape: tuple[int, ...], path: trees.Path, layer: int | None) -> Row:
     found = LEAVES.get((path[-1], len(shape)))
     if found is None:
         raise OmfaError(
             f"no PyTorch name for {'/'.join(path)} of shape {shape}; add a row to "
-            "LEAVES in omfa_jax/weights/names.py"
+            f"LEAVES in {__name__}"
         )
     word, axes = found
     return Row(f"{module}.{word}", tuple(shape[axis] for axis in axes), path, layer, axes)
 
 
 def current_name(key: str) -> str:
-    """Return `key` with a deprecated VAE attention name replaced by today's."""
+    """Return `key` with a deprecated name of the VAE's attention replaced by the current one."""
     return _DEPRECATED_KEY.sub(lambda match: f"{match[1]}{DEPRECATED[match[2]]}.", key)
 
 
 def torch_rows(params: Mapping[str, Any], rows: Sequence[Row]) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield (PyTorch's key, contiguous tensor) of `rows`, dtypes unchanged.
+    """Yield (PyTorch key, contiguous tensor) for `rows`, dtypes unchanged.
 
-    A leaf may be anything that numpy can turn into an array; it is asked once for each run of rows
-    that it holds, so leaves that read themselves from disk are in memory one at a time.
+    A leaf may be anything that `np.asarray` accepts. It is converted once for all adjacent rows
+    that use it, so that lazy leaves are in memory one at a time.
     """
     leaves = dict(trees.walk(params))
     for path, run in itertools.groupby(rows, key=lambda row: row.path):
@@ -124,15 +127,15 @@ def torch_rows(params: Mapping[str, Any], rows: Sequence[Row]) -> Iterator[tuple
 
 
 def to_torch(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Return PyTorch's flat dict of contiguous tensors for a tree of arrays, dtypes unchanged."""
+    """Return a PyTorch state dict of contiguous arrays for a parameter tree, dtypes unchanged."""
     return dict(torch_rows(params, table(params)))
 
 
 @dataclass(frozen=True)
 class Component:
-    """One network as some source has it: its tree of shapes, and the tensors that should fill it.
+    """One network of a source: its tree of shapes and the tensors that should fill it.
 
-    `column` turns the name table's key into the source's own.
+    `column` maps a key of the name table to the source's key.
     """
 
     tree: Mapping[str, Any]
@@ -147,7 +150,7 @@ class Component:
 
 @dataclass
 class Faults:
-    """What keeps a component's tensors from filling its tree, by the source's own names."""
+    """Why a component's tensors do not fill its tree, as lists of the source's keys."""
 
     where: str
     missing: list[str]
@@ -158,12 +161,12 @@ class Faults:
 
     @property
     def counts(self) -> str:
-        """How many of each kind, each with the mark of its lines; empty without faults."""
+        """The count of each kind with the mark of its lines; empty without mismatches."""
         return ", ".join(f"{len(n)} {kind} ({mark})" for mark, kind, n in self._kinds() if n)
 
     @property
     def lines(self) -> list[str]:
-        """A line for every fault, led by the mark of its kind."""
+        """One line for each mismatch, starting with the mark of its kind."""
         return [f"{mark} {name}" for mark, _, names in self._kinds() for name in names]
 
     def _kinds(self) -> list[tuple[str, str, list[str]]]:
@@ -177,13 +180,13 @@ class Faults:
 
 
 def fit(component: Component) -> Faults:
-    """Return the faults that names and shapes show, without reading any tensor."""
+    """Compare names and shapes, without reading any tensor, and return the mismatches."""
     shapes, faulty = component.tensors.shapes, component.tensors.faulty
     wanted = {component.column(row.key): row.shape for row in component.rows}
     wrong = [
         f"{key} is {shapes[key]}, expected {shape}"
         for key, shape in wanted.items()
-        if key in shapes and not _fits(shapes[key], shape)
+        if key in shapes and not _shapes_match(shapes[key], shape)
     ]
     return Faults(
         component.tensors.where,
@@ -195,14 +198,15 @@ def fit(component: Component) -> Faults:
 
 
 def read_rows(component: Component, faults: Faults) -> Iterator[tuple[Row, np.ndarray]]:
-    """Yield (row, array in our order of axes) of every tensor that fits, read one at a time.
+    """Yield (row, array in our axis order) for every matching tensor, read one at a time.
 
-    Those with NaN or infinities are added to `faults`.
+    Tensors with NaN or infinity are added to `faults`.
     """
     shapes, faulty = component.tensors.shapes, component.tensors.faulty
     for row in component.rows:
         key = component.column(row.key)
-        if key not in faulty and _fits(shapes.get(key), row.shape):
+        if key not in faulty and _shapes_match(shapes.get(key), row.shape):
+            # the reshape makes 1x1 convolutions linear layers (see `_shapes_match`)
             tensor = component.tensors.read(key).reshape(row.shape)
             if not np.isfinite(tensor).all():
                 faults.not_finite.append(key)
@@ -210,41 +214,45 @@ def read_rows(component: Component, faults: Faults) -> Iterator[tuple[Row, np.nd
 
 
 def require_fit(components: Collection[Component]) -> list[Faults]:
-    """Return the components' (empty) faults, or raise one OmfaError of all, NaNs included."""
+    """Return the components' empty mismatches, or raise one OmfaError for all, NaN included."""
     found = [fit(component) for component in components]
     if any(faults.lines for faults in found):
         for component, faults in zip(components, found, strict=True):
+            # read all tensors, so that NaN is reported together with the other mismatches
             collections.deque(read_rows(component, faults), maxlen=0)
     raise_faults(found)
     return found
 
 
 def raise_faults(found: Collection[Faults]) -> None:
-    """Raise one OmfaError, a diff of all components with a line for every fault, if there are any.
+    """Raise one OmfaError with a line for every mismatch of all components, if there is any.
 
-    The counts come last: there a terminal shows them, however long the list is.
+    The counts come last, so that they are visible in a terminal even below a long list.
     """
     faulty = [faults for faults in found if faults.lines]
     if faulty:
         lines = [f"  {line}" for faults in faulty for line in (faults.where, *faults.lines)]
         counts = [f"{faults.where}: {faults.counts}" for faults in faulty]
-        raise OmfaError("\n".join(["the weights do not fit:", *lines, *counts, ADVICE]))
+        raise OmfaError(
+            "\n".join(["the weights do not match the network:", *lines, *counts, ADVICE])
+        )
 
 
 def from_torch(components: Mapping[str, Component]) -> dict[str, dict[str, Any]]:
-    """Return a float32 tree for each component; all faults of all of them are one OmfaError."""
+    """Return a float32 tree for each component; all mismatches are one OmfaError."""
     found = require_fit(components.values())
     built = {}
     for (name, component), faults in zip(components.items(), found, strict=True):
         leaves = {p: np.empty(leaf.shape, np.float32) for p, leaf in trees.walk(component.tree)}
         for row, array in read_rows(component, faults):
             target = leaves[row.path] if row.layer is None else leaves[row.path][row.layer]
+            # the assignment transposes and casts without another copy
             target[...] = array
         built[name] = trees.build(leaves)
     raise_faults(found)
     return built
 
 
-def _fits(shape: tuple[int, ...] | None, expected: tuple[int, ...]) -> bool:
-    # a 1x1 convolution is a linear layer: the VAE's attention in files older than diffusers'
+def _shapes_match(shape: tuple[int, ...] | None, expected: tuple[int, ...]) -> bool:
+    # a 1x1 convolution is a linear layer: older files have it in the VAE's attention
     return shape == expected or (len(expected) == 2 and shape == (*expected, 1, 1))

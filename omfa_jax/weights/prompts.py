@@ -1,4 +1,4 @@
-"""The prompt table: text embeddings of each task's prompt and of the empty prompt."""
+"""The prompt table: text embeddings of every task's prompt and of the empty prompt."""
 
 import json
 import zlib
@@ -18,11 +18,11 @@ EMPTY = ""
 
 @dataclass(frozen=True)
 class PromptTable:
-    """Cross-attention inputs for a list of prompts, computed once and kept beside the weights.
+    """Text embeddings for a list of prompts, computed once and stored beside the weights.
 
-    Row i belongs to `prompts[i]`; the last row is the empty prompt, which stands for "no
-    condition" in guidance. `context` (n, l, d) has a vector for each token, `pooled` (n, p) one for
-    the whole; other shapes are an OmfaError.
+    Row i belongs to `prompts[i]`. The last prompt is empty and serves as the null condition in
+    classifier-free guidance. `context` (n, l, d) has one vector per token, `pooled` (n, p) one per
+    prompt; other shapes are an OmfaError.
     """
 
     prompts: tuple[str, ...]
@@ -45,13 +45,13 @@ class PromptTable:
             )
         if not (np.isfinite(self.context).all() and np.isfinite(self.pooled).all()):
             raise OmfaError(
-                "prompt table: its embeddings hold NaN or infinity; fetch the text encoders again"
+                "prompt table: embeddings contain NaN or infinity; fetch the text encoders again"
             )
 
     def rows(self, prompts: Sequence[str]) -> dict[str, Float[np.ndarray, "n ..."]]:
-        """Return `context` and `pooled` of `prompts` in their order, the empty prompt last.
+        """Return `context` and `pooled` for `prompts` in this order, then the empty prompt.
 
-        A prompt that is not in the table is an OmfaError that lists those that are.
+        Raises OmfaError, listing the known prompts, for one that is not in the table.
         """
         wanted = [*prompts, EMPTY]
         for prompt in wanted:
@@ -65,16 +65,18 @@ class PromptTable:
 
 
 def joined(first: PromptTable, second: PromptTable) -> PromptTable:
-    """Return a table of the prompts of both; what both have is the first's.
+    """Return a table with the prompts of both; rows of the first take precedence.
 
-    Tables of other shapes a prompt, which other text encoders made, are an OmfaError.
+    Raises OmfaError if their embeddings have different shapes (from different text encoders).
     """
     shapes = [(table.context.shape[1:], table.pooled.shape[1:]) for table in (first, second)]
     if shapes[0] != shapes[1]:
         raise OmfaError(
-            f"prompt tables of {shapes[0]} and {shapes[1]} numbers a prompt do not go together"
+            f"prompt tables with embeddings of shape {shapes[0]} and {shapes[1]} cannot be merged;"
+            " embed all prompts with the same text encoders"
         )
     new = [row for row, prompt in enumerate(second.prompts) if prompt not in first.prompts]
+    # the empty prompt must stay last
     named = range(len(first.prompts) - 1)
     return PromptTable(
         (*(first.prompts[row] for row in named), *(second.prompts[row] for row in new), EMPTY),
@@ -84,15 +86,17 @@ def joined(first: PromptTable, second: PromptTable) -> PromptTable:
 
 
 def carried_to(table: PromptTable, dim: int, pooled_dim: int, seed: int = 0) -> PromptTable:
-    """Return the table with embeddings of other widths, for a UNet that starts from nothing.
+    """Return the table with embeddings projected to other widths, for a UNet trained from scratch.
 
-    A fixed Gaussian projection: sizes and angles stay about as they were (Johnson-Lindenstrauss),
-    the empty prompt's zeros stay zeros, and widths that fit stay bit for bit.
+    The projection is a fixed Gaussian matrix: norms and angles are roughly preserved
+    (Johnson-Lindenstrauss), the empty prompt's zeros stay zeros, and embeddings that already have
+    the width are unchanged.
     """
 
     def carried(rows: Float[np.ndarray, "... d"], width: int) -> Float[np.ndarray, "... e"]:
         if rows.shape[-1] == width:
             return rows
+        # the widths are part of the seed: every run and host must get the same matrix
         draw = np.random.default_rng([seed, rows.shape[-1], width]).standard_normal
         matrix = draw((rows.shape[-1], width), np.float32) / np.sqrt(np.float32(rows.shape[-1]))
         return rows @ matrix
@@ -105,15 +109,16 @@ def carried_to(table: PromptTable, dim: int, pooled_dim: int, seed: int = 0) -> 
 def seeded_prompts(
     prompts: Sequence[str], tokens: int, dim: int, pooled_dim: int, seed: int = 0
 ) -> PromptTable:
-    """Return fixed Gaussian embeddings for models that have no text encoder.
+    """Return fixed Gaussian embeddings, for models without a text encoder.
 
-    A prompt's rows depend on its text and `seed` alone, not on the other prompts. The empty
-    prompt, appended if absent, is zeros.
+    A prompt's row depends only on its text and `seed`, not on the other prompts. The empty prompt
+    is appended if absent; it is all zeros.
     """
     named = [prompt for prompt in prompts if prompt != EMPTY]
     context = np.zeros((len(named) + 1, tokens, dim), np.float32)
     pooled = np.zeros((len(named) + 1, pooled_dim), np.float32)
     for row, prompt in enumerate(named):
+        # crc32 and not hash(), which differs between processes
         rng = np.random.default_rng([seed, zlib.crc32(prompt.encode())])
         context[row] = rng.standard_normal((tokens, dim), np.float32)
         pooled[row] = rng.standard_normal(pooled_dim, np.float32)
@@ -121,7 +126,7 @@ def seeded_prompts(
 
 
 def null_prompts(prompts: Sequence[str], tokens: int, dim: int, pooled_dim: int) -> PromptTable:
-    """Return a table in which every prompt is SDXL's empty one, zeros: training without text."""
+    """Return a table in which every prompt is SDXL's empty prompt, zeros, to train without text."""
     named = [prompt for prompt in dict.fromkeys(prompts) if prompt != EMPTY]
     rows = len(named) + 1
     context, pooled = np.zeros((rows, tokens, dim)), np.zeros((rows, pooled_dim))
@@ -129,7 +134,7 @@ def null_prompts(prompts: Sequence[str], tokens: int, dim: int, pooled_dim: int)
 
 
 def save_prompts(path: Path, table: PromptTable) -> None:
-    """Write the table as a float32 safetensors file; the texts are in its metadata."""
+    """Write the table as a float32 safetensors file, with the prompts' texts in its metadata."""
     tensors = {
         "context": np.ascontiguousarray(table.context),
         "pooled": np.ascontiguousarray(table.pooled),
@@ -138,12 +143,12 @@ def save_prompts(path: Path, table: PromptTable) -> None:
 
 
 def load_prompts(path: Path) -> PromptTable:
-    """Return the table in a file of `save_prompts`; a broken or foreign file is an OmfaError."""
+    """Return the table in a file written by `save_prompts`; OmfaError for any other file."""
     tensors, metadata = read_tensors(path)
     if set(tensors) != {"context", "pooled"} or "prompts" not in metadata:
         raise OmfaError(
             f"{path}: expected tensors context and pooled and metadata prompts, got "
-            f"{sorted(tensors)} and {sorted(metadata)}"
+            f"{sorted(tensors)} and {sorted(metadata)}; import the weights again"
         )
     try:
         prompts = parse_json(metadata["prompts"])

@@ -1,8 +1,8 @@
-"""What a source says of its noise schedule and of what its UNet predicts.
+"""Statements of source weights about their noise schedule and prediction type.
 
 A UNet's tensors do not show whether it predicts noise or v, nor how noisy its last timestep is.
-Diffusers folders say it in scheduler/scheduler_config.json; single files in a few tensors beside
-the networks and in their metadata (Stability's modelspec, sd-scripts' ss_*, ComfyUI's).
+Diffusers folders state it in scheduler/scheduler_config.json; single files in a few extra tensors
+and in their metadata (Stability's modelspec, sd-scripts' ss_*, ComfyUI's).
 """
 
 import dataclasses
@@ -20,30 +20,31 @@ from omfa_jax.models import VAEConfig
 from omfa_jax.weights.tensors import Tensors
 
 FILE = "scheduler_config.json"
-# tensors of single files that no network has: the schedule's constants, marks, text encoders' own
+# tensors of single files that belong to no network: schedule constants, markers, text encoder
+# buffers
 CONSTANTS = re.compile(
     r"betas|(\w+_)?alphas_cumprod(_\w+)?|posterior_\w+|lvlb_weights|logvar|global_step"
     r"|scale_factor|v_pred|ztsnr|edm_\w+(\.\w+)?|(log_)?sigmas|(.+\.)?(logit_scale|position_ids)"
 )
-# of a table of alphas stored in a half precision
+# relative tolerance for a table of alphas stored in half precision
 ROUNDING = 1e-2
 
 SDXL = ScheduleSettings()
-# our word -> (what an export calls it, what sources call it)
+# our name -> (diffusers' name, all names found in sources)
 PREDICTIONS = {
     "epsilon": ("epsilon", ("epsilon", "eps")),
     "v": ("v_prediction", ("v_prediction", "v", "v-prediction", "vpred", "v_pred", "velocity")),
 }
-# in place of a word: there is none
+# values that mean "not set"
 NOTHING = ("", "none", "null")
-# what files say of themselves that has no setting here -> what it is usually
+# metadata without an equivalent here -> its usual values
 UNHEEDED = {
     "modelspec.architecture": ("stable-diffusion-xl-v1-base",),
     "modelspec.timestep_range": ("0,1000", "0,999"),
     "modelspec.encoder_layer": ("2", "None"),
     "ss_clip_skip": ("2", "None"),
 }
-# diffusers' classes for SDXL's kind of diffusion: discrete steps, variance preserving
+# diffusers' schedulers for SDXL's kind of process: discrete steps, variance preserving
 DISCRETE = (
     *("DDIM", "DDIMParallel", "DDIMInverse", "DDPM", "DDPMParallel", "PNDM", "LMSDiscrete"),
     *("EulerDiscrete", "EulerAncestralDiscrete", "HeunDiscrete", "KDPM2Discrete"),
@@ -51,7 +52,7 @@ DISCRETE = (
     *("DPMSolverSinglestep", "DPMSolverSDE", "DEISMultistep", "UniPCMultistep", "SASolver"),
     *("LCM", "TCD"),
 )
-OTHER_SCHEDULE = "another noise schedule than SDXL's"
+OTHER_SCHEDULE = "a noise schedule other than SDXL's"
 EDM = "EDM's noise levels"
 # the keys of a scheduler_config.json that `in_scheduler_config` reads
 READ = (
@@ -64,11 +65,11 @@ READ = (
 
 @dataclass(frozen=True)
 class Statement:
-    """One thing that a source says; `said` tells where, in its own words.
+    """One statement of a source; `said` quotes the place that states it.
 
-    `field` is a name of config.diffusion (prediction, zero_terminal_snr, spacing, steps_offset)
-    and `value` what it would have to be; or "process", with the name of a diffusion that no
-    setting here is.
+    `field` is a key of config.diffusion (prediction, zero_terminal_snr, spacing, steps_offset) and
+    `value` its value; or "process", with the name of a diffusion process that is not supported.
+    The fields' names are saved in omfa_import.json.
     """
 
     field: str
@@ -77,7 +78,7 @@ class Statement:
 
     @property
     def words(self) -> str:
-        """What it says, as an engineer would."""
+        """The statement as text, with its place in parentheses."""
         words = {
             "prediction": f"{self.value}-prediction",
             "zero_terminal_snr": f"{'' if self.value else 'no '}zero terminal SNR",
@@ -86,7 +87,7 @@ class Statement:
 
 
 def in_scheduler_config(fields: Mapping[str, Any]) -> tuple[Statement, ...]:
-    """Return what a scheduler_config.json states; keys that are absent or null state nothing."""
+    """Return the statements in a scheduler_config.json; absent and null keys state nothing."""
     stated = {name: value for name, value in fields.items() if not says_nothing(value)}
     found = []
 
@@ -102,12 +103,12 @@ def in_scheduler_config(fields: Mapping[str, Any]) -> tuple[Statement, ...]:
         found += prediction(stated["prediction_type"], said("prediction_type"))
     if "rescale_betas_zero_snr" in stated:
         flag, words = flag_of(stated["rescale_betas_zero_snr"]), said("rescale_betas_zero_snr")
-        unclear = Statement("process", "what is neither zero terminal SNR nor none", words)
+        unclear = Statement("process", "an unclear setting of zero terminal SNR", words)
         found.append(unclear if flag is None else Statement("zero_terminal_snr", flag, words))
     levels = {"timestep_type": "discrete", "sigma_min": None, "sigma_max": None}
     if other := [n for n, value in levels.items() if stated.get(n, value) != value]:
         found.append(Statement("process", EDM, said(*other)))
-    # on top of the betas, whatever they are
+    # these shift the schedule whatever the betas are
     if other := [n for n in ("snr_shift_scale", "shift") if not same(stated.get(n, 1.0), 1.0)]:
         found.append(Statement("process", OTHER_SCHEDULE, said(*other)))
     usual = {
@@ -119,7 +120,7 @@ def in_scheduler_config(fields: Mapping[str, Any]) -> tuple[Statement, ...]:
     if "trained_betas" in stated:
         betas = numbers(stated["trained_betas"])
         found += in_alphas(np.cumprod(1 - betas), said("trained_betas"))
-    # they overrule the rest
+    # trained_betas, handled above, override beta_schedule and the rest
     elif other := [n for n, value in usual.items() if not same(stated.get(n, value), value)]:
         found.append(Statement("process", OTHER_SCHEDULE, said(*other)))
     for name, field in (("timestep_spacing", "spacing"), ("steps_offset", "steps_offset")):
@@ -129,7 +130,7 @@ def in_scheduler_config(fields: Mapping[str, Any]) -> tuple[Statement, ...]:
 
 
 def in_single_file(tensors: Tensors) -> tuple[Statement, ...]:
-    """Return what an original single file states in its metadata and in tensors of no network."""
+    """Return the statements of an original single file: its metadata and extra tensors."""
     metadata, found = tensors.metadata, []
 
     def said(name: str) -> str:
@@ -153,13 +154,14 @@ def in_single_file(tensors: Tensors) -> tuple[Statement, ...]:
     ):
         if name in tensors.shapes:
             found.append(Statement(field, value, f"its tensor {name}"))
+    # alpha_bar from betas is their running product, from sigma 1 / (1 + sigma^2)
     for name, alphas in (
         ("alphas_cumprod", lambda x: x),
         ("betas", lambda x: np.cumprod(1 - x)),
         ("denoiser.sigmas", lambda x: 1 / (1 + np.sort(x) ** 2)),
         ("sigmas", lambda x: 1 / (1 + np.sort(x) ** 2)),
     ):
-        # some files keep the few sigmas of a sampler's run there
+        # some files store the few sigmas of a sampling run under these names
         few = name.endswith("sigmas") and tensors.shapes.get(name) != (SDXL.train_steps,)
         if name in tensors.shapes and name not in tensors.faulty and not few:
             values = tensors.read(name).astype(np.float64)
@@ -168,14 +170,14 @@ def in_single_file(tensors: Tensors) -> tuple[Statement, ...]:
 
 
 def is_constant(key: str) -> bool:
-    """True for a tensor of a single file that belongs to no network."""
+    """Return True for a tensor of a single file that belongs to no network."""
     return CONSTANTS.fullmatch(key) is not None
 
 
 def stated_scale(tensors: Tensors) -> float | None:
-    """Return the VAE's scaling factor as a single file's buffer has it, None without one.
+    """Return the VAE's scaling factor from a single file's buffer, None without one.
 
-    One that a half precision rounded is SDXL's own.
+    SDXL's own value is returned where half precision has rounded it.
     """
     name = "scale_factor"
     if tensors.shapes.get(name) not in ((), (1,)) or name in tensors.faulty:
@@ -187,16 +189,16 @@ def stated_scale(tensors: Tensors) -> float | None:
 
 
 def metadata_notes(metadata: Mapping[str, str]) -> list[str]:
-    """Return a note for what a file's metadata says that nothing here heeds."""
+    """Return a note for each unusual metadata entry that has no effect here."""
     return [
-        f"metadata {name}={short(metadata[name])} is not heeded"
+        f"metadata {name}={short(metadata[name])} is ignored"
         for name, usual in UNHEEDED.items()
         if metadata.get(name, usual[0]) not in usual
     ]
 
 
 def in_alphas(alpha_bar: np.ndarray, said: str) -> list[Statement]:
-    """Return what a table of alpha_bar states; SDXL's own, which may be a leftover, nothing."""
+    """Return the statements of a table of alpha_bar; SDXL's own may be a leftover and has none."""
     for zero in (False, True):
         ours = cumulative_alphas(dataclasses.replace(SDXL, zero_terminal_snr=zero))
         if alpha_bar.shape == ours.shape and np.allclose(alpha_bar, ours, ROUNDING, 1e-4):
@@ -205,17 +207,17 @@ def in_alphas(alpha_bar: np.ndarray, said: str) -> list[Statement]:
 
 
 def process_of(class_name: str) -> str:
-    """Return the name of the diffusion that a scheduler class is of, "" for SDXL's own kind."""
+    """Return the name of a scheduler class's diffusion process, "" for SDXL's kind."""
     if class_name.startswith("Flow"):
         return "flow matching"
     if class_name.startswith("EDM"):
         return EDM
     known = class_name.removesuffix("Scheduler") in DISCRETE
-    return "" if known else "a scheduler that is not of SDXL's kind"
+    return "" if known else "a scheduler for another kind of diffusion than SDXL's"
 
 
 def prediction(word: Any, said: str) -> list[Statement]:
-    """Return what a prediction type states; one that is not trained here is a process."""
+    """Return the statement of a prediction type; an unsupported one becomes a process."""
     if says_nothing(word):
         return []
     for ours, (_, theirs) in PREDICTIONS.items():
@@ -227,7 +229,7 @@ def prediction(word: Any, said: str) -> list[Statement]:
 def scheduler_of(
     usual: Mapping[str, Any], statements: Iterable[Statement]
 ) -> dict[str, Any] | None:
-    """Return the scheduler_config.json of a single file: `usual` as it states; None if none is."""
+    """Return `usual` with a single file's statements applied; None for an unsupported process."""
     fields = dict(usual)
     for statement in statements:
         if statement.field == "process":
@@ -237,24 +239,24 @@ def scheduler_of(
         if statement.field == "zero_terminal_snr" and statement.value:
             fields["rescale_betas_zero_snr"] = True
     if fields["prediction_type"] != "epsilon" and fields.get("rescale_betas_zero_snr"):
-        # what visits the last timestep; from pure noise epsilon would lead nowhere
+        # trailing spacing visits the last timestep: pure noise, from which epsilon predicts nothing
         fields["timestep_spacing"] = "trailing"
     return fields
 
 
 def says_nothing(value: Any) -> bool:
-    """True for a null and for the words that stand for one."""
+    """Return True for null and for words that mean "not set"."""
     return str(value).strip().lower() in NOTHING
 
 
 def flag_of(value: Any) -> bool | None:
-    """Return the truth that a field states, a word or a number too; None if it states none."""
+    """Return the truth value of a field that may be a word or a number; None if it has none."""
     words = {"true": True, "1": True, "false": False, "0": False}
     return words.get(str(value).strip().lower())
 
 
 def numbers(values: Any) -> np.ndarray:
-    """Return a list of numbers of a JSON file; an empty array if it is none."""
+    """Return a list from a JSON file as a float64 array; an empty array if it is not numeric."""
     try:
         return np.asarray(values, np.float64)
     except (TypeError, ValueError):
@@ -262,13 +264,13 @@ def numbers(values: Any) -> np.ndarray:
 
 
 def short(value: Any) -> str:
-    """Return a value's text, its end cut off."""
+    """Return the repr of a value, cut to 60 characters."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def same(came: Any, usual: float | str) -> bool:
-    """True if a field of a JSON file is the usual one, numbers but for their rounding."""
+    """Return True if a JSON field equals the usual value, numbers up to rounding."""
     if isinstance(usual, str) or not isinstance(came, int | float):
         return came == usual
     return math.isclose(came, usual, rel_tol=1e-6)

@@ -1,4 +1,4 @@
-"""Models that somebody else wrote: diffusers folders and original single files, opened unread."""
+"""Source weights: diffusers folders and original single files, opened without reading tensors."""
 
 import dataclasses
 import re
@@ -18,17 +18,17 @@ from omfa_jax.weights.files import read_json
 from omfa_jax.weights.names import Component, current_name
 from omfa_jax.weights.tensors import Tensors, open_model, open_safetensors
 
-# What a UNet may carry that our network has no place for.
 SDXL_SCALE = VAEConfig.scaling_factor
+# IP-Adapter weights that a UNet file may contain; our network has no such layers
 IMAGE_PROMPT_ADAPTER = re.compile(r"^encoder_hid_proj\.|\.to_[kv]_ip\.")
 
 
 @dataclass(frozen=True)
 class Source(Description):
-    """A model by its description and its unread components `unet` and `vae`.
+    """A model to import: its description and its unread components `unet` and `vae`.
 
-    `inputs` is what conv_in's channels mean, None if nothing says so; `statements` are about its
-    schedule and prediction; `notes` tells what was assumed or left out.
+    `inputs` is the meaning of conv_in's channels, None if unknown; `statements` concern schedule
+    and prediction type; `notes` lists what was assumed or left out.
     """
 
     components: dict[str, Component]
@@ -41,7 +41,7 @@ class Source(Description):
 class _Part:
     """One network of a source: its config, its tensors, and what was assumed or left out.
 
-    A single file's UNet comes with what the file states of its schedule.
+    `statements` are set for the UNet of a single file.
     """
 
     config: Any
@@ -57,17 +57,18 @@ def open_source(
     vae_scale: float | None = None,
     inputs: Sequence[str] | None = None,
 ) -> Source:
-    """Return the model in a diffusers folder or in an original `.safetensors` file.
+    """Return the model in a diffusers folder or an original `.safetensors` file.
 
-    `vae` names another place of the VAE, `vae_scale` its scaling factor where that place does not
-    know it; `inputs` names the groups of conv_in's channels. Faults of UNet and VAE are one error.
+    `vae` is another file or folder to take the VAE from, `vae_scale` overrides its scaling factor,
+    and `inputs` names the groups of conv_in's channels. Errors of UNet and VAE are raised together.
     """
     path = Path(path)
     if path.is_dir() and not (path / "unet").is_dir():
         raise OmfaError(
-            f"{path} has no unet folder: give a folder in diffusers' form, or SDXL's original"
-            " .safetensors file"
+            f"{path} has no folder unet: give a diffusers folder or SDXL's original .safetensors"
+            " file"
         )
+    # try both, so that one run shows the errors of both
     parts, errors = [], []
     for open_part in (_open_unet, lambda source: _open_vae(source if vae is None else vae)):
         try:
@@ -81,7 +82,9 @@ def open_source(
     if vae_scale is not None:
         vae_config = dataclasses.replace(vae_config, scaling_factor=vae_scale)
     elif vae_config.latent_channels == 4 and vae_config.scaling_factor != SDXL_SCALE:
-        notes.append(f"the VAE's scale is {vae_config.scaling_factor}; SDXL's is {SDXL_SCALE}")
+        notes.append(
+            f"the VAE's scaling factor is {vae_config.scaling_factor}; SDXL's is {SDXL_SCALE}"
+        )
     if path.is_file():
         statements = unet.statements
         found = ldm_description(unet.config, vae_config, statements)
@@ -107,46 +110,46 @@ def ldm_description(
     vae_config: VAEConfig,
     statements: Sequence[scheduler.Statement] = (),
 ) -> Description:
-    """Return what an original file says besides its tensors; its schedule is SDXL's as it states.
+    """Return the description of an original file: SDXL's schedule with its statements applied.
 
-    There is no scheduler if what it states is none of SDXL's.
+    `scheduler` is None if the statements name an unsupported process.
     """
     fields = scheduler.scheduler_of(configs.SDXL_SCHEDULER, statements)
     return Description(unet_config, vae_config, fields, None, None)
 
 
 def pipeline_notes(folder: Path) -> list[str]:
-    """Return a note if a folder's pipeline is not SDXL's; SDXL's refiner is an OmfaError."""
+    """Return a note if a folder's pipeline is not SDXL's; OmfaError for SDXL's refiner."""
     index = folder / "model_index.json"
     fields = read_json(index) if index.is_file() else {}
     if fields.get("requires_aesthetics_score"):
         raise OmfaError(
-            f"{index}: requires_aesthetics_score is true: it is SDXL's refiner, which takes other"
-            " text and sizes; give the base model"
+            f"{index}: requires_aesthetics_score is true: this is SDXL's refiner, whose text and"
+            " size embeddings differ from the base model's; give the base model"
         )
     name = str(fields.get("_class_name", "StableDiffusionXLPipeline"))
     if name.startswith("StableDiffusionXL"):
         return []
-    return [f"model_index.json: its class is {name}; UNet, VAE and text encoders are read"]
+    return [f"model_index.json: its class is {name}; only UNet, VAE and text encoders are read"]
 
 
 def diffusers_unet(config: UNetConfig, folder: Path) -> Component:
-    """Return the UNet in a diffusers component folder."""
+    """Open the UNet in a diffusers component folder."""
     return Component(shapes_of_unet(config), open_model(folder))
 
 
 def diffusers_vae(config: VAEConfig, folder: Path) -> Component:
-    """Return the VAE in a diffusers component folder, whichever version wrote it."""
+    """Open the VAE in a diffusers component folder of any version."""
     return Component(shapes_of_vae(config), renamed(open_model(folder)))
 
 
 def shapes_of_unet(config: UNetConfig) -> dict[str, Any]:
-    """Return the parameter tree of a UNet with shapes in place of arrays."""
+    """Return the parameter tree of a UNet as jax.ShapeDtypeStructs."""
     return jax.eval_shape(lambda: init_unet(config, jax.random.key(0)))
 
 
 def shapes_of_vae(config: VAEConfig) -> dict[str, Any]:
-    """Return the parameter tree of a VAE with shapes in place of arrays."""
+    """Return the parameter tree of a VAE as jax.ShapeDtypeStructs."""
     return jax.eval_shape(lambda: init_vae(config, jax.random.key(0)))
 
 
@@ -167,7 +170,9 @@ def _open_unet(path: Path) -> _Part:
 
 def _unet_in_file(tensors: Tensors) -> _Part:
     config = ldm.unet_config(tensors.shapes, tensors.where)
-    notes = ["heads of 64 channels and 32 norm groups are SDXL's: the file does not say"]
+    notes = [
+        "assuming SDXL's 64 channels per head and 32 norm groups: the file does not state them"
+    ]
     skipped = {key for key in tensors.shapes if key.startswith(ldm.VAE_PREFIX)}
     for prefix, what in ldm.SKIPPED.items():
         keys = {key for key in tensors.shapes if key.startswith(prefix)}
@@ -178,7 +183,7 @@ def _unet_in_file(tensors: Tensors) -> _Part:
     constants = {key for key in tensors.shapes.keys() - skipped if scheduler.is_constant(key)}
     if constants:
         named = ", ".join(sorted(constants))
-        notes.append(f"left out {len(constants)} tensors that are no network's ({named})")
+        notes.append(f"left out {len(constants)} tensors that belong to no network ({named})")
     column = ldm.unet_column(config)
     component = Component(shapes_of_unet(config), tensors.without(skipped | constants), column)
     return _Part(config, component, tuple(notes), scheduler.in_single_file(tensors))
@@ -199,11 +204,11 @@ def _open_vae(path: Path) -> _Part:
 
 def _vae_in_file(tensors: Tensors) -> _Part:
     if any(key.startswith(ldm.UNET_PREFIX) for key in tensors.shapes):
-        # Stable Diffusion 1's VAE has the same shapes and another scale: refuse its files
+        # raises for Stable Diffusion 1, whose VAE has the same shapes but another scaling factor
         ldm.unet_config(tensors.shapes, tensors.where)
-    # a file of the VAE alone has no prefix
-    whole = any(key.startswith(ldm.VAE_PREFIX) for key in tensors.shapes)
-    prefix = ldm.VAE_PREFIX if whole else ""
+    # a file with only the VAE has no prefix
+    has_prefix = any(key.startswith(ldm.VAE_PREFIX) for key in tensors.shapes)
+    prefix = ldm.VAE_PREFIX if has_prefix else ""
     config = ldm.vae_config(tensors.shapes, prefix)
     others = {k for k in tensors.shapes if not k.startswith(prefix) or scheduler.is_constant(k)}
     column = ldm.vae_column(config, prefix)
@@ -213,8 +218,8 @@ def _vae_in_file(tensors: Tensors) -> _Part:
         config = dataclasses.replace(config, scaling_factor=scale)
         return _Part(config, component)
     note = (
-        f"the VAE's scale is taken for SDXL's, {SDXL_SCALE}: {tensors.where} does not say"
-        " (--vae-scale gives another)"
+        f"assuming SDXL's VAE scaling factor {SDXL_SCALE}: {tensors.where} does not state it"
+        " (set it with --vae-scale)"
     )
     return _Part(config, component, (note,))
 
@@ -222,20 +227,20 @@ def _vae_in_file(tensors: Tensors) -> _Part:
 def _require_safetensors(path: Path) -> Tensors:
     if path.suffix != ".safetensors":
         raise OmfaError(
-            f"{path}: expected a .safetensors file or a folder in diffusers' form; pickled"
-            " checkpoints can run code, convert them first"
+            f"{path}: expected a .safetensors file or a diffusers folder; pickled checkpoints can"
+            " run code, convert them to safetensors first"
         )
     return open_safetensors([path], str(path))
 
 
 def renamed(tensors: Tensors) -> Tensors:
-    """Return the tensors under the names that diffusers has for them today."""
+    """Return the tensors under diffusers' current names."""
     now: dict[str, str] = {}
     faulty = {current_name(key): reason for key, reason in tensors.faulty.items()}
     for key in tensors.shapes:
         name = current_name(key)
         if name in now:
-            faulty[name] = f"is there twice, as {now[name]} and as {key}"
+            faulty[name] = f"occurs twice, as {now[name]} and as {key}"
         now[name] = key
     shapes = {name: tensors.shapes[key] for name, key in now.items()}
     return dataclasses.replace(

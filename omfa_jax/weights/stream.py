@@ -1,4 +1,4 @@
-"""safetensors files written as their tensors come, so that no more than one is in memory."""
+"""safetensors files written as a stream of tensors, so that one at a time is in memory."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ from omfa_jax.weights.files import DTYPES, STEM, cast, write_json
 from omfa_jax.weights.names import Row, contiguous
 
 CODES = {"fp32": "F32", "fp16": "F16", "bf16": "BF16"}
-# the tensors begin at a multiple of it, which suits mapped reads
+# in bytes: the tensor data starts at a multiple of it, for aligned memory maps
 ALIGNMENT = 64
 UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9}
 
@@ -27,11 +27,13 @@ Shape = tuple[int, ...]
 def write_stream(
     path: Path, shapes: Mapping[str, Shape], dtype: str, chunks: Chunks, metadata: Mapping[str, str]
 ) -> None:
-    """Write a safetensors file of tensors `shapes`, in that order, out of `chunks`.
+    """Write a safetensors file with tensors `shapes`, in this order, from `chunks`.
 
-    A tensor may come in several chunks. They are of `dtype` already (see `cast_all`). A file whose
-    writer was stopped is shorter than its header says and is refused by every reader.
+    A tensor may consist of several consecutive chunks. They must have `dtype` already (see
+    `cast_all`). If the writer is killed, the file is shorter than its header says, and every reader
+    rejects it.
     """
+    # the format: 8 bytes of header length, a JSON header padded with spaces, the data
     header: dict[str, Any] = {"__metadata__": dict(metadata)}
     offset = 0
     for name, shape in shapes.items():
@@ -46,18 +48,19 @@ def write_stream(
         for _, chunk in chunks:
             file.write(as_bytes(chunk))
         written = file.tell() - 8 - len(text)
-    assert written == offset, f"{path}: {written} bytes came, {offset} were announced"
+    assert written == offset, f"{path}: {written} bytes written, {offset} expected"
 
 
 def map_stream(path: Path) -> dict[str, np.ndarray]:
-    """Return a file's tensors as read-only views of the file: pages are read when touched.
+    """Return a file's tensors as read-only memory maps, so that pages are read on access.
 
-    The file must be whole; `files.open_safetensors` finds out.
+    The file must be complete; `tensors.open_safetensors` checks that.
     """
     data = np.memmap(path, np.uint8, "r").view(np.ndarray)
     length = int.from_bytes(data[:8].tobytes(), "little")
     header = json.loads(data[8 : 8 + length].tobytes())
     header.pop("__metadata__", None)
+    # offsets in the header are relative to the end of the header
     kinds = {CODES[dtype]: kind for dtype, kind in DTYPES.items()}
     body = data[8 + length :]
     return {
@@ -69,20 +72,21 @@ def map_stream(path: Path) -> dict[str, np.ndarray]:
 
 
 def cast_all(chunks: Chunks, dtype: str) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield the chunks contiguous and as `dtype`; a value too large for it is an OmfaError."""
+    """Yield the chunks, contiguous and cast to `dtype`; OmfaError if a value overflows."""
     for name, chunk in chunks:
         yield name, contiguous(cast(name, chunk, dtype))
 
 
 def hashed(chunks: Chunks, digests: dict[str, "hashlib._Hash"]) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield the chunks on, adding their bytes to the SHA-256 of their tensor in `digests`.
+    """Yield the chunks unchanged and add their bytes to their tensor's SHA-256 in `digests`.
 
-    A thread hashes each chunk while it is written and the next is read: hashing costs about as
-    much as all else together.
+    A thread hashes each chunk while it is written and the next one is read, since hashing takes
+    about as long as everything else.
     """
     with ThreadPoolExecutor(1) as thread:
         hashing = None
         for name, chunk in chunks:
+            # one update at a time: the bytes of a digest must arrive in order
             if hashing is not None:
                 hashing.result()
             digest = digests.setdefault(name, hashlib.sha256())
@@ -91,17 +95,17 @@ def hashed(chunks: Chunks, digests: dict[str, "hashlib._Hash"]) -> Iterator[tupl
 
 
 def as_bytes(array: np.ndarray) -> memoryview:
-    """Return the bytes of a contiguous array, of types too that Python's buffers do not know."""
+    """Return the bytes of a contiguous array, also for dtypes without buffers (bfloat16)."""
     return array.reshape(-1).view(np.uint8).data
 
 
 def size_bytes(shape: Shape, dtype: str) -> int:
-    """Return the size of a tensor on disk."""
+    """Return the size of a tensor on disk, in bytes."""
     return int(np.prod(shape, dtype=np.int64)) * DTYPES[dtype].itemsize
 
 
 def parse_size(text: str) -> int:
-    """Return the bytes in "5GB", "300MB" or "1.5GB" (powers of ten, as diffusers counts)."""
+    """Return the number of bytes in "5GB", "300MB" or "1.5GB" (powers of ten, as in diffusers)."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(KB|MB|GB)", text.strip(), re.IGNORECASE)
     size = int(float(match[1]) * UNITS[match[2].upper()]) if match else 0
     if size == 0:
@@ -110,17 +114,17 @@ def parse_size(text: str) -> int:
 
 
 def require_space(folder: Path, needed: int) -> None:
-    """Raise an OmfaError if the disk of `folder` has less than `needed` bytes free."""
+    """Raise an OmfaError if the disk of `folder` has fewer than `needed` bytes free."""
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise OmfaError(
-            f"the weights take {needed / 1e9:.3g} GB, {free / 1e9:.3g} GB are free in"
-            f" {folder.parent}; make room or give another folder to --out"
+            f"the weights need {needed / 1e9:.3g} GB, but {free / 1e9:.3g} GB are free in"
+            f" {folder.parent}; free some space or choose another --out"
         )
 
 
 def shards_of(rows: Sequence[Row], dtype: str, max_bytes: int) -> list[list[Row]]:
-    """Return the rows cut into runs of at most `max_bytes`; a larger tensor is alone in its own."""
+    """Split the rows into shards of at most `max_bytes`; a larger tensor gets its own shard."""
     shards: list[list[Row]] = [[]]
     size = 0
     for row in rows:
@@ -134,14 +138,14 @@ def shards_of(rows: Sequence[Row], dtype: str, max_bytes: int) -> list[list[Row]
 
 
 def shard_names(count: int) -> list[str]:
-    """Return diffusers' file names for a model in `count` files."""
+    """Return diffusers' file names for a model of `count` shards."""
     if count == 1:
         return [f"{STEM}.safetensors"]
     return [f"{STEM}-{i + 1:05d}-of-{count:05d}.safetensors" for i in range(count)]
 
 
 def write_index(folder: Path, shards: Mapping[str, Sequence[Row]], dtype: str) -> None:
-    """Write the index by which diffusers finds each tensor's file."""
+    """Write diffusers' index, which maps each tensor to its shard."""
     total = sum(size_bytes(row.shape, dtype) for rows in shards.values() for row in rows)
     weight_map = {row.key: name for name, rows in shards.items() for row in rows}
     fields = {"metadata": {"total_size": total}, "weight_map": weight_map}

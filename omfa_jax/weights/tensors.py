@@ -1,4 +1,4 @@
-"""PyTorch's tensors on disk: safetensors or pickled, in one file or in shards with an index."""
+"""PyTorch tensors on disk: safetensors or pickled, in a single file or in shards with an index."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ from omfa_jax.core.errors import OmfaError, raise_all, require_modules
 from omfa_jax.core.retry import retried
 from omfa_jax.weights.files import STEM, read_json, unreadable
 
-# full precision first; half precisions are for folders that have nothing else
+# in order of preference: half precision only where there is nothing else
 VARIANTS = ("", ".fp16", ".bf16")
 FORMS = ("safetensors", "bin")
 FLOATS = ("F64", "F32", "F16", "BF16")
@@ -22,11 +22,11 @@ FLOATS = ("F64", "F32", "F16", "BF16")
 
 @dataclass(frozen=True)
 class Tensors:
-    """Tensors by key; `read` returns one of them as a float32 array, from disk at each call.
+    """Tensors by key; `read` loads one of them from disk as a float32 array, at every call.
 
-    `where` names the file or folder in messages. `faulty` says of some keys why they cannot be
-    weights (integers, in two files); it matters only for the keys that a network wants. `metadata`
-    is what safetensors files say in their headers.
+    `where` names the file or folder in messages. `faulty` gives the reason why some keys cannot be
+    weights (integers, in two files); only keys that a network needs are reported. `metadata` is
+    that of the safetensors headers.
     """
 
     where: str
@@ -36,14 +36,14 @@ class Tensors:
     metadata: dict[str, str] = field(default_factory=dict)
 
     def without(self, keys: set[str]) -> "Tensors":
-        """Return the tensors but those of `keys`."""
+        """Return the tensors except those in `keys`."""
         kept = {key: shape for key, shape in self.shapes.items() if key not in keys}
         return dataclasses.replace(self, shapes=kept)
 
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """The files of one network in a component folder; `variant` is diffusers' word, "" if none."""
+    """The files of one network in a component folder; `variant` is diffusers' ("fp16"), or ""."""
 
     paths: list[Path]
     form: str
@@ -51,36 +51,37 @@ class ModelFiles:
 
 
 def open_model(folder: Path) -> Tensors:
-    """Return the tensors of the network in a diffusers component folder."""
+    """Open the tensors of the network in a diffusers component folder."""
     files = model_files(folder)
     opener = open_safetensors if files.form == "safetensors" else open_pickled
     return opener(files.paths, str(folder))
 
 
 def model_files(folder: Path) -> ModelFiles:
-    """Return the files to read; a folder without any, or without some shard, is an OmfaError."""
+    """Return the files to read; OmfaError if there are none or a shard is missing."""
     for variant in VARIANTS:
         for form in FORMS:
             index = folder / f"{STEM}.{form}.index{variant}.json"
             if index.is_file():
-                return ModelFiles(_shards(index), form, variant.removeprefix("."))
+                return ModelFiles(_list_shards(index), form, variant.removeprefix("."))
             single = folder / f"{STEM}{variant}.{form}"
             if single.is_file():
                 return ModelFiles([single], form, variant.removeprefix("."))
     found = sorted(path.name for path in folder.glob("*")) if folder.is_dir() else []
     raise OmfaError(
-        f"no {STEM}.safetensors or .bin, whole or in shards, in {folder} (it has: "
-        f"{', '.join(found) or 'nothing'}); give a folder in diffusers' form"
+        f"no {STEM}.safetensors or .bin, single or sharded, in {folder} (it has: "
+        f"{', '.join(found) or 'nothing'}); give a diffusers folder"
     )
 
 
 def open_safetensors(paths: Sequence[Path], where: str) -> Tensors:
-    """Return the tensors of safetensors files; all files that are cut short are one OmfaError."""
+    """Open safetensors files; all truncated files are reported in one OmfaError."""
     found = _Found()
     holders: dict[str, Any] = {}
     errors = []
     for path in paths:
         try:
+            # only the header is read here, so opening SDXL takes milliseconds
             file = retried(str(path), lambda path=path: safe_open(path, framework="np"))
             found.metadata |= file.metadata() or {}
             for key in file.keys():  # noqa: SIM118
@@ -95,7 +96,7 @@ def open_safetensors(paths: Sequence[Path], where: str) -> Tensors:
 
 
 def open_pickled(paths: Sequence[Path], where: str) -> Tensors:
-    """Return the tensors of PyTorch's own files; the pickles may hold nothing but tensors."""
+    """Open files of torch.save; their pickles may contain only tensors."""
     require_modules("reading .bin files", "torch", "torch")
     import torch
 
@@ -107,14 +108,14 @@ def open_pickled(paths: Sequence[Path], where: str) -> Tensors:
             part = _load_pickle(path)
             nested = [key for key, value in part.items() if not isinstance(value, torch.Tensor)]
             if nested:
-                raise ValueError(f"{', '.join(map(str, nested[:3]))} is no tensor")
-        # its readers raise whatever the broken byte leads to
+                raise ValueError(f"{', '.join(map(str, nested[:3]))} is not a tensor")
+        # a broken file can raise any exception here
         except Exception as error:
             reason = str(error).strip().partition("\n")[0]
             errors.append(
                 OmfaError(
-                    f"{path} is not a whole file of torch.save's with tensors alone ({reason});"
-                    " fetch it again, or convert it to safetensors"
+                    f"{path} is not a complete torch.save file of tensors only ({reason}); fetch it"
+                    " again, or convert it to safetensors"
                 )
             )
             continue
@@ -135,12 +136,12 @@ def _load_pickle(path: Path) -> dict[str, Any]:
     except RuntimeError as error:
         if "mmap can only be used" not in str(error):
             raise
-        # files from before PyTorch 1.6 are no archives and cannot be mapped
+        # files written before PyTorch 1.6 are not zip archives and cannot be memory-mapped
         return torch.load(path, map_location="cpu", weights_only=True)
 
 
 class _Found:
-    """Collects what a model's files hold, and what is wrong with single tensors."""
+    """Collects the contents of a model's files, and faults of single tensors."""
 
     def __init__(self) -> None:
         self._shapes: dict[str, tuple[int, ...]] = {}
@@ -161,7 +162,7 @@ class _Found:
         return Tensors(where, self._shapes, read, self._faulty, self.metadata)
 
 
-def _shards(index: Path) -> list[Path]:
+def _list_shards(index: Path) -> list[Path]:
     try:
         names = sorted(set(read_json(index)["weight_map"].values()))
     except (KeyError, AttributeError, TypeError):
@@ -169,7 +170,7 @@ def _shards(index: Path) -> list[Path]:
     missing = [name for name in names if not (index.parent / name).is_file()]
     if missing:
         raise OmfaError(
-            f"{index} names {len(names)} shards, of which {len(missing)} are not there "
+            f"{index} lists {len(names)} shards, of which {len(missing)} are missing "
             f"({', '.join(missing)}); fetch or export the folder again"
         )
     return [index.parent / name for name in names]

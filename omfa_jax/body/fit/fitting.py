@@ -1,7 +1,8 @@
-"""The fit: keypoints of many photos to SMPL-X parameters and cameras, in stages (as SMPLify has).
+"""Fit of SMPL-X parameters and cameras to the keypoints of many photos, in stages as in SMPLify.
 
-Where the body is and which way it faces comes first, from the keypoints that hardly move with the
-limbs, from several starts; the best go on to pose and shape, with ever less patience for outliers.
+The first stage finds the position and facing of the body from several starts, using keypoints that
+hardly move with the limbs. The second fits pose and shape from the best of them, with a decreasing
+outlier scale.
 """
 
 from collections.abc import Sequence
@@ -44,12 +45,12 @@ _FAR_M = 1000.0
 
 @dataclass(frozen=True)
 class FitSettings:
-    """How to fit. Spreads are shares of the body's height in the picture.
+    """Settings of the fit. Spreads are fractions of the body's height in the image.
 
-    A photo does not tell its focal length: it is taken to be `focal_per_side` of the longer side
-    (2.5 is a 90 mm lens on 35 mm film, as studios use), and its principal point the centre.
-    `yaws_deg` are the starts' directions of facing (0: to the camera), of which `kept` go on to the
-    full fit, with an outlier scale of each of `outlier_spreads` in turn for `steps` steps.
+    The focal length of a photo is unknown. It is assumed to be `focal_per_side` times the longer
+    side (2.5 is a 90 mm lens on 35 mm film, common in studios), with the principal point at the
+    centre. `yaws_deg` are the initial facings (0: to the camera), of which the `kept` best are
+    refined, with each outlier scale of `outlier_spreads` for `steps` steps.
     """
 
     focal_per_side: float = 2.5
@@ -64,7 +65,7 @@ class FitSettings:
 
 @dataclass(frozen=True, eq=False)
 class Fit:
-    """One photo's body and camera, and how good they are."""
+    """One photo's body, camera and quality report."""
 
     params: BodyParams
     camera: Camera
@@ -72,14 +73,14 @@ class Fit:
 
 
 class _Photo(NamedTuple):
-    """One photo's keypoints: pixels over focal length from the centre, their trust in [0, 1]."""
+    """One photo's keypoints: pixels from the centre over focal length, and weights in [0, 1]."""
 
     places: Float[Array, "k 2"]
     weights: Float[Array, "k"]
 
 
 class Fitter:
-    """Fits bodies of one model to keypoints of one set; it compiles once per batch size."""
+    """Fits bodies of one model to keypoints of one set; compiles once per batch size."""
 
     def __init__(
         self, model: BodyModel, known: KeypointSet, settings: FitSettings | None = None
@@ -103,15 +104,16 @@ class Fitter:
     ) -> list[Fit]:
         """Return the fits of `b` photos, from rows (x px, y px, confidence) and (width, height).
 
-        A keypoint counts by its confidence, and not at all below report.MIN_CONFIDENCE, at
-        OpenPose's (0, 0) or at the picture's edge. Bad fits are returned too; their reports say
-        that they are rejected and why. Raises OmfaError for arrays of the wrong shape.
+        Keypoints are weighted by squared confidence. Those below MIN_CONFIDENCE, at the edge of
+        the image or at (0, 0), OpenPose's mark for missing ones, are ignored. Bad fits are returned
+        as well; their reports have the reason of the rejection. Raises OmfaError for arrays of the
+        wrong shape.
         """
         rows, sizes = np.asarray(rows_px, np.float64), np.asarray(sizes_px, np.float64)
         expected = (len(sizes), len(self.keypoints.ties), 3)
         if rows.shape != expected or sizes.shape != (len(rows), 2):
             raise OmfaError(
-                f"keypoints: expected {expected} and a size (width, height) each,"
+                f"keypoints: expected shape {expected} and one size (width, height) each,"
                 f" got {rows.shape} and {sizes.shape}"
             )
         seen = np.stack([trusted(self.keypoints, *pair) for pair in zip(rows, sizes, strict=True)])
@@ -137,7 +139,9 @@ class Fitter:
                 betas=one["betas"],
                 facing=one["turns"][0],
             )
-            fits.append(Fit(_params(one), _camera(one, float(focal[i]), width, height), report))
+            fits.append(
+                Fit(_make_params(one), _make_camera(one, float(focal[i]), width, height), report)
+            )
         return fits
 
 
@@ -153,38 +157,38 @@ def _solve(
     yaws = np.deg2rad(settings.yaws_deg)[:, None] * np.array([0.0, 1.0, 0.0])
     facings = rotations(jnp.asarray(yaws, jnp.float32))
     seen = photo.weights * steady
-    starts = jax.vmap(lambda facing: _start(photo, seen, facing, skeleton, ties))(facings)
+    starts = jax.vmap(lambda facing: _place_start(photo, seen, facing, skeleton, ties))(facings)
 
     def refine(
         start: Array, facing: Array, base: Array, weights: Array, free: int, shares: np.ndarray
     ) -> tuple[Array, Array]:
-        """Move the first `free` entries of x, one step for each outlier share."""
-        # errors are measured in shares of the body's height in the picture, as `base` has it
+        """Optimize the first `free` entries of x, with one step for each outlier share."""
+        # the unit of errors is a fraction of the body's height in the image, as given by `base`
         unit = settings.keypoint_spread * BODY_HEIGHT_M / jnp.exp(base[DEPTH[0]])
 
-        def whole(y: Array) -> Array:
+        def extend(y: Array) -> Array:
             return jnp.concatenate([y, start[free:]])
 
         def before(y: Array) -> Array:
-            x = whole(y)
+            x = extend(y)
             w, drift = x[POSE].reshape(21, 3), (x - base)[DEPTH[0]]
             return prior.residuals(w, turned_facing(x, facing), x[BETAS], drift)
 
         def residuals(y: Array) -> tuple[Array, Array]:
-            found = keypoints(body_of(whole(y), facing), skeleton, ties)
+            found = keypoints(body_of(extend(y), facing), skeleton, ties)
             return (found - photo.places) / unit, before(y)
 
         def linearise(y: Array) -> tuple:
-            found, by_x = linearised(whole(y), facing, skeleton, ties)
+            found, by_x = linearised(extend(y), facing, skeleton, ties)
             by_x = by_x[..., :free] / unit
             return ((found - photo.places) / unit, before(y)), (by_x, jax.jacfwd(before)(y))
 
         scales = jnp.asarray(shares / settings.keypoint_spread, jnp.float32)
         y, value = minimise(residuals, linearise, start[:free], weights, scales)
-        return whole(y), value
+        return extend(y), value
 
     shares = np.full(settings.facing_steps, settings.facing_outlier_spread)
-    # starts are compared in one unit: that of the body facing the camera
+    # costs of different starts are comparable only in one unit: that of the first start
     placed, values = jax.vmap(
         lambda x, facing: refine(x, facing, starts[0], seen, BETAS[0], shares)
     )(starts, facings)
@@ -205,10 +209,10 @@ def _solve(
     return body._asdict() | {"keypoints": found, "pelvis": pelvis}
 
 
-def _start(
+def _place_start(
     photo: _Photo, seen: Array, facing: Array, skeleton: Skeleton, ties: Array
 ) -> Float[Array, "79"]:
-    """Return the relaxed body, facing so, where its points have the photo's mean and spread."""
+    """Return the relaxed body, placed so that its keypoints have the photo's mean and spread."""
     far = jnp.zeros(SIZE).at[DEPTH].set(jnp.log(_FAR_M))
     flat = keypoints(body_of(far, facing), skeleton, ties) * _FAR_M
     share = seen / jnp.maximum(seen.sum(), 1e-6)
@@ -222,7 +226,7 @@ def _start(
     return x.at[DEPTH].set(-jnp.log(scale))
 
 
-def _params(one: dict[str, Any]) -> BodyParams:
+def _make_params(one: dict[str, Any]) -> BodyParams:
     turns = np.stack([axis_angle(turn) for turn in one["turns"]])
     return neutral().replace(
         global_orient=turns[0],
@@ -233,8 +237,8 @@ def _params(one: dict[str, Any]) -> BodyParams:
     )
 
 
-def _camera(one: dict[str, Any], focal_px: float, width_px: int, height_px: int) -> Camera:
-    """Return the camera that sees the body at the origin where the fit has put it."""
+def _make_camera(one: dict[str, Any], focal_px: float, width_px: int, height_px: int) -> Camera:
+    """Return the camera in which the body, kept at the origin, has the fitted position."""
     return Camera(
         focal_px=(focal_px, focal_px),
         center_px=(width_px / 2, height_px / 2),

@@ -1,4 +1,4 @@
-"""A folder of photos' keypoints to a folder of body files: in batches, resumable, with a report."""
+"""Fit of a folder of photos from keypoints to body files: batched, resumable, with a report."""
 
 import json
 import logging
@@ -30,13 +30,13 @@ REPORT_FILE = "fit_report.json"
 SOURCE = "keypoints"
 _SAVE_SECONDS = 30.0
 
-# a name, and what reads its rows (x px, y px, confidence) and its photo's (width, height)
+# a name, and a function that reads its rows (x px, y px, confidence) and photo size (w, h)
 Photo = tuple[str, Callable[[], tuple[Float[np.ndarray, "k 3"], tuple[int, int]]]]
 
 
 @dataclass(frozen=True)
 class FolderReport:
-    """What `fit_folder` did; `rejected` holds (name, reason), also those of earlier runs."""
+    """The result of `fit_folder`; `rejected` has (name, reason), including earlier runs."""
 
     fitted: int
     kept: int
@@ -44,7 +44,7 @@ class FolderReport:
     seconds: float
 
     def __str__(self) -> str:
-        """Return one line of counts, then one line per rejected photo."""
+        """Return a line of counts and a line per rejected photo."""
         head = f"{self.fitted} fitted, {self.kept} kept, {len(self.rejected)} rejected"
         lines = (f"  {name}: {reason}" for name, reason in self.rejected)
         return "\n".join([f"{head} ({self.seconds:.1f} s)", *lines])
@@ -60,10 +60,10 @@ def fit_folder(
 ) -> FolderReport:
     """Write folder/smplx/NAME.npz for every photo whose fit is accepted, and fit_report.json.
 
-    The report has one entry for each photo: FitReport's fields, or the reason why the keypoints
-    could not be read. A photo of the report is done, and a body file from elsewhere is kept as it
-    is; `overwrite` fits all anew. Raises OmfaError if the report is damaged, nothing can be
-    written, or another process fits this folder.
+    The report has one entry per photo: FitReport's fields, or the reason why the keypoints could
+    not be read. Photos in the report are skipped and body files of other origin are kept;
+    `overwrite` fits all photos again. Raises OmfaError if the report is damaged, the folder is not
+    writable, or another process is fitting it.
     """
     if batch_size < 1:
         raise OmfaError(f"--batch-size: expected 1 or more, got {batch_size}")
@@ -81,13 +81,13 @@ def _fit_folder(
     for place in (folder, bodies):
         clear_leftovers(place)
     if overwrite:
-        # what a kill leaves of the bodies to come must not meet the report on those of before
+        # after a kill, new bodies must not be paired with the report on the old ones
         (folder / REPORT_FILE).unlink(missing_ok=True)
     entries = _read_report(folder / REPORT_FILE)
     due = [p for p in photos if overwrite or not _is_done(p[0], bodies, entries)]
     fitted, saved = 0, time.perf_counter()
     with tqdm(total=len(photos), initial=len(photos) - len(due), unit="photo", desc="fit") as bar:
-        for name, result in _results(fitter, due, batch_size):
+        for name, result in _fit_all(fitter, due, batch_size):
             path = bodies / f"{name}.npz"
             if isinstance(result, str):
                 entries[name] = {"accepted": False, "reason": result}
@@ -104,7 +104,7 @@ def _fit_folder(
                 saved = time.perf_counter()
     _write_report(folder / REPORT_FILE, entries)
     names = sorted(name for name, _ in photos)
-    rejected = [(n, entries[n]["reason"]) for n in names if not _accepted(entries.get(n))]
+    rejected = [(n, entries[n]["reason"]) for n in names if not _is_accepted(entries.get(n))]
     return FolderReport(
         fitted=fitted,
         kept=len(photos) - fitted - len(rejected),
@@ -113,10 +113,10 @@ def _fit_folder(
     )
 
 
-def _results(
+def _fit_all(
     fitter: Fitter, photos: Sequence[Photo], batch_size: int
 ) -> Iterator[tuple[str, Fit | str]]:
-    """Yield (name, fit, or in words why there is none) in the order of `photos`."""
+    """Yield (name, fit or the reason why there is none) in the order of `photos`."""
     for first in range(0, len(photos), batch_size):
         names, rows, sizes, failed = [], [], [], {}
         for name, read in photos[first : first + batch_size]:
@@ -133,7 +133,7 @@ def _results(
             sizes.append(size_px)
         fits: list[Fit] = []
         if names:
-            # a last batch of another size would compile anew
+            # pad the last batch: another size would be compiled again
             blank = batch_size - len(names)
             padded = np.pad(np.stack(rows), ((0, blank), (0, 0), (0, 0)))
             fits = fitter(padded, sizes + [(1, 1)] * blank)
@@ -142,13 +142,13 @@ def _results(
             yield name, done[name]
 
 
-def _accepted(entry: dict[str, Any] | None) -> bool:
-    # no entry: a body file from elsewhere, which is not judged
+def _is_accepted(entry: dict[str, Any] | None) -> bool:
+    # no entry: a body file of other origin, which is not judged
     return entry is None or bool(entry["accepted"])
 
 
 def _is_done(name: str, bodies: Path, entries: dict[str, dict[str, Any]]) -> bool:
-    """Return whether a photo needs no fit: ours and reported, reported as bad, or another's."""
+    """Return True for a photo that is in the report or has a body file of other origin."""
     path = bodies / f"{name}.npz"
     if not path.exists():
         return name in entries and not entries[name]["accepted"]
@@ -156,7 +156,7 @@ def _is_done(name: str, bodies: Path, entries: dict[str, dict[str, Any]]) -> boo
 
 
 def _delete_fitted(path: Path) -> None:
-    """Delete the body of an earlier fit; one from elsewhere stays, and the log says so."""
+    """Delete the body of an earlier fit; one of other origin is kept, with a warning."""
     try:
         ours = str(read_npz(path, "body file").get("source", "")) == SOURCE
     except OmfaError:
@@ -164,7 +164,9 @@ def _delete_fitted(path: Path) -> None:
     if ours:
         path.unlink()
     else:
-        log.warning("%s: the fit was rejected, and the body there, from elsewhere, stays", path)
+        log.warning(
+            "%s: the fit was rejected; keeping the existing body, which is not from a fit", path
+        )
 
 
 def _read_report(path: Path) -> dict[str, dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Sets of 2D keypoints by name, and where on the body each of their points is."""
+"""Keypoint sets of detectors and data sets, and the position of each point on the body."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,13 +12,13 @@ from omfa_jax.core.errors import OmfaError, unknown
 
 BODY_JOINTS = 22
 
-# of the face and the feet; the free body's vertices are ordered to have them too
+# points of face and feet; the free body's vertices are ordered to have them at the same indices
 SMPLX_VERTICES = {
     name: vertex
     for name, vertex in EXTRA_JOINT_VERTICES.items()
     if name == "nose" or name.endswith(("_eye", "_ear", "_toe", "_heel"))
 }
-# a point of the skin: (joint, metres from it in the rest pose to the left, up, to the front)
+# skin point -> (joint, offset in the rest pose, metres to the left, up, front)
 SKIN_NEAR_JOINTS = {
     "left_acromion": ("left_shoulder", (0.02, 0.06, 0.0)),
     "right_acromion": ("right_shoulder", (-0.02, 0.06, 0.0)),
@@ -32,11 +32,11 @@ LANDMARKS = (*SMPLX_VERTICES, *SKIN_NEAR_JOINTS, "crown", "chin")
 class KeypointSet:
     """A detector's or data set's keypoints, in its order.
 
-    `ties` gives each point's place on the body as joints or LANDMARKS whose mean it is; none means
-    that the point is not used. The keypoints that hardly move when arms and lower legs do are
-    `steady`: they tell where the body is and which way it faces. `torso` lists groups of which one
-    point each must be seen. `needs` names for a keypoint the next one down the limb, without which
-    it must be surer than others.
+    `ties` gives each point's position on the body as the mean of joints or LANDMARKS; a point with
+    an empty tuple is not used. `steady` are the keypoints that hardly move with arms and
+    lower legs: they determine position and facing of the body. `torso` lists groups of which at
+    least one point must be visible. `needs` maps a keypoint to the next one of the limb, without
+    which it needs a higher confidence.
     """
 
     name: str
@@ -47,13 +47,13 @@ class KeypointSet:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The keypoints' names in order."""
+        """The names of the keypoints in order."""
         return tuple(self.ties)
 
     def matrix(self) -> Float[np.ndarray, "k p"]:
         """Return the map from the 22 body joints and then LANDMARKS to the keypoints.
 
-        A keypoint that is not tied has a row of zeros.
+        The row of an unused keypoint is zero.
         """
         columns = [*list(JOINT_INDEX)[:BODY_JOINTS], *LANDMARKS]
         rows = np.zeros((len(self.ties), len(columns)))
@@ -63,29 +63,29 @@ class KeypointSet:
         return rows
 
 
-def _sides(*names: str) -> tuple[str, ...]:
+def _both_sides(*names: str) -> tuple[str, ...]:
     return tuple(f"{side}_{name}" for name in names for side in ("right", "left"))
 
 
-_FACE = ("nose", *_sides("eye", "ear"))
+_FACE = ("nose", *_both_sides("eye", "ear"))
 _TORSO = (("right_shoulder",), ("left_shoulder",), ("right_hip", "left_hip", "mid_hip"))
-_STEADY = frozenset((*_FACE, "neck", "mid_hip", *_sides("shoulder", "hip")))
-# where a photo ends above the knees, OpenPose puts them at its edge or on a hem
+_STEADY = frozenset((*_FACE, "neck", "mid_hip", *_both_sides("shoulder", "hip")))
+# in photos that end above the knees, OpenPose puts them at the edge or on a hem
 _KNEES_NEED = {"right_knee": "right_ankle", "left_knee": "left_ankle"}
-_MEANS = {"neck": _sides("shoulder"), "mid_hip": _sides("hip")}
+_MEANS = {"neck": _both_sides("shoulder"), "mid_hip": _both_sides("hip")}
 _ARMS = ("right_shoulder", "right_elbow", "right_wrist", "left_shoulder", "left_elbow")
 
 
-def _tied(names: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+def _make_ties(names: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
     return {name: _MEANS.get(name, (name,)) for name in names}
 
 
 BODY_25 = KeypointSet(
     "BODY_25",
-    _tied(
+    _make_ties(
         ("nose", "neck", *_ARMS, "left_wrist", "mid_hip")
         + ("right_hip", "right_knee", "right_ankle", "left_hip", "left_knee", "left_ankle")
-        + _sides("eye", "ear")
+        + _both_sides("eye", "ear")
         + ("left_big_toe", "left_small_toe", "left_heel")
         + ("right_big_toe", "right_small_toe", "right_heel")
     ),
@@ -95,18 +95,18 @@ BODY_25 = KeypointSet(
 )
 BODY_18 = KeypointSet(
     "BODY_18",
-    _tied(
+    _make_ties(
         ("nose", "neck", *_ARMS, "left_wrist")
         + ("right_hip", "right_knee", "right_ankle", "left_hip", "left_knee", "left_ankle")
-        + _sides("eye", "ear")
+        + _both_sides("eye", "ear")
     ),
     _STEADY,
     _TORSO,
     _KNEES_NEED,
 )
-# DeepFashion-MultiModal names its 21 points by a picture only (keypoints_definition.png of its
-# repository). Sides are the person's own. Shoulders and hips lie on the outline and are tied to the
-# skin there, ankles on the instep: all of that is approximate. Armpits follow the cloth: left out.
+# DeepFashion-MultiModal defines its 21 points by an image only (keypoints_definition.png in its
+# repository). Sides are the person's own. Shoulders and hips are on the outline and tied to skin
+# there, ankles on the instep; all of these are approximate. Armpits follow the cloth: not used.
 DEEPFASHION = KeypointSet(
     "DeepFashion",
     {
@@ -132,24 +132,24 @@ DEEPFASHION = KeypointSet(
         "right_ankle": ("right_ankle", "right_foot"),
         "left_ankle": ("left_ankle", "left_foot"),
     },
-    frozenset((*_FACE, "crown", "chin", *_sides("shoulder", "hip"))),
-    (("right_shoulder",), ("left_shoulder",), _sides("hip", "knee")),
+    frozenset((*_FACE, "crown", "chin", *_both_sides("shoulder", "hip"))),
+    (("right_shoulder",), ("left_shoulder",), _both_sides("hip", "knee")),
     {},
 )
 SETS = {found.name: found for found in (BODY_25, BODY_18, DEEPFASHION)}
 
 
 def by_name(name: str) -> KeypointSet:
-    """Return the set of that name; OmfaError with the nearest name if there is none."""
+    """Return the set with this name; OmfaError, with the closest name, if there is none."""
     if name not in SETS:
         raise unknown("keypoint set", name, SETS)
     return SETS[name]
 
 
 def as_body_25(rows: Float[np.ndarray, "k 3"]) -> Float[np.ndarray, "25 3"]:
-    """Return OpenPose rows as BODY_25, so that both lengths share a batch.
+    """Return OpenPose rows as BODY_25, so that both sets can be in one batch.
 
-    What BODY_18 lacks has confidence 0. Raises OmfaError unless there are 25 or 18 rows.
+    Points missing in BODY_18 get confidence 0. Raises OmfaError unless there are 25 or 18 rows.
     """
     if len(rows) == len(BODY_25.ties):
         return np.asarray(rows, float)
@@ -162,15 +162,15 @@ def as_body_25(rows: Float[np.ndarray, "k 3"]) -> Float[np.ndarray, "25 3"]:
 
 
 def landmark_vertices(model: BodyModel) -> dict[str, int]:
-    """Return the model's vertex of each of LANDMARKS, in their order.
+    """Return the model's vertex index for each of LANDMARKS, in order.
 
-    Raises OmfaError if the model has too few vertices to have smplx's.
+    Raises OmfaError if the model has too few vertices for smplx's indices.
     """
     highest = max(SMPLX_VERTICES.values())
     if len(model.v_template) <= highest:
         raise OmfaError(
-            f"body model: {len(model.v_template)} vertices, but SMPL-X's nose and toes are"
-            f" vertices up to {highest}; give another --smplx-model"
+            f"body model: it has {len(model.v_template)} vertices, but SMPL-X's nose and toes have"
+            f" indices up to {highest}; give another --smplx-model"
         )
     found = dict(SMPLX_VERTICES)
     vertices = model.v_template.astype(float)
@@ -179,7 +179,7 @@ def landmark_vertices(model: BodyModel) -> dict[str, int]:
         found[name] = int(np.argmin(((vertices - wanted) ** 2).sum(1)))
     x, y, z = vertices.T
     nose = vertices[SMPLX_VERTICES["nose"]]
-    # the chin is the lowest of the middle of the face: no more than 5 cm behind the nose's tip
+    # the chin is the lowest point of the middle of the face, at most 5 cm behind the nose
     face = (np.abs(x) < 0.01) & (z > nose[2] - 0.05) & (y > nose[1] - 0.12)
     found["crown"] = int(np.argmax(np.where(np.abs(x) < 0.02, y, -np.inf)))
     found["chin"] = int(np.argmin(np.where(face, y, np.inf)))

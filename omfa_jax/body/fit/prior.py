@@ -1,8 +1,8 @@
-"""What is known of a body before a keypoint is seen: a relaxed stance, its stiffness, its limits.
+"""The pose prior of the fit: a relaxed stance, and stiffness and limits of every joint.
 
-Made by hand from how people stand and how joints bend; no data and no licensed file is behind it.
-A joint's rotation is its relaxed one times exp(w): w is what the fit looks for, and what is
-quadratically dear. Numbers are radians for the left side; the right side is its mirror image.
+It was written by hand from how people stand and how joints bend, without data or licensed files.
+A joint's rotation is its relaxed one times exp(w); w is optimized and penalized quadratically.
+Numbers are in radians for the left side; the right side is mirrored.
 """
 
 from typing import NamedTuple
@@ -17,15 +17,15 @@ _FREE = (-np.inf, np.inf)
 
 
 class Stance(NamedTuple):
-    """One kind of joint: relaxed axis-angle, standard deviations of w, and limits of w."""
+    """One type of joint: relaxed axis-angle, standard deviations of w, and limits of w."""
 
     relaxed: tuple[float, float, float]
     spread: tuple[float, float, float]
     limits: tuple[tuple[float, float], ...] = (_FREE, _FREE, _FREE)
 
 
-# In the rest pose the left arm points to +x and the legs to -y: x turns a leg back and an arm about
-# itself, z lifts an arm, -y bends the left elbow to the front, +x bends the knee to the back.
+# In the rest pose the left arm points to +x and the legs to -y: x moves a leg backwards and twists
+# an arm, z lifts an arm, -y bends the left elbow forwards, +x bends the knee backwards.
 STANCES = {
     "hip": Stance((-0.03, 0.0, -0.04), (0.35, 0.2, 0.15), ((-2.2, 0.35), (-0.8, 0.8), (-0.7, 0.9))),
     "knee": Stance((0.1, 0.0, 0.0), (0.5, 0.04, 0.04), ((-0.1, 2.3), _FREE, _FREE)),
@@ -49,7 +49,7 @@ RELAXED_CURL = 0.2
 POSED = JOINTS[1:22]
 
 
-def _table(field: str) -> Float[np.ndarray, "21 3 ..."]:
+def _make_table(field: str) -> Float[np.ndarray, "21 3 ..."]:
     rows = []
     for joint in POSED:
         row = np.array(getattr(STANCES[joint.removeprefix("left_").removeprefix("right_")], field))
@@ -61,10 +61,10 @@ def _table(field: str) -> Float[np.ndarray, "21 3 ..."]:
     return np.stack(rows)
 
 
-RELAXED = _table("relaxed")
-SPREAD = _table("spread")
-LIMITS = _table("limits")
-# Where an arm's fit may start: hanging, or with the elbow bent and back, as for a hand on the hip.
+RELAXED = _make_table("relaxed")
+SPREAD = _make_table("spread")
+LIMITS = _make_table("limits")
+# Starts of the arms: hanging, or with the elbow bent and back, as for a hand on the hip.
 ARM_STARTS = np.zeros((2, 21, 3))
 _SHOULDERS = [POSED.index(f"{side}_shoulder") for side in ("left", "right")]
 _ELBOWS = [POSED.index(f"{side}_elbow") for side in ("left", "right")]
@@ -73,7 +73,7 @@ ARM_STARTS[1, _ELBOWS, 1] = (-0.9, 0.9)
 
 
 def beyond_limits(w: Float[Array, "21 3"]) -> Float[Array, "21 3"]:
-    """Return by how much each angle lies outside its limits, radians; 0 inside."""
+    """Return how far each angle exceeds its limits, in radians; 0 inside."""
     return jnp.maximum(w - LIMITS[..., 1], 0) + jnp.maximum(LIMITS[..., 0] - w, 0)
 
 
@@ -83,14 +83,14 @@ def residuals(
     betas: Float[Array, "10"],
     log_depth_change: Float[Array, ""],
 ) -> Float[Array, "n"]:
-    """Return the prior's residuals in standard deviations; their squares are its energy.
+    """Return the prior's residuals in standard deviations; its energy is the sum of squares.
 
-    `facing` is the pelvis's rotation in the world (y up): its lean is dear, its turn free.
+    `facing` is the pelvis's rotation in the world (y up): its lean is penalized, its yaw is not.
     """
     up = facing[:, 1]
     terms = [
         w / SPREAD,
-        # the forearm turns back what the upper arm turns, so that palms stay to the body
+        # the forearm cancels the twist of the upper arm, so that palms face the body
         (w[np.array(_SHOULDERS), 0] + w[np.array(_ELBOWS), 0]) / PALM_SPREAD,
         beyond_limits(w) / LIMIT_SPREAD,
         up[jnp.array([0, 2])] / jnp.array(UPRIGHT_SPREAD),
@@ -101,7 +101,7 @@ def residuals(
 
 
 def relaxed_hand(side: str) -> Float[np.ndarray, "15 3"]:
-    """Return the axis-angles of slightly curled fingers, smplx order; the thumb is straight."""
+    """Return axis-angles of slightly curled fingers in smplx's order; the thumb is straight."""
     curl = np.zeros((5, 3, 3))
     curl[:4, :, 2] = -RELAXED_CURL if side == "left" else RELAXED_CURL
     return curl.reshape(15, 3)

@@ -1,4 +1,4 @@
-"""From the 79 numbers that a fit looks for to keypoints in the picture, and back by derivative."""
+"""Projection of the 79 fitted parameters to 2D keypoints, and its derivatives."""
 
 from typing import NamedTuple
 
@@ -13,17 +13,17 @@ from omfa_jax.body.fit.skeleton import Skeleton, ancestors, carried, chain
 
 TURN, AT, DEPTH, BETAS, POSE = np.split(np.arange(79), (3, 5, 6, 16))
 SIZE = 79
-# body axes have y up and z to the front, a camera's y down and z into the picture
+# body axes have y up and z to the front, camera axes y down and z into the image
 TO_CAMERA = np.diag([1.0, -1.0, -1.0])
 _FLIP = np.array([1.0, -1.0, -1.0], np.float32)
 _NEAR_M = 0.1
 
 
 class Body(NamedTuple):
-    """What x means. `turns` are relative to the parents (the first is the facing); metres.
+    """The parameter vector x, unpacked; lengths are in metres.
 
-    `w` are the pose's deviations from the relaxed stance; the pelvis is at `pelvis_cam` in camera
-    axes, `distance` deep.
+    `w` are the deviations from the relaxed stance; `turns` are rotations relative to the parents
+    (the first is the facing). The pelvis is at `pelvis_cam` in camera axes, at depth `distance`.
     """
 
     w: Float[Array, "21 3"]
@@ -34,9 +34,10 @@ class Body(NamedTuple):
 
 
 def body_of(x: Float[Array, "79"], facing: Float[Array, "3 3"]) -> Body:
-    """Return the body of x: turn from `facing` 3, pelvis in the picture (focal lengths) 2, log of
+    """Return the body described by x.
 
-    its depth 1, betas 10, deviations w 63.
+    The entries of x: rotation from `facing` (3), pelvis in the image in focal lengths (2), log of
+    its depth (1), betas (10), deviations w (63).
     """
     w = x[POSE].reshape(21, 3)
     distance = jnp.exp(x[DEPTH[0]])
@@ -47,13 +48,13 @@ def body_of(x: Float[Array, "79"], facing: Float[Array, "3 3"]) -> Body:
 
 
 def turned_facing(x: Float[Array, "79"], facing: Float[Array, "3 3"]) -> Float[Array, "3 3"]:
-    """Return the pelvis's rotation in the world: that of the start, then x's."""
+    """Return the pelvis's rotation in the world: `facing`, then the rotation in x."""
     return product(facing, rotations(x[TURN]))
 
 
 def keypoints(body: Body, skeleton: Skeleton, ties: Float[Array, "k p"]) -> Float[Array, "k 2"]:
-    """Return the keypoints in the picture, in focal lengths from its centre."""
-    return _seen(_posed(chain(body.turns), body.betas, skeleton, ties), body)[0]
+    """Return the keypoints in the image, in focal lengths from its centre."""
+    return _project(_pose_keypoints(chain(body.turns), body.betas, skeleton, ties), body)[0]
 
 
 def linearised(
@@ -64,13 +65,14 @@ def linearised(
 ) -> tuple[Float[Array, "k 2"], Float[Array, "k 2 79"]]:
     """Return the keypoints and their derivatives by x.
 
-    The joints' part is the geometric Jacobian: a small turn about an axis through a joint moves a
-    point by the axis times its lever arm. It costs a tenth of forward-mode differentiation.
+    The joints' part is the geometric Jacobian: a small rotation about an axis through a joint moves
+    a point by the cross product of axis and lever arm. This costs a tenth of forward-mode
+    differentiation.
     """
     body = body_of(x, facing)
     turned = chain(body.turns)
     count = len(turned)
-    # a joint moves what hangs on it, by the skinning weights of all that hangs on it
+    # a joint moves all of its descendants, by the sum of their skinning weights
     below = jnp.asarray(ancestors(count))
     each = carried(skeleton, turned, body.betas)
     places = each[np.arange(count), np.arange(count)]
@@ -81,8 +83,8 @@ def linearised(
     vectors = jnp.concatenate([x[TURN][None], body.w])
     axes = product(turned, right_jacobian(vectors))
     by_turns = jnp.cross(jnp.moveaxis(axes, -1, -2)[None], lever[:, :, None])
-    by_betas = jax.jacfwd(lambda betas: _posed(turned, betas, skeleton, ties))(body.betas)
-    seen, in_camera = _seen(moved.sum(1), body)
+    by_betas = jax.jacfwd(lambda betas: _pose_keypoints(turned, betas, skeleton, ties))(body.betas)
+    seen, in_camera = _project(moved.sum(1), body)
     by_turns = jnp.moveaxis(by_turns.reshape(len(ties), -1, 3), -1, 1)
     moves = _FLIP[:, None] * jnp.concatenate([by_turns, by_betas], -1)
     depth = in_camera[:, 2, None, None]
@@ -94,21 +96,21 @@ def linearised(
     return seen, jnp.concatenate([turn_part, by_at, by_depth, beta_part, pose_part], -1)
 
 
-def _posed(
+def _pose_keypoints(
     turned: Float[Array, "j 3 3"],
     betas: Float[Array, "10"],
     skeleton: Skeleton,
     ties: Float[Array, "k p"],
 ) -> Float[Array, "k 3"]:
-    """Return the keypoints' places on the body, metres from the pelvis."""
+    """Return the keypoints' positions on the body, in metres from the pelvis."""
     points = (skeleton.weights[..., None] * carried(skeleton, turned, betas)).sum(1)
     return ties @ points
 
 
-def _seen(
+def _project(
     places: Float[Array, "k 3"], body: Body
 ) -> tuple[Float[Array, "k 2"], Float[Array, "k 3"]]:
-    """Return places on the body in the picture, and in camera axes (metres)."""
+    """Return positions on the body projected to the image, and in camera axes (metres)."""
     in_camera = places * _FLIP + body.pelvis_cam
     in_camera = in_camera.at[:, 2].max(_NEAR_M)
     return in_camera[:, :2] / in_camera[:, 2:], in_camera

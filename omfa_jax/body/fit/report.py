@@ -1,4 +1,4 @@
-"""How good a fit is, and the rule by which a bad one is rejected."""
+"""Quality of a fit, and the rules by which bad fits are rejected."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -24,8 +24,9 @@ MAX_BETA = 4.0
 class FitReport:
     """A fit's reprojection error over its trusted keypoints, and the verdict with its reason.
 
-    Shares are of the picture's height and of the body's height in the picture (the whole body's,
-    standing, also where the picture shows half of it).
+    `_of_image` and `_of_body` are fractions of the image's height and of the body's height in the
+    image (that of the whole standing body, even if only half of it is visible). Fields are saved
+    by name in fit_report.json.
     """
 
     keypoints: int
@@ -38,7 +39,7 @@ class FitReport:
     reason: str
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the report for a JSON file: four digits, None for what is not finite."""
+        """Return the report for JSON: four significant digits, None for non-finite values."""
         return {
             name: _short(value) if isinstance(value, float) else value
             for name, value in asdict(self).items()
@@ -48,11 +49,11 @@ class FitReport:
 def trusted(
     keypoints: KeypointSet, rows: Float[np.ndarray, "k 3"], size_px: Float[np.ndarray, "2"]
 ) -> Bool[np.ndarray, "k"]:
-    """Return which rows (x px, y px, confidence) count.
+    """Return a mask of the rows (x px, y px, confidence) to use.
 
-    Those that are tied to the body, of confidence 0.2 or more, inside the picture by 1% of its
-    sides: detectors leave what the picture cuts off at its edge or beyond it, and what they missed
-    at (0, 0). A knee whose ankle does not count needs confidence 0.5.
+    These are tied to the body, have a confidence of at least 0.2, and are inside the image by 1% of
+    its sides: detectors put cropped points at or beyond the edge, and missing ones at (0, 0). A
+    knee without a trusted ankle needs a confidence of 0.5.
     """
     edge = EDGE_SHARE * size_px
     finite = np.isfinite(rows.sum(axis=1))
@@ -79,11 +80,11 @@ def judge(
     betas: Float[np.ndarray, "10"],
     facing: Float[np.ndarray, "3 3"],
 ) -> FitReport:
-    """Return the report of one fit. Rejected, in this order, are fits
+    """Return the report of one fit.
 
-    of fewer than 6 keypoints or without a torso; with a median error over 3% of the picture's
-    height or a mean error over 5% of the body's; and implausible ones: a joint more than 0.35 rad
-    beyond its limits, a body leaning more than 1 rad, a beta beyond 4.
+    Reasons for rejection, in this order: fewer than 6 keypoints, or no torso; a median error over
+    3% of the image's height, or a mean error over 5% of the body's; an implausible body, with a
+    joint more than 0.35 rad beyond its limits, a lean of more than 1 rad, or a beta beyond 4.
     """
     errors = errors_px[seen] if seen.any() else np.array([np.inf])
     mean, median = float(errors.mean()), float(np.median(errors))
@@ -94,13 +95,13 @@ def judge(
     lean = float(np.arccos(np.clip(facing[1, 1], -1, 1)))
     reason = ""
     if seen.sum() < MIN_KEYPOINTS:
-        reason = f"{seen.sum()} confident keypoints, {MIN_KEYPOINTS} are needed"
+        reason = f"{seen.sum()} confident keypoints, at least {MIN_KEYPOINTS} are needed"
     elif lacking:
-        reason = f"torso not seen: no confident {' and no '.join(map(' or '.join, lacking))}"
+        reason = f"torso not visible: no confident {' and no '.join(map(' or '.join, lacking))}"
     elif not np.isfinite([mean, body_height_px, lean]).all():
-        reason = "the fit has no finite numbers"
+        reason = "the fit is not finite"
     elif of_image > MAX_MEDIAN_OF_IMAGE:
-        limit = f"{MAX_MEDIAN_OF_IMAGE:.0%} of the picture's height"
+        limit = f"{MAX_MEDIAN_OF_IMAGE:.0%} of the image's height"
         reason = f"median error {of_image:.1%}, over {limit}"
     elif of_body > MAX_MEAN_OF_BODY:
         reason = f"mean error {of_body:.1%}, over {MAX_MEAN_OF_BODY:.0%} of the body's height"

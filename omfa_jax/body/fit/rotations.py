@@ -1,4 +1,4 @@
-"""Rotations in JAX, with derivatives that are sound at zero."""
+"""Rotations in JAX, with finite derivatives at zero."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -24,8 +24,8 @@ def right_jacobian(vectors: Float[Array, "*n 3"]) -> Float[Array, "*n 3 3"]:
 
 def product(a: Float[Array, "*n 3 3"], b: Float[Array, "*n 3 3"]) -> Float[Array, "*n 3 3"]:
     """Return a @ b for many small matrices."""
-    # XLA fuses the sum with its neighbours; batched dots of this size are slow, and those that
-    # differentiating a chain of them makes stop its CPU compiler (jaxlib 0.10)
+    # XLA fuses the sum with its neighbours. Batched dots of this size are slow, and the derivative
+    # of a chain of them hangs XLA's CPU compiler (jaxlib 0.10).
     return (a[..., :, :, None] * b[..., None, :, :]).sum(-2)
 
 
@@ -35,9 +35,9 @@ def turn(a: Float[Array, "*n 3 3"], vectors: Float[Array, "*n 3"]) -> Float[Arra
 
 
 def _angle_and_cross(vectors: Float[Array, "*n 3"]) -> tuple[Array, Array, Array]:
-    """Return the angle (1 where it is nearly 0), its true square, and the cross-product matrix."""
+    """Return the angle (1 where it is nearly 0), its exact square, and the cross-product matrix."""
     squared = (vectors**2).sum(-1)[..., None, None]
-    # the unused branch of a `where` must not divide by zero: its derivative would be NaN
+    # the unused branch of a `where` must not divide by zero, or the derivative is NaN
     angle = jnp.sqrt(jnp.where(squared < 1e-6, 1.0, squared))
     x, y, z = jnp.moveaxis(vectors, -1, 0)
     zero = jnp.zeros_like(x)

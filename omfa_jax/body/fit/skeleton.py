@@ -1,4 +1,4 @@
-"""The joints of a posed body and a few points of its skin, in JAX: no mesh is needed for a fit."""
+"""Posed joints and a few skin points of a body in JAX; a fit does not need the mesh."""
 
 from typing import NamedTuple
 
@@ -13,11 +13,11 @@ from omfa_jax.body.model import BodyModel
 
 
 class Skeleton(NamedTuple):
-    """What the joints and landmarks need of a body model; metres, float32.
+    """The part of a body model that determines joints and landmarks; metres, float32.
 
-    Its points are the first `j` joints of SMPL-X (22 without face and fingers, or all 55), then the
-    landmarks: their places on the template, how each beta moves them, and their skinning weights
-    (a joint follows itself alone).
+    Points are the first `j` joints of SMPL-X (22 without face and fingers, or all 55), then the
+    landmarks. `rest` are their positions on the template, `dirs` the derivatives by betas, and
+    `weights` their skinning weights (a joint has weight 1 for itself).
     """
 
     rest: Float[Array, "p 3"]
@@ -28,7 +28,7 @@ class Skeleton(NamedTuple):
 def load_skeleton(model: BodyModel, joints: int = 22) -> Skeleton:
     """Return the skeleton of a model's first `joints` joints.
 
-    Joints beyond them stay at rest relative to their parents, which take over their weights.
+    Other joints stay at rest relative to their parents, to which their weights are added.
     """
     ids = list(landmark_vertices(model).values())
     weights = model.weights[ids].astype(np.float64)
@@ -43,7 +43,7 @@ def load_skeleton(model: BodyModel, joints: int = 22) -> Skeleton:
 
 
 def ancestors(count: int) -> Float[np.ndarray, "j j"]:
-    """Return 1 where the column's joint is the row's joint or above it, else 0."""
+    """Return 1 where the column's joint is the row's joint or one of its ancestors, else 0."""
     found = np.eye(count, dtype=np.float32)
     for joint in range(1, count):
         found[joint] += found[PARENTS[joint]]
@@ -51,9 +51,9 @@ def ancestors(count: int) -> Float[np.ndarray, "j j"]:
 
 
 def chain(turns: Float[Array, "j 3 3"]) -> Float[Array, "j 3 3"]:
-    """Return each joint's rotation in the world from those relative to the parents."""
-    # every round doubles how far up each product reaches: 4 rounds for depths up to 16; what would
-    # reach above the pelvis meets the identity at the end
+    """Return world rotations of the joints from those relative to their parents."""
+    # pointer jumping: each round doubles the number of ancestors in each product, so 4 rounds cover
+    # depths up to 16; the identity at the end stands for ancestors above the pelvis
     above = np.append(np.where(PARENTS[: len(turns)] < 0, len(turns), PARENTS[: len(turns)]), -1)
     turned = jnp.concatenate([turns, jnp.eye(3)[None]])
     for _ in range(4):
@@ -63,7 +63,7 @@ def chain(turns: Float[Array, "j 3 3"]) -> Float[Array, "j 3 3"]:
 
 
 def joint_places(turned: Float[Array, "j 3 3"], rest: Float[Array, "j 3"]) -> Float[Array, "j 3"]:
-    """Return where the joints are, metres from the pelvis, of the shaped body's rest joints."""
+    """Return posed joint positions, metres from the pelvis, from the shaped body's rest joints."""
     above = np.maximum(PARENTS[: len(rest)], 0)
     bones = turn(turned[above], rest - rest[above])
     return jnp.asarray(ancestors(len(rest))) @ bones
@@ -72,7 +72,7 @@ def joint_places(turned: Float[Array, "j 3 3"], rest: Float[Array, "j 3"]) -> Fl
 def carried(
     skeleton: Skeleton, turned: Float[Array, "j 3 3"], betas: Float[Array, "10"]
 ) -> Float[Array, "p j 3"]:
-    """Return where each joint alone would carry each point, metres from the pelvis."""
+    """Return each point as moved by each joint alone, in metres from the pelvis."""
     rest = skeleton.rest + skeleton.dirs @ betas
     joints = rest[: len(turned)]
     return turn(turned, rest[:, None] - joints) + joint_places(turned, joints)

@@ -1,4 +1,4 @@
-"""Robust least squares by Levenberg-Marquardt, for many small problems at once under `vmap`."""
+"""Robust least squares by Levenberg-Marquardt, for many small problems under `vmap`."""
 
 from collections.abc import Callable
 
@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-# at x: robust rows (k, 2), plain rows (m,); and with derivatives: by x (k, 2, n), (m, n)
+# residuals at x: robust (k, 2) and plain (m,); and their derivatives by x (k, 2, n), (m, n)
 Rows = tuple[Float[Array, "k 2"], Float[Array, "m"]]
 Linearised = tuple[Rows, tuple[Float[Array, "k 2 n"], Float[Array, "m n"]]]
 _DAMPING, _EASE, _BRAKE = 1e-2, 0.3, 5.0
@@ -15,7 +15,7 @@ _DAMPING, _EASE, _BRAKE = 1e-2, 0.3, 5.0
 def cost(rows: Rows, weights: Float[Array, "k"], scale: Float[Array, ""]) -> Float[Array, ""]:
     """Return sum_k weights * rho(|r_k|) + sum m^2, rho(e) = e^2 / (1 + e^2/scale^2).
 
-    Source: Geman and McClure's function, as SMPLify uses it.
+    Source: the Geman-McClure function, as in SMPLify.
     """
     seen, plain = rows
     squared = (seen**2).sum(-1)
@@ -29,10 +29,10 @@ def minimise(
     weights: Float[Array, "k"],
     scales: Float[Array, "steps"],
 ) -> tuple[Float[Array, "n"], Float[Array, ""]]:
-    """Return the x that one step for each of `scales` leads to, and its cost at the last of them.
+    """Return x after one step for each of `scales`, and its cost at the last scale.
 
-    A step solves the normal equations of the rows reweighted at x, which have the robust cost's
-    gradient, and is taken only if it lowers the cost.
+    A step solves the damped normal equations of the reweighted residuals, which have the gradient
+    of the robust cost, and is accepted only if the cost decreases.
     """
 
     def step(state: tuple, scale: Float[Array, ""]) -> tuple[tuple, None]:
@@ -46,7 +46,7 @@ def minimise(
         normal = by_x.T @ by_x
         damped = normal + jnp.diag(damping * jnp.diagonal(normal) + 1e-3)
         moved = x - jax.scipy.linalg.cho_solve((jnp.linalg.cholesky(damped), True), by_x.T @ r)
-        # a failed factorisation is NaN, and NaN is not better
+        # a failed factorisation gives NaN, which compares as not better
         value, trial = cost(rows, weights, scale), cost(residuals(moved), weights, scale)
         better = trial < value
         damping = jnp.clip(damping * jnp.where(better, _EASE, _BRAKE), 1e-6, 1e6)

@@ -1,1 +1,1 @@
-"""Bodies as pose networks dump them, one module a tool; `sources.SOURCES` lists them."""
+"""Importers of pose networks' output, one module per tool, and a table of them."""

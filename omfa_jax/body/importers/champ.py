@@ -1,12 +1,12 @@
-"""4D-Humans as Champ saves it: an .npy for each photo, or the .npz of a whole video.
+"""4D-Humans estimates as saved by Champ: an .npy per photo, or one .npz for a video.
 
 The .npy is a dict of `smpls` {global_orient (n,1,3,3), body_pose (n,23,3,3), betas (n,10)},
 `cam_t` (n of 3), `verts` (n of (6890, 3)), `render_res` (w, h) and `scaled_focal_length`; the
 group .npz has the first person's `camera` (f, 3) and the `smpl` dicts (f), and no names. Camera: a
-point of the model is at x = X + cam_t, OpenCV axes, the centre in the middle of the photo, the
-focal length 5000 / 256 px for each pixel of the longer side. Dumps of the network's raw output,
-`pred_cam` with `box_center` and `box_size` in place of `cam_t`, are brought from the crop to the
-photo.
+point X of the model is at x = X + cam_t, OpenCV axes, with the principal point at the centre of the
+photo and a focal length of 5000 / 256 px per pixel of the longer side. Raw network output, which
+has `pred_cam` with `box_center` and `box_size` instead of `cam_t`, is converted from the crop to
+the photo.
 """
 
 from pathlib import Path
@@ -38,7 +38,7 @@ _PICTURES = (".jpg", ".jpeg", ".png", ".webp")
 
 
 class Champ:
-    """A folder of .npy files, one of them, or a group .npz."""
+    """Importer of a folder of .npy files, a single one, or a group .npz."""
 
     def __init__(self, path: Path, reading: Reading) -> None:
         self._trust = reading.trust
@@ -51,24 +51,24 @@ class Champ:
             self.frames = dict(by_stem(files_of(path, ".npy")))
 
     def read(self, frame: str, size_px: tuple[int, int]) -> Estimate:
-        """Return the person with the largest box around the mesh, else the nearest one.
+        """Return the person with the largest box around the mesh; without meshes the nearest.
 
-        Of a group file, which has the camera of the first person only, the first person.
+        For a group file it is the first person, the only one with a camera.
         """
         entry = self.frames[frame]
         if isinstance(entry, tuple):
             smpl, transl = entry
             focal_px = FOCAL_PX / CROP_PX * max(size_px)
             camera = pinhole(np.full(2, focal_px), np.array(size_px) / 2, size_px)
-            return Estimate(_person(smpl, 0, transl), camera, _count(smpl))
-        return _from_dict(read_pickle(entry, "body file", trust=self._trust), size_px)
+            return Estimate(_make_body(smpl, 0, transl), camera, _count_people(smpl))
+        return _parse_dict(read_pickle(entry, "body file", trust=self._trust), size_px)
 
     def _group(self, path: Path) -> dict[str, Any]:
         raw = read_pickle(path, "body file", trust=self._trust)
         if not raw.keys() >= GROUP_KEYS:
             raise OmfaError(f"body file {path}: expected the keys smpl and camera, found {[*raw]}")
         people, cameras = list(raw["smpl"]), list(raw["camera"])
-        names = _names_beside(path, len(people))
+        names = _find_names(path, len(people))
         if len(cameras) != len(people):
             raise OmfaError(
                 f"body file {path}: {len(people)} bodies but {len(cameras)} cameras; export again"
@@ -85,9 +85,8 @@ def crop_to_photo(
 ) -> Float64[np.ndarray, "3"]:
     """Return the translation (metres) in the photo's camera of a crop's weak perspective (s, x, y).
 
-    A square crop of side b, in which the person is s of 2 / b metres a pixel, shows it at depth
-    2 f / (b s); its centre's offset from the photo's is carried at that depth.
-    Source: 4D-Humans, cam_crop_to_full.
+    A square crop of side b px shows the person at depth 2 f / (b s). The offset of the crop's
+    centre from the photo's is applied at that depth. Source: 4D-Humans, cam_crop_to_full.
     """
     scale, x, y = numbers(pred_cam, "pred_cam", (3,))
     if scale <= 0:
@@ -97,7 +96,7 @@ def crop_to_photo(
     return np.array([*(np.array([x, y]) + 2 * offset / width), 2 * focal_px / width])
 
 
-def _from_dict(raw: Any, size_px: tuple[int, int]) -> Estimate:
+def _parse_dict(raw: Any, size_px: tuple[int, int]) -> Estimate:
     smpl = field_of(raw, "smpls", "pred_smpl_params")
     width, height = numbers(field_of(raw, "render_res", "img_size"), "render_res").reshape(-1, 2)[0]
     own_px = (round(width), round(height))
@@ -112,27 +111,28 @@ def _from_dict(raw: Any, size_px: tuple[int, int]) -> Estimate:
         sizes = numbers(field_of(raw, "box_size"), "box_size").ravel()
         crops = zip(cams, centers, sizes, strict=True)
         shifts = np.stack([crop_to_photo(*crop, own_px, focal_px) for crop in crops])
-    if not len(shifts) or len(shifts) != _count(smpl):
-        raise OmfaError(f"{_count(smpl)} bodies but {len(shifts)} cameras (cam_t)")
+    if not len(shifts) or len(shifts) != _count_people(smpl):
+        raise OmfaError(f"{_count_people(smpl)} bodies but {len(shifts)} cameras (cam_t)")
     camera = pinhole(np.full(2, focal_px), np.array(own_px) / 2, own_px)
+    # without meshes the nearest person counts as the largest
     sizes = [-shift[2] for shift in shifts]
     if "verts" in raw:
         sizes = [
-            _box_area(camera.project(numbers(mesh, "verts").reshape(-1, 3) + shift)[0])
+            _compute_box_area(camera.project(numbers(mesh, "verts").reshape(-1, 3) + shift)[0])
             for mesh, shift in zip(raw["verts"], shifts, strict=True)
         ]
     chosen = largest(sizes)
     return Estimate(
-        _person(smpl, chosen, shifts[chosen]), for_photo(camera, size_px), people=len(shifts)
+        _make_body(smpl, chosen, shifts[chosen]), for_photo(camera, size_px), people=len(shifts)
     )
 
 
-def _count(smpl: Any) -> int:
+def _count_people(smpl: Any) -> int:
     return len(numbers(field_of(smpl, "betas"), "betas").reshape(-1, 10))
 
 
-def _person(smpl: Any, index: int, transl: Any) -> SmplBody:
-    people = _count(smpl)
+def _make_body(smpl: Any, index: int, transl: Any) -> SmplBody:
+    people = _count_people(smpl)
 
     def own(name: str, joints: int) -> Float64[np.ndarray, "j 3"]:
         values = numbers(field_of(smpl, name), name)
@@ -146,22 +146,22 @@ def _person(smpl: Any, index: int, transl: Any) -> SmplBody:
     )
 
 
-def _box_area(pixels: Float[np.ndarray, "n 2"]) -> float:
+def _compute_box_area(pixels: Float[np.ndarray, "n 2"]) -> float:
     seen = pixels[np.isfinite(pixels).all(axis=1)]
     return float(np.prod(np.ptp(seen, axis=0))) if len(seen) else 0.0
 
 
-def _names_beside(group: Path, count: int) -> list[str]:
-    """Return the frames' names: a group file has none, but Champ leaves it beside what it read."""
+def _find_names(group: Path, count: int) -> list[str]:
+    """Return the frames' names, from the files that Champ leaves beside the group file."""
     places = (group.parent, (".npy",)), (group.parent.parent / "images", _PICTURES)
     for folder, suffixes in places:
         found = folder.iterdir() if folder.is_dir() else ()
         names = [p.stem for p in found if p.suffix.lower() in suffixes and p.name[0] != "."]
         if len(names) == count:
-            # Champ goes through a video in the order of its frames' numbers
+            # Champ processes a video's frames in numerical order
             numbered = all(name.isdecimal() for name in names)
             return sorted(names, key=lambda name: (int(name) if numbered else 0, name))
     raise OmfaError(
-        f"body file {group}: it has {count} frames without names; leave it in Champ's smpl_results/"
-        f" beside {count} .npy files, or beside images/ with {count} pictures"
+        f"body file {group}: its {count} frames have no names; keep it in Champ's smpl_results/"
+        f" beside {count} .npy files, or beside images/ with {count} images"
     )

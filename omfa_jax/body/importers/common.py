@@ -1,4 +1,4 @@
-"""What the importers share: the estimate they return, names, rotations, boxes."""
+"""Shared parts of the importers: the estimate they return, file lookup and parsing."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,15 +17,15 @@ from omfa_jax.body.smpl import SmplBody
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.files import require_dir
 
-# networks that compute in half precision leave matrices this far from rotations
+# largest deviation from orthonormality of matrices computed in half precision
 _ROTATION_TOLERANCE = 2e-2
 
 
 @dataclass(frozen=True, eq=False)
 class Estimate:
-    """One person of one photo: SMPL or SMPL-X parameters, and the camera in the photo's pixels.
+    """One person in one photo: SMPL or SMPL-X parameters, and the camera in the photo's pixels.
 
-    `people` says how many the file has for the photo; this one was taken by the importer's rule.
+    `people` is the number of people in the file, from which the importer chose this one.
     """
 
     body: SmplBody | BodyParams
@@ -35,9 +35,9 @@ class Estimate:
 
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """How files are read: trust in pickles, and the SMPL-X model that the bodies are for.
+    """Options of an import: whether to read pickles, and the SMPL-X model of the bodies.
 
-    `hands_from_mean` says that zero hand poses of plain `smplx` files mean the relaxed hand.
+    With `hands_from_mean`, zero hand poses in plain `smplx` files mean the relaxed hand.
     """
 
     trust: bool
@@ -47,30 +47,32 @@ class Reading:
 
 
 class Source(Protocol):
-    """One tool's output: the frames in it, by the stem of their photo's name."""
+    """One tool's output; `frames` are keyed by the stem of the photo's file name."""
 
     @property
     def frames(self) -> Mapping[str, Any]: ...
 
     def read(self, frame: str, size_px: tuple[int, int]) -> Estimate:
-        """Return the frame's person; `size_px` is (width, height) of its photo."""
+        """Return one person of the frame; `size_px` is the photo's (width, height)."""
         ...
 
 
 @dataclass
 class Found:
-    """Files by frame name; a name found twice is an error that names both."""
+    """Files by frame name; OmfaError, naming both files, for a duplicate."""
 
     by_name: dict[str, Path] = field(default_factory=dict)
 
     def add(self, name: str, path: Path) -> None:
         if name in self.by_name:
-            raise OmfaError(f"two files for {name}: {self.by_name[name]} and {path}; change --in")
+            raise OmfaError(
+                f"two files for {name}: {self.by_name[name]} and {path}; remove one of them"
+            )
         self.by_name[name] = path
 
 
 def files_of(path: Path, *suffixes: str) -> list[Path]:
-    """Return `path` if it is a file, else the folder's files with one of the suffixes, by name."""
+    """Return `path` if it is a file, else the folder's files with these suffixes, by name."""
     if path.is_file():
         return [path]
     folder = require_dir(path, "bodies to import", "--in")
@@ -81,7 +83,7 @@ def files_of(path: Path, *suffixes: str) -> list[Path]:
 
 
 def by_stem(paths: Sequence[Path]) -> dict[str, Path]:
-    """Return the files by the stem of their names; OmfaError if two have the same."""
+    """Return the files keyed by the stem of their names; OmfaError for duplicates."""
     found = Found()
     for path in paths:
         found.add(path.stem, path)
@@ -93,16 +95,16 @@ def numbers(values: Any, name: str, shape: tuple[int, ...] | None = None) -> Flo
     try:
         array = np.asarray(values, np.float64)
     except (TypeError, ValueError):
-        raise OmfaError(f"{name}: expected numbers, found {type(values).__name__}") from None
+        raise OmfaError(f"{name}: expected numbers, got {type(values).__name__}") from None
     if shape is not None and array.size != np.prod(shape):
         raise OmfaError(f"{name}: expected {shape}, got {array.shape}")
     if not np.isfinite(array).all():
-        raise OmfaError(f"{name}: expected finite numbers, found nan or inf")
+        raise OmfaError(f"{name}: expected finite numbers, got nan or inf")
     return array if shape is None else array.reshape(shape)
 
 
 def rotations(values: Any, name: str, count: int) -> Float64[np.ndarray, "count 3"]:
-    """Return axis-angle vectors (radians) of `count` rotations, given as such or as matrices."""
+    """Return axis-angle vectors (radians) of `count` rotations, from axis-angle or matrices."""
     array = numbers(values, name)
     if array.size == 3 * count:
         return array.reshape(count, 3)
@@ -116,7 +118,7 @@ def rotations(values: Any, name: str, count: int) -> Float64[np.ndarray, "count 
 
 
 def field_of(record: Any, name: str, *others: str) -> Any:
-    """Return the value under the first of the names that is there; OmfaError names what is."""
+    """Return the value of the first name that is present; OmfaError lists the present keys."""
     for key in (name, *others):
         if isinstance(record, Mapping) and key in record:
             return record[key]
@@ -127,7 +129,7 @@ def field_of(record: Any, name: str, *others: str) -> Any:
 def pinhole(
     focal_px: Float[np.ndarray, "2"], center_px: Float[np.ndarray, "2"], size_px: tuple[int, int]
 ) -> Camera:
-    """Return the camera whose axes are the bodies' own."""
+    """Return a pinhole camera at the origin, with the axes of the bodies."""
     return Camera(
         focal_px=(float(focal_px[0]), float(focal_px[1])),
         center_px=(float(center_px[0]), float(center_px[1])),
@@ -139,17 +141,18 @@ def pinhole(
 
 
 def for_photo(camera: Camera, size_px: tuple[int, int]) -> Camera:
-    """Return the camera of the photo at its present size; OmfaError if it is not a scaled copy."""
+    """Return the camera for the photo's current size; OmfaError if the aspect ratio differs."""
     if (camera.width_px, camera.height_px) == size_px:
         return camera
     wanted = camera.height_px * size_px[0] / camera.width_px
     if abs(wanted - size_px[1]) > 1 + 0.002 * size_px[1]:
         raise OmfaError(
-            f"made on a picture of {camera.size_text}, but the photo is {size_px[0]}x{size_px[1]}"
+            f"estimated on an image of {camera.size_text}, but the photo is"
+            f" {size_px[0]}x{size_px[1]}, not a scaled copy of it"
         )
     return camera.resized(*size_px)
 
 
 def largest(areas: Sequence[float]) -> int:
-    """Return the index of the largest; of equal ones the first."""
+    """Return the index of the largest value, the first of equal ones."""
     return int(np.argmax(np.asarray(areas, np.float64)))

@@ -1,11 +1,12 @@
-"""Multi-HMR's person dicts: PHOTO.pkl (or .npy, .npz) with the list of people in it.
+"""Multi-HMR's person dicts: PHOTO.pkl (or .npy, .npz) with a list of people.
 
 Each has `rotvec` (53, 3) = root, 21 body, 15 left hand, 15 right hand, jaw (or `rotmat`), `shape`,
-`expression`, `scores`, and `transl_pelvis`, the pelvis in camera axes (OpenCV, metres); hands are
-from the flat hand. The photo was shrunk to fit a square of side S (896 px for most checkpoints)
-and padded; the camera is the square's. The dict does not hold it, but it is found exactly from how
-`j3d_smplx` became `j2d_smplx`; a `K` (3, 3) of the square in the dict is taken as it is. One .pkl
-may also be {photo name: list of people}, and an .npz hold the dicts' arrays stacked over people.
+`expression`, `scores`, and `transl_pelvis`, the pelvis in camera axes (OpenCV, metres); hand poses
+are relative to the flat hand. The network sees the photo scaled to fit a square of side S (896 px
+for most checkpoints) and padded, and the camera is that of the square. The dict does not contain
+it, but the projection of `j3d_smplx` to `j2d_smplx` determines it exactly; a `K` (3, 3) in the dict
+takes precedence. A single .pkl may also be {photo name: list of people}, and an .npz may have the
+dicts' arrays stacked over people.
 """
 
 from collections.abc import Mapping
@@ -32,12 +33,12 @@ from omfa_jax.body.pickles import read_pickle
 from omfa_jax.core.errors import OmfaError
 
 NUM_ROTATIONS = 53
-# image sizes are multiples of the patches' side
+# image sides are multiples of the patch size
 PATCH_PX = 14
 
 
 class MultiHmr:
-    """A folder of one file a photo, or one file of all."""
+    """Importer of a folder with one file per photo, or of a single file."""
 
     def __init__(self, path: Path, reading: Reading) -> None:
         self._reading = reading
@@ -49,14 +50,14 @@ class MultiHmr:
                 self.frames = {Path(str(name)).stem: people for name, people in raw.items()}
 
     def read(self, frame: str, size_px: tuple[int, int]) -> Estimate:
-        """Return the person with the best detection score."""
+        """Return the person with the highest detection score."""
         raw = self.frames[frame]
-        people = _people(self._load(raw) if isinstance(raw, Path) else raw)
+        people = _list_people(self._load(raw) if isinstance(raw, Path) else raw)
         scores = [float(numbers(p.get("scores", 0.0), "scores").ravel()[0]) for p in people]
         person = people[largest(scores)]
         body = self._params(person)
-        matrix, side_px = _square_camera(person)
-        return Estimate(body, _photo_camera(matrix, side_px, size_px), people=len(people))
+        matrix, side_px = _find_square_camera(person)
+        return Estimate(body, _make_photo_camera(matrix, side_px, size_px), people=len(people))
 
     def _load(self, path: Path) -> Any:
         return read_pickle(path, "body file", trust=self._reading.trust)
@@ -77,7 +78,7 @@ class MultiHmr:
             right_hand_pose=turned[37:52],
             jaw_pose=turned[52],
         )
-        # the body turns about its pelvis, which transl shifts from where the shape has it
+        # transl moves the pelvis, about which the body rotates, from its rest position
         model = self._reading.model
         coefficients = np.concatenate([params.betas, params.expression])
         rest = model.joint_template[0] + model.joint_dirs[0] @ coefficients
@@ -85,8 +86,8 @@ class MultiHmr:
         return params.replace(transl=pelvis - rest)
 
 
-def _people(raw: Any) -> list[Mapping[str, Any]]:
-    """Return the dicts of people, from a list, an array of objects, or arrays stacked over them."""
+def _list_people(raw: Any) -> list[Mapping[str, Any]]:
+    """Return a dict per person, from a list, an array of objects or arrays stacked over people."""
     if isinstance(raw, Mapping) and "humans" in raw:
         raw = raw["humans"]
     if isinstance(raw, Mapping):
@@ -99,22 +100,22 @@ def _people(raw: Any) -> list[Mapping[str, Any]]:
         return [shared | {n: v[i] for n, v in stacked.items()} for i in range(shape[0])]
     people = list(raw) if isinstance(raw, (list, tuple, np.ndarray)) else [raw]
     if not people:
-        raise OmfaError("nobody in this photo")
+        raise OmfaError("no person in this photo")
     if not all(isinstance(person, Mapping) for person in people):
         raise OmfaError(
-            f"expected dicts with rotvec, shape and transl_pelvis, found {type(people[0]).__name__}"
-            " (the meshes that Multi-HMR's demo saves have no parameters)"
+            f"expected dicts with rotvec, shape and transl_pelvis, got {type(people[0]).__name__}"
+            " (the meshes saved by Multi-HMR's demo have no parameters)"
         )
     return people
 
 
-def _square_camera(person: Mapping[str, Any]) -> tuple[Float64[np.ndarray, "3 3"], int]:
-    """Return the square's camera matrix and side in pixels; its centre is the principal point."""
+def _find_square_camera(person: Mapping[str, Any]) -> tuple[Float64[np.ndarray, "3 3"], int]:
+    """Return the camera matrix and side (px) of the square; the principal point is its centre."""
     if "K" in person:
         matrix = numbers(person["K"], "K", (3, 3))
     else:
-        points = _points(person, 3, "j3d_smplx", "j3d", "v3d", "verts_smplx")
-        pixels = _points(person, 2, "j2d_smplx", "j2d", "v2d")
+        points = _parse_points(person, 3, "j3d_smplx", "j3d", "v3d", "verts_smplx")
+        pixels = _parse_points(person, 2, "j2d_smplx", "j2d", "v2d")
         if len(points) != len(pixels):
             raise OmfaError(f"j3d_smplx has {len(points)} points but j2d_smplx {len(pixels)}")
         matrix = np.eye(3)
@@ -122,30 +123,32 @@ def _square_camera(person: Mapping[str, Any]) -> tuple[Float64[np.ndarray, "3 3"
             ratio = np.stack([points[:, axis] / points[:, 2], np.ones(len(points))], axis=1)
             (focal, center), *_ = np.linalg.lstsq(ratio, pixels[:, axis], rcond=None)
             if np.abs(ratio @ [focal, center] - pixels[:, axis]).max() > 2:
-                raise OmfaError("j2d_smplx is not the projection of j3d_smplx by any camera")
+                raise OmfaError("no camera projects j3d_smplx to j2d_smplx")
             matrix[axis, axis], matrix[axis, 2] = focal, center
     side = numbers(person.get("img_size", 2 * matrix[0, 2]), "img_size").ravel()[0]
+    # the side as twice the fitted centre is not exact; the true one is a multiple of the patch size
     return matrix, PATCH_PX * round(side / PATCH_PX)
 
 
-def _points(person: Mapping[str, Any], size: int, *names: str) -> Float64[np.ndarray, "n k"]:
+def _parse_points(person: Mapping[str, Any], size: int, *names: str) -> Float64[np.ndarray, "n k"]:
     try:
         return numbers(field_of(person, *names), names[0]).reshape(-1, size)
     except OmfaError:
         raise OmfaError(
-            "no camera: save K (3, 3) of the network's square, or j3d_smplx and j2d_smplx, with"
-            " each person"
+            "no camera: save K (3, 3) of the network's square input, or j3d_smplx and j2d_smplx,"
+            " for each person"
         ) from None
 
 
-def _photo_camera(
+def _make_photo_camera(
     matrix: Float64[np.ndarray, "3 3"], side_px: int, size_px: tuple[int, int]
 ) -> Camera:
-    """Undo PIL's ImageOps.contain and pad: the photo in the middle of the square, longer side S."""
+    """Return the photo's camera: the inverse of PIL's ImageOps.contain and padding to a square."""
     size = np.array(size_px, np.float64)
     inner = np.array([side_px, side_px])
     short = int(np.argmin(size))
     if size[0] != size[1]:
+        # the same rounding as PIL's
         inner[short] = round(size[short] / size.max() * side_px)
     offset = np.array([round((side_px - length) / 2) for length in inner])
     scale = size / inner

@@ -3,9 +3,8 @@
 {frame path: {tid, bbox [x0 y0 w h], tracked_time, conf, size [h, w], camera [tx ty tz], smpl
 {betas (10), global_orient (1,3,3), body_pose (23,3,3)}, 3d_joints (45, 3), ...}}, lists over
 tracks. The photo is padded to a square of side S, (S - w) // 2 on the left and (S - h) // 2 on
-top, and shrunk to 256 px, for which `camera` holds with a focal length of 5000 px: x = X + camera,
-OpenCV axes, centre 128. Tracks that were not seen in a frame (`tracked_time` > 0) carry what was
-seen earlier.
+top, and resized to 256 px. `camera` is valid there, with a focal length of 5000 px: x = X + camera,
+OpenCV axes, centre 128. Tracks not detected in a frame (`tracked_time` > 0) repeat an earlier one.
 """
 
 from pathlib import Path
@@ -36,23 +35,25 @@ PELVIS = 8
 
 
 class Phalp:
-    """One .pkl of tracks."""
+    """Importer of one .pkl of tracks."""
 
     def __init__(self, path: Path, reading: Reading) -> None:
         require_file(path, "PHALP tracks", "--in")
         raw = read_pickle(path, "PHALP tracks", trust=reading.trust)
         if not isinstance(raw, dict):
-            raise OmfaError(f"PHALP tracks {path}: expected a dict of frames")
+            raise OmfaError(
+                f"PHALP tracks {path}: expected a dict of frames, got {type(raw).__name__}"
+            )
         self.frames: dict[str, Any] = {}
         found = Found()
         for name, frame in raw.items():
-            # a video that was not split into pictures has (path, time) for a name
+            # frames of a video that was not split into images are keyed by (path, time)
             stem = Path(name).stem if isinstance(name, str) else str(name)
             found.add(stem, Path(str(name)))
             self.frames[stem] = frame
 
     def read(self, frame: str, size_px: tuple[int, int]) -> Estimate:
-        """Return the track seen in this frame with the largest box."""
+        """Return the track with the largest box among those detected in this frame."""
         record = self.frames[frame]
         boxes = numbers(field_of(record, "bbox"), "bbox").reshape(-1, 4)
         unseen = numbers(field_of(record, "tracked_time"), "tracked_time").ravel()
@@ -60,7 +61,9 @@ class Phalp:
             raise OmfaError("the lists bbox, tracked_time and smpl differ in length")
         seen = np.flatnonzero(unseen == 0)
         if not len(seen):
-            raise OmfaError(f"nobody seen in this frame ({len(boxes)} tracks from earlier ones)")
+            raise OmfaError(
+                f"nobody detected in this frame ({len(boxes)} tracks from earlier frames)"
+            )
         index = int(seen[largest(boxes[seen, 2] * boxes[seen, 3])])
         smpl = record["smpl"][index]
         transl = numbers(field_of(record, "camera")[index], "camera", (3,))
@@ -72,6 +75,7 @@ class Phalp:
             transl=transl,
             pelvis=None if joints is None else numbers(joints, "3d_joints")[PELVIS] + transl,
         )
+        # the photo may have been scaled since, so prefer the recorded size
         own_px = size_px
         if len(record.get("size", ())) > index:
             height, width = numbers(record["size"][index], "size", (2,))

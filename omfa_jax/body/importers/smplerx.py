@@ -1,9 +1,9 @@
-"""SMPLer-X: smplx/FRAME_BOX.npz for each person, and its camera in meta/FRAME_BOX.json.
+"""SMPLer-X: smplx/FRAME_BOX.npz per person, and its camera in meta/FRAME_BOX.json.
 
-The .npz has smplx's names, axis-angle, `transl` the shift into the camera's axes (OpenCV), and
-hands as rotations from the relaxed hand (smplx's default, flat_hand_mean=False). The .json has
-`focal` and `princpt` in the photo's pixels, `bbox_mmdet` [x y w h] and `img_path`, by which the
-photo is known: FRAME has five digits, photos' names six.
+The .npz has smplx's names, axis-angle rotations, `transl` to camera axes (OpenCV), and hands
+relative to the relaxed hand (smplx's default, flat_hand_mean=False). The .json has `focal` and
+`princpt` in the photo's pixels, `bbox_mmdet` [x y w h] and `img_path`, which identifies the photo:
+FRAME has five digits and names of photos have six.
 """
 
 from pathlib import Path
@@ -25,7 +25,7 @@ from omfa_jax.core.files import parse_json
 
 
 class SmplerX:
-    """The output folder, or its smplx/ folder."""
+    """Importer of the output folder or its smplx/ folder."""
 
     def __init__(self, path: Path, reading: Reading) -> None:
         self._reading = reading
@@ -33,16 +33,16 @@ class SmplerX:
         self.frames: dict[str, list[Path]] = {}
         for file in files_of(path, ".npz"):
             try:
-                frame = Path(str(field_of(_meta(file), "img_path"))).stem
+                frame = Path(str(field_of(_read_meta(file), "img_path"))).stem
             except OmfaError:
-                # read() says what is wrong; the others go on
+                # read() reports the error, so that the other frames are imported
                 frame = file.stem.rpartition("_")[0] or file.stem
             self.frames.setdefault(frame, []).append(file)
 
     def read(self, frame: str, size_px: tuple[int, int]) -> Estimate:
-        """Return the person with the largest detector's box."""
+        """Return the person with the largest detection box."""
         files = self.frames[frame]
-        metas = [_meta(file) for file in files]
+        metas = [_read_meta(file) for file in files]
         boxes = [numbers(field_of(m, "bbox_mmdet", "bbox"), "bbox_mmdet", (4,)) for m in metas]
         index = largest([box[2] * box[3] for box in boxes])
         focal_px = numbers(field_of(metas[index], "focal"), "focal", (2,))
@@ -55,7 +55,7 @@ class SmplerX:
         return Estimate(body, pinhole(focal_px, center_px, size_px), people=len(files))
 
 
-def _meta(file: Path) -> dict[str, Any]:
+def _read_meta(file: Path) -> dict[str, Any]:
     places = (file.parent.parent / "meta" / f"{file.stem}.json", file.with_suffix(".json"))
     for place in places:
         if place.is_file():

@@ -1,12 +1,12 @@
 """Plain SMPL-X parameters: PHOTO.npz with smplx's names, axis-angle or matrices, and a camera.
 
-Parameters: global_orient, body_pose, and betas, expression, transl, jaw, eyes and hands where they
-are not zero; also one person after another along a leading axis. Camera, OpenCV axes, in the
+Parameters: global_orient and body_pose; betas, expression, transl, jaw, eyes and hands are optional
+and default to zero. Several people may be stacked along a leading axis. Camera, OpenCV axes, in the
 photo's pixels: `K` (3, 3), or `focal_px` | `focal` | `focal_length` (1 or 2 numbers) with
-`center_px` | `princpt` | `camera_center` (the middle of the photo if absent); and, if the world is
-not the camera's, `cam_rotation` | `camera_rotation` | `R` with `cam_translation` |
-`camera_translation` | `T`: x_cam = R x + t. `image_size_px` | `image_size` (w, h) tells when the
-photo was scaled since. Hands are from the flat hand unless the file has flat_hand_mean = False.
+`center_px` | `princpt` | `camera_center` (default: the centre of the photo). If the bodies are not
+in camera axes, also `cam_rotation` | `camera_rotation` | `R` and `cam_translation` |
+`camera_translation` | `T`: x_cam = R x + t. `image_size_px` | `image_size` (w, h) allows for photos
+that were scaled since. Hand poses are relative to the flat hand unless flat_hand_mean is False.
 """
 
 from dataclasses import replace
@@ -41,16 +41,16 @@ SIZE = ("image_size_px", "image_size")
 
 
 class SmplxParams:
-    """A folder of one .npz a photo, or one of them."""
+    """Importer of a folder with one .npz per photo, or of a single one."""
 
     def __init__(self, path: Path, reading: Reading) -> None:
         self._reading = reading
         self.frames = by_stem(files_of(path, ".npz"))
 
     def read(self, frame: str, size_px: tuple[int, int]) -> Estimate:
-        """Return the person with the largest `bbox` (x y w h), else the first."""
+        """Return the person with the largest `bbox` (x y w h); without boxes the first."""
         raw = read_pickle(self.frames[frame], "body file", trust=self._reading.trust)
-        people = _count(raw)
+        people = _count_people(raw)
         index = 0
         if people > 1 and "bbox" in raw:
             boxes = numbers(raw["bbox"], "bbox", (people, 4))
@@ -59,51 +59,52 @@ class SmplxParams:
         if "flat_hand_mean" in raw:
             from_mean = not bool(raw["flat_hand_mean"])
         body = smplx_params(raw, self._reading, hands_from_mean=from_mean, index=index)
-        return Estimate(body, _camera(raw, people, index, size_px), people=people)
+        return Estimate(body, _parse_camera(raw, people, index, size_px), people=people)
 
 
 def smplx_params(
     raw: dict[str, Any], reading: Reading, *, hands_from_mean: bool, index: int = 0
 ) -> BodyParams:
-    """Return the parameters of an .npz of smplx's names; what it lacks is zero, but not the pose.
+    """Return the parameters of person `index` from an .npz with smplx's names.
 
-    Of arrays with a leading axis of people, `index` is taken. Of more than 10 betas or expressions
-    the first 10 count. Raises OmfaError if the pose is missing or not of smplx's size.
+    Everything but the pose defaults to zero. Only the first 10 betas and expressions are used.
+    Raises OmfaError if the pose is missing or not of smplx's size.
     """
-    people = _count(raw)
+    people = _count_people(raw)
     turned = {
-        name: rotations(_own(raw, name, people, index), name, joints)
+        name: rotations(_select_person(raw, name, people, index), name, joints)
         for name, joints in (("global_orient", 1), ("body_pose", 21))
     }
     for name in ("jaw_pose", "leye_pose", "reye_pose"):
         if name in raw:
-            turned[name] = rotations(_own(raw, name, people, index), name, 1)
+            turned[name] = rotations(_select_person(raw, name, people, index), name, 1)
     for side, name in enumerate(("left_hand_pose", "right_hand_pose")):
-        pose = _own(raw, name, people, index) if name in raw else np.zeros(45)
+        pose = _select_person(raw, name, people, index) if name in raw else np.zeros(45)
         if pose.size == 135:
             pose = rotations(pose, name, 15)
         turned[name] = reading.hands.from_flat(pose, side, from_mean=hands_from_mean)
     shapes = {
-        name: _own(raw, name, people, index).ravel()[:10]
+        name: _select_person(raw, name, people, index).ravel()[:10]
         for name in ("betas", "expression")
         if name in raw
     }
-    transl = _own(raw, "transl", people, index) if "transl" in raw else np.zeros(3)
+    transl = _select_person(raw, "transl", people, index) if "transl" in raw else np.zeros(3)
     return neutral().replace(transl=transl, **turned, **shapes)
 
 
-def _count(raw: dict[str, Any]) -> int:
+def _count_people(raw: dict[str, Any]) -> int:
     poses = numbers(field_of(raw, "global_orient"), "global_orient")
     return max(1, poses.size // (9 if poses.shape[-2:] == (3, 3) else 3))
 
 
-def _own(raw: dict[str, Any], name: str, people: int, index: int) -> np.ndarray:
+def _select_person(raw: dict[str, Any], name: str, people: int, index: int) -> np.ndarray:
     values = numbers(field_of(raw, name), name)
+    # shared arrays, such as one K for all, have no axis of people
     is_each = people > 1 and values.ndim > 1 and len(values) == people
     return values[index] if is_each else values
 
 
-def _camera(raw: dict[str, Any], people: int, index: int, size_px: tuple[int, int]) -> Camera:
+def _parse_camera(raw: dict[str, Any], people: int, index: int, size_px: tuple[int, int]) -> Camera:
     own_px = size_px
     if any(name in raw for name in SIZE):
         width, height = numbers(field_of(raw, *SIZE), "image_size_px", (2,))
@@ -111,7 +112,7 @@ def _camera(raw: dict[str, Any], people: int, index: int, size_px: tuple[int, in
 
     def own(*names: str) -> np.ndarray:
         found = next(name for name in names if name in raw)
-        return _own(raw, found, people, index)
+        return _select_person(raw, found, people, index)
 
     if "K" in raw:
         matrix = own("K").reshape(3, 3)
@@ -122,7 +123,7 @@ def _camera(raw: dict[str, Any], people: int, index: int, size_px: tuple[int, in
         center_px = own(*CENTER).ravel() if has_center else np.array(own_px) / 2
     else:
         raise OmfaError(
-            f"no camera: add K (3, 3), or {FOCAL[0]} and {CENTER[0]}, in the photo's pixels"
+            f"no camera: add K (3, 3), or {FOCAL[0]} and {CENTER[0]}, in pixels of the photo"
         )
     camera = pinhole(focal_px, center_px, own_px)
     if any(name in raw for name in ROTATION):

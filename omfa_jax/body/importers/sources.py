@@ -1,4 +1,4 @@
-"""The tools whose output can be imported, by the name that `--from` takes."""
+"""The table of importers, keyed by the values of `--from`."""
 
 from collections.abc import Callable
 from pathlib import Path

