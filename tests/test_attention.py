@@ -42,7 +42,7 @@ def test_lengths_that_no_block_divides_are_xlas(caplog):
     with caplog.at_level("INFO"):
         came = splash(*arrays)
     np.testing.assert_array_equal(came, attention(*arrays))
-    assert "attention among 100 tokens: XLA's, not splash" in caplog.text
+    assert "attention over 100 tokens falls back from splash to xla" in caplog.text
 
 
 @pytest.mark.skipif(jax.default_backend() != "gpu", reason="cuDNN's kernel runs on NVIDIA only")
@@ -71,7 +71,9 @@ def test_the_devices_and_the_type_choose(asked, platform, dtype, taken):
 
 
 def test_a_kernel_of_other_devices_is_refused():
-    with pytest.raises(OmfaError, match=r"attention=splash is not for cpu .* auto takes xla"):
+    with pytest.raises(
+        OmfaError, match=r"attention=splash does not run on cpu .* auto selects xla"
+    ):
         kernel_name("splash", "cpu", "bfloat16")
     with pytest.raises(OmfaError, match="computing in float32"):
         kernel_name("cudnn", "gpu", "float32")

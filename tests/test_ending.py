@@ -29,5 +29,5 @@ def test_a_fault_on_one_ends_both_with_its_status(tmp_path, when, victim, fault,
     assert [status for status, _, _ in ended] == [status] * 2, ended
     said = [err for _, _, err in ended]
     assert SAID[fault] in said[victim]
-    assert f"omfa: ended with process {victim} on " in said[1 - victim]
+    assert f"omfa: exiting because of process {victim} on " in said[1 - victim]
     assert SAID[fault] in said[1 - victim].splitlines()[-1]

@@ -113,7 +113,7 @@ def test_plans_count_on_what_the_environment_says(own, part, monkeypatch, caplog
     said = bool(own) and own != {FRACTION: str(USABLE)}
     assert len(caplog.messages) == said
     if said:
-        assert f"stays as it is: programs get {part:.0%} of a GPU's memory" in caplog.text
+        assert f"is kept: programs get {part:.0%} of GPU memory" in caplog.text
 
 
 @pytest.mark.parametrize("value", ["much", "0", "-1", "nan"])
@@ -168,15 +168,15 @@ def test_the_plans_budget_is_that_part(planned, monkeypatch, capsys, caplog):
     status, figures = planned("h100-8")
     part = figures["peak_bytes"] / pod("h100-8").chip.memory_bytes
     assert status == 0 and figures["usable"] == USABLE and part < USABLE
-    assert "(92% of the chip's)" in capsys.readouterr().out
+    assert "(92% of the device's)" in capsys.readouterr().out
     # a little less than the run needs
     monkeypatch.setenv(FRACTION, f"{0.999 * part:.9f}")
     monkeypatch.setattr(planning, "advice", lambda *_, **__: None)
     with caplog.at_level(logging.WARNING):
         status, figures = planned("h100-8")
     assert status == 2 and not figures["fits"]
-    assert "does not hold this run" in capsys.readouterr().err
-    assert f"{FRACTION}={0.999 * part:.9f} stays as it is" in caplog.text
+    assert "does not fit on h100-8" in capsys.readouterr().err
+    assert f"{FRACTION}={0.999 * part:.9f} from the environment is kept" in caplog.text
 
 
 def test_what_is_compiled_ahead_has_the_flags_of_training(planned, monkeypatch):
@@ -189,7 +189,7 @@ def test_what_is_compiled_ahead_has_the_flags_of_training(planned, monkeypatch):
     monkeypatch.setattr(ahead, "devices_of", compiler)
     for topology, variable, wanted in (
         ("h100-8", "XLA_FLAGS", GPU_FLAGS),
-        ("v5e-8", "LIBTPU_INIT_ARGS", TPU_FLAGS),
+        ("v5litepod-8", "LIBTPU_INIT_ARGS", TPU_FLAGS),
     ):
         assert planned(topology, "--compile", "--config.train.attention=auto")[0] == 2
         assert all(f"{flag}={value}" in seen[-1][variable] for flag, value in wanted.items())

@@ -1,4 +1,4 @@
-"""The FLOPs and parameters of networks by component: the UNet, a dual's two, the VAE's halves."""
+"""FLOPs and parameters by kind of layer: the UNet, a dual UNet's two, VAE encoder and decoder."""
 
 from omfa_jax.diffusion.packing import packings
 from omfa_jax.diffusion.settings import DiffusionSettings
@@ -10,10 +10,10 @@ from omfa_jax.weights.text import TEXT_TOKENS
 def network_components(
     settings: DiffusionSettings, config: UNetConfig, *, text_tokens: int = TEXT_TOKENS
 ) -> tuple[Components, ...]:
-    """Return what one training example runs: the UNet, or a dual's main and reference UNets.
+    """Return the counts of the networks that a training example runs through.
 
-    A sample runs the reference once; it is counted to its last transformer block, where its work
-    ends.
+    One UNet, or a dual UNet's main and reference networks. The reference is counted up to its last
+    transformer block: nothing after that is used.
     """
     if not settings.reference:
         height, width, _ = settings.canvas.shape
@@ -34,10 +34,11 @@ def unet_components(
     reference: tuple[int, int] | None = None,
     features_only: bool = False,
 ) -> Components:
-    """Return the UNet's components on a (height, width) latent canvas, for one example.
+    """Return the counts of the UNet on a (height, width) latent canvas, for one example.
 
-    `reference` is the size of a canvas whose tokens self-attention sees too. `features_only` ends
-    with the last transformer block (a scan runs the whole of it), and counts parameters to there.
+    `reference` is the latent size of a second canvas whose tokens self-attention sees too.
+    `features_only` counts FLOPs and parameters up to the last transformer block, included: its
+    layers run under one scan.
     """
     count, channels, last = Components(), config.block_channels, len(config.block_channels) - 1
     embed = config.time_embed_dim
@@ -94,12 +95,12 @@ def unet_components(
 
 
 def level_pixels(size: tuple[int, int], levels: int) -> list[int]:
-    """Return the pixels of a (height, width) canvas at each level of a UNet."""
+    """Return the number of positions of a (height, width) canvas at each level of a UNet."""
     return [-(-size[0] // 2**level) * -(-size[1] // 2**level) for level in range(levels)]
 
 
 def vae_components(config: VAEConfig, height: int, width: int) -> tuple[Components, Components]:
-    """Return the components of encoder and decoder for one (height, width) image in pixels."""
+    """Return the counts of encoder and decoder for one (height, width) image in pixels."""
     channels, z = config.block_channels, config.latent_channels
     encoder, decoder, last = Components(), Components(), len(config.block_channels) - 1
     size = encoder.convolution((height, width), 3, channels[0], inner=False)
