@@ -1,4 +1,4 @@
-"""A fault on one of two hosts ends both, with one status and a line that names the host."""
+"""A failure on one of two hosts exits both with one status and a line that names the host."""
 
 import processes
 import pytest
@@ -12,7 +12,7 @@ SAID = {
 }
 
 
-# XLA's own patience is 100 s for a host that is gone and 300 s for one that waits at the end
+# XLA's own timeouts are 100 s for a lost host and 300 s at shutdown
 @pytest.mark.parametrize(
     ("when", "victim", "fault", "status"),
     [

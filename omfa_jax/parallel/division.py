@@ -142,7 +142,7 @@ def _check_activations(activations: Mapping[str, Sequence[int]], tensor: int) ->
             most = max(size for size in range(1, tensor + 1) if not any(n % size for n in found))
             yield (
                 f"config.mesh.tensor={tensor} does not divide {' and '.join(whole)} {name}: each"
-                f" device computes all of them; {most} does"
+                f" device computes all of them; {most} divides them"
             )
 
 
