@@ -4,8 +4,8 @@
     PYTHONPATH=.:tests python bench/flops.py --presets ladder_12 sdxl ...
 
 XLA counts a loop's body once. The config's step, optimizer included, is therefore analysed with its
-transformer stacks unrolled; for presets the blocks are counted one by one (tests/compiler_flops.py) on
-the config's canvas. Remat is off and nothing is compiled.
+transformer stacks unrolled; for presets the blocks are counted one by one (tests/compiler_flops.py)
+on the config's canvas. Remat is off and nothing is compiled.
 """
 
 import argparse

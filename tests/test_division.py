@@ -93,7 +93,7 @@ def test_fsdp_minus_one_minimizes_bytes_per_device(sdxl, devices, data, fsdp):
 
 
 def test_fsdp_minus_one_is_rejected_if_no_size_shards_enough():
-    """11 devices would shard half of these weights, too little; a fallback to 1 must not be silent."""
+    """11 devices would shard half of these weights; a fallback to 1 must not be silent."""
     kernels = {f"conv{n}": {"kernel": np.zeros((1, 1, n, n), np.float32)} for n in (11, 12)}
     rules = (("/kernel$", (None, None, "fsdp", None)),)
     with pytest.raises(

@@ -71,7 +71,7 @@ def test_every_layer_gathers_its_weights_and_scatters_its_gradients(step):
 
 @pytest.mark.parametrize("remat", ["none", "block"])
 def test_weights_are_gathered_again_for_the_gradient_not_kept(remat):
-    """Checked before optimisation: XLA's CPU compiler merges gathers that GPU and TPU keep apart."""
+    """Checked before optimisation: XLA merges gathers on CPUs that it keeps apart elsewhere."""
     mesh = make_mesh(MeshSettings(data=1, fsdp=8))
     train = TrainSettings(1, 8, remat=remat, ema_decay=0.9)
     text = step_ahead(SETTINGS, UNET, train, mesh).lower().as_text()

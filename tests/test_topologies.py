@@ -70,7 +70,7 @@ def test_the_held_out_examples_of_a_slice_are_found(name, count, copies):
     np.testing.assert_array_equal(held[examples_in_order(held, valid)], np.arange(count))
 
 
-def test_a_hosts_rows_lie_apart():
+def test_a_hosts_rows_are_not_adjacent():
     held = lying(mesh_of("v5litepod-256"))
     assert held[[0, 1, 16, 17]].tolist() == [0, 1, 2, 3]
     assert (held != np.arange(256)).sum() == 224
