@@ -14,6 +14,7 @@ from omfa_jax.evals.heldout import ROWS, examples_in_order
 from omfa_jax.parallel.feed import ROW, shards_of_processes
 from omfa_jax.parallel.mesh import MeshSettings, batch_parts, batch_sharding, make_mesh
 from omfa_jax.parallel.pods import TPU_TYPES, pod
+from omfa_jax.scaling.launchers import xpk_flags
 
 PODS = [
     f"{prefix}-{tpu.count(shape)}{slices}"
@@ -87,6 +88,22 @@ def test_a_step_on_a_v4_16_equals_one_hosts(tmp_path, accumulate):
     laid = jax.device_put(laid, batch_sharding(run.mesh))
     there = noise_seen(run, accumulate, laid)
     np.testing.assert_array_equal(there, noise_seen(run, accumulate))
+
+
+@pytest.mark.parametrize(
+    ("name", "flags"),
+    [
+        ("v4-32x2", "--tpu-type v4-32 --num-slices 2"),
+        ("v5e-256", "--tpu-type v5litepod-256 --num-slices 1"),
+        ("tpu7x-128", "--tpu-type tpu7x-128 --num-slices 1"),
+        ("h100-16", "--device-type h100-80gb-8 --num-nodes 2"),
+        ("gb200-72", "--device-type gb200-4 --num-nodes 18"),
+        ("h100-4", ""),
+        ("rtx4090-8", ""),
+    ],
+)
+def test_xpk_takes_the_same_names(name, flags):
+    assert xpk_flags(pod(name)) == flags
 
 
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")

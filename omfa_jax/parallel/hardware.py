@@ -16,9 +16,8 @@ class Chip:
     products with float32 accumulation, FLOP/s (data sheets often print twice that, with sparsity).
     `memory_bytes` is what the driver reports, `memory_rate` the data sheet's, in bytes/s.
     `near_rate`: bytes/s that a device receives in a gather from its NVLink domain or node, or along
-    one axis (two links) of its torus; `far_rate`: from other nodes or slices. `host`: GPUs per
-    host, `node`: per NVLink domain, or per host without one. `devices_per_chip`: JAX devices per
-    chip.
+    one axis (two links) of its torus; `far_rate`: from other nodes or slices. A domain
+    is what NVLink connects, or a host without NVLink.
     """
 
     device_kind: str
@@ -27,8 +26,8 @@ class Chip:
     memory_rate: float
     near_rate: float
     far_rate: float
-    host: int = 8
-    node: int = 8
+    gpus_per_host: int = 8
+    gpus_per_domain: int = 8
     devices_per_chip: int = 1
 
 
@@ -47,7 +46,11 @@ CHIPS: dict[str, Chip] = {
     # NVIDIA Blackwell data sheet, HGX B200: 36 PFLOP/s sparse, 1.44 TB for 8; ConnectX-7
     "b200": Chip("NVIDIA B200", 2250e12, 191.5e9, 7.7e12, 900e9, 50e9),
     # GB200 NVL72 data sheet: 360 PFLOP/s sparse, 576 TB/s for 72 GPUs in one NVLink domain
-    "gb200": Chip("NVIDIA GB200", 2500e12, 197.9e9, 8.0e12, 900e9, 50e9, host=4, node=72),
+    "gb200": Chip(
+        *("NVIDIA GB200", 2500e12, 197.9e9, 8.0e12, 900e9, 50e9),
+        gpus_per_host=4,
+        gpus_per_domain=72,
+    ),
     # HGX B300 data sheet: bfloat16 as B200; 275040 MiB by nvidia-smi; ConnectX-8, 800 Gb/s
     "b300": Chip("NVIDIA B300", 2250e12, 288.4e9, 8.0e12, 900e9, 100e9),
     # AMD MI300X data sheet: seven 64 GB/s Infinity Fabric links each way, one to each peer
@@ -55,7 +58,7 @@ CHIPS: dict[str, Chip] = {
     # NVIDIA L40S data sheet: no NVLink, PCIe 4.0 x16; OVX: 100 Gb/s of adapter per GPU
     "l40s": Chip("NVIDIA L40S", 362e12, 48.3e9, 0.864e12, 32e9, 12.5e9),
     # Ada and RTX Blackwell whitepapers, appendix A (float32 accumulation runs at half rate there);
-    # PCIe 4.0 and 5.0 x16 through host memory; supposed: one 100 Gb/s adapter for 8 GPUs
+    # PCIe 4.0 and 5.0 x16 through host memory; assumes one 100 Gb/s adapter for 8 GPUs
     "rtx4090": Chip("NVIDIA GeForce RTX 4090", 165.2e12, 25.76e9, 1.008e12, 32e9, 1.6e9),
     "rtx5090": Chip("NVIDIA GeForce RTX 5090", 209.5e12, 34.19e9, 1.792e12, 64e9, 1.6e9),
     # docs.cloud.google.com/tpu/docs/v4, v5e, v5p, v6e: two ICI ports one way (a quarter or a sixth

@@ -101,7 +101,7 @@ class Pod:
         """Return how many chips the name stands for, in words."""
         if not self.torus:
             groups = self.devices // self.group
-            kind = "NVLink domain" if self.chip.node > GPUS_A_NODE else "node"
+            kind = "NVLink domain" if self.chip.gpus_per_domain > GPUS_A_NODE else "node"
             return f"{self.devices} GPUs in {groups} {kind}{'s' * (groups > 1)} of {self.group}"
         chips = self.chips // self.slices
         shape = "x".join(map(str, self.torus))
@@ -149,10 +149,10 @@ def pod(name: str) -> Pod:
 
 def _gpus(name: str, chip: str, count: int, slices: int) -> Pod:
     """Return `count` GPUs in nodes, all of the same size."""
-    node = CHIPS[chip].node
+    node = CHIPS[chip].gpus_per_domain
     if node > GPUS_A_NODE:
         # a rack need not be used in full: 128 GPUs are 64 of each of two racks
-        host = CHIPS[chip].host
+        host = CHIPS[chip].gpus_per_host
         sizes = [size for size in range(host, node + 1, host) if count % size == 0]
         group = count if count <= host else max(sizes, default=0)
         counts = f"{host}, 64, {node}, {2 * node}"

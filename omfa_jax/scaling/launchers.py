@@ -108,7 +108,7 @@ def write_launchers(folder: Path, study: Manifest, machine: Pod | None) -> list[
             texts["xpk.sh"] = XPK.format(**names, flags=flags, lines=xpk_lines(study))
         if not machine.torus:
             # a Slurm node is a host: four GPUs of a GB200 rack, not the rack
-            tasks = min(machine.group, machine.chip.host)
+            tasks = min(machine.group, machine.chip.gpus_per_host)
             texts["slurm.sh"] = SLURM.format(
                 **names,
                 last=len(study.runs) - 1,
