@@ -183,7 +183,7 @@ def test_topologies_by_name(name, chips, devices, group, slices, platform):
     ],
 )
 def test_a_topology_says_how_many_chips_it_has(name, text):
-    assert pod(name).text() == text
+    assert pod(name).describe() == text
 
 
 @pytest.mark.parametrize(

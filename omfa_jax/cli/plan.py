@@ -99,6 +99,7 @@ def run(options: argparse.Namespace) -> None:
     if options.json:
         figures = {"plan": figures_of(made), "compiled": compiled and dataclasses.asdict(compiled)}
         options.json.write_text(json.dumps(figures, indent=2) + "\n")
+    # the compiler's figure decides where there is one
     peak = compiled.peak_bytes if compiled else made.peak_bytes
     if peak > made.usable_bytes:
         found = advice(job, topology, usable=usable)
@@ -140,7 +141,7 @@ def table(job: "Job", made: "Plan", efficiency: float) -> str:
     mesh = " x ".join(sizes) or "1 device"
     cut = "".join(f"; {axis} shards {share:.1%} of weights" for axis, share in made.cut.items())
     lines = [
-        f"{made.topology.name}: {made.topology.text()}",
+        f"{made.topology.name}: {made.topology.describe()}",
         f"{made.params:,} parameters, canvas {height}x{width}, batch {job.train.batch_size} in"
         f" {job.train.accumulate} microbatch(es), {job.train.compute_dtype}, remat"
         f" {job.train.remat}, attention {made.attention}",

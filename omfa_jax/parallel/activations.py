@@ -26,6 +26,7 @@ def activation_constraint(
         axes = []
         for size, name in zip(array.shape, names, strict=True):
             axis = ACTIVATION_AXES.get(name)
+            # an uneven constraint would pad; heads and widths are often odd multiples
             axes.append(axis if axis and size % mesh.shape[axis] == 0 else None)
         # inside shard_map some mesh axes are manual, and a constraint must use that mesh
         within = jax.sharding.get_abstract_mesh()

@@ -46,6 +46,7 @@ def division(
     sizes: dict[str, int] = dict(zip(AXES, axis_sizes(settings, devices), strict=True))
     notes = []
     if settings.fsdp == -1:
+        # fsdp has all remaining devices here; moving some to data keeps the batch's shards
         asked, sizes = sizes, _minimize_local_bytes(sizes, rules, params)
         if sizes != asked:
             before = coverage(rules, params, abstract(asked))
@@ -100,6 +101,7 @@ def _minimize_local_bytes(
 
     def order(found: Mapping[str, int]) -> tuple[bool, int, int]:
         made = coverage(rules, params, abstract(found))
+        # sorts first: a size that shards too little never wins by bytes
         short = "fsdp" in made.cut and made.share("fsdp") < LEAST_SHARE
         return short, made.local, found["fsdp"]
 
@@ -128,6 +130,7 @@ def _find_nearest(
 
 def _trade_with_data(axis: str, sizes: Mapping[str, int], most: int) -> Iterator[dict[str, int]]:
     """Yield the meshes of as many devices whose `axis` divides `most`; data takes the rest."""
+    # only data may give or take: it holds no weights, and slice and tensor follow the hardware
     pool = sizes["data"] * sizes[axis]
     for size in range(1, most + 1):
         if most % size == 0:

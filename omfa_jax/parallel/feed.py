@@ -36,6 +36,7 @@ def shards_of_processes(mesh: Mesh) -> Mapping[int, int]:
     rows: dict[int, set[int]] = {}
     for device, (where,) in batch_sharding(mesh).devices_indices_map((parts,)).items():
         rows.setdefault(device.process_index, set()).update(range(parts)[where])
+    # ordered by first row, so that parts follow the order of the global batch
     distinct = sorted({tuple(sorted(found)) for found in rows.values()})
     if sum(map(len, distinct)) != parts or len({len(found) for found in distinct}) != 1:
         raise OmfaError(
@@ -55,6 +56,7 @@ def to_global(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Arra
     sharding = batch_sharding(mesh)
     shard, shards = data_shard(mesh)
     count = len(next(iter(batch.values())))
+    # computed, not communicated: every process feeds equally many examples
     rows = np.arange(shard * count, (shard + 1) * count, dtype=np.int32)
     return {
         name: jax.make_array_from_process_local_data(

@@ -97,7 +97,7 @@ class Pod:
         """Google's name of one slice, as gcloud and xpk take it."""
         return re.sub(r"(-\d+)x\d+$", r"\1", self.name)
 
-    def text(self) -> str:
+    def describe(self) -> str:
         """Return how many chips the name stands for, in words."""
         if not self.torus:
             groups = self.devices // self.group

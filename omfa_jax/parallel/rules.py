@@ -68,6 +68,7 @@ def partition_spec(rules: Rules, path: tuple[str, ...], shape: Sequence[int], me
         ]
         if free:
             fitting[max(free, key=lambda index: shape[index])] = "fsdp"
+    # without trailing Nones specs of equal meaning compare equal
     while fitting and fitting[-1] is None:
         fitting.pop()
     return PartitionSpec(*fitting), pattern
@@ -94,6 +95,7 @@ def shardings_like(tree: Any, param_sharding: Mapping[str, Any], whole: NamedSha
 
     def sharding(path, leaf):
         names = tuple(str(getattr(key, "key", getattr(key, "name", key))) for key in path)
+        # the longest suffix first: a parameter's path may end in a shorter one's
         for length in range(min(depth, len(names)), 0, -1):
             found = table.get(names[-length:])
             if found is not None and len(found.spec) <= len(leaf.shape):
@@ -128,6 +130,7 @@ class Coverage:
 def coverage(rules: Rules, params: Mapping[str, Any], mesh: Any) -> Coverage:
     """Return what a mesh shards of a tree of arrays or shapes; uses `mesh.shape` only."""
     axes = [axis for axis in WEIGHT_AXES if mesh.shape[axis] > 1]
+    # every axis divides on a mesh of one device, so its specs are what the rules ask for
     alone = AbstractMesh((1,) * len(AXES), AXES)
     total, local = 0, 0
     cut, missed = dict.fromkeys(axes, 0), dict.fromkeys(axes, 0)

@@ -42,6 +42,7 @@ def unet_components(
     """
     count, channels, last = Components(), config.block_channels, len(config.block_channels) - 1
     embed = config.time_embed_dim
+    # the timestep's embedding, and SDXL's added one of pooled text and six size and crop numbers
     for c_in in (channels[0], config.pooled_dim + 6 * config.time_id_dim):
         count.dense(count.other, 1, c_in, embed, inner=False)
         count.dense(count.other, 1, embed, embed)
@@ -77,6 +78,7 @@ def unet_components(
     if config.transformer_depth[last]:
         transformer(size, last)
         count.resnet(size, current, current, embed)
+    # each resnet on the way up also takes the skip connection saved on the way down
     for level in range(last, -1, -1):
         c, size = channels[level], sizes[level]
         for index in range(config.layers_per_block + 1):
@@ -110,6 +112,7 @@ def vae_components(config: VAEConfig, height: int, width: int) -> tuple[Componen
             encoder.resnet(size, current, c)
             current = c
         if level < last:
+            # diffusers pads downsampling in the VAE at the right and bottom only
             size = encoder.convolution(size, c, c, stride=2, pad=(0, 1))
     _middle(encoder, size, current)
     encoder.last(size, current, 2 * z)

@@ -37,6 +37,7 @@ def kept_bytes(
         jnp.dtype(train.compute_dtype),
         remat=train.remat,
         kernel=_fused if fused_attention else None,
+        # casts as fsdp's gather does, so that residuals have the step's dtypes
         fetch=lambda path, part, dtype: part.astype(dtype),
     )
     params = unet_shapes(config)
@@ -56,6 +57,7 @@ def kept_bytes(
         Shape((rows, config.pooled_dim), jnp.float32),
         Shape((rows, 6), jnp.float32),
     )
+    # vjp's residuals carry no names: weights among them are recognised by shape
     weights = weight_shapes(params)
     return sum(
         bytes_of(leaf)
@@ -106,6 +108,7 @@ def largest_layer(params: Mapping[str, Any]) -> int:
     """Return the number of weights of the largest layer, the unit that fsdp gathers at a time."""
     units: dict[tuple[str, ...], int] = {}
     for path, leaf in walk(params):
+        # stacked blocks are gathered one at a time, inside the scan
         if "transformer_blocks" in path:
             unit = path[: path.index("transformer_blocks") + 1]
             size = math.prod(leaf.shape[1:])
@@ -129,6 +132,7 @@ def _fused(q: Array, k: Array, v: Array) -> Array:
 def _fused_forward(q: Array, k: Array, v: Array) -> Any:
     out = _fused(q, k, v)
     batch, length, heads, _ = q.shape
+    # the last one is the log-sum-exp of each query's scores
     return out, (q, k, v, out, jnp.zeros((batch, heads, length), jnp.float32))
 
 

@@ -4,13 +4,11 @@ import contextlib
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.core.trees import walk
 from omfa_jax.diffusion.settings import DiffusionSettings
 from omfa_jax.models import UNetConfig, init_unet
 from omfa_jax.models.compute import REMAT
@@ -23,6 +21,7 @@ from omfa_jax.parallel.rules import UNET_RULES
 from omfa_jax.scaling.components import Components
 from omfa_jax.scaling.flops import unet_components
 from omfa_jax.scaling.memory import kept_bytes, largest_layer, working_bytes
+from omfa_jax.scaling.traffic import local_bytes, tensor_traffic, traffic_bytes
 from omfa_jax.train.network import network_division
 from omfa_jax.train.optimizer import make_optimizer
 from omfa_jax.train.settings import TrainSettings
@@ -121,6 +120,7 @@ def plan(
     mesh = abstract(shape)
     check_batch_size(mesh, train.batch_size, train.accumulate)
     parts = math.prod(shape[axis] for axis in BATCH)
+    # examples per device in one microbatch
     rows = train.batch_size // parts // train.accumulate
     kernel = kernel_name(train.attention, topology.platform, train.compute_dtype)
     fused = {"fused_attention": kernel != "xla"}
@@ -135,6 +135,7 @@ def plan(
     }
     kept = kept_bytes(job.diffusion, config, train, rows, text_tokens=TEXT_TOKENS, **fused)
     working = working_bytes(job.diffusion, config, train, rows, **fused)
+    # gathered in the compute dtype, its gradient in float32 until the reduce-scatter
     layer = largest_layer(state.params) // shape["tensor"]
     # the backward pass frees activations as gradients appear, so the larger of the two is the peak;
     # with microbatches a second set of gradients, the running sum, is there all the time
@@ -156,7 +157,7 @@ def plan(
     model_flops = float(count.total.step * train.batch_size)
     executed = model_flops + recomputed(count, train.remat) * train.batch_size
     traffic = traffic_bytes(state.params, shardings.params, shape, topology, train, itemsize)
-    traffic |= tensor_traffic(job, shape, rows, itemsize)
+    traffic |= tensor_traffic(job.diffusion.canvas.shape, config, train, shape, rows, itemsize)
     chip = topology.chip
     return Plan(
         topology=topology,
@@ -172,21 +173,12 @@ def plan(
         executed_flops=executed,
         traffic=traffic,
         compute_seconds=executed / (topology.devices * chip.bf16_flops * efficiency),
+        # no overlap between collectives of different kinds either: an upper bound
         traffic_seconds=sum(
             moved / (chip.far_rate if kind.endswith(", far") else chip.near_rate)
             for kind, moved in traffic.items()
         ),
     )
-
-
-def local_bytes(tree: Any, shardings: Any) -> int:
-    """Return the bytes of a tree that one device holds."""
-    sizes = jax.tree.map(
-        lambda leaf, sharding: math.prod(sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize,
-        tree,
-        shardings,
-    )
-    return sum(jax.tree.leaves(sizes))
 
 
 def recomputed(count: Components, remat: str) -> int:
@@ -198,62 +190,6 @@ def recomputed(count: Components, remat: str) -> int:
         "block": sum(part.forward for part in blocks),
         "full": count.total.forward,
     }[remat]
-
-
-def traffic_bytes(
-    params: Any,
-    shardings: Any,
-    shape: dict[str, int],
-    topology: Pod,
-    train: TrainSettings,
-    itemsize: int,
-) -> dict[str, int]:
-    """Return the bytes that a device receives for weights and gradients in a step, by collective.
-
-    Once per microbatch a weight is gathered forward and backward in the compute dtype and its
-    gradient reduce-scattered in float32 (ZeRO-3, arXiv 1910.02054). Once per step the device's
-    share of the gradients is summed over data and slices.
-    """
-    fsdp, found = shape["fsdp"], {}
-    cut = sum(
-        math.prod(leaf.shape) // shape["tensor"]
-        for (_, leaf), (_, sharding) in zip(walk(params), walk(shardings), strict=True)
-        if "fsdp" in sharding.spec
-    )
-    share = cut * train.accumulate * (fsdp - 1) / fsdp
-    where = ", far" if fsdp * shape["tensor"] > topology.group else ""
-    if fsdp > 1:
-        found[f"all-gather of weights{where}"] = round(2 * share * itemsize)
-        found[f"reduce-scatter of gradients{where}"] = round(share * 4)
-    own = local_bytes(params, shardings)
-    # a ring all-reduce is a reduce-scatter and an all-gather: each byte arrives twice
-    inner = shape["data"] * fsdp * shape["tensor"]
-    for axis, far in (("data", inner > topology.group), ("slice", True)):
-        count = shape[axis]
-        if count > 1:
-            kind = f"all-reduce of gradients over {axis}{', far' if far else ''}"
-            found[kind] = round(2 * own * (count - 1) / count)
-    return found
-
-
-def tensor_traffic(job: Job, shape: dict[str, int], rows: int, itemsize: int) -> dict[str, int]:
-    """Return the bytes a device receives in tensor parallelism's all-reduces, three per block.
-
-    One after each row-parallel layer: the two attentions' outputs and the feed-forward's.
-    """
-    count, config = shape["tensor"], job.unet
-    if count == 1:
-        return {}
-    height, width, _ = job.diffusion.canvas.shape
-    moved = 0
-    for level, channels in enumerate(config.block_channels):
-        blocks = config.transformer_depth[level] * (2 * config.layers_per_block + 1)
-        blocks += config.transformer_depth[-1] if level == len(config.block_channels) - 1 else 0
-        tokens = -(-height // 2**level) * -(-width // 2**level)
-        moved += blocks * 3 * tokens * channels
-    passes = 3 if job.train.remat in ("block", "full") else 2
-    size = moved * passes * rows * job.train.accumulate * itemsize
-    return {"all-reduce of activations": round(2 * size * (count - 1) / count)}
 
 
 def lighter(
@@ -282,6 +218,7 @@ def advice(job: Job, topology: Pod, *, usable: float = USABLE) -> str | None:
         train = dataclasses.replace(job.train, remat=policy)
         trials.append(dataclasses.replace(trials[0], train=train))
     last = trials[-1]
+    # accumulation last: it gathers all weights again for each microbatch
     for parts in (2, 4, 8, 16):
         train = dataclasses.replace(last.train, accumulate=parts)
         trials.append(dataclasses.replace(last, train=train))
