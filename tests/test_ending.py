@@ -5,7 +5,7 @@ import pytest
 
 FULL = "OSError(28, 'No space left on device', '/mnt/records')"
 STALE = "OSError(116, 'Stale file handle', '/mnt/records')"
-SAID = {
+LINES = {
     FULL: "[Errno 28] No space left on device: '/mnt/records'",
     STALE: "[Errno 116] Stale file handle: '/mnt/records'",
     "KeyError('bug')": "KeyError: 'bug'",
@@ -27,7 +27,7 @@ def test_a_fault_on_one_ends_both_with_its_status(tmp_path, when, victim, fault,
     running = processes.start(tmp_path, 6, 2, **{f"{when}_{victim}": fault})
     ended = processes.finish(running, timeout=240)
     assert [status for status, _, _ in ended] == [status] * 2, ended
-    said = [err for _, _, err in ended]
-    assert SAID[fault] in said[victim]
-    assert f"omfa: exiting because of process {victim} on " in said[1 - victim]
-    assert SAID[fault] in said[1 - victim].splitlines()[-1]
+    errors = [err for _, _, err in ended]
+    assert LINES[fault] in errors[victim]
+    assert f"omfa: exiting because of process {victim} on " in errors[1 - victim]
+    assert LINES[fault] in errors[1 - victim].splitlines()[-1]

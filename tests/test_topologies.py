@@ -31,7 +31,7 @@ def mesh_of(name, **axes):
     return make_mesh(MeshSettings(slice=topology.slices, **axes), described(topology))
 
 
-def lying(mesh, rows=1):
+def example_order(mesh, rows=1):
     """Return which example of a global batch each row of the global arrays holds.
 
     JAX deals what a process feeds to its devices in the order of their rows; `rows` are a device's.
@@ -54,7 +54,9 @@ def test_the_hosts_of_a_slice_feed_the_global_batch(name):
         if axes.get("tensor", axes.get("fsdp", 1)) > pod(name).group:
             continue
         mesh = mesh_of(name, **axes)
-        np.testing.assert_array_equal(np.sort(lying(mesh, 2)), np.arange(2 * batch_parts(mesh)))
+        np.testing.assert_array_equal(
+            np.sort(example_order(mesh, 2)), np.arange(2 * batch_parts(mesh))
+        )
         # a part is fed by as many hosts as tensor parallelism spans
         shards = list(shards_of_processes(mesh).values())
         assert len({shards.count(shard) for shard in shards}) == 1
@@ -64,7 +66,7 @@ def test_the_hosts_of_a_slice_feed_the_global_batch(name):
     ("name", "count", "copies"), [("v5litepod-256", 64, 32), ("v6e-64", 100, 12)]
 )
 def test_the_held_out_examples_of_a_slice_are_found(name, count, copies):
-    held = lying(mesh_of(name), ROWS)
+    held = example_order(mesh_of(name), ROWS)
     valid = held < count
     # what fills up the batch would be taken for examples, were the first rows taken
     assert (~valid[:count]).sum() == copies
@@ -72,7 +74,7 @@ def test_the_held_out_examples_of_a_slice_are_found(name, count, copies):
 
 
 def test_a_hosts_rows_are_not_adjacent():
-    held = lying(mesh_of("v5litepod-256"))
+    held = example_order(mesh_of("v5litepod-256"))
     assert held[[0, 1, 16, 17]].tolist() == [0, 1, 2, 3]
     assert (held != np.arange(256)).sum() == 224
 
@@ -81,13 +83,13 @@ def test_a_hosts_rows_are_not_adjacent():
 def test_a_step_on_a_v4_16_equals_one_hosts(tmp_path, accumulate):
     """Eight devices hold the batch as that slice's two hosts put it on its eight chips."""
     run = make_run(tmp_path, 1, (4, 1, 1))
-    held = lying(mesh_of("v4-16", tensor=2), BATCH // 4)
+    held = example_order(mesh_of("v4-16", tensor=2), BATCH // 4)
     assert held.tolist() == [0, 1, 4, 5, 2, 3, 6, 7]
     batch = next(Part(run.mesh))
-    laid = {name: value[held] for name, value in batch.items()} | {ROW: held.astype(np.int32)}
-    laid = jax.device_put(laid, batch_sharding(run.mesh))
-    there = noise_seen(run, accumulate, laid)
-    np.testing.assert_array_equal(there, noise_seen(run, accumulate))
+    placed = {name: value[held] for name, value in batch.items()} | {ROW: held.astype(np.int32)}
+    placed = jax.device_put(placed, batch_sharding(run.mesh))
+    seen = noise_seen(run, accumulate, placed)
+    np.testing.assert_array_equal(seen, noise_seen(run, accumulate))
 
 
 @pytest.mark.parametrize(

@@ -140,12 +140,12 @@ def _trade_with_data(axis: str, sizes: Mapping[str, int], most: int) -> Iterator
 def _check_activations(activations: Mapping[str, Sequence[int]], tensor: int) -> Iterator[str]:
     """Yield a warning for each kind of activation with a size that `tensor` does not divide."""
     for name, found in activations.items():
-        whole = [str(size) for size in found if size % tensor]
-        if whole:
+        undivided = [str(size) for size in found if size % tensor]
+        if undivided:
             most = max(size for size in range(1, tensor + 1) if not any(n % size for n in found))
             yield (
-                f"config.mesh.tensor={tensor} does not divide {' and '.join(whole)} {name}: each"
-                f" device computes all of them; {most} divides them"
+                f"config.mesh.tensor={tensor} does not divide {' and '.join(undivided)} {name}:"
+                f" each device computes all of them; {most} divides them"
             )
 
 

@@ -74,8 +74,8 @@ def place(tree: Any, shardings: Any) -> Any:
     """
 
     def put(array: np.ndarray, sharding: Any) -> jax.Array:
-        whole = np.asarray(array)
-        return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
+        full = np.asarray(array)
+        return jax.make_array_from_callback(full.shape, sharding, lambda index: full[index])
 
     return jax.tree.map(put, tree, shardings)
 

@@ -48,8 +48,8 @@ def set_flags(environment: MutableMapping[str, str] = os.environ) -> None:
     on_gpu = Path("/dev/nvidiactl").exists()
     for platform in ("cuda", "tpu") if on_gpu else ("tpu",):
         set_flags_of(platform, environment)
-    said = own_memory(environment)
-    if not said:
+    own = own_memory(environment)
+    if not own:
         environment[FRACTION] = str(USABLE)
     elif on_gpu:
         log.warning("%s", memory_note(environment))
@@ -65,10 +65,10 @@ def set_flags_of(platform: str, environment: MutableMapping[str, str] = os.envir
 
 def memory_note(environment: Mapping[str, str]) -> str:
     """Return a line on the environment's own GPU memory settings; "" if there are none."""
-    said = own_memory(environment)
-    if not said:
+    own = own_memory(environment)
+    if not own:
         return ""
-    words = " ".join(f"{name}={value}" for name, value in said.items())
+    words = " ".join(f"{name}={value}" for name, value in own.items())
     return (
         f"{words} from the environment is kept: programs get"
         f" {usable_part('cuda', environment):.0%} of GPU memory instead of omfa's {USABLE:.0%}"
@@ -94,12 +94,12 @@ def leave_memory(to: str, environment: MutableMapping[str, str] = os.environ) ->
 
 def usable_part(platform: str, environment: Mapping[str, str] = os.environ) -> float:
     """Return the fraction of a device's memory, 0..1, that JAX programs get in this environment."""
-    said = own_memory(environment)
-    if platform == "tpu" or not said:
+    own = own_memory(environment)
+    if platform == "tpu" or not own:
         return USABLE
-    fraction = said.get(FRACTION) or said.get(OLD_FRACTION)
+    fraction = own.get(FRACTION) or own.get(OLD_FRACTION)
     if fraction is None:
-        return USABLE if said.get(ALLOCATOR) == "platform" else JAX_DEFAULT
+        return USABLE if own.get(ALLOCATOR) == "platform" else JAX_DEFAULT
     try:
         # above 1 JAX adds host memory, which does not count here
         found = min(float(fraction), 1.0)
@@ -113,5 +113,5 @@ def usable_part(platform: str, environment: Mapping[str, str] = os.environ) -> f
 def own_memory(environment: Mapping[str, str]) -> dict[str, str]:
     """Return an environment's GPU memory settings other than the one that `set_flags` adds."""
     names = (FRACTION, OLD_FRACTION, PREALLOCATE, ALLOCATOR)
-    said = {name: environment[name] for name in names if environment.get(name)}
-    return {} if said == {FRACTION: str(USABLE)} else said
+    own = {name: environment[name] for name in names if environment.get(name)}
+    return {} if own == {FRACTION: str(USABLE)} else own

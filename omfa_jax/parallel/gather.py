@@ -55,8 +55,8 @@ def _gathered_forward(part: jax.Array, dtype: str, axis: int) -> tuple[jax.Array
 
 def _gathered_backward(dtype: str, axis: int, _: None, gradient: jax.Array) -> tuple[jax.Array]:
     # bfloat16 sums over many devices would lose the small gradients
-    whole = gradient.astype(jnp.float32)
-    return (jax.lax.psum_scatter(whole, "fsdp", scatter_dimension=axis, tiled=True),)
+    full = gradient.astype(jnp.float32)
+    return (jax.lax.psum_scatter(full, "fsdp", scatter_dimension=axis, tiled=True),)
 
 
 gathered.defvjp(_gathered_forward, _gathered_backward)

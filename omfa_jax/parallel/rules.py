@@ -55,23 +55,23 @@ def partition_spec(rules: Rules, path: tuple[str, ...], shape: Sequence[int], me
     # a stack of layers is scanned one at a time: sharding that dimension would gather in every step
     first = len(shape) - len(axes)
     aligned = (None,) * first + tuple(axes)
-    fitting = [
+    spec_axes = [
         axis if axis is not None and size % mesh.shape[axis] == 0 else None
         for axis, size in zip(aligned, shape, strict=True)
     ]
-    if "fsdp" in axes and "fsdp" not in fitting:
+    if "fsdp" in axes and "fsdp" not in spec_axes:
         free = [
             index
             for index in range(first, len(shape))
             if shape[index] % mesh.shape["fsdp"] == 0
-            and (fitting[index] is None or mesh.shape[fitting[index]] == 1)
+            and (spec_axes[index] is None or mesh.shape[spec_axes[index]] == 1)
         ]
         if free:
-            fitting[max(free, key=lambda index: shape[index])] = "fsdp"
+            spec_axes[max(free, key=lambda index: shape[index])] = "fsdp"
     # without trailing Nones specs of equal meaning compare equal
-    while fitting and fitting[-1] is None:
-        fitting.pop()
-    return PartitionSpec(*fitting), pattern
+    while spec_axes and spec_axes[-1] is None:
+        spec_axes.pop()
+    return PartitionSpec(*spec_axes), pattern
 
 
 def param_shardings(rules: Rules, params: Mapping[str, Any], mesh: Mesh) -> dict[str, Any]:
@@ -84,11 +84,11 @@ def param_shardings(rules: Rules, params: Mapping[str, Any], mesh: Mesh) -> dict
     )
 
 
-def shardings_like(tree: Any, param_sharding: Mapping[str, Any], whole: NamedSharding) -> Any:
+def shardings_like(tree: Any, param_sharding: Mapping[str, Any], replicated: NamedSharding) -> Any:
     """Return shardings for a state tree with parameter-shaped subtrees (optimizer moments, EMA).
 
     A leaf whose path ends in a parameter's path and has its dimensions gets that parameter's
-    sharding; every other leaf (step counters) gets `whole`.
+    sharding; every other leaf (step counters) gets `replicated`.
     """
     table = dict(walk(param_sharding))
     depth = max(map(len, table), default=0)
@@ -100,7 +100,7 @@ def shardings_like(tree: Any, param_sharding: Mapping[str, Any], whole: NamedSha
             found = table.get(names[-length:])
             if found is not None and len(found.spec) <= len(leaf.shape):
                 return found
-        return whole
+        return replicated
 
     return jax.tree_util.tree_map_with_path(sharding, tree)
 
