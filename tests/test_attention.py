@@ -75,7 +75,7 @@ def test_a_kernel_of_another_platform_is_rejected():
         OmfaError, match=r"attention=splash does not run on cpu .* auto selects xla"
     ):
         kernel_name("splash", "cpu", "bfloat16")
-    with pytest.raises(OmfaError, match="computing in float32"):
+    with pytest.raises(OmfaError, match="on gpu devices in float32"):
         kernel_name("cudnn", "gpu", "float32")
     with pytest.raises(OmfaError, match="did you mean 'splash'"):
         kernel_name("spash", "tpu", "bfloat16")
