@@ -1,11 +1,11 @@
-"""The compiler's own count of FLOPs, against the formulas: a config's step, or every preset's.
+"""FLOPs by XLA's cost analysis against the closed-form count, for a config's step or for presets.
 
     PYTHONPATH=.:tests python bench/flops.py [--config FILE] [--config.a.b=value ...]
     PYTHONPATH=.:tests python bench/flops.py --presets ladder_12 sdxl ...
 
-XLA counts a loop's body once, so the transformer stacks are unrolled for the config's step, with
-the optimizer in it; of presets the blocks are counted one by one (tests/compiler_flops.py) on the
-config's canvas. Nothing is recomputed and nothing is compiled.
+XLA counts a loop's body once. The config's step, optimizer included, is therefore analysed with its
+transformer stacks unrolled; for presets the blocks are counted one by one (tests/compiler_flops.py)
+on the config's canvas. Remat is off and nothing is compiled.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Two sides of a benchmark that take turns, each turn in a process of its own."""
+"""Interleaved runs of a benchmark's sides, each run in a process of its own."""
 
 import json
 import subprocess
@@ -10,10 +10,10 @@ from typing import Any
 def take_turns(
     script: str, sides: Sequence[str], arguments: list[str], rounds: int
 ) -> dict[str, list[dict[str, Any]]]:
-    """Run `script --side SIDE` A B A B; return what each turn printed as its last line of JSON.
+    """Run `script --side SIDE` as A B A B; return each run's last line of output, parsed as JSON.
 
-    A process of its own finds no memory that the other side took, and no clock speed but the
-    machine's of that minute: so the two take turns.
+    Interleaving exposes both sides to the same changes of clock speed and load; separate processes
+    keep one side's memory from affecting the other.
     """
     turns: dict[str, list[dict[str, Any]]] = {side: [] for side in sides}
     for _ in range(rounds):
@@ -29,5 +29,5 @@ def take_turns(
 
 
 def seconds_of(turns: list[dict[str, Any]]) -> list[float]:
-    """Return all the seconds of one side's turns."""
+    """Return the seconds of all runs of one side."""
     return [second for turn in turns for second in turn["seconds"]]

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # launch/local.sh COUNT CONFIG WORKDIR [--config.a.b=value ...]
-# COUNT processes on this machine, one GPU each: what a cluster does, tried on one host. Without
-# GPUs they share the CPU. The first to fail ends the others; so does a signal to this script.
+# Trains with COUNT processes on this host, one GPU each, as a cluster would; without GPUs they share
+# the CPU. The first failure ends all of them, and so does a signal to this script.
 set -euo pipefail
 count=$1
 config=$2

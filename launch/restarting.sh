@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # launch/restarting.sh COMMAND [ARGUMENT ...]
-# Runs it again, from its last save, while a restart may mend what ended it: on every host of a job
-# alike, for its processes end together and with one status. OMFA_MAX_RESTARTS (20) times at most.
+# Runs COMMAND and restarts it, from its last checkpoint, after failures that a restart can fix, at
+# most OMFA_MAX_RESTARTS (20) times. All hosts of a job decide alike: its processes exit together with
+# one status.
 set -euo pipefail
 restarts=0 pid="" asked=""
-# a signal reaches the command, which saves and ends; between two attempts there is none to start
+# forwards a signal to the command, which saves and exits; between attempts it prevents the next one
 stop() {
   asked=1
   if [ -n "$pid" ]; then kill -TERM "$pid" 2>/dev/null || true; fi
@@ -13,7 +14,7 @@ trap stop TERM INT
 while true; do
   "$@" &
   pid=$!
-  # one that came before there was a pid
+  # a signal that came before the pid was known
   if [ -n "$asked" ]; then stop; fi
   status=0
   wait "$pid" || status=$?
@@ -22,7 +23,7 @@ while true; do
     wait "$pid" || status=$?
   done
   pid=""
-  # 0: done. 2: no restart mends it. 130, 143: asked to stop.
+  # 0: done. 2: a restart cannot fix it. 130, 143: stopped by a signal.
   case $status in
     0 | 2 | 130 | 143) exit "$status" ;;
   esac
@@ -32,8 +33,8 @@ while true; do
   fi
   restarts=$((restarts + 1))
   echo "launch/restarting.sh: ended with status $status; restart $restarts" >&2
-  # ports and devices of the old processes are given back meanwhile; bash hears a signal after each
-  # second of it
+  # gives the old processes time to release ports and devices, in steps of a second because bash
+  # handles signals between commands only
   for ((waited = 0; waited < ${OMFA_RESTART_WAIT_S:-10}; waited++)); do
     if [ -n "$asked" ]; then exit 143; fi
     sleep 1

@@ -13,16 +13,16 @@ set -euo pipefail
 config=$1
 workdir=$2
 shift 2
-# srun no longer takes it from sbatch
+# since Slurm 22.05 srun does not inherit it from sbatch
 export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}
-# the tasks end together by themselves, and with one status, which a kill at the first bad exit would
-# hide; half a minute after the first has ended, those that wait for a lost one are killed
+# omfa's processes exit together with one status, which --kill-on-bad-exit would hide; 30 s after the
+# first exit Slurm kills those that wait for a lost task
 status=0
 srun --kill-on-bad-exit=0 --wait=30 omfa train --config "$config" --workdir "$workdir" "$@" ||
   status=$?
-# 143: asked to stop (time limit, preemption) and saved, the job goes on where it was. 2: an error
-# that no restart mends. All else (75: the network, a device; 128 + a signal: a killed task or a lost
-# host; 1: an error that nobody foresaw): the job goes on from the last save, so many times.
+# 143: stopped by a signal (time limit, preemption) and saved; resumes. 2: an error that a restart
+# cannot fix. Others (75: network or device; 128 + signal: a killed task or lost host; 1: any other
+# error): resumes from the last checkpoint, at most OMFA_MAX_RESTARTS times.
 case $status in
   0 | 2) ;;
   143) scontrol requeue "$SLURM_JOB_ID" ;;

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # launch/tpu_pod.sh NAME ZONE TYPE CONFIG WORKDIR [--config.a.b=value ...]
-# Waits in the queue for a TPU slice (TYPE as Google writes it: v5litepod-256, v4-32), installs this
-# project on every host from the bucket or disk that holds WORKDIR, and trains. WORKDIR must be a
-# folder that all hosts have mounted (Filestore, or a bucket through gcsfuse).
+# Waits in the queue for a TPU slice (TYPE is Google's accelerator type: v5litepod-256, v4-32),
+# installs this project on every host from the folder OMFA_SOURCE, and trains. WORKDIR and
+# OMFA_SOURCE must be mounted on all hosts (Filestore, or a bucket through gcsfuse).
 set -euo pipefail
 name=$1
 zone=$2
@@ -28,20 +28,20 @@ until [ "$(state)" = ACTIVE ]; do
     FAILED | SUSPENDED | SUSPENDING)
       echo "launch/tpu_pod.sh: the request $name is $(state) (preempted, or refused). Delete it:" >&2
       echo "  gcloud compute tpus queued-resources delete $name --zone $zone --force" >&2
-      echo "and run this again; training goes on from the last checkpoint" >&2
+      echo "and run this again; training resumes from the last checkpoint" >&2
       exit 1
       ;;
   esac
   sleep 30
 done
-# a Python of its own on each host (the image's is too old), and a copy of the sources to build from
+# a separate Python on each host, as the image's is too old, and a copy of the sources to build from
 on_every_host "command -v uv || pip install --quiet uv || python3 -m pip install --quiet uv
   PATH=\$HOME/.local/bin:\$PATH uv venv --quiet --python 3.11 \$HOME/omfa
   cp -r '${OMFA_SOURCE}' \$HOME/omfa/source
   PATH=\$HOME/.local/bin:\$PATH uv pip install --quiet --python \$HOME/omfa \$HOME/omfa/source[tpu]"
-# each argument quoted once more, for the shells on the hosts
+# quotes each argument once more for the remote shells
 command=$(printf '%q ' omfa train --config "$config" --workdir "$workdir" "$@")
-# detached, so that it outlives this connection, and started again while that helps; the log is beside the checkpoints
+# detached, to outlive this connection; restarted on failures; logs are next to the checkpoints
 on_every_host "cd '$OMFA_SOURCE' && PATH=\$HOME/omfa/bin:\$PATH nohup launch/restarting.sh $command \
   >> '$workdir'/\$(hostname).log 2>&1 &"
 echo "training; see $workdir/*.log"

@@ -1,4 +1,4 @@
-"""Every attention kernel is held to the plain one; which is taken follows the devices."""
+"""Attention kernels equal plain attention; the choice follows the devices and the dtype."""
 
 import functools
 
@@ -37,12 +37,12 @@ def test_splash_equals_plain_attention_and_so_do_its_gradients(length):
         np.testing.assert_allclose(ours, plain, atol=2e-5)
 
 
-def test_lengths_that_no_block_divides_are_xlas(caplog):
+def test_unsupported_lengths_fall_back_to_xla(caplog):
     arrays = tokens(100)
     with caplog.at_level("INFO"):
         came = splash(*arrays)
     np.testing.assert_array_equal(came, attention(*arrays))
-    assert "attention among 100 tokens: XLA's, not splash" in caplog.text
+    assert "attention over 100 tokens falls back from splash to xla" in caplog.text
 
 
 @pytest.mark.skipif(jax.default_backend() != "gpu", reason="cuDNN's kernel runs on NVIDIA only")
@@ -66,20 +66,22 @@ def test_cudnn_equals_plain_attention():
         ("splash", "tpu", "bfloat16", "splash"),
     ],
 )
-def test_the_devices_and_the_type_choose(asked, platform, dtype, taken):
+def test_the_kernel_follows_the_platform_and_the_dtype(asked, platform, dtype, taken):
     assert kernel_name(asked, platform, dtype) == taken
 
 
-def test_a_kernel_of_other_devices_is_refused():
-    with pytest.raises(OmfaError, match=r"attention=splash is not for cpu .* auto takes xla"):
+def test_a_kernel_of_another_platform_is_rejected():
+    with pytest.raises(
+        OmfaError, match=r"attention=splash does not run on cpu .* auto selects xla"
+    ):
         kernel_name("splash", "cpu", "bfloat16")
-    with pytest.raises(OmfaError, match="computing in float32"):
+    with pytest.raises(OmfaError, match="on gpu devices in float32"):
         kernel_name("cudnn", "gpu", "float32")
     with pytest.raises(OmfaError, match="did you mean 'splash'"):
         kernel_name("spash", "tpu", "bfloat16")
 
 
-def test_heads_are_cut_over_the_tensor_axis(monkeypatch):
+def test_heads_are_sharded_over_the_tensor_axis(monkeypatch):
     seen = []
 
     def plain(q, k, v):

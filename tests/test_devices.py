@@ -1,4 +1,4 @@
-"""Attention, type and rates follow the devices that a program runs on, however many there are."""
+"""Attention kernel, dtype and rates follow the devices that a program runs on."""
 
 import types
 from typing import ClassVar
@@ -68,7 +68,7 @@ def lowered(sampler):
 
 
 @pytest.mark.parametrize("devices", [None, 1, 2])
-def test_one_program_of_a_machine_with_eight_devices_has_their_kernel(bundle, nvidia, devices):
+def test_a_one_device_program_uses_the_platforms_kernel(bundle, nvidia, devices):
     assert jax.device_count() == 8
     used = None if devices is None else jax.devices()[-devices:]
     sampler = Sampler(bundle, STEPS, dtype="bfloat16", devices=used)
@@ -76,14 +76,14 @@ def test_one_program_of_a_machine_with_eight_devices_has_their_kernel(bundle, nv
     assert lowered(sampler).count("__cudnn$fmha") == 4
 
 
-def test_the_run_may_ask_for_another(bundle, nvidia):
+def test_a_run_may_choose_another_kernel(bundle, nvidia):
     sampler = Sampler(bundle, STEPS, dtype="bfloat16", attention="xla")
     assert "__cudnn" not in lowered(sampler)
     # what cuDNN has no kernel for
     assert "__cudnn" not in lowered(Sampler(bundle, STEPS, dtype="float32"))
 
 
-def test_the_device_is_the_one_that_jax_would_take(bundle):
+def test_the_default_device_is_jaxs(bundle):
     """Weights are brought there, a training run's that lie on all of its mesh too."""
     device = jax.devices()[3]
     with jax.default_device(device):
@@ -133,7 +133,7 @@ def made(monkeypatch):
     return Recorder.made
 
 
-def test_omfa_sample_takes_a_type(tmp_path, bundle, made, capsys):
+def test_omfa_sample_takes_a_dtype(tmp_path, bundle, made, capsys):
     model = save_bundle(tmp_path / "model", bundle)
     for name in ("person", "face"):
         write_image(tmp_path / f"{name}.png", np.zeros((32, 32, 3), np.uint8))
@@ -149,7 +149,7 @@ def test_omfa_sample_takes_a_type(tmp_path, bundle, made, capsys):
     assert "type (--dtype)" in capsys.readouterr().err
 
 
-def test_pictures_of_a_run_use_its_type_and_its_attention(tmp_path, bundle, made):
+def test_samples_during_a_run_use_its_dtype_and_attention(tmp_path, bundle, made):
     records = write_records(tmp_path, 2)
     sizes = zip(COMPONENTS, SETTINGS.slots_px, strict=True)
     config = config_lib.load_config(
@@ -167,13 +167,13 @@ def test_pictures_of_a_run_use_its_type_and_its_attention(tmp_path, bundle, made
     assert [(how["dtype"], how["attention"]) for how in made] == [("bfloat16", "xla")] * 2
 
 
-def test_the_sampler_says_what_it_runs_on(bundle, caplog):
+def test_the_sampler_logs_its_devices_and_kernel(bundle, caplog):
     with caplog.at_level("INFO"):
         Sampler(bundle, STEPS)
     assert "sampling in float32 on 1 x cpu; attention among image tokens: xla" in caplog.text
 
 
-def test_rates_are_of_the_devices_of_the_mesh(bundle):
+def test_rates_count_the_devices_of_the_mesh(bundle):
     """Not of all that the process sees, nor of the first."""
     h100 = types.SimpleNamespace(device_kind="NVIDIA H100 80GB HBM3")
     peak = CHIPS["h100"].bf16_flops

@@ -1,4 +1,4 @@
-"""Which job a process finds itself in, and what it tells JAX of it."""
+"""Detection of a process's place in its job from the environment, and its arguments for JAX."""
 
 import jax
 import pytest
@@ -26,13 +26,13 @@ SLICES = {**GKE, "MEGASCALE_NUM_SLICES": "2", "MEGASCALE_SLICE_ID": "1"}
 
 @pytest.fixture
 def environment(monkeypatch):
-    def of(variables):
+    def set_only(variables):
         for name in VARIABLES:
             monkeypatch.delenv(name, raising=False)
         for name, value in variables.items():
             monkeypatch.setenv(name, value)
 
-    return of
+    return set_only
 
 
 @pytest.mark.parametrize(
@@ -47,13 +47,13 @@ def environment(monkeypatch):
         ({"TPU_WORKER_HOSTNAMES": "localhost", "TPU_WORKER_ID": "0"}, None),
     ],
 )
-def test_places(environment, variables, place):
+def test_place_in_job(environment, variables, place):
     environment(variables)
     assert distributed.place_in_job() == place
 
 
 @pytest.mark.parametrize(
-    ("variables", "told"),
+    ("variables", "expected"),
     [
         ({**SLURM, "CUDA_VISIBLE_DEVICES": "3"}, {"local_device_ids": [0]}),
         ({**SLURM, "CUDA_VISIBLE_DEVICES": "0,1"}, {}),
@@ -64,17 +64,17 @@ def test_places(environment, variables, place):
         ),
     ],
 )
-def test_a_task_that_sees_one_gpu_sees_it_as_number_0(
-    environment, monkeypatch, tmp_path, variables, told
+def test_a_task_that_sees_one_gpu_uses_device_0(
+    environment, monkeypatch, tmp_path, variables, expected
 ):
     environment(variables)
     calls = []
     monkeypatch.setattr(jax.distributed, "initialize", lambda **given: calls.append(given))
     distributed.initialize(tmp_path)
-    assert calls == [{"initialization_timeout": 303, **told}]
+    assert calls == [{"initialization_timeout": 303, **expected}]
 
 
-def test_a_host_of_a_queued_tpu_lets_jax_find_the_others(environment, monkeypatch, tmp_path):
+def test_a_queued_tpu_host_lets_jax_find_the_others(environment, monkeypatch, tmp_path):
     environment({})
     calls = []
     monkeypatch.setattr(jax.distributed, "initialize", lambda **given: calls.append(given))
@@ -85,15 +85,15 @@ def test_a_host_of_a_queued_tpu_lets_jax_find_the_others(environment, monkeypatc
     assert calls == [{"initialization_timeout": 303}]
 
 
-def test_numbers_that_are_none_are_named(environment, tmp_path):
+def test_a_variable_that_is_not_an_integer_is_named(environment, tmp_path):
     environment({**BY_HAND, "JAX_PROCESS_ID": "two"})
     with pytest.raises(OmfaError, match="JAX_PROCESS_ID is 'two'"):
         distributed.initialize(tmp_path)
 
 
-def test_an_unknown_revision_is_no_revision(monkeypatch):
-    def distrusting(command, **_):
+def test_revision_without_git_access_is_unknown(monkeypatch):
+    def refuse(command, **_):
         raise distributed.subprocess.CalledProcessError(128, command)
 
-    monkeypatch.setattr(distributed.subprocess, "run", distrusting)
+    monkeypatch.setattr(distributed.subprocess, "run", refuse)
     assert distributed.revision().endswith(" unknown")

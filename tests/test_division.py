@@ -1,6 +1,5 @@
-"""What a mesh leaves whole of a model is cut another way, said, or refused; never silent."""
+"""Weights that a mesh cannot shard as asked: resharded, warned of or rejected, never silent."""
 
-import dataclasses
 import logging
 import math
 
@@ -30,7 +29,7 @@ from omfa_jax.train.optimizer import make_optimizer
 from omfa_jax.train.state import abstract_state, state_shardings
 
 BASE = "configs/base.py"
-# GB of float32 weights on each device: what docs/plans.md says
+# {fsdp: (fraction sharded, GB of float32 weights per device)}, as in docs/plans.md
 SHARES = {
     **{2: (0.9994, 5.138), 4: (0.9994, 2.572), 5: (0.9994, 2.059), 8: (0.9994, 1.289)},
     **{10: (0.9994, 1.033), 16: (0.9994, 0.648), 20: (0.9994, 0.520), 32: (0.9994, 0.327)},
@@ -54,7 +53,7 @@ def divided(params, devices, settings=None, **changes):
 
 
 @pytest.mark.parametrize("fsdp", SHARES)
-def test_what_divides_one_dimension_of_a_weight_cuts_it(sdxl, fsdp):
+def test_fsdp_that_divides_one_dimension_shards_the_weight(sdxl, fsdp):
     share, gigabytes = SHARES[fsdp]
     found = coverage(UNET_RULES, sdxl, mesh_of(fsdp=fsdp))
     assert found.share("fsdp") == pytest.approx(share, abs=5e-5)
@@ -63,18 +62,18 @@ def test_what_divides_one_dimension_of_a_weight_cuts_it(sdxl, fsdp):
 
 
 @pytest.mark.parametrize("fsdp", [f for f in BAD if f != 512])
-def test_what_divides_none_is_refused_with_the_nearest_that_does(sdxl, fsdp):
+def test_fsdp_that_divides_nothing_is_rejected_with_the_nearest_that_does(sdxl, fsdp):
     near = BAD[fsdp]
     with pytest.raises(OmfaError) as caught:
         divided(sdxl, fsdp, data=1, fsdp=fsdp)
     text = str(caught.value)
     share = coverage(UNET_RULES, sdxl, mesh_of(fsdp=fsdp)).share("fsdp")
-    assert share < LEAST_SHARE and f"cuts {share:.1%} of the weights" in text
+    assert share < LEAST_SHARE and f"shards {share:.1%} of the weights" in text
     assert f"--config.mesh.fsdp={near} --config.mesh.data={fsdp // near} " in text
     assert "--config.mesh.allow_replicated=true" in text and "\n" not in text
-    # what it names is taken, and says nothing
+    # the suggested mesh is accepted without a warning
     assert not divided(sdxl, fsdp, data=fsdp // near, fsdp=near).notes
-    # and so is what it allows, with one line
+    # and allow_replicated with one warning
     allowed = divided(sdxl, fsdp, data=1, fsdp=fsdp, allow_replicated=True)
     assert len(allowed.notes) == 1 and allowed.settings.fsdp == fsdp
 
@@ -83,48 +82,50 @@ def test_what_divides_none_is_refused_with_the_nearest_that_does(sdxl, fsdp):
     ("devices", "data", "fsdp"),
     [(6, 3, 2), (8, 1, 8), (12, 3, 4), (24, 3, 8), (96, 3, 32), (256, 2, 128)],
 )
-def test_all_that_are_left_become_what_holds_least(sdxl, devices, data, fsdp):
+def test_fsdp_minus_one_minimizes_bytes_per_device(sdxl, devices, data, fsdp):
     found = divided(sdxl, devices, data=1, fsdp=-1)
     assert (found.settings.data, found.settings.fsdp) == (data, fsdp)
     assert len(found.notes) == (data > 1)
     if data > 1:
         assert f"fsdp=-1 over {devices} devices: fsdp={fsdp} with data={data}" in found.notes[0]
-    # nothing else changes: as many devices, and a batch cut over as many
+    # the number of devices and of batch shards stays
     assert found.settings.data * found.settings.fsdp == devices
     assert (found.settings.tensor, found.settings.slice) == (1, 1)
 
 
-def test_all_that_are_left_cut_enough_or_nothing():
-    """Eleven devices would cut half of these; that is refused, so one does not choose it."""
+def test_fsdp_minus_one_is_rejected_if_no_size_shards_enough():
+    """11 devices would shard half of these weights; a fallback to 1 must not be silent."""
     kernels = {f"conv{n}": {"kernel": np.zeros((1, 1, n, n), np.float32)} for n in (11, 12)}
     rules = (("/kernel$", (None, None, "fsdp", None)),)
     with pytest.raises(
-        OmfaError, match=r"no part of the 11 devices cuts 90% .*config.mesh.data=-1 for"
+        OmfaError, match=r"no divisor of 11 devices shards 90% .*config.mesh.data=-1 for"
     ):
         division(MeshSettings(data=1, fsdp=-1), 11, rules, kernels)
     found = division(MeshSettings(1, -1, allow_replicated=True), 11, rules, kernels)
     assert (found.settings.data, found.settings.fsdp) == (11, 1) and len(found.notes) == 1
-    # weights that no rule cuts are not meant to be
+    # weights that the rules replicate do not count
     found = division(MeshSettings(1, -1), 8, REPLICATED_RULES, kernels)
     assert found.settings == MeshSettings(data=8, fsdp=1) and len(found.notes) == 1
-    with pytest.raises(OmfaError, match=r"fsdp=11 cuts 45.7% .*mesh.fsdp=1 --config.mesh.data=11"):
+    with pytest.raises(
+        OmfaError, match=r"fsdp=11 shards 45.7% .*mesh.fsdp=1 --config.mesh.data=11"
+    ):
         division(MeshSettings(data=1, fsdp=11), 11, rules, kernels)
 
 
-def test_all_that_are_left_say_what_they_leave_whole(sdxl):
+def test_fsdp_minus_one_warns_of_replicated_weights(sdxl):
     (note,) = divided(sdxl, 128, data=1, fsdp=-1).notes
-    assert note.startswith("config.mesh.fsdp=128 cuts 99.5% of the weights")
+    assert note.startswith("config.mesh.fsdp=128 shards 99.5% of the weights")
     assert "--config.mesh.fsdp=64 --config.mesh.data=2 " in note
     assert not divided(sdxl, 64, data=1, fsdp=-1).notes
 
 
-def test_the_other_axes_stay_beside_all_that_are_left(sdxl):
+def test_fsdp_minus_one_keeps_the_other_axes(sdxl):
     found = divided(sdxl, 96, MeshSettings(data=2, fsdp=-1, tensor=2, slice=2))
     assert found.settings == MeshSettings(data=6, fsdp=4, tensor=2, slice=2)
 
 
-def test_a_tensor_axis_is_held_to_the_same(sdxl):
-    with pytest.raises(OmfaError, match=r"mesh.tensor=3 cuts 0.0% .* --config.mesh.tensor=1 "):
+def test_a_tensor_axis_is_checked_alike(sdxl):
+    with pytest.raises(OmfaError, match=r"mesh.tensor=3 shards 0.0% .* --config.mesh.tensor=1 "):
         divided(sdxl, 3, data=1, tensor=3)
     sizes = activation_sizes(unet("sdxl"))
     assert sizes == {"heads": (10, 20), "hidden": (5120, 10240)}
@@ -134,19 +135,19 @@ def test_a_tensor_axis_is_held_to_the_same(sdxl):
     assert not division(MeshSettings(data=1, tensor=5), 5, UNET_RULES, sdxl, sizes).notes
 
 
-def test_small_models_are_cut_on_eight_and_said_on_wide_meshes():
+def test_small_models_shard_on_eight_devices_and_warn_on_wide_meshes():
     for preset in ("tiny", "xs"):
         assert not divided(unet_shapes(unet(preset)), 8, data=1, fsdp=8).notes, preset
     small = unet_shapes(unet("ladder_12"))
     (note,) = divided(small, 8, data=1, fsdp=8).notes
-    assert "cuts 96.8% of the weights" in note and "--config.mesh.fsdp=4" in note
-    with pytest.raises(OmfaError, match="fsdp=32 cuts"):
+    assert "shards 96.8% of the weights" in note and "--config.mesh.fsdp=4" in note
+    with pytest.raises(OmfaError, match="fsdp=32 shards"):
         divided(small, 32, data=1, fsdp=32)
-    # what holds least of what cuts enough
+    # the fewest bytes among sizes that shard enough
     assert divided(small, 32, data=1, fsdp=-1).settings == MeshSettings(data=4, fsdp=8)
 
 
-def test_moments_and_average_lie_as_the_weights(sdxl):
+def test_moments_and_ema_are_sharded_as_the_weights(sdxl):
     optimizer = make_optimizer(make_optimizer_settings(), 10)
     state = abstract_state(lambda: jax.tree.map(lambda s: jnp.zeros(s.shape), sdxl), optimizer, 0.9)
     mesh = mesh_of(fsdp=10)
@@ -162,7 +163,7 @@ def test_moments_and_average_lie_as_the_weights(sdxl):
     assert local(state.opt_state, shardings.opt_state) == pytest.approx(2 * params, rel=1e-4)
 
 
-def test_a_stack_of_layers_is_never_cut_and_tensor_keeps_its_dimension():
+def test_the_layer_dimension_is_never_sharded_and_tensor_keeps_its_own():
     path = ("down_blocks.1", "attentions.0", "transformer_blocks", "attn2", "to_k", "kernel")
     spec, _ = partition_spec(UNET_RULES, path, (10, 2048, 1280), mesh_of(fsdp=5))
     assert tuple(spec) == (None, None, "fsdp")
@@ -176,8 +177,8 @@ def test_a_stack_of_layers_is_never_cut_and_tensor_keeps_its_dimension():
     ("name", "shape", "axis"),
     [("attn1/to_q", (12, 16), 1), ("conv1", (3, 3, 12, 16), 3), ("to_out.0", (16, 12), 0)],
 )
-def test_a_layer_gathers_along_whichever_dimension(name, shape, axis):
-    """The weight comes whole, and its gradient goes back summed, each device its part."""
+def test_a_layer_gathers_along_any_dimension(name, shape, axis):
+    """The weight is gathered in full; its gradient is summed and scattered back to the shards."""
     path = ("mid_block", *name.split("/"), "kernel")
     tree = value = jnp.arange(math.prod(shape), dtype=jnp.float32).reshape(shape)
     for part in reversed(path):
@@ -199,7 +200,7 @@ def test_a_layer_gathers_along_whichever_dimension(name, shape, axis):
     np.testing.assert_array_equal(made, 2 * value * scales.sum())
 
 
-def test_the_plan_shows_the_same_share_and_refuses_the_same(capsys, caplog):
+def test_the_plan_has_the_same_shares_and_errors(capsys, caplog):
     small = ("--config.model.unet=xs", "--config.train.remat=none", "--config.train.attention=xla")
 
     def job(*overrides):
@@ -212,33 +213,33 @@ def test_the_plan_shows_the_same_share_and_refuses_the_same(capsys, caplog):
     shapes = unet_shapes(job().unet)
     share = coverage(UNET_RULES, shapes, mesh_of(fsdp=4)).share("fsdp")
     assert made.cut == {"fsdp": share} and share > 0.99
-    # what it advises is what it would take
+    # its advice is the mesh that -1 would choose
     assert "--config.mesh.fsdp=4" in (advice(job("--config.train.batch_size=12"), twelve) or "")
     fixed = ("--config.mesh.data=1", "--config.mesh.fsdp=6", "--config.train.batch_size=6")
     flags = ["plan", "--config", BASE, "--topology", "h100-6", *small, *fixed]
     assert main(flags) == 2
     share = coverage(UNET_RULES, shapes, mesh_of(fsdp=6)).share("fsdp")
-    assert f"config.mesh.fsdp=6 cuts {share:.1%} of the weights" in capsys.readouterr().err
+    assert f"config.mesh.fsdp=6 shards {share:.1%} of the weights" in capsys.readouterr().err
     with caplog.at_level(logging.WARNING):
         assert main([*flags, "--config.mesh.allow_replicated=true"]) == 0
-    assert f"mesh fsdp 6; fsdp cuts {share:.1%} of the weights" in capsys.readouterr().out
-    assert "the nearest that divides them is --config.mesh.fsdp=2" in caplog.text
+    assert f"mesh fsdp 6; fsdp shards {share:.1%} of weights" in capsys.readouterr().out
+    assert "the nearest size that divides them is --config.mesh.fsdp=2" in caplog.text
 
 
-def test_a_studys_plan_names_the_size_that_is_not_cut(tmp_path, capsys):
+def test_a_studys_plan_names_the_size_that_does_not_shard(tmp_path, capsys):
     flags = ["--out", str(tmp_path), "--sizes", "ladder_12", "--samples", "6400"]
-    flags += ["--dataset-size", "64", "--topology", "v5e-32", "--config.mesh.fsdp=32"]
+    flags += ["--dataset-size", "64", "--topology", "v5litepod-32", "--config.mesh.fsdp=32"]
     config = ["--config", "configs/ladder.py", "--config.train.batch_size=32"]
     config += ["--config.mesh.data=1"]
     assert main(["scaling", "plan", *config, *flags]) == 2
-    assert "ladder_12: config.mesh.fsdp=32 cuts" in capsys.readouterr().err
+    assert "ladder_12: config.mesh.fsdp=32 shards" in capsys.readouterr().err
 
 
-def test_training_says_so_before_it_begins(monkeypatch, caplog):
+def test_training_fails_or_warns_before_it_starts(monkeypatch, caplog):
     config = config_lib.load_config(BASE, ["--config.mesh.data=1", "--config.mesh.fsdp=12"])
     bundle = load_initial_model(config_lib.weights_source(config), None, abstract=True)
     monkeypatch.setattr(jax, "device_count", lambda: 12)
-    with pytest.raises(OmfaError, match=r"fsdp=12 cuts 1.8% .*fsdp=4 --config.mesh.data=3"):
+    with pytest.raises(OmfaError, match=r"fsdp=12 shards 1.8% .*fsdp=4 --config.mesh.data=3"):
         meshes.make_network_mesh(config_lib.mesh_settings(config), bundle)
     config = config_lib.load_config(BASE, ["--config.mesh.data=1", "--config.mesh.fsdp=-1"])
     made = []
@@ -249,17 +250,17 @@ def test_training_says_so_before_it_begins(monkeypatch, caplog):
     assert "config.mesh.fsdp=-1 over 12 devices: fsdp=4 with data=3" in caplog.text
 
 
-def test_the_sharding_is_explained_whatever_it_is(capsys, caplog, tmp_path):
+def test_explain_sharding_works_for_rejected_meshes(capsys, caplog, tmp_path):
     flags = ["--workdir", str(tmp_path), "--explain-sharding", "--config.mesh.data=1"]
     with caplog.at_level(logging.WARNING):
         assert main(["train", "--config", BASE, *flags, "--config.mesh.fsdp=12"]) == 0
     last = capsys.readouterr().out.splitlines()[-1]
-    assert "on each of 12 devices; fsdp cuts 1.8% of it" in last
-    assert "the nearest that divides them is --config.mesh.fsdp=4" in caplog.text
+    assert "on each of 12 devices; fsdp shards 1.8%" in last
+    assert "the nearest size that divides them is --config.mesh.fsdp=4" in caplog.text
 
 
-def test_a_vae_that_every_device_holds_whole_takes_no_fsdp(tmp_path, capsys):
-    """Its fsdp devices would be data's, and tensor's would repeat each other's work."""
+def test_vae_training_rejects_fsdp_and_tensor(tmp_path, capsys):
+    """It is replicated: fsdp would be data under another name, tensor would repeat work."""
     flags = [
         *("train", "--config", "configs/tiny_vae.py", "--workdir", str(tmp_path)),
         *("--config.data.records=none", "--config.mesh.data=1"),
@@ -267,13 +268,12 @@ def test_a_vae_that_every_device_holds_whole_takes_no_fsdp(tmp_path, capsys):
     assert main([*flags, "--config.mesh.fsdp=8"]) == 2
     assert "--config.mesh.fsdp=1 --config.mesh.data=8" in capsys.readouterr().err
     assert main([*flags, "--config.mesh.tensor=8"]) == 2
-    assert "config.mesh.tensor=8 cuts 0.0% of the weights" in capsys.readouterr().err
+    assert "config.mesh.tensor=8 shards 0.0% of the weights" in capsys.readouterr().err
 
 
-def test_the_table_and_the_share_are_of_one_function(sdxl):
+def test_the_explained_table_ends_with_the_coverage(sdxl):
     for fsdp in (4, 12, 20):
         mesh = mesh_of(fsdp=fsdp)
         found = coverage(UNET_RULES, sdxl, mesh)
         last = explain(UNET_RULES, sdxl, mesh).splitlines()[-1]
         assert last.endswith(f"{found.text()}") and f"{found.local / 1e9:.3f} GB" in last
-        assert dataclasses.asdict(found)["total"] == found.total

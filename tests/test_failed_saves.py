@@ -19,7 +19,7 @@ def test_one_process_that_cannot_write_ends_all(tmp_path, victim):
     ended = processes.finish(processes.start(tmp_path, 40, 2, **settings), timeout=240)
     assert [status for status, _, _ in ended] == [2, 2], ended
     assert "could not save checkpoint 2" in ended[victim][2]
-    assert f"omfa: ended with process {victim} on " in ended[1 - victim][2]
+    assert f"omfa: exiting because of process {victim} on " in ended[1 - victim][2]
 
 
 def test_a_folder_that_takes_no_checkpoint_ends_the_run(tmp_path):

@@ -1,4 +1,4 @@
-"""FLOPs and parameters in closed form: against torch's counter, and the compiler's own count."""
+"""Closed-form FLOPs and parameters equal torch's counter and XLA's cost analysis."""
 
 import dataclasses
 import math
@@ -39,7 +39,7 @@ def test_shares_and_text_length():
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_every_presets_forward_and_step_are_the_compilers_count(name):
+def test_forward_and_step_of_every_preset_equal_the_compilers_count(name):
     config = UNETS[name]
     total = unet_components(config, 128, 240).total
     forward, step = unet_flops(config, 128, 240, 77)
@@ -52,7 +52,7 @@ def test_every_presets_forward_and_step_are_the_compilers_count(name):
 @pytest.mark.parametrize(
     ("name", "height", "width", "tokens"), [("tiny", 16, 32, 4), ("ladder_12", 15, 20, 77)]
 )
-def test_small_and_odd_canvases_are_the_compilers_count(name, height, width, tokens):
+def test_small_and_odd_canvases_equal_the_compilers_count(name, height, width, tokens):
     """There the border and what is no product weigh most."""
     total = unet_components(UNETS[name], height, width, text_tokens=tokens).total
     forward, step = unet_flops(UNETS[name], height, width, tokens)
@@ -61,7 +61,7 @@ def test_small_and_odd_canvases_are_the_compilers_count(name, height, width, tok
 
 
 @pytest.mark.parametrize("name", VAES)
-def test_the_vaes_halves_are_the_compilers_count(name):
+def test_vae_encoder_and_decoder_equal_the_compilers_count(name):
     parts = vae_components(VAES[name], 96, 64)
     for half, part in zip(("encoder", "decoder"), parts, strict=True):
         forward, step = vae_flops(VAES[name], 96, 64, half=half)
@@ -70,14 +70,14 @@ def test_the_vaes_halves_are_the_compilers_count(name):
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_parameters_are_those_of_the_shapes(name):
+def test_parameters_equal_the_shapes(name):
     shapes = jax.tree.leaves(unet_shapes(UNETS[name]))
     assert unet_components(UNETS[name], 8, 8).total.params == sum(
         math.prod(leaf.shape) for leaf in shapes
     )
 
 
-def test_a_vaes_parameters_and_what_its_training_costs():
+def test_vae_parameters_and_training_cost():
     params = jax.eval_shape(lambda: init_vae(VAES["tiny"], jax.random.key(0)))
     sizes = {
         half: sum(math.prod(leaf.shape) for name in names for leaf in jax.tree.leaves(params[name]))
@@ -95,7 +95,7 @@ def test_a_vaes_parameters_and_what_its_training_costs():
     assert half.row(2, None)["frozen_flops"] == 2 * 8 * 4 * encoder.total.forward
 
 
-def test_more_tokens_and_pixels_cost_where_they_should():
+def test_more_tokens_and_pixels_cost_in_the_right_layers():
     one, two = (unet_components(UNETS["s"], 32, 32, text_tokens=n) for n in (10, 20))
     assert two.cross_attention.forward > one.cross_attention.forward
     assert two.conv == one.conv and two.self_attention == one.self_attention
@@ -105,7 +105,7 @@ def test_more_tokens_and_pixels_cost_where_they_should():
     assert large.total.params == one.total.params
 
 
-def test_the_command_shows_one_network_by_component(capsys):
+def test_the_command_prints_one_network_by_kind_of_layer(capsys):
     flags = ["--config", "configs/tiny.py", "--preset", "ladder_16", "--text-tokens", "4"]
     assert main(["scaling", "flops", *flags]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -127,7 +127,7 @@ def test_the_command_shows_one_network_by_component(capsys):
         assert found == pytest.approx(decoder.total.step / 1e9, rel=1e-3)
 
 
-def test_the_command_shows_presets_a_line_each_and_refuses_nonsense(capsys):
+def test_the_command_prints_a_line_per_preset_and_rejects_bad_flags(capsys):
     assert main(["scaling", "flops", "--preset", "all"]) == 0
     rows = [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
     assert [row[0].rstrip(",") for row in rows] == list(UNETS)

@@ -1,4 +1,4 @@
-"""A GPU's memory: every command asks for what `omfa plan` counts on, unless the user decides."""
+"""GPU memory: every command sets the fraction that `omfa plan` assumes, unless the user did."""
 
 import json
 import logging
@@ -72,7 +72,7 @@ def asked_of_jax(**own):
     return json.loads(done.stdout)
 
 
-def test_every_command_asks_for_what_plans_count_on():
+def test_every_command_sets_the_fraction_that_plans_assume():
     asked = asked_of_jax()
     assert set(asked) == {*entry.COMMANDS, "convert_weights"}
     assert {name: options["memory_fraction"] for name, options in asked.items()} == dict.fromkeys(
@@ -81,7 +81,7 @@ def test_every_command_asks_for_what_plans_count_on():
 
 
 @pytest.mark.parametrize("name", [FRACTION, OLD_FRACTION])
-def test_a_users_own_part_stays(name):
+def test_the_users_own_fraction_is_kept(name):
     """JAX ends a process that has both names of it."""
     assert {o["memory_fraction"] for o in asked_of_jax(**{name: "0.5"}).values()} == {0.5}
 
@@ -100,7 +100,7 @@ def test_a_users_own_part_stays(name):
         ({flags.ALLOCATOR: "platform"}, USABLE),
     ],
 )
-def test_plans_count_on_what_the_environment_says(own, part, monkeypatch, caplog):
+def test_plans_use_the_fraction_of_the_environment(own, part, monkeypatch, caplog):
     monkeypatch.setattr("pathlib.Path.exists", lambda _: True)
     environment = dict(own)
     with caplog.at_level(logging.WARNING):
@@ -113,16 +113,16 @@ def test_plans_count_on_what_the_environment_says(own, part, monkeypatch, caplog
     said = bool(own) and own != {FRACTION: str(USABLE)}
     assert len(caplog.messages) == said
     if said:
-        assert f"stays as it is: programs get {part:.0%} of a GPU's memory" in caplog.text
+        assert f"is kept: programs get {part:.0%} of GPU memory" in caplog.text
 
 
 @pytest.mark.parametrize("value", ["much", "0", "-1", "nan"])
-def test_a_part_that_is_no_number_is_refused(value):
+def test_a_fraction_that_is_not_a_number_is_rejected(value):
     with pytest.raises(OmfaError, match="expected a number > 0"):
         usable_part("cuda", {FRACTION: value})
 
 
-def test_metrics_on_the_same_gpu_are_left_some():
+def test_memory_is_left_to_metrics_on_the_same_gpu():
     environment = {FRACTION: str(USABLE)}
     leave_memory("another library", environment)
     assert not environment
@@ -164,22 +164,22 @@ def planned(monkeypatch, tmp_path):
         del os.environ[name]
 
 
-def test_the_plans_budget_is_that_part(planned, monkeypatch, capsys, caplog):
+def test_the_plans_budget_is_the_usable_fraction(planned, monkeypatch, capsys, caplog):
     status, figures = planned("h100-8")
     part = figures["peak_bytes"] / pod("h100-8").chip.memory_bytes
     assert status == 0 and figures["usable"] == USABLE and part < USABLE
-    assert "(92% of the chip's)" in capsys.readouterr().out
+    assert "(92% of the device's)" in capsys.readouterr().out
     # a little less than the run needs
     monkeypatch.setenv(FRACTION, f"{0.999 * part:.9f}")
     monkeypatch.setattr(planning, "advice", lambda *_, **__: None)
     with caplog.at_level(logging.WARNING):
         status, figures = planned("h100-8")
     assert status == 2 and not figures["fits"]
-    assert "does not hold this run" in capsys.readouterr().err
-    assert f"{FRACTION}={0.999 * part:.9f} stays as it is" in caplog.text
+    assert "does not fit on h100-8" in capsys.readouterr().err
+    assert f"{FRACTION}={0.999 * part:.9f} from the environment is kept" in caplog.text
 
 
-def test_what_is_compiled_ahead_has_the_flags_of_training(planned, monkeypatch):
+def test_ahead_of_time_compilation_uses_the_flags_of_training(planned, monkeypatch):
     seen = []
 
     def compiler(machine):
@@ -189,7 +189,7 @@ def test_what_is_compiled_ahead_has_the_flags_of_training(planned, monkeypatch):
     monkeypatch.setattr(ahead, "devices_of", compiler)
     for topology, variable, wanted in (
         ("h100-8", "XLA_FLAGS", GPU_FLAGS),
-        ("v5e-8", "LIBTPU_INIT_ARGS", TPU_FLAGS),
+        ("v5litepod-8", "LIBTPU_INIT_ARGS", TPU_FLAGS),
     ):
         assert planned(topology, "--compile", "--config.train.attention=auto")[0] == 2
         assert all(f"{flag}={value}" in seen[-1][variable] for flag, value in wanted.items())

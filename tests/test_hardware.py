@@ -1,4 +1,4 @@
-"""Chips are found by the names that JAX gives them."""
+"""Chips are found by their JAX device_kind."""
 
 import pytest
 
@@ -14,11 +14,46 @@ from omfa_jax.parallel.hardware import CHIPS, chip_of
         ("TPU v5p", "v5p"),
         ("TPU v5", "v5p"),
         ("TPU v6 lite", "v6e"),
+        ("TPU7x", "tpu7x"),
+        ("NVIDIA H200", "h200"),
+        ("NVIDIA H20", "h20"),
+        ("NVIDIA B200", "b200"),
+        ("NVIDIA GB200", "gb200"),
+        ("NVIDIA B300 SXM6 AC", "b300"),
+        ("AMD Instinct MI300X", "mi300x"),
+        ("NVIDIA L40S", "l40s"),
+        ("NVIDIA GeForce RTX 4090", "rtx4090"),
+        ("NVIDIA GeForce RTX 5090", "rtx5090"),
     ],
 )
 def test_names(kind, name):
     assert chip_of(kind) is CHIPS[name]
 
 
-def test_others_are_unknown():
-    assert chip_of("cpu") is None and chip_of("NVIDIA L4") is None
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "cpu",
+        "NVIDIA L4",
+        # the same name, other rates
+        "NVIDIA H100 PCIe",
+        "NVIDIA H100 NVL",
+        "NVIDIA H100 80GB HBM3 MIG 1g.10gb",
+        "NVIDIA GeForce RTX 4090 D",
+        "NVIDIA GeForce RTX 4090 Laptop GPU",
+    ],
+)
+def test_others_are_unknown(kind):
+    assert chip_of(kind) is None
+
+
+def test_rates_are_dense_and_per_direction():
+    """A sparse or bidirectional figure copied from a data sheet would be off by two."""
+    h100 = CHIPS["h100"]
+    for name, chip in CHIPS.items():
+        # every one needs 30 to 600 operations per byte of its memory
+        assert 30 < chip.bf16_flops / chip.memory_rate < 600, name
+        assert chip.near_rate > chip.far_rate, name
+    ratio = {name: CHIPS[name].bf16_flops / h100.bf16_flops for name in ("b200", "mi300x", "h20")}
+    assert ratio == pytest.approx({"b200": 2.275, "mi300x": 1.322, "h20": 0.15}, rel=0.01)
+    assert CHIPS["b200"].near_rate == 2 * h100.near_rate

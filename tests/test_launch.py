@@ -1,4 +1,4 @@
-"""The launch files: scripts that shellcheck accepts, JobSets that Kubernetes would."""
+"""Launch files: scripts pass shellcheck, JobSets validate against the schemas, restarts work."""
 
 import json
 import os
@@ -27,19 +27,19 @@ KUBERNETES = "1.30"
 
 
 @pytest.mark.skipif(shutil.which("shellcheck") is None, reason="apt-get install shellcheck")
-def test_shellcheck_has_nothing_to_say():
+def test_scripts_pass_shellcheck():
     done = subprocess.run(["shellcheck", *SCRIPTS], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda p: p.name)
-def test_scripts_may_be_run(script):
+def test_scripts_are_executable(script):
     assert os.access(script, os.X_OK)
     assert subprocess.run(["bash", "-n", script]).returncode == 0
 
 
 @pytest.mark.parametrize("path", JOBSETS, ids=lambda p: p.name)
-def test_jobsets_fit_the_schemas(path):
+def test_jobsets_validate_against_the_schemas(path):
     jobset = yaml.safe_load(path.read_text())
     assert (jobset["apiVersion"], jobset["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
     jsonschema.validate(jobset["spec"], strict(SCHEMA))
@@ -52,7 +52,7 @@ def test_jobsets_fit_the_schemas(path):
 
 
 def strict(schema):
-    """Return the schema with every object closed: the API server drops what it does not know."""
+    """Return the schema with unknown keys forbidden; the API server would drop them silently."""
     if isinstance(schema, dict):
         closed = {name: strict(part) for name, part in schema.items()}
         if "properties" in schema and "additionalProperties" not in schema:
@@ -62,7 +62,7 @@ def strict(schema):
 
 
 @pytest.mark.parametrize("path", JOBSETS, ids=lambda p: p.name)
-def test_jobsets_train_a_config_that_is_there(path):
+def test_jobsets_train_an_existing_config(path):
     spec = yaml.safe_load(path.read_text())["spec"]["replicatedJobs"][0]["template"]["spec"]
     command = spec["template"]["spec"]["containers"][0]["command"]
     assert command[:2] == ["omfa", "train"]
@@ -80,7 +80,7 @@ def test_jobsets_train_a_config_that_is_there(path):
         *((75, 0, 1), (75, 20, 0), (134, 3, 1)),
     ],
 )
-def test_slurm_queues_again_what_a_restart_can_mend(tmp_path, status, restarts, queued):
+def test_slurm_requeues_what_a_restart_can_fix(tmp_path, status, restarts, queued):
     """Two words of Slurm's are played here; test_slurm.py has the real ones."""
     played = {"srun": f"exit {status}", "scontrol": f'echo "$@" >> "{tmp_path}/asked"'}
     for name, line in played.items():
@@ -101,7 +101,7 @@ def test_slurm_queues_again_what_a_restart_can_mend(tmp_path, status, restarts, 
     ("statuses", "runs"),
     [((0,), 1), ((2,), 1), ((143,), 1), ((75, 137, 0), 3), ((1, 2), 2), ((75, 75, 75, 0), 3)],
 )
-def test_a_command_is_run_again_while_that_may_help(tmp_path, statuses, runs):
+def test_a_command_restarts_after_failures_that_a_restart_can_fix(tmp_path, statuses, runs):
     for index, status in enumerate(statuses):
         (tmp_path / str(index)).write_text(str(status))
     count = f'n=$(ls "{tmp_path}" | grep -c ran); touch "{tmp_path}/ran$n"'
@@ -112,7 +112,7 @@ def test_a_command_is_run_again_while_that_may_help(tmp_path, statuses, runs):
     assert done.returncode == statuses[runs - 1]
 
 
-def test_a_signal_reaches_the_command_that_would_be_run_again(tmp_path):
+def test_a_signal_is_forwarded_and_prevents_a_restart(tmp_path):
     command = [
         "sh",
         "-c",
@@ -126,7 +126,7 @@ def test_a_signal_reaches_the_command_that_would_be_run_again(tmp_path):
     assert running.wait(timeout=60) == 143
 
 
-def test_a_signal_between_two_attempts_ends_them(tmp_path):
+def test_a_signal_between_attempts_prevents_the_next(tmp_path):
     command = ["sh", "-c", f"touch {tmp_path}/ran$$; exit 75"]
     environment = {**os.environ, "OMFA_RESTART_WAIT_S": "300"}
     started = [LAUNCH / "restarting.sh", *command]
@@ -138,14 +138,14 @@ def test_a_signal_between_two_attempts_ends_them(tmp_path):
 
 
 @pytest.mark.parametrize("path", JOBSETS, ids=lambda p: p.name)
-def test_jobsets_give_up_on_the_status_that_says_so_alone(path):
+def test_jobsets_stop_on_the_no_restart_status_only(path):
     spec = yaml.safe_load(path.read_text())["spec"]
     (rule,) = spec["replicatedJobs"][0]["template"]["spec"]["podFailurePolicy"]["rules"]
     assert (rule["action"], rule["onExitCodes"]["values"]) == ("FailJob", [NO_RESTART])
     assert {row.status for row in ROWS} == {UNFORESEEN, NO_RESTART, RESTART}
 
 
-def test_local_processes_train_as_one(tmp_path):
+def test_local_processes_train_one_model(tmp_path):
     (tmp_path / "task.py").write_text(processes.TRAINING)
     omfa = tmp_path / "omfa"
     omfa.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{tmp_path}/task.py" "$5" 3\n')
@@ -164,7 +164,7 @@ def test_local_processes_train_as_one(tmp_path):
     assert newest_whole_step(tmp_path / "run" / "checkpoints") == 3
 
 
-def test_flags_are_added_beside_what_the_user_says(monkeypatch):
+def test_flags_are_added_to_the_users_own(monkeypatch):
     monkeypatch.setattr("pathlib.Path.exists", lambda _: True)
     flag = next(iter(GPU_FLAGS))
     environment = {"XLA_FLAGS": f"--xla_mine=1 {flag}=false"}
@@ -174,7 +174,7 @@ def test_flags_are_added_beside_what_the_user_says(monkeypatch):
     assert environment["LIBTPU_INIT_ARGS"].count("--xla") == len(TPU_FLAGS)
 
 
-def test_xla_knows_the_gpu_flags():
+def test_xla_accepts_the_gpu_flags():
     """It ends a process that gives it one that it does not know."""
     flags = " ".join(f"{flag}={value}" for flag, value in GPU_FLAGS.items())
     for extra, status in (("", 0), (" --xla_gpu_no_such_flag=1", 1)):

@@ -1,4 +1,4 @@
-"""`omfa plan`: both levels agree, machines are known by name, what does not fit is helped."""
+"""`omfa plan`: formulas agree with the compiler, topologies parse, advice makes runs fit."""
 
 import dataclasses
 import json
@@ -11,7 +11,8 @@ from omfa_jax.cli import config as config_lib
 from omfa_jax.cli.main import main
 from omfa_jax.cli.plan import job_of
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.parallel.hardware import CHIPS, GPU_TARGETS
+from omfa_jax.parallel.gpu_targets import GPU_TARGETS
+from omfa_jax.parallel.hardware import CHIPS
 from omfa_jax.parallel.mesh import AXES
 from omfa_jax.parallel.pods import Pod, pod
 from omfa_jax.scaling.ahead import compile_for
@@ -33,12 +34,12 @@ SMALL = (
     "--config.train.batch_size=16",
 )
 # eight chips of one host; XLA's CPU compiler stands in for the chip's own
-EIGHT = Pod("v5e-8", "v5e", 8, 8, (2, 4))
+EIGHT = Pod("v5litepod-8", "v5e", 8, 8, (2, 4))
 
 
 @pytest.fixture(autouse=True)
 def _environment():
-    """`omfa plan` tells the compilers about the machine by the environment of its process."""
+    """`omfa plan` sets environment variables for the compilers of other devices."""
     before = dict(os.environ)
     yield
     for name in os.environ.keys() - before.keys():
@@ -105,28 +106,29 @@ def test_remat_trades_memory_for_flops():
     assert plans[0].executed_flops < plans[1].executed_flops < plans[2].executed_flops
 
 
-def test_less_recomputing_is_named_where_it_fits(capsys):
+def test_lighter_remat_is_suggested_if_it_fits(capsys):
     flags = ["--topology", "a800-4", "--config.mesh.fsdp=4"]
     assert main(["plan", "--config", BASE, *flags]) == 0
-    assert "config.train.remat=none fits too: 40.1 GiB a chip" in capsys.readouterr().out
+    assert "config.train.remat=none also fits: 40.1 GiB per device" in capsys.readouterr().out
     full, half = (
         lighter(job("--config.mesh.fsdp=4"), pod("a800-4"), efficiency=share)
         for share in (1.0, 0.5)
     )
     assert half and full and half.compute_seconds == pytest.approx(2 * full.compute_seconds)
     assert (
-        lighter(job("--config.mesh.fsdp=16", "--config.train.batch_size=16"), pod("v5e-16")) is None
+        lighter(job("--config.mesh.fsdp=16", "--config.train.batch_size=16"), pod("v5litepod-16"))
+        is None
     )
 
 
-def test_what_does_not_fit_is_told_what_would(capsys):
-    arguments = ["plan", "--config", BASE, "--topology", "v5e-8", "--config.mesh.data=8"]
+def test_a_run_that_does_not_fit_gets_overrides_that_do(capsys):
+    arguments = ["plan", "--config", BASE, "--topology", "v5litepod-8", "--config.mesh.data=8"]
     assert main(arguments) == 2
     printed = capsys.readouterr()
     assert "DOES NOT FIT" in printed.out
-    assert "v5e-8 does not hold this run" in printed.err and "--config.mesh.fsdp=8" in printed.err
-    tried = (advice(job("--config.mesh.data=8"), pod("v5e-8")) or "").split()
-    assert plan(job("--config.mesh.data=8", *tried), pod("v5e-8")).fits
+    assert "does not fit on v5litepod-8" in printed.err and "--config.mesh.fsdp=8" in printed.err
+    tried = (advice(job("--config.mesh.data=8"), pod("v5litepod-8")) or "").split()
+    assert plan(job("--config.mesh.data=8", *tried), pod("v5litepod-8")).fits
 
 
 def test_the_figures_are_written(tmp_path, capsys):
@@ -134,35 +136,75 @@ def test_the_figures_are_written(tmp_path, capsys):
     flags = ["--topology", "h100-8", "--json", str(out), *SMALL[:-3]]
     assert main(["plan", "--config", BASE, *flags]) == 0
     written = json.loads(out.read_text())["plan"]
-    assert written["fits"] and written["pod"]["chips"] == 8
+    assert written["fits"] and written["topology"]["devices"] == 8
     assert f"{written['params']:,} parameters" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
-    ("name", "chips", "group", "slices", "platform"),
+    ("name", "chips", "devices", "group", "slices", "platform"),
     [
-        ("a800-4", 4, 4, 1, "cuda"),
-        ("h200-256", 256, 8, 1, "cuda"),
-        ("v4-16", 16, 16, 1, "tpu"),
-        ("v5e-256x2", 512, 256, 2, "tpu"),
+        ("a800-4", 4, 4, 4, 1, "cuda"),
+        ("h200-256", 256, 256, 8, 1, "cuda"),
+        ("mi300x-16", 16, 16, 8, 1, "rocm"),
+        ("gb200-8", 8, 8, 8, 1, "cuda"),
+        ("gb200-144", 144, 144, 72, 1, "cuda"),
+        ("gb200-128", 128, 128, 64, 1, "cuda"),
+        ("v4-32", 16, 16, 16, 1, "tpu"),
+        ("v5p-128", 64, 64, 64, 1, "tpu"),
+        ("v5litepod-256x2", 512, 512, 256, 2, "tpu"),
+        ("v5e-256x2", 512, 512, 256, 2, "tpu"),
+        ("v6e-256", 256, 256, 256, 1, "tpu"),
+        ("tpu7x-128", 64, 128, 128, 1, "tpu"),
+        ("tpu7x-16x2", 16, 32, 16, 2, "tpu"),
     ],
 )
-def test_machines_by_name(name, chips, group, slices, platform):
+def test_topologies_by_name(name, chips, devices, group, slices, platform):
     found = pod(name)
-    assert (found.chips, found.group, found.slices) == (chips, group, slices)
+    assert (found.chips, found.devices, found.group, found.slices) == (
+        chips,
+        devices,
+        group,
+        slices,
+    )
     assert found.platform == platform
+    # MaxText's v5e-N is accepted, gcloud's spelling is used
+    assert found.name == name.replace("v5e", "v5litepod")
+    assert found.accelerator_type == found.name.removesuffix("x2")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("h200-16", "16 GPUs in 2 nodes of 8"),
+        ("gb200-72", "72 GPUs in 1 NVLink domain of 72"),
+        ("v4-32", "16 chips (2x2x4), 32 TensorCores"),
+        ("v6e-256x2", "2 slices of 256 chips (16x16): 512 chips"),
+        ("tpu7x-128", "64 chips (4x4x4), 128 TensorCores and 128 JAX devices"),
+    ],
+)
+def test_a_topology_says_how_many_chips_it_has(name, text):
+    assert pod(name).describe() == text
 
 
 @pytest.mark.parametrize(
     ("name", "word"),
-    [("v5litepod-16", "unknown machine"), ("v5e-17", "4, 8, 16, 32"), ("h100-12", "nodes of 8")],
+    [
+        ("v7p-16", "unknown topology"),
+        ("v4", "unknown topology"),
+        ("v5e-17", "v5litepod-N counts chips; expected one of 4, 8, 16, 32"),
+        ("v4-4", "v4-N counts TensorCores, two per chip; expected one of 8, 16, 32"),
+        ("h100-12", "nodes of 8 GPUs, .* h100-4, h100-8, h100-16"),
+        ("gb200-74", "nodes of 72 GPUs, .* gb200-4, gb200-64, gb200-72, gb200-144"),
+        ("h100-8x2", "nodes of 8"),
+        ("v6e-16x0", "v6e-N counts chips"),
+    ],
 )
-def test_other_machines_are_refused(name, word):
+def test_other_topologies_are_refused(name, word):
     with pytest.raises(OmfaError, match=word):
         pod(name)
 
 
-def test_sharding_is_explained_for_a_mesh_that_is_not_here(capsys, tmp_path):
+def test_sharding_is_explained_for_devices_that_are_not_attached(capsys, tmp_path):
     flags = ["--workdir", str(tmp_path), "--explain-sharding", "--config.mesh.fsdp=16"]
     assert main(["train", "--config", BASE, *flags, "--config.mesh.data=1"]) == 0
     assert "on each of 16 devices" in capsys.readouterr().out
@@ -170,13 +212,13 @@ def test_sharding_is_explained_for_a_mesh_that_is_not_here(capsys, tmp_path):
 
 def test_two_slices_need_the_slice_axis():
     with pytest.raises(OmfaError, match="does not cover the 32 devices"):
-        plan(job("--config.mesh.data=16", "--config.train.batch_size=32"), pod("v5e-16x2"))
+        plan(job("--config.mesh.data=16", "--config.train.batch_size=32"), pod("v5litepod-16x2"))
     overrides = ("--config.mesh.slice=2", "--config.mesh.fsdp=16", "--config.train.batch_size=32")
-    made = plan(job(*overrides), pod("v5e-16x2"))
+    made = plan(job(*overrides), pod("v5litepod-16x2"))
     assert "all-reduce of gradients over slice, far" in made.traffic
 
 
-def test_every_gpu_has_a_target_and_every_pod_a_chip():
+def test_every_nvidia_gpu_has_a_compiler_target():
     assert set(GPU_TARGETS) == {
         name for name, chip in CHIPS.items() if "NVIDIA" in chip.device_kind
     }
@@ -185,7 +227,7 @@ def test_every_gpu_has_a_target_and_every_pod_a_chip():
         assert target.text().count("{") == target.text().count("}")
 
 
-def test_a_whole_layer_is_a_transformer_blocks():
+def test_the_largest_layer_is_a_transformer_block():
     # SDXL's largest: 1280 wide, its two attentions (text of 2048) and feed-forward
     block = 4 * 1280**2 + 2 * 1280**2 + 2 * 2048 * 1280 + 12 * 1280**2
     assert largest_layer(unet_shapes(job().unet)) == pytest.approx(block, rel=0.01)
@@ -216,7 +258,7 @@ ENTRY %main (a: f32[8]) -> f32[8] {
 """
 
 
-def test_loops_count_as_often_as_they_run():
+def test_loop_bodies_count_once_per_iteration():
     found = collectives(LOOP)
     assert (found["all-gather"].runs, found["all-gather"].received_bytes) == (10, 10 * 128 * 3 // 4)
     # the second is a TPU's fusion
@@ -224,8 +266,8 @@ def test_loops_count_as_often_as_they_run():
     assert found["all-reduce"].received_bytes == 2 * 32 * 7 // 8
 
 
-def test_the_mesh_of_a_config_is_the_plans():
+def test_the_plan_has_the_mesh_of_the_config():
     made = plan(job("--config.mesh.fsdp=4"), pod("a800-4"))
     assert tuple(made.mesh) == AXES and made.mesh["fsdp"] == 4
-    assert dataclasses.asdict(made)["pod"]["name"] == "a800-4"
+    assert dataclasses.asdict(made)["topology"]["name"] == "a800-4"
     assert config_lib.mesh_settings(config_lib.load_config(BASE)).slice == 1

@@ -119,8 +119,8 @@ def test_those_that_came_name_the_one_that_is_missing(tmp_path):
     ended = processes.finish(running)[:2]
     assert all(status != 0 for status, _, _ in ended)
     said = "\n".join(err for _, _, err in ended)
-    assert "not every process of this job came within 8 s" in said
-    assert "process 2 of 3 missing; here: 0 on " in said
+    assert "timed out after 8 s waiting for other processes of this job" in said
+    assert "process 2 of 3 missing; connected: 0 on " in said
 
 
 def test_the_scheduler_says_where_the_missing_one_should_be(monkeypatch):

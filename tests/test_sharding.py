@@ -1,4 +1,4 @@
-"""What the compiled step does on eight devices: bytes on each, gathers, reduce-scatters."""
+"""The compiled step on eight devices: bytes per device, all-gathers, reduce-scatters."""
 
 import collections
 import math
@@ -30,7 +30,7 @@ COLLECTIVE = re.compile(
 
 @pytest.fixture(scope="module")
 def step():
-    """A small UNet's step for fsdp = 8, as XLA compiled it."""
+    """The compiled step of a small UNet with fsdp=8."""
     mesh = make_mesh(MeshSettings(data=1, fsdp=8))
     ahead = step_ahead(
         SETTINGS, UNET, make_train_settings(1, 8, remat="block", ema_decay=0.9), mesh
@@ -40,7 +40,7 @@ def step():
 
 
 def collectives(text):
-    """Return {kind: [elements of each result]}, a scan's body counted once."""
+    """Return {kind: [elements of each result]}; a scan's body counts once."""
     found = collections.defaultdict(list)
     for match in COLLECTIVE.finditer(text):
         shapes = re.findall(r"\w\[([\d,]*)\]", match[1])
@@ -49,7 +49,7 @@ def collectives(text):
 
 
 def sharded_sizes(mesh):
-    """Return the elements of each weight that fsdp cuts, a layer at a time."""
+    """Return the elements of one layer of each weight that fsdp shards."""
     shapes = unet_shapes(UNET)
     cut = dict(walk(param_shardings(UNET_RULES, shapes, mesh)))
     return {
@@ -64,7 +64,7 @@ def test_every_layer_gathers_its_weights_and_scatters_its_gradients(step):
     weights = collections.Counter(sharded_sizes(make_mesh(MeshSettings(1, 8))).values())
     scattered = collections.Counter(8 * size for size in found["reduce-scatter"])
     assert scattered == weights
-    # forward, and again where the backward pass computes again; nothing else is gathered
+    # once in the forward pass and once in the backward pass's recomputation; nothing else
     gathered = collections.Counter(found["all-gather"])
     assert gathered.keys() == weights.keys()
     assert all(weights[size] <= times <= 2 * weights[size] for size, times in gathered.items())
@@ -72,25 +72,25 @@ def test_every_layer_gathers_its_weights_and_scatters_its_gradients(step):
 
 
 @pytest.mark.parametrize("remat", ["none", "block"])
-def test_weights_are_fetched_again_for_the_gradient_not_kept(remat):
-    """Seen before optimisation: XLA's CPU compiler merges what a GPU's and TPU's leave apart."""
+def test_weights_are_gathered_again_for_the_gradient_not_kept(remat):
+    """Checked before optimisation: XLA merges gathers on CPUs that it keeps apart elsewhere."""
     mesh = make_mesh(MeshSettings(data=1, fsdp=8))
     train = make_train_settings(1, 8, remat=remat, ema_decay=0.9)
     text = step_ahead(SETTINGS, UNET, train, mesh).lower().as_text()
     weights = len(sharded_sizes(mesh))
     assert text.count("stablehlo.reduce_scatter") == weights
-    # not quite twice: nothing wants the gradient of the network's own inputs
+    # not quite twice: the gradient of the network's inputs is not needed
     assert 1.8 * weights < text.count("stablehlo.all_gather") <= 2 * weights
 
 
-def test_no_gather_holds_the_whole_model(step):
+def test_no_gather_has_the_full_model(step):
     ahead, _, found = step
     total = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(ahead.state.params))
     assert max(found["all-gather"]) < 0.1 * total
 
 
 def test_traffic_is_three_times_the_parameters(step):
-    """Two gathers and a reduce-scatter of each weight; the rest is small."""
+    """Two all-gathers and one reduce-scatter of each weight; the rest is small."""
     ahead, _, found = step
     total = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(ahead.state.params))
     sizes = sharded_sizes(make_mesh(MeshSettings(1, 8)))
@@ -101,7 +101,7 @@ def test_traffic_is_three_times_the_parameters(step):
     assert 1.9 * total < moved <= 1.15 * 3 * total
 
 
-def test_each_device_holds_an_eighth(step):
+def test_each_device_has_an_eighth_of_the_state(step):
     ahead, compiled, _ = step
     leaves = jax.tree.leaves(ahead.state)
     total = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)

@@ -115,7 +115,7 @@ def test_a_fault_on_one_task_is_queued_again_if_that_may_help(
     assert cluster.field(job, "ExitCode") == f"{status}:0"
     assert int(cluster.field(job, "Restarts")) == restarts
     log = (tmp_path / "job.log").read_text()
-    assert log.count("omfa: ended with process 1 on ") == restarts + 1
+    assert log.count("omfa: exiting because of process 1 on ") == restarts + 1
 
 
 def test_a_killed_task_ends_the_job_and_it_goes_on_from_the_last_save(cluster, submitted, tmp_path):

@@ -1,4 +1,4 @@
-"""What real TPU slices make of a batch: which host feeds which examples, and where these lie."""
+"""Batches on real TPU slices: which host feeds which examples, and where they are in the arrays."""
 
 import importlib.util
 import math
@@ -13,12 +13,13 @@ from tpu_layouts import described
 from omfa_jax.evals.heldout import ROWS, examples_in_order
 from omfa_jax.parallel.feed import ROW, shards_of_processes
 from omfa_jax.parallel.mesh import MeshSettings, batch_parts, batch_sharding, make_mesh
-from omfa_jax.parallel.pods import SLICES, pod
+from omfa_jax.parallel.pods import TPU_TYPES, pod
+from omfa_jax.scaling.launchers import xpk_flags
 
 PODS = [
-    f"{chip}-{math.prod(shape)}{slices}"
-    for chip, shapes in SLICES.items()
-    for shape in shapes
+    f"{prefix}-{tpu.count(shape)}{slices}"
+    for prefix, tpu in TPU_TYPES.items()
+    for shape in tpu.slices
     for slices in ("", "x2")
     if math.prod(shape) <= 512
 ]
@@ -26,11 +27,11 @@ MESHES = [{}, {"fsdp": 4}, {"data": 1, "fsdp": -1}, {"tensor": 2}, {"tensor": 4}
 
 
 def mesh_of(name, **axes):
-    machine = pod(name)
-    return make_mesh(MeshSettings(slice=machine.slices, **axes), described(machine))
+    topology = pod(name)
+    return make_mesh(MeshSettings(slice=topology.slices, **axes), described(topology))
 
 
-def lying(mesh, rows=1):
+def example_order(mesh, rows=1):
     """Return which example of a global batch each row of the global arrays holds.
 
     JAX deals what a process feeds to its devices in the order of their rows; `rows` are a device's.
@@ -53,38 +54,58 @@ def test_the_hosts_of_a_slice_feed_the_global_batch(name):
         if axes.get("tensor", axes.get("fsdp", 1)) > pod(name).group:
             continue
         mesh = mesh_of(name, **axes)
-        np.testing.assert_array_equal(np.sort(lying(mesh, 2)), np.arange(2 * batch_parts(mesh)))
+        np.testing.assert_array_equal(
+            np.sort(example_order(mesh, 2)), np.arange(2 * batch_parts(mesh))
+        )
         # a part is fed by as many hosts as tensor parallelism spans
         shards = list(shards_of_processes(mesh).values())
         assert len({shards.count(shard) for shard in shards}) == 1
 
 
-@pytest.mark.parametrize(("name", "count", "copies"), [("v5e-256", 64, 32), ("v5e-64", 100, 12)])
+@pytest.mark.parametrize(
+    ("name", "count", "copies"), [("v5litepod-256", 64, 32), ("v6e-64", 100, 12)]
+)
 def test_the_held_out_examples_of_a_slice_are_found(name, count, copies):
-    held = lying(mesh_of(name), ROWS)
+    held = example_order(mesh_of(name), ROWS)
     valid = held < count
     # what fills up the batch would be taken for examples, were the first rows taken
     assert (~valid[:count]).sum() == copies
     np.testing.assert_array_equal(held[examples_in_order(held, valid)], np.arange(count))
 
 
-def test_a_hosts_rows_lie_apart():
-    held = lying(mesh_of("v5e-256"))
+def test_a_hosts_rows_are_not_adjacent():
+    held = example_order(mesh_of("v5litepod-256"))
     assert held[[0, 1, 16, 17]].tolist() == [0, 1, 2, 3]
     assert (held != np.arange(256)).sum() == 224
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_a_step_on_a_v4_8_is_one_hosts(tmp_path, accumulate):
-    """Eight devices hold the batch as that slice's two hosts lay it on its chips."""
+def test_a_step_on_a_v4_16_equals_one_hosts(tmp_path, accumulate):
+    """Eight devices hold the batch as that slice's two hosts put it on its eight chips."""
     run = make_run(tmp_path, 1, (4, 1, 1))
-    held = lying(mesh_of("v4-8", tensor=2), BATCH // 4)
+    held = example_order(mesh_of("v4-16", tensor=2), BATCH // 4)
     assert held.tolist() == [0, 1, 4, 5, 2, 3, 6, 7]
     batch = next(Part(run.mesh))
-    laid = {name: value[held] for name, value in batch.items()} | {ROW: held.astype(np.int32)}
-    laid = jax.device_put(laid, batch_sharding(run.mesh))
-    there = noise_seen(run, accumulate, laid)
-    np.testing.assert_array_equal(there, noise_seen(run, accumulate))
+    placed = {name: value[held] for name, value in batch.items()} | {ROW: held.astype(np.int32)}
+    placed = jax.device_put(placed, batch_sharding(run.mesh))
+    seen = noise_seen(run, accumulate, placed)
+    np.testing.assert_array_equal(seen, noise_seen(run, accumulate))
+
+
+@pytest.mark.parametrize(
+    ("name", "flags"),
+    [
+        ("v4-32x2", "--tpu-type v4-32 --num-slices 2"),
+        ("v5e-256", "--tpu-type v5litepod-256 --num-slices 1"),
+        ("tpu7x-128", "--tpu-type tpu7x-128 --num-slices 1"),
+        ("h100-16", "--device-type h100-80gb-8 --num-nodes 2"),
+        ("gb200-72", "--device-type gb200-4 --num-nodes 18"),
+        ("h100-4", ""),
+        ("rtx4090-8", ""),
+    ],
+)
+def test_xpk_takes_the_same_names(name, flags):
+    assert xpk_flags(pod(name)) == flags
 
 
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")

@@ -1,7 +1,7 @@
 """TPU slices as libtpu describes them: which host has which chips of the torus.
 
-libtpu is half a gigabyte, so the tests do without it; where it is installed, test_topologies holds
-these descriptions against its own.
+libtpu is half a gigabyte, so the tests do without it; if it is installed, test_topologies compares
+these descriptions with its own.
 """
 
 import itertools
@@ -15,7 +15,7 @@ HOST_SIDE = 2
 
 @dataclass(frozen=True)
 class Described:
-    """What JAX's mesh builders ask of a TPU device."""
+    """The attributes of a TPU device that JAX's mesh builders read."""
 
     id: int
     process_index: int
@@ -26,22 +26,26 @@ class Described:
     core_on_chip: int = 0
 
 
-def described(pod: Pod) -> list[Described]:
-    """Return a TPU pod's devices."""
-    x, y, z = (*pod.torus, 1)[:3]
+def described(topology: Pod) -> list[Described]:
+    """Return a TPU topology's devices; a TPU7x chip is two of them."""
+    x, y, z = (*topology.torus, 1)[:3]
+    cores = topology.chip.devices_per_chip
     # a slice's hosts, along x, then y, then z
     across, up = x // HOST_SIDE, y // HOST_SIDE
     found = []
-    for number in range(pod.slices):
-        for cz, cy, cx in itertools.product(range(z), range(y), range(x)):
+    for number in range(topology.slices):
+        for cz, cy, cx, core in itertools.product(range(z), range(y), range(x), range(cores)):
             host = (cz * up + cy // HOST_SIDE) * across + cx // HOST_SIDE
             found.append(
                 Described(
-                    id=(cz * y + cy) * x + cx + 100_000 * (number + 1) * (pod.slices > 1),
+                    id=((cz * y + cy) * x + cx) * cores
+                    + core
+                    + 100_000 * (number + 1) * (topology.slices > 1),
                     process_index=number * across * up * z + host,
                     coords=(cx, cy, cz),
                     slice_index=number,
-                    device_kind=pod.chip.device_kind,
+                    device_kind=topology.chip.device_kind,
+                    core_on_chip=core,
                 )
             )
     return found

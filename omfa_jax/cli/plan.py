@@ -1,4 +1,4 @@
-"""`omfa plan`: what a run will need on a machine that is not here, before it is paid for."""
+"""`omfa plan`: memory, traffic and step time of a run on any topology, before renting it."""
 
 import argparse
 import dataclasses
@@ -21,36 +21,44 @@ log = logging.getLogger(__name__)
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `omfa plan`."""
     parser.add_argument(
-        "--config", required=True, type=path_text, metavar="FILE", help="a file of configs/"
+        "--config",
+        required=True,
+        type=path_text,
+        metavar="FILE",
+        help="config file, as of configs/",
     )
     parser.add_argument(
         "--topology",
         required=True,
         metavar="NAME",
-        help="chip-count: a800-4, h100-8, h200-256, v4-16, v5e-256, v5e-256x2 (two slices)",
+        help="accelerators: GPUs as chip-count (h100-8, gb200-72), TPUs by Google's accelerator"
+        " type (v5litepod-256; v4-32 is 16 chips), xN for N slices (v6e-256x2)",
     )
     level = parser.add_mutually_exclusive_group()
-    level.add_argument("--fast", action="store_true", help="shapes and formulas (the default)")
+    level.add_argument("--fast", action="store_true", help="use shapes and formulas only (default)")
     level.add_argument(
         "--compile",
         action="store_true",
-        help="also compile the step by the machine's own compiler: minutes, gigabytes",
+        help="also compile the step with the topology's own compiler (minutes, several GB)",
     )
     parser.add_argument(
         "--efficiency",
         type=EFFICIENCY,
         default=0.5,
         metavar="X",
-        help="of the chip's peak that computing reaches (0.5)",
+        help="fraction of peak FLOP/s that computing reaches, 0..1 (default: %(default)s)",
     )
-    parser.add_argument("--json", type=to_path, metavar="FILE", help="write the figures here too")
+    parser.add_argument(
+        "--json", type=to_path, metavar="FILE", help="also write the figures to FILE"
+    )
 
 
 def run(options: argparse.Namespace) -> None:
     """Print the plan; a run that does not fit is an OmfaError that says what to change."""
     if "jax" not in sys.modules:
-        # nothing is run: the compilers for other devices are loaded, the devices are not
+        # nothing runs on a device, and starting one would take its memory from other processes
         os.environ["JAX_PLATFORMS"] = "cpu"
+    # libtpu refuses to load without a TPU attached unless it is told what to pretend
     for name, value in {
         "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
         "TPU_WORKER_HOSTNAMES": "localhost",
@@ -64,51 +72,53 @@ def run(options: argparse.Namespace) -> None:
     from omfa_jax.scaling import ahead
     from omfa_jax.scaling.plan import advice, lighter, plan
 
-    machine = pod(options.topology)
+    topology = pod(options.topology)
     if options.compile:
-        # the step that training would run, with its flags
-        set_flags_of(machine.platform)
-    usable = usable_part(machine.platform)
-    if machine.platform == "cuda" and memory_note(os.environ):
+        # with the flags that training sets, or the compiled step would be another one
+        set_flags_of(topology.platform)
+    usable = usable_part(topology.platform)
+    if topology.platform != "tpu" and memory_note(os.environ):
         log.warning("%s", memory_note(os.environ))
     job = job_of(options)
-    made = plan(job, machine, efficiency=options.efficiency, usable=usable)
+    made = plan(job, topology, efficiency=options.efficiency, usable=usable)
     for note in made.notes:
         log.warning("%s", note)
     print(table(job, made, options.efficiency))
     faster = None
     if made.fits:
-        faster = lighter(job, machine, efficiency=options.efficiency, usable=usable)
+        faster = lighter(job, topology, efficiency=options.efficiency, usable=usable)
     if faster:
         print(
-            f"config.train.remat={faster.remat} fits too: {faster.peak_bytes / 2**30:.1f} GiB a"
-            f" chip, a step {faster.step_seconds:.3f} s"
+            f"config.train.remat={faster.remat} also fits:"
+            f" {faster.peak_bytes / 2**30:.1f} GiB per device, {faster.step_seconds:.3f} s per step"
         )
     compiled = None
     if options.compile:
-        compiled = ahead.compile_for(job, ahead.devices_of(machine))
+        compiled = ahead.compile_for(job, ahead.devices_of(topology))
         print(compiled_table(made, compiled))
     if options.json:
         figures = {"plan": figures_of(made), "compiled": compiled and dataclasses.asdict(compiled)}
         options.json.write_text(json.dumps(figures, indent=2) + "\n")
+    # the compiler's figure decides where there is one
     peak = compiled.peak_bytes if compiled else made.peak_bytes
     if peak > made.usable_bytes:
-        found = advice(job, machine, usable=usable)
-        change = f"try {found}" if found else "take more chips, a smaller batch or preset"
+        found = advice(job, topology, usable=usable)
+        change = f"try {found}" if found else "use more chips, a smaller batch or a smaller preset"
         raise OmfaError(
-            f"{options.topology} does not hold this run ({peak / 2**30:.1f} GiB a chip): {change}"
+            f"this run does not fit on {topology.name}: it needs {peak / 2**30:.1f} of"
+            f" {made.usable_bytes / 2**30:.1f} GiB per device; {change}"
         )
 
 
 def job_of(options: argparse.Namespace) -> "Job":
-    """Return the run that the flags' config describes."""
+    """Return the run that the config named by the flags describes."""
     from omfa_jax.cli import config as config_lib
 
     return job_of_config(config_lib.load_config(options.config, options.overrides))
 
 
 def job_of_config(config: Any) -> "Job":
-    """Return the run that a config describes; weights and data are not looked at."""
+    """Return the run that a config describes; reads neither weights nor data."""
     from omfa_jax.cli import config as config_lib
     from omfa_jax.models import vae
     from omfa_jax.scaling.plan import Job
@@ -124,34 +134,36 @@ def job_of_config(config: Any) -> "Job":
 
 
 def table(job: "Job", made: "Plan", efficiency: float) -> str:
-    """Return the plan in words and columns."""
+    """Return the plan as text."""
     gib = 2**30
     height, width, _ = job.diffusion.canvas.shape
-    mesh = " x ".join(f"{axis} {size}" for axis, size in made.mesh.items() if size > 1) or "1 chip"
-    cut = "".join(f"; {axis} cuts {share:.1%} of the weights" for axis, share in made.cut.items())
+    sizes = [f"{axis} {size}" for axis, size in made.mesh.items() if size > 1]
+    mesh = " x ".join(sizes) or "1 device"
+    cut = "".join(f"; {axis} shards {share:.1%} of weights" for axis, share in made.cut.items())
     lines = [
-        f"{made.pod.name}: {made.params:,} parameters, canvas {height}x{width}, batch"
-        f" {job.train.batch_size} in {job.train.grad_accum_steps} microbatch(es),"
-        f" {job.train.compute_dtype}, remat {job.train.remat}, attention {made.attention}",
+        f"{made.topology.name}: {made.topology.describe()}",
+        f"{made.params:,} parameters, canvas {height}x{width}, batch {job.train.batch_size} in"
+        f" {job.train.grad_accum_steps} microbatch(es), {job.train.compute_dtype}, remat"
+        f" {job.train.remat}, attention {made.attention}",
         f"mesh {mesh}{cut}",
-        "stored latents: a VAE that encodes in the step comes on top",
+        "from stored latents: encoding in the step would add the VAE",
         "",
-        "bytes on a chip, GiB",
+        "memory per device, GiB",
         *(f"  {name:40}{size / gib:10.2f}" for name, size in made.memory.items() if size),
-        f"  {'together':40}{made.peak_bytes / gib:10.2f}  of"
-        f" {made.usable_bytes / gib:.1f} ({made.usable:.0%} of the chip's):"
+        f"  {'peak':40}{made.peak_bytes / gib:10.2f}  of"
+        f" {made.usable_bytes / gib:.1f} ({made.usable:.0%} of the device's):"
         f" {'fits' if made.fits else 'DOES NOT FIT'}",
         "",
-        "received by a chip in a step, GB",
+        "received per device and step, GB",
         *(f"  {name:40}{size / 1e9:10.2f}" for name, size in made.traffic.items()),
         "",
-        f"FLOPs of a step                           {made.model_flops:10.3e},"
-        f" {made.executed_flops:.3e} with what is computed twice",
-        f"computing, at {efficiency:.0%} of peak (a supposition) {made.compute_seconds:10.3f} s",
-        f"traffic                                   {made.traffic_seconds:10.3f} s",
-        f"step, traffic hidden / not hidden         {made.step_seconds:10.3f} s /"
+        f"FLOPs per step                            {made.model_flops:10.3e},"
+        f" {made.executed_flops:.3e} with remat",
+        f"compute time, assuming {efficiency:4.0%} of peak       {made.compute_seconds:10.3f} s",
+        f"communication time                        {made.traffic_seconds:10.3f} s",
+        f"step time, full / no overlap              {made.step_seconds:10.3f} s /"
         f" {made.bare_step_seconds:.3f} s",
-        f"MFU, traffic hidden                       {made.mfu:10.1%}",
+        f"MFU, full overlap                         {made.mfu:10.1%}",
         f"{job.train.steps:,} steps                            "
         f"{job.train.steps * made.step_seconds / 3600:10.1f} h",
     ]
@@ -159,15 +171,15 @@ def table(job: "Job", made: "Plan", efficiency: float) -> str:
 
 
 def compiled_table(made: "Plan", compiled: "Compiled") -> str:
-    """Return the compiler's figures beside the plan's."""
+    """Return the compiler's figures next to the plan's, as text."""
     gib = 2**30
     lines = [
         "",
-        f"compiled in {compiled.seconds:.0f} s; on a chip, GiB",
+        f"compiled in {compiled.seconds:.0f} s; memory per device, GiB",
         f"  {'state and batch':40}{compiled.argument_bytes / gib:10.2f}",
         f"  {'temporaries':40}{compiled.temporary_bytes / gib:10.2f}",
         f"  {'peak':40}{compiled.peak_bytes / gib:10.2f}  (by formula {made.peak_bytes / gib:.2f})",
-        "received by a chip in a step, GB (times it runs)",
+        "received per device and step, GB (number of collectives)",
         *(
             f"  {kind:40}{moved.received_bytes / 1e9:10.2f}  ({moved.runs})"
             for kind, moved in compiled.traffic.items()
@@ -177,6 +189,6 @@ def compiled_table(made: "Plan", compiled: "Compiled") -> str:
 
 
 def figures_of(made: "Plan") -> dict[str, Any]:
-    """Return a plan for JSON, what follows from it included."""
+    """Return a plan for JSON, derived figures included."""
     names = ("peak_bytes", "fits", "step_seconds", "bare_step_seconds", "mfu")
     return dataclasses.asdict(made) | {name: getattr(made, name) for name in names}

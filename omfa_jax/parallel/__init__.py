@@ -1,1 +1,1 @@
-"""Where arrays live: the mesh, the sharding rules, the feed from hosts to devices."""
+"""Sharding and multi-process jobs: hardware, mesh, rules, host-to-device feed, start and exit."""

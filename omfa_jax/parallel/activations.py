@@ -1,4 +1,4 @@
-"""Where activations live: the hook that the networks call on what they compute."""
+"""Sharding constraints on activations, as a hook that networks call."""
 
 from collections.abc import Callable
 
@@ -8,17 +8,16 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from omfa_jax.models import UNetConfig
 
 ACTIVATION_AXES = {"heads": "tensor", "hidden": "tensor"}
-"""Logical activation axes that are cut by the compiler; the step cuts the batch itself."""
+"""Logical activation axes that the compiler shards; the step's shard_map shards the batch."""
 
 
 def activation_constraint(
     mesh: Mesh,
 ) -> Callable[[jax.Array, tuple[str, ...]], jax.Array] | None:
-    """Return `constrain(array, axis_names)` for networks in the step; None without tensor > 1.
+    """Return `constrain(array, axis_names)` for networks in the step; None if tensor is 1.
 
-    Without it XLA shards attention on whatever the weights suggest and rematerialises whole
-    activations. A dimension that its axis does not divide stays whole, which `parallel.division`
-    says before a run.
+    Without it XLA infers attention's sharding from the weights and rematerialises full activations.
+    A dimension that its axis does not divide is replicated; `parallel.division` warns of that.
     """
     if mesh.shape["tensor"] == 1:
         return None
@@ -27,8 +26,9 @@ def activation_constraint(
         axes = []
         for size, name in zip(array.shape, names, strict=True):
             axis = ACTIVATION_AXES.get(name)
+            # an uneven constraint would pad; heads and widths are often odd multiples
             axes.append(axis if axis and size % mesh.shape[axis] == 0 else None)
-        # within shard_map the mesh is another: some of its axes are no longer the compiler's
+        # inside shard_map some mesh axes are manual, and a constraint must use that mesh
         within = jax.sharding.get_abstract_mesh()
         here = mesh if within.empty else within
         return jax.lax.with_sharding_constraint(array, NamedSharding(here, PartitionSpec(*axes)))
@@ -37,9 +37,9 @@ def activation_constraint(
 
 
 def activation_sizes(config: UNetConfig) -> dict[str, tuple[int, ...]]:
-    """Return the sizes of the logical axes that tensor cuts, of the levels with transformers.
+    """Return the sizes of the logical axes that tensor shards, for each level with transformers.
 
-    `hidden`: value and gate of the feed-forward, each four times the channels.
+    `hidden` is the feed-forward's value and gate together: each is four times the channels.
     """
     levels = [i for i, depth in enumerate(config.transformer_depth) if depth]
     return {

@@ -1,7 +1,7 @@
-"""Which attention the devices run: cuDNN's on NVIDIA, splash on TPU, XLA's on everything else.
+"""Attention kernels: cuDNN on NVIDIA, splash on TPU, XLA elsewhere.
 
-The choice follows the devices of the mesh, never the process's default backend: a step compiled
-ahead of time for a TPU on a machine without one gets the TPU's kernel.
+The choice follows the mesh's devices, not the default backend, so that ahead-of-time compilation
+for a TPU on a host without one gets the TPU's kernel.
 """
 
 import functools
@@ -22,14 +22,15 @@ log = logging.getLogger(__name__)
 
 KERNELS = ("auto", "xla", "cudnn", "splash")
 HALVES = ("bfloat16", "float16")
-# splash works in square blocks of tokens: a multiple of LANES that divides the length
+# splash's block size must be a multiple of LANES that divides the sequence length; the limit keeps
+# a block of queries, keys and scores within VMEM
 LANES, MOST_TOKENS = 128, 1024
 
 
 def kernel_name(asked: str, platform: str, dtype: DTypeLike) -> str:
     """Return "xla", "cudnn" or "splash" for devices of `platform` (as JAX names it).
 
-    Asking for a kernel that the devices or the type do not have is an OmfaError.
+    A kernel that the platform or the dtype does not support is an OmfaError.
     """
     if asked not in KERNELS:
         raise unknown("config.train.attention", asked, KERNELS)
@@ -39,34 +40,34 @@ def kernel_name(asked: str, platform: str, dtype: DTypeLike) -> str:
         native = "xla"
     if asked not in ("auto", "xla", native):
         raise OmfaError(
-            f"config.train.attention={asked} is not for {platform} devices computing in"
+            f"config.train.attention={asked} does not run on {platform} devices in"
             f" {jax.numpy.dtype(dtype).name} (cudnn: NVIDIA in bfloat16; splash: TPU); auto"
-            f" takes {native}"
+            f" selects {native}"
         )
     return native if asked == "auto" else asked
 
 
 def attention_kernel(name: str, mesh: Mesh | None = None) -> AttentionKernel | None:
-    """Return the kernel `name` for image tokens; None for XLA's.
+    """Return the kernel `name` for self-attention over image tokens; None for XLA's.
 
-    Heads may be cut over the mesh's tensor axis. Lengths that the kernel cannot take are XLA's,
-    which the log says.
+    Heads are sharded over the mesh's tensor axis. Sequence lengths that the kernel does not support
+    fall back to XLA with a warning.
     """
     kernels: dict[str, AttentionKernel | None] = {"xla": None, "cudnn": cudnn, "splash": splash}
     kernel = kernels[name]
     if kernel is not None and mesh is not None and mesh.shape["tensor"] > 1:
-        return functools.partial(_by_heads, kernel, mesh)
+        return functools.partial(_run_per_head_shard, kernel, mesh)
     return kernel
 
 
 def cudnn(
     q: Float[Array, "b l n d"], k: Float[Array, "b s n d"], v: Float[Array, "b s n d"]
 ) -> Float[Array, "b l n d"]:
-    """cuDNN's fused attention, forward and backward."""
+    """Return cuDNN's fused attention."""
     try:
         return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
     except (NotImplementedError, RuntimeError, ValueError) as error:
-        _say_xla("cudnn", q.shape[1], str(error).splitlines()[0])
+        _warn_fallback("cudnn", q.shape[1], str(error).splitlines()[0])
         return attention(q, k, v)
 
 
@@ -77,7 +78,7 @@ def splash(
     *,
     interpret: bool = False,
 ) -> Float[Array, "b l n d"]:
-    """JAX's splash attention for TPUs; `interpret` runs it anywhere, slowly."""
+    """Return JAX's splash attention for TPUs; `interpret` emulates it on any device, slowly."""
     from jax.experimental.pallas.ops.tpu.splash_attention import (
         splash_attention_kernel,
         splash_attention_mask,
@@ -85,9 +86,9 @@ def splash(
 
     queries, keys, heads = q.shape[1], k.shape[1], q.shape[2]
     if queries % LANES or keys % LANES:
-        _say_xla("splash", queries, f"its lengths are multiples of {LANES}")
+        _warn_fallback("splash", queries, f"it needs lengths that are multiples of {LANES}")
         return attention(q, k, v)
-    rows, columns = _block(queries), _block(keys)
+    rows, columns = _block_size(queries), _block_size(keys)
     full = splash_attention_mask.FullMask((queries, keys))
     kernel = splash_attention_kernel.make_splash_mha(
         splash_attention_mask.MultiHeadMask([full] * heads),
@@ -104,24 +105,27 @@ def splash(
         q_seq_shards=1,
         interpret=interpret,
     )
+    # splash takes (heads, length, channels) and does not scale the queries
     q, k, v = (array.swapaxes(1, 2) for array in (q * q.shape[-1] ** -0.5, k, v))
     mixed: Any = jax.vmap(kernel)(q, k, v)
     return mixed.swapaxes(1, 2)
 
 
-def _block(length: int) -> int:
+def _block_size(length: int) -> int:
     return max(b for b in range(LANES, MOST_TOKENS + 1, LANES) if length % b == 0)
 
 
-def _by_heads(kernel: Callable[..., Array], mesh: Mesh, q: Array, k: Array, v: Array) -> Array:
-    """Run a kernel on each device's heads: the compiler cannot cut a kernel up."""
+def _run_per_head_shard(
+    kernel: Callable[..., Array], mesh: Mesh, q: Array, k: Array, v: Array
+) -> Array:
+    """Run a kernel on each device's own heads; XLA cannot partition a custom kernel."""
     if q.shape[2] % mesh.shape["tensor"]:
-        _say_xla("a kernel", q.shape[1], f"{q.shape[2]} heads do not divide over tensor")
+        _warn_fallback("a kernel", q.shape[1], f"tensor does not divide {q.shape[2]} heads")
         return attention(q, k, v)
     heads = PartitionSpec(None, None, "tensor")
     within = jax.sharding.get_abstract_mesh()
     here = mesh if within.empty else within
-    # no axis may be left to the compiler within, those of one device included
+    # a custom kernel needs every axis manual, those of size 1 included
     free = set(here.axis_names) - set(within.manual_axes)
     cut = jax.shard_map(
         kernel, mesh=here, in_specs=heads, out_specs=heads, axis_names=free, check_vma=False
@@ -130,5 +134,5 @@ def _by_heads(kernel: Callable[..., Array], mesh: Mesh, q: Array, k: Array, v: A
 
 
 @functools.cache
-def _say_xla(name: str, length: int, reason: str) -> None:
-    log.warning("attention among %d tokens: XLA's, not %s (%s)", length, name, reason)
+def _warn_fallback(name: str, length: int, reason: str) -> None:
+    log.warning("attention over %d tokens falls back from %s to xla: %s", length, name, reason)

@@ -1,4 +1,4 @@
-"""Joining the other hosts: `jax.distributed`, when the environment says there are any."""
+"""Start-up of multi-process jobs with `jax.distributed`, and checks across their processes."""
 
 import hashlib
 import importlib.util
@@ -22,13 +22,12 @@ JOIN_TIMEOUT = "OMFA_JOIN_TIMEOUT_S"
 
 
 def initialize(workdir: Path) -> None:
-    """Join the job's other processes; on a single host do nothing.
+    """Connect to the job's other processes; does nothing in a single-process job.
 
-    Slurm (more than one task) and TPU hosts are recognised; by hand, set JAX_COORDINATOR_ADDRESS
-    (host:port), JAX_NUM_PROCESSES and JAX_PROCESS_ID on every process.
-    Where not all come within OMFA_JOIN_TIMEOUT_S seconds (300), those that did name the missing
-    ones, by the marks that all leave in `workdir`, and end.
-    From then on the processes end together (`ending`).
+    Detects Slurm (more than one task) and TPU hosts. Otherwise set JAX_COORDINATOR_ADDRESS
+    (host:port), JAX_NUM_PROCESSES and JAX_PROCESS_ID on every process. If some processes do not
+    connect within OMFA_JOIN_TIMEOUT_S seconds (default: 300), the others name them, by the marks
+    that each leaves in `workdir`, and exit. Afterwards all processes exit together (`ending`).
     """
     place = place_in_job()
     if jax.distributed.is_initialized() or (place is None and not on_tpu_host()):
@@ -36,18 +35,18 @@ def initialize(workdir: Path) -> None:
     seconds = _number(JOIN_TIMEOUT, 300)
     arguments = _arguments(place, seconds)
     if place is None:
-        # a queued TPU's hosts learn of each other from Google's metadata server, which jax asks
+        # queued TPU resources: jax asks Google's metadata server for the other hosts
         jax.distributed.initialize(**arguments)
         ending.watch()
         return
     index, count = place
 
     def late(missing: str) -> None:
-        # XLA ends the process at its time-out, and says why in a stack trace: say it before
+        # XLA aborts at its own timeout with a stack trace only; say why before that
         print(
-            f"omfa: not every process of this job came within {seconds} s ({JOIN_TIMEOUT} waits"
-            f" longer): {missing}. See its log, and whether its host can reach the coordinator's"
-            " port. What follows is XLA ending this process.",
+            f"omfa: timed out after {seconds} s waiting for other processes of this job: {missing}."
+            " Check their logs and whether their hosts can reach the coordinator's port; set"
+            f" {JOIN_TIMEOUT} to wait longer. What follows is XLA aborting this process.",
             file=sys.stderr,
             flush=True,
         )
@@ -58,10 +57,10 @@ def initialize(workdir: Path) -> None:
 
 
 def end(status: int, line: str) -> int:
-    """Return `status` for this process to end with; of a job of several, end them all with it.
+    """Exit all processes of the job with `status`; in a single-process job return it.
 
-    One that fails before it has joined joins for that, or the others would wait for it and then
-    end in a way that a launch script answers with a restart.
+    A process that fails before it has connected connects for this: otherwise the others would time
+    out with an exit status on which launch scripts restart the job.
     """
     try:
         place = place_in_job()
@@ -69,14 +68,14 @@ def end(status: int, line: str) -> int:
     except OmfaError:
         return status
     if place is not None and place[1] > 1 and not jax.distributed.is_initialized():
-        # before XLA's own time-out, which aborts
+        # before XLA's own timeout, which aborts with a status of its own
         alone = threading.Timer(seconds, os._exit, [status])
         alone.daemon = True
         alone.start()
         try:
             jax.distributed.initialize(**_arguments(place, seconds + 60))
         except Exception:
-            # the address is wrong, say: then nobody can be told
+            # for example a wrong address: the others cannot be reached
             return status
         finally:
             alone.cancel()
@@ -84,7 +83,8 @@ def end(status: int, line: str) -> int:
 
 
 def _arguments(place: tuple[int, int] | None, seconds: int) -> dict[str, Any]:
-    """Return what `jax.distributed.initialize` needs to wait for all for some `seconds`."""
+    """Return the arguments of `jax.distributed.initialize` for a timeout of `seconds`."""
+    # the margin lets the rendezvous report first
     arguments: dict[str, Any] = {"initialization_timeout": seconds + 3}
     if place is None:
         return arguments
@@ -93,18 +93,18 @@ def _arguments(place: tuple[int, int] | None, seconds: int) -> dict[str, Any]:
         arguments |= {"num_processes": place[1], "process_id": place[0]}
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     if visible and "," not in visible:
-        # jax takes the task's number on its host, but a task that sees one GPU sees it as number 0
+        # jax uses Slurm's local task id, but a task that sees one GPU sees it as device 0
         arguments["local_device_ids"] = [0]
     return arguments
 
 
 def place_in_job() -> tuple[int, int] | None:
-    """Return (index, count) of this process in its job; None where it is alone."""
+    """Return (index, count) of this process in its job; None in a single-process job."""
     if "JAX_COORDINATOR_ADDRESS" in os.environ:
         return _number("JAX_PROCESS_ID"), _number("JAX_NUM_PROCESSES")
     if _number("SLURM_NTASKS", 1) > 1 and "SLURM_PROCID" in os.environ:
         return _number("SLURM_PROCID"), _number("SLURM_NTASKS")
-    # GKE's TPU pods; of several slices each counts its own hosts
+    # GKE's TPU slices: with several slices TPU_WORKER_ID counts within its own
     hosts = len(os.environ.get("TPU_WORKER_HOSTNAMES", "").split(","))
     slices = _number("MEGASCALE_NUM_SLICES", 1)
     if hosts * slices == 1 or "TPU_WORKER_ID" not in os.environ:
@@ -114,15 +114,16 @@ def place_in_job() -> tuple[int, int] | None:
 
 
 def on_tpu_host() -> bool:
-    """True where this machine has TPU chips and the library for them."""
+    """Return True if this host has TPU chips and libtpu is installed."""
     chips = [*Path("/dev").glob("accel[0-9]*"), *Path("/dev/vfio").glob("[0-9]*")]
     return bool(chips) and importlib.util.find_spec("libtpu") is not None
 
 
 def require_same(facts: Mapping[str, str]) -> None:
-    """Raise an OmfaError on every process unless all of them have the same `facts`.
+    """Raise an OmfaError on every process unless `facts` are equal on all of them.
 
-    The error names the processes that differ from process 0, and in which of the facts.
+    The error names the processes that differ from process 0 and the facts in which they do. Every
+    process must call this.
     """
     if jax.process_count() == 1:
         return
@@ -141,12 +142,12 @@ def require_same(facts: Mapping[str, str]) -> None:
     if lines:
         raise OmfaError(
             f"the processes of this job do not agree: {'; '.join(lines)} differs from process 0's;"
-            " start all of them with the same command from the same code"
+            " start all processes with the same command and the same code"
         )
 
 
 def any_process(flag: bool) -> bool:
-    """Return True on every process if `flag` is true on one; all of them must call this."""
+    """Return True on every process if `flag` is true on any; every process must call this."""
     if jax.process_count() == 1:
         return flag
     from jax.experimental import multihost_utils
@@ -155,7 +156,7 @@ def any_process(flag: bool) -> bool:
 
 
 def of_all_processes(number: int) -> list[int]:
-    """Return every process's `number`, in their order; all of them must call this."""
+    """Return every process's `number` in process order; every process must call this."""
     if jax.process_count() == 1:
         return [number]
     from jax.experimental import multihost_utils
@@ -164,7 +165,7 @@ def of_all_processes(number: int) -> list[int]:
 
 
 def revision() -> str:
-    """Return what code this is: the version, and in a checkout the commit and its changes."""
+    """Return this code's version; in a git checkout also its commit and a hash of local changes."""
     here = Path(__file__).parents[2]
     if not (here / ".git").exists():
         return __version__
@@ -181,7 +182,7 @@ def revision() -> str:
             for command in commands
         ]
     except (OSError, subprocess.SubprocessError):
-        # no git, or one that distrusts the folder's owner
+        # git is missing, or refuses a folder of another owner
         return f"{__version__} unknown"
     changes = hashlib.sha256(found[1].encode()).hexdigest()[:8] if found[1] else "clean"
     return f"{__version__} {found[0].strip()} {changes}"
@@ -194,7 +195,6 @@ def _number(name: str, default: int | None = None) -> int:
     except (TypeError, ValueError):
         came = "is not set" if text is None else f"is {text!r}"
         raise OmfaError(
-            f"{name} {came}: beside JAX_COORDINATOR_ADDRESS (host:port), JAX_NUM_PROCESSES and"
-            " JAX_PROCESS_ID must be whole numbers, and so must what Slurm and TPU pods set, and"
-            f" {JOIN_TIMEOUT} if it is given"
+            f"{name} {came}: expected an integer. JAX_COORDINATOR_ADDRESS (host:port) needs"
+            " JAX_NUM_PROCESSES and JAX_PROCESS_ID next to it"
         ) from None

@@ -1,7 +1,7 @@
-"""The processes of a job end together: the first that fails tells the others why.
+"""Coordinated exit of a multi-process job: the first process that fails publishes why.
 
-Left alone, the others would wait for it in a collective, and it for them in the shutdown of
-`jax.distributed` until XLA aborts all of them, after minutes and with a status that says nothing.
+Without it the others would block in a collective, and the failed one in `jax.distributed`'s
+shutdown, until XLA aborts all of them after minutes with an uninformative exit status.
 """
 
 import contextlib
@@ -22,17 +22,17 @@ from jax._src import distributed
 log = logging.getLogger(__name__)
 
 KEY, LEFT = "omfa/end", "omfa/left"
-# how often the others ask, and how long they have to meet the same fault and say it themselves
+# poll interval, and how long the others get to hit the same fault and report it themselves
 ASK_S, GRACE_S = 1.0, 3.0
-# how long process 0, in which the coordination service runs, stays for the others to hear of it
+# how long process 0, which runs the coordination service, waits for the others to read the notice
 STAY_S = 20.0
-# the thread that gets it ends the process
+# held by the thread that exits the process
 _leaving = threading.Lock()
 
 
 @dataclass(frozen=True)
 class End:
-    """How a job ends: the exit status of all its processes, and which of them says why."""
+    """How a job exits: all processes' exit status, and the error line of the one that failed."""
 
     status: int
     line: str
@@ -41,16 +41,16 @@ class End:
 
 
 def watch() -> None:
-    """End this process, as the one that failed says, when another process of the job has failed."""
+    """Start the thread that exits this process when another process of the job has failed."""
     if _client() is not None:
         threading.Thread(target=_watch, daemon=True, name="ending").start()
 
 
 def end_together(status: int, line: str) -> int:
-    """Tell the job's other processes that this one ends, and how; return `status` if it is alone.
+    """Exit this process and tell the job's others to; in a single-process job return `status`.
 
-    It does not return where there are others: what Python runs at its end would wait for them. If
-    another process failed first, its status and its line count: this one's fault is what that left.
+    Does not return in a multi-process job: Python's exit handlers would wait for the others. If
+    another process failed first, its status and line are used: this failure is a consequence.
     """
     if _client() is None:
         return status
@@ -60,28 +60,28 @@ def end_together(status: int, line: str) -> int:
 
 
 def tell(end: End) -> End:
-    """Publish how this process ends, unless another was first; return the end that counts."""
+    """Publish this exit unless another process was first; return the one that was first."""
     client = _client()
     try:
         client.key_value_set(KEY, json.dumps(asdict(end)))
     except jax.errors.JaxRuntimeError:
-        # it is there already, or the service has gone with process 0
-        return _told(client) or end
+        # the key exists, or the service is gone with process 0
+        return _read_exit(client) or end
     return end
 
 
 def _client() -> Any:
-    """Return the client of the coordination service; None where this process is alone."""
+    """Return the coordination service's client; None in a single-process job."""
     state = distributed.global_state
     return state.client if (state.num_processes or 1) > 1 else None
 
 
 def _index() -> int:
-    # jax.process_index would start the devices
+    # jax.process_index would initialise the devices
     return distributed.global_state.process_id or 0
 
 
-def _told(client: Any) -> End | None:
+def _read_exit(client: Any) -> End | None:
     try:
         return End(**json.loads(client.key_value_try_get(KEY)))
     except jax.errors.JaxRuntimeError:
@@ -91,7 +91,7 @@ def _told(client: Any) -> End | None:
 def _watch() -> None:
     while (client := _client()) is not None:
         time.sleep(ASK_S)
-        end = _told(client)
+        end = _read_exit(client)
         if end is not None:
             break
     else:
@@ -102,12 +102,12 @@ def _watch() -> None:
 
 
 def _leave(end: End) -> NoReturn:
-    """End this process at once, process 0 after the others."""
+    """Exit this process immediately; process 0 waits for the others first."""
     index = _index()
     if end.process != index:
         where = f"process {end.process} on {end.host}"
         with contextlib.suppress(OSError):
-            print(f"omfa: ended with {where}: {end.line}", file=sys.stderr, flush=True)
+            print(f"omfa: exiting because of {where}: {end.line}", file=sys.stderr, flush=True)
     client = _client()
     try:
         client.key_value_set(f"{LEFT}/{index}", "")
@@ -119,9 +119,9 @@ def _leave(end: End) -> NoReturn:
                 break
             time.sleep(ASK_S / 10)
     except jax.errors.JaxRuntimeError:
-        # process 0 is gone, and nobody is left to wait for
+        # process 0 is gone: there is nothing left to wait for
         pass
-    # os._exit ends no children; workers that read records would live on
+    # os._exit leaves child processes running: the workers that read records
     for child in multiprocessing.active_children():
         child.kill()
     logging.shutdown()

@@ -1,7 +1,7 @@
-"""What JAX and XLA are told by the environment on GPUs and TPUs: the one place, with reasons.
+"""XLA flags and GPU memory settings that omfa adds to the environment.
 
-None of XLA's flags has been timed on such a machine by this project yet. What a user's environment
-says is left alone.
+Settings already in the environment win. None of these flags has been timed on a GPU or TPU by this
+project yet.
 """
 
 import logging
@@ -14,64 +14,64 @@ from omfa_jax.parallel.hardware import USABLE
 
 log = logging.getLogger(__name__)
 
-# the part of a GPU's memory that JAX takes at its start; it refuses both names together
+# fraction of a GPU's memory that JAX preallocates; setting both names is an error in JAX
 FRACTION, OLD_FRACTION = "XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION"
 PREALLOCATE, ALLOCATOR = "XLA_PYTHON_CLIENT_PREALLOCATE", "XLA_PYTHON_CLIENT_ALLOCATOR"
-# where nothing says how much
+# JAX's fraction if neither is set
 JAX_DEFAULT = 0.75
 
 GPU_FLAGS = {
-    # FSDP's gathers and scatters run beside the layers that do not need them
+    # overlaps FSDP's gathers and scatters with other layers
     "--xla_gpu_enable_latency_hiding_scheduler": "true",
-    # two copies of a scan's body: the next transformer block's gather can start in this one
+    # unrolls a scan by two, so that the next block's gather can start in this one
     "--xla_gpu_enable_while_loop_double_buffering": "true",
-    # collectives do not queue behind the kernels that they should overlap
+    # keeps collectives from queueing behind the kernels that they should overlap
     "--xla_gpu_enable_highest_priority_async_stream": "true",
 }
 TPU_FLAGS = {
-    # the same overlap on a TPU: gathers become part of the computations beside them
+    # the same overlap on TPUs: gathers are fused into concurrent computation
     "--xla_enable_async_all_gather": "true",
     "--xla_tpu_enable_async_collective_fusion": "true",
     "--xla_tpu_enable_async_collective_fusion_fuse_all_gather": "true",
     "--xla_tpu_overlap_compute_collective_tc": "true",
-    # gradients over data and slices: several sizes in one all-reduce, started as they come
+    # gradients over data and slices: combines all-reduces of different sizes and starts them early
     "--xla_tpu_enable_data_parallel_all_reduce_opt": "true",
     "--xla_tpu_data_parallel_opt_different_sized_ops": "true",
 }
 
 
 def set_flags(environment: MutableMapping[str, str] = os.environ) -> None:
-    """Add XLA's flags and the part of a GPU's memory; to be called before devices are asked for.
+    """Add XLA's flags and the GPU memory fraction; must run before JAX initialises its devices.
 
-    GPU flags only where there is an NVIDIA device, so that nothing else can mind them.
+    GPU flags are added only if there is an NVIDIA device: other builds of XLA reject unknown flags.
     """
     on_gpu = Path("/dev/nvidiactl").exists()
     for platform in ("cuda", "tpu") if on_gpu else ("tpu",):
         set_flags_of(platform, environment)
-    said = own_memory(environment)
-    if not said:
+    own = own_memory(environment)
+    if not own:
         environment[FRACTION] = str(USABLE)
     elif on_gpu:
         log.warning("%s", memory_note(environment))
 
 
 def set_flags_of(platform: str, environment: MutableMapping[str, str] = os.environ) -> None:
-    """Add XLA's flags of one platform, "cuda" or "tpu", whose devices need not be here."""
-    if platform == "cuda":
-        _add(environment, "XLA_FLAGS", GPU_FLAGS)
-    else:
+    """Add the XLA flags of a platform ("cuda", "rocm", "tpu"); no such device need be attached."""
+    if platform == "tpu":
         _add(environment, "LIBTPU_INIT_ARGS", TPU_FLAGS)
+    else:
+        _add(environment, "XLA_FLAGS", GPU_FLAGS)
 
 
 def memory_note(environment: Mapping[str, str]) -> str:
-    """Return the line on what the environment says of GPU memory; "" where it says nothing."""
-    said = own_memory(environment)
-    if not said:
+    """Return a line on the environment's own GPU memory settings; "" if there are none."""
+    own = own_memory(environment)
+    if not own:
         return ""
-    words = " ".join(f"{name}={value}" for name, value in said.items())
+    words = " ".join(f"{name}={value}" for name, value in own.items())
     return (
-        f"{words} stays as it is: programs get {usable_part('cuda', environment):.0%} of a GPU's"
-        f" memory, not omfa's {USABLE:.0%}"
+        f"{words} from the environment is kept: programs get"
+        f" {usable_part('cuda', environment):.0%} of GPU memory instead of omfa's {USABLE:.0%}"
     )
 
 
@@ -83,22 +83,25 @@ def _add(environment: MutableMapping[str, str], variable: str, flags: dict[str, 
 
 
 def leave_memory(to: str, environment: MutableMapping[str, str] = os.environ) -> None:
-    """Leave JAX's own default of a GPU's memory to another library, unless the user decides."""
+    """Go back to JAX's default fraction of GPU memory, to make room for the library `to`.
+
+    Settings from the user's environment are kept.
+    """
     if environment.get(FRACTION) == str(USABLE):
         del environment[FRACTION]
-        log.info("GPU memory: a quarter is left to %s", to)
+        log.info("GPU memory: leaving a quarter to %s", to)
 
 
 def usable_part(platform: str, environment: Mapping[str, str] = os.environ) -> float:
-    """Return the part of a chip's memory, 0..1, that programs get from JAX in this environment."""
-    said = own_memory(environment)
-    if platform != "cuda" or not said:
+    """Return the fraction of a device's memory, 0..1, that JAX programs get in this environment."""
+    own = own_memory(environment)
+    if platform == "tpu" or not own:
         return USABLE
-    fraction = said.get(FRACTION) or said.get(OLD_FRACTION)
+    fraction = own.get(FRACTION) or own.get(OLD_FRACTION)
     if fraction is None:
-        return USABLE if said.get(ALLOCATOR) == "platform" else JAX_DEFAULT
+        return USABLE if own.get(ALLOCATOR) == "platform" else JAX_DEFAULT
     try:
-        # above 1 it is the host's memory too, which is not the chip's
+        # above 1 JAX adds host memory, which does not count here
         found = min(float(fraction), 1.0)
     except ValueError:
         found = 0.0
@@ -108,7 +111,7 @@ def usable_part(platform: str, environment: Mapping[str, str] = os.environ) -> f
 
 
 def own_memory(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return what an environment says of GPU memory beside what `set_flags` does."""
+    """Return an environment's GPU memory settings other than the one that `set_flags` adds."""
     names = (FRACTION, OLD_FRACTION, PREALLOCATE, ALLOCATOR)
-    said = {name: environment[name] for name in names if environment.get(name)}
-    return {} if said == {FRACTION: str(USABLE)} else said
+    own = {name: environment[name] for name in names if environment.get(name)}
+    return {} if own == {FRACTION: str(USABLE)} else own

@@ -1,9 +1,9 @@
-"""FSDP: how a weight that is cut over the fsdp axis becomes whole where a layer uses it.
+"""FSDP: all-gather of a layer's weights where the layer uses them, reduce-scatter of gradients.
 
-Inside the step's `shard_map` every device holds its parts of the weights. A layer's hook gathers
-the whole weight, in the layer's own type; the gradient of that gather sums the devices' gradients
-and leaves each device its part (a reduce-scatter), in float32. So the traffic is what ZeRO-3
-(arXiv 1910.02054) says, on every backend, and not what a compiler makes of hints.
+Inside the step's `shard_map` every device holds its shards of the weights. A layer's hook gathers
+the full weight in the layer's compute dtype; the gradient of that gather is a reduce-scatter in
+float32. The collectives are explicit, so that traffic is ZeRO-3's (arXiv 1910.02054) on every
+backend instead of depending on how a compiler interprets sharding hints.
 """
 
 import functools
@@ -20,10 +20,10 @@ from omfa_jax.parallel.rules import Rules, partition_spec
 
 
 def weight_fetcher(rules: Rules, params: Mapping[str, Any], mesh: Mesh) -> Fetch | None:
-    """Return `fetch(path, part, dtype)` for a network whose `params` lie as `rules` say.
+    """Return `fetch(path, part, dtype)`, which gathers a weight of `params` sharded by `rules`.
 
-    None where nothing is cut over fsdp. `params` may be shapes. A stacked weight may come whole or
-    a layer at a time: axes are counted from the last one.
+    None if fsdp is 1. `params` may be shapes. A stacked weight may be passed in full or one layer
+    at a time.
     """
     if mesh.shape["fsdp"] == 1:
         return None
@@ -31,6 +31,7 @@ def weight_fetcher(rules: Rules, params: Mapping[str, Any], mesh: Mesh) -> Fetch
     for path, leaf in walk(params):
         spec, _ = partition_spec(rules, path, leaf.shape, mesh)
         cut = [index for index, axis in enumerate(spec) if axis == "fsdp"]
+        # negative: a scan over layers removes the leading dimension of stacked weights
         axes[path] = cut[0] - len(leaf.shape) if cut else None
 
     def fetch(path: tuple[str, ...], part: jax.Array, dtype: Any) -> jax.Array:
@@ -44,7 +45,7 @@ def weight_fetcher(rules: Rules, params: Mapping[str, Any], mesh: Mesh) -> Fetch
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def gathered(part: jax.Array, dtype: str, axis: int) -> jax.Array:
-    """Return the whole of an array cut along `axis` over fsdp, as `dtype`."""
+    """Return the full array of `part`, which is sharded along `axis` over fsdp, as `dtype`."""
     return jax.lax.all_gather(part.astype(dtype), "fsdp", axis=axis, tiled=True)
 
 
@@ -53,8 +54,9 @@ def _gathered_forward(part: jax.Array, dtype: str, axis: int) -> tuple[jax.Array
 
 
 def _gathered_backward(dtype: str, axis: int, _: None, gradient: jax.Array) -> tuple[jax.Array]:
-    whole = gradient.astype(jnp.float32)
-    return (jax.lax.psum_scatter(whole, "fsdp", scatter_dimension=axis, tiled=True),)
+    # bfloat16 sums over many devices would lose the small gradients
+    full = gradient.astype(jnp.float32)
+    return (jax.lax.psum_scatter(full, "fsdp", scatter_dimension=axis, tiled=True),)
 
 
 gathered.defvjp(_gathered_forward, _gathered_backward)

@@ -1,7 +1,7 @@
-"""Who of a job has come: processes say so in the workdir while they wait for the others.
+"""Start-up rendezvous: marks in the workdir tell which processes of a job are missing.
 
-XLA's own time-out ends a process without a word on whom it waited for. The workdir is what all
-processes share already.
+XLA aborts at its timeout without naming the missing processes. The workdir is the one thing that
+all processes share at that point.
 """
 
 import contextlib
@@ -18,14 +18,14 @@ from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.files import atomic_write
 
 FOLDER = "joining"
-# a process renews its mark this often; one that did not for FRESH_S is gone, or of another attempt
+# a process touches its mark every RENEW_S; one older than FRESH_S is from a dead process or attempt
 RENEW_S, FRESH_S = 1.0, 5.0
 
 
 class Roll:
-    """A context in which this process is marked as waiting, until all `count` have come.
+    """Context manager that marks this process as waiting for all `count` processes.
 
-    After `seconds` of it, `late` is called with a line that names the missing ones.
+    After `seconds` it calls `late` with a line that names the missing ones.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class Roll:
         self._joined = threading.Event()
 
     def __enter__(self) -> "Roll":
-        # an earlier attempt on this place may have been on another host
+        # a mark of an earlier attempt may name another host
         with contextlib.suppress(OSError):
             self._mark.unlink(missing_ok=True)
         self._renew()
@@ -48,7 +48,7 @@ class Roll:
         self._joined.set()
 
     def _renew(self) -> None:
-        # a disk that takes no mark costs the message, not the run
+        # a full or read-only disk must cost the message only, not the run
         with contextlib.suppress(OSError, OmfaError):
             if self._mark.exists():
                 os.utime(self._mark)
@@ -65,11 +65,11 @@ class Roll:
         try:
             self._late(self.missing())
         except OSError as error:
-            self._late(f"who is missing cannot be told ({error})")
+            self._late(f"the missing processes are unknown ({error})")
 
     def missing(self) -> str:
-        """Return who is not there, with the host that it should be on where that is known."""
-        # both times are of the clock that the file system keeps
+        """Return a line that names the missing processes, with their hosts if known."""
+        # compares two times of the file system's clock: hosts' own clocks differ
         now = self._mark.stat().st_mtime
         here = {}
         for mark in self._folder.glob("[0-9]*"):
@@ -82,11 +82,11 @@ class Roll:
             if i not in here
         ]
         came = ", ".join(f"{index} on {host}" for index, host in sorted(here.items()))
-        return f"{', '.join(absent) or 'none'} of {self._count} missing; here: {came}"
+        return f"{', '.join(absent) or 'none'} of {self._count} missing; connected: {came}"
 
 
 def expected_hosts(count: int) -> Sequence[str]:
-    """Return the host of each process as the scheduler laid them out; empty if it does not say."""
+    """Return each process's host as Slurm or GKE assigned it; empty if unknown."""
     names = [name for name in os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",") if name]
     nodes = os.environ.get("SLURM_STEP_NODELIST") or os.environ.get("SLURM_NODELIST")
     if not names and nodes and shutil.which("scontrol"):
@@ -94,7 +94,7 @@ def expected_hosts(count: int) -> Sequence[str]:
             ["scontrol", "show", "hostnames", nodes], capture_output=True, text=True, timeout=20
         )
         names = shown.stdout.split()
-    # one name is a single host's own
+    # a single name is this host's own
     if len(names) < 2 or count % len(names):
         return []
     return [names[index * len(names) // count] for index in range(count)]

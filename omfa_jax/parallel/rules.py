@@ -1,7 +1,7 @@
-"""The sharding rules: one ordered table from parameter names to mesh axes.
+"""Sharding rules: an ordered table from parameter names to mesh axes.
 
-Axes are written for the trailing dimensions, so that a stack of layers (one dimension more, in
-front) needs no row of its own. First match wins; a weight that no row matches is an error.
+The first match wins; a weight that no row matches is an error. Axes apply to the trailing
+dimensions, so that a stack of layers, with one more dimension in front, needs no row of its own.
 """
 
 import math
@@ -17,33 +17,33 @@ from omfa_jax.core.trees import build, first_match, walk
 from omfa_jax.parallel.mesh import AXES
 
 Rules = Sequence[tuple[str, tuple[str | None, ...]]]
-# the axes that rules give to weights
+# axes that rules may shard weights over
 WEIGHT_AXES = ("fsdp", "tensor")
 
 UNET_RULES: Rules = (
-    # row-parallel: their input is what the column-parallel layer before them cut
+    # row-parallel: tensor shards their input, which the column-parallel layer before left sharded
     (r"/(to_out\.0|net\.2)/kernel$", ("tensor", "fsdp")),
     (r"/attn\d/to_[qkv]/kernel$", ("fsdp", "tensor")),
     (r"/(proj|proj_in|proj_out|time_emb_proj|linear_\d)/kernel$", ("fsdp", "tensor")),
-    # 3x3 and 1x1 convolutions, h w in out; conv_in and conv_out keep their thin side whole
+    # convolution kernels are (h, w, in, out); conv_in and conv_out have few channels on one side
     (r"(^|/)conv_in/kernel$", (None, None, None, "fsdp")),
     (r"(^|/)conv_out/kernel$", (None, None, "fsdp", None)),
     (r"/(conv\d?|conv_shortcut)/kernel$", (None, None, "fsdp", "tensor")),
     (r"/(bias|scale)$", ()),
 )
-"""Rules of the UNet: every matrix over fsdp, attention and feed-forward also over tensor."""
+"""UNet: every matrix over fsdp; attention, feed-forward and resnet kernels also over tensor."""
 
 REPLICATED_RULES: Rules = ((r"", ()),)
-"""Every weight whole on every device (the VAE: 84 M parameters, frozen)."""
+"""Every weight replicated: for the VAE (84 M parameters), which is usually frozen."""
 
 
 def partition_spec(rules: Rules, path: tuple[str, ...], shape: Sequence[int], mesh: Any):
-    """Return (PartitionSpec, pattern) of one weight; of `mesh` only its shape is looked at.
+    """Return (PartitionSpec, pattern) of one weight; uses `mesh.shape` only.
 
-    JAX cuts a dimension evenly or not at all. fsdp, which does not divide the dimension of its
-    row, takes the weight's largest one that it divides and tensor leaves free: a layer gathers the
-    whole weight, along whichever dimension. tensor stays where its row says or is left out, for it
-    cuts the layer's arithmetic. `coverage` tells what is left whole.
+    JAX shards a dimension evenly or not at all. If fsdp does not divide the dimension in its row,
+    it moves to the largest dimension that it divides and tensor does not shard: a layer gathers the
+    full weight, so any dimension will do. tensor stays in its row's dimension or is dropped,
+    because it splits the layer's arithmetic. `coverage` reports what stays replicated.
     """
     name = "/".join(path)
     match = first_match(rules, name)
@@ -52,29 +52,30 @@ def partition_spec(rules: Rules, path: tuple[str, ...], shape: Sequence[int], me
     pattern, axes = match
     if len(axes) > len(shape):
         raise OmfaError(f"sharding rule {pattern!r} has {len(axes)} axes, {name!r} {len(shape)}")
-    # a stack of layers is scanned, a layer at a time: it is never cut
+    # a stack of layers is scanned one at a time: sharding that dimension would gather in every step
     first = len(shape) - len(axes)
     aligned = (None,) * first + tuple(axes)
-    fitting = [
+    spec_axes = [
         axis if axis is not None and size % mesh.shape[axis] == 0 else None
         for axis, size in zip(aligned, shape, strict=True)
     ]
-    if "fsdp" in axes and "fsdp" not in fitting:
+    if "fsdp" in axes and "fsdp" not in spec_axes:
         free = [
             index
             for index in range(first, len(shape))
             if shape[index] % mesh.shape["fsdp"] == 0
-            and (fitting[index] is None or mesh.shape[fitting[index]] == 1)
+            and (spec_axes[index] is None or mesh.shape[spec_axes[index]] == 1)
         ]
         if free:
-            fitting[max(free, key=lambda index: shape[index])] = "fsdp"
-    while fitting and fitting[-1] is None:
-        fitting.pop()
-    return PartitionSpec(*fitting), pattern
+            spec_axes[max(free, key=lambda index: shape[index])] = "fsdp"
+    # without trailing Nones specs of equal meaning compare equal
+    while spec_axes and spec_axes[-1] is None:
+        spec_axes.pop()
+    return PartitionSpec(*spec_axes), pattern
 
 
 def param_shardings(rules: Rules, params: Mapping[str, Any], mesh: Mesh) -> dict[str, Any]:
-    """Return a tree of NamedShardings for a tree of arrays or ShapeDtypeStructs."""
+    """Return the NamedShardings of a tree of arrays or ShapeDtypeStructs."""
     return build(
         {
             path: NamedSharding(mesh, partition_spec(rules, path, leaf.shape, mesh)[0])
@@ -83,32 +84,33 @@ def param_shardings(rules: Rules, params: Mapping[str, Any], mesh: Mesh) -> dict
     )
 
 
-def shardings_like(tree: Any, param_sharding: Mapping[str, Any], whole: NamedSharding) -> Any:
-    """Shard a state tree that holds parameter-shaped subtrees (optimizer moments, EMA).
+def shardings_like(tree: Any, param_sharding: Mapping[str, Any], replicated: NamedSharding) -> Any:
+    """Return shardings for a state tree with parameter-shaped subtrees (optimizer moments, EMA).
 
-    A leaf whose path ends in a parameter's path, with its number of dimensions, is sharded as
-    that parameter; every other leaf (step counters) is whole.
+    A leaf whose path ends in a parameter's path and has its dimensions gets that parameter's
+    sharding; every other leaf (step counters) gets `replicated`.
     """
     table = dict(walk(param_sharding))
     depth = max(map(len, table), default=0)
 
     def sharding(path, leaf):
         names = tuple(str(getattr(key, "key", getattr(key, "name", key))) for key in path)
+        # the longest suffix first: a parameter's path may end in a shorter one's
         for length in range(min(depth, len(names)), 0, -1):
             found = table.get(names[-length:])
             if found is not None and len(found.spec) <= len(leaf.shape):
                 return found
-        return whole
+        return replicated
 
     return jax.tree_util.tree_map_with_path(sharding, tree)
 
 
 @dataclass(frozen=True)
 class Coverage:
-    """What of a model's weights a mesh cuts, in bytes: all of them, and what one device holds.
+    """Bytes of a model's weights: `total`, and `local` on one device.
 
-    `cut` are those that each axis cuts, `missed` those that the rules give it and it does not
-    divide; axes of one device are left out.
+    `cut` maps each axis to the bytes that it shards, `missed` to those that the rules assign to it
+    and whose dimensions it does not divide. Axes of size 1 are left out.
     """
 
     total: int
@@ -117,17 +119,18 @@ class Coverage:
     missed: Mapping[str, int]
 
     def share(self, axis: str) -> float:
-        """Return the part of all bytes, 0..1, that an axis of more than one device cuts."""
+        """Return the fraction of all bytes, 0..1, that an axis of more than one device shards."""
         return self.cut[axis] / self.total
 
     def text(self) -> str:
-        """Return it in a few words: "fsdp cuts 99.9% of it"."""
-        return ", ".join(f"{axis} cuts {self.share(axis):.1%} of it" for axis in self.cut)
+        """Return a summary: "fsdp shards 99.9%"."""
+        return ", ".join(f"{axis} shards {self.share(axis):.1%}" for axis in self.cut)
 
 
 def coverage(rules: Rules, params: Mapping[str, Any], mesh: Any) -> Coverage:
-    """Return what a mesh cuts of a tree of arrays or shapes; of `mesh` only its shape is needed."""
+    """Return what a mesh shards of a tree of arrays or shapes; uses `mesh.shape` only."""
     axes = [axis for axis in WEIGHT_AXES if mesh.shape[axis] > 1]
+    # every axis divides on a mesh of one device, so its specs are what the rules ask for
     alone = AbstractMesh((1,) * len(AXES), AXES)
     total, local = 0, 0
     cut, missed = dict.fromkeys(axes, 0), dict.fromkeys(axes, 0)
@@ -146,7 +149,7 @@ def coverage(rules: Rules, params: Mapping[str, Any], mesh: Any) -> Coverage:
 
 
 def explain(rules: Rules, params: Mapping[str, Any], mesh: Any) -> str:
-    """Return a line for each weight (name, shape, spec, its rule), then the bytes a device."""
+    """Return a table with one line per weight (name, shape, spec, rule), then bytes per device."""
     lines = []
     for path, leaf in walk(params):
         spec, pattern = partition_spec(rules, path, leaf.shape, mesh)

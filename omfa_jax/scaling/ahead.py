@@ -1,4 +1,4 @@
-"""The plan's second level: the real step, compiled by the real compilers for devices not here."""
+"""Ahead-of-time compilation of the training step for a topology that is not attached."""
 
 import re
 import time
@@ -9,7 +9,7 @@ import jax
 from jax.experimental import topologies
 
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.parallel.hardware import GPU_TARGETS
+from omfa_jax.parallel.gpu_targets import GPU_TARGETS
 from omfa_jax.parallel.mesh import make_mesh
 from omfa_jax.parallel.pods import Pod
 from omfa_jax.scaling.hlo import Moved, collectives
@@ -17,7 +17,8 @@ from omfa_jax.scaling.plan import Job
 from omfa_jax.train.ahead import step_ahead
 from omfa_jax.train.network import network_division
 
-# how XLA's compilers spend their time; at -1 SDXL takes a seventh of it on TPUs and 3% more memory
+# XLA's compilation effort, -1 to 1: at -1 SDXL compiles seven times faster for TPUs and plans 3%
+# more memory
 EFFORT = -1.0
 INSTALL = {
     "tpu": "pip install 'omfa_jax[tpu]'",
@@ -27,10 +28,10 @@ INSTALL = {
 
 @dataclass(frozen=True)
 class Compiled:
-    """What the compiler says of one device: bytes, and what it receives in a step.
+    """The compiler's figures for one device: memory, and traffic of one step by collective.
 
-    `argument_bytes` are state and batch, `temporary_bytes` all else; `peak_bytes` is the most at
-    once as the compiler plans it.
+    `seconds` is the compile time. `argument_bytes` are state and batch, `temporary_bytes` all else;
+    `peak_bytes` is the compiler's planned maximum.
     """
 
     seconds: float
@@ -40,36 +41,39 @@ class Compiled:
     traffic: dict[str, Moved]
 
 
-def devices_of(pod: Pod) -> list[Any]:
-    """Return descriptions of a pod's devices, good for compiling; its plugin must be installed."""
-    if pod.platform == "tpu":
-        options: dict[str, Any] = {
-            "topology_name": f"{pod.chip_name}:{'x'.join(map(str, pod.torus))}"
-        }
-        # v4's two cores of a chip are one device to programs
-        if pod.chip_name == "v4":
+def devices_of(topology: Pod) -> list[Any]:
+    """Return a topology's devices, described for the compiler; its plugin must be installed."""
+    platform, chip = topology.platform, topology.chip_name
+    if platform == "tpu":
+        options: dict[str, Any] = {"topology_name": f"{chip}:{'x'.join(map(str, topology.torus))}"}
+        # without it libtpu describes a v4 chip's two TensorCores as two devices
+        if chip == "v4":
             options["chip_config_name"] = "megacore"
-        if pod.slices > 1:
-            options["num_slices"] = pod.slices
-    else:
+        if topology.slices > 1:
+            options["num_slices"] = topology.slices
+    elif chip in GPU_TARGETS:
         options = {
-            "topology": f"1x{pod.chips // pod.group}x{pod.group}",
-            "target_config": GPU_TARGETS[pod.chip_name].text(),
+            "topology": f"1x{topology.devices // topology.group}x{topology.group}",
+            "target_config": GPU_TARGETS[chip].text(),
         }
-    try:
-        described = topologies.get_topology_desc(platform=pod.platform, **options)
-    except Exception as error:  # plugins raise what they like
+    else:
         raise OmfaError(
-            f"--compile needs the compiler for {pod.platform}: {INSTALL[pod.platform]}"
+            f"--compile has no compiler target for {chip}: drop --compile for the plan by formula"
+        )
+    try:
+        described = topologies.get_topology_desc(platform=platform, **options)
+    except Exception as error:  # PJRT plugins raise various types
+        raise OmfaError(
+            f"--compile needs the compiler for {platform}: {INSTALL[platform]}"
             f" ({type(error).__name__}: {str(error).splitlines()[0]})"
         ) from error
     return list(described.devices)
 
 
 def compile_for(job: Job, devices: list[Any]) -> Compiled:
-    """Compile `job`'s training step for described (or real) devices; it is never run.
+    """Compile `job`'s training step for described (or real) devices without running it.
 
-    A step that does not fit a TPU's memory is an OmfaError of the compiler's words.
+    A step that does not fit a TPU's memory is an OmfaError with the compiler's message.
     """
     start = time.perf_counter()
     before = jax.config.jax_exec_time_optimization_effort  # type: ignore[attr-defined]
@@ -81,14 +85,14 @@ def compile_for(job: Job, devices: list[Any]) -> Compiled:
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        said = re.search(r"Ran out of memory[^\n]*", str(error))
+        match = re.search(r"Ran out of memory[^\n]*", str(error))
         raise OmfaError(
-            f"does not fit: {said[0] if said else str(error).splitlines()[0]}"
+            f"does not fit: {match[0] if match else str(error).splitlines()[0]}"
         ) from error
     finally:
         jax.config.update("jax_exec_time_optimization_effort", before)
     memory: Any = compiled.memory_analysis()
-    # outputs share the arguments' memory where the state is donated
+    # donated state: those outputs reuse the arguments' memory and must not count twice
     outputs = memory.output_size_in_bytes - memory.alias_size_in_bytes
     arguments, temporary = memory.argument_size_in_bytes, memory.temp_size_in_bytes
     return Compiled(

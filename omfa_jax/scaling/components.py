@@ -1,19 +1,19 @@
-"""A network's parameters and FLOPs in closed form, by component, forward and training step.
+"""A network's parameters and FLOPs in closed form, by kind of layer, forward and training step.
 
-Two FLOPs a multiply-add, as XLA counts them: taps of a convolution that fall on its padding are
-none, and what is no product counts operation by operation (`pointwise`).
+Counts as XLA does: two FLOPs per multiply-add, none for convolution taps on padding, and
+elementwise operations one by one (`pointwise`).
 """
 
 from dataclasses import dataclass, field
 
-# FLOPs of an element, forward and in a training step, in XLA's count of the unoptimised program; a
-# power is none there, an erfc a polynomial of 60. A score's maximum, difference and sum; a query's
-# scaling and an output's division; a norm's two means, and so on.
+# FLOPs per element, (forward, training step), in XLA's count of the unoptimised program: there a
+# power is free and an erfc is a polynomial of 60. "score" is softmax's maximum, difference and sum;
+# "query" is the scaling of queries and the division of outputs.
 POINTWISE = {
     "group_norm": (7, 19),
     "silu": (4, 10),
     "layer_norm": (8, 23),
-    "gated_gelu": (67, 79),
+    "geglu": (67, 79),
     "score": (3, 5),
     "query": (2, 6),
     "bias": (1, 2),
@@ -24,7 +24,7 @@ POINTWISE = {
 
 @dataclass
 class Part:
-    """One component of a network: parameters, and FLOPs of one example."""
+    """Parameters of one kind of layer, and FLOPs per example: forward, and a training step."""
 
     params: int = 0
     forward: int = 0
@@ -33,12 +33,14 @@ class Part:
 
 @dataclass
 class Components:
-    """A network's parts; `other` are embeddings of time and size, and linears around transformers.
+    """A network's cost by kind of layer; layers are added one by one.
 
-    `step` is forward and backward, nothing computed twice, without the optimizer (about 15 FLOPs a
-    parameter and update). Attention has its projections and its products; its softmax, norms,
-    biases, activations and sums are `pointwise`. `padding` and `scores` are forward FLOPs: taps on
-    padding, which matrix units compute and torch counts but no part holds; attention's products.
+    A part's `step` is forward and backward without remat and without the optimizer (about 15 FLOPs
+    per parameter and update). Attention parts have projections and products; softmax, norms,
+    biases, activations and sums are `pointwise`; `other` are the embeddings of time and size and
+    the linear layers around transformers. `padding` and `scores` are forward FLOPs: convolution
+    taps on padding, which matrix units compute and torch counts but no part includes; attention's
+    products.
     """
 
     conv: Part = field(default_factory=Part)
@@ -57,7 +59,7 @@ class Components:
 
     @property
     def total(self) -> Part:
-        """All parts together."""
+        """Sum of all parts."""
         parts = self.parts.values()
         return Part(
             sum(part.params for part in parts),
@@ -68,10 +70,11 @@ class Components:
     def dense(
         self, part: Part, rows: int, c_in: int, c_out: int, *, bias: bool = True, inner: bool = True
     ) -> None:
-        """Add a linear layer on `rows` vectors; not `inner`: nothing before it has a gradient."""
+        """Add a linear layer on `rows` vectors; not `inner`: its input needs no gradient."""
         products = 2 * rows * c_in * c_out
         part.params += c_in * c_out + bias * c_out
         part.forward += products
+        # backward: one product for the weights' gradient, one for the input's
         part.step += (2 + inner) * products
         if bias:
             self.elements("bias", rows * c_out)
@@ -104,7 +107,8 @@ class Components:
     def attention(
         self, part: Part, tokens: int, keys: int, channels: int, heads: int, c_keys: int, bias: bool
     ) -> None:
-        """Add attention of `tokens` to `keys` vectors of width `c_keys`, with its projections."""
+        """Add attention of `tokens` to `keys` vectors of width `c_keys`, projections included."""
+        # the text encoder is frozen: in cross-attention no gradient flows to keys and values
         among_itself = part is self.self_attention
         self.dense(part, tokens, channels, channels, bias=bias)
         for _ in ("keys", "values"):
@@ -118,7 +122,7 @@ class Components:
         self.elements("query", tokens * channels)
 
     def norm(self, kind: str, elements: int, channels: int) -> None:
-        """Add a norm over `elements` numbers with a gain and a shift for each channel."""
+        """Add a norm over `elements` numbers with a scale and a shift per channel."""
         self.pointwise.params += 2 * channels
         self.elements(kind, elements)
 
@@ -154,10 +158,10 @@ class Components:
         joined: int = 0,
         ends: bool = False,
     ) -> None:
-        """Add a stack of `depth` blocks between its two linear layers; depth 0 is nothing.
+        """Add `depth` transformer blocks between their two linear layers; nothing if depth is 0.
 
-        Self-attention sees `joined` tokens more, another network's. With `ends` the network ends
-        with the last block, without the second linear layer.
+        Self-attention also attends to `joined` tokens of another network. With `ends` the network
+        ends with the last block, without the second linear layer.
         """
         if not depth:
             return
@@ -170,7 +174,7 @@ class Components:
             self.attention(self.self_attention, tokens, tokens + joined, c, heads, c, bias=False)
             self.attention(self.cross_attention, tokens, keys, c, heads, c_keys, bias=False)
             self.dense(self.feed_forward, tokens, c, 8 * c)
-            self.elements("gated_gelu", tokens * 4 * c)
+            self.elements("geglu", tokens * 4 * c)
             self.dense(self.feed_forward, tokens, 4 * c, c)
         if ends:
             return
@@ -178,21 +182,21 @@ class Components:
         self.elements("sum", tokens * c)
 
     def spatial_attention(self, size: tuple[int, int], c: int) -> None:
-        """Add the VAE's one head of attention over all pixels."""
+        """Add the VAE's single-head attention over all pixels."""
         pixels = size[0] * size[1]
         self.norm("group_norm", pixels * c, c)
         self.attention(self.self_attention, pixels, pixels, c, 1, c, bias=True)
         self.elements("sum", pixels * c)
 
     def last(self, size: tuple[int, int], c: int, c_out: int) -> None:
-        """Add the norm, activation and convolution that end a network."""
+        """Add a network's final norm, activation and convolution."""
         self.norm("group_norm", size[0] * size[1] * c, c)
         self.elements("silu", size[0] * size[1] * c)
         self.convolution(size, c, c_out)
 
 
 def _taps(length: int, kernel: int, stride: int, pad: tuple[int, int]) -> tuple[int, int]:
-    """Return how many outputs a side has, and how many of their taps fall on the input."""
+    """Return (outputs along one side, how many of their taps fall on the input)."""
     outputs = (length + sum(pad) - kernel) // stride + 1
     starts = [index * stride - pad[0] for index in range(outputs)]
     return outputs, sum(min(start + kernel, length) - max(start, 0) for start in starts)

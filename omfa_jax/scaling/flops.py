@@ -1,4 +1,4 @@
-"""The FLOPs and parameters of networks by component: the UNet, a dual's two, the VAE's halves."""
+"""FLOPs and parameters by kind of layer: the UNet, a dual UNet's two, VAE encoder and decoder."""
 
 from omfa_jax.diffusion.packing import packings
 from omfa_jax.diffusion.settings import DiffusionSettings
@@ -10,10 +10,10 @@ from omfa_jax.weights.text import TEXT_TOKENS
 def network_components(
     settings: DiffusionSettings, config: UNetConfig, *, text_tokens: int = TEXT_TOKENS
 ) -> tuple[Components, ...]:
-    """Return what one training example runs: the UNet, or a dual's main and reference UNets.
+    """Return the counts of the networks that a training example runs through.
 
-    A sample runs the reference once; it is counted to its last transformer block, where its work
-    ends.
+    One UNet, or a dual UNet's main and reference networks. The reference is counted up to its last
+    transformer block: nothing after that is used.
     """
     if not settings.reference:
         height, width, _ = settings.canvas.shape
@@ -34,13 +34,15 @@ def unet_components(
     reference: tuple[int, int] | None = None,
     features_only: bool = False,
 ) -> Components:
-    """Return the UNet's components on a (height, width) latent canvas, for one example.
+    """Return the counts of the UNet on a (height, width) latent canvas, for one example.
 
-    `reference` is the size of a canvas whose tokens self-attention sees too. `features_only` ends
-    with the last transformer block (a scan runs the whole of it), and counts parameters to there.
+    `reference` is the latent size of a second canvas whose tokens self-attention sees too.
+    `features_only` counts FLOPs and parameters up to the last transformer block, included: its
+    layers run under one scan.
     """
     count, channels, last = Components(), config.block_channels, len(config.block_channels) - 1
     embed = config.time_embed_dim
+    # the timestep's embedding, and SDXL's added one of pooled text and six size and crop numbers
     for c_in in (channels[0], config.pooled_dim + 6 * config.time_id_dim):
         count.dense(count.other, 1, c_in, embed, inner=False)
         count.dense(count.other, 1, embed, embed)
@@ -76,6 +78,7 @@ def unet_components(
     if config.transformer_depth[last]:
         transformer(size, last)
         count.resnet(size, current, current, embed)
+    # each resnet on the way up also takes the skip connection saved on the way down
     for level in range(last, -1, -1):
         c, size = channels[level], sizes[level]
         for index in range(config.layers_per_block + 1):
@@ -94,12 +97,12 @@ def unet_components(
 
 
 def level_pixels(size: tuple[int, int], levels: int) -> list[int]:
-    """Return the pixels of a (height, width) canvas at each level of a UNet."""
+    """Return the number of positions of a (height, width) canvas at each level of a UNet."""
     return [-(-size[0] // 2**level) * -(-size[1] // 2**level) for level in range(levels)]
 
 
 def vae_components(config: VAEConfig, height: int, width: int) -> tuple[Components, Components]:
-    """Return the components of encoder and decoder for one (height, width) image in pixels."""
+    """Return the counts of encoder and decoder for one (height, width) image in pixels."""
     channels, z = config.block_channels, config.latent_channels
     encoder, decoder, last = Components(), Components(), len(config.block_channels) - 1
     size = encoder.convolution((height, width), 3, channels[0], inner=False)
@@ -109,6 +112,7 @@ def vae_components(config: VAEConfig, height: int, width: int) -> tuple[Componen
             encoder.resnet(size, current, c)
             current = c
         if level < last:
+            # diffusers pads downsampling in the VAE at the right and bottom only
             size = encoder.convolution(size, c, c, stride=2, pad=(0, 1))
     _middle(encoder, size, current)
     encoder.last(size, current, 2 * z)

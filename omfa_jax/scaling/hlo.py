@@ -1,4 +1,4 @@
-"""Collectives in a program as XLA compiled it, loops counted as often as they run."""
+"""Collectives in the text of a compiled XLA program; loop bodies count once per iteration."""
 
 import math
 import re
@@ -26,7 +26,7 @@ _CALLED = re.compile(r"(?:calls|to_apply)=%?([\w.\-]+)")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 _CONSTANT = re.compile(r"= [su]32\[\]\S* constant\((\d+)\)")
 _GROUPS = [
-    # [groups,size]<=[...]; {{0,1},{2,3}}; mesh['a'=8,'b'=1] {'a'}
+    # XLA's three forms: [groups,size]<=[...]; {{0,1},{2,3}}; mesh['a'=8,'b'=1] {'a'}
     re.compile(r"replica_groups=\[\d+,(\d+)\]<="),
     re.compile(r"replica_groups=\{\{([\d,]+)\}"),
     re.compile(r"replica_groups=mesh\[(.*?)\] \{(.*?)\}"),
@@ -35,7 +35,7 @@ _GROUPS = [
 
 @dataclass
 class Moved:
-    """How often a kind of collective runs in a program, and the bytes that a device receives."""
+    """How often a kind of collective runs, and the bytes that a device receives in all of them."""
 
     runs: int = 0
     received_bytes: int = 0
@@ -49,8 +49,8 @@ class _Computation:
 
 
 def collectives(text: str) -> dict[str, Moved]:
-    """Return what moves in a run of a compiled program, given its text (`compiled.as_text()`)."""
-    computations, entry = _parsed(text)
+    """Return the traffic of one run of a compiled program, by kind (see `compiled.as_text()`)."""
+    computations, entry = _parse(text)
     found: dict[str, Moved] = defaultdict(Moved)
 
     def count(name: str, times: int) -> None:
@@ -67,7 +67,7 @@ def collectives(text: str) -> dict[str, Moved]:
     return dict(found)
 
 
-def _parsed(text: str) -> tuple[dict[str, _Computation], str]:
+def _parse(text: str) -> tuple[dict[str, _Computation], str]:
     computations: dict[str, _Computation] = {}
     loops: list[tuple[_Computation, str, str, str]] = []
     here, name, entry = _Computation(), "", ""
@@ -83,7 +83,9 @@ def _parsed(text: str) -> tuple[dict[str, _Computation], str]:
             here.constants.append(int(constant[1]))
         collective = _COLLECTIVE.search(line)
         if collective:
-            here.own.append(_moved(line, collective, scatters="all-reduce-scatter" in name))
+            here.own.append(
+                _parse_collective(line, collective, scatters="all-reduce-scatter" in name)
+            )
         loop = _WHILE.search(line)
         if loop:
             loops.append((here, loop[1], loop[2], line))
@@ -91,16 +93,17 @@ def _parsed(text: str) -> tuple[dict[str, _Computation], str]:
             here.called += [(name, 1) for name in _CALLED.findall(line)]
     for owner, condition, body, line in loops:
         known = _TRIPS.search(line)
-        # a scan's condition compares its counter with the one constant that it holds
+        # without a known trip count: a scan's condition compares its counter with one constant
         limits = computations.get(condition, _Computation()).constants
         owner.called.append((body, int(known[1]) if known else max(limits, default=1)))
     return computations, entry
 
 
-def _moved(line: str, collective: re.Match[str], *, scatters: bool) -> tuple[str, int]:
+def _parse_collective(line: str, collective: re.Match[str], *, scatters: bool) -> tuple[str, int]:
     """Return a collective's kind and the bytes that a device receives in it.
 
-    `scatters`: an all-reduce in a fusion that keeps each device's part, as TPUs have it.
+    `scatters`: an all-reduce within a fusion that keeps the device's part only, the TPU compiler's
+    form of a reduce-scatter.
     """
     kind, started = collective[2], bool(collective[3])
     size = sum(
@@ -114,7 +117,7 @@ def _moved(line: str, collective: re.Match[str], *, scatters: bool) -> tuple[str
         received = size * (group - 1) // group
         return ("reduce-scatter", received) if scatters else (kind, 2 * received)
     if started:
-        # both what goes in and what comes out are in the type: 1 + group parts
+        # an async start's type holds operand and result: 1 + group parts
         return kind, size * (group - 1) // (group + 1)
     if kind == "reduce-scatter":
         return kind, size * (group - 1)

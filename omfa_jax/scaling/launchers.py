@@ -8,7 +8,7 @@ from pathlib import Path
 
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.files import atomic_write
-from omfa_jax.parallel.pods import GPUS_A_NODE, Pod
+from omfa_jax.parallel.pods import Pod
 from omfa_jax.scaling.manifest import Manifest
 
 SLURM = """\
@@ -83,10 +83,14 @@ LAUNCHERS = {"slurm.sh", "local.sh", "xpk.sh"}
 # identifies a launch script
 MARK = "omfa scaling run"
 
-# xpk's machine names: TPU types count cores on v4 and v5p and chips on the others; GPUs come in
-# hosts of eight
-XPK_TPUS = {"v4": ("v4", 2), "v5p": ("v5p", 2), "v5e": ("v5litepod", 1), "v6e": ("v6e", 1)}
-XPK_GPUS = {"h100": "h100-80gb-8", "h200": "h200-141gb-8", "a100": "a100-80gb-8"}
+# xpk's device types of GPU hosts, and GPUs per host (its system_characteristics.py; A100s there are
+# 40 GB); for TPUs xpk takes Google's accelerator types
+XPK_GPUS = {
+    "h100": ("h100-80gb-8", 8),
+    "h200": ("h200-141gb-8", 8),
+    "b200": ("b200-8", 8),
+    "gb200": ("gb200-4", 4),
+}
 
 
 def write_launchers(folder: Path, study: Manifest, machine: Pod | None) -> list[str]:
@@ -103,11 +107,13 @@ def write_launchers(folder: Path, study: Manifest, machine: Pod | None) -> list[
             texts["xpk.sh"] = XPK.format(**names, flags=flags, lines=xpk_lines(study))
         # only TPUs have a torus, and Slurm does not manage them here
         if not machine.torus:
+            # a Slurm node is a host: four GPUs of a GB200 rack, not the rack
+            tasks = min(machine.group, machine.chip.gpus_per_host)
             texts["slurm.sh"] = SLURM.format(
                 **names,
                 last=len(study.runs) - 1,
-                nodes=machine.chips // machine.group,
-                tasks=machine.group,
+                nodes=machine.devices // tasks,
+                tasks=tasks,
             )
     for name in LAUNCHERS:
         path = folder / name
@@ -135,11 +141,11 @@ def xpk_lines(study: Manifest) -> str:
 
 
 def xpk_flags(machine: Pod) -> str:
-    """Return xpk's flags for the machine, "" if xpk has no name for it."""
-    if machine.chip_name in XPK_TPUS:
-        name, cores = XPK_TPUS[machine.chip_name]
-        return f"--tpu-type {name}-{machine.group * cores} --num-slices {machine.slices}"
-    if machine.chip_name in XPK_GPUS and machine.group == GPUS_A_NODE:
-        nodes = machine.chips // machine.group
-        return f"--device-type {XPK_GPUS[machine.chip_name]} --num-nodes {nodes}"
-    return ""
+    """Return xpk's flags for the topology, "" where xpk has no type for it."""
+    if machine.torus:
+        return f"--tpu-type {machine.accelerator_type} --num-slices {machine.slices}"
+    device_type, per_host = XPK_GPUS.get(machine.chip_name, ("", 1))
+    # hosts come whole
+    if not device_type or machine.devices % per_host:
+        return ""
+    return f"--device-type {device_type} --num-nodes {machine.devices // per_host}"

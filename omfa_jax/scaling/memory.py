@@ -1,4 +1,4 @@
-"""What a training step keeps for its backward pass, counted on shapes alone."""
+"""Memory of a training step's activations, computed from shapes alone."""
 
 import math
 from collections.abc import Mapping
@@ -26,17 +26,18 @@ def kept_bytes(
     fused_attention: bool,
     text_tokens: int,
 ) -> int:
-    """Return the bytes of activations that `rows` examples leave for the backward pass.
+    """Return the bytes of activations that `rows` examples keep for the backward pass.
 
-    What JAX's differentiation saves in the compute type; what it saves in another one are copies
-    that XLA makes again, and weights are counted elsewhere. `fused_attention`: the l x l scores are
-    never stored.
+    Counts the residuals that JAX saves in the compute dtype. Residuals of other dtypes are casts
+    that XLA recomputes, and weights are counted elsewhere. `fused_attention`: the (tokens, tokens)
+    scores are never stored.
     """
     height, width, _ = diffusion.canvas.shape
     compute = Compute(
         jnp.dtype(train.compute_dtype),
         remat=train.remat,
         kernel=_fused if fused_attention else None,
+        # casts as fsdp's gather does, so that residuals have the step's dtypes
         fetch=lambda path, part, dtype: part.astype(dtype),
     )
     params = unet_shapes(config)
@@ -56,6 +57,7 @@ def kept_bytes(
         Shape((rows, config.pooled_dim), jnp.float32),
         Shape((rows, 6), jnp.float32),
     )
+    # vjp's residuals carry no names: weights among them are recognised by shape
     weights = weight_shapes(params)
     return sum(
         bytes_of(leaf)
@@ -72,10 +74,11 @@ def working_bytes(
     *,
     fused_attention: bool,
 ) -> int:
-    """Return the bytes that are computed again for the gradient in hand, in the largest block.
+    """Return the bytes of the largest block that the backward pass recomputes at a time.
 
-    Each token has, in its channels c: three norms, seven projections, two attentions' outputs, and
-    18 c of the gated network, all in the compute type; and its row of scores, unless fused.
+    Per token of c channels: three norms, seven projections, two attention outputs and 18 c of the
+    feed-forward, 30 c in all, in the compute dtype; and its row of scores, unless attention is
+    fused.
     """
     if train.remat == "none":
         return 0
@@ -92,7 +95,7 @@ def working_bytes(
 
 
 def weight_shapes(params: Mapping[str, Any]) -> set[tuple[int, ...]]:
-    """Return the shapes of all weights, of stacked ones also those of a layer."""
+    """Return the shapes of all weights; for stacked layers also the shape of one layer."""
     shapes = set()
     for path, leaf in walk(params):
         shapes.add(leaf.shape)
@@ -102,9 +105,10 @@ def weight_shapes(params: Mapping[str, Any]) -> set[tuple[int, ...]]:
 
 
 def largest_layer(params: Mapping[str, Any]) -> int:
-    """Return the weights of the largest unit whose weights are whole at one time: a layer."""
+    """Return the number of weights of the largest layer, the unit that fsdp gathers at a time."""
     units: dict[tuple[str, ...], int] = {}
     for path, leaf in walk(params):
+        # stacked blocks are gathered one at a time, inside the scan
         if "transformer_blocks" in path:
             unit = path[: path.index("transformer_blocks") + 1]
             size = math.prod(leaf.shape[1:])
@@ -115,19 +119,20 @@ def largest_layer(params: Mapping[str, Any]) -> int:
 
 
 def bytes_of(leaf: Any) -> int:
-    """Return the bytes of an array or a shape."""
+    """Return the bytes of an array or a ShapeDtypeStruct."""
     return math.prod(leaf.shape) * leaf.dtype.itemsize
 
 
 @jax.custom_vjp
 def _fused(q: Array, k: Array, v: Array) -> Array:
-    """Stand in for a fused kernel: it keeps what they keep."""
+    """Stand in for a fused kernel: keeps the residuals that such kernels keep."""
     return attention(q, k, v)
 
 
 def _fused_forward(q: Array, k: Array, v: Array) -> Any:
     out = _fused(q, k, v)
     batch, length, heads, _ = q.shape
+    # the last one is the log-sum-exp of each query's scores
     return out, (q, k, v, out, jnp.zeros((batch, heads, length), jnp.float32))
 
 

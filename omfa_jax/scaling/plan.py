@@ -1,16 +1,14 @@
-"""What a training run will need on a machine that is not here: from shapes and formulas."""
+"""Memory, FLOPs, traffic and step time of a training run on a given topology, by formula."""
 
 import contextlib
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.core.trees import walk
 from omfa_jax.diffusion.settings import DiffusionSettings
 from omfa_jax.models import UNetConfig, init_unet
 from omfa_jax.models.compute import REMAT
@@ -23,19 +21,20 @@ from omfa_jax.parallel.rules import UNET_RULES
 from omfa_jax.scaling.components import Components
 from omfa_jax.scaling.flops import unet_components
 from omfa_jax.scaling.memory import kept_bytes, largest_layer, working_bytes
+from omfa_jax.scaling.traffic import local_bytes, tensor_traffic, traffic_bytes
 from omfa_jax.train.network import network_division
 from omfa_jax.train.optimizer import make_optimizer
 from omfa_jax.train.settings import TrainSettings
 from omfa_jax.train.state import abstract_state, state_shardings
 from omfa_jax.weights.text import TEXT_TOKENS
 
-# of a chip's peak, while it computes; no step of this model has been timed on these machines yet
+# fraction of a chip's peak that computing reaches; an assumption until a step has been timed there
 EFFICIENCY = 0.5
 
 
 @dataclass(frozen=True)
 class Job:
-    """A training run: model, canvas, settings and mesh."""
+    """What is planned: a training run's model, canvas, settings and mesh."""
 
     diffusion: DiffusionSettings
     unet: UNetConfig
@@ -45,16 +44,17 @@ class Job:
 
 @dataclass(frozen=True)
 class Plan:
-    """Bytes of one chip, FLOPs of all, bytes that one chip receives in a step, and seconds.
+    """Memory and traffic of one device, FLOPs of all devices, and seconds, for one training step.
 
-    `usable` is the part of a chip's memory that programs get. `mesh` names the axes' sizes, `cut`
-    the share of the weights' bytes that fsdp and tensor cut; `notes` are lines on the mesh.
-    `memory` and `traffic` have a row a kind; traffic between nodes or slices ends in ", far".
-    `executed_flops` counts what is computed twice, `model_flops` does not. `step_seconds` supposes
-    that traffic hides behind computing, `bare_step_seconds` that none of it does.
+    `usable` is the fraction of a device's memory that programs get. `mesh` maps axes to sizes,
+    `cut` maps fsdp and tensor to the fraction of the weights' bytes that they shard; `notes` are
+    warnings about the mesh. `memory` and `traffic` map a kind to bytes; traffic between nodes or
+    slices ends in ", far". `executed_flops` includes what remat computes again, `model_flops` does
+    not. `step_seconds` assumes that traffic overlaps with computing, `bare_step_seconds` that none
+    does.
     """
 
-    pod: Pod
+    topology: Pod
     usable: float
     mesh: dict[str, int]
     cut: dict[str, float]
@@ -71,51 +71,58 @@ class Plan:
 
     @property
     def peak_bytes(self) -> int:
-        """All that a chip holds at once."""
+        """Bytes that a device holds at its peak."""
         return sum(self.memory.values())
 
     @property
     def fits(self) -> bool:
-        """True if that is within the part of the memory that programs get."""
+        """True if the peak is within the memory that programs get."""
         return self.peak_bytes <= self.usable_bytes
 
     @property
     def usable_bytes(self) -> float:
-        """The memory of a chip that programs get."""
-        return self.usable * self.pod.chip.memory_bytes
+        """Bytes of a device's memory that programs get."""
+        return self.usable * self.topology.chip.memory_bytes
 
     @property
     def step_seconds(self) -> float:
-        """A step, its traffic hidden."""
+        """Seconds of a step with traffic fully overlapped."""
         return max(self.compute_seconds, self.traffic_seconds)
 
     @property
     def bare_step_seconds(self) -> float:
-        """A step, computing and traffic in turns."""
+        """Seconds of a step with no overlap."""
         return self.compute_seconds + self.traffic_seconds
 
     @property
     def mfu(self) -> float:
-        """Model FLOPs of a step over what the chips could do in `step_seconds`."""
-        peak = self.pod.chips * self.pod.chip.bf16_flops
+        """Model FLOPs of a step over the devices' peak in `step_seconds`."""
+        peak = self.topology.devices * self.topology.chip.bf16_flops
         return self.model_flops / (self.step_seconds * peak)
 
 
-def plan(job: Job, pod: Pod, *, efficiency: float = EFFICIENCY, usable: float = USABLE) -> Plan:
-    """Return the plan of `job` on `pod`; a mesh or a batch that does not fit it is an OmfaError."""
+def plan(
+    job: Job, topology: Pod, *, efficiency: float = EFFICIENCY, usable: float = USABLE
+) -> Plan:
+    """Return the plan of `job`; a mesh or batch size that does not divide is an OmfaError.
+
+    `efficiency` is the fraction of a chip's peak that computing reaches, `usable` the fraction of
+    its memory that programs get, both 0..1.
+    """
     train, config = job.train, job.unet
     if job.diffusion.reference:
         raise OmfaError(
-            "`omfa plan` does not cover the dual UNet (config.model.reference=True); it plans the"
-            " single one, and bench/ablation.py has the compiler's figures of both"
+            "`omfa plan` does not cover the dual UNet (config.model.reference=True); set it to"
+            " False to plan the single UNet, or run bench/ablation.py for compiler figures of both"
         )
-    divided = network_division(job.diffusion, config, job.mesh, pod.chips)
+    divided = network_division(job.diffusion, config, job.mesh, topology.devices)
     shape = {axis: getattr(divided.settings, axis) for axis in AXES}
     mesh = abstract(shape)
     check_batch_size(mesh, train.batch_size, train.grad_accum_steps)
     parts = math.prod(shape[axis] for axis in BATCH)
+    # examples per device in one microbatch
     rows = train.batch_size // parts // train.grad_accum_steps
-    kernel = kernel_name(train.attention, pod.platform, train.compute_dtype)
+    kernel = kernel_name(train.attention, topology.platform, train.compute_dtype)
     fused = {"fused_attention": kernel != "xla"}
     itemsize = jnp.dtype(train.compute_dtype).itemsize
 
@@ -128,9 +135,10 @@ def plan(job: Job, pod: Pod, *, efficiency: float = EFFICIENCY, usable: float = 
     }
     kept = kept_bytes(job.diffusion, config, train, rows, text_tokens=TEXT_TOKENS, **fused)
     working = working_bytes(job.diffusion, config, train, rows, **fused)
+    # gathered in the compute dtype, its gradient in float32 until the reduce-scatter
     layer = largest_layer(state.params) // shape["tensor"]
-    # activations are freed while gradients come, so the larger of them is the peak; microbatches
-    # add to gradients that are there all the time
+    # the backward pass frees activations as gradients appear, so the larger of the two is the peak;
+    # with microbatches a second set of gradients, the running sum, is there all the time
     gradients = local["params"]
     memory = {
         "parameters": local["params"],
@@ -138,18 +146,21 @@ def plan(job: Job, pod: Pod, *, efficiency: float = EFFICIENCY, usable: float = 
         "ema": local["ema"],
         "activations or gradients": max(kept, gradients),
         "accumulated gradients": gradients if train.grad_accum_steps > 1 else 0,
-        "a block, computed again": working,
-        "a layer's whole weights and gradient": layer * (itemsize + 4) if shape["fsdp"] > 1 else 0,
+        "a block, recomputed": working,
+        "a layer's gathered weights and gradient": layer * (itemsize + 4)
+        if shape["fsdp"] > 1
+        else 0,
     }
 
     height, width, _ = job.diffusion.canvas.shape
     count = unet_components(config, height, width, text_tokens=TEXT_TOKENS)
     model_flops = float(count.total.step * train.batch_size)
     executed = model_flops + recomputed(count, train.remat) * train.batch_size
-    traffic = traffic_bytes(state.params, shardings.params, shape, pod, train, itemsize)
-    traffic |= tensor_traffic(job, shape, rows, itemsize)
+    traffic = traffic_bytes(state.params, shardings.params, shape, topology, train, itemsize)
+    traffic |= tensor_traffic(job.diffusion.canvas.shape, config, train, shape, rows, itemsize)
+    chip = topology.chip
     return Plan(
-        pod=pod,
+        topology=topology,
         usable=usable,
         mesh=shape,
         cut={axis: divided.coverage.share(axis) for axis in divided.coverage.cut},
@@ -161,26 +172,17 @@ def plan(job: Job, pod: Pod, *, efficiency: float = EFFICIENCY, usable: float = 
         model_flops=model_flops,
         executed_flops=executed,
         traffic=traffic,
-        compute_seconds=executed / (pod.chips * pod.chip.bf16_flops * efficiency),
+        compute_seconds=executed / (topology.devices * chip.bf16_flops * efficiency),
+        # no overlap between collectives of different kinds either: an upper bound
         traffic_seconds=sum(
-            moved / (pod.chip.far_rate if kind.endswith(", far") else pod.chip.near_rate)
+            moved / (chip.far_rate if kind.endswith(", far") else chip.near_rate)
             for kind, moved in traffic.items()
         ),
     )
 
 
-def local_bytes(tree: Any, shardings: Any) -> int:
-    """Return the bytes of a tree that one device holds."""
-    sizes = jax.tree.map(
-        lambda leaf, sharding: math.prod(sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize,
-        tree,
-        shardings,
-    )
-    return sum(jax.tree.leaves(sizes))
-
-
 def recomputed(count: Components, remat: str) -> int:
-    """Return the FLOPs of an example that the backward pass computes again."""
+    """Return the FLOPs per example that the backward pass computes again under `remat`."""
     blocks = (count.self_attention, count.cross_attention, count.feed_forward)
     return {
         "none": 0,
@@ -190,97 +192,46 @@ def recomputed(count: Components, remat: str) -> int:
     }[remat]
 
 
-def traffic_bytes(
-    params: Any,
-    shardings: Any,
-    shape: dict[str, int],
-    pod: Pod,
-    train: TrainSettings,
-    itemsize: int,
-) -> dict[str, int]:
-    """Return the bytes a chip receives for its weights and gradients, by collective.
-
-    A weight is gathered forward and backward in the compute type, its gradient scattered in
-    float32 (ZeRO-3, arXiv 1910.02054), once a microbatch; then what each chip has left is summed
-    over data and slices, once a step.
-    """
-    fsdp, found = shape["fsdp"], {}
-    cut = sum(
-        math.prod(leaf.shape) // shape["tensor"]
-        for (_, leaf), (_, sharding) in zip(walk(params), walk(shardings), strict=True)
-        if "fsdp" in sharding.spec
-    )
-    share = cut * train.grad_accum_steps * (fsdp - 1) / fsdp
-    where = ", far" if fsdp * shape["tensor"] > pod.group else ""
-    if fsdp > 1:
-        found[f"all-gather of weights{where}"] = round(2 * share * itemsize)
-        found[f"reduce-scatter of gradients{where}"] = round(share * 4)
-    own = local_bytes(params, shardings)
-    inner = shape["data"] * fsdp * shape["tensor"]
-    for axis, far in (("data", inner > pod.group), ("slice", True)):
-        count = shape[axis]
-        if count > 1:
-            kind = f"all-reduce of gradients over {axis}{', far' if far else ''}"
-            found[kind] = round(2 * own * (count - 1) / count)
-    return found
-
-
-def tensor_traffic(job: Job, shape: dict[str, int], rows: int, itemsize: int) -> dict[str, int]:
-    """Return the bytes of the activations that tensor parallelism sums, three times a block."""
-    count, config = shape["tensor"], job.unet
-    if count == 1:
-        return {}
-    height, width, _ = job.diffusion.canvas.shape
-    moved = 0
-    for level, channels in enumerate(config.block_channels):
-        blocks = config.transformer_depth[level] * (2 * config.layers_per_block + 1)
-        blocks += config.transformer_depth[-1] if level == len(config.block_channels) - 1 else 0
-        tokens = -(-height // 2**level) * -(-width // 2**level)
-        moved += blocks * 3 * tokens * channels
-    passes = 3 if job.train.remat in ("block", "full") else 2
-    size = moved * passes * rows * job.train.grad_accum_steps * itemsize
-    return {"all-reduce of activations": round(2 * size * (count - 1) / count)}
-
-
 def lighter(
-    job: Job, pod: Pod, *, efficiency: float = EFFICIENCY, usable: float = USABLE
+    job: Job, topology: Pod, *, efficiency: float = EFFICIENCY, usable: float = USABLE
 ) -> Plan | None:
-    """Return the plan with the least recomputing that fits, if that is less than the job's own."""
+    """Return the fitting plan with the least remat; None if that is the job's own."""
     for policy in REMAT[: REMAT.index(job.train.remat)]:
         train = dataclasses.replace(job.train, remat=policy)
         lighter_job = dataclasses.replace(job, train=train)
-        made = plan(lighter_job, pod, efficiency=efficiency, usable=usable)
+        made = plan(lighter_job, topology, efficiency=efficiency, usable=usable)
         if made.fits:
             return made
     return None
 
 
-def advice(job: Job, pod: Pod, *, usable: float = USABLE) -> str | None:
+def advice(job: Job, topology: Pod, *, usable: float = USABLE) -> str | None:
     """Return the overrides that make a job fit at the least cost in time; None if none do.
 
-    Tried are fsdp over a whole node or slice, then more recomputing, then microbatches.
+    Tries fsdp over a node or slice, then more remat, then gradient accumulation.
     """
     alone = MeshSettings(data=1, fsdp=-1, allow_replicated=True)
-    fsdp = network_division(job.diffusion, job.unet, alone, pod.group).settings.fsdp
-    mesh = dataclasses.replace(job.mesh, data=-1, fsdp=fsdp, tensor=1, slice=pod.slices)
+    fsdp = network_division(job.diffusion, job.unet, alone, topology.group).settings.fsdp
+    mesh = dataclasses.replace(job.mesh, data=-1, fsdp=fsdp, tensor=1, slice=topology.slices)
     trials = [dataclasses.replace(job, mesh=mesh)]
     for policy in REMAT[REMAT.index(job.train.remat) + 1 :]:
         train = dataclasses.replace(job.train, remat=policy)
         trials.append(dataclasses.replace(trials[0], train=train))
     last = trials[-1]
+    # accumulation last: it gathers all weights again for each microbatch
     for parts in (2, 4, 8, 16):
         train = dataclasses.replace(last.train, grad_accum_steps=parts)
         trials.append(dataclasses.replace(last, train=train))
     for trial in trials:
-        # a batch that does not divide so is no advice
+        # a mesh or batch size that does not divide is not worth suggesting
         with contextlib.suppress(OmfaError):
-            if plan(trial, pod, usable=usable).fits:
+            if plan(trial, topology, usable=usable).fits:
                 return " ".join(changes(job, trial))
     return None
 
 
 def changes(job: Job, other: Job) -> list[str]:
-    """Return the overrides that make `other` of `job`."""
+    """Return the overrides that turn `job` into `other`."""
     return [
         f"--config.{group}.{field.name}={getattr(new, field.name)}"
         for group, old, new in (("mesh", job.mesh, other.mesh), ("train", job.train, other.train))
