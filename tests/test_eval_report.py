@@ -264,7 +264,7 @@ def test_wrong_input_is_one_line(tmp_path, capsys):
         ([other, "--out", out], "expected format 1"),
         ([list_, "--out", out], "not a scores file"),
         ([tmp_path / "gone.json", "--out", out], "found nothing"),
-        ([a, a, "--out", out], "two scores files are of the method 'a'"),
+        ([a, a, "--out", out], "two scores files have the method 'a'"),
         ([a, b, "--out", out], "no metric in common: a has ssim"),
         ([a, "--out", tmp_path / "gone" / "r.html"], "--out: there is no folder"),
         ([a, "--out", out, "--csv", tmp_path / "gone" / "t.csv"], "--csv: there is no folder"),
