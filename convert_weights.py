@@ -4,10 +4,10 @@ import argparse
 import sys
 from typing import Any
 
-from omfa_jax.cli.flags import SEED, Parser, number, to_path
+from omfa_jax.cli.flags import SEED_TYPE, Parser, float_between, parse_path
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.core.folders import require_apart
-from omfa_jax.parallel.flags import set_flags
+from omfa_jax.core.folders import require_disjoint
+from omfa_jax.parallel.flags import set_xla_flags
 
 DTYPES = ("fp32", "bf16", "fp16")
 
@@ -18,7 +18,7 @@ def main(arguments: list[str] | None = None) -> int:
         options, options.overrides = _parser().parse_known_args(arguments)
         if options.overrides and getattr(options, "config", None) is None:
             raise OmfaError(f"unknown arguments: {' '.join(options.overrides)}")
-        set_flags()
+        set_xla_flags()
         return options.run(options)
     except OmfaError as error:
         print(f"convert_weights: {error}", file=sys.stderr)
@@ -28,32 +28,32 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
 
 
-def import_(options: argparse.Namespace) -> int:
+def import_weights(options: argparse.Namespace) -> int:
     """Convert a diffusers folder or an SDXL file to an imported folder, to train from it."""
-    from omfa_jax.weights.agreement import compare
-    from omfa_jax.weights.conv_in import groups_of
+    from omfa_jax.weights.agreement import check_agreement
+    from omfa_jax.weights.conv_in import get_input_groups
     from omfa_jax.weights.imported import import_source
     from omfa_jax.weights.sources import open_source
-    from omfa_jax.weights.text import prompt_table
+    from omfa_jax.weights.text import make_prompt_table
 
     sources = {"SRC": options.source, "--vae": options.vae, "--config": options.config}
-    require_apart(options.out, sources | {"--text-encoders": options.text_encoders})
+    require_disjoint(options.out, sources | {"--text-encoders": options.text_encoders})
     named = options.source_inputs.split(",") if options.source_inputs else None
     source = open_source(options.source, vae=options.vae, vae_scale=options.vae_scale, inputs=named)
     prompts, inputs = list(options.prompt), None
     if options.config is not None:
-        from omfa_jax.cli.config import diffusion_settings, load_config
+        from omfa_jax.cli.config import load_config, make_diffusion_settings
 
         config = load_config(options.config, options.overrides)
-        settings = diffusion_settings(config, source.vae_config)
+        settings = make_diffusion_settings(config, source.vae_config)
         if config.model.init_unet:
             ignore = options.ignore_scheduler or config.model.ignore_scheduler
-            for note in compare(source.statements, settings, options.source, ignore=ignore):
+            for note in check_agreement(source.statements, settings, options.source, ignore=ignore):
                 print(note)
-        inputs = groups_of(settings)
+        inputs = get_input_groups(settings)
         prompts = [*(task.prompt for task in settings.tasks), *prompts]
     encoders = options.text_encoders or options.source
-    table = prompt_table(
+    table = make_prompt_table(
         source,
         encoders,
         prompts,
@@ -68,13 +68,13 @@ def import_(options: argparse.Namespace) -> int:
     return 0
 
 
-def export(options: argparse.Namespace) -> int:
+def export_weights(options: argparse.Namespace) -> int:
     """Convert a training checkpoint or an imported folder to a diffusers folder."""
     from omfa_jax.weights.folder import save_diffusers
-    from omfa_jax.weights.imported import fields_of, is_imported, load_imported
+    from omfa_jax.weights.imported import get_export_fields, is_imported, load_imported
     from omfa_jax.weights.stream import parse_size
 
-    require_apart(options.out, {"CHECKPOINT": options.checkpoint})
+    require_disjoint(options.out, {"CHECKPOINT": options.checkpoint})
     max_shard_bytes = parse_size(options.max_shard_size)
 
     def save(model: dict[str, Any]) -> str:
@@ -83,23 +83,23 @@ def export(options: argparse.Namespace) -> int:
 
     trained = not is_imported(options.checkpoint)
     if trained:
-        from omfa_jax.train.load import export_from_newest
+        from omfa_jax.train.load import export_newest
 
-        what = export_from_newest(options.checkpoint, options.weights, save)
+        what = export_newest(options.checkpoint, options.weights, save)
     else:
-        what = save(fields_of(load_imported(options.checkpoint)))
+        what = save(get_export_fields(load_imported(options.checkpoint)))
     print(f"exported {options.checkpoint} -> {options.out} ({what}{options.dtype})")
     return 0
 
 
-def check(options: argparse.Namespace) -> int:
+def check_weights(options: argparse.Namespace) -> int:
     """Compare JAX in float32 with diffusers in float64 on the same random inputs."""
-    from omfa_jax.weights.check import compare
+    from omfa_jax.weights.check import compare_with_torch
 
-    differences = compare(options.a, options.b, seed=options.seed)
+    differences = compare_with_torch(options.a, options.b, seed=options.seed)
     print(f"{'component':<14}{'max abs':>12}{'relative L2':>14}{'PyTorch float32':>22}")
     for row in differences:
-        figures = f"{row.max_abs:>12.3g}{row.relative_l2:>14.3g}{row.theirs:>22.3g}"
+        figures = f"{row.max_abs:>12.3g}{row.relative_l2:>14.3g}{row.torch_float32:>22.3g}"
         print(f"{row.component:<14}{figures}")
     # <= and not >, so that NaN counts as a difference
     agree = all(row.relative_l2 <= options.tolerance for row in differences)
@@ -111,16 +111,16 @@ def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="convert_weights.py", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    command = commands.add_parser("import", help=import_.__doc__)
+    command = commands.add_parser("import", help=import_weights.__doc__)
     command.add_argument(
-        "source", type=to_path, metavar="SRC", help="diffusers folder or SDXL .safetensors file"
+        "source", type=parse_path, metavar="SRC", help="diffusers folder or SDXL .safetensors file"
     )
     command.add_argument(
-        "--out", type=to_path, required=True, metavar="DIR", help="imported folder to write"
+        "--out", type=parse_path, required=True, metavar="DIR", help="imported folder to write"
     )
     command.add_argument(
         "--config",
-        type=to_path,
+        type=parse_path,
         metavar="FILE",
         help="map conv_in to this config's unet_inputs and embed its tasks' prompts; override its"
         " values with --config.a.b=value (default: keep the source's channels and prompts)",
@@ -139,13 +139,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument(
         "--vae",
-        type=to_path,
+        type=parse_path,
         metavar="SRC",
         help="folder or file to take the VAE from (default: SRC)",
     )
     command.add_argument(
         "--vae-scale",
-        type=number(0, 1000, above=True),
+        type=float_between(0, 1000, above=True),
         metavar="X",
         help="scaling factor of the VAE (default: the one in its files, else 0.13025)",
     )
@@ -164,7 +164,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument(
         "--text-encoders",
-        type=to_path,
+        type=parse_path,
         metavar="DIR",
         help="diffusers folder with the text encoders (default: SRC)",
     )
@@ -173,17 +173,17 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="train without text: embed every prompt as the empty one",
     )
-    command.set_defaults(run=import_)
+    command.set_defaults(run=import_weights)
 
-    command = commands.add_parser("export", help=export.__doc__)
+    command = commands.add_parser("export", help=export_weights.__doc__)
     command.add_argument(
         "checkpoint",
-        type=to_path,
+        type=parse_path,
         metavar="CHECKPOINT",
         help="workdir, checkpoint step or imported folder",
     )
     command.add_argument(
-        "--out", type=to_path, required=True, metavar="DIR", help="diffusers folder to write"
+        "--out", type=parse_path, required=True, metavar="DIR", help="diffusers folder to write"
     )
     command.add_argument(
         "--dtype",
@@ -203,25 +203,25 @@ def _parser() -> argparse.ArgumentParser:
         default="auto",
         help="weights to export; auto is EMA if the checkpoint has it (default: %(default)s)",
     )
-    command.set_defaults(run=export)
+    command.set_defaults(run=export_weights)
 
-    command = commands.add_parser("check", help=check.__doc__)
+    command = commands.add_parser("check", help=check_weights.__doc__)
     command.add_argument(
-        "a", type=to_path, metavar="A", help="model run by JAX: imported or diffusers folder"
+        "a", type=parse_path, metavar="A", help="model run by JAX: imported or diffusers folder"
     )
     command.add_argument(
-        "b", type=to_path, metavar="B", help="model run by PyTorch: diffusers folder"
+        "b", type=parse_path, metavar="B", help="model run by PyTorch: diffusers folder"
     )
     command.add_argument(
         "--tolerance",
-        type=number(0, 1, above=True),
+        type=float_between(0, 1, above=True),
         default=5e-6,
         help="largest relative L2 error that counts as agreement (default: %(default)s)",
     )
     command.add_argument(
-        "--seed", type=SEED, default=0, help="seed of the random inputs (default: %(default)s)"
+        "--seed", type=SEED_TYPE, default=0, help="seed of the random inputs (default: %(default)s)"
     )
-    command.set_defaults(run=check)
+    command.set_defaults(run=check_weights)
     return parser
 
 

@@ -24,28 +24,28 @@ from omfa_jax.cli.train import train_diffusion
 from omfa_jax.core.files import require_writable_dir
 from omfa_jax.core.images import from_signed, read_labels
 from omfa_jax.core.tasks import COMPONENTS
-from omfa_jax.core.trees import walk
+from omfa_jax.core.trees import flatten
 from omfa_jax.data.labels import CIHP
-from omfa_jax.data.pipeline import PipelineSettings, eval_batches
+from omfa_jax.data.pipeline import PipelineSettings, make_eval_iterator
 from omfa_jax.diffusion.sample import SamplerSettings
 from omfa_jax.diffusion.schedule import TimestepDistribution
-from omfa_jax.evals.influence import influence
+from omfa_jax.evals.influence import measure_influence
 from omfa_jax.evals.psnr import mean_psnr
-from omfa_jax.models import Compute, encode, vae
-from omfa_jax.models.reference_unet import network_params
-from omfa_jax.parallel.mesh import MeshSettings, make_mesh, replicated
+from omfa_jax.models import Compute, encode, get_vae_config
+from omfa_jax.models.reference_unet import init_network_params
+from omfa_jax.parallel.mesh import MeshSettings, make_mesh, make_replicated_sharding
 from omfa_jax.sampling.encode_records import encode_records
 from omfa_jax.sampling.generate import Sampler
 from omfa_jax.sampling.tasks import try_off, try_on
-from omfa_jax.scaling.flops import network_components
-from omfa_jax.train.ahead import step_ahead
-from omfa_jax.train.load import load_bundle
+from omfa_jax.scaling.flops import count_network_flops
+from omfa_jax.train.ahead import make_aot_step
+from omfa_jax.train.load import load_checkpoint_model
 from omfa_jax.train.network import make_unet_config
-from omfa_jax.train.objective import partial_diffusion
+from omfa_jax.train.objective import make_diffusion_objective
 from omfa_jax.train.optimizer import make_optimizer
 from omfa_jax.train.settings import LossSettings
-from omfa_jax.train.state import create_sharded
-from omfa_jax.weights.bundle import Bundle, network_apply
+from omfa_jax.train.state import init_sharded_state
+from omfa_jax.weights.bundle import Model, make_apply_fn
 
 SIDES = {"single": False, "dual": True}
 TINY = "omfa_jax/assets/tiny"
@@ -106,7 +106,7 @@ def train_both(configs: dict[str, Any], options: argparse.Namespace) -> None:
     """Train one after the other on the same latents; a run that was stopped goes on."""
     latents = options.workdir / "latents"
     if not latents.is_dir():
-        diffusion_for = config_lib.weights_source(configs["single"]).diffusion_for
+        diffusion_for = config_lib.make_weights_source(configs["single"]).diffusion_for
         encode_records(diffusion_for, str(options.records), TINY, str(latents), batch_size=32)
     for name, config in configs.items():
         config.data.latents, config.model.init = str(latents), TINY
@@ -117,18 +117,21 @@ def train_both(configs: dict[str, Any], options: argparse.Namespace) -> None:
 
 def cost(config: Any) -> dict[str, float]:
     """Return parameters, FLOPs and XLA's memory of the step on one device."""
-    diffusion = config_lib.diffusion_settings(config, vae(config.model.vae))
-    unet, train = make_unet_config(config.model.unet, diffusion), config_lib.train_settings(config)
+    diffusion = config_lib.make_diffusion_settings(config, get_vae_config(config.model.vae))
+    unet, train = (
+        make_unet_config(config.model.unet, diffusion),
+        config_lib.make_train_settings(config),
+    )
     mesh = make_mesh(MeshSettings(), jax.devices()[:1])
-    ahead = step_ahead(diffusion, unet, train, mesh, text_tokens=TEXT_TOKENS)
+    ahead = make_aot_step(diffusion, unet, train, mesh, text_tokens=TEXT_TOKENS)
     memory: Any = ahead.lower().compile().memory_analysis()
-    main, *reference = network_components(diffusion, unet, text_tokens=TEXT_TOKENS)
+    main, *reference = count_network_flops(diffusion, unet, text_tokens=TEXT_TOKENS)
     once, every = sum(part.total.forward for part in reference), main.total.forward
     branches = 1 if SAMPLING.guidance == 1 else 2
     outputs = memory.output_size_in_bytes - memory.alias_size_in_bytes
     arguments, temporary = memory.argument_size_in_bytes, memory.temp_size_in_bytes
     return {
-        "parameters, M": sum(leaf.size for _, leaf in walk(ahead.state.params)) / 1e6,
+        "parameters, M": sum(leaf.size for _, leaf in flatten(ahead.state.params)) / 1e6,
         "training FLOPs an example, G": (sum(part.total.step for part in (main, *reference)) / 1e9),
         f"sampling FLOPs a picture ({SAMPLING.steps} steps, guidance), G": branches
         * (once + SAMPLING.steps * every)
@@ -152,14 +155,14 @@ def step_seconds(configs: dict[str, Any]) -> dict[str, dict[str, float]]:
         return (np.arange(leaf.shape[0]) % 2 + (leaf.dtype == bool)).astype(leaf.dtype)
 
     for name, config in configs.items():
-        diffusion = config_lib.diffusion_settings(config, vae(config.model.vae))
+        diffusion = config_lib.make_diffusion_settings(config, get_vae_config(config.model.vae))
         unet, train = (
             make_unet_config(config.model.unet, diffusion),
-            config_lib.train_settings(config),
+            config_lib.make_train_settings(config),
         )
-        ahead = step_ahead(diffusion, unet, train, mesh, text_tokens=TEXT_TOKENS)
-        state = create_sharded(
-            lambda d=diffusion, u=unet: network_params(
+        ahead = make_aot_step(diffusion, unet, train, mesh, text_tokens=TEXT_TOKENS)
+        state = init_sharded_state(
+            lambda d=diffusion, u=unet: init_network_params(
                 u, jax.random.key(0), has_reference=d.reference
             ),
             make_optimizer(train.optimizer, train.steps),
@@ -167,7 +170,7 @@ def step_seconds(configs: dict[str, Any]) -> dict[str, dict[str, float]]:
             ahead.shardings,
         )
         frozen, batch = jax.tree.map(drawn, (ahead.frozen, ahead.batch))
-        given = jax.device_put((frozen, batch, jax.random.key(0)), replicated(mesh))
+        given = jax.device_put((frozen, batch, jax.random.key(0)), make_replicated_sharding(mesh))
         run[name] = [ahead.step, state, given]
     times: dict[str, list[float]] = {name: [] for name in configs}
     for turn in range(TURNS + 1):
@@ -190,17 +193,17 @@ def step_seconds(configs: dict[str, Any]) -> dict[str, dict[str, float]]:
 
 def quality(trained: Path, options: argparse.Namespace) -> dict[str, float]:
     """Return held-out loss, PSNR and influence of a workdir's or one step's model (its EMA)."""
-    bundle, step = load_bundle(trained)
+    bundle, step = load_checkpoint_model(trained)
     slots = dict(zip(COMPONENTS, bundle.settings.slots_px, strict=True))
     settings = PipelineSettings(str(options.records), slots, threads=0)
     take: dict[str, Any] = {"split": "test", "batch_size": options.test, "limit": options.test}
-    batch = next(iter(eval_batches(settings, **take)))
+    batch = next(iter(make_eval_iterator(settings, **take)))
     given = {name: batch[name] for name in (*COMPONENTS, "pose")}
     people, garments = from_signed(given["person"]), from_signed(given["garment"])
     keys = [str(key).split("/")[-1] for key in batch["key"]]
     folder = options.raw / "test" / "image-parse-v3"
     regions = [
-        resized(CIHP.worn(read_labels(folder / f"{key}.png"), "upper"), slots["person"])
+        resized(CIHP.garment_mask(read_labels(folder / f"{key}.png"), "upper"), slots["person"])
         for key in keys
     ]
     kept = [region.any() for region in regions]
@@ -214,9 +217,11 @@ def quality(trained: Path, options: argparse.Namespace) -> dict[str, float]:
         return try_off(sampler, c["person"], c["face"], c["pose"], seed=SEED)
 
     worn, taken = dress(given), undress(given)
-    garment, _ = influence(dress, given, ["garment"], people, regions, seed=SEED, right=worn)
-    pose, _ = influence(dress, given, ["pose"], people, None, seed=SEED, right=worn)
-    person, _ = influence(
+    garment, _ = measure_influence(
+        dress, given, ["garment"], people, regions, seed=SEED, right=worn
+    )
+    pose, _ = measure_influence(dress, given, ["pose"], people, None, seed=SEED, right=worn)
+    person, _ = measure_influence(
         undress, given, ["person", "face", "pose"], garments, None, seed=SEED, right=taken
     )
     return {
@@ -231,11 +236,11 @@ def quality(trained: Path, options: argparse.Namespace) -> dict[str, float]:
     }
 
 
-def held_out_losses(bundle: Bundle, batch: Any) -> dict[str, float]:
+def held_out_losses(bundle: Model, batch: Any) -> dict[str, float]:
     """Return each task's loss on the held-out people; noise and timesteps are fixed."""
-    apply = network_apply(bundle.settings, bundle.unet_config, Compute())
+    apply = make_apply_fn(bundle.settings, bundle.unet_config, Compute())
     loss = LossSettings(min_snr_gamma=0.0, condition_dropout=0.0, timesteps=TimestepDistribution())
-    objective = partial_diffusion(
+    objective = make_diffusion_objective(
         bundle.settings, loss, apply, lambda p, x: encode(bundle.vae_config, p, x)
     )
     frozen = {"vae": bundle.vae_params, "prompts": bundle.prompts}

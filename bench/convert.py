@@ -25,13 +25,13 @@ import numpy as np
 
 import convert_weights
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.models import VAES, UNetConfig, VAEConfig, unet, vae
+from omfa_jax.models import VAES, UNetConfig, VAEConfig, get_unet_config, get_vae_config
 from omfa_jax.weights import configs, conv_in, names, stream
-from omfa_jax.weights.check import compare
-from omfa_jax.weights.description import Description, write_description
+from omfa_jax.weights.check import compare_with_torch
+from omfa_jax.weights.description import ModelDescription, write_description
 from omfa_jax.weights.files import STEM
-from omfa_jax.weights.sources import shapes_of_unet
-from omfa_jax.weights.tensors import Tensors, open_model
+from omfa_jax.weights.sources import get_unet_shapes
+from omfa_jax.weights.tensors import LazyTensors, open_model
 
 TOLERANCE = 5e-6
 MEMORY_FACTOR, TIME_FACTOR = 1.3, 3.0
@@ -69,9 +69,9 @@ def main(arguments: list[str] | None = None) -> int:
         raise OmfaError(
             f"{options.workdir} is not empty, and this bench empties it: change --workdir"
         )
-    unet_config = unet(options.preset)
+    unet_config = get_unet_config(options.preset)
     # s, m and l share SDXL's VAE
-    vae_config = vae(options.preset if options.preset in VAES else "sdxl")
+    vae_config = get_vae_config(options.preset if options.preset in VAES else "sdxl")
     rows = []
     for row in bench(unet_config, vae_config, options.workdir):
         print(f"# {row.what}: {row.figure}", file=sys.stderr, flush=True)
@@ -94,10 +94,10 @@ def bench(unet_config: UNetConfig, vae_config: VAEConfig, workdir: Path) -> Iter
     if (unet_config, vae_config) == (UNetConfig(), VAEConfig()):
         expected = {"unet": 1680, "vae": 248}
         yield count_row("UNet parameters", sizes["unet"], 2_567_463_684)
-    write_description(source, Description(unet_config, vae_config, {}, None, None))
+    write_description(source, ModelDescription(unet_config, vae_config, {}, None, None))
     for part, found in shapes.items():
         path = source / part / f"{STEM}.safetensors"
-        stream.write_stream(path, found, "fp32", random_tensors(found), {"format": "pt"})
+        stream.write_tensor_stream(path, found, "fp32", random_tensors(found), {"format": "pt"})
     for width in (9, 13):
         yield from variant_rows(dataclasses.replace(unet_config, in_channels=width), counts["unet"])
 
@@ -118,7 +118,7 @@ def bench(unet_config: UNetConfig, vae_config: VAEConfig, workdir: Path) -> Iter
     gc.collect()
 
     differences = []
-    cost = measured(lambda: differences.extend(compare(imported, source)))
+    cost = measured(lambda: differences.extend(compare_with_torch(imported, source)))
     for found in differences:
         agrees = found.relative_l2 <= TOLERANCE
         more = f"max abs {found.max_abs:.2e}; PyTorch {found.theirs:.2e}"
@@ -136,10 +136,10 @@ def torch_shapes(config: UNetConfig | VAEConfig) -> Shapes:
 
     with torch.device("meta"):
         if isinstance(config, UNetConfig):
-            fields = configs.unet_to_diffusers(config)
+            fields = configs.make_diffusers_unet_config(config)
             model: Any = diffusers.UNet2DConditionModel.from_config(fields)
         else:
-            model = diffusers.AutoencoderKL.from_config(configs.vae_to_diffusers(config))
+            model = diffusers.AutoencoderKL.from_config(configs.make_diffusers_vae_config(config))
     return {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
 
 
@@ -161,20 +161,22 @@ def random_tensors(shapes: Shapes) -> Iterator[tuple[str, np.ndarray]]:
 def variant_rows(config: UNetConfig, count: int) -> Iterator[Row]:
     """Yield what holds for another width of conv_in: names, shapes, channels, and the way back."""
     shapes = torch_shapes(config)
-    component = names.Component(shapes_of_unet(config), Tensors("diffusers", shapes, np.zeros))
-    faults = names.fit(component).counts
+    component = names.Component(get_unet_shapes(config), LazyTensors("diffusers", shapes, np.zeros))
+    faults = names.match_keys(component).counts
     what = f"{config.in_channels} channels: tensors that fit diffusers'"
     yield count_row(what, 0 if faults else len(component.rows), count)
-    found = conv_in.source_inputs(config.in_channels, config.out_channels)
-    row = next(row for row in component.rows if row.path == conv_in.PATH)
+    found = conv_in.infer_source_inputs(config.in_channels, config.out_channels)
+    row = next(row for row in component.rows if row.path == conv_in.KERNEL_PATH)
     weight = np.random.default_rng(1).standard_normal(row.shape, np.float32)
     kernel = row.from_torch(weight)
     if found is None:
         back, rule = row.to_torch(kernel), "unknown"
     else:
         back = row.to_torch(conv_in.ChannelMap(found, found.groups).apply(kernel))
-        rule = conv_in.listed(found.groups)
-    config_back = configs.unet_from_diffusers(configs.unet_to_diffusers(config), "config")
+        rule = conv_in.format_groups(found.groups)
+    config_back = configs.parse_diffusers_unet_config(
+        configs.make_diffusers_unet_config(config), "config"
+    )
     same = np.array_equal(back, weight) and config_back == config
     yield Row(f"{config.in_channels} channels: conv_in back bit-equal", rule, "yes", same)
 
@@ -195,7 +197,7 @@ def cost_rows(what: str, cost: Cost, copied: Cost, most: int) -> Iterator[Row]:
     yield Row(f"{what}: peak memory", figure, f"<= {bound / 1e9:.2f} GB", holds)
 
 
-def equal_tensors(a: Tensors, b: Tensors) -> int:
+def equal_tensors(a: LazyTensors, b: LazyTensors) -> int:
     """Return how many tensors are the same, bit for bit, in both; 0 if the names differ."""
     if a.shapes != b.shapes:
         return 0

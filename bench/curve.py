@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 from omfa_jax.core.appending import read_json_lines
-from omfa_jax.train.checkpoint import newest_whole_step
+from omfa_jax.train.checkpoint import find_newest_complete_step
 
 TRAIN = """
 import sys
@@ -53,14 +53,14 @@ def main() -> int:
     rng, killed = random.Random(1), []
     for share in (0.2, 0.5, 0.8):
         process = start(restarted, options.steps)
-        while (newest_whole_step(restarted / "checkpoints", warn=False) or 0) < (
+        while (find_newest_complete_step(restarted / "checkpoints", warn=False) or 0) < (
             share * options.steps
         ):
             time.sleep(0.02)
         time.sleep(rng.uniform(0.0, 0.5))
         process.kill()
         process.wait()
-        killed.append(newest_whole_step(restarted / "checkpoints", warn=False))
+        killed.append(find_newest_complete_step(restarted / "checkpoints", warn=False))
     if start(restarted, options.steps).wait():
         return 1
     ours, theirs = losses(straight), losses(restarted)

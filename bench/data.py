@@ -29,8 +29,8 @@ from PIL import Image, ImageFilter
 from omfa_jax.core import images
 from omfa_jax.core.tasks import Task
 from omfa_jax.data import schema
-from omfa_jax.data.mixture import Order
-from omfa_jax.data.pipeline import PipelineSettings, make_dataset
+from omfa_jax.data.mixture import TrainingOrder
+from omfa_jax.data.pipeline import PipelineSettings, make_train_iterator
 
 SLOTS = {"garment": (1024, 768), "person": (1024, 768), "face": (512, 384)}
 SHAPES = {
@@ -59,7 +59,7 @@ class Written(tfds.core.GeneratorBasedBuilder):
         super().__init__(**options)
 
     def _info(self) -> tfds.core.DatasetInfo:
-        features = schema.features(self._kind)
+        features = schema.make_features(self._kind)
         return tfds.core.DatasetInfo(builder=self, features=features, disable_shuffling=True)
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
@@ -158,7 +158,7 @@ def ours(folder: str, split: str, batches: int, threads: int, **changes: Any) ->
     """Return the rate of the pipeline once it runs: as much is in the making before as after."""
     settings = PipelineSettings(folder, SLOTS, threads=threads, prefetch_batches=threads, **changes)
     options = {"split": split, "batch_size": BATCH, "seed": SEED, "tasks": TASKS}
-    iterator = make_dataset(settings, **options)
+    iterator = make_train_iterator(settings, **options)
     for _ in range(threads + 1):
         next(iterator)
     with timed(batches * BATCH) as rate:
@@ -210,7 +210,7 @@ def compared(
 
 def order_seconds(count: int, draws: int = 3000) -> float:
     """Return the seconds to look up one position in the order of `count` records."""
-    order = Order([count], [1.0], SEED)
+    order = TrainingOrder([count], [1.0], SEED)
     start = time.perf_counter()
     for position in range(draws):
         order[position]
@@ -238,13 +238,13 @@ def main() -> None:
         )  # fmt: skip
         source = schema.open_records(folder, "train")
         batches = options.latents // BATCH
-        order = Order([len(source)], [1.0], SEED)
+        order = TrainingOrder([len(source)], [1.0], SEED)
         indices = [order[position].index for position in range(batches * BATCH)]
         sides = {
-            "raw": lambda: theirs(source.encoded, indices, threads),
+            "raw": lambda: theirs(source.read_encoded, indices, threads),
             "ours": lambda: ours(folder, "train", batches, threads, vae_id="v"),
         }
-        megabytes = len(source.encoded(0)) / 1e6
+        megabytes = len(source.read_encoded(0)) / 1e6
         what = "latents records at 768x1024, of raw ArrayRecord"
         rates = turns(sides, rounds)
         held.append(compared(what, rates["raw"], rates["ours"], megabytes, LATENTS_LIMIT))
@@ -258,7 +258,7 @@ def main() -> None:
         source = schema.open_records(folder, split)
         pictures = [source[index] for index in range(len(source))]
         batches = 12
-        order = Order([len(pictures)], [1.0], SEED)
+        order = TrainingOrder([len(pictures)], [1.0], SEED)
         indices = [order[position].index for position in range(batches * BATCH)]
         sides = {
             "pillow": lambda: theirs(lambda i: decoded(pictures[i]).clear(), indices, threads),

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from damage import SKIPPED, WAYS, bad_name, file_of
 
-from omfa_jax.data.build import BUILDERS, build
+from omfa_jax.data.build import BUILDERS, build_records
 from omfa_jax.data.schema import open_records
 from omfa_jax.data.world.writer import LAYOUTS, write_world
 
@@ -54,11 +54,11 @@ def row(layout: str, options: argparse.Namespace) -> bool:
     write_world(raw, seed=11, counts=counts, layout=layout, processes=options.processes, **size)
     written = time.perf_counter() - start
     take = {"dataset": layout, "processes": options.processes, "overwrite": True}
-    sound = build(raw, records, **take)
+    sound = build_records(raw, records, **take)
     built_s = time.perf_counter() - start - written
     share = max(len(WAYS[layout]), round(options.count * DAMAGED_SHARE))
     expected = damage(layout, raw, options.damaged or share)
-    report = build(raw, records, **take)
+    report = build_records(raw, records, **take)
     skipped = {key.split("/", 1)[1]: reason for key, reason in report.skipped}
     named = [key for key, (outcome, word) in expected.items() if told(key, outcome, word, report)]
     good = {item for item in keys(layout, raw) if item not in skipped}
@@ -83,13 +83,13 @@ def row(layout: str, options: argparse.Namespace) -> bool:
 
 
 def keys(layout: str, raw: Path) -> set[str]:
-    splits = BUILDERS[layout].raw_items(str(raw), [])
+    splits = BUILDERS[layout].list_items(str(raw), [])
     return {item.key for items in splits.values() for item in items}
 
 
 def damage(layout: str, raw: Path, count: int) -> dict[str, tuple[str, str]]:
     """Damage `count` files, the ways in turn; return {key: (outcome, word that must be told)}."""
-    splits = BUILDERS[layout].raw_items(str(raw), [])
+    splits = BUILDERS[layout].list_items(str(raw), [])
     items = [item for members in splits.values() for item in members]
     if layout == "deepfashion_multimodal":
         items = [item for item in items if item.segm]

@@ -11,18 +11,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from omfa_jax.body.camera import Camera, looking_at
+from omfa_jax.body.camera import Camera, make_look_at_camera
 from omfa_jax.body.fit.fitting import BODY_HEIGHT_M, Fitter
 from omfa_jax.body.fit.keypoints import (
     BODY_18,
     BODY_25,
     DEEPFASHION,
     KeypointSet,
-    landmark_vertices,
+    find_landmark_vertices,
 )
 from omfa_jax.body.forward import forward
-from omfa_jax.body.model import BodyModel, load_model
-from omfa_jax.body.params import BodyParams, neutral
+from omfa_jax.body.model import BodyModel, load_body_model
+from omfa_jax.body.params import BodyParams, make_neutral_params
 from omfa_jax.data.world.people import random_person
 from omfa_jax.data.world.poses import random_pose
 
@@ -57,12 +57,12 @@ def make(model: BodyModel, known: KeypointSet, count: int, kind: str, noise: flo
         target = np.array([rng.normal(0, 0.03), middle + rng.normal(0, 0.03), 0])
         distance = rng.uniform(2.5, 4.5)
         eye = target + np.array([0, rng.uniform(-0.15, 0.25), distance])
-        camera = looking_at(
+        camera = make_look_at_camera(
             eye, target, focal_px=SIZE_PX[1] / tall * distance, width_px=768, height_px=1024
         )
-        landmarks = vertices[list(landmark_vertices(model).values())]
+        landmarks = vertices[list(find_landmark_vertices(model).values())]
         pixels, depth = camera.project(np.concatenate([joints[:22], landmarks]))
-        found = known.matrix() @ pixels
+        found = known.make_matrix() @ pixels
         height = camera.focal_px[1] * BODY_HEIGHT_M / depth[0]
         found = found + rng.normal(size=found.shape) * noise * height
         inside = ((found > 0) & (found < corners)).all(1)
@@ -117,7 +117,7 @@ def measure(fitter: Fitter, model: BodyModel, truth: Truth, batch: int) -> dict[
         distance.append(1000 * np.linalg.norm(found - real, axis=1)[shown].mean())
     return {
         "fit": np.array(reprojection) / truth.height_px,
-        "neutral": mean_pose_error(model, truth, neutral()) / truth.height_px,
+        "neutral": mean_pose_error(model, truth, make_neutral_params()) / truth.height_px,
         "mm": np.array(distance),
         "accepted": np.array([fit.report.accepted for fit in fits]),
     }
@@ -128,7 +128,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=128)
     parser.add_argument("--batch-size", type=int, default=32)
     options = parser.parse_args()
-    model = load_model()
+    model = load_body_model()
     print(
         "keypoints    view   noise  error mean/median/95% of body height   mean pose   3D mm  kept"
     )

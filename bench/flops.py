@@ -16,9 +16,9 @@ from compiler_flops import products, unet_flops
 from jax import ShapeDtypeStruct as Shape
 
 from omfa_jax.cli import config as config_lib
-from omfa_jax.models import UNETS, UNetConfig, apply_unet, transformer, vae
-from omfa_jax.scaling.flops import unet_components
-from omfa_jax.train.network import make_unet_config, unet_shapes
+from omfa_jax.models import UNETS, UNetConfig, apply_unet, get_vae_config, transformer
+from omfa_jax.scaling.flops import count_unet_flops
+from omfa_jax.train.network import get_unet_shapes, make_unet_config
 from omfa_jax.train.settings import OptimizerSettings
 from omfa_jax.weights.text import TEXT_TOKENS
 
@@ -38,19 +38,19 @@ def main() -> None:
     parser.add_argument("--presets", nargs="+", choices=UNETS, help="of these, forward and step")
     options, overrides = parser.parse_known_args()
     config = config_lib.load_config(options.config, overrides)
-    diffusion = config_lib.diffusion_settings(config, vae(config.model.vae))
+    diffusion = config_lib.make_diffusion_settings(config, get_vae_config(config.model.vae))
     if options.presets:
         presets(options.presets, *diffusion.canvas.shape[:2])
         return
     unet = make_unet_config(config.model.unet, diffusion)
-    train = config_lib.train_settings(config)
+    train = config_lib.make_train_settings(config)
     plain = UNetConfig()
     print("| canvas | forward, TFLOP by formula (SDXL's own 4 channels) |\n| --- | --- |")
     for name, (height, width) in CANVASES.items():
-        print(f"| {name} | {products(unet_components(plain, height, width)).total / 1e12:.3f} |")
+        print(f"| {name} | {products(count_unet_flops(plain, height, width)).total / 1e12:.3f} |")
     height, width = CANVASES[options.step]
     counted = step_flops(unet, train.optimizer, height, width)
-    count = unet_components(unet, height, width)
+    count = count_unet_flops(unet, height, width)
     formula, published = count.total.step, 3 * products(count).total
     print(f"step on {options.step}: XLA with the optimizer {counted / 1e12:.3f} TFLOP;", end=" ")
     print(f"by component {formula / 1e12:.3f}: {counted / formula:.4f} times;", end=" ")
@@ -62,7 +62,7 @@ def presets(names: list[str], height: int, width: int) -> None:
     print(f"| preset, {height}x{width} | forward: XLA / formula | step: XLA / formula |")
     print("| --- | --- | --- |")
     for name in names:
-        total = unet_components(UNETS[name], height, width).total
+        total = count_unet_flops(UNETS[name], height, width).total
         forward, step = unet_flops(UNETS[name], height, width, TEXT_TOKENS)
         print(
             f"| {name} | {forward / total.forward:.4f} of {total.forward / 1e9:,.4g} G"
@@ -79,7 +79,7 @@ def step_flops(config: UNetConfig, settings: OptimizerSettings, height: int, wid
     transformer.nn.scan = lambda block, **changes: scan(block, unroll=changes["length"], **changes)
     optimizer = make_optimizer(settings, 1)
     try:
-        shapes = unet_shapes(config)
+        shapes = get_unet_shapes(config)
 
         def step(params, state, x, t, context, pooled, ids):
             def loss(p):

@@ -18,7 +18,7 @@ import numpy as np
 import processes
 
 from omfa_jax.core import trees
-from omfa_jax.train.checkpoint import newest_whole_step
+from omfa_jax.train.checkpoint import find_newest_complete_step
 from omfa_jax.train.load import restore_params
 
 
@@ -62,7 +62,7 @@ def main() -> int:
             if status:
                 print(errors[-2000:], file=sys.stderr)
                 return 1
-    ours, theirs = (dict(trees.walk(restore_params(w)[0])) for w in (killed, straight))
+    ours, theirs = (dict(trees.flatten(restore_params(w)[0])) for w in (killed, straight))
     equal = all(np.array_equal(leaf, theirs[path]) for path, leaf in ours.items())
     print(f"step {steps} after {options.kills} kills: {'bit-equal' if equal else 'DIFFERENT'}")
     return 0 if equal else 1
@@ -70,7 +70,7 @@ def main() -> int:
 
 def newest(workdir: Path) -> int:
     """Return the newest whole checkpoint's step; 0 without one."""
-    return newest_whole_step(workdir / "checkpoints", warn=False) or 0
+    return find_newest_complete_step(workdir / "checkpoints", warn=False) or 0
 
 
 if __name__ == "__main__":

@@ -115,7 +115,7 @@ def main() -> int:
 def prepare(root: Path, people: int) -> None:
     """Write a raw folder without bodies, one with them and pose maps, and its records."""
     from omfa_jax.body.pose_maps import render_folder
-    from omfa_jax.data.build import build as build_records
+    from omfa_jax.data.build import build_records as build_records
     from omfa_jax.data.world.writer import write_world
 
     posed = root / "posed"

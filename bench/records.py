@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from omfa_jax.core.images import write_image
-from omfa_jax.data.build import build
+from omfa_jax.data.build import build_records
 from omfa_jax.data.latents import write_latents
 
 PICTURES = {"image": ".jpg", "cloth": ".jpg", "pose": ".png"}
@@ -47,7 +47,7 @@ def stage(name: str, root: str, slots: dict, processes: int, answer) -> None:
     """Run one stage in this process; tell its peak memory, in MiB, and its time."""
     folder, start = Path(root), time.perf_counter()
     if name == "build":
-        build(folder / "raw", folder / "records", processes=processes, overwrite=True)
+        build_records(folder / "raw", folder / "records", processes=processes, overwrite=True)
     else:
         write_latents(
             folder / "records", folder / "latents", encode, slots=slots, vae_id="v", overwrite=True

@@ -10,10 +10,10 @@ import time
 import numpy as np
 
 from omfa_jax.body import backends
-from omfa_jax.body.camera import looking_at
+from omfa_jax.body.camera import make_look_at_camera
 from omfa_jax.body.forward import forward
-from omfa_jax.body.model import load_model
-from omfa_jax.body.params import neutral
+from omfa_jax.body.model import load_body_model
+from omfa_jax.body.params import make_neutral_params
 from omfa_jax.body.styles import paint
 from omfa_jax.core.images import encode_png
 
@@ -22,8 +22,10 @@ TURNS = 15
 
 def main() -> None:
     """Print the table."""
-    model, body = load_model(), neutral().replace(global_orient=(0, 0.3, 0))
-    camera = looking_at((0, -0.3, 2.6), (0, -0.35, 0), focal_px=1200, width_px=768, height_px=1024)
+    model, body = load_body_model(), make_neutral_params().replace(global_orient=(0, 0.3, 0))
+    camera = make_look_at_camera(
+        (0, -0.3, 2.6), (0, -0.35, 0), focal_px=1200, width_px=768, height_px=1024
+    )
     vertices, _ = forward(model, body)
     painted = paint("normals", camera.to_camera(vertices), model.faces, model)
     picture = backends.draw_zbuffer(painted, camera)
@@ -33,8 +35,8 @@ def main() -> None:
         "z-buffer, 2x2 samples a pixel": lambda: backends.draw_zbuffer(painted, camera),
         "PNG": lambda: encode_png(picture),
     }
-    if backends.pyrender_failure() is None:
-        driver = "a GPU" if backends.on_gpu() else "llvmpipe"
+    if backends.find_pyrender_failure() is None:
+        driver = "a GPU" if backends.is_on_gpu() else "llvmpipe"
         stages[f"pyrender on {driver}, 4 samples"] = lambda: backends.draw_pyrender(painted, camera)
     times: dict[str, list[float]] = {name: [] for name in stages}
     for _ in range(TURNS):

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.turns import seconds_of, take_turns
+from bench.turns import collect_seconds, run_interleaved
 
 SIDES = ("ours", "diffusers")
 SMALL_MODEL = "omfa_jax/assets/tiny"
@@ -30,9 +30,9 @@ def ours(options: argparse.Namespace) -> Callable[[], Any]:
     from omfa_jax.core.images import to_signed
     from omfa_jax.diffusion.sample import SamplerSettings
     from omfa_jax.sampling.generate import Sampler
-    from omfa_jax.sampling.load import load_folder
+    from omfa_jax.sampling.load import load_model_folder
 
-    bundle = load_folder(options.model)
+    bundle = load_model_folder(options.model)
     slots = dict(zip(("garment", "person", "face"), bundle.settings.slots_px, strict=True))
     given, pose = pictures(slots)
     settings = SamplerSettings(options.steps, options.guidance)
@@ -88,8 +88,8 @@ def main() -> None:
             seconds.append(time.perf_counter() - start)
         print(json.dumps({"seconds": seconds[1:]}))
         return
-    turns = take_turns(__file__, SIDES, sys.argv[1:], options.rounds)
-    median = {side: statistics.median(seconds_of(turns[side])) for side in SIDES}
+    turns = run_interleaved(__file__, SIDES, sys.argv[1:], options.rounds)
+    median = {side: statistics.median(collect_seconds(turns[side])) for side in SIDES}
     print(f"\n{options.model}, {options.dtype}, {options.steps} steps, guidance {options.guidance}")
     for side in SIDES:
         print(f"{side:10} {median[side]:.3f} s a picture")

@@ -12,24 +12,30 @@ import time
 import numpy as np
 from scaling_tables import ALPHA, BETA, SIX, TRUE_LAW, A, B, E, places, repeating, runs_of
 
-from omfa_jax.scaling.bootstrap import resample
-from omfa_jax.scaling.cleaning import Rules, clean
-from omfa_jax.scaling.cost import cost_of
+from omfa_jax.scaling.bootstrap import resample_fits
+from omfa_jax.scaling.cleaning import CleaningRules, clean_runs
+from omfa_jax.scaling.cost import fit_cost_rule
 from omfa_jax.scaling.isoflop import fit_isoflop
-from omfa_jax.scaling.law import coefficient, exponents, fit_law, loss_of, optimum
+from omfa_jax.scaling.law import (
+    compute_exponents,
+    compute_loss,
+    compute_optimum,
+    fit_law,
+    get_coefficient,
+)
 from omfa_jax.scaling.repeats import fit_repeats
-from omfa_jax.scaling.table import read_table
+from omfa_jax.scaling.table import read_runs_table
 
 FAR = 1e23
 QUANTITIES = {
-    "alpha": lambda laws: coefficient(laws, "alpha"),
-    "beta": lambda laws: coefficient(laws, "beta"),
-    "E": lambda laws: coefficient(laws, "E"),
-    "A": lambda laws: coefficient(laws, "A"),
-    "B": lambda laws: coefficient(laws, "B"),
-    "a": lambda laws: exponents(laws, SIX)[0],
-    "N at 1e23": lambda laws: np.exp(optimum(laws, SIX, FAR)[0]),
-    "loss at 1e23": lambda laws: loss_of(laws, *map(np.exp, optimum(laws, SIX, FAR))),
+    "alpha": lambda laws: get_coefficient(laws, "alpha"),
+    "beta": lambda laws: get_coefficient(laws, "beta"),
+    "E": lambda laws: get_coefficient(laws, "E"),
+    "A": lambda laws: get_coefficient(laws, "A"),
+    "B": lambda laws: get_coefficient(laws, "B"),
+    "a": lambda laws: compute_exponents(laws, SIX)[0],
+    "N at 1e23": lambda laws: np.exp(compute_optimum(laws, SIX, FAR)[0]),
+    "loss at 1e23": lambda laws: compute_loss(laws, *map(np.exp, compute_optimum(laws, SIX, FAR))),
 }
 CASES = {
     "grid": ("grid", 0.01, "normal"),
@@ -54,16 +60,16 @@ def coverage(design: str, sigma: float, kind: str, repeats: int, resamples: int)
     for seed in range(repeats):
         params, samples = places(design)
         runs = runs_of(params, samples, noise=drawn(kind, sigma, len(params), rng))
-        found = resample(fit_law(runs), count=resamples, seed=seed)
+        found = resample_fits(fit_law(runs), count=resamples, seed=seed)
         for name, quantity in QUANTITIES.items():
-            one = found.interval(quantity, positive=name[0] in "ABNl")
-            held[name] += one.holds(truth[name])
+            one = found.compute_interval(quantity, positive=name[0] in "ABNl")
+            held[name] += one.contains(truth[name])
             if name == "alpha" and one.low is not None and one.high is not None:
                 widths.append(one.high - one.low)
         if design == "isoflop":
             iso = fit_isoflop(runs)
-            held["IsoFLOP a"] += iso.a is not None and iso.a.holds(truth["a"])
-            held["IsoFLOP b"] += iso.b is not None and iso.b.holds(1 - truth["a"])
+            held["IsoFLOP a"] += iso.a is not None and iso.a.contains(truth["a"])
+            held["IsoFLOP b"] += iso.b is not None and iso.b.contains(1 - truth["a"])
     seconds = time.process_time() - seconds
     if design != "isoflop":
         del held["IsoFLOP a"], held["IsoFLOP b"]
@@ -80,23 +86,25 @@ def repeats_coverage(sigma: float, repeats: int, resamples: int) -> str:
     for seed in range(repeats):
         runs = repeating(rng, sigma)
         fresh = runs.take(runs.epochs < 1.01)
-        base = resample(fit_law(fresh), count=resamples, seed=seed)
+        base = resample_fits(fit_law(fresh), count=resamples, seed=seed)
         found = fit_repeats(runs, base, SIX, seed=seed)
-        held["R*_D"] += found.r_samples is not None and found.r_samples.holds(15.4)
-        held["R*_N"] += found.r_params is not None and found.r_params.holds(5.3)
+        held["R*_D"] += found.r_samples is not None and found.r_samples.contains(15.4)
+        held["R*_N"] += found.r_params is not None and found.r_params.contains(5.3)
     return f"| repeats, 30 fresh and 30 repeated runs, {sigma:.1%} noise | of {repeats}: {held} |"
 
 
 def published(path: str) -> list[str]:
-    runs, _, _ = clean(read_table(path).runs, Rules(drop_highest=5))
-    found, cost = resample(fit_law(runs), count=1000), cost_of(runs)
+    runs, _, _ = clean_runs(read_runs_table(path).runs, CleaningRules(drop_highest=5))
+    found, cost = resample_fits(fit_law(runs), count=1000), fit_cost_rule(runs)
     truth = {"A": A, "B": B, "E": E, "alpha": ALPHA, "beta": BETA}
     rows = []
     for name, value in truth.items():
-        one = found.interval(lambda laws, name=name: coefficient(laws, name), positive=name < "C")
-        inside = "inside" if one.holds(value) else "OUTSIDE"
+        one = found.compute_interval(
+            lambda laws, name=name: get_coefficient(laws, name), positive=name < "C"
+        )
+        inside = "inside" if one.contains(value) else "OUTSIDE"
         rows.append(f"| {name} | {value:g} | {one.estimate:.4g} | {one} | {inside} |")
-    one = found.interval(lambda laws: exponents(laws, cost)[0])
+    one = found.compute_interval(lambda laws: compute_exponents(laws, cost)[0])
     rows.append(f"| a | {BETA / (ALPHA + BETA):.4f} | {one.estimate:.4f} | {one} |")
     return rows
 

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from diffusers import UNet2DConditionModel
 
-from omfa_jax.diffusion.schedule import cumulative_alphas
+from omfa_jax.diffusion.schedule import compute_alphas_cumprod
 from omfa_jax.diffusion.settings import DiffusionSettings
 from omfa_jax.models import UNetConfig
 from omfa_jax.train.settings import TrainSettings
-from omfa_jax.weights.configs import unet_to_diffusers
+from omfa_jax.weights.configs import make_diffusers_unet_config
 
 
 class TorchStep:
@@ -27,7 +27,7 @@ class TorchStep:
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.bfloat16 = train.compute_dtype == "bfloat16"
         self.clip_norm = train.optimizer.clip_norm
-        unet = UNet2DConditionModel.from_config(unet_to_diffusers(config))
+        unet = UNet2DConditionModel.from_config(make_diffusers_unet_config(config))
         unet = unet.to(self.device, memory_format=torch.channels_last).train()
         if train.remat != "none":
             unet.enable_gradient_checkpointing()
@@ -41,7 +41,7 @@ class TorchStep:
             fused=True,
         )
         self.batch = self._batch(config, settings, train.batch_size, tokens)
-        alpha_bar = torch.tensor(cumulative_alphas(settings.schedule), device=self.device)
+        alpha_bar = torch.tensor(compute_alphas_cumprod(settings.schedule), device=self.device)
         self.alpha, self.sigma = alpha_bar.sqrt().float(), (1 - alpha_bar).sqrt().float()
 
     def _batch(self, config: UNetConfig, settings: DiffusionSettings, size: int, tokens: int):

@@ -16,12 +16,12 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from bench.turns import seconds_of, take_turns
+from bench.turns import collect_seconds, run_interleaved
 from omfa_jax.cli import config as config_lib
 from omfa_jax.diffusion.settings import DiffusionSettings
 from omfa_jax.models import VAES, UNetConfig
-from omfa_jax.parallel.hardware import chip_of
-from omfa_jax.scaling.flops import unet_components
+from omfa_jax.parallel.hardware import find_chip
+from omfa_jax.scaling.flops import count_unet_flops
 from omfa_jax.train.network import make_unet_config
 from omfa_jax.train.settings import TrainSettings
 from omfa_jax.weights.text import TEXT_TOKENS
@@ -51,7 +51,7 @@ class Setting:
     def step_flops(self) -> float:
         """Forward and backward of the batch; nothing that is computed twice counts."""
         height, width, _ = self.diffusion.canvas.shape
-        count = unet_components(self.unet, height, width, text_tokens=TEXT_TOKENS)
+        count = count_unet_flops(self.unet, height, width, text_tokens=TEXT_TOKENS)
         return float(count.total.step * self.train.batch_size)
 
 
@@ -62,9 +62,9 @@ def setting(options: argparse.Namespace) -> Setting:
     if options.batch:
         overrides.append(f"--config.train.batch_size={options.batch}")
     config = config_lib.load_config(options.config or "configs/base.py", overrides)
-    diffusion = config_lib.diffusion_settings(config, VAES[config.model.vae])
+    diffusion = config_lib.make_diffusion_settings(config, VAES[config.model.vae])
     unet = make_unet_config(config.model.unet, diffusion)
-    return Setting(unet, diffusion, config_lib.train_settings(config))
+    return Setting(unet, diffusion, config_lib.make_train_settings(config))
 
 
 def ours(it: Setting, steps: int) -> dict[str, Any]:
@@ -73,16 +73,16 @@ def ours(it: Setting, steps: int) -> dict[str, Any]:
     import numpy as np
 
     from omfa_jax.models import init_unet
-    from omfa_jax.parallel.mesh import MeshSettings, make_mesh, replicated
-    from omfa_jax.train.ahead import step_ahead
+    from omfa_jax.parallel.mesh import MeshSettings, make_mesh, make_replicated_sharding
+    from omfa_jax.train.ahead import make_aot_step
     from omfa_jax.train.optimizer import make_optimizer
-    from omfa_jax.train.state import create_sharded
+    from omfa_jax.train.state import init_sharded_state
 
     # one device on both sides
     mesh = make_mesh(MeshSettings(), jax.devices()[:1])
-    ahead = step_ahead(it.diffusion, it.unet, it.train, mesh, text_tokens=TEXT_TOKENS)
+    ahead = make_aot_step(it.diffusion, it.unet, it.train, mesh, text_tokens=TEXT_TOKENS)
     optimizer = make_optimizer(it.train.optimizer, it.train.steps)
-    state = create_sharded(
+    state = init_sharded_state(
         lambda: init_unet(it.unet, jax.random.key(0)), optimizer, 0.0, ahead.shardings
     )
     rng = np.random.default_rng(0)
@@ -96,7 +96,9 @@ def ours(it: Setting, steps: int) -> dict[str, Any]:
         )
 
     frozen, batch = jax.tree.map(drawn, (ahead.frozen, ahead.batch))
-    frozen, batch, root = jax.device_put((frozen, batch, jax.random.key(0)), replicated(mesh))
+    frozen, batch, root = jax.device_put(
+        (frozen, batch, jax.random.key(0)), make_replicated_sharding(mesh)
+    )
     step = ahead.step
     times = []
     for index in range(steps + 2):
@@ -132,13 +134,13 @@ def main() -> None:
         sides = {"ours": ours, "diffusers": diffusers}
         print(json.dumps(sides[options.side](it, options.steps)))
         return
-    report(it, take_turns(__file__, SIDES, sys.argv[1:], options.rounds))
+    report(it, run_interleaved(__file__, SIDES, sys.argv[1:], options.rounds))
 
 
 def report(it: Setting, turns: dict[str, list[dict[str, Any]]]) -> None:
     """Print each side's median, rate and memory, and the ratio."""
     device = turns["ours"][0]["device"]
-    chip = chip_of(device)
+    chip = find_chip(device)
     height, width, _ = it.diffusion.canvas.shape
     print(
         f"\n{device}; canvas {height}x{width}, batch {it.train.batch_size},"
@@ -146,7 +148,7 @@ def report(it: Setting, turns: dict[str, list[dict[str, Any]]]) -> None:
     )
     median = {}
     for side, runs in turns.items():
-        median[side] = statistics.median(seconds_of(runs))
+        median[side] = statistics.median(collect_seconds(runs))
         rate = it.step_flops / median[side] / 1e12
         share = f", MFU {100e12 * rate / chip.bf16_flops:.1f}%" if chip else ""
         memory = runs[0]["peak_bytes"]

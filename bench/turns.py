@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 
-def take_turns(
+def run_interleaved(
     script: str, sides: Sequence[str], arguments: list[str], rounds: int
 ) -> dict[str, list[dict[str, Any]]]:
     """Run `script --side SIDE` as A B A B; return each run's last line of output, parsed as JSON.
@@ -28,6 +28,6 @@ def take_turns(
     return turns
 
 
-def seconds_of(turns: list[dict[str, Any]]) -> list[float]:
+def collect_seconds(turns: list[dict[str, Any]]) -> list[float]:
     """Return the seconds of all runs of one side."""
     return [second for turn in turns for second in turn["seconds"]]

@@ -11,12 +11,12 @@ import numpy as np
 
 from omfa_jax.body.camera import Camera
 from omfa_jax.body.forward import forward
-from omfa_jax.body.hands import Hands
-from omfa_jax.body.importers.common import Reading
+from omfa_jax.body.hands import HandBasis
+from omfa_jax.body.importers.common import ImportOptions
 from omfa_jax.body.joints import JOINT_INDEX, PARENTS
-from omfa_jax.body.model import BodyModel, load_model
-from omfa_jax.body.params import BodyParams, neutral
-from omfa_jax.body.rotations import rotation_matrices
+from omfa_jax.body.model import BodyModel, load_body_model
+from omfa_jax.body.params import BodyParams, make_neutral_params
+from omfa_jax.body.rotations import axis_angle_to_matrix
 from omfa_jax.body.smpl import SmplBody, SmplModel, forward_smpl
 
 BODY = 22
@@ -26,11 +26,11 @@ ORIGIN = np.array([0.01, 0.12, -0.02], np.float32)
 
 @functools.cache
 def free_body() -> BodyModel:
-    return load_model(None)
+    return load_body_model(None)
 
 
-def reading(trust: bool = True, hands: Hands | None = None) -> Reading:
-    return Reading(trust, free_body(), hands or Hands(np.zeros((2, 45)), None))
+def reading(trust: bool = True, hands: HandBasis | None = None) -> ImportOptions:
+    return ImportOptions(trust, free_body(), hands or HandBasis(np.zeros((2, 45)), None))
 
 
 def fake_smpl(*, shuffled: bool = True) -> tuple[SmplModel, np.ndarray]:
@@ -83,7 +83,7 @@ def some_smplx(seed: int) -> BodyParams:
     def normal(scale: float, *shape: int) -> np.ndarray:
         return rng.normal(scale=scale, size=shape)
 
-    return neutral().replace(
+    return make_neutral_params().replace(
         betas=normal(0.8, 10),
         expression=normal(0.5, 10),
         global_orient=np.array([np.pi, 0, 0]) + normal(0.2, 3),
@@ -105,8 +105,8 @@ class Crop:
 
 def matrices(body: SmplBody) -> dict[str, np.ndarray]:
     return {
-        "global_orient": rotation_matrices(body.global_orient[None]).astype(np.float32),
-        "body_pose": rotation_matrices(body.body_pose).astype(np.float32),
+        "global_orient": axis_angle_to_matrix(body.global_orient[None]).astype(np.float32),
+        "body_pose": axis_angle_to_matrix(body.body_pose).astype(np.float32),
         "betas": body.betas.astype(np.float32),
     }
 
@@ -236,7 +236,7 @@ def multihmr_person(
     joints = joints - joints[0] + pelvis
     focal = side_px / (2 * np.tan(np.radians(60) / 2))
     pixels = focal * joints[:, :2] / joints[:, 2:] + side_px // 2
-    pose = params.full_pose()
+    pose = params.get_full_pose()
     person = {
         "scores": np.array(score, np.float32),
         "transl": joints[15].astype(np.float32),

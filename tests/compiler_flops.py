@@ -11,11 +11,11 @@ import jax.numpy as jnp
 from jax import ShapeDtypeStruct as Shape
 from jax.extend.core import jaxpr_as_fun
 
-from omfa_jax.models import UNetConfig, VAEConfig, apply_unet, decode, init_vae, posterior
+from omfa_jax.models import UNetConfig, VAEConfig, apply_unet, decode, encode_posterior, init_vae
 from omfa_jax.models.compute import Compute
 from omfa_jax.models.transformer import TransformerBlock
-from omfa_jax.scaling.components import Components
-from omfa_jax.train.network import unet_shapes
+from omfa_jax.scaling.components import FlopCounter
+from omfa_jax.train.network import get_unet_shapes
 
 # XLA's own gradients of convolutions; on CPUs this library has others, as products over windows
 # that hold the padding too (models/convolution.py)
@@ -62,7 +62,9 @@ def unet_flops(
     """Return the counts of a forward pass, and of forward and gradient, of one example."""
     inputs = unet_inputs(config, height, width, text_tokens)
     forward, step = forward_and_step(
-        lambda params, *inputs: apply_unet(config, params, *inputs), unet_shapes(config), *inputs
+        lambda params, *inputs: apply_unet(config, params, *inputs),
+        get_unet_shapes(config),
+        *inputs,
     )
     for level, depth in enumerate(config.transformer_depth):
         if depth > 1:
@@ -97,7 +99,7 @@ def vae_flops(config: VAEConfig, height: int, width: int, *, half: str) -> tuple
     params = jax.eval_shape(lambda: init_vae(config, jax.random.key(0)))
     if half == "encoder":
         params = {name: params[name] for name in ("encoder", "quant_conv")}
-        shape, run = (1, height, width, 3), posterior
+        shape, run = (1, height, width, 3), encode_posterior
     else:
         params = {name: params[name] for name in ("decoder", "post_quant_conv")}
         stride = config.stride
@@ -126,7 +128,7 @@ class Flops:
         return self.conv + self.linear + self.attention
 
 
-def products(count: Components) -> Flops:
+def products(count: FlopCounter) -> Flops:
     """Return a network's forward FLOPs by kind."""
     parts = (count.self_attention, count.cross_attention, count.feed_forward, count.other)
     return Flops(

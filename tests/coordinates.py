@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from small_settings import make_optimizer_settings
 
-from omfa_jax.core.trees import walk
+from omfa_jax.core.trees import flatten
 from omfa_jax.models import UNETS, UNetConfig, init_unet
 from omfa_jax.models.compute import Compute
 from omfa_jax.models.unet import UNet
@@ -66,7 +66,7 @@ def observed(width: int):
         )
         kept = {
             "/".join(path[:-1]): jax.tree.leaves(value)[0]
-            for path, value in walk(state["intermediates"])
+            for path, value in flatten(state["intermediates"])
         }
         return jnp.mean((output - target) ** 2), kept
 
@@ -106,7 +106,7 @@ def trained(width: int, rate: float, steps: int, *, with_mup: bool):
     config, look = network(width), observed(width)
     batch = inputs(config)
     params = init_unet(config, jax.random.key(1))
-    params = mup.initial(params, BASE) if with_mup else params
+    params = mup.rescale_initial_params(params, BASE) if with_mup else params
     rule, step = update(with_mup)
     state, losses = rule.init(params), []
     value, before, gradient = look(params, *batch)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from omfa_jax.core.images import write_image
-from omfa_jax.evals.judge.settings import JudgeSettings, Pair, Prices
+from omfa_jax.evals.judge.settings import JudgePair, JudgeSettings, TokenPrices
 
 KEY = "sk-secret/very+secret=="
 GOOD = '{"score": 7.5, "reason": "the collar is too wide"}'
@@ -116,14 +116,14 @@ def serving(script: Callable[[int, dict], Answer]) -> Iterator[Server]:
         httpd.server_close()
 
 
-def some_pairs(folder: Path, count: int) -> list[Pair]:
+def some_pairs(folder: Path, count: int) -> list[JudgePair]:
     """Write `count` garments and generated pictures of their own."""
     pairs = []
     for index in range(count):
         paths = [folder / kind / f"{index:05d}.png" for kind in ("garments", "pred")]
         for shift, path in enumerate(paths):
             write_image(path, np.full((32, 24, 3), (2 * index + shift) % 256, np.uint8))
-        pairs.append(Pair(f"{index:05d}", *paths))
+        pairs.append(JudgePair(f"{index:05d}", *paths))
     return pairs
 
 
@@ -134,7 +134,7 @@ def quick(server_url: str, cache: Path, **changed) -> JudgeSettings:
         "model": "tester",
         "setting": "paired",
         "cache": cache,
-        "prices": Prices(9.0, 10.0),
+        "prices": TokenPrices(9.0, 10.0),
         "cost_cap_usd": 100.0,
         "key": KEY,
         "backoff_s": 0.001,

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from tiny_training import SETTINGS, make_run
 
-from omfa_jax.train.loop import Run
-from omfa_jax.train.objective import partial_diffusion
+from omfa_jax.train.loop import TrainRun
+from omfa_jax.train.objective import make_diffusion_objective
 
 WIDTH = 64
 RULES = ((r"(kernel|spare)$", ("fsdp", None)), (r"bias$", ()))
@@ -26,11 +26,13 @@ def start():
     return {"kernel": kernel / 3, "bias": jnp.zeros(kernel.shape[1]), "spare": spare}
 
 
-def matrix_run(workdir: Path, steps: int, **changes) -> Run:
+def matrix_run(workdir: Path, steps: int, **changes) -> TrainRun:
     run = make_run(workdir, steps, **changes)
     return dataclasses.replace(
         run,
         start=start,
         rules=RULES,
-        objective=partial_diffusion(SETTINGS, run.settings.loss, apply, lambda _, images: images),
+        objective=make_diffusion_objective(
+            SETTINGS, run.settings.loss, apply, lambda _, images: images
+        ),
     )

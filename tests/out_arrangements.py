@@ -2,7 +2,7 @@
 
 import shutil
 
-from omfa_jax.weights.imported import CONTENTS, MANIFEST
+from omfa_jax.weights.imported import CONTENTS, MANIFEST_FILE
 
 MINE = "years of work"
 
@@ -62,7 +62,7 @@ def write_ours(folder, contents=CONTENTS):
 
 
 def its_parent_that_looks_like_ours(place):
-    (place / MANIFEST).write_text("{}")
+    (place / MANIFEST_FILE).write_text("{}")
     return place
 
 
@@ -88,7 +88,7 @@ def a_file_of_ours_that_is_a_link_to_it(place):
 def a_manifest_that_is_a_link(place):
     (place / "precious" / "unet").mkdir()
     (place / "precious" / "thesis.tex").rename(place / "thesis.tex")
-    (place / "precious" / MANIFEST).symlink_to("../thesis.tex")
+    (place / "precious" / MANIFEST_FILE).symlink_to("../thesis.tex")
     (place / "precious" / "thesis.tex").symlink_to("../thesis.tex")
     return place / "precious"
 

@@ -1,7 +1,7 @@
 """Small studies for tests: planned from the base config, nothing trained."""
 
 from omfa_jax.cli.main import main
-from omfa_jax.scaling.manifest import read_manifest
+from omfa_jax.scaling.manifest import read_study
 
 BASE = "configs/base.py"
 SMALL = (
@@ -16,4 +16,4 @@ RATES = ("--flops-per-second", "1e12")
 def plan(out, *flags, sizes="tiny,xs", status=0):
     command = ["scaling", "plan", "--config", BASE, "--out", str(out), "--sizes", sizes]
     assert main([*command, "--dataset-size", "640", *RATES, *SMALL, *flags]) == status
-    return read_manifest(out) if status == 0 else None
+    return read_study(out) if status == 0 else None

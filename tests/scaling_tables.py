@@ -5,14 +5,14 @@ from pathlib import Path
 
 import numpy as np
 
-from omfa_jax.scaling.cost import Cost
-from omfa_jax.scaling.repeats import constrained_loss
+from omfa_jax.scaling.cost import CostRule
+from omfa_jax.scaling.repeats import compute_constrained_loss
 from omfa_jax.scaling.table import Runs
 
 # as published by Besiroglu et al. (arXiv 2404.10102), table 1
 A, B, E, ALPHA, BETA = 482.01, 2085.43, 1.8172, 0.3478, 0.3658
 TRUE_LAW = np.array([np.log(A), np.log(B), np.log(E), ALPHA, BETA])
-SIX = Cost(6.0, 0.0, 0.0)
+SIX = CostRule(6.0, 0.0, 0.0)
 # Muennighoff et al., for C4
 R_SAMPLES, R_PARAMS = 15.4, 5.3
 
@@ -33,7 +33,7 @@ def runs_of(params, samples, *, noise=None, unique=None, loss=None, log_r=(30.0,
     params, samples = np.asarray(params, float), np.asarray(samples, float)
     known = samples if unique is None else np.asarray(unique, float)
     if loss is None:
-        loss = constrained_loss(TRUE_LAW, SIX, params, samples, known, np.array(log_r))
+        loss = compute_constrained_loss(TRUE_LAW, SIX, params, samples, known, np.array(log_r))
         # only runs that repeat have effective parameters: the law is fitted to the others as it is
         fresh = known >= samples
         plain = E + A / params**ALPHA + B / samples**BETA

@@ -12,7 +12,7 @@ from omfa_jax.evals.scores import (
     Folders,
     Metric,
     PerImage,
-    Protocol,
+    ProtocolRecord,
     Scores,
     WeightsFile,
     write_scores,
@@ -29,7 +29,7 @@ def some_scores(method: str, names=(), **changed) -> Scores:
     usual = {
         "method": method,
         "created": "2026-11-28T13:00:00Z",
-        "protocol": Protocol("omfa", "paired", {"lpips_net": "alex"}),
+        "protocol": ProtocolRecord("omfa", "paired", {"lpips_net": "alex"}),
         "versions": {"omfa_jax": "0.1.0"},
         "weights": {"alex": WeightsFile("alex.pth", "ab" * 32)},
         "seed": 0,

@@ -7,11 +7,11 @@ import resource
 
 import pytest
 
-from omfa_jax.core.appending import AppendedFile, read_json_lines
+from omfa_jax.core.appending import AppendOnlyFile, read_json_lines
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.evals.curves import loss_curve
-from omfa_jax.evals.judge.ledger import Entry, open_ledger
-from omfa_jax.scaling.table import read_table
+from omfa_jax.evals.curves import read_loss_curve
+from omfa_jax.evals.judge.ledger import LedgerEntry, open_ledger
+from omfa_jax.scaling.table import read_runs_table
 from omfa_jax.train.writers import Writers
 
 
@@ -32,17 +32,17 @@ def test_a_torn_last_row_does_not_swallow_the_next(tmp_path, torn, caplog):
     log = tmp_path / "metrics.jsonl"
     log.write_text('{"step": 1, "loss": 0.5}\n' + torn)
     writers = Writers(tmp_path, enabled=True)
-    writers.scalars(3, {"loss": 0.25})
+    writers.write_scalars(3, {"loss": 0.25})
     writers.close()
     steps = [row["step"] for row in rows_of(log)]
     assert steps == ([1, 2, 3] if torn.endswith("2}") else [1, 3])
     if steps == [1, 3]:
         assert "metrics.jsonl: skipped 1 incomplete lines (line 2)" in caplog.text
-    assert loss_curve(log) == {"loss": [(1, 0.5), (3, 0.25)]}
+    assert read_loss_curve(log) == {"loss": [(1, 0.5), (3, 0.25)]}
 
 
 def test_a_piece_is_written_in_full_or_not_at_all(tmp_path, limit):
-    file = AppendedFile(tmp_path / "a", lines=True)
+    file = AppendOnlyFile(tmp_path / "a", lines=True)
     file.append(b"one\n")
     limit(10)
     for _ in range(2):
@@ -59,7 +59,7 @@ def test_what_could_not_be_taken_back_is_ended(tmp_path, limit, monkeypatch):
     def refuse(*_):
         raise OSError(5, "Input/output error")
 
-    file = AppendedFile(tmp_path / "a", lines=True)
+    file = AppendOnlyFile(tmp_path / "a", lines=True)
     with monkeypatch.context() as patch:
         patch.setattr("os.ftruncate", refuse)
         limit(3)
@@ -75,7 +75,7 @@ def test_a_paid_answer_is_not_taken_by_the_torn_one_before(tmp_path, limit, capl
     path = tmp_path / "c.jsonl"
 
     def entry(name):
-        return Entry(name, "score", 1, 10, 5, 0.01, 3.0)
+        return LedgerEntry(name, "score", 1, 10, 5, 0.01, 3.0)
 
     with open_ledger(path) as ledger:
         ledger.add(entry("a"))
@@ -87,10 +87,10 @@ def test_a_paid_answer_is_not_taken_by_the_torn_one_before(tmp_path, limit, capl
     with path.open("ab") as file:
         file.write(b'{"key": "d')
     with open_ledger(path) as ledger, caplog.at_level(logging.WARNING):
-        assert sorted(ledger.scores()) == ["a", "c"]
+        assert sorted(ledger.get_scores()) == ["a", "c"]
         ledger.add(entry("e"))
     with open_ledger(path) as ledger:
-        assert sorted(ledger.scores()) == ["a", "c", "e"]
+        assert sorted(ledger.get_scores()) == ["a", "c", "e"]
     assert "left out 1 lines that were cut short" in caplog.text
 
 
@@ -99,16 +99,16 @@ def test_a_table_whose_last_line_was_cut_short_is_read_without_it(tmp_path, capl
     path = tmp_path / "runs.jsonl"
     text = "".join(json.dumps(run) + "\n" for run in runs)
     path.write_text(text + '{"params": 30, "los')
-    assert read_table(path).runs.params.tolist() == [10, 20]
+    assert read_runs_table(path).runs.params.tolist() == [10, 20]
     assert "left out its last line, which was cut short (line 3)" in caplog.text
     # anywhere else it is no kill's work
     path.write_text('{"params": 30, "los\n' + text)
     with pytest.raises(OmfaError, match="line 1: expected one JSON object a line"):
-        read_table(path)
+        read_runs_table(path)
 
 
 def test_files_are_made_as_others_are(tmp_path):
-    AppendedFile(tmp_path / "deep" / "a").append(b"x")
+    AppendOnlyFile(tmp_path / "deep" / "a").append(b"x")
     (tmp_path / "b").touch()
     modes = [os.stat(tmp_path / name).st_mode for name in ("deep/a", "b")]
     assert modes[0] == modes[1]

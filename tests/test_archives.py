@@ -17,9 +17,9 @@ import pytest
 
 from omfa_jax.body.params_file import read_npz
 from omfa_jax.body.pickles import read_pickle
-from omfa_jax.core.archives import PLAIN_BYTES, limit_of, read_npy
+from omfa_jax.core.archives import UNCONDITIONAL_BYTES, get_size_limit, read_npy
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.evals.cache import Space
+from omfa_jax.evals.cache import MetricCache
 from omfa_jax.evals.networks import read_state
 from omfa_jax.weights.files import read_tensors
 from omfa_jax.weights.tensors import open_pickled
@@ -65,14 +65,14 @@ def test_an_npz_that_unpacks_to_too_much_is_refused_by_its_directory(bomb, littl
 
 
 def test_the_scores_cache_and_groups_are_read_as_carefully(bomb, little_memory, tmp_path):
-    space = Space(tmp_path, {"a": 1})
+    space = MetricCache(tmp_path, {"a": 1})
     space.folder.mkdir()
     (space.folder / "x.npz").write_bytes(bomb.read_bytes())
     with pytest.raises(OmfaError, match=r"damaged .it unpacks to 0.7 GB"):
-        Space(tmp_path, {"a": 1})
+        MetricCache(tmp_path, {"a": 1})
     (space.folder / "x.npz").write_bytes(bomb.read_bytes()[:1000])
     with pytest.raises(OmfaError, match="damaged"):
-        Space(tmp_path, {"a": 1})
+        MetricCache(tmp_path, {"a": 1})
 
 
 def test_a_member_is_unpacked_no_further_than_its_directory_says(tmp_path, little_memory):
@@ -237,5 +237,5 @@ def test_packed_torch_files_and_long_safetensors_headers(tmp_path, bomb):
 
 
 def test_the_limit_follows_the_files_size():
-    assert limit_of(0) == PLAIN_BYTES and limit_of(10 * 2**20) == 1000 * 2**20
-    assert limit_of(GB) == 2 * GB
+    assert get_size_limit(0) == UNCONDITIONAL_BYTES and get_size_limit(10 * 2**20) == 1000 * 2**20
+    assert get_size_limit(GB) == 2 * GB

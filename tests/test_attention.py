@@ -9,7 +9,12 @@ import pytest
 
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.models.attention import attention
-from omfa_jax.parallel.attention import attention_kernel, cudnn, kernel_name, splash
+from omfa_jax.parallel.attention import (
+    cudnn_attention,
+    get_attention_kernel,
+    select_attention_kernel,
+    splash_attention,
+)
 from omfa_jax.parallel.mesh import MeshSettings, make_mesh
 
 
@@ -32,7 +37,7 @@ def value_and_gradients(kernel, arrays):
 @pytest.mark.parametrize("length", [128, 384])
 def test_splash_equals_plain_attention_and_so_do_its_gradients(length):
     arrays = tokens(length)
-    came = value_and_gradients(functools.partial(splash, interpret=True), arrays)
+    came = value_and_gradients(functools.partial(splash_attention, interpret=True), arrays)
     for ours, plain in zip(came, value_and_gradients(attention, arrays), strict=True):
         np.testing.assert_allclose(ours, plain, atol=2e-5)
 
@@ -40,7 +45,7 @@ def test_splash_equals_plain_attention_and_so_do_its_gradients(length):
 def test_unsupported_lengths_fall_back_to_xla(caplog):
     arrays = tokens(100)
     with caplog.at_level("INFO"):
-        came = splash(*arrays)
+        came = splash_attention(*arrays)
     np.testing.assert_array_equal(came, attention(*arrays))
     assert "attention over 100 tokens falls back from splash to xla" in caplog.text
 
@@ -49,7 +54,9 @@ def test_unsupported_lengths_fall_back_to_xla(caplog):
 def test_cudnn_equals_plain_attention():
     arrays = [array.astype(jnp.bfloat16) for array in tokens(384)]
     for ours, plain in zip(
-        value_and_gradients(cudnn, arrays), value_and_gradients(attention, arrays), strict=True
+        value_and_gradients(cudnn_attention, arrays),
+        value_and_gradients(attention, arrays),
+        strict=True,
     ):
         np.testing.assert_allclose(np.float32(ours), np.float32(plain), atol=3e-2)
 
@@ -67,18 +74,18 @@ def test_cudnn_equals_plain_attention():
     ],
 )
 def test_the_kernel_follows_the_platform_and_the_dtype(asked, platform, dtype, taken):
-    assert kernel_name(asked, platform, dtype) == taken
+    assert select_attention_kernel(asked, platform, dtype) == taken
 
 
 def test_a_kernel_of_another_platform_is_rejected():
     with pytest.raises(
         OmfaError, match=r"attention=splash does not run on cpu .* auto selects xla"
     ):
-        kernel_name("splash", "cpu", "bfloat16")
+        select_attention_kernel("splash", "cpu", "bfloat16")
     with pytest.raises(OmfaError, match="on gpu devices in float32"):
-        kernel_name("cudnn", "gpu", "float32")
+        select_attention_kernel("cudnn", "gpu", "float32")
     with pytest.raises(OmfaError, match="did you mean 'splash'"):
-        kernel_name("spash", "tpu", "bfloat16")
+        select_attention_kernel("spash", "tpu", "bfloat16")
 
 
 def test_heads_are_sharded_over_the_tensor_axis(monkeypatch):
@@ -91,6 +98,6 @@ def test_heads_are_sharded_over_the_tensor_axis(monkeypatch):
     monkeypatch.setattr("omfa_jax.parallel.attention.splash", plain)
     mesh = make_mesh(MeshSettings(data=1, tensor=2), jax.devices()[:2])
     arrays = tokens(128)
-    came = jax.jit(attention_kernel("splash", mesh))(*arrays)
+    came = jax.jit(get_attention_kernel("splash", mesh))(*arrays)
     assert seen[-1] == (2, 128, 1, 64)
     np.testing.assert_allclose(came, attention(*arrays), atol=1e-6)

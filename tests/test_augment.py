@@ -8,20 +8,27 @@ import pytest
 import tiny_viton as tiny
 
 from omfa_jax.body import backends
-from omfa_jax.body.camera import looking_at
+from omfa_jax.body.camera import make_look_at_camera
 from omfa_jax.body.forward import forward
-from omfa_jax.body.model import load_model
-from omfa_jax.body.params import neutral
-from omfa_jax.body.styles import Painted, paint
+from omfa_jax.body.model import load_body_model
+from omfa_jax.body.params import make_neutral_params
+from omfa_jax.body.styles import PaintedMesh, paint
 from omfa_jax.core import images
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.tasks import Task
-from omfa_jax.data.augment import Augmentation, AugmentSettings, Move, draw, moved, recoloured
-from omfa_jax.data.build import build
+from omfa_jax.data.augment import (
+    Augmentation,
+    AugmentSettings,
+    Move,
+    adjust_colors,
+    apply_move,
+    sample_augmentation,
+)
+from omfa_jax.data.build import build_records
 from omfa_jax.data.decode import decode_record
 from omfa_jax.data.latents import write_latents
-from omfa_jax.data.mirror import mirror_pose
-from omfa_jax.data.pipeline import PipelineSettings, eval_batches, make_dataset
+from omfa_jax.data.mirror import flip_pose_map
+from omfa_jax.data.pipeline import PipelineSettings, make_eval_iterator, make_train_iterator
 from omfa_jax.data.schema import Record
 
 SLOTS = {"garment": (128, 96), "person": (128, 96), "face": (64, 64)}
@@ -76,7 +83,7 @@ def test_a_landmark_stays_aligned_in_person_pose_map_and_face_box():
     record, seen, flips = _record(), 0, set()
     settings = AugmentSettings(flip_prob=0.5, scale=(0.7, 1.6), shift=0.15)
     for seed in range(60):
-        change = draw(settings, np.random.default_rng(seed))
+        change = sample_augmentation(settings, np.random.default_rng(seed))
         decoded = decode_record(record, SLOTS, change=change, pose_style="normals")
         person, pose, face = (_centre(np.asarray(decoded[n])) for n in ("person", "pose", "face"))
         assert face is not None  # cut out before the photo moves, so always there
@@ -105,7 +112,7 @@ def test_the_garment_moves_on_its_own_and_flips_with_all():
     settings = AugmentSettings(flip_prob=1.0, scale=(0.8, 1.25), shift=0.1)
     offsets = []
     for seed in range(10):
-        change = draw(settings, np.random.default_rng(seed))
+        change = sample_augmentation(settings, np.random.default_rng(seed))
         assert change.flip and change.garment != change.person
         garment = _centre(np.asarray(decode_record(record, SLOTS, change=change)["garment"]))
         assert garment is not None
@@ -118,7 +125,7 @@ def test_the_garment_moves_on_its_own_and_flips_with_all():
 def test_nothing_switched_on_changes_nothing():
     record, still = _record(), AugmentSettings()
     assert not still.active and still.flip_prob == 0
-    change = draw(still, np.random.default_rng(0))
+    change = sample_augmentation(still, np.random.default_rng(0))
     assert change == Augmentation()
     for name, value in decode_record(record, SLOTS).items():
         np.testing.assert_array_equal(value, decode_record(record, SLOTS, change=change)[name])
@@ -126,15 +133,15 @@ def test_nothing_switched_on_changes_nothing():
 
 def test_moves_crop_and_leave_the_fill():
     picture = np.full((64, 48, 3), 90, np.uint8)
-    shrunk = moved(picture, (64, 48), 255, Move(0.5))
+    shrunk = apply_move(picture, (64, 48), 255, Move(0.5))
     assert (shrunk[16:48, 12:36] == 90).all()
     outside = np.ones((64, 48), bool)
     outside[16:48, 12:36] = False
     assert (shrunk[outside] == 255).all()
-    assert (moved(picture, (64, 48), 255, Move(2.0)) == 90).all()
-    aside = moved(picture, (64, 48), 0, Move(1.0, (0.5, 0.0)))
+    assert (apply_move(picture, (64, 48), 255, Move(2.0)) == 90).all()
+    aside = apply_move(picture, (64, 48), 0, Move(1.0, (0.5, 0.0)))
     assert (aside[:, :24] == 0).all() and (aside[:, 24:] == 90).all()
-    assert (moved(picture, (64, 48), 7, Move(0.5, (0.9, 0.0))) == 7).all()
+    assert (apply_move(picture, (64, 48), 7, Move(0.5, (0.9, 0.0))) == 7).all()
 
 
 def test_colour_is_one_for_all_photos_and_leaves_the_pose_map():
@@ -146,17 +153,19 @@ def test_colour_is_one_for_all_photos_and_leaves_the_pose_map():
         np.testing.assert_array_equal(coloured[name][-1, -1], coloured["person"][-1, -1])
         assert (coloured[name][-1, -1] != plain[name][-1, -1]).any()
     grey = np.full((2, 2, 3), 100, np.uint8)
-    assert (recoloured(grey, Augmentation(brightness=1.2)) == 120).all()
-    assert (recoloured(grey, Augmentation(contrast=2.0)) == 72).all()
-    assert (recoloured(grey, Augmentation(saturation=0.0)) == 100).all()
+    assert (adjust_colors(grey, Augmentation(brightness=1.2)) == 120).all()
+    assert (adjust_colors(grey, Augmentation(contrast=2.0)) == 72).all()
+    assert (adjust_colors(grey, Augmentation(saturation=0.0)) == 100).all()
 
 
 @pytest.fixture(scope="module")
 def scene():
-    params = neutral().replace(global_orient=[0.1, 0.6, 0.05])
-    body = load_model()
+    params = make_neutral_params().replace(global_orient=[0.1, 0.6, 0.05])
+    body = load_body_model()
     vertices = forward(body, params)[0]
-    camera = looking_at((0, -0.3, 4), (0, -0.3, 0), focal_px=330.0, width_px=144, height_px=192)
+    camera = make_look_at_camera(
+        (0, -0.3, 4), (0, -0.3, 0), focal_px=330.0, width_px=144, height_px=192
+    )
     return body, camera, vertices, vertices * np.array([-1, 1, 1], np.float32)
 
 
@@ -171,9 +180,9 @@ def test_a_mirrored_pose_map_is_the_mirrored_bodys(scene, style):
     if style == "positions":
         # what was on the left is on the right now
         colours = np.column_stack([1 - painted.colors[:, 0], painted.colors[:, 1:]])
-        painted = Painted(painted.vertices, painted.faces, colours)
+        painted = PaintedMesh(painted.vertices, painted.faces, colours)
     expected = backends.draw(painted, camera, "zbuffer").astype(int)
-    error = np.abs(mirror_pose(drawn, style).astype(int) - expected).max(-1)
+    error = np.abs(flip_pose_map(drawn, style).astype(int) - expected).max(-1)
     body_px = expected.any(-1)
     inner = body_px.copy()
     for dy in (-1, 0, 1):
@@ -196,13 +205,13 @@ def test_a_mirrored_pose_map_is_the_mirrored_bodys(scene, style):
 @pytest.fixture(scope="module")
 def records(tmp_path_factory):
     root = tmp_path_factory.mktemp("augment")
-    build(tiny.write_raw(root / "raw", {"train": 5, "val": 2}), root / "records")
+    build_records(tiny.write_raw(root / "raw", {"train": 5, "val": 2}), root / "records")
     return str(root / "records")
 
 
 def _batches(settings, count=3, batch_size=4):
     arguments = {"split": "train", "batch_size": batch_size, "seed": 1, "tasks": TASKS}
-    iterator = make_dataset(settings, **arguments)
+    iterator = make_train_iterator(settings, **arguments)
     return [next(iterator) for _ in range(count)]
 
 
@@ -230,7 +239,7 @@ def test_evaluation_is_not_augmented(records):
     plain = PipelineSettings(records, TINY, pose_style="normals")
     changed = dataclasses.replace(plain, augment=EVERYTHING, multi_pose_prob=1.0, processes=2)
     arguments = {"split": "val", "batch_size": 2}
-    batch, other = (next(eval_batches(s, **arguments)) for s in (plain, changed))
+    batch, other = (next(make_eval_iterator(s, **arguments)) for s in (plain, changed))
     for name in batch:
         np.testing.assert_array_equal(batch[name], other[name])
 

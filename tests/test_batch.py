@@ -8,9 +8,9 @@ import tiny_viton as tiny
 
 from omfa_jax.core.tasks import Task
 from omfa_jax.data import batch as documented
-from omfa_jax.data.build import build
+from omfa_jax.data.build import build_records
 from omfa_jax.data.latents import write_latents
-from omfa_jax.data.pipeline import PipelineSettings, eval_batches, make_dataset
+from omfa_jax.data.pipeline import PipelineSettings, make_eval_iterator, make_train_iterator
 
 SLOTS = {"garment": (64, 48), "person": (64, 48), "face": (16, 16)}
 IMAGES = (*SLOTS, "pose")
@@ -19,7 +19,7 @@ IMAGES = (*SLOTS, "pose")
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     root = tmp_path_factory.mktemp("batch")
-    build(tiny.write_raw(root / "raw", {"train": 3, "val": 3}), root / "images")
+    build_records(tiny.write_raw(root / "raw", {"train": 3, "val": 3}), root / "images")
 
     def encode(pixels):
         return np.repeat(pixels[:, ::8, ::8, :1], 4, axis=3)
@@ -39,9 +39,9 @@ def test_batches_have_the_documented_arrays(folders, kind, train, evaluation):
     vae_id = "v" if kind == "latents" else ""
     settings = PipelineSettings(str(folders / kind), SLOTS, vae_id=vae_id)
     tasks = [Task("try_on", ("person",), 1.0, "try on")]
-    read = next(make_dataset(settings, split="train", batch_size=4, seed=0, tasks=tasks))
+    read = next(make_train_iterator(settings, split="train", batch_size=4, seed=0, tasks=tasks))
     _assert_documented(read, train)
-    read = next(eval_batches(settings, split="val", batch_size=4))
+    read = next(make_eval_iterator(settings, split="val", batch_size=4))
     _assert_documented(read, evaluation)
     assert read["valid"].tolist() == [True, True, True, False]
     if kind == "images":

@@ -9,7 +9,7 @@ import tiny_viton as tiny
 from test_restart import SETTINGS, SHARD, encode, files, interrupted
 
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.data.build import build
+from omfa_jax.data.build import build_records
 from omfa_jax.data.latents import write_latents
 
 # two processes; this runner needs no download, unlike Beam's default one
@@ -27,15 +27,15 @@ def raw(tmp_path_factory):
 
 def test_beam_options_are_for_beam(raw, tmp_path):
     with pytest.raises(OmfaError, match="--beam-options needs --runner beam"):
-        build(raw, tmp_path / "out", beam_options="--runner=X")
+        build_records(raw, tmp_path / "out", beam_options="--runner=X")
     with pytest.raises(OmfaError, match="did you mean 'beam'"):
-        build(raw, tmp_path / "out", runner="baem")
+        build_records(raw, tmp_path / "out", runner="baem")
 
 
 def test_without_beam_the_extra_is_named(raw, tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(OmfaError, match=r"pip install 'omfa_jax\[beam\]'"):
-        build(raw, tmp_path / "out", runner="beam")
+        build_records(raw, tmp_path / "out", runner="beam")
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +47,8 @@ def _beam():
 @pytest.mark.filterwarnings("ignore")
 class TestBeam:
     def test_the_same_bytes_and_report(self, raw, tmp_path):
-        local = build(raw, tmp_path / "local", shard_records=SHARD)
-        beam = build(
+        local = build_records(raw, tmp_path / "local", shard_records=SHARD)
+        beam = build_records(
             raw, tmp_path / "beam", shard_records=SHARD, runner="beam", beam_options=OPTIONS
         )
         assert beam == local and files(tmp_path / "beam") == files(tmp_path / "local")
@@ -58,20 +58,20 @@ class TestBeam:
         folder = tmp_path / ".beam.partial/records"
         before = {path.name: path.stat().st_ino for path in folder.rglob("*.array_record-*")}
         assert len(before) == 2
-        build(raw, tmp_path / "beam", shard_records=SHARD, **IN_PROCESS)
-        build(raw, tmp_path / "local", shard_records=SHARD)
+        build_records(raw, tmp_path / "beam", shard_records=SHARD, **IN_PROCESS)
+        build_records(raw, tmp_path / "local", shard_records=SHARD)
         assert files(tmp_path / "beam") == files(tmp_path / "local")
         after = {path.name: path.stat().st_ino for path in (tmp_path / "beam").rglob("*-of-*")}
         assert all(after[name] == inode for name, inode in before.items())
 
     def test_latents(self, raw, tmp_path):
-        build(raw, tmp_path / "records")
+        build_records(raw, tmp_path / "records")
         write_latents(tmp_path / "records", tmp_path / "local", encode, **SETTINGS)
         write_latents(tmp_path / "records", tmp_path / "beam", encode, **SETTINGS, **IN_PROCESS)
         assert files(tmp_path / "beam") == files(tmp_path / "local")
 
     def test_what_a_worker_cannot_do_is_said(self, raw, tmp_path):
-        build(raw, tmp_path / "records")
+        build_records(raw, tmp_path / "records")
 
         def broken(pictures):
             return np.full((len(pictures), 8, 6, 4), np.nan)

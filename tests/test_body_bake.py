@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 from smplx_npz import write_smplx_npz
 
-from omfa_jax.body.forward import skinning_transforms
+from omfa_jax.body.forward import compute_skinning_transforms
 from omfa_jax.body.joints import EXTRA_JOINT_VERTICES, JOINT_INDEX, JOINTS, PARENTS
-from omfa_jax.body.model import FREE_BODY, BodyModel, load_model
+from omfa_jax.body.model import FREE_BODY_FILE, BodyModel, load_body_model
 from omfa_jax.body.packing import pack, unpack
-from omfa_jax.body.rotations import axis_angle, rotation_matrices
+from omfa_jax.body.rotations import axis_angle_to_matrix, matrix_to_axis_angle
 
 
 @pytest.fixture(scope="module")
 def model() -> BodyModel:
-    return load_model()
+    return load_body_model()
 
 
 def dense(model: BodyModel) -> dict[str, np.ndarray]:
@@ -30,7 +30,7 @@ def dense(model: BodyModel) -> dict[str, np.ndarray]:
 
 
 def test_the_shipped_body_is_small_whole_and_symmetric(model: BodyModel):
-    assert FREE_BODY.stat().st_size <= 1_200_000
+    assert FREE_BODY_FILE.stat().st_size <= 1_200_000
     assert model.v_template.shape == (13718, 3) and model.faces.shape == (27420, 3)
     assert model.posedirs is None and not model.exprdirs.any()
     np.testing.assert_allclose(model.weights.sum(1), 1, atol=1e-6)
@@ -63,7 +63,7 @@ def test_packing_loses_nothing_that_shows(model: BodyModel):
 
 def test_write_smplx_npz_reads_back_as_the_same_model(model: BodyModel, tmp_path):
     write_smplx_npz(model, tmp_path / "SMPLX_FREE.npz")
-    again = load_model(tmp_path / "SMPLX_FREE.npz")
+    again = load_body_model(tmp_path / "SMPLX_FREE.npz")
     for name in ("v_template", "faces", "shapedirs", "exprdirs", "joint_regressor", "weights"):
         np.testing.assert_array_equal(getattr(again, name), getattr(model, name))
     assert again.posedirs is None
@@ -103,10 +103,10 @@ def test_t_pose_straightens_bent_limbs_and_keeps_feet_flat(model: BodyModel):
     local = np.tile(np.eye(3), (55, 1, 1))
     bent = {"left_shoulder": (0, 0, -0.8), "right_elbow": (0, 0.4, 0), "left_hip": (0.2, 0, 0.1)}
     for joint, turn in bent.items():
-        local[JOINT_INDEX[joint]] = rotation_matrices(np.array([turn]))[0]
+        local[JOINT_INDEX[joint]] = axis_angle_to_matrix(np.array([turn]))[0]
     # the foot stays level while the leg above it turns
     local[JOINT_INDEX["left_ankle"]] = local[JOINT_INDEX["left_hip"]].T
-    transforms, joints = skinning_transforms(local, model.joint_template, PARENTS)
+    transforms, joints = compute_skinning_transforms(local, model.joint_template, PARENTS)
     vertices = np.einsum("vj,jab,vb->va", model.weights, transforms[:, :, :3], model.v_template)
     vertices = vertices + model.weights @ transforms[:, :, 3]
     posed, posed_joints = anny_rig.pose_as_t(vertices, joints, model.weights.astype(np.float64))
@@ -120,7 +120,7 @@ def test_shortest_turn_takes_one_direction_to_the_other_by_the_angle_between():
     turn = anny_rig._shortest_turn(a, b)
     np.testing.assert_allclose(turn @ a / np.linalg.norm(a), b / np.linalg.norm(b), atol=1e-12)
     angle = np.arccos(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
-    np.testing.assert_allclose(np.linalg.norm(axis_angle(turn)), angle)
+    np.testing.assert_allclose(np.linalg.norm(matrix_to_axis_angle(turn)), angle)
 
 
 def test_shape_space_and_regressor_recover_the_model_they_are_shown(model: BodyModel):

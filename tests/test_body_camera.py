@@ -5,22 +5,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from omfa_jax.body.camera import Camera, looking_at
-from omfa_jax.body.params import SHAPES, BodyParams, neutral
-from omfa_jax.body.params_file import load_body_file, save_body
-from omfa_jax.body.rotations import rotation_matrices
+from omfa_jax.body.camera import Camera, make_look_at_camera
+from omfa_jax.body.params import PARAM_SHAPES, BodyParams, make_neutral_params
+from omfa_jax.body.params_file import load_body, save_body
+from omfa_jax.body.rotations import axis_angle_to_matrix
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.images import letterbox
 
 
 def some_camera() -> Camera:
-    rotation = rotation_matrices(np.array([[0.2, -0.4, 0.1]]))[0]
+    rotation = axis_angle_to_matrix(np.array([[0.2, -0.4, 0.1]]))[0]
     return Camera((900.0, 950.0), (300.5, 420.25), 640, 853, rotation, np.array([0.1, -0.2, 3.0]))
 
 
 def some_params() -> BodyParams:
     rng = np.random.default_rng(3)
-    return BodyParams(**{name: rng.normal(size=shape) for name, shape in SHAPES.items()})
+    return BodyParams(**{name: rng.normal(size=shape) for name, shape in PARAM_SHAPES.items()})
 
 
 def test_projection_is_the_pinhole_formula():
@@ -33,13 +33,15 @@ def test_projection_is_the_pinhole_formula():
 
 
 def test_points_behind_the_camera_have_no_pixel():
-    camera = looking_at((0, 0, 2), (0, 0, 0), focal_px=100.0, width_px=64, height_px=64)
+    camera = make_look_at_camera((0, 0, 2), (0, 0, 0), focal_px=100.0, width_px=64, height_px=64)
     pixels, depth = camera.project(np.array([[0, 0, 5.0], [0, 0, 2.0]]))
     assert np.isnan(pixels).all() and (depth <= 0).all()
 
 
 def test_looking_at_centres_the_target_with_up_upwards_and_right_to_the_right():
-    camera = looking_at((1, 2, 3), (0.5, 0, -1), focal_px=500.0, width_px=300, height_px=400)
+    camera = make_look_at_camera(
+        (1, 2, 3), (0.5, 0, -1), focal_px=500.0, width_px=300, height_px=400
+    )
     target = np.array([0.5, 0, -1])
     pixels, depth = camera.project(np.stack([target, target + [0, 0.1, 0], target + [0.1, 0, 0]]))
     np.testing.assert_allclose(pixels[0], [150, 200], atol=1e-9)
@@ -49,7 +51,7 @@ def test_looking_at_centres_the_target_with_up_upwards_and_right_to_the_right():
     np.testing.assert_allclose(camera.rotation @ camera.rotation.T, np.eye(3), atol=1e-12)
     assert np.linalg.det(camera.rotation) > 0
     with pytest.raises(OmfaError, match="parallel to up"):
-        looking_at((0, 1, 0), (0, 0, 0), focal_px=1.0, width_px=2, height_px=2)
+        make_look_at_camera((0, 1, 0), (0, 0, 0), focal_px=1.0, width_px=2, height_px=2)
 
 
 @pytest.mark.parametrize("size_px", [(192, 256), (768, 1024), (101, 333), (640, 853)])
@@ -64,7 +66,7 @@ def test_resized_camera_sees_the_letterboxed_photo(size_px: tuple[int, int]):
     boxed = letterbox(photo, size_px[1], size_px[0], fill=0)[:, :, 0].astype(float)
     row, column = np.indices(boxed.shape) + 0.5
     seen = [(boxed * column).sum() / boxed.sum(), (boxed * row).sum() / boxed.sum()]
-    small = camera.resized(*size_px)
+    small = camera.resize(*size_px)
     assert (small.width_px, small.height_px) == size_px
     np.testing.assert_allclose(small.project(point[None])[0][0], seen, atol=0.05)
 
@@ -86,26 +88,26 @@ def test_bad_cameras_are_refused(change: dict, words: str):
 
 
 def test_params_take_any_shape_of_the_right_size_and_nothing_else():
-    batch_of_one = {name: np.ones((1, *shape)) for name, shape in SHAPES.items()}
+    batch_of_one = {name: np.ones((1, *shape)) for name, shape in PARAM_SHAPES.items()}
     params = BodyParams(**batch_of_one | {"body_pose": np.ones(63)})
     assert params.body_pose.shape == (21, 3) and params.betas.dtype == np.float32
     with pytest.raises(OmfaError, match=r"betas: expected shape \(10,\), got \(16,\)"):
-        neutral().replace(betas=np.zeros(16))
+        make_neutral_params().replace(betas=np.zeros(16))
     with pytest.raises(OmfaError, match="transl: expected finite"):
-        neutral().replace(transl=[0, np.inf, 0])
+        make_neutral_params().replace(transl=[0, np.inf, 0])
     with pytest.raises(OmfaError, match="did you mean 'betas'"):
-        neutral().replace(beta=np.zeros(10))
+        make_neutral_params().replace(beta=np.zeros(10))
     with pytest.raises(OmfaError, match="missing expression"):
         BodyParams(betas=np.zeros(10))
     with pytest.raises(OmfaError, match="jaw_pose: expected numbers"):
-        neutral().replace(jaw_pose="open")
+        make_neutral_params().replace(jaw_pose="open")
 
 
 def test_file_round_trip_is_exact(tmp_path: Path):
     params, camera = some_params(), some_camera()
     save_body(tmp_path / "a.npz", params, camera)
-    loaded, loaded_camera = load_body_file(tmp_path / "a.npz")
-    for name in SHAPES:
+    loaded, loaded_camera = load_body(tmp_path / "a.npz")
+    for name in PARAM_SHAPES:
         np.testing.assert_array_equal(getattr(loaded, name), getattr(params, name))
     for name, value in vars(camera).items():
         np.testing.assert_array_equal(getattr(loaded_camera, name), value)
@@ -154,5 +156,5 @@ def test_damaged_files_give_one_line_with_the_path(tmp_path: Path, how: str, wor
     path = tmp_path / "00001_00.npz"
     damaged(path, how)
     with pytest.raises(OmfaError, match=words) as caught:
-        load_body_file(path)
+        load_body(path)
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)

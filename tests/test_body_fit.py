@@ -16,22 +16,22 @@ from omfa_jax.body.fit.keypoints import (
     BODY_25,
     DEEPFASHION,
     LANDMARKS,
-    as_body_25,
-    landmark_vertices,
+    find_landmark_vertices,
+    to_body_25,
 )
-from omfa_jax.body.fit.report import judge, trusted
-from omfa_jax.body.fit.rotations import rotations
-from omfa_jax.body.fit.skeleton import chain, joint_places, load_skeleton
+from omfa_jax.body.fit.report import find_trusted, judge_fit
+from omfa_jax.body.fit.rotations import exp_so3
+from omfa_jax.body.fit.skeleton import compose_rotations, compute_joint_positions, load_skeleton
 from omfa_jax.body.forward import forward
 from omfa_jax.body.joints import JOINT_INDEX
-from omfa_jax.body.model import load_model
-from omfa_jax.body.params import from_full_pose, neutral
-from omfa_jax.body.params_file import load_body_file, read_npz, save_body
+from omfa_jax.body.model import load_body_model
+from omfa_jax.body.params import make_neutral_params, make_params_from_pose
+from omfa_jax.body.params_file import load_body, read_npz, save_body
 from omfa_jax.core.errors import OmfaError
 
 BATCH = 8
 SIZE_PX = (768, 1024)
-MODEL = load_model()
+MODEL = load_body_model()
 
 
 @pytest.fixture(scope="module")
@@ -52,13 +52,13 @@ def fitter():
 def posed_joints(skeleton, pose, betas):
     """Joints of axis-angle rotations (smplx order), metres in the model's axes."""
     rest = (skeleton.rest + skeleton.dirs @ betas)[: len(pose)]
-    return joint_places(chain(rotations(pose)), rest) + rest[0]
+    return compute_joint_positions(compose_rotations(exp_so3(pose)), rest) + rest[0]
 
 
 def test_joints_equal_the_numpy_forward():
     rng = np.random.default_rng(0)
     pose, betas = rng.normal(size=(55, 3)) * 0.6, rng.normal(size=10)
-    _, joints = forward(MODEL, from_full_pose(pose, betas=betas))
+    _, joints = forward(MODEL, make_params_from_pose(pose, betas=betas))
     for count in (22, 55):
         skeleton = load_skeleton(MODEL, count)
         found = jax.jit(posed_joints)(
@@ -81,24 +81,24 @@ def test_derivatives_at_the_rest_pose_are_numbers():
 @pytest.mark.parametrize("spread", [0.0, 0.5])
 def test_geometric_jacobian_equals_differentiation(spread):
     rng = np.random.default_rng(1)
-    skeleton, ties = load_skeleton(MODEL), jnp.asarray(BODY_25.matrix(), jnp.float32)
+    skeleton, ties = load_skeleton(MODEL), jnp.asarray(BODY_25.make_matrix(), jnp.float32)
     x = jnp.asarray(rng.normal(size=79) * spread, jnp.float32).at[projection.DEPTH].set(1.2)
     facing = jnp.eye(3)
 
     def seen(x):
-        return projection.keypoints(projection.body_of(x, facing), skeleton, ties)
+        return projection.project_keypoints(projection.unpack_body(x, facing), skeleton, ties)
 
-    found, by_x = jax.jit(projection.linearised)(x, facing, skeleton, ties)
+    found, by_x = jax.jit(projection.linearize_keypoints)(x, facing, skeleton, ties)
     np.testing.assert_allclose(found, jax.jit(seen)(x), atol=1e-6)
     np.testing.assert_allclose(by_x, jax.jit(jax.jacfwd(seen))(x), atol=2e-6)
 
 
 def test_keypoints_are_where_their_names_say():
-    vertices, joints = forward(MODEL, neutral())
-    marks = landmark_vertices(MODEL)
+    vertices, joints = forward(MODEL, make_neutral_params())
+    marks = find_landmark_vertices(MODEL)
     points = np.concatenate([joints[:22], vertices[[marks[name] for name in LANDMARKS]]])
     for known in (BODY_25, BODY_18, DEEPFASHION):
-        at = dict(zip(known.names, known.matrix() @ points, strict=True))
+        at = dict(zip(known.names, known.make_matrix() @ points, strict=True))
         for name in known.names:
             if name.startswith("left_") and known.ties[name]:
                 mirrored = at[name.replace("left", "right")] * (-1, 1, 1)
@@ -106,7 +106,7 @@ def test_keypoints_are_where_their_names_say():
                 np.testing.assert_allclose(at[name], mirrored, atol=5e-3)
         assert at["nose"][2] == max(place[2] for name, place in at.items() if "toe" not in name)
         assert at["nose"][1] > at["right_shoulder"][1] > at["right_hip"][1] > at["right_knee"][1]
-    deep = dict(zip(DEEPFASHION.names, DEEPFASHION.matrix() @ points, strict=True))
+    deep = dict(zip(DEEPFASHION.names, DEEPFASHION.make_matrix() @ points, strict=True))
     assert deep["crown"][1] == pytest.approx(vertices[:, 1].max(), abs=0.01)
     assert 0.03 < deep["nose"][1] - deep["chin"][1] < 0.1
     assert not deep["left_armpit"].any()
@@ -115,7 +115,7 @@ def test_keypoints_are_where_their_names_say():
 def test_relaxed_stance_is_a_mirror_image_and_hangs_its_arms():
     pose = np.zeros((55, 3))
     pose[1:22] = prior.RELAXED
-    _, joints = forward(MODEL, from_full_pose(pose))
+    _, joints = forward(MODEL, make_params_from_pose(pose))
     for name in ("elbow", "wrist", "knee", "ankle"):
         left, right = joints[JOINT_INDEX[f"left_{name}"]], joints[JOINT_INDEX[f"right_{name}"]]
         np.testing.assert_allclose(left * (-1, 1, 1), right, atol=2e-3)
@@ -123,9 +123,15 @@ def test_relaxed_stance_is_a_mirror_image_and_hangs_its_arms():
     assert wrist[1] < shoulder[1] - 0.45 and wrist[2] > joints[JOINT_INDEX["left_elbow"], 2]
     # an elbow bends to the front and not to the back, a knee the other way
     bent = jnp.zeros((21, 3)).at[prior.POSED.index("left_elbow"), 1].set(1.0)
-    assert prior.beyond_limits(bent).max() > 0.5 and prior.beyond_limits(-bent).max() == 0
+    assert (
+        prior.compute_limit_excess(bent).max() > 0.5
+        and prior.compute_limit_excess(-bent).max() == 0
+    )
     bent = jnp.zeros((21, 3)).at[prior.POSED.index("right_knee"), 0].set(1.0)
-    assert prior.beyond_limits(-bent).max() > 0.5 and prior.beyond_limits(bent).max() == 0
+    assert (
+        prior.compute_limit_excess(-bent).max() > 0.5
+        and prior.compute_limit_excess(bent).max() == 0
+    )
 
 
 @pytest.mark.parametrize("kind", ["half", "whole"])
@@ -164,13 +170,13 @@ def test_what_is_trusted_and_rejected():
     rows[at("left_ear")] = (np.nan, 400, 0.9)
     rows[at("right_ankle")] = (300, 1500, 0.9)
     rows[at("right_knee"), 2] = 0.4
-    seen = trusted(BODY_25, rows, np.array(SIZE_PX, float))
+    seen = find_trusted(BODY_25, rows, np.array(SIZE_PX, float))
     gone = {name for name, there in zip(BODY_25.names, seen, strict=True) if not there}
     faces = {"nose", "left_eye", "right_eye", "left_ear"}
     assert gone == faces | {"right_ankle", "right_knee"}
 
     def verdict(seen=seen, errors=5.0, beyond=0.0, beta=0.0):
-        return judge(
+        return judge_fit(
             BODY_25,
             errors_px=np.full(25, errors),
             seen=seen,
@@ -220,7 +226,7 @@ def test_folder_resumes_and_lists_the_rejected(fitter, bench, tmp_path):
     assert "0 confident keypoints" in str(report) and "damaged" in str(report)
     fitted = tmp_path / "smplx" / "p1.npz"
     assert str(read_npz(fitted, "body")["source"]) == "keypoints"
-    _, camera = load_body_file(fitted)
+    _, camera = load_body(fitted)
     assert (camera.width_px, camera.height_px) == SIZE_PX and camera.focal_px[0] == 2560
     before = fitted.read_bytes(), (tmp_path / REPORT_FILE).read_bytes()
     again = fit_folder(fitter, photos, tmp_path, batch_size=BATCH)
@@ -236,8 +242,8 @@ def test_folder_resumes_and_lists_the_rejected(fitter, bench, tmp_path):
 
 def test_wrong_input():
     with pytest.raises(OmfaError, match="expected 25 rows"):
-        as_body_25(np.zeros((17, 3)))
-    rows = as_body_25(np.arange(54.0).reshape(18, 3))
+        to_body_25(np.zeros((17, 3)))
+    rows = to_body_25(np.arange(54.0).reshape(18, 3))
     assert rows[BODY_25.names.index("left_ear")].tolist() == [51, 52, 53]
     assert not rows[BODY_25.names.index("mid_hip")].any()
     with pytest.raises(OmfaError, match="width, height"):

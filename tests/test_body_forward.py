@@ -15,11 +15,16 @@ from omfa_jax.body.joints import (
     JOINTS,
     PARENTS,
     PARTS,
-    part_of,
+    get_part,
 )
-from omfa_jax.body.model import BodyModel, load_model
-from omfa_jax.body.params import SHAPES, BodyParams, from_full_pose, neutral
-from omfa_jax.body.rotations import axis_angle, rotation_matrices
+from omfa_jax.body.model import BodyModel, load_body_model
+from omfa_jax.body.params import (
+    PARAM_SHAPES,
+    BodyParams,
+    make_neutral_params,
+    make_params_from_pose,
+)
+from omfa_jax.body.rotations import axis_angle_to_matrix, matrix_to_axis_angle
 from omfa_jax.core.errors import OmfaError
 
 TOLERANCE_M = 1e-5
@@ -27,7 +32,7 @@ TOLERANCE_M = 1e-5
 
 @pytest.fixture(scope="module")
 def free_body() -> BodyModel:
-    return load_model()
+    return load_body_model()
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +69,7 @@ def random_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def random_params(seed: int) -> BodyParams:
     rng = np.random.default_rng(seed)
-    return BodyParams(**{name: rng.normal(0, 0.5, shape) for name, shape in SHAPES.items()})
+    return BodyParams(**{name: rng.normal(0, 0.5, shape) for name, shape in PARAM_SHAPES.items()})
 
 
 def smplx_forward(path: Path, params: BodyParams) -> tuple[np.ndarray, np.ndarray]:
@@ -87,7 +92,7 @@ def smplx_forward(path: Path, params: BodyParams) -> tuple[np.ndarray, np.ndarra
 @pytest.mark.parametrize("seed", [0, 1])
 def test_random_model_equals_smplx(random_file: Path, seed: int):
     params = random_params(seed)
-    vertices, joints = forward(load_model(random_file), params)
+    vertices, joints = forward(load_body_model(random_file), params)
     want_vertices, want_joints = smplx_forward(random_file, params)
     assert np.abs(vertices - want_vertices).max() <= TOLERANCE_M
     assert np.abs(joints - want_joints[:55]).max() <= TOLERANCE_M
@@ -108,19 +113,19 @@ def test_free_body_equals_smplx_on_the_written_file(free_body: BodyModel, tmp_pa
 
 
 def test_pose_correctives_and_expression_move_the_random_model(random_file: Path):
-    model = load_model(random_file)
+    model = load_body_model(random_file)
     assert model.posedirs is not None
-    bent = neutral().replace(jaw_pose=[0.5, 0, 0])
+    bent = make_neutral_params().replace(jaw_pose=[0.5, 0, 0])
     plain = dataclasses.replace(model, posedirs=None)
     moved = np.abs(forward(model, bent)[0] - forward(plain, bent)[0]).max()
     assert moved > 1e-4
-    smiling = neutral().replace(expression=np.eye(10)[3])
-    moved = forward(model, smiling)[0] - forward(model, neutral())[0]
+    smiling = make_neutral_params().replace(expression=np.eye(10)[3])
+    moved = forward(model, smiling)[0] - forward(model, make_neutral_params())[0]
     assert np.abs(moved).max() > 1e-3
 
 
 def test_neutral_is_the_template_in_a_t_pose(free_body: BodyModel):
-    vertices, joints = forward(free_body, neutral())
+    vertices, joints = forward(free_body, make_neutral_params())
     np.testing.assert_allclose(vertices, free_body.v_template, atol=1e-6)
     np.testing.assert_allclose(joints[0], [0, -0.35, 0.01], atol=1e-4)
     height = np.ptp(vertices[:, 1])
@@ -134,10 +139,10 @@ def test_neutral_is_the_template_in_a_t_pose(free_body: BodyModel):
 def test_global_orientation_turns_about_the_pelvis_and_translation_follows(free_body: BodyModel):
     turn = np.array([0.3, -1.2, 0.4])
     vertices, joints = forward(
-        free_body, neutral().replace(global_orient=turn, transl=[1.0, 2.0, 3.0])
+        free_body, make_neutral_params().replace(global_orient=turn, transl=[1.0, 2.0, 3.0])
     )
-    rest, rest_joints = forward(free_body, neutral())
-    rotation = rotation_matrices(turn[None])[0]
+    rest, rest_joints = forward(free_body, make_neutral_params())
+    rotation = axis_angle_to_matrix(turn[None])[0]
     want = (rest - rest_joints[0]) @ rotation.T + rest_joints[0] + [1.0, 2.0, 3.0]
     np.testing.assert_allclose(vertices, want, atol=1e-5)
     np.testing.assert_allclose(joints[0], rest_joints[0] + [1.0, 2.0, 3.0], atol=1e-5)
@@ -146,8 +151,8 @@ def test_global_orientation_turns_about_the_pelvis_and_translation_follows(free_
 def test_an_elbow_moves_its_own_side_only(free_body: BodyModel):
     pose = np.zeros((55, 3))
     pose[JOINT_INDEX["left_elbow"]] = [0, -np.pi / 2, 0]
-    vertices, joints = forward(free_body, from_full_pose(pose))
-    rest, rest_joints = forward(free_body, neutral())
+    vertices, joints = forward(free_body, make_params_from_pose(pose))
+    rest, rest_joints = forward(free_body, make_neutral_params())
     arm = rest_joints[JOINT_INDEX["left_wrist"]] - rest_joints[JOINT_INDEX["left_elbow"]]
     bent = joints[JOINT_INDEX["left_wrist"]] - joints[JOINT_INDEX["left_elbow"]]
     np.testing.assert_allclose(bent, [-arm[2], arm[1], arm[0]], atol=1e-5)
@@ -155,16 +160,16 @@ def test_an_elbow_moves_its_own_side_only(free_body: BodyModel):
 
 
 def test_an_open_jaw_lowers_the_chin_and_not_the_nose(free_body: BodyModel):
-    opened, _ = forward(free_body, neutral().replace(jaw_pose=[0.3, 0, 0]))
+    opened, _ = forward(free_body, make_neutral_params().replace(jaw_pose=[0.3, 0, 0]))
     drop = free_body.v_template[:, 1] - opened[:, 1]
     assert drop.max() > 0.02
     assert abs(drop[EXTRA_JOINT_VERTICES["nose"]]) < 0.05 * drop.max()
 
 
 def test_full_pose_has_the_order_of_smplx():
-    names = {name: np.full(shape, i) for i, (name, shape) in enumerate(SHAPES.items())}
-    order = [int(row[0]) for row in BodyParams(**names).full_pose()]
-    index = {name: i for i, name in enumerate(SHAPES)}
+    names = {name: np.full(shape, i) for i, (name, shape) in enumerate(PARAM_SHAPES.items())}
+    order = [int(row[0]) for row in BodyParams(**names).get_full_pose()]
+    index = {name: i for i, name in enumerate(PARAM_SHAPES)}
     want = ["global_orient", *["body_pose"] * 21, "jaw_pose", "leye_pose", "reye_pose"]
     want += ["left_hand_pose"] * 15 + ["right_hand_pose"] * 15
     assert order == [index[name] for name in want]
@@ -175,13 +180,15 @@ def test_joint_table():
     assert all(parent < joint for joint, parent in enumerate(PARENTS))
     assert JOINTS[PARENTS[JOINT_INDEX["left_thumb3"]]] == "left_thumb2"
     assert JOINTS[PARENTS[JOINT_INDEX["right_pinky1"]]] == "right_wrist"
-    assert (part_of("left_ring2"), part_of("jaw"), len(PARTS)) == ("left_wrist", "head", 22)
+    assert (get_part("left_ring2"), get_part("jaw"), len(PARTS)) == ("left_wrist", "head", 22)
 
 
 @pytest.mark.parametrize("vector", [[0, 0, 0], [1e-9, 0, 0], [0, np.pi, 0], [2.0, -1, 0.5]])
 def test_axis_angle_inverts_rotation_matrices(vector: list[float]):
     np.testing.assert_allclose(
-        axis_angle(rotation_matrices(np.array([vector], dtype=float))[0]), vector, atol=1e-8
+        matrix_to_axis_angle(axis_angle_to_matrix(np.array([vector], dtype=float))[0]),
+        vector,
+        atol=1e-8,
     )
 
 
@@ -195,7 +202,7 @@ def test_other_models_are_refused_in_one_line(tmp_path: Path, content: dict, wor
     filler = {key: np.zeros((9, 24)) for key in keys} if content else {"x": np.zeros(1)}
     np.savez(path, **filler, **content)
     with pytest.raises(OmfaError) as caught:
-        load_model(path)
+        load_body_model(path)
     assert words in str(caught.value) and "\n" not in str(caught.value)
     with pytest.raises(OmfaError, match="--smplx-model"):
-        load_model(tmp_path / "absent.npz")
+        load_body_model(tmp_path / "absent.npz")

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from omfa_jax.body.camera import looking_at
+from omfa_jax.body.camera import make_look_at_camera
 from omfa_jax.body.import_folder import find_photos
-from omfa_jax.body.model import FREE_BODY
-from omfa_jax.body.params_file import body_source, load_body_file, save_body
+from omfa_jax.body.model import FREE_BODY_FILE
+from omfa_jax.body.params_file import load_body, read_body_source, save_body
 from omfa_jax.cli.main import main
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.data.viton_hd import VitonHD
@@ -54,8 +54,8 @@ def test_bodies_are_written_kept_and_replaced(tmp_path: Path, caplog):
     assert "1 frames have no photo: other" in text
     assert "3 photos have no body: test/image/test_b.jpg" in text
     for split, name in (("train", "train_a"), ("test", "test_a")):
-        params, camera = load_body_file(raw / split / "smplx" / f"{name}.npz")
-        np.testing.assert_array_equal(params.full_pose(), bodies[name].full_pose())
+        params, camera = load_body(raw / split / "smplx" / f"{name}.npz")
+        np.testing.assert_array_equal(params.get_full_pose(), bodies[name].full_pose())
         assert (camera.width_px, camera.height_px) == SIZE_PX
         assert camera.focal_px == (200, 200) and camera.center_px == (48, 64)
     kept = raw / "train/smplx/train_a.npz"
@@ -65,7 +65,7 @@ def test_bodies_are_written_kept_and_replaced(tmp_path: Path, caplog):
     assert command(*arguments, "--split", "train") == 0
     assert "1 bodies imported, 1 kept" in caplog.text and kept.read_bytes() == b"mine"
     assert command(*arguments, "--overwrite") == 0
-    load_body_file(kept)
+    load_body(kept)
 
 
 def test_one_bad_file_is_listed_and_the_others_go_on(tmp_path: Path, caplog, capsys):
@@ -92,7 +92,7 @@ def test_photos_on_their_side_count_as_the_networks_saw_them(tmp_path: Path):
     Image.new("RGB", SIZE_PX).save(raw / "train/image/x.jpg", exif=exif)
     write_params(tmp_path / "in", ["x"])
     assert command("--from", "smplx", "--in", tmp_path / "in", "--raw", raw) == 0
-    camera = load_body_file(raw / "train/smplx/x.npz")[1]
+    camera = load_body(raw / "train/smplx/x.npz")[1]
     assert (camera.width_px, camera.height_px) == SIZE_PX[::-1]
 
 
@@ -141,7 +141,7 @@ def test_the_record_says_how_smpl_became_smplx(tmp_path: Path, capsys):
     (raw / "train/pose").mkdir()
     for name in ("train_a", "train_b"):
         Image.new("RGB", SIZE_PX).save(raw / "train/pose" / f"{name}.png")
-    items = VitonHD.raw_items(str(raw), [])["train"]
+    items = VitonHD.list_items(str(raw), [])["train"]
     records = {item.key: VitonHD.read(item)[0] for item in items}
     assert [records[f"train_{n}"].body_source for n in "abc"] == ["smpl_copy21", "", ""]
 
@@ -153,14 +153,14 @@ def test_a_fit_by_command_lands_where_the_tool_has_the_body(tmp_path: Path):
     crop = dumps.Crop((50.0, 60.0), 110.0, (0.9, 0.1, -0.1))
     saved, pixels = dumps.champ_dict(smpl, [(dumps.some_smpl(0, shaped=True), crop)], SIZE_PX)
     dumps.save_dict(tmp_path / "train_a.npy", saved)
-    files = ("--smplx-model", FREE_BODY, "--smpl-model", tmp_path / "smpl.npz")
+    files = ("--smplx-model", FREE_BODY_FILE, "--smpl-model", tmp_path / "smpl.npz")
     way = ("--smpl-to-smplx", "fit", "--correspondence", "identity", "--allow-pickle")
     arguments = ("--from", "champ", "--in", tmp_path / "train_a.npy", "--raw", raw)
     assert command(*arguments, *files, *way) == 0
-    params, camera = load_body_file(raw / "train/smplx/train_a.npz")
+    params, camera = load_body(raw / "train/smplx/train_a.npz")
     seen = dumps.imported_pixels(params, camera)[: dumps.BODY]
     np.testing.assert_allclose(seen, pixels[0][: dumps.BODY], atol=0.02)
-    assert body_source(raw / "train/pose/train_a.png") == "smpl_fit"
+    assert read_body_source(raw / "train/pose/train_a.png") == "smpl_fit"
 
 
 def test_old_files_have_no_source(tmp_path: Path):
@@ -168,15 +168,15 @@ def test_old_files_have_no_source(tmp_path: Path):
     (tmp_path / "smplx").mkdir()
     params, camera = (
         dumps.some_smplx(0),
-        looking_at((0, 0, 3), (0, 0, 0), focal_px=100, width_px=96, height_px=128),
+        make_look_at_camera((0, 0, 3), (0, 0, 0), focal_px=100, width_px=96, height_px=128),
     )
     save_body(tmp_path / "smplx/a.npz", params, camera)
-    assert body_source(tmp_path / "pose/a.png") == ""
+    assert read_body_source(tmp_path / "pose/a.png") == ""
     save_body(tmp_path / "smplx/a.npz", params, camera, source="keypoints")
-    assert body_source(tmp_path / "pose/a.png") == "keypoints"
+    assert read_body_source(tmp_path / "pose/a.png") == "keypoints"
     np.testing.assert_array_equal(
-        load_body_file(tmp_path / "smplx/a.npz")[0].full_pose(), params.full_pose()
+        load_body(tmp_path / "smplx/a.npz")[0].get_full_pose(), params.get_full_pose()
     )
-    assert body_source(tmp_path / "pose/b.png") == body_source(None) == ""
+    assert read_body_source(tmp_path / "pose/b.png") == read_body_source(None) == ""
     with pytest.raises(OmfaError, match="did you mean 'exact'"):
         save_body(tmp_path / "smplx/a.npz", params, camera, source="exakt")

@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from omfa_jax.body.hands import Hands
-from omfa_jax.body.importers.champ import Champ, crop_to_photo
-from omfa_jax.body.importers.multihmr import MultiHmr
-from omfa_jax.body.importers.phalp import Phalp
-from omfa_jax.body.importers.smplerx import SmplerX
-from omfa_jax.body.importers.smplx_params import SmplxParams
+from omfa_jax.body.hands import HandBasis
+from omfa_jax.body.importers.champ import ChampImporter, convert_crop_to_photo
+from omfa_jax.body.importers.multihmr import MultiHmrImporter
+from omfa_jax.body.importers.phalp import PhalpImporter
+from omfa_jax.body.importers.smplerx import SmplerXImporter
+from omfa_jax.body.importers.smplx_params import SmplxImporter
 from omfa_jax.body.params import BodyParams
-from omfa_jax.body.rotations import rotation_matrices
+from omfa_jax.body.rotations import axis_angle_to_matrix
 from omfa_jax.body.smpl import SmplBody
-from omfa_jax.body.smpl_to_smplx import SmplToSmplx
+from omfa_jax.body.smpl_to_smplx import SmplConverter
 from omfa_jax.core.errors import OmfaError
 
 SIZES = [(768, 1024), (1001, 750), (512, 512)]
@@ -38,7 +38,7 @@ def two_crops(size_px):
 
 
 def copied(smpl):
-    way = SmplToSmplx("copy21", dumps.free_body(), smpl)
+    way = SmplConverter("copy21", dumps.free_body(), smpl)
 
     def convert(body):
         assert isinstance(body, SmplBody)
@@ -52,17 +52,17 @@ def test_champ_npy_takes_the_largest_person_to_its_pixels(tmp_path: Path, smpl, 
     people = [(dumps.some_smpl(i), crop) for i, crop in enumerate(two_crops(size_px))]
     saved, pixels = dumps.champ_dict(smpl, people, size_px)
     dumps.save_dict(tmp_path / "0001.npy", saved)
-    found = Champ(tmp_path, dumps.reading()).read("0001", size_px)
+    found = ChampImporter(tmp_path, dumps.reading()).read("0001", size_px)
     body = copied(smpl)(found.body)
     assert found.people == 2
     seen = dumps.imported_pixels(body, found.camera)[:BODY]
     np.testing.assert_allclose(seen, pixels[1][:BODY], atol=TIGHT_PX)
     # a photo that was halved since
-    half = Champ(tmp_path, dumps.reading()).read("0001", (size_px[0] // 2, size_px[1] // 2))
+    half = ChampImporter(tmp_path, dumps.reading()).read("0001", (size_px[0] // 2, size_px[1] // 2))
     seen = dumps.imported_pixels(body, half.camera)[:BODY]
     np.testing.assert_allclose(2 * seen, pixels[1][:BODY], atol=1.5)
     with pytest.raises(OmfaError, match="photo is 900x300"):
-        Champ(tmp_path, dumps.reading()).read("0001", (900, 300))
+        ChampImporter(tmp_path, dumps.reading()).read("0001", (900, 300))
 
 
 def test_champ_group_takes_names_from_what_lies_beside_it(tmp_path: Path, smpl):
@@ -77,7 +77,7 @@ def test_champ_group_takes_names_from_what_lies_beside_it(tmp_path: Path, smpl):
     (tmp_path / "smpl_results").mkdir()
     group = tmp_path / "smpl_results" / "smpls_group.npz"
     np.savez(group, smpl=[g["smpls"] for g in groups], camera=[g["cam_t"][0] for g in groups])
-    source = Champ(group, dumps.reading())
+    source = ChampImporter(group, dumps.reading())
     assert list(source.frames) == ["2", "10"]
     for name, pixels in shown.items():
         found = source.read(name, size_px)
@@ -85,18 +85,18 @@ def test_champ_group_takes_names_from_what_lies_beside_it(tmp_path: Path, smpl):
         np.testing.assert_allclose(seen, pixels[:BODY], atol=TIGHT_PX)
     (tmp_path / "images" / "10.png").unlink()
     with pytest.raises(OmfaError, match="its 2 frames have no names"):
-        Champ(group, dumps.reading())
+        ChampImporter(group, dumps.reading())
 
 
 def test_a_crop_s_weak_perspective_goes_to_the_photo():
     cam, center, side, size_px, focal = (0.9, 0.1, -0.2), (610.0, 300.0), 420.0, (768, 1024), 2e4
-    x, y, z = crop_to_photo(np.array(cam), np.array(center), side, size_px, focal)
+    x, y, z = convert_crop_to_photo(np.array(cam), np.array(center), side, size_px, focal)
     # in the crop, the model's origin is s tx of half a side off the centre
     want = [center[i] + side / 2 * cam[0] * cam[i + 1] for i in range(2)]
     np.testing.assert_allclose([focal * x / z + 384, focal * y / z + 512], want)
     np.testing.assert_allclose(focal / z, side / 2 * cam[0])
     with pytest.raises(OmfaError, match="positive scale"):
-        crop_to_photo(np.array([-1.0, 0, 0]), np.array(center), side, size_px, focal)
+        convert_crop_to_photo(np.array([-1.0, 0, 0]), np.array(center), side, size_px, focal)
 
 
 def test_champ_reads_raw_network_output(tmp_path: Path, smpl):
@@ -110,7 +110,7 @@ def test_champ_reads_raw_network_output(tmp_path: Path, smpl):
         "img_size": np.array([size_px]),
     }
     dumps.save_dict(tmp_path / "a.npy", raw)
-    found = Champ(tmp_path / "a.npy", dumps.reading()).read("a", size_px)
+    found = ChampImporter(tmp_path / "a.npy", dumps.reading()).read("a", size_px)
     seen = dumps.imported_pixels(copied(smpl)(found.body), found.camera)[:BODY]
     np.testing.assert_allclose(seen, pixels[0][:BODY], atol=TIGHT_PX)
 
@@ -127,7 +127,7 @@ def test_phalp_takes_the_largest_track_seen_in_the_frame(tmp_path: Path, smpl, s
     gone = dumps.phalp_frame("x/img/000008.jpg", [(made[0][0], 3)])
     path = tmp_path / "demo_x.pkl"
     dumps.dump_phalp(path, {"x/img/000007.jpg": frame, "x/img/000008.jpg": gone})
-    source = Phalp(path, dumps.reading())
+    source = PhalpImporter(path, dumps.reading())
     found = source.read("000007", size_px)
     assert found.people == 2
     # the file knows the pelvis: no SMPL model is needed
@@ -149,14 +149,14 @@ def test_smplerx_takes_the_largest_box_and_bends_hands_from_the_relaxed_one(tmp_
         )
         joints = dumps.forward(dumps.free_body(), params)[1]
         shown[i] = joints[:, :2] / joints[:, 2:] * focal + princpt
-    source = SmplerX(tmp_path, dumps.reading(False, Hands(mean, None)))
+    source = SmplerXImporter(tmp_path, dumps.reading(False, HandBasis(mean, None)))
     found = source.read("000003", size_px)
     assert found.people == 2
     seen = dumps.imported_pixels(found.body, found.camera)
     np.testing.assert_allclose(seen, shown[1], atol=TIGHT_PX)
     (tmp_path / "meta" / "00003_0.json").unlink()
     with pytest.raises(OmfaError, match="no camera for 00003_0"):
-        SmplerX(tmp_path, dumps.reading()).read("00003", size_px)
+        SmplerXImporter(tmp_path, dumps.reading()).read("00003", size_px)
 
 
 @pytest.mark.parametrize(("size_px", "side_px"), [((768, 1024), 896), ((1001, 750), 672)])
@@ -187,7 +187,7 @@ def test_multihmr_takes_the_best_score_to_the_photo_under_the_square(
         pickle.dump({"in/c.jpg": people}, file)
     frames = [(tmp_path, "a"), (tmp_path / "b.npz", "b"), (tmp_path / "all.pkl", "c")]
     for path, name in frames:
-        found = MultiHmr(path, dumps.reading()).read(name, size_px)
+        found = MultiHmrImporter(path, dumps.reading()).read(name, size_px)
         assert found.people == 2 and isinstance(found.body, BodyParams)
         seen = dumps.imported_pixels(found.body, found.camera)
         np.testing.assert_allclose(seen[0], [column + 20, row + 20], atol=0.3)
@@ -196,19 +196,19 @@ def test_multihmr_takes_the_best_score_to_the_photo_under_the_square(
         want = (people[1]["j2d_smplx"] - at) * scale + [column + 20, row + 20]
         np.testing.assert_allclose(seen, want, atol=1.0)
         np.testing.assert_allclose(
-            found.body.full_pose(), dumps.some_smplx(1).full_pose(), atol=1e-6
+            found.body.get_full_pose(), dumps.some_smplx(1).get_full_pose(), atol=1e-6
         )
     del people[1]["j2d_smplx"]
     with (tmp_path / "a.pkl").open("wb") as file:
         pickle.dump(people, file)
     with pytest.raises(OmfaError, match="no camera: save K"):
-        MultiHmr(tmp_path, dumps.reading()).read("a", size_px)
+        MultiHmrImporter(tmp_path, dumps.reading()).read("a", size_px)
 
 
 @pytest.mark.parametrize("as_matrices", [False, True])
 def test_plain_smplx_in_a_world_of_its_own(tmp_path: Path, as_matrices: bool):
     params = dumps.some_smplx(3).replace(transl=[0.2, 0.1, 0.4])
-    turn = rotation_matrices(np.array([[0.1, 0.4, -0.2]]))[0]
+    turn = axis_angle_to_matrix(np.array([[0.1, 0.4, -0.2]]))[0]
     shift, focal, center = (
         np.array([0.1, -0.1, 5.0]),
         np.array([900.0, 950.0]),
@@ -217,26 +217,26 @@ def test_plain_smplx_in_a_world_of_its_own(tmp_path: Path, as_matrices: bool):
     arrays = {name: value[None] for name, value in params.as_dict().items()}
     if as_matrices:
         for name in ("global_orient", "body_pose", "jaw_pose", "left_hand_pose", "right_hand_pose"):
-            arrays[name] = rotation_matrices(arrays[name].reshape(-1, 3))[None]
+            arrays[name] = axis_angle_to_matrix(arrays[name].reshape(-1, 3))[None]
     matrix = np.diag([*focal, 1.0])
     matrix[:2, 2] = center
     dumps.save_npz(tmp_path / "a.npz", arrays | {"K": matrix, "R": turn, "T": shift})
-    found = SmplxParams(tmp_path, dumps.reading(trust=False)).read("a", (640, 480))
+    found = SmplxImporter(tmp_path, dumps.reading(trust=False)).read("a", (640, 480))
     joints = dumps.forward(dumps.free_body(), params)[1] @ turn.T + shift
     want = joints[:, :2] / joints[:, 2:] * focal + center
     np.testing.assert_allclose(dumps.imported_pixels(found.body, found.camera), want, atol=TIGHT_PX)
     dumps.save_npz(tmp_path / "b.npz", arrays)
     with pytest.raises(OmfaError, match=r"no camera: add K"):
-        SmplxParams(tmp_path, dumps.reading()).read("b", (640, 480))
+        SmplxImporter(tmp_path, dumps.reading()).read("b", (640, 480))
 
 
 def test_plain_smplx_hands_follow_the_file_and_the_flag(tmp_path: Path):
     rng = np.random.default_rng(2)
-    hands = Hands(rng.normal(size=(2, 45)), rng.normal(size=(2, 45, 45)))
+    hands = HandBasis(rng.normal(size=(2, 45)), rng.normal(size=(2, 45, 45)))
     shared = {"global_orient": np.zeros(3), "body_pose": np.zeros(63), "focal": 500.0}
     coefficients = rng.normal(size=6)
     np.savez(tmp_path / "a.npz", **shared, left_hand_pose=coefficients, flat_hand_mean=False)
-    found = SmplxParams(tmp_path, dumps.reading(hands=hands)).read("a", (640, 480))
+    found = SmplxImporter(tmp_path, dumps.reading(hands=hands)).read("a", (640, 480))
     assert isinstance(found.body, BodyParams) and hands.components is not None
     want = hands.mean[0] + sum(
         c * row for c, row in zip(coefficients, hands.components[0], strict=False)
@@ -245,4 +245,4 @@ def test_plain_smplx_hands_follow_the_file_and_the_flag(tmp_path: Path):
     np.testing.assert_allclose(found.body.right_hand_pose.ravel(), hands.mean[1], rtol=1e-5)
     assert found.camera.center_px == (320, 240)
     with pytest.raises(OmfaError, match="principal components, which need --smplx-model"):
-        SmplxParams(tmp_path, dumps.reading()).read("a", (640, 480))
+        SmplxImporter(tmp_path, dumps.reading()).read("a", (640, 480))

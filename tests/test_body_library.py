@@ -5,22 +5,22 @@ import json
 import numpy as np
 import pytest
 
-from omfa_jax.body.camera import looking_at
+from omfa_jax.body.camera import make_look_at_camera
 from omfa_jax.body.forward import forward
 from omfa_jax.body.joints import JOINT_INDEX
-from omfa_jax.body.library import in_place_of, load_library, rotations, studio_camera
-from omfa_jax.body.model import load_model
-from omfa_jax.body.params import from_full_pose, neutral
-from omfa_jax.body.params_file import load_body_file
+from omfa_jax.body.library import load_pose_library, make_studio_camera, parse_pose, place_pose
+from omfa_jax.body.model import load_body_model
+from omfa_jax.body.params import make_neutral_params, make_params_from_pose
+from omfa_jax.body.params_file import load_body
 from omfa_jax.cli.main import main
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.images import read_rgb
 
-MODEL = load_model()
+MODEL = load_body_model()
 
 
 def joints(pose):
-    posed = forward(MODEL, from_full_pose(rotations(pose)))[1]
+    posed = forward(MODEL, make_params_from_pose(parse_pose(pose)))[1]
     return {name: posed[index] for name, index in JOINT_INDEX.items()}
 
 
@@ -64,15 +64,15 @@ def test_turns_leans_and_looks_go_to_the_persons_own_left():
 
 
 def test_the_library_shipped_mirrors_itself_and_fits_a_picture():
-    poses = load_library()
+    poses = load_pose_library()
     assert len(poses) >= 36
     mirror = np.array([1, -1, -1])
     left, right = poses["left_hand_on_hip"], poses["right_hand_on_hip"]
     for joint in ("shoulder", "elbow", "collar"):
         a, b = left[JOINT_INDEX[f"left_{joint}"]], right[JOINT_INDEX[f"right_{joint}"]]
         np.testing.assert_allclose(a, b * mirror, atol=1e-12)
-    bodies = [from_full_pose(pose) for pose in poses.values()]
-    camera = studio_camera(MODEL, bodies, 300, 400)
+    bodies = [make_params_from_pose(pose) for pose in poses.values()]
+    camera = make_studio_camera(MODEL, bodies, 300, 400)
     for body in bodies:
         pixels, _ = camera.project(forward(MODEL, body)[0])
         assert (pixels >= 0).all() and (pixels <= (300, 400)).all()
@@ -80,13 +80,13 @@ def test_the_library_shipped_mirrors_itself_and_fits_a_picture():
 
 def test_a_pose_is_taken_where_the_person_stands():
     """Seen from aside and by a camera whose world is y down: they face it all the same."""
-    person = neutral().replace(betas=np.linspace(-1, 1, 10), transl=[0.3, 0.1, -0.2])
-    pose = rotations({"left_arm": {"upper": [1, 0.2, 0], "fore": [0.3, 1, 0]}})
+    person = make_neutral_params().replace(betas=np.linspace(-1, 1, 10), transl=[0.3, 0.1, -0.2])
+    pose = parse_pose({"left_arm": {"upper": [1, 0.2, 0], "fore": [0.3, 1, 0]}})
     for up in ((0.0, 1.0, 0.0), (0.0, -1.0, 0.0)):
-        camera = looking_at(
+        camera = make_look_at_camera(
             (3, 0, 1), (0, 0, 0), focal_px=400.0, width_px=300, height_px=400, up=up
         )
-        placed = in_place_of(pose, person, camera)
+        placed = place_pose(pose, person, camera)
         before, after = forward(MODEL, person)[1], forward(MODEL, placed)[1]
         np.testing.assert_allclose(after[0], before[0], atol=1e-5)
         np.testing.assert_array_equal(placed.betas, person.betas)
@@ -114,7 +114,7 @@ def test_a_library_with_a_mistake_names_pose_and_key(tmp_path, pose, message):
     path = tmp_path / "mine.json"
     path.write_text(json.dumps({"mine": pose}))
     with pytest.raises(OmfaError, match=f"mine.json: mine: .*{message}"):
-        load_library(path)
+        load_pose_library(path)
 
 
 def test_the_command_draws_poses_and_turntables(tmp_path, capsys):
@@ -129,7 +129,7 @@ def test_the_command_draws_poses_and_turntables(tmp_path, capsys):
     assert poses("--turntable", "4", "--body", body, "--out", str(tmp_path / "b"), *size) == 0
     views = sorted((tmp_path / "b" / "smplx").glob("*.npz"))
     assert [path.stem for path in views] == [f"view_{i:03d}" for i in range(4)]
-    (_, one), (_, other) = load_body_file(views[2]), load_body_file(body)
+    (_, one), (_, other) = load_body(views[2]), load_body(body)
     np.testing.assert_array_equal(one.translation, other.translation)
     assert poses("--poses", "wav_left", "--out", str(tmp_path / "c"), *size) == 2
     assert "did you mean 'wave_left'" in capsys.readouterr().err

@@ -14,7 +14,7 @@ from scipy.sparse import csc_matrix
 
 from omfa_jax.body.correspondence import load_correspondence
 from omfa_jax.body.pickles import read_pickle
-from omfa_jax.body.smpl import load_smpl
+from omfa_jax.body.smpl import load_smpl_model
 from omfa_jax.core.errors import OmfaError
 
 DATA = {
@@ -183,11 +183,11 @@ def test_official_model_pickles_with_sparse_matrices_are_read_without_their_clas
         "weights": rng.random((30, 24)),
         "kintree_table": np.array([parents, range(24)], np.uint32),
     }
-    model = load_smpl(write(tmp_path / "a.pkl", "pickle2", raw), trust=True)
+    model = load_smpl_model(write(tmp_path / "a.pkl", "pickle2", raw), trust=True)
     np.testing.assert_allclose(model.joint_regressor, regressor, rtol=1e-6)
     assert model.posedirs is not None and model.parents[0] == -1
     with pytest.raises(OmfaError, match="--allow-pickle"):
-        load_smpl(tmp_path / "a.pkl")
+        load_smpl_model(tmp_path / "a.pkl")
     matrix = csc_matrix(rng.random((40, 60)) * (rng.random((40, 60)) < 0.1))
     path = write(tmp_path / "map.pkl", "pickle2", {"mtx": matrix})
     np.save(tmp_path / "smplx_mask_ids.npy", np.arange(0, 40, 2))

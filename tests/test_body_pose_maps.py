@@ -7,25 +7,25 @@ import numpy as np
 import pytest
 
 from omfa_jax.body import backends, pose_maps
-from omfa_jax.body.camera import looking_at
+from omfa_jax.body.camera import make_look_at_camera
 from omfa_jax.body.forward import forward
-from omfa_jax.body.model import load_model
-from omfa_jax.body.params import neutral
+from omfa_jax.body.model import load_body_model
+from omfa_jax.body.params import make_neutral_params
 from omfa_jax.body.params_file import save_body
 from omfa_jax.body.pose_maps import RenderReport, render_folder
-from omfa_jax.body.poses import turntable
+from omfa_jax.body.poses import make_turntable
 from omfa_jax.body.render import render
-from omfa_jax.body.rotations import rotation_matrices
+from omfa_jax.body.rotations import axis_angle_to_matrix
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.images import read_rgb
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 8])
 def test_turntable_returns_to_its_start(count: int):
-    params = neutral().replace(global_orient=[0.2, 0.5, -0.1], transl=[1, 2, 3])
-    views = turntable(params, count)
+    params = make_neutral_params().replace(global_orient=[0.2, 0.5, -0.1], transl=[1, 2, 3])
+    views = make_turntable(params, count)
     assert len(views) == count and views[0] is params
-    facing = np.array([rotation_matrices(view.global_orient[None])[0] for view in views])
+    facing = np.array([axis_angle_to_matrix(view.global_orient[None])[0] for view in views])
     step = 2 * np.pi / count
     turn = np.array([[np.cos(step), 0, np.sin(step)], [0, 1, 0], [-np.sin(step), 0, np.cos(step)]])
     for index in range(count):
@@ -33,33 +33,37 @@ def test_turntable_returns_to_its_start(count: int):
 
 
 def test_turntable_keeps_the_pelvis_and_shows_the_left_side_first_half():
-    model = load_model()
-    views = turntable(neutral().replace(transl=[0.5, 0, 0]), 4)
+    model = load_body_model()
+    views = make_turntable(make_neutral_params().replace(transl=[0.5, 0, 0]), 4)
     joints = [forward(model, view)[1] for view in views]
     for posed in joints[1:]:
         np.testing.assert_allclose(posed[0], joints[0][0], atol=1e-5)
     # a quarter turn to their own left points the nose at +x
     eyes = joints[1][[23, 24]].mean(0) - joints[1][15]
     assert eyes[0] > 0.05 and abs(eyes[2]) < 0.01
-    mirrored = turntable(neutral(), 4, up=(0.0, -1.0, 0.0))
+    mirrored = make_turntable(make_neutral_params(), 4, up=(0.0, -1.0, 0.0))
     np.testing.assert_allclose(mirrored[1].global_orient, -views[1].global_orient, atol=1e-6)
 
 
 @pytest.mark.parametrize(("count", "up"), [(0, (0.0, 1.0, 0.0)), (3, (0.0, 0.0, 0.0))])
 def test_turntable_refuses(count: int, up: tuple[float, float, float]):
     with pytest.raises(OmfaError, match="turntable"):
-        turntable(neutral(), count, up=up)
+        make_turntable(make_neutral_params(), count, up=up)
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Four body files of which one is truncated and one looks the other way."""
     source = tmp_path / "smplx"
-    camera = looking_at((0, -0.4, 4), (0, -0.4, 0), focal_px=150.0, width_px=72, height_px=96)
-    away = looking_at((0, -0.4, 4), (0, -0.4, 8), focal_px=150.0, width_px=72, height_px=96)
-    for index, params in enumerate(turntable(neutral(), 3)):
+    camera = make_look_at_camera(
+        (0, -0.4, 4), (0, -0.4, 0), focal_px=150.0, width_px=72, height_px=96
+    )
+    away = make_look_at_camera(
+        (0, -0.4, 4), (0, -0.4, 8), focal_px=150.0, width_px=72, height_px=96
+    )
+    for index, params in enumerate(make_turntable(make_neutral_params(), 3)):
         save_body(source / f"0000{index}_00.npz", params, camera)
-    save_body(source / "00003_00.npz", neutral(), away)
+    save_body(source / "00003_00.npz", make_neutral_params(), away)
     damaged = source / "00001_00.npz"
     damaged.write_bytes(damaged.read_bytes()[:500])
     return source
@@ -78,9 +82,11 @@ def test_good_files_are_rendered_and_bad_ones_listed(folder: Path):
     assert len(str(report).splitlines()) == 3
     out = folder.parent / "pose"
     assert sorted(p.name for p in out.glob("*.png")) == ["00000_00.png", "00002_00.png"]
-    model = load_model()
-    camera = looking_at((0, -0.4, 4), (0, -0.4, 0), focal_px=150.0, width_px=72, height_px=96)
-    vertices, _ = forward(model, turntable(neutral(), 3)[2])
+    model = load_body_model()
+    camera = make_look_at_camera(
+        (0, -0.4, 4), (0, -0.4, 0), focal_px=150.0, width_px=72, height_px=96
+    )
+    vertices, _ = forward(model, make_turntable(make_neutral_params(), 3)[2])
     want = render(vertices, model.faces, camera, backend="zbuffer")
     np.testing.assert_array_equal(read_rgb(out / "00002_00.png"), want)
 
@@ -167,5 +173,5 @@ def test_auto_takes_the_faster_renderer(monkeypatch, renderer, numba, chosen):
     monkeypatch.setattr(backends, "pyrender_failure", lambda: None)
     monkeypatch.setattr(backends, "on_gpu", lambda: gpu)
     monkeypatch.setattr(backends.zbuffer, "has_numba", lambda: numba)
-    assert backends.resolve("auto") == chosen
-    assert backends.resolve("pyrender") == "pyrender"
+    assert backends.resolve_backend("auto") == chosen
+    assert backends.resolve_backend("pyrender") == "pyrender"

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from omfa_jax.body import backends
-from omfa_jax.body.camera import Camera, looking_at
+from omfa_jax.body.camera import Camera, make_look_at_camera
 from omfa_jax.body.forward import forward
 from omfa_jax.body.joints import JOINT_INDEX, PARTS
-from omfa_jax.body.model import BodyModel, load_model
-from omfa_jax.body.params import neutral
+from omfa_jax.body.model import BodyModel, load_body_model
+from omfa_jax.body.params import make_neutral_params
 from omfa_jax.body.render import render
-from omfa_jax.body.styles import STYLES, palette
+from omfa_jax.body.styles import STYLES, make_palette
 from omfa_jax.core.errors import OmfaError
 
 BACKENDS = ["zbuffer", "pyrender"]
@@ -20,14 +20,14 @@ BACKENDS = ["zbuffer", "pyrender"]
 
 @pytest.fixture(params=BACKENDS)
 def backend(request: pytest.FixtureRequest) -> str:
-    if request.param == "pyrender" and backends.pyrender_failure():
-        pytest.skip(f"pyrender does not draw on this machine: {backends.pyrender_failure()}")
+    if request.param == "pyrender" and backends.find_pyrender_failure():
+        pytest.skip(f"pyrender does not draw on this machine: {backends.find_pyrender_failure()}")
     return request.param
 
 
 @pytest.fixture(scope="module")
 def model() -> BodyModel:
-    return load_model()
+    return load_body_model()
 
 
 def sphere() -> tuple[np.ndarray, np.ndarray]:
@@ -47,7 +47,7 @@ def sphere() -> tuple[np.ndarray, np.ndarray]:
 
 
 def sphere_camera() -> Camera:
-    return looking_at((3, 1, 4), (0, 0, 0), focal_px=220.0, width_px=121, height_px=141)
+    return make_look_at_camera((3, 1, 4), (0, 0, 0), focal_px=220.0, width_px=121, height_px=141)
 
 
 def test_normals_are_red_to_the_right_green_upwards_blue_to_the_viewer(backend: str):
@@ -65,8 +65,10 @@ def test_normals_are_red_to_the_right_green_upwards_blue_to_the_viewer(backend: 
 
 
 def test_a_turned_camera_sees_the_same_sphere(backend: str):
-    front = looking_at((0, 0, 5), (0, 0, 0), focal_px=220.0, width_px=121, height_px=141)
-    below = looking_at((0, -4.9, 1), (0, 0, 0), focal_px=220.0, width_px=121, height_px=141)
+    front = make_look_at_camera((0, 0, 5), (0, 0, 0), focal_px=220.0, width_px=121, height_px=141)
+    below = make_look_at_camera(
+        (0, -4.9, 1), (0, 0, 0), focal_px=220.0, width_px=121, height_px=141
+    )
     one, other = (render(*sphere(), c, backend=backend).astype(int) for c in (front, below))
     assert np.median(np.abs(one - other)[one.max(-1) > 0]) <= 2
 
@@ -82,15 +84,17 @@ def test_back_faces_are_not_drawn(backend: str):
 
 
 def body_view(model: BodyModel, turn: float = 0.0) -> tuple[np.ndarray, Camera]:
-    vertices, _ = forward(model, neutral().replace(global_orient=[0, turn, 0]))
-    camera = looking_at((0, -0.3, 4), (0, -0.3, 0), focal_px=1500.0, width_px=768, height_px=1024)
+    vertices, _ = forward(model, make_neutral_params().replace(global_orient=[0, turn, 0]))
+    camera = make_look_at_camera(
+        (0, -0.3, 4), (0, -0.3, 0), focal_px=1500.0, width_px=768, height_px=1024
+    )
     return vertices, camera
 
 
 def test_parts_have_exact_distinct_colours_and_left_is_not_right(model: BodyModel, backend: str):
     vertices, camera = body_view(model)
     picture = render(vertices, model.faces, camera, "parts", backend=backend, body=model)
-    table = np.round(palette()[: len(PARTS)] * 255).astype(int)
+    table = np.round(make_palette()[: len(PARTS)] * 255).astype(int)
     neighbours = [np.roll(picture, step, axis) for axis in (0, 1) for step in (-1, 1)]
     flat = np.all([(near == picture).all(-1) for near in neighbours], axis=0)
     flat &= picture.max(-1) > 0
@@ -109,7 +113,7 @@ def test_positions_are_those_of_the_rest_pose(model: BodyModel, backend: str):
     for turn in (0.0, 0.4):
         vertices, camera = body_view(model, turn)
         picture = render(vertices, model.faces, camera, "positions", backend=backend, body=model)
-        joints = forward(model, neutral().replace(global_orient=[0, turn, 0]))[1]
+        joints = forward(model, make_neutral_params().replace(global_orient=[0, turn, 0]))[1]
         names = ("pelvis", "neck", "left_shoulder", "right_shoulder")
         (columns, rows) = camera.project(joints[[JOINT_INDEX[n] for n in names]])[0].T.astype(int)
         colours.append(picture[rows, columns].astype(int))
@@ -128,7 +132,7 @@ def test_positions_are_those_of_the_rest_pose(model: BodyModel, backend: str):
 
 
 def test_palette_colours_are_far_apart():
-    colors = palette() * 255
+    colors = make_palette() * 255
     assert len(np.unique(colors, axis=0)) == len(colors) == 56
     used = colors[: len(PARTS)]
     distance = np.abs(used[:, None] - used[None]).max(-1) + 999 * np.eye(len(used))
@@ -156,8 +160,8 @@ def interior(pictures: list[np.ndarray], margin_px: int = 2) -> np.ndarray:
 @pytest.mark.parametrize("style", STYLES)
 @pytest.mark.parametrize("turn", [0.0, 2.2])
 def test_backends_agree(model: BodyModel, style: str, turn: float):
-    if backends.pyrender_failure():
-        pytest.skip(f"pyrender does not draw on this machine: {backends.pyrender_failure()}")
+    if backends.find_pyrender_failure():
+        pytest.skip(f"pyrender does not draw on this machine: {backends.find_pyrender_failure()}")
     vertices, camera = body_view(model, turn)
     pictures = [
         render(vertices, model.faces, camera, style, backend=name, body=model) for name in BACKENDS
@@ -172,11 +176,11 @@ def test_backends_agree(model: BodyModel, style: str, turn: float):
 
 
 def test_pyrender_is_reused_at_every_size(model: BodyModel):
-    if backends.pyrender_failure():
-        pytest.skip(f"pyrender does not draw on this machine: {backends.pyrender_failure()}")
+    if backends.find_pyrender_failure():
+        pytest.skip(f"pyrender does not draw on this machine: {backends.find_pyrender_failure()}")
     vertices, camera = body_view(model)
     first = render(vertices, model.faces, camera, backend="pyrender")
-    small = camera.resized(90, 120)
+    small = camera.resize(90, 120)
     assert render(vertices, model.faces, small, backend="pyrender").shape == (120, 90, 3)
     np.testing.assert_array_equal(render(vertices, model.faces, camera, backend="pyrender"), first)
     assert backends._renderer.cache_info().currsize == 1
@@ -188,13 +192,13 @@ def test_auto_falls_back_once_on_the_log(
     monkeypatch.setattr(backends, "pyrender_failure", lambda: "ImportError: no such driver")
     backends._log_fallback.cache_clear()
     with caplog.at_level(logging.WARNING):
-        assert [backends.resolve("auto") for _ in range(3)] == ["zbuffer"] * 3
+        assert [backends.resolve_backend("auto") for _ in range(3)] == ["zbuffer"] * 3
     assert len(caplog.records) == 1 and "no such driver" in caplog.text
     with pytest.raises(OmfaError, match=r"no such driver.*--backend zbuffer"):
-        backends.resolve("pyrender")
+        backends.resolve_backend("pyrender")
     monkeypatch.setattr(backends, "pyrender_failure", lambda: None)
     monkeypatch.setattr(backends, "on_gpu", lambda: True)
-    assert backends.resolve("auto") == "pyrender"
+    assert backends.resolve_backend("auto") == "pyrender"
 
 
 def test_unknown_names_get_a_hint(model: BodyModel):

@@ -9,11 +9,11 @@ import pytest
 
 from omfa_jax.body.correspondence import load_correspondence
 from omfa_jax.body.forward import forward
-from omfa_jax.body.params import neutral
-from omfa_jax.body.rotations import rotation_matrices
-from omfa_jax.body.smpl import SmplModel, forward_smpl, load_smpl
+from omfa_jax.body.params import make_neutral_params
+from omfa_jax.body.rotations import axis_angle_to_matrix
+from omfa_jax.body.smpl import SmplModel, forward_smpl, load_smpl_model
 from omfa_jax.body.smpl_fit import _Mesh, _State, fit_mesh
-from omfa_jax.body.smpl_to_smplx import SmplToSmplx, copy21, load_conversion
+from omfa_jax.body.smpl_to_smplx import SmplConverter, copy_joint_rotations, load_converter
 from omfa_jax.core.errors import OmfaError
 
 
@@ -31,12 +31,12 @@ def files(tmp_path_factory) -> Path:
     return folder
 
 
-def conversion(way: str) -> tuple[SmplToSmplx, SmplModel]:
+def conversion(way: str) -> tuple[SmplConverter, SmplModel]:
     """Return the conversion from a SMPL model of the free body's own topology, and that model."""
     model, (smpl, order) = dumps.free_body(), dumps.fake_smpl(shuffled=False)
     vertices = len(order)
     identity = load_correspondence("identity", source_vertices=vertices, target_vertices=vertices)
-    return SmplToSmplx(way, model, smpl, identity), smpl
+    return SmplConverter(way, model, smpl, identity), smpl
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -49,7 +49,7 @@ def test_fit_recovers_the_shaped_body_that_copy21_cannot(seed: int):
     assert np.abs(vertices - target).max() < 1e-4
     np.testing.assert_allclose(found[:22], joints[:22], atol=1e-4)
     np.testing.assert_allclose(params.betas, body.betas, atol=2e-3)
-    turned = rotation_matrices(params.body_pose) - rotation_matrices(body.body_pose[:21])
+    turned = axis_angle_to_matrix(params.body_pose) - axis_angle_to_matrix(body.body_pose[:21])
     assert np.abs(turned).max() < 1e-3
     copied = forward(fit.model, conversion("copy21")[0](body))[0]
     assert np.abs(copied - target).max() > 100 * np.abs(vertices - target).max()
@@ -59,7 +59,9 @@ def test_fit_s_derivatives_are_those_of_the_mesh():
     model, params = dumps.free_body(), dumps.some_smplx(5)
     mesh = _Mesh(model, np.arange(0, len(model.v_template), 300), params)
     state = _State(
-        rotation_matrices(params.full_pose()), params.betas.astype(float), np.array([0.1, 0.2, 3])
+        axis_angle_to_matrix(params.get_full_pose()),
+        params.betas.astype(float),
+        np.array([0.1, 0.2, 3]),
     )
     exact = mesh.jacobian(state)
     for column in range(0, exact.shape[1], 5):
@@ -73,12 +75,12 @@ def test_fit_refuses_a_mesh_of_something_else():
     model = dumps.free_body()
     mesh = np.random.default_rng(0).normal(size=model.v_template.shape).astype(np.float32)
     with pytest.raises(OmfaError, match=r"cm from the SMPL mesh.*--correspondence"):
-        fit_mesh(model, mesh[::40], neutral(), np.arange(0, len(mesh), 40))
+        fit_mesh(model, mesh[::40], make_neutral_params(), np.arange(0, len(mesh), 40))
 
 
 def test_files_of_both_models_make_a_fit(files: Path):
     smpl, order = dumps.fake_smpl()
-    loaded = load_smpl(files / "smpl.npz")
+    loaded = load_smpl_model(files / "smpl.npz")
     body = dumps.moved(dumps.some_smpl(2, shaped=True), [0, 0, 10])
     np.testing.assert_allclose(
         forward_smpl(loaded, body)[0], forward_smpl(smpl, body)[0], atol=1e-6
@@ -89,12 +91,12 @@ def test_files_of_both_models_make_a_fit(files: Path):
     with pytest.raises(OmfaError, match="expected"):
         load_correspondence(files / "map.npz", source_vertices=10, target_vertices=400)
     with pytest.raises(OmfaError, match="not SMPL, missing"):
-        load_smpl(files / "map.npz")
+        load_smpl_model(files / "map.npz")
 
 
 def test_fit_without_its_files_says_which_and_whence(files: Path):
     with pytest.raises(OmfaError, match=r"missing: --smpl-model, --correspondence\..*smpl.is.tue"):
-        load_conversion(
+        load_converter(
             "fit",
             dumps.free_body(),
             smpl_path=None,
@@ -103,7 +105,7 @@ def test_fit_without_its_files_says_which_and_whence(files: Path):
             trust=False,
         )
     with pytest.raises(OmfaError, match="did you mean 'copy21'"):
-        load_conversion(
+        load_converter(
             "copy22",
             dumps.free_body(),
             smpl_path=None,
@@ -121,7 +123,7 @@ def test_copy21_turns_about_the_pelvis_and_not_the_origin():
     _, joints = forward_smpl(smpl, body)
     for turn in ([0, 0, 0], [0, 2.0, 0], [1.5, 0.3, 0.2]):
         turned = replace(body, global_orient=np.array(turn, float))
-        params = copy21(turned, dumps.free_body(), smpl)
+        params = copy_joint_rotations(turned, dumps.free_body(), smpl)
         np.testing.assert_allclose(forward(dumps.free_body(), params)[1][0], joints[0], atol=1e-5)
         np.testing.assert_array_equal(params.body_pose, turned.body_pose[:21].astype(np.float32))
         assert not params.betas.any() and not params.left_hand_pose.any()

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 
 from omfa_jax.body import zbuffer
-from omfa_jax.body.camera import looking_at
+from omfa_jax.body.camera import make_look_at_camera
 from omfa_jax.body.forward import forward
-from omfa_jax.body.mesh import vertex_normals
-from omfa_jax.body.model import load_model
-from omfa_jax.body.params import neutral
-from omfa_jax.body.zbuffer import Raster, draw, rasterize, screen_points
+from omfa_jax.body.mesh import compute_vertex_normals
+from omfa_jax.body.model import load_body_model
+from omfa_jax.body.params import make_neutral_params
+from omfa_jax.body.zbuffer import Raster, draw, rasterize, to_screen_points
 from omfa_jax.core.errors import OmfaError
 
 WIDTH, HEIGHT = 40, 32
@@ -67,14 +67,14 @@ def test_equals_ray_casting(engine: str, cull_back: bool):
 
 
 def body_screen(width_px: int, height_px: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    model = load_model()
-    vertices, _ = forward(model, neutral().replace(global_orient=[0.1, 0.7, 0.0]))
+    model = load_body_model()
+    vertices, _ = forward(model, make_neutral_params().replace(global_orient=[0.1, 0.7, 0.0]))
     focal_px = 1.7 * height_px
-    camera = looking_at(
+    camera = make_look_at_camera(
         (0.3, 0, 4), (0, -0.4, 0), focal_px=focal_px, width_px=width_px, height_px=height_px
     )
     screen = np.column_stack(camera.project(vertices))
-    return screen, model.faces, (vertex_normals(vertices, model.faces) + 1) / 2
+    return screen, model.faces, (compute_vertex_normals(vertices, model.faces) + 1) / 2
 
 
 @pytest.mark.skipif(not zbuffer.has_numba(), reason="numba not installed")
@@ -127,7 +127,7 @@ def test_ties_go_to_the_lower_triangle_and_unusable_corners_drop_theirs(engine: 
     faces = np.array([[0, 1, 4], [0, 1, 5], [0, 1, 2], [0, 1, 2], [0, 2, 3]], dtype=np.int32)
     found = rasterize(screen, faces, 8, 8, engine=engine)
     assert set(np.unique(found.triangle)) == {2, 4}
-    assert (screen_points(screen)[4:] == 0).all()
+    assert (to_screen_points(screen)[4:] == 0).all()
 
 
 def test_engine_names(monkeypatch: pytest.MonkeyPatch):
@@ -144,6 +144,6 @@ def test_engine_names(monkeypatch: pytest.MonkeyPatch):
 def test_vertex_normals_of_a_tetrahedron_point_outwards_and_lone_vertices_have_none():
     vertices = np.array([[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1], [9, 9, 9]], float)
     faces = np.array([[0, 1, 2], [0, 3, 1], [0, 2, 3], [1, 3, 2]], dtype=np.int32)
-    normals = vertex_normals(vertices, faces)
+    normals = compute_vertex_normals(vertices, faces)
     np.testing.assert_allclose(normals[:4], vertices[:4] / np.sqrt(3), atol=1e-12)
     assert (normals[4] == 0).all()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.core.tasks import COMPONENTS, noised_table
+from omfa_jax.core.tasks import COMPONENTS, make_noised_table
 from omfa_jax.diffusion.canvas import Canvas
 
 SPATIAL = Canvas(((4, 3), (4, 3), (2, 2)), 5)
@@ -45,7 +45,7 @@ def test_mask_covers_exactly_the_noised_components(canvas, noised):
 
 
 def test_padding_is_never_noised():
-    everything = SPATIAL.mask(jnp.ones((1, 3), bool))
+    everything = SPATIAL.make_mask(jnp.ones((1, 3), bool))
     assert int(everything.sum()) == 4 * 3 + 4 * 3 + 2 * 2
     ones = {name: jnp.ones_like(part) for name, part in parts_of(SPATIAL).items()}
     padding = SPATIAL.assemble(ones)[:, 2:, 6:]
@@ -64,9 +64,9 @@ def test_masks_are_per_example(canvas):
 
 def test_the_network_is_told_which_components_are_noised():
     table = jnp.array(TABLE)
-    np.testing.assert_array_equal(CHANNEL.mask_input(CHANNEL.mask(table))[:, 1, 2], table)
-    mask = SPATIAL.mask(table)
-    np.testing.assert_array_equal(SPATIAL.mask_input(mask), mask)
+    np.testing.assert_array_equal(CHANNEL.make_mask_input(CHANNEL.make_mask(table))[:, 1, 2], table)
+    mask = SPATIAL.make_mask(table)
+    np.testing.assert_array_equal(SPATIAL.make_mask_input(mask), mask)
 
 
 def test_a_missing_component_is_zero():
@@ -89,5 +89,5 @@ def test_noised_table_follows_the_tasks():
     from tiny_problem import TASKS
 
     np.testing.assert_array_equal(
-        noised_table(TASKS), [[False, True, False], [True, False, False], [True, True, False]]
+        make_noised_table(TASKS), [[False, True, False], [True, False, False], [True, True, False]]
     )

@@ -13,9 +13,9 @@ from omfa_jax.cli.main import main
 from omfa_jax.core import images
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.data import check, check_raw, schema
-from omfa_jax.data.build import BUILDERS, build
-from omfa_jax.data.check import CheckReport, check_records, summary
-from omfa_jax.data.content import KINDS, is_empty, mask_findings
+from omfa_jax.data.build import BUILDERS, build_records
+from omfa_jax.data.check import CheckReport, check_records, format_check_report
+from omfa_jax.data.content import FAULT_KINDS, find_mask_faults, is_empty
 from omfa_jax.data.labels import CIHP
 from omfa_jax.data.latents import write_latents
 
@@ -37,7 +37,7 @@ def write_raw(root, **counts):
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     root = tmp_path_factory.mktemp("check")
-    build(write_raw(root / "raw", train=2, test=2), root / "records")
+    build_records(write_raw(root / "raw", train=2, test=2), root / "records")
 
     def shrink(pictures):
         return pictures[:, ::8, ::8]
@@ -49,7 +49,7 @@ def folders(tmp_path_factory):
 def test_sound_folders_have_no_faults(folders):
     for folder in folders:
         assert check_records(folder) == CheckReport(4)
-    assert summary(check_records(folders[0])) == "checked 4: no faults"
+    assert format_check_report(check_records(folders[0])) == "checked 4: no faults"
 
 
 def test_a_wrong_count_is_a_fault(folders, tmp_path):
@@ -113,10 +113,10 @@ def test_a_photo_in_two_splits_is_a_shared_person(folders, monkeypatch):
     by_split["test"] = [dataclasses.replace(test[0], **person), test[1]]
     monkeypatch.setattr(check.schema, "open_records", lambda _, split: by_split[split])
     report = check_records(folders[0])
-    assert report.of("duplicate") == [
+    assert report.get_findings("duplicate") == [
         "all splits: twin (train) duplicates 00000_00 (train), 0 bits apart"
     ]
-    assert "again (test) duplicates 00001_00 (train)" in report.of("shared_person")[0]
+    assert "again (test) duplicates 00001_00 (train)" in report.get_findings("shared_person")[0]
 
 
 def test_a_person_in_two_splits_is_found_by_name(folders, monkeypatch):
@@ -133,7 +133,7 @@ def test_a_person_in_two_splits_is_found_by_name(folders, monkeypatch):
 def test_summary_counts_by_kind_and_shortens_long_lists():
     report = CheckReport(30)
     report.add("train/1", [("no_face", "white")] + [("missing", str(i)) for i in range(25)])
-    lines = summary(report).splitlines()
+    lines = format_check_report(report).splitlines()
     assert lines[0] == "checked 30: 25 faults"
     assert lines[1] == "missing, photos and garments without a file: 25"
     assert "  ... and 20 more" in lines and "no_face" in lines[-2] and "(no fault)" in lines[-2]
@@ -194,9 +194,9 @@ def test_every_kind_of_fault_in_a_raw_folder_is_named_and_counted(tmp_path, caps
     assert main(["data", "check", "--raw", str(raw)]) == 2
     assert "faults, listed above" in capsys.readouterr().err
     # what goes to worker processes and comes back
-    item = BUILDERS["viton_hd"].raw_items(str(raw), [])["train"][5]
+    item = BUILDERS["viton_hd"].list_items(str(raw), [])["train"][5]
     look, item = pickle.loads(
-        pickle.dumps((functools.partial(check_raw.inspect, "viton_hd"), item))
+        pickle.dumps((functools.partial(check_raw.inspect_item, "viton_hd"), item))
     )
     outcome = look(item)
     assert pickle.loads(pickle.dumps(outcome)) == outcome and outcome.findings
@@ -212,16 +212,19 @@ def test_maps_of_lip_are_told_from_cihps(tmp_path):
         labels[22:25, 20:29] = CIHP.ids["torso_skin"]
         images.write_image(path, labels)
     assert not check_raw.check_raw(raw).findings
-    assert "LIP's jumpsuits" in check_raw.check_raw(raw, parse_labels="lip").of("label_set")[0]
+    assert (
+        "LIP's jumpsuits"
+        in check_raw.check_raw(raw, parse_labels="lip").get_findings("label_set")[0]
+    )
 
 
 def test_greys_at_a_masks_edge_are_no_fault():
     mask = np.zeros((100, 100), np.uint8)
     mask[:, 50:] = 255
     mask[:, 49] = 128
-    assert not list(mask_findings(mask))
+    assert not list(find_mask_faults(mask))
     mask[:, 40:49] = 128
-    assert [kind for kind, _ in mask_findings(mask)] == ["grey_mask"]
+    assert [kind for kind, _ in find_mask_faults(mask)] == ["grey_mask"]
     noise = np.random.default_rng(0).integers(250, 256, (20, 20, 3), np.uint8)
     assert is_empty(noise) and not is_empty(tiny.garment(0))
 
@@ -230,7 +233,7 @@ def test_an_unknown_folder_says_what_was_expected(tmp_path, capsys):
     (tmp_path / "pictures").mkdir()
     assert main(["data", "check", "--raw", str(tmp_path)]) == 2
     assert "viton_hd, deepfashion_multimodal, dresscode" in capsys.readouterr().err
-    assert set(KINDS) >= {"grey_mask", "label_set"}
+    assert set(FAULT_KINDS) >= {"grey_mask", "label_set"}
 
 
 def _assert_one_fault(folder, monkeypatch, changes, word):

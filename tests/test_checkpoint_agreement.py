@@ -9,8 +9,8 @@ from test_damage import cut, flip
 
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.train import checkpoint
-from omfa_jax.train.checkpoint import together
-from omfa_jax.train.integrity import Damaged
+from omfa_jax.train.checkpoint import run_on_all_processes
+from omfa_jax.train.integrity import DamagedCheckpointError
 
 # with an array too large for the index, of which each process holds and writes its own half
 PROGRAM = processes.TRAINING.replace(
@@ -61,30 +61,38 @@ def raising(error):
 
 @pytest.mark.parametrize(
     ("codes", "expected"),
-    [([0, 0], None), ([0, -1], Damaged), ([0, 5], OSError), ([-1, 116], OSError), ([0, -2], 0)],
+    [
+        ([0, 0], None),
+        ([0, -1], DamagedCheckpointError),
+        ([0, 5], OSError),
+        ([-1, 116], OSError),
+        ([0, -2], 0),
+    ],
 )
 def test_all_processes_return_or_raise_alike(monkeypatch, codes, expected):
     """As the first process sees it; `codes` are what the two of them tell each other."""
-    monkeypatch.setattr(checkpoint, "of_all_processes", lambda code: codes)
-    work = raising(Damaged("x")) if codes[0] == -1 else lambda: [7]
+    monkeypatch.setattr(checkpoint, "allgather_int", lambda code: codes)
+    work = raising(DamagedCheckpointError("x")) if codes[0] == -1 else lambda: [7]
     if expected is OSError:
         with pytest.raises(OSError, match="in process 1") as raised:
-            together(work)
+            run_on_all_processes(work)
         assert raised.value.errno == codes[1]
     elif expected == 0:
         with pytest.raises(OmfaError, match="process 1 cannot go on"):
-            together(work)
-    elif expected is Damaged:
-        assert isinstance(together(work), Damaged)
+            run_on_all_processes(work)
+    elif expected is DamagedCheckpointError:
+        assert isinstance(run_on_all_processes(work), DamagedCheckpointError)
     else:
-        assert together(work) == [7]
+        assert run_on_all_processes(work) == [7]
 
 
 def test_what_a_process_tells_the_others(monkeypatch):
     told = []
-    monkeypatch.setattr(checkpoint, "of_all_processes", lambda code: told.append(code) or [code])
-    assert isinstance(together(raising(Damaged("x"))), Damaged)
+    monkeypatch.setattr(checkpoint, "allgather_int", lambda code: told.append(code) or [code])
+    assert isinstance(
+        run_on_all_processes(raising(DamagedCheckpointError("x"))), DamagedCheckpointError
+    )
     for error in (OSError(5, "x"), OmfaError("x"), OSError("no number")):
         with pytest.raises(type(error)):
-            together(raising(error))
+            run_on_all_processes(raising(error))
     assert told == [-1, 5, -2, 5]

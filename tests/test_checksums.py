@@ -9,7 +9,7 @@ import pytest
 from matrix_training import matrix_run
 from test_damage import NEWEST, names, run_to
 
-from omfa_jax.train.checksums import checksums, first_altered, is_altered
+from omfa_jax.train.checksums import compute_checksums, find_altered, is_altered
 from omfa_jax.train.loop import train
 
 RECORD, END = "checksums/metadata", "_CHECKPOINT_METADATA"
@@ -57,13 +57,13 @@ def test_an_altered_record_is_damage_and_no_other_model(whole, tmp_path, file, c
 
 def test_sums_are_of_every_word_and_of_no_place():
     tree = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": jnp.ones(3, jnp.bfloat16)}
-    record = checksums(tree)
-    assert first_altered(tree, record) is None
+    record = compute_checksums(tree)
+    assert find_altered(tree, record) is None
     assert record["a"][1:] == [[2, 3], "float32"]
     for place in np.ndindex(2, 3):
         altered = tree["a"].copy()
         altered.view(np.uint32)[place] ^= 1
-        assert first_altered(tree | {"a": altered}, record) == "a"
+        assert find_altered(tree | {"a": altered}, record) == "a"
         assert is_altered(altered, record["a"])
     assert not is_altered(tree["a"], record["a"])
-    assert checksums({}) == {}
+    assert compute_checksums({}) == {}

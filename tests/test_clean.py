@@ -5,7 +5,7 @@ import json
 import pytest
 
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.data.clean import read_list
+from omfa_jax.data.clean import read_exclusion_list
 from omfa_jax.data.dresscode import DressCode
 from omfa_jax.data.viton_hd import VitonHD
 
@@ -41,7 +41,7 @@ FORMS = {
 
 def counts(root, path):
     warnings = []
-    items = VitonHD.raw_items(str(root), warnings, clean=path)
+    items = VitonHD.list_items(str(root), warnings, clean=path)
     return {split: len(members) for split, members in items.items()}, warnings
 
 
@@ -87,7 +87,7 @@ def test_paths_match_by_their_last_parts(tmp_path):
         "lower_body/images/000001_0.jpg": ["upper_body_000001_0", "dresses_000001_0"],
     }.items():
         path.write_text(name)
-        items = DressCode.raw_items(str(tmp_path), [], clean=path)
+        items = DressCode.list_items(str(tmp_path), [], clean=path)
         assert [item.key for item in items["train"]] == left
 
 
@@ -104,6 +104,6 @@ def test_a_list_that_is_none(tmp_path, text, word):
     path = tmp_path / "list.json"
     path.write_text(text)
     with pytest.raises(OmfaError, match=rf"--clean.*{word}"):
-        read_list(path)
+        read_exclusion_list(path)
     with pytest.raises(OmfaError, match="--clean"):
-        read_list(tmp_path / "gone.json")
+        read_exclusion_list(tmp_path / "gone.json")

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 import convert_weights
-from omfa_jax.cli.flags import Parser, Value, path_text, to_path
-from omfa_jax.cli.main import COMMANDS, main, parser_for
+from omfa_jax.cli.flags import BoundedValue, Parser, parse_path, parse_path_text
+from omfa_jax.cli.main import COMMANDS, main, make_parser
 from omfa_jax.core.errors import OmfaError
 
 # all that `module_for` leads to
@@ -34,7 +34,7 @@ def all_actions():
     found = dict(actions_of(convert_weights._parser(), "convert_weights.py"))
     for command in COMMANDS:
         for words in CHOSEN.get(command, ([],)):
-            found |= actions_of(parser_for(command, words), " ".join([command, *words]))
+            found |= actions_of(make_parser(command, words), " ".join([command, *words]))
     return found
 
 
@@ -54,7 +54,9 @@ def test_the_walk_meets_all_commands():
 
 
 def test_every_number_is_one_and_within_bounds():
-    numbers = {name: action for name, action in ACTIONS.items() if isinstance(action.type, Value)}
+    numbers = {
+        name: action for name, action in ACTIONS.items() if isinstance(action.type, BoundedValue)
+    }
     assert len(numbers) > 60
     for name, action in numbers.items():
         for text in NONE:
@@ -69,14 +71,14 @@ def test_every_flag_with_a_default_number_has_such_a_type():
     for name, action in ACTIONS.items():
         assert action.type not in (int, float), name
         if isinstance(action.default, int | float) and not isinstance(action.default, bool):
-            assert isinstance(action.type, Value), name
+            assert isinstance(action.type, BoundedValue), name
 
 
 def test_every_path_names_something():
     paths = {name: action for name, action in ACTIONS.items() if is_path(name, action)}
     assert len(paths) > 60
     for name, action in paths.items():
-        assert action.type in (path_text, to_path), name
+        assert action.type in (parse_path_text, parse_path), name
         for text in ("", "a\0b"):
             with pytest.raises(argparse.ArgumentTypeError, match="name of a file or folder"):
                 action.type(text)
@@ -86,7 +88,7 @@ def test_every_path_names_something():
 def test_folders_for_writing_are_paths():
     for name, action in ACTIONS.items():
         if name.endswith((" --out", " --workdir", " --raw", " --records", " --model", " --config")):
-            assert action.type in (path_text, to_path), name
+            assert action.type in (parse_path_text, parse_path), name
 
 
 @pytest.mark.parametrize(
@@ -149,4 +151,4 @@ def test_help_is_help(capsys):
         main(["train", "--help"])
     assert stopped.value.code == 0 and "--workdir DIR" in capsys.readouterr().out
     with pytest.raises(OmfaError, match=r"see omfa train --help"):
-        parser_for("train").parse_args(["--config"])
+        make_parser("train").parse_args(["--config"])

@@ -12,10 +12,10 @@ from ml_collections import ConfigDict, config_dict
 from configs import base
 from omfa_jax.cli import config as config_lib
 from omfa_jax.cli import config_table
-from omfa_jax.cli.config_table import TABLE, check, leaves, row_of
-from omfa_jax.core.bounds import Choice, Flag, Number, Text, Tuple, Whole
+from omfa_jax.cli.config_table import TABLE, check_config, find_row, list_leaves
+from omfa_jax.core.bounds import Boolean, Choice, FloatRange, IntRange, Text, TupleOf
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.models import vae
+from omfa_jax.models import get_vae_config
 
 ROOT = Path(__file__).parents[1]
 BASE = ROOT / "configs" / "base.py"
@@ -25,7 +25,7 @@ def fresh() -> Any:
     return base.get_config()
 
 
-LEAVES = dict(leaves(fresh()))
+LEAVES = dict(list_leaves(fresh()))
 NAN, INF = float("nan"), float("inf")
 HOSTILE = (NAN, INF, -INF, -1, -0.5, 1e300, 10**11, 10**23, 10**5000, None, "x", "", "\0", True)
 HOSTILE += (object(), b"x", 1j, (), (NAN,), [None], {"a": 1}, (1, 2, 3), ("x", "x"))
@@ -45,52 +45,56 @@ def set_value(config, name, value):
 
 def is_good(value, row):
     """Say by other means than `row.read` whether a value may pass."""
-    if isinstance(row, Flag):
+    if isinstance(row, Boolean):
         return isinstance(value, bool)
     if isinstance(row, Text):
         return isinstance(value, str) and "\0" not in value
     if isinstance(row, Choice):
-        return isinstance(value, str) and (value in [*row.names] or (row.empty and value == ""))
-    if isinstance(row, Tuple):
-        return isinstance(value, tuple | list) and all(is_good(entry, row.row) for entry in value)
+        return isinstance(value, str) and (
+            value in [*row.names] or (row.allow_empty and value == "")
+        )
+    if isinstance(row, TupleOf):
+        return isinstance(value, tuple | list) and all(is_good(entry, row.rule) for entry in value)
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
-    if isinstance(row, Whole):
-        return isinstance(value, int) and (row.least <= value <= row.most or value == row.also)
+    if isinstance(row, IntRange):
+        return isinstance(value, int) and (
+            row.minimum <= value <= row.maximum or value == row.or_value
+        )
     return math.isfinite(value) and row.least <= value <= row.most
 
 
 def test_every_value_has_a_row_and_every_row_a_value():
-    assert [name for name in LEAVES if row_of(name) is None] == []
+    assert [name for name in LEAVES if find_row(name) is None] == []
     names = [name.replace("try_on", "*").replace("try_off", "*") for name in LEAVES]
     assert set(TABLE) == set(names)
 
 
 @pytest.mark.parametrize("name", LEAVES)
 def test_no_value_passes_that_is_none_and_no_fault_is_a_traceback(name):
-    row = row_of(name)
+    row = find_row(name)
     refused = 0
     for value in HOSTILE:
         config = fresh()
         set_value(config, name, value)
         try:
-            check(config)
+            check_config(config)
         except OmfaError as error:
             refused += 1
             lines = str(error).splitlines()
             assert all(line.startswith(f"config.{name}") for line in lines), (value, lines)
             assert len(lines[0]) < 400
         else:
-            found = dict(leaves(config))[name]
+            found = dict(list_leaves(config))[name]
             assert is_good(found, row), (name, value)
-            assert value is not True or isinstance(row, Flag)
-            if isinstance(row, Number):
+            assert value is not True or isinstance(row, Boolean)
+            if isinstance(row, FloatRange):
                 assert type(found) is float
     assert refused >= len(HOSTILE) - 7
     # what the base says passes, and stays
     config = fresh()
-    check(config)
-    assert dict(leaves(config)) == LEAVES
+    check_config(config)
+    assert dict(list_leaves(config)) == LEAVES
 
 
 def test_whole_numbers_are_numbers_and_lists_are_tuples():
@@ -98,7 +102,7 @@ def test_whole_numbers_are_numbers_and_lists_are_tuples():
     set_value(config, "optimizer.learning_rate", 1)
     set_value(config, "canvas.person", [64, 48])
     set_value(config, "data.augment.scale", (1, 2))
-    check(config)
+    check_config(config)
     assert type(config.optimizer.learning_rate) is float
     assert config.canvas.person == (64, 48)
     assert [type(value) for value in config.data.augment.scale] == [float, float]
@@ -115,7 +119,7 @@ def test_all_faults_are_told_at_once_and_names_have_hints():
         del config["seed"]
         config.tasks.joint = ConfigDict({"noised": ("garment", "persn"), "weight": 1})
     with pytest.raises(OmfaError) as told:
-        check(config)
+        check_config(config)
     lines = str(told.value).splitlines()
     expected = (
         "config.data.augment: expected a group of values, got 3",
@@ -139,17 +143,20 @@ def test_a_config_of_ones_own_may_have_other_tasks():
         config.tasks.joint = ConfigDict(
             {"noised": ("garment", "person"), "weight": 1, "prompt": "both"}
         )
-    check(config)
-    tasks = {task.name: task for task in config_lib.diffusion_settings(config, vae("sdxl")).tasks}
+    check_config(config)
+    tasks = {
+        task.name: task
+        for task in config_lib.make_diffusion_settings(config, get_vae_config("sdxl")).tasks
+    }
     assert tasks["joint"].weight == 1.0 and set(tasks) == {"joint", "try_on"}
     set_value(config, "tasks.joint.weight", 0)
     set_value(config, "tasks.try_on.weight", 0)
     with pytest.raises(OmfaError, match="all weights are 0"):
-        check(config)
+        check_config(config)
     with config.unlocked():
         config.tasks = ConfigDict()
     with pytest.raises(OmfaError, match=r"config\.tasks: expected a group"):
-        check(config)
+        check_config(config)
 
 
 @pytest.mark.parametrize(
@@ -186,7 +193,7 @@ def test_a_config_file_that_gives_no_config_is_one_line(tmp_path, body, said):
 def test_a_value_that_is_required_and_a_file_that_is_no_program(tmp_path):
     config = ConfigDict({"seed": config_dict.required_placeholder(int)})
     with pytest.raises(OmfaError, match="required"):
-        check(config)
+        check_config(config)
     text = tmp_path / "config.yaml"
     text.write_text("seed: 0\n")
     with pytest.raises(OmfaError, match=r"expected a Python file \(\.py\)"):
@@ -239,7 +246,7 @@ def test_a_config_from_before_a_switch_has_what_held_then():
     config = fresh()
     with config.unlocked():
         del config.mesh["allow_replicated"], config.model["ignore_scheduler"]
-    check(config)
+    check_config(config)
     assert config.mesh.allow_replicated is False and config.model.ignore_scheduler is False
 
 
@@ -259,4 +266,4 @@ def test_what_is_zero_on_a_device_is_no_rate(rate):
     with pytest.raises(
         OmfaError, match=r"config\.optimizer\.learning_rate: expected a number above 0"
     ):
-        check(config)
+        check_config(config)

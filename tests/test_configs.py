@@ -12,14 +12,14 @@ import pytest
 from omfa_jax.cli import config as config_lib
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.tasks import COMPONENTS
-from omfa_jax.core.trees import first_match, walk
+from omfa_jax.core.trees import find_first_match, flatten
 from omfa_jax.evals.heldout import HeldOutSettings
-from omfa_jax.models import init_unet, vae
+from omfa_jax.models import get_vae_config, init_unet
 from omfa_jax.models.presets import UNETS
 from omfa_jax.parallel.mesh import MeshSettings, make_mesh
-from omfa_jax.parallel.rules import UNET_RULES, explain, param_shardings
+from omfa_jax.parallel.rules import UNET_RULES, format_sharding_table, make_param_shardings
 from omfa_jax.train.initial_weights import load_initial_model
-from omfa_jax.train.network import make_unet_config, network_shapes
+from omfa_jax.train.network import get_network_shapes, make_unet_config
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 FULL_SIZE = ("base", "vitonhd", "deepfashion", "both")
@@ -34,18 +34,18 @@ def test_every_config_resolves(path):
     if path.stem == "__init__":
         return
     config = config_lib.load_config(path)
-    vae_config = vae(config.model.vae)
-    settings = config_lib.diffusion_settings(config, vae_config)
+    vae_config = get_vae_config(config.model.vae)
+    settings = config_lib.make_diffusion_settings(config, vae_config)
     unet_config = make_unet_config(config.model.unet, settings)
-    config_lib.train_settings(config)
-    config_lib.mesh_settings(config)
-    config_lib.sampler_settings(config)
+    config_lib.make_train_settings(config)
+    config_lib.make_mesh_settings(config)
+    config_lib.make_sampler_settings(config)
     params = jax.eval_shape(lambda: init_unet(unet_config, jax.random.key(0)))
     assert params["conv_in"]["kernel"].shape[2] == settings.in_channels
     mesh = make_mesh(MeshSettings(2, 2, 2))
     for leaf, sharding in zip(
         jax.tree.leaves(params),
-        jax.tree.leaves(param_shardings(UNET_RULES, params, mesh)),
+        jax.tree.leaves(make_param_shardings(UNET_RULES, params, mesh)),
         strict=True,
     ):
         sharding.shard_shape(leaf.shape)
@@ -54,7 +54,7 @@ def test_every_config_resolves(path):
 @pytest.mark.parametrize("name", FULL_SIZE)
 def test_the_papers_setting(name):
     config = load(name)
-    settings = config_lib.diffusion_settings(config, vae(config.model.vae))
+    settings = config_lib.make_diffusion_settings(config, get_vae_config(config.model.vae))
     assert (config.train.steps, config.train.batch_size) == (65_000, 8)
     assert (config.sample.steps, config.sample.guidance) == (50, 2.0)
     assert config.diffusion.condition_dropout == 0.05
@@ -70,30 +70,30 @@ def test_the_papers_setting(name):
 
 def test_fsdp_shards_nearly_every_byte_of_sdxl():
     config = load("base")
-    settings = config_lib.diffusion_settings(config, vae("sdxl"))
+    settings = config_lib.make_diffusion_settings(config, get_vae_config("sdxl"))
     params = jax.eval_shape(
         lambda: init_unet(make_unet_config(config.model.unet, settings), jax.random.key(0))
     )
     mesh = make_mesh(MeshSettings(1, 8, 1))
-    shardings = param_shardings(UNET_RULES, params, mesh)
+    shardings = make_param_shardings(UNET_RULES, params, mesh)
     total = local = 0
     for leaf, sharding in zip(jax.tree.leaves(params), jax.tree.leaves(shardings), strict=True):
         total += math.prod(leaf.shape)
         local += math.prod(sharding.shard_shape(leaf.shape))
     assert local < 1.05 * total / 8
-    table = explain(UNET_RULES, params, mesh)
+    table = format_sharding_table(UNET_RULES, params, mesh)
     assert "to_q/kernel" in table and table.splitlines()[-1].startswith("total 10.270 GB")
 
 
 def test_a_rung_of_the_ladder_takes_the_shipped_vae_and_prompts():
     folder = CONFIGS.parent / "omfa_jax/assets/tiny"
     config = load("tiny", f"--config.model.init={folder}", "--config.model.unet=ladder_24")
-    bundle = load_initial_model(config_lib.weights_source(config), None)
+    bundle = load_initial_model(config_lib.make_weights_source(config), None)
     assert bundle.unet_params is None and bundle.unet_config.context_dim == 160
     assert bundle.prompts["context"].shape == (3, 4, 160)
     assert bundle.prompts["pooled"].shape == (3, 96)
     again = load("tiny", f"--config.model.init={folder}")
-    same = load_initial_model(config_lib.weights_source(again), None)
+    same = load_initial_model(config_lib.make_weights_source(again), None)
     assert same.prompts["context"].shape == (3, 4, 64)
 
 
@@ -111,13 +111,13 @@ def alternatives(pattern):
 
 def test_every_sharding_row_is_some_weights():
     """And every alternative in a row: what matches nothing says something of no weight."""
-    settings = config_lib.diffusion_settings(load("base"), vae("sdxl"))
+    settings = config_lib.make_diffusion_settings(load("base"), get_vae_config("sdxl"))
     dual = dataclasses.replace(settings, reference=True)
     chosen = {pattern: set() for pattern, _ in UNET_RULES}
     for network, name in ((settings, "tiny"), (settings, "sdxl"), (dual, "xs")):
-        for path, _ in walk(network_shapes(network, UNETS[name])):
+        for path, _ in flatten(get_network_shapes(network, UNETS[name])):
             weight = "/".join(path)
-            chosen[first_match(UNET_RULES, weight)[0]].add(weight)
+            chosen[find_first_match(UNET_RULES, weight)[0]].add(weight)
     idle = [
         (pattern, alternative)
         for pattern, weights in chosen.items()
@@ -130,7 +130,7 @@ def test_every_sharding_row_is_some_weights():
 def test_an_unmatched_weight_is_an_error_that_names_it():
     stray = {"stray": {"table": jax.ShapeDtypeStruct((4, 4), "float32")}}
     with pytest.raises(OmfaError, match="stray/table"):
-        param_shardings(UNET_RULES, stray, make_mesh(MeshSettings()))
+        make_param_shardings(UNET_RULES, stray, make_mesh(MeshSettings()))
 
 
 def test_overrides_are_typed_and_checked():
@@ -162,7 +162,7 @@ def test_overrides_are_typed_and_checked():
 def test_impossible_settings_are_refused(override, message):
     with pytest.raises(OmfaError, match=message):
         config = load("base", override)
-        _ = config_lib.diffusion_settings(config, vae("sdxl")).in_channels
+        _ = config_lib.make_diffusion_settings(config, get_vae_config("sdxl")).in_channels
 
 
 def test_a_mesh_that_does_not_fit_says_so():
@@ -183,14 +183,14 @@ def find_settings(value):
 def test_every_default_is_the_base_configs():
     """Another default in a dataclass would give another run from Python than from the CLI."""
     config = load("base", "--config.data.records=records")
-    evaluation = config_lib.evaluation_settings(config)
+    evaluation = config_lib.make_evaluation_settings(config)
     made = (
-        config_lib.diffusion_settings(config, vae("sdxl")),
-        config_lib.weights_source(config),
-        config_lib.train_settings(config),
-        config_lib.pipeline_settings(config),
-        config_lib.mesh_settings(config),
-        config_lib.sampler_settings(config),
+        config_lib.make_diffusion_settings(config, get_vae_config("sdxl")),
+        config_lib.make_weights_source(config),
+        config_lib.make_train_settings(config),
+        config_lib.make_pipeline_settings(config),
+        config_lib.make_mesh_settings(config),
+        config_lib.make_sampler_settings(config),
         evaluation,
         HeldOutSettings(evaluation.loss_examples, evaluation.loss_timesteps, evaluation.seed),
     )

@@ -51,8 +51,8 @@ def test_import_keeps_every_bit(source, imported):
         assert getattr(ours, name) == getattr(theirs, name), name
     assert ours.scheduler == {"beta_start": 0.00085}
     for name in ("unet_params", "vae_params"):
-        found = dict(trees.walk(getattr(ours, name)))
-        for path, leaf in trees.walk(getattr(theirs, name)):
+        found = dict(trees.flatten(getattr(ours, name)))
+        for path, leaf in trees.flatten(getattr(theirs, name)):
             assert isinstance(found[path], np.ndarray)
             np.testing.assert_array_equal(found[path], leaf, err_msg=str(path))
 

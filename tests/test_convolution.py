@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from omfa_jax.models.convolution import convolve, kernel_gradient
+from omfa_jax.models.convolution import compute_kernel_gradient, convolve
 
 
 @pytest.mark.parametrize("size", [1, 3])
@@ -40,9 +40,9 @@ LAYOUT = {"dimension_numbers": ("NHWC", "HWIO", "NHWC")}
 def test_a_kernels_gradient_sums_halves_in_float32():
     """1 + 2^-8 has no bfloat16; 256 ones and one such sum do show."""
     ones = jnp.ones((1, 16, 16, 1), jnp.bfloat16)
-    assert kernel_gradient(ones, ones, (1, 1), ((0, 0), (0, 0)))[0, 0, 0, 0] == 256
+    assert compute_kernel_gradient(ones, ones, (1, 1), ((0, 0), (0, 0)))[0, 0, 0, 0] == 256
     more = jnp.ones((2, 16, 16, 1), jnp.bfloat16).at[1].set(2.0**-7)
-    total = kernel_gradient(more, jnp.ones_like(more), (1, 1), ((0, 0), (0, 0)))
+    total = compute_kernel_gradient(more, jnp.ones_like(more), (1, 1), ((0, 0), (0, 0)))
     assert total.dtype == jnp.float32 and total[0, 0, 0, 0] == 258
 
 

@@ -8,8 +8,8 @@ import test_task_table as tests
 import tiny_viton as tiny
 
 from omfa_jax.cli import train as command
-from omfa_jax.data.build import build
-from omfa_jax.weights.frozen import load_frozen
+from omfa_jax.data.build import build_records
+from omfa_jax.weights.frozen import load_model_folder
 
 SEVERAL = """
 import json, os, sys
@@ -31,7 +31,7 @@ print(json.dumps(tests.drawn(run)), float(abs(tests.wording(run, "try_off")).sum
 
 def test_every_process_trains_the_configs_tasks(tmp_path, monkeypatch):
     records = tmp_path / "records"
-    build(tiny.write_raw(tmp_path / "raw", {"train": 9}), records)
+    build_records(tiny.write_raw(tmp_path / "raw", {"train": 9}), records)
     monkeypatch.setattr(command, "train", lambda run: run)
     config = tests.load(records, "--config.log.samples_every_steps=0", weights=(1, 0))
     tests.checkpoint(tmp_path / "run", command.train_diffusion(config, tmp_path / "run"), 3)
@@ -52,5 +52,5 @@ def test_every_process_trains_the_configs_tasks(tmp_path, monkeypatch):
     assert first == second and json.loads(first.rpartition(" ")[0]) == {"try_off": 80}
     expected = float(abs(tests.embedded(tests.ON)).sum())
     assert float(first.split()[-1]) == pytest.approx(expected)
-    tasks = {task.name: task for task in load_frozen(tmp_path / "run/model").settings.tasks}
+    tasks = {task.name: task for task in load_model_folder(tmp_path / "run/model").settings.tasks}
     assert tasks["try_off"].prompt == tests.ON and tasks["try_on"].weight == 0

@@ -15,8 +15,8 @@ from tiny_training import CountingBatches
 
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.train import integrity
-from omfa_jax.train.checkpoint import Checkpoints
-from omfa_jax.train.load import as_numpy, restore_params
+from omfa_jax.train.checkpoint import Checkpointer
+from omfa_jax.train.load import read_as_numpy, restore_params
 from omfa_jax.train.loop import train
 
 NEWEST = 4
@@ -64,7 +64,7 @@ def text(value: str):
 
 def wider(path: Path) -> None:
     """Write the item anew, one array of it in another shape."""
-    tree = as_numpy(path.parent, {})
+    tree = read_as_numpy(path.parent, {})
     tree["params"]["spare"] = np.zeros((64, 65), np.float32)
     shutil.rmtree(path.parent)
     with ocp.StandardCheckpointer() as writer:
@@ -229,9 +229,9 @@ def test_tensorstore_tells_the_file_systems_errors_in_the_form_we_read(copy):
     manifest = copy / "checkpoints/4/state/manifest.ocdbt"
     manifest.unlink()
     manifest.symlink_to(manifest.name)
-    with pytest.raises(integrity.Damaged) as raised:
+    with pytest.raises(integrity.DamagedCheckpointError) as raised:
         restore_params(copy / "checkpoints/4", ema=False)
-    found = integrity.os_error_of(raised.value.__cause__)
+    found = integrity.find_os_error(raised.value.__cause__)
     assert found is not None and found.errno == 40
 
 
@@ -277,7 +277,7 @@ def test_a_failed_save_is_told_within_steps_and_not_at_the_next_save(tmp_path, m
             return super().__next__()
 
     checkpoints = []
-    real = Checkpoints.open
+    real = Checkpointer.open
 
     def open_and_keep(self):
         checkpoints.append(self)
@@ -286,7 +286,7 @@ def test_a_failed_save_is_told_within_steps_and_not_at_the_next_save(tmp_path, m
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Checkpoints, "open", open_and_keep)
+    monkeypatch.setattr(Checkpointer, "open", open_and_keep)
     run = matrix_run(tmp_path, 50, save_every_steps=2)
     object.__setattr__(run, "batches", Waiting())
     with monkeypatch.context() as patch:

@@ -9,9 +9,9 @@ from damage import SKIPPED, WAYS, bad_name, file_of, spoil
 
 from omfa_jax.core import images
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.data.build import BUILDERS, build
-from omfa_jax.data.builder import summary
-from omfa_jax.data.layouts import detect
+from omfa_jax.data.build import BUILDERS, build_records
+from omfa_jax.data.builder import format_build_report
+from omfa_jax.data.layouts import detect_layout
 from omfa_jax.data.schema import open_records, read_manifest
 
 pytest.importorskip("numba")
@@ -41,18 +41,18 @@ def raw(world, tmp_path):
 
 def built(layout, raw, out, **more):
     options = OPTIONS.get(layout, {}) | more
-    report = build(raw, out, dataset=layout, item_options=options)
+    report = build_records(raw, out, dataset=layout, item_options=options)
     source = open_records(out, "train")
     return report, {source[i].key: source[i] for i in range(len(source))}
 
 
 def items_of(layout, raw) -> Any:
-    return BUILDERS[layout].raw_items(str(raw), [], **OPTIONS.get(layout, {}))["train"]
+    return BUILDERS[layout].list_items(str(raw), [], **OPTIONS.get(layout, {}))["train"]
 
 
 def test_a_sound_folder_loses_nothing(world, tmp_path):
     layout, root = world
-    assert detect(root) == layout
+    assert detect_layout(root) == layout
     report, records = built(layout, root, tmp_path / "out")
     assert (report.found, report.built, report.skipped) == (48, 48, [])
     assert [line for line in report.warnings if "no pose map" not in line] == []
@@ -65,11 +65,11 @@ def test_another_data_sets_folder_is_told(world, tmp_path):
     layout, root = world
     for other in set(LAYOUTS) - {layout}:
         with pytest.raises(OmfaError, match=f"--dataset {layout}"):
-            build(root, tmp_path / "out", dataset=other)
+            build_records(root, tmp_path / "out", dataset=other)
     (tmp_path / "outer").mkdir()
     (tmp_path / "outer" / "inner").symlink_to(root)
     with pytest.raises(OmfaError, match=rf"inner/ has the layout of {layout}: use --raw"):
-        build(tmp_path / "outer", tmp_path / "out", dataset=layout)
+        build_records(tmp_path / "outer", tmp_path / "out", dataset=layout)
 
 
 def test_damaged_files_are_named_and_the_others_built(raw, tmp_path):
@@ -107,7 +107,7 @@ def test_damaged_files_are_named_and_the_others_built(raw, tmp_path):
     else:
         assert lost == set()
     assert report.found == 48 and len(records) == 48 - len(skipped)
-    assert all(key in summary(report) for key in skipped)
+    assert all(key in format_build_report(report) for key in skipped)
 
 
 @pytest.mark.parametrize("mode", ["grey", "CMYK", "16 bit"])
@@ -129,7 +129,7 @@ def test_flags_of_other_data_sets_are_refused(world, tmp_path):
     layout, root = world
     foreign = "split_seed" if layout != "deepfashion_multimodal" else "parse_labels"
     with pytest.raises(OmfaError, match=f"--{foreign.replace('_', '-')} does not apply"):
-        build(root, tmp_path / "out", dataset=layout, item_options={foreign: "1"})
+        build_records(root, tmp_path / "out", dataset=layout, item_options={foreign: "1"})
 
 
 def test_the_command_passes_the_flags_on(world, tmp_path, capsys):

@@ -10,10 +10,15 @@ from PIL import Image
 from omfa_jax.core import images
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.data.deepfashion import DeepFashionMultiModal
-from omfa_jax.data.deepfashion_names import PhotoName, garment_sold, parse_name, split_of
+from omfa_jax.data.deepfashion_names import (
+    PhotoName,
+    assign_split,
+    get_garment_category,
+    parse_photo_name,
+)
 from omfa_jax.data.labels import CIHP, DEEPFASHION
 from omfa_jax.data.landmarks import LANDMARKS, read_landmarks
-from omfa_jax.data.worn import worn_garment
+from omfa_jax.data.worn import cut_out_garment
 
 HEIGHT_PX, WIDTH_PX = tiny.HEIGHT_PX, tiny.WIDTH_PX
 IDS = {"hair": "hair", "face": "face", "upper": "top", "pants": "pants"}
@@ -42,7 +47,7 @@ def add(root, name, number=0, labels=None):
 
 def listed(root, *, split_shares=ALL_TRAIN, clean=None):
     warnings = []
-    splits = DeepFashionMultiModal.raw_items(
+    splits = DeepFashionMultiModal.list_items(
         str(root), warnings, split_shares=split_shares, clean=clean
     )
     return splits, warnings
@@ -55,7 +60,7 @@ def read(root, name, **options):
 
 
 def test_names():
-    name = parse_name("MEN-Tees_Tanks-id_00000080-01_7_additional")
+    name = parse_photo_name("MEN-Tees_Tanks-id_00000080-01_7_additional")
     assert name == PhotoName("MEN", "Tees_Tanks", "00000080", "01", "additional")
     assert name is not None and name.group == "MEN-Tees_Tanks-id_00000080-01"
     for bad in (
@@ -65,19 +70,21 @@ def test_names():
         "fashionMENDenimid0000008001_7additional",
         "MEN-Denim-id_00000080-01_7_additional (1)",
     ):
-        assert parse_name(bad) is None
+        assert parse_photo_name(bad) is None
     words = {"Denim": "", "Tees_Tanks": "upper", "Skirts": "lower", "Rompers_Jumpsuits": "dress"}
-    assert {word: garment_sold(word) for word in words} == words
+    assert {word: get_garment_category(word) for word in words} == words
 
 
 def test_the_split_is_a_function_of_the_id_alone():
     ids = [f"{number:08d}" for number in range(8000)]
-    shares = [np.mean([split_of(i) == split for i in ids]) for split in ("train", "val", "test")]
+    shares = [
+        np.mean([assign_split(i) == split for i in ids]) for split in ("train", "val", "test")
+    ]
     np.testing.assert_allclose(shares, (0.965, 0.01, 0.025), atol=0.006)
     # sha256sum of "0:00000080" starts with 52756a32: 0.3221 of the way from 0 to 1
-    assert split_of("00000080", 0, (0.0, 0.683, 0.317)) == "val"
-    assert split_of("00000080", 0, (0.0, 0.673, 0.327)) == "test"
-    assert any(split_of(i, seed=1) != split_of(i, seed=0) for i in ids)
+    assert assign_split("00000080", 0, (0.0, 0.683, 0.317)) == "val"
+    assert assign_split("00000080", 0, (0.0, 0.673, 0.327)) == "test"
+    assert any(assign_split(i, seed=1) != assign_split(i, seed=0) for i in ids)
 
 
 def test_a_person_is_in_one_split(root):
@@ -108,7 +115,7 @@ def test_record_fields(root):
     )
     assert record.has_pose and record.has_face and flaws == []
     photo = images.read_rgb(record.person)
-    cut = worn_garment(photo, segm(), DEEPFASHION, "upper")
+    cut = cut_out_garment(photo, segm(), DEEPFASHION, "upper")
     assert np.abs(images.read_rgb(record.garment).astype(int) - cut).mean() < 1
 
 

@@ -7,7 +7,7 @@ import jax
 import jax._src.cudnn.fused_attention_stablehlo as fused
 import numpy as np
 import pytest
-from tiny_bundle import make_bundle, save_bundle, write_records
+from tiny_bundle import make_tiny_model, save_tiny_model, write_records
 from tiny_training import SETTINGS
 
 from omfa_jax.cli import config as config_lib
@@ -18,14 +18,14 @@ from omfa_jax.core.images import write_image
 from omfa_jax.core.tasks import COMPONENTS
 from omfa_jax.diffusion.sample import SamplerSettings
 from omfa_jax.evals import training_evaluation, training_images
-from omfa_jax.models import vae
-from omfa_jax.parallel.attention import kernel_name
-from omfa_jax.parallel.feed import place
+from omfa_jax.models import get_vae_config
+from omfa_jax.parallel.attention import select_attention_kernel
+from omfa_jax.parallel.feed import put_global
 from omfa_jax.parallel.hardware import CHIPS
 from omfa_jax.parallel.mesh import MeshSettings, make_mesh
-from omfa_jax.parallel.rules import UNET_RULES, param_shardings
+from omfa_jax.parallel.rules import UNET_RULES, make_param_shardings
 from omfa_jax.sampling import generate
-from omfa_jax.sampling.generate import Sampler, compute_dtype
+from omfa_jax.sampling.generate import Sampler, choose_dtype
 from omfa_jax.scaling.run_cost import compute_unet_cost, compute_vae_cost
 
 STEPS = SamplerSettings(steps=2, guidance=2.0)
@@ -37,7 +37,7 @@ GIVEN = {
 
 @pytest.fixture(scope="module")
 def bundle():
-    return make_bundle()
+    return make_tiny_model()
 
 
 @pytest.fixture
@@ -48,7 +48,9 @@ def nvidia(monkeypatch):
     )
     monkeypatch.setattr(fused, "check_compute_capability", lambda _: True)
     monkeypatch.setattr(
-        generate, "kernel_name", lambda asked, _, dtype: kernel_name(asked, "gpu", dtype)
+        generate,
+        "select_attention_kernel",
+        lambda asked, _, dtype: select_attention_kernel(asked, "gpu", dtype),
     )
 
 
@@ -88,11 +90,13 @@ def test_the_default_device_is_jaxs(bundle):
     device = jax.devices()[3]
     with jax.default_device(device):
         sampler = Sampler(bundle, STEPS)
-    made = sampler.start("try_on", GIVEN, None, seed=0)["person"]
+    made = sampler.dispatch("try_on", GIVEN, None, seed=0)["person"]
     assert made.devices() == {device} and made.shape[0] == 2
     mesh = make_mesh(MeshSettings(data=1, fsdp=8))
-    spread = place(bundle.unet_params, param_shardings(UNET_RULES, bundle.unet_params, mesh))
-    other = sampler.start("try_on", GIVEN, None, seed=0, params=spread)["person"]
+    spread = put_global(
+        bundle.unet_params, make_param_shardings(UNET_RULES, bundle.unet_params, mesh)
+    )
+    other = sampler.dispatch("try_on", GIVEN, None, seed=0, params=spread)["person"]
     assert other.devices() == {device}
     np.testing.assert_array_equal(made, other)
 
@@ -108,7 +112,7 @@ def test_the_default_device_is_jaxs(bundle):
     ],
 )
 def test_accelerators_sample_in_bfloat16(asked, platform, taken):
-    assert compute_dtype(asked, platform) == taken
+    assert choose_dtype(asked, platform) == taken
 
 
 class Recorder:
@@ -134,7 +138,7 @@ def made(monkeypatch):
 
 
 def test_omfa_sample_takes_a_dtype(tmp_path, bundle, made, capsys):
-    model = save_bundle(tmp_path / "model", bundle)
+    model = save_tiny_model(tmp_path / "model", bundle)
     for name in ("person", "face"):
         write_image(tmp_path / f"{name}.png", np.zeros((32, 32, 3), np.uint8))
     flags = [
@@ -162,7 +166,7 @@ def test_samples_during_a_run_use_its_dtype_and_attention(tmp_path, bundle, made
         ],
     )
     make_sample_images(config, bundle)
-    settings = config_lib.evaluation_settings(config)
+    settings = config_lib.make_evaluation_settings(config)
     training_evaluation.make_sample_scores(bundle, settings)
     assert [(how["dtype"], how["attention"]) for how in made] == [("bfloat16", "xla")] * 2
 
@@ -179,6 +183,6 @@ def test_rates_count_the_devices_of_the_mesh(bundle):
     peak = CHIPS["h100"].bf16_flops
     for cost in (
         compute_unet_cost(bundle, 8, encodes=False, devices=[h100] * 3),
-        compute_vae_cost(vae("xs"), 64, 8, decoder_only=False, devices=[h100] * 3),
+        compute_vae_cost(get_vae_config("xs"), 64, 8, decoder_only=False, devices=[h100] * 3),
     ):
         assert (cost.devices, cost.peak_flops) == (3, peak)

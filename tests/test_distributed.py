@@ -49,7 +49,7 @@ def environment(monkeypatch):
 )
 def test_place_in_job(environment, variables, place):
     environment(variables)
-    assert distributed.place_in_job() == place
+    assert distributed.get_process_index_and_count() == place
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_a_queued_tpu_host_lets_jax_find_the_others(environment, monkeypatch, tm
     monkeypatch.setattr(jax.distributed, "initialize", lambda **given: calls.append(given))
     distributed.initialize(tmp_path)
     assert not calls
-    monkeypatch.setattr(distributed, "on_tpu_host", lambda: True)
+    monkeypatch.setattr(distributed, "is_tpu_host", lambda: True)
     distributed.initialize(tmp_path)
     assert calls == [{"initialization_timeout": 303}]
 
@@ -96,4 +96,4 @@ def test_revision_without_git_access_is_unknown(monkeypatch):
         raise distributed.subprocess.CalledProcessError(128, command)
 
     monkeypatch.setattr(distributed.subprocess, "run", refuse)
-    assert distributed.revision().endswith(" unknown")
+    assert distributed.get_code_revision().endswith(" unknown")

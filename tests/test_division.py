@@ -12,21 +12,27 @@ from small_settings import make_optimizer_settings
 
 from omfa_jax.cli import config as config_lib
 from omfa_jax.cli.main import main
-from omfa_jax.cli.plan import job_of_config
+from omfa_jax.cli.plan import make_job
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.models import unet
-from omfa_jax.parallel.activations import activation_sizes
-from omfa_jax.parallel.division import LEAST_SHARE, abstract, division
-from omfa_jax.parallel.gather import weight_fetcher
-from omfa_jax.parallel.mesh import AXES, MeshSettings, make_mesh
-from omfa_jax.parallel.pods import Pod
-from omfa_jax.parallel.rules import REPLICATED_RULES, UNET_RULES, coverage, explain, partition_spec
-from omfa_jax.scaling.plan import advice, plan
+from omfa_jax.models import get_unet_config
+from omfa_jax.parallel.activations import get_activation_sizes
+from omfa_jax.parallel.division import MIN_SHARDED_FRACTION, make_abstract_mesh, resolve_mesh
+from omfa_jax.parallel.gather import make_all_gather_params
+from omfa_jax.parallel.mesh import MESH_AXES, MeshSettings, make_mesh
+from omfa_jax.parallel.pods import Topology
+from omfa_jax.parallel.rules import (
+    REPLICATED_RULES,
+    UNET_RULES,
+    compute_sharding_coverage,
+    format_sharding_table,
+    match_partition_spec,
+)
+from omfa_jax.scaling.plan import find_fitting_overrides, make_plan
 from omfa_jax.train import meshes
 from omfa_jax.train.initial_weights import load_initial_model
-from omfa_jax.train.network import unet_shapes
+from omfa_jax.train.network import get_unet_shapes
 from omfa_jax.train.optimizer import make_optimizer
-from omfa_jax.train.state import abstract_state, state_shardings
+from omfa_jax.train.state import get_state_shardings, make_abstract_state
 
 BASE = "configs/base.py"
 # {fsdp: (fraction sharded, GB of float32 weights per device)}, as in docs/plans.md
@@ -41,23 +47,23 @@ BAD = {3: 1, 6: 2, 7: 1, 12: 4, 24: 8, 48: 16, 96: 32, 192: 64, 512: 160}
 
 @pytest.fixture(scope="module")
 def sdxl():
-    return unet_shapes(unet("sdxl"))
+    return get_unet_shapes(get_unet_config("sdxl"))
 
 
 def mesh_of(**sizes):
-    return abstract({axis: sizes.get(axis, 1) for axis in AXES})
+    return make_abstract_mesh({axis: sizes.get(axis, 1) for axis in MESH_AXES})
 
 
 def divided(params, devices, settings=None, **changes):
-    return division(settings or MeshSettings(**changes), devices, UNET_RULES, params)
+    return resolve_mesh(settings or MeshSettings(**changes), devices, UNET_RULES, params)
 
 
 @pytest.mark.parametrize("fsdp", SHARES)
 def test_fsdp_that_divides_one_dimension_shards_the_weight(sdxl, fsdp):
     share, gigabytes = SHARES[fsdp]
-    found = coverage(UNET_RULES, sdxl, mesh_of(fsdp=fsdp))
-    assert found.share("fsdp") == pytest.approx(share, abs=5e-5)
-    assert found.local / 1e9 == pytest.approx(gigabytes, abs=1e-3)
+    found = compute_sharding_coverage(UNET_RULES, sdxl, mesh_of(fsdp=fsdp))
+    assert found.get_fraction("fsdp") == pytest.approx(share, abs=5e-5)
+    assert found.compute_local_bytes / 1e9 == pytest.approx(gigabytes, abs=1e-3)
     assert divided(sdxl, fsdp, data=1, fsdp=fsdp).settings.fsdp == fsdp
 
 
@@ -67,8 +73,8 @@ def test_fsdp_that_divides_nothing_is_rejected_with_the_nearest_that_does(sdxl, 
     with pytest.raises(OmfaError) as caught:
         divided(sdxl, fsdp, data=1, fsdp=fsdp)
     text = str(caught.value)
-    share = coverage(UNET_RULES, sdxl, mesh_of(fsdp=fsdp)).share("fsdp")
-    assert share < LEAST_SHARE and f"shards {share:.1%} of the weights" in text
+    share = compute_sharding_coverage(UNET_RULES, sdxl, mesh_of(fsdp=fsdp)).get_fraction("fsdp")
+    assert share < MIN_SHARDED_FRACTION and f"shards {share:.1%} of the weights" in text
     assert f"--config.mesh.fsdp={near} --config.mesh.data={fsdp // near} " in text
     assert "--config.mesh.allow_replicated=true" in text and "\n" not in text
     # the suggested mesh is accepted without a warning
@@ -100,16 +106,16 @@ def test_fsdp_minus_one_is_rejected_if_no_size_shards_enough():
     with pytest.raises(
         OmfaError, match=r"no divisor of 11 devices shards 90% .*config.mesh.data=-1 for"
     ):
-        division(MeshSettings(data=1, fsdp=-1), 11, rules, kernels)
-    found = division(MeshSettings(1, -1, allow_replicated=True), 11, rules, kernels)
+        resolve_mesh(MeshSettings(data=1, fsdp=-1), 11, rules, kernels)
+    found = resolve_mesh(MeshSettings(1, -1, allow_replicated=True), 11, rules, kernels)
     assert (found.settings.data, found.settings.fsdp) == (11, 1) and len(found.notes) == 1
     # weights that the rules replicate do not count
-    found = division(MeshSettings(1, -1), 8, REPLICATED_RULES, kernels)
+    found = resolve_mesh(MeshSettings(1, -1), 8, REPLICATED_RULES, kernels)
     assert found.settings == MeshSettings(data=8, fsdp=1) and len(found.notes) == 1
     with pytest.raises(
         OmfaError, match=r"fsdp=11 shards 45.7% .*mesh.fsdp=1 --config.mesh.data=11"
     ):
-        division(MeshSettings(data=1, fsdp=11), 11, rules, kernels)
+        resolve_mesh(MeshSettings(data=1, fsdp=11), 11, rules, kernels)
 
 
 def test_fsdp_minus_one_warns_of_replicated_weights(sdxl):
@@ -127,18 +133,20 @@ def test_fsdp_minus_one_keeps_the_other_axes(sdxl):
 def test_a_tensor_axis_is_checked_alike(sdxl):
     with pytest.raises(OmfaError, match=r"mesh.tensor=3 shards 0.0% .* --config.mesh.tensor=1 "):
         divided(sdxl, 3, data=1, tensor=3)
-    sizes = activation_sizes(unet("sdxl"))
+    sizes = get_activation_sizes(get_unet_config("sdxl"))
     assert sizes == {"heads": (10, 20), "hidden": (5120, 10240)}
-    four = division(MeshSettings(data=1, tensor=4), 4, UNET_RULES, sdxl, sizes)
+    four = resolve_mesh(MeshSettings(data=1, tensor=4), 4, UNET_RULES, sdxl, sizes)
     assert [note for note in four.notes if "does not divide 10 heads" in note] == list(four.notes)
     assert "2 divides them" in four.notes[0]
-    assert not division(MeshSettings(data=1, tensor=5), 5, UNET_RULES, sdxl, sizes).notes
+    assert not resolve_mesh(MeshSettings(data=1, tensor=5), 5, UNET_RULES, sdxl, sizes).notes
 
 
 def test_small_models_shard_on_eight_devices_and_warn_on_wide_meshes():
     for preset in ("tiny", "xs"):
-        assert not divided(unet_shapes(unet(preset)), 8, data=1, fsdp=8).notes, preset
-    small = unet_shapes(unet("ladder_12"))
+        assert not divided(get_unet_shapes(get_unet_config(preset)), 8, data=1, fsdp=8).notes, (
+            preset
+        )
+    small = get_unet_shapes(get_unet_config("ladder_12"))
     (note,) = divided(small, 8, data=1, fsdp=8).notes
     assert "shards 96.8% of the weights" in note and "--config.mesh.fsdp=4" in note
     with pytest.raises(OmfaError, match="fsdp=32 shards"):
@@ -149,27 +157,29 @@ def test_small_models_shard_on_eight_devices_and_warn_on_wide_meshes():
 
 def test_moments_and_ema_are_sharded_as_the_weights(sdxl):
     optimizer = make_optimizer(make_optimizer_settings(), 10)
-    state = abstract_state(lambda: jax.tree.map(lambda s: jnp.zeros(s.shape), sdxl), optimizer, 0.9)
+    state = make_abstract_state(
+        lambda: jax.tree.map(lambda s: jnp.zeros(s.shape), sdxl), optimizer, 0.9
+    )
     mesh = mesh_of(fsdp=10)
-    shardings = state_shardings(state, UNET_RULES, mesh)
+    shardings = get_state_shardings(state, UNET_RULES, mesh)
 
     def local(tree, laid):
         parts = jax.tree.map(lambda a, s: math.prod(s.shard_shape(a.shape)), tree, laid)
         return sum(jax.tree.leaves(parts))
 
     params = local(state.params, shardings.params)
-    assert params == coverage(UNET_RULES, sdxl, mesh).local // 4
+    assert params == compute_sharding_coverage(UNET_RULES, sdxl, mesh).compute_local_bytes // 4
     assert local(state.ema, shardings.ema) == params
     assert local(state.opt_state, shardings.opt_state) == pytest.approx(2 * params, rel=1e-4)
 
 
 def test_the_layer_dimension_is_never_sharded_and_tensor_keeps_its_own():
     path = ("down_blocks.1", "attentions.0", "transformer_blocks", "attn2", "to_k", "kernel")
-    spec, _ = partition_spec(UNET_RULES, path, (10, 2048, 1280), mesh_of(fsdp=5))
+    spec, _ = match_partition_spec(UNET_RULES, path, (10, 2048, 1280), mesh_of(fsdp=5))
     assert tuple(spec) == (None, None, "fsdp")
-    spec, _ = partition_spec(UNET_RULES, path, (10, 2048, 1280), mesh_of(fsdp=5, tensor=2))
+    spec, _ = match_partition_spec(UNET_RULES, path, (10, 2048, 1280), mesh_of(fsdp=5, tensor=2))
     assert tuple(spec) == (None, None, "tensor")
-    spec, _ = partition_spec(UNET_RULES, path, (8, 12, 12), mesh_of(fsdp=8))
+    spec, _ = match_partition_spec(UNET_RULES, path, (8, 12, 12), mesh_of(fsdp=8))
     assert "fsdp" not in spec
 
 
@@ -184,9 +194,9 @@ def test_a_layer_gathers_along_any_dimension(name, shape, axis):
     for part in reversed(path):
         tree = {part: tree}
     mesh = make_mesh(MeshSettings(data=1, fsdp=8))
-    spec, _ = partition_spec(UNET_RULES, path, shape, mesh)
+    spec, _ = match_partition_spec(UNET_RULES, path, shape, mesh)
     assert spec.index("fsdp") == axis
-    fetch = weight_fetcher(UNET_RULES, tree, mesh)
+    fetch = make_all_gather_params(UNET_RULES, tree, mesh)
     assert fetch is not None
 
     def gradient(part, scale):
@@ -204,21 +214,23 @@ def test_the_plan_has_the_same_shares_and_errors(capsys, caplog):
     small = ("--config.model.unet=xs", "--config.train.remat=none", "--config.train.attention=xla")
 
     def job(*overrides):
-        return job_of_config(config_lib.load_config(BASE, [*small, *overrides]))
+        return make_job(config_lib.load_config(BASE, [*small, *overrides]))
 
-    twelve = Pod("h100-12", "h100", 12, 12, ())
+    twelve = Topology("h100-12", "h100", 12, 12, ())
     left = ("--config.mesh.data=1", "--config.mesh.fsdp=-1", "--config.train.batch_size=12")
-    made = plan(job(*left), twelve)
+    made = make_plan(job(*left), twelve)
     assert made.mesh == {"slice": 1, "data": 3, "fsdp": 4, "tensor": 1} and len(made.notes) == 1
-    shapes = unet_shapes(job().unet)
-    share = coverage(UNET_RULES, shapes, mesh_of(fsdp=4)).share("fsdp")
+    shapes = get_unet_shapes(job().unet)
+    share = compute_sharding_coverage(UNET_RULES, shapes, mesh_of(fsdp=4)).get_fraction("fsdp")
     assert made.cut == {"fsdp": share} and share > 0.99
     # its advice is the mesh that -1 would choose
-    assert "--config.mesh.fsdp=4" in (advice(job("--config.train.batch_size=12"), twelve) or "")
+    assert "--config.mesh.fsdp=4" in (
+        find_fitting_overrides(job("--config.train.batch_size=12"), twelve) or ""
+    )
     fixed = ("--config.mesh.data=1", "--config.mesh.fsdp=6", "--config.train.batch_size=6")
     flags = ["plan", "--config", BASE, "--topology", "h100-6", *small, *fixed]
     assert main(flags) == 2
-    share = coverage(UNET_RULES, shapes, mesh_of(fsdp=6)).share("fsdp")
+    share = compute_sharding_coverage(UNET_RULES, shapes, mesh_of(fsdp=6)).get_fraction("fsdp")
     assert f"config.mesh.fsdp=6 shards {share:.1%} of the weights" in capsys.readouterr().err
     with caplog.at_level(logging.WARNING):
         assert main([*flags, "--config.mesh.allow_replicated=true"]) == 0
@@ -237,15 +249,15 @@ def test_a_studys_plan_names_the_size_that_does_not_shard(tmp_path, capsys):
 
 def test_training_fails_or_warns_before_it_starts(monkeypatch, caplog):
     config = config_lib.load_config(BASE, ["--config.mesh.data=1", "--config.mesh.fsdp=12"])
-    bundle = load_initial_model(config_lib.weights_source(config), None, abstract=True)
+    bundle = load_initial_model(config_lib.make_weights_source(config), None, abstract=True)
     monkeypatch.setattr(jax, "device_count", lambda: 12)
     with pytest.raises(OmfaError, match=r"fsdp=12 shards 1.8% .*fsdp=4 --config.mesh.data=3"):
-        meshes.make_network_mesh(config_lib.mesh_settings(config), bundle)
+        meshes.make_network_mesh(config_lib.make_mesh_settings(config), bundle)
     config = config_lib.load_config(BASE, ["--config.mesh.data=1", "--config.mesh.fsdp=-1"])
     made = []
     monkeypatch.setattr(meshes, "make_mesh", made.append)
     with caplog.at_level(logging.WARNING):
-        meshes.make_network_mesh(config_lib.mesh_settings(config), bundle)
+        meshes.make_network_mesh(config_lib.make_mesh_settings(config), bundle)
     assert made == [MeshSettings(data=3, fsdp=4)]
     assert "config.mesh.fsdp=-1 over 12 devices: fsdp=4 with data=3" in caplog.text
 
@@ -274,6 +286,9 @@ def test_vae_training_rejects_fsdp_and_tensor(tmp_path, capsys):
 def test_the_explained_table_ends_with_the_coverage(sdxl):
     for fsdp in (4, 12, 20):
         mesh = mesh_of(fsdp=fsdp)
-        found = coverage(UNET_RULES, sdxl, mesh)
-        last = explain(UNET_RULES, sdxl, mesh).splitlines()[-1]
-        assert last.endswith(f"{found.text()}") and f"{found.local / 1e9:.3f} GB" in last
+        found = compute_sharding_coverage(UNET_RULES, sdxl, mesh)
+        last = format_sharding_table(UNET_RULES, sdxl, mesh).splitlines()[-1]
+        assert (
+            last.endswith(f"{found.format_summary()}")
+            and f"{found.local_bytes / 1e9:.3f} GB" in last
+        )

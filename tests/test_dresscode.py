@@ -8,10 +8,10 @@ import tiny_viton as tiny
 
 from omfa_jax.core import images
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.data.build import build
+from omfa_jax.data.build import build_records
 from omfa_jax.data.dresscode import DressCode
 from omfa_jax.data.labels import ATR, CIHP
-from omfa_jax.data.landmarks import read_dresscode
+from omfa_jax.data.landmarks import read_dresscode_keypoints
 from omfa_jax.data.schema import open_records
 
 HEIGHT_PX, WIDTH_PX = tiny.HEIGHT_PX, tiny.WIDTH_PX
@@ -63,7 +63,7 @@ def write_raw(root, *, lists="category"):
 def test_records(tmp_path, lists):
     raw = write_raw(tmp_path / "raw", lists=lists)
     images.write_image(raw / "dresses/pose/000003_0.png", tiny.pose_map(0))
-    report = build(raw, tmp_path / "out", dataset="dresscode")
+    report = build_records(raw, tmp_path / "out", dataset="dresscode")
     assert report.built_per_split == {"train": 6, "test": 6} and report.skipped == []
     train, test = (open_records(tmp_path / "out", split) for split in ("train", "test"))
     records = {r.key: r for r in [*(train[i] for i in range(6)), *(test[i] for i in range(6))]}
@@ -87,21 +87,21 @@ def test_records(tmp_path, lists):
 def test_keypoints_are_scaled_to_the_photo(tmp_path):
     path = tmp_path / "k.json"
     write_points(path, tiny.keypoints(18))
-    rows = read_dresscode(path, HEIGHT_PX, WIDTH_PX)
+    rows = read_dresscode_keypoints(path, HEIGHT_PX, WIDTH_PX)
     np.testing.assert_allclose(rows, tiny.keypoints(18), atol=1e-9)
-    doubled = read_dresscode(path, 2 * HEIGHT_PX, 3 * WIDTH_PX)
+    doubled = read_dresscode_keypoints(path, 2 * HEIGHT_PX, 3 * WIDTH_PX)
     np.testing.assert_allclose(doubled, tiny.keypoints(18) * [3, 2, 1], atol=1e-9)
     for text in ("", "[]", '{"keypoints": [[1, 2, 3, 4]]}', '{"keypoints": [["a"]]}'):
         path.write_text(text)
         with pytest.raises(OmfaError, match=r"k.json: (not DressCode's|expected 18 rows)"):
-            read_dresscode(path, 4, 4)
+            read_dresscode_keypoints(path, 4, 4)
 
 
 def test_missing_garments_are_cut_out_by_category(tmp_path):
     raw = write_raw(tmp_path)
     for folder, category in zip(NUMBERS, ("upper", "lower", "dress"), strict=True):
         (raw / folder / "images/000001_1.jpg").unlink()
-        items = DressCode.raw_items(str(raw), [])["train"]
+        items = DressCode.list_items(str(raw), [])["train"]
         item = next(item for item in items if item.key == f"{folder}_000001_0")
         record, flaws = DressCode.read(item)
         assert (record.garment_source, record.category) == ("worn", category)
@@ -109,7 +109,7 @@ def test_missing_garments_are_cut_out_by_category(tmp_path):
         np.testing.assert_allclose(worn[32, 24], tiny.colour(1), atol=6)
         assert any("no in-shop garment" in flaw for flaw in flaws)
     (raw / "dresses/label_maps/000001_4.png").unlink()
-    items = DressCode.raw_items(str(raw), [])["train"]
+    items = DressCode.list_items(str(raw), [])["train"]
     with pytest.raises(OmfaError, match="no label map to cut"):
         DressCode.read(items[-1])
 
@@ -120,7 +120,7 @@ def test_lists_that_are_not_there(tmp_path):
     for path in (raw / "lower_body").glob("*.txt"):
         path.unlink()
     warnings = []
-    splits = DressCode.raw_items(str(raw), warnings)
+    splits = DressCode.list_items(str(raw), warnings)
     keys = {split: [item.key for item in items] for split, items in splits.items()}
     assert [key for key in keys["test"] if "dresses" in key] == [
         "dresses_000002_0",

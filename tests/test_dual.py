@@ -14,22 +14,22 @@ from torch_models import nchw, params_of, relative_l2, torch, torch_unet, unet_i
 
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.tasks import COMPONENTS
-from omfa_jax.core.trees import walk
-from omfa_jax.diffusion.guidance import branches
-from omfa_jax.diffusion.partial import corrupt, network_input
+from omfa_jax.core.trees import flatten
+from omfa_jax.diffusion.guidance import make_cfg_inputs
+from omfa_jax.diffusion.partial import corrupt, make_network_input
 from omfa_jax.diffusion.sample import SamplerSettings, sample
 from omfa_jax.models import (
     Compute,
     apply_unet,
+    compute_reference_features,
+    get_unet_config,
     init_unet,
-    reference_features,
     transformer,
-    unet,
 )
-from omfa_jax.models.reference_unet import network_params, prepared
-from omfa_jax.scaling.flops import network_components
-from omfa_jax.train.network import network_shapes
-from omfa_jax.weights.bundle import network_apply
+from omfa_jax.models.reference_unet import cache_reference, init_network_params
+from omfa_jax.scaling.flops import count_network_flops
+from omfa_jax.train.network import get_network_shapes
+from omfa_jax.weights.bundle import make_apply_fn
 
 DUAL = dataclasses.replace(SETTINGS, reference=True)
 KEY = jax.random.key(0)
@@ -43,12 +43,12 @@ PROMPTS = {
 
 @pytest.fixture(scope="module")
 def params():
-    return network_params(UNET, KEY, has_reference=True)
+    return init_network_params(UNET, KEY, has_reference=True)
 
 
 @functools.cache
 def network():
-    return jax.jit(network_apply(DUAL, UNET, Compute()))
+    return jax.jit(make_apply_fn(DUAL, UNET, Compute()))
 
 
 def canvases(seed):
@@ -60,10 +60,10 @@ def canvases(seed):
 
 
 def inputs_of(x0, eps, pose):
-    mask = SETTINGS.canvas.mask(NOISED)
+    mask = SETTINGS.canvas.make_mask(NOISED)
     half = jnp.full(2, 0.5**0.5)
     xt = corrupt(x0, eps, mask, half, half)
-    return network_input(SETTINGS.unet_inputs, SETTINGS.canvas, xt, mask, pose)
+    return make_network_input(SETTINGS.unet_inputs, SETTINGS.canvas, xt, mask, pose)
 
 
 class Joining:
@@ -110,7 +110,7 @@ def test_equals_two_unets_of_diffusers_joined_in_self_attention():
 
     torch_run(reference, clean, np.zeros_like(t))
     expected = torch_run(main, x, t).permute(0, 2, 3, 1).numpy()
-    features = jax.jit(functools.partial(reference_features, config))(
+    features = jax.jit(functools.partial(compute_reference_features, config))(
         params_of(config, reference), clean, context, pooled, ids
     )
     apply = jax.jit(functools.partial(apply_unet, config))
@@ -125,11 +125,11 @@ def test_equals_two_unets_of_diffusers_joined_in_self_attention():
 
 
 def test_off_is_the_single_unet(params):
-    single = network_params(UNET, KEY, has_reference=False)
+    single = init_network_params(UNET, KEY, has_reference=False)
     jax.tree.map(np.testing.assert_array_equal, single, init_unet(UNET, KEY))
     jax.tree.map(np.testing.assert_array_equal, single, params["main"])
-    off, inputs = network_apply(SETTINGS, UNET, Compute()), inputs_of(*canvases(0))
-    assert prepared(off, single, PROMPTS) is None
+    off, inputs = make_apply_fn(SETTINGS, UNET, Compute()), inputs_of(*canvases(0))
+    assert cache_reference(off, single, PROMPTS) is None
     ids = jnp.broadcast_to(jnp.array(SETTINGS.time_ids, jnp.float32), (2, 6))
     args = (inputs, ROWS, PROMPTS["context"][ROWS], PROMPTS["pooled"][ROWS], ids)
     plain = jax.make_jaxpr(functools.partial(apply_unet, UNET))(single, *args)
@@ -146,12 +146,12 @@ def test_the_gradient_reaches_all_of_the_reference_that_can_matter(params):
         return jnp.sum(network()(p, inputs, jnp.array([3, 500]), ROWS, PROMPTS) ** 2)
 
     grads = jax.jit(jax.grad(loss))(params)
-    assert all(bool(jnp.any(leaf)) for _, leaf in walk(grads["main"]))
-    dead = {"/".join(path) for path, leaf in walk(grads["reference"]) if not jnp.any(leaf)}
+    assert all(bool(jnp.any(leaf)) for _, leaf in flatten(grads["main"]))
+    dead = {"/".join(path) for path, leaf in flatten(grads["reference"]) if not jnp.any(leaf)}
     # what comes after the norm of the last self-attention, and nothing else
     tail = ("conv_norm_out", "conv_out", "up_blocks.1", "up_blocks.0/upsamplers.0")
     tail += ("up_blocks.0/attentions.1/proj_out",)
-    every = {"/".join(path) for path, _ in walk(grads["reference"])}
+    every = {"/".join(path) for path, _ in flatten(grads["reference"])}
     assert dead == {name for name in every if name.startswith(tail)}
 
 
@@ -159,7 +159,7 @@ def test_every_condition_matters_and_clean_parts_carry_nothing(params):
     x0, eps, pose = canvases(0)
     t = jnp.array([3, 500])
     first = network()(params, inputs_of(x0, eps, pose), t, ROWS, PROMPTS)
-    mask = np.broadcast_to(SETTINGS.canvas.mask(NOISED), first.shape)
+    mask = np.broadcast_to(SETTINGS.canvas.make_mask(NOISED), first.shape)
     assert not np.any(np.where(mask, 0, first)) and np.all(first[mask] != 0)
     others = dict(zip(("x0", "pose"), (canvases(1)[0], canvases(1)[2]), strict=True))
     for name in COMPONENTS:
@@ -178,11 +178,11 @@ def test_every_condition_matters_and_clean_parts_carry_nothing(params):
 def test_features_once_a_sample_give_the_same_picture(params, guidance):
     x0, noise, pose = canvases(2)
     settings = SamplerSettings(steps=3, guidance=guidance)
-    net = network_apply(DUAL, UNET, Compute())
+    net = make_apply_fn(DUAL, UNET, Compute())
 
     @functools.partial(jax.jit, static_argnames="cached")
     def run(params, *, cached):
-        prepare = prepared(net, params, PROMPTS) if cached else None
+        prepare = cache_reference(net, params, PROMPTS) if cached else None
         return sample(
             lambda x, t, rows: net(params, x, t, rows, PROMPTS),
             DUAL,
@@ -198,18 +198,18 @@ def test_features_once_a_sample_give_the_same_picture(params, guidance):
 
     once, every = (np.asarray(run(params, cached=cached)) for cached in (True, False))
     np.testing.assert_allclose(once, every, rtol=0, atol=1e-5)
-    mask = np.broadcast_to(SETTINGS.canvas.mask(NOISED), once.shape)
+    mask = np.broadcast_to(SETTINGS.canvas.make_mask(NOISED), once.shape)
     np.testing.assert_array_equal(once[~mask], np.asarray(x0)[~mask])
     assert np.all(once[mask] != np.asarray(x0)[mask])
 
 
 def test_the_null_branch_has_features_of_its_own(params):
     x0, _, pose = canvases(0)
-    mask = SETTINGS.canvas.mask(NOISED)
-    inputs, rows = branches(DUAL, 2.0, x0, mask, pose, ROWS, 2)
-    features = network_apply(DUAL, UNET, Compute()).features(params, inputs, rows, PROMPTS)
-    other, _ = branches(DUAL, 2.0, canvases(1)[0], mask, canvases(1)[2], ROWS, 2)
-    swapped = network_apply(DUAL, UNET, Compute()).features(params, other, rows, PROMPTS)
+    mask = SETTINGS.canvas.make_mask(NOISED)
+    inputs, rows = make_cfg_inputs(DUAL, 2.0, x0, mask, pose, ROWS, 2)
+    features = make_apply_fn(DUAL, UNET, Compute()).features(params, inputs, rows, PROMPTS)
+    other, _ = make_cfg_inputs(DUAL, 2.0, canvases(1)[0], mask, canvases(1)[2], ROWS, 2)
+    swapped = make_apply_fn(DUAL, UNET, Compute()).features(params, other, rows, PROMPTS)
     for a, b in zip(jax.tree.leaves(features), jax.tree.leaves(swapped), strict=True):
         assert a.shape[1] == 4
         np.testing.assert_array_equal(a[:, 2:], b[:, 2:])
@@ -225,7 +225,7 @@ def test_flops_are_the_compilers(monkeypatch):
     slots = ((256, 192), (256, 192), (128, 96))
     for reference in (False, True):
         s = dataclasses.replace(SETTINGS, slots_px=slots, reference=reference)
-        config = unet(
+        config = get_unet_config(
             "xs", in_channels=9, block_channels=(64, 128), transformer_depth=(1, 2), heads=(1, 2)
         )
         height, width, _ = s.canvas.shape
@@ -235,12 +235,12 @@ def test_flops_are_the_compilers(monkeypatch):
         }
         rows = Shape((1,), jnp.int32)
         forward, step = forward_and_step(
-            network_apply(s, config, Compute()),
-            network_shapes(s, config),
+            make_apply_fn(s, config, Compute()),
+            get_network_shapes(s, config),
             Shape((1, height, width, 9), jnp.float32),
             *(rows, rows, prompts),
         )
-        totals = [count.total for count in network_components(s, config)]
+        totals = [count.total for count in count_network_flops(s, config)]
         assert sum(one.forward for one in totals) == pytest.approx(forward, rel=0.02), reference
         assert sum(one.step for one in totals) == pytest.approx(step, rel=0.02), reference
 
@@ -248,4 +248,4 @@ def test_flops_are_the_compilers(monkeypatch):
 def test_a_unet_without_self_attention_is_refused():
     config = dataclasses.replace(UNET, transformer_depth=(0, 0))
     with pytest.raises(OmfaError, match="works through self-attention"):
-        network_apply(DUAL, config, Compute())
+        make_apply_fn(DUAL, config, Compute())

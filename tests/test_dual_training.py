@@ -11,16 +11,16 @@ from tiny_training import SETTINGS, UNET, make_run
 
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.models import VAEConfig, init_vae
-from omfa_jax.models.reference_unet import network_params
+from omfa_jax.models.reference_unet import init_network_params
 from omfa_jax.parallel.mesh import MeshSettings, make_mesh
-from omfa_jax.parallel.pods import pod
-from omfa_jax.parallel.rules import UNET_RULES, param_shardings
-from omfa_jax.scaling.plan import Job, plan
-from omfa_jax.train.load import load_bundle, load_for_export
+from omfa_jax.parallel.pods import parse_topology
+from omfa_jax.parallel.rules import UNET_RULES, make_param_shardings
+from omfa_jax.scaling.plan import TrainingJob, make_plan
+from omfa_jax.train.load import load_checkpoint_model, load_export_arguments
 from omfa_jax.train.loop import train
-from omfa_jax.train.network import network_shapes
-from omfa_jax.weights.bundle import Bundle
-from omfa_jax.weights.frozen import save_frozen
+from omfa_jax.train.network import get_network_shapes
+from omfa_jax.weights.bundle import Model
+from omfa_jax.weights.frozen import save_model_folder
 
 DUAL = dataclasses.replace(SETTINGS, reference=True)
 KEY = jax.random.key(0)
@@ -44,7 +44,7 @@ def test_four_steps_are_two_a_restart_and_two(straight, tmp_path):
         pairs = zip(*(jax.tree.leaves(getattr(s, name)) for s in (state, after)), strict=True)
         for a, b in pairs:
             np.testing.assert_array_equal(a, b)
-    start = network_params(UNET, KEY, has_reference=True)["reference"]["conv_in"]["kernel"]
+    start = init_network_params(UNET, KEY, has_reference=True)["reference"]["conv_in"]["kernel"]
     assert np.abs(start - after.params["reference"]["conv_in"]["kernel"]).max() > 1e-4
 
 
@@ -64,25 +64,27 @@ def test_the_mesh_does_not_matter(straight, tmp_path, mesh):
 
 def test_the_reference_lies_as_the_main_unet():
     mesh = make_mesh(MeshSettings(2, 2, 2))
-    laid = param_shardings(UNET_RULES, network_shapes(DUAL, UNET), mesh)
+    laid = make_param_shardings(UNET_RULES, get_network_shapes(DUAL, UNET), mesh)
     assert laid["main"] == laid["reference"]
-    assert laid["main"] == param_shardings(UNET_RULES, network_shapes(SETTINGS, UNET), mesh)
+    assert laid["main"] == make_param_shardings(
+        UNET_RULES, get_network_shapes(SETTINGS, UNET), mesh
+    )
 
 
 def test_a_model_folder_says_that_it_is_dual_and_export_refuses_it(straight, tmp_path):
     workdir, state = straight
     small = VAEConfig(block_channels=(8, 8, 8, 8), layers_per_block=1, norm_groups=4)
-    bundle = Bundle(DUAL, UNET, small, None, init_vae(small, KEY), jax.device_get(PROMPTS))
+    bundle = Model(DUAL, UNET, small, None, init_vae(small, KEY), jax.device_get(PROMPTS))
     shutil.copytree(workdir, tmp_path / "run")
-    save_frozen(tmp_path / "run" / "model", bundle)
-    loaded, step = load_bundle(tmp_path / "run")
+    save_model_folder(tmp_path / "run" / "model", bundle)
+    loaded, step = load_checkpoint_model(tmp_path / "run")
     assert loaded.settings == DUAL and step == 4
     jax.tree.map(np.testing.assert_array_equal, loaded.unet_params, state.ema)
     with pytest.raises(OmfaError, match="no form in diffusers"):
-        load_for_export(tmp_path / "run")
+        load_export_arguments(tmp_path / "run")
 
 
 def test_the_plan_says_that_it_does_not_cover_it():
-    job = Job(DUAL, UNET, make_train_settings(1, 8), MeshSettings())
+    job = TrainingJob(DUAL, UNET, make_train_settings(1, 8), MeshSettings())
     with pytest.raises(OmfaError, match="does not cover the dual UNet"):
-        plan(job, pod("h100-8"))
+        make_plan(job, parse_topology("h100-8"))

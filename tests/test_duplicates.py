@@ -9,8 +9,8 @@ from PIL import Image
 
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.data import duplicates
-from omfa_jax.data.clean import read_list, write_list
-from omfa_jax.data.duplicates import Photo, find, summary
+from omfa_jax.data.clean import read_exclusion_list, write_exclusion_list
+from omfa_jax.data.duplicates import PhotoEntry, find_duplicates, format_duplicate_report
 from omfa_jax.data.viton_hd import VitonHD
 
 pytest.importorskip("numba")
@@ -29,14 +29,14 @@ def photos(tmp_path_factory):
     for i in range(PEOPLE):
         members = world.person(i), world.garment(i), world.pose(i), world.view(i)
         path = folder / f"{i:05d}.jpg"
-        Image.fromarray(world.photo(*members).image).save(path, quality=95)
-        found.append(Photo("train" if i < 16 else "test", path.name, path))
+        Image.fromarray(world.render_photo(*members).image).save(path, quality=95)
+        found.append(PhotoEntry("train" if i < 16 else "test", path.name, path))
     # the same person, pose and light, in another garment: no duplicate
     for i in range(4):
         members = world.person(i), world.garment(i + 100), world.pose(i), world.view(i)
         path = folder / f"other{i}.jpg"
-        Image.fromarray(world.photo(*members).image).save(path, quality=95)
-        found.append(Photo("train", path.name, path))
+        Image.fromarray(world.render_photo(*members).image).save(path, quality=95)
+        found.append(PhotoEntry("train", path.name, path))
     return found
 
 
@@ -52,10 +52,10 @@ COPIES = {
 
 
 def test_different_people_are_not_duplicates(photos):
-    report = find(photos)
+    report = find_duplicates(photos)
     assert (report.photos, report.groups, report.unreadable) == (PEOPLE + 4, (), ())
     # and the hashes alone would have mixed up some
-    codes = np.array([duplicates.fingerprint(p.path)[0] for p in photos], np.uint64)
+    codes = np.array([duplicates.compute_fingerprint(p.path)[0] for p in photos], np.uint64)
     bits = np.bitwise_count(codes[:, None] ^ codes[None])
     assert (bits <= 12).sum() > len(photos)
 
@@ -68,8 +68,8 @@ def test_copies_are_found_within_and_across_splits(photos, tmp_path, how):
             changed = COPIES[how](image)
         path = tmp_path / f"copy{number}.jpg"
         changed.save(path, quality=60)
-        copies.append(Photo(split, path.stem, path))
-    report = find([*copies, *photos])
+        copies.append(PhotoEntry(split, path.stem, path))
+    report = find_duplicates([*copies, *photos])
     found = [
         (group.kept.name, [(p.split, p.name) for p, _ in group.others]) for group in report.groups
     ]
@@ -78,13 +78,13 @@ def test_copies_are_found_within_and_across_splits(photos, tmp_path, how):
         ("00005.jpg", [("test", "copy5")]),
         ("00018.jpg", [("test", "copy18")]),
     ]
-    write_list(tmp_path / "list.json", report)
+    write_exclusion_list(tmp_path / "list.json", report)
     written = json.loads((tmp_path / "list.json").read_text())
     assert written["train"] == {"duplicates": ["copy3"]}
     assert written["test"] == {"leaked": ["copy5"], "duplicates": ["copy18"]}
     expected = [("train", "copy3"), ("test", "copy5"), ("test", "copy18")]
-    assert sorted(read_list(tmp_path / "list.json")) == sorted(expected)
-    assert "3 groups of duplicates, 3 to leave out (1 of them" in summary(report)
+    assert sorted(read_exclusion_list(tmp_path / "list.json")) == sorted(expected)
+    assert "3 groups of duplicates, 3 to leave out (1 of them" in format_duplicate_report(report)
 
 
 def test_a_chain_is_one_group(photos, tmp_path):
@@ -93,8 +93,8 @@ def test_a_chain_is_one_group(photos, tmp_path):
     copies = []
     for number, picture in enumerate(pictures):
         picture.save(tmp_path / f"{number}.png")
-        copies.append(Photo("val", f"{number}.png", tmp_path / f"{number}.png"))
-    (group,) = find(copies).groups
+        copies.append(PhotoEntry("val", f"{number}.png", tmp_path / f"{number}.png"))
+    (group,) = find_duplicates(copies).groups
     assert group.kept.name == "0.png" and len(group.others) == 3
 
 
@@ -104,7 +104,7 @@ def test_blocks_and_brute_force_agree(monkeypatch):
     codes = np.concatenate([codes, codes[:30] ^ np.uint64(0b1011), codes[:9]])
     thumbs = np.zeros((len(codes), 16, 16, 3), np.uint8)
     # blocks of 19 rows
-    monkeypatch.setattr(duplicates, "COMPARED", 19 * len(codes))
+    monkeypatch.setattr(duplicates, "PAIRS_PER_BLOCK", 19 * len(codes))
     found = duplicates._labels(codes, thumbs, 3)
     first = list(range(len(codes)))
     numbers = [int(code) for code in codes]
@@ -119,11 +119,11 @@ def test_blocks_and_brute_force_agree(monkeypatch):
 def test_unreadable_photos_are_named(photos, tmp_path):
     bad = tmp_path / "bad.jpg"
     bad.write_bytes(b"")
-    report = find([Photo("train", "bad.jpg", bad), *photos[:2]])
+    report = find_duplicates([PhotoEntry("train", "bad.jpg", bad), *photos[:2]])
     assert [photo.name for photo, _ in report.unreadable] == ["bad.jpg"]
-    assert "cannot read bad.jpg" in summary(report)
+    assert "cannot read bad.jpg" in format_duplicate_report(report)
     with pytest.raises(OmfaError, match="--distance: expected 0 to 32"):
-        find(photos, max_distance_bits=40)
+        find_duplicates(photos, max_distance_bits=40)
 
 
 def test_the_command_writes_a_list_that_build_reads(tmp_path, capsys):
@@ -135,7 +135,7 @@ def test_the_command_writes_a_list_that_build_reads(tmp_path, capsys):
     command = ["data", "duplicates", f"--raw={raw}", f"--out={out}", "--processes=1"]
     assert main(command) == 0
     warnings = []
-    items = VitonHD.raw_items(str(raw), warnings, clean=out)
+    items = VitonHD.list_items(str(raw), warnings, clean=out)
     assert {split: len(members) for split, members in items.items()} == {"train": 6, "test": 2}
     assert warnings == ["list.json: left out train 0, test 1"]
     assert main(["data", "duplicates", f"--raw={tmp_path}", f"--out={out}"]) == 2

@@ -10,7 +10,7 @@ import pytest
 
 import omfa_jax
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.models import encode, posterior
+from omfa_jax.models import encode, encode_posterior
 from omfa_jax.sampling.encode_records import FolderEncoder
 from omfa_jax.weights.description import read_description
 from omfa_jax.weights.frozen import load_vae
@@ -37,7 +37,7 @@ def test_moments_are_the_posteriors_scaled(model, encoder, size):
     pictures = np.random.default_rng(0).uniform(-1, 1, (size, 32, 24, 3)).astype(np.float32)
     images = jnp.asarray(pictures)
     mean, std = (np.asarray(array) for array in pickle.loads(pickle.dumps(encoder))(pictures))
-    logvar = np.asarray(posterior(config, params, images)[1])
+    logvar = np.asarray(encode_posterior(config, params, images)[1])
     np.testing.assert_allclose(mean, encode(config, params, images), rtol=1e-4, atol=1e-5)
     wanted = config.scaling_factor * np.exp(0.5 * logvar)
     np.testing.assert_allclose(std, wanted, rtol=1e-3)

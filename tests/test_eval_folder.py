@@ -14,9 +14,9 @@ from torchvision_shim import import_torchvision
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.evals import compute, pictures
 from omfa_jax.evals import folder as scoring
-from omfa_jax.evals.folder import Request, score_folder
-from omfa_jax.evals.protocol import MetricChoice, protocol
-from omfa_jax.evals.scores import compare, read_scores, write_scores
+from omfa_jax.evals.folder import ScoreRequest, score_folder
+from omfa_jax.evals.protocol import MetricSpec, load_protocol
+from omfa_jax.evals.scores import compare_scores, read_scores, write_scores
 
 import_torchvision()
 
@@ -37,30 +37,30 @@ def networks(tmp_path_factory):
 @pytest.fixture
 def small(monkeypatch):
     """The `omfa` protocol with what runs on small networks: features of CLIP for FID and KID."""
-    chosen = protocol("omfa")
-    paired = chosen.metrics("paired")
-    clip = chosen.metrics("unpaired")["clip_i"].options
+    chosen = load_protocol("omfa")
+    paired = chosen.get_metrics("paired")
+    clip = chosen.get_metrics("unpaired")["clip_i"].options
     squeeze = dataclasses.replace(paired["lpips"], options={"net": "squeeze", "range": "-1..1"})
     settings = {
         **chosen.settings,
         "paired": {
             **{key: paired[key] for key in ("ssim", "psnr", "clip_fid")},
             "lpips": squeeze,
-            "clip_i": MetricChoice("clip_i", "CLIP-I", "higher", "truth", options=clip),
+            "clip_i": MetricSpec("clip_i", "CLIP-I", "higher", "truth", options=clip),
         },
     }
     made = dataclasses.replace(chosen, settings=settings)
     monkeypatch.setattr(scoring, "protocol", lambda name: made)
 
 
-def request(root, networks=None, **changes) -> Request:
-    made = Request(
+def request(root, networks=None, **changes) -> ScoreRequest:
+    made = ScoreRequest(
         pred=root / "pred",
         gt=root / "gt",
         out=root / "scores.json",
         protocol="omfa",
-        networks=networks,
-        any_weights=True,
+        metric_weights=networks,
+        skip_checksum=True,
     )
     return dataclasses.replace(made, **changes)
 
@@ -112,14 +112,14 @@ def test_order_batches_and_threads_change_nothing(tmp_path, networks, small, mon
     assert torch.get_num_threads() == 2
     assert numbers(first) == numbers(second)
     assert first.per_image == second.per_image
-    assert compare(first, second) == []
+    assert compare_scores(first, second) == []
 
 
 def test_a_run_that_was_cut_off_goes_on(tmp_path, small, monkeypatch):
     """(bench/evaluate.py shows the same with kill -9.)"""
     pair_of_folders(tmp_path, count=8)
     done = []
-    real = scoring.load_computers
+    real = scoring.load_metric_fns
 
     def watched(choices, *rest):
         made = real(choices, *rest)
@@ -221,7 +221,7 @@ def test_missing_extra_and_wrong_sizes_are_errors_or_reported(tmp_path, small):
 
 def test_a_truncated_picture_is_named_before_any_work(tmp_path, small, monkeypatch):
     pred, _ = pair_of_folders(tmp_path)
-    monkeypatch.setattr(compute.Results, "run", lambda *_, **__: pytest.fail("work was begun"))
+    monkeypatch.setattr(compute.MetricRunner, "run", lambda *_, **__: pytest.fail("work was begun"))
     whole = (pred / "003.png").read_bytes()
     for content in (whole[:-20], whole[: len(whole) // 2], b""):
         (pred / "003.png").write_bytes(content)
@@ -250,5 +250,5 @@ def test_the_first_look_does_not_decode(tmp_path, monkeypatch):
     pred, _ = pair_of_folders(tmp_path, count=1)
     Image.fromarray(picture(1)).save(pred / "000.jpg")
     monkeypatch.setattr(pictures, "open_image", lambda *_: pytest.fail("decoded"))
-    facts = [pictures.look_at(pred / name) for name in ("000.png", "000.jpg")]
+    facts = [pictures.inspect_file(pred / name) for name in ("000.png", "000.jpg")]
     assert {fact.size_px for fact in facts} == {(96, 72)}

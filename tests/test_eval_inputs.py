@@ -10,8 +10,8 @@ from PIL import Image
 from omfa_jax.cli import eval as cli
 from omfa_jax.cli.main import main
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.evals.pictures import prepared, resized
-from omfa_jax.evals.protocol import PROTOCOLS, protocol
+from omfa_jax.evals.pictures import prepare_image, resize_with_filter
+from omfa_jax.evals.protocol import PROTOCOLS, load_protocol
 from omfa_jax.evals.scores import SETTINGS, read_scores
 
 
@@ -176,38 +176,38 @@ def test_other_modes_are_dispatched_or_refused(root, capsys, monkeypatch):
     assert "omfa eval report" in capsys.readouterr().err
     # a module that is there gets the words that are left; `omfa data`'s stands for it here
     monkeypatch.setattr(cli, "CHECKPOINT", ("omfa_jax.cli.sample", "omfa eval --checkpoint"))
-    assert cli.module_for(["--checkpoint=x", "--a"]) == (
+    assert cli.choose_module(["--checkpoint=x", "--a"]) == (
         "omfa_jax.cli.sample",
         ["--checkpoint=x", "--a"],
     )
     monkeypatch.setattr(cli, "REPORT", ("omfa_jax.cli.sample", "omfa eval report"))
-    assert cli.module_for(["report", "b"]) == ("omfa_jax.cli.sample", ["b"])
+    assert cli.choose_module(["report", "b"]) == ("omfa_jax.cli.sample", ["b"])
 
 
 @pytest.mark.parametrize("name", PROTOCOLS)
 def test_every_protocol_spells_its_choices_out(name):
-    chosen = protocol(name)
+    chosen = load_protocol(name)
     assert chosen.name == name and chosen.source and set(chosen.settings) <= set(SETTINGS)
     for setting in chosen.settings:
-        choices = chosen.choices(setting)
+        choices = chosen.flatten_choices(setting)
         json.dumps(choices)
-        for key, choice in chosen.metrics(setting).items():
+        for key, choice in chosen.get_metrics(setting).items():
             assert choices[f"{key}.against"] == choice.against
             assert choices[f"{key}.scale"] == choice.scale
     with pytest.raises(OmfaError, match="no setting"):
-        chosen.metrics("nothing")
+        chosen.get_metrics("nothing")
 
 
 def test_square_predictions_of_tryoffdiff_lose_their_margins():
-    metrics = protocol("tryoffdiff").metrics("try_off")
+    metrics = load_protocol("tryoffdiff").get_metrics("try_off")
     square = np.zeros((512, 512, 3), np.uint8)
     square[:, 64:448] = 255
     for key, size in (("ssim", (1024, 768)), ("dists", (341, 256))):
-        made = prepared(square, metrics[key].prepare, is_prediction=True)
+        made = prepare_image(square, metrics[key].prepare, is_prediction=True)
         assert made.shape[:2] == size
         assert made[:, 8:-8].min() == 255, "the middle 384 of 512 columns fill the picture"
     # a ground truth picture is not cut, nor an upright prediction
     upright = picture(0, 512, 384)
     for is_prediction in (True, False):
-        made = prepared(upright, metrics["ssim"].prepare, is_prediction=is_prediction)
-        assert np.array_equal(made, resized(upright, (1024, 768), "bilinear"))
+        made = prepare_image(upright, metrics["ssim"].prepare, is_prediction=is_prediction)
+        assert np.array_equal(made, resize_with_filter(upright, (1024, 768), "bilinear"))

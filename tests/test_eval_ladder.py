@@ -8,18 +8,18 @@ import torch
 from eval_folders import picture, worse, write_inception, write_trunk, write_vit
 from torchvision_shim import import_torchvision
 
-from omfa_jax.evals.metrics.distances import frechet_of_features, kernel_distance
-from omfa_jax.evals.metrics.features import cosine, load_dino, load_inception
+from omfa_jax.evals.metrics.distances import compute_frechet_from_features, compute_kernel_distance
+from omfa_jax.evals.metrics.features import cosine_similarity, load_dino, load_inception
 from omfa_jax.evals.metrics.perceptual import load_dists, load_lpips
-from omfa_jax.evals.networks import Networks
-from omfa_jax.evals.protocol import protocol
+from omfa_jax.evals.networks import MetricWeights
+from omfa_jax.evals.protocol import load_protocol
 
 import_torchvision()
 
 KINDS = ("blur", "noise", "shift")
 STEPS = range(3)
 TRUTHS = [picture(seed, 64, 48) for seed in range(2)]
-OMFA = protocol("omfa")
+OMFA = load_protocol("omfa")
 
 
 @pytest.fixture(autouse=True)
@@ -37,7 +37,7 @@ def networks(tmp_path_factory):
         write_trunk(path, net)
     write_vit(path / "dino-vits16")
     write_inception(path)
-    return Networks(path, any_weights=True)
+    return MetricWeights(path, any_weights=True)
 
 
 def ladder(kind: str) -> list[list[np.ndarray]]:
@@ -60,24 +60,24 @@ def test_perceptual_distances(measure, networks):
 
 
 def test_fid_and_kid(networks):
-    extract = load_inception(networks, OMFA.metrics("paired")["fid"].options, "cpu")
+    extract = load_inception(networks, OMFA.get_metrics("paired")["fid"].options, "cpu")
     truths = np.stack([extract(truth) for truth in TRUTHS])
     for kind in KINDS:
         sets = [truths, *(np.stack(list(map(extract, rung))) for rung in ladder(kind)[1:])]
-        fids = [frechet_of_features(made, truths) for made in sets]
+        fids = [compute_frechet_from_features(made, truths) for made in sets]
         assert rising(fids) and abs(fids[0]) < 1e-6 * fids[-1], (kind, fids)
         given = {"subsets": 1, "subset_size": 9, "small": "all", "seed": 0}
-        kids = [kernel_distance(made, truths, **given).value for made in sets]
+        kids = [compute_kernel_distance(made, truths, **given).value for made in sets]
         assert rising(kids), (kind, kids)
 
 
 def test_dino_similarity(networks):
-    extract = load_dino(networks, OMFA.metrics("unpaired")["dino"].options, "cpu")
+    extract = load_dino(networks, OMFA.get_metrics("unpaired")["dino"].options, "cpu")
     for kind in KINDS:
         rungs = [
             np.mean(
                 [
-                    cosine(extract(made), extract(truth))
+                    cosine_similarity(extract(made), extract(truth))
                     for made, truth in zip(rung, TRUTHS, strict=True)
                 ]
             )

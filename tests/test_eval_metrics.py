@@ -9,15 +9,19 @@ from skimage.metrics import structural_similarity
 from torchvision_shim import import_torchvision
 
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.evals.metrics.distances import frechet, frechet_of_features, kernel_distance
+from omfa_jax.evals.metrics.distances import (
+    compute_frechet,
+    compute_frechet_from_features,
+    compute_kernel_distance,
+)
 from omfa_jax.evals.metrics.ssim import LUMA, WINDOW, ssim
-from omfa_jax.evals.protocol import protocol
+from omfa_jax.evals.protocol import load_protocol
 from omfa_jax.evals.psnr import psnr
 
 import_torchvision()
 
-RGB = protocol("omfa").metrics("paired")["ssim"].options
-LUMA_ONLY = protocol("tryoffdiff").metrics("try_off")["ssim"].options
+RGB = load_protocol("omfa").get_metrics("paired")["ssim"].options
+LUMA_ONLY = load_protocol("tryoffdiff").get_metrics("try_off")["ssim"].options
 PAIRS = [
     (picture(seed), worse(picture(seed), kind, 2)) for seed, kind in enumerate(("blur", "noise"))
 ]
@@ -89,8 +93,10 @@ def test_fid_is_torch_fidelitys_and_clean_fids(count):
     one, other = features(count), features(count + 5, seed=1)
     statistics = [fid_features_to_statistics(torch.from_numpy(each)) for each in (one, other)]
     expected = fid_statistics_to_metric(*statistics, verbose=False)["frechet_inception_distance"]
-    assert frechet_of_features(one, other) == pytest.approx(expected, rel=1e-4)
-    assert frechet_of_features(one, other) == pytest.approx(fid_from_feats(one, other), rel=1e-4)
+    assert compute_frechet_from_features(one, other) == pytest.approx(expected, rel=1e-4)
+    assert compute_frechet_from_features(one, other) == pytest.approx(
+        fid_from_feats(one, other), rel=1e-4
+    )
 
 
 def test_frechet_of_gaussians_is_the_closed_form():
@@ -101,14 +107,16 @@ def test_frechet_of_gaussians_is_the_closed_form():
     deviations, others = random.uniform(0.1, 2, size=(2, 6))
     covariance, other = (basis * deviations**2) @ basis.T, (basis * others**2) @ basis.T
     expected = ((mean - other_mean) ** 2).sum() + ((deviations - others) ** 2).sum()
-    assert frechet(mean, covariance, other_mean, other) == pytest.approx(expected, rel=1e-10)
+    assert compute_frechet(mean, covariance, other_mean, other) == pytest.approx(
+        expected, rel=1e-10
+    )
     # and samples of these Gaussians come near it
     sampled = [
         random.multivariate_normal(center, spread, 60_000)
         for center, spread in ((mean, covariance), (other_mean, other))
     ]
-    assert frechet_of_features(*sampled) == pytest.approx(expected, rel=0.03)
-    assert frechet_of_features(sampled[0], sampled[0]) == pytest.approx(0, abs=1e-9)
+    assert compute_frechet_from_features(*sampled) == pytest.approx(expected, rel=0.03)
+    assert compute_frechet_from_features(sampled[0], sampled[0]) == pytest.approx(0, abs=1e-9)
 
 
 def test_kid_is_torch_fidelitys_and_clean_fids():
@@ -118,7 +126,7 @@ def test_kid_is_torch_fidelitys_and_clean_fids():
 
     one, other = features(40), features(40, seed=1)
     given = {"subsets": 3, "subset_size": 40, "small": "all", "seed": 0}
-    ours = kernel_distance(one, other, **given)
+    ours = compute_kernel_distance(one, other, **given)
     settings = {
         "kid_subsets": 3,
         "kid_subset_size": 40,
@@ -138,18 +146,18 @@ def test_kid_is_torch_fidelitys_and_clean_fids():
 def test_kid_has_an_interval_over_seeded_subsets_around_its_value():
     one, other = features(80), features(90, seed=1)
     given = {"subsets": 50, "subset_size": 1000, "small": "half"}
-    found = kernel_distance(one, other, **given, seed=3)
+    found = compute_kernel_distance(one, other, **given, seed=3)
     assert found.interval and found.interval[0] < found.value < found.interval[1]
-    assert found == kernel_distance(one, other, **given, seed=3)
-    assert found != kernel_distance(one, other, **given, seed=4)
-    whole = kernel_distance(one[:80], other[:80], **{**given, "small": "all"}, seed=3)
+    assert found == compute_kernel_distance(one, other, **given, seed=3)
+    assert found != compute_kernel_distance(one, other, **given, seed=4)
+    whole = compute_kernel_distance(one[:80], other[:80], **{**given, "small": "all"}, seed=3)
     assert found.interval[0] < whole.value < found.interval[1]
 
 
 def test_a_set_of_one_is_refused():
     for distance in (
-        frechet_of_features,
-        lambda a, b: kernel_distance(a, b, subsets=1, subset_size=9, small="all", seed=0),
+        compute_frechet_from_features,
+        lambda a, b: compute_kernel_distance(a, b, subsets=1, subset_size=9, small="all", seed=0),
     ):
         with pytest.raises(OmfaError, match="2 images"):
             distance(features(1), features(5))

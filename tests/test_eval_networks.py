@@ -12,15 +12,15 @@ from eval_folders import picture, worse, write_clip, write_inception, write_vit
 from torchvision_shim import import_torchvision
 
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.evals.metrics.features import cosine, load_clip, load_dino, load_inception
+from omfa_jax.evals.metrics.features import cosine_similarity, load_clip, load_dino, load_inception
 from omfa_jax.evals.metrics.perceptual import load_dists, load_lpips
-from omfa_jax.evals.networks import SOURCES, Networks, NotThere
-from omfa_jax.evals.protocol import protocol
+from omfa_jax.evals.networks import SOURCES, MetricUnavailable, MetricWeights
+from omfa_jax.evals.protocol import load_protocol
 
 import_torchvision()
 
-TRY_OFF = protocol("omfa").metrics("try_off")
-UNPAIRED = protocol("omfa").metrics("unpaired")
+TRY_OFF = load_protocol("omfa").get_metrics("try_off")
+UNPAIRED = load_protocol("omfa").get_metrics("unpaired")
 IMAGE, TRUTH = worse(picture(0), "noise", 2), picture(0)
 
 
@@ -67,7 +67,7 @@ def test_lpips_is_its_package(net, tmp_path, monkeypatch):
     theirs = lpips.LPIPS(net=net, pnet_rand=True, verbose=False)
     file = tmp_path / SOURCES[net].names[0]
     torch.save(torchvision_names(theirs.net, "slice"), file)
-    networks = Networks(tmp_path, any_weights=True)
+    networks = MetricWeights(tmp_path, any_weights=True)
     ours = load_lpips(networks, {"net": net, "range": "-1..1"}, "cpu")
     with torch.no_grad():
         expected = float(theirs(unit(IMAGE), unit(TRUTH), normalize=True))
@@ -87,7 +87,7 @@ def test_dists_is_its_package(tmp_path, monkeypatch):
     mixture = torch.load(Path(DISTS_pt.__file__).parent / "weights.pt", weights_only=True)
     theirs.alpha.data, theirs.beta.data = mixture["alpha"], mixture["beta"]
     torch.save(torchvision_names(theirs, "stage"), tmp_path / SOURCES["vgg"].names[0])
-    ours = load_dists(Networks(tmp_path, any_weights=True), {}, "cpu")
+    ours = load_dists(MetricWeights(tmp_path, any_weights=True), {}, "cpu")
     expected = float(theirs(unit(IMAGE), unit(TRUTH)).detach())
     assert expected > 1e-3
     assert ours(IMAGE, TRUTH) == pytest.approx(expected, abs=1e-6)
@@ -106,7 +106,7 @@ def test_inception_features_are_clean_fids_and_torch_fidelitys(inception):
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
     folder, net = inception
-    networks = Networks(folder, any_weights=True)
+    networks = MetricWeights(folder, any_weights=True)
     ours = load_inception(networks, TRY_OFF["fid"].options, "cpu")
     squeezed = torch.from_numpy(build_resizer("clean")(IMAGE)).permute(2, 0, 1)[None]
     with torch.no_grad():
@@ -125,8 +125,8 @@ def test_inception_features_are_clean_fids_and_torch_fidelitys(inception):
 
 def test_pytorch_fids_features_are_another_resize_and_range(inception):
     folder, net = inception
-    options = protocol("temu").metrics("try_off")["fid"].options
-    ours = load_inception(Networks(folder, any_weights=True), options, "cpu")
+    options = load_protocol("temu").get_metrics("try_off")["fid"].options
+    ours = load_inception(MetricWeights(folder, any_weights=True), options, "cpu")
     squeezed = torch.nn.functional.interpolate(
         unit(IMAGE), (299, 299), mode="bilinear", align_corners=False
     )
@@ -134,7 +134,7 @@ def test_pytorch_fids_features_are_another_resize_and_range(inception):
         expected = net(2 * squeezed - 1)[0].flatten().numpy()
     found = ours(IMAGE)
     assert np.linalg.norm(found - expected) <= 1e-5 * np.linalg.norm(expected)
-    clean = load_inception(Networks(folder, any_weights=True), TRY_OFF["fid"].options, "cpu")
+    clean = load_inception(MetricWeights(folder, any_weights=True), TRY_OFF["fid"].options, "cpu")
     assert np.linalg.norm(clean(IMAGE) - found) > 1e-3 * np.linalg.norm(found)
 
 
@@ -143,7 +143,7 @@ def test_clip_and_dino_are_transformers(tmp_path):
 
     write_clip(tmp_path / "clip-vit-base-patch32")
     write_vit(tmp_path / "dino-vits16")
-    networks = Networks(tmp_path)
+    networks = MetricWeights(tmp_path)
     square = picture(5, 64, 64)
     clip = load_clip(networks, UNPAIRED["clip_i"].options, "cpu")
     processor = transformers.CLIPImageProcessor(
@@ -153,7 +153,7 @@ def test_clip_and_dino_are_transformers(tmp_path):
     with torch.no_grad():
         pixels = processor(square, return_tensors="pt")["pixel_values"]
         expected = model.visual_projection(model.vision_model(pixel_values=pixels).pooler_output)
-    assert cosine(clip(square), expected[0].numpy()) == pytest.approx(1, abs=1e-4)
+    assert cosine_similarity(clip(square), expected[0].numpy()) == pytest.approx(1, abs=1e-4)
     dino = load_dino(networks, UNPAIRED["dino"].options, "cpu")
     vit = transformers.ViTModel.from_pretrained(tmp_path / "dino-vits16").eval()
     processor = transformers.ViTImageProcessor(
@@ -163,8 +163,8 @@ def test_clip_and_dino_are_transformers(tmp_path):
     )
     with torch.no_grad():
         made = vit(**processor(square, return_tensors="pt")).last_hidden_state[:, 0]
-    assert cosine(dino(square), made[0].numpy()) == pytest.approx(1, abs=1e-4)
-    assert cosine(clip(square), clip(picture(6, 64, 64))) < 0.9999
+    assert cosine_similarity(dino(square), made[0].numpy()) == pytest.approx(1, abs=1e-4)
+    assert cosine_similarity(clip(square), clip(picture(6, 64, 64))) < 0.9999
 
 
 LOADERS = {
@@ -178,8 +178,8 @@ LOADERS = {
 @pytest.mark.parametrize("key", LOADERS)
 def test_absent_weights_are_named_with_their_origin(key, tmp_path):
     loader, name = LOADERS[key]
-    with pytest.raises(NotThere, match=name) as caught:
-        loader(Networks(tmp_path), TRY_OFF[key].options, "cpu")
+    with pytest.raises(MetricUnavailable, match=name) as caught:
+        loader(MetricWeights(tmp_path), TRY_OFF[key].options, "cpu")
     assert "from " in str(caught.value) and "--metric-weights" in str(caught.value)
 
 
@@ -189,24 +189,24 @@ def test_unreadable_or_foreign_weights_are_one_line(key, tmp_path):
     file = tmp_path / name
     file.write_bytes(b"PK\x03\x04 not weights")
     with pytest.raises(OmfaError, match="SHA-256"):
-        loader(Networks(tmp_path), TRY_OFF[key].options, "cpu")
+        loader(MetricWeights(tmp_path), TRY_OFF[key].options, "cpu")
     for content in (None, {"a": torch.zeros(3)}, {"a": "text"}):
         if content:
             torch.save(content, file)
         with pytest.raises(OmfaError, match=name) as caught:
-            loader(Networks(tmp_path, any_weights=True), TRY_OFF[key].options, "cpu")
-        assert "\n" not in str(caught.value) and not isinstance(caught.value, NotThere)
+            loader(MetricWeights(tmp_path, any_weights=True), TRY_OFF[key].options, "cpu")
+        assert "\n" not in str(caught.value) and not isinstance(caught.value, MetricUnavailable)
 
 
 def test_a_folder_of_another_model_is_one_line(tmp_path):
     write_vit(tmp_path / "clip-vit-base-patch32")
     with pytest.raises(OmfaError, match="type clip, found 'vit'"):
-        load_clip(Networks(tmp_path), UNPAIRED["clip_i"].options, "cpu")
+        load_clip(MetricWeights(tmp_path), UNPAIRED["clip_i"].options, "cpu")
     shutil.rmtree(tmp_path / "clip-vit-base-patch32")
     folder = write_clip(tmp_path / "clip-vit-base-patch32")
     (folder / "model.safetensors").write_bytes(b"cut short")
     with pytest.raises(OmfaError, match=r"model\.safetensors") as caught:
-        load_clip(Networks(tmp_path), UNPAIRED["clip_i"].options, "cpu")
+        load_clip(MetricWeights(tmp_path), UNPAIRED["clip_i"].options, "cpu")
     assert "\n" not in str(caught.value)
 
 
@@ -215,10 +215,10 @@ def test_weights_are_found_in_the_libraries_caches(tmp_path, monkeypatch):
     (hub / "hub/checkpoints").mkdir(parents=True)
     (hub / "hub/checkpoints/vgg16-397923af.pth").write_bytes(b"x")
     monkeypatch.setenv("TORCH_HOME", str(hub))
-    assert Networks(any_weights=True).find("vgg").path.parent.name == "checkpoints"
+    assert MetricWeights(any_weights=True).find("vgg").path.parent.name == "checkpoints"
     snapshot = tmp_path / "hf/hub/models--facebook--dino-vits16/snapshots/abc"
     snapshot.mkdir(parents=True)
     for name in ("config.json", "model.safetensors"):
         (snapshot / name).write_bytes(b"{}")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
-    assert Networks().find("dino-vits16").path == snapshot
+    assert MetricWeights().find("dino-vits16").path == snapshot

@@ -11,16 +11,16 @@ from PIL import Image
 from some_scores import KID, LPIPS, NO_FID, SSIM, files_of, some_scores, with_pictures, with_values
 
 from omfa_jax.cli.main import main
-from omfa_jax.evals.exports import csv_text, latex
-from omfa_jax.evals.gallery import ExampleSettings, choose
-from omfa_jax.evals.page import Page
-from omfa_jax.evals.report import report_page, sections, warnings
-from omfa_jax.evals.scores import Category, Folders, Metric, Protocol
-from omfa_jax.evals.table import categories_table, grouped, methods_table
+from omfa_jax.evals.exports import format_csv, format_latex
+from omfa_jax.evals.gallery import GallerySettings, choose_examples
+from omfa_jax.evals.page import HtmlPage
+from omfa_jax.evals.report import add_report_sections, build_report_page, collect_warnings
+from omfa_jax.evals.scores import Category, Folders, Metric, ProtocolRecord
+from omfa_jax.evals.table import group_scores, make_categories_table, make_methods_table
 
 
 def text_of(*scores, **settings):
-    page = report_page(scores, beside=None, examples=ExampleSettings(**settings))
+    page = build_report_page(scores, beside=None, examples=GallerySettings(**settings))
     return "\n".join([page.title, page.lead, *page.parts])
 
 
@@ -39,17 +39,17 @@ def test_the_best_follows_the_direction_and_ties_are_of_what_is_shown():
     a = some_scores("a")
     b = with_values(some_scores("b"), ssim=0.90004, lpips=0.0499, kid=1.2)
     c = with_values(some_scores("c"), ssim=0.8, lpips=0.07, kid=1.204)
-    table = methods_table([a, b, c])
+    table = make_methods_table([a, b, c])
     assert bests(table) == {"ssim": ["a", "b"], "lpips": ["b"], "kid": ["b", "c"], "fid": []}
     assert [cell.text for cell in table.rows[0].cells] == ["0.9000", "0.0500", "1.25", ""]
     assert table.rows[0].cells[2].interval_text == "[1.00, 1.50]"
     assert [c.factor for c in table.columns] == ["", "", "x1000", ""]
-    assert bests(methods_table([a])) == {"ssim": [], "lpips": [], "kid": [], "fid": []}
+    assert bests(make_methods_table([a])) == {"ssim": [], "lpips": [], "kid": [], "fid": []}
 
 
 def test_two_scales_of_one_metric_meet_in_one_column():
     raw = dataclasses.replace(KID, value=0.0011, scale=1, interval=(0.001, 0.0012))
-    table = methods_table([some_scores("a"), some_scores("b", metrics={"kid": raw})])
+    table = make_methods_table([some_scores("a"), some_scores("b", metrics={"kid": raw})])
     cell = table.rows[1].cells[2]
     assert (cell.text, cell.interval_text, cell.best) == ("1.10", "[1.00, 1.20]", True)
 
@@ -60,13 +60,13 @@ def test_what_is_not_computed_says_why_and_is_never_a_number():
     assert "1. FID: no &lt;Inception&gt; weights &amp; no luck" in text
     assert "2. LPIPS, KID, FID: not in this scores file" in text
     assert "KID \u00d71000 ↓" in text and "SSIM ↑" in text
-    tiny = methods_table([some_scores("a"), with_values(some_scores("n"), kid=-0.001)])
+    tiny = make_methods_table([some_scores("a"), with_values(some_scores("n"), kid=-0.001)])
     assert tiny.rows[1].cells[2].text == "0.00", "no -0.00"
 
 
 def test_warnings_stand_on_top_and_nothing_is_said_of_files_that_compare():
     a = some_scores("a", ["x"])
-    assert warnings([a, some_scores("b", ["x"])]) == []
+    assert collect_warnings([a, some_scores("b", ["x"])]) == []
     b = some_scores(
         "b",
         ["y"],
@@ -75,7 +75,7 @@ def test_warnings_stand_on_top_and_nothing_is_said_of_files_that_compare():
         complete=False,
         counts=dataclasses.replace(a.counts, pairs=5, scored=1, missing=("u", "v", "w", "z")),
     )
-    lines = warnings([a, b])
+    lines = collect_warnings([a, b])
     for said in (
         "version of omfa_jax differs: 0.1.0 (a), 0.2.0 (b)",
         "seed differs: 0 (a), 7 (b)",
@@ -89,19 +89,19 @@ def test_warnings_stand_on_top_and_nothing_is_said_of_files_that_compare():
     assert text.index("Read with care") < text.index("<table>")
     judged = {"model": "m", "prompt": "p", "failures": [], "stopped": "the cost cap of $1"}
     other = {**judged, "stopped": None, "model": "n", "prompt": "q"}
-    lines = warnings([some_scores("a", judge=judged), some_scores("b", judge=other)])
+    lines = collect_warnings([some_scores("a", judge=judged), some_scores("b", judge=other)])
     assert "a: the judge did not score every image: the cost cap of $1" in lines
     assert "the judges differ: m, n" in lines and "had different prompts" in "".join(lines)
 
 
 def test_settings_have_tables_of_their_own(tmp_path):
     paired = [some_scores("a"), with_values(some_scores("b"), ssim=0.95)]
-    unpaired = [dataclasses.replace(s, protocol=Protocol("omfa", "unpaired")) for s in paired]
-    assert [len(group) for group in grouped([*paired, *unpaired])] == [2, 2]
+    unpaired = [dataclasses.replace(s, protocol=ProtocolRecord("omfa", "unpaired")) for s in paired]
+    assert [len(group) for group in group_scores([*paired, *unpaired])] == [2, 2]
     text = text_of(*paired, *unpaired)
     assert "Scores: omfa, paired" in text and "Scores: omfa, unpaired" in text
     assert "setting differs: paired (a), unpaired (a)" in text
-    assert latex(grouped([*paired, *unpaired])).count("\\begin{tabular}") == 2
+    assert format_latex(group_scores([*paired, *unpaired])).count("\\begin{tabular}") == 2
 
 
 def test_a_category_has_its_own_best():
@@ -115,29 +115,31 @@ def test_a_category_has_its_own_best():
             },
         )
 
-    table = categories_table([one("a", 0.9, 0.7), one("b", 0.8, 0.75)])
+    table = make_categories_table([one("a", 0.9, 0.7), one("b", 0.8, 0.75)])
     assert [(*row.labels, row.cells[0].best) for row in table.rows] == [
         ("upper", "a", "3", True),
         ("upper", "b", "3", False),
         ("dresses", "a", "3", False),
         ("dresses", "b", "3", True),
     ]
-    assert categories_table([some_scores("a")]) is None
+    assert make_categories_table([some_scores("a")]) is None
 
 
 def test_examples_are_the_worst_the_best_and_the_most_different(tmp_path):
     a = with_pictures(tmp_path, "a", [0.5, 0.1, 0.2, 0.3, 0.3, 0.3], 100)
     b = with_pictures(tmp_path, "b", [0.5, 0.1, 0.2, 0.3, 0.2, 0.35], 200)
-    chosen = choose([a, b], "lpips", 1)
+    chosen = choose_examples([a, b], "lpips", 1)
     assert [(e.kind, e.name) for e in chosen] == [
         ("worst", "00000"),
         ("best", "00001"),
         ("differ", "00004"),
     ]
     assert (
-        len({e.name for e in choose([a, b], "lpips", 50)}) == len(choose([a, b], "lpips", 50)) == 6
+        len({e.name for e in choose_examples([a, b], "lpips", 50)})
+        == len(choose_examples([a, b], "lpips", 50))
+        == 6
     )
-    assert [e.kind for e in choose([a], "lpips", 1)] == ["worst", "best"]
+    assert [e.kind for e in choose_examples([a], "lpips", 1)] == ["worst", "best"]
     text = text_of(a, b, count=1)
     encoded = re.findall(r'<figure><img alt="(.*?)" src="data:image/jpeg;base64,(.*?)"', text)
     rows = [(alt, Image.open(io.BytesIO(base64.b64decode(data)))) for alt, data in encoded]
@@ -166,7 +168,7 @@ def test_the_unpaired_garment_is_the_one_of_the_list(tmp_path):
     (tmp_path / "pairs.txt").write_text("00000.jpg 00001.jpg\n00001.jpg 00000.jpg\n")
     swapped = dataclasses.replace(
         a,
-        protocol=Protocol("omfa", "unpaired"),
+        protocol=ProtocolRecord("omfa", "unpaired"),
         folders=dataclasses.replace(a.folders, pairs=str(tmp_path / "pairs.txt")),
     )
     text = text_of(swapped, count=1)
@@ -210,15 +212,15 @@ def test_influence_truth_and_judge_are_shown(tmp_path):
     assert "Answer {&quot;score&quot;: &lt;x&gt;}" in text and "0.0123" in text
     assert "1 image without a score" in text and "00007: HTTP 500" in text
     assert "[7, 9]" in text and '<td>new pose</td><td class="n">19.0</td><td></td>' in text
-    page = Page("omfa_jax demo", "lead")
-    page.heading("Before")
-    sections(page, [judged])
+    page = HtmlPage("omfa_jax demo", "lead")
+    page.add_heading("Before")
+    add_report_sections(page, [judged])
     assert "Before" in page.parts[0] and "Examples by Judge" in "".join(page.parts)
 
 
 def test_latex_is_escaped_and_every_line_has_its_columns():
     wild = with_values(some_scores("50% of_#1 & {x}~^\\ <b>"), ssim=0.95, kid=-0.5)
-    text = latex(grouped([wild, some_scores("b")]))
+    text = format_latex(group_scores([wild, some_scores("b")]))
     assert r"50\% of\_\#1 \& \{x\}\textasciitilde{}\textasciicircum{}\textbackslash{}" in text
     assert r"\textless{}b\textgreater{} & \textbf{0.9500} & " in text
     assert r"KID $\times 1000$ $\downarrow$" in text and r"\textbf{$-0.50$}" in text
@@ -231,8 +233,8 @@ def test_latex_is_escaped_and_every_line_has_its_columns():
 
 def test_csv_comes_back_as_it_was():
     wild = with_values(some_scores('quote " comma, line\nbreak'), ssim=1 / 3)
-    other = dataclasses.replace(some_scores("b"), protocol=Protocol("omfa", "unpaired"))
-    rows = list(csv.DictReader(io.StringIO(csv_text(grouped([wild, other])))))
+    other = dataclasses.replace(some_scores("b"), protocol=ProtocolRecord("omfa", "unpaired"))
+    rows = list(csv.DictReader(io.StringIO(format_csv(group_scores([wild, other])))))
     assert [row["method"] for row in rows] == ['quote " comma, line\nbreak', "b"]
     assert float(rows[0]["ssim"]) == 1 / 3 and rows[0]["ssim_low"] == ""
     assert (rows[1]["ssim_low"], rows[1]["kid_x1000"]) == ("0.88", "1.25")

@@ -5,9 +5,9 @@ import pytest
 from skimage.metrics import peak_signal_noise_ratio
 
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.evals.curves import loss_curve
-from omfa_jax.evals.influence import derangement, influence
-from omfa_jax.evals.page import Page
+from omfa_jax.evals.curves import read_loss_curve
+from omfa_jax.evals.influence import measure_influence, sample_derangement
+from omfa_jax.evals.page import HtmlPage
 from omfa_jax.evals.psnr import CEILING_DB, mean_psnr, psnr
 
 
@@ -38,7 +38,7 @@ def test_psnr_counts_the_region_alone():
 
 @pytest.mark.parametrize("count", [2, 3, 17])
 def test_a_derangement_moves_everybody(count):
-    swap = derangement(count, 0)
+    swap = sample_derangement(count, 0)
     assert sorted(swap) == list(range(count))
     assert not (swap == np.arange(count)).any()
 
@@ -46,26 +46,26 @@ def test_a_derangement_moves_everybody(count):
 def test_influence_is_zero_for_a_model_that_ignores_its_condition():
     truth = pictures(0)
     batch = {"garment": truth.astype(np.float32)}
-    blind, _ = influence(lambda b: pictures(5), batch, ["garment"], truth, None, seed=0)
+    blind, _ = measure_influence(lambda b: pictures(5), batch, ["garment"], truth, None, seed=0)
     assert blind.gain_db == 0
-    seeing, wrong = influence(
+    seeing, wrong = measure_influence(
         lambda b: b["garment"].astype(np.uint8), batch, ["garment"], truth, None, seed=0
     )
     assert seeing.right_db == CEILING_DB and seeing.gain_db > 100
-    np.testing.assert_array_equal(wrong, truth[derangement(3, 0)])
+    np.testing.assert_array_equal(wrong, truth[sample_derangement(3, 0)])
 
 
 def test_the_report_is_one_file_that_escapes_what_it_is_given(tmp_path):
     lines = [{"step": s, "loss": 1 / s, "loss/try_on": 2.0} for s in (1, 2)]
     metrics = tmp_path / "metrics.jsonl"
     metrics.write_text("".join(json.dumps(row) + "\n" for row in lines))
-    curve = loss_curve(metrics)
+    curve = read_loss_curve(metrics)
     assert curve == {"loss": [(1, 1.0), (2, 0.5)], "loss/try_on": [(1, 2.0), (2, 2.0)]}
-    page = Page("<title>", "lead")
-    page.table(("a", "b"), [("x", 1.23456), ("y", True)])
-    page.picture(pictures(0)[0], "a & b")
-    page.curve(curve, "steps", "loss")
-    page.commands("omfa <command>")
+    page = HtmlPage("<title>", "lead")
+    page.add_table(("a", "b"), [("x", 1.23456), ("y", True)])
+    page.add_image(pictures(0)[0], "a & b")
+    page.add_line_plot(curve, "steps", "loss")
+    page.add_commands("omfa <command>")
     page.write(tmp_path / "report.html")
     text = (tmp_path / "report.html").read_text()
     for piece in ("&lt;title&gt;", "1.23<", "data:image/png;base64,", "<polyline", "a &amp; b"):

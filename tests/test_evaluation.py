@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import processes
 import pytest
-from tiny_bundle import SLOTS, make_bundle, write_records
+from tiny_bundle import SLOTS, make_tiny_model, write_records
 from tiny_training import make_run
 
 from omfa_jax.cli import config as config_lib
@@ -47,9 +47,9 @@ def make_config(records, *more):
 def evaluation_of(records, mesh, *more):
     config = make_config(records, *more)
     return make_training_evaluation(
-        make_bundle(),
-        config_lib.evaluation_settings(config),
-        config_lib.pipeline_settings(config),
+        make_tiny_model(),
+        config_lib.make_evaluation_settings(config),
+        config_lib.make_pipeline_settings(config),
         mesh,
     )
 

@@ -8,10 +8,10 @@ from tiny_bundle import pipeline, write_records
 
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.data import schema
-from omfa_jax.data.pairing import group_file
+from omfa_jax.data.pairing import get_groups_path
 from omfa_jax.evals import examples
-from omfa_jax.evals.examples import Split
-from omfa_jax.evals.influence import gain
+from omfa_jax.evals.examples import EvalSplit
+from omfa_jax.evals.influence import compute_gain
 
 
 @pytest.fixture(scope="module")
@@ -21,26 +21,26 @@ def records(tmp_path_factory):
 
 def test_a_setting_is_what_is_given_and_what_is_made(records):
     paired, unpaired, off = (
-        Split(pipeline(records), "test", name) for name in ("paired", "unpaired", "try_off")
+        EvalSplit(pipeline(records), "test", name) for name in ("paired", "unpaired", "try_off")
     )
-    assert (paired.task, paired.made, off.task, off.made) == (
+    assert (paired.task, paired.generated, off.task, off.generated) == (
         *("try_on", "person"),
         *("try_off", "garment"),
     )
-    own, other = paired.given(1), unpaired.given(1)
-    np.testing.assert_array_equal(other["garment"], paired.given(2)["garment"])
+    own, other = paired.get_inputs(1), unpaired.get_inputs(1)
+    np.testing.assert_array_equal(other["garment"], paired.get_inputs(2)["garment"])
     assert unpaired.examples[1].garment == "00002_00"
     for name in ("person", "face", "pose"):
         np.testing.assert_array_equal(own[name], other[name])
-    swapped = paired.given(1, {"face": 3, "pose": 4})
-    np.testing.assert_array_equal(swapped["pose"], paired.given(4)["pose"])
-    np.testing.assert_array_equal(swapped["face"], paired.given(3)["face"])
+    swapped = paired.get_inputs(1, {"face": 3, "pose": 4})
+    np.testing.assert_array_equal(swapped["pose"], paired.get_inputs(4)["pose"])
+    np.testing.assert_array_equal(swapped["face"], paired.get_inputs(3)["face"])
     np.testing.assert_array_equal(swapped["garment"], own["garment"])
-    assert paired.under("try_off").names == off.names
+    assert paired.with_setting("try_off").names == off.names
     with pytest.raises(OmfaError, match="did you mean 'paired'"):
-        Split(pipeline(records), "test", "pairde")
+        EvalSplit(pipeline(records), "test", "pairde")
     with pytest.raises(OmfaError, match="has no group .same person and outfit."):
-        Split(pipeline(records), "test", "multi_pose")
+        EvalSplit(pipeline(records), "test", "multi_pose")
 
 
 def test_multi_pose_takes_garment_and_face_from_another_photo(tmp_path, monkeypatch):
@@ -53,32 +53,35 @@ def test_multi_pose_takes_garment_and_face_from_another_photo(tmp_path, monkeypa
     monkeypatch.setattr(schema, "to_example", grouped)
     records = write_records(tmp_path, 5)
     # what was counted of the records as they were built
-    group_file(records, "test").unlink()
+    get_groups_path(records, "test").unlink()
     folder = pipeline(records)
-    split, own = Split(folder, "test", "multi_pose", seed=1), Split(folder, "test", "paired")
+    split, own = (
+        EvalSplit(folder, "test", "multi_pose", seed=1),
+        EvalSplit(folder, "test", "paired"),
+    )
     assert split.names == ["00000_00", "00001_00", "00002_00"]
     for place, named in enumerate(split.examples):
-        assert named.wearer != named.index and named.wearer < 3
-        example = split.given(place)
+        assert named.source_index != named.index and named.source_index < 3
+        example = split.get_inputs(place)
         for part in ("garment", "face"):
-            np.testing.assert_array_equal(example[part], own.given(named.wearer)[part])
+            np.testing.assert_array_equal(example[part], own.get_inputs(named.source_index)[part])
         for part in ("person", "pose"):
-            np.testing.assert_array_equal(example[part], own.given(named.index)[part])
-    again = Split(folder, "test", "multi_pose", seed=1)
+            np.testing.assert_array_equal(example[part], own.get_inputs(named.index)[part])
+    again = EvalSplit(folder, "test", "multi_pose", seed=1)
     assert again.examples == split.examples
 
 
 def test_gain_is_paired_and_knows_which_way_is_better():
     right, wrong = [3.0, 5.0, 4.0, 6.0], [2.0, 3.5, 3.0, 4.5]
-    row = gain("psnr", "higher", right, wrong, seed=0)
+    row = compute_gain("psnr", "higher", right, wrong, seed=0)
     assert row["gain"] == pytest.approx(1.25) and row["count"] == 4
     # resampled in pairs: each difference lies in 1..1.5, and so do the interval's ends
     assert 1.0 <= row["interval"][0] <= row["gain"] <= row["interval"][1] <= 1.5
-    worse = gain("lpips", "lower", right, wrong, seed=0)
+    worse = compute_gain("lpips", "lower", right, wrong, seed=0)
     assert worse["gain"] == pytest.approx(-1.25)
-    assert gain("psnr", "higher", right, right, seed=0)["interval"] == [0.0, 0.0]
+    assert compute_gain("psnr", "higher", right, right, seed=0)["interval"] == [0.0, 0.0]
     with pytest.raises(OmfaError, match="at least 2 examples"):
-        gain("psnr", "higher", [1.0], [1.0], seed=0)
+        compute_gain("psnr", "higher", [1.0], [1.0], seed=0)
 
 
 def test_two_records_that_would_be_one_file_are_refused(records, monkeypatch):
@@ -86,4 +89,4 @@ def test_two_records_that_would_be_one_file_are_refused(records, monkeypatch):
     with pytest.raises(
         OmfaError, match=r"00000_00 and 00001_00 .* would both be written to 00\.png"
     ):
-        Split(pipeline(records), "test", "paired")
+        EvalSplit(pipeline(records), "test", "paired")

@@ -16,9 +16,9 @@ import pytest
 from omfa_jax.cli import main as command_line
 from omfa_jax.core import retry
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.core.exit_status import NETWORK, ROWS, is_transient, row_of
-from omfa_jax.core.files import LOCK, atomic_write, exclusive_lock
-from omfa_jax.core.retry import retried
+from omfa_jax.core.exit_status import FAULT_KINDS, NETWORK, classify_error, is_transient
+from omfa_jax.core.files import LOCK_NAME, atomic_write, exclusive_lock
+from omfa_jax.core.retry import call_with_retries
 
 
 def os_error(name):
@@ -67,14 +67,14 @@ FAULTS = [
 
 @pytest.mark.parametrize(("error", "status", "again"), FAULTS, ids=lambda f: repr(f)[:60])
 def test_every_fault_has_its_status(error, status, again):
-    assert (row_of(error).status, is_transient(error)) == (status, again)
+    assert (classify_error(error).status, is_transient(error)) == (status, again)
     # what workers send back
     copy = pickle.loads(pickle.dumps(error))
-    assert row_of(copy) == row_of(error)
+    assert classify_error(copy) == classify_error(error)
 
 
 def test_every_row_of_the_table_is_met():
-    assert {row_of(error) for error, _, _ in FAULTS} == set(ROWS)
+    assert {classify_error(error) for error, _, _ in FAULTS} == set(FAULT_KINDS)
 
 
 def raised(outer, inner, **how):
@@ -93,18 +93,18 @@ def raised(outer, inner, **how):
 
 def test_the_innermost_cause_counts():
     stale, mine = os_error("ESTALE"), OmfaError("the records cannot be read; build again")
-    assert row_of(raised(mine, stale)) == NETWORK
-    assert row_of(raised(OmfaError("m"), stale, hidden=True)) == NETWORK
-    assert row_of(raised(RuntimeError("worker failed"), stale)) == NETWORK
-    assert row_of(raised(OmfaError("m"), KeyError("k"))).status == 2
+    assert classify_error(raised(mine, stale)) == NETWORK
+    assert classify_error(raised(OmfaError("m"), stale, hidden=True)) == NETWORK
+    assert classify_error(raised(RuntimeError("worker failed"), stale)) == NETWORK
+    assert classify_error(raised(OmfaError("m"), KeyError("k"))).status == 2
     # a bug in the handling of an error is a bug
-    assert row_of(raised(KeyError("k"), os_error("EIO"), context=True)).status == 1
+    assert classify_error(raised(KeyError("k"), os_error("EIO"), context=True)).status == 1
     loop = OmfaError("m")
     loop.__context__ = loop
-    assert row_of(loop).status == 2
+    assert classify_error(loop).status == 2
     url = OSError("urlopen")
     url.reason = os_error("ETIMEDOUT")  # type: ignore[attr-defined]
-    assert row_of(url) == NETWORK
+    assert classify_error(url) == NETWORK
 
 
 def test_files_tell_what_they_met(tmp_path, monkeypatch):
@@ -118,10 +118,10 @@ def test_files_tell_what_they_met(tmp_path, monkeypatch):
 
 
 def test_a_lock_held_by_another_run_is_not_worth_a_restart(tmp_path):
-    for place in (tmp_path, tmp_path / LOCK):
+    for place in (tmp_path, tmp_path / LOCK_NAME):
         with exclusive_lock(place), pytest.raises(OmfaError) as refused, exclusive_lock(place):
             pass
-        assert row_of(refused.value).status == 2
+        assert classify_error(refused.value).status == 2
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def test_a_command_ends_with_it(monkeypatch, capsys, error, status, line):
         raise error
 
     module = types.SimpleNamespace(add_arguments=lambda parser: None, run=run)
-    monkeypatch.setattr(command_line, "module_of", lambda command, words: (module, words))
+    monkeypatch.setattr(command_line, "choose_module", lambda command, words: (module, words))
     assert command_line.main(["plan"]) == status
     said = capsys.readouterr().err
     assert line in said and ("Traceback" in said) == (status == 1 or isinstance(error, XLA))
@@ -158,8 +158,8 @@ def test_a_read_is_tried_again_and_that_is_said(monkeypatch, caplog):
         return 7
 
     with caplog.at_level(logging.WARNING):
-        assert retried("records of /a", read) == 7
-    assert waited == list(retry.WAITS_S[:2]) and len(caplog.records) == 2
+        assert call_with_retries("records of /a", read) == 7
+    assert waited == list(retry.BACKOFF_S[:2]) and len(caplog.records) == 2
     assert "records of /a: [Errno 116] Stale file handle: '/mnt/a' (a network" in caplog.text
     tries = []
 
@@ -168,15 +168,15 @@ def test_a_read_is_tried_again_and_that_is_said(monkeypatch, caplog):
         raise os_error("EIO")
 
     with pytest.raises(OSError, match="Input/output"):
-        retried("records", never)
-    assert len(tries) == len(retry.WAITS_S) + 1
+        call_with_retries("records", never)
+    assert len(tries) == len(retry.BACKOFF_S) + 1
 
     def absent():
         tries.append(2)
         raise os_error("ENOENT")
 
     with pytest.raises(FileNotFoundError):
-        retried("records", absent)
+        call_with_retries("records", absent)
     assert tries.count(2) == 1
 
 
@@ -197,7 +197,7 @@ def test_the_status_comes_out_where_nothing_can_be_printed(words, output, status
 
 def test_a_command_whose_output_has_no_room_says_so(monkeypatch, capfd):
     module = types.SimpleNamespace(add_arguments=lambda parser: None, run=lambda _: print("x"))
-    monkeypatch.setattr(command_line, "module_of", lambda command, words: (module, words))
+    monkeypatch.setattr(command_line, "choose_module", lambda command, words: (module, words))
     with open("/dev/full", "w") as full:
         monkeypatch.setattr("sys.stdout", full)
         assert command_line.main(["plan"]) == 2

@@ -19,15 +19,15 @@ import convert_weights
 from omfa_jax.cli import config as config_lib
 from omfa_jax.core import trees
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.models import VAES, unet
+from omfa_jax.models import VAES, get_unet_config
 from omfa_jax.train import load, stored
-from omfa_jax.train.checkpoint import MODEL_FOLDER, Checkpoints
+from omfa_jax.train.checkpoint import MODEL_FOLDER, Checkpointer
 from omfa_jax.train.load import restore_params
 from omfa_jax.train.state import TrainState
 from omfa_jax.weights import names, stream
-from omfa_jax.weights.bundle import Bundle
-from omfa_jax.weights.frozen import save_frozen
-from omfa_jax.weights.sources import shapes_of_unet, shapes_of_vae
+from omfa_jax.weights.bundle import Model
+from omfa_jax.weights.frozen import save_model_folder
+from omfa_jax.weights.sources import get_unet_shapes, get_vae_shapes
 from omfa_jax.weights.stream import parse_size
 
 FILE = "diffusion_pytorch_model"
@@ -36,8 +36,8 @@ ROOT = Path(__file__).parents[1]
 
 def filled(shapes, seed):
     rng = np.random.default_rng(seed)
-    leaves = {p: rng.standard_normal(x.shape, np.float32) for p, x in trees.walk(shapes)}
-    return trees.build(leaves)
+    leaves = {p: rng.standard_normal(x.shape, np.float32) for p, x in trees.flatten(shapes)}
+    return trees.unflatten(leaves)
 
 
 @pytest.fixture(scope="module")
@@ -45,19 +45,21 @@ def workdir(tmp_path_factory):
     """A training workdir of the tiny preset with checkpoint 3: raw parameters and an EMA."""
     folder = tmp_path_factory.mktemp("run")
     config = config_lib.load_config("configs/tiny.py")
-    settings = config_lib.diffusion_settings(config, VAES["tiny"])
-    unet_config = unet("tiny", in_channels=settings.in_channels, out_channels=settings.out_channels)
+    settings = config_lib.make_diffusion_settings(config, VAES["tiny"])
+    unet_config = get_unet_config(
+        "tiny", in_channels=settings.in_channels, out_channels=settings.out_channels
+    )
     prompts = {
         "context": np.zeros((len(settings.tasks) + 1, 4, unet_config.context_dim), np.float32),
         "pooled": np.zeros((len(settings.tasks) + 1, unet_config.pooled_dim), np.float32),
     }
-    vae = filled(shapes_of_vae(VAES["tiny"]), 0)
-    save_frozen(
-        folder / MODEL_FOLDER, Bundle(settings, unet_config, VAES["tiny"], None, vae, prompts)
+    vae = filled(get_vae_shapes(VAES["tiny"]), 0)
+    save_model_folder(
+        folder / MODEL_FOLDER, Model(settings, unet_config, VAES["tiny"], None, vae, prompts)
     )
-    raw, ema = (filled(shapes_of_unet(unet_config), seed) for seed in (1, 2))
+    raw, ema = (filled(get_unet_shapes(unet_config), seed) for seed in (1, 2))
     state = TrainState(np.int32(3), raw, ema, {"mu": raw})
-    checkpoints = Checkpoints(folder, make_keep_settings(last=1))
+    checkpoints = Checkpointer(folder, make_keep_settings(last=1))
     checkpoints.save(3, state, {}, {})
     checkpoints.close()
     return folder
@@ -87,14 +89,14 @@ def test_sharded_folders_load_cleanly(workdir, tmp_path):
 
 
 def test_shards_are_whole_and_in_order():
-    rows = names.table(shapes_of_vae(VAES["tiny"]))
-    shards = stream.shards_of(rows, "fp16", 100_000)
+    rows = names.make_name_table(get_vae_shapes(VAES["tiny"]))
+    shards = stream.split_shards(rows, "fp16", 100_000)
     assert [row for shard in shards for row in shard] == rows
-    sizes = [sum(stream.size_bytes(row.shape, "fp16") for row in shard) for shard in shards]
+    sizes = [sum(stream.compute_size_bytes(row.shape, "fp16") for row in shard) for shard in shards]
     assert all(a + b > 100_000 for a, b in itertools.pairwise(sizes))
     assert all(size <= 100_000 for size, s in zip(sizes, shards, strict=True) if len(s) > 1)
-    assert [len(s) for s in stream.shards_of(rows, "fp16", 1)] == [1] * len(rows)
-    assert len(stream.shards_of(rows, "fp16", 10**9)) == 1
+    assert [len(s) for s in stream.split_shards(rows, "fp16", 1)] == [1] * len(rows)
+    assert len(stream.split_shards(rows, "fp16", 10**9)) == 1
 
 
 @pytest.mark.parametrize("weights", ["ema", "raw"])
@@ -109,13 +111,13 @@ def test_checkpoints_are_streamed(workdir, tmp_path, weights, monkeypatch):
     monkeypatch.setattr(stored._Reader, "_restored", counted)
     monkeypatch.setattr(stored, "CHUNK_BYTES", 3_000_000)
     # nobody may read a whole tree
-    monkeypatch.setattr(load, "as_numpy", None)
+    monkeypatch.setattr(load, "read_as_numpy", None)
     out = tmp_path / "out"
     arguments = ["export", str(workdir), "--out", str(out), "--weights", weights]
     assert convert_weights.main([*arguments, "--max-shard-size", "500KB"]) == 0
     monkeypatch.undo()
     params = restore_params(workdir, ema=weights == "ema")[0]
-    leaves = list(trees.walk(params))
+    leaves = list(trees.flatten(params))
     assert len(reads) > 3 and sum(map(len, reads)) == len(leaves)
     found = {}
     for path in (out / "unet").glob("*.safetensors"):
@@ -208,8 +210,8 @@ def test_stream_files_are_safetensors(tmp_path):
         pieces = [(name, part) for name, tensor in tensors.items() for part in tensor]
         path = tmp_path / f"{dtype}.safetensors"
         shapes = {name: tensor.shape for name, tensor in tensors.items()}
-        stream.write_stream(path, shapes, dtype, pieces, {"format": "pt"})
-        mapped, read = stream.map_stream(path), load_file(path)
+        stream.write_tensor_stream(path, shapes, dtype, pieces, {"format": "pt"})
+        mapped, read = stream.mmap_tensors(path), load_file(path)
         for name, tensor in tensors.items():
             for found in (mapped[name], read[name]):
                 assert found.dtype == tensor.dtype

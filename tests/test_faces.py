@@ -18,7 +18,7 @@ def _middle(box: FaceBox) -> tuple[float, float]:
 
 @pytest.mark.parametrize("layout", [18, 25])
 def test_both_layouts_give_the_same_square(layout):
-    box = faces.box_from_keypoints(keypoints(layout), *SIZE)
+    box = faces.find_box_from_keypoints(keypoints(layout), *SIZE)
     x, y = FACE_CENTRE_PX
     # ears 10 px apart are the head's width; the nose 2 px lower moves the middle down by 1
     assert box == pytest.approx((x - 9.5, y + 1 - 1 - 9.5, x + 9.5, y + 1 - 1 + 9.5))
@@ -28,8 +28,10 @@ def test_layouts_are_not_mixed_up():
     rows = keypoints(18)
     padded = np.zeros((25, 3))
     padded[:18] = rows
-    assert faces.box_from_keypoints(padded, *SIZE) != faces.box_from_keypoints(rows, *SIZE)
-    assert faces.box_from_keypoints(np.ones((17, 3)), *SIZE) is None
+    assert faces.find_box_from_keypoints(padded, *SIZE) != faces.find_box_from_keypoints(
+        rows, *SIZE
+    )
+    assert faces.find_box_from_keypoints(np.ones((17, 3)), *SIZE) is None
 
 
 @pytest.mark.parametrize(
@@ -45,63 +47,63 @@ def test_layouts_are_not_mixed_up():
 )
 def test_doubtful_keypoints_fall_back_to_the_parse_map(spoil):
     rows = spoil(keypoints())
-    assert faces.box_from_keypoints(rows, *SIZE) is None
-    box = faces.face_box(rows, label_map(), *SIZE)
-    assert box == faces.box_from_labels(label_map(), *SIZE)
+    assert faces.find_box_from_keypoints(rows, *SIZE) is None
+    box = faces.find_face_box(rows, label_map(), *SIZE)
+    assert box == faces.find_box_from_labels(label_map(), *SIZE)
     assert _middle(box) == pytest.approx((24.5, 15), abs=1)
-    assert faces.face_box(rows, None, *SIZE) is None
+    assert faces.find_face_box(rows, None, *SIZE) is None
 
 
 def test_keypoints_come_before_the_parse_map_which_keeps_the_collar_out():
-    plain = faces.box_from_keypoints(keypoints(), *SIZE)
-    assert faces.face_box(keypoints(), None, *SIZE) == plain
+    plain = faces.find_box_from_keypoints(keypoints(), *SIZE)
+    assert faces.find_face_box(keypoints(), None, *SIZE) == plain
     # the painted chin ends at row 22; 8% of 19 px below it is the square's new end
-    box = faces.face_box(keypoints(), label_map(), *SIZE)
+    box = faces.find_face_box(keypoints(), label_map(), *SIZE)
     assert box == pytest.approx((14.5, 23.52 - 19, 33.5, 23.52))
     large = np.kron(label_map(), np.ones((2, 2), np.uint8))
-    assert faces.face_box(keypoints(), large, *SIZE) == pytest.approx(box, abs=0.5)
+    assert faces.find_face_box(keypoints(), large, *SIZE) == pytest.approx(box, abs=0.5)
     elsewhere = np.roll(label_map(), -11, axis=0)
-    assert faces.face_box(keypoints(), elsewhere, *SIZE) == plain
+    assert faces.find_face_box(keypoints(), elsewhere, *SIZE) == plain
     faceless = np.zeros(SIZE, np.uint8)
-    assert faces.face_box(keypoints(), faceless, *SIZE) == plain
+    assert faces.find_face_box(keypoints(), faceless, *SIZE) == plain
 
 
 def test_profile_without_eyes_and_far_ear():
     rows = np.zeros((25, 3))
     rows[0], rows[17] = (30, 20, 1), (22, 20, 1)
-    left, top, right, bottom = faces.box_from_keypoints(rows, *SIZE)
+    left, top, right, bottom = faces.find_box_from_keypoints(rows, *SIZE)
     assert right - left == pytest.approx(bottom - top) == pytest.approx(1.9 * 1.25 * 8)
 
 
 def test_parse_box_covers_face_and_near_hair_with_margin():
-    left, top, right, bottom = faces.box_from_labels(label_map(), *SIZE)
+    left, top, right, bottom = faces.find_box_from_labels(label_map(), *SIZE)
     assert right - left == pytest.approx(1.2 * 14) and bottom - top == pytest.approx(1.2 * 14)
     assert left < 18 and right > 31 and top < 8 and bottom > 22
 
 
 def test_long_hair_and_specks_do_not_swell_the_box():
     labels = label_map()
-    plain = faces.box_from_labels(labels, *SIZE)
+    plain = faces.find_box_from_labels(labels, *SIZE)
     labels[24:60, 18:22] = CIHP.ids["hair"]
-    assert faces.box_from_labels(labels, *SIZE) == plain
+    assert faces.find_box_from_labels(labels, *SIZE) == plain
     large = np.kron(label_map(), np.ones((8, 8), np.uint8))
     speckled = large.copy()
     speckled[-3:, -3:] = CIHP.ids["face"]
     size = large.shape
-    assert faces.box_from_labels(speckled, *size) == pytest.approx(
-        faces.box_from_labels(large, *size), abs=6
+    assert faces.find_box_from_labels(speckled, *size) == pytest.approx(
+        faces.find_box_from_labels(large, *size), abs=6
     )
 
 
 def test_parse_map_of_another_size_is_scaled():
-    small = faces.box_from_labels(label_map(), *SIZE)
-    doubled = faces.box_from_labels(label_map(), 2 * HEIGHT_PX, 2 * WIDTH_PX)
+    small = faces.find_box_from_labels(label_map(), *SIZE)
+    doubled = faces.find_box_from_labels(label_map(), 2 * HEIGHT_PX, 2 * WIDTH_PX)
     assert doubled == pytest.approx([2 * value for value in small])
 
 
 def test_no_face_is_none():
-    assert faces.face_box(None, np.zeros(SIZE, np.uint8), *SIZE) is None
-    assert faces.face_box(None, None, *SIZE) is None
+    assert faces.find_face_box(None, np.zeros(SIZE, np.uint8), *SIZE) is None
+    assert faces.find_face_box(None, None, *SIZE) is None
 
 
 def test_crop_is_padded_over_the_edge_and_never_fails():

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from tiny_training import BATCH, CountingBatches, make_run
 
-from omfa_jax.data.decode import stacked
-from omfa_jax.data.room import Rooms
+from omfa_jax.data.decode import stack_examples
+from omfa_jax.data.room import BufferPool
 from omfa_jax.train import loop
 
 STEPS = 6
@@ -50,7 +50,7 @@ class Watching(CountingBatches):
 
 def test_batches_are_placed_while_the_step_before_runs(tmp_path, monkeypatch):
     metrics, placed = [], []
-    make_step, to_global = loop.make_step, loop.to_global
+    make_step, to_global = loop.make_step, loop.make_global_batch
 
     def watched_step(*arguments, **options):
         step = slow(make_step(*arguments, **options))
@@ -95,7 +95,7 @@ class InRooms(CountingBatches):
     def __init__(self, *, mixed):
         super().__init__()
         self.mixed = mixed
-        self.rooms = Rooms()
+        self.rooms = BufferPool()
         self.lent: list[weakref.ref] = []
         self.held: list[int] = []
 
@@ -103,7 +103,7 @@ class InRooms(CountingBatches):
         whole = super().__next__()
         whole["dataset"] = np.arange(BATCH, dtype=np.int32) % 2 * self.mixed
         rows = ({name: value[row] for name, value in whole.items()} for row in range(BATCH))
-        batch = stacked(rows, BATCH, self.rooms)
+        batch = stack_examples(rows, BATCH, self.rooms)
         self.lent.append(weakref.ref(batch["index"].base))
         self.held.append(sum(ref() is not None for ref in self.lent))
         return batch

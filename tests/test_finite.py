@@ -10,7 +10,7 @@ from tiny_training import make_run
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.parallel.mesh import MeshSettings, make_mesh
 from omfa_jax.train import loop
-from omfa_jax.train.checkpoint import newest_whole_step
+from omfa_jax.train.checkpoint import find_newest_complete_step
 from omfa_jax.train.finite import require_finite
 from omfa_jax.train.state import TrainState
 
@@ -61,4 +61,4 @@ def test_what_an_update_broke_is_not_saved(tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "make_step", breaking)
     with pytest.raises(OmfaError, match=r"after step 3 \d+ of \d+ .*step 2 is the last one saved"):
         loop.train(make_run(tmp_path, 3, save_every_steps=1))
-    assert newest_whole_step(tmp_path / "checkpoints") == 2
+    assert find_newest_complete_step(tmp_path / "checkpoints") == 2

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from omfa_jax.core import images
-from omfa_jax.data.decode import decode_record, fitted_record, stacked
-from omfa_jax.data.room import Rooms
+from omfa_jax.data.decode import decode_record, decode_to_pil, stack_examples
+from omfa_jax.data.room import BufferPool
 from omfa_jax.data.schema import Record
 
 SLOTS = {"garment": (64, 48), "person": (64, 48), "face": (40, 24)}
@@ -75,7 +75,7 @@ def _record(person, box, *, pose=True):
 
 def _framed(picture, height_px, width_px, fill):
     """Return the picture letter-boxed by arrays alone, but for Pillow's resampling."""
-    top, left, height, width = images.letterbox_box(picture.shape[:2], height_px, width_px)
+    top, left, height, width = images.compute_letterbox_box(picture.shape[:2], height_px, width_px)
     frame = np.full((height_px, width_px, 3), fill, np.uint8)
     frame[top : top + height, left : left + width] = images.resize(picture, height, width)
     return frame
@@ -110,7 +110,7 @@ def test_pictures_are_those_of_plain_arrays(kind, box):
     record = _record(PEOPLE[kind], box, pose=box is not INSIDE)
     expected = _expected(record)
     decoded = decode_record(record, SLOTS)
-    batch = stacked((fitted_record(record, SLOTS) for _ in range(2)), 2)
+    batch = stack_examples((decode_to_pil(record, SLOTS) for _ in range(2)), 2)
     assert set(decoded) == set(batch) == set(expected)
     for name, value in expected.items():
         np.testing.assert_array_equal(decoded[name], value)
@@ -128,17 +128,17 @@ def test_pixels_of_any_size_are_copied_whole():
 
 
 def test_memory_is_used_again_only_when_nobody_holds_a_view():
-    rooms = Rooms()
-    first = rooms.lend(1000)
+    rooms = BufferPool()
+    first = rooms.acquire(1000)
     where, row = first.ctypes.data, first[:60].view("<f2").reshape(3, 10)[1]
     row[:] = 7
     del first
-    others = [rooms.lend(1000) for _ in range(3)]
+    others = [rooms.acquire(1000) for _ in range(3)]
     assert where not in [other.ctypes.data for other in others]
     for other in others:
         other[:] = 0
     assert (row == 7).all()
     del row
-    assert rooms.lend(1000).ctypes.data == where
+    assert rooms.acquire(1000).ctypes.data == where
     # another size is other memory
-    assert len(rooms.lend(10)) == 10
+    assert len(rooms.acquire(10)) == 10

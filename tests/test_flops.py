@@ -9,9 +9,9 @@ from compiler_flops import products, unet_flops, vae_flops
 
 from omfa_jax.cli.main import main
 from omfa_jax.models import UNETS, VAES, init_vae
-from omfa_jax.scaling.flops import unet_components, vae_components
+from omfa_jax.scaling.flops import count_unet_flops, count_vae_flops
 from omfa_jax.scaling.run_cost import compute_vae_cost
-from omfa_jax.train.network import unet_shapes
+from omfa_jax.train.network import get_unet_shapes
 
 # every size of its own
 PRESETS = [name for name in UNETS if name != "ladder_320"]
@@ -22,17 +22,17 @@ PRESETS = [name for name in UNETS if name != "ladder_320"]
     [(128, 128, 6.761), (128, 96, 4.943), (128, 192, 10.679), (128, 288, 17.261)],
 )
 def test_sdxl_matches_torchs_counter(height, width, teraflops):
-    forward = products(unet_components(UNETS["sdxl"], height, width)).total
+    forward = products(count_unet_flops(UNETS["sdxl"], height, width)).total
     assert forward / 1e12 == pytest.approx(teraflops, abs=6e-4)
 
 
 def test_shares_and_text_length():
-    flops = products(unet_components(UNETS["sdxl"], 128, 96))
+    flops = products(count_unet_flops(UNETS["sdxl"], 128, 96))
     shares = (flops.conv, flops.linear, flops.attention)
     # cross-attention products are counted with attention here, with linear in the published shares
     assert shares[0] / 1e12 == pytest.approx(1.22, abs=0.01)
     one, two = (
-        products(unet_components(UNETS["sdxl"], 128, 96, text_tokens=n)).total for n in (1, 154)
+        products(count_unet_flops(UNETS["sdxl"], 128, 96, text_tokens=n)).total for n in (1, 154)
     )
     assert one / 1e12 == pytest.approx(4.867, abs=1e-3)
     assert two / 1e12 == pytest.approx(5.020, abs=1e-3)
@@ -41,7 +41,7 @@ def test_shares_and_text_length():
 @pytest.mark.parametrize("name", PRESETS)
 def test_forward_and_step_of_every_preset_equal_the_compilers_count(name):
     config = UNETS[name]
-    total = unet_components(config, 128, 240).total
+    total = count_unet_flops(config, 128, 240).total
     forward, step = unet_flops(config, 128, 240, 77)
     assert total.forward == pytest.approx(forward, rel=1e-3)
     assert total.step == pytest.approx(step, rel=3e-3)
@@ -54,7 +54,7 @@ def test_forward_and_step_of_every_preset_equal_the_compilers_count(name):
 )
 def test_small_and_odd_canvases_equal_the_compilers_count(name, height, width, tokens):
     """There the border and what is no product weigh most."""
-    total = unet_components(UNETS[name], height, width, text_tokens=tokens).total
+    total = count_unet_flops(UNETS[name], height, width, text_tokens=tokens).total
     forward, step = unet_flops(UNETS[name], height, width, tokens)
     assert total.forward == pytest.approx(forward, rel=1e-3)
     assert total.step == pytest.approx(step, rel=3e-3)
@@ -62,7 +62,7 @@ def test_small_and_odd_canvases_equal_the_compilers_count(name, height, width, t
 
 @pytest.mark.parametrize("name", VAES)
 def test_vae_encoder_and_decoder_equal_the_compilers_count(name):
-    parts = vae_components(VAES[name], 96, 64)
+    parts = count_vae_flops(VAES[name], 96, 64)
     for half, part in zip(("encoder", "decoder"), parts, strict=True):
         forward, step = vae_flops(VAES[name], 96, 64, half=half)
         assert part.total.forward == pytest.approx(forward, rel=5e-3), half
@@ -71,8 +71,8 @@ def test_vae_encoder_and_decoder_equal_the_compilers_count(name):
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_parameters_equal_the_shapes(name):
-    shapes = jax.tree.leaves(unet_shapes(UNETS[name]))
-    assert unet_components(UNETS[name], 8, 8).total.params == sum(
+    shapes = jax.tree.leaves(get_unet_shapes(UNETS[name]))
+    assert count_unet_flops(UNETS[name], 8, 8).total.params == sum(
         math.prod(leaf.shape) for leaf in shapes
     )
 
@@ -86,20 +86,20 @@ def test_vae_parameters_and_training_cost():
             "decoder": ("decoder", "post_quant_conv"),
         }.items()
     }
-    encoder, decoder = vae_components(VAES["tiny"], 64, 64)
+    encoder, decoder = count_vae_flops(VAES["tiny"], 64, 64)
     assert (encoder.total.params, decoder.total.params) == (sizes["encoder"], sizes["decoder"])
     whole = compute_vae_cost(VAES["tiny"], 64, 8, decoder_only=False)
     half = compute_vae_cost(VAES["tiny"], 64, 8, decoder_only=True)
     assert whole.params == sum(sizes.values()) and half.params == sizes["decoder"]
     assert whole.flops_per_example == 4 * (encoder.total.step + decoder.total.step)
-    assert half.row(2, None)["frozen_flops"] == 2 * 8 * 4 * encoder.total.forward
+    assert half.compute_metrics(2, None)["frozen_flops"] == 2 * 8 * 4 * encoder.total.forward
 
 
 def test_more_tokens_and_pixels_cost_in_the_right_layers():
-    one, two = (unet_components(UNETS["s"], 32, 32, text_tokens=n) for n in (10, 20))
+    one, two = (count_unet_flops(UNETS["s"], 32, 32, text_tokens=n) for n in (10, 20))
     assert two.cross_attention.forward > one.cross_attention.forward
     assert two.conv == one.conv and two.self_attention == one.self_attention
-    large = unet_components(UNETS["s"], 64, 32, text_tokens=10)
+    large = count_unet_flops(UNETS["s"], 64, 32, text_tokens=10)
     assert large.feed_forward.forward == 2 * one.feed_forward.forward
     assert 2 < large.self_attention.forward / one.self_attention.forward < 4
     assert large.total.params == one.total.params
@@ -112,8 +112,8 @@ def test_the_command_prints_one_network_by_kind_of_layer(capsys):
     assert lines[0].startswith("one example, canvas 16x32, 4 text tokens")
     rows = {line[:26].strip(): line[26:].split() for line in lines[2:] if line}
     config = dataclasses.replace(UNETS["ladder_16"], in_channels=33, out_channels=16)
-    count = unet_components(config, 16, 32, text_tokens=4)
-    for name, part in {**count.parts, "UNet": count.total}.items():
+    count = count_unet_flops(config, 16, 32, text_tokens=4)
+    for name, part in {**count.layer_costs, "UNet": count.total}.items():
         params, forward, step, share = rows[name.replace("_", " ")]
         assert int(params.replace(",", "")) == part.params
         assert float(forward) == pytest.approx(part.forward / 1e9, rel=1e-3)
@@ -121,7 +121,7 @@ def test_the_command_prints_one_network_by_kind_of_layer(capsys):
         assert float(share[:-1]) == pytest.approx(100 * part.step / count.total.step, abs=0.06)
     sizes = {"garment": (128, 96), "person": (128, 96), "face": (64, 64), "pose": (128, 96)}
     for name, size in sizes.items():
-        encoder, decoder = vae_components(VAES["tiny"], *size)
+        encoder, decoder = count_vae_flops(VAES["tiny"], *size)
         assert int(rows[f"VAE encoder, {name}"][0].replace(",", "")) == encoder.total.params
         found = float(rows[f"VAE decoder, {name}"][2])
         assert found == pytest.approx(decoder.total.step / 1e9, rel=1e-3)

@@ -17,10 +17,10 @@ from out_arrangements import (
 import convert_weights
 from omfa_jax.core import folders
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.core.folders import atomic_dir, contains, require_apart, resolve_target
+from omfa_jax.core.folders import atomic_dir, contains, require_disjoint, resolve_target
 from omfa_jax.weights.folder import CONTENTS as EXPORTED
 from omfa_jax.weights.frozen import CONTENTS as FROZEN
-from omfa_jax.weights.imported import CONTENTS, MANIFEST
+from omfa_jax.weights.imported import CONTENTS, MANIFEST_FILE
 
 TINY = Path(__file__).parents[1] / "omfa_jax" / "assets" / "tiny"
 
@@ -92,11 +92,11 @@ def test_what_comes_meanwhile_stays(tmp_path, there):
     if there:
         write_ours(out)
     with pytest.raises(OmfaError, match=r"thesis|not a folder"), atomic_dir(out, CONTENTS) as made:
-        (made / MANIFEST).write_text("new")
+        (made / MANIFEST_FILE).write_text("new")
         out.mkdir(exist_ok=True)
         (out / "thesis.tex").write_text(MINE)
     assert (out / "thesis.tex").read_text() == MINE
-    assert not there or (out / MANIFEST).read_text() == "ours"
+    assert not there or (out / MANIFEST_FILE).read_text() == "ours"
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
@@ -110,7 +110,7 @@ def test_what_comes_at_the_last_moment_stays(tmp_path, monkeypatch, caplog):
         return rename(self, target)
 
     with monkeypatch.context() as patch, atomic_dir(out, CONTENTS) as made:
-        (made / MANIFEST).write_text("new")
+        (made / MANIFEST_FILE).write_text("new")
         patch.setattr(Path, "rename", add)
     (aside,) = tmp_path.glob(".out-*-old")
     assert (aside / "unet" / "late.txt").read_text() == MINE and str(aside) in caplog.text
@@ -131,7 +131,7 @@ def test_what_comes_at_the_last_moment_stays(tmp_path, monkeypatch, caplog):
     ):
         patch.setattr(Path, "rename", occupy)
     (aside,) = tmp_path.glob(".out-*-old")
-    assert (aside / MANIFEST).read_text() == "ours" and (out / "precious").is_dir()
+    assert (aside / MANIFEST_FILE).read_text() == "ours" and (out / "precious").is_dir()
 
 
 def test_an_interrupt_between_the_renames_puts_the_old_one_back(tmp_path, monkeypatch):
@@ -148,7 +148,7 @@ def test_an_interrupt_between_the_renames_puts_the_old_one_back(tmp_path, monkey
         atomic_dir(out, CONTENTS),
     ):
         patch.setattr(Path, "rename", stop)
-    assert (out / MANIFEST).read_text() == "ours"
+    assert (out / MANIFEST_FILE).read_text() == "ours"
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
@@ -156,7 +156,7 @@ def test_a_folder_that_somebody_goes_to_meanwhile_stays(tmp_path, monkeypatch):
     out = write_ours(tmp_path / "out")
     with pytest.raises(OmfaError, match="the current folder"), atomic_dir(out, CONTENTS):
         monkeypatch.chdir(out / "unet")
-    assert (out / MANIFEST).read_text() == "ours"
+    assert (out / MANIFEST_FILE).read_text() == "ours"
 
 
 def test_nothing_is_put_back_over_what_came_in_its_place(tmp_path):
@@ -193,7 +193,7 @@ def test_another_users_folder_stays(tmp_path, monkeypatch):
     monkeypatch.setattr(folders, "_owner", lambda path: path.name.endswith("-old"))
     with pytest.raises(OmfaError, match="another user"), atomic_dir(out, CONTENTS):
         pass
-    assert (out / MANIFEST).read_text() == "ours"
+    assert (out / MANIFEST_FILE).read_text() == "ours"
 
 
 def test_what_is_read_lies_apart(tmp_path):
@@ -201,16 +201,16 @@ def test_what_is_read_lies_apart(tmp_path):
     (tmp_path / "link").symlink_to("source")
     for out in ("source", "link", ".", "absent/../source", "source/."):
         with pytest.raises(OmfaError, match="what --raw reads"):
-            require_apart(f"{tmp_path}/{out}", {"--raw": tmp_path / "link", "--vae": None})
-    require_apart(tmp_path / "source" / "inner", {"--raw": tmp_path / "source"})
+            require_disjoint(f"{tmp_path}/{out}", {"--raw": tmp_path / "link", "--vae": None})
+    require_disjoint(tmp_path / "source" / "inner", {"--raw": tmp_path / "source"})
     assert contains(tmp_path, tmp_path / "link" / "absent")
 
 
 def test_a_model_folder_with_a_unet_is_no_frozen_one():
     """`save_frozen` must not replace an export, whose marker it shares."""
-    assert folders.require_ours(TINY / "vae" / "absent", FROZEN) == []
+    assert folders.require_own_output(TINY / "vae" / "absent", FROZEN) == []
     with pytest.raises(OmfaError, match=r"unet/diffusion_pytorch_model\.safetensors"):
-        folders.require_ours(TINY, FROZEN)
+        folders.require_own_output(TINY, FROZEN)
 
 
 def test_an_export_that_python_has_imported_is_replaced(tmp_path):

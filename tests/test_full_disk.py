@@ -9,8 +9,8 @@ import pytest
 import tiny_viton as tiny
 
 from omfa_jax.cli.main import main
-from omfa_jax.data.build import build
-from omfa_jax.train.checkpoint import newest_whole_step
+from omfa_jax.data.build import build_records
+from omfa_jax.train.checkpoint import find_newest_complete_step
 
 # what fills the disk, and what makes room again
 FILL = """
@@ -70,12 +70,12 @@ def steps_of(workdir):
 
 
 def newest(workdir):
-    return newest_whole_step(workdir / "checkpoints", warn=False)
+    return find_newest_complete_step(workdir / "checkpoints", warn=False)
 
 
 def test_full_before_the_start(disk, tmp_path, capsys):
     records = tmp_path / "records"
-    build(tiny.write_raw(tmp_path / "raw", {"train": 2}), records)
+    build_records(tiny.write_raw(tmp_path / "raw", {"train": 2}), records)
     fill = FILL.format(disk=disk, step=0)
     exec(fill, {"step": 0})
     flags = [*SMALL, f"--workdir={disk / 'run'}", f"--config.data.records={records}"]

@@ -14,21 +14,21 @@ from omfa_jax.cli.main import main
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.parallel import flags
 from omfa_jax.parallel.flags import (
-    FRACTION,
     GPU_FLAGS,
-    OLD_FRACTION,
+    LEGACY_MEM_FRACTION,
+    MEM_FRACTION,
     TPU_FLAGS,
-    leave_memory,
-    set_flags,
-    usable_part,
+    get_usable_fraction,
+    reserve_gpu_memory,
+    set_xla_flags,
 )
-from omfa_jax.parallel.hardware import USABLE
-from omfa_jax.parallel.pods import pod
+from omfa_jax.parallel.hardware import USABLE_FRACTION
+from omfa_jax.parallel.pods import parse_topology
 from omfa_jax.scaling import ahead
 from omfa_jax.scaling import plan as planning
 
 ROOT = Path(__file__).parents[1]
-MEMORY = (FRACTION, OLD_FRACTION, flags.PREALLOCATE, flags.ALLOCATOR)
+MEMORY = (MEM_FRACTION, LEGACY_MEM_FRACTION, flags.PREALLOCATE, flags.ALLOCATOR)
 # what JAX's GPU plugin is told, by the function that reads the environment when a backend starts
 ASKED = """
 import json, os, sys, types
@@ -76,11 +76,11 @@ def test_every_command_sets_the_fraction_that_plans_assume():
     asked = asked_of_jax()
     assert set(asked) == {*entry.COMMANDS, "convert_weights"}
     assert {name: options["memory_fraction"] for name, options in asked.items()} == dict.fromkeys(
-        asked, USABLE
+        asked, USABLE_FRACTION
     )
 
 
-@pytest.mark.parametrize("name", [FRACTION, OLD_FRACTION])
+@pytest.mark.parametrize("name", [MEM_FRACTION, LEGACY_MEM_FRACTION])
 def test_the_users_own_fraction_is_kept(name):
     """JAX ends a process that has both names of it."""
     assert {o["memory_fraction"] for o in asked_of_jax(**{name: "0.5"}).values()} == {0.5}
@@ -89,28 +89,28 @@ def test_the_users_own_fraction_is_kept(name):
 @pytest.mark.parametrize(
     ("own", "part"),
     [
-        ({}, USABLE),
-        ({FRACTION: str(USABLE)}, USABLE),
-        ({FRACTION: ".5"}, 0.5),
-        ({OLD_FRACTION: ".5"}, 0.5),
-        ({FRACTION: "1.5"}, 1.0),
+        ({}, USABLE_FRACTION),
+        ({MEM_FRACTION: str(USABLE_FRACTION)}, USABLE_FRACTION),
+        ({MEM_FRACTION: ".5"}, 0.5),
+        ({LEGACY_MEM_FRACTION: ".5"}, 0.5),
+        ({MEM_FRACTION: "1.5"}, 1.0),
         ({flags.PREALLOCATE: "false"}, 0.75),
-        ({flags.PREALLOCATE: "false", FRACTION: "0.9"}, 0.9),
+        ({flags.PREALLOCATE: "false", MEM_FRACTION: "0.9"}, 0.9),
         ({flags.ALLOCATOR: "cuda_async"}, 0.75),
-        ({flags.ALLOCATOR: "platform"}, USABLE),
+        ({flags.ALLOCATOR: "platform"}, USABLE_FRACTION),
     ],
 )
 def test_plans_use_the_fraction_of_the_environment(own, part, monkeypatch, caplog):
     monkeypatch.setattr("pathlib.Path.exists", lambda _: True)
     environment = dict(own)
     with caplog.at_level(logging.WARNING):
-        set_flags(environment)
+        set_xla_flags(environment)
     assert {name: environment[name] for name in MEMORY if name in environment} == (
-        own or {FRACTION: str(USABLE)}
+        own or {MEM_FRACTION: str(USABLE_FRACTION)}
     )
-    assert usable_part("cuda", environment) == part
-    assert usable_part("tpu", environment) == USABLE
-    said = bool(own) and own != {FRACTION: str(USABLE)}
+    assert get_usable_fraction("cuda", environment) == part
+    assert get_usable_fraction("tpu", environment) == USABLE_FRACTION
+    said = bool(own) and own != {MEM_FRACTION: str(USABLE_FRACTION)}
     assert len(caplog.messages) == said
     if said:
         assert f"is kept: programs get {part:.0%} of GPU memory" in caplog.text
@@ -119,16 +119,16 @@ def test_plans_use_the_fraction_of_the_environment(own, part, monkeypatch, caplo
 @pytest.mark.parametrize("value", ["much", "0", "-1", "nan"])
 def test_a_fraction_that_is_not_a_number_is_rejected(value):
     with pytest.raises(OmfaError, match="expected a number > 0"):
-        usable_part("cuda", {FRACTION: value})
+        get_usable_fraction("cuda", {MEM_FRACTION: value})
 
 
 def test_memory_is_left_to_metrics_on_the_same_gpu():
-    environment = {FRACTION: str(USABLE)}
-    leave_memory("another library", environment)
+    environment = {MEM_FRACTION: str(USABLE_FRACTION)}
+    reserve_gpu_memory("another library", environment)
     assert not environment
-    for own in ({FRACTION: "0.5"}, {}):
+    for own in ({MEM_FRACTION: "0.5"}, {}):
         environment = dict(own)
-        leave_memory("another library", environment)
+        reserve_gpu_memory("another library", environment)
         assert environment == own
 
 
@@ -142,7 +142,7 @@ def test_scoring_on_a_gpu_leaves_memory_to_pytorch(monkeypatch, tmp_path, capsys
     flags += ["--out", str(tmp_path / "out"), "--device", device]
     assert main(["eval", *flags]) == 2
     assert "no model at" in capsys.readouterr().err
-    assert (FRACTION in os.environ) == set_here
+    assert (MEM_FRACTION in os.environ) == set_here
 
 
 @pytest.fixture
@@ -166,17 +166,17 @@ def planned(monkeypatch, tmp_path):
 
 def test_the_plans_budget_is_the_usable_fraction(planned, monkeypatch, capsys, caplog):
     status, figures = planned("h100-8")
-    part = figures["peak_bytes"] / pod("h100-8").chip.memory_bytes
-    assert status == 0 and figures["usable"] == USABLE and part < USABLE
+    part = figures["peak_bytes"] / parse_topology("h100-8").chip.memory_bytes
+    assert status == 0 and figures["usable"] == USABLE_FRACTION and part < USABLE_FRACTION
     assert "(92% of the device's)" in capsys.readouterr().out
     # a little less than the run needs
-    monkeypatch.setenv(FRACTION, f"{0.999 * part:.9f}")
+    monkeypatch.setenv(MEM_FRACTION, f"{0.999 * part:.9f}")
     monkeypatch.setattr(planning, "advice", lambda *_, **__: None)
     with caplog.at_level(logging.WARNING):
         status, figures = planned("h100-8")
     assert status == 2 and not figures["fits"]
     assert "does not fit on h100-8" in capsys.readouterr().err
-    assert f"{FRACTION}={0.999 * part:.9f} from the environment is kept" in caplog.text
+    assert f"{MEM_FRACTION}={0.999 * part:.9f} from the environment is kept" in caplog.text
 
 
 def test_ahead_of_time_compilation_uses_the_flags_of_training(planned, monkeypatch):

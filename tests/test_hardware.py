@@ -2,7 +2,7 @@
 
 import pytest
 
-from omfa_jax.parallel.hardware import CHIPS, chip_of
+from omfa_jax.parallel.hardware import CHIPS, find_chip
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,7 @@ from omfa_jax.parallel.hardware import CHIPS, chip_of
     ],
 )
 def test_names(kind, name):
-    assert chip_of(kind) is CHIPS[name]
+    assert find_chip(kind) is CHIPS[name]
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_names(kind, name):
     ],
 )
 def test_others_are_unknown(kind):
-    assert chip_of(kind) is None
+    assert find_chip(kind) is None
 
 
 def test_rates_are_dense_and_per_direction():
@@ -52,8 +52,8 @@ def test_rates_are_dense_and_per_direction():
     h100 = CHIPS["h100"]
     for name, chip in CHIPS.items():
         # every one needs 30 to 600 operations per byte of its memory
-        assert 30 < chip.bf16_flops / chip.memory_rate < 600, name
-        assert chip.near_rate > chip.far_rate, name
+        assert 30 < chip.bf16_flops / chip.memory_bandwidth < 600, name
+        assert chip.intra_node_bandwidth > chip.inter_node_bandwidth, name
     ratio = {name: CHIPS[name].bf16_flops / h100.bf16_flops for name in ("b200", "mi300x", "h20")}
     assert ratio == pytest.approx({"b200": 2.275, "mi300x": 1.322, "h20": 0.15}, rel=0.01)
-    assert CHIPS["b200"].near_rate == 2 * h100.near_rate
+    assert CHIPS["b200"].intra_node_bandwidth == 2 * h100.intra_node_bandwidth

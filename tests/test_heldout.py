@@ -12,20 +12,25 @@ from tiny_training import SETTINGS, UNET, make_run
 from tiny_viton import write_raw
 
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.core.tasks import COMPONENTS, Task, noised_table
-from omfa_jax.data.build import build
+from omfa_jax.core.tasks import COMPONENTS, Task, make_noised_table
+from omfa_jax.data.build import build_records
 from omfa_jax.data.latents import write_latents
-from omfa_jax.data.pipeline import PipelineSettings, eval_batches
-from omfa_jax.diffusion.noise import example_ids, example_keys
-from omfa_jax.diffusion.partial import corrupt, network_input, target
-from omfa_jax.diffusion.schedule import alpha_sigma
+from omfa_jax.data.pipeline import PipelineSettings, make_eval_iterator
+from omfa_jax.diffusion.noise import make_example_ids, make_example_keys
+from omfa_jax.diffusion.partial import compute_target, corrupt, make_network_input
+from omfa_jax.diffusion.schedule import get_alpha_sigma
 from omfa_jax.evals import heldout
-from omfa_jax.evals.heldout import HeldOutSettings, held_out, held_out_batches, noise_levels
+from omfa_jax.evals.heldout import (
+    HeldOutSettings,
+    compute_noise_levels,
+    make_held_out_batches,
+    make_held_out_loss_fn,
+)
 from omfa_jax.models import init_unet
-from omfa_jax.parallel.feed import data_shard, place
-from omfa_jax.parallel.mesh import replicated
-from omfa_jax.parallel.rules import REPLICATED_RULES, UNET_RULES, param_shardings
-from omfa_jax.train.network import trained_network
+from omfa_jax.parallel.feed import get_data_shard, put_global
+from omfa_jax.parallel.mesh import make_replicated_sharding
+from omfa_jax.parallel.rules import REPLICATED_RULES, UNET_RULES, make_param_shardings
+from omfa_jax.train.network import make_training_network
 
 COUNT = 11
 SIZES = {"garment": (4, 4), "person": (4, 4), "face": (2, 2), "pose": (4, 4)}
@@ -76,17 +81,19 @@ def measured(
     """Return the loss of the mixing network, or of the UNet with parameters `unet`."""
     run = make_run(tmp_path, 1, mesh, order=order)
     params, rules = (unet, UNET_RULES) if unet else (matrix(), REPLICATED_RULES)
-    apply = trained_network(diffusion, UNET, run.settings, run.mesh) if unet else mixing
-    shardings = param_shardings(rules, params, run.mesh)
-    shard, shards = data_shard(run.mesh)
+    apply = make_training_network(diffusion, UNET, run.settings, run.mesh) if unet else mixing
+    shardings = make_param_shardings(rules, params, run.mesh)
+    shard, shards = get_data_shard(run.mesh)
     mine = (
         {name: np.array_split(rows, shards)[shard] for name, rows in batch.items()}
-        for batch in dealt(whole, heldout.global_rows(run.mesh))
+        for batch in dealt(whole, heldout.get_global_batch_size(run.mesh))
     )
-    loss = held_out(diffusion, settings, apply, run.mesh, shardings, held_out_batches(mine, None))
-    prompts = run.frozen["prompts"]
-    whole_prompts = jax.tree.map(lambda _: replicated(run.mesh), prompts)
-    return loss(place(params, shardings), place(prompts, whole_prompts))
+    loss = make_held_out_loss_fn(
+        diffusion, settings, apply, run.mesh, shardings, make_held_out_batches(mine, None)
+    )
+    prompts = run.constants["prompts"]
+    whole_prompts = jax.tree.map(lambda _: make_replicated_sharding(run.mesh), prompts)
+    return loss(put_global(params, shardings), put_global(prompts, whole_prompts))
 
 
 @pytest.fixture(scope="module")
@@ -95,23 +102,25 @@ def alone(tmp_path_factory):
 
 
 def test_it_is_the_masked_error_at_the_middles_of_equal_parts(tmp_path, alone):
-    assert noise_levels(4, 1000) == (125, 375, 625, 875) == alone.timesteps
+    assert compute_noise_levels(4, 1000) == (125, 375, 625, 875) == alone.timesteps
     assert alone.keys == tuple(examples()["key"]) and alone.tasks == ("try_on", "try_off")
     run, canvas, whole = make_run(tmp_path, 1), SETTINGS.canvas, examples()
     number, task = 5, 1
     one = {name: jnp.asarray(whole[f"{name}_latents"][number][None], jnp.float32) for name in SIZES}
     pose = canvas.assemble({"person": one.pop("pose")})
     x0 = canvas.assemble(one)
-    mask = canvas.mask(jnp.asarray(noised_table(SETTINGS.tasks)[task])[None])
+    mask = canvas.make_mask(jnp.asarray(make_noised_table(SETTINGS.tasks)[task])[None])
     for column, level in enumerate(alone.timesteps):
         t = jnp.array([level])
-        own = example_keys(jax.random.key(MEASURE.seed), example_ids(whole["key"][[number]]))[0]
+        own = make_example_keys(
+            jax.random.key(MEASURE.seed), make_example_ids(whole["key"][[number]])
+        )[0]
         eps = jax.random.normal(jax.random.fold_in(own, level), canvas.shape)[None]
-        alpha, sigma = alpha_sigma(SETTINGS.schedule, t)
+        alpha, sigma = get_alpha_sigma(SETTINGS.schedule, t)
         xt = corrupt(x0, eps, mask, alpha, sigma)
-        inputs = network_input(SETTINGS.unet_inputs, canvas, xt, mask, pose)
-        output = mixing(matrix(), inputs, t, jnp.array([task]), run.frozen["prompts"])
-        error = (output - target(SETTINGS.prediction, x0, eps, alpha, sigma)) ** 2
+        inputs = make_network_input(SETTINGS.unet_inputs, canvas, xt, mask, pose)
+        output = mixing(matrix(), inputs, t, jnp.array([task]), run.constants["prompts"])
+        error = (output - compute_target(SETTINGS.prediction, x0, eps, alpha, sigma)) ** 2
         inside = np.broadcast_to(mask, error.shape)
         expected = np.asarray(error)[inside].mean()
         assert alone.values[number, column, task] == pytest.approx(expected, rel=1e-5)
@@ -197,24 +206,24 @@ def pooled(pictures):
 
 def test_pictures_and_their_stored_latents_have_one_loss(tmp_path):
     raw, records, latents = tmp_path / "raw", tmp_path / "records", tmp_path / "latents"
-    build(write_raw(raw, {"train": 1, "test": 6}), records)
+    build_records(write_raw(raw, {"train": 1, "test": 6}), records)
     slots = dict(zip(COMPONENTS, SETTINGS.slots_px, strict=True))
     write_latents(records, latents, pooled, slots=slots, vae_id="pooled", splits=["test"])
     run = make_run(tmp_path, 1, (2, 1, 1))
     params, found = matrix(), {}
-    shardings = param_shardings(REPLICATED_RULES, params, run.mesh)
+    shardings = make_param_shardings(REPLICATED_RULES, params, run.mesh)
     for folder, vae_id, encode in ((records, "", pooled), (latents, "pooled", None)):
         pipeline = PipelineSettings(str(folder), slots, vae_id=vae_id, threads=0)
-        rows = heldout.global_rows(run.mesh)
-        read = eval_batches(pipeline, split="test", batch_size=rows, limit=5)
-        batches = held_out_batches(read, encode)
-        loss = held_out(SETTINGS, MEASURE, mixing, run.mesh, shardings, batches)
-        found[folder] = loss(place(params, shardings), run.frozen["prompts"])
+        rows = heldout.get_global_batch_size(run.mesh)
+        read = make_eval_iterator(pipeline, split="test", batch_size=rows, limit=5)
+        batches = make_held_out_batches(read, encode)
+        loss = make_held_out_loss_fn(SETTINGS, MEASURE, mixing, run.mesh, shardings, batches)
+        found[folder] = loss(put_global(params, shardings), run.constants["prompts"])
     assert found[records].keys == tuple(f"{i:05d}_00" for i in range(5))
     np.testing.assert_array_equal(found[records].values, found[latents].values)
     with pytest.raises(OmfaError, match="needs the model's VAE"):
         pictures = PipelineSettings(str(records), slots, threads=0)
-        held_out_batches(eval_batches(pictures, split="test", batch_size=4), None)
+        make_held_out_batches(make_eval_iterator(pictures, split="test", batch_size=4), None)
 
 
 def test_settings_that_cannot_be_used():

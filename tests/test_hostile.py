@@ -11,21 +11,21 @@ from pathlib import Path
 import pytest
 import tiny_viton as tiny
 
-from omfa_jax.body.camera import looking_at
-from omfa_jax.body.importers.common import Reading
-from omfa_jax.body.importers.sources import SOURCES
-from omfa_jax.body.library import load_library
-from omfa_jax.body.model import load_model
-from omfa_jax.body.params import neutral
+from omfa_jax.body.camera import make_look_at_camera
+from omfa_jax.body.importers.common import ImportOptions
+from omfa_jax.body.importers.sources import IMPORTERS
+from omfa_jax.body.library import load_pose_library
+from omfa_jax.body.model import load_body_model
+from omfa_jax.body.params import make_neutral_params
 from omfa_jax.body.params_file import save_body
-from omfa_jax.body.pose_maps import folders_named, styles_under
+from omfa_jax.body.pose_maps import find_folders, find_styles
 from omfa_jax.cli.main import main
 from omfa_jax.core import images
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.files import require_writable_file
-from omfa_jax.core.workers import in_order
-from omfa_jax.data.build import build
-from omfa_jax.data.clean import read_list
+from omfa_jax.core.workers import ordered_map
+from omfa_jax.data.build import build_records
+from omfa_jax.data.clean import read_exclusion_list
 from omfa_jax.data.faces import read_keypoints
 from omfa_jax.data.photos import find_photos
 from omfa_jax.data.schema import read_manifest
@@ -84,8 +84,8 @@ def test_bad_targets_leave_nothing(tmp_path, capsys, flags, words):
 
 
 def body(path: Path) -> Path:
-    camera = looking_at((0, 0, 4), (0, 0, 0), focal_px=60.0, width_px=48, height_px=64)
-    save_body(path, neutral(), camera)
+    camera = make_look_at_camera((0, 0, 4), (0, 0, 0), focal_px=60.0, width_px=48, height_px=64)
+    save_body(path, make_neutral_params(), camera)
     return path
 
 
@@ -105,9 +105,9 @@ def test_splits_behind_links_are_drawn_once_and_loops_do_no_harm(tmp_path):
     body(disk / "smplx/a.npz")
     os.symlink(disk, raw / "train")
     os.symlink(raw, raw / "loop")
-    assert folders_named("smplx", raw) == [raw / "train/smplx"]
+    assert find_folders("smplx", raw) == [raw / "train/smplx"]
     assert main([*POSES, f"--raw={raw}", "--style=parts"]) == 0
-    assert (disk / "pose/a.png").is_file() and styles_under(raw) == ["parts"]
+    assert (disk / "pose/a.png").is_file() and find_styles(raw) == ["parts"]
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_a_world_is_not_mixed_with_a_data_set(raw, tmp_path, capsys):
 def test_brackets_without_end_are_damage_and_no_crash(tmp_path):
     file = tmp_path / "deep.json"
     file.write_text(DEEP)
-    for read in (read_keypoints, read_list, load_library):
+    for read in (read_keypoints, read_exclusion_list, load_pose_library):
         with pytest.raises(OmfaError, match="nested too deeply"):
             read(file)
     (tmp_path / "omfa_records.json").write_text(DEEP)
@@ -167,10 +167,10 @@ def test_pictures_that_would_fill_the_memory_are_named(raw, tmp_path, size, stri
     (mine / "train/image/00000_00.jpg").write_bytes(png_of(*size))
     with warnings.catch_warnings():
         warnings.simplefilter("error" if strict else "ignore")
-        report = build(mine, tmp_path / "records")
+        report = build_records(mine, tmp_path / "records")
         photo = find_photos(mine, "openpose", [])[mine / "train"][0]
         with pytest.raises(OmfaError, match="too large"):
-            photo.size_px()
+            photo.read_size_px()
     ((key, reason),) = report.skipped
     assert key == "train/00000_00" and "more than 89 megapixels" in reason
 
@@ -181,14 +181,14 @@ def test_lists_do_not_lead_out_of_the_data_set(raw, tmp_path):
     images.write_image(tmp_path / "secret.jpg", tiny.photo(0))
     pairs = "../../../secret.jpg 00000_00.jpg\n00000_00.jpg /etc/x.jpg\n00001_00.jpg 00001_00.jpg\n"
     (mine / "train_pairs.txt").write_text(pairs)
-    report = build(mine, tmp_path / "records")
+    report = build_records(mine, tmp_path / "records")
     assert report.built_per_split == {"train": 1, "test": 1}
     assert sum("expected names without a path" in line for line in report.warnings) == 2
 
 
 @pytest.mark.parametrize("damage", ["empty", "half", "gone"])
 def test_damaged_records_are_one_line(raw, tmp_path, capsys, damage):
-    build(raw, tmp_path / "records")
+    build_records(raw, tmp_path / "records")
     (shard,) = (tmp_path / "records").rglob("*-train.array_record*")
     whole = shard.read_bytes()
     shard.unlink()
@@ -222,7 +222,7 @@ def test_no_processes_are_refused(raw, tmp_path, capsys, command):
     fails(arguments, "--processes: expected a whole number from 1", capsys)
     assert not list(tmp_path.iterdir())
     with pytest.raises(OmfaError, match="--processes"):
-        list(in_order(len, ["x"], -1))
+        list(ordered_map(len, ["x"], -1))
 
 
 def test_a_frame_without_a_name_costs_itself_alone(tmp_path):
@@ -230,5 +230,5 @@ def test_a_frame_without_a_name_costs_itself_alone(tmp_path):
     (tmp_path / "meta").mkdir()
     (tmp_path / "smplx/a_0.npz").write_bytes(b"")
     (tmp_path / "meta/a_0.json").write_text(json.dumps({"img_path": 5}))
-    source = SOURCES["smplerx"](tmp_path, Reading(False, load_model(), None))
+    source = IMPORTERS["smplerx"](tmp_path, ImportOptions(False, load_body_model(), None))
     assert list(source.frames) == ["5"]

@@ -31,7 +31,7 @@ def test_rgb_comes_back_exact_from_path_and_bytes(tmp_path):
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_every_exif_orientation_comes_out_upright(orientation):
     upright = _ramp()
-    inverse = {1: None, **images.UPRIGHT}
+    inverse = {1: None, **images.EXIF_TRANSPOSES}
     inverse[6], inverse[8] = Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_270
     stored = Image.fromarray(upright)
     if inverse[orientation] is not None:
@@ -130,7 +130,7 @@ def test_labels_are_palette_indices_not_colours(tmp_path):
 def test_letterbox_keeps_aspect_centres_and_goes_back():
     image = np.full((40, 20, 3), 90, np.uint8)
     framed = images.letterbox(image, 64, 64, fill=255)
-    assert images.letterbox_box((40, 20), 64, 64) == (0, 16, 64, 32)
+    assert images.compute_letterbox_box((40, 20), 64, 64) == (0, 16, 64, 32)
     np.testing.assert_array_equal(framed[:, 16:48], np.full((64, 32, 3), 90))
     assert (framed[:, :16] == 255).all() and (framed[:, 48:] == 255).all()
     np.testing.assert_array_equal(images.unletterbox(framed, 40, 20), image)

@@ -11,7 +11,7 @@ import pytest
 import tiny_viton as tiny
 
 from omfa_jax.cli.main import main
-from omfa_jax.data.build import build
+from omfa_jax.data.build import build_records
 from omfa_jax.train import unet_run
 
 SMALL = [
@@ -48,8 +48,8 @@ def train(tmp_path_factory):
     Networks are a matrix and a mean, which compile in no time; all else is the command's.
     """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(unet_run, "trained_network", lambda *_: matrix_training.apply)
-        patch.setattr(unet_run, "network_params", matrix)
+        patch.setattr(unet_run, "make_training_network", lambda *_: matrix_training.apply)
+        patch.setattr(unet_run, "init_network_params", matrix)
         patch.setattr(unet_run, "UNET_RULES", matrix_training.RULES)
         patch.setattr(unet_run, "encode", pooled)
         yield runner(tmp_path_factory)
@@ -57,7 +57,7 @@ def train(tmp_path_factory):
 
 def runner(tmp_path_factory):
     root = tmp_path_factory.mktemp("files")
-    build(tiny.write_raw(root / "raw", {"train": 9}), root / "records")
+    build_records(tiny.write_raw(root / "raw", {"train": 9}), root / "records")
 
     def run(workdir, steps, *more):
         flags = [f"--config.data.records={root / 'records'}", f"--config.train.steps={steps}"]

@@ -12,20 +12,20 @@ from judge_server import GOOD, KEY, Answer, quick, serving, some_pairs
 from PIL import Image
 
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.evals.judge.answer import Malformed, Reply, read_score
-from omfa_jax.evals.judge.endpoint import retry_after_s
+from omfa_jax.evals.judge.answer import MalformedAnswer, Reply, parse_score
+from omfa_jax.evals.judge.endpoint import parse_retry_after
 from omfa_jax.evals.judge.prompts import TRY_OFF, TRY_ON
-from omfa_jax.evals.judge.run import judge
-from omfa_jax.evals.judge.settings import Prices
+from omfa_jax.evals.judge.run import run_judge
+from omfa_jax.evals.judge.settings import TokenPrices
 
-FREE = Prices(0.0, 0.0)
+FREE = TokenPrices(0.0, 0.0)
 
 
 def test_a_good_server_is_asked_once_a_picture(tmp_path):
     pairs = some_pairs(tmp_path, 3)
     with serving(lambda n, _: Answer(json.dumps({"score": n, "reason": f"r{n}"}))) as server:
-        judged = judge(pairs, quick(server.url, tmp_path / "c.jsonl", concurrency=1))
-        again = judge(pairs, quick(server.url, tmp_path / "c.jsonl", concurrency=1))
+        judged = run_judge(pairs, quick(server.url, tmp_path / "c.jsonl", concurrency=1))
+        again = run_judge(pairs, quick(server.url, tmp_path / "c.jsonl", concurrency=1))
     assert judged.names == ("00000", "00001", "00002") and judged.scores == (0, 1, 2)
     assert judged.reasons == ("r0", "r1", "r2") and judged.complete and not judged.stopped
     assert len(server.requests) == 3 and (again.scores, again.new_requests) == (judged.scores, 0)
@@ -49,7 +49,7 @@ def test_the_cache_knows_pictures_prompt_and_model(tmp_path):
 
         def asked(pairs, **changed):
             before = len(server.requests)
-            judged = judge(pairs, quick(server.url, cache, **changed))
+            judged = run_judge(pairs, quick(server.url, cache, **changed))
             assert judged.complete
             return len(server.requests) - before
 
@@ -81,13 +81,13 @@ def test_the_cache_knows_pictures_prompt_and_model(tmp_path):
     ],
 )
 def test_a_malformed_answer_is_refused(text, why):
-    with pytest.raises(Malformed, match=why):
-        read_score(Reply(text, "stop", None))
+    with pytest.raises(MalformedAnswer, match=why):
+        parse_score(Reply(text, "stop", None))
 
 
 def test_an_object_among_words_is_an_answer():
     for text in (GOOD, f"```json\n{GOOD}\n```", f"Here {{you}} go: {GOOD} Bye."):
-        assert read_score(Reply(text, "stop", None)) == (7.5, "the collar is too wide")
+        assert parse_score(Reply(text, "stop", None)) == (7.5, "the collar is too wide")
 
 
 BAD = {
@@ -106,17 +106,17 @@ def test_a_malformed_answer_is_asked_again_and_then_reported(tmp_path, kind):
     pairs = some_pairs(tmp_path, 2)
     with serving(lambda n, _: BAD[kind] if n < 2 else Answer()) as server:
         settings = quick(server.url, tmp_path / "c.jsonl", concurrency=1)
-        judged = judge(pairs, settings)
+        judged = run_judge(pairs, settings)
     assert judged.scores == (7.5, 7.5) and len(server.requests) == 4
     if kind in ("words", "range", "cut"):
         said, again = server.requests[1]["messages"][1:]
         assert said["content"] == BAD[kind].text and "could not be used" in again["content"]
     with serving(lambda n, _: BAD[kind] if n < 3 else Answer()) as server:
         settings = quick(server.url, tmp_path / "d.jsonl", concurrency=1)
-        judged = judge(pairs, settings)
+        judged = run_judge(pairs, settings)
         assert judged.scores == (None, 7.5) and "no score in 3 answers" in judged.failures["00000"]
         assert judged.requests == 4 and not judged.stopped and not judged.complete
-        assert judge(pairs, settings).complete, (
+        assert run_judge(pairs, settings).complete, (
             "a failed image is asked about again in the next run"
         )
 
@@ -138,12 +138,12 @@ def test_transient_faults_are_retried_with_waits(tmp_path):
 
     with serving(script) as server:
         settings = quick(server.url, tmp_path / "c.jsonl", longest_wait_s=0.5)
-        judged = judge(some_pairs(tmp_path, 1), settings)
+        judged = run_judge(some_pairs(tmp_path, 1), settings)
     assert judged.scores == (7.5,) and len(server.requests) == 6
     lines = map(json.loads, (tmp_path / "c.jsonl").read_text().splitlines()[1:])
     assert [line["outcome"] for line in lines] == ["lost", "lost", "score"]
     assert times[2] - times[1] >= 0.3 and 0.5 <= times[5] - times[4] < 5
-    assert 3500 < retry_after_s(moment) <= 3600 and retry_after_s("soon") is None
+    assert 3500 < parse_retry_after(moment) <= 3600 and parse_retry_after("soon") is None
 
 
 def test_a_limit_holds_for_all_threads_and_the_number_at_once_too(tmp_path):
@@ -157,7 +157,7 @@ def test_a_limit_holds_for_all_threads_and_the_number_at_once_too(tmp_path):
 
     with serving(script) as server:
         settings = quick(server.url, tmp_path / "c.jsonl", concurrency=3, prices=FREE)
-        assert judge(some_pairs(tmp_path, 24), settings).complete
+        assert run_judge(some_pairs(tmp_path, 24), settings).complete
     assert server.most_open == 3
     # those that were on their way aside, nobody asks within the second and a half
     assert sum(times[5] < moment < times[5] + 1.5 for moment in times) <= 4
@@ -170,12 +170,12 @@ def test_attempts_come_to_an_end_and_other_pictures_go_on(tmp_path):
 
     with serving(script) as server:
         settings = quick(server.url, tmp_path / "c.jsonl", concurrency=1, attempts=3)
-        judged = judge(some_pairs(tmp_path, 3), settings)
+        judged = run_judge(some_pairs(tmp_path, 3), settings)
     assert judged.scores == (7.5, None, 7.5)
     assert "HTTP 500" in judged.failures["00001"] and "3 attempts" in judged.failures["00001"]
     with serving(lambda n, _: Answer() if n == 0 else Answer("x", status=400)) as server:
         settings = quick(server.url, tmp_path / "d.jsonl", concurrency=1)
-        judged = judge(some_pairs(tmp_path, 20), settings)
+        judged = run_judge(some_pairs(tmp_path, 20), settings)
     assert len(server.requests) == 9 and "8 images in a row failed" in judged.stopped
     assert len(judged.failures) == 8 and len(judged.not_asked) == 11
 
@@ -185,7 +185,7 @@ def test_what_no_retry_mends_ends_the_run_at_once(tmp_path, status):
     headers = {"Location": "http://127.0.0.1:9/"} if status < 400 else {}
     refusal = Answer(body=b'{"error": {"message": "no"}}', status=status, headers=headers)
     with serving(lambda n, _: refusal) as server:
-        judged = judge(some_pairs(tmp_path, 5), quick(server.url, tmp_path / "c.jsonl"))
+        judged = run_judge(some_pairs(tmp_path, 5), quick(server.url, tmp_path / "c.jsonl"))
     assert len(server.requests) == 1 and f"HTTP {status}: no" in judged.stopped
     assert len(judged.not_asked) == 5 and not judged.failures
 
@@ -194,7 +194,7 @@ def test_no_server_at_all_is_said_after_the_first_picture(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
-    judged = judge(some_pairs(tmp_path, 5), quick(url, tmp_path / "c.jsonl"))
+    judged = run_judge(some_pairs(tmp_path, 5), quick(url, tmp_path / "c.jsonl"))
     assert "cannot be reached" in judged.stopped and judged.cost_usd == 0
     assert len(judged.not_asked) == 5
 
@@ -203,7 +203,7 @@ def test_a_slow_server_times_out_even_if_it_drips(tmp_path):
     slow = {1: Answer(wait_s=3.0), 2: Answer(drop="drip")}
     with serving(lambda n, _: slow.get(n, Answer())) as server:
         settings = quick(server.url, tmp_path / "c.jsonl", timeout_s=1.5, concurrency=1)
-        judged = judge(some_pairs(tmp_path, 2), settings)
+        judged = run_judge(some_pairs(tmp_path, 2), settings)
     assert judged.complete and len(server.requests) == 4
     # the server may charge for what it was still working on
     assert judged.cost_usd == pytest.approx(0.04) and judged.requests == 4
@@ -214,12 +214,12 @@ def test_unreadable_pictures_and_caches_are_said(tmp_path):
     pairs[0].garment.unlink()
     pairs[1].generated.write_bytes(b"no picture")
     with serving(lambda n, _: Answer()) as server:
-        judged = judge(pairs, quick(server.url, tmp_path / "c.jsonl"))
+        judged = run_judge(pairs, quick(server.url, tmp_path / "c.jsonl"))
         assert judged.scores == (None, None, 7.5, 7.5) and len(server.requests) == 2
         assert "No such file" in judged.failures["00000"]
         assert "not an image" in judged.failures["00001"]
         (tmp_path / "scores.json").write_text("{}\n")
         with pytest.raises(OmfaError, match="not a judge cache"):
-            judge(pairs, quick(server.url, tmp_path / "scores.json"))
+            run_judge(pairs, quick(server.url, tmp_path / "scores.json"))
         with pytest.raises(OmfaError, match="same name"):
-            judge([*pairs, pairs[0]], quick(server.url, tmp_path / "c.jsonl"))
+            run_judge([*pairs, pairs[0]], quick(server.url, tmp_path / "c.jsonl"))

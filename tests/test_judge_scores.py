@@ -10,21 +10,21 @@ import pytest
 from judge_server import Answer, serving, some_pairs
 from PIL import Image
 
-from omfa_jax.cli.eval_judge import add_judge_arguments, judge_settings
+from omfa_jax.cli.eval_judge import add_judge_arguments, make_judge_settings
 from omfa_jax.cli.flags import Parser
 from omfa_jax.cli.main import main
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.images import write_image
-from omfa_jax.evals.judge.judged import add_judged
+from omfa_jax.evals.judge.judged import add_judge_results
 from omfa_jax.evals.judge.prompts import TRY_OFF, TRY_ON
-from omfa_jax.evals.judge.run import judge
+from omfa_jax.evals.judge.run import run_judge
 from omfa_jax.evals.scores import (
     Category,
     Counts,
     Folders,
     Metric,
     PerImage,
-    Protocol,
+    ProtocolRecord,
     Scores,
     read_scores,
     write_scores,
@@ -38,7 +38,7 @@ def options(*flags):
 
 
 def settings(*flags, tmp_path, setting="paired"):
-    return judge_settings(options(*flags), setting=setting, out=tmp_path / "a.json")
+    return make_judge_settings(options(*flags), setting=setting, out=tmp_path / "a.json")
 
 
 def scores_of(names, categories):
@@ -46,7 +46,7 @@ def scores_of(names, categories):
     return Scores(
         method="m",
         created="2026-11-28T13:00:00Z",
-        protocol=Protocol("omfa", "paired"),
+        protocol=ProtocolRecord("omfa", "paired"),
         versions={},
         weights={},
         seed=0,
@@ -69,7 +69,7 @@ def test_a_judge_enters_the_scores_file(tmp_path, monkeypatch):
             tmp_path=tmp_path,
         )
         before = scores_of([p.name for p in pairs], ["upper", "upper", "dress", "shoes"])
-        judged = add_judged(before, judge(pairs, given))
+        judged = add_judge_results(before, run_judge(pairs, given))
     assert server.headers[0]["Authorization"] == "Bearer from-environment"
     write_scores(tmp_path / "a.json", judged)
     read = read_scores(tmp_path / "a.json")
@@ -97,18 +97,18 @@ def test_the_bootstrap_interval_is_the_means(tmp_path):
             *("--judge-url", server.url, "--judge-model", "x", "--judge-prices", "0,0"),
             tmp_path=tmp_path,
         )
-        one = judge(pairs, given)
+        one = run_judge(pairs, given)
     drawn = np.random.default_rng(0).uniform(0, 10, 400)
     names = tuple(f"{i}" for i in range(400))
     many = dataclasses.replace(one, names=names, scores=tuple(drawn), reasons=("",) * 400)
-    metric = add_judged(scores_of(names, []), many).metrics["judge"]
+    metric = add_judge_results(scores_of(names, []), many).metrics["judge"]
     half = 1.96 * drawn.std() / 20
     assert metric.value == pytest.approx(drawn.mean())
     assert metric.interval == pytest.approx((drawn.mean() - half, drawn.mean() + half), abs=0.05)
-    alone = add_judged(scores_of(["00000"], []), one).metrics["judge"]
+    alone = add_judge_results(scores_of(["00000"], []), one).metrics["judge"]
     assert alone.value == 7.5 and alone.interval is None
     with pytest.raises(OmfaError, match="not in the scores file"):
-        add_judged(scores_of(["else"], []), one)
+        add_judge_results(scores_of(["else"], []), one)
 
 
 def test_no_flag_no_judge_and_try_off_has_its_prompt(tmp_path, monkeypatch):
@@ -118,7 +118,7 @@ def test_no_flag_no_judge_and_try_off_has_its_prompt(tmp_path, monkeypatch):
     assert settings(tmp_path=tmp_path) is None
     given = settings("--judge", tmp_path=tmp_path, setting="try_off")
     assert (given.model, given.prompt, given.key) == ("gpt-4o-mini", TRY_OFF, "")
-    assert given.prices.cost(1_000_000, 1_000_000) == pytest.approx(0.75)
+    assert given.prices.compute_cost(1_000_000, 1_000_000) == pytest.approx(0.75)
     fewer = settings(
         "--judge",
         *("--judge-extra", '{"max_tokens": null, "max_completion_tokens": 9, "temperature": null}'),

@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 from processes import members
 
-from omfa_jax.body.fit.fitting import Fit
+from omfa_jax.body.fit.fitting import FitResult
 from omfa_jax.body.fit.folder import fit_folder
 from omfa_jax.body.fit.report import FitReport
-from omfa_jax.body.params_file import load_body_file, save_body
+from omfa_jax.body.params_file import load_body, save_body
 from omfa_jax.cli.main import main
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.core.files import atomic_write, clear_leftovers, exclusive_lock
-from omfa_jax.data.build import build
+from omfa_jax.core.files import atomic_write, delete_stale_temporaries, exclusive_lock
+from omfa_jax.data.build import build_records
 from omfa_jax.data.world.writer import write_world
 
 WORLD = {"seed": 1, "counts": {"train": 8}, "height_px": 64, "width_px": 48, "supersample": 1}
@@ -138,7 +138,7 @@ def test_killed_bodies_end_in_the_same_bytes(world, tmp_path):
 
 def test_lists_and_sheets_leave_no_half_of_them(world, tmp_path):
     records = tmp_path / "records"
-    build(world, records)
+    build_records(world, records)
     for name, command in (
         ("sheet.png", ["data", "show", f"--records={records}"]),
         ("list.json", ["data", "duplicates", f"--raw={world}", "--processes=1"]),
@@ -156,14 +156,14 @@ class Fitter:
     """Hands out one known body, so that a folder is fitted without compiling anything."""
 
     def __init__(self, body: Path) -> None:
-        self.params, self.camera = load_body_file(body)
+        self.params, self.camera = load_body(body)
 
-    def __call__(self, rows: np.ndarray, sizes: list) -> list[Fit]:
-        def fit(index: int) -> Fit:
+    def __call__(self, rows: np.ndarray, sizes: list) -> list[FitResult]:
+        def fit(index: int) -> FitResult:
             good = bool(rows[index, 0, 0] % 3)
             reason = "" if good else "the third"
             report = FitReport(9, 1.0, 1.0, 0.01, 0.01, 50.0, good, reason)
-            return Fit(self.params, self.camera, report)
+            return FitResult(self.params, self.camera, report)
 
         return [fit(index) for index in range(len(rows))]
 
@@ -182,7 +182,7 @@ def fit(folder: str | Path, **options):
 def test_a_rejected_fit_deletes_the_body_of_an_earlier_fit_alone(to_fit, caplog):
     folder, _ = to_fit
     ours, theirs = (folder / "smplx" / f"p{index}.npz" for index in (0, 3))
-    params, camera = load_body_file(folder / "body.npz")
+    params, camera = load_body(folder / "body.npz")
     save_body(ours, params, camera, source="keypoints")
     save_body(theirs, params, camera, source="exact")
     report = fit(folder, overwrite=True)
@@ -237,10 +237,10 @@ def test_only_what_dead_writers_left_is_deleted(tmp_path):
         path.write_bytes(b"x")
     with atomic_write(tmp_path / "b.png") as living:
         living.write_bytes(b"y")
-        clear_leftovers(tmp_path)
+        delete_stale_temporaries(tmp_path)
         assert living.exists() and not dead.exists()
     assert (tmp_path / "b.png").read_bytes() == b"y" and all(path.exists() for path in others)
-    clear_leftovers(tmp_path / "absent")
+    delete_stale_temporaries(tmp_path / "absent")
 
 
 def test_names_as_long_as_a_file_system_takes_can_be_written(tmp_path):

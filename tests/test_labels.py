@@ -6,7 +6,7 @@ import pytest
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.data import faces, labels
 from omfa_jax.data.labels import ATR, CIHP, DEEPFASHION, LABEL_SETS, LIP
-from omfa_jax.data.worn import worn_garment
+from omfa_jax.data.worn import cut_out_garment
 
 
 def painted(*shares):
@@ -40,32 +40,32 @@ def test_ten_is_skin_in_cihp_and_jumpsuits_in_lip():
         name: number for name, number in LIP.ids.items() if number != 10
     }
     parse = painted((0, 40), (10, 50), (13, 10))
-    assert CIHP.category(parse) == "" and LIP.category(parse) == "dress"
+    assert CIHP.find_category(parse) == "" and LIP.find_category(parse) == "dress"
     photo = np.full((10, 100, 3), 7, np.uint8)
     # taken for the other set, bare skin would be sold as a jumpsuit
-    assert worn_garment(photo, parse, CIHP, "dress") is None
-    assert worn_garment(photo, parse, LIP, "dress") is not None
+    assert cut_out_garment(photo, parse, CIHP, "dress") is None
+    assert cut_out_garment(photo, parse, LIP, "dress") is not None
 
 
 def test_category_is_the_largest_area():
     parse = painted((0, 20), (5, 20), (7, 15), (9, 30), (6, 15))
-    assert CIHP.category(parse) == "upper"
-    assert CIHP.category(parse, ("lower", "dress")) == "lower"
-    assert CIHP.category(parse, least_area=0.4) == ""
-    assert DEEPFASHION.category(painted((0, 50), (21, 30), (5, 20))) == "dress"
-    assert ATR.category(painted((0, 50), (5, 30), (4, 20))) == "lower"
+    assert CIHP.find_category(parse) == "upper"
+    assert CIHP.find_category(parse, ("lower", "dress")) == "lower"
+    assert CIHP.find_category(parse, least_area=0.4) == ""
+    assert DEEPFASHION.find_category(painted((0, 50), (21, 30), (5, 20))) == "dress"
+    assert ATR.find_category(painted((0, 50), (5, 30), (4, 20))) == "lower"
 
 
 def test_ids_of_another_set_are_told():
     with pytest.raises(OmfaError, match=r"expected CIHP label ids \(0 to 19\), found 23"):
-        CIHP.require(painted((0, 90), (23, 10)), "parse map")
+        CIHP.require_known_ids(painted((0, 90), (23, 10)), "parse map")
     with pytest.raises(OmfaError, match="255"):
-        DEEPFASHION.require(painted((0, 90), (255, 10)), "parse map")
+        DEEPFASHION.require_known_ids(painted((0, 90), (255, 10)), "parse map")
     # OOTDiffusion's neck
-    ATR.require(painted((0, 90), (18, 10)), "label map")
+    ATR.require_known_ids(painted((0, 90), (18, 10)), "label map")
     with pytest.raises(OmfaError, match="did you mean 'cihp'"):
-        labels.label_set("chip")
-    assert labels.label_set("lip") is LABEL_SETS["lip"]
+        labels.get_label_set("chip")
+    assert labels.get_label_set("lip") is LABEL_SETS["lip"]
 
 
 def test_the_same_head_gives_the_same_face_box_in_every_set():
@@ -74,11 +74,11 @@ def test_the_same_head_gives_the_same_face_box_in_every_set():
         parse = np.zeros((100, 80), np.uint8)
         parse[10:40, 25:55] = label_set.ids["hair"]
         parse[18:44, 30:50] = label_set.ids["face"]
-        heads[label_set.name] = faces.box_from_labels(parse, 100, 80, label_set)
+        heads[label_set.name] = faces.find_box_from_labels(parse, 100, 80, label_set)
     assert len(set(heads.values())) == 1
     # ATR has the neck under the face: 1.3 widths below its top a face ends
     parse = np.zeros((100, 80), np.uint8)
     parse[10:40, 25:55] = ATR.ids["hair"]
     parse[18:60, 30:50] = ATR.ids["face"]
-    box = faces.box_from_labels(parse, 100, 80, ATR)
+    box = faces.find_box_from_labels(parse, 100, 80, ATR)
     assert box == pytest.approx(heads["CIHP"], abs=2)

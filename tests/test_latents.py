@@ -10,12 +10,12 @@ import tiny_viton as tiny
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.tasks import Task
 from omfa_jax.data import show
-from omfa_jax.data.build import build
+from omfa_jax.data.build import build_records
 from omfa_jax.data.check import check_records
-from omfa_jax.data.decode import decode_latents, signed
+from omfa_jax.data.decode import decode_latents, make_float_batch
 from omfa_jax.data.latents import write_latents
 from omfa_jax.data.moments import pack_moments
-from omfa_jax.data.pipeline import PipelineSettings, eval_batches, make_dataset
+from omfa_jax.data.pipeline import PipelineSettings, make_eval_iterator, make_train_iterator
 from omfa_jax.data.schema import open_records, read_manifest
 
 SLOTS = {"garment": (64, 48), "person": (64, 48), "face": (16, 16)}
@@ -34,7 +34,7 @@ def folders(tmp_path_factory):
     root = tmp_path_factory.mktemp("latents")
     raw = tiny.write_raw(root / "raw", {"train": 5, "val": 3})
     (raw / "train/pose/00002_00.png").unlink()
-    build(raw, root / "records")
+    build_records(raw, root / "records")
     write_latents(
         root / "records", root / "latents", encode, slots=SLOTS, vae_id="means", batch_size=2
     )
@@ -42,7 +42,7 @@ def folders(tmp_path_factory):
 
 
 def _batches(settings, count=3):
-    iterator = make_dataset(settings, split="train", batch_size=4, seed=1, tasks=TASKS)
+    iterator = make_train_iterator(settings, split="train", batch_size=4, seed=1, tasks=TASKS)
     return [next(iterator) for _ in range(count)]
 
 
@@ -65,7 +65,7 @@ def test_manifest_says_how_they_were_made(folders):
 
 
 def test_latents_are_the_encoded_batches(folders):
-    pictures = [signed(batch) for batch in _batches(PipelineSettings(folders[0], SLOTS))]
+    pictures = [make_float_batch(batch) for batch in _batches(PipelineSettings(folders[0], SLOTS))]
     latents = _batches(PipelineSettings(folders[1], SLOTS, vae_id="means"))
     absent = 0
     for batch, encoded in zip(pictures, latents, strict=True):
@@ -131,7 +131,7 @@ def test_keys_stay(folders):
         source = open_records(folders[1], split)
         assert [record.key for record in source] == [f"{i:05d}_00" for i in range(count)]
     settings = PipelineSettings(folders[1], SLOTS, vae_id="means")
-    batches = list(eval_batches(settings, split="val", batch_size=2))
+    batches = list(make_eval_iterator(settings, split="val", batch_size=2))
     assert batches[1]["valid"].tolist() == [True, False]
     assert batches[1]["person_latents"].shape == (2, 8, 6, 6)
 
@@ -147,9 +147,9 @@ def test_other_vae_or_slots_are_refused(folders):
         with pytest.raises(OmfaError, match=word):
             _batches(settings)
         with pytest.raises(OmfaError, match=word):
-            eval_batches(settings, split="val", batch_size=1)
+            make_eval_iterator(settings, split="val", batch_size=1)
     with pytest.raises(OmfaError, match="no unpaired"):
-        eval_batches(fitting, split="val", batch_size=1, unpaired=True)
+        make_eval_iterator(fitting, split="val", batch_size=1, unpaired=True)
 
 
 def test_splits_can_be_chosen_and_folders_are_not_overwritten(folders, tmp_path):
@@ -166,7 +166,7 @@ def test_latents_of_latents_and_sheets_of_latents_are_refused(folders, tmp_path)
     with pytest.raises(OmfaError, match="image records"):
         write_latents(folders[1], tmp_path / "out", encode, slots=SLOTS, vae_id="means")
     with pytest.raises(OmfaError, match="image records"):
-        show.contact_sheet(folders[1], tmp_path / "sheet.png", split="train")
+        show.write_contact_sheet(folders[1], tmp_path / "sheet.png", split="train")
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 1e6])

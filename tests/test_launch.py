@@ -15,9 +15,9 @@ import pytest
 import yaml
 
 from omfa_jax.cli import config as config_lib
-from omfa_jax.core.exit_status import NO_RESTART, RESTART, ROWS, UNFORESEEN
-from omfa_jax.parallel.flags import GPU_FLAGS, TPU_FLAGS, set_flags
-from omfa_jax.train.checkpoint import newest_whole_step
+from omfa_jax.core.exit_status import FAULT_KINDS, NO_RESTART, RESTART, UNEXPECTED
+from omfa_jax.parallel.flags import GPU_FLAGS, TPU_FLAGS, set_xla_flags
+from omfa_jax.train.checkpoint import find_newest_complete_step
 
 LAUNCH = Path(__file__).parents[1] / "launch"
 SCRIPTS = sorted(LAUNCH.glob("*.sh"))
@@ -68,7 +68,7 @@ def test_jobsets_train_an_existing_config(path):
     assert command[:2] == ["omfa", "train"]
     flags = dict(word.removeprefix("--").split("=", 1) for word in command[2:])
     overrides = [f"--{name}={value}" for name, value in flags.items() if "." in name]
-    mesh = config_lib.mesh_settings(config_lib.load_config(flags["config"], overrides))
+    mesh = config_lib.make_mesh_settings(config_lib.load_config(flags["config"], overrides))
     chips = spec["template"]["spec"]["containers"][0]["resources"]["limits"]
     assert mesh.data * mesh.fsdp == spec["parallelism"] * sum(chips.values())
 
@@ -142,7 +142,7 @@ def test_jobsets_stop_on_the_no_restart_status_only(path):
     spec = yaml.safe_load(path.read_text())["spec"]
     (rule,) = spec["replicatedJobs"][0]["template"]["spec"]["podFailurePolicy"]["rules"]
     assert (rule["action"], rule["onExitCodes"]["values"]) == ("FailJob", [NO_RESTART])
-    assert {row.status for row in ROWS} == {UNFORESEEN, NO_RESTART, RESTART}
+    assert {row.status for row in FAULT_KINDS} == {UNEXPECTED, NO_RESTART, RESTART}
 
 
 def test_local_processes_train_one_model(tmp_path):
@@ -161,14 +161,14 @@ def test_local_processes_train_one_model(tmp_path):
     command = [LAUNCH / "local.sh", "2", "some.py", tmp_path / "run"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0 and done.stdout.count("done") == 2, done.stderr[-2000:]
-    assert newest_whole_step(tmp_path / "run" / "checkpoints") == 3
+    assert find_newest_complete_step(tmp_path / "run" / "checkpoints") == 3
 
 
 def test_flags_are_added_to_the_users_own(monkeypatch):
     monkeypatch.setattr("pathlib.Path.exists", lambda _: True)
     flag = next(iter(GPU_FLAGS))
     environment = {"XLA_FLAGS": f"--xla_mine=1 {flag}=false"}
-    set_flags(environment)
+    set_xla_flags(environment)
     words = environment["XLA_FLAGS"].split()
     assert words[:2] == ["--xla_mine=1", f"{flag}=false"] and len(words) == 1 + len(GPU_FLAGS)
     assert environment["LIBTPU_INIT_ARGS"].count("--xla") == len(TPU_FLAGS)

@@ -20,7 +20,7 @@ from omfa_jax.core.errors import OmfaError
 from omfa_jax.models import UNETS, VAES, UNetConfig, VAEConfig
 from omfa_jax.weights import configs, ldm, names
 from omfa_jax.weights.imported import load_imported
-from omfa_jax.weights.sources import open_source, shapes_of_unet, shapes_of_vae
+from omfa_jax.weights.sources import get_unet_shapes, get_vae_shapes, open_source
 
 # what the file does not say (heads of 64, 32 norm groups, time ids of 256) is SDXL's
 UNET = UNetConfig(
@@ -37,15 +37,15 @@ VAE = VAEConfig(block_channels=(32, 64), layers_per_block=1)
 @functools.cache
 def rows_of(config):
     """Tracing full SDXL takes seconds: once."""
-    shapes = shapes_of_unet if isinstance(config, UNetConfig) else shapes_of_vae
-    return [(row.key, row.shape) for row in names.table(shapes(config))]
+    shapes = get_unet_shapes if isinstance(config, UNetConfig) else get_vae_shapes
+    return [(row.key, row.shape) for row in names.make_name_table(shapes(config))]
 
 
 def in_one_file(unet, vae, unet_config=UNET, vae_config=VAE):
     """Return diffusers' two state dicts under the single file's names and shapes."""
     unet_name, vae_name = (
-        ldm.unet_column(unet_config),
-        ldm.vae_column(vae_config, ldm.VAE_PREFIX),
+        ldm.make_unet_key_fn(unet_config),
+        ldm.make_vae_key_fn(vae_config, ldm.VAE_PREFIX),
     )
     tensors = {unet_name(key): tensor for key, tensor in unet.items()}
     for key, tensor in vae.items():
@@ -85,15 +85,15 @@ def test_diffusers_reads_our_names(unet, vae):
         shape = ()
 
     rows = {part: [key for key, _ in rows_of(c)] for part, c in (("unet", unet), ("vae", vae))}
-    columns = {"unet": ldm.unet_column(unet), "vae": ldm.vae_column(vae, ldm.VAE_PREFIX)}
+    columns = {"unet": ldm.make_unet_key_fn(unet), "vae": ldm.make_vae_key_fn(vae, ldm.VAE_PREFIX)}
     file = {columns[part](key): Stub(key) for part, keys in rows.items() for key in keys}
     assert len(file) == len(rows["unet"]) + len(rows["vae"])
-    back = convert_ldm_unet_checkpoint(file, configs.unet_to_diffusers(unet))
+    back = convert_ldm_unet_checkpoint(file, configs.make_diffusers_unet_config(unet))
     assert len(back) == len(rows["unet"]) and all(key == stub for key, stub in back.items())
     in_vae = {k: v for k, v in file.items() if k.startswith(ldm.VAE_PREFIX)}
     attention = [k for k in in_vae if ".attn_1." in k and k.endswith("weight")]
     plain = {k: v for k, v in in_vae.items() if k not in attention}
-    back = convert_ldm_vae_checkpoint(plain, configs.vae_to_diffusers(vae))
+    back = convert_ldm_vae_checkpoint(plain, configs.make_diffusers_vae_config(vae))
     assert all(key == stub for key, stub in back.items())
     assert len(back) == len(rows["vae"]) - len(attention)
 
@@ -111,10 +111,10 @@ def test_diffusers_reads_our_names(unet, vae):
 )
 def test_known_names_of_sdxl(key, expected):
     """diffusers' reader takes either number for an upsampler; the published file has these."""
-    assert ldm.unet_column(UNETS["sdxl"])(key) == f"model.diffusion_model.{expected}"
+    assert ldm.make_unet_key_fn(UNETS["sdxl"])(key) == f"model.diffusion_model.{expected}"
     # where a level has no transformers, the upsampler moves up
     narrow = dataclasses.replace(UNET, block_channels=(64, 64), transformer_depth=(2, 0))
-    bare = ldm.unet_column(narrow)
+    bare = ldm.make_unet_key_fn(narrow)
     name = bare("up_blocks.0.upsamplers.0.conv.bias")
     assert name == "model.diffusion_model.output_blocks.2.1.conv.bias"
 
@@ -122,7 +122,7 @@ def test_known_names_of_sdxl(key, expected):
 def test_diffusers_reads_our_file(torch_models):
     unet, vae = map(state_of, torch_models)
     file = {k: jax.numpy.asarray(v) for k, v in in_one_file(unet, vae).items()}
-    back = convert_ldm_vae_checkpoint(file, configs.vae_to_diffusers(VAE))
+    back = convert_ldm_vae_checkpoint(file, configs.make_diffusers_vae_config(VAE))
     assert back.keys() == vae.keys()
     for key, tensor in vae.items():
         np.testing.assert_array_equal(back[key].reshape(tensor.shape), tensor, err_msg=key)
@@ -130,13 +130,13 @@ def test_diffusers_reads_our_file(torch_models):
 
 @pytest.mark.parametrize("config", [UNET, UNETS["sdxl"]], ids=str)
 def test_configs_are_seen_in_shapes(config):
-    column = ldm.unet_column(config)
+    column = ldm.make_unet_key_fn(config)
     shapes = {column(key): shape for key, shape in rows_of(config)}
-    assert ldm.unet_config(shapes, "file") == config
+    assert ldm.infer_unet_config(shapes, "file") == config
     for vae in (VAE, VAES["sdxl"]):
-        column = ldm.vae_column(vae, "")
+        column = ldm.make_vae_key_fn(vae, "")
         shapes = {column(key): shape for key, shape in rows_of(vae)}
-        assert ldm.vae_config(shapes, "") == vae
+        assert ldm.infer_vae_config(shapes, "") == vae
 
 
 def test_both_forms_import_to_identical_trees(torch_models, file, tmp_path, capsys):
@@ -151,15 +151,15 @@ def test_both_forms_import_to_identical_trees(torch_models, file, tmp_path, caps
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
     ours, theirs = load_imported(tmp_path / "a"), load_imported(tmp_path / "b")
     for part in ("unet_params", "vae_params"):
-        found = dict(trees.walk(getattr(theirs, part)))
-        for path, leaf in trees.walk(getattr(ours, part)):
+        found = dict(trees.flatten(getattr(theirs, part)))
+        for path, leaf in trees.flatten(getattr(ours, part)):
             np.testing.assert_array_equal(leaf, found[path], err_msg=str(path))
 
 
 def test_the_vae_may_come_from_elsewhere(torch_models, file, tmp_path):
     other = torch_vae(VAE, seed=5)
     other.save_pretrained(tmp_path / "fixed")
-    column = ldm.vae_column(VAE, "")
+    column = ldm.make_vae_key_fn(VAE, "")
     alone = {column(key): tensor for key, tensor in state_of(other).items()}
     save_file(alone, tmp_path / "vae.safetensors")
     for source in (tmp_path / "fixed", tmp_path / "vae.safetensors"):
@@ -211,16 +211,16 @@ def test_other_files_are_named_for_what_they_are(torch_models, tmp_path):
 
 def test_sdxl_is_told_from_its_shapes_whichever_tensor_is_lost():
     """The one that is lost is then all that the diff has to say."""
-    unet_name, vae_name = ldm.unet_column(UNETS["sdxl"]), ldm.vae_column(VAES["sdxl"], "")
+    unet_name, vae_name = ldm.make_unet_key_fn(UNETS["sdxl"]), ldm.make_vae_key_fn(VAES["sdxl"], "")
     shapes = {unet_name(key): shape for key, shape in rows_of(UNETS["sdxl"])}
     # of each level's tensors, the first blocks' are those that tell
     for lost in [key for key in shapes if "transformer_blocks" not in key]:
         rest = {key: shape for key, shape in shapes.items() if key != lost}
-        assert ldm.unet_config(rest, "here") == UNETS["sdxl"], lost
+        assert ldm.infer_unet_config(rest, "here") == UNETS["sdxl"], lost
     shapes = {vae_name(key): shape for key, shape in rows_of(VAES["sdxl"])}
     for lost in shapes:
         rest = {key: shape for key, shape in shapes.items() if key != lost}
-        assert ldm.vae_config(rest, "") == VAES["sdxl"], lost
+        assert ldm.infer_vae_config(rest, "") == VAES["sdxl"], lost
 
 
 def test_faults_carry_the_files_own_names(torch_models, tmp_path, capsys):

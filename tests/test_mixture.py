@@ -9,10 +9,15 @@ import tiny_viton as tiny
 
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.tasks import Task
-from omfa_jax.data.build import build
-from omfa_jax.data.elastic import ProcessBatches
-from omfa_jax.data.mixture import Order, interleaved, parse_mixture, proportions
-from omfa_jax.data.pipeline import PipelineSettings, make_dataset
+from omfa_jax.data.build import build_records
+from omfa_jax.data.elastic import ResumableWorkerIterator
+from omfa_jax.data.mixture import (
+    TrainingOrder,
+    compute_integer_weights,
+    interleave_folders,
+    parse_mixture,
+)
+from omfa_jax.data.pipeline import PipelineSettings, make_train_iterator
 
 SLOTS = {"garment": (64, 48), "person": (64, 48), "face": (16, 16)}
 TASKS = (Task("try_on", ("person",), 0.5, ""), Task("try_off", ("garment",), 0.5, ""))
@@ -25,7 +30,7 @@ def folders(tmp_path_factory):
     root = tmp_path_factory.mktemp("mixture")
     for number, count in enumerate(COUNTS):
         raw = tiny.write_raw(root / f"raw{number}", {"train": count})
-        build(raw, root / f"records{number}")
+        build_records(raw, root / f"records{number}")
     return tuple(str(root / f"records{number}") for number in range(len(COUNTS)))
 
 
@@ -33,7 +38,7 @@ def _dataset(folders, *, weights=(0.7, 0.3), shard=0, shards=1, batch_size=4, **
     mixture = tuple(zip(folders, weights, strict=True))
     settings = PipelineSettings(folders[0], SLOTS, mixture=mixture, threads=1, **changes)
     arguments = {"split": "train", "batch_size": batch_size, "seed": 3, "tasks": TASKS}
-    return make_dataset(settings, **arguments, shard=shard, shards=shards)
+    return make_train_iterator(settings, **arguments, shard=shard, shards=shards)
 
 
 def _rows(batches):
@@ -131,7 +136,7 @@ def test_a_position_set_anew_opens_the_batches_anew():
             opened.append("closed")
 
     opening: Any = Numbers
-    batches = ProcessBatches(opening)
+    batches = ResumableWorkerIterator(opening)
     assert batches.get_state() == {"next_index": 0} and not opened
     assert [int(next(batches)["index"][0]) for _ in range(3)] == [0, 1, 2]
     state = json.loads(json.dumps(batches.get_state()))
@@ -145,7 +150,7 @@ def test_a_position_set_anew_opens_the_batches_anew():
 
 
 def test_a_mixture_of_one_is_the_folder_itself(folders):
-    alone = make_dataset(
+    alone = make_train_iterator(
         PipelineSettings(folders[1], SLOTS), split="train", batch_size=4, seed=3, tasks=TASKS
     )
     mixed = _dataset(folders[1:], weights=(5.0,))
@@ -153,10 +158,10 @@ def test_a_mixture_of_one_is_the_folder_itself(folders):
 
 
 def test_folders_are_spread_evenly_and_exactly():
-    assert proportions((0.7, 0.3)) == (7, 3)
-    assert proportions((2, 1, 1)) == (2, 1, 1)
-    assert proportions((1 / 3, 2 / 3)) == (333, 667)
-    dataset, rank = interleaved((7, 3))
+    assert compute_integer_weights((0.7, 0.3)) == (7, 3)
+    assert compute_integer_weights((2, 1, 1)) == (2, 1, 1)
+    assert compute_integer_weights((1 / 3, 2 / 3)) == (333, 667)
+    dataset, rank = interleave_folders((7, 3))
     # no prefix is off by more than one from its share
     for number, part in enumerate((7, 3)):
         seen = np.cumsum(dataset == number)
@@ -165,7 +170,7 @@ def test_folders_are_spread_evenly_and_exactly():
 
 
 def test_the_second_folders_order_is_not_the_firsts():
-    order = Order([50, 50], [1, 1], seed=3)
+    order = TrainingOrder([50, 50], [1, 1], seed=3)
     drawn = [order[position] for position in range(100)]
     first, second = ([d.index for d in drawn if d.dataset == number] for number in (0, 1))
     assert sorted(first) == sorted(second) == list(range(50)) and first != second

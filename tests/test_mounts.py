@@ -13,11 +13,17 @@ from test_restart import SHARD, interrupted
 import convert_weights
 from omfa_jax.core import mounts
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.core.folders import atomic_dir, delete_named, listing, put_in_place, resolve_target
-from omfa_jax.core.mounts import mount_in
-from omfa_jax.data.build import build
-from omfa_jax.data.partial import partial_folder
-from omfa_jax.weights.imported import CONTENTS, MANIFEST
+from omfa_jax.core.folders import (
+    atomic_dir,
+    delete_matching,
+    list_tree,
+    replace_dir,
+    resolve_target,
+)
+from omfa_jax.core.mounts import find_mount
+from omfa_jax.data.build import build_records
+from omfa_jax.data.partial import open_staging_folder
+from omfa_jax.weights.imported import CONTENTS, MANIFEST_FILE
 
 TINY = Path(__file__).parents[1] / "omfa_jax" / "assets" / "tiny"
 NOBODY = 65534
@@ -85,10 +91,10 @@ def test_a_mount_in_a_folder_that_was_begun_stays(tmp_path, bind, caplog):
 @pytest.mark.parametrize("what", ["file", "folder", "itself"])
 def test_a_mount_that_comes_meanwhile_stays(tmp_path, bind, what):
     out, theirs = write_ours(tmp_path / "out"), write_ours(tmp_path / "theirs")
-    name = {"file": MANIFEST, "folder": "params", "itself": ""}[what]
+    name = {"file": MANIFEST_FILE, "folder": "params", "itself": ""}[what]
     before = contents(theirs)
     with pytest.raises(OmfaError, match="mount point"), atomic_dir(out, CONTENTS) as made:
-        (made / MANIFEST).write_text("new")
+        (made / MANIFEST_FILE).write_text("new")
         bind(theirs / name, out / name)
     assert contents(theirs) == before and contents(out) == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "theirs"]
@@ -107,7 +113,7 @@ def test_a_mount_at_the_last_moment_stays(tmp_path, bind, monkeypatch):
 
     with monkeypatch.context() as patch, pytest.raises(OmfaError, match="out/params is a mount"):
         patch.setattr(Path, "rename", mount_first)
-        put_in_place(made, out, CONTENTS, tmp_path / "aside")
+        replace_dir(made, out, CONTENTS, tmp_path / "aside")
     assert contents(theirs) == before and contents(out) == before
 
 
@@ -118,15 +124,15 @@ def test_the_table_of_mounts_is_read(tmp_path, monkeypatch):
     folder.mkdir()
     name = str(folder).replace("\\", "\\134").replace(" ", "\\040").replace("\n", "\\012")
     table.write_text(f"22 27 0:21 / {name}x rw - proc proc rw\n22 27 0:21 /\n")
-    assert mount_in(folder) is None
+    assert find_mount(folder) is None
     table.write_text(f"22 27 0:21 /{name}/in /mnt rw - proc {name}/in rw\n")
-    assert mount_in(folder) is None
+    assert find_mount(folder) is None
     table.write_text(f"22 27 0:21 / {name}/in/side rw - proc proc rw\n")
-    assert mount_in(folder) == mount_in(folder / "in") == f"{folder}/in/side"
+    assert find_mount(folder) == find_mount(folder / "in") == f"{folder}/in/side"
     with pytest.raises(OmfaError, match="side is a mount point; unmount it"):
         resolve_target(folder)
     table.unlink()
-    assert mount_in(folder) is None and mount_in(Path("/")) == "/"
+    assert find_mount(folder) is None and find_mount(Path("/")) == "/"
 
 
 def test_without_a_table_devices_tell(tmp_path, monkeypatch):
@@ -139,20 +145,20 @@ def test_without_a_table_devices_tell(tmp_path, monkeypatch):
             found = os.stat_result((*found[:2], found.st_dev + 1, *found[3:]))
         return found
 
-    assert "params/" in listing(folder)
+    assert "params/" in list_tree(folder)
     monkeypatch.setattr(os, "lstat", elsewhere)
     with pytest.raises(OmfaError, match="params is on another file system"):
-        listing(folder)
+        list_tree(folder)
 
 
 def test_a_mount_in_records_stays(raw, tmp_path, bind):
     out, theirs = tmp_path / "records", tmp_path / "theirs"
-    build(raw, out)
+    build_records(raw, out)
     shutil.copytree(out / "viton_hd/1.0.0", theirs)
     bind(theirs, out / "viton_hd/1.0.0")
     before = contents(tmp_path)
     with pytest.raises(OmfaError, match="mount point"):
-        build(raw, out, overwrite=True)
+        build_records(raw, out, overwrite=True)
     assert contents(tmp_path) == before
 
 
@@ -175,13 +181,13 @@ def test_guests_of_an_interrupted_build_stay(raw, tmp_path, monkeypatch, name):
     (hidden / name).write_text(MINE)
     before = contents(hidden)
     with pytest.raises(OmfaError, match=name):
-        build(raw, out, shard_records=SHARD)
+        build_records(raw, out, shard_records=SHARD)
     assert contents(hidden) == before and not out.exists()
     (hidden / name).unlink()
     if "mine" in name:
         (hidden / name).parent.rmdir()
     # and what it finds of its own it goes on from
-    build(raw, out, shard_records=SHARD)
+    build_records(raw, out, shard_records=SHARD)
     assert out.is_dir() and not hidden.exists()
 
 
@@ -191,12 +197,12 @@ def test_what_a_kill_leaves_is_no_guest(tmp_path):
     for name in torn:
         (hidden / name).parent.mkdir(parents=True, exist_ok=True)
         (hidden / name).write_text("")
-    with partial_folder(tmp_path / "out", "viton_hd/1.0.0") as partial:
+    with open_staging_folder(tmp_path / "out", "viton_hd/1.0.0") as partial:
         assert not any(partial.temporary.iterdir())
         partial.discard()
     assert not hidden.exists()
     hidden.write_text(MINE)
-    with pytest.raises(OmfaError, match="no folder"), partial_folder(tmp_path / "out", "x/1"):
+    with pytest.raises(OmfaError, match="no folder"), open_staging_folder(tmp_path / "out", "x/1"):
         pytest.fail("work was begun")
 
 
@@ -208,7 +214,7 @@ def test_a_link_in_an_interrupted_build_leads_nowhere(raw, tmp_path, name):
     place.parent.mkdir(parents=True)
     place.symlink_to(elsewhere)
     with pytest.raises(OmfaError, match=name):
-        build(raw, tmp_path / "out")
+        build_records(raw, tmp_path / "out")
     assert place.is_symlink() and [p.name for p in elsewhere.iterdir()] == ["tmp12345678"]
 
 
@@ -219,7 +225,7 @@ def test_a_mount_in_an_interrupted_build_stays(raw, tmp_path, bind, name):
     place.mkdir(parents=True)
     bind(theirs, place)
     with pytest.raises(OmfaError, match="mount point"):
-        build(raw, tmp_path / "out")
+        build_records(raw, tmp_path / "out")
     assert not any(theirs.iterdir()) and not (tmp_path / "out").exists()
 
 
@@ -227,12 +233,12 @@ def test_what_comes_into_a_build_stays(tmp_path, caplog):
     """A build that fails without a finished shard deletes what it made."""
     with (
         pytest.raises(KeyboardInterrupt),
-        partial_folder(tmp_path / "out", "viton_hd/1.0.0") as partial,
+        open_staging_folder(tmp_path / "out", "viton_hd/1.0.0") as partial,
     ):
         (partial.records / "mine").mkdir()
         (partial.records / "mine" / "thesis.tex").write_text(MINE)
         with pytest.raises(OmfaError, match="thesis"):
-            partial.keep_only([])
+            partial.delete_other_shards([])
         raise KeyboardInterrupt
     assert (partial.records / "mine" / "thesis.tex").read_text() == MINE
     assert str(partial.folder) in caplog.text
@@ -244,7 +250,7 @@ def test_a_mount_that_comes_into_a_build_stays(tmp_path, bind, caplog):
     (theirs / "tmp12345678").write_text(MINE)
     with (
         pytest.raises(KeyboardInterrupt),
-        partial_folder(tmp_path / "out", "viton_hd/1.0.0") as partial,
+        open_staging_folder(tmp_path / "out", "viton_hd/1.0.0") as partial,
     ):
         bind(theirs, partial.temporary)
         raise KeyboardInterrupt
@@ -252,7 +258,7 @@ def test_a_mount_that_comes_into_a_build_stays(tmp_path, bind, caplog):
 
 
 def test_a_folder_that_is_gone_does_not_hide_why(tmp_path, caplog):
-    delete_named(tmp_path / "absent", CONTENTS)
+    delete_matching(tmp_path / "absent", CONTENTS)
     assert "absent was not deleted" in caplog.text
 
 
@@ -263,7 +269,7 @@ def test_another_users_build_stays(raw, tmp_path, monkeypatch, give, name):
     before = contents(hidden)
     give(hidden / name)
     with pytest.raises(OmfaError, match="another user"):
-        build(raw, out, shard_records=SHARD)
+        build_records(raw, out, shard_records=SHARD)
     assert contents(hidden) == before and not out.exists()
 
 
@@ -280,16 +286,16 @@ def test_another_users_file_in_an_import_stays(tmp_path, give, name):
     for path in (out, *out.rglob("*")):
         os.chown(path, os.geteuid(), -1)
     with pytest.raises(OmfaError, match=name), atomic_dir(out, CONTENTS) as made:
-        (made / MANIFEST).write_text("new")
+        (made / MANIFEST_FILE).write_text("new")
         give(out / name)
-    assert (out / MANIFEST).read_text() == "ours"
+    assert (out / MANIFEST_FILE).read_text() == "ours"
 
 
 def test_another_users_file_in_records_stays(raw, tmp_path, give, monkeypatch):
     out = tmp_path / "records"
-    build(raw, out)
+    build_records(raw, out)
     monkeypatch.setattr("omfa_jax.data.build.write_all", lambda *_: pytest.fail("work was begun"))
     give(out / "viton_hd")
     with pytest.raises(OmfaError, match="another user's files"):
-        build(raw, out, overwrite=True)
+        build_records(raw, out, overwrite=True)
     assert (out / "viton_hd").stat().st_uid == NOBODY

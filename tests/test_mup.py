@@ -12,18 +12,18 @@ from small_settings import make_optimizer_settings
 from tiny_training import UNET, make_run
 
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.core.trees import walk
+from omfa_jax.core.trees import flatten
 from omfa_jax.models import UNETS, UNetConfig, init_unet, init_vae
-from omfa_jax.models.presets import VAES, rung
+from omfa_jax.models.presets import VAES, scale_sdxl
 from omfa_jax.train import mup
 from omfa_jax.train.loop import train
-from omfa_jax.train.network import unet_shapes
+from omfa_jax.train.network import get_unet_shapes
 from omfa_jax.train.optimizer import make_optimizer
 from omfa_jax.train.settings import OptimizerSettings
 
 
 def test_ratios_are_those_of_channels_alone():
-    ratios = mup.width_ratios(unet_shapes(rung(128)), "ladder_32")
+    ratios = mup.compute_width_ratios(get_unet_shapes(scale_sdxl(128)), "ladder_32")
     assert ratios["conv_in", "kernel"] == (1, 4)
     assert ratios["conv_in", "bias"] == (1, 4)
     assert ratios["conv_out", "kernel"] == (4, 1)
@@ -39,12 +39,12 @@ def test_ratios_are_those_of_channels_alone():
 
 def test_inputs_and_outputs_of_the_canvas_are_no_width():
     wide = UNetConfig(in_channels=33, out_channels=16)
-    ratios = mup.width_ratios(unet_shapes(wide), "ladder_32")
+    ratios = mup.compute_width_ratios(get_unet_shapes(wide), "ladder_32")
     assert ratios["conv_in", "kernel"] == (1, 10) and ratios["conv_out", "kernel"] == (10, 1)
 
 
 def test_its_own_base_changes_nothing():
-    ratios = mup.width_ratios(unet_shapes(UNETS["ladder_24"]), "ladder_24")
+    ratios = mup.compute_width_ratios(get_unet_shapes(UNETS["ladder_24"]), "ladder_24")
     assert set(ratios.values()) == {(1, 1)}
 
 
@@ -52,10 +52,10 @@ def test_only_the_last_convolution_starts_smaller():
     plain = jax.jit(lambda: init_unet(coordinates.network(32), jax.random.key(0)))()
     coordinates.add_base(UNETS)
     try:
-        scaled = dict(walk(mup.initial(plain, coordinates.BASE)))
+        scaled = dict(flatten(mup.rescale_initial_params(plain, coordinates.BASE)))
     finally:
         del UNETS[coordinates.BASE]
-    for path, leaf in walk(plain):
+    for path, leaf in flatten(plain):
         if path == ("conv_out", "kernel"):
             np.testing.assert_allclose(scaled[path], leaf / 2**0.5, rtol=1e-6)
         else:
@@ -84,10 +84,10 @@ def test_rates_fall_with_the_inputs_and_decay_does_not(presets):
             params,
             grads,
         )
-        ratios = mup.width_ratios(params, coordinates.BASE)
+        ratios = mup.compute_width_ratios(params, coordinates.BASE)
         assert {ratio for ratio, _ in ratios.values()} == {1, 4}
-        plain, weights = dict(walk(plain)), dict(walk(params))
-        for path, leaf in walk(scaled):
+        plain, weights = dict(flatten(plain)), dict(flatten(params))
+        for path, leaf in flatten(scaled):
             shrunk = 0.1 * decay * weights[path]
             expected = (plain[path] + shrunk) / ratios[path][0] - shrunk
             np.testing.assert_allclose(leaf, expected, rtol=1e-4, atol=1e-7, err_msg=str(path))
@@ -111,10 +111,10 @@ def test_what_it_cannot_do_is_said():
     with pytest.raises(OmfaError, match="muon's updates grow with the width in another way"):
         make_optimizer_settings(mup_base="ladder_32", name="muon")
     with pytest.raises(OmfaError, match="mup_base='tiny' has other layers"):
-        mup.width_ratios(unet_shapes(rung(64)), "tiny")
+        mup.compute_width_ratios(get_unet_shapes(scale_sdxl(64)), "tiny")
     vae = jax.eval_shape(lambda: init_vae(VAES["tiny"], jax.random.key(0)))
     with pytest.raises(OmfaError, match="is for UNets"):
-        mup.width_ratios(vae, "ladder_32")
+        mup.compute_width_ratios(vae, "ladder_32")
 
 
 def test_coordinates_stay_with_mup_and_grow_without(presets):
@@ -139,5 +139,5 @@ def test_a_run_with_mup_restarts_and_cuts_its_state_as_any_other(tmp_path, monke
     train(make_run(tmp_path, 1, (1, 2, 1), optimizer=settings))
     resumed = train(make_run(tmp_path, 2, (1, 2, 1), optimizer=settings))
     assert int(resumed.step) == 2
-    kernel = dict(walk(resumed.params))["mid_block", "resnets.0", "conv1", "kernel"]
+    kernel = dict(flatten(resumed.params))["mid_block", "resnets.0", "conv1", "kernel"]
     assert not kernel.sharding.is_fully_replicated

@@ -7,8 +7,8 @@ from torch_models import UNET_SHAPES, component_of, params_of, state_of, torch_u
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.models import VAEConfig
 from omfa_jax.weights import names, sources
-from omfa_jax.weights.sources import shapes_of_vae
-from omfa_jax.weights.tensors import Tensors
+from omfa_jax.weights.sources import get_vae_shapes
+from omfa_jax.weights.tensors import LazyTensors
 
 UNET = UNET_SHAPES["sdxl-like"]
 VAE = VAEConfig(block_channels=(8, 16), layers_per_block=1, norm_groups=8)
@@ -28,7 +28,7 @@ def test_there_and_back_is_bit_equal(config, make):
 def test_tiles_copy_everything(shape):
     array = np.random.default_rng(0).standard_normal(shape)
     for axes in (range(len(shape)), range(len(shape))[::-1], np.roll(range(len(shape)), 1)):
-        came = names.contiguous(array.transpose(axes))
+        came = names.to_contiguous(array.transpose(axes))
         assert came.flags.c_contiguous
         np.testing.assert_array_equal(came, array.transpose(axes))
 
@@ -58,17 +58,17 @@ def test_deprecated_attention_names_are_read():
         old[key] = tensor
     assert len(old.keys() - state.keys()) == 2 * 4 * 2
     sizes = {key: tensor.shape for key, tensor in old.items()}
-    tensors = sources.renamed(Tensors("test", sizes, old.__getitem__))
+    tensors = sources.update_keys(LazyTensors("test", sizes, old.__getitem__))
     assert len(tensors.shapes.keys() & old.keys()) == len(old) - 16
-    params = names.from_torch({"vae": names.Component(shapes_of_vae(VAE), tensors)})["vae"]
+    params = names.from_torch({"vae": names.Component(get_vae_shapes(VAE), tensors)})["vae"]
     for key, tensor in names.to_torch(params).items():
         np.testing.assert_array_equal(tensor, state[key], err_msg=key)
 
 
 def test_text_keys_named_like_deprecated_ones_stay():
-    assert names.current_name("encoder.mid_block.attentions.0.key.bias").endswith("0.to_k.bias")
+    assert names.update_key("encoder.mid_block.attentions.0.key.bias").endswith("0.to_k.bias")
     other = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.key.bias"
-    assert names.current_name(other) == other
+    assert names.update_key(other) == other
 
 
 def test_all_faults_are_told_as_one_diff():
@@ -103,4 +103,4 @@ def test_all_faults_are_told_as_one_diff():
 
 def test_a_leaf_without_a_row_is_named():
     with pytest.raises(OmfaError, match=r"no PyTorch name for a/gamma of shape \(3,\)"):
-        names.table({"a": {"gamma": np.zeros(3)}})
+        names.make_name_table({"a": {"gamma": np.zeros(3)}})

@@ -7,11 +7,11 @@ import pytest
 from small_settings import make_loss_settings
 from tiny_training import BATCH, SETTINGS, CountingBatches
 
-from omfa_jax.core.tasks import noised_table
-from omfa_jax.diffusion.loss import weight
-from omfa_jax.diffusion.schedule import alpha_sigma
-from omfa_jax.train.keys import row_keys
-from omfa_jax.train.objective import partial_diffusion
+from omfa_jax.core.tasks import make_noised_table
+from omfa_jax.diffusion.loss import compute_loss_weight
+from omfa_jax.diffusion.schedule import get_alpha_sigma
+from omfa_jax.train.keys import make_row_keys
+from omfa_jax.train.objective import make_diffusion_objective
 
 ROOT = jax.random.key(3)
 ROWS = jnp.arange(BATCH)
@@ -27,7 +27,7 @@ def run(dropout=0.0, output=0.0, step=0, gamma=0.0):
         shown.update(inputs=inputs, t=t, rows=rows)
         return params + jnp.zeros((BATCH, *CANVAS.shape))
 
-    objective = partial_diffusion(
+    objective = make_diffusion_objective(
         SETTINGS,
         make_loss_settings(min_snr_gamma=gamma, condition_dropout=dropout),
         apply,
@@ -41,12 +41,12 @@ def run(dropout=0.0, output=0.0, step=0, gamma=0.0):
 
 def noise_of(step, x0):
     """What each example draws by its own key."""
-    keys = row_keys(ROOT, "noise", step, ROWS)
+    keys = make_row_keys(ROOT, "noise", step, ROWS)
     return jnp.stack([jax.random.normal(key, x0.shape[1:]) for key in keys])
 
 
 def masks(batch):
-    mask = CANVAS.mask(jnp.asarray(noised_table(SETTINGS.tasks))[batch["task"]])
+    mask = CANVAS.make_mask(jnp.asarray(make_noised_table(SETTINGS.tasks))[batch["task"]])
     return mask, jnp.broadcast_to(mask, (BATCH, *CANVAS.shape))
 
 
@@ -56,7 +56,7 @@ def test_clean_components_are_shown_clean_and_noised_ones_noised():
     xt = shown["inputs"][..., :CHANNELS]
     np.testing.assert_array_equal(xt[~inside], x0[~inside])
     np.testing.assert_array_equal(shown["inputs"][..., CHANNELS : CHANNELS + 1], mask)
-    alpha, sigma = alpha_sigma(SETTINGS.schedule, shown["t"])
+    alpha, sigma = get_alpha_sigma(SETTINGS.schedule, shown["t"])
     eps = noise_of(0, x0)
     expected = alpha[:, None, None, None] * x0 + sigma[:, None, None, None] * eps
     np.testing.assert_allclose(xt[inside], expected[inside], atol=1e-6)
@@ -86,7 +86,7 @@ def test_the_loss_is_the_masked_error_of_v():
     loss, sums, shown, batch, x0 = run(output=0.25)
     metrics = {name: total / count for name, (total, count) in sums.items()}
     _, inside = masks(batch)
-    alpha, sigma = (a[:, None, None, None] for a in alpha_sigma(SETTINGS.schedule, shown["t"]))
+    alpha, sigma = (a[:, None, None, None] for a in get_alpha_sigma(SETTINGS.schedule, shown["t"]))
     eps = noise_of(0, x0)
     squared = np.asarray((0.25 - (alpha * eps - sigma * x0)) ** 2)
     each = np.array([squared[i][np.asarray(inside[i])].mean() for i in range(BATCH)])
@@ -100,7 +100,7 @@ def test_the_loss_is_the_masked_error_of_v():
         came = float(metrics[f"loss_at/t{low:03d}-{low + 249:03d}"])
         assert came == pytest.approx(expected.mean() if expected.size else np.nan, nan_ok=True)
     weighted, *_ = run(output=0.25, gamma=5.0)
-    by_snr = weight("v", 5.0, alpha[:, 0, 0, 0], sigma[:, 0, 0, 0])
+    by_snr = compute_loss_weight("v", 5.0, alpha[:, 0, 0, 0], sigma[:, 0, 0, 0])
     assert float(weighted) == pytest.approx(float((by_snr * each).mean()), rel=1e-5)
 
 
@@ -113,7 +113,7 @@ def test_each_example_is_dropped_by_itself_anew_at_every_step():
         pose = np.asarray(shown["inputs"][..., CHANNELS + 1 :])
         assert not pose[rows].any()
         dropped.append(rows)
-    keys = row_keys(ROOT, "dropout", 0, ROWS)
+    keys = make_row_keys(ROOT, "dropout", 0, ROWS)
     expected = [bool(jax.random.bernoulli(key, 0.3)) for key in keys]
     np.testing.assert_array_equal(dropped[0], expected)
     assert len({tuple(rows) for rows in dropped}) > 10
@@ -133,7 +133,7 @@ def test_images_are_encoded_and_the_frozen_vae_gets_no_gradient():
         shown["inputs"] = inputs
         return jnp.zeros((BATCH, *CANVAS.shape))
 
-    objective = partial_diffusion(
+    objective = make_diffusion_objective(
         SETTINGS,
         make_loss_settings(condition_dropout=0.0),
         apply,
@@ -154,7 +154,7 @@ def test_noise_and_timesteps_change_with_the_step():
     assert (first["t"] != second["t"]).any()
     _, _, shown, batch, x0 = run(step=1)
     _, inside = masks(batch)
-    alpha, sigma = (a[:, None, None, None] for a in alpha_sigma(SETTINGS.schedule, shown["t"]))
+    alpha, sigma = (a[:, None, None, None] for a in get_alpha_sigma(SETTINGS.schedule, shown["t"]))
     noise = ((shown["inputs"][..., :CHANNELS] - alpha * x0) / sigma)[inside]
     expected = noise_of(1, x0)[inside]
     np.testing.assert_allclose(noise, expected, atol=1e-3)

@@ -8,17 +8,24 @@ from small_settings import make_loss_settings, make_optimizer_settings, make_tra
 from tiny_training import SETTINGS
 
 import convert_weights
-from omfa_jax.body.camera import looking_at
-from omfa_jax.core.bounds import COUNT_MAX
+from omfa_jax.body.camera import make_look_at_camera
+from omfa_jax.core.bounds import MAX_COUNT
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.tasks import Task
 from omfa_jax.diffusion.schedule import ScheduleSettings, TimestepDistribution
 from omfa_jax.diffusion.settings import DiffusionSettings
 from omfa_jax.models import VAEConfig
-from omfa_jax.scaling.manifest import Grid, Manifest, Size, expand, read_manifest, write_manifest
+from omfa_jax.scaling.manifest import (
+    ModelSize,
+    Study,
+    StudyGrid,
+    expand_grid,
+    read_study,
+    write_study,
+)
 
 NAN, INF = float("nan"), float("inf")
-CAMERA = looking_at((0, 0, 4), (0, 0, 0), focal_px=100.0, width_px=48, height_px=64)
+CAMERA = make_look_at_camera((0, 0, 4), (0, 0, 0), focal_px=100.0, width_px=48, height_px=64)
 
 
 @pytest.mark.parametrize(
@@ -70,10 +77,10 @@ def test_a_model_description_holds_numbers(change, word):
 
 
 def study():
-    size = Size("tiny", params=1000, flops_per_sample=1e6)
-    grid = Grid((640,), (), (1e-3,), batch_size=8, unique=64)
-    runs, left_out = expand([size], grid, chips=1, price=None)
-    return Manifest("base.py", "", None, runs, left_out)
+    size = ModelSize("tiny", params=1000, flops_per_sample=1e6)
+    grid = StudyGrid((640,), (), (1e-3,), batch_size=8, dataset_size=64)
+    runs, left_out = expand_grid([size], grid, chips=1, price=None)
+    return Study("base.py", "", None, runs, left_out)
 
 
 @pytest.mark.parametrize(
@@ -93,22 +100,22 @@ def study():
     ],
 )
 def test_a_studys_manifest_holds_numbers_and_names(tmp_path, name, value):
-    write_manifest(tmp_path, study())
+    write_study(tmp_path, study())
     path = next(tmp_path.glob("*.json"))
-    assert read_manifest(tmp_path) == study()
+    assert read_study(tmp_path) == study()
     content = json.loads(path.read_text())
     content["runs"][0][name] = value
     path.write_text(json.dumps(content))
     with pytest.raises(OmfaError, match=f"damaged .*{name}") as told:
-        read_manifest(tmp_path)
+        read_study(tmp_path)
     assert "\n" not in str(told.value)
 
 
 def test_a_run_has_no_more_steps_than_are_counted():
-    size = Size("tiny", params=1000, flops_per_sample=1e6)
-    grid = Grid((10**13,), (), (1e-3,), batch_size=8, unique=64)
-    runs, (left,) = expand([size], grid, chips=1, price=None)
-    assert not runs and f"more than the {COUNT_MAX}" in left
+    size = ModelSize("tiny", params=1000, flops_per_sample=1e6)
+    grid = StudyGrid((10**13,), (), (1e-3,), batch_size=8, dataset_size=64)
+    runs, (left,) = expand_grid([size], grid, chips=1, price=None)
+    assert not runs and f"more than the {MAX_COUNT}" in left
 
 
 def test_ctrl_c_while_converting_is_one_line(monkeypatch, tmp_path, capsys):

@@ -10,13 +10,13 @@ from small_settings import make_optimizer_settings
 from tiny_training import UNET, make_run
 
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.core.trees import walk
+from omfa_jax.core.trees import flatten
 from omfa_jax.models import init_unet
 from omfa_jax.parallel.mesh import MeshSettings, make_mesh
 from omfa_jax.parallel.rules import UNET_RULES
 from omfa_jax.train.loop import train
-from omfa_jax.train.optimizer import MUON_RMS, learning_rate, make_optimizer, muon_matrices
-from omfa_jax.train.state import make_state, state_shardings
+from omfa_jax.train.optimizer import MUON_RMS, get_muon_axes, make_optimizer, make_schedule
+from omfa_jax.train.state import get_state_shardings, make_state
 
 MUON = make_optimizer_settings(name="muon", learning_rate=1e-3, warmup_steps=2)
 STACKED = ("mid_block", "attentions.0", "transformer_blocks", "attn1", "to_q", "kernel")
@@ -29,8 +29,8 @@ def params():
 
 
 def test_warm_up_then_constant_or_cosine():
-    constant = learning_rate(make_optimizer_settings(learning_rate=2.0, warmup_steps=4), 10)
-    cosine = learning_rate(
+    constant = make_schedule(make_optimizer_settings(learning_rate=2.0, warmup_steps=4), 10)
+    cosine = make_schedule(
         make_optimizer_settings(learning_rate=2.0, warmup_steps=4, lr_schedule="cosine"), 10
     )
     assert [float(constant(i)) for i in (0, 2, 4, 9)] == [0.0, 1.0, 2.0, 2.0]
@@ -40,7 +40,7 @@ def test_warm_up_then_constant_or_cosine():
 
 
 def test_muon_takes_the_kernels_between_the_ends(params):
-    matrices = dict(walk(muon_matrices(params)))
+    matrices = dict(flatten(get_muon_axes(params)))
     for path, matrix in matrices.items():
         ends = path[0] in ("conv_in", "conv_out")
         assert (matrix is None) == (path[-1] != "kernel" or ends), path
@@ -57,13 +57,13 @@ def test_a_muon_step_moves_every_direction_of_every_layer_alike(params):
     keys = iter(jax.random.split(jax.random.key(1), len(jax.tree.leaves(params))))
     grads = jax.tree.map(lambda p: jax.random.normal(next(keys), p.shape), params)
     updates, _ = jax.jit(optimizer.update)(grads, optimizer.init(params), params)
-    moved = dict(walk(updates))
+    moved = dict(flatten(updates))
     for matrix in (*moved[STACKED], moved[CONV].reshape(-1, moved[CONV].shape[-1])):
         size = MUON_RMS * max(matrix.shape) ** 0.5
         values = np.linalg.svd(np.asarray(matrix), compute_uv=False) / size
         assert values.min() > 0.5 and values.max() < 1.4
     adamw = optax.nadamw(1.0, settings.b1, settings.b2, weight_decay=0.0)
-    others = dict(walk(jax.jit(adamw.update)(grads, adamw.init(params), params)[0]))
+    others = dict(flatten(jax.jit(adamw.update)(grads, adamw.init(params), params)[0]))
     for path in (("conv_in", "bias"), ("conv_in", "kernel"), ("conv_norm_out", "scale")):
         np.testing.assert_allclose(moved[path], others[path], rtol=1e-6)
 
@@ -85,7 +85,7 @@ def test_muon_is_the_same_on_a_mesh(params):
 
     mesh = make_mesh(MeshSettings(2, 2, 2), jax.devices())
     start = make_state(few, optimizer, 0.0)
-    layout = state_shardings(jax.eval_shape(lambda: start), UNET_RULES, mesh)
+    layout = get_state_shardings(jax.eval_shape(lambda: start), UNET_RULES, mesh)
     state = jax.device_put(start, layout)
     update = jax.jit(optimizer.update, out_shardings=(layout.params, layout.opt_state))
     together, after = update(jax.device_put(grads, layout.params), state.opt_state, state.params)
@@ -93,7 +93,7 @@ def test_muon_is_the_same_on_a_mesh(params):
         np.testing.assert_allclose(a, b, atol=1e-6)
     momentum = after[1].inner_states["muon"].inner_state[0].mu
     kernel = ("mid_block", "attentions.0", "proj_in", "kernel")
-    assert not dict(walk(momentum))[kernel].sharding.is_fully_replicated
+    assert not dict(flatten(momentum))[kernel].sharding.is_fully_replicated
 
 
 def test_other_names_are_refused():

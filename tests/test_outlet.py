@@ -11,7 +11,7 @@ from tensorboardX.record_writer import masked_crc32c
 
 from omfa_jax.core.images import read_rgb as decode_rgb
 from omfa_jax.train import outlet
-from omfa_jax.train.outlet import Outlet
+from omfa_jax.train.outlet import BackgroundWriter
 from omfa_jax.train.profile import Profiler, ProfileSteps
 from omfa_jax.train.writers import Writers
 
@@ -45,7 +45,7 @@ def said(caplog):
 
 
 def test_one_line_when_it_fails_and_one_when_there_is_room_again(caplog):
-    disk, rows = Disk(), Outlet("rows", retry_s=0.02)
+    disk, rows = Disk(), BackgroundWriter("rows", retry_s=0.02)
     rows.put(disk.writing(0))
     disk.full = True
     for thing in range(1, 50):
@@ -61,7 +61,7 @@ def test_one_line_when_it_fails_and_one_when_there_is_room_again(caplog):
 
 
 def test_the_oldest_are_lost_when_too_many_wait_and_that_is_counted(caplog):
-    disk, rows = Disk(), Outlet("rows", kept=3, retry_s=0.02)
+    disk, rows = Disk(), BackgroundWriter("rows", kept=3, retry_s=0.02)
     disk.full = True
     for thing in (*range(10), "last"):
         rows.put(disk.writing(thing))
@@ -73,7 +73,7 @@ def test_the_oldest_are_lost_when_too_many_wait_and_that_is_counted(caplog):
 
 
 def test_a_disk_that_stays_full_does_not_hold_up_the_end(caplog):
-    disk, rows = Disk(), Outlet("rows", retry_s=1000.0)
+    disk, rows = Disk(), BackgroundWriter("rows", retry_s=1000.0)
     disk.full = True
     for thing in range(4):
         rows.put(disk.writing(thing))
@@ -83,7 +83,7 @@ def test_a_disk_that_stays_full_does_not_hold_up_the_end(caplog):
 
 def test_a_write_that_does_not_come_back_holds_up_nothing(caplog, monkeypatch):
     monkeypatch.setattr(outlet, "PATIENCE_S", 0.05)
-    server, disk, rows = threading.Event(), Disk(), Outlet("rows")
+    server, disk, rows = threading.Event(), Disk(), BackgroundWriter("rows")
     rows.put(server.wait)
     for thing in (*range(20), "last"):
         rows.put(disk.writing(thing))
@@ -96,7 +96,7 @@ def test_a_write_that_does_not_come_back_holds_up_nothing(caplog, monkeypatch):
 
 
 def test_what_another_try_would_not_mend_is_left_out(caplog):
-    disk, rows = Disk(), Outlet("rows")
+    disk, rows = Disk(), BackgroundWriter("rows")
     rows.put(lambda: 1 / 0)
     rows.put(disk.writing("last"))
     rows.close()
@@ -120,8 +120,8 @@ def no_room(monkeypatch):
 def test_rows_curves_and_pictures_on_a_full_disk(no_room, tmp_path, caplog):
     writers = Writers(tmp_path, enabled=True)
     for step in range(1, 40):
-        writers.scalars(step, {"loss": 0.5})
-        writers.image(step, "sheet", np.zeros((2, 3, 3), np.uint8))
+        writers.write_scalars(step, {"loss": 0.5})
+        writers.write_image(step, "sheet", np.zeros((2, 3, 3), np.uint8))
     failed = said(caplog)
     assert len(failed) == 3 and all("No space left" in line for line in failed)
     no_room.undo()
@@ -148,8 +148,8 @@ def events_of(folder):
 def test_event_files_hold_curves_and_pictures(tmp_path):
     for step in (1, 2):
         writers = Writers(tmp_path, enabled=True)
-        writers.scalars(step, {"loss": 0.5 * step, "gone": float("nan")})
-        writers.image(step, "sheet", np.full((2, 3, 3), 7, np.uint8))
+        writers.write_scalars(step, {"loss": 0.5 * step, "gone": float("nan")})
+        writers.write_image(step, "sheet", np.full((2, 3, 3), 7, np.uint8))
         writers.close()
     events = list(events_of(tmp_path / "tensorboard"))
     assert {e.file_version for e in events if not e.summary.value} == {"brain.Event:2"}
@@ -168,7 +168,7 @@ def test_a_trace_that_cannot_be_written_is_none(tmp_path, caplog, monkeypatch):
     monkeypatch.setattr("jax.profiler.start_trace", refuse)
     profiler = Profiler(ProfileSteps(1, 2), tmp_path)
     for step in (1, 2, 3):
-        profiler.before(step)
-        profiler.after(step, 0)
+        profiler.before_step(step)
+        profiler.after_step(step, 0)
     profiler.close()
     assert len(said(caplog)) == 1 and "the run goes on" in said(caplog)[0]

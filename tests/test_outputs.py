@@ -6,18 +6,18 @@ import pytest
 from out_arrangements import MINE, write_ours
 
 from omfa_jax.cli.main import main
-from omfa_jax.cli.sample import require_kept
+from omfa_jax.cli.sample import require_inputs_kept
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.data import schema
 from omfa_jax.data.finalize import require_free
 from omfa_jax.data.latents import write_latents
-from omfa_jax.data.partial import RECORDS, partial_folder
+from omfa_jax.data.partial import RECORD_FILES, open_staging_folder
 from omfa_jax.scaling.launchers import write_launchers
-from omfa_jax.scaling.manifest import Manifest
+from omfa_jax.scaling.manifest import Study
 
 
 def write_records(folder, kind):
-    schema.write_manifest(write_ours(folder, RECORDS), kind, "x/x", splits={"train": 1})
+    schema.write_manifest(write_ours(folder, RECORD_FILES), kind, "x/x", splits={"train": 1})
     return folder
 
 
@@ -43,13 +43,13 @@ def test_a_hidden_folder_of_somebodys_is_not_taken_for_a_build(tmp_path):
     for name in ("thesis.tex", "temporary"):
         hidden.mkdir()
         (hidden / name).write_text(MINE)
-        with pytest.raises(OmfaError, match=name), partial_folder(tmp_path / "out", "x/1.0.0"):
+        with pytest.raises(OmfaError, match=name), open_staging_folder(tmp_path / "out", "x/1.0.0"):
             pass
         (hidden / name).unlink()
         hidden.rmdir()
     hidden.symlink_to("precious")
     refused = pytest.raises(OmfaError, match="expected a folder")
-    with refused, partial_folder(tmp_path / "out", "x/1.0.0"):
+    with refused, open_staging_folder(tmp_path / "out", "x/1.0.0"):
         pass
     assert hidden.is_symlink() and (tmp_path / "precious").is_dir()
 
@@ -59,13 +59,13 @@ def test_a_picture_that_is_read_is_not_written(tmp_path):
         (tmp_path / name).write_text(MINE)
         options = argparse.Namespace(task="try_on", person=f"{tmp_path}/absent/../{name}", steps=1)
         with pytest.raises(OmfaError, match=r"what --person reads"):
-            require_kept(options, tmp_path)
-        require_kept(options, tmp_path / "inner")
-    require_kept(argparse.Namespace(person=str(tmp_path / "person.png")), tmp_path)
+            require_inputs_kept(options, tmp_path)
+        require_inputs_kept(options, tmp_path / "inner")
+    require_inputs_kept(argparse.Namespace(person=str(tmp_path / "person.png")), tmp_path)
 
 
 def test_launchers_replace_launchers(tmp_path):
-    study = Manifest("base.py", "", None, (), ())
+    study = Study("base.py", "", None, (), ())
     for _ in range(2):
         assert write_launchers(tmp_path, study, None) == ["local.sh"]
     for name in ("slurm.sh", "local.sh"):

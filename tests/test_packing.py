@@ -9,21 +9,21 @@ from tiny_problem import TASKS, settings
 
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.tasks import COMPONENTS, Task
-from omfa_jax.diffusion.packing import noised_of, packings
-from omfa_jax.diffusion.partial import network_input
+from omfa_jax.diffusion.packing import make_packed_canvases, read_noised
+from omfa_jax.diffusion.partial import make_network_input
 
 PLAIN = settings(tasks=TASKS[:2], reference=True)
 
 
 def test_tasks_share_slots():
-    noised, clean = packings(PLAIN)
+    noised, clean = make_packed_canvases(PLAIN)
     assert (noised.slots, noised.size) == (((4, 3),), (4, 3))
     assert (clean.slots, clean.size) == (((4, 3), (2, 2)), (4, 5))
     # joint noises two, and nothing larger than the face is ever clean beside it
-    noised, clean = packings(settings(reference=True))
+    noised, clean = make_packed_canvases(settings(reference=True))
     assert noised.slots == ((4, 3), (4, 3)) and clean.slots == ((4, 3), (2, 2))
     face = Task("face", ("face",), 1.0, "")
-    noised, clean = packings(settings(tasks=(face, TASKS[0]), reference=True))
+    noised, clean = make_packed_canvases(settings(tasks=(face, TASKS[0]), reference=True))
     assert noised.slots == ((4, 3),) and clean.slots == ((4, 3), (4, 3))
 
 
@@ -36,7 +36,7 @@ def test_components_come_back_to_their_places(tasks):
     sizes = zip(COMPONENTS, s.canvas.slots, strict=True)
     parts = {n: jnp.asarray(rng.standard_normal((7, *size, 4), np.float32)) for n, size in sizes}
     joint = s.canvas.assemble(parts)
-    for packing, chosen in zip(packings(s), (flags, ~flags), strict=True):
+    for packing, chosen in zip(make_packed_canvases(s), (flags, ~flags), strict=True):
         packed = packing.pack(joint, jnp.asarray(chosen))
         assert packed.shape == (7, *packing.size, 4)
         back = s.canvas.split(packing.unpack(packed, jnp.asarray(chosen)))
@@ -54,9 +54,9 @@ def test_the_noised_components_are_read_off_the_input():
     for inputs in (("noisy", "mask", "pose"), ("noisy", "clean", "pose", "mask")):
         s = dataclasses.replace(PLAIN, unet_inputs=inputs)
         flags = jnp.array([[False, True, False], [True, False, False]])
-        mask = s.canvas.mask(flags)
+        mask = s.canvas.make_mask(flags)
         xt = 5 * jnp.ones((2, *s.canvas.shape))
-        seen = noised_of(s, network_input(inputs, s.canvas, xt, mask, xt))
+        seen = read_noised(s, make_network_input(inputs, s.canvas, xt, mask, xt))
         np.testing.assert_array_equal(seen, flags)
 
 

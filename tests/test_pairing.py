@@ -9,10 +9,16 @@ import tiny_viton as tiny
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.tasks import Task
 from omfa_jax.data import schema
-from omfa_jax.data.build import build
+from omfa_jax.data.build import build_records
 from omfa_jax.data.latents import write_latents
-from omfa_jax.data.pairing import ALONE, Groups, group_file, numbered, read_groups
-from omfa_jax.data.pipeline import PipelineSettings, make_dataset
+from omfa_jax.data.pairing import (
+    NO_GROUP,
+    PoseGroups,
+    get_groups_path,
+    load_groups,
+    read_group_numbers,
+)
+from omfa_jax.data.pipeline import PipelineSettings, make_train_iterator
 from omfa_jax.data.viton_hd import VitonHD
 
 SLOTS = {"garment": (64, 48), "person": (64, 48), "face": (16, 16)}
@@ -34,13 +40,15 @@ def records(tmp_path_factory):
             return dataclasses.replace(record, group=GROUPS[int(record.key[:5])]), flaws
 
         patch.setattr(VitonHD, "read", grouped)
-        build(raw, root / "records", shard_records=3)
+        build_records(raw, root / "records", shard_records=3)
     return str(root / "records")
 
 
 def _batches(folder, multi_pose, *, count=12, batch_size=7, **changes):
     settings = PipelineSettings(folder, SLOTS, multi_pose_prob=multi_pose, threads=1, **changes)
-    iterator = make_dataset(settings, split="train", batch_size=batch_size, seed=5, tasks=TASKS)
+    iterator = make_train_iterator(
+        settings, split="train", batch_size=batch_size, seed=5, tasks=TASKS
+    )
     return [next(iterator) for _ in range(count)]
 
 
@@ -114,39 +122,39 @@ def test_groups_are_written_with_the_records(records, tmp_path, monkeypatch):
 
     monkeypatch.setattr(schema.RecordSource, "__getitem__", fail)
     for folder in (records, tmp_path / "latents"):
-        read_groups(folder, "train")
-        stored = np.load(group_file(folder, "train"))
-        np.testing.assert_array_equal(stored, [0, 1, 0, 1, 0, ALONE, 2])
+        load_groups(folder, "train")
+        stored = np.load(get_groups_path(folder, "train"))
+        np.testing.assert_array_equal(stored, [0, 1, 0, 1, 0, NO_GROUP, 2])
 
 
 def test_groups_of_older_records_are_read_from_them_once(records, monkeypatch):
-    file = group_file(records, "train")
+    file = get_groups_path(records, "train")
     file.unlink()
-    read_groups(records, "train")
-    np.testing.assert_array_equal(np.load(file), [0, 1, 0, 1, 0, ALONE, 2])
+    load_groups(records, "train")
+    np.testing.assert_array_equal(np.load(file), [0, 1, 0, 1, 0, NO_GROUP, 2])
 
     def fail(source):
         raise AssertionError("the records were read again")
 
     monkeypatch.setattr("omfa_jax.data.pairing.numbered", fail)
-    read_groups(records, "train")
+    load_groups(records, "train")
     # a file of another number of records is another set's
     np.save(file, np.zeros(3, np.int32))
     with pytest.raises(AssertionError, match="again"):
-        read_groups(records, "train")
+        load_groups(records, "train")
     file.write_bytes(b"damaged")
     with pytest.raises(AssertionError, match="again"):
-        read_groups(records, "train")
+        load_groups(records, "train")
     file.unlink()
 
 
 def test_partners_of_a_million_records():
     rng = np.random.default_rng(0)
-    numbers = rng.integers(ALONE, 300_000, 10**6).astype(np.int32)
-    groups = Groups(numbers)
+    numbers = rng.integers(NO_GROUP, 300_000, 10**6).astype(np.int32)
+    groups = PoseGroups(numbers)
     for index in rng.integers(10**6, size=300).tolist():
-        partner = groups.partner(index, rng)
-        if numbers[index] == ALONE or (numbers == numbers[index]).sum() == 1:
+        partner = groups.sample_partner(index, rng)
+        if numbers[index] == NO_GROUP or (numbers == numbers[index]).sum() == 1:
             assert partner == index
         else:
             assert partner != index and numbers[partner] == numbers[index]
@@ -155,4 +163,4 @@ def test_partners_of_a_million_records():
 def test_wrong_probabilities_are_named(records):
     with pytest.raises(OmfaError, match=r"multi_pose_prob: expected 0 to 1, got 1\.5"):
         _batches(records, 1.5)
-    assert numbered(schema.open_records(records, "train")).dtype == np.int32
+    assert read_group_numbers(schema.open_records(records, "train")).dtype == np.int32

@@ -11,19 +11,19 @@ from diffusers import DDIMScheduler
 from tiny_problem import channel_settings, mixing_network, settings
 
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.core.tasks import noised_table
+from omfa_jax.core.tasks import make_noised_table
 from omfa_jax.diffusion.dropout import drop_conditions
-from omfa_jax.diffusion.loss import masked_mean, weight
+from omfa_jax.diffusion.loss import compute_loss_weight, masked_mean
 from omfa_jax.diffusion.partial import (
+    compute_target,
     corrupt,
-    denoised,
-    input_channels,
-    network_input,
-    target,
+    count_input_channels,
+    make_network_input,
+    predict_x0_and_eps,
 )
 from omfa_jax.diffusion.sample import SamplerSettings, sample
-from omfa_jax.diffusion.schedule import ScheduleSettings, alpha_sigma
-from omfa_jax.diffusion.steppers import STEPPERS
+from omfa_jax.diffusion.schedule import ScheduleSettings, get_alpha_sigma
+from omfa_jax.diffusion.steppers import SAMPLERS
 
 LAYOUTS = [settings(), channel_settings()]
 IDS = ["spatial", "channel"]
@@ -34,8 +34,8 @@ def problem(s, batch=3):
     shape = (batch, *s.canvas.shape)
     x0, eps, pose = (jax.random.normal(key, shape) for key in keys)
     t = jnp.array([10, 500, 990])[:batch]
-    noised = jnp.asarray(noised_table(s.tasks))[:batch]
-    return x0, eps, pose, t, *alpha_sigma(s.schedule, t), s.canvas.mask(noised), noised
+    noised = jnp.asarray(make_noised_table(s.tasks))[:batch]
+    return x0, eps, pose, t, *get_alpha_sigma(s.schedule, t), s.canvas.mask(noised), noised
 
 
 @pytest.mark.parametrize("s", LAYOUTS, ids=IDS)
@@ -60,8 +60,8 @@ def test_the_right_output_gives_back_x0_and_eps(prediction):
     x0, eps, _, _, alpha, sigma, mask, _ = problem(s)
     everywhere = jnp.ones_like(mask)
     xt = corrupt(x0, eps, everywhere, alpha, sigma)
-    output = target(prediction, x0, eps, alpha, sigma)
-    x0_hat, eps_hat = denoised(prediction, output, xt, alpha, sigma)
+    output = compute_target(prediction, x0, eps, alpha, sigma)
+    x0_hat, eps_hat = predict_x0_and_eps(prediction, output, xt, alpha, sigma)
     np.testing.assert_allclose(x0_hat, x0, atol=2e-5)
     np.testing.assert_allclose(eps_hat, eps, atol=2e-5)
 
@@ -85,15 +85,19 @@ def test_loss_is_the_mean_over_the_mask_of_each_example(s):
 
 
 def test_min_snr_weights():
-    alpha, sigma = alpha_sigma(settings().schedule, jnp.array([0, 300, 999]))
+    alpha, sigma = get_alpha_sigma(settings().schedule, jnp.array([0, 300, 999]))
     snr = np.asarray((alpha / sigma) ** 2)
-    np.testing.assert_allclose(weight("epsilon", 5.0, alpha, sigma), np.minimum(snr, 5) / snr)
-    np.testing.assert_allclose(weight("v", 5.0, alpha, sigma), np.minimum(snr, 5) / (snr + 1))
-    np.testing.assert_array_equal(weight("v", None, alpha, sigma), 1.0)
-    pure_noise = weight("epsilon", 5.0, jnp.zeros(1), jnp.ones(1))
+    np.testing.assert_allclose(
+        compute_loss_weight("epsilon", 5.0, alpha, sigma), np.minimum(snr, 5) / snr
+    )
+    np.testing.assert_allclose(
+        compute_loss_weight("v", 5.0, alpha, sigma), np.minimum(snr, 5) / (snr + 1)
+    )
+    np.testing.assert_array_equal(compute_loss_weight("v", None, alpha, sigma), 1.0)
+    pure_noise = compute_loss_weight("epsilon", 5.0, jnp.zeros(1), jnp.ones(1))
     np.testing.assert_array_equal(pure_noise, 1.0)
     with pytest.raises(OmfaError, match="above 0 or None, got -1"):
-        weight("v", -1.0, alpha, sigma)
+        compute_loss_weight("v", -1.0, alpha, sigma)
 
 
 @pytest.mark.parametrize("s", LAYOUTS, ids=IDS)
@@ -126,7 +130,7 @@ def test_clean_components_leave_the_sampler_bit_equal(s, sampler):
     assert float(jnp.abs(out - x0)[~clean].min()) > 0
 
 
-@pytest.mark.parametrize("name", STEPPERS)
+@pytest.mark.parametrize("name", SAMPLERS)
 def test_the_network_sees_the_clean_part_bit_equal_at_every_step(name):
     s = settings(schedule=ScheduleSettings(spacing="trailing"))
     x0, eps, pose, _, _, _, mask, noised = problem(s)
@@ -175,25 +179,25 @@ def test_swapping_a_condition_changes_the_output(inputs, changed):
     def run(g):
         return sample(network, s, SamplerSettings(3), noise=eps, noised=noised, null_prompt=3, **g)
 
-    generated = jnp.broadcast_to(s.canvas.mask(noised), x0.shape)
+    generated = jnp.broadcast_to(s.canvas.make_mask(noised), x0.shape)
     assert float(jnp.abs(run(given) - run(swapped))[generated].max()) > 1e-3
 
 
 def test_network_input_follows_unet_inputs():
     s = settings(unet_inputs=("noisy", "mask", "clean", "pose"))
     x0, _, pose, _, _, _, mask, _ = problem(s)
-    stacked = network_input(s.unet_inputs, s.canvas, x0, mask, pose)
+    stacked = make_network_input(s.unet_inputs, s.canvas, x0, mask, pose)
     assert stacked.shape[-1] == s.in_channels == 13
     np.testing.assert_array_equal(stacked[..., :4], x0)
     np.testing.assert_array_equal(stacked[..., 4:5], mask)
     np.testing.assert_array_equal(stacked[..., 5:9], jnp.where(mask, 0, x0))
     np.testing.assert_array_equal(stacked[..., 9:], pose)
     with pytest.raises(OmfaError, match="begin with 'noisy'"):
-        input_channels(("mask", "noisy"), s.canvas)
+        count_input_channels(("mask", "noisy"), s.canvas)
     with pytest.raises(OmfaError, match="contain 'mask'"):
-        input_channels(("noisy", "pose"), s.canvas)
+        count_input_channels(("noisy", "pose"), s.canvas)
     with pytest.raises(OmfaError, match="did you mean 'pose'"):
-        input_channels(("noisy", "mask", "posse"), s.canvas)
+        count_input_channels(("noisy", "mask", "posse"), s.canvas)
 
 
 @pytest.mark.parametrize(
@@ -239,7 +243,7 @@ def test_guidance_is_extrapolation_from_the_null_branch(prediction):
         null_xt, null_pose, null_prompt = drop_conditions(
             jnp.ones(3, bool), x[..., :4], mask, x[..., 5:], prompt, 3
         )
-        null = network_input(s.unet_inputs, s.canvas, null_xt, mask, null_pose)
+        null = make_network_input(s.unet_inputs, s.canvas, null_xt, mask, null_pose)
         conditional, unconditional = network(x, t, prompt), network(null, t, null_prompt)
         return unconditional + 3.0 * (conditional - unconditional)
 

@@ -34,13 +34,13 @@ def test_openpose(tmp_path):
     warnings = []
     ((folder, photos),) = find_photos(tmp_path, "openpose", warnings).items()
     assert folder == tmp_path / "test" and [photo.name for photo in photos] == ["a", "b"]
-    assert photos[0].size_px() == (40, 30) and photos[1].size_px() == (30, 40)
+    assert photos[0].read_size_px() == (40, 30) and photos[1].read_size_px() == (30, 40)
     rows = photos[0].read((40, 30))
     assert rows is not None and rows.shape == (25, 3) and photos[1].read((30, 40)) is None
     assert warnings == ["test: 1 photos without keypoints (lonely)"]
     photos[1].path.write_bytes(b"no picture")
     with pytest.raises(OmfaError, match="damaged"):
-        photos[1].size_px()
+        photos[1].read_size_px()
 
 
 def test_deepfashion(tmp_path):
@@ -62,7 +62,7 @@ def test_dresscode(tmp_path):
     write(tmp_path / "dresses/keypoints/000001_2.json", json.dumps({"keypoints": [row] * 18}))
     ((folder, photos),) = find_photos(tmp_path, "dresscode", []).items()
     assert folder.name == "dresses" and [photo.name for photo in photos] == ["000001_0"]
-    rows = photos[0].read(photos[0].size_px())
+    rows = photos[0].read(photos[0].read_size_px())
     assert rows is not None and rows[0].tolist() == [20, 40, 0.5]
 
 

@@ -13,10 +13,15 @@ from omfa_jax.core import images
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.tasks import Task
 from omfa_jax.data import pipeline
-from omfa_jax.data.build import build
+from omfa_jax.data.build import build_records
 from omfa_jax.data.decode import decode_record
-from omfa_jax.data.pipeline import PipelineSettings, eval_batches, make_dataset, task_shares
-from omfa_jax.data.room import Rooms
+from omfa_jax.data.pipeline import (
+    PipelineSettings,
+    compute_task_shares,
+    make_eval_iterator,
+    make_train_iterator,
+)
+from omfa_jax.data.room import BufferPool
 from omfa_jax.data.schema import open_records
 
 SLOTS = {"garment": (64, 48), "person": (64, 48), "face": (16, 16)}
@@ -31,14 +36,14 @@ PEOPLE = 7
 @pytest.fixture(scope="module")
 def records(tmp_path_factory):
     root = tmp_path_factory.mktemp("pipeline")
-    build(tiny.write_raw(root / "raw", {"train": PEOPLE, "val": 5}), root / "records")
+    build_records(tiny.write_raw(root / "raw", {"train": PEOPLE, "val": 5}), root / "records")
     return str(root / "records")
 
 
 def _dataset(records, *, batch_size=4, seed=3, shard=0, shards=1, **changes):
     settings = PipelineSettings(records, changes.pop("slots", SLOTS), **changes)
     arguments = {"split": "train", "batch_size": batch_size, "seed": seed, "tasks": TASKS}
-    return make_dataset(settings, **arguments, shard=shard, shards=shards)
+    return make_train_iterator(settings, **arguments, shard=shard, shards=shards)
 
 
 def _take(iterator, count):
@@ -90,7 +95,7 @@ def test_absent_face_and_pose_have_stated_values(tmp_path):
     raw = tiny.write_raw(tmp_path / "raw", {"train": 1}, pose=False)
     (raw / "train/openpose_json/00000_00_keypoints.json").unlink()
     (raw / "train/image-parse-v3/00000_00.png").unlink()
-    build(raw, tmp_path / "records")
+    build_records(raw, tmp_path / "records")
     batch = next(_dataset(str(tmp_path / "records"), batch_size=2))
     assert (batch["face"] == 255).all() and (batch["pose"] == 0).all()
     assert not batch["has_pose"].any()
@@ -182,14 +187,14 @@ def test_tasks_are_drawn_by_weight_per_item(records):
 
 
 def test_task_shares():
-    np.testing.assert_allclose(task_shares(TASKS), [0.5, 1, 1])
+    np.testing.assert_allclose(compute_task_shares(TASKS), [0.5, 1, 1])
     none = Task("none", ("face",), 0.0, "")
     # ten tenths sum to less than 1 in float64: a draw in the gap would pick the weightless task
     tenths = [Task(str(i), ("face",), 0.1, "") for i in range(10)]
-    assert task_shares([*tenths, none])[9:].tolist() == [1.0, 1.0]
+    assert compute_task_shares([*tenths, none])[9:].tolist() == [1.0, 1.0]
     for tasks in ((), (none,)):
         with pytest.raises(OmfaError, match="weight above 0"):
-            task_shares(tasks)
+            compute_task_shares(tasks)
 
 
 def test_wrong_settings_are_named(records):
@@ -205,12 +210,12 @@ def test_wrong_settings_are_named(records):
         with pytest.raises(OmfaError, match=word):
             _dataset(records, **changes)
     with pytest.raises(OmfaError, match="did you mean 'train'"):
-        eval_batches(PipelineSettings(records, SLOTS), split="trian", batch_size=2)
+        make_eval_iterator(PipelineSettings(records, SLOTS), split="trian", batch_size=2)
 
 
 def test_eval_batches_are_ordered_and_padded(records):
     settings = PipelineSettings(records, SLOTS)
-    batches = list(eval_batches(settings, split="val", batch_size=4))
+    batches = list(make_eval_iterator(settings, split="val", batch_size=4))
     assert [batch["valid"].tolist() for batch in batches] == [[True] * 4, [True] + [False] * 3]
     keys = np.concatenate([batch["key"] for batch in batches])
     assert keys.tolist() == [f"{i:05d}_00" for i in (0, 1, 2, 3, 4, 4, 4, 4)]
@@ -218,16 +223,16 @@ def test_eval_batches_are_ordered_and_padded(records):
     person = batches[1]["person"]
     assert person.dtype == np.float32 and person.min() >= -1 and person.max() <= 1
     np.testing.assert_array_equal(batches[1]["index"], [4, 4, 4, 4])
-    limited = list(eval_batches(settings, split="val", batch_size=2, limit=3))
+    limited = list(make_eval_iterator(settings, split="val", batch_size=2, limit=3))
     assert [batch["valid"].tolist() for batch in limited] == [[True, True], [True, False]]
-    assert list(eval_batches(settings, split="val", batch_size=2, limit=0)) == []
+    assert list(make_eval_iterator(settings, split="val", batch_size=2, limit=0)) == []
 
 
 def test_eval_shards_cover_the_split_with_equally_many_batches(records):
     settings = PipelineSettings(records, SLOTS)
     arguments = {"split": "val", "batch_size": 4}
-    whole = list(eval_batches(settings, **arguments))
-    parts = [list(eval_batches(settings, **arguments, shard=i, shards=2)) for i in range(2)]
+    whole = list(make_eval_iterator(settings, **arguments))
+    parts = [list(make_eval_iterator(settings, **arguments, shard=i, shards=2)) for i in range(2)]
     joined = [
         {name: np.concatenate([left[name], right[name]]) for name in left}
         for left, right in zip(*parts, strict=True)
@@ -237,12 +242,12 @@ def test_eval_shards_cover_the_split_with_equally_many_batches(records):
 
 def test_unpaired_garments(records):
     settings = PipelineSettings(records, SLOTS)
-    batch = next(eval_batches(settings, split="val", batch_size=5, unpaired=True))
+    batch = next(make_eval_iterator(settings, split="val", batch_size=5, unpaired=True))
     for index in range(5):
         garment = images.from_signed(batch["garment"][index])
         np.testing.assert_allclose(garment[32, 24], tiny.colour((index + 1) % 5), atol=4)
     with pytest.raises(OmfaError, match="no unpaired garment"):
-        next(eval_batches(settings, split="train", batch_size=2, unpaired=True))
+        next(make_eval_iterator(settings, split="train", batch_size=2, unpaired=True))
 
 
 def test_order_survives_a_new_process(records):
@@ -262,15 +267,15 @@ def test_an_evaluations_facts_do_not_hold_its_pictures(records, monkeypatch):
     """The held-out loss keeps them through a whole training."""
     lent = []
 
-    class Noting(Rooms):
+    class Noting(BufferPool):
         def lend(self, size_bytes):
-            piece = super().lend(size_bytes)
+            piece = super().acquire(size_bytes)
             lent.append(weakref.ref(piece))
             return piece
 
-    monkeypatch.setattr(pipeline, "Rooms", Noting)
+    monkeypatch.setattr(pipeline, "BufferPool", Noting)
     settings = PipelineSettings(records, SLOTS, threads=0)
-    batches = eval_batches(settings, split="val", batch_size=2)
+    batches = make_eval_iterator(settings, split="val", batch_size=2)
     facts = ("has_pose", "valid", "index", "key")
     kept = [{name: batch[name] for name in facts} for batch in batches]
     del batches

@@ -9,25 +9,25 @@ import numpy as np
 import pytest
 import tiny_viton as tiny
 
-from omfa_jax.body.camera import looking_at
+from omfa_jax.body.camera import make_look_at_camera
 from omfa_jax.body.forward import forward
-from omfa_jax.body.model import load_model
-from omfa_jax.body.params import neutral
+from omfa_jax.body.model import load_body_model
+from omfa_jax.body.params import make_neutral_params
 from omfa_jax.body.params_file import save_body
 from omfa_jax.body.pose_maps import SETTINGS_FILE, render_folder
 from omfa_jax.body.render import render
 from omfa_jax.cli import config as config_lib
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.data import schema
-from omfa_jax.data.build import build
+from omfa_jax.data.build import build_records
 from omfa_jax.data.latents import write_latents
-from omfa_jax.data.pipeline import PipelineSettings, eval_batches
-from omfa_jax.models import vae
+from omfa_jax.data.pipeline import PipelineSettings, make_eval_iterator
+from omfa_jax.models import get_vae_config
 from omfa_jax.sampling.inputs import SlotFitter, load_pose_map
 
 BASE = Path(__file__).parents[1] / "configs" / "base.py"
 SLOTS = {"garment": (64, 48), "person": (64, 48), "face": (16, 16)}
-CAMERA = looking_at((0, 0, 4), (0, 0, 0), focal_px=100.0, width_px=48, height_px=64)
+CAMERA = make_look_at_camera((0, 0, 4), (0, 0, 0), focal_px=100.0, width_px=48, height_px=64)
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def body(tmp_path_factory):
     """A folder with one body file."""
     folder = tmp_path_factory.mktemp("bodies") / "smplx"
     folder.mkdir()
-    save_body(folder / "00000_00.npz", neutral(), CAMERA)
+    save_body(folder / "00000_00.npz", make_neutral_params(), CAMERA)
     return folder
 
 
@@ -52,12 +52,12 @@ def raw(tmp_path_factory, body):
 
 def first_batch(records, style):
     settings = PipelineSettings(str(records), SLOTS, pose_style=style, vae_id="v", threads=0)
-    return next(eval_batches(settings, split="train", batch_size=2))
+    return next(make_eval_iterator(settings, split="train", batch_size=2))
 
 
 def test_records_and_latents_know_their_style_and_refuse_another(raw, tmp_path):
     records, latents = tmp_path / "records", tmp_path / "latents"
-    build(raw, records)
+    build_records(raw, records)
     write_latents(records, latents, lambda x: x[:, ::8, ::8], slots=SLOTS, vae_id="v")
     for folder in (records, latents):
         assert schema.read_manifest(folder)["pose_style"] == "positions"
@@ -68,7 +68,7 @@ def test_records_and_latents_know_their_style_and_refuse_another(raw, tmp_path):
 
 def test_maps_from_elsewhere_are_taken_as_they_are(tmp_path):
     raw = tiny.write_raw(tmp_path / "raw", {"train": 2})
-    build(raw, tmp_path / "records")
+    build_records(raw, tmp_path / "records")
     assert schema.read_manifest(tmp_path / "records")["pose_style"] is None
     assert len(first_batch(tmp_path / "records", "parts")["has_pose"]) == 2
 
@@ -78,25 +78,25 @@ def test_splits_of_several_styles_are_refused(raw, tmp_path):
     note = mixed / "val" / "pose" / SETTINGS_FILE
     note.write_text(json.dumps({**json.loads(note.read_text()), "style": "parts"}))
     with pytest.raises(OmfaError, match=r"of one style, found parts, positions"):
-        build(mixed, tmp_path / "records")
+        build_records(mixed, tmp_path / "records")
     note.write_text("{}")
     with pytest.raises(OmfaError, match="damaged; delete"):
-        build(mixed, tmp_path / "records")
+        build_records(mixed, tmp_path / "records")
     assert not (tmp_path / "records").exists()
 
 
 def test_the_config_says_it_and_the_sampler_draws_it(body):
     style = "--config.data.pose_style="
-    settings = config_lib.diffusion_settings(
-        config_lib.load_config(BASE, [f"{style}parts"]), vae("sdxl")
+    settings = config_lib.make_diffusion_settings(
+        config_lib.load_config(BASE, [f"{style}parts"]), get_vae_config("sdxl")
     )
     assert type(settings).from_json(json.loads(json.dumps(settings.to_json()))) == settings
     with pytest.raises(OmfaError, match="did you mean 'positions'"):
-        config_lib.diffusion_settings(
-            config_lib.load_config(BASE, [f"{style}position"]), vae("sdxl")
+        config_lib.make_diffusion_settings(
+            config_lib.load_config(BASE, [f"{style}position"]), get_vae_config("sdxl")
         )
-    model = load_model()
-    vertices, _ = forward(model, neutral())
+    model = load_body_model()
+    vertices, _ = forward(model, make_neutral_params())
     for style in ("normals", "parts"):
         slots = SlotFitter(dataclasses.replace(settings, pose_style=style))
         drawn = load_pose_map(str(body / "00000_00.npz"), slots.pose_style, None)
@@ -105,7 +105,9 @@ def test_the_config_says_it_and_the_sampler_draws_it(body):
 
 
 def test_older_models_were_trained_on_normals():
-    settings = config_lib.diffusion_settings(config_lib.load_config(BASE), vae("sdxl"))
+    settings = config_lib.make_diffusion_settings(
+        config_lib.load_config(BASE), get_vae_config("sdxl")
+    )
     fields = settings.to_json()
     del fields["pose_style"]
     assert type(settings).from_json(fields).pose_style == "normals"

@@ -12,12 +12,12 @@ from small_settings import make_loss_settings
 from test_heldout import examples, measured
 from tiny_training import BATCH, SETTINGS, CountingBatches, make_run
 
-from omfa_jax.parallel.feed import data_shard, place, to_global
-from omfa_jax.parallel.mesh import replicated
-from omfa_jax.parallel.rules import REPLICATED_RULES, param_shardings
-from omfa_jax.train.gradient import sharded_gradient
+from omfa_jax.parallel.feed import get_data_shard, make_global_batch, put_global
+from omfa_jax.parallel.mesh import make_replicated_sharding
+from omfa_jax.parallel.rules import REPLICATED_RULES, make_param_shardings
+from omfa_jax.train.gradient import make_sharded_gradient
 from omfa_jax.train.loop import train
-from omfa_jax.train.objective import partial_diffusion
+from omfa_jax.train.objective import make_diffusion_objective
 
 MESH = (4, 1, 1)
 STEPS = 3
@@ -44,7 +44,7 @@ class Part(CountingBatches):
 
     def __init__(self, mesh):
         super().__init__()
-        self.shard, self.shards = data_shard(mesh)
+        self.shard, self.shards = get_data_shard(mesh)
 
     def __next__(self):
         whole = super().__next__()
@@ -58,19 +58,21 @@ def noise_seen(run, accumulate=1, batch=None):
 
     It is the gradient of a table of predictions, one an example, at zero.
     """
-    batch = batch or to_global(run.mesh, next(Part(run.mesh)))
-    objective = partial_diffusion(
+    batch = batch or make_global_batch(run.mesh, next(Part(run.mesh)))
+    objective = make_diffusion_objective(
         SETTINGS, make_loss_settings(condition_dropout=0.0), looked_up, None
     )
     table = {"kernel": np.zeros((BATCH, *CANVAS.shape), np.float32)}
-    shardings = param_shardings(REPLICATED_RULES, table, run.mesh)
+    shardings = make_param_shardings(REPLICATED_RULES, table, run.mesh)
     gradient = jax.jit(
-        sharded_gradient(objective, shardings, run.mesh, accumulate),
-        out_shardings=replicated(run.mesh),
+        make_sharded_gradient(objective, shardings, run.mesh, accumulate),
+        out_shardings=make_replicated_sharding(run.mesh),
     )
-    root = jax.jit(lambda: jax.random.key(1), out_shardings=replicated(run.mesh))()
-    frozen = place(run.frozen, jax.tree.map(lambda _: replicated(run.mesh), run.frozen))
-    _, _, grads = gradient(place(table, shardings), frozen, batch, root, jnp.int32(0))
+    root = jax.jit(lambda: jax.random.key(1), out_shardings=make_replicated_sharding(run.mesh))()
+    frozen = put_global(
+        run.frozen, jax.tree.map(lambda _: make_replicated_sharding(run.mesh), run.frozen)
+    )
+    _, _, grads = gradient(put_global(table, shardings), frozen, batch, root, jnp.int32(0))
     return np.asarray(grads["kernel"])
 
 
@@ -100,7 +102,7 @@ def found(workdir, order):
             start=start,
             rules=REPLICATED_RULES,
             batches=Part(run.mesh),
-            objective=partial_diffusion(SETTINGS, run.settings.loss, mixing, None),
+            objective=make_diffusion_objective(SETTINGS, run.settings.loss, mixing, None),
         )
     )
     lines = (workdir / "metrics.jsonl").read_text().splitlines()

@@ -8,15 +8,21 @@ import jax
 import numpy as np
 import processes
 import pytest
-from tiny_bundle import make_bundle, pipeline, save_bundle, write_records
+from tiny_bundle import make_tiny_model, pipeline, save_tiny_model, write_records
 
 from omfa_jax.cli.main import main
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.images import read_rgb
 from omfa_jax.diffusion.sample import SamplerSettings
-from omfa_jax.evals.examples import Split
-from omfa_jax.evals.influence import derangement
-from omfa_jax.evals.predictions import Work, claim, sample_to_folder, share, weights_digest
+from omfa_jax.evals.examples import EvalSplit
+from omfa_jax.evals.influence import sample_derangement
+from omfa_jax.evals.predictions import (
+    SamplingJob,
+    claim_folder,
+    compute_weights_digest,
+    get_process_share,
+    sample_to_folder,
+)
 from omfa_jax.evals.scores import read_scores
 from omfa_jax.evals.split import SplitRun
 from omfa_jax.evals.split_evaluation import SplitRequest, compute_metric_values
@@ -33,7 +39,7 @@ def records(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def bundle():
-    return make_bundle()
+    return make_tiny_model()
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +48,7 @@ def one_device(bundle):
 
 
 def work_of(split, folder, **changes):
-    work = Work(folder, split.task, split.made, split.names, split.given, split.size_px)
+    work = SamplingJob(folder, split.task, split.made, split.names, split.given, split.size_px)
     return dataclasses.replace(work, **changes)
 
 
@@ -54,7 +60,7 @@ def files(folder):
 def alone(records, one_device, tmp_path_factory):
     """The images of one device, which samples two groups in sequence."""
     folder = tmp_path_factory.mktemp("alone")
-    split = Split(pipeline(records), "test", "paired")
+    split = EvalSplit(pipeline(records), "test", "paired")
     assert sample_to_folder(one_device, work_of(split, folder), seed=3) == PEOPLE
     return files(folder)
 
@@ -72,23 +78,26 @@ def test_neither_devices_nor_the_batch_size_change_a_byte(
     sampler = one_device
     if devices > 1:
         sampler = Sampler(bundle, STEPS, devices=jax.devices()[:devices])
-    split = Split(pipeline(records), "test", "paired")
+    split = EvalSplit(pipeline(records), "test", "paired")
     sample_to_folder(sampler, work_of(split, tmp_path), seed=3, batch_size=batch_size)
     assert files(tmp_path) == alone
 
 
 def test_shares_of_processes_make_up_the_whole(alone, records, one_device, tmp_path):
-    split = Split(pipeline(records), "test", "paired")
-    assert share(PEOPLE, 0, 2) == [0, 1, 2, 3] and share(PEOPLE, 1, 2) == [4, 5]
+    split = EvalSplit(pipeline(records), "test", "paired")
+    assert get_process_share(PEOPLE, 0, 2) == [0, 1, 2, 3] and get_process_share(PEOPLE, 1, 2) == [
+        4,
+        5,
+    ]
     for process in (1, 0):
         work = work_of(split, tmp_path)
         wrote = sample_to_folder(one_device, work, seed=3, process=process, processes=2)
-        assert wrote == len(share(PEOPLE, process, 2))
+        assert wrote == len(get_process_share(PEOPLE, process, 2))
     assert files(tmp_path) == alone
 
 
 def test_what_is_missing_is_made_again_and_nothing_else(alone, records, one_device, tmp_path):
-    split = Split(pipeline(records), "test", "paired")
+    split = EvalSplit(pipeline(records), "test", "paired")
     for name, content in alone.items():
         (tmp_path / name).write_bytes(content)
     for name in ("00001_00.png", "00002_00.png"):
@@ -99,7 +108,7 @@ def test_what_is_missing_is_made_again_and_nothing_else(alone, records, one_devi
 
     def given(place):
         asked.append(place)
-        return split.given(place)
+        return split.get_inputs(place)
 
     work = work_of(split, tmp_path, given=given)
     assert sample_to_folder(one_device, work, seed=3) == 2
@@ -111,14 +120,14 @@ def test_what_is_missing_is_made_again_and_nothing_else(alone, records, one_devi
 def test_noise_follows_the_name_and_the_seed_and_not_the_place(
     alone, records, one_device, tmp_path
 ):
-    split = Split(pipeline(records), "test", "paired")
+    split = EvalSplit(pipeline(records), "test", "paired")
 
     def sampled(folder, names, order, seed):
         work = work_of(
             split,
             tmp_path / folder,
             names=names,
-            given=lambda place: split.given(order[place]),
+            given=lambda place: split.get_inputs(order[place]),
             size_px=None,
         )
         sample_to_folder(one_device, work, seed=seed)
@@ -138,15 +147,15 @@ def test_noise_follows_the_name_and_the_seed_and_not_the_place(
 def test_a_folder_is_one_runs(tmp_path):
     folder = tmp_path / "run"
     facts = {"checkpoint": "a", "seed": 0, "sampler": {"steps": 2}}
-    claim(folder, facts, restart=False)
+    claim_folder(folder, facts, restart=False)
     picture = folder / "pred" / "x.png"
     picture.parent.mkdir()
     picture.write_bytes(b"x")
     (folder / "pairs.txt").write_text("x.png y.png\n")
-    claim(folder, facts, restart=False)
+    claim_folder(folder, facts, restart=False)
     changed = facts | {"seed": 1, "sampler": {"steps": 3}}
     with pytest.raises(OmfaError, match=r"sampler: was {'steps': 2}, now .*seed: was 0, now 1"):
-        claim(folder, changed, restart=False)
+        claim_folder(folder, changed, restart=False)
     assert picture.exists()
     # what is not in its pairs.txt is somebody's, and so is what lies behind a link
     mine, album = folder / "pred" / "mine.png", tmp_path / "album"
@@ -155,34 +164,38 @@ def test_a_folder_is_one_runs(tmp_path):
     for foreign in (mine, folder / "gt"):
         foreign.write_bytes(b"mine") if foreign is mine else foreign.symlink_to(album)
         with pytest.raises(OmfaError, match=f"did not write.*{foreign.name}"):
-            claim(folder, changed, restart=True)
+            claim_folder(folder, changed, restart=True)
         assert foreign.exists() and picture.exists()
         foreign.unlink()
     notes = folder / "notes.txt"
     notes.write_text("mine")
-    claim(folder, changed, restart=True)
+    claim_folder(folder, changed, restart=True)
     assert not picture.exists() and notes.exists() and (album / "x.png").exists()
-    claim(folder, changed, restart=False)
+    claim_folder(folder, changed, restart=False)
     foreign = tmp_path / "foreign"
     foreign.mkdir()
     (foreign / "holiday.jpg").write_bytes(b"x")
     for restart in (False, True):
         with pytest.raises(OmfaError, match="no evaluation wrote it"):
-            claim(foreign, facts, restart=restart)
+            claim_folder(foreign, facts, restart=restart)
     assert (foreign / "holiday.jpg").exists()
 
 
 def test_the_digest_is_of_the_weights(bundle):
-    same, other = make_bundle(), make_bundle(seed=1)
-    assert weights_digest(same) == weights_digest(bundle) != weights_digest(other)
+    same, other = make_tiny_model(), make_tiny_model(seed=1)
+    assert (
+        compute_weights_digest(same)
+        == compute_weights_digest(bundle)
+        != compute_weights_digest(other)
+    )
     unet = dict(bundle.unet_params or {})
     unet["conv_in"] = {**unet["conv_in"], "bias": unet["conv_in"]["bias"] + 1}
-    assert weights_digest(bundle.with_unet(unet)) != weights_digest(bundle)
+    assert compute_weights_digest(bundle.with_unet(unet)) != compute_weights_digest(bundle)
 
 
 @pytest.fixture(scope="module")
 def model(bundle, tmp_path_factory):
-    return save_bundle(tmp_path_factory.mktemp("model") / "model", bundle)
+    return save_tiny_model(tmp_path_factory.mktemp("model") / "model", bundle)
 
 
 def flags(model, records, out, *more):
@@ -204,7 +217,7 @@ def test_the_command_samples_scores_and_measures(model, records, alone, tmp_path
     row = (scores.influence or {})["garment"]
     assert row["count"] == PEOPLE and row["region"] == "garment region"
     assert row["gain"] == pytest.approx(row["right"] - row["wrong"])
-    swap = derangement(PEOPLE, 3)
+    swap = sample_derangement(PEOPLE, 3)
     assert not (swap == np.arange(PEOPLE)).any()
     assert files(out / "other_garment") != alone
     loss = json.loads((out / "loss.json").read_text())
@@ -217,12 +230,14 @@ def test_the_command_samples_scores_and_measures(model, records, alone, tmp_path
         split="test", setting="paired", sampler=SamplerSettings(), seed=3, dtype="float32",
         method="m", protocol="omfa", workers=1,
     )  # fmt: skip
-    split = Split(pipeline(records), "test", "paired")
+    split = EvalSplit(pipeline(records), "test", "paired")
     run = SplitRun(split, out, 3, lambda work: 0)
     for folder in ("pred", "other_garment"):
         found, better = compute_metric_values(how, out, split.names, "ssim", out / folder)
         assert better == "higher"
-        assert found == pytest.approx(run.values(out / folder, "ssim", run.own_truth))
+        assert found == pytest.approx(
+            run.compute_values(out / folder, "ssim", run.read_ground_truth)
+        )
     with pytest.raises(OmfaError, match="did you mean 'ssim'"):
         compute_metric_values(how, out, split.names, "sim", out / "pred")
 

@@ -7,8 +7,16 @@ import numpy as np
 import pytest
 
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.models import UNETS, VAES, UNetConfig, VAEConfig, init_unet, unet, vae
-from omfa_jax.models.presets import LADDER_WIDTHS, rung
+from omfa_jax.models import (
+    UNETS,
+    VAES,
+    UNetConfig,
+    VAEConfig,
+    get_unet_config,
+    get_vae_config,
+    init_unet,
+)
+from omfa_jax.models.presets import LADDER_WIDTHS, scale_sdxl
 
 
 def size_of(config: UNetConfig) -> int:
@@ -18,7 +26,7 @@ def size_of(config: UNetConfig) -> int:
 
 def test_sdxl_is_the_default():
     assert UNETS["sdxl"] == UNetConfig() and VAES["sdxl"] == VAEConfig()
-    assert unet("sdxl", in_channels=9).in_channels == 9
+    assert get_unet_config("sdxl", in_channels=9).in_channels == 9
     assert VAES["sdxl"].stride == 8 and UNETS["sdxl"].stride == 4
     assert UNETS["sdxl"].time_embed_dim == 1280
 
@@ -31,7 +39,7 @@ def test_ladder_grows():
 
 
 def test_the_ladders_top_is_sdxl_and_its_rule_is_the_table():
-    assert rung(320) == UNETS["ladder_320"] == UNETS["sdxl"]
+    assert scale_sdxl(320) == UNETS["ladder_320"] == UNETS["sdxl"]
     for width in LADDER_WIDTHS:
         config = UNETS[f"ladder_{width}"]
         assert config.block_channels == (width, 2 * width, 4 * width)
@@ -39,11 +47,11 @@ def test_the_ladders_top_is_sdxl_and_its_rule_is_the_table():
         assert all(12 <= dim <= 64 for dim in heads) and (width < 64 or heads[2] == 64)
         assert 3 <= width // config.norm_groups <= 10
     with pytest.raises(OmfaError, match="160 channels do not divide into 3 heads"):
-        rung(80)
+        scale_sdxl(80)
 
 
 def test_the_ladder_climbs_evenly():
-    sizes = [size_of(rung(width)) for width in LADDER_WIDTHS]
+    sizes = [size_of(scale_sdxl(width)) for width in LADDER_WIDTHS]
     assert sizes[0] < 1e6 and sizes[-1] == 2_567_463_684 and len(sizes) >= 8
     ratios = [larger / smaller for smaller, larger in itertools.pairwise(sizes)]
     assert all(1.7 < ratio < 3.1 for ratio in ratios), sizes
@@ -56,11 +64,11 @@ def test_small_presets_fit_their_vae(name):
 
 def test_unknown_names_get_a_hint():
     with pytest.raises(OmfaError, match="unknown UNet preset 'sdx'; did you mean 'sdxl'"):
-        unet("sdx")
+        get_unet_config("sdx")
     with pytest.raises(OmfaError, match="unknown VAE preset"):
-        vae("huge")
+        get_vae_config("huge")
     with pytest.raises(OmfaError, match="did you mean 'heads'"):
-        unet("tiny", head=3)
+        get_unet_config("tiny", head=3)
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ import processes
 import pytest
 
 from omfa_jax.core import trees
-from omfa_jax.parallel.joining import expected_hosts
-from omfa_jax.train.checkpoint import newest_whole_step
+from omfa_jax.parallel.joining import get_expected_hosts
+from omfa_jax.train.checkpoint import find_newest_complete_step
 from omfa_jax.train.load import restore_params
 
 
@@ -34,11 +34,11 @@ def alone(tmp_path_factory):
 
 
 def newest(workdir):
-    return newest_whole_step(workdir / "checkpoints", warn=False) or 0
+    return find_newest_complete_step(workdir / "checkpoints", warn=False) or 0
 
 
 def same_weights(a, b, atol=2e-4):
-    ours, theirs = (dict(trees.walk(restore_params(folder)[0])) for folder in (a, b))
+    ours, theirs = (dict(trees.flatten(restore_params(folder)[0])) for folder in (a, b))
     for path, leaf in ours.items():
         np.testing.assert_allclose(leaf, theirs[path], atol=atol, err_msg="/".join(path))
 
@@ -125,8 +125,8 @@ def test_those_that_came_name_the_one_that_is_missing(tmp_path):
 
 def test_the_scheduler_says_where_the_missing_one_should_be(monkeypatch):
     monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "host-a,host-b")
-    assert expected_hosts(4) == ["host-a", "host-a", "host-b", "host-b"]
+    assert get_expected_hosts(4) == ["host-a", "host-a", "host-b", "host-b"]
     monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "")
     monkeypatch.delenv("SLURM_STEP_NODELIST", raising=False)
     monkeypatch.delenv("SLURM_NODELIST", raising=False)
-    assert expected_hosts(4) == []
+    assert get_expected_hosts(4) == []

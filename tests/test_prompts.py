@@ -10,16 +10,16 @@ from safetensors.numpy import load_file, save_file
 
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.models import UNetConfig, VAEConfig
-from omfa_jax.weights.description import Description
+from omfa_jax.weights.description import ModelDescription
 from omfa_jax.weights.files import write_tensors
 from omfa_jax.weights.prompts import (
     PromptTable,
-    carried_to,
     load_prompts,
+    make_seeded_prompts,
+    project_table,
     save_prompts,
-    seeded_prompts,
 )
-from omfa_jax.weights.text import encode_prompts, prompt_table
+from omfa_jax.weights.text import encode_prompts, make_prompt_table
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -31,30 +31,30 @@ PROMPTS = ("dress a person", "undress a person")
 
 
 def test_seeded_rows_depend_on_the_text_alone():
-    table = seeded_prompts(PROMPTS, 7, 16, 8, seed=3)
+    table = make_seeded_prompts(PROMPTS, 7, 16, 8, seed=3)
     assert table.prompts == (*PROMPTS, "")
     assert table.context.shape == (3, 7, 16) and table.pooled.shape == (3, 8)
     assert not table.context[-1].any() and not table.pooled[-1].any()
-    alone = seeded_prompts(PROMPTS[1:], 7, 16, 8, seed=3)
+    alone = make_seeded_prompts(PROMPTS[1:], 7, 16, 8, seed=3)
     np.testing.assert_array_equal(alone.context[0], table.context[1])
     assert not np.allclose(table.context[0], table.context[1])
-    assert not np.allclose(table.context[0], seeded_prompts(PROMPTS, 7, 16, 8).context[0])
-    assert np.std(seeded_prompts(PROMPTS, 100, 64, 8).context[0]) == pytest.approx(1, rel=0.03)
+    assert not np.allclose(table.context[0], make_seeded_prompts(PROMPTS, 7, 16, 8).context[0])
+    assert np.std(make_seeded_prompts(PROMPTS, 100, 64, 8).context[0]) == pytest.approx(1, rel=0.03)
 
 
 def test_rows_come_in_the_order_asked_with_the_empty_prompt_last():
-    table = seeded_prompts(PROMPTS, 2, 4, 4)
-    rows = table.rows([PROMPTS[1], PROMPTS[0], PROMPTS[1]])
+    table = make_seeded_prompts(PROMPTS, 2, 4, 4)
+    rows = table.select_rows([PROMPTS[1], PROMPTS[0], PROMPTS[1]])
     np.testing.assert_array_equal(rows["context"], table.context[[1, 0, 1, 2]])
     np.testing.assert_array_equal(rows["pooled"], table.pooled[[1, 0, 1, 2]])
     with pytest.raises(OmfaError, match=r"'fly' is not in .*--prompt"):
-        table.rows(["fly"])
+        table.select_rows(["fly"])
 
 
 def test_other_widths_keep_sizes_and_angles():
-    table = seeded_prompts(["on", "off"], 3, 2048, 64)
-    assert carried_to(table, 2048, 64).context is table.context
-    narrow = carried_to(table, 512, 32)
+    table = make_seeded_prompts(["on", "off"], 3, 2048, 64)
+    assert project_table(table, 2048, 64).context is table.context
+    narrow = project_table(table, 512, 32)
     assert (narrow.context.shape, narrow.pooled.shape) == ((3, 3, 512), (3, 32))
     assert not narrow.context[-1].any() and not narrow.pooled[-1].any()
 
@@ -65,11 +65,11 @@ def test_other_widths_keep_sizes_and_angles():
 
     assert np.sqrt((narrow.context[:2] ** 2).mean()) == pytest.approx(1.0, abs=0.05)
     np.testing.assert_allclose(cosines(narrow.context), cosines(table.context), atol=0.15)
-    np.testing.assert_array_equal(carried_to(table, 512, 32).pooled, narrow.pooled)
+    np.testing.assert_array_equal(project_table(table, 512, 32).pooled, narrow.pooled)
 
 
 def test_file_round_trip(tmp_path):
-    table = seeded_prompts(["Ärmel, ≤ 2"], 3, 4, 5)
+    table = make_seeded_prompts(["Ärmel, ≤ 2"], 3, 4, 5)
     save_prompts(tmp_path / "p.safetensors", table)
     back = load_prompts(tmp_path / "p.safetensors")
     assert back.prompts == table.prompts
@@ -155,7 +155,7 @@ def test_embeddings_equal_the_pipelines(encoders):
         context, empty, pooled, empty_pooled = pipeline.encode_prompt("a red hat", device="cpu")
     table = encode_prompts(encoders, ["a red hat", "a hat", "a red hat"])
     assert table.prompts == ("a red hat", "a hat", "")
-    rows = table.rows(["a red hat"])
+    rows = table.select_rows(["a red hat"])
     assert rows["context"].shape == (2, 12, 40) and rows["pooled"].shape == (2, 10)
     for row, (expected, expected_pooled) in enumerate(((context, pooled), (empty, empty_pooled))):
         np.testing.assert_allclose(rows["context"][row], expected[0], atol=1e-5)
@@ -176,14 +176,14 @@ UNET = UNetConfig(context_dim=40, pooled_dim=10)
 
 
 def described(prompts=None, unet=UNET):
-    return Description(unet, VAEConfig(), None, None, prompts)
+    return ModelDescription(unet, VAEConfig(), None, None, prompts)
 
 
 def test_the_table_comes_from_the_first_place_that_has_it(encoders, tmp_path):
-    own = seeded_prompts(PROMPTS, 12, 40, 10)
+    own = make_seeded_prompts(PROMPTS, 12, 40, 10)
 
     def table(source, folder, prompts, without_text=False):
-        return prompt_table(source, folder, prompts, without_text=without_text)
+        return make_prompt_table(source, folder, prompts, without_text=without_text)
 
     assert table(described(own), encoders, PROMPTS) is own
     assert table(described(own), tmp_path, []) is own and table(described(), tmp_path, []) is None
@@ -255,6 +255,8 @@ def test_half_precision_encoders_are_read_where_nothing_else_is(encoders, tmp_pa
 
 
 def test_encoders_that_were_asked_for_come_before_the_sources_table(encoders):
-    own = seeded_prompts(PROMPTS, 12, 40, 10)
-    table = prompt_table(described(own), encoders, PROMPTS, without_text=False, own_first=False)
+    own = make_seeded_prompts(PROMPTS, 12, 40, 10)
+    table = make_prompt_table(
+        described(own), encoders, PROMPTS, without_text=False, own_first=False
+    )
     np.testing.assert_array_equal(table.context, encode_prompts(encoders, PROMPTS).context)

@@ -8,15 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from omfa_jax.body.params_file import load_body_file
+from omfa_jax.body.params_file import load_body
 from omfa_jax.cli.main import main
-from omfa_jax.data.build import build
+from omfa_jax.data.build import build_records
 from omfa_jax.data.schema import open_records
 
 
 @pytest.mark.skipif("OMFA_SAMPLES" not in os.environ, reason="OMFA_SAMPLES names no real photos")
 def test_real_viton_hd_photos(tmp_path):
-    report = build(Path(os.environ["OMFA_SAMPLES"]), tmp_path / "out")
+    report = build_records(Path(os.environ["OMFA_SAMPLES"]), tmp_path / "out")
     assert report.skipped == [] and report.built == 7
     source = open_records(tmp_path / "out", "test")
     records = [source[i] for i in range(len(source))]
@@ -35,7 +35,7 @@ def test_bodies_are_fitted_to_real_keypoints(tmp_path):
     assert len(photos) == 7 and all(photo["accepted"] for photo in photos.values())
     assert max(photo["median_of_image"] for photo in photos.values()) <= 0.02
     for name in photos:
-        params, _ = load_body_file(tmp_path / "test" / "smplx" / f"{name}.npz")
+        params, _ = load_body(tmp_path / "test" / "smplx" / f"{name}.npz")
         # everybody faces the camera and stands
         assert np.linalg.norm(params.global_orient) < np.deg2rad(60)
         assert np.abs(params.body_pose[[0, 1, 3, 4]]).max() < 1.0

@@ -14,8 +14,8 @@ from PIL import Image
 from omfa_jax.core import images
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.data import finalize, schema
-from omfa_jax.data.build import build
-from omfa_jax.data.builder import summary
+from omfa_jax.data.build import build_records
+from omfa_jax.data.builder import format_build_report
 from omfa_jax.data.schema import open_records
 
 HEIGHT_PX, WIDTH_PX = tiny.HEIGHT_PX, tiny.WIDTH_PX
@@ -29,7 +29,7 @@ def raw(tmp_path_factory):
 @pytest.fixture(scope="module")
 def built(raw, tmp_path_factory):
     out = tmp_path_factory.mktemp("built") / "records"
-    return out, build(raw, out)
+    return out, build_records(raw, out)
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def test_record_fields(raw, built):
 
 def test_the_second_name_is_ignored_in_training(small):
     (small / "train_pairs.txt").write_text("00000_00.jpg 00002_00.jpg\n")
-    build(small, small / "out")
+    build_records(small, small / "out")
     record = open_records(small / "out", "train")[0]
     assert record.garment == (small / "train/cloth/00000_00.jpg").read_bytes()
     assert (record.unpaired_garment_key, record.unpaired_garment) == ("", b"")
@@ -104,7 +104,7 @@ def test_no_tensorflow_is_needed(small):
 
 def test_processes_change_nothing(raw, built, tmp_path):
     (tmp_path / "raw").symlink_to(raw)
-    report = build(tmp_path / "raw", tmp_path / "out", processes=2)
+    report = build_records(tmp_path / "raw", tmp_path / "out", processes=2)
     assert report == built[1]
     for split in ("train", "val", "test"):
         assert _records(tmp_path / "out", split) == _records(built[0], split)
@@ -114,7 +114,7 @@ def test_older_folder_names_and_missing_pose_maps(tmp_path):
     raw = tiny.write_raw(tmp_path / "raw", {"test": 2}, pose=False)
     (raw / "test/image-parse-v3").rename(raw / "test/image-parse")
     (raw / "test/openpose_json").rename(raw / "test/openpose-json")
-    report = build(raw, tmp_path / "out")
+    report = build_records(raw, tmp_path / "out")
     record = open_records(tmp_path / "out", "test")[0]
     assert record.has_face and record.category == "upper"
     assert not record.has_pose and record.pose == b""
@@ -126,7 +126,7 @@ def test_body_18_keypoints_and_then_the_parse_map_give_the_face(small):
     tiny.write_keypoints(folder / "00000_00_keypoints.json", tiny.keypoints(18))
     (folder / "00001_00_keypoints.json").unlink()
     (folder / "00002_00_keypoints.json").write_text("{")
-    report = build(small, small / "out")
+    report = build_records(small, small / "out")
     boxes = [record.face_box_px for record in _records(small / "out").values()]
     assert boxes[0] == pytest.approx((14.5, 4.52, 33.5, 23.52))
     assert boxes[1] == boxes[2] != boxes[0]
@@ -136,7 +136,7 @@ def test_body_18_keypoints_and_then_the_parse_map_give_the_face(small):
 
 def test_a_missing_shop_photo_is_replaced_by_the_worn_garment(small):
     (small / "train/cloth/00001_00.jpg").unlink()
-    report = build(small, small / "out")
+    report = build_records(small, small / "out")
     record = _records(small / "out")["00001_00"]
     assert record.garment_source == "worn"
     worn = images.read_rgb(record.garment)
@@ -158,7 +158,7 @@ def test_bad_items_are_skipped_with_reasons(tmp_path):
     (folder / "image-parse-v3/00004_00.png").unlink()
     (folder / "cloth/00005_00.jpg").unlink()
     tiny.write_labels(folder / "image-parse-v3/00005_00.png", np.zeros((64, 48), np.uint8))
-    report = build(raw, tmp_path / "out")
+    report = build_records(raw, tmp_path / "out")
     reasons = dict(report.skipped)
     expected = [
         "damaged",
@@ -173,8 +173,8 @@ def test_bad_items_are_skipped_with_reasons(tmp_path):
         assert word in reason and "\n" not in reason
     assert (report.found, report.built) == (9, 3)
     assert list(_records(tmp_path / "out")) == ["00006_00", "00007_00"]
-    assert "found 9, built 3 (train 2, val 1)" in summary(report)
-    assert "skipped train/00002_00: person photo" in summary(report)
+    assert "found 9, built 3 (train 2, val 1)" in format_build_report(report)
+    assert "skipped train/00002_00: person photo" in format_build_report(report)
 
 
 def test_flaws_that_do_not_cost_the_record(tmp_path):
@@ -183,7 +183,7 @@ def test_flaws_that_do_not_cost_the_record(tmp_path):
     (raw / "test/image-parse-v3/00001_00.png").write_bytes(b"")
     pairs = "00000_00.jpg gone.jpg\r\n\n00001_00.jpg 00002_00.jpg\n00001_00.jpg 00000_00.jpg\nodd\n"
     (raw / "test_pairs.txt").write_text("\ufeff" + pairs, "utf-8")
-    report = build(raw, tmp_path / "out")
+    report = build_records(raw, tmp_path / "out")
     records = _records(tmp_path / "out", "test")
     assert list(records) == ["00000_00", "00001_00"] and report.skipped == []
     assert not records["00000_00"].has_pose and records["00000_00"].unpaired_garment == b""
@@ -201,10 +201,10 @@ def test_photos_are_upright_rgb_whatever_they_were(small):
     turned = Image.fromarray(np.rot90(tiny.photo(0)).copy())
     turned.save(path, exif=exif, quality=100, subsampling=0)
     Image.fromarray(tiny.photo(1)).convert("CMYK").save(small / "train/image/00001_00.jpg")
-    build(small, small / "out")
+    build_records(small, small / "out")
     for number, record in enumerate(list(_records(small / "out").values())[:2]):
         stored = images.open_image(record.person)
-        assert (stored.mode, images.exif_orientation(stored)) == ("RGB", 1)
+        assert (stored.mode, images.get_exif_orientation(stored)) == ("RGB", 1)
         difference = np.array(stored).astype(int) - tiny.photo(number)
         assert np.abs(difference).mean() < 4
 
@@ -212,25 +212,25 @@ def test_photos_are_upright_rgb_whatever_they_were(small):
 def test_no_pairs_file_means_every_photo(small):
     (small / "train_pairs.txt").unlink()
     (small / "train/image/._00000_00.jpg").write_bytes(b"macOS")
-    report = build(small, small / "out")
+    report = build_records(small, small / "out")
     assert (report.found, report.built) == (3, 3) and "no train_pairs.txt" in report.warnings[0]
 
 
 def test_a_folder_that_is_not_viton_hd(tmp_path):
     (tmp_path / "photos").mkdir()
     with pytest.raises(OmfaError, match=r"expected train/image.*found photos"):
-        build(tmp_path, tmp_path / "out")
+        build_records(tmp_path, tmp_path / "out")
     with pytest.raises(OmfaError, match="--raw"):
-        build(tmp_path / "gone", tmp_path / "out")
+        build_records(tmp_path / "gone", tmp_path / "out")
     with pytest.raises(OmfaError, match="did you mean 'viton_hd'"):
-        build(tmp_path, tmp_path / "out", dataset="viton-hd")
+        build_records(tmp_path, tmp_path / "out", dataset="viton-hd")
 
 
 def test_nothing_built_is_an_error_and_leaves_nothing(small):
     for photo in (small / "train/image").iterdir():
         photo.write_bytes(b"")
     with pytest.raises(OmfaError, match="none of the 3 items"):
-        build(small, small / "out/records")
+        build_records(small, small / "out/records")
     assert list((small / "out").iterdir()) == []
 
 
@@ -241,10 +241,10 @@ def test_an_interrupted_build_is_not_taken_for_records(small, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(finalize.schema, "write_manifest", interrupt)
         with pytest.raises(KeyboardInterrupt):
-            build(small, small / "out/records")
+            build_records(small, small / "out/records")
     with pytest.raises(OmfaError, match="expected a folder"):
         open_records(small / "out/records", "train")
-    assert build(small, small / "out/records").built == 3
+    assert build_records(small, small / "out/records").built == 3
     assert [path.name for path in (small / "out").iterdir()] == ["records"]
 
 
@@ -254,14 +254,14 @@ def test_only_records_are_ever_replaced(small, tmp_path):
     (out / "thesis.tex").write_text("mine")
     for overwrite in (False, True):
         with pytest.raises(OmfaError, match="not records"):
-            build(small, out, overwrite=overwrite)
+            build_records(small, out, overwrite=overwrite)
     assert (out / "thesis.tex").read_text() == "mine"
     (out / "thesis.tex").unlink()
-    build(small, out)
+    build_records(small, out)
     with pytest.raises(OmfaError, match="--overwrite"):
-        build(small, out)
+        build_records(small, out)
     (small / "train_pairs.txt").write_text("00002_00.jpg 00002_00.jpg\n")
-    assert build(small, out, overwrite=True).built == 1
+    assert build_records(small, out, overwrite=True).built == 1
     assert len(open_records(out, "train")) == 1
 
 

@@ -10,7 +10,7 @@ from configs import base
 from omfa_jax.cli import config as config_lib
 from omfa_jax.cli.config_table import TABLE
 from omfa_jax.cli.flags import RENAMED_FLAGS
-from omfa_jax.cli.main import main, parser_for
+from omfa_jax.cli.main import main, make_parser
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.train.config_keys import RENAMED_KEYS, update_saved_config
 from omfa_jax.train.integrity import FINISHED, ITEMS, read_config
@@ -138,6 +138,6 @@ def test_an_old_flag_is_one_line_with_the_new_one(capsys, command, old, new):
     # the new flag is there, and the old one is not
     choose = ["--checkpoint", "x"] if command == "eval" else []
     with pytest.raises(SystemExit):
-        parser_for(words[0], choose).parse_args([*words[1:], "--help"])
+        make_parser(words[0], choose).parse_args([*words[1:], "--help"])
     listed = capsys.readouterr().out.split()
     assert new in listed and old not in listed

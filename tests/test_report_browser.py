@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 from some_scores import some_scores, with_pictures
 
-from omfa_jax.evals.gallery import ExampleSettings
-from omfa_jax.evals.report import report_page
+from omfa_jax.evals.gallery import GallerySettings
+from omfa_jax.evals.report import build_report_page
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium here")
@@ -35,7 +35,7 @@ def page(tmp_path):
         some_scores("a_method_with_quite_a_long_name_that_would_not_fit_a_phone"),
     ]
     path = tmp_path / "r.html"
-    report_page(scores, beside=None, examples=ExampleSettings(count=1)).write(path)
+    build_report_page(scores, beside=None, examples=GallerySettings(count=1)).write(path)
     return path
 
 

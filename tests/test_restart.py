@@ -16,10 +16,10 @@ import tiny_viton as tiny
 
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.data import shards
-from omfa_jax.data.build import build
-from omfa_jax.data.builder import ImageShards
+from omfa_jax.data.build import build_records
+from omfa_jax.data.builder import ImageShardSource
 from omfa_jax.data.latents import write_latents
-from omfa_jax.data.partial import Partial, partial_folder
+from omfa_jax.data.partial import StagingFolder, open_staging_folder
 from omfa_jax.data.schema import open_records
 from omfa_jax.data.viton_hd import VitonHD
 
@@ -83,7 +83,7 @@ def raw(tmp_path_factory):
 @pytest.fixture(scope="module")
 def undisturbed(raw, tmp_path_factory):
     out = tmp_path_factory.mktemp("undisturbed") / "records"
-    return out, build(raw, out, shard_records=SHARD)
+    return out, build_records(raw, out, shard_records=SHARD)
 
 
 def partial(out):
@@ -119,7 +119,7 @@ def test_a_killed_build_ends_in_the_same_bytes(raw, undisturbed, tmp_path, proce
     before = {path.name: path.stat().st_ino for path in shards_in(out)}
     assert 2 <= len(before) < 8
     caplog.set_level("INFO")
-    report = build(raw, out, processes=processes, shard_records=SHARD)
+    report = build_records(raw, out, processes=processes, shard_records=SHARD)
     assert "of 8 shards were kept from an earlier run" in caplog.text
     assert report == undisturbed[1] and files(out) == files(undisturbed[0])
     after = {path.name: path.stat().st_ino for path in out.rglob("*.array_record-*")}
@@ -156,7 +156,7 @@ def test_the_report_is_whole_whoever_wrote_it(undisturbed):
 
 @pytest.mark.parametrize("shard_records", [1, 5, 100])
 def test_shards_hold_the_items_in_order(raw, tmp_path, shard_records, undisturbed):
-    build(raw, tmp_path / "out", shard_records=shard_records)
+    build_records(raw, tmp_path / "out", shard_records=shard_records)
     keys = [record.key for record in open_records(tmp_path / "out", "train")]
     assert keys == [record.key for record in open_records(undisturbed[0], "train")]
     names = [path.name for path in (tmp_path / "out").rglob("*-train.array_record-*")]
@@ -197,7 +197,7 @@ def interrupted(raw, out, after, monkeypatch, **options):
     with monkeypatch.context() as patch:
         patch.setattr("omfa_jax.data.runners.write_shard", stop)
         with pytest.raises(KeyboardInterrupt):
-            build(raw, out, shard_records=SHARD, **options)
+            build_records(raw, out, shard_records=SHARD, **options)
     return written
 
 
@@ -205,8 +205,8 @@ def interrupted(raw, out, after, monkeypatch, **options):
 def test_damaged_leftovers_are_not_trusted(raw, undisturbed, tmp_path, monkeypatch, damage, caplog):
     out = tmp_path / "records"
     written = interrupted(raw, out, 2, monkeypatch)
-    folder = Partial(partial(out), "viton_hd/1.0.0")
-    path, report = folder.path(written[0].file_name), folder.report_path(written[0].file_name)
+    folder = StagingFolder(partial(out), "viton_hd/1.0.0")
+    path, report = folder.shard_path(written[0].file_name), folder.report_path(written[0].file_name)
     if damage == "cut":
         path.write_bytes(path.read_bytes()[:-10])
     elif damage == "flipped":
@@ -220,7 +220,7 @@ def test_damaged_leftovers_are_not_trusted(raw, undisturbed, tmp_path, monkeypat
     else:
         folder.items_path(written[0].file_name).unlink()
     (folder.temporary / "tmptorn_0_1").write_bytes(b"x")
-    build(raw, out, shard_records=SHARD)
+    build_records(raw, out, shard_records=SHARD)
     assert files(out) == files(undisturbed[0])
     assert ("1 shards of an earlier run were rewritten" in caplog.text) == (damage != "no items")
 
@@ -229,9 +229,9 @@ def test_changed_raw_files_are_noticed(tmp_path, monkeypatch, caplog):
     raw, out = tiny.write_raw(tmp_path / "raw", {"train": 9}), tmp_path / "records"
     interrupted(raw, out, 2, monkeypatch)
     (raw / "train/image/00001_00.jpg").write_bytes((raw / "train/cloth/00002_00.jpg").read_bytes())
-    build(raw, out, shard_records=SHARD)
+    build_records(raw, out, shard_records=SHARD)
     assert "1 shards of an earlier run were rewritten" in caplog.text
-    build(raw, tmp_path / "anew", shard_records=SHARD)
+    build_records(raw, tmp_path / "anew", shard_records=SHARD)
     assert files(out) == files(tmp_path / "anew")
 
 
@@ -240,15 +240,15 @@ def test_another_item_list_or_shard_size_starts_afresh(tmp_path, monkeypatch, ca
     interrupted(raw, out, 2, monkeypatch)
     lines = (raw / "train_pairs.txt").read_text().splitlines()
     (raw / "train_pairs.txt").write_text("\n".join(lines[1:5]))
-    build(raw, out, shard_records=SHARD)
+    build_records(raw, out, shard_records=SHARD)
     assert "deleting 2 shards of another data set, item list or --shard-records" in caplog.text
-    build(raw, tmp_path / "anew", shard_records=SHARD)
+    build_records(raw, tmp_path / "anew", shard_records=SHARD)
     assert files(out) == files(tmp_path / "anew")
 
 
 def test_a_kill_between_the_last_two_renames_loses_nothing(raw, undisturbed, tmp_path, monkeypatch):
     out = tmp_path / "records"
-    build(raw, out)
+    build_records(raw, out)
     rename, calls = Path.rename, []
 
     def stop(self, target):
@@ -260,18 +260,18 @@ def test_a_kill_between_the_last_two_renames_loses_nothing(raw, undisturbed, tmp
     with monkeypatch.context() as patch:
         patch.setattr(Path, "rename", stop)
         with pytest.raises(KeyboardInterrupt):
-            build(raw, out, shard_records=SHARD, overwrite=True)
+            build_records(raw, out, shard_records=SHARD, overwrite=True)
     assert not out.exists() and (partial(out) / "old").is_dir()
-    build(raw, out, shard_records=SHARD, overwrite=True)
+    build_records(raw, out, shard_records=SHARD, overwrite=True)
     assert files(out) == files(undisturbed[0]) and not partial(out).exists()
 
 
 def test_a_folder_has_one_writer(raw, tmp_path):
     with (
-        partial_folder(tmp_path / "out", "viton_hd/1.0.0") as first,
+        open_staging_folder(tmp_path / "out", "viton_hd/1.0.0") as first,
         pytest.raises(OmfaError, match="another run is writing"),
     ):
-        build(raw, tmp_path / "out")
+        build_records(raw, tmp_path / "out")
     assert first.folder.is_dir()
 
 
@@ -290,10 +290,10 @@ def test_records_in_memory_do_not_grow_with_their_number(raw, undisturbed, tmp_p
             most = max(most, sum(ref() is not None for ref in refs))
             return record, flaws
 
-    with partial_folder(tmp_path / "out", "viton_hd/1.0.0") as folder:
-        source = ImageShards(Watched, folder)
-        items = VitonHD.raw_items(str(raw), [])["train"]
-        (shard,) = shards.cut("viton_hd", {"train": 13}, 100)
-        source.put(shard, items)
+    with open_staging_folder(tmp_path / "out", "viton_hd/1.0.0") as folder:
+        source = ImageShardSource(Watched, folder)
+        items = VitonHD.list_items(str(raw), [])["train"]
+        (shard,) = shards.plan_shards("viton_hd", {"train": 13}, 100)
+        source.store_items(shard, items)
         shards.write_shard(folder, source, shard)
     assert len(refs) == 12 and most <= 2

@@ -13,8 +13,8 @@ from tiny_training import CountingBatches
 
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.train.loop import train
-from omfa_jax.train.retention import Best, plain_row, score
-from omfa_jax.train.window import Window
+from omfa_jax.train.retention import KeepBest, get_score, to_json_row
+from omfa_jax.train.window import MetricsBuffer
 
 # a loss that is lowest in the middle: the gain of the inputs makes it
 GAINS = (3.0, 3.0, 0.1, 2.0, 2.0, 1.0, 2.0, 3.0, 3.0, 2.0)
@@ -93,10 +93,10 @@ class Info:
 
 
 def chosen(folder, *values):
-    rows = [None if v is None else {} if v == "absent" else plain_row({"m": v}) for v in values]
+    rows = [None if v is None else {} if v == "absent" else to_json_row({"m": v}) for v in values]
     infos = [Info(step, row) for step, row in enumerate(rows)]
     context = preservation_policy.PreservationContext()
-    flags = Best("m", folder).should_preserve(infos, context=context)
+    flags = KeepBest("m", folder).should_preserve(infos, context=context)
     return [step for step, flag in enumerate(flags) if flag]
 
 
@@ -120,7 +120,7 @@ def test_what_is_no_finite_number_is_never_the_best(tmp_path, values, expected):
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, None, "1", [1], True, 10**400])
 def test_so_it_is_in_a_row_that_another_program_wrote(value):
-    assert score({"m": value}, "m") == math.inf
+    assert get_score({"m": value}, "m") == math.inf
 
 
 def test_a_row_that_cannot_be_reached_now_costs_no_checkpoint(tmp_path, monkeypatch, caplog):
@@ -143,10 +143,10 @@ def test_a_metric_that_one_row_lacks_is_no_error_and_one_that_none_has_is(tmp_pa
     def run_until(workdir, steps, values):
         keep = make_keep_settings(last=1, best_of="mark")
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Window, "row", marked(values))
+            patch.setattr(MetricsBuffer, "row", marked(values))
             train(matrix_run(workdir, steps, save_every_steps=1, keep=keep))
 
-    real = Window.row
+    real = MetricsBuffer.pop_means
     run_until(tmp_path, 4, [2.0, 1.0, None, 3.0])
     assert kept(tmp_path) == {2, 4}
     assert "checkpoint 3 has no 'mark' and cannot be the best" in caplog.text

@@ -8,10 +8,10 @@ import tiny_viton as tiny
 
 from omfa_jax.core import retry
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.core.exit_status import NETWORK, row_of
+from omfa_jax.core.exit_status import NETWORK, classify_error
 from omfa_jax.core.images import open_image
 from omfa_jax.data import schema
-from omfa_jax.data.build import build
+from omfa_jax.data.build import build_records
 from omfa_jax.weights.files import read_json
 
 
@@ -49,7 +49,7 @@ class Server:
 @pytest.fixture(scope="module")
 def records(tmp_path_factory):
     root = tmp_path_factory.mktemp("retried")
-    build(tiny.write_raw(root / "raw", {"train": 2}), root / "records")
+    build_records(tiny.write_raw(root / "raw", {"train": 2}), root / "records")
     return root / "records"
 
 
@@ -58,14 +58,14 @@ def test_a_record_is_read_again_from_files_opened_anew(records, waited, caplog):
     served = schema.RecordSource("images", Server(source._source), "records:train")
     Server.left = 2
     assert served[1].key == source[1].key
-    assert waited == list(retry.WAITS_S[:2])
+    assert waited == list(retry.BACKOFF_S[:2])
     assert "records:train: record 1: [Errno 116] Stale file handle" in caplog.text
     Server.left = 100
     with pytest.raises(OmfaError, match="record 1 cannot be read") as told:
         served[1]
-    assert row_of(told.value) == NETWORK and "build again" not in str(told.value)
+    assert classify_error(told.value) == NETWORK and "build again" not in str(told.value)
     # Grain's workers send it so
-    assert row_of(pickle.loads(pickle.dumps(told.value))) == NETWORK
+    assert classify_error(pickle.loads(pickle.dumps(told.value))) == NETWORK
     Server.left = 0
 
 
@@ -76,7 +76,7 @@ def test_a_damaged_record_is_not_waited_for(records, waited):
 
     with pytest.raises(OmfaError, match="build again") as told:
         schema.RecordSource("images", Damaged([1]), "r")[0]
-    assert row_of(told.value).status == 2 and not waited
+    assert classify_error(told.value).status == 2 and not waited
 
 
 def failing(monkeypatch, name, times):

@@ -12,7 +12,7 @@ from runtime_types import CHECKED
 from omfa_jax.core.images import to_signed
 from omfa_jax.diffusion.loss import masked_mean
 from omfa_jax.diffusion.partial import corrupt
-from omfa_jax.models.embeddings import sinusoid
+from omfa_jax.models.embeddings import sinusoidal_embedding
 
 LATENT, MASK, ONES = jnp.ones((2, 4, 6, 3)), jnp.ones((2, 4, 6, 1), bool), jnp.ones(2)
 
@@ -25,7 +25,7 @@ LATENT, MASK, ONES = jnp.ones((2, 4, 6, 3)), jnp.ones((2, 4, 6, 1), bool), jnp.o
         (corrupt, (LATENT, LATENT, MASK, ONES, ONES), (LATENT, LATENT[:, :, 1:], MASK, ONES, ONES)),
         # a mask of numbers
         (masked_mean, (LATENT, MASK), (LATENT, MASK.astype(jnp.float32))),
-        (sinusoid, (ONES, 4), (MASK, 4)),
+        (sinusoidal_embedding, (ONES, 4), (MASK, 4)),
         (to_signed, (np.zeros((2, 2, 3), np.uint8),), (np.zeros((2, 2, 3)),)),
     ],
 )

@@ -9,8 +9,8 @@ import omfa_jax
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.diffusion.sample import SamplerSettings
 from omfa_jax.sampling.generate import Sampler
-from omfa_jax.sampling.load import load_folder
-from omfa_jax.sampling.sheet import sheet
+from omfa_jax.sampling.load import load_model_folder
+from omfa_jax.sampling.sheet import draw_sheet
 from omfa_jax.sampling.tasks import transfer, try_off, try_on, turntable
 
 TINY = Path(omfa_jax.__file__).parent / "assets" / "tiny"
@@ -18,7 +18,7 @@ TINY = Path(omfa_jax.__file__).parent / "assets" / "tiny"
 
 @pytest.fixture(scope="module")
 def sampler():
-    return Sampler(load_folder(TINY), SamplerSettings(steps=2, guidance=2.0))
+    return Sampler(load_model_folder(TINY), SamplerSettings(steps=2, guidance=2.0))
 
 
 @pytest.fixture(scope="module")
@@ -89,5 +89,5 @@ def test_wrong_calls_are_clear(sampler, given):
 
 def test_a_sheet_shows_every_picture():
     red = np.zeros((8, 6, 3), np.uint8) + np.array([255, 0, 0], np.uint8)
-    picture = sheet({"one": [red, red], "two": [red]}, 8, 6)
+    picture = draw_sheet({"one": [red, red], "two": [red]}, 8, 6)
     assert (picture == [255, 0, 0]).all(-1).sum() == 3 * 8 * 6

@@ -20,7 +20,7 @@ from scaling_tables import (
 )
 
 from omfa_jax.cli.main import main
-from omfa_jax.scaling.law import loss_of
+from omfa_jax.scaling.law import compute_loss
 
 FLAGS = ("--budget", "1e21", "100000T", "--predict", "1e9,40B", "3B,1e11", "--resamples", "200")
 
@@ -49,7 +49,7 @@ def test_the_record_holds_everything(fitted):
     assert (first["params"], first["samples"], first["flops"]) == (1e9, 4e10, 2.4e20)
     for one in (first, second):
         loss, run = one["loss"], one["run"]
-        true = float(loss_of(TRUE_LAW, one["params"], one["samples"]))
+        true = float(compute_loss(TRUE_LAW, one["params"], one["samples"]))
         assert run["low"] < loss["low"] < true < loss["high"] < run["high"]
         assert loss["estimate"] == run["estimate"] == pytest.approx(true, rel=5e-3)
     assert second["beyond"] == pytest.approx(1.8, rel=0.01)

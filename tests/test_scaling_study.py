@@ -14,14 +14,22 @@ from scaling_tables import read_json
 from omfa_jax.cli import config as config_lib
 from omfa_jax.cli.main import main
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.scaling.manifest import Grid, Size, expand, read_manifest
-from omfa_jax.scaling.results import Result, rows, state_of, write_failure, write_result
+from omfa_jax.scaling.manifest import ModelSize, StudyGrid, expand_grid, read_study
+from omfa_jax.scaling.results import (
+    RunResult,
+    collect_rows,
+    get_run_state,
+    write_failure,
+    write_result,
+)
 
-GRID = Grid((), (1e6,), (1e-3,), batch_size=4, unique=100)
+GRID = StudyGrid((), (1e6,), (1e-3,), batch_size=4, dataset_size=100)
 
 
 def test_samples_of_a_budget_are_its_flops_over_a_samples():
-    runs, left_out = expand([Size("a", 10, 1e3), Size("b", 20, 2.5e3)], GRID, chips=1, price=None)
+    runs, left_out = expand_grid(
+        [ModelSize("a", 10, 1e3), ModelSize("b", 20, 2.5e3)], GRID, chips=1, price=None
+    )
     assert [(run.size, run.samples, run.steps) for run in runs] == [
         ("a", 1000, 250),
         ("b", 400, 100),
@@ -31,15 +39,19 @@ def test_samples_of_a_budget_are_its_flops_over_a_samples():
 
 
 def test_hours_and_cost_count_the_chips():
-    size = Size("a", 10, 1e3, seconds_per_flop=3.6e-3)
-    (run,), _ = expand([size], GRID, chips=8, price=2.5)
+    size = ModelSize("a", 10, 1e3, seconds_per_flop=3.6e-3)
+    (run,), _ = expand_grid([size], GRID, chips=8, price=2.5)
     assert run.hours == pytest.approx(1.0) and run.cost == pytest.approx(20.0)
 
 
 def test_what_is_no_run_is_said():
     grid = dataclasses.replace(GRID, least_steps=150, most_epochs=9.0)
-    sizes = [Size("a", 10, 1e3), Size("b", 20, 2.5e3), Size("c", 30, 1e3, fits=False)]
-    runs, left_out = expand(sizes, grid, chips=1, price=None)
+    sizes = [
+        ModelSize("a", 10, 1e3),
+        ModelSize("b", 20, 2.5e3),
+        ModelSize("c", 30, 1e3, fits=False),
+    ]
+    runs, left_out = expand_grid(sizes, grid, chips=1, price=None)
     assert not runs
     assert [line.split(": ")[1] for line in left_out] == [
         "10 epochs, more than 9",
@@ -50,7 +62,7 @@ def test_what_is_no_run_is_said():
 
 def test_two_budgets_that_round_to_one_run_are_one():
     grid = dataclasses.replace(GRID, budgets=(1e6, 1.0001e6))
-    runs, left_out = expand([Size("a", 10, 1e3)], grid, chips=1, price=None)
+    runs, left_out = expand_grid([ModelSize("a", 10, 1e3)], grid, chips=1, price=None)
     assert len(runs) == 1 and "rounds to the same run" in left_out[0]
 
 
@@ -72,7 +84,7 @@ def test_a_run_has_a_config_of_its_own_that_does_not_lean_on_the_base(study):
         assert (
             config.canvas.face == (64, 64) and "import base" not in (out / run.config).read_text()
         )
-        config_lib.train_settings(config)
+        config_lib.make_train_settings(config)
 
 
 def test_figures_are_those_of_the_runs_log(study):
@@ -82,9 +94,9 @@ def test_figures_are_those_of_the_runs_log(study):
     out, planned = study
     run = planned.runs[0]
     config = config_lib.load_config(out / run.config)
-    bundle = load_initial_model(config_lib.weights_source(config), None, abstract=True)
+    bundle = load_initial_model(config_lib.make_weights_source(config), None, abstract=True)
     cost = compute_unet_cost(bundle, run.batch_size, encodes=True)
-    row = cost.row(run.steps, None)
+    row = cost.compute_metrics(run.steps, None)
     assert (row["params"], row["samples"]) == (run.params, run.samples)
     assert row["flops"] == pytest.approx(run.flops, rel=1e-12)
     assert run.hours == pytest.approx(run.flops / 1e12 / 3600)
@@ -98,7 +110,7 @@ def test_planning_again_adds_runs_and_moves_none(tmp_path, capsys):
     changed = ("--samples", "640", "--config.optimizer.b2=0.9", "--min-steps", "10")
     plan(tmp_path / "s", *changed, status=2)
     assert "the base config has changed" in capsys.readouterr().err
-    assert read_manifest(tmp_path / "s") == after
+    assert read_study(tmp_path / "s") == after
 
 
 @pytest.mark.parametrize(
@@ -147,7 +159,7 @@ def test_launchers_hand_the_manifests_runs_on(tmp_path, capsys):
     command = ["scaling", "plan", "--config", BASE, "--out", str(tmp_path / "s")]
     flags = ("--sizes", "tiny,xs", "--dataset-size", "640", "--samples", "1600,3200")
     assert main([*command, *flags, *SMALL, *machine]) == 0
-    study, out = read_manifest(tmp_path / "s"), tmp_path / "s"
+    study, out = read_study(tmp_path / "s"), tmp_path / "s"
     assert "4 runs have steps under 20 ms" in capsys.readouterr().out
     assert all(run.cost == pytest.approx(run.hours * 16 * 2) for run in study.runs)
     programs = tmp_path / "bin"
@@ -204,8 +216,8 @@ def test_the_table_takes_the_best_rate(study, tmp_path):
     assert main(["scaling", "table", str(folder), "--out", str(tmp_path / "t.csv")]) == 0
     table = list(csv.DictReader((tmp_path / "t.csv").read_text().splitlines()))
     assert [float(row["loss"]) for row in table] == [2.0, 3.0, 5.0]
-    assert len(rows(planned, folder, all_rates=True)) == 5
-    assert state_of(folder, planned.runs[5]) == "failed"
+    assert len(collect_rows(planned, folder, all_rates=True)) == 5
+    assert get_run_state(folder, planned.runs[5]) == "failed"
 
 
 def test_a_result_of_another_run_is_refused(study, tmp_path):
@@ -214,8 +226,8 @@ def test_a_result_of_another_run_is_refused(study, tmp_path):
     longer = dataclasses.replace(planned.runs[0], steps=999)
     write_result(folder, longer, {"loss": 1.0})
     with pytest.raises(OmfaError, match="after 999 steps, but the manifest has"):
-        rows(planned, folder)
-    assert Result("a", 1, {}) != Result("b", 1, {})
+        collect_rows(planned, folder)
+    assert RunResult("a", 1, {}) != RunResult("b", 1, {})
 
 
 def test_a_fit_reads_a_studys_table_as_it_is(tmp_path):

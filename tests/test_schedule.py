@@ -8,9 +8,9 @@ from omfa_jax.core.errors import OmfaError
 from omfa_jax.diffusion.schedule import (
     ScheduleSettings,
     TimestepDistribution,
-    alpha_sigma,
-    cumulative_alphas,
-    sampling_timesteps,
+    compute_alphas_cumprod,
+    get_alpha_sigma,
+    make_sampling_timesteps,
 )
 
 
@@ -27,7 +27,7 @@ def oracle(**changes):
 
 
 def test_sdxl_numbers():
-    alpha_bar = cumulative_alphas(ScheduleSettings())
+    alpha_bar = compute_alphas_cumprod(ScheduleSettings())
     for t, expected in ((0, 0.99915), (499, 0.27766965), (981, 0.0057755), (999, 0.0046601)):
         assert alpha_bar[t] == pytest.approx(expected, rel=2e-5)
     assert np.sqrt(1 / alpha_bar[999] - 1) == pytest.approx(14.6146, rel=1e-4)
@@ -37,12 +37,12 @@ def test_sdxl_numbers():
 def test_alphas_match_diffusers(zero):
     expected = oracle(rescale_betas_zero_snr=zero).alphas_cumprod.double().numpy()
     np.testing.assert_allclose(
-        cumulative_alphas(ScheduleSettings(zero_terminal_snr=zero)), expected, atol=2e-6
+        compute_alphas_cumprod(ScheduleSettings(zero_terminal_snr=zero)), expected, atol=2e-6
     )
 
 
 def test_variance_is_preserved():
-    alpha, sigma = alpha_sigma(ScheduleSettings(), jnp.arange(1000))
+    alpha, sigma = get_alpha_sigma(ScheduleSettings(), jnp.arange(1000))
     np.testing.assert_allclose(alpha**2 + sigma**2, 1.0, atol=1e-6)
 
 
@@ -51,19 +51,19 @@ def test_variance_is_preserved():
 def test_timesteps_match_diffusers(spacing, steps):
     theirs = oracle(timestep_spacing=spacing)
     theirs.set_timesteps(steps)
-    ours = sampling_timesteps(ScheduleSettings(spacing=spacing), steps)
+    ours = make_sampling_timesteps(ScheduleSettings(spacing=spacing), steps)
     np.testing.assert_array_equal(ours, theirs.timesteps.numpy())
 
 
 def test_sdxl_visits_981_to_1():
-    times = sampling_timesteps(ScheduleSettings(), 50)
+    times = make_sampling_timesteps(ScheduleSettings(), 50)
     assert (times[0], times[-1], len(times)) == (981, 1, 50)
 
 
 @pytest.mark.parametrize("steps", [0, 1001])
 def test_impossible_step_counts(steps):
     with pytest.raises(OmfaError, match=r"1\.\.1000"):
-        sampling_timesteps(ScheduleSettings(), steps)
+        make_sampling_timesteps(ScheduleSettings(), steps)
 
 
 def test_unknown_spacing_is_named():

@@ -15,13 +15,13 @@ from torch_models import state_of, torch_unet, torch_vae
 import convert_weights
 from omfa_jax.cli import config as config_lib
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.diffusion.schedule import ScheduleSettings, cumulative_alphas
+from omfa_jax.diffusion.schedule import ScheduleSettings, compute_alphas_cumprod
 from omfa_jax.train.initial_weights import load_initial_model
 from omfa_jax.weights.configs import SDXL_SCHEDULER
 
 CONFIG = Path(__file__).parents[1] / "configs" / "base.py"
-PLAIN = cumulative_alphas(ScheduleSettings()).astype(np.float32)
-ZERO = cumulative_alphas(ScheduleSettings(zero_terminal_snr=True)).astype(np.float32)
+PLAIN = compute_alphas_cumprod(ScheduleSettings()).astype(np.float32)
+ZERO = compute_alphas_cumprod(ScheduleSettings(zero_terminal_snr=True)).astype(np.float32)
 IGNORE = "--config.model.ignore_scheduler=true"
 V = "--config.diffusion.prediction=v"
 ZERO_SNR = "--config.diffusion.zero_terminal_snr=true"
@@ -260,7 +260,7 @@ def test_constants_of_the_schedule_are_no_unexpected_tensors(networks, tmp_path,
 def bundle_of(init, *flags):
     fitting = [f"--config.model.init={init}", "--config.diffusion.unet_inputs=('noisy','mask')"]
     config = config_lib.load_config(CONFIG, [*fitting, *flags])
-    return load_initial_model(config_lib.weights_source(config), None)
+    return load_initial_model(config_lib.make_weights_source(config), None)
 
 
 @pytest.mark.parametrize("form", ["diffusers", "imported", "single file"])

@@ -12,10 +12,10 @@ from omfa_jax.evals.scores import (
     Folders,
     Metric,
     PerImage,
-    Protocol,
+    ProtocolRecord,
     Scores,
     WeightsFile,
-    compare,
+    compare_scores,
     read_scores,
     write_scores,
 )
@@ -29,7 +29,7 @@ def scores(**changes) -> Scores:
     made = Scores(
         method="catvton",
         created="2026-11-28T13:00:00Z",
-        protocol=Protocol("omfa", "paired", {"height": 1024}),
+        protocol=ProtocolRecord("omfa", "paired", {"height": 1024}),
         versions={"omfa_jax": "0.1.0"},
         weights={"alex": WeightsFile("alexnet-owt-7be5be79.pth", "7be5")},
         seed=0,
@@ -58,7 +58,7 @@ def test_there_and_back(tmp_path):
         ({"metrics": {"x": Metric(0.0, "up", "X")}}, "better"),
         ({"per_image": PerImage(("a",), (), {"ssim": (1.0, 2.0)})}, "expected 1"),
         ({"per_image": PerImage(("a",), ("x", "y"))}, "expected 1"),
-        ({"protocol": Protocol("omfa", "pared")}, "not one of paired"),
+        ({"protocol": ProtocolRecord("omfa", "pared")}, "not one of paired"),
     ],
 )
 def test_nonsense_is_not_written(tmp_path, change, message):
@@ -86,13 +86,15 @@ def test_a_field_too_many_or_a_nan_is_refused(tmp_path):
 
 def test_equal_reports_compare_and_each_difference_is_told():
     assert (
-        compare(scores(), scores(method="omfa", metrics={"kid": KID, "ssim": SSIM, "fid": ABSENT}))
+        compare_scores(
+            scores(), scores(method="omfa", metrics={"kid": KID, "ssim": SSIM, "fid": ABSENT})
+        )
         == []
     )
     differences = {
-        "protocol differs": {"protocol": Protocol("temu", "paired", {"height": 1024})},
-        "setting differs": {"protocol": Protocol("omfa", "unpaired", {"height": 1024})},
-        "choice height differs": {"protocol": Protocol("omfa", "paired", {"height": 512})},
+        "protocol differs": {"protocol": ProtocolRecord("temu", "paired", {"height": 1024})},
+        "setting differs": {"protocol": ProtocolRecord("omfa", "unpaired", {"height": 1024})},
+        "choice height differs": {"protocol": ProtocolRecord("omfa", "paired", {"height": 512})},
         "version of omfa_jax": {"versions": {"omfa_jax": "0.2.0"}},
         "SHA-256 of weights alex": {"weights": {"alex": WeightsFile("alex.pth", "0000")}},
         "seed differs": {"seed": 1},
@@ -104,5 +106,5 @@ def test_equal_reports_compare_and_each_difference_is_told():
         "not complete": {"complete": False},
     }
     for expected, change in differences.items():
-        found = compare(scores(), scores(method="other", **change))
+        found = compare_scores(scores(), scores(method="other", **change))
         assert len(found) == 1 and expected in found[0], (expected, found)

@@ -23,11 +23,11 @@ from omfa_jax.diffusion.settings import DiffusionSettings
 from omfa_jax.evals.psnr import psnr
 from omfa_jax.sampling.generate import Sampler
 from omfa_jax.sampling.inputs import SlotFitter
-from omfa_jax.sampling.load import load_folder
+from omfa_jax.sampling.load import load_model_folder
 from omfa_jax.weights.folder import save_diffusers
-from omfa_jax.weights.frozen import scheduler_config
-from omfa_jax.weights.imported import fields_of, load_weights
-from omfa_jax.weights.prompts import seeded_prompts
+from omfa_jax.weights.frozen import make_ddim_config
+from omfa_jax.weights.imported import get_export_fields, load_weights
+from omfa_jax.weights.prompts import make_seeded_prompts
 
 TINY = Path(omfa_jax.__file__).parent / "assets" / "tiny"
 TASKS = {"try_on": ("garment", "face"), "try_off": ("person", "face")}
@@ -56,9 +56,9 @@ def random_channel_model() -> dict:
         "unet_params": params_of(unet, torch_unet(unet)),
         "vae_config": vae,
         "vae_params": params_of(vae, torch_vae(vae)),
-        "scheduler": scheduler_config(settings),
+        "scheduler": make_ddim_config(settings),
         "omfa": settings.to_json(),
-        "prompts": seeded_prompts(["on", "off"], 5, 24, 8),
+        "prompts": make_seeded_prompts(["on", "off"], 5, 24, 8),
     }
 
 
@@ -66,7 +66,9 @@ def random_channel_model() -> dict:
 def exported(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param) / "out"
     spatial = request.param == "spatial"
-    save_diffusers(folder, **(fields_of(load_weights(TINY)) if spatial else random_channel_model()))
+    save_diffusers(
+        folder, **(get_export_fields(load_weights(TINY)) if spatial else random_channel_model())
+    )
     return folder
 
 
@@ -103,7 +105,7 @@ def flags(files, task):
 
 def test_the_same_pictures_in_pytorch(exported, script, files, tmp_path):
     assert (exported / "omfa_torch.py").read_bytes() == Path(script.__file__).read_bytes()
-    bundle = load_folder(exported)
+    bundle = load_model_folder(exported)
     # the shipped model does what users do; the random one is there for its layout and inputs
     steps = 50 if bundle.settings.layout == "spatial" else 10
     sampler = Sampler(bundle, SamplerSettings(steps, guidance=2.0))

@@ -10,14 +10,14 @@ import pytest
 from small_settings import make_train_settings
 from tiny_training import SETTINGS
 
-from omfa_jax.core.trees import walk
-from omfa_jax.models import unet
+from omfa_jax.core.trees import flatten
+from omfa_jax.models import get_unet_config
 from omfa_jax.parallel.mesh import MeshSettings, make_mesh
-from omfa_jax.parallel.rules import UNET_RULES, param_shardings
-from omfa_jax.train.ahead import step_ahead
-from omfa_jax.train.network import unet_shapes
+from omfa_jax.parallel.rules import UNET_RULES, make_param_shardings
+from omfa_jax.train.ahead import make_aot_step
+from omfa_jax.train.network import get_unet_shapes
 
-UNET = unet(
+UNET = get_unet_config(
     "xs",
     in_channels=SETTINGS.in_channels,
     out_channels=SETTINGS.out_channels,
@@ -32,7 +32,7 @@ COLLECTIVE = re.compile(
 def step():
     """The compiled step of a small UNet with fsdp=8."""
     mesh = make_mesh(MeshSettings(data=1, fsdp=8))
-    ahead = step_ahead(
+    ahead = make_aot_step(
         SETTINGS, UNET, make_train_settings(1, 8, remat="block", ema_decay=0.9), mesh
     )
     compiled = ahead.lower().compile()
@@ -50,11 +50,11 @@ def collectives(text):
 
 def sharded_sizes(mesh):
     """Return the elements of one layer of each weight that fsdp shards."""
-    shapes = unet_shapes(UNET)
-    cut = dict(walk(param_shardings(UNET_RULES, shapes, mesh)))
+    shapes = get_unet_shapes(UNET)
+    cut = dict(flatten(make_param_shardings(UNET_RULES, shapes, mesh)))
     return {
         path: math.prod(leaf.shape) // (leaf.shape[0] if "transformer_blocks" in path else 1)
-        for path, leaf in walk(shapes)
+        for path, leaf in flatten(shapes)
         if "fsdp" in cut[path].spec
     }
 
@@ -76,7 +76,7 @@ def test_weights_are_gathered_again_for_the_gradient_not_kept(remat):
     """Checked before optimisation: XLA merges gathers on CPUs that it keeps apart elsewhere."""
     mesh = make_mesh(MeshSettings(data=1, fsdp=8))
     train = make_train_settings(1, 8, remat=remat, ema_decay=0.9)
-    text = step_ahead(SETTINGS, UNET, train, mesh).lower().as_text()
+    text = make_aot_step(SETTINGS, UNET, train, mesh).lower().as_text()
     weights = len(sharded_sizes(mesh))
     assert text.count("stablehlo.reduce_scatter") == weights
     # not quite twice: the gradient of the network's inputs is not needed

@@ -14,7 +14,7 @@ import pytest
 import slurm
 
 from omfa_jax.core import trees
-from omfa_jax.train.checkpoint import newest_whole_step
+from omfa_jax.train.checkpoint import find_newest_complete_step
 from omfa_jax.train.load import restore_params
 
 LAUNCH = Path(__file__).parents[1] / "launch"
@@ -74,7 +74,7 @@ def wait(what, seconds=400):
 
 
 def newest(workdir):
-    return newest_whole_step(workdir / "checkpoints", warn=False) or 0
+    return find_newest_complete_step(workdir / "checkpoints", warn=False) or 0
 
 
 def finish(cluster, job, workdir):
@@ -132,6 +132,8 @@ def test_a_killed_task_ends_the_job_and_it_goes_on_from_the_last_save(cluster, s
     ):
         assert status == 0 and f"done {STEPS}" in out, err[-2000:]
     for (_, ours), (_, theirs) in zip(
-        trees.walk(restore_params(workdir)[0]), trees.walk(restore_params(straight)[0]), strict=True
+        trees.flatten(restore_params(workdir)[0]),
+        trees.flatten(restore_params(straight)[0]),
+        strict=True,
     ):
         np.testing.assert_array_equal(ours, theirs)

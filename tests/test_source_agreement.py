@@ -10,16 +10,16 @@ import pytest
 from tiny_problem import settings
 
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.diffusion.schedule import ScheduleSettings, cumulative_alphas
-from omfa_jax.weights.agreement import SAMPLERS_OWN, compare, notes_of
+from omfa_jax.diffusion.schedule import ScheduleSettings, compute_alphas_cumprod
+from omfa_jax.weights.agreement import SAMPLER_DEFAULTS, check_agreement, describe_source
 from omfa_jax.weights.scheduler import (
-    DISCRETE,
-    READ,
-    in_scheduler_config,
-    in_single_file,
-    stated_scale,
+    DISCRETE_SCHEDULERS,
+    READ_KEYS,
+    parse_scheduler_config,
+    parse_single_file,
+    read_vae_scale,
 )
-from omfa_jax.weights.tensors import Tensors
+from omfa_jax.weights.tensors import LazyTensors
 
 IDM_VTON = {
     "_class_name": "DDPMScheduler",
@@ -28,13 +28,13 @@ IDM_VTON = {
     "timestep_spacing": "leading",
     "steps_offset": 1,
 }
-ALPHAS = cumulative_alphas(ScheduleSettings())
+ALPHAS = compute_alphas_cumprod(ScheduleSettings())
 BETAS = 1 - ALPHAS / np.append(1, ALPHAS[:-1])
 
 
 def agree(fields, *, prediction="epsilon", ignore=False, **schedule):
     ours = settings(prediction=prediction, schedule=ScheduleSettings(**schedule))
-    return compare(in_scheduler_config(fields), ours, "source", ignore=ignore)
+    return check_agreement(parse_scheduler_config(fields), ours, "source", ignore=ignore)
 
 
 def test_idm_vtons_schedule_asks_for_one_key():
@@ -94,7 +94,7 @@ def test_a_samplers_setting_that_there_is_not_is_told_as_unknown(field, value):
     said = {"prediction_type": "epsilon", "timestep_spacing": "leading", field: value}
     (note,) = agree(said)
     assert f"{field}=" in note and "is sampled with an unknown" in note and "--config" not in note
-    (trained,) = notes_of(in_scheduler_config(said), said)
+    (trained,) = describe_source(parse_scheduler_config(said), said)
     assert "epsilon-prediction" in trained
 
 
@@ -131,10 +131,10 @@ def test_other_noise_levels_are_another_schedule(fields):
     ],
 )
 def test_words_are_read_without_their_spaces_and_nothing_says_nothing(value, field):
-    file = Tensors("file", {}, None, {}, {"modelspec.prediction_type": value})
+    file = LazyTensors("file", {}, None, {}, {"modelspec.prediction_type": value})
     expected = [field] if field else []
-    assert [statement.field for statement in in_single_file(file)] == expected
-    assert [s.field for s in in_scheduler_config({"prediction_type": value})] == expected
+    assert [statement.field for statement in parse_single_file(file)] == expected
+    assert [s.field for s in parse_scheduler_config({"prediction_type": value})] == expected
 
 
 @pytest.mark.parametrize("value", [False, "False", "false ", 0, "0", None, "", "None"])
@@ -149,14 +149,14 @@ def test_a_flag_that_is_off_is_off_however_it_is_written(value):
 
 
 def test_every_key_that_diffusers_knows_is_read_or_the_samplers_own():
-    known = set(READ) | set(SAMPLERS_OWN)
-    for name in DISCRETE:
+    known = set(READ_KEYS) | set(SAMPLER_DEFAULTS)
+    for name in DISCRETE_SCHEDULERS:
         keys = inspect.signature(getattr(diffusers, f"{name}Scheduler").__init__).parameters
         plain = {key: k.default for key, k in keys.items() if k.kind is k.POSITIONAL_OR_KEYWORD}
         assert plain.keys() - {"self"} <= known, name
     said = {"wavelets": 3, "final_sigmas_type": "sigma_min", "solver_order": 2, "skew": None}
     said["clip_sample"] = "False"
-    assert notes_of((), said)[1:] == (
+    assert describe_source((), said)[1:] == (
         "scheduler_config.json: final_sigmas_type not read (they affect only its own sampler)",
         "scheduler_config.json: not read: wavelets=3",
     )
@@ -177,8 +177,8 @@ def test_tables_that_are_no_numbers_are_not_read():
     keys = ("betas", "alphas_cumprod", "denoiser.sigmas")
     shapes = {**dict.fromkeys(keys, (1000,)), "scale_factor": ()}
     faulty = dict.fromkeys(shapes, "is F8_E4M3")
-    assert in_single_file(Tensors("file", shapes, read, faulty)) == ()
-    assert stated_scale(Tensors("file", shapes, read, faulty)) is None
+    assert parse_single_file(LazyTensors("file", shapes, read, faulty)) == ()
+    assert read_vae_scale(LazyTensors("file", shapes, read, faulty)) is None
 
 
 def test_impossible_values_are_told_and_never_raise():
@@ -189,5 +189,5 @@ def test_impossible_values_are_told_and_never_raise():
     for values in ("abc", [], [float("nan")] * 1000, [[1, 2], [3]], {"a": 1}):
         with pytest.raises(OmfaError, match="a noise schedule other than SDXL's"):
             agree({"trained_betas": values})
-    nan = Tensors("file", {"betas": (1000,)}, lambda _: np.full(1000, np.nan, np.float32))
-    assert in_single_file(nan)[0].field == "process"
+    nan = LazyTensors("file", {"betas": (1000,)}, lambda _: np.full(1000, np.nan, np.float32))
+    assert parse_single_file(nan)[0].field == "process"

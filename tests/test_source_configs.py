@@ -111,7 +111,9 @@ def test_the_refiner_is_refused_however_it_comes(edited):
         "label_emb.0.0.weight": (1536, 2560),
     }
     with pytest.raises(OmfaError, match=r"x\.safetensors is SDXL's refiner"):
-        ldm.unet_config({f"{ldm.UNET_PREFIX}{k}": s for k, s in shapes.items()}, "x.safetensors")
+        ldm.infer_unet_config(
+            {f"{ldm.UNET_PREFIX}{k}": s for k, s in shapes.items()}, "x.safetensors"
+        )
 
 
 def test_another_pipeline_is_said(edited):

@@ -39,8 +39,8 @@ def copy(source, tmp_path):
 
 
 def same(a, b):
-    found = dict(trees.walk({"unet": a.unet_params, "vae": a.vae_params}))
-    other = dict(trees.walk({"unet": b.unet_params, "vae": b.vae_params}))
+    found = dict(trees.flatten({"unet": a.unet_params, "vae": a.vae_params}))
+    other = dict(trees.flatten({"unet": b.unet_params, "vae": b.vae_params}))
     assert found.keys() == other.keys()
     return all(np.array_equal(found[path], leaf) for path, leaf in other.items())
 
@@ -216,9 +216,9 @@ def test_a_disk_that_fills_up_leaves_nothing(source, tmp_path, capsys):
 
 def stream_out(source, folder):
     from omfa_jax.weights.folder import save_diffusers
-    from omfa_jax.weights.imported import fields_of
+    from omfa_jax.weights.imported import get_export_fields
 
-    save_diffusers(folder, **fields_of(load_diffusers(source)))
+    save_diffusers(folder, **get_export_fields(load_diffusers(source)))
 
 
 def test_a_killed_import_leaves_nothing_that_loads(source, tmp_path, monkeypatch):

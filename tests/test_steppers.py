@@ -11,12 +11,12 @@ from tiny_problem import mixing_network, settings
 
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.diffusion.dropout import drop_conditions
-from omfa_jax.diffusion.guidance import rescaled
-from omfa_jax.diffusion.partial import LEAST_ALPHA, network_input
-from omfa_jax.diffusion.sample import SamplerSettings, plan_of, sample
-from omfa_jax.diffusion.schedule import SPACINGS, ScheduleSettings, sampling_timesteps
-from omfa_jax.diffusion.steppers import STEPPERS
-from omfa_jax.weights.frozen import scheduler_config
+from omfa_jax.diffusion.guidance import rescale_cfg
+from omfa_jax.diffusion.partial import MIN_ALPHA, make_network_input
+from omfa_jax.diffusion.sample import SamplerSettings, make_sampler_plan, sample
+from omfa_jax.diffusion.schedule import SPACINGS, ScheduleSettings, make_sampling_timesteps
+from omfa_jax.diffusion.steppers import SAMPLERS
+from omfa_jax.weights.frozen import make_ddim_config
 
 # raised in diffusers' own set_timesteps by torch and numpy 2
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -34,7 +34,7 @@ PROMPT = jnp.arange(3)
 
 def twin(name, s, steps, **changes):
     """Diffusers' scheduler, made from the config that an exported model carries."""
-    scheduler = TWINS[name].from_config(scheduler_config(s), **changes)
+    scheduler = TWINS[name].from_config(make_ddim_config(s), **changes)
     scheduler.set_timesteps(steps)
     return scheduler
 
@@ -67,7 +67,7 @@ def relative_error(name, s, sampler, **changes):
     null = drop_conditions(EVERYTHING[:, 0], noise, mask, pose, PROMPT, 3)
 
     def predicted(x, t, pose, prompt):
-        inputs = network_input(s.unet_inputs, s.canvas, jnp.asarray(x.numpy()), mask, pose)
+        inputs = make_network_input(s.unet_inputs, s.canvas, jnp.asarray(x.numpy()), mask, pose)
         return torch.tensor(np.asarray(network(inputs, jnp.full(3, float(t)), prompt)))
 
     x = torch.tensor(np.asarray(noise)) * scheduler.init_noise_sigma
@@ -86,7 +86,7 @@ def relative_error(name, s, sampler, **changes):
 # measured: 6e-7 at most
 @pytest.mark.parametrize("prediction", ["epsilon", "v"])
 @pytest.mark.parametrize("spacing", SPACINGS)
-@pytest.mark.parametrize("name", STEPPERS)
+@pytest.mark.parametrize("name", SAMPLERS)
 def test_whole_runs_match_diffusers(name, spacing, prediction):
     s = settings(**WHOLE, prediction=prediction, schedule=ScheduleSettings(spacing=spacing))
     assert relative_error(name, s, SamplerSettings(25, 1.0, name)) <= 2e-6
@@ -99,7 +99,7 @@ def test_ddim_over_the_papers_50_steps():
 
 # measured: 6e-7 at most, but 3e-6 for euler: diffusers' own float32 steps from latents near 4096
 @pytest.mark.parametrize("spacing", SPACINGS)
-@pytest.mark.parametrize("name", STEPPERS)
+@pytest.mark.parametrize("name", SAMPLERS)
 def test_zero_terminal_snr_matches_diffusers(name, spacing):
     schedule = ScheduleSettings(spacing=spacing, zero_terminal_snr=True)
     s = settings(**WHOLE, prediction="v", schedule=schedule)
@@ -109,7 +109,7 @@ def test_zero_terminal_snr_matches_diffusers(name, spacing):
 
 # IDM-VTON's: epsilon beside zero terminal SNR, sampled at timesteps that leave the last one out
 @pytest.mark.parametrize("steps", [25, 50])
-@pytest.mark.parametrize("name", STEPPERS)
+@pytest.mark.parametrize("name", SAMPLERS)
 def test_zero_terminal_snr_with_epsilon_matches_diffusers(name, steps):
     s = settings(**WHOLE, prediction="epsilon", schedule=ScheduleSettings(zero_terminal_snr=True))
     assert relative_error(name, s, SamplerSettings(steps, 1.0, name)) <= 2e-6
@@ -118,15 +118,15 @@ def test_zero_terminal_snr_with_epsilon_matches_diffusers(name, steps):
 def test_epsilon_is_never_asked_of_pure_noise():
     s = settings(schedule=ScheduleSettings(zero_terminal_snr=True))
     asked = {}
-    for name in STEPPERS:
+    for name in SAMPLERS:
         for steps in (*range(1, 334), 499, 500, 998):
             try:
-                plan = plan_of(s, SamplerSettings(steps, 1.0, name))
+                plan = make_sampler_plan(s, SamplerSettings(steps, 1.0, name))
             except OmfaError as error:
                 assert "pure noise with zero_terminal_snr=True" in str(error)
                 asked.setdefault(name, []).append(steps)
             else:
-                assert plan.steps.t[0] < 999 and plan.steps.alpha[0] > LEAST_ALPHA
+                assert plan.steps.t[0] < 999 and plan.steps.alpha[0] > MIN_ALPHA
     # DPM++ lays out one more timestep
     assert asked == {"ddim": [500], "euler": [500], "dpmpp_2m": [499, 998]}
 
@@ -143,7 +143,7 @@ def test_few_dpmpp_2m_steps_match_diffusers_with_either_rule(steps, lower_order_
     assert error <= 2e-6
 
 
-@pytest.mark.parametrize("name", STEPPERS)
+@pytest.mark.parametrize("name", SAMPLERS)
 def test_guidance_and_its_rescaling_match_diffusers(name):
     schedule = ScheduleSettings(spacing="trailing", zero_terminal_snr=True)
     s = settings(**WHOLE, prediction="v", schedule=schedule)
@@ -155,9 +155,9 @@ def test_rescaling_takes_the_deviation_over_the_noised_part_of_each_example():
     together, conditional = jax.random.normal(jax.random.key(3), (2, 3, *s.canvas.shape))
     together = 3.0 * together + 1.0
     noised = jnp.array([[False, True, False], [True, True, False], [False, False, False]])
-    mask = s.canvas.mask(noised)
+    mask = s.canvas.make_mask(noised)
     inside = np.broadcast_to(mask, together.shape)
-    ours = np.asarray(rescaled(together, conditional, mask, 0.7))
+    ours = np.asarray(rescale_cfg(together, conditional, mask, 0.7))
     for row in (0, 1):
         pair = (
             torch.tensor(np.asarray(v[row])[inside[row]])[None] for v in (together, conditional)
@@ -169,25 +169,25 @@ def test_rescaling_takes_the_deviation_over_the_noised_part_of_each_example():
 
 @pytest.mark.parametrize("steps", [7, 20, 50, 333])
 @pytest.mark.parametrize("spacing", SPACINGS)
-@pytest.mark.parametrize("name", STEPPERS)
+@pytest.mark.parametrize("name", SAMPLERS)
 def test_timesteps_and_starting_noise_match_diffusers(name, spacing, steps):
     schedule = ScheduleSettings(spacing=spacing, steps_offset=2)
     theirs = twin(name, settings(schedule=schedule), steps)
-    plan = STEPPERS[name](schedule, steps)
+    plan = SAMPLERS[name](schedule, steps)
     np.testing.assert_array_equal(plan.steps.t, theirs.timesteps.numpy())
     # diffusers' euler latents are x / alpha
     alpha = plan.steps.alpha[0] if name == "euler" else 1.0
-    assert plan.start == pytest.approx(float(theirs.init_noise_sigma) * alpha, rel=1e-6)
+    assert plan.init_noise_sigma == pytest.approx(float(theirs.init_noise_sigma) * alpha, rel=1e-6)
 
 
 @pytest.mark.parametrize("zero", [False, True])
 @pytest.mark.parametrize("spacing", SPACINGS)
-@pytest.mark.parametrize("name", STEPPERS)
+@pytest.mark.parametrize("name", SAMPLERS)
 def test_every_step_count_gives_finite_weights_or_an_error(name, spacing, zero):
     schedule = ScheduleSettings(spacing=spacing, zero_terminal_snr=zero)
     for steps in (1, 2, 3, 61, 499, 500, 501, 998, 999, 1000):
         try:
-            plan = STEPPERS[name](schedule, steps)
+            plan = SAMPLERS[name](schedule, steps)
         except OmfaError as error:
             assert steps >= 999 and "use fewer" in str(error)
             continue
@@ -200,19 +200,19 @@ def test_step_counts_that_diffusers_answers_with_a_fault_are_errors():
     assert len(set(broken.timesteps.tolist())) < 1000
     for spacing, steps in (("linspace", 1000), ("leading", 1000)):
         with pytest.raises(OmfaError, match=f"{steps} steps with '{spacing}'"):
-            STEPPERS["dpmpp_2m"](ScheduleSettings(spacing=spacing), steps)
+            SAMPLERS["dpmpp_2m"](ScheduleSettings(spacing=spacing), steps)
     with pytest.raises(OmfaError, match=r"do not fit into timesteps 0\.\.999"):
-        STEPPERS["ddim"](ScheduleSettings(), 1000)
+        SAMPLERS["ddim"](ScheduleSettings(), 1000)
     with pytest.raises(
         OmfaError, match="steps_offset: expected a whole number from 0 to 999, got -1"
     ):
-        STEPPERS["ddim"](ScheduleSettings(steps_offset=-1), 10)
+        SAMPLERS["ddim"](ScheduleSettings(steps_offset=-1), 10)
 
 
 def test_trailing_leaves_out_the_timestep_before_zero_that_diffusers_visits():
     theirs = twin("ddim", settings(schedule=ScheduleSettings(spacing="trailing")), 61)
     assert (len(theirs.timesteps), int(theirs.timesteps[-1])) == (62, -1)
-    ours = sampling_timesteps(ScheduleSettings(spacing="trailing"), 61)
+    ours = make_sampling_timesteps(ScheduleSettings(spacing="trailing"), 61)
     np.testing.assert_array_equal(ours, theirs.timesteps[:-1])
 
 
@@ -225,7 +225,7 @@ def test_the_network_is_traced_once_however_many_steps():
         traced.append(1)
         return network(x, t, prompt)
 
-    for name in STEPPERS:
+    for name in SAMPLERS:
         traced.clear()
         sampler = SamplerSettings(9, 2.0, name)
         sample(

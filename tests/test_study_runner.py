@@ -13,9 +13,9 @@ from scaling_studies import plan
 from omfa_jax.cli.main import main
 from omfa_jax.cli.scaling_run import run_one
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.core.files import LOCK, exclusive_lock
-from omfa_jax.scaling.results import rows, state_of, write_failure
-from omfa_jax.scaling.runner import Runner, own_cores, shares
+from omfa_jax.core.files import LOCK_NAME, exclusive_lock
+from omfa_jax.scaling.results import collect_rows, get_run_state, write_failure
+from omfa_jax.scaling.runner import StudyRunner, get_available_cores, split_machine
 
 # plays `omfa scaling run`: holds the workdir's lock as training does, takes its time, and fails,
 # crashes or finishes as its name's end says; a signal ends it with a save
@@ -72,7 +72,7 @@ def played(tmp_path):
     study = plan(tmp_path / "s", "--samples", samples, "--min-steps", "10")
     script = tmp_path / "played.py"
     script.write_text(PLAYED)
-    runner = Runner(tmp_path / "s", study, [sys.executable, str(script)])
+    runner = StudyRunner(tmp_path / "s", study, [sys.executable, str(script)])
     (tmp_path / "runner.py").write_text(RUNNER)
     command = [sys.executable, str(tmp_path / "runner.py"), str(tmp_path / "s"), str(script)]
     return tmp_path / "s", runner, command
@@ -94,7 +94,7 @@ def test_failed_runs_are_listed_and_left_crashed_ones_start_again(played):
     runner.run(retry_failed=True)
     trained = (folder / "trained.txt").read_text().split()
     assert trained == [first, second, *others, second, first]
-    assert len(rows(runner.study, folder)) == 12
+    assert len(collect_rows(runner.study, folder)) == 12
 
 
 def test_what_may_pass_is_waited_for_and_the_run_goes_on(played, monkeypatch):
@@ -132,10 +132,10 @@ def test_only_what_no_restart_mends_is_marked_as_failed(played, monkeypatch, err
     monkeypatch.setattr("omfa_jax.cli.config.load_config", fail)
     with pytest.raises(type(error)):
         run_one(folder, run, retry_failed=False)
-    assert state_of(folder, run) == state
+    assert get_run_state(folder, run) == state
 
 
-two_cores = pytest.mark.skipif(len(own_cores()) < 2, reason="needs two cores to share")
+two_cores = pytest.mark.skipif(len(get_available_cores()) < 2, reason="needs two cores to share")
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def test_a_study_that_is_killed_halfway_ends_with_every_run_once(played, number,
     assert len(list(folder.glob("runs/*/result.json"))) < 12
     # at once: the run that a killed runner leaves behind still saves
     subprocess.run(command, check=True, timeout=120)
-    table = rows(runner.study, folder)
+    table = collect_rows(runner.study, folder)
     assert sorted(row["name"] for row in table) == sorted(run.name for run in runner.study.runs)
     trained = (folder / "trained.txt").read_text().split()
     twice = {name for name in trained if trained.count(name) > 1}
@@ -176,10 +176,10 @@ def test_a_failed_run_that_is_tried_again_and_killed_goes_on(played):
     (folder / f"{first.name}.fails").rename(folder / f"{first.name}.crashes")
     with pytest.raises(OmfaError, match="crashed with status -9"):
         runner.run(retry_failed=True)
-    assert state_of(folder, first) == "begun"
+    assert get_run_state(folder, first) == "begun"
     (folder / f"{first.name}.crashes").unlink()
     runner.run(retry_failed=False)
-    assert state_of(folder, first) == "finished"
+    assert get_run_state(folder, first) == "finished"
 
 
 def test_one_run_that_cannot_start_hides_no_other(played, monkeypatch):
@@ -190,7 +190,7 @@ def test_one_run_that_cannot_start_hides_no_other(played, monkeypatch):
     (folder / third.workdir / "result.json").write_text("{}")
     monkeypatch.setattr("omfa_jax.scaling.runner.WAIT_SECONDS", 0)
     (folder / first.workdir).mkdir(parents=True)
-    with exclusive_lock(folder / first.workdir / LOCK), pytest.raises(OmfaError) as error:
+    with exclusive_lock(folder / first.workdir / LOCK_NAME), pytest.raises(OmfaError) as error:
         runner.run(retry_failed=False)
     lines = str(error.value).splitlines()
     assert lines[0] == "3 of 12 runs are not finished:"
@@ -230,28 +230,28 @@ def test_runs_at_a_time_have_their_own_cores_and_save_when_the_runner_goes(playe
     while len(list(folder.glob("runs/*/saved"))) < 2 and time.monotonic() < deadline:
         time.sleep(0.02)
     assert len(list(folder.glob("runs/*/saved"))) == 2
-    assert [state_of(folder, run) for run in runner.study.runs].count("planned") == 10
+    assert [get_run_state(folder, run) for run in runner.study.runs].count("planned") == 10
     cores = [set(json.loads(path.read_text())) for path in folder.glob("runs/*/cores.txt")]
-    assert not cores[0] & cores[1] and cores[0] | cores[1] == set(own_cores())
+    assert not cores[0] & cores[1] and cores[0] | cores[1] == set(get_available_cores())
 
 
 def test_the_machine_is_shared_out_whole():
-    found = shares(3, cores=range(8), gpus=["0", "1", "GPU-7f", "3"])
+    found = split_machine(3, cores=range(8), gpus=["0", "1", "GPU-7f", "3"])
     assert [one["OMFA_STUDY_CORES"] for one in found] == ["0,1", "2,3,4", "5,6,7"]
     assert [one["CUDA_VISIBLE_DEVICES"] for one in found] == ["0", "1", "GPU-7f,3"]
-    assert shares(1, cores=range(8), gpus=["0"]) == [{}]
-    assert shares(2, cores=[], gpus=[]) == [{}, {}]
+    assert split_machine(1, cores=range(8), gpus=["0"]) == [{}]
+    assert split_machine(2, cores=[], gpus=[]) == [{}, {}]
     for count, cores, gpus, reason in (
         (0, 8, 0, "must be 1 or more, got 0"),
         (4, 2, 0, "cores of this machine: 2"),
         (2, 8, 1, "GPUs of this machine: 1"),
     ):
         with pytest.raises(OmfaError, match=reason):
-            shares(count, cores=range(cores), gpus=[str(index) for index in range(gpus)])
+            split_machine(count, cores=range(cores), gpus=[str(index) for index in range(gpus)])
 
 
 def test_one_runner_a_study(played, capsys):
     folder, *_ = played
-    with exclusive_lock(folder / LOCK):
+    with exclusive_lock(folder / LOCK_NAME):
         assert main(["scaling", "run", str(folder)]) == 2
     assert "another run is using" in capsys.readouterr().err

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from tiny_bundle import make_bundle, save_bundle, write_records
+from tiny_bundle import make_tiny_model, save_tiny_model, write_records
 from tiny_training import SETTINGS
 
 from omfa_jax.cli.main import main
@@ -14,7 +14,7 @@ from omfa_jax.diffusion.sample import SamplerSettings
 from omfa_jax.evals.scores import read_scores
 from omfa_jax.sampling.generate import Sampler
 from omfa_jax.sampling.inputs import SlotFitter
-from omfa_jax.sampling.load import load_folder
+from omfa_jax.sampling.load import load_model_folder
 
 ROWS = (
     Task("joint", ("garment", "person"), 1.0, "both"),
@@ -27,7 +27,7 @@ PEOPLE = 3
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     """Return the folder of a model that has ROWS beside try_on and try_off."""
-    bundle = make_bundle()
+    bundle = make_tiny_model()
     settings = dataclasses.replace(SETTINGS, tasks=(*SETTINGS.tasks, *ROWS))
     rng = np.random.default_rng(1)
     # a row a task, and the empty prompt
@@ -36,7 +36,7 @@ def model(tmp_path_factory):
         "pooled": rng.standard_normal((6, 8), np.float32),
     }
     bundle = dataclasses.replace(bundle, settings=settings, prompts=prompts)
-    return save_bundle(tmp_path_factory.mktemp("rows") / "model", bundle)
+    return save_tiny_model(tmp_path_factory.mktemp("rows") / "model", bundle)
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def names(folder):
 def test_a_row_takes_its_clean_components_and_writes_its_noised_ones(model, image, tmp_path):
     assert sample(model, "joint", tmp_path, f"--face={image}") == 0
     assert names(tmp_path) == {"garment_00.png", "person_00.png", "sheet.png"}
-    bundle = load_folder(model)
+    bundle = load_model_folder(model)
     face = SlotFitter(bundle.settings).load_image("face", str(image), "--face")
     sampler = Sampler(bundle, SamplerSettings(steps=2))
     expected = sampler("joint", {"face": face}, None, seed=5)

@@ -13,17 +13,17 @@ from small_settings import make_keep_settings
 
 from omfa_jax.cli import config as config_lib
 from omfa_jax.cli import train as command
-from omfa_jax.cli.config import weights_source
+from omfa_jax.cli.config import make_weights_source
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.data.build import build
-from omfa_jax.train.checkpoint import Checkpoints
+from omfa_jax.data.build import build_records
+from omfa_jax.train.checkpoint import Checkpointer
 from omfa_jax.train.initial_weights import check_same_meaning
-from omfa_jax.train.load import load_bundle, load_for_export
+from omfa_jax.train.load import load_checkpoint_model, load_export_arguments
 from omfa_jax.train.resume import require_same_run
 from omfa_jax.train.state import TrainState
 from omfa_jax.train.task_changes import update_tasks
-from omfa_jax.weights.frozen import load_frozen, save_frozen, save_tasks
-from omfa_jax.weights.prompts import PromptTable, load_prompts, save_prompts, seeded_prompts
+from omfa_jax.weights.frozen import load_model_folder, save_model_folder, write_tasks
+from omfa_jax.weights.prompts import PromptTable, load_prompts, make_seeded_prompts, save_prompts
 
 ROOT = Path(__file__).parents[1]
 TINY = ROOT / "omfa_jax/assets/tiny"
@@ -34,7 +34,7 @@ NEW = "a model in the garment"
 @pytest.fixture(scope="module")
 def records(tmp_path_factory):
     root = tmp_path_factory.mktemp("files")
-    build(tiny.write_raw(root / "raw", {"train": 9}), root / "records")
+    build_records(tiny.write_raw(root / "raw", {"train": 9}), root / "records")
     return root / "records"
 
 
@@ -52,7 +52,7 @@ def started(records, monkeypatch):
         run = command.train_diffusion(config, workdir)
         # what pictures and the held-out loss are made of, and what is on the disk for afterwards
         tasks = seen["eval"].settings.tasks
-        stored = load_frozen(workdir / "model")
+        stored = load_model_folder(workdir / "model")
         assert seen["shown"].settings.tasks == tasks == stored.settings.tasks
         for name, rows in run.frozen["prompts"].items():
             np.testing.assert_array_equal(rows, stored.prompts[name])
@@ -80,7 +80,7 @@ def checkpoint(workdir, run, step):
     """Save a checkpoint of next to nothing, as a run that stopped there leaves."""
     params = {"conv_in": {"bias": np.zeros(3, np.float32)}}
     state = TrainState(np.int32(step), params, None, {"mu": params})
-    checkpoints = Checkpoints(workdir, make_keep_settings(last=2))
+    checkpoints = Checkpointer(workdir, make_keep_settings(last=2))
     checkpoints.save(step, state, run.batches.get_state(), run.config)
     checkpoints.close()
 
@@ -109,7 +109,7 @@ def wider(tmp_path):
     folder = shutil.copytree(TINY, tmp_path / "wider")
     table = load_prompts(folder / "prompts.safetensors")
     _, tokens, dim = table.context.shape
-    more = seeded_prompts([NEW], tokens, dim, table.pooled.shape[1], seed=5)
+    more = make_seeded_prompts([NEW], tokens, dim, table.pooled.shape[1], seed=5)
     save_prompts(
         folder / "prompts.safetensors",
         PromptTable(
@@ -140,7 +140,7 @@ def test_a_staged_curriculum_draws_what_the_config_says(started, tmp_path, caplo
     print("after the change:", dict(counts))
     assert counts == {"try_off": 160}
     assert f"by task: 100.0% try_off ('{OFF}'), 0.0% try_on" in caplog.text
-    bundle, _ = load_bundle(tmp_path)
+    bundle, _ = load_checkpoint_model(tmp_path)
     assert {t.name: t.weight for t in bundle.settings.tasks} == {"try_on": 0, "try_off": 1}
     third = started(tmp_path, weights=(0.25, 0.75))
     counts = drawn(third, 100)
@@ -155,7 +155,7 @@ def test_another_workdirs_weights_are_not_its_task_weights(started, tmp_path):
         tmp_path / "b", f"--config.checkpoint.start_from={tmp_path / 'a'}", weights=(0, 1)
     )
     assert drawn(second) == {"try_off": 160}
-    assert load_frozen(tmp_path / "a/model").settings.tasks[1].weight == 1
+    assert load_model_folder(tmp_path / "a/model").settings.tasks[1].weight == 1
 
 
 def test_new_wording_is_looked_up_and_stays_with_the_model(started, wider, tmp_path):
@@ -171,7 +171,7 @@ def test_new_wording_is_looked_up_and_stays_with_the_model(started, wider, tmp_p
         np.testing.assert_array_equal(wording(changed, "try_off"), embedded(OFF))
         checkpoint(tmp_path / workdir, changed, 2)
         # an export carries it
-        table = load_for_export(tmp_path / workdir)["prompts"]
+        table = load_export_arguments(tmp_path / workdir)["prompts"]
         assert table.prompts == (OFF, NEW, "")
         np.testing.assert_array_equal(table.context[1], embedded(NEW, wider))
         # what the model has embedded needs no other place, neither the new nor the old wording
@@ -208,19 +208,21 @@ def test_wording_that_nothing_embeds_is_refused_by_name(started, tmp_path):
 def test_a_model_of_seeded_prompts_seeds_new_ones(records, started, tmp_path):
     run = started(tmp_path)
     _, tokens, dim = run.frozen["prompts"]["context"].shape
-    bundle = load_frozen(tmp_path / "model")
-    seeded = seeded_prompts([OFF, ON], tokens, dim, bundle.prompts["pooled"].shape[1])
-    save_frozen(tmp_path / "seeded", dataclasses.replace(bundle, prompts=seeded.rows([OFF, ON])))
+    bundle = load_model_folder(tmp_path / "model")
+    seeded = make_seeded_prompts([OFF, ON], tokens, dim, bundle.prompts["pooled"].shape[1])
+    save_model_folder(
+        tmp_path / "seeded", dataclasses.replace(bundle, prompts=seeded.select_rows([OFF, ON]))
+    )
     config = load(records, f"--config.tasks.try_on.prompt={NEW}", "--config.model.init=")
     changed = update_tasks(
-        weights_source(config), load_frozen(tmp_path / "seeded"), tmp_path / "seeded"
+        make_weights_source(config), load_model_folder(tmp_path / "seeded"), tmp_path / "seeded"
     )
-    expected = seeded_prompts([NEW], tokens, dim, 8).context[0]
+    expected = make_seeded_prompts([NEW], tokens, dim, 8).context[0]
     np.testing.assert_array_equal(changed.prompts["context"][1], expected)
     # a real table is never mixed with random rows
     from_text_encoders(tmp_path / "model")
     with pytest.raises(OmfaError, match="no embedding of"):
-        update_tasks(weights_source(config), bundle, tmp_path / "model")
+        update_tasks(make_weights_source(config), bundle, tmp_path / "model")
 
 
 def test_other_text_encoders_are_said_and_other_lengths_refused(
@@ -229,16 +231,16 @@ def test_other_text_encoders_are_said_and_other_lengths_refused(
     started(tmp_path / "run")
     folder = tmp_path / "run/model"
     config = load(records, f"--config.tasks.try_on.prompt={NEW}", f"--config.model.init={wider}")
-    update_tasks(weights_source(config), load_frozen(folder), folder)
+    update_tasks(make_weights_source(config), load_model_folder(folder), folder)
     assert "other text encoders" not in caplog.text
     from_text_encoders(wider)
-    update_tasks(weights_source(config), load_frozen(folder), folder)
+    update_tasks(make_weights_source(config), load_model_folder(folder), folder)
     assert "differently: other text encoders made their prompt tables" in caplog.text
     path = wider / "prompts.safetensors"
     table = load_prompts(path)
     save_prompts(path, dataclasses.replace(table, context=table.context[:, :2]))
     with pytest.raises(OmfaError, match="cannot be merged"):
-        update_tasks(weights_source(config), load_frozen(folder), folder)
+        update_tasks(make_weights_source(config), load_model_folder(folder), folder)
 
 
 @pytest.mark.parametrize(
@@ -253,7 +255,7 @@ def test_other_text_encoders_are_said_and_other_lengths_refused(
     ],
 )
 def test_other_tasks_are_refused_clearly(change, words):
-    trained = load_frozen(TINY).settings
+    trained = load_model_folder(TINY).settings
     wanted = dataclasses.replace(trained, tasks=change(trained.tasks))
     with pytest.raises(OmfaError) as refused:
         check_same_meaning(wanted, trained, Path("run"))
@@ -263,7 +265,7 @@ def test_other_tasks_are_refused_clearly(change, words):
 
 
 def test_a_refusal_names_what_differs_and_no_tasks_that_may():
-    trained = load_frozen(TINY).settings
+    trained = load_model_folder(TINY).settings
     schedule = dataclasses.replace(trained.schedule, spacing="trailing")
     wanted = dataclasses.replace(trained, tasks=trained.tasks[::-1], schedule=schedule)
     with pytest.raises(OmfaError, match="other settings: schedule: config") as refused:
@@ -274,7 +276,7 @@ def test_a_refusal_names_what_differs_and_no_tasks_that_may():
 def test_tasks_written_half_still_make_a_model(started, wider, tmp_path, monkeypatch):
     """A kill between the two files leaves the old tasks beside a table that has them too."""
     checkpoint(tmp_path, started(tmp_path), 1)
-    bundle = load_frozen(tmp_path / "model")
+    bundle = load_model_folder(tmp_path / "model")
     tasks = [dataclasses.replace(task, prompt=NEW) for task in bundle.settings.tasks]
     changed = dataclasses.replace(
         bundle, settings=dataclasses.replace(bundle.settings, tasks=tuple(tasks))
@@ -285,8 +287,8 @@ def test_tasks_written_half_still_make_a_model(started, wider, tmp_path, monkeyp
 
     monkeypatch.setattr("omfa_jax.weights.frozen.write_json", killed)
     with pytest.raises(KeyboardInterrupt):
-        save_tasks(tmp_path / "model", changed)
-    after = load_frozen(tmp_path / "model")
+        write_tasks(tmp_path / "model", changed)
+    after = load_model_folder(tmp_path / "model")
     assert after.settings == bundle.settings
     np.testing.assert_array_equal(after.prompts["context"], bundle.prompts["context"])
     assert NEW in load_prompts(tmp_path / "model/prompts.safetensors").prompts

@@ -18,11 +18,11 @@ from omfa_jax.models import (
     encode,
     encode_any_size,
     encode_tiled,
+    get_vae_config,
     tiling,
-    vae,
 )
-from omfa_jax.models.attention import attention, attention_in_runs
-from omfa_jax.weights.sources import shapes_of_vae
+from omfa_jax.models.attention import attention, chunked_attention
+from omfa_jax.weights.sources import get_vae_shapes
 
 CONFIG = VAEConfig(block_channels=(8, 16, 24), layers_per_block=1, latent_channels=6, norm_groups=4)
 TILE = 4
@@ -68,7 +68,7 @@ def test_tiles_are_run_in_the_type_that_the_vae_allows():
     def types(dtype, **changes):
         config = VAEConfig(block_channels=(8, 16), layers_per_block=1, norm_groups=4, **changes)
         run = functools.partial(decode_tiled, config, tile=TILE, dtype=dtype)
-        return str(jax.make_jaxpr(run)(shapes_of_vae(config), jnp.zeros((1, 9, 4, 4))))
+        return str(jax.make_jaxpr(run)(get_vae_shapes(config), jnp.zeros((1, 9, 4, 4))))
 
     assert "f16[" not in types(jnp.float16)
     assert ":f16[" in types(jnp.float16, force_upcast=False)
@@ -81,14 +81,14 @@ def test_tiles_are_run_in_the_type_that_the_vae_allows():
 def test_tiles_cover_an_axis_and_own_each_pixel_once(length, tile, reach):
     axis = tiling._axis(length, tile, reach)
     owners, covered = np.zeros(length), np.zeros(length, bool)
-    for begin, window, owned in zip(axis.tiles, axis.windows, axis.owned, strict=True):
-        assert 0 <= window <= length - axis.size
+    for begin, window, owned in zip(axis.tile_starts, axis.window_starts, axis.owned, strict=True):
+        assert 0 <= window <= length - axis.window_size
         # as many pixels around the tile as are seen, or else the picture's border
         assert window == 0 or begin - window >= reach
-        end = window + axis.size
-        assert end == length or end - (begin + axis.keep) >= reach
+        end = window + axis.window_size
+        assert end == length or end - (begin + axis.tile_size) >= reach
         owners[window:end] += owned
-        covered[begin : begin + axis.keep] = True
+        covered[begin : begin + axis.tile_size] = True
         assert covered[window:end][owned == 1].all()
     assert covered.all() and (owners == 1).all()
 
@@ -102,7 +102,7 @@ def test_large_images_are_tiled(monkeypatch):
     for name in ("decode", "encode"):
         monkeypatch.setattr(tiling, f"{name}_tiled", recording("tiled"))
         monkeypatch.setattr(tiling, name, recording("whole"))
-    config = vae("sdxl")
+    config = get_vae_config("sdxl")
     for side in (128, 136):
         decode_any_size(config, {}, jnp.zeros((3, side, 128, 4)))
         encode_any_size(config, {}, jnp.zeros((3, 8 * side, 1024, 3)))
@@ -111,7 +111,7 @@ def test_large_images_are_tiled(monkeypatch):
 
 def test_attention_in_runs_is_attention():
     q, k, v = jax.random.normal(jax.random.key(0), (3, 2, 13, 2, 8))
-    came = jax.jit(functools.partial(attention_in_runs, run=4))(q, k, v)
+    came = jax.jit(functools.partial(chunked_attention, run=4))(q, k, v)
     assert relative_l2(came, attention(q, k, v)) <= 1e-6
 
 
@@ -122,11 +122,11 @@ def test_many_tokens_attend_in_runs(monkeypatch):
 
     def spy(q, k, v, run):
         lengths.append(run)
-        return attention_in_runs(q, k, v, run)
+        return chunked_attention(q, k, v, run)
 
-    monkeypatch.setattr(module, "attention_in_runs", spy)
-    monkeypatch.setattr(module, "WHOLE_TOKENS", 100)
-    monkeypatch.setattr(module, "RUN_SCORES", 50_000)
+    monkeypatch.setattr(module, "chunked_attention", spy)
+    monkeypatch.setattr(module, "MAX_UNCHUNKED_TOKENS", 100)
+    monkeypatch.setattr(module, "CHUNK_SCORES", 50_000)
     assert relative_l2(run(decode, latents()), whole) <= 5e-6
     assert lengths == [50_000 // (19 * 26)]
 

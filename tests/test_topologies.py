@@ -10,11 +10,11 @@ from test_positions import Part, noise_seen
 from tiny_training import BATCH, make_run
 from tpu_layouts import described
 
-from omfa_jax.evals.heldout import ROWS, examples_in_order
-from omfa_jax.parallel.feed import ROW, shards_of_processes
-from omfa_jax.parallel.mesh import MeshSettings, batch_parts, batch_sharding, make_mesh
-from omfa_jax.parallel.pods import TPU_TYPES, pod
-from omfa_jax.scaling.launchers import xpk_flags
+from omfa_jax.evals.heldout import ROWS_PER_DEVICE, sort_valid_rows
+from omfa_jax.parallel.feed import ROW, get_process_shards
+from omfa_jax.parallel.mesh import MeshSettings, count_batch_shards, make_batch_sharding, make_mesh
+from omfa_jax.parallel.pods import TPU_TYPES, parse_topology
+from omfa_jax.scaling.launchers import format_xpk_flags
 
 PODS = [
     f"{prefix}-{tpu.count(shape)}{slices}"
@@ -27,7 +27,7 @@ MESHES = [{}, {"fsdp": 4}, {"data": 1, "fsdp": -1}, {"tensor": 2}, {"tensor": 4}
 
 
 def mesh_of(name, **axes):
-    topology = pod(name)
+    topology = parse_topology(name)
     return make_mesh(MeshSettings(slice=topology.slices, **axes), described(topology))
 
 
@@ -36,12 +36,12 @@ def example_order(mesh, rows=1):
 
     JAX deals what a process feeds to its devices in the order of their rows; `rows` are a device's.
     """
-    parts = batch_parts(mesh)
+    parts = count_batch_shards(mesh)
     mine: dict[int, set[int]] = {}
-    for device, (where,) in batch_sharding(mesh).devices_indices_map((parts,)).items():
+    for device, (where,) in make_batch_sharding(mesh).devices_indices_map((parts,)).items():
         mine.setdefault(device.process_index, set()).update(range(parts)[where])
     examples = np.full((parts, rows), -1)
-    for process, shard in shards_of_processes(mesh).items():
+    for process, shard in get_process_shards(mesh).items():
         places = sorted(mine[process])
         fed = np.arange(len(places) * rows) + shard * len(places) * rows
         examples[places] = fed.reshape(-1, rows)
@@ -51,14 +51,14 @@ def example_order(mesh, rows=1):
 @pytest.mark.parametrize("name", PODS)
 def test_the_hosts_of_a_slice_feed_the_global_batch(name):
     for axes in MESHES:
-        if axes.get("tensor", axes.get("fsdp", 1)) > pod(name).group:
+        if axes.get("tensor", axes.get("fsdp", 1)) > parse_topology(name).group:
             continue
         mesh = mesh_of(name, **axes)
         np.testing.assert_array_equal(
-            np.sort(example_order(mesh, 2)), np.arange(2 * batch_parts(mesh))
+            np.sort(example_order(mesh, 2)), np.arange(2 * count_batch_shards(mesh))
         )
         # a part is fed by as many hosts as tensor parallelism spans
-        shards = list(shards_of_processes(mesh).values())
+        shards = list(get_process_shards(mesh).values())
         assert len({shards.count(shard) for shard in shards}) == 1
 
 
@@ -66,11 +66,11 @@ def test_the_hosts_of_a_slice_feed_the_global_batch(name):
     ("name", "count", "copies"), [("v5litepod-256", 64, 32), ("v6e-64", 100, 12)]
 )
 def test_the_held_out_examples_of_a_slice_are_found(name, count, copies):
-    held = example_order(mesh_of(name), ROWS)
+    held = example_order(mesh_of(name), ROWS_PER_DEVICE)
     valid = held < count
     # what fills up the batch would be taken for examples, were the first rows taken
     assert (~valid[:count]).sum() == copies
-    np.testing.assert_array_equal(held[examples_in_order(held, valid)], np.arange(count))
+    np.testing.assert_array_equal(held[sort_valid_rows(held, valid)], np.arange(count))
 
 
 def test_a_hosts_rows_are_not_adjacent():
@@ -87,7 +87,7 @@ def test_a_step_on_a_v4_16_equals_one_hosts(tmp_path, accumulate):
     assert held.tolist() == [0, 1, 4, 5, 2, 3, 6, 7]
     batch = next(Part(run.mesh))
     placed = {name: value[held] for name, value in batch.items()} | {ROW: held.astype(np.int32)}
-    placed = jax.device_put(placed, batch_sharding(run.mesh))
+    placed = jax.device_put(placed, make_batch_sharding(run.mesh))
     seen = noise_seen(run, accumulate, placed)
     np.testing.assert_array_equal(seen, noise_seen(run, accumulate))
 
@@ -105,12 +105,12 @@ def test_a_step_on_a_v4_16_equals_one_hosts(tmp_path, accumulate):
     ],
 )
 def test_xpk_takes_the_same_names(name, flags):
-    assert xpk_flags(pod(name)) == flags
+    assert format_xpk_flags(parse_topology(name)) == flags
 
 
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
 def test_slices_are_as_libtpu_describes_them():
-    from omfa_jax.scaling.ahead import devices_of
+    from omfa_jax.scaling.ahead import describe_devices
 
     def facts(devices):
         names = ("id", "process_index", "device_kind", "core_on_chip")
@@ -124,4 +124,6 @@ def test_slices_are_as_libtpu_describes_them():
         }
 
     for name in PODS:
-        assert facts(devices_of(pod(name))) == facts(described(pod(name))), name
+        assert facts(describe_devices(parse_topology(name))) == facts(
+            described(parse_topology(name))
+        ), name

@@ -7,11 +7,11 @@ import pytest
 import tiny_viton as tiny
 
 from omfa_jax.cli.main import main
-from omfa_jax.core.trees import walk
-from omfa_jax.data.build import build
+from omfa_jax.core.trees import flatten
+from omfa_jax.data.build import build_records
 from omfa_jax.data.schema import read_manifest
 from omfa_jax.train.load import restore_params
-from omfa_jax.weights.frozen import load_frozen
+from omfa_jax.weights.frozen import load_model_folder
 from omfa_jax.weights.vae_fingerprint import fingerprint_vae
 
 SMALL = [
@@ -40,7 +40,7 @@ def omfa_train(config, workdir, steps, *more):
 @pytest.fixture(scope="module")
 def records(tmp_path_factory):
     root = tmp_path_factory.mktemp("files")
-    build(tiny.write_raw(root / "raw", {"train": 9}), root / "records")
+    build_records(tiny.write_raw(root / "raw", {"train": 9}), root / "records")
     return root / "records"
 
 
@@ -54,7 +54,7 @@ def autoencoder(records, tmp_path_factory):
 
 
 def test_a_new_autoencoder_has_latents_of_unit_spread(autoencoder):
-    bundle = load_frozen(autoencoder)
+    bundle = load_model_folder(autoencoder)
     assert bundle.vae_config.scaling_factor not in (0.0, 0.13025)
     assert np.isfinite(bundle.vae_config.scaling_factor)
     assert bundle.unet_params is None
@@ -67,14 +67,16 @@ def test_a_decoder_alone_keeps_the_latents(autoencoder, records, tmp_path):
         "--config.autoencoder.crop_px=16",
     ]
     omfa_train("tiny_decoder", tmp_path, 2, *flags)
-    before, after = load_frozen(autoencoder), load_frozen(tmp_path / "model")
+    before, after = load_model_folder(autoencoder), load_model_folder(tmp_path / "model")
     assert after.vae_config == before.vae_config
     assert fingerprint_vae(after.vae_config, after.vae_params) == fingerprint_vae(
         before.vae_config, before.vae_params
     )
     moved = {
         path[0]
-        for (path, a), (_, b) in zip(walk(before.vae_params), walk(after.vae_params), strict=True)
+        for (path, a), (_, b) in zip(
+            flatten(before.vae_params), flatten(after.vae_params), strict=True
+        )
         if not np.array_equal(a, b)
     }
     assert moved == {"decoder", "post_quant_conv"}
@@ -101,7 +103,7 @@ def test_a_stopped_run_goes_on_with_the_next_records(autoencoder, latents, tmp_p
         whole, step = restore_params(tmp_path / "straight", ema=ema)
         parts, _ = restore_params(tmp_path / "parts", ema=ema)
         assert step == 4
-        for (path, a), (_, b) in zip(walk(whole), walk(parts), strict=True):
+        for (path, a), (_, b) in zip(flatten(whole), flatten(parts), strict=True):
             np.testing.assert_array_equal(a, b, err_msg="/".join(path))
 
     def rows(workdir):
@@ -113,7 +115,7 @@ def test_a_stopped_run_goes_on_with_the_next_records(autoencoder, latents, tmp_p
 
     last = rows("parts")[-1]
     assert last["samples"] == 32 and last["flops"] == 32 * rows("parts")[0]["flops"] / 8
-    assert last["params"] == sum(leaf.size for _, leaf in walk(whole))
+    assert last["params"] == sum(leaf.size for _, leaf in flatten(whole))
     figures = ("step_seconds/p95", "data_wait", "goodput", "seconds/restore", "grad_norm")
     assert all(last[name] > 0 for name in figures), last
     assert losses("straight") == losses("parts")

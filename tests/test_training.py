@@ -18,7 +18,7 @@ from small_settings import make_optimizer_settings
 from tiny_training import CountingBatches, make_run
 
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.train.checkpoint import newest_whole_step
+from omfa_jax.train.checkpoint import find_newest_complete_step
 from omfa_jax.train.load import restore_params
 from omfa_jax.train.loop import train
 from omfa_jax.train.signals import Interrupted
@@ -112,7 +112,7 @@ def test_pictures_come_after_the_save_and_never_end_a_run(tmp_path, caplog):
 
     run = make_run(tmp_path, 3, samples_every_steps=1, save_every_steps=1)
     state = train(dataclasses.replace(run, pictures=too_large))
-    assert int(state.step) == 3 and newest_whole_step(tmp_path / "checkpoints") == 3
+    assert int(state.step) == 3 and find_newest_complete_step(tmp_path / "checkpoints") == 3
     assert seen == [(1, True)]
     assert "no memory for sample pictures" in caplog.text
 
@@ -146,7 +146,7 @@ def test_sigterm_saves_and_the_next_run_goes_on(straight, tmp_path):
     with pytest.raises(Interrupted, match="saved step 3") as stopped:
         train(run)
     assert stopped.value.exit_status == 143
-    assert newest_whole_step(tmp_path / "checkpoints") == 3
+    assert find_newest_complete_step(tmp_path / "checkpoints") == 3
     resumed = make_run(tmp_path, STEPS)
     train(resumed)
     assert resumed.batches.seen == [3, 4]
@@ -156,7 +156,7 @@ def test_sigterm_saves_and_the_next_run_goes_on(straight, tmp_path):
 def test_a_half_written_checkpoint_is_passed_over(tmp_path, caplog):
     train(make_run(tmp_path, 2))
     (tmp_path / "checkpoints" / "7").mkdir()
-    assert newest_whole_step(tmp_path / "checkpoints") == 2
+    assert find_newest_complete_step(tmp_path / "checkpoints") == 2
     assert "checkpoints/7 is not whole" in caplog.text
     run = make_run(tmp_path, 3)
     train(run)
@@ -219,7 +219,7 @@ def test_a_failed_save_names_the_last_whole_step(tmp_path):
     environment = {**os.environ, "PYTHONPATH": f"{here}{os.pathsep}{here.parent}"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert re.search(r"last whole one is step 1; make room.*File too large", done.stdout), done
-    assert newest_whole_step(tmp_path / "checkpoints") == 1
+    assert find_newest_complete_step(tmp_path / "checkpoints") == 1
     resumed = make_run(tmp_path, 2)
     train(resumed)
     assert resumed.batches.seen == [1]
@@ -229,7 +229,7 @@ def test_a_nan_loss_stops_before_it_is_saved(tmp_path):
     run = make_run(tmp_path, 3, optimizer=run_away())
     with pytest.raises(OmfaError, match="the loss is"):
         train(run)
-    assert newest_whole_step(tmp_path / "checkpoints") is None
+    assert find_newest_complete_step(tmp_path / "checkpoints") is None
 
 
 def run_away():

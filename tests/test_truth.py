@@ -9,14 +9,14 @@ import tiny_viton as tiny
 
 from omfa_jax.core import images
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.data.build import build
+from omfa_jax.data.build import build_records
 from omfa_jax.data.labels import CIHP
 from omfa_jax.data.settings import PipelineSettings
-from omfa_jax.evals.examples import Split
-from omfa_jax.evals.influence import derangement
-from omfa_jax.evals.predictions import Work
-from omfa_jax.evals.split import SplitRun, influence_of, truth_of
-from omfa_jax.evals.truth import Regions, Truth
+from omfa_jax.evals.examples import EvalSplit
+from omfa_jax.evals.influence import sample_derangement
+from omfa_jax.evals.predictions import SamplingJob
+from omfa_jax.evals.split import SplitRun, compute_influence, compute_truth_scores
+from omfa_jax.evals.truth import ConditionRegions, ExactTruth
 
 SIZE = (tiny.HEIGHT_PX, tiny.WIDTH_PX)
 COUNT = 4
@@ -41,47 +41,47 @@ def raw(tmp_path_factory):
 @pytest.fixture(scope="module")
 def split(raw):
     records = raw.parent / "records"
-    build(raw, records)
+    build_records(raw, records)
     slots = {"garment": SIZE, "person": SIZE, "face": (16, 16)}
-    return Split(PipelineSettings(str(records), slots, threads=0), "test", "paired")
+    return EvalSplit(PipelineSettings(str(records), slots, threads=0), "test", "paired")
 
 
 def test_an_answer_is_found_by_the_pairs_file_and_the_next_pose(raw):
-    truth = Truth(raw)
-    worn = truth.answer("00001_00", "unpaired")
+    truth = ExactTruth(raw)
+    worn = truth.read_answer("00001_00", "unpaired")
     # JPEG, at its best: painted colours come back within a few levels
     assert np.abs(worn.image.astype(int) - tiny.photo(2)).max() < 25
     np.testing.assert_array_equal(worn.garment, tiny.label_map() == CIHP.ids["upper"])
-    posed = truth.answer("00001_00", "new_pose")
+    posed = truth.read_answer("00001_00", "new_pose")
     assert np.abs(posed.image.astype(int) - tiny.photo(1)).max() < 25
     np.testing.assert_array_equal(posed.pose, tiny.pose_map(21))
     assert truth.has("00001_00", "unpaired")
     with pytest.raises(OmfaError, match="must be the synthetic raw folder"):
-        truth.answer("holiday", "unpaired")
+        truth.read_answer("holiday", "unpaired")
     with pytest.raises(OmfaError, match="--truth"):
-        Truth(raw.parent)
+        ExactTruth(raw.parent)
 
 
 def test_regions_are_where_the_condition_shows(raw):
-    regions, labels = Regions(raw), tiny.label_map()
+    regions, labels = ConditionRegions(raw), tiny.label_map()
     expected = {
         "garment": labels == CIHP.ids["upper"],
         "face": np.isin(labels, [CIHP.ids["face"], CIHP.ids["hair"]]),
         "pose": labels > 0,
     }
     for condition, mask in expected.items():
-        np.testing.assert_array_equal(regions.region("00000_00", condition, ""), mask)
-    assert regions.region("00000_00", "garment", "dress") is None
+        np.testing.assert_array_equal(regions.read_region("00000_00", condition, ""), mask)
+    assert regions.read_region("00000_00", "garment", "dress") is None
     with pytest.raises(OmfaError, match="--regions"):
-        Regions(raw, "train2")
+        ConditionRegions(raw, "train2")
 
 
 def perfect(split, painter):
     """A model in a sampler's place: it paints what it is given without a fault."""
 
-    def sample(work: Work) -> int:
+    def sample(work: SamplingJob) -> int:
         for place in range(len(work.names)):
-            images.write_image(work.path(place), painter(work.given(place)))
+            images.write_image(work.get_path(place), painter(work.get_inputs(place)))
         return len(work.names)
 
     return sample
@@ -97,28 +97,28 @@ def dressed(example):
 def test_influence_of_a_model_that_sees_the_garment_alone(raw, split, tmp_path):
     run = SplitRun(split, tmp_path, 5, perfect(split, dressed))
     split.write_truth(tmp_path)
-    run.predictions()
+    run.sample_predictions()
     for condition in ("garment", "face", "pose"):
-        run.swapped(condition)
-    block = influence_of(run, ["garment", "face", "pose"], regions=Regions(raw))
+        run.sample_swapped(condition)
+    block = compute_influence(run, ["garment", "face", "pose"], regions=ConditionRegions(raw))
     assert block["garment"]["gain"] > 10 and block["garment"]["interval"][0] > 5
     assert block["garment"]["right"] > 30 and block["garment"]["region"] == "garment region"
     for name in ("face", "pose"):
         assert block[name]["gain"] == 0 and block[name]["interval"] == [0, 0]
-    whole = influence_of(run, ["garment"])["garment"]
+    whole = compute_influence(run, ["garment"])["garment"]
     assert whole["region"] == "whole picture" and whole["right"] != block["garment"]["right"]
-    similar = influence_of(run, ["garment"], metric="ssim")["garment"]
+    similar = compute_influence(run, ["garment"], metric="ssim")["garment"]
     assert similar["metric"] == "ssim" and 0 < similar["gain"] < 1
     json.dumps(block, allow_nan=False)
-    swap = derangement(COUNT, 5)
+    swap = sample_derangement(COUNT, 5)
     other = images.read_rgb(tmp_path / "other_garment" / "00000_00.png")[36, 24]
     np.testing.assert_allclose(other, tiny.colour(int(swap[0])), atol=12)
     with pytest.raises(OmfaError, match="has no condition 'hair'"):
-        run.swapped("hair")
+        run.sample_swapped("hair")
 
 
 def test_scores_against_exact_answers(raw, split, tmp_path):
-    truth, sample = Truth(raw), perfect(split, dressed)
+    truth, sample = ExactTruth(raw), perfect(split, dressed)
     run = SplitRun(split, tmp_path, 5, sample)
     seen = []
 
@@ -126,15 +126,19 @@ def test_scores_against_exact_answers(raw, split, tmp_path):
         seen.append(example["pose"])
         return dressed(example)
 
-    posed = SplitRun(split, tmp_path, 5, perfect(split, noting)).answered(truth, "new_pose")
+    posed = SplitRun(split, tmp_path, 5, perfect(split, noting)).sample_truth_cases(
+        truth, "new_pose"
+    )
     np.testing.assert_array_equal(seen[1], tiny.pose_map(21))
-    unpaired = SplitRun(split.under("unpaired"), tmp_path, 5, sample).answered(truth, "unpaired")
-    block = truth_of(run, truth, {"unpaired": unpaired, "new_pose": posed})
+    unpaired = SplitRun(split.under("unpaired"), tmp_path, 5, sample).sample_truth_cases(
+        truth, "unpaired"
+    )
+    block = compute_truth_scores(run, truth, {"unpaired": unpaired, "new_pose": posed})
     for kind in ("unpaired", "new_pose"):
         assert block[kind]["psnr_garment_region"] > 30 and block[kind]["count"] == COUNT
         assert 0.8 < block[kind]["ssim"] <= 1
     # the garment of the pairs file and not the own one
-    mixed = truth_of(run, truth, {"unpaired": posed})
+    mixed = compute_truth_scores(run, truth, {"unpaired": posed})
     assert mixed["unpaired"]["psnr_garment_region"] < block["unpaired"]["psnr_garment_region"] - 5
 
 
@@ -142,9 +146,9 @@ def test_pictures_of_a_split_are_looked_at_one_by_one(raw, split, tmp_path, monk
     """A split's regions and answers at full size would be gigabytes."""
     run = SplitRun(split, tmp_path, 5, perfect(split, dressed))
     split.write_truth(tmp_path)
-    run.predictions()
-    run.swapped("garment")
-    answer, region = Truth.answer, Regions.region
+    run.sample_predictions()
+    run.sample_swapped("garment")
+    answer, region = ExactTruth.read_answer, ConditionRegions.read_region
     arrays: list[weakref.ref] = []
     held = []
 
@@ -162,11 +166,11 @@ def test_pictures_of_a_split_are_looked_at_one_by_one(raw, split, tmp_path, monk
         noted(found)
         return found
 
-    monkeypatch.setattr(Truth, "answer", answered)
-    monkeypatch.setattr(Regions, "region", marked)
+    monkeypatch.setattr(ExactTruth, "answer", answered)
+    monkeypatch.setattr(ConditionRegions, "region", marked)
     for scored in (
-        lambda: influence_of(run, ["garment"], regions=Regions(raw)),
-        lambda: truth_of(run, Truth(raw), {"unpaired": tmp_path / "pred"}),
+        lambda: compute_influence(run, ["garment"], regions=ConditionRegions(raw)),
+        lambda: compute_truth_scores(run, ExactTruth(raw), {"unpaired": tmp_path / "pred"}),
     ):
         held.clear()
         scored()

@@ -18,13 +18,13 @@ from torch_models import (
 
 from omfa_jax.core import trees
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.models import apply_unet, init_unet, unet
+from omfa_jax.models import apply_unet, get_unet_config, init_unet
 from omfa_jax.models.compute import Compute
-from omfa_jax.models.embeddings import sinusoid
-from omfa_jax.models.init import random_params
+from omfa_jax.models.embeddings import sinusoidal_embedding
+from omfa_jax.models.init import init_params
 from omfa_jax.models.transformer import Transformer
 from omfa_jax.weights import names
-from omfa_jax.weights.sources import shapes_of_unet
+from omfa_jax.weights.sources import get_unet_shapes
 
 SMALL = UNET_SHAPES["attention-first"]
 
@@ -64,7 +64,7 @@ def test_remat_recomputes_what_it_says():
         def loss(params):
             return apply_unet(SMALL, params, *inputs, Compute(remat=remat)).sum()
 
-        return str(jax.make_jaxpr(jax.grad(loss))(shapes_of_unet(SMALL))).count("remat")
+        return str(jax.make_jaxpr(jax.grad(loss))(get_unet_shapes(SMALL))).count("remat")
 
     # the transformers of the attending level (1 down, 2 up) and the middle; seven resnets
     counts = [recomputed(remat) for remat in ("none", "attention", "block", "full")]
@@ -78,7 +78,7 @@ def test_remat_keeps_gradients(policy):
         jnp.asarray(rng.standard_normal(s, np.float32)) for s in ((1, 4, 4, 16), (1, 3, 8))
     )
     shapes = jax.eval_shape(Transformer(2, 2, 4, Compute()).init, jax.random.key(0), x, context)
-    params = random_params(shapes, jax.random.key(0))
+    params = init_params(shapes, jax.random.key(0))
 
     def gradient(remat):
         transformer = Transformer(2, 2, 4, Compute(remat=remat))
@@ -86,7 +86,7 @@ def test_remat_keeps_gradients(policy):
             jax.grad(lambda p: jnp.square(transformer.apply(p, x, context)).sum()), params
         )
 
-    kept, again = dict(trees.walk(gradient("none"))), dict(trees.walk(gradient(policy)))
+    kept, again = dict(trees.flatten(gradient("none"))), dict(trees.flatten(gradient(policy)))
     assert kept.keys() == again.keys()
     for path, leaf in kept.items():
         assert relative_l2(again[path], leaf) <= 1e-5, path
@@ -103,7 +103,7 @@ def test_constrain_sees_every_kind_of_activation():
     inputs = jax.tree.map(jnp.asarray, unet_inputs(SMALL, 4, 4))
     jax.eval_shape(
         lambda params: apply_unet(SMALL, params, *inputs, Compute(constrain=constrain)),
-        shapes_of_unet(SMALL),
+        get_unet_shapes(SMALL),
     )
     assert set(seen) == {
         ("batch", "height", "width", "channels"),
@@ -120,7 +120,7 @@ def test_unknown_remat_is_named():
 
 
 def test_sinusoid_is_cosine_first_from_frequency_one():
-    came = sinusoid(jnp.array([2.0]), 4)
+    came = sinusoidal_embedding(jnp.array([2.0]), 4)
     # half = 2: frequencies 1 and 10000^(-1/2)
     expected = [np.cos(2), np.cos(0.02), np.sin(2), np.sin(0.02)]
     np.testing.assert_allclose(came[0], expected, rtol=1e-6)
@@ -143,7 +143,7 @@ SDXL_PARTS = {
 
 
 def test_sdxl_has_exactly_its_tensors():
-    rows = names.table(shapes_of_unet(unet("sdxl")))
+    rows = names.make_name_table(get_unet_shapes(get_unet_config("sdxl")))
     parts = {part: [row for row in rows if row.path[0] == part] for part in SDXL_PARTS}
     counts = {
         part: (len(found), sum(int(np.prod(row.shape)) for row in found))

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from torch_models import compiled, nchw, nhwc, params_of, relative_l2, torch, torch_vae
 
-from omfa_jax.models import VAEConfig, decode, encode, init_vae, posterior, vae
+from omfa_jax.models import VAEConfig, decode, encode, encode_posterior, get_vae_config, init_vae
 from omfa_jax.weights import configs, names
-from omfa_jax.weights.sources import shapes_of_vae
+from omfa_jax.weights.sources import get_vae_shapes
 
 CONFIG = VAEConfig(
     block_channels=(16, 24, 32), layers_per_block=2, latent_channels=6, norm_groups=8
@@ -34,7 +34,7 @@ def test_encoder_equals_diffusers():
     params, model = pair()
     with torch.no_grad():
         expected = model.encode(nchw(images())).latent_dist
-    mean, logvar = compiled(functools.partial(posterior, CONFIG), params, images())
+    mean, logvar = compiled(functools.partial(encode_posterior, CONFIG), params, images())
     assert relative_l2(mean, nhwc(expected.mean)) <= 5e-6
     assert relative_l2(logvar, nhwc(expected.logvar)) <= 5e-6
 
@@ -53,7 +53,7 @@ def test_logvar_is_clipped():
     params, _ = pair()
     bias = np.concatenate([np.zeros(6), [1e3, -1e3, 0, 0, 0, 0]]).astype(np.float32)
     loud = {**params, "quant_conv": {**params["quant_conv"], "bias": bias}}
-    _, logvar = compiled(functools.partial(posterior, CONFIG), loud, images())
+    _, logvar = compiled(functools.partial(encode_posterior, CONFIG), loud, images())
     assert np.all(logvar[..., 0] == 20) and np.all(logvar[..., 1] == -30)
 
 
@@ -68,7 +68,7 @@ def test_a_key_draws_from_the_posterior():
     known = {**params, "quant_conv": {"kernel": kernel, "bias": bias}}
 
     def latents(params):
-        mean, _ = posterior(CONFIG, params, flat)
+        mean, _ = encode_posterior(CONFIG, params, flat)
         drawn = encode(CONFIG, params, flat, key=jax.random.key(0))
         return mean, encode(CONFIG, params, flat), drawn
 
@@ -116,15 +116,15 @@ def test_float16_is_taken_only_from_weights_made_for_it(name):
 def test_force_upcast_travels_with_the_weights():
     fixed = dataclasses.replace(CONFIG, force_upcast=False)
     for config in (CONFIG, fixed):
-        fields = configs.vae_to_diffusers(config)
+        fields = configs.make_diffusers_vae_config(config)
         assert fields["force_upcast"] is config.force_upcast
-        assert configs.vae_from_diffusers(fields, "vae") == config
+        assert configs.parse_diffusers_vae_config(fields, "vae") == config
     del fields["force_upcast"]
-    assert configs.vae_from_diffusers(fields, "vae") == CONFIG
+    assert configs.parse_diffusers_vae_config(fields, "vae") == CONFIG
 
 
 def test_sdxl_has_exactly_its_tensors():
-    rows = names.table(shapes_of_vae(vae("sdxl")))
+    rows = names.make_name_table(get_vae_shapes(get_vae_config("sdxl")))
     sizes = {row.key: int(np.prod(row.shape)) for row in rows}
     assert len(sizes) == len(rows) == 248
     encoder = [key for key in sizes if key.startswith(("encoder.", "quant_conv."))]
@@ -134,8 +134,8 @@ def test_sdxl_has_exactly_its_tensors():
 
 
 def test_initial_weights_keep_an_image_finite():
-    params = init_vae(vae("tiny"), jax.random.key(0))
+    params = init_vae(get_vae_config("tiny"), jax.random.key(0))
     images = jnp.ones((1, 16, 8, 3))
-    config = vae("tiny")
+    config = get_vae_config("tiny")
     out = compiled(lambda p: decode(config, p, encode(config, p, images)), params)
     assert out.shape == images.shape and np.isfinite(out).all() and np.std(out) > 0

@@ -26,8 +26,8 @@ from omfa_jax.diffusion.settings import DiffusionSettings
 from omfa_jax.models import UNETS, VAES, apply_unet
 from omfa_jax.weights import configs
 from omfa_jax.weights.folder import load_diffusers, save_diffusers
-from omfa_jax.weights.imported import fields_of
-from omfa_jax.weights.prompts import seeded_prompts
+from omfa_jax.weights.imported import get_export_fields
+from omfa_jax.weights.prompts import make_seeded_prompts
 
 OMFA = DiffusionSettings(
     tasks=(Task("try_on", ("person",), 1.0, "a person"),), slots_px=((16, 16),) * 3, stride=2
@@ -59,11 +59,11 @@ def same_files(a, b):
 def test_foreign_folder(model):
     assert (model.unet_config, model.vae_config) == (SMALL_UNET, SMALL_VAE)
     assert model.scheduler is model.omfa is model.prompts is None and model.notes == ()
-    assert all(leaf.dtype == np.float32 for _, leaf in trees.walk(model.unet_params))
+    assert all(leaf.dtype == np.float32 for _, leaf in trees.flatten(model.unet_params))
 
 
 def test_export_is_bit_equal_and_loads_cleanly(model, foreign, tmp_path, caplog):
-    save_diffusers(tmp_path / "out", **fields_of(model), dtype="fp32")
+    save_diffusers(tmp_path / "out", **get_export_fields(model), dtype="fp32")
     for name, kind in (("unet", UNet2DConditionModel), ("vae", AutoencoderKL)):
         assert same_files(tmp_path / "out" / name / FILE, foreign / name / FILE)
         _, info = kind.from_pretrained(
@@ -78,7 +78,7 @@ def test_half_precision_files_come_back_the_same(dtype, kind, tmp_path):
     torch_unet(SMALL_UNET).to(kind).save_pretrained(tmp_path / "half" / "unet", variant=dtype)
     torch_vae(SMALL_VAE).to(kind).save_pretrained(tmp_path / "half" / "vae", variant=dtype)
     model = load_diffusers(tmp_path / "half")
-    save_diffusers(tmp_path / "out", **fields_of(model), dtype=dtype)
+    save_diffusers(tmp_path / "out", **get_export_fields(model), dtype=dtype)
     for name in ("unet", "vae"):
         source = tmp_path / "half" / name / f"diffusion_pytorch_model.{dtype}.safetensors"
         assert same_files(tmp_path / "out" / name / FILE, source)
@@ -88,8 +88,8 @@ def test_shards_are_read_as_one(model, foreign, tmp_path):
     torch_unet(SMALL_UNET).save_pretrained(tmp_path / "unet", max_shard_size="300KB")
     assert len(list((tmp_path / "unet").glob("*-of-*.safetensors"))) > 1
     (tmp_path / "vae").symlink_to(foreign / "vae")
-    sharded = dict(trees.walk(load_diffusers(tmp_path).unet_params))
-    for path, leaf in trees.walk(model.unet_params):
+    sharded = dict(trees.flatten(load_diffusers(tmp_path).unet_params))
+    for path, leaf in trees.flatten(model.unet_params):
         np.testing.assert_array_equal(sharded[path], leaf)
 
 
@@ -98,9 +98,9 @@ def test_what_omfa_adds_comes_back(model, tmp_path):
         model,
         scheduler=SCHEDULER,
         omfa=json.loads(json.dumps(OMFA.to_json())),
-        prompts=seeded_prompts(["a person"], 5, 24, 8),
+        prompts=make_seeded_prompts(["a person"], 5, 24, 8),
     )
-    save_diffusers(tmp_path / "out", **fields_of(full))
+    save_diffusers(tmp_path / "out", **get_export_fields(full))
     back = load_diffusers(tmp_path / "out")
     assert back.scheduler == SCHEDULER and back.omfa == full.omfa
     assert back.prompts.prompts == ("a person", "")
@@ -108,11 +108,11 @@ def test_what_omfa_adds_comes_back(model, tmp_path):
 
 
 def test_failed_export_leaves_the_old_folder(model, tmp_path):
-    save_diffusers(tmp_path / "out", **fields_of(model))
+    save_diffusers(tmp_path / "out", **get_export_fields(model))
     huge = {**model.vae_params, "quant_conv": {"kernel": np.full((1, 1, 8, 8), 1e5, np.float32)}}
     broken = dataclasses.replace(model, vae_params=huge)
     with pytest.raises(OmfaError, match=r"quant_conv.weight has values up to 1e\+05.*--dtype bf16"):
-        save_diffusers(tmp_path / "out", **fields_of(broken), dtype="fp16")
+        save_diffusers(tmp_path / "out", **get_export_fields(broken), dtype="fp16")
     assert load_diffusers(tmp_path / "out").unet_config == SMALL_UNET
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
@@ -156,7 +156,7 @@ def test_widening_adds_channels_that_do_not_matter(model, foreign):
     np.testing.assert_array_equal(new[:, :, :4], old)
     assert not np.any(new[:, :, 4:])
     for (path, kept), (_, leaf) in zip(
-        trees.walk(wide.unet_params), trees.walk(model.unet_params), strict=True
+        trees.flatten(wide.unet_params), trees.flatten(model.unet_params), strict=True
     ):
         if path != ("conv_in", "kernel"):
             np.testing.assert_array_equal(kept, leaf, err_msg="/".join(path))
@@ -175,14 +175,14 @@ def test_widening_adds_channels_that_do_not_matter(model, foreign):
 
 @pytest.mark.parametrize("config", [*UNETS.values(), SMALL_UNET], ids=str)
 def test_unet_config_round_trip(config):
-    fields = json.loads(json.dumps(configs.unet_to_diffusers(config)))
-    assert configs.unet_from_diffusers(fields, "config") == config
+    fields = json.loads(json.dumps(configs.make_diffusers_unet_config(config)))
+    assert configs.parse_diffusers_unet_config(fields, "config") == config
 
 
 @pytest.mark.parametrize("config", [*VAES.values(), SMALL_VAE], ids=str)
 def test_vae_config_round_trip(config):
-    fields = json.loads(json.dumps(configs.vae_to_diffusers(config)))
-    assert configs.vae_from_diffusers(fields, "config") == config
+    fields = json.loads(json.dumps(configs.make_diffusers_vae_config(config)))
+    assert configs.parse_diffusers_vae_config(fields, "config") == config
 
 
 @pytest.mark.parametrize(
@@ -199,13 +199,13 @@ def test_vae_config_round_trip(config):
     ],
 )
 def test_other_unets_are_refused(changes, words):
-    fields = {**configs.unet_to_diffusers(UNETS["m"]), **changes}
+    fields = {**configs.make_diffusers_unet_config(UNETS["m"]), **changes}
     with pytest.raises(OmfaError, match=f"some/config.json: {words}"):
-        configs.unet_from_diffusers(fields, "some/config.json")
+        configs.parse_diffusers_unet_config(fields, "some/config.json")
 
 
 def test_other_vaes_are_refused():
-    fields = configs.vae_to_diffusers(VAES["sdxl"])
+    fields = configs.make_diffusers_vae_config(VAES["sdxl"])
     for change in ({"shift_factor": 0.1}, {"use_quant_conv": False}, {"down_block_types": ["X"]}):
         with pytest.raises(OmfaError, match=next(iter(change))):
-            configs.vae_from_diffusers({**fields, **change}, "config.json")
+            configs.parse_diffusers_vae_config({**fields, **change}, "config.json")

@@ -12,9 +12,9 @@ from torch_models import torch, torch_unet, torch_vae
 
 import convert_weights
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.weights.check import compare
+from omfa_jax.weights.check import compare_with_torch
 from omfa_jax.weights.folder import load_diffusers, save_diffusers
-from omfa_jax.weights.imported import fields_of, load_imported
+from omfa_jax.weights.imported import get_export_fields, load_imported
 from omfa_jax.weights.sources import open_source
 
 STEM = "diffusion_pytorch_model"
@@ -223,7 +223,7 @@ def test_nan_weights_are_not_exported(source, tmp_path):
     model.vae_params["quant_conv"]["bias"][0] = np.inf
     for dtype in ("fp32", "fp16"):
         with pytest.raises(OmfaError, match=r"2 tensors .* \(unet/conv_out.bias, vae/quant_conv"):
-            save_diffusers(tmp_path / "out", **fields_of(model), dtype=dtype)
+            save_diffusers(tmp_path / "out", **get_export_fields(model), dtype=dtype)
     assert not (tmp_path / "out").exists()
 
 
@@ -235,7 +235,7 @@ def test_inputs_are_compared_by_what_they_mean(tmp_path, source):
     shutil.copytree(source / "vae", tmp_path / "wide/vae")
     groups = (("noisy", 4), ("pose", 4), ("clean", 4), ("mask", 1))
     rearranged = load_diffusers(tmp_path / "wide", inputs=groups)
-    assert compare(rearranged, tmp_path / "wide")[0].relative_l2 < 5e-6
+    assert compare_with_torch(rearranged, tmp_path / "wide")[0].relative_l2 < 5e-6
 
 
 def test_other_networks_are_not_compared(source, copy, tmp_path, capsys):

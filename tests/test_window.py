@@ -10,9 +10,9 @@ from small_settings import make_keep_settings, make_train_settings
 from tiny_training import CountingBatches, make_run
 
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.train.checkpoint import newest_whole_step
+from omfa_jax.train.checkpoint import find_newest_complete_step
 from omfa_jax.train.loop import train
-from omfa_jax.train.window import Window
+from omfa_jax.train.window import MetricsBuffer
 
 
 def metrics(loss, grad_norm=1.0, task=0.5):
@@ -21,35 +21,35 @@ def metrics(loss, grad_norm=1.0, task=0.5):
 
 
 def test_means_leave_out_absent_tasks(tmp_path):
-    window = Window(skips=False)
+    window = MetricsBuffer(skips=False)
     window.add(1, metrics(1.0, task=float("nan")), np.arange(8))
     window.add(2, metrics(3.0, task=0.25), np.arange(8))
-    assert window.row(0, tmp_path) == {"loss": 2.0, "grad_norm": 1.0, "loss/try_on": 0.25}
+    assert window.pop_means(0, tmp_path) == {"loss": 2.0, "grad_norm": 1.0, "loss/try_on": 0.25}
     window.add(3, metrics(5.0, task=float("nan")), np.arange(8))
-    row = window.row(0, tmp_path)
+    row = window.pop_means(0, tmp_path)
     assert row["loss"] == 5.0 and np.isnan(row["loss/try_on"])
 
 
 @pytest.mark.parametrize("bad", [metrics(float("nan")), metrics(1.0, float("inf"))])
 def test_the_first_bad_step_its_records_and_the_last_checkpoint_are_named(tmp_path, bad):
-    window = Window(skips=False)
+    window = MetricsBuffer(skips=False)
     window.add(6, metrics(1.0), np.arange(3))
     window.add(7, bad, np.array([40, 2, 77]))
     window.add(8, bad, np.arange(3))
     with pytest.raises(OmfaError, match=r"step 7: .*\(2 of the last 3 steps\).*\[40, 2, 77\]") as e:
-        window.row(5, tmp_path)
+        window.pop_means(5, tmp_path)
     assert "is of step 5" in str(e.value) and "on_nonfinite=skip" in str(e.value)
 
 
 def test_skipped_steps_are_counted_and_kept_out_of_the_means(tmp_path):
-    window = Window(skips=True)
+    window = MetricsBuffer(skips=True)
     for step, loss in enumerate((1.0, float("nan"), 3.0)):
         window.add(step, metrics(loss), np.arange(3))
-    row = window.row(0, tmp_path)
+    row = window.pop_means(0, tmp_path)
     assert (row["loss"], row["skipped_steps"]) == (2.0, 1.0)
     window.add(4, metrics(float("inf")), np.arange(3))
     with pytest.raises(OmfaError, match="1 of the last 1 steps"):
-        window.row(0, tmp_path)
+        window.pop_means(0, tmp_path)
 
 
 class Poisoned(CountingBatches):
@@ -73,7 +73,7 @@ def test_a_bad_batch_stops_the_run_or_changes_nothing(tmp_path):
     )
     with pytest.raises(OmfaError, match=r"step 3: the loss is nan .*of step 2, before it"):
         train(stopping)
-    assert newest_whole_step(tmp_path / "stop" / "checkpoints") == 2
+    assert find_newest_complete_step(tmp_path / "stop" / "checkpoints") == 2
     skipping = dataclasses.replace(
         make_run(tmp_path / "skip", 5, on_nonfinite="skip", log_every_steps=5), batches=Poisoned()
     )

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from omfa_jax.body.params_file import load_body_file
+from omfa_jax.body.params_file import load_body
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.images import read_rgb
 
@@ -93,15 +93,15 @@ def test_every_file_is_readable(root):
 
 def test_files_are_the_worlds_pictures(root):
     world = World(5, **SIZE)
-    photo = world.photo(world.person(1), world.garment(1), world.pose(1), world.view(1))
+    photo = world.render_photo(world.person(1), world.garment(1), world.pose(1), world.view(1))
     stored = read_rgb(root / "train/image/00001_00.jpg").astype(int)
     assert np.abs(stored - photo.image).mean() < 3
     parse = np.array(opened(root / "train/image-parse-v3/00001_00.png"))
     np.testing.assert_array_equal(parse, photo.parse)
-    params, camera = load_body_file(root / "train/smplx/00001_00.npz")
-    np.testing.assert_array_equal(params.full_pose(), photo.params.full_pose())
+    params, camera = load_body(root / "train/smplx/00001_00.npz")
+    np.testing.assert_array_equal(params.get_full_pose(), photo.params.get_full_pose())
     assert camera.focal_px == photo.camera.focal_px
-    shop, mask = world.garment_photo(world.garment(1))
+    shop, mask = world.render_garment(world.garment(1))
     assert np.abs(read_rgb(root / "train/cloth/00001_00.jpg").astype(int) - shop).mean() < 3
     stored_mask = np.array(opened(root / "train/cloth-mask/00001_00.jpg")) >= 128
     np.testing.assert_array_equal(stored_mask, mask)
@@ -132,15 +132,15 @@ def test_truth_is_the_same_person_in_another_garment_or_pose(root):
         folder = root / "test" / "truth"
         members = world.person(i), world.garment(other), world.pose(i), world.view(i)
         stored = read_rgb(folder / "image" / f"{unpaired}.jpg").astype(int)
-        assert np.abs(stored - world.photo(*members).image).mean() < 3
-        own, own_camera = load_body_file(root / "test/smplx" / f"{i:05d}_00.npz")
-        same, same_camera = load_body_file(folder / "smplx" / f"{unpaired}.npz")
-        np.testing.assert_array_equal(same.full_pose(), own.full_pose())
+        assert np.abs(stored - world.render_photo(*members).image).mean() < 3
+        own, own_camera = load_body(root / "test/smplx" / f"{i:05d}_00.npz")
+        same, same_camera = load_body(folder / "smplx" / f"{unpaired}.npz")
+        np.testing.assert_array_equal(same.get_full_pose(), own.get_full_pose())
         np.testing.assert_array_equal(same_camera.translation, own_camera.translation)
-        new, _ = load_body_file(folder / "smplx" / f"{moved}.npz")
+        new, _ = load_body(folder / "smplx" / f"{moved}.npz")
         np.testing.assert_array_equal(new.betas, own.betas)
-        np.testing.assert_array_equal(new.full_pose(), world.pose(i + 1).rotations)
-        assert np.abs(new.full_pose() - own.full_pose()).max() > 0.1
+        np.testing.assert_array_equal(new.get_full_pose(), world.pose(i + 1).rotations)
+        assert np.abs(new.get_full_pose() - own.get_full_pose()).max() > 0.1
 
 
 def test_only_missing_files_are_written_again(root):

@@ -32,9 +32,9 @@ def photos(world):
 
 def test_skin_stands_where_the_body_model_puts_it(photos):
     scene = load_scene()
-    marks = shells.landmarks(scene.model)
+    marks = shells.find_landmarks(scene.model)
     for photo in photos:
-        vertices, joints = scene.posed(photo.params, 0.5)
+        vertices, joints = scene.pose_vertices(photo.params, 0.5)
         expected_vertices, expected_joints = forward(scene.model, photo.params)
         np.testing.assert_allclose(joints, expected_joints, atol=2e-5)
         for name, vertex in marks.items():
@@ -44,7 +44,7 @@ def test_skin_stands_where_the_body_model_puts_it(photos):
 
 def test_loose_clothes_stand_farther_out(photos):
     scene = load_scene()
-    tight, loose = (scene.posed(photos[0].params, fit)[0] for fit in (0.0, 1.0))
+    tight, loose = (scene.pose_vertices(photos[0].params, fit)[0] for fit in (0.0, 1.0))
     moved = np.linalg.norm(loose - tight, axis=1)
     used = np.unique(scene.faces["short"][scene.materials["short"] == SHIRT])
     assert 0.025 < moved[used].max() < 0.035
@@ -100,14 +100,14 @@ def test_nose_and_eyes_lie_in_the_face(photos):
 
 
 def sheet_rgb(garment, texture, x, y):
-    return np.array(sheet.torso_color(texture, garment.cut, garment.trim_rgb, x, y, True))
+    return np.array(sheet.compute_torso_color(texture, garment.cut, garment.trim_rgb, x, y, True))
 
 
 class Ramp(Garment):
     """A garment whose colour tells the sheet's x (red) and y (green): patterns are symmetric."""
 
     def texture(self, side):
-        x, y = textures.axes(side)
+        x, y = textures.make_axes(side)
         plane = np.broadcast_to(0.5 + x, (side, side)), np.broadcast_to(0.5 + y, (side, side))
         return np.stack([np.stack([*plane, np.full((side, side), 0.5)], axis=-1)] * 3)
 
@@ -129,7 +129,7 @@ def contrast(found, expected):
 def test_shop_photo_shows_the_sheet(world):
     for garment, texture in patterned(world):
         image, mask = world.garment_photo(garment)
-        scale, middle_y = flat.frame(garment.cut, HEIGHT, WIDTH)
+        scale, middle_y = flat.compute_frame(garment.cut, HEIGHT, WIDTH)
         ys = np.linspace(garment.cut[sheet.HEM_Y] + 0.02, 0.15, 40)
         xs, heights = (axis.ravel() for axis in np.meshgrid(np.linspace(-0.15, 0.15, 31), ys))
         columns = (xs * scale + WIDTH / 2).astype(int)
@@ -138,7 +138,9 @@ def test_shop_photo_shows_the_sheet(world):
         xs = (columns + 0.5 - WIDTH / 2) / scale
         heights = middle_y - (rows + 0.5 - HEIGHT / 2) / scale
         points = list(zip(xs, heights, strict=True))
-        inside = np.array([sheet.neck_distance(x, y, True, garment.cut) > 0 for x, y in points])
+        inside = np.array(
+            [sheet.compute_neck_distance(x, y, True, garment.cut) > 0 for x, y in points]
+        )
         assert mask[rows, columns][inside].all()
         expected = np.array([sheet_rgb(garment, texture, x, y) for x, y in points])[inside]
         assert contrast(image[rows, columns][inside] / 255.0, expected) > 0.975
@@ -153,10 +155,10 @@ def test_person_wears_what_the_sheet_shows(world):
     person, pose, view = world.person(facing), world.pose(facing), world.view(facing)
     for garment, texture in patterned(world):
         photo = world.photo(person, garment, pose, view)
-        vertices, _ = scene.posed(photo.params, garment.fit)
+        vertices, _ = scene.pose_vertices(photo.params, garment.fit)
         pixels, _ = photo.camera.project(vertices[chest])
         columns, rows = pixels.astype(int).T
-        points = [(p * sheet.half_width(y), y) for p, y in scene.attributes[chest, :2]]
+        points = [(p * sheet.compute_half_width(y), y) for p, y in scene.attributes[chest, :2]]
         expected = [sheet_rgb(garment, texture, *point) for point in points]
         cloth = photo.parse[rows, columns] == UPPER
         assert cloth.mean() > 0.6

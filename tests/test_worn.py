@@ -8,8 +8,8 @@ import tiny_viton as tiny
 
 from omfa_jax.core import images
 from omfa_jax.data import labels, schema, show
-from omfa_jax.data.build import build
-from omfa_jax.data.worn import worn_garment
+from omfa_jax.data.build import build_records
+from omfa_jax.data.worn import cut_out_garment
 
 HEIGHT_PX, WIDTH_PX = tiny.HEIGHT_PX, tiny.WIDTH_PX
 
@@ -17,30 +17,32 @@ HEIGHT_PX, WIDTH_PX = tiny.HEIGHT_PX, tiny.WIDTH_PX
 @pytest.fixture(scope="module")
 def records(tmp_path_factory):
     root = tmp_path_factory.mktemp("sheets")
-    build(tiny.write_raw(root / "raw", {"test": 3}), root / "records")
+    build_records(tiny.write_raw(root / "raw", {"test": 3}), root / "records")
     return root / "records"
 
 
 def test_worn_garment_is_cut_exactly():
     photo, parse_map = tiny.photo(3), tiny.label_map()
-    worn = worn_garment(photo, parse_map, labels.CIHP, "upper")
+    worn = cut_out_garment(photo, parse_map, labels.CIHP, "upper")
     # 26 x 21 px of garment plus 1 px of margin, fitted into 64 x 48 px
-    assert images.letterbox_box((28, 23), HEIGHT_PX, WIDTH_PX) == (3, 0, 58, 48)
+    assert images.compute_letterbox_box((28, 23), HEIGHT_PX, WIDTH_PX) == (3, 0, 58, 48)
     inside = worn[12:52, 9:39].reshape(-1, 3)
     assert (inside == tiny.colour(3)).all()
     assert (worn[:3] == 255).all() and (worn[61:] == 255).all()
     half = parse_map[::2, ::2]
     np.testing.assert_allclose(
-        worn_garment(photo, half, labels.CIHP, "upper")[32, 24], tiny.colour(3)
+        cut_out_garment(photo, half, labels.CIHP, "upper")[32, 24], tiny.colour(3)
     )
-    bare = np.where(labels.CIHP.worn(parse_map, "upper"), 9, parse_map)
+    bare = np.where(labels.CIHP.garment_mask(parse_map, "upper"), 9, parse_map)
     bare = bare.astype(np.uint8)
-    assert worn_garment(photo, bare, labels.CIHP, "upper") is None
-    assert worn_garment(photo, bare, labels.CIHP, "lower") is not None
+    assert cut_out_garment(photo, bare, labels.CIHP, "upper") is None
+    assert cut_out_garment(photo, bare, labels.CIHP, "lower") is not None
 
 
 def test_a_sheet_shows_what_records_hold(records, tmp_path):
-    sheet = show.contact_sheet(records, tmp_path / "sheet.png", split="test", cell_px=(64, 48))
+    sheet = show.write_contact_sheet(
+        records, tmp_path / "sheet.png", split="test", cell_px=(64, 48)
+    )
     assert sheet.shape == (3 * (64 + show.CAPTION_PX + show.GAP_PX), 5 * (48 + show.GAP_PX), 3)
     np.testing.assert_array_equal(images.read_rgb(tmp_path / "sheet.png"), sheet)
     row = sheet[show.CAPTION_PX : show.CAPTION_PX + 64]
@@ -54,7 +56,7 @@ def test_captions_stand_under_their_rows(records, monkeypatch, tmp_path):
     source = schema.open_records(records, "test")
     told = [dataclasses.replace(source[0], caption="A top."), source[1]]
     monkeypatch.setattr(show.schema, "open_records", lambda *_: told)
-    sheet = show.contact_sheet(records, tmp_path / "s.png", split="test", cell_px=(64, 48))
+    sheet = show.write_contact_sheet(records, tmp_path / "s.png", split="test", cell_px=(64, 48))
     height = 64 + show.CAPTION_PX + show.GAP_PX
     assert len(sheet) == 2 * height + show.CAPTION_PX
     assert (sheet[height : height + show.CAPTION_PX] < 128).any()

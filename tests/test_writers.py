@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.train.clock import begin
-from omfa_jax.train.cost import Cost
+from omfa_jax.train.clock import read_start_time
+from omfa_jax.train.cost import RunCost
 from omfa_jax.train.profile import Profiler, ProfileSteps
 from omfa_jax.train.writers import Progress, Writers
 
@@ -18,7 +18,7 @@ from omfa_jax.train.writers import Progress, Writers
 def test_rows_are_lines_without_nan_and_go_on_after_a_restart(tmp_path):
     for step in (1, 2):
         writers = Writers(tmp_path, enabled=True)
-        writers.scalars(step, {"loss": 0.5, "loss/try_on": float("nan")})
+        writers.write_scalars(step, {"loss": 0.5, "loss/try_on": float("nan")})
         writers.close()
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [row.pop("time") > 0 for row in rows] == [True, True]
@@ -27,8 +27,8 @@ def test_rows_are_lines_without_nan_and_go_on_after_a_restart(tmp_path):
 
 def test_other_processes_write_nothing(tmp_path):
     writers = Writers(tmp_path / "run", enabled=False, wandb_project="")
-    writers.scalars(1, {"loss": 0.5})
-    writers.image(1, "a", np.zeros((2, 2, 3), np.uint8))
+    writers.write_scalars(1, {"loss": 0.5})
+    writers.write_image(1, "a", np.zeros((2, 2, 3), np.uint8))
     writers.close()
     assert not (tmp_path / "run").exists()
 
@@ -56,8 +56,8 @@ def wandb(monkeypatch):
 def test_wandb_goes_on_in_the_same_run(wandb, tmp_path):
     for step in (1, 2):
         writers = Writers(tmp_path, enabled=True, wandb_project="p", config={"seed": 1})
-        writers.scalars(step, {"loss": 0.5, "gone": float("nan")})
-        writers.image(step, "sheet", np.zeros((2, 3, 3), np.uint8))
+        writers.write_scalars(step, {"loss": 0.5, "gone": float("nan")})
+        writers.write_image(step, "sheet", np.zeros((2, 3, 3), np.uint8))
         writers.close()
     first, second = wandb.started
     assert first["id"] == second["id"] and first["resume"] == "allow"
@@ -74,20 +74,20 @@ def test_wandb_missing_is_said_before_anything_is_written(monkeypatch, tmp_path)
 
 
 def test_cost_counts_samples_flops_and_rates():
-    cost = Cost(10, flops_per_example=2e12, batch_size=8, devices=4, peak_flops=100e12)
-    row = cost.row(5, step_seconds=0.5)
+    cost = RunCost(10, flops_per_example=2e12, batch_size=8, devices=4, peak_flops=100e12)
+    row = cost.compute_metrics(5, step_seconds=0.5)
     assert (row["params"], row["samples"], row["flops"]) == (10, 40, 8e13)
     assert row["tflops_per_second_per_device"] == pytest.approx(8.0)
     assert row["mfu"] == pytest.approx(0.08)
-    assert "mfu" not in Cost(10, 2e12, 8, 4).row(5, 0.5)
-    assert "tflops_per_second_per_device" not in cost.row(0, None)
+    assert "mfu" not in RunCost(10, 2e12, 8, 4).compute_metrics(5, 0.5)
+    assert "tflops_per_second_per_device" not in cost.compute_metrics(0, None)
 
 
 def test_a_run_keeps_the_time_of_its_first_start(tmp_path):
-    first = begin(tmp_path / "run")
-    assert begin(tmp_path / "run") == first
+    first = read_start_time(tmp_path / "run")
+    assert read_start_time(tmp_path / "run") == first
     (tmp_path / "run" / "began").write_text("")  # cut short
-    assert begin(tmp_path / "run") >= first
+    assert read_start_time(tmp_path / "run") >= first
 
 
 @pytest.mark.parametrize(("text", "steps"), [("20", (20, 20)), (" 3-5 ", (3, 5))])
@@ -106,9 +106,9 @@ def test_a_trace_of_the_chosen_steps_is_written(tmp_path):
 
     profiler = Profiler(ProfileSteps(2, 3), tmp_path)
     for step in range(1, 5):
-        profiler.before(step)
+        profiler.before_step(step)
         assert profiler._running is (step in (2, 3))
-        profiler.after(step, jnp.ones(3) + step)
+        profiler.after_step(step, jnp.ones(3) + step)
     profiler.close()
     assert list((tmp_path / "profile").rglob("*.xplane.pb"))
 
@@ -120,8 +120,8 @@ def test_a_bar_on_a_terminal_and_lines_in_a_log(terminal, monkeypatch, caplog, c
         progress = Progress(2, 10, batch_size=4, enabled=True)
         for _ in range(3):
             progress.advance()
-        assert progress.window(5, 0.25) > 0
-        progress.window(5, 0.25)
+        assert progress.report(5, 0.25) > 0
+        progress.report(5, 0.25)
         progress.close()
     lines = [record.getMessage() for record in caplog.records]
     assert ("5/10" in capsys.readouterr().err) == terminal
@@ -143,5 +143,5 @@ def test_a_terminal_that_is_gone_shows_nothing_and_ends_nothing(monkeypatch, cap
     progress._bar.mininterval = 0
     for step in range(1, 4):
         progress.advance()
-        assert progress.window(step, 0.5) > 0
+        assert progress.report(step, 0.5) > 0
     progress.close()

@@ -12,19 +12,19 @@ import tiny_viton as tiny
 from small_settings import make_optimizer_settings
 from tiny_training import SETTINGS
 
-from omfa_jax.body.camera import looking_at
-from omfa_jax.body.model import load_model
-from omfa_jax.body.params import neutral
+from omfa_jax.body.camera import make_look_at_camera
+from omfa_jax.body.model import load_body_model
+from omfa_jax.body.params import make_neutral_params
 from omfa_jax.cli import config as config_lib
 from omfa_jax.cli.main import main
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.core.files import LOCK, exclusive_lock
+from omfa_jax.core.files import LOCK_NAME, exclusive_lock
 from omfa_jax.core.images import write_image
-from omfa_jax.data.build import build
+from omfa_jax.data.build import build_records
 from omfa_jax.data.world.writer import write_world
 from omfa_jax.diffusion.sample import SamplerSettings
-from omfa_jax.evals.curves import loss_curve
-from omfa_jax.models import vae
+from omfa_jax.evals.curves import read_loss_curve
+from omfa_jax.models import get_vae_config
 from omfa_jax.sampling.inputs import load_face, render_pose
 from omfa_jax.train.resume import require_same_run
 from omfa_jax.train.vae_run import check_crop
@@ -48,18 +48,18 @@ def test_a_full_disk_while_building_is_one_line(tmp_path):
 
 def test_overwrite_replaces_records_and_nothing_else(tmp_path):
     raw, out = tiny.write_raw(tmp_path / "raw", {"train": 2}), tmp_path / "out"
-    build(raw, out)
-    build(raw, out, overwrite=True)
+    build_records(raw, out)
+    build_records(raw, out, overwrite=True)
     (out / "thesis.txt").write_text("x")
     with pytest.raises(OmfaError, match=r"did not write \(thesis.txt\)"):
-        build(raw, out, overwrite=True)
+        build_records(raw, out, overwrite=True)
     assert (out / "thesis.txt").read_text() == "x"
 
 
 def test_a_body_outside_the_picture_is_no_pose():
-    behind = looking_at((0, 0, 4), (0, 0, 8), focal_px=100.0, width_px=48, height_px=64)
+    behind = make_look_at_camera((0, 0, 4), (0, 0, 8), focal_px=100.0, width_px=48, height_px=64)
     with pytest.raises(OmfaError, match="outside the picture: its camera must look along"):
-        render_pose(neutral(), behind, "normals", None)
+        render_pose(make_neutral_params(), behind, "normals", None)
 
 
 def test_a_run_goes_on_with_its_own_seed_and_batch(tmp_path, caplog):
@@ -81,14 +81,14 @@ def test_a_run_goes_on_with_its_own_seed_and_batch(tmp_path, caplog):
 
 def test_a_workdir_has_one_run(tmp_path):
     refused = pytest.raises(OmfaError, match="another run is using")
-    with exclusive_lock(tmp_path / LOCK), refused, exclusive_lock(tmp_path / LOCK):
+    with exclusive_lock(tmp_path / LOCK_NAME), refused, exclusive_lock(tmp_path / LOCK_NAME):
         pass
-    with exclusive_lock(tmp_path / LOCK):
+    with exclusive_lock(tmp_path / LOCK_NAME):
         pass
 
 
 def model_arrays():
-    model = load_model()
+    model = load_body_model()
     return {
         "v_template": model.v_template.copy(),
         "f": model.faces.copy(),
@@ -114,11 +114,11 @@ def model_arrays():
 def test_odd_body_models_are_refused(tmp_path, name, change, words):
     arrays = model_arrays()
     np.savez(tmp_path / "good.npz", **arrays)
-    assert len(load_model(tmp_path / "good.npz").v_template) == len(arrays["v_template"])
+    assert len(load_body_model(tmp_path / "good.npz").v_template) == len(arrays["v_template"])
     arrays[name] = change(arrays[name])
     np.savez(tmp_path / "bad.npz", **arrays)
     with pytest.raises(OmfaError, match=words):
-        load_model(tmp_path / "bad.npz")
+        load_body_model(tmp_path / "bad.npz")
 
 
 def test_the_face_is_found_beside_either_generation_and_optional_in_try_off(tmp_path, caplog):
@@ -156,7 +156,7 @@ def test_odd_slots_are_refused(size):
 def test_odd_crops_are_refused(crop):
     config = config_lib.load_config("configs/tiny_vae.py").unlock()
     config.autoencoder.crop_px = crop
-    settings = config_lib.diffusion_settings(config, vae("tiny"))
+    settings = config_lib.make_diffusion_settings(config, get_vae_config("tiny"))
     with pytest.raises(OmfaError, match="crop_px must be a multiple of 8 up to 64"):
         check_crop(config.autoencoder.crop_px, settings)
 
@@ -197,4 +197,4 @@ def test_guidance_must_be_a_number():
 def test_a_torn_line_of_the_log_is_left_out(tmp_path):
     log = tmp_path / "metrics.jsonl"
     log.write_text('{"step": 1, "loss": 0.5}\n{"step": 2, "lo')
-    assert loss_curve(log) == {"loss": [(1, 0.5)]}
+    assert read_loss_curve(log) == {"loss": [(1, 0.5)]}

@@ -8,18 +8,18 @@ from tiny_training import SETTINGS, UNET
 from tiny_viton import write_raw
 
 from omfa_jax.core.tasks import COMPONENTS
-from omfa_jax.data.build import build
+from omfa_jax.data.build import build_records
 from omfa_jax.data.settings import PipelineSettings
 from omfa_jax.models import VAEConfig, init_unet, init_vae
-from omfa_jax.weights.bundle import Bundle
+from omfa_jax.weights.bundle import Model
 from omfa_jax.weights.folder import save_diffusers
-from omfa_jax.weights.frozen import describe
+from omfa_jax.weights.frozen import describe_model
 
 SLOTS = dict(zip(COMPONENTS, SETTINGS.slots_px, strict=True))
 VAE = VAEConfig(block_channels=(4, 4, 4, 8), layers_per_block=1, norm_groups=2)
 
 
-def make_bundle(seed: int = 0) -> Bundle:
+def make_tiny_model(seed: int = 0) -> Model:
     rng = np.random.default_rng(seed)
     prompts = {
         "context": rng.standard_normal((3, 2, 8), np.float32),
@@ -27,11 +27,11 @@ def make_bundle(seed: int = 0) -> Bundle:
     }
     unet = jax.device_get(jax.jit(lambda: init_unet(UNET, jax.random.key(seed)))())
     vae = jax.device_get(jax.jit(lambda: init_vae(VAE, jax.random.key(seed)))())
-    return Bundle(SETTINGS, UNET, VAE, unet, vae, prompts)
+    return Model(SETTINGS, UNET, VAE, unet, vae, prompts)
 
 
-def save_bundle(folder: Path, bundle: Bundle) -> Path:
-    said = describe(bundle)
+def save_tiny_model(folder: Path, bundle: Model) -> Path:
+    said = describe_model(bundle)
     save_diffusers(
         folder,
         unet_config=bundle.unet_config,
@@ -48,7 +48,7 @@ def save_bundle(folder: Path, bundle: Bundle) -> Path:
 def write_records(folder: Path, people: int) -> Path:
     """Write image records of so many test people of 64x48 px, and their raw folder beside them."""
     raw = write_raw(folder / "raw", {"train": 2, "test": people})
-    build(raw, folder / "records")
+    build_records(raw, folder / "records")
     return folder / "records"
 
 

@@ -10,12 +10,12 @@ from small_settings import make_loss_settings, make_optimizer_settings, make_tra
 from omfa_jax.core.tasks import Task
 from omfa_jax.diffusion.settings import DiffusionSettings
 from omfa_jax.models import UNetConfig
-from omfa_jax.models.reference_unet import network_params
+from omfa_jax.models.reference_unet import init_network_params
 from omfa_jax.parallel.mesh import MeshSettings, make_mesh
 from omfa_jax.parallel.rules import UNET_RULES
-from omfa_jax.train.loop import Run
-from omfa_jax.train.network import trained_network
-from omfa_jax.train.objective import partial_diffusion
+from omfa_jax.train.loop import TrainRun
+from omfa_jax.train.network import make_training_network
+from omfa_jax.train.objective import make_diffusion_objective
 
 BATCH = 8
 SETTINGS = DiffusionSettings(
@@ -76,7 +76,7 @@ def make_run(
     diffusion: DiffusionSettings = SETTINGS,
     order: Sequence[int] = (),
     **changes,
-) -> Run:
+) -> TrainRun:
     devices = jax.devices()[: int(np.prod(mesh))]
     devices = [devices[place] for place in order or range(len(devices))]
     made = make_mesh(MeshSettings(*mesh), devices)
@@ -97,13 +97,17 @@ def make_run(
         "context": rng.standard_normal((3, 2, 8), np.float32),
         "pooled": rng.standard_normal((3, 8), np.float32),
     }
-    apply = trained_network(diffusion, UNET, settings, made)
-    return Run(
+    apply = make_training_network(diffusion, UNET, settings, made)
+    return TrainRun(
         workdir=workdir,
         settings=settings,
-        objective=partial_diffusion(diffusion, settings.loss, apply, lambda _, images: images),
-        start=lambda: network_params(UNET, jax.random.key(0), has_reference=diffusion.reference),
-        frozen={"vae": {}, "prompts": prompts},
+        objective=make_diffusion_objective(
+            diffusion, settings.loss, apply, lambda _, images: images
+        ),
+        start=lambda: init_network_params(
+            UNET, jax.random.key(0), has_reference=diffusion.reference
+        ),
+        constants={"vae": {}, "prompts": prompts},
         rules=UNET_RULES,
         mesh=made,
         batches=CountingBatches(),

@@ -10,8 +10,8 @@ import numpy as np
 from omfa_jax.models import UNetConfig, VAEConfig
 from omfa_jax.weights import configs, names
 from omfa_jax.weights.names import Component
-from omfa_jax.weights.sources import shapes_of_unet, shapes_of_vae
-from omfa_jax.weights.tensors import Tensors
+from omfa_jax.weights.sources import get_unet_shapes, get_vae_shapes
+from omfa_jax.weights.tensors import LazyTensors
 
 with warnings.catch_warnings():
     # their import's own deprecations are not ours to mend
@@ -66,11 +66,13 @@ def randomised(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
 
 
 def torch_unet(config: UNetConfig, seed: int = 0) -> UNet2DConditionModel:
-    return randomised(UNet2DConditionModel.from_config(configs.unet_to_diffusers(config)), seed)
+    return randomised(
+        UNet2DConditionModel.from_config(configs.make_diffusers_unet_config(config)), seed
+    )
 
 
 def torch_vae(config: VAEConfig, seed: int = 0) -> AutoencoderKL:
-    return randomised(AutoencoderKL.from_config(configs.vae_to_diffusers(config)), seed)
+    return randomised(AutoencoderKL.from_config(configs.make_diffusers_vae_config(config)), seed)
 
 
 def state_of(model: torch.nn.Module) -> dict[str, np.ndarray]:
@@ -78,9 +80,9 @@ def state_of(model: torch.nn.Module) -> dict[str, np.ndarray]:
 
 
 def component_of(config: UNetConfig | VAEConfig, state: dict[str, np.ndarray]) -> Component:
-    shapes = shapes_of_unet if isinstance(config, UNetConfig) else shapes_of_vae
+    shapes = get_unet_shapes if isinstance(config, UNetConfig) else get_vae_shapes
     sizes = {key: tensor.shape for key, tensor in state.items()}
-    return Component(shapes(config), Tensors("test", sizes, state.__getitem__))
+    return Component(shapes(config), LazyTensors("test", sizes, state.__getitem__))
 
 
 def params_of(config: UNetConfig | VAEConfig, model: torch.nn.Module) -> dict:

@@ -7,7 +7,7 @@ these descriptions with its own.
 import itertools
 from dataclasses import dataclass
 
-from omfa_jax.parallel.pods import Pod
+from omfa_jax.parallel.pods import Topology
 
 # a host has 2 x 2 chips of a layer of the torus
 HOST_SIDE = 2
@@ -26,7 +26,7 @@ class Described:
     core_on_chip: int = 0
 
 
-def described(topology: Pod) -> list[Described]:
+def described(topology: Topology) -> list[Described]:
     """Return a TPU topology's devices; a TPU7x chip is two of them."""
     x, y, z = (*topology.torus, 1)[:3]
     cores = topology.chip.devices_per_chip

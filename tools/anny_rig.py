@@ -5,7 +5,7 @@ import re
 import numpy as np
 from jaxtyping import Float
 
-from omfa_jax.body.forward import skin, skinning_transforms
+from omfa_jax.body.forward import compute_skinning_transforms, skin
 from omfa_jax.body.joints import JOINT_INDEX, JOINTS, PARENTS
 
 # bone name without its side -> joint name; the first full match wins
@@ -112,7 +112,7 @@ def pose_as_t(
         elif limb == "ankle":
             local[index] = parent.T
         turned[index] = parent @ local[index]
-    transforms, posed = skinning_transforms(local, joints, PARENTS)
+    transforms, posed = compute_skinning_transforms(local, joints, PARENTS)
     return skin(vertices, weights, transforms), posed
 
 

@@ -14,10 +14,10 @@ from jaxtyping import UInt8
 
 from omfa_jax.body import zbuffer
 from omfa_jax.body.camera import Camera
-from omfa_jax.body.styles import Painted
-from omfa_jax.core.errors import OmfaError, unknown
+from omfa_jax.body.styles import PaintedMesh
+from omfa_jax.core.errors import OmfaError, unknown_name
 
-Draw = Callable[[Painted, Camera], UInt8[np.ndarray, "h w 3"]]
+Draw = Callable[[PaintedMesh, Camera], UInt8[np.ndarray, "h w 3"]]
 BACKENDS = ("auto", "pyrender", "zbuffer")
 
 SOFTWARE_GL = ("llvmpipe", "softpipe", "swrast", "swiftshader")
@@ -28,7 +28,7 @@ _PYRENDER_HINT = "pip install pyrender2, apt-get install libegl1 libgl1, or use 
 _gl_lock = threading.Lock()
 
 
-def resolve(backend: str) -> str:
+def resolve_backend(backend: str) -> str:
     """Return "pyrender" or "zbuffer"; `auto` is the faster one in this process.
 
     That is pyrender on a GPU, and the z-buffer where OpenGL runs in software and numba is
@@ -36,33 +36,33 @@ def resolve(backend: str) -> str:
     OmfaError for an unknown name, and if pyrender is requested but does not work.
     """
     if backend not in BACKENDS:
-        raise unknown("render backend", backend, BACKENDS)
+        raise unknown_name("render backend", backend, BACKENDS)
     if backend == "zbuffer":
         return backend
-    reason = pyrender_failure()
+    reason = find_pyrender_failure()
     if backend == "pyrender" and reason:
         raise OmfaError(f"backend pyrender does not work here: {reason}; {_PYRENDER_HINT}")
     if reason:
         _log_fallback(reason)
-    software = bool(reason) or (backend == "auto" and zbuffer.has_numba() and not on_gpu())
+    software = bool(reason) or (backend == "auto" and zbuffer.has_numba() and not is_on_gpu())
     return "zbuffer" if software else "pyrender"
 
 
-def draw(painted: Painted, camera: Camera, backend: str) -> UInt8[np.ndarray, "h w 3"]:
+def draw(painted: PaintedMesh, camera: Camera, backend: str) -> UInt8[np.ndarray, "h w 3"]:
     """Render on a black background with a backend returned by `resolve`."""
     return _DRAW[backend](painted, camera)
 
 
-def draw_zbuffer(painted: Painted, camera: Camera) -> UInt8[np.ndarray, "h w 3"]:
+def draw_zbuffer(painted: PaintedMesh, camera: Camera) -> UInt8[np.ndarray, "h w 3"]:
     """Render with the z-buffer, averaging 2x2 samples per pixel; back faces are culled."""
-    large = camera.resized(camera.width_px * _SUPERSAMPLE, camera.height_px * _SUPERSAMPLE)
-    pixels, depth = large.project_camera(painted.vertices)
+    large = camera.resize(camera.width_px * _SUPERSAMPLE, camera.height_px * _SUPERSAMPLE)
+    pixels, depth = large.project_camera_points(painted.vertices)
     screen = np.column_stack([pixels, depth])
     size = (camera.width_px, camera.height_px)
     return zbuffer.draw(screen, painted.faces, painted.colors, *size, samples=_SUPERSAMPLE)
 
 
-def draw_pyrender(painted: Painted, camera: Camera) -> UInt8[np.ndarray, "h w 3"]:
+def draw_pyrender(painted: PaintedMesh, camera: Camera) -> UInt8[np.ndarray, "h w 3"]:
     """Render with pyrender, 4 samples per pixel; back faces are culled."""
     pyrender = _import_pyrender()
     # OpenGL's camera looks along -z with y up, ours along +z with y down
@@ -95,13 +95,13 @@ _DRAW: dict[str, Draw] = {"zbuffer": draw_zbuffer, "pyrender": draw_pyrender}
 
 
 @functools.cache
-def pyrender_failure() -> str | None:
+def find_pyrender_failure() -> str | None:
     """Return why pyrender does not work in this process, in one line, or None if it does."""
     square = np.array([[-1, -1, 2], [-1, 1, 2], [1, 1, 2], [1, -1, 2]], dtype=np.float64)
     faces = np.array([[0, 1, 2], [0, 2, 3]], dtype=np.int32)
     camera = Camera((8.0, 8.0), (4.0, 4.0), 8, 8, np.eye(3), np.zeros(3))
     try:
-        picture = draw_pyrender(Painted(square, faces, np.ones((4, 3))), camera)
+        picture = draw_pyrender(PaintedMesh(square, faces, np.ones((4, 3))), camera)
     # depending on versions, a missing driver raises ImportError, AttributeError, GLError, ...
     except Exception as error:
         reason = " ".join(str(error).split()) or "no reason given"
@@ -110,7 +110,7 @@ def pyrender_failure() -> str | None:
 
 
 @functools.cache
-def on_gpu() -> bool:
+def is_on_gpu() -> bool:
     """Return True if pyrender, which must work here, uses a GPU instead of Mesa's CPU drivers."""
     renderer = _renderer(os.getpid())
     from OpenGL.GL import GL_RENDERER, glGetString

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.core.images import letterbox_box
+from omfa_jax.core.images import compute_letterbox_box
 
 MAX_SIDE_PX = 65_535  # largest side of a JPEG
 MAX_FOCAL_PX = 1e9  # beyond any lens; larger values lose the body in rounding
@@ -57,7 +57,7 @@ class Camera:
         """Return world points (metres) in camera axes (metres)."""
         return points @ self.rotation.T + self.translation
 
-    def project_camera(
+    def project_camera_points(
         self, points: Float[np.ndarray, "n 3"]
     ) -> tuple[Float[np.ndarray, "n 2"], Float[np.ndarray, "n"]]:
         """Return (pixels, depth in metres) of points in camera axes.
@@ -73,11 +73,11 @@ class Camera:
         self, points: Float[np.ndarray, "n 3"]
     ) -> tuple[Float[np.ndarray, "n 2"], Float[np.ndarray, "n"]]:
         """Return (pixels, depth in metres) of world points; see `project_camera`."""
-        return self.project_camera(self.to_camera(points))
+        return self.project_camera_points(self.to_camera(points))
 
-    def resized(self, width_px: int, height_px: int) -> "Camera":
+    def resize(self, width_px: int, height_px: int) -> "Camera":
         """Return the camera of the photo letterboxed to another size (core.images.letterbox)."""
-        top, left, height, width = letterbox_box(
+        top, left, height, width = compute_letterbox_box(
             (self.height_px, self.width_px), height_px, width_px
         )
         scale = np.array([width / self.width_px, height / self.height_px])
@@ -90,7 +90,7 @@ class Camera:
         )
 
 
-def looking_at(
+def make_look_at_camera(
     eye: Any,
     target: Any,
     *,

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float32, Int
 
 from omfa_jax.body.pickles import StandIn, read_pickle
-from omfa_jax.body.smpl import SPARSE, as_sparse
+from omfa_jax.body.smpl import SPARSE_CLASSES, to_sparse
 from omfa_jax.core.errors import OmfaError
 
 IDENTITY = "identity"
@@ -52,12 +52,12 @@ def load_correspondence(
             )
         return Correspondence(None, everything)
     what = "vertex correspondence"
-    raw = read_pickle(path, what, trust=trust, stand_ins=SPARSE)
+    raw = read_pickle(path, what, trust=trust, stand_ins=SPARSE_CLASSES)
     found = next((raw[n] for n in ("mtx", "matrix") if n in raw), None) if _is_dict(raw) else None
     if found is None:
         raise OmfaError(f"{what} {path}: expected a dict with `mtx` or `matrix`")
     try:
-        matrix = as_sparse(found).tocsr()
+        matrix = to_sparse(found).tocsr()
     except (ValueError, TypeError, OmfaError) as error:
         raise OmfaError(f"{what} {path}: {error}") from None
     if matrix.shape[1] == 2 * source_vertices:

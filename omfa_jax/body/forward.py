@@ -5,7 +5,7 @@ from jaxtyping import Float, Float32
 
 from omfa_jax.body.model import BodyModel
 from omfa_jax.body.params import BodyParams
-from omfa_jax.body.rotations import rotation_matrices
+from omfa_jax.body.rotations import axis_angle_to_matrix
 
 
 def forward(
@@ -16,19 +16,19 @@ def forward(
     Source: Pavlakos et al., "Expressive Body Capture" (SMPL-X), equations 1-4. The joints are
     regressed from the shaped template before pose correctives; `transl` is added last.
     """
-    rotations = rotation_matrices(params.full_pose())
+    rotations = axis_angle_to_matrix(params.get_full_pose())
     coefficients = np.concatenate([params.betas, params.expression])
     rest = model.v_template + (model.blend_dirs @ coefficients).reshape(-1, 3)
     if model.posedirs is not None:
         feature = (rotations[1:] - np.eye(3)).astype(np.float32).ravel()
         rest = rest + (model.posedirs.reshape(-1, feature.size) @ feature).reshape(-1, 3)
     rest_joints = model.joint_template + model.joint_dirs @ coefficients.astype(np.float64)
-    transforms, joints = skinning_transforms(rotations, rest_joints, model.parents)
+    transforms, joints = compute_skinning_transforms(rotations, rest_joints, model.parents)
     vertices = skin(rest, model.weights, transforms.astype(np.float32))
     return vertices + params.transl, joints.astype(np.float32) + params.transl
 
 
-def skinning_transforms(
+def compute_skinning_transforms(
     rotations: Float[np.ndarray, "j 3 3"],
     rest_joints: Float[np.ndarray, "j 3"],
     parents: np.ndarray,

@@ -13,7 +13,7 @@ _SIZE = 45
 
 
 @dataclass(frozen=True, eq=False)
-class Hands:
+class HandBasis:
     """The hand statistics of an SMPL-X model file, left then right; zeros without a file.
 
     `mean` (2, 45) is the relaxed hand as rotations from the flat hand; the rows of `components`
@@ -23,7 +23,7 @@ class Hands:
     mean: Float64[np.ndarray, "2 45"]
     components: Float64[np.ndarray, "2 45 45"] | None
 
-    def from_flat(self, pose: np.ndarray, side: int, *, from_mean: bool) -> np.ndarray:
+    def to_flat_hand(self, pose: np.ndarray, side: int, *, from_mean: bool) -> np.ndarray:
         """Return rotations (45,) from the flat hand, for a pose (45,) or its first k components.
 
         `side` is 0 for the left hand. With `from_mean`, zeros mean the relaxed hand, as with
@@ -42,7 +42,7 @@ class Hands:
         return pose + self.mean[side] if from_mean else pose
 
 
-def load_hands(model_path: str | os.PathLike | None) -> Hands:
+def load_hand_basis(model_path: str | os.PathLike | None) -> HandBasis:
     """Return the hand statistics of an SMPL-X .npz; zeros without a file or where it has none."""
     arrays = {} if model_path is None else read_npz(model_path, "body model", "--smplx-model")
     mean, components = np.zeros((2, _SIZE)), np.zeros((2, _SIZE, _SIZE))
@@ -54,4 +54,4 @@ def load_hands(model_path: str | os.PathLike | None) -> Hands:
         if f"hands_components{letter}" in arrays:
             components[side] = arrays[f"hands_components{letter}"].reshape(_SIZE, _SIZE)
             found += 1
-    return Hands(mean, components if found == 2 else None)
+    return HandBasis(mean, components if found == 2 else None)

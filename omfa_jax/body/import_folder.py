@@ -8,18 +8,23 @@ from pathlib import Path
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
-from omfa_jax.body.importers.common import Source
+from omfa_jax.body.importers.common import BodyImporter
 from omfa_jax.body.params_file import save_body
 from omfa_jax.body.smpl import SmplBody
-from omfa_jax.body.smpl_to_smplx import SmplToSmplx
+from omfa_jax.body.smpl_to_smplx import SmplConverter
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.core.files import clear_leftovers, exclusive_lock, require_dir, require_writable_file
-from omfa_jax.core.images import MAX_PIXELS, TOO_LARGE, exif_orientation
+from omfa_jax.core.files import (
+    delete_stale_temporaries,
+    exclusive_lock,
+    require_dir,
+    require_writable_file,
+)
+from omfa_jax.core.images import MAX_PIXELS, TOO_LARGE_MESSAGE, get_exif_orientation
 
 PHOTO_DIRS = ("image", "images")
 # DressCode has garments (NNNNNN_1) in the same folder as people (NNNNNN_0)
 _MIXED = ("upper_body", "lower_body", "dresses")
-LYING = 5  # EXIF orientations from here on swap width and height
+FIRST_TRANSPOSED_ORIENTATION = 5  # EXIF orientations from here on swap width and height
 _LISTED = 20
 
 
@@ -53,9 +58,9 @@ class ImportReport:
 
 
 def import_bodies(
-    source: Source,
+    source: BodyImporter,
     raw_dir: str | os.PathLike,
-    convert: SmplToSmplx,
+    convert: SmplConverter,
     *,
     split: str | None = None,
     overwrite: bool = False,
@@ -72,15 +77,15 @@ def import_bodies(
         for folder in sorted({body.parents[1] for _, body in photos}):
             require_writable_file(folder / "smplx" / "NAME.npz", "--raw")
             locks.enter_context(exclusive_lock(folder))
-            clear_leftovers(folder / "smplx")
+            delete_stale_temporaries(folder / "smplx")
         return _import_photos(source, photos, raw_dir, convert, overwrite)
 
 
 def _import_photos(
-    source: Source,
+    source: BodyImporter,
     photos: list[tuple[Path, Path]],
     raw_dir: str | os.PathLike,
-    convert: SmplToSmplx,
+    convert: SmplConverter,
     overwrite: bool,
 ) -> ImportReport:
     report = ImportReport()
@@ -136,7 +141,7 @@ def find_photos(raw_dir: str | os.PathLike, split: str | None) -> list[tuple[Pat
     return pairs
 
 
-def _import_one(source: Source, photo: Path, body: Path, convert: SmplToSmplx) -> int:
+def _import_one(source: BodyImporter, photo: Path, body: Path, convert: SmplConverter) -> int:
     """Write one body and return the number of people in the photo."""
     estimate = source.read(photo.stem, _read_upright_size(photo))
     found = estimate.body
@@ -154,9 +159,9 @@ def _read_upright_size(photo: Path) -> tuple[int, int]:
             width, height = picture.size
             if width * height > MAX_PIXELS:
                 raise Image.DecompressionBombError
-            is_transposed = exif_orientation(picture) >= LYING
+            is_transposed = get_exif_orientation(picture) >= FIRST_TRANSPOSED_ORIENTATION
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise OmfaError(f"the photo {photo} is {TOO_LARGE}") from None
+        raise OmfaError(f"the photo {photo} is {TOO_LARGE_MESSAGE}") from None
     except (OSError, UnidentifiedImageError, ValueError, SyntaxError):
         raise OmfaError(f"the photo {photo} is not an image that Pillow can read") from None
     return (height, width) if is_transposed else (width, height)

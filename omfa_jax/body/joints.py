@@ -24,7 +24,7 @@ PARENTS = np.array((*_BODY_PARENTS, 15, 15, 15, *_HAND_PARENTS), dtype=np.int32)
 JOINT_INDEX: dict[str, int] = {name: index for index, name in enumerate(JOINTS)}
 
 
-def part_of(joint: str) -> str:
+def get_part(joint: str) -> str:
     """Return the body part of a joint: fingers belong to the wrist, face joints to the head."""
     if joint in ("jaw", "left_eye", "right_eye"):
         return "head"
@@ -32,8 +32,8 @@ def part_of(joint: str) -> str:
     return f"{side}_wrist" if rest.startswith(_FINGERS) else joint
 
 
-PARTS: tuple[str, ...] = tuple(dict.fromkeys(part_of(joint) for joint in JOINTS))
-PART_OF_JOINT = np.array([PARTS.index(part_of(joint)) for joint in JOINTS], dtype=np.int32)
+PARTS: tuple[str, ...] = tuple(dict.fromkeys(get_part(joint) for joint in JOINTS))
+JOINT_PARTS = np.array([PARTS.index(get_part(joint)) for joint in JOINTS], dtype=np.int32)
 
 # vertices that smplx reports as extra joints, at fixed indices whatever the model
 EXTRA_JOINT_VERTICES: dict[str, int] = {

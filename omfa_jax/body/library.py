@@ -21,38 +21,38 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from omfa_jax.body.camera import Camera, looking_at
+from omfa_jax.body.camera import Camera, make_look_at_camera
 from omfa_jax.body.forward import forward
 from omfa_jax.body.joints import JOINT_INDEX
-from omfa_jax.body.limbs import arm_rotations, leg_rotations
+from omfa_jax.body.limbs import compute_arm_rotations, compute_leg_rotations
 from omfa_jax.body.model import BodyModel
-from omfa_jax.body.params import BodyParams, from_full_pose
-from omfa_jax.body.rotations import axis_angle, rotation_matrices
-from omfa_jax.core.errors import OmfaError, unknown
+from omfa_jax.body.params import BodyParams, make_params_from_pose
+from omfa_jax.body.rotations import axis_angle_to_matrix, matrix_to_axis_angle
+from omfa_jax.core.errors import OmfaError, unknown_name
 from omfa_jax.core.files import parse_json, require_file
 
-LIBRARY = Path(__file__).parents[1] / "assets" / "poses.json"
+LIBRARY_FILE = Path(__file__).parents[1] / "assets" / "poses.json"
 
 ARM_DOWN = {"upper": (0.3, -1.0, 0.0), "fore": (0.12, -1.0, 0.2)}
 LEG_DOWN = {"thigh": (-0.04, -1.0, 0.0), "knee_deg": 4.0}
 LIMBS = {"left_arm": ARM_DOWN, "right_arm": ARM_DOWN, "left_leg": LEG_DOWN, "right_leg": LEG_DOWN}
-NUMBERS = {"turn_deg": 1, "lean_deg": 2, "twist_deg": 1, "head_deg": 3}
+NUMBER_COUNTS = {"turn_deg": 1, "lean_deg": 2, "twist_deg": 1, "head_deg": 3}
 FINGER_CURL = 0.2
 # share of the image's height or width filled by the bodies in front of a studio camera
-FILL = 0.88
+FILL_SHARE = 0.88
 # focal length as a multiple of the image's longer side, that of a portrait lens
-FOCAL_IN_SIDES = 1.6
+FOCAL_PER_SIDE = 1.6
 
 Pose = Float[np.ndarray, "55 3"]
 
 
-def load_library(path: str | os.PathLike | None = None) -> dict[str, Pose]:
+def load_pose_library(path: str | os.PathLike | None = None) -> dict[str, Pose]:
     """Return {name: axis-angle rotations in smplx's order}; None is the built-in library.
 
     The format is described at the top of this module. Raises OmfaError, naming pose and key, for
     anything else.
     """
-    path = LIBRARY if path is None else require_file(path, "pose library", "--library")
+    path = LIBRARY_FILE if path is None else require_file(path, "pose library", "--library")
     try:
         written = parse_json(Path(path).read_text())
     except (OSError, ValueError) as error:
@@ -64,21 +64,23 @@ def load_library(path: str | os.PathLike | None = None) -> dict[str, Pose]:
         try:
             if not name or name.startswith(".") or Path(name).name != name:
                 raise OmfaError("expected a name that can be used as a file name, without a path")
-            poses[name] = rotations(pose)
+            poses[name] = parse_pose(pose)
         except OmfaError as error:
             raise OmfaError(f"pose library {path}: {name}: {error}") from None
     return poses
 
 
-def rotations(written: Mapping[str, Any]) -> Pose:
+def parse_pose(written: Mapping[str, Any]) -> Pose:
     """Return the rotations of one pose of the library; OmfaError if it is malformed."""
     if not isinstance(written, Mapping):
         raise OmfaError(f"expected an object, got {written!r:.40}")
-    known = {**NUMBERS, **LIMBS, "joints": None}
+    known = {**NUMBER_COUNTS, **LIMBS, "joints": None}
     for key in written:
         if key not in known:
-            raise unknown("key of a pose", key, known)
-    degrees = {k: _parse_numbers(k, written.get(k, np.zeros(n)), n) for k, n in NUMBERS.items()}
+            raise unknown_name("key of a pose", key, known)
+    degrees = {
+        k: _parse_numbers(k, written.get(k, np.zeros(n)), n) for k, n in NUMBER_COUNTS.items()
+    }
     turn, twist = np.deg2rad(degrees["turn_deg"][0]), np.deg2rad(degrees["twist_deg"][0])
     forwards, aside = np.deg2rad(degrees["lean_deg"])
     nod, look, tilt = np.deg2rad(degrees["head_deg"])
@@ -97,7 +99,7 @@ def rotations(written: Mapping[str, Any]) -> Pose:
         raise OmfaError(f"joints: expected an object, got {joints!r:.40}")
     for joint, value in joints.items():
         if joint not in JOINT_INDEX:
-            raise unknown("joint", joint, JOINT_INDEX)
+            raise unknown_name("joint", joint, JOINT_INDEX)
         pose[JOINT_INDEX[joint]] = _parse_numbers(f"joints.{joint}", value, 3)
     return pose
 
@@ -117,7 +119,7 @@ def _parse_limb(limb: str, written: Mapping[str, Any]) -> dict[str, Float[np.nda
         raise OmfaError(f"{limb}: expected {' and '.join(default)}, got {what!r:.60}")
     if kind == "arm":
         upper, fore = (_parse_direction(f"{limb}.{k}", said.get(k, default[k])) for k in default)
-        shoulder, elbow = arm_rotations(upper, fore)
+        shoulder, elbow = compute_arm_rotations(upper, fore)
         values = {"collar": np.array([0, 0, -0.08 + 0.2 * max(0.0, upper[1])])}
         values |= {"shoulder": shoulder, "elbow": elbow}
         fingers = [f"{f}{k}" for f in ("index", "middle", "ring", "pinky") for k in (1, 2, 3)]
@@ -125,13 +127,13 @@ def _parse_limb(limb: str, written: Mapping[str, Any]) -> dict[str, Float[np.nda
     else:
         thigh = _parse_direction(f"{limb}.thigh", said.get("thigh", default["thigh"]))
         bend = _parse_numbers(f"{limb}.knee_deg", said.get("knee_deg", default["knee_deg"]), 1)
-        hip, knee = leg_rotations(thigh, float(np.deg2rad(bend[0])))
+        hip, knee = compute_leg_rotations(thigh, float(np.deg2rad(bend[0])))
         values = {"hip": hip, "knee": knee}
     mirror = np.array([1, 1, 1]) if side == "left" else np.array([1, -1, -1])
     return {f"{side}_{joint}": value * mirror for joint, value in values.items()}
 
 
-def in_place_of(pose: Pose, params: BodyParams, camera: Camera) -> BodyParams:
+def place_pose(pose: Pose, params: BodyParams, camera: Camera) -> BodyParams:
     """Return the person of `params` in a library pose; the pose's front faces `camera`.
 
     Shape and pelvis position are kept, so that the pose is drawn where the person stands.
@@ -140,24 +142,24 @@ def in_place_of(pose: Pose, params: BodyParams, camera: Camera) -> BodyParams:
     up, front = -camera.rotation[1], -camera.rotation[2]
     facing = np.stack([np.cross(up, front), up, front], axis=1)
     turned = np.array(pose)
-    turned[0] = axis_angle(facing @ rotation_matrices(pose[:1])[0])
-    return from_full_pose(
+    turned[0] = matrix_to_axis_angle(facing @ axis_angle_to_matrix(pose[:1])[0])
+    return make_params_from_pose(
         turned, betas=params.betas, expression=params.expression, transl=params.transl
     )
 
 
-def studio_camera(
+def make_studio_camera(
     model: BodyModel, bodies: Sequence[BodyParams], width_px: int, height_px: int
 ) -> Camera:
     """Return a camera looking along -z in which all of `bodies` together fill 88% of the image."""
     seen = np.concatenate([forward(model, body)[0] for body in bodies])
     low, high = seen.min(0), seen.max(0)
-    focal = FOCAL_IN_SIDES * max(width_px, height_px)
-    metres_per_px = max((high - low)[1] / height_px, (high - low)[0] / width_px) / FILL
+    focal = FOCAL_PER_SIDE * max(width_px, height_px)
+    metres_per_px = max((high - low)[1] / height_px, (high - low)[0] / width_px) / FILL_SHARE
     target = (low + high) / 2
     # the nearest point, not the centre, must be inside the image
     eye = target + np.array([0, 0, focal * metres_per_px + (high - low)[2] / 2])
-    return looking_at(eye, target, focal_px=focal, width_px=width_px, height_px=height_px)
+    return make_look_at_camera(eye, target, focal_px=focal, width_px=width_px, height_px=height_px)
 
 
 def _parse_numbers(key: str, value: Any, count: int) -> Float[np.ndarray, "count"]:

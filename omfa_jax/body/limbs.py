@@ -3,10 +3,10 @@
 import numpy as np
 from jaxtyping import Float
 
-from omfa_jax.body.rotations import axis_angle
+from omfa_jax.body.rotations import matrix_to_axis_angle
 
 
-def arm_rotations(
+def compute_arm_rotations(
     upper: Float[np.ndarray, "3"], fore: Float[np.ndarray, "3"]
 ) -> tuple[Float[np.ndarray, "3"], Float[np.ndarray, "3"]]:
     """Return axis-angles of shoulder and elbow that turn the rest pose's +x arm to both directions.
@@ -22,7 +22,7 @@ def arm_rotations(
     axis = resting if hinge @ resting < -0.9 else resting + hinge * 0.7
     shoulder = _make_frame(upper, axis)
     forearm = _make_frame(fore, shoulder[:, 1])
-    return axis_angle(shoulder), axis_angle(shoulder.T @ forearm)
+    return matrix_to_axis_angle(shoulder), matrix_to_axis_angle(shoulder.T @ forearm)
 
 
 def _make_frame(
@@ -34,7 +34,7 @@ def _make_frame(
     return np.stack([x, y, np.cross(x, y)], axis=1)
 
 
-def leg_rotations(
+def compute_leg_rotations(
     thigh: Float[np.ndarray, "3"], knee: float
 ) -> tuple[Float[np.ndarray, "3"], Float[np.ndarray, "3"]]:
     """Return axis-angles of hip and knee that turn the rest pose's thigh (-y) to `thigh`.

@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Float, Float64, Int32
 
 
-def vertex_normals(
+def compute_vertex_normals(
     vertices: Float[np.ndarray, "v 3"], faces: Int32[np.ndarray, "f 3"]
 ) -> Float64[np.ndarray, "v 3"]:
     """Return unit normals, area-weighted means over faces, outwards for counter-clockwise faces.

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Float32, Int32
 
-from omfa_jax.body.joints import PARENTS, PART_OF_JOINT
+from omfa_jax.body.joints import JOINT_PARTS, PARENTS
 from omfa_jax.body.packing import is_packed, unpack
 from omfa_jax.body.params_file import read_npz
 from omfa_jax.core.errors import OmfaError
 
-FREE_BODY = Path(__file__).parents[1] / "assets" / "body" / "free_body.npz"
+FREE_BODY_FILE = Path(__file__).parents[1] / "assets" / "body" / "free_body.npz"
 SHAPE_SPACE_DIM = 300
 NUM_POSE_FEATURES = 54 * 9
 _KEYS = ("v_template", "f", "shapedirs", "posedirs", "J_regressor", "kintree_table", "weights")
@@ -57,16 +57,16 @@ class BodyModel:
     @cached_property
     def part_ids(self) -> Int32[np.ndarray, "v"]:
         """Index into PARTS for each vertex: the part of its joint with the largest weight."""
-        return PART_OF_JOINT[self.weights.argmax(axis=1)]
+        return JOINT_PARTS[self.weights.argmax(axis=1)]
 
 
-def load_model(path: str | os.PathLike | None = None) -> BodyModel:
+def load_body_model(path: str | os.PathLike | None = None) -> BodyModel:
     """Return the SMPL-X model in the .npz at `path`, or the built-in free body for None.
 
     A licensed SMPLX_*.npz can be used as it is; of its 300 shape and 100 expression directions the
     first 10 of each are kept. Raises OmfaError if the file is missing, damaged or not SMPL-X.
     """
-    path = FREE_BODY if path is None else Path(path)
+    path = FREE_BODY_FILE if path is None else Path(path)
     arrays = read_npz(path, "body model", "--smplx-model")
     if is_packed(arrays):
         arrays = unpack(arrays)

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Float32
 
-from omfa_jax.core.errors import OmfaError, unknown
+from omfa_jax.core.errors import OmfaError, unknown_name
 
-SHAPES: dict[str, tuple[int, ...]] = {
+PARAM_SHAPES: dict[str, tuple[int, ...]] = {
     "betas": (10,),
     "expression": (10,),
     "global_orient": (3,),
@@ -51,9 +51,9 @@ class BodyParams:
 
     def __init__(self, **parameters: Any) -> None:
         for name in parameters:
-            if name not in SHAPES:
-                raise unknown("body parameter", name, SHAPES)
-        for name, shape in SHAPES.items():
+            if name not in PARAM_SHAPES:
+                raise unknown_name("body parameter", name, PARAM_SHAPES)
+        for name, shape in PARAM_SHAPES.items():
             if name not in parameters:
                 raise OmfaError(
                     f"body parameters: missing {name}; to set only some, call replace() on the"
@@ -61,7 +61,7 @@ class BodyParams:
                 )
             object.__setattr__(self, name, _check(name, parameters[name], shape))
 
-    def full_pose(self) -> Float32[np.ndarray, "55 3"]:
+    def get_full_pose(self) -> Float32[np.ndarray, "55 3"]:
         """Return all rotations in smplx's order: global, body, jaw, eyes, left hand, right hand."""
         return np.concatenate([getattr(self, name).reshape(-1, 3) for name in _POSE_ORDER])
 
@@ -71,19 +71,19 @@ class BodyParams:
 
     def as_dict(self) -> dict[str, np.ndarray]:
         """Return the parameters by name, in the order of smplx's arguments."""
-        return {name: getattr(self, name) for name in SHAPES}
+        return {name: getattr(self, name) for name in PARAM_SHAPES}
 
 
-def neutral() -> BodyParams:
+def make_neutral_params() -> BodyParams:
     """Return the mean body in the rest pose: all zeros."""
-    return BodyParams(**{name: np.zeros(shape, np.float32) for name, shape in SHAPES.items()})
+    return BodyParams(**{name: np.zeros(shape, np.float32) for name, shape in PARAM_SHAPES.items()})
 
 
-def from_full_pose(pose: Float[np.ndarray, "55 3"], **others: Any) -> BodyParams:
+def make_params_from_pose(pose: Float[np.ndarray, "55 3"], **others: Any) -> BodyParams:
     """Return parameters with the rotations of `pose` (smplx's order) and `others` by name."""
-    sizes = [int(np.prod(SHAPES[name])) // 3 for name in _POSE_ORDER]
+    sizes = [int(np.prod(PARAM_SHAPES[name])) // 3 for name in _POSE_ORDER]
     pieces = np.split(np.asarray(pose), np.cumsum(sizes)[:-1])
-    return neutral().replace(**dict(zip(_POSE_ORDER, pieces, strict=True)), **others)
+    return make_neutral_params().replace(**dict(zip(_POSE_ORDER, pieces, strict=True)), **others)
 
 
 def _check(name: str, value: Any, shape: tuple[int, ...]) -> Float32[np.ndarray, "..."]:

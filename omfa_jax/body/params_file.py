@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from omfa_jax.body.camera import Camera
-from omfa_jax.body.params import SHAPES, BodyParams
-from omfa_jax.core.archives import DAMAGE, read_arrays
-from omfa_jax.core.errors import OmfaError, unknown
+from omfa_jax.body.params import PARAM_SHAPES, BodyParams
+from omfa_jax.core.archives import UNPACK_ERRORS, read_arrays
+from omfa_jax.core.errors import OmfaError, unknown_name
 from omfa_jax.core.files import atomic_write, require_file
 
 CAMERA_KEYS = ("focal_px", "center_px", "image_size_px", "cam_rotation", "cam_translation")
@@ -17,7 +17,7 @@ CAMERA_KEYS = ("focal_px", "center_px", "image_size_px", "cam_rotation", "cam_tr
 # origin of a body, "" if unknown. "exact": ground truth (synthetic data); "smplx": an SMPL-X
 # estimate; "smpl_fit" and "smpl_copy21": an SMPL estimate converted to SMPL-X by fitting its mesh,
 # or (approximate) by copying its joint rotations; "keypoints": fitted to 2D keypoints
-SOURCES = ("", "exact", "smplx", "smpl_fit", "smpl_copy21", "keypoints")
+BODY_SOURCES = ("", "exact", "smplx", "smpl_fit", "smpl_copy21", "keypoints")
 
 
 def save_body(
@@ -29,8 +29,8 @@ def save_body(
     (width, height), cam_rotation (3, 3) and cam_translation (3,): x_cam = R x_world + t; and
     `source`, one of SOURCES, unless it is "".
     """
-    if source not in SOURCES:
-        raise unknown("body source", source, SOURCES)
+    if source not in BODY_SOURCES:
+        raise unknown_name("body source", source, BODY_SOURCES)
     arrays: dict[str, Any] = params.as_dict() | {
         "focal_px": np.array(camera.focal_px),
         "center_px": np.array(camera.center_px),
@@ -46,13 +46,13 @@ def save_body(
         np.savez(temporary, **arrays)
 
 
-def load_body_file(path: str | os.PathLike) -> tuple[BodyParams, Camera]:
+def load_body(path: str | os.PathLike) -> tuple[BodyParams, Camera]:
     """Return (parameters, camera) of a body file of `save_body` or of any tool with these keys.
 
     Raises OmfaError, with the path, if the file is missing or damaged or lacks a key.
     """
     arrays = read_npz(path, "body file")
-    wanted = (*SHAPES, *CAMERA_KEYS)
+    wanted = (*PARAM_SHAPES, *CAMERA_KEYS)
     missing = [name for name in wanted if name not in arrays]
     if missing:
         raise OmfaError(
@@ -69,13 +69,13 @@ def load_body_file(path: str | os.PathLike) -> tuple[BodyParams, Camera]:
             rotation=arrays["cam_rotation"].astype(np.float64).squeeze(),
             translation=arrays["cam_translation"].astype(np.float64).ravel(),
         )
-        params = BodyParams(**{name: arrays[name] for name in SHAPES})
+        params = BodyParams(**{name: arrays[name] for name in PARAM_SHAPES})
     except (OmfaError, ValueError, TypeError) as error:
         raise OmfaError(f"body file {path}: {error}") from None
     return params, camera
 
 
-def body_source(pose_map: Path | None) -> str:
+def read_body_source(pose_map: Path | None) -> str:
     """Return the origin of the body of SPLIT/pose/NAME.png, as stored in SPLIT/smplx/NAME.npz.
 
     It is "" without a map, a body file or a source in it, and for a file that cannot be read.
@@ -87,7 +87,7 @@ def body_source(pose_map: Path | None) -> str:
         source = str(read_npz(body, "body file").get("source", ""))
     except OmfaError:
         return ""
-    return source if source in SOURCES else ""
+    return source if source in BODY_SOURCES else ""
 
 
 def _parse_pair(arrays: dict[str, np.ndarray], name: str) -> tuple[float, float]:
@@ -108,6 +108,6 @@ def read_npz(path: str | os.PathLike, what: str, flag: str = "the path") -> dict
             if file.read(6) == b"\x93NUMPY":
                 raise ValueError("it is a single array (.npy)")
             return read_arrays(file)
-    except (*DAMAGE, OSError, ValueError, KeyError) as error:
+    except (*UNPACK_ERRORS, OSError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise OmfaError(f"{what} {path}: not a complete .npz file: {reason}") from None

@@ -15,14 +15,14 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from omfa_jax.core.archives import (
-    DAMAGE,
-    PLAIN_BYTES,
-    TooLarge,
-    limit_of,
-    members_of,
+    UNCONDITIONAL_BYTES,
+    UNPACK_ERRORS,
+    UnpackedSizeError,
+    get_file_size,
+    get_size_limit,
+    iter_members,
     read_array,
     read_bounded,
-    size_of,
 )
 from omfa_jax.core.errors import OmfaError, require_modules
 from omfa_jax.core.files import require_file
@@ -35,7 +35,7 @@ _TENSOR_HINT = "; save numpy arrays instead: {name: tensor.cpu().numpy() for ...
 _DAMAGE = (
     *(pickle.UnpicklingError, EOFError, ValueError, TypeError, AttributeError, KeyError),
     *(IndexError, ImportError, OverflowError, OSError, RecursionError, MemoryError),
-    *(*DAMAGE, lzma.LZMAError),
+    *(*UNPACK_ERRORS, lzma.LZMAError),
 )
 
 
@@ -78,13 +78,13 @@ def read_pickle(
 
 def _read_npz(file: BinaryIO, load: Callable[[BinaryIO], Any]) -> dict[str, Any]:
     arrays = {}
-    for name, stream, size in members_of(file):
+    for name, stream, size in iter_members(file):
         arrays[name] = _unwrap(_read_npy(io.BytesIO(stream.read(size)), load))
     return arrays
 
 
 def _read_npy(file: BinaryIO, load: Callable[[BinaryIO], Any]) -> Any:
-    array = read_array(file, size_of(file))
+    array = read_array(file, get_file_size(file))
     # read_array has left the file at its pickle
     return load(file) if array is None else array
 
@@ -96,7 +96,7 @@ def _unwrap(array: Any) -> Any:
 
 
 def _decompress(file: BinaryIO) -> BinaryIO:
-    size = size_of(file)
+    size = get_file_size(file)
     start = file.read(6)
     file.seek(0)
     if start[:2] == b"\x1f\x8b":
@@ -111,10 +111,10 @@ def _decompress(file: BinaryIO) -> BinaryIO:
 
 
 def _inflate(data: bytes) -> bytes:
-    unpacker, limit = zlib.decompressobj(), limit_of(len(data))
+    unpacker, limit = zlib.decompressobj(), get_size_limit(len(data))
     found = unpacker.decompress(data, limit)
     if unpacker.unconsumed_tail:
-        raise TooLarge("more", len(data))
+        raise UnpackedSizeError("more", len(data))
     return found + unpacker.flush()
 
 
@@ -147,7 +147,7 @@ class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == _JOBLIB_ARRAY:
             raise _JoblibArray
-        return admitted(module, name, self._stand_ins)
+        return find_allowed(module, name, self._stand_ins)
 
 
 def _joblib_load(file: BinaryIO, stand_ins: frozenset[Name]) -> Any:
@@ -167,14 +167,14 @@ def _joblib_load(file: BinaryIO, stand_ins: frozenset[Name]) -> Any:
         def find_class(self, module: str, name: str) -> Any:
             if (module, name) == _JOBLIB_ARRAY:
                 return Array
-            return admitted(module, name, stand_ins)
+            return find_allowed(module, name, stand_ins)
 
     known = inspect.signature(NumpyUnpickler.__init__).parameters
     byte_order = {"ensure_native_byte_order": True} if "ensure_native_byte_order" in known else {}
     return Reader("", file, **byte_order).load()
 
 
-def admitted(module: str, name: str, stand_ins: Collection[Name] = ()) -> Any:
+def find_allowed(module: str, name: str, stand_ins: Collection[Name] = ()) -> Any:
     """Return the object behind a pickle's global name; OmfaError if it is not allowed."""
     if (module, name) in stand_ins:
         return StandIn
@@ -212,7 +212,7 @@ def _limit_size(kind: Callable[..., Any]) -> Callable[..., Any]:
     def make(*arguments: Any) -> Any:
         for given in arguments:
             many = len(given) if isinstance(given, range) else given
-            if isinstance(many, int) and many > PLAIN_BYTES // 8:
+            if isinstance(many, int) and many > UNCONDITIONAL_BYTES // 8:
                 raise OmfaError(f"asks for {many:,} items that it does not contain")
         return kind(*arguments)
 

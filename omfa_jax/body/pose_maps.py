@@ -17,24 +17,24 @@ from tqdm import tqdm
 
 from omfa_jax.body import backends
 from omfa_jax.body.forward import forward
-from omfa_jax.body.model import BodyModel, load_model
-from omfa_jax.body.params_file import load_body_file
+from omfa_jax.body.model import BodyModel, load_body_model
+from omfa_jax.body.params_file import load_body
 from omfa_jax.body.render import render
 from omfa_jax.body.styles import STYLES
-from omfa_jax.core.errors import OmfaError, unknown
+from omfa_jax.core.errors import OmfaError, unknown_name
 from omfa_jax.core.files import (
     atomic_write,
-    clear_leftovers,
+    delete_stale_temporaries,
     exclusive_lock,
     parse_json,
     require_dir,
     require_writable_dir,
 )
 from omfa_jax.core.images import write_image
-from omfa_jax.core.workers import end_with_parent
+from omfa_jax.core.workers import exit_with_parent
 
 # a body file, and the pose map to write
-Job = tuple[Path, Path]
+RenderJob = tuple[Path, Path]
 
 SETTINGS_FILE = "pose_maps.json"
 _FILES_PER_PROCESS = 32
@@ -86,19 +86,19 @@ def render_folder(
     writing to it.
     """
     start = time.perf_counter()
-    bodies = body_files(smplx_dir)
-    check_settings(style, backend, processes)
+    bodies = find_body_files(smplx_dir)
+    check_render_settings(style, backend, processes)
     settings = _Settings(
         model_path=None if model_path is None else str(model_path),
         style=style,
-        backend=backends.resolve(backend),
+        backend=backends.resolve_backend(backend),
         size_px=size_px,
     )
-    load_model(model_path)
+    load_body_model(model_path)
     target = require_writable_dir(out_dir, "--out")
     jobs = [(body, target / f"{body.stem}.png") for body in bodies]
     with exclusive_lock(target):
-        clear_leftovers(target)
+        delete_stale_temporaries(target)
         _claim(target, settings)
         due = [(body, image) for body, image in jobs if not _is_fresh(image, body)]
         failed, done = {}, len(jobs) - len(due)
@@ -116,16 +116,16 @@ def render_folder(
     )
 
 
-def check_settings(style: str, backend: str, processes: int | None) -> None:
+def check_render_settings(style: str, backend: str, processes: int | None) -> None:
     """Raise an OmfaError for an unknown style or backend or an invalid number of processes."""
     if style not in STYLES:
-        raise unknown("pose map style", style, STYLES)
+        raise unknown_name("pose map style", style, STYLES)
     if processes is not None and processes < 1:
         raise OmfaError(f"--processes: expected 1 or more, got {processes}")
-    backends.resolve(backend)
+    backends.resolve_backend(backend)
 
 
-def body_files(smplx_dir: str | os.PathLike) -> list[Path]:
+def find_body_files(smplx_dir: str | os.PathLike) -> list[Path]:
     """Return the body files of a folder, sorted by name; OmfaError if there are none."""
     source = require_dir(smplx_dir, "folder of body files", "--raw")
     # hidden files are partial writes of a killed process, or macOS's "._name" files
@@ -135,13 +135,13 @@ def body_files(smplx_dir: str | os.PathLike) -> list[Path]:
     return bodies
 
 
-def styles_under(raw_dir: str | os.PathLike) -> list[str]:
+def find_styles(raw_dir: str | os.PathLike) -> list[str]:
     """Return the styles of the pose maps in a raw data set; those of other tools have none."""
-    notes = (folder / SETTINGS_FILE for folder in folders_named("pose", Path(raw_dir)))
+    notes = (folder / SETTINGS_FILE for folder in find_folders("pose", Path(raw_dir)))
     return sorted({_read_note(note)["style"] for note in notes if note.is_file()})
 
 
-def folders_named(name: str, root: Path) -> list[Path]:
+def find_folders(name: str, root: Path) -> list[Path]:
     """Return the folders called `name` in a raw data set, up to two levels below its root.
 
     Symbolic links are followed; each folder is returned once.
@@ -191,7 +191,7 @@ def _process_count(processes: int | None, files: int) -> int:
 
 
 def _render_all(
-    jobs: Sequence[Job], settings: _Settings, processes: int
+    jobs: Sequence[RenderJob], settings: _Settings, processes: int
 ) -> Iterator[tuple[str, str | None]]:
     """Yield (file name, None or the reason of the failure) as maps are finished."""
     if processes == 1:
@@ -209,13 +209,13 @@ def _render_all(
 
 
 def _run_pool(
-    left: collections.deque[Job], settings: _Settings, processes: int
-) -> Generator[tuple[str, str | None], None, list[Job]]:
+    left: collections.deque[RenderJob], settings: _Settings, processes: int
+) -> Generator[tuple[str, str | None], None, list[RenderJob]]:
     """Run jobs from `left` and yield results; return those running when a process died."""
     # spawn: a forked child would inherit an OpenGL context that it cannot use
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, context, end_with_parent) as pool:
-        running: dict[Future, Job] = {}
+    with ProcessPoolExecutor(processes, context, exit_with_parent) as pool:
+        running: dict[Future, RenderJob] = {}
         while left or running:
             # few at a time, to bound memory and the number of suspects after a crash
             while left and len(running) < 4 * processes:
@@ -244,9 +244,9 @@ def _limit_threads() -> Iterator[None]:
 def _render_file(body: Path, image: Path, settings: _Settings) -> str | None:
     """Write one pose map; return None, or the reason of the failure in one line."""
     try:
-        params, camera = load_body_file(body)
+        params, camera = load_body(body)
         if settings.size_px is not None:
-            camera = camera.resized(*settings.size_px)
+            camera = camera.resize(*settings.size_px)
         model = _model(settings.model_path)
         vertices, _ = forward(model, params)
         picture = render(
@@ -270,4 +270,4 @@ def _render_file(body: Path, image: Path, settings: _Settings) -> str | None:
 # loaded once per process: reading a licensed model takes longer than many maps
 @functools.lru_cache(maxsize=1)
 def _model(path: str | None) -> BodyModel:
-    return load_model(path)
+    return load_body_model(path)

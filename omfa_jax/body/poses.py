@@ -3,11 +3,11 @@
 import numpy as np
 
 from omfa_jax.body.params import BodyParams
-from omfa_jax.body.rotations import axis_angle, rotation_matrices
+from omfa_jax.body.rotations import axis_angle_to_matrix, matrix_to_axis_angle
 from omfa_jax.core.errors import OmfaError
 
 
-def turntable(
+def make_turntable(
     params: BodyParams, count: int, *, up: tuple[float, float, float] = (0.0, 1.0, 0.0)
 ) -> list[BodyParams]:
     """Return `count` copies of a body rotated about `up` in even steps of a full turn.
@@ -21,7 +21,10 @@ def turntable(
     length = np.linalg.norm(up)
     if length == 0:
         raise OmfaError("turntable: the axis `up` must not be zero")
-    facing = rotation_matrices(params.global_orient[None])[0]
+    facing = axis_angle_to_matrix(params.global_orient[None])[0]
     angles = 2 * np.pi * np.arange(1, count) / count
-    turns = rotation_matrices(angles[:, None] * np.asarray(up) / length)
-    return [params, *(params.replace(global_orient=axis_angle(turn @ facing)) for turn in turns)]
+    turns = axis_angle_to_matrix(angles[:, None] * np.asarray(up) / length)
+    return [
+        params,
+        *(params.replace(global_orient=matrix_to_axis_angle(turn @ facing)) for turn in turns),
+    ]

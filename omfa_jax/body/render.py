@@ -26,6 +26,6 @@ def render(
     "zbuffer", or "auto", the faster one that works. Edges are antialiased. Raises OmfaError for an
     unknown style or backend, or if pyrender is requested and does not work.
     """
-    chosen = backends.resolve(backend)
+    chosen = backends.resolve_backend(backend)
     painted = paint(style, camera.to_camera(vertices), faces, body)
     return backends.draw(painted, camera, chosen)

@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Float
 
 
-def rotation_matrices(axis_angle: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "n 3 3"]:
+def axis_angle_to_matrix(axis_angle: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "n 3 3"]:
     """Return rotation matrices (float64) of axis-angle vectors in radians (Rodrigues)."""
     vectors = np.asarray(axis_angle, dtype=np.float64)
     angle = np.linalg.norm(vectors, axis=1)[:, None, None]
@@ -15,7 +15,7 @@ def rotation_matrices(axis_angle: Float[np.ndarray, "n 3"]) -> Float[np.ndarray,
     return np.eye(3) + first * cross + second * (cross @ cross)
 
 
-def axis_angle(rotation: Float[np.ndarray, "3 3"]) -> Float[np.ndarray, "3"]:
+def matrix_to_axis_angle(rotation: Float[np.ndarray, "3 3"]) -> Float[np.ndarray, "3"]:
     """Return the axis-angle vector (radians, float64) of one rotation matrix, at most pi long."""
     # via the quaternion, starting with its largest component: stable at 0 and at pi
     m = np.asarray(rotation, dtype=np.float64)

@@ -7,16 +7,16 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Float32, Float64, Int32
 
-from omfa_jax.body.forward import skin, skinning_transforms
+from omfa_jax.body.forward import compute_skinning_transforms, skin
 from omfa_jax.body.pickles import StandIn, read_pickle
-from omfa_jax.body.rotations import rotation_matrices
+from omfa_jax.body.rotations import axis_angle_to_matrix
 from omfa_jax.core.errors import OmfaError
 
 NUM_JOINTS = 24
-WHERE_FROM = "https://smpl.is.tue.mpg.de (registration, non-commercial)"
+SMPL_DOWNLOAD = "https://smpl.is.tue.mpg.de (registration, non-commercial)"
 
 # sparse matrix classes in the official pickles; only their numbers are read
-SPARSE = {
+SPARSE_CLASSES = {
     (f"scipy.sparse{module}", f"{kind}_matrix")
     for kind in ("csc", "csr")
     for module in ("", f".{kind}", f"._{kind}")
@@ -52,26 +52,26 @@ class SmplModel:
     weights: Float32[np.ndarray, "v 24"]
     parents: Int32[np.ndarray, "24"]
 
-    def rest_pelvis(self, betas: Float[np.ndarray, "10"]) -> Float64[np.ndarray, "3"]:
+    def compute_rest_pelvis(self, betas: Float[np.ndarray, "10"]) -> Float64[np.ndarray, "3"]:
         """Return the pelvis position of a shape in the rest pose, in metres."""
         return self.joint_regressor[0].astype(np.float64) @ (
             self.v_template + self.shapedirs @ betas
         )
 
 
-def load_smpl(path: str | os.PathLike, *, trust: bool = False) -> SmplModel:
+def load_smpl_model(path: str | os.PathLike, *, trust: bool = False) -> SmplModel:
     """Return the SMPL model in an .npz or an official .pkl (which needs `trust`).
 
     Raises OmfaError if the file is missing, damaged, pickled without `trust`, or not SMPL.
     """
-    raw = read_pickle(path, "SMPL model", trust=trust, stand_ins=SPARSE | _CHUMPY)
+    raw = read_pickle(path, "SMPL model", trust=trust, stand_ins=SPARSE_CLASSES | _CHUMPY)
     names = ("v_template", "shapedirs", "J_regressor", "weights", "kintree_table")
     missing = [name for name in names if not isinstance(raw, dict) or name not in raw]
     if missing:
         raise OmfaError(f"SMPL model {path}: not SMPL, missing {', '.join(missing)}")
     try:
-        arrays = {name: as_array(raw[name]) for name in names}
-        posedirs = as_array(raw["posedirs"]) if "posedirs" in raw else None
+        arrays = {name: to_dense(raw[name]) for name in names}
+        posedirs = to_dense(raw["posedirs"]) if "posedirs" in raw else None
     except (ValueError, TypeError, OmfaError) as error:
         raise OmfaError(f"SMPL model {path}: {error}") from None
     v = arrays["v_template"].shape[0]
@@ -80,7 +80,7 @@ def load_smpl(path: str | os.PathLike, *, trust: bool = False) -> SmplModel:
         if arrays[name].shape != shape:
             raise OmfaError(
                 f"SMPL model {path}: {name} is {arrays[name].shape}, expected {shape};"
-                f" SMPL's files are available at {WHERE_FROM}"
+                f" SMPL's files are available at {SMPL_DOWNLOAD}"
             )
     # uint32 files store the root's parent as 2^32 - 1
     parents = arrays["kintree_table"][0].astype(np.int64).astype(np.int32)
@@ -104,27 +104,27 @@ def forward_smpl(
 
     Source: Loper et al., "SMPL: A Skinned Multi-Person Linear Model" (2015), equations 2-10.
     """
-    rotations = rotation_matrices(np.concatenate([body.global_orient[None], body.body_pose]))
+    rotations = axis_angle_to_matrix(np.concatenate([body.global_orient[None], body.body_pose]))
     rest = model.v_template + model.shapedirs @ body.betas.astype(np.float32)
     rest_joints = model.joint_regressor.astype(np.float64) @ rest
     if model.posedirs is not None:
         feature = (rotations[1:] - np.eye(3)).astype(np.float32).ravel()
         rest = rest + model.posedirs @ feature
-    transforms, joints = skinning_transforms(rotations, rest_joints, model.parents)
+    transforms, joints = compute_skinning_transforms(rotations, rest_joints, model.parents)
     vertices = skin(rest, model.weights, transforms.astype(np.float32))
     return (vertices + body.transl).astype(np.float32), joints + body.transl
 
 
-def as_array(value: Any) -> np.ndarray:
+def to_dense(value: Any) -> np.ndarray:
     """Return a dense array from an array, a sparse matrix or chumpy's wrapper of an array."""
     if not isinstance(value, StandIn):
         return np.asarray(value)
     if isinstance(value.state, dict) and "x" in value.state:
         return np.asarray(value.state["x"])
-    return as_sparse(value).toarray()
+    return to_sparse(value).toarray()
 
 
-def as_sparse(value: Any) -> Any:
+def to_sparse(value: Any) -> Any:
     """Return a scipy sparse matrix from an array or a StandIn of a sparse one; else OmfaError."""
     from scipy.sparse import csc_matrix, csr_matrix
 

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Float32, Float64, Int
 
-from omfa_jax.body.forward import skinning_transforms
+from omfa_jax.body.forward import compute_skinning_transforms
 from omfa_jax.body.joints import JOINT_INDEX, JOINTS, PARENTS
 from omfa_jax.body.model import BodyModel
-from omfa_jax.body.params import BodyParams, from_full_pose
-from omfa_jax.body.rotations import axis_angle, rotation_matrices
+from omfa_jax.body.params import BodyParams, make_params_from_pose
+from omfa_jax.body.rotations import axis_angle_to_matrix, matrix_to_axis_angle
 from omfa_jax.core.errors import OmfaError
 
 MAX_STEPS = 40
@@ -47,7 +47,7 @@ class _State:
     def apply_step(self, step: Float64[np.ndarray, "p"]) -> "_State":
         turns, betas, transl = np.split(step, [-13, -3])
         rotations = self.rotations.copy()
-        rotations[_TURNED] = rotation_matrices(turns.reshape(-1, 3)) @ rotations[_TURNED]
+        rotations[_TURNED] = axis_angle_to_matrix(turns.reshape(-1, 3)) @ rotations[_TURNED]
         return _State(rotations, self.betas + betas, self.transl + transl)
 
 
@@ -68,7 +68,7 @@ def fit_mesh(
     ids, target = vertex_ids[::stride], target[::stride].astype(np.float64)
     mesh = _Mesh(model, ids, start)
     state = _State(
-        rotation_matrices(start.full_pose()),
+        axis_angle_to_matrix(start.get_full_pose()),
         start.betas.astype(np.float64),
         start.transl.astype(np.float64),
     )
@@ -99,8 +99,10 @@ def fit_mesh(
             f"the fitted SMPL-X mesh is {100 * distance:.1f} cm from the SMPL mesh on average"
             f" (limit {100 * MAX_MEAN_ERROR_M:.0f} cm); check --smpl-model and --correspondence"
         )
-    pose = np.stack([axis_angle(rotation) for rotation in state.rotations])
-    return from_full_pose(pose, betas=state.betas, expression=start.expression, transl=state.transl)
+    pose = np.stack([matrix_to_axis_angle(rotation) for rotation in state.rotations])
+    return make_params_from_pose(
+        pose, betas=state.betas, expression=start.expression, transl=state.transl
+    )
 
 
 class _Mesh:
@@ -120,7 +122,7 @@ class _Mesh:
         if self._posedirs is not None:
             rest = rest + self._posedirs @ (state.rotations[1:] - np.eye(3)).ravel()
         rest_joints = self._joints + self._joint_dirs @ state.betas
-        transforms, joints = skinning_transforms(state.rotations, rest_joints, PARENTS)
+        transforms, joints = compute_skinning_transforms(state.rotations, rest_joints, PARENTS)
         return rest, transforms, joints
 
     def vertices(self, state: _State) -> Float64[np.ndarray, "n 3"]:

@@ -7,25 +7,25 @@ import numpy as np
 
 from omfa_jax.body.correspondence import Correspondence, load_correspondence
 from omfa_jax.body.model import BodyModel
-from omfa_jax.body.params import BodyParams, neutral
-from omfa_jax.body.smpl import WHERE_FROM, SmplBody, SmplModel, forward_smpl, load_smpl
+from omfa_jax.body.params import BodyParams, make_neutral_params
+from omfa_jax.body.smpl import SMPL_DOWNLOAD, SmplBody, SmplModel, forward_smpl, load_smpl_model
 from omfa_jax.body.smpl_fit import fit_mesh
-from omfa_jax.core.errors import OmfaError, unknown
+from omfa_jax.core.errors import OmfaError, unknown_name
 
 METHODS = ("copy21", "fit")
 
 # SMPL's rest pelvis for the mean shape, metres; the genders' files differ by about 1 cm
-MEAN_REST_PELVIS = np.array([-0.002, -0.23, 0.028])
+MEAN_REST_PELVIS_M = np.array([-0.002, -0.23, 0.028])
 
 _FIT_NEEDS = (
     "--smpl-to-smplx fit fits a mesh and needs --smplx-model SMPLX_NEUTRAL.npz, --smpl-model"
     " SMPL_NEUTRAL.pkl and --correspondence smpl2smplx_deftrafo_setup.pkl; missing: {missing}."
-    f" SMPL: {WHERE_FROM}; SMPL-X and its model_transfer.zip: https://smpl-x.is.tue.mpg.de"
+    f" SMPL: {SMPL_DOWNLOAD}; SMPL-X and its model_transfer.zip: https://smpl-x.is.tue.mpg.de"
 )
 
 
 @dataclass(frozen=True, eq=False)
-class SmplToSmplx:
+class SmplConverter:
     """Converts SMPL bodies to parameters of one SMPL-X model.
 
     `copy21` copies the rotations of the pelvis and the first 21 joints, which have the same names
@@ -45,7 +45,7 @@ class SmplToSmplx:
 
     def __call__(self, body: SmplBody) -> BodyParams:
         """Return the SMPL-X parameters, in camera axes as `body`."""
-        start = copy21(body, self.model, self.smpl)
+        start = copy_joint_rotations(body, self.model, self.smpl)
         if self.method == "copy21":
             return start
         assert self.smpl is not None and self.correspondence is not None
@@ -53,7 +53,7 @@ class SmplToSmplx:
         return fit_mesh(self.model, target, start, self.correspondence.valid)
 
 
-def load_conversion(
+def load_converter(
     method: str,
     model: BodyModel,
     *,
@@ -61,10 +61,10 @@ def load_conversion(
     correspondence_path: str | os.PathLike | None,
     has_smplx_file: bool,
     trust: bool,
-) -> SmplToSmplx:
+) -> SmplConverter:
     """Load a converter; OmfaError lists the files that `fit` lacks and where to get them."""
     if method not in METHODS:
-        raise unknown("conversion from SMPL to SMPL-X", method, METHODS)
+        raise unknown_name("conversion from SMPL to SMPL-X", method, METHODS)
     if method == "fit":
         given = {
             "--smplx-model": has_smplx_file,
@@ -74,9 +74,9 @@ def load_conversion(
         missing = [flag for flag, is_there in given.items() if not is_there]
         if missing:
             raise OmfaError(_FIT_NEEDS.format(missing=", ".join(missing)))
-    smpl = None if smpl_path is None else load_smpl(smpl_path, trust=trust)
+    smpl = None if smpl_path is None else load_smpl_model(smpl_path, trust=trust)
     if method == "copy21":
-        return SmplToSmplx(method, model, smpl)
+        return SmplConverter(method, model, smpl)
     assert smpl is not None and correspondence_path is not None
     correspondence = load_correspondence(
         correspondence_path,
@@ -84,10 +84,12 @@ def load_conversion(
         target_vertices=len(model.v_template),
         trust=trust,
     )
-    return SmplToSmplx(method, model, smpl, correspondence)
+    return SmplConverter(method, model, smpl, correspondence)
 
 
-def copy21(body: SmplBody, model: BodyModel, smpl: SmplModel | None = None) -> BodyParams:
+def copy_joint_rotations(
+    body: SmplBody, model: BodyModel, smpl: SmplModel | None = None
+) -> BodyParams:
     """Return mean-shaped SMPL-X parameters with SMPL's first 21 joint rotations and its pelvis.
 
     The pelvis position comes from `smpl` if given, else from the estimate's file, else from SMPL's
@@ -95,12 +97,12 @@ def copy21(body: SmplBody, model: BodyModel, smpl: SmplModel | None = None) -> B
     without aligning the pelvis the person would be misplaced by that.
     """
     if smpl is not None:
-        pelvis = body.transl + smpl.rest_pelvis(body.betas)
+        pelvis = body.transl + smpl.compute_rest_pelvis(body.betas)
     elif body.pelvis is not None:
         pelvis = body.pelvis
     else:
-        pelvis = body.transl + MEAN_REST_PELVIS
-    return neutral().replace(
+        pelvis = body.transl + MEAN_REST_PELVIS_M
+    return make_neutral_params().replace(
         global_orient=body.global_orient,
         body_pose=body.body_pose[:21],
         transl=pelvis - model.joint_template[0],

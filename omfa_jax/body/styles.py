@@ -7,9 +7,9 @@ import numpy as np
 from jaxtyping import Float, Int32
 
 from omfa_jax.body.joints import JOINT_INDEX
-from omfa_jax.body.mesh import vertex_normals
+from omfa_jax.body.mesh import compute_vertex_normals
 from omfa_jax.body.model import BodyModel
-from omfa_jax.core.errors import OmfaError, unknown
+from omfa_jax.core.errors import OmfaError, unknown_name
 
 STYLES = ("normals", "positions", "parts", "shaded")
 
@@ -18,7 +18,7 @@ _AMBIENT = 0.25
 _ALBEDO = 0.85
 
 
-class Painted(NamedTuple):
+class PaintedMesh(NamedTuple):
     """A mesh in camera axes with a colour (0..1) per vertex, to be rendered without lighting."""
 
     vertices: Float[np.ndarray, "v 3"]
@@ -31,7 +31,7 @@ def paint(
     vertices: Float[np.ndarray, "v 3"],
     faces: Int32[np.ndarray, "f 3"],
     body: BodyModel | None,
-) -> Painted:
+) -> PaintedMesh:
     """Return the mesh (camera axes, metres) coloured in `style`.
 
     normals: (n + 1) / 2 with x right, y up, z towards the viewer. positions: each vertex's position
@@ -40,7 +40,7 @@ def paint(
     Raises OmfaError for an unknown style or a `body` that does not match.
     """
     if style not in STYLES:
-        raise unknown("pose map style", style, STYLES)
+        raise unknown_name("pose map style", style, STYLES)
     if style in ("parts", "positions"):
         if body is None or len(body.v_template) != len(vertices):
             came = "none" if body is None else f"one of {len(body.v_template)}"
@@ -50,17 +50,17 @@ def paint(
             )
         if style == "parts":
             return _paint_parts(vertices, faces, body.part_ids)
-        return Painted(vertices, faces, rest_positions(body))
+        return PaintedMesh(vertices, faces, compute_rest_positions(body))
     # from camera axes (y down, z forward) to the viewer's (y up, z backward)
-    normals = vertex_normals(vertices, faces) * (1.0, -1.0, -1.0)
+    normals = compute_vertex_normals(vertices, faces) * (1.0, -1.0, -1.0)
     if style == "normals":
-        return Painted(vertices, faces, (normals + 1) / 2)
+        return PaintedMesh(vertices, faces, (normals + 1) / 2)
     lit = np.clip(normals @ (_LIGHT / np.linalg.norm(_LIGHT)), 0, 1)
     grey = _ALBEDO * (_AMBIENT + (1 - _AMBIENT) * lit)
-    return Painted(vertices, faces, np.repeat(grey[:, None], 3, axis=1))
+    return PaintedMesh(vertices, faces, np.repeat(grey[:, None], 3, axis=1))
 
 
-def rest_positions(body: BodyModel) -> Float[np.ndarray, "v 3"]:
+def compute_rest_positions(body: BodyModel) -> Float[np.ndarray, "v 3"]:
     """Return each vertex's position in the rest pose, scaled to 0..1: the same in every pose.
 
     Red runs from the right hand to the left, green from the soles to the crown, blue from back to
@@ -79,7 +79,7 @@ def rest_positions(body: BodyModel) -> Float[np.ndarray, "v 3"]:
 
 
 @functools.cache
-def palette() -> Float[np.ndarray, "n 3"]:
+def make_palette() -> Float[np.ndarray, "n 3"]:
     """Return 56 RGB colours (0..1), each as far as possible from those before, none near black."""
     levels = np.linspace(0, 1, 4)
     grid = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), axis=-1).reshape(-1, 3)
@@ -96,11 +96,11 @@ def _paint_parts(
     vertices: Float[np.ndarray, "v 3"],
     faces: Int32[np.ndarray, "f 3"],
     part_ids: Int32[np.ndarray, "v"],
-) -> Painted:
+) -> PaintedMesh:
     corner = part_ids[faces]
     # the part that two corners share, else that of the first corner
     part = np.where(corner[:, 1] == corner[:, 2], corner[:, 1], corner[:, 0])
-    colors = palette()[part % len(palette())]
+    colors = make_palette()[part % len(make_palette())]
     # each face gets its own vertices, so that colours are not interpolated between parts
     own = np.arange(faces.size, dtype=np.int32).reshape(-1, 3)
-    return Painted(vertices[faces].reshape(-1, 3), own, np.repeat(colors, 3, axis=0))
+    return PaintedMesh(vertices[faces].reshape(-1, 3), own, np.repeat(colors, 3, axis=0))

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int32, UInt8
 
-from omfa_jax.core.errors import OmfaError, unknown
+from omfa_jax.core.errors import OmfaError, unknown_name
 
 ENGINES = ("auto", "numba", "numpy")
 _NUMPY_CHUNK_PX = 4_000_000
@@ -52,12 +52,12 @@ def rasterize(
     engines give the same image. Raises OmfaError for `engine="numba"` without numba.
     """
     if engine not in ENGINES:
-        raise unknown("z-buffer engine", engine, ENGINES)
+        raise unknown_name("z-buffer engine", engine, ENGINES)
     if engine == "numba" and not has_numba():
         raise OmfaError("z-buffer engine 'numba': numba is not installed; pip install numba")
-    points = screen_points(screen)
+    points = to_screen_points(screen)
     faces = np.ascontiguousarray(faces, dtype=np.int32)
-    out = empty_raster(width_px, height_px)
+    out = make_empty_raster(width_px, height_px)
     if engine == "numpy" or not has_numba():
         _rasterize_numpy(points, faces, cull_back, out)
     else:
@@ -67,7 +67,7 @@ def rasterize(
     return out
 
 
-def screen_points(screen: Float[np.ndarray, "v 3"]) -> Float[np.ndarray, "v 3"]:
+def to_screen_points(screen: Float[np.ndarray, "v 3"]) -> Float[np.ndarray, "v 3"]:
     """Return float64 (x, y, 1 / depth) for the kernels; 1 / depth is 0 for unusable points."""
     points = np.array(screen, dtype=np.float64, order="C")
     usable = np.isfinite(points).all(axis=1) & (points[:, 2] > 0)
@@ -76,7 +76,7 @@ def screen_points(screen: Float[np.ndarray, "v 3"]) -> Float[np.ndarray, "v 3"]:
     return points
 
 
-def empty_raster(width_px: int, height_px: int) -> Raster:
+def make_empty_raster(width_px: int, height_px: int) -> Raster:
     """Return empty buffers."""
     size = (height_px, width_px)
     return Raster(
@@ -102,7 +102,7 @@ def draw(
     is `samples` times as large. Visibility is that of `rasterize`.
     """
     picture = np.zeros((height_px, width_px, 3), np.uint8)
-    points = screen_points(screen)
+    points = to_screen_points(screen)
     seen = points[np.isfinite(points[:, 2])]
     if not len(seen):
         return picture
@@ -117,7 +117,7 @@ def draw(
     sides = (window.shape[0] * samples, window.shape[1] * samples)
     faces = np.ascontiguousarray(faces, dtype=np.int32)
     if engine == "numpy" or not has_numba():
-        raster = empty_raster(sides[1], sides[0])
+        raster = make_empty_raster(sides[1], sides[0])
         _rasterize_numpy(points, faces, True, raster)
         window[:] = _shade(raster, faces, colors, samples)
         return picture

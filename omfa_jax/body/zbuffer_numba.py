@@ -14,14 +14,14 @@ import numpy as np
 
 @numba.njit(cache=True, nogil=True)
 @no_type_check
-def signed_area(ax: float, ay: float, bx: float, by: float, cx: float, cy: float) -> float:
+def compute_signed_area(ax: float, ay: float, bx: float, by: float, cx: float, cy: float) -> float:
     """Return twice the triangle's area on the screen (px^2), negative if it faces the camera."""
     return (bx - ax) * (cy - ay) - (cx - ax) * (by - ay)
 
 
 @numba.njit(cache=True, nogil=True)
 @no_type_check
-def pixel_range(a: float, b: float, c: float, size_px: int) -> tuple[int, int]:
+def compute_pixel_range(a: float, b: float, c: float, size_px: int) -> tuple[int, int]:
     """Return the (first, last) pixel with its centre between three coordinates; may be empty."""
     low = max(ceil(min(a, b, c) - 0.5), 0)
     high = min(floor(max(a, b, c) - 0.5), size_px - 1)
@@ -45,14 +45,14 @@ def rasterize_into(
         ax, ay, inverse_a = points[a, 0], points[a, 1], points[a, 2]
         bx, by, inverse_b = points[b, 0], points[b, 1], points[b, 2]
         cx, cy, inverse_c = points[c, 0], points[c, 1], points[c, 2]
-        area = signed_area(ax, ay, bx, by, cx, cy)
+        area = compute_signed_area(ax, ay, bx, by, cx, cy)
         if area == 0.0 or (cull_back and area > 0.0):
             continue
         if inverse_a <= 0.0 or inverse_b <= 0.0 or inverse_c <= 0.0:
             continue
         scale = 1.0 / area
-        left, right = pixel_range(ax, bx, cx, width)
-        top, bottom = pixel_range(ay, by, cy, height)
+        left, right = compute_pixel_range(ax, bx, cx, width)
+        top, bottom = compute_pixel_range(ay, by, cy, height)
         for y in range(top, bottom + 1):
             py = y + 0.5
             for x in range(left, right + 1):
@@ -100,11 +100,11 @@ def paint_into(
         ax, ay, inverse_a = points[a, 0], points[a, 1], points[a, 2]
         bx, by, inverse_b = points[b, 0], points[b, 1], points[b, 2]
         cx, cy, inverse_c = points[c, 0], points[c, 1], points[c, 2]
-        area = signed_area(ax, ay, bx, by, cx, cy)
+        area = compute_signed_area(ax, ay, bx, by, cx, cy)
         if area >= 0.0 or inverse_a <= 0.0 or inverse_b <= 0.0 or inverse_c <= 0.0:
             continue
-        left, right = pixel_range(ax, bx, cx, width)
-        top, bottom = pixel_range(ay, by, cy, height)
+        left, right = compute_pixel_range(ax, bx, cx, width)
+        top, bottom = compute_pixel_range(ay, by, cy, height)
         # weights over depth are linear on the screen; each row restarts, so errors do not add up
         scale_a, scale_b, scale_c = inverse_a / area, inverse_b / area, inverse_c / area
         across_a, across_b, across_c = (by - cy) * scale_a, (cy - ay) * scale_b, (ay - by) * scale_c

@@ -4,8 +4,8 @@ import argparse
 import logging
 from pathlib import Path
 
-from omfa_jax.cli.flags import path_text
-from omfa_jax.core.errors import OmfaError, unknown
+from omfa_jax.cli.flags import parse_path_text
+from omfa_jax.core.errors import OmfaError, unknown_name
 from omfa_jax.core.files import require_dir
 
 log = logging.getLogger(__name__)
@@ -26,19 +26,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--in",
         dest="path",
         required=True,
-        type=path_text,
+        type=parse_path_text,
         metavar="PATH",
         help="output file or folder of the tool, see docs/bodies.md",
     )
     parser.add_argument(
-        "--raw", required=True, type=path_text, metavar="DIR", help="raw data set folder"
+        "--raw", required=True, type=parse_path_text, metavar="DIR", help="raw data set folder"
     )
     parser.add_argument(
         "--split", metavar="NAME", help="split to import to (default: every folder with photos)"
     )
     parser.add_argument(
         "--smplx-model",
-        type=path_text,
+        type=parse_path_text,
         metavar="FILE",
         help="SMPL-X .npz of the bodies, as for `omfa data poses` (default: the free body)",
     )
@@ -48,10 +48,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="WAY",
         help="copy21 (approximate) or fit (of meshes, needs the model files); default: %(default)s",
     )
-    parser.add_argument("--smpl-model", type=path_text, metavar="FILE", help="SMPL .npz or .pkl")
+    parser.add_argument(
+        "--smpl-model", type=parse_path_text, metavar="FILE", help="SMPL .npz or .pkl"
+    )
     parser.add_argument(
         "--correspondence",
-        type=path_text,
+        type=parse_path_text,
         metavar="FILE",
         help="smpl2smplx_deftrafo_setup.pkl, or identity, with --smpl-to-smplx fit",
     )
@@ -70,20 +72,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Import the bodies, and log what was skipped; raise an OmfaError at the end on failures."""
-    from omfa_jax.body.hands import load_hands
+    from omfa_jax.body.hands import load_hand_basis
     from omfa_jax.body.import_folder import import_bodies
-    from omfa_jax.body.importers.common import Reading
-    from omfa_jax.body.importers.sources import SOURCES
-    from omfa_jax.body.model import load_model
-    from omfa_jax.body.smpl_to_smplx import load_conversion
+    from omfa_jax.body.importers.common import ImportOptions
+    from omfa_jax.body.importers.sources import IMPORTERS
+    from omfa_jax.body.model import load_body_model
+    from omfa_jax.body.smpl_to_smplx import load_converter
 
-    if options.source not in SOURCES:
-        raise unknown("tool (--from)", options.source, SOURCES)
+    if options.source not in IMPORTERS:
+        raise unknown_name("tool (--from)", options.source, IMPORTERS)
     if options.hands not in ("flat", "mean"):
-        raise unknown("hand pose (--hands)", options.hands, ("flat", "mean"))
+        raise unknown_name("hand pose (--hands)", options.hands, ("flat", "mean"))
     require_dir(options.raw, "raw data set", "--raw")
-    model = load_model(options.smplx_model)
-    convert = load_conversion(
+    model = load_body_model(options.smplx_model)
+    convert = load_converter(
         options.smpl_to_smplx,
         model,
         smpl_path=options.smpl_model,
@@ -91,13 +93,13 @@ def run(options: argparse.Namespace) -> None:
         has_smplx_file=options.smplx_model is not None,
         trust=options.allow_pickle,
     )
-    reading = Reading(
-        trust=options.allow_pickle,
+    reading = ImportOptions(
+        allow_pickle=options.allow_pickle,
         model=model,
-        hands=load_hands(options.smplx_model),
+        hands=load_hand_basis(options.smplx_model),
         hands_from_mean=options.hands == "mean",
     )
-    source = SOURCES[options.source](Path(options.path).expanduser(), reading)
+    source = IMPORTERS[options.source](Path(options.path).expanduser(), reading)
     report = import_bodies(
         source, options.raw, convert, split=options.split, overwrite=options.overwrite
     )

@@ -15,8 +15,8 @@ from typing import Any
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from omfa_jax.cli import config_table
-from omfa_jax.core.bounds import shown
-from omfa_jax.core.errors import OmfaError, unknown
+from omfa_jax.core.bounds import format_value
+from omfa_jax.core.errors import OmfaError, unknown_name
 from omfa_jax.core.files import require_file
 from omfa_jax.core.tasks import COMPONENTS, Task
 from omfa_jax.data.augment import AugmentSettings
@@ -75,7 +75,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     except BaseException as error:
         old = find_renamed_key(error)
         if old is not None:
-            raise OmfaError(f"{config_table.renamed_key(old)}; change {path}") from error
+            raise OmfaError(f"{config_table.make_renamed_key_error(old)}; change {path}") from error
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise OmfaError(f"config {path} cannot be run: {reason}") from error
     if isinstance(config, FrozenConfigDict):
@@ -85,7 +85,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
             f"config {path}: get_config() must return the ConfigDict of base.get_config(), got"
             f" {type(config).__name__}"
         )
-    config_table.complete(config)
+    config_table.update_old_config(config)
     given: dict[str, str] = {}
     for override in overrides:
         apply_override(config, override)
@@ -94,7 +94,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
             log.warning("%s is given as %s and as %s: using the last one", name, given[name], text)
             given[name] = text
     try:
-        config_table.check(config)
+        config_table.check_config(config)
         checked: Config = config.lock()
     except (TypeError, RecursionError) as error:
         # keys that are not strings, or a config that contains itself
@@ -124,23 +124,23 @@ def apply_override(config: Config, override: str) -> None:
         raise OmfaError(f"unknown flag {override!r}; config values are set as --config.a.b=value")
     dotted, text = override[len(PREFIX) :].split("=", 1)
     if dotted in RENAMED_KEYS:
-        raise config_table.renamed_key(dotted)
+        raise config_table.make_renamed_key_error(dotted)
     *folders, name = dotted.split(".")
     node = config
     for folder in folders:
         if folder not in node or not isinstance(node[folder], ConfigDict):
-            raise unknown(f"config group in {override!r}", folder, node.keys())
+            raise unknown_name(f"config group in {override!r}", folder, node.keys())
         node = node[folder]
     if name not in node:
-        raise unknown(f"config value in {override!r}", name, node.keys())
+        raise unknown_name(f"config value in {override!r}", name, node.keys())
     if isinstance(node[name], ConfigDict):
         raise OmfaError(
             f"{override!r} is a group; set one of its values: {', '.join(node[name].keys())}"
         )
-    node[name] = parsed(text, node[name], override)
+    node[name] = parse_value(text, node[name], override)
 
 
-def parsed(text: str, default: Any, where: str) -> Any:
+def parse_value(text: str, default: Any, where: str) -> Any:
     """Return `text` converted to the type of `default`; an OmfaError if it cannot be."""
     if isinstance(default, str):
         return text
@@ -163,11 +163,11 @@ def parsed(text: str, default: Any, where: str) -> Any:
         value = tuple(value)
     if type(value) is not type(default):
         kind, name = type(default).__name__, where.partition("=")[0]
-        raise OmfaError(f"{name}: expected {kind}, got {shown(text)}")
+        raise OmfaError(f"{name}: expected {kind}, got {format_value(text)}")
     return value
 
 
-def diffusion_settings(config: Config, vae: VAEConfig) -> DiffusionSettings:
+def make_diffusion_settings(config: Config, vae: VAEConfig) -> DiffusionSettings:
     """Return the settings saved with the weights; the VAE fixes stride and latent channels."""
     tasks = []
     for name, row in config.tasks.items():
@@ -191,7 +191,7 @@ def diffusion_settings(config: Config, vae: VAEConfig) -> DiffusionSettings:
     )
 
 
-def weights_source(config: Config) -> WeightsSource:
+def make_weights_source(config: Config) -> WeightsSource:
     """Return where the run's initial weights come from."""
     m = config.model
     return WeightsSource(
@@ -202,11 +202,11 @@ def weights_source(config: Config) -> WeightsSource:
         ignore_scheduler=m.ignore_scheduler,
         start_from=config.checkpoint.start_from,
         seed=config.seed,
-        diffusion_for=functools.partial(diffusion_settings, config),
+        diffusion_for=functools.partial(make_diffusion_settings, config),
     )
 
 
-def train_settings(config: Config) -> TrainSettings:
+def make_train_settings(config: Config) -> TrainSettings:
     """Return the training run's settings."""
     o, t = config.optimizer, config.train
     return TrainSettings(
@@ -238,7 +238,7 @@ def train_settings(config: Config) -> TrainSettings:
     )
 
 
-def pipeline_settings(config: Config, *, vae_id: str = "") -> PipelineSettings:
+def make_pipeline_settings(config: Config, *, vae_id: str = "") -> PipelineSettings:
     """Return the data pipeline's settings, from the mixture if set, else latents, else records.
 
     With a mixture, `records` is its first folder, which evaluation reads.
@@ -253,7 +253,7 @@ def pipeline_settings(config: Config, *, vae_id: str = "") -> PipelineSettings:
     return PipelineSettings(
         records=folder,
         slots={name: tuple(config.canvas[name]) for name in COMPONENTS},
-        vae_id=vae_id if trains_on_latents(config) else "",
+        vae_id=vae_id if uses_latents(config) else "",
         pose_style=config.data.pose_style,
         threads=config.data.threads,
         prefetch_batches=config.data.prefetch,
@@ -265,7 +265,7 @@ def pipeline_settings(config: Config, *, vae_id: str = "") -> PipelineSettings:
     )
 
 
-def trains_on_latents(config: Config) -> bool:
+def uses_latents(config: Config) -> bool:
     """Return whether training reads latents instead of images."""
     mixture = parse_mixture(config.data.mixture)
     if mixture:
@@ -273,17 +273,17 @@ def trains_on_latents(config: Config) -> bool:
     return bool(config.data.latents)
 
 
-def mesh_settings(config: Config) -> MeshSettings:
+def make_mesh_settings(config: Config) -> MeshSettings:
     """Return the mesh's shape."""
     return MeshSettings(**config.mesh.to_dict())
 
 
-def sampler_settings(config: Config) -> SamplerSettings:
+def make_sampler_settings(config: Config) -> SamplerSettings:
     """Return the sampler's settings."""
     return SamplerSettings(**config.sample.to_dict())
 
 
-def evaluation_settings(config: Config) -> EvaluationSettings:
+def make_evaluation_settings(config: Config) -> EvaluationSettings:
     """Return the settings of the evaluation during training."""
     e = config.eval
     return EvaluationSettings(
@@ -293,7 +293,7 @@ def evaluation_settings(config: Config) -> EvaluationSettings:
         loss_timesteps=e.loss_timesteps,
         examples=e.examples,
         tasks=tuple(e.tasks),
-        sampler=dataclasses.replace(sampler_settings(config), steps=e.steps),
+        sampler=dataclasses.replace(make_sampler_settings(config), steps=e.steps),
         image_records=config.data.records,
         compute_dtype=config.train.compute_dtype,
         attention=config.train.attention,

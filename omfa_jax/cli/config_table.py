@@ -11,69 +11,80 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import RequiredValueError
 
 from omfa_jax.body.styles import STYLES
-from omfa_jax.core.bounds import SEED, Choice, Flag, Number, Row, Text, Tuple, Whole, fault, shown
-from omfa_jax.core.errors import OmfaError, raise_all, unknown
-from omfa_jax.core.tasks import COMPONENTS, WEIGHT
-from omfa_jax.data.augment import AUGMENT
+from omfa_jax.core.bounds import (
+    SEED_RULE,
+    Boolean,
+    Choice,
+    FloatRange,
+    IntRange,
+    Rule,
+    Text,
+    TupleOf,
+    check_value,
+    format_value,
+)
+from omfa_jax.core.errors import OmfaError, raise_all, unknown_name
+from omfa_jax.core.tasks import COMPONENTS, WEIGHT_RULE
+from omfa_jax.data.augment import AUGMENT_BOUNDS
 from omfa_jax.diffusion.canvas import LAYOUTS
-from omfa_jax.diffusion.partial import INPUTS, PREDICTIONS
-from omfa_jax.diffusion.sample import SAMPLER
-from omfa_jax.diffusion.schedule import SCHEDULE, TIMESTEPS
+from omfa_jax.diffusion.partial import INPUTS, PREDICTION_TYPES
+from omfa_jax.diffusion.sample import SAMPLER_RULES
+from omfa_jax.diffusion.schedule import SCHEDULE_RULES, TIMESTEP_RULES
 from omfa_jax.evals.heldout import NOISE_LEVELS
 from omfa_jax.models.presets import UNETS, VAES
-from omfa_jax.parallel.attention import KERNELS
+from omfa_jax.parallel.attention import ATTENTION_KERNELS
 from omfa_jax.train.config_keys import RENAMED_KEYS
 from omfa_jax.train.settings import KEEP, LOSS, OPTIMIZER, TRAIN
 
 OBJECTIVES = ("partial_diffusion", "autoencoder")
 # pixels of a slot's side; no accelerator holds the activations of a larger image
-SIDE_PX = Whole(8, 16384)
+SIDE_PX = IntRange(8, 16384)
 # no host has as many cores: more threads or processes are a typing error
-WORKERS = Whole(0, 4096)
+WORKERS = IntRange(0, 4096)
 # devices along a mesh axis; -1 = all that are left
-AXIS = Whole(1, 2**20, also=-1)
+AXIS = IntRange(1, 2**20, or_value=-1)
 
 
-def _in(group: str, rows: Mapping[str, Row], *names: str) -> dict[str, Row]:
+def _in(group: str, rows: Mapping[str, Rule], *names: str) -> dict[str, Rule]:
     return {f"{group}.{name}": rows[name] for name in names or rows}
 
 
-TABLE: dict[str, Row] = {
+TABLE: dict[str, Rule] = {
     "objective": Choice(OBJECTIVES),
-    "seed": SEED,
+    "seed": SEED_RULE,
     "model.unet": Choice(UNETS),
     "model.vae": Choice(VAES),
     "model.init": Text(),
-    "model.init_unet": Flag(),
-    "model.ignore_scheduler": Flag(),
-    "model.reference": Flag(),
-    "tasks.*.noised": Tuple(Choice(COMPONENTS), 1, len(COMPONENTS), distinct=True),
-    "tasks.*.weight": WEIGHT,
+    "model.init_unet": Boolean(),
+    "model.ignore_scheduler": Boolean(),
+    "model.reference": Boolean(),
+    "tasks.*.noised": TupleOf(Choice(COMPONENTS), 1, len(COMPONENTS), unique=True),
+    "tasks.*.weight": WEIGHT_RULE,
     "tasks.*.prompt": Text(),
     "canvas.layout": Choice(LAYOUTS),
-    **{f"canvas.{name}": Tuple(SIDE_PX, 2, 2) for name in COMPONENTS},
-    "diffusion.unet_inputs": Tuple(Choice(INPUTS), 1, len(INPUTS), distinct=True),
-    "diffusion.prediction": Choice(PREDICTIONS),
-    **_in("diffusion", SCHEDULE, "zero_terminal_snr", "spacing", "steps_offset"),
+    **{f"canvas.{name}": TupleOf(SIDE_PX, 2, 2) for name in COMPONENTS},
+    "diffusion.unet_inputs": TupleOf(Choice(INPUTS), 1, len(INPUTS), unique=True),
+    "diffusion.prediction": Choice(PREDICTION_TYPES),
+    **_in("diffusion", SCHEDULE_RULES, "zero_terminal_snr", "spacing", "steps_offset"),
     **_in("diffusion", LOSS),
-    **_in("timesteps", TIMESTEPS),
+    **_in("timesteps", TIMESTEP_RULES),
     "data.records": Text(),
     "data.latents": Text(),
     "data.mixture": Text(),
     "data.split": Text(),
     "data.pose_style": Choice(STYLES),
     "data.threads": WORKERS,
-    "data.prefetch": Whole(1, 65536),
+    "data.prefetch": IntRange(1, 65536),
     "data.processes": WORKERS,
-    "data.multi_pose_prob": Number(0, 1),
-    "data.sample_latents": Flag(),
-    **_in("data.augment", AUGMENT),
+    "data.multi_pose_prob": FloatRange(0, 1),
+    "data.sample_latents": Boolean(),
+    **_in("data.augment", AUGMENT_BOUNDS),
     **_in("train", TRAIN, "steps", "batch_size", "grad_accum_steps", "compute_dtype", "remat"),
     **_in("train", TRAIN, "ema_decay", "on_nonfinite"),
-    "train.attention": Choice(KERNELS),
+    "train.attention": Choice(ATTENTION_KERNELS),
     **_in("optimizer", OPTIMIZER),
     **{f"mesh.{axis}": AXIS for axis in ("data", "fsdp", "tensor", "slice")},
-    "mesh.allow_replicated": Flag(),
+    "mesh.allow_replicated": Boolean(),
     "checkpoint.every_steps": TRAIN["save_every_steps"],
     "checkpoint.max_to_keep": KEEP["last"],
     "checkpoint.keep_every_steps": KEEP["every_steps"],
@@ -81,43 +92,43 @@ TABLE: dict[str, Row] = {
     "checkpoint.start_from": Text(),
     "log.every_steps": TRAIN["log_every_steps"],
     "log.samples_every_steps": TRAIN["samples_every_steps"],
-    "log.samples": Whole(1, 4096),
+    "log.samples": IntRange(1, 4096),
     "log.wandb_project": TRAIN["wandb_project"],
     "eval.every_steps": TRAIN["evaluate_every_steps"],
     "eval.split": Text(),
-    "eval.seed": SEED,
-    "eval.loss_examples": Whole(1),
-    "eval.loss_timesteps": Whole(NOISE_LEVELS, 1000, multiple_of=NOISE_LEVELS),
-    "eval.examples": Whole(),
-    "eval.tasks": Tuple(Text(), 0, 1000, distinct=True),
-    "eval.steps": SAMPLER["steps"],
+    "eval.seed": SEED_RULE,
+    "eval.loss_examples": IntRange(1),
+    "eval.loss_timesteps": IntRange(NOISE_LEVELS, 1000, multiple_of=NOISE_LEVELS),
+    "eval.examples": IntRange(),
+    "eval.tasks": TupleOf(Text(), 0, 1000, unique=True),
+    "eval.steps": SAMPLER_RULES["steps"],
     "autoencoder.crop_px": SIDE_PX,
-    "autoencoder.latent_noise": Number(0, 100),
+    "autoencoder.latent_noise": FloatRange(0, 100),
     "autoencoder.decoder_of": Text(),
-    **_in("sample", SAMPLER),
+    **_in("sample", SAMPLER_RULES),
 }
 
 
 # keys added after studies had saved complete configs, with the value that was implied before
-YOUNGER: dict[str, Any] = {"model.ignore_scheduler": False, "mesh.allow_replicated": False}
+ADDED_KEYS: dict[str, Any] = {"model.ignore_scheduler": False, "mesh.allow_replicated": False}
 GROUPS = {key.rsplit(".", levels)[0] for key in TABLE for levels in (1, 2) if "." in key}
 
 
-def row_of(name: str) -> Row | None:
+def find_row(name: str) -> Rule | None:
     """Return the row for a dotted name, None if there is none."""
     patterns = (key for key in TABLE if "*" in key and _matches(name, key))
     return TABLE.get(name) or next((TABLE[key] for key in patterns), None)
 
 
-def check(config: Any) -> None:
+def check_config(config: Any) -> None:
     """Check every value of a config, and convert it to its row's type, such as int to float.
 
     A single OmfaError has a line for each error: a value of the wrong type or out of range, an
     unknown name, a missing name.
     """
-    complete(config)
+    update_old_config(config)
     try:
-        found = dict(leaves(config))
+        found = dict(list_leaves(config))
     except RequiredValueError as error:
         raise OmfaError(f"config: a required value is not set: {error}") from None
     faults = [error for name, value in found.items() if (error := _fault(name, value)) is not None]
@@ -127,7 +138,7 @@ def check(config: Any) -> None:
     ]
     raise_all(faults)
     for name, value in found.items():
-        row = row_of(name)
+        row = find_row(name)
         assert row is not None
         wanted = row.read(value)
         # a value of the right type stays: it may be a reference to another one
@@ -146,7 +157,7 @@ def check(config: Any) -> None:
         )
 
 
-def complete(config: ConfigDict) -> None:
+def update_old_config(config: ConfigDict) -> None:
     """Update a complete config of an older version, such as a study's: rename keys, add new ones.
 
     A config that has the new name of a key as well is not an old one: its old key stays, and
@@ -162,7 +173,7 @@ def complete(config: ConfigDict) -> None:
             with node.unlocked():
                 node[new_name] = node[old_name]
                 del node[old_name]
-    for name, value in YOUNGER.items():
+    for name, value in ADDED_KEYS.items():
         group, key = name.split(".")
         node = config.get(group)
         if isinstance(node, ConfigDict) and key not in node:
@@ -170,30 +181,30 @@ def complete(config: ConfigDict) -> None:
                 node[key] = value
 
 
-def leaves(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def list_leaves(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yield (dotted name, value) of each value of a config, depth first."""
     for key, value in config.items():
         name = f"{prefix}{key}"
-        if isinstance(value, ConfigDict) and len(value) and row_of(name) is None:
-            yield from leaves(value, f"{name}.")
+        if isinstance(value, ConfigDict) and len(value) and find_row(name) is None:
+            yield from list_leaves(value, f"{name}.")
         else:
             yield name, value
 
 
 def _fault(name: str, value: Any) -> OmfaError | None:
-    row = row_of(name)
+    row = find_row(name)
     if row is not None:
-        return fault(f"config.{name}", row, value)
+        return check_value(f"config.{name}", row, value)
     if name in RENAMED_KEYS:
-        return renamed_key(name)
+        return make_renamed_key_error(name)
     if any(_matches(name, group) for group in GROUPS):
-        return OmfaError(f"config.{name}: expected a group of values, got {shown(value)}")
+        return OmfaError(f"config.{name}: expected a group of values, got {format_value(value)}")
     group = name.rpartition(".")[0]
     beside = [key for key in TABLE if _matches(group, key.rpartition(".")[0])]
-    return unknown("value", f"config.{name}", [f"config.{key}" for key in beside or GROUPS])
+    return unknown_name("value", f"config.{name}", [f"config.{key}" for key in beside or GROUPS])
 
 
-def renamed_key(name: str) -> OmfaError:
+def make_renamed_key_error(name: str) -> OmfaError:
     """Return the error for a key that has another name now."""
     return OmfaError(f"config.{name} has been renamed to config.{RENAMED_KEYS[name]}")
 

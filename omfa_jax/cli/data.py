@@ -9,7 +9,14 @@ from pathlib import Path
 from tqdm import tqdm
 
 from omfa_jax.cli import bodies, datasets, duplicates, fit, poses
-from omfa_jax.cli.flags import BATCH, SEED, SIDE_PX, WORKERS, path_text, whole
+from omfa_jax.cli.flags import (
+    BATCH_TYPE,
+    SEED_TYPE,
+    SIDE_PX_TYPE,
+    WORKERS_TYPE,
+    int_between,
+    parse_path_text,
+)
 from omfa_jax.cli.records import add_writing_arguments, writing_options
 from omfa_jax.core.errors import OmfaError
 
@@ -28,19 +35,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     cores = os.cpu_count() or 1
     make = command("synthesize", "write a synthetic data set in the layout of a real one")
-    make.add_argument("--out", required=True, type=path_text, metavar="DIR", help="folder to write")
+    make.add_argument(
+        "--out", required=True, type=parse_path_text, metavar="DIR", help="folder to write"
+    )
     make.add_argument("--layout", default="viton_hd", help=f"{DATASETS} (default: %(default)s)")
     for split, people in (("train", 1000), ("val", 50), ("test", 100)):
         text = f"number of people in the {split} split (default: %(default)s)"
-        make.add_argument(f"--{split}", type=whole(), default=people, metavar="N", help=text)
+        make.add_argument(f"--{split}", type=int_between(), default=people, metavar="N", help=text)
     make.add_argument(
-        "--height", type=SIDE_PX, default=128, help="photo height in pixels (default: %(default)s)"
+        "--height",
+        type=SIDE_PX_TYPE,
+        default=128,
+        help="photo height in pixels (default: %(default)s)",
     )
     make.add_argument(
-        "--width", type=SIDE_PX, default=96, help="photo width in pixels (default: %(default)s)"
+        "--width",
+        type=SIDE_PX_TYPE,
+        default=96,
+        help="photo width in pixels (default: %(default)s)",
     )
-    make.add_argument("--seed", type=SEED, default=0, help="random seed (default: %(default)s)")
-    make.add_argument("--processes", type=WORKERS, default=cores, help=WORKER_HELP)
+    make.add_argument(
+        "--seed", type=SEED_TYPE, default=0, help="random seed (default: %(default)s)"
+    )
+    make.add_argument("--processes", type=WORKERS_TYPE, default=cores, help=WORKER_HELP)
 
     bodies.add_arguments(command("bodies", bodies.HELP))
     fit.add_arguments(command("fit", fit.HELP))
@@ -50,14 +67,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     build = command("build", "convert a raw data set to records")
     build.add_argument(
-        "--raw", required=True, type=path_text, metavar="DIR", help="raw data set folder"
+        "--raw", required=True, type=parse_path_text, metavar="DIR", help="raw data set folder"
     )
     build.add_argument(
-        "--out", required=True, type=path_text, metavar="DIR", help="records folder to write"
+        "--out", required=True, type=parse_path_text, metavar="DIR", help="records folder to write"
     )
     build.add_argument("--dataset", default="viton_hd", help=f"{DATASETS} (default: %(default)s)")
     datasets.add_arguments(build)
-    build.add_argument("--processes", type=WORKERS, default=1, help=WORKER_HELP)
+    build.add_argument("--processes", type=WORKERS_TYPE, default=1, help=WORKER_HELP)
     build.add_argument("--overwrite", action="store_true", help="replace the records in --out")
     add_writing_arguments(build)
 
@@ -65,49 +82,62 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     latents = command("latents", "encode records to VAE latents, so that training does not have to")
     latents.add_argument(
-        "--records", required=True, type=path_text, metavar="DIR", help="image records to encode"
+        "--records",
+        required=True,
+        type=parse_path_text,
+        metavar="DIR",
+        help="image records to encode",
     )
     latents.add_argument(
         "--model",
         required=True,
-        type=path_text,
+        type=parse_path_text,
         metavar="DIR",
         help="diffusers folder with the VAE (vae/)",
     )
     latents.add_argument(
         "--config",
         required=True,
-        type=path_text,
+        type=parse_path_text,
         metavar="FILE",
         help="config file, for the slot sizes",
     )
     latents.add_argument(
-        "--out", required=True, type=path_text, metavar="DIR", help="latents folder to write"
+        "--out", required=True, type=parse_path_text, metavar="DIR", help="latents folder to write"
     )
     latents.add_argument(
-        "--batch-size", type=BATCH, default=32, help="images per batch (default: %(default)s)"
+        "--batch-size", type=BATCH_TYPE, default=32, help="images per batch (default: %(default)s)"
     )
     latents.add_argument("--overwrite", action="store_true", help="replace the latents in --out")
     add_writing_arguments(latents)
 
     check = command("check", "check a raw data set or records, and report faults by kind")
     where = check.add_mutually_exclusive_group(required=True)
-    where.add_argument("--records", type=path_text, metavar="DIR", help="records folder")
-    where.add_argument("--raw", type=path_text, metavar="DIR", help="raw data set folder")
+    where.add_argument("--records", type=parse_path_text, metavar="DIR", help="records folder")
+    where.add_argument("--raw", type=parse_path_text, metavar="DIR", help="raw data set folder")
     check.add_argument("--dataset", help=f"with --raw: {DATASETS} (default: detect)")
     datasets.add_arguments(check)
-    check.add_argument("--processes", type=WORKERS, default=1, help=f"with --raw: {WORKER_HELP}")
+    check.add_argument(
+        "--processes", type=WORKERS_TYPE, default=1, help=f"with --raw: {WORKER_HELP}"
+    )
 
     show = command("show", "draw a contact sheet of records")
     show.add_argument(
-        "--records", required=True, type=path_text, metavar="DIR", help="image records to show"
+        "--records",
+        required=True,
+        type=parse_path_text,
+        metavar="DIR",
+        help="image records to show",
     )
     show.add_argument(
-        "--out", required=True, type=path_text, metavar="FILE.png", help="image to write"
+        "--out", required=True, type=parse_path_text, metavar="FILE.png", help="image to write"
     )
     show.add_argument("--split", default="train", help="split to show (default: %(default)s)")
     show.add_argument(
-        "--count", type=whole(1, 10000), default=8, help="number of records (default: %(default)s)"
+        "--count",
+        type=int_between(1, 10000),
+        default=8,
+        help="number of records (default: %(default)s)",
     )
 
 
@@ -156,7 +186,7 @@ def synthesize(options: argparse.Namespace) -> None:
 
 def build(options: argparse.Namespace) -> None:
     """Build records, and log what was found and skipped."""
-    from omfa_jax.data.build import build as build_records
+    from omfa_jax.data.build import build_records as build_records
 
     build_records(
         options.raw,
@@ -171,12 +201,12 @@ def build(options: argparse.Namespace) -> None:
 
 def latents(options: argparse.Namespace) -> None:
     """Encode the records of all splits."""
-    from omfa_jax.cli.config import load_config, weights_source
+    from omfa_jax.cli.config import load_config, make_weights_source
     from omfa_jax.sampling.encode_records import encode_records
 
     config = load_config(options.config, options.overrides)
     encode_records(
-        weights_source(config).diffusion_for,
+        make_weights_source(config).diffusion_for,
         options.records,
         options.model,
         options.out,
@@ -188,7 +218,7 @@ def latents(options: argparse.Namespace) -> None:
 
 def check(options: argparse.Namespace) -> None:
     """Report the faults of a raw data set or a records folder; OmfaError if there are any."""
-    from omfa_jax.data.check import check_records, summary
+    from omfa_jax.data.check import check_records, format_check_report
 
     if options.raw:
         from omfa_jax.data.check_raw import check_raw
@@ -197,7 +227,7 @@ def check(options: argparse.Namespace) -> None:
         report = check_raw(options.raw, **chosen, **datasets.item_options(options))
     else:
         report = check_records(options.records)
-    log.info(summary(report))
+    log.info(format_check_report(report))
     if report.faults:
         where = options.raw or options.records
         raise OmfaError(f"{where}: found {len(report.faults)} faults, listed above")
@@ -205,7 +235,9 @@ def check(options: argparse.Namespace) -> None:
 
 def show(options: argparse.Namespace) -> None:
     """Draw the contact sheet."""
-    from omfa_jax.data.show import contact_sheet
+    from omfa_jax.data.show import write_contact_sheet
 
-    contact_sheet(options.records, Path(options.out), split=options.split, count=options.count)
+    write_contact_sheet(
+        options.records, Path(options.out), split=options.split, count=options.count
+    )
     log.info("wrote %s", options.out)

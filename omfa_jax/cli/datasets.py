@@ -3,14 +3,14 @@
 import argparse
 from typing import Any
 
-from omfa_jax.cli.flags import SEED, number, path_text
+from omfa_jax.cli.flags import SEED_TYPE, float_between, parse_path_text
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags; a data set that does not support one raises an error."""
     parser.add_argument(
         "--clean",
-        type=path_text,
+        type=parse_path_text,
         metavar="FILE",
         help="list of photos to leave out (JSON or text)",
     )
@@ -22,13 +22,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--split-shares",
         metavar=("TRAIN", "VAL", "TEST"),
-        type=number(0, 1),
+        type=float_between(0, 1),
         nargs=3,
         help="shares of the splits, with deepfashion_multimodal (default: 0.965 0.01 0.025)",
     )
     parser.add_argument(
         "--split-seed",
-        type=SEED,
+        type=SEED_TYPE,
         help="seed of the splits, with deepfashion_multimodal (default: 0)",
     )
 

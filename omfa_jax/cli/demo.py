@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from omfa_jax import __version__
-from omfa_jax.cli.flags import WORKERS, path_text, whole
+from omfa_jax.cli.flags import WORKERS_TYPE, int_between, parse_path_text
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.files import atomic_write, require_writable_dir
 
@@ -25,14 +25,32 @@ SEED = 7
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `omfa demo`."""
     add = parser.add_argument
-    add("--workdir", default="runs/demo", type=path_text, metavar="DIR", help="output folder")
-    add("--train", type=whole(8), default=256, metavar="N", help="synthetic people to train on")
-    add("--test", type=whole(2), default=24, metavar="N", help="synthetic people to evaluate on")
-    add("--steps", type=whole(1), default=150, metavar="N", help="training steps")
-    add("--sampling-steps", type=whole(1, 1000), default=20, metavar="N", help="denoising steps")
+    add("--workdir", default="runs/demo", type=parse_path_text, metavar="DIR", help="output folder")
+    add(
+        "--train",
+        type=int_between(8),
+        default=256,
+        metavar="N",
+        help="synthetic people to train on",
+    )
+    add(
+        "--test",
+        type=int_between(2),
+        default=24,
+        metavar="N",
+        help="synthetic people to evaluate on",
+    )
+    add("--steps", type=int_between(1), default=150, metavar="N", help="training steps")
+    add(
+        "--sampling-steps",
+        type=int_between(1, 1000),
+        default=20,
+        metavar="N",
+        help="denoising steps",
+    )
     add(
         "--processes",
-        type=WORKERS,
+        type=WORKERS_TYPE,
         default=os.cpu_count() or 1,
         metavar="N",
         help="processes that make the data",
@@ -44,7 +62,7 @@ def run(options: argparse.Namespace) -> None:
     workdir = require_writable_dir(options.workdir, "--workdir").absolute()
     if not CONFIG.is_file():
         raise OmfaError(f"the demo's config is not at {CONFIG}; run it from a checkout (make demo)")
-    stages = Stages()
+    stages = StageRunner()
     raw, records = workdir / "world", workdir / "records"
     imported, latents = workdir / "imported", workdir / "latents"
     trained, exported = workdir / "train", workdir / "exported"
@@ -64,7 +82,9 @@ def run(options: argparse.Namespace) -> None:
     pictures, scores = stages.run(
         "sample and score", lambda: score_demo(trained, raw, records, **how)
     )
-    scores |= stages.run("export and compare with PyTorch", lambda: export(trained, exported))
+    scores |= stages.run(
+        "export and compare with PyTorch", lambda: export_weights(trained, exported)
+    )
 
     from omfa_jax.cli.demo_report import write_report
 
@@ -84,7 +104,7 @@ def run(options: argparse.Namespace) -> None:
     log.info("demo: %.0f s on %s cores; open %s", total, os.cpu_count(), workdir / "report.html")
 
 
-class Stages:
+class StageRunner:
     """Runs the stages in order and records their durations."""
 
     COUNT = 8
@@ -102,20 +122,20 @@ class Stages:
         return result
 
 
-def command(name: str, *flags: str) -> None:
+def run_command(name: str, *flags: str) -> None:
     """Run another omfa command in this process; its errors propagate."""
     import importlib
 
-    from omfa_jax.cli.main import COMMANDS, parser_for
+    from omfa_jax.cli.main import COMMANDS, make_parser
 
-    options, rest = parser_for(name).parse_known_args(list(flags))
+    options, rest = make_parser(name).parse_known_args(list(flags))
     options.overrides = rest
     importlib.import_module(COMMANDS[name][0]).run(options)
 
 
 def synthesize(raw: Path, options: argparse.Namespace) -> None:
     """Write people, garments, photos and ground truth; existing people are kept."""
-    command(
+    run_command(
         "data", "synthesize", f"--out={raw}", f"--train={options.train}", "--val=8",
         f"--test={options.test}", f"--seed={SEED}", f"--processes={options.processes}",
     )  # fmt: skip
@@ -124,12 +144,12 @@ def synthesize(raw: Path, options: argparse.Namespace) -> None:
 def render_poses(raw: Path, config, options: argparse.Namespace) -> None:
     """Render every SMPL-X parameter file to a pose map."""
     style = f"--style={config.data.pose_style}"
-    command("data", "poses", f"--raw={raw}", style, f"--processes={options.processes}")
+    run_command("data", "poses", f"--raw={raw}", style, f"--processes={options.processes}")
 
 
 def build(raw: Path, records: Path) -> None:
     """Build records from the raw folder."""
-    command("data", "build", f"--raw={raw}", f"--out={records}", "--overwrite")
+    run_command("data", "build", f"--raw={raw}", f"--out={records}", "--overwrite")
 
 
 def import_weights(source: Path, out: Path) -> None:
@@ -159,10 +179,10 @@ def demo_config(records: Path, latents: Path, imported: Path, options: argparse.
 
 def encode(config, records: Path, model: Path, latents: Path) -> None:
     """Encode the records as VAE latents."""
-    from omfa_jax.cli.config import weights_source
+    from omfa_jax.cli.config import make_weights_source
     from omfa_jax.sampling.encode_records import encode_records
 
-    diffusion_for = weights_source(config).diffusion_for
+    diffusion_for = make_weights_source(config).diffusion_for
     encode_records(
         diffusion_for, str(records), str(model), str(latents), batch_size=32, overwrite=True
     )
@@ -175,20 +195,20 @@ def train(config, workdir: Path) -> None:
     train_diffusion(config, require_writable_dir(workdir, "--workdir"))
 
 
-def export(trained: Path, out: Path) -> dict:
+def export_weights(trained: Path, out: Path) -> dict:
     """Export the trained weights and, if PyTorch is installed, compare outputs with it."""
     import importlib.util
 
-    from omfa_jax.train.load import export_from_newest
+    from omfa_jax.train.load import export_newest
     from omfa_jax.weights.folder import save_diffusers
 
-    export_from_newest(trained, "auto", lambda model: save_diffusers(out, **model))
+    export_newest(trained, "auto", lambda model: save_diffusers(out, **model))
     if importlib.util.find_spec("diffusers") is None:
         log.warning("PyTorch and diffusers are not installed: the export is not compared")
         return {"export": {"compared": False}}
-    from omfa_jax.weights.check import compare
+    from omfa_jax.weights.check import compare_with_torch
 
-    differences = compare(out, out)
+    differences = compare_with_torch(out, out)
     return {
         "export": {
             "compared": True,

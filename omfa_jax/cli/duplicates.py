@@ -4,7 +4,7 @@ import argparse
 import logging
 import os
 
-from omfa_jax.cli.flags import WORKERS, path_text, whole
+from omfa_jax.cli.flags import WORKERS_TYPE, int_between, parse_path_text
 
 log = logging.getLogger(__name__)
 
@@ -12,25 +12,25 @@ log = logging.getLogger(__name__)
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the command."""
     parser.add_argument(
-        "--raw", required=True, type=path_text, metavar="DIR", help="raw data set folder"
+        "--raw", required=True, type=parse_path_text, metavar="DIR", help="raw data set folder"
     )
     parser.add_argument(
         "--out",
         required=True,
-        type=path_text,
+        type=parse_path_text,
         metavar="FILE.json",
         help="list to write, for --clean",
     )
     parser.add_argument("--dataset", help="name of the data set (default: detect by the layout)")
     parser.add_argument(
         "--distance",
-        type=whole(0, 64),
+        type=int_between(0, 64),
         default=10,
         help="largest hash distance of candidates, in bits of 64 (default: %(default)s)",
     )
     parser.add_argument(
         "--processes",
-        type=WORKERS,
+        type=WORKERS_TYPE,
         default=os.cpu_count() or 1,
         help="number of worker processes (default: %(default)s)",
     )
@@ -39,16 +39,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Find duplicates, write the list, and log a summary."""
     from omfa_jax.core.files import require_writable_file
-    from omfa_jax.data.check_raw import find_in_folder
-    from omfa_jax.data.clean import write_list
-    from omfa_jax.data.duplicates import summary
+    from omfa_jax.data.check_raw import find_raw_duplicates
+    from omfa_jax.data.clean import write_exclusion_list
+    from omfa_jax.data.duplicates import format_duplicate_report
 
     out = require_writable_file(options.out, "--out")
-    report = find_in_folder(
+    report = find_raw_duplicates(
         options.raw,
         dataset=options.dataset,
         max_distance_bits=options.distance,
         processes=options.processes,
     )
-    write_list(out, report)
-    log.info("%s\nwrote %s", summary(report), options.out)
+    write_exclusion_list(out, report)
+    log.info("%s\nwrote %s", format_duplicate_report(report), options.out)

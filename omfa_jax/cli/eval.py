@@ -6,8 +6,8 @@ import logging
 import os
 import sys
 
-from omfa_jax.cli.eval_judge import add_judge_arguments, judge_folder, judge_of_folder
-from omfa_jax.cli.flags import BATCH, SEED, WORKERS, to_path
+from omfa_jax.cli.eval_judge import add_judge_arguments, judge_folder, make_folder_judge_settings
+from omfa_jax.cli.flags import BATCH_TYPE, SEED_TYPE, WORKERS_TYPE, parse_path
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.evals.protocol import PROTOCOLS
 from omfa_jax.evals.scores import SETTINGS, Scores
@@ -19,7 +19,7 @@ REPORT = ("omfa_jax.cli.eval_report", "omfa eval report")
 CHECKPOINT = ("omfa_jax.cli.eval_checkpoint", "omfa eval --checkpoint")
 
 
-def module_for(arguments: list[str]) -> tuple[str, list[str]]:
+def choose_module(arguments: list[str]) -> tuple[str, list[str]]:
     """Return the module for the arguments after `omfa eval`, and the arguments left for it."""
     if arguments[:1] == ["report"]:
         (module, command), rest = REPORT, arguments[1:]
@@ -35,17 +35,22 @@ def module_for(arguments: list[str]) -> tuple[str, list[str]]:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `omfa eval`."""
     parser.add_argument(
-        "--pred", required=True, type=to_path, metavar="DIR", help="folder of predictions"
+        "--pred", required=True, type=parse_path, metavar="DIR", help="folder of predictions"
     )
     parser.add_argument(
-        "--gt", required=True, type=to_path, metavar="DIR", help="folder of ground truth images"
-    )
-    parser.add_argument("--garments", type=to_path, metavar="DIR", help="folder of garment images")
-    parser.add_argument(
-        "--pairs", type=to_path, metavar="FILE", help='file with "person garment [category]" lines'
+        "--gt", required=True, type=parse_path, metavar="DIR", help="folder of ground truth images"
     )
     parser.add_argument(
-        "--categories", type=to_path, metavar="FILE", help='file with "name category" lines'
+        "--garments", type=parse_path, metavar="DIR", help="folder of garment images"
+    )
+    parser.add_argument(
+        "--pairs",
+        type=parse_path,
+        metavar="FILE",
+        help='file with "person garment [category]" lines',
+    )
+    parser.add_argument(
+        "--categories", type=parse_path, metavar="FILE", help='file with "name category" lines'
     )
     parser.add_argument(
         "--protocol", required=True, metavar="NAME", help=f"protocol: {', '.join(PROTOCOLS)}"
@@ -57,12 +62,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--metrics", metavar="A,B", help="compute only these metrics (default: all)"
     )
     parser.add_argument(
-        "--out", required=True, type=to_path, metavar="FILE", help="scores file to write (.json)"
+        "--out", required=True, type=parse_path, metavar="FILE", help="scores file to write (.json)"
     )
     parser.add_argument("--method", help="name in tables (default: name of the --pred folder)")
     parser.add_argument(
         "--metric-weights",
-        type=to_path,
+        type=parse_path,
         metavar="DIR",
         help="folder of the metrics' network weights; nothing is downloaded",
     )
@@ -84,20 +89,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             help="template of the file names without suffix (default: %(default)s)",
         )
     parser.add_argument(
-        "--seed", type=SEED, default=0, help="seed of subsets and resamples (default: %(default)s)"
+        "--seed",
+        type=SEED_TYPE,
+        default=0,
+        help="seed of subsets and resamples (default: %(default)s)",
     )
     parser.add_argument(
         "--device", default="cpu", help="device of the networks, cpu or cuda (default: %(default)s)"
     )
     parser.add_argument(
         "--workers",
-        type=WORKERS,
+        type=WORKERS_TYPE,
         default=os.cpu_count() or 1,
         help="threads; does not change the scores (default: number of cores)",
     )
     parser.add_argument(
         "--batch-size",
-        type=BATCH,
+        type=BATCH_TYPE,
         default=32,
         help="images between writes of the cache (default: %(default)s)",
     )
@@ -106,13 +114,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Score the folder and print the table."""
-    from omfa_jax.evals.folder import Request, score_folder
-    from omfa_jax.evals.matching import Names
+    from omfa_jax.evals.folder import ScoreRequest, score_folder
+    from omfa_jax.evals.matching import NameRules
 
     _require_device(options.device)
-    settings = judge_of_folder(options)
+    settings = make_folder_judge_settings(options)
     scores = score_folder(
-        Request(
+        ScoreRequest(
             pred=options.pred,
             gt=options.gt,
             out=options.out,
@@ -121,11 +129,11 @@ def run(options: argparse.Namespace) -> None:
             garments=options.garments,
             pairs=options.pairs,
             categories=options.categories,
-            names=Names(options.pred_name, options.gt_name, options.garment_name),
+            names=NameRules(options.pred_name, options.gt_name, options.garment_name),
             method=options.method,
-            only=tuple(options.metrics.split(",")) if options.metrics else (),
-            networks=options.metric_weights,
-            any_weights=options.skip_checksum,
+            metrics=tuple(options.metrics.split(",")) if options.metrics else (),
+            metric_weights=options.metric_weights,
+            skip_checksum=options.skip_checksum,
             allow_missing=options.allow_missing,
             seed=options.seed,
             device=options.device,
@@ -135,11 +143,11 @@ def run(options: argparse.Namespace) -> None:
     )
     if settings:
         scores = judge_folder(options, settings, scores)
-    print(table(scores))
+    print(format_scores(scores))
     print(f"scores: {options.out}", file=sys.stderr)
 
 
-def table(scores: Scores) -> str:
+def format_scores(scores: Scores) -> str:
     """Return the scores as lines of text."""
     counts = scores.counts
     protocol = scores.protocol

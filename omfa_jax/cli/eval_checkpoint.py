@@ -7,10 +7,10 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from omfa_jax.cli.eval import table
-from omfa_jax.cli.eval_checkpoint_flags import DTYPES, OWN_SETTINGS, add_arguments
-from omfa_jax.core.errors import OmfaError, unknown
-from omfa_jax.core.files import LOCK, atomic_write, exclusive_lock, require_writable_dir
+from omfa_jax.cli.eval import format_scores
+from omfa_jax.cli.eval_checkpoint_flags import DTYPES, TASK_SETTINGS, add_arguments
+from omfa_jax.core.errors import OmfaError, unknown_name
+from omfa_jax.core.files import LOCK_NAME, atomic_write, exclusive_lock, require_writable_dir
 from omfa_jax.core.tasks import COMPONENTS
 from omfa_jax.evals.scores import Scores
 
@@ -28,50 +28,50 @@ JOINS = True
 
 def run(options: argparse.Namespace) -> None:
     """Compute the loss, or sample and score, according to the flags."""
-    check(options)
+    validate_flags(options)
     out = require_writable_dir(options.out, "--out")
 
     import jax
 
-    from omfa_jax.cli.sample import load_checkpoint
+    from omfa_jax.cli.sample import load_model
     from omfa_jax.parallel import distributed
-    from omfa_jax.parallel.flags import leave_memory
+    from omfa_jax.parallel.flags import reserve_gpu_memory
 
     if options.device.startswith("cuda"):
-        leave_memory("the metrics' networks (--device cuda)")
+        reserve_gpu_memory("the metrics' networks (--device cuda)")
     distributed.initialize(out)
     flags = {name: str(value) for name, value in vars(options).items()}
-    facts = {"the code's revision": distributed.revision(), "the flags": json.dumps(flags)}
-    distributed.require_same(facts)
+    facts = {"the code's revision": distributed.get_code_revision(), "the flags": json.dumps(flags)}
+    distributed.check_equal_across_processes(facts)
     refusal = f"another run is using {out}: stop it, or give another folder to --out"
-    lock = exclusive_lock(out / LOCK, refusal)
+    lock = exclusive_lock(out / LOCK_NAME, refusal)
     with lock if jax.process_index() == 0 else contextlib.nullcontext():
-        bundle = load_checkpoint(options.checkpoint, ema=not options.no_ema)
+        bundle = load_model(options.checkpoint, ema=not options.no_ema)
         if bundle.unet_params is None:
             raise OmfaError(f"{options.checkpoint} has no UNet weights; give a trained model")
         if options.loss:
             write_loss(bundle, options, out)
-        if options.task in OWN_SETTINGS:
+        if options.task in TASK_SETTINGS:
             write_scores(bundle, options, out)
         elif options.task:
             write_row_scores(bundle, options, out)
 
 
-def check(options: argparse.Namespace) -> None:
+def validate_flags(options: argparse.Namespace) -> None:
     """Raise an OmfaError for inconsistent flags; fill in the default setting."""
     if options.dtype not in DTYPES:
-        raise unknown("dtype (--dtype)", options.dtype, DTYPES)
+        raise unknown_name("dtype (--dtype)", options.dtype, DTYPES)
     if options.task is None:
         if not options.loss or options.setting:
             raise OmfaError("omfa eval --checkpoint needs --task, --loss or both")
         return
-    own = OWN_SETTINGS.get(options.task)
+    own = TASK_SETTINGS.get(options.task)
     if own is None:
         # another task of the model, or a misspelt one: only the checkpoint can tell
         for flag in ("setting", "influence", "regions", "truth"):
             if getattr(options, flag) is not None:
                 raise OmfaError(
-                    f"--{flag} is only for --task {' and '.join(OWN_SETTINGS)}, got --task"
+                    f"--{flag} is only for --task {' and '.join(TASK_SETTINGS)}, got --task"
                     f" {options.task}"
                 )
         return
@@ -128,8 +128,8 @@ def make_request(options: argparse.Namespace) -> Any:
         influence_metric=options.influence_metric,
         truth=options.truth,
         regions=options.regions,
-        networks=options.metric_weights,
-        any_weights=options.skip_checksum,
+        metric_weights=options.metric_weights,
+        skip_checksum=options.skip_checksum,
         device=options.device,
     )
 
@@ -141,7 +141,7 @@ def write_scores(bundle: Any, options: argparse.Namespace, out: Path) -> None:
     pipeline = make_pipeline_settings(bundle, options.data)
     scores = evaluate_split(bundle, make_request(options), pipeline, out)
     if scores is not None:
-        print(table(scores))
+        print(format_scores(scores))
         print_blocks(scores)
         log.info("scores: %s", out / SCORES_FILE)
 
@@ -150,11 +150,11 @@ def write_row_scores(bundle: Any, options: argparse.Namespace, out: Path) -> Non
     """Sample another task of the model and score each generated component; print (process 0)."""
     from omfa_jax.evals.row_evaluation import evaluate_row, find_row
 
-    row = find_row(bundle.settings.tasks, options.task, tuple(OWN_SETTINGS))
+    row = find_row(bundle.settings.tasks, options.task, tuple(TASK_SETTINGS))
     pipeline = make_pipeline_settings(bundle, options.data)
     found = evaluate_row(bundle, row, make_request(options), pipeline, out)
     for component, scores in (found or {}).items():
-        print(f"{row.name}, {component}: {table(scores)}")
+        print(f"{row.name}, {component}: {format_scores(scores)}")
         log.info("scores: %s", out / component)
 
 
@@ -177,12 +177,12 @@ def write_loss(bundle: Any, options: argparse.Namespace, out: Path) -> None:
 
     from omfa_jax.evals.heldout import HeldOutSettings
     from omfa_jax.evals.heldout_run import make_heldout_loss
-    from omfa_jax.parallel.feed import place
-    from omfa_jax.parallel.mesh import MeshSettings, make_mesh, replicated
+    from omfa_jax.parallel.feed import put_global
+    from omfa_jax.parallel.mesh import MeshSettings, make_mesh, make_replicated_sharding
 
     measure = HeldOutSettings(options.loss_examples, options.loss_timesteps, options.seed)
     mesh = make_mesh(MeshSettings())
-    everywhere = replicated(mesh)
+    everywhere = make_replicated_sharding(mesh)
     shardings = jax.tree.map(lambda _: everywhere, bundle.unet_params)
     evaluate_loss = make_heldout_loss(
         bundle,
@@ -193,7 +193,7 @@ def write_loss(bundle: Any, options: argparse.Namespace, out: Path) -> None:
         shardings,
         dtype=options.dtype,
     )
-    loss = evaluate_loss(place(bundle.unet_params, shardings))
+    loss = evaluate_loss(put_global(bundle.unet_params, shardings))
     if jax.process_index():
         return
     content = {
@@ -205,10 +205,10 @@ def write_loss(bundle: Any, options: argparse.Namespace, out: Path) -> None:
         "timesteps": list(loss.timesteps),
         "prediction": bundle.settings.prediction,
         "standard_error": loss.standard_error,
-        **loss.scalars(),
+        **loss.to_scalars(),
     }
     with atomic_write(out / LOSS_FILE) as temporary:
         temporary.write_text(json.dumps(content, indent=1) + "\n")
-    for name, value in loss.scalars().items():
+    for name, value in loss.to_scalars().items():
         print(f"  {name:16} {value:.6f}")
     log.info("loss: %s", out / LOSS_FILE)

@@ -3,15 +3,23 @@
 import argparse
 import os
 
-from omfa_jax.cli.flags import BATCH_MAX, SEED, WORKERS, of, path_text, to_path, whole
-from omfa_jax.diffusion.sample import SAMPLER
-from omfa_jax.diffusion.steppers import STEPPERS
+from omfa_jax.cli.flags import (
+    BATCH_MAX,
+    SEED_TYPE,
+    WORKERS_TYPE,
+    from_row,
+    int_between,
+    parse_path,
+    parse_path_text,
+)
+from omfa_jax.diffusion.sample import SAMPLER_RULES
+from omfa_jax.diffusion.steppers import SAMPLERS
 from omfa_jax.evals.heldout import NOISE_LEVELS
 from omfa_jax.evals.protocol import PROTOCOLS
 from omfa_jax.evals.scores import SETTINGS
 
 # task -> settings that protocols cover; the first is the default
-OWN_SETTINGS = {"try_on": ("paired", "unpaired", "multi_pose"), "try_off": ("try_off",)}
+TASK_SETTINGS = {"try_on": ("paired", "unpaired", "multi_pose"), "try_off": ("try_off",)}
 DTYPES = ("float32", "bfloat16")
 
 
@@ -21,52 +29,52 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--checkpoint",
         required=True,
-        type=path_text,
+        type=parse_path_text,
         metavar="DIR",
         help="workdir, step folder or model folder",
     )
     add(
         "--data",
         required=True,
-        type=path_text,
+        type=parse_path_text,
         metavar="DIR",
         help="image records (latents are enough for --loss only)",
     )
     add("--split", default="test", help="split of the records (default: %(default)s)")
-    tasks = " | ".join(OWN_SETTINGS)
+    tasks = " | ".join(TASK_SETTINGS)
     add("--task", metavar="TASK", help=f"{tasks}, or any other task of the model")
     add("--setting", help=f"{' | '.join(SETTINGS)} (default: paired for try_on)")
     add(
         "--out",
         required=True,
-        type=path_text,
+        type=parse_path_text,
         metavar="DIR",
         help="folder for images and scores.json, shared by all hosts",
     )
-    add("--limit", type=whole(1), metavar="N", help="evaluate only the first N examples")
+    add("--limit", type=int_between(1), metavar="N", help="evaluate only the first N examples")
     add("--restart", action="store_true", help="delete the images of another run in --out")
     add(
         "--steps",
-        type=of(SAMPLER["steps"]),
+        type=from_row(SAMPLER_RULES["steps"]),
         default=50,
         help="denoising steps (default: %(default)s)",
     )
-    samplers = " | ".join(STEPPERS)
+    samplers = " | ".join(SAMPLERS)
     add("--sampler", default="ddim", metavar="NAME", help=f"{samplers} (default: %(default)s)")
     add(
         "--guidance",
-        type=of(SAMPLER["guidance"]),
+        type=from_row(SAMPLER_RULES["guidance"]),
         default=2.0,
         help="classifier-free guidance scale (default: %(default)s)",
     )
     add(
         "--guidance-rescale",
-        type=of(SAMPLER["guidance_rescale"]),
+        type=from_row(SAMPLER_RULES["guidance_rescale"]),
         default=0.0,
         metavar="PHI",
         help="guidance rescale, 0 (off) to 1 (default: %(default)s)",
     )
-    add("--seed", type=SEED, default=0, help="seed of the noise (default: %(default)s)")
+    add("--seed", type=SEED_TYPE, default=0, help="seed of the noise (default: %(default)s)")
     add("--no-ema", action="store_true", help="use the raw weights instead of the EMA")
     add(
         "--dtype",
@@ -75,7 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--batch-size",
-        type=whole(0, BATCH_MAX),
+        type=int_between(0, BATCH_MAX),
         default=0,
         help="examples in flight; does not change images; 0: two rounds of all devices (default:"
         " %(default)s)",
@@ -89,7 +97,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--method", help="name in tables (default: name of the checkpoint folder)")
     add(
         "--metric-weights",
-        type=to_path,
+        type=parse_path,
         metavar="DIR",
         help="folder of the metrics' network weights",
     )
@@ -101,7 +109,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--device", default="cpu", help="device of the metrics, cpu or cuda (default: %(default)s)")
     add(
         "--workers",
-        type=WORKERS,
+        type=WORKERS_TYPE,
         default=os.cpu_count() or 1,
         help="scoring threads (default: number of cores)",
     )
@@ -120,27 +128,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--regions",
-        type=to_path,
+        type=parse_path,
         metavar="RAW",
         help="raw folder with parse maps, to measure PSNR by region",
     )
     add(
         "--truth",
-        type=to_path,
+        type=parse_path,
         metavar="RAW",
         help="raw folder of synthetic data, to score against exact answers and by region",
     )
     add("--loss", action="store_true", help="compute the held-out loss")
     add(
         "--loss-examples",
-        type=whole(1),
+        type=int_between(1),
         default=256,
         metavar="N",
         help="examples of the held-out loss (default: %(default)s)",
     )
     add(
         "--loss-timesteps",
-        type=whole(NOISE_LEVELS, 1000, multiple_of=NOISE_LEVELS),
+        type=int_between(NOISE_LEVELS, 1000, multiple_of=NOISE_LEVELS),
         default=16,
         metavar="N",
         help="noise levels of the held-out loss, a multiple of 4 (default: %(default)s)",

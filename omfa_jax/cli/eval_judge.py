@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from omfa_jax.cli.flags import number, to_path, whole
+from omfa_jax.cli.flags import float_between, int_between, parse_path
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.evals.judge.judged import add_judged
-from omfa_jax.evals.judge.run import judge
-from omfa_jax.evals.judge.settings import KNOWN_PRICES, JudgeSettings, Pair, Prices
-from omfa_jax.evals.matching import Match, Names, match
+from omfa_jax.evals.judge.judged import add_judge_results
+from omfa_jax.evals.judge.run import run_judge
+from omfa_jax.evals.judge.settings import KNOWN_PRICES, JudgePair, JudgeSettings, TokenPrices
+from omfa_jax.evals.matching import Match, NameRules, match_files
 from omfa_jax.evals.scores import Scores, write_scores
 
 NO_GARMENT = "the judge needs each image's garment: give --garments DIR and --pairs FILE"
@@ -42,48 +42,48 @@ def add_judge_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--judge-cost-cap",
-        type=number(0, 1e9),
+        type=float_between(0, 1e9),
         default=5.0,
         metavar="USD",
         help="stop before the cost exceeds this (default: %(default)s)",
     )
     add(
         "--judge-cache",
-        type=to_path,
+        type=parse_path,
         metavar="FILE",
         help="file of paid answers (default: NAME.judge.jsonl next to --out)",
     )
     add(
         "--judge-concurrency",
-        type=whole(1, 1000),
+        type=int_between(1, 1000),
         default=4,
         metavar="N",
         help="concurrent requests (default: %(default)s)",
     )
     add(
         "--judge-attempts",
-        type=whole(1, 1000),
+        type=int_between(1, 1000),
         default=6,
         metavar="N",
         help="attempts per request (default: %(default)s)",
     )
     add(
         "--judge-asks",
-        type=whole(1, 1000),
+        type=int_between(1, 1000),
         default=3,
         metavar="N",
         help="answers per image before giving up on unusable ones (default: %(default)s)",
     )
     add(
         "--judge-timeout",
-        type=number(0, 86400, above=True),
+        type=float_between(0, 86400, above=True),
         default=120.0,
         metavar="S",
         help="time limit of one answer in seconds (default: %(default)s)",
     )
     add(
         "--judge-max-tokens",
-        type=whole(1, 10**6),
+        type=int_between(1, 10**6),
         default=300,
         metavar="N",
         help="limit on the tokens of an answer (default: %(default)s)",
@@ -103,7 +103,7 @@ def add_judge_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def judge_settings(
+def make_judge_settings(
     options: argparse.Namespace, *, setting: str, out: Path | None
 ) -> JudgeSettings | None:
     """Return the judge's settings from flags and environment, or None without a judge.
@@ -139,9 +139,9 @@ def judge_settings(
     )
 
 
-def judge_of_folder(options: argparse.Namespace) -> JudgeSettings | None:
+def make_folder_judge_settings(options: argparse.Namespace) -> JudgeSettings | None:
     """Return the judge's settings for `omfa eval --pred`; call it before scoring starts."""
-    settings = judge_settings(options, setting=options.setting, out=options.out)
+    settings = make_judge_settings(options, setting=options.setting, out=options.out)
     if settings and options.setting != "try_off" and not (options.garments and options.pairs):
         raise OmfaError(NO_GARMENT)
     return settings
@@ -149,22 +149,22 @@ def judge_of_folder(options: argparse.Namespace) -> JudgeSettings | None:
 
 def judge_folder(options: argparse.Namespace, settings: JudgeSettings, scores: Scores) -> Scores:
     """Judge a folder that has been scored; write the extended scores to --out and return them."""
-    matched = match(
+    matched = match_files(
         options.pred,
         options.gt,
         garments=options.garments,
         pairs=options.pairs,
         categories=options.categories,
-        names=Names(options.pred_name, options.gt_name, options.garment_name),
+        names=NameRules(options.pred_name, options.gt_name, options.garment_name),
         allow_missing=options.allow_missing,
     )
-    judged = judge(judge_pairs(matched.scored, options.setting), settings)
-    scores = add_judged(scores, judged)
+    judged = run_judge(make_judge_pairs(matched.scored, options.setting), settings)
+    scores = add_judge_results(scores, judged)
     write_scores(options.out, scores)
     return scores
 
 
-def judge_pairs(matches: Sequence[Match], setting: str) -> list[Pair]:
+def make_judge_pairs(matches: Sequence[Match], setting: str) -> list[JudgePair]:
     """Return the pairs to judge: prediction and garment (for try-off, the true garment).
 
     Raises OmfaError if a match has no garment.
@@ -175,11 +175,11 @@ def judge_pairs(matches: Sequence[Match], setting: str) -> list[Pair]:
         if garment is None:
             raise OmfaError(NO_GARMENT)
         if row.pred is not None:
-            pairs.append(Pair(row.name, garment, row.pred))
+            pairs.append(JudgePair(row.name, garment, row.pred))
     return pairs
 
 
-def _prices(text: str | None, model: str) -> Prices:
+def _prices(text: str | None, model: str) -> TokenPrices:
     if text is None:
         if model in KNOWN_PRICES:
             return KNOWN_PRICES[model]
@@ -191,7 +191,7 @@ def _prices(text: str | None, model: str) -> Prices:
         cost_in, cost_out = (float(part) for part in text.split(","))
     except ValueError:
         raise OmfaError(f"--judge-prices: expected two numbers IN,OUT, got {text!r}") from None
-    return Prices(cost_in, cost_out)
+    return TokenPrices(cost_in, cost_out)
 
 
 def _extra(text: str) -> dict[str, Any]:

@@ -2,29 +2,35 @@
 
 import argparse
 
-from omfa_jax.cli.flags import SIDE_PX, to_path, whole
+from omfa_jax.cli.flags import SIDE_PX_TYPE, int_between, parse_path
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.files import atomic_write
-from omfa_jax.evals.exports import csv_text, latex
-from omfa_jax.evals.gallery import ExampleSettings
-from omfa_jax.evals.report import report_page
+from omfa_jax.evals.exports import format_csv, format_latex
+from omfa_jax.evals.gallery import GallerySettings
+from omfa_jax.evals.report import build_report_page
 from omfa_jax.evals.scores import read_scores
-from omfa_jax.evals.table import grouped
+from omfa_jax.evals.table import group_scores
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `omfa eval report`."""
     add = parser.add_argument
-    add("scores", nargs="+", type=to_path, metavar="FILE.json", help="scores files of `omfa eval`")
+    add(
+        "scores",
+        nargs="+",
+        type=parse_path,
+        metavar="FILE.json",
+        help="scores files of `omfa eval`",
+    )
     add(
         "--out",
-        type=to_path,
+        type=parse_path,
         required=True,
         metavar="FILE.html",
         help="self-contained page to write",
     )
-    add("--latex", type=to_path, metavar="FILE.tex", help="write a LaTeX table (booktabs)")
-    add("--csv", type=to_path, metavar="FILE.csv", help="write a CSV table")
+    add("--latex", type=parse_path, metavar="FILE.tex", help="write a LaTeX table (booktabs)")
+    add("--csv", type=parse_path, metavar="FILE.csv", help="write a CSV table")
     add(
         "--examples-by",
         default="",
@@ -34,14 +40,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--examples",
-        type=whole(0, 10000),
+        type=int_between(0, 10000),
         default=3,
         metavar="N",
         help="number of best and of worst examples; 0 for none (default: %(default)s)",
     )
     add(
         "--example-height",
-        type=SIDE_PX,
+        type=SIDE_PX_TYPE,
         default=320,
         metavar="PX",
         help="image height (default: %(default)s)",
@@ -63,10 +69,10 @@ def run(options: argparse.Namespace) -> None:
     scores = [read_scores(path) for path in options.scores]
     beside = [path.parent for path in options.scores]
     metrics = tuple(name.strip() for name in options.examples_by.split(",") if name.strip())
-    examples = ExampleSettings(metrics, options.examples, options.example_height)
-    page = report_page(scores, beside=beside, examples=examples)
-    groups = grouped(scores)
-    for path, text in ((options.latex, latex(groups)), (options.csv, csv_text(groups))):
+    examples = GallerySettings(metrics, options.examples, options.example_height)
+    page = build_report_page(scores, beside=beside, examples=examples)
+    groups = group_scores(scores)
+    for path, text in ((options.latex, format_latex(groups)), (options.csv, format_csv(groups))):
         if path is not None:
             with atomic_write(path) as temporary:
                 temporary.write_text(text, encoding="utf-8")

@@ -4,7 +4,7 @@ import argparse
 import logging
 from collections.abc import Callable
 
-from omfa_jax.cli.flags import BATCH, path_text
+from omfa_jax.cli.flags import BATCH_TYPE, parse_path_text
 from omfa_jax.core.errors import OmfaError
 
 HELP = "fit SMPL-X bodies to the photos' 2D keypoints, without a pose network (SPLIT/smplx)"
@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `omfa data fit`."""
     parser.add_argument(
-        "--raw", required=True, type=path_text, metavar="DIR", help="raw data set folder"
+        "--raw", required=True, type=parse_path_text, metavar="DIR", help="raw data set folder"
     )
     parser.add_argument(
         "--keypoints",
@@ -24,10 +24,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         " dresscode (default: %(default)s)",
     )
     parser.add_argument(
-        "--smplx-model", type=path_text, metavar="FILE", help="SMPL-X .npz (default: the free body)"
+        "--smplx-model",
+        type=parse_path_text,
+        metavar="FILE",
+        help="SMPL-X .npz (default: the free body)",
     )
     parser.add_argument(
-        "--batch-size", type=BATCH, default=16, help="photos per batch (default: %(default)s)"
+        "--batch-size", type=BATCH_TYPE, default=16, help="photos per batch (default: %(default)s)"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace existing bodies")
 
@@ -36,24 +39,24 @@ def run(options: argparse.Namespace) -> None:
     """Fit the photos of all splits; raise an OmfaError only if none of them has a body."""
     from omfa_jax.body.fit.fitting import Fitter
     from omfa_jax.body.fit.folder import fit_folder
-    from omfa_jax.body.fit.keypoints import BODY_25, DEEPFASHION, as_body_25
-    from omfa_jax.body.model import load_model
-    from omfa_jax.data.photos import Photo, find_photos
+    from omfa_jax.body.fit.keypoints import BODY_25, DEEPFASHION, to_body_25
+    from omfa_jax.body.model import load_body_model
+    from omfa_jax.data.photos import KeypointPhoto, find_photos
 
     warnings: list[str] = []
     folders = find_photos(options.raw, options.keypoints, warnings)
     for warning in warnings:
         log.warning(warning)
     known = DEEPFASHION if options.keypoints == "deepfashion" else BODY_25
-    fitter = Fitter(load_model(options.smplx_model), known)
+    fitter = Fitter(load_body_model(options.smplx_model), known)
 
-    def reader(photo: Photo) -> Callable:
+    def reader(photo: KeypointPhoto) -> Callable:
         def read() -> tuple:
-            size_px = photo.size_px()
+            size_px = photo.read_size_px()
             rows = photo.read(size_px)
             if rows is None:
                 raise OmfaError("the keypoints file has no person")
-            return rows if known is DEEPFASHION else as_body_25(rows), size_px
+            return rows if known is DEEPFASHION else to_body_25(rows), size_px
 
         return read
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from omfa_jax.core.bounds import COUNT_MAX, SEED_MAX, Number, Row, Whole, shown
+from omfa_jax.core.bounds import MAX_COUNT, MAX_SEED, FloatRange, IntRange, Rule, format_value
 from omfa_jax.core.errors import OmfaError
 
 # bounds shared by flags of the same meaning
@@ -68,10 +68,10 @@ class Parser(argparse.ArgumentParser):
         raise OmfaError(f"{' '.join(message.split())} (see {self.prog} --help)")
 
 
-class Value:
+class BoundedValue:
     """An argparse type: `parse` converts the text, and `row` checks the value."""
 
-    def __init__(self, row: Row, parse: Callable[[str], Any]):
+    def __init__(self, row: Rule, parse: Callable[[str], Any]):
         self.row, self._parse = row, parse
 
     def __call__(self, text: str) -> Any:
@@ -79,39 +79,43 @@ class Value:
         try:
             return self.row.read(self._parse(text))
         except ValueError:
-            expected = f"expected {self.row.expected}, got {shown(text)}"
+            expected = f"expected {self.row.expected}, got {format_value(text)}"
             raise argparse.ArgumentTypeError(expected) from None
 
 
-def whole(least: int = 0, most: int = COUNT_MAX, *, multiple_of: int = 1) -> Value:
+def int_between(least: int = 0, most: int = MAX_COUNT, *, multiple_of: int = 1) -> BoundedValue:
     """Return the argparse type of an integer from `least` to `most`, both included."""
-    return Value(Whole(least, most, multiple_of=multiple_of), int)
+    return BoundedValue(IntRange(least, most, multiple_of=multiple_of), int)
 
 
-def number(least: float, most: float, *, above: bool = False, below: bool = False) -> Value:
+def float_between(
+    least: float, most: float, *, above: bool = False, below: bool = False
+) -> BoundedValue:
     """Return the argparse type of a finite float; `above` and `below` exclude the bounds."""
-    return Value(Number(least, most, above=above, below=below), float)
+    return BoundedValue(
+        FloatRange(least, most, exclusive_minimum=above, exclusive_maximum=below), float
+    )
 
 
-def of(row: Whole | Number) -> Value:
+def from_row(row: IntRange | FloatRange) -> BoundedValue:
     """Return the argparse type of a number in a table of settings, such as SAMPLER["steps"]."""
-    return Value(row, int if isinstance(row, Whole) else float)
+    return BoundedValue(row, int if isinstance(row, IntRange) else float)
 
 
-def path_text(text: str) -> str:
+def parse_path_text(text: str) -> str:
     """Return a path as given; raise for "", which an unset shell variable expands to."""
     if not text or "\0" in text:
         raise argparse.ArgumentTypeError(f"expected the name of a file or folder, got {text!r}")
     return text
 
 
-def to_path(text: str) -> Path:
+def parse_path(text: str) -> Path:
     """Return a Path; raise for "", which an unset shell variable expands to."""
-    return Path(path_text(text))
+    return Path(parse_path_text(text))
 
 
-SEED = whole(0, SEED_MAX)
-WORKERS = whole(1, WORKERS_MAX)
-BATCH = whole(1, BATCH_MAX)
-SIDE_PX = whole(16, SIDE_MAX_PX)
-EFFICIENCY = number(0, 1, above=True)
+SEED_TYPE = int_between(0, MAX_SEED)
+WORKERS_TYPE = int_between(1, WORKERS_MAX)
+BATCH_TYPE = int_between(1, BATCH_MAX)
+SIDE_PX_TYPE = int_between(16, SIDE_MAX_PX)
+EFFICIENCY_TYPE = float_between(0, 1, above=True)

@@ -4,14 +4,14 @@ import logging
 import sys
 import threading
 
-from omfa_jax.core.exit_status import UNFORESEEN, row_of
+from omfa_jax.core.exit_status import UNEXPECTED, classify_error
 
 log = logging.getLogger(__name__)
 
 # libraries with verbose info logs: only their errors are shown
-NOISY = ("absl", "orbax", "jax", "trimesh", "numba", "OpenGL")
+VERBOSE_LIBRARIES = ("absl", "orbax", "jax", "trimesh", "numba", "OpenGL")
 # libraries that log an exception as well as raising it
-TWICE = ("absl", "orbax", "asyncio", "concurrent.futures")
+DUPLICATING_LIBRARIES = ("absl", "orbax", "asyncio", "concurrent.futures")
 
 
 def set_up_logs() -> None:
@@ -21,36 +21,36 @@ def set_up_logs() -> None:
     loop gets the exception too and reports it once.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    for name in NOISY:
+    for name in VERBOSE_LIBRARIES:
         logging.getLogger(name).setLevel(logging.ERROR)
     for handler in logging.getLogger().handlers:
-        handler.addFilter(says_something_new)
+        handler.addFilter(is_new_message)
     # absl's logger gets its own handler when absl is imported: filter the logger as well
-    for name in TWICE:
-        logging.getLogger(name).addFilter(says_something_new)
-    threading.excepthook = say_thread_failure
-    sys.unraisablehook = say_unraisable
+    for name in DUPLICATING_LIBRARIES:
+        logging.getLogger(name).addFilter(is_new_message)
+    threading.excepthook = log_thread_failure
+    sys.unraisablehook = log_unraisable
 
 
-def says_something_new(record: logging.LogRecord) -> bool:
+def is_new_message(record: logging.LogRecord) -> bool:
     """Return False for a library's log of an exception that `core.exit_status` knows."""
-    if record.name.split(".")[0] not in TWICE or not record.exc_info:
+    if record.name.split(".")[0] not in DUPLICATING_LIBRARIES or not record.exc_info:
         return True
     error = record.exc_info[1]
-    return error is None or row_of(error).status == UNFORESEEN
+    return error is None or classify_error(error).status == UNEXPECTED
 
 
-def say_unraisable(arguments: "sys.UnraisableHookArgs") -> None:
+def log_unraisable(arguments: "sys.UnraisableHookArgs") -> None:
     """Print an unraisable exception, except TensorStore's after an abandoned save."""
     error = arguments.exc_value
     if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
         sys.__unraisablehook__(arguments)
 
 
-def say_thread_failure(arguments: threading.ExceptHookArgs) -> None:
+def log_thread_failure(arguments: threading.ExceptHookArgs) -> None:
     """Log a thread's exception: one line if `core.exit_status` knows it, else a traceback."""
     error = arguments.exc_value
-    if error is None or row_of(error).status == UNFORESEEN:
+    if error is None or classify_error(error).status == UNEXPECTED:
         threading.__excepthook__(arguments)
         return
     name = arguments.thread.name if arguments.thread else "a thread"

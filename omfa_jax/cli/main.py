@@ -15,11 +15,11 @@ from omfa_jax import __version__
 from omfa_jax.cli.flags import Parser, refuse_renamed_flags
 from omfa_jax.cli.logs import set_up_logs
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.core.exit_status import RESTART, UNFORESEEN, row_of
-from omfa_jax.parallel.flags import set_flags
+from omfa_jax.core.exit_status import RESTART, UNEXPECTED, classify_error
+from omfa_jax.parallel.flags import set_xla_flags
 
 # longest error message of another library that is printed, in characters
-LINE = 400
+MAX_MESSAGE_CHARS = 400
 
 # name -> (module with add_arguments and run, help); a module is imported only for its command
 COMMANDS = {
@@ -33,7 +33,7 @@ COMMANDS = {
 }
 
 
-def module_of(command: str, arguments: Sequence[str]) -> tuple[ModuleType, list[str]]:
+def choose_module(command: str, arguments: Sequence[str]) -> tuple[ModuleType, list[str]]:
     """Return the command's module and the arguments that are left for it.
 
     A module that defines `module_for(arguments)` may select another module.
@@ -45,11 +45,11 @@ def module_of(command: str, arguments: Sequence[str]) -> tuple[ModuleType, list[
     return module, list(arguments)
 
 
-def parser_for(command: str, arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
+def make_parser(command: str, arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
     """Return a command's argument parser; `arguments`, those after it, may select a variant."""
     text = COMMANDS[command][1]
     parser = Parser(prog=f"omfa {command}", description=text, allow_abbrev=False)
-    module_of(command, arguments)[0].add_arguments(parser)
+    choose_module(command, arguments)[0].add_arguments(parser)
     return parser
 
 
@@ -69,8 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = top.parse_args(arguments[:1]).command
     try:
         refuse_renamed_flags(command, arguments[1:])
-        parser = parser_for(command, arguments[1:])
-        module, words = module_of(command, arguments[1:])
+        parser = make_parser(command, arguments[1:])
+        module, words = choose_module(command, arguments[1:])
         options, rest = parser.parse_known_args(words)
         takes_config = hasattr(options, "config")
         if rest and not (takes_config and all(flag.startswith("--config.") for flag in rest)):
@@ -82,20 +82,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     joins = getattr(module, "JOINS", False)
     try:
         # before JAX starts: XLA's flags and the share of GPU memory that `omfa plan` assumes
-        set_flags()
+        set_xla_flags()
         module.run(options)
         sys.stdout.flush()
     except KeyboardInterrupt:
-        say(f"omfa {command}: interrupted")
-        return left(130, "interrupted", joins=joins)
+        print_error(f"omfa {command}: interrupted")
+        return exit_with(130, "interrupted", joins=joins)
     except Exception as error:
-        if isinstance(error, BrokenPipeError) and reader_left():
+        if isinstance(error, BrokenPipeError) and is_reader_gone():
             return 128 + signal.SIGPIPE
-        return ended(command, error, joins=joins)
+        return report_error(command, error, joins=joins)
     return 0
 
 
-def ended(command: str, error: Exception, *, joins: bool) -> int:
+def report_error(command: str, error: Exception, *, joins: bool) -> int:
     """Print how a command failed, and return its exit status by the table of `core.exit_status`.
 
     `joins`: the command may be one process of a distributed job, whose other processes end too.
@@ -103,22 +103,22 @@ def ended(command: str, error: Exception, *, joins: bool) -> int:
     # train.signals.Interrupted, recognised by its attribute because importing it would load jax
     status = getattr(error, "exit_status", None)
     if status is not None:
-        say(f"omfa {command}: {error}")
+        print_error(f"omfa {command}: {error}")
         return status
-    row = row_of(error)
+    row = classify_error(error)
     line = str(error) or type(error).__name__
     if not isinstance(error, OmfaError | OSError):
         # messages of other libraries are long, and often mean little without the error's type
-        line = f"{type(error).__name__}: {' '.join(line.split())[:LINE]}"
-    if row.xla or row.status == UNFORESEEN:
-        say("".join(traceback.format_exception(error)).rstrip())
-    advice = f" ({row.fault}: restarting may help)" if row.status == RESTART else ""
-    if row.status != UNFORESEEN:
-        say(f"omfa {command}: {line}{advice}")
-    return left(row.status, line, joins=joins)
+        line = f"{type(error).__name__}: {' '.join(line.split())[:MAX_MESSAGE_CHARS]}"
+    if row.xla or row.status == UNEXPECTED:
+        print_error("".join(traceback.format_exception(error)).rstrip())
+    advice = f" ({row.description}: restarting may help)" if row.status == RESTART else ""
+    if row.status != UNEXPECTED:
+        print_error(f"omfa {command}: {line}{advice}")
+    return exit_with(row.status, line, joins=joins)
 
 
-def left(status: int, line: str, *, joins: bool) -> int:
+def exit_with(status: int, line: str, *, joins: bool) -> int:
     """Return the exit status of this process, after ending the job's other processes."""
     try:
         sys.stdout.flush()
@@ -129,16 +129,16 @@ def left(status: int, line: str, *, joins: bool) -> int:
         return status
     from omfa_jax.parallel import distributed
 
-    return distributed.end(status, line)
+    return distributed.end_job(status, line)
 
 
-def say(text: str) -> None:
+def print_error(text: str) -> None:
     """Print to stderr and ignore failures, which must not change the exit status."""
     with contextlib.suppress(OSError):
         print(text, file=sys.stderr, flush=True)
 
 
-def reader_left() -> bool:
+def is_reader_gone() -> bool:
     """Return whether stdout's reader has closed it, as `| head` does; then discard the rest."""
     output = sys.stdout.fileno()
     poller = select.poll()

@@ -8,12 +8,11 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
-from omfa_jax.cli.flags import EFFICIENCY, path_text, to_path
+from omfa_jax.cli.flags import EFFICIENCY_TYPE, parse_path, parse_path_text
 from omfa_jax.core.errors import OmfaError
 
 if TYPE_CHECKING:
-    from omfa_jax.scaling.ahead import Compiled
-    from omfa_jax.scaling.plan import Job, Plan
+    from omfa_jax.scaling.plan import Plan, TrainingJob
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config",
         required=True,
-        type=path_text,
+        type=parse_path_text,
         metavar="FILE",
         help="config file, as of configs/",
     )
@@ -43,13 +42,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--efficiency",
-        type=EFFICIENCY,
+        type=EFFICIENCY_TYPE,
         default=0.5,
         metavar="X",
         help="fraction of peak FLOP/s that computing reaches, 0..1 (default: %(default)s)",
     )
     parser.add_argument(
-        "--json", type=to_path, metavar="FILE", help="also write the figures to FILE"
+        "--json", type=parse_path, metavar="FILE", help="also write the figures to FILE"
     )
 
 
@@ -67,26 +66,26 @@ def run(options: argparse.Namespace) -> None:
         "TF_CPP_MIN_LOG_LEVEL": "3",
     }.items():
         os.environ.setdefault(name, value)
-    from omfa_jax.parallel.flags import memory_note, set_flags_of, usable_part
-    from omfa_jax.parallel.pods import pod
+    from omfa_jax.parallel.flags import format_memory_note, get_usable_fraction, set_platform_flags
+    from omfa_jax.parallel.pods import parse_topology
     from omfa_jax.scaling import ahead
-    from omfa_jax.scaling.plan import advice, lighter, plan
+    from omfa_jax.scaling.plan import find_fitting_overrides, find_lighter_remat, make_plan
 
-    topology = pod(options.topology)
+    topology = parse_topology(options.topology)
     if options.compile:
         # with the flags that training sets, or the compiled step would be another one
-        set_flags_of(topology.platform)
-    usable = usable_part(topology.platform)
-    if topology.platform != "tpu" and memory_note(os.environ):
-        log.warning("%s", memory_note(os.environ))
-    job = job_of(options)
-    made = plan(job, topology, efficiency=options.efficiency, usable=usable)
+        set_platform_flags(topology.platform)
+    usable = get_usable_fraction(topology.platform)
+    if topology.platform != "tpu" and format_memory_note(os.environ):
+        log.warning("%s", format_memory_note(os.environ))
+    job = load_job(options)
+    made = make_plan(job, topology, efficiency=options.efficiency, usable=usable)
     for note in made.notes:
         log.warning("%s", note)
-    print(table(job, made, options.efficiency))
+    print(format_plan(job, made, options.efficiency))
     faster = None
     if made.fits:
-        faster = lighter(job, topology, efficiency=options.efficiency, usable=usable)
+        faster = find_lighter_remat(job, topology, efficiency=options.efficiency, usable=usable)
     if faster:
         print(
             f"config.train.remat={faster.remat} also fits:"
@@ -94,15 +93,18 @@ def run(options: argparse.Namespace) -> None:
         )
     compiled = None
     if options.compile:
-        compiled = ahead.compile_for(job, ahead.devices_of(topology))
-        print(compiled_table(made, compiled))
+        compiled = ahead.compile_step(job, ahead.describe_devices(topology))
+        print(format_compiled(made, compiled))
     if options.json:
-        figures = {"plan": figures_of(made), "compiled": compiled and dataclasses.asdict(compiled)}
+        figures = {
+            "plan": plan_to_dict(made),
+            "compiled": compiled and dataclasses.asdict(compiled),
+        }
         options.json.write_text(json.dumps(figures, indent=2) + "\n")
     # the compiler's figure decides where there is one
     peak = compiled.peak_bytes if compiled else made.peak_bytes
     if peak > made.usable_bytes:
-        found = advice(job, topology, usable=usable)
+        found = find_fitting_overrides(job, topology, usable=usable)
         change = f"try {found}" if found else "use more chips, a smaller batch or a smaller preset"
         raise OmfaError(
             f"this run does not fit on {topology.name}: it needs {peak / 2**30:.1f} of"
@@ -110,30 +112,30 @@ def run(options: argparse.Namespace) -> None:
         )
 
 
-def job_of(options: argparse.Namespace) -> "Job":
+def load_job(options: argparse.Namespace) -> "TrainingJob":
     """Return the run that the config named by the flags describes."""
     from omfa_jax.cli import config as config_lib
 
-    return job_of_config(config_lib.load_config(options.config, options.overrides))
+    return make_job(config_lib.load_config(options.config, options.overrides))
 
 
-def job_of_config(config: Any) -> "Job":
+def make_job(config: Any) -> "TrainingJob":
     """Return the run that a config describes; reads neither weights nor data."""
     from omfa_jax.cli import config as config_lib
-    from omfa_jax.models import vae
-    from omfa_jax.scaling.plan import Job
+    from omfa_jax.models import get_vae_config
+    from omfa_jax.scaling.plan import TrainingJob
     from omfa_jax.train.network import make_unet_config
 
-    diffusion = config_lib.diffusion_settings(config, vae(config.model.vae))
-    return Job(
+    diffusion = config_lib.make_diffusion_settings(config, get_vae_config(config.model.vae))
+    return TrainingJob(
         diffusion,
         make_unet_config(config.model.unet, diffusion),
-        config_lib.train_settings(config),
-        config_lib.mesh_settings(config),
+        config_lib.make_train_settings(config),
+        config_lib.make_mesh_settings(config),
     )
 
 
-def table(job: "Job", made: "Plan", efficiency: float) -> str:
+def format_plan(job: "TrainingJob", made: "Plan", efficiency: float) -> str:
     """Return the plan as text."""
     gib = 2**30
     height, width, _ = job.diffusion.canvas.shape
@@ -170,7 +172,7 @@ def table(job: "Job", made: "Plan", efficiency: float) -> str:
     return "\n".join(lines)
 
 
-def compiled_table(made: "Plan", compiled: "Compiled") -> str:
+def format_compiled(made: "Plan", compiled: "Compiled") -> str:
     """Return the compiler's figures next to the plan's, as text."""
     gib = 2**30
     lines = [
@@ -188,7 +190,7 @@ def compiled_table(made: "Plan", compiled: "Compiled") -> str:
     return "\n".join(lines)
 
 
-def figures_of(made: "Plan") -> dict[str, Any]:
+def plan_to_dict(made: "Plan") -> dict[str, Any]:
     """Return a plan for JSON, derived figures included."""
     names = ("peak_bytes", "fits", "step_seconds", "bare_step_seconds", "mfu")
     return dataclasses.asdict(made) | {name: getattr(made, name) for name in names}

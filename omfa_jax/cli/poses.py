@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from omfa_jax.cli.flags import WORKERS, path_text, whole
-from omfa_jax.core.errors import OmfaError, unknown
+from omfa_jax.cli.flags import WORKERS_TYPE, int_between, parse_path_text
+from omfa_jax.core.errors import OmfaError, unknown_name
 from omfa_jax.core.files import require_dir, require_writable_dir
 
 if TYPE_CHECKING:
@@ -21,22 +21,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `omfa data poses`."""
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument(
-        "--raw", type=path_text, metavar="DIR", help="raw data set: render every smplx/ folder"
+        "--raw",
+        type=parse_path_text,
+        metavar="DIR",
+        help="raw data set: render every smplx/ folder",
     )
     what.add_argument("--poses", metavar="NAME,...|all", help="render target poses of the library")
     what.add_argument(
-        "--turntable", type=whole(1, 10000), metavar="N", help="render N views around a body"
+        "--turntable", type=int_between(1, 10000), metavar="N", help="render N views around a body"
     )
     what.add_argument("--list", action="store_true", help="print the library's pose names")
     parser.add_argument(
         "--library",
-        type=path_text,
+        type=parse_path_text,
         metavar="FILE.json",
         help="pose library (default: the built-in one)",
     )
     parser.add_argument(
         "--body",
-        type=path_text,
+        type=parse_path_text,
         metavar="FILE.npz",
         help="body shape and camera of the target poses (default: the mean body)",
     )
@@ -48,12 +51,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--out",
-        type=path_text,
+        type=parse_path_text,
         metavar="DIR",
         help="folder to write target poses and turntables to",
     )
     parser.add_argument(
-        "--smplx-model", type=path_text, metavar="FILE", help="SMPL-X .npz (default: the free body)"
+        "--smplx-model",
+        type=parse_path_text,
+        metavar="FILE",
+        help="SMPL-X .npz (default: the free body)",
     )
     parser.add_argument(
         "--style",
@@ -65,7 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--processes",
-        type=WORKERS,
+        type=WORKERS_TYPE,
         default=os.cpu_count() or 1,
         help="number of worker processes (default: %(default)s)",
     )
@@ -74,28 +80,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Render the pose maps, or print the library's pose names."""
     if options.list:
-        from omfa_jax.body.library import load_library
+        from omfa_jax.body.library import load_pose_library
 
-        print("\n".join(load_library(options.library)))
+        print("\n".join(load_pose_library(options.library)))
         return
     from omfa_jax.body.params_file import save_body
-    from omfa_jax.body.pose_maps import body_files, check_settings, folders_named
+    from omfa_jax.body.pose_maps import check_render_settings, find_body_files, find_folders
 
     # before anything is written, so that a wrong flag leaves no files
-    check_settings(options.style, options.backend, options.processes)
+    check_render_settings(options.style, options.backend, options.processes)
     if options.raw:
         raw = require_dir(options.raw, "raw data set", "--raw")
-        folders = folders_named("smplx", raw)
+        folders = find_folders("smplx", raw)
         if not folders:
             raise OmfaError(f"no smplx/ folder under {raw}; expected {raw}/SPLIT/smplx/NAME.npz")
         for folder in folders:
             # raises for an empty folder now, not after hours of rendering the others
-            body_files(folder)
+            find_body_files(folder)
         render_folders([(folder, folder.parent / "pose") for folder in folders], options)
     else:
         if not options.out:
             raise OmfaError("--out: expected a folder for the bodies and pose maps")
-        bodies, camera = targets(options)
+        bodies, camera = render_targets(options)
         out = Path(options.out)
         folder = require_writable_dir(out / "smplx", "--out")
         for name, body in bodies.items():
@@ -123,31 +129,33 @@ def render_folders(folders: list[tuple[Path, Path]], options: argparse.Namespace
         raise OmfaError(f"{failed} pose maps could not be rendered, listed above")
 
 
-def targets(options: argparse.Namespace) -> "tuple[dict[str, BodyParams], Camera]":
+def render_targets(options: argparse.Namespace) -> "tuple[dict[str, BodyParams], Camera]":
     """Return the body of every requested pose or view, and their common camera."""
-    from omfa_jax.body.library import in_place_of, load_library, rotations, studio_camera
-    from omfa_jax.body.model import load_model
-    from omfa_jax.body.params import from_full_pose, neutral
-    from omfa_jax.body.params_file import load_body_file
-    from omfa_jax.body.poses import turntable
+    from omfa_jax.body.library import load_pose_library, make_studio_camera, parse_pose, place_pose
+    from omfa_jax.body.model import load_body_model
+    from omfa_jax.body.params import make_neutral_params, make_params_from_pose
+    from omfa_jax.body.params_file import load_body
+    from omfa_jax.body.poses import make_turntable
 
-    person, camera = load_body_file(options.body) if options.body else (neutral(), None)
+    person, camera = load_body(options.body) if options.body else (make_neutral_params(), None)
     if options.turntable is not None:
-        standing = person if camera else from_full_pose(rotations({}))
+        standing = person if camera else make_params_from_pose(parse_pose({}))
         up = (0.0, 1.0, 0.0) if camera is None else tuple(-camera.rotation[1])
-        views = turntable(standing, options.turntable, up=up)
+        views = make_turntable(standing, options.turntable, up=up)
         bodies = {f"view_{index:03d}": view for index, view in enumerate(views)}
     else:
-        library = load_library(options.library)
+        library = load_pose_library(options.library)
         names = list(library) if options.poses == "all" else options.poses.split(",")
         for name in names:
             if name not in library:
-                raise unknown("pose (--poses; --list prints them)", name, library)
-        front = camera or studio_camera(load_model(options.smplx_model), [person], 8, 8)
-        bodies = {name: in_place_of(library[name], person, front) for name in names}
+                raise unknown_name("pose (--poses; --list prints them)", name, library)
+        front = camera or make_studio_camera(load_body_model(options.smplx_model), [person], 8, 8)
+        bodies = {name: place_pose(library[name], person, front) for name in names}
     if camera is None:
-        shown = [*bodies.values(), from_full_pose(rotations({}))]
-        camera = studio_camera(load_model(options.smplx_model), shown, *_size(options.size))
+        shown = [*bodies.values(), make_params_from_pose(parse_pose({}))]
+        camera = make_studio_camera(
+            load_body_model(options.smplx_model), shown, *_size(options.size)
+        )
     return bodies, camera
 
 

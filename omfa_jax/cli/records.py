@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from omfa_jax.cli.flags import whole
+from omfa_jax.cli.flags import int_between
 from omfa_jax.data.writing import RUNNERS, SHARD_RECORDS
 
 
@@ -11,7 +11,7 @@ def add_writing_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of a command that writes records."""
     parser.add_argument(
         "--shard-records",
-        type=whole(1, 10**7),
+        type=int_between(1, 10**7),
         default=SHARD_RECORDS,
         metavar="N",
         help="items per shard (default: %(default)s)",

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import numpy as np
 
-from omfa_jax.cli.flags import SEED, of, path_text, whole
-from omfa_jax.core.errors import OmfaError, unknown
+from omfa_jax.cli.flags import SEED_TYPE, from_row, int_between, parse_path_text
+from omfa_jax.core.errors import OmfaError, unknown_name
 from omfa_jax.core.files import require_writable_dir
-from omfa_jax.core.folders import require_apart
+from omfa_jax.core.folders import require_disjoint
 from omfa_jax.core.images import from_signed, write_image
 from omfa_jax.core.tasks import COMPONENTS, Task
-from omfa_jax.diffusion.sample import SAMPLER
-from omfa_jax.diffusion.steppers import STEPPERS
+from omfa_jax.diffusion.sample import SAMPLER_RULES
+from omfa_jax.diffusion.steppers import SAMPLERS
 from omfa_jax.sampling.inputs import SlotFitter, load_face, load_pose_map, render_pose
 
 log = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ INPUTS = (
     ("--smplx-model", "FILE", "SMPL-X model (.npz) to render --pose with (default: the free body)"),
 )
 # the flags that each task cannot do without
-NEEDED = {
+REQUIRED_INPUTS = {
     "try_on": ("garment",),
     "try_off": ("person",),
     "transfer": ("source_person",),
@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--checkpoint",
         required=True,
-        type=path_text,
+        type=parse_path_text,
         metavar="DIR",
         help="training workdir, one of its steps, or model folder",
     )
@@ -67,30 +67,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--out",
         required=True,
-        type=path_text,
+        type=parse_path_text,
         metavar="DIR",
         help="folder for the generated images and sheet.png",
     )
     for flag, metavar, text in INPUTS:
-        add(flag, type=path_text, metavar=metavar, help=text)
-    add("--views", type=whole(1, 1000), default=TURNTABLE_VIEWS, help="turntable: number of views")
-    add("--steps", type=of(SAMPLER["steps"]), default=50, help="denoising steps")
-    add("--sampler", default="ddim", metavar="NAME", help=" | ".join(STEPPERS))
+        add(flag, type=parse_path_text, metavar=metavar, help=text)
+    add(
+        "--views",
+        type=int_between(1, 1000),
+        default=TURNTABLE_VIEWS,
+        help="turntable: number of views",
+    )
+    add("--steps", type=from_row(SAMPLER_RULES["steps"]), default=50, help="denoising steps")
+    add("--sampler", default="ddim", metavar="NAME", help=" | ".join(SAMPLERS))
     add(
         "--guidance",
-        type=of(SAMPLER["guidance"]),
+        type=from_row(SAMPLER_RULES["guidance"]),
         default=2.0,
         metavar="SCALE",
         help="classifier-free guidance scale; 1 disables guidance",
     )
     add(
         "--guidance-rescale",
-        type=of(SAMPLER["guidance_rescale"]),
+        type=from_row(SAMPLER_RULES["guidance_rescale"]),
         default=0.0,
         metavar="PHI",
         help="guidance rescale factor, 0 to 1; 0 disables it",
     )
-    add("--seed", type=SEED, default=0, help="random seed of the initial noise")
+    add("--seed", type=SEED_TYPE, default=0, help="random seed of the initial noise")
     add(
         "--no-ema",
         action="store_true",
@@ -105,13 +110,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Generate images, and write them with a side-by-side sheet."""
-    if options.task in NEEDED:
-        require_inputs(options, NEEDED[options.task], needs_face=options.task != "try_off")
+    if options.task in REQUIRED_INPUTS:
+        require_inputs(options, REQUIRED_INPUTS[options.task], needs_face=options.task != "try_off")
     if options.dtype not in DTYPES:
-        raise unknown("type (--dtype)", options.dtype, DTYPES)
+        raise unknown_name("type (--dtype)", options.dtype, DTYPES)
     out = require_writable_dir(options.out, "--out")
-    if options.task in NEEDED:
-        require_kept(options, out, ("garment", *TASKS))
+    if options.task in REQUIRED_INPUTS:
+        require_inputs_kept(options, out, ("garment", *TASKS))
 
     from omfa_jax.diffusion.sample import SamplerSettings
     from omfa_jax.sampling.generate import Sampler
@@ -119,7 +124,7 @@ def run(options: argparse.Namespace) -> None:
     settings = SamplerSettings(
         options.steps, options.guidance, options.sampler, options.guidance_rescale
     )
-    bundle = load_checkpoint(options.checkpoint, ema=not options.no_ema)
+    bundle = load_model(options.checkpoint, ema=not options.no_ema)
     generate = GENERATE.get(options.task)
     if generate is None:
         # a task of the model's own: what it needs and writes is known only now
@@ -133,7 +138,7 @@ def find_row(tasks: Sequence[Task], options: argparse.Namespace, out: Path) -> T
     """Return the row of the model's task table that --task names; check its inputs' flags."""
     row = next((task for task in tasks if task.name == options.task), None)
     if row is None:
-        raise unknown("task (--task)", options.task, {*TASKS, *(task.name for task in tasks)})
+        raise unknown_name("task (--task)", options.task, {*TASKS, *(task.name for task in tasks)})
     clean = [name for name in COMPONENTS if name not in row.noised]
     # a face can be cropped from --person, also where the person is generated
     needed = [name for name in clean if name != "face"]
@@ -142,7 +147,7 @@ def find_row(tasks: Sequence[Task], options: argparse.Namespace, out: Path) -> T
         used = name == "person" and "face" in clean
         if getattr(options, name) is not None and not used:
             log.warning("--%s is not used: task %s generates it", name, row.name)
-    require_kept(options, out, row.noised)
+    require_inputs_kept(options, out, row.noised)
     return row
 
 
@@ -155,25 +160,25 @@ def require_inputs(options: argparse.Namespace, needed: Sequence[str], *, needs_
         raise OmfaError(f"--task {options.task} needs --face, or --person to crop it from")
 
 
-def require_kept(options: argparse.Namespace, out: Path, results: Sequence[str]) -> None:
+def require_inputs_kept(options: argparse.Namespace, out: Path, results: Sequence[str]) -> None:
     """Raise an OmfaError if an input image would be overwritten by one of the results."""
     written = re.compile(rf"({'|'.join(results)})_\d+\.png|sheet\.png")
     for flag, path in vars(options).items():
         if isinstance(path, str) and written.fullmatch(Path(path).name):
-            require_apart(out / Path(path).name, {f"--{flag.replace('_', '-')}": path})
+            require_disjoint(out / Path(path).name, {f"--{flag.replace('_', '-')}": path})
 
 
-def load_checkpoint(path: str, *, ema: bool = True):
+def load_model(path: str, *, ema: bool = True):
     """Return the bundle at `path`: a training workdir, one of its steps, or a model folder."""
-    from omfa_jax.sampling.load import load_folder
-    from omfa_jax.train.load import load_bundle
+    from omfa_jax.sampling.load import load_model_folder
+    from omfa_jax.train.load import load_checkpoint_model
 
     folder = Path(path)
     if (folder / "checkpoints").is_dir() or folder.parent.name == "checkpoints":
-        bundle, step = load_bundle(folder, ema=ema)
+        bundle, step = load_checkpoint_model(folder, ema=ema)
         log.info("%s: step %d", path, step)
         return bundle
-    return load_folder(folder)
+    return load_model_folder(folder)
 
 
 def _try_on(sampler, slots: SlotFitter, options):
@@ -220,8 +225,8 @@ def _transfer(sampler, slots: SlotFitter, options):
 
 
 def _turntable(sampler, slots: SlotFitter, options):
-    from omfa_jax.body.params_file import load_body_file
-    from omfa_jax.body.poses import turntable as turned
+    from omfa_jax.body.params_file import load_body
+    from omfa_jax.body.poses import make_turntable as turned
     from omfa_jax.sampling.tasks import turntable
 
     if Path(options.pose).suffix != ".npz":
@@ -229,7 +234,7 @@ def _turntable(sampler, slots: SlotFitter, options):
             f"--task turntable needs SMPL-X parameters (.npz) as --pose, got {options.pose}:"
             " a picture cannot be turned"
         )
-    params, camera = load_body_file(options.pose)
+    params, camera = load_body(options.pose)
     bodies = turned(params, options.views)
     maps = [render_pose(p, camera, slots.pose_style, options.smplx_model) for p in bodies]
     poses = np.concatenate([slots.fit_pose_map(image) for image in maps])
@@ -279,7 +284,7 @@ def _pose(slots: SlotFitter, path: str | None, options):
 
 def write_columns(out: Path, columns, size: tuple[int, int]) -> None:
     """Write every generated picture and the sheet of all of them."""
-    from omfa_jax.sampling.sheet import sheet
+    from omfa_jax.sampling.sheet import draw_sheet
 
     shown = {
         name: list(images if images.dtype == np.uint8 else from_signed(images))
@@ -290,5 +295,5 @@ def write_columns(out: Path, columns, size: tuple[int, int]) -> None:
         if images is not None and images.dtype == np.uint8:
             for index, image in enumerate(images):
                 write_image(out / f"{name}_{index:02d}.png", image)
-    write_image(out / "sheet.png", sheet(shown, *size))
+    write_image(out / "sheet.png", draw_sheet(shown, *size))
     log.info("wrote %s", out / "sheet.png")

@@ -4,10 +4,10 @@ import argparse
 import json
 import logging
 
-from omfa_jax.cli.flags import SEED, number, path_text, to_path, whole
+from omfa_jax.cli.flags import SEED_TYPE, float_between, int_between, parse_path, parse_path_text
 from omfa_jax.core.errors import OmfaError, require_modules
 from omfa_jax.core.files import atomic_write
-from omfa_jax.core.folders import require_apart
+from omfa_jax.core.folders import require_disjoint
 
 log = logging.getLogger(__name__)
 
@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--table",
         required=True,
-        type=path_text,
+        type=parse_path_text,
         metavar="FILE",
         help="table of runs: CSV, TSV or JSON lines",
     )
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         )
     parser.add_argument(
         "--flops-per-param-sample",
-        type=number(0, 1e12, above=True),
+        type=float_between(0, 1e12, above=True),
         metavar="K",
         help="compute FLOPs as K params samples, even if the table has them (6 for transformers)",
     )
@@ -61,49 +61,49 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--max-loss",
-        type=number(0, 1e30, above=True),
+        type=float_between(0, 1e30, above=True),
         metavar="X",
         help="exclude runs with a higher loss",
     )
     parser.add_argument(
         "--drop-highest",
-        type=whole(),
+        type=int_between(),
         default=0,
         metavar="K",
         help="exclude the K runs with the highest loss (default: %(default)s)",
     )
     parser.add_argument(
         "--outlier-mad",
-        type=number(0, 1e6, above=True),
+        type=float_between(0, 1e6, above=True),
         metavar="K",
         help="exclude runs over K robust deviations from a first fit, and refit",
     )
     parser.add_argument(
         "--isoflop-tolerance",
-        type=number(0, 1, above=True, below=True),
+        type=float_between(0, 1, above=True, below=True),
         default=0.1,
         metavar="X",
         help="relative width of a budget's group of runs (default: %(default)s)",
     )
     parser.add_argument(
         "--hold-out",
-        type=number(0, 0.9, above=True, below=True),
+        type=float_between(0, 0.9, above=True, below=True),
         default=0.2,
         metavar="X",
         help="share of the largest runs that a law of the others predicts (default: %(default)s)",
     )
     parser.add_argument(
         "--resamples",
-        type=whole(100, 10**6),
+        type=int_between(100, 10**6),
         default=500,
         help="bootstrap resamples (default: %(default)s)",
     )
     parser.add_argument(
-        "--seed", type=SEED, default=0, help="seed of the bootstrap (default: %(default)s)"
+        "--seed", type=SEED_TYPE, default=0, help="seed of the bootstrap (default: %(default)s)"
     )
     parser.add_argument(
         "--out",
-        type=to_path,
+        type=parse_path,
         metavar="FILE.json",
         help="also write the fit as JSON, for `omfa scaling plot`",
     )
@@ -112,56 +112,56 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Print and write a fit; raise an OmfaError at the end if the runs do not support a law."""
     require_modules("omfa scaling fit", "scaling", "scipy")
-    from omfa_jax.scaling.cleaning import Rules
-    from omfa_jax.scaling.record import record
-    from omfa_jax.scaling.report import report
-    from omfa_jax.scaling.study import Settings, study
-    from omfa_jax.scaling.table import NAMES, read_table
+    from omfa_jax.scaling.cleaning import CleaningRules
+    from omfa_jax.scaling.record import make_record
+    from omfa_jax.scaling.report import format_report
+    from omfa_jax.scaling.study import FitSettings, fit_scaling
+    from omfa_jax.scaling.table import COLUMN_NAMES, read_runs_table
 
     if options.out is not None:
-        require_apart(options.out, {"--table": options.table})
-    given = {name: getattr(options, f"{name}_column") for name in NAMES}
-    table = read_table(
+        require_disjoint(options.out, {"--table": options.table})
+    given = {name: getattr(options, f"{name}_column") for name in COLUMN_NAMES}
+    table = read_runs_table(
         options.table,
         columns={name: column for name, column in given.items() if column is not None},
         flops_per_param_sample=options.flops_per_param_sample,
     )
-    settings = Settings(
-        rules=Rules(options.max_loss, options.drop_highest, options.outlier_mad),
+    settings = FitSettings(
+        rules=CleaningRules(options.max_loss, options.drop_highest, options.outlier_mad),
         irreducible=not options.no_irreducible,
         resamples=options.resamples,
         seed=options.seed,
         isoflop_tolerance=options.isoflop_tolerance,
         hold_out=options.hold_out,
-        budgets=tuple(flag_number(text, "--budget") for text in options.budget),
+        budgets=tuple(parse_flag_number(text, "--budget") for text in options.budget),
         unique=None
         if options.dataset_size is None
-        else flag_number(options.dataset_size, "--dataset-size"),
-        predict=tuple(pair(text) for text in options.predict),
+        else parse_flag_number(options.dataset_size, "--dataset-size"),
+        predict=tuple(parse_run(text) for text in options.predict),
     )
-    found = study(table, settings)
-    print(report(found))
+    found = fit_scaling(table, settings)
+    print(format_report(found))
     if options.out is not None:
         with atomic_write(options.out) as path:
-            path.write_text(json.dumps(record(found), indent=1, allow_nan=False) + "\n")
+            path.write_text(json.dumps(make_record(found), indent=1, allow_nan=False) + "\n")
         log.info("wrote %s", options.out)
     if found.refused is not None:
         raise OmfaError(f"{options.table}: no law can be fitted: {found.refused}")
 
 
-def pair(text: str) -> tuple[float, float]:
+def parse_run(text: str) -> tuple[float, float]:
     """Parse the parameters and samples of a run to predict."""
-    numbers = [flag_number(one, "--predict") for one in text.split(",")]
+    numbers = [parse_flag_number(one, "--predict") for one in text.split(",")]
     if len(numbers) != 2:
         raise OmfaError(f"--predict: expected PARAMS,SAMPLES such as 1.3e9,2e7, got {text!r}")
     return numbers[0], numbers[1]
 
 
-def flag_number(text: str, flag: str) -> float:
+def parse_flag_number(text: str, flag: str) -> float:
     """Parse a flag's number, which may have a unit suffix."""
-    from omfa_jax.scaling.table import number
+    from omfa_jax.scaling.table import parse_number
 
     try:
-        return number(text)
+        return parse_number(text)
     except ValueError as error:
         raise OmfaError(f"{flag}: {error}") from None

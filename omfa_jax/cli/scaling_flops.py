@@ -6,13 +6,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omfa_jax.cli.flags import path_text, whole
+from omfa_jax.cli.flags import int_between, parse_path_text
 from omfa_jax.core.errors import OmfaError
 
 if TYPE_CHECKING:
     from omfa_jax.diffusion.settings import DiffusionSettings
     from omfa_jax.models import UNetConfig, VAEConfig
-    from omfa_jax.scaling.components import Components
 
 HELP = "count parameters and FLOPs of a config or of presets, by component"
 
@@ -25,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config",
         default=None,
-        type=path_text,
+        type=parse_path_text,
         metavar="FILE",
         help="config file, for its UNet, canvas and VAE",
     )
@@ -38,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--text-tokens",
-        type=whole(1, 10**6),
+        type=int_between(1, 10**6),
         default=77,
         metavar="N",
         help="tokens of the prompts (default: %(default)s, as in SDXL)",
@@ -55,90 +54,90 @@ def run(options: argparse.Namespace) -> None:
     from omfa_jax.models import UNETS
 
     names = list(UNETS) if "all" in options.preset else options.preset
-    settings = [settings_of(options, name) for name in names or [""]]
+    settings = [load_settings(options, name) for name in names or [""]]
     if len(settings) == 1:
-        print(table(*settings[0], options.text_tokens))
+        print(format_components(*settings[0], options.text_tokens))
     else:
-        print(lines(dict(zip(names, settings, strict=True)), options.text_tokens))
+        print(format_presets(dict(zip(names, settings, strict=True)), options.text_tokens))
 
 
-def settings_of(
+def load_settings(
     options: argparse.Namespace, preset: str
 ) -> "tuple[DiffusionSettings, UNetConfig, VAEConfig]":
     """Return canvas, UNet and VAE of the config (or the base config), with `preset` if given."""
     from omfa_jax.cli import config as config_lib
-    from omfa_jax.models import vae
+    from omfa_jax.models import get_vae_config
     from omfa_jax.train.network import make_unet_config
 
     config: Any = config_lib.load_config(options.config or BASE, options.overrides)
-    vae_config = vae(config.model.vae)
-    diffusion = config_lib.diffusion_settings(config, vae_config)
+    vae_config = get_vae_config(config.model.vae)
+    diffusion = config_lib.make_diffusion_settings(config, vae_config)
     return diffusion, make_unet_config(preset or config.model.unet, diffusion), vae_config
 
 
-def table(
+def format_components(
     diffusion: "DiffusionSettings", unet: "UNetConfig", vae: "VAEConfig", text_tokens: int
 ) -> str:
     """Return the table of one UNet's components, and of the VAE on the images of an example."""
     from omfa_jax.core.tasks import COMPONENTS
-    from omfa_jax.scaling.flops import unet_components, vae_components
+    from omfa_jax.scaling.flops import count_unet_flops, count_vae_flops
 
     height, width, _ = diffusion.canvas.shape
-    count = unet_components(unet, height, width, text_tokens=text_tokens)
+    count = count_unet_flops(unet, height, width, text_tokens=text_tokens)
     out = [
         f"one example, canvas {height}x{width}, {text_tokens} text tokens; without"
         " rematerialization and optimizer",
-        row("", "parameters", "forward GF", "step GF", "of step"),
-        *component_rows(count),
-        row("UNet", *figures(count), "100.0%"),
+        format_row("", "parameters", "forward GF", "step GF", "of step"),
+        *format_component_rows(count),
+        format_row("UNet", *format_figures(count), "100.0%"),
         "",
     ]
     sizes = dict(zip(COMPONENTS, diffusion.slots_px, strict=True)) | {"pose": (0, 0)}
     sizes["pose"] = sizes["person"]
     for name, size in sizes.items():
-        for half, part in zip(("encoder", "decoder"), vae_components(vae, *size), strict=True):
+        for half, part in zip(("encoder", "decoder"), count_vae_flops(vae, *size), strict=True):
             label = f"VAE {half}, {name}"
             # no share of the step: the VAE is frozen except with objective = "autoencoder"
-            out.append(row(label, *figures(part), ""))
+            out.append(format_row(label, *format_figures(part), ""))
     return "\n".join(out)
 
 
-def component_rows(count: "Components") -> list[str]:
+def format_component_rows(count: "Components") -> list[str]:
     """Return a line for each component, with its share of the step."""
     total = count.total.step
     return [
-        row(
+        format_row(
             name.replace("_", " "),
             f"{part.params:,}",
             f"{part.forward / 1e9:,.4g}",
             f"{part.step / 1e9:,.4g}",
             f"{part.step / total:.1%}",
         )
-        for name, part in count.parts.items()
+        for name, part in count.layer_costs.items()
     ]
 
 
-def lines(
+def format_presets(
     settings: "dict[str, tuple[DiffusionSettings, UNetConfig, VAEConfig]]", text_tokens: int
 ) -> str:
     """Return a line for each preset."""
-    from omfa_jax.scaling.flops import unet_components
+    from omfa_jax.scaling.flops import count_unet_flops
 
-    out = [row("preset, canvas", "parameters", "forward GF", "step GF", "")]
+    out = [format_row("preset, canvas", "parameters", "forward GF", "step GF", "")]
     for name, (diffusion, unet, _) in settings.items():
         height, width, _ = diffusion.canvas.shape
-        count = unet_components(unet, height, width, text_tokens=text_tokens)
-        out.append(row(f"{name}, {height}x{width}", *figures(count), ""))
+        count = count_unet_flops(unet, height, width, text_tokens=text_tokens)
+        out.append(format_row(f"{name}, {height}x{width}", *format_figures(count), ""))
     return "\n".join(out)
 
 
-def figures(count: "Components") -> tuple[str, str, str]:
+def format_figures(count: "Components") -> tuple[str, str, str]:
     """Return the parameters, and the GFLOP of the forward pass and of a step, as text."""
     total = count.total
     return f"{total.params:,}", f"{total.forward / 1e9:,.5g}", f"{total.step / 1e9:,.5g}"
 
 
-def row(*cells: str) -> str:
+def format_row(*cells: str) -> str:
     """Return cells in aligned columns, the first one left-aligned."""
     first, *others = cells
     right = (f"{cell:>{width}}" for cell, width in zip(others, WIDTHS[1:], strict=True))

@@ -9,14 +9,13 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omfa_jax.cli.flags import EFFICIENCY, number, path_text, whole
+from omfa_jax.cli.flags import EFFICIENCY_TYPE, float_between, int_between, parse_path_text
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.files import atomic_write, require_writable_dir
 
 if TYPE_CHECKING:
     from omfa_jax.cli.config import Config
-    from omfa_jax.parallel.pods import Pod
-    from omfa_jax.scaling.manifest import Grid, Size, StudyRun
+    from omfa_jax.scaling.manifest import StudyRun
 
 log = logging.getLogger(__name__)
 
@@ -44,9 +43,15 @@ def get_config() -> ConfigDict:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `omfa scaling plan`."""
     parser.add_argument(
-        "--config", required=True, type=path_text, metavar="FILE", help="base config of all runs"
+        "--config",
+        required=True,
+        type=parse_path_text,
+        metavar="FILE",
+        help="base config of all runs",
     )
-    parser.add_argument("--out", required=True, type=path_text, metavar="DIR", help="study folder")
+    parser.add_argument(
+        "--out", required=True, type=parse_path_text, metavar="DIR", help="study folder"
+    )
     parser.add_argument(
         "--sizes", required=True, metavar="A,B,..", help="UNet presets, comma-separated"
     )
@@ -62,20 +67,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--dataset-size",
-        type=whole(),
+        type=int_between(),
         default=0,
         metavar="N",
         help="size of the training set (default: counted)",
     )
     parser.add_argument(
         "--min-steps",
-        type=whole(1),
+        type=int_between(1),
         default=50,
         help="leave out runs with fewer steps (default: %(default)s)",
     )
     parser.add_argument(
         "--max-epochs",
-        type=number(0, 1e9, above=True),
+        type=float_between(0, 1e9, above=True),
         default=float("inf"),
         help="leave out runs with more epochs (default: no limit)",
     )
@@ -85,18 +90,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     machine.add_argument(
         "--flops-per-second",
-        type=number(0, 1e25),
+        type=float_between(0, 1e25),
         default=0.0,
         help="measured training FLOP/s of the machine",
     )
     parser.add_argument(
         "--efficiency",
-        type=EFFICIENCY,
+        type=EFFICIENCY_TYPE,
         default=0.5,
         help="share of the chip's peak, as in `omfa plan` (default: %(default)s)",
     )
     parser.add_argument(
-        "--price", type=number(0, 1e9), metavar="X", help="price of a chip (or machine) per hour"
+        "--price",
+        type=float_between(0, 1e9),
+        metavar="X",
+        help="price of a chip (or machine) per hour",
     )
 
 
@@ -106,17 +114,17 @@ def run(options: argparse.Namespace) -> None:
         # nothing is computed, so do not reserve a GPU's memory
         os.environ["JAX_PLATFORMS"] = "cpu"
     from omfa_jax.cli import config as config_lib
-    from omfa_jax.parallel.pods import pod
+    from omfa_jax.parallel.pods import parse_topology
     from omfa_jax.scaling.launchers import write_launchers
     from omfa_jax.scaling.manifest import (
-        MANIFEST,
-        Manifest,
-        expand,
+        STUDY_FILE,
+        Study,
+        expand_grid,
         merge_runs,
-        read_manifest,
-        write_manifest,
+        read_study,
+        write_study,
     )
-    from omfa_jax.scaling.planned import planned
+    from omfa_jax.scaling.planned import format_plan
 
     config = config_lib.load_config(options.config, options.overrides)
     if config.model.init and config.model.init_unet:
@@ -124,23 +132,25 @@ def run(options: argparse.Namespace) -> None:
             "config.model.init_unet=True would start every size from one UNet: add"
             " --config.model.init_unet=false"
         )
-    machine = pod(options.topology) if options.topology else None
+    machine = parse_topology(options.topology) if options.topology else None
     if options.price is not None and not (options.topology or options.flops_per_second):
         raise OmfaError(
             "--price needs an estimate of the hours: give --topology or --flops-per-second"
         )
-    grid = grid_of(options, config)
+    grid = make_grid(options, config)
     names = [name.strip() for name in options.sizes.split(",") if name.strip()]
     if not names or len(set(names)) < len(names):
         raise OmfaError(f"--sizes: expected different presets, got {options.sizes!r}")
-    sizes = [size_of(config, name, machine, options) for name in names]
-    runs, left_out = expand(sizes, grid, chips=machine.chips if machine else 1, price=options.price)
+    sizes = [measure_size(config, name, machine, options) for name in names]
+    runs, left_out = expand_grid(
+        sizes, grid, chips=machine.chips if machine else 1, price=options.price
+    )
     if not runs:
         raise OmfaError("no runs are left: " + "; ".join(left_out))
 
     out = require_writable_dir(options.out, "--out").absolute()
-    before = read_manifest(out) if (out / MANIFEST).exists() else None
-    study = Manifest(
+    before = read_study(out) if (out / STUDY_FILE).exists() else None
+    study = Study(
         base=str(options.config),
         machine=options.topology,
         price_per_chip_hour=options.price,
@@ -149,32 +159,32 @@ def run(options: argparse.Namespace) -> None:
     )
     write_configs(out, config, runs)
     files = write_launchers(out, study, machine)
-    write_manifest(out, study)
-    print(planned(study, machine))
-    print(f"\n{out}: {MANIFEST}, configs/, {', '.join(files)}; `omfa scaling run {options.out}`")
+    write_study(out, study)
+    print(format_plan(study, machine))
+    print(f"\n{out}: {STUDY_FILE}, configs/, {', '.join(files)}; `omfa scaling run {options.out}`")
 
 
-def grid_of(options: argparse.Namespace, config: "Config") -> "Grid":
+def make_grid(options: argparse.Namespace, config: "Config") -> "Grid":
     """Return the grid of the flags."""
-    from omfa_jax.scaling.manifest import Grid
+    from omfa_jax.scaling.manifest import StudyGrid
 
-    rates = numbers(options.learning_rates, "--learning-rates")
-    samples = numbers(options.samples, "--samples")
-    unique = options.dataset_size or records_of(config)
+    rates = parse_numbers(options.learning_rates, "--learning-rates")
+    samples = parse_numbers(options.samples, "--samples")
+    unique = options.dataset_size or count_records(config)
     if unique < 1:
         raise OmfaError("the config's data has no examples; give --dataset-size")
-    return Grid(
+    return StudyGrid(
         samples=tuple(round(n) for n in samples),
-        budgets=numbers(options.budgets, "--budgets"),
+        budgets=parse_numbers(options.budgets, "--budgets"),
         learning_rates=rates or (float(config.optimizer.learning_rate),),
         batch_size=config.train.batch_size,
-        unique=unique,
-        least_steps=options.min_steps,
-        most_epochs=options.max_epochs,
+        dataset_size=unique,
+        min_steps=options.min_steps,
+        max_epochs=options.max_epochs,
     )
 
 
-def numbers(text: str, flag: str) -> tuple[float, ...]:
+def parse_numbers(text: str, flag: str) -> tuple[float, ...]:
     """Parse a comma-separated list of positive numbers."""
     try:
         found = tuple(float(part) for part in text.split(",") if part.strip())
@@ -185,87 +195,87 @@ def numbers(text: str, flag: str) -> tuple[float, ...]:
     return found
 
 
-def records_of(config: "Config") -> int:
+def count_records(config: "Config") -> int:
     """Return the number of training examples of the config's data."""
     from omfa_jax.cli import config as config_lib
-    from omfa_jax.core.errors import unknown
+    from omfa_jax.core.errors import unknown_name
     from omfa_jax.data import schema
     from omfa_jax.data.mixture import parse_mixture
 
     folders = [folder for folder, _ in parse_mixture(config.data.mixture)]
     if not folders and not (config.data.latents or config.data.records):
         raise OmfaError("the number of training examples is unknown: give --dataset-size, or data")
-    folders = folders or [config_lib.pipeline_settings(config).records]
+    folders = folders or [config_lib.make_pipeline_settings(config).records]
     count = 0
     for folder in folders:
         splits = schema.read_manifest(folder)["splits"]
         if config.data.split not in splits:
-            raise unknown(f"split of {folder}", config.data.split, splits)
+            raise unknown_name(f"split of {folder}", config.data.split, splits)
         count += splits[config.data.split]
     return count
 
 
-def size_of(
+def measure_size(
     config: "Config", name: str, machine: "Pod | None", options: argparse.Namespace
 ) -> "Size":
     """Return the cost of one preset, and whether it fits in the machine's memory."""
-    from omfa_jax.cli.plan import job_of_config
-    from omfa_jax.parallel.flags import usable_part
-    from omfa_jax.scaling.manifest import Size
-    from omfa_jax.scaling.plan import plan
+    from omfa_jax.cli.plan import make_job
+    from omfa_jax.parallel.flags import get_usable_fraction
+    from omfa_jax.scaling.manifest import ModelSize
+    from omfa_jax.scaling.plan import make_plan
 
-    sized = with_size(config, name)
-    job = job_of_config(sized)
-    params, flops = cost_of_size(sized, job)
+    sized = replace_size(config, name)
+    job = make_job(sized)
+    params, flops = compute_size_cost(sized, job)
     if machine is None:
         rate = options.flops_per_second
-        return Size(name, params, flops, 1 / rate if rate else None)
-    usable = usable_part(machine.platform)
+        return ModelSize(name, params, flops, 1 / rate if rate else None)
+    usable = get_usable_fraction(machine.platform)
     try:
-        made = plan(job, machine, efficiency=options.efficiency, usable=usable)
+        made = make_plan(job, machine, efficiency=options.efficiency, usable=usable)
     except OmfaError as error:
         raise OmfaError(f"{name}: {error}") from error
     for note in made.notes:
         log.warning("%s: %s", name, note)
-    return Size(name, params, flops, made.step_seconds / made.model_flops, made.fits)
+    return ModelSize(name, params, flops, made.step_seconds / made.model_flops, made.fits)
 
 
-def with_size(config: "Config", name: str) -> Any:
+def replace_size(config: "Config", name: str) -> Any:
     """Return a copy of the config with another UNet preset."""
-    from omfa_jax.core.errors import unknown
+    from omfa_jax.core.errors import unknown_name
     from omfa_jax.models.presets import UNETS
 
     if name not in UNETS:
-        raise unknown("UNet preset (--sizes)", name, UNETS)
+        raise unknown_name("UNet preset (--sizes)", name, UNETS)
     sized = config.copy_and_resolve_references()
     with sized.unlocked():
         sized.model.unet = name
     return sized
 
 
-def cost_of_size(config: "Config", job: Any) -> tuple[int, float]:
+def compute_size_cost(config: "Config", job: Any) -> tuple[int, float]:
     """Return (parameters, training FLOPs of one example), counted as in the run's log.
 
     If config.model.init is not on this machine, its prompts are assumed to have SDXL's 77 tokens.
     """
     from omfa_jax.cli import config as config_lib
-    from omfa_jax.scaling.flops import unet_components
+    from omfa_jax.scaling.flops import count_unet_flops
     from omfa_jax.scaling.run_cost import compute_unet_cost
     from omfa_jax.train.initial_weights import load_initial_model
     from omfa_jax.weights.text import TEXT_TOKENS
 
     if not config.model.init or Path(config.model.init).is_dir():
-        bundle = load_initial_model(config_lib.weights_source(config), None, abstract=True)
+        bundle = load_initial_model(config_lib.make_weights_source(config), None, abstract=True)
         cost = compute_unet_cost(bundle, config.train.batch_size, encodes=False)
         return cost.params, cost.flops_per_example
     height, width, _ = job.diffusion.canvas.shape
-    total = unet_components(job.unet, height, width, text_tokens=TEXT_TOKENS).total
+    total = count_unet_flops(job.unet, height, width, text_tokens=TEXT_TOKENS).total
     return total.params, total.step
 
 
 def write_configs(out: Path, config: "Config", runs: "tuple[StudyRun, ...]") -> None:
     """Write the config file of every run; OmfaError if one exists with different content."""
-    texts = {out / run.config: config_text(out, config, run) for run in runs}
+    texts = {out / run.config: format_config(out, config, run) for run in runs}
     for path, text in texts.items():
         if path.exists() and path.read_text() != text:
             raise OmfaError(
@@ -277,12 +287,12 @@ def write_configs(out: Path, config: "Config", runs: "tuple[StudyRun, ...]") -> 
             temporary.write_text(text)
 
 
-def config_text(out: Path, config: "Config", run: "StudyRun") -> str:
+def format_config(out: Path, config: "Config", run: "StudyRun") -> str:
     """Return a run's config file: the resolved base config with its size, length and rate.
 
     Warm-up takes at most a tenth of the run; the last step is saved, logged and evaluated.
     """
-    own = with_size(config, run.size)
+    own = replace_size(config, run.size)
     with own.unlocked():
         own.train.steps = run.steps
         own.optimizer.learning_rate = run.learning_rate

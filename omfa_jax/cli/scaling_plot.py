@@ -4,10 +4,10 @@ import argparse
 import json
 import logging
 
-from omfa_jax.cli.flags import path_text, to_path
+from omfa_jax.cli.flags import parse_path, parse_path_text
 from omfa_jax.core.errors import OmfaError, require_modules
 from omfa_jax.core.files import atomic_write, require_file
-from omfa_jax.core.folders import require_apart
+from omfa_jax.core.folders import require_disjoint
 
 log = logging.getLogger(__name__)
 
@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--fit",
         required=True,
-        type=path_text,
+        type=parse_path_text,
         metavar="FILE.json",
         help="output of `omfa scaling fit --out`",
     )
@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--out",
         required=True,
         nargs="+",
-        type=to_path,
+        type=parse_path,
         metavar="FILE",
         help="files to write: .png and/or self-contained .html",
     )
@@ -36,8 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Plot the fit."""
     require_modules("omfa scaling plot", "scaling", "matplotlib")
-    from omfa_jax.scaling.page import page
-    from omfa_jax.scaling.plot import draw
+    from omfa_jax.scaling.page import build_study_page
+    from omfa_jax.scaling.plot import draw_study
     from omfa_jax.scaling.record import FORMAT
 
     path = require_file(options.fit, "fit", "--fit")
@@ -51,13 +51,13 @@ def run(options: argparse.Namespace) -> None:
             " or fit again"
         )
     for out in options.out:
-        require_apart(out, {"--fit": path})
+        require_disjoint(out, {"--fit": path})
         if out.suffix not in (".png", ".html"):
             raise OmfaError(f"--out: expected a name that ends in .png or .html, got {out}")
     for out in options.out:
         if out.suffix == ".html":
-            page(data).write(out)
+            build_study_page(data).write(out)
         else:
             with atomic_write(out) as file:
-                file.write_bytes(draw(data, "png"))
+                file.write_bytes(draw_study(data, "png"))
         log.info("wrote %s", out)

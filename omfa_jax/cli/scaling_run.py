@@ -6,20 +6,20 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from omfa_jax.cli.flags import WORKERS, path_text, whole
+from omfa_jax.cli.flags import WORKERS_TYPE, int_between, parse_path_text
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.core.exit_status import NO_RESTART, row_of
-from omfa_jax.core.files import LOCK, exclusive_lock, is_used
-from omfa_jax.scaling.manifest import StudyRun, read_manifest
+from omfa_jax.core.exit_status import NO_RESTART, classify_error
+from omfa_jax.core.files import LOCK_NAME, exclusive_lock, is_locked
+from omfa_jax.scaling.manifest import StudyRun, read_study
 from omfa_jax.scaling.results import (
-    failure_of,
-    forget_failure,
+    clear_failure,
+    get_run_state,
+    read_failure,
     read_result,
-    state_of,
     write_failure,
     write_result,
 )
-from omfa_jax.scaling.runner import Runner, end_with_runner, keep_to_share
+from omfa_jax.scaling.runner import StudyRunner, apply_core_share, terminate_with_runner
 
 if TYPE_CHECKING:
     from omfa_jax.cli.config import Config
@@ -35,7 +35,10 @@ COMMAND = (sys.executable, "-m", "omfa_jax.cli.main", "scaling", "run")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `omfa scaling run`."""
     parser.add_argument(
-        "study", type=path_text, metavar="STUDY", help="study folder (`omfa scaling plan --out`)"
+        "study",
+        type=parse_path_text,
+        metavar="STUDY",
+        help="study folder (`omfa scaling plan --out`)",
     )
     one = parser.add_mutually_exclusive_group()
     one.add_argument(
@@ -43,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     one.add_argument(
         "--index",
-        type=whole(),
+        type=int_between(),
         metavar="I",
         help="train only the run at this index, for array jobs",
     )
@@ -52,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--parallel",
-        type=WORKERS,
+        type=WORKERS_TYPE,
         default=1,
         metavar="N",
         help="parallel runs, each on a share of the cores and GPUs (default: %(default)s)",
@@ -62,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Train the unfinished runs; failed runs raise an OmfaError after all others are done."""
     folder = Path(options.study)
-    study = read_manifest(folder)
+    study = read_study(folder)
     folder = folder.absolute()
     if options.index is not None:
         if not 0 <= options.index < len(study.runs):
@@ -72,17 +75,17 @@ def run(options: argparse.Namespace) -> None:
             )
         options.only = study.runs[options.index].name
     if options.only:
-        end_with_runner()
-        keep_to_share()
+        terminate_with_runner()
+        apply_core_share()
         if options.parallel != 1:
             raise OmfaError(
                 "--parallel does not apply to a single run; remove it, or --only and --index"
             )
-        run_one(folder, study.run(options.only), retry_failed=options.retry_failed)
+        run_one(folder, study.get_run(options.only), retry_failed=options.retry_failed)
         return
     refusal = f"another run is using {folder}: stop it, or give another folder to STUDY"
-    with exclusive_lock(folder / LOCK, refusal):
-        runner = Runner(folder, study, COMMAND)
+    with exclusive_lock(folder / LOCK_NAME, refusal):
+        runner = StudyRunner(folder, study, COMMAND)
         runner.run(retry_failed=options.retry_failed, parallel=options.parallel)
 
 
@@ -92,16 +95,16 @@ def run_one(folder: Path, run: StudyRun, *, retry_failed: bool) -> None:
     A permanent error is recorded in the workdir and raised. A failed run raises its error again
     unless `retry_failed`.
     """
-    state = state_of(folder, run)
+    state = get_run_state(folder, run)
     if state == "finished":
         read_result(folder, run)
         log.info("%s is finished", run.name)
         return
     if state == "failed":
         if not retry_failed:
-            why = failure_of(folder, run)
+            why = read_failure(folder, run)
             raise OmfaError(f"{run.name} has failed: {why}; restart it with --retry-failed")
-        forget_failure(folder, run)
+        clear_failure(folder, run)
     from omfa_jax.cli import config as config_lib
     from omfa_jax.cli import train
     from omfa_jax.evals.heldout_run import find_heldout_split
@@ -110,7 +113,7 @@ def run_one(folder: Path, run: StudyRun, *, retry_failed: bool) -> None:
     try:
         config = config_lib.load_config(config_file, [])
         # fail now, not after training, if there is no split for the held-out loss
-        find_heldout_split(config_lib.pipeline_settings(config).records, config.eval.split)
+        find_heldout_split(config_lib.make_pipeline_settings(config).records, config.eval.split)
         options = argparse.Namespace(
             config=config_file,
             overrides=[],
@@ -119,22 +122,22 @@ def run_one(folder: Path, run: StudyRun, *, retry_failed: bool) -> None:
             profile="",
         )
         train.run(options)
-        losses = heldout_losses(config, workdir)
+        losses = measure_heldout_losses(config, workdir)
     except Exception as error:
         # other errors are temporary: the run stays resumable
-        if row_of(error).status == NO_RESTART:
-            note_failure(folder, run, str(error) or type(error).__name__)
+        if classify_error(error).status == NO_RESTART:
+            record_failure(folder, run, str(error) or type(error).__name__)
         raise
-    if main_process():
+    if is_main_process():
         write_result(folder, run, losses)
     log.info("%s: held-out loss %.5f", run.name, losses["loss"])
 
 
-def note_failure(folder: Path, run: StudyRun, reason: str) -> None:
+def record_failure(folder: Path, run: StudyRun, reason: str) -> None:
     """Record the failure of a run, from any of its processes; if that fails, log a warning."""
     workdir = folder / run.workdir
     # the main process has released the folder by now, so a lock belongs to another run
-    if not workdir.is_dir() or (main_process() and is_used(workdir)):
+    if not workdir.is_dir() or (is_main_process() and is_locked(workdir)):
         return
     try:
         write_failure(folder, run, NO_RESTART, reason)
@@ -142,14 +145,14 @@ def note_failure(folder: Path, run: StudyRun, reason: str) -> None:
         log.warning("%s could not be marked as failed: %s", run.name, error)
 
 
-def main_process() -> bool:
+def is_main_process() -> bool:
     """Return whether this is the process that writes."""
     import jax
 
     return jax.process_index() == 0
 
 
-def heldout_losses(config: "Config", workdir: Path) -> dict[str, float]:
+def measure_heldout_losses(config: "Config", workdir: Path) -> dict[str, float]:
     """Return the held-out losses of the workdir's last checkpoint (its EMA, if it has one).
 
     Examples, noise levels and seed are those of config.eval. Every process must call it.
@@ -161,15 +164,15 @@ def heldout_losses(config: "Config", workdir: Path) -> dict[str, float]:
         get_unet_shardings,
         make_heldout_loss,
     )
-    from omfa_jax.parallel.feed import place
-    from omfa_jax.train.load import load_bundle
+    from omfa_jax.parallel.feed import put_global
+    from omfa_jax.train.load import load_checkpoint_model
     from omfa_jax.train.meshes import make_network_mesh
     from omfa_jax.weights.vae_fingerprint import fingerprint_vae
 
-    bundle, _ = load_bundle(workdir)
+    bundle, _ = load_checkpoint_model(workdir)
     vae_id = fingerprint_vae(bundle.vae_config, bundle.vae_params)
-    pipeline = config_lib.pipeline_settings(config, vae_id=vae_id)
-    mesh = make_network_mesh(config_lib.mesh_settings(config), bundle)
+    pipeline = config_lib.make_pipeline_settings(config, vae_id=vae_id)
+    mesh = make_network_mesh(config_lib.make_mesh_settings(config), bundle)
     shardings = get_unet_shardings(bundle, mesh)
     measured = make_heldout_loss(
         bundle,
@@ -180,5 +183,5 @@ def heldout_losses(config: "Config", workdir: Path) -> dict[str, float]:
         shardings,
         dtype=config.train.compute_dtype,
         attention=config.train.attention,
-    )(place(bundle.unet_params, shardings))
-    return {**measured.scalars(), "standard_error": measured.standard_error}
+    )(put_global(bundle.unet_params, shardings))
+    return {**measured.to_scalars(), "standard_error": measured.standard_error}

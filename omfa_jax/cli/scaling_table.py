@@ -4,10 +4,10 @@ import argparse
 from collections import Counter
 from pathlib import Path
 
-from omfa_jax.cli.flags import path_text
+from omfa_jax.cli.flags import parse_path_text
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.scaling.manifest import read_manifest
-from omfa_jax.scaling.results import failure_of, rows, state_of, write_table
+from omfa_jax.scaling.manifest import read_study
+from omfa_jax.scaling.results import collect_rows, get_run_state, read_failure, write_table
 
 HELP = "show a study's progress; write its finished runs as a table"
 
@@ -15,10 +15,16 @@ HELP = "show a study's progress; write its finished runs as a table"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `omfa scaling table`."""
     parser.add_argument(
-        "study", type=path_text, metavar="STUDY", help="study folder (`omfa scaling plan --out`)"
+        "study",
+        type=parse_path_text,
+        metavar="STUDY",
+        help="study folder (`omfa scaling plan --out`)",
     )
     parser.add_argument(
-        "--out", type=path_text, metavar="FILE.csv", help="write the finished runs to this file"
+        "--out",
+        type=parse_path_text,
+        metavar="FILE.csv",
+        help="write the finished runs to this file",
     )
     parser.add_argument(
         "--all-rates",
@@ -30,14 +36,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Print the study's progress and write its table."""
     folder = Path(options.study)
-    study = read_manifest(folder)
-    states = {run.name: state_of(folder, run) for run in study.runs}
+    study = read_study(folder)
+    states = {run.name: get_run_state(folder, run) for run in study.runs}
     counts = Counter(states.values())
     print(f"{len(study.runs)} runs: " + ", ".join(f"{n} {state}" for state, n in counts.items()))
     for run in study.runs:
         if states[run.name] == "failed":
-            print(f"  {run.name}: {failure_of(folder, run)}")
-    table = rows(study, folder, all_rates=options.all_rates)
+            print(f"  {run.name}: {read_failure(folder, run)}")
+    table = collect_rows(study, folder, all_rates=options.all_rates)
     for row in table:
         print(
             f"  {row['name']!s:28}{row['params']:14,}{row['samples']:12,}"

@@ -11,17 +11,17 @@ import jax
 from jax.sharding import Mesh
 
 from omfa_jax.cli import config as config_lib
-from omfa_jax.cli.flags import path_text
+from omfa_jax.cli.flags import parse_path_text
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.core.files import LOCK, atomic_write, exclusive_lock, require_writable_dir
-from omfa_jax.core.retry import retried
+from omfa_jax.core.files import LOCK_NAME, atomic_write, exclusive_lock, require_writable_dir
+from omfa_jax.core.retry import call_with_retries
 from omfa_jax.core.tasks import Task
-from omfa_jax.data.pipeline import PipelineSettings, make_dataset
+from omfa_jax.data.pipeline import PipelineSettings, make_train_iterator
 from omfa_jax.parallel import distributed
-from omfa_jax.parallel.feed import data_shard
+from omfa_jax.parallel.feed import get_data_shard
 from omfa_jax.scaling.run_cost import compute_unet_cost, compute_vae_cost
 from omfa_jax.train.initial_weights import load_initial_model, write_model_folder
-from omfa_jax.train.loop import Batches, Evaluate, Pictures, train
+from omfa_jax.train.loop import Batches, DrawImages, Evaluate, train
 from omfa_jax.train.meshes import explain_sharding, make_network_mesh, make_replicated_mesh
 from omfa_jax.train.profile import ProfileSteps
 from omfa_jax.train.resume import require_same_run
@@ -29,7 +29,7 @@ from omfa_jax.train.state import TrainState
 from omfa_jax.train.task_changes import format_task_shares
 from omfa_jax.train.unet_run import make_unet_run
 from omfa_jax.train.vae_run import check_crop, load_initial_vae, make_vae_run, publish_vae
-from omfa_jax.weights.bundle import Bundle
+from omfa_jax.weights.bundle import Model
 from omfa_jax.weights.vae_fingerprint import fingerprint_vae
 
 log = logging.getLogger(__name__)
@@ -43,14 +43,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config",
         required=True,
-        type=path_text,
+        type=parse_path_text,
         metavar="FILE",
         help="config file, such as configs/vitonhd.py",
     )
     parser.add_argument(
         "--workdir",
         required=True,
-        type=path_text,
+        type=parse_path_text,
         metavar="DIR",
         help="folder for checkpoints and logs; a run in it is resumed",
     )
@@ -70,25 +70,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Train, or resume the run in --workdir."""
-    config = retried(
+    config = call_with_retries(
         str(options.config), lambda: config_lib.load_config(options.config, options.overrides)
     )
     if options.explain_sharding:
-        bundle = load_initial_model(config_lib.weights_source(config), None, abstract=True)
-        print(explain_sharding(config_lib.mesh_settings(config), bundle))
+        bundle = load_initial_model(config_lib.make_weights_source(config), None, abstract=True)
+        print(explain_sharding(config_lib.make_mesh_settings(config), bundle))
         return
     profile = ProfileSteps.parse(options.profile) if options.profile else None
     workdir = require_writable_dir(options.workdir, "--workdir")
     distributed.initialize(workdir)
-    distributed.require_same(
+    distributed.check_equal_across_processes(
         {
-            "the code's revision": distributed.revision(),
+            "the code's revision": distributed.get_code_revision(),
             "the config": json.dumps(config.to_dict(), sort_keys=True, default=str),
             "--workdir": str(workdir.absolute()),
         }
     )
     refusal = f"another run is using {workdir}: stop it, or give another folder to --workdir"
-    lock = exclusive_lock(workdir / LOCK, refusal)
+    lock = exclusive_lock(workdir / LOCK_NAME, refusal)
     with lock if jax.process_index() == 0 else contextlib.nullcontext():
         require_same_run(config.to_dict(), workdir)
         if config.objective == "autoencoder":
@@ -101,17 +101,19 @@ def train_diffusion(
     config: config_lib.Config, workdir: Path, *, profile: ProfileSteps | None = None
 ) -> TrainState:
     """Train the UNet by partial diffusion."""
-    settings = config_lib.train_settings(config)
-    bundle = load_initial_model(config_lib.weights_source(config), workdir)
-    mesh = make_network_mesh(config_lib.mesh_settings(config), bundle)
+    settings = config_lib.make_train_settings(config)
+    bundle = load_initial_model(config_lib.make_weights_source(config), workdir)
+    mesh = make_network_mesh(config_lib.make_mesh_settings(config), bundle)
     vae_id = fingerprint_vae(bundle.vae_config, bundle.vae_params)
     prompts = b"".join(bundle.prompts[name].tobytes() for name in sorted(bundle.prompts))
-    distributed.require_same({"the VAE": vae_id, "the prompts' embeddings": prompts.hex()})
-    pipeline = config_lib.pipeline_settings(config, vae_id=vae_id)
+    distributed.check_equal_across_processes(
+        {"the VAE": vae_id, "the prompts' embeddings": prompts.hex()}
+    )
+    pipeline = config_lib.make_pipeline_settings(config, vae_id=vae_id)
     batches = make_batches(config, pipeline, bundle.settings.tasks, mesh)
     log.info("training examples by task: %s", format_task_shares(bundle.settings.tasks))
     write_model_folder(bundle, workdir)
-    encodes = not config_lib.trains_on_latents(config)
+    encodes = not config_lib.uses_latents(config)
     run = make_unet_run(
         bundle,
         settings,
@@ -136,10 +138,13 @@ def train_diffusion(
 
 def train_autoencoder(config: config_lib.Config, workdir: Path) -> TrainState:
     """Train a VAE or a decoder, then write the VAE in diffusers form to workdir/model."""
-    settings, source = config_lib.train_settings(config), config_lib.weights_source(config)
+    settings, source = (
+        config_lib.make_train_settings(config),
+        config_lib.make_weights_source(config),
+    )
     training = load_initial_vae(source, **config.autoencoder.to_dict())
-    mesh = make_replicated_mesh(config_lib.mesh_settings(config), training.param_shapes)
-    pipeline = config_lib.pipeline_settings(config)
+    mesh = make_replicated_mesh(config_lib.make_mesh_settings(config), training.param_shapes)
+    pipeline = config_lib.make_pipeline_settings(config)
     diffusion = source.diffusion_for(training.vae_config)
     check_crop(training.crop_px, diffusion)
     batches = make_batches(config, pipeline, diffusion.tasks, mesh)
@@ -161,8 +166,8 @@ def make_batches(
     config: config_lib.Config, pipeline: PipelineSettings, tasks: tuple[Task, ...], mesh: Mesh
 ) -> Batches:
     """Return this process's training batches, from the first one on."""
-    shard, shards = data_shard(mesh)
-    return make_dataset(
+    shard, shards = get_data_shard(mesh)
+    return make_train_iterator(
         pipeline,
         split=config.data.split,
         batch_size=config.train.batch_size,
@@ -183,7 +188,7 @@ def save_config(config: config_lib.Config, workdir: Path) -> None:
             log.warning("%s; training continues: checkpoints have the config too", error)
 
 
-def make_sample_images(config: config_lib.Config, bundle: Bundle) -> Pictures | None:
+def make_sample_images(config: config_lib.Config, bundle: Model) -> DrawImages | None:
     """Return the loop's image function, or None when no sample images are asked for."""
     if not config.log.samples_every_steps:
         return None
@@ -191,7 +196,7 @@ def make_sample_images(config: config_lib.Config, bundle: Bundle) -> Pictures | 
 
     return make_training_images(
         bundle,
-        config_lib.sampler_settings(config),
+        config_lib.make_sampler_settings(config),
         records=config.data.records,
         split=config.data.split,
         count=config.log.samples,
@@ -202,7 +207,7 @@ def make_sample_images(config: config_lib.Config, bundle: Bundle) -> Pictures | 
 
 
 def make_evaluation(
-    config: config_lib.Config, bundle: Bundle, mesh: Mesh, vae_id: str
+    config: config_lib.Config, bundle: Model, mesh: Mesh, vae_id: str
 ) -> Evaluate | None:
     """Return the loop's evaluation, or None when none is asked for."""
     if not config.eval.every_steps:
@@ -211,7 +216,7 @@ def make_evaluation(
 
     return make_training_evaluation(
         bundle,
-        config_lib.evaluation_settings(config),
-        config_lib.pipeline_settings(config, vae_id=vae_id),
+        config_lib.make_evaluation_settings(config),
+        config_lib.make_pipeline_settings(config, vae_id=vae_id),
         mesh,
     )

@@ -11,7 +11,7 @@ from typing import Any
 log = logging.getLogger(__name__)
 
 
-class AppendedFile:
+class AppendOnlyFile:
     """A file to which pieces are appended completely or, with an OSError, not at all.
 
     It is opened at the first append, and reopened after an error. With `lines` every piece is a
@@ -30,7 +30,7 @@ class AppendedFile:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
             self._descriptor = os.open(self.path, flags, 0o666)
-        append_whole(self._descriptor, piece, self._failed, lines=self._lines)
+        append_or_roll_back(self._descriptor, piece, self._failed, lines=self._lines)
 
     def _failed(self, is_torn: bool) -> None:
         self.is_torn |= is_torn
@@ -44,7 +44,7 @@ class AppendedFile:
             os.close(descriptor)
 
 
-def append_whole(descriptor: int, piece: bytes, failed=None, *, lines: bool) -> None:
+def append_or_roll_back(descriptor: int, piece: bytes, failed=None, *, lines: bool) -> None:
     """Append `piece` to an open file completely or, with an OSError, not at all.
 
     `failed(is_torn)`, if given, is called before the error is raised.

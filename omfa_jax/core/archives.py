@@ -17,15 +17,15 @@ import numpy as np
 # a file may unpack to at most LIMIT_BYTES (the largest body models need a third of it) and, above
 # PLAIN_BYTES, to at most RATIO times its own size (dense floats compress to a third at best, mostly
 # zero arrays such as skinning weights to a fiftieth)
-LIMIT_BYTES, PLAIN_BYTES, RATIO = 2 * 2**30, 256 * 2**20, 100
+MAX_UNPACKED_BYTES, UNCONDITIONAL_BYTES, MAX_RATIO = 2 * 2**30, 256 * 2**20, 100
 # numpy's own limit for the header of an .npy
-HEADER_MAX = 10_000
+MAX_HEADER_BYTES = 10_000
 # the bit of a zip member's flags that marks encryption
-ENCRYPTED = 1
+ENCRYPTED_FLAG = 1
 # what np.savez and np.savez_compressed write; readers of other methods ignore a size limit
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 # what zipfile and zlib raise for damaged files besides OSError, ValueError and KeyError
-DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError)
+UNPACK_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError)
 # version 3.0 is only written for structured arrays with non-Latin field names
 _HEADERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
@@ -33,22 +33,22 @@ _HEADERS = {
 }
 
 
-class TooLarge(ValueError):
+class UnpackedSizeError(ValueError):
     """A file would unpack to more than `limit_of` its size allows."""
 
     def __init__(self, unpacked: str, packed_bytes: int):
         super().__init__(
-            f"it unpacks to {unpacked}, over the limit of {limit_of(packed_bytes) / 1e9:.2f} GB for"
+            f"it unpacks to {unpacked}, over the limit of {get_size_limit(packed_bytes) / 1e9:.2f} GB for"
             f" a file of {packed_bytes / 1e6:.1f} MB (core/archives.py)"
         )
 
 
-def limit_of(packed_bytes: int) -> int:
+def get_size_limit(packed_bytes: int) -> int:
     """Return the largest unpacked size in bytes allowed for a file of `packed_bytes`."""
-    return min(LIMIT_BYTES, max(PLAIN_BYTES, RATIO * packed_bytes))
+    return min(MAX_UNPACKED_BYTES, max(UNCONDITIONAL_BYTES, MAX_RATIO * packed_bytes))
 
 
-def size_of(file: IO[bytes]) -> int:
+def get_file_size(file: IO[bytes]) -> int:
     """Return an open file's size in bytes, and rewind it."""
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
@@ -57,24 +57,24 @@ def size_of(file: IO[bytes]) -> int:
 
 def read_bounded(stream: Any, packed_bytes: int) -> bytes:
     """Return the contents of an unpacking stream; TooLarge beyond the size limit."""
-    limit = limit_of(packed_bytes)
+    limit = get_size_limit(packed_bytes)
     # one byte more than allowed tells "at the limit" from "over it" without unpacking the rest
     data = stream.read(limit + 1)
     if len(data) > limit:
-        raise TooLarge("more", packed_bytes)
+        raise UnpackedSizeError("more", packed_bytes)
     return data
 
 
 def check_zip(file: IO[bytes]) -> list[zipfile.ZipInfo]:
     """Return the members of a zip archive; TooLarge if their stated sizes exceed the limit."""
-    packed = size_of(file)
+    packed = get_file_size(file)
     with zipfile.ZipFile(file) as archive:
         members = archive.infolist()
     total = sum(member.file_size for member in members)
-    if total > limit_of(packed):
-        raise TooLarge(f"{total / 1e9:.1f} GB", packed)
+    if total > get_size_limit(packed):
+        raise UnpackedSizeError(f"{total / 1e9:.1f} GB", packed)
     odd = [member.filename for member in members if member.compress_type not in _METHODS]
-    if any(member.flag_bits & ENCRYPTED for member in members):
+    if any(member.flag_bits & ENCRYPTED_FLAG for member in members):
         raise ValueError("its members are encrypted")
     if odd:
         raise ValueError(
@@ -83,7 +83,7 @@ def check_zip(file: IO[bytes]) -> list[zipfile.ZipInfo]:
     return members
 
 
-def require_stored(path: str | os.PathLike) -> None:
+def require_uncompressed(path: str | os.PathLike) -> None:
     """Raise a ValueError for a zip archive with compressed members; torch.save never writes one."""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
@@ -93,7 +93,7 @@ def require_stored(path: str | os.PathLike) -> None:
             raise ValueError("its members are compressed, which torch.save never does")
 
 
-def members_of(file: IO[bytes]) -> Iterator[tuple[str, IO[bytes], int]]:
+def iter_members(file: IO[bytes]) -> Iterator[tuple[str, IO[bytes], int]]:
     """Yield (name without .npy, stream, unpacked bytes) of each array in an .npz file.
 
     Raises ValueError (TooLarge) or one of DAMAGE if the file is not a valid .npz.
@@ -115,8 +115,10 @@ def read_array(stream: IO[bytes], size_bytes: int) -> np.ndarray | None:
         raise ValueError(f"its .npy format version is {version}; expected 1.0 or 2.0")
     field = stream.read(2 if version == (1, 0) else 4)
     length = int.from_bytes(field, "little")
-    if length > HEADER_MAX:
-        raise ValueError(f"its header has {length:,} bytes; at most {HEADER_MAX:,} are allowed")
+    if length > MAX_HEADER_BYTES:
+        raise ValueError(
+            f"its header has {length:,} bytes; at most {MAX_HEADER_BYTES:,} are allowed"
+        )
     text = stream.read(length)
     try:
         shape, fortran, dtype = _HEADERS[version](io.BytesIO(field + text))
@@ -142,14 +144,14 @@ def read_array(stream: IO[bytes], size_bytes: int) -> np.ndarray | None:
 
 def read_arrays(file: IO[bytes]) -> dict[str, np.ndarray]:
     """Return the arrays of an .npz without those of Python objects; raises as `members_of`."""
-    read = {name: read_array(stream, size) for name, stream, size in members_of(file)}
+    read = {name: read_array(stream, size) for name, stream, size in iter_members(file)}
     return {name: array for name, array in read.items() if array is not None}
 
 
 def read_npy(path: str | os.PathLike) -> np.ndarray:
     """Return the array of an .npy file; OSError or ValueError if it is not one."""
     with open(path, "rb") as file:
-        array = read_array(file, size_of(file))
+        array = read_array(file, get_file_size(file))
     if array is None:
         raise ValueError("it contains Python objects")
     return array

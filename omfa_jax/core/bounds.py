@@ -15,15 +15,15 @@ from typing import Any, Protocol, runtime_checkable
 from omfa_jax.core.errors import OmfaError
 
 # counts of steps and examples are int32 on the devices
-COUNT_MAX = 2**31 - 1
+MAX_COUNT = 2**31 - 1
 # jax.random.key, numpy and Grain all take a uint32 seed
-SEED_MAX = 2**32 - 1
+MAX_SEED = 2**32 - 1
 # the smallest normal float32 with a margin: devices flush anything smaller to 0
-LEAST_ABOVE = 1.2e-38
+MIN_POSITIVE = 1.2e-38
 
 
 @runtime_checkable
-class Row(Protocol):
+class Rule(Protocol):
     """A validation rule for one value."""
 
     @property
@@ -37,43 +37,43 @@ class Row(Protocol):
 
 
 @dataclass(frozen=True)
-class Whole:
+class IntRange:
     """An integer from `least` to `most`, or the value `also`; booleans are not accepted."""
 
-    least: int = 0
-    most: int = COUNT_MAX
-    also: int | None = None
+    minimum: int = 0
+    maximum: int = MAX_COUNT
+    or_value: int | None = None
     multiple_of: int = 1
 
     @property
     def expected(self) -> str:
         kind = f"a multiple of {self.multiple_of}" if self.multiple_of > 1 else "a whole number"
-        beside = "" if self.also is None else f", or {self.also}"
-        return f"{kind} from {self.least} to {self.most}{beside}"
+        beside = "" if self.or_value is None else f", or {self.or_value}"
+        return f"{kind} from {self.minimum} to {self.maximum}{beside}"
 
     def read(self, value: Any) -> int:
         if isinstance(value, bool) or not isinstance(value, numbers.Integral):
             raise ValueError
         found = int(value)
-        inside = self.least <= found <= self.most and found % self.multiple_of == 0
-        if not inside and found != self.also:
+        inside = self.minimum <= found <= self.maximum and found % self.multiple_of == 0
+        if not inside and found != self.or_value:
             raise ValueError
         return found
 
 
 @dataclass(frozen=True)
-class Number:
+class FloatRange:
     """A finite number from `least` to `most`; `above` and `below` exclude the ends."""
 
-    least: float
-    most: float
-    above: bool = False
-    below: bool = False
+    minimum: float
+    maximum: float
+    exclusive_minimum: bool = False
+    exclusive_maximum: bool = False
 
     @property
     def expected(self) -> str:
-        low = f"above {self.least:g}" if self.above else f"from {self.least:g}"
-        return f"a number {low} {'and below' if self.below else 'to'} {self.most:g}"
+        low = f"above {self.minimum:g}" if self.exclusive_minimum else f"from {self.minimum:g}"
+        return f"a number {low} {'and below' if self.exclusive_maximum else 'to'} {self.maximum:g}"
 
     def read(self, value: Any) -> float:
         if isinstance(value, bool) or not isinstance(value, numbers.Real):
@@ -82,16 +82,16 @@ class Number:
             found = float(value)
         except OverflowError:
             raise ValueError from None
-        low = found > self.least if self.above else found >= self.least
-        high = found < self.most if self.below else found <= self.most
+        low = found > self.minimum if self.exclusive_minimum else found >= self.minimum
+        high = found < self.maximum if self.exclusive_maximum else found <= self.maximum
         # a NaN fails both comparisons; a value that float32 flushes to 0 does not count as above 0
-        if not (low and high) or (self.above and found - self.least < LEAST_ABOVE):
+        if not (low and high) or (self.exclusive_minimum and found - self.minimum < MIN_POSITIVE):
             raise ValueError
         return found
 
 
 @dataclass(frozen=True)
-class Flag:
+class Boolean:
     """True or False."""
 
     expected: str = "True or False"
@@ -121,67 +121,76 @@ class Choice:
     """One of `names`, or with `empty` also ""."""
 
     names: Collection[str]
-    empty: bool = False
+    allow_empty: bool = False
 
     @property
     def expected(self) -> str:
-        return f"one of {', '.join(sorted(self.names))}{' or an empty text' * self.empty}"
+        return f"one of {', '.join(sorted(self.names))}{' or an empty text' * self.allow_empty}"
 
     def read(self, value: Any) -> str:
-        if isinstance(value, str) and (value in self.names or (self.empty and not value)):
+        if isinstance(value, str) and (value in self.names or (self.allow_empty and not value)):
             return str(value)
         near = difflib.get_close_matches(str(value), [*self.names], n=1, cutoff=0.5)
         raise ValueError(f"; did you mean {near[0]!r}?" if near else "")
 
 
 @dataclass(frozen=True)
-class Tuple:
+class TupleOf:
     """A tuple or list of `least` to `most` entries that each satisfy `row`.
 
     With `distinct`, no two entries may be equal.
     """
 
-    row: Row
-    least: int
-    most: int
-    distinct: bool = False
+    rule: Rule
+    min_length: int
+    max_length: int
+    unique: bool = False
 
     @property
     def expected(self) -> str:
-        count = str(self.least) if self.least == self.most else f"{self.least} to {self.most}"
-        return f"a tuple of {count}{' different' * self.distinct}, each {self.row.expected}"
+        count = (
+            str(self.min_length)
+            if self.min_length == self.max_length
+            else f"{self.min_length} to {self.max_length}"
+        )
+        return f"a tuple of {count}{' different' * self.unique}, each {self.rule.expected}"
 
     def read(self, value: Any) -> tuple[Any, ...]:
-        if not isinstance(value, tuple | list) or not self.least <= len(value) <= self.most:
+        if (
+            not isinstance(value, tuple | list)
+            or not self.min_length <= len(value) <= self.max_length
+        ):
             raise ValueError
-        found = tuple(self.row.read(entry) for entry in value)
-        if self.distinct and len(set(found)) < len(found):
+        found = tuple(self.rule.read(entry) for entry in value)
+        if self.unique and len(set(found)) < len(found):
             raise ValueError
         return found
 
 
-SEED = Whole(0, SEED_MAX)
+SEED_RULE = IntRange(0, MAX_SEED)
 
 
-def fault(name: str, row: Row, value: Any) -> OmfaError | None:
+def check_value(name: str, row: Rule, value: Any) -> OmfaError | None:
     """Return a one-line error for an invalid value, or None for a valid one."""
     try:
         row.read(value)
     except ValueError as error:
-        return OmfaError(f"{name}: expected {row.expected}, got {shown(value)}{error}")
+        return OmfaError(f"{name}: expected {row.expected}, got {format_value(value)}{error}")
     return None
 
 
-def require(prefix: str, rows: Mapping[str, Row], settings: object) -> None:
+def check_fields(prefix: str, rows: Mapping[str, Rule], settings: object) -> None:
     """Raise one OmfaError with a line for each attribute of `settings` that violates its rule."""
     # all at once: a user should not have to fix a config one error at a time
-    found = (fault(f"{prefix}{name}", row, getattr(settings, name)) for name, row in rows.items())
+    found = (
+        check_value(f"{prefix}{name}", row, getattr(settings, name)) for name, row in rows.items()
+    )
     lines = [str(error) for error in found if error is not None]
     if lines:
         raise OmfaError("\n".join(lines))
 
 
-def shown(value: Any) -> str:
+def format_value(value: Any) -> str:
     """Return a value formatted for an error message: one line of limited length."""
     # str() of an int is quadratic in its digits, and Python refuses beyond 4300 of them
     if isinstance(value, int) and abs(value) >= 10**18:

@@ -19,32 +19,32 @@ from dataclasses import dataclass
 
 from omfa_jax.core.errors import OmfaError
 
-UNFORESEEN, NO_RESTART, RESTART = 1, 2, 75
+UNEXPECTED, NO_RESTART, RESTART = 1, 2, 75
 # the names of the exception that XLA raises, in newer and older jax
 XLA_ERRORS = {"JaxRuntimeError", "XlaRuntimeError"}
 
 
 @dataclass(frozen=True)
-class Row:
+class FaultKind:
     """A kind of fault, its exit status, and whether a read that fails with it is retried in place.
 
     It is recognised by errno names, by exception type names, or by a pattern in XLA's message.
     """
 
-    fault: str
+    description: str
     status: int
-    tried_again: bool = False
+    is_retried: bool = False
     errnos: tuple[str, ...] = ()
     types: tuple[str, ...] = ()
     xla: str = ""
 
 
-FULL = Row(
+DISK_FULL = FaultKind(
     "a full disk or an exceeded quota",
     NO_RESTART,
     errnos=("ENOSPC", "EDQUOT", "EFBIG"),
 )
-UNUSABLE = Row(
+UNUSABLE_FILE = FaultKind(
     "a file that does not exist or cannot be used that way",
     NO_RESTART,
     errnos=(
@@ -53,10 +53,10 @@ UNUSABLE = Row(
         *("EBADF", "EMFILE", "ENOTTY", "ENOEXEC", "ETXTBSY"),
     ),
 )
-NETWORK = Row(
+NETWORK = FaultKind(
     "the network or a network file system",
     RESTART,
-    tried_again=True,
+    is_retried=True,
     errnos=(
         *("EIO", "ESTALE", "EREMOTEIO", "EAGAIN", "EINTR", "EBUSY", "ENFILE", "ENOLCK", "ENODATA"),
         *("ETIMEDOUT", "ETIME", "ECONNRESET", "ECONNREFUSED", "ECONNABORTED", "ENOTCONN", "EPIPE"),
@@ -65,48 +65,48 @@ NETWORK = Row(
     ),
     types=("TimeoutError", "ConnectionError", "gaierror"),
 )
-ROWS = (
-    FULL,
-    UNUSABLE,
+FAULT_KINDS = (
+    DISK_FULL,
+    UNUSABLE_FILE,
     NETWORK,
-    Row("host memory", NO_RESTART, errnos=("ENOMEM",), types=("MemoryError",)),
-    Row("another operating system error", RESTART, errnos=("*",)),
-    Row("device memory", NO_RESTART, xla=r"^RESOURCE_EXHAUSTED"),
-    Row(
+    FaultKind("host memory", NO_RESTART, errnos=("ENOMEM",), types=("MemoryError",)),
+    FaultKind("another operating system error", RESTART, errnos=("*",)),
+    FaultKind("device memory", NO_RESTART, xla=r"^RESOURCE_EXHAUSTED"),
+    FaultKind(
         "a device, another host, or the interconnect",
         RESTART,
         xla=r"^(UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|CANCELLED|INTERNAL|DATA_LOSS|UNKNOWN"
         r"|FAILED_PRECONDITION)|NCCL|Gloo|CUDA_ERROR|\bECC\b|Unable to initialize backend",
     ),
-    Row("an error that the user can fix", NO_RESTART, types=("OmfaError", "OSError")),
-    Row("an unexpected error", UNFORESEEN, types=("BaseException",)),
+    FaultKind("an error that the user can fix", NO_RESTART, types=("OmfaError", "OSError")),
+    FaultKind("an unexpected error", UNEXPECTED, types=("BaseException",)),
 )
 # catch-all rows: they match by a base class alone
-VAGUE = ROWS[-2:]
+CATCH_ALL = FAULT_KINDS[-2:]
 
 # "[Errno 5]" is Python's, "[OS error 5: EIO ..." TensorStore's, "(os error 5)" safetensors'
 _NUMBER = re.compile(r"\[Errno (\d+)\]|\b(?i:OS) error (\d+)\b")
 # strerror texts of more than two words; shorter ones may occur in messages about something else
 _PHRASES = {
     os.strerror(getattr(errno, name)): name
-    for name in (*FULL.errnos, *NETWORK.errnos, "EROFS")
+    for name in (*DISK_FULL.errnos, *NETWORK.errnos, "EROFS")
     if hasattr(errno, name) and len(os.strerror(getattr(errno, name)).split()) > 2
 } | {"Input/output error": "EIO"}
 
 
-def row_of(error: BaseException) -> Row:
+def classify_error(error: BaseException) -> FaultKind:
     """Return the table's row for an error: that of its innermost cause with a specific row."""
     # libraries wrap an OSError in errors of their own, several levels deep
-    rows = [_row_of_one(one) for one in causes(error)]
-    return next((row for row in reversed(rows) if row not in VAGUE), rows[0])
+    rows = [_row_of_one(one) for one in iter_causes(error)]
+    return next((row for row in reversed(rows) if row not in CATCH_ALL), rows[0])
 
 
 def is_transient(error: BaseException) -> bool:
     """Return True for a fault after which the same read may succeed when it is retried."""
-    return row_of(error).tried_again
+    return classify_error(error).is_retried
 
 
-def causes(error: BaseException) -> Iterator[BaseException]:
+def iter_causes(error: BaseException) -> Iterator[BaseException]:
     """Yield an error, the error it was raised from, and so on.
 
     Of an OmfaError the context counts as well, even one raised "from None": its text rewords it.
@@ -124,19 +124,19 @@ def causes(error: BaseException) -> Iterator[BaseException]:
         now = reason if inner is None and isinstance(reason, BaseException) else inner
 
 
-def _row_of_one(error: BaseException) -> Row:
+def _row_of_one(error: BaseException) -> FaultKind:
     number = _errno_of(error)
     types = {kind.__name__ for kind in type(error).__mro__}
     # jax raises a plain RuntimeError for a backend that does not start
     is_xla = bool(types & XLA_ERRORS) or str(error).startswith("Unable to initialize backend")
-    for row in ROWS:
+    for row in FAULT_KINDS:
         if number and (number in row.errnos or "*" in row.errnos):
             return row
         if row.xla and is_xla and re.search(row.xla, str(error)):
             return row
         if types & set(row.types):
             return row
-    return ROWS[-1]
+    return FAULT_KINDS[-1]
 
 
 def _errno_of(error: BaseException) -> str:

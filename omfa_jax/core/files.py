@@ -12,11 +12,11 @@ from typing import IO, Any
 
 from omfa_jax.core.errors import OmfaError
 
-LOCK = ".lock"
+LOCK_NAME = ".lock"
 # the marker in the names of `atomic_write`'s temporary files, and how many characters of the
 # target's name they keep (a file name has at most 255 bytes)
 _MARK, _STEM = "-omfa-", 40
-LEFTOVERS = f".*{_MARK}????????"
+TEMPORARY_GLOB = f".*{_MARK}????????"
 _LEFTOVER = re.compile(rf"\..*{_MARK}[a-z0-9_]{{8}}(\.\w+)?")
 
 
@@ -40,7 +40,7 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
         with contextlib.suppress(OSError):
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield temporary
-        temporary.chmod(0o666 & ~current_umask())
+        temporary.chmod(0o666 & ~get_umask())
         temporary.replace(path)
     except OSError as error:
         raise OmfaError(f"cannot write {path}: {error.strerror or error}") from error
@@ -51,7 +51,7 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
             os.close(handle)
 
 
-def clear_leftovers(folder: str | os.PathLike) -> None:
+def delete_stale_temporaries(folder: str | os.PathLike) -> None:
     """Delete the temporary files that killed processes left in a folder, if it exists.
 
     Files of running processes are locked and stay; on a file system without locks all stay.
@@ -80,7 +80,7 @@ def exclusive_lock(target: str | os.PathLike | IO, refusal: str | None = None) -
         return
     # NFS grants an exclusive lock only on a descriptor that is open for writing, which a folder's
     # never is: what several hosts share has a lock file
-    is_lock_file = Path(target).name == LOCK
+    is_lock_file = Path(target).name == LOCK_NAME
     flags = os.O_RDWR | os.O_CREAT if is_lock_file else os.O_RDONLY
     try:
         handle = os.open(target, flags, 0o666)
@@ -112,9 +112,9 @@ def _try_lock(file: int | IO) -> bool:
     return True
 
 
-def is_used(folder: str | os.PathLike) -> bool:
+def is_locked(folder: str | os.PathLike) -> bool:
     """Return True while a process holds the folder's lock file."""
-    path = Path(folder) / LOCK
+    path = Path(folder) / LOCK_NAME
     if not path.is_file():
         return False
     with path.open("w") as file:
@@ -129,7 +129,7 @@ def parse_json(text: str) -> Any:
         raise ValueError("brackets nested too deeply") from None
 
 
-def current_umask() -> int:
+def get_umask() -> int:
     """Return the process's umask, which mkstemp ignores: its files are private."""
     # there is no call that reads it without setting it
     umask = os.umask(0)

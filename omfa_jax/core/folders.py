@@ -16,8 +16,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.core.files import current_umask
-from omfa_jax.core.mounts import mount_in
+from omfa_jax.core.files import get_umask
+from omfa_jax.core.mounts import find_mount
 
 log = logging.getLogger(__name__)
 
@@ -32,23 +32,23 @@ def atomic_dir(path: str | os.PathLike, ours: Sequence[str]) -> Iterator[Path]:
     and an OmfaError is raised. A link is followed: its target is replaced and the link is kept.
     """
     place = resolve_target(path)
-    listed = require_ours(place, ours)
+    listed = require_own_output(place, ours)
     temporary = None
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{place.name[:40]}-", dir=place.parent))
-        require_owner(place, listed, _owner(temporary))
+        require_same_owner(place, listed, _owner(temporary))
         yield temporary
-        temporary.chmod(0o777 & ~current_umask())
-        put_in_place(temporary, place, ours, temporary.with_name(f"{temporary.name}-old"))
+        temporary.chmod(0o777 & ~get_umask())
+        replace_dir(temporary, place, ours, temporary.with_name(f"{temporary.name}-old"))
     except OSError as error:
         raise OmfaError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
         if temporary is not None and os.path.lexists(temporary):
-            delete_named(temporary, ours)
+            delete_matching(temporary, ours)
 
 
-def put_in_place(made: Path, place: Path, ours: Sequence[str], aside: Path) -> None:
+def replace_dir(made: Path, place: Path, ours: Sequence[str], aside: Path) -> None:
     """Rename the folder `made` to `place`, replacing an existing folder of ours.
 
     The existing one is first renamed to `aside`, where no other process can exchange it, and
@@ -63,13 +63,13 @@ def put_in_place(made: Path, place: Path, ours: Sequence[str], aside: Path) -> N
     require_replaceable(place)
     place.rename(aside)
     try:
-        listed = require_ours(aside, ours, place)
-        require_owner(aside, listed, _owner(made), place)
+        listed = require_own_output(aside, ours, place)
+        require_same_owner(aside, listed, _owner(made), place)
         made.rename(place)
     except BaseException:
         _put_back(aside, place)
         raise
-    delete_listed(aside, listed)
+    delete_entries(aside, listed)
 
 
 def resolve_target(path: str | os.PathLike, flag: str = "--out") -> Path:
@@ -105,7 +105,7 @@ def require_replaceable(place: Path, flag: str = "--out") -> None:
     _require_no_mount(place, place, flag)
 
 
-def require_apart(
+def require_disjoint(
     path: str | os.PathLike, sources: Mapping[str, str | os.PathLike | None], flag: str = "--out"
 ) -> None:
     """Raise an OmfaError if the folder to write is or contains one of `sources`, {flag: path}."""
@@ -129,13 +129,13 @@ def contains(folder: Path, inner: str | os.PathLike) -> bool:
     return False
 
 
-def require_ours(path: Path, ours: Sequence[str], named: Path | None = None) -> list[str]:
+def require_own_output(path: Path, ours: Sequence[str], named: Path | None = None) -> list[str]:
     """Return the relative paths of the contents of a folder of ours; OmfaError if it is not ours.
 
     Folders end in `/` and come after their contents. `named` is the folder's name in the error.
     """
     named = named or path
-    found = require_named(path, ours, named)
+    found = require_known_contents(path, ours, named)
     if found and not (path / ours[0]).is_file():
         raise OmfaError(
             f"{named} exists and is not a folder that this command wrote (no {ours[0]} in it);"
@@ -144,7 +144,7 @@ def require_ours(path: Path, ours: Sequence[str], named: Path | None = None) -> 
     return found
 
 
-def require_named(path: Path, ours: Sequence[str], named: Path | None = None) -> list[str]:
+def require_known_contents(path: Path, ours: Sequence[str], named: Path | None = None) -> list[str]:
     """Return what `require_ours` does, for a folder that may lack the first file of `ours`."""
     named = named or path
     if not os.path.lexists(path):
@@ -152,7 +152,7 @@ def require_named(path: Path, ours: Sequence[str], named: Path | None = None) ->
     if path.is_symlink() or not path.is_dir():
         raise OmfaError(f"{named} is not a folder; give another name to --out")
     _require_no_mount(path, named)
-    found = listing(path)
+    found = list_tree(path)
     foreign = sorted(name for name in found if not _is_named(path / name, name, ours))
     if foreign:
         raise OmfaError(
@@ -162,7 +162,7 @@ def require_named(path: Path, ours: Sequence[str], named: Path | None = None) ->
     return found
 
 
-def require_owner(
+def require_same_owner(
     path: Path, listed: Collection[str], owner: int, named: Path | None = None
 ) -> None:
     """Raise an OmfaError if a folder, or one of its `listed` entries, is not owned by `owner`.
@@ -182,7 +182,7 @@ def require_owner(
         )
 
 
-def listing(folder: Path) -> list[str]:
+def list_tree(folder: Path) -> list[str]:
     """Return the relative paths of a folder's contents; folders end in `/` and come last.
 
     Links are listed but not followed. OmfaError for a subfolder on another file system.
@@ -204,20 +204,20 @@ def listing(folder: Path) -> list[str]:
     return found
 
 
-def delete_named(folder: Path, ours: Sequence[str]) -> None:
+def delete_matching(folder: Path, ours: Sequence[str]) -> None:
     """Delete what matches `ours` in a folder, then the folder; the rest stays, with a warning."""
     try:
-        mount = mount_in(folder)
+        mount = find_mount(folder)
         if mount is not None:
             raise OmfaError(f"{mount} is a mount point")
-        found = listing(folder)
+        found = list_tree(folder)
     except (OSError, OmfaError) as error:
         log.warning("%s was not deleted: %s", folder, error)
         return
-    delete_listed(folder, [name for name in found if _is_named(folder / name, name, ours)])
+    delete_entries(folder, [name for name in found if _is_named(folder / name, name, ours)])
 
 
-def delete_listed(folder: Path, listed: Collection[str]) -> None:
+def delete_entries(folder: Path, listed: Collection[str]) -> None:
     """Delete the entries that `listing` returned, then the folder if nothing else is in it."""
     # rmdir and not rmtree: whatever appeared since the check makes it fail, and is kept
     try:
@@ -250,7 +250,7 @@ def _is_named(path: Path, name: str, ours: Sequence[str]) -> bool:
 
 
 def _require_no_mount(path: Path, named: Path, flag: str = "--out") -> None:
-    mount = mount_in(path)
+    mount = find_mount(path)
     if mount is None:
         return
     inner = os.path.relpath(mount, os.path.realpath(path))

@@ -10,19 +10,19 @@ from PIL import Image
 
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.files import atomic_write
-from omfa_jax.core.retry import retried
+from omfa_jax.core.retry import call_with_retries
 
 # zlib's Z_RLE strategy
-Z_RLE = 3
+ZLIB_RLE = 3
 JPEG_QUALITY = 95
 MIN_SIDE_PX = 2
 # bytes of pixels copied from Pillow's memory at once: few enough to stay in the cache
-PIECE_BYTES = 2**18
+CHUNK_BYTES = 2**18
 # Pillow's own warning limit: a small file can claim, and be unpacked to, any size
 MAX_PIXELS = 89_478_485
-TOO_LARGE = "too large (more than 89 megapixels); scale it down"
+TOO_LARGE_MESSAGE = "too large (more than 89 megapixels); scale it down"
 EXIF_ORIENTATION = 0x0112
-UPRIGHT = {
+EXIF_TRANSPOSES = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -49,7 +49,7 @@ def read_rgb(source: ImageSource, what: str = "image") -> UInt8[np.ndarray, "h w
 def open_rgb(source: ImageSource, what: str = "image") -> Image.Image:
     """Return the image of `read_rgb` as a Pillow image; raises the same errors."""
     image = open_image(source, what)
-    image = _to_rgb(_transposed(image, exif_orientation(image)))
+    image = _to_rgb(_transposed(image, get_exif_orientation(image)))
     if min(image.size) < MIN_SIDE_PX:
         size = f"{image.width}x{image.height} px"
         raise OmfaError(f"{_named(source, what)}: too small ({size}); give a larger image")
@@ -77,7 +77,7 @@ def open_image(source: ImageSource, what: str = "image") -> Image.Image:
             came = "a folder" if path.is_dir() else "nothing"
             raise OmfaError(f"{name}: expected an image file, found {came}")
         try:
-            source = retried(name, path.read_bytes)
+            source = call_with_retries(name, path.read_bytes)
         except OSError as error:
             raise OmfaError(f"{name}: cannot be read: {error.strerror or error}") from None
     if not source:
@@ -88,7 +88,7 @@ def open_image(source: ImageSource, what: str = "image") -> Image.Image:
             raise Image.DecompressionBombError
         image.load()
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise OmfaError(f"{name}: {TOO_LARGE}") from None
+        raise OmfaError(f"{name}: {TOO_LARGE_MESSAGE}") from None
     except Image.UnidentifiedImageError:
         raise OmfaError(f"{name}: not an image in a format that Pillow reads") from None
     except Exception as error:  # Pillow's decoders raise any exception type for damaged files
@@ -97,16 +97,16 @@ def open_image(source: ImageSource, what: str = "image") -> Image.Image:
     return image
 
 
-def exif_orientation(image: Image.Image) -> int:
+def get_exif_orientation(image: Image.Image) -> int:
     """Return the EXIF orientation 1..8; 1 (upright) if it is missing or invalid."""
     try:
         value = image.getexif().get(EXIF_ORIENTATION, 1)
     except Exception:  # a damaged EXIF block must not make a valid image unreadable
         return 1
-    return value if value in UPRIGHT else 1
+    return value if value in EXIF_TRANSPOSES else 1
 
 
-def letterbox_box(source_px: tuple[int, int], height_px: int, width_px: int) -> Box:
+def compute_letterbox_box(source_px: tuple[int, int], height_px: int, width_px: int) -> Box:
     """Return (top, left, height, width) of an image letterboxed into `height_px` x `width_px`."""
     source_height, source_width = source_px
     scale = min(height_px / source_height, width_px / source_width)
@@ -131,12 +131,14 @@ def letterbox(
     """Return the image scaled with its aspect ratio kept and centred on a `fill` background."""
     if image.shape[:2] == (height_px, width_px):
         return image
-    return np.array(letterboxed(Image.fromarray(image), height_px, width_px, fill))
+    return np.array(letterbox_image(Image.fromarray(image), height_px, width_px, fill))
 
 
-def letterboxed(image: Image.Image, height_px: int, width_px: int, fill: int) -> Image.Image:
+def letterbox_image(image: Image.Image, height_px: int, width_px: int, fill: int) -> Image.Image:
     """Return `letterbox` of a Pillow image; the image itself if it already has the size."""
-    top, left, height, width = letterbox_box((image.height, image.width), height_px, width_px)
+    top, left, height, width = compute_letterbox_box(
+        (image.height, image.width), height_px, width_px
+    )
     if image.size != (width, height):
         image = image.resize((width, height), Image.Resampling.LANCZOS)
     if (height, width) == (height_px, width_px):
@@ -158,7 +160,7 @@ def copy_pixels(image: Image.Image, place: UInt8[np.ndarray, "h w 3"]) -> None:
     try:
         encoder.setimage(image.im, (0, 0, *image.size))
         while not ended:
-            _, ended, piece = encoder.encode(max(PIECE_BYTES, 4 * image.width))
+            _, ended, piece = encoder.encode(max(CHUNK_BYTES, 4 * image.width))
             target[start : start + len(piece)] = piece
             start += len(piece)
     finally:
@@ -169,7 +171,7 @@ def unletterbox(
     image: UInt8[np.ndarray, "h w 3"], height_px: int, width_px: int
 ) -> UInt8[np.ndarray, "height_px width_px 3"]:
     """Return a letterboxed image without its margins, at its original size."""
-    top, left, height, width = letterbox_box((height_px, width_px), *image.shape[:2])
+    top, left, height, width = compute_letterbox_box((height_px, width_px), *image.shape[:2])
     return resize(image[top : top + height, left : left + width], height_px, width_px)
 
 
@@ -186,7 +188,7 @@ def from_signed(image: Float[np.ndarray, "*b h w c"]) -> UInt8[np.ndarray, "*b h
 def encode_png(image: np.ndarray) -> bytes:
     """Return a uint8 image, grey (h w) or RGB (h w 3), as PNG bytes."""
     # zlib's run-length strategy takes half the time of the default for the same size
-    return _encoded(image, "PNG", compress_level=1, compress_type=Z_RLE)
+    return _encoded(image, "PNG", compress_level=1, compress_type=ZLIB_RLE)
 
 
 def encode_jpeg(image: np.ndarray, quality: int = JPEG_QUALITY) -> bytes:
@@ -225,7 +227,9 @@ def _named(source: ImageSource, what: str) -> str:
 
 
 def _transposed(image: Image.Image, orientation: int) -> Image.Image:
-    return image.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else image
+    return (
+        image.transpose(EXIF_TRANSPOSES[orientation]) if orientation in EXIF_TRANSPOSES else image
+    )
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -9,7 +9,7 @@ _TABLE = Path("/proc/self/mountinfo")
 _PLACE = 4
 
 
-def mount_in(folder: Path) -> str | None:
+def find_mount(folder: Path) -> str | None:
     """Return the first mount point that is the folder or is inside it, at any depth, or None.
 
     Bind mounts of folders and of files within one file system are found too. On systems without

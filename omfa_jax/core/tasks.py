@@ -6,12 +6,12 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool
 
-from omfa_jax.core.bounds import Number, require
-from omfa_jax.core.errors import OmfaError, unknown
+from omfa_jax.core.bounds import FloatRange, check_fields
+from omfa_jax.core.errors import OmfaError, unknown_name
 
 COMPONENTS: tuple[str, ...] = ("garment", "person", "face")
 # valid sampling weights
-WEIGHT = Number(0, 1e6)
+WEIGHT_RULE = FloatRange(0, 1e6)
 
 
 @dataclass(frozen=True)
@@ -30,20 +30,20 @@ class Task:
     def __post_init__(self) -> None:
         for component in self.noised:
             if component not in COMPONENTS:
-                raise unknown(f"component in task {self.name!r}", component, COMPONENTS)
+                raise unknown_name(f"component in task {self.name!r}", component, COMPONENTS)
         if not self.noised:
             raise OmfaError(f"task {self.name!r} noises no component; give it at least one")
-        require(f"task {self.name!r}: ", {"weight": WEIGHT}, self)
+        check_fields(f"task {self.name!r}: ", {"weight": WEIGHT_RULE}, self)
 
 
-def noised_table(tasks: Sequence[Task]) -> Bool[np.ndarray, "tasks 3"]:
+def make_noised_table(tasks: Sequence[Task]) -> Bool[np.ndarray, "tasks 3"]:
     """Return the table as an array, True where a task (row) noises a component (column)."""
     return np.array([[c in task.noised for c in COMPONENTS] for task in tasks], dtype=bool)
 
 
-def task_index(tasks: Sequence[Task], name: str) -> int:
+def find_task_index(tasks: Sequence[Task], name: str) -> int:
     """Return the row of task `name`; OmfaError with a hint at the nearest name if there is none."""
     names = [task.name for task in tasks]
     if name not in names:
-        raise unknown("task", name, names)
+        raise unknown_name("task", name, names)
     return names.index(name)

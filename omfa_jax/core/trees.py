@@ -7,20 +7,20 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
-Path = tuple[str, ...]
+KeyPath = tuple[str, ...]
 T = TypeVar("T")
 
 
-def walk(tree: Mapping[str, Any], prefix: Path = ()) -> Iterator[tuple[Path, Any]]:
+def flatten(tree: Mapping[str, Any], prefix: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
     """Yield (path, leaf) in the tree's order; everything that is not a mapping is a leaf."""
     for name, value in tree.items():
         if isinstance(value, Mapping):
-            yield from walk(value, (*prefix, name))
+            yield from flatten(value, (*prefix, name))
         else:
             yield (*prefix, name), value
 
 
-def build(leaves: Mapping[Path, Any]) -> dict[str, Any]:
+def unflatten(leaves: Mapping[KeyPath, Any]) -> dict[str, Any]:
     """Return the nested dict of a flat {path: leaf}, the inverse of `dict(walk(tree))`."""
     tree: dict[str, Any] = {}
     for path, leaf in leaves.items():
@@ -31,7 +31,7 @@ def build(leaves: Mapping[Path, Any]) -> dict[str, Any]:
     return tree
 
 
-def first_match(rules: Sequence[tuple[str, T]], name: str) -> tuple[str, T] | None:
+def find_first_match(rules: Sequence[tuple[str, T]], name: str) -> tuple[str, T] | None:
     """Return the first (pattern, value) whose regular expression matches in `name`, or None."""
     for pattern, value in rules:
         if re.search(pattern, name):

@@ -12,13 +12,13 @@ from typing import TypeVar
 
 from omfa_jax.core.errors import OmfaError
 
-Thing = TypeVar("Thing")
-Made = TypeVar("Made")
+Item = TypeVar("Thing")
+RunResult = TypeVar("Made")
 
 
-def in_order(
-    make: Callable[[Thing], Made], things: Iterable[Thing], processes: int
-) -> Iterator[Made]:
+def ordered_map(
+    make: Callable[[Item], RunResult], things: Iterable[Item], processes: int
+) -> Iterator[RunResult]:
     """Yield `make(thing)` for each thing, in order; `make` must be picklable.
 
     At most two things per process are in flight, so memory does not grow with the number of things.
@@ -31,7 +31,7 @@ def in_order(
         return
     # forking a process that has threads can deadlock, so workers are spawned
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, context, end_with_parent) as pool:
+    with ProcessPoolExecutor(processes, context, exit_with_parent) as pool:
         rest = iter(things)
         flying = collections.deque(
             pool.submit(make, thing) for thing in itertools.islice(rest, 2 * processes)
@@ -49,7 +49,7 @@ def in_order(
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def end_with_parent() -> None:
+def exit_with_parent() -> None:
     """Exit this worker when its parent is killed; a pool's workers would wait forever."""
 
     def watch() -> None:

@@ -10,7 +10,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from omfa_jax.core import images
-from omfa_jax.core.bounds import Number, Tuple, require
+from omfa_jax.core.bounds import FloatRange, TupleOf, check_fields
 from omfa_jax.core.errors import OmfaError
 
 # Rec. 601 weights, as in Pillow's conversion to grey
@@ -18,10 +18,10 @@ LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 GREY = np.float32(127.5)
 
 # bounds of the settings
-AUGMENT = {
-    "flip_prob": Number(0, 1),
-    "scale": Tuple(Number(0.1, 10), 2, 2),
-    **{name: Number(0, 0.9) for name in ("shift", "brightness", "contrast", "saturation")},
+AUGMENT_BOUNDS = {
+    "flip_prob": FloatRange(0, 1),
+    "scale": TupleOf(FloatRange(0.1, 10), 2, 2),
+    **{name: FloatRange(0, 0.9) for name in ("shift", "brightness", "contrast", "saturation")},
 }
 
 
@@ -43,7 +43,7 @@ class AugmentSettings:
     saturation: float = 0.0
 
     def __post_init__(self) -> None:
-        require("config.data.augment.", AUGMENT, self)
+        check_fields("config.data.augment.", AUGMENT_BOUNDS, self)
         if self.scale[0] > self.scale[1]:
             raise OmfaError(
                 f"config.data.augment.scale: expected (minimum, maximum), got {self.scale}"
@@ -76,7 +76,7 @@ class Augmentation(NamedTuple):
     saturation: float = 1.0
 
 
-def draw(settings: AugmentSettings, rng: np.random.Generator) -> Augmentation:
+def sample_augmentation(settings: AugmentSettings, rng: np.random.Generator) -> Augmentation:
     """Return a random augmentation of one example."""
     # always ten numbers: switching one setting on must not change the draws of the others
     u = rng.random(10)
@@ -92,7 +92,7 @@ def draw(settings: AugmentSettings, rng: np.random.Generator) -> Augmentation:
     )
 
 
-def moved(
+def apply_move(
     image: UInt8[np.ndarray, "h w 3"], slot: tuple[int, int], fill: int, move: Move
 ) -> UInt8[np.ndarray, "height_px width_px 3"]:
     """Return the image letterboxed into the slot and moved, with one resampling.
@@ -101,7 +101,7 @@ def moved(
     """
     if move == Move():
         return images.letterbox(image, *slot, fill=fill)
-    top, left, height, width = images.letterbox_box(image.shape[:2], *slot)
+    top, left, height, width = images.compute_letterbox_box(image.shape[:2], *slot)
     spans = [
         _span(offset, size, side, move.scale, shift)
         for offset, size, side, shift in (
@@ -121,7 +121,7 @@ def moved(
     return frame
 
 
-def recoloured(
+def adjust_colors(
     image: UInt8[np.ndarray, "h w 3"], change: Augmentation
 ) -> UInt8[np.ndarray, "h w 3"]:
     """Return the photo with its brightness, contrast (about mid grey) and saturation adjusted.

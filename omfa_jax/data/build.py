@@ -6,27 +6,27 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from omfa_jax.body.pose_maps import styles_under
-from omfa_jax.core.errors import OmfaError, unknown
-from omfa_jax.core.folders import require_apart
+from omfa_jax.body.pose_maps import find_styles
+from omfa_jax.core.errors import OmfaError, unknown_name
+from omfa_jax.core.folders import require_disjoint
 from omfa_jax.data.builder import (
     BuildReport,
-    ImageShards,
+    ImageShardSource,
     RecordsBuilder,
-    as_facts,
-    merged,
-    nothing_built,
-    summary,
+    convert_to_manifest_facts,
+    format_build_report,
+    format_empty_build,
+    merge_reports,
 )
 from omfa_jax.data.deepfashion import DeepFashionMultiModal
 from omfa_jax.data.dresscode import DressCode
-from omfa_jax.data.finalize import finish, require_free
-from omfa_jax.data.layouts import detect, wrong_layout
-from omfa_jax.data.partial import partial_folder
-from omfa_jax.data.runners import write_all
-from omfa_jax.data.shards import cut
+from omfa_jax.data.finalize import finalize_records, require_free
+from omfa_jax.data.layouts import detect_layout, make_layout_error
+from omfa_jax.data.partial import open_staging_folder
+from omfa_jax.data.runners import write_shards
+from omfa_jax.data.shards import plan_shards
 from omfa_jax.data.viton_hd import VitonHD
-from omfa_jax.data.writing import SHARD_RECORDS, Writing
+from omfa_jax.data.writing import SHARD_RECORDS, WriteOptions
 
 BUILDERS: dict[str, type[RecordsBuilder]] = {
     builder.name: builder for builder in (VitonHD, DeepFashionMultiModal, DressCode)
@@ -35,7 +35,7 @@ BUILDERS: dict[str, type[RecordsBuilder]] = {
 log = logging.getLogger(__name__)
 
 
-def build(
+def build_records(
     raw_dir: str | os.PathLike,
     out_dir: str | os.PathLike,
     *,
@@ -57,57 +57,59 @@ def build(
     builder). Raises OmfaError if the folder does not have the layout of `dataset`, if no item can
     be built, or if `out_dir` is in use (`overwrite` replaces records only).
     """
-    require_apart(out_dir, {"--raw": raw_dir})
-    how = Writing(shard_records, runner, beam_options, processes)
+    require_disjoint(out_dir, {"--raw": raw_dir})
+    how = WriteOptions(shard_records, runner, beam_options, processes)
     if dataset not in BUILDERS:
-        raise unknown("data set", dataset, BUILDERS)
+        raise unknown_name("data set", dataset, BUILDERS)
     builder = BUILDERS[dataset]
     for name in item_options or {}:
-        if name not in builder.options_taken:
+        if name not in builder.item_option_names:
             flag = name.replace("_", "-")
             raise OmfaError(f"--{flag} does not apply to --dataset {dataset}; remove it")
     require_free(out_dir, overwrite, "images")
-    styles = styles_under(raw_dir)
+    styles = find_styles(raw_dir)
     if len(styles) > 1:
         raise OmfaError(
             f"{raw_dir}: expected pose maps of one style, found {', '.join(styles)}; delete the"
             " pose/ folders of all but one and run `omfa data poses` again"
         )
     warnings: list[str] = []
-    splits = builder.raw_items(os.fspath(raw_dir), warnings, **(item_options or {}))
-    shards = cut(builder.name, {name: len(items) for name, items in splits.items()}, shard_records)
-    with partial_folder(out_dir, f"{builder.name}/{builder.VERSION}") as partial:
-        source = ImageShards(builder, partial)
+    splits = builder.list_items(os.fspath(raw_dir), warnings, **(item_options or {}))
+    shards = plan_shards(
+        builder.name, {name: len(items) for name, items in splits.items()}, shard_records
+    )
+    with open_staging_folder(out_dir, f"{builder.name}/{builder.VERSION}") as partial:
+        source = ImageShardSource(builder, partial)
         for shard in shards:
-            source.put(shard, splits[shard.split][shard.start : shard.stop])
+            source.store_items(shard, splits[shard.split][shard.start : shard.stop])
         # the items are on disk now; a large data set's list takes 2 KB per item
         del splits
-        write_all(partial, source, shards, how)
-        report = merged(partial, shards, warnings)
+        write_shards(partial, source, shards, how)
+        report = merge_reports(partial, shards, warnings)
         if not report.built:
             partial.discard()
-            raise OmfaError(nothing_built(os.fspath(raw_dir), report))
+            raise OmfaError(format_empty_build(os.fspath(raw_dir), report))
         facts = {
             "splits": report.built_per_split,
             "pose_style": styles[0] if styles else None,
-            "report": as_facts(report),
+            "report": convert_to_manifest_facts(report),
         }
-        finish(partial, "images", shards, facts)
+        finalize_records(partial, "images", shards, facts)
         # again: hours may have passed since the first check
         require_free(out_dir, overwrite, "images")
         partial.publish(out_dir)
-    log.info("%s: %s", out_dir, summary(report))
+    log.info("%s: %s", out_dir, format_build_report(report))
     return report
 
 
-def dataset_of(root: Path, dataset: str | None) -> str:
+def resolve_dataset(root: Path, dataset: str | None) -> str:
     """Return the data set's name: `dataset` if given, otherwise detected from the folder's layout.
 
     Raises OmfaError for an unknown name or layout.
     """
-    name = dataset or detect(root)
+    name = dataset or detect_layout(root)
     if name is None:
-        raise wrong_layout(root, f"the layout of a data set ({', '.join(BUILDERS)})")
+        raise make_layout_error(root, f"the layout of a data set ({', '.join(BUILDERS)})")
     if name not in BUILDERS:
-        raise unknown("data set", name, BUILDERS)
+        raise unknown_name("data set", name, BUILDERS)
     return name

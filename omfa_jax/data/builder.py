@@ -12,13 +12,13 @@ import tensorflow_datasets as tfds
 
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.data import schema
-from omfa_jax.data.partial import Partial, disk_errors
+from omfa_jax.data.partial import StagingFolder, convert_disk_errors
 from omfa_jax.data.shards import (
     Shard,
     ShardReport,
-    cut,
-    read_report,
-    stamp_of,
+    compute_stamp,
+    plan_shards,
+    read_shard_report,
 )
 from omfa_jax.data.writing import SHARD_RECORDS
 
@@ -47,7 +47,7 @@ class BuildReport:
 
 
 @runtime_checkable
-class Item(Protocol):
+class RawItem(Protocol):
     """One row of a raw data set, not yet read; picklable."""
 
     @property
@@ -72,8 +72,8 @@ class RecordsBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
     # disables TFDS's search for checksum files, which imports an undeclared dependency (4.9.10)
     code_path = None
 
-    options_taken: tuple[str, ...] = ()
-    raw_items: Callable[..., Mapping[str, Sequence[Item]]]
+    item_option_names: tuple[str, ...] = ()
+    list_items: Callable[..., Mapping[str, Sequence[RawItem]]]
     read: Callable[[Any], tuple[schema.Record, Sequence[str]]]
 
     def __init__(
@@ -91,18 +91,20 @@ class RecordsBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
 
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
-            builder=self, features=schema.features("images"), disable_shuffling=True
+            builder=self, features=schema.make_features("images"), disable_shuffling=True
         )
 
     def _shard_iterators_per_split(
         self, dl_manager: tfds.download.DownloadManager
     ) -> dict[str, list[Callable[[], Iterator[tuple[int, dict[str, Any]]]]]]:
         warnings: list[str] = []
-        splits = type(self).raw_items(self._raw_dir, warnings, **self._item_options)
+        splits = type(self).list_items(self._raw_dir, warnings, **self._item_options)
         for warning in warnings:
             log.warning(warning)
         shards: dict[str, list] = {}
-        for shard in cut(self.name, {s: len(i) for s, i in splits.items()}, self._shard_records):
+        for shard in plan_shards(
+            self.name, {s: len(i) for s, i in splits.items()}, self._shard_records
+        ):
             items = splits[shard.split][shard.start : shard.stop]
             examples = functools.partial(_examples, type(self).read, items)
             shards.setdefault(shard.split, []).append(examples)
@@ -110,32 +112,34 @@ class RecordsBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
 
 
 @dataclass(frozen=True)
-class ImageShards:
+class ImageShardSource:
     """Source of the image records of a shard, read from the items that `put` stored.
 
     Items are stored in files so that worker processes load those of their own shards only.
     """
 
     builder: type[RecordsBuilder]
-    partial: Partial
+    partial: StagingFolder
     kind: schema.Kind = "images"
 
-    def put(self, shard: Shard, items: Sequence[Item]) -> None:
+    def store_items(self, shard: Shard, items: Sequence[RawItem]) -> None:
         """Store the shard's items for the process that will read them."""
-        with disk_errors(self.partial.folder):
+        with convert_disk_errors(self.partial.folder):
             self.partial.items_path(shard.file_name).write_bytes(pickle.dumps(list(items)))
 
-    def items(self, shard: Shard) -> list[Item]:
+    def load_items(self, shard: Shard) -> list[RawItem]:
         """Load the shard's items."""
         return pickle.loads(self.partial.items_path(shard.file_name).read_bytes())
 
     def stamp(self, shard: Shard) -> str:
         """Return a digest of the items and of the size and time of their files."""
-        return stamp_of(self.builder.name, str(self.builder.VERSION), shard, self.items(shard))
+        return compute_stamp(
+            self.builder.name, str(self.builder.VERSION), shard, self.load_items(shard)
+        )
 
-    def records(self, shard: Shard, report: ShardReport) -> Iterator[schema.Record]:
+    def iter_records(self, shard: Shard, report: ShardReport) -> Iterator[schema.Record]:
         """Yield the records of all readable items; skips and flaws go to `report`."""
-        for item in self.items(shard):
+        for item in self.load_items(shard):
             outcome = _attempt(self.builder.read, item)
             if isinstance(outcome, OmfaError):
                 report.skipped.append((item.key, str(outcome)))
@@ -147,12 +151,14 @@ class ImageShards:
             yield record
 
 
-def merged(partial: Partial, shards: Sequence[Shard], warnings: Sequence[str]) -> BuildReport:
+def merge_reports(
+    partial: StagingFolder, shards: Sequence[Shard], warnings: Sequence[str]
+) -> BuildReport:
     """Return the report of the build, merged from the stored reports of all shards."""
     report = BuildReport(warnings=list(warnings))
     flaws: dict[str, dict[str, tuple[int, list[str]]]] = {}
     for shard in shards:
-        part, split = read_report(partial, shard), shard.split
+        part, split = read_shard_report(partial, shard), shard.split
         report.found += shard.stop - shard.start
         report.skipped += [(f"{split}/{key}", reason) for key, reason in part.skipped]
         if part.records:
@@ -170,7 +176,7 @@ def merged(partial: Partial, shards: Sequence[Shard], warnings: Sequence[str]) -
 
 
 def _examples(
-    read: Callable[[Any], tuple[schema.Record, Sequence[str]]], items: Sequence[Item]
+    read: Callable[[Any], tuple[schema.Record, Sequence[str]]], items: Sequence[RawItem]
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     for number, item in enumerate(items):
         outcome = _attempt(read, item)
@@ -181,7 +187,7 @@ def _examples(
 
 
 def _attempt(
-    read: Callable[[Any], tuple[schema.Record, Sequence[str]]], item: Item
+    read: Callable[[Any], tuple[schema.Record, Sequence[str]]], item: RawItem
 ) -> tuple[schema.Record, Sequence[str]] | OmfaError:
     try:
         return read(item)
@@ -193,13 +199,13 @@ def _some(count: int, keys: Sequence[str]) -> str:
     return f"{count} ({', '.join(keys)}{', ...' if count > len(keys) else ''})"
 
 
-def nothing_built(raw_dir: str, report: BuildReport) -> str:
+def format_empty_build(raw_dir: str, report: BuildReport) -> str:
     """Return the error message of a build without a single record."""
     reasons = "; ".join(f"{key}: {reason}" for key, reason in report.skipped[:EXAMPLE_KEYS])
     return f"{raw_dir}: none of the {report.found} items could be built ({reasons or 'no items'})"
 
 
-def summary(report: BuildReport) -> str:
+def format_build_report(report: BuildReport) -> str:
     """Return the report as text: counts, then one line per warning and skipped item."""
     splits = ", ".join(f"{split} {count}" for split, count in report.built_per_split.items())
     lines = [f"found {report.found}, built {report.built} ({splits})"]
@@ -208,6 +214,6 @@ def summary(report: BuildReport) -> str:
     return "\n".join(lines)
 
 
-def as_facts(report: BuildReport) -> dict[str, Any]:
+def convert_to_manifest_facts(report: BuildReport) -> dict[str, Any]:
     """Return the report as JSON-serializable facts for the manifest."""
     return dataclasses.asdict(report)

@@ -10,8 +10,8 @@ from tqdm import tqdm
 
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.data import duplicates, schema
-from omfa_jax.data.content import KINDS, NOTES, Finding, record_findings
-from omfa_jax.data.prints import Prints
+from omfa_jax.data.content import FAULT_KINDS, HARMLESS_KINDS, Finding, find_record_faults
+from omfa_jax.data.prints import FingerprintStore
 
 EXAMPLES_SHOWN = 5
 
@@ -31,9 +31,14 @@ class CheckReport:
     @property
     def faults(self) -> tuple[str, ...]:
         """All findings except those that do not harm training."""
-        return tuple(line for kind in KINDS if kind not in NOTES for line in self.of(kind))
+        return tuple(
+            line
+            for kind in FAULT_KINDS
+            if kind not in HARMLESS_KINDS
+            for line in self.get_findings(kind)
+        )
 
-    def of(self, kind: str) -> list[str]:
+    def get_findings(self, kind: str) -> list[str]:
         """Return the findings of one kind."""
         return self.findings.get(kind, [])
 
@@ -65,7 +70,7 @@ def check_records(records_dir: str | os.PathLike) -> CheckReport:
                 report.add(where, [("damaged_record", "the key occurs twice")])
             seen.add(record.key)
             if manifest["kind"] == "images":
-                report.add(where, record_findings(record))
+                report.add(where, find_record_faults(record))
                 photos.add(split, record)
             else:
                 report.add(where, _latent_faults(record, manifest["latents"]))
@@ -73,12 +78,12 @@ def check_records(records_dir: str | os.PathLike) -> CheckReport:
     return report
 
 
-def summary(report: CheckReport) -> str:
+def format_check_report(report: CheckReport) -> str:
     """Return the report as text: the count of each kind, with its first findings."""
     lines = [f"checked {report.checked}: {len(report.faults) or 'no'} faults"]
-    for kind, about in KINDS.items():
-        if found := report.of(kind):
-            note = " (no fault)" if kind in NOTES else ""
+    for kind, about in FAULT_KINDS.items():
+        if found := report.get_findings(kind):
+            note = " (no fault)" if kind in HARMLESS_KINDS else ""
             lines.append(f"{kind}, {about}: {len(found)}{note}")
             lines += [f"  {line}" for line in found[:EXAMPLES_SHOWN]]
             if len(found) > EXAMPLES_SHOWN:
@@ -90,28 +95,28 @@ class _Photos:
     """Collects the photos and people of all splits, to find those that occur twice."""
 
     def __init__(self) -> None:
-        self._photos: list[duplicates.Photo] = []
-        self._prints = Prints()
+        self._photos: list[duplicates.PhotoEntry] = []
+        self._prints = FingerprintStore()
         self._splits: dict[str, set[str]] = {}
 
     def add(self, split: str, record: schema.Record) -> None:
         if record.person_id:
             self._splits.setdefault(record.person_id, set()).add(split)
         try:
-            self._prints.add(duplicates.fingerprint(record.person))
+            self._prints.add(duplicates.compute_fingerprint(record.person))
         except OmfaError:
             # already reported as unreadable
             return
-        self._photos.append(duplicates.Photo(split, record.key))
+        self._photos.append(duplicates.PhotoEntry(split, record.key))
 
     def findings(self) -> Iterator[Finding]:
-        yield from duplicate_findings(duplicates.group(self._photos, self._prints))
+        yield from find_duplicate_faults(duplicates.group_duplicates(self._photos, self._prints))
         for person, splits in sorted(self._splits.items()):
             if len(splits) > 1:
                 yield "shared_person", f"{person} is in {' and '.join(sorted(splits))}"
 
 
-def duplicate_findings(groups: Iterable[duplicates.Group]) -> Iterator[Finding]:
+def find_duplicate_faults(groups: Iterable[duplicates.DuplicateGroup]) -> Iterator[Finding]:
     """Yield a finding for every photo that duplicates another."""
     for group in groups:
         kept = f"{group.kept.name} ({group.kept.split})"

@@ -14,13 +14,13 @@ from tqdm import tqdm
 from omfa_jax.core import images
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.files import require_dir
-from omfa_jax.core.workers import in_order
+from omfa_jax.core.workers import ordered_map
 from omfa_jax.data import duplicates
-from omfa_jax.data.build import BUILDERS, dataset_of
-from omfa_jax.data.check import CheckReport, duplicate_findings
+from omfa_jax.data.build import BUILDERS, resolve_dataset
+from omfa_jax.data.check import CheckReport, find_duplicate_faults
 from omfa_jax.data.clean import HasPhoto
-from omfa_jax.data.content import Finding, mask_findings, record_findings
-from omfa_jax.data.labels import label_set
+from omfa_jax.data.content import Finding, find_mask_faults, find_record_faults
+from omfa_jax.data.labels import get_label_set
 
 # masks that some tools add to VITON-HD: folder -> file name of a key
 MASKS = {"cloth-mask": "{}", "agnostic-mask": "{}_mask"}
@@ -42,7 +42,7 @@ WITHIN = {" ids that ": "label_set", " differs from the photo's ": "wrong_size"}
 
 
 @dataclass(frozen=True)
-class Seen:
+class ItemFindings:
     """The findings of one item, its photo's (height, width), and the ids in its label map."""
 
     findings: tuple[Finding, ...]
@@ -63,15 +63,15 @@ def check_raw(
     for an unknown layout.
     """
     root = require_dir(raw_dir, "raw data set", "--raw")
-    name = dataset_of(root, dataset)
+    name = resolve_dataset(root, dataset)
     report, warnings = CheckReport(), []
-    splits = BUILDERS[name].raw_items(os.fspath(root), warnings, **item_options)
+    splits = BUILDERS[name].list_items(os.fspath(root), warnings, **item_options)
     report.add(str(root), (("missing", warning) for warning in warnings))
     sizes: dict[str, tuple[int, int]] = {}
     ids: list[frozenset[int]] = []
-    look = functools.partial(inspect, name)
+    look = functools.partial(inspect_item, name)
     for split, items in splits.items():
-        seen = in_order(look, items, processes)
+        seen = ordered_map(look, items, processes)
         bar = tqdm(zip(items, seen, strict=True), split, len(items), unit="item", disable=None)
         for item, outcome in bar:
             where = f"{split}/{item.key}"
@@ -83,12 +83,12 @@ def check_raw(
                 ids.append(outcome.ids)
     report.add("all photos", _odd_sizes(sizes))
     report.add("all label maps", _trapped(ids, item_options.get("parse_labels", "cihp"), name))
-    found = find_in_folder(root, dataset=name, processes=processes)
-    report.add("all splits", duplicate_findings(found.groups))
+    found = find_raw_duplicates(root, dataset=name, processes=processes)
+    report.add("all splits", find_duplicate_faults(found.groups))
     return report
 
 
-def find_in_folder(
+def find_raw_duplicates(
     raw_dir: str | os.PathLike,
     *,
     dataset: str | None = None,
@@ -100,26 +100,28 @@ def find_in_folder(
     `dataset`: None detects it by the layout. Raises OmfaError for an unknown layout.
     """
     root = require_dir(raw_dir, "raw data set", "--raw")
-    name = dataset_of(root, dataset)
-    items = cast(Mapping[str, Sequence[HasPhoto]], BUILDERS[name].raw_items(os.fspath(root), []))
+    name = resolve_dataset(root, dataset)
+    items = cast(Mapping[str, Sequence[HasPhoto]], BUILDERS[name].list_items(os.fspath(root), []))
     photos = [
-        duplicates.Photo(split, item.person.relative_to(root).as_posix(), item.person)
+        duplicates.PhotoEntry(split, item.person.relative_to(root).as_posix(), item.person)
         for split, members in items.items()
         for item in members
     ]
-    return duplicates.find(photos, max_distance_bits=max_distance_bits, processes=processes)
+    return duplicates.find_duplicates(
+        photos, max_distance_bits=max_distance_bits, processes=processes
+    )
 
 
-def inspect(dataset: str, item: Any) -> Seen:
+def inspect_item(dataset: str, item: Any) -> ItemFindings:
     """Return the findings of one item; damage is a finding, never an error."""
     if not item.person.exists():
-        return Seen((("missing", f"listed photo {item.person.name} is missing"),))
+        return ItemFindings((("missing", f"listed photo {item.person.name} is missing"),))
     try:
         record, flaws = BUILDERS[dataset].read(item)
     except OmfaError as error:
-        return Seen((*_masks(item), (_kind_of_error(str(error)), str(error))))
+        return ItemFindings((*_masks(item), (_kind_of_error(str(error)), str(error))))
     findings = [(_kind_of(flaw), flaw) for flaw in flaws]
-    findings += [found for found in record_findings(record) if found[0] != "no_face"]
+    findings += [found for found in find_record_faults(record) if found[0] != "no_face"]
     ids = None
     parse = getattr(item, "parse", None)
     # photos with a face only: most of them also show the skin of the torso, the trap id
@@ -128,7 +130,7 @@ def inspect(dataset: str, item: Any) -> Seen:
             ids = frozenset(np.unique(images.read_labels(parse)).tolist())
         except OmfaError:
             ids = None
-    return Seen((*findings, *_masks(item)), (record.height_px, record.width_px), ids)
+    return ItemFindings((*findings, *_masks(item)), (record.height_px, record.width_px), ids)
 
 
 def _masks(item: Any) -> Iterator[Finding]:
@@ -146,7 +148,7 @@ def _mask(path: Path, name: str) -> Iterator[Finding]:
     except OmfaError as error:
         yield "unreadable", str(error)
         return
-    for kind, what in mask_findings(mask.mean(axis=2).astype(np.uint8)):
+    for kind, what in find_mask_faults(mask.mean(axis=2).astype(np.uint8)):
         yield kind, f"{name}: {what}"
     if name == "cloth-mask" and not (mask >= 128).any():
         yield "empty_garment", f"{name}: shows no garment"
@@ -178,7 +180,7 @@ def _trapped(ids: Sequence[frozenset[int]], labels: str, dataset: str) -> Iterat
         return
     share = sum(TRAP_ID in shown for shown in ids) / len(ids)
     observed = f"{100 * share:.0f}% of {len(ids)} maps with a face contain id {TRAP_ID}"
-    if label_set(labels).name == "CIHP" and share < TORSO_IS_SHOWN:
+    if get_label_set(labels).name == "CIHP" and share < TORSO_IS_SHOWN:
         yield "label_set", f"{observed}, CIHP's torso skin; for LIP maps use --parse-labels lip"
-    if label_set(labels).name == "LIP" and share > JUMPSUIT_IS_WORN:
+    if get_label_set(labels).name == "LIP" and share > JUMPSUIT_IS_WORN:
         yield "label_set", f"{observed}, LIP's jumpsuits; for CIHP maps use --parse-labels cihp"

@@ -14,11 +14,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Protocol, TypeVar
 
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.core.files import atomic_write, clear_leftovers, parse_json, require_file
+from omfa_jax.core.files import atomic_write, delete_stale_temporaries, parse_json, require_file
 from omfa_jax.data import duplicates
 from omfa_jax.data.schema import SPLITS
 
-FOR_READERS = "groups"
+GROUPS_KEY = "groups"
 NAMES_SHOWN = 3
 
 
@@ -32,7 +32,7 @@ class HasPhoto(Protocol):
 ItemT = TypeVar("ItemT", bound=HasPhoto)
 
 
-def read_list(path: str | os.PathLike) -> list[tuple[str | None, str]]:
+def read_exclusion_list(path: str | os.PathLike) -> list[tuple[str | None, str]]:
     """Return the (split, name) entries of a list; split None means all splits.
 
     Raises OmfaError if the file is missing, has no names, or is JSON of another form.
@@ -52,7 +52,7 @@ def read_list(path: str | os.PathLike) -> list[tuple[str | None, str]]:
     return entries
 
 
-def drop_listed(
+def drop_excluded(
     splits: Mapping[str, Sequence[ItemT]], path: str | os.PathLike | None, warnings: list[str]
 ) -> dict[str, list[ItemT]]:
     """Return the splits without the listed photos; counts and unknown names go to `warnings`.
@@ -66,7 +66,7 @@ def drop_listed(
     by_stem = {split: _by_stem(items) for split, items in splits.items()}
     unknown = []
     # dict.fromkeys: in order, without repetitions
-    for listed_split, name in dict.fromkeys(read_list(path)):
+    for listed_split, name in dict.fromkeys(read_exclusion_list(path)):
         parts = PurePosixPath(name).with_suffix("").parts
         matched = False
         for split in splits if listed_split is None else [listed_split]:
@@ -88,7 +88,7 @@ def drop_listed(
     }
 
 
-def write_list(path: Path, report: duplicates.DuplicateReport) -> None:
+def write_exclusion_list(path: Path, report: duplicates.DuplicateReport) -> None:
     """Write the duplicates as a list for `read_list`, and the groups for human readers."""
     dropped: dict[str, dict[str, list[str]]] = {}
     groups = []
@@ -99,9 +99,9 @@ def write_list(path: Path, report: duplicates.DuplicateReport) -> None:
             dropped.setdefault(photo.split, {}).setdefault(kind, []).append(photo.name)
             members.append({"split": photo.split, "name": photo.name, "distance_bits": distance})
         groups.append(members)
-    clear_leftovers(path.parent)
+    delete_stale_temporaries(path.parent)
     with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps({**dropped, FOR_READERS: groups}, indent=1) + "\n")
+        temporary.write_text(json.dumps({**dropped, GROUPS_KEY: groups}, indent=1) + "\n")
 
 
 def _by_stem(items: Sequence[HasPhoto]) -> dict[str, list[int]]:
@@ -119,7 +119,7 @@ def _flattened(node: Any, split: str | None) -> Iterator[tuple[str | None, str]]
             yield from _flattened(child, split)
     elif isinstance(node, dict):
         for key, child in node.items():
-            if key != FOR_READERS:
+            if key != GROUPS_KEY:
                 yield from _flattened(child, key if key in SPLITS else split)
     else:
         raise ValueError(f"expected file names, found {node!r}")

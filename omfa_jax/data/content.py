@@ -13,7 +13,7 @@ from omfa_jax.core.errors import OmfaError
 from omfa_jax.data import schema
 
 # kind of fault -> description in reports
-KINDS = {
+FAULT_KINDS = {
     "unreadable": "files that cannot be read",
     "missing": "photos and garments without a file",
     "absent": "label maps, keypoints or pose maps without a file",
@@ -28,7 +28,7 @@ KINDS = {
     "damaged_record": "inconsistent records",
 }
 # reported, but no faults: training works without them
-NOTES = ("absent", "no_face")
+HARMLESS_KINDS = ("absent", "no_face")
 
 # of 255: unevenly lit blank paper has a standard deviation of 1 to 2
 EMPTY_DEVIATION = 3.0
@@ -41,7 +41,7 @@ MAX_ASPECT_ERROR = 0.02
 Finding = tuple[str, str]
 
 
-def record_findings(record: schema.Record) -> Iterator[Finding]:
+def find_record_faults(record: schema.Record) -> Iterator[Finding]:
     """Yield (kind, description) of every fault in a record's images and fields."""
     wanted = {"person": True, "garment": True, "pose": record.has_pose}
     wanted["unpaired_garment"] = bool(record.unpaired_garment_key)
@@ -57,7 +57,7 @@ def record_findings(record: schema.Record) -> Iterator[Finding]:
             if size_px != stated:
                 yield "damaged_record", f"person is {size_px} px, the record says {stated}"
         elif name == "pose":
-            yield from pose_findings(image, *size_px)
+            yield from find_pose_faults(image, *size_px)
         elif is_empty(image):
             yield "empty_garment", f"{name} is blank"
     left, top, right, bottom = record.face_box_px
@@ -67,7 +67,7 @@ def record_findings(record: schema.Record) -> Iterator[Finding]:
         yield "damaged_record", f"empty face box {record.face_box_px}"
 
 
-def pose_findings(
+def find_pose_faults(
     pose: UInt8[np.ndarray, "h w 3"], height_px: int, width_px: int
 ) -> Iterator[Finding]:
     """Yield the faults of a pose map (a body on black) for a photo of this size."""
@@ -84,7 +84,7 @@ def is_empty(image: UInt8[np.ndarray, "h w 3"]) -> bool:
     return bool(image.std(axis=(0, 1)).max() < EMPTY_DEVIATION)
 
 
-def mask_findings(mask: UInt8[np.ndarray, "h w"]) -> Iterator[Finding]:
+def find_mask_faults(mask: UInt8[np.ndarray, "h w"]) -> Iterator[Finding]:
     """Yield a fault if the mask is not black and white (a grey agnostic image, for example)."""
     grey = float(((mask >= NEAR) & (mask <= 255 - NEAR)).mean())
     if grey > MAX_GREY_SHARE:

@@ -8,19 +8,19 @@ import numpy as np
 from PIL import Image
 
 from omfa_jax.core import images
-from omfa_jax.core.errors import OmfaError, unknown
+from omfa_jax.core.errors import OmfaError, unknown_name
 from omfa_jax.core.tasks import COMPONENTS
 from omfa_jax.data import augment, schema
 from omfa_jax.data.batch import Batch
-from omfa_jax.data.face_crop import cut_face
-from omfa_jax.data.mirror import mirror_pose
-from omfa_jax.data.moments import moments_to_latents
-from omfa_jax.data.room import Rooms
+from omfa_jax.data.face_crop import crop_face_image
+from omfa_jax.data.mirror import flip_pose_map
+from omfa_jax.data.moments import unpack_latents
+from omfa_jax.data.room import BufferPool
 
 # one row of a batch
 Example = dict[str, np.ndarray | np.generic]
 # an example whose images are still in Pillow's memory: copied once, straight into the batch
-Fitted = dict[str, np.ndarray | np.generic | Image.Image]
+PilExample = dict[str, np.ndarray | np.generic | Image.Image]
 # component -> (height_px, width_px)
 Slots = Mapping[str, tuple[int, int]]
 
@@ -30,14 +30,14 @@ WHITE, BLACK = 255, 0
 # latents costs as much in page faults as in copying.
 HUGE_BYTES = 2**22
 ALIGN_BYTES = 64
-STILL = augment.Augmentation()
+NO_AUGMENTATION = augment.Augmentation()
 
 
 def check_slots(slots: Slots) -> None:
     """Raise an OmfaError unless every component has a (height, width) of at least 1 px."""
     for name in slots:
         if name not in COMPONENTS:
-            raise unknown("component in slots", name, COMPONENTS)
+            raise unknown_name("component in slots", name, COMPONENTS)
     for name in COMPONENTS:
         size = slots.get(name)
         if size is None or len(size) != 2 or min(size) < 1:
@@ -46,18 +46,18 @@ def check_slots(slots: Slots) -> None:
 
 def decode_record(record: schema.Record, slots: Slots, **changes: Any) -> Example:
     """Return the example of `fitted_record` with its images as arrays."""
-    return pixels(fitted_record(record, slots, **changes))
+    return convert_to_arrays(decode_to_pil(record, slots, **changes))
 
 
-def fitted_record(
+def decode_to_pil(
     record: schema.Record,
     slots: Slots,
     *,
     garment_of: schema.Record | None = None,
-    change: augment.Augmentation = STILL,
+    change: augment.Augmentation = NO_AUGMENTATION,
     pose_style: str = "",
     unpaired: bool = False,
-) -> Fitted:
+) -> PilExample:
     """Return one record's RGB images at the slot sizes, and has_pose.
 
     The face is the crop of the record's face box, white without one. `garment_of`: another record
@@ -77,12 +77,12 @@ def fitted_record(
         if worn is not record:
             wearer = images.open_rgb(worn.person, f"person of {worn.key}")
         # before augmentation: the crop stays complete where the moved photo loses part of the face
-        face = cut_face(wearer, worn.face_box_px)
+        face = crop_face_image(wearer, worn.face_box_px)
     pose = None
     if record.has_pose:
         pose = images.open_rgb(record.pose, f"pose map of {record.key}")
         if change.flip:
-            pose = Image.fromarray(mirror_pose(np.asarray(pose), pose_style))
+            pose = Image.fromarray(flip_pose_map(np.asarray(pose), pose_style))
     return {
         "garment": _augment_photo(garment, slots["garment"], change, change.garment),
         "person": _augment_photo(person, slots["person"], change, change.person),
@@ -108,7 +108,7 @@ def decode_latents(
     for name, shape in shapes.items():
         worn = garment_of is not None and name in ("garment", "face")
         encoded = getattr(garment_of if worn else record, name)
-        decoded[f"{name}_latents"] = moments_to_latents(encoded, shape, rng)
+        decoded[f"{name}_latents"] = unpack_latents(encoded, shape, rng)
     return decoded
 
 
@@ -126,12 +126,14 @@ def check_latents(folder: str, slots: Slots, vae_id: str, written: Mapping[str, 
             )
 
 
-def pixels(fitted: Fitted) -> Example:
+def convert_to_arrays(fitted: PilExample) -> Example:
     """Return the example with its images as arrays."""
     return {n: np.asarray(v) if isinstance(v, Image.Image) else v for n, v in fitted.items()}
 
 
-def stacked(rows: Iterable[Mapping[str, Any]], count: int, pool: Rooms | None = None) -> Batch:
+def stack_examples(
+    rows: Iterable[Mapping[str, Any]], count: int, pool: BufferPool | None = None
+) -> Batch:
     """Return `count` examples as one batch, dtypes unchanged, in a buffer of `pool`.
 
     Each row is copied before the next one is decoded, so that the decoder can reuse the memory of
@@ -139,7 +141,7 @@ def stacked(rows: Iterable[Mapping[str, Any]], count: int, pool: Rooms | None = 
     """
     batch: Batch = {}
     for number, row in enumerate(rows):
-        batch = batch or _allocate(row, count, pool or Rooms())
+        batch = batch or _allocate(row, count, pool or BufferPool())
         for name, value in row.items():
             if isinstance(value, Image.Image):
                 images.copy_pixels(value, batch[name][number])
@@ -149,7 +151,7 @@ def stacked(rows: Iterable[Mapping[str, Any]], count: int, pool: Rooms | None = 
     return {n: v.astype(np.str_) if v.dtype == object else v for n, v in batch.items()}
 
 
-def _allocate(row: Mapping[str, Any], count: int, pool: Rooms) -> Batch:
+def _allocate(row: Mapping[str, Any], count: int, pool: BufferPool) -> Batch:
     """Return arrays for `count` such rows in one buffer; strings are objects, of any length."""
     kinds, shapes, sizes = {}, {}, {}
     for name, value in row.items():
@@ -157,7 +159,7 @@ def _allocate(row: Mapping[str, Any], count: int, pool: Rooms) -> Batch:
         kind, shape = (np.dtype(np.uint8), (*value.size[::-1], 3)) if is_image else _form(value)
         kinds[name], shapes[name] = kind, (count, *shape)
         sizes[name] = math.prod(shapes[name]) * kind.itemsize
-    buffer = pool.lend(max(HUGE_BYTES, sum(size + ALIGN_BYTES for size in sizes.values())))
+    buffer = pool.acquire(max(HUGE_BYTES, sum(size + ALIGN_BYTES for size in sizes.values())))
     batch, start = {}, 0
     for name, shape in shapes.items():
         if kinds[name].kind == "O":
@@ -172,7 +174,7 @@ def _form(value: np.ndarray | np.generic) -> tuple[np.dtype, tuple[int, ...]]:
     return np.dtype(object) if value.dtype.kind == "U" else value.dtype, value.shape
 
 
-def signed(batch: Batch) -> Batch:
+def make_float_batch(batch: Batch) -> Batch:
     """Return a copy of the batch with float32 images in [-1, 1] and float32 latents."""
     # np.array for the rest: a view of one small array would keep the whole buffer alive
     convert = {np.dtype(np.uint8): images.to_signed, np.dtype("<f2"): np.float32}
@@ -185,8 +187,8 @@ def _augment_photo(
     change: augment.Augmentation,
     move: augment.Move,
 ) -> Image.Image:
-    if image is not None and change != STILL:
-        pixels = augment.recoloured(np.asarray(image), change)
+    if image is not None and change != NO_AUGMENTATION:
+        pixels = augment.adjust_colors(np.asarray(image), change)
         pixels = np.ascontiguousarray(pixels[:, ::-1]) if change.flip else pixels
         image = Image.fromarray(pixels)
     return _place(image, slot, WHITE, move)
@@ -199,5 +201,5 @@ def _place(
         height_px, width_px = slot
         return Image.new("RGB", (width_px, height_px), (fill, fill, fill))
     if move == augment.Move():
-        return images.letterboxed(image, *slot, fill)
-    return Image.fromarray(augment.moved(np.asarray(image), slot, fill, move))
+        return images.letterbox_image(image, *slot, fill)
+    return Image.fromarray(augment.apply_move(np.asarray(image), slot, fill, move))

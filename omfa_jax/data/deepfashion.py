@@ -21,34 +21,34 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from omfa_jax.body.params_file import body_source
+from omfa_jax.body.params_file import read_body_source
 from omfa_jax.core import images
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.files import parse_json, require_dir
 from omfa_jax.data import faces
 from omfa_jax.data.builder import RecordsBuilder
-from omfa_jax.data.clean import drop_listed
+from omfa_jax.data.clean import drop_excluded
 from omfa_jax.data.deepfashion_names import (
     DEFAULT_SHARES,
     VIEWS,
     PhotoName,
-    garment_sold,
-    parse_name,
-    split_of,
+    assign_split,
+    get_garment_category,
+    parse_photo_name,
 )
 from omfa_jax.data.face_crop import FaceBox
 from omfa_jax.data.labels import DEEPFASHION, DENSEPOSE, Category
 from omfa_jax.data.landmarks import read_landmarks
-from omfa_jax.data.layouts import wrong_layout
+from omfa_jax.data.layouts import make_layout_error
 from omfa_jax.data.reading import (
-    files_by_stem,
-    optional,
-    optional_labels,
-    picture_bytes,
-    stored_picture,
+    list_files_by_stem,
+    read_image_and_bytes,
+    read_image_bytes,
+    read_optional,
+    read_optional_labels,
 )
 from omfa_jax.data.schema import SPLITS, Record
-from omfa_jax.data.worn import MIN_WORN_AREA, worn_garment
+from omfa_jax.data.worn import MIN_GARMENT_AREA, cut_out_garment
 
 
 @dataclass(frozen=True)
@@ -76,10 +76,10 @@ class DeepFashionMultiModal(RecordsBuilder):
     """TFDS builder of DeepFashion-MultiModal's layout, see the module's docstring."""
 
     name = "deepfashion_multimodal"
-    options_taken = ("clean", "split_shares", "split_seed")
+    item_option_names = ("clean", "split_shares", "split_seed")
 
     @staticmethod
-    def raw_items(
+    def list_items(
         raw_dir: str,
         warnings: list[str],
         *,
@@ -94,18 +94,20 @@ class DeepFashionMultiModal(RecordsBuilder):
         """
         root = require_dir(raw_dir, "raw data set", "--raw")
         if not (root / "images").is_dir():
-            raise wrong_layout(root, "images/GENDER-Category-id_IIIIIIII-CC_V_view.jpg")
+            raise make_layout_error(root, "images/GENDER-Category-id_IIIIIIII-CC_V_view.jpg")
         if len(split_shares) != 3 or min(split_shares) < 0 or abs(sum(split_shares) - 1) > 1e-6:
             came = ", ".join(map(str, split_shares))
             raise OmfaError(f"--split-shares: expected three numbers that sum to 1, got {came}")
-        photos = files_by_stem(root / "images")
-        folders = {name: files_by_stem(root / name) for name in ("segm", "densepose", "pose")}
+        photos = list_files_by_stem(root / "images")
+        folders = {name: list_files_by_stem(root / name) for name in ("segm", "densepose", "pose")}
         landmarks = read_landmarks(root / "keypoints", warnings)
         captions = read_captions(root / "captions.json", warnings)
         splits: dict[str, list[DeepFashionItem]] = {split: [] for split in SPLITS}
         for stem, photo in photos.items():
-            name = parse_name(stem)
-            split = "train" if name is None else split_of(name.person_id, split_seed, split_shares)
+            name = parse_photo_name(stem)
+            split = (
+                "train" if name is None else assign_split(name.person_id, split_seed, split_shares)
+            )
             splits[split].append(
                 DeepFashionItem(
                     key=stem,
@@ -120,7 +122,7 @@ class DeepFashionMultiModal(RecordsBuilder):
                     sources=(),
                 )
             )
-        kept = drop_listed(splits, clean, warnings)
+        kept = drop_excluded(splits, clean, warnings)
         return {split: _with_sources(items) for split, items in kept.items() if items}
 
     @staticmethod
@@ -132,16 +134,16 @@ class DeepFashionMultiModal(RecordsBuilder):
                 " WOMEN-Tees_Tanks-id_00000001-01_1_front.jpg; rename or remove the file"
             )
         flaws: list[str] = []
-        person, photo = stored_picture(item.person, "person photo")
+        person, photo = read_image_and_bytes(item.person, "person photo")
         height_px, width_px = size_px = (photo.shape[0], photo.shape[1])
         labels = None
         if item.segm is not None:
-            labels = optional_labels(item.segm, DEEPFASHION, size_px, flaws, "label map")
+            labels = read_optional_labels(item.segm, DEEPFASHION, size_px, flaws, "label map")
         garment, category = _garment(item, photo, labels, flaws)
         box = _face_box(item, item.name, labels, size_px, flaws)
         if box is None:
             flaws.append("no face found; its image is white")
-        pose = optional(picture_bytes, item.pose, "pose map", flaws)
+        pose = read_optional(read_image_bytes, item.pose, "pose map", flaws)
         record = Record(
             key=item.key,
             split=item.split,
@@ -155,7 +157,7 @@ class DeepFashionMultiModal(RecordsBuilder):
             face_box_px=box or (0.0, 0.0, 0.0, 0.0),
             has_pose=pose is not None,
             pose=pose or b"",
-            body_source=body_source(item.pose) if pose else "",
+            body_source=read_body_source(item.pose) if pose else "",
             unpaired_garment_key="",
             unpaired_garment=b"",
             caption=item.caption,
@@ -176,11 +178,11 @@ def _face_box(
     # landmarks and DensePose also mark the head seen from behind: use the label map alone there
     is_back = name.view == "back"
     rows = None if is_back else item.landmarks
-    box = faces.face_box(rows, labels, *size_px, DEEPFASHION)
+    box = faces.find_face_box(rows, labels, *size_px, DEEPFASHION)
     if box is None and labels is None and item.densepose is not None and not is_back:
-        parts = optional(read_densepose, item.densepose, "densepose", flaws)
+        parts = read_optional(read_densepose, item.densepose, "densepose", flaws)
         if parts is not None:
-            box = faces.box_from_labels(parts, *size_px, DENSEPOSE)
+            box = faces.find_box_from_labels(parts, *size_px, DENSEPOSE)
     return box
 
 
@@ -200,7 +202,7 @@ def read_captions(path: Path, warnings: list[str]) -> dict[str, str]:
 def read_densepose(path: Path) -> UInt8[np.ndarray, "h w"]:
     """Return DensePose's part index (0 to 24) of every pixel; OmfaError for other images."""
     parts = np.ascontiguousarray(images.read_rgb(path, "densepose")[..., 2])
-    DENSEPOSE.require(parts, "densepose")
+    DENSEPOSE.require_known_ids(parts, "densepose")
     return parts
 
 
@@ -241,13 +243,13 @@ def _garment(
             seen.append(_source(source, segm))
         except OmfaError as error:
             troubles.append(str(error))
-    sold = garment_sold(item.name.category) if item.name else ""
+    sold = get_garment_category(item.name.category) if item.name else ""
     for wanted in (sold, ""):
         for image, shown in seen:
-            category = wanted or DEEPFASHION.category(shown, least_area=MIN_WORN_AREA)
+            category = wanted or DEEPFASHION.find_category(shown, least_area=MIN_GARMENT_AREA)
             if not category:
                 continue
-            worn = worn_garment(image, shown, DEEPFASHION, category)
+            worn = cut_out_garment(image, shown, DEEPFASHION, category)
             if worn is not None:
                 return worn, category
     group = item.name.group if item.name else ""
@@ -260,7 +262,7 @@ def _garment(
 def _source(photo: Path, segm: Path) -> tuple[np.ndarray, np.ndarray]:
     image = images.read_rgb(photo, "photo")
     flaws: list[str] = []
-    shown = optional_labels(segm, DEEPFASHION, image.shape[:2], flaws, "label map")
+    shown = read_optional_labels(segm, DEEPFASHION, image.shape[:2], flaws, "label map")
     if shown is None:
         raise OmfaError(f"{segm.name}: {flaws[0]}")
     return image, shown

@@ -14,7 +14,7 @@ _NAME = re.compile(r"(MEN|WOMEN)-([A-Za-z_]+)-id_(\d{8})-(\d{2})_(\d)_([a-z]+)")
 VIEWS = ("front", "full", "side", "additional", "flat", "back")
 
 # category words of the in-shop benchmark, without Denim: trousers, jackets or dresses
-SOLD: dict[Category, tuple[str, ...]] = {
+CATEGORY_WORDS: dict[Category, tuple[str, ...]] = {
     "upper": (
         *("Blouses_Shirts", "Cardigans", "Graphic_Tees", "Jackets_Coats", "Jackets_Vests"),
         *("Shirts_Polos", "Suiting", "Sweaters", "Sweatshirts_Hoodies", "Tees_Tanks"),
@@ -43,7 +43,7 @@ class PhotoName:
         return f"{self.gender}-{self.category}-id_{self.person_id}-{self.outfit}"
 
 
-def parse_name(stem: str) -> PhotoName | None:
+def parse_photo_name(stem: str) -> PhotoName | None:
     """Return the parts of a file name without suffix; None if it has another form."""
     found = _NAME.fullmatch(stem)
     if found is None:
@@ -52,15 +52,15 @@ def parse_name(stem: str) -> PhotoName | None:
     return PhotoName(gender, category, person_id, outfit, view)
 
 
-def garment_sold(category_word: str) -> Category | Literal[""]:
+def get_garment_category(category_word: str) -> Category | Literal[""]:
     """Return the garment category of a category word; "" if it is ambiguous."""
-    for name, words in SOLD.items():
+    for name, words in CATEGORY_WORDS.items():
         if category_word in words:
             return name
     return ""
 
 
-def split_of(person_id: str, seed: int = 0, shares: Sequence[float] = DEFAULT_SHARES) -> str:
+def assign_split(person_id: str, seed: int = 0, shares: Sequence[float] = DEFAULT_SHARES) -> str:
     """Return the split of a person: the interval in which SHA-256 of "seed:id" falls.
 
     The digest is scaled to [0, 1), of which test takes the first part, then val, then train. All

@@ -17,14 +17,14 @@ from pathlib import Path
 
 from omfa_jax.core.files import require_dir
 from omfa_jax.data.builder import RecordsBuilder
-from omfa_jax.data.clean import drop_listed
+from omfa_jax.data.clean import drop_excluded
 from omfa_jax.data.labels import ATR, CATEGORIES, Category
-from omfa_jax.data.landmarks import read_dresscode
-from omfa_jax.data.layouts import DRESSCODE_FOLDERS, wrong_layout
-from omfa_jax.data.paired import PairedItem, read_paired
+from omfa_jax.data.landmarks import read_dresscode_keypoints
+from omfa_jax.data.layouts import DRESSCODE_FOLDERS, make_layout_error
+from omfa_jax.data.paired import PairedItem, read_paired_item
 from omfa_jax.data.reading import (
     Pair,
-    files_by_stem,
+    list_files_by_stem,
     read_pairs,
 )
 from omfa_jax.data.schema import SPLITS, Record
@@ -36,10 +36,10 @@ class DressCode(RecordsBuilder):
     """TFDS builder of DressCode's layout, see the module's docstring."""
 
     name = "dresscode"
-    options_taken = ("clean",)
+    item_option_names = ("clean",)
 
     @staticmethod
-    def raw_items(
+    def list_items(
         raw_dir: str, warnings: list[str], *, clean: str | os.PathLike | None = None
     ) -> Mapping[str, Sequence[PairedItem]]:
         """Return {split: items} of the existing categories; irregularities go to `warnings`.
@@ -49,21 +49,21 @@ class DressCode(RecordsBuilder):
         root = require_dir(raw_dir, "raw data set", "--raw")
         folders = [name for name in DRESSCODE_FOLDERS if (root / name / "images").is_dir()]
         if not folders:
-            raise wrong_layout(root, "upper_body/images, lower_body/images or dresses/images")
+            raise make_layout_error(root, "upper_body/images, lower_body/images or dresses/images")
         splits: dict[str, list[PairedItem]] = {}
         for name in folders:
             for split, items in _category_items(root, name, warnings).items():
                 splits.setdefault(split, []).extend(items)
         ordered = {split: splits[split] for split in SPLITS if split in splits}
-        return drop_listed(ordered, clean, warnings)
+        return drop_excluded(ordered, clean, warnings)
 
     @staticmethod
     def read(item: PairedItem) -> tuple[Record, Sequence[str]]:
         """Return the item's record and its flaws; OmfaError if photo or garment are unusable."""
-        return read_paired(
+        return read_paired_item(
             item,
             ATR,
-            read_dresscode,
+            read_dresscode_keypoints,
             map_name="label map",
             garments="images/",
             pairs="pairs list",
@@ -72,9 +72,9 @@ class DressCode(RecordsBuilder):
 
 def _category_items(root: Path, name: str, warnings: list[str]) -> dict[str, list[PairedItem]]:
     folder = root / name
-    photos = files_by_stem(folder / "images")
+    photos = list_files_by_stem(folder / "images")
     keypoints, maps, poses = (
-        files_by_stem(folder / part) for part in ("keypoints", "label_maps", "pose")
+        list_files_by_stem(folder / part) for part in ("keypoints", "label_maps", "pose")
     )
     splits: dict[str, list[PairedItem]] = {}
     seen: set[str] = set()

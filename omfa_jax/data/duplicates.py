@@ -19,13 +19,13 @@ from tqdm import tqdm
 
 from omfa_jax.core import images
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.core.workers import in_order
-from omfa_jax.data.prints import THUMB_SIDE_PX, Print, Prints
+from omfa_jax.core.workers import ordered_map
+from omfa_jax.data.prints import THUMB_SIDE_PX, Fingerprint, FingerprintStore
 from omfa_jax.data.schema import SPLITS
 
 HASH_SIDE, HASHED_SIDE_PX = 8, 32
 # pairs compared at once, which bounds the memory
-COMPARED = 2**21
+PAIRS_PER_BLOCK = 2**21
 # measured on synthetic people and real photos: copies re-encoded, resized or brightened by 10%
 # differ by 6 bits and 5.5 at most; different people by 8 bits and 21 at least, and one person in
 # two garments by 6 bits and 15 (colour distance)
@@ -35,7 +35,7 @@ GROUPS_SHOWN = 20
 
 
 @dataclass(frozen=True, slots=True)
-class Photo:
+class PhotoEntry:
     """A photo: its split, its name in lists, and its file if it has one."""
 
     split: str
@@ -44,11 +44,11 @@ class Photo:
 
 
 @dataclass(frozen=True)
-class Group:
+class DuplicateGroup:
     """A group of duplicates: the photo to keep, and the others with their distances in bits."""
 
-    kept: Photo
-    others: tuple[tuple[Photo, int], ...]
+    kept: PhotoEntry
+    others: tuple[tuple[PhotoEntry, int], ...]
 
 
 @dataclass(frozen=True)
@@ -56,12 +56,12 @@ class DuplicateReport:
     """The duplicates among `photos` photos; `unreadable`: (photo, reason)."""
 
     photos: int
-    groups: tuple[Group, ...]
-    unreadable: tuple[tuple[Photo, str], ...]
+    groups: tuple[DuplicateGroup, ...]
+    unreadable: tuple[tuple[PhotoEntry, str], ...]
 
 
-def find(
-    photos: Sequence[Photo], *, max_distance_bits: int = MAX_DISTANCE_BITS, processes: int = 1
+def find_duplicates(
+    photos: Sequence[PhotoEntry], *, max_distance_bits: int = MAX_DISTANCE_BITS, processes: int = 1
 ) -> DuplicateReport:
     """Return the duplicates among photos, within and across splits.
 
@@ -71,22 +71,22 @@ def find(
     if not 0 <= max_distance_bits <= 32:
         raise OmfaError(f"--distance: expected 0 to 32 bits of 64, got {max_distance_bits}")
     ordered = sorted(photos, key=lambda photo: (SPLITS.index(photo.split), photo.name))
-    prints, readable, unreadable = Prints(), [], []
+    prints, readable, unreadable = FingerprintStore(), [], []
     for photo, outcome in zip(ordered, _fingerprints(ordered, processes), strict=True):
         if isinstance(outcome, str):
             unreadable.append((photo, outcome))
         else:
             readable.append(photo)
             prints.add(outcome)
-    groups = group(readable, prints, max_distance_bits)
+    groups = group_duplicates(readable, prints, max_distance_bits)
     return DuplicateReport(len(photos), tuple(groups), tuple(unreadable))
 
 
-def group(
-    photos: Sequence[Photo],
-    prints: Prints,
+def group_duplicates(
+    photos: Sequence[PhotoEntry],
+    prints: FingerprintStore,
     max_distance_bits: int = MAX_DISTANCE_BITS,
-) -> list[Group]:
+) -> list[DuplicateGroup]:
     """Return the groups of photos with similar fingerprints; the first of each is kept."""
     if not len(prints):
         return []
@@ -94,9 +94,9 @@ def group(
     return _grouped(photos, hashes, _labels(hashes, prints.thumbs(), max_distance_bits))
 
 
-def fingerprint(
+def compute_fingerprint(
     path: str | os.PathLike | bytes,
-) -> Print:
+) -> Fingerprint:
     """Return the 64-bit hash and the thumbnail of a photo, given as a file or its bytes."""
     image = Image.fromarray(images.read_rgb(path, "photo"))
     size = (HASHED_SIDE_PX, HASHED_SIDE_PX)
@@ -112,7 +112,7 @@ def fingerprint(
     return code, np.asarray(thumb)
 
 
-def summary(report: DuplicateReport) -> str:
+def format_duplicate_report(report: DuplicateReport) -> str:
     """Return the report as text: counts, the first 20 groups, every unreadable photo."""
     others = [(group.kept, photo) for group in report.groups for photo, _ in group.others]
     leaked = sum(kept.split != photo.split for kept, photo in others)
@@ -138,15 +138,15 @@ def _cosines() -> Float[np.ndarray, "8 32"]:
     return np.cos(np.pi / HASHED_SIDE_PX * (columns + 0.5) * rows)
 
 
-def _fingerprints(photos: Sequence[Photo], processes: int) -> Iterator[Print | str]:
+def _fingerprints(photos: Sequence[PhotoEntry], processes: int) -> Iterator[Fingerprint | str]:
     paths = [photo.path for photo in photos]
     bar = {"total": len(paths), "desc": "photos", "unit": "photo", "disable": None}
-    yield from tqdm(in_order(_attempt, paths, processes), **bar)
+    yield from tqdm(ordered_map(_attempt, paths, processes), **bar)
 
 
-def _attempt(path: Path) -> Print | str:
+def _attempt(path: Path) -> Fingerprint | str:
     try:
-        return fingerprint(path)
+        return compute_fingerprint(path)
     except OmfaError as error:
         return str(error)
 
@@ -157,7 +157,7 @@ def _labels(
     max_distance_bits: int,
 ) -> Int[np.ndarray, "n"]:
     """Return the index of the first photo of each photo's group."""
-    labels, rows_at_once = np.arange(len(hashes)), max(1, COMPARED // len(hashes))
+    labels, rows_at_once = np.arange(len(hashes)), max(1, PAIRS_PER_BLOCK // len(hashes))
     for start in range(0, len(hashes), rows_at_once):
         block = hashes[start : start + rows_at_once, None]
         # columns before the block were compared when they were rows
@@ -166,14 +166,16 @@ def _labels(
         rows, columns = np.nonzero((distances <= max_distance_bits) & apart)
         for i, j in zip(rows + start, columns + start, strict=True):
             if i < j and labels[i] != labels[j]:
-                if color_distance(thumbs[i], thumbs[j]) > MAX_COLOR_DISTANCE:
+                if compute_color_distance(thumbs[i], thumbs[j]) > MAX_COLOR_DISTANCE:
                     continue
                 first, second = sorted((labels[i], labels[j]))
                 labels[labels == second] = first
     return labels
 
 
-def color_distance(first: UInt8[np.ndarray, "h w 3"], second: UInt8[np.ndarray, "h w 3"]) -> float:
+def compute_color_distance(
+    first: UInt8[np.ndarray, "h w 3"], second: UInt8[np.ndarray, "h w 3"]
+) -> float:
     """Return the mean absolute difference (of 255) after equalizing brightness and contrast.
 
     One gain and one offset for all three channels, as between a photo and a brighter copy. Each
@@ -191,13 +193,13 @@ def color_distance(first: UInt8[np.ndarray, "h w 3"], second: UInt8[np.ndarray, 
 
 
 def _grouped(
-    photos: Sequence[Photo], hashes: UInt64[np.ndarray, "n"], labels: Int[np.ndarray, "n"]
-) -> list[Group]:
+    photos: Sequence[PhotoEntry], hashes: UInt64[np.ndarray, "n"], labels: Int[np.ndarray, "n"]
+) -> list[DuplicateGroup]:
     members: dict[int, list[int]] = {}
     for i, label in enumerate(labels.tolist()):
         members.setdefault(label, []).append(i)
     return [
-        Group(photos[kept], tuple((photos[i], _bits(hashes, kept, i)) for i in rest))
+        DuplicateGroup(photos[kept], tuple((photos[i], _bits(hashes, kept, i)) for i in rest))
         for kept, *rest in members.values()
         if rest
     ]

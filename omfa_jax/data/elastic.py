@@ -6,10 +6,10 @@ from typing import Any
 import grain
 
 from omfa_jax.data.batch import Batch
-from omfa_jax.data.position import POSITION, batches_consumed
+from omfa_jax.data.position import STATE_KEY, get_batches_consumed
 
 
-class ProcessBatches:
+class ResumableWorkerIterator:
     """Iterate over `open_from(n)`, the batches from number n on; the state is the batches consumed.
 
     Grain's own state of a pipeline with worker processes stores the position of each worker, so it
@@ -34,11 +34,11 @@ class ProcessBatches:
 
     def get_state(self) -> dict[str, Any]:
         """Return the position, JSON-serializable."""
-        return {POSITION: self._consumed}
+        return {STATE_KEY: self._consumed}
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Resume at the position of `state`; workers restart with the next batch."""
-        position = batches_consumed(state)
+        position = get_batches_consumed(state)
         self.close()
         self._consumed = position
 

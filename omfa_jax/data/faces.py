@@ -49,7 +49,7 @@ def read_keypoints(path: str | os.PathLike) -> Float[np.ndarray, "joints 3"] | N
     return max(found, key=lambda rows: rows[:, 2].sum(), default=None)
 
 
-def face_box(
+def find_face_box(
     keypoints: Float[np.ndarray, "joints 3"] | None,
     labels: UInt8[np.ndarray, "h w"] | None,
     height_px: int,
@@ -63,15 +63,15 @@ def face_box(
     end 8% of its side below it, because a visible collar would leak the garment to the model. The
     square may reach over the image's edge; `crop_face` pads it. None if neither shows a face.
     """
-    box = None if keypoints is None else box_from_keypoints(keypoints, height_px, width_px)
+    box = None if keypoints is None else find_box_from_keypoints(keypoints, height_px, width_px)
     if labels is None:
         return box
     if box is None:
-        return box_from_labels(labels, height_px, width_px, label_set)
+        return find_box_from_labels(labels, height_px, width_px, label_set)
     return _above_collar(box, labels, height_px, label_set)
 
 
-def box_from_keypoints(
+def find_box_from_keypoints(
     keypoints: Float[np.ndarray, "joints 3"], height_px: int, width_px: int
 ) -> FaceBox | None:
     """Return the face box from nose, eyes and ears; None if fewer than two can be trusted.
@@ -102,7 +102,7 @@ def box_from_keypoints(
     return _square(x, y - RISE_IN_HEAD_WIDTHS * head_width, side)
 
 
-def box_from_labels(
+def find_box_from_labels(
     labels: UInt8[np.ndarray, "h w"],
     height_px: int,
     width_px: int,

@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.core.folders import require_ours, resolve_target
+from omfa_jax.core.folders import require_own_output, resolve_target
 from omfa_jax.data import pairing, schema
-from omfa_jax.data.partial import RECORDS, Partial, disk_errors
-from omfa_jax.data.shards import Shard, read_report
+from omfa_jax.data.partial import RECORD_FILES, StagingFolder, convert_disk_errors
+from omfa_jax.data.shards import Shard, read_shard_report
 
 
-def finish(
-    partial: Partial, kind: schema.Kind, shards: Sequence[Shard], facts: Mapping[str, Any]
+def finalize_records(
+    partial: StagingFolder, kind: schema.Kind, shards: Sequence[Shard], facts: Mapping[str, Any]
 ) -> None:
     """Write TFDS's metadata, the pose groups and the manifest with `facts`, after all the shards.
 
@@ -23,18 +23,18 @@ def finish(
     splits: dict[str, list[tuple[str, int]]] = {}
     for shard in shards:
         if shard.split in facts["splits"]:
-            records = read_report(partial, shard).records
+            records = read_shard_report(partial, shard).records
             splits.setdefault(shard.split, []).append((shard.file_name, records))
         else:
-            partial.path(shard.file_name).unlink()
-    with disk_errors(partial.folder):
+            partial.shard_path(shard.file_name).unlink()
+    with convert_disk_errors(partial.folder):
         for split, written in splits.items():
             members = (shard for shard in shards if shard.split == split)
-            names = (name for shard in members for name in read_report(partial, shard).groups)
-            numbers = pairing.numbers_of(names, sum(records for _, records in written))
-            np.save(partial.path(pairing.FILE.format(split)), numbers)
+            names = (name for shard in members for name in read_shard_report(partial, shard).groups)
+            numbers = pairing.number_groups(names, sum(records for _, records in written))
+            np.save(partial.shard_path(pairing.GROUPS_FILE.format(split)), numbers)
         partial.write_metadata(kind, splits)
-        schema.write_manifest(partial.records, kind, partial.place, **facts)
+        schema.write_manifest(partial.records, kind, partial.dataset_path, **facts)
 
 
 def require_free(out_dir: str | os.PathLike, overwrite: bool, kind: schema.Kind) -> None:
@@ -55,4 +55,4 @@ def require_free(out_dir: str | os.PathLike, overwrite: bool, kind: schema.Kind)
             )
     elif any(folder.iterdir()):
         raise OmfaError(f"{folder} holds files that are not records; change --out")
-    require_ours(folder, RECORDS)
+    require_own_output(folder, RECORD_FILES)

@@ -7,10 +7,16 @@ import numpy as np
 
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.data import schema
-from omfa_jax.data.augment import Augmentation, draw
-from omfa_jax.data.decode import STILL, Fitted, check_latents, decode_latents, fitted_record
-from omfa_jax.data.mirror import check_mirrors
-from omfa_jax.data.pairing import Groups, read_groups
+from omfa_jax.data.augment import Augmentation, sample_augmentation
+from omfa_jax.data.decode import (
+    NO_AUGMENTATION,
+    PilExample,
+    check_latents,
+    decode_latents,
+    decode_to_pil,
+)
+from omfa_jax.data.mirror import require_flippable
+from omfa_jax.data.pairing import PoseGroups, load_groups
 from omfa_jax.data.settings import PipelineSettings
 
 # Names of a position's random streams. Each draw has its own stream, so that switching one feature
@@ -19,7 +25,7 @@ PAIRING, AUGMENTING, ENCODING = 1, 2, 3
 
 
 @dataclass(frozen=True)
-class RecordsFolder:
+class ExampleReader:
     """One opened records folder; picklable for worker processes.
 
     `shapes`: (h, w, c) of each latent, None for image records. `groups`: None without pairing.
@@ -29,38 +35,38 @@ class RecordsFolder:
     records: schema.RecordSource
     settings: PipelineSettings
     shapes: dict[str, list[int]] | None
-    groups: Groups | None
+    groups: PoseGroups | None
     pose_style: str
 
-    def training_example(self, index: int, seed: int, position: int) -> Fitted:
+    def read_training_example(self, index: int, seed: int, position: int) -> PilExample:
         """Return the record's example, paired and augmented by the position's random streams."""
-        worn, change = None, STILL
+        worn, change = None, NO_AUGMENTATION
         if self.groups is not None:
             rng = np.random.default_rng((seed, position, PAIRING))
             if rng.random() < self.settings.multi_pose_prob:
-                partner = self.groups.partner(index, rng)
+                partner = self.groups.sample_partner(index, rng)
                 worn = None if partner == index else self.records[partner]
         if self.settings.augment.active:
             rng = np.random.default_rng((seed, position, AUGMENTING))
-            change = draw(self.settings.augment, rng)
+            change = sample_augmentation(self.settings.augment, rng)
         rng = None
         if self.settings.sample_latents:
             rng = np.random.default_rng((seed, position, ENCODING))
-        return self.decoded(self.records[index], worn=worn, change=change, rng=rng)
+        return self.decode(self.records[index], worn=worn, change=change, rng=rng)
 
-    def decoded(
+    def decode(
         self,
         record: Any,
         *,
         worn: Any = None,
-        change: Augmentation = STILL,
+        change: Augmentation = NO_AUGMENTATION,
         rng: np.random.Generator | None = None,
         unpaired: bool = False,
-    ) -> Fitted:
+    ) -> PilExample:
         """Return the record's example; `worn`: another record to take garment and face from."""
         if self.shapes is not None:
             return {**decode_latents(record, self.shapes, garment_of=worn, rng=rng)}
-        return fitted_record(
+        return decode_to_pil(
             record,
             self.settings.slots,
             garment_of=worn,
@@ -70,7 +76,7 @@ class RecordsFolder:
         )
 
 
-def open_folder(settings: PipelineSettings, split: str) -> RecordsFolder:
+def open_example_reader(settings: PipelineSettings, split: str) -> ExampleReader:
     """Open `settings.records`; OmfaError if its records do not match the settings."""
     folder = settings.records
     manifest = schema.read_manifest(folder)
@@ -92,6 +98,6 @@ def open_folder(settings: PipelineSettings, split: str) -> RecordsFolder:
             )
     style = drawn or settings.pose_style
     if settings.augment.flip_prob:
-        check_mirrors(style, folder)
-    groups = read_groups(folder, split) if settings.multi_pose_prob else None
-    return RecordsFolder(kind, records, settings, shapes, groups, style)
+        require_flippable(style, folder)
+    groups = load_groups(folder, split) if settings.multi_pose_prob else None
+    return ExampleReader(kind, records, settings, shapes, groups, style)

@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, UInt8
 
-from omfa_jax.core.errors import OmfaError, unknown
+from omfa_jax.core.errors import OmfaError, unknown_name
 
 Category = Literal["upper", "lower", "dress"]
 CATEGORIES: tuple[Category, ...] = ("upper", "lower", "dress")
@@ -42,11 +42,13 @@ class LabelSet:
         """Return the mask of the named labels."""
         return np.isin(labels, [self.ids[name] for name in names])
 
-    def worn(self, labels: UInt8[np.ndarray, "h w"], category: Category) -> Bool[np.ndarray, "h w"]:
+    def garment_mask(
+        self, labels: UInt8[np.ndarray, "h w"], category: Category
+    ) -> Bool[np.ndarray, "h w"]:
         """Return the mask of the worn garment of a category."""
         return self.mask(labels, self.garments[category])
 
-    def category(
+    def find_category(
         self,
         labels: UInt8[np.ndarray, "h w"],
         among: Sequence[Category] = CATEGORIES,
@@ -57,13 +59,13 @@ class LabelSet:
         "" if none covers more than the share `least_area` of the map.
         """
         names: list[Category] = [name for name in CATEGORIES if name in among]
-        areas = [float(self.worn(labels, name).mean()) for name in names]
+        areas = [float(self.garment_mask(labels, name).mean()) for name in names]
         largest = int(np.argmax(areas))
         if areas[largest] > least_area:
             return names[largest]
         return ""
 
-    def require(self, labels: UInt8[np.ndarray, "h w"], what: str) -> None:
+    def require_known_ids(self, labels: UInt8[np.ndarray, "h w"], what: str) -> None:
         """Raise an OmfaError if the map contains ids outside of the label set."""
         known = [*self.ids.values(), *self.spare_ids]
         # bincount: np.unique would sort all pixels
@@ -144,8 +146,8 @@ DENSEPOSE = LabelSet(
 LABEL_SETS = {"cihp": CIHP, "lip": LIP, "atr": ATR, "deepfashion": DEEPFASHION}
 
 
-def label_set(name: str) -> LabelSet:
+def get_label_set(name: str) -> LabelSet:
     """Return the label set of a name in LABEL_SETS; OmfaError with the nearest names if unknown."""
     if name not in LABEL_SETS:
-        raise unknown("label set", name, LABEL_SETS)
+        raise unknown_name("label set", name, LABEL_SETS)
     return LABEL_SETS[name]

@@ -21,7 +21,7 @@ LANDMARKS = (
 )
 # by the flag in the file: visible, occluded, absent
 CONFIDENCES = (1.0, 0.5, 0.0)
-PLACES, FLAGS = "keypoints_loc.txt", "keypoints_vis.txt"
+LOCATIONS_FILE, VISIBILITY_FILE = "keypoints_loc.txt", "keypoints_vis.txt"
 
 DRESSCODE_FRAME_PX = (384, 512)
 DRESSCODE_ROWS = 18
@@ -35,8 +35,8 @@ def read_landmarks(
     Confidence is 1 for visible, 0.5 for occluded and 0 for absent points. Points of a photo without
     a line in keypoints_vis.txt count as visible. Damaged lines and missing files go to `warnings`.
     """
-    places = _rows(Path(folder) / PLACES, 2 * len(LANDMARKS), warnings)
-    flags = _rows(Path(folder) / FLAGS, len(LANDMARKS), warnings) if places else {}
+    places = _rows(Path(folder) / LOCATIONS_FILE, 2 * len(LANDMARKS), warnings)
+    flags = _rows(Path(folder) / VISIBILITY_FILE, len(LANDMARKS), warnings) if places else {}
     found = {}
     for stem, values in places.items():
         points = values.reshape(-1, 2)
@@ -49,7 +49,7 @@ def read_landmarks(
     return found
 
 
-def read_dresscode(
+def read_dresscode_keypoints(
     path: str | os.PathLike, height_px: int, width_px: int
 ) -> Float[np.ndarray, "18 3"]:
     """Return (x px, y px, score) rows in BODY_18's order, scaled to a photo of the given size.

@@ -17,35 +17,35 @@ import numpy as np
 from jaxtyping import Float32
 
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.core.folders import require_apart
+from omfa_jax.core.folders import require_disjoint
 from omfa_jax.core.tasks import COMPONENTS
 from omfa_jax.data import schema
 from omfa_jax.data.batch import Batch
-from omfa_jax.data.decode import Slots, check_slots, decode_record, signed
-from omfa_jax.data.finalize import finish, require_free
+from omfa_jax.data.decode import Slots, check_slots, decode_record, make_float_batch
+from omfa_jax.data.finalize import finalize_records, require_free
 from omfa_jax.data.moments import FLOAT16_MAX, pack_moments
-from omfa_jax.data.partial import partial_folder
-from omfa_jax.data.runners import write_all
-from omfa_jax.data.shards import Shard, ShardReport, cut, read_report, stamp_of
-from omfa_jax.data.writing import SHARD_RECORDS, Writing
+from omfa_jax.data.partial import open_staging_folder
+from omfa_jax.data.runners import write_shards
+from omfa_jax.data.shards import Shard, ShardReport, compute_stamp, plan_shards, read_shard_report
+from omfa_jax.data.writing import SHARD_RECORDS, WriteOptions
 
 # (b, H, W, 3) float32 to latents, or to their mean and standard deviation, (b, h, w, c) each. The
 # arrays may be of any kind that numpy converts, so that the device can still be computing them.
-Encode = Callable[[Float32[np.ndarray, "b H W 3"]], Any]
+EncodeFn = Callable[[Float32[np.ndarray, "b H W 3"]], Any]
 
 NAME, VERSION = "latents", "1.0.0"
-PICTURES = (*COMPONENTS, "pose")
+IMAGE_NAMES = (*COMPONENTS, "pose")
 
 # batches that the device computes while an older one is written
-AHEAD = 1
+BATCHES_IN_FLIGHT = 1
 
 
 @dataclass(frozen=True)
-class LatentShards:
+class LatentShardSource:
     """Source of the latent records of a shard. No batch spans two shards."""
 
     records_dir: str
-    encode: Encode
+    encode: EncodeFn
     slots: Slots
     vae_id: str
     batch_size: int
@@ -58,16 +58,18 @@ class LatentShards:
         place = root / schema.read_manifest(root)["builder"]
         files = sorted(place.glob(f"*-{shard.split}.*"))
         sizes = {name: list(size) for name, size in self.slots.items()}
-        return stamp_of(shard, root / schema.MANIFEST, files, self.vae_id, sizes, self.batch_size)
+        return compute_stamp(
+            shard, root / schema.MANIFEST, files, self.vae_id, sizes, self.batch_size
+        )
 
-    def records(self, shard: Shard, report: ShardReport) -> Iterator[schema.LatentRecord]:
+    def iter_records(self, shard: Shard, report: ShardReport) -> Iterator[schema.LatentRecord]:
         """Yield the shard's latent records; their shapes are added to `report.facts`."""
         # the device encodes the next batch while this one is fetched and written
         in_flight: collections.deque[tuple[Batch, dict[str, Any]]] = collections.deque()
         with contextlib.closing(self._batches(shard)) as batches:
-            for batch in map(signed, batches):
-                in_flight.append((batch, {name: self.encode(batch[name]) for name in PICTURES}))
-                if len(in_flight) > AHEAD:
+            for batch in map(make_float_batch, batches):
+                in_flight.append((batch, {name: self.encode(batch[name]) for name in IMAGE_NAMES}))
+                if len(in_flight) > BATCHES_IN_FLIGHT:
                     yield from _records(*in_flight.popleft(), report.facts)
         while in_flight:
             yield from _records(*in_flight.popleft(), report.facts)
@@ -91,7 +93,7 @@ class LatentShards:
 def write_latents(
     records_dir: str | os.PathLike,
     out_dir: str | os.PathLike,
-    encode: Encode,
+    encode: EncodeFn,
     *,
     slots: Slots,
     vae_id: str,
@@ -112,8 +114,8 @@ def write_latents(
     must be picklable. Raises OmfaError if the records cannot be read, `out_dir` is in use, or the
     latents are not finite or change shape.
     """
-    require_apart(out_dir, {"--records": records_dir})
-    how = Writing(shard_records, runner, beam_options)
+    require_disjoint(out_dir, {"--records": records_dir})
+    how = WriteOptions(shard_records, runner, beam_options)
     manifest = schema.read_manifest(records_dir)
     if manifest["kind"] != "images":
         raise OmfaError(f"{records_dir}: expected image records, found latents; change --records")
@@ -123,15 +125,15 @@ def write_latents(
     require_free(out_dir, overwrite, "latents")
     chosen = manifest["splits"] if splits is None else splits
     counts = {split: len(schema.open_records(records_dir, split)) for split in chosen}
-    shards = cut(NAME, counts, shard_records)
+    shards = plan_shards(NAME, counts, shard_records)
     # absolute: Beam workers may run in another directory
     folder = os.path.abspath(records_dir)
-    source = LatentShards(folder, encode, dict(slots), vae_id, batch_size, threads)
-    with partial_folder(out_dir, f"{NAME}/{VERSION}") as partial:
-        write_all(partial, source, shards, how)
+    source = LatentShardSource(folder, encode, dict(slots), vae_id, batch_size, threads)
+    with open_staging_folder(out_dir, f"{NAME}/{VERSION}") as partial:
+        write_shards(partial, source, shards, how)
         written: dict[str, Any] = {"shapes": {}}
         for shard in shards:
-            for fact, value in read_report(partial, shard).facts.items():
+            for fact, value in read_shard_report(partial, shard).facts.items():
                 _merge_fact(written, fact, value)
         stride = slots["person"][0] // written["shapes"]["person"][0]
         facts = {
@@ -141,7 +143,7 @@ def write_latents(
             "stride": stride,
             "channels": written["shapes"]["person"][2],
         }
-        finish(
+        finalize_records(
             partial,
             "latents",
             shards,
@@ -155,7 +157,7 @@ def write_latents(
 def _records(
     batch: Batch, encoded: Mapping[str, Any], facts: dict[str, Any]
 ) -> Iterator[schema.LatentRecord]:
-    moments = {name: _moments(name, encoded[name], batch[name], facts) for name in PICTURES}
+    moments = {name: _moments(name, encoded[name], batch[name], facts) for name in IMAGE_NAMES}
     for row in np.flatnonzero(batch["valid"]):
         has_pose = bool(batch["has_pose"][row])
         arrays = {

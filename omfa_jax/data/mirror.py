@@ -6,25 +6,25 @@ from jaxtyping import Float32, UInt8
 from omfa_jax.core.errors import OmfaError
 
 # styles whose red channel is an x component: of the surface normal, or of the place on the body
-MIRRORED_IN_RED = ("normals", "positions")
-REFUSED = {
+FLIPPABLE_STYLES = ("normals", "positions")
+REFUSAL_REASONS = {
     "parts": "antialiased edges blend the colours of two parts, which cannot be swapped afterwards",
     "shaded": "its light comes from the right and would come from the left after the flip",
     "": "the records do not state the style",
 }
 
 
-def check_mirrors(style: str, where: str) -> None:
+def require_flippable(style: str, where: str) -> None:
     """Raise an OmfaError unless pose maps of this style can be flipped correctly."""
-    if style not in MIRRORED_IN_RED:
+    if style not in FLIPPABLE_STYLES:
         raise OmfaError(
             f"{where}: pose maps of style {style!r} cannot be flipped"
-            f" ({REFUSED.get(style, 'unknown style')}); set config.data.augment.flip_prob=0, or run"
-            f" `omfa data poses --style` with one of {', '.join(MIRRORED_IN_RED)}"
+            f" ({REFUSAL_REASONS.get(style, 'unknown style')}); set config.data.augment.flip_prob=0, or run"
+            f" `omfa data poses --style` with one of {', '.join(FLIPPABLE_STYLES)}"
         )
 
 
-def mirror_pose(pose: UInt8[np.ndarray, "h w 3"], style: str) -> UInt8[np.ndarray, "h w 3"]:
+def flip_pose_map(pose: UInt8[np.ndarray, "h w 3"], style: str) -> UInt8[np.ndarray, "h w 3"]:
     """Return the pose map of the mirrored body: pixels flipped, red inverted where the body is.
 
     For styles in MIRRORED_IN_RED, on black. A pixel at the silhouette is only partly covered by the
@@ -33,17 +33,17 @@ def mirror_pose(pose: UInt8[np.ndarray, "h w 3"], style: str) -> UInt8[np.ndarra
     """
     flipped = np.ascontiguousarray(pose[:, ::-1])
     full = np.where(flipped.any(-1), np.float32(255), np.float32(0))
-    y, x = edge_pixels(flipped)
-    share = coverage(flipped, y, x)
+    y, x = find_edge_pixels(flipped)
+    share = estimate_coverage(flipped, y, x)
     if style == "normals":
-        share = coverage_of_normals(flipped[y, x], share)
+        share = estimate_normal_coverage(flipped[y, x], share)
     full[y, x] = 255 * share
     red = np.clip(np.round(full - flipped[..., 0]), 0, 255)
     flipped[..., 0] = red.astype(np.uint8)
     return flipped
 
 
-def coverage_of_normals(
+def estimate_normal_coverage(
     colours: UInt8[np.ndarray, "pixels 3"], guess: Float32[np.ndarray, "pixels"]
 ) -> Float32[np.ndarray, "pixels"]:
     """Return the coverage a in [0, 1], nearest to `guess`, at which a colour v is a unit normal.
@@ -58,7 +58,7 @@ def coverage_of_normals(
     return np.take_along_axis(roots, nearest[None], axis=0)[0]
 
 
-def edge_pixels(pose: UInt8[np.ndarray, "h w 3"]) -> tuple[np.ndarray, np.ndarray]:
+def find_edge_pixels(pose: UInt8[np.ndarray, "h w 3"]) -> tuple[np.ndarray, np.ndarray]:
     """Return the (rows, columns) of the body's pixels that touch the black background."""
     body = np.pad(pose.any(-1), 1, mode="edge")
     rows = body[:-2] & body[1:-1] & body[2:]
@@ -67,7 +67,7 @@ def edge_pixels(pose: UInt8[np.ndarray, "h w 3"]) -> tuple[np.ndarray, np.ndarra
     return y, x
 
 
-def coverage(
+def estimate_coverage(
     pose: UInt8[np.ndarray, "h w 3"], y: np.ndarray, x: np.ndarray
 ) -> Float32[np.ndarray, "pixels"]:
     """Return the coverage, in [0, 1], of each edge pixel.

@@ -13,10 +13,10 @@ from omfa_jax.core.errors import OmfaError
 # Weights are rounded to thousandths, so that the pattern of folders has a period of at most 1000
 RESOLUTION = 1000
 
-Weighted = tuple[tuple[str, float], ...]
+WeightedFolders = tuple[tuple[str, float], ...]
 
 
-class Drawn(NamedTuple):
+class OrderEntry(NamedTuple):
     """The record at one position of the training order; `epoch` counts its folder's, from 0."""
 
     dataset: int
@@ -24,7 +24,7 @@ class Drawn(NamedTuple):
     epoch: int
 
 
-class Order:
+class TrainingOrder:
     """The endless order of training: `order[position]` is a `Drawn`, in time independent of size.
 
     `counts`: the number of records in each folder. Each folder is shuffled separately, anew in each
@@ -37,22 +37,22 @@ class Order:
         self._counts = tuple(counts)
         # Grain derives the epoch, and its shuffle, from an index beyond the length: no repeat()
         self._shuffled = [
-            grain.MapDataset.range(count).seed(folder_seed(seed, number)).shuffle()
+            grain.MapDataset.range(count).seed(derive_folder_seed(seed, number)).shuffle()
             for number, count in enumerate(counts)
         ]
-        self._parts = proportions(weights)
-        self._dataset, self._rank = interleaved(self._parts)
+        self._parts = compute_integer_weights(weights)
+        self._dataset, self._rank = interleave_folders(self._parts)
 
-    def __getitem__(self, position: int) -> Drawn:
+    def __getitem__(self, position: int) -> OrderEntry:
         block, place = divmod(position, len(self._dataset))
         dataset = int(self._dataset[place])
         count = block * self._parts[dataset] + int(self._rank[place])
         index = self._shuffled[dataset][count]
         assert index is not None  # a shuffled range has no gaps
-        return Drawn(dataset, index, count // self._counts[dataset])
+        return OrderEntry(dataset, index, count // self._counts[dataset])
 
 
-def folder_seed(seed: int, number: int) -> int:
+def derive_folder_seed(seed: int, number: int) -> int:
     """Return the shuffle seed of a mixture's folder; the first folder uses the run's seed.
 
     So a mixture of one folder has the order of training on `records`.
@@ -62,7 +62,7 @@ def folder_seed(seed: int, number: int) -> int:
     return int(np.random.SeedSequence((seed, number)).generate_state(1)[0])
 
 
-def proportions(weights: Sequence[float]) -> tuple[int, ...]:
+def compute_integer_weights(weights: Sequence[float]) -> tuple[int, ...]:
     """Return the weights as the smallest integers in proportion, to a thousandth of their sum."""
     # fsum: the parts must not depend on the order in which the weights are added
     total = math.fsum(weights)
@@ -71,7 +71,7 @@ def proportions(weights: Sequence[float]) -> tuple[int, ...]:
     return tuple(part // shared for part in parts)
 
 
-def interleaved(parts: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+def interleave_folders(parts: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
     """Return (dataset, rank) of each place in a block of sum(parts) places, evenly spread.
 
     `rank` is the number of earlier places of that dataset in the block.
@@ -84,7 +84,7 @@ def interleaved(parts: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
     return dataset[order].astype(np.int32), rank[order].astype(np.int32)
 
 
-def parse_mixture(text: str) -> Weighted:
+def parse_mixture(text: str) -> WeightedFolders:
     """Return the (folder, weight) pairs of "DIR=0.7,DIR=0.3"; OmfaError for another form."""
     pairs = []
     for part in filter(None, (part.strip() for part in text.split(","))):
@@ -100,7 +100,7 @@ def parse_mixture(text: str) -> Weighted:
     return check_mixture(tuple(pairs))
 
 
-def check_mixture(mixture: Weighted) -> Weighted:
+def check_mixture(mixture: WeightedFolders) -> WeightedFolders:
     """Return the mixture, or raise an OmfaError that names the wrong folder or weight."""
     seen: set[str] = set()
     total = sum(weight for _, weight in mixture)

@@ -20,7 +20,7 @@ def pack_moments(
     return b"".join(np.ascontiguousarray(plane, "<f2").tobytes() for plane in planes)
 
 
-def moments_to_latents(
+def unpack_latents(
     stored: bytes, shape: Sequence[int], rng: np.random.Generator | None = None
 ) -> Float16[np.ndarray, "h w c"]:
     """Return the latents in bytes of `pack_moments`, scaled as the UNet expects them.

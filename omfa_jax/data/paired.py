@@ -8,17 +8,22 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from omfa_jax.body.params_file import body_source
+from omfa_jax.body.params_file import read_body_source
 from omfa_jax.core import images
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.data import faces
 from omfa_jax.data.labels import Category, LabelSet
-from omfa_jax.data.reading import optional, optional_labels, picture_bytes, stored_picture
+from omfa_jax.data.reading import (
+    read_image_and_bytes,
+    read_image_bytes,
+    read_optional,
+    read_optional_labels,
+)
 from omfa_jax.data.schema import Record
-from omfa_jax.data.worn import MIN_WORN_AREA, worn_garment
+from omfa_jax.data.worn import MIN_GARMENT_AREA, cut_out_garment
 
 # (file, the photo's height and width in pixels) -> rows of OpenPose's BODY_25 or BODY_18
-ReadKeypoints = Callable[[Path, int, int], Float[np.ndarray, "joints 3"] | None]
+ReadKeypointsFn = Callable[[Path, int, int], Float[np.ndarray, "joints 3"] | None]
 
 
 @dataclass(frozen=True)
@@ -40,10 +45,10 @@ class PairedItem:
     category: Category | Literal[""] = ""
 
 
-def read_paired(
+def read_paired_item(
     item: PairedItem,
     parsing: LabelSet,
-    read_keypoints: ReadKeypoints,
+    read_keypoints: ReadKeypointsFn,
     *,
     map_name: str,
     garments: str,
@@ -55,25 +60,25 @@ def read_paired(
     list of pairs in the flaws.
     """
     flaws: list[str] = []
-    person, photo = stored_picture(item.person, "person photo")
+    person, photo = read_image_and_bytes(item.person, "person photo")
     height_px, width_px = photo.shape[:2]
-    labels = optional_labels(item.parse, parsing, (height_px, width_px), flaws, map_name)
+    labels = read_optional_labels(item.parse, parsing, (height_px, width_px), flaws, map_name)
     category = item.category or ("" if labels is None else _category(labels, parsing))
     if item.garment is not None:
-        garment, _ = stored_picture(item.garment, "garment")
+        garment, _ = read_image_and_bytes(item.garment, "garment")
     else:
         garment = images.encode_jpeg(_worn(photo, labels, parsing, category, map_name))
         flaws.append(f"no in-shop garment in {garments}; cut the worn one out of the photo")
-    keypoints = optional(
+    keypoints = read_optional(
         lambda path: read_keypoints(path, height_px, width_px), item.keypoints, "keypoints", flaws
     )
-    box = faces.face_box(keypoints, labels, height_px, width_px, parsing)
+    box = faces.find_face_box(keypoints, labels, height_px, width_px, parsing)
     if box is None:
         flaws.append("no face found; its image is white")
-    pose = optional(picture_bytes, item.pose, "pose map", flaws)
+    pose = read_optional(read_image_bytes, item.pose, "pose map", flaws)
     unpaired = None
     if item.unpaired is not None:
-        unpaired = optional(picture_bytes, item.unpaired, "unpaired garment", flaws)
+        unpaired = read_optional(read_image_bytes, item.unpaired, "unpaired garment", flaws)
     elif item.unpaired_key:
         flaws.append(f"the unpaired garment's file is missing in {garments} (see the {pairs})")
     record = Record(
@@ -89,7 +94,7 @@ def read_paired(
         face_box_px=box or (0.0, 0.0, 0.0, 0.0),
         has_pose=pose is not None,
         pose=pose or b"",
-        body_source=body_source(item.pose) if pose else "",
+        body_source=read_body_source(item.pose) if pose else "",
         unpaired_garment_key=item.unpaired_key if unpaired else "",
         unpaired_garment=unpaired or b"",
     )
@@ -99,8 +104,8 @@ def read_paired(
 def _category(labels: UInt8[np.ndarray, "h w"], parsing: LabelSet) -> Category | Literal[""]:
     # The shop photos are of tops and dresses. Trousers may cover more of the photo without being
     # the garment: they count only if there is neither.
-    top = parsing.category(labels, ("upper", "dress"))
-    return top or parsing.category(labels, ("lower",), MIN_WORN_AREA)
+    top = parsing.find_category(labels, ("upper", "dress"))
+    return top or parsing.find_category(labels, ("lower",), MIN_GARMENT_AREA)
 
 
 def _worn(
@@ -112,7 +117,7 @@ def _worn(
 ) -> UInt8[np.ndarray, "h w 3"]:
     if labels is None:
         raise OmfaError(f"no in-shop garment, and no {map_name} to cut the worn one out")
-    worn = worn_garment(photo, labels, parsing, category) if category else None
+    worn = cut_out_garment(photo, labels, parsing, category) if category else None
     if worn is None:
         names = f" ({', '.join(parsing.garments[category])})" if category else ""
         raise OmfaError(f"no in-shop garment, and the {map_name} shows no worn one{names}")

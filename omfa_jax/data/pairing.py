@@ -19,11 +19,11 @@ from omfa_jax.core.files import atomic_write
 from omfa_jax.data import schema
 
 # the group number of a record without a group
-ALONE = -1
-FILE = "groups-{}.npy"
+NO_GROUP = -1
+GROUPS_FILE = "groups-{}.npy"
 
 
-class Groups:
+class PoseGroups:
     """Draws partners of a record from its group: `groups.partner(index, rng)`.
 
     `numbers`: the group of each record, ALONE without one. Memory: 12 bytes per record.
@@ -34,14 +34,16 @@ class Groups:
         # members of group g: _members[_ends[g - 1]:_ends[g]]. ALONE is -1, so it sorts to the front
         # and is cut off.
         self._members = np.argsort(numbers, kind="stable").astype(np.int32)
-        self._members = self._members[np.count_nonzero(numbers == ALONE) :]
-        sizes = np.bincount(numbers[numbers != ALONE]) if len(self._members) else np.zeros(0, int)
+        self._members = self._members[np.count_nonzero(numbers == NO_GROUP) :]
+        sizes = (
+            np.bincount(numbers[numbers != NO_GROUP]) if len(self._members) else np.zeros(0, int)
+        )
         self._ends = np.cumsum(sizes).astype(np.int32)
 
-    def partner(self, index: int, rng: np.random.Generator) -> int:
+    def sample_partner(self, index: int, rng: np.random.Generator) -> int:
         """Return another record of the group, uniformly drawn; the record itself if alone."""
         number = int(self._numbers[index])
-        if number == ALONE:
+        if number == NO_GROUP:
             return index
         start = int(self._ends[number - 1]) if number else 0
         members = self._members[start : int(self._ends[number])]
@@ -52,44 +54,44 @@ class Groups:
         return int(members[place + (place >= np.searchsorted(members, index))])
 
 
-def group_file(records_dir: str | os.PathLike, split: str) -> Path:
+def get_groups_path(records_dir: str | os.PathLike, split: str) -> Path:
     """Return the path of a split's groups, in the folder of the record files.
 
     They are replaced together with the records, so that they cannot belong to older ones.
     """
     folder = Path(records_dir)
-    return folder / schema.read_manifest(folder)["builder"] / FILE.format(split)
+    return folder / schema.read_manifest(folder)["builder"] / GROUPS_FILE.format(split)
 
 
-def read_groups(records_dir: str | os.PathLike, split: str) -> Groups:
+def load_groups(records_dir: str | os.PathLike, split: str) -> PoseGroups:
     """Return the split's groups from their file.
 
     Records of older versions have no such file: it is then computed from the records, and written
     if the folder is writable. Raises OmfaError if the records cannot be read.
     """
-    file = group_file(records_dir, split)
+    file = get_groups_path(records_dir, split)
     source = schema.open_records(records_dir, split)
     with contextlib.suppress(OSError, ValueError):
         stored = read_npy(file)
         if stored.shape == (len(source),) and stored.dtype == np.int32:
-            return Groups(stored)
-    numbers = numbered(source)
+            return PoseGroups(stored)
+    numbers = read_group_numbers(source)
     # in a read-only folder the records are read again at the next start
     with contextlib.suppress(OmfaError), atomic_write(file) as temporary:
         np.save(temporary, numbers)
-    return Groups(numbers)
+    return PoseGroups(numbers)
 
 
-def numbered(source: schema.RecordSource) -> Int32[np.ndarray, "records"]:
+def read_group_numbers(source: schema.RecordSource) -> Int32[np.ndarray, "records"]:
     """Return the group number of each record, in order of appearance; reads every record."""
     bar = tqdm(range(len(source)), desc="pose groups", unit="record", disable=None)
-    return numbers_of((source[index].group for index in bar), len(source))
+    return number_groups((source[index].group for index in bar), len(source))
 
 
-def numbers_of(names: Iterable[str], count: int) -> Int32[np.ndarray, "count"]:
+def number_groups(names: Iterable[str], count: int) -> Int32[np.ndarray, "count"]:
     """Return the group number of each of `count` records, in order of appearance; "" is ALONE."""
     found: dict[str, int] = {}
-    numbers = np.full(count, ALONE, np.int32)
+    numbers = np.full(count, NO_GROUP, np.int32)
     for index, name in enumerate(names):
         if name:
             numbers[index] = found.setdefault(name, len(found))

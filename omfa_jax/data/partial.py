@@ -21,14 +21,14 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.core.files import LEFTOVERS, atomic_write, exclusive_lock
+from omfa_jax.core.files import TEMPORARY_GLOB, atomic_write, exclusive_lock
 from omfa_jax.core.folders import (
-    delete_listed,
-    delete_named,
-    listing,
-    put_in_place,
-    require_named,
-    require_owner,
+    delete_entries,
+    delete_matching,
+    list_tree,
+    replace_dir,
+    require_known_contents,
+    require_same_owner,
     resolve_target,
 )
 from omfa_jax.data import schema
@@ -36,7 +36,7 @@ from omfa_jax.data import schema
 log = logging.getLogger(__name__)
 
 # patterns of all files of a records folder
-RECORDS = (
+RECORD_FILES = (
     schema.MANIFEST,
     *(
         f"*/*/{name}"
@@ -48,25 +48,25 @@ RECORDS = (
 _TORN = "tmp????????"
 _SHARD = "*.array_record-*-of-*"
 _GROWING = (
-    *(f"records/{pattern}" for pattern in RECORDS),
+    *(f"records/{pattern}" for pattern in RECORD_FILES),
     f"progress/{_SHARD}.json",
     f"progress/{_SHARD}.items",
-    f"progress/{LEFTOVERS}.json",
+    f"progress/{TEMPORARY_GLOB}.json",
     f"temporary/{_TORN}",
     _TORN,
 )
-_OLD = tuple(f"old/{pattern}" for pattern in RECORDS)
+_OLD = tuple(f"old/{pattern}" for pattern in RECORD_FILES)
 
 
 @dataclass(frozen=True)
-class Partial:
+class StagingFolder:
     """The paths of a staging folder; picklable.
 
     `place`: the TFDS data set's path within the records folder, NAME/VERSION.
     """
 
     folder: Path
-    place: str
+    dataset_path: str
 
     @property
     def records(self) -> Path:
@@ -83,9 +83,9 @@ class Partial:
         """The folder of files being written."""
         return self.folder / "temporary"
 
-    def path(self, file_name: str) -> Path:
+    def shard_path(self, file_name: str) -> Path:
         """Return the path of a finished shard."""
-        return self.records / self.place / file_name
+        return self.records / self.dataset_path / file_name
 
     def report_path(self, file_name: str) -> Path:
         """Return the path of a finished shard's report."""
@@ -100,10 +100,10 @@ class Partial:
         with atomic_write(path) as temporary:
             temporary.write_text(text)
 
-    def keep_only(self, file_names: Collection[str]) -> None:
+    def delete_other_shards(self, file_names: Collection[str]) -> None:
         """Delete the shards of an earlier run that are not in this list."""
-        wanted = {self.path(name) for name in file_names}
-        found = require_named(self.records, RECORDS)
+        wanted = {self.shard_path(name) for name in file_names}
+        found = require_known_contents(self.records, RECORD_FILES)
         paths = [self.records / name for name in found if not name.endswith("/")]
         others = [path for path in paths if path not in wanted]
         shards = [path for path in others if ".array_record-" in path.name]
@@ -122,8 +122,8 @@ class Partial:
         self, kind: schema.Kind, splits: Mapping[str, Sequence[tuple[str, int]]]
     ) -> None:
         """Write TFDS's metadata; `splits` has the (file name, records) of each split's shards."""
-        folder = epath.Path(self.records / self.place)
-        dataset, version = Path(self.place).parts
+        folder = epath.Path(self.records / self.dataset_path)
+        dataset, version = Path(self.dataset_path).parts
         infos = []
         for split, shards in splits.items():
             template = tfds.core.ShardedFileTemplate(
@@ -132,14 +132,14 @@ class Partial:
             info = tfds.core.SplitInfo(
                 name=split,
                 shard_lengths=[records for _, records in shards],
-                num_bytes=sum(self.path(name).stat().st_size for name, _ in shards),
+                num_bytes=sum(self.shard_path(name).stat().st_size for name, _ in shards),
                 filename_template=template,
             )
             infos.append(info)
         # check_data would import TensorFlow
         tfds.folder_dataset.write_metadata(
             data_dir=folder,
-            features=schema.features(kind),
+            features=schema.make_features(kind),
             split_infos=infos,
             version=version,
             check_data=False,
@@ -151,34 +151,34 @@ class Partial:
         out, old = resolve_target(out_dir), self.folder / "old"
         # left by a run that was killed between the two renames
         if os.path.lexists(old):
-            delete_listed(old, require_named(old, RECORDS))
-        with disk_errors(self.folder):
-            put_in_place(self.records, out, RECORDS, old)
+            delete_entries(old, require_known_contents(old, RECORD_FILES))
+        with convert_disk_errors(self.folder):
+            replace_dir(self.records, out, RECORD_FILES, old)
         self.discard()
 
     def discard(self) -> None:
         """Delete the folder, except for foreign files."""
-        delete_named(self.folder, _GROWING)
+        delete_matching(self.folder, _GROWING)
 
 
 @contextlib.contextmanager
-def partial_folder(out_dir: str | os.PathLike, place: str) -> Iterator[Partial]:
+def open_staging_folder(out_dir: str | os.PathLike, place: str) -> Iterator[StagingFolder]:
     """Yield the staging folder of `out_dir`, locked for this process.
 
     If the block fails, the folder is kept for a restart if any shard is finished. Raises OmfaError
     if it cannot be written or another process uses it.
     """
     out = resolve_target(out_dir)
-    partial = Partial(out.with_name(f".{out.name}.partial"), place)
+    partial = StagingFolder(out.with_name(f".{out.name}.partial"), place)
     if os.path.islink(partial.folder) or partial.folder.is_file():
         raise OmfaError(f"{partial.folder}: expected a folder; move the file away or change --out")
-    with disk_errors(partial.folder):
+    with convert_disk_errors(partial.folder):
         partial.folder.mkdir(parents=True, exist_ok=True)
     refusal = f"another run is writing {partial.folder}: wait for it, stop it, or change --out"
     with exclusive_lock(partial.folder, refusal):
         _require_own(partial, out)
         with _kept_if_worth_it(partial):
-            with disk_errors(partial.folder):
+            with convert_disk_errors(partial.folder):
                 for path in partial.temporary.glob(_TORN):
                     path.unlink()
                 for folder in (partial.records / place, partial.progress, partial.temporary):
@@ -187,7 +187,7 @@ def partial_folder(out_dir: str | os.PathLike, place: str) -> Iterator[Partial]:
 
 
 @contextlib.contextmanager
-def _kept_if_worth_it(partial: Partial) -> Iterator[None]:
+def _kept_if_worth_it(partial: StagingFolder) -> Iterator[None]:
     try:
         yield
     except BaseException:
@@ -199,7 +199,7 @@ def _kept_if_worth_it(partial: Partial) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def disk_errors(folder: Path) -> Iterator[None]:
+def convert_disk_errors(folder: Path) -> Iterator[None]:
     """Turn write errors into an OmfaError that states the free disk space."""
     try:
         yield
@@ -214,16 +214,16 @@ def disk_errors(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def _require_own(partial: Partial, out: Path) -> None:
+def _require_own(partial: StagingFolder, out: Path) -> None:
     """Raise an OmfaError for foreign files in the staging folder, or another user's in the two.
 
     Call it with the lock held: another run creates and deletes files there.
     """
     folder = partial.folder
-    listed = require_named(folder, (*_GROWING, *_OLD))
-    with disk_errors(folder):
+    listed = require_known_contents(folder, (*_GROWING, *_OLD))
+    with convert_disk_errors(folder):
         # not os.getuid(): a network file system may map users (root squash)
         with tempfile.TemporaryFile(dir=folder) as made:
             owner = os.fstat(made.fileno()).st_uid
-        require_owner(folder, listed, owner)
-        require_owner(out, listing(out) if out.is_dir() else (), owner)
+        require_same_owner(folder, listed, owner)
+        require_same_owner(out, list_tree(out) if out.is_dir() else (), owner)

@@ -9,12 +9,12 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
-from omfa_jax.core.errors import OmfaError, unknown
+from omfa_jax.core.errors import OmfaError, unknown_name
 from omfa_jax.core.files import require_dir
-from omfa_jax.core.images import MAX_PIXELS, TOO_LARGE, exif_orientation
+from omfa_jax.core.images import MAX_PIXELS, TOO_LARGE_MESSAGE, get_exif_orientation
 from omfa_jax.data.faces import read_keypoints
-from omfa_jax.data.landmarks import read_dresscode, read_landmarks
-from omfa_jax.data.reading import files_by_stem, first_with_files
+from omfa_jax.data.landmarks import read_dresscode_keypoints, read_landmarks
+from omfa_jax.data.reading import list_files_by_stem, list_first_nonempty_folder
 from omfa_jax.data.viton_hd import KEYPOINT_DIRS
 
 # EXIF orientations that swap width and height
@@ -22,7 +22,7 @@ _TURNED = (5, 6, 7, 8)
 
 
 @dataclass(frozen=True)
-class Photo:
+class KeypointPhoto:
     """A photo: its name without suffix, its file, and a reader of its keypoints.
 
     `read((width_px, height_px))` returns (x px, y px, confidence) rows, None if the file has no
@@ -33,24 +33,26 @@ class Photo:
     path: Path
     read: Callable[[tuple[int, int]], Float[np.ndarray, "k 3"] | None]
 
-    def size_px(self) -> tuple[int, int]:
+    def read_size_px(self) -> tuple[int, int]:
         """Return (width, height) of the upright photo without decoding it; OmfaError if damaged."""
         try:
             with Image.open(self.path) as image:
                 width, height = image.size
                 if width * height > MAX_PIXELS:
                     raise Image.DecompressionBombError
-                return (height, width) if exif_orientation(image) in _TURNED else (width, height)
+                return (
+                    (height, width) if get_exif_orientation(image) in _TURNED else (width, height)
+                )
         except OSError as error:
             reason = error.strerror or "not an image, or damaged"
             raise OmfaError(f"photo {self.path}: {reason}") from None
         except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-            raise OmfaError(f"photo {self.path}: {TOO_LARGE}") from None
+            raise OmfaError(f"photo {self.path}: {TOO_LARGE_MESSAGE}") from None
 
 
 def find_photos(
     raw_dir: str | os.PathLike, keypoints: str, warnings: list[str]
-) -> dict[Path, list[Photo]]:
+) -> dict[Path, list[KeypointPhoto]]:
     """Return {folder: photos in the order of names} of a raw data set.
 
     `keypoints`: "openpose" (VITON-HD: SPLIT/image and SPLIT/openpose_json), "deepfashion"
@@ -58,10 +60,10 @@ def find_photos(
     CATEGORY/keypoints). Photos without keypoints are skipped and counted in `warnings`. Raises
     OmfaError for an unknown kind or a folder of another layout.
     """
-    if keypoints not in KINDS:
-        raise unknown("kind of keypoints", keypoints, KINDS)
+    if keypoints not in KEYPOINT_LAYOUTS:
+        raise unknown_name("kind of keypoints", keypoints, KEYPOINT_LAYOUTS)
     root = require_dir(raw_dir, "raw data set", "--raw")
-    found = KINDS[keypoints](root, warnings)
+    found = KEYPOINT_LAYOUTS[keypoints](root, warnings)
     if not any(found.values()):
         raise OmfaError(
             f"{root}: no photos with {keypoints} keypoints; change --raw or --keypoints"
@@ -69,34 +71,36 @@ def find_photos(
     return found
 
 
-def _openpose(root: Path, warnings: list[str]) -> dict[Path, list[Photo]]:
+def _openpose(root: Path, warnings: list[str]) -> dict[Path, list[KeypointPhoto]]:
     found = {}
     for images in sorted(root.glob("*/image")):
         folder = images.parent
-        files = first_with_files(folder, KEYPOINT_DIRS)
+        files = list_first_nonempty_folder(folder, KEYPOINT_DIRS)
         files = {stem.removesuffix("_keypoints"): path for stem, path in files.items()}
-        found[folder] = _paired(folder, files_by_stem(images), files, _read_openpose, warnings)
+        found[folder] = _paired(folder, list_files_by_stem(images), files, _read_openpose, warnings)
     return found
 
 
-def _dresscode(root: Path, warnings: list[str]) -> dict[Path, list[Photo]]:
+def _dresscode(root: Path, warnings: list[str]) -> dict[Path, list[KeypointPhoto]]:
     found = {}
     for images in sorted(root.glob("*/images")):
         folder = images.parent
-        people = {stem: path for stem, path in files_by_stem(images).items() if stem.endswith("_0")}
-        files = files_by_stem(folder / "keypoints").items()
+        people = {
+            stem: path for stem, path in list_files_by_stem(images).items() if stem.endswith("_0")
+        }
+        files = list_files_by_stem(folder / "keypoints").items()
         rows = {f"{stem[:-2]}_0": path for stem, path in files if stem.endswith("_2")}
         found[folder] = _paired(folder, people, rows, _read_dresscode, warnings)
     return found
 
 
-def _deepfashion(root: Path, warnings: list[str]) -> dict[Path, list[Photo]]:
+def _deepfashion(root: Path, warnings: list[str]) -> dict[Path, list[KeypointPhoto]]:
     landmarks = read_landmarks(root / "keypoints", warnings)
-    photos = files_by_stem(root / "images")
+    photos = list_files_by_stem(root / "images")
     return {root: _paired(root, photos, landmarks, lambda rows, _: rows, warnings)}
 
 
-KINDS: Mapping[str, Callable[[Path, list[str]], dict[Path, list[Photo]]]] = {
+KEYPOINT_LAYOUTS: Mapping[str, Callable[[Path, list[str]], dict[Path, list[KeypointPhoto]]]] = {
     "openpose": _openpose,
     "deepfashion": _deepfashion,
     "dresscode": _dresscode,
@@ -108,7 +112,7 @@ def _read_openpose(path: Path, _: tuple[int, int]) -> Float[np.ndarray, "k 3"] |
 
 
 def _read_dresscode(path: Path, size_px: tuple[int, int]) -> Float[np.ndarray, "k 3"]:
-    return read_dresscode(path, size_px[1], size_px[0])
+    return read_dresscode_keypoints(path, size_px[1], size_px[0])
 
 
 def _paired(
@@ -117,7 +121,7 @@ def _paired(
     keypoints: Mapping,
     read: Callable,
     warnings: list[str],
-) -> list[Photo]:
+) -> list[KeypointPhoto]:
     lacking: Sequence[str] = [name for name in photos if name not in keypoints]
     if lacking:
         shown = ", ".join(lacking[:3]) + (", ..." if len(lacking) > 3 else "")
@@ -127,4 +131,8 @@ def _paired(
     def reader(name: str) -> Callable:
         return lambda size_px: read(keypoints[name], size_px)
 
-    return [Photo(name, photos[name], reader(name)) for name in sorted(photos) if name in keypoints]
+    return [
+        KeypointPhoto(name, photos[name], reader(name))
+        for name in sorted(photos)
+        if name in keypoints
+    ]

@@ -17,19 +17,19 @@ from absl import flags
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.tasks import Task
 from omfa_jax.data.batch import Batch
-from omfa_jax.data.decode import Fitted, signed, stacked
-from omfa_jax.data.elastic import ProcessBatches
-from omfa_jax.data.folder import open_folder
-from omfa_jax.data.mixture import Order
-from omfa_jax.data.room import Rooms
-from omfa_jax.data.settings import PipelineSettings, as_they_are
+from omfa_jax.data.decode import PilExample, make_float_batch, stack_examples
+from omfa_jax.data.elastic import ResumableWorkerIterator
+from omfa_jax.data.folder import open_example_reader
+from omfa_jax.data.mixture import TrainingOrder
+from omfa_jax.data.room import BufferPool
+from omfa_jax.data.settings import PipelineSettings, make_eval_settings
 
 SEED_LIMIT = 2**32
 # Grain needs a length: more batches than any run consumes
-BATCHES = 2**53
+MAX_BATCHES = 2**53
 
 
-def make_dataset(
+def make_train_iterator(
     settings: PipelineSettings,
     *,
     split: str,
@@ -38,7 +38,7 @@ def make_dataset(
     tasks: Sequence[Task],
     shard: int = 0,
     shards: int = 1,
-) -> grain.DatasetIterator[Batch] | ProcessBatches:
+) -> grain.DatasetIterator[Batch] | ResumableWorkerIterator:
     """Return the endless training iterator of one shard, with get_state and set_state.
 
     `batch_size` is the global batch size; each shard gets batch_size / shards rows. Batches are
@@ -48,9 +48,11 @@ def make_dataset(
     Raises OmfaError if the records, the split, the batch size or the tasks cannot be used.
     """
     _check_shards(batch_size, shard, shards)
-    shares = task_shares(tasks).tolist()
+    shares = compute_task_shares(tasks).tolist()
     folders = settings.mixture or ((settings.records, 1.0),)
-    opened = [open_folder(replace(settings, records=folder), split) for folder, _ in folders]
+    opened = [
+        open_example_reader(replace(settings, records=folder), split) for folder, _ in folders
+    ]
     if len({source.kind for source in opened}) > 1:
         raise OmfaError("config.data.mixture: expected folders of one kind, got latents and images")
     # Grain seeds are 32-bit
@@ -59,9 +61,9 @@ def make_dataset(
     for (folder, _), count in zip(folders, counts, strict=True):
         if not count:
             raise OmfaError(f"{folder}: split {split!r} holds no records to train on")
-    order = Order(counts, [weight for _, weight in folders], seed)
+    order = TrainingOrder(counts, [weight for _, weight in folders], seed)
 
-    def example(position: int) -> Fitted:
+    def example(position: int) -> PilExample:
         # the task has the unnamed stream of the position; example_reader names the others
         task = bisect.bisect_right(shares, np.random.default_rng((seed, position)).random())
         entry = order[position]
@@ -71,9 +73,9 @@ def make_dataset(
             "dataset": np.int32(entry.dataset),
             "epoch": np.int32(entry.epoch),
         }
-        return opened[entry.dataset].training_example(entry.index, seed, position) | facts
+        return opened[entry.dataset].read_training_example(entry.index, seed, position) | facts
 
-    parts = _parts(example, BATCHES, batch_size, shard, shards)
+    parts = _parts(example, MAX_BATCHES, batch_size, shard, shards)
     if not settings.processes:
         return iter(_prefetched(parts, settings))
     workers = grain.MultiprocessingOptions(settings.processes)
@@ -84,10 +86,10 @@ def make_dataset(
     def open_from(consumed: int) -> grain.DatasetIterator[Batch]:
         return iter(_prefetched(parts[consumed:], settings).mp_prefetch(workers))
 
-    return ProcessBatches(open_from)
+    return ResumableWorkerIterator(open_from)
 
 
-def eval_batches(
+def make_eval_iterator(
     settings: PipelineSettings,
     *,
     split: str,
@@ -105,7 +107,7 @@ def eval_batches(
     are latents. Every shard yields the same number of batches.
     """
     _check_shards(batch_size, shard, shards)
-    opened = open_folder(as_they_are(settings), split)
+    opened = open_example_reader(make_eval_settings(settings), split)
     if unpaired and opened.kind == "latents":
         raise OmfaError(
             f"{settings.records} holds latents, which have no unpaired garments; give image records"
@@ -114,19 +116,19 @@ def eval_batches(
     count = len(source) if limit is None else min(limit, len(source))
     batches = -(-count // batch_size)
 
-    def example(position: int) -> Fitted:
+    def example(position: int) -> PilExample:
         # past the end: repeat the last record, marked as not valid
         index = min(position, count - 1)
         record = source[index]
         names = {"key": np.str_(record.key), "group": np.str_(record.group)}
         facts = {"valid": np.bool_(position < count), "index": np.int64(index)}
-        return opened.decoded(record, unpaired=unpaired) | names | facts
+        return opened.decode(record, unpaired=unpaired) | names | facts
 
-    parts = _parts(example, batches, batch_size, shard, shards).map(signed)
+    parts = _parts(example, batches, batch_size, shard, shards).map(make_float_batch)
     return iter(_prefetched(parts, settings))
 
 
-def task_shares(tasks: Sequence[Task]) -> np.ndarray:
+def compute_task_shares(tasks: Sequence[Task]) -> np.ndarray:
     """Return the cumulative distribution of the tasks' weights, for sampling with one uniform."""
     weights = np.array([task.weight for task in tasks], float)
     if not weights.sum() > 0:
@@ -138,16 +140,16 @@ def task_shares(tasks: Sequence[Task]) -> np.ndarray:
 
 
 def _parts(
-    example: Callable[[int], Fitted], batches: int, batch_size: int, shard: int, shards: int
+    example: Callable[[int], PilExample], batches: int, batch_size: int, shard: int, shards: int
 ) -> grain.MapDataset[Batch]:
     """Return one shard's part of every batch; batch b starts at position b * batch_size."""
     # The unit of Grain's threads is a batch, not a record: each thread fills one buffer, and there
     # is no second copy to collate records.
-    rows, pool = batch_size // shards, Rooms()
+    rows, pool = batch_size // shards, BufferPool()
 
     def part(batch: int) -> Batch:
         first = batch * batch_size + shard * rows
-        return stacked(map(example, range(first, first + rows)), rows, pool)
+        return stack_examples(map(example, range(first, first + rows)), rows, pool)
 
     return grain.MapDataset.range(batches).map(part)
 

@@ -4,18 +4,18 @@ from typing import Any
 
 from omfa_jax.core.errors import OmfaError
 
-POSITION = "next_index"
+STATE_KEY = "next_index"
 
 
-def batches_consumed(state: Any) -> int:
+def get_batches_consumed(state: Any) -> int:
     """Return the number of batches consumed according to an iterator's state (JSON).
 
     Raises OmfaError unless it is {"next_index": a non-negative integer}.
     """
-    found = state.get(POSITION) if isinstance(state, dict) else None
+    found = state.get(STATE_KEY) if isinstance(state, dict) else None
     # not isinstance: True and False are ints
     if type(found) is not int or found < 0:
         raise OmfaError(
-            f"data position: expected {{{POSITION!r}: number of batches}}, got {str(state)[:200]}"
+            f"data position: expected {{{STATE_KEY!r}: number of batches}}, got {str(state)[:200]}"
         )
     return found

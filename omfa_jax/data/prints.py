@@ -9,10 +9,10 @@ from jaxtyping import UInt8, UInt64
 
 THUMB_SIDE_PX = 16
 # a 64-bit hash and a thumbnail
-Print = tuple[int, UInt8[np.ndarray, "16 16 3"]]
+Fingerprint = tuple[int, UInt8[np.ndarray, "16 16 3"]]
 
 
-class Prints:
+class FingerprintStore:
     """An append-only list of fingerprints; the temporary file is deleted with the object."""
 
     def __init__(self) -> None:
@@ -20,7 +20,7 @@ class Prints:
         self._file = tempfile.TemporaryFile()  # noqa: SIM115
         weakref.finalize(self, self._file.close)
 
-    def add(self, value: Print) -> None:
+    def add(self, value: Fingerprint) -> None:
         """Append one photo's fingerprint."""
         code, thumb = value
         self._hashes.append(code)

@@ -18,7 +18,7 @@ MAX_ASPECT_ERROR = 0.02
 T = TypeVar("T")
 
 
-def stored_picture(path: Path, what: str) -> tuple[bytes, UInt8[np.ndarray, "h w 3"]]:
+def read_image_and_bytes(path: Path, what: str) -> tuple[bytes, UInt8[np.ndarray, "h w 3"]]:
     """Return the bytes to store for an image, and its pixels.
 
     An upright RGB JPEG or PNG is stored unchanged; anything else is re-encoded as JPEG.
@@ -27,17 +27,19 @@ def stored_picture(path: Path, what: str) -> tuple[bytes, UInt8[np.ndarray, "h w
     encoded = path.read_bytes()
     image = images.open_image(encoded, what)
     plain = image.format in ("JPEG", "PNG") and image.mode == "RGB"
-    if plain and not image.has_transparency_data and images.exif_orientation(image) == 1:
+    if plain and not image.has_transparency_data and images.get_exif_orientation(image) == 1:
         return encoded, rgb
     return images.encode_jpeg(rgb), rgb
 
 
-def picture_bytes(path: Path) -> bytes:
+def read_image_bytes(path: Path) -> bytes:
     """Return the bytes to store for an image."""
-    return stored_picture(path, "image")[0]
+    return read_image_and_bytes(path, "image")[0]
 
 
-def optional(read: Callable[[Path], T], path: Path | None, what: str, flaws: list[str]) -> T | None:
+def read_optional(
+    read: Callable[[Path], T], path: Path | None, what: str, flaws: list[str]
+) -> T | None:
     """Return `read(path)`; if the file is missing or damaged, add a flaw and return None.
 
     The flaw of a damaged file contains its path, so that the report lists each file. Flaws of
@@ -53,7 +55,7 @@ def optional(read: Callable[[Path], T], path: Path | None, what: str, flaws: lis
         return None
 
 
-def optional_labels(
+def read_optional_labels(
     path: Path | None,
     label_set: LabelSet,
     size_px: tuple[int, int],
@@ -65,11 +67,11 @@ def optional_labels(
     Unusable are maps with ids outside of the label set and maps of another aspect ratio. A map of
     another size and the same aspect ratio is returned with a flaw.
     """
-    labels = optional(lambda path: images.read_labels(path, what), path, what, flaws)
+    labels = read_optional(lambda path: images.read_labels(path, what), path, what, flaws)
     if labels is None:
         return None
     try:
-        label_set.require(labels, what)
+        label_set.require_known_ids(labels, what)
     except OmfaError:
         flaws.append(f"{what} has ids that are not in {label_set.name}; not used ({path})")
         return None
@@ -117,7 +119,7 @@ def read_pairs(path: Path, warnings: list[str]) -> Iterator[Pair]:
             )
 
 
-def files_by_stem(folder: Path) -> dict[str, Path]:
+def list_files_by_stem(folder: Path) -> dict[str, Path]:
     """Return {name without suffix: path} of a folder's files; empty if there is no folder."""
     if not folder.is_dir():
         return {}
@@ -126,6 +128,6 @@ def files_by_stem(folder: Path) -> dict[str, Path]:
     return {Path(name).stem: folder / name for name in sorted(names)}
 
 
-def first_with_files(folder: Path, names: tuple[str, ...]) -> dict[str, Path]:
+def list_first_nonempty_folder(folder: Path, names: tuple[str, ...]) -> dict[str, Path]:
     """Return `files_by_stem` of the first non-empty sub-folder."""
-    return next((found for name in names if (found := files_by_stem(folder / name))), {})
+    return next((found for name in names if (found := list_files_by_stem(folder / name))), {})

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 
-class Rooms:
+class BufferPool:
     """A pool of buffers of one size; it grows to the largest number in use at once.
 
     Thread-safe. A pickled copy starts with an empty pool of its own.
@@ -23,7 +23,7 @@ class Rooms:
         # garbage collector does, also in a thread that holds the lock.
         self._free: collections.deque[np.ndarray] = collections.deque()
 
-    def lend(self, size_bytes: int) -> UInt8[np.ndarray, "size_bytes"]:
+    def acquire(self, size_bytes: int) -> UInt8[np.ndarray, "size_bytes"]:
         """Return an uninitialized buffer, which returns to the pool when its last view is freed."""
         try:
             buffer = self._free.pop()
@@ -36,7 +36,7 @@ class Rooms:
         return np.asarray(lease)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Rooms, ()
+        return BufferPool, ()
 
 
 class _Lease:

@@ -9,30 +9,32 @@ from collections.abc import Sequence
 from tqdm import tqdm
 
 from omfa_jax.core.errors import OmfaError, require_modules
-from omfa_jax.core.workers import in_order
-from omfa_jax.data.partial import Partial
-from omfa_jax.data.shards import Fate, Shard, Source, write_shard
-from omfa_jax.data.writing import Writing
+from omfa_jax.core.workers import ordered_map
+from omfa_jax.data.partial import StagingFolder
+from omfa_jax.data.shards import Shard, ShardOutcome, ShardSource, write_shard
+from omfa_jax.data.writing import WriteOptions
 
 log = logging.getLogger(__name__)
 
 
-def write_all(partial: Partial, source: Source, shards: Sequence[Shard], how: Writing) -> None:
+def write_shards(
+    partial: StagingFolder, source: ShardSource, shards: Sequence[Shard], how: WriteOptions
+) -> None:
     """Write every missing shard; log what a restart found."""
-    partial.keep_only([shard.file_name for shard in shards])
+    partial.delete_other_shards([shard.file_name for shard in shards])
     if how.runner == "beam":
         _beam(partial, source, shards, how.beam_options)
         return
     write = functools.partial(write_shard, partial, source)
     total = sum(shard.stop - shard.start for shard in shards)
-    fates: collections.Counter[Fate] = collections.Counter()
-    with tqdm(total=total, desc=partial.place, unit="record", disable=None) as bar:
+    fates: collections.Counter[ShardOutcome] = collections.Counter()
+    with tqdm(total=total, desc=partial.dataset_path, unit="record", disable=None) as bar:
         # in this process the bar advances by record, with workers by shard
         if how.processes == 1:
             for shard in shards:
                 fates[write(shard, advance=bar.update)] += 1
         else:
-            for shard, fate in zip(shards, in_order(write, shards, how.processes), strict=True):
+            for shard, fate in zip(shards, ordered_map(write, shards, how.processes), strict=True):
                 fates[fate] += 1
                 bar.update(shard.stop - shard.start)
     if fates["kept"]:
@@ -45,7 +47,9 @@ def write_all(partial: Partial, source: Source, shards: Sequence[Shard], how: Wr
         )
 
 
-def _beam(partial: Partial, source: Source, shards: Sequence[Shard], options: str) -> None:
+def _beam(
+    partial: StagingFolder, source: ShardSource, shards: Sequence[Shard], options: str
+) -> None:
     """Write the shards in a Beam pipeline; `partial` must be a path shared by all workers."""
     require_modules("--runner beam", "beam", "apache_beam")
     import apache_beam as beam  # type: ignore[import-not-found]

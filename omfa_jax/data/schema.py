@@ -17,13 +17,13 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tensorflow_datasets import proto
 
-from omfa_jax.core.errors import OmfaError, unknown
+from omfa_jax.core.errors import OmfaError, unknown_name
 from omfa_jax.core.exit_status import is_transient
 from omfa_jax.core.files import parse_json, require_dir
-from omfa_jax.core.retry import retried
+from omfa_jax.core.retry import call_with_retries
 
 # TFDS's own copy of tf.train.Example, without TensorFlow; type checkers cannot see its fields
-EXAMPLE: Any = vars(proto)["tf_example_pb2"].Example
+TfExample: Any = vars(proto)["tf_example_pb2"].Example
 
 MANIFEST = "omfa_records.json"
 FORMAT = 2
@@ -83,7 +83,7 @@ class LatentRecord:
 RECORD_TYPES: dict[Kind, type] = {"images": Record, "latents": LatentRecord}
 
 
-def features(kind: Kind) -> tfds.features.FeaturesDict:
+def make_features(kind: Kind) -> tfds.features.FeaturesDict:
     """Return the TFDS features of a record type; images are stored as encoded bytes."""
     scalar = tfds.features.Scalar
     kinds = {
@@ -127,8 +127,8 @@ class RecordSource:
             raise IndexError(f"record {index} of {self._place}, which has {len(self)}")
         try:
             # parsed here: TFDS's own decoder takes four times as long
-            stored = retried(f"{self._place}: record {index}", lambda: self._read(index))
-            features = EXAMPLE.FromString(stored).features.feature
+            stored = call_with_retries(f"{self._place}: record {index}", lambda: self._read(index))
+            features = TfExample.FromString(stored).features.feature
             return self._type(**{name: _value(features[name], kind) for name, kind in self._fields})
         except Exception as error:  # damaged files raise many exception types
             reason = " ".join(str(error).split())[:200]
@@ -136,13 +136,13 @@ class RecordSource:
             advice = "" if is_transient(error) else "; build again"
             raise OmfaError(f"{where} cannot be read ({reason}){advice}") from error
 
-    def encoded(self, index: int) -> bytes:
+    def read_encoded(self, index: int) -> bytes:
         """Return the stored bytes of one record, a serialized tf.train.Example."""
         return self._source[index]
 
     def _read(self, index: int) -> bytes:
         try:
-            return self.encoded(index)
+            return self.read_encoded(index)
         except Exception as error:
             if is_transient(error):
                 # unpickling reopens the files: a stale file handle never recovers
@@ -177,7 +177,9 @@ def read_manifest(records_dir: str | os.PathLike) -> dict[str, Any]:
     """Return the manifest of a records folder; OmfaError if it is missing, damaged or outdated."""
     folder = require_dir(records_dir, "records", "the records folder")
     try:
-        manifest = parse_json(retried(str(folder / MANIFEST), (folder / MANIFEST).read_text))
+        manifest = parse_json(
+            call_with_retries(str(folder / MANIFEST), (folder / MANIFEST).read_text)
+        )
         kind, written = manifest["kind"], manifest["format"]
     except FileNotFoundError:
         hint = f"no {MANIFEST} there; build it with `omfa data build`"
@@ -198,7 +200,7 @@ def open_records(records_dir: str | os.PathLike, split: str) -> RecordSource:
     folder = Path(records_dir)
     manifest = read_manifest(folder)
     if split not in manifest["splits"]:
-        raise unknown(f"split of {folder}", split, manifest["splits"])
+        raise unknown_name(f"split of {folder}", split, manifest["splits"])
     try:
         raw = tfds.decode.DeserializeMethod.RAW_BYTES
 
@@ -206,7 +208,7 @@ def open_records(records_dir: str | os.PathLike, split: str) -> RecordSource:
             builder: Any = tfds.builder_from_directory(folder / manifest["builder"])
             return builder.as_data_source(split=split, deserialize_method=raw)
 
-        source = retried(f"{folder}:{split}", open_source)
+        source = call_with_retries(f"{folder}:{split}", open_source)
     except Exception as error:  # TFDS raises many exception types on a damaged folder
         reason = " ".join(str(error).split())[:200]
         raise OmfaError(f"{folder}: the records cannot be read ({reason}); build again") from None

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.data.augment import AugmentSettings
 from omfa_jax.data.decode import Slots, check_slots
-from omfa_jax.data.mixture import Weighted, check_mixture
+from omfa_jax.data.mixture import WeightedFolders, check_mixture
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class PipelineSettings:
     pose_style: str = ""
     threads: int = 8
     prefetch_batches: int = 16
-    mixture: Weighted = ()
+    mixture: WeightedFolders = ()
     multi_pose_prob: float = 0.0
     augment: AugmentSettings = field(default_factory=AugmentSettings)
     sample_latents: bool = False
@@ -55,7 +55,7 @@ class PipelineSettings:
             )
 
 
-def as_they_are(settings: PipelineSettings) -> PipelineSettings:
+def make_eval_settings(settings: PipelineSettings) -> PipelineSettings:
     """Return the settings for evaluation: no mixture, pairing, augmentation or sampling."""
     plain = {"mixture": (), "multi_pose_prob": 0.0, "augment": AugmentSettings(), "processes": 0}
     return replace(settings, sample_latents=False, **plain)

@@ -22,14 +22,14 @@ from tensorflow_datasets.core.example_serializer import ExampleSerializer
 
 from omfa_jax import __version__
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.core.files import current_umask
+from omfa_jax.core.files import get_umask
 from omfa_jax.data import schema
-from omfa_jax.data.partial import Partial, disk_errors
+from omfa_jax.data.partial import StagingFolder, convert_disk_errors
 
 # as TFDS's own writer: one record per group, so that random access decompresses one record
 WRITER_OPTIONS = "group_size:1"
 
-Fate = Literal["kept", "written", "rewritten"]
+ShardOutcome = Literal["kept", "written", "rewritten"]
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class ShardReport:
     groups: list[str] = field(default_factory=list)
 
 
-class Source(Protocol):
+class ShardSource(Protocol):
     """A source of a shard's records, deterministic and picklable."""
 
     @property
@@ -83,12 +83,12 @@ class Source(Protocol):
         """Return a digest of everything that the shard's records depend on."""
         ...
 
-    def records(self, shard: Shard, report: ShardReport) -> Iterator[Any]:
+    def iter_records(self, shard: Shard, report: ShardReport) -> Iterator[Any]:
         """Yield the shard's records; skips, flaws and facts go to the report."""
         ...
 
 
-def cut(dataset: str, counts: Mapping[str, int], shard_records: int) -> list[Shard]:
+def plan_shards(dataset: str, counts: Mapping[str, int], shard_records: int) -> list[Shard]:
     """Return the shards of all splits, in order, given the number of items of each split."""
     if shard_records < 1:
         raise OmfaError(f"--shard-records: expected 1 or more, got {shard_records}")
@@ -103,19 +103,19 @@ def cut(dataset: str, counts: Mapping[str, int], shard_records: int) -> list[Sha
 
 
 def write_shard(
-    partial: Partial,
-    source: Source,
+    partial: StagingFolder,
+    source: ShardSource,
     shard: Shard,
     advance: Callable[[int], object] = lambda _: None,
-) -> Fate:
+) -> ShardOutcome:
     """Write one shard and its report unless they exist; `advance(n)` is called after n items.
 
     Raises OmfaError if the file cannot be written, and whatever `source` raises.
     """
     size = shard.stop - shard.start
-    stamp, path = source.stamp(shard), partial.path(shard.file_name)
+    stamp, path = source.stamp(shard), partial.shard_path(shard.file_name)
     found = path.exists()
-    if found and finished(partial, shard, stamp):
+    if found and is_finished(partial, shard, stamp):
         advance(size)
         return "kept"
     report, done = ShardReport(stamp), 0
@@ -125,20 +125,20 @@ def write_shard(
     temporary = Path(name)
     try:
         serialize = _serializer(source.kind)
-        with disk_errors(partial.folder):
+        with convert_disk_errors(partial.folder):
             writer = ArrayRecordWriter(name, WRITER_OPTIONS)
-        for record in source.records(shard, report):
+        for record in source.iter_records(shard, report):
             report.groups.append(record.group)
-            with disk_errors(partial.folder):
+            with convert_disk_errors(partial.folder):
                 writer.write(serialize(record))
             report.records += 1
             done += 1
             advance(1)
-        with disk_errors(partial.folder):
+        with convert_disk_errors(partial.folder):
             writer.close()
             report.size_bytes, report.sha256 = temporary.stat().st_size, _sha256(temporary)
             # mkstemp creates files with mode 0600
-            temporary.chmod(0o666 & ~current_umask())
+            temporary.chmod(0o666 & ~get_umask())
             temporary.replace(path)
             # last: a shard without a report is rewritten
             partial.write_text(
@@ -150,10 +150,10 @@ def write_shard(
     return "rewritten" if found else "written"
 
 
-def finished(partial: Partial, shard: Shard, stamp: str) -> bool:
+def is_finished(partial: StagingFolder, shard: Shard, stamp: str) -> bool:
     """Return whether the shard and its report are complete and match `stamp`."""
     try:
-        report, path = read_report(partial, shard), partial.path(shard.file_name)
+        report, path = read_shard_report(partial, shard), partial.shard_path(shard.file_name)
         if report.stamp != stamp or path.stat().st_size != report.size_bytes:
             return False
         if len(report.groups) != report.records:
@@ -163,12 +163,12 @@ def finished(partial: Partial, shard: Shard, stamp: str) -> bool:
         return False
 
 
-def read_report(partial: Partial, shard: Shard) -> ShardReport:
+def read_shard_report(partial: StagingFolder, shard: Shard) -> ShardReport:
     """Return the shard's stored report."""
     return ShardReport(**json.loads(partial.report_path(shard.file_name).read_text()))
 
 
-def stamp_of(*facts: Any) -> str:
+def compute_stamp(*facts: Any) -> str:
     """Return a digest of plain values, dataclasses and containers, and of the package version.
 
     A Path contributes its file's absolute path, size and modification time.
@@ -197,7 +197,7 @@ def _plain(value: Any) -> Any:
 
 
 def _serializer(kind: schema.Kind) -> Callable[[Any], bytes]:
-    features = schema.features(kind)
+    features = schema.make_features(kind)
     specs: Any = features.get_serialized_info()
     serializer = ExampleSerializer(specs)
 

@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw
 
 from omfa_jax.core import images
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.core.files import clear_leftovers, require_writable_file
+from omfa_jax.core.files import delete_stale_temporaries, require_writable_file
 from omfa_jax.data import schema
 from omfa_jax.data.face_crop import FaceBox, crop_face
 
@@ -17,7 +17,7 @@ CAPTION_PX = 14
 BOX_RED = (255, 0, 0)
 
 
-def contact_sheet(
+def write_contact_sheet(
     records_dir: str | os.PathLike,
     out_path: str | os.PathLike,
     *,
@@ -38,7 +38,7 @@ def contact_sheet(
     source = schema.open_records(records_dir, split)
     rows = [_row(source[i], *cell_px) for i in range(min(count, len(source)))]
     sheet = np.concatenate(rows)
-    clear_leftovers(out.parent)
+    delete_stale_temporaries(out.parent)
     images.write_image(out, sheet)
     return sheet
 

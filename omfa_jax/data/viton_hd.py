@@ -19,14 +19,14 @@ from pathlib import Path
 from omfa_jax.core.files import require_dir
 from omfa_jax.data import faces
 from omfa_jax.data.builder import RecordsBuilder
-from omfa_jax.data.clean import drop_listed
-from omfa_jax.data.labels import label_set
-from omfa_jax.data.layouts import wrong_layout
-from omfa_jax.data.paired import PairedItem, read_paired
+from omfa_jax.data.clean import drop_excluded
+from omfa_jax.data.labels import get_label_set
+from omfa_jax.data.layouts import make_layout_error
+from omfa_jax.data.paired import PairedItem, read_paired_item
 from omfa_jax.data.reading import (
     Pair,
-    files_by_stem,
-    first_with_files,
+    list_files_by_stem,
+    list_first_nonempty_folder,
     read_pairs,
 )
 from omfa_jax.data.schema import SPLITS, Record
@@ -46,10 +46,10 @@ class VitonHD(RecordsBuilder):
     """TFDS builder of VITON-HD's layout, see the module's docstring."""
 
     name = "viton_hd"
-    options_taken = ("clean", "parse_labels")
+    item_option_names = ("clean", "parse_labels")
 
     @staticmethod
-    def raw_items(
+    def list_items(
         raw_dir: str,
         warnings: list[str],
         *,
@@ -62,7 +62,7 @@ class VitonHD(RecordsBuilder):
         parse maps, for maps that are not VITON-HD's own.
         """
         root = require_dir(raw_dir, "raw data set", "--raw")
-        label_set(parse_labels)
+        get_label_set(parse_labels)
         splits = {}
         for split in SPLITS:
             if (root / split / "image").is_dir():
@@ -70,15 +70,15 @@ class VitonHD(RecordsBuilder):
             elif (root / f"{split}_pairs.txt").is_file():
                 warnings.append(f"{split}: {split}_pairs.txt exists but {split}/image does not")
         if not splits:
-            raise wrong_layout(root, "train/image, val/image or test/image")
-        return drop_listed(splits, clean, warnings)
+            raise make_layout_error(root, "train/image, val/image or test/image")
+        return drop_excluded(splits, clean, warnings)
 
     @staticmethod
     def read(item: VitonItem) -> tuple[Record, Sequence[str]]:
         """Return the item's record and its flaws; OmfaError if photo or garment are unusable."""
-        return read_paired(
+        return read_paired_item(
             item,
-            label_set(item.parse_labels),
+            get_label_set(item.parse_labels),
             lambda path, height_px, width_px: faces.read_keypoints(path),
             map_name="parse map",
             garments="cloth/",
@@ -88,11 +88,11 @@ class VitonHD(RecordsBuilder):
 
 def _items(root: Path, split: str, parse_labels: str, warnings: list[str]) -> list[VitonItem]:
     folder = root / split
-    people, garments = files_by_stem(folder / "image"), files_by_stem(folder / "cloth")
-    maps = first_with_files(folder, PARSE_DIRS)
-    found = first_with_files(folder, KEYPOINT_DIRS)
+    people, garments = list_files_by_stem(folder / "image"), list_files_by_stem(folder / "cloth")
+    maps = list_first_nonempty_folder(folder, PARSE_DIRS)
+    found = list_first_nonempty_folder(folder, KEYPOINT_DIRS)
     keypoints = {stem.removesuffix("_keypoints"): path for stem, path in found.items()}
-    poses = files_by_stem(folder / "pose")
+    poses = list_files_by_stem(folder / "pose")
     items, seen = [], set()
     for pair in _pairs(root, split, people, warnings):
         key, other = Path(pair.person).stem, Path(pair.garment).stem

@@ -2,14 +2,14 @@
 
 from dataclasses import dataclass
 
-from omfa_jax.core.errors import OmfaError, unknown
+from omfa_jax.core.errors import OmfaError, unknown_name
 
 SHARD_RECORDS = 256
 RUNNERS = ("local", "beam")
 
 
 @dataclass(frozen=True)
-class Writing:
+class WriteOptions:
     """How records are sharded and which runner writes them; the runner does not change the bytes.
 
     `shard_records`: items per shard, the most that a kill costs each process.
@@ -24,7 +24,7 @@ class Writing:
 
     def __post_init__(self) -> None:
         if self.runner not in RUNNERS:
-            raise unknown("--runner", self.runner, RUNNERS)
+            raise unknown_name("--runner", self.runner, RUNNERS)
         if self.processes < 1:
             raise OmfaError(f"--processes: expected 1 or more, got {self.processes}")
         if self.beam_options and self.runner != "beam":

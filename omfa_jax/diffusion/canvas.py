@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Shaped
 
-from omfa_jax.core.errors import OmfaError, unknown
+from omfa_jax.core.errors import OmfaError, unknown_name
 from omfa_jax.core.tasks import COMPONENTS
 
 LAYOUTS = ("spatial", "channel")
@@ -28,7 +28,7 @@ class Canvas:
 
     def __post_init__(self) -> None:
         if self.layout not in LAYOUTS:
-            raise unknown("canvas layout", self.layout, LAYOUTS)
+            raise unknown_name("canvas layout", self.layout, LAYOUTS)
         if len(self.slots) != len(COMPONENTS):
             raise OmfaError(
                 f"the canvas needs a slot for each of {COMPONENTS}, got {len(self.slots)};"
@@ -86,7 +86,7 @@ class Canvas:
                 start += w
         return parts
 
-    def mask(self, noised: Bool[Array, "b 3"]) -> Bool[Array, "b h w c"]:
+    def make_mask(self, noised: Bool[Array, "b 3"]) -> Bool[Array, "b h w c"]:
         """Return M, True where the canvas is noised; one channel (spatial) or all (channel)."""
         batch = noised.shape[0]
         channels = self.latent_channels if self.layout == "channel" else 1
@@ -98,7 +98,7 @@ class Canvas:
             columns.append(jnp.pad(slot, ((0, 0), (0, height - h), (0, 0), (0, 0))))
         return jnp.concatenate(columns, axis=-1 if self.layout == "channel" else 2)
 
-    def mask_input(self, mask: Bool[Array, "b h w c"]) -> Float[Array, "b h w m"]:
+    def make_mask_input(self, mask: Bool[Array, "b h w c"]) -> Float[Array, "b h w m"]:
         """Return M as the network sees it: 1.0 where noised, `mask_channels` channels."""
         # the latent channels of a component share one mask value: one channel of each is enough
         stride = self.latent_channels if self.layout == "channel" else 1

@@ -6,17 +6,17 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Num
 
 from omfa_jax.diffusion.dropout import drop_conditions
-from omfa_jax.diffusion.partial import Latent, Mask, network_input
+from omfa_jax.diffusion.partial import Latent, Mask, make_network_input
 from omfa_jax.diffusion.settings import DiffusionSettings
 
 # (network input, timesteps, rows of the prompt table) -> prediction on the canvas
-Network = Callable[
+NetworkFn = Callable[
     [Float[Array, "b h w cin"], Num[Array, "b"], Int[Array, "b"]], Float[Array, "b h w c"]
 ]
 
 
-def guided(
-    network: Network,
+def apply_cfg(
+    network: NetworkFn,
     settings: DiffusionSettings,
     scale: float,
     rescale: float,
@@ -33,16 +33,16 @@ def guided(
     Both branches run as one batch of twice the size. With `scale` 1 the null branch is not run, and
     there is nothing to rescale.
     """
-    inputs, rows = branches(settings, scale, xt, mask, pose, prompt, null_prompt)
+    inputs, rows = make_cfg_inputs(settings, scale, xt, mask, pose, prompt, null_prompt)
     if scale == 1.0:
         return network(inputs, t, rows)
     output = network(inputs, jnp.concatenate([t, t]), rows)
     conditional, unconditional = jnp.split(output, 2)
     output = unconditional + scale * (conditional - unconditional)
-    return rescaled(output, conditional, mask, rescale) if rescale else output
+    return rescale_cfg(output, conditional, mask, rescale) if rescale else output
 
 
-def branches(
+def make_cfg_inputs(
     settings: DiffusionSettings,
     scale: float,
     xt: Latent,
@@ -57,7 +57,7 @@ def branches(
     """
     canvas, inputs = settings.canvas, settings.unet_inputs
     if scale == 1.0:
-        return network_input(inputs, canvas, xt, mask, pose), prompt
+        return make_network_input(inputs, canvas, xt, mask, pose), prompt
     # exactly what training drops: a null branch of any other kind was never trained
     drop = jnp.ones(xt.shape[0], bool)
     null = drop_conditions(drop, xt, mask, pose, prompt, null_prompt)
@@ -65,10 +65,10 @@ def branches(
         jnp.concatenate(pair) for pair in zip((xt, pose, prompt), null, strict=True)
     )
     mask = jnp.concatenate([mask, mask])
-    return network_input(inputs, canvas, xt, mask, pose), prompt
+    return make_network_input(inputs, canvas, xt, mask, pose), prompt
 
 
-def rescaled(guided: Latent, conditional: Latent, mask: Mask, amount: float) -> Latent:
+def rescale_cfg(guided: Latent, conditional: Latent, mask: Mask, amount: float) -> Latent:
     """Return `guided` with its standard deviation moved towards that of `conditional`.
 
     arXiv 2305.08891, equations 15 and 16; `amount` in [0, 1] is the paper's phi. There is one
@@ -76,11 +76,11 @@ def rescaled(guided: Latent, conditional: Latent, mask: Mask, amount: float) -> 
     together share a factor, as they share a prediction.
     """
     # over M only: the output off M is arbitrary, since no loss was ever taken there
-    factor = deviation(conditional, mask) / jnp.maximum(deviation(guided, mask), 1e-12)
+    factor = masked_std(conditional, mask) / jnp.maximum(masked_std(guided, mask), 1e-12)
     return guided * (amount * factor + (1.0 - amount))
 
 
-def deviation(values: Latent, mask: Mask) -> Float[Array, "b 1 1 1"]:
+def masked_std(values: Latent, mask: Mask) -> Float[Array, "b 1 1 1"]:
     """Return the standard deviation of each example over M; 0 where nothing is noised."""
     mask = jnp.broadcast_to(mask, values.shape)
     axes = (1, 2, 3)

@@ -16,7 +16,7 @@ def masked_mean(
     return total / jnp.maximum(jnp.sum(mask, axis=(1, 2, 3)), 1)
 
 
-def weight(
+def compute_loss_weight(
     prediction: str,
     min_snr_gamma: float | None,
     alpha: Float[Array, "b"],

@@ -8,13 +8,13 @@ import numpy as np
 from jaxtyping import Array, UInt32
 
 
-def example_ids(names: Iterable[str]) -> UInt32[np.ndarray, "b 2"]:
+def make_example_ids(names: Iterable[str]) -> UInt32[np.ndarray, "b 2"]:
     """Return the first 64 bits of the SHA-256 of each name; Python's `hash` differs per process."""
     digests = [hashlib.sha256(str(name).encode()).digest()[:8] for name in names]
     return np.frombuffer(b"".join(digests), "<u4").reshape(-1, 2).astype(np.uint32)
 
 
-def example_keys(root: jax.Array, ids: UInt32[Array | np.ndarray, "b 2"]) -> jax.Array:
+def make_example_keys(root: jax.Array, ids: UInt32[Array | np.ndarray, "b 2"]) -> jax.Array:
     """Return (b,) keys; an example's key does not depend on its position in the batch."""
     fold = jax.random.fold_in
     return jax.vmap(lambda row: fold(fold(root, row[0]), row[1]))(ids)

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Shaped
 
-from omfa_jax.core.tasks import COMPONENTS, noised_table
+from omfa_jax.core.tasks import COMPONENTS, make_noised_table
 from omfa_jax.diffusion.canvas import Canvas
 from omfa_jax.diffusion.settings import DiffusionSettings
 
 
 @dataclass(frozen=True)
-class Packing:
+class PackedCanvas:
     """A canvas for the components that each task selects.
 
     `chosen` has a row per task and a column per component. A slot is as large as the largest
@@ -26,13 +26,13 @@ class Packing:
     """
 
     canvas: Canvas
-    chosen: tuple[tuple[bool, ...], ...]
+    selected: tuple[tuple[bool, ...], ...]
 
     @property
-    def places(self) -> tuple[tuple[int, int], ...]:
+    def assignments(self) -> tuple[tuple[int, int], ...]:
         """Every (component, slot) pair that some task of the table needs, sorted."""
         found = set()
-        for row in self.chosen:
+        for row in self.selected:
             components = [index for index, wanted in enumerate(row) if wanted]
             found |= {(component, slot) for slot, component in enumerate(components)}
         return tuple(sorted(found))
@@ -41,7 +41,7 @@ class Packing:
     def slots(self) -> tuple[tuple[int, int], ...]:
         """Size (height, width) of each slot in latent pixels."""
         held: dict[int, list[tuple[int, int]]] = {}
-        for component, slot in self.places:
+        for component, slot in self.assignments:
             held.setdefault(slot, []).append(self.canvas.slots[component])
         return tuple(
             (max(h for h, _ in held[slot]), max(w for _, w in held[slot])) for slot in sorted(held)
@@ -61,7 +61,7 @@ class Packing:
         columns = []
         for slot, (_, width) in enumerate(self.slots):
             column = jnp.zeros((joint.shape[0], height, width, joint.shape[-1]), joint.dtype)
-            for component, place in self.places:
+            for component, place in self.assignments:
                 if place == slot:
                     # `where` and not indexing: examples of different tasks share one program
                     part = _padded(parts[component], height, width)
@@ -75,7 +75,7 @@ class Packing:
         """Return the joint canvas with the chosen components in their slots, zero elsewhere."""
         here, parts = self._here(chosen), {}
         starts = [sum(w for _, w in self.slots[:slot]) for slot in range(len(self.slots))]
-        for component, slot in self.places:
+        for component, slot in self.assignments:
             height, width = self.canvas.slots[component]
             part = packed[:, :height, starts[slot] : starts[slot] + width]
             other = parts.get(COMPONENTS[component])
@@ -93,20 +93,22 @@ class Packing:
         rank = jnp.cumsum(chosen, axis=1) - 1
         return {
             (component, slot): (chosen & (rank == slot))[:, component, None, None, None]
-            for component, slot in self.places
+            for component, slot in self.assignments
         }
 
 
-def packings(settings: DiffusionSettings) -> tuple[Packing, Packing]:
+def make_packed_canvases(settings: DiffusionSettings) -> tuple[PackedCanvas, PackedCanvas]:
     """Return the packings for the noised and for the clean components of the task table."""
-    noised = noised_table(settings.tasks)
+    noised = make_noised_table(settings.tasks)
     return tuple(  # pyright: ignore[reportReturnType]
-        Packing(settings.canvas, tuple(tuple(bool(flag) for flag in row) for row in table))
+        PackedCanvas(settings.canvas, tuple(tuple(bool(flag) for flag in row) for row in table))
         for table in (noised, ~noised)
     )
 
 
-def noised_of(settings: DiffusionSettings, inputs: Float[Array, "b h w cin"]) -> Bool[Array, "b 3"]:
+def read_noised(
+    settings: DiffusionSettings, inputs: Float[Array, "b h w cin"]
+) -> Bool[Array, "b 3"]:
     """Return which components are noised according to the mask channel of a network input."""
     # a pixel in a slot's corner speaks for the slot: the mask is constant over a component
     before = settings.unet_inputs[: settings.unet_inputs.index("mask")]

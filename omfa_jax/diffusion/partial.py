@@ -9,19 +9,19 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from omfa_jax.core.errors import OmfaError, unknown
+from omfa_jax.core.errors import OmfaError, unknown_name
 from omfa_jax.diffusion.canvas import Canvas
 
 INPUTS = ("noisy", "mask", "clean", "pose")
-PREDICTIONS = ("epsilon", "v")
+PREDICTION_TYPES = ("epsilon", "v")
 # diffusers replaces alpha = 0 by this value too; SDXL's own schedule stays above it
-LEAST_ALPHA = 2.0**-12
+MIN_ALPHA = 2.0**-12
 
 Latent = Float[Array, "b h w c"]
 Mask = Bool[Array, "b h w _"]
 
 
-def per_example(scale: Float[Array, "b"]) -> Float[Array, "b 1 1 1"]:
+def broadcast_per_example(scale: Float[Array, "b"]) -> Float[Array, "b 1 1 1"]:
     """Return a per-example factor in a shape that broadcasts over the canvas."""
     return scale[:, None, None, None]
 
@@ -37,21 +37,23 @@ def corrupt(
     x0: Latent, eps: Latent, mask: Mask, alpha: Float[Array, "b"], sigma: Float[Array, "b"]
 ) -> Latent:
     """Return x_t = M (alpha_t x0 + sigma_t eps) + (1 - M) x0 (method, section 3)."""
-    return keep_clean(mask, per_example(alpha) * x0 + per_example(sigma) * eps, x0)
+    return keep_clean(
+        mask, broadcast_per_example(alpha) * x0 + broadcast_per_example(sigma) * eps, x0
+    )
 
 
-def target(
+def compute_target(
     prediction: str, x0: Latent, eps: Latent, alpha: Float[Array, "b"], sigma: Float[Array, "b"]
 ) -> Latent:
     """Return the training target: eps, or v = alpha eps - sigma x0 (arXiv 2202.00512)."""
     if prediction == "epsilon":
         return eps
     if prediction == "v":
-        return per_example(alpha) * eps - per_example(sigma) * x0
-    raise unknown("prediction type", prediction, PREDICTIONS)
+        return broadcast_per_example(alpha) * eps - broadcast_per_example(sigma) * x0
+    raise unknown_name("prediction type", prediction, PREDICTION_TYPES)
 
 
-def denoised(
+def predict_x0_and_eps(
     prediction: str,
     output: Latent,
     xt: Latent,
@@ -63,19 +65,19 @@ def denoised(
     For `epsilon`, x0_hat is Tweedie's formula (x_t - sigma_t eps_hat) / alpha_t. It is finite for
     pure noise too, where alpha_t = 0 is replaced by LEAST_ALPHA.
     """
-    a, s = per_example(alpha), per_example(sigma)
+    a, s = broadcast_per_example(alpha), broadcast_per_example(sigma)
     if prediction == "epsilon":
-        return (xt - s * output) / jnp.maximum(a, LEAST_ALPHA), output
+        return (xt - s * output) / jnp.maximum(a, MIN_ALPHA), output
     if prediction == "v":
         return a * xt - s * output, a * output + s * xt
-    raise unknown("prediction type", prediction, PREDICTIONS)
+    raise unknown_name("prediction type", prediction, PREDICTION_TYPES)
 
 
-def input_channels(inputs: Sequence[str], canvas: Canvas) -> int:
+def count_input_channels(inputs: Sequence[str], canvas: Canvas) -> int:
     """Return the width of conv_in for `unet_inputs`, whose order is the order of the channels."""
     for name in inputs:
         if name not in INPUTS:
-            raise unknown("entry of unet_inputs", name, INPUTS)
+            raise unknown_name("entry of unet_inputs", name, INPUTS)
     if not inputs or inputs[0] != "noisy" or "mask" not in inputs:
         raise OmfaError(
             f"config.diffusion.unet_inputs must begin with 'noisy' and contain 'mask', got"
@@ -84,7 +86,7 @@ def input_channels(inputs: Sequence[str], canvas: Canvas) -> int:
     return sum(canvas.mask_channels if name == "mask" else canvas.shape[2] for name in inputs)
 
 
-def network_input(
+def make_network_input(
     inputs: Sequence[str], canvas: Canvas, xt: Latent, mask: Mask, pose: Latent
 ) -> Float[Array, "b h w cin"]:
     """Return [x_t, M, extra] stacked on channels in the order of `inputs` (method, section 4).
@@ -94,7 +96,7 @@ def network_input(
     # built on demand: an input that the model does not use costs nothing
     parts = {
         "noisy": lambda: xt,
-        "mask": lambda: canvas.mask_input(mask),
+        "mask": lambda: canvas.make_mask_input(mask),
         "clean": lambda: jnp.where(mask, 0.0, xt),
         "pose": lambda: pose,
     }

@@ -7,22 +7,22 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from omfa_jax.core.bounds import Choice, Number, Whole, require
+from omfa_jax.core.bounds import Choice, FloatRange, IntRange, check_fields
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.diffusion.guidance import Network, branches, guided
-from omfa_jax.diffusion.partial import Latent, denoised, keep_clean
+from omfa_jax.diffusion.guidance import NetworkFn, apply_cfg, make_cfg_inputs
+from omfa_jax.diffusion.partial import Latent, keep_clean, predict_x0_and_eps
 from omfa_jax.diffusion.settings import DiffusionSettings
-from omfa_jax.diffusion.steppers import STEPPERS, Plan, Steps
+from omfa_jax.diffusion.steppers import SAMPLERS, SamplerPlan, SamplerSteps
 
 # (network input, prompt rows) of all branches -> the network to call at every step
-Prepare = Callable[[Float[Array, "b h w cin"], Int[Array, "b"]], Network]
+PrepareNetwork = Callable[[Float[Array, "b h w cin"], Int[Array, "b"]], NetworkFn]
 
 # valid values of the fields of SamplerSettings
-SAMPLER = {
-    "steps": Whole(1, 10**6),
-    "guidance": Number(0, 1000),
-    "sampler": Choice(STEPPERS),
-    "guidance_rescale": Number(0, 1),
+SAMPLER_RULES = {
+    "steps": IntRange(1, 10**6),
+    "guidance": FloatRange(0, 1000),
+    "sampler": Choice(SAMPLERS),
+    "guidance_rescale": FloatRange(0, 1),
 }
 
 
@@ -42,16 +42,16 @@ class SamplerSettings:
     guidance_rescale: float = 0.0
 
     def __post_init__(self) -> None:
-        require("sampler (config.sample, or the flag of that name): ", SAMPLER, self)
+        check_fields("sampler (config.sample, or the flag of that name): ", SAMPLER_RULES, self)
 
 
-def plan_of(settings: DiffusionSettings, sampler: SamplerSettings) -> Plan:
+def make_sampler_plan(settings: DiffusionSettings, sampler: SamplerSettings) -> SamplerPlan:
     """Return the sampler's table; OmfaError if it visits a timestep that the model cannot denoise.
 
     With epsilon prediction and zero terminal SNR (`epsilon_zero_snr`) that is the last timestep.
     `leading` spacing skips it, as IDM-VTON's sampler does, except for a few step counts (500, 999).
     """
-    plan = STEPPERS[sampler.sampler](settings.schedule, sampler.steps)
+    plan = SAMPLERS[sampler.sampler](settings.schedule, sampler.steps)
     last = settings.schedule.train_steps - 1
     if settings.epsilon_zero_snr and plan.steps.t[0] >= last:
         raise OmfaError(
@@ -63,7 +63,7 @@ def plan_of(settings: DiffusionSettings, sampler: SamplerSettings) -> Plan:
 
 
 def sample(
-    network: Network,
+    network: NetworkFn,
     settings: DiffusionSettings,
     sampler: SamplerSettings,
     *,
@@ -74,7 +74,7 @@ def sample(
     prompt: Int[Array, "b"],
     null_prompt: int,
     trajectory: bool = False,
-    prepare: Prepare | None = None,
+    prepare: PrepareNetwork | None = None,
 ) -> Latent | tuple[Latent, Float[Array, "steps b h w c"]]:
     """Return the canvas with its noised components generated; clean ones are returned bit-equal.
 
@@ -84,13 +84,13 @@ def sample(
     step, and returns the network of all steps: what depends on the clean part alone is then not
     computed again. Method: docs/method.md, sections 6 and 7.
     """
-    mask = settings.canvas.mask(noised)
+    mask = settings.canvas.make_mask(noised)
     batch = noise.shape[0]
 
-    def step(state: tuple[Latent, Latent], row: Steps):
+    def step(state: tuple[Latent, Latent], row: SamplerSteps):
         x, x0_before = state
         t, alpha, sigma = (jnp.broadcast_to(v, (batch,)) for v in (row.t, row.alpha, row.sigma))
-        output = guided(
+        output = apply_cfg(
             network,
             settings,
             sampler.guidance,
@@ -102,18 +102,18 @@ def sample(
             prompt=prompt,
             null_prompt=null_prompt,
         )
-        x0_hat, _ = denoised(settings.prediction, output, x, alpha, sigma)
-        moved = row.keep * x + row.now * x0_hat + row.before * x0_before
+        x0_hat, _ = predict_x0_and_eps(settings.prediction, output, x, alpha, sigma)
+        moved = row.x_coef * x + row.x0_coef * x0_hat + row.previous_x0_coef * x0_before
         # written back at every step: off M the update is meaningless, and the network must see the
         # conditions without drift
         x = keep_clean(mask, moved, x0)
         return (x, x0_hat), keep_clean(mask, x0_hat, x0) if trajectory else None
 
-    plan = plan_of(settings, sampler)
-    start = keep_clean(mask, plan.start * noise, x0)
+    plan = make_sampler_plan(settings, sampler)
+    start = keep_clean(mask, plan.init_noise_sigma * noise, x0)
     if prepare is not None:
         network = prepare(
-            *branches(settings, sampler.guidance, start, mask, pose, prompt, null_prompt)
+            *make_cfg_inputs(settings, sampler.guidance, start, mask, pose, prompt, null_prompt)
         )
     rows = jax.tree.map(jnp.asarray, plan.steps)
     # the first step has no estimate before it; its weight in every table is 0

@@ -7,24 +7,24 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Num
 
-from omfa_jax.core.bounds import Choice, Flag, Number, Whole, require
+from omfa_jax.core.bounds import Boolean, Choice, FloatRange, IntRange, check_fields
 from omfa_jax.core.errors import OmfaError
 
 SPACINGS = ("leading", "trailing", "linspace")
 DISTRIBUTIONS = ("uniform", "logit_normal")
 # valid values of the fields of the settings below; beyond 100 a float32 sigmoid is 0 or 1
-SCHEDULE = {
-    "beta_start": Number(0, 1, above=True, below=True),
-    "beta_end": Number(0, 1, above=True, below=True),
-    "train_steps": Whole(2, 10**6),
+SCHEDULE_RULES = {
+    "beta_start": FloatRange(0, 1, exclusive_minimum=True, exclusive_maximum=True),
+    "beta_end": FloatRange(0, 1, exclusive_minimum=True, exclusive_maximum=True),
+    "train_steps": IntRange(2, 10**6),
     "spacing": Choice(SPACINGS),
-    "steps_offset": Whole(0, 999),
-    "zero_terminal_snr": Flag(),
+    "steps_offset": IntRange(0, 999),
+    "zero_terminal_snr": Boolean(),
 }
-TIMESTEPS = {
+TIMESTEP_RULES = {
     "name": Choice(DISTRIBUTIONS),
-    "logit_mean": Number(-100, 100),
-    "logit_std": Number(0, 100, above=True),
+    "logit_mean": FloatRange(-100, 100),
+    "logit_std": FloatRange(0, 100, exclusive_minimum=True),
 }
 
 
@@ -46,10 +46,10 @@ class ScheduleSettings:
     zero_terminal_snr: bool = False
 
     def __post_init__(self) -> None:
-        require("schedule: ", SCHEDULE, self)
+        check_fields("schedule: ", SCHEDULE_RULES, self)
 
 
-def cumulative_alphas(settings: ScheduleSettings) -> Float[np.ndarray, "t"]:
+def compute_alphas_cumprod(settings: ScheduleSettings) -> Float[np.ndarray, "t"]:
     """Return alpha_bar_t = alpha_t^2 for t = 0..T-1, in float64 (sigma_t^2 = 1 - alpha_bar_t)."""
     # "scaled_linear": linear in sqrt(beta); float64, as a product of 1000 factors loses digits
     root = np.linspace(settings.beta_start**0.5, settings.beta_end**0.5, settings.train_steps)
@@ -61,11 +61,11 @@ def cumulative_alphas(settings: ScheduleSettings) -> Float[np.ndarray, "t"]:
     return alpha_bar
 
 
-def alpha_sigma(
+def get_alpha_sigma(
     settings: ScheduleSettings, t: Int[Array, "*b"]
 ) -> tuple[Float[Array, "*b"], Float[Array, "*b"]]:
     """Return (alpha_t, sigma_t) for integer timesteps in [0, T)."""
-    alpha_bar = cumulative_alphas(settings)
+    alpha_bar = compute_alphas_cumprod(settings)
     alpha = jnp.asarray(np.sqrt(alpha_bar), jnp.float32)
     sigma = jnp.asarray(np.sqrt(1.0 - alpha_bar), jnp.float32)
     return alpha[t], sigma[t]
@@ -84,9 +84,9 @@ class TimestepDistribution:
     logit_std: float = 1.0
 
     def __post_init__(self) -> None:
-        require("config.timesteps.", TIMESTEPS, self)
+        check_fields("config.timesteps.", TIMESTEP_RULES, self)
 
-    def draw(self, key: jax.Array, train_steps: int) -> Int[Array, ""]:
+    def sample(self, key: jax.Array, train_steps: int) -> Int[Array, ""]:
         """Return a random timestep in [0, train_steps)."""
         if self.name == "uniform":
             return jax.random.randint(key, (), 0, train_steps)
@@ -96,7 +96,7 @@ class TimestepDistribution:
         return jnp.minimum(times, train_steps - 1)
 
 
-def sampling_timesteps(
+def make_sampling_timesteps(
     settings: ScheduleSettings, steps: int, *, spare: int = 0, fractional: bool = False
 ) -> Num[np.ndarray, "steps"]:
     """Return the timesteps that a sampler visits, largest first (arXiv 2305.08891, table 2).

@@ -4,15 +4,15 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
-from omfa_jax.core.bounds import Whole, require
-from omfa_jax.core.errors import OmfaError, unknown
-from omfa_jax.core.tasks import COMPONENTS, Task, noised_table
+from omfa_jax.core.bounds import IntRange, check_fields
+from omfa_jax.core.errors import OmfaError, unknown_name
+from omfa_jax.core.tasks import COMPONENTS, Task, make_noised_table
 from omfa_jax.diffusion.canvas import Canvas
-from omfa_jax.diffusion.partial import PREDICTIONS, input_channels
+from omfa_jax.diffusion.partial import PREDICTION_TYPES, count_input_channels
 from omfa_jax.diffusion.schedule import ScheduleSettings
 
 # valid values of the VAE's shape
-SHAPES = {"stride": Whole(1, 256), "latent_channels": Whole(1, 1024)}
+VAE_RULES = {"stride": IntRange(1, 256), "latent_channels": IntRange(1, 1024)}
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,9 @@ class DiffusionSettings:
     reference: bool = False
 
     def __post_init__(self) -> None:
-        require("omfa.json: ", SHAPES, self)
-        if self.prediction not in PREDICTIONS:
-            raise unknown("prediction type", self.prediction, PREDICTIONS)
+        check_fields("omfa.json: ", VAE_RULES, self)
+        if self.prediction not in PREDICTION_TYPES:
+            raise unknown_name("prediction type", self.prediction, PREDICTION_TYPES)
         if self.epsilon_zero_snr and self.schedule.spacing != "leading":
             raise OmfaError(
                 f"config.diffusion: {self.schedule.spacing!r} timesteps start in pure noise with"
@@ -60,7 +60,7 @@ class DiffusionSettings:
                 f"config.model.reference needs config.canvas.layout 'spatial', got {self.layout!r}:"
                 " stacked on channels, the clean components have no tokens of their own"
             )
-        if self.reference and noised_table(self.tasks).all():
+        if self.reference and make_noised_table(self.tasks).all():
             raise OmfaError(
                 "config.model.reference: the tasks noise every component, so a reference UNet has"
                 " no input; leave a component clean, or turn the reference UNet off"
@@ -84,7 +84,7 @@ class DiffusionSettings:
     @property
     def in_channels(self) -> int:
         """Input channels of the UNet's conv_in."""
-        return input_channels(self.unet_inputs, self.canvas)
+        return count_input_channels(self.unet_inputs, self.canvas)
 
     @property
     def out_channels(self) -> int:

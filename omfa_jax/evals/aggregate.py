@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from omfa_jax.evals.compute import Results
-from omfa_jax.evals.computers import Computer
+from omfa_jax.evals.compute import MetricRunner
+from omfa_jax.evals.computers import MetricFn
 from omfa_jax.evals.matching import Match
-from omfa_jax.evals.metrics.distances import frechet_of_features, kernel_distance
-from omfa_jax.evals.metrics.features import cosine
-from omfa_jax.evals.protocol import MetricChoice
+from omfa_jax.evals.metrics.distances import compute_frechet_from_features, compute_kernel_distance
+from omfa_jax.evals.metrics.features import cosine_similarity
+from omfa_jax.evals.protocol import MetricSpec
 from omfa_jax.evals.scores import Metric
 
 RESAMPLES = 1000
@@ -20,16 +20,16 @@ PERCENTILES = (2.5, 97.5)
 DECIMALS = {"fid": 6, "clip_fid": 6, "kid": 10}
 
 
-def without_value(choice: MetricChoice, reason: str) -> Metric:
+def make_missing_metric(choice: MetricSpec, reason: str) -> Metric:
     """Return the entry of a metric that was not computed."""
     return Metric(None, choice.better, choice.label, choice.scale, not_computed=reason)
 
 
-def mean_of(choice: MetricChoice, values: Sequence[float], seed: int) -> Metric:
+def compute_mean(choice: MetricSpec, values: Sequence[float], seed: int) -> Metric:
     """Return the mean over images with its seeded bootstrap interval."""
     column = np.array(values, np.float64)
     # a single value has no spread to resample
-    low, high = bootstrap(column, seed) if len(column) > 1 else (None, None)
+    low, high = bootstrap_interval(column, seed) if len(column) > 1 else (None, None)
     interval = None if low is None or high is None else (low * choice.scale, high * choice.scale)
     return Metric(
         float(column.mean()) * choice.scale,
@@ -41,7 +41,7 @@ def mean_of(choice: MetricChoice, values: Sequence[float], seed: int) -> Metric:
     )
 
 
-def bootstrap(column: Float[np.ndarray, " n"], seed: int) -> tuple[float, float]:
+def bootstrap_interval(column: Float[np.ndarray, " n"], seed: int) -> tuple[float, float]:
     """Return the central 95% of the means of seeded resamples with replacement."""
     random = np.random.default_rng(seed)
     means = [
@@ -52,27 +52,31 @@ def bootstrap(column: Float[np.ndarray, " n"], seed: int) -> tuple[float, float]
     return float(low), float(high)
 
 
-def per_image(
-    results: Results, computer: Computer, choice: MetricChoice, matches: Sequence[Match]
+def compute_per_image(
+    results: MetricRunner, computer: MetricFn, choice: MetricSpec, matches: Sequence[Match]
 ) -> tuple[float, ...]:
     """Return each match's unscaled value: of the pair, or the cosine similarity of two features."""
     made = []
     for match in matches:
         assert match.pred
         if computer.is_pairwise:
-            made.append(float(results.of(computer, match.pred, match.truth)[0]))
+            made.append(float(results.get_value(computer, match.pred, match.truth)[0]))
         else:
             other = match.garment if choice.against == "garment" else match.truth
             assert other
             # the features are cached, not their cosine: FID and CLIP-I share them
-            made.append(cosine(results.of(computer, match.pred), results.of(computer, other)))
+            made.append(
+                cosine_similarity(
+                    results.get_value(computer, match.pred), results.get_value(computer, other)
+                )
+            )
     return tuple(made)
 
 
-def distance_of_sets(
-    results: Results,
-    computer: Computer,
-    choice: MetricChoice,
+def compute_set_distance(
+    results: MetricRunner,
+    computer: MetricFn,
+    choice: MetricSpec,
     preds: Sequence[Path],
     truths: Sequence[Path],
     seed: int,
@@ -80,21 +84,21 @@ def distance_of_sets(
     """Return FID, CLIP-FID or KID between two sets of files; each file counts once."""
     fewest = min(len(preds), len(truths))
     if fewest < 2:
-        return without_value(
+        return make_missing_metric(
             choice, f"a distance between sets needs at least 2 images, got {fewest}"
         )
     one, other = (
-        np.stack([results.of(computer, path) for path in paths]) for paths in (preds, truths)
+        np.stack([results.get_value(computer, path) for path in paths]) for paths in (preds, truths)
     )
 
     def rounded(value: float) -> float:
         return round(value, DECIMALS[choice.kind])
 
     if choice.kind != "kid":
-        value = rounded(frechet_of_features(one, other) * choice.scale)
+        value = rounded(compute_frechet_from_features(one, other) * choice.scale)
         return Metric(value, choice.better, choice.label, choice.scale)
     subsets, size = choice.options["subsets"], choice.options["subset_size"]
-    found = kernel_distance(
+    found = compute_kernel_distance(
         one, other, subsets=subsets, subset_size=size, small=choice.options["small"], seed=seed
     )
     interval = None

@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from omfa_jax.core.archives import DAMAGE, read_arrays
+from omfa_jax.core.archives import UNPACK_ERRORS, read_arrays
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.files import atomic_write
 
 Value = Float[np.ndarray, " d"]
 
 
-class Space:
+class MetricCache:
     """The cached values of one computation: read at the start, appended in chunks."""
 
     def __init__(self, folder: Path, identity: dict[str, Any]):
@@ -35,7 +35,7 @@ class Space:
                 with path.open("rb") as file:
                     chunk = read_arrays(file)
                 self.values |= dict(zip(chunk["keys"].tolist(), chunk["values"], strict=True))
-            except (*DAMAGE, OSError, ValueError, KeyError) as error:
+            except (*UNPACK_ERRORS, OSError, ValueError, KeyError) as error:
                 raise OmfaError(f"{path}: damaged ({error}); remove that file") from None
 
     def __contains__(self, key: str) -> bool:

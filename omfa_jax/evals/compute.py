@@ -19,16 +19,16 @@ from tqdm import tqdm
 
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.images import read_rgb
-from omfa_jax.evals.cache import Space
-from omfa_jax.evals.computers import Computer
-from omfa_jax.evals.matching import Matched
-from omfa_jax.evals.pictures import FileFacts, prepared
+from omfa_jax.evals.cache import MetricCache
+from omfa_jax.evals.computers import MetricFn
+from omfa_jax.evals.matching import MatchResult
+from omfa_jax.evals.pictures import FileFacts, prepare_image
 
-Found = tuple[int, str, Float[np.ndarray, " d"]]
+FoundValue = tuple[int, str, Float[np.ndarray, " d"]]
 
 
 @dataclass
-class Work:
+class MetricJob:
     """The pending computations of one match: pairwise metrics, and features of single files.
 
     Each entry starts with the index of its metric function and the key of its value in the cache.
@@ -43,37 +43,37 @@ class Work:
         return bool(self.pairwise or self.features)
 
 
-class Results:
+class MetricRunner:
     """Computes the missing values of the metrics and finds them by metric and files."""
 
-    def __init__(self, computers: list[Computer], facts: dict[Path, FileFacts], cache: Path):
+    def __init__(self, computers: list[MetricFn], facts: dict[Path, FileFacts], cache: Path):
         self.computers, self.facts = computers, facts
-        self.spaces = [Space(cache, computer.identity) for computer in computers]
+        self.caches = [MetricCache(cache, computer.identity) for computer in computers]
 
-    def key(self, *paths: Path) -> str:
+    def make_key(self, *paths: Path) -> str:
         """Return the cache key of one file, or of two that are compared."""
         return ".".join(self.facts[path].sha256 for path in paths)
 
-    def of(self, computer: Computer, *paths: Path) -> Float[np.ndarray, " d"]:
+    def get_value(self, computer: MetricFn, *paths: Path) -> Float[np.ndarray, " d"]:
         """Return the value of a metric function on one file, or on two."""
         number = next(i for i, other in enumerate(self.computers) if other is computer)
-        return self.spaces[number].values[self.key(*paths)]
+        return self.caches[number].values[self.make_key(*paths)]
 
-    def plan(self, matched: Matched) -> list[Work]:
+    def plan(self, matched: MatchResult) -> list[MetricJob]:
         """Return the work whose values are not in the cache, at most one item a match."""
         # equal images under several names are computed once
         claimed: set[tuple[int, str]] = set()
         works = []
         for match in matched.matches:
-            work = Work(match.pred, match.truth)
+            work = MetricJob(match.pred, match.truth)
             for number, computer in enumerate(self.computers):
                 if computer.is_pairwise:
                     files = [(match.pred, match.truth)] if match.pred else []
                 else:
                     files = [(path,) for path in (match.pred, match.truth, match.garment) if path]
                 for paths in files:
-                    key = self.key(*paths)
-                    if key in self.spaces[number] or (number, key) in claimed:
+                    key = self.make_key(*paths)
+                    if key in self.caches[number] or (number, key) in claimed:
                         continue
                     claimed.add((number, key))
                     if computer.is_pairwise:
@@ -84,16 +84,16 @@ class Results:
                 works.append(work)
         return works
 
-    def run(self, works: list[Work], *, workers: int, batch_size: int) -> None:
+    def run(self, works: list[MetricJob], *, workers: int, batch_size: int) -> None:
         """Do the work; the values are written to the cache every `batch_size` items."""
-        with one_torch_thread(self.computers), _pool(workers) as pool:
+        with limit_torch_threads(self.computers), _pool(workers) as pool:
             # twice the workers: the pool stays busy while results are written, and memory bounded
             made = _in_flight(pool, self._do, works, 2 * workers)
             progress = tqdm(made, total=len(works), desc="scoring", unit="image")
             try:
                 for count, found in enumerate(progress, 1):
                     for number, key, value in found:
-                        self.spaces[number].add(key, value)
+                        self.caches[number].add(key, value)
                     if count % batch_size == 0:
                         self._flush()
             finally:
@@ -101,10 +101,10 @@ class Results:
                 self._flush()
 
     def _flush(self) -> None:
-        for space in self.spaces:
+        for space in self.caches:
             space.flush()
 
-    def _do(self, work: Work) -> list[Found]:
+    def _do(self, work: MetricJob) -> list[FoundValue]:
         images: dict[Path, np.ndarray] = {}
 
         def read(path: Path) -> np.ndarray:
@@ -112,23 +112,23 @@ class Results:
                 images[path] = read_rgb(path, "image")
             return images[path]
 
-        found: list[Found] = []
+        found: list[FoundValue] = []
         for number, key in work.pairwise:
             assert work.pred and work.truth
             computer = self.computers[number]
             prepare = computer.choice.prepare
             # the truth first: its prepared size is the size of the prediction
-            truth = prepared(read(work.truth), prepare)
-            image = prepared(read(work.pred), prepare, truth.shape[:2], is_prediction=True)
+            truth = prepare_image(read(work.truth), prepare)
+            image = prepare_image(read(work.pred), prepare, truth.shape[:2], is_prediction=True)
             found.append((number, key, _checked(computer, work.pred, image, truth)))
         for number, key, path in work.features:
             computer = self.computers[number]
-            image = prepared(read(path), computer.choice.prepare)
+            image = prepare_image(read(path), computer.choice.prepare)
             found.append((number, key, _checked(computer, path, image)))
         return found
 
 
-def _checked(computer: Computer, path: Path, *images: np.ndarray) -> Float[np.ndarray, " d"]:
+def _checked(computer: MetricFn, path: Path, *images: np.ndarray) -> Float[np.ndarray, " d"]:
     try:
         value = np.atleast_1d(np.asarray(computer.function(*images)))
     except OmfaError as error:
@@ -152,8 +152,8 @@ def _pool(workers: int) -> Iterator[ThreadPoolExecutor]:
 
 
 def _in_flight(
-    pool: ThreadPoolExecutor, make, things: Iterable[Work], count: int
-) -> Iterator[list[Found]]:
+    pool: ThreadPoolExecutor, make, things: Iterable[MetricJob], count: int
+) -> Iterator[list[FoundValue]]:
     """Yield the results in order, with at most `count` submitted and not yet yielded."""
     rest = iter(things)
     flying = collections.deque(pool.submit(make, thing) for thing in itertools.islice(rest, count))
@@ -163,7 +163,7 @@ def _in_flight(
 
 
 @contextlib.contextmanager
-def one_torch_thread(computers: list[Computer]) -> Iterator[None]:
+def limit_torch_threads(computers: list[MetricFn]) -> Iterator[None]:
     """Limit torch, if any metric uses it, to one CPU thread an image.
 
     More threads would split sums differently and change the last digits with the number of cores.

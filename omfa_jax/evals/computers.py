@@ -7,20 +7,24 @@ from typing import Any
 from omfa_jax.evals.metrics.features import load_clip, load_dino, load_inception
 from omfa_jax.evals.metrics.perceptual import load_dists, load_lpips
 from omfa_jax.evals.metrics.ssim import ssim
-from omfa_jax.evals.networks import Networks, NotThere, require_library
-from omfa_jax.evals.protocol import MetricChoice
+from omfa_jax.evals.networks import MetricUnavailable, MetricWeights, require_library
+from omfa_jax.evals.protocol import MetricSpec
 from omfa_jax.evals.psnr import psnr
-from omfa_jax.evals.versions import versions
+from omfa_jax.evals.versions import get_versions
 
-Loader = Callable[[Networks, dict[str, Any], str], Callable[..., Any]]
+Loader = Callable[[MetricWeights, dict[str, Any], str], Callable[..., Any]]
 
 
-def _load_ssim(networks: Networks, options: dict[str, Any], device: str) -> Callable[..., float]:
+def _load_ssim(
+    networks: MetricWeights, options: dict[str, Any], device: str
+) -> Callable[..., float]:
     require_library("skimage")
     return lambda image, truth: ssim(image, truth, options)
 
 
-def _load_psnr(networks: Networks, options: dict[str, Any], device: str) -> Callable[..., float]:
+def _load_psnr(
+    networks: MetricWeights, options: dict[str, Any], device: str
+) -> Callable[..., float]:
     return psnr
 
 
@@ -46,7 +50,7 @@ FEATURES: dict[str, tuple[Loader, tuple[str, ...], tuple[str, ...]]] = {
 
 
 @dataclass(frozen=True)
-class Computer:
+class MetricFn:
     """A metric function with its identity, which selects its cache.
 
     A pairwise function takes two uint8 images and returns a float; a feature function takes one
@@ -54,7 +58,7 @@ class Computer:
     """
 
     identity: dict[str, Any]
-    choice: MetricChoice
+    choice: MetricSpec
     function: Callable[..., Any]
 
     @property
@@ -64,27 +68,29 @@ class Computer:
 
 
 @dataclass(frozen=True)
-class Computers:
+class MetricFns:
     """The function of each metric (shared where possible), and the reasons why some have none."""
 
-    by_metric: dict[str, Computer]
-    absent: dict[str, str]
+    by_metric: dict[str, MetricFn]
+    unavailable: dict[str, str]
     libraries: dict[str, str]
 
     @property
-    def distinct(self) -> list[Computer]:
+    def distinct(self) -> list[MetricFn]:
         """The functions without repeats."""
         return list({id(computer): computer for computer in self.by_metric.values()}.values())
 
 
-def load_computers(choices: dict[str, MetricChoice], networks: Networks, device: str) -> Computers:
+def load_metric_fns(
+    choices: dict[str, MetricSpec], networks: MetricWeights, device: str
+) -> MetricFns:
     """Load the functions of the metrics.
 
     A metric whose weights or libraries are missing is listed in `absent`; damaged weights raise an
     OmfaError.
     """
-    made: dict[str, Computer] = {}
-    shared: dict[str, Computer] = {}
+    made: dict[str, MetricFn] = {}
+    shared: dict[str, MetricFn] = {}
     absent: dict[str, str] = {}
     libraries: dict[str, str] = {}
     for key, choice in choices.items():
@@ -94,7 +100,7 @@ def load_computers(choices: dict[str, MetricChoice], networks: Networks, device:
         else:
             loader, wanted, names = FEATURES[choice.kind]
             options = {name: choice.options[name] for name in wanted}
-        known = versions(*names)
+        known = get_versions(*names)
         # the loader's name is part of the identity: renaming it would discard all cached values
         plain = {
             "computation": loader.__name__,
@@ -108,11 +114,11 @@ def load_computers(choices: dict[str, MetricChoice], networks: Networks, device:
             networks.recent.clear()
             try:
                 function = loader(networks, options, device)
-            except NotThere as error:
+            except MetricUnavailable as error:
                 absent[key] = str(error)
                 continue
             weights = {name: found.sha256 for name, found in networks.recent.items()}
-            shared[name] = Computer({**plain, "weights": weights}, choice, function)
+            shared[name] = MetricFn({**plain, "weights": weights}, choice, function)
         made[key] = shared[name]
         libraries |= known
-    return Computers(made, absent, libraries)
+    return MetricFns(made, absent, libraries)

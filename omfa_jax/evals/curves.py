@@ -9,7 +9,7 @@ from omfa_jax.core.appending import read_json_lines
 COLOURS = ("#1f6fb4", "#c8481e", "#2c8a4b", "#7b4fa3", "#777777")
 
 
-def line_plot(series: Mapping[str, Sequence[tuple[float, float]]], x: str, y: str) -> str:
+def render_line_plot(series: Mapping[str, Sequence[tuple[float, float]]], x: str, y: str) -> str:
     """Return an SVG line plot whose axes are labelled at their ends."""
     points = [point for line in series.values() for point in line]
     if not points:
@@ -49,7 +49,7 @@ def line_plot(series: Mapping[str, Sequence[tuple[float, float]]], x: str, y: st
     )
 
 
-def loss_curve(metrics_file: Path) -> dict[str, list[tuple[float, float]]]:
+def read_loss_curve(metrics_file: Path) -> dict[str, list[tuple[float, float]]]:
     """Return the loss curves of a run's metrics.jsonl: the total and each task's.
 
     A truncated last line, as a killed run leaves it, is skipped with a warning.

@@ -15,20 +15,25 @@ from omfa_jax.core.tasks import COMPONENTS
 from omfa_jax.data.decode import Example
 from omfa_jax.data.settings import PipelineSettings
 from omfa_jax.diffusion.sample import SamplerSettings
-from omfa_jax.evals.examples import Split
-from omfa_jax.evals.folder import Request, score_folder
-from omfa_jax.evals.influence import derangement
-from omfa_jax.evals.predictions import busy_devices, claim, sample_to_folder, weights_digest
+from omfa_jax.evals.examples import EvalSplit
+from omfa_jax.evals.folder import ScoreRequest, score_folder
+from omfa_jax.evals.influence import sample_derangement
+from omfa_jax.evals.predictions import (
+    claim_folder,
+    compute_weights_digest,
+    get_busy_devices,
+    sample_to_folder,
+)
 from omfa_jax.evals.psnr import mean_psnr
 from omfa_jax.evals.scores import write_scores
-from omfa_jax.evals.split import SplitRun, influence_of, truth_of
-from omfa_jax.evals.truth import Regions, Truth
+from omfa_jax.evals.split import SplitRun, compute_influence, compute_truth_scores
+from omfa_jax.evals.truth import ConditionRegions, ExactTruth
 from omfa_jax.models import decode, encode
-from omfa_jax.models.reference_unet import network_params
+from omfa_jax.models.reference_unet import init_network_params
 from omfa_jax.sampling.generate import Sampler
 from omfa_jax.sampling.inputs import SlotFitter, render_pose
 from omfa_jax.sampling.tasks import turntable
-from omfa_jax.train.load import load_bundle
+from omfa_jax.train.load import load_checkpoint_model
 
 log = logging.getLogger(__name__)
 
@@ -54,33 +59,35 @@ def score_demo(
     Beside `trained`, eval/tiny and eval/untrained hold the predictions, eval/tiny.json and
     eval/untrained.json the scores. The untrained model samples only the first few.
     """
-    bundle, _ = load_bundle(trained)
+    bundle, _ = load_checkpoint_model(trained)
     folder, slots = trained.parent / "eval", SlotFitter(bundle.settings)
     settings = SamplerSettings(sampling_steps, 2.0)
-    sampler = Sampler(bundle, settings, devices=busy_devices(examples))
+    sampler = Sampler(bundle, settings, devices=get_busy_devices(examples))
     pipeline = PipelineSettings(str(records), slots.sizes, threads=0)
-    on = Split(pipeline, "test", "paired", limit=examples)
-    off, first = on.under("try_off"), on.first(min(SHOWN, len(on)))
+    on = EvalSplit(pipeline, "test", "paired", limit=examples)
+    off, first = on.with_setting("try_off"), on.take(min(SHOWN, len(on)))
     facts = {"sampler": dataclasses.asdict(settings), "seed": SEED, "weights": "untrained"}
     untrained = make_split_sampler(
         sampler, folder / "untrained", facts, params=draw_untrained_params(bundle)
     )
-    blank_on, blank_off = untrained(first), untrained(first.under("try_off"))
-    tiny = make_split_sampler(sampler, folder / "tiny", facts | {"weights": weights_digest(bundle)})
+    blank_on, blank_off = untrained(first), untrained(first.with_setting("try_off"))
+    tiny = make_split_sampler(
+        sampler, folder / "tiny", facts | {"weights": compute_weights_digest(bundle)}
+    )
     worn, taken = tiny(on), tiny(off)
     for condition in ("garment", "pose"):
-        worn.swapped(condition)
-    taken.swapped("person")
-    truth = Truth(raw)
+        worn.sample_swapped(condition)
+    taken.sample_swapped("person")
+    truth = ExactTruth(raw)
     answers = {
-        "unpaired": dataclasses.replace(worn, split=on.under("unpaired")).answered(
+        "unpaired": dataclasses.replace(worn, split=on.with_setting("unpaired")).sample_truth_cases(
             truth, "unpaired"
         ),
-        "new_pose": worn.answered(truth, "new_pose"),
+        "new_pose": worn.sample_truth_cases(truth, "new_pose"),
     }
-    influence = influence_of(worn, ["garment", "pose"], regions=Regions(raw))
-    influence |= influence_of(taken, ["person"])
-    exact = truth_of(worn, truth, answers)
+    influence = compute_influence(worn, ["garment", "pose"], regions=ConditionRegions(raw))
+    influence |= compute_influence(taken, ["person"])
+    exact = compute_truth_scores(worn, truth, answers)
     write_score_files(folder, {"tiny": worn, "untrained": blank_on}, influence, exact)
 
     given = stack_given(on)
@@ -92,16 +99,20 @@ def score_demo(
     scores["influence"] = {ROWS[name]: format_influence(found) for name, found in influence.items()}
     log.info("influence: %s", scores["influence"])
     region = make_region_lookup(raw, on)
-    off_db = taken.values(taken.folder / "pred", "psnr", taken.own_truth)
-    on_db = worn.values(worn.folder / "pred", "psnr", worn.own_truth, region)
-    blank_db = blank_on.values(blank_on.folder / "pred", "psnr", blank_on.own_truth, region)
-    none_db = blank_off.values(blank_off.folder / "pred", "psnr", blank_off.own_truth)
+    off_db = taken.compute_values(taken.folder / "pred", "psnr", taken.read_ground_truth)
+    on_db = worn.compute_values(worn.folder / "pred", "psnr", worn.read_ground_truth, region)
+    blank_db = blank_on.compute_values(
+        blank_on.folder / "pred", "psnr", blank_on.read_ground_truth, region
+    )
+    none_db = blank_off.compute_values(
+        blank_off.folder / "pred", "psnr", blank_off.read_ground_truth
+    )
     scores["against_untrained"] = {
         "examples": len(first),
         "try_on_db": [round_mean(on_db[:SHOWN]), round_mean(blank_db)],
         "try_off_db": [round_mean(off_db[:SHOWN]), round_mean(none_db)],
     }
-    whole = worn.values(worn.folder / "pred", "psnr", worn.own_truth)
+    whole = worn.compute_values(worn.folder / "pred", "psnr", worn.read_ground_truth)
     scores["exact_truth_psnr_db"] = {
         "try_on, paired": {"whole": round_mean(whole), "garment_region": round_mean(on_db)},
         "try_on, unpaired garment": format_exact(exact["unpaired"]),
@@ -123,17 +134,17 @@ def score_demo(
 
 def make_split_sampler(
     sampler: Sampler, folder: Path, facts: dict[str, Any], params: Any = None
-) -> Callable[[Split], SplitRun]:
+) -> Callable[[EvalSplit], SplitRun]:
     """Return a function that samples a split anew into `folder`/TASK, beside truth and garments."""
-    placed = None if params is None else sampler.placed(params)
+    placed = None if params is None else sampler.replicate(params)
 
-    def run(split: Split) -> SplitRun:
+    def run(split: EvalSplit) -> SplitRun:
         place = folder / split.task
-        claim(place, facts, restart=True)
-        split.write_truth(place)
+        claim_folder(place, facts, restart=True)
+        split.write_ground_truth(place)
         sample = functools.partial(sample_to_folder, sampler, seed=SEED, params=placed)
         made = SplitRun(split, place, SEED, sample)
-        made.predictions()
+        made.sample_predictions()
         return made
 
     return run
@@ -148,7 +159,7 @@ def write_score_files(
         # an earlier run's scores are of other images
         file.unlink(missing_ok=True)
         scores = score_folder(
-            Request(
+            ScoreRequest(
                 pred=place / "pred",
                 gt=place / "gt",
                 out=file,
@@ -163,34 +174,34 @@ def write_score_files(
             write_scores(file, dataclasses.replace(scores, influence=influence, truth=exact))
 
 
-def stack_given(split: Split) -> dict[str, np.ndarray]:
+def stack_given(split: EvalSplit) -> dict[str, np.ndarray]:
     """Return the images of every component and the pose maps, uint8 (n, h, w, 3) each."""
-    rows = [split.given(place) for place in range(len(split))]
+    rows = [split.get_inputs(place) for place in range(len(split))]
     return {name: np.stack([row[name] for row in rows]) for name in (*COMPONENTS, "pose")}
 
 
-def make_region_lookup(raw: Path, split: Split) -> Callable[[int], np.ndarray | None]:
+def make_region_lookup(raw: Path, split: EvalSplit) -> Callable[[int], np.ndarray | None]:
     """Return a function from an example's position to the region of its worn garment."""
-    regions = Regions(raw)
-    return lambda place: regions.region(split.names[place], "garment", "upper")
+    regions = ConditionRegions(raw)
+    return lambda place: regions.read_region(split.names[place], "garment", "upper")
 
 
-def read_first_images(folder: Path, split: Split) -> list[np.ndarray]:
+def read_first_images(folder: Path, split: EvalSplit) -> list[np.ndarray]:
     """Return the first saved images of a folder."""
     return [read_rgb(folder / f"{name}.png") for name in split.names[:SHOWN]]
 
 
 def collect_sections(
-    worn: SplitRun, taken: SplitRun, blank_on: SplitRun, blank_off: SplitRun, truth: Truth
+    worn: SplitRun, taken: SplitRun, blank_on: SplitRun, blank_off: SplitRun, truth: ExactTruth
 ) -> dict[str, Columns]:
     """Return the columns of the sheets whose images were sampled for the scores."""
     split = worn.split
     given = {name: images[:SHOWN] for name, images in stack_given(split).items()}
-    other = stack_given(split.under("unpaired"))["garment"][:SHOWN]
+    other = stack_given(split.with_setting("unpaired"))["garment"][:SHOWN]
     names = split.names[:SHOWN]
 
     def answers(kind: str) -> list[np.ndarray]:
-        return [truth.answer(name, kind).image for name in names]
+        return [truth.read_answer(name, kind).image for name in names]
 
     def made(run: SplitRun, name: str = "pred") -> Sequence[np.ndarray]:
         return read_first_images(run.folder / name, run.split)
@@ -212,7 +223,7 @@ def collect_sections(
         },
         "New pose": {
             "garment": given["garment"], "face": faces,
-            "pose": [truth.pose_map(name, "new_pose") for name in names],
+            "pose": [truth.read_pose_map(name, "new_pose") for name in names],
             "try_on": made(worn, "truth_new_pose"), "truth": answers("new_pose"),
         },
     }  # fmt: skip
@@ -221,23 +232,23 @@ def collect_sections(
 def sample_transfer(worn: SplitRun, taken: SplitRun) -> Columns:
     """Return a few people in garments from others' photos: try-off (sampled before), try-on."""
     split = worn.split
-    swap = derangement(len(split), SEED)
-    few = dataclasses.replace(worn, split=split.first(min(SHOWN, len(split))))
+    swap = sample_derangement(len(split), SEED)
+    few = dataclasses.replace(worn, split=split.take(min(SHOWN, len(split))))
 
     def garment(place: int) -> np.ndarray:
         name = split.names[int(swap[place])]
         return read_rgb(taken.folder / "pred" / f"{name}.png", "try-off")
 
     def given(place: int) -> Example:
-        example = split.given(place)
+        example = split.get_inputs(place)
         size: Any = np.asarray(example["garment"]).shape[:2]
         return example | {"garment": letterbox(garment(place), *size)}
 
-    folder = few.predictions("transfer", given)
+    folder = few.sample_predictions("transfer", given)
     places = range(len(few.split))
-    own = [split.given(place) for place in places]
+    own = [split.get_inputs(place) for place in places]
     return {
-        "source": [split.given(int(swap[place]))["person"] for place in places],
+        "source": [split.get_inputs(int(swap[place]))["person"] for place in places],
         "garment": [garment(place) for place in places],
         "face": [example["face"] for example in own],
         "pose": [example["pose"] for example in own],
@@ -245,15 +256,15 @@ def sample_transfer(worn: SplitRun, taken: SplitRun) -> Columns:
     }
 
 
-def sample_turntable(sampler: Sampler, raw: Path, split: Split, slots: SlotFitter) -> Columns:
+def sample_turntable(sampler: Sampler, raw: Path, split: EvalSplit, slots: SlotFitter) -> Columns:
     """Return one person and garment over a turn of the body, one column per view."""
-    from omfa_jax.body.params_file import load_body_file
-    from omfa_jax.body.poses import turntable as turn
+    from omfa_jax.body.params_file import load_body
+    from omfa_jax.body.poses import make_turntable as turn
 
-    params, camera = load_body_file(raw / "test" / "smplx" / f"{split.names[0]}.npz")
+    params, camera = load_body(raw / "test" / "smplx" / f"{split.names[0]}.npz")
     drawn = [render_pose(p, camera, slots.pose_style, None) for p in turn(params, VIEWS)]
     poses = np.concatenate([slots.fit_pose_map(image) for image in drawn])
-    given = split.given(0)
+    given = split.get_inputs(0)
     garment, face = (to_signed(np.asarray(given[name])[None]) for name in ("garment", "face"))
     people = turntable(sampler, garment, face, poses, seed=SEED)
     return {
@@ -273,7 +284,7 @@ def encode_and_decode(bundle, images: np.ndarray) -> np.ndarray:
 def draw_untrained_params(bundle):
     """Return the same network with random weights."""
     key, reference = jax.random.key(SEED), bundle.settings.reference
-    return network_params(bundle.unet_config, key, has_reference=reference)
+    return init_network_params(bundle.unet_config, key, has_reference=reference)
 
 
 def format_influence(found: dict[str, Any]) -> dict[str, Any]:

@@ -8,24 +8,24 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from omfa_jax.core.errors import OmfaError, unknown
+from omfa_jax.core.errors import OmfaError, unknown_name
 from omfa_jax.core.files import atomic_write
 from omfa_jax.core.images import open_rgb
-from omfa_jax.data.decode import Example, pixels
-from omfa_jax.data.folder import open_folder
-from omfa_jax.data.pairing import read_groups
+from omfa_jax.data.decode import Example, convert_to_arrays
+from omfa_jax.data.folder import open_example_reader
+from omfa_jax.data.pairing import load_groups
 from omfa_jax.data.schema import Record
-from omfa_jax.data.settings import PipelineSettings, as_they_are
+from omfa_jax.data.settings import PipelineSettings, make_eval_settings
 from omfa_jax.evals.scores import SETTINGS
 
 # setting -> task, and task -> the component that it generates
 TASKS = {"paired": "try_on", "unpaired": "try_on", "multi_pose": "try_on", "try_off": "try_off"}
-MADE = {"try_on": "person", "try_off": "garment"}
+GENERATED = {"try_on": "person", "try_off": "garment"}
 SUFFIXES = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp"}
 
 
 @dataclass(frozen=True)
-class Named:
+class ExampleInfo:
     """An example without its images; `index` is the index of its record.
 
     `garment` names the garment that is put on. `wearer` is the index of the record that garment and
@@ -36,10 +36,10 @@ class Named:
     name: str
     garment: str
     category: str
-    wearer: int
+    source_index: int
 
 
-class Split:
+class EvalSplit:
     """The examples of one split under one setting, in the order of the records."""
 
     def __init__(
@@ -52,12 +52,12 @@ class Split:
         seed: int = 0,
     ):
         if setting not in SETTINGS:
-            raise unknown("setting (--setting)", setting, SETTINGS)
+            raise unknown_name("setting (--setting)", setting, SETTINGS)
         self.setting, self.name = setting, split
         self._asked = (settings, limit, seed)
         self.task = TASKS[setting]
-        self.made = MADE[self.task]
-        self._folder = open_folder(as_they_are(settings), split)
+        self.generated = GENERATED[self.task]
+        self._folder = open_example_reader(make_eval_settings(settings), split)
         if self._folder.kind == "latents":
             raise OmfaError(
                 f"{settings.records} holds latents, but sampling and scoring need images: give the"
@@ -65,15 +65,15 @@ class Split:
             )
         self.examples = self._named(settings, limit, seed)
 
-    def first(self, count: int) -> "Split":
+    def take(self, count: int) -> "Split":
         """Return the split's first examples."""
         settings, _, seed = self._asked
-        return Split(settings, self.name, self.setting, limit=count, seed=seed)
+        return EvalSplit(settings, self.name, self.setting, limit=count, seed=seed)
 
-    def under(self, setting: str) -> "Split":
+    def with_setting(self, setting: str) -> "Split":
         """Return the same split under another setting."""
         settings, limit, seed = self._asked
-        return Split(settings, self.name, setting, limit=limit, seed=seed)
+        return EvalSplit(settings, self.name, setting, limit=limit, seed=seed)
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -83,36 +83,40 @@ class Split:
         """The names of the examples, which are also their file names."""
         return [example.name for example in self.examples]
 
-    def record(self, place: int) -> Record:
+    def get_record(self, place: int) -> Record:
         """Return the record of example `place`, with its encoded images."""
         return self._folder.records[self.examples[place].index]
 
-    def given(self, place: int, swapped: Mapping[str, int] | None = None) -> Example:
+    def get_inputs(self, place: int, swapped: Mapping[str, int] | None = None) -> Example:
         """Return the uint8 images at the slot sizes, and has_pose, of example `place`.
 
         `swapped` takes components or the pose map from other examples, e.g. {"garment": place}.
         """
         named = self.examples[place]
-        worn = None if named.wearer == named.index else self._folder.records[named.wearer]
-        example = pixels(
-            self._folder.decoded(self.record(place), worn=worn, unpaired=self.setting == "unpaired")
+        worn = (
+            None if named.source_index == named.index else self._folder.records[named.source_index]
+        )
+        example = convert_to_arrays(
+            self._folder.decode(
+                self.get_record(place), worn=worn, unpaired=self.setting == "unpaired"
+            )
         )
         for component, other in (swapped or {}).items():
-            theirs = self.given(other)
+            theirs = self.get_inputs(other)
             # a pose map without its flag would be ignored, or a missing one used
             parts = (component, "has_pose") if component == "pose" else (component,)
             example |= {part: theirs[part] for part in parts}
         return example
 
-    def size_px(self, place: int) -> tuple[int, int]:
+    def get_size_px(self, place: int) -> tuple[int, int]:
         """Return (height, width) of the ground truth, at which predictions are written."""
-        record = self.record(place)
-        if self.made == "person":
+        record = self.get_record(place)
+        if self.generated == "person":
             return record.height_px, record.width_px
         garment = open_rgb(record.garment, f"garment of {record.key}")
         return garment.height, garment.width
 
-    def write_truth(self, folder: Path) -> None:
+    def write_ground_truth(self, folder: Path) -> None:
         """Write gt/, garments/ and pairs.txt in the form that `omfa eval` reads.
 
         Images are the encoded bytes of the records; existing files are kept. try_off has no
@@ -123,17 +127,17 @@ class Split:
         with atomic_write(folder / "pairs.txt") as temporary:
             temporary.write_text("\n".join(lines) + "\n")
         for place, named in enumerate(self.examples):
-            record, wearer = self.record(place), self._folder.records[named.wearer]
+            record, wearer = self.get_record(place), self._folder.records[named.source_index]
             shop = record.unpaired_garment if self.setting == "unpaired" else wearer.garment
-            truth = record.person if self.made == "person" else record.garment
+            truth = record.person if self.generated == "person" else record.garment
             _write_encoded(folder / "gt", named.name, truth)
-            if self.made == "person":
+            if self.generated == "person":
                 _write_encoded(folder / "garments", named.garment, shop)
 
-    def _named(self, settings: PipelineSettings, limit: int | None, seed: int) -> list[Named]:
+    def _named(self, settings: PipelineSettings, limit: int | None, seed: int) -> list[ExampleInfo]:
         records = self._folder.records
-        groups = read_groups(settings.records, self.name) if self.setting == "multi_pose" else None
-        found: list[Named] = []
+        groups = load_groups(settings.records, self.name) if self.setting == "multi_pose" else None
+        found: list[ExampleInfo] = []
         keys: dict[str, str] = {}
         for index in range(len(records)):
             if limit is not None and len(found) == limit:
@@ -141,7 +145,7 @@ class Split:
             wearer = index
             if groups is not None:
                 # seeded by the record, so that --limit does not change the partners
-                wearer = groups.partner(index, np.random.default_rng((seed, index)))
+                wearer = groups.sample_partner(index, np.random.default_rng((seed, index)))
                 if wearer == index:
                     continue
             record = records[index]
@@ -152,7 +156,7 @@ class Split:
                     f"{settings.records}: {record.key} has no unpaired garment; --setting unpaired"
                     " needs records built from a raw folder with a pairs file"
                 )
-            name = file_name(record.key)
+            name = to_file_name(record.key)
             if name in keys:
                 raise OmfaError(
                     f"{settings.records}: records {keys[name]} and {record.key} of split"
@@ -160,7 +164,7 @@ class Split:
                     " folder and build the records again"
                 )
             keys[name] = record.key
-            found.append(Named(index, name, file_name(garment), record.category, wearer))
+            found.append(ExampleInfo(index, name, to_file_name(garment), record.category, wearer))
         if not found:
             why = "group (same person and outfit) with two records or more"
             needed = why if self.setting == "multi_pose" else "records"
@@ -168,7 +172,7 @@ class Split:
         return found
 
 
-def file_name(key: str) -> str:
+def to_file_name(key: str) -> str:
     """Return a record's key as a file name."""
     return key.replace("/", "_")
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from omfa_jax.evals.scores import Scores
-from omfa_jax.evals.table import Cell, Column, methods_table
+from omfa_jax.evals.table import Cell, Column, make_methods_table
 
 ESCAPES = {
     "\\": r"\textbackslash{}",
@@ -20,18 +20,18 @@ ESCAPES = {
 }
 
 
-def escaped(text: str) -> str:
+def escape_latex(text: str) -> str:
     """Return the text escaped for LaTeX's text mode, on one line."""
     return "".join(ESCAPES.get(sign, sign) for sign in " ".join(text.split()))
 
 
-def latex(groups: Sequence[Sequence[Scores]]) -> str:
+def format_latex(groups: Sequence[Sequence[Scores]]) -> str:
     r"""Return one tabular a group; needs \usepackage{booktabs}."""
     return "% needs \\usepackage{booktabs}\n" + "\n".join(map(_tabular, groups))
 
 
 def _tabular(group: Sequence[Scores]) -> str:
-    table, protocol = methods_table(group), group[0].protocol
+    table, protocol = make_methods_table(group), group[0].protocol
     heads = [_head(column) for column in table.columns]
     lines = [
         f"% {_comment(protocol.name)}, {_comment(protocol.setting)};"
@@ -43,7 +43,7 @@ def _tabular(group: Sequence[Scores]) -> str:
     ]
     whys = []
     for row in table.rows:
-        lines.append(" & ".join([escaped(row.labels[0]), *map(_value, row.cells)]) + r" \\")
+        lines.append(" & ".join([escape_latex(row.labels[0]), *map(_value, row.cells)]) + r" \\")
         if any(cell.interval_text for cell in row.cells):
             # braces keep \\ from taking a following [ for its own argument
             lines.append(" & ".join(["", *map(_interval, row.cells)]) + r" \\")
@@ -58,7 +58,7 @@ def _tabular(group: Sequence[Scores]) -> str:
 def _head(column: Column) -> str:
     arrow = r"$\uparrow$" if column.better == "higher" else r"$\downarrow$"
     factor = rf" $\times {column.scale:g}$" if column.factor else ""
-    return f"{escaped(column.label)}{factor} {arrow}"
+    return f"{escape_latex(column.label)}{factor} {arrow}"
 
 
 def _value(cell: Cell) -> str:
@@ -77,13 +77,13 @@ def _comment(text: str) -> str:
     return " ".join(text.split())
 
 
-def csv_text(groups: Sequence[Sequence[Scores]]) -> str:
+def format_csv(groups: Sequence[Sequence[Scores]]) -> str:
     """Return one row a scores file, with value, interval and "not computed" reason of each metric.
 
     Numbers keep the full precision and the scale of the scores files; a scale other than 1 is part
     of the column's name (kid_x1000). Missing numbers are empty fields.
     """
-    tables = [methods_table(group) for group in groups]
+    tables = [make_methods_table(group) for group in groups]
     # groups may have different metrics: the columns are their union
     columns = {_field(column): column for table in tables for column in table.columns}
     parts = ("", "_low", "_high", "_not_computed")

@@ -7,14 +7,19 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from omfa_jax.core.errors import OmfaError, unknown
-from omfa_jax.evals.aggregate import distance_of_sets, mean_of, per_image, without_value
-from omfa_jax.evals.compute import Results
-from omfa_jax.evals.computers import Computers, load_computers
-from omfa_jax.evals.matching import Match, Matched, Names, match
-from omfa_jax.evals.networks import Networks
-from omfa_jax.evals.pictures import FileFacts, look_at_all
-from omfa_jax.evals.protocol import MetricChoice, Protocol, protocol
+from omfa_jax.core.errors import OmfaError, unknown_name
+from omfa_jax.evals.aggregate import (
+    compute_mean,
+    compute_per_image,
+    compute_set_distance,
+    make_missing_metric,
+)
+from omfa_jax.evals.compute import MetricRunner
+from omfa_jax.evals.computers import MetricFns, load_metric_fns
+from omfa_jax.evals.matching import Match, MatchResult, NameRules, match_files
+from omfa_jax.evals.networks import MetricWeights
+from omfa_jax.evals.pictures import FileFacts, inspect_files
+from omfa_jax.evals.protocol import MetricSpec, Protocol, load_protocol
 from omfa_jax.evals.scores import (
     SETTINGS,
     Category,
@@ -27,8 +32,8 @@ from omfa_jax.evals.scores import (
     read_scores,
     write_scores,
 )
-from omfa_jax.evals.scores import Protocol as ProtocolEntry
-from omfa_jax.evals.versions import base_versions
+from omfa_jax.evals.scores import ProtocolRecord as ProtocolEntry
+from omfa_jax.evals.versions import get_base_versions
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +41,7 @@ MAX_ASPECT_ERROR = 0.01
 
 
 @dataclass(frozen=True)
-class Request:
+class ScoreRequest:
     """What to score, how, and where the result is written (see `omfa eval --help`)."""
 
     pred: Path
@@ -47,11 +52,11 @@ class Request:
     garments: Path | None = None
     pairs: Path | None = None
     categories: Path | None = None
-    names: Names = field(default_factory=Names)
+    names: NameRules = field(default_factory=NameRules)
     method: str | None = None
-    only: tuple[str, ...] = ()  # a subset of the protocol's metrics; () means all
-    networks: Path | None = None
-    any_weights: bool = False
+    metrics: tuple[str, ...] = ()  # a subset of the protocol's metrics; () means all
+    metric_weights: Path | None = None
+    skip_checksum: bool = False
     allow_missing: bool = False
     seed: int = 0
     device: str = "cpu"
@@ -59,19 +64,21 @@ class Request:
     batch_size: int = 32
 
 
-def score_folder(request: Request) -> Scores:
+def score_folder(request: ScoreRequest) -> Scores:
     """Score the folder, write the scores file and return its content.
 
     Values are cached in OUT.cache as they are computed, so a killed run resumes. Raises OmfaError
     before any work if files are damaged or do not match, or if --out holds something else.
     """
-    chosen = protocol(request.protocol)
-    choices = chosen.metrics(request.setting)
-    for key in request.only:
+    chosen = load_protocol(request.protocol)
+    choices = chosen.get_metrics(request.setting)
+    for key in request.metrics:
         if key not in choices:
-            raise unknown(f"metric of {chosen.name} {request.setting} (--metrics)", key, choices)
-    require_out(request)
-    matched = match(
+            raise unknown_name(
+                f"metric of {chosen.name} {request.setting} (--metrics)", key, choices
+            )
+    require_scores_path(request)
+    matched = match_files(
         request.pred,
         request.gt,
         garments=request.garments,
@@ -81,26 +88,27 @@ def score_folder(request: Request) -> Scores:
         allow_missing=request.allow_missing,
     )
     # all files first: a damaged one must not stop a run after hours
-    facts = look_at_all(_files(matched), request.workers)
-    wrong = wrong_sizes(chosen, matched, facts)
+    facts = inspect_files(_files(matched), request.workers)
+    wrong = find_wrong_sizes(chosen, matched, facts)
     if wrong and not request.allow_missing:
         raise OmfaError(
             f"{len(wrong)} of {len(matched.scored)} predictions have a wrong size: {wrong[0]}"
             f" (protocol {chosen.name}: {chosen.size_rule}); change --pred or --protocol, or give"
             " --allow-missing to have them resized"
         )
-    networks = Networks(request.networks, any_weights=request.any_weights)
+    networks = MetricWeights(request.metric_weights, any_weights=request.skip_checksum)
     # a mean over the examples that have a garment would not be comparable
     garment = all(row.garment for row in matched.matches)
     computable = {
         key: choice
         for key, choice in choices.items()
-        if (choice.against != "garment" or garment) and (not request.only or key in request.only)
+        if (choice.against != "garment" or garment)
+        and (not request.metrics or key in request.metrics)
     }
-    computers = load_computers(computable, networks, request.device)
+    computers = load_metric_fns(computable, networks, request.device)
     # next to the scores and not in a user cache: one can see it and delete it
     cache = request.out.with_name(f"{request.out.name}.cache")
-    results = Results(computers.distinct, facts, cache)
+    results = MetricRunner(computers.distinct, facts, cache)
     works = results.plan(matched)
     if len(works) < len(matched.matches) and computers.distinct:
         cached = len(matched.matches) - len(works)
@@ -121,7 +129,7 @@ def score_folder(request: Request) -> Scores:
     return scores
 
 
-def require_out(request: Request) -> None:
+def require_scores_path(request: ScoreRequest) -> None:
     """Raise an OmfaError unless --out can be written, or holds scores of the same kind."""
     if request.setting not in SETTINGS:
         raise OmfaError(f"--setting must be one of {', '.join(SETTINGS)}, got {request.setting!r}")
@@ -139,7 +147,9 @@ def require_out(request: Request) -> None:
             )
 
 
-def wrong_sizes(chosen: Protocol, matched: Matched, facts: dict[Path, FileFacts]) -> list[str]:
+def find_wrong_sizes(
+    chosen: Protocol, matched: MatchResult, facts: dict[Path, FileFacts]
+) -> list[str]:
     """Return one line for each prediction whose size the protocol does not allow."""
     wrong = []
     for row in matched.scored:
@@ -158,7 +168,7 @@ def wrong_sizes(chosen: Protocol, matched: Matched, facts: dict[Path, FileFacts]
     return wrong
 
 
-def _files(matched: Matched) -> list[Path]:
+def _files(matched: MatchResult) -> list[Path]:
     rows = [(row.pred, row.truth, row.garment) for row in matched.matches]
     return list(dict.fromkeys(path for row in rows for path in row if path))
 
@@ -167,23 +177,23 @@ def _files(matched: Matched) -> list[Path]:
 class _Scored:
     """A scored folder before its values are aggregated; `resized` counts wrong-size predictions."""
 
-    request: Request
+    request: ScoreRequest
     chosen: Protocol
-    matched: Matched
+    matched: MatchResult
     facts: dict[Path, FileFacts]
-    computers: Computers
-    results: Results
-    networks: Networks
+    computers: MetricFns
+    results: MetricRunner
+    networks: MetricWeights
     resized: int
 
 
 def _scores(folder: _Scored) -> Scores:
     request, chosen, matched, facts = folder.request, folder.chosen, folder.matched, folder.facts
     computers, results = folder.computers, folder.results
-    choices = chosen.metrics(request.setting)
+    choices = chosen.get_metrics(request.setting)
     scored = matched.scored
     values = {
-        key: per_image(results, computer, choices[key], scored)
+        key: compute_per_image(results, computer, choices[key], scored)
         for key, computer in computers.by_metric.items()
         if choices[key].against != "all_truth"
     }
@@ -193,16 +203,18 @@ def _scores(folder: _Scored) -> Scores:
         made = {}
         for key, choice in choices.items():
             if key not in computers.by_metric:
-                made[key] = without_value(choice, _reason(key, request, computers, choice))
+                made[key] = make_missing_metric(choice, _reason(key, request, computers, choice))
             elif key in values:
                 column = [values[key][places[row.name]] for row in rows]
-                made[key] = mean_of(choice, column, request.seed)
+                made[key] = compute_mean(choice, column, request.seed)
             else:
                 preds = _distinct(row.pred for row in rows if row.pred)
                 # papers compare with all test photos, also those without a prediction
                 truths = _distinct(row.truth for row in everything)
                 computer = computers.by_metric[key]
-                made[key] = distance_of_sets(results, computer, choice, preds, truths, request.seed)
+                made[key] = compute_set_distance(
+                    results, computer, choice, preds, truths, request.seed
+                )
         return made
 
     categories = {}
@@ -216,7 +228,7 @@ def _scores(folder: _Scored) -> Scores:
     for row in matched.matches:
         digest.update(f"{row.name} {facts[row.truth].sha256}\n".encode())
     formats = Counter(facts[path].format for path in preds)
-    odd = Counter(fact.odd for fact in facts.values() if fact.odd)
+    odd = Counter(fact.converted for fact in facts.values() if fact.converted)
     if odd:
         converted = ", ".join(f"{count} {what}" for what, count in sorted(odd.items()))
         log.warning("converted to upright 8-bit RGB: %s", converted)
@@ -224,8 +236,10 @@ def _scores(folder: _Scored) -> Scores:
     return Scores(
         method=request.method or request.pred.resolve().name,
         created=now.strftime("%Y-%m-%dT%H:%M:%SZ"),
-        protocol=ProtocolEntry(chosen.name, request.setting, chosen.choices(request.setting)),
-        versions=base_versions() | computers.libraries | {"device": request.device},
+        protocol=ProtocolEntry(
+            chosen.name, request.setting, chosen.flatten_choices(request.setting)
+        ),
+        versions=get_base_versions() | computers.libraries | {"device": request.device},
         weights={
             name: WeightsFile(found.weights.name, found.sha256)
             for name, found in sorted(folder.networks.used.items())
@@ -257,11 +271,11 @@ def _scores(folder: _Scored) -> Scores:
     )
 
 
-def _reason(key: str, request: Request, computers: Computers, choice: MetricChoice) -> str:
-    if request.only and key not in request.only:
+def _reason(key: str, request: ScoreRequest, computers: MetricFns, choice: MetricSpec) -> str:
+    if request.metrics and key not in request.metrics:
         return "excluded by --metrics"
-    if key in computers.absent:
-        return computers.absent[key]
+    if key in computers.unavailable:
+        return computers.unavailable[key]
     return f"{choice.label} compares with the garment: give --garments DIR and --pairs FILE"
 
 

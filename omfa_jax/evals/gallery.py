@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from omfa_jax.core.errors import OmfaError, unknown
+from omfa_jax.core.errors import OmfaError, unknown_name
 from omfa_jax.core.images import read_rgb, resize
 from omfa_jax.evals.matching import SUFFIXES, read_pair_lines
 from omfa_jax.evals.page import Figure
@@ -19,7 +19,7 @@ TRUTH = {"unpaired": "person, own garment", "try_off": "true garment"}
 
 
 @dataclass(frozen=True)
-class ExampleSettings:
+class GallerySettings:
     """Metrics to rank by (none: the first of PREFERRED), examples of each kind, image height."""
 
     metrics: tuple[str, ...] = ()
@@ -28,14 +28,14 @@ class ExampleSettings:
 
 
 @dataclass(frozen=True)
-class Example:
+class GalleryExample:
     """Why an example is shown ("worst", "best", "differ") and its name."""
 
     kind: str
     name: str
 
 
-def ranking_metrics(group: Sequence[Scores], asked: Sequence[str]) -> list[str]:
+def choose_metrics(group: Sequence[Scores], asked: Sequence[str]) -> list[str]:
     """Return the metrics to rank by; OmfaError for one that no file has per image."""
     known = list(
         dict.fromkeys(
@@ -47,18 +47,18 @@ def ranking_metrics(group: Sequence[Scores], asked: Sequence[str]) -> list[str]:
     )
     for name in asked:
         if name not in known:
-            raise unknown("per-image metric (--examples-by)", name, known)
+            raise unknown_name("per-image metric (--examples-by)", name, known)
     if asked:
         return list(asked)
     return [name for name in (*PREFERRED, *known) if name in known][:1]
 
 
-def choose(group: Sequence[Scores], metric: str, count: int) -> list[Example]:
+def choose_examples(group: Sequence[Scores], metric: str, count: int) -> list[GalleryExample]:
     """Return the worst and best examples by the mean over methods, and the most different ones.
 
     Only examples with a value from every method that has the metric are considered, each once.
     """
-    tables = [values for one in group if (values := values_of(one, metric))]
+    tables = [values for one in group if (values := get_values(one, metric))]
     names = [name for name in tables[0] if all(name in table for table in tables)]
     better = next(one.metrics[metric].better for one in group if metric in one.metrics)
     sign = 1 if better == "higher" else -1
@@ -69,15 +69,17 @@ def choose(group: Sequence[Scores], metric: str, count: int) -> list[Example]:
     count = max(1, min(count, len(order) // 2))
     worst = order[:count]
     best = [name for name in reversed(order[-count:]) if name not in worst]
-    chosen = [Example("worst", name) for name in worst] + [Example("best", name) for name in best]
+    chosen = [GalleryExample("worst", name) for name in worst] + [
+        GalleryExample("best", name) for name in best
+    ]
     if len(tables) > 1:
         rest = [name for name in order if name not in (*worst, *best)]
         rest.sort(key=lambda name: (-float(np.ptp(found[name])), name))
-        chosen += [Example("differ", name) for name in rest[:count]]
+        chosen += [GalleryExample("differ", name) for name in rest[:count]]
     return chosen
 
 
-def values_of(scores: Scores, metric: str) -> dict[str, float]:
+def get_values(scores: Scores, metric: str) -> dict[str, float]:
     """Return the metric's values by image name, in the scale of the metric."""
     rows = scores.per_image
     if metric not in rows.values or metric not in scores.metrics:
@@ -87,7 +89,7 @@ def values_of(scores: Scores, metric: str) -> dict[str, float]:
     return {name: value * scale for name, value in column if value is not None}
 
 
-class Pictures:
+class ExampleImages:
     """The images of one method (generated, ground truth and garment), by example name.
 
     Folders are looked up as the scores file names them and, if relative, next to the file too
@@ -128,7 +130,7 @@ class Pictures:
         self.notes.append(f"{self.scores.method}: the pairs file is missing: {file}")
         return []
 
-    def picture(self, kind: str, name: str) -> UInt8[np.ndarray, "h w 3"] | None:
+    def read_image(self, kind: str, name: str) -> UInt8[np.ndarray, "h w 3"] | None:
         """Return the "pred", "gt" or "garments" image of an example, None if it is missing."""
         folder = self._folders[kind]
         paths = (folder and self._find(folder, other) for other in self._names(kind, name))
@@ -169,24 +171,24 @@ class Pictures:
         return self._stems[folder].get(name)
 
 
-def figures(
-    example: Example, metric: str, group: Sequence[Scores], pictures: Sequence[Pictures]
+def make_figures(
+    example: GalleryExample, metric: str, group: Sequence[Scores], pictures: Sequence[ExampleImages]
 ) -> list[Figure]:
     """Return garment, ground truth, and every method's image of one example with its value."""
     setting = group[0].protocol.setting
     row = []
     for kind, caption in (("garments", "garment"), ("gt", TRUTH.get(setting, "ground truth"))):
         holders = [one for one in pictures if one.has(kind)]
-        found = (one.picture(kind, example.name) for one in holders)
+        found = (one.read_image(kind, example.name) for one in holders)
         image = next((image for image in found if image is not None), None)
         if holders or kind == "gt":
             row.append(Figure(caption, image, absent=f"no {caption}"))
     for scores, source in zip(group, pictures, strict=True):
-        value = values_of(scores, metric).get(example.name)
+        value = get_values(scores, metric).get(example.name)
         label = scores.metrics[metric].label if metric in scores.metrics else metric
         below = f"{label}: {'none' if value is None else f'{value:#.4g}'}"
         reason = _reason(scores, example.name) if metric == "judge" else ""
-        image = source.picture("pred", example.name)
+        image = source.read_image("pred", example.name)
         row.append(Figure(scores.method, image, f"{below}{reason}", "no image"))
     return row
 

@@ -19,25 +19,25 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float, Float64, Int
 
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.core.tasks import COMPONENTS, noised_table
+from omfa_jax.core.tasks import COMPONENTS, make_noised_table
 from omfa_jax.diffusion.loss import masked_mean
-from omfa_jax.diffusion.noise import example_ids, example_keys
-from omfa_jax.diffusion.partial import corrupt, network_input, target
-from omfa_jax.diffusion.schedule import alpha_sigma
+from omfa_jax.diffusion.noise import make_example_ids, make_example_keys
+from omfa_jax.diffusion.partial import compute_target, corrupt, make_network_input
+from omfa_jax.diffusion.schedule import get_alpha_sigma
 from omfa_jax.diffusion.settings import DiffusionSettings
-from omfa_jax.parallel.feed import ROW, to_global
-from omfa_jax.parallel.mesh import batch_parts, batch_sharding, replicated
-from omfa_jax.train.gradient import manual_axes, specs_within
-from omfa_jax.train.objective import NOISE_LEVELS, Apply, batch_latents
+from omfa_jax.parallel.feed import ROW, make_global_batch
+from omfa_jax.parallel.mesh import count_batch_shards, make_batch_sharding, make_replicated_sharding
+from omfa_jax.train.gradient import get_manual_axes, get_manual_specs
+from omfa_jax.train.objective import NOISE_LEVELS, ApplyFn, encode_batch
 
 # rows that a device computes at once; fixed, so that its program and arithmetic are the same on
 # every mesh
-ROWS = 4
+ROWS_PER_DEVICE = 4
 LATENTS = tuple(f"{name}_latents" for name in (*COMPONENTS, "pose"))
 
 HostBatch = dict[str, np.ndarray]
 # (parameters, prompt table) -> the loss; a collective, so every process must call it
-HeldOut = Callable[[Any, Mapping[str, Any]], "HeldOutLoss"]
+HeldOutLossFn = Callable[[Any, Mapping[str, Any]], "HeldOutLoss"]
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class HeldOutLoss:
         count = len(self.keys)
         return float(self.per_example.std(ddof=1) / count**0.5) if count > 1 else 0.0
 
-    def scalars(self) -> dict[str, float]:
+    def to_scalars(self) -> dict[str, float]:
         """Return loss, loss/TASK and loss/tLOW-HIGH (one for each quarter of the timesteps)."""
         named = {f"loss/{task}": self.values[..., i].mean() for i, task in enumerate(self.tasks)}
         by_time = (self.values * np.array(self.shares)).sum(axis=2).mean(axis=0)
@@ -105,12 +105,12 @@ class HeldOutLoss:
         return {"loss": self.total} | {name: float(value) for name, value in named.items()}
 
 
-def noise_levels(count: int, train_steps: int) -> tuple[int, ...]:
+def compute_noise_levels(count: int, train_steps: int) -> tuple[int, ...]:
     """Return the midpoints of `count` equal parts of the timesteps 0..train_steps - 1."""
     return tuple((2 * part + 1) * train_steps // (2 * count) for part in range(count))
 
 
-def held_out_batches(
+def make_held_out_batches(
     batches: Iterable[Mapping[str, np.ndarray]],
     encode: Callable[[Any], Any] | None,
 ) -> list[HostBatch]:
@@ -126,39 +126,46 @@ def held_out_batches(
         def encoded(images: Array) -> Array:
             if encode is None:
                 raise OmfaError("held-out loss on image records needs the model's VAE")
-            parts = [encode(images[i : i + ROWS]) for i in range(0, len(images), ROWS)]
+            parts = [
+                encode(images[i : i + ROWS_PER_DEVICE])
+                for i in range(0, len(images), ROWS_PER_DEVICE)
+            ]
             return jnp.asarray(np.concatenate([np.asarray(part) for part in parts]))
 
-        latents = batch_latents(batch, encoded)  # type: ignore[arg-type]
+        latents = encode_batch(batch, encoded)  # type: ignore[arg-type]
         arrays = {f"{name}_latents": np.asarray(v, np.float16) for name, v in latents.items()}
         facts = {name: np.asarray(batch[name]) for name in ("has_pose", "key", "valid")}
-        kept.append({**arrays, **facts, "id": example_ids(batch["key"])})
+        kept.append({**arrays, **facts, "id": make_example_ids(batch["key"])})
     return kept
 
 
-def held_out(
+def make_held_out_loss_fn(
     diffusion: DiffusionSettings,
     settings: HeldOutSettings,
-    apply: Apply,
+    apply: ApplyFn,
     mesh: Mesh,
     param_shardings: Any,
     batches: Sequence[HostBatch],
-) -> HeldOut:
+) -> HeldOutLossFn:
     """Return a function that computes the held-out loss over the `batches` of all processes.
 
     `apply` is that of `trained_network` on the same mesh; sharded parameters stay sharded.
     """
     tasks = [index for index, task in enumerate(diffusion.tasks) if task.weight > 0]
     weights = np.array([diffusion.tasks[index].weight for index in tasks])
-    levels = noise_levels(settings.timesteps, diffusion.schedule.train_steps)
-    program = loss_program(diffusion, apply, mesh, param_shardings, levels, tasks)
-    root = jax.jit(lambda: jax.random.key(settings.seed), out_shardings=replicated(mesh))()
+    levels = compute_noise_levels(settings.timesteps, diffusion.schedule.train_steps)
+    program = compile_loss(diffusion, apply, mesh, param_shardings, levels, tasks)
+    root = jax.jit(
+        lambda: jax.random.key(settings.seed), out_shardings=make_replicated_sharding(mesh)
+    )()
     orders = [_in_order(mesh, batch) for batch in batches]
 
     def evaluate(params: Any, prompts: Mapping[str, Any]) -> HeldOutLoss:
         rows = []
         for batch, (_, order) in zip(batches, orders, strict=True):
-            fed = to_global(mesh, {name: batch[name] for name in (*LATENTS, "has_pose", "id")})
+            fed = make_global_batch(
+                mesh, {name: batch[name] for name in (*LATENTS, "has_pose", "id")}
+            )
             rows.append(np.asarray(program(params, prompts, fed, root), np.float64)[order])
         return HeldOutLoss(
             keys=tuple(key for keys, _ in orders for key in keys),
@@ -172,9 +179,9 @@ def held_out(
     return evaluate
 
 
-def loss_program(
+def compile_loss(
     diffusion: DiffusionSettings,
-    apply: Apply,
+    apply: ApplyFn,
     mesh: Mesh,
     param_shardings: Any,
     levels: Sequence[int],
@@ -184,27 +191,27 @@ def loss_program(
 
     A device's program has the same shapes on every mesh, and therefore the same arithmetic.
     """
-    canvas, table = diffusion.canvas, jnp.asarray(noised_table(diffusion.tasks))
-    axes, manual = manual_axes(mesh)
+    canvas, table = diffusion.canvas, jnp.asarray(make_noised_table(diffusion.tasks))
+    axes, manual = get_manual_axes(mesh)
 
     def on_device(params: Any, prompts: Any, batch: Mapping[str, Array], root: Array) -> Array:
-        latents = batch_latents(batch, _refuse_images)
+        latents = encode_batch(batch, _refuse_images)
         pose = canvas.assemble({"person": latents.pop("pose")})
         x0 = canvas.assemble(latents)
         rows = x0.shape[0]
-        keys = example_keys(root, batch["id"])
+        keys = make_example_keys(root, batch["id"])
 
         def evaluate(which: Array) -> Float[Array, "b"]:
             level, task = jnp.broadcast_to(which[0], (rows,)), jnp.broadcast_to(which[1], (rows,))
-            mask = canvas.mask(table[task])
+            mask = canvas.make_mask(table[task])
             # the noise is not a function of the task: tasks of one example see the same noise
             own = jax.vmap(lambda key: jax.random.fold_in(key, which[0]))(keys)
             eps = jax.vmap(lambda key: jax.random.normal(key, x0.shape[1:]))(own)
-            alpha, sigma = alpha_sigma(diffusion.schedule, level)
+            alpha, sigma = get_alpha_sigma(diffusion.schedule, level)
             xt = corrupt(x0, eps, mask, alpha, sigma)
-            inputs = network_input(diffusion.unet_inputs, canvas, xt, mask, pose)
+            inputs = make_network_input(diffusion.unet_inputs, canvas, xt, mask, pose)
             output = apply(params, inputs, level, task, prompts)
-            wanted = target(diffusion.prediction, x0, eps, alpha, sigma)
+            wanted = compute_target(diffusion.prediction, x0, eps, alpha, sigma)
             return masked_mean((output - wanted) ** 2, mask)
 
         pairs = jnp.array([(level, task) for level in levels for task in tasks], jnp.int32)
@@ -217,7 +224,7 @@ def loss_program(
             on_device,
             mesh=mesh,
             in_specs=(
-                specs_within(param_shardings, manual),
+                get_manual_specs(param_shardings, manual),
                 unsharded,
                 PartitionSpec(axes),
                 unsharded,
@@ -228,17 +235,22 @@ def loss_program(
         )
     return jax.jit(
         on_device,
-        in_shardings=(param_shardings, replicated(mesh), batch_sharding(mesh), replicated(mesh)),
-        out_shardings=replicated(mesh),
+        in_shardings=(
+            param_shardings,
+            make_replicated_sharding(mesh),
+            make_batch_sharding(mesh),
+            make_replicated_sharding(mesh),
+        ),
+        out_shardings=make_replicated_sharding(mesh),
     )
 
 
-def global_rows(mesh: Mesh) -> int:
+def get_global_batch_size(mesh: Mesh) -> int:
     """Return the global batch size for `eval_batches`: ROWS a device."""
-    return ROWS * batch_parts(mesh)
+    return ROWS_PER_DEVICE * count_batch_shards(mesh)
 
 
-def examples_in_order(
+def sort_valid_rows(
     rows: Int[np.ndarray, "b"], valid: Bool[np.ndarray, "b"]
 ) -> Int[np.ndarray, "valid"]:
     """Return the indices of the valid rows of a global batch, in the data's order."""
@@ -254,15 +266,15 @@ def _in_order(mesh: Mesh, batch: HostBatch) -> tuple[tuple[str, ...], np.ndarray
     # collectives carry numbers only, so the keys travel as fixed-length bytes
     fixed = np.char.encode(batch["key"].astype(str), "utf-8").astype("S256")
     codes = fixed.view(np.uint8).reshape(len(fixed), -1)
-    gathered = to_global(mesh, {"key": codes, "valid": batch["valid"]})
+    gathered = make_global_batch(mesh, {"key": codes, "valid": batch["valid"]})
     arrays = {name: _replicate(mesh, array) for name, array in gathered.items()}
-    order = examples_in_order(arrays[ROW], arrays["valid"])
+    order = sort_valid_rows(arrays[ROW], arrays["valid"])
     names = np.ascontiguousarray(arrays["key"]).view("S256").ravel()
     return tuple(name.decode(errors="replace") for name in names[order]), order
 
 
 def _replicate(mesh: Mesh, array: jax.Array) -> np.ndarray:
-    return np.asarray(jax.jit(lambda a: a, out_shardings=replicated(mesh))(array))
+    return np.asarray(jax.jit(lambda a: a, out_shardings=make_replicated_sharding(mesh))(array))
 
 
 def _refuse_images(_: Array) -> Array:

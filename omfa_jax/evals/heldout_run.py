@@ -8,22 +8,22 @@ import numpy as np
 from jax.sharding import Mesh
 
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.data.pipeline import eval_batches
+from omfa_jax.data.pipeline import make_eval_iterator
 from omfa_jax.data.schema import read_manifest
 from omfa_jax.data.settings import PipelineSettings
 from omfa_jax.evals.heldout import (
     HeldOutLoss,
     HeldOutSettings,
-    global_rows,
-    held_out,
-    held_out_batches,
+    get_global_batch_size,
+    make_held_out_batches,
+    make_held_out_loss_fn,
 )
 from omfa_jax.models import encode
-from omfa_jax.parallel.feed import data_shard, place
-from omfa_jax.parallel.mesh import replicated
-from omfa_jax.parallel.rules import UNET_RULES, param_shardings
-from omfa_jax.train.network import make_sharded_network, network_shapes
-from omfa_jax.weights.bundle import Bundle
+from omfa_jax.parallel.feed import get_data_shard, put_global
+from omfa_jax.parallel.mesh import make_replicated_sharding
+from omfa_jax.parallel.rules import UNET_RULES, make_param_shardings
+from omfa_jax.train.network import get_network_shapes, make_sharded_network
+from omfa_jax.weights.bundle import Model
 
 SPLITS = ("val", "test")
 
@@ -40,14 +40,14 @@ def find_heldout_split(records: str, asked: str) -> str:
     return found
 
 
-def get_unet_shardings(bundle: Bundle, mesh: Mesh) -> Any:
+def get_unet_shardings(bundle: Model, mesh: Mesh) -> Any:
     """Return the shardings that training gives the bundle's UNet on `mesh`."""
-    shapes = network_shapes(bundle.settings, bundle.unet_config)
-    return param_shardings(UNET_RULES, shapes, mesh)
+    shapes = get_network_shapes(bundle.settings, bundle.unet_config)
+    return make_param_shardings(UNET_RULES, shapes, mesh)
 
 
 def make_heldout_loss(
-    bundle: Bundle,
+    bundle: Model,
     pipeline: PipelineSettings,
     split: str,
     measure: HeldOutSettings,
@@ -61,26 +61,28 @@ def make_heldout_loss(
 
     The examples are read here, once, and images are encoded here too.
     """
-    shard, shards = data_shard(mesh)
+    shard, shards = get_data_shard(mesh)
     apply = make_sharded_network(
         bundle.settings, bundle.unet_config, mesh, dtype=dtype, attention=attention, remat="none"
     )
-    read = eval_batches(
+    read = make_eval_iterator(
         pipeline,
         split=split,
-        batch_size=global_rows(mesh),
+        batch_size=get_global_batch_size(mesh),
         shard=shard,
         shards=shards,
         limit=measure.examples,
     )
     has_images = read_manifest(pipeline.records)["kind"] == "images"
-    batches = held_out_batches(read, make_encoder(bundle) if has_images else None)
-    loss = held_out(bundle.settings, measure, apply, mesh, shardings, batches)
-    prompts = place(bundle.prompts, jax.tree.map(lambda _: replicated(mesh), bundle.prompts))
+    batches = make_held_out_batches(read, make_encoder(bundle) if has_images else None)
+    loss = make_held_out_loss_fn(bundle.settings, measure, apply, mesh, shardings, batches)
+    prompts = put_global(
+        bundle.prompts, jax.tree.map(lambda _: make_replicated_sharding(mesh), bundle.prompts)
+    )
     return lambda params: loss(params, prompts)
 
 
-def make_encoder(bundle: Bundle) -> Callable[[Any], np.ndarray]:
+def make_encoder(bundle: Model) -> Callable[[Any], np.ndarray]:
     """Return the VAE's encoder on this process's first device, as `omfa data latents` encodes."""
     vae = jax.device_put(bundle.vae_params, jax.local_devices()[0])
     run = jax.jit(lambda params, images: encode(bundle.vae_config, params, images))

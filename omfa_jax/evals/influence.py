@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.evals.aggregate import RESAMPLES, bootstrap
+from omfa_jax.evals.aggregate import RESAMPLES, bootstrap_interval
 from omfa_jax.evals.psnr import mean_psnr
 
 Batch = dict[str, Float[np.ndarray, "b h w 3"]]
@@ -38,7 +38,7 @@ class Influence:
         return self.right_db - self.wrong_db
 
 
-def derangement(count: int, seed: int) -> np.ndarray:
+def sample_derangement(count: int, seed: int) -> np.ndarray:
     """Return a seeded permutation without fixed points: whose condition each example gets."""
     if count < 2:
         raise OmfaError(f"influence needs at least 2 examples, got {count}")
@@ -49,7 +49,7 @@ def derangement(count: int, seed: int) -> np.ndarray:
     return swapped
 
 
-def influence(
+def measure_influence(
     generate: Generate,
     batch: Batch,
     conditions: Sequence[str],
@@ -65,13 +65,13 @@ def influence(
     generated with the right one, if they exist already.
     """
     right = generate(batch) if right is None else right
-    swap = derangement(len(right), seed)
+    swap = sample_derangement(len(right), seed)
     wrong = generate({**batch, **{name: batch[name][swap] for name in conditions}})
     figures = Influence(mean_psnr(right, truth, regions), mean_psnr(wrong, truth, regions))
     return figures, wrong
 
 
-def gain(
+def compute_gain(
     metric: str,
     better: str,
     right: Sequence[float],
@@ -101,6 +101,6 @@ def gain(
         "right": float(ours.mean()),
         "wrong": float(others.mean()),
         "gain": float(each.mean()),
-        "interval": list(bootstrap(each, seed)),
+        "interval": list(bootstrap_interval(each, seed)),
         "interval_kind": f"bootstrap 95%, {RESAMPLES} resamples",
     }

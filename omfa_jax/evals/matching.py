@@ -14,7 +14,7 @@ SHOWN = 3
 
 
 @dataclass(frozen=True)
-class Names:
+class NameRules:
     """File name templates (without suffix), filled with a pair's {person} and {garment}."""
 
     pred: str = "{person}"
@@ -44,7 +44,7 @@ class Match:
 
 
 @dataclass(frozen=True)
-class Matched:
+class MatchResult:
     """All matches in the order of their names, and the names without a counterpart."""
 
     matches: tuple[Match, ...]
@@ -57,7 +57,7 @@ class Matched:
         return [match for match in self.matches if match.pred is not None]
 
 
-def pictures_by_name(folder: Path, what: str, flag: str) -> dict[str, Path]:
+def list_images(folder: Path, what: str, flag: str) -> dict[str, Path]:
     """Return {name without suffix: path} of a folder's images, sorted by name.
 
     Raises OmfaError if the folder has no images, or two with the same name (a.jpg and a.png).
@@ -129,28 +129,28 @@ def read_categories(path: Path) -> dict[str, str]:
     return found
 
 
-def match(
+def match_files(
     pred: Path,
     gt: Path,
     *,
     garments: Path | None = None,
     pairs: Path | None = None,
     categories: Path | None = None,
-    names: Names | None = None,
+    names: NameRules | None = None,
     allow_missing: bool = False,
-) -> Matched:
+) -> MatchResult:
     """Match every expected prediction with its files; OmfaError for names without a counterpart.
 
     One prediction is expected for each line of `pairs`, or without it for each ground truth image.
     With `allow_missing`, missing and extra predictions are returned instead of raised.
     """
-    names = names or Names()
+    names = names or NameRules()
     # would give perfect scores without an error
     if pred.exists() and gt.exists() and pred.resolve() == gt.resolve():
         raise OmfaError(f"--pred and --gt are the same folder ({pred}); change one of them")
-    preds = pictures_by_name(pred, "predictions", "--pred")
-    truths = pictures_by_name(gt, "ground truth", "--gt")
-    shop = pictures_by_name(garments, "garments", "--garments") if garments else None
+    preds = list_images(pred, "predictions", "--pred")
+    truths = list_images(gt, "ground truth", "--gt")
+    shop = list_images(garments, "garments", "--garments") if garments else None
     by_name = read_categories(categories) if categories else {}
     lines = [(name, name, "") for name in truths]
     if pairs:
@@ -192,7 +192,7 @@ def match(
             f"no prediction in {pred} has an expected name (expected {_some(missing)}, found"
             f" {_some(extra)}); change --pred or --pred-name"
         )
-    return Matched(matches, missing, extra)
+    return MatchResult(matches, missing, extra)
 
 
 def _require(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omfa_jax.core.archives import require_stored
+from omfa_jax.core.archives import require_uncompressed
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.files import require_dir
 
@@ -19,12 +19,12 @@ BLOCK_BYTES = 1 << 22
 FOLDER_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
 
-class NotThere(OmfaError):
+class MetricUnavailable(OmfaError):
     """A metric cannot be computed here; the message says what it needs. Others are unaffected."""
 
 
 @dataclass(frozen=True)
-class Source:
+class WeightsSource:
     """A network's file (or folder) names, its origin, and the first digits of its SHA-256.
 
     `sha256` is "" where no checksum is published.
@@ -37,23 +37,23 @@ class Source:
 
 TORCHVISION = "https://download.pytorch.org/models/"
 SOURCES = {
-    "inception": Source(
+    "inception": WeightsSource(
         ("pt_inception-2015-12-05-6726825d.pth", "weights-inception-2015-12-05-6726825d.pth"),
         "the releases of github.com/mseitzer/pytorch-fid or github.com/toshas/torch-fidelity",
         "6726825d",
     ),
-    "alex": Source(("alexnet-owt-7be5be79.pth",), TORCHVISION, "7be5be79"),
-    "vgg": Source(("vgg16-397923af.pth",), TORCHVISION, "397923af"),
-    "squeeze": Source(("squeezenet1_1-b8a52dc0.pth",), TORCHVISION, "b8a52dc0"),
-    "clip-vit-base-patch32": Source(
+    "alex": WeightsSource(("alexnet-owt-7be5be79.pth",), TORCHVISION, "7be5be79"),
+    "vgg": WeightsSource(("vgg16-397923af.pth",), TORCHVISION, "397923af"),
+    "squeeze": WeightsSource(("squeezenet1_1-b8a52dc0.pth",), TORCHVISION, "b8a52dc0"),
+    "clip-vit-base-patch32": WeightsSource(
         ("clip-vit-base-patch32",), "huggingface.co/openai/clip-vit-base-patch32"
     ),
-    "dino-vits16": Source(("dino-vits16",), "huggingface.co/facebook/dino-vits16"),
+    "dino-vits16": WeightsSource(("dino-vits16",), "huggingface.co/facebook/dino-vits16"),
 }
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundWeights:
     """A network's file or folder, the file with its weights, and that file's SHA-256."""
 
     path: Path
@@ -61,7 +61,7 @@ class Found:
     sha256: str
 
 
-class Networks:
+class MetricWeights:
     """Finds weights by network name.
 
     `used` has everything found so far, `recent` everything asked for since it was last cleared.
@@ -71,11 +71,11 @@ class Networks:
 
     def __init__(self, folder: str | Path | None = None, *, any_weights: bool = False):
         self.folder = require_dir(folder, "metric weights", "--metric-weights") if folder else None
-        self.any_weights = any_weights
-        self.used: dict[str, Found] = {}
-        self.recent: dict[str, Found] = {}
+        self.skip_checksum = any_weights
+        self.used: dict[str, FoundWeights] = {}
+        self.recent: dict[str, FoundWeights] = {}
 
-    def find(self, name: str) -> Found:
+    def find(self, name: str) -> FoundWeights:
         """Return the network's files; NotThere if missing, OmfaError for a wrong checksum."""
         # hashing gigabytes of weights once is enough
         if name in self.used:
@@ -84,26 +84,26 @@ class Networks:
         source = SOURCES[name]
         path = next((path for path in self._places(source) if path.exists()), None)
         if path is None:
-            raise NotThere(
+            raise MetricUnavailable(
                 f"weights are missing: put {source.names[0]} (from {source.origin}) into the"
                 " folder given to --metric-weights"
             )
         weights = _weights_in(path)
         digest = file_sha256(weights)
-        if not digest.startswith(source.sha256) and not self.any_weights:
+        if not digest.startswith(source.sha256) and not self.skip_checksum:
             raise OmfaError(
                 f"{weights}: its SHA-256 is {digest[:8]}..., expected {source.sha256}...: the"
                 " file is damaged or another one; download it again, or use it with --skip-checksum"
             )
-        self.used[name] = self.recent[name] = Found(path, weights, digest)
+        self.used[name] = self.recent[name] = FoundWeights(path, weights, digest)
         return self.used[name]
 
-    def note(self, name: str, weights: Path) -> Path:
+    def register(self, name: str, weights: Path) -> Path:
         """Record weights that are part of a library's package, and return their path."""
-        self.used[name] = self.recent[name] = Found(weights, weights, file_sha256(weights))
+        self.used[name] = self.recent[name] = FoundWeights(weights, weights, file_sha256(weights))
         return weights
 
-    def _places(self, source: Source) -> Iterator[Path]:
+    def _places(self, source: WeightsSource) -> Iterator[Path]:
         for name in source.names:
             if self.folder:
                 yield self.folder / name
@@ -131,7 +131,7 @@ def read_state(path: Path) -> dict[str, Any]:
 
     try:
         # refuses archives that would expand to far more memory than their size
-        require_stored(path)
+        require_uncompressed(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle can raise almost anything
         reason = next(iter(str(error).splitlines()), type(error).__name__)
@@ -141,7 +141,7 @@ def read_state(path: Path) -> dict[str, Any]:
     return dict(state)
 
 
-def fill(module: Any, state: Mapping[str, Any], path: Path, what: str) -> None:
+def load_state(module: Any, state: Mapping[str, Any], path: Path, what: str) -> None:
     """Load the state into the module; OmfaError if it belongs to another architecture."""
     try:
         module.load_state_dict(state, strict=True)
@@ -155,7 +155,7 @@ def require_torchvision() -> None:
     try:
         import torchvision  # noqa: F401  # pyright: ignore[reportMissingImports]
     except ImportError as error:
-        raise NotThere(
+        raise MetricUnavailable(
             f"torchvision cannot be imported ({error}): pip install 'omfa_jax[eval]'"
         ) from None
     except (
@@ -164,7 +164,7 @@ def require_torchvision() -> None:
         import torch
 
         reason = next(iter(str(error).splitlines()), "")
-        raise NotThere(
+        raise MetricUnavailable(
             f"torchvision cannot be imported with torch {torch.__version__} ({reason}): install the"
             " torchvision that was built for this torch"
         ) from None
@@ -176,7 +176,7 @@ def require_library(module: str) -> None:
 
     # looked up without importing, which takes seconds for some of them
     if importlib.util.find_spec(module) is None:
-        raise NotThere(f"{module} is not installed: pip install 'omfa_jax[eval]'")
+        raise MetricUnavailable(f"{module} is not installed: pip install 'omfa_jax[eval]'")
 
 
 def _weights_in(path: Path) -> Path:

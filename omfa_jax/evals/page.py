@@ -11,7 +11,7 @@ from jaxtyping import UInt8
 
 from omfa_jax.core.files import atomic_write
 from omfa_jax.core.images import encode_jpeg, encode_png
-from omfa_jax.evals.curves import line_plot
+from omfa_jax.evals.curves import render_line_plot
 
 STYLE = """
 :root { --ink: #1b1f24; --soft: #5b6470; --line: #dfe3e8; --wash: #f5f7f9; --mark: #0a5c36 }
@@ -85,46 +85,46 @@ class TableCell:
 
 
 @dataclass
-class Page:
+class HtmlPage:
     """A page under construction: sections in the order they are added. All text is escaped."""
 
     title: str
     lead: str
     parts: list[str] = field(default_factory=list)
 
-    def heading(self, text: str) -> None:
+    def add_heading(self, text: str) -> None:
         """Start a section."""
         self.parts.append(f"<h2>{html.escape(text)}</h2>")
 
-    def text(self, text: str) -> None:
+    def add_text(self, text: str) -> None:
         """Add a paragraph."""
         self.parts.append(f"<p>{html.escape(text)}</p>")
 
-    def subheading(self, text: str) -> None:
+    def add_subheading(self, text: str) -> None:
         """Start a part of a section."""
         self.parts.append(f"<h3>{html.escape(text)}</h3>")
 
-    def note(self, text: str) -> None:
+    def add_note(self, text: str) -> None:
         """Add a paragraph in grey."""
         self.parts.append(f'<p class="note">{html.escape(text)}</p>')
 
-    def warnings(self, title: str, lines: Sequence[str]) -> None:
+    def add_warnings(self, title: str, lines: Sequence[str]) -> None:
         """Add a highlighted box with one item a line; add nothing if there are no lines."""
         if lines:
             box = f"<strong>{html.escape(title)}</strong>{_list(lines)}"
             self.parts.append(f'<div class="warn" role="alert">{box}</div>')
 
-    def folded(self, title: str, lines: Sequence[str]) -> None:
+    def add_details(self, title: str, lines: Sequence[str]) -> None:
         """Add a list that is collapsed until its title is clicked."""
         self.parts.append(
             f"<details><summary>{html.escape(title)}</summary>{_list(lines)}</details>"
         )
 
-    def bullets(self, lines: Sequence[str]) -> None:
+    def add_list(self, lines: Sequence[str]) -> None:
         """Add a bulleted list."""
         self.parts.append(_list(lines))
 
-    def figures(self, title: str, figures: Sequence[Figure]) -> None:
+    def add_figures(self, title: str, figures: Sequence[Figure]) -> None:
         """Add small images side by side under one title; they wrap on a narrow screen."""
         row = "".join(map(_figure, figures))
         self.parts.append(
@@ -132,19 +132,19 @@ class Page:
             f'<div class="row">{row}</div></div>'
         )
 
-    def prose(self, text: str) -> None:
+    def add_preformatted(self, text: str) -> None:
         """Add preformatted text, wrapped at the edge of the screen."""
         self.parts.append(f'<pre class="prose">{html.escape(text)}</pre>')
 
-    def table(self, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    def add_table(self, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         """Add a table; numbers are aligned right and shown with three significant digits."""
         # one number makes its column numeric: missing values are empty strings
         columns = zip(*rows, strict=True) if rows else [()] * len(header)
         numbers = [any(map(_is_number, column)) for column in columns]
         heads = [TableCell(h, number=n) for h, n in zip(header, numbers, strict=True)]
-        self._table(heads, ["".join(map(cell, row)) for row in rows])
+        self._table(heads, ["".join(map(format_cell, row)) for row in rows])
 
-    def rich_table(
+    def add_rich_table(
         self,
         header: Sequence[TableCell],
         rows: Sequence[Sequence[TableCell]],
@@ -168,7 +168,7 @@ class Page:
             f"<tbody>{body}</tbody></table></div>"
         )
 
-    def picture(self, image: UInt8[np.ndarray, "h w 3"], caption: str) -> None:
+    def add_image(self, image: UInt8[np.ndarray, "h w 3"], caption: str) -> None:
         """Add an image at its own size, embedded as PNG."""
         # PNG, because sheets have text and small pixels that JPEG would blur
         data = base64.b64encode(encode_png(image)).decode()
@@ -177,15 +177,17 @@ class Page:
             f'<img alt="{html.escape(caption)}" src="data:image/png;base64,{data}">'
         )
 
-    def curve(self, series: Mapping[str, Sequence[tuple[float, float]]], x: str, y: str) -> None:
+    def add_line_plot(
+        self, series: Mapping[str, Sequence[tuple[float, float]]], x: str, y: str
+    ) -> None:
         """Add a line plot of (x, y) points, one line a name, as inline SVG."""
-        self.svg(line_plot(series, x, y))
+        self.add_svg(render_line_plot(series, x, y))
 
-    def svg(self, markup: str) -> None:
+    def add_svg(self, markup: str) -> None:
         """Add an SVG drawing. It is the one part that is not escaped, so make it here."""
         self.parts.append(markup)
 
-    def commands(self, text: str) -> None:
+    def add_commands(self, text: str) -> None:
         """Add shell commands."""
         self.parts.append(f"<pre>{html.escape(text)}</pre>")
 
@@ -210,7 +212,7 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def cell(value: object) -> str:
+def format_cell(value: object) -> str:
     """Return the HTML of one cell of a plain table; True and False become a green or red word."""
     if isinstance(value, bool):
         return f'<td class="{"pass" if value else "fail"}">{"yes" if value else "no"}</td>'
@@ -249,6 +251,6 @@ def _figure(figure: Figure) -> str:
     return f"<figure>{shown}<figcaption>{caption}{small}</figcaption></figure>"
 
 
-def counted(count: int, noun: str) -> str:
+def format_count(count: int, noun: str) -> str:
     """Return "1 image", "2,032 images"."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"

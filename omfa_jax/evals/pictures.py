@@ -13,15 +13,15 @@ from PIL import Image
 from tqdm import tqdm
 
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.core.images import MAX_PIXELS, MIN_SIDE_PX, exif_orientation, open_image
-from omfa_jax.evals.protocol import Filter, Prepare
+from omfa_jax.core.images import MAX_PIXELS, MIN_SIDE_PX, get_exif_orientation, open_image
+from omfa_jax.evals.protocol import Filter, ImagePreparation
 
 FILTERS = {
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
-LYING_DOWN = (5, 6, 7, 8)  # EXIF orientations that swap height and width
+TRANSPOSED = (5, 6, 7, 8)  # EXIF orientations that swap height and width
 JPEG_END, PNG_END = b"\xff\xd9", b"IEND\xaeB`\x82"
 
 
@@ -35,10 +35,10 @@ class FileFacts:
     sha256: str
     size_px: tuple[int, int]
     format: str
-    odd: str
+    converted: str
 
 
-def look_at(path: Path) -> FileFacts:
+def inspect_file(path: Path) -> FileFacts:
     """Return an image file's facts; OmfaError if it is damaged, truncated or not an image.
 
     PNGs are verified by their checksums and JPEGs by their end marker. Pixels are decoded only if
@@ -56,7 +56,7 @@ def look_at(path: Path) -> FileFacts:
             see_through = image.has_transparency_data
             # Pillow decodes a PNG to its end to look for EXIF, so look only if there may be some
             turned = kind != "PNG" or b"eXIf" in content or b"Raw profile type" in content
-            orientation = exif_orientation(image) if turned else 1
+            orientation = get_exif_orientation(image) if turned else 1
         ending = content.rstrip(b"\0")
         intact = kind == "JPEG" and ending.endswith(JPEG_END)
         if kind == "PNG":
@@ -70,10 +70,10 @@ def look_at(path: Path) -> FileFacts:
         if image.format == "PNG":  # Pillow decodes a truncated PNG without an error
             raise OmfaError(f"image {path}: damaged or truncated (a PNG without its end)")
         kind, mode, size = image.format or kind, image.mode, image.size
-        see_through, orientation = image.has_transparency_data, exif_orientation(image)
+        see_through, orientation = image.has_transparency_data, get_exif_orientation(image)
     if min(size) < MIN_SIDE_PX:
         raise OmfaError(f"image {path}: too small ({size[0]}x{size[1]} px)")
-    width, height = size if orientation not in LYING_DOWN else size[::-1]
+    width, height = size if orientation not in TRANSPOSED else size[::-1]
     odd = [
         *([mode] if mode not in ("RGB", "RGBA") else []),
         *(["transparency"] if see_through else []),
@@ -82,12 +82,12 @@ def look_at(path: Path) -> FileFacts:
     return FileFacts(hashlib.sha256(content).hexdigest(), (height, width), kind, ", ".join(odd))
 
 
-def look_at_all(paths: Sequence[Path], workers: int) -> dict[Path, FileFacts]:
+def inspect_files(paths: Sequence[Path], workers: int) -> dict[Path, FileFacts]:
     """Check every file; the OmfaError names the first damaged one and how many there are."""
     facts: dict[Path, FileFacts] = {}
     errors: list[OmfaError] = []
     with ThreadPoolExecutor(workers) as pool:
-        waiting = [(path, pool.submit(look_at, path)) for path in paths]
+        waiting = [(path, pool.submit(inspect_file, path)) for path in paths]
         for path, future in tqdm(waiting, desc="checking files", unit="file", leave=False):
             try:
                 facts[path] = future.result()
@@ -99,7 +99,7 @@ def look_at_all(paths: Sequence[Path], workers: int) -> dict[Path, FileFacts]:
     return facts
 
 
-def resized(
+def resize_with_filter(
     image: UInt8[np.ndarray, "h w 3"], size_px: tuple[int, int], filter: Filter
 ) -> UInt8[np.ndarray, "h2 w2 3"]:
     """Return the image resized to (height, width) with Pillow's 8-bit filter."""
@@ -109,9 +109,9 @@ def resized(
     return np.array(Image.fromarray(image).resize((width, height), FILTERS[filter]))
 
 
-def prepared(
+def prepare_image(
     image: UInt8[np.ndarray, "h w 3"],
-    prepare: Prepare,
+    prepare: ImagePreparation,
     other_px: tuple[int, int] | None = None,
     *,
     is_prediction: bool = False,
@@ -126,27 +126,27 @@ def prepared(
     square = is_prediction and image.shape[0] == image.shape[1] and height > width
     if square and prepare.pred_fit == "resize_then_crop":
         left = round((height - width) / 2)
-        return resized(image, (height, height), prepare.filter)[:, left : left + width]
+        return resize_with_filter(image, (height, height), prepare.filter)[:, left : left + width]
     if square and prepare.pred_fit == "crop_then_resize":
         columns = round(image.shape[0] * width / height)
         left = round((image.shape[1] - columns) / 2)
         image = image[:, left : left + columns]
-    return resized(image, size, prepare.filter)
+    return resize_with_filter(image, size, prepare.filter)
 
 
-def short_side_crop(
+def resize_and_center_crop(
     image: UInt8[np.ndarray, "h w 3"], side_px: int
 ) -> UInt8[np.ndarray, "side_px side_px 3"]:
     """Return the centre square after resizing the short side to `side_px` (bicubic), as CLIP."""
     height, width = image.shape[:2]
     short = min(height, width)
     size = (int(side_px * height / short), int(side_px * width / short))
-    image = resized(image, size, "bicubic")
+    image = resize_with_filter(image, size, "bicubic")
     top, left = (round((side - side_px) / 2) for side in size)
     return image[top : top + side_px, left : left + side_px]
 
 
-def float_bicubic(
+def resize_bicubic_float(
     image: UInt8[np.ndarray, "h w 3"], side_px: int
 ) -> Float32[np.ndarray, "side_px side_px 3"]:
     """Return the image resized to a square without rounding to 8 bits, as clean-fid does.

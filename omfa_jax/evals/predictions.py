@@ -26,17 +26,17 @@ from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.files import atomic_write
 from omfa_jax.core.images import from_signed, to_signed, unletterbox, write_image
 from omfa_jax.core.tasks import COMPONENTS
-from omfa_jax.data.decode import Example, stacked
-from omfa_jax.diffusion.noise import example_ids
+from omfa_jax.data.decode import Example, stack_examples
+from omfa_jax.diffusion.noise import make_example_ids
 from omfa_jax.sampling.generate import Sampler
-from omfa_jax.weights.bundle import Bundle
+from omfa_jax.weights.bundle import Model
 
 # examples that a device computes at once; fixed, because XLA sums differently at other sizes
-ROWS = 4
+ROWS_PER_GROUP = 4
 RUN_FILE = "run.json"
 # besides hidden files, what a folder may hold before it is claimed: the hosts' markers, a loss
-BEFORE = ("joining", "loss.json")
-PICTURES = (*COMPONENTS, "pose")
+ALLOWED_BEFORE = ("joining", "loss.json")
+IMAGES = (*COMPONENTS, "pose")
 # what an evaluation writes: image folders and files; --restart deletes nothing else
 PAIRS_FILE = "pairs.txt"
 FOLDERS = ("pred", "gt", "garments", "other_*", "truth_*")
@@ -45,7 +45,7 @@ SUFFIXES = (".png", ".jpg", ".webp")
 
 
 @dataclass(frozen=True)
-class Work:
+class SamplingJob:
     """What to sample, and where to: `folder`/NAME.png, at the size that `size_px` returns.
 
     `made` is the component that `task` generates; `given(place)` returns the uint8 images of an
@@ -55,20 +55,20 @@ class Work:
 
     folder: Path
     task: str
-    made: str
+    generated: str
     names: Sequence[str]
-    given: Callable[[int], Example]
-    size_px: Callable[[int], tuple[int, int]] | None = None
-    others: tuple["Work", ...] = ()
+    get_inputs: Callable[[int], Example]
+    get_size_px: Callable[[int], tuple[int, int]] | None = None
+    other_components: tuple["SamplingJob", ...] = ()
 
-    def path(self, place: int) -> Path:
+    def get_path(self, place: int) -> Path:
         """Return the path of an example's image."""
         return self.folder / f"{self.names[place]}.png"
 
 
 def sample_to_folder(
     sampler: Sampler,
-    work: Work,
+    work: SamplingJob,
     *,
     seed: int,
     batch_size: int = 0,
@@ -83,20 +83,22 @@ def sample_to_folder(
     written atomically.
     """
     count, size = len(work.names), sampler.devices
-    works = (work, *work.others)
-    groups = range(process, -(-count // ROWS), processes)
+    works = (work, *work.other_components)
+    groups = range(process, -(-count // ROWS_PER_GROUP), processes)
     missing = [
-        g for g in groups if any(not w.path(p).exists() for p in places(g, count) for w in works)
+        g
+        for g in groups
+        if any(not w.get_path(p).exists() for p in get_group_indices(g, count) for w in works)
     ]
     rounds = [missing[i : i + size] for i in range(0, len(missing), size)]
-    ahead = max(1, batch_size // (ROWS * size)) if batch_size else 2
+    ahead = max(1, batch_size // (ROWS_PER_GROUP * size)) if batch_size else 2
     flying: collections.deque[tuple[list[int], Any]] = collections.deque()
     wrote = 0
     threads = min(8, os.cpu_count() or 1)
     with (
         ThreadPoolExecutor(threads) as pool,
         tqdm(
-            total=sum(len(places(g, count)) for g in missing),
+            total=sum(len(get_group_indices(g, count)) for g in missing),
             desc=work.folder.name,
             unit="image",
             disable=None,
@@ -108,7 +110,7 @@ def sample_to_folder(
             # rows that pad the last group come last
             written = 0
             for w in works:
-                images = from_signed(np.asarray(output[w.made]))[: len(rows)]
+                images = from_signed(np.asarray(output[w.generated]))[: len(rows)]
                 jobs = zip(rows, images, strict=True)
                 written += sum(pool.map(lambda job, w=w: _write(w, *job), jobs))
             bar.update(len(rows))
@@ -117,18 +119,22 @@ def sample_to_folder(
         for chosen in rounds:
             # padding with the last group keeps the program the same on all devices
             filled = [*chosen, *[chosen[-1]] * (size - len(chosen))]
-            rows = [min(g * ROWS + row, count - 1) for g in filled for row in range(ROWS)]
-            batch = stacked(pool.map(work.given, rows), len(rows))
-            output = sampler.start(
+            rows = [
+                min(g * ROWS_PER_GROUP + row, count - 1)
+                for g in filled
+                for row in range(ROWS_PER_GROUP)
+            ]
+            batch = stack_examples(pool.map(work.get_inputs, rows), len(rows))
+            output = sampler.dispatch(
                 work.task,
                 {name: to_signed(batch[name]) for name in COMPONENTS},
                 to_signed(batch["pose"]),
                 seed=seed,
                 has_pose=batch["has_pose"],
                 params=params,
-                ids=example_ids(work.names[place] for place in rows),
+                ids=make_example_ids(work.names[place] for place in rows),
             )
-            flying.append(([p for g in chosen for p in places(g, count)], output))
+            flying.append(([p for g in chosen for p in get_group_indices(g, count)], output))
             if len(flying) >= ahead:
                 wrote += write_next()
         while flying:
@@ -136,34 +142,34 @@ def sample_to_folder(
     return wrote
 
 
-def busy_devices(count: int) -> list[Any]:
+def get_busy_devices(count: int) -> list[Any]:
     """Return this process's devices, at most as many as `count` examples have groups."""
-    groups = -(-count // (ROWS * jax.process_count()))
+    groups = -(-count // (ROWS_PER_GROUP * jax.process_count()))
     return jax.local_devices()[: max(1, groups)]
 
 
-def share(count: int, process: int, processes: int) -> list[int]:
+def get_process_share(count: int, process: int, processes: int) -> list[int]:
     """Return the indices of the examples that a process samples."""
-    groups = range(process, -(-count // ROWS), processes)
-    return [place for group in groups for place in places(group, count)]
+    groups = range(process, -(-count // ROWS_PER_GROUP), processes)
+    return [place for group in groups for place in get_group_indices(group, count)]
 
 
-def places(group: int, count: int) -> range:
+def get_group_indices(group: int, count: int) -> range:
     """Return the indices of a group's examples."""
-    return range(group * ROWS, min((group + 1) * ROWS, count))
+    return range(group * ROWS_PER_GROUP, min((group + 1) * ROWS_PER_GROUP, count))
 
 
-def _write(work: Work, place: int, image: np.ndarray) -> int:
-    path = work.path(place)
+def _write(work: SamplingJob, place: int, image: np.ndarray) -> int:
+    path = work.get_path(place)
     if path.exists():
         return 0
-    if work.size_px is not None:
-        image = unletterbox(image, *work.size_px(place))
+    if work.get_size_px is not None:
+        image = unletterbox(image, *work.get_size_px(place))
     write_image(path, image)
     return 1
 
 
-def claim(folder: Path, facts: Mapping[str, Any], *, restart: bool) -> None:
+def claim_folder(folder: Path, facts: Mapping[str, Any], *, restart: bool) -> None:
     """Claim `folder` for the run that `facts` describe, or resume that run.
 
     For the folder of another run, raise an OmfaError that names what differs, or with `restart`
@@ -172,7 +178,7 @@ def claim(folder: Path, facts: Mapping[str, Any], *, restart: bool) -> None:
     path = folder / RUN_FILE
     if not path.is_file():
         found = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
-        if any(not name.startswith(".") and name not in BEFORE for name in found):
+        if any(not name.startswith(".") and name not in ALLOWED_BEFORE for name in found):
             raise OmfaError(
                 f"{folder} has files but no {RUN_FILE}, so no evaluation wrote it; give another"
                 " folder to --out"
@@ -236,7 +242,7 @@ def _matching(folder: Path, patterns: Sequence[str]) -> list[Path]:
     return [p for p in found if any(fnmatch.fnmatchcase(p.name, pattern) for pattern in patterns)]
 
 
-def weights_digest(bundle: Bundle) -> str:
+def compute_weights_digest(bundle: Model) -> str:
     """Return the SHA-256 of a model's UNet, VAE, prompts and settings."""
     digest = hashlib.sha256(json.dumps(bundle.settings.to_json(), sort_keys=True).encode())
     tree = {"unet": bundle.unet_params, "vae": bundle.vae_params, "prompts": dict(bundle.prompts)}
@@ -248,4 +254,4 @@ def weights_digest(bundle: Bundle) -> str:
 
 def _leaves(tree: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], Any]]:
     # tree order: arrays that are still on disk are then read sequentially
-    return iter(trees.walk(tree))
+    return iter(trees.flatten(tree))

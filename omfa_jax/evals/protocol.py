@@ -5,7 +5,7 @@ import importlib
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from omfa_jax.core.errors import OmfaError, unknown
+from omfa_jax.core.errors import OmfaError, unknown_name
 
 PROTOCOLS = ("omfa", "ladi512", "catvton1024", "tryoffdiff", "temu")
 
@@ -14,7 +14,7 @@ Kind = Literal["ssim", "psnr", "lpips", "dists", "fid", "kid", "clip_fid", "clip
 
 
 @dataclass(frozen=True)
-class Prepare:
+class ImagePreparation:
     """How a decoded image (upright 8-bit RGB) is resized for a metric.
 
     `size_px` is (height, width). None resizes a prediction to the image that it is compared with,
@@ -30,11 +30,11 @@ class Prepare:
     pred_fit: Literal["stretch", "resize_then_crop", "crop_then_resize"] = "stretch"
 
 
-AS_IT_IS = Prepare()
+UNCHANGED = ImagePreparation()
 
 
 @dataclass(frozen=True)
-class MetricChoice:
+class MetricSpec:
     """One metric of a protocol: what computes it, from which images, and how it is printed.
 
     `against` is what a prediction is compared with: "truth" (its own ground truth), "garment" (its
@@ -46,11 +46,11 @@ class MetricChoice:
     label: str
     better: Literal["higher", "lower"]
     against: Literal["truth", "garment", "all_truth"]
-    prepare: Prepare = AS_IT_IS
+    prepare: ImagePreparation = UNCHANGED
     scale: float = 1
     options: dict[str, Any] = field(default_factory=dict)
 
-    def flat(self, key: str) -> dict[str, Any]:
+    def flatten(self, key: str) -> dict[str, Any]:
         """Return the choices as {"key.choice": printable value}."""
         size = self.prepare.size_px
         return {
@@ -74,10 +74,10 @@ class Protocol:
     name: str
     source: str
     size_rule: Literal["same", "same_aspect", "square_or_same_aspect"]
-    settings: dict[str, dict[str, MetricChoice]]
+    settings: dict[str, dict[str, MetricSpec]]
     deviations: tuple[str, ...] = ()
 
-    def metrics(self, setting: str) -> dict[str, MetricChoice]:
+    def get_metrics(self, setting: str) -> dict[str, MetricSpec]:
         """Return {key: choice} of a setting; OmfaError if the protocol has no such setting."""
         if setting not in self.settings:
             known = ", ".join(self.settings)
@@ -87,7 +87,7 @@ class Protocol:
             )
         return self.settings[setting]
 
-    def choices(self, setting: str) -> dict[str, Any]:
+    def flatten_choices(self, setting: str) -> dict[str, Any]:
         """Return every choice of a setting, flat and printable, for the scores file."""
         # these texts are compared between scores files: a changed word would flag old files
         made: dict[str, Any] = {
@@ -99,19 +99,19 @@ class Protocol:
         }
         if self.deviations:
             made["deviations"] = "; ".join(self.deviations)
-        for key, choice in self.metrics(setting).items():
-            made |= choice.flat(key)
+        for key, choice in self.get_metrics(setting).items():
+            made |= choice.flatten(key)
         return made
 
 
-def protocol(name: str) -> Protocol:
+def load_protocol(name: str) -> Protocol:
     """Load the protocol of that name; OmfaError with the nearest names if it is unknown."""
     if name not in PROTOCOLS:
-        raise unknown("protocol (--protocol)", name, PROTOCOLS)
+        raise unknown_name("protocol (--protocol)", name, PROTOCOLS)
     # one import per use: `omfa eval --help` needs the names only
     return importlib.import_module(f"omfa_jax.evals.protocols.{name}").PROTOCOL
 
 
-def with_options(choice: MetricChoice, **options: Any) -> MetricChoice:
+def replace_options(choice: MetricSpec, **options: Any) -> MetricSpec:
     """Return a copy of the choice with some of its options replaced."""
     return dataclasses.replace(choice, options={**choice.options, **options})

@@ -4,16 +4,27 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from omfa_jax.evals.gallery import (
-    ExampleSettings,
-    Pictures,
-    choose,
-    figures,
-    ranking_metrics,
+    ExampleImages,
+    GallerySettings,
+    choose_examples,
+    choose_metrics,
+    make_figures,
 )
-from omfa_jax.evals.page import Page, TableCell, counted
-from omfa_jax.evals.report_blocks import add_influence, add_judge, add_protocol, add_truth, kind_of
-from omfa_jax.evals.scores import Scores, compare
-from omfa_jax.evals.table import Table, categories_table, grouped, methods_table
+from omfa_jax.evals.page import HtmlPage, TableCell, format_count
+from omfa_jax.evals.report_blocks import (
+    add_influence,
+    add_judge,
+    add_protocol,
+    add_truth,
+    format_group,
+)
+from omfa_jax.evals.scores import Scores, compare_scores
+from omfa_jax.evals.table import (
+    ScoresTable,
+    group_scores,
+    make_categories_table,
+    make_methods_table,
+)
 
 KINDS = {"worst": "Worst", "best": "Best", "differ": "Largest difference between methods"}
 SETTINGS = {
@@ -24,28 +35,28 @@ SETTINGS = {
 }
 
 
-def report_page(
-    scores: Sequence[Scores], *, beside: Sequence[Path], examples: ExampleSettings
-) -> Page:
+def build_report_page(
+    scores: Sequence[Scores], *, beside: Sequence[Path], examples: GallerySettings
+) -> HtmlPage:
     """Return the page of `omfa eval report`; raises the OmfaErrors of `sections`."""
-    groups = grouped(scores)
+    groups = group_scores(scores)
     kinds = [f"{g[0].protocol.name}, {SETTINGS[g[0].protocol.setting]}" for g in groups]
     methods = list(dict.fromkeys(one.method for one in scores))
-    page = Page(
+    page = HtmlPage(
         " vs ".join(methods) if len(methods) < 4 else f"{len(methods)} methods compared",
         f"Scores under the protocol {'; '.join(kinds)}."
         f" {_format_counts(scores)}, scored on {_days(scores)}.",
     )
-    sections(page, scores, beside=beside, examples=examples)
+    add_report_sections(page, scores, beside=beside, examples=examples)
     return page
 
 
-def sections(
-    page: Page,
+def add_report_sections(
+    page: HtmlPage,
     scores: Sequence[Scores],
     *,
     beside: Sequence[Path] | None = None,
-    examples: ExampleSettings | None = None,
+    examples: GallerySettings | None = None,
 ) -> None:
     """Add every section that the scores files have to a page (the report's or the demo's).
 
@@ -53,22 +64,24 @@ def sections(
     directory). Raises OmfaError for two files of one method, for files without a metric in common,
     and for an example metric that no image has.
     """
-    examples = examples or ExampleSettings()
-    groups = grouped(scores)
+    examples = examples or GallerySettings()
+    groups = group_scores(scores)
     places = dict(zip(map(_key, scores), beside or [Path()] * len(scores), strict=True))
     # before anything is added, so that an unknown metric leaves no half page
-    chosen = [ranking_metrics(group, examples.metrics) for group in groups]
-    page.warnings("Read with care", warnings(scores))
+    chosen = [choose_metrics(group, examples.metrics) for group in groups]
+    page.add_warnings("Read with care", collect_warnings(scores))
     for group in groups:
-        page.heading("Scores" if len(groups) == 1 else f"Scores: {kind_of(group)}")
-        _table(page, methods_table(group))
+        page.add_heading("Scores" if len(groups) == 1 else f"Scores: {format_group(group)}")
+        _table(page, make_methods_table(group))
         _intervals(page, group)
     add_influence(page, scores)
     add_truth(page, scores)
     for group in groups:
-        table = categories_table(group)
+        table = make_categories_table(group)
         if table:
-            page.heading("By category" if len(groups) == 1 else f"By category: {kind_of(group)}")
+            page.add_heading(
+                "By category" if len(groups) == 1 else f"By category: {format_group(group)}"
+            )
             _table(page, table)
     for group, metrics in zip(groups, chosen, strict=True):
         _examples(page, group, metrics, places, examples)
@@ -76,10 +89,10 @@ def sections(
     add_protocol(page, groups)
 
 
-def warnings(scores: Sequence[Scores]) -> list[str]:
+def collect_warnings(scores: Sequence[Scores]) -> list[str]:
     """Return why scores of these files may not be comparable, or may not be complete."""
     # if two files differ, at least one of them differs from the first
-    lines = [line for one in scores[1:] for line in compare(scores[0], one)]
+    lines = [line for one in scores[1:] for line in compare_scores(scores[0], one)]
     for one in scores:
         counts, judge = one.counts, one.judge
         if not one.complete:
@@ -87,10 +100,10 @@ def warnings(scores: Sequence[Scores]) -> list[str]:
         if counts.missing:
             names = ", ".join(counts.missing[:3]) + (", ..." if len(counts.missing) > 3 else "")
             lines.append(
-                f"{one.method}: {counted(len(counts.missing), 'prediction')} missing ({names})"
+                f"{one.method}: {format_count(len(counts.missing), 'prediction')} missing ({names})"
             )
         if judge and (judge.get("stopped") or judge.get("failures")):
-            why = judge.get("stopped") or counted(len(judge["failures"]), "failure")
+            why = judge.get("stopped") or format_count(len(judge["failures"]), "failure")
             lines.append(f"{one.method}: the judge did not score every image: {why}")
     asked = {one.judge["prompt"] for one in scores if one.judge and "prompt" in one.judge}
     models = sorted({str(one.judge.get("model")) for one in scores if one.judge})
@@ -113,10 +126,10 @@ def _days(scores: Sequence[Scores]) -> str:
 
 def _format_counts(scores: Sequence[Scores]) -> str:
     pairs = sorted({one.counts.pairs for one in scores})
-    return " or ".join(counted(count, "image") for count in pairs)
+    return " or ".join(format_count(count, "image") for count in pairs)
 
 
-def _table(page: Page, table: Table) -> None:
+def _table(page: HtmlPage, table: ScoresTable) -> None:
     """Add a table of scores; a missing value refers to its reason in a note below."""
     heads = [TableCell(head) for head in table.heads]
     for column in table.columns:
@@ -144,12 +157,12 @@ def _table(page: Page, table: Table) -> None:
             else:
                 cells.append(TableCell(cell.text, cell.interval_text, number=True, best=cell.best))
         rows.append(cells)
-    page.rich_table(heads, rows, first_rows)
+    page.add_rich_table(heads, rows, first_rows)
     for number, (why, labels) in enumerate(reasons.items(), start=1):
-        page.note(f"{number}. {', '.join(labels)}: {why}")
+        page.add_note(f"{number}. {', '.join(labels)}: {why}")
 
 
-def _intervals(page: Page, group: Sequence[Scores]) -> None:
+def _intervals(page: HtmlPage, group: Sequence[Scores]) -> None:
     kinds: dict[str, list[str]] = {}
     for one in group:
         for metric in one.metrics.values():
@@ -162,40 +175,40 @@ def _intervals(page: Page, group: Sequence[Scores]) -> None:
         "Bold: best of the column, including ties at the digits shown. " if len(group) > 1 else ""
     )
     if best or text:
-        page.note(best + (f"In brackets: {text}." if text else ""))
+        page.add_note(best + (f"In brackets: {text}." if text else ""))
 
 
 def _examples(
-    page: Page,
+    page: HtmlPage,
     group: Sequence[Scores],
     metrics: Sequence[str],
     places: Mapping[tuple[str, str, str], Path],
-    settings: ExampleSettings,
+    settings: GallerySettings,
 ) -> None:
     if not metrics or settings.count == 0:
         return
-    pictures = [Pictures(one, places[_key(one)], settings.height_px) for one in group]
+    pictures = [ExampleImages(one, places[_key(one)], settings.height_px) for one in group]
     for metric in metrics:
         label = next(one.metrics[metric].label for one in group if metric in one.metrics)
-        page.heading(f"Examples by {label} ({group[0].protocol.setting})")
+        page.add_heading(f"Examples by {label} ({group[0].protocol.setting})")
         # reading the images finds the warnings, which are shown above them
         spot = len(page.parts)
         if len(group) > 1:
-            page.note(f"Ranked by the mean of {label} over the methods.")
-        examples = choose(group, metric, settings.count)
+            page.add_note(f"Ranked by the mean of {label} over the methods.")
+        examples = choose_examples(group, metric, settings.count)
         if not examples:
-            page.text("No image has a value from every method.")
+            page.add_text("No image has a value from every method.")
         for kind, title in KINDS.items():
             some = [example for example in examples if example.kind == kind]
             if some:
-                page.subheading(title)
+                page.add_subheading(title)
             for example in some:
-                page.figures(example.name, figures(example, metric, group, pictures))
+                page.add_figures(example.name, make_figures(example, metric, group, pictures))
         notes = list(dict.fromkeys(note for one in pictures for note in one.notes))
         page.parts[spot:spot] = _notes(notes)
 
 
 def _notes(notes: Iterable[str]) -> list[str]:
-    scratch = Page("", "")
-    scratch.warnings("Some images cannot be shown", list(notes))
+    scratch = HtmlPage("", "")
+    scratch.add_warnings("Some images cannot be shown", list(notes))
     return scratch.parts

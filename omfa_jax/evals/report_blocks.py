@@ -3,16 +3,16 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from omfa_jax.evals.page import Page, counted
+from omfa_jax.evals.page import HtmlPage, format_count
 from omfa_jax.evals.scores import Scores
 
 
-def kind_of(group: Sequence[Scores]) -> str:
+def format_group(group: Sequence[Scores]) -> str:
     """Return the protocol and setting that a group of files has in common."""
     return f"{group[0].protocol.name}, {group[0].protocol.setting}"
 
 
-def add_influence(page: Page, scores: Sequence[Scores]) -> None:
+def add_influence(page: HtmlPage, scores: Sequence[Scores]) -> None:
     """Add the influence of each condition, for the files that have it."""
     keys = ("metric", "region", "right", "wrong", "gain", "interval", "count")
     rows = []
@@ -25,15 +25,15 @@ def add_influence(page: Page, scores: Sequence[Scores]) -> None:
                 known["interval"] = f"[{low:.3g}, {high:.3g}]"
             rows.append((one.method, name, *(known[key] for key in keys)))
     if rows:
-        page.heading("Influence of the conditions")
-        page.text(
+        page.add_heading("Influence of the conditions")
+        page.add_text(
             "Scores with the right condition, and with another example's in its place. A method"
             " that ignores a condition gains nothing from it."
         )
-        page.table(("method", "condition", *keys), rows)
+        page.add_table(("method", "condition", *keys), rows)
 
 
-def add_truth(page: Page, scores: Sequence[Scores]) -> None:
+def add_truth(page: HtmlPage, scores: Sequence[Scores]) -> None:
     """Add the scores against exact truth, for the files that have them."""
     found = [
         (one.method, kind, figures if isinstance(figures, Mapping) else {"value": figures})
@@ -42,8 +42,8 @@ def add_truth(page: Page, scores: Sequence[Scores]) -> None:
     ]
     if not found:
         return
-    page.heading("Against exact truth")
-    page.text(
+    page.add_heading("Against exact truth")
+    page.add_text(
         "Synthetic data only: the exact image of the person with the other garment, or in the new"
         " pose."
     )
@@ -52,16 +52,16 @@ def add_truth(page: Page, scores: Sequence[Scores]) -> None:
         (method, kind.replace("_", " "), *({**dict.fromkeys(keys, ""), **figures}[k] for k in keys))
         for method, kind, figures in found
     ]
-    page.table(("method", "truth", *(key.replace("_", " ") for key in keys)), rows)
+    page.add_table(("method", "truth", *(key.replace("_", " ") for key in keys)), rows)
 
 
-def add_judge(page: Page, scores: Sequence[Scores]) -> None:
+def add_judge(page: HtmlPage, scores: Sequence[Scores]) -> None:
     """Add each judge's model, cost, failures and prompt."""
     judged = [(one, one.judge) for one in scores if one.judge]
     if not judged:
         return
-    page.heading("The judge")
-    page.text(
+    page.add_heading("The judge")
+    page.add_text(
         "A vision-language model scored every image from 0 to 10. The prompt is this library's"
         " own: scores from other prompts or models are not comparable."
     )
@@ -72,27 +72,27 @@ def add_judge(page: Page, scores: Sequence[Scores]) -> None:
         known = {**dict.fromkeys(keys, ""), "failures": [], **block}
         figures = [known[key] for key in keys]
         rows.append((one.method, one.protocol.setting, *figures, len(known["failures"])))
-    page.table((*head, "failed"), rows)
+    page.add_table((*head, "failed"), rows)
     for one, block in judged:
         failures = list(map(str, block.get("failures") or []))
         if failures:
             # a server that is down fails thousands of images with the same line
             more = [f"... and {len(failures) - 20} more"] if len(failures) > 20 else []
-            title = f"{one.method}: {counted(len(failures), 'image')} without a score"
-            page.folded(title, [*failures[:20], *more])
+            title = f"{one.method}: {format_count(len(failures), 'image')} without a score"
+            page.add_details(title, [*failures[:20], *more])
     prompts = dict.fromkeys(str(block.get("prompt")) for _, block in judged)
     for number, prompt in enumerate(prompts, start=1):
-        page.subheading("The prompt" if len(prompts) == 1 else f"Prompt {number}")
-        page.prose(prompt)
+        page.add_subheading("The prompt" if len(prompts) == 1 else f"Prompt {number}")
+        page.add_preformatted(prompt)
 
 
-def add_protocol(page: Page, groups: Sequence[Sequence[Scores]]) -> None:
+def add_protocol(page: HtmlPage, groups: Sequence[Sequence[Scores]]) -> None:
     """Add the protocol's choices, and the seed, versions and weights of each file."""
-    page.heading("How it was measured")
+    page.add_heading("How it was measured")
     for group in groups:
         if len(groups) > 1:
-            page.subheading(kind_of(group))
-        page.table(("choice", "value"), list(_choices(group[0].protocol.choices).items()))
+            page.add_subheading(format_group(group))
+        page.add_table(("choice", "value"), list(_choices(group[0].protocol.choices).items()))
     rows = [
         (
             one.method,
@@ -106,7 +106,7 @@ def add_protocol(page: Page, groups: Sequence[Sequence[Scores]]) -> None:
         for group in groups
         for one in group
     ]
-    page.table(
+    page.add_table(
         ("method", "setting", "created (UTC)", "seed", "scored", "versions", "weights"), rows
     )
 

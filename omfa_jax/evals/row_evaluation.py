@@ -8,12 +8,18 @@ from pathlib import Path
 import jax
 
 from omfa_jax import __version__
-from omfa_jax.core.errors import OmfaError, unknown
+from omfa_jax.core.errors import OmfaError, unknown_name
 from omfa_jax.core.files import require_writable_dir
 from omfa_jax.core.tasks import Task
 from omfa_jax.data.settings import PipelineSettings
-from omfa_jax.evals.examples import Split
-from omfa_jax.evals.predictions import ROWS, Work, busy_devices, claim, weights_digest
+from omfa_jax.evals.examples import EvalSplit
+from omfa_jax.evals.predictions import (
+    ROWS_PER_GROUP,
+    SamplingJob,
+    claim_folder,
+    compute_weights_digest,
+    get_busy_devices,
+)
 from omfa_jax.evals.scores import Scores
 from omfa_jax.evals.split import PREDICTIONS
 from omfa_jax.evals.split_evaluation import (
@@ -25,7 +31,7 @@ from omfa_jax.evals.split_evaluation import (
     score_predictions,
 )
 from omfa_jax.sampling.generate import Sampler
-from omfa_jax.weights.bundle import Bundle
+from omfa_jax.weights.bundle import Model
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +46,7 @@ def find_row(tasks: Sequence[Task], name: str, other_names: Sequence[str]) -> Ta
     """
     row = next((task for task in tasks if task.name == name), None)
     if row is None:
-        raise unknown("task (--task)", name, {*other_names, *(task.name for task in tasks)})
+        raise unknown_name("task (--task)", name, {*other_names, *(task.name for task in tasks)})
     if not set(row.noised) & set(COMPONENT_SETTINGS):
         raise OmfaError(
             f"--task {name} generates only {', '.join(row.noised)}, for which no protocol has a"
@@ -50,7 +56,7 @@ def find_row(tasks: Sequence[Task], name: str, other_names: Sequence[str]) -> Ta
 
 
 def evaluate_row(
-    bundle: Bundle, row: Task, request: SplitRequest, pipeline: PipelineSettings, out: Path
+    bundle: Model, row: Task, request: SplitRequest, pipeline: PipelineSettings, out: Path
 ) -> Mapping[str, Scores] | None:
     """Sample a row on the split, score each component and write OUT/COMPONENT/scores.json.
 
@@ -59,7 +65,7 @@ def evaluate_row(
     the scores by component on process 0, None on the others.
     """
     splits = {
-        name: Split(pipeline, request.split, setting, limit=request.limit, seed=request.seed)
+        name: EvalSplit(pipeline, request.split, setting, limit=request.limit, seed=request.seed)
         for name, setting in COMPONENT_SETTINGS.items()
         if name in row.noised
     }
@@ -67,7 +73,7 @@ def evaluate_row(
         if name not in splits:
             log.warning("--task %s: %s is not scored: no protocol has a setting", row.name, name)
     facts = {
-        "checkpoint": weights_digest(bundle),
+        "checkpoint": compute_weights_digest(bundle),
         "data": records_digest(Path(pipeline.records)),
         "split": request.split,
         "task": row.name,
@@ -75,21 +81,28 @@ def evaluate_row(
         "seed": request.seed,
         "sampler": dataclasses.asdict(request.sampler),
         "dtype": request.dtype,
-        "rows": ROWS,
+        "rows": ROWS_PER_GROUP,
         "omfa_jax": __version__,
     }
 
     def prepare() -> None:
         for name, split in splits.items():
             folder = require_writable_dir(out / name, "--out")
-            claim(folder, facts, restart=request.restart)
-            split.write_truth(folder)
+            claim_folder(folder, facts, restart=request.restart)
+            split.write_ground_truth(folder)
 
     run_on_main_process(prepare)
     count = len(next(iter(splits.values())))
-    sampler = Sampler(bundle, request.sampler, dtype=request.dtype, devices=busy_devices(count))
+    sampler = Sampler(bundle, request.sampler, dtype=request.dtype, devices=get_busy_devices(count))
     first, *others = (
-        Work(out / name / PREDICTIONS, row.name, name, split.names, split.given, split.size_px)
+        SamplingJob(
+            out / name / PREDICTIONS,
+            row.name,
+            name,
+            split.names,
+            split.get_inputs,
+            split.get_size_px,
+        )
         for name, split in splits.items()
     )
     sample = make_collective_sampler(sampler, seed=request.seed, batch_size=request.batch_size)

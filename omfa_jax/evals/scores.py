@@ -38,7 +38,7 @@ class Metric:
 
 
 @dataclass(frozen=True)
-class Protocol:
+class ProtocolRecord:
     """The protocol's name, the setting, and every choice as a flat, printable table."""
 
     name: str
@@ -108,7 +108,7 @@ class Scores:
 
     method: str
     created: str  # UTC, 2026-11-28T13:00:00Z
-    protocol: Protocol
+    protocol: ProtocolRecord
     versions: dict[str, str]
     weights: dict[str, WeightsFile]
     seed: int
@@ -125,7 +125,7 @@ class Scores:
 
 def write_scores(path: Path, scores: Scores) -> None:
     """Write the file atomically; OmfaError for a value that is not finite."""
-    checked(scores, str(path))
+    validate_scores(scores, str(path))
     content = {"format": FORMAT, **dataclasses.asdict(scores)}
     try:
         # NaN is not JSON, and other readers would reject the file
@@ -149,12 +149,12 @@ def read_scores(path: str | Path) -> Scores:
     if content.pop("format") != FORMAT:
         raise OmfaError(f"{path}: expected format {FORMAT}, found another; score the folder again")
     try:
-        return checked(_scores(content), str(path))
+        return validate_scores(_scores(content), str(path))
     except (TypeError, KeyError, AttributeError, ValueError) as error:
         raise OmfaError(f"{path}: not a complete scores file: {error}") from None
 
 
-def checked(scores: Scores, where: str) -> Scores:
+def validate_scores(scores: Scores, where: str) -> Scores:
     """Return the scores if they are consistent; else raise an OmfaError starting with `where`."""
     if scores.protocol.setting not in SETTINGS:
         known = ", ".join(SETTINGS)
@@ -180,7 +180,7 @@ def checked(scores: Scores, where: str) -> Scores:
     return scores
 
 
-def compare(first: Scores, second: Scores) -> list[str]:
+def compare_scores(first: Scores, second: Scores) -> list[str]:
     """Return one warning for each reason why the two files are not comparable; [] if none."""
     warnings = []
 
@@ -256,7 +256,7 @@ def _scores(content: dict[str, Any]) -> Scores:
         for name, row in content.get("categories", {}).items()
     }
     made = {
-        "protocol": Protocol(**content["protocol"]),
+        "protocol": ProtocolRecord(**content["protocol"]),
         "weights": {name: WeightsFile(**row) for name, row in content["weights"].items()},
         "folders": Folders(**content["folders"]),
         "counts": Counts(**_tuples(content["counts"], "missing", "extra")),

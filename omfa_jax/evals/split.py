@@ -13,14 +13,14 @@ import numpy as np
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.images import read_rgb
 from omfa_jax.data.decode import Example
-from omfa_jax.evals.examples import Split
-from omfa_jax.evals.influence import CONDITIONS, derangement, gain
-from omfa_jax.evals.matching import pictures_by_name
+from omfa_jax.evals.examples import EvalSplit
+from omfa_jax.evals.influence import CONDITIONS, compute_gain, sample_derangement
+from omfa_jax.evals.matching import list_images
 from omfa_jax.evals.metrics.ssim import ssim
-from omfa_jax.evals.predictions import Work
+from omfa_jax.evals.predictions import SamplingJob
 from omfa_jax.evals.protocols.omfa import SSIM
 from omfa_jax.evals.psnr import psnr
-from omfa_jax.evals.truth import Regions, Truth
+from omfa_jax.evals.truth import ConditionRegions, ExactTruth
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ def _ssim(image: np.ndarray, truth: np.ndarray, region: np.ndarray | None) -> fl
 MEASURES: dict[str, Measure] = {"psnr": psnr, "ssim": _ssim}
 
 
-def measures_here() -> dict[str, Measure]:
+def get_installed_measures() -> dict[str, Measure]:
     """Return those of MEASURES whose libraries are installed; log a warning for SSIM."""
     if importlib.util.find_spec("skimage") is not None:
         return MEASURES
@@ -52,27 +52,29 @@ class SplitRun:
     how many this process wrote.
     """
 
-    split: Split
+    split: EvalSplit
     folder: Path
     seed: int
-    sample: Callable[[Work], int]
+    sample: Callable[[SamplingJob], int]
 
-    def predictions(self, name: str = PREDICTIONS, given: Callable[..., Example] | None = None):
+    def sample_predictions(
+        self, name: str = PREDICTIONS, given: Callable[..., Example] | None = None
+    ):
         """Sample the split into `folder`/`name`; `given` replaces the split's own examples."""
         split = self.split
-        work = Work(
+        work = SamplingJob(
             self.folder / name,
             split.task,
-            split.made,
+            split.generated,
             split.names,
-            given or split.given,
-            split.size_px,
+            given or split.get_inputs,
+            split.get_size_px,
         )
         wrote = self.sample(work)
         log.info("%s: sampled %d of %d images in this run", work.folder, wrote, len(split))
         return work.folder
 
-    def swapped(self, condition: str) -> Path:
+    def sample_swapped(self, condition: str) -> Path:
         """Sample the split with another example's condition into other_CONDITION."""
         parts = CONDITIONS[self.split.task]
         if condition not in parts:
@@ -80,30 +82,30 @@ class SplitRun:
                 f"task {self.split.task} has no condition {condition!r} (it has {', '.join(parts)})"
             )
         # the seed of the split: every condition swaps the same pairs of examples
-        swap = derangement(len(self.split), self.seed)
+        swap = sample_derangement(len(self.split), self.seed)
 
         def given(place: int) -> Example:
             other = int(swap[place])
-            return self.split.given(place, dict.fromkeys(parts[condition], other))
+            return self.split.get_inputs(place, dict.fromkeys(parts[condition], other))
 
-        return self.predictions(f"other_{condition}", given)
+        return self.sample_predictions(f"other_{condition}", given)
 
-    def answered(self, truth: Truth, kind: str) -> Path:
+    def sample_truth_cases(self, truth: ExactTruth, kind: str) -> Path:
         """Sample the examples with an exact answer in the synthetic data into truth_KIND."""
         split = self.split
 
         def given(place: int) -> Example:
-            example = split.given(place)
+            example = split.get_inputs(place)
             # the unpaired garment is in the record already; only a pose is new to it
             if kind == "new_pose":
                 size = example["pose"].shape[:2]
-                pose = truth.slot_pose(split.names[place], kind, size)  # type: ignore[arg-type]
+                pose = truth.read_slot_pose(split.names[place], kind, size)  # type: ignore[arg-type]
                 example |= {"pose": pose, "has_pose": np.bool_(True)}
             return example
 
-        return self.predictions(f"truth_{kind}", given)
+        return self.sample_predictions(f"truth_{kind}", given)
 
-    def values(
+    def compute_values(
         self,
         folder: Path,
         metric: str,
@@ -123,19 +125,19 @@ class SplitRun:
 
     @functools.cached_property
     def _truth_files(self) -> Mapping[str, Path]:
-        return pictures_by_name(self.folder / "gt", "ground truth", "--out")
+        return list_images(self.folder / "gt", "ground truth", "--out")
 
-    def own_truth(self, place: int) -> np.ndarray:
+    def read_ground_truth(self, place: int) -> np.ndarray:
         """Return the ground truth that `Split.write_truth` wrote."""
         return read_rgb(self._truth_files[self.split.names[place]], "ground truth")
 
 
-def influence_of(
+def compute_influence(
     run: SplitRun,
     conditions: Sequence[str],
     *,
     metric: str = "psnr",
-    regions: Regions | None = None,
+    regions: ConditionRegions | None = None,
     per_image: Callable[[Path], tuple[Sequence[float], str]] | None = None,
 ) -> dict[str, Any]:
     """Return the scores file's influence block: `pred` against other_CONDITION.
@@ -150,18 +152,22 @@ def influence_of(
         if per_image is not None:
             # both folders are scored by one function, so their direction is the same
             (right, better), (wrong, _) = map(per_image, folders)
-            block[condition] = gain(metric, better, right, wrong, seed=run.seed)
+            block[condition] = compute_gain(metric, better, right, wrong, seed=run.seed)
             continue
         where = None
-        if metric == "psnr" and regions is not None and run.split.made == "person":
+        if metric == "psnr" and regions is not None and run.split.generated == "person":
             where = functools.partial(_region, run, regions, condition)
-        values = [run.values(folder, metric, run.own_truth, where) for folder in folders]
+        values = [
+            run.compute_values(folder, metric, run.read_ground_truth, where) for folder in folders
+        ]
         named = f"{condition} region" if where else "whole picture"
-        block[condition] = gain(metric, "higher", *values, seed=run.seed, region=named)
+        block[condition] = compute_gain(metric, "higher", *values, seed=run.seed, region=named)
     return block
 
 
-def truth_of(run: SplitRun, truth: Truth, folders: Mapping[str, Path]) -> dict[str, Any]:
+def compute_truth_scores(
+    run: SplitRun, truth: ExactTruth, folders: Mapping[str, Path]
+) -> dict[str, Any]:
     """Return the scores file's truth block: PSNR and SSIM against the exact answers.
 
     `folders` are those of the `unpaired` and `new_pose` images.
@@ -170,18 +176,20 @@ def truth_of(run: SplitRun, truth: Truth, folders: Mapping[str, Path]) -> dict[s
     for kind, folder in folders.items():
         # read on every call: the images of a split do not fit in memory
         def exact(place: int, kind=kind) -> np.ndarray:
-            return truth.answer(run.split.names[place], kind).image
+            return truth.read_answer(run.split.names[place], kind).image
 
         def worn(place: int, kind=kind) -> np.ndarray:
-            return truth.answer(run.split.names[place], kind).garment
+            return truth.read_answer(run.split.names[place], kind).garment
 
-        found = {name: run.values(folder, name, exact) for name in measures_here()}
-        found["psnr_garment_region"] = run.values(folder, "psnr", exact, worn)
+        found = {name: run.compute_values(folder, name, exact) for name in get_installed_measures()}
+        found["psnr_garment_region"] = run.compute_values(folder, "psnr", exact, worn)
         means = {name: float(np.mean(values)) for name, values in found.items()}
         block[kind] = {**means, "count": len(run.split)}
     return block
 
 
-def _region(run: SplitRun, regions: Regions, condition: str, place: int) -> np.ndarray | None:
+def _region(
+    run: SplitRun, regions: ConditionRegions, condition: str, place: int
+) -> np.ndarray | None:
     named = run.split.examples[place]
-    return regions.region(named.name, condition, named.category)
+    return regions.read_region(named.name, condition, named.category)

@@ -12,27 +12,27 @@ from typing import cast
 import jax
 
 from omfa_jax import __version__
-from omfa_jax.core.errors import OmfaError, unknown
+from omfa_jax.core.errors import OmfaError, unknown_name
 from omfa_jax.data.schema import MANIFEST, read_manifest
 from omfa_jax.data.settings import PipelineSettings
 from omfa_jax.diffusion.sample import SamplerSettings
-from omfa_jax.evals.examples import Split
-from omfa_jax.evals.folder import Request, score_folder
+from omfa_jax.evals.examples import EvalSplit
+from omfa_jax.evals.folder import ScoreRequest, score_folder
 from omfa_jax.evals.influence import CONDITIONS
 from omfa_jax.evals.predictions import (
-    ROWS,
-    Work,
-    busy_devices,
-    claim,
+    ROWS_PER_GROUP,
+    SamplingJob,
+    claim_folder,
+    compute_weights_digest,
+    get_busy_devices,
     sample_to_folder,
-    weights_digest,
 )
 from omfa_jax.evals.scores import Scores, write_scores
-from omfa_jax.evals.split import PREDICTIONS, SplitRun, influence_of, truth_of
-from omfa_jax.evals.truth import KINDS, Regions, Truth
-from omfa_jax.parallel.distributed import any_process
+from omfa_jax.evals.split import PREDICTIONS, SplitRun, compute_influence, compute_truth_scores
+from omfa_jax.evals.truth import KINDS, ConditionRegions, ExactTruth
+from omfa_jax.parallel.distributed import any_across_processes
 from omfa_jax.sampling.generate import Sampler
-from omfa_jax.weights.bundle import Bundle
+from omfa_jax.weights.bundle import Model
 
 log = logging.getLogger(__name__)
 
@@ -63,19 +63,19 @@ class SplitRequest:
     influence_metric: str = "psnr"
     truth: Path | None = None
     regions: Path | None = None
-    networks: Path | None = None
-    any_weights: bool = False
+    metric_weights: Path | None = None
+    skip_checksum: bool = False
     device: str = "cpu"
 
 
 def evaluate_split(
-    bundle: Bundle, request: SplitRequest, pipeline: PipelineSettings, out: Path
+    bundle: Model, request: SplitRequest, pipeline: PipelineSettings, out: Path
 ) -> Scores | None:
     """Sample one setting of the split, score it and write OUT/scores.json.
 
     Return the scores on process 0, None on the others.
     """
-    split = Split(
+    split = EvalSplit(
         pipeline,
         request.split,
         request.setting,
@@ -83,10 +83,10 @@ def evaluate_split(
         seed=request.seed,
     )
     conditions = choose_conditions(request.influence, CONDITIONS[split.task])
-    truth = Truth(request.truth, request.split) if request.truth else None
-    regions = Regions(request.regions, request.split) if request.regions else None
+    truth = ExactTruth(request.truth, request.split) if request.truth else None
+    regions = ConditionRegions(request.regions, request.split) if request.regions else None
     facts = {
-        "checkpoint": weights_digest(bundle),
+        "checkpoint": compute_weights_digest(bundle),
         "data": records_digest(Path(pipeline.records)),
         "split": request.split,
         "setting": request.setting,
@@ -94,23 +94,23 @@ def evaluate_split(
         "seed": request.seed,
         "sampler": dataclasses.asdict(request.sampler),
         "dtype": request.dtype,
-        "rows": ROWS,
+        "rows": ROWS_PER_GROUP,
         "omfa_jax": __version__,
     }
 
     def prepare() -> None:
-        claim(out, facts, restart=request.restart)
-        split.write_truth(out)
+        claim_folder(out, facts, restart=request.restart)
+        split.write_ground_truth(out)
 
     run_on_main_process(prepare)
     sampler = Sampler(
-        bundle, request.sampler, dtype=request.dtype, devices=busy_devices(len(split))
+        bundle, request.sampler, dtype=request.dtype, devices=get_busy_devices(len(split))
     )
     sample = make_collective_sampler(sampler, seed=request.seed, batch_size=request.batch_size)
     sampled = SplitRun(split, out, request.seed, sample)
-    predictions = sampled.predictions()
+    predictions = sampled.sample_predictions()
     for condition in conditions:
-        sampled.swapped(condition)
+        sampled.sample_swapped(condition)
     answers = {}
     if truth:
         for kind in KINDS:
@@ -128,30 +128,30 @@ def evaluate_split(
         # PSNR and SSIM are computed here, and by region; others come from the protocol's scores
         if metric not in ("psnr", "ssim"):
             per_image = functools.partial(compute_metric_values, request, out, split.names, metric)
-        influence = influence_of(
+        influence = compute_influence(
             sampled, conditions, metric=metric, regions=regions, per_image=per_image
         )
-    exact = truth_of(sampled, truth, answers) if truth else None
+    exact = compute_truth_scores(sampled, truth, answers) if truth else None
     scores = dataclasses.replace(scores, influence=influence, truth=exact)
     write_scores(file, scores)
     return scores
 
 
-def sample_exact_answers(sampled: SplitRun, truth: Truth, kind: str) -> Path:
+def sample_exact_answers(sampled: SplitRun, truth: ExactTruth, kind: str) -> Path:
     """Sample the images whose exact answer the synthetic world has."""
     if kind == "unpaired":
         # the same people with the other garments
-        other = sampled.split.under("unpaired")
+        other = sampled.split.with_setting("unpaired")
         sampled = dataclasses.replace(sampled, split=other)
-    return sampled.answered(truth, kind)
+    return sampled.sample_truth_cases(truth, kind)
 
 
 def make_collective_sampler(
     sampler: Sampler, *, seed: int, batch_size: int
-) -> Callable[[Work], int]:
+) -> Callable[[SamplingJob], int]:
     """Return a function that samples work on all processes: each does its share, then they meet."""
 
-    def sample(work: Work) -> int:
+    def sample(work: SamplingJob) -> int:
         wrote, failed = 0, None
         try:
             wrote = sample_to_folder(
@@ -165,7 +165,7 @@ def make_collective_sampler(
         except Exception as error:
             # raised below, after the others know: they would wait for this process for ever
             failed = error
-        if any_process(failed is not None):
+        if any_across_processes(failed is not None):
             raise failed or OmfaError("another process of this job failed; its log says why")
         return wrote
 
@@ -180,7 +180,7 @@ def run_on_main_process(work: Callable[[], None]) -> None:
             work()
         except (OmfaError, OSError) as error:
             failed = error
-    if any_process(failed is not None):
+    if any_across_processes(failed is not None):
         raise failed or OmfaError("process 0 of this job failed; its log says why")
 
 
@@ -188,7 +188,7 @@ def score_predictions(request: SplitRequest, out: Path, pred: Path, file: Path) 
     """Return the scores of a folder of predictions under the protocol, written to `file`."""
     with_garments = request.setting != "try_off"
     return score_folder(
-        Request(
+        ScoreRequest(
             pred=pred,
             gt=out / "gt",
             out=file,
@@ -197,8 +197,8 @@ def score_predictions(request: SplitRequest, out: Path, pred: Path, file: Path) 
             garments=out / "garments" if with_garments else None,
             pairs=out / "pairs.txt",
             method=request.method,
-            networks=request.networks,
-            any_weights=request.any_weights,
+            metric_weights=request.metric_weights,
+            skip_checksum=request.skip_checksum,
             seed=request.seed,
             device=request.device,
             workers=request.workers,
@@ -214,7 +214,7 @@ def compute_metric_values(
     file = SCORES_FILE if folder.name == PREDICTIONS else f"{folder.name}.json"
     scores = score_predictions(request, out, folder, out / file)
     if metric not in scores.per_image.values:
-        raise unknown("metric per image (--influence-metric)", metric, scores.per_image.values)
+        raise unknown_name("metric per image (--influence-metric)", metric, scores.per_image.values)
     column = cast(Sequence[float], scores.per_image.values[metric])
     found = dict(zip(scores.per_image.names, column, strict=True))
     return [float(found[name]) for name in names], scores.metrics[metric].better
@@ -237,5 +237,5 @@ def choose_conditions(asked: str, known: Sequence[str]) -> list[str]:
     names = asked.split(",")
     for name in names:
         if name not in known:
-            raise unknown("condition (--influence)", name, known)
+            raise unknown_name("condition (--influence)", name, known)
     return names

@@ -25,7 +25,7 @@ class Column:
         """The scale as shown after the label: "" or "x1000"."""
         return "" if self.scale == 1 or f"{self.scale:g}" in self.label else f"x{self.scale:g}"
 
-    def shown(self, value: float) -> str:
+    def format_value(self, value: float) -> str:
         """Return the number as text, without "-0.00"."""
         text = f"{value:.{self.decimals}f}"
         return text.lstrip("-") if float(text) == 0 else text
@@ -52,7 +52,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Table:
+class ScoresTable:
     """Rows of numbers; the best of a column is marked, and so are ties at the digits shown."""
 
     heads: tuple[str, ...]
@@ -60,10 +60,10 @@ class Table:
     rows: tuple[Row, ...]
 
 
-Named = tuple[tuple[str, ...], Mapping[str, Metric]]
+LabelledMetrics = tuple[tuple[str, ...], Mapping[str, Metric]]
 
 
-def grouped(scores: Sequence[Scores]) -> list[list[Scores]]:
+def group_scores(scores: Sequence[Scores]) -> list[list[Scores]]:
     """Return the files grouped by protocol and setting, one table each.
 
     Raises OmfaError for two files of one method in a group, or a group without a common metric.
@@ -85,12 +85,12 @@ def grouped(scores: Sequence[Scores]) -> list[list[Scores]]:
     return list(groups.values())
 
 
-def methods_table(group: Sequence[Scores]) -> Table:
+def make_methods_table(group: Sequence[Scores]) -> ScoresTable:
     """Return a table with one row a method."""
-    return table_of(("method",), [[((one.method,), one.metrics) for one in group]])
+    return make_table(("method",), [[((one.method,), one.metrics) for one in group]])
 
 
-def categories_table(group: Sequence[Scores]) -> Table | None:
+def make_categories_table(group: Sequence[Scores]) -> ScoresTable | None:
     """Return a table with one row a category and method, or None without categories."""
     names = dict.fromkeys(name for one in group for name in one.categories)
     blocks = [
@@ -101,10 +101,10 @@ def categories_table(group: Sequence[Scores]) -> Table | None:
         ]
         for name in names
     ]
-    return table_of(("category", "method", "images"), blocks) if blocks else None
+    return make_table(("category", "method", "images"), blocks) if blocks else None
 
 
-def table_of(heads: tuple[str, ...], blocks: Sequence[Sequence[Named]]) -> Table:
+def make_table(heads: tuple[str, ...], blocks: Sequence[Sequence[LabelledMetrics]]) -> ScoresTable:
     """Return the table of rows in blocks; the best is marked within each block.
 
     A column takes its label, direction and scale from the first row that has the metric.
@@ -115,7 +115,7 @@ def table_of(heads: tuple[str, ...], blocks: Sequence[Sequence[Named]]) -> Table
         by_column = [_cells(column, [metrics for _, metrics in block]) for column in columns]
         for index, (labels, _) in enumerate(block):
             rows.append(Row(labels, tuple(cells[index] for cells in by_column)))
-    return Table(heads, tuple(columns), tuple(rows))
+    return ScoresTable(heads, tuple(columns), tuple(rows))
 
 
 def _columns(tables: Sequence[Mapping[str, Metric]]) -> list[Column]:
@@ -166,7 +166,7 @@ def _cell(column: Column, metric: Metric) -> Cell:
     # two files may print one metric in different scales (KID raw or x1000)
     value, factor = metric.raw * column.scale, column.scale / metric.scale
     if metric.interval is None:
-        return Cell(value, column.shown(value))
+        return Cell(value, column.format_value(value))
     low, high = (bound * factor for bound in metric.interval)
-    text = f"[{column.shown(low)}, {column.shown(high)}]"
-    return Cell(value, column.shown(value), (low, high), text)
+    text = f"[{column.format_value(low)}, {column.format_value(high)}]"
+    return Cell(value, column.format_value(value), (low, high), text)

@@ -17,23 +17,28 @@ from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.images import read_rgb
 from omfa_jax.core.tasks import COMPONENTS
 from omfa_jax.data.settings import PipelineSettings
-from omfa_jax.evals.examples import MADE, Split
+from omfa_jax.evals.examples import GENERATED, EvalSplit
 from omfa_jax.evals.heldout import HeldOutSettings
 from omfa_jax.evals.heldout_run import find_heldout_split, get_unet_shardings, make_heldout_loss
-from omfa_jax.evals.predictions import Work, busy_devices, sample_to_folder, share
+from omfa_jax.evals.predictions import (
+    SamplingJob,
+    get_busy_devices,
+    get_process_share,
+    sample_to_folder,
+)
 from omfa_jax.evals.settings import EvaluationSettings
-from omfa_jax.evals.split import measures_here
-from omfa_jax.parallel.feed import to_host
+from omfa_jax.evals.split import get_installed_measures
+from omfa_jax.parallel.feed import gather_to_host
 from omfa_jax.sampling.generate import Sampler
 from omfa_jax.train.loop import Evaluate
 from omfa_jax.train.state import TrainState
-from omfa_jax.weights.bundle import Bundle
+from omfa_jax.weights.bundle import Model
 
 SETTING_OF = {"try_on": "paired", "try_off": "try_off"}
 
 
 def make_training_evaluation(
-    bundle: Bundle, settings: EvaluationSettings, pipeline: PipelineSettings, mesh: Mesh
+    bundle: Model, settings: EvaluationSettings, pipeline: PipelineSettings, mesh: Mesh
 ) -> Evaluate:
     """Return the loop's evaluation: (state, step) -> {"eval/loss": ..., "eval/psnr/try_on": ...}.
 
@@ -54,7 +59,7 @@ def make_training_evaluation(
 
     def evaluate(state: TrainState, step: int) -> Mapping[str, float]:
         params = state.params if state.ema is None else state.ema
-        row = loss(params).scalars()
+        row = loss(params).to_scalars()
         if score_samples is not None:
             row |= score_samples(params)
         return {f"eval/{name}": value for name, value in row.items()}
@@ -63,7 +68,7 @@ def make_training_evaluation(
 
 
 def make_sample_scores(
-    bundle: Bundle, settings: EvaluationSettings
+    bundle: Model, settings: EvaluationSettings
 ) -> Callable[[Any], dict[str, float]]:
     """Return PSNR and SSIM of a few fixed sampled examples as a function of UNet parameters."""
     records, examples = settings.image_records, settings.examples
@@ -73,31 +78,33 @@ def make_sample_scores(
             " --config.data.records=DIR or --config.eval.examples=0 (the loss alone)"
         )
     for task in settings.tasks:
-        if task not in MADE:
-            raise OmfaError(f"config.eval.tasks: expected {' and '.join(MADE)}, got {task!r}")
+        if task not in GENERATED:
+            raise OmfaError(f"config.eval.tasks: expected {' and '.join(GENERATED)}, got {task!r}")
     slots = dict(zip(COMPONENTS, bundle.settings.slots_px, strict=True))
     pipeline = PipelineSettings(records, slots, threads=0)
     name = find_heldout_split(records, settings.split)
     splits = {
-        task: Split(pipeline, name, SETTING_OF[task], limit=examples) for task in settings.tasks
+        task: EvalSplit(pipeline, name, SETTING_OF[task], limit=examples) for task in settings.tasks
     }
     sampler = Sampler(
         bundle.with_unet({}),
         settings.sampler,
         dtype=settings.compute_dtype,
-        devices=busy_devices(examples),
+        devices=get_busy_devices(examples),
         attention=settings.attention,
     )
     process, processes = jax.process_index(), jax.process_count()
-    measures = measures_here()
+    measures = get_installed_measures()
 
     def score(params: Any) -> dict[str, float]:
         # the sampler needs whole weights on each device; training may have cut them over fsdp
-        gathered = sampler.placed(to_host(params))
+        gathered = sampler.replicate(gather_to_host(params))
         row: dict[str, float] = {}
         for task, split in splits.items():
             with tempfile.TemporaryDirectory() as folder:
-                work = Work(Path(folder), task, split.made, split.names, split.given)
+                work = SamplingJob(
+                    Path(folder), task, split.generated, split.names, split.get_inputs
+                )
                 sample_to_folder(
                     sampler,
                     work,
@@ -107,9 +114,9 @@ def make_sample_scores(
                     params=gathered,
                 )
                 values = np.full((len(split), len(measures)), np.nan)
-                for spot in share(len(split), process, processes):
-                    image = read_rgb(work.path(spot), "sampled picture")
-                    truth = np.asarray(split.given(spot)[split.made])
+                for spot in get_process_share(len(split), process, processes):
+                    image = read_rgb(work.get_path(spot), "sampled picture")
+                    truth = np.asarray(split.get_inputs(spot)[split.generated])
                     values[spot] = [measure(image, truth, None) for measure in measures.values()]
             means = merge_rows(values).mean(axis=0)
             row |= {f"{m}/{task}": float(v) for m, v in zip(measures, means, strict=True)}

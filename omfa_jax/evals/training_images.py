@@ -7,19 +7,19 @@ import numpy as np
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.images import from_signed
 from omfa_jax.core.tasks import COMPONENTS
-from omfa_jax.data.pipeline import PipelineSettings, eval_batches
+from omfa_jax.data.pipeline import PipelineSettings, make_eval_iterator
 from omfa_jax.data.schema import read_manifest
 from omfa_jax.diffusion.sample import SamplerSettings
-from omfa_jax.parallel.feed import to_host
+from omfa_jax.parallel.feed import gather_to_host
 from omfa_jax.sampling.generate import Sampler
-from omfa_jax.sampling.sheet import sheet
-from omfa_jax.train.loop import Pictures
+from omfa_jax.sampling.sheet import draw_sheet
+from omfa_jax.train.loop import DrawImages
 from omfa_jax.train.state import TrainState
-from omfa_jax.weights.bundle import Bundle
+from omfa_jax.weights.bundle import Model
 
 
 def make_training_images(
-    bundle: Bundle,
+    bundle: Model,
     settings: SamplerSettings,
     *,
     records: str,
@@ -28,7 +28,7 @@ def make_training_images(
     seed: int,
     dtype: str,
     attention: str,
-) -> Pictures:
+) -> DrawImages:
     """Return the loop's image function: one sheet of `count` examples a task.
 
     The examples are the first of the validation split, or of `split` if there is none. They are
@@ -43,12 +43,12 @@ def make_training_images(
     pipeline = PipelineSettings(records, slots, threads=0)
     splits = read_manifest(records)["splits"]
     found = "val" if "val" in splits else split
-    batch = next(iter(eval_batches(pipeline, split=found, batch_size=count, limit=count)))
+    batch = next(iter(make_eval_iterator(pipeline, split=found, batch_size=count, limit=count)))
     sampler = Sampler(bundle.with_unet({}), settings, dtype=dtype, attention=attention)
     size = slots["person"]
 
     def draw_sheets(state: TrainState, step: int) -> Mapping[str, np.ndarray]:
-        params = to_host(state.params if state.ema is None else state.ema)
+        params = gather_to_host(state.params if state.ema is None else state.ema)
         sheets = {}
         for task in bundle.settings.tasks:
             made = sampler(
@@ -61,7 +61,7 @@ def make_training_images(
             )
             columns = {name: list(from_signed(batch[name])) for name in (*COMPONENTS, "pose")}
             columns |= {f"{name} ({task.name})": list(images) for name, images in made.items()}
-            sheets[task.name] = sheet(columns, *size)
+            sheets[task.name] = draw_sheet(columns, *size)
         return sheets
 
     return draw_sheets

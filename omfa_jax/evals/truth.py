@@ -24,7 +24,7 @@ BLACK = 0
 
 
 @dataclass(frozen=True)
-class Answer:
+class TruthAnswer:
     """The exact image, the mask of its garment (True: garment) and its pose map."""
 
     image: UInt8[np.ndarray, "h w 3"]
@@ -32,7 +32,7 @@ class Answer:
     pose: UInt8[np.ndarray, "h w 3"]
 
 
-class Truth:
+class ExactTruth:
     """The answers of one split of a synthetic raw folder."""
 
     def __init__(self, raw: Path, split: str = "test"):
@@ -49,22 +49,24 @@ class Truth:
         """Return whether the person `name` has an answer of this kind."""
         return (self._folder / "image" / f"{self._stem(name, kind)}.jpg").is_file()
 
-    def answer(self, name: str, kind: str) -> Answer:
+    def read_answer(self, name: str, kind: str) -> TruthAnswer:
         """Read the answer for the person `name`; OmfaError if it cannot be read."""
         stem = self._stem(name, kind)
         image = read_rgb(self._folder / "image" / f"{stem}.jpg", f"{kind} truth")
         labels = read_labels(self._folder / PARSE_DIRS[0] / f"{stem}.png", f"{kind} truth's parse")
-        return Answer(image, CIHP.worn(labels, "upper"), self.pose_map(name, kind))
+        return TruthAnswer(
+            image, CIHP.garment_mask(labels, "upper"), self.read_pose_map(name, kind)
+        )
 
-    def pose_map(self, name: str, kind: str) -> UInt8[np.ndarray, "h w 3"]:
+    def read_pose_map(self, name: str, kind: str) -> UInt8[np.ndarray, "h w 3"]:
         """Read the pose map of an answer."""
         path = self._folder / "pose" / f"{self._stem(name, kind)}.png"
         return read_rgb(path, f"{kind} truth's pose map")
 
-    def slot_pose(self, name: str, kind: str, size_px: tuple[int, int]) -> np.ndarray:
+    def read_slot_pose(self, name: str, kind: str, size_px: tuple[int, int]) -> np.ndarray:
         """Return the pose map as the model's input: letterboxed into the person's slot."""
         # black is the background of pose maps; the default of letterbox is white
-        return letterbox(self.pose_map(name, kind), *size_px, fill=BLACK)
+        return letterbox(self.read_pose_map(name, kind), *size_px, fill=BLACK)
 
     def _stem(self, name: str, kind: str) -> str:
         person = name.split("_")[0]
@@ -80,7 +82,7 @@ class Truth:
             ) from None
 
 
-class Regions:
+class ConditionRegions:
     """Regions of a person's photo that a condition determines, from the raw folder's parse maps."""
 
     def __init__(self, raw: Path, split: str = "test"):
@@ -92,11 +94,13 @@ class Regions:
             )
         self._folder = found
 
-    def region(self, name: str, condition: str, category: str) -> Bool[np.ndarray, "h w"] | None:
+    def read_region(
+        self, name: str, condition: str, category: str
+    ) -> Bool[np.ndarray, "h w"] | None:
         """Return the condition's mask in the photo `name` (True: region); None if it is empty."""
         labels = read_labels(self._folder / f"{name}.png", "parse map")
         masks = {
-            "garment": lambda: CIHP.worn(labels, category or "upper"),  # type: ignore[arg-type]
+            "garment": lambda: CIHP.garment_mask(labels, category or "upper"),  # type: ignore[arg-type]
             "head": lambda: CIHP.mask(labels, (*CIHP.face, *CIHP.hair)),
             "person": lambda: labels != CIHP.ids["background"],
         }

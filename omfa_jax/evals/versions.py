@@ -4,7 +4,7 @@ import importlib.metadata
 import platform
 
 
-def versions(*names: str) -> dict[str, str]:
+def get_versions(*names: str) -> dict[str, str]:
     """Return {distribution: version} of the installed ones."""
     found = {}
     for name in names:
@@ -15,9 +15,9 @@ def versions(*names: str) -> dict[str, str]:
     return found
 
 
-def base_versions() -> dict[str, str]:
+def get_base_versions() -> dict[str, str]:
     """Return the versions that every score depends on."""
     from omfa_jax import __version__
 
     python = {"python": platform.python_version(), "omfa_jax": __version__}
-    return python | versions("numpy", "pillow")
+    return python | get_versions("numpy", "pillow")

@@ -2,16 +2,16 @@
 
 from omfa_jax.models.api import (
     apply_unet,
+    compute_reference_features,
     decode,
     encode,
+    encode_posterior,
     init_unet,
     init_vae,
-    posterior,
-    reference_features,
 )
 from omfa_jax.models.compute import Compute
 from omfa_jax.models.config import UNetConfig, VAEConfig
-from omfa_jax.models.presets import UNETS, VAES, unet, vae
+from omfa_jax.models.presets import UNETS, VAES, get_unet_config, get_vae_config
 from omfa_jax.models.tiling import decode_any_size, decode_tiled, encode_any_size, encode_tiled
 
 __all__ = [
@@ -29,8 +29,8 @@ __all__ = [
     "encode_tiled",
     "init_unet",
     "init_vae",
-    "posterior",
-    "reference_features",
-    "unet",
-    "vae",
+    "encode_posterior",
+    "compute_reference_features",
+    "get_unet_config",
+    "get_vae_config",
 ]

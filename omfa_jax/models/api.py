@@ -14,12 +14,12 @@ from jaxtyping import Array, Float, Num, PRNGKeyArray
 
 from omfa_jax.models.compute import Compute, Params
 from omfa_jax.models.config import UNetConfig, VAEConfig
-from omfa_jax.models.init import random_params
+from omfa_jax.models.init import init_params
 from omfa_jax.models.transformer import FEATURES
 from omfa_jax.models.unet import UNet
-from omfa_jax.models.vae import VAE, vae_compute
+from omfa_jax.models.vae import VAE, make_vae_compute
 
-DEFAULT = Compute()
+DEFAULT_COMPUTE = Compute()
 # the tree of arrays that `reference_features` returns
 Features = dict[str, Any]
 
@@ -35,7 +35,7 @@ def init_unet(config: UNetConfig, key: PRNGKeyArray) -> Params:
         jnp.zeros((1, config.pooled_dim)),
         jnp.zeros((1, 6)),
     )
-    return random_params(_shapes(UNet(config, Compute()), *inputs), key)
+    return init_params(_shapes(UNet(config, Compute()), *inputs), key)
 
 
 def apply_unet(
@@ -46,7 +46,7 @@ def apply_unet(
     context: Float[Array, "b l d"],
     pooled: Float[Array, "b p"],
     time_ids: Num[Array, "b 6"],
-    compute: Compute = DEFAULT,
+    compute: Compute = DEFAULT_COMPUTE,
     *,
     features: Features | None = None,
 ) -> Float[Array, "b h w c_out"]:
@@ -62,14 +62,14 @@ def apply_unet(
     return module.apply({"params": params, **kept}, x, t, context, pooled, time_ids)  # pyright: ignore
 
 
-def reference_features(
+def compute_reference_features(
     config: UNetConfig,
     params: Params,
     x: Float[Array, "b h w c_in"],
     context: Float[Array, "b l d"],
     pooled: Float[Array, "b p"],
     time_ids: Num[Array, "b 6"],
-    compute: Compute = DEFAULT,
+    compute: Compute = DEFAULT_COMPUTE,
 ) -> Features:
     """Return the normed input tokens of every self-attention of a UNet at timestep 0.
 
@@ -87,10 +87,10 @@ def reference_features(
 def init_vae(config: VAEConfig, key: PRNGKeyArray) -> Params:
     """Return random parameters of encoder and decoder; traceable like `init_unet`."""
     images = jnp.zeros((1, config.stride, config.stride, 3))
-    return random_params(_shapes(VAE(config, Compute()), images), key)
+    return init_params(_shapes(VAE(config, Compute()), images), key)
 
 
-def posterior(
+def encode_posterior(
     config: VAEConfig,
     params: Params,
     images: Float[Array, "b h w 3"],
@@ -101,7 +101,7 @@ def posterior(
 
     Height and width should be multiples of `config.stride`; otherwise the last pixels are dropped.
     """
-    vae = VAE(config, vae_compute(config, dtype))
+    vae = VAE(config, make_vae_compute(config, dtype))
     return _applied(vae, params, images, method=VAE.posterior)
 
 
@@ -114,7 +114,7 @@ def encode(
     dtype: DTypeLike = jnp.float32,
 ) -> Float[Array, "b h2 w2 c"]:
     """Return scaled latents of images in [-1, 1]: the posterior's mean, or a sample given a key."""
-    latents, logvar = posterior(config, params, images, dtype=dtype)
+    latents, logvar = encode_posterior(config, params, images, dtype=dtype)
     if key is not None:
         noise = jax.random.normal(key, latents.shape, latents.dtype)
         latents = latents + jnp.exp(0.5 * logvar) * noise
@@ -129,7 +129,7 @@ def decode(
     dtype: DTypeLike = jnp.float32,
 ) -> Float[Array, "b h2 w2 3"]:
     """Return images, nominally in [-1, 1] but not clipped, of scaled latents."""
-    vae = VAE(config, vae_compute(config, dtype))
+    vae = VAE(config, make_vae_compute(config, dtype))
     return _applied(vae, params, latents / config.scaling_factor, method=VAE.decode)
 
 

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from omfa_jax.models.compute import HEADS, AttentionKernel, Compute
+from omfa_jax.models.compute import HEAD_AXES, AttentionKernel, Compute
 from omfa_jax.models.layers import dense
 
 
@@ -28,7 +28,7 @@ def attention(
     return (mixed / total).astype(v.dtype).swapaxes(1, 2)
 
 
-def attention_in_runs(
+def chunked_attention(
     q: Float[Array, "b l n d"], k: Float[Array, "b s n d"], v: Float[Array, "b s n d"], run: int
 ) -> Float[Array, "b l n d"]:
     """Return `attention` over chunks of `run` queries: scores take run x s values, not l x s."""
@@ -57,13 +57,13 @@ def attend(
     def project(name: str, source: Array) -> Array:
         projected = dense(channels, name, compute, use_bias=use_bias)(source)
         split = projected.reshape(*source.shape[:2], heads, channels // heads)
-        return compute.place(split, HEADS)
+        return compute.constrain_activation(split, HEAD_AXES)
 
     mixed = kernel(project("to_q", x), project("to_k", context), project("to_v", context))
     return dense(channels, "to_out.0", compute)(mixed.reshape(x.shape))
 
 
-def among_image_tokens(compute: Compute) -> AttentionKernel:
+def self_attention_fn(compute: Compute) -> AttentionKernel:
     """Return the kernel for self-attention of image tokens, as chosen for the devices.
 
     Cross-attention to the text always uses `attention`: 77 tokens are not a multiple of any fast

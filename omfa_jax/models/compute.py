@@ -9,22 +9,22 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from omfa_jax.core.errors import unknown
+from omfa_jax.core.errors import unknown_name
 
-Constrain = Callable[[jax.Array, tuple[str, ...]], jax.Array]
+ConstrainFn = Callable[[jax.Array, tuple[str, ...]], jax.Array]
 # (path of a weight, the local shard of it, compute dtype) -> the complete weight
-Fetch = Callable[[tuple[str, ...], jax.Array, Any], jax.Array]
+GatherFn = Callable[[tuple[str, ...], jax.Array, Any], jax.Array]
 # (q, k, v), each (b, length, heads, head_dim) -> like q
 AttentionKernel = Callable[..., jax.Array]
 
 # axis names that a `constrain` hook receives, for each kind of activation
-IMAGE = ("batch", "height", "width", "channels")
-TOKENS = ("batch", "length", "channels")
-HEADS = ("batch", "length", "heads", "head_dim")
-HIDDEN = ("batch", "length", "hidden")
+IMAGE_AXES = ("batch", "height", "width", "channels")
+TOKEN_AXES = ("batch", "length", "channels")
+HEAD_AXES = ("batch", "length", "heads", "head_dim")
+HIDDEN_AXES = ("batch", "length", "hidden")
 
 # from the fastest to the one that needs least memory
-REMAT = ("none", "attention", "block", "full")
+REMAT_POLICIES = ("none", "attention", "block", "full")
 
 
 @dataclass(frozen=True)
@@ -44,17 +44,17 @@ class Compute:
     """
 
     dtype: DTypeLike = jnp.float32
-    constrain: Constrain | None = None
+    constrain: ConstrainFn | None = None
     remat: str = "none"
     kernel: AttentionKernel | None = None
-    fetch: Fetch | None = None
-    refetch: bool = True
+    gather: GatherFn | None = None
+    regather: bool = True
 
     def __post_init__(self) -> None:
-        if self.remat not in REMAT:
-            raise unknown("remat policy", self.remat, REMAT)
+        if self.remat not in REMAT_POLICIES:
+            raise unknown_name("remat policy", self.remat, REMAT_POLICIES)
 
-    def recomputed(self) -> "Compute":
+    def without_regather(self) -> "Compute":
         """Return the settings for a module that the backward pass recomputes as a unit.
 
         The recomputation gathers its weights, which then stay in memory until its gradient is done;
@@ -62,7 +62,7 @@ class Compute:
         """
         return dataclasses.replace(self, refetch=False)
 
-    def place(self, array: jax.Array, axes: tuple[str, ...]) -> jax.Array:
+    def constrain_activation(self, array: jax.Array, axes: tuple[str, ...]) -> jax.Array:
         """Return `array` with the sharding constraint of the hook, if there is a hook."""
         return array if self.constrain is None else self.constrain(array, axes)
 

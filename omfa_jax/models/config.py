@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
-from omfa_jax.core.bounds import Number, require
+from omfa_jax.core.bounds import FloatRange, check_fields
 from omfa_jax.core.errors import OmfaError
 
 # valid values of the factor that brings latents to about unit variance
-SCALE = Number(0, 1000, above=True)
+SCALE_RULE = FloatRange(0, 1000, exclusive_minimum=True)
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class VAEConfig:
 
     def __post_init__(self) -> None:
         _check_levels("VAEConfig", self.block_channels, self.norm_groups)
-        require("VAEConfig: ", {"scaling_factor": SCALE}, self)
+        check_fields("VAEConfig: ", {"scaling_factor": SCALE_RULE}, self)
 
     @property
     def stride(self) -> int:

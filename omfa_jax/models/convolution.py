@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-AS_IS = (1, 1)
+UNIT_STRIDES = (1, 1)
 
 
 def convolve(
@@ -23,7 +23,7 @@ def convolve(
     A 1x1 kernel is a matrix product. At stride 1 the gradient of a larger kernel is computed as a
     matrix product too on CPUs, where XLA's convolution of images by images takes twice as long.
     """
-    if tuple(strides) != AS_IS:
+    if tuple(strides) != UNIT_STRIDES:
         return lax.conv_general_dilated(x, kernel, strides, padding, **settings)
     if kernel.shape[:2] == (1, 1):
         return jnp.einsum("bhwc,cd->bhwd", x, kernel[0, 0])
@@ -32,7 +32,7 @@ def convolve(
 
 def _xla(x: Array, kernel: Array, padding: tuple[tuple[int, int], ...]) -> Array:
     return lax.conv_general_dilated(
-        x, kernel, AS_IS, padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+        x, kernel, UNIT_STRIDES, padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
 
 
@@ -51,7 +51,7 @@ def _backward(padding: tuple, kept: tuple[Array, Array], g: Array) -> tuple[Arra
         return jax.vjp(lambda kernel: _xla(x, kernel, padding), kernel)[1](g)[0]
 
     def by_products(x: Array, g: Array) -> Array:
-        return kernel_gradient(x, g, kernel.shape[:2], padding).astype(kernel.dtype)
+        return compute_kernel_gradient(x, g, kernel.shape[:2], padding).astype(kernel.dtype)
 
     return to_x, lax.platform_dependent(x, g, cpu=by_products, default=by_xla)
 
@@ -59,7 +59,7 @@ def _backward(padding: tuple, kept: tuple[Array, Array], g: Array) -> tuple[Arra
 _at_stride_one.defvjp(_forward, _backward)
 
 
-def kernel_gradient(
+def compute_kernel_gradient(
     x: Float[Array, "b h w c"],
     g: Float[Array, "b i j d"],
     size: Sequence[int],

@@ -11,7 +11,7 @@ from omfa_jax.models.compute import Compute
 from omfa_jax.models.layers import dense
 
 
-def sinusoid(values: Num[Array, "..."], dim: int) -> Float[Array, "... dim"]:
+def sinusoidal_embedding(values: Num[Array, "..."], dim: int) -> Float[Array, "... dim"]:
     """Return cosines, then sines, of `values` at dim / 2 frequencies from 1 down to about 1e-4.
 
     Frequencies are 10000^(-i / half), so the lowest is one step above 1e-4 (diffusers'

@@ -8,40 +8,40 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from omfa_jax.models.compute import Compute, Fetch
+from omfa_jax.models.compute import Compute, GatherFn
 from omfa_jax.models.convolution import convolve
 
 
-class FetchesWeights(nn.Module):
+class GatheringModule(nn.Module):
     """A module that gathers each sharded weight when it uses it; see `Compute.fetch`."""
 
-    fetch: Fetch | None = None
+    gather: GatherFn | None = None
 
     def param(self, name: str, *args: Any, **kwargs: Any) -> Any:
         """Return a weight; a shard bypasses Flax's shape check, which expects complete weights."""
-        if self.fetch is None or self.is_initializing():
+        if self.gather is None or self.is_initializing():
             return super().param(name, *args, **kwargs)
         part = self.get_variable("params", name)
-        return self.fetch((*self.path, name), part, self.dtype)  # pyright: ignore
+        return self.gather((*self.path, name), part, self.dtype)  # pyright: ignore
 
 
-class Dense(FetchesWeights, nn.Dense):
+class Dense(GatheringModule, nn.Dense):
     """Flax's linear layer with gathered weights."""
 
 
-class Conv(FetchesWeights, nn.Conv):
+class Conv(GatheringModule, nn.Conv):
     """Flax's convolution with gathered weights."""
 
 
 # remat of a single layer keeps its input and drops the gathered weight until the backward pass
-RefetchingDense, RefetchingConv = nn.remat(Dense), nn.remat(Conv)
+RegatheringDense, RegatheringConv = nn.remat(Dense), nn.remat(Conv)
 
 
 def dense(features: int, name: str, compute: Compute, *, use_bias: bool = True) -> nn.Module:
     """Return a linear layer on the last axis, named `name`."""
-    kind = RefetchingDense if compute.fetch and compute.refetch else Dense
+    kind = RegatheringDense if compute.gather and compute.regather else Dense
     return kind(
-        features=features, use_bias=use_bias, dtype=compute.dtype, fetch=compute.fetch, name=name
+        features=features, use_bias=use_bias, dtype=compute.dtype, fetch=compute.gather, name=name
     )
 
 
@@ -61,14 +61,14 @@ def conv(
     `dtype` overrides the compute dtype.
     """
     pad = (size // 2, size // 2) if padding is None else padding
-    kind = RefetchingConv if compute.fetch and compute.refetch else Conv
+    kind = RegatheringConv if compute.gather and compute.regather else Conv
     return kind(
         features=features,
         kernel_size=(size, size),
         strides=stride,
         padding=(pad, pad),
         dtype=compute.dtype if dtype is None else dtype,
-        fetch=compute.fetch,
+        fetch=compute.gather,
         conv_general_dilated=convolve,
         name=name,
     )

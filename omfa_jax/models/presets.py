@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any, TypeVar
 
-from omfa_jax.core.errors import unknown
+from omfa_jax.core.errors import unknown_name
 from omfa_jax.models.config import UNetConfig, VAEConfig
 
 Config = TypeVar("Config", UNetConfig, VAEConfig)
@@ -16,7 +16,7 @@ HEAD_DIM = 64
 LADDER_WIDTHS = (12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 320)
 
 
-def rung(width: int) -> UNetConfig:
+def scale_sdxl(width: int) -> UNetConfig:
     """Return SDXL scaled to `width` channels in its first level, which has 320 in SDXL.
 
     Every linear size is SDXL's times width / 320: the channels of the levels (1, 2 and 4 widths),
@@ -68,7 +68,7 @@ UNETS: dict[str, UNetConfig] = {
     "m": UNetConfig(block_channels=(128, 256, 512), transformer_depth=(0, 1, 4), heads=(2, 4, 8)),
     "l": UNetConfig(block_channels=(192, 384, 768), transformer_depth=(0, 2, 6), heads=(3, 6, 12)),
     "sdxl": UNetConfig(),
-    **{f"ladder_{width}": rung(width) for width in LADDER_WIDTHS},
+    **{f"ladder_{width}": scale_sdxl(width) for width in LADDER_WIDTHS},
 }
 
 VAES: dict[str, VAEConfig] = {
@@ -80,21 +80,21 @@ VAES: dict[str, VAEConfig] = {
 }
 
 
-def unet(name: str, **changes: Any) -> UNetConfig:
+def get_unet_config(name: str, **changes: Any) -> UNetConfig:
     """Return the UNet preset `name` with the fields `changes`; OmfaError for unknown names."""
     return _changed("UNet preset", UNETS, name, changes)
 
 
-def vae(name: str, **changes: Any) -> VAEConfig:
+def get_vae_config(name: str, **changes: Any) -> VAEConfig:
     """Return the VAE preset `name` with the fields `changes`; OmfaError for unknown names."""
     return _changed("VAE preset", VAES, name, changes)
 
 
 def _changed(kind: str, table: dict[str, Config], name: str, changes: dict[str, Any]) -> Config:
     if name not in table:
-        raise unknown(kind, name, table)
+        raise unknown_name(kind, name, table)
     fields = [field.name for field in dataclasses.fields(table[name])]
     for field in changes:
         if field not in fields:
-            raise unknown(f"field of {kind} {name!r}", field, fields)
+            raise unknown_name(f"field of {kind} {name!r}", field, fields)
     return dataclasses.replace(table[name], **changes)

@@ -15,14 +15,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Num, PRNGKeyArray
 
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.models.api import Features, apply_unet, init_unet, reference_features
+from omfa_jax.models.api import Features, apply_unet, compute_reference_features, init_unet
 from omfa_jax.models.compute import Compute, Params
 from omfa_jax.models.config import UNetConfig
 
 MAIN, REFERENCE = "main", "reference"
 
 
-def network_params(config: UNetConfig, key: PRNGKeyArray, *, has_reference: bool) -> Params:
+def init_network_params(config: UNetConfig, key: PRNGKeyArray, *, has_reference: bool) -> Params:
     """Return random parameters of one UNet, or with `has_reference` of two.
 
     With the same key, the main UNet of two starts from the same values as a single one.
@@ -33,7 +33,7 @@ def network_params(config: UNetConfig, key: PRNGKeyArray, *, has_reference: bool
     return {MAIN: params, REFERENCE: init_unet(config, jax.random.fold_in(key, 1))}
 
 
-def twice(params: Params, *, has_reference: bool) -> Params:
+def init_from_single(params: Params, *, has_reference: bool) -> Params:
     """Return initial parameters from those of a single UNet; both UNets of two start from them.
 
     The published models start this way too, from one pretrained UNet.
@@ -59,7 +59,7 @@ class Packer(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class DualNetwork:
+class ReferenceUNet:
     """Two UNets with the signature of one UNet over the joint canvas.
 
     `find_noised` reads off the mask channel of a network input which components are noised. The
@@ -93,7 +93,7 @@ class DualNetwork:
     ) -> Float[Array, "b h w c"]:
         """Return the prediction; `features` are those of the same clean components, if cached."""
         if features is None:
-            features = self.features(params, inputs, rows, prompts)
+            features = self.compute_features(params, inputs, rows, prompts)
         noised = self.find_noised(inputs)
         output = apply_unet(
             self.config,
@@ -106,7 +106,7 @@ class DualNetwork:
         )
         return self.noised.unpack(output, noised)
 
-    def features(
+    def compute_features(
         self,
         params: Params,
         inputs: Float[Array, "b h w cin"],
@@ -115,7 +115,7 @@ class DualNetwork:
     ) -> Features:
         """Return the reference UNet's tokens, which depend on neither the noised part nor t."""
         clean = ~self.find_noised(inputs)
-        return reference_features(
+        return compute_reference_features(
             self.config,
             params[REFERENCE],
             self.clean.pack(inputs, clean),
@@ -129,7 +129,7 @@ class DualNetwork:
         return prompts["context"][rows], prompts["pooled"][rows], sizes
 
 
-def prepared(
+def cache_reference(
     network: Callable[..., Array], params: Params, prompts: Any
 ) -> Callable[[Array, Array], Callable[[Array, Array, Array], Array]] | None:
     """Return the sampler's `prepare`, or None for a single UNet.
@@ -137,11 +137,11 @@ def prepared(
     It computes the reference features once for all steps of a sample: with the clean components
     fixed, they would be the same at every step, at the price of a second UNet each time.
     """
-    if not isinstance(network, DualNetwork):
+    if not isinstance(network, ReferenceUNet):
         return None
 
     def prepare(inputs: Array, rows: Array) -> Callable[[Array, Array, Array], Array]:
-        features = network.features(params, inputs, rows, prompts)
+        features = network.compute_features(params, inputs, rows, prompts)
         return lambda x, t, rows: network(params, x, t, rows, prompts, features)
 
     return prepare

@@ -5,11 +5,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from omfa_jax.models.compute import IMAGE, Compute
+from omfa_jax.models.compute import IMAGE_AXES, Compute
 from omfa_jax.models.layers import GroupNorm, conv, dense
 
 
-class Resnet(nn.Module):
+class ResnetBlock(nn.Module):
     """Two normed convolutions added to the input; a time embedding, if given, goes in between."""
 
     features: int
@@ -33,7 +33,7 @@ class Resnet(nn.Module):
         hidden = conv(self.features, "conv2", compute)(normed("norm2", hidden))
         if x.shape[-1] != self.features:
             x = conv(self.features, "conv_shortcut", compute, size=1)(x)
-        return compute.place(x.astype(dtype) + hidden, IMAGE)
+        return compute.constrain_activation(x.astype(dtype) + hidden, IMAGE_AXES)
 
 
 class Downsample(nn.Module):
@@ -45,7 +45,7 @@ class Downsample(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
         layer = conv(x.shape[-1], "conv", self.compute, stride=2, padding=self.padding)
-        return self.compute.place(layer(x), IMAGE)
+        return self.compute.constrain_activation(layer(x), IMAGE_AXES)
 
 
 class Upsample(nn.Module):
@@ -64,4 +64,6 @@ class Upsample(nn.Module):
         x = jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
         if size is not None:
             x = x[:, : size[0], : size[1]]
-        return self.compute.place(conv(x.shape[-1], "conv", self.compute)(x), IMAGE)
+        return self.compute.constrain_activation(
+            conv(x.shape[-1], "conv", self.compute)(x), IMAGE_AXES
+        )

@@ -30,11 +30,11 @@ from omfa_jax.models.compute import Compute, Params
 from omfa_jax.models.config import VAEConfig
 from omfa_jax.models.layers import GroupNorm, conv
 from omfa_jax.models.resnet import Upsample
-from omfa_jax.models.vae import EPSILON, Level, Middle, vae_compute
+from omfa_jax.models.vae import NORM_EPSILON, ResnetLevel, VAEMidBlock, make_vae_compute
 
 # Above this many latent pixels (a 1024 x 1024 image of SDXL's VAE) tiles are worth their price: for
 # as many, SDXL's untiled decoder needs 2.7 GB in float32, and memory grows in proportion.
-WHOLE_LATENT_PX = 128 * 128
+MAX_UNTILED_LATENT_PX = 128 * 128
 TILE_LATENT_PX = 64
 
 # without names: a name would force input and output, or all norms of a stage, to one size
@@ -48,7 +48,7 @@ def decode_any_size(
     config: VAEConfig, params: Params, latents: Images, *, dtype: DTypeLike = jnp.float32
 ) -> Images:
     """Return `decode`, tiled if an image has more than WHOLE_LATENT_PX latent pixels."""
-    big = latents.shape[1] * latents.shape[2] > WHOLE_LATENT_PX
+    big = latents.shape[1] * latents.shape[2] > MAX_UNTILED_LATENT_PX
     return (decode_tiled if big else decode)(config, params, latents, dtype=dtype)
 
 
@@ -56,7 +56,7 @@ def encode_any_size(
     config: VAEConfig, params: Params, images: Images, *, dtype: DTypeLike = jnp.float32
 ) -> Images:
     """Return `encode`, tiled if an image has more than WHOLE_LATENT_PX latent pixels."""
-    big = images.shape[1] * images.shape[2] > WHOLE_LATENT_PX * config.stride**2
+    big = images.shape[1] * images.shape[2] > MAX_UNTILED_LATENT_PX * config.stride**2
     return (encode_tiled if big else encode)(config, params, images, dtype=dtype)
 
 
@@ -72,7 +72,7 @@ def decode_tiled(
 
     `tile` is the side of a tile in latent pixels; the overlap follows from the receptive field.
     """
-    compute = vae_compute(config, dtype)
+    compute = make_vae_compute(config, dtype)
     groups, parts = config.norm_groups, params["decoder"]
     before = conv(config.latent_channels, None, Compute(), size=1)
     conv_in = conv(config.block_channels[-1], None, compute)
@@ -80,7 +80,7 @@ def decode_tiled(
     def one(z: Image) -> Image:
         x = _run(before, params["post_quant_conv"], z[None] / config.scaling_factor)
         x = _run(conv_in, parts["conv_in"], x)
-        x = _run(Middle(groups, compute), parts["mid_block"], x)
+        x = _run(VAEMidBlock(groups, compute), parts["mid_block"], x)
         for index, stage in enumerate(_decoder_stages(config, parts, compute)):
             x = _tiled(stage, x, tile * 2 ** max(0, index - 1))
         return x[0]
@@ -106,16 +106,16 @@ def encode_tiled(
             f"images to encode in tiles need sides that are multiples of {config.stride} px, got"
             f" {images.shape[1]} x {images.shape[2]}"
         )
-    compute = vae_compute(config, dtype)
+    compute = make_vae_compute(config, dtype)
     groups, parts = config.norm_groups, params["encoder"]
     channels = 2 * config.latent_channels
-    norm = GroupNorm(groups, EPSILON)
+    norm = GroupNorm(groups, NORM_EPSILON)
 
     def one(image: Image) -> Image:
         x = image[None]
         for index, stage in enumerate(_encoder_stages(config, parts, compute)):
             x = _tiled(stage, x, tile * config.stride // 2**index)
-        x = _run(Middle(groups, compute), parts["mid_block"], x)
+        x = _run(VAEMidBlock(groups, compute), parts["mid_block"], x)
         x = jax.nn.silu(_run(norm, parts["conv_norm_out"], x))
         x = _run(conv(channels, None, Compute()), parts["conv_out"], x)
         x = _run(conv(channels, None, Compute(), size=1), params["quant_conv"], x)
@@ -125,7 +125,7 @@ def encode_tiled(
 
 
 @dataclass(frozen=True)
-class Stage:
+class TileStage:
     """A part of the network that is local except for its norms.
 
     An output pixel depends on `reach` input pixels to each side; `norms` counts the GroupNorms.
@@ -136,7 +136,7 @@ class Stage:
     norms: int
 
 
-def _decoder_stages(config: VAEConfig, params: Params, compute: Compute) -> list[Stage]:
+def _decoder_stages(config: VAEConfig, params: Params, compute: Compute) -> list[TileStage]:
     """Return one stage per level, each starting with the upsampling of the level before it.
 
     A stage's input then has the smaller resolution, and the output of the last one is the image.
@@ -149,22 +149,22 @@ def _decoder_stages(config: VAEConfig, params: Params, compute: Compute) -> list
         def run(x: Images, index: int = index, features: int = features) -> Images:
             if index:
                 x = _run(Upsample(compute), params[f"up_blocks.{index - 1}"]["upsamplers.0"], x)
-            level = Level(features, layers, None, groups, compute)
+            level = ResnetLevel(features, layers, None, groups, compute)
             x = _run(level, params[f"up_blocks.{index}"], x)
             if index < last:
                 return x
-            x = jax.nn.silu(_run(GroupNorm(groups, EPSILON), params["conv_norm_out"], x))
+            x = jax.nn.silu(_run(GroupNorm(groups, NORM_EPSILON), params["conv_norm_out"], x))
             return _run(conv(3, None, Compute()), params["conv_out"], x)
 
         ends = int(index == last)
         convolutions = 2 * layers + ends
         # after upsampling two pixels are one of the input, and upsampling has a convolution too
         reach = math.ceil((1 + convolutions) / 2) if index else convolutions
-        stages.append(Stage(run, reach, 2 * layers + ends))
+        stages.append(TileStage(run, reach, 2 * layers + ends))
     return stages
 
 
-def _encoder_stages(config: VAEConfig, params: Params, compute: Compute) -> list[Stage]:
+def _encoder_stages(config: VAEConfig, params: Params, compute: Compute) -> list[TileStage]:
     """Return one stage per level; conv_in is in the first, a downsampling ends all but the last."""
     groups, last = config.norm_groups, len(config.block_channels) - 1
     layers = config.layers_per_block
@@ -174,34 +174,34 @@ def _encoder_stages(config: VAEConfig, params: Params, compute: Compute) -> list
         def run(x: Images, index: int = index, features: int = features) -> Images:
             if index == 0:
                 x = _run(conv(features, None, compute), params["conv_in"], x)
-            level = Level(features, layers, "down" if index < last else None, groups, compute)
+            level = ResnetLevel(features, layers, "down" if index < last else None, groups, compute)
             return _run(level, params[f"down_blocks.{index}"], x)
 
         convolutions = int(index == 0) + 2 * layers + int(index < last)
         # windows start at even pixels, where the convolution of stride 2 has its outputs
-        stages.append(Stage(run, convolutions + convolutions % 2, 2 * layers))
+        stages.append(TileStage(run, convolutions + convolutions % 2, 2 * layers))
     return stages
 
 
 @dataclass(frozen=True)
-class Axis:
+class TileAxis:
     """The tiles along one axis: `keep` pixels each, in a window of `size` pixels.
 
     Tile i starts at pixel `tiles[i]` and its window at `windows[i]`; `owned` is 1 for pixels of the
     window that belong to the tile and to no earlier tile, so that statistics count pixels once.
     """
 
-    keep: int
-    size: int
-    tiles: np.ndarray
-    windows: np.ndarray
+    tile_size: int
+    window_size: int
+    tile_starts: np.ndarray
+    window_starts: np.ndarray
     owned: np.ndarray
 
 
-def _axis(length: int, tile: int, reach: int) -> Axis:
+def _axis(length: int, tile: int, reach: int) -> TileAxis:
     if length <= tile + 2 * reach:
         zero = np.zeros(1, np.int32)
-        return Axis(length, length, zero, zero, np.ones((1, length), np.float32))
+        return TileAxis(length, length, zero, zero, np.ones((1, length), np.float32))
     size = tile + 2 * reach
     starts = np.arange(0, length, tile)
     # the last tile is moved back into the image, and so are windows at either border: all have one
@@ -210,16 +210,16 @@ def _axis(length: int, tile: int, reach: int) -> Axis:
     windows = np.clip(tiles - reach, 0, length - size).astype(np.int32)
     pixels = windows[:, None] + np.arange(size)
     owned = (pixels >= starts[:, None]) & (pixels < starts[:, None] + tile)
-    return Axis(tile, size, tiles, windows, owned.astype(np.float32))
+    return TileAxis(tile, size, tiles, windows, owned.astype(np.float32))
 
 
-def _tiled(stage: Stage, x: Images, tile: int) -> Images:
+def _tiled(stage: TileStage, x: Images, tile: int) -> Images:
     """Return `stage.run(x)`, computed in tiles of `tile` pixels with norms over all of `x`."""
     rows, columns = (_axis(length, tile, stage.reach) for length in x.shape[1:3])
-    i, j = np.indices((len(rows.tiles), len(columns.tiles))).reshape(2, -1)
+    i, j = np.indices((len(rows.tile_starts), len(columns.tile_starts))).reshape(2, -1)
     spots = {
-        "window": jnp.stack([rows.windows[i], columns.windows[j]], axis=1),
-        "tile": jnp.stack([rows.tiles[i], columns.tiles[j]], axis=1),
+        "window": jnp.stack([rows.window_starts[i], columns.window_starts[j]], axis=1),
+        "tile": jnp.stack([rows.tile_starts[i], columns.tile_starts[j]], axis=1),
         "rows": jnp.asarray(rows.owned[i]),
         "columns": jnp.asarray(columns.owned[j]),
     }
@@ -227,7 +227,7 @@ def _tiled(stage: Stage, x: Images, tile: int) -> Images:
     shares = jnp.asarray(shares / shares.sum())[:, None, None, None, None]
 
     def window(spot: Spot) -> Images:
-        size = (x.shape[0], rows.size, columns.size, x.shape[3])
+        size = (x.shape[0], rows.window_size, columns.window_size, x.shape[3])
         return jax.lax.dynamic_slice(x, (0, *spot["window"], 0), size)
 
     known: list[Moments] = []
@@ -248,11 +248,11 @@ def _tiled(stage: Stage, x: Images, tile: int) -> Images:
     made = jax.eval_shape(output, jax.tree.map(lambda array: array[0], spots))
 
     def scaled(pixels):
-        return pixels * made.shape[1] // rows.size
+        return pixels * made.shape[1] // rows.window_size
 
     def paste(whole: Images, spot: Spot) -> tuple[Images, None]:
         inner = scaled(spot["tile"] - spot["window"])
-        size = (x.shape[0], scaled(rows.keep), scaled(columns.keep), made.shape[3])
+        size = (x.shape[0], scaled(rows.tile_size), scaled(columns.tile_size), made.shape[3])
         kept = jax.lax.dynamic_slice(output(spot), (0, *inner, 0), size)
         return jax.lax.dynamic_update_slice(whole, kept, (0, *scaled(spot["tile"]), 0)), None
 

@@ -5,15 +5,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from omfa_jax.models.attention import Attention, among_image_tokens
-from omfa_jax.models.compute import HIDDEN, IMAGE, TOKENS, Compute
+from omfa_jax.models.attention import Attention, self_attention_fn
+from omfa_jax.models.compute import HIDDEN_AXES, IMAGE_AXES, TOKEN_AXES, Compute
 from omfa_jax.models.layers import GroupNorm, dense, layer_norm
 
 # the Flax collection of normed tokens that a reference UNet stores and a main UNet reads
 FEATURES = "features"
 
 
-class GatedGelu(nn.Module):
+class GEGLU(nn.Module):
     """A linear layer whose first half is gated by an exact (erf) GELU of the second half."""
 
     features: int
@@ -21,7 +21,9 @@ class GatedGelu(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b l c"]) -> Float[Array, "b l f"]:
-        x = self.compute.place(dense(2 * self.features, "proj", self.compute)(x), HIDDEN)
+        x = self.compute.constrain_activation(
+            dense(2 * self.features, "proj", self.compute)(x), HIDDEN_AXES
+        )
         value, gate = jnp.split(x, 2, axis=-1)
         return value * jax.nn.gelu(gate, approximate=False)
 
@@ -34,7 +36,7 @@ class FeedForward(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b l c"]) -> Float[Array, "b l c"]:
         channels = x.shape[-1]
-        hidden = GatedGelu(4 * channels, self.compute, name="net.0")(x)
+        hidden = GEGLU(4 * channels, self.compute, name="net.0")(x)
         return dense(channels, "net.2", self.compute)(hidden)
 
 
@@ -53,14 +55,14 @@ class TransformerBlock(nn.Module):
     ) -> tuple[Float[Array, "b l c"], None]:
         compute = self.compute
         normed = layer_norm("norm1", compute)(x)
-        kernel = among_image_tokens(compute)
+        kernel = self_attention_fn(compute)
         seen = self._joined(normed)
         x = x + Attention(self.heads, compute, kernel, name="attn1")(normed, seen)
         normed = layer_norm("norm2", compute)(x)
         x = x + Attention(self.heads, compute, name="attn2")(normed, context)
         normed = layer_norm("norm3", compute)(x)
         x = x + FeedForward(compute, name="ff")(normed)
-        return compute.place(x, TOKENS), None
+        return compute.constrain_activation(x, TOKEN_AXES), None
 
     def _joined(self, normed: Float[Array, "b l c"]) -> Float[Array, "b s c"]:
         """Return the tokens of keys and values: the block's own, then those of a reference UNet.
@@ -97,7 +99,7 @@ class Transformer(nn.Module):
         block, compute = TransformerBlock, self.compute
         if compute.remat in ("block", "full"):
             # within a scan XLA cannot merge the recomputation with the forward pass anyway
-            block, compute = nn.remat(block, prevent_cse=False), compute.recomputed()
+            block, compute = nn.remat(block, prevent_cse=False), compute.without_regather()
         stack = nn.scan(
             block,
             variable_axes={"params": 0, FEATURES: 0},
@@ -108,7 +110,9 @@ class Transformer(nn.Module):
         # epsilon is 1e-6 here and 1e-5 in the resnets, as in SDXL
         tokens = GroupNorm(self.groups, 1e-6, self.compute.dtype, name="norm")(x)
         tokens = tokens.reshape(batch, height * width, channels)
-        tokens = self.compute.place(dense(channels, "proj_in", self.compute)(tokens), TOKENS)
+        tokens = self.compute.constrain_activation(
+            dense(channels, "proj_in", self.compute)(tokens), TOKEN_AXES
+        )
         tokens, _ = stack(self.heads, compute, name="transformer_blocks")(tokens, context)
         tokens = dense(channels, "proj_out", self.compute)(tokens)
-        return self.compute.place(x + tokens.reshape(x.shape), IMAGE)
+        return self.compute.constrain_activation(x + tokens.reshape(x.shape), IMAGE_AXES)

@@ -5,9 +5,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
-from omfa_jax.models.compute import IMAGE, Compute
+from omfa_jax.models.compute import IMAGE_AXES, Compute
 from omfa_jax.models.config import UNetConfig
-from omfa_jax.models.embeddings import TimestepEmbedding, sinusoid
+from omfa_jax.models.embeddings import TimestepEmbedding, sinusoidal_embedding
 from omfa_jax.models.layers import GroupNorm, conv
 from omfa_jax.models.unet_blocks import DownBlock, MidBlock, UpBlock
 
@@ -37,7 +37,7 @@ class UNet(nn.Module):
         time = self._condition(t, pooled, time_ids)
 
         x = conv(config.block_channels[0], "conv_in", compute)(x)
-        x = compute.place(x, IMAGE)
+        x = compute.constrain_activation(x, IMAGE_AXES)
         skips = [x]
         for level in levels:
             x, left = DownBlock(config, level, compute, name=f"down_blocks.{level}")(
@@ -57,9 +57,9 @@ class UNet(nn.Module):
     ) -> Float[Array, "b e"]:
         """Return the time embedding plus the embedding of [pooled text, sizes]."""
         config, compute = self.config, self.compute
-        sizes = sinusoid(time_ids, config.time_id_dim).reshape(time_ids.shape[0], -1)
+        sizes = sinusoidal_embedding(time_ids, config.time_id_dim).reshape(time_ids.shape[0], -1)
         added = jnp.concatenate([pooled.astype(jnp.float32), sizes], axis=-1)
         time = TimestepEmbedding(config.time_embed_dim, compute, name="time_embedding")(
-            sinusoid(t, config.block_channels[0])
+            sinusoidal_embedding(t, config.block_channels[0])
         )
         return time + TimestepEmbedding(config.time_embed_dim, compute, name="add_embedding")(added)

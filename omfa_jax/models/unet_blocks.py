@@ -6,14 +6,14 @@ from jaxtyping import Array, Float
 
 from omfa_jax.models.compute import Compute
 from omfa_jax.models.config import UNetConfig
-from omfa_jax.models.resnet import Downsample, Resnet, Upsample
+from omfa_jax.models.resnet import Downsample, ResnetBlock, Upsample
 from omfa_jax.models.transformer import Transformer
 
 
 def _resnet(config: UNetConfig, level: int, index: int, compute: Compute) -> nn.Module:
-    kind = Resnet
+    kind = ResnetBlock
     if compute.remat == "full":
-        kind, compute = nn.remat(Resnet), compute.recomputed()
+        kind, compute = nn.remat(ResnetBlock), compute.without_regather()
     channels = config.block_channels[level]
     return kind(channels, config.norm_groups, 1e-5, compute, name=f"resnets.{index}")
 

@@ -8,21 +8,21 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from omfa_jax.models.attention import attend, attention, attention_in_runs
-from omfa_jax.models.compute import IMAGE, Compute
+from omfa_jax.models.attention import attend, attention, chunked_attention
+from omfa_jax.models.compute import IMAGE_AXES, Compute
 from omfa_jax.models.config import VAEConfig
 from omfa_jax.models.layers import GroupNorm, conv
-from omfa_jax.models.resnet import Downsample, Resnet, Upsample
+from omfa_jax.models.resnet import Downsample, ResnetBlock, Upsample
 
-EPSILON = 1e-6
+NORM_EPSILON = 1e-6
 
 # Up to the latent pixels of a 1024 x 1024 image, attention computes all queries at once (2^28
 # scores, 1 GiB); beyond that it computes chunks of RUN_SCORES scores (256 MiB).
-WHOLE_TOKENS = 128 * 128
-RUN_SCORES = 2**26
+MAX_UNCHUNKED_TOKENS = 128 * 128
+CHUNK_SCORES = 2**26
 
 
-def vae_compute(config: VAEConfig, dtype: DTypeLike) -> Compute:
+def make_vae_compute(config: VAEConfig, dtype: DTypeLike) -> Compute:
     """Return the compute settings of the VAE for a requested `dtype`.
 
     float16 becomes float32 unless the config's `force_upcast` is False: the residual stream of
@@ -41,16 +41,16 @@ class SpatialAttention(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-        tokens = GroupNorm(self.groups, EPSILON, self.compute.dtype, name="group_norm")(x)
+        tokens = GroupNorm(self.groups, NORM_EPSILON, self.compute.dtype, name="group_norm")(x)
         tokens = tokens.reshape(x.shape[0], -1, x.shape[-1])
         kernel, length = attention, tokens.shape[1]
-        if length > WHOLE_TOKENS:
-            kernel = functools.partial(attention_in_runs, run=max(1, RUN_SCORES // length))
+        if length > MAX_UNCHUNKED_TOKENS:
+            kernel = functools.partial(chunked_attention, run=max(1, CHUNK_SCORES // length))
         mixed = attend(tokens, tokens, 1, self.compute, use_bias=True, kernel=kernel)
         return x + mixed.reshape(x.shape)
 
 
-class Level(nn.Module):
+class ResnetLevel(nn.Module):
     """Resnets at one resolution, followed by resampling: "down", "up" or None."""
 
     features: int
@@ -63,7 +63,7 @@ class Level(nn.Module):
     def __call__(self, x: Float[Array, "b h w c_in"]) -> Float[Array, "b h2 w2 c_out"]:
         for index in range(self.layers):
             name = f"resnets.{index}"
-            x = Resnet(self.features, self.groups, EPSILON, self.compute, name=name)(x)
+            x = ResnetBlock(self.features, self.groups, NORM_EPSILON, self.compute, name=name)(x)
         if self.resample == "down":
             x = Downsample((0, 1), self.compute, name="downsamplers.0")(x)
         if self.resample == "up":
@@ -71,7 +71,7 @@ class Level(nn.Module):
         return x
 
 
-class Middle(nn.Module):
+class VAEMidBlock(nn.Module):
     """Resnet, attention, resnet at the lowest resolution."""
 
     groups: int
@@ -80,9 +80,9 @@ class Middle(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         features, groups, compute = x.shape[-1], self.groups, self.compute
-        x = Resnet(features, groups, EPSILON, compute, name="resnets.0")(x)
+        x = ResnetBlock(features, groups, NORM_EPSILON, compute, name="resnets.0")(x)
         x = SpatialAttention(groups, compute, name="attentions.0")(x)
-        return Resnet(features, groups, EPSILON, compute, name="resnets.1")(x)
+        return ResnetBlock(features, groups, NORM_EPSILON, compute, name="resnets.1")(x)
 
 
 class Encoder(nn.Module):
@@ -95,13 +95,15 @@ class Encoder(nn.Module):
     def __call__(self, x: Float[Array, "b h w 3"]) -> Float[Array, "b h2 w2 c"]:
         config, compute = self.config, self.compute
         groups, last = config.norm_groups, len(config.block_channels) - 1
-        x = compute.place(conv(config.block_channels[0], "conv_in", compute)(x), IMAGE)
+        x = compute.constrain_activation(
+            conv(config.block_channels[0], "conv_in", compute)(x), IMAGE_AXES
+        )
         for index, features in enumerate(config.block_channels):
             resample = "down" if index < last else None
             layers, name = config.layers_per_block, f"down_blocks.{index}"
-            x = Level(features, layers, resample, groups, compute, name=name)(x)
-        x = Middle(groups, compute, name="mid_block")(x)
-        x = jax.nn.silu(GroupNorm(groups, EPSILON, name="conv_norm_out")(x))
+            x = ResnetLevel(features, layers, resample, groups, compute, name=name)(x)
+        x = VAEMidBlock(groups, compute, name="mid_block")(x)
+        x = jax.nn.silu(GroupNorm(groups, NORM_EPSILON, name="conv_norm_out")(x))
         return conv(2 * config.latent_channels, "conv_out", compute, dtype=jnp.float32)(x)
 
 
@@ -115,13 +117,15 @@ class Decoder(nn.Module):
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 3"]:
         config, compute = self.config, self.compute
         groups, last = config.norm_groups, len(config.block_channels) - 1
-        x = compute.place(conv(config.block_channels[-1], "conv_in", compute)(x), IMAGE)
-        x = Middle(groups, compute, name="mid_block")(x)
+        x = compute.constrain_activation(
+            conv(config.block_channels[-1], "conv_in", compute)(x), IMAGE_AXES
+        )
+        x = VAEMidBlock(groups, compute, name="mid_block")(x)
         for index, features in enumerate(reversed(config.block_channels)):
             resample = "up" if index < last else None
             layers, name = config.layers_per_block + 1, f"up_blocks.{index}"
-            x = Level(features, layers, resample, groups, compute, name=name)(x)
-        x = jax.nn.silu(GroupNorm(groups, EPSILON, name="conv_norm_out")(x))
+            x = ResnetLevel(features, layers, resample, groups, compute, name=name)(x)
+        x = jax.nn.silu(GroupNorm(groups, NORM_EPSILON, name="conv_norm_out")(x))
         return conv(3, "conv_out", compute, dtype=jnp.float32)(x)
 
 

@@ -11,7 +11,7 @@ ACTIVATION_AXES = {"heads": "tensor", "hidden": "tensor"}
 """Logical activation axes that the compiler shards; the step's shard_map shards the batch."""
 
 
-def activation_constraint(
+def make_activation_constraint(
     mesh: Mesh,
 ) -> Callable[[jax.Array, tuple[str, ...]], jax.Array] | None:
     """Return `constrain(array, axis_names)` for networks in the step; None if tensor is 1.
@@ -36,7 +36,7 @@ def activation_constraint(
     return constrain
 
 
-def activation_sizes(config: UNetConfig) -> dict[str, tuple[int, ...]]:
+def get_activation_sizes(config: UNetConfig) -> dict[str, tuple[int, ...]]:
     """Return the sizes of the logical axes that tensor shards, for each level with transformers.
 
     `hidden` is the feed-forward's value and gate together: each is four times the channels.

@@ -14,26 +14,26 @@ from jax.sharding import Mesh, PartitionSpec
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from omfa_jax.core.errors import OmfaError, unknown
+from omfa_jax.core.errors import OmfaError, unknown_name
 from omfa_jax.models.attention import attention
 from omfa_jax.models.compute import AttentionKernel
 
 log = logging.getLogger(__name__)
 
-KERNELS = ("auto", "xla", "cudnn", "splash")
+ATTENTION_KERNELS = ("auto", "xla", "cudnn", "splash")
 HALVES = ("bfloat16", "float16")
 # splash's block size must be a multiple of LANES that divides the sequence length; the limit keeps
 # a block of queries, keys and scores within VMEM
 LANES, MOST_TOKENS = 128, 1024
 
 
-def kernel_name(asked: str, platform: str, dtype: DTypeLike) -> str:
+def select_attention_kernel(asked: str, platform: str, dtype: DTypeLike) -> str:
     """Return "xla", "cudnn" or "splash" for devices of `platform` (as JAX names it).
 
     A kernel that the platform or the dtype does not support is an OmfaError.
     """
-    if asked not in KERNELS:
-        raise unknown("config.train.attention", asked, KERNELS)
+    if asked not in ATTENTION_KERNELS:
+        raise unknown_name("config.train.attention", asked, ATTENTION_KERNELS)
     half = jax.numpy.dtype(dtype).name in HALVES
     native = {"gpu": "cudnn", "cuda": "cudnn", "tpu": "splash"}.get(platform, "xla")
     if native == "cudnn" and not half:
@@ -47,20 +47,24 @@ def kernel_name(asked: str, platform: str, dtype: DTypeLike) -> str:
     return native if asked == "auto" else asked
 
 
-def attention_kernel(name: str, mesh: Mesh | None = None) -> AttentionKernel | None:
+def get_attention_kernel(name: str, mesh: Mesh | None = None) -> AttentionKernel | None:
     """Return the kernel `name` for self-attention over image tokens; None for XLA's.
 
     Heads are sharded over the mesh's tensor axis. Sequence lengths that the kernel does not support
     fall back to XLA with a warning.
     """
-    kernels: dict[str, AttentionKernel | None] = {"xla": None, "cudnn": cudnn, "splash": splash}
+    kernels: dict[str, AttentionKernel | None] = {
+        "xla": None,
+        "cudnn": cudnn_attention,
+        "splash": splash_attention,
+    }
     kernel = kernels[name]
     if kernel is not None and mesh is not None and mesh.shape["tensor"] > 1:
         return functools.partial(_run_per_head_shard, kernel, mesh)
     return kernel
 
 
-def cudnn(
+def cudnn_attention(
     q: Float[Array, "b l n d"], k: Float[Array, "b s n d"], v: Float[Array, "b s n d"]
 ) -> Float[Array, "b l n d"]:
     """Return cuDNN's fused attention."""
@@ -71,7 +75,7 @@ def cudnn(
         return attention(q, k, v)
 
 
-def splash(
+def splash_attention(
     q: Float[Array, "b l n d"],
     k: Float[Array, "b s n d"],
     v: Float[Array, "b s n d"],

@@ -16,7 +16,7 @@ import numpy as np
 from omfa_jax import __version__
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.parallel import ending
-from omfa_jax.parallel.joining import Roll
+from omfa_jax.parallel.joining import Rendezvous
 
 JOIN_TIMEOUT = "OMFA_JOIN_TIMEOUT_S"
 
@@ -29,15 +29,15 @@ def initialize(workdir: Path) -> None:
     connect within OMFA_JOIN_TIMEOUT_S seconds (default: 300), the others name them, by the marks
     that each leaves in `workdir`, and exit. Afterwards all processes exit together (`ending`).
     """
-    place = place_in_job()
-    if jax.distributed.is_initialized() or (place is None and not on_tpu_host()):
+    place = get_process_index_and_count()
+    if jax.distributed.is_initialized() or (place is None and not is_tpu_host()):
         return
     seconds = _number(JOIN_TIMEOUT, 300)
     arguments = _arguments(place, seconds)
     if place is None:
         # queued TPU resources: jax asks Google's metadata server for the other hosts
         jax.distributed.initialize(**arguments)
-        ending.watch()
+        ending.start_exit_watcher()
         return
     index, count = place
 
@@ -51,19 +51,19 @@ def initialize(workdir: Path) -> None:
             flush=True,
         )
 
-    with Roll(workdir, index, count, seconds, late):
+    with Rendezvous(workdir, index, count, seconds, late):
         jax.distributed.initialize(**arguments)
-    ending.watch()
+    ending.start_exit_watcher()
 
 
-def end(status: int, line: str) -> int:
+def end_job(status: int, line: str) -> int:
     """Exit all processes of the job with `status`; in a single-process job return it.
 
     A process that fails before it has connected connects for this: otherwise the others would time
     out with an exit status on which launch scripts restart the job.
     """
     try:
-        place = place_in_job()
+        place = get_process_index_and_count()
         seconds = _number(JOIN_TIMEOUT, 300)
     except OmfaError:
         return status
@@ -79,7 +79,7 @@ def end(status: int, line: str) -> int:
             return status
         finally:
             alone.cancel()
-    return ending.end_together(status, line)
+    return ending.exit_all_processes(status, line)
 
 
 def _arguments(place: tuple[int, int] | None, seconds: int) -> dict[str, Any]:
@@ -98,7 +98,7 @@ def _arguments(place: tuple[int, int] | None, seconds: int) -> dict[str, Any]:
     return arguments
 
 
-def place_in_job() -> tuple[int, int] | None:
+def get_process_index_and_count() -> tuple[int, int] | None:
     """Return (index, count) of this process in its job; None in a single-process job."""
     if "JAX_COORDINATOR_ADDRESS" in os.environ:
         return _number("JAX_PROCESS_ID"), _number("JAX_NUM_PROCESSES")
@@ -113,13 +113,13 @@ def place_in_job() -> tuple[int, int] | None:
     return index, hosts * slices
 
 
-def on_tpu_host() -> bool:
+def is_tpu_host() -> bool:
     """Return True if this host has TPU chips and libtpu is installed."""
     chips = [*Path("/dev").glob("accel[0-9]*"), *Path("/dev/vfio").glob("[0-9]*")]
     return bool(chips) and importlib.util.find_spec("libtpu") is not None
 
 
-def require_same(facts: Mapping[str, str]) -> None:
+def check_equal_across_processes(facts: Mapping[str, str]) -> None:
     """Raise an OmfaError on every process unless `facts` are equal on all of them.
 
     The error names the processes that differ from process 0 and the facts in which they do. Every
@@ -146,7 +146,7 @@ def require_same(facts: Mapping[str, str]) -> None:
         )
 
 
-def any_process(flag: bool) -> bool:
+def any_across_processes(flag: bool) -> bool:
     """Return True on every process if `flag` is true on any; every process must call this."""
     if jax.process_count() == 1:
         return flag
@@ -155,7 +155,7 @@ def any_process(flag: bool) -> bool:
     return bool(multihost_utils.process_allgather(np.bool_(flag)).any())
 
 
-def of_all_processes(number: int) -> list[int]:
+def allgather_int(number: int) -> list[int]:
     """Return every process's `number` in process order; every process must call this."""
     if jax.process_count() == 1:
         return [number]
@@ -164,7 +164,7 @@ def of_all_processes(number: int) -> list[int]:
     return multihost_utils.process_allgather(np.int32(number)).tolist()
 
 
-def revision() -> str:
+def get_code_revision() -> str:
     """Return this code's version; in a git checkout also its commit and a hash of local changes."""
     here = Path(__file__).parents[2]
     if not (here / ".git").exists():

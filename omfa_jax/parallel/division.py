@@ -12,29 +12,29 @@ from typing import Any
 from jax.sharding import AbstractMesh
 
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.parallel.mesh import AXES, MeshSettings, axis_sizes
-from omfa_jax.parallel.rules import Coverage, Rules, coverage
+from omfa_jax.parallel.mesh import MESH_AXES, MeshSettings, resolve_axis_sizes
+from omfa_jax.parallel.rules import Rules, ShardingCoverage, compute_sharding_coverage
 
-LEAST_SHARE = 0.9
+MIN_SHARDED_FRACTION = 0.9
 """Fraction of the weights' bytes. An axis that shards less is an error, or a warning if allowed."""
 
 
 @dataclass(frozen=True)
-class Division:
+class ResolvedMesh:
     """A mesh without -1, what it shards of the weights, and warnings about it."""
 
     settings: MeshSettings
-    coverage: Coverage
+    coverage: ShardingCoverage
     notes: tuple[str, ...] = ()
 
 
-def division(
+def resolve_mesh(
     settings: MeshSettings,
     devices: int,
     rules: Rules,
     params: Mapping[str, Any],
     activations: Mapping[str, Sequence[int]] | None = None,
-) -> Division:
+) -> ResolvedMesh:
     """Return the mesh that `settings` describe over `devices` devices, for weights of these shapes.
 
     fsdp=-1 becomes the size that leaves the fewest bytes of weights on a device; data takes the
@@ -43,38 +43,38 @@ def division(
     `settings.allow_replicated`; less than all of them is a warning. fsdp=-1 is an OmfaError if no
     size shards LEAST_SHARE. `activations` (see `activation_sizes`) should be divisible by tensor.
     """
-    sizes: dict[str, int] = dict(zip(AXES, axis_sizes(settings, devices), strict=True))
+    sizes: dict[str, int] = dict(zip(MESH_AXES, resolve_axis_sizes(settings, devices), strict=True))
     notes = []
     if settings.fsdp == -1:
         # fsdp has all remaining devices here; moving some to data keeps the batch's shards
         asked, sizes = sizes, _minimize_local_bytes(sizes, rules, params)
         if sizes != asked:
-            before = coverage(rules, params, abstract(asked))
-            after = coverage(rules, params, abstract(sizes))
+            before = compute_sharding_coverage(rules, params, make_abstract_mesh(asked))
+            after = compute_sharding_coverage(rules, params, make_abstract_mesh(sizes))
             # weights that the rules replicate (a VAE's) do not count as missed
-            if sizes["fsdp"] == 1 and before.missed["fsdp"] and not settings.allow_replicated:
+            if sizes["fsdp"] == 1 and before.missed_bytes["fsdp"] and not settings.allow_replicated:
                 raise OmfaError(
                     f"config.mesh.fsdp=-1: no divisor of {asked['fsdp']} devices shards"
-                    f" {LEAST_SHARE:.0%} of the weights, so each would hold {_format_gb(after)};"
+                    f" {MIN_SHARDED_FRACTION:.0%} of the weights, so each would hold {_format_gb(after)};"
                     " use another number of devices, or"
                     " --config.mesh.fsdp=1 --config.mesh.data=-1 for full weights on each"
                 )
             notes.append(
                 f"config.mesh.fsdp=-1 over {asked['fsdp']} devices: fsdp={sizes['fsdp']} with"
                 f" data={sizes['data']}, {_format_gb(after)} of weights per device;"
-                f" fsdp={asked['fsdp']} would shard {before.share('fsdp'):.1%} of them"
+                f" fsdp={asked['fsdp']} would shard {before.get_fraction('fsdp'):.1%} of them"
                 f" ({_format_gb(before)})"
             )
-    found = coverage(rules, params, abstract(sizes))
-    for axis in found.cut:
-        enough = found.share(axis) >= LEAST_SHARE
-        if enough and (not found.missed[axis] or (axis == "fsdp" and notes)):
+    found = compute_sharding_coverage(rules, params, make_abstract_mesh(sizes))
+    for axis in found.sharded_bytes:
+        enough = found.get_fraction(axis) >= MIN_SHARDED_FRACTION
+        if enough and (not found.missed_bytes[axis] or (axis == "fsdp" and notes)):
             # fsdp=-1 has its own note above
             continue
         near = _find_nearest(axis, sizes, rules, params)
-        less = coverage(rules, params, abstract(near))
+        less = compute_sharding_coverage(rules, params, make_abstract_mesh(near))
         text = (
-            f"config.mesh.{axis}={sizes[axis]} shards {found.share(axis):.1%} of the weights"
+            f"config.mesh.{axis}={sizes[axis]} shards {found.get_fraction(axis):.1%} of the weights"
             f" ({_format_gb(found)} per device) and replicates the rest; the nearest size that"
             f" divides them is --config.mesh.{axis}={near[axis]}"
             f" --config.mesh.data={near['data']} ({_format_gb(less)})"
@@ -83,12 +83,12 @@ def division(
             raise OmfaError(f"{text}; --config.mesh.allow_replicated=true trains anyway")
         notes.append(text)
     notes += _check_activations(activations or {}, sizes["tensor"])
-    return Division(dataclasses.replace(settings, **sizes), found, tuple(notes))
+    return ResolvedMesh(dataclasses.replace(settings, **sizes), found, tuple(notes))
 
 
-def abstract(sizes: Mapping[str, int]) -> Any:
+def make_abstract_mesh(sizes: Mapping[str, int]) -> Any:
     """Return a mesh of these sizes without devices, good for its shape only."""
-    return AbstractMesh(tuple(sizes[axis] for axis in AXES), AXES)
+    return AbstractMesh(tuple(sizes[axis] for axis in MESH_AXES), MESH_AXES)
 
 
 def _minimize_local_bytes(
@@ -100,10 +100,10 @@ def _minimize_local_bytes(
     """
 
     def order(found: Mapping[str, int]) -> tuple[bool, int, int]:
-        made = coverage(rules, params, abstract(found))
+        made = compute_sharding_coverage(rules, params, make_abstract_mesh(found))
         # sorts first: a size that shards too little never wins by bytes
-        short = "fsdp" in made.cut and made.share("fsdp") < LEAST_SHARE
-        return short, made.local, found["fsdp"]
+        short = "fsdp" in made.sharded_bytes and made.get_fraction("fsdp") < MIN_SHARDED_FRACTION
+        return short, made.compute_local_bytes, found["fsdp"]
 
     return min(_trade_with_data("fsdp", sizes, sizes["fsdp"]), key=order)
 
@@ -118,8 +118,10 @@ def _find_nearest(
     """
 
     def divides(found: Mapping[str, int]) -> bool:
-        made = coverage(rules, params, abstract(found))
-        return axis not in made.cut or (not made.missed[axis] and made.share(axis) >= LEAST_SHARE)
+        made = compute_sharding_coverage(rules, params, make_abstract_mesh(found))
+        return axis not in made.sharded_bytes or (
+            not made.missed_bytes[axis] and made.get_fraction(axis) >= MIN_SHARDED_FRACTION
+        )
 
     pool = _trade_with_data(axis, sizes, sizes["data"] * sizes[axis])
     return min(
@@ -149,5 +151,5 @@ def _check_activations(activations: Mapping[str, Sequence[int]], tensor: int) ->
             )
 
 
-def _format_gb(found: Coverage) -> str:
-    return f"{found.local / 1e9:.3g} GB"
+def _format_gb(found: ShardingCoverage) -> str:
+    return f"{found.local_bytes / 1e9:.3g} GB"

@@ -31,7 +31,7 @@ _leaving = threading.Lock()
 
 
 @dataclass(frozen=True)
-class End:
+class JobExit:
     """How a job exits: all processes' exit status, and the error line of the one that failed."""
 
     status: int
@@ -40,13 +40,13 @@ class End:
     host: str
 
 
-def watch() -> None:
+def start_exit_watcher() -> None:
     """Start the thread that exits this process when another process of the job has failed."""
     if _client() is not None:
         threading.Thread(target=_watch, daemon=True, name="ending").start()
 
 
-def end_together(status: int, line: str) -> int:
+def exit_all_processes(status: int, line: str) -> int:
     """Exit this process and tell the job's others to; in a single-process job return `status`.
 
     Does not return in a multi-process job: Python's exit handlers would wait for the others. If
@@ -55,11 +55,11 @@ def end_together(status: int, line: str) -> int:
     if _client() is None:
         return status
     with _leaving:
-        end = tell(End(status, line, _index(), socket.gethostname()))
+        end = publish_exit(JobExit(status, line, _index(), socket.gethostname()))
         _leave(end)
 
 
-def tell(end: End) -> End:
+def publish_exit(end: JobExit) -> JobExit:
     """Publish this exit unless another process was first; return the one that was first."""
     client = _client()
     try:
@@ -81,9 +81,9 @@ def _index() -> int:
     return distributed.global_state.process_id or 0
 
 
-def _read_exit(client: Any) -> End | None:
+def _read_exit(client: Any) -> JobExit | None:
     try:
-        return End(**json.loads(client.key_value_try_get(KEY)))
+        return JobExit(**json.loads(client.key_value_try_get(KEY)))
     except jax.errors.JaxRuntimeError:
         return None
 
@@ -101,7 +101,7 @@ def _watch() -> None:
         _leave(end)
 
 
-def _leave(end: End) -> NoReturn:
+def _leave(end: JobExit) -> NoReturn:
     """Exit this process immediately; process 0 waits for the others first."""
     index = _index()
     if end.process != index:

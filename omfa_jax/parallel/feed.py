@@ -9,32 +9,32 @@ import numpy as np
 from jax.sharding import Mesh
 
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.parallel.mesh import batch_parts, batch_sharding
+from omfa_jax.parallel.mesh import count_batch_shards, make_batch_sharding
 
 # key of every device batch: the example's index in the global batch, in the data's order
 ROW = "row"
 
 
-def data_shard(mesh: Mesh) -> tuple[int, int]:
+def get_data_shard(mesh: Mesh) -> tuple[int, int]:
     """Return (shard, shards): the part of each global batch that this process feeds.
 
     Processes that tensor parallelism spans share rows and feed the same part. Parts that overlap
     otherwise are an OmfaError.
     """
-    shards = shards_of_processes(mesh)
+    shards = get_process_shards(mesh)
     return shards[jax.process_index()], max(shards.values()) + 1
 
 
 @functools.lru_cache(maxsize=16)
-def shards_of_processes(mesh: Mesh) -> Mapping[int, int]:
+def get_process_shards(mesh: Mesh) -> Mapping[int, int]:
     """Return the part of each global batch that each process of a mesh feeds, by process index.
 
     A process's devices need not be adjacent in the mesh: on a TPU slice a host has a square of the
     torus. Its examples are then scattered in the global arrays, which are not in the data's order.
     """
-    parts = batch_parts(mesh)
+    parts = count_batch_shards(mesh)
     rows: dict[int, set[int]] = {}
-    for device, (where,) in batch_sharding(mesh).devices_indices_map((parts,)).items():
+    for device, (where,) in make_batch_sharding(mesh).devices_indices_map((parts,)).items():
         rows.setdefault(device.process_index, set()).update(range(parts)[where])
     # ordered by first row, so that parts follow the order of the global batch
     distinct = sorted({tuple(sorted(found)) for found in rows.values()})
@@ -47,14 +47,14 @@ def shards_of_processes(mesh: Mesh) -> Mapping[int, int]:
     return {process: distinct.index(tuple(sorted(found))) for process, found in rows.items()}
 
 
-def to_global(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+def make_global_batch(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
     """Return a batch of global arrays; every process passes its part (see `data_shard`).
 
     Adds ROW. Whatever must not depend on the mesh (random numbers, the order of results) must use
     ROW and never an example's position in the arrays.
     """
-    sharding = batch_sharding(mesh)
-    shard, shards = data_shard(mesh)
+    sharding = make_batch_sharding(mesh)
+    shard, shards = get_data_shard(mesh)
     count = len(next(iter(batch.values())))
     # computed, not communicated: every process feeds equally many examples
     rows = np.arange(shard * count, (shard + 1) * count, dtype=np.int32)
@@ -66,7 +66,7 @@ def to_global(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Arra
     }
 
 
-def place(tree: Any, shardings: Any) -> Any:
+def put_global(tree: Any, shardings: Any) -> Any:
     """Return a tree of host arrays, equal on every process, as global arrays with `shardings`.
 
     Each process transfers only its own devices' shards. `jax.device_put` would reject shardings
@@ -80,7 +80,7 @@ def place(tree: Any, shardings: Any) -> Any:
     return jax.tree.map(put, tree, shardings)
 
 
-def to_host(tree: Any) -> Any:
+def gather_to_host(tree: Any) -> Any:
     """Return numpy copies of a tree of arrays; every process must call this.
 
     Arrays with shards on other hosts are all-gathered.

@@ -10,12 +10,12 @@ from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.parallel.hardware import USABLE
+from omfa_jax.parallel.hardware import USABLE_FRACTION
 
 log = logging.getLogger(__name__)
 
 # fraction of a GPU's memory that JAX preallocates; setting both names is an error in JAX
-FRACTION, OLD_FRACTION = "XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION"
+MEM_FRACTION, LEGACY_MEM_FRACTION = "XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION"
 PREALLOCATE, ALLOCATOR = "XLA_PYTHON_CLIENT_PREALLOCATE", "XLA_PYTHON_CLIENT_ALLOCATOR"
 # JAX's fraction if neither is set
 JAX_DEFAULT = 0.75
@@ -40,22 +40,22 @@ TPU_FLAGS = {
 }
 
 
-def set_flags(environment: MutableMapping[str, str] = os.environ) -> None:
+def set_xla_flags(environment: MutableMapping[str, str] = os.environ) -> None:
     """Add XLA's flags and the GPU memory fraction; must run before JAX initialises its devices.
 
     GPU flags are added only if there is an NVIDIA device: other builds of XLA reject unknown flags.
     """
     on_gpu = Path("/dev/nvidiactl").exists()
     for platform in ("cuda", "tpu") if on_gpu else ("tpu",):
-        set_flags_of(platform, environment)
-    own = own_memory(environment)
+        set_platform_flags(platform, environment)
+    own = get_user_memory_settings(environment)
     if not own:
-        environment[FRACTION] = str(USABLE)
+        environment[MEM_FRACTION] = str(USABLE_FRACTION)
     elif on_gpu:
-        log.warning("%s", memory_note(environment))
+        log.warning("%s", format_memory_note(environment))
 
 
-def set_flags_of(platform: str, environment: MutableMapping[str, str] = os.environ) -> None:
+def set_platform_flags(platform: str, environment: MutableMapping[str, str] = os.environ) -> None:
     """Add the XLA flags of a platform ("cuda", "rocm", "tpu"); no such device need be attached."""
     if platform == "tpu":
         _add(environment, "LIBTPU_INIT_ARGS", TPU_FLAGS)
@@ -63,15 +63,15 @@ def set_flags_of(platform: str, environment: MutableMapping[str, str] = os.envir
         _add(environment, "XLA_FLAGS", GPU_FLAGS)
 
 
-def memory_note(environment: Mapping[str, str]) -> str:
+def format_memory_note(environment: Mapping[str, str]) -> str:
     """Return a line on the environment's own GPU memory settings; "" if there are none."""
-    own = own_memory(environment)
+    own = get_user_memory_settings(environment)
     if not own:
         return ""
     words = " ".join(f"{name}={value}" for name, value in own.items())
     return (
         f"{words} from the environment is kept: programs get"
-        f" {usable_part('cuda', environment):.0%} of GPU memory instead of omfa's {USABLE:.0%}"
+        f" {get_usable_fraction('cuda', environment):.0%} of GPU memory instead of omfa's {USABLE_FRACTION:.0%}"
     )
 
 
@@ -82,36 +82,38 @@ def _add(environment: MutableMapping[str, str], variable: str, flags: dict[str, 
     environment[variable] = " ".join(words)
 
 
-def leave_memory(to: str, environment: MutableMapping[str, str] = os.environ) -> None:
+def reserve_gpu_memory(to: str, environment: MutableMapping[str, str] = os.environ) -> None:
     """Go back to JAX's default fraction of GPU memory, to make room for the library `to`.
 
     Settings from the user's environment are kept.
     """
-    if environment.get(FRACTION) == str(USABLE):
-        del environment[FRACTION]
+    if environment.get(MEM_FRACTION) == str(USABLE_FRACTION):
+        del environment[MEM_FRACTION]
         log.info("GPU memory: leaving a quarter to %s", to)
 
 
-def usable_part(platform: str, environment: Mapping[str, str] = os.environ) -> float:
+def get_usable_fraction(platform: str, environment: Mapping[str, str] = os.environ) -> float:
     """Return the fraction of a device's memory, 0..1, that JAX programs get in this environment."""
-    own = own_memory(environment)
+    own = get_user_memory_settings(environment)
     if platform == "tpu" or not own:
-        return USABLE
-    fraction = own.get(FRACTION) or own.get(OLD_FRACTION)
+        return USABLE_FRACTION
+    fraction = own.get(MEM_FRACTION) or own.get(LEGACY_MEM_FRACTION)
     if fraction is None:
-        return USABLE if own.get(ALLOCATOR) == "platform" else JAX_DEFAULT
+        return USABLE_FRACTION if own.get(ALLOCATOR) == "platform" else JAX_DEFAULT
     try:
         # above 1 JAX adds host memory, which does not count here
         found = min(float(fraction), 1.0)
     except ValueError:
         found = 0.0
     if not found > 0:
-        raise OmfaError(f"{FRACTION} (or {OLD_FRACTION}): expected a number > 0, got {fraction!r}")
+        raise OmfaError(
+            f"{MEM_FRACTION} (or {LEGACY_MEM_FRACTION}): expected a number > 0, got {fraction!r}"
+        )
     return found
 
 
-def own_memory(environment: Mapping[str, str]) -> dict[str, str]:
+def get_user_memory_settings(environment: Mapping[str, str]) -> dict[str, str]:
     """Return an environment's GPU memory settings other than the one that `set_flags` adds."""
-    names = (FRACTION, OLD_FRACTION, PREALLOCATE, ALLOCATOR)
+    names = (MEM_FRACTION, LEGACY_MEM_FRACTION, PREALLOCATE, ALLOCATOR)
     own = {name: environment[name] for name in names if environment.get(name)}
-    return {} if own == {FRACTION: str(USABLE)} else own
+    return {} if own == {MEM_FRACTION: str(USABLE_FRACTION)} else own

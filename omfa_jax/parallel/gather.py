@@ -14,12 +14,12 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from omfa_jax.core.trees import walk
-from omfa_jax.models.compute import Fetch
-from omfa_jax.parallel.rules import Rules, partition_spec
+from omfa_jax.core.trees import flatten
+from omfa_jax.models.compute import GatherFn
+from omfa_jax.parallel.rules import Rules, match_partition_spec
 
 
-def weight_fetcher(rules: Rules, params: Mapping[str, Any], mesh: Mesh) -> Fetch | None:
+def make_all_gather_params(rules: Rules, params: Mapping[str, Any], mesh: Mesh) -> GatherFn | None:
     """Return `fetch(path, part, dtype)`, which gathers a weight of `params` sharded by `rules`.
 
     None if fsdp is 1. `params` may be shapes. A stacked weight may be passed in full or one layer
@@ -28,8 +28,8 @@ def weight_fetcher(rules: Rules, params: Mapping[str, Any], mesh: Mesh) -> Fetch
     if mesh.shape["fsdp"] == 1:
         return None
     axes = {}
-    for path, leaf in walk(params):
-        spec, _ = partition_spec(rules, path, leaf.shape, mesh)
+    for path, leaf in flatten(params):
+        spec, _ = match_partition_spec(rules, path, leaf.shape, mesh)
         cut = [index for index, axis in enumerate(spec) if axis == "fsdp"]
         # negative: a scan over layers removes the leading dimension of stacked weights
         axes[path] = cut[0] - len(leaf.shape) if cut else None
@@ -38,19 +38,19 @@ def weight_fetcher(rules: Rules, params: Mapping[str, Any], mesh: Mesh) -> Fetch
         axis = axes[path]
         if axis is None:
             return part
-        return gathered(part, jnp.dtype(dtype).name, part.ndim + axis)
+        return all_gather_param(part, jnp.dtype(dtype).name, part.ndim + axis)
 
     return fetch
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def gathered(part: jax.Array, dtype: str, axis: int) -> jax.Array:
+def all_gather_param(part: jax.Array, dtype: str, axis: int) -> jax.Array:
     """Return the full array of `part`, which is sharded along `axis` over fsdp, as `dtype`."""
     return jax.lax.all_gather(part.astype(dtype), "fsdp", axis=axis, tiled=True)
 
 
 def _gathered_forward(part: jax.Array, dtype: str, axis: int) -> tuple[jax.Array, None]:
-    return gathered(part, dtype, axis), None
+    return all_gather_param(part, dtype, axis), None
 
 
 def _gathered_backward(dtype: str, axis: int, _: None, gradient: jax.Array) -> tuple[jax.Array]:
@@ -59,4 +59,4 @@ def _gathered_backward(dtype: str, axis: int, _: None, gradient: jax.Array) -> t
     return (jax.lax.psum_scatter(full, "fsdp", scatter_dimension=axis, tiled=True),)
 
 
-gathered.defvjp(_gathered_forward, _gathered_backward)
+all_gather_param.defvjp(_gathered_forward, _gathered_backward)

@@ -11,26 +11,26 @@ class GpuTarget:
     """
 
     name: str
-    capability: int
+    capability_major: int
     cores: int
-    fpus_a_core: int
-    shared_memory_a_core: int
-    shared_memory_a_block: int
-    cache_bytes: int
+    fpus_per_core: int
+    shared_memory_per_core: int
+    shared_memory_per_block: int
+    l2_cache_bytes: int
     clock_ghz: float
     memory_bytes: int
-    memory_rate: int
-    minor: int = 0
-    threads_a_core: int = 2048
+    memory_bandwidth: int
+    capability_minor: int = 0
+    threads_per_core: int = 2048
     accelerated: bool = False
 
-    def text(self) -> str:
+    def to_textproto(self) -> str:
         """Return the protocol's text form; assumes cuDNN 9.10 and CUDA 12.8."""
         feature = "ACCELERATED_FEATURES" if self.accelerated else "NONE"
         facts: dict[str, object] = {
             "threads_per_block_limit": 1024,
             "threads_per_warp": 32,
-            "threads_per_core_limit": self.threads_a_core,
+            "threads_per_core_limit": self.threads_per_core,
             "block_dim_limit_x": 2**31 - 1,
             "block_dim_limit_y": 65535,
             "block_dim_limit_z": 65535,
@@ -40,12 +40,12 @@ class GpuTarget:
             "registers_per_core_limit": 65536,
             "registers_per_block_limit": 65536,
             "shared_memory_per_block": 49152,
-            "shared_memory_per_core": self.shared_memory_a_core,
-            "shared_memory_per_block_optin": self.shared_memory_a_block,
+            "shared_memory_per_core": self.shared_memory_per_core,
+            "shared_memory_per_block_optin": self.shared_memory_per_block,
             "core_count": self.cores,
-            "fpus_per_core": self.fpus_a_core,
-            "memory_bandwidth": self.memory_rate,
-            "l2_cache_size": self.cache_bytes,
+            "fpus_per_core": self.fpus_per_core,
+            "memory_bandwidth": self.memory_bandwidth,
+            "l2_cache_size": self.l2_cache_bytes,
             "clock_rate_ghz": self.clock_ghz,
             "device_memory_size": self.memory_bytes,
             "device_address_bits": 64,
@@ -61,7 +61,7 @@ class GpuTarget:
         lines = [f"{name}: {value}" for name, value in facts.items()]
         lines += [f'{name}: "{value}"' for name, value in words.items()]
         lines.append(
-            f"cuda_compute_capability {{ major: {self.capability} minor: {self.minor}"
+            f"cuda_compute_capability {{ major: {self.capability_major} minor: {self.capability_minor}"
             f" feature_extension: {feature} }}"
         )
         return (
@@ -89,8 +89,8 @@ _BLACKWELL = GpuTarget(
 _ADA = GpuTarget(
     "NVIDIA L40S",
     *(8, 142, 128, 102400, 101376, 96 * 2**20, 2.52, 48305799168, int(0.864e12)),
-    minor=9,
-    threads_a_core=1536,
+    capability_minor=9,
+    threads_per_core=1536,
 )
 GPU_TARGETS: dict[str, GpuTarget] = {
     "a100": _AMPERE,

@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 
-USABLE = 0.92
+USABLE_FRACTION = 0.92
 """Fraction of a chip's memory that programs get: `parallel.flags` asks JAX for it and `omfa plan`
 plans with it. The rest is left to the driver and to the collectives' own buffers."""
 
@@ -23,9 +23,9 @@ class Chip:
     device_kind: str
     bf16_flops: float
     memory_bytes: float
-    memory_rate: float
-    near_rate: float
-    far_rate: float
+    memory_bandwidth: float
+    intra_node_bandwidth: float
+    inter_node_bandwidth: float
     gpus_per_host: int = 8
     gpus_per_domain: int = 8
     devices_per_chip: int = 1
@@ -76,7 +76,7 @@ CHIPS: dict[str, Chip] = {
 OTHER_PRODUCT = re.compile(r" (PCIe|NVL|MIG|Laptop|D)\b")
 
 
-def chip_of(device_kind: str) -> Chip | None:
+def find_chip(device_kind: str) -> Chip | None:
     """Return the row whose name `device_kind` begins with, the longest; None if there is none."""
     if OTHER_PRODUCT.search(device_kind):
         return None

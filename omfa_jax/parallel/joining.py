@@ -22,7 +22,7 @@ FOLDER = "joining"
 RENEW_S, FRESH_S = 1.0, 5.0
 
 
-class Roll:
+class Rendezvous:
     """Context manager that marks this process as waiting for all `count` processes.
 
     After `seconds` it calls `late` with a line that names the missing ones.
@@ -63,11 +63,11 @@ class Roll:
                 return
             self._renew()
         try:
-            self._late(self.missing())
+            self._late(self.format_missing())
         except OSError as error:
             self._late(f"the missing processes are unknown ({error})")
 
-    def missing(self) -> str:
+    def format_missing(self) -> str:
         """Return a line that names the missing processes, with their hosts if known."""
         # compares two times of the file system's clock: hosts' own clocks differ
         now = self._mark.stat().st_mtime
@@ -75,7 +75,7 @@ class Roll:
         for mark in self._folder.glob("[0-9]*"):
             if now - mark.stat().st_mtime < FRESH_S:
                 here[int(mark.name)] = mark.read_text()
-        hosts = expected_hosts(self._count)
+        hosts = get_expected_hosts(self._count)
         absent = [
             f"process {i}{f' on {hosts[i]}' if hosts else ''}"
             for i in range(self._count)
@@ -85,7 +85,7 @@ class Roll:
         return f"{', '.join(absent) or 'none'} of {self._count} missing; connected: {came}"
 
 
-def expected_hosts(count: int) -> Sequence[str]:
+def get_expected_hosts(count: int) -> Sequence[str]:
     """Return each process's host as Slurm or GKE assigned it; empty if unknown."""
     names = [name for name in os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",") if name]
     nodes = os.environ.get("SLURM_STEP_NODELIST") or os.environ.get("SLURM_NODELIST")

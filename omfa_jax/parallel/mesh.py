@@ -12,10 +12,10 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from omfa_jax.core.errors import OmfaError
 
-AXES = ("slice", "data", "fsdp", "tensor")
+MESH_AXES = ("slice", "data", "fsdp", "tensor")
 # axes that shard a batch: slice is data parallelism between TPU slices, over the slow network; fsdp
 # is data parallelism with sharded weights
-BATCH = ("slice", "data", "fsdp")
+BATCH_AXES = ("slice", "data", "fsdp")
 
 
 @dataclass(frozen=True)
@@ -35,16 +35,16 @@ class MeshSettings:
 def make_mesh(settings: MeshSettings, devices: list[Any] | None = None) -> Mesh:
     """Return the mesh over `devices` (default: all); sizes that do not fit are an OmfaError."""
     devices = jax.devices() if devices is None else devices
-    sizes = axis_sizes(settings, len(devices))
+    sizes = resolve_axis_sizes(settings, len(devices))
     # jax.make_mesh defaults to Explicit axes; here the step's shard_map names its manual axes
     # itself
-    return Mesh(_arranged(devices, sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    return Mesh(_arranged(devices, sizes), MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
 
 
-def axis_sizes(settings: MeshSettings, devices: int) -> list[int]:
+def resolve_axis_sizes(settings: MeshSettings, devices: int) -> list[int]:
     """Return the mesh's shape with -1 resolved; sizes that do not fit are an OmfaError."""
-    sizes = [getattr(settings, axis) for axis in AXES]
-    text = ", ".join(f"{axis}={size}" for axis, size in zip(AXES, sizes, strict=True))
+    sizes = [getattr(settings, axis) for axis in MESH_AXES]
+    text = ", ".join(f"{axis}={size}" for axis, size in zip(MESH_AXES, sizes, strict=True))
     if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
         raise OmfaError(f"config.mesh: sizes must be positive and at most one -1; got {text}")
     fixed = math.prod(size for size in sizes if size != -1)
@@ -76,24 +76,24 @@ def _arranged(devices: Sequence[Any], sizes: Sequence[int]) -> np.ndarray:
     )
 
 
-def batch_sharding(mesh: Mesh) -> NamedSharding:
+def make_batch_sharding(mesh: Mesh) -> NamedSharding:
     """Return the sharding of a batch: its first dimension over slice, data and fsdp."""
-    return NamedSharding(mesh, PartitionSpec(BATCH))
+    return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
-def replicated(mesh: Mesh) -> NamedSharding:
+def make_replicated_sharding(mesh: Mesh) -> NamedSharding:
     """Return the sharding that keeps a full copy on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
-def batch_parts(mesh: Mesh) -> int:
+def count_batch_shards(mesh: Mesh) -> int:
     """Return the number of parts that a batch is sharded into."""
-    return math.prod(mesh.shape[axis] for axis in BATCH)
+    return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
 
 def check_batch_size(mesh: Mesh, batch_size: int, accumulate: int = 1) -> None:
     """Raise an OmfaError unless the mesh and the number of microbatches divide the global batch."""
-    parts = batch_parts(mesh)
+    parts = count_batch_shards(mesh)
     if batch_size % (parts * accumulate):
         cut = f" times {accumulate} microbatches" if accumulate > 1 else ""
         raise OmfaError(

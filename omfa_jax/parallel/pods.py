@@ -4,10 +4,10 @@ import math
 import re
 from dataclasses import dataclass
 
-from omfa_jax.core.errors import OmfaError, unknown
+from omfa_jax.core.errors import OmfaError, unknown_name
 from omfa_jax.parallel.hardware import CHIPS, Chip
 
-GPUS_A_NODE = 8
+GPUS_PER_NODE = 8
 NAME = re.compile(r"(\w+)-(\d+)(?:x(\d+))?")
 
 # the slices that Google rents, as chips along each axis of the torus
@@ -57,7 +57,7 @@ ALIASES = {"v5e": "v5litepod"}
 
 
 @dataclass(frozen=True)
-class Pod:
+class Topology:
     """Accelerators of one kind, to plan for or to compile for.
 
     `name`: as gcloud spells it, `xN` for N slices. `devices`: how many JAX counts in all; `group`:
@@ -101,7 +101,7 @@ class Pod:
         """Return how many chips the name stands for, in words."""
         if not self.torus:
             groups = self.devices // self.group
-            kind = "NVLink domain" if self.chip.gpus_per_domain > GPUS_A_NODE else "node"
+            kind = "NVLink domain" if self.chip.gpus_per_domain > GPUS_PER_NODE else "node"
             return f"{self.devices} GPUs in {groups} {kind}{'s' * (groups > 1)} of {self.group}"
         chips = self.chips // self.slices
         shape = "x".join(map(str, self.torus))
@@ -116,7 +116,7 @@ class Pod:
         return found
 
 
-def pod(name: str) -> Pod:
+def parse_topology(name: str) -> Topology:
     """Return the topology called `name`; an unknown one is an OmfaError.
 
     TPUs go by Google's accelerator types, `xN` for N slices: on v4, v5p and tpu7x the number counts
@@ -128,7 +128,7 @@ def pod(name: str) -> Pod:
     gpus = CHIPS.keys() - {tpu.chip_name for tpu in TPU_TYPES.values()}
     if match is None or prefix not in TPU_TYPES.keys() | gpus:
         known = [f"{kind}-8" for kind in (*TPU_TYPES, *gpus)]
-        raise unknown(
+        raise unknown_name(
             "topology (--topology: type-count, v5litepod-256x2 for 2 slices)", name, known
         )
     count, slices = int(match[2]), int(match[3] or 1)
@@ -144,13 +144,15 @@ def pod(name: str) -> Pod:
         )
     suffix = f"x{slices}" if slices > 1 else ""
     devices = math.prod(shapes[count]) * CHIPS[tpu.chip_name].devices_per_chip
-    return Pod(f"{prefix}-{count}{suffix}", tpu.chip_name, devices * slices, devices, shapes[count])
+    return Topology(
+        f"{prefix}-{count}{suffix}", tpu.chip_name, devices * slices, devices, shapes[count]
+    )
 
 
-def _gpus(name: str, chip: str, count: int, slices: int) -> Pod:
+def _gpus(name: str, chip: str, count: int, slices: int) -> Topology:
     """Return `count` GPUs in nodes, all of the same size."""
     node = CHIPS[chip].gpus_per_domain
-    if node > GPUS_A_NODE:
+    if node > GPUS_PER_NODE:
         # a rack need not be used in full: 128 GPUs are 64 of each of two racks
         host = CHIPS[chip].gpus_per_host
         sizes = [size for size in range(host, node + 1, host) if count % size == 0]
@@ -164,4 +166,4 @@ def _gpus(name: str, chip: str, count: int, slices: int) -> Pod:
             f"--topology {name}: expected nodes of {node} GPUs, or fewer than that in one node:"
             f" {chip}-{counts.replace(', ', f', {chip}-')}"
         )
-    return Pod(name, chip, count, group, ())
+    return Topology(name, chip, count, group, ())

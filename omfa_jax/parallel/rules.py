@@ -13,8 +13,8 @@ import jax
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.core.trees import build, first_match, walk
-from omfa_jax.parallel.mesh import AXES
+from omfa_jax.core.trees import find_first_match, flatten, unflatten
+from omfa_jax.parallel.mesh import MESH_AXES
 
 Rules = Sequence[tuple[str, tuple[str | None, ...]]]
 # axes that rules may shard weights over
@@ -37,7 +37,7 @@ REPLICATED_RULES: Rules = ((r"", ()),)
 """Every weight replicated: for the VAE (84 M parameters), which is usually frozen."""
 
 
-def partition_spec(rules: Rules, path: tuple[str, ...], shape: Sequence[int], mesh: Any):
+def match_partition_spec(rules: Rules, path: tuple[str, ...], shape: Sequence[int], mesh: Any):
     """Return (PartitionSpec, pattern) of one weight; uses `mesh.shape` only.
 
     JAX shards a dimension evenly or not at all. If fsdp does not divide the dimension in its row,
@@ -46,7 +46,7 @@ def partition_spec(rules: Rules, path: tuple[str, ...], shape: Sequence[int], me
     because it splits the layer's arithmetic. `coverage` reports what stays replicated.
     """
     name = "/".join(path)
-    match = first_match(rules, name)
+    match = find_first_match(rules, name)
     if match is None:
         raise OmfaError(f"no sharding rule matches weight {name!r} of shape {tuple(shape)}")
     pattern, axes = match
@@ -74,23 +74,25 @@ def partition_spec(rules: Rules, path: tuple[str, ...], shape: Sequence[int], me
     return PartitionSpec(*spec_axes), pattern
 
 
-def param_shardings(rules: Rules, params: Mapping[str, Any], mesh: Mesh) -> dict[str, Any]:
+def make_param_shardings(rules: Rules, params: Mapping[str, Any], mesh: Mesh) -> dict[str, Any]:
     """Return the NamedShardings of a tree of arrays or ShapeDtypeStructs."""
-    return build(
+    return unflatten(
         {
-            path: NamedSharding(mesh, partition_spec(rules, path, leaf.shape, mesh)[0])
-            for path, leaf in walk(params)
+            path: NamedSharding(mesh, match_partition_spec(rules, path, leaf.shape, mesh)[0])
+            for path, leaf in flatten(params)
         }
     )
 
 
-def shardings_like(tree: Any, param_sharding: Mapping[str, Any], replicated: NamedSharding) -> Any:
+def match_state_shardings(
+    tree: Any, param_sharding: Mapping[str, Any], replicated: NamedSharding
+) -> Any:
     """Return shardings for a state tree with parameter-shaped subtrees (optimizer moments, EMA).
 
     A leaf whose path ends in a parameter's path and has its dimensions gets that parameter's
     sharding; every other leaf (step counters) gets `replicated`.
     """
-    table = dict(walk(param_sharding))
+    table = dict(flatten(param_sharding))
     depth = max(map(len, table), default=0)
 
     def sharding(path, leaf):
@@ -106,37 +108,41 @@ def shardings_like(tree: Any, param_sharding: Mapping[str, Any], replicated: Nam
 
 
 @dataclass(frozen=True)
-class Coverage:
+class ShardingCoverage:
     """Bytes of a model's weights: `total`, and `local` on one device.
 
     `cut` maps each axis to the bytes that it shards, `missed` to those that the rules assign to it
     and whose dimensions it does not divide. Axes of size 1 are left out.
     """
 
-    total: int
-    local: int
-    cut: Mapping[str, int]
-    missed: Mapping[str, int]
+    total_bytes: int
+    compute_local_bytes: int
+    sharded_bytes: Mapping[str, int]
+    missed_bytes: Mapping[str, int]
 
-    def share(self, axis: str) -> float:
+    def get_fraction(self, axis: str) -> float:
         """Return the fraction of all bytes, 0..1, that an axis of more than one device shards."""
-        return self.cut[axis] / self.total
+        return self.sharded_bytes[axis] / self.total_bytes
 
-    def text(self) -> str:
+    def format_summary(self) -> str:
         """Return a summary: "fsdp shards 99.9%"."""
-        return ", ".join(f"{axis} shards {self.share(axis):.1%}" for axis in self.cut)
+        return ", ".join(
+            f"{axis} shards {self.get_fraction(axis):.1%}" for axis in self.sharded_bytes
+        )
 
 
-def coverage(rules: Rules, params: Mapping[str, Any], mesh: Any) -> Coverage:
+def compute_sharding_coverage(
+    rules: Rules, params: Mapping[str, Any], mesh: Any
+) -> ShardingCoverage:
     """Return what a mesh shards of a tree of arrays or shapes; uses `mesh.shape` only."""
     axes = [axis for axis in WEIGHT_AXES if mesh.shape[axis] > 1]
     # every axis divides on a mesh of one device, so its specs are what the rules ask for
-    alone = AbstractMesh((1,) * len(AXES), AXES)
+    alone = AbstractMesh((1,) * len(MESH_AXES), MESH_AXES)
     total, local = 0, 0
     cut, missed = dict.fromkeys(axes, 0), dict.fromkeys(axes, 0)
-    for path, leaf in walk(params):
-        spec, _ = partition_spec(rules, path, leaf.shape, mesh)
-        asked, _ = partition_spec(rules, path, leaf.shape, alone)
+    for path, leaf in flatten(params):
+        spec, _ = match_partition_spec(rules, path, leaf.shape, mesh)
+        asked, _ = match_partition_spec(rules, path, leaf.shape, alone)
         size = leaf.dtype.itemsize * math.prod(leaf.shape)
         total += size
         local += size // math.prod(mesh.shape[axis] for axis in spec if axis)
@@ -145,18 +151,18 @@ def coverage(rules: Rules, params: Mapping[str, Any], mesh: Any) -> Coverage:
                 cut[axis] += size
             elif axis in asked:
                 missed[axis] += size
-    return Coverage(total, local, cut, missed)
+    return ShardingCoverage(total, local, cut, missed)
 
 
-def explain(rules: Rules, params: Mapping[str, Any], mesh: Any) -> str:
+def format_sharding_table(rules: Rules, params: Mapping[str, Any], mesh: Any) -> str:
     """Return a table with one line per weight (name, shape, spec, rule), then bytes per device."""
     lines = []
-    for path, leaf in walk(params):
-        spec, pattern = partition_spec(rules, path, leaf.shape, mesh)
+    for path, leaf in flatten(params):
+        spec, pattern = match_partition_spec(rules, path, leaf.shape, mesh)
         lines.append(f"{'/'.join(path):96} {leaf.shape!s:22} {spec!s:44} {pattern}")
-    found = coverage(rules, params, mesh)
+    found = compute_sharding_coverage(rules, params, mesh)
     lines.append(
-        f"total {found.total / 1e9:.3f} GB, {found.local / 1e9:.3f} GB on each of {mesh.size}"
-        f" devices{'; ' if found.cut else ''}{found.text()}"
+        f"total {found.total_bytes / 1e9:.3f} GB, {found.local_bytes / 1e9:.3f} GB on each of {mesh.size}"
+        f" devices{'; ' if found.sharded_bytes else ''}{found.format_summary()}"
     )
     return "\n".join(lines)

@@ -16,7 +16,7 @@ from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.tasks import COMPONENTS
 from omfa_jax.data.latents import write_latents
 from omfa_jax.diffusion.settings import DiffusionSettings
-from omfa_jax.models import VAEConfig, posterior
+from omfa_jax.models import VAEConfig, encode_posterior
 from omfa_jax.weights.description import read_description
 from omfa_jax.weights.frozen import load_vae
 from omfa_jax.weights.vae_fingerprint import fingerprint_vae
@@ -57,7 +57,7 @@ def load_encoder(encoder: FolderEncoder) -> Callable[[Any], tuple[jax.Array, jax
 
     @jax.jit
     def compute_moments(params: Any, images: jax.Array) -> tuple[jax.Array, jax.Array]:
-        mean, logvar = posterior(config, params, images)
+        mean, logvar = encode_posterior(config, params, images)
         scale = config.scaling_factor
         return scale * mean, scale * jnp.exp(0.5 * logvar)
 

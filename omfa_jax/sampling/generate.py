@@ -13,21 +13,21 @@ from jaxtyping import Array, Bool, Float, Int, UInt8, UInt32
 
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.images import from_signed
-from omfa_jax.core.tasks import COMPONENTS, noised_table, task_index
-from omfa_jax.diffusion.noise import example_keys
-from omfa_jax.diffusion.sample import SamplerSettings, plan_of, sample
+from omfa_jax.core.tasks import COMPONENTS, find_task_index, make_noised_table
+from omfa_jax.diffusion.noise import make_example_keys
+from omfa_jax.diffusion.sample import SamplerSettings, make_sampler_plan, sample
 from omfa_jax.models import Compute, decode_any_size, encode_any_size
-from omfa_jax.models.reference_unet import prepared
-from omfa_jax.parallel.attention import attention_kernel, kernel_name
-from omfa_jax.weights.bundle import Bundle, network_apply
+from omfa_jax.models.reference_unet import cache_reference
+from omfa_jax.parallel.attention import get_attention_kernel, select_attention_kernel
+from omfa_jax.weights.bundle import Model, make_apply_fn
 
 log = logging.getLogger(__name__)
 
 Images = Mapping[str, Float[np.ndarray, "b h w 3"]]
-Pictures = dict[str, UInt8[np.ndarray, "b h w 3"]]
+GeneratedImages = dict[str, UInt8[np.ndarray, "b h w 3"]]
 
 
-def default_device() -> Any:
+def get_default_device() -> Any:
     """Return the device that a program without placement runs on.
 
     It is this process's first device, unless jax.default_device names another.
@@ -35,7 +35,7 @@ def default_device() -> Any:
     return next(iter(jnp.zeros(()).devices()))
 
 
-def compute_dtype(asked: str, platform: str) -> str:
+def choose_dtype(asked: str, platform: str) -> str:
     """Return the dtype to sample in; "auto" is float32 on a CPU and bfloat16 elsewhere.
 
     Accelerators have matrix units for bfloat16, and their attention kernels accept nothing wider.
@@ -58,7 +58,7 @@ class Sampler:
 
     def __init__(
         self,
-        bundle: Bundle,
+        bundle: Model,
         settings: SamplerSettings,
         *,
         dtype: str = "auto",
@@ -68,30 +68,30 @@ class Sampler:
         if bundle.unet_params is None:
             raise OmfaError("this model has no UNet weights; give --checkpoint a trained model")
         # raises for impossible timesteps now, before anything is trained or compiled
-        plan_of(bundle.settings, settings)
-        self.bundle = bundle
+        make_sampler_plan(bundle.settings, settings)
+        self.model = bundle
         self.settings = settings
-        used = list(devices) if devices else [default_device()]
+        used = list(devices) if devices else [get_default_device()]
         platform = used[0].platform
-        dtype = compute_dtype(dtype, platform)
+        dtype = choose_dtype(dtype, platform)
         # each device runs the whole program on its own rows, so the kernel is never sharded
-        kernel = kernel_name(attention, platform, dtype)
+        kernel = select_attention_kernel(attention, platform, dtype)
         log.info(
             "sampling in %s on %d x %s; attention among image tokens: %s",
             *(dtype, len(used), used[0].device_kind, kernel),
         )
-        compute = Compute(jnp.dtype(dtype), kernel=attention_kernel(kernel))
-        self._apply = network_apply(bundle.settings, bundle.unet_config, compute)
+        compute = Compute(jnp.dtype(dtype), kernel=get_attention_kernel(kernel))
+        self._apply = make_apply_fn(bundle.settings, bundle.unet_config, compute)
         self._dtype = jnp.dtype(dtype)
-        self._table = noised_table(bundle.settings.tasks)
+        self._table = make_noised_table(bundle.settings.tasks)
         self.devices = len(used)
         self._mesh = Mesh(np.asarray(used, object), ("rows",), axis_types=(AxisType.Auto,))
         # placed once: a converted model's arrays are memory-mapped files, copied by every call
-        self._unet_params = self.placed(bundle.unet_params)
-        self._frozen = self.placed({"vae": bundle.vae_params, "prompts": bundle.prompts})
+        self._unet_params = self.replicate(bundle.unet_params)
+        self._frozen = self.replicate({"vae": bundle.vae_params, "prompts": bundle.prompts})
         self._run = jax.jit(self._run_sharded, static_argnames="noised")
 
-    def placed(self, tree: Any) -> Any:
+    def replicate(self, tree: Any) -> Any:
         """Return a tree replicated on the sampler's devices, for calls with `params`."""
         return jax.device_put(tree, NamedSharding(self._mesh, PartitionSpec()))
 
@@ -105,7 +105,7 @@ class Sampler:
         has_pose: Bool[np.ndarray, "b"] | None = None,
         params: Any = None,
         ids: UInt32[np.ndarray, "b 2"] | None = None,
-    ) -> Pictures:
+    ) -> GeneratedImages:
         """Return the task's noised components as uint8 (b, h, w, 3).
 
         `given` holds the clean components, in [-1, 1] at the slot sizes; a component that is
@@ -115,10 +115,12 @@ class Sampler:
         noise for any batch size; with `ids` (see `diffusion.noise`) the noise is a function of the
         seed and the example's id, not of its position.
         """
-        output = self.start(task, given, pose, seed=seed, has_pose=has_pose, params=params, ids=ids)
+        output = self.dispatch(
+            task, given, pose, seed=seed, has_pose=has_pose, params=params, ids=ids
+        )
         return {name: from_signed(np.asarray(images)) for name, images in output.items()}
 
-    def start(
+    def dispatch(
         self,
         task: str,
         given: Images,
@@ -130,8 +132,8 @@ class Sampler:
         ids: UInt32[np.ndarray, "b 2"] | None = None,
     ) -> dict[str, Float[Array, "b h w 3"]]:
         """Dispatch a call and return its images, in [-1, 1], without waiting for the devices."""
-        bundle = self.bundle
-        row = task_index(bundle.settings.tasks, task)
+        bundle = self.model
+        row = find_task_index(bundle.settings.tasks, task)
         noised = tuple(bool(flag) for flag in self._table[row])
         wanted = [name for name, flag in zip(COMPONENTS, noised, strict=True) if flag]
         clean = {name: given[name] for name in COMPONENTS if name in given and name not in wanted}
@@ -147,9 +149,9 @@ class Sampler:
         if ids is None:
             keys = jax.vmap(lambda i: jax.random.fold_in(root, i))(jnp.arange(count))
         else:
-            keys = example_keys(root, ids)
+            keys = make_example_keys(root, ids)
         return self._run(
-            self._unet_params if params is None else self.placed(params),
+            self._unet_params if params is None else self.replicate(params),
             self._frozen,
             clean,
             pose,
@@ -182,7 +184,7 @@ class Sampler:
         *,
         noised: tuple[bool, ...],
     ) -> dict[str, Float[Array, "b h w 3"]]:
-        bundle, canvas = self.bundle, self.bundle.settings.canvas
+        bundle, canvas = self.model, self.model.settings.canvas
         count = len(keys)
 
         def encode_images(images):
@@ -208,7 +210,7 @@ class Sampler:
             pose=pose_canvas,
             prompt=jnp.broadcast_to(row, (count,)),
             null_prompt=len(bundle.settings.tasks),
-            prepare=prepared(self._apply, params, prompts),
+            prepare=cache_reference(self._apply, params, prompts),
         )
         assert not isinstance(result, tuple)
         parts = canvas.split(result)

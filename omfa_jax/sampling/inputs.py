@@ -8,15 +8,15 @@ from jaxtyping import Float, UInt8
 
 from omfa_jax.body.camera import Camera
 from omfa_jax.body.forward import forward
-from omfa_jax.body.model import load_model
+from omfa_jax.body.model import load_body_model
 from omfa_jax.body.params import BodyParams
-from omfa_jax.body.params_file import load_body_file
+from omfa_jax.body.params_file import load_body
 from omfa_jax.body.render import render
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.images import letterbox, read_labels, read_rgb, to_signed
 from omfa_jax.core.tasks import COMPONENTS
 from omfa_jax.data.face_crop import crop_face
-from omfa_jax.data.faces import face_box, read_keypoints
+from omfa_jax.data.faces import find_face_box, read_keypoints
 from omfa_jax.data.viton_hd import KEYPOINT_DIRS, PARSE_DIRS
 from omfa_jax.diffusion.settings import DiffusionSettings
 
@@ -71,7 +71,7 @@ def load_face(
     found_parse = parse or _find_first(beside, PARSE_DIRS, f"{path.stem}.png")
     points = read_keypoints(Path(found_points)) if found_points else None
     labels = read_labels(Path(found_parse), "parse map (--parse)") if found_parse else None
-    box = face_box(points, labels, *photo.shape[:2])
+    box = find_face_box(points, labels, *photo.shape[:2])
     if box is None and not needed:
         log.warning("no face found for %s: its slot stays white (%sface gives one)", person, prefix)
         return np.full((8, 8, 3), WHITE, np.uint8)
@@ -91,7 +91,7 @@ def render_pose(
     params: BodyParams, camera: Camera, style: str, model_path: str | None
 ) -> UInt8[np.ndarray, "h w 3"]:
     """Render a pose map in the style that the model was trained on (`settings.pose_style`)."""
-    model = load_model(model_path)
+    model = load_body_model(model_path)
     vertices, _ = forward(model, params)
     image = render(vertices, model.faces, camera, style, body=model)
     if not image.any():
@@ -109,5 +109,5 @@ def load_pose_map(
     if path is None:
         return None
     if Path(path).suffix == ".npz":
-        return render_pose(*load_body_file(path), style, model_path)
+        return render_pose(*load_body(path), style, model_path)
     return read_rgb(path, "pose map (--pose)")

@@ -3,12 +3,12 @@
 from pathlib import Path
 
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.weights.bundle import Bundle
-from omfa_jax.weights.frozen import bundle_of
+from omfa_jax.weights.bundle import Model
+from omfa_jax.weights.frozen import make_model
 from omfa_jax.weights.imported import load_weights
 
 
-def load_folder(path: str | Path) -> Bundle:
+def load_model_folder(path: str | Path) -> Model:
     """Return the model of a diffusers or imported folder with omfa.json and a prompt table."""
     path = Path(path)
     if not path.is_dir():
@@ -17,4 +17,4 @@ def load_folder(path: str | Path) -> Bundle:
             " folder in diffusers form"
         )
     model = load_weights(path)
-    return bundle_of(model, model.unet_params, model.vae_params, str(path))
+    return make_model(model, model.unet_params, model.vae_params, str(path))

@@ -12,7 +12,7 @@ GAP_PX = 4
 LABEL_PX = 14
 
 
-def sheet(
+def draw_sheet(
     columns: Mapping[str, Iterable[UInt8[np.ndarray, "_ _ 3"]]], height_px: int, width_px: int
 ) -> UInt8[np.ndarray, "h w 3"]:
     """Return one image with a labelled column per entry and one example a row.

@@ -11,11 +11,11 @@ from jax.experimental import topologies
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.parallel.gpu_targets import GPU_TARGETS
 from omfa_jax.parallel.mesh import make_mesh
-from omfa_jax.parallel.pods import Pod
-from omfa_jax.scaling.hlo import Moved, collectives
-from omfa_jax.scaling.plan import Job
-from omfa_jax.train.ahead import step_ahead
-from omfa_jax.train.network import network_division
+from omfa_jax.parallel.pods import Topology
+from omfa_jax.scaling.hlo import CollectiveTraffic, parse_collectives
+from omfa_jax.scaling.plan import TrainingJob
+from omfa_jax.train.ahead import make_aot_step
+from omfa_jax.train.network import divide_network
 
 # XLA's compilation effort, -1 to 1: at -1 SDXL compiles seven times faster for TPUs and plans 3%
 # more memory
@@ -27,7 +27,7 @@ INSTALL = {
 
 
 @dataclass(frozen=True)
-class Compiled:
+class CompiledStats:
     """The compiler's figures for one device: memory, and traffic of one step by collective.
 
     `seconds` is the compile time. `argument_bytes` are state and batch, `temporary_bytes` all else;
@@ -38,10 +38,10 @@ class Compiled:
     argument_bytes: int
     temporary_bytes: int
     peak_bytes: int
-    traffic: dict[str, Moved]
+    traffic: dict[str, CollectiveTraffic]
 
 
-def devices_of(topology: Pod) -> list[Any]:
+def describe_devices(topology: Topology) -> list[Any]:
     """Return a topology's devices, described for the compiler; its plugin must be installed."""
     platform, chip = topology.platform, topology.chip_name
     if platform == "tpu":
@@ -54,7 +54,7 @@ def devices_of(topology: Pod) -> list[Any]:
     elif chip in GPU_TARGETS:
         options = {
             "topology": f"1x{topology.devices // topology.group}x{topology.group}",
-            "target_config": GPU_TARGETS[chip].text(),
+            "target_config": GPU_TARGETS[chip].to_textproto(),
         }
     else:
         raise OmfaError(
@@ -70,7 +70,7 @@ def devices_of(topology: Pod) -> list[Any]:
     return list(described.devices)
 
 
-def compile_for(job: Job, devices: list[Any]) -> Compiled:
+def compile_step(job: TrainingJob, devices: list[Any]) -> CompiledStats:
     """Compile `job`'s training step for described (or real) devices without running it.
 
     A step that does not fit a TPU's memory is an OmfaError with the compiler's message.
@@ -79,9 +79,9 @@ def compile_for(job: Job, devices: list[Any]) -> Compiled:
     before = jax.config.jax_exec_time_optimization_effort  # type: ignore[attr-defined]
     jax.config.update("jax_exec_time_optimization_effort", EFFORT)
     try:
-        divided = network_division(job.diffusion, job.unet, job.mesh, len(devices))
+        divided = divide_network(job.diffusion, job.unet, job.mesh, len(devices))
         mesh = make_mesh(divided.settings, devices)
-        compiled = step_ahead(job.diffusion, job.unet, job.train, mesh).lower().compile()
+        compiled = make_aot_step(job.diffusion, job.unet, job.train, mesh).lower().compile()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
@@ -95,10 +95,10 @@ def compile_for(job: Job, devices: list[Any]) -> Compiled:
     # donated state: those outputs reuse the arguments' memory and must not count twice
     outputs = memory.output_size_in_bytes - memory.alias_size_in_bytes
     arguments, temporary = memory.argument_size_in_bytes, memory.temp_size_in_bytes
-    return Compiled(
+    return CompiledStats(
         seconds=time.perf_counter() - start,
         argument_bytes=arguments,
         temporary_bytes=temporary,
         peak_bytes=memory.peak_memory_in_bytes or arguments + temporary + outputs,
-        traffic=collectives(compiled.as_text() or ""),
+        traffic=parse_collectives(compiled.as_text() or ""),
     )

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from omfa_jax.scaling.law import Fit, natural
-from omfa_jax.scaling.solver import fit_many, inverse_normal, log_loss
+from omfa_jax.scaling.law import LawFit, to_natural_units
+from omfa_jax.scaling.solver import compute_log_loss, fit_many, invert_normal
 
 LEVEL = 0.95
 USABLE = 0.95  # the share of the resamples that must give a finite value
@@ -31,16 +31,16 @@ class Interval:
     low: float | None
     high: float | None
 
-    def holds(self, value: float) -> bool:
+    def contains(self, value: float) -> bool:
         """Return whether a value is inside the interval."""
         return self.low is not None and self.high is not None and self.low <= value <= self.high
 
 
 @dataclass(frozen=True)
-class Resampled:
+class ResampledFits:
     """A fit and `m` refits of resampled losses, each with its (J^T J)^-1 and noise scale."""
 
-    fit: Fit
+    fit: LawFit
     theta: Float[np.ndarray, "m 5"]
     inverse: Float[np.ndarray, "m 5 5"]
     scale: Float[np.ndarray, "m"]
@@ -48,16 +48,16 @@ class Resampled:
     @property
     def laws(self) -> Float[np.ndarray, "m 5"]:
         """The resampled laws in natural units."""
-        return natural(self.theta, self.fit.center)
+        return to_natural_units(self.theta, self.fit.center)
 
-    def interval(self, quantity: Quantity, *, positive: bool = False) -> Interval:
+    def compute_interval(self, quantity: Quantity, *, positive: bool = False) -> Interval:
         """Return the interval of a function of laws in natural units.
 
         `positive` computes the interval of its logarithm, as suits A, B, N, D and losses.
         """
 
         def value(theta: np.ndarray) -> np.ndarray:
-            out = quantity(natural(theta, self.fit.center))
+            out = quantity(to_natural_units(theta, self.fit.center))
             return np.log(out) if positive else out
 
         def error(theta: np.ndarray, inverse: np.ndarray, scale: np.ndarray) -> np.ndarray:
@@ -69,8 +69,10 @@ class Resampled:
         with np.errstate(all="ignore"):
             own = self.fit.theta[None]
             estimate = float(value(own)[0])
-            inverse, _ = inverse_normal(self.fit.design, own)
-            own_error = float(error(own, inverse, scale_of(self.fit, self.fit.residual[None]))[0])
+            inverse, _ = invert_normal(self.fit.design, own)
+            own_error = float(
+                error(own, inverse, compute_noise_scale(self.fit, self.fit.residual[None]))[0]
+            )
             drawn = value(self.theta)
             pivots = np.abs(drawn - estimate) / error(self.theta, self.inverse, self.scale)
         sound = np.isfinite(drawn) & np.isfinite(pivots)
@@ -88,19 +90,19 @@ class Resampled:
             return Interval(center, float(natural_unit(low)), float(natural_unit(high)))
 
 
-def scale_of(fit: Fit, residual: Float[np.ndarray, "m n"]) -> Float[np.ndarray, "m"]:
+def compute_noise_scale(fit: LawFit, residual: Float[np.ndarray, "m n"]) -> Float[np.ndarray, "m"]:
     """Return the noise scale for studentising: sum of |residual| over the degrees of freedom."""
     freedoms = residual.shape[1] - int(fit.design.free.sum())
     return np.abs(residual).sum(-1) / max(freedoms, 1)
 
 
-def resample(fit: Fit, *, count: int = 500, seed: int = 0) -> Resampled:
+def resample_fits(fit: LawFit, *, count: int = 500, seed: int = 0) -> ResampledFits:
     """Refit the law to `count` resampled sets of losses of the same runs."""
     rng = np.random.default_rng(seed)
     # the residuals would be too small: the fit has absorbed a part of the noise
     noise = fit.noise * rng.standard_normal((count, len(fit.log_loss)))
     targets = fit.predicted + noise
     theta, _ = fit_many(fit.design, targets, np.repeat(fit.theta[None], count, axis=0))
-    inverse, _ = inverse_normal(fit.design, theta)
-    residual = targets - log_loss(theta, fit.design.x, fit.design.y)[0]
-    return Resampled(fit, theta, inverse, scale_of(fit, residual))
+    inverse, _ = invert_normal(fit.design, theta)
+    residual = targets - compute_log_loss(theta, fit.design.x, fit.design.y)[0]
+    return ResampledFits(fit, theta, inverse, compute_noise_scale(fit, residual))

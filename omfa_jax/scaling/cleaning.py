@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float
 
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.scaling.table import Excluded, Runs
+from omfa_jax.scaling.table import ExcludedRun, Runs
 
 DIVERGED = 1.25  # times the loss of a run with no more parameters and samples
 NARROW = 0.1  # least spread of the runs around a line in (log N, log D), natural logarithms
@@ -14,7 +14,7 @@ NOT_FALLING = 0.35  # largest share of comparable pairs whose larger run has the
 
 
 @dataclass(frozen=True)
-class Rules:
+class CleaningRules:
     """Exclusions that the user asks for; None and 0 exclude nothing."""
 
     max_loss: float | None = None
@@ -22,7 +22,7 @@ class Rules:
     outlier_mad: float | None = None
 
 
-def clean(runs: Runs, rules: Rules) -> tuple[Runs, list[Excluded], list[str]]:
+def clean_runs(runs: Runs, rules: CleaningRules) -> tuple[Runs, list[ExcludedRun], list[str]]:
     """Return the usable runs, the excluded ones with reasons, and warnings about the rest.
 
     Excluded in this order: values that are missing, infinite or not positive; exact duplicates;
@@ -67,14 +67,14 @@ def clean(runs: Runs, rules: Rules) -> tuple[Runs, list[Excluded], list[str]]:
     for at in highest:
         exclude(at, f"among the {rules.drop_highest} highest losses (--drop-highest)")
     left = np.array([at for at in left if at not in reasons], dtype=int)
-    for at, reason in diverged(runs.take(left)).items():
+    for at, reason in find_diverged(runs.take(left)).items():
         exclude(int(left[at]), reason)
     kept = runs.take(np.array([at for at in range(len(runs)) if at not in reasons], dtype=int))
-    excluded = [Excluded(int(runs.line[at]), reasons[at]) for at in sorted(reasons)]
-    return kept, excluded, warnings(kept)
+    excluded = [ExcludedRun(int(runs.line[at]), reasons[at]) for at in sorted(reasons)]
+    return kept, excluded, find_warnings(kept)
 
 
-def diverged(runs: Runs) -> dict[int, str]:
+def find_diverged(runs: Runs) -> dict[int, str]:
     """Return runs whose loss exceeds DIVERGED times that of a run with no more N and D.
 
     No law that decreases in N and D predicts this for a healthy run, whatever its coefficients.
@@ -97,7 +97,7 @@ def diverged(runs: Runs) -> dict[int, str]:
     return found
 
 
-def rising_share(runs: Runs) -> float:
+def compute_rising_share(runs: Runs) -> float:
     """Return the share of pairs, comparable in N and D, whose larger run has the higher loss."""
     more = (runs.params[:, None] >= runs.params) & (runs.samples[:, None] >= runs.samples)
     same = (runs.params[:, None] == runs.params) & (runs.samples[:, None] == runs.samples)
@@ -106,11 +106,11 @@ def rising_share(runs: Runs) -> float:
     return float(rising.sum() / max(pairs.sum(), 1))
 
 
-def warnings(runs: Runs) -> list[str]:
+def find_warnings(runs: Runs) -> list[str]:
     """Return warnings about runs that are used nevertheless."""
     found = []
     if len(runs) > 1:
-        share = rising_share(runs)
+        share = compute_rising_share(runs)
         if share > 0.05:
             found.append(
                 f"not monotone: in {share:.0%} of the pairs where one run has at least as many"
@@ -125,18 +125,18 @@ def warnings(runs: Runs) -> list[str]:
     return found
 
 
-def off_line(runs: Runs) -> tuple[float, Float[np.ndarray, "2"]]:
+def compute_line_spread(runs: Runs) -> tuple[float, Float[np.ndarray, "2"]]:
     """Return the spread of the runs around the best line in (log N, log D), and its direction."""
     points = np.stack([np.log(runs.params), np.log(runs.samples)], axis=1)
     _, sizes, axes = np.linalg.svd(points - points.mean(0), full_matrices=False)
     return float(sizes[1] / np.sqrt(len(points))), axes[0]
 
 
-def why_not(runs: Runs, *, unknowns: int) -> str | None:
+def find_obstacle(runs: Runs, *, unknowns: int) -> str | None:
     """Return why these runs cannot determine a law with `unknowns` coefficients, or None."""
     if len(runs) < 2:
         return f"{len(runs)} usable run(s), but the law has {unknowns} coefficients"
-    sizes, amounts = distinct(runs.params), distinct(runs.samples)
+    sizes, amounts = count_distinct(runs.params), count_distinct(runs.samples)
     # with E, only the curvature of a term separates it from the floor: that takes three values
     least = 3 if unknowns == 5 else 2
     for count, name, what in (
@@ -151,7 +151,7 @@ def why_not(runs: Runs, *, unknowns: int) -> str | None:
         return (
             f"{len(runs)} usable runs for {unknowns} coefficients: at least {unknowns + 1} needed"
         )
-    spread, axis = off_line(runs)
+    spread, axis = compute_line_spread(runs)
     if spread < NARROW:
         slope = axis[1] / axis[0]
         if abs(slope + 1) < 0.15:
@@ -167,7 +167,7 @@ def why_not(runs: Runs, *, unknowns: int) -> str | None:
     # a constant column, e.g. of the wrong metric
     if np.ptp(np.log(runs.loss)) < 1e-6:
         return "the loss is the same in all runs"
-    share = rising_share(runs)
+    share = compute_rising_share(runs)
     if share > NOT_FALLING:
         return (
             f"the loss does not decrease with size and samples: in {share:.0%} of comparable pairs"
@@ -176,7 +176,7 @@ def why_not(runs: Runs, *, unknowns: int) -> str | None:
     return None
 
 
-def distinct(values: Float[np.ndarray, "n"], tolerance: float = 0.02) -> int:
+def count_distinct(values: Float[np.ndarray, "n"], tolerance: float = 0.02) -> int:
     """Return the number of values that differ by more than a relative `tolerance`."""
     steps = np.diff(np.sort(np.log(values)))
     return 1 + int((steps > tolerance).sum())

@@ -23,7 +23,7 @@ POINTWISE = {
 
 
 @dataclass
-class Part:
+class LayerCost:
     """Parameters of one kind of layer, and FLOPs per example: forward, and a training step."""
 
     params: int = 0
@@ -32,7 +32,7 @@ class Part:
 
 
 @dataclass
-class Components:
+class FlopCounter:
     """A network's cost by kind of layer; layers are added one by one.
 
     A part's `step` is forward and backward without remat and without the optimizer (about 15 FLOPs
@@ -43,32 +43,39 @@ class Components:
     products.
     """
 
-    conv: Part = field(default_factory=Part)
-    self_attention: Part = field(default_factory=Part)
-    cross_attention: Part = field(default_factory=Part)
-    feed_forward: Part = field(default_factory=Part)
-    other: Part = field(default_factory=Part)
-    pointwise: Part = field(default_factory=Part)
+    conv: LayerCost = field(default_factory=LayerCost)
+    self_attention: LayerCost = field(default_factory=LayerCost)
+    cross_attention: LayerCost = field(default_factory=LayerCost)
+    feed_forward: LayerCost = field(default_factory=LayerCost)
+    other: LayerCost = field(default_factory=LayerCost)
+    pointwise: LayerCost = field(default_factory=LayerCost)
     padding: int = 0
     scores: int = 0
 
     @property
-    def parts(self) -> dict[str, Part]:
+    def layer_costs(self) -> dict[str, LayerCost]:
         """The parts by name."""
-        return {name: part for name, part in vars(self).items() if isinstance(part, Part)}
+        return {name: part for name, part in vars(self).items() if isinstance(part, LayerCost)}
 
     @property
-    def total(self) -> Part:
+    def total(self) -> LayerCost:
         """Sum of all parts."""
-        parts = self.parts.values()
-        return Part(
+        parts = self.layer_costs.values()
+        return LayerCost(
             sum(part.params for part in parts),
             sum(part.forward for part in parts),
             sum(part.step for part in parts),
         )
 
-    def dense(
-        self, part: Part, rows: int, c_in: int, c_out: int, *, bias: bool = True, inner: bool = True
+    def add_dense(
+        self,
+        part: LayerCost,
+        rows: int,
+        c_in: int,
+        c_out: int,
+        *,
+        bias: bool = True,
+        inner: bool = True,
     ) -> None:
         """Add a linear layer on `rows` vectors; not `inner`: its input needs no gradient."""
         products = 2 * rows * c_in * c_out
@@ -77,9 +84,9 @@ class Components:
         # backward: one product for the weights' gradient, one for the input's
         part.step += (2 + inner) * products
         if bias:
-            self.elements("bias", rows * c_out)
+            self.add_pointwise("bias", rows * c_out)
 
-    def convolution(
+    def add_convolution(
         self,
         size: tuple[int, int],
         c_in: int,
@@ -101,52 +108,59 @@ class Components:
         self.conv.forward += products
         self.conv.step += (2 + inner) * products
         self.padding += 2 * high * wide * kernel * kernel * c_in * c_out - products
-        self.elements("bias", high * wide * c_out)
+        self.add_pointwise("bias", high * wide * c_out)
         return high, wide
 
-    def attention(
-        self, part: Part, tokens: int, keys: int, channels: int, heads: int, c_keys: int, bias: bool
+    def add_attention(
+        self,
+        part: LayerCost,
+        tokens: int,
+        keys: int,
+        channels: int,
+        heads: int,
+        c_keys: int,
+        bias: bool,
     ) -> None:
         """Add attention of `tokens` to `keys` vectors of width `c_keys`, projections included."""
         # the text encoder is frozen: in cross-attention no gradient flows to keys and values
         among_itself = part is self.self_attention
-        self.dense(part, tokens, channels, channels, bias=bias)
+        self.add_dense(part, tokens, channels, channels, bias=bias)
         for _ in ("keys", "values"):
-            self.dense(part, keys, c_keys, channels, bias=bias, inner=among_itself)
-        self.dense(part, tokens, channels, channels)
+            self.add_dense(part, keys, c_keys, channels, bias=bias, inner=among_itself)
+        self.add_dense(part, tokens, channels, channels)
         products = 4 * tokens * keys * channels
         part.forward += products
         part.step += 3 * products
         self.scores += products
-        self.elements("score", tokens * keys * heads)
-        self.elements("query", tokens * channels)
+        self.add_pointwise("score", tokens * keys * heads)
+        self.add_pointwise("query", tokens * channels)
 
-    def norm(self, kind: str, elements: int, channels: int) -> None:
+    def add_norm(self, kind: str, elements: int, channels: int) -> None:
         """Add a norm over `elements` numbers with a scale and a shift per channel."""
         self.pointwise.params += 2 * channels
-        self.elements(kind, elements)
+        self.add_pointwise(kind, elements)
 
-    def elements(self, kind: str, count: int) -> None:
+    def add_pointwise(self, kind: str, count: int) -> None:
         """Add `count` elements of a row of `POINTWISE`."""
         forward, step = POINTWISE[kind]
         self.pointwise.forward += forward * count
         self.pointwise.step += step * count
 
-    def resnet(self, size: tuple[int, int], c_in: int, c_out: int, embed: int = 0) -> None:
+    def add_resnet(self, size: tuple[int, int], c_in: int, c_out: int, embed: int = 0) -> None:
         """Add a residual block; `embed` is the width of the time embedding, 0 without one."""
         pixels = size[0] * size[1]
         for c, layer_in in ((c_in, c_in), (c_out, c_out)):
-            self.norm("group_norm", pixels * c, c)
-            self.elements("silu", pixels * c)
-            self.convolution(size, layer_in, c_out)
+            self.add_norm("group_norm", pixels * c, c)
+            self.add_pointwise("silu", pixels * c)
+            self.add_convolution(size, layer_in, c_out)
         if embed:
-            self.dense(self.other, 1, embed, c_out)
-            self.elements("sum", pixels * c_out)
+            self.add_dense(self.other, 1, embed, c_out)
+            self.add_pointwise("sum", pixels * c_out)
         if c_in != c_out:
-            self.convolution(size, c_in, c_out, kernel=1)
-        self.elements("sum", pixels * c_out)
+            self.add_convolution(size, c_in, c_out, kernel=1)
+        self.add_pointwise("sum", pixels * c_out)
 
-    def transformer(
+    def add_transformer(
         self,
         tokens: int,
         c: int,
@@ -165,34 +179,36 @@ class Components:
         """
         if not depth:
             return
-        self.norm("group_norm", tokens * c, c)
-        self.dense(self.other, tokens, c, c)
+        self.add_norm("group_norm", tokens * c, c)
+        self.add_dense(self.other, tokens, c, c)
         for _ in range(depth):
             for _ in ("norm1", "norm2", "norm3"):
-                self.norm("layer_norm", tokens * c, c)
-                self.elements("sum", tokens * c)
-            self.attention(self.self_attention, tokens, tokens + joined, c, heads, c, bias=False)
-            self.attention(self.cross_attention, tokens, keys, c, heads, c_keys, bias=False)
-            self.dense(self.feed_forward, tokens, c, 8 * c)
-            self.elements("geglu", tokens * 4 * c)
-            self.dense(self.feed_forward, tokens, 4 * c, c)
+                self.add_norm("layer_norm", tokens * c, c)
+                self.add_pointwise("sum", tokens * c)
+            self.add_attention(
+                self.self_attention, tokens, tokens + joined, c, heads, c, bias=False
+            )
+            self.add_attention(self.cross_attention, tokens, keys, c, heads, c_keys, bias=False)
+            self.add_dense(self.feed_forward, tokens, c, 8 * c)
+            self.add_pointwise("geglu", tokens * 4 * c)
+            self.add_dense(self.feed_forward, tokens, 4 * c, c)
         if ends:
             return
-        self.dense(self.other, tokens, c, c)
-        self.elements("sum", tokens * c)
+        self.add_dense(self.other, tokens, c, c)
+        self.add_pointwise("sum", tokens * c)
 
-    def spatial_attention(self, size: tuple[int, int], c: int) -> None:
+    def add_spatial_attention(self, size: tuple[int, int], c: int) -> None:
         """Add the VAE's single-head attention over all pixels."""
         pixels = size[0] * size[1]
-        self.norm("group_norm", pixels * c, c)
-        self.attention(self.self_attention, pixels, pixels, c, 1, c, bias=True)
-        self.elements("sum", pixels * c)
+        self.add_norm("group_norm", pixels * c, c)
+        self.add_attention(self.self_attention, pixels, pixels, c, 1, c, bias=True)
+        self.add_pointwise("sum", pixels * c)
 
-    def last(self, size: tuple[int, int], c: int, c_out: int) -> None:
+    def add_output_layers(self, size: tuple[int, int], c: int, c_out: int) -> None:
         """Add a network's final norm, activation and convolution."""
-        self.norm("group_norm", size[0] * size[1] * c, c)
-        self.elements("silu", size[0] * size[1] * c)
-        self.convolution(size, c, c_out)
+        self.add_norm("group_norm", size[0] * size[1] * c, c)
+        self.add_pointwise("silu", size[0] * size[1] * c)
+        self.add_convolution(size, c, c_out)
 
 
 def _taps(length: int, kernel: int, stride: int, pad: tuple[int, int]) -> tuple[int, int]:

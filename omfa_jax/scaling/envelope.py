@@ -6,12 +6,12 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from omfa_jax.scaling.bootstrap import LEVEL, Interval
-from omfa_jax.scaling.isoflop import groups
+from omfa_jax.scaling.isoflop import group_by_budget
 from omfa_jax.scaling.table import Runs
 
-LEAST = 4
+MIN_RUNS = 4
 # runs of one budget differ in FLOPs, because samples are rounded to full batches
-TIE = 0.03
+BUDGET_TOLERANCE = 0.03
 DECADE = np.log(10.0)
 
 
@@ -35,17 +35,17 @@ def fit_envelope(runs: Runs) -> Envelope:
     from scipy import stats
 
     rows, best = [], np.inf
-    for budget in groups(runs.flops, TIE):
+    for budget in group_by_budget(runs.flops, BUDGET_TOLERANCE):
         at = budget[int(np.argmin(runs.loss[budget]))]
         if runs.loss[at] < best:
             rows.append(int(at))
             best = runs.loss[at]
     rows = np.array(rows, dtype=int)
     logs = np.log(runs.flops[rows])
-    if len(rows) < LEAST or np.ptp(logs) < DECADE:
+    if len(rows) < MIN_RUNS or np.ptp(logs) < DECADE:
         why = (
             f"{len(rows)} runs on the envelope over a factor {np.exp(np.ptp(logs)):.3g} of compute:"
-            f" {LEAST} runs over a factor 10 are needed"
+            f" {MIN_RUNS} runs over a factor 10 are needed"
         )
         return Envelope(rows, None, None, None, why)
     found, lines = [], []

@@ -34,7 +34,7 @@ _GROUPS = [
 
 
 @dataclass
-class Moved:
+class CollectiveTraffic:
     """How often a kind of collective runs, and the bytes that a device receives in all of them."""
 
     runs: int = 0
@@ -48,10 +48,10 @@ class _Computation:
     constants: list[int] = field(default_factory=list)
 
 
-def collectives(text: str) -> dict[str, Moved]:
+def parse_collectives(text: str) -> dict[str, CollectiveTraffic]:
     """Return the traffic of one run of a compiled program, by kind (see `compiled.as_text()`)."""
     computations, entry = _parse(text)
-    found: dict[str, Moved] = defaultdict(Moved)
+    found: dict[str, CollectiveTraffic] = defaultdict(CollectiveTraffic)
 
     def count(name: str, times: int) -> None:
         here = computations.get(name)

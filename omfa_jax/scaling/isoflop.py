@@ -6,10 +6,10 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from omfa_jax.scaling.bootstrap import LEVEL, Interval
-from omfa_jax.scaling.cleaning import distinct
+from omfa_jax.scaling.cleaning import count_distinct
 from omfa_jax.scaling.table import Runs
 
-LEAST_SIZES = 4  # a parabola through three points leaves no residual
+MIN_SIZES = 4  # a parabola through three points leaves no residual
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class IsoFlop:
     refused: str | None
 
 
-def groups(flops: Float[np.ndarray, "n"], tolerance: float) -> list[Int[np.ndarray, "g"]]:
+def group_by_budget(flops: Float[np.ndarray, "n"], tolerance: float) -> list[Int[np.ndarray, "g"]]:
     """Return the rows grouped by budget, within a factor 1 + tolerance of its central run.
 
     Greedy: the run with the most neighbours within the tolerance becomes a centre, and its group is
@@ -60,7 +60,7 @@ def groups(flops: Float[np.ndarray, "n"], tolerance: float) -> list[Int[np.ndarr
     return sorted(found, key=lambda rows: float(logs[rows].mean()))
 
 
-def vertex(x: np.ndarray, loss: np.ndarray) -> tuple[np.ndarray, float, float]:
+def fit_parabola(x: np.ndarray, loss: np.ndarray) -> tuple[np.ndarray, float, float]:
     """Return a parabola's coefficients, its minimum's x, and the variance of that x / noise^2."""
     columns = np.stack([np.ones_like(x), x, x**2], axis=1)
     inverse = np.linalg.inv(columns.T @ columns)
@@ -85,16 +85,16 @@ def fit_isoflop(runs: Runs, *, tolerance: float = 0.1, power: float = 1.0) -> Is
 
     parabolas, alone = [], 0
     squares, freedoms, variances = 0.0, 0, []
-    for rows in groups(runs.flops, tolerance):
+    for rows in group_by_budget(runs.flops, tolerance):
         if len(rows) < 2:
             alone += 1
             continue
         sizes = np.log(runs.params[rows])
-        count = min(distinct(runs.params[rows]), distinct(runs.samples[rows]))
+        count = min(count_distinct(runs.params[rows]), count_distinct(runs.samples[rows]))
         flops = float(np.exp(np.log(runs.flops[rows]).mean()))
-        if count < LEAST_SIZES:
+        if count < MIN_SIZES:
             nothing = np.full(3, np.nan)
-            why = f"{count} model size(s), but a parabola needs {LEAST_SIZES}"
+            why = f"{count} model size(s), but a parabola needs {MIN_SIZES}"
             blank = float("nan")
             parabolas.append(
                 Parabola(
@@ -111,9 +111,9 @@ def fit_isoflop(runs: Runs, *, tolerance: float = 0.1, power: float = 1.0) -> Is
             continue
         # centred, because log N near 20 makes the normal equations ill-conditioned
         center = float(sizes.mean())
-        c, best, spread_n = vertex(sizes - center, runs.loss[rows])
+        c, best, spread_n = fit_parabola(sizes - center, runs.loss[rows])
         amounts = np.log(runs.samples[rows])
-        c_d, best_d, spread_d = vertex(amounts - amounts.mean(), runs.loss[rows])
+        c_d, best_d, spread_d = fit_parabola(amounts - amounts.mean(), runs.loss[rows])
         best, best_d = best + center, best_d + float(amounts.mean())
         why = None
         if c[2] <= 0 or c_d[2] <= 0:
@@ -159,7 +159,7 @@ def fit_isoflop(runs: Runs, *, tolerance: float = 0.1, power: float = 1.0) -> Is
         ([p.log_params for p in used], [v[0] for v in variances]),
         ([p.log_samples for p in used], [v[1] for v in variances]),
     ):
-        slope, error, free, line = power_law(
+        slope, error, free, line = fit_power_law(
             logs, np.array(values), noise, np.array(variance), freedoms
         )
         reach = float(stats.t.ppf((1 + LEVEL) / 2, free)) * error
@@ -182,7 +182,7 @@ def fit_isoflop(runs: Runs, *, tolerance: float = 0.1, power: float = 1.0) -> Is
     )
 
 
-def power_law(
+def fit_power_law(
     x: Float[np.ndarray, "k"],
     y: Float[np.ndarray, "k"],
     noise: float,

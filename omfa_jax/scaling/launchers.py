@@ -8,8 +8,8 @@ from pathlib import Path
 
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.files import atomic_write
-from omfa_jax.parallel.pods import Pod
-from omfa_jax.scaling.manifest import Manifest
+from omfa_jax.parallel.pods import Topology
+from omfa_jax.scaling.manifest import Study
 
 SLURM = """\
 #!/usr/bin/env bash
@@ -93,7 +93,7 @@ XPK_GPUS = {
 }
 
 
-def write_launchers(folder: Path, study: Manifest, machine: Pod | None) -> list[str]:
+def write_launchers(folder: Path, study: Study, machine: Topology | None) -> list[str]:
     """Write the launch scripts for `machine`, remove others, and return the files' names.
 
     Raises an OmfaError, and writes nothing, if a file of that name is not a launch script. slurm.sh
@@ -102,9 +102,9 @@ def write_launchers(folder: Path, study: Manifest, machine: Pod | None) -> list[
     names = {"name": folder.name, "folder": folder.absolute()}
     texts = {"local.sh": LOCAL.format(**names)}
     if machine is not None:
-        flags = xpk_flags(machine)
+        flags = format_xpk_flags(machine)
         if flags:
-            texts["xpk.sh"] = XPK.format(**names, flags=flags, lines=xpk_lines(study))
+            texts["xpk.sh"] = XPK.format(**names, flags=flags, lines=format_xpk_lines(study))
         # only TPUs have a torus, and Slurm does not manage them here
         if not machine.torus:
             # a Slurm node is a host: four GPUs of a GB200 rack, not the rack
@@ -131,7 +131,7 @@ def write_launchers(folder: Path, study: Manifest, machine: Pod | None) -> list[
     return list(texts)
 
 
-def xpk_lines(study: Manifest) -> str:
+def format_xpk_lines(study: Study) -> str:
     """Return one line a run: a Kubernetes name (at most 40 characters), and the run's name."""
     lines = []
     for index, run in enumerate(study.runs):
@@ -140,7 +140,7 @@ def xpk_lines(study: Manifest) -> str:
     return "\n".join(lines)
 
 
-def xpk_flags(machine: Pod) -> str:
+def format_xpk_flags(machine: Topology) -> str:
     """Return xpk's flags for the topology, "" where xpk has no type for it."""
     if machine.torus:
         return f"--tpu-type {machine.accelerator_type} --num-slices {machine.slices}"

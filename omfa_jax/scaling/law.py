@@ -5,15 +5,15 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from omfa_jax.scaling.cost import Cost
-from omfa_jax.scaling.solver import Design, fit_one, log_loss
+from omfa_jax.scaling.cost import CostRule
+from omfa_jax.scaling.solver import Design, compute_log_loss, fit_one
 from omfa_jax.scaling.table import Runs
 
 COEFFICIENTS = ("A", "B", "E", "alpha", "beta")
 
 
 @dataclass(frozen=True)
-class Fit:
+class LawFit:
     """A fitted law; `theta` is (a, b, e, alpha, beta) about `center`, the means of log N and log D.
 
     `log_loss` are the log losses of the fitted runs and `objective` is the sum of Huber losses.
@@ -28,7 +28,7 @@ class Fit:
     @property
     def predicted(self) -> Float[np.ndarray, "n"]:
         """The log losses of the fitted runs by the law."""
-        return log_loss(self.theta, self.design.x, self.design.y)[0]
+        return compute_log_loss(self.theta, self.design.x, self.design.y)[0]
 
     @property
     def residual(self) -> Float[np.ndarray, "n"]:
@@ -49,10 +49,10 @@ class Fit:
     @property
     def natural(self) -> Float[np.ndarray, "5"]:
         """The law in natural units: (log A, log B, log E, alpha, beta)."""
-        return natural(self.theta, self.center)
+        return to_natural_units(self.theta, self.center)
 
 
-def natural(
+def to_natural_units(
     theta: Float[np.ndarray, "*m 5"], center: tuple[float, float]
 ) -> Float[np.ndarray, "*m 5"]:
     """Return (log A, log B, log E, alpha, beta) from coefficients about `center`."""
@@ -62,7 +62,7 @@ def natural(
     return out
 
 
-def fit_law(runs: Runs, *, irreducible: bool = True) -> Fit:
+def fit_law(runs: Runs, *, irreducible: bool = True) -> LawFit:
     """Fit the law; `irreducible=False` fixes E at 0. Check `cleaning.why_not` first."""
     # centring removes most of the correlation between a coefficient and its exponent
     x, y = np.log(runs.params), np.log(runs.samples)
@@ -70,16 +70,16 @@ def fit_law(runs: Runs, *, irreducible: bool = True) -> Fit:
     free = np.array([True, True, irreducible, True, True])
     design = Design(x - center[0], y - center[1], free)
     theta, objective = fit_one(design, runs.loss)
-    return Fit(design, center, theta, np.log(runs.loss), objective)
+    return LawFit(design, center, theta, np.log(runs.loss), objective)
 
 
-def coefficient(law: Float[np.ndarray, "*m 5"], name: str) -> Float[np.ndarray, "*m"]:
+def get_coefficient(law: Float[np.ndarray, "*m 5"], name: str) -> Float[np.ndarray, "*m"]:
     """Return A, B, E, alpha or beta of laws in natural units."""
     value = law[..., COEFFICIENTS.index(name)]
     return value if name in ("alpha", "beta") else np.exp(value)
 
 
-def loss_of(
+def compute_loss(
     law: Float[np.ndarray, "*m 5"], params: float | np.ndarray, samples: float | np.ndarray
 ) -> np.ndarray:
     """Return L(N, D); `params` and `samples` broadcast against the laws."""
@@ -91,7 +91,9 @@ def loss_of(
     )
 
 
-def exponents(law: Float[np.ndarray, "*m 5"], cost: Cost) -> tuple[np.ndarray, np.ndarray]:
+def compute_exponents(
+    law: Float[np.ndarray, "*m 5"], cost: CostRule
+) -> tuple[np.ndarray, np.ndarray]:
     """Return a and b of N_opt ~ C^a, D_opt ~ C^b; (1 + kappa) a + b = 1.
 
     Both are nan where an exponent is not positive, because there is no optimum.
@@ -103,8 +105,8 @@ def exponents(law: Float[np.ndarray, "*m 5"], cost: Cost) -> tuple[np.ndarray, n
     return a, 1 - (1 + cost.kappa) * a
 
 
-def optimum(
-    law: Float[np.ndarray, "*m 5"], cost: Cost, flops: float | np.ndarray
+def compute_optimum(
+    law: Float[np.ndarray, "*m 5"], cost: CostRule, flops: float | np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return log N and log D of the lowest loss for a budget; nan if an exponent is not positive.
 
@@ -122,7 +124,7 @@ def optimum(
     return log_n, budget - power * log_n
 
 
-def doubts(fit: Fit) -> list[str]:
+def find_doubts(fit: LawFit) -> list[str]:
     """Return reasons to doubt a fit that converged."""
     found = []
     lowest = float(np.exp(fit.log_loss.min()))

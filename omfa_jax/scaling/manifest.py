@@ -13,16 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omfa_jax.core.bounds import COUNT_MAX, Number, Whole, require
-from omfa_jax.core.errors import OmfaError, unknown
+from omfa_jax.core.bounds import MAX_COUNT, FloatRange, IntRange, check_fields
+from omfa_jax.core.errors import OmfaError, unknown_name
 from omfa_jax.core.files import atomic_write, require_dir
 
-MANIFEST = "study.json"
+STUDY_FILE = "study.json"
 FORMAT = 1
 
 
 @dataclass(frozen=True)
-class Size:
+class ModelSize:
     """A model size: a preset's parameters and the training FLOPs of one example.
 
     `seconds_per_flop` is the machine's time for this model, communication included; None without a
@@ -37,18 +37,18 @@ class Size:
 
 
 # the bounds of a run's numbers
-RUN = {
-    "params": Whole(1, 10**15),
-    "steps": Whole(1),
-    "batch_size": Whole(1),
-    "samples": Whole(1, 10**18),
-    "unique": Whole(1, 10**18),
-    "epochs": Number(0, 1e18),
-    "learning_rate": Number(0, 10, above=True),
-    "flops": Number(0, 1e40),
+RUN_BOUNDS = {
+    "params": IntRange(1, 10**15),
+    "steps": IntRange(1),
+    "batch_size": IntRange(1),
+    "samples": IntRange(1, 10**18),
+    "unique": IntRange(1, 10**18),
+    "epochs": FloatRange(0, 1e18),
+    "learning_rate": FloatRange(0, 10, exclusive_minimum=True),
+    "flops": FloatRange(0, 1e40),
 }
 # run names become file and folder names
-NAME = re.compile(r"\w[\w.+-]*")
+RUN_NAME = re.compile(r"\w[\w.+-]*")
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class StudyRun:
 
 
 @dataclass(frozen=True)
-class Manifest:
+class Study:
     """The manifest; `left_out` has one line for each combination left out, with its reason."""
 
     base: str
@@ -95,16 +95,16 @@ class Manifest:
     runs: tuple[StudyRun, ...]
     left_out: tuple[str, ...]
 
-    def run(self, name: str) -> StudyRun:
+    def get_run(self, name: str) -> StudyRun:
         """Return the run called `name`; OmfaError with the nearest names if there is none."""
         for run in self.runs:
             if run.name == name:
                 return run
-        raise unknown("run of the study", name, [run.name for run in self.runs])
+        raise unknown_name("run of the study", name, [run.name for run in self.runs])
 
 
 @dataclass(frozen=True)
-class Grid:
+class StudyGrid:
     """The requested grid: sizes by samples or by compute budgets, at each learning rate.
 
     Exactly one of `samples` and `budgets` (training FLOPs) must be given. Combinations with fewer
@@ -115,9 +115,9 @@ class Grid:
     budgets: tuple[float, ...]
     learning_rates: tuple[float, ...]
     batch_size: int
-    unique: int
-    least_steps: int = 1
-    most_epochs: float = math.inf
+    dataset_size: int
+    min_steps: int = 1
+    max_epochs: float = math.inf
 
     def __post_init__(self) -> None:
         if bool(self.samples) == bool(self.budgets):
@@ -133,15 +133,15 @@ class Grid:
                 raise OmfaError(f"{flag}: expected distinct values, got {list(values)}")
 
 
-def expand(
-    sizes: Sequence[Size], grid: Grid, *, chips: int, price: float | None
+def expand_grid(
+    sizes: Sequence[ModelSize], grid: StudyGrid, *, chips: int, price: float | None
 ) -> tuple[tuple[StudyRun, ...], tuple[str, ...]]:
     """Return (runs, lines about combinations left out), sorted by budget and size.
 
     A budget of C FLOPs at F FLOPs a sample gives C / F samples, rounded to full batches.
     """
     runs, left_out = [], []
-    targets: list[tuple[float | None, Callable[[Size], float]]]
+    targets: list[tuple[float | None, Callable[[ModelSize], float]]]
     if grid.budgets:
         targets = [(c, lambda size, c=c: c / size.flops_per_sample) for c in grid.budgets]
     else:
@@ -151,17 +151,17 @@ def expand(
             # full batches, so that samples and FLOPs are exact
             steps = round(samples_of(size) / grid.batch_size)
             samples = steps * grid.batch_size
-            epochs = samples / grid.unique
+            epochs = samples / grid.dataset_size
             what = f"{size.name} x " + (f"{budget:g} FLOPs" if budget else f"{samples:,} samples")
             why = ""
             if not size.fits:
                 why = "does not fit in the machine's memory"
-            elif steps < grid.least_steps:
-                why = f"{steps} steps, fewer than {grid.least_steps}"
-            elif steps > COUNT_MAX:
-                why = f"{steps:g} steps, more than the maximum of {COUNT_MAX}"
-            elif epochs > grid.most_epochs:
-                why = f"{epochs:.3g} epochs, more than {grid.most_epochs:g}"
+            elif steps < grid.min_steps:
+                why = f"{steps} steps, fewer than {grid.min_steps}"
+            elif steps > MAX_COUNT:
+                why = f"{steps:g} steps, more than the maximum of {MAX_COUNT}"
+            elif epochs > grid.max_epochs:
+                why = f"{epochs:.3g} epochs, more than {grid.max_epochs:g}"
             if why:
                 left_out.append(f"{what}: {why}")
                 continue
@@ -181,7 +181,7 @@ def expand(
                     steps=steps,
                     batch_size=grid.batch_size,
                     samples=samples,
-                    unique=grid.unique,
+                    unique=grid.dataset_size,
                     epochs=epochs,
                     learning_rate=rate,
                     flops=flops,
@@ -198,17 +198,17 @@ def expand(
     ), tuple(left_out)
 
 
-def write_manifest(folder: Path, study: Manifest) -> None:
+def write_study(folder: Path, study: Study) -> None:
     """Write the manifest atomically."""
-    with atomic_write(folder / MANIFEST) as temporary:
+    with atomic_write(folder / STUDY_FILE) as temporary:
         text = json.dumps({"format": FORMAT, **dataclasses.asdict(study)}, indent=2)
         temporary.write_text(text + "\n")
 
 
-def read_manifest(folder: str | Path) -> Manifest:
+def read_study(folder: str | Path) -> Study:
     """Read the manifest of a study folder; OmfaError if it is missing or damaged."""
     folder = require_dir(folder, "study", "the study folder (`omfa scaling plan --out`)")
-    path = folder / MANIFEST
+    path = folder / STUDY_FILE
     try:
         found: dict[str, Any] = json.loads(path.read_text())
         if found.pop("format") != FORMAT:
@@ -216,17 +216,17 @@ def read_manifest(folder: str | Path) -> Manifest:
         runs = tuple(StudyRun(**run) for run in found.pop("runs"))
         for run in runs:
             # a damaged manifest must not start runs, and run names become paths
-            require(f"run {run.name!s:.60}: ", RUN, run)
-            if not NAME.fullmatch(run.name):
+            check_fields(f"run {run.name!s:.60}: ", RUN_BOUNDS, run)
+            if not RUN_NAME.fullmatch(run.name):
                 raise ValueError(f"the name of a run is {run.name!r:.60}")
         if len({run.name for run in runs}) < len(runs):
             raise ValueError("two runs have the same name")
         if not runs:
             raise ValueError("it has no runs")
-        return Manifest(runs=runs, left_out=tuple(found.pop("left_out")), **found)
+        return Study(runs=runs, left_out=tuple(found.pop("left_out")), **found)
     except FileNotFoundError:
         raise OmfaError(
-            f"{folder} is not a study: {MANIFEST} is missing; create one with `omfa scaling plan`"
+            f"{folder} is not a study: {STUDY_FILE} is missing; create one with `omfa scaling plan`"
         ) from None
     except (OmfaError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise OmfaError(f"{path} is damaged ({error}); plan the study again") from None

@@ -9,15 +9,15 @@ import jax.numpy as jnp
 from jax import ShapeDtypeStruct as Shape
 from jaxtyping import Array
 
-from omfa_jax.core.trees import walk
+from omfa_jax.core.trees import flatten
 from omfa_jax.diffusion.settings import DiffusionSettings
 from omfa_jax.models import Compute, UNetConfig, apply_unet
 from omfa_jax.models.attention import attention
-from omfa_jax.train.network import unet_shapes
+from omfa_jax.train.network import get_unet_shapes
 from omfa_jax.train.settings import TrainSettings
 
 
-def kept_bytes(
+def compute_activation_bytes(
     diffusion: DiffusionSettings,
     config: UNetConfig,
     train: TrainSettings,
@@ -38,9 +38,9 @@ def kept_bytes(
         remat=train.remat,
         kernel=_fused if fused_attention else None,
         # casts as fsdp's gather does, so that residuals have the step's dtypes
-        fetch=lambda path, part, dtype: part.astype(dtype),
+        gather=lambda path, part, dtype: part.astype(dtype),
     )
-    params = unet_shapes(config)
+    params = get_unet_shapes(config)
 
     def backward(params: Any, x: Array, t: Array, context: Array, pooled: Array, ids: Array) -> Any:
         def run(p: Any) -> Array:
@@ -58,15 +58,15 @@ def kept_bytes(
         Shape((rows, 6), jnp.float32),
     )
     # vjp's residuals carry no names: weights among them are recognised by shape
-    weights = weight_shapes(params)
+    weights = collect_weight_shapes(params)
     return sum(
-        bytes_of(leaf)
+        get_nbytes(leaf)
         for leaf in jax.tree.leaves(kept)
         if leaf.shape not in weights and leaf.dtype == compute.dtype
     )
 
 
-def working_bytes(
+def compute_recompute_bytes(
     diffusion: DiffusionSettings,
     config: UNetConfig,
     train: TrainSettings,
@@ -94,20 +94,20 @@ def working_bytes(
     return most
 
 
-def weight_shapes(params: Mapping[str, Any]) -> set[tuple[int, ...]]:
+def collect_weight_shapes(params: Mapping[str, Any]) -> set[tuple[int, ...]]:
     """Return the shapes of all weights; for stacked layers also the shape of one layer."""
     shapes = set()
-    for path, leaf in walk(params):
+    for path, leaf in flatten(params):
         shapes.add(leaf.shape)
         if "transformer_blocks" in path:
             shapes.add(leaf.shape[1:])
     return shapes
 
 
-def largest_layer(params: Mapping[str, Any]) -> int:
+def find_largest_layer(params: Mapping[str, Any]) -> int:
     """Return the number of weights of the largest layer, the unit that fsdp gathers at a time."""
     units: dict[tuple[str, ...], int] = {}
-    for path, leaf in walk(params):
+    for path, leaf in flatten(params):
         # stacked blocks are gathered one at a time, inside the scan
         if "transformer_blocks" in path:
             unit = path[: path.index("transformer_blocks") + 1]
@@ -118,7 +118,7 @@ def largest_layer(params: Mapping[str, Any]) -> int:
     return max(units.values())
 
 
-def bytes_of(leaf: Any) -> int:
+def get_nbytes(leaf: Any) -> int:
     """Return the bytes of an array or a ShapeDtypeStruct."""
     return math.prod(leaf.shape) * leaf.dtype.itemsize
 

@@ -11,29 +11,37 @@ import jax.numpy as jnp
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.diffusion.settings import DiffusionSettings
 from omfa_jax.models import UNetConfig, init_unet
-from omfa_jax.models.compute import REMAT
-from omfa_jax.parallel.attention import kernel_name
-from omfa_jax.parallel.division import abstract
-from omfa_jax.parallel.hardware import USABLE
-from omfa_jax.parallel.mesh import AXES, BATCH, MeshSettings, check_batch_size
-from omfa_jax.parallel.pods import Pod
+from omfa_jax.models.compute import REMAT_POLICIES
+from omfa_jax.parallel.attention import select_attention_kernel
+from omfa_jax.parallel.division import make_abstract_mesh
+from omfa_jax.parallel.hardware import USABLE_FRACTION
+from omfa_jax.parallel.mesh import BATCH_AXES, MESH_AXES, MeshSettings, check_batch_size
+from omfa_jax.parallel.pods import Topology
 from omfa_jax.parallel.rules import UNET_RULES
-from omfa_jax.scaling.components import Components
-from omfa_jax.scaling.flops import unet_components
-from omfa_jax.scaling.memory import kept_bytes, largest_layer, working_bytes
-from omfa_jax.scaling.traffic import local_bytes, tensor_traffic, traffic_bytes
-from omfa_jax.train.network import network_division
+from omfa_jax.scaling.components import FlopCounter
+from omfa_jax.scaling.flops import count_unet_flops
+from omfa_jax.scaling.memory import (
+    compute_activation_bytes,
+    compute_recompute_bytes,
+    find_largest_layer,
+)
+from omfa_jax.scaling.traffic import (
+    compute_local_bytes,
+    compute_tensor_traffic,
+    compute_weight_traffic,
+)
+from omfa_jax.train.network import divide_network
 from omfa_jax.train.optimizer import make_optimizer
 from omfa_jax.train.settings import TrainSettings
-from omfa_jax.train.state import abstract_state, state_shardings
+from omfa_jax.train.state import get_state_shardings, make_abstract_state
 from omfa_jax.weights.text import TEXT_TOKENS
 
 # fraction of a chip's peak that computing reaches; an assumption until a step has been timed there
-EFFICIENCY = 0.5
+DEFAULT_EFFICIENCY = 0.5
 
 
 @dataclass(frozen=True)
-class Job:
+class TrainingJob:
     """What is planned: a training run's model, canvas, settings and mesh."""
 
     diffusion: DiffusionSettings
@@ -54,7 +62,7 @@ class Plan:
     does.
     """
 
-    topology: Pod
+    topology: Topology
     usable: float
     mesh: dict[str, int]
     cut: dict[str, float]
@@ -101,8 +109,12 @@ class Plan:
         return self.model_flops / (self.step_seconds * peak)
 
 
-def plan(
-    job: Job, topology: Pod, *, efficiency: float = EFFICIENCY, usable: float = USABLE
+def make_plan(
+    job: TrainingJob,
+    topology: Topology,
+    *,
+    efficiency: float = DEFAULT_EFFICIENCY,
+    usable: float = USABLE_FRACTION,
 ) -> Plan:
     """Return the plan of `job`; a mesh or batch size that does not divide is an OmfaError.
 
@@ -115,28 +127,32 @@ def plan(
             "`omfa plan` does not cover the dual UNet (config.model.reference=True); set it to"
             " False to plan the single UNet, or run bench/ablation.py for compiler figures of both"
         )
-    divided = network_division(job.diffusion, config, job.mesh, topology.devices)
-    shape = {axis: getattr(divided.settings, axis) for axis in AXES}
-    mesh = abstract(shape)
+    divided = divide_network(job.diffusion, config, job.mesh, topology.devices)
+    shape = {axis: getattr(divided.settings, axis) for axis in MESH_AXES}
+    mesh = make_abstract_mesh(shape)
     check_batch_size(mesh, train.batch_size, train.grad_accum_steps)
-    parts = math.prod(shape[axis] for axis in BATCH)
+    parts = math.prod(shape[axis] for axis in BATCH_AXES)
     # examples per device in one microbatch
     rows = train.batch_size // parts // train.grad_accum_steps
-    kernel = kernel_name(train.attention, topology.platform, train.compute_dtype)
+    kernel = select_attention_kernel(train.attention, topology.platform, train.compute_dtype)
     fused = {"fused_attention": kernel != "xla"}
     itemsize = jnp.dtype(train.compute_dtype).itemsize
 
     optimizer = make_optimizer(train.optimizer, train.steps)
-    state = abstract_state(lambda: init_unet(config, jax.random.key(0)), optimizer, train.ema_decay)
-    shardings = state_shardings(state, UNET_RULES, mesh)
+    state = make_abstract_state(
+        lambda: init_unet(config, jax.random.key(0)), optimizer, train.ema_decay
+    )
+    shardings = get_state_shardings(state, UNET_RULES, mesh)
     local = {
-        name: local_bytes(getattr(state, name), getattr(shardings, name))
+        name: compute_local_bytes(getattr(state, name), getattr(shardings, name))
         for name in ("params", "opt_state", "ema")
     }
-    kept = kept_bytes(job.diffusion, config, train, rows, text_tokens=TEXT_TOKENS, **fused)
-    working = working_bytes(job.diffusion, config, train, rows, **fused)
+    kept = compute_activation_bytes(
+        job.diffusion, config, train, rows, text_tokens=TEXT_TOKENS, **fused
+    )
+    working = compute_recompute_bytes(job.diffusion, config, train, rows, **fused)
     # gathered in the compute dtype, its gradient in float32 until the reduce-scatter
-    layer = largest_layer(state.params) // shape["tensor"]
+    layer = find_largest_layer(state.params) // shape["tensor"]
     # the backward pass frees activations as gradients appear, so the larger of the two is the peak;
     # with microbatches a second set of gradients, the running sum, is there all the time
     gradients = local["params"]
@@ -153,17 +169,21 @@ def plan(
     }
 
     height, width, _ = job.diffusion.canvas.shape
-    count = unet_components(config, height, width, text_tokens=TEXT_TOKENS)
+    count = count_unet_flops(config, height, width, text_tokens=TEXT_TOKENS)
     model_flops = float(count.total.step * train.batch_size)
-    executed = model_flops + recomputed(count, train.remat) * train.batch_size
-    traffic = traffic_bytes(state.params, shardings.params, shape, topology, train, itemsize)
-    traffic |= tensor_traffic(job.diffusion.canvas.shape, config, train, shape, rows, itemsize)
+    executed = model_flops + compute_recomputed_flops(count, train.remat) * train.batch_size
+    traffic = compute_weight_traffic(
+        state.params, shardings.params, shape, topology, train, itemsize
+    )
+    traffic |= compute_tensor_traffic(
+        job.diffusion.canvas.shape, config, train, shape, rows, itemsize
+    )
     chip = topology.chip
     return Plan(
         topology=topology,
         usable=usable,
         mesh=shape,
-        cut={axis: divided.coverage.share(axis) for axis in divided.coverage.cut},
+        cut={axis: divided.coverage.get_fraction(axis) for axis in divided.coverage.sharded_bytes},
         notes=divided.notes,
         remat=train.remat,
         attention=kernel,
@@ -175,13 +195,14 @@ def plan(
         compute_seconds=executed / (topology.devices * chip.bf16_flops * efficiency),
         # no overlap between collectives of different kinds either: an upper bound
         traffic_seconds=sum(
-            moved / (chip.far_rate if kind.endswith(", far") else chip.near_rate)
+            moved
+            / (chip.inter_node_bandwidth if kind.endswith(", far") else chip.intra_node_bandwidth)
             for kind, moved in traffic.items()
         ),
     )
 
 
-def recomputed(count: Components, remat: str) -> int:
+def compute_recomputed_flops(count: FlopCounter, remat: str) -> int:
     """Return the FLOPs per example that the backward pass computes again under `remat`."""
     blocks = (count.self_attention, count.cross_attention, count.feed_forward)
     return {
@@ -192,29 +213,35 @@ def recomputed(count: Components, remat: str) -> int:
     }[remat]
 
 
-def lighter(
-    job: Job, topology: Pod, *, efficiency: float = EFFICIENCY, usable: float = USABLE
+def find_lighter_remat(
+    job: TrainingJob,
+    topology: Topology,
+    *,
+    efficiency: float = DEFAULT_EFFICIENCY,
+    usable: float = USABLE_FRACTION,
 ) -> Plan | None:
     """Return the fitting plan with the least remat; None if that is the job's own."""
-    for policy in REMAT[: REMAT.index(job.train.remat)]:
+    for policy in REMAT_POLICIES[: REMAT_POLICIES.index(job.train.remat)]:
         train = dataclasses.replace(job.train, remat=policy)
         lighter_job = dataclasses.replace(job, train=train)
-        made = plan(lighter_job, topology, efficiency=efficiency, usable=usable)
+        made = make_plan(lighter_job, topology, efficiency=efficiency, usable=usable)
         if made.fits:
             return made
     return None
 
 
-def advice(job: Job, topology: Pod, *, usable: float = USABLE) -> str | None:
+def find_fitting_overrides(
+    job: TrainingJob, topology: Topology, *, usable: float = USABLE_FRACTION
+) -> str | None:
     """Return the overrides that make a job fit at the least cost in time; None if none do.
 
     Tries fsdp over a node or slice, then more remat, then gradient accumulation.
     """
     alone = MeshSettings(data=1, fsdp=-1, allow_replicated=True)
-    fsdp = network_division(job.diffusion, job.unet, alone, topology.group).settings.fsdp
+    fsdp = divide_network(job.diffusion, job.unet, alone, topology.group).settings.fsdp
     mesh = dataclasses.replace(job.mesh, data=-1, fsdp=fsdp, tensor=1, slice=topology.slices)
     trials = [dataclasses.replace(job, mesh=mesh)]
-    for policy in REMAT[REMAT.index(job.train.remat) + 1 :]:
+    for policy in REMAT_POLICIES[REMAT_POLICIES.index(job.train.remat) + 1 :]:
         train = dataclasses.replace(job.train, remat=policy)
         trials.append(dataclasses.replace(trials[0], train=train))
     last = trials[-1]
@@ -225,12 +252,12 @@ def advice(job: Job, topology: Pod, *, usable: float = USABLE) -> str | None:
     for trial in trials:
         # a mesh or batch size that does not divide is not worth suggesting
         with contextlib.suppress(OmfaError):
-            if plan(trial, topology, usable=usable).fits:
-                return " ".join(changes(job, trial))
+            if make_plan(trial, topology, usable=usable).fits:
+                return " ".join(format_overrides(job, trial))
     return None
 
 
-def changes(job: Job, other: Job) -> list[str]:
+def format_overrides(job: TrainingJob, other: TrainingJob) -> list[str]:
     """Return the overrides that turn `job` into `other`."""
     return [
         f"--config.{group}.{field.name}={getattr(new, field.name)}"

@@ -5,13 +5,13 @@ from typing import Any
 
 import numpy as np
 
-from omfa_jax.scaling.cost import Cost
-from omfa_jax.scaling.law import loss_of, optimum
+from omfa_jax.scaling.cost import CostRule
+from omfa_jax.scaling.law import compute_loss, compute_optimum
 
 BLUE, ORANGE, GREY = "#1f5fa8", "#d8690f", "#808080"
 
 
-def draw(data: dict[str, Any], form: str) -> bytes:
+def draw_study(data: dict[str, Any], form: str) -> bytes:
     """Return the figure of a record (see `record.record`), encoded as "png" or "svg"."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -20,10 +20,10 @@ def draw(data: dict[str, Any], form: str) -> bytes:
     figure = Figure(figsize=(13, 10), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(2, 2)
-    frontier(axes[0, 0], data)
-    isoflops(figure, axes[0, 1], data)
-    residuals(figure, axes[1, 0], data)
-    sizes(axes[1, 1], data)
+    draw_frontier(axes[0, 0], data)
+    draw_isoflops(figure, axes[0, 1], data)
+    draw_residuals(figure, axes[1, 0], data)
+    draw_sizes(axes[1, 1], data)
     for axis in axes.flat:
         axis.grid(alpha=0.25, which="both", linewidth=0.5)
     buffer = io.BytesIO()
@@ -33,7 +33,7 @@ def draw(data: dict[str, Any], form: str) -> bytes:
     return buffer.getvalue()
 
 
-def law_of(data: dict[str, Any]) -> np.ndarray | None:
+def get_law(data: dict[str, Any]) -> np.ndarray | None:
     """Return the law of a record in natural units, or None if none was fitted."""
     if data["law"]["refused"] is not None:
         return None
@@ -44,26 +44,26 @@ def law_of(data: dict[str, Any]) -> np.ndarray | None:
     return np.array([*logs, values["alpha"], values["beta"]])
 
 
-def column(data: dict[str, Any], name: str) -> np.ndarray:
+def get_column(data: dict[str, Any], name: str) -> np.ndarray:
     """Return one value for each run; nan for null."""
     return np.array([np.nan if run[name] is None else run[name] for run in data["runs"]])
 
 
-def refuse(axis: Any, text: str) -> None:
+def write_refusal(axis: Any, text: str) -> None:
     """Write the reason into an empty panel."""
     import textwrap
 
     axis.text(0.5, 0.5, textwrap.fill(text, 50), transform=axis.transAxes, ha="center", va="center")
 
 
-def budgets(data: dict[str, Any]) -> np.ndarray:
+def make_budgets(data: dict[str, Any]) -> np.ndarray:
     """Return a grid of compute from the smallest run to the largest run or predicted budget."""
     to_come = (one["flops"] for name in ("optima", "predictions") for one in data[name])
-    flops = [*column(data, "flops"), *to_come]
+    flops = [*get_column(data, "flops"), *to_come]
     return np.geomspace(min(flops) * 0.8, max(flops) * 1.5, 200)
 
 
-def error_bar(
+def draw_error_bar(
     axis: Any, at: float, one: dict[str, Any], label: str | None, color: str = ORANGE
 ) -> None:
     """Draw an estimate with its interval, if there is one."""
@@ -77,29 +77,31 @@ def error_bar(
     )
 
 
-def frontier(axis: Any, data: dict[str, Any]) -> None:
+def draw_frontier(axis: Any, data: dict[str, Any]) -> None:
     """Draw loss against compute: runs, their envelope, the law's lowest loss and predictions."""
     from matplotlib.ticker import LogLocator, NullFormatter
 
-    flops, loss = column(data, "flops"), column(data, "loss")
+    flops, loss = get_column(data, "flops"), get_column(data, "loss")
     axis.scatter(flops, loss, s=18, color=GREY, alpha=0.6, label="runs", linewidths=0)
     on = set(data["envelope"]["lines_of_file"])
     # the record has lines of the file, not indices
     chosen = np.array([run["line"] in on for run in data["runs"]])
     order = np.argsort(flops[chosen])
     axis.plot(flops[chosen][order], loss[chosen][order], ".-", color=BLUE, lw=1, label="envelope")
-    law = law_of(data)
+    law = get_law(data)
     if law is not None:
-        c = budgets(data)
-        log_n, log_d = optimum(law, Cost(**data["cost"]), c)
-        best = loss_of(law, np.exp(log_n), np.exp(log_d))
+        c = make_budgets(data)
+        log_n, log_d = compute_optimum(law, CostRule(**data["cost"]), c)
+        best = compute_loss(law, np.exp(log_n), np.exp(log_d))
         axis.plot(c, best, color=ORANGE, lw=2, label="frontier of the law")
     for at, one in enumerate(data["optima"]):
-        error_bar(axis, one["flops"], one["loss"], "best for a budget, 95%" if at == 0 else None)
+        draw_error_bar(
+            axis, one["flops"], one["loss"], "best for a budget, 95%" if at == 0 else None
+        )
     for at, one in enumerate(data["predictions"]):
         label = "predicted run, 95%" if at == 0 else None
         # shifted, so that runs of one budget do not overlap
-        error_bar(axis, one["flops"] * 1.04**at, one["run"], label, "crimson")
+        draw_error_bar(axis, one["flops"] * 1.04**at, one["run"], label, "crimson")
     axis.set(
         xscale="log", yscale="log", xlabel="FLOPs", ylabel="loss", title="Loss against compute"
     )
@@ -110,7 +112,7 @@ def frontier(axis: Any, data: dict[str, Any]) -> None:
     axis.legend(frameon=False)
 
 
-def isoflops(figure: Any, axis: Any, data: dict[str, Any]) -> None:
+def draw_isoflops(figure: Any, axis: Any, data: dict[str, Any]) -> None:
     """Draw each budget's runs, its parabola and the minimum."""
     from matplotlib import colormaps
 
@@ -118,7 +120,7 @@ def isoflops(figure: Any, axis: Any, data: dict[str, Any]) -> None:
     by_line = {run["line"]: run for run in data["runs"]}
     axis.set(xscale="log", xlabel="parameters", ylabel="loss", title="IsoFLOP curves")
     if not found:
-        refuse(axis, data["isoflop"]["refused"] or "no budget has enough runs")
+        write_refusal(axis, data["isoflop"]["refused"] or "no budget has enough runs")
         return
     colors = colormaps["viridis"](np.linspace(0, 0.92, len(found)))
     for color, one in zip(colors, found, strict=True):
@@ -143,22 +145,22 @@ def isoflops(figure: Any, axis: Any, data: dict[str, Any]) -> None:
         axis.legend(frameon=False, fontsize=8, title="FLOPs")
 
 
-def residuals(figure: Any, axis: Any, data: dict[str, Any]) -> None:
+def draw_residuals(figure: Any, axis: Any, data: dict[str, Any]) -> None:
     """Draw the residual of each run by compute and size."""
     from matplotlib.colors import LogNorm
 
     axis.set(
         xscale="log", xlabel="FLOPs", ylabel="measured / predicted loss - 1, %", title="Residuals"
     )
-    residual = column(data, "log_residual")
+    residual = get_column(data, "log_residual")
     shown = np.isfinite(residual)
     if not shown.any():
-        refuse(axis, f"no law: {data['law']['refused']}")
+        write_refusal(axis, f"no law: {data['law']['refused']}")
         return
     points = axis.scatter(
-        column(data, "flops")[shown],
+        get_column(data, "flops")[shown],
         100 * np.expm1(residual[shown]),
-        c=column(data, "params")[shown],
+        c=get_column(data, "params")[shown],
         norm=LogNorm(),
         s=18,
     )
@@ -168,15 +170,20 @@ def residuals(figure: Any, axis: Any, data: dict[str, Any]) -> None:
     axis.axhspan(-2 * noise, 2 * noise, color=GREY, alpha=0.12, lw=0)
 
 
-def sizes(axis: Any, data: dict[str, Any]) -> None:
+def draw_sizes(axis: Any, data: dict[str, Any]) -> None:
     """Draw the optimal size against compute by every approach, and the predictions."""
-    c = budgets(data)
-    law = law_of(data)
+    c = make_budgets(data)
+    law = get_law(data)
     axis.scatter(
-        column(data, "flops"), column(data, "params"), s=8, color=GREY, alpha=0.4, label="runs"
+        get_column(data, "flops"),
+        get_column(data, "params"),
+        s=8,
+        color=GREY,
+        alpha=0.4,
+        label="runs",
     )
     if law is not None:
-        log_n, _ = optimum(law, Cost(**data["cost"]), c)
+        log_n, _ = compute_optimum(law, CostRule(**data["cost"]), c)
         axis.plot(c, np.exp(log_n), color=ORANGE, lw=2, label="law")
     iso = data["isoflop"]
     used = [one for one in iso["parabolas"] if one["refused"] is None]
@@ -197,7 +204,7 @@ def sizes(axis: Any, data: dict[str, Any]) -> None:
                 c, np.exp(intercept + slope * np.log(c)), label=f"{name}, C^{slope:.2f}", **style
             )
     for at, one in enumerate(data["optima"]):
-        error_bar(axis, one["flops"], one["params"], "predicted, 95%" if at == 0 else None)
+        draw_error_bar(axis, one["flops"], one["params"], "predicted, 95%" if at == 0 else None)
     axis.set(
         xscale="log",
         yscale="log",

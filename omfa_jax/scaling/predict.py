@@ -5,11 +5,11 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from omfa_jax.scaling.bootstrap import LEVEL, Interval, Resampled
-from omfa_jax.scaling.cleaning import why_not
-from omfa_jax.scaling.cost import Cost
-from omfa_jax.scaling.law import fit_law, loss_of, optimum
-from omfa_jax.scaling.repeats import INFINITE, Repeats, constrained_loss
+from omfa_jax.scaling.bootstrap import LEVEL, Interval, ResampledFits
+from omfa_jax.scaling.cleaning import find_obstacle
+from omfa_jax.scaling.cost import CostRule
+from omfa_jax.scaling.law import compute_loss, compute_optimum, fit_law
+from omfa_jax.scaling.repeats import INFINITE, RepeatsFit, compute_constrained_loss
 from omfa_jax.scaling.table import Runs
 
 FAR = 10.0  # times the largest compute in the table
@@ -30,21 +30,21 @@ class Optimum:
     notes: tuple[str, ...]
 
 
-def best_for(resampled: Resampled, cost: Cost, flops: float, runs: Runs) -> Optimum:
+def predict_optimum(resampled: ResampledFits, cost: CostRule, flops: float, runs: Runs) -> Optimum:
     """Return the optimum for a budget by the law, without repeated samples."""
 
     def at_optimum(laws: np.ndarray) -> tuple[np.ndarray, ...]:
-        log_n, log_d = optimum(laws, cost, flops)
-        return np.exp(log_n), np.exp(log_d), loss_of(laws, np.exp(log_n), np.exp(log_d))
+        log_n, log_d = compute_optimum(laws, cost, flops)
+        return np.exp(log_n), np.exp(log_d), compute_loss(laws, np.exp(log_n), np.exp(log_d))
 
     params, samples, loss = (
-        resampled.interval(lambda laws, at=at: at_optimum(laws)[at], positive=True)
+        resampled.compute_interval(lambda laws, at=at: at_optimum(laws)[at], positive=True)
         for at in range(3)
     )
     beyond = float(flops / runs.flops.max())
     notes = []
     if beyond > FAR:
-        notes.append(far_beyond(beyond))
+        notes.append(format_extrapolation(beyond))
     if params.estimate < runs.params.min():
         notes.append("smaller than every model in the table")
     if None in (params.low, samples.low, loss.low):
@@ -77,13 +77,13 @@ class Prediction:
 
 
 def predict_run(
-    resampled: Resampled, cost: Cost, params: float, samples: float, runs: Runs
+    resampled: ResampledFits, cost: CostRule, params: float, samples: float, runs: Runs
 ) -> Prediction:
     """Return the predicted loss of a run."""
     from scipy import stats
 
     fit, at = resampled.fit, (np.array(params), np.array(samples))
-    loss = resampled.interval(lambda laws: loss_of(laws, *at), positive=True)
+    loss = resampled.compute_interval(lambda laws: compute_loss(laws, *at), positive=True)
     run = loss
     if loss.low is not None and loss.high is not None:
         freedoms = len(fit.log_loss) - int(fit.design.free.sum())
@@ -99,9 +99,9 @@ def predict_run(
     if len(same):
         flops = float(runs.flops[same[0]] / runs.samples[same[0]] * samples)
     else:
-        flops = float(cost.flops(*at))
+        flops = float(cost.compute_flops(*at))
     beyond = flops / float(runs.flops.max())
-    notes = [far_beyond(beyond)] if beyond > FAR else []
+    notes = [format_extrapolation(beyond)] if beyond > FAR else []
     for name, value, known in (
         ("parameters", params, runs.params),
         ("samples", samples, runs.samples),
@@ -120,7 +120,7 @@ def predict_run(
     )
 
 
-def far_beyond(beyond: float) -> str:
+def format_extrapolation(beyond: float) -> str:
     """Return the note about compute far above that of the table."""
     return (
         f"{beyond:.3g} times the largest compute in the table: the interval assumes that the"
@@ -128,21 +128,26 @@ def far_beyond(beyond: float) -> str:
     )
 
 
-def best_with_repeats(
-    resampled: Resampled, repeats: Repeats, cost: Cost, flops: float, unique: float, runs: Runs
+def predict_optimum_with_repeats(
+    resampled: ResampledFits,
+    repeats: RepeatsFit,
+    cost: CostRule,
+    flops: float,
+    unique: float,
+    runs: Runs,
 ) -> Optimum:
     """Return the optimum for a budget with `unique` distinct samples; intervals are percentiles."""
-    plain = float(optimum(resampled.fit.natural, cost, flops)[0])
+    plain = float(compute_optimum(resampled.fit.natural, cost, flops)[0])
     # with scarce samples the optimum may be a smaller or a larger model, so search both ways
     grid = plain + np.linspace(-3, 4, 701)
     params = np.exp(grid)
-    samples = cost.samples(params, flops)
+    samples = cost.compute_samples(params, flops)
     found = (repeats.r_samples, repeats.r_params)
     # a constant that is not determined counts as no decay
     log_r = np.log([INFINITE if one is None else one.estimate for one in found])
 
     def lowest(law: np.ndarray, log_r: np.ndarray) -> tuple[float, float, float]:
-        losses = constrained_loss(law, cost, params, samples, unique, log_r)
+        losses = compute_constrained_loss(law, cost, params, samples, unique, log_r)
         at = int(np.argmin(losses))
         return float(params[at]), float(samples[at]), float(losses[at])
 
@@ -171,7 +176,7 @@ def best_with_repeats(
 
 
 @dataclass(frozen=True)
-class HeldOut:
+class HoldOut:
     """How well a law fitted to the runs with less compute predicts those with the most.
 
     `errors` are log(measured / predicted) of the held-out runs, `inside` those of the fitted runs.
@@ -190,23 +195,23 @@ class HeldOut:
         return float(np.sqrt(np.mean(self.errors**2)))
 
 
-def hold_out(runs: Runs, *, share: float = 0.2, irreducible: bool = True) -> HeldOut:
+def fit_hold_out(runs: Runs, *, share: float = 0.2, irreducible: bool = True) -> HoldOut:
     """Fit all runs but the `share` with the most compute, and predict those."""
     order = np.sort(runs.flops)
     first = order[min(int(np.ceil(len(runs) * (1 - share))), len(runs) - 1)]
     # runs of one budget differ slightly, by rounding to full batches; keep them together
     held = runs.flops >= first * 0.98
     rest, large = runs.take(~held), runs.take(held)
-    why = why_not(rest, unknowns=5 if irreducible else 4)
+    why = find_obstacle(rest, unknowns=5 if irreducible else 4)
     if why is not None:
         empty = np.empty(0)
         why = f"without the {len(large)} largest runs: {why}"
-        return HeldOut(
+        return HoldOut(
             lines=(), predicted=empty, errors=empty, inside=empty, beyond=1.0, refused=why
         )
     fit = fit_law(rest, irreducible=irreducible)
-    predicted = loss_of(fit.natural, large.params, large.samples)
-    return HeldOut(
+    predicted = compute_loss(fit.natural, large.params, large.samples)
+    return HoldOut(
         lines=tuple(int(line) for line in large.line),
         predicted=predicted,
         errors=np.log(large.loss / predicted),

@@ -5,12 +5,12 @@ from typing import Any
 
 import numpy as np
 
-from omfa_jax.scaling.study import Study
+from omfa_jax.scaling.study import ScalingFit
 
 FORMAT = "omfa scaling fit 1"
 
 
-def record(found: Study) -> dict[str, Any]:
+def make_record(found: ScalingFit) -> dict[str, Any]:
     """Return a fit as JSON values; values that could not be computed are null, never nan."""
     fit, settings = found.fit, found.settings
     law: dict[str, Any] = {"refused": found.refused}
@@ -69,22 +69,22 @@ def record(found: Study) -> dict[str, Any]:
         "excluded": found.excluded,
         "runs": rows,
     }
-    found_plain = plain(data)
+    found_plain = to_plain(data)
     # a reader of the file knows its lines and not our array indices
     for one in (*found_plain["isoflop"]["parabolas"], found_plain["envelope"]):
         one["lines_of_file"] = [int(source.line[row]) for row in one.pop("rows")]
     return found_plain
 
 
-def plain(value: Any) -> Any:
+def to_plain(value: Any) -> Any:
     """Convert dataclasses and arrays to dictionaries and lists, and nan and infinity to None."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = dataclasses.fields(value)
-        return {field.name: plain(getattr(value, field.name)) for field in fields}
+        return {field.name: to_plain(getattr(value, field.name)) for field in fields}
     if isinstance(value, dict):
-        return {str(name): plain(one) for name, one in value.items()}
+        return {str(name): to_plain(one) for name, one in value.items()}
     if isinstance(value, list | tuple | np.ndarray):
-        return [plain(one) for one in value]
+        return [to_plain(one) for one in value]
     if isinstance(value, np.integer):
         return int(value)
     if isinstance(value, float | np.floating):

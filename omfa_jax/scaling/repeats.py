@@ -12,21 +12,21 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from omfa_jax.scaling.bootstrap import LEVEL, Interval, Resampled
-from omfa_jax.scaling.cost import Cost
-from omfa_jax.scaling.law import loss_of
-from omfa_jax.scaling.solver import HUBER_DELTA, huber
+from omfa_jax.scaling.bootstrap import LEVEL, Interval, ResampledFits
+from omfa_jax.scaling.cost import CostRule
+from omfa_jax.scaling.law import compute_loss
+from omfa_jax.scaling.solver import HUBER_DELTA, compute_huber
 from omfa_jax.scaling.table import Runs
 
-LEAST = 4  # the fewest runs with repeated samples for a fit
-REPEATED = 1.01  # from this number of epochs on, a run has repeated samples
+MIN_REPEATED_RUNS = 4  # the fewest runs with repeated samples for a fit
+REPEATED_EPOCHS = 1.01  # from this number of epochs on, a run has repeated samples
 LOG_RANGE = (np.log(0.05), np.log(5e3))
 STARTS = (0.5, 4.0, 16.0, 100.0)
 INFINITE = 1e9  # an R* without decay: repetitions count in full
 
 
 @dataclass(frozen=True)
-class Repeats:
+class RepeatsFit:
     """R*_D and R*_N with 95% intervals; None means not determined and taken as infinite.
 
     `drawn` are (log R*_D, log R*_N) of the resampled fits, in the order of those of the law.
@@ -40,14 +40,14 @@ class Repeats:
     refused: str | None
 
 
-def saturating(base: np.ndarray, total: np.ndarray, r: float | np.ndarray) -> np.ndarray:
+def compute_saturating(base: np.ndarray, total: np.ndarray, r: float | np.ndarray) -> np.ndarray:
     """Return base + base r (1 - exp(-R / r)) with R = total / base - 1 >= 0."""
     return base * (1 - r * np.expm1(-(total / base - 1) / r))
 
 
-def effective(
+def compute_effective(
     law: Float[np.ndarray, "*m 5"],
-    cost: Cost,
+    cost: CostRule,
     params: np.ndarray | float,
     samples: np.ndarray | float,
     unique: np.ndarray | float,
@@ -62,14 +62,14 @@ def effective(
         np.log(alpha / ((1 + cost.kappa) * beta)) + log_a - log_b + beta * np.log(distinct)
     ) / alpha
     fitting = np.minimum(params, np.exp(log_best))
-    return saturating(fitting, np.asarray(params), r_params), saturating(
+    return compute_saturating(fitting, np.asarray(params), r_params), compute_saturating(
         distinct, np.asarray(samples), r_samples
     )
 
 
-def constrained_loss(
+def compute_constrained_loss(
     law: Float[np.ndarray, "*m 5"],
-    cost: Cost,
+    cost: CostRule,
     params: np.ndarray | float,
     samples: np.ndarray | float,
     unique: np.ndarray | float,
@@ -77,26 +77,28 @@ def constrained_loss(
 ) -> np.ndarray:
     """Return the loss with repeated samples; `log_r` is (log R*_D, log R*_N)."""
     r_samples, r_params = np.exp(log_r[..., 0]), np.exp(log_r[..., 1])
-    return loss_of(law, *effective(law, cost, params, samples, unique, r_samples, r_params))
+    return compute_loss(
+        law, *compute_effective(law, cost, params, samples, unique, r_samples, r_params)
+    )
 
 
-def fit_repeats(runs: Runs, base: Resampled, cost: Cost, *, seed: int = 0) -> Repeats:
+def fit_repeats(runs: Runs, base: ResampledFits, cost: CostRule, *, seed: int = 0) -> RepeatsFit:
     """Fit R*_D and R*_N to the runs with repeated samples, given the law of the others.
 
     Intervals are percentiles over the resamples of `base`, with new noise for the repeated runs in
     each, so they include the uncertainty of the law.
     """
-    runs = runs.take(runs.epochs >= REPEATED)
+    runs = runs.take(runs.epochs >= REPEATED_EPOCHS)
     nothing = np.empty(0), np.empty((0, 2))
-    if len(runs) < LEAST:
-        why = f"{len(runs)} usable runs have repeated samples: {LEAST} are needed for R*_D"
-        return Repeats(None, None, *nothing, (), why)
+    if len(runs) < MIN_REPEATED_RUNS:
+        why = f"{len(runs)} usable runs have repeated samples: {MIN_REPEATED_RUNS} are needed for R*_D"
+        return RepeatsFit(None, None, *nothing, (), why)
     law, target = base.fit.natural, np.log(runs.loss)
     if not (law[3] > 0 and law[4] > 0):
-        return Repeats(None, None, *nothing, (), "the law's exponents are not positive")
+        return RepeatsFit(None, None, *nothing, (), "the law's exponents are not positive")
     notes = []
     # with R*_N near 0 excess parameters count for nothing, so N' is U_N at most
-    n_eff, _ = effective(law, cost, runs.params, runs.samples, runs.unique, INFINITE, 1e-9)
+    n_eff, _ = compute_effective(law, cost, runs.params, runs.samples, runs.unique, INFINITE, 1e-9)
     excess = int((runs.params > 1.2 * n_eff).sum())
     free = np.array([True, excess >= 2])
     if not free[1]:
@@ -105,9 +107,9 @@ def fit_repeats(runs: Runs, base: Resampled, cost: Cost, *, seed: int = 0) -> Re
             " number of parameters for their distinct samples (2 are needed); excess parameters"
             " count in full"
         )
-    start = best_start(law, cost, runs, target, free)
-    log_r = solve(law, cost, runs, target, free, start)
-    residual = target - np.log(predict(law, cost, runs, log_r))
+    start = find_best_start(law, cost, runs, target, free)
+    log_r = solve_repeats(law, cost, runs, target, free, start)
+    residual = target - np.log(predict_loss(law, cost, runs, log_r))
     # a second stream, independent of the noise of the base's resamples
     rng = np.random.default_rng([seed, 1])
     noise = max(
@@ -118,7 +120,7 @@ def fit_repeats(runs: Runs, base: Resampled, cost: Cost, *, seed: int = 0) -> Re
     for at, one in enumerate(laws):
         if one[3] > 0 and one[4] > 0:
             losses = target - residual + noise * rng.standard_normal(len(runs))
-            drawn[at] = solve(one, cost, runs, losses, free, log_r)
+            drawn[at] = solve_repeats(one, cost, runs, losses, free, log_r)
     found: list[Interval | None] = []
     for at, name in enumerate(("R*_D", "R*_N")):
         if not free[at]:
@@ -130,31 +132,31 @@ def fit_repeats(runs: Runs, base: Resampled, cost: Cost, *, seed: int = 0) -> Re
         elif high > LOG_RANGE[1] - 0.1:
             notes.append(f"the data gives no upper bound for {name}")
         found.append(Interval(*(float(np.exp(value)) for value in (log_r[at], low, high))))
-    return Repeats(found[0], found[1], residual, drawn, tuple(notes), None)
+    return RepeatsFit(found[0], found[1], residual, drawn, tuple(notes), None)
 
 
-def predict(law: np.ndarray, cost: Cost, runs: Runs, log_r: np.ndarray) -> np.ndarray:
+def predict_loss(law: np.ndarray, cost: CostRule, runs: Runs, log_r: np.ndarray) -> np.ndarray:
     """Return the predicted losses of runs with repeated samples."""
-    return constrained_loss(law, cost, runs.params, runs.samples, runs.unique, log_r)
+    return compute_constrained_loss(law, cost, runs.params, runs.samples, runs.unique, log_r)
 
 
-def best_start(
-    law: np.ndarray, cost: Cost, runs: Runs, target: np.ndarray, free: np.ndarray
+def find_best_start(
+    law: np.ndarray, cost: CostRule, runs: Runs, target: np.ndarray, free: np.ndarray
 ) -> np.ndarray:
     """Return the best L-BFGS solution from a grid of starts."""
     ends = []
     for r_samples in STARTS:
         for r_params in STARTS if free[1] else (INFINITE,):
             start = np.log([r_samples, r_params])
-            end = solve(law, cost, runs, target, free, start)
-            value = huber(np.log(predict(law, cost, runs, end)) - target).sum()
+            end = solve_repeats(law, cost, runs, target, free, start)
+            value = compute_huber(np.log(predict_loss(law, cost, runs, end)) - target).sum()
             ends.append((float(value), end))
     return min(ends, key=lambda end: end[0])[1]
 
 
-def solve(
+def solve_repeats(
     law: np.ndarray,
-    cost: Cost,
+    cost: CostRule,
     runs: Runs,
     target: np.ndarray,
     free: np.ndarray,
@@ -168,7 +170,9 @@ def solve(
     def objective(part: np.ndarray) -> float:
         log_r = start.copy()
         log_r[free] = part
-        return scale * float(huber(np.log(predict(law, cost, runs, log_r)) - target).sum())
+        return scale * float(
+            compute_huber(np.log(predict_loss(law, cost, runs, log_r)) - target).sum()
+        )
 
     bounds = [LOG_RANGE] * int(free.sum())
     found = minimize(objective, start[free], method="L-BFGS-B", bounds=bounds)

@@ -3,22 +3,22 @@
 import math
 
 from omfa_jax.scaling.bootstrap import Interval
-from omfa_jax.scaling.study import Study
+from omfa_jax.scaling.study import ScalingFit
 
 
-def interval(one: Interval, form: str = ".4g") -> str:
+def format_interval(one: Interval, form: str = ".4g") -> str:
     """Return an estimate with its interval in brackets."""
-    return f"{one.estimate:{form}} {bounds(one, form)}"
+    return f"{one.estimate:{form}} {format_bounds(one, form)}"
 
 
-def bounds(one: Interval, form: str = ".4g") -> str:
+def format_bounds(one: Interval, form: str = ".4g") -> str:
     """Return an interval in brackets."""
     if one.low is None or one.high is None:
         return "[no interval]"
     return f"[{one.low:{form}}, {one.high:{form}}]"
 
 
-def report(found: Study) -> str:
+def format_report(found: ScalingFit) -> str:
     """Return the complete fit as text; intervals are 95%."""
     runs, cost = found.runs, found.cost
     lines = [
@@ -44,9 +44,9 @@ def report(found: Study) -> str:
             if name == "E" and not fit.irreducible:
                 lines.append(f"  {'E':20}0, fixed (--no-irreducible)")
             else:
-                lines.append(f"  {names.get(name) or name:20}{interval(one)}")
+                lines.append(f"  {names.get(name) or name:20}{format_interval(one)}")
         lines.append(f"  {'noise of a run':20}{fit.noise:.2%}")
-    lines += ["", *isoflop_lines(found), "", *envelope_lines(found)]
+    lines += ["", *format_isoflop(found), "", *format_envelope(found)]
     held = found.held_out
     if held is not None:
         lines += ["", "held out: the largest runs, predicted by a law fitted to the others"]
@@ -66,14 +66,14 @@ def report(found: Study) -> str:
             lines.append(f"  refused: {repeats.refused}")
         for name, one in (("R*_D", repeats.r_samples), ("R*_N", repeats.r_params)):
             if one is not None:
-                lines.append(f"  {name:20}{interval(one)}")
+                lines.append(f"  {name:20}{format_interval(one)}")
         lines += [f"  note: {text}" for text in repeats.notes]
     if found.optima:
         lines += ["", "compute-optimal size"]
     for best in found.optima:
         lines.append(
-            f"  {best.flops:.4g} FLOPs: N {interval(best.params, '.3g')}, D"
-            f" {interval(best.samples, '.3g')}, loss {interval(best.loss)}"
+            f"  {best.flops:.4g} FLOPs: N {format_interval(best.params, '.3g')}, D"
+            f" {format_interval(best.samples, '.3g')}, loss {format_interval(best.loss)}"
         )
         lines += [f"    note: {text}" for text in best.notes]
     if found.predictions:
@@ -84,13 +84,13 @@ def report(found: Study) -> str:
     for one in found.predictions:
         lines.append(
             f"  N {one.params:.4g}, D {one.samples:.4g} ({one.beyond:.3g} times the largest"
-            f" compute): {interval(one.loss)}; {bounds(one.run)}"
+            f" compute): {format_interval(one.loss)}; {format_bounds(one.run)}"
         )
         lines += [f"    note: {text}" for text in one.notes]
     return "\n".join(lines)
 
 
-def isoflop_lines(found: Study) -> list[str]:
+def format_isoflop(found: ScalingFit) -> list[str]:
     """Return the lines about the parabolas and their power laws."""
     one = found.isoflop
     power = 1 + found.cost.kappa
@@ -108,15 +108,15 @@ def isoflop_lines(found: Study) -> list[str]:
     if one.refused is not None or one.a is None or one.b is None or one.sum is None:
         lines.append(f"  power law refused: {one.refused}")
         return lines
-    lines += [f"  {'a':20}{interval(one.a)}", f"  {'b':20}{interval(one.b)}"]
+    lines += [f"  {'a':20}{format_interval(one.a)}", f"  {'b':20}{format_interval(one.b)}"]
     name = "a + b" if power == 1 else f"{power:.3f} a + b"
     # FLOPs = k N^power D implies 1: otherwise a parabola or the cost rule is off
-    agrees = "consistent with 1" if one.sum.holds(1.0) else "NOT consistent with 1"
-    lines.append(f"  {name:20}{interval(one.sum)}: {agrees}")
+    agrees = "consistent with 1" if one.sum.contains(1.0) else "NOT consistent with 1"
+    lines.append(f"  {name:20}{format_interval(one.sum)}: {agrees}")
     return lines
 
 
-def envelope_lines(found: Study) -> list[str]:
+def format_envelope(found: ScalingFit) -> list[str]:
     """Return the lines about the envelope and its power laws."""
     one = found.envelope
     lines = [
@@ -124,4 +124,4 @@ def envelope_lines(found: Study) -> list[str]:
     ]
     if one.refused is not None or one.a is None or one.b is None:
         return [*lines, f"  refused: {one.refused}"]
-    return [*lines, f"  {'a':20}{interval(one.a)}", f"  {'b':20}{interval(one.b)}"]
+    return [*lines, f"  {'a':20}{format_interval(one.a)}", f"  {'b':20}{format_interval(one.b)}"]

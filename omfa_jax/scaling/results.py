@@ -11,17 +11,17 @@ from typing import Literal
 
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.files import atomic_write
-from omfa_jax.scaling.manifest import Manifest, StudyRun
+from omfa_jax.scaling.manifest import Study, StudyRun
 
 RESULT = "result.json"
 # instead of it: the permanent error that ended a run
 FAILED = "failed.json"
 
-State = Literal["finished", "failed", "begun", "planned"]
+RunState = Literal["finished", "failed", "begun", "planned"]
 
 
 @dataclass(frozen=True)
-class Result:
+class RunResult:
     """The losses of a finished run: `loss`, its parts loss/PART, and `standard_error`."""
 
     name: str
@@ -29,7 +29,7 @@ class Result:
     losses: dict[str, float]
 
 
-def state_of(folder: Path, run: StudyRun) -> State:
+def get_run_state(folder: Path, run: StudyRun) -> RunState:
     """Return the state of a run; `begun` includes running, waiting and killed runs."""
     workdir = folder / run.workdir
     if (workdir / RESULT).is_file():
@@ -43,9 +43,9 @@ def write_result(folder: Path, run: StudyRun, losses: Mapping[str, float]) -> No
     """Write a run's result, which marks the run as finished."""
     workdir = folder / run.workdir
     with atomic_write(workdir / RESULT) as temporary:
-        result = Result(run.name, run.steps, dict(losses))
+        result = RunResult(run.name, run.steps, dict(losses))
         temporary.write_text(json.dumps(dataclasses.asdict(result), indent=2) + "\n")
-    forget_failure(folder, run)
+    clear_failure(folder, run)
 
 
 def write_failure(folder: Path, run: StudyRun, status: int, reason: str) -> None:
@@ -54,7 +54,7 @@ def write_failure(folder: Path, run: StudyRun, status: int, reason: str) -> None
         temporary.write_text(json.dumps({"status": status, "reason": reason}, indent=2) + "\n")
 
 
-def failure_of(folder: Path, run: StudyRun) -> str:
+def read_failure(folder: Path, run: StudyRun) -> str:
     """Return the reason of a failed run."""
     path = folder / run.workdir / FAILED
     try:
@@ -64,16 +64,16 @@ def failure_of(folder: Path, run: StudyRun) -> str:
         return f"failed; {path} is damaged ({error})"
 
 
-def forget_failure(folder: Path, run: StudyRun) -> None:
+def clear_failure(folder: Path, run: StudyRun) -> None:
     """Remove the failure of a run that is started again."""
     (folder / run.workdir / FAILED).unlink(missing_ok=True)
 
 
-def read_result(folder: Path, run: StudyRun) -> Result:
+def read_result(folder: Path, run: StudyRun) -> RunResult:
     """Return a finished run's result; OmfaError for that of another run or length."""
     path = folder / run.workdir / RESULT
     try:
-        result = Result(**json.loads(path.read_text()))
+        result = RunResult(**json.loads(path.read_text()))
         # a missing key or a value that is not a number is damage
         result.losses["loss"].__float__()
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
@@ -86,7 +86,7 @@ def read_result(folder: Path, run: StudyRun) -> Result:
     return result
 
 
-def rows(study: Manifest, folder: Path, *, all_rates: bool = False) -> list[dict[str, object]]:
+def collect_rows(study: Study, folder: Path, *, all_rates: bool = False) -> list[dict[str, object]]:
     """Return one row for each finished run, in the manifest's order.
 
     Of runs that differ only in the learning rate, the one with the lowest finite loss is kept,
@@ -95,7 +95,7 @@ def rows(study: Manifest, folder: Path, *, all_rates: bool = False) -> list[dict
     found: dict[object, dict[str, object]] = {}
     best: dict[object, float] = {}
     for run in study.runs:
-        if state_of(folder, run) != "finished":
+        if get_run_state(folder, run) != "finished":
             continue
         losses = read_result(folder, run).losses
         row: dict[str, object] = {

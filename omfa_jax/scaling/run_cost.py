@@ -8,27 +8,27 @@ import jax
 
 from omfa_jax.core.tasks import COMPONENTS
 from omfa_jax.models import VAEConfig
-from omfa_jax.parallel.hardware import chip_of
-from omfa_jax.scaling.flops import network_components, vae_components
-from omfa_jax.train.cost import Cost
-from omfa_jax.train.network import network_shapes
-from omfa_jax.weights.bundle import Bundle
+from omfa_jax.parallel.hardware import find_chip
+from omfa_jax.scaling.flops import count_network_flops, count_vae_flops
+from omfa_jax.train.cost import RunCost
+from omfa_jax.train.network import get_network_shapes
+from omfa_jax.weights.bundle import Model
 
 
 def compute_unet_cost(
-    bundle: Bundle, batch_size: int, *, encodes: bool, devices: Sequence[Any] = ()
-) -> Cost:
+    bundle: Model, batch_size: int, *, encodes: bool, devices: Sequence[Any] = ()
+) -> RunCost:
     """Return the network's size and the FLOPs of a training example on the bundle's canvas.
 
     `encodes`: the step encodes the example's images, three components and a pose map. MFU refers to
     the peak of `devices`, which run the step; without them only the sizes are known.
     """
     tokens = bundle.prompts["context"].shape[1]
-    run = network_components(bundle.settings, bundle.unet_config, text_tokens=tokens)
-    leaves = jax.tree.leaves(network_shapes(bundle.settings, bundle.unet_config))
+    run = count_network_flops(bundle.settings, bundle.unet_config, text_tokens=tokens)
+    leaves = jax.tree.leaves(get_network_shapes(bundle.settings, bundle.unet_config))
     sizes = dict(zip(COMPONENTS, bundle.settings.slots_px, strict=True))
     images = [*sizes.values(), sizes["person"]] if encodes else []
-    frozen = sum(vae_components(bundle.vae_config, *size)[0].total.forward for size in images)
+    frozen = sum(count_vae_flops(bundle.vae_config, *size)[0].total.forward for size in images)
     params = sum(math.prod(leaf.shape) for leaf in leaves)
     return _make_cost(params, sum(part.total.step for part in run), batch_size, devices, frozen)
 
@@ -40,9 +40,9 @@ def compute_vae_cost(
     *,
     decoder_only: bool,
     devices: Sequence[Any] = (),
-) -> Cost:
+) -> RunCost:
     """Return the cost of a VAE, or of its decoder alone, on crops of an example's four images."""
-    encoder, decoder = (part.total for part in vae_components(vae_config, crop_px, crop_px))
+    encoder, decoder = (part.total for part in count_vae_flops(vae_config, crop_px, crop_px))
     images = len(COMPONENTS) + 1
     if not decoder_only:
         params, step = encoder.params + decoder.params, encoder.step + decoder.step
@@ -53,9 +53,9 @@ def compute_vae_cost(
 
 def _make_cost(
     params: int, flops: float, batch_size: int, devices: Sequence[Any], frozen: float = 0.0
-) -> Cost:
-    chip = chip_of(devices[0].device_kind) if devices else None
-    return Cost(
+) -> RunCost:
+    chip = find_chip(devices[0].device_kind) if devices else None
+    return RunCost(
         params=params,
         flops_per_example=float(flops),
         batch_size=batch_size,

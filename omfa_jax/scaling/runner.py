@@ -16,9 +16,9 @@ from typing import Any
 
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.exit_status import RESTART
-from omfa_jax.core.files import is_used
-from omfa_jax.scaling.manifest import Manifest, StudyRun
-from omfa_jax.scaling.results import failure_of, forget_failure, read_result, state_of
+from omfa_jax.core.files import is_locked
+from omfa_jax.scaling.manifest import Study, StudyRun
+from omfa_jax.scaling.results import clear_failure, get_run_state, read_failure, read_result
 
 log = logging.getLogger(__name__)
 
@@ -35,10 +35,10 @@ GPUS = "CUDA_VISIBLE_DEVICES"
 STARTS = {"planned": "starting", "begun": "resuming", "failed": "retrying"}
 
 
-class Runner:
+class StudyRunner:
     """Runs the unfinished runs of a study, each by `command STUDY --only RUN`."""
 
-    def __init__(self, folder: Path, study: Manifest, command: Sequence[str]):
+    def __init__(self, folder: Path, study: Study, command: Sequence[str]):
         self.folder, self.study, self.command = folder, study, command
         self._children: dict[str, subprocess.Popen] = {}
         self._asked: signal.Signals | None = None
@@ -52,7 +52,9 @@ class Runner:
         """
         # a queue of shares: whichever run ends first passes its cores and GPUs on
         free: SimpleQueue[Mapping[str, str]] = SimpleQueue()
-        for share in shares(parallel, cores=own_cores(), gpus=own_gpus()):
+        for share in split_machine(
+            parallel, cores=get_available_cores(), gpus=get_available_gpus()
+        ):
             free.put(share)
         before: dict[signal.Signals, Any] = {}
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -69,7 +71,7 @@ class Runner:
             for number, handler in before.items():
                 signal.signal(number, handler)
         if self._asked is not None:
-            raise Stopped(self._asked)
+            raise RunnerStopped(self._asked)
         if unfinished:
             raise OmfaError(
                 f"{len(unfinished)} of {len(self.study.runs)} runs are not finished:\n  "
@@ -100,13 +102,13 @@ class Runner:
     def _run_on(
         self, run: StudyRun, place: str, share: Mapping[str, str], retry_failed: bool
     ) -> str:
-        state = state_of(self.folder, run)
+        state = get_run_state(self.folder, run)
         if state == "finished":
             read_result(self.folder, run)
             log.info("%s: finished", place)
             return ""
         if state == "failed" and not retry_failed:
-            return failure_of(self.folder, run)
+            return read_failure(self.folder, run)
         log.info("%s: %s, %s steps", place, STARTS[state], f"{run.steps:,}")
         began = time.monotonic()
         status = self._start(run, share)
@@ -116,7 +118,7 @@ class Runner:
             log.warning("%s: ended with status %d; restart %d", place, status, restart)
             time.sleep(RESTART_WAIT_S)
             status = self._start(run, share)
-        state = state_of(self.folder, run)
+        state = get_run_state(self.folder, run)
         if state == "finished":
             loss = read_result(self.folder, run).losses["loss"]
             log.info("%s: held-out loss %.5f, %.0f s", place, loss, time.monotonic() - began)
@@ -125,7 +127,7 @@ class Runner:
             log.info("%s: stopped", place)
             return ""
         return (
-            failure_of(self.folder, run) if state == "failed" else f"crashed with status {status}"
+            read_failure(self.folder, run) if state == "failed" else f"crashed with status {status}"
         )
 
     def _start(self, run: StudyRun, share: Mapping[str, str]) -> int:
@@ -136,14 +138,14 @@ class Runner:
         workdir = self.folder / run.workdir
         workdir.mkdir(parents=True, exist_ok=True)
         deadline = time.monotonic() + WAIT_SECONDS
-        while is_used(workdir):
+        while is_locked(workdir):
             if self._asked is not None:
                 return 128 + self._asked
             if time.monotonic() > deadline:
                 raise OmfaError(f"another process is training in {workdir}; stop it first")
             time.sleep(0.5)
         # if this attempt is killed, the same command resumes the run
-        forget_failure(self.folder, run)
+        clear_failure(self.folder, run)
         with (workdir / LOG).open("a") as file:
             child = subprocess.Popen(
                 [*self.command, str(self.folder), "--only", run.name],
@@ -166,7 +168,7 @@ class Runner:
             child.send_signal(self._asked)
 
 
-class Stopped(Exception):
+class RunnerStopped(Exception):
     """The runner was asked to stop, and its active runs have saved."""
 
     def __init__(self, number: signal.Signals):
@@ -174,19 +176,19 @@ class Stopped(Exception):
         self.exit_status = 128 + number
 
 
-def own_cores() -> list[int]:
+def get_available_cores() -> list[int]:
     """Return the cores that this process may use; [] if the system does not report them."""
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 
 
-def own_gpus() -> list[str]:
+def get_available_gpus() -> list[str]:
     """Return the NVIDIA GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
     if GPUS in os.environ:
         return [name for name in os.environ[GPUS].split(",") if name and name != "-1"]
     return [str(index) for index in range(len(list(Path("/dev").glob("nvidia[0-9]*"))))]
 
 
-def shares(count: int, *, cores: Sequence[int], gpus: Sequence[str]) -> list[dict[str, str]]:
+def split_machine(count: int, *, cores: Sequence[int], gpus: Sequence[str]) -> list[dict[str, str]]:
     """Split the machine into `count` shares, each as environment variables of a run.
 
     A single share is unrestricted. Raises an OmfaError if there are fewer cores or GPUs than
@@ -207,14 +209,14 @@ def shares(count: int, *, cores: Sequence[int], gpus: Sequence[str]) -> list[dic
     return found
 
 
-def keep_to_share() -> None:
+def apply_core_share() -> None:
     """Restrict this process to the cores that its runner assigned; call before importing jax."""
     cores = os.environ.pop(CORES, "")
     if cores:
         os.sched_setaffinity(0, {int(core) for core in cores.split(",")})
 
 
-def end_with_runner() -> None:
+def terminate_with_runner() -> None:
     """Have the kernel send SIGTERM when the runner that started this process dies.
 
     Linux only; elsewhere a run outlives a killed runner, and the next runner waits for it.

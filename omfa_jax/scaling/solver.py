@@ -28,7 +28,7 @@ class Design:
     free: Bool[np.ndarray, "5"]
 
 
-def log_loss(
+def compute_log_loss(
     theta: Float[np.ndarray, "*m 5"], x: Float[np.ndarray, "*n"], y: Float[np.ndarray, "*n"]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return log L, shape (*m, n), and its derivatives by theta, shape (*m, n, 5)."""
@@ -43,13 +43,13 @@ def log_loss(
     return (top + np.log(total))[..., 0], np.concatenate([shares, slopes], axis=-1)
 
 
-def huber(residual: np.ndarray, delta: float = HUBER_DELTA) -> np.ndarray:
+def compute_huber(residual: np.ndarray, delta: float = HUBER_DELTA) -> np.ndarray:
     """Return the Huber loss: r^2 / 2 up to delta, delta (|r| - delta / 2) beyond."""
     size = np.abs(residual)
     return np.where(size <= delta, residual**2 / 2, delta * (size - delta / 2))
 
 
-def starts(design: Design, loss: Float[np.ndarray, "n"]) -> Float[np.ndarray, "m 5"]:
+def make_starts(design: Design, loss: Float[np.ndarray, "n"]) -> Float[np.ndarray, "m 5"]:
     """Return one start for each pair of exponents, with E, A, B >= 0 by linear least squares."""
     from scipy.optimize import nnls
 
@@ -80,13 +80,13 @@ def fit_one(design: Design, loss: Float[np.ndarray, "n"]) -> tuple[np.ndarray, f
     def objective(part: np.ndarray, fixed: np.ndarray) -> tuple[float, np.ndarray]:
         theta = fixed.copy()
         theta[free] = part
-        predicted, slopes = log_loss(theta, design.x, design.y)
+        predicted, slopes = compute_log_loss(theta, design.x, design.y)
         residual = predicted - target
         clipped = np.clip(residual, -HUBER_DELTA, HUBER_DELTA)
-        return scale * huber(residual).sum(), scale * (clipped @ slopes)[free]
+        return scale * compute_huber(residual).sum(), scale * (clipped @ slopes)[free]
 
-    grid = starts(design, loss)
-    first = huber(log_loss(grid, design.x, design.y)[0] - target).sum(-1)
+    grid = make_starts(design, loss)
+    first = compute_huber(compute_log_loss(grid, design.x, design.y)[0] - target).sum(-1)
     grid = grid[np.argsort(first, kind="stable")[:BEST_STARTS]]
     bounds = list(zip(LOWEST[free], HIGHEST[free], strict=True))
     ends = np.empty_like(grid)
@@ -126,12 +126,12 @@ def fit_many(
     theta = np.clip(theta, LOWEST, HIGHEST)
     theta[:, ~design.free] = LOWEST[~design.free]
     free = np.flatnonzero(design.free)
-    value = huber(log_loss(theta, design.x, design.y)[0] - targets).sum(-1)
+    value = compute_huber(compute_log_loss(theta, design.x, design.y)[0] - targets).sum(-1)
     damping = np.full(len(theta), 1e-3)
     active, mark = np.arange(len(theta)), value.copy()
     for step in range(iterations):
         now = theta[active]
-        predicted, slopes = log_loss(now, design.x, design.y)
+        predicted, slopes = compute_log_loss(now, design.x, design.y)
         residual, slopes = predicted - targets[active], slopes[..., free]
         weight = HUBER_DELTA / np.maximum(np.abs(residual), HUBER_DELTA)
         weighted = slopes * weight[..., None]
@@ -147,7 +147,9 @@ def fit_many(
         tried[:, free] -= np.clip(change, -2, 2)
         tried = np.clip(tried, LOWEST, HIGHEST)
         tried[:, ~design.free] = LOWEST[~design.free]
-        reached = huber(log_loss(tried, design.x, design.y)[0] - targets[active]).sum(-1)
+        reached = compute_huber(
+            compute_log_loss(tried, design.x, design.y)[0] - targets[active]
+        ).sum(-1)
         # Levenberg-Marquardt: a step that does not help only raises the damping
         better = reached < value[active]
         theta[active[better]] = tried[better]
@@ -164,11 +166,11 @@ def fit_many(
     return theta, value
 
 
-def inverse_normal(
+def invert_normal(
     design: Design, theta: Float[np.ndarray, "m 5"]
 ) -> tuple[Float[np.ndarray, "m 5 5"], Float[np.ndarray, "m n"]]:
     """Return (J^T J)^-1 (zero for fixed unknowns) and each run's leverage in [0, 1]."""
-    slopes = log_loss(theta, design.x, design.y)[1][..., design.free]
+    slopes = compute_log_loss(theta, design.x, design.y)[1][..., design.free]
     # by QR: the normal equations would square the condition number
     q, r = np.linalg.qr(slopes)
     size = np.abs(np.einsum("mii->mi", r)).max(-1)[:, None, None]

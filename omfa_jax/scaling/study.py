@@ -6,33 +6,40 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.scaling.bootstrap import Interval, Resampled, resample
-from omfa_jax.scaling.cleaning import Rules, clean, why_not
-from omfa_jax.scaling.cost import Cost, cost_of
+from omfa_jax.scaling.bootstrap import Interval, ResampledFits, resample_fits
+from omfa_jax.scaling.cleaning import CleaningRules, clean_runs, find_obstacle
+from omfa_jax.scaling.cost import CostRule, fit_cost_rule
 from omfa_jax.scaling.envelope import Envelope, fit_envelope
 from omfa_jax.scaling.isoflop import IsoFlop, fit_isoflop
-from omfa_jax.scaling.law import COEFFICIENTS, Fit, coefficient, doubts, exponents, fit_law
+from omfa_jax.scaling.law import (
+    COEFFICIENTS,
+    LawFit,
+    compute_exponents,
+    find_doubts,
+    fit_law,
+    get_coefficient,
+)
 from omfa_jax.scaling.predict import (
-    HeldOut,
+    HoldOut,
     Optimum,
     Prediction,
-    best_for,
-    best_with_repeats,
-    hold_out,
+    fit_hold_out,
+    predict_optimum,
+    predict_optimum_with_repeats,
     predict_run,
 )
-from omfa_jax.scaling.repeats import REPEATED, Repeats, fit_repeats
-from omfa_jax.scaling.table import Excluded, Runs, Table
+from omfa_jax.scaling.repeats import REPEATED_EPOCHS, RepeatsFit, fit_repeats
+from omfa_jax.scaling.table import ExcludedRun, Runs, RunsTable
 
 FAR_OFF = 6.0  # in robust standard deviations
 MAD = 1.4826  # standard deviation of a normal distribution / its median absolute deviation
 
 
 @dataclass(frozen=True)
-class Settings:
+class FitSettings:
     """The settings of a fit; each has a flag in `omfa scaling fit`."""
 
-    rules: Rules = field(default_factory=Rules)
+    rules: CleaningRules = field(default_factory=CleaningRules)
     irreducible: bool = True
     resamples: int = 500
     seed: int = 0
@@ -44,31 +51,31 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Study:
+class ScalingFit:
     """A table's runs and everything fitted to them; None for parts that the runs do not support.
 
     `refused` is the reason if there is no law. `fresh` are the runs without repeated samples, which
     the law is fitted to; `runs` includes the others.
     """
 
-    table: Table
-    settings: Settings
+    table: RunsTable
+    settings: FitSettings
     runs: Runs
     fresh: Runs
-    excluded: tuple[Excluded, ...]
+    excluded: tuple[ExcludedRun, ...]
     warnings: tuple[str, ...]
-    cost: Cost
+    cost: CostRule
     refused: str | None
-    resampled: Resampled | None
+    resampled: ResampledFits | None
     isoflop: IsoFlop
     envelope: Envelope
-    held_out: HeldOut | None
-    repeats: Repeats | None
+    held_out: HoldOut | None
+    repeats: RepeatsFit | None
     optima: tuple[Optimum, ...]
     predictions: tuple[Prediction, ...]
 
     @property
-    def fit(self) -> Fit | None:
+    def fit(self) -> LawFit | None:
         """The fit of the law, None if refused."""
         return None if self.resampled is None else self.resampled.fit
 
@@ -83,21 +90,21 @@ class Study:
                 found[name] = Interval(0.0, None, None)
                 continue
             positive = name not in ("alpha", "beta", "E")
-            one = self.resampled.interval(
-                lambda laws, name=name: coefficient(laws, name), positive=positive
+            one = self.resampled.compute_interval(
+                lambda laws, name=name: get_coefficient(laws, name), positive=positive
             )
             # losses are positive, so E below 0 has no meaning
             if name == "E" and one.low is not None:
                 one = dataclasses.replace(one, low=max(one.low, 0.0))
             found[name] = one
         for at, name in enumerate("ab"):
-            found[name] = self.resampled.interval(
-                lambda laws, at=at: exponents(laws, self.cost)[at]
+            found[name] = self.resampled.compute_interval(
+                lambda laws, at=at: compute_exponents(laws, self.cost)[at]
             )
         return found
 
 
-def study(table: Table, settings: Settings) -> Study:
+def fit_scaling(table: RunsTable, settings: FitSettings) -> ScalingFit:
     """Clean a table and fit everything that its runs support."""
     for name, value, low, high in (
         ("--hold-out", settings.hold_out, 0, 0.9),
@@ -119,22 +126,22 @@ def study(table: Table, settings: Settings) -> Study:
         for value in values:
             if value is not None and not (np.isfinite(value) and value > 0):
                 raise OmfaError(f"{name} must be above 0, got {value:g}")
-    runs, excluded, warnings = clean(table.runs, settings.rules)
+    runs, excluded, warnings = clean_runs(table.runs, settings.rules)
     excluded = [*table.excluded, *excluded]
     if not len(runs):
         reasons = sorted({one.reason for one in excluded})
         raise OmfaError(f"no usable runs: {'; '.join(reasons[:4])}")
     # the law has no term for repeated samples
-    fresh = runs.take(runs.epochs < REPEATED)
+    fresh = runs.take(runs.epochs < REPEATED_EPOCHS)
     unknowns = 5 if settings.irreducible else 4
-    fitted, refused = None, why_not(fresh, unknowns=unknowns)
+    fitted, refused = None, find_obstacle(fresh, unknowns=unknowns)
     if refused is None:
         fitted = fit_law(fresh, irreducible=settings.irreducible)
         # outliers are relative to a fit, so they are found after a first one
         if settings.rules.outlier_mad is not None:
-            fresh, runs, more = without_outliers(fresh, runs, fitted, settings.rules.outlier_mad)
+            fresh, runs, more = drop_outliers(fresh, runs, fitted, settings.rules.outlier_mad)
             excluded += more
-            refused = why_not(fresh, unknowns=unknowns)
+            refused = find_obstacle(fresh, unknowns=unknowns)
             if more and refused is None:
                 fitted = fit_law(fresh, irreducible=settings.irreducible)
     if len(fresh) < len(runs):
@@ -144,7 +151,7 @@ def study(table: Table, settings: Settings) -> Study:
         )
     if refused is not None and len(fresh) < len(runs):
         refused = f"of the {len(fresh)} runs without repeated samples: {refused}"
-    cost = cost_of(fresh if len(fresh) else runs)
+    cost = fit_cost_rule(fresh if len(fresh) else runs)
     if cost.spread > 0.1:
         warnings.append(
             f"FLOPs are not a power law of parameters and samples (off by {cost.spread:.0%}): check"
@@ -154,27 +161,29 @@ def study(table: Table, settings: Settings) -> Study:
     optima: list[Optimum] = []
     predictions: list[Prediction] = []
     if fitted is not None and refused is None:
-        warnings += doubts(fitted)
+        warnings += find_doubts(fitted)
         if len(fresh) < 2 * unknowns:
             warnings.append(
                 f"{len(fresh)} runs for {unknowns} coefficients: the noise level is uncertain"
             )
-        resampled = resample(fitted, count=settings.resamples, seed=settings.seed)
-        warnings += weak(resampled) + far_off(fitted, fresh)
-        held = hold_out(fresh, share=settings.hold_out, irreducible=settings.irreducible)
-        optima += [best_for(resampled, cost, flops, fresh) for flops in settings.budgets]
+        resampled = resample_fits(fitted, count=settings.resamples, seed=settings.seed)
+        warnings += find_weak_terms(resampled) + find_far_off(fitted, fresh)
+        held = fit_hold_out(fresh, share=settings.hold_out, irreducible=settings.irreducible)
+        optima += [predict_optimum(resampled, cost, flops, fresh) for flops in settings.budgets]
         predictions += [predict_run(resampled, cost, n, d, fresh) for n, d in settings.predict]
-        if (runs.epochs >= REPEATED).any():
+        if (runs.epochs >= REPEATED_EPOCHS).any():
             repeats = fit_repeats(runs, resampled, cost, seed=settings.seed)
         if settings.unique is not None:
             if repeats is None or repeats.refused is not None:
                 why = "no run has repeated samples" if repeats is None else repeats.refused
                 raise OmfaError(f"--dataset-size needs the data-constrained law: {why}")
             optima += [
-                best_with_repeats(resampled, repeats, cost, flops, settings.unique, fresh)
+                predict_optimum_with_repeats(
+                    resampled, repeats, cost, flops, settings.unique, fresh
+                )
                 for flops in settings.budgets
             ]
-    return Study(
+    return ScalingFit(
         table=table,
         settings=settings,
         runs=runs,
@@ -197,11 +206,11 @@ def study(table: Table, settings: Settings) -> Study:
     )
 
 
-def weak(resampled: Resampled) -> list[str]:
+def find_weak_terms(resampled: ResampledFits) -> list[str]:
     """Return warnings about exponents whose intervals include 0."""
     found = []
     for name in ("alpha", "beta"):
-        one = resampled.interval(lambda laws, name=name: coefficient(laws, name))
+        one = resampled.compute_interval(lambda laws, name=name: get_coefficient(laws, name))
         if one.low is None or one.low <= 0:
             found.append(
                 f"WEAK: the interval of {name} includes 0, so the runs do not determine this term:"
@@ -210,17 +219,17 @@ def weak(resampled: Resampled) -> list[str]:
     return found
 
 
-def robust_deviation(fitted: Fit) -> float:
+def compute_robust_deviation(fitted: LawFit) -> float:
     """Return the standard deviation of log loss from the residuals' median absolute value."""
     count, unknowns = len(fitted.residual), int(fitted.design.free.sum())
     return MAD * float(np.median(np.abs(fitted.residual))) * count / max(count - unknowns, 1)
 
 
-def far_off(fitted: Fit, fresh: Runs) -> list[str]:
+def find_far_off(fitted: LawFit, fresh: Runs) -> list[str]:
     """Return a warning about runs so far off the law that they dominate the intervals."""
     off = np.abs(fitted.residual)
     # the floor of 1e-6 keeps exact data, as in tests, free of warnings
-    far = np.flatnonzero(off > max(FAR_OFF * robust_deviation(fitted), 1e-6))
+    far = np.flatnonzero(off > max(FAR_OFF * compute_robust_deviation(fitted), 1e-6))
     if not len(far):
         return []
     worst = far[np.argsort(-off[far])]
@@ -232,16 +241,16 @@ def far_off(fitted: Fit, fresh: Runs) -> list[str]:
     ]
 
 
-def without_outliers(
-    fresh: Runs, runs: Runs, fitted: Fit, limit: float
-) -> tuple[Runs, Runs, list[Excluded]]:
+def drop_outliers(
+    fresh: Runs, runs: Runs, fitted: LawFit, limit: float
+) -> tuple[Runs, Runs, list[ExcludedRun]]:
     """Return the runs within `limit` robust deviations of a first fit, and the excluded ones."""
     if not limit > 0:
         raise OmfaError(f"--outlier-mad must be above 0, got {limit:g}")
-    residual, deviation = fitted.residual, robust_deviation(fitted)
+    residual, deviation = fitted.residual, compute_robust_deviation(fitted)
     far = np.abs(residual) > max(limit * deviation, 1e-9)
     excluded = [
-        Excluded(
+        ExcludedRun(
             int(line),
             f"log residual {r:+.4f} of the first fit is over {limit:g} times its robust deviation"
             f" {deviation:.4f} (--outlier-mad)",

@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from omfa_jax.core.errors import OmfaError, unknown
+from omfa_jax.core.errors import OmfaError, unknown_name
 from omfa_jax.core.files import require_file
 
 log = logging.getLogger(__name__)
 
 # accepted column names, in lower case with "_" for everything but letters and digits
-NAMES = {
+COLUMN_NAMES = {
     "params": "params parameters n_params num_params model_params model_size param_count size n",
     "samples": "samples tokens n_samples num_samples samples_seen examples images training_samples"
     " n_tokens num_tokens training_tokens train_tokens tokens_seen d",
@@ -33,7 +33,7 @@ MISSING = {"", "-", "na", "n/a", "none", "null", "nan"}
 
 
 @dataclass(frozen=True)
-class Excluded:
+class ExcludedRun:
     """An excluded run: its line in the file (1 is the header of a CSV) and the reason."""
 
     line: int
@@ -70,16 +70,16 @@ class Runs:
 
 
 @dataclass(frozen=True)
-class Table:
+class RunsTable:
     """The content of a table: its runs, the unreadable lines, and the columns that were used."""
 
     runs: Runs
-    excluded: tuple[Excluded, ...]
+    excluded: tuple[ExcludedRun, ...]
     columns: dict[str, str]
     flops_rule: str
 
 
-def number(text: object, what: str = "number") -> float:
+def parse_number(text: object, what: str = "number") -> float:
     """Parse a number that may have a unit suffix (k, M, B or G, T); nan for a missing one.
 
     Raises ValueError for anything else.
@@ -98,12 +98,12 @@ def number(text: object, what: str = "number") -> float:
     return float(match[1]) * SUFFIXES[match[2].lower()]
 
 
-def read_table(
+def read_runs_table(
     path: str | Path,
     *,
     columns: dict[str, str] | None = None,
     flops_per_param_sample: float | None = None,
-) -> Table:
+) -> RunsTable:
     """Read a table; `columns` maps keys of NAMES to column names, which are guessed otherwise.
 
     A missing FLOPs column is computed as flops_per_param_sample * params * samples, a missing
@@ -115,23 +115,25 @@ def read_table(
     if not rows:
         raise OmfaError(f"{path}: expected a header and a line for each run, found no runs")
     found = find_columns(header, columns or {}, path)
-    values: dict[str, list[float]] = {name: [] for name in NAMES}
+    values: dict[str, list[float]] = {name: [] for name in COLUMN_NAMES}
     lines, excluded = [], []
     for line, row in rows:
         beyond = row.pop(None, None)
         # an unquoted comma in a number shifts all cells behind it
         if beyond and any(beyond):
             cells = f"{len(header) + len(beyond)} cells under a header of {len(header)}"
-            excluded.append(Excluded(line, cells))
+            excluded.append(ExcludedRun(line, cells))
             continue
         try:
             # `get`, because a short line lacks its last keys
             cells = {
-                name: number(row.get(found[name]), found[name]) if name in found else float("nan")
-                for name in NAMES
+                name: parse_number(row.get(found[name]), found[name])
+                if name in found
+                else float("nan")
+                for name in COLUMN_NAMES
             }
         except ValueError as error:
-            excluded.append(Excluded(line, str(error)))
+            excluded.append(ExcludedRun(line, str(error)))
             continue
         lines.append(line)
         for name, value in cells.items():
@@ -149,7 +151,7 @@ def read_table(
     else:
         rule = f"flops from column {found['flops']!r}"
     runs = Runs(**arrays, line=np.array(lines, dtype=int))
-    return Table(runs, tuple(excluded), found, rule)
+    return RunsTable(runs, tuple(excluded), found, rule)
 
 
 def read_rows(path: Path) -> tuple[list[str], list[tuple[int, dict]]]:
@@ -195,7 +197,7 @@ def read_rows(path: Path) -> tuple[list[str], list[tuple[int, dict]]]:
     return list(reader.fieldnames or ()), rows
 
 
-def as_word(name: object) -> str:
+def normalize_name(name: object) -> str:
     """Return a column name in lower case, with "_" for all but letters and digits."""
     return re.sub(r"[^a-z0-9]+", "_", str(name).lower()).strip("_")
 
@@ -203,7 +205,7 @@ def as_word(name: object) -> str:
 def find_columns(header: list[str], given: dict[str, str], path: Path) -> dict[str, str]:
     """Return the column of the header for each key of NAMES that it has."""
     found = {}
-    for what, names in NAMES.items():
+    for what, names in COLUMN_NAMES.items():
         if header.count(given.get(what, "")) > 1:
             raise OmfaError(
                 f"{path}: there are several columns {given[what]!r}: rename all but one"
@@ -211,11 +213,11 @@ def find_columns(header: list[str], given: dict[str, str], path: Path) -> dict[s
         if what in given:
             if given[what] not in header:
                 raise OmfaError(
-                    f"{path}: --{what}-column: {unknown('column', given[what], header)}"
+                    f"{path}: --{what}-column: {unknown_name('column', given[what], header)}"
                 )
             found[what] = given[what]
             continue
-        near = [name for name in header if as_word(name) in names.split()]
+        near = [name for name in header if normalize_name(name) in names.split()]
         if len(near) > 1:
             raise OmfaError(
                 f"{path}: columns {', '.join(map(repr, near))} may all hold the {what}:"

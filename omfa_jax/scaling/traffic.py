@@ -5,13 +5,13 @@ from typing import Any
 
 import jax
 
-from omfa_jax.core.trees import walk
+from omfa_jax.core.trees import flatten
 from omfa_jax.models import UNetConfig
-from omfa_jax.parallel.pods import Pod
+from omfa_jax.parallel.pods import Topology
 from omfa_jax.train.settings import TrainSettings
 
 
-def local_bytes(tree: Any, shardings: Any) -> int:
+def compute_local_bytes(tree: Any, shardings: Any) -> int:
     """Return the bytes of a tree that one device holds."""
     sizes = jax.tree.map(
         lambda leaf, sharding: math.prod(sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize,
@@ -21,11 +21,11 @@ def local_bytes(tree: Any, shardings: Any) -> int:
     return sum(jax.tree.leaves(sizes))
 
 
-def traffic_bytes(
+def compute_weight_traffic(
     params: Any,
     shardings: Any,
     shape: dict[str, int],
-    topology: Pod,
+    topology: Topology,
     train: TrainSettings,
     itemsize: int,
 ) -> dict[str, int]:
@@ -38,7 +38,7 @@ def traffic_bytes(
     fsdp, found = shape["fsdp"], {}
     cut = sum(
         math.prod(leaf.shape) // shape["tensor"]
-        for (_, leaf), (_, sharding) in zip(walk(params), walk(shardings), strict=True)
+        for (_, leaf), (_, sharding) in zip(flatten(params), flatten(shardings), strict=True)
         if "fsdp" in sharding.spec
     )
     share = cut * train.grad_accum_steps * (fsdp - 1) / fsdp
@@ -47,7 +47,7 @@ def traffic_bytes(
     if fsdp > 1:
         found[f"all-gather of weights{where}"] = round(2 * share * itemsize)
         found[f"reduce-scatter of gradients{where}"] = round(share * 4)
-    own = local_bytes(params, shardings)
+    own = compute_local_bytes(params, shardings)
     # a ring all-reduce is a reduce-scatter and an all-gather: each byte arrives twice
     inner = shape["data"] * fsdp * shape["tensor"]
     for axis, far in (("data", inner > topology.group), ("slice", True)):
@@ -58,7 +58,7 @@ def traffic_bytes(
     return found
 
 
-def tensor_traffic(
+def compute_tensor_traffic(
     canvas: tuple[int, ...],
     config: UNetConfig,
     train: TrainSettings,

@@ -11,21 +11,21 @@ from jax.sharding import Mesh
 from omfa_jax.core.tasks import COMPONENTS
 from omfa_jax.diffusion.settings import DiffusionSettings
 from omfa_jax.models import UNetConfig
-from omfa_jax.models.reference_unet import network_params
+from omfa_jax.models.reference_unet import init_network_params
 from omfa_jax.parallel.feed import ROW
-from omfa_jax.parallel.mesh import check_batch_size, replicated
+from omfa_jax.parallel.mesh import check_batch_size, make_replicated_sharding
 from omfa_jax.parallel.rules import UNET_RULES
-from omfa_jax.train.network import trained_network
-from omfa_jax.train.objective import partial_diffusion
+from omfa_jax.train.network import make_training_network
+from omfa_jax.train.objective import make_diffusion_objective
 from omfa_jax.train.optimizer import make_optimizer
 from omfa_jax.train.settings import TrainSettings
-from omfa_jax.train.state import TrainState, abstract_state, state_shardings
+from omfa_jax.train.state import TrainState, get_state_shardings, make_abstract_state
 from omfa_jax.train.step import Step, make_step
 from omfa_jax.weights.text import TEXT_TOKENS
 
 
 @dataclass(frozen=True)
-class StepAhead:
+class AotStep:
     """The step of `omfa train` on stored latents, and the shapes of its arguments."""
 
     step: Step
@@ -40,24 +40,24 @@ class StepAhead:
         return self.step.lower(self.state, self.frozen, self.batch, key)  # type: ignore[attr-defined]
 
 
-def step_ahead(
+def make_aot_step(
     diffusion: DiffusionSettings,
     config: UNetConfig,
     train: TrainSettings,
     mesh: Mesh,
     *,
     text_tokens: int = TEXT_TOKENS,
-) -> StepAhead:
+) -> AotStep:
     """Return the step that `omfa train` would run on `mesh`, which may hold device descriptions."""
     check_batch_size(mesh, train.batch_size, train.grad_accum_steps)
     optimizer = make_optimizer(train.optimizer, train.steps)
-    network = trained_network(diffusion, config, train, mesh)
-    state = abstract_state(
-        lambda: network_params(config, jax.random.key(0), has_reference=diffusion.reference),
+    network = make_training_network(diffusion, config, train, mesh)
+    state = make_abstract_state(
+        lambda: init_network_params(config, jax.random.key(0), has_reference=diffusion.reference),
         optimizer,
         train.ema_decay,
     )
-    shardings = state_shardings(state, UNET_RULES, mesh)
+    shardings = get_state_shardings(state, UNET_RULES, mesh)
     rows = len(diffusion.tasks) + 1
     prompts = {
         "context": Shape((rows, text_tokens, config.context_dim), jnp.float32),
@@ -65,19 +65,19 @@ def step_ahead(
     }
     frozen = {"vae": {}, "prompts": prompts}
     step = make_step(
-        partial_diffusion(diffusion, train.loss, network, lambda _, images: images),
+        make_diffusion_objective(diffusion, train.loss, network, lambda _, images: images),
         optimizer,
         train.ema_decay,
         shardings,
-        jax.tree.map(lambda _: replicated(mesh), frozen),
+        jax.tree.map(lambda _: make_replicated_sharding(mesh), frozen),
         mesh,
         accumulate=train.grad_accum_steps,
         skip_nonfinite=train.on_nonfinite == "skip",
     )
-    return StepAhead(step, state, shardings, frozen, latents_batch(diffusion, train.batch_size))
+    return AotStep(step, state, shardings, frozen, make_abstract_batch(diffusion, train.batch_size))
 
 
-def latents_batch(diffusion: DiffusionSettings, size: int) -> dict[str, Shape]:
+def make_abstract_batch(diffusion: DiffusionSettings, size: int) -> dict[str, Shape]:
     """Return the shapes of a batch of stored latents on the devices."""
     slots = dict(zip(COMPONENTS, diffusion.canvas.slots, strict=True))
     latents = {

@@ -17,35 +17,35 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from omfa_jax.core.errors import OmfaError, unknown
-from omfa_jax.parallel.distributed import of_all_processes
-from omfa_jax.train.checksums import checksums
+from omfa_jax.core.errors import OmfaError, unknown_name
+from omfa_jax.parallel.distributed import allgather_int
+from omfa_jax.train.checksums import compute_checksums
 from omfa_jax.train.integrity import (
     EMA_ITEM,
     ROW_ITEM,
-    Damaged,
-    first_line,
-    incompleteness,
-    newest_whole_step,
-    os_error_of,
-    set_aside,
-    steps_in,
-    whole_steps,
+    DamagedCheckpointError,
+    describe_missing,
+    find_newest_complete_step,
+    find_os_error,
+    format_error,
+    list_complete_steps,
+    list_steps,
+    rename_damaged,
 )
-from omfa_jax.train.restore import CHECKSUMS_ITEM, read_step, state_item, unaltered
-from omfa_jax.train.retention import plain_row, preserved, stored_row
+from omfa_jax.train.restore import CHECKSUMS_ITEM, make_state_item, read_step, verify_checksums
+from omfa_jax.train.retention import make_preservation_policy, read_row, to_json_row
 from omfa_jax.train.settings import KeepSettings
 from omfa_jax.train.state import TrainState
 
 log = logging.getLogger(__name__)
 
-Made = TypeVar("Made")
+RunResult = TypeVar("Made")
 
 # in a workdir, beside the checkpoints: everything in the model that training does not change
 MODEL_FOLDER = "model"
 
 
-class Checkpoints:
+class Checkpointer:
     """The checkpoints of one workdir; saves run in the background."""
 
     def __init__(self, workdir: str | Path, keep: KeepSettings):
@@ -69,21 +69,23 @@ class Checkpoints:
         lists the folder for all (another host's view of a shared folder may be stale), and all
         processes take the same step.
         """
-        steps = from_first(lambda: steps_in(self.folder))
+        steps = broadcast_from_first(lambda: list_steps(self.folder))
         if not steps:
             return None
-        whole = from_first(lambda: whole_steps(self.folder, warn=False))
+        whole = broadcast_from_first(lambda: list_complete_steps(self.folder, warn=False))
         damage: dict[int, str] = {}
         for step in whole:
             folder = self.folder / str(step)
-            read = together(lambda folder=folder: read_step(folder, abstract))
-            if not isinstance(read, Damaged):
-                read = together(lambda folder=folder, read=read: unaltered(folder, read))
-            if not isinstance(read, Damaged):
-                from_first(lambda: self._set_aside(damage))
+            read = run_on_all_processes(lambda folder=folder: read_step(folder, abstract))
+            if not isinstance(read, DamagedCheckpointError):
+                read = run_on_all_processes(
+                    lambda folder=folder, read=read: verify_checksums(folder, read)
+                )
+            if not isinstance(read, DamagedCheckpointError):
+                broadcast_from_first(lambda: self._set_aside(damage))
                 return read
             damage[step] = str(read)
-        found = (damage.get(s) or incompleteness(self.folder / str(s)) for s in steps)
+        found = (damage.get(s) or describe_missing(self.folder / str(s)) for s in steps)
         raise OmfaError(
             f"{self.folder} holds checkpoints but none is whole; refusing to start from nothing"
             " over them: mend or remove that folder, or change --workdir. Found:"
@@ -93,18 +95,18 @@ class Checkpoints:
     def _set_aside(self, damage: Mapping[int, str]) -> list[int]:
         """Rename every incomplete or damaged step, newer or older: Orbax would count it."""
         broken = []
-        for step in steps_in(self.folder):
+        for step in list_steps(self.folder):
             folder = self.folder / str(step)
-            reason = damage.get(step) or incompleteness(folder)
+            reason = damage.get(step) or describe_missing(folder)
             if reason is not None:
-                set_aside(folder, reason)
+                rename_damaged(folder, reason)
                 broken.append(step)
         return broken
 
     def open(self) -> None:
         """Prepare to save; incomplete steps must have been renamed (see `restore`)."""
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=preserved(self._keep, self.folder),
+            preservation_policy=make_preservation_policy(self._keep, self.folder),
             create=True,
             cleanup_tmp_directories=True,
             enable_async_checkpointing=True,
@@ -118,7 +120,7 @@ class Checkpoints:
             raise self._unusable(error) from error
         if self._keep.best_of:
             for step in self._opened.all_steps():
-                self._metrics |= stored_row(self.folder / str(step)).keys()
+                self._metrics |= read_row(self.folder / str(step)).keys()
 
     def _meet(self, *, key: str, timeout_ms: int) -> None:
         """Wait at Orbax's barrier, unless this process's save failed.
@@ -151,36 +153,36 @@ class Checkpoints:
 
         `row` is this step's row of the log, by whose metric the best checkpoint is chosen.
         """
-        manager, saved_row = self._manager, plain_row(row or {})
+        manager, saved_row = self._manager, to_json_row(row or {})
         # an error of the previous save would otherwise be reported as this one's
         self.wait()
         self._require_metric(step, saved_row)
         items: dict[str, Any] = {
-            "state": ocp.args.StandardSave(state_item(state)),
+            "state": ocp.args.StandardSave(make_state_item(state)),
             "data": ocp.args.JsonSave(data),
             "config": ocp.args.JsonSave(config),
             ROW_ITEM: ocp.args.JsonSave(saved_row),
         }
-        sums = {"state": checksums(state_item(state))}
+        sums = {"state": compute_checksums(make_state_item(state))}
         if state.ema is not None:
             items[EMA_ITEM] = ocp.args.StandardSave(state.ema)
-            sums[EMA_ITEM] = checksums(state.ema)
+            sums[EMA_ITEM] = compute_checksums(state.ema)
         items[CHECKSUMS_ITEM] = ocp.args.JsonSave(sums)
         try:
             self._saving = step
             manager.save(step, args=ocp.args.Composite(**items), metrics=saved_row, force=True)
         except Exception as error:
-            raise self._failure(step, error) from os_error_of(error) or error
+            raise self._failure(step, error) from find_os_error(error) or error
 
     def _require_metric(self, step: int, row: Mapping[str, Any]) -> None:
         best_of = self._keep.best_of
         if best_of and best_of not in row:
             if best_of not in self._metrics:
-                raise unknown("metric in config.checkpoint.keep_best_of", best_of, row)
+                raise unknown_name("metric in config.checkpoint.keep_best_of", best_of, row)
             log.warning("checkpoint %d has no %r and cannot be the best", step, best_of)
         self._metrics |= row.keys()
 
-    def check(self) -> None:
+    def raise_if_failed(self) -> None:
         """Raise if the last save has failed by now, without waiting for it."""
         if self._saving is None:
             return
@@ -196,7 +198,7 @@ class Checkpoints:
             self._opened.wait_until_finished()
             self._opened.check_for_errors()
         except Exception as error:
-            raise self._failure(step, error) from os_error_of(error) or error
+            raise self._failure(step, error) from find_os_error(error) or error
 
     def close(self) -> None:
         """Finish the save in progress and release the threads."""
@@ -210,18 +212,18 @@ class Checkpoints:
     def _failure(self, step: int | None, error: Exception) -> OmfaError:
         what = "a checkpoint" if step is None else f"checkpoint {step}"
         try:
-            whole = newest_whole_step(self.folder, warn=False)
+            whole = find_newest_complete_step(self.folder, warn=False)
             kept = "none is whole" if whole is None else f"the last whole one is step {whole}"
             free = f"{shutil.disk_usage(self.folder).free / 1e6:.0f} MB"
         except OSError as failed:
-            kept = free = f"nobody knows what ({first_line(failed)})"
+            kept = free = f"nobody knows what ({format_error(failed)})"
         return OmfaError(
             f"could not save {what} in {self.folder}, where {free} are free: {kept}; make"
-            f" room or change --workdir ({first_line(error)})"
+            f" room or change --workdir ({format_error(error)})"
         )
 
 
-def together(work: Callable[[], Made]) -> Made | Damaged:
+def run_on_all_processes(work: Callable[[], RunResult]) -> RunResult | DamagedCheckpointError:
     """Run `work` on every process; return its result, or Damaged on all if it was on one.
 
     Any other error that one process raises is raised by all. Without that agreement some would
@@ -237,8 +239,8 @@ def together(work: Callable[[], Made]) -> Made | Damaged:
     if isinstance(met, OSError):
         code = met.errno or errno.EIO
     elif met is not None:
-        code = damaged if isinstance(met, Damaged) else refused
-    codes = of_all_processes(code)
+        code = damaged if isinstance(met, DamagedCheckpointError) else refused
+    codes = allgather_int(code)
     if met is not None and code != damaged:
         raise met
     failed = [number for number, other in enumerate(codes) if other not in (0, damaged)]
@@ -249,20 +251,24 @@ def together(work: Callable[[], Made]) -> Made | Damaged:
         raise OSError(other, f"{os.strerror(other)} (in process {where}: see its log)")
     if damaged in codes:
         where = codes.index(damaged)
-        return met if isinstance(met, Damaged) else Damaged(f"process {where} cannot read it")
+        return (
+            met
+            if isinstance(met, DamagedCheckpointError)
+            else DamagedCheckpointError(f"process {where} cannot read it")
+        )
     return made  # type: ignore[return-value]
 
 
-def from_first(work: Callable[[], list[int]]) -> list[int]:
+def broadcast_from_first(work: Callable[[], list[int]]) -> list[int]:
     """Run `work` on process 0 and return its list on every process."""
     first = jax.process_index() == 0
-    made = together(work if first else list)
-    assert not isinstance(made, Damaged)
+    made = run_on_all_processes(work if first else list)
+    assert not isinstance(made, DamagedCheckpointError)
     if jax.process_count() == 1:
         return made
     from jax.experimental import multihost_utils
 
     text = json.dumps(made).encode() if first else b""
-    length = max(of_all_processes(len(text)))
+    length = max(allgather_int(len(text)))
     told = multihost_utils.broadcast_one_to_all(np.frombuffer(text.ljust(length), np.uint8))
     return json.loads(bytes(np.asarray(told)))

@@ -14,7 +14,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.sharding import Mesh, NamedSharding
 
-from omfa_jax.parallel.mesh import replicated
+from omfa_jax.parallel.mesh import make_replicated_sharding
 
 # {dotted name: [sum, shape, dtype]}
 Record = Mapping[str, list[Any]]
@@ -22,20 +22,22 @@ Record = Mapping[str, list[Any]]
 _WORDS = {1: np.uint8, 2: np.uint16, 4: np.uint32}
 
 
-def checksums(tree: Any) -> dict[str, list[Any]]:
+def compute_checksums(tree: Any) -> dict[str, list[Any]]:
     """Return the record of a tree of arrays; a collective call of all processes."""
     # JAX without x64 cannot sum wider types
-    leaves = {n: leaf for n, leaf in named(tree).items() if leaf.dtype.itemsize in _WORDS}
+    leaves = {n: leaf for n, leaf in flatten_names(tree).items() if leaf.dtype.itemsize in _WORDS}
     sums = _sums(leaves)
     return {name: [sums[name], *_form(leaf)] for name, leaf in leaves.items()}
 
 
-def first_altered(tree: Any, record: Record) -> str | None:
+def find_altered(tree: Any, record: Record) -> str | None:
     """Return the name of the first array that differs from the record; a collective call.
 
     Arrays whose shape or dtype differs from the saved one are skipped.
     """
-    leaves = {n: leaf for n, leaf in named(tree).items() if _comparable(leaf, record.get(n))}
+    leaves = {
+        n: leaf for n, leaf in flatten_names(tree).items() if _comparable(leaf, record.get(n))
+    }
     sums = _sums(leaves)
     return next((name for name in leaves if sums[name] != record[name][0]), None)
 
@@ -58,12 +60,12 @@ def is_record(found: Any) -> bool:
     )
 
 
-def shapes_recorded(record: Record) -> dict[str, tuple[int, ...]]:
+def get_recorded_shapes(record: Record) -> dict[str, tuple[int, ...]]:
     """Return {dotted name: shape} of a record."""
     return {name: tuple(shape) for name, (_, shape, _) in record.items()}
 
 
-def named(tree: Any) -> dict[str, Any]:
+def flatten_names(tree: Any) -> dict[str, Any]:
     """Return {dotted name: array} of a tree, named as Orbax names them."""
     plain = ocp.tree.serialize_tree(tree, keep_empty_nodes=True)
     return {
@@ -93,7 +95,7 @@ def _program(mesh: Mesh | None) -> Callable[[list[Any]], jax.Array]:
         return jnp.stack([_sum(jnp.asarray(array)) for array in arrays])
 
     # replicated, because every process reads all sums
-    return jax.jit(sums, out_shardings=None if mesh is None else replicated(mesh))
+    return jax.jit(sums, out_shardings=None if mesh is None else make_replicated_sharding(mesh))
 
 
 def _sum(array: jax.Array) -> jax.Array:

@@ -18,14 +18,14 @@ log = logging.getLogger(__name__)
 # medians of step times may add up to slightly more than the elapsed time
 SLACK = 1.1
 # how far the clocks of hosts that share a workdir may differ, in seconds
-SKEW_S = 5.0
+MAX_SKEW_S = 5.0
 # the workdir's file with the time of the run's first start
-BEGAN = "began"
+START_FILE = "began"
 
 
-def begin(workdir: Path) -> float:
+def read_start_time(workdir: Path) -> float:
     """Return when the run in `workdir` first started (time.time()); now if it is new."""
-    mark = Path(workdir) / BEGAN
+    mark = Path(workdir) / START_FILE
     try:
         began = float(mark.read_text())
         if math.isfinite(began) and began > 0:
@@ -65,7 +65,7 @@ class Clock:
         self._now = now
         # the run's age when this process started
         self._before, self._start = wall() - began, now()
-        if -SKEW_S < self._before < 0:
+        if -MAX_SKEW_S < self._before < 0:
             self._before = 0.0
         self._has_warned = False
         self._spent: dict[str, float] = defaultdict(float)
@@ -77,7 +77,7 @@ class Clock:
         self._window_mark = now()
 
     @contextmanager
-    def spent(self, kind: str) -> Iterator[None]:
+    def measure(self, kind: str) -> Iterator[None]:
         """Count the time inside as `kind`: data, save, restore, pictures or evaluation.
 
         Step times exclude all of these except data, for which the device waits too.
@@ -89,14 +89,14 @@ class Clock:
         if kind != "data":
             self._apart += took
 
-    def step_finished(self) -> None:
+    def record_step(self) -> None:
         """Record the time since the previous call as that of one step."""
         now = self._now()
         if self._last is not None:
             self._steps.append(now - self._last - self._apart)
         self._last, self._apart = now, 0.0
 
-    def window(self, step: int) -> dict[str, float]:
+    def compute_metrics(self, step: int) -> dict[str, float]:
         """Return the metrics since the last call, and the run's goodput at `step`."""
         figures: dict[str, float] = {}
         elapsed = self._now() - self._window_mark
@@ -116,7 +116,7 @@ class Clock:
                 log.warning(
                     "no goodput: by the file %r and the clock the run has lasted %.0f s, its %d"
                     " steps take %.0f s; the clock was set back, or other machines were faster",
-                    *(BEGAN, total, step, useful),
+                    *(START_FILE, total, step, useful),
                 )
         if elapsed > 0:
             figures["data_wait"] = min(1.0, waited / elapsed)

@@ -6,7 +6,7 @@ import jax
 
 
 @dataclass(frozen=True)
-class Cost:
+class RunCost:
     """The model's size and the FLOPs of one training example (forward and backward).
 
     Model FLOPs, not executed ones: recomputation (remat) does not count, so that MFU can be
@@ -23,7 +23,7 @@ class Cost:
     peak_flops: float | None = None
     frozen_flops_per_example: float = 0.0
 
-    def row(self, step: int, step_seconds: float | None) -> dict[str, float]:
+    def compute_metrics(self, step: int, step_seconds: float | None) -> dict[str, float]:
         """Return the metrics at `step`; rates only if `step_seconds` is known."""
         samples = step * self.batch_size
         row = {
@@ -38,10 +38,10 @@ class Cost:
             row["tflops_per_second_per_device"] = rate / 1e12
             if self.peak_flops:
                 row["mfu"] = rate / self.peak_flops
-        return row | memory_row()
+        return row | get_memory_metrics()
 
 
-def memory_row() -> dict[str, float]:
+def get_memory_metrics() -> dict[str, float]:
     """Return the peak memory of this process's fullest device in GB; {} on a CPU."""
     stats = [device.memory_stats() or {} for device in jax.local_devices()]
     peaks = [s["peak_bytes_in_use"] for s in stats if "peak_bytes_in_use" in s]

@@ -15,22 +15,22 @@ from tensorboardX import summary
 from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
 from tensorboardX.record_writer import masked_crc32c
 
-from omfa_jax.core.appending import AppendedFile
+from omfa_jax.core.appending import AppendOnlyFile
 
 
-class Events:
+class EventFile:
     """One event file in `folder`, and another after each error that left a partial record."""
 
     def __init__(self, folder: Path):
         self._folder, self._count = folder, 0
-        self._file: AppendedFile | None = None
+        self._file: AppendOnlyFile | None = None
 
-    def scalars(self, step: int, values: dict[str, float]) -> None:
+    def write_scalars(self, step: int, values: dict[str, float]) -> None:
         """Write a point of each curve, all or none; raises OSError."""
         events = [_event(step, summary.scalar(name, value)) for name, value in values.items()]
         self._write(b"".join(events))
 
-    def image(self, step: int, name: str, picture: np.ndarray) -> None:
+    def write_image(self, step: int, name: str, picture: np.ndarray) -> None:
         """Write one image, uint8 (h, w, 3)."""
         self._write(_event(step, summary.image(name, picture, dataformats="HWC")))
 
@@ -44,7 +44,7 @@ class Events:
             # TensorBoard finds event files by this name pattern
             name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{self._count}"
             self._count += 1
-            file = AppendedFile(self._folder / name)
+            file = AppendOnlyFile(self._folder / name)
             file.append(_record(Event(wall_time=time.time(), file_version="brain.Event:2")))
             self._file = file
         self._file.append(records)

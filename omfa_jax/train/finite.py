@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool
 
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.parallel.mesh import replicated
+from omfa_jax.parallel.mesh import make_replicated_sharding
 from omfa_jax.train.state import TrainState
 
 
@@ -39,7 +39,7 @@ def _finite(mesh: Mesh) -> Callable[[TrainState], Bool[Array, "arrays"]]:
     def finite(state: TrainState) -> Bool[Array, "arrays"]:
         return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(state)])
 
-    return jax.jit(finite, out_shardings=replicated(mesh))
+    return jax.jit(finite, out_shardings=make_replicated_sharding(mesh))
 
 
 def _name(path: tuple) -> str:

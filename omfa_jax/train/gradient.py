@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
-from omfa_jax.parallel.mesh import AXES, BATCH, batch_parts
+from omfa_jax.parallel.mesh import BATCH_AXES, MESH_AXES, count_batch_shards
 from omfa_jax.train.objective import Batch, Objective
 
 Metrics = dict[str, Float[Array, ""]]
@@ -16,7 +16,7 @@ Metrics = dict[str, Float[Array, ""]]
 Gradient = Callable[[Any, Any, Batch, jax.Array, Array], tuple[Float[Array, ""], Metrics, Any]]
 
 
-def sharded_gradient(
+def make_sharded_gradient(
     objective: Objective, param_shardings: Any, mesh: Mesh, accumulate: int = 1
 ) -> Gradient:
     """Return the gradient of an objective's mean over a global batch, sharded like the parameters.
@@ -25,15 +25,15 @@ def sharded_gradient(
     sharded over fsdp (`parallel.gather`), and gradients are summed once a step, after the last of
     `accumulate` microbatches. The tensor axis is left to the compiler.
     """
-    parts = batch_parts(mesh)
-    batch_axes, manual = manual_axes(mesh)
-    specs = specs_within(param_shardings, manual)
+    parts = count_batch_shards(mesh)
+    batch_axes, manual = get_manual_axes(mesh)
+    specs = get_manual_specs(param_shardings, manual)
 
     def on_device(params: Any, frozen: Any, batch: Batch, root: Array, step: Array):
         def gradient(rows: Batch):
             return jax.value_and_grad(objective, has_aux=True)(params, frozen, rows, root, step)
 
-        (value, sums), grads = accumulated(gradient, microbatches(batch, accumulate))
+        (value, sums), grads = accumulate_gradient(gradient, split_microbatches(batch, accumulate))
 
         def over_devices(leaf: Array, spec: PartitionSpec) -> Array:
             # the transpose of a layer's all-gather has summed over the weight's own axis already
@@ -58,7 +58,7 @@ def sharded_gradient(
     )
 
 
-def microbatches(batch: Batch, count: int) -> Batch:
+def split_microbatches(batch: Batch, count: int) -> Batch:
     """Return a batch with a leading axis of `count` microbatches, each of every count-th row."""
 
     def cut(array: Array) -> Array:
@@ -68,7 +68,7 @@ def microbatches(batch: Batch, count: int) -> Batch:
     return jax.tree.map(cut, batch)
 
 
-def accumulated(gradient: Callable[[Batch], Any], parts: Batch) -> Any:
+def accumulate_gradient(gradient: Callable[[Batch], Any], parts: Batch) -> Any:
     """Return the sum of `gradient` over microbatches, one after the other in the memory of one."""
     first = jax.tree.map(lambda array: array[0], parts)
     if next(iter(parts.values())).shape[0] == 1:
@@ -82,16 +82,16 @@ def accumulated(gradient: Callable[[Batch], Any], parts: Batch) -> Any:
     return jax.lax.scan(add, zeros, parts)[0]
 
 
-def manual_axes(mesh: Mesh) -> tuple[tuple[str, ...], set[str]]:
+def get_manual_axes(mesh: Mesh) -> tuple[tuple[str, ...], set[str]]:
     """Return (axes that shard the batch, axes that are manual in a `shard_map` over the mesh).
 
     Batch axes of size 1 are left out: XLA refuses sums over them beside an automatic axis.
     """
-    batch_axes = tuple(axis for axis in BATCH if mesh.shape[axis] > 1)
-    return batch_axes, set(AXES) if mesh.shape["tensor"] == 1 else set(batch_axes)
+    batch_axes = tuple(axis for axis in BATCH_AXES if mesh.shape[axis] > 1)
+    return batch_axes, set(MESH_AXES) if mesh.shape["tensor"] == 1 else set(batch_axes)
 
 
-def specs_within(shardings: Any, axes: Container[str]) -> Any:
+def get_manual_specs(shardings: Any, axes: Container[str]) -> Any:
     """Return a tree's specs within a `shard_map` whose manual axes are `axes`."""
 
     def only(sharding: NamedSharding) -> PartitionSpec:

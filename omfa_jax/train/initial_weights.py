@@ -10,22 +10,22 @@ import numpy as np
 
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.diffusion.settings import DiffusionSettings
-from omfa_jax.models import UNetConfig, VAEConfig, init_vae, vae
-from omfa_jax.models.reference_unet import twice
+from omfa_jax.models import UNetConfig, VAEConfig, get_vae_config, init_vae
+from omfa_jax.models.reference_unet import init_from_single
 from omfa_jax.parallel import distributed
 from omfa_jax.train.checkpoint import MODEL_FOLDER
-from omfa_jax.train.integrity import newest_whole_step, steps_in
+from omfa_jax.train.integrity import find_newest_complete_step, list_steps
 from omfa_jax.train.load import restore_params
 from omfa_jax.train.network import make_unet_config
 from omfa_jax.train.settings import WeightsSource
 from omfa_jax.train.task_changes import describe_task_differences, project_prompts, update_tasks
-from omfa_jax.weights.agreement import compare, notes_of
-from omfa_jax.weights.bundle import Bundle, Params
-from omfa_jax.weights.conv_in import groups_of
+from omfa_jax.weights.agreement import check_agreement, describe_source
+from omfa_jax.weights.bundle import Model, Params
+from omfa_jax.weights.conv_in import get_input_groups
 from omfa_jax.weights.description import read_description
-from omfa_jax.weights.frozen import load_frozen, load_vae, save_frozen, save_tasks
-from omfa_jax.weights.imported import load_weights, scheduler_statements
-from omfa_jax.weights.prompts import PromptTable, seeded_prompts
+from omfa_jax.weights.frozen import load_model_folder, load_vae, save_model_folder, write_tasks
+from omfa_jax.weights.imported import load_weights, read_statements
+from omfa_jax.weights.prompts import PromptTable, make_seeded_prompts
 
 log = logging.getLogger(__name__)
 
@@ -35,13 +35,13 @@ SEEDED_TOKENS = 4
 
 def make_preset_vae(source: WeightsSource) -> tuple[VAEConfig, Callable[[], Params]]:
     """Return the preset VAE's config and a function that draws its parameters."""
-    vae_config = vae(source.vae)
+    vae_config = get_vae_config(source.vae)
     return vae_config, lambda: init_vae(vae_config, jax.random.key(source.seed))
 
 
 def load_initial_model(
     source: WeightsSource, workdir: Path | None, *, abstract: bool = False
-) -> Bundle:
+) -> Model:
     """Return the model that training starts from; `unet_params` None means a random UNet.
 
     The first of these that exists:
@@ -51,18 +51,23 @@ def load_initial_model(
     4. random weights of the presets.
     `abstract` reads shapes only.
     """
-    if workdir is not None and newest_whole_step(workdir / "checkpoints", warn=False) is not None:
-        bundle = load_frozen(workdir / MODEL_FOLDER)
+    if (
+        workdir is not None
+        and find_newest_complete_step(workdir / "checkpoints", warn=False) is not None
+    ):
+        bundle = load_model_folder(workdir / MODEL_FOLDER)
         check_same_model(source, bundle, workdir)
         return update_tasks(source, bundle, workdir / MODEL_FOLDER)
     if source.start_from:
         other = Path(source.start_from)
-        bundle = load_frozen(other / MODEL_FOLDER)
+        bundle = load_model_folder(other / MODEL_FOLDER)
         check_same_model(source, bundle, other)
         bundle = update_tasks(source, bundle, other / MODEL_FOLDER)
         params, step = restore_params(other)
         # processes may disagree on which step of a damaged checkpoint folder is readable
-        distributed.require_same({"the step of config.checkpoint.start_from": str(step)})
+        distributed.check_equal_across_processes(
+            {"the step of config.checkpoint.start_from": str(step)}
+        )
         log.info("starting from step %d of %s", step, other)
         return bundle.with_unet(params)
     if source.init:
@@ -73,7 +78,7 @@ def load_initial_model(
     if not abstract:
         log.warning("no config.model.init: the VAE is random, good for tests of the machinery only")
     vae_params = {} if abstract else jax.device_get(draw())
-    return Bundle(
+    return Model(
         settings,
         unet_config,
         vae_config,
@@ -83,7 +88,7 @@ def load_initial_model(
     )
 
 
-def load_converted(source: WeightsSource, folder: Path) -> Bundle:
+def load_converted(source: WeightsSource, folder: Path) -> Model:
     """Return the model of a diffusers or imported folder, as this config will train it."""
     description = read_description(folder)
     settings = source.diffusion_for(description.vae_config)
@@ -93,13 +98,13 @@ def load_converted(source: WeightsSource, folder: Path) -> Bundle:
         log.info("VAE and prompts from %s, a random UNet %r", folder, source.unet)
         table = project_prompts(description.prompts, unet_config)
         rows = make_prompt_rows(table, settings, unet_config)
-        return Bundle(settings, unet_config, description.vae_config, None, vae_params, rows)
+        return Model(settings, unet_config, description.vae_config, None, vae_params, rows)
     if description.omfa is not None:
         check_same_meaning(settings, DiffusionSettings.from_json(description.omfa), folder)
-    statements = scheduler_statements(folder)
-    notes = compare(statements, settings, folder, ignore=source.ignore_scheduler)
-    model = load_weights(folder, inputs=groups_of(settings))
-    for note in (*model.notes, *notes_of(statements, description.scheduler), *notes):
+    statements = read_statements(folder)
+    notes = check_agreement(statements, settings, folder, ignore=source.ignore_scheduler)
+    model = load_weights(folder, inputs=get_input_groups(settings))
+    for note in (*model.notes, *describe_source(statements, description.scheduler), *notes):
         log.info("%s: %s", folder, note)
     if model.prompts is None:
         raise OmfaError(
@@ -109,8 +114,8 @@ def load_converted(source: WeightsSource, folder: Path) -> Bundle:
         )
     log.info("starting from the weights in %s", folder)
     rows = make_prompt_rows(model.prompts, settings, model.unet_config)
-    params = twice(model.unet_params, has_reference=settings.reference)
-    return Bundle(settings, model.unet_config, model.vae_config, params, model.vae_params, rows)
+    params = init_from_single(model.unet_params, has_reference=settings.reference)
+    return Model(settings, model.unet_config, model.vae_config, params, model.vae_params, rows)
 
 
 def make_prompt_rows(
@@ -120,13 +125,13 @@ def make_prompt_rows(
     texts = [task.prompt for task in settings.tasks]
     if table is None:
         log.warning("no prompt table in config.model.init: fixed random prompt embeddings are used")
-        table = seeded_prompts(
+        table = make_seeded_prompts(
             texts, SEEDED_TOKENS, unet_config.context_dim, unet_config.pooled_dim
         )
-    return table.rows(texts)
+    return table.select_rows(texts)
 
 
-def check_same_model(source: WeightsSource, bundle: Bundle, where: Path) -> None:
+def check_same_model(source: WeightsSource, bundle: Model, where: Path) -> None:
     """Raise an OmfaError if the config asks for another model than the one in `where`."""
     wanted = source.diffusion_for(bundle.vae_config)
     check_same_meaning(wanted, bundle.settings, where)
@@ -173,7 +178,7 @@ def describe_differences(config: object, trained: object) -> str:
     return "; ".join(f"{name}: config {a}, there {b}" for name, a, b in pairs if a != b)
 
 
-def write_model_folder(bundle: Bundle, workdir: Path) -> None:
+def write_model_folder(bundle: Model, workdir: Path) -> None:
     """Write workdir/model: everything in the model that training does not change.
 
     A folder left by an attempt without a checkpoint is replaced, because its VAE or prompts may
@@ -182,8 +187,8 @@ def write_model_folder(bundle: Bundle, workdir: Path) -> None:
     if jax.process_index() != 0:
         return
     checkpoints, folder = workdir / "checkpoints", workdir / MODEL_FOLDER
-    if newest_whole_step(checkpoints, warn=False) is not None:
-        save_tasks(folder, bundle)
+    if find_newest_complete_step(checkpoints, warn=False) is not None:
+        write_tasks(folder, bundle)
     # if no checkpoint is complete the run fails later; until then leave everything as it is
-    elif not steps_in(checkpoints):
-        save_frozen(folder, bundle)
+    elif not list_steps(checkpoints):
+        save_model_folder(folder, bundle)

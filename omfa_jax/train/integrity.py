@@ -21,7 +21,7 @@ ROW_ITEM = "row"
 # Orbax writes this file last
 FINISHED = "_CHECKPOINT_METADATA"
 # prefix of renamed steps, which neither Orbax nor this package counts
-ASIDE = "aside"
+ASIDE_PREFIX = "aside"
 # folder names that Orbax counts as steps
 _STEP = re.compile(r"0|[1-9][0-9]*")
 # errors that mean lost files; any other is a failure of the file system, which may pass
@@ -31,11 +31,11 @@ _PASSING = (TimeoutError, ConnectionError)
 _OS_ERROR = re.compile(r"os_error_code='(\d+)'")
 
 
-class Damaged(OmfaError):
+class DamagedCheckpointError(OmfaError):
     """A checkpoint that no retry can read: files are missing or altered."""
 
 
-def steps_in(folder: Path) -> list[int]:
+def list_steps(folder: Path) -> list[int]:
     """Return the steps that a checkpoint folder lists by name, newest first."""
     if not folder.is_dir():
         return []
@@ -43,20 +43,20 @@ def steps_in(folder: Path) -> list[int]:
     return sorted((int(name) for name in names if _STEP.fullmatch(name)), reverse=True)
 
 
-def newest_whole_step(folder: Path, *, warn: bool = True) -> int | None:
+def find_newest_complete_step(folder: Path, *, warn: bool = True) -> int | None:
     """Return the newest complete step, without reading its arrays.
 
     On a local file system Orbax counts any folder named by a number as a checkpoint, even an empty
     one. Here a step needs its final metadata file and every item which that lists.
     """
-    return next(iter(whole_steps(folder, warn=warn)), None)
+    return next(iter(list_complete_steps(folder, warn=warn)), None)
 
 
-def whole_steps(folder: Path, *, warn: bool = True) -> list[int]:
+def list_complete_steps(folder: Path, *, warn: bool = True) -> list[int]:
     """Return the complete steps, newest first; warn of incomplete ones that are newer."""
     whole = []
-    for step in steps_in(folder):
-        lack = incompleteness(folder / str(step))
+    for step in list_steps(folder):
+        lack = describe_missing(folder / str(step))
         if lack is None:
             whole.append(step)
         elif warn and not whole:
@@ -64,28 +64,28 @@ def whole_steps(folder: Path, *, warn: bool = True) -> list[int]:
     return whole
 
 
-def incompleteness(step_folder: Path) -> str | None:
+def describe_missing(step_folder: Path) -> str | None:
     """Return a sentence about what a step's folder lacks; None if it is complete."""
-    missing = missing_of(step_folder)
+    missing = list_missing(step_folder)
     if not missing:
         return None
     return f"checkpoint {step_folder} is not whole (missing: {', '.join(missing)})"
 
 
-def missing_of(step_folder: Path) -> list[str]:
+def list_missing(step_folder: Path) -> list[str]:
     """Return what a step's folder lacks: items, or Orbax's final metadata file."""
-    listed = items_listed(step_folder)
+    listed = read_items(step_folder)
     items = [*ITEMS, *sorted(set(listed or ()) - {*ITEMS, ROW_ITEM})]
     missing = [item for item in items if not (step_folder / item).is_dir()]
     return missing if listed is not None else [*missing, FINISHED]
 
 
-def items_listed(step_folder: Path) -> Collection[str] | None:
+def read_items(step_folder: Path) -> Collection[str] | None:
     """Return the items that a checkpoint's metadata lists; None if it was never finished."""
     try:
         found = parse_json((step_folder / FINISHED).read_text())
     except (OSError, ValueError) as error:
-        if isinstance(blamed(error, step_folder), OSError):
+        if isinstance(convert_error(error, step_folder), OSError):
             raise
         return None
     if not isinstance(found, dict):
@@ -102,7 +102,7 @@ def read_json(step_folder: Path, item: str) -> dict[str, Any]:
         if not isinstance(found, dict):
             raise ValueError(f"expected an object, got {str(found)[:80]}")
     except (OSError, ValueError) as error:
-        raise blamed(error, step_folder / item) from error
+        raise convert_error(error, step_folder / item) from error
     return found
 
 
@@ -111,34 +111,36 @@ def read_config(step_folder: Path) -> dict[str, Any]:
     return update_saved_config(read_json(step_folder, "config"))
 
 
-def blamed(error: BaseException, what: Path) -> OmfaError | OSError:
+def convert_error(error: BaseException, what: Path) -> OmfaError | OSError:
     """Return the exception to raise for an error while reading `what`, part of a checkpoint.
 
     An OSError if the file system failed (a retry may succeed), an OmfaError if this machine ran out
     of memory, and Damaged otherwise.
     """
-    found = os_error_of(error)
+    found = find_os_error(error)
     if found is not None and (isinstance(found, _PASSING) or found.errno not in (None, *_LOST)):
-        said = found.strerror or first_line(found)
+        said = found.strerror or format_error(found)
         return OSError(found.errno or errno.ETIMEDOUT, f"{said}, reading checkpoint {what}")
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
-        return OmfaError(f"no memory to read checkpoint {what}: {first_line(error)}")
-    return Damaged(f"checkpoint {what} is damaged: {first_line(root_of(error))}")
+        return OmfaError(f"no memory to read checkpoint {what}: {format_error(error)}")
+    return DamagedCheckpointError(
+        f"checkpoint {what} is damaged: {format_error(find_root_cause(error))}"
+    )
 
 
-def os_error_of(error: BaseException) -> OSError | None:
+def find_os_error(error: BaseException) -> OSError | None:
     """Return the OSError behind an exception; TensorStore has it only in its message."""
-    for link in chain_of(error):
+    for link in list_causes(error):
         if isinstance(link, OSError):
             return link
         code = _OS_ERROR.search(str(link))
         if code:
             number = int(code[1])
-            return OSError(number, f"{os.strerror(number)} ({first_line(link)})")
+            return OSError(number, f"{os.strerror(number)} ({format_error(link)})")
     return None
 
 
-def chain_of(error: BaseException) -> list[BaseException]:
+def list_causes(error: BaseException) -> list[BaseException]:
     """Return an exception followed by its causes."""
     chain: list[BaseException] = []
     link: BaseException | None = error
@@ -148,14 +150,14 @@ def chain_of(error: BaseException) -> list[BaseException]:
     return chain
 
 
-def root_of(error: BaseException) -> BaseException:
+def find_root_cause(error: BaseException) -> BaseException:
     """Return the first exception of a chain: the original error."""
-    return chain_of(error)[-1]
+    return list_causes(error)[-1]
 
 
-def set_aside(step_folder: Path, reason: str) -> None:
+def rename_damaged(step_folder: Path, reason: str) -> None:
     """Rename a step's folder so that it no longer counts as a step; nothing is deleted."""
-    stem = f"{ASIDE}-{step_folder.name}"
+    stem = f"{ASIDE_PREFIX}-{step_folder.name}"
     free, number = step_folder.with_name(stem), 2
     while os.path.lexists(free):
         free, number = step_folder.with_name(f"{stem}-{number}"), number + 1
@@ -163,7 +165,7 @@ def set_aside(step_folder: Path, reason: str) -> None:
     log.warning("%s: put aside as %s, nothing of it was deleted", reason, free)
 
 
-def first_line(error: BaseException) -> str:
+def format_error(error: BaseException) -> str:
     """Return the first line of an exception's message, shortened, or its type's name."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if not lines:

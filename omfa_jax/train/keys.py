@@ -6,12 +6,14 @@ import jax
 from jaxtyping import Array, Int
 
 
-def key_for(root: jax.Array, name: str, step: int | Int[Array, ""]) -> jax.Array:
+def make_key(root: jax.Array, name: str, step: int | Int[Array, ""]) -> jax.Array:
     """Return fold_in(fold_in(root, name), step)."""
     return jax.random.fold_in(jax.random.fold_in(root, zlib.crc32(name.encode())), step)
 
 
-def row_keys(root: jax.Array, name: str, step: Array | int, rows: Int[Array, "b"]) -> jax.Array:
+def make_row_keys(
+    root: jax.Array, name: str, step: Array | int, rows: Int[Array, "b"]
+) -> jax.Array:
     """Return a key for each row of the global batch: (b,) keys."""
-    key = key_for(root, name, step)
+    key = make_key(root, name, step)
     return jax.vmap(lambda row: jax.random.fold_in(key, row))(rows)

@@ -13,38 +13,38 @@ import optax
 from jax.sharding import Mesh
 
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.data.position import batches_consumed
-from omfa_jax.parallel.distributed import any_process
-from omfa_jax.parallel.feed import place, to_global
-from omfa_jax.parallel.mesh import check_batch_size, replicated
+from omfa_jax.data.position import get_batches_consumed
+from omfa_jax.parallel.distributed import any_across_processes
+from omfa_jax.parallel.feed import make_global_batch, put_global
+from omfa_jax.parallel.mesh import check_batch_size, make_replicated_sharding
 from omfa_jax.parallel.rules import Rules
-from omfa_jax.train.checkpoint import Checkpoints
-from omfa_jax.train.clock import Clock, begin
-from omfa_jax.train.cost import Cost
+from omfa_jax.train.checkpoint import Checkpointer
+from omfa_jax.train.clock import Clock, read_start_time
+from omfa_jax.train.cost import RunCost
 from omfa_jax.train.finite import require_finite
 from omfa_jax.train.objective import Objective
-from omfa_jax.train.optimizer import learning_rate, make_optimizer
+from omfa_jax.train.optimizer import make_optimizer, make_schedule
 from omfa_jax.train.profile import Profiler, ProfileSteps
-from omfa_jax.train.restore import abstract_like
+from omfa_jax.train.restore import make_restore_template
 from omfa_jax.train.settings import TrainSettings
 from omfa_jax.train.signals import Interrupted, StopRequest
 from omfa_jax.train.state import (
     Start,
     TrainState,
-    abstract_state,
-    create_sharded,
-    state_shardings,
+    get_state_shardings,
+    init_sharded_state,
+    make_abstract_state,
 )
 from omfa_jax.train.step import make_step
-from omfa_jax.train.window import Window
+from omfa_jax.train.window import MetricsBuffer
 from omfa_jax.train.writers import Progress, Writers
 
 log = logging.getLogger(__name__)
 
-Made = TypeVar("Made")
+RunResult = TypeVar("Made")
 
 # (state, step) -> {name: uint8 image}; an argument, so that train need not import sampling
-Pictures = Callable[[TrainState, int], Mapping[str, np.ndarray]]
+DrawImages = Callable[[TrainState, int], Mapping[str, np.ndarray]]
 # (state, step) -> {metric: value}; every process calls it and gets the same values
 Evaluate = Callable[[TrainState, int], Mapping[str, float]]
 
@@ -60,25 +60,25 @@ class Batches(Protocol):
 
 
 @dataclass(frozen=True)
-class Run:
+class TrainRun:
     """The parts of one run; `start` is parameters, or a jittable function that draws them."""
 
     workdir: Path
     settings: TrainSettings
     objective: Objective
     start: Start
-    frozen: Any
+    constants: Any
     rules: Rules
     mesh: Mesh
     batches: Batches
     config: dict[str, Any]
-    pictures: Pictures | None = None
+    draw_images: DrawImages | None = None
     evaluate: Evaluate | None = None
-    cost: Cost | None = None
+    cost: RunCost | None = None
     profile: ProfileSteps | None = None
 
 
-def train(run: Run) -> TrainState:
+def train(run: TrainRun) -> TrainState:
     """Train until `settings.steps` and return the last state.
 
     Resume from the newest readable checkpoint of the workdir, if there is one. The state, the EMA,
@@ -89,18 +89,20 @@ def train(run: Run) -> TrainState:
     skips = settings.on_nonfinite == "skip"
     check_batch_size(mesh, settings.batch_size, settings.grad_accum_steps)
     optimizer = make_optimizer(settings.optimizer, settings.steps)
-    rate = learning_rate(settings.optimizer, settings.steps)
-    root = jax.jit(lambda: jax.random.key(settings.seed), out_shardings=replicated(mesh))()
+    rate = make_schedule(settings.optimizer, settings.steps)
+    root = jax.jit(
+        lambda: jax.random.key(settings.seed), out_shardings=make_replicated_sharding(mesh)
+    )()
 
     with contextlib.ExitStack() as open_things:
-        checkpoints = Checkpoints(run.workdir, settings.keep)
+        checkpoints = Checkpointer(run.workdir, settings.keep)
         open_things.callback(checkpoints.close)
-        clock = Clock(begin(run.workdir))
-        with clock.spent("restore"):
+        clock = Clock(read_start_time(run.workdir))
+        with clock.measure("restore"):
             state, shardings = restore_or_create(run, checkpoints, optimizer)
             checkpoints.open()
-        frozen_shardings = jax.tree.map(lambda _: replicated(mesh), run.frozen)
-        frozen = place(run.frozen, frozen_shardings)
+        frozen_shardings = jax.tree.map(lambda _: make_replicated_sharding(mesh), run.constants)
+        frozen = put_global(run.constants, frozen_shardings)
         step_fn = make_step(
             run.objective,
             optimizer,
@@ -125,62 +127,64 @@ def train(run: Run) -> TrainState:
         open_things.callback(profiler.close)
         progress = Progress(step, settings.steps, settings.batch_size, enabled=main_process)
         open_things.callback(progress.close)
-        window = Window(skips=skips)
+        window = MetricsBuffer(skips=skips)
         saved, last, asked, row = step, False, None, {}
-        pictures, evaluate = run.pictures, run.evaluate
+        pictures, evaluate = run.draw_images, run.evaluate
 
         stop = open_things.enter_context(StopRequest())
         while step < settings.steps and not last:
-            with clock.spent("data"):
+            with clock.measure("data"):
                 batch = next(run.batches)
-                on_devices = to_global(mesh, batch)
-            profiler.before(step + 1)
+                on_devices = make_global_batch(mesh, batch)
+            profiler.before_step(step + 1)
             state, metrics = step_fn(state, frozen, on_devices, root)
             step += 1
-            window.add(step, metrics, record_names(batch))
-            clock.step_finished()
-            profiler.after(step, metrics)
+            window.add(step, metrics, format_record_ids(batch))
+            clock.record_step()
+            profiler.after_step(step, metrics)
             progress.advance()
-            checkpoints.check()
+            checkpoints.raise_if_failed()
 
-            log_due = due(settings.log_every_steps, step)
-            asked = stop.asked(step)
+            log_due = is_due(settings.log_every_steps, step)
+            asked = stop.get_signal(step)
             last = step == settings.steps or asked is not None
-            save = due(settings.save_every_steps, step) or last
+            save = is_due(settings.save_every_steps, step) or last
             # before a save: the row raises at a non-finite loss, which must not be saved
             if log_due or save:
-                row = window.row(saved, run.workdir)
-                row["examples_per_second"] = progress.window(step, row["loss"])
+                row = window.pop_means(saved, run.workdir)
+                row["examples_per_second"] = progress.report(step, row["loss"])
                 row["learning_rate"] = float(np.asarray(rate(step - 1)))
-                row |= clock.window(step)
+                row |= clock.compute_metrics(step)
                 if run.cost is not None:
-                    row |= run.cost.row(step, row.get("step_seconds/p50"))
-                writers.scalars(step, row)
+                    row |= run.cost.compute_metrics(step, row.get("step_seconds/p50"))
+                writers.write_scalars(step, row)
 
             if save:
-                with clock.spent("save"):
+                with clock.measure("save"):
                     require_finite(state, mesh, step, saved)
                     checkpoints.save(step, state, run.batches.get_state(), run.config, row)
                 saved = step
                 progress.pause()
 
             # after the save, so that an error or a kill in here loses no training
-            if pictures and due(settings.samples_every_steps, step):
-                with clock.spent("pictures"):
-                    pictures = drawn(pictures, state, step, writers)
+            if pictures and is_due(settings.samples_every_steps, step):
+                with clock.measure("pictures"):
+                    pictures = log_images(pictures, state, step, writers)
                 progress.pause()
-            if evaluate and due(settings.evaluate_every_steps, step):
-                with clock.spent("evaluation"):
-                    evaluate = evaluated(evaluate, state, step, writers)
+            if evaluate and is_due(settings.evaluate_every_steps, step):
+                with clock.measure("evaluation"):
+                    evaluate = log_evaluation(evaluate, state, step, writers)
                 progress.pause()
     if asked is not None and step < settings.steps:
         raise Interrupted(asked, step)
     return state
 
 
-def drawn(pictures: Pictures, state: TrainState, step: int, writers: Writers) -> Pictures | None:
+def log_images(
+    pictures: DrawImages, state: TrainState, step: int, writers: Writers
+) -> DrawImages | None:
     """Log sample images; return `pictures` for the next time, or None if memory ran out."""
-    made = if_it_fits(lambda: pictures(state, step))
+    made = skip_on_oom(lambda: pictures(state, step))
     if made is None:
         log.warning(
             "no memory for sample pictures beside the training: there will be none; fewer fit"
@@ -188,26 +192,26 @@ def drawn(pictures: Pictures, state: TrainState, step: int, writers: Writers) ->
         )
         return None
     for name, picture in made.items():
-        writers.image(step, name, picture)
+        writers.write_image(step, name, picture)
     return pictures
 
 
-def evaluated(
+def log_evaluation(
     evaluate: Evaluate, state: TrainState, step: int, writers: Writers
 ) -> Evaluate | None:
     """Log an evaluation; return `evaluate` for the next time, or None if memory ran out."""
-    row = if_it_fits(lambda: evaluate(state, step))
+    row = skip_on_oom(lambda: evaluate(state, step))
     if row is None:
         log.warning(
             "no memory for an evaluation beside the training: there will be none; the loss alone"
             " needs less (config.eval.examples=0), or turn it off (config.eval.every_steps=0)"
         )
         return None
-    writers.scalars(step, row)
+    writers.write_scalars(step, row)
     return evaluate
 
 
-def if_it_fits(work: Callable[[], Made]) -> Made | None:
+def skip_on_oom(work: Callable[[], RunResult]) -> RunResult | None:
     """Return the result of `work`; None on every process if one of them ran out of memory."""
     made = None
     try:
@@ -216,31 +220,31 @@ def if_it_fits(work: Callable[[], Made]) -> Made | None:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
     # the next one is collective (it gathers the weights), so all processes do it or none
-    return None if any_process(made is None) else made
+    return None if any_across_processes(made is None) else made
 
 
 def restore_or_create(
-    run: Run, checkpoints: Checkpoints, optimizer: optax.GradientTransformation
+    run: TrainRun, checkpoints: Checkpointer, optimizer: optax.GradientTransformation
 ) -> tuple[TrainState, TrainState]:
     """Return (state, shardings): the workdir's newest checkpoint, or `run.start`."""
     ema_decay = run.settings.ema_decay
-    abstract = abstract_state(run.start, optimizer, ema_decay)
-    shardings = state_shardings(abstract, run.rules, run.mesh)
-    found = checkpoints.restore(abstract_like(abstract, shardings))
+    abstract = make_abstract_state(run.start, optimizer, ema_decay)
+    shardings = get_state_shardings(abstract, run.rules, run.mesh)
+    found = checkpoints.restore(make_restore_template(abstract, shardings))
     if found is None:
-        state, step = create_sharded(run.start, optimizer, ema_decay, shardings), 0
+        state, step = init_sharded_state(run.start, optimizer, ema_decay, shardings), 0
     else:
         state, position = found
         run.batches.set_state(position)
         step = int(state.step)
         log.info("resumed from step %d of %s", step, checkpoints.folder)
     # resuming needs a position of `step` batches: fail now rather than after hours of training
-    if batches_consumed(run.batches.get_state()) != step:
+    if get_batches_consumed(run.batches.get_state()) != step:
         raise OmfaError(f"at step {step} the data position is {run.batches.get_state()}")
     return state, shardings
 
 
-def record_names(batch: Mapping[str, np.ndarray]) -> np.ndarray:
+def format_record_ids(batch: Mapping[str, np.ndarray]) -> np.ndarray:
     """Return the indices of a batch's records, as folder:record if it mixes several folders."""
     index, dataset = batch["index"], batch.get("dataset")
     if dataset is None or not dataset.any():
@@ -249,6 +253,6 @@ def record_names(batch: Mapping[str, np.ndarray]) -> np.ndarray:
     return np.array([f"{d}:{i}" for d, i in zip(dataset, index, strict=True)])
 
 
-def due(every: int, step: int) -> bool:
+def is_due(every: int, step: int) -> bool:
     """Return whether `step` is a multiple of `every` (0 = never)."""
     return every > 0 and step % every == 0

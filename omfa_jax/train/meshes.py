@@ -9,46 +9,48 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from omfa_jax.parallel.division import Division, abstract, division
-from omfa_jax.parallel.mesh import AXES, MeshSettings, make_mesh
-from omfa_jax.parallel.rules import REPLICATED_RULES, UNET_RULES, explain
-from omfa_jax.train.network import network_division, network_shapes
-from omfa_jax.weights.bundle import Bundle
+from omfa_jax.parallel.division import ResolvedMesh, make_abstract_mesh, resolve_mesh
+from omfa_jax.parallel.mesh import MESH_AXES, MeshSettings, make_mesh
+from omfa_jax.parallel.rules import REPLICATED_RULES, UNET_RULES, format_sharding_table
+from omfa_jax.train.network import divide_network, get_network_shapes
+from omfa_jax.weights.bundle import Model
 
 log = logging.getLogger(__name__)
 
 
-def make_network_mesh(settings: MeshSettings, bundle: Bundle) -> Mesh:
+def make_network_mesh(settings: MeshSettings, bundle: Model) -> Mesh:
     """Return the mesh over all devices; a warning says which weights it leaves replicated."""
     return _make_mesh(
-        network_division(bundle.settings, bundle.unet_config, settings, jax.device_count())
+        divide_network(bundle.settings, bundle.unet_config, settings, jax.device_count())
     )
 
 
 def make_replicated_mesh(settings: MeshSettings, params: Mapping[str, Any]) -> Mesh:
     """Return a mesh for weights that every device holds in full: all axes cut the batch."""
-    return _make_mesh(division(settings, jax.device_count(), REPLICATED_RULES, params))
+    return _make_mesh(resolve_mesh(settings, jax.device_count(), REPLICATED_RULES, params))
 
 
-def explain_sharding(settings: MeshSettings, bundle: Bundle) -> str:
+def explain_sharding(settings: MeshSettings, bundle: Model) -> str:
     """Return a table of every weight's sharding on the mesh that `settings` describe."""
-    asked = math.prod(getattr(settings, axis) for axis in AXES)
+    asked = math.prod(getattr(settings, axis) for axis in MESH_AXES)
     # a mesh without -1 fixes the device count, so the table can be made on any machine
     devices = asked if asked > 0 else jax.device_count()
     # nothing is trained here: replicated weights are worth a warning, not an error
     settings = dataclasses.replace(settings, allow_replicated=True)
-    divided = network_division(bundle.settings, bundle.unet_config, settings, devices)
+    divided = divide_network(bundle.settings, bundle.unet_config, settings, devices)
     log_notes(divided)
-    mesh = abstract({axis: getattr(divided.settings, axis) for axis in AXES})
-    return explain(UNET_RULES, network_shapes(bundle.settings, bundle.unet_config), mesh)
+    mesh = make_abstract_mesh({axis: getattr(divided.settings, axis) for axis in MESH_AXES})
+    return format_sharding_table(
+        UNET_RULES, get_network_shapes(bundle.settings, bundle.unet_config), mesh
+    )
 
 
-def log_notes(divided: Division) -> None:
+def log_notes(divided: ResolvedMesh) -> None:
     """Log each note of a mesh division as a warning."""
     for note in divided.notes:
         log.warning("%s", note)
 
 
-def _make_mesh(divided: Division) -> Mesh:
+def _make_mesh(divided: ResolvedMesh) -> Mesh:
     log_notes(divided)
     return make_mesh(divided.settings)

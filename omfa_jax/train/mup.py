@@ -23,33 +23,35 @@ import jax
 import optax
 
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.core.trees import Path, build, walk
-from omfa_jax.models import UNetConfig, init_unet, unet
+from omfa_jax.core.trees import KeyPath, flatten, unflatten
+from omfa_jax.models import UNetConfig, get_unet_config, init_unet
 
 Params = dict[str, Any]
 
 
-def base_shapes(params: Mapping[str, Any], base: str) -> dict[Path, tuple[int, ...]]:
+def get_base_shapes(params: Mapping[str, Any], base: str) -> dict[KeyPath, tuple[int, ...]]:
     """Return the shapes of preset `base` with the inputs and outputs that `params` have."""
     ends = {end: params[end]["kernel"].shape for end in ("conv_in", "conv_out") if end in params}
     if len(ends) < 2:
         raise OmfaError(
             "config.optimizer.mup_base is for UNets; leave it empty for the autoencoder"
         )
-    config: UNetConfig = unet(
+    config: UNetConfig = get_unet_config(
         base, in_channels=ends["conv_in"][-2], out_channels=ends["conv_out"][-1]
     )
     shapes = jax.eval_shape(lambda: init_unet(config, jax.random.key(0)))
-    return {path: tuple(leaf.shape) for path, leaf in walk(shapes)}
+    return {path: tuple(leaf.shape) for path, leaf in flatten(shapes)}
 
 
-def width_ratios(params: Mapping[str, Any], base: str) -> dict[Path, tuple[float, float]]:
+def compute_width_ratios(
+    params: Mapping[str, Any], base: str
+) -> dict[KeyPath, tuple[float, float]]:
     """Return the ratios (fan-in, fan-out) of every weight to those of preset `base`.
 
     A bias or norm scale has no fan-in: 1. A base with other levels or layers is an OmfaError.
     """
-    narrow = base_shapes(params, base)
-    here = {path: tuple(leaf.shape) for path, leaf in walk(params)}
+    narrow = get_base_shapes(params, base)
+    here = {path: tuple(leaf.shape) for path, leaf in flatten(params)}
     if here.keys() != narrow.keys():
         odd = sorted("/".join(path) for path in here.keys() ^ narrow.keys())
         raise OmfaError(
@@ -70,24 +72,24 @@ def scale_by_width(base: str) -> optax.GradientTransformation:
     """Return the transformation that divides each update by its weight's fan-in ratio."""
 
     def init(params: Params) -> optax.EmptyState:
-        width_ratios(params, base)
+        compute_width_ratios(params, base)
         return optax.EmptyState()
 
     def update(updates: Params, state: optax.OptState, params: Params | None = None):
         assert params is not None
-        ratios = width_ratios(params, base)
-        scaled = {path: leaf / ratios[path][0] for path, leaf in walk(updates)}
-        return build(scaled), state
+        ratios = compute_width_ratios(params, base)
+        scaled = {path: leaf / ratios[path][0] for path, leaf in flatten(updates)}
+        return unflatten(scaled), state
 
     return optax.GradientTransformation(init, update)  # pyright: ignore[reportArgumentType]
 
 
-def initial(params: Params, base: str) -> Params:
+def rescale_initial_params(params: Params, base: str) -> Params:
     """Return random parameters rescaled to muP's initial scales; traceable."""
     leaves = {}
-    ratios = width_ratios(params, base)
-    for path, leaf in walk(params):
+    ratios = compute_width_ratios(params, base)
+    for path, leaf in flatten(params):
         inputs, outputs = ratios[path]
         is_output = inputs != 1 and outputs == 1
         leaves[path] = leaf / math.sqrt(inputs) if is_output else leaf
-    return build(leaves)
+    return unflatten(leaves)

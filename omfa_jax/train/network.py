@@ -8,48 +8,50 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from omfa_jax.diffusion.settings import DiffusionSettings
-from omfa_jax.models import Compute, UNetConfig, init_unet, unet
-from omfa_jax.models.reference_unet import network_params
-from omfa_jax.parallel.activations import activation_constraint, activation_sizes
-from omfa_jax.parallel.attention import attention_kernel, kernel_name
-from omfa_jax.parallel.division import Division, division
-from omfa_jax.parallel.gather import weight_fetcher
+from omfa_jax.models import Compute, UNetConfig, get_unet_config, init_unet
+from omfa_jax.models.reference_unet import init_network_params
+from omfa_jax.parallel.activations import get_activation_sizes, make_activation_constraint
+from omfa_jax.parallel.attention import get_attention_kernel, select_attention_kernel
+from omfa_jax.parallel.division import ResolvedMesh, resolve_mesh
+from omfa_jax.parallel.gather import make_all_gather_params
 from omfa_jax.parallel.mesh import MeshSettings
 from omfa_jax.parallel.rules import UNET_RULES
-from omfa_jax.train.objective import Apply
+from omfa_jax.train.objective import ApplyFn
 from omfa_jax.train.settings import TrainSettings
-from omfa_jax.weights.bundle import network_apply
+from omfa_jax.weights.bundle import make_apply_fn
 
 log = logging.getLogger(__name__)
 
 
 def make_unet_config(preset: str, diffusion: DiffusionSettings) -> UNetConfig:
     """Return a preset's UNet with the input and output channels that the canvas needs."""
-    return unet(preset, in_channels=diffusion.in_channels, out_channels=diffusion.out_channels)
+    return get_unet_config(
+        preset, in_channels=diffusion.in_channels, out_channels=diffusion.out_channels
+    )
 
 
-def unet_shapes(config: UNetConfig) -> Any:
+def get_unet_shapes(config: UNetConfig) -> Any:
     """Return one UNet's parameters as shapes, without computing anything."""
     return jax.eval_shape(lambda: init_unet(config, jax.random.key(0)))
 
 
-def network_shapes(diffusion: DiffusionSettings, config: UNetConfig) -> Any:
+def get_network_shapes(diffusion: DiffusionSettings, config: UNetConfig) -> Any:
     """Return the shapes of all trained parameters: one UNet, or two with a reference UNet."""
     key, reference = jax.random.key(0), diffusion.reference
-    return jax.eval_shape(lambda: network_params(config, key, has_reference=reference))
+    return jax.eval_shape(lambda: init_network_params(config, key, has_reference=reference))
 
 
-def network_division(
+def divide_network(
     diffusion: DiffusionSettings, config: UNetConfig, mesh: MeshSettings, devices: int
-) -> Division:
+) -> ResolvedMesh:
     """Return how training divides `devices` into a mesh, and what it shards of the network."""
-    shapes = network_shapes(diffusion, config)
-    return division(mesh, devices, UNET_RULES, shapes, activation_sizes(config))
+    shapes = get_network_shapes(diffusion, config)
+    return resolve_mesh(mesh, devices, UNET_RULES, shapes, get_activation_sizes(config))
 
 
-def trained_network(
+def make_training_network(
     diffusion: DiffusionSettings, config: UNetConfig, train: TrainSettings, mesh: Mesh
-) -> Apply:
+) -> ApplyFn:
     """Return the UNet with its prompts, to be called in a step on `mesh` (see `train.gradient`)."""
     return make_sharded_network(
         diffusion,
@@ -69,17 +71,17 @@ def make_sharded_network(
     dtype: str,
     attention: str,
     remat: str,
-) -> Apply:
+) -> ApplyFn:
     """Return the UNet with its prompts for parameters that are sharded over `mesh`."""
     platform = mesh.devices.flat[0].platform
-    kernel = kernel_name(attention, platform, dtype)
+    kernel = select_attention_kernel(attention, platform, dtype)
     log.info("attention among image tokens: %s; to the text: xla", kernel)
     compute = Compute(
         dtype=jnp.dtype(dtype),
-        constrain=activation_constraint(mesh),
+        constrain=make_activation_constraint(mesh),
         remat=remat,
-        kernel=attention_kernel(kernel, mesh),
+        kernel=get_attention_kernel(kernel, mesh),
         # a reference UNet has the same weight names, so one set of shapes serves both
-        fetch=weight_fetcher(UNET_RULES, unet_shapes(config), mesh),
+        gather=make_all_gather_params(UNET_RULES, get_unet_shapes(config), mesh),
     )
-    return network_apply(diffusion, config, compute)
+    return make_apply_fn(diffusion, config, compute)

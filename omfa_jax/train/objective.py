@@ -8,14 +8,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from omfa_jax.core.tasks import COMPONENTS, noised_table
+from omfa_jax.core.tasks import COMPONENTS, make_noised_table
 from omfa_jax.diffusion.dropout import drop_conditions
-from omfa_jax.diffusion.loss import masked_mean, weight
-from omfa_jax.diffusion.partial import corrupt, network_input, target
-from omfa_jax.diffusion.schedule import alpha_sigma
+from omfa_jax.diffusion.loss import compute_loss_weight, masked_mean
+from omfa_jax.diffusion.partial import compute_target, corrupt, make_network_input
+from omfa_jax.diffusion.schedule import get_alpha_sigma
 from omfa_jax.diffusion.settings import DiffusionSettings
 from omfa_jax.parallel.feed import ROW
-from omfa_jax.train.keys import row_keys
+from omfa_jax.train.keys import make_row_keys
 from omfa_jax.train.settings import LossSettings
 
 # quarters of the schedule: with 8 examples a step, most steps see each of them
@@ -27,17 +27,17 @@ Sums = dict[str, tuple[Float[Array, ""], Float[Array, ""]]]
 # (params, frozen trees, batch, root key, step) -> mean loss, sums
 Objective = Callable[[Any, Any, Batch, jax.Array, Array], tuple[Float[Array, ""], Sums]]
 # (params, network input, timesteps, prompt rows, prompt table) -> prediction
-Apply = Callable[..., Float[Array, "b h w c"]]
+ApplyFn = Callable[..., Float[Array, "b h w c"]]
 
 
-def signed(pictures: Array) -> Float[Array, "b h w 3"]:
+def to_signed_float(pictures: Array) -> Float[Array, "b h w 3"]:
     """Convert uint8 images, as the pipeline sends them, to float32 in [-1, 1]; pass others on."""
     if pictures.dtype != jnp.uint8:
         return pictures
     return pictures.astype(jnp.float32) * (2 / 255) - 1
 
 
-def batch_latents(
+def encode_batch(
     batch: Batch, encode: Callable[[Float[Array, "b h w 3"]], Float[Array, "b h w c"]]
 ) -> dict[str, Float[Array, "b h w c"]]:
     """Return latents of the three components and the pose map; encode those that are not stored.
@@ -48,54 +48,54 @@ def batch_latents(
     for name in (*COMPONENTS, "pose"):
         stored = batch.get(f"{name}_latents")
         latents[name] = (
-            encode(signed(batch[name])) if stored is None else stored.astype(jnp.float32)
+            encode(to_signed_float(batch[name])) if stored is None else stored.astype(jnp.float32)
         )
     has_pose = batch["has_pose"][:, None, None, None]
     latents["pose"] = jnp.where(has_pose, latents["pose"], 0.0)
     return jax.lax.stop_gradient(latents)
 
 
-def partial_diffusion(
-    settings: DiffusionSettings, loss: LossSettings, apply: Apply, encode: Callable[..., Array]
+def make_diffusion_objective(
+    settings: DiffusionSettings, loss: LossSettings, apply: ApplyFn, encode: Callable[..., Array]
 ) -> Objective:
     """Return the objective of docs/method.md, sections 3 to 5 and 7; a batch may mix tasks."""
-    canvas, table = settings.canvas, jnp.asarray(noised_table(settings.tasks))
+    canvas, table = settings.canvas, jnp.asarray(make_noised_table(settings.tasks))
     null_prompt = len(settings.tasks)
     gamma = loss.min_snr_gamma or None
 
     def objective(params, frozen, batch, root, step):
-        latents = batch_latents(batch, lambda images: encode(frozen["vae"], images))
+        latents = encode_batch(batch, lambda images: encode(frozen["vae"], images))
         pose = canvas.assemble({"person": latents.pop("pose")})
         x0 = canvas.assemble(latents)
-        mask = canvas.mask(table[batch["task"]])
+        mask = canvas.make_mask(table[batch["task"]])
 
         def draw_rows(name, draw):
             # a key per row of the global batch: draws do not depend on devices or microbatches
-            return jax.vmap(draw)(row_keys(root, name, step, batch[ROW]))
+            return jax.vmap(draw)(make_row_keys(root, name, step, batch[ROW]))
 
         t = draw_rows(
-            "timestep", lambda key: loss.timesteps.draw(key, settings.schedule.train_steps)
+            "timestep", lambda key: loss.timesteps.sample(key, settings.schedule.train_steps)
         )
         eps = draw_rows("noise", lambda key: jax.random.normal(key, x0.shape[1:]))
-        alpha, sigma = alpha_sigma(settings.schedule, t)
+        alpha, sigma = get_alpha_sigma(settings.schedule, t)
         xt = corrupt(x0, eps, mask, alpha, sigma)
         drop = draw_rows("dropout", lambda key: jax.random.bernoulli(key, loss.condition_dropout))
         xt, pose, prompt = drop_conditions(drop, xt, mask, pose, batch["task"], null_prompt)
 
-        inputs = network_input(settings.unet_inputs, canvas, xt, mask, pose)
+        inputs = make_network_input(settings.unet_inputs, canvas, xt, mask, pose)
         output = apply(params, inputs, t, prompt, frozen["prompts"])
-        wanted = target(settings.prediction, x0, eps, alpha, sigma)
+        wanted = compute_target(settings.prediction, x0, eps, alpha, sigma)
         per_example = masked_mean((output - wanted) ** 2, mask)
-        mean = jnp.mean(weight(settings.prediction, gamma, alpha, sigma) * per_example)
+        mean = jnp.mean(compute_loss_weight(settings.prediction, gamma, alpha, sigma) * per_example)
         return mean, {
-            **per_task_losses(settings, per_example, batch["task"]),
-            **per_noise_losses(settings, per_example, t),
+            **sum_losses_by_task(settings, per_example, batch["task"]),
+            **sum_losses_by_noise(settings, per_example, t),
         }
 
     return objective
 
 
-def per_task_losses(
+def sum_losses_by_task(
     settings: DiffusionSettings, per_example: Float[Array, "b"], task: Array
 ) -> Sums:
     """Return the unweighted loss of each task, whose mean is NaN if the batch has none of it."""
@@ -105,7 +105,9 @@ def per_task_losses(
     }
 
 
-def per_noise_losses(settings: DiffusionSettings, per_example: Float[Array, "b"], t: Array) -> Sums:
+def sum_losses_by_noise(
+    settings: DiffusionSettings, per_example: Float[Array, "b"], t: Array
+) -> Sums:
     """Return the unweighted loss by quarters of the timesteps; the mean of an empty one is NaN.
 
     A high loss at high t means that the model fails at layout, at low t that it fails at detail.

@@ -13,7 +13,7 @@ from omfa_jax.train.settings import OptimizerSettings
 MUON_RMS = 0.2
 
 
-def learning_rate(settings: OptimizerSettings, steps: int) -> optax.Schedule:
+def make_schedule(settings: OptimizerSettings, steps: int) -> optax.Schedule:
     """Return a linear warm-up from 0, then a constant rate or a cosine that is 0 at `steps`."""
     peak, warmup = settings.learning_rate, settings.warmup_steps
     if settings.lr_schedule == "cosine":
@@ -32,7 +32,7 @@ def make_optimizer(settings: OptimizerSettings, steps: int) -> optax.GradientTra
     Under muP AdamW's updates are scaled per weight, but its decay (rate x weight_decay) is not.
     """
     clip = optax.clip_by_global_norm(settings.clip_norm) if settings.clip_norm else optax.identity()
-    rate = learning_rate(settings, steps)
+    rate = make_schedule(settings, steps)
     if settings.name == "muon":
         transform = muon(
             rate,
@@ -41,7 +41,7 @@ def make_optimizer(settings: OptimizerSettings, steps: int) -> optax.GradientTra
             adam_b2=settings.b2,
             mu_dtype=settings.mu_dtype,
             adam_weight_decay=settings.weight_decay,
-            muon_weight_dimension_numbers=muon_matrices,
+            muon_weight_dimension_numbers=get_muon_axes,
             consistent_rms=MUON_RMS,
         )
     elif settings.mup_base:
@@ -62,7 +62,7 @@ def make_optimizer(settings: OptimizerSettings, steps: int) -> optax.GradientTra
     return optax.chain(clip, transform)
 
 
-def muon_matrices(params: Any) -> Any:
+def get_muon_axes(params: Any) -> Any:
     """Return each leaf's matrix axes for Muon; None for the leaves that AdamW updates."""
 
     def matrix(path: tuple[Any, ...], leaf: jax.Array) -> MuonDimensionNumbers | None:

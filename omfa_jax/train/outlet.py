@@ -18,7 +18,7 @@ RETRY_S = 30.0
 CLOSE_S = 5.0
 
 
-class Outlet:
+class BackgroundWriter:
     """Runs writes in order, in a thread of its own.
 
     If they fail (a full disk) or hang (a file server), the run continues. One warning is logged, up

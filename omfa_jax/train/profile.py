@@ -45,7 +45,7 @@ class Profiler:
     def __init__(self, steps: ProfileSteps | None, workdir: Path):
         self._steps, self._folder, self._running = steps, Path(workdir) / FOLDER, False
 
-    def before(self, step: int) -> None:
+    def before_step(self, step: int) -> None:
         """Start the trace if `step`, about to be dispatched, is the first chosen one.
 
         A run that resumes in the middle of the chosen steps traces the rest of them.
@@ -54,7 +54,7 @@ class Profiler:
         if chosen is not None and not self._running and chosen.first <= step <= chosen.last:
             self._running = self._try(lambda: jax.profiler.start_trace(str(self._folder)))
 
-    def after(self, step: int, result: Any) -> None:
+    def after_step(self, step: int, result: Any) -> None:
         """Stop the trace if `step` is the last chosen one, after its `result` is computed."""
         if self._running and self._steps is not None and step >= self._steps.last:
             jax.block_until_ready(result)

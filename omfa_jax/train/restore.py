@@ -12,9 +12,22 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.data.position import batches_consumed
-from omfa_jax.train.checksums import Record, first_altered, is_record, named, shapes_recorded
-from omfa_jax.train.integrity import EMA_ITEM, Damaged, blamed, items_listed, read_config, read_json
+from omfa_jax.data.position import get_batches_consumed
+from omfa_jax.train.checksums import (
+    Record,
+    find_altered,
+    flatten_names,
+    get_recorded_shapes,
+    is_record,
+)
+from omfa_jax.train.integrity import (
+    EMA_ITEM,
+    DamagedCheckpointError,
+    convert_error,
+    read_config,
+    read_items,
+    read_json,
+)
 from omfa_jax.train.state import TrainState
 
 log = logging.getLogger(__name__)
@@ -33,13 +46,13 @@ def read_step(folder: Path, abstract: TrainState) -> tuple[TrainState, dict[str,
     """
     step, config = int(folder.name), read_config(folder)
     position = read_json(folder, "data")
-    check_position(position, step, folder)
+    require_position(position, step, folder)
     record = read_checksums(folder)
-    template = state_item(abstract)
-    check_fit(folder, config, template, record.get("state"))
+    template = make_state_item(abstract)
+    require_fit(folder, config, template, record.get("state"))
     has_ema = (folder / EMA_ITEM).is_dir()
     if abstract.ema is not None and not has_ema:
-        raise without_ema(folder, config)
+        raise make_missing_ema_error(folder, config)
     if abstract.ema is None and has_ema:
         log.warning("the EMA of checkpoint %s is left behind: train.ema_decay=0 now", folder)
     state = read_tree(folder / "state", template)
@@ -49,11 +62,13 @@ def read_step(folder: Path, abstract: TrainState) -> tuple[TrainState, dict[str,
         require_shapes(folder / EMA_ITEM, abstract.ema)
         ema = read_tree(folder / EMA_ITEM, abstract.ema)
     if int(state["step"]) != step:
-        raise Damaged(f"checkpoint {folder / 'state'} is damaged: it holds step {state['step']}")
+        raise DamagedCheckpointError(
+            f"checkpoint {folder / 'state'} is damaged: it holds step {state['step']}"
+        )
     return TrainState(state["step"], state["params"], ema, state["opt_state"]), position
 
 
-def unaltered(
+def verify_checksums(
     folder: Path, read: tuple[TrainState, dict[str, Any]]
 ) -> tuple[TrainState, dict[str, Any]]:
     """Return `read`, or raise Damaged if an array differs from what was saved.
@@ -62,29 +77,29 @@ def unaltered(
     """
     record = read_checksums(folder)
     state = read[0]
-    trees = {"state": state_item(state)} | ({} if state.ema is None else {EMA_ITEM: state.ema})
+    trees = {"state": make_state_item(state)} | ({} if state.ema is None else {EMA_ITEM: state.ema})
     for item, tree in trees.items():
-        name = first_altered(tree, record.get(item, {}))
+        name = find_altered(tree, record.get(item, {}))
         if name is not None:
-            raise Damaged(
+            raise DamagedCheckpointError(
                 f"checkpoint {folder / item} is damaged: {name} differs from what was saved"
             )
     return read
 
 
-def state_item(state: TrainState) -> dict[str, Any]:
+def make_state_item(state: TrainState) -> dict[str, Any]:
     """Return the contents of the `state` item (the EMA is an item of its own)."""
     return {"step": state.step, "params": state.params, "opt_state": state.opt_state}
 
 
-def check_position(position: Any, step: int, folder: Path) -> None:
+def require_position(position: Any, step: int, folder: Path) -> None:
     """Raise Damaged unless the data position is `step` batches, one for every update."""
     try:
-        consumed = batches_consumed(position)
+        consumed = get_batches_consumed(position)
     except OmfaError as error:
-        raise Damaged(f"checkpoint {folder / 'data'} is damaged: {error}") from None
+        raise DamagedCheckpointError(f"checkpoint {folder / 'data'} is damaged: {error}") from None
     if consumed != step:
-        raise Damaged(
+        raise DamagedCheckpointError(
             f"checkpoint {folder / 'data'} is damaged: its data position is {consumed} batches, not"
             f" {step}"
         )
@@ -96,25 +111,27 @@ def read_checksums(folder: Path) -> dict[str, Record]:
         return {}
     found = read_json(folder, CHECKSUMS_ITEM)
     if not all(map(is_record, found.values())):
-        raise Damaged(f"checkpoint {folder / CHECKSUMS_ITEM} is damaged: not sums, shapes, dtypes")
+        raise DamagedCheckpointError(
+            f"checkpoint {folder / CHECKSUMS_ITEM} is damaged: not sums, shapes, dtypes"
+        )
     return found
 
 
-def check_fit(folder: Path, config: dict[str, Any], template: Any, record: Record | None) -> None:
+def require_fit(folder: Path, config: dict[str, Any], template: Any, record: Record | None) -> None:
     """Raise an OmfaError if an intact checkpoint is of another model or optimizer.
 
     If the files disagree with the checkpoint's own record, it is Damaged.
     """
-    saved = shapes(saved_tree(folder / "state"))
-    recorded = saved if record is None else shapes_recorded(record)
-    difference = first_difference(recorded, shapes(template))
+    saved = get_shapes(read_metadata(folder / "state"))
+    recorded = saved if record is None else get_recorded_shapes(record)
+    difference = describe_first_difference(recorded, get_shapes(template))
     if difference and recorded != saved:
         # the files match neither the config nor their own record, so no other config would help
-        raise Damaged(
+        raise DamagedCheckpointError(
             f"checkpoint {folder} is damaged: {CHECKSUMS_ITEM} are not those of its arrays"
         )
     if difference:
-        preset = part_of(config, "model").get("unet")
+        preset = get_section(config, "model").get("unet")
         raise OmfaError(
             f"checkpoint {folder.name} in {folder.parent} (model.unet={preset!r}) does not fit this"
             " config's model or optimizer; use the config it was trained with or a new"
@@ -125,16 +142,16 @@ def check_fit(folder: Path, config: dict[str, Any], template: Any, record: Recor
 
 def require_shapes(folder: Path, template: Any) -> None:
     """Raise Damaged if a saved item's arrays differ in name or shape from `template`."""
-    difference = first_difference(shapes(saved_tree(folder)), shapes(template))
+    difference = describe_first_difference(get_shapes(read_metadata(folder)), get_shapes(template))
     if difference:
-        raise Damaged(f"checkpoint {folder} is damaged: {difference}")
+        raise DamagedCheckpointError(f"checkpoint {folder} is damaged: {difference}")
 
 
-def without_ema(folder: Path, config: Mapping[str, Any]) -> OmfaError:
+def make_missing_ema_error(folder: Path, config: Mapping[str, Any]) -> OmfaError:
     """Return the error for a checkpoint without an EMA: it lost it, or never had one."""
-    decay = part_of(config, "train").get("ema_decay")
-    if decay or EMA_ITEM in (items_listed(folder) or ()):
-        return Damaged(
+    decay = get_section(config, "train").get("ema_decay")
+    if decay or EMA_ITEM in (read_items(folder) or ()):
+        return DamagedCheckpointError(
             f"checkpoint {folder} is damaged: it has lost its EMA (train.ema_decay={decay})"
         )
     return OmfaError(
@@ -143,13 +160,13 @@ def without_ema(folder: Path, config: Mapping[str, Any]) -> OmfaError:
     )
 
 
-def part_of(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+def get_section(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     """Return a section of a saved config, empty if there is none of that name."""
     found = config.get(name)
     return found if isinstance(found, Mapping) else {}
 
 
-def first_difference(have: Shapes, want: Shapes) -> str | None:
+def describe_first_difference(have: Shapes, want: Shapes) -> str | None:
     """Return a sentence about the first array whose name or shape differs, else None."""
     # parameters first: differences in the optimizer's moments follow from theirs
     for name in sorted(have.keys() | want.keys(), key=lambda n: (n.startswith("opt_state"), n)):
@@ -159,27 +176,27 @@ def first_difference(have: Shapes, want: Shapes) -> str | None:
     return None
 
 
-def shapes(tree: Any) -> Shapes:
+def get_shapes(tree: Any) -> Shapes:
     """Return {dotted name: shape} of every array of a tree."""
-    return {name: tuple(leaf.shape) for name, leaf in named(tree).items()}
+    return {name: tuple(leaf.shape) for name, leaf in flatten_names(tree).items()}
 
 
-def saved_tree(folder: Path) -> Any:
+def read_metadata(folder: Path) -> Any:
     """Return the metadata (shape, dtype) of every array of one saved item."""
     try:
-        with late_reads(), contextlib.closing(ocp.StandardCheckpointHandler()) as reader:
+        with tolerate_late_reads(), contextlib.closing(ocp.StandardCheckpointHandler()) as reader:
             return reader.metadata(epath.Path(folder)).tree
     except Exception as error:
-        raise blamed(error, folder) from error
+        raise convert_error(error, folder) from error
 
 
 def read_tree(folder: Path, template: Any) -> Any:
     """Return a saved item's arrays, sharded like `template` (ShapeDtypeStructs)."""
     try:
-        with late_reads(), contextlib.closing(ocp.StandardCheckpointHandler()) as reader:
+        with tolerate_late_reads(), contextlib.closing(ocp.StandardCheckpointHandler()) as reader:
             return reader.restore(epath.Path(folder), args=ocp.args.StandardRestore(template))
     except Exception as error:
-        raise blamed(error, folder) from error
+        raise convert_error(error, folder) from error
 
 
 class _Forgiving(asyncio.SelectorEventLoop):
@@ -203,7 +220,7 @@ class _Policy(asyncio.DefaultEventLoopPolicy):
 
 
 @contextlib.contextmanager
-def late_reads() -> Iterator[None]:
+def tolerate_late_reads() -> Iterator[None]:
     """Tolerate Orbax reads that finish after another one of them has failed.
 
     When one of many reads fails, Orbax closes its event loop under the others. Each of those would
@@ -217,7 +234,7 @@ def late_reads() -> Iterator[None]:
         asyncio.set_event_loop_policy(before)
 
 
-def abstract_like(abstract: TrainState, shardings: TrainState) -> TrainState:
+def make_restore_template(abstract: TrainState, shardings: TrainState) -> TrainState:
     """Return ShapeDtypeStructs with shardings, the template of a sharded restore."""
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),

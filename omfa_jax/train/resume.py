@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.core.retry import retried
-from omfa_jax.train.integrity import Damaged, read_config, whole_steps
+from omfa_jax.core.retry import call_with_retries
+from omfa_jax.train.integrity import DamagedCheckpointError, list_complete_steps, read_config
 
 log = logging.getLogger(__name__)
 
@@ -54,11 +54,13 @@ def read_newest_config(folder: Path) -> tuple[int, dict[str, Any]] | None:
 
     Other damage to a checkpoint is found and reported when it is restored.
     """
-    for step in whole_steps(folder, warn=False):
+    for step in list_complete_steps(folder, warn=False):
         try:
             place = folder / str(step)
-            return step, retried(f"config of {place}", lambda place=place: read_config(place))
-        except Damaged:
+            return step, call_with_retries(
+                f"config of {place}", lambda place=place: read_config(place)
+            )
+        except DamagedCheckpointError:
             continue
     return None
 

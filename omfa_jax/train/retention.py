@@ -9,23 +9,23 @@ from typing import Any
 from orbax.checkpoint.checkpoint_managers import PreservationPolicy
 from orbax.checkpoint.checkpoint_managers import preservation_policy as policy
 
-from omfa_jax.train.integrity import ROW_ITEM, Damaged, read_json
+from omfa_jax.train.integrity import ROW_ITEM, DamagedCheckpointError, read_json
 from omfa_jax.train.settings import KeepSettings
 
 log = logging.getLogger(__name__)
 
 
-def preserved(keep: KeepSettings, folder: Path) -> PreservationPolicy:
+def make_preservation_policy(keep: KeepSettings, folder: Path) -> PreservationPolicy:
     """Return Orbax's policy for the settings; a checkpoint is kept if any of its parts keeps it."""
     policies: list[PreservationPolicy] = [policy.LatestN(keep.last)]
     if keep.every_steps:
         policies.append(policy.EveryNSteps(keep.every_steps))
     if keep.best_of:
-        policies.append(Best(keep.best_of, folder))
+        policies.append(KeepBest(keep.best_of, folder))
     return policy.AnyPreservationPolicy(policies)
 
 
-class Best(PreservationPolicy):
+class KeepBest(PreservationPolicy):
     """Keeps the checkpoint in `folder` whose row of the log has the lowest `metric`.
 
     Ties go to the earliest. A missing or non-finite metric is never the best. Rows from before a
@@ -42,7 +42,7 @@ class Best(PreservationPolicy):
     ) -> list[bool]:
         """Return which checkpoints to keep: the best, and those whose row cannot be read now."""
         rows = [self._row(info.step, info.metrics) for info in checkpoints]
-        scores = [math.inf if row is None else score(row, self._metric) for row in rows]
+        scores = [math.inf if row is None else get_score(row, self._metric) for row in rows]
         best = min(scores, default=math.inf)
         kept = scores.index(best) if best < math.inf else None
         return [row is None or place == kept for place, row in enumerate(rows)]
@@ -52,14 +52,14 @@ class Best(PreservationPolicy):
             return saved_now
         if step not in self._read:
             try:
-                self._read[step] = stored_row(self._folder / str(step))
+                self._read[step] = read_row(self._folder / str(step))
             except OSError as error:
                 log.warning("checkpoint %s is kept: %s", self._folder / str(step), error)
                 return None
         return self._read[step]
 
 
-def score(row: Mapping[str, Any], metric: str) -> float:
+def get_score(row: Mapping[str, Any], metric: str) -> float:
     """Return a row's metric, infinity if it is missing or not finite."""
     value = row.get(metric)
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -72,18 +72,18 @@ def score(row: Mapping[str, Any], metric: str) -> float:
     return found if math.isfinite(found) else math.inf
 
 
-def stored_row(step_folder: Path) -> Mapping[str, Any]:
+def read_row(step_folder: Path) -> Mapping[str, Any]:
     """Return the row of the log saved with a checkpoint; empty if there is none.
 
     Raises OSError if the file system fails, since the row may exist.
     """
     try:
         return read_json(step_folder, ROW_ITEM)
-    except Damaged:
+    except DamagedCheckpointError:
         return {}
 
 
-def plain_row(row: Mapping[str, float]) -> dict[str, float | None]:
+def to_json_row(row: Mapping[str, float]) -> dict[str, float | None]:
     """Return a row of the log for JSON: non-finite numbers become null."""
     numbers = {name: float(value) for name, value in row.items()}
     return {name: value if math.isfinite(value) else None for name, value in numbers.items()}

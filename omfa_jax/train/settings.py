@@ -6,12 +6,12 @@ They have no defaults of their own: those are in `configs/base.py` alone.
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from omfa_jax.core.bounds import SEED, Choice, Number, Text, Whole, require
+from omfa_jax.core.bounds import SEED_RULE, Choice, FloatRange, IntRange, Text, check_fields
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.diffusion.schedule import TimestepDistribution
 from omfa_jax.diffusion.settings import DiffusionSettings
 from omfa_jax.models import VAEConfig
-from omfa_jax.models.compute import REMAT
+from omfa_jax.models.compute import REMAT_POLICIES
 from omfa_jax.models.presets import UNETS
 
 LR_SCHEDULES = ("constant", "cosine")
@@ -23,33 +23,36 @@ NONFINITE = ("stop", "skip")
 OPTIMIZER = {
     "name": Choice(OPTIMIZERS),
     # no rate above 1 trains; the limit leaves room for what muP or a range test may ask for
-    "learning_rate": Number(0, 10, above=True),
-    "warmup_steps": Whole(),
+    "learning_rate": FloatRange(0, 10, exclusive_minimum=True),
+    "warmup_steps": IntRange(),
     "lr_schedule": Choice(LR_SCHEDULES),
-    "weight_decay": Number(0, 100),
-    "b1": Number(0, 1, below=True),
-    "b2": Number(0, 1, below=True),
-    "clip_norm": Number(0, 1e6),
+    "weight_decay": FloatRange(0, 100),
+    "b1": FloatRange(0, 1, exclusive_maximum=True),
+    "b2": FloatRange(0, 1, exclusive_maximum=True),
+    "clip_norm": FloatRange(0, 1e6),
     "mu_dtype": Choice(DTYPES),
-    "mup_base": Choice(UNETS, empty=True),
+    "mup_base": Choice(UNETS, allow_empty=True),
 }
-LOSS = {"min_snr_gamma": Number(0, 1000), "condition_dropout": Number(0, 1, below=True)}
-KEEP = {"last": Whole(1), "every_steps": Whole(), "best_of": Text()}
+LOSS = {
+    "min_snr_gamma": FloatRange(0, 1000),
+    "condition_dropout": FloatRange(0, 1, exclusive_maximum=True),
+}
+KEEP = {"last": IntRange(1), "every_steps": IntRange(), "best_of": Text()}
 # more examples a step than any cluster holds: a typo, which would fail at the first allocation
 BATCH_MAX = 2**20
 TRAIN = {
-    "steps": Whole(1),
-    "batch_size": Whole(1, BATCH_MAX),
-    "seed": SEED,
+    "steps": IntRange(1),
+    "batch_size": IntRange(1, BATCH_MAX),
+    "seed": SEED_RULE,
     "compute_dtype": Choice(DTYPES),
-    "remat": Choice(REMAT),
-    "grad_accum_steps": Whole(1, BATCH_MAX),
-    "ema_decay": Number(0, 1, below=True),
+    "remat": Choice(REMAT_POLICIES),
+    "grad_accum_steps": IntRange(1, BATCH_MAX),
+    "ema_decay": FloatRange(0, 1, exclusive_maximum=True),
     "on_nonfinite": Choice(NONFINITE),
-    "save_every_steps": Whole(1),
-    "log_every_steps": Whole(1),
-    "samples_every_steps": Whole(),
-    "evaluate_every_steps": Whole(),
+    "save_every_steps": IntRange(1),
+    "log_every_steps": IntRange(1),
+    "samples_every_steps": IntRange(),
+    "evaluate_every_steps": IntRange(),
     "wandb_project": Text(),
 }
 
@@ -76,7 +79,7 @@ class OptimizerSettings:
     mup_base: str
 
     def __post_init__(self) -> None:
-        require("config.optimizer.", OPTIMIZER, self)
+        check_fields("config.optimizer.", OPTIMIZER, self)
         if self.mup_base and self.name != "adamw":
             raise OmfaError(
                 f"config.optimizer.mup_base scales AdamW's rates, and {self.name}'s updates grow"
@@ -94,7 +97,7 @@ class LossSettings:
     timesteps: TimestepDistribution
 
     def __post_init__(self) -> None:
-        require("config.diffusion.", LOSS, self)
+        check_fields("config.diffusion.", LOSS, self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +112,7 @@ class KeepSettings:
     best_of: str
 
     def __post_init__(self) -> None:
-        require("keep.", KEEP, self)
+        check_fields("keep.", KEEP, self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +138,7 @@ class TrainSettings:
     wandb_project: str
 
     def __post_init__(self) -> None:
-        require("", TRAIN, self)
+        check_fields("", TRAIN, self)
 
 
 @dataclass(frozen=True, kw_only=True)

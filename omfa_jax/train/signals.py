@@ -45,7 +45,7 @@ class StopRequest:
         if not self._alone:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    def asked(self, step: int) -> signal.Signals | None:
+    def get_signal(self, step: int) -> signal.Signals | None:
         """Return the signal that asks the run to stop after `step`, or None.
 
         Call it after every step. With several processes the answer comes within a second or two of

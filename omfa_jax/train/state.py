@@ -10,9 +10,9 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Int
 
-from omfa_jax.parallel.feed import place
-from omfa_jax.parallel.mesh import replicated
-from omfa_jax.parallel.rules import Rules, param_shardings, shardings_like
+from omfa_jax.parallel.feed import put_global
+from omfa_jax.parallel.mesh import make_replicated_sharding
+from omfa_jax.parallel.rules import Rules, make_param_shardings, match_state_shardings
 
 Params = dict[str, Any]
 Start = Params | Callable[[], Params]
@@ -37,13 +37,13 @@ def make_state(
     return TrainState(jnp.zeros((), jnp.int32), params, ema, optimizer.init(params))
 
 
-def state_shardings(abstract: TrainState, rules: Rules, mesh: Mesh) -> TrainState:
+def get_state_shardings(abstract: TrainState, rules: Rules, mesh: Mesh) -> TrainState:
     """Return the shardings of a state; moments and EMA are sharded like their parameters."""
-    params = param_shardings(rules, abstract.params, mesh)
-    return shardings_like(abstract, params, replicated(mesh))
+    params = make_param_shardings(rules, abstract.params, mesh)
+    return match_state_shardings(abstract, params, make_replicated_sharding(mesh))
 
 
-def abstract_state(
+def make_abstract_state(
     start: Start, optimizer: optax.GradientTransformation, ema_decay: float
 ) -> TrainState:
     """Return the state's shapes and dtypes, without computing anything."""
@@ -51,7 +51,7 @@ def abstract_state(
     return jax.eval_shape(lambda p: make_state(p, optimizer, ema_decay), params)
 
 
-def create_sharded(
+def init_sharded_state(
     start: Start,
     optimizer: optax.GradientTransformation,
     ema_decay: float,
@@ -64,12 +64,12 @@ def create_sharded(
     if callable(start):
         params = jax.jit(start, out_shardings=shardings.params)()
     else:
-        params = place(start, shardings.params)
+        params = put_global(start, shardings.params)
     fill = jax.jit(lambda p: make_state(p, optimizer, ema_decay), out_shardings=shardings)
     return fill(params)
 
 
-def updated(
+def apply_gradients(
     state: TrainState,
     grads: Params,
     optimizer: optax.GradientTransformation,

@@ -10,10 +10,10 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array
 
-from omfa_jax.parallel.mesh import batch_sharding, replicated
-from omfa_jax.train.gradient import Metrics, sharded_gradient
+from omfa_jax.parallel.mesh import make_batch_sharding, make_replicated_sharding
+from omfa_jax.train.gradient import Metrics, make_sharded_gradient
 from omfa_jax.train.objective import Batch, Objective
-from omfa_jax.train.state import TrainState, updated
+from omfa_jax.train.state import TrainState, apply_gradients
 
 Step = Callable[[TrainState, Any, Batch, jax.Array], tuple[TrainState, Metrics]]
 
@@ -37,12 +37,12 @@ def make_step(
     `skip_nonfinite` a step with a non-finite loss or gradient counts, but changes nothing.
     """
 
-    gradient = sharded_gradient(objective, shardings.params, mesh, accumulate)
+    gradient = make_sharded_gradient(objective, shardings.params, mesh, accumulate)
 
     def step(state: TrainState, frozen: Any, batch: Batch, root: Array):
         value, metrics, grads = gradient(state.params, frozen, batch, root, state.step)
         metrics = {"loss": value, "grad_norm": optax.tree.norm(grads), **metrics}
-        new = updated(state, grads, optimizer, ema_decay)
+        new = apply_gradients(state, grads, optimizer, ema_decay)
         if skip_nonfinite:
             # selected after the update, in one program: a host check would stall every step
             good = jnp.isfinite(value) & jnp.isfinite(metrics["grad_norm"])
@@ -52,7 +52,12 @@ def make_step(
 
     return jax.jit(
         step,
-        in_shardings=(shardings, frozen_shardings, batch_sharding(mesh), replicated(mesh)),
-        out_shardings=(shardings, replicated(mesh)),
+        in_shardings=(
+            shardings,
+            frozen_shardings,
+            make_batch_sharding(mesh),
+            make_replicated_sharding(mesh),
+        ),
+        out_shardings=(shardings, make_replicated_sharding(mesh)),
         donate_argnums=0,
     )

@@ -11,17 +11,17 @@ from etils import epath
 
 from omfa_jax.core import trees
 from omfa_jax.train.checksums import Record, is_altered
-from omfa_jax.train.integrity import Damaged, blamed
-from omfa_jax.train.restore import late_reads
+from omfa_jax.train.integrity import DamagedCheckpointError, convert_error
+from omfa_jax.train.restore import tolerate_late_reads
 
 # arrays are read in chunks of about this size, since every Orbax read costs a tenth of a second
 CHUNK_BYTES = 500_000_000
 
 
-class StoredArray:
+class LazyArray:
     """One array of a saved item, read by `np.asarray`."""
 
-    def __init__(self, reader: "_Reader", path: trees.Path, shape: tuple[int, ...], dtype: Any):
+    def __init__(self, reader: "_Reader", path: trees.KeyPath, shape: tuple[int, ...], dtype: Any):
         self.shape, self.dtype = shape, np.dtype(dtype)
         self._reader, self._path = reader, path
 
@@ -30,8 +30,8 @@ class StoredArray:
         return array if dtype is None else array.astype(dtype, copy=False)
 
 
-def stored_tree(
-    folder: Path, tree: Mapping[str, Any], prefix: trees.Path, record: Record
+def make_lazy_tree(
+    folder: Path, tree: Mapping[str, Any], prefix: trees.KeyPath, record: Record
 ) -> dict[str, Any]:
     """Return lazy arrays under `prefix` of a saved item whose metadata is `tree`.
 
@@ -40,11 +40,11 @@ def stored_tree(
     """
     for name in prefix:
         tree = tree[name]
-    leaves = {(*prefix, *path): leaf for path, leaf in trees.walk(tree)}
+    leaves = {(*prefix, *path): leaf for path, leaf in trees.flatten(tree)}
     reader = _Reader(folder, leaves, record)
-    return trees.build(
+    return trees.unflatten(
         {
-            path[len(prefix) :]: StoredArray(reader, path, tuple(leaf.shape), leaf.dtype)
+            path[len(prefix) :]: LazyArray(reader, path, tuple(leaf.shape), leaf.dtype)
             for path, leaf in leaves.items()
         }
     )
@@ -53,11 +53,11 @@ def stored_tree(
 class _Reader:
     """Reads a saved item chunk by chunk and keeps the last chunk."""
 
-    def __init__(self, folder: Path, leaves: Mapping[trees.Path, Any], record: Record):
+    def __init__(self, folder: Path, leaves: Mapping[trees.KeyPath, Any], record: Record):
         self._folder, self._leaves, self._record = folder, leaves, record
-        self._held: dict[trees.Path, np.ndarray] = {}
-        self._runs: dict[trees.Path, list[trees.Path]] = {}
-        run: list[trees.Path] = []
+        self._held: dict[trees.KeyPath, np.ndarray] = {}
+        self._runs: dict[trees.KeyPath, list[trees.KeyPath]] = {}
+        run: list[trees.KeyPath] = []
         size = 0
         for path, leaf in leaves.items():
             new = int(np.prod(leaf.shape, dtype=np.int64)) * np.dtype(leaf.dtype).itemsize
@@ -67,7 +67,7 @@ class _Reader:
             size += new
             self._runs[path] = run
 
-    def read(self, path: trees.Path) -> np.ndarray:
+    def read(self, path: trees.KeyPath) -> np.ndarray:
         """Return the array at `path`."""
         if path not in self._held:
             # free the last chunk before reading the next
@@ -75,28 +75,28 @@ class _Reader:
             self._held = self._restored(self._runs[path])
         return self._held[path]
 
-    def _restored(self, run: list[trees.Path]) -> dict[trees.Path, np.ndarray]:
+    def _restored(self, run: list[trees.KeyPath]) -> dict[trees.KeyPath, np.ndarray]:
         item, how = {}, {}
         for path in run:
             leaf = self._leaves[path]
             item[path] = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
             how[path] = ocp.RestoreArgs(restore_type=np.ndarray)
         arguments = ocp.args.PyTreeRestore(
-            item=trees.build(item), restore_args=trees.build(how), partial_restore=True
+            item=trees.unflatten(item), restore_args=trees.unflatten(how), partial_restore=True
         )
         handler = ocp.PyTreeCheckpointHandler()
         try:
-            with late_reads():
+            with tolerate_late_reads():
                 tree = handler.restore(epath.Path(self._folder), args=arguments)
         except Exception as error:
-            raise blamed(error, self._folder) from error
+            raise convert_error(error, self._folder) from error
         finally:
             handler.close()
-        arrays = dict(trees.walk(tree))
+        arrays = dict(trees.flatten(tree))
         for path, array in arrays.items():
             name = ".".join(path)
             if is_altered(array, self._record.get(name)):
-                raise Damaged(
+                raise DamagedCheckpointError(
                     f"checkpoint {self._folder} is damaged: {name} differs from what was saved"
                 )
         return arrays

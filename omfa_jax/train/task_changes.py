@@ -9,17 +9,17 @@ import numpy as np
 
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.tasks import Task
-from omfa_jax.data.pipeline import task_shares
+from omfa_jax.data.pipeline import compute_task_shares
 from omfa_jax.models import UNetConfig
 from omfa_jax.train.settings import WeightsSource
-from omfa_jax.weights.bundle import Bundle
+from omfa_jax.weights.bundle import Model
 from omfa_jax.weights.description import read_description
-from omfa_jax.weights.prompts import PromptTable, carried_to, joined, seeded_prompts
+from omfa_jax.weights.prompts import PromptTable, make_seeded_prompts, merge_tables, project_table
 
 log = logging.getLogger(__name__)
 
 
-def update_tasks(source: WeightsSource, bundle: Bundle, folder: Path) -> Bundle:
+def update_tasks(source: WeightsSource, bundle: Model, folder: Path) -> Model:
     """Return the model of `folder` with the task weights and prompts of the config.
 
     The tasks and what they noise are equal already (`check_same_meaning`). A prompt for which no
@@ -29,13 +29,13 @@ def update_tasks(source: WeightsSource, bundle: Bundle, folder: Path) -> Bundle:
     if tasks == bundle.settings.tasks:
         return bundle
     table = find_prompts(source, bundle, folder, tasks)
-    rows = table.rows([task.prompt for task in tasks])
+    rows = table.select_rows([task.prompt for task in tasks])
     settings = dataclasses.replace(bundle.settings, tasks=tasks)
     return dataclasses.replace(bundle, settings=settings, prompts=rows)
 
 
 def find_prompts(
-    source: WeightsSource, bundle: Bundle, folder: Path, tasks: Sequence[Task]
+    source: WeightsSource, bundle: Model, folder: Path, tasks: Sequence[Task]
 ) -> PromptTable:
     """Return the model's prompt table with an embedding for every task's prompt.
 
@@ -55,7 +55,7 @@ def find_prompts(
         warn_if_encoders_differ(own, table, folder, place)
         for task in missing:
             log.info("prompt of %s: %r, its embedding from %s", task.name, task.prompt, place)
-        return joined(own, table)
+        return merge_tables(own, table)
     absent = " and ".join(f"config.tasks.{task.name}.prompt={task.prompt!r}" for task in missing)
     raise OmfaError(
         f"no embedding of {absent}: {folder} has {', '.join(map(repr, own.prompts[:-1]))}, and"
@@ -77,8 +77,8 @@ def make_seeded_like(own: PromptTable, prompts: Sequence[str]) -> PromptTable | 
     """Return seeded embeddings of `prompts` if the model's own are seeded, else None."""
     _, tokens, dim = own.context.shape
     texts = [*own.prompts[:-1], *prompts]
-    seeded = seeded_prompts(texts, tokens, dim, own.pooled.shape[-1])
-    there = seeded.rows(own.prompts[:-1])
+    seeded = make_seeded_prompts(texts, tokens, dim, own.pooled.shape[-1])
+    there = seeded.select_rows(own.prompts[:-1])
     same = np.array_equal(there["context"], own.context)
     return seeded if same and np.array_equal(there["pooled"], own.pooled) else None
 
@@ -105,7 +105,7 @@ def project_prompts(table: PromptTable | None, unet_config: UNetConfig) -> Promp
     there = (table.context.shape[-1], table.pooled.shape[-1])
     if widths != there:
         log.info("prompt embeddings %s wide are projected to the UNet's %s", there, widths)
-    return carried_to(table, *widths)
+    return project_table(table, *widths)
 
 
 def describe_task_differences(wanted: Sequence[Task], trained: Sequence[Task]) -> str:
@@ -129,7 +129,7 @@ def describe_task_differences(wanted: Sequence[Task], trained: Sequence[Task]) -
 
 def format_task_shares(tasks: Sequence[Task]) -> str:
     """Return each task's share of the training examples, with its prompt."""
-    shares = np.diff(task_shares(tasks), prepend=0.0)
+    shares = np.diff(compute_task_shares(tasks), prepend=0.0)
     return ", ".join(
         f"{share:.1%} {task.name} ({task.prompt!r})"
         for task, share in zip(tasks, shares, strict=True)

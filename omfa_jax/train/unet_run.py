@@ -8,18 +8,18 @@ import jax
 from jax.sharding import Mesh
 
 from omfa_jax.models import encode
-from omfa_jax.models.reference_unet import network_params
+from omfa_jax.models.reference_unet import init_network_params
 from omfa_jax.parallel.rules import UNET_RULES
 from omfa_jax.train import mup
-from omfa_jax.train.loop import Batches, Run
-from omfa_jax.train.network import trained_network
-from omfa_jax.train.objective import partial_diffusion
+from omfa_jax.train.loop import Batches, TrainRun
+from omfa_jax.train.network import make_training_network
+from omfa_jax.train.objective import make_diffusion_objective
 from omfa_jax.train.settings import TrainSettings
-from omfa_jax.weights.bundle import Bundle
+from omfa_jax.weights.bundle import Model
 
 
 def make_unet_run(
-    bundle: Bundle,
+    bundle: Model,
     settings: TrainSettings,
     mesh: Mesh,
     batches: Batches,
@@ -27,30 +27,32 @@ def make_unet_run(
     workdir: Path,
     config: Mapping[str, Any],
     encodes: bool,
-) -> Run:
+) -> TrainRun:
     """Return the run that trains the bundle's UNet, or a random one if it has none.
 
     `encodes`: the batches hold images, which the VAE encodes in the step. `config` is the whole
     config as nested dicts, for checkpoints and logs.
     """
-    apply = trained_network(bundle.settings, bundle.unet_config, settings, mesh)
+    apply = make_training_network(bundle.settings, bundle.unet_config, settings, mesh)
 
     def encode_images(params, images):
         return encode(bundle.vae_config, params, images, dtype=settings.compute_dtype)
 
     def draw_unet():
         key = jax.random.key(settings.seed)
-        params = network_params(bundle.unet_config, key, has_reference=bundle.settings.reference)
+        params = init_network_params(
+            bundle.unet_config, key, has_reference=bundle.settings.reference
+        )
         base = settings.optimizer.mup_base
-        return mup.initial(params, base) if base else params
+        return mup.rescale_initial_params(params, base) if base else params
 
-    return Run(
+    return TrainRun(
         workdir=workdir,
         settings=settings,
-        objective=partial_diffusion(bundle.settings, settings.loss, apply, encode_images),
+        objective=make_diffusion_objective(bundle.settings, settings.loss, apply, encode_images),
         start=draw_unet if bundle.unet_params is None else bundle.unet_params,
         # with stored latents the step never runs the VAE, which then takes no device memory
-        frozen={"vae": bundle.vae_params if encodes else {}, "prompts": bundle.prompts},
+        constants={"vae": bundle.vae_params if encodes else {}, "prompts": bundle.prompts},
         rules=UNET_RULES,
         mesh=mesh,
         batches=batches,

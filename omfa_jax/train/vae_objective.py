@@ -9,10 +9,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from omfa_jax.core.tasks import COMPONENTS
-from omfa_jax.core.trees import build, walk
+from omfa_jax.core.trees import flatten, unflatten
 from omfa_jax.parallel.feed import ROW
-from omfa_jax.train.keys import row_keys
-from omfa_jax.train.objective import Objective, signed
+from omfa_jax.train.keys import make_row_keys
+from omfa_jax.train.objective import Objective, to_signed_float
 
 # per latent value, against a mean over pixels: as weak as Stable Diffusion's in these units
 KL_WEIGHT = 1e-6
@@ -25,18 +25,18 @@ PATH_GAIN = 3.0**0.5
 BRANCHES = re.compile(r"resnets\.\d+/conv[12]/|attentions")
 
 
-def trainable_start(params: dict[str, Any]) -> dict[str, Any]:
+def rescale_initial_vae(params: dict[str, Any]) -> dict[str, Any]:
     """Return newly drawn VAE parameters rescaled to train from scratch (see the constants)."""
     leaves = {}
-    for path, leaf in walk(params):
+    for path, leaf in flatten(params):
         on_path = path[-1] == "kernel" and not BRANCHES.search("/".join(path))
         leaves[path] = leaf * PATH_GAIN if on_path else leaf
     bias = leaves["quant_conv", "bias"]
     leaves["quant_conv", "bias"] = bias.at[bias.shape[0] // 2 :].set(INITIAL_LOGVAR)
-    return build(leaves)
+    return unflatten(leaves)
 
 
-def crop(key: Array, image: Float[Array, "h w 3"], size_px: int) -> Float[Array, "s s 3"]:
+def random_crop(key: Array, image: Float[Array, "h w 3"], size_px: int) -> Float[Array, "s s 3"]:
     """Return a random square of an image."""
     corner = [
         jax.random.randint(jax.random.fold_in(key, axis), (), 0, image.shape[axis] - size_px + 1)
@@ -45,12 +45,12 @@ def crop(key: Array, image: Float[Array, "h w 3"], size_px: int) -> Float[Array,
     return jax.lax.dynamic_slice(image, (*corner, 0), (size_px, size_px, 3))
 
 
-def edges(images: Float[Array, "b h w 3"]) -> tuple[Array, Array]:
+def compute_edges(images: Float[Array, "b h w 3"]) -> tuple[Array, Array]:
     """Return horizontal and vertical differences, where blur costs more than in flat areas."""
     return images[:, :, 1:] - images[:, :, :-1], images[:, 1:] - images[:, :-1]
 
 
-def autoencoder(
+def make_vae_objective(
     posterior: Callable[..., tuple[Array, Array]],
     decode_raw: Callable[..., Array],
     crop_px: int,
@@ -67,9 +67,11 @@ def autoencoder(
     def objective(params, frozen, batch, root, step):
         params = {**frozen, **params}
         kinds = (*COMPONENTS, "pose")
-        keys = [row_keys(root, f"vae/{kind}", step, batch[ROW]) for kind in kinds]
+        keys = [make_row_keys(root, f"vae/{kind}", step, batch[ROW]) for kind in kinds]
         crops = [
-            jax.vmap(lambda key, image: crop(key, image, crop_px))(row, signed(batch[kind]))
+            jax.vmap(lambda key, image: random_crop(key, image, crop_px))(
+                row, to_signed_float(batch[kind])
+            )
             for row, kind in zip(keys, kinds, strict=True)
         ]
         images = jnp.concatenate(crops)
@@ -81,7 +83,8 @@ def autoencoder(
         output = decode_raw(params, mean + spread * noise)
         l1 = jnp.mean(jnp.abs(output - images))
         edge = sum(
-            jnp.mean(jnp.abs(a - b)) for a, b in zip(edges(output), edges(images), strict=True)
+            jnp.mean(jnp.abs(a - b))
+            for a, b in zip(compute_edges(output), compute_edges(images), strict=True)
         )
         kl = 0.5 * jnp.mean(mean**2 + jnp.exp(logvar) - 1.0 - logvar)
         spreads = jnp.std(mean, axis=(1, 2, 3)).mean()

@@ -12,21 +12,21 @@ from jax.sharding import Mesh
 
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.tasks import COMPONENTS
-from omfa_jax.data.pipeline import PipelineSettings, eval_batches
+from omfa_jax.data.pipeline import PipelineSettings, make_eval_iterator
 from omfa_jax.diffusion.settings import DiffusionSettings
-from omfa_jax.models import VAEConfig, posterior
+from omfa_jax.models import VAEConfig, encode_posterior
 from omfa_jax.models.api import decode
 from omfa_jax.parallel.rules import REPLICATED_RULES
 from omfa_jax.train.checkpoint import MODEL_FOLDER
 from omfa_jax.train.initial_weights import make_preset_vae, make_prompt_rows
-from omfa_jax.train.loop import Batches, Run
+from omfa_jax.train.loop import Batches, TrainRun
 from omfa_jax.train.network import make_unet_config
 from omfa_jax.train.settings import TrainSettings, WeightsSource
 from omfa_jax.train.state import TrainState
-from omfa_jax.train.vae_objective import autoencoder, trainable_start
-from omfa_jax.weights.bundle import Bundle, Params
+from omfa_jax.train.vae_objective import make_vae_objective, rescale_initial_vae
+from omfa_jax.weights.bundle import Model, Params
 from omfa_jax.weights.description import read_description
-from omfa_jax.weights.frozen import load_vae, save_frozen
+from omfa_jax.weights.frozen import load_vae, save_model_folder
 from omfa_jax.weights.vae_fingerprint import ENCODER
 
 log = logging.getLogger(__name__)
@@ -96,22 +96,22 @@ def make_vae_run(
     *,
     workdir: Path,
     config: Mapping[str, Any],
-) -> Run:
+) -> TrainRun:
     """Return the run that trains a VAE; `config` is the whole config as nested dicts."""
     vae_config, start, dtype = training.vae_config, training.start, settings.compute_dtype
-    return Run(
+    return TrainRun(
         workdir=workdir,
         settings=settings,
-        objective=autoencoder(
-            lambda params, images: posterior(vae_config, params, images, dtype=dtype),
+        objective=make_vae_objective(
+            lambda params, images: encode_posterior(vae_config, params, images, dtype=dtype),
             lambda params, z: decode(
                 vae_config, params, z * vae_config.scaling_factor, dtype=dtype
             ),
             crop_px=training.crop_px,
             latent_noise=training.latent_noise / vae_config.scaling_factor,
         ),
-        start=(lambda: trainable_start(start())) if callable(start) else start,
-        frozen=training.frozen,
+        start=(lambda: rescale_initial_vae(start())) if callable(start) else start,
+        constants=training.frozen,
         rules=REPLICATED_RULES,
         mesh=mesh,
         batches=batches,
@@ -141,7 +141,9 @@ def publish_vae(
     settings = source.diffusion_for(scaled)
     unet_config = make_unet_config(source.unet, settings)
     rows = make_prompt_rows(None, settings, unet_config)
-    save_frozen(workdir / MODEL_FOLDER, Bundle(settings, unet_config, scaled, None, params, rows))
+    save_model_folder(
+        workdir / MODEL_FOLDER, Model(settings, unet_config, scaled, None, params, rows)
+    )
     log.info("wrote %s (scaling factor %.5f)", workdir / MODEL_FOLDER, factor)
 
 
@@ -149,10 +151,10 @@ def measure_scaling_factor(
     vae_config: VAEConfig, params: Params, pipeline: PipelineSettings, split: str
 ) -> float:
     """Return 1 over the standard deviation of the first records' posterior means."""
-    encode = jax.jit(lambda p, images: posterior(vae_config, p, images)[0])
+    encode = jax.jit(lambda p, images: encode_posterior(vae_config, p, images)[0])
     latents = [
         np.asarray(encode(params, batch[name])).ravel()
-        for batch in eval_batches(pipeline, split=split, batch_size=16, limit=SCALE_RECORDS)
+        for batch in make_eval_iterator(pipeline, split=split, batch_size=16, limit=SCALE_RECORDS)
         for name in COMPONENTS
     ]
     return round(float(1.0 / np.concatenate(latents).std()), 5)

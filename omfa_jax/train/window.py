@@ -14,7 +14,7 @@ SHOWN_RECORDS = 16
 PARTIAL = ("loss/", "loss_at/")
 
 
-class Window:
+class MetricsBuffer:
     """Collects the steps' metrics on the device until a row of the log is due.
 
     `skips`: steps with a non-finite loss or gradient changed nothing (see `make_step`); they are
@@ -37,7 +37,7 @@ class Window:
         jax.block_until_ready(self._before)
         self._before = metrics
 
-    def row(self, saved: int, workdir: Path) -> dict[str, float]:
+    def pop_means(self, saved: int, workdir: Path) -> dict[str, float]:
         """Return the means since the last call; `saved` is the step of the last checkpoint."""
         steps, self._steps = self._steps, []
         rows = [metrics for _, metrics, _ in steps]

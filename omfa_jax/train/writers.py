@@ -14,18 +14,18 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from omfa_jax.core.appending import AppendedFile
+from omfa_jax.core.appending import AppendOnlyFile
 from omfa_jax.core.errors import require_modules
 from omfa_jax.core.files import atomic_write
 from omfa_jax.core.images import write_image
-from omfa_jax.train.events import Events
-from omfa_jax.train.outlet import Outlet
+from omfa_jax.train.events import EventFile
+from omfa_jax.train.outlet import BackgroundWriter
 
 log = logging.getLogger(__name__)
 
-METRICS = "metrics.jsonl"
+METRICS_FILE = "metrics.jsonl"
 # how many writes wait while the disk is full: a row is a kilobyte, an image megabytes
-SHOWN_KEPT, PICTURES_KEPT = 200, 16
+MAX_QUEUED_ROWS, MAX_QUEUED_IMAGES = 200, 16
 # W&B uploads the rest at the end; seconds
 WANDB_CLOSE_S = 60.0
 
@@ -52,36 +52,36 @@ class Writers:
         if not enabled:
             return
         folder = Path(workdir)
-        self._lines = AppendedFile(folder / METRICS, lines=True)
-        self._events = Events(folder / "tensorboard")
+        self._lines = AppendOnlyFile(folder / METRICS_FILE, lines=True)
+        self._events = EventFile(folder / "tensorboard")
         self._samples = folder / "samples"
-        self._rows = Outlet(f"rows of {self._lines.path}")
-        self._board = Outlet(f"curves in {folder / 'tensorboard'}", kept=SHOWN_KEPT)
-        self._pictures = Outlet(f"pictures in {self._samples}", kept=PICTURES_KEPT)
+        self._rows = BackgroundWriter(f"rows of {self._lines.path}")
+        self._board = BackgroundWriter(f"curves in {folder / 'tensorboard'}", kept=MAX_QUEUED_ROWS)
+        self._pictures = BackgroundWriter(f"pictures in {self._samples}", kept=MAX_QUEUED_IMAGES)
         if wandb_project:
             self._wandb = _wandb_run(folder, wandb_project, config or {})
         if self._wandb is not None:
-            self._online = Outlet("W&B", kept=SHOWN_KEPT)
+            self._online = BackgroundWriter("W&B", kept=MAX_QUEUED_ROWS)
 
-    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+    def write_scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Write one row without its NaN values (a task absent from the batch)."""
         finite = {name: float(v) for name, v in values.items() if not math.isnan(v)}
         if not self._enabled:
             return
         row = json.dumps({"step": step, "time": time.time(), **finite}) + "\n"
         self._rows.put(lambda: self._lines.append(row.encode()))
-        self._board.put(lambda: self._events.scalars(step, finite))
+        self._board.put(lambda: self._events.write_scalars(step, finite))
         if self._wandb is not None:
             run = self._wandb
             self._online.put(lambda: run.log(finite, step=step))
 
-    def image(self, step: int, name: str, picture: np.ndarray) -> None:
+    def write_image(self, step: int, name: str, picture: np.ndarray) -> None:
         """Write one image, uint8 (h, w, 3), to samples/STEP_NAME.png, TensorBoard and W&B."""
         if not self._enabled:
             return
         file = self._samples / f"{step:07d}_{name}.png"
         self._pictures.put(lambda: write_image(file, picture))
-        self._board.put(lambda: self._events.image(step, name, picture))
+        self._board.put(lambda: self._events.write_image(step, name, picture))
         if self._wandb is not None:
             import wandb  # pyright: ignore[reportMissingImports]
 
@@ -150,7 +150,7 @@ class Progress:
         with contextlib.suppress(OSError):
             self._bar.update(1)
 
-    def window(self, step: int, loss: float) -> float:
+    def report(self, step: int, loss: float) -> float:
         """Show the loss; return examples/s since the last call. The caller has synchronised."""
         now, (then, before) = time.perf_counter(), self._mark
         rate = (step - before) * self._batch_size / max(now - then, 1e-9)

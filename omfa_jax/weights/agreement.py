@@ -5,13 +5,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.diffusion.schedule import SCHEDULE
+from omfa_jax.diffusion.schedule import SCHEDULE_RULES
 from omfa_jax.diffusion.settings import DiffusionSettings
-from omfa_jax.weights.scheduler import FILE, READ, Statement, flag_of, says_nothing, short
+from omfa_jax.weights.scheduler import (
+    READ_KEYS,
+    SCHEDULER_FILE,
+    Statement,
+    is_unset,
+    parse_flag,
+    shorten,
+)
 
 OVERRIDE = "--config.model.ignore_scheduler=true"
 # settings of the source's sampler, which ours replaces -> usual values; () where any will do
-SAMPLERS_OWN: dict[str, tuple[Any, ...]] = {
+SAMPLER_DEFAULTS: dict[str, tuple[Any, ...]] = {
     **dict.fromkeys(("clip_sample", "thresholding", "set_alpha_to_one"), (False,)),
     **dict.fromkeys(("use_karras_sigmas", "use_exponential_sigmas"), (False,)),
     **dict.fromkeys(("use_beta_sigmas", "use_lu_lambdas", "euler_at_final"), (False,)),
@@ -32,41 +39,47 @@ SAMPLERS_OWN: dict[str, tuple[Any, ...]] = {
 }
 
 
-def notes_of(
+def describe_source(
     statements: Sequence[Statement], scheduler: Mapping[str, Any] | None
 ) -> tuple[str, ...]:
     """Return lines for the user: what a source states, what it leaves open, what is not read."""
-    notes = [f"trained with {statement.words}" for statement in statements if told(statement)]
-    if not says_prediction(statements):
+    notes = [
+        f"trained with {statement.words}" for statement in statements if is_reported(statement)
+    ]
+    if not states_prediction(statements):
         notes.append("it does not state its prediction type: assuming epsilon, as in SDXL")
-    said = {name: v for name, v in (scheduler or {}).items() if not says_nothing(v)}
-    own = [n for n, usual in SAMPLERS_OWN.items() if n in said and unusual(said[n], usual)]
+    said = {name: v for name, v in (scheduler or {}).items() if not is_unset(v)}
+    own = [n for n, usual in SAMPLER_DEFAULTS.items() if n in said and is_unusual(said[n], usual)]
     if own:
-        notes.append(f"{FILE}: {', '.join(own)} not read (they affect only its own sampler)")
-    others = [n for n in said if n not in (*READ, *SAMPLERS_OWN) and not n.startswith("_")]
+        notes.append(
+            f"{SCHEDULER_FILE}: {', '.join(own)} not read (they affect only its own sampler)"
+        )
+    others = [n for n in said if n not in (*READ_KEYS, *SAMPLER_DEFAULTS) and not n.startswith("_")]
     if others:
-        notes.append(f"{FILE}: not read: {', '.join(f'{n}={short(said[n])}' for n in others)}")
+        notes.append(
+            f"{SCHEDULER_FILE}: not read: {', '.join(f'{n}={shorten(said[n])}' for n in others)}"
+        )
     return tuple(notes)
 
 
-def unusual(value: Any, usual: Sequence[Any]) -> bool:
+def is_unusual(value: Any, usual: Sequence[Any]) -> bool:
     """Return True if a sampler's setting has a list of usual values and is not among them."""
-    off = flag_of(value) is False and False in usual
+    off = parse_flag(value) is False and False in usual
     return bool(usual) and not off and value not in usual
 
 
-def told(statement: Statement) -> bool:
+def is_reported(statement: Statement) -> bool:
     """Return True for statements that an import always reports."""
     zero = statement.field == "zero_terminal_snr" and statement.value is True
     return zero or statement.field in ("prediction", "process")
 
 
-def says_prediction(statements: Iterable[Statement]) -> bool:
+def states_prediction(statements: Iterable[Statement]) -> bool:
     """Return True if a statement gives the prediction type, even an unsupported one."""
     return any(statement.field in ("prediction", "process") for statement in statements)
 
 
-def compare(
+def check_agreement(
     statements: Sequence[Statement], settings: DiffusionSettings, where: object, *, ignore: bool
 ) -> tuple[str, ...]:
     """Return notes on how a config differs from its source; a conflict is an OmfaError.
@@ -74,14 +87,14 @@ def compare(
     The error is one line with the keys to set. With `ignore`, the conflict becomes a note.
     Differences in sampling are always notes: they do not change what the weights predict.
     """
-    notes = [f"{where} {note}" for note in sampling_notes(statements, settings)]
-    if not says_prediction(statements):
+    notes = [f"{where} {note}" for note in compare_sampling(statements, settings)]
+    if not states_prediction(statements):
         assumed = Statement("prediction", "epsilon", "not stated; SDXL's default")
         statements = [*statements, assumed]
     zero = settings.schedule.zero_terminal_snr
     if zero and all(statement.field != "zero_terminal_snr" for statement in statements):
         notes.append(f"{where} does not state zero terminal SNR, which this config trains with")
-    fault = disagreement(statements, settings)
+    fault = find_disagreement(statements, settings)
     if fault and not ignore:
         raise OmfaError(f"{where} {fault}")
     if fault:
@@ -89,7 +102,7 @@ def compare(
     return tuple(notes)
 
 
-def sampling_notes(statements: Sequence[Statement], settings: DiffusionSettings) -> list[str]:
+def compare_sampling(statements: Sequence[Statement], settings: DiffusionSettings) -> list[str]:
     """Return the sampling settings that differ, as sentences without their subject (the source)."""
     schedule, notes = settings.schedule, []
     stated = {s.field: s for s in statements if s.field in ("spacing", "steps_offset")}
@@ -99,10 +112,10 @@ def sampling_notes(statements: Sequence[Statement], settings: DiffusionSettings)
         if isinstance(value, float) and value.is_integer():
             value = int(value)
         try:
-            value = SCHEDULE[name].read(value)
+            value = SCHEDULE_RULES[name].read(value)
         except ValueError:
             notes.append(
-                f"is sampled with an unknown {name}, expected {SCHEDULE[name].expected}"
+                f"is sampled with an unknown {name}, expected {SCHEDULE_RULES[name].expected}"
                 f" ({statement.said}): this config samples with {name}={ours!r}"
             )
             continue
@@ -121,7 +134,7 @@ def sampling_notes(statements: Sequence[Statement], settings: DiffusionSettings)
     return notes
 
 
-def disagreement(statements: Sequence[Statement], settings: DiffusionSettings) -> str:
+def find_disagreement(statements: Sequence[Statement], settings: DiffusionSettings) -> str:
     """Return the conflict as a sentence without its subject (the source); "" if there is none."""
     override = f"{OVERRIDE} to train it with this config anyway"
     # first, because no setting of a key could resolve it

@@ -11,10 +11,10 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.diffusion.packing import noised_of, packings
+from omfa_jax.diffusion.packing import make_packed_canvases, read_noised
 from omfa_jax.diffusion.settings import DiffusionSettings
 from omfa_jax.models import Compute, UNetConfig, VAEConfig, apply_unet
-from omfa_jax.models.reference_unet import DualNetwork
+from omfa_jax.models.reference_unet import ReferenceUNet
 
 Params = dict[str, Any]
 # one row per task, in the order of the task table, then the empty prompt
@@ -22,7 +22,7 @@ PromptRows = dict[str, Float[np.ndarray, "rows ..."]]
 
 
 @dataclass(frozen=True)
-class Bundle:
+class Model:
     """A model; its parts must have matching sizes, or an OmfaError is raised.
 
     `prompts` holds context (tasks + 1, l, d) and pooled (tasks + 1, p), the empty prompt last.
@@ -61,7 +61,7 @@ class Bundle:
         return dataclasses.replace(self, unet_params=params)
 
 
-def network_apply(
+def make_apply_fn(
     settings: DiffusionSettings,
     config: UNetConfig,
     compute: Compute,
@@ -71,9 +71,9 @@ def network_apply(
     The network is one UNet, or two with `settings.reference`.
     """
     if settings.reference:
-        noised, clean = packings(settings)
-        find_noised = functools.partial(noised_of, settings)
-        return DualNetwork(config, compute, noised, clean, find_noised, settings.time_ids)
+        noised, clean = make_packed_canvases(settings)
+        find_noised = functools.partial(read_noised, settings)
+        return ReferenceUNet(config, compute, noised, clean, find_noised, settings.time_ids)
     time_ids = jnp.asarray(settings.time_ids, jnp.float32)
 
     def apply(params, inputs, t, rows, prompts):

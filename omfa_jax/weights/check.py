@@ -15,14 +15,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from omfa_jax.core.errors import OmfaError, require_modules
-from omfa_jax.models import UNetConfig, VAEConfig, apply_unet, decode, posterior
+from omfa_jax.models import UNetConfig, VAEConfig, apply_unet, decode, encode_posterior
 from omfa_jax.weights import names
-from omfa_jax.weights.conv_in import Groups, listed, source_inputs
-from omfa_jax.weights.description import Description, read_description
+from omfa_jax.weights.conv_in import Groups, format_groups, infer_source_inputs
+from omfa_jax.weights.description import ModelDescription, read_description
 from omfa_jax.weights.folder import LoadedModel
 from omfa_jax.weights.imported import is_imported, load_weights
-from omfa_jax.weights.sources import diffusers_unet, diffusers_vae
-from omfa_jax.weights.tensors import model_files
+from omfa_jax.weights.sources import open_diffusers_unet, open_diffusers_vae
+from omfa_jax.weights.tensors import find_model_files
 
 Outputs = dict[str, np.ndarray]
 
@@ -38,10 +38,12 @@ class Difference:
     component: str
     max_abs: float
     relative_l2: float
-    theirs: float
+    torch_float32: float
 
 
-def compare(ours: LoadedModel | Path, theirs: Path, *, seed: int = 0) -> list[Difference]:
+def compare_with_torch(
+    ours: LoadedModel | Path, theirs: Path, *, seed: int = 0
+) -> list[Difference]:
     """Return the differences of UNet, VAE encoder and VAE decoder on random inputs.
 
     `ours` is a model or a model folder of either format, run by JAX in float32; `theirs` is a
@@ -58,7 +60,7 @@ def compare(ours: LoadedModel | Path, theirs: Path, *, seed: int = 0) -> list[Di
         raise OmfaError(f"{theirs} has no PyTorch weights; compare with a diffusers folder")
     described = require_comparable(ours, Path(theirs))
     inputs = _make_inputs(ours.unet_config, ours.vae_config, seed)
-    x, x_theirs = network_inputs(ours, described, seed)
+    x, x_theirs = make_unet_inputs(ours, described, seed)
     reference, rounded = _run_theirs(Path(theirs), {**inputs, "x": x_theirs})
     came = _run_ours(ours, {**inputs, "x": x})
     return [
@@ -66,7 +68,7 @@ def compare(ours: LoadedModel | Path, theirs: Path, *, seed: int = 0) -> list[Di
     ]
 
 
-def require_comparable(ours: LoadedModel, theirs: Path) -> Description:
+def require_comparable(ours: LoadedModel, theirs: Path) -> ModelDescription:
     """Return the description of `theirs`; OmfaError if sizes differ or files do not match."""
     described = read_description(theirs)
     pairs = {
@@ -82,22 +84,22 @@ def require_comparable(ours: LoadedModel, theirs: Path) -> Description:
     if different:
         raise OmfaError(f"{theirs} is not the same network: {'; '.join(different)}")
     components = (
-        diffusers_unet(described.unet_config, theirs / "unet"),
-        diffusers_vae(described.vae_config, theirs / "vae"),
+        open_diffusers_unet(described.unet_config, theirs / "unet"),
+        open_diffusers_vae(described.vae_config, theirs / "vae"),
     )
-    names.raise_faults([names.fit(component) for component in components])
+    names.raise_mismatches([names.match_keys(component) for component in components])
     return described
 
 
-def network_inputs(
-    ours: LoadedModel, theirs: Description, seed: int
+def make_unet_inputs(
+    ours: LoadedModel, theirs: ModelDescription, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return our and their UNet inputs (2, h, w, c); channels of equal meaning are equal."""
     unet = ours.unet_config
     rng = np.random.default_rng([seed, 1])
     size = (2, 6 * unet.stride, 4 * unet.stride)
     width, latents = theirs.unet_config.in_channels, theirs.vae_config.latent_channels
-    known = source_inputs(width, latents, theirs.omfa)
+    known = infer_source_inputs(width, latents, theirs.omfa)
     if ours.inputs is None or known is None:
         # the channels have no known meaning: match them by position
         if width > unet.in_channels:
@@ -111,8 +113,8 @@ def network_inputs(
     absent = [name for name, n in known.groups if name not in parts or n != parts[name].shape[-1]]
     if absent:
         raise OmfaError(
-            f"its UNet takes {listed(known.groups)} ({known.rule}), ours takes"
-            f" {listed(ours.inputs.groups)} ({ours.inputs.rule}): {', '.join(absent)} cannot be"
+            f"its UNet takes {format_groups(known.groups)} ({known.rule}), ours takes"
+            f" {format_groups(ours.inputs.groups)} ({ours.inputs.rule}): {', '.join(absent)} cannot be"
             " compared"
         )
 
@@ -150,7 +152,9 @@ def _run_ours(model: LoadedModel, inputs: Outputs) -> Outputs:
         predicted = jax.jit(apply_unet, static_argnums=0)(
             unet, model.unet_params, *(inputs[name] for name in order)
         )
-        mean, logvar = jax.jit(posterior, static_argnums=0)(vae, model.vae_params, inputs["images"])
+        mean, logvar = jax.jit(encode_posterior, static_argnums=0)(
+            vae, model.vae_params, inputs["images"]
+        )
         images = jax.jit(decode, static_argnums=0)(vae, model.vae_params, inputs["latents"])
     moments = jnp.concatenate([mean, logvar], axis=-1)
     return {
@@ -187,7 +191,7 @@ def _load_torch(kind: str, folder: Path) -> Any:
 
     model = getattr(diffusers, kind).from_pretrained(
         folder,
-        variant=model_files(folder).variant or None,
+        variant=find_model_files(folder).variant or None,
         torch_dtype=torch.float32,
         low_cpu_mem_usage=False,
     )

@@ -95,7 +95,7 @@ SDXL_SCHEDULER: dict[str, Any] = {
 }
 
 
-def unet_to_diffusers(config: UNetConfig) -> dict[str, Any]:
+def make_diffusers_unet_config(config: UNetConfig) -> dict[str, Any]:
     """Return the config.json with which diffusers' UNet2DConditionModel is the same network."""
     attends = [depth > 0 for depth in config.transformer_depth]
     return {
@@ -120,7 +120,7 @@ def unet_to_diffusers(config: UNetConfig) -> dict[str, Any]:
     }
 
 
-def unet_from_diffusers(fields: Mapping[str, Any], where: str) -> UNetConfig:
+def parse_diffusers_unet_config(fields: Mapping[str, Any], where: str) -> UNetConfig:
     """Return our config for diffusers' UNet fields; OmfaError, naming `where`, if unsupported."""
     try:
         return _parse_unet(fields, where)
@@ -185,7 +185,9 @@ def refuse_refiner(context_dim: Any, added: Any, where: str) -> None:
         )
 
 
-def unread(fields: Mapping[str, Any], read: Collection[str], kind: str, where: str) -> list[str]:
+def list_unread_fields(
+    fields: Mapping[str, Any], read: Collection[str], kind: str, where: str
+) -> list[str]:
     """Return notes if a config.json has another class or sets fields that are not read."""
     came = fields.get("_class_name", kind)
     notes = [] if came == kind else [f"{where}: its class is {came}, read as {kind}"]
@@ -194,7 +196,7 @@ def unread(fields: Mapping[str, Any], read: Collection[str], kind: str, where: s
     return notes + ([f"{where}: not read: {', '.join(others)}"] if others else [])
 
 
-def vae_to_diffusers(config: VAEConfig) -> dict[str, Any]:
+def make_diffusers_vae_config(config: VAEConfig) -> dict[str, Any]:
     """Return the config.json with which diffusers' AutoencoderKL is the same network."""
     levels = len(config.block_channels)
     return {
@@ -212,7 +214,7 @@ def vae_to_diffusers(config: VAEConfig) -> dict[str, Any]:
     }
 
 
-def vae_from_diffusers(fields: Mapping[str, Any], where: str) -> VAEConfig:
+def parse_diffusers_vae_config(fields: Mapping[str, Any], where: str) -> VAEConfig:
     """Return our config for diffusers' VAE fields; OmfaError, naming `where`, if unsupported."""
     try:
         return _parse_vae(fields, where)

@@ -11,42 +11,42 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from omfa_jax.core.errors import OmfaError, unknown
+from omfa_jax.core.errors import OmfaError, unknown_name
 from omfa_jax.diffusion.partial import INPUTS
 from omfa_jax.diffusion.settings import DiffusionSettings
 
 # (name, number of channels) in channel order
 Groups = tuple[tuple[str, int], ...]
 
-PATH = ("conv_in", "kernel")
+KERNEL_PATH = ("conv_in", "kernel")
 # Inputs of published UNets, in the channel order of diffusers' pipelines.
-SOURCES: dict[str, tuple[str, ...]] = {
+PUBLISHED_INPUTS: dict[str, tuple[str, ...]] = {
     "SDXL base": ("noisy",),
     "SDXL-inpainting": ("noisy", "mask", "clean"),
     "IDM-VTON": ("noisy", "mask", "clean", "pose"),
 }
 
 
-def input_groups(names: Sequence[str], channels: int, mask_channels: int = 1) -> Groups:
+def make_input_groups(names: Sequence[str], channels: int, mask_channels: int = 1) -> Groups:
     """Return groups with these names; the mask has `mask_channels`, all others `channels`."""
     for name in names:
         if name not in INPUTS:
-            raise unknown("input of a UNet", name, INPUTS)
+            raise unknown_name("input of a UNet", name, INPUTS)
     return tuple((name, mask_channels if name == "mask" else channels) for name in names)
 
 
-def groups_of(settings: DiffusionSettings) -> Groups:
+def get_input_groups(settings: DiffusionSettings) -> Groups:
     """Return the groups that a config's `unet_inputs` and canvas require."""
     canvas = settings.canvas
-    return input_groups(settings.unet_inputs, canvas.shape[2], canvas.mask_channels)
+    return make_input_groups(settings.unet_inputs, canvas.shape[2], canvas.mask_channels)
 
 
-def total(groups: Groups) -> int:
+def count_channels(groups: Groups) -> int:
     """Return the width of a conv_in with these groups."""
     return sum(channels for _, channels in groups)
 
 
-def listed(groups: Groups) -> str:
+def format_groups(groups: Groups) -> str:
     """Return the groups as text, such as "noisy 4, mask 1"."""
     return ", ".join(f"{name} {channels}" for name, channels in groups)
 
@@ -59,7 +59,7 @@ class SourceInputs:
     rule: str
 
 
-def source_inputs(
+def infer_source_inputs(
     width: int,
     latent_channels: int,
     omfa: Mapping | None = None,
@@ -71,23 +71,23 @@ def source_inputs(
     same width. Raises OmfaError for names whose channels do not add up to `width`.
     """
     if named is not None:
-        groups = input_groups(named, latent_channels)
-        if total(groups) != width:
+        groups = make_input_groups(named, latent_channels)
+        if count_channels(groups) != width:
             raise OmfaError(
-                f"--source-inputs {','.join(named)} is {listed(groups)}, {total(groups)} channels"
+                f"--source-inputs {','.join(named)} is {format_groups(groups)}, {count_channels(groups)} channels"
                 f" in total; the source's conv_in takes {width}"
             )
         return SourceInputs(groups, "--source-inputs")
     aside = ""
     if omfa is not None:
-        groups = groups_of(DiffusionSettings.from_json(dict(omfa)))
-        if total(groups) == width:
+        groups = get_input_groups(DiffusionSettings.from_json(dict(omfa)))
+        if count_channels(groups) == width:
             return SourceInputs(groups, "omfa.json")
         # a base model's folder may have the omfa.json of the model it will be trained into
-        aside = f"; omfa.json asks for {total(groups)}"
-    for model, names in SOURCES.items():
-        groups = input_groups(names, latent_channels)
-        if total(groups) == width:
+        aside = f"; omfa.json asks for {count_channels(groups)}"
+    for model, names in PUBLISHED_INPUTS.items():
+        groups = make_input_groups(names, latent_channels)
+        if count_channels(groups) == width:
             return SourceInputs(groups, f"{model}, by its width {width}{aside}")
     return None
 
@@ -117,7 +117,7 @@ class ChannelMap:
         for name, channels in groups:
             if name not in wanted:
                 raise OmfaError(
-                    f"conv_in of the source ({self.source.rule}) takes {listed(groups)}, but the"
+                    f"conv_in of the source ({self.source.rule}) takes {format_groups(groups)}, but the"
                     f" config has no {name!r}: add it to config.diffusion.unet_inputs, at any"
                     " position, or give the channels' true meaning with --source-inputs"
                 )
@@ -129,21 +129,21 @@ class ChannelMap:
                 )
 
     @property
-    def changes(self) -> bool:
+    def is_changed(self) -> bool:
         """Whether the mapping changes the kernel."""
         return self.source.groups != self.wanted
 
     @property
     def note(self) -> str:
         """One line for the user: the channels' meaning and what changes."""
-        if not self.changes:
-            return f"conv_in: {listed(self.source.groups)} ({self.source.rule}), unchanged"
+        if not self.is_changed:
+            return f"conv_in: {format_groups(self.source.groups)} ({self.source.rule}), unchanged"
         names = dict(self.source.groups)
         new = [name for name, _ in self.wanted if name not in names]
         kept = "same weights" if not new else f"{', '.join(new)} added with zero weights"
         return (
-            f"conv_in: {listed(self.source.groups)} ({self.source.rule}) -> "
-            f"{listed(self.wanted)}; {kept}"
+            f"conv_in: {format_groups(self.source.groups)} ({self.source.rule}) -> "
+            f"{format_groups(self.wanted)}; {kept}"
         )
 
     def apply(self, kernel: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ from omfa_jax.weights.files import read_json, write_json
 from omfa_jax.weights.prompts import PromptTable, load_prompts, save_prompts
 
 # every file that `write_description` may write
-FILES = (
+DESCRIPTION_FILES = (
     "unet/config.json",
     "vae/config.json",
     "scheduler/scheduler_config.json",
@@ -21,7 +21,7 @@ FILES = (
 
 
 @dataclass(frozen=True)
-class Description:
+class ModelDescription:
     """Everything about a model except its parameters.
 
     `scheduler`, `omfa` and `prompts` are None if the folder has no such file, as third-party
@@ -35,11 +35,11 @@ class Description:
     prompts: PromptTable | None
 
 
-def write_description(folder: Path, description: Description) -> None:
+def write_description(folder: Path, description: ModelDescription) -> None:
     """Write the description's files into `folder`."""
     files = {
-        "unet/config.json": configs.unet_to_diffusers(description.unet_config),
-        "vae/config.json": configs.vae_to_diffusers(description.vae_config),
+        "unet/config.json": configs.make_diffusers_unet_config(description.unet_config),
+        "vae/config.json": configs.make_diffusers_vae_config(description.vae_config),
         "scheduler/scheduler_config.json": description.scheduler,
         "omfa.json": description.omfa,
     }
@@ -50,7 +50,7 @@ def write_description(folder: Path, description: Description) -> None:
         save_prompts(folder / "prompts.safetensors", description.prompts)
 
 
-def read_description(folder: Path, vae_config: VAEConfig | None = None) -> Description:
+def read_description(folder: Path, vae_config: VAEConfig | None = None) -> ModelDescription:
     """Return the description of the model in `folder`.
 
     With `vae_config`, the folder's own VAE config is neither read nor required.
@@ -59,9 +59,9 @@ def read_description(folder: Path, vae_config: VAEConfig | None = None) -> Descr
     unet, vae = folder / "unet" / "config.json", folder / "vae" / "config.json"
     scheduler, omfa = folder / "scheduler" / "scheduler_config.json", folder / "omfa.json"
     prompts = folder / "prompts.safetensors"
-    return Description(
-        configs.unet_from_diffusers(read_json(unet), str(unet)),
-        vae_config or configs.vae_from_diffusers(read_json(vae), str(vae)),
+    return ModelDescription(
+        configs.parse_diffusers_unet_config(read_json(unet), str(unet)),
+        vae_config or configs.parse_diffusers_vae_config(read_json(vae), str(vae)),
         read_json(scheduler) if scheduler.is_file() else None,
         read_json(omfa) if omfa.is_file() else None,
         load_prompts(prompts) if prompts.is_file() else None,

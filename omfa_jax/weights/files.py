@@ -10,9 +10,9 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from omfa_jax.core.errors import OmfaError, unknown
-from omfa_jax.core.files import current_umask, parse_json, require_file
-from omfa_jax.core.retry import retried
+from omfa_jax.core.errors import OmfaError, unknown_name
+from omfa_jax.core.files import get_umask, parse_json, require_file
+from omfa_jax.core.retry import call_with_retries
 
 STEM = "diffusion_pytorch_model"
 DTYPES: dict[str, np.dtype] = {
@@ -26,7 +26,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """Return the object in a JSON file; OmfaError if it is missing or broken."""
     try:
         file = require_file(path, "JSON file", "the weights folder")
-        fields = parse_json(retried(str(path), file.read_text))
+        fields = parse_json(call_with_retries(str(path), file.read_text))
     except ValueError as error:
         raise OmfaError(f"{path} is not JSON ({error}); fetch or export the folder again") from None
     if not isinstance(fields, dict):
@@ -52,9 +52,9 @@ def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
             return tensors, file.metadata() or {}
 
     try:
-        return retried(str(path), read)
+        return call_with_retries(str(path), read)
     except (SafetensorError, OSError) as error:
-        raise unreadable(path, error) from None
+        raise make_unreadable_error(path, error) from None
 
 
 def write_tensors(
@@ -65,18 +65,18 @@ def write_tensors(
     Raises OmfaError, naming the tensor, if a finite value overflows.
     """
     if dtype not in DTYPES:
-        raise unknown("dtype", dtype, DTYPES)
-    narrow = {key: cast(key, tensor, dtype) for key, tensor in tensors.items()}
+        raise unknown_name("dtype", dtype, DTYPES)
+    narrow = {key: cast_tensor(key, tensor, dtype) for key, tensor in tensors.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         save_file(narrow, path, dict(metadata))
         # some versions of safetensors create files that only their owner can read
-        path.chmod(0o666 & ~current_umask())
+        path.chmod(0o666 & ~get_umask())
     except (SafetensorError, OSError) as error:
         raise OmfaError(f"cannot write {path}: {error}") from error
 
 
-def cast(key: str, tensor: np.ndarray, dtype: str) -> np.ndarray:
+def cast_tensor(key: str, tensor: np.ndarray, dtype: str) -> np.ndarray:
     """Return `tensor` cast to `dtype`; OmfaError if a finite value overflows."""
     with np.errstate(over="ignore"):
         narrow = tensor.astype(DTYPES[dtype], copy=False)
@@ -88,7 +88,7 @@ def cast(key: str, tensor: np.ndarray, dtype: str) -> np.ndarray:
     return narrow
 
 
-def unreadable(path: Path, error: Exception) -> OmfaError:
+def make_unreadable_error(path: Path, error: Exception) -> OmfaError:
     """Return the OmfaError for a safetensors file that cannot be read."""
     return OmfaError(
         f"{path} is not a complete safetensors file ({error}); fetch or export it again"

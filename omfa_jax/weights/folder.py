@@ -11,26 +11,26 @@ import numpy as np
 
 from omfa_jax import __version__
 from omfa_jax.core import trees
-from omfa_jax.core.errors import OmfaError, unknown
+from omfa_jax.core.errors import OmfaError, unknown_name
 from omfa_jax.core.folders import atomic_dir
 from omfa_jax.models import UNetConfig, VAEConfig
 from omfa_jax.weights import names, stream
-from omfa_jax.weights.conv_in import PATH, ChannelMap, Groups, SourceInputs, require_known
-from omfa_jax.weights.description import FILES, Description, write_description
+from omfa_jax.weights.conv_in import KERNEL_PATH, ChannelMap, Groups, SourceInputs, require_known
+from omfa_jax.weights.description import DESCRIPTION_FILES, ModelDescription, write_description
 from omfa_jax.weights.files import DTYPES, STEM, write_json
 from omfa_jax.weights.prompts import PromptTable
 from omfa_jax.weights.sources import open_source
 
 Params = dict[str, Any]
 
-EXPORT = "omfa_export.json"
+EXPORT_FILE = "omfa_export.json"
 # endings of a network's files: a single one or shards, and the index of shards
-WEIGHTS = ("safetensors", "safetensors.index.json")
+WEIGHT_SUFFIXES = ("safetensors", "safetensors.index.json")
 # every file that an exported folder may contain; a folder with others is not replaced
 CONTENTS = (
-    EXPORT,
-    *FILES,
-    *(f"{name}/{STEM}*.{end}" for name in ("unet", "vae") for end in WEIGHTS),
+    EXPORT_FILE,
+    *DESCRIPTION_FILES,
+    *(f"{name}/{STEM}*.{end}" for name in ("unet", "vae") for end in WEIGHT_SUFFIXES),
     "omfa_torch.py",
     # Python writes it when omfa_torch.py is imported
     "__pycache__/omfa_torch.*.pyc",
@@ -39,11 +39,11 @@ CONTENTS = (
 # diffusers' own default
 MAX_SHARD_BYTES = 10 * 10**9
 # runs an exported folder in PyTorch; copied into exports, never imported here
-SERVE = Path(__file__).parents[1] / "assets" / "omfa_torch.py"
+SERVING_SCRIPT = Path(__file__).parents[1] / "assets" / "omfa_torch.py"
 
 
 @dataclass(frozen=True)
-class LoadedModel(Description):
+class LoadedModel(ModelDescription):
     """A description with parameters, which are trees of float32 numpy arrays.
 
     `inputs` is the meaning of conv_in's channels, None if unknown; `notes` lists what was changed.
@@ -78,8 +78,8 @@ def save_diffusers(
     the model in PyTorch. Raises OmfaError for NaN and infinity.
     """
     if dtype not in DTYPES:
-        raise unknown("dtype", dtype, DTYPES)
-    description = Description(
+        raise unknown_name("dtype", dtype, DTYPES)
+    description = ModelDescription(
         unet_config,
         vae_config,
         None if scheduler is None else dict(scheduler),
@@ -87,20 +87,22 @@ def save_diffusers(
         prompts,
     )
     networks = {"unet": unet_params, "vae": vae_params}
-    rows = {name: names.table(params) for name, params in networks.items()}
+    rows = {name: names.make_name_table(params) for name, params in networks.items()}
     not_finite: list[str] = []
-    needed = sum(stream.size_bytes(row.shape, dtype) for part in rows.values() for row in part)
+    needed = sum(
+        stream.compute_size_bytes(row.shape, dtype) for part in rows.values() for row in part
+    )
     with atomic_dir(folder, CONTENTS) as temporary:
         stream.require_space(temporary, needed)
         for name, params in networks.items():
-            shards = stream.shards_of(rows[name], dtype, max_shard_bytes)
-            by_file = dict(zip(stream.shard_names(len(shards)), shards, strict=True))
+            shards = stream.split_shards(rows[name], dtype, max_shard_bytes)
+            by_file = dict(zip(stream.make_shard_names(len(shards)), shards, strict=True))
             for file, part in by_file.items():
-                finite = _check_finite(names.torch_rows(params, part), name, not_finite)
-                chunks = stream.cast_all(finite, dtype)
+                finite = _check_finite(names.iter_torch_tensors(params, part), name, not_finite)
+                chunks = stream.cast_chunks(finite, dtype)
                 shapes = {row.key: row.shape for row in part}
                 path = temporary / name / file
-                stream.write_stream(path, shapes, dtype, chunks, {"format": "pt"})
+                stream.write_tensor_stream(path, shapes, dtype, chunks, {"format": "pt"})
             if len(shards) > 1:
                 stream.write_index(temporary / name, by_file, dtype)
         if not_finite:
@@ -109,9 +111,11 @@ def save_diffusers(
                 " nothing was written; export an earlier checkpoint"
             )
         write_description(temporary, description)
-        write_json(temporary / EXPORT, {"dtype": dtype, "omfa_jax": __version__, **(origin or {})})
+        write_json(
+            temporary / EXPORT_FILE, {"dtype": dtype, "omfa_jax": __version__, **(origin or {})}
+        )
         if omfa is not None and prompts is not None:
-            shutil.copyfile(SERVE, temporary / SERVE.name)
+            shutil.copyfile(SERVING_SCRIPT, temporary / SERVING_SCRIPT.name)
 
 
 def _check_finite(chunks: stream.Chunks, network: str, faulty: list[str]) -> stream.Chunks:
@@ -129,11 +133,11 @@ def load_diffusers(folder: Path, *, inputs: Groups | None = None) -> LoadedModel
     """
     source = open_source(folder)
     params = names.from_torch(source.components)
-    return mapped(source, params["unet"], params["vae"], source.inputs, inputs, source.notes)
+    return map_conv_in(source, params["unet"], params["vae"], source.inputs, inputs, source.notes)
 
 
-def mapped(
-    source: Description,
+def map_conv_in(
+    source: ModelDescription,
     unet_params: Params,
     vae_params: Params,
     known: SourceInputs | None,
@@ -145,11 +149,11 @@ def mapped(
     if wanted is not None:
         change = ChannelMap(require_known(known, config.in_channels, "the weights"), wanted)
         known = SourceInputs(wanted, change.source.rule)
-        if change.changes:
-            leaves = dict(trees.walk(unet_params))
-            leaves[PATH] = change.apply(leaves[PATH])
-            unet_params, notes = trees.build(leaves), (*notes, change.note)
-            config = dataclasses.replace(config, in_channels=leaves[PATH].shape[2])
+        if change.is_changed:
+            leaves = dict(trees.flatten(unet_params))
+            leaves[KERNEL_PATH] = change.apply(leaves[KERNEL_PATH])
+            unet_params, notes = trees.unflatten(leaves), (*notes, change.note)
+            config = dataclasses.replace(config, in_channels=leaves[KERNEL_PATH].shape[2])
     return LoadedModel(
         unet_config=config,
         unet_params=unet_params,

@@ -12,21 +12,26 @@ from omfa_jax.core.folders import atomic_dir
 from omfa_jax.diffusion.settings import DiffusionSettings
 from omfa_jax.models import VAEConfig
 from omfa_jax.weights import names
-from omfa_jax.weights.bundle import Bundle, Params
-from omfa_jax.weights.description import FILES, Description, read_description, write_description
+from omfa_jax.weights.bundle import Model, Params
+from omfa_jax.weights.description import (
+    DESCRIPTION_FILES,
+    ModelDescription,
+    read_description,
+    write_description,
+)
 from omfa_jax.weights.files import STEM, write_json, write_tensors
 from omfa_jax.weights.imported import is_imported, load_params
-from omfa_jax.weights.prompts import PromptTable, joined, save_prompts
+from omfa_jax.weights.prompts import PromptTable, merge_tables, save_prompts
 from omfa_jax.weights.scheduler import PREDICTIONS
-from omfa_jax.weights.sources import diffusers_vae
+from omfa_jax.weights.sources import open_diffusers_vae
 
 log = logging.getLogger(__name__)
 
 # every file of the folder; an exported or imported folder has others and is never replaced
-CONTENTS = ("omfa.json", *FILES, f"vae/{STEM}.safetensors")
+CONTENTS = ("omfa.json", *DESCRIPTION_FILES, f"vae/{STEM}.safetensors")
 
 
-def scheduler_config(settings: DiffusionSettings) -> dict[str, Any]:
+def make_ddim_config(settings: DiffusionSettings) -> dict[str, Any]:
     """Return diffusers' DDIMScheduler config, with every field set, since its defaults differ.
 
     DDIM is the paper's sampler and our default. The equivalents of the other samplers are
@@ -50,27 +55,27 @@ def scheduler_config(settings: DiffusionSettings) -> dict[str, Any]:
     }
 
 
-def describe(bundle: Bundle) -> Description:
+def describe_model(bundle: Model) -> ModelDescription:
     """Return the description to be stored with a model's parameters."""
     texts = (*(task.prompt for task in bundle.settings.tasks), "")
-    return Description(
+    return ModelDescription(
         unet_config=bundle.unet_config,
         vae_config=bundle.vae_config,
-        scheduler=scheduler_config(bundle.settings),
+        scheduler=make_ddim_config(bundle.settings),
         omfa=bundle.settings.to_json(),
         prompts=PromptTable(texts, bundle.prompts["context"], bundle.prompts["pooled"]),
     )
 
 
-def save_frozen(folder: Path, bundle: Bundle) -> None:
+def save_model_folder(folder: Path, bundle: Model) -> None:
     """Write everything except the UNet's parameters, atomically."""
     with atomic_dir(folder, CONTENTS) as temporary:
-        write_description(temporary, describe(bundle))
+        write_description(temporary, describe_model(bundle))
         path = temporary / "vae" / f"{STEM}.safetensors"
         write_tensors(path, names.to_torch(bundle.vae_params), "fp32", {"format": "pt"})
 
 
-def save_tasks(folder: Path, bundle: Bundle) -> None:
+def write_tasks(folder: Path, bundle: Model) -> None:
     """Update the tasks and prompts of a model folder, if they differ.
 
     The prompt table keeps all earlier prompts and is written first, so that the two files match at
@@ -79,9 +84,9 @@ def save_tasks(folder: Path, bundle: Bundle) -> None:
     before = read_description(folder)
     if before.omfa is not None and DiffusionSettings.from_json(before.omfa) == bundle.settings:
         return
-    now = describe(bundle)
+    now = describe_model(bundle)
     assert now.prompts is not None and now.omfa is not None
-    table = now.prompts if before.prompts is None else joined(now.prompts, before.prompts)
+    table = now.prompts if before.prompts is None else merge_tables(now.prompts, before.prompts)
     # prompts first: tasks without their prompts could not be loaded
     with atomic_write(folder / "prompts.safetensors") as temporary:
         save_prompts(temporary, table)
@@ -94,18 +99,18 @@ def load_vae(folder: Path, config: VAEConfig) -> Params:
     """Return the VAE's parameters from a model folder of either format."""
     if is_imported(folder):
         return load_params(folder, ["vae"])["vae"]
-    return names.from_torch({"vae": diffusers_vae(config, Path(folder) / "vae")})["vae"]
+    return names.from_torch({"vae": open_diffusers_vae(config, Path(folder) / "vae")})["vae"]
 
 
-def load_frozen(folder: Path) -> Bundle:
+def load_model_folder(folder: Path) -> Model:
     """Return the model in a run's model folder, without UNet parameters."""
     description = read_description(folder)
-    return bundle_of(description, None, load_vae(folder, description.vae_config), str(folder))
+    return make_model(description, None, load_vae(folder, description.vae_config), str(folder))
 
 
-def bundle_of(
-    description: Description, unet_params: Params | None, vae_params: Params, where: str
-) -> Bundle:
+def make_model(
+    description: ModelDescription, unet_params: Params | None, vae_params: Params, where: str
+) -> Model:
     """Return the model of a description that has omfa.json and prompts; OmfaError otherwise."""
     missing = [
         file
@@ -121,8 +126,8 @@ def bundle_of(
             " it with --config.model.init, or give a folder written by convert_weights.py export"
         )
     settings = DiffusionSettings.from_json(description.omfa)
-    rows = description.prompts.rows([task.prompt for task in settings.tasks])
+    rows = description.prompts.select_rows([task.prompt for task in settings.tasks])
     prompts = {name: np.asarray(value, np.float32) for name, value in rows.items()}
-    return Bundle(
+    return Model(
         settings, description.unet_config, description.vae_config, unet_params, vae_params, prompts
     )

@@ -17,26 +17,30 @@ from typing import Any
 import numpy as np
 
 from omfa_jax.core import trees
-from omfa_jax.core.errors import OmfaError, unknown
+from omfa_jax.core.errors import OmfaError, unknown_name
 from omfa_jax.core.folders import atomic_dir
 from omfa_jax.weights import agreement, conv_in, names, stream
-from omfa_jax.weights.description import FILES, read_description, write_description
+from omfa_jax.weights.description import DESCRIPTION_FILES, read_description, write_description
 from omfa_jax.weights.files import DTYPES, read_json, read_tensors, write_json
-from omfa_jax.weights.folder import LoadedModel, load_diffusers, mapped
+from omfa_jax.weights.folder import LoadedModel, load_diffusers, map_conv_in
 from omfa_jax.weights.prompts import PromptTable
-from omfa_jax.weights.scheduler import FILE, Statement, in_scheduler_config
-from omfa_jax.weights.sources import Source
+from omfa_jax.weights.scheduler import SCHEDULER_FILE, Statement, parse_scheduler_config
+from omfa_jax.weights.sources import WeightSource
 from omfa_jax.weights.tensors import open_safetensors
 
-MANIFEST = "omfa_import.json"
-PROMPTS = "prompts.safetensors"
+MANIFEST_FILE = "omfa_import.json"
+PROMPTS_FILE = "prompts.safetensors"
 COMPONENTS = ("unet", "vae")
 # every file that an imported folder may contain; a folder with others is not replaced
-CONTENTS = (MANIFEST, *FILES, *(f"params/{name}.safetensors" for name in COMPONENTS))
+CONTENTS = (
+    MANIFEST_FILE,
+    *DESCRIPTION_FILES,
+    *(f"params/{name}.safetensors" for name in COMPONENTS),
+)
 
 
 @dataclass(frozen=True)
-class Report:
+class ImportSummary:
     """The result of an import: number of PyTorch tensors by component, and notes for the user."""
 
     tensors: dict[str, int]
@@ -44,13 +48,13 @@ class Report:
 
 
 def import_source(
-    source: Source,
+    source: WeightSource,
     out: Path,
     *,
     inputs: conv_in.Groups | None = None,
     dtype: str = "fp32",
     prompts: PromptTable | None = None,
-) -> Report:
+) -> ImportSummary:
     """Write the source as an imported folder `out`, atomically.
 
     `inputs` maps the UNet's first convolution to these channel groups; `dtype` (fp32, fp16, bf16)
@@ -58,37 +62,41 @@ def import_source(
     misshapen and NaN tensors are reported in one OmfaError.
     """
     if dtype not in DTYPES:
-        raise unknown("dtype", dtype, DTYPES)
+        raise unknown_name("dtype", dtype, DTYPES)
     unet_config, notes = source.unet_config, source.notes
     where = source.components["unet"].tensors.where
     known = conv_in.require_known(source.inputs, unet_config.in_channels, where)
     change = conv_in.ChannelMap(known, known.groups if inputs is None else inputs)
     omfa = source.omfa
-    notes = (*notes, change.note, *agreement.notes_of(source.statements, source.scheduler))
-    if change.changes:
-        unet_config = dataclasses.replace(unet_config, in_channels=conv_in.total(change.wanted))
+    notes = (*notes, change.note, *agreement.describe_source(source.statements, source.scheduler))
+    if change.is_changed:
+        unet_config = dataclasses.replace(
+            unet_config, in_channels=conv_in.count_channels(change.wanted)
+        )
         omfa = omfa and {**omfa, "unet_inputs": [name for name, _ in change.wanted]}
     description = dataclasses.replace(
         source, unet_config=unet_config, omfa=omfa, prompts=prompts or source.prompts
     )
-    found = names.require_fit(source.components.values())
+    found = names.require_match(source.components.values())
     layouts = {name: _get_shapes(part, change) for name, part in source.components.items()}
-    sizes = [stream.size_bytes(s, dtype) for part in layouts.values() for s in part.values()]
+    sizes = [
+        stream.compute_size_bytes(s, dtype) for part in layouts.values() for s in part.values()
+    ]
     entries: dict[str, Any] = {}
     with atomic_dir(out, CONTENTS) as temporary:
         # before minutes of reading
         stream.require_space(temporary, sum(sizes))
         for (name, component), faults in zip(source.components.items(), found, strict=True):
             digests: dict[str, Any] = {}
-            chunks = stream.cast_all(_iter_arrays(component, faults, change), dtype)
+            chunks = stream.cast_chunks(_iter_arrays(component, faults, change), dtype)
             shapes = layouts[name]
             path = _params_file(temporary, name)
-            stream.write_stream(path, shapes, dtype, stream.hashed(chunks, digests), {})
+            stream.write_tensor_stream(path, shapes, dtype, stream.hash_chunks(chunks, digests), {})
             for key, shape in shapes.items():
                 digest = digests[key].hexdigest()
                 entries[f"{name}/{key}"] = _make_entry(shape, DTYPES[dtype], digest)
         # NaN is known only after reading; atomic_dir discards the folder then
-        names.raise_faults(found)
+        names.raise_mismatches(found)
         write_description(temporary, description)
         if description.prompts is not None:
             entries |= _make_prompt_entries(temporary)
@@ -99,14 +107,14 @@ def import_source(
             "scheduler": [dataclasses.asdict(statement) for statement in source.statements],
             "notes": notes,
         }
-        write_json(temporary / MANIFEST, fields)
+        write_json(temporary / MANIFEST_FILE, fields)
     counts = {name: len(component.rows) for name, component in source.components.items()}
-    return Report(counts, notes)
+    return ImportSummary(counts, notes)
 
 
 def is_imported(folder: Path) -> bool:
     """Return True if `folder` was written by `import_source`."""
-    return (Path(folder) / MANIFEST).is_file()
+    return (Path(folder) / MANIFEST_FILE).is_file()
 
 
 def load_imported(
@@ -119,28 +127,28 @@ def load_imported(
     """
     description = read_description(Path(folder))
     if verify and description.prompts is not None:
-        listed = read_json(Path(folder) / MANIFEST)["tensors"]
+        listed = read_json(Path(folder) / MANIFEST_FILE)["tensors"]
         wrong = [
             key for key, entry in _make_prompt_entries(folder).items() if listed.get(key) != entry
         ]
         if wrong:
             raise _make_difference_error(folder, wrong)
     params = load_params(folder, COMPONENTS, verify=verify)
-    groups = tuple((name, n) for name, n in read_json(Path(folder) / MANIFEST)["inputs"])
-    known = conv_in.SourceInputs(groups, MANIFEST)
-    return mapped(description, params["unet"], params["vae"], known, inputs)
+    groups = tuple((name, n) for name, n in read_json(Path(folder) / MANIFEST_FILE)["inputs"])
+    known = conv_in.SourceInputs(groups, MANIFEST_FILE)
+    return map_conv_in(description, params["unet"], params["vae"], known, inputs)
 
 
 def load_params(folder: Path, components: Sequence[str], *, verify: bool = True) -> dict[str, Any]:
     """Return {component: parameter tree} of an imported folder."""
     folder = Path(folder)
-    manifest = read_json(folder / MANIFEST)["tensors"]
+    manifest = read_json(folder / MANIFEST_FILE)["tensors"]
     built, wrong = {}, []
     for component in components:
         path = _params_file(folder, component)
         # raises for a missing or truncated file, which a memory map would not notice
         open_safetensors([path], str(folder))
-        arrays = stream.map_stream(path)
+        arrays = stream.mmap_tensors(path)
         listed = {
             key.removeprefix(f"{component}/"): entry
             for key, entry in manifest.items()
@@ -154,7 +162,7 @@ def load_params(folder: Path, components: Sequence[str], *, verify: bool = True)
             ):
                 wrong.append(f"{component}/{name}")
         leaves = {tuple(k.split("/")): a.astype(np.float32, copy=False) for k, a in arrays.items()}
-        built[component] = trees.build(leaves)
+        built[component] = trees.unflatten(leaves)
     if wrong:
         raise _make_difference_error(folder, wrong)
     return built
@@ -166,19 +174,19 @@ def load_weights(folder: Path, *, inputs: conv_in.Groups | None = None) -> Loade
     return load(folder, inputs=inputs)
 
 
-def scheduler_statements(folder: Path) -> tuple[Statement, ...]:
+def read_statements(folder: Path) -> tuple[Statement, ...]:
     """Return the statements of a model folder on its schedule; for an import, its source's."""
     folder = Path(folder)
     if is_imported(folder):
-        stated = read_json(folder / MANIFEST).get("scheduler")
+        stated = read_json(folder / MANIFEST_FILE).get("scheduler")
         # older imports have only the source's scheduler_config.json
         if stated is not None:
             return tuple(Statement(**row) for row in stated)
-    path = folder / "scheduler" / FILE
-    return in_scheduler_config(read_json(path)) if path.is_file() else ()
+    path = folder / "scheduler" / SCHEDULER_FILE
+    return parse_scheduler_config(read_json(path)) if path.is_file() else ()
 
 
-def fields_of(model: LoadedModel) -> dict[str, Any]:
+def get_export_fields(model: LoadedModel) -> dict[str, Any]:
     """Return the model's parts as keyword arguments of `save_diffusers`."""
     fields = {field.name: getattr(model, field.name) for field in dataclasses.fields(model)}
     del fields["notes"], fields["inputs"]
@@ -187,13 +195,13 @@ def fields_of(model: LoadedModel) -> dict[str, Any]:
 
 def _make_difference_error(folder: Path, wrong: Sequence[str]) -> OmfaError:
     return OmfaError(
-        f"{folder}: {len(wrong)} arrays differ from {MANIFEST} ({', '.join(wrong)}); the copy is"
+        f"{folder}: {len(wrong)} arrays differ from {MANIFEST_FILE} ({', '.join(wrong)}); the copy is"
         " damaged: import the weights again"
     )
 
 
 def _make_prompt_entries(folder: Path) -> dict[str, Any]:
-    arrays, _ = read_tensors(Path(folder) / PROMPTS)
+    arrays, _ = read_tensors(Path(folder) / PROMPTS_FILE)
     return {
         f"prompts/{name}": _make_entry(array.shape, array.dtype, _sha256(array))
         for name, array in arrays.items()
@@ -212,19 +220,19 @@ def _get_shapes(
     component: names.Component, change: conv_in.ChannelMap
 ) -> dict[str, tuple[int, ...]]:
     shapes = {}
-    for path, leaf in trees.walk(component.tree):
+    for path, leaf in trees.flatten(component.tree):
         shape = tuple(leaf.shape)
-        if path == conv_in.PATH:
-            shape = (*shape[:2], conv_in.total(change.wanted), shape[3])
+        if path == conv_in.KERNEL_PATH:
+            shape = (*shape[:2], conv_in.count_channels(change.wanted), shape[3])
         shapes["/".join(path)] = shape
     return shapes
 
 
 def _iter_arrays(
-    component: names.Component, faults: names.Faults, change: conv_in.ChannelMap
+    component: names.Component, faults: names.Mismatches, change: conv_in.ChannelMap
 ) -> Iterator[tuple[str, np.ndarray]]:
-    for row, array in names.read_rows(component, faults):
-        kernel = change.apply(array) if row.path == conv_in.PATH else array
+    for row, array in names.iter_tensors(component, faults):
+        kernel = change.apply(array) if row.path == conv_in.KERNEL_PATH else array
         yield "/".join(row.path), kernel
 
 

@@ -61,7 +61,7 @@ HEAD_WIDTH = 64
 Shapes = Mapping[str, tuple[int, ...]]
 
 
-def unet_column(config: UNetConfig) -> Callable[[str], str]:
+def make_unet_key_fn(config: UNetConfig) -> Callable[[str], str]:
     """Return the function that maps diffusers' UNet keys to the single file's."""
     per_level = config.layers_per_block + 1
     attends = [depth > 0 for depth in config.transformer_depth]
@@ -93,7 +93,7 @@ def unet_column(config: UNetConfig) -> Callable[[str], str]:
     return name
 
 
-def vae_column(config: VAEConfig, prefix: str) -> Callable[[str], str]:
+def make_vae_key_fn(config: VAEConfig, prefix: str) -> Callable[[str], str]:
     """Return the function that maps diffusers' VAE keys to the single file's."""
     top = len(config.block_channels) - 1
     words = {"resnets": "block.{}", "upsamplers": "upsample"}
@@ -110,7 +110,7 @@ def vae_column(config: VAEConfig, prefix: str) -> Callable[[str], str]:
     return name
 
 
-def unet_config(shapes: Shapes, where: str) -> UNetConfig:
+def infer_unet_config(shapes: Shapes, where: str) -> UNetConfig:
     """Return the UNet's config as inferred from the tensors' shapes.
 
     Head width, size embedding width and number of norm groups do not appear in shapes and are taken
@@ -149,7 +149,7 @@ def unet_config(shapes: Shapes, where: str) -> UNetConfig:
     )
 
 
-def vae_config(shapes: Shapes, prefix: str) -> VAEConfig:
+def infer_vae_config(shapes: Shapes, prefix: str) -> VAEConfig:
     """Return the VAE's config as inferred from shapes; norm groups and scale are SDXL's."""
     usual = VAEConfig()
     channels, layers = [], usual.layers_per_block

@@ -17,14 +17,14 @@ import numpy as np
 
 from omfa_jax.core import trees
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.weights.tensors import Tensors
+from omfa_jax.weights.tensors import LazyTensors
 
 STACKED = "transformer_blocks"
 TILE = 128
 ADVICE = "fetch or convert the weights again"
 
 # (our leaf name, rank) -> (PyTorch's leaf name, permutation from our axes to PyTorch's)
-LEAVES: dict[tuple[str, int], tuple[str, tuple[int, ...]]] = {
+LEAF_NAMES: dict[tuple[str, int], tuple[str, tuple[int, ...]]] = {
     ("kernel", 4): ("weight", (3, 2, 0, 1)),  # height width in out -> out in height width
     ("kernel", 2): ("weight", (1, 0)),  # in out -> out in
     ("scale", 1): ("weight", (0,)),
@@ -42,7 +42,7 @@ _DEPRECATED_KEY = re.compile(r"(mid_block\.attentions\.\d+\.)(query|key|value|pr
 
 
 @dataclass(frozen=True)
-class Row:
+class NameRow:
     """One PyTorch tensor: its key and shape, and its place in our tree.
 
     `layer` is its index along the leading axis of the array at `path`, or None if the array is not
@@ -51,21 +51,21 @@ class Row:
 
     key: str
     shape: tuple[int, ...]
-    path: trees.Path
+    path: trees.KeyPath
     layer: int | None
     axes: tuple[int, ...]
 
     def to_torch(self, array: np.ndarray) -> np.ndarray:
         """Return PyTorch's tensor from the array at `path`, which may hold several layers."""
         ours = array if self.layer is None else array[self.layer]
-        return contiguous(ours.transpose(self.axes))
+        return to_contiguous(ours.transpose(self.axes))
 
     def from_torch(self, tensor: np.ndarray) -> np.ndarray:
         """Return the tensor with its axes in our order."""
         return tensor.transpose(np.argsort(self.axes))
 
 
-def contiguous(view: np.ndarray) -> np.ndarray:
+def to_contiguous(view: np.ndarray) -> np.ndarray:
     """Return the array in C order.
 
     The copy is made in tiles that fit into the cache, twice as fast as numpy's copy of a transpose.
@@ -82,10 +82,10 @@ def contiguous(view: np.ndarray) -> np.ndarray:
     return out
 
 
-def table(tree: Mapping[str, Any]) -> list[Row]:
+def make_name_table(tree: Mapping[str, Any]) -> list[NameRow]:
     """Return a row for every PyTorch tensor of `tree`; only the leaves' shapes are used."""
     rows = []
-    for path, leaf in trees.walk(tree):
+    for path, leaf in trees.flatten(tree):
         shape = tuple(leaf.shape)
         if STACKED not in path:
             rows.append(_make_row(".".join(path[:-1]), shape, path, None))
@@ -97,29 +97,33 @@ def table(tree: Mapping[str, Any]) -> list[Row]:
     return rows
 
 
-def _make_row(module: str, shape: tuple[int, ...], path: trees.Path, layer: int | None) -> Row:
-    found = LEAVES.get((path[-1], len(shape)))
+def _make_row(
+    module: str, shape: tuple[int, ...], path: trees.KeyPath, layer: int | None
+) -> NameRow:
+    found = LEAF_NAMES.get((path[-1], len(shape)))
     if found is None:
         raise OmfaError(
             f"no PyTorch name for {'/'.join(path)} of shape {shape}; add a row to "
             f"LEAVES in {__name__}"
         )
     word, axes = found
-    return Row(f"{module}.{word}", tuple(shape[axis] for axis in axes), path, layer, axes)
+    return NameRow(f"{module}.{word}", tuple(shape[axis] for axis in axes), path, layer, axes)
 
 
-def current_name(key: str) -> str:
+def update_key(key: str) -> str:
     """Return `key` with a deprecated name of the VAE's attention replaced by the current one."""
     return _DEPRECATED_KEY.sub(lambda match: f"{match[1]}{DEPRECATED[match[2]]}.", key)
 
 
-def torch_rows(params: Mapping[str, Any], rows: Sequence[Row]) -> Iterator[tuple[str, np.ndarray]]:
+def iter_torch_tensors(
+    params: Mapping[str, Any], rows: Sequence[NameRow]
+) -> Iterator[tuple[str, np.ndarray]]:
     """Yield (PyTorch key, contiguous tensor) for `rows`, dtypes unchanged.
 
     A leaf may be anything that `np.asarray` accepts. It is converted once for all adjacent rows
     that use it, so that lazy leaves are in memory one at a time.
     """
-    leaves = dict(trees.walk(params))
+    leaves = dict(trees.flatten(params))
     for path, run in itertools.groupby(rows, key=lambda row: row.path):
         array = np.asarray(leaves[path])
         for row in run:
@@ -128,7 +132,7 @@ def torch_rows(params: Mapping[str, Any], rows: Sequence[Row]) -> Iterator[tuple
 
 def to_torch(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Return a PyTorch state dict of contiguous arrays for a parameter tree, dtypes unchanged."""
-    return dict(torch_rows(params, table(params)))
+    return dict(iter_torch_tensors(params, make_name_table(params)))
 
 
 @dataclass(frozen=True)
@@ -139,17 +143,17 @@ class Component:
     """
 
     tree: Mapping[str, Any]
-    tensors: Tensors
-    column: Callable[[str], str] = str
+    tensors: LazyTensors
+    key_fn: Callable[[str], str] = str
 
     @functools.cached_property
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[NameRow]:
         """The name table of the tree."""
-        return table(self.tree)
+        return make_name_table(self.tree)
 
 
 @dataclass
-class Faults:
+class Mismatches:
     """Why a component's tensors do not fill its tree, as lists of the source's keys."""
 
     where: str
@@ -179,16 +183,16 @@ class Faults:
         ]
 
 
-def fit(component: Component) -> Faults:
+def match_keys(component: Component) -> Mismatches:
     """Compare names and shapes, without reading any tensor, and return the mismatches."""
     shapes, faulty = component.tensors.shapes, component.tensors.faulty
-    wanted = {component.column(row.key): row.shape for row in component.rows}
+    wanted = {component.key_fn(row.key): row.shape for row in component.rows}
     wrong = [
         f"{key} is {shapes[key]}, expected {shape}"
         for key, shape in wanted.items()
         if key in shapes and not _shapes_match(shapes[key], shape)
     ]
-    return Faults(
+    return Mismatches(
         component.tensors.where,
         [key for key in wanted if key not in shapes],
         sorted(shapes.keys() - wanted.keys()),
@@ -197,14 +201,14 @@ def fit(component: Component) -> Faults:
     )
 
 
-def read_rows(component: Component, faults: Faults) -> Iterator[tuple[Row, np.ndarray]]:
+def iter_tensors(component: Component, faults: Mismatches) -> Iterator[tuple[NameRow, np.ndarray]]:
     """Yield (row, array in our axis order) for every matching tensor, read one at a time.
 
     Tensors with NaN or infinity are added to `faults`.
     """
     shapes, faulty = component.tensors.shapes, component.tensors.faulty
     for row in component.rows:
-        key = component.column(row.key)
+        key = component.key_fn(row.key)
         if key not in faulty and _shapes_match(shapes.get(key), row.shape):
             # the reshape makes 1x1 convolutions linear layers (see `_shapes_match`)
             tensor = component.tensors.read(key).reshape(row.shape)
@@ -213,18 +217,18 @@ def read_rows(component: Component, faults: Faults) -> Iterator[tuple[Row, np.nd
             yield row, row.from_torch(tensor)
 
 
-def require_fit(components: Collection[Component]) -> list[Faults]:
+def require_match(components: Collection[Component]) -> list[Mismatches]:
     """Return the components' empty mismatches, or raise one OmfaError for all, NaN included."""
-    found = [fit(component) for component in components]
+    found = [match_keys(component) for component in components]
     if any(faults.lines for faults in found):
         for component, faults in zip(components, found, strict=True):
             # read all tensors, so that NaN is reported together with the other mismatches
-            collections.deque(read_rows(component, faults), maxlen=0)
-    raise_faults(found)
+            collections.deque(iter_tensors(component, faults), maxlen=0)
+    raise_mismatches(found)
     return found
 
 
-def raise_faults(found: Collection[Faults]) -> None:
+def raise_mismatches(found: Collection[Mismatches]) -> None:
     """Raise one OmfaError with a line for every mismatch of all components, if there is any.
 
     The counts come last, so that they are visible in a terminal even below a long list.
@@ -240,16 +244,16 @@ def raise_faults(found: Collection[Faults]) -> None:
 
 def from_torch(components: Mapping[str, Component]) -> dict[str, dict[str, Any]]:
     """Return a float32 tree for each component; all mismatches are one OmfaError."""
-    found = require_fit(components.values())
+    found = require_match(components.values())
     built = {}
     for (name, component), faults in zip(components.items(), found, strict=True):
-        leaves = {p: np.empty(leaf.shape, np.float32) for p, leaf in trees.walk(component.tree)}
-        for row, array in read_rows(component, faults):
+        leaves = {p: np.empty(leaf.shape, np.float32) for p, leaf in trees.flatten(component.tree)}
+        for row, array in iter_tensors(component, faults):
             target = leaves[row.path] if row.layer is None else leaves[row.path][row.layer]
             # the assignment transposes and casts without another copy
             target[...] = array
-        built[name] = trees.build(leaves)
-    raise_faults(found)
+        built[name] = trees.unflatten(leaves)
+    raise_mismatches(found)
     return built
 
 

@@ -13,7 +13,7 @@ from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.files import parse_json
 from omfa_jax.weights.files import read_tensors, write_tensors
 
-EMPTY = ""
+EMPTY_PROMPT = ""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class PromptTable:
 
     def __post_init__(self) -> None:
         rows = len(self.prompts)
-        if rows == 0 or self.prompts[-1] != EMPTY:
+        if rows == 0 or self.prompts[-1] != EMPTY_PROMPT:
             raise OmfaError(f"prompt table: the last prompt must be empty, got {self.prompts}")
         if self.context.ndim != 3 or self.pooled.ndim != 2:
             raise OmfaError(
@@ -48,12 +48,12 @@ class PromptTable:
                 "prompt table: embeddings contain NaN or infinity; fetch the text encoders again"
             )
 
-    def rows(self, prompts: Sequence[str]) -> dict[str, Float[np.ndarray, "n ..."]]:
+    def select_rows(self, prompts: Sequence[str]) -> dict[str, Float[np.ndarray, "n ..."]]:
         """Return `context` and `pooled` for `prompts` in this order, then the empty prompt.
 
         Raises OmfaError, listing the known prompts, for one that is not in the table.
         """
-        wanted = [*prompts, EMPTY]
+        wanted = [*prompts, EMPTY_PROMPT]
         for prompt in wanted:
             if prompt not in self.prompts:
                 raise OmfaError(
@@ -64,7 +64,7 @@ class PromptTable:
         return {"context": self.context[index], "pooled": self.pooled[index]}
 
 
-def joined(first: PromptTable, second: PromptTable) -> PromptTable:
+def merge_tables(first: PromptTable, second: PromptTable) -> PromptTable:
     """Return a table with the prompts of both; rows of the first take precedence.
 
     Raises OmfaError if their embeddings have different shapes (from different text encoders).
@@ -79,13 +79,17 @@ def joined(first: PromptTable, second: PromptTable) -> PromptTable:
     # the empty prompt must stay last
     named = range(len(first.prompts) - 1)
     return PromptTable(
-        (*(first.prompts[row] for row in named), *(second.prompts[row] for row in new), EMPTY),
+        (
+            *(first.prompts[row] for row in named),
+            *(second.prompts[row] for row in new),
+            EMPTY_PROMPT,
+        ),
         np.concatenate([first.context[:-1], second.context[new], first.context[-1:]]),
         np.concatenate([first.pooled[:-1], second.pooled[new], first.pooled[-1:]]),
     )
 
 
-def carried_to(table: PromptTable, dim: int, pooled_dim: int, seed: int = 0) -> PromptTable:
+def project_table(table: PromptTable, dim: int, pooled_dim: int, seed: int = 0) -> PromptTable:
     """Return the table with embeddings projected to other widths, for a UNet trained from scratch.
 
     The projection is a fixed Gaussian matrix: norms and angles are roughly preserved
@@ -106,7 +110,7 @@ def carried_to(table: PromptTable, dim: int, pooled_dim: int, seed: int = 0) -> 
     )
 
 
-def seeded_prompts(
+def make_seeded_prompts(
     prompts: Sequence[str], tokens: int, dim: int, pooled_dim: int, seed: int = 0
 ) -> PromptTable:
     """Return fixed Gaussian embeddings, for models without a text encoder.
@@ -114,7 +118,7 @@ def seeded_prompts(
     A prompt's row depends only on its text and `seed`, not on the other prompts. The empty prompt
     is appended if absent; it is all zeros.
     """
-    named = [prompt for prompt in prompts if prompt != EMPTY]
+    named = [prompt for prompt in prompts if prompt != EMPTY_PROMPT]
     context = np.zeros((len(named) + 1, tokens, dim), np.float32)
     pooled = np.zeros((len(named) + 1, pooled_dim), np.float32)
     for row, prompt in enumerate(named):
@@ -122,15 +126,19 @@ def seeded_prompts(
         rng = np.random.default_rng([seed, zlib.crc32(prompt.encode())])
         context[row] = rng.standard_normal((tokens, dim), np.float32)
         pooled[row] = rng.standard_normal(pooled_dim, np.float32)
-    return PromptTable((*named, EMPTY), context, pooled)
+    return PromptTable((*named, EMPTY_PROMPT), context, pooled)
 
 
-def null_prompts(prompts: Sequence[str], tokens: int, dim: int, pooled_dim: int) -> PromptTable:
+def make_null_prompts(
+    prompts: Sequence[str], tokens: int, dim: int, pooled_dim: int
+) -> PromptTable:
     """Return a table in which every prompt is SDXL's empty prompt, zeros, to train without text."""
-    named = [prompt for prompt in dict.fromkeys(prompts) if prompt != EMPTY]
+    named = [prompt for prompt in dict.fromkeys(prompts) if prompt != EMPTY_PROMPT]
     rows = len(named) + 1
     context, pooled = np.zeros((rows, tokens, dim)), np.zeros((rows, pooled_dim))
-    return PromptTable((*named, EMPTY), context.astype(np.float32), pooled.astype(np.float32))
+    return PromptTable(
+        (*named, EMPTY_PROMPT), context.astype(np.float32), pooled.astype(np.float32)
+    )
 
 
 def save_prompts(path: Path, table: PromptTable) -> None:

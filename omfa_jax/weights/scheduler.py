@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.diffusion.schedule import ScheduleSettings, cumulative_alphas
+from omfa_jax.diffusion.schedule import ScheduleSettings, compute_alphas_cumprod
 from omfa_jax.models import VAEConfig
-from omfa_jax.weights.tensors import Tensors
+from omfa_jax.weights.tensors import LazyTensors
 
-FILE = "scheduler_config.json"
+SCHEDULER_FILE = "scheduler_config.json"
 # tensors of single files that belong to no network: schedule constants, markers, text encoder
 # buffers
 CONSTANTS = re.compile(
@@ -36,16 +36,16 @@ PREDICTIONS = {
     "v": ("v_prediction", ("v_prediction", "v", "v-prediction", "vpred", "v_pred", "velocity")),
 }
 # values that mean "not set"
-NOTHING = ("", "none", "null")
+UNSET_WORDS = ("", "none", "null")
 # metadata without an equivalent here -> its usual values
-UNHEEDED = {
+UNHEEDED_METADATA = {
     "modelspec.architecture": ("stable-diffusion-xl-v1-base",),
     "modelspec.timestep_range": ("0,1000", "0,999"),
     "modelspec.encoder_layer": ("2", "None"),
     "ss_clip_skip": ("2", "None"),
 }
 # diffusers' schedulers for SDXL's kind of process: discrete steps, variance preserving
-DISCRETE = (
+DISCRETE_SCHEDULERS = (
     *("DDIM", "DDIMParallel", "DDIMInverse", "DDPM", "DDPMParallel", "PNDM", "LMSDiscrete"),
     *("EulerDiscrete", "EulerAncestralDiscrete", "HeunDiscrete", "KDPM2Discrete"),
     *("KDPM2AncestralDiscrete", "DPMSolverMultistep", "DPMSolverMultistepInverse"),
@@ -55,7 +55,7 @@ DISCRETE = (
 OTHER_SCHEDULE = "a noise schedule other than SDXL's"
 EDM = "EDM's noise levels"
 # the keys of a scheduler_config.json that `in_scheduler_config` reads
-READ = (
+READ_KEYS = (
     *("prediction_type", "rescale_betas_zero_snr", "trained_betas", "use_flow_sigmas"),
     *("beta_schedule", "beta_start", "beta_end", "num_train_timesteps"),
     *("timestep_type", "sigma_min", "sigma_max", "snr_shift_scale", "shift"),
@@ -86,30 +86,30 @@ class Statement:
         return f"{words.get(self.field, self.value)} ({self.said})"
 
 
-def in_scheduler_config(fields: Mapping[str, Any]) -> tuple[Statement, ...]:
+def parse_scheduler_config(fields: Mapping[str, Any]) -> tuple[Statement, ...]:
     """Return the statements in a scheduler_config.json; absent and null keys state nothing."""
-    stated = {name: value for name, value in fields.items() if not says_nothing(value)}
+    stated = {name: value for name, value in fields.items() if not is_unset(value)}
     found = []
 
     def said(*names: str) -> str:
-        return f"{FILE}: {', '.join(f'{name}={short(stated[name])}' for name in names)}"
+        return f"{SCHEDULER_FILE}: {', '.join(f'{name}={shorten(stated[name])}' for name in names)}"
 
-    process = process_of(str(stated.get("_class_name", "DDIMScheduler")))
+    process = get_process(str(stated.get("_class_name", "DDIMScheduler")))
     if process:
         found.append(Statement("process", process, said("_class_name")))
-    if flag_of(stated.get("use_flow_sigmas", False)) is not False:
+    if parse_flag(stated.get("use_flow_sigmas", False)) is not False:
         found.append(Statement("process", "flow matching", said("use_flow_sigmas")))
     if "prediction_type" in stated:
-        found += prediction(stated["prediction_type"], said("prediction_type"))
+        found += parse_prediction(stated["prediction_type"], said("prediction_type"))
     if "rescale_betas_zero_snr" in stated:
-        flag, words = flag_of(stated["rescale_betas_zero_snr"]), said("rescale_betas_zero_snr")
+        flag, words = parse_flag(stated["rescale_betas_zero_snr"]), said("rescale_betas_zero_snr")
         unclear = Statement("process", "an unclear setting of zero terminal SNR", words)
         found.append(unclear if flag is None else Statement("zero_terminal_snr", flag, words))
     levels = {"timestep_type": "discrete", "sigma_min": None, "sigma_max": None}
     if other := [n for n, value in levels.items() if stated.get(n, value) != value]:
         found.append(Statement("process", EDM, said(*other)))
     # these shift the schedule whatever the betas are
-    if other := [n for n in ("snr_shift_scale", "shift") if not same(stated.get(n, 1.0), 1.0)]:
+    if other := [n for n in ("snr_shift_scale", "shift") if not is_same(stated.get(n, 1.0), 1.0)]:
         found.append(Statement("process", OTHER_SCHEDULE, said(*other)))
     usual = {
         "beta_schedule": "scaled_linear",
@@ -118,10 +118,10 @@ def in_scheduler_config(fields: Mapping[str, Any]) -> tuple[Statement, ...]:
         "num_train_timesteps": SDXL.train_steps,
     }
     if "trained_betas" in stated:
-        betas = numbers(stated["trained_betas"])
-        found += in_alphas(np.cumprod(1 - betas), said("trained_betas"))
+        betas = parse_numbers(stated["trained_betas"])
+        found += parse_alphas(np.cumprod(1 - betas), said("trained_betas"))
     # trained_betas, handled above, override beta_schedule and the rest
-    elif other := [n for n, value in usual.items() if not same(stated.get(n, value), value)]:
+    elif other := [n for n, value in usual.items() if not is_same(stated.get(n, value), value)]:
         found.append(Statement("process", OTHER_SCHEDULE, said(*other)))
     for name, field in (("timestep_spacing", "spacing"), ("steps_offset", "steps_offset")):
         if name in stated:
@@ -129,21 +129,21 @@ def in_scheduler_config(fields: Mapping[str, Any]) -> tuple[Statement, ...]:
     return tuple(found)
 
 
-def in_single_file(tensors: Tensors) -> tuple[Statement, ...]:
+def parse_single_file(tensors: LazyTensors) -> tuple[Statement, ...]:
     """Return the statements of an original single file: its metadata and extra tensors."""
     metadata, found = tensors.metadata, []
 
     def said(name: str) -> str:
-        return f"metadata {name}={short(metadata[name])}"
+        return f"metadata {name}={shorten(metadata[name])}"
 
     for name in ("modelspec.prediction_type", "modelspec.predict_key"):
         if name in metadata:
-            found += prediction(metadata[name], said(name))
-    flag = flag_of(metadata.get("ss_v_parameterization"))
+            found += parse_prediction(metadata[name], said(name))
+    flag = parse_flag(metadata.get("ss_v_parameterization"))
     if flag is not None:
         value = "v" if flag else "epsilon"
         found.append(Statement("prediction", value, said("ss_v_parameterization")))
-    flag = flag_of(metadata.get("ss_zero_terminal_snr"))
+    flag = parse_flag(metadata.get("ss_zero_terminal_snr"))
     if flag is not None:
         found.append(Statement("zero_terminal_snr", flag, said("ss_zero_terminal_snr")))
     for name, field, value in (
@@ -165,7 +165,7 @@ def in_single_file(tensors: Tensors) -> tuple[Statement, ...]:
         few = name.endswith("sigmas") and tensors.shapes.get(name) != (SDXL.train_steps,)
         if name in tensors.shapes and name not in tensors.faulty and not few:
             values = tensors.read(name).astype(np.float64)
-            found += in_alphas(alphas(values), f"its tensor {name}")
+            found += parse_alphas(alphas(values), f"its tensor {name}")
     return tuple(found)
 
 
@@ -174,7 +174,7 @@ def is_constant(key: str) -> bool:
     return CONSTANTS.fullmatch(key) is not None
 
 
-def stated_scale(tensors: Tensors) -> float | None:
+def read_vae_scale(tensors: LazyTensors) -> float | None:
     """Return the VAE's scaling factor from a single file's buffer, None without one.
 
     SDXL's own value is returned where half precision has rounded it.
@@ -188,37 +188,37 @@ def stated_scale(tensors: Tensors) -> float | None:
     return usual if math.isclose(scale, usual, rel_tol=ROUNDING) else scale
 
 
-def metadata_notes(metadata: Mapping[str, str]) -> list[str]:
+def list_unheeded_metadata(metadata: Mapping[str, str]) -> list[str]:
     """Return a note for each unusual metadata entry that has no effect here."""
     return [
-        f"metadata {name}={short(metadata[name])} is ignored"
-        for name, usual in UNHEEDED.items()
+        f"metadata {name}={shorten(metadata[name])} is ignored"
+        for name, usual in UNHEEDED_METADATA.items()
         if metadata.get(name, usual[0]) not in usual
     ]
 
 
-def in_alphas(alpha_bar: np.ndarray, said: str) -> list[Statement]:
+def parse_alphas(alpha_bar: np.ndarray, said: str) -> list[Statement]:
     """Return the statements of a table of alpha_bar; SDXL's own may be a leftover and has none."""
     for zero in (False, True):
-        ours = cumulative_alphas(dataclasses.replace(SDXL, zero_terminal_snr=zero))
+        ours = compute_alphas_cumprod(dataclasses.replace(SDXL, zero_terminal_snr=zero))
         if alpha_bar.shape == ours.shape and np.allclose(alpha_bar, ours, ROUNDING, 1e-4):
             return [Statement("zero_terminal_snr", True, said)] if zero else []
     return [Statement("process", OTHER_SCHEDULE, said)]
 
 
-def process_of(class_name: str) -> str:
+def get_process(class_name: str) -> str:
     """Return the name of a scheduler class's diffusion process, "" for SDXL's kind."""
     if class_name.startswith("Flow"):
         return "flow matching"
     if class_name.startswith("EDM"):
         return EDM
-    known = class_name.removesuffix("Scheduler") in DISCRETE
+    known = class_name.removesuffix("Scheduler") in DISCRETE_SCHEDULERS
     return "" if known else "a scheduler for another kind of diffusion than SDXL's"
 
 
-def prediction(word: Any, said: str) -> list[Statement]:
+def parse_prediction(word: Any, said: str) -> list[Statement]:
     """Return the statement of a prediction type; an unsupported one becomes a process."""
-    if says_nothing(word):
+    if is_unset(word):
         return []
     for ours, (_, theirs) in PREDICTIONS.items():
         if str(word).strip().lower() in theirs:
@@ -226,7 +226,7 @@ def prediction(word: Any, said: str) -> list[Statement]:
     return [Statement("process", "another prediction type", said)]
 
 
-def scheduler_of(
+def make_scheduler_config(
     usual: Mapping[str, Any], statements: Iterable[Statement]
 ) -> dict[str, Any] | None:
     """Return `usual` with a single file's statements applied; None for an unsupported process."""
@@ -244,18 +244,18 @@ def scheduler_of(
     return fields
 
 
-def says_nothing(value: Any) -> bool:
+def is_unset(value: Any) -> bool:
     """Return True for null and for words that mean "not set"."""
-    return str(value).strip().lower() in NOTHING
+    return str(value).strip().lower() in UNSET_WORDS
 
 
-def flag_of(value: Any) -> bool | None:
+def parse_flag(value: Any) -> bool | None:
     """Return the truth value of a field that may be a word or a number; None if it has none."""
     words = {"true": True, "1": True, "false": False, "0": False}
     return words.get(str(value).strip().lower())
 
 
-def numbers(values: Any) -> np.ndarray:
+def parse_numbers(values: Any) -> np.ndarray:
     """Return a list from a JSON file as a float64 array; an empty array if it is not numeric."""
     try:
         return np.asarray(values, np.float64)
@@ -263,13 +263,13 @@ def numbers(values: Any) -> np.ndarray:
         return np.zeros(0)
 
 
-def short(value: Any) -> str:
+def shorten(value: Any) -> str:
     """Return the repr of a value, cut to 60 characters."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def same(came: Any, usual: float | str) -> bool:
+def is_same(came: Any, usual: float | str) -> bool:
     """Return True if a JSON field equals the usual value, numbers up to rounding."""
     if isinstance(usual, str) or not isinstance(came, int | float):
         return came == usual

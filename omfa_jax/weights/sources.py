@@ -13,10 +13,10 @@ from omfa_jax.core.errors import OmfaError, raise_all
 from omfa_jax.core.files import require_dir
 from omfa_jax.models import UNetConfig, VAEConfig, init_unet, init_vae
 from omfa_jax.weights import configs, conv_in, ldm, scheduler
-from omfa_jax.weights.description import Description, read_description
+from omfa_jax.weights.description import ModelDescription, read_description
 from omfa_jax.weights.files import read_json
-from omfa_jax.weights.names import Component, current_name
-from omfa_jax.weights.tensors import Tensors, open_model, open_safetensors
+from omfa_jax.weights.names import Component, update_key
+from omfa_jax.weights.tensors import LazyTensors, open_model, open_safetensors
 
 SDXL_SCALE = VAEConfig.scaling_factor
 # IP-Adapter weights that a UNet file may contain; our network has no such layers
@@ -24,7 +24,7 @@ IMAGE_PROMPT_ADAPTER = re.compile(r"^encoder_hid_proj\.|\.to_[kv]_ip\.")
 
 
 @dataclass(frozen=True)
-class Source(Description):
+class WeightSource(ModelDescription):
     """A model to import: its description and its unread components `unet` and `vae`.
 
     `inputs` is the meaning of conv_in's channels, None if unknown; `statements` concern schedule
@@ -56,7 +56,7 @@ def open_source(
     vae: Path | None = None,
     vae_scale: float | None = None,
     inputs: Sequence[str] | None = None,
-) -> Source:
+) -> WeightSource:
     """Return the model in a diffusers folder or an original `.safetensors` file.
 
     `vae` is another file or folder to take the VAE from, `vae_scale` overrides its scaling factor,
@@ -87,16 +87,16 @@ def open_source(
         )
     if path.is_file():
         statements = unet.statements
-        found = ldm_description(unet.config, vae_config, statements)
+        found = describe_single_file(unet.config, vae_config, statements)
     else:
         found = read_description(path, vae_config)
-        statements = scheduler.in_scheduler_config(found.scheduler or {})
-        notes += pipeline_notes(path)
-    channels = conv_in.source_inputs(
+        statements = scheduler.parse_scheduler_config(found.scheduler or {})
+        notes += check_pipeline(path)
+    channels = conv_in.infer_source_inputs(
         unet.config.in_channels, vae_config.latent_channels, found.omfa, inputs
     )
     components = {"unet": unet.component, "vae": own_vae.component}
-    return Source(
+    return WeightSource(
         **vars(found),
         components=components,
         inputs=channels,
@@ -105,20 +105,20 @@ def open_source(
     )
 
 
-def ldm_description(
+def describe_single_file(
     unet_config: UNetConfig,
     vae_config: VAEConfig,
     statements: Sequence[scheduler.Statement] = (),
-) -> Description:
+) -> ModelDescription:
     """Return the description of an original file: SDXL's schedule with its statements applied.
 
     `scheduler` is None if the statements name an unsupported process.
     """
-    fields = scheduler.scheduler_of(configs.SDXL_SCHEDULER, statements)
-    return Description(unet_config, vae_config, fields, None, None)
+    fields = scheduler.make_scheduler_config(configs.SDXL_SCHEDULER, statements)
+    return ModelDescription(unet_config, vae_config, fields, None, None)
 
 
-def pipeline_notes(folder: Path) -> list[str]:
+def check_pipeline(folder: Path) -> list[str]:
     """Return a note if a folder's pipeline is not SDXL's; OmfaError for SDXL's refiner."""
     index = folder / "model_index.json"
     fields = read_json(index) if index.is_file() else {}
@@ -133,22 +133,22 @@ def pipeline_notes(folder: Path) -> list[str]:
     return [f"model_index.json: its class is {name}; only UNet, VAE and text encoders are read"]
 
 
-def diffusers_unet(config: UNetConfig, folder: Path) -> Component:
+def open_diffusers_unet(config: UNetConfig, folder: Path) -> Component:
     """Open the UNet in a diffusers component folder."""
-    return Component(shapes_of_unet(config), open_model(folder))
+    return Component(get_unet_shapes(config), open_model(folder))
 
 
-def diffusers_vae(config: VAEConfig, folder: Path) -> Component:
+def open_diffusers_vae(config: VAEConfig, folder: Path) -> Component:
     """Open the VAE in a diffusers component folder of any version."""
-    return Component(shapes_of_vae(config), renamed(open_model(folder)))
+    return Component(get_vae_shapes(config), update_keys(open_model(folder)))
 
 
-def shapes_of_unet(config: UNetConfig) -> dict[str, Any]:
+def get_unet_shapes(config: UNetConfig) -> dict[str, Any]:
     """Return the parameter tree of a UNet as jax.ShapeDtypeStructs."""
     return jax.eval_shape(lambda: init_unet(config, jax.random.key(0)))
 
 
-def shapes_of_vae(config: VAEConfig) -> dict[str, Any]:
+def get_vae_shapes(config: VAEConfig) -> dict[str, Any]:
     """Return the parameter tree of a VAE as jax.ShapeDtypeStructs."""
     return jax.eval_shape(lambda: init_vae(config, jax.random.key(0)))
 
@@ -158,18 +158,20 @@ def _open_unet(path: Path) -> _Part:
         return _unet_in_file(_require_safetensors(path))
     config_file = require_dir(path, "weights", "SRC") / "unet" / "config.json"
     fields = read_json(config_file)
-    config = configs.unet_from_diffusers(fields, str(config_file))
-    notes = configs.unread(fields, configs.UNET_READ, "UNet2DConditionModel", "unet/config.json")
-    unet = diffusers_unet(config, path / "unet")
+    config = configs.parse_diffusers_unet_config(fields, str(config_file))
+    notes = configs.list_unread_fields(
+        fields, configs.UNET_READ, "UNet2DConditionModel", "unet/config.json"
+    )
+    unet = open_diffusers_unet(config, path / "unet")
     adapter = {key for key in unet.tensors.shapes if IMAGE_PROMPT_ADAPTER.search(key)}
     if not adapter:
         return _Part(config, unet, tuple(notes))
     notes.append(f"left out {len(adapter)} tensors of the image-prompt adapter")
-    return _Part(config, Component(unet.tree, unet.tensors.without(adapter)), tuple(notes))
+    return _Part(config, Component(unet.tree, unet.tensors.drop_keys(adapter)), tuple(notes))
 
 
-def _unet_in_file(tensors: Tensors) -> _Part:
-    config = ldm.unet_config(tensors.shapes, tensors.where)
+def _unet_in_file(tensors: LazyTensors) -> _Part:
+    config = ldm.infer_unet_config(tensors.shapes, tensors.where)
     notes = [
         "assuming SDXL's 64 channels per head and 32 norm groups: the file does not state them"
     ]
@@ -179,14 +181,14 @@ def _unet_in_file(tensors: Tensors) -> _Part:
         skipped |= keys
         if keys:
             notes.append(f"left out {what} ({len(keys)} tensors {prefix}*)")
-    notes += scheduler.metadata_notes(tensors.metadata)
+    notes += scheduler.list_unheeded_metadata(tensors.metadata)
     constants = {key for key in tensors.shapes.keys() - skipped if scheduler.is_constant(key)}
     if constants:
         named = ", ".join(sorted(constants))
         notes.append(f"left out {len(constants)} tensors that belong to no network ({named})")
-    column = ldm.unet_column(config)
-    component = Component(shapes_of_unet(config), tensors.without(skipped | constants), column)
-    return _Part(config, component, tuple(notes), scheduler.in_single_file(tensors))
+    column = ldm.make_unet_key_fn(config)
+    component = Component(get_unet_shapes(config), tensors.drop_keys(skipped | constants), column)
+    return _Part(config, component, tuple(notes), scheduler.parse_single_file(tensors))
 
 
 def _open_vae(path: Path) -> _Part:
@@ -197,23 +199,23 @@ def _open_vae(path: Path) -> _Part:
     folder = path / "vae" if (path / "vae").is_dir() else path
     config_file = folder / "config.json"
     fields = read_json(config_file)
-    config = configs.vae_from_diffusers(fields, str(config_file))
-    notes = configs.unread(fields, configs.VAE_READ, "AutoencoderKL", "vae/config.json")
-    return _Part(config, diffusers_vae(config, folder), tuple(notes))
+    config = configs.parse_diffusers_vae_config(fields, str(config_file))
+    notes = configs.list_unread_fields(fields, configs.VAE_READ, "AutoencoderKL", "vae/config.json")
+    return _Part(config, open_diffusers_vae(config, folder), tuple(notes))
 
 
-def _vae_in_file(tensors: Tensors) -> _Part:
+def _vae_in_file(tensors: LazyTensors) -> _Part:
     if any(key.startswith(ldm.UNET_PREFIX) for key in tensors.shapes):
         # raises for Stable Diffusion 1, whose VAE has the same shapes but another scaling factor
-        ldm.unet_config(tensors.shapes, tensors.where)
+        ldm.infer_unet_config(tensors.shapes, tensors.where)
     # a file with only the VAE has no prefix
     has_prefix = any(key.startswith(ldm.VAE_PREFIX) for key in tensors.shapes)
     prefix = ldm.VAE_PREFIX if has_prefix else ""
-    config = ldm.vae_config(tensors.shapes, prefix)
+    config = ldm.infer_vae_config(tensors.shapes, prefix)
     others = {k for k in tensors.shapes if not k.startswith(prefix) or scheduler.is_constant(k)}
-    column = ldm.vae_column(config, prefix)
-    component = Component(shapes_of_vae(config), tensors.without(others), column)
-    scale = scheduler.stated_scale(tensors)
+    column = ldm.make_vae_key_fn(config, prefix)
+    component = Component(get_vae_shapes(config), tensors.drop_keys(others), column)
+    scale = scheduler.read_vae_scale(tensors)
     if scale is not None:
         config = dataclasses.replace(config, scaling_factor=scale)
         return _Part(config, component)
@@ -224,7 +226,7 @@ def _vae_in_file(tensors: Tensors) -> _Part:
     return _Part(config, component, (note,))
 
 
-def _require_safetensors(path: Path) -> Tensors:
+def _require_safetensors(path: Path) -> LazyTensors:
     if path.suffix != ".safetensors":
         raise OmfaError(
             f"{path}: expected a .safetensors file or a diffusers folder; pickled checkpoints can"
@@ -233,12 +235,12 @@ def _require_safetensors(path: Path) -> Tensors:
     return open_safetensors([path], str(path))
 
 
-def renamed(tensors: Tensors) -> Tensors:
+def update_keys(tensors: LazyTensors) -> LazyTensors:
     """Return the tensors under diffusers' current names."""
     now: dict[str, str] = {}
-    faulty = {current_name(key): reason for key, reason in tensors.faulty.items()}
+    faulty = {update_key(key): reason for key, reason in tensors.faulty.items()}
     for key in tensors.shapes:
-        name = current_name(key)
+        name = update_key(key)
         if name in now:
             faulty[name] = f"occurs twice, as {now[name]} and as {key}"
         now[name] = key

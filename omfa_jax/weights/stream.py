@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.weights.files import DTYPES, STEM, cast, write_json
-from omfa_jax.weights.names import Row, contiguous
+from omfa_jax.weights.files import DTYPES, STEM, cast_tensor, write_json
+from omfa_jax.weights.names import NameRow, to_contiguous
 
 CODES = {"fp32": "F32", "fp16": "F16", "bf16": "BF16"}
 # in bytes: the tensor data starts at a multiple of it, for aligned memory maps
@@ -24,7 +24,7 @@ Chunks = Iterable[tuple[str, np.ndarray]]
 Shape = tuple[int, ...]
 
 
-def write_stream(
+def write_tensor_stream(
     path: Path, shapes: Mapping[str, Shape], dtype: str, chunks: Chunks, metadata: Mapping[str, str]
 ) -> None:
     """Write a safetensors file with tensors `shapes`, in this order, from `chunks`.
@@ -37,7 +37,7 @@ def write_stream(
     header: dict[str, Any] = {"__metadata__": dict(metadata)}
     offset = 0
     for name, shape in shapes.items():
-        end = offset + size_bytes(shape, dtype)
+        end = offset + compute_size_bytes(shape, dtype)
         header[name] = {"dtype": CODES[dtype], "shape": list(shape), "data_offsets": [offset, end]}
         offset = end
     text = json.dumps(header, separators=(",", ":")).encode()
@@ -51,7 +51,7 @@ def write_stream(
     assert written == offset, f"{path}: {written} bytes written, {offset} expected"
 
 
-def map_stream(path: Path) -> dict[str, np.ndarray]:
+def mmap_tensors(path: Path) -> dict[str, np.ndarray]:
     """Return a file's tensors as read-only memory maps, so that pages are read on access.
 
     The file must be complete; `tensors.open_safetensors` checks that.
@@ -71,13 +71,15 @@ def map_stream(path: Path) -> dict[str, np.ndarray]:
     }
 
 
-def cast_all(chunks: Chunks, dtype: str) -> Iterator[tuple[str, np.ndarray]]:
+def cast_chunks(chunks: Chunks, dtype: str) -> Iterator[tuple[str, np.ndarray]]:
     """Yield the chunks, contiguous and cast to `dtype`; OmfaError if a value overflows."""
     for name, chunk in chunks:
-        yield name, contiguous(cast(name, chunk, dtype))
+        yield name, to_contiguous(cast_tensor(name, chunk, dtype))
 
 
-def hashed(chunks: Chunks, digests: dict[str, "hashlib._Hash"]) -> Iterator[tuple[str, np.ndarray]]:
+def hash_chunks(
+    chunks: Chunks, digests: dict[str, "hashlib._Hash"]
+) -> Iterator[tuple[str, np.ndarray]]:
     """Yield the chunks unchanged and add their bytes to their tensor's SHA-256 in `digests`.
 
     A thread hashes each chunk while it is written and the next one is read, since hashing takes
@@ -99,7 +101,7 @@ def as_bytes(array: np.ndarray) -> memoryview:
     return array.reshape(-1).view(np.uint8).data
 
 
-def size_bytes(shape: Shape, dtype: str) -> int:
+def compute_size_bytes(shape: Shape, dtype: str) -> int:
     """Return the size of a tensor on disk, in bytes."""
     return int(np.prod(shape, dtype=np.int64)) * DTYPES[dtype].itemsize
 
@@ -123,12 +125,12 @@ def require_space(folder: Path, needed: int) -> None:
         )
 
 
-def shards_of(rows: Sequence[Row], dtype: str, max_bytes: int) -> list[list[Row]]:
+def split_shards(rows: Sequence[NameRow], dtype: str, max_bytes: int) -> list[list[NameRow]]:
     """Split the rows into shards of at most `max_bytes`; a larger tensor gets its own shard."""
-    shards: list[list[Row]] = [[]]
+    shards: list[list[NameRow]] = [[]]
     size = 0
     for row in rows:
-        new = size_bytes(row.shape, dtype)
+        new = compute_size_bytes(row.shape, dtype)
         if shards[-1] and size + new > max_bytes:
             shards.append([])
             size = 0
@@ -137,16 +139,16 @@ def shards_of(rows: Sequence[Row], dtype: str, max_bytes: int) -> list[list[Row]
     return shards
 
 
-def shard_names(count: int) -> list[str]:
+def make_shard_names(count: int) -> list[str]:
     """Return diffusers' file names for a model of `count` shards."""
     if count == 1:
         return [f"{STEM}.safetensors"]
     return [f"{STEM}-{i + 1:05d}-of-{count:05d}.safetensors" for i in range(count)]
 
 
-def write_index(folder: Path, shards: Mapping[str, Sequence[Row]], dtype: str) -> None:
+def write_index(folder: Path, shards: Mapping[str, Sequence[NameRow]], dtype: str) -> None:
     """Write diffusers' index, which maps each tensor to its shard."""
-    total = sum(size_bytes(row.shape, dtype) for rows in shards.values() for row in rows)
+    total = sum(compute_size_bytes(row.shape, dtype) for rows in shards.values() for row in rows)
     weight_map = {row.key: name for name, rows in shards.items() for row in rows}
     fields = {"metadata": {"total_size": total}, "weight_map": weight_map}
     write_json(folder / f"{STEM}.safetensors.index.json", fields)

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from omfa_jax.core.archives import require_stored
+from omfa_jax.core.archives import require_uncompressed
 from omfa_jax.core.errors import OmfaError, raise_all, require_modules
-from omfa_jax.core.retry import retried
-from omfa_jax.weights.files import STEM, read_json, unreadable
+from omfa_jax.core.retry import call_with_retries
+from omfa_jax.weights.files import STEM, make_unreadable_error, read_json
 
 # in order of preference: half precision only where there is nothing else
 VARIANTS = ("", ".fp16", ".bf16")
@@ -21,7 +21,7 @@ FLOATS = ("F64", "F32", "F16", "BF16")
 
 
 @dataclass(frozen=True)
-class Tensors:
+class LazyTensors:
     """Tensors by key; `read` loads one of them from disk as a float32 array, at every call.
 
     `where` names the file or folder in messages. `faulty` gives the reason why some keys cannot be
@@ -35,7 +35,7 @@ class Tensors:
     faulty: dict[str, str] = field(default_factory=dict)
     metadata: dict[str, str] = field(default_factory=dict)
 
-    def without(self, keys: set[str]) -> "Tensors":
+    def drop_keys(self, keys: set[str]) -> "LazyTensors":
         """Return the tensors except those in `keys`."""
         kept = {key: shape for key, shape in self.shapes.items() if key not in keys}
         return dataclasses.replace(self, shapes=kept)
@@ -50,14 +50,14 @@ class ModelFiles:
     variant: str
 
 
-def open_model(folder: Path) -> Tensors:
+def open_model(folder: Path) -> LazyTensors:
     """Open the tensors of the network in a diffusers component folder."""
-    files = model_files(folder)
+    files = find_model_files(folder)
     opener = open_safetensors if files.form == "safetensors" else open_pickled
     return opener(files.paths, str(folder))
 
 
-def model_files(folder: Path) -> ModelFiles:
+def find_model_files(folder: Path) -> ModelFiles:
     """Return the files to read; OmfaError if there are none or a shard is missing."""
     for variant in VARIANTS:
         for form in FORMS:
@@ -74,7 +74,7 @@ def model_files(folder: Path) -> ModelFiles:
     )
 
 
-def open_safetensors(paths: Sequence[Path], where: str) -> Tensors:
+def open_safetensors(paths: Sequence[Path], where: str) -> LazyTensors:
     """Open safetensors files; all truncated files are reported in one OmfaError."""
     found = _Found()
     holders: dict[str, Any] = {}
@@ -82,7 +82,7 @@ def open_safetensors(paths: Sequence[Path], where: str) -> Tensors:
     for path in paths:
         try:
             # only the header is read here, so opening SDXL takes milliseconds
-            file = retried(str(path), lambda path=path: safe_open(path, framework="np"))
+            file = call_with_retries(str(path), lambda path=path: safe_open(path, framework="np"))
             found.metadata |= file.metadata() or {}
             for key in file.keys():  # noqa: SIM118
                 view = file.get_slice(key)
@@ -90,12 +90,12 @@ def open_safetensors(paths: Sequence[Path], where: str) -> Tensors:
                 found.add(key, tuple(view.get_shape()), path, kind, is_float=kind in FLOATS)
                 holders[key] = file
         except (SafetensorError, OSError) as error:
-            errors.append(unreadable(path, error))
+            errors.append(make_unreadable_error(path, error))
     raise_all(errors)
     return found.tensors(where, lambda key: holders[key].get_tensor(key).astype(np.float32))
 
 
-def open_pickled(paths: Sequence[Path], where: str) -> Tensors:
+def open_pickled(paths: Sequence[Path], where: str) -> LazyTensors:
     """Open files of torch.save; their pickles may contain only tensors."""
     require_modules("reading .bin files", "torch", "torch")
     import torch
@@ -130,7 +130,7 @@ def open_pickled(paths: Sequence[Path], where: str) -> Tensors:
 def _load_pickle(path: Path) -> dict[str, Any]:
     import torch
 
-    require_stored(path)
+    require_uncompressed(path)
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except RuntimeError as error:
@@ -158,8 +158,8 @@ class _Found:
             self._faulty[key] = f"is {kind}, expected floating point: give unquantised weights"
         self._shapes[key], self._paths[key] = shape, path
 
-    def tensors(self, where: str, read: Callable[[str], np.ndarray]) -> Tensors:
-        return Tensors(where, self._shapes, read, self._faulty, self.metadata)
+    def tensors(self, where: str, read: Callable[[str], np.ndarray]) -> LazyTensors:
+        return LazyTensors(where, self._shapes, read, self._faulty, self.metadata)
 
 
 def _list_shards(index: Path) -> list[Path]:

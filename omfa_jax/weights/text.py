@@ -8,9 +8,9 @@ import numpy as np
 
 from omfa_jax.core.errors import OmfaError, require_modules
 from omfa_jax.core.files import require_dir
-from omfa_jax.weights.description import Description
+from omfa_jax.weights.description import ModelDescription
 from omfa_jax.weights.files import read_json
-from omfa_jax.weights.prompts import EMPTY, PromptTable, null_prompts
+from omfa_jax.weights.prompts import EMPTY_PROMPT, PromptTable, make_null_prompts
 
 # sequence length of SDXL's tokenizers
 TEXT_TOKENS = 77
@@ -29,8 +29,8 @@ def encode_prompts(folder: Path, prompts: Sequence[str]) -> PromptTable:
     import transformers
 
     folder = Path(folder)
-    named = [prompt for prompt in dict.fromkeys(prompts) if prompt != EMPTY]
-    texts = [*named, EMPTY]
+    named = [prompt for prompt in dict.fromkeys(prompts) if prompt != EMPTY_PROMPT]
+    texts = [*named, EMPTY_PROMPT]
     contexts, pooled = [], None
     with torch.no_grad():
         for suffix, kind in (
@@ -57,8 +57,8 @@ def encode_prompts(folder: Path, prompts: Sequence[str]) -> PromptTable:
     return PromptTable(tuple(texts), context, pooled)
 
 
-def prompt_table(
-    source: Description,
+def make_prompt_table(
+    source: ModelDescription,
     encoders: Path,
     prompts: Sequence[str],
     *,
@@ -77,7 +77,7 @@ def prompt_table(
     if not prompts:
         table = own
     elif without_text:
-        table = null_prompts(prompts, TEXT_TOKENS, config.context_dim, config.pooled_dim)
+        table = make_null_prompts(prompts, TEXT_TOKENS, config.context_dim, config.pooled_dim)
     elif own_first and own is not None and set(prompts) <= set(own.prompts):
         table = own
     elif (encoders / "text_encoder").is_dir():

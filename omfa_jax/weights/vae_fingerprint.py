@@ -18,7 +18,7 @@ def fingerprint_vae(config: VAEConfig, params: Params) -> str:
     The decoder is left out: it may be trained further without making stored latents stale.
     """
     digest = hashlib.sha256(str(config.scaling_factor).encode())
-    for path, leaf in sorted(trees.walk({name: params[name] for name in ENCODER})):
+    for path, leaf in sorted(trees.flatten({name: params[name] for name in ENCODER})):
         digest.update("/".join(path).encode())
         digest.update(np.ascontiguousarray(leaf, np.float32).tobytes())
     return digest.hexdigest()

@@ -25,18 +25,18 @@ from omfa_jax.body.fit.projection import (
     POSE,
     SIZE,
     TO_CAMERA,
-    body_of,
-    keypoints,
-    linearised,
-    turned_facing,
+    linearize_keypoints,
+    project_keypoints,
+    rotate_facing,
+    unpack_body,
 )
-from omfa_jax.body.fit.report import FitReport, judge, trusted
-from omfa_jax.body.fit.rotations import rotations
+from omfa_jax.body.fit.report import FitReport, find_trusted, judge_fit
+from omfa_jax.body.fit.rotations import exp_so3
 from omfa_jax.body.fit.skeleton import Skeleton, load_skeleton
-from omfa_jax.body.fit.solver import minimise
+from omfa_jax.body.fit.solver import minimize
 from omfa_jax.body.model import BodyModel
-from omfa_jax.body.params import BodyParams, neutral
-from omfa_jax.body.rotations import axis_angle
+from omfa_jax.body.params import BodyParams, make_neutral_params
+from omfa_jax.body.rotations import matrix_to_axis_angle
 from omfa_jax.core.errors import OmfaError
 
 BODY_HEIGHT_M = 1.7
@@ -56,7 +56,7 @@ class FitSettings:
     focal_per_side: float = 2.5
     keypoint_spread: float = 0.01
     yaws_deg: tuple[float, ...] = (0.0, 180.0, 60.0, -60.0, 120.0, -120.0)
-    kept: int = 2
+    num_kept: int = 2
     facing_steps: int = 15
     facing_outlier_spread: float = 0.15
     steps: int = 15
@@ -64,7 +64,7 @@ class FitSettings:
 
 
 @dataclass(frozen=True, eq=False)
-class Fit:
+class FitResult:
     """One photo's body, camera and quality report."""
 
     params: BodyParams
@@ -88,7 +88,7 @@ class Fitter:
         self.keypoints = known
         self.settings = settings or FitSettings()
         self._skeleton = load_skeleton(model)
-        ties = known.matrix()
+        ties = known.make_matrix()
         steady = np.array([name in known.steady for name in known.names])
         solve = partial(
             _solve,
@@ -101,7 +101,7 @@ class Fitter:
 
     def __call__(
         self, rows_px: Float[np.ndarray, "b k 3"], sizes_px: Sequence[tuple[int, int]]
-    ) -> list[Fit]:
+    ) -> list[FitResult]:
         """Return the fits of `b` photos, from rows (x px, y px, confidence) and (width, height).
 
         Keypoints are weighted by squared confidence. Those below MIN_CONFIDENCE, at the edge of
@@ -116,7 +116,9 @@ class Fitter:
                 f"keypoints: expected shape {expected} and one size (width, height) each,"
                 f" got {rows.shape} and {sizes.shape}"
             )
-        seen = np.stack([trusted(self.keypoints, *pair) for pair in zip(rows, sizes, strict=True)])
+        seen = np.stack(
+            [find_trusted(self.keypoints, *pair) for pair in zip(rows, sizes, strict=True)]
+        )
         focal = self.settings.focal_per_side * sizes.max(axis=1)
         places = np.where(
             seen[..., None], (rows[..., :2] - sizes[:, None] / 2) / focal[:, None, None], 0.0
@@ -129,18 +131,20 @@ class Fitter:
         for i, (width, height) in enumerate(sizes.astype(int).tolist()):
             one = {name: np.asarray(value[i], np.float64) for name, value in found.items()}
             pixels = one["keypoints"] * focal[i] + sizes[i] / 2
-            report = judge(
+            report = judge_fit(
                 self.keypoints,
                 errors_px=np.linalg.norm(pixels - rows[i, :, :2], axis=1),
                 seen=seen[i],
                 size_px=(width, height),
                 body_height_px=float(BODY_HEIGHT_M * focal[i] / one["distance"]),
-                beyond_limits_rad=np.asarray(prior.beyond_limits(jnp.asarray(one["w"]))),
+                beyond_limits_rad=np.asarray(prior.compute_limit_excess(jnp.asarray(one["w"]))),
                 betas=one["betas"],
                 facing=one["turns"][0],
             )
             fits.append(
-                Fit(_make_params(one), _make_camera(one, float(focal[i]), width, height), report)
+                FitResult(
+                    _make_params(one), _make_camera(one, float(focal[i]), width, height), report
+                )
             )
         return fits
 
@@ -155,7 +159,7 @@ def _solve(
 ) -> dict[str, Array]:
     """Return one photo's best fit, as arrays."""
     yaws = np.deg2rad(settings.yaws_deg)[:, None] * np.array([0.0, 1.0, 0.0])
-    facings = rotations(jnp.asarray(yaws, jnp.float32))
+    facings = exp_so3(jnp.asarray(yaws, jnp.float32))
     seen = photo.weights * steady
     starts = jax.vmap(lambda facing: _place_start(photo, seen, facing, skeleton, ties))(facings)
 
@@ -172,19 +176,19 @@ def _solve(
         def before(y: Array) -> Array:
             x = extend(y)
             w, drift = x[POSE].reshape(21, 3), (x - base)[DEPTH[0]]
-            return prior.residuals(w, turned_facing(x, facing), x[BETAS], drift)
+            return prior.compute_residuals(w, rotate_facing(x, facing), x[BETAS], drift)
 
         def residuals(y: Array) -> tuple[Array, Array]:
-            found = keypoints(body_of(extend(y), facing), skeleton, ties)
+            found = project_keypoints(unpack_body(extend(y), facing), skeleton, ties)
             return (found - photo.places) / unit, before(y)
 
         def linearise(y: Array) -> tuple:
-            found, by_x = linearised(extend(y), facing, skeleton, ties)
+            found, by_x = linearize_keypoints(extend(y), facing, skeleton, ties)
             by_x = by_x[..., :free] / unit
             return ((found - photo.places) / unit, before(y)), (by_x, jax.jacfwd(before)(y))
 
         scales = jnp.asarray(shares / settings.keypoint_spread, jnp.float32)
-        y, value = minimise(residuals, linearise, start[:free], weights, scales)
+        y, value = minimize(residuals, linearise, start[:free], weights, scales)
         return extend(y), value
 
     shares = np.full(settings.facing_steps, settings.facing_outlier_spread)
@@ -192,19 +196,19 @@ def _solve(
     placed, values = jax.vmap(
         lambda x, facing: refine(x, facing, starts[0], seen, BETAS[0], shares)
     )(starts, facings)
-    best = jnp.argsort(values)[: settings.kept]
+    best = jnp.argsort(values)[: settings.num_kept]
     base = placed[best[0]]
     arms = jnp.asarray(prior.ARM_STARTS, jnp.float32).reshape(-1, len(POSE))
     x = jnp.repeat(placed[best], len(arms), axis=0)
-    x = x.at[:, POSE].set(jnp.tile(arms, (settings.kept, 1)))
+    x = x.at[:, POSE].set(jnp.tile(arms, (settings.num_kept, 1)))
     facing = jnp.repeat(facings[best], len(arms), axis=0)
     shares = np.repeat(settings.outlier_spreads, settings.steps)
     x, values = jax.vmap(lambda x, facing: refine(x, facing, base, photo.weights, SIZE, shares))(
         x, facing
     )
     winner = jnp.argmin(values)
-    body = body_of(x[winner], facing[winner])
-    found = keypoints(body, skeleton, ties)
+    body = unpack_body(x[winner], facing[winner])
+    found = project_keypoints(body, skeleton, ties)
     pelvis = skeleton.rest[0] + skeleton.dirs[0] @ body.betas
     return body._asdict() | {"keypoints": found, "pelvis": pelvis}
 
@@ -214,7 +218,7 @@ def _place_start(
 ) -> Float[Array, "79"]:
     """Return the relaxed body, placed so that its keypoints have the photo's mean and spread."""
     far = jnp.zeros(SIZE).at[DEPTH].set(jnp.log(_FAR_M))
-    flat = keypoints(body_of(far, facing), skeleton, ties) * _FAR_M
+    flat = project_keypoints(unpack_body(far, facing), skeleton, ties) * _FAR_M
     share = seen / jnp.maximum(seen.sum(), 1e-6)
     middles = [share @ places for places in (flat, photo.places)]
     spreads = [
@@ -227,13 +231,13 @@ def _place_start(
 
 
 def _make_params(one: dict[str, Any]) -> BodyParams:
-    turns = np.stack([axis_angle(turn) for turn in one["turns"]])
-    return neutral().replace(
+    turns = np.stack([matrix_to_axis_angle(turn) for turn in one["turns"]])
+    return make_neutral_params().replace(
         global_orient=turns[0],
         body_pose=turns[1:],
         betas=one["betas"],
-        left_hand_pose=prior.relaxed_hand("left"),
-        right_hand_pose=prior.relaxed_hand("right"),
+        left_hand_pose=prior.make_relaxed_hand("left"),
+        right_hand_pose=prior.make_relaxed_hand("right"),
     )
 
 

@@ -13,12 +13,12 @@ import numpy as np
 from jaxtyping import Float
 from tqdm import tqdm
 
-from omfa_jax.body.fit.fitting import Fit, Fitter
+from omfa_jax.body.fit.fitting import FitResult, Fitter
 from omfa_jax.body.params_file import read_npz, save_body
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.files import (
     atomic_write,
-    clear_leftovers,
+    delete_stale_temporaries,
     exclusive_lock,
     parse_json,
     require_writable_file,
@@ -27,15 +27,15 @@ from omfa_jax.core.files import (
 log = logging.getLogger(__name__)
 
 REPORT_FILE = "fit_report.json"
-SOURCE = "keypoints"
+FIT_SOURCE = "keypoints"
 _SAVE_SECONDS = 30.0
 
 # a name, and a function that reads its rows (x px, y px, confidence) and photo size (w, h)
-Photo = tuple[str, Callable[[], tuple[Float[np.ndarray, "k 3"], tuple[int, int]]]]
+PhotoEntry = tuple[str, Callable[[], tuple[Float[np.ndarray, "k 3"], tuple[int, int]]]]
 
 
 @dataclass(frozen=True)
-class FolderReport:
+class FitFolderReport:
     """The result of `fit_folder`; `rejected` has (name, reason), including earlier runs."""
 
     fitted: int
@@ -52,12 +52,12 @@ class FolderReport:
 
 def fit_folder(
     fitter: Fitter,
-    photos: Sequence[Photo],
+    photos: Sequence[PhotoEntry],
     folder: str | os.PathLike,
     *,
     batch_size: int = 16,
     overwrite: bool = False,
-) -> FolderReport:
+) -> FitFolderReport:
     """Write folder/smplx/NAME.npz for every photo whose fit is accepted, and fit_report.json.
 
     The report has one entry per photo: FitReport's fields, or the reason why the keypoints could
@@ -74,12 +74,12 @@ def fit_folder(
 
 
 def _fit_folder(
-    fitter: Fitter, photos: Sequence[Photo], folder: Path, batch_size: int, overwrite: bool
-) -> FolderReport:
+    fitter: Fitter, photos: Sequence[PhotoEntry], folder: Path, batch_size: int, overwrite: bool
+) -> FitFolderReport:
     started = time.perf_counter()
     bodies = folder / "smplx"
     for place in (folder, bodies):
-        clear_leftovers(place)
+        delete_stale_temporaries(place)
     if overwrite:
         # after a kill, new bodies must not be paired with the report on the old ones
         (folder / REPORT_FILE).unlink(missing_ok=True)
@@ -93,8 +93,8 @@ def _fit_folder(
                 entries[name] = {"accepted": False, "reason": result}
             else:
                 entries[name] = result.report.as_dict()
-            if isinstance(result, Fit) and result.report.accepted:
-                save_body(path, result.params, result.camera, source=SOURCE)
+            if isinstance(result, FitResult) and result.report.accepted:
+                save_body(path, result.params, result.camera, source=FIT_SOURCE)
                 fitted += 1
             elif path.exists():
                 _delete_fitted(path)
@@ -105,7 +105,7 @@ def _fit_folder(
     _write_report(folder / REPORT_FILE, entries)
     names = sorted(name for name, _ in photos)
     rejected = [(n, entries[n]["reason"]) for n in names if not _is_accepted(entries.get(n))]
-    return FolderReport(
+    return FitFolderReport(
         fitted=fitted,
         kept=len(photos) - fitted - len(rejected),
         rejected=tuple(rejected),
@@ -114,8 +114,8 @@ def _fit_folder(
 
 
 def _fit_all(
-    fitter: Fitter, photos: Sequence[Photo], batch_size: int
-) -> Iterator[tuple[str, Fit | str]]:
+    fitter: Fitter, photos: Sequence[PhotoEntry], batch_size: int
+) -> Iterator[tuple[str, FitResult | str]]:
     """Yield (name, fit or the reason why there is none) in the order of `photos`."""
     for first in range(0, len(photos), batch_size):
         names, rows, sizes, failed = [], [], [], {}
@@ -131,13 +131,13 @@ def _fit_all(
             names.append(name)
             rows.append(found)
             sizes.append(size_px)
-        fits: list[Fit] = []
+        fits: list[FitResult] = []
         if names:
             # pad the last batch: another size would be compiled again
             blank = batch_size - len(names)
             padded = np.pad(np.stack(rows), ((0, blank), (0, 0), (0, 0)))
             fits = fitter(padded, sizes + [(1, 1)] * blank)
-        done: dict[str, Fit | str] = failed | dict(zip(names, fits, strict=False))
+        done: dict[str, FitResult | str] = failed | dict(zip(names, fits, strict=False))
         for name, _ in photos[first : first + batch_size]:
             yield name, done[name]
 
@@ -152,13 +152,13 @@ def _is_done(name: str, bodies: Path, entries: dict[str, dict[str, Any]]) -> boo
     path = bodies / f"{name}.npz"
     if not path.exists():
         return name in entries and not entries[name]["accepted"]
-    return name in entries or str(read_npz(path, "body file").get("source", "")) != SOURCE
+    return name in entries or str(read_npz(path, "body file").get("source", "")) != FIT_SOURCE
 
 
 def _delete_fitted(path: Path) -> None:
     """Delete the body of an earlier fit; one of other origin is kept, with a warning."""
     try:
-        ours = str(read_npz(path, "body file").get("source", "")) == SOURCE
+        ours = str(read_npz(path, "body file").get("source", "")) == FIT_SOURCE
     except OmfaError:
         ours = False
     if ours:

@@ -8,7 +8,7 @@ from jaxtyping import Float
 
 from omfa_jax.body.joints import EXTRA_JOINT_VERTICES, JOINT_INDEX
 from omfa_jax.body.model import BodyModel
-from omfa_jax.core.errors import OmfaError, unknown
+from omfa_jax.core.errors import OmfaError, unknown_name
 
 BODY_JOINTS = 22
 
@@ -50,7 +50,7 @@ class KeypointSet:
         """The names of the keypoints in order."""
         return tuple(self.ties)
 
-    def matrix(self) -> Float[np.ndarray, "k p"]:
+    def make_matrix(self) -> Float[np.ndarray, "k p"]:
         """Return the map from the 22 body joints and then LANDMARKS to the keypoints.
 
         The row of an unused keypoint is zero.
@@ -136,17 +136,17 @@ DEEPFASHION = KeypointSet(
     (("right_shoulder",), ("left_shoulder",), _both_sides("hip", "knee")),
     {},
 )
-SETS = {found.name: found for found in (BODY_25, BODY_18, DEEPFASHION)}
+KEYPOINT_SETS = {found.name: found for found in (BODY_25, BODY_18, DEEPFASHION)}
 
 
-def by_name(name: str) -> KeypointSet:
+def get_keypoint_set(name: str) -> KeypointSet:
     """Return the set with this name; OmfaError, with the closest name, if there is none."""
-    if name not in SETS:
-        raise unknown("keypoint set", name, SETS)
-    return SETS[name]
+    if name not in KEYPOINT_SETS:
+        raise unknown_name("keypoint set", name, KEYPOINT_SETS)
+    return KEYPOINT_SETS[name]
 
 
-def as_body_25(rows: Float[np.ndarray, "k 3"]) -> Float[np.ndarray, "25 3"]:
+def to_body_25(rows: Float[np.ndarray, "k 3"]) -> Float[np.ndarray, "25 3"]:
     """Return OpenPose rows as BODY_25, so that both sets can be in one batch.
 
     Points missing in BODY_18 get confidence 0. Raises OmfaError unless there are 25 or 18 rows.
@@ -161,7 +161,7 @@ def as_body_25(rows: Float[np.ndarray, "k 3"]) -> Float[np.ndarray, "25 3"]:
     return found
 
 
-def landmark_vertices(model: BodyModel) -> dict[str, int]:
+def find_landmark_vertices(model: BodyModel) -> dict[str, int]:
     """Return the model's vertex index for each of LANDMARKS, in order.
 
     Raises OmfaError if the model has too few vertices for smplx's indices.

@@ -72,12 +72,12 @@ ARM_STARTS[1, _SHOULDERS, 1] = (0.5, -0.5)
 ARM_STARTS[1, _ELBOWS, 1] = (-0.9, 0.9)
 
 
-def beyond_limits(w: Float[Array, "21 3"]) -> Float[Array, "21 3"]:
+def compute_limit_excess(w: Float[Array, "21 3"]) -> Float[Array, "21 3"]:
     """Return how far each angle exceeds its limits, in radians; 0 inside."""
     return jnp.maximum(w - LIMITS[..., 1], 0) + jnp.maximum(LIMITS[..., 0] - w, 0)
 
 
-def residuals(
+def compute_residuals(
     w: Float[Array, "21 3"],
     facing: Float[Array, "3 3"],
     betas: Float[Array, "10"],
@@ -92,7 +92,7 @@ def residuals(
         w / SPREAD,
         # the forearm cancels the twist of the upper arm, so that palms face the body
         (w[np.array(_SHOULDERS), 0] + w[np.array(_ELBOWS), 0]) / PALM_SPREAD,
-        beyond_limits(w) / LIMIT_SPREAD,
+        compute_limit_excess(w) / LIMIT_SPREAD,
         up[jnp.array([0, 2])] / jnp.array(UPRIGHT_SPREAD),
         betas,
         log_depth_change / DEPTH_SPREAD,
@@ -100,7 +100,7 @@ def residuals(
     return jnp.concatenate([jnp.ravel(term) for term in terms])
 
 
-def relaxed_hand(side: str) -> Float[np.ndarray, "15 3"]:
+def make_relaxed_hand(side: str) -> Float[np.ndarray, "15 3"]:
     """Return axis-angles of slightly curled fingers in smplx's order; the thumb is straight."""
     curl = np.zeros((5, 3, 3))
     curl[:4, :, 2] = -RELAXED_CURL if side == "left" else RELAXED_CURL

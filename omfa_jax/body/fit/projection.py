@@ -8,8 +8,13 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from omfa_jax.body.fit import prior
-from omfa_jax.body.fit.rotations import product, right_jacobian, rotations
-from omfa_jax.body.fit.skeleton import Skeleton, ancestors, carried, chain
+from omfa_jax.body.fit.rotations import exp_so3, matmul_small, right_jacobian
+from omfa_jax.body.fit.skeleton import (
+    Skeleton,
+    compose_rotations,
+    compute_carried_points,
+    make_ancestor_matrix,
+)
 
 TURN, AT, DEPTH, BETAS, POSE = np.split(np.arange(79), (3, 5, 6, 16))
 SIZE = 79
@@ -19,7 +24,7 @@ _FLIP = np.array([1.0, -1.0, -1.0], np.float32)
 _NEAR_M = 0.1
 
 
-class Body(NamedTuple):
+class BodyState(NamedTuple):
     """The parameter vector x, unpacked; lengths are in metres.
 
     `w` are the deviations from the relaxed stance; `turns` are rotations relative to the parents
@@ -33,7 +38,7 @@ class Body(NamedTuple):
     pelvis_cam: Float[Array, "3"]
 
 
-def body_of(x: Float[Array, "79"], facing: Float[Array, "3 3"]) -> Body:
+def unpack_body(x: Float[Array, "79"], facing: Float[Array, "3 3"]) -> BodyState:
     """Return the body described by x.
 
     The entries of x: rotation from `facing` (3), pelvis in the image in focal lengths (2), log of
@@ -41,23 +46,27 @@ def body_of(x: Float[Array, "79"], facing: Float[Array, "3 3"]) -> Body:
     """
     w = x[POSE].reshape(21, 3)
     distance = jnp.exp(x[DEPTH[0]])
-    facing = turned_facing(x, facing)
-    relaxed = rotations(jnp.asarray(prior.RELAXED, jnp.float32))
-    turns = jnp.concatenate([facing[None], product(relaxed, rotations(w))])
-    return Body(w, turns, x[BETAS], distance, distance * jnp.append(x[AT], 1.0))
+    facing = rotate_facing(x, facing)
+    relaxed = exp_so3(jnp.asarray(prior.RELAXED, jnp.float32))
+    turns = jnp.concatenate([facing[None], matmul_small(relaxed, exp_so3(w))])
+    return BodyState(w, turns, x[BETAS], distance, distance * jnp.append(x[AT], 1.0))
 
 
-def turned_facing(x: Float[Array, "79"], facing: Float[Array, "3 3"]) -> Float[Array, "3 3"]:
+def rotate_facing(x: Float[Array, "79"], facing: Float[Array, "3 3"]) -> Float[Array, "3 3"]:
     """Return the pelvis's rotation in the world: `facing`, then the rotation in x."""
-    return product(facing, rotations(x[TURN]))
+    return matmul_small(facing, exp_so3(x[TURN]))
 
 
-def keypoints(body: Body, skeleton: Skeleton, ties: Float[Array, "k p"]) -> Float[Array, "k 2"]:
+def project_keypoints(
+    body: BodyState, skeleton: Skeleton, ties: Float[Array, "k p"]
+) -> Float[Array, "k 2"]:
     """Return the keypoints in the image, in focal lengths from its centre."""
-    return _project(_pose_keypoints(chain(body.turns), body.betas, skeleton, ties), body)[0]
+    return _project(
+        _pose_keypoints(compose_rotations(body.turns), body.betas, skeleton, ties), body
+    )[0]
 
 
-def linearised(
+def linearize_keypoints(
     x: Float[Array, "79"],
     facing: Float[Array, "3 3"],
     skeleton: Skeleton,
@@ -69,19 +78,19 @@ def linearised(
     a point by the cross product of axis and lever arm. This costs a tenth of forward-mode
     differentiation.
     """
-    body = body_of(x, facing)
-    turned = chain(body.turns)
+    body = unpack_body(x, facing)
+    turned = compose_rotations(body.turns)
     count = len(turned)
     # a joint moves all of its descendants, by the sum of their skinning weights
-    below = jnp.asarray(ancestors(count))
-    each = carried(skeleton, turned, body.betas)
+    below = jnp.asarray(make_ancestor_matrix(count))
+    each = compute_carried_points(skeleton, turned, body.betas)
     places = each[np.arange(count), np.arange(count)]
     weights = skeleton.weights[..., None] * each
     moved = jnp.einsum("kp,pia->kia", ties, weights)
     share = (ties @ skeleton.weights) @ below
     lever = jnp.einsum("kia,ij->kja", moved, below) - share[..., None] * places
     vectors = jnp.concatenate([x[TURN][None], body.w])
-    axes = product(turned, right_jacobian(vectors))
+    axes = matmul_small(turned, right_jacobian(vectors))
     by_turns = jnp.cross(jnp.moveaxis(axes, -1, -2)[None], lever[:, :, None])
     by_betas = jax.jacfwd(lambda betas: _pose_keypoints(turned, betas, skeleton, ties))(body.betas)
     seen, in_camera = _project(moved.sum(1), body)
@@ -103,12 +112,12 @@ def _pose_keypoints(
     ties: Float[Array, "k p"],
 ) -> Float[Array, "k 3"]:
     """Return the keypoints' positions on the body, in metres from the pelvis."""
-    points = (skeleton.weights[..., None] * carried(skeleton, turned, betas)).sum(1)
+    points = (skeleton.weights[..., None] * compute_carried_points(skeleton, turned, betas)).sum(1)
     return ties @ points
 
 
 def _project(
-    places: Float[Array, "k 3"], body: Body
+    places: Float[Array, "k 3"], body: BodyState
 ) -> tuple[Float[Array, "k 2"], Float[Array, "k 3"]]:
     """Return positions on the body projected to the image, and in camera axes (metres)."""
     in_camera = places * _FLIP + body.pelvis_cam

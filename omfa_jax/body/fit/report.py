@@ -46,7 +46,7 @@ class FitReport:
         }
 
 
-def trusted(
+def find_trusted(
     keypoints: KeypointSet, rows: Float[np.ndarray, "k 3"], size_px: Float[np.ndarray, "2"]
 ) -> Bool[np.ndarray, "k"]:
     """Return a mask of the rows (x px, y px, confidence) to use.
@@ -69,7 +69,7 @@ def trusted(
     return seen
 
 
-def judge(
+def judge_fit(
     keypoints: KeypointSet,
     *,
     errors_px: Float[np.ndarray, "k"],

@@ -4,13 +4,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 
-def rotations(vectors: Float[Array, "*n 3"]) -> Float[Array, "*n 3 3"]:
+def exp_so3(vectors: Float[Array, "*n 3"]) -> Float[Array, "*n 3 3"]:
     """Return the rotation matrices of axis-angle vectors in radians (Rodrigues)."""
     angle, squared, cross = _angle_and_cross(vectors)
     small = squared < 1e-6
     first = jnp.where(small, 1 - squared / 6, jnp.sin(angle) / angle)
     second = jnp.where(small, 0.5 - squared / 24, (1 - jnp.cos(angle)) / angle**2)
-    return jnp.eye(3) + first * cross + second * product(cross, cross)
+    return jnp.eye(3) + first * cross + second * matmul_small(cross, cross)
 
 
 def right_jacobian(vectors: Float[Array, "*n 3"]) -> Float[Array, "*n 3 3"]:
@@ -19,17 +19,17 @@ def right_jacobian(vectors: Float[Array, "*n 3"]) -> Float[Array, "*n 3 3"]:
     small = squared < 1e-3
     first = jnp.where(small, 0.5 - squared / 24, (1 - jnp.cos(angle)) / angle**2)
     second = jnp.where(small, 1 / 6 - squared / 120, (angle - jnp.sin(angle)) / angle**3)
-    return jnp.eye(3) - first * cross + second * product(cross, cross)
+    return jnp.eye(3) - first * cross + second * matmul_small(cross, cross)
 
 
-def product(a: Float[Array, "*n 3 3"], b: Float[Array, "*n 3 3"]) -> Float[Array, "*n 3 3"]:
+def matmul_small(a: Float[Array, "*n 3 3"], b: Float[Array, "*n 3 3"]) -> Float[Array, "*n 3 3"]:
     """Return a @ b for many small matrices."""
     # XLA fuses the sum with its neighbours. Batched dots of this size are slow, and the derivative
     # of a chain of them hangs XLA's CPU compiler (jaxlib 0.10).
     return (a[..., :, :, None] * b[..., None, :, :]).sum(-2)
 
 
-def turn(a: Float[Array, "*n 3 3"], vectors: Float[Array, "*n 3"]) -> Float[Array, "*n 3"]:
+def rotate(a: Float[Array, "*n 3 3"], vectors: Float[Array, "*n 3"]) -> Float[Array, "*n 3"]:
     """Return a @ vector for many small matrices."""
     return (a * vectors[..., None, :]).sum(-1)
 

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from omfa_jax.body.fit.keypoints import landmark_vertices
-from omfa_jax.body.fit.rotations import product, turn
+from omfa_jax.body.fit.keypoints import find_landmark_vertices
+from omfa_jax.body.fit.rotations import matmul_small, rotate
 from omfa_jax.body.joints import PARENTS
 from omfa_jax.body.model import BodyModel
 
@@ -30,7 +30,7 @@ def load_skeleton(model: BodyModel, joints: int = 22) -> Skeleton:
 
     Other joints stay at rest relative to their parents, to which their weights are added.
     """
-    ids = list(landmark_vertices(model).values())
+    ids = list(find_landmark_vertices(model).values())
     weights = model.weights[ids].astype(np.float64)
     for joint in range(len(PARENTS) - 1, joints - 1, -1):
         weights[:, PARENTS[joint]] += weights[:, joint]
@@ -42,7 +42,7 @@ def load_skeleton(model: BodyModel, joints: int = 22) -> Skeleton:
     return Skeleton(*(jnp.asarray(array, jnp.float32) for array in arrays))
 
 
-def ancestors(count: int) -> Float[np.ndarray, "j j"]:
+def make_ancestor_matrix(count: int) -> Float[np.ndarray, "j j"]:
     """Return 1 where the column's joint is the row's joint or one of its ancestors, else 0."""
     found = np.eye(count, dtype=np.float32)
     for joint in range(1, count):
@@ -50,29 +50,31 @@ def ancestors(count: int) -> Float[np.ndarray, "j j"]:
     return found
 
 
-def chain(turns: Float[Array, "j 3 3"]) -> Float[Array, "j 3 3"]:
+def compose_rotations(turns: Float[Array, "j 3 3"]) -> Float[Array, "j 3 3"]:
     """Return world rotations of the joints from those relative to their parents."""
     # pointer jumping: each round doubles the number of ancestors in each product, so 4 rounds cover
     # depths up to 16; the identity at the end stands for ancestors above the pelvis
     above = np.append(np.where(PARENTS[: len(turns)] < 0, len(turns), PARENTS[: len(turns)]), -1)
     turned = jnp.concatenate([turns, jnp.eye(3)[None]])
     for _ in range(4):
-        turned = product(turned[above], turned)
+        turned = matmul_small(turned[above], turned)
         above = above[above]
     return turned[:-1]
 
 
-def joint_places(turned: Float[Array, "j 3 3"], rest: Float[Array, "j 3"]) -> Float[Array, "j 3"]:
+def compute_joint_positions(
+    turned: Float[Array, "j 3 3"], rest: Float[Array, "j 3"]
+) -> Float[Array, "j 3"]:
     """Return posed joint positions, metres from the pelvis, from the shaped body's rest joints."""
     above = np.maximum(PARENTS[: len(rest)], 0)
-    bones = turn(turned[above], rest - rest[above])
-    return jnp.asarray(ancestors(len(rest))) @ bones
+    bones = rotate(turned[above], rest - rest[above])
+    return jnp.asarray(make_ancestor_matrix(len(rest))) @ bones
 
 
-def carried(
+def compute_carried_points(
     skeleton: Skeleton, turned: Float[Array, "j 3 3"], betas: Float[Array, "10"]
 ) -> Float[Array, "p j 3"]:
     """Return each point as moved by each joint alone, in metres from the pelvis."""
     rest = skeleton.rest + skeleton.dirs @ betas
     joints = rest[: len(turned)]
-    return turn(turned, rest[:, None] - joints) + joint_places(turned, joints)
+    return rotate(turned, rest[:, None] - joints) + compute_joint_positions(turned, joints)

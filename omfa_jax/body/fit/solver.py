@@ -12,7 +12,9 @@ Linearised = tuple[Rows, tuple[Float[Array, "k 2 n"], Float[Array, "m n"]]]
 _DAMPING, _EASE, _BRAKE = 1e-2, 0.3, 5.0
 
 
-def cost(rows: Rows, weights: Float[Array, "k"], scale: Float[Array, ""]) -> Float[Array, ""]:
+def compute_cost(
+    rows: Rows, weights: Float[Array, "k"], scale: Float[Array, ""]
+) -> Float[Array, ""]:
     """Return sum_k weights * rho(|r_k|) + sum m^2, rho(e) = e^2 / (1 + e^2/scale^2).
 
     Source: the Geman-McClure function, as in SMPLify.
@@ -22,7 +24,7 @@ def cost(rows: Rows, weights: Float[Array, "k"], scale: Float[Array, ""]) -> Flo
     return (weights * squared / (1 + squared / scale**2)).sum() + (plain**2).sum()
 
 
-def minimise(
+def minimize(
     residuals: Callable[[Float[Array, "n"]], Rows],
     linearise: Callable[[Float[Array, "n"]], Linearised],
     start: Float[Array, "n"],
@@ -47,7 +49,10 @@ def minimise(
         damped = normal + jnp.diag(damping * jnp.diagonal(normal) + 1e-3)
         moved = x - jax.scipy.linalg.cho_solve((jnp.linalg.cholesky(damped), True), by_x.T @ r)
         # a failed factorisation gives NaN, which compares as not better
-        value, trial = cost(rows, weights, scale), cost(residuals(moved), weights, scale)
+        value, trial = (
+            compute_cost(rows, weights, scale),
+            compute_cost(residuals(moved), weights, scale),
+        )
         better = trial < value
         damping = jnp.clip(damping * jnp.where(better, _EASE, _BRAKE), 1e-6, 1e6)
         return (jnp.where(better, moved, x), damping, jnp.where(better, trial, value)), None

@@ -17,15 +17,15 @@ from jaxtyping import Float, Float64
 
 from omfa_jax.body.importers.common import (
     Estimate,
-    Reading,
-    by_stem,
-    field_of,
-    files_of,
-    for_photo,
-    largest,
-    numbers,
-    pinhole,
-    rotations,
+    ImportOptions,
+    find_files,
+    find_largest,
+    get_field,
+    index_by_stem,
+    make_pinhole_camera,
+    parse_numbers,
+    parse_rotations,
+    resize_to_photo,
 )
 from omfa_jax.body.pickles import read_pickle
 from omfa_jax.body.smpl import SmplBody
@@ -37,18 +37,18 @@ GROUP_KEYS = {"smpl", "camera"}
 _PICTURES = (".jpg", ".jpeg", ".png", ".webp")
 
 
-class Champ:
+class ChampImporter:
     """Importer of a folder of .npy files, a single one, or a group .npz."""
 
-    def __init__(self, path: Path, reading: Reading) -> None:
-        self._trust = reading.trust
+    def __init__(self, path: Path, reading: ImportOptions) -> None:
+        self._trust = reading.allow_pickle
         folder = path / "smpl_results"
         path = folder if path.is_dir() and folder.is_dir() else path
         self.frames: dict[str, Any]
         if path.suffix == ".npz":
             self.frames = self._group(path)
         else:
-            self.frames = dict(by_stem(files_of(path, ".npy")))
+            self.frames = dict(index_by_stem(find_files(path, ".npy")))
 
     def read(self, frame: str, size_px: tuple[int, int]) -> Estimate:
         """Return the person with the largest box around the mesh; without meshes the nearest.
@@ -59,7 +59,7 @@ class Champ:
         if isinstance(entry, tuple):
             smpl, transl = entry
             focal_px = FOCAL_PX / CROP_PX * max(size_px)
-            camera = pinhole(np.full(2, focal_px), np.array(size_px) / 2, size_px)
+            camera = make_pinhole_camera(np.full(2, focal_px), np.array(size_px) / 2, size_px)
             return Estimate(_make_body(smpl, 0, transl), camera, _count_people(smpl))
         return _parse_dict(read_pickle(entry, "body file", trust=self._trust), size_px)
 
@@ -76,7 +76,7 @@ class Champ:
         return dict(zip(names, zip(people, cameras, strict=True), strict=True))
 
 
-def crop_to_photo(
+def convert_crop_to_photo(
     pred_cam: Float[np.ndarray, "3"],
     box_center_px: Float[np.ndarray, "2"],
     box_size_px: float,
@@ -88,61 +88,69 @@ def crop_to_photo(
     A square crop of side b px shows the person at depth 2 f / (b s). The offset of the crop's
     centre from the photo's is applied at that depth. Source: 4D-Humans, cam_crop_to_full.
     """
-    scale, x, y = numbers(pred_cam, "pred_cam", (3,))
+    scale, x, y = parse_numbers(pred_cam, "pred_cam", (3,))
     if scale <= 0:
         raise OmfaError(f"pred_cam: expected a positive scale, got {scale:.3g}")
     width = float(box_size_px) * scale
-    offset = numbers(box_center_px, "box_center", (2,)) - np.array(size_px) / 2
+    offset = parse_numbers(box_center_px, "box_center", (2,)) - np.array(size_px) / 2
     return np.array([*(np.array([x, y]) + 2 * offset / width), 2 * focal_px / width])
 
 
 def _parse_dict(raw: Any, size_px: tuple[int, int]) -> Estimate:
-    smpl = field_of(raw, "smpls", "pred_smpl_params")
-    width, height = numbers(field_of(raw, "render_res", "img_size"), "render_res").reshape(-1, 2)[0]
+    smpl = get_field(raw, "smpls", "pred_smpl_params")
+    width, height = parse_numbers(get_field(raw, "render_res", "img_size"), "render_res").reshape(
+        -1, 2
+    )[0]
     own_px = (round(width), round(height))
     focal_px = FOCAL_PX / CROP_PX * max(own_px)
     if "scaled_focal_length" in raw:
-        focal_px = float(numbers(raw["scaled_focal_length"], "scaled_focal_length").ravel()[0])
+        focal_px = float(
+            parse_numbers(raw["scaled_focal_length"], "scaled_focal_length").ravel()[0]
+        )
     if "cam_t" in raw:
-        shifts = numbers(raw["cam_t"], "cam_t").reshape(-1, 3)
+        shifts = parse_numbers(raw["cam_t"], "cam_t").reshape(-1, 3)
     else:
-        cams = numbers(field_of(raw, "cam_t", "pred_cam"), "pred_cam").reshape(-1, 3)
-        centers = numbers(field_of(raw, "box_center"), "box_center").reshape(-1, 2)
-        sizes = numbers(field_of(raw, "box_size"), "box_size").ravel()
+        cams = parse_numbers(get_field(raw, "cam_t", "pred_cam"), "pred_cam").reshape(-1, 3)
+        centers = parse_numbers(get_field(raw, "box_center"), "box_center").reshape(-1, 2)
+        sizes = parse_numbers(get_field(raw, "box_size"), "box_size").ravel()
         crops = zip(cams, centers, sizes, strict=True)
-        shifts = np.stack([crop_to_photo(*crop, own_px, focal_px) for crop in crops])
+        shifts = np.stack([convert_crop_to_photo(*crop, own_px, focal_px) for crop in crops])
     if not len(shifts) or len(shifts) != _count_people(smpl):
         raise OmfaError(f"{_count_people(smpl)} bodies but {len(shifts)} cameras (cam_t)")
-    camera = pinhole(np.full(2, focal_px), np.array(own_px) / 2, own_px)
+    camera = make_pinhole_camera(np.full(2, focal_px), np.array(own_px) / 2, own_px)
     # without meshes the nearest person counts as the largest
     sizes = [-shift[2] for shift in shifts]
     if "verts" in raw:
         sizes = [
-            _compute_box_area(camera.project(numbers(mesh, "verts").reshape(-1, 3) + shift)[0])
+            _compute_box_area(
+                camera.project(parse_numbers(mesh, "verts").reshape(-1, 3) + shift)[0]
+            )
             for mesh, shift in zip(raw["verts"], shifts, strict=True)
         ]
-    chosen = largest(sizes)
+    chosen = find_largest(sizes)
     return Estimate(
-        _make_body(smpl, chosen, shifts[chosen]), for_photo(camera, size_px), people=len(shifts)
+        _make_body(smpl, chosen, shifts[chosen]),
+        resize_to_photo(camera, size_px),
+        people=len(shifts),
     )
 
 
 def _count_people(smpl: Any) -> int:
-    return len(numbers(field_of(smpl, "betas"), "betas").reshape(-1, 10))
+    return len(parse_numbers(get_field(smpl, "betas"), "betas").reshape(-1, 10))
 
 
 def _make_body(smpl: Any, index: int, transl: Any) -> SmplBody:
     people = _count_people(smpl)
 
     def own(name: str, joints: int) -> Float64[np.ndarray, "j 3"]:
-        values = numbers(field_of(smpl, name), name)
-        return rotations(values.reshape(people, -1, values.shape[-1])[index], name, joints)
+        values = parse_numbers(get_field(smpl, name), name)
+        return parse_rotations(values.reshape(people, -1, values.shape[-1])[index], name, joints)
 
     return SmplBody(
-        betas=numbers(smpl["betas"], "betas").reshape(-1, 10)[index],
+        betas=parse_numbers(smpl["betas"], "betas").reshape(-1, 10)[index],
         global_orient=own("global_orient", 1)[0],
         body_pose=own("body_pose", 23),
-        transl=numbers(transl, "cam_t", (3,)),
+        transl=parse_numbers(transl, "cam_t", (3,)),
     )
 
 

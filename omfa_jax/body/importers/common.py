@@ -9,10 +9,10 @@ import numpy as np
 from jaxtyping import Float, Float64
 
 from omfa_jax.body.camera import Camera
-from omfa_jax.body.hands import Hands
+from omfa_jax.body.hands import HandBasis
 from omfa_jax.body.model import BodyModel
 from omfa_jax.body.params import BodyParams
-from omfa_jax.body.rotations import axis_angle
+from omfa_jax.body.rotations import matrix_to_axis_angle
 from omfa_jax.body.smpl import SmplBody
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.files import require_dir
@@ -34,19 +34,19 @@ class Estimate:
 
 
 @dataclass(frozen=True, eq=False)
-class Reading:
+class ImportOptions:
     """Options of an import: whether to read pickles, and the SMPL-X model of the bodies.
 
     With `hands_from_mean`, zero hand poses in plain `smplx` files mean the relaxed hand.
     """
 
-    trust: bool
+    allow_pickle: bool
     model: BodyModel
-    hands: Hands
+    hands: HandBasis
     hands_from_mean: bool = False
 
 
-class Source(Protocol):
+class BodyImporter(Protocol):
     """One tool's output; `frames` are keyed by the stem of the photo's file name."""
 
     @property
@@ -58,7 +58,7 @@ class Source(Protocol):
 
 
 @dataclass
-class Found:
+class FileIndex:
     """Files by frame name; OmfaError, naming both files, for a duplicate."""
 
     by_name: dict[str, Path] = field(default_factory=dict)
@@ -71,7 +71,7 @@ class Found:
         self.by_name[name] = path
 
 
-def files_of(path: Path, *suffixes: str) -> list[Path]:
+def find_files(path: Path, *suffixes: str) -> list[Path]:
     """Return `path` if it is a file, else the folder's files with these suffixes, by name."""
     if path.is_file():
         return [path]
@@ -82,15 +82,17 @@ def files_of(path: Path, *suffixes: str) -> list[Path]:
     return files
 
 
-def by_stem(paths: Sequence[Path]) -> dict[str, Path]:
+def index_by_stem(paths: Sequence[Path]) -> dict[str, Path]:
     """Return the files keyed by the stem of their names; OmfaError for duplicates."""
-    found = Found()
+    found = FileIndex()
     for path in paths:
         found.add(path.stem, path)
     return found.by_name
 
 
-def numbers(values: Any, name: str, shape: tuple[int, ...] | None = None) -> Float64[Any, "..."]:
+def parse_numbers(
+    values: Any, name: str, shape: tuple[int, ...] | None = None
+) -> Float64[Any, "..."]:
     """Return an array of finite float64 numbers, reshaped to `shape` if given; else OmfaError."""
     try:
         array = np.asarray(values, np.float64)
@@ -103,9 +105,9 @@ def numbers(values: Any, name: str, shape: tuple[int, ...] | None = None) -> Flo
     return array if shape is None else array.reshape(shape)
 
 
-def rotations(values: Any, name: str, count: int) -> Float64[np.ndarray, "count 3"]:
+def parse_rotations(values: Any, name: str, count: int) -> Float64[np.ndarray, "count 3"]:
     """Return axis-angle vectors (radians) of `count` rotations, from axis-angle or matrices."""
-    array = numbers(values, name)
+    array = parse_numbers(values, name)
     if array.size == 3 * count:
         return array.reshape(count, 3)
     if array.size != 9 * count:
@@ -114,10 +116,10 @@ def rotations(values: Any, name: str, count: int) -> Float64[np.ndarray, "count 
     error = np.abs(matrices @ matrices.swapaxes(1, 2) - np.eye(3)).max()
     if error > _ROTATION_TOLERANCE or (np.linalg.det(matrices) < 0).any():
         raise OmfaError(f"{name}: expected rotation matrices (orthonormal, determinant 1)")
-    return np.stack([axis_angle(matrix) for matrix in matrices])
+    return np.stack([matrix_to_axis_angle(matrix) for matrix in matrices])
 
 
-def field_of(record: Any, name: str, *others: str) -> Any:
+def get_field(record: Any, name: str, *others: str) -> Any:
     """Return the value of the first name that is present; OmfaError lists the present keys."""
     for key in (name, *others):
         if isinstance(record, Mapping) and key in record:
@@ -126,7 +128,7 @@ def field_of(record: Any, name: str, *others: str) -> Any:
     raise OmfaError(f"missing {name} (found {found[:200]})")
 
 
-def pinhole(
+def make_pinhole_camera(
     focal_px: Float[np.ndarray, "2"], center_px: Float[np.ndarray, "2"], size_px: tuple[int, int]
 ) -> Camera:
     """Return a pinhole camera at the origin, with the axes of the bodies."""
@@ -140,7 +142,7 @@ def pinhole(
     )
 
 
-def for_photo(camera: Camera, size_px: tuple[int, int]) -> Camera:
+def resize_to_photo(camera: Camera, size_px: tuple[int, int]) -> Camera:
     """Return the camera for the photo's current size; OmfaError if the aspect ratio differs."""
     if (camera.width_px, camera.height_px) == size_px:
         return camera
@@ -150,9 +152,9 @@ def for_photo(camera: Camera, size_px: tuple[int, int]) -> Camera:
             f"estimated on an image of {camera.size_text}, but the photo is"
             f" {size_px[0]}x{size_px[1]}, not a scaled copy of it"
         )
-    return camera.resized(*size_px)
+    return camera.resize(*size_px)
 
 
-def largest(areas: Sequence[float]) -> int:
+def find_largest(areas: Sequence[float]) -> int:
     """Return the index of the largest value, the first of equal ones."""
     return int(np.argmax(np.asarray(areas, np.float64)))

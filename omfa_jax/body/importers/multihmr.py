@@ -19,16 +19,16 @@ from jaxtyping import Float64
 from omfa_jax.body.camera import Camera
 from omfa_jax.body.importers.common import (
     Estimate,
-    Reading,
-    by_stem,
-    field_of,
-    files_of,
-    largest,
-    numbers,
-    pinhole,
-    rotations,
+    ImportOptions,
+    find_files,
+    find_largest,
+    get_field,
+    index_by_stem,
+    make_pinhole_camera,
+    parse_numbers,
+    parse_rotations,
 )
-from omfa_jax.body.params import BodyParams, neutral
+from omfa_jax.body.params import BodyParams, make_neutral_params
 from omfa_jax.body.pickles import read_pickle
 from omfa_jax.core.errors import OmfaError
 
@@ -37,13 +37,13 @@ NUM_ROTATIONS = 53
 PATCH_PX = 14
 
 
-class MultiHmr:
+class MultiHmrImporter:
     """Importer of a folder with one file per photo, or of a single file."""
 
-    def __init__(self, path: Path, reading: Reading) -> None:
+    def __init__(self, path: Path, reading: ImportOptions) -> None:
         self._reading = reading
-        files = files_of(path, ".pkl", ".npy", ".npz")
-        self.frames: dict[str, Any] = dict(by_stem(files))
+        files = find_files(path, ".pkl", ".npy", ".npz")
+        self.frames: dict[str, Any] = dict(index_by_stem(files))
         if path.is_file():
             raw = self._load(path)
             if isinstance(raw, Mapping) and not {"rotvec", "rotmat", "humans"} & raw.keys():
@@ -53,25 +53,25 @@ class MultiHmr:
         """Return the person with the highest detection score."""
         raw = self.frames[frame]
         people = _list_people(self._load(raw) if isinstance(raw, Path) else raw)
-        scores = [float(numbers(p.get("scores", 0.0), "scores").ravel()[0]) for p in people]
-        person = people[largest(scores)]
+        scores = [float(parse_numbers(p.get("scores", 0.0), "scores").ravel()[0]) for p in people]
+        person = people[find_largest(scores)]
         body = self._params(person)
         matrix, side_px = _find_square_camera(person)
         return Estimate(body, _make_photo_camera(matrix, side_px, size_px), people=len(people))
 
     def _load(self, path: Path) -> Any:
-        return read_pickle(path, "body file", trust=self._reading.trust)
+        return read_pickle(path, "body file", trust=self._reading.allow_pickle)
 
     def _params(self, person: Mapping[str, Any]) -> BodyParams:
         name = "rotvec" if "rotvec" in person else "rotmat"
-        turned = rotations(field_of(person, name), name, NUM_ROTATIONS)
-        shape = numbers(field_of(person, "shape"), "shape").ravel()
+        turned = parse_rotations(get_field(person, name), name, NUM_ROTATIONS)
+        shape = parse_numbers(get_field(person, "shape"), "shape").ravel()
         if shape.size not in (10, 11):
             raise OmfaError(f"shape: expected 10 or 11 numbers, got {shape.size}")
         expression = person.get("expression", np.zeros(10))
-        params = neutral().replace(
+        params = make_neutral_params().replace(
             betas=shape[:10],
-            expression=numbers(expression, "expression").ravel()[:10],
+            expression=parse_numbers(expression, "expression").ravel()[:10],
             global_orient=turned[0],
             body_pose=turned[1:22],
             left_hand_pose=turned[22:37],
@@ -82,7 +82,7 @@ class MultiHmr:
         model = self._reading.model
         coefficients = np.concatenate([params.betas, params.expression])
         rest = model.joint_template[0] + model.joint_dirs[0] @ coefficients
-        pelvis = numbers(field_of(person, "transl_pelvis"), "transl_pelvis", (3,))
+        pelvis = parse_numbers(get_field(person, "transl_pelvis"), "transl_pelvis", (3,))
         return params.replace(transl=pelvis - rest)
 
 
@@ -91,7 +91,7 @@ def _list_people(raw: Any) -> list[Mapping[str, Any]]:
     if isinstance(raw, Mapping) and "humans" in raw:
         raw = raw["humans"]
     if isinstance(raw, Mapping):
-        shape = np.shape(field_of(raw, "rotvec", "rotmat"))
+        shape = np.shape(get_field(raw, "rotvec", "rotmat"))
         matrices = "rotvec" not in raw
         if len(shape) == (3 if matrices else 2):
             return [raw]
@@ -112,7 +112,7 @@ def _list_people(raw: Any) -> list[Mapping[str, Any]]:
 def _find_square_camera(person: Mapping[str, Any]) -> tuple[Float64[np.ndarray, "3 3"], int]:
     """Return the camera matrix and side (px) of the square; the principal point is its centre."""
     if "K" in person:
-        matrix = numbers(person["K"], "K", (3, 3))
+        matrix = parse_numbers(person["K"], "K", (3, 3))
     else:
         points = _parse_points(person, 3, "j3d_smplx", "j3d", "v3d", "verts_smplx")
         pixels = _parse_points(person, 2, "j2d_smplx", "j2d", "v2d")
@@ -125,14 +125,14 @@ def _find_square_camera(person: Mapping[str, Any]) -> tuple[Float64[np.ndarray, 
             if np.abs(ratio @ [focal, center] - pixels[:, axis]).max() > 2:
                 raise OmfaError("no camera projects j3d_smplx to j2d_smplx")
             matrix[axis, axis], matrix[axis, 2] = focal, center
-    side = numbers(person.get("img_size", 2 * matrix[0, 2]), "img_size").ravel()[0]
+    side = parse_numbers(person.get("img_size", 2 * matrix[0, 2]), "img_size").ravel()[0]
     # the side as twice the fitted centre is not exact; the true one is a multiple of the patch size
     return matrix, PATCH_PX * round(side / PATCH_PX)
 
 
 def _parse_points(person: Mapping[str, Any], size: int, *names: str) -> Float64[np.ndarray, "n k"]:
     try:
-        return numbers(field_of(person, *names), names[0]).reshape(-1, size)
+        return parse_numbers(get_field(person, *names), names[0]).reshape(-1, size)
     except OmfaError:
         raise OmfaError(
             "no camera: save K (3, 3) of the network's square input, or j3d_smplx and j2d_smplx,"
@@ -153,4 +153,4 @@ def _make_photo_camera(
     offset = np.array([round((side_px - length) / 2) for length in inner])
     scale = size / inner
     focal_px = scale * np.diag(matrix)[:2]
-    return pinhole(focal_px, scale * (matrix[:2, 2] - offset), size_px)
+    return make_pinhole_camera(focal_px, scale * (matrix[:2, 2] - offset), size_px)

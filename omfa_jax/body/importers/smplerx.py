@@ -11,29 +11,29 @@ from typing import Any
 
 from omfa_jax.body.importers.common import (
     Estimate,
-    Reading,
-    field_of,
-    files_of,
-    largest,
-    numbers,
-    pinhole,
+    ImportOptions,
+    find_files,
+    find_largest,
+    get_field,
+    make_pinhole_camera,
+    parse_numbers,
 )
-from omfa_jax.body.importers.smplx_params import smplx_params
+from omfa_jax.body.importers.smplx_params import parse_smplx_params
 from omfa_jax.body.pickles import read_pickle
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.files import parse_json
 
 
-class SmplerX:
+class SmplerXImporter:
     """Importer of the output folder or its smplx/ folder."""
 
-    def __init__(self, path: Path, reading: Reading) -> None:
+    def __init__(self, path: Path, reading: ImportOptions) -> None:
         self._reading = reading
         path = path / "smplx" if (path / "smplx").is_dir() else path
         self.frames: dict[str, list[Path]] = {}
-        for file in files_of(path, ".npz"):
+        for file in find_files(path, ".npz"):
             try:
-                frame = Path(str(field_of(_read_meta(file), "img_path"))).stem
+                frame = Path(str(get_field(_read_meta(file), "img_path"))).stem
             except OmfaError:
                 # read() reports the error, so that the other frames are imported
                 frame = file.stem.rpartition("_")[0] or file.stem
@@ -43,16 +43,18 @@ class SmplerX:
         """Return the person with the largest detection box."""
         files = self.frames[frame]
         metas = [_read_meta(file) for file in files]
-        boxes = [numbers(field_of(m, "bbox_mmdet", "bbox"), "bbox_mmdet", (4,)) for m in metas]
-        index = largest([box[2] * box[3] for box in boxes])
-        focal_px = numbers(field_of(metas[index], "focal"), "focal", (2,))
-        center_px = numbers(field_of(metas[index], "princpt"), "princpt", (2,))
-        raw = read_pickle(files[index], "body file", trust=self._reading.trust)
+        boxes = [
+            parse_numbers(get_field(m, "bbox_mmdet", "bbox"), "bbox_mmdet", (4,)) for m in metas
+        ]
+        index = find_largest([box[2] * box[3] for box in boxes])
+        focal_px = parse_numbers(get_field(metas[index], "focal"), "focal", (2,))
+        center_px = parse_numbers(get_field(metas[index], "princpt"), "princpt", (2,))
+        raw = read_pickle(files[index], "body file", trust=self._reading.allow_pickle)
         try:
-            body = smplx_params(raw, self._reading, hands_from_mean=True)
+            body = parse_smplx_params(raw, self._reading, hands_from_mean=True)
         except OmfaError as error:
             raise OmfaError(f"{files[index].name}: {error}") from None
-        return Estimate(body, pinhole(focal_px, center_px, size_px), people=len(files))
+        return Estimate(body, make_pinhole_camera(focal_px, center_px, size_px), people=len(files))
 
 
 def _read_meta(file: Path) -> dict[str, Any]:

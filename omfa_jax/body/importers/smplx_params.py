@@ -18,19 +18,19 @@ import numpy as np
 from omfa_jax.body.camera import Camera
 from omfa_jax.body.importers.common import (
     Estimate,
-    Reading,
-    by_stem,
-    field_of,
-    files_of,
-    for_photo,
-    largest,
-    numbers,
-    pinhole,
-    rotations,
+    ImportOptions,
+    find_files,
+    find_largest,
+    get_field,
+    index_by_stem,
+    make_pinhole_camera,
+    parse_numbers,
+    parse_rotations,
+    resize_to_photo,
 )
-from omfa_jax.body.params import BodyParams, neutral
+from omfa_jax.body.params import BodyParams, make_neutral_params
 from omfa_jax.body.pickles import read_pickle
-from omfa_jax.body.rotations import rotation_matrices
+from omfa_jax.body.rotations import axis_angle_to_matrix
 from omfa_jax.core.errors import OmfaError
 
 FOCAL = ("focal_px", "focal", "focal_length")
@@ -40,30 +40,30 @@ TRANSLATION = ("cam_translation", "camera_translation", "T")
 SIZE = ("image_size_px", "image_size")
 
 
-class SmplxParams:
+class SmplxImporter:
     """Importer of a folder with one .npz per photo, or of a single one."""
 
-    def __init__(self, path: Path, reading: Reading) -> None:
+    def __init__(self, path: Path, reading: ImportOptions) -> None:
         self._reading = reading
-        self.frames = by_stem(files_of(path, ".npz"))
+        self.frames = index_by_stem(find_files(path, ".npz"))
 
     def read(self, frame: str, size_px: tuple[int, int]) -> Estimate:
         """Return the person with the largest `bbox` (x y w h); without boxes the first."""
-        raw = read_pickle(self.frames[frame], "body file", trust=self._reading.trust)
+        raw = read_pickle(self.frames[frame], "body file", trust=self._reading.allow_pickle)
         people = _count_people(raw)
         index = 0
         if people > 1 and "bbox" in raw:
-            boxes = numbers(raw["bbox"], "bbox", (people, 4))
-            index = largest(boxes[:, 2] * boxes[:, 3])
+            boxes = parse_numbers(raw["bbox"], "bbox", (people, 4))
+            index = find_largest(boxes[:, 2] * boxes[:, 3])
         from_mean = self._reading.hands_from_mean
         if "flat_hand_mean" in raw:
             from_mean = not bool(raw["flat_hand_mean"])
-        body = smplx_params(raw, self._reading, hands_from_mean=from_mean, index=index)
+        body = parse_smplx_params(raw, self._reading, hands_from_mean=from_mean, index=index)
         return Estimate(body, _parse_camera(raw, people, index, size_px), people=people)
 
 
-def smplx_params(
-    raw: dict[str, Any], reading: Reading, *, hands_from_mean: bool, index: int = 0
+def parse_smplx_params(
+    raw: dict[str, Any], reading: ImportOptions, *, hands_from_mean: bool, index: int = 0
 ) -> BodyParams:
     """Return the parameters of person `index` from an .npz with smplx's names.
 
@@ -72,33 +72,33 @@ def smplx_params(
     """
     people = _count_people(raw)
     turned = {
-        name: rotations(_select_person(raw, name, people, index), name, joints)
+        name: parse_rotations(_select_person(raw, name, people, index), name, joints)
         for name, joints in (("global_orient", 1), ("body_pose", 21))
     }
     for name in ("jaw_pose", "leye_pose", "reye_pose"):
         if name in raw:
-            turned[name] = rotations(_select_person(raw, name, people, index), name, 1)
+            turned[name] = parse_rotations(_select_person(raw, name, people, index), name, 1)
     for side, name in enumerate(("left_hand_pose", "right_hand_pose")):
         pose = _select_person(raw, name, people, index) if name in raw else np.zeros(45)
         if pose.size == 135:
-            pose = rotations(pose, name, 15)
-        turned[name] = reading.hands.from_flat(pose, side, from_mean=hands_from_mean)
+            pose = parse_rotations(pose, name, 15)
+        turned[name] = reading.hands.to_flat_hand(pose, side, from_mean=hands_from_mean)
     shapes = {
         name: _select_person(raw, name, people, index).ravel()[:10]
         for name in ("betas", "expression")
         if name in raw
     }
     transl = _select_person(raw, "transl", people, index) if "transl" in raw else np.zeros(3)
-    return neutral().replace(transl=transl, **turned, **shapes)
+    return make_neutral_params().replace(transl=transl, **turned, **shapes)
 
 
 def _count_people(raw: dict[str, Any]) -> int:
-    poses = numbers(field_of(raw, "global_orient"), "global_orient")
+    poses = parse_numbers(get_field(raw, "global_orient"), "global_orient")
     return max(1, poses.size // (9 if poses.shape[-2:] == (3, 3) else 3))
 
 
 def _select_person(raw: dict[str, Any], name: str, people: int, index: int) -> np.ndarray:
-    values = numbers(field_of(raw, name), name)
+    values = parse_numbers(get_field(raw, name), name)
     # shared arrays, such as one K for all, have no axis of people
     is_each = people > 1 and values.ndim > 1 and len(values) == people
     return values[index] if is_each else values
@@ -107,7 +107,7 @@ def _select_person(raw: dict[str, Any], name: str, people: int, index: int) -> n
 def _parse_camera(raw: dict[str, Any], people: int, index: int, size_px: tuple[int, int]) -> Camera:
     own_px = size_px
     if any(name in raw for name in SIZE):
-        width, height = numbers(field_of(raw, *SIZE), "image_size_px", (2,))
+        width, height = parse_numbers(get_field(raw, *SIZE), "image_size_px", (2,))
         own_px = (round(width), round(height))
 
     def own(*names: str) -> np.ndarray:
@@ -125,10 +125,10 @@ def _parse_camera(raw: dict[str, Any], people: int, index: int, size_px: tuple[i
         raise OmfaError(
             f"no camera: add K (3, 3), or {FOCAL[0]} and {CENTER[0]}, in pixels of the photo"
         )
-    camera = pinhole(focal_px, center_px, own_px)
+    camera = make_pinhole_camera(focal_px, center_px, own_px)
     if any(name in raw for name in ROTATION):
-        turn = rotations(own(*ROTATION), ROTATION[0], 1)
-        camera = replace(camera, rotation=rotation_matrices(turn)[0])
+        turn = parse_rotations(own(*ROTATION), ROTATION[0], 1)
+        camera = replace(camera, rotation=axis_angle_to_matrix(turn)[0])
     if any(name in raw for name in TRANSLATION):
         camera = replace(camera, translation=own(*TRANSLATION).ravel())
-    return for_photo(camera, size_px)
+    return resize_to_photo(camera, size_px)

@@ -3,17 +3,17 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from omfa_jax.body.importers.champ import Champ
-from omfa_jax.body.importers.common import Reading, Source
-from omfa_jax.body.importers.multihmr import MultiHmr
-from omfa_jax.body.importers.phalp import Phalp
-from omfa_jax.body.importers.smplerx import SmplerX
-from omfa_jax.body.importers.smplx_params import SmplxParams
+from omfa_jax.body.importers.champ import ChampImporter
+from omfa_jax.body.importers.common import BodyImporter, ImportOptions
+from omfa_jax.body.importers.multihmr import MultiHmrImporter
+from omfa_jax.body.importers.phalp import PhalpImporter
+from omfa_jax.body.importers.smplerx import SmplerXImporter
+from omfa_jax.body.importers.smplx_params import SmplxImporter
 
-SOURCES: dict[str, Callable[[Path, Reading], Source]] = {
-    "champ": Champ,
-    "phalp": Phalp,
-    "smplerx": SmplerX,
-    "multihmr": MultiHmr,
-    "smplx": SmplxParams,
+IMPORTERS: dict[str, Callable[[Path, ImportOptions], BodyImporter]] = {
+    "champ": ChampImporter,
+    "phalp": PhalpImporter,
+    "smplerx": SmplerXImporter,
+    "multihmr": MultiHmrImporter,
+    "smplx": SmplxImporter,
 }

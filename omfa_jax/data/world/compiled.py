@@ -6,8 +6,6 @@ require_modules("the synthetic world", "body", "numba")
 
 import numba  # noqa: E402
 
-from omfa_jax.body.zbuffer_numba import pixel_range, signed_area  # noqa: E402
-
 __all__ = ["kernel", "pixel_range", "signed_area"]
 
 # cache: compiling takes seconds, which every worker process would pay again

@@ -17,22 +17,22 @@ from jaxtyping import Float32
 from omfa_jax.body.params_file import save_body
 from omfa_jax.core.images import write_image
 from omfa_jax.data.labels import DEEPFASHION
-from omfa_jax.data.landmarks import FLAGS, LANDMARKS, PLACES
-from omfa_jax.data.world.dresscode import relabelled, to_shins
+from omfa_jax.data.landmarks import LANDMARKS, LOCATIONS_FILE, VISIBILITY_FILE
+from omfa_jax.data.world.dresscode import extend_to_shins, relabel
 from omfa_jax.data.world.folder import (
     SPLIT_STARTS,
-    Layout,
-    Settings,
-    fill,
-    world_of,
+    FolderLayout,
+    WorldSettings,
+    get_world,
     write_json,
     write_labels,
+    write_missing_files,
     write_text,
 )
 from omfa_jax.data.world.garments import Garment
 from omfa_jax.data.world.people import Person
 from omfa_jax.data.world.photo import View
-from omfa_jax.data.world.poses import Pose
+from omfa_jax.data.world.poses import RandomPose
 
 VIEWS = ("4_full", "1_front", "7_additional")
 SOLD_AS_TROUSERS = 5
@@ -56,7 +56,7 @@ FROM_CIHP = {
 
 
 @dataclass(frozen=True)
-class Job:
+class DeepFashionPhoto:
     """One photo: person outfit // 2 in garment `outfit` and pose `pose`, in the view `view`."""
 
     outfit: int
@@ -70,9 +70,9 @@ class Job:
         return self.outfit // 2
 
 
-def jobs(split: str, count: int, settings: Settings) -> list[Job]:
+def list_photos(split: str, count: int, settings: WorldSettings) -> list[DeepFashionPhoto]:
     """Return the photos of a split, group by group."""
-    start, world = SPLIT_STARTS[split], world_of(settings)
+    start, world = SPLIT_STARTS[split], get_world(settings)
     found = []
     for k in range(count):
         outfit, view = start + k // len(VIEWS), VIEWS[k % len(VIEWS)]
@@ -82,11 +82,11 @@ def jobs(split: str, count: int, settings: Settings) -> list[Job]:
         if outfit % SOLD_AS_TROUSERS == SOLD_AS_TROUSERS - 1:
             word = "Pants"
         stem = f"{gender}-{word}-id_{person.index:08d}-{outfit % 2 + 1:02d}_{view}"
-        found.append(Job(outfit, start + k, view, stem))
+        found.append(DeepFashionPhoto(outfit, start + k, view, stem))
     return found
 
 
-def write_job(root: Path, settings: Settings, job: Job) -> bool:
+def write_photo(root: Path, settings: WorldSettings, job: DeepFashionPhoto) -> bool:
     """Write the missing files of one photo; return whether any was missing."""
     files = {
         "images": root / "images" / f"{job.stem}.jpg",
@@ -94,25 +94,29 @@ def write_job(root: Path, settings: Settings, job: Job) -> bool:
     }
     if job.view == VIEWS[0]:
         files["segm"] = root / "segm" / f"{job.stem}_segm.png"
-    return fill(files, lambda: world_of(settings).photo(*_members(settings, job)), _WRITERS)
+    return write_missing_files(
+        files, lambda: get_world(settings).render_photo(*_members(settings, job)), _WRITERS
+    )
 
 
-def write_lists(root: Path, settings: Settings, photos: Mapping[str, Sequence[Job]]) -> None:
+def write_lists(
+    root: Path, settings: WorldSettings, photos: Mapping[str, Sequence[DeepFashionPhoto]]
+) -> None:
     """Write captions.json and the two landmark files."""
     captions, places, flags = {}, [], []
     for job in (job for members in photos.values() for job in members):
         name = f"{job.stem}.jpg"
-        captions[name] = caption(settings, job)
-        rows = landmarks(world_of(settings).keypoints(*_members(settings, job)))
+        captions[name] = make_caption(settings, job)
+        rows = make_landmarks(get_world(settings).compute_keypoints(*_members(settings, job)))
         points = " ".join(f"{value:.0f}" for value in rows[:, :2].ravel())
         places.append(f"{name} {points}\n")
         flags.append(f"{name} {' '.join('0' if seen else '2' for seen in rows[:, 2])}\n")
     write_json(root / "captions.json", captions)
-    write_text(root / "keypoints" / PLACES, "".join(places))
-    write_text(root / "keypoints" / FLAGS, "".join(flags))
+    write_text(root / "keypoints" / LOCATIONS_FILE, "".join(places))
+    write_text(root / "keypoints" / VISIBILITY_FILE, "".join(flags))
 
 
-def landmarks(keypoints: Float32[np.ndarray, "25 3"]) -> Float32[np.ndarray, "21 3"]:
+def make_landmarks(keypoints: Float32[np.ndarray, "25 3"]) -> Float32[np.ndarray, "21 3"]:
     """Return (x px, y px, confidence) rows in the order of LANDMARKS; (-1, -1, 0) if absent."""
     found = np.tile(np.array([-1, -1, 0], np.float32), (len(LANDMARKS), 1))
     for name, row in ROWS.items():
@@ -121,9 +125,9 @@ def landmarks(keypoints: Float32[np.ndarray, "25 3"]) -> Float32[np.ndarray, "21
     return found
 
 
-def caption(settings: Settings, job: Job) -> str:
+def make_caption(settings: WorldSettings, job: DeepFashionPhoto) -> str:
     """Return a caption of the photo, in one sentence."""
-    world = world_of(settings)
+    world = get_world(settings)
     person, garment = world.person(job.person), world.garment(job.outfit)
     printed = " with a chest print" if garment.print_rgb is not None else ""
     sleeves = "no" if garment.sleeve == "sleeveless" else f"{garment.sleeve}"
@@ -133,20 +137,22 @@ def caption(settings: Settings, job: Job) -> str:
     )
 
 
-def _members(settings: Settings, job: Job) -> tuple[Person, Garment, Pose, View]:
-    world = world_of(settings)
+def _members(
+    settings: WorldSettings, job: DeepFashionPhoto
+) -> tuple[Person, Garment, RandomPose, View]:
+    world = get_world(settings)
     view = world.view(job.outfit)
     if job.view == VIEWS[0]:
-        view = to_shins(view)
+        view = extend_to_shins(view)
     return world.person(job.person), world.garment(job.outfit), world.pose(job.pose), view
 
 
 _WRITERS: dict[str, Callable[[Path, Any], None]] = {
     "images": lambda path, photo: write_image(path, photo.image),
     "segm": lambda path, photo: write_labels(
-        path, relabelled(photo.parse, FROM_CIHP, DEEPFASHION.ids)
+        path, relabel(photo.parse, FROM_CIHP, DEEPFASHION.ids)
     ),
     "smplx": lambda path, photo: save_body(path, photo.params, photo.camera, source="exact"),
 }
 
-LAYOUT = Layout(jobs, write_job, write_lists)
+LAYOUT = FolderLayout(list_photos, write_photo, write_lists)

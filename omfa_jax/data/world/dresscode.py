@@ -22,17 +22,17 @@ from omfa_jax.data.labels import ATR, CIHP
 from omfa_jax.data.landmarks import DRESSCODE_FRAME_PX
 from omfa_jax.data.world.folder import (
     SPLIT_STARTS,
-    Layout,
-    Settings,
-    fill,
-    world_of,
+    FolderLayout,
+    WorldSettings,
+    get_world,
     write_json,
     write_labels,
+    write_missing_files,
     write_text,
 )
-from omfa_jax.data.world.photo import Photo, View
-from omfa_jax.data.world.poses import Pose
-from omfa_jax.data.worn import worn_garment
+from omfa_jax.data.world.photo import RenderedPhoto, View
+from omfa_jax.data.world.poses import RandomPose
+from omfa_jax.data.worn import cut_out_garment
 
 UPPER, LOWER = "upper_body", "lower_body"
 NUMBERS = {UPPER: 0, LOWER: 1}
@@ -51,7 +51,7 @@ FROM_CIHP = {
 
 
 @dataclass(frozen=True)
-class Job:
+class DressCodePerson:
     """One person in a category's folder; `unpaired`: number of the garment to try on."""
 
     split: str
@@ -60,28 +60,30 @@ class Job:
     unpaired: int
 
     @property
-    def person(self) -> str:
+    def photo_name(self) -> str:
         """The file name of the photo."""
         return f"{self.index:06d}_0.jpg"
 
 
-def jobs(split: str, count: int, settings: Settings) -> list[Job]:
+def list_people(split: str, count: int, settings: WorldSettings) -> list[DressCodePerson]:
     """Return the people of a split; the unpaired garment is that of the category's next person."""
     start = SPLIT_STARTS[split]
     found = []
     for folder in (UPPER, LOWER):
         members = [i for i in range(start, start + count) if (i % 3 == 2) == (folder == LOWER)]
         nexts = members[1:] + members[:1]
-        found += [Job(split, folder, *pair) for pair in zip(members, nexts, strict=True)]
+        found += [
+            DressCodePerson(split, folder, *pair) for pair in zip(members, nexts, strict=True)
+        ]
     return sorted(found, key=lambda job: job.index)
 
 
-def to_shins(view: View) -> View:
+def extend_to_shins(view: View) -> View:
     """Return the view from further away, which shows the trousers down to their end."""
     return dataclasses.replace(view, below_hips_m=TO_SHINS_M)
 
 
-def relabelled(
+def relabel(
     parse: UInt8[np.ndarray, "h w"], names: Mapping[str, str], ids: Mapping[str, int]
 ) -> UInt8[np.ndarray, "h w"]:
     """Return a CIHP map of the world in another label set; labels not in `names` are background."""
@@ -91,37 +93,39 @@ def relabelled(
     return table[parse]
 
 
-def write_job(root: Path, settings: Settings, job: Job) -> bool:
+def write_person(root: Path, settings: WorldSettings, job: DressCodePerson) -> bool:
     """Write the missing files of one person; return whether any was missing."""
     folder, number = root / job.folder, f"{job.index:06d}"
 
-    def photo(pose: Pose | None = None) -> Photo:
-        world, i = world_of(settings), job.index
-        view = world.view(i) if job.folder == UPPER else to_shins(world.view(i))
-        return world.photo(world.person(i), world.garment(i), pose or world.pose(i), view)
+    def photo(pose: RandomPose | None = None) -> RenderedPhoto:
+        world, i = get_world(settings), job.index
+        view = world.view(i) if job.folder == UPPER else extend_to_shins(world.view(i))
+        return world.render_photo(world.person(i), world.garment(i), pose or world.pose(i), view)
 
     def garment() -> np.ndarray:
         if job.folder == UPPER:
-            world = world_of(settings)
-            return world.garment_photo(world.garment(job.index))[0]
-        standing = photo(Pose(-1, np.zeros((55, 3), np.float32)))
-        worn = worn_garment(standing.image, standing.parse, CIHP, "lower")
+            world = get_world(settings)
+            return world.render_garment(world.garment(job.index))[0]
+        standing = photo(RandomPose(-1, np.zeros((55, 3), np.float32)))
+        worn = cut_out_garment(standing.image, standing.parse, CIHP, "lower")
         if worn is None:
             raise OmfaError(f"{number}: no trousers in the image; increase --height and --width")
         return worn
 
     person_files = {
-        "images": folder / "images" / job.person,
+        "images": folder / "images" / job.photo_name,
         "label_maps": folder / "label_maps" / f"{number}_4.png",
         "keypoints": folder / "keypoints" / f"{number}_2.json",
         "smplx": folder / "smplx" / f"{number}_0.npz",
     }
     garment_files = {"garment": folder / "images" / f"{number}_1.jpg"}
-    wrote = fill(garment_files, garment, _WRITERS)
-    return fill(person_files, photo, _WRITERS) or wrote
+    wrote = write_missing_files(garment_files, garment, _WRITERS)
+    return write_missing_files(person_files, photo, _WRITERS) or wrote
 
 
-def write_lists(root: Path, settings: Settings, people: Mapping[str, Sequence[Job]]) -> None:
+def write_lists(
+    root: Path, settings: WorldSettings, people: Mapping[str, Sequence[DressCodePerson]]
+) -> None:
     """Write the lists of pairs: one per category folder, and one of all categories in the root."""
     for split, members in people.items():
         kinds = ("",) if split == "train" else ("_paired", "_unpaired")
@@ -129,19 +133,19 @@ def write_lists(root: Path, settings: Settings, people: Mapping[str, Sequence[Jo
             name, everything = f"{split}_pairs{kind}.txt", []
             for folder in (UPPER, LOWER):
                 chosen = [job for job in members if job.folder == folder]
-                pairs = [(job.person, _garment_name(job, kind)) for job in chosen]
+                pairs = [(job.photo_name, _garment_name(job, kind)) for job in chosen]
                 everything += [f"{a}\t{b}\t{NUMBERS[folder]}\n" for a, b in pairs]
                 if pairs:
                     write_text(root / folder / name, "".join(f"{a} {b}\n" for a, b in pairs))
             write_text(root / name, "".join(everything))
 
 
-def write_keypoints(path: Path, photo: Photo) -> None:
+def write_keypoints(path: Path, photo: RenderedPhoto) -> None:
     """Write BODY_18 rows (x, y, score, row) in DressCode's frame of 384x512 px; -1 if missing."""
     write_json(path, {"keypoints": _rows(photo).tolist()})
 
 
-def _rows(photo: Photo) -> Float32[np.ndarray, "18 4"]:
+def _rows(photo: RenderedPhoto) -> Float32[np.ndarray, "18 4"]:
     height, width = photo.parse.shape
     picked = photo.keypoints[list(BODY_18_ROWS)]
     scale = np.divide(DRESSCODE_FRAME_PX, (width, height))
@@ -151,18 +155,16 @@ def _rows(photo: Photo) -> Float32[np.ndarray, "18 4"]:
     return rows.round(3).astype(np.float32)
 
 
-def _garment_name(job: Job, kind: str) -> str:
+def _garment_name(job: DressCodePerson, kind: str) -> str:
     return f"{job.unpaired if kind == '_unpaired' else job.index:06d}_1.jpg"
 
 
 _WRITERS: dict[str, Callable[[Path, Any], None]] = {
     "garment": write_image,
     "images": lambda path, photo: write_image(path, photo.image),
-    "label_maps": lambda path, photo: write_labels(
-        path, relabelled(photo.parse, FROM_CIHP, ATR.ids)
-    ),
+    "label_maps": lambda path, photo: write_labels(path, relabel(photo.parse, FROM_CIHP, ATR.ids)),
     "keypoints": write_keypoints,
     "smplx": lambda path, photo: save_body(path, photo.params, photo.camera, source="exact"),
 }
 
-LAYOUT = Layout(jobs, write_job, write_lists)
+LAYOUT = FolderLayout(list_people, write_person, write_lists)

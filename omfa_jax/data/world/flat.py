@@ -17,11 +17,11 @@ from omfa_jax.data.world.sheet import (
     SHOULDER_SLOPE,
     SHOULDER_Y,
     SLEEVE_M,
-    half_width,
-    neck_distance,
-    sleeve_color,
-    sleeve_width,
-    torso_color,
+    compute_half_width,
+    compute_neck_distance,
+    compute_sleeve_color,
+    compute_sleeve_width,
+    compute_torso_color,
 )
 
 MARGIN = 0.07
@@ -42,13 +42,13 @@ class _Placement(NamedTuple):
     middle_y: float
 
 
-def sleeve_angle(sleeve_m: float) -> float:
+def compute_sleeve_angle(sleeve_m: float) -> float:
     """Return the angle below the horizontal (radians) of a sleeve of this length."""
     lengths, angles = zip(SHORT_SLEEVE, LONG_SLEEVE, strict=True)
     return float(np.interp(sleeve_m, lengths, angles))
 
 
-def draw(
+def draw_flat_garment(
     garment: Garment,
     texture: Float32[np.ndarray, "3 side side 3"],
     phases: Float32[np.ndarray, "3"],
@@ -63,24 +63,26 @@ def draw(
     """
     shape = (height_px * supersample, width_px * supersample)
     color, label = np.ones((*shape, 3), np.float32), np.zeros(shape, np.uint8)
-    scale, middle_y = frame(garment.cut, *shape)
-    angle = sleeve_angle(garment.cut[SLEEVE_M])
+    scale, middle_y = compute_frame(garment.cut, *shape)
+    angle = compute_sleeve_angle(garment.cut[SLEEVE_M])
     turn = np.array([np.cos(angle), np.sin(angle)], np.float32)
     placement = _Placement(turn, scale, middle_y)
     _draw(texture, garment.cut, garment.trim_rgb, placement, phases, color, label)
     image = np.empty((height_px, width_px, 3), np.uint8)
     mask = np.empty((height_px, width_px), np.uint8)
-    shading.shrink(color, label, supersample, image, mask)
+    shading.downsample(color, label, supersample, image, mask)
     return image, mask > 0
 
 
-def frame(cut: Float32[np.ndarray, "8"], height_px: int, width_px: int) -> tuple[float, float]:
+def compute_frame(
+    cut: Float32[np.ndarray, "8"], height_px: int, width_px: int
+) -> tuple[float, float]:
     """Return the scale (px per metre) and the sheet's y (m) at the centre of the shop photo."""
-    low, reach = float(cut[HEM_Y]), sheet.half_width(float(cut[HEM_Y]))
+    low, reach = float(cut[HEM_Y]), sheet.compute_half_width(float(cut[HEM_Y]))
     if cut[SLEEVE_M] > 0:
-        angle = sleeve_angle(cut[SLEEVE_M])
+        angle = compute_sleeve_angle(cut[SLEEVE_M])
         outwards, down = np.cos(angle), np.sin(angle)
-        cuff = sheet.sleeve_width(float(cut[SLEEVE_M]))
+        cuff = sheet.compute_sleeve_width(float(cut[SLEEVE_M]))
         reach = max(reach, SEAM_X + cut[SLEEVE_M] * outwards)
         low = min(low, SHOULDER_Y - cut[SLEEVE_M] * down - cuff * outwards)
     scale = (1 - 2 * MARGIN) * min(height_px / (COLLAR_Y - low), width_px / (2 * reach))
@@ -90,7 +92,7 @@ def frame(cut: Float32[np.ndarray, "8"], height_px: int, width_px: int) -> tuple
 @kernel
 def _torso_edge(x, y, cut):
     """Return the approximate distance (m) to the torso's outline without neckline; < 0 outside."""
-    side = half_width(y)
+    side = compute_half_width(y)
     if cut[SLEEVE_M] < 0.0 and y > ARMPIT_Y:
         part = min((SHOULDER_Y - y) / (SHOULDER_Y - ARMPIT_Y), 1.0)
         side = SEAM_X + cut[SLEEVE_M] + (0.235 - SEAM_X - cut[SLEEVE_M]) * max(part, 0.0) ** 4
@@ -109,20 +111,22 @@ def _draw(texture, cut, trim, placement, phases, color, label) -> None:
             # coordinates of the sleeve: s along it, across from its upper fold
             dx, dy = abs(x) - SEAM_X, SHOULDER_Y - y
             s, across = dx * turn[0] + dy * turn[1], dy * turn[0] - dx * turn[1]
-            sleeve_edge = min(cut[SLEEVE_M] - s, across, sleeve_width(s) - across, s)
+            sleeve_edge = min(cut[SLEEVE_M] - s, across, compute_sleeve_width(s) - across, s)
             torso_edge = _torso_edge(x, y, cut)
-            if torso_edge > 0.0 and neck_distance(x, y, True, cut) > 0.0:
-                red, green, blue = torso_color(texture, cut, trim, x, y, True)
+            if torso_edge > 0.0 and compute_neck_distance(x, y, True, cut) > 0.0:
+                red, green, blue = compute_torso_color(texture, cut, trim, x, y, True)
                 edge, gain = torso_edge, 1.0
                 if cut[SLEEVE_M] > 0.0 and y > ARMPIT_Y:
                     edge = max(torso_edge, min(y - ARMPIT_Y, 0.03))
                     gain = 0.93 if torso_edge < 0.005 else 1.0
             elif sleeve_edge > 0.0 and (torso_edge <= 0.0):
-                red, green, blue = sleeve_color(texture, cut, trim, s, across / sleeve_width(s))
+                red, green, blue = compute_sleeve_color(
+                    texture, cut, trim, s, across / compute_sleeve_width(s)
+                )
                 edge, gain = max(min(sleeve_edge, 0.03), 0.03 - 0.5 * max(s, 0.0)), 1.0
-                edge = min(edge, across, sleeve_width(s) - across)
-            elif torso_edge > 0.0 and neck_distance(x, y, False, cut) > 0.0:
-                red, green, blue = torso_color(texture, cut, trim, x, y, False)
+                edge = min(edge, across, compute_sleeve_width(s) - across)
+            elif torso_edge > 0.0 and compute_neck_distance(x, y, False, cut) > 0.0:
+                red, green, blue = compute_torso_color(texture, cut, trim, x, y, False)
                 # the back layer, seen through the neckline, is in shadow
                 edge, gain = torso_edge, 0.62
             else:

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from omfa_jax.core.errors import OmfaError, unknown
+from omfa_jax.core.errors import OmfaError, unknown_name
 from omfa_jax.core.files import atomic_write, parse_json
 from omfa_jax.data.world.photo import World
 
@@ -18,7 +18,7 @@ VERSION = 1
 # numbers of the people and garments of a split start here: five digits, without overlap
 SPLIT_STARTS = {"train": 0, "val": 80_000, "test": 90_000}
 SPLIT_LIMITS = {"train": 80_000, "val": 9_999, "test": 9_999}
-FINISHED, UNFINISHED = "world.json", ".world.json"
+FINISHED_FILE, UNFINISHED_FILE = "world.json", ".world.json"
 OLDEST_LAYOUT = "viton_hd"
 
 # the palette of CIHP tools for the ids 0 to 19, for viewers; readers use the ids
@@ -32,7 +32,7 @@ JobT = TypeVar("JobT")
 
 
 @dataclass(frozen=True)
-class Settings:
+class WorldSettings:
     """The settings that determine a world, apart from its layout; saved in world.json."""
 
     seed: int
@@ -42,7 +42,7 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Layout(Generic[JobT]):
+class FolderLayout(Generic[JobT]):
     """Functions that write a world in the layout of a data set.
 
     `jobs(split, count, settings)` lists the photos to render. `write(root, settings, job)` writes
@@ -50,30 +50,30 @@ class Layout(Generic[JobT]):
     {split: jobs})` writes the lists. All three are module-level functions, so that they pickle.
     """
 
-    jobs: Callable[[str, int, Settings], list[JobT]]
-    write: Callable[[Path, Settings, JobT], bool]
-    finish: Callable[[Path, Settings, Mapping[str, Sequence[JobT]]], None]
+    jobs: Callable[[str, int, WorldSettings], list[JobT]]
+    write: Callable[[Path, WorldSettings, JobT], bool]
+    finish: Callable[[Path, WorldSettings, Mapping[str, Sequence[JobT]]], None]
 
 
-def checked_counts(counts: Mapping[str, int]) -> dict[str, int]:
+def check_counts(counts: Mapping[str, int]) -> dict[str, int]:
     """Return the counts above 0 in the order of the splits; OmfaError if out of range."""
     for split, count in counts.items():
         if split not in SPLIT_STARTS:
-            raise unknown("split", split, SPLIT_STARTS)
+            raise unknown_name("split", split, SPLIT_STARTS)
         if not 0 <= count <= SPLIT_LIMITS[split]:
             limit = SPLIT_LIMITS[split]
             raise OmfaError(f"--{split}: expected 0 to {limit} people, got {count}")
     return {split: int(counts.get(split, 0)) for split in SPLIT_STARTS if counts.get(split, 0)}
 
 
-def claim(root: Path, settings: Settings, layout: str) -> dict[str, int]:
+def claim_folder(root: Path, settings: WorldSettings, layout: str) -> dict[str, int]:
     """Mark the folder as this world's, and return the counts written before.
 
     Raises OmfaError if it holds another world or other files.
     """
     expected = {"version": VERSION, "layout": layout, **asdict(settings)}
     counts: dict[str, int] = {}
-    for path in (root / UNFINISHED, root / FINISHED):
+    for path in (root / UNFINISHED_FILE, root / FINISHED_FILE):
         if not path.is_file():
             continue
         try:
@@ -86,7 +86,7 @@ def claim(root: Path, settings: Settings, layout: str) -> dict[str, int]:
                 raise OmfaError(f"{root} holds another world ({came}); change --out")
         counts = found.get("counts", {})
     others = sorted(path.name for path in root.iterdir() if not path.name.startswith("."))
-    if others and not any((root / name).is_file() for name in (UNFINISHED, FINISHED)):
+    if others and not any((root / name).is_file() for name in (UNFINISHED_FILE, FINISHED_FILE)):
         # never mix synthetic files into a downloaded data set
         raise OmfaError(
             f"{root} holds files that are not of a synthetic world ({', '.join(others[:5])});"
@@ -94,28 +94,30 @@ def claim(root: Path, settings: Settings, layout: str) -> dict[str, int]:
         )
     # the mark of an unfinished world: a second call with other settings is refused
     if not counts:
-        write_json(root / UNFINISHED, expected)
+        write_json(root / UNFINISHED_FILE, expected)
     return counts
 
 
-def finish(root: Path, settings: Settings, layout: str, counts: Mapping[str, int]) -> None:
+def write_finished_marker(
+    root: Path, settings: WorldSettings, layout: str, counts: Mapping[str, int]
+) -> None:
     """Write `world.json`, which marks the folder as complete."""
     description = {"version": VERSION, "layout": layout, **asdict(settings), "counts": dict(counts)}
-    write_json(root / FINISHED, description)
-    (root / UNFINISHED).unlink(missing_ok=True)
+    write_json(root / FINISHED_FILE, description)
+    (root / UNFINISHED_FILE).unlink(missing_ok=True)
 
 
-_worlds: dict[Settings, World] = {}
+_worlds: dict[WorldSettings, World] = {}
 
 
-def world_of(settings: Settings) -> World:
+def get_world(settings: WorldSettings) -> World:
     """Return this process's world, cached because its buffers are large."""
     if settings not in _worlds:
         _worlds[settings] = World(**asdict(settings))
     return _worlds[settings]
 
 
-def fill(
+def write_missing_files(
     files: Mapping[str, Path],
     draw: Callable[[], Any],
     writers: Mapping[str, Callable[[Path, Any], None]],

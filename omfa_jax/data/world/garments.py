@@ -38,7 +38,7 @@ class Garment:
 
     def texture(self, side: int) -> Float32[np.ndarray, "3 side side 3"]:
         """Return the painted texture of front, back and sleeve."""
-        return textures.paint(
+        return textures.paint_texture(
             np.random.default_rng(self.texture_seed),
             side,
             pattern=self.pattern,

@@ -40,7 +40,7 @@ STYLES = {
 }
 
 
-def skull_reach(skull: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "around polar"]:
+def measure_skull(skull: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "around polar"]:
     """Return the radius of the skull around CENTER (m), by azimuth and polar angle.
 
     It is that of the farthest vertex within 15 degrees, smoothed along the polar angle.
@@ -57,7 +57,7 @@ def skull_reach(skull: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "around po
     return np.stack(rows)
 
 
-def grow(
+def grow_hair(
     style: HairStyle, reach: Float[np.ndarray, "around polar"]
 ) -> tuple[Float[np.ndarray, "v 3"], Int[np.ndarray, "f 3"]]:
     """Return the vertices (metres, rest pose) and faces of a style; `reach` from `skull_reach`."""

@@ -5,14 +5,14 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float32, Int32
 
-from omfa_jax.data.world.compiled import kernel, pixel_range, signed_area
+from omfa_jax.data.world.compiled import compute_pixel_range, compute_signed_area, kernel
 from omfa_jax.data.world.sheet import (
     COLLAR_Y,
     HEM_Y,
     NECK_DEPTH,
     SLEEVE_M,
-    half_width,
-    neck_distance,
+    compute_half_width,
+    compute_neck_distance,
 )
 
 SKIN, EYE, HAIR, SHIRT, TROUSERS = range(5)
@@ -33,7 +33,7 @@ class Skinning(NamedTuple):
 
 
 @kernel
-def skin(mesh, fit, betas, transforms, posed) -> None:
+def skin_vertices(mesh, fit, betas, transforms, posed) -> None:
     """Write linear blend skinning of rest + fit * loose + shape_dirs @ betas into `posed`."""
     rest, loose, shape_dirs, bones, bone_weights = mesh
     for v in range(rest.shape[0]):
@@ -58,7 +58,7 @@ def skin(mesh, fit, betas, transforms, posed) -> None:
 
 
 @kernel
-def project(vertices, rotation, translation, focal, center, screen) -> None:
+def project_vertices(vertices, rotation, translation, focal, center, screen) -> None:
     """Write (x px, y px, 1/depth) of world points, all in front of the camera, into `screen`."""
     for v in range(vertices.shape[0]):
         x, y, z = vertices[v, 0], vertices[v, 1], vertices[v, 2]
@@ -72,7 +72,7 @@ def project(vertices, rotation, translation, focal, center, screen) -> None:
 
 
 @kernel
-def normals(vertices, faces, out) -> None:
+def compute_normals(vertices, faces, out) -> None:
     """Write area-weighted unit vertex normals into `out`; zeros for unused vertices."""
     out[:] = 0
     for f in range(faces.shape[0]):
@@ -100,7 +100,7 @@ def normals(vertices, faces, out) -> None:
 
 
 @kernel
-def mix(attributes, corners, weights, column):
+def interpolate(attributes, corners, weights, column):
     """Return one attribute at a point of a triangle, interpolated by barycentric weights."""
     a, b, c = corners
     wa, wb, wc = weights
@@ -110,12 +110,12 @@ def mix(attributes, corners, weights, column):
 @kernel
 def is_cut_off(material, attributes, corners, weights, cut) -> bool:
     """Return whether a point of a triangle is outside of the garment's (or trousers') cut."""
-    y = mix(attributes, corners, weights, 1)
+    y = interpolate(attributes, corners, weights, 1)
     if material == TROUSERS:
         return y > TROUSERS_TOP_Y
     if material != SHIRT:
         return False
-    beyond = mix(attributes, corners, weights, 3)
+    beyond = interpolate(attributes, corners, weights, 3)
     if beyond > cut[SLEEVE_M]:
         return True
     if beyond > 0.0:
@@ -124,16 +124,16 @@ def is_cut_off(material, attributes, corners, weights, cut) -> bool:
         return True
     if y < COLLAR_Y - cut[NECK_DEPTH]:
         return False
-    x = mix(attributes, corners, weights, 0) * half_width(y)
-    front = mix(attributes, corners, weights, 2) > 0.0
-    return neck_distance(x, y, front, cut) < 0.0
+    x = interpolate(attributes, corners, weights, 0) * compute_half_width(y)
+    front = interpolate(attributes, corners, weights, 2) > 0.0
+    return compute_neck_distance(x, y, front, cut) < 0.0
 
 
 WHOLE, CROSSED, GONE = range(3)
 
 
 @kernel
-def cut_of_triangle(material, attributes, a, b, c, cut) -> int:
+def classify_triangle(material, attributes, a, b, c, cut) -> int:
     """Return whether a triangle is WHOLE, GONE, or CROSSED by the cut, to be tested per pixel."""
     low = min(attributes[a, 1], attributes[b, 1], attributes[c, 1])
     high = max(attributes[a, 1], attributes[b, 1], attributes[c, 1])
@@ -164,15 +164,15 @@ def rasterize(screen, faces, materials, attributes, cut, inverse_depth, triangle
         bx, by, bz = screen[b, 0], screen[b, 1], screen[b, 2]
         cx, cy, cz = screen[c, 0], screen[c, 1], screen[c, 2]
         material = materials[f]
-        area = signed_area(ax, ay, bx, by, cx, cy)
+        area = compute_signed_area(ax, ay, bx, by, cx, cy)
         # back faces of skin and eyes are culled
         if area == 0.0 or (area > 0.0 and material in (SKIN, EYE)):
             continue
-        state = cut_of_triangle(material, attributes, a, b, c, cut)
+        state = classify_triangle(material, attributes, a, b, c, cut)
         if state == GONE:
             continue
-        left, right = pixel_range(ax, bx, cx, width)
-        top, bottom = pixel_range(ay, by, cy, height)
+        left, right = compute_pixel_range(ax, bx, cx, width)
+        top, bottom = compute_pixel_range(ay, by, cy, height)
         scale = np.float32(1.0) / area
         # np.float32 constants: a Python float would promote the loop to float64
         bias = np.float32(CLOTH_BIAS) if material == SHIRT else np.float32(1.0)

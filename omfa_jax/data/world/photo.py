@@ -13,7 +13,7 @@ from omfa_jax.core.errors import OmfaError
 from omfa_jax.data.world import flat, garments, kernels, people, poses, scene, shading, shells
 from omfa_jax.data.world.garments import Garment
 from omfa_jax.data.world.people import Person
-from omfa_jax.data.world.poses import Pose
+from omfa_jax.data.world.poses import RandomPose
 
 DISTANCE_M = 3.2
 _STREAMS = ("person", "garment", "pose", "view")
@@ -51,7 +51,7 @@ class View:
 
 
 @dataclass(frozen=True, eq=False)
-class Photo:
+class RenderedPhoto:
     """A photo and its ground truth.
 
     `parse`: CIHP ids. `keypoints`: BODY_25 rows (x px, y px, confidence), zero if the point is
@@ -105,7 +105,7 @@ class World:
         """Return garment number `index`."""
         return self._garment(index)
 
-    def pose(self, index: int) -> Pose:
+    def pose(self, index: int) -> RandomPose:
         """Return pose number `index`."""
         return poses.random_pose(self._rng("pose", index), index)
 
@@ -125,23 +125,27 @@ class World:
             phases=rng.uniform(0, 2 * np.pi, 3).astype(np.float32),
         )
 
-    def photo(self, person: Person, garment: Garment, pose: Pose, view: View) -> Photo:
+    def render_photo(
+        self, person: Person, garment: Garment, pose: RandomPose, view: View
+    ) -> RenderedPhoto:
         """Render `person` in `garment` and `pose`, seen in `view`."""
         stage = self._scene
         params, vertices, joints, camera = self._placed(person, garment, pose, view)
         fine = self.supersample
         screen = np.empty_like(vertices)
         focal, center = np.multiply(camera.focal_px, fine), np.multiply(camera.center_px, fine)
-        kernels.project(vertices, camera.rotation, camera.translation, focal, center, screen)
+        kernels.project_vertices(
+            vertices, camera.rotation, camera.translation, focal, center, screen
+        )
         faces, materials = stage.faces[person.hair_style], stage.materials[person.hair_style]
-        kernels.normals(vertices, faces, self._normals)
+        kernels.compute_normals(vertices, faces, self._normals)
         kernels.rasterize(
             screen, faces, materials, stage.attributes, garment.cut,
             self._inverse_depth, self._triangle, self._weights,
         )  # fmt: skip
         self._color[:] = view.wall_rgb
         self._label[:] = shells.CIHP["background"]
-        shading.shade(
+        shading.shade_pixels(
             shading.ShadedMesh(
                 screen, faces, materials, stage.attributes, self._normals, stage.labels
             ),
@@ -158,22 +162,24 @@ class World:
         )
         image = np.empty((self.height_px, self.width_px, 3), np.uint8)
         parse = np.empty((self.height_px, self.width_px), np.uint8)
-        shading.shrink(self._color, self._label, fine, image, parse)
-        return Photo(image, parse, self._keypoints(camera, vertices, joints), params, camera)
+        shading.downsample(self._color, self._label, fine, image, parse)
+        return RenderedPhoto(
+            image, parse, self._keypoints(camera, vertices, joints), params, camera
+        )
 
-    def keypoints(
-        self, person: Person, garment: Garment, pose: Pose, view: View
+    def compute_keypoints(
+        self, person: Person, garment: Garment, pose: RandomPose, view: View
     ) -> Float32[np.ndarray, "25 3"]:
         """Return the keypoints of a photo without rendering it."""
         _, vertices, joints, camera = self._placed(person, garment, pose, view)
         return self._keypoints(camera, vertices, joints)
 
-    def garment_photo(
+    def render_garment(
         self, garment: Garment
     ) -> tuple[UInt8[np.ndarray, "h w 3"], Bool[np.ndarray, "h w"]]:
         """Render the shop photo of a garment, flat on white, and its mask (True on the garment)."""
         phases = np.random.default_rng(garment.texture_seed).uniform(0, 2 * np.pi, 3)
-        return flat.draw(
+        return flat.draw_flat_garment(
             garment,
             self._texture(garment),
             phases.astype(np.float32),
@@ -187,10 +193,10 @@ class World:
         return np.random.default_rng([self.seed, _STREAMS.index(stream), index])
 
     def _placed(
-        self, person: Person, garment: Garment, pose: Pose, view: View
+        self, person: Person, garment: Garment, pose: RandomPose, view: View
     ) -> tuple[BodyParams, Float32[np.ndarray, "v 3"], Float[np.ndarray, "55 3"], Camera]:
         params = pose.params(person.betas)
-        vertices, joints = self._scene.posed(params, garment.fit)
+        vertices, joints = self._scene.pose_vertices(params, garment.fit)
         return params, vertices, joints, self._frame(vertices, joints, view)
 
     def _frame(

@@ -6,8 +6,8 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from omfa_jax.body.joints import JOINT_INDEX
-from omfa_jax.body.limbs import arm_rotations
-from omfa_jax.body.params import BodyParams, from_full_pose
+from omfa_jax.body.limbs import compute_arm_rotations
+from omfa_jax.body.params import BodyParams, make_params_from_pose
 
 ARM_KINDS = {"down": 0.46, "hip": 0.2, "pocket": 0.1, "bent": 0.12, "up": 0.12}
 FACING_SHARE = 0.85
@@ -21,7 +21,7 @@ _POCKET_HAND = np.array([0.225, -0.33, 0.1])
 
 
 @dataclass(frozen=True, eq=False)
-class Pose:
+class RandomPose:
     """All joint rotations of a body, axis-angle in radians, in smplx order."""
 
     index: int
@@ -29,10 +29,10 @@ class Pose:
 
     def params(self, betas: Float32[np.ndarray, "10"]) -> BodyParams:
         """Return the body in this pose with the given shape, at the origin."""
-        return from_full_pose(self.rotations, betas=betas)
+        return make_params_from_pose(self.rotations, betas=betas)
 
 
-def random_pose(rng: np.random.Generator, index: int) -> Pose:
+def random_pose(rng: np.random.Generator, index: int) -> RandomPose:
     """Return a random pose; the yaw is mostly within 35 degrees, at most 70."""
     pose = np.zeros((55, 3))
     facing = rng.random() < FACING_SHARE
@@ -54,7 +54,7 @@ def random_pose(rng: np.random.Generator, index: int) -> Pose:
     for name, kind in zip(("left", "right"), kinds, strict=True):
         _pose_arm(rng, pose, name, kind)
         _pose_leg(rng, pose, name)
-    return Pose(index, pose.astype(np.float32))
+    return RandomPose(index, pose.astype(np.float32))
 
 
 def _pose_leg(rng: np.random.Generator, pose: Float[np.ndarray, "55 3"], name: str) -> None:
@@ -67,7 +67,7 @@ def _pose_arm(
     rng: np.random.Generator, pose: Float[np.ndarray, "55 3"], name: str, kind: str
 ) -> None:
     upper, fore = _arm_directions(rng, kind)
-    shoulder, elbow = arm_rotations(upper, fore)
+    shoulder, elbow = compute_arm_rotations(upper, fore)
     lift = 0.18 if kind == "up" and upper[1] > 0 else rng.uniform(-0.12, -0.04)
     values = {"collar": np.array([0, 0, lift]), "shoulder": shoulder, "elbow": elbow}
     values["wrist"] = rng.normal(0, 0.08, 3)

@@ -6,8 +6,8 @@ from functools import lru_cache
 import numpy as np
 from jaxtyping import Float, Float32, Int32
 
-from omfa_jax.body.forward import rotation_matrices, skinning_transforms
-from omfa_jax.body.model import BodyModel, load_model
+from omfa_jax.body.forward import axis_angle_to_matrix, compute_skinning_transforms
+from omfa_jax.body.model import BodyModel, load_body_model
 from omfa_jax.body.params import BodyParams
 from omfa_jax.data.world import kernels, shells
 from omfa_jax.data.world.hair import STYLES
@@ -36,7 +36,7 @@ class Scene:
     materials: dict[str, Int32[np.ndarray, "f"]]
     landmarks: dict[str, int]
 
-    def posed(
+    def pose_vertices(
         self, params: BodyParams, fit: float
     ) -> tuple[Float32[np.ndarray, "v 3"], Float[np.ndarray, "55 3"]]:
         """Return all vertices and the joints, in metres, for a body in clothes of this fit.
@@ -44,21 +44,23 @@ class Scene:
         The skin equals that of `omfa_jax.body.forward` for a model without pose correctives.
         """
         rest_joints = self.model.joint_template + self.model.joint_dirs[:, :, :10] @ params.betas
-        rotations = rotation_matrices(params.full_pose())
-        transforms, joints = skinning_transforms(rotations, rest_joints, self.model.parents)
+        rotations = axis_angle_to_matrix(params.get_full_pose())
+        transforms, joints = compute_skinning_transforms(rotations, rest_joints, self.model.parents)
         vertices = np.empty_like(self.rest)
         mesh = kernels.Skinning(
             self.rest, self.loose, self.shape_dirs, self.bones, self.bone_weights
         )
-        kernels.skin(mesh, np.float32(fit), params.betas, transforms.astype(np.float32), vertices)
+        kernels.skin_vertices(
+            mesh, np.float32(fit), params.betas, transforms.astype(np.float32), vertices
+        )
         return vertices + params.transl, joints + params.transl
 
 
 @lru_cache(maxsize=1)
 def load_scene() -> Scene:
     """Build the scene around the free body; takes about a second, cached per process."""
-    model = load_model()
-    parts = shells.all_parts(model)
+    model = load_body_model()
+    parts = shells.build_parts(model)
     base = np.concatenate([part.base for part in parts])
     weights = model.weights[base]
     # the largest weights first: the kernel stops at the first negligible one
@@ -76,7 +78,7 @@ def load_scene() -> Scene:
         rows = np.concatenate([getattr(part, field) for part in parts])
         return np.ascontiguousarray(rows, dtype=np.float32)
 
-    marks = shells.landmarks(model)
+    marks = shells.find_landmarks(model)
     return Scene(
         model=model,
         rest=stacked("rest"),

@@ -5,9 +5,14 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float32, Int32
 
-from omfa_jax.data.world.compiled import kernel, signed_area
-from omfa_jax.data.world.kernels import EYE, HAIR, SKIN, TROUSERS, mix
-from omfa_jax.data.world.sheet import SLEEVE_M, half_width, sleeve_color, torso_color
+from omfa_jax.data.world.compiled import compute_signed_area, kernel
+from omfa_jax.data.world.kernels import EYE, HAIR, SKIN, TROUSERS, interpolate
+from omfa_jax.data.world.sheet import (
+    SLEEVE_M,
+    compute_half_width,
+    compute_sleeve_color,
+    compute_torso_color,
+)
 
 # rows of the palette
 SKIN_RGB, EYE_RGB, HAIR_RGB, TROUSERS_RGB, TRIM_RGB = range(5)
@@ -43,7 +48,7 @@ class Look(NamedTuple):
 
 
 @kernel
-def skin_color(palette, x, y, z):
+def compute_skin_color(palette, x, y, z):
     """Return (r, g, b) of skin at a rest-pose point: lips, brows, cheeks, otherwise plain."""
     r, g, b = palette[SKIN_RGB, 0], palette[SKIN_RGB, 1], palette[SKIN_RGB, 2]
     if z < 0.09 or y < 0.28:
@@ -68,7 +73,7 @@ def skin_color(palette, x, y, z):
 
 
 @kernel
-def eye_color(palette, x, y, z):
+def compute_eye_color(palette, x, y, z):
     """Return (r, g, b) of an eyeball: pupil, iris, white."""
     away = (abs(x) - 0.0313) ** 2 + (y - 0.3875) ** 2
     if z > 0.13 and away < 0.003**2:
@@ -79,7 +84,7 @@ def eye_color(palette, x, y, z):
 
 
 @kernel
-def cloth_relief(x, y, z, phases):
+def compute_cloth_relief(x, y, z, phases):
     """Return the brightness change of soft folds, about -0.06 to 0.06."""
     return (
         0.025 * np.sin(x * 26 + y * 17 + phases[0])
@@ -89,7 +94,7 @@ def cloth_relief(x, y, z, phases):
 
 
 @kernel
-def shade(mesh, fragments, look, color, label) -> None:
+def shade_pixels(mesh, fragments, look, color, label) -> None:
     """Write RGB in [0, 1] and CIHP ids of all covered pixels; others keep their values.
 
     Wrapped Lambert shading, scaled so that cloth facing the camera keeps its colour.
@@ -108,13 +113,13 @@ def shade(mesh, fragments, look, color, label) -> None:
             wa, wb = weights[row, column, 0], weights[row, column, 1]
             wc = np.float32(1.0) - wa - wb
             corners, inside = (a, b, c), (wa, wb, wc)
-            nx = mix(normals, corners, inside, 0)
-            ny = mix(normals, corners, inside, 1)
-            nz = mix(normals, corners, inside, 2)
-            x = mix(attributes, corners, inside, 0)
-            y = mix(attributes, corners, inside, 1)
-            z = mix(attributes, corners, inside, 2)
-            turned = signed_area(
+            nx = interpolate(normals, corners, inside, 0)
+            ny = interpolate(normals, corners, inside, 1)
+            nz = interpolate(normals, corners, inside, 2)
+            x = interpolate(attributes, corners, inside, 0)
+            y = interpolate(attributes, corners, inside, 1)
+            z = interpolate(attributes, corners, inside, 2)
+            turned = compute_signed_area(
                 screen[a, 0], screen[a, 1], screen[b, 0], screen[b, 1], screen[c, 0], screen[c, 1]
             ) > 0  # fmt: skip
             # the back of cloth or hair faces the camera
@@ -124,9 +129,9 @@ def shade(mesh, fragments, look, color, label) -> None:
             material = materials[f]
             gain = 1.0
             if material == SKIN:
-                red, green, blue = skin_color(palette, x, y, z)
+                red, green, blue = compute_skin_color(palette, x, y, z)
             elif material == EYE:
-                red, green, blue = eye_color(palette, x, y, z)
+                red, green, blue = compute_eye_color(palette, x, y, z)
             elif material == HAIR:
                 red, green, blue = palette[HAIR_RGB, 0], palette[HAIR_RGB, 1], palette[HAIR_RGB, 2]
                 strand = np.sin(np.arctan2(x, z - 0.055) * 23 + 2 * np.sin(y * 31 + phases[1]))
@@ -138,19 +143,19 @@ def shade(mesh, fragments, look, color, label) -> None:
                     palette[TROUSERS_RGB, 1],
                     palette[TROUSERS_RGB, 2],
                 )
-                gain = 1.0 + 1.3 * cloth_relief(x, y, z, phases)
+                gain = 1.0 + 1.3 * compute_cloth_relief(x, y, z, phases)
                 if abs(x) < 0.004 and z > 0.05:
                     gain *= 0.85
             else:
-                beyond = mix(attributes, corners, inside, 3)
+                beyond = interpolate(attributes, corners, inside, 3)
                 if beyond > 0.0 and beyond < cut[SLEEVE_M]:
-                    across = mix(attributes, corners, inside, 4)
-                    red, green, blue = sleeve_color(texture, cut, trim, beyond, across)
+                    across = interpolate(attributes, corners, inside, 4)
+                    red, green, blue = compute_sleeve_color(texture, cut, trim, beyond, across)
                 else:
                     # x is stored as a share of the half width, see shells.Part
-                    flat_x = x * half_width(y)
-                    red, green, blue = torso_color(texture, cut, trim, flat_x, y, z > 0.0)
-                gain = 1.0 + cloth_relief(x * 0.2 + beyond, y, z, phases)
+                    flat_x = x * compute_half_width(y)
+                    red, green, blue = compute_torso_color(texture, cut, trim, flat_x, y, z > 0.0)
+                gain = 1.0 + compute_cloth_relief(x * 0.2 + beyond, y, z, phases)
                 # the inside of the garment is in shadow
                 gain *= 0.62 if turned else 1.0
             half = 0.5 + 0.5 * lit
@@ -164,7 +169,7 @@ def shade(mesh, fragments, look, color, label) -> None:
 
 
 @kernel
-def shrink(color, label, factor, small_color, small_label) -> None:
+def downsample(color, label, factor, small_color, small_label) -> None:
     """Write the mean colour (uint8) and the most frequent label of each factor x factor block."""
     height, width = small_label.shape
     scale = np.float32(255.0 / (factor * factor))

@@ -30,7 +30,7 @@ V_STARTS_M = 0.035
 
 
 @kernel
-def half_width(y: float) -> float:
+def compute_half_width(y: float) -> float:
     """Return the half width (m) of the torso at height y, which grows from shoulders to hem."""
     if y >= SHOULDER_Y:
         return SEAM_X
@@ -41,13 +41,13 @@ def half_width(y: float) -> float:
 
 
 @kernel
-def sleeve_width(s: float) -> float:
+def compute_sleeve_width(s: float) -> float:
     """Return the width (m) of the folded sleeve at s metres from the shoulder seam."""
     return 0.175 - 0.055 * min(max(s, 0.0) / 0.5, 1.0)
 
 
 @kernel
-def neck_distance(x: float, y: float, front: bool, cut) -> float:
+def compute_neck_distance(x: float, y: float, front: bool, cut) -> float:
     """Return the approximate distance (m) of a torso point from the neckline; < 0 is trimmed."""
     width = cut[NECK_HALF_WIDTH]
     depth = cut[NECK_DEPTH] if front else BACK_NECK_DEPTH
@@ -67,7 +67,7 @@ def neck_distance(x: float, y: float, front: bool, cut) -> float:
 
 
 @kernel
-def sheet_texel(texture, part: int, x: float, y: float):
+def sample_texture(texture, part: int, x: float, y: float):
     """Return (r, g, b) of the texture at the point (x, y) of the sheet, bilinear."""
     side = texture.shape[1]
     u = (x / TEXTURE_SIDE_M + 0.5) * side - 0.5
@@ -89,21 +89,21 @@ def sheet_texel(texture, part: int, x: float, y: float):
 
 
 @kernel
-def torso_color(texture, cut, trim, x: float, y: float, front: bool):
+def compute_torso_color(texture, cut, trim, x: float, y: float, front: bool):
     """Return (r, g, b) of a torso point: collar, texture or hem."""
-    if neck_distance(x, y, front, cut) < cut[COLLAR_M]:
+    if compute_neck_distance(x, y, front, cut) < cut[COLLAR_M]:
         return trim[0], trim[1], trim[2]
-    r, g, b = sheet_texel(texture, FRONT if front else BACK, x, y)
+    r, g, b = sample_texture(texture, FRONT if front else BACK, x, y)
     shade = 0.86 if y - cut[HEM_Y] < cut[HEM_M] else 1.0
     return r * shade, g * shade, b * shade
 
 
 @kernel
-def sleeve_color(texture, cut, trim, s: float, t: float):
+def compute_sleeve_color(texture, cut, trim, s: float, t: float):
     """Return (r, g, b) of a sleeve at s (m) along it and t in [0, 1] across it: cuff or texture."""
     if cut[SLEEVE_M] - s < cut[CUFF_M]:
         return trim[0], trim[1], trim[2]
-    across = (t - 0.5) * sleeve_width(s)
-    r, g, b = sheet_texel(texture, SLEEVE, across, SHOULDER_Y - s)
+    across = (t - 0.5) * compute_sleeve_width(s)
+    r, g, b = sample_texture(texture, SLEEVE, across, SHOULDER_Y - s)
     shade = 0.9 if s < 0.005 else 1.0
     return r * shade, g * shade, b * shade

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Int32
 
 from omfa_jax.body.joints import JOINTS
-from omfa_jax.body.mesh import vertex_normals
+from omfa_jax.body.mesh import compute_vertex_normals
 from omfa_jax.body.model import BodyModel
 from omfa_jax.data.world import hair, sheet
 from omfa_jax.data.world.kernels import EYE, HAIR, SHIRT, SKIN, TROUSERS
@@ -20,7 +20,7 @@ TROUSERS_ROUNDS, TROUSERS_GAP_M = 20, 0.006
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
+class MeshPart:
     """A mesh whose vertex i is skinned like body vertex `base[i]`; rest pose, metres.
 
     `attributes`: of skin, eyes, trousers and hair the position (x, y, z, 0, 0, 0), on which their
@@ -39,12 +39,12 @@ class Part:
     styles: tuple[str, ...] = tuple(hair.STYLES)
 
 
-def all_parts(model: BodyModel) -> list[Part]:
+def build_parts(model: BodyModel) -> list[MeshPart]:
     """Return all parts for the free body; the thresholds are measured on it."""
     return [*_body_parts(model), _shirt(model), _trousers(model), *_hair_parts(model)]
 
 
-def landmarks(model: BodyModel) -> dict[str, int]:
+def find_landmarks(model: BodyModel) -> dict[str, int]:
     """Return the indices of the body's vertices at the tip of the nose, the ears and the crown."""
     x, y, z = model.v_template.T
     head = (y > 0.3) & (np.abs(x) < 0.12)
@@ -76,7 +76,7 @@ def _attributes(points: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "n 6"]:
     return np.concatenate([points, np.zeros_like(points)], axis=1)
 
 
-def _body_parts(model: BodyModel) -> list[Part]:
+def _body_parts(model: BodyModel) -> list[MeshPart]:
     """Return the skin that clothes may leave visible, without the mouth, and the eyeballs."""
     x, y, z = model.v_template.T
     eyes = _share(model, "_eye") > 0.5
@@ -89,7 +89,9 @@ def _body_parts(model: BodyModel) -> list[Part]:
         base, faces = _cut_out(model, inside)
         points = model.v_template[base]
         still = np.zeros_like(points)
-        parts.append(Part(base, points, _attributes(points), faces, material, labels[base], still))
+        parts.append(
+            MeshPart(base, points, _attributes(points), faces, material, labels[base], still)
+        )
     return parts
 
 
@@ -136,7 +138,7 @@ def _shell(
     points = model.v_template[base].astype(np.float64)
     smoothed = _Smoother(faces, len(points))
     # normals of the smoothed mesh: the body's own converge in hollows such as the navel
-    outward = vertex_normals(smoothed(points, 8), faces)
+    outward = compute_vertex_normals(smoothed(points, 8), faces)
     border = _is_border(faces, len(points))
     rim = (points + gap_m * outward)[border]
 
@@ -150,19 +152,19 @@ def _shell(
     return base, faces, shell
 
 
-def _shirt(model: BodyModel) -> Part:
+def _shirt(model: BodyModel) -> MeshPart:
     x, y, _ = model.v_template.T
     torso = ("pelvis", "spine", "neck", "collar", "shoulder", "elbow", "hip")
     inside = (_share(model, *torso) > 0.9) & (y > -0.47) & (y < 0.33) & (np.abs(x) < 0.74)
     inside |= (_share(model, "elbow", "wrist") > 0.5) & (np.abs(x) < 0.725)
     base, faces, shell = _shell(model, inside, SHIRT_ROUNDS, SHIRT_GAP_M)
-    outward = vertex_normals(shell, faces)
+    outward = compute_vertex_normals(shell, faces)
     below = np.clip((0.05 - shell[:, 1]) / 0.3, 0, 1) * (np.abs(shell[:, 0]) < 0.22)
     sleeve = np.clip((np.abs(shell[:, 0]) - 0.22) / 0.08, 0, 1)
     loose = outward * (0.03 * below + 0.013 * sleeve)[:, None]
     shell = shell + outward * (0.012 * below + 0.006 * sleeve)[:, None]
     labels = np.full(len(base), CIHP["upper"], np.int32)
-    return Part(base, shell, _sheet_coordinates(shell), faces, SHIRT, labels, loose)
+    return MeshPart(base, shell, _sheet_coordinates(shell), faces, SHIRT, labels, loose)
 
 
 def _sheet_coordinates(shell: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "n 6"]:
@@ -181,7 +183,7 @@ def _sheet_coordinates(shell: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "n 
     speed = np.hypot(wide[:, None] * np.cos(grid), depth[:, None] * np.sin(grid))
     length = (np.cumsum(speed, axis=1) - speed / 2) * grid[1]
     arc = np.array([np.interp(a, grid, row) for a, row in zip(angle, length, strict=True)])
-    half_width = np.array([sheet.half_width(level) for level in y])
+    half_width = np.array([sheet.compute_half_width(level) for level in y])
     # above the armpits the chest is flat, without sides
     flat = np.clip((y + 0.03) / 0.11, 0, 1)
     across = (1 - flat) * _stretched(arc, length[:, -1], half_width)
@@ -207,30 +209,30 @@ def _stretched(
     return distance + (wanted_end - end) * (distance / end) ** 3
 
 
-def _trousers(model: BodyModel) -> Part:
+def _trousers(model: BodyModel) -> MeshPart:
     y = model.v_template[:, 1]
     inside = (_share(model, "pelvis", "spine1", "spine2", "hip", "knee") > 0.9) & (y < -0.13)
     inside &= y > -0.95
     base, faces, shell = _shell(model, inside, TROUSERS_ROUNDS, TROUSERS_GAP_M)
     labels = np.full(len(base), CIHP["trousers"], np.int32)
     attributes, still = _attributes(model.v_template[base]), np.zeros_like(shell)
-    return Part(base, shell, attributes, faces, TROUSERS, labels, still)
+    return MeshPart(base, shell, attributes, faces, TROUSERS, labels, still)
 
 
-def _hair_parts(model: BodyModel) -> list[Part]:
+def _hair_parts(model: BodyModel) -> list[MeshPart]:
     x, y, z = model.v_template.T
     ears = (np.abs(x) > 0.07) & (y < 0.412) & (z < 0.075)
     head = np.flatnonzero((_share(model, "head", "jaw") > 0.5) & ~ears & (y > 0.28))[::2]
     skull = model.v_template[head].astype(np.float64)
-    reach = hair.skull_reach(skull)
+    reach = hair.measure_skull(skull)
     parts = []
     for name, style in hair.STYLES.items():
-        points, faces = hair.grow(style, reach)
+        points, faces = hair.grow_hair(style, reach)
         # |p - s|^2 without |p|^2, which does not change the nearest s
         nearest = ((skull**2).sum(axis=1) - 2 * points @ skull.T).argmin(axis=1)
         base, still = head[nearest].astype(np.int32), np.zeros_like(points)
         labels = np.full(len(points), CIHP["hair"], np.int32)
         parts.append(
-            Part(base, points, _attributes(points), faces, HAIR, labels, still, styles=(name,))
+            MeshPart(base, points, _attributes(points), faces, HAIR, labels, still, styles=(name,))
         )
     return parts

@@ -15,14 +15,14 @@ EDGE_TEXELS = 1.2
 Plane = Float32[np.ndarray, "side side"]
 
 
-def axes(side: int) -> tuple[Float32[np.ndarray, "1 side"], Float32[np.ndarray, "side 1"]]:
+def make_axes(side: int) -> tuple[Float32[np.ndarray, "1 side"], Float32[np.ndarray, "side 1"]]:
     """Return the sheet coordinates (metres) of a texture's texels: x as a row, y as a column."""
     step = TEXTURE_SIDE_M / side
     ticks = (np.arange(side, dtype=np.float32) + np.float32(0.5)) * np.float32(step)
     return (ticks - TEXTURE_SIDE_M / 2)[None, :], (TEXTURE_TOP_Y - ticks)[:, None]
 
 
-def soft(distance_m: np.ndarray, side: int) -> np.ndarray:
+def antialias(distance_m: np.ndarray, side: int) -> np.ndarray:
     """Return the coverage in [0, 1] of a signed distance (m, positive inside), antialiased."""
     width = EDGE_TEXELS * TEXTURE_SIDE_M / side
     return np.clip(distance_m / width + np.float32(0.5), 0, 1).astype(np.float32)
@@ -31,7 +31,7 @@ def soft(distance_m: np.ndarray, side: int) -> np.ndarray:
 def _bars(position: np.ndarray, period: float, share: float, side: int) -> np.ndarray:
     """Return the coverage of bars that fill `share` of each period."""
     offset = np.abs((position / period) % 1.0 - 0.5) * period
-    return soft(share * period / 2 - offset, side)
+    return antialias(share * period / 2 - offset, side)
 
 
 def _plain(rng: np.random.Generator, side: int) -> Plane:
@@ -39,20 +39,20 @@ def _plain(rng: np.random.Generator, side: int) -> Plane:
 
 
 def _horizontal(rng: np.random.Generator, side: int) -> Plane:
-    _, y = axes(side)
+    _, y = make_axes(side)
     bars = _bars(y + rng.uniform(0, 0.2), rng.uniform(*PERIOD_M), rng.uniform(0.4, 0.6), side)
     return np.broadcast_to(bars, (side, side))
 
 
 def _vertical(rng: np.random.Generator, side: int) -> Plane:
-    x, _ = axes(side)
+    x, _ = make_axes(side)
     period = rng.uniform(*PERIOD_M)
     bars = _bars(x + period / 2 * rng.integers(2), period, rng.uniform(0.4, 0.6), side)
     return np.broadcast_to(bars, (side, side))
 
 
 def _checks(rng: np.random.Generator, side: int) -> Plane:
-    x, y = axes(side)
+    x, y = make_axes(side)
     period = rng.uniform(*PERIOD_M)
     across, down = _bars(x, period, 0.5, side), _bars(y, period, 0.5, side)
     if rng.random() < 0.5:
@@ -61,17 +61,17 @@ def _checks(rng: np.random.Generator, side: int) -> Plane:
 
 
 def _dots(rng: np.random.Generator, side: int) -> Plane:
-    x, y = axes(side)
+    x, y = make_axes(side)
     period = rng.uniform(0.12, 0.17)
     row = np.floor(y / period)
     # every other row is shifted by half a period
     dx = ((x / period + 0.5 * (row % 2)) % 1.0 - 0.5) * period
     dy = ((y / period) % 1.0 - 0.5) * period
-    return soft(period * rng.uniform(0.27, 0.34) - np.sqrt(dx * dx + dy * dy), side)
+    return antialias(period * rng.uniform(0.27, 0.34) - np.sqrt(dx * dx + dy * dy), side)
 
 
 def _blocks(rng: np.random.Generator, side: int) -> Plane:
-    x, y = axes(side)
+    x, y = make_axes(side)
     line = rng.uniform(-0.14, 0.06)
     kind = rng.integers(3)
     if kind == 0:
@@ -80,23 +80,23 @@ def _blocks(rng: np.random.Generator, side: int) -> Plane:
         distance = np.broadcast_to(0.055 - np.abs(y - line), (side, side))
     else:
         distance = (line - y + x * rng.choice([-0.6, 0.6])) * 0.86
-    return soft(distance, side)
+    return antialias(distance, side)
 
 
 def _gradient(rng: np.random.Generator, side: int) -> Plane:
-    _, y = axes(side)
+    _, y = make_axes(side)
     part = np.clip((y - rng.uniform(-0.3, -0.2)) / rng.uniform(0.3, 0.45), 0, 1)
     return np.broadcast_to((part * part * (3 - 2 * part)).astype(np.float32), (side, side))
 
 
 def _blobs(rng: np.random.Generator, side: int) -> Plane:
-    x, y = axes(side)
+    x, y = make_axes(side)
     field = np.zeros((side, side), np.float32)
     for _ in range(4):
         angle, period = rng.uniform(0, np.pi), rng.uniform(0.16, 0.3)
         along = (np.cos(angle) * x + np.sin(angle) * y) / period
         field += np.sin(2 * np.pi * along + rng.uniform(0, 2 * np.pi)).astype(np.float32)
-    return soft((field - 0.4) * 0.03, side)
+    return antialias((field - 0.4) * 0.03, side)
 
 
 # name -> (share of the garments, function that returns the coverage of the second colour)
@@ -112,11 +112,11 @@ PATTERNS: dict[str, tuple[float, Callable[[np.random.Generator, int], Plane]]] =
 }
 
 
-def print_coverage(
+def draw_print(
     rng: np.random.Generator, side: int
 ) -> tuple[Plane, Float32[np.ndarray, "side side"]]:
     """Return the coverage of a random chest print, and of the motif inside it."""
-    x, y = axes(side)
+    x, y = make_axes(side)
     size = rng.uniform(0.075, 0.105)
     y = y - rng.uniform(-0.02, 0.05)
     across, radius = np.abs(x), np.sqrt(x * x + y * y)
@@ -140,11 +140,11 @@ def print_coverage(
     )
     plain = rng.random() < 0.4
     motif = motifs[rng.integers(len(motifs))]()
-    inner = np.zeros_like(distance) if plain else soft(motif, side)
-    return soft(distance, side), inner
+    inner = np.zeros_like(distance) if plain else antialias(motif, side)
+    return antialias(distance, side), inner
 
 
-def paint(
+def paint_texture(
     rng: np.random.Generator,
     side: int,
     *,
@@ -166,7 +166,7 @@ def paint(
     if sleeve_rgb is not None:
         sheets[SLEEVE] = sleeve_rgb
     if print_rgb is not None:
-        shape, motif = (plane[..., None] for plane in print_coverage(rng, side))
+        shape, motif = (plane[..., None] for plane in draw_print(rng, side))
         ink = print_rgb[0] + motif * (print_rgb[1] - print_rgb[0])
         sheets[FRONT] += shape * (ink - sheets[FRONT])
     return sheets

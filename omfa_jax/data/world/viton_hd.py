@@ -13,21 +13,21 @@ from omfa_jax.body.params_file import save_body
 from omfa_jax.core.images import write_image
 from omfa_jax.data.world.folder import (
     SPLIT_STARTS,
-    Layout,
-    Settings,
-    fill,
-    world_of,
+    FolderLayout,
+    WorldSettings,
+    get_world,
     write_json,
     write_labels,
+    write_missing_files,
     write_text,
 )
-from omfa_jax.data.world.photo import Photo
+from omfa_jax.data.world.photo import RenderedPhoto
 
 TRUTH_SPLITS = ("val", "test")
 
 
 @dataclass(frozen=True)
-class Job:
+class VitonHDPerson:
     """One person of a split, wearing garment `index`; `unpaired`: the garment to try on."""
 
     split: str
@@ -60,43 +60,49 @@ class Job:
         return truths[1:] if self.unpaired == i else truths
 
 
-def jobs(split: str, count: int, settings: Settings) -> list[Job]:
+def list_people(split: str, count: int, settings: WorldSettings) -> list[VitonHDPerson]:
     """Return the people of a split; the unpaired garments follow a random cycle through them."""
     start = SPLIT_STARTS[split]
     # a cycle through a random order: a person gets their own garment only if alone in the split
     order = np.random.default_rng([settings.seed, start, count]).permutation(count)
     partner = np.empty(count, int)
     partner[order] = np.roll(order, 1)
-    return [Job(split, start + i, start + int(partner[i])) for i in range(count)]
+    return [VitonHDPerson(split, start + i, start + int(partner[i])) for i in range(count)]
 
 
-def write_job(root: Path, settings: Settings, job: Job) -> bool:
+def write_person(root: Path, settings: WorldSettings, job: VitonHDPerson) -> bool:
     """Write the missing files of one person; return whether any was missing."""
     folder, i = root / job.split, job.index
 
     def shop_photo() -> tuple[np.ndarray, np.ndarray]:
-        world = world_of(settings)
-        return world.garment_photo(world.garment(i))
+        world = get_world(settings)
+        return world.render_garment(world.garment(i))
 
-    def photo(person: int, garment: int, pose: int) -> Photo:
-        world = world_of(settings)
+    def photo(person: int, garment: int, pose: int) -> RenderedPhoto:
+        world = get_world(settings)
         members = world.person(person), world.garment(garment), world.pose(pose)
-        return world.photo(*members, world.view(person))
+        return world.render_photo(*members, world.view(person))
 
     garment_files = {name: folder / name / job.name for name in ("cloth", "cloth-mask")}
     keypoints = {"openpose_json": folder / "openpose_json" / f"{job.stem}_keypoints.json"}
     person_files = _photo_files(folder, job.stem) | keypoints
     wrote = [
-        fill(garment_files, shop_photo, _WRITERS),
-        fill(person_files, lambda: photo(i, i, i), _WRITERS),
+        write_missing_files(garment_files, shop_photo, _WRITERS),
+        write_missing_files(person_files, lambda: photo(i, i, i), _WRITERS),
     ]
     for truth in job.truths:
         stem = "_".join(f"{number:05d}" for number in truth)
-        wrote.append(fill(_photo_files(folder / "truth", stem), partial(photo, *truth), _WRITERS))
+        wrote.append(
+            write_missing_files(
+                _photo_files(folder / "truth", stem), partial(photo, *truth), _WRITERS
+            )
+        )
     return any(wrote)
 
 
-def write_lists(root: Path, settings: Settings, people: Mapping[str, Sequence[Job]]) -> None:
+def write_lists(
+    root: Path, settings: WorldSettings, people: Mapping[str, Sequence[VitonHDPerson]]
+) -> None:
     """Write the pairs file of every split."""
     for split, members in people.items():
         lines = [f"{job.name} {job.second_column}\n" for job in members]
@@ -124,4 +130,4 @@ _WRITERS: dict[str, Callable[[Path, Any], None]] = {
     "smplx": lambda path, photo: save_body(path, photo.params, photo.camera, source="exact"),
 }
 
-LAYOUT = Layout(jobs, write_job, write_lists)
+LAYOUT = FolderLayout(list_people, write_person, write_lists)

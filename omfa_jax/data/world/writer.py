@@ -7,14 +7,20 @@ from functools import partial
 from itertools import chain
 from pathlib import Path
 
-from omfa_jax.core.errors import OmfaError, unknown
-from omfa_jax.core.files import clear_leftovers, exclusive_lock, require_writable_dir
-from omfa_jax.core.workers import in_order
+from omfa_jax.core.errors import OmfaError, unknown_name
+from omfa_jax.core.files import delete_stale_temporaries, exclusive_lock, require_writable_dir
+from omfa_jax.core.workers import ordered_map
 from omfa_jax.data.world import deepfashion, dresscode, viton_hd
-from omfa_jax.data.world.folder import Layout, Settings, checked_counts, claim, finish
+from omfa_jax.data.world.folder import (
+    FolderLayout,
+    WorldSettings,
+    check_counts,
+    claim_folder,
+    write_finished_marker,
+)
 from omfa_jax.data.world.photo import MIN_SIDE_PX
 
-LAYOUTS: dict[str, Layout] = {
+LAYOUTS: dict[str, FolderLayout] = {
     "viton_hd": viton_hd.LAYOUT,
     "deepfashion_multimodal": deepfashion.LAYOUT,
     "dresscode": dresscode.LAYOUT,
@@ -51,16 +57,16 @@ def write_world(
     layout, or a folder with a world of another seed, size or layout, or with other files.
     """
     if layout not in LAYOUTS:
-        raise unknown("layout", layout, LAYOUTS)
+        raise unknown_name("layout", layout, LAYOUTS)
     if seed < 0 or supersample < 1 or min(height_px, width_px) < MIN_SIDE_PX:
         raise OmfaError(
             f"expected --seed of at least 0 and --height and --width of at least {MIN_SIDE_PX},"
             f" got {seed}, {height_px} and {width_px}"
         )
-    settings = Settings(seed, height_px, width_px, supersample)
+    settings = WorldSettings(seed, height_px, width_px, supersample)
     if processes < 1:
         raise OmfaError(f"--processes: expected 1 or more, got {processes}")
-    counts = checked_counts(counts)
+    counts = check_counts(counts)
     if not counts:
         raise OmfaError("--train, --val and --test are all 0: expected at least one person")
     shape = LAYOUTS[layout]
@@ -68,15 +74,15 @@ def write_world(
     total, written = sum(map(len, jobs.values())), 0
     root = require_writable_dir(root, "--out")
     with exclusive_lock(root):
-        before = claim(root, settings, layout)
+        before = claim_folder(root, settings, layout)
         for folder in (root, *root.glob("*/"), *root.glob("*/*/"), *root.glob("*/*/*/")):
-            clear_leftovers(folder)
+            delete_stale_temporaries(folder)
         work = partial(shape.write, root, settings)
-        done = in_order(work, chain(*jobs.values()), processes)
+        done = ordered_map(work, chain(*jobs.values()), processes)
         for number, new in enumerate(done, start=1):
             written += new
             if progress is not None:
                 progress(number, total)
         shape.finish(root, settings, jobs)
-        finish(root, settings, layout, before | counts)
+        write_finished_marker(root, settings, layout, before | counts)
     return WorldReport(root, written, total - written)

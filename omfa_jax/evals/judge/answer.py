@@ -8,7 +8,7 @@ from typing import Any
 REASON_CHARACTERS = 500
 
 
-class Malformed(Exception):
+class MalformedAnswer(Exception):
     """An unusable answer; the message goes to the judge with the next request and to the report."""
 
 
@@ -21,7 +21,7 @@ class Reply:
     tokens: tuple[int, int] | None
 
 
-def read_reply(body: bytes) -> Reply:
+def parse_reply(body: bytes) -> Reply:
     """Return the first choice of a chat completion, with text "" if there is none."""
     try:
         content = json.loads(body)
@@ -49,26 +49,26 @@ def _tokens(usage: Any) -> tuple[int, int] | None:
     return (good[0], good[1]) if len(good) == 2 else None
 
 
-def read_score(reply: Reply) -> tuple[float, str]:
+def parse_score(reply: Reply) -> tuple[float, str]:
     """Return the score (0 to 10) and the reason.
 
     The JSON object may be inside a code fence or surrounded by text. Raises Malformed for a bare
     number, several objects that disagree, or a score that is not a number from 0 to 10.
     """
     if not reply.text.strip():
-        raise Malformed(f"it was empty ({reply.finish or 'no reason given'})")
+        raise MalformedAnswer(f"it was empty ({reply.finish or 'no reason given'})")
     found = [row for row in _objects(reply.text) if "score" in row]
     if not found:
         cut = ": it was cut off" if reply.finish == "length" else ""
-        raise Malformed(f'no JSON object with a "score" was in it{cut}')
+        raise MalformedAnswer(f'no JSON object with a "score" was in it{cut}')
     for score in (row["score"] for row in found):
         if isinstance(score, bool) or not isinstance(score, int | float):
-            raise Malformed("the score was not a number")
+            raise MalformedAnswer("the score was not a number")
         if not 0 <= score <= 10:  # False for NaN too
-            raise Malformed("the score was not from 0 to 10")
+            raise MalformedAnswer("the score was not from 0 to 10")
         # a model may repeat its answer: equal scores are one
         if score != found[0]["score"]:
-            raise Malformed("it held several scores")
+            raise MalformedAnswer("it held several scores")
     score, reason = found[0]["score"], found[0].get("reason", "")
     reason = reason if isinstance(reason, str) else ""
     return float(score), " ".join(reason.split())[:REASON_CHARACTERS]

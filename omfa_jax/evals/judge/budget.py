@@ -77,7 +77,7 @@ class Budget:
             return 0.0
         if self._first_input is None:
             return None
-        return prices.cost(self._first_input + more_input, self._settings.output_bound or 0)
+        return prices.compute_cost(self._first_input + more_input, self._settings.output_bound or 0)
 
     def _full(self, cost_usd: float | None) -> str:
         cap = self._settings.cost_cap_usd

@@ -18,13 +18,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-LARGEST_ANSWER_BYTES = 4 << 20
-PASSING = {408, 409, 425, 429, 500, 502, 503, 504, 529}  # statuses of temporary errors
-HOPELESS = {401, 403, 404, 405}  # statuses that every other request would get too
+MAX_ANSWER_BYTES = 4 << 20
+RETRYABLE_STATUSES = {408, 409, 425, 429, 500, 502, 503, 504, 529}  # statuses of temporary errors
+FATAL_STATUSES = {401, 403, 404, 405}  # statuses that every other request would get too
 
 
 @dataclass
-class Failed(Exception):
+class RequestFailed(Exception):
     """A request without an answer.
 
     `passing`: worth another attempt. `hopeless`: every other request would fail too. `maybe_paid`:
@@ -32,8 +32,8 @@ class Failed(Exception):
     """
 
     reason: str
-    passing: bool = False
-    hopeless: bool = False
+    retryable: bool = False
+    fatal: bool = False
     maybe_paid: bool = False
     retry_after_s: float | None = None
 
@@ -45,7 +45,7 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
         return None
 
 
-class Endpoint:
+class ChatEndpoint:
     """The chat completions of a server. Thread-safe."""
 
     def __init__(self, url: str, key: str, timeout_s: float) -> None:
@@ -60,12 +60,12 @@ class Endpoint:
         """Return the text without the key, which servers may echo in their errors."""
         return text.replace(self._key, "[key]") if self._key else text
 
-    def closed_for_s(self) -> float:
+    def get_wait_s(self) -> float:
         """Return the seconds left of the last Retry-After."""
         with self._lock:
             return max(0.0, self._open_at - time.monotonic())
 
-    def close_for(self, seconds: float) -> None:
+    def delay_all(self, seconds: float) -> None:
         """Delay the requests of all threads: a rate limit applies to all of them."""
         with self._lock:
             self._open_at = max(self._open_at, time.monotonic() + seconds)
@@ -87,7 +87,7 @@ class Endpoint:
         except urllib.error.URLError as error:
             # connecting or sending failed, so the server cannot have charged for it
             reason = self.redact(str(getattr(error.reason, "strerror", None) or error.reason))
-            raise Failed(f"the server cannot be reached: {reason}", passing=True) from None
+            raise RequestFailed(f"the server cannot be reached: {reason}", retryable=True) from None
         except (OSError, http.client.HTTPException) as error:
             waited = isinstance(error, TimeoutError | socket.timeout)
             what = (
@@ -95,7 +95,7 @@ class Endpoint:
                 if waited
                 else "the connection was lost"
             )
-            raise Failed(what, passing=True, maybe_paid=True) from None
+            raise RequestFailed(what, retryable=True, maybe_paid=True) from None
 
     def _read(self, response: http.client.HTTPResponse, deadline: float) -> bytes:
         """Read within the deadline; a socket timeout alone would restart with every byte."""
@@ -103,15 +103,15 @@ class Endpoint:
         while part := response.read1(1 << 16):
             parts.append(part)
             size += len(part)
-            if size > LARGEST_ANSWER_BYTES:
-                raise Failed("the answer is larger than 4 MiB", maybe_paid=True)
+            if size > MAX_ANSWER_BYTES:
+                raise RequestFailed("the answer is larger than 4 MiB", maybe_paid=True)
             if time.monotonic() > deadline:
                 raise TimeoutError
         if response.length:  # less came than Content-Length announced
             raise http.client.IncompleteRead(b"", response.length)
         return b"".join(parts)
 
-    def _refused(self, error: urllib.error.HTTPError) -> Failed:
+    def _refused(self, error: urllib.error.HTTPError) -> RequestFailed:
         try:
             text = error.read(1 << 16).decode(errors="replace")
         except (OSError, http.client.HTTPException):
@@ -120,11 +120,11 @@ class Endpoint:
         reason = f"HTTP {error.code}" + (f": {message}" if message else "")
         broke = error.code == 429 and "insufficient_quota" in text
         moved = 300 <= error.code < 400
-        return Failed(
+        return RequestFailed(
             reason,
-            passing=error.code in PASSING and not broke,
-            hopeless=error.code in HOPELESS or broke or moved,
-            retry_after_s=retry_after_s(error.headers.get("Retry-After")),
+            retryable=error.code in RETRYABLE_STATUSES and not broke,
+            fatal=error.code in FATAL_STATUSES or broke or moved,
+            retry_after_s=parse_retry_after(error.headers.get("Retry-After")),
         )
 
 
@@ -136,7 +136,7 @@ def _message(text: str) -> str:
         return text
 
 
-def retry_after_s(value: str | None) -> float | None:
+def parse_retry_after(value: str | None) -> float | None:
     """Return a Retry-After header (seconds or an HTTP date) as seconds from now, or None."""
     if value is None:
         return None

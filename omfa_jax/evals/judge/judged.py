@@ -6,12 +6,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.evals.aggregate import RESAMPLES, bootstrap
+from omfa_jax.evals.aggregate import RESAMPLES, bootstrap_interval
 from omfa_jax.evals.scores import Metric, Scores
 
 
 @dataclass(frozen=True)
-class Judged:
+class JudgeResults:
     """Scores (0 to 10) and reasons in the order of `names`; None for images without a score.
 
     `failures` has the reasons by name; `not_asked` are the images that the run did not reach, and
@@ -37,20 +37,24 @@ class Judged:
     cost_cap_usd: float
 
     @property
-    def found(self) -> dict[str, float]:
+    def scores_by_name(self) -> dict[str, float]:
         """The scores by image name."""
         return {n: s for n, s in zip(self.names, self.scores, strict=True) if s is not None}
 
     @property
     def complete(self) -> bool:
         """Whether every image has a score."""
-        return len(self.found) == len(self.names)
+        return len(self.scores_by_name) == len(self.names)
 
-    def summary(self) -> str:
+    def format_summary(self) -> str:
         """Return a one-line summary for the terminal."""
-        mean = f", mean {np.mean(list(self.found.values())):.2f}" if self.found else ""
+        mean = (
+            f", mean {np.mean(list(self.scores_by_name.values())):.2f}"
+            if self.scores_by_name
+            else ""
+        )
         line = (
-            f"judge {self.model}: {len(self.found)} of {len(self.names)} images{mean};"
+            f"judge {self.model}: {len(self.scores_by_name)} of {len(self.names)} images{mean};"
             f" ${self.cost_usd:.4f} in {self.requests} requests, ${self.new_cost_usd:.4f} in"
             f" {self.new_requests} now"
         )
@@ -60,19 +64,19 @@ class Judged:
         return line + (f"; stopped: {self.stopped}" if self.stopped else "")
 
 
-def judge_metric(judged: Judged, seed: int) -> Metric:
+def make_judge_metric(judged: JudgeResults, seed: int) -> Metric:
     """Return the mean score with a bootstrap interval over the images."""
     label = "Judge (0-10)"
-    values = np.array(list(judged.found.values()), np.float64)
+    values = np.array(list(judged.scores_by_name.values()), np.float64)
     if len(values) == 0:
         reason = judged.stopped or next(iter(judged.failures.values()), "there were no images")
         return Metric(None, "higher", label, not_computed=f"the judge scored nothing: {reason}")
-    interval = bootstrap(values, seed) if len(values) > 1 else None
+    interval = bootstrap_interval(values, seed) if len(values) > 1 else None
     kind = f"bootstrap 95%, {RESAMPLES} resamples" if interval else None
     return Metric(float(values.mean()), "higher", label, interval=interval, interval_kind=kind)
 
 
-def add_judged(scores: Scores, judged: Judged) -> Scores:
+def add_judge_results(scores: Scores, judged: JudgeResults) -> Scores:
     """Return the scores with the judge's block, metric, per-image values and category means.
 
     Raises OmfaError for names that the scores do not have. `complete` is not changed, because it
@@ -94,20 +98,20 @@ def add_judged(scores: Scores, judged: Judged) -> Scores:
         "cost_cap_usd": judged.cost_cap_usd,
         "input_tokens": judged.input_tokens,
         "output_tokens": judged.output_tokens,
-        "scored": len(judged.found),
+        "scored": len(judged.scores_by_name),
         "not_asked": len(judged.not_asked),
         "stopped": judged.stopped,
         # the report shows them below the images
         "reasons": {n: r for n, r in zip(judged.names, judged.reasons, strict=True) if r},
     }
-    rows, found = scores.per_image, judged.found
+    rows, found = scores.per_image, judged.scores_by_name
     values = {**rows.values, "judge": tuple(map(found.get, rows.names))}
     categories = {
         name: dataclasses.replace(
             category,
             metrics={
                 **category.metrics,
-                "judge": judge_metric(_only(judged, name, scores), scores.seed),
+                "judge": make_judge_metric(_only(judged, name, scores), scores.seed),
             },
         )
         for name, category in scores.categories.items()
@@ -115,13 +119,13 @@ def add_judged(scores: Scores, judged: Judged) -> Scores:
     return dataclasses.replace(
         scores,
         judge=block,
-        metrics={**scores.metrics, "judge": judge_metric(judged, scores.seed)},
+        metrics={**scores.metrics, "judge": make_judge_metric(judged, scores.seed)},
         categories=categories,
         per_image=dataclasses.replace(rows, values=values),
     )
 
 
-def _only(judged: Judged, category: str, scores: Scores) -> Judged:
+def _only(judged: JudgeResults, category: str, scores: Scores) -> JudgeResults:
     """Return the results restricted to one category."""
     rows = scores.per_image
     inside = {n for n, c in zip(rows.names, rows.categories, strict=True) if c == category}

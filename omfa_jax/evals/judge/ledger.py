@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from omfa_jax.core.appending import append_whole
+from omfa_jax.core.appending import append_or_roll_back
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.files import atomic_write, exclusive_lock
-from omfa_jax.evals.judge.prompts import FIRST, SECOND
-from omfa_jax.evals.judge.settings import FRAME_PX, JudgeSettings, Pair
+from omfa_jax.evals.judge.prompts import GARMENT_LABEL, GENERATED_LABEL
+from omfa_jax.evals.judge.settings import FRAME_PX, JudgePair, JudgeSettings
 
 log = logging.getLogger(__name__)
 
@@ -22,7 +22,7 @@ HEADER = {"judge_cache": 1}
 
 
 @dataclass(frozen=True)
-class Entry:
+class LedgerEntry:
     """One request; its outcome is "score", "malformed", or "lost" without an answer."""
 
     key: str
@@ -35,14 +35,21 @@ class Entry:
     reason: str = ""
 
 
-def key_of(pair: Pair, settings: JudgeSettings) -> str:
+def compute_key(pair: JudgePair, settings: JudgeSettings) -> str:
     """Return the SHA-256 of both files' contents and of the request.
 
     File names, folders and the server are not part of the key, so a moved image is not paid for
     again.
     """
     # everything that could change the answer; the API key and the price do not
-    asked = [settings.prompt, FIRST, SECOND, settings.fields, settings.detail, FRAME_PX]
+    asked = [
+        settings.prompt,
+        GARMENT_LABEL,
+        GENERATED_LABEL,
+        settings.fields,
+        settings.detail,
+        FRAME_PX,
+    ]
     digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode())
     for what, path in (("garment", pair.garment), ("generated image", pair.generated)):
         try:
@@ -55,26 +62,26 @@ def key_of(pair: Pair, settings: JudgeSettings) -> str:
 class Ledger:
     """The cache file, open for one run. Thread-safe."""
 
-    def __init__(self, path: Path, entries: list[Entry], descriptor: int) -> None:
+    def __init__(self, path: Path, entries: list[LedgerEntry], descriptor: int) -> None:
         self.path = path
         self.entries = entries
         self._descriptor = descriptor
         self._lock = threading.Lock()
 
-    def add(self, entry: Entry) -> None:
+    def add(self, entry: LedgerEntry) -> None:
         """Append a line and sync it to disk."""
         line = json.dumps(asdict(entry)).encode() + b"\n"
         with self._lock:
             self.entries.append(entry)
             try:
                 # all or nothing: an answer appended to a partial line would be lost with it
-                append_whole(self._descriptor, line, lines=True)
+                append_or_roll_back(self._descriptor, line, lines=True)
                 # a paid answer must survive a crash of the machine
                 os.fsync(self._descriptor)
             except OSError as error:
                 raise OmfaError(f"cannot write {self.path}: {error.strerror or error}") from None
 
-    def scores(self) -> dict[str, Entry]:
+    def get_scores(self) -> dict[str, LedgerEntry]:
         """Return the usable answers by key."""
         with self._lock:
             return {entry.key: entry for entry in self.entries if entry.outcome == "score"}
@@ -99,7 +106,7 @@ def open_ledger(path: Path) -> Iterator[Ledger]:
         yield Ledger(path, entries, file.fileno())
 
 
-def _entries(content: bytes, path: Path) -> list[Entry]:
+def _entries(content: bytes, path: Path) -> list[LedgerEntry]:
     header, *lines = content.split(b"\n")
     try:
         known = json.loads(header) == HEADER
@@ -110,7 +117,7 @@ def _entries(content: bytes, path: Path) -> list[Entry]:
     entries, torn = [], 0
     for line in filter(None, lines):
         try:
-            entries.append(Entry(**json.loads(line)))
+            entries.append(LedgerEntry(**json.loads(line)))
         except (ValueError, TypeError):
             torn += 1
     if torn:

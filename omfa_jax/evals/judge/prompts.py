@@ -51,9 +51,9 @@ Answer with one JSON object and nothing else: \
 # setting of a scores file -> prompt
 PROMPTS = {"paired": TRY_ON, "unpaired": TRY_ON, "multi_pose": TRY_ON, "try_off": TRY_OFF}
 
-FIRST = "First picture, the garment:"
-SECOND = "Second picture, generated:"
+GARMENT_LABEL = "First picture, the garment:"
+GENERATED_LABEL = "Second picture, generated:"
 
-AGAIN = """\
+RETRY_PROMPT = """\
 That answer could not be used: {why}. Answer again with one JSON object and nothing else: \
 {{"score": <number from 0 to 10>, "reason": "<one sentence>"}}"""

@@ -12,34 +12,34 @@ from tqdm import tqdm
 
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.images import encode_jpeg, letterbox, read_rgb
-from omfa_jax.evals.judge.answer import Malformed, Reply, read_reply, read_score
+from omfa_jax.evals.judge.answer import MalformedAnswer, Reply, parse_reply, parse_score
 from omfa_jax.evals.judge.budget import Budget
-from omfa_jax.evals.judge.endpoint import Endpoint, Failed
-from omfa_jax.evals.judge.judged import Judged
-from omfa_jax.evals.judge.ledger import Entry, Ledger, key_of, open_ledger
-from omfa_jax.evals.judge.prompts import AGAIN, FIRST, SECOND
-from omfa_jax.evals.judge.settings import FRAME_PX, JudgeSettings, Pair
+from omfa_jax.evals.judge.endpoint import ChatEndpoint, RequestFailed
+from omfa_jax.evals.judge.judged import JudgeResults
+from omfa_jax.evals.judge.ledger import Ledger, LedgerEntry, compute_key, open_ledger
+from omfa_jax.evals.judge.prompts import GARMENT_LABEL, GENERATED_LABEL, RETRY_PROMPT
+from omfa_jax.evals.judge.settings import FRAME_PX, JudgePair, JudgeSettings
 
 log = logging.getLogger(__name__)
 
 # consecutive failures after which the run stops, because the cause is not a single image
-FAILURES_IN_A_ROW = 8
+MAX_CONSECUTIVE_FAILURES = 8
 QUOTED_CHARACTERS = 1000
 
 
-class Stopped(Exception):
+class RunStopped(Exception):
     """The run ended before this image was done."""
 
 
-class NoScore(Exception):
+class ScoreFailed(Exception):
     """This image gets no score; the message says why."""
 
 
-class Unreadable(Exception):
+class UnreadableImage(Exception):
     """This image cannot be sent; it does not count as a failure of the server."""
 
 
-def judge(pairs: Sequence[Pair], settings: JudgeSettings) -> Judged:
+def run_judge(pairs: Sequence[JudgePair], settings: JudgeSettings) -> JudgeResults:
     """Return the judge's score of every pair, from the cache or from new requests.
 
     Problems of one image are in `failures`; the reason of an early end (the cost cap, a rejected
@@ -51,22 +51,22 @@ def judge(pairs: Sequence[Pair], settings: JudgeSettings) -> Judged:
         raise OmfaError("judge: two images have the same name")
     for pair in pairs:
         try:
-            keys[pair.name] = key_of(pair, settings)
+            keys[pair.name] = compute_key(pair, settings)
         except OmfaError as error:
             failures[pair.name] = str(error)
     with open_ledger(settings.cache) as ledger:
-        session = Court(settings, ledger, set(keys.values()))
-        before_requests, before_usd = len(session.mine()), session.budget.spent_usd
-        known = ledger.scores()
+        session = JudgeSession(settings, ledger, set(keys.values()))
+        before_requests, before_usd = len(session.get_own_entries()), session.budget.spent_usd
+        known = ledger.get_scores()
         # names with equal images share one key and one request
         todo = {keys[p.name]: p for p in pairs if p.name in keys and keys[p.name] not in known}
         failed = session.ask_all(todo)
-        known, entries = ledger.scores(), session.mine()
+        known, entries = ledger.get_scores(), session.get_own_entries()
     for name, key in keys.items():
         if key in failed:
             failures[name] = failed[key]
     found = [known.get(keys[p.name]) if p.name in keys else None for p in pairs]
-    judged = Judged(
+    judged = JudgeResults(
         model=settings.model,
         prompt=settings.prompt,
         names=tuple(p.name for p in pairs),
@@ -83,14 +83,14 @@ def judge(pairs: Sequence[Pair], settings: JudgeSettings) -> Judged:
         new_cost_usd=session.budget.spent_usd - before_usd,
         cost_cap_usd=settings.cost_cap_usd,
     )
-    log.info("%s", judged.summary())
+    log.info("%s", judged.format_summary())
     return judged
 
 
-def question(pair: Pair, settings: JudgeSettings) -> list[dict[str, Any]]:
+def build_messages(pair: JudgePair, settings: JudgeSettings) -> list[dict[str, Any]]:
     """Return the messages that ask about a pair, with both images embedded."""
     parts: list[dict[str, Any]] = [{"type": "text", "text": settings.prompt}]
-    for label, path in ((FIRST, pair.garment), (SECOND, pair.generated)):
+    for label, path in ((GARMENT_LABEL, pair.garment), (GENERATED_LABEL, pair.generated)):
         jpeg = encode_jpeg(letterbox(read_rgb(path), *FRAME_PX))
         url = "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()
         parts.append({"type": "text", "text": label})
@@ -98,41 +98,41 @@ def question(pair: Pair, settings: JudgeSettings) -> list[dict[str, Any]]:
     return [{"role": "user", "content": parts}]
 
 
-class Court:
+class JudgeSession:
     """One judge run: the endpoint, the ledger and the budget that its threads share."""
 
     def __init__(self, settings: JudgeSettings, ledger: Ledger, keys: set[str]) -> None:
         self.settings, self.ledger, self.keys = settings, ledger, keys
-        self.endpoint = Endpoint(settings.url, settings.key, settings.timeout_s)
-        paid = self.mine()
+        self.endpoint = ChatEndpoint(settings.url, settings.key, settings.timeout_s)
+        paid = self.get_own_entries()
         inputs = [e.input_tokens for e in paid if e.ask == 0 and e.input_tokens]
         spent = sum(entry.cost_usd for entry in paid)
         self.budget = Budget(settings, spent, max(inputs, default=None))
         self._heard = threading.Event()
 
-    def mine(self) -> list[Entry]:
+    def get_own_entries(self) -> list[LedgerEntry]:
         """Return the ledger's entries for this run's images."""
         return [entry for entry in self.ledger.entries if entry.key in self.keys]
 
-    def ask_all(self, todo: dict[str, Pair]) -> dict[str, str]:
+    def ask_all(self, todo: dict[str, JudgePair]) -> dict[str, str]:
         """Ask about all pairs concurrently; return the reasons of failures by key."""
         failed: dict[str, str] = {}
         in_a_row = 0
         pool = ThreadPoolExecutor(self.settings.concurrency, "judge")
         try:
-            futures = {pool.submit(self.ask, key, pair): key for key, pair in todo.items()}
+            futures = {pool.submit(self.ask_pair, key, pair): key for key, pair in todo.items()}
             for future in tqdm(as_completed(futures), "judge", len(futures), unit=" images"):
                 try:
                     future.result()
                     in_a_row = 0
-                except Stopped:
+                except RunStopped:
                     pass
-                except Unreadable as error:
+                except UnreadableImage as error:
                     failed[futures[future]] = str(error)
-                except NoScore as error:
+                except ScoreFailed as error:
                     failed[futures[future]] = str(error)
                     in_a_row += 1
-                    if in_a_row >= FAILURES_IN_A_ROW:
+                    if in_a_row >= MAX_CONSECUTIVE_FAILURES:
                         self.budget.stop(f"{in_a_row} images in a row failed, the last: {error}")
         except BaseException:
             self.budget.stop("the run was interrupted")
@@ -142,33 +142,33 @@ class Court:
             pool.shutdown(wait=True)
         return failed
 
-    def ask(self, key: str, pair: Pair) -> None:
+    def ask_pair(self, key: str, pair: JudgePair) -> None:
         """Ask about a pair until there is a score, and record it in the ledger."""
         if self.budget.stopped:
-            raise Stopped
+            raise RunStopped
         try:
-            first = question(pair, self.settings)
+            first = build_messages(pair, self.settings)
         except OmfaError as error:
-            raise Unreadable(str(error)) from None
+            raise UnreadableImage(str(error)) from None
         messages, more_input, why = first, 0, ""
         for ask in range(self.settings.asks):
             reply, tokens, cost = self._send(key, ask, messages, more_input)
             try:
-                score, reason = read_score(reply)
-            except Malformed as error:
+                score, reason = parse_score(reply)
+            except MalformedAnswer as error:
                 why = str(error)
-                self.ledger.add(Entry(key, "malformed", ask, *tokens, cost, None, why))
+                self.ledger.add(LedgerEntry(key, "malformed", ask, *tokens, cost, None, why))
                 answer = self.endpoint.redact(reply.text)[:QUOTED_CHARACTERS]
-                again = AGAIN.format(why=why)
+                again = RETRY_PROMPT.format(why=why)
                 # after an empty answer, repeat the first request
                 messages = [*first, *_turns(answer, again)] if answer.strip() else first
                 # a token is at least one byte; 64 covers the tokens that mark a turn
                 more_input = len((answer + again).encode()) + 64 if answer.strip() else 0
             else:
                 reason = self.endpoint.redact(reason)
-                self.ledger.add(Entry(key, "score", ask, *tokens, cost, score, reason))
+                self.ledger.add(LedgerEntry(key, "score", ask, *tokens, cost, score, reason))
                 return
-        raise NoScore(f"no score in {self.settings.asks} answers; the last one: {why}")
+        raise ScoreFailed(f"no score in {self.settings.asks} answers; the last one: {why}")
 
     def _send(
         self, key: str, ask: int, messages: list[dict[str, Any]], more_input: int
@@ -176,18 +176,18 @@ class Court:
         """Return the answer, its (input, output) tokens and its cost in USD; retry as needed."""
         settings, budget = self.settings, self.budget
         for attempt in range(settings.attempts):
-            while not budget.stopped and (closed_s := self.endpoint.closed_for_s()) > 0:
+            while not budget.stopped and (closed_s := self.endpoint.get_wait_s()) > 0:
                 budget.pause(closed_s)
             held = budget.admit(more_input)
             if held is None:
-                raise Stopped
+                raise RunStopped
             try:
                 body = self.endpoint.post({**settings.fields, "messages": messages})
-            except Failed as failure:
+            except RequestFailed as failure:
                 lost = held if failure.maybe_paid else 0.0
                 budget.settle(held, lost)
                 if failure.maybe_paid:
-                    self.ledger.add(Entry(key, "lost", ask, 0, 0, lost, None, failure.reason))
+                    self.ledger.add(LedgerEntry(key, "lost", ask, 0, 0, lost, None, failure.reason))
                 self._give_up(failure, last=attempt + 1 == settings.attempts)
                 self._back_off(failure, attempt)
                 continue
@@ -195,7 +195,7 @@ class Court:
                 budget.settle(held, 0.0)
                 raise
             self._heard.set()
-            reply = read_reply(body)
+            reply = parse_reply(body)
             if reply.tokens is None:
                 # count the upper bound, which is not known before the first answer
                 budget.settle(held, held)
@@ -206,31 +206,31 @@ class Court:
                         " if it is free, give --judge-prices 0,0"
                     )
                 return reply, (0, 0), held
-            cost = settings.prices.cost(*reply.tokens)
+            cost = settings.prices.compute_cost(*reply.tokens)
             budget.settle(held, cost, reply.tokens[0] if ask == 0 else None)
             return reply, reply.tokens, cost
         raise AssertionError("the last attempt returns or raises")
 
-    def _give_up(self, failure: Failed, *, last: bool) -> None:
+    def _give_up(self, failure: RequestFailed, *, last: bool) -> None:
         """Raise if another attempt for this image, or for any image, is pointless."""
-        if failure.hopeless:
+        if failure.fatal:
             self.budget.stop(
                 f"the server refuses: {failure.reason}; check --judge-url, --judge-model and the"
                 " key"
             )
-            raise Stopped
-        if not failure.passing:
-            raise NoScore(failure.reason)
+            raise RunStopped
+        if not failure.retryable:
+            raise ScoreFailed(failure.reason)
         if last and not self._heard.is_set():
             self.budget.stop(f"no answer at all: {failure.reason}; check --judge-url")
-            raise Stopped
+            raise RunStopped
         if last:
-            raise NoScore(f"{failure.reason} ({self.settings.attempts} attempts)")
+            raise ScoreFailed(f"{failure.reason} ({self.settings.attempts} attempts)")
 
-    def _back_off(self, failure: Failed, attempt: int) -> None:
-        longest = self.settings.longest_wait_s
+    def _back_off(self, failure: RequestFailed, attempt: int) -> None:
+        longest = self.settings.max_wait_s
         if failure.retry_after_s is not None:
-            self.endpoint.close_for(min(longest, failure.retry_after_s))
+            self.endpoint.delay_all(min(longest, failure.retry_after_s))
         else:
             # jitter, so that the threads do not retry all at once
             wait = self.settings.backoff_s * 2**attempt * random.uniform(0.5, 1.0)

@@ -16,7 +16,7 @@ FRAME_PX = (1024, 768)
 
 
 @dataclass(frozen=True)
-class Pair:
+class JudgePair:
     """One image to judge: its name, the garment that it should show, and the generated image."""
 
     name: str
@@ -25,19 +25,22 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class Prices:
+class TokenPrices:
     """USD per million tokens; (0, 0) for a free server."""
 
     input_usd: float
     output_usd: float
 
-    def cost(self, input_tokens: int, output_tokens: int) -> float:
+    def compute_cost(self, input_tokens: int, output_tokens: int) -> float:
         """Return the cost in USD."""
         return (input_tokens * self.input_usd + output_tokens * self.output_usd) / 1e6
 
 
 # list prices of November 2026 of the paper's judge; other models need --judge-prices
-KNOWN_PRICES = {"gpt-4o-mini": Prices(0.15, 0.60), "gpt-4o-mini-2024-07-18": Prices(0.15, 0.60)}
+KNOWN_PRICES = {
+    "gpt-4o-mini": TokenPrices(0.15, 0.60),
+    "gpt-4o-mini-2024-07-18": TokenPrices(0.15, 0.60),
+}
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ class JudgeSettings:
     model: str
     setting: str
     cache: Path
-    prices: Prices
+    prices: TokenPrices
     cost_cap_usd: float
     key: str = field(default="", repr=False)
     detail: str = "high"
@@ -63,7 +66,7 @@ class JudgeSettings:
     attempts: int = 6
     timeout_s: float = 120.0
     backoff_s: float = 1.0
-    longest_wait_s: float = 120.0
+    max_wait_s: float = 120.0
     max_tokens: int = 300
     extra: Mapping[str, Any] = field(default_factory=dict)
 

@@ -11,7 +11,7 @@ Features = Float[np.ndarray, "n d"]
 PERCENTILES = (2.5, 97.5)
 
 
-def frechet_of_features(one: Features, other: Features) -> float:
+def compute_frechet_from_features(one: Features, other: Features) -> float:
     """Return the Frechet distance of the Gaussians fitted to two feature sets (Heusel et al. 2017).
 
     With the rows of A and B centred, the eigenvalues of C1 C2 are the squared singular values of
@@ -24,7 +24,7 @@ def frechet_of_features(one: Features, other: Features) -> float:
     # the covariance path costs d^3, the other n^3: take the smaller matrix
     if max(len(one), len(other)) > one.shape[1]:
         covariances = np.cov(one, rowvar=False), np.cov(other, rowvar=False)
-        return frechet(means[0], covariances[0], means[1], covariances[1])
+        return compute_frechet(means[0], covariances[0], means[1], covariances[1])
     one, other = one - means[0], other - means[1]
     freedom = len(one) - 1, len(other) - 1
     spread = (one**2).sum() / freedom[0] + (other**2).sum() / freedom[1]
@@ -33,7 +33,7 @@ def frechet_of_features(one: Features, other: Features) -> float:
     return float(shift @ shift + spread - 2 * shared)
 
 
-def frechet(
+def compute_frechet(
     mean: Float64[np.ndarray, " d"],
     covariance: Float64[np.ndarray, "d d"],
     other_mean: Float64[np.ndarray, " d"],
@@ -55,16 +55,16 @@ def frechet(
 
 
 @dataclass(frozen=True)
-class Kernel:
+class KernelDistance:
     """The mean over subsets and their central 95%; no interval if there is only one subset."""
 
     value: float
     interval: tuple[float, float] | None
 
 
-def kernel_distance(
+def compute_kernel_distance(
     one: Features, other: Features, *, subsets: int, subset_size: int, small: str, seed: int
-) -> Kernel:
+) -> KernelDistance:
     """Return the unbiased squared MMD of the kernel (x.y/d + 1)^3 over seeded subsets.
 
     Binkowski et al. 2018. With fewer images than `subset_size`, a subset has all of them (`small`
@@ -80,7 +80,7 @@ def kernel_distance(
     random = np.random.default_rng(seed)
     # every subset would be the complete set
     if size == len(one) == len(other):
-        return Kernel(_mmd(one, other), None)
+        return KernelDistance(_mmd(one, other), None)
     found = np.array(
         [
             _mmd(
@@ -91,7 +91,7 @@ def kernel_distance(
         ]
     )
     low, high = np.percentile(found, PERCENTILES)
-    return Kernel(float(found.mean()), (float(low), float(high)))
+    return KernelDistance(float(found.mean()), (float(low), float(high)))
 
 
 def _mmd(one: Features, other: Features) -> float:

@@ -11,13 +11,13 @@ from jaxtyping import Float, Float32, UInt8
 
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.evals.networks import (
-    Found,
-    Networks,
+    FoundWeights,
+    MetricWeights,
     read_state,
     require_library,
     require_torchvision,
 )
-from omfa_jax.evals.pictures import float_bicubic, resized, short_side_crop
+from omfa_jax.evals.pictures import resize_and_center_crop, resize_bicubic_float, resize_with_filter
 
 Extract = Callable[[UInt8[np.ndarray, "h w 3"]], Float32[np.ndarray, " d"]]
 
@@ -31,7 +31,7 @@ CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.261302
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-def load_inception(networks: Networks, options: dict[str, Any], device: str) -> Extract:
+def load_inception(networks: MetricWeights, options: dict[str, Any], device: str) -> Extract:
     """Return an extractor of the 2048 features of TensorFlow's 2015 Inception (torch-fidelity).
 
     `resize` is "clean" for clean-fid's (Pillow bicubic on floats) or "pytorch" for pytorch-fid's
@@ -59,7 +59,7 @@ def load_inception(networks: Networks, options: dict[str, Any], device: str) -> 
 
     def extract(image: UInt8[np.ndarray, "h w 3"]) -> Float32[np.ndarray, " d"]:
         if options["resize"] == "clean":
-            pixels = _channels_first(float_bicubic(image, INCEPTION_PX), device)
+            pixels = _channels_first(resize_bicubic_float(image, INCEPTION_PX), device)
         else:
             unit = _channels_first(image.astype(np.float32) / 255, device)
             pixels = 255 * torch.nn.functional.interpolate(
@@ -72,7 +72,7 @@ def load_inception(networks: Networks, options: dict[str, Any], device: str) -> 
     return extract
 
 
-def load_clip(networks: Networks, options: dict[str, Any], device: str) -> Extract:
+def load_clip(networks: MetricWeights, options: dict[str, Any], device: str) -> Extract:
     """Return an extractor of CLIP's image embedding before normalisation (transformers)."""
     require_library("transformers")
     found = networks.find(options["model"])
@@ -81,13 +81,13 @@ def load_clip(networks: Networks, options: dict[str, Any], device: str) -> Extra
 
     def extract(image: UInt8[np.ndarray, "h w 3"]) -> Any:
         return _run(
-            model, short_side_crop(image, side_px), CLIP_MEAN, CLIP_STD, device
+            model, resize_and_center_crop(image, side_px), CLIP_MEAN, CLIP_STD, device
         ).image_embeds
 
     return _as_numpy(extract)
 
 
-def load_dino(networks: Networks, options: dict[str, Any], device: str) -> Extract:
+def load_dino(networks: MetricWeights, options: dict[str, Any], device: str) -> Extract:
     """Return an extractor of DINO's last CLS feature (transformers)."""
     require_library("transformers")
     found = networks.find(options["model"])
@@ -95,14 +95,14 @@ def load_dino(networks: Networks, options: dict[str, Any], device: str) -> Extra
     side_px = model.config.image_size
 
     def extract(image: UInt8[np.ndarray, "h w 3"]) -> Any:
-        square = resized(image, (side_px, side_px), "bilinear")
+        square = resize_with_filter(image, (side_px, side_px), "bilinear")
         made = _run(model, square, IMAGENET_MEAN, IMAGENET_STD, device)
         return made.last_hidden_state[:, 0]
 
     return _as_numpy(extract)
 
 
-def cosine(one: Float[np.ndarray, " d"], other: Float[np.ndarray, " d"]) -> float:
+def cosine_similarity(one: Float[np.ndarray, " d"], other: Float[np.ndarray, " d"]) -> float:
     """Return the cosine similarity (-1 to 1) of two vectors; OmfaError for a zero vector."""
     one, other = one.astype(np.float64), other.astype(np.float64)
     lengths = float(np.linalg.norm(one) * np.linalg.norm(other))
@@ -111,7 +111,7 @@ def cosine(one: Float[np.ndarray, " d"], other: Float[np.ndarray, " d"]) -> floa
     return float(one @ other) / lengths
 
 
-def _pretrained(found: Found, name: str, kind: str, device: str, **options: Any) -> Any:
+def _pretrained(found: FoundWeights, name: str, kind: str, device: str, **options: Any) -> Any:
     # before transformers is imported, which reads it once
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     if importlib.util.find_spec("torchvision"):
@@ -164,6 +164,6 @@ def _channels_first(image: Float32[np.ndarray, "h w 3"], device: str) -> Any:
     return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)[None])).to(device)
 
 
-def _other_architecture(found: Found, what: str, error: Exception) -> OmfaError:
+def _other_architecture(found: FoundWeights, what: str, error: Exception) -> OmfaError:
     reason = " ".join(str(error).split())[:160]
     return OmfaError(f"{found.weights}: not the weights of {what}: {reason}")

@@ -12,8 +12,8 @@ import numpy as np
 from jaxtyping import UInt8
 
 from omfa_jax.evals.networks import (
-    Networks,
-    fill,
+    MetricWeights,
+    load_state,
     read_state,
     require_library,
     require_torchvision,
@@ -22,7 +22,7 @@ from omfa_jax.evals.networks import (
 PairScore = Callable[[UInt8[np.ndarray, "h w 3"], UInt8[np.ndarray, "h w 3"]], float]
 
 
-def load_lpips(networks: Networks, options: dict[str, Any], device: str) -> PairScore:
+def load_lpips(networks: MetricWeights, options: dict[str, Any], device: str) -> PairScore:
     """Return LPIPS v0.1 (Zhang et al. 2018) with `net` alex, vgg or squeeze, on inputs in -1..1.
 
     Raises NotThere if the package or the backbone's weights are missing.
@@ -34,17 +34,19 @@ def load_lpips(networks: Networks, options: dict[str, Any], device: str) -> Pair
     net = options["net"]
     found = networks.find(net)
     # its checksum goes to the scores file: versions of the package could differ
-    lin = networks.note(
+    lin = networks.register(
         f"lpips {net}", Path(inspect.getfile(lpips)).parent / f"weights/v0.1/{net}.pth"
     )
     with _quiet(), _features_only():
         # without pnet_rand the package downloads the backbone
         model = lpips.LPIPS(net=net, pnet_rand=True, model_path=str(lin), verbose=False)
-    fill(model.net, _trunk(read_state(found.path), model.net), found.path, f"{net} (torchvision's)")
+    load_state(
+        model.net, _trunk(read_state(found.path), model.net), found.path, f"{net} (torchvision's)"
+    )
     return _scorer(model, device, lambda image: image * 2 - 1)
 
 
-def load_dists(networks: Networks, options: dict[str, Any], device: str) -> PairScore:
+def load_dists(networks: MetricWeights, options: dict[str, Any], device: str) -> PairScore:
     """Return DISTS (Ding et al. 2020) on VGG16, on inputs in 0..1; NotThere as in `load_lpips`."""
     require_library("DISTS_pytorch")
     require_torchvision()
@@ -52,7 +54,7 @@ def load_dists(networks: Networks, options: dict[str, Any], device: str) -> Pair
 
     found = networks.find("vgg")
     state = read_state(found.path)
-    mixture = networks.note("dists", Path(inspect.getfile(DISTS_pt)).parent / "weights.pt")
+    mixture = networks.register("dists", Path(inspect.getfile(DISTS_pt)).parent / "weights.pt")
     with _features_only():
         model = DISTS_pt.DISTS(load_weights=False)
     stages = {name: value for name, value in model.state_dict().items() if name.startswith("stage")}
@@ -63,7 +65,7 @@ def load_dists(networks: Networks, options: dict[str, Any], device: str) -> Pair
     # buffers outside of the backbone keep the values that the package gives them
     known = {name: value for name, value in model.state_dict().items() if name not in stages}
     known |= {name: value for name, value in trunk.items() if value is not None}
-    fill(model, known | read_state(mixture), found.path, "VGG16 (torchvision's)")
+    load_state(model, known | read_state(mixture), found.path, "VGG16 (torchvision's)")
     model.eval()
     return _scorer(model, device, lambda image: image)
 

@@ -6,12 +6,12 @@ SqueezeNet on [-1, 1]. KID is printed times 1000.
 
 import dataclasses
 
-from omfa_jax.evals.protocol import Prepare, Protocol, with_options
+from omfa_jax.evals.protocol import ImagePreparation, Protocol, replace_options
 from omfa_jax.evals.protocols.omfa import FID_CLEAN, KID_CLEAN, LPIPS, PSNR, SSIM
 
-FULL = Prepare((1024, 768), "lanczos")
+FULL = ImagePreparation((1024, 768), "lanczos")
 FID = dataclasses.replace(FID_CLEAN, prepare=FULL)
-KID = dataclasses.replace(with_options(KID_CLEAN, small="all"), prepare=FULL)
+KID = dataclasses.replace(replace_options(KID_CLEAN, small="all"), prepare=FULL)
 
 PROTOCOL = Protocol(
     name="catvton1024",
@@ -21,7 +21,7 @@ PROTOCOL = Protocol(
         "paired": {
             "ssim": dataclasses.replace(SSIM, prepare=FULL),
             "psnr": dataclasses.replace(PSNR, prepare=FULL),
-            "lpips": dataclasses.replace(with_options(LPIPS, net="squeeze"), prepare=FULL),
+            "lpips": dataclasses.replace(replace_options(LPIPS, net="squeeze"), prepare=FULL),
             "fid": FID,
             "kid": KID,
         },

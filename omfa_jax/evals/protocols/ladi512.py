@@ -6,11 +6,11 @@ predictions and all test photos at their own sizes. KID is printed unscaled.
 
 import dataclasses
 
-from omfa_jax.evals.protocol import Prepare, Protocol, with_options
+from omfa_jax.evals.protocol import ImagePreparation, Protocol, replace_options
 from omfa_jax.evals.protocols.omfa import FID_CLEAN, KID_CLEAN, LPIPS, SSIM
 
-SMALL = Prepare((512, 384), "bilinear")
-KID = dataclasses.replace(with_options(KID_CLEAN, small="all"), scale=1, label="KID")
+SMALL = ImagePreparation((512, 384), "bilinear")
+KID = dataclasses.replace(replace_options(KID_CLEAN, small="all"), scale=1, label="KID")
 
 PROTOCOL = Protocol(
     name="ladi512",

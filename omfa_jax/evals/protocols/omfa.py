@@ -6,22 +6,22 @@ DINO compare; those choices follow related work where two papers agree. Images a
 where a network requires it: a prediction must have the size of its ground truth.
 """
 
-from omfa_jax.evals.protocol import MetricChoice, Protocol
+from omfa_jax.evals.protocol import MetricSpec, Protocol
 
 GAUSSIAN = {"channels": "rgb", "border": "reflect", "precision": "float64"}
 CLEAN = {"resize": "clean", "input": "(x-128)/128"}
 KID = {"subsets": 100, "subset_size": 1000, "small": "half"}
 
-SSIM = MetricChoice("ssim", "SSIM", "higher", "truth", options=GAUSSIAN)
-PSNR = MetricChoice("psnr", "PSNR (dB)", "higher", "truth", options={"ceiling_db": 120})
-LPIPS = MetricChoice("lpips", "LPIPS", "lower", "truth", options={"net": "alex", "range": "-1..1"})
-DISTS = MetricChoice("dists", "DISTS", "lower", "truth")
-FID_CLEAN = MetricChoice("fid", "FID", "lower", "all_truth", options=CLEAN)
-KID_CLEAN = MetricChoice("kid", "KID x1000", "lower", "all_truth", scale=1000, options=CLEAN | KID)
+SSIM = MetricSpec("ssim", "SSIM", "higher", "truth", options=GAUSSIAN)
+PSNR = MetricSpec("psnr", "PSNR (dB)", "higher", "truth", options={"ceiling_db": 120})
+LPIPS = MetricSpec("lpips", "LPIPS", "lower", "truth", options={"net": "alex", "range": "-1..1"})
+DISTS = MetricSpec("dists", "DISTS", "lower", "truth")
+FID_CLEAN = MetricSpec("fid", "FID", "lower", "all_truth", options=CLEAN)
+KID_CLEAN = MetricSpec("kid", "KID x1000", "lower", "all_truth", scale=1000, options=CLEAN | KID)
 CLIP = {"model": "clip-vit-base-patch32", "resize": "short side 224 bicubic, centre crop"}
-CLIP_FID = MetricChoice("clip_fid", "CLIP-FID", "lower", "all_truth", options=CLIP)
-CLIP_I = MetricChoice("clip_i", "CLIP-I", "higher", "garment", options=CLIP)
-DINO = MetricChoice(
+CLIP_FID = MetricSpec("clip_fid", "CLIP-FID", "lower", "all_truth", options=CLIP)
+CLIP_I = MetricSpec("clip_i", "CLIP-I", "higher", "garment", options=CLIP)
+DINO = MetricSpec(
     "dino",
     "DINO",
     "higher",

@@ -6,11 +6,11 @@ antialiasing) and clean-fid's; KID is clean-fid's times 1000.
 
 import dataclasses
 
-from omfa_jax.evals.protocol import Prepare, Protocol, with_options
+from omfa_jax.evals.protocol import ImagePreparation, Protocol, replace_options
 from omfa_jax.evals.protocols.omfa import DISTS, FID_CLEAN, KID_CLEAN, LPIPS, SSIM
 
-FULL = Prepare((1024, 768), "lanczos")
-FID_PYTORCH = with_options(FID_CLEAN, resize="pytorch", input="x/127.5-1")
+FULL = ImagePreparation((1024, 768), "lanczos")
+FID_PYTORCH = replace_options(FID_CLEAN, resize="pytorch", input="x/127.5-1")
 
 PROTOCOL = Protocol(
     name="temu",
@@ -23,7 +23,7 @@ PROTOCOL = Protocol(
             "dists": dataclasses.replace(DISTS, prepare=FULL),
             "fid": dataclasses.replace(FID_PYTORCH, prepare=FULL, label="FID (pytorch-fid)"),
             "fid_clean": dataclasses.replace(FID_CLEAN, prepare=FULL, label="FID (clean-fid)"),
-            "kid": dataclasses.replace(with_options(KID_CLEAN, small="all"), prepare=FULL),
+            "kid": dataclasses.replace(replace_options(KID_CLEAN, small="all"), prepare=FULL),
         }
     },
     deviations=(

@@ -8,11 +8,11 @@ files, which squeezes square predictions.
 
 import dataclasses
 
-from omfa_jax.evals.protocol import Prepare, Protocol, with_options
+from omfa_jax.evals.protocol import ImagePreparation, Protocol, replace_options
 from omfa_jax.evals.protocols.omfa import CLIP_FID, DISTS, FID_CLEAN, KID_CLEAN, LPIPS, SSIM
 
-CUT = Prepare((1024, 768), "bilinear", "resize_then_crop")
-SMALL = Prepare((341, 256), "bilinear", "crop_then_resize")
+CUT = ImagePreparation((1024, 768), "bilinear", "resize_then_crop")
+SMALL = ImagePreparation((341, 256), "bilinear", "crop_then_resize")
 
 PROTOCOL = Protocol(
     name="tryoffdiff",
@@ -21,13 +21,15 @@ PROTOCOL = Protocol(
     settings={
         "try_off": {
             "ssim": dataclasses.replace(
-                with_options(SSIM, channels="y of YIQ, rounded", border="valid, negatives to 0"),
+                replace_options(SSIM, channels="y of YIQ, rounded", border="valid, negatives to 0"),
                 prepare=CUT,
             ),
             "lpips": dataclasses.replace(LPIPS, prepare=CUT),
             "dists": dataclasses.replace(DISTS, prepare=SMALL),
             "fid": FID_CLEAN,
-            "kid": dataclasses.replace(with_options(KID_CLEAN, small="all"), scale=1, label="KID"),
+            "kid": dataclasses.replace(
+                replace_options(KID_CLEAN, small="all"), scale=1, label="KID"
+            ),
             "clip_fid": CLIP_FID,
         }
     },
