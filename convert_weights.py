@@ -5,9 +5,9 @@ import sys
 from typing import Any
 
 from omfa_jax.cli.flags import SEED_TYPE, Parser, float_between, parse_path
+from omfa_jax.core.atomic_dirs import require_disjoint
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.core.folders import require_disjoint
-from omfa_jax.parallel.flags import set_xla_flags
+from omfa_jax.parallel.xla_flags import set_xla_flags
 
 DTYPES = ("fp32", "bf16", "fp16")
 
@@ -30,11 +30,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 def import_weights(options: argparse.Namespace) -> int:
     """Convert a diffusers folder or an SDXL file to an imported folder, to train from it."""
-    from omfa_jax.weights.agreement import check_agreement
     from omfa_jax.weights.conv_in import get_input_groups
-    from omfa_jax.weights.imported import import_source
-    from omfa_jax.weights.sources import open_source
-    from omfa_jax.weights.text import make_prompt_table
+    from omfa_jax.weights.imported_folder import import_source
+    from omfa_jax.weights.scheduler_agreement import check_agreement
+    from omfa_jax.weights.text_encoders import make_prompt_table
+    from omfa_jax.weights.torch_sources import open_source
 
     sources = {"SRC": options.source, "--vae": options.vae, "--config": options.config}
     require_disjoint(options.out, sources | {"--text-encoders": options.text_encoders})
@@ -42,7 +42,7 @@ def import_weights(options: argparse.Namespace) -> int:
     source = open_source(options.source, vae=options.vae, vae_scale=options.vae_scale, inputs=named)
     prompts, inputs = list(options.prompt), None
     if options.config is not None:
-        from omfa_jax.cli.config import load_config, make_diffusion_settings
+        from omfa_jax.cli.config_lib import load_config, make_diffusion_settings
 
         config = load_config(options.config, options.overrides)
         settings = make_diffusion_settings(config, source.vae_config)
@@ -70,9 +70,9 @@ def import_weights(options: argparse.Namespace) -> int:
 
 def export_weights(options: argparse.Namespace) -> int:
     """Convert a training checkpoint or an imported folder to a diffusers folder."""
-    from omfa_jax.weights.folder import save_diffusers
-    from omfa_jax.weights.imported import get_export_fields, is_imported, load_imported
-    from omfa_jax.weights.stream import parse_size
+    from omfa_jax.weights.diffusers_folder import save_diffusers
+    from omfa_jax.weights.imported_folder import get_export_fields, is_imported, load_imported
+    from omfa_jax.weights.safetensors_stream import parse_size
 
     require_disjoint(options.out, {"CHECKPOINT": options.checkpoint})
     max_shard_bytes = parse_size(options.max_shard_size)
@@ -83,7 +83,7 @@ def export_weights(options: argparse.Namespace) -> int:
 
     trained = not is_imported(options.checkpoint)
     if trained:
-        from omfa_jax.train.load import export_newest
+        from omfa_jax.train.checkpoints.checkpoint_weights import export_newest
 
         what = export_newest(options.checkpoint, options.weights, save)
     else:
@@ -94,7 +94,7 @@ def export_weights(options: argparse.Namespace) -> int:
 
 def check_weights(options: argparse.Namespace) -> int:
     """Compare JAX in float32 with diffusers in float64 on the same random inputs."""
-    from omfa_jax.weights.check import compare_with_torch
+    from omfa_jax.weights.torch_comparison import compare_with_torch
 
     differences = compare_with_torch(options.a, options.b, seed=options.seed)
     print(f"{'component':<14}{'max abs':>12}{'relative L2':>14}{'PyTorch float32':>22}")

@@ -26,12 +26,12 @@ import numpy as np
 import convert_weights
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.models import VAES, UNetConfig, VAEConfig, get_unet_config, get_vae_config
-from omfa_jax.weights import configs, conv_in, names, stream
-from omfa_jax.weights.check import compare_with_torch
-from omfa_jax.weights.description import ModelDescription, write_description
-from omfa_jax.weights.files import STEM
-from omfa_jax.weights.sources import get_unet_shapes
-from omfa_jax.weights.tensors import LazyTensors, open_model
+from omfa_jax.weights import conv_in, diffusers_configs, safetensors_stream, tensor_names
+from omfa_jax.weights.model_description import ModelDescription, write_description
+from omfa_jax.weights.tensor_files import STEM
+from omfa_jax.weights.torch_comparison import compare_with_torch
+from omfa_jax.weights.torch_sources import get_unet_shapes
+from omfa_jax.weights.torch_tensors import LazyTensors, open_model
 
 TOLERANCE = 5e-6
 MEMORY_FACTOR, TIME_FACTOR = 1.3, 3.0
@@ -97,7 +97,9 @@ def bench(unet_config: UNetConfig, vae_config: VAEConfig, workdir: Path) -> Iter
     write_description(source, ModelDescription(unet_config, vae_config, {}, None, None))
     for part, found in shapes.items():
         path = source / part / f"{STEM}.safetensors"
-        stream.write_tensor_stream(path, found, "fp32", random_tensors(found), {"format": "pt"})
+        safetensors_stream.write_tensor_stream(
+            path, found, "fp32", random_tensors(found), {"format": "pt"}
+        )
     for width in (9, 13):
         yield from variant_rows(dataclasses.replace(unet_config, in_channels=width), counts["unet"])
 
@@ -136,10 +138,12 @@ def torch_shapes(config: UNetConfig | VAEConfig) -> Shapes:
 
     with torch.device("meta"):
         if isinstance(config, UNetConfig):
-            fields = configs.make_diffusers_unet_config(config)
+            fields = diffusers_configs.make_diffusers_unet_config(config)
             model: Any = diffusers.UNet2DConditionModel.from_config(fields)
         else:
-            model = diffusers.AutoencoderKL.from_config(configs.make_diffusers_vae_config(config))
+            model = diffusers.AutoencoderKL.from_config(
+                diffusers_configs.make_diffusers_vae_config(config)
+            )
     return {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
 
 
@@ -161,8 +165,10 @@ def random_tensors(shapes: Shapes) -> Iterator[tuple[str, np.ndarray]]:
 def variant_rows(config: UNetConfig, count: int) -> Iterator[Row]:
     """Yield what holds for another width of conv_in: names, shapes, channels, and the way back."""
     shapes = torch_shapes(config)
-    component = names.Component(get_unet_shapes(config), LazyTensors("diffusers", shapes, np.zeros))
-    faults = names.match_keys(component).counts
+    component = tensor_names.Component(
+        get_unet_shapes(config), LazyTensors("diffusers", shapes, np.zeros)
+    )
+    faults = tensor_names.match_keys(component).counts
     what = f"{config.in_channels} channels: tensors that fit diffusers'"
     yield count_row(what, 0 if faults else len(component.rows), count)
     found = conv_in.infer_source_inputs(config.in_channels, config.out_channels)
@@ -174,8 +180,8 @@ def variant_rows(config: UNetConfig, count: int) -> Iterator[Row]:
     else:
         back = row.to_torch(conv_in.ChannelMap(found, found.groups).apply(kernel))
         rule = conv_in.format_groups(found.groups)
-    config_back = configs.parse_diffusers_unet_config(
-        configs.make_diffusers_unet_config(config), "config"
+    config_back = diffusers_configs.parse_diffusers_unet_config(
+        diffusers_configs.make_diffusers_unet_config(config), "config"
     )
     same = np.array_equal(back, weight) and config_back == config
     yield Row(f"{config.in_channels} channels: conv_in back bit-equal", rule, "yes", same)

@@ -18,8 +18,8 @@ import numpy as np
 import processes
 
 from omfa_jax.core import trees
-from omfa_jax.train.checkpoint import find_newest_complete_step
-from omfa_jax.train.load import restore_params
+from omfa_jax.train.checkpoints.checkpoint_weights import restore_params
+from omfa_jax.train.checkpoints.checkpointer import find_newest_complete_step
 
 
 def main() -> int:

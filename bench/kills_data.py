@@ -29,7 +29,7 @@ OMFA = [sys.executable, "-m", "omfa_jax.cli.main", "data"]
 # latents by block means: what is killed is all but the VAE
 LATENTS = """
 import sys
-from omfa_jax.data.latents import write_latents
+from omfa_jax.data.pipeline.latent_writer import write_latents
 from records import encode
 
 slots = {"garment": (64, 48), "person": (64, 48), "face": (16, 16)}
@@ -115,8 +115,8 @@ def main() -> int:
 def prepare(root: Path, people: int) -> None:
     """Write a raw folder without bodies, one with them and pose maps, and its records."""
     from omfa_jax.body.pose_maps import render_folder
-    from omfa_jax.data.build import build_records as build_records
-    from omfa_jax.data.world.writer import write_world
+    from omfa_jax.data.builders.build_records import build_records as build_records
+    from omfa_jax.synthetic.world_writer import write_world
 
     posed = root / "posed"
     write_world(posed, seed=3, counts={"train": people}, height_px=128, width_px=96)

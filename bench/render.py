@@ -9,12 +9,12 @@ import time
 
 import numpy as np
 
-from omfa_jax.body import backends
+from omfa_jax.body import render_backends
+from omfa_jax.body.body_model import load_body_model
+from omfa_jax.body.body_params import make_neutral_params
 from omfa_jax.body.camera import make_look_at_camera
-from omfa_jax.body.forward import forward
-from omfa_jax.body.model import load_body_model
-from omfa_jax.body.params import make_neutral_params
-from omfa_jax.body.styles import paint
+from omfa_jax.body.pose_styles import paint
+from omfa_jax.body.smplx_forward import forward
 from omfa_jax.core.images import encode_png
 
 TURNS = 15
@@ -28,16 +28,18 @@ def main() -> None:
     )
     vertices, _ = forward(model, body)
     painted = paint("normals", camera.to_camera(vertices), model.faces, model)
-    picture = backends.draw_zbuffer(painted, camera)
+    picture = render_backends.draw_zbuffer(painted, camera)
     stages = {
         "body from parameters": lambda: forward(model, body),
         "normals": lambda: paint("normals", camera.to_camera(vertices), model.faces, model),
-        "z-buffer, 2x2 samples a pixel": lambda: backends.draw_zbuffer(painted, camera),
+        "z-buffer, 2x2 samples a pixel": lambda: render_backends.draw_zbuffer(painted, camera),
         "PNG": lambda: encode_png(picture),
     }
-    if backends.find_pyrender_failure() is None:
-        driver = "a GPU" if backends.is_on_gpu() else "llvmpipe"
-        stages[f"pyrender on {driver}, 4 samples"] = lambda: backends.draw_pyrender(painted, camera)
+    if render_backends.find_pyrender_failure() is None:
+        driver = "a GPU" if render_backends.is_on_gpu() else "llvmpipe"
+        stages[f"pyrender on {driver}, 4 samples"] = lambda: render_backends.draw_pyrender(
+            painted, camera
+        )
     times: dict[str, list[float]] = {name: [] for name in stages}
     for _ in range(TURNS):
         for name, stage in stages.items():

@@ -14,7 +14,7 @@ from omfa_jax.diffusion.schedule import compute_alphas_cumprod
 from omfa_jax.diffusion.settings import DiffusionSettings
 from omfa_jax.models import UNetConfig
 from omfa_jax.train.settings import TrainSettings
-from omfa_jax.weights.configs import make_diffusers_unet_config
+from omfa_jax.weights.diffusers_configs import make_diffusers_unet_config
 
 
 class TorchStep:

@@ -16,15 +16,15 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from bench.turns import collect_seconds, run_interleaved
-from omfa_jax.cli import config as config_lib
+from bench.interleave import collect_seconds, run_interleaved
+from omfa_jax.cli import config_lib
 from omfa_jax.diffusion.settings import DiffusionSettings
 from omfa_jax.models import VAES, UNetConfig
 from omfa_jax.parallel.hardware import find_chip
-from omfa_jax.scaling.flops import count_unet_flops
+from omfa_jax.planning.flops import count_unet_flops
 from omfa_jax.train.network import make_unet_config
 from omfa_jax.train.settings import TrainSettings
-from omfa_jax.weights.text import TEXT_TOKENS
+from omfa_jax.weights.text_encoders import TEXT_TOKENS
 
 SIDES = ("ours", "diffusers")
 # a 4 M-parameter UNet of SDXL's shape on three components of 32x24 latents, as the notes measured
@@ -74,7 +74,7 @@ def ours(it: Setting, steps: int) -> dict[str, Any]:
 
     from omfa_jax.models import init_unet
     from omfa_jax.parallel.mesh import MeshSettings, make_mesh, make_replicated_sharding
-    from omfa_jax.train.ahead import make_aot_step
+    from omfa_jax.train.aot_step import make_aot_step
     from omfa_jax.train.optimizer import make_optimizer
     from omfa_jax.train.state import init_sharded_state
 

@@ -1,7 +1,7 @@
 """Others' counts of the networks' FLOPs: the compiler's, lowered and never run, and torch's rule.
 
 XLA counts a loop's body once, so a stack of ten blocks counts as one; the blocks that a stack has
-more are lowered by themselves and added. `bench/flops.py` does it with unrolled stacks as well.
+more are lowered by themselves and added. `bench/flops_vs_compiler.py` does it with unrolled stacks as well.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from jax.extend.core import jaxpr_as_fun
 from omfa_jax.models import UNetConfig, VAEConfig, apply_unet, decode, encode_posterior, init_vae
 from omfa_jax.models.compute import Compute
 from omfa_jax.models.transformer import TransformerBlock
-from omfa_jax.scaling.components import FlopCounter
+from omfa_jax.planning.flop_counter import FlopCounter
 from omfa_jax.train.network import get_unet_shapes
 
 # XLA's own gradients of convolutions; on CPUs this library has others, as products over windows

@@ -93,7 +93,7 @@ def write_trunk(folder: Path, net: str) -> Path:
     import torch
     from torchvision import models
 
-    from omfa_jax.evals.networks import SOURCES
+    from omfa_jax.evals.metric_weights import SOURCES
 
     torch.manual_seed(0)
     if net == "vgg":
@@ -117,7 +117,7 @@ def write_inception(folder: Path):
     import torch
     from cleanfid import inception_pytorch
 
-    from omfa_jax.evals.networks import SOURCES
+    from omfa_jax.evals.metric_weights import SOURCES
 
     torch.manual_seed(0)
     with pytest.MonkeyPatch.context() as patch:

@@ -2,7 +2,7 @@
 
 import shutil
 
-from omfa_jax.weights.imported import CONTENTS, MANIFEST_FILE
+from omfa_jax.weights.imported_folder import CONTENTS, MANIFEST_FILE
 
 MINE = "years of work"
 

@@ -28,8 +28,8 @@ distributed.initialize(Path(sys.argv[1]))
 from tiny_training import SETTINGS, CountingBatches, make_run
 from omfa_jax.train.objective import partial_diffusion
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.parallel.feed import data_shard
-from omfa_jax.parallel.gather import weight_fetcher
+from omfa_jax.parallel.global_arrays import data_shard
+from omfa_jax.parallel.fsdp import weight_fetcher
 from omfa_jax.train.loop import train
 from omfa_jax.train.signals import Interrupted
 

@@ -1,7 +1,7 @@
 """Small studies for tests: planned from the base config, nothing trained."""
 
 from omfa_jax.cli.main import main
-from omfa_jax.scaling.manifest import read_study
+from omfa_jax.studies.study_manifest import read_study
 
 BASE = "configs/base.py"
 SMALL = (

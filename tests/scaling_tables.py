@@ -1,13 +1,13 @@
-"""Tables of runs whose loss law is known, for the tests and bench/scaling_fit.py."""
+"""Tables of runs whose loss law is known, for the tests and bench/interval_coverage.py."""
 
 import json
 from pathlib import Path
 
 import numpy as np
 
-from omfa_jax.scaling.cost import CostRule
-from omfa_jax.scaling.repeats import compute_constrained_loss
-from omfa_jax.scaling.table import Runs
+from omfa_jax.studies.cost_rule import CostRule
+from omfa_jax.studies.repeated_samples import compute_constrained_loss
+from omfa_jax.studies.runs_table import Runs
 
 # as published by Besiroglu et al. (arXiv 2404.10102), table 1
 A, B, E, ALPHA, BETA = 482.01, 2085.43, 1.8172, 0.3478, 0.3658

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from omfa_jax.body.joints import EXTRA_JOINT_VERTICES
-from omfa_jax.body.model import NUM_POSE_FEATURES, SHAPE_SPACE_DIM, BodyModel
+from omfa_jax.body.body_model import NUM_POSE_FEATURES, SHAPE_SPACE_DIM, BodyModel
+from omfa_jax.body.smplx_joints import EXTRA_JOINT_VERTICES
 
 EXPRESSION_SPACE_DIM = 100
 

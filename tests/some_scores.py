@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from omfa_jax.core.images import write_image
-from omfa_jax.evals.scores import (
+from omfa_jax.evals.scores_file import (
     Category,
     Counts,
     Folders,

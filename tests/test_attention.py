@@ -9,7 +9,7 @@ import pytest
 
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.models.attention import attention
-from omfa_jax.parallel.attention import (
+from omfa_jax.parallel.attention_kernels import (
     cudnn_attention,
     get_attention_kernel,
     select_attention_kernel,
@@ -95,7 +95,7 @@ def test_heads_are_sharded_over_the_tensor_axis(monkeypatch):
         seen.append(q.shape)
         return attention(q, k, v)
 
-    monkeypatch.setattr("omfa_jax.parallel.attention.splash", plain)
+    monkeypatch.setattr("omfa_jax.parallel.attention_kernels.splash", plain)
     mesh = make_mesh(MeshSettings(data=1, tensor=2), jax.devices()[:2])
     arrays = tokens(128)
     came = jax.jit(get_attention_kernel("splash", mesh))(*arrays)

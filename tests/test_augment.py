@@ -7,16 +7,17 @@ import numpy as np
 import pytest
 import tiny_viton as tiny
 
-from omfa_jax.body import backends
+from omfa_jax.body import render_backends
+from omfa_jax.body.body_model import load_body_model
+from omfa_jax.body.body_params import make_neutral_params
 from omfa_jax.body.camera import make_look_at_camera
-from omfa_jax.body.forward import forward
-from omfa_jax.body.model import load_body_model
-from omfa_jax.body.params import make_neutral_params
-from omfa_jax.body.styles import PaintedMesh, paint
+from omfa_jax.body.pose_styles import PaintedMesh, paint
+from omfa_jax.body.smplx_forward import forward
 from omfa_jax.core import images
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.tasks import Task
-from omfa_jax.data.augment import (
+from omfa_jax.data.builders.build_records import build_records
+from omfa_jax.data.pipeline.augment import (
     Augmentation,
     AugmentSettings,
     Move,
@@ -24,12 +25,15 @@ from omfa_jax.data.augment import (
     apply_move,
     sample_augmentation,
 )
-from omfa_jax.data.build import build_records
-from omfa_jax.data.decode import decode_record
-from omfa_jax.data.latents import write_latents
-from omfa_jax.data.mirror import flip_pose_map
-from omfa_jax.data.pipeline import PipelineSettings, make_eval_iterator, make_train_iterator
-from omfa_jax.data.schema import Record
+from omfa_jax.data.pipeline.decode_record import decode_record
+from omfa_jax.data.pipeline.grain_pipeline import (
+    PipelineSettings,
+    make_eval_iterator,
+    make_train_iterator,
+)
+from omfa_jax.data.pipeline.latent_writer import write_latents
+from omfa_jax.data.pipeline.pose_flip import flip_pose_map
+from omfa_jax.data.records.record_schema import Record
 
 SLOTS = {"garment": (128, 96), "person": (128, 96), "face": (64, 64)}
 TINY = {"garment": (64, 48), "person": (64, 48), "face": (16, 16)}
@@ -172,7 +176,7 @@ def scene():
 @pytest.mark.parametrize("style", ["normals", "positions"])
 def test_a_mirrored_pose_map_is_the_mirrored_bodys(scene, style):
     body, camera, vertices, mirrored = scene
-    drawn = backends.draw(
+    drawn = render_backends.draw(
         paint(style, camera.to_camera(vertices), body.faces, body), camera, "zbuffer"
     )
     # a mirrored triangle turns the other way round
@@ -181,7 +185,7 @@ def test_a_mirrored_pose_map_is_the_mirrored_bodys(scene, style):
         # what was on the left is on the right now
         colours = np.column_stack([1 - painted.colors[:, 0], painted.colors[:, 1:]])
         painted = PaintedMesh(painted.vertices, painted.faces, colours)
-    expected = backends.draw(painted, camera, "zbuffer").astype(int)
+    expected = render_backends.draw(painted, camera, "zbuffer").astype(int)
     error = np.abs(flip_pose_map(drawn, style).astype(int) - expected).max(-1)
     body_px = expected.any(-1)
     inner = body_px.copy()

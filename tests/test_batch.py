@@ -7,10 +7,14 @@ import pytest
 import tiny_viton as tiny
 
 from omfa_jax.core.tasks import Task
-from omfa_jax.data import batch as documented
-from omfa_jax.data.build import build_records
-from omfa_jax.data.latents import write_latents
-from omfa_jax.data.pipeline import PipelineSettings, make_eval_iterator, make_train_iterator
+from omfa_jax.data.builders.build_records import build_records
+from omfa_jax.data.pipeline import batch as documented
+from omfa_jax.data.pipeline.grain_pipeline import (
+    PipelineSettings,
+    make_eval_iterator,
+    make_train_iterator,
+)
+from omfa_jax.data.pipeline.latent_writer import write_latents
 
 SLOTS = {"garment": (64, 48), "person": (64, 48), "face": (16, 16)}
 IMAGES = (*SLOTS, "pose")

@@ -9,8 +9,8 @@ import tiny_viton as tiny
 from test_restart import SETTINGS, SHARD, encode, files, interrupted
 
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.data.build import build_records
-from omfa_jax.data.latents import write_latents
+from omfa_jax.data.builders.build_records import build_records
+from omfa_jax.data.pipeline.latent_writer import write_latents
 
 # two processes; this runner needs no download, unlike Beam's default one
 OPTIONS = "--runner=FnApiRunner --direct_num_workers=2 --direct_running_mode=multi_processing"

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from smplx_npz import write_smplx_npz
 
-from omfa_jax.body.forward import compute_skinning_transforms
-from omfa_jax.body.joints import EXTRA_JOINT_VERTICES, JOINT_INDEX, JOINTS, PARENTS
-from omfa_jax.body.model import FREE_BODY_FILE, BodyModel, load_body_model
-from omfa_jax.body.packing import pack, unpack
+from omfa_jax.body.body_model import FREE_BODY_FILE, BodyModel, load_body_model
+from omfa_jax.body.packed_body import pack, unpack
 from omfa_jax.body.rotations import axis_angle_to_matrix, matrix_to_axis_angle
+from omfa_jax.body.smplx_forward import compute_skinning_transforms
+from omfa_jax.body.smplx_joints import EXTRA_JOINT_VERTICES, JOINT_INDEX, JOINTS, PARENTS
 
 
 @pytest.fixture(scope="module")

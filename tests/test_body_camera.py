@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from omfa_jax.body.body_file import load_body, save_body
+from omfa_jax.body.body_params import PARAM_SHAPES, BodyParams, make_neutral_params
 from omfa_jax.body.camera import Camera, make_look_at_camera
-from omfa_jax.body.params import PARAM_SHAPES, BodyParams, make_neutral_params
-from omfa_jax.body.params_file import load_body, save_body
 from omfa_jax.body.rotations import axis_angle_to_matrix
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.images import letterbox

@@ -8,9 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from omfa_jax.body.fit import prior, projection
-from omfa_jax.body.fit.fitting import Fitter
-from omfa_jax.body.fit.folder import REPORT_FILE, fit_folder
+from omfa_jax.body.body_file import load_body, read_npz, save_body
+from omfa_jax.body.body_model import load_body_model
+from omfa_jax.body.body_params import make_neutral_params, make_params_from_pose
+from omfa_jax.body.fit import keypoint_projection, pose_prior
+from omfa_jax.body.fit.fit_folder import REPORT_FILE, fit_folder
+from omfa_jax.body.fit.fit_quality import find_trusted, judge_fit
+from omfa_jax.body.fit.fitter import Fitter
+from omfa_jax.body.fit.jax_rotations import exp_so3
 from omfa_jax.body.fit.keypoints import (
     BODY_18,
     BODY_25,
@@ -19,14 +24,9 @@ from omfa_jax.body.fit.keypoints import (
     find_landmark_vertices,
     to_body_25,
 )
-from omfa_jax.body.fit.report import find_trusted, judge_fit
-from omfa_jax.body.fit.rotations import exp_so3
 from omfa_jax.body.fit.skeleton import compose_rotations, compute_joint_positions, load_skeleton
-from omfa_jax.body.forward import forward
-from omfa_jax.body.joints import JOINT_INDEX
-from omfa_jax.body.model import load_body_model
-from omfa_jax.body.params import make_neutral_params, make_params_from_pose
-from omfa_jax.body.params_file import load_body, read_npz, save_body
+from omfa_jax.body.smplx_forward import forward
+from omfa_jax.body.smplx_joints import JOINT_INDEX
 from omfa_jax.core.errors import OmfaError
 
 BATCH = 8
@@ -82,13 +82,19 @@ def test_derivatives_at_the_rest_pose_are_numbers():
 def test_geometric_jacobian_equals_differentiation(spread):
     rng = np.random.default_rng(1)
     skeleton, ties = load_skeleton(MODEL), jnp.asarray(BODY_25.make_matrix(), jnp.float32)
-    x = jnp.asarray(rng.normal(size=79) * spread, jnp.float32).at[projection.DEPTH].set(1.2)
+    x = (
+        jnp.asarray(rng.normal(size=79) * spread, jnp.float32)
+        .at[keypoint_projection.DEPTH]
+        .set(1.2)
+    )
     facing = jnp.eye(3)
 
     def seen(x):
-        return projection.project_keypoints(projection.unpack_body(x, facing), skeleton, ties)
+        return keypoint_projection.project_keypoints(
+            keypoint_projection.unpack_body(x, facing), skeleton, ties
+        )
 
-    found, by_x = jax.jit(projection.linearize_keypoints)(x, facing, skeleton, ties)
+    found, by_x = jax.jit(keypoint_projection.linearize_keypoints)(x, facing, skeleton, ties)
     np.testing.assert_allclose(found, jax.jit(seen)(x), atol=1e-6)
     np.testing.assert_allclose(by_x, jax.jit(jax.jacfwd(seen))(x), atol=2e-6)
 
@@ -114,7 +120,7 @@ def test_keypoints_are_where_their_names_say():
 
 def test_relaxed_stance_is_a_mirror_image_and_hangs_its_arms():
     pose = np.zeros((55, 3))
-    pose[1:22] = prior.RELAXED
+    pose[1:22] = pose_prior.RELAXED
     _, joints = forward(MODEL, make_params_from_pose(pose))
     for name in ("elbow", "wrist", "knee", "ankle"):
         left, right = joints[JOINT_INDEX[f"left_{name}"]], joints[JOINT_INDEX[f"right_{name}"]]
@@ -122,15 +128,15 @@ def test_relaxed_stance_is_a_mirror_image_and_hangs_its_arms():
     wrist, shoulder = joints[JOINT_INDEX["left_wrist"]], joints[JOINT_INDEX["left_shoulder"]]
     assert wrist[1] < shoulder[1] - 0.45 and wrist[2] > joints[JOINT_INDEX["left_elbow"], 2]
     # an elbow bends to the front and not to the back, a knee the other way
-    bent = jnp.zeros((21, 3)).at[prior.POSED.index("left_elbow"), 1].set(1.0)
+    bent = jnp.zeros((21, 3)).at[pose_prior.POSED.index("left_elbow"), 1].set(1.0)
     assert (
-        prior.compute_limit_excess(bent).max() > 0.5
-        and prior.compute_limit_excess(-bent).max() == 0
+        pose_prior.compute_limit_excess(bent).max() > 0.5
+        and pose_prior.compute_limit_excess(-bent).max() == 0
     )
-    bent = jnp.zeros((21, 3)).at[prior.POSED.index("right_knee"), 0].set(1.0)
+    bent = jnp.zeros((21, 3)).at[pose_prior.POSED.index("right_knee"), 0].set(1.0)
     assert (
-        prior.compute_limit_excess(-bent).max() > 0.5
-        and prior.compute_limit_excess(bent).max() == 0
+        pose_prior.compute_limit_excess(-bent).max() > 0.5
+        and pose_prior.compute_limit_excess(bent).max() == 0
     )
 
 

@@ -8,8 +8,16 @@ import numpy as np
 import pytest
 from smplx_npz import write_smplx_npz
 
-from omfa_jax.body.forward import forward
-from omfa_jax.body.joints import (
+from omfa_jax.body.body_model import BodyModel, load_body_model
+from omfa_jax.body.body_params import (
+    PARAM_SHAPES,
+    BodyParams,
+    make_neutral_params,
+    make_params_from_pose,
+)
+from omfa_jax.body.rotations import axis_angle_to_matrix, matrix_to_axis_angle
+from omfa_jax.body.smplx_forward import forward
+from omfa_jax.body.smplx_joints import (
     EXTRA_JOINT_VERTICES,
     JOINT_INDEX,
     JOINTS,
@@ -17,14 +25,6 @@ from omfa_jax.body.joints import (
     PARTS,
     get_part,
 )
-from omfa_jax.body.model import BodyModel, load_body_model
-from omfa_jax.body.params import (
-    PARAM_SHAPES,
-    BodyParams,
-    make_neutral_params,
-    make_params_from_pose,
-)
-from omfa_jax.body.rotations import axis_angle_to_matrix, matrix_to_axis_angle
 from omfa_jax.core.errors import OmfaError
 
 TOLERANCE_M = 1e-5

@@ -3,20 +3,20 @@
 import pickle
 from pathlib import Path
 
-import body_dumps as dumps
+import body_estimates as dumps
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from omfa_jax.body.hands import HandBasis
+from omfa_jax.body.body_params import BodyParams
+from omfa_jax.body.hand_pose import HandBasis
 from omfa_jax.body.importers.champ import ChampImporter, convert_crop_to_photo
 from omfa_jax.body.importers.multihmr import MultiHmrImporter
 from omfa_jax.body.importers.phalp import PhalpImporter
 from omfa_jax.body.importers.smplerx import SmplerXImporter
 from omfa_jax.body.importers.smplx_params import SmplxImporter
-from omfa_jax.body.params import BodyParams
 from omfa_jax.body.rotations import axis_angle_to_matrix
-from omfa_jax.body.smpl import SmplBody
+from omfa_jax.body.smpl_model import SmplBody
 from omfa_jax.body.smpl_to_smplx import SmplConverter
 from omfa_jax.core.errors import OmfaError
 

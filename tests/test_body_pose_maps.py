@@ -6,16 +6,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from omfa_jax.body import backends, pose_maps
+from omfa_jax.body import pose_maps, render_backends
+from omfa_jax.body.body_file import save_body
+from omfa_jax.body.body_model import load_body_model
+from omfa_jax.body.body_params import make_neutral_params
 from omfa_jax.body.camera import make_look_at_camera
-from omfa_jax.body.forward import forward
-from omfa_jax.body.model import load_body_model
-from omfa_jax.body.params import make_neutral_params
-from omfa_jax.body.params_file import save_body
 from omfa_jax.body.pose_maps import RenderReport, render_folder
-from omfa_jax.body.poses import make_turntable
-from omfa_jax.body.render import render
+from omfa_jax.body.render_body import render
 from omfa_jax.body.rotations import axis_angle_to_matrix
+from omfa_jax.body.smplx_forward import forward
+from omfa_jax.body.turntable import make_turntable
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.images import read_rgb
 
@@ -169,9 +169,9 @@ def dies_on_the_second(body: Path, image: Path, settings: object) -> str | None:
     ],
 )
 def test_auto_takes_the_faster_renderer(monkeypatch, renderer, numba, chosen):
-    gpu = not any(name in renderer.lower() for name in backends.SOFTWARE_GL)
-    monkeypatch.setattr(backends, "pyrender_failure", lambda: None)
-    monkeypatch.setattr(backends, "on_gpu", lambda: gpu)
-    monkeypatch.setattr(backends.zbuffer, "has_numba", lambda: numba)
-    assert backends.resolve_backend("auto") == chosen
-    assert backends.resolve_backend("pyrender") == "pyrender"
+    gpu = not any(name in renderer.lower() for name in render_backends.SOFTWARE_GL)
+    monkeypatch.setattr(render_backends, "pyrender_failure", lambda: None)
+    monkeypatch.setattr(render_backends, "on_gpu", lambda: gpu)
+    monkeypatch.setattr(render_backends.zbuffer, "has_numba", lambda: numba)
+    assert render_backends.resolve_backend("auto") == chosen
+    assert render_backends.resolve_backend("pyrender") == "pyrender"

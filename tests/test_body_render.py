@@ -5,14 +5,14 @@ import logging
 import numpy as np
 import pytest
 
-from omfa_jax.body import backends
+from omfa_jax.body import render_backends
+from omfa_jax.body.body_model import BodyModel, load_body_model
+from omfa_jax.body.body_params import make_neutral_params
 from omfa_jax.body.camera import Camera, make_look_at_camera
-from omfa_jax.body.forward import forward
-from omfa_jax.body.joints import JOINT_INDEX, PARTS
-from omfa_jax.body.model import BodyModel, load_body_model
-from omfa_jax.body.params import make_neutral_params
-from omfa_jax.body.render import render
-from omfa_jax.body.styles import STYLES, make_palette
+from omfa_jax.body.pose_styles import STYLES, make_palette
+from omfa_jax.body.render_body import render
+from omfa_jax.body.smplx_forward import forward
+from omfa_jax.body.smplx_joints import JOINT_INDEX, PARTS
 from omfa_jax.core.errors import OmfaError
 
 BACKENDS = ["zbuffer", "pyrender"]
@@ -20,8 +20,10 @@ BACKENDS = ["zbuffer", "pyrender"]
 
 @pytest.fixture(params=BACKENDS)
 def backend(request: pytest.FixtureRequest) -> str:
-    if request.param == "pyrender" and backends.find_pyrender_failure():
-        pytest.skip(f"pyrender does not draw on this machine: {backends.find_pyrender_failure()}")
+    if request.param == "pyrender" and render_backends.find_pyrender_failure():
+        pytest.skip(
+            f"pyrender does not draw on this machine: {render_backends.find_pyrender_failure()}"
+        )
     return request.param
 
 
@@ -160,8 +162,10 @@ def interior(pictures: list[np.ndarray], margin_px: int = 2) -> np.ndarray:
 @pytest.mark.parametrize("style", STYLES)
 @pytest.mark.parametrize("turn", [0.0, 2.2])
 def test_backends_agree(model: BodyModel, style: str, turn: float):
-    if backends.find_pyrender_failure():
-        pytest.skip(f"pyrender does not draw on this machine: {backends.find_pyrender_failure()}")
+    if render_backends.find_pyrender_failure():
+        pytest.skip(
+            f"pyrender does not draw on this machine: {render_backends.find_pyrender_failure()}"
+        )
     vertices, camera = body_view(model, turn)
     pictures = [
         render(vertices, model.faces, camera, style, backend=name, body=model) for name in BACKENDS
@@ -176,29 +180,31 @@ def test_backends_agree(model: BodyModel, style: str, turn: float):
 
 
 def test_pyrender_is_reused_at_every_size(model: BodyModel):
-    if backends.find_pyrender_failure():
-        pytest.skip(f"pyrender does not draw on this machine: {backends.find_pyrender_failure()}")
+    if render_backends.find_pyrender_failure():
+        pytest.skip(
+            f"pyrender does not draw on this machine: {render_backends.find_pyrender_failure()}"
+        )
     vertices, camera = body_view(model)
     first = render(vertices, model.faces, camera, backend="pyrender")
     small = camera.resize(90, 120)
     assert render(vertices, model.faces, small, backend="pyrender").shape == (120, 90, 3)
     np.testing.assert_array_equal(render(vertices, model.faces, camera, backend="pyrender"), first)
-    assert backends._renderer.cache_info().currsize == 1
+    assert render_backends._renderer.cache_info().currsize == 1
 
 
 def test_auto_falls_back_once_on_the_log(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
-    monkeypatch.setattr(backends, "pyrender_failure", lambda: "ImportError: no such driver")
-    backends._log_fallback.cache_clear()
+    monkeypatch.setattr(render_backends, "pyrender_failure", lambda: "ImportError: no such driver")
+    render_backends._log_fallback.cache_clear()
     with caplog.at_level(logging.WARNING):
-        assert [backends.resolve_backend("auto") for _ in range(3)] == ["zbuffer"] * 3
+        assert [render_backends.resolve_backend("auto") for _ in range(3)] == ["zbuffer"] * 3
     assert len(caplog.records) == 1 and "no such driver" in caplog.text
     with pytest.raises(OmfaError, match=r"no such driver.*--backend zbuffer"):
-        backends.resolve_backend("pyrender")
-    monkeypatch.setattr(backends, "pyrender_failure", lambda: None)
-    monkeypatch.setattr(backends, "on_gpu", lambda: True)
-    assert backends.resolve_backend("auto") == "pyrender"
+        render_backends.resolve_backend("pyrender")
+    monkeypatch.setattr(render_backends, "pyrender_failure", lambda: None)
+    monkeypatch.setattr(render_backends, "on_gpu", lambda: True)
+    assert render_backends.resolve_backend("auto") == "pyrender"
 
 
 def test_unknown_names_get_a_hint(model: BodyModel):

@@ -3,17 +3,17 @@
 from dataclasses import replace
 from pathlib import Path
 
-import body_dumps as dumps
+import body_estimates as dumps
 import numpy as np
 import pytest
 
-from omfa_jax.body.correspondence import load_correspondence
-from omfa_jax.body.forward import forward
-from omfa_jax.body.params import make_neutral_params
+from omfa_jax.body.body_params import make_neutral_params
+from omfa_jax.body.mesh_fit import _Mesh, _State, fit_mesh
 from omfa_jax.body.rotations import axis_angle_to_matrix
-from omfa_jax.body.smpl import SmplModel, forward_smpl, load_smpl_model
-from omfa_jax.body.smpl_fit import _Mesh, _State, fit_mesh
+from omfa_jax.body.smpl_model import SmplModel, forward_smpl, load_smpl_model
 from omfa_jax.body.smpl_to_smplx import SmplConverter, copy_joint_rotations, load_converter
+from omfa_jax.body.smplx_forward import forward
+from omfa_jax.body.vertex_correspondence import load_correspondence
 from omfa_jax.core.errors import OmfaError
 
 

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from omfa_jax.body import zbuffer
+from omfa_jax.body.body_model import load_body_model
+from omfa_jax.body.body_params import make_neutral_params
 from omfa_jax.body.camera import make_look_at_camera
-from omfa_jax.body.forward import forward
-from omfa_jax.body.mesh import compute_vertex_normals
-from omfa_jax.body.model import load_body_model
-from omfa_jax.body.params import make_neutral_params
+from omfa_jax.body.smplx_forward import forward
+from omfa_jax.body.vertex_normals import compute_vertex_normals
 from omfa_jax.body.zbuffer import Raster, draw, rasterize, to_screen_points
 from omfa_jax.core.errors import OmfaError
 

@@ -12,12 +12,13 @@ import tiny_viton as tiny
 from omfa_jax.cli.main import main
 from omfa_jax.core import images
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.data import check, check_raw, schema
-from omfa_jax.data.build import BUILDERS, build_records
-from omfa_jax.data.check import CheckReport, check_records, format_check_report
-from omfa_jax.data.content import FAULT_KINDS, find_mask_faults, is_empty
-from omfa_jax.data.labels import CIHP
-from omfa_jax.data.latents import write_latents
+from omfa_jax.data.builders import check_raw
+from omfa_jax.data.builders.build_records import BUILDERS, build_records
+from omfa_jax.data.builders.label_sets import CIHP
+from omfa_jax.data.pipeline.latent_writer import write_latents
+from omfa_jax.data.records import check_records, record_schema
+from omfa_jax.data.records.check_records import CheckReport, check_records, format_check_report
+from omfa_jax.data.records.record_faults import FAULT_KINDS, find_mask_faults, is_empty
 
 SLOTS = {"garment": (64, 48), "person": (64, 48), "face": (16, 16)}
 
@@ -56,9 +57,9 @@ def test_a_wrong_count_is_a_fault(folders, tmp_path):
     copy = tmp_path / "records"
     copy.mkdir()
     (copy / "viton_hd").symlink_to(folders[0] / "viton_hd")
-    manifest = schema.read_manifest(folders[0])
+    manifest = record_schema.read_manifest(folders[0])
     manifest["splits"]["test"] = 5
-    (copy / schema.MANIFEST).write_text(json.dumps(manifest))
+    (copy / record_schema.MANIFEST).write_text(json.dumps(manifest))
     assert check_records(copy).faults == ("test: expected 5 records as in the manifest, found 2",)
 
 
@@ -98,7 +99,7 @@ def test_an_unreadable_record_does_not_end_the_check(folders, monkeypatch):
         def __getitem__(self, index):
             raise OmfaError("records:train: record 0 cannot be read (bad checksum)")
 
-    monkeypatch.setattr(check.schema, "open_records", lambda *_: Unreadable([0, 0]))
+    monkeypatch.setattr(check_records.schema, "open_records", lambda *_: Unreadable([0, 0]))
     report = check_records(folders[0])
     assert (
         report.checked == 4
@@ -107,11 +108,13 @@ def test_an_unreadable_record_does_not_end_the_check(folders, monkeypatch):
 
 
 def test_a_photo_in_two_splits_is_a_shared_person(folders, monkeypatch):
-    train, test = (list(schema.open_records(folders[0], split)) for split in ("train", "test"))
+    train, test = (
+        list(record_schema.open_records(folders[0], split)) for split in ("train", "test")
+    )
     person = {"person": train[1].person, "key": "again"}
     by_split = {"train": [*train, dataclasses.replace(train[0], key="twin")]}
     by_split["test"] = [dataclasses.replace(test[0], **person), test[1]]
-    monkeypatch.setattr(check.schema, "open_records", lambda _, split: by_split[split])
+    monkeypatch.setattr(check_records.schema, "open_records", lambda _, split: by_split[split])
     report = check_records(folders[0])
     assert report.get_findings("duplicate") == [
         "all splits: twin (train) duplicates 00000_00 (train), 0 bits apart"
@@ -122,11 +125,12 @@ def test_a_photo_in_two_splits_is_a_shared_person(folders, monkeypatch):
 def test_a_person_in_two_splits_is_found_by_name(folders, monkeypatch):
     split_records = {
         split: [
-            dataclasses.replace(r, person_id="p7") for r in schema.open_records(folders[0], split)
+            dataclasses.replace(r, person_id="p7")
+            for r in record_schema.open_records(folders[0], split)
         ]
         for split in ("train", "test")
     }
-    monkeypatch.setattr(check.schema, "open_records", lambda _, split: split_records[split])
+    monkeypatch.setattr(check_records.schema, "open_records", lambda _, split: split_records[split])
     assert check_records(folders[0]).faults == ("all splits: p7 is in test and train",)
 
 
@@ -237,10 +241,10 @@ def test_an_unknown_folder_says_what_was_expected(tmp_path, capsys):
 
 
 def _assert_one_fault(folder, monkeypatch, changes, word):
-    source = schema.open_records(folder, "test")
+    source = record_schema.open_records(folder, "test")
     records = [dataclasses.replace(source[0], **changes), source[1]]
-    sound = list(schema.open_records(folder, "train"))
+    sound = list(record_schema.open_records(folder, "train"))
     by_split = {"train": sound, "test": records}
-    monkeypatch.setattr(check.schema, "open_records", lambda _, split: by_split[split])
+    monkeypatch.setattr(check_records.schema, "open_records", lambda _, split: by_split[split])
     faults = check_records(folder).faults
     assert len(faults) == 1 and word in faults[0] and faults[0].startswith("test/0000")

@@ -9,7 +9,7 @@ import pytest
 from matrix_training import matrix_run
 from test_damage import NEWEST, names, run_to
 
-from omfa_jax.train.checksums import compute_checksums, find_altered, is_altered
+from omfa_jax.train.checkpoints.checksums import compute_checksums, find_altered, is_altered
 from omfa_jax.train.loop import train
 
 RECORD, END = "checksums/metadata", "_CHECKPOINT_METADATA"

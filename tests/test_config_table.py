@@ -10,11 +10,10 @@ import pytest
 from ml_collections import ConfigDict, config_dict
 
 from configs import base
-from omfa_jax.cli import config as config_lib
-from omfa_jax.cli import config_table
+from omfa_jax.cli import config_lib, config_table
 from omfa_jax.cli.config_table import TABLE, check_config, find_row, list_leaves
-from omfa_jax.core.bounds import Boolean, Choice, FloatRange, IntRange, Text, TupleOf
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.value_rules import Boolean, Choice, FloatRange, IntRange, Text, TupleOf
 from omfa_jax.models import get_vae_config
 
 ROOT = Path(__file__).parents[1]

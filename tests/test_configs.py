@@ -9,15 +9,15 @@ from pathlib import Path
 import jax
 import pytest
 
-from omfa_jax.cli import config as config_lib
+from omfa_jax.cli import config_lib
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.tasks import COMPONENTS
 from omfa_jax.core.trees import find_first_match, flatten
-from omfa_jax.evals.heldout import HeldOutSettings
+from omfa_jax.evals.heldout_loss import HeldOutSettings
 from omfa_jax.models import get_vae_config, init_unet
 from omfa_jax.models.presets import UNETS
 from omfa_jax.parallel.mesh import MeshSettings, make_mesh
-from omfa_jax.parallel.rules import UNET_RULES, format_sharding_table, make_param_shardings
+from omfa_jax.parallel.sharding_rules import UNET_RULES, format_sharding_table, make_param_shardings
 from omfa_jax.train.initial_weights import load_initial_model
 from omfa_jax.train.network import get_network_shapes, make_unet_config
 

@@ -14,8 +14,8 @@ import convert_weights
 from omfa_jax.core import trees
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.models import VAEConfig
-from omfa_jax.weights.folder import load_diffusers
-from omfa_jax.weights.imported import is_imported, load_imported, load_weights
+from omfa_jax.weights.diffusers_folder import load_diffusers
+from omfa_jax.weights.imported_folder import is_imported, load_imported, load_weights
 
 UNET = UNET_SHAPES["attention-first"]
 VAE = VAEConfig(block_channels=(8, 16), layers_per_block=1, norm_groups=8)

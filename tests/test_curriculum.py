@@ -4,12 +4,12 @@ import json
 
 import processes
 import pytest
-import test_task_table as tests
+import test_task_changes as tests
 import tiny_viton as tiny
 
 from omfa_jax.cli import train as command
-from omfa_jax.data.build import build_records
-from omfa_jax.weights.frozen import load_model_folder
+from omfa_jax.data.builders.build_records import build_records
+from omfa_jax.weights.model_folder import load_model_folder
 
 SEVERAL = """
 import json, os, sys

@@ -14,9 +14,9 @@ from small_settings import make_keep_settings, make_optimizer_settings
 from tiny_training import CountingBatches
 
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.train import integrity
-from omfa_jax.train.checkpoint import Checkpointer
-from omfa_jax.train.load import read_as_numpy, restore_params
+from omfa_jax.train.checkpoints import integrity
+from omfa_jax.train.checkpoints.checkpoint_weights import read_as_numpy, restore_params
+from omfa_jax.train.checkpoints.checkpointer import Checkpointer
 from omfa_jax.train.loop import train
 
 NEWEST = 4

@@ -9,15 +9,15 @@ from damage import SKIPPED, WAYS, bad_name, file_of, spoil
 
 from omfa_jax.core import images
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.data.build import BUILDERS, build_records
-from omfa_jax.data.builder import format_build_report
-from omfa_jax.data.layouts import detect_layout
-from omfa_jax.data.schema import open_records, read_manifest
+from omfa_jax.data.builders.build_records import BUILDERS, build_records
+from omfa_jax.data.builders.raw_layouts import detect_layout
+from omfa_jax.data.builders.records_builder import format_build_report
+from omfa_jax.data.records.record_schema import open_records, read_manifest
 
 pytest.importorskip("numba")
 from omfa_jax.cli.main import main
-from omfa_jax.data.world import write_world
-from omfa_jax.data.world.writer import LAYOUTS
+from omfa_jax.synthetic import write_world
+from omfa_jax.synthetic.world_writer import LAYOUTS
 
 SIZE: dict[str, Any] = {"height_px": 96, "width_px": 72}
 COUNTS = {"train": 48}

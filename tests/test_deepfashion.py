@@ -9,16 +9,16 @@ from PIL import Image
 
 from omfa_jax.core import images
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.data.deepfashion import DeepFashionMultiModal
-from omfa_jax.data.deepfashion_names import (
+from omfa_jax.data.builders.deepfashion_multimodal import DeepFashionMultiModal
+from omfa_jax.data.builders.deepfashion_names import (
     PhotoName,
     assign_split,
     get_garment_category,
     parse_photo_name,
 )
-from omfa_jax.data.labels import CIHP, DEEPFASHION
-from omfa_jax.data.landmarks import LANDMARKS, read_landmarks
-from omfa_jax.data.worn import cut_out_garment
+from omfa_jax.data.builders.garment_cutout import cut_out_garment
+from omfa_jax.data.builders.label_sets import CIHP, DEEPFASHION
+from omfa_jax.data.builders.landmark_files import LANDMARKS, read_landmarks
 
 HEIGHT_PX, WIDTH_PX = tiny.HEIGHT_PX, tiny.WIDTH_PX
 IDS = {"hair": "hair", "face": "face", "upper": "top", "pants": "pants"}

@@ -3,7 +3,7 @@
 import json
 
 from omfa_jax.cli.main import main
-from omfa_jax.evals.scores import read_scores
+from omfa_jax.evals.scores_file import read_scores
 
 
 def test_the_demo_runs_from_nothing_to_the_report(tmp_path):

@@ -7,26 +7,25 @@ import jax
 import jax._src.cudnn.fused_attention_stablehlo as fused
 import numpy as np
 import pytest
-from tiny_bundle import make_tiny_model, save_tiny_model, write_records
+from tiny_model import make_tiny_model, save_tiny_model, write_records
 from tiny_training import SETTINGS
 
-from omfa_jax.cli import config as config_lib
-from omfa_jax.cli import sample
+from omfa_jax.cli import config_lib, sample
 from omfa_jax.cli.main import main
 from omfa_jax.cli.train import make_sample_images
 from omfa_jax.core.images import write_image
 from omfa_jax.core.tasks import COMPONENTS
-from omfa_jax.diffusion.sample import SamplerSettings
+from omfa_jax.diffusion.denoising_loop import SamplerSettings
 from omfa_jax.evals import training_evaluation, training_images
 from omfa_jax.models import get_vae_config
-from omfa_jax.parallel.attention import select_attention_kernel
-from omfa_jax.parallel.feed import put_global
+from omfa_jax.parallel.attention_kernels import select_attention_kernel
+from omfa_jax.parallel.global_arrays import put_global
 from omfa_jax.parallel.hardware import CHIPS
 from omfa_jax.parallel.mesh import MeshSettings, make_mesh
-from omfa_jax.parallel.rules import UNET_RULES, make_param_shardings
-from omfa_jax.sampling import generate
-from omfa_jax.sampling.generate import Sampler, choose_dtype
-from omfa_jax.scaling.run_cost import compute_unet_cost, compute_vae_cost
+from omfa_jax.parallel.sharding_rules import UNET_RULES, make_param_shardings
+from omfa_jax.planning.run_cost import compute_unet_cost, compute_vae_cost
+from omfa_jax.sampling import sampler
+from omfa_jax.sampling.sampler import Sampler, choose_dtype
 
 STEPS = SamplerSettings(steps=2, guidance=2.0)
 GIVEN = {
@@ -48,7 +47,7 @@ def nvidia(monkeypatch):
     )
     monkeypatch.setattr(fused, "check_compute_capability", lambda _: True)
     monkeypatch.setattr(
-        generate,
+        sampler,
         "select_attention_kernel",
         lambda asked, _, dtype: select_attention_kernel(asked, "gpu", dtype),
     )
@@ -131,7 +130,7 @@ class Recorder:
 
 @pytest.fixture
 def made(monkeypatch):
-    for module in (generate, training_images, training_evaluation):
+    for module in (sampler, training_images, training_evaluation):
         monkeypatch.setattr(module, "Sampler", Recorder)
     monkeypatch.setattr(Recorder, "made", [])
     return Recorder.made

@@ -8,11 +8,11 @@ import tiny_viton as tiny
 
 from omfa_jax.core import images
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.data.build import build_records
-from omfa_jax.data.dresscode import DressCode
-from omfa_jax.data.labels import ATR, CIHP
-from omfa_jax.data.landmarks import read_dresscode_keypoints
-from omfa_jax.data.schema import open_records
+from omfa_jax.data.builders.build_records import build_records
+from omfa_jax.data.builders.dresscode import DressCode
+from omfa_jax.data.builders.label_sets import ATR, CIHP
+from omfa_jax.data.builders.landmark_files import read_dresscode_keypoints
+from omfa_jax.data.records.record_schema import open_records
 
 HEIGHT_PX, WIDTH_PX = tiny.HEIGHT_PX, tiny.WIDTH_PX
 NUMBERS = {"upper_body": 0, "lower_body": 1, "dresses": 2}

@@ -8,14 +8,18 @@ import pytest
 from PIL import Image
 
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.data import duplicates
-from omfa_jax.data.clean import read_exclusion_list, write_exclusion_list
-from omfa_jax.data.duplicates import PhotoEntry, find_duplicates, format_duplicate_report
-from omfa_jax.data.viton_hd import VitonHD
+from omfa_jax.data.builders.exclusion_list import read_exclusion_list, write_exclusion_list
+from omfa_jax.data.builders.viton_hd import VitonHD
+from omfa_jax.data.records import photo_duplicates
+from omfa_jax.data.records.photo_duplicates import (
+    PhotoEntry,
+    find_duplicates,
+    format_duplicate_report,
+)
 
 pytest.importorskip("numba")
 from omfa_jax.cli.main import main
-from omfa_jax.data.world import World, write_world
+from omfa_jax.synthetic import World, write_world
 
 SIZE: dict[str, Any] = {"height_px": 128, "width_px": 96}
 PEOPLE = 24
@@ -55,7 +59,7 @@ def test_different_people_are_not_duplicates(photos):
     report = find_duplicates(photos)
     assert (report.photos, report.groups, report.unreadable) == (PEOPLE + 4, (), ())
     # and the hashes alone would have mixed up some
-    codes = np.array([duplicates.compute_fingerprint(p.path)[0] for p in photos], np.uint64)
+    codes = np.array([photo_duplicates.compute_fingerprint(p.path)[0] for p in photos], np.uint64)
     bits = np.bitwise_count(codes[:, None] ^ codes[None])
     assert (bits <= 12).sum() > len(photos)
 
@@ -104,8 +108,8 @@ def test_blocks_and_brute_force_agree(monkeypatch):
     codes = np.concatenate([codes, codes[:30] ^ np.uint64(0b1011), codes[:9]])
     thumbs = np.zeros((len(codes), 16, 16, 3), np.uint8)
     # blocks of 19 rows
-    monkeypatch.setattr(duplicates, "PAIRS_PER_BLOCK", 19 * len(codes))
-    found = duplicates._labels(codes, thumbs, 3)
+    monkeypatch.setattr(photo_duplicates, "PAIRS_PER_BLOCK", 19 * len(codes))
+    found = photo_duplicates._labels(codes, thumbs, 3)
     first = list(range(len(codes)))
     numbers = [int(code) for code in codes]
     for i in range(len(numbers)):

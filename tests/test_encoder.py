@@ -12,8 +12,8 @@ import omfa_jax
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.models import encode, encode_posterior
 from omfa_jax.sampling.encode_records import FolderEncoder
-from omfa_jax.weights.description import read_description
-from omfa_jax.weights.frozen import load_vae
+from omfa_jax.weights.model_description import read_description
+from omfa_jax.weights.model_folder import load_vae
 from omfa_jax.weights.vae_fingerprint import fingerprint_vae
 
 TINY = Path(omfa_jax.__file__).parent / "assets/tiny"

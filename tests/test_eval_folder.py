@@ -12,11 +12,11 @@ from PIL import Image
 from torchvision_shim import import_torchvision
 
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.evals import compute, pictures
-from omfa_jax.evals import folder as scoring
-from omfa_jax.evals.folder import ScoreRequest, score_folder
-from omfa_jax.evals.protocol import MetricSpec, load_protocol
-from omfa_jax.evals.scores import compare_scores, read_scores, write_scores
+from omfa_jax.evals import folder_scoring as scoring
+from omfa_jax.evals import image_preparation, metric_runner
+from omfa_jax.evals.folder_scoring import ScoreRequest, score_folder
+from omfa_jax.evals.protocol_spec import MetricSpec, load_protocol
+from omfa_jax.evals.scores_file import compare_scores, read_scores, write_scores
 
 import_torchvision()
 
@@ -129,7 +129,7 @@ def test_a_run_that_was_cut_off_goes_on(tmp_path, small, monkeypatch):
             done.append(1)
             if len(done) == 5:
                 raise KeyboardInterrupt
-            return computer.function(*pictures)
+            return computer.function(*image_preparation)
 
         replaced = dataclasses.replace(computer, function=function)
         return dataclasses.replace(made, by_metric={**made.by_metric, "ssim": replaced})
@@ -221,7 +221,9 @@ def test_missing_extra_and_wrong_sizes_are_errors_or_reported(tmp_path, small):
 
 def test_a_truncated_picture_is_named_before_any_work(tmp_path, small, monkeypatch):
     pred, _ = pair_of_folders(tmp_path)
-    monkeypatch.setattr(compute.MetricRunner, "run", lambda *_, **__: pytest.fail("work was begun"))
+    monkeypatch.setattr(
+        metric_runner.MetricRunner, "run", lambda *_, **__: pytest.fail("work was begun")
+    )
     whole = (pred / "003.png").read_bytes()
     for content in (whole[:-20], whole[: len(whole) // 2], b""):
         (pred / "003.png").write_bytes(content)
@@ -249,6 +251,6 @@ def test_a_judges_values_have_their_place(tmp_path, small):
 def test_the_first_look_does_not_decode(tmp_path, monkeypatch):
     pred, _ = pair_of_folders(tmp_path, count=1)
     Image.fromarray(picture(1)).save(pred / "000.jpg")
-    monkeypatch.setattr(pictures, "open_image", lambda *_: pytest.fail("decoded"))
-    facts = [pictures.inspect_file(pred / name) for name in ("000.png", "000.jpg")]
+    monkeypatch.setattr(image_preparation, "open_image", lambda *_: pytest.fail("decoded"))
+    facts = [image_preparation.inspect_file(pred / name) for name in ("000.png", "000.jpg")]
     assert {fact.size_px for fact in facts} == {(96, 72)}

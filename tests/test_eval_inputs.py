@@ -10,9 +10,9 @@ from PIL import Image
 from omfa_jax.cli import eval as cli
 from omfa_jax.cli.main import main
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.evals.pictures import prepare_image, resize_with_filter
-from omfa_jax.evals.protocol import PROTOCOLS, load_protocol
-from omfa_jax.evals.scores import SETTINGS, read_scores
+from omfa_jax.evals.image_preparation import prepare_image, resize_with_filter
+from omfa_jax.evals.protocol_spec import PROTOCOLS, load_protocol
+from omfa_jax.evals.scores_file import SETTINGS, read_scores
 
 
 def run(root, *flags: str, protocol: str = "omfa", out: str = "s.json") -> int:

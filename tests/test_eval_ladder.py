@@ -8,11 +8,14 @@ import torch
 from eval_folders import picture, worse, write_inception, write_trunk, write_vit
 from torchvision_shim import import_torchvision
 
-from omfa_jax.evals.metrics.distances import compute_frechet_from_features, compute_kernel_distance
-from omfa_jax.evals.metrics.features import cosine_similarity, load_dino, load_inception
-from omfa_jax.evals.metrics.perceptual import load_dists, load_lpips
-from omfa_jax.evals.networks import MetricWeights
-from omfa_jax.evals.protocol import load_protocol
+from omfa_jax.evals.metric_weights import MetricWeights
+from omfa_jax.evals.metrics.feature_distances import (
+    compute_frechet_from_features,
+    compute_kernel_distance,
+)
+from omfa_jax.evals.metrics.feature_extractors import cosine_similarity, load_dino, load_inception
+from omfa_jax.evals.metrics.perceptual_metrics import load_dists, load_lpips
+from omfa_jax.evals.protocol_spec import load_protocol
 
 import_torchvision()
 

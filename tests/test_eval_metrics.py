@@ -9,13 +9,13 @@ from skimage.metrics import structural_similarity
 from torchvision_shim import import_torchvision
 
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.evals.metrics.distances import (
+from omfa_jax.evals.metrics.feature_distances import (
     compute_frechet,
     compute_frechet_from_features,
     compute_kernel_distance,
 )
 from omfa_jax.evals.metrics.ssim import LUMA, WINDOW, ssim
-from omfa_jax.evals.protocol import load_protocol
+from omfa_jax.evals.protocol_spec import load_protocol
 from omfa_jax.evals.psnr import psnr
 
 import_torchvision()

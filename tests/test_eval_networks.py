@@ -12,10 +12,15 @@ from eval_folders import picture, worse, write_clip, write_inception, write_vit
 from torchvision_shim import import_torchvision
 
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.evals.metrics.features import cosine_similarity, load_clip, load_dino, load_inception
-from omfa_jax.evals.metrics.perceptual import load_dists, load_lpips
-from omfa_jax.evals.networks import SOURCES, MetricUnavailable, MetricWeights
-from omfa_jax.evals.protocol import load_protocol
+from omfa_jax.evals.metric_weights import SOURCES, MetricUnavailable, MetricWeights
+from omfa_jax.evals.metrics.feature_extractors import (
+    cosine_similarity,
+    load_clip,
+    load_dino,
+    load_inception,
+)
+from omfa_jax.evals.metrics.perceptual_metrics import load_dists, load_lpips
+from omfa_jax.evals.protocol_spec import load_protocol
 
 import_torchvision()
 

@@ -11,12 +11,20 @@ from PIL import Image
 from some_scores import KID, LPIPS, NO_FID, SSIM, files_of, some_scores, with_pictures, with_values
 
 from omfa_jax.cli.main import main
-from omfa_jax.evals.exports import format_csv, format_latex
-from omfa_jax.evals.gallery import GallerySettings, choose_examples
-from omfa_jax.evals.page import HtmlPage
-from omfa_jax.evals.report import add_report_sections, build_report_page, collect_warnings
-from omfa_jax.evals.scores import Category, Folders, Metric, ProtocolRecord
-from omfa_jax.evals.table import group_scores, make_categories_table, make_methods_table
+from omfa_jax.evals.report.example_gallery import GallerySettings, choose_examples
+from omfa_jax.evals.report.html_page import HtmlPage
+from omfa_jax.evals.report.report_page import (
+    add_report_sections,
+    build_report_page,
+    collect_warnings,
+)
+from omfa_jax.evals.report.scores_table import (
+    group_scores,
+    make_categories_table,
+    make_methods_table,
+)
+from omfa_jax.evals.report.table_exports import format_csv, format_latex
+from omfa_jax.evals.scores_file import Category, Folders, Metric, ProtocolRecord
 
 
 def text_of(*scores, **settings):

@@ -5,10 +5,10 @@ import pytest
 from skimage.metrics import peak_signal_noise_ratio
 
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.evals.curves import read_loss_curve
 from omfa_jax.evals.influence import measure_influence, sample_derangement
-from omfa_jax.evals.page import HtmlPage
 from omfa_jax.evals.psnr import CEILING_DB, mean_psnr, psnr
+from omfa_jax.evals.report.html_page import HtmlPage
+from omfa_jax.evals.report.svg_curves import read_loss_curve
 
 
 def pictures(seed, count=3):

@@ -8,10 +8,10 @@ import jax
 import numpy as np
 import processes
 import pytest
-from tiny_bundle import SLOTS, make_tiny_model, write_records
+from tiny_model import SLOTS, make_tiny_model, write_records
 from tiny_training import make_run
 
-from omfa_jax.cli import config as config_lib
+from omfa_jax.cli import config_lib
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.evals.heldout_run import find_heldout_split
 from omfa_jax.evals.training_evaluation import make_training_evaluation
@@ -118,8 +118,8 @@ from omfa_jax.parallel import distributed
 distributed.initialize(Path(sys.argv[1]))
 from types import SimpleNamespace
 from test_evaluation import evaluation_of, make_bundle, make_run
-from omfa_jax.parallel.feed import place
-from omfa_jax.parallel.rules import UNET_RULES, param_shardings
+from omfa_jax.parallel.global_arrays import place
+from omfa_jax.parallel.sharding_rules import UNET_RULES, param_shardings
 mesh = make_run(Path(sys.argv[1]), 1, (1, 2, 1)).mesh
 params = make_bundle().unet_params
 params = place(params, param_shardings(UNET_RULES, params, mesh))

@@ -4,14 +4,14 @@ import dataclasses
 
 import numpy as np
 import pytest
-from tiny_bundle import pipeline, write_records
+from tiny_model import pipeline, write_records
 
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.data import schema
-from omfa_jax.data.pairing import get_groups_path
-from omfa_jax.evals import examples
-from omfa_jax.evals.examples import EvalSplit
+from omfa_jax.data.records import record_schema
+from omfa_jax.data.records.pose_groups import get_groups_path
+from omfa_jax.evals import split_examples
 from omfa_jax.evals.influence import compute_gain
+from omfa_jax.evals.split_examples import EvalSplit
 
 
 @pytest.fixture(scope="module")
@@ -44,13 +44,13 @@ def test_a_setting_is_what_is_given_and_what_is_made(records):
 
 
 def test_multi_pose_takes_garment_and_face_from_another_photo(tmp_path, monkeypatch):
-    written = schema.to_example
+    written = record_schema.to_example
 
     def grouped(record):
         group = "outfit" if record.key < "00003" else ""
         return written(dataclasses.replace(record, group=group))
 
-    monkeypatch.setattr(schema, "to_example", grouped)
+    monkeypatch.setattr(record_schema, "to_example", grouped)
     records = write_records(tmp_path, 5)
     # what was counted of the records as they were built
     get_groups_path(records, "test").unlink()
@@ -85,7 +85,7 @@ def test_gain_is_paired_and_knows_which_way_is_better():
 
 
 def test_two_records_that_would_be_one_file_are_refused(records, monkeypatch):
-    monkeypatch.setattr(examples, "file_name", lambda key: key.partition("_")[2])
+    monkeypatch.setattr(split_examples, "file_name", lambda key: key.partition("_")[2])
     with pytest.raises(
         OmfaError, match=r"00000_00 and 00001_00 .* would both be written to 00\.png"
     ):

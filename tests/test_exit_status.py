@@ -15,9 +15,9 @@ import pytest
 
 from omfa_jax.cli import main as command_line
 from omfa_jax.core import retry
+from omfa_jax.core.atomic_files import LOCK_NAME, atomic_write, exclusive_lock
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.exit_status import FAULT_KINDS, NETWORK, classify_error, is_transient
-from omfa_jax.core.files import LOCK_NAME, atomic_write, exclusive_lock
 from omfa_jax.core.retry import call_with_retries
 
 

@@ -16,19 +16,19 @@ from small_settings import make_keep_settings
 from torch_models import AutoencoderKL, UNet2DConditionModel, torch
 
 import convert_weights
-from omfa_jax.cli import config as config_lib
+from omfa_jax.cli import config_lib
 from omfa_jax.core import trees
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.models import VAES, get_unet_config
-from omfa_jax.train import load, stored
-from omfa_jax.train.checkpoint import MODEL_FOLDER, Checkpointer
-from omfa_jax.train.load import restore_params
+from omfa_jax.train.checkpoints import checkpoint_weights, lazy_array
+from omfa_jax.train.checkpoints.checkpoint_weights import restore_params
+from omfa_jax.train.checkpoints.checkpointer import MODEL_FOLDER, Checkpointer
 from omfa_jax.train.state import TrainState
-from omfa_jax.weights import names, stream
-from omfa_jax.weights.bundle import Model
-from omfa_jax.weights.frozen import save_model_folder
-from omfa_jax.weights.sources import get_unet_shapes, get_vae_shapes
-from omfa_jax.weights.stream import parse_size
+from omfa_jax.weights import safetensors_stream, tensor_names
+from omfa_jax.weights.model_folder import save_model_folder
+from omfa_jax.weights.omfa_model import Model
+from omfa_jax.weights.safetensors_stream import parse_size
+from omfa_jax.weights.torch_sources import get_unet_shapes, get_vae_shapes
 
 FILE = "diffusion_pytorch_model"
 ROOT = Path(__file__).parents[1]
@@ -74,7 +74,7 @@ def test_sharded_folders_load_cleanly(workdir, tmp_path):
     assert len([size for size in sizes if size > 500_000]) < 10  # tensors of more than that
     index = json.loads((tmp_path / "unet" / f"{FILE}.safetensors.index.json").read_text())
     assert index["metadata"]["total_size"] == sum(sizes)
-    expected = names.to_torch(restore_params(workdir)[0])
+    expected = tensor_names.to_torch(restore_params(workdir)[0])
     for name, kind in (("unet", UNet2DConditionModel), ("vae", AutoencoderKL)):
         model, info = kind.from_pretrained(
             tmp_path / name, output_loading_info=True, low_cpu_mem_usage=False
@@ -89,29 +89,32 @@ def test_sharded_folders_load_cleanly(workdir, tmp_path):
 
 
 def test_shards_are_whole_and_in_order():
-    rows = names.make_name_table(get_vae_shapes(VAES["tiny"]))
-    shards = stream.split_shards(rows, "fp16", 100_000)
+    rows = tensor_names.make_name_table(get_vae_shapes(VAES["tiny"]))
+    shards = safetensors_stream.split_shards(rows, "fp16", 100_000)
     assert [row for shard in shards for row in shard] == rows
-    sizes = [sum(stream.compute_size_bytes(row.shape, "fp16") for row in shard) for shard in shards]
+    sizes = [
+        sum(safetensors_stream.compute_size_bytes(row.shape, "fp16") for row in shard)
+        for shard in shards
+    ]
     assert all(a + b > 100_000 for a, b in itertools.pairwise(sizes))
     assert all(size <= 100_000 for size, s in zip(sizes, shards, strict=True) if len(s) > 1)
-    assert [len(s) for s in stream.split_shards(rows, "fp16", 1)] == [1] * len(rows)
-    assert len(stream.split_shards(rows, "fp16", 10**9)) == 1
+    assert [len(s) for s in safetensors_stream.split_shards(rows, "fp16", 1)] == [1] * len(rows)
+    assert len(safetensors_stream.split_shards(rows, "fp16", 10**9)) == 1
 
 
 @pytest.mark.parametrize("weights", ["ema", "raw"])
 def test_checkpoints_are_streamed(workdir, tmp_path, weights, monkeypatch):
     reads = []
-    real = stored._Reader._restored
+    real = lazy_array._Reader._restored
 
     def counted(self, run):
         reads.append(run)
         return real(self, run)
 
-    monkeypatch.setattr(stored._Reader, "_restored", counted)
-    monkeypatch.setattr(stored, "CHUNK_BYTES", 3_000_000)
+    monkeypatch.setattr(lazy_array._Reader, "_restored", counted)
+    monkeypatch.setattr(lazy_array, "CHUNK_BYTES", 3_000_000)
     # nobody may read a whole tree
-    monkeypatch.setattr(load, "read_as_numpy", None)
+    monkeypatch.setattr(checkpoint_weights, "read_as_numpy", None)
     out = tmp_path / "out"
     arguments = ["export", str(workdir), "--out", str(out), "--weights", weights]
     assert convert_weights.main([*arguments, "--max-shard-size", "500KB"]) == 0
@@ -122,7 +125,7 @@ def test_checkpoints_are_streamed(workdir, tmp_path, weights, monkeypatch):
     found = {}
     for path in (out / "unet").glob("*.safetensors"):
         found |= load_file(path)
-    expected = names.to_torch(params)
+    expected = tensor_names.to_torch(params)
     assert found.keys() == expected.keys()
     assert all(np.array_equal(found[key], expected[key]) for key in expected)
 
@@ -204,14 +207,14 @@ def test_stream_files_are_safetensors(tmp_path):
     rng = np.random.default_rng(0)
     for dtype in ("fp32", "fp16", "bf16"):
         tensors = {
-            name: rng.standard_normal(shape).astype(stream.DTYPES[dtype])
+            name: rng.standard_normal(shape).astype(safetensors_stream.DTYPES[dtype])
             for name, shape in {"a.b": (3, 5), "c": (1,), "d": (2, 2, 7)}.items()
         }
         pieces = [(name, part) for name, tensor in tensors.items() for part in tensor]
         path = tmp_path / f"{dtype}.safetensors"
         shapes = {name: tensor.shape for name, tensor in tensors.items()}
-        stream.write_tensor_stream(path, shapes, dtype, pieces, {"format": "pt"})
-        mapped, read = stream.mmap_tensors(path), load_file(path)
+        safetensors_stream.write_tensor_stream(path, shapes, dtype, pieces, {"format": "pt"})
+        mapped, read = safetensors_stream.mmap_tensors(path), load_file(path)
         for name, tensor in tensors.items():
             for found in (mapped[name], read[name]):
                 assert found.dtype == tensor.dtype

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from tiny_training import BATCH, CountingBatches, make_run
 
-from omfa_jax.data.decode import stack_examples
-from omfa_jax.data.room import BufferPool
+from omfa_jax.data.pipeline.buffer_pool import BufferPool
+from omfa_jax.data.pipeline.decode_record import stack_examples
 from omfa_jax.train import loop
 
 STEPS = 6

@@ -10,8 +10,8 @@ from tiny_training import make_run
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.parallel.mesh import MeshSettings, make_mesh
 from omfa_jax.train import loop
-from omfa_jax.train.checkpoint import find_newest_complete_step
-from omfa_jax.train.finite import require_finite
+from omfa_jax.train.checkpoints.checkpointer import find_newest_complete_step
+from omfa_jax.train.checkpoints.finite_check import require_finite
 from omfa_jax.train.state import TrainState
 
 

@@ -9,8 +9,8 @@ from compiler_flops import products, unet_flops, vae_flops
 
 from omfa_jax.cli.main import main
 from omfa_jax.models import UNETS, VAES, init_vae
-from omfa_jax.scaling.flops import count_unet_flops, count_vae_flops
-from omfa_jax.scaling.run_cost import compute_vae_cost
+from omfa_jax.planning.flops import count_unet_flops, count_vae_flops
+from omfa_jax.planning.run_cost import compute_vae_cost
 from omfa_jax.train.network import get_unet_shapes
 
 # every size of its own

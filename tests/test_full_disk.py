@@ -9,8 +9,8 @@ import pytest
 import tiny_viton as tiny
 
 from omfa_jax.cli.main import main
-from omfa_jax.data.build import build_records
-from omfa_jax.train.checkpoint import find_newest_complete_step
+from omfa_jax.data.builders.build_records import build_records
+from omfa_jax.train.checkpoints.checkpointer import find_newest_complete_step
 
 # what fills the disk, and what makes room again
 FILL = """

@@ -12,8 +12,10 @@ import pytest
 from omfa_jax.cli import main as entry
 from omfa_jax.cli.main import main
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.parallel import flags
-from omfa_jax.parallel.flags import (
+from omfa_jax.parallel import xla_flags
+from omfa_jax.parallel.hardware import USABLE_FRACTION
+from omfa_jax.parallel.topology import parse_topology
+from omfa_jax.parallel.xla_flags import (
     GPU_FLAGS,
     LEGACY_MEM_FRACTION,
     MEM_FRACTION,
@@ -22,13 +24,11 @@ from omfa_jax.parallel.flags import (
     reserve_gpu_memory,
     set_xla_flags,
 )
-from omfa_jax.parallel.hardware import USABLE_FRACTION
-from omfa_jax.parallel.pods import parse_topology
-from omfa_jax.scaling import ahead
-from omfa_jax.scaling import plan as planning
+from omfa_jax.planning import aot
+from omfa_jax.planning import plan as planning
 
 ROOT = Path(__file__).parents[1]
-MEMORY = (MEM_FRACTION, LEGACY_MEM_FRACTION, flags.PREALLOCATE, flags.ALLOCATOR)
+MEMORY = (MEM_FRACTION, LEGACY_MEM_FRACTION, xla_flags.PREALLOCATE, xla_flags.ALLOCATOR)
 # what JAX's GPU plugin is told, by the function that reads the environment when a backend starts
 ASKED = """
 import json, os, sys, types
@@ -94,10 +94,10 @@ def test_the_users_own_fraction_is_kept(name):
         ({MEM_FRACTION: ".5"}, 0.5),
         ({LEGACY_MEM_FRACTION: ".5"}, 0.5),
         ({MEM_FRACTION: "1.5"}, 1.0),
-        ({flags.PREALLOCATE: "false"}, 0.75),
-        ({flags.PREALLOCATE: "false", MEM_FRACTION: "0.9"}, 0.9),
-        ({flags.ALLOCATOR: "cuda_async"}, 0.75),
-        ({flags.ALLOCATOR: "platform"}, USABLE_FRACTION),
+        ({xla_flags.PREALLOCATE: "false"}, 0.75),
+        ({xla_flags.PREALLOCATE: "false", MEM_FRACTION: "0.9"}, 0.9),
+        ({xla_flags.ALLOCATOR: "cuda_async"}, 0.75),
+        ({xla_flags.ALLOCATOR: "platform"}, USABLE_FRACTION),
     ],
 )
 def test_plans_use_the_fraction_of_the_environment(own, part, monkeypatch, caplog):
@@ -140,7 +140,7 @@ def test_scoring_on_a_gpu_leaves_memory_to_pytorch(monkeypatch, tmp_path, capsys
         monkeypatch.delenv(name)
     flags = ["--checkpoint", str(tmp_path / "none"), "--data", "none", "--task", "try_on"]
     flags += ["--out", str(tmp_path / "out"), "--device", device]
-    assert main(["eval", *flags]) == 2
+    assert main(["eval", *xla_flags]) == 2
     assert "no model at" in capsys.readouterr().err
     assert (MEM_FRACTION in os.environ) == set_here
 
@@ -186,7 +186,7 @@ def test_ahead_of_time_compilation_uses_the_flags_of_training(planned, monkeypat
         seen.append({n: os.environ.get(n, "") for n in ("XLA_FLAGS", "LIBTPU_INIT_ARGS")})
         raise OmfaError("no compiler here")
 
-    monkeypatch.setattr(ahead, "devices_of", compiler)
+    monkeypatch.setattr(aot, "devices_of", compiler)
     for topology, variable, wanted in (
         ("h100-8", "XLA_FLAGS", GPU_FLAGS),
         ("v5litepod-8", "LIBTPU_INIT_ARGS", TPU_FLAGS),

@@ -13,23 +13,23 @@ from tiny_viton import write_raw
 
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.tasks import COMPONENTS, Task, make_noised_table
-from omfa_jax.data.build import build_records
-from omfa_jax.data.latents import write_latents
-from omfa_jax.data.pipeline import PipelineSettings, make_eval_iterator
+from omfa_jax.data.builders.build_records import build_records
+from omfa_jax.data.pipeline.grain_pipeline import PipelineSettings, make_eval_iterator
+from omfa_jax.data.pipeline.latent_writer import write_latents
 from omfa_jax.diffusion.noise import make_example_ids, make_example_keys
 from omfa_jax.diffusion.partial import compute_target, corrupt, make_network_input
 from omfa_jax.diffusion.schedule import get_alpha_sigma
-from omfa_jax.evals import heldout
-from omfa_jax.evals.heldout import (
+from omfa_jax.evals import heldout_loss
+from omfa_jax.evals.heldout_loss import (
     HeldOutSettings,
     compute_noise_levels,
     make_held_out_batches,
     make_held_out_loss_fn,
 )
 from omfa_jax.models import init_unet
-from omfa_jax.parallel.feed import get_data_shard, put_global
+from omfa_jax.parallel.global_arrays import get_data_shard, put_global
 from omfa_jax.parallel.mesh import make_replicated_sharding
-from omfa_jax.parallel.rules import REPLICATED_RULES, UNET_RULES, make_param_shardings
+from omfa_jax.parallel.sharding_rules import REPLICATED_RULES, UNET_RULES, make_param_shardings
 from omfa_jax.train.network import make_training_network
 
 COUNT = 11
@@ -86,7 +86,7 @@ def measured(
     shard, shards = get_data_shard(run.mesh)
     mine = (
         {name: np.array_split(rows, shards)[shard] for name, rows in batch.items()}
-        for batch in dealt(whole, heldout.get_global_batch_size(run.mesh))
+        for batch in dealt(whole, heldout_loss.get_global_batch_size(run.mesh))
     )
     loss = make_held_out_loss_fn(
         diffusion, settings, apply, run.mesh, shardings, make_held_out_batches(mine, None)
@@ -157,7 +157,7 @@ def test_weights_cut_over_devices_do_not_change_a_bit_of_the_unets(tmp_path):
 
 @pytest.mark.parametrize("rows", [1, 2, 8])
 def test_rows_a_device_change_the_rounding_alone(tmp_path, alone, monkeypatch, rows):
-    monkeypatch.setattr(heldout, "ROWS", rows)
+    monkeypatch.setattr(heldout_loss, "ROWS", rows)
     other = measured(tmp_path, examples(), (2, 1, 1))
     np.testing.assert_allclose(other.values, alone.values, rtol=1e-5)
     assert other.total == pytest.approx(alone.total, rel=1e-6)
@@ -214,7 +214,7 @@ def test_pictures_and_their_stored_latents_have_one_loss(tmp_path):
     shardings = make_param_shardings(REPLICATED_RULES, params, run.mesh)
     for folder, vae_id, encode in ((records, "", pooled), (latents, "pooled", None)):
         pipeline = PipelineSettings(str(folder), slots, vae_id=vae_id, threads=0)
-        rows = heldout.get_global_batch_size(run.mesh)
+        rows = heldout_loss.get_global_batch_size(run.mesh)
         read = make_eval_iterator(pipeline, split="test", batch_size=rows, limit=5)
         batches = make_held_out_batches(read, encode)
         loss = make_held_out_loss_fn(SETTINGS, MEASURE, mixing, run.mesh, shardings, batches)

@@ -11,24 +11,24 @@ from pathlib import Path
 import pytest
 import tiny_viton as tiny
 
+from omfa_jax.body.body_file import save_body
+from omfa_jax.body.body_model import load_body_model
+from omfa_jax.body.body_params import make_neutral_params
 from omfa_jax.body.camera import make_look_at_camera
-from omfa_jax.body.importers.common import ImportOptions
-from omfa_jax.body.importers.sources import IMPORTERS
-from omfa_jax.body.library import load_pose_library
-from omfa_jax.body.model import load_body_model
-from omfa_jax.body.params import make_neutral_params
-from omfa_jax.body.params_file import save_body
+from omfa_jax.body.importers.importer_common import ImportOptions
+from omfa_jax.body.importers.importer_table import IMPORTERS
+from omfa_jax.body.pose_library import load_pose_library
 from omfa_jax.body.pose_maps import find_folders, find_styles
 from omfa_jax.cli.main import main
 from omfa_jax.core import images
+from omfa_jax.core.atomic_files import require_writable_file
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.core.files import require_writable_file
-from omfa_jax.core.workers import ordered_map
-from omfa_jax.data.build import build_records
-from omfa_jax.data.clean import read_exclusion_list
-from omfa_jax.data.faces import read_keypoints
-from omfa_jax.data.photos import find_photos
-from omfa_jax.data.schema import read_manifest
+from omfa_jax.core.process_pool import ordered_map
+from omfa_jax.data.builders.build_records import build_records
+from omfa_jax.data.builders.exclusion_list import read_exclusion_list
+from omfa_jax.data.builders.face_box import read_keypoints
+from omfa_jax.data.builders.keypoint_photos import find_photos
+from omfa_jax.data.records.record_schema import read_manifest
 
 DEEP = "[" * 100_000
 POSES = ["data", "poses", "--backend=zbuffer", "--processes=1"]
@@ -209,7 +209,7 @@ def test_outputs_that_cannot_be_are_told_before_the_work(raw, tmp_path, capsys, 
     ):
         fails(["data", "duplicates", f"--raw={raw}", f"--out={out}"], words, capsys)
     # root may write where others may not
-    monkeypatch.setattr("omfa_jax.core.files.os.access", lambda *_: False)
+    monkeypatch.setattr("omfa_jax.core.atomic_files.os.access", lambda *_: False)
     with pytest.raises(OmfaError, match="is not writable; give another name to --out"):
         require_writable_file(tmp_path / "new/list.json", "--out")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]

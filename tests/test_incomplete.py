@@ -11,7 +11,7 @@ import pytest
 import tiny_viton as tiny
 
 from omfa_jax.cli.main import main
-from omfa_jax.data.build import build_records
+from omfa_jax.data.builders.build_records import build_records
 from omfa_jax.train import unet_run
 
 SMALL = [

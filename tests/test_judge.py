@@ -12,10 +12,10 @@ from judge_server import GOOD, KEY, Answer, quick, serving, some_pairs
 from PIL import Image
 
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.evals.judge.answer import MalformedAnswer, Reply, parse_score
-from omfa_jax.evals.judge.endpoint import parse_retry_after
-from omfa_jax.evals.judge.prompts import TRY_OFF, TRY_ON
-from omfa_jax.evals.judge.run import run_judge
+from omfa_jax.evals.judge.chat_endpoint import parse_retry_after
+from omfa_jax.evals.judge.judge_answer import MalformedAnswer, Reply, parse_score
+from omfa_jax.evals.judge.judge_prompts import TRY_OFF, TRY_ON
+from omfa_jax.evals.judge.judge_session import run_judge
 from omfa_jax.evals.judge.settings import TokenPrices
 
 FREE = TokenPrices(0.0, 0.0)

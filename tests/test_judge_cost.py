@@ -13,7 +13,7 @@ import pytest
 from judge_server import KEY, Answer, quick, serving, some_pairs
 
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.evals.judge.run import run_judge
+from omfa_jax.evals.judge.judge_session import run_judge
 from omfa_jax.evals.judge.settings import TokenPrices
 
 FREE = TokenPrices(0.0, 0.0)
@@ -86,7 +86,7 @@ import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from judge_server import quick, some_pairs
-from omfa_jax.evals.judge.run import judge
+from omfa_jax.evals.judge.judge_session import judge
 judge(some_pairs(Path(sys.argv[2]), 30), quick(sys.argv[3], Path(sys.argv[2]) / "c.jsonl"))
 """
 

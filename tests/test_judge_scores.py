@@ -15,10 +15,10 @@ from omfa_jax.cli.flags import Parser
 from omfa_jax.cli.main import main
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.images import write_image
-from omfa_jax.evals.judge.judged import add_judge_results
-from omfa_jax.evals.judge.prompts import TRY_OFF, TRY_ON
-from omfa_jax.evals.judge.run import run_judge
-from omfa_jax.evals.scores import (
+from omfa_jax.evals.judge.judge_prompts import TRY_OFF, TRY_ON
+from omfa_jax.evals.judge.judge_results import add_judge_results
+from omfa_jax.evals.judge.judge_session import run_judge
+from omfa_jax.evals.scores_file import (
     Category,
     Counts,
     Folders,

@@ -13,15 +13,15 @@ import numpy as np
 import pytest
 from processes import members
 
-from omfa_jax.body.fit.fitting import FitResult
-from omfa_jax.body.fit.folder import fit_folder
-from omfa_jax.body.fit.report import FitReport
-from omfa_jax.body.params_file import load_body, save_body
+from omfa_jax.body.body_file import load_body, save_body
+from omfa_jax.body.fit.fit_folder import fit_folder
+from omfa_jax.body.fit.fit_quality import FitReport
+from omfa_jax.body.fit.fitter import FitResult
 from omfa_jax.cli.main import main
+from omfa_jax.core.atomic_files import atomic_write, delete_stale_temporaries, exclusive_lock
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.core.files import atomic_write, delete_stale_temporaries, exclusive_lock
-from omfa_jax.data.build import build_records
-from omfa_jax.data.world.writer import write_world
+from omfa_jax.data.builders.build_records import build_records
+from omfa_jax.synthetic.world_writer import write_world
 
 WORLD = {"seed": 1, "counts": {"train": 8}, "height_px": 64, "width_px": 48, "supersample": 1}
 
@@ -223,7 +223,7 @@ def test_a_fit_that_was_to_replace_another_goes_on_as_a_first_one(to_fit):
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("omfa_jax.body.fit.folder.save_body", stop)
+        patch.setattr("omfa_jax.body.fit.fit_folder.save_body", stop)
         fit(folder, overwrite=True)
     fit(folder)
     fit(straight)

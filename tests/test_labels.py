@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.data import faces, labels
-from omfa_jax.data.labels import ATR, CIHP, DEEPFASHION, LABEL_SETS, LIP
-from omfa_jax.data.worn import cut_out_garment
+from omfa_jax.data.builders import face_box, label_sets
+from omfa_jax.data.builders.garment_cutout import cut_out_garment
+from omfa_jax.data.builders.label_sets import ATR, CIHP, DEEPFASHION, LABEL_SETS, LIP
 
 
 def painted(*shares):
@@ -64,8 +64,8 @@ def test_ids_of_another_set_are_told():
     # OOTDiffusion's neck
     ATR.require_known_ids(painted((0, 90), (18, 10)), "label map")
     with pytest.raises(OmfaError, match="did you mean 'cihp'"):
-        labels.get_label_set("chip")
-    assert labels.get_label_set("lip") is LABEL_SETS["lip"]
+        label_sets.get_label_set("chip")
+    assert label_sets.get_label_set("lip") is LABEL_SETS["lip"]
 
 
 def test_the_same_head_gives_the_same_face_box_in_every_set():
@@ -74,11 +74,11 @@ def test_the_same_head_gives_the_same_face_box_in_every_set():
         parse = np.zeros((100, 80), np.uint8)
         parse[10:40, 25:55] = label_set.ids["hair"]
         parse[18:44, 30:50] = label_set.ids["face"]
-        heads[label_set.name] = faces.find_box_from_labels(parse, 100, 80, label_set)
+        heads[label_set.name] = face_box.find_box_from_labels(parse, 100, 80, label_set)
     assert len(set(heads.values())) == 1
     # ATR has the neck under the face: 1.3 widths below its top a face ends
     parse = np.zeros((100, 80), np.uint8)
     parse[10:40, 25:55] = ATR.ids["hair"]
     parse[18:60, 30:50] = ATR.ids["face"]
-    box = faces.find_box_from_labels(parse, 100, 80, ATR)
+    box = face_box.find_box_from_labels(parse, 100, 80, ATR)
     assert box == pytest.approx(heads["CIHP"], abs=2)

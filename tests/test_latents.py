@@ -9,14 +9,18 @@ import tiny_viton as tiny
 
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.tasks import Task
-from omfa_jax.data import show
-from omfa_jax.data.build import build_records
-from omfa_jax.data.check import check_records
-from omfa_jax.data.decode import decode_latents, make_float_batch
-from omfa_jax.data.latents import write_latents
-from omfa_jax.data.moments import pack_moments
-from omfa_jax.data.pipeline import PipelineSettings, make_eval_iterator, make_train_iterator
-from omfa_jax.data.schema import open_records, read_manifest
+from omfa_jax.data.builders.build_records import build_records
+from omfa_jax.data.pipeline.decode_record import decode_latents, make_float_batch
+from omfa_jax.data.pipeline.grain_pipeline import (
+    PipelineSettings,
+    make_eval_iterator,
+    make_train_iterator,
+)
+from omfa_jax.data.pipeline.latent_writer import write_latents
+from omfa_jax.data.records import contact_sheet
+from omfa_jax.data.records.check_records import check_records
+from omfa_jax.data.records.latent_moments import pack_moments
+from omfa_jax.data.records.record_schema import open_records, read_manifest
 
 SLOTS = {"garment": (64, 48), "person": (64, 48), "face": (16, 16)}
 TASKS = (Task("try_on", ("person",), 0.7, ""), Task("try_off", ("garment",), 0.3, ""))
@@ -166,7 +170,7 @@ def test_latents_of_latents_and_sheets_of_latents_are_refused(folders, tmp_path)
     with pytest.raises(OmfaError, match="image records"):
         write_latents(folders[1], tmp_path / "out", encode, slots=SLOTS, vae_id="means")
     with pytest.raises(OmfaError, match="image records"):
-        show.write_contact_sheet(folders[1], tmp_path / "sheet.png", split="train")
+        contact_sheet.write_contact_sheet(folders[1], tmp_path / "sheet.png", split="train")
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 1e6])

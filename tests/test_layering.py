@@ -102,7 +102,12 @@ def test_a_file_is_one_sitting(path):
 
 @pytest.mark.parametrize(
     "module",
-    ["omfa_jax", "omfa_jax.data.world.writer", "omfa_jax.data.photos", "omfa_jax.cli.main"],
+    [
+        "omfa_jax",
+        "omfa_jax.synthetic.world_writer",
+        "omfa_jax.data.builders.keypoint_photos",
+        "omfa_jax.cli.main",
+    ],
 )
 def test_import_is_light(module):
     code = (

@@ -9,15 +9,15 @@ import tiny_viton as tiny
 
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.tasks import Task
-from omfa_jax.data.build import build_records
-from omfa_jax.data.elastic import ResumableWorkerIterator
-from omfa_jax.data.mixture import (
+from omfa_jax.data.builders.build_records import build_records
+from omfa_jax.data.pipeline.grain_pipeline import PipelineSettings, make_train_iterator
+from omfa_jax.data.pipeline.mixture import (
     TrainingOrder,
     compute_integer_weights,
     interleave_folders,
     parse_mixture,
 )
-from omfa_jax.data.pipeline import PipelineSettings, make_train_iterator
+from omfa_jax.data.pipeline.worker_iterator import ResumableWorkerIterator
 
 SLOTS = {"garment": (64, 48), "person": (64, 48), "face": (16, 16)}
 TASKS = (Task("try_on", ("person",), 0.5, ""), Task("try_off", ("garment",), 0.5, ""))

@@ -12,18 +12,18 @@ from test_restart import SHARD, interrupted
 
 import convert_weights
 from omfa_jax.core import mounts
-from omfa_jax.core.errors import OmfaError
-from omfa_jax.core.folders import (
+from omfa_jax.core.atomic_dirs import (
     atomic_dir,
     delete_matching,
     list_tree,
     replace_dir,
     resolve_target,
 )
+from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.mounts import find_mount
-from omfa_jax.data.build import build_records
-from omfa_jax.data.partial import open_staging_folder
-from omfa_jax.weights.imported import CONTENTS, MANIFEST_FILE
+from omfa_jax.data.builders.build_records import build_records
+from omfa_jax.data.records.staging import open_staging_folder
+from omfa_jax.weights.imported_folder import CONTENTS, MANIFEST_FILE
 
 TINY = Path(__file__).parents[1] / "omfa_jax" / "assets" / "tiny"
 NOBODY = 65534
@@ -294,7 +294,9 @@ def test_another_users_file_in_an_import_stays(tmp_path, give, name):
 def test_another_users_file_in_records_stays(raw, tmp_path, give, monkeypatch):
     out = tmp_path / "records"
     build_records(raw, out)
-    monkeypatch.setattr("omfa_jax.data.build.write_all", lambda *_: pytest.fail("work was begun"))
+    monkeypatch.setattr(
+        "omfa_jax.data.builders.build_records.write_all", lambda *_: pytest.fail("work was begun")
+    )
     give(out / "viton_hd")
     with pytest.raises(OmfaError, match="another user's files"):
         build_records(raw, out, overwrite=True)

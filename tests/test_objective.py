@@ -10,8 +10,8 @@ from tiny_training import BATCH, SETTINGS, CountingBatches
 from omfa_jax.core.tasks import make_noised_table
 from omfa_jax.diffusion.loss import compute_loss_weight
 from omfa_jax.diffusion.schedule import get_alpha_sigma
-from omfa_jax.train.keys import make_row_keys
 from omfa_jax.train.objective import make_diffusion_objective
+from omfa_jax.train.rng import make_row_keys
 
 ROOT = jax.random.key(3)
 ROWS = jnp.arange(BATCH)

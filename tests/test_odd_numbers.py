@@ -9,13 +9,13 @@ from tiny_training import SETTINGS
 
 import convert_weights
 from omfa_jax.body.camera import make_look_at_camera
-from omfa_jax.core.bounds import MAX_COUNT
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.tasks import Task
+from omfa_jax.core.value_rules import MAX_COUNT
 from omfa_jax.diffusion.schedule import ScheduleSettings, TimestepDistribution
 from omfa_jax.diffusion.settings import DiffusionSettings
 from omfa_jax.models import VAEConfig
-from omfa_jax.scaling.manifest import (
+from omfa_jax.studies.study_manifest import (
     ModelSize,
     Study,
     StudyGrid,
@@ -122,6 +122,6 @@ def test_ctrl_c_while_converting_is_one_line(monkeypatch, tmp_path, capsys):
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("omfa_jax.weights.sources.open_source", interrupt)
+    monkeypatch.setattr("omfa_jax.weights.torch_sources.open_source", interrupt)
     assert convert_weights.main(["import", "x", "--out", str(tmp_path / "out")]) == 130
     assert capsys.readouterr().err == "convert_weights: interrupted\n"

@@ -13,7 +13,7 @@ from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.trees import flatten
 from omfa_jax.models import init_unet
 from omfa_jax.parallel.mesh import MeshSettings, make_mesh
-from omfa_jax.parallel.rules import UNET_RULES
+from omfa_jax.parallel.sharding_rules import UNET_RULES
 from omfa_jax.train.loop import train
 from omfa_jax.train.optimizer import MUON_RMS, get_muon_axes, make_optimizer, make_schedule
 from omfa_jax.train.state import get_state_shardings, make_state

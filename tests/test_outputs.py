@@ -8,16 +8,16 @@ from out_arrangements import MINE, write_ours
 from omfa_jax.cli.main import main
 from omfa_jax.cli.sample import require_inputs_kept
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.data import schema
-from omfa_jax.data.finalize import require_free
-from omfa_jax.data.latents import write_latents
-from omfa_jax.data.partial import RECORD_FILES, open_staging_folder
-from omfa_jax.scaling.launchers import write_launchers
-from omfa_jax.scaling.manifest import Study
+from omfa_jax.data.pipeline.latent_writer import write_latents
+from omfa_jax.data.records import record_schema
+from omfa_jax.data.records.finalize import require_free
+from omfa_jax.data.records.staging import RECORD_FILES, open_staging_folder
+from omfa_jax.studies.study_launchers import write_launchers
+from omfa_jax.studies.study_manifest import Study
 
 
 def write_records(folder, kind):
-    schema.write_manifest(write_ours(folder, RECORD_FILES), kind, "x/x", splits={"train": 1})
+    record_schema.write_manifest(write_ours(folder, RECORD_FILES), kind, "x/x", splits={"train": 1})
     return folder
 
 
@@ -34,7 +34,7 @@ def test_records_are_replaced_by_their_kind_alone(tmp_path):
         require_free(out, overwrite=True, kind="latents")
     with pytest.raises(OmfaError, match="what --records reads"):
         write_latents(out, f"{out}/../records", lambda x: x, slots={}, vae_id="", overwrite=True)
-    assert (out / schema.MANIFEST).is_file()
+    assert (out / record_schema.MANIFEST).is_file()
 
 
 def test_a_hidden_folder_of_somebodys_is_not_taken_for_a_build(tmp_path):

@@ -12,17 +12,17 @@ import tiny_viton as tiny
 from omfa_jax.core import images
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.tasks import Task
-from omfa_jax.data import pipeline
-from omfa_jax.data.build import build_records
-from omfa_jax.data.decode import decode_record
-from omfa_jax.data.pipeline import (
+from omfa_jax.data.builders.build_records import build_records
+from omfa_jax.data.pipeline import grain_pipeline
+from omfa_jax.data.pipeline.buffer_pool import BufferPool
+from omfa_jax.data.pipeline.decode_record import decode_record
+from omfa_jax.data.pipeline.grain_pipeline import (
     PipelineSettings,
     compute_task_shares,
     make_eval_iterator,
     make_train_iterator,
 )
-from omfa_jax.data.room import BufferPool
-from omfa_jax.data.schema import open_records
+from omfa_jax.data.records.record_schema import open_records
 
 SLOTS = {"garment": (64, 48), "person": (64, 48), "face": (16, 16)}
 TASKS = (
@@ -252,7 +252,7 @@ def test_unpaired_garments(records):
 
 def test_order_survives_a_new_process(records):
     code = (
-        "from omfa_jax.core.tasks import Task; from omfa_jax.data.pipeline import *\n"
+        "from omfa_jax.core.tasks import Task; from omfa_jax.data.pipeline.grain_pipeline import *\n"
         f"settings = PipelineSettings({records!r}, {SLOTS!r})\n"
         "tasks = (Task('a', ('person',), .5, ''), Task('b', ('garment',), .5, ''))\n"
         "b = next(make_dataset(settings, split='train', batch_size=14, seed=3, tasks=tasks))\n"
@@ -273,7 +273,7 @@ def test_an_evaluations_facts_do_not_hold_its_pictures(records, monkeypatch):
             lent.append(weakref.ref(piece))
             return piece
 
-    monkeypatch.setattr(pipeline, "BufferPool", Noting)
+    monkeypatch.setattr(grain_pipeline, "BufferPool", Noting)
     settings = PipelineSettings(records, SLOTS, threads=0)
     batches = make_eval_iterator(settings, split="val", batch_size=2)
     facts = ("has_pose", "valid", "index", "key")

@@ -9,21 +9,21 @@ import numpy as np
 import pytest
 import tiny_viton as tiny
 
+from omfa_jax.body.body_file import save_body
+from omfa_jax.body.body_model import load_body_model
+from omfa_jax.body.body_params import make_neutral_params
 from omfa_jax.body.camera import make_look_at_camera
-from omfa_jax.body.forward import forward
-from omfa_jax.body.model import load_body_model
-from omfa_jax.body.params import make_neutral_params
-from omfa_jax.body.params_file import save_body
 from omfa_jax.body.pose_maps import SETTINGS_FILE, render_folder
-from omfa_jax.body.render import render
-from omfa_jax.cli import config as config_lib
+from omfa_jax.body.render_body import render
+from omfa_jax.body.smplx_forward import forward
+from omfa_jax.cli import config_lib
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.data import schema
-from omfa_jax.data.build import build_records
-from omfa_jax.data.latents import write_latents
-from omfa_jax.data.pipeline import PipelineSettings, make_eval_iterator
+from omfa_jax.data.builders.build_records import build_records
+from omfa_jax.data.pipeline.grain_pipeline import PipelineSettings, make_eval_iterator
+from omfa_jax.data.pipeline.latent_writer import write_latents
+from omfa_jax.data.records import record_schema
 from omfa_jax.models import get_vae_config
-from omfa_jax.sampling.inputs import SlotFitter, load_pose_map
+from omfa_jax.sampling.image_inputs import SlotFitter, load_pose_map
 
 BASE = Path(__file__).parents[1] / "configs" / "base.py"
 SLOTS = {"garment": (64, 48), "person": (64, 48), "face": (16, 16)}
@@ -60,7 +60,7 @@ def test_records_and_latents_know_their_style_and_refuse_another(raw, tmp_path):
     build_records(raw, records)
     write_latents(records, latents, lambda x: x[:, ::8, ::8], slots=SLOTS, vae_id="v")
     for folder in (records, latents):
-        assert schema.read_manifest(folder)["pose_style"] == "positions"
+        assert record_schema.read_manifest(folder)["pose_style"] == "positions"
         assert len(first_batch(folder, "positions")["has_pose"]) == 2
         with pytest.raises(OmfaError, match=r"style 'normals', found 'positions'.*pose_style"):
             first_batch(folder, "normals")
@@ -69,7 +69,7 @@ def test_records_and_latents_know_their_style_and_refuse_another(raw, tmp_path):
 def test_maps_from_elsewhere_are_taken_as_they_are(tmp_path):
     raw = tiny.write_raw(tmp_path / "raw", {"train": 2})
     build_records(raw, tmp_path / "records")
-    assert schema.read_manifest(tmp_path / "records")["pose_style"] is None
+    assert record_schema.read_manifest(tmp_path / "records")["pose_style"] is None
     assert len(first_batch(tmp_path / "records", "parts")["has_pose"]) == 2
 
 

@@ -12,9 +12,9 @@ from small_settings import make_loss_settings
 from test_heldout import examples, measured
 from tiny_training import BATCH, SETTINGS, CountingBatches, make_run
 
-from omfa_jax.parallel.feed import get_data_shard, make_global_batch, put_global
+from omfa_jax.parallel.global_arrays import get_data_shard, make_global_batch, put_global
 from omfa_jax.parallel.mesh import make_replicated_sharding
-from omfa_jax.parallel.rules import REPLICATED_RULES, make_param_shardings
+from omfa_jax.parallel.sharding_rules import REPLICATED_RULES, make_param_shardings
 from omfa_jax.train.gradient import make_sharded_gradient
 from omfa_jax.train.loop import train
 from omfa_jax.train.objective import make_diffusion_objective

@@ -8,25 +8,25 @@ import jax
 import numpy as np
 import processes
 import pytest
-from tiny_bundle import make_tiny_model, pipeline, save_tiny_model, write_records
+from tiny_model import make_tiny_model, pipeline, save_tiny_model, write_records
 
 from omfa_jax.cli.main import main
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.images import read_rgb
-from omfa_jax.diffusion.sample import SamplerSettings
-from omfa_jax.evals.examples import EvalSplit
+from omfa_jax.diffusion.denoising_loop import SamplerSettings
 from omfa_jax.evals.influence import sample_derangement
-from omfa_jax.evals.predictions import (
+from omfa_jax.evals.prediction_sampling import (
     SamplingJob,
     claim_folder,
     compute_weights_digest,
     get_process_share,
     sample_to_folder,
 )
-from omfa_jax.evals.scores import read_scores
-from omfa_jax.evals.split import SplitRun
+from omfa_jax.evals.scores_file import read_scores
 from omfa_jax.evals.split_evaluation import SplitRequest, compute_metric_values
-from omfa_jax.sampling.generate import Sampler
+from omfa_jax.evals.split_examples import EvalSplit
+from omfa_jax.evals.split_run import SplitRun
+from omfa_jax.sampling.sampler import Sampler
 
 PEOPLE = 6
 STEPS = SamplerSettings(steps=2, guidance=1.5)

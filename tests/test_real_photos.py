@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from omfa_jax.body.params_file import load_body
+from omfa_jax.body.body_file import load_body
 from omfa_jax.cli.main import main
-from omfa_jax.data.build import build_records
-from omfa_jax.data.schema import open_records
+from omfa_jax.data.builders.build_records import build_records
+from omfa_jax.data.records.record_schema import open_records
 
 
 @pytest.mark.skipif("OMFA_SAMPLES" not in os.environ, reason="OMFA_SAMPLES names no real photos")

@@ -13,10 +13,10 @@ from PIL import Image
 
 from omfa_jax.core import images
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.data import finalize, schema
-from omfa_jax.data.build import build_records
-from omfa_jax.data.builder import format_build_report
-from omfa_jax.data.schema import open_records
+from omfa_jax.data.builders.build_records import build_records
+from omfa_jax.data.builders.records_builder import format_build_report
+from omfa_jax.data.records import finalize, record_schema
+from omfa_jax.data.records.record_schema import open_records
 
 HEIGHT_PX, WIDTH_PX = tiny.HEIGHT_PX, tiny.WIDTH_PX
 
@@ -46,7 +46,7 @@ def test_every_item_becomes_one_record_in_order(built):
     out, report = built
     assert (report.found, report.built, report.skipped, report.warnings) == (9, 9, [], [])
     assert report.built_per_split == {"train": 4, "val": 2, "test": 3}
-    assert schema.read_manifest(out)["splits"] == report.built_per_split
+    assert record_schema.read_manifest(out)["splits"] == report.built_per_split
     assert list(_records(out)) == ["00000_00", "00001_00", "00002_00", "00003_00"]
 
 
@@ -94,7 +94,7 @@ def test_tfds_itself_reads_the_folder(built):
 def test_no_tensorflow_is_needed(small):
     code = (
         "import sys\n"
-        "from omfa_jax.data.build import build; from omfa_jax.data.schema import open_records\n"
+        "from omfa_jax.data.builders.build_records import build; from omfa_jax.data.records.record_schema import open_records\n"
         f"assert build({str(small)!r}, {str(small / 'out')!r}).built == 3\n"
         f"assert open_records({str(small / 'out')!r}, 'train')[0].key == '00000_00'\n"
         "assert 'tensorflow' not in sys.modules and 'torch' not in sys.modules\n"
@@ -269,6 +269,8 @@ def test_an_incomplete_folder_is_not_taken_for_records(built, tmp_path):
     (tmp_path / "half").mkdir()
     with pytest.raises(OmfaError, match="not a complete records folder"):
         open_records(tmp_path / "half", "train")
-    (tmp_path / "half" / schema.MANIFEST).write_text((built[0] / schema.MANIFEST).read_text())
+    (tmp_path / "half" / record_schema.MANIFEST).write_text(
+        (built[0] / record_schema.MANIFEST).read_text()
+    )
     with pytest.raises(OmfaError, match="cannot be read"):
         open_records(tmp_path / "half", "train")

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from configs import base
-from omfa_jax.cli import config as config_lib
+from omfa_jax.cli import config_lib
 from omfa_jax.cli.config_table import TABLE
 from omfa_jax.cli.flags import RENAMED_FLAGS
 from omfa_jax.cli.main import main, make_parser
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.train.checkpoints.integrity import FINISHED, ITEMS, read_config
 from omfa_jax.train.config_keys import RENAMED_KEYS, update_saved_config
-from omfa_jax.train.integrity import FINISHED, ITEMS, read_config
 from omfa_jax.train.resume import require_same_run
 
 BASE = Path(base.__file__)

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 from some_scores import some_scores, with_pictures
 
-from omfa_jax.evals.gallery import GallerySettings
-from omfa_jax.evals.report import build_report_page
+from omfa_jax.evals.report.example_gallery import GallerySettings
+from omfa_jax.evals.report.report_page import build_report_page
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium here")

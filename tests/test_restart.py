@@ -15,13 +15,13 @@ import tensorflow_datasets as tfds
 import tiny_viton as tiny
 
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.data import shards
-from omfa_jax.data.build import build_records
-from omfa_jax.data.builder import ImageShardSource
-from omfa_jax.data.latents import write_latents
-from omfa_jax.data.partial import StagingFolder, open_staging_folder
-from omfa_jax.data.schema import open_records
-from omfa_jax.data.viton_hd import VitonHD
+from omfa_jax.data.builders.build_records import build_records
+from omfa_jax.data.builders.records_builder import ImageShardSource
+from omfa_jax.data.builders.viton_hd import VitonHD
+from omfa_jax.data.pipeline.latent_writer import write_latents
+from omfa_jax.data.records import shards
+from omfa_jax.data.records.record_schema import open_records
+from omfa_jax.data.records.staging import StagingFolder, open_staging_folder
 
 SLOTS = {"garment": (64, 48), "person": (64, 48), "face": (16, 16)}
 SETTINGS: dict[str, Any] = {"slots": SLOTS, "vae_id": "v", "batch_size": 2, "shard_records": 3}
@@ -47,7 +47,7 @@ if __name__ == "__main__":
 """
 LATENTS = """
 import sys, time
-from omfa_jax.data.latents import write_latents
+from omfa_jax.data.pipeline.latent_writer import write_latents
 from test_restart import SETTINGS, encode
 
 def slow(pictures):
@@ -195,7 +195,7 @@ def interrupted(raw, out, after, monkeypatch, **options):
         return write(*arguments, **more)
 
     with monkeypatch.context() as patch:
-        patch.setattr("omfa_jax.data.runners.write_shard", stop)
+        patch.setattr("omfa_jax.data.records.shard_runners.write_shard", stop)
         with pytest.raises(KeyboardInterrupt):
             build_records(raw, out, shard_records=SHARD, **options)
     return written

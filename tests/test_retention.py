@@ -12,9 +12,9 @@ from small_settings import make_keep_settings, make_optimizer_settings
 from tiny_training import CountingBatches
 
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.train.checkpoints.retention import KeepBest, get_score, to_json_row
 from omfa_jax.train.loop import train
-from omfa_jax.train.retention import KeepBest, get_score, to_json_row
-from omfa_jax.train.window import MetricsBuffer
+from omfa_jax.train.monitoring.metrics_buffer import MetricsBuffer
 
 # a loss that is lowest in the middle: the gain of the inputs makes it
 GAINS = (3.0, 3.0, 0.1, 2.0, 2.0, 1.0, 2.0, 3.0, 3.0, 2.0)
@@ -127,7 +127,7 @@ def test_a_row_that_cannot_be_reached_now_costs_no_checkpoint(tmp_path, monkeypa
     def fail(*_):
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr("omfa_jax.train.retention.read_json", fail)
+    monkeypatch.setattr("omfa_jax.train.checkpoints.retention.read_json", fail)
     assert chosen(tmp_path, 2.0, None, 1.0) == [1, 2]
     assert "checkpoint" in caplog.text and "is kept: [Errno 5]" in caplog.text
 

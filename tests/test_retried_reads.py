@@ -10,9 +10,9 @@ from omfa_jax.core import retry
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.exit_status import NETWORK, classify_error
 from omfa_jax.core.images import open_image
-from omfa_jax.data import schema
-from omfa_jax.data.build import build_records
-from omfa_jax.weights.files import read_json
+from omfa_jax.data.builders.build_records import build_records
+from omfa_jax.data.records import record_schema
+from omfa_jax.weights.tensor_files import read_json
 
 
 @pytest.fixture
@@ -54,8 +54,8 @@ def records(tmp_path_factory):
 
 
 def test_a_record_is_read_again_from_files_opened_anew(records, waited, caplog):
-    source = schema.open_records(records, "train")
-    served = schema.RecordSource("images", Server(source._source), "records:train")
+    source = record_schema.open_records(records, "train")
+    served = record_schema.RecordSource("images", Server(source._source), "records:train")
     Server.left = 2
     assert served[1].key == source[1].key
     assert waited == list(retry.BACKOFF_S[:2])
@@ -75,7 +75,7 @@ def test_a_damaged_record_is_not_waited_for(records, waited):
             return b"not a record"
 
     with pytest.raises(OmfaError, match="build again") as told:
-        schema.RecordSource("images", Damaged([1]), "r")[0]
+        record_schema.RecordSource("images", Damaged([1]), "r")[0]
     assert classify_error(told.value).status == 2 and not waited
 
 
@@ -95,7 +95,7 @@ def failing(monkeypatch, name, times):
 
 def test_manifests_settings_and_pictures_are_read_again(records, waited, monkeypatch, tmp_path):
     failing(monkeypatch, "read_text", 1)
-    assert schema.read_manifest(records)["kind"] == "images"
+    assert record_schema.read_manifest(records)["kind"] == "images"
     (tmp_path / "omfa.json").write_text('{"a": 1}')
     failing(monkeypatch, "read_text", 1)
     assert read_json(tmp_path / "omfa.json") == {"a": 1}

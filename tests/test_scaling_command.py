@@ -20,7 +20,7 @@ from scaling_tables import (
 )
 
 from omfa_jax.cli.main import main
-from omfa_jax.scaling.law import compute_loss
+from omfa_jax.studies.loss_law import compute_loss
 
 FLAGS = ("--budget", "1e21", "100000T", "--predict", "1e9,40B", "3B,1e11", "--resamples", "200")
 

@@ -19,10 +19,10 @@ from scaling_tables import (
     runs_of,
 )
 
-from omfa_jax.scaling.bootstrap import resample_fits
-from omfa_jax.scaling.cleaning import CleaningRules, clean_runs
-from omfa_jax.scaling.cost import CostRule, fit_cost_rule
-from omfa_jax.scaling.law import (
+from omfa_jax.studies.cost_rule import CostRule, fit_cost_rule
+from omfa_jax.studies.law_bootstrap import resample_fits
+from omfa_jax.studies.law_solver import Design, compute_huber, compute_log_loss, fit_many
+from omfa_jax.studies.loss_law import (
     compute_exponents,
     compute_loss,
     compute_optimum,
@@ -30,15 +30,15 @@ from omfa_jax.scaling.law import (
     fit_law,
     get_coefficient,
 )
-from omfa_jax.scaling.predict import (
+from omfa_jax.studies.loss_prediction import (
     fit_hold_out,
     predict_optimum,
     predict_optimum_with_repeats,
     predict_run,
 )
-from omfa_jax.scaling.repeats import compute_effective, fit_repeats
-from omfa_jax.scaling.solver import Design, compute_huber, compute_log_loss, fit_many
-from omfa_jax.scaling.table import read_runs_table
+from omfa_jax.studies.repeated_samples import compute_effective, fit_repeats
+from omfa_jax.studies.run_cleaning import CleaningRules, clean_runs
+from omfa_jax.studies.runs_table import read_runs_table
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +118,7 @@ def test_one_wild_loss_moves_nothing():
 
 @pytest.mark.parametrize(("design", "sigma"), [("grid", 0.01), ("isoflop", 0.005)])
 def test_intervals_hold_the_truth(design, sigma):
-    # the full check is bench/scaling_fit.py: 100 repeats of four designs
+    # the full check is bench/interval_coverage.py: 100 repeats of four designs
     rng = np.random.default_rng(7)
     quantities = {
         "alpha": (lambda laws: get_coefficient(laws, "alpha"), ALPHA),

@@ -11,17 +11,17 @@ import pytest
 from scaling_studies import BASE, SMALL, plan
 from scaling_tables import read_json
 
-from omfa_jax.cli import config as config_lib
+from omfa_jax.cli import config_lib
 from omfa_jax.cli.main import main
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.scaling.manifest import ModelSize, StudyGrid, expand_grid, read_study
-from omfa_jax.scaling.results import (
+from omfa_jax.studies.run_results import (
     RunResult,
     collect_rows,
     get_run_state,
     write_failure,
     write_result,
 )
+from omfa_jax.studies.study_manifest import ModelSize, StudyGrid, expand_grid, read_study
 
 GRID = StudyGrid((), (1e6,), (1e-3,), batch_size=4, dataset_size=100)
 
@@ -88,7 +88,7 @@ def test_a_run_has_a_config_of_its_own_that_does_not_lean_on_the_base(study):
 
 
 def test_figures_are_those_of_the_runs_log(study):
-    from omfa_jax.scaling.run_cost import compute_unet_cost
+    from omfa_jax.planning.run_cost import compute_unet_cost
     from omfa_jax.train.initial_weights import load_initial_model
 
     out, planned = study

@@ -9,12 +9,12 @@ import pytest
 from scaling_tables import SIX, TRUE_LAW, places, runs_of, write_csv
 
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.scaling.cleaning import CleaningRules, clean_runs, find_obstacle
-from omfa_jax.scaling.envelope import fit_envelope
-from omfa_jax.scaling.isoflop import fit_isoflop, group_by_budget
-from omfa_jax.scaling.law import compute_exponents, compute_optimum
-from omfa_jax.scaling.study import FitSettings, fit_scaling
-from omfa_jax.scaling.table import RunsTable, parse_number, read_runs_table
+from omfa_jax.studies.fit_scaling import FitSettings, fit_scaling
+from omfa_jax.studies.isoflop import fit_isoflop, group_by_budget
+from omfa_jax.studies.loss_envelope import fit_envelope
+from omfa_jax.studies.loss_law import compute_exponents, compute_optimum
+from omfa_jax.studies.run_cleaning import CleaningRules, clean_runs, find_obstacle
+from omfa_jax.studies.runs_table import RunsTable, parse_number, read_runs_table
 
 
 @pytest.mark.parametrize(

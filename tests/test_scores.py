@@ -6,7 +6,7 @@ import json
 import pytest
 
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.evals.scores import (
+from omfa_jax.evals.scores_file import (
     Category,
     Counts,
     Folders,

@@ -17,17 +17,17 @@ from torch_models import params_of, torch_unet, torch_vae
 import omfa_jax
 from omfa_jax.core import images
 from omfa_jax.core.tasks import Task
-from omfa_jax.diffusion.sample import SamplerSettings
+from omfa_jax.diffusion.denoising_loop import SamplerSettings
 from omfa_jax.diffusion.schedule import ScheduleSettings
 from omfa_jax.diffusion.settings import DiffusionSettings
 from omfa_jax.evals.psnr import psnr
-from omfa_jax.sampling.generate import Sampler
-from omfa_jax.sampling.inputs import SlotFitter
-from omfa_jax.sampling.load import load_model_folder
-from omfa_jax.weights.folder import save_diffusers
-from omfa_jax.weights.frozen import make_ddim_config
-from omfa_jax.weights.imported import get_export_fields, load_weights
-from omfa_jax.weights.prompts import make_seeded_prompts
+from omfa_jax.sampling.image_inputs import SlotFitter
+from omfa_jax.sampling.load_model import load_model_folder
+from omfa_jax.sampling.sampler import Sampler
+from omfa_jax.weights.diffusers_folder import save_diffusers
+from omfa_jax.weights.imported_folder import get_export_fields, load_weights
+from omfa_jax.weights.model_folder import make_ddim_config
+from omfa_jax.weights.prompt_table import make_seeded_prompts
 
 TINY = Path(omfa_jax.__file__).parent / "assets" / "tiny"
 TASKS = {"try_on": ("garment", "face"), "try_off": ("person", "face")}

@@ -12,20 +12,20 @@ from scaling_studies import plan
 
 from omfa_jax.cli.main import main
 from omfa_jax.cli.scaling_run import run_one
+from omfa_jax.core.atomic_files import LOCK_NAME, exclusive_lock
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.core.files import LOCK_NAME, exclusive_lock
-from omfa_jax.scaling.results import collect_rows, get_run_state, write_failure
-from omfa_jax.scaling.runner import StudyRunner, get_available_cores, split_machine
+from omfa_jax.studies.run_results import collect_rows, get_run_state, write_failure
+from omfa_jax.studies.study_runner import StudyRunner, get_available_cores, split_machine
 
 # plays `omfa scaling run`: holds the workdir's lock as training does, takes its time, and fails,
 # crashes or finishes as its name's end says; a signal ends it with a save
 PLAYED = """
 import os, signal, sys, time
 from pathlib import Path
-from omfa_jax.scaling.runner import end_with_runner, keep_to_share
-from omfa_jax.core.files import LOCK, exclusive_lock
-from omfa_jax.scaling.results import write_failure, write_result
-from omfa_jax.scaling.manifest import read_manifest
+from omfa_jax.studies.study_runner import end_with_runner, keep_to_share
+from omfa_jax.core.atomic_files import LOCK, exclusive_lock
+from omfa_jax.studies.run_results import write_failure, write_result
+from omfa_jax.studies.study_manifest import read_manifest
 end_with_runner()
 keep_to_share()
 folder, name = Path(sys.argv[1]), sys.argv[3]
@@ -54,8 +54,8 @@ with exclusive_lock(workdir / LOCK):
 RUNNER = """
 import sys
 from pathlib import Path
-from omfa_jax.scaling.runner import Runner, Stopped
-from omfa_jax.scaling.manifest import read_manifest
+from omfa_jax.studies.study_runner import Runner, Stopped
+from omfa_jax.studies.study_manifest import read_manifest
 folder, parallel = Path(sys.argv[1]), int(sys.argv[3])
 try:
     runner = Runner(folder, read_manifest(folder), [sys.executable, sys.argv[2]])
@@ -99,7 +99,7 @@ def test_failed_runs_are_listed_and_left_crashed_ones_start_again(played):
 
 def test_what_may_pass_is_waited_for_and_the_run_goes_on(played, monkeypatch):
     folder, runner, _ = played
-    monkeypatch.setattr("omfa_jax.scaling.runner.RESTART_WAIT_S", 0)
+    monkeypatch.setattr("omfa_jax.studies.study_runner.RESTART_WAIT_S", 0)
     first, second = [run.name for run in runner.study.runs][:2]
     for index in range(2):
         (folder / f"{first}.transient{index}").touch()
@@ -129,7 +129,7 @@ def test_only_what_no_restart_mends_is_marked_as_failed(played, monkeypatch, err
     def fail(*_):
         raise error
 
-    monkeypatch.setattr("omfa_jax.cli.config.load_config", fail)
+    monkeypatch.setattr("omfa_jax.cli.config_lib.load_config", fail)
     with pytest.raises(type(error)):
         run_one(folder, run, retry_failed=False)
     assert get_run_state(folder, run) == state
@@ -188,7 +188,7 @@ def test_one_run_that_cannot_start_hides_no_other(played, monkeypatch):
     (folder / f"{second.name}.crashes").touch()
     (folder / third.workdir).mkdir(parents=True)
     (folder / third.workdir / "result.json").write_text("{}")
-    monkeypatch.setattr("omfa_jax.scaling.runner.WAIT_SECONDS", 0)
+    monkeypatch.setattr("omfa_jax.studies.study_runner.WAIT_SECONDS", 0)
     (folder / first.workdir).mkdir(parents=True)
     with exclusive_lock(folder / first.workdir / LOCK_NAME), pytest.raises(OmfaError) as error:
         runner.run(retry_failed=False)

@@ -4,17 +4,17 @@ import dataclasses
 
 import numpy as np
 import pytest
-from tiny_bundle import make_tiny_model, save_tiny_model, write_records
+from tiny_model import make_tiny_model, save_tiny_model, write_records
 from tiny_training import SETTINGS
 
 from omfa_jax.cli.main import main
 from omfa_jax.core.images import read_rgb, write_image
 from omfa_jax.core.tasks import COMPONENTS, Task
-from omfa_jax.diffusion.sample import SamplerSettings
-from omfa_jax.evals.scores import read_scores
-from omfa_jax.sampling.generate import Sampler
-from omfa_jax.sampling.inputs import SlotFitter
-from omfa_jax.sampling.load import load_model_folder
+from omfa_jax.diffusion.denoising_loop import SamplerSettings
+from omfa_jax.evals.scores_file import read_scores
+from omfa_jax.sampling.image_inputs import SlotFitter
+from omfa_jax.sampling.load_model import load_model_folder
+from omfa_jax.sampling.sampler import Sampler
 
 ROWS = (
     Task("joint", ("garment", "person"), 1.0, "both"),

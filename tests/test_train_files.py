@@ -8,10 +8,10 @@ import tiny_viton as tiny
 
 from omfa_jax.cli.main import main
 from omfa_jax.core.trees import flatten
-from omfa_jax.data.build import build_records
-from omfa_jax.data.schema import read_manifest
-from omfa_jax.train.load import restore_params
-from omfa_jax.weights.frozen import load_model_folder
+from omfa_jax.data.builders.build_records import build_records
+from omfa_jax.data.records.record_schema import read_manifest
+from omfa_jax.train.checkpoints.checkpoint_weights import restore_params
+from omfa_jax.weights.model_folder import load_model_folder
 from omfa_jax.weights.vae_fingerprint import fingerprint_vae
 
 SMALL = [

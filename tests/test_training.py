@@ -18,8 +18,8 @@ from small_settings import make_optimizer_settings
 from tiny_training import CountingBatches, make_run
 
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.train.checkpoint import find_newest_complete_step
-from omfa_jax.train.load import restore_params
+from omfa_jax.train.checkpoints.checkpoint_weights import restore_params
+from omfa_jax.train.checkpoints.checkpointer import find_newest_complete_step
 from omfa_jax.train.loop import train
 from omfa_jax.train.signals import Interrupted
 

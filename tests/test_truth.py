@@ -9,14 +9,14 @@ import tiny_viton as tiny
 
 from omfa_jax.core import images
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.data.build import build_records
-from omfa_jax.data.labels import CIHP
-from omfa_jax.data.settings import PipelineSettings
-from omfa_jax.evals.examples import EvalSplit
+from omfa_jax.data.builders.build_records import build_records
+from omfa_jax.data.builders.label_sets import CIHP
+from omfa_jax.data.pipeline.settings import PipelineSettings
+from omfa_jax.evals.exact_truth import ConditionRegions, ExactTruth
 from omfa_jax.evals.influence import sample_derangement
-from omfa_jax.evals.predictions import SamplingJob
-from omfa_jax.evals.split import SplitRun, compute_influence, compute_truth_scores
-from omfa_jax.evals.truth import ConditionRegions, ExactTruth
+from omfa_jax.evals.prediction_sampling import SamplingJob
+from omfa_jax.evals.split_examples import EvalSplit
+from omfa_jax.evals.split_run import SplitRun, compute_influence, compute_truth_scores
 
 SIZE = (tiny.HEIGHT_PX, tiny.WIDTH_PX)
 COUNT = 4

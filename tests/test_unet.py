@@ -21,10 +21,10 @@ from omfa_jax.core.errors import OmfaError
 from omfa_jax.models import apply_unet, get_unet_config, init_unet
 from omfa_jax.models.compute import Compute
 from omfa_jax.models.embeddings import sinusoidal_embedding
-from omfa_jax.models.init import init_params
+from omfa_jax.models.initializers import init_params
 from omfa_jax.models.transformer import Transformer
-from omfa_jax.weights import names
-from omfa_jax.weights.sources import get_unet_shapes
+from omfa_jax.weights import tensor_names
+from omfa_jax.weights.torch_sources import get_unet_shapes
 
 SMALL = UNET_SHAPES["attention-first"]
 
@@ -143,7 +143,7 @@ SDXL_PARTS = {
 
 
 def test_sdxl_has_exactly_its_tensors():
-    rows = names.make_name_table(get_unet_shapes(get_unet_config("sdxl")))
+    rows = tensor_names.make_name_table(get_unet_shapes(get_unet_config("sdxl")))
     parts = {part: [row for row in rows if row.path[0] == part] for part in SDXL_PARTS}
     counts = {
         part: (len(found), sum(int(np.prod(row.shape)) for row in found))

@@ -10,8 +10,8 @@ import pytest
 from torch_models import compiled, nchw, nhwc, params_of, relative_l2, torch, torch_vae
 
 from omfa_jax.models import VAEConfig, decode, encode, encode_posterior, get_vae_config, init_vae
-from omfa_jax.weights import configs, names
-from omfa_jax.weights.sources import get_vae_shapes
+from omfa_jax.weights import diffusers_configs, tensor_names
+from omfa_jax.weights.torch_sources import get_vae_shapes
 
 CONFIG = VAEConfig(
     block_channels=(16, 24, 32), layers_per_block=2, latent_channels=6, norm_groups=8
@@ -116,15 +116,15 @@ def test_float16_is_taken_only_from_weights_made_for_it(name):
 def test_force_upcast_travels_with_the_weights():
     fixed = dataclasses.replace(CONFIG, force_upcast=False)
     for config in (CONFIG, fixed):
-        fields = configs.make_diffusers_vae_config(config)
+        fields = diffusers_configs.make_diffusers_vae_config(config)
         assert fields["force_upcast"] is config.force_upcast
-        assert configs.parse_diffusers_vae_config(fields, "vae") == config
+        assert diffusers_configs.parse_diffusers_vae_config(fields, "vae") == config
     del fields["force_upcast"]
-    assert configs.parse_diffusers_vae_config(fields, "vae") == CONFIG
+    assert diffusers_configs.parse_diffusers_vae_config(fields, "vae") == CONFIG
 
 
 def test_sdxl_has_exactly_its_tensors():
-    rows = names.make_name_table(get_vae_shapes(get_vae_config("sdxl")))
+    rows = tensor_names.make_name_table(get_vae_shapes(get_vae_config("sdxl")))
     sizes = {row.key: int(np.prod(row.shape)) for row in rows}
     assert len(sizes) == len(rows) == 248
     encoder = [key for key in sizes if key.startswith(("encoder.", "quant_conv."))]

@@ -24,10 +24,10 @@ from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.tasks import Task
 from omfa_jax.diffusion.settings import DiffusionSettings
 from omfa_jax.models import UNETS, VAES, apply_unet
-from omfa_jax.weights import configs
-from omfa_jax.weights.folder import load_diffusers, save_diffusers
-from omfa_jax.weights.imported import get_export_fields
-from omfa_jax.weights.prompts import make_seeded_prompts
+from omfa_jax.weights import diffusers_configs
+from omfa_jax.weights.diffusers_folder import load_diffusers, save_diffusers
+from omfa_jax.weights.imported_folder import get_export_fields
+from omfa_jax.weights.prompt_table import make_seeded_prompts
 
 OMFA = DiffusionSettings(
     tasks=(Task("try_on", ("person",), 1.0, "a person"),), slots_px=((16, 16),) * 3, stride=2
@@ -175,14 +175,14 @@ def test_widening_adds_channels_that_do_not_matter(model, foreign):
 
 @pytest.mark.parametrize("config", [*UNETS.values(), SMALL_UNET], ids=str)
 def test_unet_config_round_trip(config):
-    fields = json.loads(json.dumps(configs.make_diffusers_unet_config(config)))
-    assert configs.parse_diffusers_unet_config(fields, "config") == config
+    fields = json.loads(json.dumps(diffusers_configs.make_diffusers_unet_config(config)))
+    assert diffusers_configs.parse_diffusers_unet_config(fields, "config") == config
 
 
 @pytest.mark.parametrize("config", [*VAES.values(), SMALL_VAE], ids=str)
 def test_vae_config_round_trip(config):
-    fields = json.loads(json.dumps(configs.make_diffusers_vae_config(config)))
-    assert configs.parse_diffusers_vae_config(fields, "config") == config
+    fields = json.loads(json.dumps(diffusers_configs.make_diffusers_vae_config(config)))
+    assert diffusers_configs.parse_diffusers_vae_config(fields, "config") == config
 
 
 @pytest.mark.parametrize(
@@ -199,13 +199,13 @@ def test_vae_config_round_trip(config):
     ],
 )
 def test_other_unets_are_refused(changes, words):
-    fields = {**configs.make_diffusers_unet_config(UNETS["m"]), **changes}
+    fields = {**diffusers_configs.make_diffusers_unet_config(UNETS["m"]), **changes}
     with pytest.raises(OmfaError, match=f"some/config.json: {words}"):
-        configs.parse_diffusers_unet_config(fields, "some/config.json")
+        diffusers_configs.parse_diffusers_unet_config(fields, "some/config.json")
 
 
 def test_other_vaes_are_refused():
-    fields = configs.make_diffusers_vae_config(VAES["sdxl"])
+    fields = diffusers_configs.make_diffusers_vae_config(VAES["sdxl"])
     for change in ({"shift_factor": 0.1}, {"use_quant_conv": False}, {"down_block_types": ["X"]}):
         with pytest.raises(OmfaError, match=next(iter(change))):
-            configs.parse_diffusers_vae_config({**fields, **change}, "config.json")
+            diffusers_configs.parse_diffusers_vae_config({**fields, **change}, "config.json")

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.train.clock import read_start_time
-from omfa_jax.train.cost import RunCost
-from omfa_jax.train.profile import Profiler, ProfileSteps
-from omfa_jax.train.writers import Progress, Writers
+from omfa_jax.train.monitoring.goodput import read_start_time
+from omfa_jax.train.monitoring.mfu import RunCost
+from omfa_jax.train.monitoring.profiler import Profiler, ProfileSteps
+from omfa_jax.train.monitoring.writers import Progress, Writers
 
 
 def test_rows_are_lines_without_nan_and_go_on_after_a_restart(tmp_path):

@@ -12,20 +12,20 @@ import tiny_viton as tiny
 from small_settings import make_optimizer_settings
 from tiny_training import SETTINGS
 
+from omfa_jax.body.body_model import load_body_model
+from omfa_jax.body.body_params import make_neutral_params
 from omfa_jax.body.camera import make_look_at_camera
-from omfa_jax.body.model import load_body_model
-from omfa_jax.body.params import make_neutral_params
-from omfa_jax.cli import config as config_lib
+from omfa_jax.cli import config_lib
 from omfa_jax.cli.main import main
+from omfa_jax.core.atomic_files import LOCK_NAME, exclusive_lock
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.core.files import LOCK_NAME, exclusive_lock
 from omfa_jax.core.images import write_image
-from omfa_jax.data.build import build_records
-from omfa_jax.data.world.writer import write_world
-from omfa_jax.diffusion.sample import SamplerSettings
-from omfa_jax.evals.curves import read_loss_curve
+from omfa_jax.data.builders.build_records import build_records
+from omfa_jax.diffusion.denoising_loop import SamplerSettings
+from omfa_jax.evals.report.svg_curves import read_loss_curve
 from omfa_jax.models import get_vae_config
-from omfa_jax.sampling.inputs import load_face, render_pose
+from omfa_jax.sampling.image_inputs import load_face, render_pose
+from omfa_jax.synthetic.world_writer import write_world
 from omfa_jax.train.resume import require_same_run
 from omfa_jax.train.vae_run import check_crop
 

@@ -8,18 +8,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from small_settings import make_loss_settings
-from tiny_bundle import make_tiny_model
+from tiny_model import make_tiny_model
 from tiny_problem import settings
 from tiny_training import CountingBatches
 
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.diffusion.denoising_loop import SamplerSettings
 from omfa_jax.diffusion.loss import compute_loss_weight
 from omfa_jax.diffusion.partial import MIN_ALPHA, predict_x0_and_eps
-from omfa_jax.diffusion.sample import SamplerSettings
 from omfa_jax.diffusion.schedule import ScheduleSettings, compute_alphas_cumprod, get_alpha_sigma
-from omfa_jax.sampling.generate import Sampler
+from omfa_jax.sampling.sampler import Sampler
 from omfa_jax.train.objective import make_diffusion_objective
-from omfa_jax.weights.frozen import make_ddim_config
+from omfa_jax.weights.model_folder import make_ddim_config
 
 ZERO = ScheduleSettings(zero_terminal_snr=True)
 PLAIN = ScheduleSettings()

@@ -12,7 +12,7 @@ from omfa_jax.diffusion.settings import DiffusionSettings
 from omfa_jax.models import UNetConfig
 from omfa_jax.models.reference_unet import init_network_params
 from omfa_jax.parallel.mesh import MeshSettings, make_mesh
-from omfa_jax.parallel.rules import UNET_RULES
+from omfa_jax.parallel.sharding_rules import UNET_RULES
 from omfa_jax.train.loop import TrainRun
 from omfa_jax.train.network import make_training_network
 from omfa_jax.train.objective import make_diffusion_objective

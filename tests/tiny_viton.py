@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from omfa_jax.core import images
-from omfa_jax.data.labels import CIHP
+from omfa_jax.data.builders.label_sets import CIHP
 
 HEIGHT_PX, WIDTH_PX = 64, 48
 SKIN, HAIR, GROUND = (230, 190, 160), (60, 40, 20), (210, 210, 210)

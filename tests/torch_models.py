@@ -8,10 +8,10 @@ import jax
 import numpy as np
 
 from omfa_jax.models import UNetConfig, VAEConfig
-from omfa_jax.weights import configs, names
-from omfa_jax.weights.names import Component
-from omfa_jax.weights.sources import get_unet_shapes, get_vae_shapes
-from omfa_jax.weights.tensors import LazyTensors
+from omfa_jax.weights import diffusers_configs, tensor_names
+from omfa_jax.weights.tensor_names import Component
+from omfa_jax.weights.torch_sources import get_unet_shapes, get_vae_shapes
+from omfa_jax.weights.torch_tensors import LazyTensors
 
 with warnings.catch_warnings():
     # their import's own deprecations are not ours to mend
@@ -67,12 +67,14 @@ def randomised(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
 
 def torch_unet(config: UNetConfig, seed: int = 0) -> UNet2DConditionModel:
     return randomised(
-        UNet2DConditionModel.from_config(configs.make_diffusers_unet_config(config)), seed
+        UNet2DConditionModel.from_config(diffusers_configs.make_diffusers_unet_config(config)), seed
     )
 
 
 def torch_vae(config: VAEConfig, seed: int = 0) -> AutoencoderKL:
-    return randomised(AutoencoderKL.from_config(configs.make_diffusers_vae_config(config)), seed)
+    return randomised(
+        AutoencoderKL.from_config(diffusers_configs.make_diffusers_vae_config(config)), seed
+    )
 
 
 def state_of(model: torch.nn.Module) -> dict[str, np.ndarray]:
@@ -86,7 +88,7 @@ def component_of(config: UNetConfig | VAEConfig, state: dict[str, np.ndarray]) -
 
 
 def params_of(config: UNetConfig | VAEConfig, model: torch.nn.Module) -> dict:
-    return names.from_torch({"it": component_of(config, state_of(model))})["it"]
+    return tensor_names.from_torch({"it": component_of(config, state_of(model))})["it"]
 
 
 def nchw(array: np.ndarray) -> torch.Tensor:

@@ -7,7 +7,7 @@ these descriptions with its own.
 import itertools
 from dataclasses import dataclass
 
-from omfa_jax.parallel.pods import Topology
+from omfa_jax.parallel.topology import Topology
 
 # a host has 2 x 2 chips of a layer of the torus
 HOST_SIDE = 2

@@ -5,8 +5,8 @@ import re
 import numpy as np
 from jaxtyping import Float
 
-from omfa_jax.body.forward import compute_skinning_transforms, skin
-from omfa_jax.body.joints import JOINT_INDEX, JOINTS, PARENTS
+from omfa_jax.body.smplx_forward import compute_skinning_transforms, skin
+from omfa_jax.body.smplx_joints import JOINT_INDEX, JOINTS, PARENTS
 
 # bone name without its side -> joint name; the first full match wins
 _MERGED = (

@@ -19,9 +19,9 @@ from anny_adults import Adults, sample_adults
 from anny_rig import merge_weights, place_joints, pose_as_t
 from jaxtyping import Float
 
-from omfa_jax.body.joints import EXTRA_JOINT_VERTICES, JOINT_INDEX, JOINTS, PARENTS
-from omfa_jax.body.packing import pack
-from omfa_jax.core.files import atomic_write
+from omfa_jax.body.packed_body import pack
+from omfa_jax.body.smplx_joints import EXTRA_JOINT_VERTICES, JOINT_INDEX, JOINTS, PARENTS
+from omfa_jax.core.atomic_files import atomic_write
 
 # SMPL-X's template has its pelvis here
 _PELVIS_M = (0.0, -0.35, 0.01)

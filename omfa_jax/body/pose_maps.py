@@ -15,14 +15,13 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from omfa_jax.body import backends
-from omfa_jax.body.forward import forward
-from omfa_jax.body.model import BodyModel, load_body_model
-from omfa_jax.body.params_file import load_body
-from omfa_jax.body.render import render
-from omfa_jax.body.styles import STYLES
-from omfa_jax.core.errors import OmfaError, unknown_name
-from omfa_jax.core.files import (
+from omfa_jax.body import render_backends
+from omfa_jax.body.body_file import load_body
+from omfa_jax.body.body_model import BodyModel, load_body_model
+from omfa_jax.body.pose_styles import STYLES
+from omfa_jax.body.render_body import render
+from omfa_jax.body.smplx_forward import forward
+from omfa_jax.core.atomic_files import (
     atomic_write,
     delete_stale_temporaries,
     exclusive_lock,
@@ -30,8 +29,9 @@ from omfa_jax.core.files import (
     require_dir,
     require_writable_dir,
 )
+from omfa_jax.core.errors import OmfaError, unknown_name
 from omfa_jax.core.images import write_image
-from omfa_jax.core.workers import exit_with_parent
+from omfa_jax.core.process_pool import exit_with_parent
 
 # a body file, and the pose map to write
 RenderJob = tuple[Path, Path]
@@ -91,7 +91,7 @@ def render_folder(
     settings = _Settings(
         model_path=None if model_path is None else str(model_path),
         style=style,
-        backend=backends.resolve_backend(backend),
+        backend=render_backends.resolve_backend(backend),
         size_px=size_px,
     )
     load_body_model(model_path)
@@ -122,7 +122,7 @@ def check_render_settings(style: str, backend: str, processes: int | None) -> No
         raise unknown_name("pose map style", style, STYLES)
     if processes is not None and processes < 1:
         raise OmfaError(f"--processes: expected 1 or more, got {processes}")
-    backends.resolve_backend(backend)
+    render_backends.resolve_backend(backend)
 
 
 def find_body_files(smplx_dir: str | os.PathLike) -> list[Path]:

@@ -5,11 +5,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from omfa_jax.body.correspondence import Correspondence, load_correspondence
-from omfa_jax.body.model import BodyModel
-from omfa_jax.body.params import BodyParams, make_neutral_params
-from omfa_jax.body.smpl import SMPL_DOWNLOAD, SmplBody, SmplModel, forward_smpl, load_smpl_model
-from omfa_jax.body.smpl_fit import fit_mesh
+from omfa_jax.body.body_model import BodyModel
+from omfa_jax.body.body_params import BodyParams, make_neutral_params
+from omfa_jax.body.mesh_fit import fit_mesh
+from omfa_jax.body.smpl_model import (
+    SMPL_DOWNLOAD,
+    SmplBody,
+    SmplModel,
+    forward_smpl,
+    load_smpl_model,
+)
+from omfa_jax.body.vertex_correspondence import Correspondence, load_correspondence
 from omfa_jax.core.errors import OmfaError, unknown_name
 
 METHODS = ("copy21", "fit")

@@ -5,8 +5,8 @@ import logging
 from pathlib import Path
 
 from omfa_jax.cli.flags import parse_path_text
+from omfa_jax.core.atomic_files import require_dir
 from omfa_jax.core.errors import OmfaError, unknown_name
-from omfa_jax.core.files import require_dir
 
 log = logging.getLogger(__name__)
 
@@ -72,11 +72,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Import the bodies, and log what was skipped; raise an OmfaError at the end on failures."""
-    from omfa_jax.body.hands import load_hand_basis
-    from omfa_jax.body.import_folder import import_bodies
-    from omfa_jax.body.importers.common import ImportOptions
-    from omfa_jax.body.importers.sources import IMPORTERS
-    from omfa_jax.body.model import load_body_model
+    from omfa_jax.body.body_model import load_body_model
+    from omfa_jax.body.hand_pose import load_hand_basis
+    from omfa_jax.body.import_bodies import import_bodies
+    from omfa_jax.body.importers.importer_common import ImportOptions
+    from omfa_jax.body.importers.importer_table import IMPORTERS
     from omfa_jax.body.smpl_to_smplx import load_converter
 
     if options.source not in IMPORTERS:

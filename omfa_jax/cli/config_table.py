@@ -10,8 +10,10 @@ from typing import Any
 from ml_collections import ConfigDict
 from ml_collections.config_dict import RequiredValueError
 
-from omfa_jax.body.styles import STYLES
-from omfa_jax.core.bounds import (
+from omfa_jax.body.pose_styles import STYLES
+from omfa_jax.core.errors import OmfaError, raise_all, unknown_name
+from omfa_jax.core.tasks import COMPONENTS, WEIGHT_RULE
+from omfa_jax.core.value_rules import (
     SEED_RULE,
     Boolean,
     Choice,
@@ -23,16 +25,14 @@ from omfa_jax.core.bounds import (
     check_value,
     format_value,
 )
-from omfa_jax.core.errors import OmfaError, raise_all, unknown_name
-from omfa_jax.core.tasks import COMPONENTS, WEIGHT_RULE
-from omfa_jax.data.augment import AUGMENT_BOUNDS
+from omfa_jax.data.pipeline.augment import AUGMENT_BOUNDS
 from omfa_jax.diffusion.canvas import LAYOUTS
+from omfa_jax.diffusion.denoising_loop import SAMPLER_RULES
 from omfa_jax.diffusion.partial import INPUTS, PREDICTION_TYPES
-from omfa_jax.diffusion.sample import SAMPLER_RULES
 from omfa_jax.diffusion.schedule import SCHEDULE_RULES, TIMESTEP_RULES
-from omfa_jax.evals.heldout import NOISE_LEVELS
+from omfa_jax.evals.heldout_loss import NOISE_LEVELS
 from omfa_jax.models.presets import UNETS, VAES
-from omfa_jax.parallel.attention import ATTENTION_KERNELS
+from omfa_jax.parallel.attention_kernels import ATTENTION_KERNELS
 from omfa_jax.train.config_keys import RENAMED_KEYS
 from omfa_jax.train.settings import KEEP, LOSS, OPTIMIZER, TRAIN
 

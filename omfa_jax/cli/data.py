@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from omfa_jax.cli import bodies, datasets, duplicates, fit, poses
+from omfa_jax.cli import bodies, data_duplicates, data_poses, datasets, fit
 from omfa_jax.cli.flags import (
     BATCH_TYPE,
     SEED_TYPE,
@@ -63,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     fit.add_arguments(command("fit", fit.HELP))
 
     text = "render pose maps of a raw data set's SMPL-X parameters, or of target poses"
-    poses.add_arguments(command("poses", text))
+    data_poses.add_arguments(command("poses", text))
 
     build = command("build", "convert a raw data set to records")
     build.add_argument(
@@ -78,7 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     build.add_argument("--overwrite", action="store_true", help="replace the records in --out")
     add_writing_arguments(build)
 
-    duplicates.add_arguments(command("duplicates", "find duplicate photos in a raw data set"))
+    data_duplicates.add_arguments(command("duplicates", "find duplicate photos in a raw data set"))
 
     latents = command("latents", "encode records to VAE latents, so that training does not have to")
     latents.add_argument(
@@ -147,8 +147,8 @@ def run(options: argparse.Namespace) -> None:
         "synthesize": synthesize,
         "bodies": bodies.run,
         "fit": fit.run,
-        "poses": poses.run,
-        "duplicates": duplicates.run,
+        "poses": data_poses.run,
+        "duplicates": data_duplicates.run,
         "build": build,
         "check": check,
         "latents": latents,
@@ -159,7 +159,7 @@ def run(options: argparse.Namespace) -> None:
 
 def synthesize(options: argparse.Namespace) -> None:
     """Write a synthetic data set."""
-    from omfa_jax.data.world.writer import write_world
+    from omfa_jax.synthetic.world_writer import write_world
 
     counts = {"train": options.train, "val": options.val, "test": options.test}
     with contextlib.ExitStack() as stack:
@@ -186,7 +186,7 @@ def synthesize(options: argparse.Namespace) -> None:
 
 def build(options: argparse.Namespace) -> None:
     """Build records, and log what was found and skipped."""
-    from omfa_jax.data.build import build_records as build_records
+    from omfa_jax.data.builders.build_records import build_records as build_records
 
     build_records(
         options.raw,
@@ -201,7 +201,7 @@ def build(options: argparse.Namespace) -> None:
 
 def latents(options: argparse.Namespace) -> None:
     """Encode the records of all splits."""
-    from omfa_jax.cli.config import load_config, make_weights_source
+    from omfa_jax.cli.config_lib import load_config, make_weights_source
     from omfa_jax.sampling.encode_records import encode_records
 
     config = load_config(options.config, options.overrides)
@@ -218,10 +218,10 @@ def latents(options: argparse.Namespace) -> None:
 
 def check(options: argparse.Namespace) -> None:
     """Report the faults of a raw data set or a records folder; OmfaError if there are any."""
-    from omfa_jax.data.check import check_records, format_check_report
+    from omfa_jax.data.records.check_records import check_records, format_check_report
 
     if options.raw:
-        from omfa_jax.data.check_raw import check_raw
+        from omfa_jax.data.builders.check_raw import check_raw
 
         chosen = {"dataset": options.dataset, "processes": options.processes}
         report = check_raw(options.raw, **chosen, **datasets.item_options(options))
@@ -235,7 +235,7 @@ def check(options: argparse.Namespace) -> None:
 
 def show(options: argparse.Namespace) -> None:
     """Draw the contact sheet."""
-    from omfa_jax.data.show import write_contact_sheet
+    from omfa_jax.data.records.contact_sheet import write_contact_sheet
 
     write_contact_sheet(
         options.records, Path(options.out), split=options.split, count=options.count

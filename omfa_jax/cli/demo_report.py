@@ -4,12 +4,12 @@ from pathlib import Path
 from typing import Any
 
 from omfa_jax.core.images import write_image
-from omfa_jax.evals.curves import read_loss_curve
-from omfa_jax.evals.gallery import GallerySettings
-from omfa_jax.evals.page import HtmlPage
-from omfa_jax.evals.report import add_report_sections
-from omfa_jax.evals.scores import read_scores
-from omfa_jax.sampling.sheet import draw_sheet
+from omfa_jax.evals.report.example_gallery import GallerySettings
+from omfa_jax.evals.report.html_page import HtmlPage
+from omfa_jax.evals.report.report_page import add_report_sections
+from omfa_jax.evals.report.svg_curves import read_loss_curve
+from omfa_jax.evals.scores_file import read_scores
+from omfa_jax.sampling.image_sheet import draw_sheet
 
 CELL_PX = (128, 96)
 

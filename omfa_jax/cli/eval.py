@@ -9,8 +9,8 @@ import sys
 from omfa_jax.cli.eval_judge import add_judge_arguments, judge_folder, make_folder_judge_settings
 from omfa_jax.cli.flags import BATCH_TYPE, SEED_TYPE, WORKERS_TYPE, parse_path
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.evals.protocol import PROTOCOLS
-from omfa_jax.evals.scores import SETTINGS, Scores
+from omfa_jax.evals.protocol_spec import PROTOCOLS
+from omfa_jax.evals.scores_file import SETTINGS, Scores
 
 log = logging.getLogger(__name__)
 
@@ -114,8 +114,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Score the folder and print the table."""
-    from omfa_jax.evals.folder import ScoreRequest, score_folder
-    from omfa_jax.evals.matching import NameRules
+    from omfa_jax.evals.file_matching import NameRules
+    from omfa_jax.evals.folder_scoring import ScoreRequest, score_folder
 
     _require_device(options.device)
     settings = make_folder_judge_settings(options)

@@ -9,10 +9,10 @@ from typing import Any
 
 from omfa_jax.cli.eval import format_scores
 from omfa_jax.cli.eval_checkpoint_flags import DTYPES, TASK_SETTINGS, add_arguments
+from omfa_jax.core.atomic_files import LOCK_NAME, atomic_write, exclusive_lock, require_writable_dir
 from omfa_jax.core.errors import OmfaError, unknown_name
-from omfa_jax.core.files import LOCK_NAME, atomic_write, exclusive_lock, require_writable_dir
 from omfa_jax.core.tasks import COMPONENTS
-from omfa_jax.evals.scores import Scores
+from omfa_jax.evals.scores_file import Scores
 
 # the command line calls `add_arguments` and `run` of this module
 __all__ = ["add_arguments", "run"]
@@ -35,7 +35,7 @@ def run(options: argparse.Namespace) -> None:
 
     from omfa_jax.cli.sample import load_model
     from omfa_jax.parallel import distributed
-    from omfa_jax.parallel.flags import reserve_gpu_memory
+    from omfa_jax.parallel.xla_flags import reserve_gpu_memory
 
     if options.device.startswith("cuda"):
         reserve_gpu_memory("the metrics' networks (--device cuda)")
@@ -90,8 +90,8 @@ def validate_flags(options: argparse.Namespace) -> None:
 
 def make_pipeline_settings(bundle: Any, data: str) -> Any:
     """Return the settings that read a records folder at the model's slot sizes."""
-    from omfa_jax.data.schema import read_manifest
-    from omfa_jax.data.settings import PipelineSettings
+    from omfa_jax.data.pipeline.settings import PipelineSettings
+    from omfa_jax.data.records.record_schema import read_manifest
     from omfa_jax.weights.vae_fingerprint import fingerprint_vae
 
     latents = read_manifest(data)["kind"] == "latents"
@@ -107,7 +107,7 @@ def make_pipeline_settings(bundle: Any, data: str) -> Any:
 
 def make_request(options: argparse.Namespace) -> Any:
     """Return what to sample and how to score it."""
-    from omfa_jax.diffusion.sample import SamplerSettings
+    from omfa_jax.diffusion.denoising_loop import SamplerSettings
     from omfa_jax.evals.split_evaluation import SplitRequest
 
     return SplitRequest(
@@ -175,9 +175,9 @@ def write_loss(bundle: Any, options: argparse.Namespace, out: Path) -> None:
     """Measure the held-out loss of --data, print it, and write OUT/loss.json (process 0)."""
     import jax
 
-    from omfa_jax.evals.heldout import HeldOutSettings
+    from omfa_jax.evals.heldout_loss import HeldOutSettings
     from omfa_jax.evals.heldout_run import make_heldout_loss
-    from omfa_jax.parallel.feed import put_global
+    from omfa_jax.parallel.global_arrays import put_global
     from omfa_jax.parallel.mesh import MeshSettings, make_mesh, make_replicated_sharding
 
     measure = HeldOutSettings(options.loss_examples, options.loss_timesteps, options.seed)

@@ -12,11 +12,11 @@ from omfa_jax.cli.flags import (
     parse_path,
     parse_path_text,
 )
-from omfa_jax.diffusion.sample import SAMPLER_RULES
-from omfa_jax.diffusion.steppers import SAMPLERS
-from omfa_jax.evals.heldout import NOISE_LEVELS
-from omfa_jax.evals.protocol import PROTOCOLS
-from omfa_jax.evals.scores import SETTINGS
+from omfa_jax.diffusion.denoising_loop import SAMPLER_RULES
+from omfa_jax.diffusion.samplers import SAMPLERS
+from omfa_jax.evals.heldout_loss import NOISE_LEVELS
+from omfa_jax.evals.protocol_spec import PROTOCOLS
+from omfa_jax.evals.scores_file import SETTINGS
 
 # task -> settings that protocols cover; the first is the default
 TASK_SETTINGS = {"try_on": ("paired", "unpaired", "multi_pose"), "try_off": ("try_off",)}

@@ -9,11 +9,11 @@ from typing import Any
 
 from omfa_jax.cli.flags import float_between, int_between, parse_path
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.evals.judge.judged import add_judge_results
-from omfa_jax.evals.judge.run import run_judge
+from omfa_jax.evals.file_matching import Match, NameRules, match_files
+from omfa_jax.evals.judge.judge_results import add_judge_results
+from omfa_jax.evals.judge.judge_session import run_judge
 from omfa_jax.evals.judge.settings import KNOWN_PRICES, JudgePair, JudgeSettings, TokenPrices
-from omfa_jax.evals.matching import Match, NameRules, match_files
-from omfa_jax.evals.scores import Scores, write_scores
+from omfa_jax.evals.scores_file import Scores, write_scores
 
 NO_GARMENT = "the judge needs each image's garment: give --garments DIR and --pairs FILE"
 URL, MODEL, KEY = "OMFA_JUDGE_URL", "OMFA_JUDGE_MODEL", "OMFA_JUDGE_KEY"

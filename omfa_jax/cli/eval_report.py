@@ -3,13 +3,13 @@
 import argparse
 
 from omfa_jax.cli.flags import SIDE_PX_TYPE, int_between, parse_path
+from omfa_jax.core.atomic_files import atomic_write
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.core.files import atomic_write
-from omfa_jax.evals.exports import format_csv, format_latex
-from omfa_jax.evals.gallery import GallerySettings
-from omfa_jax.evals.report import build_report_page
-from omfa_jax.evals.scores import read_scores
-from omfa_jax.evals.table import group_scores
+from omfa_jax.evals.report.example_gallery import GallerySettings
+from omfa_jax.evals.report.report_page import build_report_page
+from omfa_jax.evals.report.scores_table import group_scores
+from omfa_jax.evals.report.table_exports import format_csv, format_latex
+from omfa_jax.evals.scores_file import read_scores
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -37,11 +37,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Fit the photos of all splits; raise an OmfaError only if none of them has a body."""
-    from omfa_jax.body.fit.fitting import Fitter
-    from omfa_jax.body.fit.folder import fit_folder
+    from omfa_jax.body.body_model import load_body_model
+    from omfa_jax.body.fit.fit_folder import fit_folder
+    from omfa_jax.body.fit.fitter import Fitter
     from omfa_jax.body.fit.keypoints import BODY_25, DEEPFASHION, to_body_25
-    from omfa_jax.body.model import load_body_model
-    from omfa_jax.data.photos import KeypointPhoto, find_photos
+    from omfa_jax.data.builders.keypoint_photos import KeypointPhoto, find_photos
 
     warnings: list[str] = []
     folders = find_photos(options.raw, options.keypoints, warnings)

@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from omfa_jax.core.bounds import MAX_COUNT, MAX_SEED, FloatRange, IntRange, Rule, format_value
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.value_rules import MAX_COUNT, MAX_SEED, FloatRange, IntRange, Rule, format_value
 
 # bounds shared by flags of the same meaning
 BATCH_MAX, WORKERS_MAX, SIDE_MAX_PX = 2**20, 4096, 16384

@@ -16,18 +16,21 @@ from omfa_jax.cli.flags import Parser, refuse_renamed_flags
 from omfa_jax.cli.logs import set_up_logs
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.exit_status import RESTART, UNEXPECTED, classify_error
-from omfa_jax.parallel.flags import set_xla_flags
+from omfa_jax.parallel.xla_flags import set_xla_flags
 
 # longest error message of another library that is printed, in characters
 MAX_MESSAGE_CHARS = 400
 
 # name -> (module with add_arguments and run, help); a module is imported only for its command
 COMMANDS = {
-    "demo": ("omfa_jax.cli.demo", "run the complete pipeline on a laptop and write a report"),
+    "demo": (
+        "omfa_jax.cli.demo_command",
+        "run the complete pipeline on a laptop and write a report",
+    ),
     "data": ("omfa_jax.cli.data", "make, convert, check and show data sets"),
     "train": ("omfa_jax.cli.train", "train a model, or resume training"),
     "scaling": ("omfa_jax.cli.scaling", "run a scaling-law study"),
-    "plan": ("omfa_jax.cli.plan", "estimate memory, FLOPs and communication of a run"),
+    "plan": ("omfa_jax.cli.plan_command", "estimate memory, FLOPs and communication of a run"),
     "eval": ("omfa_jax.cli.eval", "score images or a checkpoint under a named protocol"),
     "sample": ("omfa_jax.cli.sample", "generate images with a trained model"),
 }

@@ -4,7 +4,7 @@ import argparse
 from typing import Any
 
 from omfa_jax.cli.flags import int_between
-from omfa_jax.data.writing import RUNNERS, SHARD_RECORDS
+from omfa_jax.data.records.write_options import RUNNERS, SHARD_RECORDS
 
 
 def add_writing_arguments(parser: argparse.ArgumentParser) -> None:

@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 
 from omfa_jax.cli.flags import SEED_TYPE, from_row, int_between, parse_path_text
+from omfa_jax.core.atomic_dirs import require_disjoint
+from omfa_jax.core.atomic_files import require_writable_dir
 from omfa_jax.core.errors import OmfaError, unknown_name
-from omfa_jax.core.files import require_writable_dir
-from omfa_jax.core.folders import require_disjoint
 from omfa_jax.core.images import from_signed, write_image
 from omfa_jax.core.tasks import COMPONENTS, Task
-from omfa_jax.diffusion.sample import SAMPLER_RULES
-from omfa_jax.diffusion.steppers import SAMPLERS
-from omfa_jax.sampling.inputs import SlotFitter, load_face, load_pose_map, render_pose
+from omfa_jax.diffusion.denoising_loop import SAMPLER_RULES
+from omfa_jax.diffusion.samplers import SAMPLERS
+from omfa_jax.sampling.image_inputs import SlotFitter, load_face, load_pose_map, render_pose
 
 log = logging.getLogger(__name__)
 
@@ -118,8 +118,8 @@ def run(options: argparse.Namespace) -> None:
     if options.task in REQUIRED_INPUTS:
         require_inputs_kept(options, out, ("garment", *TASKS))
 
-    from omfa_jax.diffusion.sample import SamplerSettings
-    from omfa_jax.sampling.generate import Sampler
+    from omfa_jax.diffusion.denoising_loop import SamplerSettings
+    from omfa_jax.sampling.sampler import Sampler
 
     settings = SamplerSettings(
         options.steps, options.guidance, options.sampler, options.guidance_rescale
@@ -170,8 +170,8 @@ def require_inputs_kept(options: argparse.Namespace, out: Path, results: Sequenc
 
 def load_model(path: str, *, ema: bool = True):
     """Return the bundle at `path`: a training workdir, one of its steps, or a model folder."""
-    from omfa_jax.sampling.load import load_model_folder
-    from omfa_jax.train.load import load_checkpoint_model
+    from omfa_jax.sampling.load_model import load_model_folder
+    from omfa_jax.train.checkpoints.checkpoint_weights import load_checkpoint_model
 
     folder = Path(path)
     if (folder / "checkpoints").is_dir() or folder.parent.name == "checkpoints":
@@ -182,7 +182,7 @@ def load_model(path: str, *, ema: bool = True):
 
 
 def _try_on(sampler, slots: SlotFitter, options):
-    from omfa_jax.sampling.tasks import try_on
+    from omfa_jax.sampling.task_functions import try_on
 
     garment = slots.load_image("garment", options.garment, "--garment")
     face = slots.fit_image("face", _face(options))
@@ -192,7 +192,7 @@ def _try_on(sampler, slots: SlotFitter, options):
 
 
 def _try_off(sampler, slots: SlotFitter, options):
-    from omfa_jax.sampling.tasks import try_off
+    from omfa_jax.sampling.task_functions import try_off
 
     person = slots.load_image("person", options.person, "--person")
     face = slots.fit_image("face", _face(options, needed=False))
@@ -202,7 +202,7 @@ def _try_off(sampler, slots: SlotFitter, options):
 
 
 def _transfer(sampler, slots: SlotFitter, options):
-    from omfa_jax.sampling.tasks import transfer
+    from omfa_jax.sampling.task_functions import transfer
 
     source = slots.load_image("person", options.source_person, "--source-person")
     source_face = slots.fit_image(
@@ -225,9 +225,9 @@ def _transfer(sampler, slots: SlotFitter, options):
 
 
 def _turntable(sampler, slots: SlotFitter, options):
-    from omfa_jax.body.params_file import load_body
-    from omfa_jax.body.poses import make_turntable as turned
-    from omfa_jax.sampling.tasks import turntable
+    from omfa_jax.body.body_file import load_body
+    from omfa_jax.body.turntable import make_turntable as turned
+    from omfa_jax.sampling.task_functions import turntable
 
     if Path(options.pose).suffix != ".npz":
         raise OmfaError(
@@ -284,7 +284,7 @@ def _pose(slots: SlotFitter, path: str | None, options):
 
 def write_columns(out: Path, columns, size: tuple[int, int]) -> None:
     """Write every generated picture and the sheet of all of them."""
-    from omfa_jax.sampling.sheet import draw_sheet
+    from omfa_jax.sampling.image_sheet import draw_sheet
 
     shown = {
         name: list(images if images.dtype == np.uint8 else from_signed(images))

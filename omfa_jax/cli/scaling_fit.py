@@ -5,9 +5,9 @@ import json
 import logging
 
 from omfa_jax.cli.flags import SEED_TYPE, float_between, int_between, parse_path, parse_path_text
+from omfa_jax.core.atomic_dirs import require_disjoint
+from omfa_jax.core.atomic_files import atomic_write
 from omfa_jax.core.errors import OmfaError, require_modules
-from omfa_jax.core.files import atomic_write
-from omfa_jax.core.folders import require_disjoint
 
 log = logging.getLogger(__name__)
 
@@ -112,11 +112,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Print and write a fit; raise an OmfaError at the end if the runs do not support a law."""
     require_modules("omfa scaling fit", "scaling", "scipy")
-    from omfa_jax.scaling.cleaning import CleaningRules
-    from omfa_jax.scaling.record import make_record
-    from omfa_jax.scaling.report import format_report
-    from omfa_jax.scaling.study import FitSettings, fit_scaling
-    from omfa_jax.scaling.table import COLUMN_NAMES, read_runs_table
+    from omfa_jax.studies.fit_record import make_record
+    from omfa_jax.studies.fit_report import format_report
+    from omfa_jax.studies.fit_scaling import FitSettings, fit_scaling
+    from omfa_jax.studies.run_cleaning import CleaningRules
+    from omfa_jax.studies.runs_table import COLUMN_NAMES, read_runs_table
 
     if options.out is not None:
         require_disjoint(options.out, {"--table": options.table})
@@ -159,7 +159,7 @@ def parse_run(text: str) -> tuple[float, float]:
 
 def parse_flag_number(text: str, flag: str) -> float:
     """Parse a flag's number, which may have a unit suffix."""
-    from omfa_jax.scaling.table import parse_number
+    from omfa_jax.studies.runs_table import parse_number
 
     try:
         return parse_number(text)

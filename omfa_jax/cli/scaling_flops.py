@@ -65,7 +65,7 @@ def load_settings(
     options: argparse.Namespace, preset: str
 ) -> "tuple[DiffusionSettings, UNetConfig, VAEConfig]":
     """Return canvas, UNet and VAE of the config (or the base config), with `preset` if given."""
-    from omfa_jax.cli import config as config_lib
+    from omfa_jax.cli import config_lib
     from omfa_jax.models import get_vae_config
     from omfa_jax.train.network import make_unet_config
 
@@ -80,7 +80,7 @@ def format_components(
 ) -> str:
     """Return the table of one UNet's components, and of the VAE on the images of an example."""
     from omfa_jax.core.tasks import COMPONENTS
-    from omfa_jax.scaling.flops import count_unet_flops, count_vae_flops
+    from omfa_jax.planning.flops import count_unet_flops, count_vae_flops
 
     height, width, _ = diffusion.canvas.shape
     count = count_unet_flops(unet, height, width, text_tokens=text_tokens)
@@ -121,7 +121,7 @@ def format_presets(
     settings: "dict[str, tuple[DiffusionSettings, UNetConfig, VAEConfig]]", text_tokens: int
 ) -> str:
     """Return a line for each preset."""
-    from omfa_jax.scaling.flops import count_unet_flops
+    from omfa_jax.planning.flops import count_unet_flops
 
     out = [format_row("preset, canvas", "parameters", "forward GF", "step GF", "")]
     for name, (diffusion, unet, _) in settings.items():

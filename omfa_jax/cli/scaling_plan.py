@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omfa_jax.cli.flags import EFFICIENCY_TYPE, float_between, int_between, parse_path_text
+from omfa_jax.core.atomic_files import atomic_write, require_writable_dir
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.core.files import atomic_write, require_writable_dir
 
 if TYPE_CHECKING:
-    from omfa_jax.cli.config import Config
-    from omfa_jax.scaling.manifest import StudyRun
+    from omfa_jax.cli.config_lib import Config
+    from omfa_jax.studies.study_manifest import StudyRun
 
 log = logging.getLogger(__name__)
 
@@ -113,10 +113,10 @@ def run(options: argparse.Namespace) -> None:
     if "jax" not in sys.modules:
         # nothing is computed, so do not reserve a GPU's memory
         os.environ["JAX_PLATFORMS"] = "cpu"
-    from omfa_jax.cli import config as config_lib
-    from omfa_jax.parallel.pods import parse_topology
-    from omfa_jax.scaling.launchers import write_launchers
-    from omfa_jax.scaling.manifest import (
+    from omfa_jax.cli import config_lib
+    from omfa_jax.parallel.topology import parse_topology
+    from omfa_jax.studies.study_launchers import write_launchers
+    from omfa_jax.studies.study_manifest import (
         STUDY_FILE,
         Study,
         expand_grid,
@@ -124,7 +124,7 @@ def run(options: argparse.Namespace) -> None:
         read_study,
         write_study,
     )
-    from omfa_jax.scaling.planned import format_plan
+    from omfa_jax.studies.study_plan_table import format_plan
 
     config = config_lib.load_config(options.config, options.overrides)
     if config.model.init and config.model.init_unet:
@@ -166,7 +166,7 @@ def run(options: argparse.Namespace) -> None:
 
 def make_grid(options: argparse.Namespace, config: "Config") -> "Grid":
     """Return the grid of the flags."""
-    from omfa_jax.scaling.manifest import StudyGrid
+    from omfa_jax.studies.study_manifest import StudyGrid
 
     rates = parse_numbers(options.learning_rates, "--learning-rates")
     samples = parse_numbers(options.samples, "--samples")
@@ -197,10 +197,10 @@ def parse_numbers(text: str, flag: str) -> tuple[float, ...]:
 
 def count_records(config: "Config") -> int:
     """Return the number of training examples of the config's data."""
-    from omfa_jax.cli import config as config_lib
+    from omfa_jax.cli import config_lib
     from omfa_jax.core.errors import unknown_name
-    from omfa_jax.data import schema
-    from omfa_jax.data.mixture import parse_mixture
+    from omfa_jax.data.pipeline.mixture import parse_mixture
+    from omfa_jax.data.records import record_schema
 
     folders = [folder for folder, _ in parse_mixture(config.data.mixture)]
     if not folders and not (config.data.latents or config.data.records):
@@ -208,7 +208,7 @@ def count_records(config: "Config") -> int:
     folders = folders or [config_lib.make_pipeline_settings(config).records]
     count = 0
     for folder in folders:
-        splits = schema.read_manifest(folder)["splits"]
+        splits = record_schema.read_manifest(folder)["splits"]
         if config.data.split not in splits:
             raise unknown_name(f"split of {folder}", config.data.split, splits)
         count += splits[config.data.split]
@@ -219,10 +219,10 @@ def measure_size(
     config: "Config", name: str, machine: "Pod | None", options: argparse.Namespace
 ) -> "Size":
     """Return the cost of one preset, and whether it fits in the machine's memory."""
-    from omfa_jax.cli.plan import make_job
-    from omfa_jax.parallel.flags import get_usable_fraction
-    from omfa_jax.scaling.manifest import ModelSize
-    from omfa_jax.scaling.plan import make_plan
+    from omfa_jax.cli.plan_command import make_job
+    from omfa_jax.parallel.xla_flags import get_usable_fraction
+    from omfa_jax.planning.plan import make_plan
+    from omfa_jax.studies.study_manifest import ModelSize
 
     sized = replace_size(config, name)
     job = make_job(sized)
@@ -258,11 +258,11 @@ def compute_size_cost(config: "Config", job: Any) -> tuple[int, float]:
 
     If config.model.init is not on this machine, its prompts are assumed to have SDXL's 77 tokens.
     """
-    from omfa_jax.cli import config as config_lib
-    from omfa_jax.scaling.flops import count_unet_flops
-    from omfa_jax.scaling.run_cost import compute_unet_cost
+    from omfa_jax.cli import config_lib
+    from omfa_jax.planning.flops import count_unet_flops
+    from omfa_jax.planning.run_cost import compute_unet_cost
     from omfa_jax.train.initial_weights import load_initial_model
-    from omfa_jax.weights.text import TEXT_TOKENS
+    from omfa_jax.weights.text_encoders import TEXT_TOKENS
 
     if not config.model.init or Path(config.model.init).is_dir():
         bundle = load_initial_model(config_lib.make_weights_source(config), None, abstract=True)

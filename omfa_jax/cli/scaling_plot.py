@@ -5,9 +5,9 @@ import json
 import logging
 
 from omfa_jax.cli.flags import parse_path, parse_path_text
+from omfa_jax.core.atomic_dirs import require_disjoint
+from omfa_jax.core.atomic_files import atomic_write, require_file
 from omfa_jax.core.errors import OmfaError, require_modules
-from omfa_jax.core.files import atomic_write, require_file
-from omfa_jax.core.folders import require_disjoint
 
 log = logging.getLogger(__name__)
 
@@ -36,9 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Plot the fit."""
     require_modules("omfa scaling plot", "scaling", "matplotlib")
-    from omfa_jax.scaling.page import build_study_page
-    from omfa_jax.scaling.plot import draw_study
-    from omfa_jax.scaling.record import FORMAT
+    from omfa_jax.studies.fit_record import FORMAT
+    from omfa_jax.studies.study_page import build_study_page
+    from omfa_jax.studies.study_plot import draw_study
 
     path = require_file(options.fit, "fit", "--fit")
     try:

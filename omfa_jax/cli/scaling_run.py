@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from omfa_jax.cli.flags import WORKERS_TYPE, int_between, parse_path_text
+from omfa_jax.core.atomic_files import LOCK_NAME, exclusive_lock, is_locked
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.exit_status import NO_RESTART, classify_error
-from omfa_jax.core.files import LOCK_NAME, exclusive_lock, is_locked
-from omfa_jax.scaling.manifest import StudyRun, read_study
-from omfa_jax.scaling.results import (
+from omfa_jax.studies.run_results import (
     clear_failure,
     get_run_state,
     read_failure,
@@ -19,10 +18,11 @@ from omfa_jax.scaling.results import (
     write_failure,
     write_result,
 )
-from omfa_jax.scaling.runner import StudyRunner, apply_core_share, terminate_with_runner
+from omfa_jax.studies.study_manifest import StudyRun, read_study
+from omfa_jax.studies.study_runner import StudyRunner, apply_core_share, terminate_with_runner
 
 if TYPE_CHECKING:
-    from omfa_jax.cli.config import Config
+    from omfa_jax.cli.config_lib import Config
 
 log = logging.getLogger(__name__)
 
@@ -105,8 +105,7 @@ def run_one(folder: Path, run: StudyRun, *, retry_failed: bool) -> None:
             why = read_failure(folder, run)
             raise OmfaError(f"{run.name} has failed: {why}; restart it with --retry-failed")
         clear_failure(folder, run)
-    from omfa_jax.cli import config as config_lib
-    from omfa_jax.cli import train
+    from omfa_jax.cli import config_lib, train
     from omfa_jax.evals.heldout_run import find_heldout_split
 
     workdir, config_file = folder / run.workdir, folder / run.config
@@ -157,15 +156,15 @@ def measure_heldout_losses(config: "Config", workdir: Path) -> dict[str, float]:
 
     Examples, noise levels and seed are those of config.eval. Every process must call it.
     """
-    from omfa_jax.cli import config as config_lib
-    from omfa_jax.evals.heldout import HeldOutSettings
+    from omfa_jax.cli import config_lib
+    from omfa_jax.evals.heldout_loss import HeldOutSettings
     from omfa_jax.evals.heldout_run import (
         find_heldout_split,
         get_unet_shardings,
         make_heldout_loss,
     )
-    from omfa_jax.parallel.feed import put_global
-    from omfa_jax.train.load import load_checkpoint_model
+    from omfa_jax.parallel.global_arrays import put_global
+    from omfa_jax.train.checkpoints.checkpoint_weights import load_checkpoint_model
     from omfa_jax.train.meshes import make_network_mesh
     from omfa_jax.weights.vae_fingerprint import fingerprint_vae
 

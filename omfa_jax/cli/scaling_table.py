@@ -6,8 +6,8 @@ from pathlib import Path
 
 from omfa_jax.cli.flags import parse_path_text
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.scaling.manifest import read_study
-from omfa_jax.scaling.results import collect_rows, get_run_state, read_failure, write_table
+from omfa_jax.studies.run_results import collect_rows, get_run_state, read_failure, write_table
+from omfa_jax.studies.study_manifest import read_study
 
 HELP = "show a study's progress; write its finished runs as a table"
 

@@ -10,26 +10,26 @@ from pathlib import Path
 import jax
 from jax.sharding import Mesh
 
-from omfa_jax.cli import config as config_lib
+from omfa_jax.cli import config_lib
 from omfa_jax.cli.flags import parse_path_text
+from omfa_jax.core.atomic_files import LOCK_NAME, atomic_write, exclusive_lock, require_writable_dir
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.core.files import LOCK_NAME, atomic_write, exclusive_lock, require_writable_dir
 from omfa_jax.core.retry import call_with_retries
 from omfa_jax.core.tasks import Task
-from omfa_jax.data.pipeline import PipelineSettings, make_train_iterator
+from omfa_jax.data.pipeline.grain_pipeline import PipelineSettings, make_train_iterator
 from omfa_jax.parallel import distributed
-from omfa_jax.parallel.feed import get_data_shard
-from omfa_jax.scaling.run_cost import compute_unet_cost, compute_vae_cost
+from omfa_jax.parallel.global_arrays import get_data_shard
+from omfa_jax.planning.run_cost import compute_unet_cost, compute_vae_cost
 from omfa_jax.train.initial_weights import load_initial_model, write_model_folder
 from omfa_jax.train.loop import Batches, DrawImages, Evaluate, train
 from omfa_jax.train.meshes import explain_sharding, make_network_mesh, make_replicated_mesh
-from omfa_jax.train.profile import ProfileSteps
+from omfa_jax.train.monitoring.profiler import ProfileSteps
 from omfa_jax.train.resume import require_same_run
 from omfa_jax.train.state import TrainState
 from omfa_jax.train.task_changes import format_task_shares
 from omfa_jax.train.unet_run import make_unet_run
 from omfa_jax.train.vae_run import check_crop, load_initial_vae, make_vae_run, publish_vae
-from omfa_jax.weights.bundle import Model
+from omfa_jax.weights.omfa_model import Model
 from omfa_jax.weights.vae_fingerprint import fingerprint_vae
 
 log = logging.getLogger(__name__)

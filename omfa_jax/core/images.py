@@ -8,8 +8,8 @@ import numpy as np
 from jaxtyping import Float, Float32, UInt8
 from PIL import Image
 
+from omfa_jax.core.atomic_files import atomic_write
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.core.files import atomic_write
 from omfa_jax.core.retry import call_with_retries
 
 # zlib's Z_RLE strategy

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool
 
-from omfa_jax.core.bounds import FloatRange, check_fields
 from omfa_jax.core.errors import OmfaError, unknown_name
+from omfa_jax.core.value_rules import FloatRange, check_fields
 
 COMPONENTS: tuple[str, ...] = ("garment", "person", "face")
 # valid sampling weights

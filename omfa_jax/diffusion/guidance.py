@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Num
 
-from omfa_jax.diffusion.dropout import drop_conditions
+from omfa_jax.diffusion.condition_dropout import drop_conditions
 from omfa_jax.diffusion.partial import Latent, Mask, make_network_input
 from omfa_jax.diffusion.settings import DiffusionSettings
 

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Num
 
-from omfa_jax.core.bounds import Boolean, Choice, FloatRange, IntRange, check_fields
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.value_rules import Boolean, Choice, FloatRange, IntRange, check_fields
 
 SPACINGS = ("leading", "trailing", "linspace")
 DISTRIBUTIONS = ("uniform", "logit_normal")

@@ -4,9 +4,9 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
-from omfa_jax.core.bounds import IntRange, check_fields
 from omfa_jax.core.errors import OmfaError, unknown_name
 from omfa_jax.core.tasks import COMPONENTS, Task, make_noised_table
+from omfa_jax.core.value_rules import IntRange, check_fields
 from omfa_jax.diffusion.canvas import Canvas
 from omfa_jax.diffusion.partial import PREDICTION_TYPES, count_input_channels
 from omfa_jax.diffusion.schedule import ScheduleSettings

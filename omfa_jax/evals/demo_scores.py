@@ -12,28 +12,28 @@ import numpy as np
 
 from omfa_jax.core.images import from_signed, letterbox, read_rgb, to_signed
 from omfa_jax.core.tasks import COMPONENTS
-from omfa_jax.data.decode import Example
-from omfa_jax.data.settings import PipelineSettings
-from omfa_jax.diffusion.sample import SamplerSettings
-from omfa_jax.evals.examples import EvalSplit
-from omfa_jax.evals.folder import ScoreRequest, score_folder
+from omfa_jax.data.pipeline.decode_record import Example
+from omfa_jax.data.pipeline.settings import PipelineSettings
+from omfa_jax.diffusion.denoising_loop import SamplerSettings
+from omfa_jax.evals.exact_truth import ConditionRegions, ExactTruth
+from omfa_jax.evals.folder_scoring import ScoreRequest, score_folder
 from omfa_jax.evals.influence import sample_derangement
-from omfa_jax.evals.predictions import (
+from omfa_jax.evals.prediction_sampling import (
     claim_folder,
     compute_weights_digest,
     get_busy_devices,
     sample_to_folder,
 )
 from omfa_jax.evals.psnr import mean_psnr
-from omfa_jax.evals.scores import write_scores
-from omfa_jax.evals.split import SplitRun, compute_influence, compute_truth_scores
-from omfa_jax.evals.truth import ConditionRegions, ExactTruth
+from omfa_jax.evals.scores_file import write_scores
+from omfa_jax.evals.split_examples import EvalSplit
+from omfa_jax.evals.split_run import SplitRun, compute_influence, compute_truth_scores
 from omfa_jax.models import decode, encode
 from omfa_jax.models.reference_unet import init_network_params
-from omfa_jax.sampling.generate import Sampler
-from omfa_jax.sampling.inputs import SlotFitter, render_pose
-from omfa_jax.sampling.tasks import turntable
-from omfa_jax.train.load import load_checkpoint_model
+from omfa_jax.sampling.image_inputs import SlotFitter, render_pose
+from omfa_jax.sampling.sampler import Sampler
+from omfa_jax.sampling.task_functions import turntable
+from omfa_jax.train.checkpoints.checkpoint_weights import load_checkpoint_model
 
 log = logging.getLogger(__name__)
 
@@ -258,8 +258,8 @@ def sample_transfer(worn: SplitRun, taken: SplitRun) -> Columns:
 
 def sample_turntable(sampler: Sampler, raw: Path, split: EvalSplit, slots: SlotFitter) -> Columns:
     """Return one person and garment over a turn of the body, one column per view."""
-    from omfa_jax.body.params_file import load_body
-    from omfa_jax.body.poses import make_turntable as turn
+    from omfa_jax.body.body_file import load_body
+    from omfa_jax.body.turntable import make_turntable as turn
 
     params, camera = load_body(raw / "test" / "smplx" / f"{split.names[0]}.npz")
     drawn = [render_pose(p, camera, slots.pose_style, None) for p in turn(params, VIEWS)]

@@ -8,10 +8,10 @@ import numpy as np
 from jax.sharding import Mesh
 
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.data.pipeline import make_eval_iterator
-from omfa_jax.data.schema import read_manifest
-from omfa_jax.data.settings import PipelineSettings
-from omfa_jax.evals.heldout import (
+from omfa_jax.data.pipeline.grain_pipeline import make_eval_iterator
+from omfa_jax.data.pipeline.settings import PipelineSettings
+from omfa_jax.data.records.record_schema import read_manifest
+from omfa_jax.evals.heldout_loss import (
     HeldOutLoss,
     HeldOutSettings,
     get_global_batch_size,
@@ -19,11 +19,11 @@ from omfa_jax.evals.heldout import (
     make_held_out_loss_fn,
 )
 from omfa_jax.models import encode
-from omfa_jax.parallel.feed import get_data_shard, put_global
+from omfa_jax.parallel.global_arrays import get_data_shard, put_global
 from omfa_jax.parallel.mesh import make_replicated_sharding
-from omfa_jax.parallel.rules import UNET_RULES, make_param_shardings
+from omfa_jax.parallel.sharding_rules import UNET_RULES, make_param_shardings
 from omfa_jax.train.network import get_network_shapes, make_sharded_network
-from omfa_jax.weights.bundle import Model
+from omfa_jax.weights.omfa_model import Model
 
 SPLITS = ("val", "test")
 

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.evals.aggregate import RESAMPLES, bootstrap_interval
+from omfa_jax.evals.metric_aggregation import RESAMPLES, bootstrap_interval
 from omfa_jax.evals.psnr import mean_psnr
 
 Batch = dict[str, Float[np.ndarray, "b h w 3"]]

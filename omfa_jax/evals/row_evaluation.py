@@ -8,20 +8,18 @@ from pathlib import Path
 import jax
 
 from omfa_jax import __version__
+from omfa_jax.core.atomic_files import require_writable_dir
 from omfa_jax.core.errors import OmfaError, unknown_name
-from omfa_jax.core.files import require_writable_dir
 from omfa_jax.core.tasks import Task
-from omfa_jax.data.settings import PipelineSettings
-from omfa_jax.evals.examples import EvalSplit
-from omfa_jax.evals.predictions import (
+from omfa_jax.data.pipeline.settings import PipelineSettings
+from omfa_jax.evals.prediction_sampling import (
     ROWS_PER_GROUP,
     SamplingJob,
     claim_folder,
     compute_weights_digest,
     get_busy_devices,
 )
-from omfa_jax.evals.scores import Scores
-from omfa_jax.evals.split import PREDICTIONS
+from omfa_jax.evals.scores_file import Scores
 from omfa_jax.evals.split_evaluation import (
     SCORES_FILE,
     SplitRequest,
@@ -30,8 +28,10 @@ from omfa_jax.evals.split_evaluation import (
     run_on_main_process,
     score_predictions,
 )
-from omfa_jax.sampling.generate import Sampler
-from omfa_jax.weights.bundle import Model
+from omfa_jax.evals.split_examples import EvalSplit
+from omfa_jax.evals.split_run import PREDICTIONS
+from omfa_jax.sampling.sampler import Sampler
+from omfa_jax.weights.omfa_model import Model
 
 log = logging.getLogger(__name__)
 

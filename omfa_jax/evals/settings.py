@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from omfa_jax.diffusion.sample import SamplerSettings
+from omfa_jax.diffusion.denoising_loop import SamplerSettings
 
 
 @dataclass(frozen=True, kw_only=True)

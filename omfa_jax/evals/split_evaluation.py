@@ -13,13 +13,13 @@ import jax
 
 from omfa_jax import __version__
 from omfa_jax.core.errors import OmfaError, unknown_name
-from omfa_jax.data.schema import MANIFEST, read_manifest
-from omfa_jax.data.settings import PipelineSettings
-from omfa_jax.diffusion.sample import SamplerSettings
-from omfa_jax.evals.examples import EvalSplit
-from omfa_jax.evals.folder import ScoreRequest, score_folder
+from omfa_jax.data.pipeline.settings import PipelineSettings
+from omfa_jax.data.records.record_schema import MANIFEST, read_manifest
+from omfa_jax.diffusion.denoising_loop import SamplerSettings
+from omfa_jax.evals.exact_truth import KINDS, ConditionRegions, ExactTruth
+from omfa_jax.evals.folder_scoring import ScoreRequest, score_folder
 from omfa_jax.evals.influence import CONDITIONS
-from omfa_jax.evals.predictions import (
+from omfa_jax.evals.prediction_sampling import (
     ROWS_PER_GROUP,
     SamplingJob,
     claim_folder,
@@ -27,12 +27,12 @@ from omfa_jax.evals.predictions import (
     get_busy_devices,
     sample_to_folder,
 )
-from omfa_jax.evals.scores import Scores, write_scores
-from omfa_jax.evals.split import PREDICTIONS, SplitRun, compute_influence, compute_truth_scores
-from omfa_jax.evals.truth import KINDS, ConditionRegions, ExactTruth
+from omfa_jax.evals.scores_file import Scores, write_scores
+from omfa_jax.evals.split_examples import EvalSplit
+from omfa_jax.evals.split_run import PREDICTIONS, SplitRun, compute_influence, compute_truth_scores
 from omfa_jax.parallel.distributed import any_across_processes
-from omfa_jax.sampling.generate import Sampler
-from omfa_jax.weights.bundle import Model
+from omfa_jax.sampling.sampler import Sampler
+from omfa_jax.weights.omfa_model import Model
 
 log = logging.getLogger(__name__)
 

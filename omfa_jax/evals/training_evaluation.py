@@ -16,23 +16,23 @@ from jax.sharding import Mesh
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.images import read_rgb
 from omfa_jax.core.tasks import COMPONENTS
-from omfa_jax.data.settings import PipelineSettings
-from omfa_jax.evals.examples import GENERATED, EvalSplit
-from omfa_jax.evals.heldout import HeldOutSettings
+from omfa_jax.data.pipeline.settings import PipelineSettings
+from omfa_jax.evals.heldout_loss import HeldOutSettings
 from omfa_jax.evals.heldout_run import find_heldout_split, get_unet_shardings, make_heldout_loss
-from omfa_jax.evals.predictions import (
+from omfa_jax.evals.prediction_sampling import (
     SamplingJob,
     get_busy_devices,
     get_process_share,
     sample_to_folder,
 )
 from omfa_jax.evals.settings import EvaluationSettings
-from omfa_jax.evals.split import get_installed_measures
-from omfa_jax.parallel.feed import gather_to_host
-from omfa_jax.sampling.generate import Sampler
+from omfa_jax.evals.split_examples import GENERATED, EvalSplit
+from omfa_jax.evals.split_run import get_installed_measures
+from omfa_jax.parallel.global_arrays import gather_to_host
+from omfa_jax.sampling.sampler import Sampler
 from omfa_jax.train.loop import Evaluate
 from omfa_jax.train.state import TrainState
-from omfa_jax.weights.bundle import Model
+from omfa_jax.weights.omfa_model import Model
 
 SETTING_OF = {"try_on": "paired", "try_off": "try_off"}
 

@@ -7,15 +7,15 @@ import numpy as np
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.images import from_signed
 from omfa_jax.core.tasks import COMPONENTS
-from omfa_jax.data.pipeline import PipelineSettings, make_eval_iterator
-from omfa_jax.data.schema import read_manifest
-from omfa_jax.diffusion.sample import SamplerSettings
-from omfa_jax.parallel.feed import gather_to_host
-from omfa_jax.sampling.generate import Sampler
-from omfa_jax.sampling.sheet import draw_sheet
+from omfa_jax.data.pipeline.grain_pipeline import PipelineSettings, make_eval_iterator
+from omfa_jax.data.records.record_schema import read_manifest
+from omfa_jax.diffusion.denoising_loop import SamplerSettings
+from omfa_jax.parallel.global_arrays import gather_to_host
+from omfa_jax.sampling.image_sheet import draw_sheet
+from omfa_jax.sampling.sampler import Sampler
 from omfa_jax.train.loop import DrawImages
 from omfa_jax.train.state import TrainState
-from omfa_jax.weights.bundle import Model
+from omfa_jax.weights.omfa_model import Model
 
 
 def make_training_images(

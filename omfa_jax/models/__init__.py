@@ -1,6 +1,7 @@
 """SDXL's UNet and VAE in Flax Linen, behind plain functions of (config, params, arrays)."""
 
-from omfa_jax.models.api import (
+from omfa_jax.models.compute import Compute
+from omfa_jax.models.network_api import (
     apply_unet,
     compute_reference_features,
     decode,
@@ -9,8 +10,7 @@ from omfa_jax.models.api import (
     init_unet,
     init_vae,
 )
-from omfa_jax.models.compute import Compute
-from omfa_jax.models.config import UNetConfig, VAEConfig
+from omfa_jax.models.network_config import UNetConfig, VAEConfig
 from omfa_jax.models.presets import UNETS, VAES, get_unet_config, get_vae_config
 from omfa_jax.models.tiling import decode_any_size, decode_tiled, encode_any_size, encode_tiled
 

@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any, TypeVar
 
 from omfa_jax.core.errors import unknown_name
-from omfa_jax.models.config import UNetConfig, VAEConfig
+from omfa_jax.models.network_config import UNetConfig, VAEConfig
 
 Config = TypeVar("Config", UNetConfig, VAEConfig)
 

@@ -15,9 +15,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Num, PRNGKeyArray
 
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.models.api import Features, apply_unet, compute_reference_features, init_unet
 from omfa_jax.models.compute import Compute, Params
-from omfa_jax.models.config import UNetConfig
+from omfa_jax.models.network_api import Features, apply_unet, compute_reference_features, init_unet
+from omfa_jax.models.network_config import UNetConfig
 
 MAIN, REFERENCE = "main", "reference"
 

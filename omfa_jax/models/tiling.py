@@ -25,10 +25,10 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.models.api import decode, encode
 from omfa_jax.models.compute import Compute, Params
-from omfa_jax.models.config import VAEConfig
 from omfa_jax.models.layers import GroupNorm, conv
+from omfa_jax.models.network_api import decode, encode
+from omfa_jax.models.network_config import VAEConfig
 from omfa_jax.models.resnet import Upsample
 from omfa_jax.models.vae import NORM_EPSILON, ResnetLevel, VAEMidBlock, make_vae_compute
 

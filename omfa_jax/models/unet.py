@@ -6,9 +6,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
 from omfa_jax.models.compute import IMAGE_AXES, Compute
-from omfa_jax.models.config import UNetConfig
 from omfa_jax.models.embeddings import TimestepEmbedding, sinusoidal_embedding
 from omfa_jax.models.layers import GroupNorm, conv
+from omfa_jax.models.network_config import UNetConfig
 from omfa_jax.models.unet_blocks import DownBlock, MidBlock, UpBlock
 
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from omfa_jax.models.compute import Compute
-from omfa_jax.models.config import UNetConfig
+from omfa_jax.models.network_config import UNetConfig
 from omfa_jax.models.resnet import Downsample, ResnetBlock, Upsample
 from omfa_jax.models.transformer import Transformer
 

@@ -10,8 +10,8 @@ from jaxtyping import Array, Float
 
 from omfa_jax.models.attention import attend, attention, chunked_attention
 from omfa_jax.models.compute import IMAGE_AXES, Compute
-from omfa_jax.models.config import VAEConfig
 from omfa_jax.models.layers import GroupNorm, conv
+from omfa_jax.models.network_config import VAEConfig
 from omfa_jax.models.resnet import Downsample, ResnetBlock, Upsample
 
 NORM_EPSILON = 1e-6

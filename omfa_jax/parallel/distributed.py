@@ -15,8 +15,8 @@ import numpy as np
 
 from omfa_jax import __version__
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.parallel import ending
-from omfa_jax.parallel.joining import Rendezvous
+from omfa_jax.parallel import job_exit
+from omfa_jax.parallel.rendezvous import Rendezvous
 
 JOIN_TIMEOUT = "OMFA_JOIN_TIMEOUT_S"
 
@@ -37,7 +37,7 @@ def initialize(workdir: Path) -> None:
     if place is None:
         # queued TPU resources: jax asks Google's metadata server for the other hosts
         jax.distributed.initialize(**arguments)
-        ending.start_exit_watcher()
+        job_exit.start_exit_watcher()
         return
     index, count = place
 
@@ -53,7 +53,7 @@ def initialize(workdir: Path) -> None:
 
     with Rendezvous(workdir, index, count, seconds, late):
         jax.distributed.initialize(**arguments)
-    ending.start_exit_watcher()
+    job_exit.start_exit_watcher()
 
 
 def end_job(status: int, line: str) -> int:
@@ -79,7 +79,7 @@ def end_job(status: int, line: str) -> int:
             return status
         finally:
             alone.cancel()
-    return ending.exit_all_processes(status, line)
+    return job_exit.exit_all_processes(status, line)
 
 
 def _arguments(place: tuple[int, int] | None, seconds: int) -> dict[str, Any]:

@@ -14,11 +14,11 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.tasks import COMPONENTS
-from omfa_jax.data.latents import write_latents
+from omfa_jax.data.pipeline.latent_writer import write_latents
 from omfa_jax.diffusion.settings import DiffusionSettings
 from omfa_jax.models import VAEConfig, encode_posterior
-from omfa_jax.weights.description import read_description
-from omfa_jax.weights.frozen import load_vae
+from omfa_jax.weights.model_description import read_description
+from omfa_jax.weights.model_folder import load_vae
 from omfa_jax.weights.vae_fingerprint import fingerprint_vae
 
 log = logging.getLogger(__name__)

@@ -13,19 +13,24 @@ from omfa_jax.diffusion.settings import DiffusionSettings
 from omfa_jax.models import UNetConfig, VAEConfig, get_vae_config, init_vae
 from omfa_jax.models.reference_unet import init_from_single
 from omfa_jax.parallel import distributed
-from omfa_jax.train.checkpoint import MODEL_FOLDER
-from omfa_jax.train.integrity import find_newest_complete_step, list_steps
-from omfa_jax.train.load import restore_params
+from omfa_jax.train.checkpoints.checkpoint_weights import restore_params
+from omfa_jax.train.checkpoints.checkpointer import MODEL_FOLDER
+from omfa_jax.train.checkpoints.integrity import find_newest_complete_step, list_steps
 from omfa_jax.train.network import make_unet_config
 from omfa_jax.train.settings import WeightsSource
 from omfa_jax.train.task_changes import describe_task_differences, project_prompts, update_tasks
-from omfa_jax.weights.agreement import check_agreement, describe_source
-from omfa_jax.weights.bundle import Model, Params
 from omfa_jax.weights.conv_in import get_input_groups
-from omfa_jax.weights.description import read_description
-from omfa_jax.weights.frozen import load_model_folder, load_vae, save_model_folder, write_tasks
-from omfa_jax.weights.imported import load_weights, read_statements
-from omfa_jax.weights.prompts import PromptTable, make_seeded_prompts
+from omfa_jax.weights.imported_folder import load_weights, read_statements
+from omfa_jax.weights.model_description import read_description
+from omfa_jax.weights.model_folder import (
+    load_model_folder,
+    load_vae,
+    save_model_folder,
+    write_tasks,
+)
+from omfa_jax.weights.omfa_model import Model, Params
+from omfa_jax.weights.prompt_table import PromptTable, make_seeded_prompts
+from omfa_jax.weights.scheduler_agreement import check_agreement, describe_source
 
 log = logging.getLogger(__name__)
 

@@ -13,19 +13,21 @@ import optax
 from jax.sharding import Mesh
 
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.data.position import get_batches_consumed
+from omfa_jax.data.pipeline.iterator_state import get_batches_consumed
 from omfa_jax.parallel.distributed import any_across_processes
-from omfa_jax.parallel.feed import make_global_batch, put_global
+from omfa_jax.parallel.global_arrays import make_global_batch, put_global
 from omfa_jax.parallel.mesh import check_batch_size, make_replicated_sharding
-from omfa_jax.parallel.rules import Rules
-from omfa_jax.train.checkpoint import Checkpointer
-from omfa_jax.train.clock import Clock, read_start_time
-from omfa_jax.train.cost import RunCost
-from omfa_jax.train.finite import require_finite
+from omfa_jax.parallel.sharding_rules import Rules
+from omfa_jax.train.checkpoints.checkpointer import Checkpointer
+from omfa_jax.train.checkpoints.finite_check import require_finite
+from omfa_jax.train.checkpoints.restore import make_restore_template
+from omfa_jax.train.monitoring.goodput import Clock, read_start_time
+from omfa_jax.train.monitoring.metrics_buffer import MetricsBuffer
+from omfa_jax.train.monitoring.mfu import RunCost
+from omfa_jax.train.monitoring.profiler import Profiler, ProfileSteps
+from omfa_jax.train.monitoring.writers import Progress, Writers
 from omfa_jax.train.objective import Objective
 from omfa_jax.train.optimizer import make_optimizer, make_schedule
-from omfa_jax.train.profile import Profiler, ProfileSteps
-from omfa_jax.train.restore import make_restore_template
 from omfa_jax.train.settings import TrainSettings
 from omfa_jax.train.signals import Interrupted, StopRequest
 from omfa_jax.train.state import (
@@ -36,8 +38,6 @@ from omfa_jax.train.state import (
     make_abstract_state,
 )
 from omfa_jax.train.step import make_step
-from omfa_jax.train.window import MetricsBuffer
-from omfa_jax.train.writers import Progress, Writers
 
 log = logging.getLogger(__name__)
 

@@ -9,11 +9,11 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from omfa_jax.parallel.division import ResolvedMesh, make_abstract_mesh, resolve_mesh
 from omfa_jax.parallel.mesh import MESH_AXES, MeshSettings, make_mesh
-from omfa_jax.parallel.rules import REPLICATED_RULES, UNET_RULES, format_sharding_table
+from omfa_jax.parallel.mesh_resolution import ResolvedMesh, make_abstract_mesh, resolve_mesh
+from omfa_jax.parallel.sharding_rules import REPLICATED_RULES, UNET_RULES, format_sharding_table
 from omfa_jax.train.network import divide_network, get_network_shapes
-from omfa_jax.weights.bundle import Model
+from omfa_jax.weights.omfa_model import Model
 
 log = logging.getLogger(__name__)
 

@@ -10,15 +10,15 @@ from jax.sharding import Mesh
 from omfa_jax.diffusion.settings import DiffusionSettings
 from omfa_jax.models import Compute, UNetConfig, get_unet_config, init_unet
 from omfa_jax.models.reference_unet import init_network_params
-from omfa_jax.parallel.activations import get_activation_sizes, make_activation_constraint
-from omfa_jax.parallel.attention import get_attention_kernel, select_attention_kernel
-from omfa_jax.parallel.division import ResolvedMesh, resolve_mesh
-from omfa_jax.parallel.gather import make_all_gather_params
+from omfa_jax.parallel.activation_sharding import get_activation_sizes, make_activation_constraint
+from omfa_jax.parallel.attention_kernels import get_attention_kernel, select_attention_kernel
+from omfa_jax.parallel.fsdp import make_all_gather_params
 from omfa_jax.parallel.mesh import MeshSettings
-from omfa_jax.parallel.rules import UNET_RULES
+from omfa_jax.parallel.mesh_resolution import ResolvedMesh, resolve_mesh
+from omfa_jax.parallel.sharding_rules import UNET_RULES
 from omfa_jax.train.objective import ApplyFn
 from omfa_jax.train.settings import TrainSettings
-from omfa_jax.weights.bundle import make_apply_fn
+from omfa_jax.weights.omfa_model import make_apply_fn
 
 log = logging.getLogger(__name__)
 

@@ -9,13 +9,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from omfa_jax.core.tasks import COMPONENTS, make_noised_table
-from omfa_jax.diffusion.dropout import drop_conditions
+from omfa_jax.diffusion.condition_dropout import drop_conditions
 from omfa_jax.diffusion.loss import compute_loss_weight, masked_mean
 from omfa_jax.diffusion.partial import compute_target, corrupt, make_network_input
 from omfa_jax.diffusion.schedule import get_alpha_sigma
 from omfa_jax.diffusion.settings import DiffusionSettings
-from omfa_jax.parallel.feed import ROW
-from omfa_jax.train.keys import make_row_keys
+from omfa_jax.parallel.global_arrays import ROW
+from omfa_jax.train.rng import make_row_keys
 from omfa_jax.train.settings import LossSettings
 
 # quarters of the schedule: with 8 examples a step, most steps see each of them

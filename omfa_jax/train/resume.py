@@ -7,7 +7,11 @@ from typing import Any
 
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.retry import call_with_retries
-from omfa_jax.train.integrity import DamagedCheckpointError, list_complete_steps, read_config
+from omfa_jax.train.checkpoints.integrity import (
+    DamagedCheckpointError,
+    list_complete_steps,
+    read_config,
+)
 
 log = logging.getLogger(__name__)
 

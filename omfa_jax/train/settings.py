@@ -6,8 +6,8 @@ They have no defaults of their own: those are in `configs/base.py` alone.
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from omfa_jax.core.bounds import SEED_RULE, Choice, FloatRange, IntRange, Text, check_fields
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.value_rules import SEED_RULE, Choice, FloatRange, IntRange, Text, check_fields
 from omfa_jax.diffusion.schedule import TimestepDistribution
 from omfa_jax.diffusion.settings import DiffusionSettings
 from omfa_jax.models import VAEConfig

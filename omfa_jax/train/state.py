@@ -10,9 +10,9 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Int
 
-from omfa_jax.parallel.feed import put_global
+from omfa_jax.parallel.global_arrays import put_global
 from omfa_jax.parallel.mesh import make_replicated_sharding
-from omfa_jax.parallel.rules import Rules, make_param_shardings, match_state_shardings
+from omfa_jax.parallel.sharding_rules import Rules, make_param_shardings, match_state_shardings
 
 Params = dict[str, Any]
 Start = Params | Callable[[], Params]

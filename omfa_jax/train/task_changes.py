@@ -9,12 +9,17 @@ import numpy as np
 
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.tasks import Task
-from omfa_jax.data.pipeline import compute_task_shares
+from omfa_jax.data.pipeline.grain_pipeline import compute_task_shares
 from omfa_jax.models import UNetConfig
 from omfa_jax.train.settings import WeightsSource
-from omfa_jax.weights.bundle import Model
-from omfa_jax.weights.description import read_description
-from omfa_jax.weights.prompts import PromptTable, make_seeded_prompts, merge_tables, project_table
+from omfa_jax.weights.model_description import read_description
+from omfa_jax.weights.omfa_model import Model
+from omfa_jax.weights.prompt_table import (
+    PromptTable,
+    make_seeded_prompts,
+    merge_tables,
+    project_table,
+)
 
 log = logging.getLogger(__name__)
 

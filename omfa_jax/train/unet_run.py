@@ -9,13 +9,13 @@ from jax.sharding import Mesh
 
 from omfa_jax.models import encode
 from omfa_jax.models.reference_unet import init_network_params
-from omfa_jax.parallel.rules import UNET_RULES
+from omfa_jax.parallel.sharding_rules import UNET_RULES
 from omfa_jax.train import mup
 from omfa_jax.train.loop import Batches, TrainRun
 from omfa_jax.train.network import make_training_network
 from omfa_jax.train.objective import make_diffusion_objective
 from omfa_jax.train.settings import TrainSettings
-from omfa_jax.weights.bundle import Model
+from omfa_jax.weights.omfa_model import Model
 
 
 def make_unet_run(

@@ -10,9 +10,9 @@ from jaxtyping import Array, Float
 
 from omfa_jax.core.tasks import COMPONENTS
 from omfa_jax.core.trees import flatten, unflatten
-from omfa_jax.parallel.feed import ROW
-from omfa_jax.train.keys import make_row_keys
+from omfa_jax.parallel.global_arrays import ROW
 from omfa_jax.train.objective import Objective, to_signed_float
+from omfa_jax.train.rng import make_row_keys
 
 # per latent value, against a mean over pixels: as weak as Stable Diffusion's in these units
 KL_WEIGHT = 1e-6

@@ -12,21 +12,21 @@ from jax.sharding import Mesh
 
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.tasks import COMPONENTS
-from omfa_jax.data.pipeline import PipelineSettings, make_eval_iterator
+from omfa_jax.data.pipeline.grain_pipeline import PipelineSettings, make_eval_iterator
 from omfa_jax.diffusion.settings import DiffusionSettings
 from omfa_jax.models import VAEConfig, encode_posterior
-from omfa_jax.models.api import decode
-from omfa_jax.parallel.rules import REPLICATED_RULES
-from omfa_jax.train.checkpoint import MODEL_FOLDER
+from omfa_jax.models.network_api import decode
+from omfa_jax.parallel.sharding_rules import REPLICATED_RULES
+from omfa_jax.train.checkpoints.checkpointer import MODEL_FOLDER
 from omfa_jax.train.initial_weights import make_preset_vae, make_prompt_rows
 from omfa_jax.train.loop import Batches, TrainRun
 from omfa_jax.train.network import make_unet_config
 from omfa_jax.train.settings import TrainSettings, WeightsSource
 from omfa_jax.train.state import TrainState
 from omfa_jax.train.vae_objective import make_vae_objective, rescale_initial_vae
-from omfa_jax.weights.bundle import Model, Params
-from omfa_jax.weights.description import read_description
-from omfa_jax.weights.frozen import load_vae, save_model_folder
+from omfa_jax.weights.model_description import read_description
+from omfa_jax.weights.model_folder import load_vae, save_model_folder
+from omfa_jax.weights.omfa_model import Model, Params
 from omfa_jax.weights.vae_fingerprint import ENCODER
 
 log = logging.getLogger(__name__)

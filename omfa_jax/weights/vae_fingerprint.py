@@ -6,7 +6,7 @@ import numpy as np
 
 from omfa_jax.core import trees
 from omfa_jax.models import VAEConfig
-from omfa_jax.weights.bundle import Params
+from omfa_jax.weights.omfa_model import Params
 
 # the half of a VAE that makes latents
 ENCODER = ("encoder", "quant_conv")

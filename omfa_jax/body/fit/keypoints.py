@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from omfa_jax.body.joints import EXTRA_JOINT_VERTICES, JOINT_INDEX
-from omfa_jax.body.model import BodyModel
+from omfa_jax.body.body_model import BodyModel
+from omfa_jax.body.smplx_joints import EXTRA_JOINT_VERTICES, JOINT_INDEX
 from omfa_jax.core.errors import OmfaError, unknown_name
 
 BODY_JOINTS = 22

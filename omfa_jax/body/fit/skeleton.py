@@ -6,10 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from omfa_jax.body.body_model import BodyModel
+from omfa_jax.body.fit.jax_rotations import matmul_small, rotate
 from omfa_jax.body.fit.keypoints import find_landmark_vertices
-from omfa_jax.body.fit.rotations import matmul_small, rotate
-from omfa_jax.body.joints import PARENTS
-from omfa_jax.body.model import BodyModel
+from omfa_jax.body.smplx_joints import PARENTS
 
 
 class Skeleton(NamedTuple):

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Float64
 
-from omfa_jax.body.importers.common import (
+from omfa_jax.body.importers.importer_common import (
     Estimate,
     ImportOptions,
     find_files,
@@ -27,8 +27,8 @@ from omfa_jax.body.importers.common import (
     parse_rotations,
     resize_to_photo,
 )
-from omfa_jax.body.pickles import read_pickle
-from omfa_jax.body.smpl import SmplBody
+from omfa_jax.body.safe_pickle import read_pickle
+from omfa_jax.body.smpl_model import SmplBody
 from omfa_jax.core.errors import OmfaError
 
 FOCAL_PX = 5000.0

@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64
 
+from omfa_jax.body.body_params import BodyParams, make_neutral_params
 from omfa_jax.body.camera import Camera
-from omfa_jax.body.importers.common import (
+from omfa_jax.body.importers.importer_common import (
     Estimate,
     ImportOptions,
     find_files,
@@ -28,8 +29,7 @@ from omfa_jax.body.importers.common import (
     parse_numbers,
     parse_rotations,
 )
-from omfa_jax.body.params import BodyParams, make_neutral_params
-from omfa_jax.body.pickles import read_pickle
+from omfa_jax.body.safe_pickle import read_pickle
 from omfa_jax.core.errors import OmfaError
 
 NUM_ROTATIONS = 53

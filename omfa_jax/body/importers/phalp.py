@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from omfa_jax.body.importers.common import (
+from omfa_jax.body.importers.importer_common import (
     Estimate,
     FileIndex,
     ImportOptions,
@@ -23,10 +23,10 @@ from omfa_jax.body.importers.common import (
     parse_rotations,
     resize_to_photo,
 )
-from omfa_jax.body.pickles import read_pickle
-from omfa_jax.body.smpl import SmplBody
+from omfa_jax.body.safe_pickle import read_pickle
+from omfa_jax.body.smpl_model import SmplBody
+from omfa_jax.core.atomic_files import require_file
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.core.files import require_file
 
 FOCAL_PX = 5000.0
 SQUARE_PX = 256

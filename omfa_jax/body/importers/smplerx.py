@@ -9,7 +9,7 @@ FRAME has five digits and names of photos have six.
 from pathlib import Path
 from typing import Any
 
-from omfa_jax.body.importers.common import (
+from omfa_jax.body.importers.importer_common import (
     Estimate,
     ImportOptions,
     find_files,
@@ -19,9 +19,9 @@ from omfa_jax.body.importers.common import (
     parse_numbers,
 )
 from omfa_jax.body.importers.smplx_params import parse_smplx_params
-from omfa_jax.body.pickles import read_pickle
+from omfa_jax.body.safe_pickle import read_pickle
+from omfa_jax.core.atomic_files import parse_json
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.core.files import parse_json
 
 
 class SmplerXImporter:

@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from omfa_jax.body.body_params import BodyParams, make_neutral_params
 from omfa_jax.body.camera import Camera
-from omfa_jax.body.importers.common import (
+from omfa_jax.body.importers.importer_common import (
     Estimate,
     ImportOptions,
     find_files,
@@ -28,9 +29,8 @@ from omfa_jax.body.importers.common import (
     parse_rotations,
     resize_to_photo,
 )
-from omfa_jax.body.params import BodyParams, make_neutral_params
-from omfa_jax.body.pickles import read_pickle
 from omfa_jax.body.rotations import axis_angle_to_matrix
+from omfa_jax.body.safe_pickle import read_pickle
 from omfa_jax.core.errors import OmfaError
 
 FOCAL = ("focal_px", "focal", "focal_length")

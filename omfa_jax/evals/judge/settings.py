@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.evals.judge.prompts import PROMPTS
+from omfa_jax.evals.judge.judge_prompts import PROMPTS
 
 # every image is sent at this (height, width), so that every request has the same number of input
 # tokens, however the model counts them; that makes the cost cap exact

@@ -1,1 +1,1 @@
-"""Evaluation protocols, one file with one `PROTOCOL` each, listed in `evals/protocol.py`."""
+"""Evaluation protocols, one file with one `PROTOCOL` each, listed in `evals/protocol_spec.py`."""

@@ -6,7 +6,7 @@ SqueezeNet on [-1, 1]. KID is printed times 1000.
 
 import dataclasses
 
-from omfa_jax.evals.protocol import ImagePreparation, Protocol, replace_options
+from omfa_jax.evals.protocol_spec import ImagePreparation, Protocol, replace_options
 from omfa_jax.evals.protocols.omfa import FID_CLEAN, KID_CLEAN, LPIPS, PSNR, SSIM
 
 FULL = ImagePreparation((1024, 768), "lanczos")

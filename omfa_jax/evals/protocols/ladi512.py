@@ -6,7 +6,7 @@ predictions and all test photos at their own sizes. KID is printed unscaled.
 
 import dataclasses
 
-from omfa_jax.evals.protocol import ImagePreparation, Protocol, replace_options
+from omfa_jax.evals.protocol_spec import ImagePreparation, Protocol, replace_options
 from omfa_jax.evals.protocols.omfa import FID_CLEAN, KID_CLEAN, LPIPS, SSIM
 
 SMALL = ImagePreparation((512, 384), "bilinear")

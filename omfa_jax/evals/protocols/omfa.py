@@ -6,7 +6,7 @@ DINO compare; those choices follow related work where two papers agree. Images a
 where a network requires it: a prediction must have the size of its ground truth.
 """
 
-from omfa_jax.evals.protocol import MetricSpec, Protocol
+from omfa_jax.evals.protocol_spec import MetricSpec, Protocol
 
 GAUSSIAN = {"channels": "rgb", "border": "reflect", "precision": "float64"}
 CLEAN = {"resize": "clean", "input": "(x-128)/128"}

@@ -6,7 +6,7 @@ antialiasing) and clean-fid's; KID is clean-fid's times 1000.
 
 import dataclasses
 
-from omfa_jax.evals.protocol import ImagePreparation, Protocol, replace_options
+from omfa_jax.evals.protocol_spec import ImagePreparation, Protocol, replace_options
 from omfa_jax.evals.protocols.omfa import DISTS, FID_CLEAN, KID_CLEAN, LPIPS, SSIM
 
 FULL = ImagePreparation((1024, 768), "lanczos")

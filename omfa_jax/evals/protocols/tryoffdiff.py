@@ -8,7 +8,7 @@ files, which squeezes square predictions.
 
 import dataclasses
 
-from omfa_jax.evals.protocol import ImagePreparation, Protocol, replace_options
+from omfa_jax.evals.protocol_spec import ImagePreparation, Protocol, replace_options
 from omfa_jax.evals.protocols.omfa import CLIP_FID, DISTS, FID_CLEAN, KID_CLEAN, LPIPS, SSIM
 
 CUT = ImagePreparation((1024, 768), "bilinear", "resize_then_crop")

@@ -1,0 +1,188 @@
+"""Fit of a folder of photos from keypoints to body files: batched, resumable, with a report."""
+
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from tqdm import tqdm
+
+from omfa_jax.body.body_file import read_npz, save_body
+from omfa_jax.body.fit.fitter import FitResult, Fitter
+from omfa_jax.core.atomic_files import (
+    atomic_write,
+    delete_stale_temporaries,
+    exclusive_lock,
+    parse_json,
+    require_writable_file,
+)
+from omfa_jax.core.errors import OmfaError
+
+log = logging.getLogger(__name__)
+
+REPORT_FILE = "fit_report.json"
+FIT_SOURCE = "keypoints"
+_SAVE_SECONDS = 30.0
+
+# a name, and a function that reads its rows (x px, y px, confidence) and photo size (w, h)
+PhotoEntry = tuple[str, Callable[[], tuple[Float[np.ndarray, "k 3"], tuple[int, int]]]]
+
+
+@dataclass(frozen=True)
+class FitFolderReport:
+    """The result of `fit_folder`; `rejected` has (name, reason), including earlier runs."""
+
+    fitted: int
+    kept: int
+    rejected: tuple[tuple[str, str], ...]
+    seconds: float
+
+    def __str__(self) -> str:
+        """Return a line of counts and a line per rejected photo."""
+        head = f"{self.fitted} fitted, {self.kept} kept, {len(self.rejected)} rejected"
+        lines = (f"  {name}: {reason}" for name, reason in self.rejected)
+        return "\n".join([f"{head} ({self.seconds:.1f} s)", *lines])
+
+
+def fit_folder(
+    fitter: Fitter,
+    photos: Sequence[PhotoEntry],
+    folder: str | os.PathLike,
+    *,
+    batch_size: int = 16,
+    overwrite: bool = False,
+) -> FitFolderReport:
+    """Write folder/smplx/NAME.npz for every photo whose fit is accepted, and fit_report.json.
+
+    The report has one entry per photo: FitReport's fields, or the reason why the keypoints could
+    not be read. Photos in the report are skipped and body files of other origin are kept;
+    `overwrite` fits all photos again. Raises OmfaError if the report is damaged, the folder is not
+    writable, or another process is fitting it.
+    """
+    if batch_size < 1:
+        raise OmfaError(f"--batch-size: expected 1 or more, got {batch_size}")
+    folder = Path(folder)
+    require_writable_file(folder / "smplx" / "NAME.npz", "--raw")
+    with exclusive_lock(folder):
+        return _fit_folder(fitter, photos, folder, batch_size, overwrite)
+
+
+def _fit_folder(
+    fitter: Fitter, photos: Sequence[PhotoEntry], folder: Path, batch_size: int, overwrite: bool
+) -> FitFolderReport:
+    started = time.perf_counter()
+    bodies = folder / "smplx"
+    for place in (folder, bodies):
+        delete_stale_temporaries(place)
+    if overwrite:
+        # after a kill, new bodies must not be paired with the report on the old ones
+        (folder / REPORT_FILE).unlink(missing_ok=True)
+    entries = _read_report(folder / REPORT_FILE)
+    due = [p for p in photos if overwrite or not _is_done(p[0], bodies, entries)]
+    fitted, saved = 0, time.perf_counter()
+    with tqdm(total=len(photos), initial=len(photos) - len(due), unit="photo", desc="fit") as bar:
+        for name, result in _fit_all(fitter, due, batch_size):
+            path = bodies / f"{name}.npz"
+            if isinstance(result, str):
+                entries[name] = {"accepted": False, "reason": result}
+            else:
+                entries[name] = result.report.as_dict()
+            if isinstance(result, FitResult) and result.report.accepted:
+                save_body(path, result.params, result.camera, source=FIT_SOURCE)
+                fitted += 1
+            elif path.exists():
+                _delete_fitted(path)
+            bar.update()
+            if time.perf_counter() - saved > _SAVE_SECONDS:
+                _write_report(folder / REPORT_FILE, entries)
+                saved = time.perf_counter()
+    _write_report(folder / REPORT_FILE, entries)
+    names = sorted(name for name, _ in photos)
+    rejected = [(n, entries[n]["reason"]) for n in names if not _is_accepted(entries.get(n))]
+    return FitFolderReport(
+        fitted=fitted,
+        kept=len(photos) - fitted - len(rejected),
+        rejected=tuple(rejected),
+        seconds=time.perf_counter() - started,
+    )
+
+
+def _fit_all(
+    fitter: Fitter, photos: Sequence[PhotoEntry], batch_size: int
+) -> Iterator[tuple[str, FitResult | str]]:
+    """Yield (name, fit or the reason why there is none) in the order of `photos`."""
+    for first in range(0, len(photos), batch_size):
+        names, rows, sizes, failed = [], [], [], {}
+        for name, read in photos[first : first + batch_size]:
+            try:
+                found, size_px = read()
+            except OmfaError as error:
+                failed[name] = str(error)
+                continue
+            except Exception as error:  # one odd file must not stop a folder of thousands
+                failed[name] = f"{type(error).__name__}: {' '.join(str(error).split())}"
+                continue
+            names.append(name)
+            rows.append(found)
+            sizes.append(size_px)
+        fits: list[FitResult] = []
+        if names:
+            # pad the last batch: another size would be compiled again
+            blank = batch_size - len(names)
+            padded = np.pad(np.stack(rows), ((0, blank), (0, 0), (0, 0)))
+            fits = fitter(padded, sizes + [(1, 1)] * blank)
+        done: dict[str, FitResult | str] = failed | dict(zip(names, fits, strict=False))
+        for name, _ in photos[first : first + batch_size]:
+            yield name, done[name]
+
+
+def _is_accepted(entry: dict[str, Any] | None) -> bool:
+    # no entry: a body file of other origin, which is not judged
+    return entry is None or bool(entry["accepted"])
+
+
+def _is_done(name: str, bodies: Path, entries: dict[str, dict[str, Any]]) -> bool:
+    """Return True for a photo that is in the report or has a body file of other origin."""
+    path = bodies / f"{name}.npz"
+    if not path.exists():
+        return name in entries and not entries[name]["accepted"]
+    return name in entries or str(read_npz(path, "body file").get("source", "")) != FIT_SOURCE
+
+
+def _delete_fitted(path: Path) -> None:
+    """Delete the body of an earlier fit; one of other origin is kept, with a warning."""
+    try:
+        ours = str(read_npz(path, "body file").get("source", "")) == FIT_SOURCE
+    except OmfaError:
+        ours = False
+    if ours:
+        path.unlink()
+    else:
+        log.warning(
+            "%s: the fit was rejected; keeping the existing body, which is not from a fit", path
+        )
+
+
+def _read_report(path: Path) -> dict[str, dict[str, Any]]:
+    if not path.exists():
+        return {}
+    try:
+        entries = parse_json(path.read_text())["photos"]
+        return {name: dict(entry, accepted=bool(entry["accepted"]), reason=str(entry["reason"]))
+                for name, entry in entries.items()}  # fmt: skip
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise OmfaError(f"{path}: damaged ({error!r}); delete it to fit again") from None
+
+
+def _write_report(path: Path, entries: dict[str, dict[str, Any]]) -> None:
+    accepted = sum(entry["accepted"] for entry in entries.values())
+    summary = {"accepted": accepted, "rejected": len(entries) - accepted}
+    with atomic_write(path) as temporary:
+        photos = dict(sorted(entries.items()))
+        temporary.write_text(json.dumps(summary | {"photos": photos}, indent=1) + "\n")

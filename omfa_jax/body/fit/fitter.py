@@ -1,0 +1,255 @@
+"""Fit of SMPL-X parameters and cameras to the keypoints of many photos, in stages as in SMPLify.
+
+The first stage finds the position and facing of the body from several starts, using keypoints that
+hardly move with the limbs. The second fits pose and shape from the best of them, with a decreasing
+outlier scale.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from omfa_jax.body.body_model import BodyModel
+from omfa_jax.body.body_params import BodyParams, make_neutral_params
+from omfa_jax.body.camera import Camera
+from omfa_jax.body.fit import pose_prior
+from omfa_jax.body.fit.fit_quality import FitReport, find_trusted, judge_fit
+from omfa_jax.body.fit.jax_rotations import exp_so3
+from omfa_jax.body.fit.keypoint_projection import (
+    AT,
+    BETAS,
+    DEPTH,
+    POSE,
+    SIZE,
+    TO_CAMERA,
+    linearize_keypoints,
+    project_keypoints,
+    rotate_facing,
+    unpack_body,
+)
+from omfa_jax.body.fit.keypoints import KeypointSet
+from omfa_jax.body.fit.levenberg_marquardt import minimize
+from omfa_jax.body.fit.skeleton import Skeleton, load_skeleton
+from omfa_jax.body.rotations import matrix_to_axis_angle
+from omfa_jax.core.errors import OmfaError
+
+BODY_HEIGHT_M = 1.7
+_FAR_M = 1000.0
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """Settings of the fit. Spreads are fractions of the body's height in the image.
+
+    The focal length of a photo is unknown. It is assumed to be `focal_per_side` times the longer
+    side (2.5 is a 90 mm lens on 35 mm film, common in studios), with the principal point at the
+    centre. `yaws_deg` are the initial facings (0: to the camera), of which the `kept` best are
+    refined, with each outlier scale of `outlier_spreads` for `steps` steps.
+    """
+
+    focal_per_side: float = 2.5
+    keypoint_spread: float = 0.01
+    yaws_deg: tuple[float, ...] = (0.0, 180.0, 60.0, -60.0, 120.0, -120.0)
+    num_kept: int = 2
+    facing_steps: int = 15
+    facing_outlier_spread: float = 0.15
+    steps: int = 15
+    outlier_spreads: tuple[float, ...] = (0.15, 0.06)
+
+
+@dataclass(frozen=True, eq=False)
+class FitResult:
+    """One photo's body, camera and quality report."""
+
+    params: BodyParams
+    camera: Camera
+    report: FitReport
+
+
+class _Photo(NamedTuple):
+    """One photo's keypoints: pixels from the centre over focal length, and weights in [0, 1]."""
+
+    places: Float[Array, "k 2"]
+    weights: Float[Array, "k"]
+
+
+class Fitter:
+    """Fits bodies of one model to keypoints of one set; compiles once per batch size."""
+
+    def __init__(
+        self, model: BodyModel, known: KeypointSet, settings: FitSettings | None = None
+    ) -> None:
+        self.keypoints = known
+        self.settings = settings or FitSettings()
+        self._skeleton = load_skeleton(model)
+        ties = known.make_matrix()
+        steady = np.array([name in known.steady for name in known.names])
+        solve = partial(
+            _solve,
+            skeleton=self._skeleton,
+            ties=jnp.asarray(ties, jnp.float32),
+            steady=jnp.asarray(steady, jnp.float32),
+            settings=self.settings,
+        )
+        self._solve = jax.jit(jax.vmap(solve))
+
+    def __call__(
+        self, rows_px: Float[np.ndarray, "b k 3"], sizes_px: Sequence[tuple[int, int]]
+    ) -> list[FitResult]:
+        """Return the fits of `b` photos, from rows (x px, y px, confidence) and (width, height).
+
+        Keypoints are weighted by squared confidence. Those below MIN_CONFIDENCE, at the edge of
+        the image or at (0, 0), OpenPose's mark for missing ones, are ignored. Bad fits are returned
+        as well; their reports have the reason of the rejection. Raises OmfaError for arrays of the
+        wrong shape.
+        """
+        rows, sizes = np.asarray(rows_px, np.float64), np.asarray(sizes_px, np.float64)
+        expected = (len(sizes), len(self.keypoints.ties), 3)
+        if rows.shape != expected or sizes.shape != (len(rows), 2):
+            raise OmfaError(
+                f"keypoints: expected shape {expected} and one size (width, height) each,"
+                f" got {rows.shape} and {sizes.shape}"
+            )
+        seen = np.stack(
+            [find_trusted(self.keypoints, *pair) for pair in zip(rows, sizes, strict=True)]
+        )
+        focal = self.settings.focal_per_side * sizes.max(axis=1)
+        places = np.where(
+            seen[..., None], (rows[..., :2] - sizes[:, None] / 2) / focal[:, None, None], 0.0
+        )
+        weights = np.where(seen, np.clip(rows[..., 2], 0, 1) ** 2, 0.0)
+        found = jax.device_get(
+            self._solve(_Photo(jnp.asarray(places, jnp.float32), jnp.asarray(weights, jnp.float32)))
+        )
+        fits = []
+        for i, (width, height) in enumerate(sizes.astype(int).tolist()):
+            one = {name: np.asarray(value[i], np.float64) for name, value in found.items()}
+            pixels = one["keypoints"] * focal[i] + sizes[i] / 2
+            report = judge_fit(
+                self.keypoints,
+                errors_px=np.linalg.norm(pixels - rows[i, :, :2], axis=1),
+                seen=seen[i],
+                size_px=(width, height),
+                body_height_px=float(BODY_HEIGHT_M * focal[i] / one["distance"]),
+                beyond_limits_rad=np.asarray(
+                    pose_prior.compute_limit_excess(jnp.asarray(one["w"]))
+                ),
+                betas=one["betas"],
+                facing=one["turns"][0],
+            )
+            fits.append(
+                FitResult(
+                    _make_params(one), _make_camera(one, float(focal[i]), width, height), report
+                )
+            )
+        return fits
+
+
+def _solve(
+    photo: _Photo,
+    *,
+    skeleton: Skeleton,
+    ties: Float[Array, "k p"],
+    steady: Float[Array, "k"],
+    settings: FitSettings,
+) -> dict[str, Array]:
+    """Return one photo's best fit, as arrays."""
+    yaws = np.deg2rad(settings.yaws_deg)[:, None] * np.array([0.0, 1.0, 0.0])
+    facings = exp_so3(jnp.asarray(yaws, jnp.float32))
+    seen = photo.weights * steady
+    starts = jax.vmap(lambda facing: _place_start(photo, seen, facing, skeleton, ties))(facings)
+
+    def refine(
+        start: Array, facing: Array, base: Array, weights: Array, free: int, shares: np.ndarray
+    ) -> tuple[Array, Array]:
+        """Optimize the first `free` entries of x, with one step for each outlier share."""
+        # the unit of errors is a fraction of the body's height in the image, as given by `base`
+        unit = settings.keypoint_spread * BODY_HEIGHT_M / jnp.exp(base[DEPTH[0]])
+
+        def extend(y: Array) -> Array:
+            return jnp.concatenate([y, start[free:]])
+
+        def before(y: Array) -> Array:
+            x = extend(y)
+            w, drift = x[POSE].reshape(21, 3), (x - base)[DEPTH[0]]
+            return pose_prior.compute_residuals(w, rotate_facing(x, facing), x[BETAS], drift)
+
+        def residuals(y: Array) -> tuple[Array, Array]:
+            found = project_keypoints(unpack_body(extend(y), facing), skeleton, ties)
+            return (found - photo.places) / unit, before(y)
+
+        def linearise(y: Array) -> tuple:
+            found, by_x = linearize_keypoints(extend(y), facing, skeleton, ties)
+            by_x = by_x[..., :free] / unit
+            return ((found - photo.places) / unit, before(y)), (by_x, jax.jacfwd(before)(y))
+
+        scales = jnp.asarray(shares / settings.keypoint_spread, jnp.float32)
+        y, value = minimize(residuals, linearise, start[:free], weights, scales)
+        return extend(y), value
+
+    shares = np.full(settings.facing_steps, settings.facing_outlier_spread)
+    # costs of different starts are comparable only in one unit: that of the first start
+    placed, values = jax.vmap(
+        lambda x, facing: refine(x, facing, starts[0], seen, BETAS[0], shares)
+    )(starts, facings)
+    best = jnp.argsort(values)[: settings.num_kept]
+    base = placed[best[0]]
+    arms = jnp.asarray(pose_prior.ARM_STARTS, jnp.float32).reshape(-1, len(POSE))
+    x = jnp.repeat(placed[best], len(arms), axis=0)
+    x = x.at[:, POSE].set(jnp.tile(arms, (settings.num_kept, 1)))
+    facing = jnp.repeat(facings[best], len(arms), axis=0)
+    shares = np.repeat(settings.outlier_spreads, settings.steps)
+    x, values = jax.vmap(lambda x, facing: refine(x, facing, base, photo.weights, SIZE, shares))(
+        x, facing
+    )
+    winner = jnp.argmin(values)
+    body = unpack_body(x[winner], facing[winner])
+    found = project_keypoints(body, skeleton, ties)
+    pelvis = skeleton.rest[0] + skeleton.dirs[0] @ body.betas
+    return body._asdict() | {"keypoints": found, "pelvis": pelvis}
+
+
+def _place_start(
+    photo: _Photo, seen: Array, facing: Array, skeleton: Skeleton, ties: Array
+) -> Float[Array, "79"]:
+    """Return the relaxed body, placed so that its keypoints have the photo's mean and spread."""
+    far = jnp.zeros(SIZE).at[DEPTH].set(jnp.log(_FAR_M))
+    flat = project_keypoints(unpack_body(far, facing), skeleton, ties) * _FAR_M
+    share = seen / jnp.maximum(seen.sum(), 1e-6)
+    middles = [share @ places for places in (flat, photo.places)]
+    spreads = [
+        jnp.sqrt((share @ (places - middle) ** 2).sum())
+        for places, middle in zip((flat, photo.places), middles, strict=True)
+    ]
+    scale = jnp.clip(spreads[1] / jnp.maximum(spreads[0], 1e-3), 0.02, 2.0)
+    x = jnp.zeros(SIZE).at[AT].set(middles[1] - scale * middles[0])
+    return x.at[DEPTH].set(-jnp.log(scale))
+
+
+def _make_params(one: dict[str, Any]) -> BodyParams:
+    turns = np.stack([matrix_to_axis_angle(turn) for turn in one["turns"]])
+    return make_neutral_params().replace(
+        global_orient=turns[0],
+        body_pose=turns[1:],
+        betas=one["betas"],
+        left_hand_pose=pose_prior.make_relaxed_hand("left"),
+        right_hand_pose=pose_prior.make_relaxed_hand("right"),
+    )
+
+
+def _make_camera(one: dict[str, Any], focal_px: float, width_px: int, height_px: int) -> Camera:
+    """Return the camera in which the body, kept at the origin, has the fitted position."""
+    return Camera(
+        focal_px=(focal_px, focal_px),
+        center_px=(width_px / 2, height_px / 2),
+        width_px=width_px,
+        height_px=height_px,
+        rotation=TO_CAMERA,
+        translation=one["pelvis_cam"] - TO_CAMERA @ one["pelvis"],
+    )

@@ -1,0 +1,167 @@
+"""Import of body files for a raw data set from a pose network's output; resumable."""
+
+import contextlib
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from PIL import Image, UnidentifiedImageError
+from tqdm import tqdm
+
+from omfa_jax.body.body_file import save_body
+from omfa_jax.body.importers.importer_common import BodyImporter
+from omfa_jax.body.smpl_model import SmplBody
+from omfa_jax.body.smpl_to_smplx import SmplConverter
+from omfa_jax.core.atomic_files import (
+    delete_stale_temporaries,
+    exclusive_lock,
+    require_dir,
+    require_writable_file,
+)
+from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.images import MAX_PIXELS, TOO_LARGE_MESSAGE, get_exif_orientation
+
+PHOTO_DIRS = ("image", "images")
+# DressCode has garments (NNNNNN_1) in the same folder as people (NNNNNN_0)
+_MIXED = ("upper_body", "lower_body", "dresses")
+FIRST_TRANSPOSED_ORIENTATION = 5  # EXIF orientations from here on swap width and height
+_LISTED = 20
+
+
+@dataclass
+class ImportReport:
+    """The result of an import.
+
+    `failed` has (photo, reason) pairs; `crowds` lists photos with several people, `no_photo` frames
+    without a photo, and `no_body` photos without a frame.
+    """
+
+    imported: int = 0
+    kept: int = 0
+    failed: list[tuple[str, str]] = field(default_factory=list)
+    crowds: list[str] = field(default_factory=list)
+    no_photo: list[str] = field(default_factory=list)
+    no_body: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        """Return a line of counts, lists of at most 20 names each, and all failures."""
+        lines = [f"{self.imported} bodies imported, {self.kept} kept, {len(self.failed)} failed"]
+        for names, text in (
+            (self.no_body, "photos have no body"),
+            (self.no_photo, "frames have no photo"),
+            (self.crowds, "photos show several people, of which one was imported"),
+        ):
+            if names:
+                more = "" if len(names) <= _LISTED else f" and {len(names) - _LISTED} more"
+                lines.append(f"  {len(names)} {text}: {', '.join(names[:_LISTED])}{more}")
+        return "\n".join([*lines, *(f"  {name}: {reason}" for name, reason in self.failed)])
+
+
+def import_bodies(
+    source: BodyImporter,
+    raw_dir: str | os.PathLike,
+    convert: SmplConverter,
+    *,
+    split: str | None = None,
+    overwrite: bool = False,
+) -> ImportReport:
+    """Write SPLIT/smplx/NAME.npz for every photo SPLIT/image/NAME.* with a frame in `source`.
+
+    `split` None means the data set's folder and all folders in it that contain image/ or images/.
+    Existing bodies are kept unless `overwrite`; a failure is reported and does not stop the import.
+    Raises OmfaError if there are no photos, none of them has a frame, or another process is
+    writing bodies there.
+    """
+    photos = find_photos(raw_dir, split)
+    with contextlib.ExitStack() as locks:
+        for folder in sorted({body.parents[1] for _, body in photos}):
+            require_writable_file(folder / "smplx" / "NAME.npz", "--raw")
+            locks.enter_context(exclusive_lock(folder))
+            delete_stale_temporaries(folder / "smplx")
+        return _import_photos(source, photos, raw_dir, convert, overwrite)
+
+
+def _import_photos(
+    source: BodyImporter,
+    photos: list[tuple[Path, Path]],
+    raw_dir: str | os.PathLike,
+    convert: SmplConverter,
+    overwrite: bool,
+) -> ImportReport:
+    report = ImportReport()
+    # list all photos before reading any frame, so that a wrong --in fails at once
+    due = []
+    for photo, body in photos:
+        name = photo.relative_to(raw_dir).as_posix()
+        if photo.stem not in source.frames:
+            report.no_body.append(name)
+        elif body.exists() and not overwrite:
+            report.kept += 1
+        else:
+            due.append((name, photo, body))
+    report.no_photo = sorted(set(source.frames) - {photo.stem for photo, _ in photos})
+    if len(report.no_body) == len(photos):
+        frames = ", ".join(sorted(source.frames)[:3]) or "none"
+        raise OmfaError(
+            f"no frame matches a photo by name: frames are {frames}, photos"
+            f" {photos[0][0].stem}; check --in, --raw and --split"
+        )
+    for name, photo, body in tqdm(due, unit="body", desc="bodies"):
+        try:
+            people = _import_one(source, photo, body, convert)
+        except OmfaError as error:
+            report.failed.append((name, str(error)))
+        except Exception as error:  # one odd file must not stop a folder of thousands
+            reason = " ".join(str(error).split())
+            report.failed.append((name, f"{type(error).__name__}: {reason}"))
+        else:
+            report.imported += 1
+            report.crowds += [name] if people > 1 else []
+    return report
+
+
+def find_photos(raw_dir: str | os.PathLike, split: str | None) -> list[tuple[Path, Path]]:
+    """Return (photo, body file) pairs of one split or of all; OmfaError if there are none."""
+    root = require_dir(raw_dir, "raw data set", "--raw")
+    parents = [root, *sorted(p for p in root.iterdir() if p.is_dir())]
+    if split is not None:
+        parents = [require_dir(root / split, "split", "--split")]
+    pairs = []
+    for parent in parents:
+        for folder in (parent / name for name in PHOTO_DIRS):
+            if folder.is_dir() and parent.name not in PHOTO_DIRS:
+                names = sorted(e.name for e in os.scandir(folder) if not e.name.startswith("."))
+                if parent.name in _MIXED:
+                    names = [name for name in names if Path(name).stem.endswith("_0")]
+                pairs += [
+                    (folder / name, parent / "smplx" / f"{Path(name).stem}.npz") for name in names
+                ]
+    if not pairs:
+        raise OmfaError(f"no photos in {root}; expected {root}/{split or 'SPLIT'}/image/NAME.jpg")
+    return pairs
+
+
+def _import_one(source: BodyImporter, photo: Path, body: Path, convert: SmplConverter) -> int:
+    """Write one body and return the number of people in the photo."""
+    estimate = source.read(photo.stem, _read_upright_size(photo))
+    found = estimate.body
+    if isinstance(found, SmplBody):
+        save_body(body, convert(found), estimate.camera, source=convert.source)
+    else:
+        save_body(body, found, estimate.camera, source="smplx")
+    return estimate.people
+
+
+def _read_upright_size(photo: Path) -> tuple[int, int]:
+    """Return (width, height) of a photo after EXIF rotation, which is what the networks saw."""
+    try:
+        with Image.open(photo) as picture:
+            width, height = picture.size
+            if width * height > MAX_PIXELS:
+                raise Image.DecompressionBombError
+            is_transposed = get_exif_orientation(picture) >= FIRST_TRANSPOSED_ORIENTATION
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise OmfaError(f"the photo {photo} is {TOO_LARGE_MESSAGE}") from None
+    except (OSError, UnidentifiedImageError, ValueError, SyntaxError):
+        raise OmfaError(f"the photo {photo} is not an image that Pillow can read") from None
+    return (height, width) if is_transposed else (width, height)

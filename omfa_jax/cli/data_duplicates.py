@@ -1,0 +1,54 @@
+"""`omfa data duplicates`: find duplicate photos in a raw data set."""
+
+import argparse
+import logging
+import os
+
+from omfa_jax.cli.flags import WORKERS_TYPE, int_between, parse_path_text
+
+log = logging.getLogger(__name__)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of the command."""
+    parser.add_argument(
+        "--raw", required=True, type=parse_path_text, metavar="DIR", help="raw data set folder"
+    )
+    parser.add_argument(
+        "--out",
+        required=True,
+        type=parse_path_text,
+        metavar="FILE.json",
+        help="list to write, for --clean",
+    )
+    parser.add_argument("--dataset", help="name of the data set (default: detect by the layout)")
+    parser.add_argument(
+        "--distance",
+        type=int_between(0, 64),
+        default=10,
+        help="largest hash distance of candidates, in bits of 64 (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--processes",
+        type=WORKERS_TYPE,
+        default=os.cpu_count() or 1,
+        help="number of worker processes (default: %(default)s)",
+    )
+
+
+def run(options: argparse.Namespace) -> None:
+    """Find duplicates, write the list, and log a summary."""
+    from omfa_jax.core.atomic_files import require_writable_file
+    from omfa_jax.data.builders.check_raw import find_raw_duplicates
+    from omfa_jax.data.builders.exclusion_list import write_exclusion_list
+    from omfa_jax.data.records.photo_duplicates import format_duplicate_report
+
+    out = require_writable_file(options.out, "--out")
+    report = find_raw_duplicates(
+        options.raw,
+        dataset=options.dataset,
+        max_distance_bits=options.distance,
+        processes=options.processes,
+    )
+    write_exclusion_list(out, report)
+    log.info("%s\nwrote %s", format_duplicate_report(report), options.out)

@@ -1,0 +1,1 @@
+"""Builders: raw data sets to records, one file per data set."""

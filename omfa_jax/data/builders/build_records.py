@@ -1,0 +1,115 @@
+"""Build a records folder from a raw data set folder."""
+
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from omfa_jax.body.pose_maps import find_styles
+from omfa_jax.core.atomic_dirs import require_disjoint
+from omfa_jax.core.errors import OmfaError, unknown_name
+from omfa_jax.data.builders.deepfashion_multimodal import DeepFashionMultiModal
+from omfa_jax.data.builders.dresscode import DressCode
+from omfa_jax.data.builders.raw_layouts import detect_layout, make_layout_error
+from omfa_jax.data.builders.records_builder import (
+    BuildReport,
+    ImageShardSource,
+    RecordsBuilder,
+    convert_to_manifest_facts,
+    format_build_report,
+    format_empty_build,
+    merge_reports,
+)
+from omfa_jax.data.builders.viton_hd import VitonHD
+from omfa_jax.data.records.finalize import finalize_records, require_free
+from omfa_jax.data.records.shard_runners import write_shards
+from omfa_jax.data.records.shards import plan_shards
+from omfa_jax.data.records.staging import open_staging_folder
+from omfa_jax.data.records.write_options import SHARD_RECORDS, WriteOptions
+
+BUILDERS: dict[str, type[RecordsBuilder]] = {
+    builder.name: builder for builder in (VitonHD, DeepFashionMultiModal, DressCode)
+}
+
+log = logging.getLogger(__name__)
+
+
+def build_records(
+    raw_dir: str | os.PathLike,
+    out_dir: str | os.PathLike,
+    *,
+    dataset: str = "viton_hd",
+    processes: int = 1,
+    overwrite: bool = False,
+    shard_records: int = SHARD_RECORDS,
+    runner: str = "local",
+    beam_options: str = "",
+    item_options: Mapping[str, Any] | None = None,
+) -> BuildReport:
+    """Write the raw folder's records to `out_dir` and return what was found, built and skipped.
+
+    Unusable items are skipped and reported with a reason. `out_dir` is created by a rename at the
+    end. Until then finished shards are kept in a hidden staging folder beside it, from which the
+    same call resumes after a kill. `shard_records`: items per shard. `runner`: "local" (`processes`
+    of this machine) or "beam" (with `beam_options` as on its command line); both write the same
+    bytes. `item_options` are passed to the data set's `raw_items` (see `options_taken` of its
+    builder). Raises OmfaError if the folder does not have the layout of `dataset`, if no item can
+    be built, or if `out_dir` is in use (`overwrite` replaces records only).
+    """
+    require_disjoint(out_dir, {"--raw": raw_dir})
+    how = WriteOptions(shard_records, runner, beam_options, processes)
+    if dataset not in BUILDERS:
+        raise unknown_name("data set", dataset, BUILDERS)
+    builder = BUILDERS[dataset]
+    for name in item_options or {}:
+        if name not in builder.item_option_names:
+            flag = name.replace("_", "-")
+            raise OmfaError(f"--{flag} does not apply to --dataset {dataset}; remove it")
+    require_free(out_dir, overwrite, "images")
+    styles = find_styles(raw_dir)
+    if len(styles) > 1:
+        raise OmfaError(
+            f"{raw_dir}: expected pose maps of one style, found {', '.join(styles)}; delete the"
+            " pose/ folders of all but one and run `omfa data poses` again"
+        )
+    warnings: list[str] = []
+    splits = builder.list_items(os.fspath(raw_dir), warnings, **(item_options or {}))
+    shards = plan_shards(
+        builder.name, {name: len(items) for name, items in splits.items()}, shard_records
+    )
+    with open_staging_folder(out_dir, f"{builder.name}/{builder.VERSION}") as partial:
+        source = ImageShardSource(builder, partial)
+        for shard in shards:
+            source.store_items(shard, splits[shard.split][shard.start : shard.stop])
+        # the items are on disk now; a large data set's list takes 2 KB per item
+        del splits
+        write_shards(partial, source, shards, how)
+        report = merge_reports(partial, shards, warnings)
+        if not report.built:
+            partial.discard()
+            raise OmfaError(format_empty_build(os.fspath(raw_dir), report))
+        facts = {
+            "splits": report.built_per_split,
+            "pose_style": styles[0] if styles else None,
+            "report": convert_to_manifest_facts(report),
+        }
+        finalize_records(partial, "images", shards, facts)
+        # again: hours may have passed since the first check
+        require_free(out_dir, overwrite, "images")
+        partial.publish(out_dir)
+    log.info("%s: %s", out_dir, format_build_report(report))
+    return report
+
+
+def resolve_dataset(root: Path, dataset: str | None) -> str:
+    """Return the data set's name: `dataset` if given, otherwise detected from the folder's layout.
+
+    Raises OmfaError for an unknown name or layout.
+    """
+    name = dataset or detect_layout(root)
+    if name is None:
+        raise make_layout_error(root, f"the layout of a data set ({', '.join(BUILDERS)})")
+    if name not in BUILDERS:
+        raise unknown_name("data set", name, BUILDERS)
+    return name

@@ -1,0 +1,186 @@
+"""Check a raw data set before it is built: read every item as `omfa data build` would."""
+
+import collections
+import functools
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from tqdm import tqdm
+
+from omfa_jax.core import images
+from omfa_jax.core.atomic_files import require_dir
+from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.process_pool import ordered_map
+from omfa_jax.data.builders.build_records import BUILDERS, resolve_dataset
+from omfa_jax.data.builders.exclusion_list import HasPhoto
+from omfa_jax.data.builders.label_sets import get_label_set
+from omfa_jax.data.records import photo_duplicates
+from omfa_jax.data.records.check_records import CheckReport, find_duplicate_faults
+from omfa_jax.data.records.record_faults import Finding, find_mask_faults, find_record_faults
+
+# masks that some tools add to VITON-HD: folder -> file name of a key
+MASKS = {"cloth-mask": "{}", "agnostic-mask": "{}_mask"}
+# a size shared by this share of the photos is the data set's
+USUAL_SHARE = 0.9
+# id 10 tells CIHP from LIP: torso skin, in most photos, against jumpsuits, in few
+TRAP_ID, MIN_MAPS = 10, 20
+TORSO_IS_SHOWN, JUMPSUIT_IS_WORN = 0.05, 0.5
+
+# prefix, or part, of a reader's flaw -> kind of fault
+PHRASES = {
+    "no face found": "no_face",
+    "no in-shop garment": "missing",
+    "the unpaired garment": "missing",
+    "no ": "absent",
+    "damaged ": "unreadable",
+}
+WITHIN = {" ids that ": "label_set", " differs from the photo's ": "wrong_size"}
+
+
+@dataclass(frozen=True)
+class ItemFindings:
+    """The findings of one item, its photo's (height, width), and the ids in its label map."""
+
+    findings: tuple[Finding, ...]
+    size_px: tuple[int, int] | None = None
+    ids: frozenset[int] | None = None
+
+
+def check_raw(
+    raw_dir: str | os.PathLike,
+    *,
+    dataset: str | None = None,
+    processes: int = 1,
+    **item_options: Any,
+) -> CheckReport:
+    """Read every item of a raw data set and report its faults (see `content.KINDS`).
+
+    `dataset`: None detects it by the layout. `item_options`: those of the builder. Raises OmfaError
+    for an unknown layout.
+    """
+    root = require_dir(raw_dir, "raw data set", "--raw")
+    name = resolve_dataset(root, dataset)
+    report, warnings = CheckReport(), []
+    splits = BUILDERS[name].list_items(os.fspath(root), warnings, **item_options)
+    report.add(str(root), (("missing", warning) for warning in warnings))
+    sizes: dict[str, tuple[int, int]] = {}
+    ids: list[frozenset[int]] = []
+    look = functools.partial(inspect_item, name)
+    for split, items in splits.items():
+        seen = ordered_map(look, items, processes)
+        bar = tqdm(zip(items, seen, strict=True), split, len(items), unit="item", disable=None)
+        for item, outcome in bar:
+            where = f"{split}/{item.key}"
+            report.checked += 1
+            report.add(where, outcome.findings)
+            if outcome.size_px:
+                sizes[where] = outcome.size_px
+            if outcome.ids is not None:
+                ids.append(outcome.ids)
+    report.add("all photos", _odd_sizes(sizes))
+    report.add("all label maps", _trapped(ids, item_options.get("parse_labels", "cihp"), name))
+    found = find_raw_duplicates(root, dataset=name, processes=processes)
+    report.add("all splits", find_duplicate_faults(found.groups))
+    return report
+
+
+def find_raw_duplicates(
+    raw_dir: str | os.PathLike,
+    *,
+    dataset: str | None = None,
+    max_distance_bits: int = photo_duplicates.MAX_DISTANCE_BITS,
+    processes: int = 1,
+) -> photo_duplicates.DuplicateReport:
+    """Return the duplicates among the photos of people in all splits of a raw data set.
+
+    `dataset`: None detects it by the layout. Raises OmfaError for an unknown layout.
+    """
+    root = require_dir(raw_dir, "raw data set", "--raw")
+    name = resolve_dataset(root, dataset)
+    items = cast(Mapping[str, Sequence[HasPhoto]], BUILDERS[name].list_items(os.fspath(root), []))
+    photos = [
+        photo_duplicates.PhotoEntry(split, item.person.relative_to(root).as_posix(), item.person)
+        for split, members in items.items()
+        for item in members
+    ]
+    return photo_duplicates.find_duplicates(
+        photos, max_distance_bits=max_distance_bits, processes=processes
+    )
+
+
+def inspect_item(dataset: str, item: Any) -> ItemFindings:
+    """Return the findings of one item; damage is a finding, never an error."""
+    if not item.person.exists():
+        return ItemFindings((("missing", f"listed photo {item.person.name} is missing"),))
+    try:
+        record, flaws = BUILDERS[dataset].read(item)
+    except OmfaError as error:
+        return ItemFindings((*_masks(item), (_kind_of_error(str(error)), str(error))))
+    findings = [(_kind_of(flaw), flaw) for flaw in flaws]
+    findings += [found for found in find_record_faults(record) if found[0] != "no_face"]
+    ids = None
+    parse = getattr(item, "parse", None)
+    # photos with a face only: most of them also show the skin of the torso, the trap id
+    if parse is not None and record.has_face:
+        try:
+            ids = frozenset(np.unique(images.read_labels(parse)).tolist())
+        except OmfaError:
+            ids = None
+    return ItemFindings((*findings, *_masks(item)), (record.height_px, record.width_px), ids)
+
+
+def _masks(item: Any) -> Iterator[Finding]:
+    folder = item.person.parent.parent
+    for name, form in MASKS.items():
+        stem = form.format(item.person.stem)
+        for path in (folder / name / f"{stem}{suffix}" for suffix in (".jpg", ".png")):
+            if path.is_file():
+                yield from _mask(path, name)
+
+
+def _mask(path: Path, name: str) -> Iterator[Finding]:
+    try:
+        mask = images.read_rgb(path, name)
+    except OmfaError as error:
+        yield "unreadable", str(error)
+        return
+    for kind, what in find_mask_faults(mask.mean(axis=2).astype(np.uint8)):
+        yield kind, f"{name}: {what}"
+    if name == "cloth-mask" and not (mask >= 128).any():
+        yield "empty_garment", f"{name}: shows no garment"
+
+
+def _kind_of(flaw: str) -> str:
+    within = (kind for words, kind in WITHIN.items() if words in flaw)
+    begins = (kind for words, kind in PHRASES.items() if flaw.startswith(words))
+    return next(within, None) or next(begins, "damaged_record")
+
+
+def _kind_of_error(message: str) -> str:
+    return "missing" if message.startswith(("no in-shop garment", "no garment")) else "unreadable"
+
+
+def _odd_sizes(sizes: Mapping[str, tuple[int, int]]) -> Iterator[Finding]:
+    counted = collections.Counter(sizes.values()).most_common(1)
+    if not counted or counted[0][1] < USUAL_SHARE * len(sizes):
+        return
+    usual = counted[0][0]
+    for where, (height, width) in sizes.items():
+        if (height, width) != usual:
+            yield "wrong_size", f"{where} is {width}x{height} px, most are {usual[1]}x{usual[0]}"
+
+
+def _trapped(ids: Sequence[frozenset[int]], labels: str, dataset: str) -> Iterator[Finding]:
+    """Yield a finding if the frequency of id 10, where CIHP and LIP differ, contradicts the set."""
+    if dataset != "viton_hd" or len(ids) < MIN_MAPS:
+        return
+    share = sum(TRAP_ID in shown for shown in ids) / len(ids)
+    observed = f"{100 * share:.0f}% of {len(ids)} maps with a face contain id {TRAP_ID}"
+    if get_label_set(labels).name == "CIHP" and share < TORSO_IS_SHOWN:
+        yield "label_set", f"{observed}, CIHP's torso skin; for LIP maps use --parse-labels lip"
+    if get_label_set(labels).name == "LIP" and share > JUMPSUIT_IS_WORN:
+        yield "label_set", f"{observed}, LIP's jumpsuits; for CIHP maps use --parse-labels cihp"

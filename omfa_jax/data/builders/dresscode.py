@@ -1,0 +1,141 @@
+"""Build records from DressCode (Morelli et al., ECCV 2022) and folders in its layout.
+
+    <root>/{upper_body,lower_body,dresses}/
+        images/NNNNNN_0.jpg, NNNNNN_1.jpg    the person's photo, the garment's
+        keypoints/NNNNNN_2.json              18 rows (x, y, score, id) in a frame of 384x512 px
+        label_maps/NNNNNN_4.png              ATR label maps
+        pose/NNNNNN_0.png                    pose maps, rendered from SMPL-X (not part of DressCode)
+        train_pairs.txt, test_pairs_paired.txt, test_pairs_unpaired.txt    lines "person garment"
+
+The lists may be in <root> instead, with 0 (upper), 1 (lower) or 2 (dresses) as a third word. The
+folder gives the category and is part of the key: upper_body_000000_0.
+"""
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from omfa_jax.core.atomic_files import require_dir
+from omfa_jax.data.builders.exclusion_list import drop_excluded
+from omfa_jax.data.builders.label_sets import ATR, CATEGORIES, Category
+from omfa_jax.data.builders.landmark_files import read_dresscode_keypoints
+from omfa_jax.data.builders.paired_items import PairedItem, read_paired_item
+from omfa_jax.data.builders.raw_files import Pair, list_files_by_stem, read_pairs
+from omfa_jax.data.builders.raw_layouts import DRESSCODE_FOLDERS, make_layout_error
+from omfa_jax.data.builders.records_builder import RecordsBuilder
+from omfa_jax.data.records.record_schema import SPLITS, Record
+
+FOLDER_CATEGORIES: dict[str, Category] = dict(zip(DRESSCODE_FOLDERS, CATEGORIES, strict=True))
+
+
+class DressCode(RecordsBuilder):
+    """TFDS builder of DressCode's layout, see the module's docstring."""
+
+    name = "dresscode"
+    item_option_names = ("clean",)
+
+    @staticmethod
+    def list_items(
+        raw_dir: str, warnings: list[str], *, clean: str | os.PathLike | None = None
+    ) -> Mapping[str, Sequence[PairedItem]]:
+        """Return {split: items} of the existing categories; irregularities go to `warnings`.
+
+        `clean`: list of photos to leave out (see `clean.py`).
+        """
+        root = require_dir(raw_dir, "raw data set", "--raw")
+        folders = [name for name in DRESSCODE_FOLDERS if (root / name / "images").is_dir()]
+        if not folders:
+            raise make_layout_error(root, "upper_body/images, lower_body/images or dresses/images")
+        splits: dict[str, list[PairedItem]] = {}
+        for name in folders:
+            for split, items in _category_items(root, name, warnings).items():
+                splits.setdefault(split, []).extend(items)
+        ordered = {split: splits[split] for split in SPLITS if split in splits}
+        return drop_excluded(ordered, clean, warnings)
+
+    @staticmethod
+    def read(item: PairedItem) -> tuple[Record, Sequence[str]]:
+        """Return the item's record and its flaws; OmfaError if photo or garment are unusable."""
+        return read_paired_item(
+            item,
+            ATR,
+            read_dresscode_keypoints,
+            map_name="label map",
+            garments="images/",
+            pairs="pairs list",
+        )
+
+
+def _category_items(root: Path, name: str, warnings: list[str]) -> dict[str, list[PairedItem]]:
+    folder = root / name
+    photos = list_files_by_stem(folder / "images")
+    keypoints, maps, poses = (
+        list_files_by_stem(folder / part) for part in ("keypoints", "label_maps", "pose")
+    )
+    splits: dict[str, list[PairedItem]] = {}
+    seen: set[str] = set()
+    for split, pairs in _pairs(root, name, photos, warnings).items():
+        # the unpaired list has the same people with other garments
+        others = {}
+        if split != "train":
+            unpaired = _listed(root, name, f"{split}_pairs_unpaired.txt", warnings)
+            others = {Path(pair.person).stem: Path(pair.garment).stem for pair in unpaired or ()}
+        for pair in pairs:
+            stem, own = Path(pair.person).stem, Path(pair.garment).stem
+            if stem in seen:
+                warnings.append(f"{split}: {name}/{pair.person} is listed twice; kept the first")
+                continue
+            seen.add(stem)
+            number, other = stem.removesuffix("_0"), others.get(stem, "")
+            splits.setdefault(split, []).append(
+                PairedItem(
+                    key=f"{name}_{stem}",
+                    split=split,
+                    category=FOLDER_CATEGORIES[name],
+                    person=photos.get(stem, folder / "images" / pair.person),
+                    garment=photos.get(own),
+                    parse=maps.get(f"{number}_4"),
+                    keypoints=keypoints.get(f"{number}_2"),
+                    pose=poses.get(stem),
+                    unpaired_key=f"{name}_{other}" if other else "",
+                    unpaired=photos.get(other),
+                )
+            )
+    return splits
+
+
+def _pairs(
+    root: Path, name: str, photos: Mapping[str, Path], warnings: list[str]
+) -> dict[str, Iterable[Pair]]:
+    """Return the pairs of each split; without any list, all photos are training data."""
+    found: dict[str, Iterable[Pair]] = {}
+    for split in SPLITS:
+        listing = "train_pairs.txt" if split == "train" else f"{split}_pairs_paired.txt"
+        if (pairs := _listed(root, name, listing, warnings)) is not None:
+            found[split] = pairs
+        elif pairs := _listed(root, name, f"{split}_pairs_unpaired.txt", warnings):
+            found[split] = [Pair(pair.person, _own_garment(pair.person)) for pair in pairs]
+    if found:
+        return found
+    warnings.append(f"{name}: no train_pairs.txt, no test_pairs_paired.txt; using every photo")
+    people = [path.name for stem, path in photos.items() if stem.endswith("_0")]
+    return {"train": [Pair(person, _own_garment(person)) for person in people]}
+
+
+def _own_garment(person: str) -> str:
+    return f"{Path(person).stem.removesuffix('_0')}_1.jpg"
+
+
+def _listed(root: Path, name: str, listing: str, warnings: list[str]) -> list[Pair] | None:
+    """Return the pairs in a category's own list or the list in the root; None without a list."""
+    if (path := root / name / listing).is_file():
+        return list(read_pairs(path, warnings))
+    if not (path := root / listing).is_file():
+        return None
+    found: list[str] = []
+    pairs = list(read_pairs(path, found))
+    if bare := [f"{pair.person} {pair.garment}" for pair in pairs if not pair.category]:
+        found.append(f"{listing}: {len(bare)} lines without a category ({bare[0]})")
+    # each category reads the complete list: report its malformed lines once
+    warnings += [line for line in found if line not in warnings]
+    return [pair for pair in pairs if pair.category == FOLDER_CATEGORIES[name]]

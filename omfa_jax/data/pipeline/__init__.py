@@ -1,0 +1,1 @@
+"""The Grain input pipeline: records to batches."""

@@ -1,0 +1,215 @@
+"""The record schema, the same for every data set, and access to a folder of records.
+
+A records folder holds a manifest, `omfa_records.json` (written last), and a TFDS data set in
+ArrayRecord files, `<name>/<version>/`.
+"""
+
+import dataclasses
+import json
+import operator
+import os
+import pickle
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, SupportsIndex
+
+import numpy as np
+import tensorflow_datasets as tfds
+from tensorflow_datasets import proto
+
+from omfa_jax.core.atomic_files import parse_json, require_dir
+from omfa_jax.core.errors import OmfaError, unknown_name
+from omfa_jax.core.exit_status import is_transient
+from omfa_jax.core.retry import call_with_retries
+
+# TFDS's own copy of tf.train.Example, without TensorFlow; type checkers cannot see its fields
+TfExample: Any = vars(proto)["tf_example_pb2"].Example
+
+MANIFEST = "omfa_records.json"
+FORMAT = 2
+SPLITS = ("train", "val", "test")
+
+Kind = Literal["images", "latents"]
+
+
+@dataclass(frozen=True)
+class Record:
+    """One example; images are encoded PNG or JPEG bytes, upright RGB.
+
+    `key`: unique in its split. `face_box_px`: (left, top, right, bottom) in pixels of the person's
+    photo, may reach over its edges; valid only if `has_face`. `pose`: empty unless `has_pose`.
+    `unpaired_garment`: a garment that the person does not wear, for evaluation; bytes and key are
+    empty without one. `category`: where the garment is worn. `group`: the records of one person in
+    one outfit, in several poses. `person_id`: the same in all groups of a person. `body_source`:
+    where the body of the pose map comes from (`body.params_file.SOURCES`). Unknown strings are "".
+    """
+
+    key: str
+    split: str
+    person: bytes = field(repr=False)
+    height_px: int
+    width_px: int
+    garment: bytes = field(repr=False)
+    garment_source: Literal["in_shop", "worn"]
+    category: Literal["upper", "lower", "dress", ""]
+    has_face: bool
+    face_box_px: tuple[float, float, float, float]
+    has_pose: bool
+    pose: bytes = field(repr=False)
+    unpaired_garment_key: str
+    unpaired_garment: bytes = field(repr=False)
+    caption: str = ""
+    person_id: str = ""
+    group: str = ""
+    body_source: str = ""
+
+
+@dataclass(frozen=True)
+class LatentRecord:
+    """The VAE latents of one record: bytes of little-endian float16 in (h, w, c) order.
+
+    The manifest has the shapes. `pose` is empty unless `has_pose`.
+    """
+
+    key: str
+    garment: bytes = field(repr=False)
+    person: bytes = field(repr=False)
+    face: bytes = field(repr=False)
+    has_pose: bool
+    pose: bytes = field(repr=False)
+    group: str = ""
+
+
+RECORD_TYPES: dict[Kind, type] = {"images": Record, "latents": LatentRecord}
+
+
+def make_features(kind: Kind) -> tfds.features.FeaturesDict:
+    """Return the TFDS features of a record type; images are stored as encoded bytes."""
+    scalar = tfds.features.Scalar
+    kinds = {
+        str: tfds.features.Text(),
+        # an object scalar stores bytes unchanged, without TFDS's image decoder
+        bytes: scalar(np.object_),
+        int: scalar(np.int32),
+        bool: scalar(np.bool_),
+    }
+    box = tfds.features.Tensor(shape=(4,), dtype=np.float32)
+    fields = dataclasses.fields(RECORD_TYPES[kind])
+    special = {"garment_source": kinds[str], "category": kinds[str], "face_box_px": box}
+    return tfds.features.FeaturesDict(
+        {f.name: special.get(f.name) or kinds[f.type] for f in fields}
+    )
+
+
+def to_example(record: Record | LatentRecord) -> dict[str, Any]:
+    """Return the record as a dict for TFDS's encoder."""
+    return {f.name: getattr(record, f.name) for f in dataclasses.fields(record)}
+
+
+class RecordSource:
+    """Random access to the records of one split: `len(source)` and `source[i]`.
+
+    Reading a damaged record raises an OmfaError. Thread-safe and picklable.
+    """
+
+    def __init__(self, kind: Kind, source: Any, place: str) -> None:
+        self._type = RECORD_TYPES[kind]
+        self._fields = [(f.name, f.type) for f in dataclasses.fields(self._type)]
+        self._source = source
+        self._place = place
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: SupportsIndex) -> Any:
+        index = operator.index(index)
+        if not 0 <= index < len(self):
+            raise IndexError(f"record {index} of {self._place}, which has {len(self)}")
+        try:
+            # parsed here: TFDS's own decoder takes four times as long
+            stored = call_with_retries(f"{self._place}: record {index}", lambda: self._read(index))
+            features = TfExample.FromString(stored).features.feature
+            return self._type(**{name: _value(features[name], kind) for name, kind in self._fields})
+        except Exception as error:  # damaged files raise many exception types
+            reason = " ".join(str(error).split())[:200]
+            where = f"{self._place}: record {index}"
+            advice = "" if is_transient(error) else "; build again"
+            raise OmfaError(f"{where} cannot be read ({reason}){advice}") from error
+
+    def read_encoded(self, index: int) -> bytes:
+        """Return the stored bytes of one record, a serialized tf.train.Example."""
+        return self._source[index]
+
+    def _read(self, index: int) -> bytes:
+        try:
+            return self.read_encoded(index)
+        except Exception as error:
+            if is_transient(error):
+                # unpickling reopens the files: a stale file handle never recovers
+                self._source = pickle.loads(pickle.dumps(self._source))
+            raise
+
+    def __repr__(self) -> str:
+        return f"RecordSource({self._place}, {len(self)} records)"
+
+
+def _value(feature: Any, kind: Any) -> Any:
+    """Return one field of a stored example in the type of the record's field."""
+    if kind is bytes:
+        return feature.bytes_list.value[0]
+    if kind is bool:
+        return bool(feature.int64_list.value[0])
+    if kind is int:
+        return feature.int64_list.value[0]
+    # the face box is the only float field
+    if feature.HasField("float_list"):
+        return tuple(feature.float_list.value)
+    return feature.bytes_list.value[0].decode()
+
+
+def write_manifest(records_dir: Path, kind: Kind, builder: str, **facts: Any) -> None:
+    """Write the manifest. It must be written last: a folder with a manifest counts as complete."""
+    manifest = {"format": FORMAT, "kind": kind, "builder": builder, **facts}
+    (records_dir / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+
+
+def read_manifest(records_dir: str | os.PathLike) -> dict[str, Any]:
+    """Return the manifest of a records folder; OmfaError if it is missing, damaged or outdated."""
+    folder = require_dir(records_dir, "records", "the records folder")
+    try:
+        manifest = parse_json(
+            call_with_retries(str(folder / MANIFEST), (folder / MANIFEST).read_text)
+        )
+        kind, written = manifest["kind"], manifest["format"]
+    except FileNotFoundError:
+        hint = f"no {MANIFEST} there; build it with `omfa data build`"
+        raise OmfaError(f"{folder} is not a complete records folder: {hint}") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise OmfaError(f"{folder / MANIFEST} is damaged ({error!r}); build again") from None
+    if written != FORMAT or kind not in RECORD_TYPES:
+        came = f"kind {kind!r}, format {written}"
+        raise OmfaError(f"{folder}: expected records of format {FORMAT}, found {came}; build again")
+    return manifest
+
+
+def open_records(records_dir: str | os.PathLike, split: str) -> RecordSource:
+    """Open one split of image or latent records.
+
+    Raises OmfaError if the folder is not a complete records folder or lacks the split.
+    """
+    folder = Path(records_dir)
+    manifest = read_manifest(folder)
+    if split not in manifest["splits"]:
+        raise unknown_name(f"split of {folder}", split, manifest["splits"])
+    try:
+        raw = tfds.decode.DeserializeMethod.RAW_BYTES
+
+        def open_source() -> Any:
+            builder: Any = tfds.builder_from_directory(folder / manifest["builder"])
+            return builder.as_data_source(split=split, deserialize_method=raw)
+
+        source = call_with_retries(f"{folder}:{split}", open_source)
+    except Exception as error:  # TFDS raises many exception types on a damaged folder
+        reason = " ".join(str(error).split())[:200]
+        raise OmfaError(f"{folder}: the records cannot be read ({reason}); build again") from None
+    return RecordSource(manifest["kind"], source, f"{folder}:{split}")

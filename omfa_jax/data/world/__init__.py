@@ -1,6 +1,0 @@
-"""The synthetic try-on world: people, garments and poses, rendered with exact ground truth."""
-
-from omfa_jax.data.world.photo import RenderedPhoto, View, World
-from omfa_jax.data.world.writer import WorldReport, write_world
-
-__all__ = ["RenderedPhoto", "View", "World", "WorldReport", "write_world"]

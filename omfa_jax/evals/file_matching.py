@@ -1,0 +1,209 @@
+"""Strict matching of predictions with ground truth and garment images, by file name."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from omfa_jax.core.atomic_files import require_dir, require_file
+from omfa_jax.core.errors import OmfaError
+from omfa_jax.data.builders.label_sets import CATEGORIES
+from omfa_jax.data.builders.raw_files import Pair, read_pairs
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+SHOWN = 3
+
+
+@dataclass(frozen=True)
+class NameRules:
+    """File name templates (without suffix), filled with a pair's {person} and {garment}."""
+
+    pred: str = "{person}"
+    gt: str = "{person}"
+    garment: str = "{garment}"
+
+    def __post_init__(self) -> None:
+        """Raise an OmfaError for a template with another placeholder."""
+        for flag, rule in (("pred", self.pred), ("gt", self.gt), ("garment", self.garment)):
+            others = set(re.findall(r"{(.*?)}", rule)) - {"person", "garment"}
+            if others or "{" not in rule:
+                raise OmfaError(
+                    f"--{flag}-name must contain {{person}} or {{garment}} and no other"
+                    f" placeholder, got {rule!r}"
+                )
+
+
+@dataclass(frozen=True)
+class Match:
+    """One prediction and what it is compared with; None for a missing file."""
+
+    name: str
+    pred: Path | None
+    truth: Path
+    garment: Path | None
+    category: str
+
+
+@dataclass(frozen=True)
+class MatchResult:
+    """All matches in the order of their names, and the names without a counterpart."""
+
+    matches: tuple[Match, ...]
+    missing: tuple[str, ...]
+    extra: tuple[str, ...]
+
+    @property
+    def scored(self) -> list[Match]:
+        """The matches that have a prediction."""
+        return [match for match in self.matches if match.pred is not None]
+
+
+def list_images(folder: Path, what: str, flag: str) -> dict[str, Path]:
+    """Return {name without suffix: path} of a folder's images, sorted by name.
+
+    Raises OmfaError if the folder has no images, or two with the same name (a.jpg and a.png).
+    """
+    found: dict[str, Path] = {}
+    for path in sorted(require_dir(folder, what, flag).iterdir()):
+        # hidden files are left by file managers and by interrupted atomic writes
+        if path.name.startswith(".") or path.suffix.lower() not in SUFFIXES or not path.is_file():
+            continue
+        if path.stem in found:
+            raise OmfaError(
+                f"{what}: {found[path.stem].name} and {path.name} have the same name in {folder};"
+                " remove one of them"
+            )
+        found[path.stem] = path
+    if not found:
+        inside = sorted(path.name for path in folder.iterdir() if path.is_dir())
+        hint = f" (it has subfolders: {', '.join(inside[:SHOWN])})" if inside else ""
+        raise OmfaError(f"{what}: no images in {folder}{hint}; change {flag}")
+    return found
+
+
+def read_pair_lines(path: Path, flag: str) -> list[Pair]:
+    """Return the lines of a pairs file; OmfaError naming the first line that is not a pair."""
+    faults: list[str] = []
+    try:
+        pairs = list(read_pairs(require_file(path, "pairs file", flag), faults))
+    except OSError as error:
+        raise OmfaError(f"{path}: cannot be read: {error}; change {flag}") from None
+    if faults:
+        more = f" (and {len(faults) - 1} more such lines)" if len(faults) > 1 else ""
+        raise OmfaError(f"{faults[0]}, separated by spaces or tabs{more}; change {flag}")
+    if not pairs:
+        raise OmfaError(f"{path}: the file has no pairs; change {flag}")
+    for pair in pairs:
+        for word in (pair.person, pair.garment):
+            # a CSV file would otherwise be read as one long name
+            if re.search(r"[,;|]", word):
+                raise OmfaError(
+                    f"{path}: names must be separated by spaces or tabs, found"
+                    f" {word[:60]!r}; change {flag}"
+                )
+    lines = [(pair.person, pair.garment) for pair in pairs]
+    if len(set(lines)) < len(lines):
+        twice = next(line for number, line in enumerate(lines) if line in lines[:number])
+        raise OmfaError(f"{path}: the line {' '.join(twice)!r} occurs twice; change {flag}")
+    return pairs
+
+
+def read_categories(path: Path) -> dict[str, str]:
+    """Return {name without suffix: category} of a file with "name category" lines."""
+    found: dict[str, str] = {}
+    # utf-8-sig: files from Windows editors start with a byte order mark
+    text = require_file(path, "categories file", "--categories").read_text("utf-8-sig", "replace")
+    for number, line in enumerate(text.splitlines(), 1):
+        words = line.split()
+        if words and len(words) != 2:
+            raise OmfaError(
+                f"{path} line {number}: expected a name and a category, found {line[:80]!r};"
+                " change --categories"
+            )
+        if words and Path(words[0]).stem in found:
+            raise OmfaError(f"{path} line {number}: {words[0]} occurs twice; change --categories")
+        if words:
+            word = words[1]
+            # DressCode numbers its categories
+            number_word = word.isdigit() and int(word) < len(CATEGORIES)
+            found[Path(words[0]).stem] = CATEGORIES[int(word)] if number_word else word
+    return found
+
+
+def match_files(
+    pred: Path,
+    gt: Path,
+    *,
+    garments: Path | None = None,
+    pairs: Path | None = None,
+    categories: Path | None = None,
+    names: NameRules | None = None,
+    allow_missing: bool = False,
+) -> MatchResult:
+    """Match every expected prediction with its files; OmfaError for names without a counterpart.
+
+    One prediction is expected for each line of `pairs`, or without it for each ground truth image.
+    With `allow_missing`, missing and extra predictions are returned instead of raised.
+    """
+    names = names or NameRules()
+    # would give perfect scores without an error
+    if pred.exists() and gt.exists() and pred.resolve() == gt.resolve():
+        raise OmfaError(f"--pred and --gt are the same folder ({pred}); change one of them")
+    preds = list_images(pred, "predictions", "--pred")
+    truths = list_images(gt, "ground truth", "--gt")
+    shop = list_images(garments, "garments", "--garments") if garments else None
+    by_name = read_categories(categories) if categories else {}
+    lines = [(name, name, "") for name in truths]
+    if pairs:
+        read = read_pair_lines(pairs, "--pairs")
+        lines = [(Path(p.person).stem, Path(p.garment).stem, p.category) for p in read]
+    made: dict[str, Match] = {}
+    for person, garment_name, line_category in lines:
+        words = {"person": person, "garment": garment_name}
+        name = names.pred.format(**words)
+        if name in made:
+            raise OmfaError(
+                f"two lines of {pairs} expect the same prediction {name!r}: add {{garment}} to"
+                " --pred-name, or change --pairs"
+            )
+        truth = _require(truths, names.gt.format(**words), "ground truth", gt, "--gt", pairs)
+        garment = None
+        if shop is not None and garments is not None and pairs:
+            wanted = names.garment.format(**words)
+            garment = _require(shop, wanted, "garment", garments, "--garments", pairs)
+        category = line_category or by_name.get(person, by_name.get(name, ""))
+        made[name] = Match(name, preds.get(name), truth, garment, category)
+    matches = tuple(made[name] for name in sorted(made))
+    missing = tuple(match.name for match in matches if match.pred is None)
+    extra = tuple(sorted(set(preds) - set(made)))
+    if categories and (unknown := [match.name for match in matches if not match.category]):
+        raise OmfaError(f"{categories}: no category for {_some(unknown)}; change --categories")
+    if not allow_missing and (missing or extra):
+        problems = [
+            *([f"{len(missing)} missing ({_some(missing)})"] if missing else []),
+            *([f"{len(extra)} extra ({_some(extra)})"] if extra else []),
+        ]
+        raise OmfaError(
+            f"predictions in {pred} do not match: {', '.join(problems)} of {len(matches)} expected;"
+            " change --pred, --pairs or --pred-name, or give --allow-missing"
+        )
+    # with --allow-missing, a wrong --pred-name would otherwise score nothing
+    if len(missing) == len(matches):
+        raise OmfaError(
+            f"no prediction in {pred} has an expected name (expected {_some(missing)}, found"
+            f" {_some(extra)}); change --pred or --pred-name"
+        )
+    return MatchResult(matches, missing, extra)
+
+
+def _require(
+    found: dict[str, Path], name: str, what: str, folder: Path, flag: str, pairs: Path | None
+) -> Path:
+    if name not in found:
+        raise OmfaError(
+            f"{what} {name!r}, named by {pairs}, is not in {folder}; change {flag} or --pairs"
+        )
+    return found[name]
+
+
+def _some(names: tuple[str, ...] | list[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")

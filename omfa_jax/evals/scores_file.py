@@ -1,0 +1,267 @@
+"""The scores file: the scores of one method under one protocol, and how two files differ."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omfa_jax.core.atomic_files import atomic_write, require_file
+from omfa_jax.core.errors import OmfaError
+
+FORMAT = 1
+SETTINGS = ("paired", "unpaired", "multi_pose", "try_off")
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric's value, or None with the reason in `not_computed`.
+
+    `value` and `interval` are already multiplied by the protocol's `scale`, ready to be shown;
+    `raw` undoes that.
+    """
+
+    value: float | None
+    better: str  # "higher" or "lower"
+    label: str
+    scale: float = 1
+    interval: tuple[float, float] | None = None
+    interval_kind: str | None = None
+    not_computed: str | None = None
+
+    @property
+    def raw(self) -> float | None:
+        """The value before the protocol's scale."""
+        return None if self.value is None else self.value / self.scale
+
+
+@dataclass(frozen=True)
+class ProtocolRecord:
+    """The protocol's name, the setting, and every choice as a flat, printable table."""
+
+    name: str
+    setting: str
+    choices: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class WeightsFile:
+    """The weights file of a network."""
+
+    file: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Folders:
+    """The image folders, and a digest of the ground truth's names and contents."""
+
+    pred: str
+    gt: str
+    garments: str | None = None
+    pairs: str | None = None
+    gt_sha256: str | None = None
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Numbers of expected and scored pairs, missing and extra predictions, resized predictions.
+
+    `formats` counts the predictions by file format (JPEG compression changes the scores);
+    `converted` counts the images that were not upright 8-bit RGB, by what they were.
+    """
+
+    pairs: int
+    scored: int
+    missing: tuple[str, ...] = ()
+    extra: tuple[str, ...] = ()
+    resized: int = 0
+    formats: dict[str, int] = field(default_factory=dict)
+    converted: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Category:
+    """The scores of one category."""
+
+    count: int
+    metrics: dict[str, Metric]
+
+
+@dataclass(frozen=True)
+class PerImage:
+    """Values of each image, in the order of `names`; None where an image has no value.
+
+    `categories` is empty if they are unknown. The judge's scores are in `values["judge"]`.
+    """
+
+    names: tuple[str, ...] = ()
+    categories: tuple[str, ...] = ()
+    values: dict[str, tuple[float | None, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The content of a scores file; use `dataclasses.replace` to add a block."""
+
+    method: str
+    created: str  # UTC, 2026-11-28T13:00:00Z
+    protocol: ProtocolRecord
+    versions: dict[str, str]
+    weights: dict[str, WeightsFile]
+    seed: int
+    folders: Folders
+    counts: Counts
+    metrics: dict[str, Metric]
+    categories: dict[str, Category] = field(default_factory=dict)
+    per_image: PerImage = field(default_factory=PerImage)
+    judge: dict[str, Any] | None = None
+    influence: dict[str, Any] | None = None
+    truth: dict[str, Any] | None = None
+    complete: bool = True
+
+
+def write_scores(path: Path, scores: Scores) -> None:
+    """Write the file atomically; OmfaError for a value that is not finite."""
+    validate_scores(scores, str(path))
+    content = {"format": FORMAT, **dataclasses.asdict(scores)}
+    try:
+        # NaN is not JSON, and other readers would reject the file
+        text = json.dumps(content, indent=1, allow_nan=False)
+    except ValueError as error:
+        raise OmfaError(f"{path}: scores must be finite numbers or null: {error}") from None
+    with atomic_write(path) as temporary:
+        temporary.write_text(text + "\n")
+
+
+def read_scores(path: str | Path) -> Scores:
+    """Return a scores file's content; OmfaError if it is not a valid scores file."""
+    path = require_file(path, "scores file", "the path of the scores file")
+    try:
+        content = json.loads(path.read_text(), parse_constant=_no_constant)
+    except (ValueError, UnicodeDecodeError, RecursionError) as error:
+        raise OmfaError(f"{path}: not a scores file (JSON expected): {error}") from None
+    if not isinstance(content, dict) or "format" not in content:
+        raise OmfaError(f'{path}: not a scores file: it has no "format"; `omfa eval` writes them')
+    # a newer file may have keys with another meaning
+    if content.pop("format") != FORMAT:
+        raise OmfaError(f"{path}: expected format {FORMAT}, found another; score the folder again")
+    try:
+        return validate_scores(_scores(content), str(path))
+    except (TypeError, KeyError, AttributeError, ValueError) as error:
+        raise OmfaError(f"{path}: not a complete scores file: {error}") from None
+
+
+def validate_scores(scores: Scores, where: str) -> Scores:
+    """Return the scores if they are consistent; else raise an OmfaError starting with `where`."""
+    if scores.protocol.setting not in SETTINGS:
+        known = ", ".join(SETTINGS)
+        raise OmfaError(f"{where}: setting {scores.protocol.setting!r} is not one of {known}")
+    groups = [scores.metrics, *(category.metrics for category in scores.categories.values())]
+    for name, metric in (item for group in groups for item in group.items()):
+        if metric.better not in ("higher", "lower"):
+            raise OmfaError(f"{where}: metric {name}: better must be higher or lower")
+        if (metric.value is None) != (metric.not_computed is not None):
+            raise OmfaError(f"{where}: metric {name} needs either a value or a reason")
+        numbers = [metric.value, metric.scale, *(metric.interval or ())]
+        if not all(number is None or _is_finite(number) for number in numbers):
+            raise OmfaError(f"{where}: metric {name} is not finite")
+    rows = scores.per_image
+    columns = {**rows.values, **({"categories": rows.categories} if rows.categories else {})}
+    for name, column in columns.items():
+        if len(column) != len(rows.names):
+            expected = f"expected {len(rows.names)}, one a name"
+            raise OmfaError(f"{where}: per_image {name} has {len(column)} values, {expected}")
+    for name, column in rows.values.items():
+        if not all(value is None or _is_finite(value) for value in column):
+            raise OmfaError(f"{where}: per_image {name} has a value that is not finite")
+    return scores
+
+
+def compare_scores(first: Scores, second: Scores) -> list[str]:
+    """Return one warning for each reason why the two files are not comparable; [] if none."""
+    warnings = []
+
+    def differ(what: str, one: object, other: object) -> None:
+        if one != other:
+            warnings.append(f"{what} differs: {one} ({first.method}), {other} ({second.method})")
+
+    differ("protocol", first.protocol.name, second.protocol.name)
+    differ("setting", first.protocol.setting, second.protocol.setting)
+    tables = (
+        ("choice", first.protocol.choices, second.protocol.choices),
+        ("version of", first.versions, second.versions),
+        ("SHA-256 of weights", _checksums(first), _checksums(second)),
+        ("scale of", _scales(first), _scales(second)),
+    )
+    for what, one, other in tables:
+        for key in sorted({*one, *other}):
+            differ(f"{what} {key}", one.get(key, "absent"), other.get(key, "absent"))
+    differ("seed", first.seed, second.seed)
+    differ("number of pairs", first.counts.pairs, second.counts.pairs)
+    differ("number of scored images", first.counts.scored, second.counts.scored)
+    differ(
+        "file format of the predictions",
+        sorted(first.counts.formats),
+        sorted(second.counts.formats),
+    )
+    if set(first.per_image.names) != set(second.per_image.names):
+        only = len(set(first.per_image.names) ^ set(second.per_image.names))
+        warnings.append(f"scored images differ: {only} names are in one file only")
+    # files of other programs may not have the digest
+    known = first.folders.gt_sha256 and second.folders.gt_sha256
+    if known and first.folders.gt_sha256 != second.folders.gt_sha256:
+        warnings.append("ground truth differs: names or contents of the images are not the same")
+    for scores in (first, second):
+        if not scores.complete:
+            warnings.append(f"{scores.method} is not complete: its run had not finished")
+    return warnings
+
+
+def _checksums(scores: Scores) -> dict[str, str]:
+    return {name: weights.sha256 for name, weights in scores.weights.items()}
+
+
+def _scales(scores: Scores) -> dict[str, float]:
+    return {name: metric.scale for name, metric in scores.metrics.items()}
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name} is not a number")
+
+
+def _metrics(table: Mapping[str, Mapping[str, Any]]) -> dict[str, Metric]:
+    return {name: Metric(**_tuples(row, "interval")) for name, row in table.items()}
+
+
+def _tuples(row: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    """Return the row with the JSON lists under `names` turned into tuples."""
+    made = {name: tuple(row[name]) for name in names if row.get(name) is not None}
+    return {**row, **made}
+
+
+def _scores(content: dict[str, Any]) -> Scores:
+    """Return the dataclass of a decoded file; unknown keys raise a TypeError."""
+    # JSON has no tuples, and equality of the dataclasses needs them
+    rows = _tuples(content.get("per_image", {}), "names", "categories")
+    values = {name: tuple(column) for name, column in rows.get("values", {}).items()}
+    categories = {
+        name: Category(row["count"], _metrics(row["metrics"]))
+        for name, row in content.get("categories", {}).items()
+    }
+    made = {
+        "protocol": ProtocolRecord(**content["protocol"]),
+        "weights": {name: WeightsFile(**row) for name, row in content["weights"].items()},
+        "folders": Folders(**content["folders"]),
+        "counts": Counts(**_tuples(content["counts"], "missing", "extra")),
+        "metrics": _metrics(content["metrics"]),
+        "categories": categories,
+        "per_image": PerImage(**{**rows, "values": values}),
+    }
+    return Scores(**{**content, **made})

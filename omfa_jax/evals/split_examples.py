@@ -1,0 +1,187 @@
+"""The examples of a split under an evaluation setting: model inputs and ground truth."""
+
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from omfa_jax.core.atomic_files import atomic_write
+from omfa_jax.core.errors import OmfaError, unknown_name
+from omfa_jax.core.images import open_rgb
+from omfa_jax.data.pipeline.decode_record import Example, convert_to_arrays
+from omfa_jax.data.pipeline.example_reader import open_example_reader
+from omfa_jax.data.pipeline.settings import PipelineSettings, make_eval_settings
+from omfa_jax.data.records.pose_groups import load_groups
+from omfa_jax.data.records.record_schema import Record
+from omfa_jax.evals.scores_file import SETTINGS
+
+# setting -> task, and task -> the component that it generates
+TASKS = {"paired": "try_on", "unpaired": "try_on", "multi_pose": "try_on", "try_off": "try_off"}
+GENERATED = {"try_on": "person", "try_off": "garment"}
+SUFFIXES = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp"}
+
+
+@dataclass(frozen=True)
+class ExampleInfo:
+    """An example without its images; `index` is the index of its record.
+
+    `garment` names the garment that is put on. `wearer` is the index of the record that garment and
+    face are taken from: another one in "multi_pose", otherwise the example's own.
+    """
+
+    index: int
+    name: str
+    garment: str
+    category: str
+    source_index: int
+
+
+class EvalSplit:
+    """The examples of one split under one setting, in the order of the records."""
+
+    def __init__(
+        self,
+        settings: PipelineSettings,
+        split: str,
+        setting: str,
+        *,
+        limit: int | None = None,
+        seed: int = 0,
+    ):
+        if setting not in SETTINGS:
+            raise unknown_name("setting (--setting)", setting, SETTINGS)
+        self.setting, self.name = setting, split
+        self._asked = (settings, limit, seed)
+        self.task = TASKS[setting]
+        self.generated = GENERATED[self.task]
+        self._folder = open_example_reader(make_eval_settings(settings), split)
+        if self._folder.kind == "latents":
+            raise OmfaError(
+                f"{settings.records} holds latents, but sampling and scoring need images: give the"
+                " image records to --data (latents are enough for --loss only)"
+            )
+        self.examples = self._named(settings, limit, seed)
+
+    def take(self, count: int) -> "Split":
+        """Return the split's first examples."""
+        settings, _, seed = self._asked
+        return EvalSplit(settings, self.name, self.setting, limit=count, seed=seed)
+
+    def with_setting(self, setting: str) -> "Split":
+        """Return the same split under another setting."""
+        settings, limit, seed = self._asked
+        return EvalSplit(settings, self.name, setting, limit=limit, seed=seed)
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the examples, which are also their file names."""
+        return [example.name for example in self.examples]
+
+    def get_record(self, place: int) -> Record:
+        """Return the record of example `place`, with its encoded images."""
+        return self._folder.records[self.examples[place].index]
+
+    def get_inputs(self, place: int, swapped: Mapping[str, int] | None = None) -> Example:
+        """Return the uint8 images at the slot sizes, and has_pose, of example `place`.
+
+        `swapped` takes components or the pose map from other examples, e.g. {"garment": place}.
+        """
+        named = self.examples[place]
+        worn = (
+            None if named.source_index == named.index else self._folder.records[named.source_index]
+        )
+        example = convert_to_arrays(
+            self._folder.decode(
+                self.get_record(place), worn=worn, unpaired=self.setting == "unpaired"
+            )
+        )
+        for component, other in (swapped or {}).items():
+            theirs = self.get_inputs(other)
+            # a pose map without its flag would be ignored, or a missing one used
+            parts = (component, "has_pose") if component == "pose" else (component,)
+            example |= {part: theirs[part] for part in parts}
+        return example
+
+    def get_size_px(self, place: int) -> tuple[int, int]:
+        """Return (height, width) of the ground truth, at which predictions are written."""
+        record = self.get_record(place)
+        if self.generated == "person":
+            return record.height_px, record.width_px
+        garment = open_rgb(record.garment, f"garment of {record.key}")
+        return garment.height, garment.width
+
+    def write_ground_truth(self, folder: Path) -> None:
+        """Write gt/, garments/ and pairs.txt in the form that `omfa eval` reads.
+
+        Images are the encoded bytes of the records; existing files are kept. try_off has no
+        garments/, because its garments are the ground truth.
+        """
+        # pairs.txt comes first: --restart deletes only the images that it names
+        lines = [f"{e.name}.png {e.garment}.png {e.category}".rstrip() for e in self.examples]
+        with atomic_write(folder / "pairs.txt") as temporary:
+            temporary.write_text("\n".join(lines) + "\n")
+        for place, named in enumerate(self.examples):
+            record, wearer = self.get_record(place), self._folder.records[named.source_index]
+            shop = record.unpaired_garment if self.setting == "unpaired" else wearer.garment
+            truth = record.person if self.generated == "person" else record.garment
+            _write_encoded(folder / "gt", named.name, truth)
+            if self.generated == "person":
+                _write_encoded(folder / "garments", named.garment, shop)
+
+    def _named(self, settings: PipelineSettings, limit: int | None, seed: int) -> list[ExampleInfo]:
+        records = self._folder.records
+        groups = load_groups(settings.records, self.name) if self.setting == "multi_pose" else None
+        found: list[ExampleInfo] = []
+        keys: dict[str, str] = {}
+        for index in range(len(records)):
+            if limit is not None and len(found) == limit:
+                break
+            wearer = index
+            if groups is not None:
+                # seeded by the record, so that --limit does not change the partners
+                wearer = groups.sample_partner(index, np.random.default_rng((seed, index)))
+                if wearer == index:
+                    continue
+            record = records[index]
+            worn = record if wearer == index else records[wearer]
+            garment = record.unpaired_garment_key if self.setting == "unpaired" else worn.key
+            if not garment:
+                raise OmfaError(
+                    f"{settings.records}: {record.key} has no unpaired garment; --setting unpaired"
+                    " needs records built from a raw folder with a pairs file"
+                )
+            name = to_file_name(record.key)
+            if name in keys:
+                raise OmfaError(
+                    f"{settings.records}: records {keys[name]} and {record.key} of split"
+                    f" {self.name!r} would both be written to {name}.png; rename one in the raw"
+                    " folder and build the records again"
+                )
+            keys[name] = record.key
+            found.append(ExampleInfo(index, name, to_file_name(garment), record.category, wearer))
+        if not found:
+            why = "group (same person and outfit) with two records or more"
+            needed = why if self.setting == "multi_pose" else "records"
+            raise OmfaError(f"{settings.records}: split {self.name!r} has no {needed}")
+        return found
+
+
+def to_file_name(key: str) -> str:
+    """Return a record's key as a file name."""
+    return key.replace("/", "_")
+
+
+def _write_encoded(folder: Path, name: str, encoded: bytes) -> None:
+    with Image.open(io.BytesIO(encoded)) as image:
+        suffix = SUFFIXES.get(image.format or "", ".png")
+    path = folder / f"{name}{suffix}"
+    # kept on a restart: the bytes are a function of the record
+    if not path.exists():
+        with atomic_write(path) as temporary:
+            temporary.write_bytes(encoded)

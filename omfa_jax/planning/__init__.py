@@ -1,0 +1,1 @@
+"""What a training step costs on a given machine: FLOPs, memory, traffic, compiled programs."""

@@ -1,0 +1,113 @@
+"""Load images and bodies from files into arrays at the model's slot sizes."""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from omfa_jax.body.body_file import load_body
+from omfa_jax.body.body_model import load_body_model
+from omfa_jax.body.body_params import BodyParams
+from omfa_jax.body.camera import Camera
+from omfa_jax.body.render_body import render
+from omfa_jax.body.smplx_forward import forward
+from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.images import letterbox, read_labels, read_rgb, to_signed
+from omfa_jax.core.tasks import COMPONENTS
+from omfa_jax.data.builders.face_box import find_face_box, read_keypoints
+from omfa_jax.data.builders.viton_hd import KEYPOINT_DIRS, PARSE_DIRS
+from omfa_jax.data.records.face_crop import crop_face
+from omfa_jax.diffusion.settings import DiffusionSettings
+
+log = logging.getLogger(__name__)
+
+WHITE, BLACK = 255, 0
+
+
+class SlotFitter:
+    """Fits images into the model's slots, letter-boxed and in [-1, 1]."""
+
+    def __init__(self, settings: DiffusionSettings):
+        self.pose_style = settings.pose_style
+        self.sizes = dict(zip(COMPONENTS, settings.slots_px, strict=True))
+
+    def fit_image(
+        self, component: str, image: UInt8[np.ndarray, "_ _ 3"]
+    ) -> Float[np.ndarray, "1 h w 3"]:
+        """Letter-box an image into its slot, in [-1, 1]; margins are white."""
+        return to_signed(letterbox(image, *self.sizes[component], fill=WHITE))[None]
+
+    def load_image(self, component: str, path: str, flag: str) -> Float[np.ndarray, "1 h w 3"]:
+        """Read an image file into a slot; `flag` names it in error messages."""
+        return self.fit_image(component, read_rgb(path, f"{component} ({flag})"))
+
+    def fit_pose_map(self, image: UInt8[np.ndarray, "_ _ 3"]) -> Float[np.ndarray, "1 h w 3"]:
+        """Letter-box a pose map into the person's slot; margins are black, like its background."""
+        return to_signed(letterbox(image, *self.sizes["person"], fill=BLACK))[None]
+
+
+def load_face(
+    person: str,
+    face: str | None,
+    keypoints: str | None,
+    parse: str | None,
+    prefix: str = "--",
+    *,
+    needed: bool = True,
+) -> UInt8[np.ndarray, "_ _ 3"]:
+    """Return the face image: `face` itself, or a crop of the person's photo.
+
+    The crop follows the 2D keypoints or the parse map. Without either, those beside the photo are
+    tried, as a VITON-HD folder of either generation has them. `prefix` is that of the flags. If no
+    face is found, that is an OmfaError, or a white image as in training if it is not `needed`.
+    """
+    if face:
+        return read_rgb(face, f"face ({prefix}face)")
+    photo = read_rgb(person, f"person ({prefix}person)")
+    path = Path(person)
+    beside = path.parent.parent
+    found_points = keypoints or _find_first(beside, KEYPOINT_DIRS, f"{path.stem}_keypoints.json")
+    found_parse = parse or _find_first(beside, PARSE_DIRS, f"{path.stem}.png")
+    points = read_keypoints(Path(found_points)) if found_points else None
+    labels = read_labels(Path(found_parse), "parse map (--parse)") if found_parse else None
+    box = find_face_box(points, labels, *photo.shape[:2])
+    if box is None and not needed:
+        log.warning("no face found for %s: its slot stays white (%sface gives one)", person, prefix)
+        return np.full((8, 8, 3), WHITE, np.uint8)
+    if box is None:
+        raise OmfaError(
+            f"no face found for {person}: give {prefix}face IMAGE, or {prefix}keypoints JSON or"
+            f" {prefix}parse PNG that show one"
+        )
+    return crop_face(photo, box)
+
+
+def _find_first(folder: Path, names: tuple[str, ...], file: str) -> Path | None:
+    return next((path for name in names if (path := folder / name / file).is_file()), None)
+
+
+def render_pose(
+    params: BodyParams, camera: Camera, style: str, model_path: str | None
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Render a pose map in the style that the model was trained on (`settings.pose_style`)."""
+    model = load_body_model(model_path)
+    vertices, _ = forward(model, params)
+    image = render(vertices, model.faces, camera, style, body=model)
+    if not image.any():
+        raise OmfaError(
+            "the body of --pose lies outside the picture: its camera must look along +z with y"
+            " down, the body in front of it"
+        )
+    return image
+
+
+def load_pose_map(
+    path: str | None, style: str, model_path: str | None
+) -> UInt8[np.ndarray, "h w 3"] | None:
+    """Return the pose map of `--pose`: an image as it is, or a rendered SMPL-X .npz."""
+    if path is None:
+        return None
+    if Path(path).suffix == ".npz":
+        return render_pose(*load_body(path), style, model_path)
+    return read_rgb(path, "pose map (--pose)")

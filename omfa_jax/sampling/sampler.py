@@ -1,0 +1,221 @@
+"""The sampler: one compiled call from images and conditions to generated images."""
+
+import functools
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Bool, Float, Int, UInt8, UInt32
+
+from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.images import from_signed
+from omfa_jax.core.tasks import COMPONENTS, find_task_index, make_noised_table
+from omfa_jax.diffusion.denoising_loop import SamplerSettings, make_sampler_plan, sample
+from omfa_jax.diffusion.noise import make_example_keys
+from omfa_jax.models import Compute, decode_any_size, encode_any_size
+from omfa_jax.models.reference_unet import cache_reference
+from omfa_jax.parallel.attention_kernels import get_attention_kernel, select_attention_kernel
+from omfa_jax.weights.omfa_model import Model, make_apply_fn
+
+log = logging.getLogger(__name__)
+
+Images = Mapping[str, Float[np.ndarray, "b h w 3"]]
+GeneratedImages = dict[str, UInt8[np.ndarray, "b h w 3"]]
+
+
+def get_default_device() -> Any:
+    """Return the device that a program without placement runs on.
+
+    It is this process's first device, unless jax.default_device names another.
+    """
+    return next(iter(jnp.zeros(()).devices()))
+
+
+def choose_dtype(asked: str, platform: str) -> str:
+    """Return the dtype to sample in; "auto" is float32 on a CPU and bfloat16 elsewhere.
+
+    Accelerators have matrix units for bfloat16, and their attention kernels accept nothing wider.
+    """
+    if asked != "auto":
+        return asked
+    return "float32" if platform == "cpu" else "bfloat16"
+
+
+class Sampler:
+    """Generates the noised components of a task; compiled once per task and batch size.
+
+    `dtype` is the networks' compute dtype: "auto" is bfloat16 on accelerators and float32
+    elsewhere. Parameters stay float32, and the VAE has a rule of its own (`models.vae`). With
+    `devices`, all of this process, a batch is split evenly over them; each runs on its rows the
+    program that it would run alone. Without, JAX's default device takes the whole batch.
+    `attention` names the kernel of image tokens, as config.train.attention does; "auto" depends on
+    the sampler's own devices, whatever else the process or the job has.
+    """
+
+    def __init__(
+        self,
+        bundle: Model,
+        settings: SamplerSettings,
+        *,
+        dtype: str = "auto",
+        devices: Sequence[Any] | None = None,
+        attention: str = "auto",
+    ):
+        if bundle.unet_params is None:
+            raise OmfaError("this model has no UNet weights; give --checkpoint a trained model")
+        # raises for impossible timesteps now, before anything is trained or compiled
+        make_sampler_plan(bundle.settings, settings)
+        self.model = bundle
+        self.settings = settings
+        used = list(devices) if devices else [get_default_device()]
+        platform = used[0].platform
+        dtype = choose_dtype(dtype, platform)
+        # each device runs the whole program on its own rows, so the kernel is never sharded
+        kernel = select_attention_kernel(attention, platform, dtype)
+        log.info(
+            "sampling in %s on %d x %s; attention among image tokens: %s",
+            *(dtype, len(used), used[0].device_kind, kernel),
+        )
+        compute = Compute(jnp.dtype(dtype), kernel=get_attention_kernel(kernel))
+        self._apply = make_apply_fn(bundle.settings, bundle.unet_config, compute)
+        self._dtype = jnp.dtype(dtype)
+        self._table = make_noised_table(bundle.settings.tasks)
+        self.devices = len(used)
+        self._mesh = Mesh(np.asarray(used, object), ("rows",), axis_types=(AxisType.Auto,))
+        # placed once: a converted model's arrays are memory-mapped files, copied by every call
+        self._unet_params = self.replicate(bundle.unet_params)
+        self._frozen = self.replicate({"vae": bundle.vae_params, "prompts": bundle.prompts})
+        self._run = jax.jit(self._run_sharded, static_argnames="noised")
+
+    def replicate(self, tree: Any) -> Any:
+        """Return a tree replicated on the sampler's devices, for calls with `params`."""
+        return jax.device_put(tree, NamedSharding(self._mesh, PartitionSpec()))
+
+    def __call__(
+        self,
+        task: str,
+        given: Images,
+        pose: Float[np.ndarray, "b h w 3"] | None,
+        *,
+        seed: int,
+        has_pose: Bool[np.ndarray, "b"] | None = None,
+        params: Any = None,
+        ids: UInt32[np.ndarray, "b 2"] | None = None,
+    ) -> GeneratedImages:
+        """Return the task's noised components as uint8 (b, h, w, 3).
+
+        `given` holds the clean components, in [-1, 1] at the slot sizes; a component that is
+        neither given nor generated is null (zero latents). `pose` None is the null pose, and so is
+        an example's pose where `has_pose` is False, as in training. `params` replaces the model's
+        UNet parameters (for instance by a training run's EMA). Example i of a batch gets the same
+        noise for any batch size; with `ids` (see `diffusion.noise`) the noise is a function of the
+        seed and the example's id, not of its position.
+        """
+        output = self.dispatch(
+            task, given, pose, seed=seed, has_pose=has_pose, params=params, ids=ids
+        )
+        return {name: from_signed(np.asarray(images)) for name, images in output.items()}
+
+    def dispatch(
+        self,
+        task: str,
+        given: Images,
+        pose: Float[np.ndarray, "b h w 3"] | None,
+        *,
+        seed: int,
+        has_pose: Bool[np.ndarray, "b"] | None = None,
+        params: Any = None,
+        ids: UInt32[np.ndarray, "b 2"] | None = None,
+    ) -> dict[str, Float[Array, "b h w 3"]]:
+        """Dispatch a call and return its images, in [-1, 1], without waiting for the devices."""
+        bundle = self.model
+        row = find_task_index(bundle.settings.tasks, task)
+        noised = tuple(bool(flag) for flag in self._table[row])
+        wanted = [name for name, flag in zip(COMPONENTS, noised, strict=True) if flag]
+        clean = {name: given[name] for name in COMPONENTS if name in given and name not in wanted}
+        sizes = {len(images) for images in clean.values()} | (
+            {len(pose)} if pose is not None else set()
+        )
+        if len(sizes) != 1:
+            raise OmfaError(f"task {task!r}: the given images must be equally many, got {sizes}")
+        count = sizes.pop()
+        if count % self.devices:
+            raise OmfaError(f"{count} examples cannot be dealt evenly to {self.devices} devices")
+        root = jax.random.key(seed)
+        if ids is None:
+            keys = jax.vmap(lambda i: jax.random.fold_in(root, i))(jnp.arange(count))
+        else:
+            keys = make_example_keys(root, ids)
+        return self._run(
+            self._unet_params if params is None else self.replicate(params),
+            self._frozen,
+            clean,
+            pose,
+            None if pose is None or has_pose is None else jnp.asarray(has_pose),
+            jnp.int32(row),
+            keys,
+            noised=noised,
+        )
+
+    def _run_sharded(self, params, frozen, clean, pose, has_pose, row, keys, *, noised):
+        replicated, rows = PartitionSpec(), PartitionSpec("rows")
+        generate = jax.shard_map(
+            functools.partial(self._generate, noised=noised),
+            mesh=self._mesh,
+            in_specs=(replicated, replicated, rows, rows, rows, replicated, rows),
+            out_specs=rows,
+            check_vma=False,
+        )
+        return generate(params, frozen, clean, pose, has_pose, row, keys)
+
+    def _generate(
+        self,
+        params: Any,
+        frozen: Any,
+        clean: dict[str, Array],
+        pose: Array | None,
+        has_pose: Array | None,
+        row: Int[Array, ""],
+        keys: Array,
+        *,
+        noised: tuple[bool, ...],
+    ) -> dict[str, Float[Array, "b h w 3"]]:
+        bundle, canvas = self.model, self.model.settings.canvas
+        count = len(keys)
+
+        def encode_images(images):
+            return encode_any_size(bundle.vae_config, frozen["vae"], images, dtype=self._dtype)
+
+        def assemble(parts):
+            return canvas.assemble(parts) if parts else jnp.zeros((count, *canvas.shape))
+
+        x0 = assemble({name: encode_images(images) for name, images in clean.items()})
+        pose_canvas = assemble({} if pose is None else {"person": encode_images(pose)})
+        if has_pose is not None:
+            pose_canvas = jnp.where(has_pose[:, None, None, None], pose_canvas, 0.0)
+        noise = jax.vmap(lambda k: jax.random.normal(k, canvas.shape))(keys)
+        mask: Bool[Array, "b 3"] = jnp.broadcast_to(jnp.asarray(noised), (count, len(noised)))
+        prompts = frozen["prompts"]
+        result = sample(
+            lambda x, t, prompt: self._apply(params, x, t, prompt, prompts),
+            bundle.settings,
+            self.settings,
+            noise=noise,
+            x0=x0,
+            noised=mask,
+            pose=pose_canvas,
+            prompt=jnp.broadcast_to(row, (count,)),
+            null_prompt=len(bundle.settings.tasks),
+            prepare=cache_reference(self._apply, params, prompts),
+        )
+        assert not isinstance(result, tuple)
+        parts = canvas.split(result)
+        return {
+            name: decode_any_size(bundle.vae_config, frozen["vae"], parts[name], dtype=self._dtype)
+            for name, flag in zip(COMPONENTS, noised, strict=True)
+            if flag
+        }

@@ -1,0 +1,88 @@
+"""Lower the training step from shapes alone, to compile or time it without a run."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import ShapeDtypeStruct as Shape
+from jax.sharding import Mesh
+
+from omfa_jax.core.tasks import COMPONENTS
+from omfa_jax.diffusion.settings import DiffusionSettings
+from omfa_jax.models import UNetConfig
+from omfa_jax.models.reference_unet import init_network_params
+from omfa_jax.parallel.global_arrays import ROW
+from omfa_jax.parallel.mesh import check_batch_size, make_replicated_sharding
+from omfa_jax.parallel.sharding_rules import UNET_RULES
+from omfa_jax.train.network import make_training_network
+from omfa_jax.train.objective import make_diffusion_objective
+from omfa_jax.train.optimizer import make_optimizer
+from omfa_jax.train.settings import TrainSettings
+from omfa_jax.train.state import TrainState, get_state_shardings, make_abstract_state
+from omfa_jax.train.step import Step, make_step
+from omfa_jax.weights.text_encoders import TEXT_TOKENS
+
+
+@dataclass(frozen=True)
+class AotStep:
+    """The step of `omfa train` on stored latents, and the shapes of its arguments."""
+
+    step: Step
+    state: TrainState
+    shardings: TrainState
+    frozen: Any
+    batch: dict[str, Shape]
+
+    def lower(self) -> jax.stages.Lowered:
+        """Return the step lowered for its mesh, whose devices need not be attached."""
+        key = jax.eval_shape(lambda: jax.random.key(0))
+        return self.step.lower(self.state, self.frozen, self.batch, key)  # type: ignore[attr-defined]
+
+
+def make_aot_step(
+    diffusion: DiffusionSettings,
+    config: UNetConfig,
+    train: TrainSettings,
+    mesh: Mesh,
+    *,
+    text_tokens: int = TEXT_TOKENS,
+) -> AotStep:
+    """Return the step that `omfa train` would run on `mesh`, which may hold device descriptions."""
+    check_batch_size(mesh, train.batch_size, train.grad_accum_steps)
+    optimizer = make_optimizer(train.optimizer, train.steps)
+    network = make_training_network(diffusion, config, train, mesh)
+    state = make_abstract_state(
+        lambda: init_network_params(config, jax.random.key(0), has_reference=diffusion.reference),
+        optimizer,
+        train.ema_decay,
+    )
+    shardings = get_state_shardings(state, UNET_RULES, mesh)
+    rows = len(diffusion.tasks) + 1
+    prompts = {
+        "context": Shape((rows, text_tokens, config.context_dim), jnp.float32),
+        "pooled": Shape((rows, config.pooled_dim), jnp.float32),
+    }
+    frozen = {"vae": {}, "prompts": prompts}
+    step = make_step(
+        make_diffusion_objective(diffusion, train.loss, network, lambda _, images: images),
+        optimizer,
+        train.ema_decay,
+        shardings,
+        jax.tree.map(lambda _: make_replicated_sharding(mesh), frozen),
+        mesh,
+        accumulate=train.grad_accum_steps,
+        skip_nonfinite=train.on_nonfinite == "skip",
+    )
+    return AotStep(step, state, shardings, frozen, make_abstract_batch(diffusion, train.batch_size))
+
+
+def make_abstract_batch(diffusion: DiffusionSettings, size: int) -> dict[str, Shape]:
+    """Return the shapes of a batch of stored latents on the devices."""
+    slots = dict(zip(COMPONENTS, diffusion.canvas.slots, strict=True))
+    latents = {
+        f"{name}_latents": Shape((size, *slot, diffusion.latent_channels), jnp.float16)
+        for name, slot in (*slots.items(), ("pose", slots["person"]))
+    }
+    numbers = {name: Shape((size,), jnp.int32) for name in ("task", ROW)}
+    return latents | numbers | {"has_pose": Shape((size,), jnp.bool_)}

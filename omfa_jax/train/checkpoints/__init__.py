@@ -1,0 +1,1 @@
+"""Checkpoints: save, verify, restore, retain, and read as weights."""

@@ -1,0 +1,279 @@
+"""Checkpoints: Orbax steps of {state, EMA, data position, config}, complete or absent.
+
+Checkpoint N holds the state after N updates and the data position after N batches.
+"""
+
+import errno
+import json
+import logging
+import os
+import shutil
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from omfa_jax.core.errors import OmfaError, unknown_name
+from omfa_jax.parallel.distributed import allgather_int
+from omfa_jax.train.checkpoints.checksums import compute_checksums
+from omfa_jax.train.checkpoints.integrity import (
+    EMA_ITEM,
+    ROW_ITEM,
+    DamagedCheckpointError,
+    describe_missing,
+    find_newest_complete_step,
+    find_os_error,
+    format_error,
+    list_complete_steps,
+    list_steps,
+    rename_damaged,
+)
+from omfa_jax.train.checkpoints.restore import (
+    CHECKSUMS_ITEM,
+    make_state_item,
+    read_step,
+    verify_checksums,
+)
+from omfa_jax.train.checkpoints.retention import make_preservation_policy, read_row, to_json_row
+from omfa_jax.train.settings import KeepSettings
+from omfa_jax.train.state import TrainState
+
+log = logging.getLogger(__name__)
+
+RunResult = TypeVar("Made")
+
+# in a workdir, beside the checkpoints: everything in the model that training does not change
+MODEL_FOLDER = "model"
+
+
+class Checkpointer:
+    """The checkpoints of one workdir; saves run in the background."""
+
+    def __init__(self, workdir: str | Path, keep: KeepSettings):
+        self.folder = Path(workdir).absolute() / "checkpoints"
+        self._keep = keep
+        self._opened: ocp.CheckpointManager | None = None
+        self._saving: int | None = None
+        self._has_failed = False
+        self._metrics: set[str] = set()
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise self._unusable(error) from error
+
+    def restore(self, abstract: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
+        """Return (state sharded like `abstract`, data position) of the newest readable step.
+
+        None if the folder holds no step. Damaged or incomplete steps are renamed once an older one
+        has been read; if no step can be read, that is an OmfaError and nothing is renamed. The same
+        holds for an intact step of another model, and for an OSError of the file system. Process 0
+        lists the folder for all (another host's view of a shared folder may be stale), and all
+        processes take the same step.
+        """
+        steps = broadcast_from_first(lambda: list_steps(self.folder))
+        if not steps:
+            return None
+        whole = broadcast_from_first(lambda: list_complete_steps(self.folder, warn=False))
+        damage: dict[int, str] = {}
+        for step in whole:
+            folder = self.folder / str(step)
+            read = run_on_all_processes(lambda folder=folder: read_step(folder, abstract))
+            if not isinstance(read, DamagedCheckpointError):
+                read = run_on_all_processes(
+                    lambda folder=folder, read=read: verify_checksums(folder, read)
+                )
+            if not isinstance(read, DamagedCheckpointError):
+                broadcast_from_first(lambda: self._set_aside(damage))
+                return read
+            damage[step] = str(read)
+        found = (damage.get(s) or describe_missing(self.folder / str(s)) for s in steps)
+        raise OmfaError(
+            f"{self.folder} holds checkpoints but none is whole; refusing to start from nothing"
+            " over them: mend or remove that folder, or change --workdir. Found:"
+            f" {'; '.join(map(str, found))}"
+        )
+
+    def _set_aside(self, damage: Mapping[int, str]) -> list[int]:
+        """Rename every incomplete or damaged step, newer or older: Orbax would count it."""
+        broken = []
+        for step in list_steps(self.folder):
+            folder = self.folder / str(step)
+            reason = damage.get(step) or describe_missing(folder)
+            if reason is not None:
+                rename_damaged(folder, reason)
+                broken.append(step)
+        return broken
+
+    def open(self) -> None:
+        """Prepare to save; incomplete steps must have been renamed (see `restore`)."""
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=make_preservation_policy(self._keep, self.folder),
+            create=True,
+            cleanup_tmp_directories=True,
+            enable_async_checkpointing=True,
+            async_options=ocp.options.AsyncOptions(
+                barrier_sync_fn=self._meet, create_directories_asynchronously=False
+            ),
+        )
+        try:
+            self._opened = ocp.CheckpointManager(self.folder, options=options)
+        except (OSError, ValueError) as error:
+            raise self._unusable(error) from error
+        if self._keep.best_of:
+            for step in self._opened.all_steps():
+                self._metrics |= read_row(self.folder / str(step)).keys()
+
+    def _meet(self, *, key: str, timeout_ms: int) -> None:
+        """Wait at Orbax's barrier, unless this process's save failed.
+
+        Orbax calls this in the `finally` of its thread. After a failure the others never arrive,
+        and the barrier's timeout is 20 minutes, so the error is raised at once instead.
+        """
+        failure = sys.exc_info()[1]
+        if failure is not None:
+            self._has_failed = True
+            raise failure
+        ocp.multihost.get_barrier_sync_fn()(key=key, timeout_ms=timeout_ms)
+
+    @property
+    def _manager(self) -> ocp.CheckpointManager:
+        if self._opened is None:
+            self.open()
+        assert self._opened is not None
+        return self._opened
+
+    def save(
+        self,
+        step: int,
+        state: TrainState,
+        data: dict[str, Any],
+        config: dict[str, Any],
+        row: Mapping[str, float] | None = None,
+    ) -> None:
+        """Start saving; the arrays are copied to the host before this returns.
+
+        `row` is this step's row of the log, by whose metric the best checkpoint is chosen.
+        """
+        manager, saved_row = self._manager, to_json_row(row or {})
+        # an error of the previous save would otherwise be reported as this one's
+        self.wait()
+        self._require_metric(step, saved_row)
+        items: dict[str, Any] = {
+            "state": ocp.args.StandardSave(make_state_item(state)),
+            "data": ocp.args.JsonSave(data),
+            "config": ocp.args.JsonSave(config),
+            ROW_ITEM: ocp.args.JsonSave(saved_row),
+        }
+        sums = {"state": compute_checksums(make_state_item(state))}
+        if state.ema is not None:
+            items[EMA_ITEM] = ocp.args.StandardSave(state.ema)
+            sums[EMA_ITEM] = compute_checksums(state.ema)
+        items[CHECKSUMS_ITEM] = ocp.args.JsonSave(sums)
+        try:
+            self._saving = step
+            manager.save(step, args=ocp.args.Composite(**items), metrics=saved_row, force=True)
+        except Exception as error:
+            raise self._failure(step, error) from find_os_error(error) or error
+
+    def _require_metric(self, step: int, row: Mapping[str, Any]) -> None:
+        best_of = self._keep.best_of
+        if best_of and best_of not in row:
+            if best_of not in self._metrics:
+                raise unknown_name("metric in config.checkpoint.keep_best_of", best_of, row)
+            log.warning("checkpoint %d has no %r and cannot be the best", step, best_of)
+        self._metrics |= row.keys()
+
+    def raise_if_failed(self) -> None:
+        """Raise if the last save has failed by now, without waiting for it."""
+        if self._saving is None:
+            return
+        if self._has_failed or not self._manager.is_saving_in_progress():
+            self.wait()
+
+    def wait(self) -> None:
+        """Wait until the last save is on disk; raise if it failed."""
+        if self._opened is None or self._saving is None:
+            return
+        step, self._saving = self._saving, None
+        try:
+            self._opened.wait_until_finished()
+            self._opened.check_for_errors()
+        except Exception as error:
+            raise self._failure(step, error) from find_os_error(error) or error
+
+    def close(self) -> None:
+        """Finish the save in progress and release the threads."""
+        self.wait()
+        if self._opened is not None and not self._has_failed:
+            self._opened.close()
+
+    def _unusable(self, error: Exception) -> OmfaError:
+        return OmfaError(f"cannot keep checkpoints in {self.folder}: {error}; change --workdir")
+
+    def _failure(self, step: int | None, error: Exception) -> OmfaError:
+        what = "a checkpoint" if step is None else f"checkpoint {step}"
+        try:
+            whole = find_newest_complete_step(self.folder, warn=False)
+            kept = "none is whole" if whole is None else f"the last whole one is step {whole}"
+            free = f"{shutil.disk_usage(self.folder).free / 1e6:.0f} MB"
+        except OSError as failed:
+            kept = free = f"nobody knows what ({format_error(failed)})"
+        return OmfaError(
+            f"could not save {what} in {self.folder}, where {free} are free: {kept}; make"
+            f" room or change --workdir ({format_error(error)})"
+        )
+
+
+def run_on_all_processes(work: Callable[[], RunResult]) -> RunResult | DamagedCheckpointError:
+    """Run `work` on every process; return its result, or Damaged on all if it was on one.
+
+    Any other error that one process raises is raised by all. Without that agreement some would
+    restore one step and some another, and the job would hang in the next collective.
+    """
+    made, met = None, None
+    try:
+        made = work()
+    except (OmfaError, OSError) as error:
+        met = error
+    damaged, refused = -1, -2
+    code = 0
+    if isinstance(met, OSError):
+        code = met.errno or errno.EIO
+    elif met is not None:
+        code = damaged if isinstance(met, DamagedCheckpointError) else refused
+    codes = allgather_int(code)
+    if met is not None and code != damaged:
+        raise met
+    failed = [number for number, other in enumerate(codes) if other not in (0, damaged)]
+    if failed:
+        where, other = failed[0], codes[failed[0]]
+        if other == refused:
+            raise OmfaError(f"process {where} cannot go on from this checkpoint: see its log")
+        raise OSError(other, f"{os.strerror(other)} (in process {where}: see its log)")
+    if damaged in codes:
+        where = codes.index(damaged)
+        return (
+            met
+            if isinstance(met, DamagedCheckpointError)
+            else DamagedCheckpointError(f"process {where} cannot read it")
+        )
+    return made  # type: ignore[return-value]
+
+
+def broadcast_from_first(work: Callable[[], list[int]]) -> list[int]:
+    """Run `work` on process 0 and return its list on every process."""
+    first = jax.process_index() == 0
+    made = run_on_all_processes(work if first else list)
+    assert not isinstance(made, DamagedCheckpointError)
+    if jax.process_count() == 1:
+        return made
+    from jax.experimental import multihost_utils
+
+    text = json.dumps(made).encode() if first else b""
+    length = max(allgather_int(len(text)))
+    told = multihost_utils.broadcast_one_to_all(np.frombuffer(text.ljust(length), np.uint8))
+    return json.loads(bytes(np.asarray(told)))

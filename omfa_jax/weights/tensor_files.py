@@ -1,0 +1,95 @@
+"""Reading and writing of safetensors and JSON files; errors are one line naming the file."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from omfa_jax.core.atomic_files import get_umask, parse_json, require_file
+from omfa_jax.core.errors import OmfaError, unknown_name
+from omfa_jax.core.retry import call_with_retries
+
+STEM = "diffusion_pytorch_model"
+DTYPES: dict[str, np.dtype] = {
+    "fp32": np.dtype(np.float32),
+    "fp16": np.dtype(np.float16),
+    "bf16": np.dtype(ml_dtypes.bfloat16),
+}
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file; OmfaError if it is missing or broken."""
+    try:
+        file = require_file(path, "JSON file", "the weights folder")
+        fields = parse_json(call_with_retries(str(path), file.read_text))
+    except ValueError as error:
+        raise OmfaError(f"{path} is not JSON ({error}); fetch or export the folder again") from None
+    if not isinstance(fields, dict):
+        raise OmfaError(
+            f"{path}: expected a JSON object, got {type(fields).__name__}; fetch or export the"
+            " folder again"
+        )
+    return fields
+
+
+def write_json(path: Path, fields: Mapping[str, Any]) -> None:
+    """Write `fields` with sorted keys, so that equal settings give equal files."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n")
+
+
+def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Return (tensors, metadata) of one safetensors file."""
+
+    def read() -> tuple[dict[str, np.ndarray], dict[str, str]]:
+        with safe_open(path, framework="np") as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            return tensors, file.metadata() or {}
+
+    try:
+        return call_with_retries(str(path), read)
+    except (SafetensorError, OSError) as error:
+        raise make_unreadable_error(path, error) from None
+
+
+def write_tensors(
+    path: Path, tensors: Mapping[str, np.ndarray], dtype: str, metadata: Mapping[str, str]
+) -> None:
+    """Write one safetensors file with every tensor cast to `dtype` (fp32, fp16 or bf16).
+
+    Raises OmfaError, naming the tensor, if a finite value overflows.
+    """
+    if dtype not in DTYPES:
+        raise unknown_name("dtype", dtype, DTYPES)
+    narrow = {key: cast_tensor(key, tensor, dtype) for key, tensor in tensors.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        save_file(narrow, path, dict(metadata))
+        # some versions of safetensors create files that only their owner can read
+        path.chmod(0o666 & ~get_umask())
+    except (SafetensorError, OSError) as error:
+        raise OmfaError(f"cannot write {path}: {error}") from error
+
+
+def cast_tensor(key: str, tensor: np.ndarray, dtype: str) -> np.ndarray:
+    """Return `tensor` cast to `dtype`; OmfaError if a finite value overflows."""
+    with np.errstate(over="ignore"):
+        narrow = tensor.astype(DTYPES[dtype], copy=False)
+    if narrow is not tensor and not np.isfinite(narrow).all() and np.isfinite(tensor).all():
+        raise OmfaError(
+            f"{key} has values up to {np.abs(tensor).max():.3g}, too large for {dtype}; "
+            "use --dtype bf16 or fp32"
+        )
+    return narrow
+
+
+def make_unreadable_error(path: Path, error: Exception) -> OmfaError:
+    """Return the OmfaError for a safetensors file that cannot be read."""
+    return OmfaError(
+        f"{path} is not a complete safetensors file ({error}); fetch or export it again"
+    )

@@ -1,0 +1,155 @@
+"""Prompt tables made by running SDXL's two text encoders once, with transformers."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from omfa_jax.core.atomic_files import require_dir
+from omfa_jax.core.errors import OmfaError, require_modules
+from omfa_jax.weights.model_description import ModelDescription
+from omfa_jax.weights.prompt_table import EMPTY_PROMPT, PromptTable, make_null_prompts
+from omfa_jax.weights.tensor_files import read_json
+
+# sequence length of SDXL's tokenizers
+TEXT_TOKENS = 77
+
+
+def encode_prompts(folder: Path, prompts: Sequence[str]) -> PromptTable:
+    """Return the embeddings of `prompts` and of the empty prompt by a folder's text encoders.
+
+    As in SDXL (arXiv 2307.01952), the token embeddings are the penultimate hidden states of both
+    encoders, concatenated, and the pooled embedding is the second's projection. The empty prompt is
+    zeros, as SDXL was trained, unless the folder's model_index.json turns
+    `force_zeros_for_empty_prompt` off. Needs torch and transformers.
+    """
+    require_modules("embedding prompts", "torch", "torch", "transformers")
+    import torch
+    import transformers
+
+    folder = Path(folder)
+    named = [prompt for prompt in dict.fromkeys(prompts) if prompt != EMPTY_PROMPT]
+    texts = [*named, EMPTY_PROMPT]
+    contexts, pooled = [], None
+    with torch.no_grad():
+        for suffix, kind in (
+            ("", transformers.CLIPTextModel),
+            ("_2", transformers.CLIPTextModelWithProjection),
+        ):
+            tokens = _tokenize(folder / f"tokenizer{suffix}", texts)
+            encoder = _load_encoder(kind, folder / f"text_encoder{suffix}")
+            output = encoder(tokens, output_hidden_states=True)
+            contexts.append(output.hidden_states[-2].numpy())
+            # the second encoder comes last; its first output is the projection
+            pooled = output[0].numpy()
+    lengths = [states.shape[1] for states in contexts]
+    if lengths[0] != lengths[1]:
+        raise OmfaError(
+            f"{folder}: its tokenizers give {lengths[0]} and {lengths[1]} tokens per prompt,"
+            f" expected {TEXT_TOKENS} from both: use SDXL's two tokenizers"
+        )
+    context = np.concatenate(contexts, axis=-1)
+    index = folder / "model_index.json"
+    fields = read_json(index) if index.is_file() else {}
+    if fields.get("force_zeros_for_empty_prompt", True):
+        context[-1], pooled[-1] = 0.0, 0.0
+    return PromptTable(tuple(texts), context, pooled)
+
+
+def make_prompt_table(
+    source: ModelDescription,
+    encoders: Path,
+    prompts: Sequence[str],
+    *,
+    without_text: bool,
+    own_first: bool = True,
+) -> PromptTable | None:
+    """Return a table with `prompts`; without prompts the source's own, or None.
+
+    With `without_text` every prompt is zeros. Otherwise it is the source's table, if that has all
+    prompts and `own_first` is True, or else the output of the text encoders in `encoders`. Raises
+    OmfaError if there are no encoders, or if the embeddings' widths do not match the UNet.
+    """
+    config, own = source.unet_config, source.prompts
+    if without_text and not prompts:
+        raise OmfaError("--null-prompts needs the texts of the prompts: give --config or --prompt")
+    if not prompts:
+        table = own
+    elif without_text:
+        table = make_null_prompts(prompts, TEXT_TOKENS, config.context_dim, config.pooled_dim)
+    elif own_first and own is not None and set(prompts) <= set(own.prompts):
+        table = own
+    elif (encoders / "text_encoder").is_dir():
+        table = encode_prompts(encoders, prompts)
+    else:
+        raise OmfaError(
+            f"{encoders} has no text encoders to embed {', '.join(map(repr, prompts))}: give"
+            " --text-encoders a folder with text_encoder, text_encoder_2 and their tokenizers, or"
+            " train without text with --null-prompts"
+        )
+    if table is not None:
+        came = (table.context.shape[-1], table.pooled.shape[-1])
+        if came != (config.context_dim, config.pooled_dim):
+            raise OmfaError(
+                f"the prompts' embeddings have widths {came[0]} and {came[1]} (pooled), the UNet"
+                f" needs {config.context_dim} and {config.pooled_dim}; use SDXL's two text encoders"
+            )
+    return table
+
+
+def _load_encoder(kind: Any, folder: Path) -> Any:
+    """Return a text encoder in float32; OmfaError if a tensor is missing or misshapen.
+
+    transformers would initialize it at random with only a warning.
+    """
+    import torch
+
+    path = require_dir(folder, "text encoder", "the source")
+    files = [file.name for file in path.iterdir() if file.suffix in (".safetensors", ".bin")]
+    # half precision only where there is nothing else
+    halves = (v for v in ("fp16", "bf16") if files and all(f".{v}." in name for name in files))
+    try:
+        encoder, info = kind.from_pretrained(
+            path,
+            torch_dtype=torch.float32,
+            variant=next(halves, None),
+            output_loading_info=True,
+        )
+    # transformers raises many exception types for damaged folders
+    except Exception as error:
+        raise _make_unreadable_error("text encoder", path, error) from None
+    faults = [
+        f"{len(keys)} {word} ({', '.join(sorted(map(str, keys))[:3])})"
+        for word, name in (("missing", "missing_keys"), ("misshapen", "mismatched_keys"))
+        if (keys := [key for key in info[name] if "position_ids" not in str(key)])
+    ]
+    if faults:
+        raise OmfaError(
+            f"{path}: the text encoder's weights do not match its config: {'; '.join(faults)}"
+        )
+    return encoder.eval()
+
+
+def _make_unreadable_error(what: str, path: Path, error: Exception) -> OmfaError:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    reason = (lines or [type(error).__name__])[0][:200]
+    return OmfaError(f"{path}: the {what} cannot be read ({reason}); fetch the folder again")
+
+
+def _tokenize(folder: Path, texts: Sequence[str]) -> Any:
+    import transformers
+
+    path = require_dir(folder, "tokenizer", "the source")
+    try:
+        tokenizer = transformers.CLIPTokenizer.from_pretrained(path)
+    except Exception as error:
+        raise _make_unreadable_error("tokenizer", path, error) from None
+    padded = tokenizer(
+        list(texts),
+        padding="max_length",
+        max_length=tokenizer.model_max_length,
+        truncation=True,
+        return_tensors="pt",
+    )
+    return padded.input_ids

@@ -1,0 +1,176 @@
+"""PyTorch tensors on disk: safetensors or pickled, in a single file or in shards with an index."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from omfa_jax.core.errors import OmfaError, raise_all, require_modules
+from omfa_jax.core.npz_reader import require_uncompressed
+from omfa_jax.core.retry import call_with_retries
+from omfa_jax.weights.tensor_files import STEM, make_unreadable_error, read_json
+
+# in order of preference: half precision only where there is nothing else
+VARIANTS = ("", ".fp16", ".bf16")
+FORMS = ("safetensors", "bin")
+FLOATS = ("F64", "F32", "F16", "BF16")
+
+
+@dataclass(frozen=True)
+class LazyTensors:
+    """Tensors by key; `read` loads one of them from disk as a float32 array, at every call.
+
+    `where` names the file or folder in messages. `faulty` gives the reason why some keys cannot be
+    weights (integers, in two files); only keys that a network needs are reported. `metadata` is
+    that of the safetensors headers.
+    """
+
+    where: str
+    shapes: dict[str, tuple[int, ...]]
+    read: Callable[[str], np.ndarray]
+    faulty: dict[str, str] = field(default_factory=dict)
+    metadata: dict[str, str] = field(default_factory=dict)
+
+    def drop_keys(self, keys: set[str]) -> "LazyTensors":
+        """Return the tensors except those in `keys`."""
+        kept = {key: shape for key, shape in self.shapes.items() if key not in keys}
+        return dataclasses.replace(self, shapes=kept)
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """The files of one network in a component folder; `variant` is diffusers' ("fp16"), or ""."""
+
+    paths: list[Path]
+    form: str
+    variant: str
+
+
+def open_model(folder: Path) -> LazyTensors:
+    """Open the tensors of the network in a diffusers component folder."""
+    files = find_model_files(folder)
+    opener = open_safetensors if files.form == "safetensors" else open_pickled
+    return opener(files.paths, str(folder))
+
+
+def find_model_files(folder: Path) -> ModelFiles:
+    """Return the files to read; OmfaError if there are none or a shard is missing."""
+    for variant in VARIANTS:
+        for form in FORMS:
+            index = folder / f"{STEM}.{form}.index{variant}.json"
+            if index.is_file():
+                return ModelFiles(_list_shards(index), form, variant.removeprefix("."))
+            single = folder / f"{STEM}{variant}.{form}"
+            if single.is_file():
+                return ModelFiles([single], form, variant.removeprefix("."))
+    found = sorted(path.name for path in folder.glob("*")) if folder.is_dir() else []
+    raise OmfaError(
+        f"no {STEM}.safetensors or .bin, single or sharded, in {folder} (it has: "
+        f"{', '.join(found) or 'nothing'}); give a diffusers folder"
+    )
+
+
+def open_safetensors(paths: Sequence[Path], where: str) -> LazyTensors:
+    """Open safetensors files; all truncated files are reported in one OmfaError."""
+    found = _Found()
+    holders: dict[str, Any] = {}
+    errors = []
+    for path in paths:
+        try:
+            # only the header is read here, so opening SDXL takes milliseconds
+            file = call_with_retries(str(path), lambda path=path: safe_open(path, framework="np"))
+            found.metadata |= file.metadata() or {}
+            for key in file.keys():  # noqa: SIM118
+                view = file.get_slice(key)
+                kind = view.get_dtype()
+                found.add(key, tuple(view.get_shape()), path, kind, is_float=kind in FLOATS)
+                holders[key] = file
+        except (SafetensorError, OSError) as error:
+            errors.append(make_unreadable_error(path, error))
+    raise_all(errors)
+    return found.tensors(where, lambda key: holders[key].get_tensor(key).astype(np.float32))
+
+
+def open_pickled(paths: Sequence[Path], where: str) -> LazyTensors:
+    """Open files of torch.save; their pickles may contain only tensors."""
+    require_modules("reading .bin files", "torch", "torch")
+    import torch
+
+    found = _Found()
+    state: dict[str, Any] = {}
+    errors = []
+    for path in paths:
+        try:
+            part = _load_pickle(path)
+            nested = [key for key, value in part.items() if not isinstance(value, torch.Tensor)]
+            if nested:
+                raise ValueError(f"{', '.join(map(str, nested[:3]))} is not a tensor")
+        # a broken file can raise any exception here
+        except Exception as error:
+            reason = str(error).strip().partition("\n")[0]
+            errors.append(
+                OmfaError(
+                    f"{path} is not a complete torch.save file of tensors only ({reason}); fetch it"
+                    " again, or convert it to safetensors"
+                )
+            )
+            continue
+        for key, tensor in part.items():
+            kind = str(tensor.dtype).removeprefix("torch.")
+            found.add(key, tuple(tensor.shape), path, kind, is_float=tensor.is_floating_point())
+        state |= part
+    raise_all(errors)
+    return found.tensors(where, lambda key: state[key].float().numpy())
+
+
+def _load_pickle(path: Path) -> dict[str, Any]:
+    import torch
+
+    require_uncompressed(path)
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except RuntimeError as error:
+        if "mmap can only be used" not in str(error):
+            raise
+        # files written before PyTorch 1.6 are not zip archives and cannot be memory-mapped
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+class _Found:
+    """Collects the contents of a model's files, and faults of single tensors."""
+
+    def __init__(self) -> None:
+        self._shapes: dict[str, tuple[int, ...]] = {}
+        self._paths: dict[str, Path] = {}
+        self._faulty: dict[str, str] = {}
+        self.metadata: dict[str, str] = {}
+
+    def add(
+        self, key: str, shape: tuple[int, ...], path: Path, kind: str, *, is_float: bool
+    ) -> None:
+        if key in self._paths:
+            self._faulty[key] = f"is in {self._paths[key].name} and in {path.name}"
+        elif not is_float:
+            self._faulty[key] = f"is {kind}, expected floating point: give unquantised weights"
+        self._shapes[key], self._paths[key] = shape, path
+
+    def tensors(self, where: str, read: Callable[[str], np.ndarray]) -> LazyTensors:
+        return LazyTensors(where, self._shapes, read, self._faulty, self.metadata)
+
+
+def _list_shards(index: Path) -> list[Path]:
+    try:
+        names = sorted(set(read_json(index)["weight_map"].values()))
+    except (KeyError, AttributeError, TypeError):
+        raise OmfaError(f"{index} has no weight_map; fetch or export the folder again") from None
+    missing = [name for name in names if not (index.parent / name).is_file()]
+    if missing:
+        raise OmfaError(
+            f"{index} lists {len(names)} shards, of which {len(missing)} are missing "
+            f"({', '.join(missing)}); fetch or export the folder again"
+        )
+    return [index.parent / name for name in names]
