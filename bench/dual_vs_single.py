@@ -169,7 +169,7 @@ def step_seconds(configs: dict[str, Any]) -> dict[str, dict[str, float]]:
             train.ema_decay,
             ahead.shardings,
         )
-        frozen, batch = jax.tree.map(drawn, (ahead.frozen, ahead.batch))
+        frozen, batch = jax.tree.map(drawn, (ahead.constants, ahead.batch))
         given = jax.device_put((frozen, batch, jax.random.key(0)), make_replicated_sharding(mesh))
         run[name] = [ahead.step, state, given]
     times: dict[str, list[float]] = {name: [] for name in configs}
@@ -193,8 +193,8 @@ def step_seconds(configs: dict[str, Any]) -> dict[str, dict[str, float]]:
 
 def quality(trained: Path, options: argparse.Namespace) -> dict[str, float]:
     """Return held-out loss, PSNR and influence of a workdir's or one step's model (its EMA)."""
-    bundle, step = load_checkpoint_model(trained)
-    slots = dict(zip(COMPONENTS, bundle.settings.slots_px, strict=True))
+    model, step = load_checkpoint_model(trained)
+    slots = dict(zip(COMPONENTS, model.settings.slots_px, strict=True))
     settings = PipelineSettings(str(options.records), slots, threads=0)
     take: dict[str, Any] = {"split": "test", "batch_size": options.test, "limit": options.test}
     batch = next(iter(make_eval_iterator(settings, **take)))
@@ -208,7 +208,7 @@ def quality(trained: Path, options: argparse.Namespace) -> dict[str, float]:
     ]
     kept = [region.any() for region in regions]
     assert all(kept), "a held-out person without a visible garment"
-    sampler = Sampler(bundle, SAMPLING)
+    sampler = Sampler(model, SAMPLING)
 
     def dress(c):
         return try_on(sampler, c["garment"], c["face"], c["pose"], seed=SEED)
@@ -226,7 +226,7 @@ def quality(trained: Path, options: argparse.Namespace) -> dict[str, float]:
     )
     return {
         "steps trained": float(step),
-        **held_out_losses(bundle, batch),
+        **held_out_losses(model, batch),
         "try-on PSNR, whole, dB": mean_psnr(worn, people),
         "try-on PSNR, garment region, dB": mean_psnr(worn, people, regions),
         "try-off PSNR, dB": mean_psnr(taken, garments),
@@ -236,22 +236,22 @@ def quality(trained: Path, options: argparse.Namespace) -> dict[str, float]:
     }
 
 
-def held_out_losses(bundle: Model, batch: Any) -> dict[str, float]:
+def held_out_losses(model: Model, batch: Any) -> dict[str, float]:
     """Return each task's loss on the held-out people; noise and timesteps are fixed."""
-    apply = make_apply_fn(bundle.settings, bundle.unet_config, Compute())
+    apply = make_apply_fn(model.settings, model.unet_config, Compute())
     loss = LossSettings(min_snr_gamma=0.0, condition_dropout=0.0, timesteps=TimestepDistribution())
     objective = make_diffusion_objective(
-        bundle.settings, loss, apply, lambda p, x: encode(bundle.vae_config, p, x)
+        model.settings, loss, apply, lambda p, x: encode(model.vae_config, p, x)
     )
-    frozen = {"vae": bundle.vae_params, "prompts": bundle.prompts}
+    frozen = {"vae": model.vae_params, "prompts": model.prompts}
     run = jax.jit(objective)
     count = len(batch["person"])
     pictures = {name: jnp.asarray(batch[name]) for name in (*COMPONENTS, "pose", "has_pose")}
     losses = {}
-    for task, row in enumerate(bundle.settings.tasks):
+    for task, row in enumerate(model.settings.tasks):
         rows = {**pictures, "task": jnp.full(count, task), "row": jnp.arange(count)}
         values = [
-            run(bundle.unet_params, frozen, rows, jax.random.key(SEED), jnp.int32(draw))[0]
+            run(model.unet_params, frozen, rows, jax.random.key(SEED), jnp.int32(draw))[0]
             for draw in range(DRAWS)
         ]
         losses[f"held-out loss, {row.name}"] = float(np.mean(values))

@@ -32,11 +32,11 @@ def ours(options: argparse.Namespace) -> Callable[[], Any]:
     from omfa_jax.sampling.load_model import load_model_folder
     from omfa_jax.sampling.sampler import Sampler
 
-    bundle = load_model_folder(options.model)
-    slots = dict(zip(("garment", "person", "face"), bundle.settings.slots_px, strict=True))
+    model = load_model_folder(options.model)
+    slots = dict(zip(("garment", "person", "face"), model.settings.slots_px, strict=True))
     given, pose = pictures(slots)
     settings = SamplerSettings(options.steps, options.guidance)
-    sampler = Sampler(bundle, settings, dtype=options.dtype)
+    sampler = Sampler(model, settings, dtype=options.dtype)
     images = {name: to_signed(picture)[None] for name, picture in given.items()}
     signed_pose = to_signed(pose)[None]
     return lambda: sampler("try_on", images, signed_pose, seed=0)

@@ -95,7 +95,7 @@ def ours(it: Setting, steps: int) -> dict[str, Any]:
             leaf.dtype
         )
 
-    frozen, batch = jax.tree.map(drawn, (ahead.frozen, ahead.batch))
+    frozen, batch = jax.tree.map(drawn, (ahead.constants, ahead.batch))
     frozen, batch, root = jax.device_put(
         (frozen, batch, jax.random.key(0)), make_replicated_sharding(mesh)
     )

@@ -18,18 +18,18 @@ import jax.numpy as jnp
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", int(os.environ["DEVICES"]))
 from omfa_jax.cli.logs import set_up_logs
-from omfa_jax.cli.main import ended
+from omfa_jax.cli.main import report_error
 set_up_logs()
 from omfa_jax.parallel import distributed
 # faults, as expressions: before the processes have joined, and in the third step
 if "EARLY" in os.environ:
-    sys.exit(ended("train", eval(os.environ["EARLY"]), joins=True))
+    sys.exit(report_error("train", eval(os.environ["EARLY"]), joins=True))
 distributed.initialize(Path(sys.argv[1]))
 from tiny_training import SETTINGS, CountingBatches, make_run
-from omfa_jax.train.objective import partial_diffusion
+from omfa_jax.train.objective import make_diffusion_objective
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.parallel.global_arrays import data_shard
-from omfa_jax.parallel.fsdp import weight_fetcher
+from omfa_jax.parallel.global_arrays import get_data_shard
+from omfa_jax.parallel.fsdp import make_all_gather_params
 from omfa_jax.train.loop import train
 from omfa_jax.train.signals import Interrupted
 
@@ -41,7 +41,7 @@ class Rows(CountingBatches):
         # a program that knows `step`, the one to come: what happens to the run
         exec(os.environ.get("EACH", ""), {"step": self.position + 1, "os": os, "Path": Path})
         whole = super().__next__()
-        shard, shards = data_shard(run.mesh)
+        shard, shards = get_data_shard(run.mesh)
         mine = np.array_split(np.arange(8), shards)[shard]
         return {name: value[mine] for name, value in whole.items()}
 
@@ -72,14 +72,14 @@ def pictures(state, step):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
     return {}
 
-fetch = weight_fetcher(RULES, jax.eval_shape(start), run.mesh)
+fetch = make_all_gather_params(RULES, jax.eval_shape(start), run.mesh)
 run = dataclasses.replace(
     run,
     batches=Rows(),
     start=start,
     rules=RULES,
     pictures=pictures if "FULL" in os.environ else None,
-    objective=partial_diffusion(SETTINGS, run.settings.loss, padded, lambda _, images: images),
+    objective=make_diffusion_objective(SETTINGS, run.settings.loss, padded, lambda _, images: images),
 )
 try:
     distributed.require_same({"the config": os.environ.get("FACT", "same")})
@@ -90,7 +90,7 @@ except Interrupted as stopped:
     print(stopped, flush=True)
     code = stopped.exit_status
 except Exception as error:
-    code = ended("train", error, joins=True)
+    code = report_error("train", error, joins=True)
 else:
     code = 0
 sys.exit(code)

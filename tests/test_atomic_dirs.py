@@ -207,7 +207,7 @@ def test_what_is_read_lies_apart(tmp_path):
 
 
 def test_a_model_folder_with_a_unet_is_no_frozen_one():
-    """`save_frozen` must not replace an export, whose marker it shares."""
+    """`save_model_folder` must not replace an export, whose marker it shares."""
     assert atomic_dirs.require_own_output(TINY / "vae" / "absent", FROZEN) == []
     with pytest.raises(OmfaError, match=r"unet/diffusion_pytorch_model\.safetensors"):
         atomic_dirs.require_own_output(TINY, FROZEN)

@@ -95,7 +95,7 @@ def test_heads_are_sharded_over_the_tensor_axis(monkeypatch):
         seen.append(q.shape)
         return attention(q, k, v)
 
-    monkeypatch.setattr("omfa_jax.parallel.attention_kernels.splash", plain)
+    monkeypatch.setattr("omfa_jax.parallel.attention_kernels.splash_attention", plain)
     mesh = make_mesh(MeshSettings(data=1, tensor=2), jax.devices()[:2])
     arrays = tokens(128)
     came = jax.jit(get_attention_kernel("splash", mesh))(*arrays)

@@ -170,8 +170,8 @@ def dies_on_the_second(body: Path, image: Path, settings: object) -> str | None:
 )
 def test_auto_takes_the_faster_renderer(monkeypatch, renderer, numba, chosen):
     gpu = not any(name in renderer.lower() for name in render_backends.SOFTWARE_GL)
-    monkeypatch.setattr(render_backends, "pyrender_failure", lambda: None)
-    monkeypatch.setattr(render_backends, "on_gpu", lambda: gpu)
+    monkeypatch.setattr(render_backends, "find_pyrender_failure", lambda: None)
+    monkeypatch.setattr(render_backends, "is_on_gpu", lambda: gpu)
     monkeypatch.setattr(render_backends.zbuffer, "has_numba", lambda: numba)
     assert render_backends.resolve_backend("auto") == chosen
     assert render_backends.resolve_backend("pyrender") == "pyrender"

@@ -195,15 +195,17 @@ def test_pyrender_is_reused_at_every_size(model: BodyModel):
 def test_auto_falls_back_once_on_the_log(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
-    monkeypatch.setattr(render_backends, "pyrender_failure", lambda: "ImportError: no such driver")
+    monkeypatch.setattr(
+        render_backends, "find_pyrender_failure", lambda: "ImportError: no such driver"
+    )
     render_backends._log_fallback.cache_clear()
     with caplog.at_level(logging.WARNING):
         assert [render_backends.resolve_backend("auto") for _ in range(3)] == ["zbuffer"] * 3
     assert len(caplog.records) == 1 and "no such driver" in caplog.text
     with pytest.raises(OmfaError, match=r"no such driver.*--backend zbuffer"):
         render_backends.resolve_backend("pyrender")
-    monkeypatch.setattr(render_backends, "pyrender_failure", lambda: None)
-    monkeypatch.setattr(render_backends, "on_gpu", lambda: True)
+    monkeypatch.setattr(render_backends, "find_pyrender_failure", lambda: None)
+    monkeypatch.setattr(render_backends, "is_on_gpu", lambda: True)
     assert render_backends.resolve_backend("auto") == "pyrender"
 
 

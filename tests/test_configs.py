@@ -88,10 +88,10 @@ def test_fsdp_shards_nearly_every_byte_of_sdxl():
 def test_a_rung_of_the_ladder_takes_the_shipped_vae_and_prompts():
     folder = CONFIGS.parent / "omfa_jax/assets/tiny"
     config = load("tiny", f"--config.model.init={folder}", "--config.model.unet=ladder_24")
-    bundle = load_initial_model(config_lib.make_weights_source(config), None)
-    assert bundle.unet_params is None and bundle.unet_config.context_dim == 160
-    assert bundle.prompts["context"].shape == (3, 4, 160)
-    assert bundle.prompts["pooled"].shape == (3, 96)
+    model = load_initial_model(config_lib.make_weights_source(config), None)
+    assert model.unet_params is None and model.unet_config.context_dim == 160
+    assert model.prompts["context"].shape == (3, 4, 160)
+    assert model.prompts["pooled"].shape == (3, 96)
     again = load("tiny", f"--config.model.init={folder}")
     same = load_initial_model(config_lib.make_weights_source(again), None)
     assert same.prompts["context"].shape == (3, 4, 64)

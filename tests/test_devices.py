@@ -35,7 +35,7 @@ GIVEN = {
 
 
 @pytest.fixture(scope="module")
-def bundle():
+def model():
     return make_tiny_model()
 
 
@@ -69,31 +69,31 @@ def lowered(sampler):
 
 
 @pytest.mark.parametrize("devices", [None, 1, 2])
-def test_a_one_device_program_uses_the_platforms_kernel(bundle, nvidia, devices):
+def test_a_one_device_program_uses_the_platforms_kernel(model, nvidia, devices):
     assert jax.device_count() == 8
     used = None if devices is None else jax.devices()[-devices:]
-    sampler = Sampler(bundle, STEPS, dtype="bfloat16", devices=used)
+    sampler = Sampler(model, STEPS, dtype="bfloat16", devices=used)
     # a call a transformer: this one has an encoder's, a middle and two decoder's
     assert lowered(sampler).count("__cudnn$fmha") == 4
 
 
-def test_a_run_may_choose_another_kernel(bundle, nvidia):
-    sampler = Sampler(bundle, STEPS, dtype="bfloat16", attention="xla")
+def test_a_run_may_choose_another_kernel(model, nvidia):
+    sampler = Sampler(model, STEPS, dtype="bfloat16", attention="xla")
     assert "__cudnn" not in lowered(sampler)
     # what cuDNN has no kernel for
-    assert "__cudnn" not in lowered(Sampler(bundle, STEPS, dtype="float32"))
+    assert "__cudnn" not in lowered(Sampler(model, STEPS, dtype="float32"))
 
 
-def test_the_default_device_is_jaxs(bundle):
+def test_the_default_device_is_jaxs(model):
     """Weights are brought there, a training run's that lie on all of its mesh too."""
     device = jax.devices()[3]
     with jax.default_device(device):
-        sampler = Sampler(bundle, STEPS)
+        sampler = Sampler(model, STEPS)
     made = sampler.dispatch("try_on", GIVEN, None, seed=0)["person"]
     assert made.devices() == {device} and made.shape[0] == 2
     mesh = make_mesh(MeshSettings(data=1, fsdp=8))
     spread = put_global(
-        bundle.unet_params, make_param_shardings(UNET_RULES, bundle.unet_params, mesh)
+        model.unet_params, make_param_shardings(UNET_RULES, model.unet_params, mesh)
     )
     other = sampler.dispatch("try_on", GIVEN, None, seed=0, params=spread)["person"]
     assert other.devices() == {device}
@@ -119,7 +119,7 @@ class Recorder:
 
     made: ClassVar[list] = []
 
-    def __init__(self, bundle, settings, **how):
+    def __init__(self, model, settings, **how):
         self.made.append(how)
         self.devices = len(how.get("devices") or [0])
 
@@ -136,12 +136,12 @@ def made(monkeypatch):
     return Recorder.made
 
 
-def test_omfa_sample_takes_a_dtype(tmp_path, bundle, made, capsys):
-    model = save_tiny_model(tmp_path / "model", bundle)
+def test_omfa_sample_takes_a_dtype(tmp_path, model, made, capsys):
+    folder = save_tiny_model(tmp_path / "model", model)
     for name in ("person", "face"):
         write_image(tmp_path / f"{name}.png", np.zeros((32, 32, 3), np.uint8))
     flags = [
-        *("sample", "--checkpoint", str(model), "--task", "try_off"),
+        *("sample", "--checkpoint", str(folder), "--task", "try_off"),
         *(f"--person={tmp_path}/person.png", f"--face={tmp_path}/face.png"),
         *("--out", str(tmp_path / "out")),
     ]
@@ -152,7 +152,7 @@ def test_omfa_sample_takes_a_dtype(tmp_path, bundle, made, capsys):
     assert "type (--dtype)" in capsys.readouterr().err
 
 
-def test_samples_during_a_run_use_its_dtype_and_attention(tmp_path, bundle, made):
+def test_samples_during_a_run_use_its_dtype_and_attention(tmp_path, model, made):
     records = write_records(tmp_path, 2)
     sizes = zip(COMPONENTS, SETTINGS.slots_px, strict=True)
     config = config_lib.load_config(
@@ -164,24 +164,24 @@ def test_samples_during_a_run_use_its_dtype_and_attention(tmp_path, bundle, made
             *("--config.log.samples=2", "--config.eval.split=test"),
         ],
     )
-    make_sample_images(config, bundle)
+    make_sample_images(config, model)
     settings = config_lib.make_evaluation_settings(config)
-    training_evaluation.make_sample_scores(bundle, settings)
+    training_evaluation.make_sample_scores(model, settings)
     assert [(how["dtype"], how["attention"]) for how in made] == [("bfloat16", "xla")] * 2
 
 
-def test_the_sampler_logs_its_devices_and_kernel(bundle, caplog):
+def test_the_sampler_logs_its_devices_and_kernel(model, caplog):
     with caplog.at_level("INFO"):
-        Sampler(bundle, STEPS)
+        Sampler(model, STEPS)
     assert "sampling in float32 on 1 x cpu; attention among image tokens: xla" in caplog.text
 
 
-def test_rates_count_the_devices_of_the_mesh(bundle):
+def test_rates_count_the_devices_of_the_mesh(model):
     """Not of all that the process sees, nor of the first."""
     h100 = types.SimpleNamespace(device_kind="NVIDIA H100 80GB HBM3")
     peak = CHIPS["h100"].bf16_flops
     for cost in (
-        compute_unet_cost(bundle, 8, encodes=False, devices=[h100] * 3),
+        compute_unet_cost(model, 8, encodes=False, devices=[h100] * 3),
         compute_vae_cost(get_vae_config("xs"), 64, 8, decoder_only=False, devices=[h100] * 3),
     ):
         assert (cost.devices, cost.peak_flops) == (3, peak)

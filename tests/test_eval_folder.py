@@ -50,7 +50,7 @@ def small(monkeypatch):
         },
     }
     made = dataclasses.replace(chosen, settings=settings)
-    monkeypatch.setattr(scoring, "protocol", lambda name: made)
+    monkeypatch.setattr(scoring, "load_protocol", lambda name: made)
 
 
 def request(root, networks=None, **changes) -> ScoreRequest:
@@ -134,7 +134,7 @@ def test_a_run_that_was_cut_off_goes_on(tmp_path, small, monkeypatch):
         replaced = dataclasses.replace(computer, function=function)
         return dataclasses.replace(made, by_metric={**made.by_metric, "ssim": replaced})
 
-    monkeypatch.setattr(scoring, "load_computers", watched)
+    monkeypatch.setattr(scoring, "load_metric_fns", watched)
     with pytest.raises(KeyboardInterrupt):
         score_folder(request(tmp_path, workers=1, batch_size=2))
     assert not (tmp_path / "scores.json").exists()

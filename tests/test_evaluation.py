@@ -117,12 +117,12 @@ jax.config.update("jax_default_matmul_precision", "highest")
 from omfa_jax.parallel import distributed
 distributed.initialize(Path(sys.argv[1]))
 from types import SimpleNamespace
-from test_evaluation import evaluation_of, make_bundle, make_run
-from omfa_jax.parallel.global_arrays import place
-from omfa_jax.parallel.sharding_rules import UNET_RULES, param_shardings
+from test_evaluation import evaluation_of, make_tiny_model, make_run
+from omfa_jax.parallel.global_arrays import put_global
+from omfa_jax.parallel.sharding_rules import UNET_RULES, make_param_shardings
 mesh = make_run(Path(sys.argv[1]), 1, (1, 2, 1)).mesh
 params = make_bundle().unet_params
-params = place(params, param_shardings(UNET_RULES, params, mesh))
+params = put_global(params, make_param_shardings(UNET_RULES, params, mesh))
 evaluate = evaluation_of(Path(os.environ["RECORDS"]), mesh)
 print(json.dumps(evaluate(SimpleNamespace(params=params, ema=None), 1)))
 """

@@ -85,7 +85,7 @@ def test_gain_is_paired_and_knows_which_way_is_better():
 
 
 def test_two_records_that_would_be_one_file_are_refused(records, monkeypatch):
-    monkeypatch.setattr(split_examples, "file_name", lambda key: key.partition("_")[2])
+    monkeypatch.setattr(split_examples, "to_file_name", lambda key: key.partition("_")[2])
     with pytest.raises(
         OmfaError, match=r"00000_00 and 00001_00 .* would both be written to 00\.png"
     ):

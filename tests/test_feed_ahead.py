@@ -69,7 +69,7 @@ def test_batches_are_placed_while_the_step_before_runs(tmp_path, monkeypatch):
         return on_devices
 
     monkeypatch.setattr(loop, "make_step", watched_step)
-    monkeypatch.setattr(loop, "to_global", watched_place)
+    monkeypatch.setattr(loop, "make_global_batch", watched_place)
     batches = Watching(metrics)
     # nothing is logged or saved before the last step: both wait for the device
     run = make_run(tmp_path, STEPS, log_every_steps=STEPS, save_every_steps=STEPS)

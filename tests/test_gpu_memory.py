@@ -171,7 +171,7 @@ def test_the_plans_budget_is_the_usable_fraction(planned, monkeypatch, capsys, c
     assert "(92% of the device's)" in capsys.readouterr().out
     # a little less than the run needs
     monkeypatch.setenv(MEM_FRACTION, f"{0.999 * part:.9f}")
-    monkeypatch.setattr(planning, "advice", lambda *_, **__: None)
+    monkeypatch.setattr(planning, "find_fitting_overrides", lambda *_, **__: None)
     with caplog.at_level(logging.WARNING):
         status, figures = planned("h100-8")
     assert status == 2 and not figures["fits"]
@@ -186,7 +186,7 @@ def test_ahead_of_time_compilation_uses_the_flags_of_training(planned, monkeypat
         seen.append({n: os.environ.get(n, "") for n in ("XLA_FLAGS", "LIBTPU_INIT_ARGS")})
         raise OmfaError("no compiler here")
 
-    monkeypatch.setattr(aot, "devices_of", compiler)
+    monkeypatch.setattr(aot, "describe_devices", compiler)
     for topology, variable, wanted in (
         ("h100-8", "XLA_FLAGS", GPU_FLAGS),
         ("v5litepod-8", "LIBTPU_INIT_ARGS", TPU_FLAGS),

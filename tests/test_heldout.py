@@ -48,7 +48,7 @@ def examples(count=COUNT):
 
 
 def dealt(whole, size):
-    """Cut examples into batches as `eval_batches` does: the last is filled with its last row."""
+    """Cut examples into batches as `make_eval_iterator` does: the last is filled with its last row."""
     count = len(whole["key"])
     for start in range(0, count, size):
         rows = np.minimum(np.arange(start, start + size), count - 1)
@@ -157,7 +157,7 @@ def test_weights_cut_over_devices_do_not_change_a_bit_of_the_unets(tmp_path):
 
 @pytest.mark.parametrize("rows", [1, 2, 8])
 def test_rows_a_device_change_the_rounding_alone(tmp_path, alone, monkeypatch, rows):
-    monkeypatch.setattr(heldout_loss, "ROWS", rows)
+    monkeypatch.setattr(heldout_loss, "ROWS_PER_DEVICE", rows)
     other = measured(tmp_path, examples(), (2, 1, 1))
     np.testing.assert_allclose(other.values, alone.values, rtol=1e-5)
     assert other.total == pytest.approx(alone.total, rel=1e-6)

@@ -86,8 +86,8 @@ import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from judge_server import quick, some_pairs
-from omfa_jax.evals.judge.judge_session import judge
-judge(some_pairs(Path(sys.argv[2]), 30), quick(sys.argv[3], Path(sys.argv[2]) / "c.jsonl"))
+from omfa_jax.evals.judge.judge_session import run_judge
+run_judge(some_pairs(Path(sys.argv[2]), 30), quick(sys.argv[3], Path(sys.argv[2]) / "c.jsonl"))
 """
 
 

@@ -249,15 +249,15 @@ def test_a_studys_plan_names_the_size_that_does_not_shard(tmp_path, capsys):
 
 def test_training_fails_or_warns_before_it_starts(monkeypatch, caplog):
     config = config_lib.load_config(BASE, ["--config.mesh.data=1", "--config.mesh.fsdp=12"])
-    bundle = load_initial_model(config_lib.make_weights_source(config), None, abstract=True)
+    model = load_initial_model(config_lib.make_weights_source(config), None, abstract=True)
     monkeypatch.setattr(jax, "device_count", lambda: 12)
     with pytest.raises(OmfaError, match=r"fsdp=12 shards 1.8% .*fsdp=4 --config.mesh.data=3"):
-        meshes.make_network_mesh(config_lib.make_mesh_settings(config), bundle)
+        meshes.make_network_mesh(config_lib.make_mesh_settings(config), model)
     config = config_lib.load_config(BASE, ["--config.mesh.data=1", "--config.mesh.fsdp=-1"])
     made = []
     monkeypatch.setattr(meshes, "make_mesh", made.append)
     with caplog.at_level(logging.WARNING):
-        meshes.make_network_mesh(config_lib.make_mesh_settings(config), bundle)
+        meshes.make_network_mesh(config_lib.make_mesh_settings(config), model)
     assert made == [MeshSettings(data=3, fsdp=4)]
     assert "config.mesh.fsdp=-1 over 12 devices: fsdp=4 with data=3" in caplog.text
 

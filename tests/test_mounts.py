@@ -295,7 +295,8 @@ def test_another_users_file_in_records_stays(raw, tmp_path, give, monkeypatch):
     out = tmp_path / "records"
     build_records(raw, out)
     monkeypatch.setattr(
-        "omfa_jax.data.builders.build_records.write_all", lambda *_: pytest.fail("work was begun")
+        "omfa_jax.data.builders.build_records.write_shards",
+        lambda *_: pytest.fail("work was begun"),
     )
     give(out / "viton_hd")
     with pytest.raises(OmfaError, match="another user's files"):

@@ -185,7 +185,7 @@ PACKERS = {
 @pytest.mark.parametrize("way", PACKERS)
 def test_a_packed_pickle_that_unpacks_to_too_much(tmp_path, way, monkeypatch):
     path = tmp_path / "a.pkl"
-    monkeypatch.setattr("omfa_jax.core.npz_reader.PLAIN_BYTES", 2**20)
+    monkeypatch.setattr("omfa_jax.core.npz_reader.UNCONDITIONAL_BYTES", 2**20)
     path.write_bytes(PACKERS[way](bytes(2**25)))
     with pytest.raises(OmfaError, match=r"it unpacks to more, over the limit of 0.\d+ GB"):
         read_pickle(path, "bodies", trust=True)

@@ -6,7 +6,7 @@ import pytest
 from out_arrangements import MINE, write_ours
 
 from omfa_jax.cli.main import main
-from omfa_jax.cli.sample import require_inputs_kept
+from omfa_jax.cli.sample import TASKS, require_inputs_kept
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.data.pipeline.latent_writer import write_latents
 from omfa_jax.data.records import record_schema
@@ -59,9 +59,14 @@ def test_a_picture_that_is_read_is_not_written(tmp_path):
         (tmp_path / name).write_text(MINE)
         options = argparse.Namespace(task="try_on", person=f"{tmp_path}/absent/../{name}", steps=1)
         with pytest.raises(OmfaError, match=r"what --person reads"):
-            require_inputs_kept(options, tmp_path)
-        require_inputs_kept(options, tmp_path / "inner")
-    require_inputs_kept(argparse.Namespace(person=str(tmp_path / "person.png")), tmp_path)
+            require_inputs_kept(options, tmp_path, ("garment", *TASKS))
+        require_inputs_kept(options, tmp_path / "inner", ("garment", *TASKS))
+    options = argparse.Namespace(person=str(tmp_path / "person.png"))
+    require_inputs_kept(options, tmp_path, ("garment", *TASKS))
+    with pytest.raises(OmfaError, match=r"what --person reads"):
+        require_inputs_kept(
+            argparse.Namespace(person=str(tmp_path / "face_00.png")), tmp_path, ["face"]
+        )
 
 
 def test_launchers_replace_launchers(tmp_path):

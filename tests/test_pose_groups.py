@@ -136,7 +136,7 @@ def test_groups_of_older_records_are_read_from_them_once(records, monkeypatch):
     def fail(source):
         raise AssertionError("the records were read again")
 
-    monkeypatch.setattr("omfa_jax.data.records.pose_groups.numbered", fail)
+    monkeypatch.setattr("omfa_jax.data.records.pose_groups.number_groups", fail)
     load_groups(records, "train")
     # a file of another number of records is another set's
     np.save(file, np.zeros(3, np.int32))

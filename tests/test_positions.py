@@ -70,7 +70,7 @@ def noise_seen(run, accumulate=1, batch=None):
     )
     root = jax.jit(lambda: jax.random.key(1), out_shardings=make_replicated_sharding(run.mesh))()
     frozen = put_global(
-        run.frozen, jax.tree.map(lambda _: make_replicated_sharding(run.mesh), run.frozen)
+        run.constants, jax.tree.map(lambda _: make_replicated_sharding(run.mesh), run.constants)
     )
     _, _, grads = gradient(put_global(table, shardings), frozen, batch, root, jnp.int32(0))
     return np.asarray(grads["kernel"])

@@ -38,13 +38,13 @@ def records(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def bundle():
+def model():
     return make_tiny_model()
 
 
 @pytest.fixture(scope="module")
-def one_device(bundle):
-    return Sampler(bundle, STEPS, devices=jax.devices()[:1])
+def one_device(model):
+    return Sampler(model, STEPS, devices=jax.devices()[:1])
 
 
 def work_of(split, folder, **changes):
@@ -73,11 +73,11 @@ def test_pictures_are_of_the_photos_size_and_of_each_example(alone, records):
 
 @pytest.mark.parametrize(("devices", "batch_size"), [(1, 1), (1, 64), (2, 0), (8, 0)])
 def test_neither_devices_nor_the_batch_size_change_a_byte(
-    alone, records, bundle, one_device, tmp_path, devices, batch_size
+    alone, records, model, one_device, tmp_path, devices, batch_size
 ):
     sampler = one_device
     if devices > 1:
-        sampler = Sampler(bundle, STEPS, devices=jax.devices()[:devices])
+        sampler = Sampler(model, STEPS, devices=jax.devices()[:devices])
     split = EvalSplit(pipeline(records), "test", "paired")
     sample_to_folder(sampler, work_of(split, tmp_path), seed=3, batch_size=batch_size)
     assert files(tmp_path) == alone
@@ -181,21 +181,21 @@ def test_a_folder_is_one_runs(tmp_path):
     assert (foreign / "holiday.jpg").exists()
 
 
-def test_the_digest_is_of_the_weights(bundle):
+def test_the_digest_is_of_the_weights(model):
     same, other = make_tiny_model(), make_tiny_model(seed=1)
     assert (
         compute_weights_digest(same)
-        == compute_weights_digest(bundle)
+        == compute_weights_digest(model)
         != compute_weights_digest(other)
     )
-    unet = dict(bundle.unet_params or {})
+    unet = dict(model.unet_params or {})
     unet["conv_in"] = {**unet["conv_in"], "bias": unet["conv_in"]["bias"] + 1}
-    assert compute_weights_digest(bundle.with_unet(unet)) != compute_weights_digest(bundle)
+    assert compute_weights_digest(model.with_unet(unet)) != compute_weights_digest(model)
 
 
 @pytest.fixture(scope="module")
-def model(bundle, tmp_path_factory):
-    return save_tiny_model(tmp_path_factory.mktemp("model") / "model", bundle)
+def model(model, tmp_path_factory):
+    return save_tiny_model(tmp_path_factory.mktemp("model") / "model", model)
 
 
 def flags(model, records, out, *more):

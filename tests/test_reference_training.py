@@ -77,9 +77,9 @@ def test_the_reference_lies_as_the_main_unet():
 def test_a_model_folder_says_that_it_is_dual_and_export_refuses_it(straight, tmp_path):
     workdir, state = straight
     small = VAEConfig(block_channels=(8, 8, 8, 8), layers_per_block=1, norm_groups=4)
-    bundle = Model(DUAL, UNET, small, None, init_vae(small, KEY), jax.device_get(PROMPTS))
+    model = Model(DUAL, UNET, small, None, init_vae(small, KEY), jax.device_get(PROMPTS))
     shutil.copytree(workdir, tmp_path / "run")
-    save_model_folder(tmp_path / "run" / "model", bundle)
+    save_model_folder(tmp_path / "run" / "model", model)
     loaded, step = load_checkpoint_model(tmp_path / "run")
     assert loaded.settings == DUAL and step == 4
     jax.tree.map(np.testing.assert_array_equal, loaded.unet_params, state.ema)

@@ -31,7 +31,7 @@ SHARD = 3
 # the real code, slowed down so that a kill meets it in the middle; any shard may be hit
 BUILD = """
 import sys, time
-from omfa_jax.data import build as module, viton_hd
+from omfa_jax.data.builders import build_records as module, viton_hd
 
 class Slow(viton_hd.VitonHD, skip_registration=True):
     name = "viton_hd"
@@ -43,7 +43,7 @@ class Slow(viton_hd.VitonHD, skip_registration=True):
 
 module.BUILDERS["viton_hd"] = Slow
 if __name__ == "__main__":
-    module.build(sys.argv[1], sys.argv[2], processes=int(sys.argv[3]), shard_records=3)
+    module.build_records(sys.argv[1], sys.argv[2], processes=int(sys.argv[3]), shard_records=3)
 """
 LATENTS = """
 import sys, time

@@ -143,7 +143,7 @@ def test_a_metric_that_one_row_lacks_is_no_error_and_one_that_none_has_is(tmp_pa
     def run_until(workdir, steps, values):
         keep = make_keep_settings(last=1, best_of="mark")
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(MetricsBuffer, "row", marked(values))
+            patch.setattr(MetricsBuffer, "pop_means", marked(values))
             train(matrix_run(workdir, steps, save_every_steps=1, keep=keep))
 
     real = MetricsBuffer.pop_means

@@ -45,7 +45,7 @@ def test_hours_and_cost_count_the_chips():
 
 
 def test_what_is_no_run_is_said():
-    grid = dataclasses.replace(GRID, least_steps=150, most_epochs=9.0)
+    grid = dataclasses.replace(GRID, min_steps=150, max_epochs=9.0)
     sizes = [
         ModelSize("a", 10, 1e3),
         ModelSize("b", 20, 2.5e3),
@@ -94,8 +94,8 @@ def test_figures_are_those_of_the_runs_log(study):
     out, planned = study
     run = planned.runs[0]
     config = config_lib.load_config(out / run.config)
-    bundle = load_initial_model(config_lib.make_weights_source(config), None, abstract=True)
-    cost = compute_unet_cost(bundle, run.batch_size, encodes=True)
+    model = load_initial_model(config_lib.make_weights_source(config), None, abstract=True)
+    cost = compute_unet_cost(model, run.batch_size, encodes=True)
     row = cost.compute_metrics(run.steps, None)
     assert (row["params"], row["samples"]) == (run.params, run.samples)
     assert row["flops"] == pytest.approx(run.flops, rel=1e-12)

@@ -93,7 +93,7 @@ def files(tmp_path_factory):
 
 
 def ours(folder, files, task, sampler):
-    slots = SlotFitter(sampler.bundle.settings)
+    slots = SlotFitter(sampler.model.settings)
     given = {n: slots.load_image(n, str(files / f"{n}.png"), n) for n in TASKS[task]}
     pose = slots.fit_pose_map(images.read_rgb(files / "pose.png"))
     return sampler(task, given, pose, seed=SEED)
@@ -105,11 +105,11 @@ def flags(files, task):
 
 def test_the_same_pictures_in_pytorch(exported, script, files, tmp_path):
     assert (exported / "omfa_torch.py").read_bytes() == Path(script.__file__).read_bytes()
-    bundle = load_model_folder(exported)
+    model = load_model_folder(exported)
     # the shipped model does what users do; the random one is there for its layout and inputs
-    steps = 50 if bundle.settings.layout == "spatial" else 10
-    sampler = Sampler(bundle, SamplerSettings(steps, guidance=2.0))
-    shape = bundle.settings.canvas.shape
+    steps = 50 if model.settings.layout == "spatial" else 10
+    sampler = Sampler(model, SamplerSettings(steps, guidance=2.0))
+    shape = model.settings.canvas.shape
     noise = jax.random.normal(jax.random.fold_in(jax.random.key(SEED), 0), shape)
     np.save(tmp_path / "noise.npy", noise)
     for task, made in {"try_on": "person", "try_off": "garment"}.items():

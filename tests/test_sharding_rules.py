@@ -106,7 +106,7 @@ def test_each_device_has_an_eighth_of_the_state(step):
     leaves = jax.tree.leaves(ahead.state)
     total = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
     batch = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(ahead.batch)) / 8
-    frozen = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(ahead.frozen))
+    frozen = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(ahead.constants))
     here = compiled.memory_analysis().argument_size_in_bytes - batch - frozen
     assert here == pytest.approx(total / 8, rel=0.05)
     assert np.prod(ahead.state.params["conv_in"]["kernel"].shape) < 0.01 * total

@@ -22,21 +22,21 @@ from omfa_jax.studies.study_runner import StudyRunner, get_available_cores, spli
 PLAYED = """
 import os, signal, sys, time
 from pathlib import Path
-from omfa_jax.studies.study_runner import end_with_runner, keep_to_share
-from omfa_jax.core.atomic_files import LOCK, exclusive_lock
+from omfa_jax.studies.study_runner import terminate_with_runner, apply_core_share
+from omfa_jax.core.atomic_files import LOCK_NAME, exclusive_lock
 from omfa_jax.studies.run_results import write_failure, write_result
-from omfa_jax.studies.study_manifest import read_manifest
-end_with_runner()
-keep_to_share()
+from omfa_jax.studies.study_manifest import read_study
+terminate_with_runner()
+apply_core_share()
 folder, name = Path(sys.argv[1]), sys.argv[3]
-run = read_manifest(folder).run(name)
+run = read_study(folder).run(name)
 workdir = folder / run.workdir
 def stop(number, frame):
     time.sleep(0.3)
     (workdir / "saved").write_text("x")
     sys.exit(143)
 signal.signal(signal.SIGTERM, stop)
-with exclusive_lock(workdir / LOCK):
+with exclusive_lock(workdir / LOCK_NAME):
     with (folder / "trained.txt").open("a") as file:
         file.write(name + "\\n")
     (workdir / "cores.txt").write_text(repr(sorted(os.sched_getaffinity(0))))
@@ -54,13 +54,13 @@ with exclusive_lock(workdir / LOCK):
 RUNNER = """
 import sys
 from pathlib import Path
-from omfa_jax.studies.study_runner import Runner, Stopped
-from omfa_jax.studies.study_manifest import read_manifest
+from omfa_jax.studies.study_runner import StudyRunner, RunnerStopped
+from omfa_jax.studies.study_manifest import read_study
 folder, parallel = Path(sys.argv[1]), int(sys.argv[3])
 try:
-    runner = Runner(folder, read_manifest(folder), [sys.executable, sys.argv[2]])
+    runner = StudyRunner(folder, read_study(folder), [sys.executable, sys.argv[2]])
     runner.run(retry_failed=False, parallel=parallel)
-except Stopped as stopped:
+except RunnerStopped as stopped:
     sys.exit(stopped.exit_status)
 """
 

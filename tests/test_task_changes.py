@@ -51,8 +51,8 @@ def started(records, monkeypatch):
     """Return the function that does all of `omfa train` but training: it returns the run."""
     seen = {}
     monkeypatch.setattr(command, "train", lambda run: run)
-    monkeypatch.setattr(command, "make_evaluation", lambda c, bundle, *_: seen.update(eval=bundle))
-    monkeypatch.setattr(command, "make_sample_images", lambda c, bundle: seen.update(shown=bundle))
+    monkeypatch.setattr(command, "make_evaluation", lambda c, model, *_: seen.update(eval=model))
+    monkeypatch.setattr(command, "make_sample_images", lambda c, model: seen.update(shown=model))
 
     def start(workdir, *flags, weights=(0.5, 0.5)):
         config = load(records, *flags, weights=weights)
@@ -62,7 +62,7 @@ def started(records, monkeypatch):
         tasks = seen["eval"].settings.tasks
         stored = load_model_folder(workdir / "model")
         assert seen["shown"].settings.tasks == tasks == stored.settings.tasks
-        for name, rows in run.frozen["prompts"].items():
+        for name, rows in run.constants["prompts"].items():
             np.testing.assert_array_equal(rows, stored.prompts[name])
         return run
 
@@ -103,7 +103,7 @@ def drawn(run, batches=20):
 
 
 def wording(run, task):
-    return run.frozen["prompts"]["context"][sorted(run.config["tasks"]).index(task)]
+    return run.constants["prompts"]["context"][sorted(run.config["tasks"]).index(task)]
 
 
 def embedded(prompt, folder=TINY):
@@ -148,8 +148,8 @@ def test_a_staged_curriculum_draws_what_the_config_says(started, tmp_path, caplo
     print("after the change:", dict(counts))
     assert counts == {"try_off": 160}
     assert f"by task: 100.0% try_off ('{OFF}'), 0.0% try_on" in caplog.text
-    bundle, _ = load_checkpoint_model(tmp_path)
-    assert {t.name: t.weight for t in bundle.settings.tasks} == {"try_on": 0, "try_off": 1}
+    model, _ = load_checkpoint_model(tmp_path)
+    assert {t.name: t.weight for t in model.settings.tasks} == {"try_on": 0, "try_off": 1}
     third = started(tmp_path, weights=(0.25, 0.75))
     counts = drawn(third, 100)
     print("three quarters:", dict(counts))
@@ -215,11 +215,11 @@ def test_wording_that_nothing_embeds_is_refused_by_name(started, tmp_path):
 
 def test_a_model_of_seeded_prompts_seeds_new_ones(records, started, tmp_path):
     run = started(tmp_path)
-    _, tokens, dim = run.frozen["prompts"]["context"].shape
-    bundle = load_model_folder(tmp_path / "model")
-    seeded = make_seeded_prompts([OFF, ON], tokens, dim, bundle.prompts["pooled"].shape[1])
+    _, tokens, dim = run.constants["prompts"]["context"].shape
+    model = load_model_folder(tmp_path / "model")
+    seeded = make_seeded_prompts([OFF, ON], tokens, dim, model.prompts["pooled"].shape[1])
     save_model_folder(
-        tmp_path / "seeded", dataclasses.replace(bundle, prompts=seeded.select_rows([OFF, ON]))
+        tmp_path / "seeded", dataclasses.replace(model, prompts=seeded.select_rows([OFF, ON]))
     )
     config = load(records, f"--config.tasks.try_on.prompt={NEW}", "--config.model.init=")
     changed = update_tasks(
@@ -230,7 +230,7 @@ def test_a_model_of_seeded_prompts_seeds_new_ones(records, started, tmp_path):
     # a real table is never mixed with random rows
     from_text_encoders(tmp_path / "model")
     with pytest.raises(OmfaError, match="no embedding of"):
-        update_tasks(make_weights_source(config), bundle, tmp_path / "model")
+        update_tasks(make_weights_source(config), model, tmp_path / "model")
 
 
 def test_other_text_encoders_are_said_and_other_lengths_refused(
@@ -284,10 +284,10 @@ def test_a_refusal_names_what_differs_and_no_tasks_that_may():
 def test_tasks_written_half_still_make_a_model(started, wider, tmp_path, monkeypatch):
     """A kill between the two files leaves the old tasks beside a table that has them too."""
     checkpoint(tmp_path, started(tmp_path), 1)
-    bundle = load_model_folder(tmp_path / "model")
-    tasks = [dataclasses.replace(task, prompt=NEW) for task in bundle.settings.tasks]
+    model = load_model_folder(tmp_path / "model")
+    tasks = [dataclasses.replace(task, prompt=NEW) for task in model.settings.tasks]
     changed = dataclasses.replace(
-        bundle, settings=dataclasses.replace(bundle.settings, tasks=tuple(tasks))
+        model, settings=dataclasses.replace(model.settings, tasks=tuple(tasks))
     )
 
     def killed(*_):
@@ -297,8 +297,8 @@ def test_tasks_written_half_still_make_a_model(started, wider, tmp_path, monkeyp
     with pytest.raises(KeyboardInterrupt):
         write_tasks(tmp_path / "model", changed)
     after = load_model_folder(tmp_path / "model")
-    assert after.settings == bundle.settings
-    np.testing.assert_array_equal(after.prompts["context"], bundle.prompts["context"])
+    assert after.settings == model.settings
+    np.testing.assert_array_equal(after.prompts["context"], model.prompts["context"])
     assert NEW in load_prompts(tmp_path / "model/prompts.safetensors").prompts
 
 

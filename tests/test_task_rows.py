@@ -27,7 +27,7 @@ PEOPLE = 3
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     """Return the folder of a model that has ROWS beside try_on and try_off."""
-    bundle = make_tiny_model()
+    model = make_tiny_model()
     settings = dataclasses.replace(SETTINGS, tasks=(*SETTINGS.tasks, *ROWS))
     rng = np.random.default_rng(1)
     # a row a task, and the empty prompt
@@ -35,8 +35,8 @@ def model(tmp_path_factory):
         "context": rng.standard_normal((6, 2, 8), np.float32),
         "pooled": rng.standard_normal((6, 8), np.float32),
     }
-    bundle = dataclasses.replace(bundle, settings=settings, prompts=prompts)
-    return save_tiny_model(tmp_path_factory.mktemp("rows") / "model", bundle)
+    model = dataclasses.replace(model, settings=settings, prompts=prompts)
+    return save_tiny_model(tmp_path_factory.mktemp("rows") / "model", model)
 
 
 @pytest.fixture(scope="module")

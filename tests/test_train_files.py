@@ -54,10 +54,10 @@ def autoencoder(records, tmp_path_factory):
 
 
 def test_a_new_autoencoder_has_latents_of_unit_spread(autoencoder):
-    bundle = load_model_folder(autoencoder)
-    assert bundle.vae_config.scaling_factor not in (0.0, 0.13025)
-    assert np.isfinite(bundle.vae_config.scaling_factor)
-    assert bundle.unet_params is None
+    model = load_model_folder(autoencoder)
+    assert model.vae_config.scaling_factor not in (0.0, 0.13025)
+    assert np.isfinite(model.vae_config.scaling_factor)
+    assert model.unet_params is None
 
 
 def test_a_decoder_alone_keeps_the_latents(autoencoder, records, tmp_path):

@@ -111,7 +111,7 @@ def test_pictures_come_after_the_save_and_never_end_a_run(tmp_path, caplog):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
 
     run = make_run(tmp_path, 3, samples_every_steps=1, save_every_steps=1)
-    state = train(dataclasses.replace(run, pictures=too_large))
+    state = train(dataclasses.replace(run, draw_images=too_large))
     assert int(state.step) == 3 and find_newest_complete_step(tmp_path / "checkpoints") == 3
     assert seen == [(1, True)]
     assert "no memory for sample pictures" in caplog.text

@@ -166,8 +166,8 @@ def test_pictures_of_a_split_are_looked_at_one_by_one(raw, split, tmp_path, monk
         noted(found)
         return found
 
-    monkeypatch.setattr(ExactTruth, "answer", answered)
-    monkeypatch.setattr(ConditionRegions, "region", marked)
+    monkeypatch.setattr(ExactTruth, "read_answer", answered)
+    monkeypatch.setattr(ConditionRegions, "read_region", marked)
     for scored in (
         lambda: compute_influence(run, ["garment"], regions=ConditionRegions(raw)),
         lambda: compute_truth_scores(run, ExactTruth(raw), {"unpaired": tmp_path / "pred"}),

@@ -85,9 +85,9 @@ def test_exports_say_it_to_diffusers():
 
 
 def test_a_sampler_that_would_begin_in_pure_noise_is_refused_before_it_compiles():
-    bundle = make_tiny_model()
-    tiny = dataclasses.replace(bundle.settings, prediction="epsilon", schedule=ZERO)
-    bundle = dataclasses.replace(bundle, settings=tiny)
-    Sampler(bundle, SamplerSettings(50))
+    model = make_tiny_model()
+    tiny = dataclasses.replace(model.settings, prediction="epsilon", schedule=ZERO)
+    model = dataclasses.replace(model, settings=tiny)
+    Sampler(model, SamplerSettings(50))
     with pytest.raises(OmfaError, match="500 'leading' timesteps start at 999, which is"):
-        Sampler(bundle, SamplerSettings(500))
+        Sampler(model, SamplerSettings(500))

@@ -30,14 +30,14 @@ def make_tiny_model(seed: int = 0) -> Model:
     return Model(SETTINGS, UNET, VAE, unet, vae, prompts)
 
 
-def save_tiny_model(folder: Path, bundle: Model) -> Path:
-    said = describe_model(bundle)
+def save_tiny_model(folder: Path, model: Model) -> Path:
+    said = describe_model(model)
     save_diffusers(
         folder,
-        unet_config=bundle.unet_config,
-        unet_params=bundle.unet_params or {},
-        vae_config=bundle.vae_config,
-        vae_params=bundle.vae_params,
+        unet_config=model.unet_config,
+        unet_params=model.unet_params or {},
+        vae_config=model.vae_config,
+        vae_params=model.vae_params,
         scheduler=said.scheduler,
         omfa=said.omfa,
         prompts=said.prompts,

@@ -72,7 +72,7 @@ class Camera:
     def project(
         self, points: Float[np.ndarray, "n 3"]
     ) -> tuple[Float[np.ndarray, "n 2"], Float[np.ndarray, "n"]]:
-        """Return (pixels, depth in metres) of world points; see `project_camera`."""
+        """Return (pixels, depth in metres) of world points; see `project_camera_points`."""
         return self.project_camera_points(self.to_camera(points))
 
     def resize(self, width_px: int, height_px: int) -> "Camera":

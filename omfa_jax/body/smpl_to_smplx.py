@@ -34,7 +34,7 @@ _FIT_NEEDS = (
 class SmplConverter:
     """Converts SMPL bodies to parameters of one SMPL-X model.
 
-    `copy21` copies the rotations of the pelvis and the first 21 joints, which have the same names
+    `copy_joint_rotations` copies the rotations of the pelvis and the first 21 joints, which have the same names
     in both models, and keeps the mean shape. It is approximate, since joints and rest poses differ.
     `fit` maps SMPL's mesh to SMPL-X's topology and fits SMPL-X to it.
     """

@@ -38,7 +38,7 @@ def rasterize_into(
     barycentric: np.ndarray,
     inverse_depth: np.ndarray,
 ) -> None:
-    """Draw into the buffers of a Raster; `points` as from `zbuffer.screen_points`."""
+    """Draw into the buffers of a Raster; `points` as from `zbuffer.to_screen_points`."""
     height, width = triangle.shape
     for t in range(faces.shape[0]):
         a, b, c = faces[t, 0], faces[t, 1], faces[t, 2]

@@ -46,15 +46,15 @@ def run(options: argparse.Namespace) -> None:
     refusal = f"another run is using {out}: stop it, or give another folder to --out"
     lock = exclusive_lock(out / LOCK_NAME, refusal)
     with lock if jax.process_index() == 0 else contextlib.nullcontext():
-        bundle = load_model(options.checkpoint, ema=not options.no_ema)
-        if bundle.unet_params is None:
+        model = load_model(options.checkpoint, ema=not options.no_ema)
+        if model.unet_params is None:
             raise OmfaError(f"{options.checkpoint} has no UNet weights; give a trained model")
         if options.loss:
-            write_loss(bundle, options, out)
+            write_loss(model, options, out)
         if options.task in TASK_SETTINGS:
-            write_scores(bundle, options, out)
+            write_scores(model, options, out)
         elif options.task:
-            write_row_scores(bundle, options, out)
+            write_row_scores(model, options, out)
 
 
 def validate_flags(options: argparse.Namespace) -> None:
@@ -88,7 +88,7 @@ def validate_flags(options: argparse.Namespace) -> None:
     options.regions = options.regions or options.truth
 
 
-def make_pipeline_settings(bundle: Any, data: str) -> Any:
+def make_pipeline_settings(model: Any, data: str) -> Any:
     """Return the settings that read a records folder at the model's slot sizes."""
     from omfa_jax.data.pipeline.settings import PipelineSettings
     from omfa_jax.data.records.record_schema import read_manifest
@@ -97,9 +97,9 @@ def make_pipeline_settings(bundle: Any, data: str) -> Any:
     latents = read_manifest(data)["kind"] == "latents"
     return PipelineSettings(
         data,
-        dict(zip(COMPONENTS, bundle.settings.slots_px, strict=True)),
-        vae_id=fingerprint_vae(bundle.vae_config, bundle.vae_params) if latents else "",
-        pose_style=bundle.settings.pose_style,
+        dict(zip(COMPONENTS, model.settings.slots_px, strict=True)),
+        vae_id=fingerprint_vae(model.vae_config, model.vae_params) if latents else "",
+        pose_style=model.settings.pose_style,
         threads=EVAL_THREADS,
         prefetch_batches=EVAL_PREFETCH,
     )
@@ -134,25 +134,25 @@ def make_request(options: argparse.Namespace) -> Any:
     )
 
 
-def write_scores(bundle: Any, options: argparse.Namespace, out: Path) -> None:
+def write_scores(model: Any, options: argparse.Namespace, out: Path) -> None:
     """Sample and score the split; print the scores (process 0)."""
     from omfa_jax.evals.split_evaluation import SCORES_FILE, evaluate_split
 
-    pipeline = make_pipeline_settings(bundle, options.data)
-    scores = evaluate_split(bundle, make_request(options), pipeline, out)
+    pipeline = make_pipeline_settings(model, options.data)
+    scores = evaluate_split(model, make_request(options), pipeline, out)
     if scores is not None:
         print(format_scores(scores))
         print_blocks(scores)
         log.info("scores: %s", out / SCORES_FILE)
 
 
-def write_row_scores(bundle: Any, options: argparse.Namespace, out: Path) -> None:
+def write_row_scores(model: Any, options: argparse.Namespace, out: Path) -> None:
     """Sample another task of the model and score each generated component; print (process 0)."""
     from omfa_jax.evals.row_evaluation import evaluate_row, find_row
 
-    row = find_row(bundle.settings.tasks, options.task, tuple(TASK_SETTINGS))
-    pipeline = make_pipeline_settings(bundle, options.data)
-    found = evaluate_row(bundle, row, make_request(options), pipeline, out)
+    row = find_row(model.settings.tasks, options.task, tuple(TASK_SETTINGS))
+    pipeline = make_pipeline_settings(model, options.data)
+    found = evaluate_row(model, row, make_request(options), pipeline, out)
     for component, scores in (found or {}).items():
         print(f"{row.name}, {component}: {format_scores(scores)}")
         log.info("scores: %s", out / component)
@@ -171,7 +171,7 @@ def print_blocks(scores: Scores) -> None:
         print(f"  exact truth, {name}: {figures}")
 
 
-def write_loss(bundle: Any, options: argparse.Namespace, out: Path) -> None:
+def write_loss(model: Any, options: argparse.Namespace, out: Path) -> None:
     """Measure the held-out loss of --data, print it, and write OUT/loss.json (process 0)."""
     import jax
 
@@ -183,17 +183,17 @@ def write_loss(bundle: Any, options: argparse.Namespace, out: Path) -> None:
     measure = HeldOutSettings(options.loss_examples, options.loss_timesteps, options.seed)
     mesh = make_mesh(MeshSettings())
     everywhere = make_replicated_sharding(mesh)
-    shardings = jax.tree.map(lambda _: everywhere, bundle.unet_params)
+    shardings = jax.tree.map(lambda _: everywhere, model.unet_params)
     evaluate_loss = make_heldout_loss(
-        bundle,
-        make_pipeline_settings(bundle, options.data),
+        model,
+        make_pipeline_settings(model, options.data),
         options.split,
         measure,
         mesh,
         shardings,
         dtype=options.dtype,
     )
-    loss = evaluate_loss(put_global(bundle.unet_params, shardings))
+    loss = evaluate_loss(put_global(model.unet_params, shardings))
     if jax.process_index():
         return
     content = {
@@ -203,7 +203,7 @@ def write_loss(bundle: Any, options: argparse.Namespace, out: Path) -> None:
         "seed": options.seed,
         "examples": len(loss.keys),
         "timesteps": list(loss.timesteps),
-        "prediction": bundle.settings.prediction,
+        "prediction": model.settings.prediction,
         "standard_error": loss.standard_error,
         **loss.to_scalars(),
     }

@@ -39,11 +39,11 @@ COMMANDS = {
 def choose_module(command: str, arguments: Sequence[str]) -> tuple[ModuleType, list[str]]:
     """Return the command's module and the arguments that are left for it.
 
-    A module that defines `module_for(arguments)` may select another module.
+    A module that defines `choose_module(arguments)` may select another module.
     """
     module = importlib.import_module(COMMANDS[command][0])
-    if hasattr(module, "module_for"):
-        name, rest = module.module_for(list(arguments))
+    if hasattr(module, "choose_module"):
+        name, rest = module.choose_module(list(arguments))
         return importlib.import_module(name), rest
     return module, list(arguments)
 

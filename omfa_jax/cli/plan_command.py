@@ -176,7 +176,7 @@ def format_plan(job: "TrainingJob", made: "Plan", efficiency: float) -> str:
     return "\n".join(lines)
 
 
-def format_compiled(made: "Plan", compiled: "Compiled") -> str:
+def format_compiled(made: "Plan", compiled: "CompiledStats") -> str:
     """Return the compiler's figures next to the plan's, as text."""
     gib = 2**30
     lines = [

@@ -124,14 +124,14 @@ def run(options: argparse.Namespace) -> None:
     settings = SamplerSettings(
         options.steps, options.guidance, options.sampler, options.guidance_rescale
     )
-    bundle = load_model(options.checkpoint, ema=not options.no_ema)
+    model = load_model(options.checkpoint, ema=not options.no_ema)
     generate = GENERATE.get(options.task)
     if generate is None:
         # a task of the model's own: what it needs and writes is known only now
-        generate = functools.partial(_sample_row, find_row(bundle.settings.tasks, options, out))
-    sampler = Sampler(bundle, settings, dtype=options.dtype)
-    columns = generate(sampler, SlotFitter(bundle.settings), options)
-    write_columns(out, columns, bundle.settings.slots_px[1])
+        generate = functools.partial(_sample_row, find_row(model.settings.tasks, options, out))
+    sampler = Sampler(model, settings, dtype=options.dtype)
+    columns = generate(sampler, SlotFitter(model.settings), options)
+    write_columns(out, columns, model.settings.slots_px[1])
 
 
 def find_row(tasks: Sequence[Task], options: argparse.Namespace, out: Path) -> Task:
@@ -169,15 +169,15 @@ def require_inputs_kept(options: argparse.Namespace, out: Path, results: Sequenc
 
 
 def load_model(path: str, *, ema: bool = True):
-    """Return the bundle at `path`: a training workdir, one of its steps, or a model folder."""
+    """Return the model at `path`: a training workdir, one of its steps, or a model folder."""
     from omfa_jax.sampling.load_model import load_model_folder
     from omfa_jax.train.checkpoints.checkpoint_weights import load_checkpoint_model
 
     folder = Path(path)
     if (folder / "checkpoints").is_dir() or folder.parent.name == "checkpoints":
-        bundle, step = load_checkpoint_model(folder, ema=ema)
+        model, step = load_checkpoint_model(folder, ema=ema)
         log.info("%s: step %d", path, step)
-        return bundle
+        return model
     return load_model_folder(folder)
 
 

@@ -102,7 +102,7 @@ def format_components(
     return "\n".join(out)
 
 
-def format_component_rows(count: "Components") -> list[str]:
+def format_component_rows(count: "FlopCounter") -> list[str]:
     """Return a line for each component, with its share of the step."""
     total = count.total.step
     return [
@@ -131,7 +131,7 @@ def format_presets(
     return "\n".join(out)
 
 
-def format_figures(count: "Components") -> tuple[str, str, str]:
+def format_figures(count: "FlopCounter") -> tuple[str, str, str]:
     """Return the parameters, and the GFLOP of the forward pass and of a step, as text."""
     total = count.total
     return f"{total.params:,}", f"{total.forward / 1e9:,.5g}", f"{total.step / 1e9:,.5g}"

@@ -164,7 +164,7 @@ def run(options: argparse.Namespace) -> None:
     print(f"\n{out}: {STUDY_FILE}, configs/, {', '.join(files)}; `omfa scaling run {options.out}`")
 
 
-def make_grid(options: argparse.Namespace, config: "Config") -> "Grid":
+def make_grid(options: argparse.Namespace, config: "Config") -> "StudyGrid":
     """Return the grid of the flags."""
     from omfa_jax.studies.study_manifest import StudyGrid
 
@@ -216,8 +216,8 @@ def count_records(config: "Config") -> int:
 
 
 def measure_size(
-    config: "Config", name: str, machine: "Pod | None", options: argparse.Namespace
-) -> "Size":
+    config: "Config", name: str, machine: "Topology | None", options: argparse.Namespace
+) -> "ModelSize":
     """Return the cost of one preset, and whether it fits in the machine's memory."""
     from omfa_jax.cli.plan_command import make_job
     from omfa_jax.parallel.xla_flags import get_usable_fraction
@@ -265,8 +265,8 @@ def compute_size_cost(config: "Config", job: Any) -> tuple[int, float]:
     from omfa_jax.weights.text_encoders import TEXT_TOKENS
 
     if not config.model.init or Path(config.model.init).is_dir():
-        bundle = load_initial_model(config_lib.make_weights_source(config), None, abstract=True)
-        cost = compute_unet_cost(bundle, config.train.batch_size, encodes=False)
+        model = load_initial_model(config_lib.make_weights_source(config), None, abstract=True)
+        cost = compute_unet_cost(model, config.train.batch_size, encodes=False)
         return cost.params, cost.flops_per_example
     height, width, _ = job.diffusion.canvas.shape
     total = count_unet_flops(job.unet, height, width, text_tokens=TEXT_TOKENS).total

@@ -168,13 +168,13 @@ def measure_heldout_losses(config: "Config", workdir: Path) -> dict[str, float]:
     from omfa_jax.train.meshes import make_network_mesh
     from omfa_jax.weights.vae_fingerprint import fingerprint_vae
 
-    bundle, _ = load_checkpoint_model(workdir)
-    vae_id = fingerprint_vae(bundle.vae_config, bundle.vae_params)
+    model, _ = load_checkpoint_model(workdir)
+    vae_id = fingerprint_vae(model.vae_config, model.vae_params)
     pipeline = config_lib.make_pipeline_settings(config, vae_id=vae_id)
-    mesh = make_network_mesh(config_lib.make_mesh_settings(config), bundle)
-    shardings = get_unet_shardings(bundle, mesh)
+    mesh = make_network_mesh(config_lib.make_mesh_settings(config), model)
+    shardings = get_unet_shardings(model, mesh)
     measured = make_heldout_loss(
-        bundle,
+        model,
         pipeline,
         find_heldout_split(pipeline.records, config.eval.split),
         HeldOutSettings(config.eval.loss_examples, config.eval.loss_timesteps, config.eval.seed),
@@ -182,5 +182,5 @@ def measure_heldout_losses(config: "Config", workdir: Path) -> dict[str, float]:
         shardings,
         dtype=config.train.compute_dtype,
         attention=config.train.attention,
-    )(put_global(bundle.unet_params, shardings))
+    )(put_global(model.unet_params, shardings))
     return {**measured.to_scalars(), "standard_error": measured.standard_error}

@@ -74,8 +74,8 @@ def run(options: argparse.Namespace) -> None:
         str(options.config), lambda: config_lib.load_config(options.config, options.overrides)
     )
     if options.explain_sharding:
-        bundle = load_initial_model(config_lib.make_weights_source(config), None, abstract=True)
-        print(explain_sharding(config_lib.make_mesh_settings(config), bundle))
+        model = load_initial_model(config_lib.make_weights_source(config), None, abstract=True)
+        print(explain_sharding(config_lib.make_mesh_settings(config), model))
         return
     profile = ProfileSteps.parse(options.profile) if options.profile else None
     workdir = require_writable_dir(options.workdir, "--workdir")
@@ -102,20 +102,20 @@ def train_diffusion(
 ) -> TrainState:
     """Train the UNet by partial diffusion."""
     settings = config_lib.make_train_settings(config)
-    bundle = load_initial_model(config_lib.make_weights_source(config), workdir)
-    mesh = make_network_mesh(config_lib.make_mesh_settings(config), bundle)
-    vae_id = fingerprint_vae(bundle.vae_config, bundle.vae_params)
-    prompts = b"".join(bundle.prompts[name].tobytes() for name in sorted(bundle.prompts))
+    model = load_initial_model(config_lib.make_weights_source(config), workdir)
+    mesh = make_network_mesh(config_lib.make_mesh_settings(config), model)
+    vae_id = fingerprint_vae(model.vae_config, model.vae_params)
+    prompts = b"".join(model.prompts[name].tobytes() for name in sorted(model.prompts))
     distributed.check_equal_across_processes(
         {"the VAE": vae_id, "the prompts' embeddings": prompts.hex()}
     )
     pipeline = config_lib.make_pipeline_settings(config, vae_id=vae_id)
-    batches = make_batches(config, pipeline, bundle.settings.tasks, mesh)
-    log.info("training examples by task: %s", format_task_shares(bundle.settings.tasks))
-    write_model_folder(bundle, workdir)
+    batches = make_batches(config, pipeline, model.settings.tasks, mesh)
+    log.info("training examples by task: %s", format_task_shares(model.settings.tasks))
+    write_model_folder(model, workdir)
     encodes = not config_lib.uses_latents(config)
     run = make_unet_run(
-        bundle,
+        model,
         settings,
         mesh,
         batches,
@@ -128,9 +128,9 @@ def train_diffusion(
     return train(
         dataclasses.replace(
             run,
-            pictures=make_sample_images(config, bundle),
-            evaluate=make_evaluation(config, bundle, mesh, vae_id),
-            cost=compute_unet_cost(bundle, settings.batch_size, encodes=encodes, devices=devices),
+            draw_images=make_sample_images(config, model),
+            evaluate=make_evaluation(config, model, mesh, vae_id),
+            cost=compute_unet_cost(model, settings.batch_size, encodes=encodes, devices=devices),
             profile=profile,
         )
     )
@@ -154,7 +154,7 @@ def train_autoencoder(config: config_lib.Config, workdir: Path) -> TrainState:
         training.vae_config,
         training.crop_px,
         settings.batch_size,
-        decoder_only=bool(training.frozen),
+        decoder_only=bool(training.constants),
         devices=list(mesh.devices.flat),
     )
     state = train(dataclasses.replace(run, cost=cost))
@@ -188,14 +188,14 @@ def save_config(config: config_lib.Config, workdir: Path) -> None:
             log.warning("%s; training continues: checkpoints have the config too", error)
 
 
-def make_sample_images(config: config_lib.Config, bundle: Model) -> DrawImages | None:
+def make_sample_images(config: config_lib.Config, model: Model) -> DrawImages | None:
     """Return the loop's image function, or None when no sample images are asked for."""
     if not config.log.samples_every_steps:
         return None
     from omfa_jax.evals.training_images import make_training_images
 
     return make_training_images(
-        bundle,
+        model,
         config_lib.make_sampler_settings(config),
         records=config.data.records,
         split=config.data.split,
@@ -207,7 +207,7 @@ def make_sample_images(config: config_lib.Config, bundle: Model) -> DrawImages |
 
 
 def make_evaluation(
-    config: config_lib.Config, bundle: Model, mesh: Mesh, vae_id: str
+    config: config_lib.Config, model: Model, mesh: Mesh, vae_id: str
 ) -> Evaluate | None:
     """Return the loop's evaluation, or None when none is asked for."""
     if not config.eval.every_steps:
@@ -215,7 +215,7 @@ def make_evaluation(
     from omfa_jax.evals.training_evaluation import make_training_evaluation
 
     return make_training_evaluation(
-        bundle,
+        model,
         config_lib.make_evaluation_settings(config),
         config_lib.make_pipeline_settings(config, vae_id=vae_id),
         mesh,

@@ -145,7 +145,7 @@ def require_own_output(path: Path, ours: Sequence[str], named: Path | None = Non
 
 
 def require_known_contents(path: Path, ours: Sequence[str], named: Path | None = None) -> list[str]:
-    """Return what `require_ours` does, for a folder that may lack the first file of `ours`."""
+    """Return what `require_own_output` does, for a folder that may lack the first file of `ours`."""
     named = named or path
     if not os.path.lexists(path):
         return []

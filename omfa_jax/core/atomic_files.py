@@ -26,7 +26,7 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
 
     Readers therefore never see a partial file. The temporary file keeps the suffix of `path`,
     because writers such as Pillow and numpy choose the format by it. Its name starts with a dot;
-    `clear_leftovers` deletes the ones that killed processes left behind.
+    `delete_stale_temporaries` deletes the ones that killed processes left behind.
     """
     path = Path(path)
     temporary = handle = None
@@ -36,7 +36,7 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
             prefix=f".{path.stem[:_STEM]}{_MARK}", suffix=path.suffix, dir=path.parent
         )
         temporary = Path(name)
-        # held until the file is in place: `clear_leftovers` skips locked files
+        # held until the file is in place: `delete_stale_temporaries` skips locked files
         with contextlib.suppress(OSError):
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield temporary
@@ -68,7 +68,7 @@ def delete_stale_temporaries(folder: str | os.PathLike) -> None:
 def exclusive_lock(target: str | os.PathLike | IO, refusal: str | None = None) -> Iterator[None]:
     """Lock a file or folder for this process; OmfaError(`refusal`) if another process holds it.
 
-    A path named `LOCK` is created if it does not exist; any other path must exist. A file that is
+    A path named `LOCK_NAME` is created if it does not exist; any other path must exist. A file that is
     already open stays locked until the caller closes it. The kernel releases the lock when the
     process ends, however it ends. File systems without locks are accepted without protection.
     """

@@ -12,7 +12,7 @@ from omfa_jax.core.atomic_files import atomic_write
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.retry import call_with_retries
 
-# zlib's Z_RLE strategy
+# zlib's ZLIB_RLE strategy
 ZLIB_RLE = 3
 JPEG_QUALITY = 95
 MIN_SIDE_PX = 2

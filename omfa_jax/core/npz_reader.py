@@ -14,8 +14,8 @@ from typing import IO, Any
 
 import numpy as np
 
-# a file may unpack to at most LIMIT_BYTES (the largest body models need a third of it) and, above
-# PLAIN_BYTES, to at most RATIO times its own size (dense floats compress to a third at best, mostly
+# a file may unpack to at most MAX_UNPACKED_BYTES (the largest body models need a third of it) and, above
+# UNCONDITIONAL_BYTES, to at most MAX_RATIO times its own size (dense floats compress to a third at best, mostly
 # zero arrays such as skinning weights to a fiftieth)
 MAX_UNPACKED_BYTES, UNCONDITIONAL_BYTES, MAX_RATIO = 2 * 2**30, 256 * 2**20, 100
 # numpy's own limit for the header of an .npy
@@ -34,7 +34,7 @@ _HEADERS = {
 
 
 class UnpackedSizeError(ValueError):
-    """A file would unpack to more than `limit_of` its size allows."""
+    """A file would unpack to more than `get_size_limit` its size allows."""
 
     def __init__(self, unpacked: str, packed_bytes: int):
         super().__init__(
@@ -56,7 +56,7 @@ def get_file_size(file: IO[bytes]) -> int:
 
 
 def read_bounded(stream: Any, packed_bytes: int) -> bytes:
-    """Return the contents of an unpacking stream; TooLarge beyond the size limit."""
+    """Return the contents of an unpacking stream; UnpackedSizeError beyond the size limit."""
     limit = get_size_limit(packed_bytes)
     # one byte more than allowed tells "at the limit" from "over it" without unpacking the rest
     data = stream.read(limit + 1)
@@ -66,7 +66,7 @@ def read_bounded(stream: Any, packed_bytes: int) -> bytes:
 
 
 def check_zip(file: IO[bytes]) -> list[zipfile.ZipInfo]:
-    """Return the members of a zip archive; TooLarge if their stated sizes exceed the limit."""
+    """Return the members of a zip archive; UnpackedSizeError if their stated sizes exceed the limit."""
     packed = get_file_size(file)
     with zipfile.ZipFile(file) as archive:
         members = archive.infolist()
@@ -96,7 +96,7 @@ def require_uncompressed(path: str | os.PathLike) -> None:
 def iter_members(file: IO[bytes]) -> Iterator[tuple[str, IO[bytes], int]]:
     """Yield (name without .npy, stream, unpacked bytes) of each array in an .npz file.
 
-    Raises ValueError (TooLarge) or one of DAMAGE if the file is not a valid .npz.
+    Raises ValueError (UnpackedSizeError) or one of DAMAGE if the file is not a valid .npz.
     """
     members = check_zip(file)
     with zipfile.ZipFile(file) as archive:
@@ -143,7 +143,7 @@ def read_array(stream: IO[bytes], size_bytes: int) -> np.ndarray | None:
 
 
 def read_arrays(file: IO[bytes]) -> dict[str, np.ndarray]:
-    """Return the arrays of an .npz without those of Python objects; raises as `members_of`."""
+    """Return the arrays of an .npz without those of Python objects; raises as `iter_members`."""
     read = {name: read_array(stream, size) for name, stream, size in iter_members(file)}
     return {name: array for name, array in read.items() if array is not None}
 

@@ -38,7 +38,7 @@ class Rule(Protocol):
 
 @dataclass(frozen=True)
 class IntRange:
-    """An integer from `least` to `most`, or the value `also`; booleans are not accepted."""
+    """An integer from `least` to `most`, or the value `or_value`; booleans are not accepted."""
 
     minimum: int = 0
     maximum: int = MAX_COUNT

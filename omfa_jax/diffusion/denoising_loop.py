@@ -28,7 +28,7 @@ SAMPLER_RULES = {
 
 @dataclass(frozen=True)
 class SamplerSettings:
-    """Settings of sampling: `steps` steps of `sampler`, a key of STEPPERS.
+    """Settings of sampling: `steps` steps of `sampler`, a key of SAMPLERS.
 
     `guidance` is the guidance scale s; 1 turns guidance off and halves the cost.
     `guidance_rescale`, in [0, 1], says how far the standard deviation of the guided prediction is

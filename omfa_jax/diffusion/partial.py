@@ -63,7 +63,7 @@ def predict_x0_and_eps(
     """Return (x0_hat, eps_hat) from the network's output; valid on M only.
 
     For `epsilon`, x0_hat is Tweedie's formula (x_t - sigma_t eps_hat) / alpha_t. It is finite for
-    pure noise too, where alpha_t = 0 is replaced by LEAST_ALPHA.
+    pure noise too, where alpha_t = 0 is replaced by MIN_ALPHA.
     """
     a, s = broadcast_per_example(alpha), broadcast_per_example(sigma)
     if prediction == "epsilon":

@@ -109,7 +109,7 @@ def interpolate_alpha_sigma(
     """Return (alpha, sigma) at timesteps that may be fractional, by interpolating sigma / alpha.
 
     With zero terminal SNR, where the ratio is infinite at the end, alpha_bar is clipped from below
-    at `LEAST_ALPHA_BAR`.
+    at `MIN_ALPHA_BAR`.
     """
     alpha_bar = np.maximum(compute_alphas_cumprod(schedule), MIN_ALPHA_BAR)
     ratio = np.interp(times, np.arange(len(alpha_bar)), np.sqrt(1 / alpha_bar - 1))

@@ -59,20 +59,20 @@ def score_demo(
     Beside `trained`, eval/tiny and eval/untrained hold the predictions, eval/tiny.json and
     eval/untrained.json the scores. The untrained model samples only the first few.
     """
-    bundle, _ = load_checkpoint_model(trained)
-    folder, slots = trained.parent / "eval", SlotFitter(bundle.settings)
+    model, _ = load_checkpoint_model(trained)
+    folder, slots = trained.parent / "eval", SlotFitter(model.settings)
     settings = SamplerSettings(sampling_steps, 2.0)
-    sampler = Sampler(bundle, settings, devices=get_busy_devices(examples))
+    sampler = Sampler(model, settings, devices=get_busy_devices(examples))
     pipeline = PipelineSettings(str(records), slots.sizes, threads=0)
     on = EvalSplit(pipeline, "test", "paired", limit=examples)
     off, first = on.with_setting("try_off"), on.take(min(SHOWN, len(on)))
     facts = {"sampler": dataclasses.asdict(settings), "seed": SEED, "weights": "untrained"}
     untrained = make_split_sampler(
-        sampler, folder / "untrained", facts, params=draw_untrained_params(bundle)
+        sampler, folder / "untrained", facts, params=draw_untrained_params(model)
     )
     blank_on, blank_off = untrained(first), untrained(first.with_setting("try_off"))
     tiny = make_split_sampler(
-        sampler, folder / "tiny", facts | {"weights": compute_weights_digest(bundle)}
+        sampler, folder / "tiny", facts | {"weights": compute_weights_digest(model)}
     )
     worn, taken = tiny(on), tiny(off)
     for condition in ("garment", "pose"):
@@ -93,7 +93,7 @@ def score_demo(
     given = stack_given(on)
     scores: dict[str, Any] = {"sampling_steps": sampling_steps, "examples": len(on)}
     scores["vae_psnr_db"] = {
-        name: round(mean_psnr(encode_and_decode(bundle, to_signed(given[name])), given[name]), 2)
+        name: round(mean_psnr(encode_and_decode(model, to_signed(given[name])), given[name]), 2)
         for name in (*COMPONENTS, "pose")
     }
     scores["influence"] = {ROWS[name]: format_influence(found) for name, found in influence.items()}
@@ -128,7 +128,7 @@ def score_demo(
 
     pictures = collect_sections(worn, taken, blank_on, blank_off, truth)
     pictures["Transfer: off one person, onto another"] = sample_transfer(worn, taken)
-    pictures["Turntable"] = sample_turntable(Sampler(bundle, settings), raw, on, slots)
+    pictures["Turntable"] = sample_turntable(Sampler(model, settings), raw, on, slots)
     return pictures, scores
 
 
@@ -273,18 +273,18 @@ def sample_turntable(sampler: Sampler, raw: Path, split: EvalSplit, slots: SlotF
     }
 
 
-def encode_and_decode(bundle, images: np.ndarray) -> np.ndarray:
+def encode_and_decode(model, images: np.ndarray) -> np.ndarray:
     """Return images after the VAE alone, an upper bound for every other score."""
     run = jax.jit(
-        lambda params, x: decode(bundle.vae_config, params, encode(bundle.vae_config, params, x))
+        lambda params, x: decode(model.vae_config, params, encode(model.vae_config, params, x))
     )
-    return from_signed(np.asarray(run(bundle.vae_params, images)))
+    return from_signed(np.asarray(run(model.vae_params, images)))
 
 
-def draw_untrained_params(bundle):
+def draw_untrained_params(model):
     """Return the same network with random weights."""
-    key, reference = jax.random.key(SEED), bundle.settings.reference
-    return init_network_params(bundle.unet_config, key, has_reference=reference)
+    key, reference = jax.random.key(SEED), model.settings.reference
+    return init_network_params(model.unet_config, key, has_reference=reference)
 
 
 def format_influence(found: dict[str, Any]) -> dict[str, Any]:

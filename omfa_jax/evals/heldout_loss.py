@@ -116,7 +116,7 @@ def make_held_out_batches(
 ) -> list[HostBatch]:
     """Return latents, has_pose, ids, keys and valid of each batch; images are encoded once.
 
-    `batches` are those of `eval_batches` on this process. Latents are kept as float16, as `omfa
+    `batches` are those of `make_eval_iterator` on this process. Latents are kept as float16, as `omfa
     data latents` stores them, so that images and their stored latents give the same loss. `encode`
     takes ROWS images in [-1, 1] at a time; batches of stored latents do not need it.
     """
@@ -149,7 +149,7 @@ def make_held_out_loss_fn(
 ) -> HeldOutLossFn:
     """Return a function that computes the held-out loss over the `batches` of all processes.
 
-    `apply` is that of `trained_network` on the same mesh; sharded parameters stay sharded.
+    `apply` is that of `make_training_network` on the same mesh; sharded parameters stay sharded.
     """
     tasks = [index for index, task in enumerate(diffusion.tasks) if task.weight > 0]
     weights = np.array([diffusion.tasks[index].weight for index in tasks])
@@ -246,7 +246,7 @@ def compile_loss(
 
 
 def get_global_batch_size(mesh: Mesh) -> int:
-    """Return the global batch size for `eval_batches`: ROWS a device."""
+    """Return the global batch size for `make_eval_iterator`: ROWS a device."""
     return ROWS_PER_DEVICE * count_batch_shards(mesh)
 
 

@@ -40,14 +40,14 @@ def find_heldout_split(records: str, asked: str) -> str:
     return found
 
 
-def get_unet_shardings(bundle: Model, mesh: Mesh) -> Any:
-    """Return the shardings that training gives the bundle's UNet on `mesh`."""
-    shapes = get_network_shapes(bundle.settings, bundle.unet_config)
+def get_unet_shardings(model: Model, mesh: Mesh) -> Any:
+    """Return the shardings that training gives the model's UNet on `mesh`."""
+    shapes = get_network_shapes(model.settings, model.unet_config)
     return make_param_shardings(UNET_RULES, shapes, mesh)
 
 
 def make_heldout_loss(
-    bundle: Model,
+    model: Model,
     pipeline: PipelineSettings,
     split: str,
     measure: HeldOutSettings,
@@ -63,7 +63,7 @@ def make_heldout_loss(
     """
     shard, shards = get_data_shard(mesh)
     apply = make_sharded_network(
-        bundle.settings, bundle.unet_config, mesh, dtype=dtype, attention=attention, remat="none"
+        model.settings, model.unet_config, mesh, dtype=dtype, attention=attention, remat="none"
     )
     read = make_eval_iterator(
         pipeline,
@@ -74,16 +74,16 @@ def make_heldout_loss(
         limit=measure.examples,
     )
     has_images = read_manifest(pipeline.records)["kind"] == "images"
-    batches = make_held_out_batches(read, make_encoder(bundle) if has_images else None)
-    loss = make_held_out_loss_fn(bundle.settings, measure, apply, mesh, shardings, batches)
+    batches = make_held_out_batches(read, make_encoder(model) if has_images else None)
+    loss = make_held_out_loss_fn(model.settings, measure, apply, mesh, shardings, batches)
     prompts = put_global(
-        bundle.prompts, jax.tree.map(lambda _: make_replicated_sharding(mesh), bundle.prompts)
+        model.prompts, jax.tree.map(lambda _: make_replicated_sharding(mesh), model.prompts)
     )
     return lambda params: loss(params, prompts)
 
 
-def make_encoder(bundle: Model) -> Callable[[Any], np.ndarray]:
+def make_encoder(model: Model) -> Callable[[Any], np.ndarray]:
     """Return the VAE's encoder on this process's first device, as `omfa data latents` encodes."""
-    vae = jax.device_put(bundle.vae_params, jax.local_devices()[0])
-    run = jax.jit(lambda params, images: encode(bundle.vae_config, params, images))
+    vae = jax.device_put(model.vae_params, jax.local_devices()[0])
+    run = jax.jit(lambda params, images: encode(model.vae_config, params, images))
     return lambda images: np.asarray(run(vae, images))

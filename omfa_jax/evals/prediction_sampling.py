@@ -242,10 +242,10 @@ def _matching(folder: Path, patterns: Sequence[str]) -> list[Path]:
     return [p for p in found if any(fnmatch.fnmatchcase(p.name, pattern) for pattern in patterns)]
 
 
-def compute_weights_digest(bundle: Model) -> str:
+def compute_weights_digest(model: Model) -> str:
     """Return the SHA-256 of a model's UNet, VAE, prompts and settings."""
-    digest = hashlib.sha256(json.dumps(bundle.settings.to_json(), sort_keys=True).encode())
-    tree = {"unet": bundle.unet_params, "vae": bundle.vae_params, "prompts": dict(bundle.prompts)}
+    digest = hashlib.sha256(json.dumps(model.settings.to_json(), sort_keys=True).encode())
+    tree = {"unet": model.unet_params, "vae": model.vae_params, "prompts": dict(model.prompts)}
     for path, leaf in _leaves(tree):
         digest.update("/".join(path).encode())
         digest.update(np.ascontiguousarray(leaf).tobytes())

@@ -56,7 +56,7 @@ def find_row(tasks: Sequence[Task], name: str, other_names: Sequence[str]) -> Ta
 
 
 def evaluate_row(
-    bundle: Model, row: Task, request: SplitRequest, pipeline: PipelineSettings, out: Path
+    model: Model, row: Task, request: SplitRequest, pipeline: PipelineSettings, out: Path
 ) -> Mapping[str, Scores] | None:
     """Sample a row on the split, score each component and write OUT/COMPONENT/scores.json.
 
@@ -73,7 +73,7 @@ def evaluate_row(
         if name not in splits:
             log.warning("--task %s: %s is not scored: no protocol has a setting", row.name, name)
     facts = {
-        "checkpoint": compute_weights_digest(bundle),
+        "checkpoint": compute_weights_digest(model),
         "data": records_digest(Path(pipeline.records)),
         "split": request.split,
         "task": row.name,
@@ -93,7 +93,7 @@ def evaluate_row(
 
     run_on_main_process(prepare)
     count = len(next(iter(splits.values())))
-    sampler = Sampler(bundle, request.sampler, dtype=request.dtype, devices=get_busy_devices(count))
+    sampler = Sampler(model, request.sampler, dtype=request.dtype, devices=get_busy_devices(count))
     first, *others = (
         SamplingJob(
             out / name / PREDICTIONS,
@@ -106,7 +106,7 @@ def evaluate_row(
         for name, split in splits.items()
     )
     sample = make_collective_sampler(sampler, seed=request.seed, batch_size=request.batch_size)
-    wrote = sample(dataclasses.replace(first, others=tuple(others)))
+    wrote = sample(dataclasses.replace(first, other_components=tuple(others)))
     log.info("%s: %d of %d images sampled now", out, wrote, count * len(splits))
     if jax.process_index():
         return None

@@ -69,7 +69,7 @@ class SplitRequest:
 
 
 def evaluate_split(
-    bundle: Model, request: SplitRequest, pipeline: PipelineSettings, out: Path
+    model: Model, request: SplitRequest, pipeline: PipelineSettings, out: Path
 ) -> Scores | None:
     """Sample one setting of the split, score it and write OUT/scores.json.
 
@@ -86,7 +86,7 @@ def evaluate_split(
     truth = ExactTruth(request.truth, request.split) if request.truth else None
     regions = ConditionRegions(request.regions, request.split) if request.regions else None
     facts = {
-        "checkpoint": compute_weights_digest(bundle),
+        "checkpoint": compute_weights_digest(model),
         "data": records_digest(Path(pipeline.records)),
         "split": request.split,
         "setting": request.setting,
@@ -104,7 +104,7 @@ def evaluate_split(
 
     run_on_main_process(prepare)
     sampler = Sampler(
-        bundle, request.sampler, dtype=request.dtype, devices=get_busy_devices(len(split))
+        model, request.sampler, dtype=request.dtype, devices=get_busy_devices(len(split))
     )
     sample = make_collective_sampler(sampler, seed=request.seed, batch_size=request.batch_size)
     sampled = SplitRun(split, out, request.seed, sample)

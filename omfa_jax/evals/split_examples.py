@@ -65,12 +65,12 @@ class EvalSplit:
             )
         self.examples = self._named(settings, limit, seed)
 
-    def take(self, count: int) -> "Split":
+    def take(self, count: int) -> "EvalSplit":
         """Return the split's first examples."""
         settings, _, seed = self._asked
         return EvalSplit(settings, self.name, self.setting, limit=count, seed=seed)
 
-    def with_setting(self, setting: str) -> "Split":
+    def with_setting(self, setting: str) -> "EvalSplit":
         """Return the same split under another setting."""
         settings, limit, seed = self._asked
         return EvalSplit(settings, self.name, setting, limit=limit, seed=seed)

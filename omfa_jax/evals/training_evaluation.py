@@ -38,7 +38,7 @@ SETTING_OF = {"try_on": "paired", "try_off": "try_off"}
 
 
 def make_training_evaluation(
-    bundle: Model, settings: EvaluationSettings, pipeline: PipelineSettings, mesh: Mesh
+    model: Model, settings: EvaluationSettings, pipeline: PipelineSettings, mesh: Mesh
 ) -> Evaluate:
     """Return the loop's evaluation: (state, step) -> {"eval/loss": ..., "eval/psnr/try_on": ...}.
 
@@ -46,16 +46,16 @@ def make_training_evaluation(
     records, and are left out if `settings.examples` is 0.
     """
     loss = make_heldout_loss(
-        bundle,
+        model,
         pipeline,
         find_heldout_split(pipeline.records, settings.split),
         HeldOutSettings(settings.loss_examples, settings.loss_timesteps, settings.seed),
         mesh,
-        get_unet_shardings(bundle, mesh),
+        get_unet_shardings(model, mesh),
         dtype=settings.compute_dtype,
         attention=settings.attention,
     )
-    score_samples = make_sample_scores(bundle, settings) if settings.examples else None
+    score_samples = make_sample_scores(model, settings) if settings.examples else None
 
     def evaluate(state: TrainState, step: int) -> Mapping[str, float]:
         params = state.params if state.ema is None else state.ema
@@ -68,7 +68,7 @@ def make_training_evaluation(
 
 
 def make_sample_scores(
-    bundle: Model, settings: EvaluationSettings
+    model: Model, settings: EvaluationSettings
 ) -> Callable[[Any], dict[str, float]]:
     """Return PSNR and SSIM of a few fixed sampled examples as a function of UNet parameters."""
     records, examples = settings.image_records, settings.examples
@@ -80,14 +80,14 @@ def make_sample_scores(
     for task in settings.tasks:
         if task not in GENERATED:
             raise OmfaError(f"config.eval.tasks: expected {' and '.join(GENERATED)}, got {task!r}")
-    slots = dict(zip(COMPONENTS, bundle.settings.slots_px, strict=True))
+    slots = dict(zip(COMPONENTS, model.settings.slots_px, strict=True))
     pipeline = PipelineSettings(records, slots, threads=0)
     name = find_heldout_split(records, settings.split)
     splits = {
         task: EvalSplit(pipeline, name, SETTING_OF[task], limit=examples) for task in settings.tasks
     }
     sampler = Sampler(
-        bundle.with_unet({}),
+        model.with_unet({}),
         settings.sampler,
         dtype=settings.compute_dtype,
         devices=get_busy_devices(examples),

@@ -19,7 +19,7 @@ from omfa_jax.weights.omfa_model import Model
 
 
 def make_training_images(
-    bundle: Model,
+    model: Model,
     settings: SamplerSettings,
     *,
     records: str,
@@ -39,18 +39,18 @@ def make_training_images(
             "sample pictures need image records beside the latents: give --config.data.records=DIR"
             " or --config.log.samples_every_steps=0"
         )
-    slots = dict(zip(COMPONENTS, bundle.settings.slots_px, strict=True))
+    slots = dict(zip(COMPONENTS, model.settings.slots_px, strict=True))
     pipeline = PipelineSettings(records, slots, threads=0)
     splits = read_manifest(records)["splits"]
     found = "val" if "val" in splits else split
     batch = next(iter(make_eval_iterator(pipeline, split=found, batch_size=count, limit=count)))
-    sampler = Sampler(bundle.with_unet({}), settings, dtype=dtype, attention=attention)
+    sampler = Sampler(model.with_unet({}), settings, dtype=dtype, attention=attention)
     size = slots["person"]
 
     def draw_sheets(state: TrainState, step: int) -> Mapping[str, np.ndarray]:
         params = gather_to_host(state.params if state.ema is None else state.ema)
         sheets = {}
-        for task in bundle.settings.tasks:
+        for task in model.settings.tasks:
             made = sampler(
                 task.name,
                 batch,

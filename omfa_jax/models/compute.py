@@ -60,7 +60,7 @@ class Compute:
         The recomputation gathers its weights, which then stay in memory until its gradient is done;
         gathering them once more for each layer would only add communication.
         """
-        return dataclasses.replace(self, refetch=False)
+        return dataclasses.replace(self, regather=False)
 
     def constrain_activation(self, array: jax.Array, axes: tuple[str, ...]) -> jax.Array:
         """Return `array` with the sharding constraint of the hook, if there is a hook."""

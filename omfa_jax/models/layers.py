@@ -41,7 +41,7 @@ def dense(features: int, name: str, compute: Compute, *, use_bias: bool = True) 
     """Return a linear layer on the last axis, named `name`."""
     kind = RegatheringDense if compute.gather and compute.regather else Dense
     return kind(
-        features=features, use_bias=use_bias, dtype=compute.dtype, fetch=compute.gather, name=name
+        features=features, use_bias=use_bias, dtype=compute.dtype, gather=compute.gather, name=name
     )
 
 
@@ -68,7 +68,7 @@ def conv(
         strides=stride,
         padding=(pad, pad),
         dtype=compute.dtype if dtype is None else dtype,
-        fetch=compute.gather,
+        gather=compute.gather,
         conv_general_dilated=convolve,
         name=name,
     )

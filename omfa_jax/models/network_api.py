@@ -20,7 +20,7 @@ from omfa_jax.models.unet import UNet
 from omfa_jax.models.vae import VAE, make_vae_compute
 
 DEFAULT_COMPUTE = Compute()
-# the tree of arrays that `reference_features` returns
+# the tree of arrays that `compute_reference_features` returns
 Features = dict[str, Any]
 
 
@@ -55,7 +55,7 @@ def apply_unet(
     `context` is the prompt's token embeddings, `pooled` its pooled embedding, and `time_ids` the
     original height and width, the crop's top and left, and the target height and width, in pixels.
     Any height and width work; multiples of `config.stride` avoid odd sizes at the lower levels.
-    `features`, from `reference_features`, are extra keys and values of every self-attention.
+    `features`, from `compute_reference_features`, are extra keys and values of every self-attention.
     """
     kept = {} if features is None else {FEATURES: features}
     module = UNet(config, compute)

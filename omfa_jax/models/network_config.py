@@ -67,7 +67,7 @@ class VAEConfig:
 
     `scaling_factor` multiplies samples of the posterior, for latents of about unit variance.
     `force_upcast` (diffusers' name) means that activations exceed float16's range, as with SDXL's
-    own weights; False is only for weights fine-tuned for float16 (see `vae.vae_compute`).
+    own weights; False is only for weights fine-tuned for float16 (see `vae.make_vae_compute`).
     """
 
     block_channels: tuple[int, ...] = (128, 256, 512, 512)

@@ -47,7 +47,7 @@ Moments = tuple[Float[Array, "b 1 1 _"], Float[Array, "b 1 1 _"]]
 def decode_any_size(
     config: VAEConfig, params: Params, latents: Images, *, dtype: DTypeLike = jnp.float32
 ) -> Images:
-    """Return `decode`, tiled if an image has more than WHOLE_LATENT_PX latent pixels."""
+    """Return `decode`, tiled if an image has more than MAX_UNTILED_LATENT_PX latent pixels."""
     big = latents.shape[1] * latents.shape[2] > MAX_UNTILED_LATENT_PX
     return (decode_tiled if big else decode)(config, params, latents, dtype=dtype)
 
@@ -55,7 +55,7 @@ def decode_any_size(
 def encode_any_size(
     config: VAEConfig, params: Params, images: Images, *, dtype: DTypeLike = jnp.float32
 ) -> Images:
-    """Return `encode`, tiled if an image has more than WHOLE_LATENT_PX latent pixels."""
+    """Return `encode`, tiled if an image has more than MAX_UNTILED_LATENT_PX latent pixels."""
     big = images.shape[1] * images.shape[2] > MAX_UNTILED_LATENT_PX * config.stride**2
     return (encode_tiled if big else encode)(config, params, images, dtype=dtype)
 

@@ -17,7 +17,7 @@ from omfa_jax.models.resnet import Downsample, ResnetBlock, Upsample
 NORM_EPSILON = 1e-6
 
 # Up to the latent pixels of a 1024 x 1024 image, attention computes all queries at once (2^28
-# scores, 1 GiB); beyond that it computes chunks of RUN_SCORES scores (256 MiB).
+# scores, 1 GiB); beyond that it computes chunks of CHUNK_SCORES scores (256 MiB).
 MAX_UNCHUNKED_TOKENS = 128 * 128
 CHUNK_SCORES = 2**26
 

@@ -48,7 +48,7 @@ def get_process_shards(mesh: Mesh) -> Mapping[int, int]:
 
 
 def make_global_batch(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
-    """Return a batch of global arrays; every process passes its part (see `data_shard`).
+    """Return a batch of global arrays; every process passes its part (see `get_data_shard`).
 
     Adds ROW. Whatever must not depend on the mesh (random numbers, the order of results) must use
     ROW and never an example's position in the arrays.

@@ -14,9 +14,9 @@ class Chip:
 
     `device_kind`: how JAX's name for the device begins. `bf16_flops`: dense bfloat16 matrix
     products with float32 accumulation, FLOP/s (data sheets often print twice that, with sparsity).
-    `memory_bytes` is what the driver reports, `memory_rate` the data sheet's, in bytes/s.
-    `near_rate`: bytes/s that a device receives in a gather from its NVLink domain or node, or along
-    one axis (two links) of its torus; `far_rate`: from other nodes or slices. A domain
+    `memory_bytes` is what the driver reports, `memory_bandwidth` the data sheet's, in bytes/s.
+    `intra_node_bandwidth`: bytes/s that a device receives in a gather from its NVLink domain or node, or along
+    one axis (two links) of its torus; `inter_node_bandwidth`: from other nodes or slices. A domain
     is what NVLink connects, or a host without NVLink.
     """
 
@@ -31,7 +31,7 @@ class Chip:
     devices_per_chip: int = 1
 
 
-# NVLink and PCIe count one direction, half of what data sheets print. `far_rate` of a GPU is its
+# NVLink and PCIe count one direction, half of what data sheets print. `inter_node_bandwidth` of a GPU is its
 # share of the node's network adapters in the vendor's reference design.
 CHIPS: dict[str, Chip] = {
     # NVIDIA A100 80GB data sheet; DGX A100: one 200 Gb/s adapter per GPU

@@ -38,10 +38,10 @@ def resolve_mesh(
     """Return the mesh that `settings` describe over `devices` devices, for weights of these shapes.
 
     fsdp=-1 becomes the size that leaves the fewest bytes of weights on a device; data takes the
-    remaining devices, which changes no result. An axis that shards less than LEAST_SHARE of the
+    remaining devices, which changes no result. An axis that shards less than MIN_SHARDED_FRACTION of the
     weights is an OmfaError that suggests the nearest mesh that does, unless
     `settings.allow_replicated`; less than all of them is a warning. fsdp=-1 is an OmfaError if no
-    size shards LEAST_SHARE. `activations` (see `activation_sizes`) should be divisible by tensor.
+    size shards MIN_SHARDED_FRACTION. `activations` (see `get_activation_sizes`) should be divisible by tensor.
     """
     sizes: dict[str, int] = dict(zip(MESH_AXES, resolve_axis_sizes(settings, devices), strict=True))
     notes = []
@@ -96,7 +96,7 @@ def _minimize_local_bytes(
 ) -> dict[str, int]:
     """Return the mesh with the fewest bytes per device when devices move from fsdp to data.
 
-    It shards LEAST_SHARE or has fsdp=1. Ties go to the smallest fsdp, which gathers the least.
+    It shards MIN_SHARDED_FRACTION or has fsdp=1. Ties go to the smallest fsdp, which gathers the least.
     """
 
     def order(found: Mapping[str, int]) -> tuple[bool, int, int]:

@@ -36,7 +36,7 @@ class Rendezvous:
         self._count, self._seconds, self._late = count, seconds, late
         self._joined = threading.Event()
 
-    def __enter__(self) -> "Roll":
+    def __enter__(self) -> "Rendezvous":
         # a mark of an earlier attempt may name another host
         with contextlib.suppress(OSError):
             self._mark.unlink(missing_ok=True)

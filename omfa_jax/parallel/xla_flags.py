@@ -113,7 +113,7 @@ def get_usable_fraction(platform: str, environment: Mapping[str, str] = os.envir
 
 
 def get_user_memory_settings(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return an environment's GPU memory settings other than the one that `set_flags` adds."""
+    """Return an environment's GPU memory settings other than the one that `set_xla_flags` adds."""
     names = (MEM_FRACTION, LEGACY_MEM_FRACTION, PREALLOCATE, ALLOCATOR)
     own = {name: environment[name] for name in names if environment.get(name)}
     return {} if own == {MEM_FRACTION: str(USABLE_FRACTION)} else own

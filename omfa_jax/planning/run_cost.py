@@ -16,19 +16,19 @@ from omfa_jax.weights.omfa_model import Model
 
 
 def compute_unet_cost(
-    bundle: Model, batch_size: int, *, encodes: bool, devices: Sequence[Any] = ()
+    model: Model, batch_size: int, *, encodes: bool, devices: Sequence[Any] = ()
 ) -> RunCost:
-    """Return the network's size and the FLOPs of a training example on the bundle's canvas.
+    """Return the network's size and the FLOPs of a training example on the model's canvas.
 
     `encodes`: the step encodes the example's images, three components and a pose map. MFU refers to
     the peak of `devices`, which run the step; without them only the sizes are known.
     """
-    tokens = bundle.prompts["context"].shape[1]
-    run = count_network_flops(bundle.settings, bundle.unet_config, text_tokens=tokens)
-    leaves = jax.tree.leaves(get_network_shapes(bundle.settings, bundle.unet_config))
-    sizes = dict(zip(COMPONENTS, bundle.settings.slots_px, strict=True))
+    tokens = model.prompts["context"].shape[1]
+    run = count_network_flops(model.settings, model.unet_config, text_tokens=tokens)
+    leaves = jax.tree.leaves(get_network_shapes(model.settings, model.unet_config))
+    sizes = dict(zip(COMPONENTS, model.settings.slots_px, strict=True))
     images = [*sizes.values(), sizes["person"]] if encodes else []
-    frozen = sum(count_vae_flops(bundle.vae_config, *size)[0].total.forward for size in images)
+    frozen = sum(count_vae_flops(model.vae_config, *size)[0].total.forward for size in images)
     params = sum(math.prod(leaf.shape) for leaf in leaves)
     return _make_cost(params, sum(part.total.step for part in run), batch_size, devices, frozen)
 

@@ -58,18 +58,18 @@ class Sampler:
 
     def __init__(
         self,
-        bundle: Model,
+        model: Model,
         settings: SamplerSettings,
         *,
         dtype: str = "auto",
         devices: Sequence[Any] | None = None,
         attention: str = "auto",
     ):
-        if bundle.unet_params is None:
+        if model.unet_params is None:
             raise OmfaError("this model has no UNet weights; give --checkpoint a trained model")
         # raises for impossible timesteps now, before anything is trained or compiled
-        make_sampler_plan(bundle.settings, settings)
-        self.model = bundle
+        make_sampler_plan(model.settings, settings)
+        self.model = model
         self.settings = settings
         used = list(devices) if devices else [get_default_device()]
         platform = used[0].platform
@@ -81,14 +81,14 @@ class Sampler:
             *(dtype, len(used), used[0].device_kind, kernel),
         )
         compute = Compute(jnp.dtype(dtype), kernel=get_attention_kernel(kernel))
-        self._apply = make_apply_fn(bundle.settings, bundle.unet_config, compute)
+        self._apply = make_apply_fn(model.settings, model.unet_config, compute)
         self._dtype = jnp.dtype(dtype)
-        self._table = make_noised_table(bundle.settings.tasks)
+        self._table = make_noised_table(model.settings.tasks)
         self.devices = len(used)
         self._mesh = Mesh(np.asarray(used, object), ("rows",), axis_types=(AxisType.Auto,))
         # placed once: a converted model's arrays are memory-mapped files, copied by every call
-        self._unet_params = self.replicate(bundle.unet_params)
-        self._frozen = self.replicate({"vae": bundle.vae_params, "prompts": bundle.prompts})
+        self._unet_params = self.replicate(model.unet_params)
+        self._frozen = self.replicate({"vae": model.vae_params, "prompts": model.prompts})
         self._run = jax.jit(self._run_sharded, static_argnames="noised")
 
     def replicate(self, tree: Any) -> Any:
@@ -132,8 +132,8 @@ class Sampler:
         ids: UInt32[np.ndarray, "b 2"] | None = None,
     ) -> dict[str, Float[Array, "b h w 3"]]:
         """Dispatch a call and return its images, in [-1, 1], without waiting for the devices."""
-        bundle = self.model
-        row = find_task_index(bundle.settings.tasks, task)
+        model = self.model
+        row = find_task_index(model.settings.tasks, task)
         noised = tuple(bool(flag) for flag in self._table[row])
         wanted = [name for name, flag in zip(COMPONENTS, noised, strict=True) if flag]
         clean = {name: given[name] for name in COMPONENTS if name in given and name not in wanted}
@@ -161,7 +161,7 @@ class Sampler:
             noised=noised,
         )
 
-    def _run_sharded(self, params, frozen, clean, pose, has_pose, row, keys, *, noised):
+    def _run_sharded(self, params, constants, clean, pose, has_pose, row, keys, *, noised):
         replicated, rows = PartitionSpec(), PartitionSpec("rows")
         generate = jax.shard_map(
             functools.partial(self._generate, noised=noised),
@@ -170,12 +170,12 @@ class Sampler:
             out_specs=rows,
             check_vma=False,
         )
-        return generate(params, frozen, clean, pose, has_pose, row, keys)
+        return generate(params, constants, clean, pose, has_pose, row, keys)
 
     def _generate(
         self,
         params: Any,
-        frozen: Any,
+        constants: Any,
         clean: dict[str, Array],
         pose: Array | None,
         has_pose: Array | None,
@@ -184,11 +184,11 @@ class Sampler:
         *,
         noised: tuple[bool, ...],
     ) -> dict[str, Float[Array, "b h w 3"]]:
-        bundle, canvas = self.model, self.model.settings.canvas
+        model, canvas = self.model, self.model.settings.canvas
         count = len(keys)
 
         def encode_images(images):
-            return encode_any_size(bundle.vae_config, frozen["vae"], images, dtype=self._dtype)
+            return encode_any_size(model.vae_config, constants["vae"], images, dtype=self._dtype)
 
         def assemble(parts):
             return canvas.assemble(parts) if parts else jnp.zeros((count, *canvas.shape))
@@ -199,23 +199,25 @@ class Sampler:
             pose_canvas = jnp.where(has_pose[:, None, None, None], pose_canvas, 0.0)
         noise = jax.vmap(lambda k: jax.random.normal(k, canvas.shape))(keys)
         mask: Bool[Array, "b 3"] = jnp.broadcast_to(jnp.asarray(noised), (count, len(noised)))
-        prompts = frozen["prompts"]
+        prompts = constants["prompts"]
         result = sample(
             lambda x, t, prompt: self._apply(params, x, t, prompt, prompts),
-            bundle.settings,
+            model.settings,
             self.settings,
             noise=noise,
             x0=x0,
             noised=mask,
             pose=pose_canvas,
             prompt=jnp.broadcast_to(row, (count,)),
-            null_prompt=len(bundle.settings.tasks),
+            null_prompt=len(model.settings.tasks),
             prepare=cache_reference(self._apply, params, prompts),
         )
         assert not isinstance(result, tuple)
         parts = canvas.split(result)
         return {
-            name: decode_any_size(bundle.vae_config, frozen["vae"], parts[name], dtype=self._dtype)
+            name: decode_any_size(
+                model.vae_config, constants["vae"], parts[name], dtype=self._dtype
+            )
             for name, flag in zip(COMPONENTS, noised, strict=True)
             if flag
         }

@@ -26,7 +26,7 @@ def clean_runs(runs: Runs, rules: CleaningRules) -> tuple[Runs, list[ExcludedRun
     """Return the usable runs, the excluded ones with reasons, and warnings about the rest.
 
     Excluded in this order: values that are missing, infinite or not positive; exact duplicates;
-    losses above `max_loss`; the `drop_highest` highest losses; diverged runs (see `diverged`).
+    losses above `max_loss`; the `drop_highest` highest losses; diverged runs (see `find_diverged`).
     """
     if rules.max_loss is not None and not rules.max_loss > 0:
         raise OmfaError(f"--max-loss must be above 0, got {rules.max_loss:g}")

@@ -6,7 +6,9 @@ require_modules("the synthetic world", "body", "numba")
 
 import numba  # noqa: E402
 
-__all__ = ["kernel", "pixel_range", "signed_area"]
+from omfa_jax.body.zbuffer_numba import compute_pixel_range, compute_signed_area  # noqa: E402
+
+__all__ = ["compute_pixel_range", "compute_signed_area", "kernel"]
 
 # cache: compiling takes seconds, which every worker process would pay again
 kernel = numba.njit(cache=True, nogil=True, fastmath=True)

@@ -31,13 +31,13 @@ class AotStep:
     step: Step
     state: TrainState
     shardings: TrainState
-    frozen: Any
+    constants: Any
     batch: dict[str, Shape]
 
     def lower(self) -> jax.stages.Lowered:
         """Return the step lowered for its mesh, whose devices need not be attached."""
         key = jax.eval_shape(lambda: jax.random.key(0))
-        return self.step.lower(self.state, self.frozen, self.batch, key)  # type: ignore[attr-defined]
+        return self.step.lower(self.state, self.constants, self.batch, key)  # type: ignore[attr-defined]
 
 
 def make_aot_step(
@@ -63,18 +63,20 @@ def make_aot_step(
         "context": Shape((rows, text_tokens, config.context_dim), jnp.float32),
         "pooled": Shape((rows, config.pooled_dim), jnp.float32),
     }
-    frozen = {"vae": {}, "prompts": prompts}
+    constants = {"vae": {}, "prompts": prompts}
     step = make_step(
         make_diffusion_objective(diffusion, train.loss, network, lambda _, images: images),
         optimizer,
         train.ema_decay,
         shardings,
-        jax.tree.map(lambda _: make_replicated_sharding(mesh), frozen),
+        jax.tree.map(lambda _: make_replicated_sharding(mesh), constants),
         mesh,
         accumulate=train.grad_accum_steps,
         skip_nonfinite=train.on_nonfinite == "skip",
     )
-    return AotStep(step, state, shardings, frozen, make_abstract_batch(diffusion, train.batch_size))
+    return AotStep(
+        step, state, shardings, constants, make_abstract_batch(diffusion, train.batch_size)
+    )
 
 
 def make_abstract_batch(diffusion: DiffusionSettings, size: int) -> dict[str, Shape]:

@@ -12,7 +12,7 @@ from omfa_jax.parallel.mesh import BATCH_AXES, MESH_AXES, count_batch_shards
 from omfa_jax.train.objective import Batch, Objective
 
 Metrics = dict[str, Float[Array, ""]]
-# (params, frozen trees, batch with ROW, root key, step) -> mean loss, metrics, gradient
+# (params, constants trees, batch with ROW, root key, step) -> mean loss, metrics, gradient
 Gradient = Callable[[Any, Any, Batch, jax.Array, Array], tuple[Float[Array, ""], Metrics, Any]]
 
 
@@ -29,9 +29,9 @@ def make_sharded_gradient(
     batch_axes, manual = get_manual_axes(mesh)
     specs = get_manual_specs(param_shardings, manual)
 
-    def on_device(params: Any, frozen: Any, batch: Batch, root: Array, step: Array):
+    def on_device(params: Any, constants: Any, batch: Batch, root: Array, step: Array):
         def gradient(rows: Batch):
-            return jax.value_and_grad(objective, has_aux=True)(params, frozen, rows, root, step)
+            return jax.value_and_grad(objective, has_aux=True)(params, constants, rows, root, step)
 
         (value, sums), grads = accumulate_gradient(gradient, split_microbatches(batch, accumulate))
 

@@ -60,21 +60,21 @@ def load_initial_model(
         workdir is not None
         and find_newest_complete_step(workdir / "checkpoints", warn=False) is not None
     ):
-        bundle = load_model_folder(workdir / MODEL_FOLDER)
-        check_same_model(source, bundle, workdir)
-        return update_tasks(source, bundle, workdir / MODEL_FOLDER)
+        model = load_model_folder(workdir / MODEL_FOLDER)
+        check_same_model(source, model, workdir)
+        return update_tasks(source, model, workdir / MODEL_FOLDER)
     if source.start_from:
         other = Path(source.start_from)
-        bundle = load_model_folder(other / MODEL_FOLDER)
-        check_same_model(source, bundle, other)
-        bundle = update_tasks(source, bundle, other / MODEL_FOLDER)
+        model = load_model_folder(other / MODEL_FOLDER)
+        check_same_model(source, model, other)
+        model = update_tasks(source, model, other / MODEL_FOLDER)
         params, step = restore_params(other)
         # processes may disagree on which step of a damaged checkpoint folder is readable
         distributed.check_equal_across_processes(
             {"the step of config.checkpoint.start_from": str(step)}
         )
         log.info("starting from step %d of %s", step, other)
-        return bundle.with_unet(params)
+        return model.with_unet(params)
     if source.init:
         return load_converted(source, Path(source.init))
     vae_config, draw = make_preset_vae(source)
@@ -136,17 +136,17 @@ def make_prompt_rows(
     return table.select_rows(texts)
 
 
-def check_same_model(source: WeightsSource, bundle: Model, where: Path) -> None:
+def check_same_model(source: WeightsSource, model: Model, where: Path) -> None:
     """Raise an OmfaError if the config asks for another model than the one in `where`."""
-    wanted = source.diffusion_for(bundle.vae_config)
-    check_same_meaning(wanted, bundle.settings, where)
+    wanted = source.diffusion_for(model.vae_config)
+    check_same_meaning(wanted, model.settings, where)
     # with `init` the UNet's shape is the converted model's; the preset's name is ignored
     if not (source.init and source.init_unet):
         asked = make_unet_config(source.unet, wanted)
-        if asked != bundle.unet_config:
+        if asked != model.unet_config:
             raise OmfaError(
                 f"{where} holds a UNet of another size than preset {source.unet!r}:"
-                f" {describe_differences(asked, bundle.unet_config)};"
+                f" {describe_differences(asked, model.unet_config)};"
                 " change config.model.unet or --workdir"
             )
 
@@ -183,7 +183,7 @@ def describe_differences(config: object, trained: object) -> str:
     return "; ".join(f"{name}: config {a}, there {b}" for name, a, b in pairs if a != b)
 
 
-def write_model_folder(bundle: Model, workdir: Path) -> None:
+def write_model_folder(model: Model, workdir: Path) -> None:
     """Write workdir/model: everything in the model that training does not change.
 
     A folder left by an attempt without a checkpoint is replaced, because its VAE or prompts may
@@ -193,7 +193,7 @@ def write_model_folder(bundle: Model, workdir: Path) -> None:
         return
     checkpoints, folder = workdir / "checkpoints", workdir / MODEL_FOLDER
     if find_newest_complete_step(checkpoints, warn=False) is not None:
-        write_tasks(folder, bundle)
+        write_tasks(folder, model)
     # if no checkpoint is complete the run fails later; until then leave everything as it is
     elif not list_steps(checkpoints):
-        save_model_folder(folder, bundle)
+        save_model_folder(folder, model)

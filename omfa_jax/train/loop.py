@@ -101,14 +101,14 @@ def train(run: TrainRun) -> TrainState:
         with clock.measure("restore"):
             state, shardings = restore_or_create(run, checkpoints, optimizer)
             checkpoints.open()
-        frozen_shardings = jax.tree.map(lambda _: make_replicated_sharding(mesh), run.constants)
-        frozen = put_global(run.constants, frozen_shardings)
+        constants_shardings = jax.tree.map(lambda _: make_replicated_sharding(mesh), run.constants)
+        constants = put_global(run.constants, constants_shardings)
         step_fn = make_step(
             run.objective,
             optimizer,
             settings.ema_decay,
             shardings,
-            frozen_shardings,
+            constants_shardings,
             mesh,
             accumulate=settings.grad_accum_steps,
             skip_nonfinite=skips,
@@ -137,7 +137,7 @@ def train(run: TrainRun) -> TrainState:
                 batch = next(run.batches)
                 on_devices = make_global_batch(mesh, batch)
             profiler.before_step(step + 1)
-            state, metrics = step_fn(state, frozen, on_devices, root)
+            state, metrics = step_fn(state, constants, on_devices, root)
             step += 1
             window.add(step, metrics, format_record_ids(batch))
             clock.record_step()

@@ -18,10 +18,10 @@ from omfa_jax.weights.omfa_model import Model
 log = logging.getLogger(__name__)
 
 
-def make_network_mesh(settings: MeshSettings, bundle: Model) -> Mesh:
+def make_network_mesh(settings: MeshSettings, model: Model) -> Mesh:
     """Return the mesh over all devices; a warning says which weights it leaves replicated."""
     return _make_mesh(
-        divide_network(bundle.settings, bundle.unet_config, settings, jax.device_count())
+        divide_network(model.settings, model.unet_config, settings, jax.device_count())
     )
 
 
@@ -30,18 +30,18 @@ def make_replicated_mesh(settings: MeshSettings, params: Mapping[str, Any]) -> M
     return _make_mesh(resolve_mesh(settings, jax.device_count(), REPLICATED_RULES, params))
 
 
-def explain_sharding(settings: MeshSettings, bundle: Model) -> str:
+def explain_sharding(settings: MeshSettings, model: Model) -> str:
     """Return a table of every weight's sharding on the mesh that `settings` describe."""
     asked = math.prod(getattr(settings, axis) for axis in MESH_AXES)
     # a mesh without -1 fixes the device count, so the table can be made on any machine
     devices = asked if asked > 0 else jax.device_count()
     # nothing is trained here: replicated weights are worth a warning, not an error
     settings = dataclasses.replace(settings, allow_replicated=True)
-    divided = divide_network(bundle.settings, bundle.unet_config, settings, devices)
+    divided = divide_network(model.settings, model.unet_config, settings, devices)
     log_notes(divided)
     mesh = make_abstract_mesh({axis: getattr(divided.settings, axis) for axis in MESH_AXES})
     return format_sharding_table(
-        UNET_RULES, get_network_shapes(bundle.settings, bundle.unet_config), mesh
+        UNET_RULES, get_network_shapes(model.settings, model.unet_config), mesh
     )
 
 

@@ -24,7 +24,7 @@ NOISE_LEVELS = 4
 Batch = Mapping[str, Array]
 # (sum, count) of each metric: sums add up over devices and microbatches, means do not
 Sums = dict[str, tuple[Float[Array, ""], Float[Array, ""]]]
-# (params, frozen trees, batch, root key, step) -> mean loss, sums
+# (params, constants trees, batch, root key, step) -> mean loss, sums
 Objective = Callable[[Any, Any, Batch, jax.Array, Array], tuple[Float[Array, ""], Sums]]
 # (params, network input, timesteps, prompt rows, prompt table) -> prediction
 ApplyFn = Callable[..., Float[Array, "b h w c"]]
@@ -63,8 +63,8 @@ def make_diffusion_objective(
     null_prompt = len(settings.tasks)
     gamma = loss.min_snr_gamma or None
 
-    def objective(params, frozen, batch, root, step):
-        latents = encode_batch(batch, lambda images: encode(frozen["vae"], images))
+    def objective(params, constants, batch, root, step):
+        latents = encode_batch(batch, lambda images: encode(constants["vae"], images))
         pose = canvas.assemble({"person": latents.pop("pose")})
         x0 = canvas.assemble(latents)
         mask = canvas.make_mask(table[batch["task"]])
@@ -83,7 +83,7 @@ def make_diffusion_objective(
         xt, pose, prompt = drop_conditions(drop, xt, mask, pose, batch["task"], null_prompt)
 
         inputs = make_network_input(settings.unet_inputs, canvas, xt, mask, pose)
-        output = apply(params, inputs, t, prompt, frozen["prompts"])
+        output = apply(params, inputs, t, prompt, constants["prompts"])
         wanted = compute_target(settings.prediction, x0, eps, alpha, sigma)
         per_example = masked_mean((output - wanted) ** 2, mask)
         mean = jnp.mean(compute_loss_weight(settings.prediction, gamma, alpha, sigma) * per_example)

@@ -23,13 +23,13 @@ def make_step(
     optimizer: optax.GradientTransformation,
     ema_decay: float,
     shardings: TrainState,
-    frozen_shardings: Any,
+    constants_shardings: Any,
     mesh: Mesh,
     *,
     accumulate: int = 1,
     skip_nonfinite: bool = False,
 ) -> Step:
-    """Return `step(state, frozen, batch, root_key) -> (state, metrics)`; the old state is donated.
+    """Return `step(state, constants, batch, root_key) -> (state, metrics)`; the old state is donated.
 
     Metrics are scalars that stay on the device: loss, gradient norm and those of the objective.
     The batch comes from `to_global`. `accumulate` microbatches are run one after the other in the
@@ -39,8 +39,8 @@ def make_step(
 
     gradient = make_sharded_gradient(objective, shardings.params, mesh, accumulate)
 
-    def step(state: TrainState, frozen: Any, batch: Batch, root: Array):
-        value, metrics, grads = gradient(state.params, frozen, batch, root, state.step)
+    def step(state: TrainState, constants: Any, batch: Batch, root: Array):
+        value, metrics, grads = gradient(state.params, constants, batch, root, state.step)
         metrics = {"loss": value, "grad_norm": optax.tree.norm(grads), **metrics}
         new = apply_gradients(state, grads, optimizer, ema_decay)
         if skip_nonfinite:
@@ -54,7 +54,7 @@ def make_step(
         step,
         in_shardings=(
             shardings,
-            frozen_shardings,
+            constants_shardings,
             make_batch_sharding(mesh),
             make_replicated_sharding(mesh),
         ),

@@ -24,23 +24,23 @@ from omfa_jax.weights.prompt_table import (
 log = logging.getLogger(__name__)
 
 
-def update_tasks(source: WeightsSource, bundle: Model, folder: Path) -> Model:
+def update_tasks(source: WeightsSource, model: Model, folder: Path) -> Model:
     """Return the model of `folder` with the task weights and prompts of the config.
 
     The tasks and what they noise are equal already (`check_same_meaning`). A prompt for which no
     embedding is found is an OmfaError that names the command to make one.
     """
-    tasks = source.diffusion_for(bundle.vae_config).tasks
-    if tasks == bundle.settings.tasks:
-        return bundle
-    table = find_prompts(source, bundle, folder, tasks)
+    tasks = source.diffusion_for(model.vae_config).tasks
+    if tasks == model.settings.tasks:
+        return model
+    table = find_prompts(source, model, folder, tasks)
     rows = table.select_rows([task.prompt for task in tasks])
-    settings = dataclasses.replace(bundle.settings, tasks=tasks)
-    return dataclasses.replace(bundle, settings=settings, prompts=rows)
+    settings = dataclasses.replace(model.settings, tasks=tasks)
+    return dataclasses.replace(model, settings=settings, prompts=rows)
 
 
 def find_prompts(
-    source: WeightsSource, bundle: Model, folder: Path, tasks: Sequence[Task]
+    source: WeightsSource, model: Model, folder: Path, tasks: Sequence[Task]
 ) -> PromptTable:
     """Return the model's prompt table with an embedding for every task's prompt.
 
@@ -48,11 +48,11 @@ def find_prompts(
     of a run without text encoders, new prompts get seeded ones too.
     """
     own = read_description(folder).prompts
-    assert own is not None  # the bundle was read from there
+    assert own is not None  # the model was read from there
     missing = [task for task in tasks if task.prompt not in own.prompts]
     if not missing:
         return own
-    others = [(source.init, load_init_prompts(source, bundle.unet_config))]
+    others = [(source.init, load_init_prompts(source, model.unet_config))]
     others.append(("their seed", make_seeded_like(own, [task.prompt for task in missing])))
     for place, table in others:
         if table is None or any(task.prompt not in table.prompts for task in missing):

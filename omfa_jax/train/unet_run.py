@@ -19,7 +19,7 @@ from omfa_jax.weights.omfa_model import Model
 
 
 def make_unet_run(
-    bundle: Model,
+    model: Model,
     settings: TrainSettings,
     mesh: Mesh,
     batches: Batches,
@@ -28,31 +28,29 @@ def make_unet_run(
     config: Mapping[str, Any],
     encodes: bool,
 ) -> TrainRun:
-    """Return the run that trains the bundle's UNet, or a random one if it has none.
+    """Return the run that trains the model's UNet, or a random one if it has none.
 
     `encodes`: the batches hold images, which the VAE encodes in the step. `config` is the whole
     config as nested dicts, for checkpoints and logs.
     """
-    apply = make_training_network(bundle.settings, bundle.unet_config, settings, mesh)
+    apply = make_training_network(model.settings, model.unet_config, settings, mesh)
 
     def encode_images(params, images):
-        return encode(bundle.vae_config, params, images, dtype=settings.compute_dtype)
+        return encode(model.vae_config, params, images, dtype=settings.compute_dtype)
 
     def draw_unet():
         key = jax.random.key(settings.seed)
-        params = init_network_params(
-            bundle.unet_config, key, has_reference=bundle.settings.reference
-        )
+        params = init_network_params(model.unet_config, key, has_reference=model.settings.reference)
         base = settings.optimizer.mup_base
         return mup.rescale_initial_params(params, base) if base else params
 
     return TrainRun(
         workdir=workdir,
         settings=settings,
-        objective=make_diffusion_objective(bundle.settings, settings.loss, apply, encode_images),
-        start=draw_unet if bundle.unet_params is None else bundle.unet_params,
+        objective=make_diffusion_objective(model.settings, settings.loss, apply, encode_images),
+        start=draw_unet if model.unet_params is None else model.unet_params,
         # with stored latents the step never runs the VAE, which then takes no device memory
-        constants={"vae": bundle.vae_params if encodes else {}, "prompts": bundle.prompts},
+        constants={"vae": model.vae_params if encodes else {}, "prompts": model.prompts},
         rules=UNET_RULES,
         mesh=mesh,
         batches=batches,

@@ -59,13 +59,13 @@ def make_vae_objective(
     """Return L1 + L1 of edges + a small KL term (arXiv 2112.10752, appendix G) on square crops.
 
     `posterior(params, images) -> mean, log-variance` and `decode_raw(params, z) -> images` are
-    the VAE without its scaling factor; `params` are the frozen and trained parts together.
+    the VAE without its scaling factor; `params` are the constants and trained parts together.
     `latent_noise` is the standard deviation, in unscaled latents, of noise beyond the posterior's
     own: a decoder trained with it is robust to a UNet's errors.
     """
 
-    def objective(params, frozen, batch, root, step):
-        params = {**frozen, **params}
+    def objective(params, constants, batch, root, step):
+        params = {**constants, **params}
         kinds = (*COMPONENTS, "pose")
         keys = [make_row_keys(root, f"vae/{kind}", step, batch[ROW]) for kind in kinds]
         crops = [

@@ -36,13 +36,13 @@ SCALE_RECORDS = 128
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VAETraining:
-    """What a VAE run trains: `start` (parameters, or a function that draws them) beside `frozen`.
+    """What a VAE run trains: `start` (parameters, or a function that draws them) beside `constants`.
 
     `latent_noise` is in standard deviations of scaled latents.
     """
 
     vae_config: VAEConfig
-    frozen: Params
+    constants: Params
     start: Params | Callable[[], Params]
     crop_px: int
     latent_noise: float
@@ -63,15 +63,15 @@ def load_initial_vae(
     """
     if not decoder_of:
         vae_config, draw = make_preset_vae(source)
-        frozen, start = {}, draw
+        constants, start = {}, draw
     else:
         vae_config = read_description(Path(decoder_of)).vae_config
         params = load_vae(Path(decoder_of), vae_config)
-        frozen = {name: params[name] for name in ENCODER}
-        start = {name: params[name] for name in params if name not in frozen}
+        constants = {name: params[name] for name in ENCODER}
+        start = {name: params[name] for name in params if name not in constants}
     return VAETraining(
         vae_config=vae_config,
-        frozen=frozen,
+        constants=constants,
         start=start,
         crop_px=crop_px,
         latent_noise=latent_noise,
@@ -111,7 +111,7 @@ def make_vae_run(
             latent_noise=training.latent_noise / vae_config.scaling_factor,
         ),
         start=(lambda: rescale_initial_vae(start())) if callable(start) else start,
-        constants=training.frozen,
+        constants=training.constants,
         rules=REPLICATED_RULES,
         mesh=mesh,
         batches=batches,
@@ -130,12 +130,12 @@ def publish_vae(
     """Write workdir/model: the EMA VAE, scaled so that its latents have standard deviation 1.
 
     The scaling factor is 1 over the standard deviation of the posterior means (arXiv 2112.10752,
-    appendix G), here over garments, people and faces of `split`. A frozen encoder keeps its own.
+    appendix G), here over garments, people and faces of `split`. A constants encoder keeps its own.
     """
     params = jax.device_get(state.params if state.ema is None else state.ema)
-    params = {**training.frozen, **params}
+    params = {**training.constants, **params}
     factor = training.vae_config.scaling_factor
-    if not training.frozen:
+    if not training.constants:
         factor = measure_scaling_factor(training.vae_config, params, pipeline, split)
     scaled = dataclasses.replace(training.vae_config, scaling_factor=factor)
     settings = source.diffusion_for(scaled)

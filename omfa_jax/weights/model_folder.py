@@ -55,36 +55,36 @@ def make_ddim_config(settings: DiffusionSettings) -> dict[str, Any]:
     }
 
 
-def describe_model(bundle: Model) -> ModelDescription:
+def describe_model(model: Model) -> ModelDescription:
     """Return the description to be stored with a model's parameters."""
-    texts = (*(task.prompt for task in bundle.settings.tasks), "")
+    texts = (*(task.prompt for task in model.settings.tasks), "")
     return ModelDescription(
-        unet_config=bundle.unet_config,
-        vae_config=bundle.vae_config,
-        scheduler=make_ddim_config(bundle.settings),
-        omfa=bundle.settings.to_json(),
-        prompts=PromptTable(texts, bundle.prompts["context"], bundle.prompts["pooled"]),
+        unet_config=model.unet_config,
+        vae_config=model.vae_config,
+        scheduler=make_ddim_config(model.settings),
+        omfa=model.settings.to_json(),
+        prompts=PromptTable(texts, model.prompts["context"], model.prompts["pooled"]),
     )
 
 
-def save_model_folder(folder: Path, bundle: Model) -> None:
+def save_model_folder(folder: Path, model: Model) -> None:
     """Write everything except the UNet's parameters, atomically."""
     with atomic_dir(folder, CONTENTS) as temporary:
-        write_description(temporary, describe_model(bundle))
+        write_description(temporary, describe_model(model))
         path = temporary / "vae" / f"{STEM}.safetensors"
-        write_tensors(path, tensor_names.to_torch(bundle.vae_params), "fp32", {"format": "pt"})
+        write_tensors(path, tensor_names.to_torch(model.vae_params), "fp32", {"format": "pt"})
 
 
-def write_tasks(folder: Path, bundle: Model) -> None:
+def write_tasks(folder: Path, model: Model) -> None:
     """Update the tasks and prompts of a model folder, if they differ.
 
     The prompt table keeps all earlier prompts and is written first, so that the two files match at
     every moment, also after a kill between the two writes.
     """
     before = read_description(folder)
-    if before.omfa is not None and DiffusionSettings.from_json(before.omfa) == bundle.settings:
+    if before.omfa is not None and DiffusionSettings.from_json(before.omfa) == model.settings:
         return
-    now = describe_model(bundle)
+    now = describe_model(model)
     assert now.prompts is not None and now.omfa is not None
     table = now.prompts if before.prompts is None else merge_tables(now.prompts, before.prompts)
     # prompts first: tasks without their prompts could not be loaded

@@ -56,7 +56,7 @@ class Model:
                     " .init"
                 )
 
-    def with_unet(self, params: Params) -> "Bundle":
+    def with_unet(self, params: Params) -> "Model":
         """Return a copy of the model with these UNet parameters."""
         return dataclasses.replace(self, unet_params=params)
 

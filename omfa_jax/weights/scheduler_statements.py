@@ -54,7 +54,7 @@ DISCRETE_SCHEDULERS = (
 )
 OTHER_SCHEDULE = "a noise schedule other than SDXL's"
 EDM = "EDM's noise levels"
-# the keys of a scheduler_config.json that `in_scheduler_config` reads
+# the keys of a scheduler_config.json that `parse_scheduler_config` reads
 READ_KEYS = (
     *("prediction_type", "rescale_betas_zero_snr", "trained_betas", "use_flow_sigmas"),
     *("beta_schedule", "beta_start", "beta_end", "num_train_timesteps"),

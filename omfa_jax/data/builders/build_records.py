@@ -53,7 +53,7 @@ def build_records(
     end. Until then finished shards are kept in a hidden staging folder beside it, from which the
     same call resumes after a kill. `shard_records`: items per shard. `runner`: "local" (`processes`
     of this machine) or "beam" (with `beam_options` as on its command line); both write the same
-    bytes. `item_options` are passed to the data set's `raw_items` (see `options_taken` of its
+    bytes. `item_options` are passed to the data set's `list_items` (see `item_option_names` of its
     builder). Raises OmfaError if the folder does not have the layout of `dataset`, if no item can
     be built, or if `out_dir` is in use (`overwrite` replaces records only).
     """

@@ -9,7 +9,7 @@
 
 Photos with the same gender, category, id and CC form a group: one person in one outfit. The set has
 no photos of garments alone, so the garment is cut out of a photo with a label map: the item's own,
-or the clearest of the group (`VIEWS`). The set has no splits either, see `split_of`.
+or the clearest of the group (`VIEWS`). The set has no splits either, see `assign_split`.
 """
 
 import os
@@ -90,7 +90,7 @@ class DeepFashionMultiModal(RecordsBuilder):
         """Return {split: items} in the order of names; irregularities go to `warnings`.
 
         `clean`: list of photos to leave out (see `clean.py`), also as sources of garments.
-        `split_shares`: the shares of train, val and test, see `split_of`.
+        `split_shares`: the shares of train, val and test, see `assign_split`.
         """
         root = require_dir(raw_dir, "raw data set", "--raw")
         if not (root / "images").is_dir():

@@ -129,5 +129,5 @@ def list_files_by_stem(folder: Path) -> dict[str, Path]:
 
 
 def list_first_nonempty_folder(folder: Path, names: tuple[str, ...]) -> dict[str, Path]:
-    """Return `files_by_stem` of the first non-empty sub-folder."""
+    """Return `list_files_by_stem` of the first non-empty sub-folder."""
     return next((found for name in names if (found := list_files_by_stem(folder / name))), {})

@@ -60,7 +60,7 @@ class RecordsBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
     """Base class of the data sets: a subclass lists its items and reads one item into a record.
 
     `raw_items(raw_dir, warnings, **item_options)` returns {split: items}, in a deterministic order;
-    `options_taken` names the options it accepts. `read(item)` returns the record and its flaws
+    `item_option_names` names the options it accepts. `read(item)` returns the record and its flaws
     (short phrases), or raises an OmfaError, which skips the item. Items must hold the Path of every
     file they depend on: a restarted build then detects that a file has changed.
 

@@ -46,7 +46,7 @@ def check_slots(slots: Slots) -> None:
 
 
 def decode_record(record: record_schema.Record, slots: Slots, **changes: Any) -> Example:
-    """Return the example of `fitted_record` with its images as arrays."""
+    """Return the example of `decode_to_pil` with its images as arrays."""
     return convert_to_arrays(decode_to_pil(record, slots, **changes))
 
 

@@ -1,7 +1,7 @@
 """Encode a records folder to VAE latents once, so that training does not have to.
 
 A latents folder has the splits, keys and order of the image records it was made from;
-`make_dataset` reads either kind.
+`make_train_iterator` reads either kind.
 """
 
 import collections

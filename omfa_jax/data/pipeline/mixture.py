@@ -25,7 +25,7 @@ class OrderEntry(NamedTuple):
 
 
 class TrainingOrder:
-    """The endless order of training: `order[position]` is a `Drawn`, in time independent of size.
+    """The endless order of training: `order[position]` is a `OrderEntry`, in time independent of size.
 
     `counts`: the number of records in each folder. Each folder is shuffled separately, anew in each
     of its epochs, and its epochs end independently of the other folders'. `weights` fix the folder

@@ -27,7 +27,7 @@ def require_flippable(style: str, where: str) -> None:
 def flip_pose_map(pose: UInt8[np.ndarray, "h w 3"], style: str) -> UInt8[np.ndarray, "h w 3"]:
     """Return the pose map of the mirrored body: pixels flipped, red inverted where the body is.
 
-    For styles in MIRRORED_IN_RED, on black. A pixel at the silhouette is only partly covered by the
+    For styles in FLIPPABLE_STYLES, on black. A pixel at the silhouette is only partly covered by the
     body, so red is inverted about its coverage, which is estimated from the brightest neighbour
     and, for normals, from their unit length.
     """

@@ -22,7 +22,7 @@ class ResumableWorkerIterator:
         self._iterator: grain.DatasetIterator[Batch] | None = None
         self._consumed = 0
 
-    def __iter__(self) -> "ProcessBatches":
+    def __iter__(self) -> "ResumableWorkerIterator":
         return self
 
     def __next__(self) -> Batch:

@@ -36,7 +36,7 @@ ShardOutcome = Literal["kept", "written", "rewritten"]
 class Shard:
     """Items `start` to `stop` of a split, shard `index` of `count`; picklable.
 
-    The names of the class and its fields are part of every stamp (`stamp_of`).
+    The names of the class and its fields are part of every stamp (`compute_stamp`).
     """
 
     dataset: str

@@ -27,7 +27,7 @@ FATAL_STATUSES = {401, 403, 404, 405}  # statuses that every other request would
 class RequestFailed(Exception):
     """A request without an answer.
 
-    `passing`: worth another attempt. `hopeless`: every other request would fail too. `maybe_paid`:
+    `retryable`: worth another attempt. `fatal`: every other request would fail too. `maybe_paid`:
     the request was sent and its answer lost, so the server may charge for it.
     """
 

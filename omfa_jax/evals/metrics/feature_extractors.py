@@ -39,7 +39,7 @@ def load_inception(networks: MetricWeights, options: dict[str, Any], device: str
     """Return an extractor of the 2048 features of TensorFlow's 2015 Inception (torch-fidelity).
 
     `resize` is "clean" for clean-fid's (Pillow bicubic on floats) or "pytorch" for pytorch-fid's
-    (bilinear without antialiasing); `input` maps 0..255 to the network's range. Raises NotThere if
+    (bilinear without antialiasing); `input` maps 0..255 to the network's range. Raises MetricUnavailable if
     the package or the weights are missing.
     """
     require_library("torch_fidelity")

@@ -25,7 +25,7 @@ PairScore = Callable[[UInt8[np.ndarray, "h w 3"], UInt8[np.ndarray, "h w 3"]], f
 def load_lpips(networks: MetricWeights, options: dict[str, Any], device: str) -> PairScore:
     """Return LPIPS v0.1 (Zhang et al. 2018) with `net` alex, vgg or squeeze, on inputs in -1..1.
 
-    Raises NotThere if the package or the backbone's weights are missing.
+    Raises MetricUnavailable if the package or the backbone's weights are missing.
     """
     require_library("lpips")
     require_torchvision()
@@ -47,7 +47,7 @@ def load_lpips(networks: MetricWeights, options: dict[str, Any], device: str) ->
 
 
 def load_dists(networks: MetricWeights, options: dict[str, Any], device: str) -> PairScore:
-    """Return DISTS (Ding et al. 2020) on VGG16, on inputs in 0..1; NotThere as in `load_lpips`."""
+    """Return DISTS (Ding et al. 2020) on VGG16, on inputs in 0..1; MetricUnavailable as in `load_lpips`."""
     require_library("DISTS_pytorch")
     require_torchvision()
     from DISTS_pytorch import DISTS_pt

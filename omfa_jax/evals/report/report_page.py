@@ -38,7 +38,7 @@ SETTINGS = {
 def build_report_page(
     scores: Sequence[Scores], *, beside: Sequence[Path], examples: GallerySettings
 ) -> HtmlPage:
-    """Return the page of `omfa eval report`; raises the OmfaErrors of `sections`."""
+    """Return the page of `omfa eval report`; raises the OmfaErrors of `add_report_sections`."""
     groups = group_scores(scores)
     kinds = [f"{g[0].protocol.name}, {SETTINGS[g[0].protocol.setting]}" for g in groups]
     methods = list(dict.fromkeys(one.method for one in scores))

@@ -131,7 +131,7 @@ def load_export_arguments(path: str | Path, which: str = "auto") -> dict[str, An
 def export_newest(
     path: str | Path, which: str, save: Callable[[dict[str, Any]], RunResult]
 ) -> RunResult:
-    """Call `save` with what `load_for_export` returns, and return its result.
+    """Call `save` with what `load_export_arguments` returns, and return its result.
 
     Damage may be found only when `save` reads the arrays; it is then called again with the
     workdir's previous step.
@@ -150,20 +150,20 @@ def _arguments(path: Path, which: str, item: Path, prefix: trees.KeyPath) -> dic
         lost = EMA_ITEM in (read_items(item.parent) or ())
         why = "it has lost it" if lost else "it was trained with train.ema_decay=0"
         raise OmfaError(f"checkpoint {step} of {path} has no EMA ({why}); give --weights raw")
-    bundle = load_model_folder(find_workdir(path) / MODEL_FOLDER)
-    if bundle.settings.reference:
+    model = load_model_folder(find_workdir(path) / MODEL_FOLDER)
+    if model.settings.reference:
         raise OmfaError(
             f"{path} holds a dual UNet (config.model.reference=True), which has no form in"
             " diffusers: sample it with `omfa sample`; only single UNets are exported"
         )
-    description = describe_model(bundle)
+    description = describe_model(model)
     return {
         "unet_config": description.unet_config,
         "unet_params": make_lazy_tree(
             item, read_metadata(item), prefix, read_checksums(item.parent).get(item.name, {})
         ),
         "vae_config": description.vae_config,
-        "vae_params": bundle.vae_params,
+        "vae_params": model.vae_params,
         "scheduler": description.scheduler,
         "omfa": description.omfa,
         "prompts": description.prompts,

@@ -35,7 +35,7 @@ class Writers:
 
     With `wandb_project`, Weights & Biases as well, in a run named after the workdir that a restart
     resumes. `config` is shown there beside the curves. None of them can end or block the run (see
-    `Outlet`).
+    `BackgroundWriter`).
     """
 
     def __init__(
