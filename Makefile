@@ -6,7 +6,7 @@ TORCH ?= torch==2.13.0
 # the release that was made for that torch
 TORCHVISION ?= torchvision==0.28.0
 
-.PHONY: setup demo test lint clean
+.PHONY: setup demo test test-fast lint clean
 
 setup: $(VENV)/.installed
 
@@ -27,6 +27,10 @@ demo: setup
 
 test: setup
 	$(BIN)/python -m pytest
+
+# without the tests that start processes or compile networks
+test-fast: setup
+	$(BIN)/python -m pytest -m "not slow"
 
 lint: setup
 	$(BIN)/ruff format --check .

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 from tiny_training import SETTINGS, make_run
 
 from omfa_jax.train.loop import TrainRun
-from omfa_jax.train.objective import make_diffusion_objective
 
 WIDTH = 64
 RULES = ((r"(kernel|spare)$", ("fsdp", None)), (r"bias$", ()))
@@ -27,12 +26,5 @@ def start():
 
 
 def matrix_run(workdir: Path, steps: int, **changes) -> TrainRun:
-    run = make_run(workdir, steps, **changes)
-    return dataclasses.replace(
-        run,
-        start=start,
-        rules=RULES,
-        objective=make_diffusion_objective(
-            SETTINGS, run.settings.loss, apply, lambda _, images: images
-        ),
-    )
+    run = make_run(workdir, steps, apply=apply, **changes)
+    return dataclasses.replace(run, start=start, rules=RULES)

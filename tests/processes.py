@@ -3,8 +3,9 @@
 import os
 import socket
 import subprocess
-import sys
 from pathlib import Path
+
+from warm_process import WarmProcess
 
 HERE = Path(__file__).parent
 
@@ -26,7 +27,6 @@ if "EARLY" in os.environ:
     sys.exit(report_error("train", eval(os.environ["EARLY"]), joins=True))
 distributed.initialize(Path(sys.argv[1]))
 from tiny_training import SETTINGS, CountingBatches, make_run
-from omfa_jax.train.objective import make_diffusion_objective
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.parallel.global_arrays import get_data_shard
 from omfa_jax.parallel.fsdp import make_all_gather_params
@@ -49,7 +49,6 @@ workdir, steps = Path(sys.argv[1]), int(sys.argv[2])
 mesh = tuple(map(int, os.environ["MESH"].split(",")))
 every = {f"{name}_every_steps": int(os.environ.get(name.upper(), default))
          for name, default in (("save", "100"), ("log", "1"), ("samples", "0"))}
-run = make_run(workdir, steps, mesh, **every)
 
 RULES = ((r"kernel$", ("fsdp", None)), (r"bias$", ()))
 
@@ -72,14 +71,14 @@ def pictures(state, step):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
     return {}
 
+run = make_run(workdir, steps, mesh, apply=padded, **every)
 fetch = make_all_gather_params(RULES, jax.eval_shape(start), run.mesh)
 run = dataclasses.replace(
     run,
     batches=Rows(),
     start=start,
     rules=RULES,
-    pictures=pictures if "FULL" in os.environ else None,
-    objective=make_diffusion_objective(SETTINGS, run.settings.loss, padded, lambda _, images: images),
+    draw_images=pictures if "FULL" in os.environ else None,
 )
 try:
     distributed.require_same({"the config": os.environ.get("FACT", "same")})
@@ -133,12 +132,7 @@ def start(
                 "JAX_NUM_PROCESSES": str(count),
                 "JAX_PROCESS_ID": str(index),
             }
-        command = [sys.executable, "-c", program, str(workdir), str(steps)]
-        running.append(
-            subprocess.Popen(
-                command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-            )
-        )
+        running.append(WarmProcess(program, [str(workdir), str(steps)], env))
     return running
 
 

@@ -4,9 +4,6 @@ import itertools
 import json
 import os
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import diffusers
 import numpy as np
@@ -14,6 +11,7 @@ import pytest
 from safetensors.numpy import load_file
 from small_settings import make_keep_settings
 from torch_models import AutoencoderKL, UNet2DConditionModel, torch
+from warm_process import WarmProcess
 
 import convert_weights
 from omfa_jax.cli import config_lib
@@ -31,7 +29,6 @@ from omfa_jax.weights.safetensors_stream import parse_size
 from omfa_jax.weights.torch_sources import get_unet_shapes, get_vae_shapes
 
 FILE = "diffusion_pytorch_model"
-ROOT = Path(__file__).parents[1]
 
 
 def filled(shapes, seed):
@@ -135,10 +132,11 @@ def test_a_damaged_checkpoint_is_named(workdir, tmp_path):
     for path in (copy / "checkpoints" / "3" / "state").rglob("d/*"):
         path.unlink()
     # a process of its own: Orbax leaves reads behind that would warn in some later test
-    command = [sys.executable, "convert_weights.py", "export", str(copy), "--weights", "raw"]
-    command += ["--out", str(tmp_path / "out")]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
-    said = [line for line in done.stderr.splitlines() if line.startswith("convert_weights: ")]
+    program = "import sys, convert_weights; sys.exit(convert_weights.main(sys.argv[1:]))"
+    command = ["export", str(copy), "--weights", "raw", "--out", str(tmp_path / "out")]
+    done = WarmProcess(program, command)
+    _, err = done.communicate(timeout=300)
+    said = [line for line in err.splitlines() if line.startswith("convert_weights: ")]
     assert done.returncode == 2 and len(said) == 1 and "3/state is damaged: " in said[0]
     assert not (tmp_path / "out").exists()
 

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_training import BATCH, CountingBatches, make_run
+from matrix_training import matrix_run
+from tiny_training import BATCH, CountingBatches
 
 from omfa_jax.data.pipeline.buffer_pool import BufferPool
 from omfa_jax.data.pipeline.decode_record import stack_examples
@@ -72,7 +73,7 @@ def test_batches_are_placed_while_the_step_before_runs(tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "make_global_batch", watched_place)
     batches = Watching(metrics)
     # nothing is logged or saved before the last step: both wait for the device
-    run = make_run(tmp_path, STEPS, log_every_steps=STEPS, save_every_steps=STEPS)
+    run = matrix_run(tmp_path, STEPS, log_every_steps=STEPS, save_every_steps=STEPS)
     loop.train(dataclasses.replace(run, batches=batches))
     assert batches.was_done == [False] * (STEPS - 1)
     assert placed == [False] * (STEPS - 1)
@@ -80,7 +81,7 @@ def test_batches_are_placed_while_the_step_before_runs(tmp_path, monkeypatch):
 
 def test_the_saved_position_is_that_of_the_steps_taken(tmp_path):
     batches = CountingBatches()
-    run = make_run(tmp_path, STEPS, save_every_steps=2, log_every_steps=STEPS)
+    run = matrix_run(tmp_path, STEPS, save_every_steps=2, log_every_steps=STEPS)
     loop.train(dataclasses.replace(run, batches=batches))
     assert batches.seen == list(range(STEPS))
     saved = {}
@@ -113,7 +114,7 @@ class InRooms(CountingBatches):
 def test_batches_are_let_go_before_the_log_is_due(tmp_path, mixed):
     batches = InRooms(mixed=mixed)
     steps = 3 * STEPS
-    run = make_run(tmp_path, steps, log_every_steps=steps, save_every_steps=steps)
+    run = matrix_run(tmp_path, steps, log_every_steps=steps, save_every_steps=steps)
     loop.train(dataclasses.replace(run, batches=batches))
     # the next, the one on its way and the one in the step; not all since the last row of the log
     assert max(batches.held) <= 3

@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import pytest
-from tiny_training import make_run
+from matrix_training import matrix_run
 
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.parallel.mesh import MeshSettings, make_mesh
@@ -60,5 +60,5 @@ def test_what_an_update_broke_is_not_saved(tmp_path, monkeypatch):
 
     monkeypatch.setattr(loop, "make_step", breaking)
     with pytest.raises(OmfaError, match=r"after step 3 \d+ of \d+ .*step 2 is the last one saved"):
-        loop.train(make_run(tmp_path, 3, save_every_steps=1))
+        loop.train(matrix_run(tmp_path, 3, save_every_steps=1))
     assert find_newest_complete_step(tmp_path / "checkpoints") == 2

@@ -79,7 +79,7 @@ def measured(
     order=(),
 ):
     """Return the loss of the mixing network, or of the UNet with parameters `unet`."""
-    run = make_run(tmp_path, 1, mesh, order=order)
+    run = make_run(tmp_path, 1, mesh, order=order, apply=mixing)
     params, rules = (unet, UNET_RULES) if unet else (matrix(), REPLICATED_RULES)
     apply = make_training_network(diffusion, UNET, run.settings, run.mesh) if unet else mixing
     shardings = make_param_shardings(rules, params, run.mesh)

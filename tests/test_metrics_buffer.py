@@ -6,8 +6,9 @@ import json
 import jax
 import numpy as np
 import pytest
+from matrix_training import matrix_run
 from small_settings import make_keep_settings, make_train_settings
-from tiny_training import CountingBatches, make_run
+from tiny_training import CountingBatches
 
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.train.checkpoints.checkpointer import find_newest_complete_step
@@ -69,13 +70,13 @@ def losses(workdir):
 
 def test_a_bad_batch_stops_the_run_or_changes_nothing(tmp_path):
     stopping = dataclasses.replace(
-        make_run(tmp_path / "stop", 5, save_every_steps=2), batches=Poisoned()
+        matrix_run(tmp_path / "stop", 5, save_every_steps=2), batches=Poisoned()
     )
     with pytest.raises(OmfaError, match=r"step 3: the loss is nan .*of step 2, before it"):
         train(stopping)
     assert find_newest_complete_step(tmp_path / "stop" / "checkpoints") == 2
     skipping = dataclasses.replace(
-        make_run(tmp_path / "skip", 5, on_nonfinite="skip", log_every_steps=5), batches=Poisoned()
+        matrix_run(tmp_path / "skip", 5, on_nonfinite="skip", log_every_steps=5), batches=Poisoned()
     )
     state = train(skipping)
     assert int(state.step) == 5
@@ -86,7 +87,7 @@ def test_a_bad_batch_stops_the_run_or_changes_nothing(tmp_path):
 
 def test_kept_checkpoints_are_the_last_the_regular_and_the_best(tmp_path):
     keep = make_keep_settings(last=2, every_steps=4, best_of="loss")
-    train(make_run(tmp_path, 9, save_every_steps=1, keep=keep))
+    train(matrix_run(tmp_path, 9, save_every_steps=1, keep=keep))
     found = {int(path.name) for path in (tmp_path / "checkpoints").iterdir()}
     by_loss = losses(tmp_path)
     assert found == {4, 8, 9, min(by_loss, key=by_loss.__getitem__)}
@@ -94,7 +95,7 @@ def test_kept_checkpoints_are_the_last_the_regular_and_the_best(tmp_path):
 
 def test_an_unknown_metric_is_named_at_the_first_save(tmp_path):
     with pytest.raises(OmfaError, match="keep_best_of 'los'; did you mean 'loss'"):
-        train(make_run(tmp_path, 1, keep=make_keep_settings(best_of="los")))
+        train(matrix_run(tmp_path, 1, keep=make_keep_settings(best_of="los")))
 
 
 def test_impossible_settings_are_refused():

@@ -56,7 +56,9 @@ def job(*overrides):
 
 @pytest.fixture(scope="module")
 def both():
-    small = job(*SMALL, "--config.mesh.fsdp=4", "--config.mesh.data=2")
+    # a network whose step compiles in half a minute
+    flags = ("--config.model.unet=tiny", *SMALL[1:])
+    small = job(*flags, "--config.mesh.fsdp=4", "--config.mesh.data=2")
     return make_plan(small, EIGHT), compile_step(small, jax.devices()[:8])
 
 

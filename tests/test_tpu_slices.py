@@ -6,7 +6,7 @@ import math
 import jax
 import numpy as np
 import pytest
-from test_positions import Part, noise_seen
+from test_positions import Part, looked_up, noise_seen
 from tiny_training import BATCH, make_run
 from tpu_layouts import described
 
@@ -82,7 +82,7 @@ def test_a_hosts_rows_are_not_adjacent():
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_a_step_on_a_v4_16_equals_one_hosts(tmp_path, accumulate):
     """Eight devices hold the batch as that slice's two hosts put it on its eight chips."""
-    run = make_run(tmp_path, 1, (4, 1, 1))
+    run = make_run(tmp_path, 1, (4, 1, 1), apply=looked_up)
     held = example_order(mesh_of("v4-16", tensor=2), BATCH // 4)
     assert held.tolist() == [0, 1, 4, 5, 2, 3, 6, 7]
     batch = next(Part(run.mesh))

@@ -6,16 +6,15 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from matrix_training import matrix_run
 from small_settings import make_optimizer_settings
 from tiny_training import CountingBatches, make_run
+from warm_process import WarmProcess
 
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.train.checkpoints.checkpoint_weights import restore_params
@@ -110,7 +109,7 @@ def test_pictures_come_after_the_save_and_never_end_a_run(tmp_path, caplog):
         seen.append((step, any((tmp_path / "checkpoints").glob(f"{step}*"))))
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
 
-    run = make_run(tmp_path, 3, samples_every_steps=1, save_every_steps=1)
+    run = matrix_run(tmp_path, 3, samples_every_steps=1, save_every_steps=1)
     state = train(dataclasses.replace(run, draw_images=too_large))
     assert int(state.step) == 3 and find_newest_complete_step(tmp_path / "checkpoints") == 3
     assert seen == [(1, True)]
@@ -132,8 +131,10 @@ def test_the_ema_is_a_warmed_up_average(tmp_path):
     assert max(moved) > 5e-4
 
 
-def test_sigterm_saves_and_the_next_run_goes_on(straight, tmp_path):
-    workdir, _, _ = straight
+def test_sigterm_saves_and_the_next_run_goes_on(tmp_path):
+    workdir = tmp_path / "straight"
+    train(matrix_run(workdir, STEPS))
+    stopped_dir = tmp_path / "stopped"
 
     class Interrupting(CountingBatches):
         def __next__(self):
@@ -141,24 +142,24 @@ def test_sigterm_saves_and_the_next_run_goes_on(straight, tmp_path):
                 os.kill(os.getpid(), signal.SIGTERM)
             return super().__next__()
 
-    run = make_run(tmp_path, STEPS)
+    run = matrix_run(stopped_dir, STEPS)
     object.__setattr__(run, "batches", Interrupting())
     with pytest.raises(Interrupted, match="saved step 3") as stopped:
         train(run)
     assert stopped.value.exit_status == 143
-    assert find_newest_complete_step(tmp_path / "checkpoints") == 3
-    resumed = make_run(tmp_path, STEPS)
+    assert find_newest_complete_step(stopped_dir / "checkpoints") == 3
+    resumed = matrix_run(stopped_dir, STEPS)
     train(resumed)
     assert resumed.batches.seen == [3, 4]
-    assert losses(tmp_path) == losses(workdir)
+    assert losses(stopped_dir) == losses(workdir)
 
 
 def test_a_half_written_checkpoint_is_passed_over(tmp_path, caplog):
-    train(make_run(tmp_path, 2))
+    train(matrix_run(tmp_path, 2))
     (tmp_path / "checkpoints" / "7").mkdir()
     assert find_newest_complete_step(tmp_path / "checkpoints") == 2
     assert "checkpoints/7 is not whole" in caplog.text
-    run = make_run(tmp_path, 3)
+    run = matrix_run(tmp_path, 3)
     train(run)
     assert run.batches.seen == [2]
 
@@ -166,7 +167,7 @@ def test_a_half_written_checkpoint_is_passed_over(tmp_path, caplog):
 def test_nothing_whole_is_never_a_silent_new_start(tmp_path):
     (tmp_path / "checkpoints" / "5").mkdir(parents=True)
     with pytest.raises(OmfaError, match="none is whole; refusing to start"):
-        train(make_run(tmp_path, 1))
+        train(matrix_run(tmp_path, 1))
 
 
 def test_a_checkpoint_of_another_model_is_one_clear_error(tmp_path):
@@ -185,24 +186,24 @@ def test_a_checkpoint_of_another_model_is_one_clear_error(tmp_path):
 
 
 def test_a_damaged_checkpoint_is_named(tmp_path):
-    train(make_run(tmp_path, 1))
+    train(matrix_run(tmp_path, 1))
     for item in ("state", "ema"):
         (tmp_path / "checkpoints" / "1" / item / "_METADATA").unlink()
     with pytest.raises(OmfaError, match="checkpoints/1/ema is damaged"):
         restore_params(tmp_path)
     with pytest.raises(OmfaError, match="checkpoints/1/state is damaged"):
-        train(make_run(tmp_path, 2))
+        train(matrix_run(tmp_path, 2))
 
 
 FULL_DISK = """
 import resource, sys
 from pathlib import Path
-from tiny_training import make_run
+from matrix_training import matrix_run
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.train.loop import train
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, -1))
 try:
-    train(make_run(Path(sys.argv[1]), 2))
+    train(matrix_run(Path(sys.argv[1]), 2))
 except OmfaError as error:
     print(error)
 """
@@ -213,14 +214,11 @@ def test_a_failed_save_names_the_last_whole_step(tmp_path):
 
     In a process of its own: Orbax leaves the tasks of a failed save to the garbage collector.
     """
-    train(make_run(tmp_path, 1))
-    command = [sys.executable, "-c", FULL_DISK, str(tmp_path)]
-    here = Path(__file__).parent
-    environment = {**os.environ, "PYTHONPATH": f"{here}{os.pathsep}{here.parent}"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert re.search(r"last whole one is step 1; make room.*File too large", done.stdout), done
+    train(matrix_run(tmp_path, 1))
+    out, err = WarmProcess(FULL_DISK, [str(tmp_path)]).communicate()
+    assert re.search(r"last whole one is step 1; make room.*File too large", out), err
     assert find_newest_complete_step(tmp_path / "checkpoints") == 1
-    resumed = make_run(tmp_path, 2)
+    resumed = matrix_run(tmp_path, 2)
     train(resumed)
     assert resumed.batches.seen == [1]
 
@@ -241,14 +239,14 @@ def run_away():
 
 def test_batches_that_do_not_divide_are_refused(tmp_path):
     with pytest.raises(OmfaError, match="does not divide over slice x data x fsdp = 3"):
-        train(make_run(tmp_path, 1, (3, 1, 1)))
+        train(matrix_run(tmp_path, 1, (3, 1, 1)))
     with pytest.raises(OmfaError, match="4 devices times 3 microbatches"):
-        train(make_run(tmp_path, 1, (2, 2, 1), grad_accum_steps=3))
+        train(matrix_run(tmp_path, 1, (2, 2, 1), grad_accum_steps=3))
 
 
 def test_an_unwritable_workdir_is_one_clear_error(tmp_path):
     blocked = tmp_path / "file"
     blocked.write_text("not a folder")
     with pytest.raises(OmfaError, match="--workdir"):
-        train(make_run(blocked, 1))
+        train(matrix_run(blocked, 1))
     shutil.rmtree(tmp_path, ignore_errors=True)
