@@ -33,6 +33,10 @@ _HEADERS = {
 }
 
 
+# a member of a zip file is no typing.IO at run time
+ByteStream = IO[bytes] | io.BufferedIOBase
+
+
 class UnpackedSizeError(ValueError):
     """A file would unpack to more than `get_size_limit` its size allows."""
 
@@ -48,7 +52,7 @@ def get_size_limit(packed_bytes: int) -> int:
     return min(MAX_UNPACKED_BYTES, max(UNCONDITIONAL_BYTES, MAX_RATIO * packed_bytes))
 
 
-def get_file_size(file: IO[bytes]) -> int:
+def get_file_size(file: ByteStream) -> int:
     """Return an open file's size in bytes, and rewind it."""
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
@@ -65,7 +69,7 @@ def read_bounded(stream: Any, packed_bytes: int) -> bytes:
     return data
 
 
-def check_zip(file: IO[bytes]) -> list[zipfile.ZipInfo]:
+def check_zip(file: ByteStream) -> list[zipfile.ZipInfo]:
     """Return the members of a zip archive; UnpackedSizeError if their stated sizes exceed the limit."""
     packed = get_file_size(file)
     with zipfile.ZipFile(file) as archive:
@@ -93,7 +97,7 @@ def require_uncompressed(path: str | os.PathLike) -> None:
             raise ValueError("its members are compressed, which torch.save never does")
 
 
-def iter_members(file: IO[bytes]) -> Iterator[tuple[str, IO[bytes], int]]:
+def iter_members(file: ByteStream) -> Iterator[tuple[str, ByteStream, int]]:
     """Yield (name without .npy, stream, unpacked bytes) of each array in an .npz file.
 
     Raises ValueError (UnpackedSizeError) or one of DAMAGE if the file is not a valid .npz.
@@ -105,7 +109,7 @@ def iter_members(file: IO[bytes]) -> Iterator[tuple[str, IO[bytes], int]]:
                 yield member.filename.removesuffix(".npy"), stream, member.file_size
 
 
-def read_array(stream: IO[bytes], size_bytes: int) -> np.ndarray | None:
+def read_array(stream: ByteStream, size_bytes: int) -> np.ndarray | None:
     """Return the array of an .npy stream of `size_bytes`; None for an array of Python objects.
 
     Raises ValueError if the shape in the header needs more bytes than the file has.
@@ -142,7 +146,7 @@ def read_array(stream: IO[bytes], size_bytes: int) -> np.ndarray | None:
     return array.reshape(shape, order="F" if fortran else "C")
 
 
-def read_arrays(file: IO[bytes]) -> dict[str, np.ndarray]:
+def read_arrays(file: ByteStream) -> dict[str, np.ndarray]:
     """Return the arrays of an .npz without those of Python objects; raises as `iter_members`."""
     read = {name: read_array(stream, size) for name, stream, size in iter_members(file)}
     return {name: array for name, array in read.items() if array is not None}
