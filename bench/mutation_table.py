@@ -169,7 +169,7 @@ MUTATIONS = (
     ),
     Mutation(
         "gradient: the mean over microbatches",
-        "return jax.lax.psum(leaf, rest) / (parts * accumulate)",
+        "return jax.lax.psum(leaf, rest) / (parts * grad_accum_steps)",
         "return jax.lax.psum(leaf, rest) / parts",
         "test_positions test_training",
     ),
