@@ -29,12 +29,12 @@ def make_step(
     accumulate: int = 1,
     skip_nonfinite: bool = False,
 ) -> Step:
-    """Return `step(state, constants, batch, root_key) -> (state, metrics)`; the old state is donated.
+    """Return `step(state, constants, batch, root) -> (state, metrics)`; the old state is donated.
 
     Metrics are scalars that stay on the device: loss, gradient norm and those of the objective.
-    The batch comes from `to_global`. `accumulate` microbatches are run one after the other in the
-    memory of one; an example's random numbers depend on its row of the global batch alone. With
-    `skip_nonfinite` a step with a non-finite loss or gradient counts, but changes nothing.
+    The batch comes from `make_global_batch`. `accumulate` microbatches are run one after the other
+    in the memory of one; an example's random numbers depend on its row of the global batch alone.
+    With `skip_nonfinite` a step with a non-finite loss or gradient counts, but changes nothing.
     """
 
     gradient = make_sharded_gradient(objective, shardings.params, mesh, accumulate)
