@@ -36,7 +36,7 @@ class SamplerSteps(NamedTuple):
 
 
 class SamplerPlan(NamedTuple):
-    """The table of a complete run, which starts from `start` times standard normal noise."""
+    """The table of a complete run; it starts from normal noise times `init_noise_sigma`."""
 
     init_noise_sigma: float
     steps: SamplerSteps

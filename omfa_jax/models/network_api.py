@@ -55,7 +55,8 @@ def apply_unet(
     `context` is the prompt's token embeddings, `pooled` its pooled embedding, and `time_ids` the
     original height and width, the crop's top and left, and the target height and width, in pixels.
     Any height and width work; multiples of `config.stride` avoid odd sizes at the lower levels.
-    `features`, from `compute_reference_features`, are extra keys and values of every self-attention.
+    `features`, from `compute_reference_features`, are extra keys and values of every
+    self-attention.
     """
     kept = {} if features is None else {FEATURES: features}
     module = UNet(config, compute)

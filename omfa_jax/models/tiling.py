@@ -185,10 +185,11 @@ def _encoder_stages(config: VAEConfig, params: Params, compute: Compute) -> list
 
 @dataclass(frozen=True)
 class TileAxis:
-    """The tiles along one axis: `keep` pixels each, in a window of `size` pixels.
+    """The tiles along one axis: `tile_size` pixels each, in a window of `window_size` pixels.
 
-    Tile i starts at pixel `tiles[i]` and its window at `windows[i]`; `owned` is 1 for pixels of the
-    window that belong to the tile and to no earlier tile, so that statistics count pixels once.
+    Tile i starts at pixel `tile_starts[i]` and its window at `window_starts[i]`; `owned` is 1 for
+    pixels of the window that belong to the tile and to no earlier tile, so that statistics count
+    pixels once.
     """
 
     tile_size: int

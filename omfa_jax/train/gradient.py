@@ -12,7 +12,7 @@ from omfa_jax.parallel.mesh import BATCH_AXES, MESH_AXES, count_batch_shards
 from omfa_jax.train.objective import Batch, Objective
 
 Metrics = dict[str, Float[Array, ""]]
-# (params, constants trees, batch with ROW, root key, step) -> mean loss, metrics, gradient
+# (params, constants, batch with ROW, root key, step) -> mean loss, metrics, gradient
 Gradient = Callable[[Any, Any, Batch, jax.Array, Array], tuple[Float[Array, ""], Metrics, Any]]
 
 
@@ -22,7 +22,7 @@ def make_sharded_gradient(
     """Return the gradient of an objective's mean over a global batch, sharded like the parameters.
 
     The batch axes are manual: a device computes on its rows, layers all-gather the weights that are
-    sharded over fsdp (`parallel.gather`), and gradients are summed once a step, after the last of
+    sharded over fsdp (`parallel.fsdp`), and gradients are summed once a step, after the last of
     `grad_accum_steps` microbatches. The tensor axis is left to the compiler.
     """
     parts = count_batch_shards(mesh)

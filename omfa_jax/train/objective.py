@@ -24,7 +24,7 @@ NOISE_LEVELS = 4
 Batch = Mapping[str, Array]
 # (sum, count) of each metric: sums add up over devices and microbatches, means do not
 Sums = dict[str, tuple[Float[Array, ""], Float[Array, ""]]]
-# (params, constants trees, batch, root key, step) -> mean loss, sums
+# (params, constants, batch, root key, step) -> mean loss, sums
 Objective = Callable[[Any, Any, Batch, jax.Array, Array], tuple[Float[Array, ""], Sums]]
 # (params, network input, timesteps, prompt rows, prompt table) -> prediction
 ApplyFn = Callable[..., Float[Array, "b h w c"]]

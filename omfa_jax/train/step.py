@@ -29,7 +29,7 @@ def make_step(
     grad_accum_steps: int = 1,
     skip_nonfinite: bool = False,
 ) -> Step:
-    """Return `step(state, constants, batch, root_key) -> (state, metrics)`; it donates the state.
+    """Return `step(state, constants, batch, root) -> (state, metrics)`; the old state is donated.
 
     Metrics are scalars that stay on the device: loss, gradient norm and those of the objective.
     The batch comes from `make_global_batch`. `grad_accum_steps` microbatches are run one after the

@@ -36,7 +36,7 @@ SCALE_RECORDS = 128
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VAETraining:
-    """What a VAE run trains: `start` (parameters, or a function that draws them) beside `constants`.
+    """What a VAE run trains, `start` (parameters, or a function that returns them), and `constants`.
 
     `latent_noise` is in standard deviations of scaled latents.
     """
@@ -130,7 +130,7 @@ def publish_vae(
     """Write workdir/model: the EMA VAE, scaled so that its latents have standard deviation 1.
 
     The scaling factor is 1 over the standard deviation of the posterior means (arXiv 2112.10752,
-    appendix G), here over garments, people and faces of `split`. A constants encoder keeps its own.
+    appendix G), here over garments, people and faces of `split`. A frozen encoder keeps its own.
     """
     params = jax.device_get(state.params if state.ema is None else state.ema)
     params = {**training.constants, **params}

@@ -50,8 +50,8 @@ def read_newest(
 ) -> RunResult:
     """Return `read(item folder, path within the item)` for the item with the UNet parameters.
 
-    `path` is a workdir or one step's folder. If `read` raises Damaged, the workdir's previous step
-    is tried. Nothing on disk is changed, since the run may still be training.
+    `path` is a workdir or one step's folder. If `read` raises DamagedCheckpointError, the workdir's
+    previous step is tried. Nothing on disk is changed, since the run may still be training.
     """
     path = Path(path).absolute()
     folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path.parent

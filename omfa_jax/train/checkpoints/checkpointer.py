@@ -229,7 +229,7 @@ class Checkpointer:
 
 
 def run_on_all_processes(work: Callable[[], RunResult]) -> RunResult | DamagedCheckpointError:
-    """Run `work` on every process; return its result, or Damaged on all if it was on one.
+    """Run `work` on every process; DamagedCheckpointError on one is raised on all.
 
     Any other error that one process raises is raised by all. Without that agreement some would
     restore one step and some another, and the job would hang in the next collective.

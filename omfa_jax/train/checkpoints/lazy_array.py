@@ -35,8 +35,8 @@ def make_lazy_tree(
 ) -> dict[str, Any]:
     """Return lazy arrays under `prefix` of a saved item whose metadata is `tree`.
 
-    `record` has their checksums, if any; reading an altered array raises Damaged. One chunk is in
-    memory at a time, so use them in the tree's order.
+    `record` has their checksums, if any; reading an altered array raises DamagedCheckpointError.
+    One chunk is in memory at a time, so use them in the tree's order.
     """
     for name in prefix:
         tree = tree[name]
