@@ -49,6 +49,7 @@ def turntable(
 
     `garment` and `face` hold one image each. Every view starts from the same noise.
     """
+    # one view at a time: the program of a batch of one is reused, and memory does not grow
     frames = [
         try_on(sampler, garment, face, poses[index : index + 1], seed=seed)
         for index in range(len(poses))
