@@ -1,0 +1,98 @@
+"""Read the Markdown documents: links, headings, code spans, code blocks and commands."""
+
+import re
+import shlex
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = sorted(
+    [
+        *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "launch/README.md")),
+        *(ROOT / "tools").glob("*.md"),
+        *(ROOT / "docs").glob("*.md"),
+    ]
+)
+_FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
+_LINK = re.compile(r"\[((?:[^][]|\[[^][]*\])*)\]\(([^()\s]+)\)")
+_SPAN = re.compile(r"`([^`]+)`")
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block: its language, its text, and the paragraphs before it in the document."""
+
+    language: str
+    text: str
+    before: str
+
+
+@cache
+def read(document: Path) -> str:
+    return document.read_text()
+
+
+def blocks(document: Path) -> list[Block]:
+    text = read(document)
+    return [Block(f[2], f[3], text[: f.start()]) for f in _FENCE.finditer(text)]
+
+
+def prose(document: Path) -> str:
+    """Return the text without fenced blocks."""
+    return _FENCE.sub("", read(document))
+
+
+def links(document: Path) -> list[tuple[str, str]]:
+    """Return (text, target) of the links, those inside of code left out."""
+    found = []
+    for match in _LINK.finditer(prose(document)):
+        if "`" not in match[2]:
+            found.append((match[1], match[2]))
+    return found
+
+
+def spans(document: Path) -> list[str]:
+    """Return the code spans; a span may continue on the next line."""
+    return [" ".join(span.split()) for span in _SPAN.findall(prose(document))]
+
+
+def anchors(document: Path) -> set[str]:
+    """Return the anchors of a document's headings, as GitHub makes them."""
+    found = set()
+    for heading in re.findall(r"^#+ (.+)$", prose(document), re.MULTILINE):
+        words = re.sub(r"[^\w\- ]", "", heading.lower())
+        found.add(words.replace(" ", "-"))
+    return found
+
+
+def commands(document: Path) -> Iterator[list[str]]:
+    """Yield the words of every `omfa` and `convert_weights.py` command, in blocks and spans.
+
+    Options in [brackets] and examples with an ellipsis are left out.
+    """
+    lines = []
+    for block in blocks(document):
+        if block.language == "sh":
+            lines += block.text.replace("\\\n", " ").splitlines()
+    lines += spans(document)
+    for line in lines:
+        try:
+            words = shlex.split(line, comments=True)
+        except ValueError:
+            continue
+        if words[:1] == ["python"]:
+            words = words[1:]
+        known = words[:1] in (["omfa"], ["convert_weights.py"])
+        if known and len(words) > 2 and not any("..." in word or "[" in word for word in words):
+            yield words
+
+
+@cache
+def tracked() -> frozenset[str]:
+    """Return the repository's files, those not yet added included."""
+    listing = ("git", "ls-files", "--cached", "--others", "--exclude-standard")
+    found = subprocess.run(listing, cwd=ROOT, capture_output=True, text=True, check=True)
+    return frozenset(found.stdout.split())
