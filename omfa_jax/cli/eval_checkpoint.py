@@ -33,7 +33,7 @@ def run(options: argparse.Namespace) -> None:
 
     import jax
 
-    from omfa_jax.cli.sample import load_model
+    from omfa_jax.model_loading import load_model
     from omfa_jax.parallel import distributed
     from omfa_jax.parallel.xla_flags import reserve_gpu_memory
 
