@@ -68,17 +68,18 @@ def anchors(document: Path) -> set[str]:
     return found
 
 
-def commands(document: Path) -> Iterator[list[str]]:
-    """Yield the words of every `omfa` and `convert_weights.py` command, in blocks and spans.
+def commands(document: Path) -> Iterator[tuple[list[str], bool]]:
+    """Yield the words of `omfa` and `convert_weights.py` commands, and whether they are complete.
 
-    Options in [brackets] and examples with an ellipsis are left out.
+    Those in blocks are; those in a sentence may be parts. Examples with "..." are parts too.
     """
     lines = []
     for block in blocks(document):
         if block.language == "sh":
-            lines += block.text.replace("\\\n", " ").splitlines()
-    lines += spans(document)
-    for line in lines:
+            text = block.text.replace("\\\n", " ")
+            lines += [(line, True) for line in text.splitlines()]
+    lines += [(span, False) for span in spans(document)]
+    for line, is_complete in lines:
         try:
             words = shlex.split(line, comments=True)
         except ValueError:
@@ -86,8 +87,9 @@ def commands(document: Path) -> Iterator[list[str]]:
         if words[:1] == ["python"]:
             words = words[1:]
         known = words[:1] in (["omfa"], ["convert_weights.py"])
-        if known and len(words) > 2 and not any("..." in word or "[" in word for word in words):
-            yield words
+        if known and len(words) > 1 and "[" not in line:
+            words = [word for word in words if word not in ("...", "--help")]
+            yield words, is_complete and "..." not in line
 
 
 @cache

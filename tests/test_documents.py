@@ -1,7 +1,10 @@
 """The documents name files, symbols, flags and config values that exist."""
 
 import argparse
+import ast
+import builtins
 import importlib
+import importlib.util
 import re
 import shlex
 import sys
@@ -15,6 +18,8 @@ from documents import DOCUMENTS, ROOT
 import convert_weights
 from omfa_jax.cli.config_table import TABLE, find_row
 from omfa_jax.cli.main import COMMANDS, choose_module, make_parser
+from omfa_jax.core.errors import OmfaError
+from omfa_jax.models.presets import UNETS
 from omfa_jax.train.config_keys import RENAMED_KEYS
 
 sys.path.append(str(ROOT / "tools"))
@@ -26,16 +31,19 @@ each_document = pytest.mark.parametrize(
 README_LINES = 160
 THINGS = 12
 # files that commands write, or that are other projects'
-FOREIGN_FILES = {"generate_smpls.py", "slurm.sh", "xpk.sh"}
-# flags of other programs, or old ones that a document tells the new name of
-FOREIGN_FLAGS = {"--nodes", "--ntasks-per-node"}
+FOREIGN_FILES = {"generate_smpls.py", "metrics.py", "val_metrics.py", "xpk.sh"}
+# flags of other programs: Slurm, Apache Beam and CatVTON
+FOREIGN_FLAGS = {"--nodes", "--ntasks-per-node", "--project", "--region", "--repaint"}
+FOREIGN_WORDS = {"beam_runner"}
+# arguments that lead to another parser of a command
+VARIANTS = {"eval": ([], ["--checkpoint", "x"], ["report"])}
 CODE = (".py", ".sh", ".yaml", ".json", ".toml")
 
 
 @cache
 def code_words() -> frozenset[str]:
     """Return every word of the code, without the tests'."""
-    words: set[str] = set()
+    words = {*UNETS, *FOREIGN_WORDS}
     for name in documents.tracked():
         if name.endswith(CODE) and not name.startswith(("tests/", "docs/")):
             words |= set(re.findall(r"\w+", (ROOT / name).read_text()))
@@ -60,7 +68,7 @@ def test_line_numbers_are_updated(tmp_path: Path):
     new = r"| this | [x.py:2](../x.py#L2) | `two \| three` |"
     assert architecture.update_line(old, tmp_path) == new
     (tmp_path / "x.py").write_text("two | three\ntwo | three\n")
-    with pytest.raises(ValueError, match="this: 2 lines of x.py"):
+    with pytest.raises(ValueError, match=r"this: 2 lines of x.py"):
         architecture.update_line(old, tmp_path)
 
 
@@ -119,69 +127,122 @@ def test_named_config_values_exist(document):
     named = {f"config.{name}" for name in re.findall(r"--config\.([a-z_0-9.]+[a-z_0-9])", text)}
     for span in documents.spans(document):
         found = re.fullmatch(r"(config\.)?(([a-z_0-9]+)(\.[a-z_0-9*]+)*)(=.*)?", span)
-        if found and (found[1] or (found[3] in groups and found[4])):
+        if (
+            found
+            and not span.endswith((".py", ".json", ".safetensors"))
+            and (found[1] or (found[3] in groups and found[4]))
+        ):
             named.add(f"config.{found[2]}")
     for name in sorted(named):
         key = name.removeprefix("config.")
-        if Path(ROOT, f"{key}").suffix == ".py" or key.endswith((".py", ".json")):
-            continue
         assert key not in RENAMED_KEYS, f"{document.name}: {key} is now {RENAMED_KEYS.get(key)}"
         is_group = any(row.startswith(f"{key}.") for row in TABLE)
         assert is_group or find_row(key) is not None, f"{document.name}: {name}"
 
 
+def option_strings(parser: argparse.ArgumentParser) -> set[str]:
+    """Return the flags of a parser and of its sub-commands."""
+    found = set(parser._option_string_actions)
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            found = found.union(*map(option_strings, action.choices.values()))
+    return found
+
+
 @cache
 def all_flags() -> frozenset[str]:
-    """Return every flag of every command of this repository."""
-    found: set[str] = set()
+    """Return every flag of every command and script of this repository."""
+    found = option_strings(convert_weights._parser())
+    for command in COMMANDS:
+        for variant in VARIANTS.get(command, ([],)):
+            found |= option_strings(make_parser(command, variant))
     for name in documents.tracked():
-        if name.endswith((".py", ".sh")) and not name.startswith("tests/"):
+        if name.startswith(("bench/", "launch/", "omfa_jax/assets/")) and name.endswith(CODE):
             found |= set(re.findall(r"--[a-z][a-z0-9-]*", (ROOT / name).read_text()))
-    found |= {"--train", "--val", "--test"}
     return frozenset(found)
 
 
 @each_document
 def test_named_flags_exist(document):
-    text = documents.read(document)
-    for flag in re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*(?![\w.-])", text):
-        assert flag in all_flags() | FOREIGN_FLAGS, f"{document.name}: {flag}"
-
-
-class Refuses(Exception):
-    """A parser's error, which would exit otherwise."""
+    known = all_flags() | FOREIGN_FLAGS
+    for flag in re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*(?![\w.-])", documents.read(document)):
+        assert flag in known, f"{document.name}: {flag}"
 
 
 @each_document
-def test_commands_parse(document, monkeypatch):
-    """Every command of a document is accepted by the command's own parser."""
-
-    def refuse(parser, message):
-        raise Refuses(message)
-
-    monkeypatch.setattr(argparse.ArgumentParser, "error", refuse)
-    for words in documents.commands(document):
+def test_commands_parse(document):
+    """The command's own parser accepts every command in a block, and knows the flags in a span."""
+    for words, is_complete in documents.commands(document):
         program, *rest = words
         if program == "convert_weights.py":
             parser = convert_weights._parser()
         else:
             command, *rest = rest
+            if command == "COMMAND":
+                continue
             assert command in COMMANDS, shlex.join(words)
             parser, rest = make_parser(command, rest), choose_module(command, rest)[1]
-        if len(words) < 4 and not any(word.startswith("-") for word in words):
-            # the name of a command, such as `omfa data build`, not a call of it
-            rest = [*rest, "--help"]
         try:
-            _, unknown = parser.parse_known_args(rest)
-        except Refuses as refused:
-            # a sentence may name a command with only the flags that it is about
-            if not str(refused).startswith("the following arguments are required"):
-                raise AssertionError(f"{document.name}: {shlex.join(words)}: {refused}") from None
-            continue
-        except SystemExit:
-            continue
-        wrong = [word for word in unknown if not word.startswith("--config.")]
+            wrong = parser.parse_known_args(rest)[1]
+        except (OmfaError, argparse.ArgumentError) as error:
+            # a sentence may name a command without the rest of what it needs
+            assert not is_complete, f"{document.name}: {shlex.join(words)}: {error}"
+            wrong = [word for word in rest if word[:2] == "--"]
+            wrong = [word for word in wrong if word.split("=")[0] not in option_strings(parser)]
+        wrong = [word for word in wrong if not word.startswith("--config.")]
         assert not wrong, f"{document.name}: {shlex.join(words)}: unknown {wrong}"
+
+
+@each_document
+def test_imports_of_examples_exist(document):
+    """Python blocks import what is there, and so does a dotted name such as `omfa_jax.cli.main`."""
+    for block in documents.blocks(document):
+        if block.language != "python" or document.name == "extending.md":
+            continue
+        tree, aliases = ast.parse(block.text), {}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import):
+                aliases |= {name.asname or name.name: name.name for name in node.names}
+            elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("omfa_jax"):
+                for name in node.names:
+                    assert is_importable(f"{node.module}.{name.name}"), f"{document.name}: {name}"
+        assert not called_names(tree) - bound_names(tree), document.name
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                owner = aliases.get(node.value.id, "")
+                if owner.startswith("omfa_jax"):
+                    assert is_importable(f"{owner}.{node.attr}"), f"{document.name}: {node.attr}"
+    for span in documents.spans(document):
+        for name in re.findall(r"omfa_jax(?:\.\w+)+", span):
+            assert is_importable(name), f"{document.name}: {name}"
+
+
+def called_names(tree: ast.AST) -> set[str]:
+    """Return the plain names that are called."""
+    calls = (node.func for node in ast.walk(tree) if isinstance(node, ast.Call))
+    return {call.id for call in calls if isinstance(call, ast.Name)}
+
+
+def bound_names(tree: ast.AST) -> set[str]:
+    """Return the names that are imported, assigned or built in."""
+    found = set(dir(builtins))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.alias):
+            found.add(node.asname or node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            found.add(node.id)
+    return found
+
+
+def is_importable(name: str) -> bool:
+    """Return whether a dotted name is a module, or an attribute of one."""
+    module, _, last = name.rpartition(".")
+    try:
+        owner = importlib.import_module(module)
+    except ModuleNotFoundError:
+        return False
+    is_package = hasattr(owner, "__path__")
+    return hasattr(owner, last) or (is_package and importlib.util.find_spec(name) is not None)
 
 
 def test_readme_is_short():
