@@ -2,7 +2,6 @@
 
 import re
 import shlex
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -16,6 +15,7 @@ DOCUMENTS = sorted(
         *(ROOT / "docs").glob("*.md"),
     ]
 )
+FOLDERS = ("omfa_jax", "configs", "tests", "bench", "launch", "docs", "tools")
 _FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\[((?:[^][]|\[[^][]*\])*)\]\(([^()\s]+)\)")
 _SPAN = re.compile(r"`([^`]+)`")
@@ -93,8 +93,9 @@ def commands(document: Path) -> Iterator[tuple[list[str], bool]]:
 
 
 @cache
-def tracked() -> frozenset[str]:
-    """Return the repository's files, those not yet added included."""
-    listing = ("git", "ls-files", "--cached", "--others", "--exclude-standard")
-    found = subprocess.run(listing, cwd=ROOT, capture_output=True, text=True, check=True)
-    return frozenset(found.stdout.split())
+def repository_files() -> frozenset[str]:
+    """Return the files of the repository, also in a copy that git does not know."""
+    found = [path for path in ROOT.iterdir() if path.is_file()]
+    for folder in FOLDERS:
+        found += [path for path in (ROOT / folder).rglob("*") if "__pycache__" not in path.parts]
+    return frozenset(path.relative_to(ROOT).as_posix() for path in found if path.is_file())

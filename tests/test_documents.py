@@ -44,7 +44,7 @@ CODE = (".py", ".sh", ".yaml", ".json", ".toml")
 def code_words() -> frozenset[str]:
     """Return every word of the code, without the tests'."""
     words = {*UNETS, *FOREIGN_WORDS}
-    for name in documents.tracked():
+    for name in documents.repository_files():
         if name.endswith(CODE) and not name.startswith(("tests/", "docs/")):
             words |= set(re.findall(r"\w+", (ROOT / name).read_text()))
     # what a document itself tells the reader to write
@@ -102,7 +102,9 @@ def test_named_files_exist(document):
             name = name.removeprefix("./")
             if name.startswith(("/", "..", "-")) or Path(name).name in FOREIGN_FILES:
                 continue
-            found = any(path == name or path.endswith(f"/{name}") for path in documents.tracked())
+            found = any(
+                path == name or path.endswith(f"/{name}") for path in documents.repository_files()
+            )
             made = f"`{name}`" in documents.read(ROOT / "docs" / "extending.md")
             assert found or made, f"{document.name}: {name} does not exist"
 
@@ -114,8 +116,8 @@ def test_named_symbols_exist(document):
         name = span.removesuffix("()")
         if re.fullmatch(r"[A-Za-z]\w*(\.[A-Za-z]\w*)*", name):
             last = name.split(".")[-1]
-            looks_like_code = "_" in last or last != last.lower() or span.endswith("()")
-            if looks_like_code and not last.isupper():
+            is_mixed = last != last.lower() and not last.isupper()
+            if "_" in last or is_mixed or span.endswith("()"):
                 assert last in code_words(), f"{document.name}: `{span}` is not in the code"
 
 
@@ -156,7 +158,7 @@ def all_flags() -> frozenset[str]:
     for command in COMMANDS:
         for variant in VARIANTS.get(command, ([],)):
             found |= option_strings(make_parser(command, variant))
-    for name in documents.tracked():
+    for name in documents.repository_files():
         if name.startswith(("bench/", "launch/", "omfa_jax/assets/")) and name.endswith(CODE):
             found |= set(re.findall(r"--[a-z][a-z0-9-]*", (ROOT / name).read_text()))
     return frozenset(found)
