@@ -94,7 +94,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--batch-size",
         type=int_between(0, BATCH_MAX),
         default=0,
-        help="examples sampled at once; does not change the images; 0: twice the number of devices"
+        help="examples in flight, which affects memory and not the images; 0: 8 per device"
         " (default: %(default)s)",
     )
     add(
