@@ -13,7 +13,7 @@ import omfa_jax
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "omfa_jax"
-# a folder or a top-level module imports from the rows above its own, never from its own row's others
+# a folder or module imports from the rows before its own; those of one row do not meet
 LAYERS = [
     {"core"},
     {"models", "diffusion", "body"},

@@ -13,10 +13,11 @@ from tiny_model import make_tiny_model, save_tiny_model
 import omfa_jax as omfa
 from omfa_jax.body.body_file import save_body
 from omfa_jax.body.body_params import make_neutral_params
+from omfa_jax.body.camera import make_look_at_camera
 from omfa_jax.core.images import write_image
 from omfa_jax.weights.imported_folder import import_source
 from omfa_jax.weights.model_folder import save_model_folder
-from omfa_jax.weights.torch_sources import open_diffusers
+from omfa_jax.weights.torch_sources import open_source
 
 ROOT = Path(__file__).parents[1]
 TINY = Path(omfa.__file__).parent / "assets" / "tiny"
@@ -46,8 +47,7 @@ def test_names_are_loaded_on_first_use():
         "assert 'try_on' in dir(omfa) and not heavy(), heavy()\n"
         "import inspect; inspect.getmembers_static(omfa)\n"
         "assert not heavy(), heavy()\n"
-        "omfa.SlotFitter, omfa.OmfaError\n"
-        "assert heavy() == {'numpy'}, heavy()\n"
+        "assert omfa.OmfaError and not heavy(), heavy()\n"
         "from omfa_jax import *\n"
         "assert load_model is omfa.load_model and 'torch' not in sys.modules"
     )
@@ -58,7 +58,7 @@ def test_names_are_loaded_on_first_use():
 def test_load_model_reads_exported_and_imported_folders(tmp_path):
     written = make_tiny_model()
     exported = save_tiny_model(tmp_path / "exported", written)
-    import_source(open_diffusers(exported), tmp_path / "imported")
+    import_source(open_source(exported), tmp_path / "imported")
     for folder in (exported, str(tmp_path / "imported")):
         model = omfa.load_model(folder)
         assert model.settings == written.settings and model.unet_config == written.unet_config
@@ -137,7 +137,8 @@ def test_the_readme_example_runs_as_written(monkeypatch, tmp_path):
     (tmp_path / "runs/vitonhd").symlink_to(TINY)
     for name in ("shirt", "face"):
         write_image(tmp_path / f"{name}.jpg", np.zeros((40, 30, 3), np.uint8))
-    save_body("me.npz", make_neutral_params(), omfa_camera())
+    camera = make_look_at_camera((0, 0, 4), (0, 0, 0), focal_px=100.0, width_px=48, height_px=64)
+    save_body("me.npz", make_neutral_params(), camera)
     exec(block, {})
     sizes = omfa.load_model(TINY).settings.slots_px
     garment, person, face = ((1, *size, 3) for size in sizes)

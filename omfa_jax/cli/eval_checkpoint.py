@@ -16,6 +16,7 @@ from omfa_jax.evals.scores_file import Scores
 
 # the command line calls `add_arguments` and `run` of this module
 __all__ = ["add_arguments", "run"]
+HELP = "sample a test split from a checkpoint and score it, or measure the held-out loss"
 log = logging.getLogger(__name__)
 
 LOSS_FILE = "loss.json"

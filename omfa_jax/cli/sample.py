@@ -99,7 +99,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--no-ema",
         action="store_true",
-        help="sample the trained weights instead of their moving average",
+        help="use the trained weights instead of their moving average (EMA)",
     )
     add(
         "--dtype",
