@@ -13,6 +13,7 @@ from pathlib import Path
 
 import documents
 import pytest
+import test_layering
 from documents import DOCUMENTS, ROOT
 
 import convert_weights
@@ -62,6 +63,12 @@ def test_the_table_of_the_architecture_leads_to_its_lines():
         assert row.target == f"../{row.path}#L{row.line}"
 
 
+def test_the_architecture_has_the_layers_of_the_test():
+    block = documents.blocks(ROOT / "docs" / "architecture.md")[0]
+    levels = [set(level.replace(",", " ").split()) for level in block.text.split("<")]
+    assert levels == test_layering.LAYERS
+
+
 def test_line_numbers_are_updated(tmp_path: Path):
     (tmp_path / "x.py").write_text("one\ntwo | three\n")
     old = r"| this | [x.py:9](../x.py#L9) | `two \| three` |"
@@ -107,6 +114,15 @@ def test_named_files_exist(document):
             )
             made = f"`{name}`" in documents.read(ROOT / "docs" / "extending.md")
             assert found or made, f"{document.name}: {name} does not exist"
+
+
+def test_files_named_in_docstrings_and_comments_exist():
+    names = {Path(name).name for name in documents.repository_files()}
+    for name in sorted(documents.repository_files()):
+        if name.endswith(".py") and name.startswith(("omfa_jax/", "configs/")):
+            for span in re.findall(r"`([\w./]+\.py)`", (ROOT / name).read_text()):
+                found = Path(span).name in names | FOREIGN_FILES
+                assert found or span == "configs/RUN.py", f"{name}: {span} does not exist"
 
 
 @each_document
