@@ -2,7 +2,7 @@
 
 In variance-preserving latents every sampler here is one linear update,
 
-    x <- keep * x + now * x0_hat + before * (x0_hat of the previous step),
+    x <- x_coef * x + x0_coef * x0_hat + previous_x0_coef * (x0_hat of the previous step),
 
 so a sampler is a table of these coefficients, computed in float64, and one scan runs them all.
 """
