@@ -90,7 +90,7 @@ def test_a_picture_cannot_be_turned(capsys, tmp_path, picture):
         capsys,
         *sample("turntable", tmp_path, "--garment", picture, "--face", picture, "--pose", picture),
     )
-    assert "a picture cannot be turned" in line
+    assert "an image cannot be turned" in line
 
 
 def test_a_broken_pose_file(capsys, tmp_path, picture):

@@ -83,7 +83,7 @@ def test_turntable_has_a_picture_a_view(sampler, given):
 def test_wrong_calls_are_clear(sampler, given):
     with pytest.raises(OmfaError, match="did you mean 'try_on'"):
         sampler("try_onn", given, None, seed=0)
-    with pytest.raises(OmfaError, match="equally many"):
+    with pytest.raises(OmfaError, match="the same batch size"):
         try_on(sampler, given["garment"][:1], given["face"], given["pose"])
 
 

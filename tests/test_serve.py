@@ -126,7 +126,7 @@ def test_the_same_pictures_in_pytorch(exported, script, files, tmp_path):
 def test_epsilon_is_never_asked_of_pure_noise(script, tmp_path):
     save_diffusers(tmp_path / "out", **random_channel_model())
     given = dict.fromkeys(TASKS["try_on"], np.zeros((16, 12, 3), np.uint8))
-    with pytest.raises(script.Fault, match="500 begin in pure noise, of which epsilon says"):
+    with pytest.raises(script.Fault, match="500 start in pure noise, where epsilon carries"):
         script.Model(tmp_path / "out").generate("try_on", given, None, steps=500)
 
 
@@ -185,15 +185,15 @@ def test_the_script_needs_nothing_of_ours(script):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"task": "try_onn"}, "unknown task 'try_onn' (this model knows try_off, try_on)"),
+        ({"task": "try_onn"}, "unknown task 'try_onn' (known: try_off, try_on)"),
         ({"face": None}, "try_on needs --face"),
-        ({"garment": "missing.png"}, "--garment: cannot read a picture from missing.png"),
-        ({"garment": "text.png"}, "--garment: cannot read a picture from"),
+        ({"garment": "missing.png"}, "--garment: cannot read an image from missing.png"),
+        ({"garment": "text.png"}, "--garment: cannot read an image from"),
         ({"model": "."}, "has no omfa.json"),
         ({"model": "damaged"}, "cannot load"),
         ({"noise": "missing.npy"}, "--noise: cannot read an array"),
         ({"noise": "small.npy"}, "--noise must have the canvas's shape (16, 32, 16), got (2, 2)"),
-        ({"steps": 1001}, "--steps must lie in 1..1000, got 1001"),
+        ({"steps": 1001}, "--steps must be in 1..1000, got 1001"),
         ({"guidance": -1}, "--guidance must be 0 to 1000"),
         ({"out": "picture.gif"}, "--out must end in .png, .jpg, .jpeg"),
         ({"device": "abacus"}, "on abacus"),

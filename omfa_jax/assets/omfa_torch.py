@@ -4,7 +4,7 @@ python omfa_torch.py try_on --garment shirt.png --face face.png --pose pose.png 
 python omfa_torch.py try_off --person photo.png --face face.png --pose pose.png --out garment.png
 
 One UNet denoises a canvas on which garment, person and face have a slot each. A task noises some of
-them and is given the others, which stay clean and are the condition. omfa.json, beside this file,
+them and is given the others, which stay clean and are the condition. omfa.json, next to this file,
 says where the slots are, which task noises what and what the UNet sees; prompts.safetensors holds
 the text embeddings, so that no text encoder is needed. Needs torch, diffusers, safetensors, Pillow.
 
@@ -35,7 +35,7 @@ WHITE, BLACK = 255, 0
 
 
 class Fault(Exception):
-    """Something that the user can mend; one line."""
+    """An error that the user can fix; one line."""
 
 
 class Model:
@@ -49,7 +49,7 @@ class Model:
         folder = Path(folder)
         for name in ("omfa.json", "prompts.safetensors", "unet/config.json", "vae/config.json"):
             if not (folder / name).is_file():
-                raise Fault(f"{folder} has no {name}; --model takes a folder that was exported")
+                raise Fault(f"{folder} has no {name}; --model takes an exported folder")
         self.dtype = DTYPES[dtype]
         try:
             self.device = torch.device(device)
@@ -71,14 +71,14 @@ class Model:
         self.prompts = dict(zip(texts, zip(context, pooled, strict=True), strict=True))
 
     def _network(self, kind: Any, folder: Path, dtype: torch.dtype) -> Any:
-        # without accelerate diffusers cannot spare the second copy, and says so at length
+        # without accelerate diffusers cannot avoid a second copy, and prints a long warning
         spare = is_accelerate_available()
         network = kind.from_pretrained(folder, torch_dtype=dtype, low_cpu_mem_usage=spare)
         return network.to(self.device).eval()
 
     @property
     def slots_px(self) -> dict[str, tuple[int, int]]:
-        """(height, width) of each component's picture."""
+        """(height, width) of each component's image."""
         return {
             name: tuple(size) for name, size in zip(COMPONENTS, self.omfa["slots_px"], strict=True)
         }
@@ -98,7 +98,7 @@ class Model:
         """Return the row of the task table; its `noised` components are generated."""
         known = {task["name"]: task for task in self.omfa["tasks"]}
         if name not in known:
-            raise Fault(f"unknown task {name!r} (this model knows {', '.join(known)})")
+            raise Fault(f"unknown task {name!r} (known: {', '.join(known)})")
         return known[name]
 
     @torch.no_grad()
@@ -158,7 +158,7 @@ class Model:
     def _scheduler(self, steps: int) -> DDIMScheduler:
         schedule = self.omfa["schedule"]
         if not 1 <= steps <= schedule["train_steps"]:
-            raise Fault(f"--steps must lie in 1..{schedule['train_steps']}, got {steps}")
+            raise Fault(f"--steps must be in 1..{schedule['train_steps']}, got {steps}")
         scheduler = DDIMScheduler(
             num_train_timesteps=schedule["train_steps"],
             beta_start=schedule["beta_start"],
@@ -175,7 +175,9 @@ class Model:
         if scheduler.alphas_cumprod[scheduler.timesteps[0]] == 0 and (
             self.omfa["prediction"] == "epsilon"
         ):
-            raise Fault(f"--steps {steps} begin in pure noise, of which epsilon says nothing")
+            raise Fault(
+                f"--steps {steps} start in pure noise, where epsilon carries no information"
+            )
         return scheduler
 
     def _empty(self) -> torch.Tensor:
@@ -195,7 +197,7 @@ class Model:
     def _noise(self, seed: int, noise: np.ndarray | None) -> torch.Tensor:
         shape = self.canvas_shape
         if noise is None:
-            # drawn on the CPU, so that a seed means the same on every device
+            # sampled on the CPU, so that a seed gives the same noise on every device
             drawn = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
         elif noise.shape != shape:
             raise Fault(f"--noise must have the canvas's shape {shape}, got {noise.shape}")
@@ -255,7 +257,7 @@ def read_picture(path: str | Path, what: str = "image") -> np.ndarray:
             image = Image.alpha_composite(Image.new("RGBA", image.size, (255,) * 4), image)
         return np.array(image.convert("RGB"))
     except Exception as error:  # Pillow's decoders raise whatever a damaged file provokes
-        raise Fault(f"{what}: cannot read a picture from {path}: {one_line(error)}") from None
+        raise Fault(f"{what}: cannot read an image from {path}: {one_line(error)}") from None
 
 
 def read_noise(path: str | Path) -> np.ndarray:
@@ -272,7 +274,7 @@ def one_line(error: Exception) -> str:
 
 
 def letterbox(image: np.ndarray, height_px: int, width_px: int, fill: int) -> np.ndarray:
-    """Return the whole picture, aspect kept, centred in a frame whose margins are `fill`."""
+    """Return the full image, aspect ratio kept, centred in a frame whose margins are `fill`."""
     scale = min(height_px / image.shape[0], width_px / image.shape[1])
     height = min(height_px, max(1, round(image.shape[0] * scale)))
     width = min(width_px, max(1, round(image.shape[1] * scale)))
@@ -293,20 +295,24 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("task", help="try_on, try_off, or another task of omfa.json")
     for name in COMPONENTS:
         parser.add_argument(f"--{name}", metavar="IMAGE")
-    parser.add_argument("--pose", metavar="IMAGE", help="pose map; without one the model chooses")
+    parser.add_argument("--pose", metavar="IMAGE", help="pose map (default: the model chooses)")
     parser.add_argument("--out", required=True, type=Path, metavar="FILE.png")
     parser.add_argument("--model", type=Path, default=Path(__file__).parent, metavar="DIR")
-    parser.add_argument("--steps", type=int, default=50, help="DDIM steps (50)")
-    parser.add_argument("--guidance", type=float, default=2.0, help="1 is without guidance (2.0)")
+    parser.add_argument("--steps", type=int, default=50, help="DDIM steps (default: %(default)s)")
+    parser.add_argument(
+        "--guidance", type=float, default=2.0, help="guidance scale, 1: off (default: %(default)s)"
+    )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--noise", metavar="FILE.npy", help="(height, width, channels), not --seed")
+    parser.add_argument(
+        "--noise", metavar="FILE.npy", help="noise (h, w, channels), replaces --seed"
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--dtype", choices=DTYPES, default="float32")
     return parser.parse_args(arguments)
 
 
 def run(options: argparse.Namespace) -> None:
-    """Read the pictures, generate, write the results."""
+    """Read the images, generate, write the results."""
     if options.out.suffix.lower() not in SUFFIXES:
         raise Fault(f"--out must end in {', '.join(SUFFIXES)}, got {options.out}")
     if not 0 <= options.guidance <= 1000:
@@ -341,7 +347,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; return the exit status (2: a fault to mend)."""
+    """Run the command line; return the exit status (2: an error that the user can fix)."""
     try:
         run(parse(arguments))
     except Fault as fault:

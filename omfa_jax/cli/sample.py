@@ -232,7 +232,7 @@ def _turntable(sampler, slots: SlotFitter, options):
     if Path(options.pose).suffix != ".npz":
         raise OmfaError(
             f"--task turntable needs SMPL-X parameters (.npz) as --pose, got {options.pose}:"
-            " a picture cannot be turned"
+            " an image cannot be turned"
         )
     params, camera = load_body(options.pose)
     bodies = turned(params, options.views)
@@ -283,7 +283,7 @@ def _pose(slots: SlotFitter, path: str | None, options):
 
 
 def write_columns(out: Path, columns, size: tuple[int, int]) -> None:
-    """Write every generated picture and the sheet of all of them."""
+    """Write every generated image and the sheet of all of them."""
     from omfa_jax.sampling.image_sheet import draw_sheet
 
     shown = {

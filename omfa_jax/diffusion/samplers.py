@@ -2,7 +2,7 @@
 
 In variance-preserving latents every sampler here is one linear update,
 
-    x <- keep * x + now * x0_hat + before * (x0_hat of the previous step),
+    x <- x_coef * x + x0_coef * x0_hat + previous_x0_coef * (x0_hat of the previous step),
 
 so a sampler is a table of these coefficients, computed in float64, and one scan runs them all.
 """
@@ -123,7 +123,7 @@ def compute_first_order_coefs(
     alpha_next: Float[np.ndarray, "steps"],
     sigma_next: Float[np.ndarray, "steps"],
 ) -> tuple[Float[np.ndarray, "steps"], Float[np.ndarray, "steps"]]:
-    """Return (keep, now) of the step to alpha_next x0_hat + sigma_next eps_hat.
+    """Return (x_coef, x0_coef) of the step to alpha_next x0_hat + sigma_next eps_hat.
 
     With eps_hat = (x - alpha x0_hat) / sigma it is linear in x and x0_hat alone.
     """
