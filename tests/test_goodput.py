@@ -24,7 +24,7 @@ def step(clock, time, seconds, data=0.0):
     with clock.spent("data"):
         time.pass_(data)
     time.pass_(seconds)
-    clock.step_finished()
+    clock.record_step()
 
 
 @pytest.fixture

@@ -256,7 +256,7 @@ def test_the_command_samples_scores_and_measures(model, records, alone, tmp_path
         (["--setting=try_off"], "has the settings paired, unpaired, multi_pose"),
         (["--setting=unpaired", "--influence"], "needs a ground truth"),
         (["--influence=garmet"], "did you mean 'garment'"),
-        (["--limit=0"], "--limit: expected a whole number from 1"),
+        (["--limit=0"], "--limit: expected an integer from 1"),
         (["--task=try_off", "--truth=raw"], "for --task try_on only"),
     ],
 )

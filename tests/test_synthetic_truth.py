@@ -130,7 +130,7 @@ def contrast(found, expected):
 
 def test_shop_photo_shows_the_sheet(world):
     for garment, texture in patterned(world):
-        image, mask = world.garment_photo(garment)
+        image, mask = world.render_garment(garment)
         scale, middle_y = flat_garment.compute_frame(garment.cut, HEIGHT, WIDTH)
         ys = np.linspace(garment.cut[garment_sheet.HEM_Y] + 0.02, 0.15, 40)
         xs, heights = (axis.ravel() for axis in np.meshgrid(np.linspace(-0.15, 0.15, 31), ys))

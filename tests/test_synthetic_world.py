@@ -58,7 +58,7 @@ def test_same_seed_same_bytes_in_any_order(world, photos):
         np.testing.assert_array_equal(photo.parse, photos[i].parse)
         np.testing.assert_array_equal(photo.keypoints, photos[i].keypoints)
     shop = again.render_garment(again.garment(5))[0]
-    np.testing.assert_array_equal(shop, world.garment_photo(world.garment(5))[0])
+    np.testing.assert_array_equal(shop, world.render_garment(world.garment(5))[0])
 
 
 def test_other_seed_and_other_number_differ(photos):
@@ -102,7 +102,7 @@ def test_worn_color_is_the_shop_color(world):
             garment, pattern="plain", print_rgb=None, sleeve_rgb=None, trim_rgb=ground
         )
         photo = take(world, i, garment)
-        shop, mask = world.garment_photo(garment)
+        shop, mask = world.render_garment(garment)
         shop_rgb = np.median(shop[eroded(mask)], axis=0)
         worn_rgb = np.median(photo.image[eroded(photo.parse == UPPER)], axis=0)
         np.testing.assert_allclose(shop_rgb, 255 * ground, rtol=0.06, atol=3)
@@ -128,7 +128,7 @@ def test_garment_photo_shows_the_whole_garment_on_white(world):
     sleeves = set()
     for i in range(40):
         garment = world.garment(i)
-        image, mask = world.garment_photo(garment)
+        image, mask = world.render_garment(garment)
         sleeves.add(garment.sleeve)
         assert mask.dtype == bool and mask.shape == image.shape[:2] == (HEIGHT, WIDTH)
         rows, columns = np.nonzero(mask)

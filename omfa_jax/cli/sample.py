@@ -270,7 +270,7 @@ def _pose(slots: SlotFitter, path: str | None, options):
 
 
 def write_columns(out: Path, columns, size: tuple[int, int]) -> None:
-    """Write every generated image, and the sheet of all of them."""
+    """Write every generated image and the sheet of all of them."""
     from omfa_jax.sampling.image_sheet import draw_sheet
 
     shown = {
