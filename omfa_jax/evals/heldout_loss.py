@@ -91,6 +91,7 @@ class HeldOutLoss:
     def standard_error(self) -> float:
         """The total's standard error over the choice of examples; 0 for a single example."""
         count = len(self.keys)
+        # over examples only: noise and timesteps are the same for all models
         return float(self.per_example.std(ddof=1) / count**0.5) if count > 1 else 0.0
 
     def to_scalars(self) -> dict[str, float]:
@@ -152,6 +153,7 @@ def make_held_out_loss_fn(
 
     `apply` is that of `make_training_network` on the same mesh; sharded parameters stay sharded.
     """
+    # a task of weight 0 was not trained, so its loss says nothing about the model
     tasks = [index for index, task in enumerate(diffusion.tasks) if task.weight > 0]
     weights = np.array([diffusion.tasks[index].weight for index in tasks])
     levels = compute_noise_levels(settings.timesteps, diffusion.schedule.train_steps)
