@@ -55,7 +55,7 @@ def test_bodies_are_written_kept_and_replaced(tmp_path: Path, caplog):
     assert "3 photos have no body: test/image/test_b.jpg" in text
     for split, name in (("train", "train_a"), ("test", "test_a")):
         params, camera = load_body(raw / split / "smplx" / f"{name}.npz")
-        np.testing.assert_array_equal(params.get_full_pose(), bodies[name].full_pose())
+        np.testing.assert_array_equal(params.get_full_pose(), bodies[name].get_full_pose())
         assert (camera.width_px, camera.height_px) == SIZE_PX
         assert camera.focal_px == (200, 200) and camera.center_px == (48, 64)
     kept = raw / "train/smplx/train_a.npz"

@@ -58,7 +58,7 @@ def test_masks_are_per_example(canvas):
     together = canvas.mask(table)
     for row in range(len(TABLE)):
         np.testing.assert_array_equal(together[row : row + 1], canvas.mask(table[row : row + 1]))
-    given = canvas.mask_input(together)
+    given = canvas.make_mask_input(together)
     assert given.shape == (4, *canvas.shape[:2], canvas.mask_channels)
 
 

@@ -127,7 +127,7 @@ def test_it_is_the_masked_error_at_the_middles_of_equal_parts(tmp_path, alone):
 
 
 def test_the_figures_are_means_of_the_same_losses(alone):
-    row = alone.scalars()
+    row = alone.to_scalars()
     times = {f"loss/t{low:03d}-{low + 249:03d}" for low in (0, 250, 500, 750)}
     assert set(row) == {"loss", "loss/try_on", "loss/try_off", *times}
     assert row["loss"] == pytest.approx((row["loss/try_on"] + row["loss/try_off"]) / 2)

@@ -30,7 +30,7 @@ def exact_world():
 
 def take(world, i, garment=None, pose=None):
     garment, pose = garment or world.garment(i), pose or world.pose(i)
-    return world.photo(world.person(i), garment, pose, world.view(i))
+    return world.render_photo(world.person(i), garment, pose, world.view(i))
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def test_same_seed_same_bytes_in_any_order(world, photos):
         np.testing.assert_array_equal(photo.parse, photos[i].parse)
         np.testing.assert_array_equal(photo.keypoints, photos[i].keypoints)
     shop = again.render_garment(again.garment(5))[0]
-    np.testing.assert_array_equal(shop, world.garment_photo(world.garment(5))[0])
+    np.testing.assert_array_equal(shop, world.render_garment(world.garment(5))[0])
 
 
 def test_other_seed_and_other_number_differ(photos):
@@ -102,7 +102,7 @@ def test_worn_color_is_the_shop_color(world):
             garment, pattern="plain", print_rgb=None, sleeve_rgb=None, trim_rgb=ground
         )
         photo = take(world, i, garment)
-        shop, mask = world.garment_photo(garment)
+        shop, mask = world.render_garment(garment)
         shop_rgb = np.median(shop[eroded(mask)], axis=0)
         worn_rgb = np.median(photo.image[eroded(photo.parse == UPPER)], axis=0)
         np.testing.assert_allclose(shop_rgb, 255 * ground, rtol=0.06, atol=3)
@@ -120,7 +120,7 @@ def test_another_garment_changes_only_the_garment(exact_world):
 
 def test_another_person_or_pose_in_the_garment_is_another_picture(world, photos):
     assert (take(world, 0, pose=world.pose(1)).image != photos[0].image).mean() > 0.2
-    dressed = world.photo(world.person(1), world.garment(0), world.pose(0), world.view(0))
+    dressed = world.render_photo(world.person(1), world.garment(0), world.pose(0), world.view(0))
     assert (dressed.image != photos[0].image).mean() > 0.1
 
 
@@ -128,7 +128,7 @@ def test_garment_photo_shows_the_whole_garment_on_white(world):
     sleeves = set()
     for i in range(40):
         garment = world.garment(i)
-        image, mask = world.garment_photo(garment)
+        image, mask = world.render_garment(garment)
         sleeves.add(garment.sleeve)
         assert mask.dtype == bool and mask.shape == image.shape[:2] == (HEIGHT, WIDTH)
         rows, columns = np.nonzero(mask)

@@ -96,7 +96,7 @@ def dressed(example):
 
 def test_influence_of_a_model_that_sees_the_garment_alone(raw, split, tmp_path):
     run = SplitRun(split, tmp_path, 5, perfect(split, dressed))
-    split.write_truth(tmp_path)
+    split.write_ground_truth(tmp_path)
     run.sample_predictions()
     for condition in ("garment", "face", "pose"):
         run.sample_swapped(condition)
@@ -130,7 +130,7 @@ def test_scores_against_exact_answers(raw, split, tmp_path):
         truth, "new_pose"
     )
     np.testing.assert_array_equal(seen[1], tiny.pose_map(21))
-    unpaired = SplitRun(split.under("unpaired"), tmp_path, 5, sample).sample_truth_cases(
+    unpaired = SplitRun(split.with_setting("unpaired"), tmp_path, 5, sample).sample_truth_cases(
         truth, "unpaired"
     )
     block = compute_truth_scores(run, truth, {"unpaired": unpaired, "new_pose": posed})
@@ -145,7 +145,7 @@ def test_scores_against_exact_answers(raw, split, tmp_path):
 def test_pictures_of_a_split_are_looked_at_one_by_one(raw, split, tmp_path, monkeypatch):
     """A split's regions and answers at full size would be gigabytes."""
     run = SplitRun(split, tmp_path, 5, perfect(split, dressed))
-    split.write_truth(tmp_path)
+    split.write_ground_truth(tmp_path)
     run.sample_predictions()
     run.sample_swapped("garment")
     answer, region = ExactTruth.read_answer, ConditionRegions.read_region
