@@ -37,21 +37,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--sizes", required=True, metavar="A,B,..", help="UNet presets, comma-separated"
     )
     parser.add_argument(
-        "--samples", default="", metavar="N,..", help="training examples seen by a run"
+        "--samples",
+        default="",
+        metavar="N,..",
+        help="training examples of each run, comma-separated",
     )
-    parser.add_argument("--budgets", default="", metavar="C,..", help="training FLOPs of a run")
+    parser.add_argument(
+        "--budgets",
+        default="",
+        metavar="C,..",
+        help="training FLOPs of each run, comma-separated",
+    )
     parser.add_argument(
         "--learning-rates",
         default="",
         metavar="R,..",
-        help="learning rates for each run (default: that of the config)",
+        help="learning rates to try for each run, comma-separated (default: the config's)",
     )
     parser.add_argument(
         "--dataset-size",
         type=int_between(),
         default=0,
         metavar="N",
-        help="size of the training set (default: counted)",
+        help="number of training examples (default: counted in the config's data)",
     )
     parser.add_argument(
         "--min-steps",
@@ -67,25 +75,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     machine = parser.add_mutually_exclusive_group()
     machine.add_argument(
-        "--topology", default="", metavar="NAME", help="machine, as in `omfa plan`"
+        "--topology",
+        default="",
+        metavar="NAME",
+        help="machine to train on, as in `omfa plan`; estimates memory and hours",
     )
     machine.add_argument(
         "--flops-per-second",
         type=float_between(0, 1e25),
         default=0.0,
-        help="measured training FLOP/s of the machine",
+        help="measured training FLOP/s of the machine, instead of --topology (default: unknown)",
     )
     parser.add_argument(
         "--efficiency",
         type=EFFICIENCY_TYPE,
         default=0.5,
-        help="share of the chip's peak, as in `omfa plan` (default: %(default)s)",
+        help="fraction of peak FLOP/s that computing reaches, 0..1 (default: %(default)s)",
     )
     parser.add_argument(
         "--price",
         type=float_between(0, 1e9),
         metavar="X",
-        help="price of a chip (or machine) per hour",
+        help="price per hour of one chip of --topology, or of the machine of --flops-per-second",
     )
 
 
