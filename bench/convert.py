@@ -123,7 +123,7 @@ def bench(unet_config: UNetConfig, vae_config: VAEConfig, workdir: Path) -> Iter
     cost = measured(lambda: differences.extend(compare_with_torch(imported, source)))
     for found in differences:
         agrees = found.relative_l2 <= TOLERANCE
-        more = f"max abs {found.max_abs:.2e}; PyTorch {found.theirs:.2e}"
+        more = f"max abs {found.max_abs:.2e}; PyTorch {found.torch_float32:.2e}"
         figure = f"{found.relative_l2:.2e} ({more})"
         yield Row(f"{found.component}: relative L2", figure, f"<= {TOLERANCE:g}", agrees)
     figure = f"{cost.seconds:.0f} s, {cost.peak_bytes / 1e9:.2f} GB"

@@ -21,7 +21,7 @@ class Time:
 
 
 def step(clock, time, seconds, data=0.0):
-    with clock.spent("data"):
+    with clock.measure("data"):
         time.pass_(data)
     time.pass_(seconds)
     clock.record_step()
