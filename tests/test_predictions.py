@@ -48,7 +48,9 @@ def one_device(model):
 
 
 def work_of(split, folder, **changes):
-    work = SamplingJob(folder, split.task, split.generated, split.names, split.get_inputs, split.get_size_px)
+    work = SamplingJob(
+        folder, split.task, split.generated, split.names, split.get_inputs, split.get_size_px
+    )
     return dataclasses.replace(work, **changes)
 
 
@@ -200,7 +202,8 @@ def model_folder(model, tmp_path_factory):
 
 def flags(model_folder, records, out, *more):
     return [
-        *("eval", f"--checkpoint={model_folder}", f"--data={records}", "--task=try_on", f"--out={out}"),
+        *("eval", f"--checkpoint={model_folder}", f"--data={records}"),
+        *("--task=try_on", f"--out={out}"),
         *("--steps=2", "--guidance=1.5", "--seed=3", *more),
     ]
 
