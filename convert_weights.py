@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from omfa_jax.cli.flags import SEED_TYPE, Parser, float_between, parse_path
@@ -107,11 +108,16 @@ def check_weights(options: argparse.Namespace) -> int:
     return 0 if agree else 1
 
 
+def _add_command(commands: Any, name: str, function: Callable[..., int]) -> Parser:
+    text = (function.__doc__ or "").splitlines()[0]
+    return commands.add_parser(name, help=text, description=text)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="convert_weights.py", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    command = commands.add_parser("import", help=import_weights.__doc__)
+    command = _add_command(commands, "import", import_weights)
     command.add_argument(
         "source", type=parse_path, metavar="SRC", help="diffusers folder or SDXL .safetensors file"
     )
@@ -175,7 +181,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.set_defaults(run=import_weights)
 
-    command = commands.add_parser("export", help=export_weights.__doc__)
+    command = _add_command(commands, "export", export_weights)
     command.add_argument(
         "checkpoint",
         type=parse_path,
@@ -205,7 +211,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.set_defaults(run=export_weights)
 
-    command = commands.add_parser("check", help=check_weights.__doc__)
+    command = _add_command(commands, "check", check_weights)
     command.add_argument(
         "a", type=parse_path, metavar="A", help="model run by JAX: imported or diffusers folder"
     )

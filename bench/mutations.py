@@ -21,7 +21,7 @@ from pathlib import Path
 from mutation_table import MUTATIONS, Mutation
 
 ROOT = Path(__file__).parents[1]
-COPIED = ("omfa_jax", "tests", "configs", "bench", "launch", "docs")
+COPIED = ("omfa_jax", "tests", "configs", "bench", "launch", "docs", "tools")
 
 
 def find_line(tree: Path, mutation: Mutation) -> Path:

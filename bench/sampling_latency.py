@@ -29,10 +29,10 @@ def ours(options: argparse.Namespace) -> Callable[[], Any]:
     """Return a function that makes one picture here."""
     from omfa_jax.core.images import to_signed
     from omfa_jax.diffusion.denoising_loop import SamplerSettings
-    from omfa_jax.sampling.load_model import load_model_folder
+    from omfa_jax.model_loading import load_model
     from omfa_jax.sampling.sampler import Sampler
 
-    model = load_model_folder(options.model)
+    model = load_model(options.model)
     slots = dict(zip(("garment", "person", "face"), model.settings.slots_px, strict=True))
     given, pose = pictures(slots)
     settings = SamplerSettings(options.steps, options.guidance)

@@ -155,7 +155,7 @@ def test_a_damaged_model_folder(capsys, tmp_path, picture):
         capsys,
         *sample("try_on", tmp_path, "--garment", picture, "--face", picture, checkpoint=folder),
     )
-    assert "diffusion_pytorch_model.safetensors" in line and "whole" in line
+    assert "diffusion_pytorch_model.safetensors" in line and "not a complete" in line
 
 
 def test_a_folder_of_somebody_elses_model(capsys, tmp_path, picture):

@@ -60,7 +60,7 @@ def is_good(value, row):
         return isinstance(value, int) and (
             row.minimum <= value <= row.maximum or value == row.or_value
         )
-    return math.isfinite(value) and row.least <= value <= row.most
+    return math.isfinite(value) and row.minimum <= value <= row.maximum
 
 
 def test_every_value_has_a_row_and_every_row_a_value():

@@ -121,7 +121,7 @@ from test_evaluation import evaluation_of, make_tiny_model, make_run
 from omfa_jax.parallel.global_arrays import put_global
 from omfa_jax.parallel.sharding_rules import UNET_RULES, make_param_shardings
 mesh = make_run(Path(sys.argv[1]), 1, (1, 2, 1)).mesh
-params = make_bundle().unet_params
+params = make_tiny_model().unet_params
 params = put_global(params, make_param_shardings(UNET_RULES, params, mesh))
 evaluate = evaluation_of(Path(os.environ["RECORDS"]), mesh)
 print(json.dumps(evaluate(SimpleNamespace(params=params, ema=None), 1)))

@@ -231,10 +231,8 @@ def test_a_mount_in_an_interrupted_build_stays(raw, tmp_path, bind, name):
 
 def test_what_comes_into_a_build_stays(tmp_path, caplog):
     """A build that fails without a finished shard deletes what it made."""
-    with (
-        pytest.raises(KeyboardInterrupt),
-        open_staging_folder(tmp_path / "out", "viton_hd/1.0.0") as partial,
-    ):
+    staging = open_staging_folder(tmp_path / "out", "viton_hd/1.0.0")
+    with pytest.raises(KeyboardInterrupt), staging as partial:
         (partial.records / "mine").mkdir()
         (partial.records / "mine" / "thesis.tex").write_text(MINE)
         with pytest.raises(OmfaError, match="thesis"):
@@ -248,10 +246,8 @@ def test_a_mount_that_comes_into_a_build_stays(tmp_path, bind, caplog):
     theirs = tmp_path / "theirs"
     theirs.mkdir()
     (theirs / "tmp12345678").write_text(MINE)
-    with (
-        pytest.raises(KeyboardInterrupt),
-        open_staging_folder(tmp_path / "out", "viton_hd/1.0.0") as partial,
-    ):
+    staging = open_staging_folder(tmp_path / "out", "viton_hd/1.0.0")
+    with pytest.raises(KeyboardInterrupt), staging as partial:
         bind(theirs, partial.temporary)
         raise KeyboardInterrupt
     assert (theirs / "tmp12345678").read_text() == MINE and "mount point" in caplog.text
@@ -294,10 +290,8 @@ def test_another_users_file_in_an_import_stays(tmp_path, give, name):
 def test_another_users_file_in_records_stays(raw, tmp_path, give, monkeypatch):
     out = tmp_path / "records"
     build_records(raw, out)
-    monkeypatch.setattr(
-        "omfa_jax.data.builders.build_records.write_shards",
-        lambda *_: pytest.fail("work was begun"),
-    )
+    target = "omfa_jax.data.builders.build_records.write_shards"
+    monkeypatch.setattr(target, lambda *_: pytest.fail("work was begun"))
     give(out / "viton_hd")
     with pytest.raises(OmfaError, match="another user's files"):
         build_records(raw, out, overwrite=True)

@@ -53,7 +53,7 @@ class Part(CountingBatches):
         return {name: value[mine] for name, value in whole.items()}
 
 
-def noise_seen(run, accumulate=1, batch=None):
+def noise_seen(run, grad_accum_steps=1, batch=None):
     """Return what each example of the first batch is asked to predict, which its noise decides.
 
     It is the gradient of a table of predictions, one an example, at zero.
@@ -65,7 +65,7 @@ def noise_seen(run, accumulate=1, batch=None):
     table = {"kernel": np.zeros((BATCH, *CANVAS.shape), np.float32)}
     shardings = make_param_shardings(REPLICATED_RULES, table, run.mesh)
     gradient = jax.jit(
-        make_sharded_gradient(objective, shardings, run.mesh, accumulate),
+        make_sharded_gradient(objective, shardings, run.mesh, grad_accum_steps),
         out_shardings=make_replicated_sharding(run.mesh),
     )
     root = jax.jit(lambda: jax.random.key(1), out_shardings=make_replicated_sharding(run.mesh))()
@@ -95,7 +95,7 @@ def found(workdir, order):
 
     run = make_run(workdir, STEPS, MESH, order=order, apply=mixing)
     noise = noise_seen(run)
-    np.testing.assert_array_equal(noise_seen(run, accumulate=2), noise)
+    np.testing.assert_array_equal(noise_seen(run, grad_accum_steps=2), noise)
     state = train(
         dataclasses.replace(
             run,

@@ -48,7 +48,9 @@ def one_device(model):
 
 
 def work_of(split, folder, **changes):
-    work = SamplingJob(folder, split.task, split.made, split.names, split.given, split.size_px)
+    work = SamplingJob(
+        folder, split.task, split.generated, split.names, split.get_inputs, split.get_size_px
+    )
     return dataclasses.replace(work, **changes)
 
 
@@ -194,22 +196,28 @@ def test_the_digest_is_of_the_weights(model):
 
 
 @pytest.fixture(scope="module")
-def model(model, tmp_path_factory):
+def model_folder(model, tmp_path_factory):
     return save_tiny_model(tmp_path_factory.mktemp("model") / "model", model)
 
 
-def flags(model, records, out, *more):
+def flags(model_folder, records, out, *more):
     return [
-        *("eval", f"--checkpoint={model}", f"--data={records}", "--task=try_on", f"--out={out}"),
+        *(
+            "eval",
+            f"--checkpoint={model_folder}",
+            f"--data={records}",
+            "--task=try_on",
+            f"--out={out}",
+        ),
         *("--steps=2", "--guidance=1.5", "--seed=3", *more),
     ]
 
 
-def test_the_command_samples_scores_and_measures(model, records, alone, tmp_path, capsys):
+def test_the_command_samples_scores_and_measures(model_folder, records, alone, tmp_path, capsys):
     out = tmp_path / "out"
     raw = records.parent / "raw"
     more = ("--influence=garment,pose", f"--regions={raw}", "--loss", "--loss-timesteps=4")
-    assert main(flags(model, records, out, *more)) == 0
+    assert main(flags(model_folder, records, out, *more)) == 0
     assert files(out / "pred") == alone
     scores = read_scores(out / "scores.json")
     assert scores.counts.scored == PEOPLE and scores.protocol.setting == "paired"
@@ -242,10 +250,10 @@ def test_the_command_samples_scores_and_measures(model, records, alone, tmp_path
         compute_metric_values(how, out, split.names, "sim", out / "pred")
 
     before = {path: path.stat().st_mtime_ns for path in (out / "pred").iterdir()}
-    assert main(flags(model, records, out, *more)) == 0
+    assert main(flags(model_folder, records, out, *more)) == 0
     assert before == {path: path.stat().st_mtime_ns for path in (out / "pred").iterdir()}
     capsys.readouterr()
-    assert main([*flags(model, records, out), "--guidance=2"]) == 2
+    assert main([*flags(model_folder, records, out), "--guidance=2"]) == 2
     assert "holds images of another run (sampler" in capsys.readouterr().err
 
 
@@ -260,8 +268,8 @@ def test_the_command_samples_scores_and_measures(model, records, alone, tmp_path
         (["--task=try_off", "--truth=raw"], "for --task try_on only"),
     ],
 )
-def test_flags_that_make_no_sense(model, records, tmp_path, capsys, more, said):
-    assert main(flags(model, records, tmp_path / "out", *more)) == 2
+def test_flags_that_make_no_sense(model_folder, records, tmp_path, capsys, more, said):
+    assert main(flags(model_folder, records, tmp_path / "out", *more)) == 2
     assert said in capsys.readouterr().err
     assert not (tmp_path / "out" / "pred").exists()
 
@@ -278,11 +286,11 @@ sys.exit(main(os.environ["FLAGS"].split()))
 """
 
 
-def test_two_processes_write_what_one_writes(model, records, tmp_path):
+def test_two_processes_write_what_one_writes(model_folder, records, tmp_path):
     made = []
     for count in (1, 2):
         out = tmp_path / str(count)
-        words = " ".join(flags(model, records, out))
+        words = " ".join(flags(model_folder, records, out))
         started = processes.start(tmp_path, 1, count, devices=2, program=COMMAND, FLAGS=words)
         ended = processes.finish(started)
         for status, _, err in ended:

@@ -21,8 +21,8 @@ from omfa_jax.diffusion.denoising_loop import SamplerSettings
 from omfa_jax.diffusion.schedule import ScheduleSettings
 from omfa_jax.diffusion.settings import DiffusionSettings
 from omfa_jax.evals.psnr import psnr
+from omfa_jax.model_loading import load_model
 from omfa_jax.sampling.image_inputs import SlotFitter
-from omfa_jax.sampling.load_model import load_model_folder
 from omfa_jax.sampling.sampler import Sampler
 from omfa_jax.weights.diffusers_folder import save_diffusers
 from omfa_jax.weights.imported_folder import get_export_fields, load_weights
@@ -105,7 +105,7 @@ def flags(files, task):
 
 def test_the_same_pictures_in_pytorch(exported, script, files, tmp_path):
     assert (exported / "omfa_torch.py").read_bytes() == Path(script.__file__).read_bytes()
-    model = load_model_folder(exported)
+    model = load_model(exported)
     # the shipped model does what users do; the random one is there for its layout and inputs
     steps = 50 if model.settings.layout == "spatial" else 10
     sampler = Sampler(model, SamplerSettings(steps, guidance=2.0))

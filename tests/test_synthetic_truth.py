@@ -26,7 +26,8 @@ def world():
 @pytest.fixture(scope="module")
 def photos(world):
     return [
-        world.photo(world.person(i), world.garment(i), world.pose(i), world.view(i)) for i in PEOPLE
+        world.render_photo(world.person(i), world.garment(i), world.pose(i), world.view(i))
+        for i in PEOPLE
     ]
 
 
@@ -156,7 +157,7 @@ def test_person_wears_what_the_sheet_shows(world):
     facing = next(i for i in range(99) if np.abs(world.pose(i).rotations[0, 1]) < 0.1)
     person, pose, view = world.person(facing), world.pose(facing), world.view(facing)
     for garment, texture in patterned(world):
-        photo = world.photo(person, garment, pose, view)
+        photo = world.render_photo(person, garment, pose, view)
         vertices, _ = scene.pose_vertices(photo.params, garment.fit)
         pixels, _ = photo.camera.project(vertices[chest])
         columns, rows = pixels.astype(int).T

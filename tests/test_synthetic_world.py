@@ -30,7 +30,7 @@ def exact_world():
 
 def take(world, i, garment=None, pose=None):
     garment, pose = garment or world.garment(i), pose or world.pose(i)
-    return world.photo(world.person(i), garment, pose, world.view(i))
+    return world.render_photo(world.person(i), garment, pose, world.view(i))
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +120,7 @@ def test_another_garment_changes_only_the_garment(exact_world):
 
 def test_another_person_or_pose_in_the_garment_is_another_picture(world, photos):
     assert (take(world, 0, pose=world.pose(1)).image != photos[0].image).mean() > 0.2
-    dressed = world.photo(world.person(1), world.garment(0), world.pose(0), world.view(0))
+    dressed = world.render_photo(world.person(1), world.garment(0), world.pose(0), world.view(0))
     assert (dressed.image != photos[0].image).mean() > 0.1
 
 

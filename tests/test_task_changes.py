@@ -5,6 +5,7 @@ import logging
 import shutil
 from collections import Counter
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -145,23 +146,20 @@ def test_a_staged_curriculum_draws_what_the_config_says(started, tmp_path, caplo
     second = started(tmp_path, weights=(0, 1))
     assert "resuming with a changed config.tasks.try_on.weight: 1.0 -> 0.0" in caplog.text
     counts = drawn(second)
-    print("after the change:", dict(counts))
     assert counts == {"try_off": 160}
     assert f"by task: 100.0% try_off ('{OFF}'), 0.0% try_on" in caplog.text
     model, _ = load_checkpoint_model(tmp_path)
     assert {t.name: t.weight for t in model.settings.tasks} == {"try_on": 0, "try_off": 1}
     third = started(tmp_path, weights=(0.25, 0.75))
     counts = drawn(third, 100)
-    print("three quarters:", dict(counts))
     assert abs(counts["try_off"] - 600) < 60
 
 
 def test_another_workdirs_weights_are_not_its_task_weights(started, tmp_path):
     first = started(tmp_path / "a", weights=(1, 0))
     checkpoint(tmp_path / "a", first, 1)
-    second = started(
-        tmp_path / "b", f"--config.checkpoint.start_from={tmp_path / 'a'}", weights=(0, 1)
-    )
+    start = f"--config.checkpoint.start_from={tmp_path / 'a'}"
+    second = started(tmp_path / "b", start, weights=(0, 1))
     assert drawn(second) == {"try_off": 160}
     assert load_model_folder(tmp_path / "a/model").settings.tasks[1].weight == 1
 
@@ -218,13 +216,10 @@ def test_a_model_of_seeded_prompts_seeds_new_ones(records, started, tmp_path):
     _, tokens, dim = run.constants["prompts"]["context"].shape
     model = load_model_folder(tmp_path / "model")
     seeded = make_seeded_prompts([OFF, ON], tokens, dim, model.prompts["pooled"].shape[1])
-    save_model_folder(
-        tmp_path / "seeded", dataclasses.replace(model, prompts=seeded.select_rows([OFF, ON]))
-    )
+    folder = tmp_path / "seeded"
+    save_model_folder(folder, dataclasses.replace(model, prompts=seeded.select_rows([OFF, ON])))
     config = load(records, f"--config.tasks.try_on.prompt={NEW}", "--config.model.init=")
-    changed = update_tasks(
-        make_weights_source(config), load_model_folder(tmp_path / "seeded"), tmp_path / "seeded"
-    )
+    changed = update_tasks(make_weights_source(config), load_model_folder(folder), folder)
     expected = make_seeded_prompts([NEW], tokens, dim, 8).context[0]
     np.testing.assert_array_equal(changed.prompts["context"][1], expected)
     # a real table is never mixed with random rows
@@ -286,13 +281,9 @@ def test_tasks_written_half_still_make_a_model(started, wider, tmp_path, monkeyp
     checkpoint(tmp_path, started(tmp_path), 1)
     model = load_model_folder(tmp_path / "model")
     tasks = [dataclasses.replace(task, prompt=NEW) for task in model.settings.tasks]
-    changed = dataclasses.replace(
-        model, settings=dataclasses.replace(model.settings, tasks=tuple(tasks))
-    )
-
-    def killed(*_):
-        raise KeyboardInterrupt
-
+    settings = dataclasses.replace(model.settings, tasks=tuple(tasks))
+    changed = dataclasses.replace(model, settings=settings)
+    killed = mock.Mock(side_effect=KeyboardInterrupt)
     monkeypatch.setattr("omfa_jax.weights.model_folder.write_json", killed)
     with pytest.raises(KeyboardInterrupt):
         write_tasks(tmp_path / "model", changed)

@@ -12,8 +12,8 @@ from omfa_jax.core.images import read_rgb, write_image
 from omfa_jax.core.tasks import COMPONENTS, Task
 from omfa_jax.diffusion.denoising_loop import SamplerSettings
 from omfa_jax.evals.scores_file import read_scores
+from omfa_jax.model_loading import load_model
 from omfa_jax.sampling.image_inputs import SlotFitter
-from omfa_jax.sampling.load_model import load_model_folder
 from omfa_jax.sampling.sampler import Sampler
 
 ROWS = (
@@ -63,7 +63,7 @@ def names(folder):
 def test_a_row_takes_its_clean_components_and_writes_its_noised_ones(model, image, tmp_path):
     assert sample(model, "joint", tmp_path, f"--face={image}") == 0
     assert names(tmp_path) == {"garment_00.png", "person_00.png", "sheet.png"}
-    bundle = load_model_folder(model)
+    bundle = load_model(model)
     face = SlotFitter(bundle.settings).load_image("face", str(image), "--face")
     sampler = Sampler(bundle, SamplerSettings(steps=2))
     expected = sampler("joint", {"face": face}, None, seed=5)

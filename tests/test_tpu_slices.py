@@ -79,8 +79,8 @@ def test_a_hosts_rows_are_not_adjacent():
     assert (held != np.arange(256)).sum() == 224
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
-def test_a_step_on_a_v4_16_equals_one_hosts(tmp_path, accumulate):
+@pytest.mark.parametrize("grad_accum_steps", [1, 2])
+def test_a_step_on_a_v4_16_equals_one_hosts(tmp_path, grad_accum_steps):
     """Eight devices hold the batch as that slice's two hosts put it on its eight chips."""
     run = make_run(tmp_path, 1, (4, 1, 1), apply=looked_up)
     held = example_order(mesh_of("v4-16", tensor=2), BATCH // 4)
@@ -88,8 +88,8 @@ def test_a_step_on_a_v4_16_equals_one_hosts(tmp_path, accumulate):
     batch = next(Part(run.mesh))
     placed = {name: value[held] for name, value in batch.items()} | {ROW: held.astype(np.int32)}
     placed = jax.device_put(placed, make_batch_sharding(run.mesh))
-    seen = noise_seen(run, accumulate, placed)
-    np.testing.assert_array_equal(seen, noise_seen(run, accumulate))
+    seen = noise_seen(run, grad_accum_steps, placed)
+    np.testing.assert_array_equal(seen, noise_seen(run, grad_accum_steps))
 
 
 @pytest.mark.parametrize(

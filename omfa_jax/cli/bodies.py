@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         type=parse_path_text,
         metavar="PATH",
-        help="output file or folder of the tool, see docs/bodies.md",
+        help="output file or folder of the tool (docs/bodies.md)",
     )
     parser.add_argument(
         "--raw", required=True, type=parse_path_text, metavar="DIR", help="raw data set folder"
@@ -46,16 +46,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--smpl-to-smplx",
         default="copy21",
         metavar="WAY",
-        help="copy21 (approximate) or fit (of meshes, needs the model files); default: %(default)s",
+        help="how to convert SMPL bodies: copy21 copies joint rotations (approximate), fit fits the"
+        " mesh and needs --smpl-model and --correspondence (default: %(default)s)",
     )
     parser.add_argument(
-        "--smpl-model", type=parse_path_text, metavar="FILE", help="SMPL .npz or .pkl"
+        "--smpl-model",
+        type=parse_path_text,
+        metavar="FILE",
+        help="SMPL model (.npz or .pkl), for --smpl-to-smplx fit",
     )
     parser.add_argument(
         "--correspondence",
         type=parse_path_text,
         metavar="FILE",
-        help="smpl2smplx_deftrafo_setup.pkl, or identity, with --smpl-to-smplx fit",
+        help="smpl2smplx_deftrafo_setup.pkl, or identity, for --smpl-to-smplx fit",
     )
     parser.add_argument(
         "--hands",

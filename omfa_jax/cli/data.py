@@ -115,7 +115,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     where = check.add_mutually_exclusive_group(required=True)
     where.add_argument("--records", type=parse_path_text, metavar="DIR", help="records folder")
     where.add_argument("--raw", type=parse_path_text, metavar="DIR", help="raw data set folder")
-    check.add_argument("--dataset", help=f"with --raw: {DATASETS} (default: detect)")
+    check.add_argument("--dataset", help=f"with --raw: {DATASETS} (default: detected)")
     datasets.add_arguments(check)
     check.add_argument(
         "--processes", type=WORKERS_TYPE, default=1, help=f"with --raw: {WORKER_HELP}"

@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE.json",
         help="list to write, for --clean",
     )
-    parser.add_argument("--dataset", help="name of the data set (default: detect by the layout)")
+    parser.add_argument("--dataset", help="name of the data set (default: detected)")
     parser.add_argument(
         "--distance",
         type=int_between(0, 64),

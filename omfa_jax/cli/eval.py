@@ -34,6 +34,10 @@ def choose_module(arguments: list[str]) -> tuple[str, list[str]]:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `omfa eval`."""
+    parser.epilog = (
+        "`omfa eval --checkpoint DIR --help`: sample a test split and score it. `omfa eval report"
+        " --help`: make a page and tables from scores files."
+    )
     parser.add_argument(
         "--pred", required=True, type=parse_path, metavar="DIR", help="folder of predictions"
     )
@@ -81,12 +85,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="score despite missing, extra or wrong-size predictions, and report them",
     )
-    for flag, default in (("pred", "{person}"), ("gt", "{person}"), ("garment", "{garment}")):
+    for flag, default, what in (
+        ("pred", "{person}", "predictions"),
+        ("gt", "{person}", "ground truth images"),
+        ("garment", "{garment}", "garment images"),
+    ):
         parser.add_argument(
             f"--{flag}-name",
             default=default,
             metavar="RULE",
-            help="template of the file names without suffix (default: %(default)s)",
+            help=f"file name template of the {what}, without suffix (default: %(default)s)",
         )
     parser.add_argument(
         "--seed",
@@ -101,13 +109,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--workers",
         type=WORKERS_TYPE,
         default=os.cpu_count() or 1,
-        help="threads; does not change the scores (default: number of cores)",
+        help="scoring threads; do not change the scores (default: number of cores)",
     )
     parser.add_argument(
         "--batch-size",
         type=BATCH_TYPE,
         default=32,
-        help="images between writes of the cache (default: %(default)s)",
+        help="images scored between writes of the cache (default: %(default)s)",
     )
     add_judge_arguments(parser)
 

@@ -16,6 +16,7 @@ from omfa_jax.evals.scores_file import Scores
 
 # the command line calls `add_arguments` and `run` of this module
 __all__ = ["add_arguments", "run"]
+HELP = "sample a test split from a checkpoint and score it, or measure the held-out loss"
 log = logging.getLogger(__name__)
 
 LOSS_FILE = "loss.json"
@@ -33,7 +34,7 @@ def run(options: argparse.Namespace) -> None:
 
     import jax
 
-    from omfa_jax.cli.sample import load_model
+    from omfa_jax.model_loading import load_model
     from omfa_jax.parallel import distributed
     from omfa_jax.parallel.xla_flags import reserve_gpu_memory
 

@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         type=parse_path_text,
         metavar="DIR",
-        help="workdir, step folder or model folder",
+        help="training workdir, one of its steps, or model folder",
     )
     add(
         "--data",
@@ -65,17 +65,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--guidance",
         type=from_row(SAMPLER_RULES["guidance"]),
         default=2.0,
-        help="classifier-free guidance scale (default: %(default)s)",
+        help="classifier-free guidance scale; 1 disables guidance (default: %(default)s)",
     )
     add(
         "--guidance-rescale",
         type=from_row(SAMPLER_RULES["guidance_rescale"]),
         default=0.0,
         metavar="PHI",
-        help="guidance rescale, 0 (off) to 1 (default: %(default)s)",
+        help="guidance rescale factor, 0 to 1; 0 disables it (default: %(default)s)",
     )
-    add("--seed", type=SEED_TYPE, default=0, help="seed of the noise (default: %(default)s)")
-    add("--no-ema", action="store_true", help="use the raw weights instead of the EMA")
+    add(
+        "--seed",
+        type=SEED_TYPE,
+        default=0,
+        help="random seed of the initial noise (default: %(default)s)",
+    )
+    add(
+        "--no-ema",
+        action="store_true",
+        help="use the trained weights instead of their moving average (EMA)",
+    )
     add(
         "--dtype",
         default="float32",
@@ -85,8 +94,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--batch-size",
         type=int_between(0, BATCH_MAX),
         default=0,
-        help="examples in flight; does not change images; 0: two rounds of all devices (default:"
-        " %(default)s)",
+        help="examples in flight, which affects memory and not the images; 0: 8 per device"
+        " (default: %(default)s)",
     )
     add(
         "--protocol",
@@ -99,7 +108,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--metric-weights",
         type=parse_path,
         metavar="DIR",
-        help="folder of the metrics' network weights",
+        help="folder of the metrics' network weights; nothing is downloaded",
     )
     add(
         "--skip-checksum",

@@ -11,6 +11,9 @@ from omfa_jax.evals.report.scores_table import group_scores
 from omfa_jax.evals.report.table_exports import format_csv, format_latex
 from omfa_jax.evals.scores_file import read_scores
 
+PROG = "omfa eval report"
+HELP = "write an HTML page, and tables, from several scores files"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `omfa eval report`."""
@@ -50,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=SIDE_PX_TYPE,
         default=320,
         metavar="PX",
-        help="image height (default: %(default)s)",
+        help="height of the example images in pixels (default: %(default)s)",
     )
 
 

@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--keypoints",
         default="openpose",
-        help="keypoints and layout: openpose (VITON-HD), deepfashion (DeepFashion-MultiModal) or"
+        help="kind of keypoints: openpose (VITON-HD), deepfashion (DeepFashion-MultiModal) or"
         " dresscode (default: %(default)s)",
     )
     parser.add_argument(

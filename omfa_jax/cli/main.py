@@ -50,9 +50,12 @@ def choose_module(command: str, arguments: Sequence[str]) -> tuple[ModuleType, l
 
 def make_parser(command: str, arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
     """Return a command's argument parser; `arguments`, those after it, may select a variant."""
-    text = COMMANDS[command][1]
-    parser = Parser(prog=f"omfa {command}", description=text, allow_abbrev=False)
-    choose_module(command, arguments)[0].add_arguments(parser)
+    module = choose_module(command, arguments)[0]
+    # a variant of a command has its own description, and a subcommand its own name
+    text = getattr(module, "HELP", COMMANDS[command][1])
+    prog = getattr(module, "PROG", f"omfa {command}")
+    parser = Parser(prog=prog, description=text, allow_abbrev=False)
+    module.add_arguments(parser)
     return parser
 
 

@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         type=parse_path_text,
         metavar="FILE",
-        help="config file, as of configs/",
+        help="config file, such as configs/vitonhd.py",
     )
     parser.add_argument(
         "--topology",

@@ -17,7 +17,7 @@ from omfa_jax.core.images import from_signed, write_image
 from omfa_jax.core.tasks import COMPONENTS, Task
 from omfa_jax.diffusion.denoising_loop import SAMPLER_RULES
 from omfa_jax.diffusion.samplers import SAMPLERS
-from omfa_jax.sampling.image_inputs import SlotFitter, load_face, load_pose_map, render_pose
+from omfa_jax.sampling.image_inputs import SlotFitter, load_face, render_pose
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +99,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--no-ema",
         action="store_true",
-        help="sample the trained weights instead of their moving average",
+        help="use the trained weights instead of their moving average (EMA)",
     )
     add(
         "--dtype",
@@ -119,6 +119,7 @@ def run(options: argparse.Namespace) -> None:
         require_inputs_kept(options, out, ("garment", *TASKS))
 
     from omfa_jax.diffusion.denoising_loop import SamplerSettings
+    from omfa_jax.model_loading import load_model
     from omfa_jax.sampling.sampler import Sampler
 
     settings = SamplerSettings(
@@ -166,19 +167,6 @@ def require_inputs_kept(options: argparse.Namespace, out: Path, results: Sequenc
     for flag, path in vars(options).items():
         if isinstance(path, str) and written.fullmatch(Path(path).name):
             require_disjoint(out / Path(path).name, {f"--{flag.replace('_', '-')}": path})
-
-
-def load_model(path: str, *, ema: bool = True):
-    """Return the model at `path`: a training workdir, one of its steps, or a model folder."""
-    from omfa_jax.sampling.load_model import load_model_folder
-    from omfa_jax.train.checkpoints.checkpoint_weights import load_checkpoint_model
-
-    folder = Path(path)
-    if (folder / "checkpoints").is_dir() or folder.parent.name == "checkpoints":
-        model, step = load_checkpoint_model(folder, ema=ema)
-        log.info("%s: step %d", path, step)
-        return model
-    return load_model_folder(folder)
 
 
 def _try_on(sampler, slots: SlotFitter, options):
@@ -275,15 +263,14 @@ def _face(options, *, needed: bool = True):
 
 
 def _pose(slots: SlotFitter, path: str | None, options):
-    image = load_pose_map(path, slots.pose_style, options.smplx_model)
-    if image is None:
+    if path is None:
         log.warning("no pose given: the model chooses one (null pose)")
         return None
-    return slots.fit_pose_map(image)
+    return slots.load_pose(path, options.smplx_model)
 
 
 def write_columns(out: Path, columns, size: tuple[int, int]) -> None:
-    """Write every generated image and the sheet of all of them."""
+    """Write every generated image, and the sheet of all of them."""
     from omfa_jax.sampling.image_sheet import draw_sheet
 
     shown = {

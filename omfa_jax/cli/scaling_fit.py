@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("params", "parameters"),
         ("samples", "samples or tokens seen"),
         ("loss", "final loss"),
-        ("flops", "training FLOPs; 6 params samples if the table has none"),
+        ("flops", "training FLOPs; 6 * params * samples if the table has none"),
         ("unique", "distinct samples, for runs with repeated samples"),
     ):
         parser.add_argument(
@@ -37,14 +37,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--flops-per-param-sample",
         type=float_between(0, 1e12, above=True),
         metavar="K",
-        help="compute FLOPs as K params samples, even if the table has them (6 for transformers)",
+        help="compute FLOPs as K * params * samples, even if the table has them (6 for"
+        " transformers)",
     )
     parser.add_argument(
         "--budget",
         nargs="+",
         default=[],
         metavar="FLOPS",
-        help="predict the optimal params and samples for these budgets, e.g. 1e21 2e22",
+        help="predict the optimal params and samples for these training FLOPs, e.g. 1e21 2e22",
     )
     parser.add_argument(
         "--predict",
@@ -76,21 +77,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--outlier-mad",
         type=float_between(0, 1e6, above=True),
         metavar="K",
-        help="exclude runs over K robust deviations from a first fit, and refit",
+        help="exclude runs more than K robust standard deviations from a first fit, and refit",
     )
     parser.add_argument(
         "--isoflop-tolerance",
         type=float_between(0, 1, above=True, below=True),
         default=0.1,
         metavar="X",
-        help="relative width of a budget's group of runs (default: %(default)s)",
+        help="relative difference in FLOPs up to which runs share a budget (default: %(default)s)",
     )
     parser.add_argument(
         "--hold-out",
         type=float_between(0, 0.9, above=True, below=True),
         default=0.2,
         metavar="X",
-        help="share of the largest runs that a law of the others predicts (default: %(default)s)",
+        help="share of the runs, the largest, to predict by a fit to the others (default:"
+        " %(default)s)",
     )
     parser.add_argument(
         "--resamples",

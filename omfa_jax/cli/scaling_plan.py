@@ -4,40 +4,21 @@ import argparse
 import logging
 import math
 import os
-import pprint
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omfa_jax.cli.flags import EFFICIENCY_TYPE, float_between, int_between, parse_path_text
-from omfa_jax.core.atomic_files import atomic_write, require_writable_dir
+from omfa_jax.cli.scaling_configs import replace_size, write_configs
+from omfa_jax.core.atomic_files import require_writable_dir
 from omfa_jax.core.errors import OmfaError
 
 if TYPE_CHECKING:
     from omfa_jax.cli.config_lib import Config
-    from omfa_jax.studies.study_manifest import StudyRun
 
 log = logging.getLogger(__name__)
 
 HELP = "plan a study: write configs, a manifest and launch scripts; extends an existing study"
-# warm-up takes at most 1 / WARMUP_SHARE of a run's steps
-WARMUP_SHARE = 10
-
-CONFIG = '''\
-"""Run {name} of a scaling study: {params:,} parameters, {samples:,} samples, {flops:.3e} FLOPs.
-
-    omfa scaling run {study} --only {name}
-"""
-
-from ml_collections import ConfigDict
-
-CONFIG = {config}
-
-
-def get_config() -> ConfigDict:
-    """Return the complete configuration, independent of later changes to the base config."""
-    return ConfigDict(CONFIG).lock()
-'''
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -56,21 +37,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--sizes", required=True, metavar="A,B,..", help="UNet presets, comma-separated"
     )
     parser.add_argument(
-        "--samples", default="", metavar="N,..", help="training examples seen by a run"
+        "--samples",
+        default="",
+        metavar="N,..",
+        help="training examples of each run, comma-separated",
     )
-    parser.add_argument("--budgets", default="", metavar="C,..", help="training FLOPs of a run")
+    parser.add_argument(
+        "--budgets",
+        default="",
+        metavar="C,..",
+        help="training FLOPs of each run, comma-separated",
+    )
     parser.add_argument(
         "--learning-rates",
         default="",
         metavar="R,..",
-        help="learning rates for each run (default: that of the config)",
+        help="learning rates to try for each run, comma-separated (default: the config's)",
     )
     parser.add_argument(
         "--dataset-size",
         type=int_between(),
         default=0,
         metavar="N",
-        help="size of the training set (default: counted)",
+        help="number of training examples (default: counted in the config's data)",
     )
     parser.add_argument(
         "--min-steps",
@@ -86,25 +75,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     machine = parser.add_mutually_exclusive_group()
     machine.add_argument(
-        "--topology", default="", metavar="NAME", help="machine, as in `omfa plan`"
+        "--topology",
+        default="",
+        metavar="NAME",
+        help="machine to train on, as in `omfa plan`; estimates memory and hours",
     )
     machine.add_argument(
         "--flops-per-second",
         type=float_between(0, 1e25),
         default=0.0,
-        help="measured training FLOP/s of the machine",
+        help="measured training FLOP/s of the machine, instead of --topology (default: unknown)",
     )
     parser.add_argument(
         "--efficiency",
         type=EFFICIENCY_TYPE,
         default=0.5,
-        help="share of the chip's peak, as in `omfa plan` (default: %(default)s)",
+        help="fraction of peak FLOP/s that computing reaches, 0..1 (default: %(default)s)",
     )
     parser.add_argument(
         "--price",
         type=float_between(0, 1e9),
         metavar="X",
-        help="price of a chip (or machine) per hour",
+        help="price per hour of one chip of --topology, or of the machine of --flops-per-second",
     )
 
 
@@ -240,19 +232,6 @@ def measure_size(
     return ModelSize(name, params, flops, made.step_seconds / made.model_flops, made.fits)
 
 
-def replace_size(config: "Config", name: str) -> Any:
-    """Return a copy of the config with another UNet preset."""
-    from omfa_jax.core.errors import unknown_name
-    from omfa_jax.models.presets import UNETS
-
-    if name not in UNETS:
-        raise unknown_name("UNet preset (--sizes)", name, UNETS)
-    sized = config.copy_and_resolve_references()
-    with sized.unlocked():
-        sized.model.unet = name
-    return sized
-
-
 def compute_size_cost(config: "Config", job: Any) -> tuple[int, float]:
     """Return (parameters, training FLOPs of one example), counted as in the run's log.
 
@@ -271,38 +250,3 @@ def compute_size_cost(config: "Config", job: Any) -> tuple[int, float]:
     height, width, _ = job.diffusion.canvas.shape
     total = count_unet_flops(job.unet, height, width, text_tokens=TEXT_TOKENS).total
     return total.params, total.step
-
-
-def write_configs(out: Path, config: "Config", runs: "tuple[StudyRun, ...]") -> None:
-    """Write the config file of every run; OmfaError if one exists with different content."""
-    texts = {out / run.config: format_config(out, config, run) for run in runs}
-    for path, text in texts.items():
-        if path.exists() and path.read_text() != text:
-            raise OmfaError(
-                f"{path} exists with different content, because the base config has changed; give"
-                " another folder to --out, or remove that run from the plan"
-            )
-    for path, text in texts.items():
-        with atomic_write(path) as temporary:
-            temporary.write_text(text)
-
-
-def format_config(out: Path, config: "Config", run: "StudyRun") -> str:
-    """Return a run's config file: the resolved base config with its size, length and rate.
-
-    Warm-up takes at most a tenth of the run; the last step is saved, logged and evaluated.
-    """
-    own = replace_size(config, run.size)
-    with own.unlocked():
-        own.train.steps = run.steps
-        own.optimizer.learning_rate = run.learning_rate
-        own.optimizer.warmup_steps = min(own.optimizer.warmup_steps, run.steps // WARMUP_SHARE)
-    text = pprint.pformat(own.to_dict(), sort_dicts=False, width=96)
-    return CONFIG.format(
-        name=run.name,
-        params=run.params,
-        samples=run.samples,
-        flops=run.flops,
-        study=out.name,
-        config=text,
-    )

@@ -28,9 +28,9 @@ SAMPLER_RULES = {
 
 @dataclass(frozen=True)
 class SamplerSettings:
-    """Settings of sampling: `steps` steps of `sampler`, a key of SAMPLERS.
+    """Settings of sampling: `steps` steps of `sampler`: ddim, euler or dpmpp_2m.
 
-    `guidance` is the guidance scale s; 1 turns guidance off and halves the cost.
+    `guidance` is the guidance scale s, 0 to 1000; 1 turns guidance off and halves the cost.
     `guidance_rescale`, in [0, 1], says how far the standard deviation of the guided prediction is
     moved back to that of the conditional one: 0 is off, 0.7 is the value of arXiv 2305.08891 for
     zero-terminal-SNR models.

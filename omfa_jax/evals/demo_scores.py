@@ -10,14 +10,21 @@ from typing import Any
 import jax
 import numpy as np
 
-from omfa_jax.core.images import from_signed, letterbox, read_rgb, to_signed
+from omfa_jax.core.images import from_signed, to_signed
 from omfa_jax.core.tasks import COMPONENTS
-from omfa_jax.data.pipeline.decode_record import Example
 from omfa_jax.data.pipeline.settings import PipelineSettings
 from omfa_jax.diffusion.denoising_loop import SamplerSettings
+from omfa_jax.evals.demo_columns import (
+    SEED,
+    SHOWN,
+    Columns,
+    collect_sections,
+    sample_transfer,
+    sample_turntable,
+    stack_given,
+)
 from omfa_jax.evals.exact_truth import ConditionRegions, ExactTruth
 from omfa_jax.evals.folder_scoring import ScoreRequest, score_folder
-from omfa_jax.evals.influence import sample_derangement
 from omfa_jax.evals.prediction_sampling import (
     claim_folder,
     compute_weights_digest,
@@ -30,25 +37,20 @@ from omfa_jax.evals.split_examples import EvalSplit
 from omfa_jax.evals.split_run import SplitRun, compute_influence, compute_truth_scores
 from omfa_jax.models import decode, encode
 from omfa_jax.models.reference_unet import init_network_params
-from omfa_jax.sampling.image_inputs import SlotFitter, render_pose
+from omfa_jax.sampling.image_inputs import SlotFitter
 from omfa_jax.sampling.sampler import Sampler
-from omfa_jax.sampling.task_functions import turntable
 from omfa_jax.train.checkpoints.checkpoint_weights import load_checkpoint_model
 
 log = logging.getLogger(__name__)
 
 # minimum gain of a trained model from the right condition, and over an untrained model
 BAR_DB = 3.0
-SEED = 11
-SHOWN = 6
-VIEWS = 6
 # condition of the influence block -> its name in the report
 ROWS = {
     "garment": "try_on, garment (garment region)",
     "pose": "try_on, pose (whole person)",
     "person": "try_off, person (whole picture)",
 }
-Columns = dict[str, Any]
 
 
 def score_demo(
@@ -174,103 +176,10 @@ def write_score_files(
             write_scores(file, dataclasses.replace(scores, influence=influence, truth=exact))
 
 
-def stack_given(split: EvalSplit) -> dict[str, np.ndarray]:
-    """Return the images of every component and the pose maps, uint8 (n, h, w, 3) each."""
-    rows = [split.get_inputs(place) for place in range(len(split))]
-    return {name: np.stack([row[name] for row in rows]) for name in (*COMPONENTS, "pose")}
-
-
 def make_region_lookup(raw: Path, split: EvalSplit) -> Callable[[int], np.ndarray | None]:
     """Return a function from an example's position to the region of its worn garment."""
     regions = ConditionRegions(raw)
     return lambda place: regions.read_region(split.names[place], "garment", "upper")
-
-
-def read_first_images(folder: Path, split: EvalSplit) -> list[np.ndarray]:
-    """Return the first saved images of a folder."""
-    return [read_rgb(folder / f"{name}.png") for name in split.names[:SHOWN]]
-
-
-def collect_sections(
-    worn: SplitRun, taken: SplitRun, blank_on: SplitRun, blank_off: SplitRun, truth: ExactTruth
-) -> dict[str, Columns]:
-    """Return the columns of the sheets whose images were sampled for the scores."""
-    split = worn.split
-    given = {name: images[:SHOWN] for name, images in stack_given(split).items()}
-    other = stack_given(split.with_setting("unpaired"))["garment"][:SHOWN]
-    names = split.names[:SHOWN]
-
-    def answers(kind: str) -> list[np.ndarray]:
-        return [truth.read_answer(name, kind).image for name in names]
-
-    def made(run: SplitRun, name: str = "pred") -> Sequence[np.ndarray]:
-        return read_first_images(run.folder / name, run.split)
-
-    faces, poses = given["face"], given["pose"]
-    return {
-        "Try-on: garment + face + pose -> person": {
-            "garment": given["garment"], "face": faces, "pose": poses, "try_on": made(worn),
-            "truth": given["person"], "other garment": made(worn, "other_garment"),
-            "other pose": made(worn, "other_pose"), "untrained": made(blank_on),
-        },
-        "Try-off: person -> garment": {
-            "person": given["person"], "try_off": made(taken), "truth": given["garment"],
-            "other person": made(taken, "other_person"), "untrained": made(blank_off),
-        },
-        "Unpaired try-on: a garment the person never wore": {
-            "garment": other, "face": faces, "pose": poses,
-            "try_on": made(worn, "truth_unpaired"), "truth": answers("unpaired"),
-        },
-        "New pose": {
-            "garment": given["garment"], "face": faces,
-            "pose": [truth.read_pose_map(name, "new_pose") for name in names],
-            "try_on": made(worn, "truth_new_pose"), "truth": answers("new_pose"),
-        },
-    }  # fmt: skip
-
-
-def sample_transfer(worn: SplitRun, taken: SplitRun) -> Columns:
-    """Return a few people in garments from others' photos: try-off (sampled before), try-on."""
-    split = worn.split
-    swap = sample_derangement(len(split), SEED)
-    few = dataclasses.replace(worn, split=split.take(min(SHOWN, len(split))))
-
-    def garment(place: int) -> np.ndarray:
-        name = split.names[int(swap[place])]
-        return read_rgb(taken.folder / "pred" / f"{name}.png", "try-off")
-
-    def given(place: int) -> Example:
-        example = split.get_inputs(place)
-        size: Any = np.asarray(example["garment"]).shape[:2]
-        return example | {"garment": letterbox(garment(place), *size)}
-
-    folder = few.sample_predictions("transfer", given)
-    places = range(len(few.split))
-    own = [split.get_inputs(place) for place in places]
-    return {
-        "source": [split.get_inputs(int(swap[place]))["person"] for place in places],
-        "garment": [garment(place) for place in places],
-        "face": [example["face"] for example in own],
-        "pose": [example["pose"] for example in own],
-        "transfer": read_first_images(folder, few.split),
-    }
-
-
-def sample_turntable(sampler: Sampler, raw: Path, split: EvalSplit, slots: SlotFitter) -> Columns:
-    """Return one person and garment over a turn of the body, one column per view."""
-    from omfa_jax.body.body_file import load_body
-    from omfa_jax.body.turntable import make_turntable as turn
-
-    params, camera = load_body(raw / "test" / "smplx" / f"{split.names[0]}.npz")
-    drawn = [render_pose(p, camera, slots.pose_style, None) for p in turn(params, VIEWS)]
-    poses = np.concatenate([slots.fit_pose_map(image) for image in drawn])
-    given = split.get_inputs(0)
-    garment, face = (to_signed(np.asarray(given[name])[None]) for name in ("garment", "face"))
-    people = turntable(sampler, garment, face, poses, seed=SEED)
-    return {
-        f"{360 * view // VIEWS} deg": [from_signed(poses[view]), people[view]]
-        for view in range(VIEWS)
-    }
 
 
 def encode_and_decode(model, images: np.ndarray) -> np.ndarray:

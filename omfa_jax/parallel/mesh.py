@@ -92,11 +92,11 @@ def count_batch_shards(mesh: Mesh) -> int:
     return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
 
-def check_batch_size(mesh: Mesh, batch_size: int, accumulate: int = 1) -> None:
+def check_batch_size(mesh: Mesh, batch_size: int, grad_accum_steps: int = 1) -> None:
     """Raise an OmfaError unless the mesh and the number of microbatches divide the global batch."""
     parts = count_batch_shards(mesh)
-    if batch_size % (parts * accumulate):
-        cut = f" times {accumulate} microbatches" if accumulate > 1 else ""
+    if batch_size % (parts * grad_accum_steps):
+        cut = f" times {grad_accum_steps} microbatches" if grad_accum_steps > 1 else ""
         raise OmfaError(
             f"global batch {batch_size} does not divide over slice x data x fsdp = {parts}"
             f" devices{cut};"

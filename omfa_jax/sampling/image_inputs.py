@@ -26,7 +26,15 @@ WHITE, BLACK = 255, 0
 
 
 class SlotFitter:
-    """Fits images into the model's slots, letter-boxed and in [-1, 1]."""
+    """Fits images into a model's slots: letter-boxed, RGB, float32 in [-1, 1].
+
+    `settings` is `model.settings`; `sizes` maps garment, person and face to (height, width) in
+    pixels. A pose map has the person's size.
+
+        slots = SlotFitter(model.settings)
+        garment = slots.load_image("garment", "shirt.jpg")
+        pose = slots.load_pose("me.npz")
+    """
 
     def __init__(self, settings: DiffusionSettings):
         self.pose_style = settings.pose_style
@@ -38,9 +46,27 @@ class SlotFitter:
         """Letter-box an image into its slot, in [-1, 1]; margins are white."""
         return to_signed(letterbox(image, *self.sizes[component], fill=WHITE))[None]
 
-    def load_image(self, component: str, path: str, flag: str) -> Float[np.ndarray, "1 h w 3"]:
-        """Read an image file into a slot; `flag` names it in error messages."""
-        return self.fit_image(component, read_rgb(path, f"{component} ({flag})"))
+    def load_image(
+        self, component: str, path: str | Path, flag: str | None = None
+    ) -> Float[np.ndarray, "1 h w 3"]:
+        """Read an image file into the slot of garment, person or face.
+
+        `flag` is the command-line flag that error messages name. OmfaError if the file cannot be
+        read.
+        """
+        what = f"{component} ({flag})" if flag else f"{component} image"
+        return self.fit_image(component, read_rgb(path, what))
+
+    def load_pose(
+        self, path: str | Path, smplx_model: str | None = None
+    ) -> Float[np.ndarray, "1 h w 3"]:
+        """Read a pose map, or render one of SMPL-X parameters with their camera (.npz).
+
+        The body is rendered in the model's pose style, with the SMPL-X model of the file
+        `smplx_model` or with the free body. OmfaError if a file cannot be read or the camera does
+        not see the body.
+        """
+        return self.fit_pose_map(load_pose_map(path, self.pose_style, smplx_model))
 
     def fit_pose_map(self, image: UInt8[np.ndarray, "_ _ 3"]) -> Float[np.ndarray, "1 h w 3"]:
         """Letter-box a pose map into the person's slot; margins are black, like its background."""
@@ -103,11 +129,9 @@ def render_pose(
 
 
 def load_pose_map(
-    path: str | None, style: str, model_path: str | None
-) -> UInt8[np.ndarray, "h w 3"] | None:
+    path: str | Path, style: str, model_path: str | None
+) -> UInt8[np.ndarray, "h w 3"]:
     """Return the pose map of `--pose`: an image unchanged, or a rendered SMPL-X .npz."""
-    if path is None:
-        return None
     if Path(path).suffix == ".npz":
         return render_pose(*load_body(path), style, model_path)
     return read_rgb(path, "pose map (--pose)")

@@ -54,6 +54,12 @@ class Sampler:
     program that it would run alone. Without, JAX's default device takes the full batch.
     `attention` names the kernel of image tokens, as config.train.attention does; "auto" depends on
     the sampler's own devices, whatever else the process or the job has.
+
+    Raises OmfaError if the model has no UNet weights, or if `settings` visits a timestep that the
+    model cannot denoise.
+
+        sampler = Sampler(model, SamplerSettings(steps=50, guidance=2.0))
+        images = sampler("try_on", {"garment": garment, "face": face}, pose, seed=0)["person"]
     """
 
     def __init__(
@@ -66,7 +72,7 @@ class Sampler:
         attention: str = "auto",
     ):
         if model.unet_params is None:
-            raise OmfaError("this model has no UNet weights; give --checkpoint a trained model")
+            raise OmfaError("this model has no UNet weights; load a trained model (--checkpoint)")
         # raises for impossible timesteps now, before anything is trained or compiled
         make_sampler_plan(model.settings, settings)
         self.model = model
@@ -113,7 +119,8 @@ class Sampler:
         an example's pose where `has_pose` is False, as in training. `params` replaces the model's
         UNet parameters (for instance by a training run's EMA). Example i of a batch gets the same
         noise for any batch size; with `ids` (see `diffusion.noise`) the noise is a function of the
-        seed and the example's id, not of its position.
+        seed and the example's id, not of its position. OmfaError for an unknown task, for inputs of
+        different batch sizes, and for a batch that the devices cannot share evenly.
         """
         output = self.dispatch(
             task, given, pose, seed=seed, has_pose=has_pose, params=params, ids=ids
@@ -141,12 +148,12 @@ class Sampler:
             {len(pose)} if pose is not None else set()
         )
         if len(sizes) != 1:
-            raise OmfaError(
-                f"task {task!r}: the given inputs must have the same batch size, got {sizes}"
-            )
+            raise OmfaError(f"task {task!r}: the inputs must have one batch size, got {sizes}")
         count = sizes.pop()
         if count % self.devices:
-            raise OmfaError(f"{count} examples do not divide evenly over {self.devices} devices")
+            raise OmfaError(
+                f"a batch of {count} examples cannot be split evenly over {self.devices} devices"
+            )
         root = jax.random.key(seed)
         if ids is None:
             keys = jax.vmap(lambda i: jax.random.fold_in(root, i))(jnp.arange(count))

@@ -71,7 +71,7 @@ def make_aot_step(
         shardings,
         jax.tree.map(lambda _: make_replicated_sharding(mesh), constants),
         mesh,
-        accumulate=train.grad_accum_steps,
+        grad_accum_steps=train.grad_accum_steps,
         skip_nonfinite=train.on_nonfinite == "skip",
     )
     return AotStep(

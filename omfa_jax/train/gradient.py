@@ -17,13 +17,13 @@ Gradient = Callable[[Any, Any, Batch, jax.Array, Array], tuple[Float[Array, ""],
 
 
 def make_sharded_gradient(
-    objective: Objective, param_shardings: Any, mesh: Mesh, accumulate: int = 1
+    objective: Objective, param_shardings: Any, mesh: Mesh, grad_accum_steps: int = 1
 ) -> Gradient:
     """Return the gradient of an objective's mean over a global batch, sharded like the parameters.
 
     The batch axes are manual: a device computes on its rows, layers all-gather the weights that are
     sharded over fsdp (`parallel.fsdp`), and gradients are summed once a step, after the last of
-    `accumulate` microbatches. The tensor axis is left to the compiler.
+    `grad_accum_steps` microbatches. The tensor axis is left to the compiler.
     """
     parts = count_batch_shards(mesh)
     batch_axes, manual = get_manual_axes(mesh)
@@ -33,16 +33,18 @@ def make_sharded_gradient(
         def gradient(rows: Batch):
             return jax.value_and_grad(objective, has_aux=True)(params, constants, rows, root, step)
 
-        (value, sums), grads = accumulate_gradient(gradient, split_microbatches(batch, accumulate))
+        (value, sums), grads = accumulate_gradient(
+            gradient, split_microbatches(batch, grad_accum_steps)
+        )
 
         def over_devices(leaf: Array, spec: PartitionSpec) -> Array:
             # the transpose of a layer's all-gather has summed over the weight's own axis already
             rest = tuple(axis for axis in batch_axes if axis not in spec)
-            return jax.lax.psum(leaf, rest) / (parts * accumulate)
+            return jax.lax.psum(leaf, rest) / (parts * grad_accum_steps)
 
         sums = jax.lax.psum(sums, batch_axes)
         metrics = {name: total / count for name, (total, count) in sums.items()}
-        value = jax.lax.psum(value, batch_axes) / (parts * accumulate)
+        value = jax.lax.psum(value, batch_axes) / (parts * grad_accum_steps)
         return value, metrics, jax.tree.map(over_devices, grads, specs)
 
     if not manual:

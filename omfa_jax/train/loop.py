@@ -110,7 +110,7 @@ def train(run: TrainRun) -> TrainState:
             shardings,
             constants_shardings,
             mesh,
-            accumulate=settings.grad_accum_steps,
+            grad_accum_steps=settings.grad_accum_steps,
             skip_nonfinite=skips,
         )
 

@@ -26,18 +26,19 @@ def make_step(
     constants_shardings: Any,
     mesh: Mesh,
     *,
-    accumulate: int = 1,
+    grad_accum_steps: int = 1,
     skip_nonfinite: bool = False,
 ) -> Step:
-    """Return `step(state, constants, batch, root) -> (state, metrics)`; the old state is donated.
+    """Return `step(state, constants, batch, root) -> (state, metrics)`; it donates the state.
 
     Metrics are scalars that stay on the device: loss, gradient norm and those of the objective.
-    The batch comes from `make_global_batch`. `accumulate` microbatches are run one after the other
-    in the memory of one; an example's random numbers depend on its row of the global batch alone.
-    With `skip_nonfinite` a step with a non-finite loss or gradient counts, but changes nothing.
+    The batch comes from `make_global_batch`. `grad_accum_steps` microbatches are run one after the
+    other in the memory of one; an example's random numbers depend on its row of the global batch
+    alone. With `skip_nonfinite` a step with a non-finite loss or gradient counts, but changes
+    nothing.
     """
 
-    gradient = make_sharded_gradient(objective, shardings.params, mesh, accumulate)
+    gradient = make_sharded_gradient(objective, shardings.params, mesh, grad_accum_steps)
 
     def step(state: TrainState, constants: Any, batch: Batch, root: Array):
         value, metrics, grads = gradient(state.params, constants, batch, root, state.step)

@@ -1,0 +1,58 @@
+"""Load a model from a training run or from an imported or exported folder."""
+
+import logging
+from pathlib import Path
+
+from omfa_jax.core.errors import OmfaError
+from omfa_jax.train.checkpoints.checkpoint_weights import load_checkpoint_model
+from omfa_jax.weights.imported_folder import load_weights
+from omfa_jax.weights.model_folder import make_model
+from omfa_jax.weights.omfa_model import Model
+
+log = logging.getLogger(__name__)
+
+EXPECTED = (
+    "expected a training workdir, one of its steps (WORKDIR/checkpoints/STEP), or a folder written"
+    " by convert_weights.py import or export (--checkpoint of the command line)"
+)
+
+
+def load_model(path: str | Path, *, ema: bool = True) -> Model:
+    """Return the model at `path`, with parameters as float32 numpy arrays on the host.
+
+    `path` is one of:
+
+    - a training workdir: its newest readable checkpoint; a damaged one is skipped with a warning
+    - one step of a workdir, `WORKDIR/checkpoints/STEP`
+    - an imported folder (`convert_weights.py import --config`)
+    - an exported folder (`convert_weights.py export`), or a diffusers folder with `omfa.json` and
+      `prompts.safetensors`
+
+    A checkpoint may hold two sets of UNet weights: their exponential moving average (EMA), taken
+    with `ema` if there is one, and the trained weights. Other folders hold one set, whatever `ema`
+    says. Arrays are checked against the checksums stored with them. Float32 arrays of an imported
+    folder are memory maps of its files.
+
+    `model.settings.slots_px` holds the (height, width) in pixels of the garment, person and face
+    images that the model takes and generates.
+
+    Raises OmfaError if `path` is none of these, is damaged, or lacks the prompts or the settings of
+    an OMFA model, as plain SDXL does.
+
+        >>> import omfa_jax as omfa
+        >>> model = omfa.load_model("runs/vitonhd")
+        >>> model.settings.slots_px[1]
+        (1024, 768)
+    """
+    # a step's folder is known by its parent's name, which a relative path need not show
+    folder = Path(path).absolute()
+    if (folder / "checkpoints").is_dir() or folder.parent.name == "checkpoints":
+        model, step = load_checkpoint_model(folder, ema=ema)
+        log.info("%s: step %d", path, step)
+        return model
+    if not folder.is_dir():
+        raise OmfaError(f"no model at {path}: {EXPECTED}")
+    if not (folder / "unet").is_dir():
+        raise OmfaError(f"{path} is not a model folder: {EXPECTED}")
+    weights = load_weights(folder)
+    return make_model(weights, weights.unet_params, weights.vae_params, str(path))
