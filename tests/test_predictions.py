@@ -202,9 +202,8 @@ def model_folder(model, tmp_path_factory):
 
 def flags(model_folder, records, out, *more):
     return [
-        *("eval", f"--checkpoint={model_folder}", f"--data={records}"),
-        *("--task=try_on", f"--out={out}"),
-        *("--steps=2", "--guidance=1.5", "--seed=3", *more),
+        *("eval", f"--checkpoint={model_folder}", f"--data={records}", f"--out={out}"),
+        *("--task=try_on", "--steps=2", "--guidance=1.5", "--seed=3", *more),
     ]
 
 
