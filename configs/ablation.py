@@ -5,9 +5,10 @@
     omfa train --config configs/ablation.py --workdir runs/dual --config.model.init=MODEL \
         --config.data.latents=LATENTS --config.model.reference=True
 
-`bench/dual_vs_single.py` runs both and prints the table of docs/ablation.md, which has the scores. MODEL
-is omfa_jax/assets/tiny, of which only the VAE and the prompts are used. Images are half the size of
-configs/tiny.py, so that both trainings from scratch take about an hour on a busy two-core machine.
+`bench/dual_vs_single.py` runs both and prints the table of docs/ablation.md, which has the scores.
+MODEL is omfa_jax/assets/tiny, of which only the VAE and the prompts are used. Images are half the
+size of configs/tiny.py, so that both trainings from scratch take about an hour on a busy two-core
+machine.
 """
 
 from configs import tiny

@@ -63,7 +63,7 @@ def test_fsdp_that_divides_one_dimension_shards_the_weight(sdxl, fsdp):
     share, gigabytes = SHARES[fsdp]
     found = compute_sharding_coverage(UNET_RULES, sdxl, mesh_of(fsdp=fsdp))
     assert found.get_fraction("fsdp") == pytest.approx(share, abs=5e-5)
-    assert found.compute_local_bytes / 1e9 == pytest.approx(gigabytes, abs=1e-3)
+    assert found.local_bytes / 1e9 == pytest.approx(gigabytes, abs=1e-3)
     assert divided(sdxl, fsdp, data=1, fsdp=fsdp).settings.fsdp == fsdp
 
 
@@ -168,7 +168,7 @@ def test_moments_and_ema_are_sharded_as_the_weights(sdxl):
         return sum(jax.tree.leaves(parts))
 
     params = local(state.params, shardings.params)
-    assert params == compute_sharding_coverage(UNET_RULES, sdxl, mesh).compute_local_bytes // 4
+    assert params == compute_sharding_coverage(UNET_RULES, sdxl, mesh).local_bytes // 4
     assert local(state.ema, shardings.ema) == params
     assert local(state.opt_state, shardings.opt_state) == pytest.approx(2 * params, rel=1e-4)
 

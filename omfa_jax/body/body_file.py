@@ -27,7 +27,7 @@ def save_body(
 
     Keys: smplx's parameter names, then focal_px (x, y), center_px (x, y), image_size_px
     (width, height), cam_rotation (3, 3) and cam_translation (3,): x_cam = R x_world + t; and
-    `source`, one of SOURCES, unless it is "".
+    `source`, one of BODY_SOURCES, unless it is "".
     """
     if source not in BODY_SOURCES:
         raise unknown_name("body source", source, BODY_SOURCES)

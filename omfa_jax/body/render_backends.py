@@ -49,7 +49,7 @@ def resolve_backend(backend: str) -> str:
 
 
 def draw(painted: PaintedMesh, camera: Camera, backend: str) -> UInt8[np.ndarray, "h w 3"]:
-    """Render on a black background with a backend returned by `resolve`."""
+    """Render on a black background with a backend returned by `resolve_backend`."""
     return _DRAW[backend](painted, camera)
 
 

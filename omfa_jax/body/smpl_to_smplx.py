@@ -34,9 +34,9 @@ _FIT_NEEDS = (
 class SmplConverter:
     """Converts SMPL bodies to parameters of one SMPL-X model.
 
-    `copy_joint_rotations` copies the rotations of the pelvis and the first 21 joints, which have the same names
-    in both models, and keeps the mean shape. It is approximate, since joints and rest poses differ.
-    `fit` maps SMPL's mesh to SMPL-X's topology and fits SMPL-X to it.
+    `copy_joint_rotations` copies the rotations of the pelvis and the first 21 joints, which have
+    the same names in both models, and keeps the mean shape. It is approximate, since joints and
+    rest poses differ. `fit` maps SMPL's mesh to SMPL-X's topology and fits SMPL-X to it.
     """
 
     method: str
@@ -68,7 +68,7 @@ def load_converter(
     has_smplx_file: bool,
     trust: bool,
 ) -> SmplConverter:
-    """Load a converter; OmfaError lists the files that `fit` lacks and where to get them."""
+    """Load a converter; OmfaError lists the files that method "fit" lacks and where to get them."""
     if method not in METHODS:
         raise unknown_name("conversion from SMPL to SMPL-X", method, METHODS)
     if method == "fit":

@@ -161,7 +161,7 @@ def update_old_config(config: ConfigDict) -> None:
     """Update a complete config of an older version, such as a study's: rename keys, add new ones.
 
     A config that has the new name of a key as well is not an old one: its old key stays, and
-    `check` refuses it.
+    `check_config` refuses it.
     """
     for old, new in RENAMED_KEYS.items():
         *groups, old_name = old.split(".")

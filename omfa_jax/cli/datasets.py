@@ -1,4 +1,4 @@
-"""Flags of `omfa data build` and `check` that select items of a raw data set."""
+"""Flags of `omfa data build` and `omfa data check` that select items of a raw data set."""
 
 import argparse
 from typing import Any

@@ -145,7 +145,7 @@ def require_own_output(path: Path, ours: Sequence[str], named: Path | None = Non
 
 
 def require_known_contents(path: Path, ours: Sequence[str], named: Path | None = None) -> list[str]:
-    """Return what `require_own_output` does, for a folder that may lack the first file of `ours`."""
+    """Like `require_own_output`, for a folder that may lack the first file of `ours`."""
     named = named or path
     if not os.path.lexists(path):
         return []
@@ -218,7 +218,7 @@ def delete_matching(folder: Path, ours: Sequence[str]) -> None:
 
 
 def delete_entries(folder: Path, listed: Collection[str]) -> None:
-    """Delete the entries that `listing` returned, then the folder if nothing else is in it."""
+    """Delete the entries that `list_tree` returned, then the folder if nothing else is in it."""
     # rmdir and not rmtree: whatever appeared since the check makes it fail, and is kept
     try:
         for name in listed:

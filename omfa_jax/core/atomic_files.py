@@ -68,8 +68,8 @@ def delete_stale_temporaries(folder: str | os.PathLike) -> None:
 def exclusive_lock(target: str | os.PathLike | IO, refusal: str | None = None) -> Iterator[None]:
     """Lock a file or folder for this process; OmfaError(`refusal`) if another process holds it.
 
-    A path named `LOCK_NAME` is created if it does not exist; any other path must exist. A file that is
-    already open stays locked until the caller closes it. The kernel releases the lock when the
+    A path named `LOCK_NAME` is created if it does not exist; any other path must exist. A file that
+    is already open stays locked until the caller closes it. The kernel releases the lock when the
     process ends, however it ends. File systems without locks are accepted without protection.
     """
     if refusal is None:

@@ -8,7 +8,7 @@
     143     SIGTERM, after saving a checkpoint              yes
     128+n   killed by another signal n, or a lost host      yes, a limited number of times
 
-75 is EX_TEMPFAIL of BSD's sysexits.h. `ROWS` maps kinds of fault to statuses.
+75 is EX_TEMPFAIL of BSD's sysexits.h. `FAULT_KINDS` maps kinds of fault to statuses.
 """
 
 import errno

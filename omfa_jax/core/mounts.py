@@ -13,7 +13,7 @@ def find_mount(folder: Path) -> str | None:
     """Return the first mount point that is the folder or is inside it, at any depth, or None.
 
     Bind mounts of folders and of files within one file system are found too. On systems without
-    Linux's table only the folder itself is checked; `folders.listing` then compares devices.
+    Linux's table only the folder itself is checked; `atomic_dirs.list_tree` then compares devices.
     """
     place = os.path.realpath(folder)
     inner = place.rstrip("/") + "/"

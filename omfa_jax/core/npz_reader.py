@@ -14,9 +14,9 @@ from typing import IO, Any
 
 import numpy as np
 
-# a file may unpack to at most MAX_UNPACKED_BYTES (the largest body models need a third of it) and, above
-# UNCONDITIONAL_BYTES, to at most MAX_RATIO times its own size (dense floats compress to a third at best, mostly
-# zero arrays such as skinning weights to a fiftieth)
+# a file may unpack to at most MAX_UNPACKED_BYTES (the largest body models need a third of it) and,
+# above UNCONDITIONAL_BYTES, to at most MAX_RATIO times its own size (dense floats compress to a
+# third at best, mostly zero arrays such as skinning weights to a fiftieth)
 MAX_UNPACKED_BYTES, UNCONDITIONAL_BYTES, MAX_RATIO = 2 * 2**30, 256 * 2**20, 100
 # numpy's own limit for the header of an .npy
 MAX_HEADER_BYTES = 10_000
@@ -42,7 +42,8 @@ class UnpackedSizeError(ValueError):
 
     def __init__(self, unpacked: str, packed_bytes: int):
         super().__init__(
-            f"it unpacks to {unpacked}, over the limit of {get_size_limit(packed_bytes) / 1e9:.2f} GB for"
+            f"it unpacks to {unpacked}, over the limit of"
+            f" {get_size_limit(packed_bytes) / 1e9:.2f} GB for"
             f" a file of {packed_bytes / 1e6:.1f} MB (core/npz_reader.py)"
         )
 
@@ -70,7 +71,7 @@ def read_bounded(stream: Any, packed_bytes: int) -> bytes:
 
 
 def check_zip(file: ByteStream) -> list[zipfile.ZipInfo]:
-    """Return the members of a zip archive; UnpackedSizeError if their stated sizes exceed the limit."""
+    """Return a zip archive's members; UnpackedSizeError if their stated sizes exceed the limit."""
     packed = get_file_size(file)
     with zipfile.ZipFile(file) as archive:
         members = archive.infolist()
@@ -100,7 +101,7 @@ def require_uncompressed(path: str | os.PathLike) -> None:
 def iter_members(file: ByteStream) -> Iterator[tuple[str, ByteStream, int]]:
     """Yield (name without .npy, stream, unpacked bytes) of each array in an .npz file.
 
-    Raises ValueError (UnpackedSizeError) or one of DAMAGE if the file is not a valid .npz.
+    Raises ValueError (UnpackedSizeError) or one of UNPACK_ERRORS if the file is not a valid .npz.
     """
     members = check_zip(file)
     with zipfile.ZipFile(file) as archive:

@@ -21,7 +21,7 @@ def flatten(tree: Mapping[str, Any], prefix: KeyPath = ()) -> Iterator[tuple[Key
 
 
 def unflatten(leaves: Mapping[KeyPath, Any]) -> dict[str, Any]:
-    """Return the nested dict of a flat {path: leaf}, the inverse of `dict(walk(tree))`."""
+    """Return the nested dict of a flat {path: leaf}, the inverse of `dict(flatten(tree))`."""
     tree: dict[str, Any] = {}
     for path, leaf in leaves.items():
         node = tree

@@ -38,7 +38,7 @@ class Rule(Protocol):
 
 @dataclass(frozen=True)
 class IntRange:
-    """An integer from `least` to `most`, or the value `or_value`; booleans are not accepted."""
+    """An integer from `minimum` to `maximum`, or `or_value`; booleans are not accepted."""
 
     minimum: int = 0
     maximum: int = MAX_COUNT
@@ -63,7 +63,7 @@ class IntRange:
 
 @dataclass(frozen=True)
 class FloatRange:
-    """A finite number from `least` to `most`; `above` and `below` exclude the ends."""
+    """A finite number from `minimum` to `maximum`; the `exclusive_*` flags exclude the ends."""
 
     minimum: float
     maximum: float
@@ -118,7 +118,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Choice:
-    """One of `names`, or with `empty` also ""."""
+    """One of `names`, or with `allow_empty` also ""."""
 
     names: Collection[str]
     allow_empty: bool = False
@@ -136,9 +136,9 @@ class Choice:
 
 @dataclass(frozen=True)
 class TupleOf:
-    """A tuple or list of `least` to `most` entries that each satisfy `row`.
+    """A tuple or list of `min_length` to `max_length` entries that each satisfy `rule`.
 
-    With `distinct`, no two entries may be equal.
+    With `unique`, no two entries may be equal.
     """
 
     rule: Rule

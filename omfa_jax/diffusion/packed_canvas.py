@@ -20,7 +20,7 @@ from omfa_jax.diffusion.settings import DiffusionSettings
 class PackedCanvas:
     """A canvas for the components that each task selects.
 
-    `chosen` has a row per task and a column per component. A slot is as large as the largest
+    `selected` has a row per task and a column per component. A slot is as large as the largest
     component that any task puts there; a smaller component is placed in the upper left corner and
     padded with zeros.
     """
@@ -31,6 +31,7 @@ class PackedCanvas:
     @property
     def assignments(self) -> tuple[tuple[int, int], ...]:
         """Every (component, slot) pair that some task of the table needs, sorted."""
+        # only these pairs get code in `pack`: the table is static, the tasks of a batch are not
         found = set()
         for row in self.selected:
             components = [index for index, wanted in enumerate(row) if wanted]

@@ -2,7 +2,7 @@
 
 In variance-preserving latents every sampler here is one linear update,
 
-    x <- keep * x + now * x0_hat + before * (x0_hat of the previous step),
+    x <- x_coef * x + x0_coef * x0_hat + previous_x0_coef * (x0_hat of the previous step),
 
 so a sampler is a table of these coefficients, computed in float64, and one scan runs them all.
 """
@@ -36,7 +36,7 @@ class SamplerSteps(NamedTuple):
 
 
 class SamplerPlan(NamedTuple):
-    """The table of a complete run, which starts from `start` times standard normal noise."""
+    """The table of a complete run; it starts from normal noise times `init_noise_sigma`."""
 
     init_noise_sigma: float
     steps: SamplerSteps
@@ -50,6 +50,7 @@ def ddim(schedule: ScheduleSettings, steps: int) -> SamplerPlan:
     """
     alpha_bar = compute_alphas_cumprod(schedule)
     times = make_sampling_timesteps(schedule, steps)
+    # clipped at 0: the last step ends at alpha_bar_0
     after = np.maximum(times - schedule.train_steps // steps, 0)
     alpha, sigma = np.sqrt(alpha_bar[times]), np.sqrt(1 - alpha_bar[times])
     keep, now = compute_first_order_coefs(

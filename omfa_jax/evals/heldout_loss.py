@@ -116,9 +116,10 @@ def make_held_out_batches(
 ) -> list[HostBatch]:
     """Return latents, has_pose, ids, keys and valid of each batch; images are encoded once.
 
-    `batches` are those of `make_eval_iterator` on this process. Latents are kept as float16, as `omfa
-    data latents` stores them, so that images and their stored latents give the same loss. `encode`
-    takes ROWS images in [-1, 1] at a time; batches of stored latents do not need it.
+    `batches` are those of `make_eval_iterator` on this process. Latents are kept as float16, as
+    `omfa data latents` stores them, so that images and their stored latents give the same loss.
+    `encode` takes ROWS_PER_DEVICE images in [-1, 1] at a time; batches of stored latents do not
+    need it.
     """
     kept = []
     for batch in batches:
@@ -246,7 +247,7 @@ def compile_loss(
 
 
 def get_global_batch_size(mesh: Mesh) -> int:
-    """Return the global batch size for `make_eval_iterator`: ROWS a device."""
+    """Return the global batch size for `make_eval_iterator`: ROWS_PER_DEVICE for each device."""
     return ROWS_PER_DEVICE * count_batch_shards(mesh)
 
 

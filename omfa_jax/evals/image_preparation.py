@@ -29,7 +29,8 @@ JPEG_END, PNG_END = b"\xff\xd9", b"IEND\xaeB`\x82"
 class FileFacts:
     """What the quick check found: SHA-256 of the bytes, upright (height, width), file format.
 
-    `odd` names what is converted to upright 8-bit RGB ("CMYK", "EXIF rotation", ...), or is "".
+    `converted` names what is converted to upright 8-bit RGB ("CMYK", "EXIF rotation", ...), or is
+    "".
     """
 
     sha256: str

@@ -1,7 +1,8 @@
 """Influence: how much better an image is with the right condition than with a wrong one.
 
-A model that ignores a condition scores 0 dB here, however good its images look. `influence` works
-on a batch in memory, `gain` on any per-image values, such as those of a split's saved images.
+A model that ignores a condition scores 0 dB here, however good its images look. `measure_influence`
+works on a batch in memory, `compute_gain` on any per-image values, such as those of a split's saved
+images.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -82,9 +83,9 @@ def compute_gain(
 ) -> dict[str, Any]:
     """Return the gain of a condition in units of a per-image metric, as the scores file stores it.
 
-    `right` and `wrong` are the values of the same examples; `better` is "higher" or "lower". `gain`
-    is positive where the right condition is better; its interval is a paired bootstrap over the
-    examples.
+    `right` and `wrong` are the values of the same examples; `better` is "higher" or "lower". The
+    gain is positive where the right condition is better; its interval is a paired bootstrap over
+    the examples.
     """
     if len(right) != len(wrong) or len(right) < 2:
         raise OmfaError(

@@ -86,8 +86,8 @@ def load_metric_fns(
 ) -> MetricFns:
     """Load the functions of the metrics.
 
-    A metric whose weights or libraries are missing is listed in `absent`; damaged weights raise an
-    OmfaError.
+    A metric whose weights or libraries are missing is listed in `unavailable`; damaged weights
+    raise an OmfaError.
     """
     made: dict[str, MetricFn] = {}
     shared: dict[str, MetricFn] = {}

@@ -76,7 +76,7 @@ class MetricWeights:
         self.recent: dict[str, FoundWeights] = {}
 
     def find(self, name: str) -> FoundWeights:
-        """Return the network's files; MetricUnavailable if missing, OmfaError for a wrong checksum."""
+        """Return the network's files; MetricUnavailable if missing, OmfaError if altered."""
         # hashing gigabytes of weights once is enough
         if name in self.used:
             self.recent[name] = self.used[name]

@@ -1,9 +1,10 @@
 """Resumable sampling of a complete split; each image depends on its example only.
 
 The arithmetic for an example does not change with the batch size, the devices, the hosts or a
-restart: its noise is its own (`diffusion.noise`), a device always works on ROWS examples, and
-example i is always row i mod ROWS of its group of consecutive examples. Groups are therefore the
-unit that is distributed and, after a restart, repeated; existing images are not written again.
+restart: its noise is its own (`diffusion.noise`), a device always works on ROWS_PER_GROUP examples,
+and example i is always row i mod ROWS_PER_GROUP of its group of consecutive examples. Groups are
+therefore the unit that is distributed and, after a restart, repeated; existing images are not
+written again.
 """
 
 import collections
@@ -46,11 +47,11 @@ SUFFIXES = (".png", ".jpg", ".webp")
 
 @dataclass(frozen=True)
 class SamplingJob:
-    """What to sample, and where to: `folder`/NAME.png, at the size that `size_px` returns.
+    """What to sample, and where to: `folder`/NAME.png, at the size that `get_size_px` returns.
 
-    `made` is the component that `task` generates; `given(place)` returns the uint8 images of an
-    example at the slot sizes, and has_pose. The noise depends on the seed and on `names`. `others`
-    are other components of the same task and examples, written from the same samples.
+    `generated` is the component that `task` generates; `get_inputs(place)` returns the uint8 images
+    of an example at the slot sizes, and has_pose. The noise depends on the seed and on `names`.
+    `other_components` are of the same task and examples, written from the same samples.
     """
 
     folder: Path

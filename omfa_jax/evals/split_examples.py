@@ -28,8 +28,8 @@ SUFFIXES = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp"}
 class ExampleInfo:
     """An example without its images; `index` is the index of its record.
 
-    `garment` names the garment that is put on. `wearer` is the index of the record that garment and
-    face are taken from: another one in "multi_pose", otherwise the example's own.
+    `garment` names the garment that is put on. `source_index` is the index of the record that
+    garment and face are taken from: another one in "multi_pose", otherwise the example's own.
     """
 
     index: int

@@ -128,7 +128,7 @@ class SplitRun:
         return list_images(self.folder / "gt", "ground truth", "--out")
 
     def read_ground_truth(self, place: int) -> np.ndarray:
-        """Return the ground truth that `Split.write_truth` wrote."""
+        """Return the ground truth that `EvalSplit.write_ground_truth` wrote."""
         return read_rgb(self._truth_files[self.split.names[place]], "ground truth")
 
 
@@ -140,7 +140,7 @@ def compute_influence(
     regions: ConditionRegions | None = None,
     per_image: Callable[[Path], tuple[Sequence[float], str]] | None = None,
 ) -> dict[str, Any]:
-    """Return the scores file's influence block: `pred` against other_CONDITION.
+    """Return the scores file's influence block: pred/ against other_CONDITION/.
 
     PSNR is computed in the region that the condition determines, if `regions` are given; SSIM over
     the complete image. `per_image(folder)` returns (values, better) of any other metric, in the

@@ -33,9 +33,9 @@ class Compute:
 
     `dtype` is the dtype of matrix products and convolutions; parameters, norms, softmax, sinusoidal
     embeddings and the last convolution are always float32. `constrain(array, axis_names)` may put a
-    sharding constraint on an activation (None: no constraint). `fetch` gathers a linear or
+    sharding constraint on an activation (None: no constraint). `gather` all-gathers a linear or
     convolution weight from the shard on this device (None: parameters are not sharded); with
-    `refetch`, the backward pass of a layer gathers it again instead of keeping it. `kernel`
+    `regather`, the backward pass of a layer gathers it again instead of keeping it. `kernel`
     computes the self-attention of image tokens (None: `attention.attention`).
 
     `remat` selects what the backward pass recomputes: "none"; "attention", the softmax of image

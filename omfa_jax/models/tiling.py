@@ -77,6 +77,7 @@ def decode_tiled(
     before = conv(config.latent_channels, None, Compute(), size=1)
     conv_in = conv(config.block_channels[-1], None, compute)
 
+    # conv_in and the middle block are not tiled: at latent resolution they are small
     def one(z: Image) -> Image:
         x = _run(before, params["post_quant_conv"], z[None] / config.scaling_factor)
         x = _run(conv_in, parts["conv_in"], x)
@@ -185,10 +186,11 @@ def _encoder_stages(config: VAEConfig, params: Params, compute: Compute) -> list
 
 @dataclass(frozen=True)
 class TileAxis:
-    """The tiles along one axis: `keep` pixels each, in a window of `size` pixels.
+    """The tiles along one axis: `tile_size` pixels each, in a window of `window_size` pixels.
 
-    Tile i starts at pixel `tiles[i]` and its window at `windows[i]`; `owned` is 1 for pixels of the
-    window that belong to the tile and to no earlier tile, so that statistics count pixels once.
+    Tile i starts at pixel `tile_starts[i]` and its window at `window_starts[i]`; `owned` is 1 for
+    pixels of the window that belong to the tile and to no earlier tile, so that statistics count
+    pixels once.
     """
 
     tile_size: int

@@ -17,7 +17,8 @@ def make_activation_constraint(
     """Return `constrain(array, axis_names)` for networks in the step; None if tensor is 1.
 
     Without it XLA infers attention's sharding from the weights and rematerialises full activations.
-    A dimension that its axis does not divide is replicated; `parallel.resolve_mesh` warns of that.
+    A dimension that its axis does not divide is replicated; `mesh_resolution.resolve_mesh` warns of
+    that.
     """
     if mesh.shape["tensor"] == 1:
         return None

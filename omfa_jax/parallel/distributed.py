@@ -27,7 +27,7 @@ def initialize(workdir: Path) -> None:
     Detects Slurm (more than one task) and TPU hosts. Otherwise set JAX_COORDINATOR_ADDRESS
     (host:port), JAX_NUM_PROCESSES and JAX_PROCESS_ID on every process. If some processes do not
     connect within OMFA_JOIN_TIMEOUT_S seconds (default: 300), the others name them, by the marks
-    that each leaves in `workdir`, and exit. Afterwards all processes exit together (`ending`).
+    that each leaves in `workdir`, and exit. Afterwards all processes exit together (`job_exit`).
     """
     place = get_process_index_and_count()
     if jax.distributed.is_initialized() or (place is None and not is_tpu_host()):

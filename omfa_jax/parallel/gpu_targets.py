@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 class GpuTarget:
     """What XLA's GPU compiler must know of a device (its GpuTargetConfigProto).
 
-    `capability` and `minor` are CUDA's compute capability; a core is a streaming multiprocessor.
+    `capability_major` and `capability_minor` are CUDA's compute capability; a core is a streaming
+    multiprocessor.
     """
 
     name: str
@@ -61,7 +62,8 @@ class GpuTarget:
         lines = [f"{name}: {value}" for name, value in facts.items()]
         lines += [f'{name}: "{value}"' for name, value in words.items()]
         lines.append(
-            f"cuda_compute_capability {{ major: {self.capability_major} minor: {self.capability_minor}"
+            f"cuda_compute_capability {{ major: {self.capability_major}"
+            f" minor: {self.capability_minor}"
             f" feature_extension: {feature} }}"
         )
         return (

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 
 USABLE_FRACTION = 0.92
-"""Fraction of a chip's memory that programs get: `parallel.flags` asks JAX for it and `omfa plan`
+"""Fraction of a chip's memory for programs: `parallel.xla_flags` sets it, and `omfa plan`
 plans with it. The rest is left to the driver and to the collectives' own buffers."""
 
 
@@ -15,9 +15,9 @@ class Chip:
     `device_kind`: how JAX's name for the device begins. `bf16_flops`: dense bfloat16 matrix
     products with float32 accumulation, FLOP/s (data sheets often print twice that, with sparsity).
     `memory_bytes` is what the driver reports, `memory_bandwidth` the data sheet's, in bytes/s.
-    `intra_node_bandwidth`: bytes/s that a device receives in a gather from its NVLink domain or node, or along
-    one axis (two links) of its torus; `inter_node_bandwidth`: from other nodes or slices. A domain
-    is what NVLink connects, or a host without NVLink.
+    `intra_node_bandwidth`: bytes/s that a device receives in a gather from its NVLink domain or
+    node, or along one axis (two links) of its torus; `inter_node_bandwidth`: from other nodes or
+    slices. A domain is what NVLink connects, or a host without NVLink.
     """
 
     device_kind: str
@@ -31,8 +31,8 @@ class Chip:
     devices_per_chip: int = 1
 
 
-# NVLink and PCIe count one direction, half of what data sheets print. `inter_node_bandwidth` of a GPU is its
-# share of the node's network adapters in the vendor's reference design.
+# NVLink and PCIe count one direction, half of what data sheets print. `inter_node_bandwidth` of a
+# GPU is its share of the node's network adapters in the vendor's reference design.
 CHIPS: dict[str, Chip] = {
     # NVIDIA A100 80GB data sheet; DGX A100: one 200 Gb/s adapter per GPU
     "a100": Chip("NVIDIA A100", 312e12, 85.1e9, 2.04e12, 300e9, 25e9),

@@ -22,7 +22,8 @@ BATCH_AXES = ("slice", "data", "fsdp")
 class MeshSettings:
     """Devices along each axis; at most one of them may be -1, for all remaining devices.
 
-    `allow_replicated`: accept axes that `parallel.resolve_mesh` rejects for replicating weights.
+    `allow_replicated`: accept axes that `mesh_resolution.resolve_mesh` rejects for replicating
+    weights.
     """
 
     data: int = -1

@@ -38,10 +38,11 @@ def resolve_mesh(
     """Return the mesh that `settings` describe over `devices` devices, for weights of these shapes.
 
     fsdp=-1 becomes the size that leaves the fewest bytes of weights on a device; data takes the
-    remaining devices, which changes no result. An axis that shards less than MIN_SHARDED_FRACTION of the
-    weights is an OmfaError that suggests the nearest mesh that does, unless
+    remaining devices, which changes no result. An axis that shards less than MIN_SHARDED_FRACTION
+    of the weights is an OmfaError that suggests the nearest mesh that does, unless
     `settings.allow_replicated`; less than all of them is a warning. fsdp=-1 is an OmfaError if no
-    size shards MIN_SHARDED_FRACTION. `activations` (see `get_activation_sizes`) should be divisible by tensor.
+    size shards MIN_SHARDED_FRACTION. `activations` (see `get_activation_sizes`) should be divisible
+    by tensor.
     """
     sizes: dict[str, int] = dict(zip(MESH_AXES, resolve_axis_sizes(settings, devices), strict=True))
     notes = []
@@ -55,7 +56,8 @@ def resolve_mesh(
             if sizes["fsdp"] == 1 and before.missed_bytes["fsdp"] and not settings.allow_replicated:
                 raise OmfaError(
                     f"config.mesh.fsdp=-1: no divisor of {asked['fsdp']} devices shards"
-                    f" {MIN_SHARDED_FRACTION:.0%} of the weights, so each would hold {_format_gb(after)};"
+                    f" {MIN_SHARDED_FRACTION:.0%} of the weights, so each would hold"
+                    f" {_format_gb(after)};"
                     " use another number of devices, or"
                     " --config.mesh.fsdp=1 --config.mesh.data=-1 for full weights on each"
                 )
@@ -96,14 +98,15 @@ def _minimize_local_bytes(
 ) -> dict[str, int]:
     """Return the mesh with the fewest bytes per device when devices move from fsdp to data.
 
-    It shards MIN_SHARDED_FRACTION or has fsdp=1. Ties go to the smallest fsdp, which gathers the least.
+    It shards MIN_SHARDED_FRACTION or has fsdp=1. Ties go to the smallest fsdp, which gathers the
+    least.
     """
 
     def order(found: Mapping[str, int]) -> tuple[bool, int, int]:
         made = compute_sharding_coverage(rules, params, make_abstract_mesh(found))
         # sorts first: a size that shards too little never wins by bytes
         short = "fsdp" in made.sharded_bytes and made.get_fraction("fsdp") < MIN_SHARDED_FRACTION
-        return short, made.compute_local_bytes, found["fsdp"]
+        return short, made.local_bytes, found["fsdp"]
 
     return min(_trade_with_data("fsdp", sizes, sizes["fsdp"]), key=order)
 

@@ -43,7 +43,8 @@ def match_partition_spec(rules: Rules, path: tuple[str, ...], shape: Sequence[in
     JAX shards a dimension evenly or not at all. If fsdp does not divide the dimension in its row,
     it moves to the largest dimension that it divides and tensor does not shard: a layer gathers the
     full weight, so any dimension will do. tensor stays in its row's dimension or is dropped,
-    because it splits the layer's arithmetic. `coverage` reports what stays replicated.
+    because it splits the layer's arithmetic. `compute_sharding_coverage` reports what stays
+    replicated.
     """
     name = "/".join(path)
     match = find_first_match(rules, name)
@@ -109,14 +110,14 @@ def match_state_shardings(
 
 @dataclass(frozen=True)
 class ShardingCoverage:
-    """Bytes of a model's weights: `total`, and `local` on one device.
+    """Bytes of a model's weights: in total, and on one device.
 
-    `cut` maps each axis to the bytes that it shards, `missed` to those that the rules assign to it
-    and whose dimensions it does not divide. Axes of size 1 are left out.
+    `sharded_bytes` maps each axis to the bytes that it shards, `missed_bytes` to those that the
+    rules assign to it and whose dimensions it does not divide. Axes of size 1 are left out.
     """
 
     total_bytes: int
-    compute_local_bytes: int
+    local_bytes: int
     sharded_bytes: Mapping[str, int]
     missed_bytes: Mapping[str, int]
 
@@ -162,7 +163,8 @@ def format_sharding_table(rules: Rules, params: Mapping[str, Any], mesh: Any) ->
         lines.append(f"{'/'.join(path):96} {leaf.shape!s:22} {spec!s:44} {pattern}")
     found = compute_sharding_coverage(rules, params, mesh)
     lines.append(
-        f"total {found.total_bytes / 1e9:.3f} GB, {found.local_bytes / 1e9:.3f} GB on each of {mesh.size}"
+        f"total {found.total_bytes / 1e9:.3f} GB,"
+        f" {found.local_bytes / 1e9:.3f} GB on each of {mesh.size}"
         f" devices{'; ' if found.sharded_bytes else ''}{found.format_summary()}"
     )
     return "\n".join(lines)

@@ -71,7 +71,8 @@ def format_memory_note(environment: Mapping[str, str]) -> str:
     words = " ".join(f"{name}={value}" for name, value in own.items())
     return (
         f"{words} from the environment is kept: programs get"
-        f" {get_usable_fraction('cuda', environment):.0%} of GPU memory instead of omfa's {USABLE_FRACTION:.0%}"
+        f" {get_usable_fraction('cuda', environment):.0%} of GPU memory instead of omfa's"
+        f" {USABLE_FRACTION:.0%}"
     )
 
 

@@ -125,7 +125,8 @@ def make_plan(
     if job.diffusion.reference:
         raise OmfaError(
             "`omfa plan` does not cover the dual UNet (config.model.reference=True); set it to"
-            " False to plan the single UNet, or run bench/dual_vs_single.py for compiler figures of both"
+            " False to plan the single UNet, or run bench/dual_vs_single.py for compiler figures of"
+            " both"
         )
     divided = divide_network(job.diffusion, config, job.mesh, topology.devices)
     shape = {axis: getattr(divided.settings, axis) for axis in MESH_AXES}

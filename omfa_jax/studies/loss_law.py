@@ -63,7 +63,7 @@ def to_natural_units(
 
 
 def fit_law(runs: Runs, *, irreducible: bool = True) -> LawFit:
-    """Fit the law; `irreducible=False` fixes E at 0. Check `cleaning.find_obstacle` first."""
+    """Fit the law; `irreducible=False` fixes E at 0. Check `run_cleaning.find_obstacle` first."""
     # centring removes most of the correlation between a coefficient and its exponent
     x, y = np.log(runs.params), np.log(runs.samples)
     center = (float(x.mean()), float(y.mean()))

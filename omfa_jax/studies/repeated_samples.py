@@ -91,7 +91,10 @@ def fit_repeats(runs: Runs, base: ResampledFits, cost: CostRule, *, seed: int = 
     runs = runs.take(runs.epochs >= REPEATED_EPOCHS)
     nothing = np.empty(0), np.empty((0, 2))
     if len(runs) < MIN_REPEATED_RUNS:
-        why = f"{len(runs)} usable runs have repeated samples: {MIN_REPEATED_RUNS} are needed for R*_D"
+        why = (
+            f"{len(runs)} usable runs have repeated samples:"
+            f" {MIN_REPEATED_RUNS} are needed for R*_D"
+        )
         return RepeatsFit(None, None, *nothing, (), why)
     law, target = base.fit.natural, np.log(runs.loss)
     if not (law[3] > 0 and law[4] > 0):

@@ -104,7 +104,7 @@ def read_runs_table(
     columns: dict[str, str] | None = None,
     flops_per_param_sample: float | None = None,
 ) -> RunsTable:
-    """Read a table; `columns` maps keys of NAMES to column names, which are guessed otherwise.
+    """Read a table; `columns` maps keys of COLUMN_NAMES to its column names (default: guessed).
 
     A missing FLOPs column is computed as flops_per_param_sample * params * samples, a missing
     samples column as flops / (flops_per_param_sample * params); the factor defaults to 6, that of a
@@ -203,7 +203,7 @@ def normalize_name(name: object) -> str:
 
 
 def find_columns(header: list[str], given: dict[str, str], path: Path) -> dict[str, str]:
-    """Return the column of the header for each key of NAMES that it has."""
+    """Return the column of the header for each key of COLUMN_NAMES that it has."""
     found = {}
     for what, names in COLUMN_NAMES.items():
         if header.count(given.get(what, "")) > 1:

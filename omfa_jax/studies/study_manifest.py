@@ -108,7 +108,7 @@ class StudyGrid:
     """The requested grid: sizes by samples or by compute budgets, at each learning rate.
 
     Exactly one of `samples` and `budgets` (training FLOPs) must be given. Combinations with fewer
-    than `least_steps` steps or more than `most_epochs` epochs are left out.
+    than `min_steps` steps or more than `max_epochs` epochs are left out.
     """
 
     samples: tuple[int, ...]

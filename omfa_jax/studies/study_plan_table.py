@@ -21,7 +21,8 @@ def format_plan(study: Study, machine: Topology | None) -> str:
     total = sum(run.flops for run in study.runs)
     lines.append(
         f"{f'{len(study.runs)} runs':28}{'':49}{total:11.3e}"
-        f"{format_value(sum(hours) if hours else None, 10)}{format_value(sum(costs) if costs else None, 11)}"
+        f"{format_value(sum(hours) if hours else None, 10)}"
+        f"{format_value(sum(costs) if costs else None, 11)}"
     )
     if 0 < len(hours) < len(study.runs):
         lines.append(f"hours and cost are known for {len(hours)} of the {len(study.runs)} runs")

@@ -12,7 +12,7 @@ BLUE, ORANGE, GREY = "#1f5fa8", "#d8690f", "#808080"
 
 
 def draw_study(data: dict[str, Any], form: str) -> bytes:
-    """Return the figure of a record (see `record.record`), encoded as "png" or "svg"."""
+    """Return the figure of a record (see `fit_record.make_record`), encoded as "png" or "svg"."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -18,9 +18,9 @@ NECKS = {"crew": 0.55, "v": 0.25, "boat": 0.2}
 class Garment:
     """One top.
 
-    `cut`: lengths in metres on the sheet, in the order of `sheet`. `fit`: 0 is slim, 1 loose.
-    Colours are RGB in [0, 1]. `print_rgb`: None without a chest print. `sleeve_rgb`: None if the
-    sleeves have the pattern of the torso.
+    `cut`: lengths in metres on the sheet, in the order of `garment_sheet`. `fit`: 0 is slim, 1
+    loose. Colours are RGB in [0, 1]. `print_rgb`: None without a chest print. `sleeve_rgb`: None if
+    the sleeves have the pattern of the torso.
     """
 
     index: int

@@ -60,7 +60,7 @@ def measure_skull(skull: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "around 
 def grow_hair(
     style: HairStyle, reach: Float[np.ndarray, "around polar"]
 ) -> tuple[Float[np.ndarray, "v 3"], Int[np.ndarray, "f 3"]]:
-    """Return the vertices (metres, rest pose) and faces of a style; `reach` from `measure_skull`."""
+    """Return a style's vertices (metres, rest pose) and faces; `reach` is from `measure_skull`."""
     degrees = np.abs(np.rad2deg(_AZIMUTH))
     line = np.interp(degrees, _LINE_AZIMUTH, _LINE_Y) - style.fringe_m * (degrees < 50)
     end = line

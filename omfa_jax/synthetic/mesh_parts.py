@@ -168,7 +168,7 @@ def _shirt(model: BodyModel) -> MeshPart:
 
 
 def _sheet_coordinates(shell: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "n 6"]:
-    """Return the sheet coordinates of the top's vertices, see `Part` for the columns."""
+    """Return the sheet coordinates of the top's vertices, see `MeshPart` for the columns."""
     x, y, z = shell.T
     torso = np.abs(x) < 0.24
     levels = np.arange(max(y.min(), -0.48), y[torso].max(), 0.02)

@@ -20,8 +20,8 @@ class Scene:
     """The person-independent meshes.
 
     `rest`: rest pose with a slim top, in metres; `fit * loose` is added to it. `attributes`: those
-    of `shells.Part`. `labels`: CIHP id of each vertex. `faces`, `materials`: by hair style, the
-    latter one per face. `landmarks`: vertex indices.
+    of `mesh_parts.MeshPart`. `labels`: CIHP id of each vertex. `faces`, `materials`: by hair style,
+    the latter one per face. `landmarks`: vertex indices.
     """
 
     model: BodyModel

@@ -74,7 +74,8 @@ def infer_source_inputs(
         groups = make_input_groups(named, latent_channels)
         if count_channels(groups) != width:
             raise OmfaError(
-                f"--source-inputs {','.join(named)} is {format_groups(groups)}, {count_channels(groups)} channels"
+                f"--source-inputs {','.join(named)} is {format_groups(groups)},"
+                f" {count_channels(groups)} channels"
                 f" in total; the source's conv_in takes {width}"
             )
         return SourceInputs(groups, "--source-inputs")
@@ -117,7 +118,8 @@ class ChannelMap:
         for name, channels in groups:
             if name not in wanted:
                 raise OmfaError(
-                    f"conv_in of the source ({self.source.rule}) takes {format_groups(groups)}, but the"
+                    f"conv_in of the source ({self.source.rule}) takes"
+                    f" {format_groups(groups)}, but the"
                     f" config has no {name!r}: add it to config.diffusion.unet_inputs, at any"
                     " position, or give the channels' true meaning with --source-inputs"
                 )

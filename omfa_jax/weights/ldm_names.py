@@ -1,8 +1,8 @@
 """Names of SDXL's original single-file format, and network configs inferred from its shapes.
 
 There the UNet is one sequence of numbered blocks, each a list of layers; diffusers groups the same
-modules by level. `make_unet_key_fn` and `make_vae_key_fn` map a diffusers key to the file's. Names without a
-rule are equal in both.
+modules by level. `make_unet_key_fn` and `make_vae_key_fn` map a diffusers key to the file's. Names
+without a rule are equal in both.
 """
 
 import re

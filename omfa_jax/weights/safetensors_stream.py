@@ -30,8 +30,8 @@ def write_tensor_stream(
     """Write a safetensors file with tensors `shapes`, in this order, from `chunks`.
 
     A tensor may consist of several consecutive chunks. They must have `dtype` already (see
-    `cast_chunks`). If the writer is killed, the file is shorter than its header says, and every reader
-    rejects it.
+    `cast_chunks`). If the writer is killed, the file is shorter than its header says, and every
+    reader rejects it.
     """
     # the format: 8 bytes of header length, a JSON header padded with spaces, the data
     header: dict[str, Any] = {"__metadata__": dict(metadata)}

@@ -139,7 +139,7 @@ def to_torch(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
 class Component:
     """One network of a source: its tree of shapes and the tensors that should fill it.
 
-    `column` maps a key of the name table to the source's key.
+    `key_fn` maps a key of the name table to the source's key.
     """
 
     tree: Mapping[str, Any]

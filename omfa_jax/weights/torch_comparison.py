@@ -31,8 +31,9 @@ Outputs = dict[str, np.ndarray]
 class Difference:
     """The error of one component's float32 output against diffusers' in float64.
 
-    `relative_l2` is the norm of the difference over the norm of diffusers' output. `theirs` is the
-    same for diffusers' own float32 output on this machine: the rounding error of PyTorch alone.
+    `relative_l2` is the norm of the difference over the norm of diffusers' output. `torch_float32`
+    is the same for diffusers' own float32 output on this machine: the rounding error of PyTorch
+    alone.
     """
 
     component: str
@@ -114,8 +115,8 @@ def make_unet_inputs(
     if absent:
         raise OmfaError(
             f"its UNet takes {format_groups(known.groups)} ({known.rule}), ours takes"
-            f" {format_groups(ours.inputs.groups)} ({ours.inputs.rule}): {', '.join(absent)} cannot be"
-            " compared"
+            f" {format_groups(ours.inputs.groups)} ({ours.inputs.rule}): {', '.join(absent)}"
+            " cannot be compared"
         )
 
     def canvas(groups: Groups) -> np.ndarray:

@@ -49,7 +49,7 @@ class FitSettings:
 
     The focal length of a photo is unknown. It is assumed to be `focal_per_side` times the longer
     side (2.5 is a 90 mm lens on 35 mm film, common in studios), with the principal point at the
-    centre. `yaws_deg` are the initial facings (0: to the camera), of which the `kept` best are
+    centre. `yaws_deg` are the initial facings (0: to the camera), of which the `num_kept` best are
     refined, with each outlier scale of `outlier_spreads` for `steps` steps.
     """
 

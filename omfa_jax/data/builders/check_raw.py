@@ -57,7 +57,7 @@ def check_raw(
     processes: int = 1,
     **item_options: Any,
 ) -> CheckReport:
-    """Read every item of a raw data set and report its faults (see `content.KINDS`).
+    """Read every item of a raw data set and report its faults (see `record_faults.FAULT_KINDS`).
 
     `dataset`: None detects it by the layout. `item_options`: those of the builder. Raises OmfaError
     for an unknown layout.

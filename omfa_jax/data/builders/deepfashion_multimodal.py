@@ -2,7 +2,7 @@
 
     <root>/images/NAME.jpg          NAME = GENDER-Category-id_IIIIIIII-CC_V_view
         segm/NAME_segm.png          label maps, for full-body photos only
-        keypoints/keypoints_{loc,vis}.txt   21 landmarks, see `landmarks.py`
+        keypoints/keypoints_{loc,vis}.txt   21 landmarks, see `landmark_files.py`
         densepose/NAME_densepose.png        the part index is the third channel
         captions.json               {"NAME.jpg": "text"}
         pose/NAME.png               pose maps, rendered from SMPL-X (not part of the set)
@@ -89,7 +89,7 @@ class DeepFashionMultiModal(RecordsBuilder):
     ) -> Mapping[str, Sequence[DeepFashionItem]]:
         """Return {split: items} in the order of names; irregularities go to `warnings`.
 
-        `clean`: list of photos to leave out (see `clean.py`), also as sources of garments.
+        `clean`: list of photos to leave out (see `exclusion_list.py`), also as sources of garments.
         `split_shares`: the shares of train, val and test, see `assign_split`.
         """
         root = require_dir(raw_dir, "raw data set", "--raw")

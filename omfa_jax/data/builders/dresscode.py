@@ -40,7 +40,7 @@ class DressCode(RecordsBuilder):
     ) -> Mapping[str, Sequence[PairedItem]]:
         """Return {split: items} of the existing categories; irregularities go to `warnings`.
 
-        `clean`: list of photos to leave out (see `clean.py`).
+        `clean`: list of photos to leave out (see `exclusion_list.py`).
         """
         root = require_dir(raw_dir, "raw data set", "--raw")
         folders = [name for name in DRESSCODE_FOLDERS if (root / name / "images").is_dir()]

@@ -94,7 +94,7 @@ def drop_excluded(
 
 
 def write_exclusion_list(path: Path, report: photo_duplicates.DuplicateReport) -> None:
-    """Write the duplicates as a list for `read_exclusion_list`, and the groups for human readers."""
+    """Write the duplicates for `read_exclusion_list`, and the groups for human readers."""
     dropped: dict[str, dict[str, list[str]]] = {}
     groups = []
     for group in report.groups:

@@ -76,10 +76,10 @@ def find_box_from_keypoints(
 ) -> FaceBox | None:
     """Return the face box from nose, eyes and ears; None if fewer than two can be trusted.
 
-    Rows are those of BODY_25, BODY_18 or the 21 of `landmarks.py`, which differ in number. A point
-    counts if its confidence is at least 0.2 and it is not at (0, 0), OpenPose's value for missing.
-    None as well if the centre is outside the image (keypoints of another resolution) or the side is
-    below 2% of the image's height.
+    Rows are those of BODY_25, BODY_18 or the 21 of `landmark_files.py`, which differ in number. A
+    point counts if its confidence is at least 0.2 and it is not at (0, 0), OpenPose's value for
+    missing. None as well if the centre is outside the image (keypoints of another resolution) or
+    the side is below 2% of the image's height.
     """
     rows = FACE_ROWS.get(len(keypoints))
     if rows is None:

@@ -59,13 +59,13 @@ class RawItem(Protocol):
 class RecordsBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
     """Base class of the data sets: a subclass lists its items and reads one item into a record.
 
-    `raw_items(raw_dir, warnings, **item_options)` returns {split: items}, in a deterministic order;
-    `item_option_names` names the options it accepts. `read(item)` returns the record and its flaws
-    (short phrases), or raises an OmfaError, which skips the item. Items must hold the Path of every
-    file they depend on: a restarted build then detects that a file has changed.
+    `list_items(raw_dir, warnings, **item_options)` returns {split: items}, in a deterministic
+    order; `item_option_names` names the options it accepts. `read(item)` returns the record and its
+    flaws (short phrases), or raises an OmfaError, which skips the item. Items must hold the Path of
+    every file they depend on: a restarted build then detects that a file has changed.
 
-    `build` writes the shards itself, resumable; `download_and_prepare` writes the same shards with
-    TFDS.
+    `build_records` writes the shards itself, resumable; `download_and_prepare` writes the same
+    shards with TFDS.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -113,7 +113,7 @@ class RecordsBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
 
 @dataclass(frozen=True)
 class ImageShardSource:
-    """Source of the image records of a shard, read from the items that `put` stored.
+    """Source of the image records of a shard, read from the items that `store_items` stored.
 
     Items are stored in files so that worker processes load those of their own shards only.
     """

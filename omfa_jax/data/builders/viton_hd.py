@@ -58,8 +58,8 @@ class VitonHD(RecordsBuilder):
     ) -> Mapping[str, Sequence[VitonItem]]:
         """Return {split: items} of the existing splits; irregularities go to `warnings`.
 
-        `clean`: list of photos to leave out (see `clean.py`). `parse_labels`: label set of the
-        parse maps, for maps that are not VITON-HD's own.
+        `clean`: list of photos to leave out (see `exclusion_list.py`). `parse_labels`: label set of
+        the parse maps, for maps that are not VITON-HD's own.
         """
         root = require_dir(raw_dir, "raw data set", "--raw")
         get_label_set(parse_labels)

@@ -29,10 +29,10 @@ AUGMENT_BOUNDS = {
 class AugmentSettings:
     """Strength of the augmentation of training images; the defaults disable it.
 
-    `flip_prob`: probability of mirroring all images of an example, letters on cloth included. `scale`:
-    (minimum, maximum) magnification, log-uniform. `shift`: largest translation, as a share of the
-    slot's sides; what leaves the slot is cropped. `brightness`, `contrast`, `saturation`: largest
-    deviation of the factor from 1.
+    `flip_prob`: probability of mirroring all images of an example, letters on cloth included.
+    `scale`: (minimum, maximum) magnification, log-uniform. `shift`: largest translation, as a share
+    of the slot's sides; what leaves the slot is cropped. `brightness`, `contrast`, `saturation`:
+    largest deviation of the factor from 1.
     """
 
     flip_prob: float = 0.0

@@ -118,9 +118,9 @@ def write_latents(
     `encode` takes (b, H, W, 3) float32 in [-1, 1] at a slot's size, always `batch_size` images,
     and returns the latents' mean and standard deviation, or latents alone, (b, h, w, c) each;
     they are stored as float16. `vae_id` identifies the VAE: training refuses latents of another.
-    `splits`: None means all. Atomicity, restarts and runners are as in `build`; for "beam" `encode`
-    must be picklable. Raises OmfaError if the records cannot be read, `out_dir` is in use, or the
-    latents are not finite or change shape.
+    `splits`: None means all. Atomicity, restarts and runners are as in `build_records`; for "beam"
+    `encode` must be picklable. Raises OmfaError if the records cannot be read, `out_dir` is in use,
+    or the latents are not finite or change shape.
     """
     require_disjoint(out_dir, {"--records": records_dir})
     how = WriteOptions(shard_records, runner, beam_options)

@@ -25,7 +25,7 @@ class OrderEntry(NamedTuple):
 
 
 class TrainingOrder:
-    """The endless order of training: `order[position]` is a `OrderEntry`, in time independent of size.
+    """The endless order of training: `order[position]` is an `OrderEntry`, in constant time.
 
     `counts`: the number of records in each folder. Each folder is shuffled separately, anew in each
     of its epochs, and its epochs end independently of the other folders'. `weights` fix the folder
@@ -55,7 +55,7 @@ class TrainingOrder:
 def derive_folder_seed(seed: int, number: int) -> int:
     """Return the shuffle seed of a mixture's folder; the first folder uses the run's seed.
 
-    So a mixture of one folder has the order of training on `records`.
+    So a mixture of one folder has the order of training on `config.data.records`.
     """
     if number == 0:
         return seed

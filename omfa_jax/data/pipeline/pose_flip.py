@@ -19,7 +19,8 @@ def require_flippable(style: str, where: str) -> None:
     if style not in FLIPPABLE_STYLES:
         raise OmfaError(
             f"{where}: pose maps of style {style!r} cannot be flipped"
-            f" ({REFUSAL_REASONS.get(style, 'unknown style')}); set config.data.augment.flip_prob=0, or run"
+            f" ({REFUSAL_REASONS.get(style, 'unknown style')});"
+            " set config.data.augment.flip_prob=0, or run"
             f" `omfa data poses --style` with one of {', '.join(FLIPPABLE_STYLES)}"
         )
 
@@ -27,8 +28,8 @@ def require_flippable(style: str, where: str) -> None:
 def flip_pose_map(pose: UInt8[np.ndarray, "h w 3"], style: str) -> UInt8[np.ndarray, "h w 3"]:
     """Return the pose map of the mirrored body: pixels flipped, red inverted where the body is.
 
-    For styles in FLIPPABLE_STYLES, on black. A pixel at the silhouette is only partly covered by the
-    body, so red is inverted about its coverage, which is estimated from the brightest neighbour
+    For styles in FLIPPABLE_STYLES, on black. A pixel at the silhouette is only partly covered by
+    the body, so red is inverted about its coverage, which is estimated from the brightest neighbour
     and, for normals, from their unit length.
     """
     flipped = np.ascontiguousarray(pose[:, ::-1])

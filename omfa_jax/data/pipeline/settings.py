@@ -21,10 +21,9 @@ class PipelineSettings:
 
     Training only, ignored by evaluation:
     `mixture`: (folder, weight) pairs to train on instead of `records`.
-    `multi_pose_prob`: probability that garment and face come from another record of the person's group.
-    `augment`: for image records only.
-    `sample_latents`: sample the VAE's posterior instead of taking its mean.
-    `processes`: worker processes that decode (0: threads of this process).
+    `multi_pose_prob`: probability that garment and face come from another record of the person's
+    group. `augment`: for image records only. `sample_latents`: sample the VAE's posterior instead
+    of taking its mean. `processes`: worker processes that decode (0: threads of this process).
     """
 
     records: str

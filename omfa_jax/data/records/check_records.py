@@ -23,7 +23,7 @@ EXAMPLES_SHOWN = 5
 
 @dataclass
 class CheckReport:
-    """The number of items checked, and the findings of each kind of `content.KINDS`."""
+    """The number of items checked, and the findings of each kind of `record_faults.FAULT_KINDS`."""
 
     checked: int = 0
     findings: dict[str, list[str]] = field(default_factory=dict)

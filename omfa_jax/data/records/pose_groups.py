@@ -24,15 +24,15 @@ GROUPS_FILE = "groups-{}.npy"
 
 
 class PoseGroups:
-    """Draws partners of a record from its group: `groups.partner(index, rng)`.
+    """Samples partners of a record from its group: `groups.sample_partner(index, rng)`.
 
-    `numbers`: the group of each record, ALONE without one. Memory: 12 bytes per record.
+    `numbers`: the group of each record, NO_GROUP without one. Memory: 12 bytes per record.
     """
 
     def __init__(self, numbers: Int32[np.ndarray, "records"]):
         self._numbers = numbers
-        # members of group g: _members[_ends[g - 1]:_ends[g]]. ALONE is -1, so it sorts to the front
-        # and is cut off.
+        # members of group g: _members[_ends[g - 1]:_ends[g]]. NO_GROUP is -1, so it sorts to the
+        # front and is cut off.
         self._members = np.argsort(numbers, kind="stable").astype(np.int32)
         self._members = self._members[np.count_nonzero(numbers == NO_GROUP) :]
         sizes = (
@@ -89,7 +89,7 @@ def read_group_numbers(source: record_schema.RecordSource) -> Int32[np.ndarray, 
 
 
 def number_groups(names: Iterable[str], count: int) -> Int32[np.ndarray, "count"]:
-    """Return the group number of each of `count` records, in order of appearance; "" is ALONE."""
+    """Return each of `count` records' group number, in order of appearance; "" is NO_GROUP."""
     found: dict[str, int] = {}
     numbers = np.full(count, NO_GROUP, np.int32)
     for index, name in enumerate(names):

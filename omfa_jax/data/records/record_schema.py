@@ -41,7 +41,8 @@ class Record:
     `unpaired_garment`: a garment that the person does not wear, for evaluation; bytes and key are
     empty without one. `category`: where the garment is worn. `group`: the records of one person in
     one outfit, in several poses. `person_id`: the same in all groups of a person. `body_source`:
-    where the body of the pose map comes from (`body.params_file.SOURCES`). Unknown strings are "".
+    where the body of the pose map comes from (`body.body_file.BODY_SOURCES`). Unknown strings are
+    "".
     """
 
     key: str

@@ -62,7 +62,7 @@ _OLD = tuple(f"old/{pattern}" for pattern in RECORD_FILES)
 class StagingFolder:
     """The paths of a staging folder; picklable.
 
-    `place`: the TFDS data set's path within the records folder, NAME/VERSION.
+    `dataset_path`: the TFDS data set's path within the records folder, NAME/VERSION.
     """
 
     folder: Path

@@ -38,9 +38,9 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 def load_inception(networks: MetricWeights, options: dict[str, Any], device: str) -> Extract:
     """Return an extractor of the 2048 features of TensorFlow's 2015 Inception (torch-fidelity).
 
-    `resize` is "clean" for clean-fid's (Pillow bicubic on floats) or "pytorch" for pytorch-fid's
-    (bilinear without antialiasing); `input` maps 0..255 to the network's range. Raises MetricUnavailable if
-    the package or the weights are missing.
+    The option `resize` is "clean" for clean-fid's (Pillow bicubic on floats) or "pytorch" for
+    pytorch-fid's (bilinear without antialiasing); `input` maps 0..255 to the network's range.
+    Raises MetricUnavailable if the package or the weights are missing.
     """
     require_library("torch_fidelity")
     require_torchvision()

@@ -47,7 +47,7 @@ def load_lpips(networks: MetricWeights, options: dict[str, Any], device: str) ->
 
 
 def load_dists(networks: MetricWeights, options: dict[str, Any], device: str) -> PairScore:
-    """Return DISTS (Ding et al. 2020) on VGG16, on inputs in 0..1; MetricUnavailable as in `load_lpips`."""
+    """Return DISTS (Ding et al. 2020) on VGG16, on inputs in 0..1; errors as in `load_lpips`."""
     require_library("DISTS_pytorch")
     require_torchvision()
     from DISTS_pytorch import DISTS_pt

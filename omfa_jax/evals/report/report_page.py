@@ -115,7 +115,7 @@ def collect_warnings(scores: Sequence[Scores]) -> list[str]:
 
 
 def _key(scores: Scores) -> tuple[str, str, str]:
-    """Return the key of a file, which is unique in a report (`grouped` checks it)."""
+    """Return the key of a file, which is unique in a report (`group_scores` checks it)."""
     return scores.protocol.name, scores.protocol.setting, scores.method
 
 

@@ -96,7 +96,7 @@ def read_items(step_folder: Path) -> Collection[str] | None:
 
 
 def read_json(step_folder: Path, item: str) -> dict[str, Any]:
-    """Return one of a step's JSON items; Damaged if it is missing or not a JSON object."""
+    """Return a step's JSON item; DamagedCheckpointError if it is missing or not an object."""
     try:
         found = parse_json((step_folder / item / "metadata").read_text())
         if not isinstance(found, dict):
@@ -115,7 +115,7 @@ def convert_error(error: BaseException, what: Path) -> OmfaError | OSError:
     """Return the exception to raise for an error while reading `what`, part of a checkpoint.
 
     An OSError if the file system failed (a retry may succeed), an OmfaError if this machine ran out
-    of memory, and Damaged otherwise.
+    of memory, and DamagedCheckpointError otherwise.
     """
     found = find_os_error(error)
     if found is not None and (isinstance(found, _PASSING) or found.errno not in (None, *_LOST)):

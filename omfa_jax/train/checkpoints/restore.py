@@ -41,8 +41,8 @@ Shapes = dict[str, tuple[int, ...]]
 def read_step(folder: Path, abstract: TrainState) -> tuple[TrainState, dict[str, Any]]:
     """Return (state sharded like `abstract`, data position) of one step's folder.
 
-    Every process reads its own shards, without waiting for others. Raises Damaged, an OmfaError if
-    the checkpoint is intact but of another model, or an OSError.
+    Every process reads its own shards, without waiting for others. Raises DamagedCheckpointError,
+    an OmfaError if the checkpoint is intact but of another model, or an OSError.
     """
     step, config = int(folder.name), read_config(folder)
     position = read_json(folder, "data")
@@ -50,6 +50,7 @@ def read_step(folder: Path, abstract: TrainState) -> tuple[TrainState, dict[str,
     record = read_checksums(folder)
     template = make_state_item(abstract)
     require_fit(folder, config, template, record.get("state"))
+    # before any array is read: these errors should not take minutes of reading
     has_ema = (folder / EMA_ITEM).is_dir()
     if abstract.ema is not None and not has_ema:
         raise make_missing_ema_error(folder, config)
@@ -61,6 +62,7 @@ def read_step(folder: Path, abstract: TrainState) -> tuple[TrainState, dict[str,
         # the parameters fit, so an EMA of other shapes is damage and not another model's
         require_shapes(folder / EMA_ITEM, abstract.ema)
         ema = read_tree(folder / EMA_ITEM, abstract.ema)
+    # a renamed folder would shift the data position against the state
     if int(state["step"]) != step:
         raise DamagedCheckpointError(
             f"checkpoint {folder / 'state'} is damaged: it holds step {state['step']}"
@@ -71,7 +73,7 @@ def read_step(folder: Path, abstract: TrainState) -> tuple[TrainState, dict[str,
 def verify_checksums(
     folder: Path, read: tuple[TrainState, dict[str, Any]]
 ) -> tuple[TrainState, dict[str, Any]]:
-    """Return `read`, or raise Damaged if an array differs from what was saved.
+    """Return `read`, or raise DamagedCheckpointError if an array differs from what was saved.
 
     A collective call: only after every process has read its shards.
     """
@@ -93,7 +95,7 @@ def make_state_item(state: TrainState) -> dict[str, Any]:
 
 
 def require_position(position: Any, step: int, folder: Path) -> None:
-    """Raise Damaged unless the data position is `step` batches, one for every update."""
+    """Raise DamagedCheckpointError unless the data position is `step` batches, one per update."""
     try:
         consumed = get_batches_consumed(position)
     except OmfaError as error:
@@ -120,8 +122,9 @@ def read_checksums(folder: Path) -> dict[str, Record]:
 def require_fit(folder: Path, config: dict[str, Any], template: Any, record: Record | None) -> None:
     """Raise an OmfaError if an intact checkpoint is of another model or optimizer.
 
-    If the files disagree with the checkpoint's own record, it is Damaged.
+    If the files disagree with the checkpoint's own record, it is damaged.
     """
+    # before Orbax's own check, whose error names no setting to change
     saved = get_shapes(read_metadata(folder / "state"))
     recorded = saved if record is None else get_recorded_shapes(record)
     difference = describe_first_difference(recorded, get_shapes(template))
@@ -141,7 +144,7 @@ def require_fit(folder: Path, config: dict[str, Any], template: Any, record: Rec
 
 
 def require_shapes(folder: Path, template: Any) -> None:
-    """Raise Damaged if a saved item's arrays differ in name or shape from `template`."""
+    """Raise DamagedCheckpointError if saved arrays differ from `template` in name or shape."""
     difference = describe_first_difference(get_shapes(read_metadata(folder)), get_shapes(template))
     if difference:
         raise DamagedCheckpointError(f"checkpoint {folder} is damaged: {difference}")
@@ -226,6 +229,7 @@ def tolerate_late_reads() -> Iterator[None]:
     When one of many reads fails, Orbax closes its event loop under the others. Each of those would
     then print a traceback, which would bury the one line with the error.
     """
+    # Orbax calls asyncio.new_event_loop, which asks the policy
     before = asyncio.get_event_loop_policy()
     asyncio.set_event_loop_policy(_Policy())
     try:
