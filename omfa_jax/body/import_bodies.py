@@ -74,6 +74,7 @@ def import_bodies(
     """
     photos = find_photos(raw_dir, split)
     with contextlib.ExitStack() as locks:
+        # sorted, so that two imports take their locks in the same order
         for folder in sorted({body.parents[1] for _, body in photos}):
             require_writable_file(folder / "smplx" / "NAME.npz", "--raw")
             locks.enter_context(exclusive_lock(folder))

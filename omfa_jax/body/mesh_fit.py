@@ -80,6 +80,7 @@ def fit_mesh(
             jacobian = mesh.jacobian(state)
             normal = jacobian.T @ jacobian
             ridge = _RIDGE * len(ids) * np.eye(len(normal))
+        # Marquardt's scaling: radians, betas and metres have different units
         damped = normal + damping * np.diag(np.diag(normal)) + ridge
         tried = state.apply_step(np.linalg.solve(damped, jacobian.T @ error.ravel()))
         reached = mesh.vertices(tried)

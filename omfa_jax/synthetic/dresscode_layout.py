@@ -71,6 +71,7 @@ def list_people(split: str, count: int, settings: WorldSettings) -> list[DressCo
     found = []
     for folder in (UPPER, LOWER):
         members = [i for i in range(start, start + count) if (i % 3 == 2) == (folder == LOWER)]
+        # a cycle, so that nobody gets their own garment
         nexts = members[1:] + members[:1]
         found += [
             DressCodePerson(split, folder, *pair) for pair in zip(members, nexts, strict=True)
@@ -106,6 +107,7 @@ def write_person(root: Path, settings: WorldSettings, job: DressCodePerson) -> b
         if job.folder == UPPER:
             world = get_world(settings)
             return world.render_garment(world.garment(job.index))[0]
+        # the rest pose: arms away from the body cover no trousers
         standing = photo(RandomPose(-1, np.zeros((55, 3), np.float32)))
         worn = cut_out_garment(standing.image, standing.parse, CIHP, "lower")
         if worn is None:

@@ -59,6 +59,7 @@ def random_person(rng: np.random.Generator, index: int) -> Person:
     hairs = len(HAIRS) if tone < 2.5 else 3
     return Person(
         index=index,
+        # narrower than the shape space, and clipped, to avoid extreme bodies
         betas=np.clip(rng.normal(size=10) * BETA_SPREAD, -2, 2).astype(np.float32),
         skin_rgb=skin.astype(np.float32),
         hair_rgb=_near(rng, HAIRS[rng.integers(hairs)], 0.08),

@@ -57,6 +57,7 @@ class VitonHDPerson:
             return ()
         i = self.index
         truths = ((i, self.unpaired, i), (i, i, i + 1))
+        # alone in a split, a person has no other garment to be rendered in
         return truths[1:] if self.unpaired == i else truths
 
 

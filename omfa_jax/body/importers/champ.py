@@ -68,6 +68,7 @@ class ChampImporter:
         if not raw.keys() >= GROUP_KEYS:
             raise OmfaError(f"body file {path}: expected the keys smpl and camera, found {[*raw]}")
         people, cameras = list(raw["smpl"]), list(raw["camera"])
+        # a photo gets its body by name, and the group file has none
         names = _find_names(path, len(people))
         if len(cameras) != len(people):
             raise OmfaError(

@@ -108,6 +108,7 @@ def parse_numbers(
 def parse_rotations(values: Any, name: str, count: int) -> Float64[np.ndarray, "count 3"]:
     """Return axis-angle vectors (radians) of `count` rotations, from axis-angle or matrices."""
     array = parse_numbers(values, name)
+    # tools disagree about axes of length 1, so the size decides and not the shape
     if array.size == 3 * count:
         return array.reshape(count, 3)
     if array.size != 9 * count:
@@ -146,6 +147,7 @@ def resize_to_photo(camera: Camera, size_px: tuple[int, int]) -> Camera:
     """Return the camera for the photo's current size; OmfaError if the aspect ratio differs."""
     if (camera.width_px, camera.height_px) == size_px:
         return camera
+    # a scaled copy may be off by rounding: one pixel, plus 0.2%
     wanted = camera.height_px * size_px[0] / camera.width_px
     if abs(wanted - size_px[1]) > 1 + 0.002 * size_px[1]:
         raise OmfaError(

@@ -81,6 +81,7 @@ class PhalpImporter:
             height, width = parse_numbers(record["size"][index], "size", (2,))
             own_px = (round(width), round(height))
         side = max(own_px)
+        # the estimate's camera is that of the padded square: undo padding and scale
         padding = np.array([(side - own_px[0]) // 2, (side - own_px[1]) // 2])
         focal_px = np.full(2, FOCAL_PX * side / SQUARE_PX)
         camera = resize_to_photo(make_pinhole_camera(focal_px, side / 2 - padding, own_px), size_px)

@@ -80,6 +80,7 @@ def parse_smplx_params(
             turned[name] = parse_rotations(_select_person(raw, name, people, index), name, 1)
     for side, name in enumerate(("left_hand_pose", "right_hand_pose")):
         pose = _select_person(raw, name, people, index) if name in raw else np.zeros(45)
+        # 15 rotation matrices; other sizes are axis-angle or PCA coefficients
         if pose.size == 135:
             pose = parse_rotations(pose, name, 15)
         turned[name] = reading.hands.to_flat_hand(pose, side, from_mean=hands_from_mean)
@@ -118,6 +119,7 @@ def _parse_camera(raw: dict[str, Any], people: int, index: int, size_px: tuple[i
         matrix = own("K").reshape(3, 3)
         focal_px, center_px = np.diag(matrix)[:2], matrix[:2, 2]
     elif any(name in raw for name in FOCAL):
+        # a single focal length serves both axes
         focal_px = np.resize(own(*FOCAL), 2)
         has_center = any(name in raw for name in CENTER)
         center_px = own(*CENTER).ravel() if has_center else np.array(own_px) / 2
