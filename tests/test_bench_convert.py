@@ -38,8 +38,8 @@ def test_a_failure_is_seen(bench, tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out.splitlines()[-1] == "| this | 1 | 2 | FAILS |"
     assert (
         bench.equal_tensors(
-            bench.Tensors("a", {"x": (1,)}, bench.np.ones),
-            bench.Tensors("b", {"y": (1,)}, bench.np.ones),
+            bench.LazyTensors("a", {"x": (1,)}, bench.np.ones),
+            bench.LazyTensors("b", {"y": (1,)}, bench.np.ones),
         )
         == 0
     )

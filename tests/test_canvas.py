@@ -39,7 +39,7 @@ def test_shapes():
 @pytest.mark.parametrize("canvas", [SPATIAL, CHANNEL])
 @pytest.mark.parametrize("noised", TABLE)
 def test_mask_covers_exactly_the_noised_components(canvas, noised):
-    mask = jnp.broadcast_to(canvas.mask(jnp.array([noised])), (1, *canvas.shape))
+    mask = jnp.broadcast_to(canvas.make_mask(jnp.array([noised])), (1, *canvas.shape))
     for name, part in canvas.split(mask).items():
         assert bool(part.all()) == bool(part.any()) == noised[COMPONENTS.index(name)]
 
@@ -55,9 +55,9 @@ def test_padding_is_never_noised():
 @pytest.mark.parametrize("canvas", [SPATIAL, CHANNEL])
 def test_masks_are_per_example(canvas):
     table = jnp.array(TABLE)
-    together = canvas.mask(table)
+    together = canvas.make_mask(table)
     for row in range(len(TABLE)):
-        np.testing.assert_array_equal(together[row : row + 1], canvas.mask(table[row : row + 1]))
+        np.testing.assert_array_equal(together[row : row + 1], canvas.make_mask(table[row : row + 1]))
     given = canvas.make_mask_input(together)
     assert given.shape == (4, *canvas.shape[:2], canvas.mask_channels)
 

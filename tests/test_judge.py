@@ -137,7 +137,7 @@ def test_transient_faults_are_retried_with_waits(tmp_path):
         return faults[number] if number < len(faults) else Answer()
 
     with serving(script) as server:
-        settings = quick(server.url, tmp_path / "c.jsonl", longest_wait_s=0.5)
+        settings = quick(server.url, tmp_path / "c.jsonl", max_wait_s=0.5)
         judged = run_judge(some_pairs(tmp_path, 1), settings)
     assert judged.scores == (7.5,) and len(server.requests) == 6
     lines = map(json.loads, (tmp_path / "c.jsonl").read_text().splitlines()[1:])
