@@ -1,7 +1,7 @@
-"""Others' counts of the networks' FLOPs: the compiler's, lowered and never run, and torch's rule.
+"""Independent counts of the networks' FLOPs: XLA's, of lowered programs, and torch's.
 
-XLA counts a loop's body once, so a stack of ten blocks counts as one; the blocks that a stack has
-more are lowered by themselves and added. `bench/flops_vs_compiler.py` does it with unrolled stacks as well.
+XLA counts a loop's body once, so a stack of ten blocks counts as one; the other nine are lowered
+separately and added. `bench/flops_vs_compiler.py` also compares with unrolled stacks.
 """
 
 from dataclasses import dataclass

@@ -35,6 +35,7 @@ FILES = (
     "test_presets",
     "test_denoising_loop",
     "test_export",
+    "test_extending",
     "test_scaling_study",
     "test_task_changes",
     "test_body_fit",

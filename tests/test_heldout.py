@@ -48,7 +48,7 @@ def examples(count=COUNT):
 
 
 def dealt(whole, size):
-    """Cut examples into batches as `make_eval_iterator` does: the last is filled with its last row."""
+    """Cut examples into batches as `make_eval_iterator` does: the last repeats its last row."""
     count = len(whole["key"])
     for start in range(0, count, size):
         rows = np.minimum(np.arange(start, start + size), count - 1)

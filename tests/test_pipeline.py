@@ -252,7 +252,8 @@ def test_unpaired_garments(records):
 
 def test_order_survives_a_new_process(records):
     code = (
-        "from omfa_jax.core.tasks import Task; from omfa_jax.data.pipeline.grain_pipeline import *\n"
+        "from omfa_jax.core.tasks import Task\n"
+        "from omfa_jax.data.pipeline.grain_pipeline import *\n"
         f"settings = PipelineSettings({records!r}, {SLOTS!r})\n"
         "tasks = (Task('a', ('person',), .5, ''), Task('b', ('garment',), .5, ''))\n"
         "b = next(make_dataset(settings, split='train', batch_size=14, seed=3, tasks=tasks))\n"

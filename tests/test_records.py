@@ -94,7 +94,8 @@ def test_tfds_itself_reads_the_folder(built):
 def test_no_tensorflow_is_needed(small):
     code = (
         "import sys\n"
-        "from omfa_jax.data.builders.build_records import build_records; from omfa_jax.data.records.record_schema import open_records\n"
+        "from omfa_jax.data.builders.build_records import build_records\n"
+        "from omfa_jax.data.records.record_schema import open_records\n"
         f"assert build_records({str(small)!r}, {str(small / 'out')!r}).built == 3\n"
         f"assert open_records({str(small / 'out')!r}, 'train')[0].key == '00000_00'\n"
         "assert 'tensorflow' not in sys.modules and 'torch' not in sys.modules\n"

@@ -21,6 +21,8 @@ from omfa_jax.cli.records import add_writing_arguments, writing_options
 from omfa_jax.core.errors import OmfaError
 
 DATASETS = "viton_hd, deepfashion_multimodal or dresscode"
+# of synthetic data; other data sets may have builders
+LAYOUTS = "viton_hd, deepfashion_multimodal or dresscode"
 WORKER_HELP = "number of worker processes (default: %(default)s)"
 
 log = logging.getLogger(__name__)
@@ -38,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     make.add_argument(
         "--out", required=True, type=parse_path_text, metavar="DIR", help="folder to write"
     )
-    make.add_argument("--layout", default="viton_hd", help=f"{DATASETS} (default: %(default)s)")
+    make.add_argument("--layout", default="viton_hd", help=f"{LAYOUTS} (default: %(default)s)")
     for split, people in (("train", 1000), ("val", 50), ("test", 100)):
         text = f"number of people in the {split} split (default: %(default)s)"
         make.add_argument(f"--{split}", type=int_between(), default=people, metavar="N", help=text)

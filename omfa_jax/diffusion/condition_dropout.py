@@ -20,6 +20,8 @@ def drop_conditions(
     the empty prompt's. The noised part is untouched. All conditions are dropped together, because
     guidance at sampling time compares with a branch that has none of them.
     """
+    # x_t alone need change: the `clean` input is derived from it, and the mask stays as it is, as
+    # it says what to generate and not what is given
     dropped: Bool[Array, "b 1 1 1"] = drop[:, None, None, None]
     return (
         jnp.where(dropped & ~mask, 0.0, xt),

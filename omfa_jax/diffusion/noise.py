@@ -16,5 +16,6 @@ def make_example_ids(names: Iterable[str]) -> UInt32[np.ndarray, "b 2"]:
 
 def make_example_keys(root: jax.Array, ids: UInt32[Array | np.ndarray, "b 2"]) -> jax.Array:
     """Return (b,) keys; an example's key does not depend on its position in the batch."""
+    # two folds of 32 bits each: in one, examples of a large set would collide
     fold = jax.random.fold_in
     return jax.vmap(lambda row: fold(fold(root, row[0]), row[1]))(ids)

@@ -31,6 +31,7 @@ class PackedCanvas:
     @property
     def assignments(self) -> tuple[tuple[int, int], ...]:
         """Every (component, slot) pair that some task of the table needs, sorted."""
+        # only these pairs get code in `pack`: the table is static, the tasks of a batch are not
         found = set()
         for row in self.selected:
             components = [index for index, wanted in enumerate(row) if wanted]

@@ -50,6 +50,7 @@ def ddim(schedule: ScheduleSettings, steps: int) -> SamplerPlan:
     """
     alpha_bar = compute_alphas_cumprod(schedule)
     times = make_sampling_timesteps(schedule, steps)
+    # clipped at 0: the last step ends at alpha_bar_0
     after = np.maximum(times - schedule.train_steps // steps, 0)
     alpha, sigma = np.sqrt(alpha_bar[times]), np.sqrt(1 - alpha_bar[times])
     keep, now = compute_first_order_coefs(

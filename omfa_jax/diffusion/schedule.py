@@ -56,6 +56,7 @@ def compute_alphas_cumprod(settings: ScheduleSettings) -> Float[np.ndarray, "t"]
     alpha_bar = np.cumprod(1.0 - root**2)
     if settings.zero_terminal_snr:
         alpha = np.sqrt(alpha_bar)
+        # shifted so that the last is 0, scaled so that the first stays
         alpha = (alpha - alpha[-1]) * alpha[0] / (alpha[0] - alpha[-1])
         alpha_bar = alpha**2
     return alpha_bar
@@ -91,6 +92,7 @@ class TimestepDistribution:
         if self.name == "uniform":
             return jax.random.randint(key, (), 0, train_steps)
         logits = self.logit_mean + self.logit_std * jax.random.normal(key)
+        # floor, as T equal bins of [0, 1)
         times = jnp.floor(jax.nn.sigmoid(logits) * train_steps).astype(jnp.int32)
         # a float32 sigmoid reaches 1.0 exactly
         return jnp.minimum(times, train_steps - 1)

@@ -94,6 +94,7 @@ class DiffusionSettings:
     @property
     def time_ids(self) -> tuple[float, ...]:
         """SDXL's size conditioning in pixels: original size, crop (top, left) and target size."""
+        # the person's, not the canvas's: SDXL was trained on sizes of single images
         height, width = self.slots_px[COMPONENTS.index("person")]
         return (height, width, 0, 0, height, width)
 

@@ -17,6 +17,7 @@ def attention(
     The softmax is normalised last, on the output instead of the l x s weights. With heads before
     tokens, XLA on a CPU differentiates this three times as fast as `jax.nn.dot_product_attention`.
     """
+    # scaling the queries touches l x d values, scaling the scores l x s
     q, k, v = (array.swapaxes(1, 2) for array in (q * q.shape[-1] ** -0.5, k, v))
     scores = jnp.einsum("bnld,bnsd->bnls", q, k, preferred_element_type=jnp.float32)
     # the maximum cancels in the quotient, so its gradient is zero and need not be computed
@@ -32,6 +33,7 @@ def chunked_attention(
     q: Float[Array, "b l n d"], k: Float[Array, "b s n d"], v: Float[Array, "b s n d"], run: int
 ) -> Float[Array, "b l n d"]:
     """Return `attention` over chunks of `run` queries: scores take run x s values, not l x s."""
+    # batch_size runs a last, shorter chunk too, so `run` need not divide the length
     by_query = jax.lax.map(
         lambda one: attention(one[:, None], k, v)[:, 0], q.swapaxes(0, 1), batch_size=run
     )
@@ -70,6 +72,7 @@ def self_attention_fn(compute: Compute) -> AttentionKernel:
     kernel's block size, and their scores are small.
     """
     kernel = compute.kernel or attention
+    # keeps q, k and v, from which the backward pass recomputes the l x l weights
     return jax.checkpoint(kernel) if compute.remat == "attention" else kernel
 
 

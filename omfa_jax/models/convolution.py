@@ -45,6 +45,7 @@ def _forward(x: Array, kernel: Array, padding: tuple) -> tuple[Array, tuple[Arra
 
 def _backward(padding: tuple, kept: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
     x, kernel = kept
+    # the gradient of the input is an ordinary convolution, at which XLA is fast everywhere
     to_x = jax.vjp(lambda x: _xla(x, kernel, padding), x)[1](g)[0]
 
     def by_xla(x: Array, g: Array) -> Array:
@@ -53,6 +54,7 @@ def _backward(padding: tuple, kept: tuple[Array, Array], g: Array) -> tuple[Arra
     def by_products(x: Array, g: Array) -> Array:
         return compute_kernel_gradient(x, g, kernel.shape[:2], padding).astype(kernel.dtype)
 
+    # decided when compiling, not tracing: programs are lowered for devices that are not attached
     return to_x, lax.platform_dependent(x, g, cpu=by_products, default=by_xla)
 
 

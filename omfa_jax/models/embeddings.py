@@ -20,6 +20,7 @@ def sinusoidal_embedding(values: Num[Array, "..."], dim: int) -> Float[Array, ".
     half = dim // 2
     frequencies = jnp.exp(-math.log(10000.0) * jnp.arange(half, dtype=jnp.float32) / half)
     angles = values.astype(jnp.float32)[..., None] * frequencies
+    # cosines first, as SDXL's config asks of diffusers (flip_sin_to_cos)
     return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
 
 

@@ -23,6 +23,7 @@ def init_params(shapes: Mapping[str, Any], key: PRNGKeyArray) -> Params:
     arXiv 1502.01852, with a = sqrt(5)); scales are 1 and biases 0.
     """
     leaves = {path: tuple(leaf.shape) for path, leaf in trees.flatten(shapes)}
+    # the tree's order fixes which numbers a kernel gets
     kernels = [path for path in leaves if path[-1] == "kernel"]
     pooled = [path for path in kernels if math.prod(leaves[path]) < SHARED_DRAW_SIZE]
     pool_key, key = jax.random.split(key)

@@ -19,6 +19,7 @@ class GatheringModule(nn.Module):
 
     def param(self, name: str, *args: Any, **kwargs: Any) -> Any:
         """Return a weight; a shard bypasses Flax's shape check, which expects complete weights."""
+        # at initialisation the full shapes are wanted, and there is nothing to gather
         if self.gather is None or self.is_initializing():
             return super().param(name, *args, **kwargs)
         part = self.get_variable("params", name)
@@ -62,6 +63,7 @@ def conv(
     """
     pad = (size // 2, size // 2) if padding is None else padding
     kind = RegatheringConv if compute.gather and compute.regather else Conv
+    # convolve replaces two cases that XLA computes slowly; parameters stay Flax's
     return kind(
         features=features,
         kernel_size=(size, size),
@@ -96,6 +98,7 @@ class GroupNorm(nn.Module):
         channels = x.shape[-1]
         scale = self.param("scale", nn.initializers.ones, (channels,))
         bias = self.param("bias", nn.initializers.zeros, (channels,))
+        # bfloat16 has 8 bits: sums over a group's pixels would lose all but the first few hundred
         x = x.astype(jnp.float32)
         mean, variance = self.moments(x)
         inverse = jax.lax.rsqrt(variance + self.epsilon)

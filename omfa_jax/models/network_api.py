@@ -27,6 +27,7 @@ Features = dict[str, Any]
 @functools.partial(jax.jit, static_argnames="config")
 def init_unet(config: UNetConfig, key: PRNGKeyArray) -> Params:
     """Return random parameters; traceable by `jax.eval_shape` and by a jit with shardings."""
+    # the smallest image that passes all levels: shapes of parameters do not depend on it
     size = config.stride
     inputs = (
         jnp.zeros((1, size, size, config.in_channels)),
@@ -78,6 +79,7 @@ def compute_reference_features(
     `apply_unet` with the same `config` and batch size; image sizes may differ. What the UNet
     computes after its last self-attention's norm is unused, and XLA removes it.
     """
+    # timestep 0, always: the clean components have no noise level
     module, t = UNet(config, compute), jnp.zeros(x.shape[0], jnp.int32)
     variables: Any = {"params": params}
     _, kept = module.apply(variables, x, t, context, pooled, time_ids, mutable=[FEATURES])

@@ -28,6 +28,7 @@ def init_network_params(config: UNetConfig, key: PRNGKeyArray, *, has_reference:
     With the same key, the main UNet of two starts from the same values as a single one.
     """
     params = init_unet(config, key)
+    # the key itself for the main UNet, so that ablations of one seed compare equal starts
     if not has_reference:
         return params
     return {MAIN: params, REFERENCE: init_unet(config, jax.random.fold_in(key, 1))}

@@ -31,6 +31,7 @@ class ResnetBlock(nn.Module):
             shift = dense(self.features, "time_emb_proj", compute)(jax.nn.silu(time))
             hidden = hidden + shift[:, None, None]
         hidden = conv(self.features, "conv2", compute)(normed("norm2", hidden))
+        # diffusers has this layer only where the width changes
         if x.shape[-1] != self.features:
             x = conv(self.features, "conv_shortcut", compute, size=1)(x)
         return compute.constrain_activation(x.astype(dtype) + hidden, IMAGE_AXES)
@@ -61,6 +62,7 @@ class Upsample(nn.Module):
     def __call__(
         self, x: Float[Array, "b h w c"], size: tuple[int, int] | None = None
     ) -> Float[Array, "b h2 w2 c"]:
+        # repeat and not jax.image.resize: exact copies, and cheap to differentiate
         x = jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
         if size is not None:
             x = x[:, : size[0], : size[1]]

@@ -77,6 +77,7 @@ def decode_tiled(
     before = conv(config.latent_channels, None, Compute(), size=1)
     conv_in = conv(config.block_channels[-1], None, compute)
 
+    # conv_in and the middle block are not tiled: at latent resolution they are small
     def one(z: Image) -> Image:
         x = _run(before, params["post_quant_conv"], z[None] / config.scaling_factor)
         x = _run(conv_in, parts["conv_in"], x)

@@ -25,6 +25,7 @@ class GEGLU(nn.Module):
             dense(2 * self.features, "proj", self.compute)(x), HIDDEN_AXES
         )
         value, gate = jnp.split(x, 2, axis=-1)
+        # jax.nn.gelu defaults to the tanh approximation, PyTorch's to erf
         return value * jax.nn.gelu(gate, approximate=False)
 
 
@@ -69,6 +70,7 @@ class TransformerBlock(nn.Module):
 
         A reference UNet stores its tokens here. Without a reference the block's own are returned.
         """
+        # at initialisation every collection is mutable: features would become a part of the model
         if self.is_initializing():
             return normed
         if self.is_mutable_collection(FEATURES):

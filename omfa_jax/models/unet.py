@@ -38,6 +38,7 @@ class UNet(nn.Module):
 
         x = conv(config.block_channels[0], "conv_in", compute)(x)
         x = compute.constrain_activation(x, IMAGE_AXES)
+        # the output of conv_in is a skip too
         skips = [x]
         for level in levels:
             x, left = DownBlock(config, level, compute, name=f"down_blocks.{level}")(
@@ -49,6 +50,7 @@ class UNet(nn.Module):
             block = UpBlock(config, level, compute, name=f"up_blocks.{index}")
             x = block(x, skips, time, context)
 
+        # float32 from here on: bfloat16 steps near 1 are 0.008, coarse for a prediction of noise
         x = GroupNorm(config.norm_groups, 1e-5, name="conv_norm_out")(x)
         return conv(config.out_channels, "conv_out", compute, dtype=jnp.float32)(jax.nn.silu(x))
 
@@ -58,6 +60,7 @@ class UNet(nn.Module):
         """Return the time embedding plus the embedding of [pooled text, sizes]."""
         config, compute = self.config, self.compute
         sizes = sinusoidal_embedding(time_ids, config.time_id_dim).reshape(time_ids.shape[0], -1)
+        # text first, then sizes: the order of the pretrained weights
         added = jnp.concatenate([pooled.astype(jnp.float32), sizes], axis=-1)
         time = TimestepEmbedding(config.time_embed_dim, compute, name="time_embedding")(
             sinusoidal_embedding(t, config.block_channels[0])

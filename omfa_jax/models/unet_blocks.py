@@ -67,6 +67,7 @@ class MidBlock(nn.Module):
     ) -> Float[Array, "b h w c"]:
         level = len(self.config.block_channels) - 1
         x = _resnet(self.config, level, 0, self.compute)(x, time)
+        # diffusers' middle block without attention has one resnet
         if not self.config.transformer_depth[level]:
             return x
         x = _transformer(self.config, level, 0, self.compute)(x, context)
@@ -98,6 +99,7 @@ class UpBlock(nn.Module):
             if config.transformer_depth[level]:
                 x = _transformer(config, level, index, compute)(x, context)
         if level:
+            # an odd size was rounded up on the way down, so doubling may give one pixel too many
             _, height, width, _ = skips[-1].shape
             x = Upsample(compute, name="upsamplers.0")(x, (height, width))
         return x

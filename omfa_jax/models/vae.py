@@ -104,6 +104,7 @@ class Encoder(nn.Module):
             x = ResnetLevel(features, layers, resample, groups, compute, name=name)(x)
         x = VAEMidBlock(groups, compute, name="mid_block")(x)
         x = jax.nn.silu(GroupNorm(groups, NORM_EPSILON, name="conv_norm_out")(x))
+        # float32, so that latents are not rounded to bfloat16
         return conv(2 * config.latent_channels, "conv_out", compute, dtype=jnp.float32)(x)
 
 
@@ -147,6 +148,7 @@ class VAE(nn.Module):
         self, images: Float[Array, "b h w 3"]
     ) -> tuple[Float[Array, "b h2 w2 c"], Float[Array, "b h2 w2 c"]]:
         """Return mean and log-variance of the unscaled latents, the latter within [-30, 20]."""
+        # the bounds are diffusers': exp(20) is still far from overflow
         mean, logvar = jnp.split(self.quant_conv(self.encoder(images)), 2, axis=-1)
         return mean, jnp.clip(logvar, -30.0, 20.0)
 

@@ -1,1 +1,1 @@
-"""Sampling: encode the given images, denoise, decode, for every task."""
+"""Sampling: encode the given images, denoise, and decode the generated ones, for every task."""

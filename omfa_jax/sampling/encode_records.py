@@ -53,15 +53,18 @@ def load_encoder(encoder: FolderEncoder) -> Callable[[Any], tuple[jax.Array, jax
     devices = np.array(jax.local_devices())
     replicated = NamedSharding(Mesh(devices, ("data",)), PartitionSpec())
     split = NamedSharding(replicated.mesh, PartitionSpec("data"))
+    # once, not with every batch
     params = jax.device_put(params, replicated)
 
     @jax.jit
     def compute_moments(params: Any, images: jax.Array) -> tuple[jax.Array, jax.Array]:
         mean, logvar = encode_posterior(config, params, images)
+        # deviation and not log-variance: float16 then rounds it far below the mean
         scale = config.scaling_factor
         return scale * mean, scale * jnp.exp(0.5 * logvar)
 
     def encode(images: Any) -> tuple[jax.Array, jax.Array]:
+        # a split's last batch may be short: every device then computes all of it
         sharding = replicated if len(images) % len(devices) else split
         return compute_moments(params, jax.device_put(images, sharding))
 

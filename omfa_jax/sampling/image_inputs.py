@@ -91,6 +91,7 @@ def load_face(
     if face:
         return read_rgb(face, f"face ({prefix}face)")
     photo = read_rgb(person, f"person ({prefix}person)")
+    # DIR/image/NAME.jpg: the other folders of a VITON-HD split are next to `image`
     path = Path(person)
     beside = path.parent.parent
     found_points = keypoints or _find_first(beside, KEYPOINT_DIRS, f"{path.stem}_keypoints.json")
@@ -120,6 +121,7 @@ def render_pose(
     model = load_body_model(model_path)
     vertices, _ = forward(model, params)
     image = render(vertices, model.faces, camera, style, body=model)
+    # an empty pose map would be taken for a pose and not for the null pose
     if not image.any():
         raise OmfaError(
             "the body of --pose lies outside the image: its camera must look along +z with y"

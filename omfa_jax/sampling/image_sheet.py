@@ -20,6 +20,7 @@ def draw_sheet(
     Images are letter-boxed into cells of (height_px, width_px); shorter columns are padded with
     white.
     """
+    # lists first: columns may be generators, and the sheet's height needs their lengths
     listed = {label: list(pictures) for label, pictures in columns.items()}
     rows = max(map(len, listed.values()), default=0)
     step_x, step_y = width_px + GAP_PX, height_px + GAP_PX

@@ -156,6 +156,7 @@ class Sampler:
             )
         root = jax.random.key(seed)
         if ids is None:
+            # by position: the first images of a batch stay the same when the batch grows
             keys = jax.vmap(lambda i: jax.random.fold_in(root, i))(jnp.arange(count))
         else:
             keys = make_example_keys(root, ids)
@@ -171,6 +172,8 @@ class Sampler:
         )
 
     def _run_sharded(self, params, constants, clean, pose, has_pose, row, keys, *, noised):
+        # shard_map and not jit's own partitioning: each device runs the program of a single one,
+        # so an image does not depend on how many devices there are
         replicated, rows = PartitionSpec(), PartitionSpec("rows")
         generate = jax.shard_map(
             functools.partial(self._generate, noised=noised),
@@ -204,8 +207,10 @@ class Sampler:
 
         x0 = assemble({name: encode_images(images) for name, images in clean.items()})
         pose_canvas = assemble({} if pose is None else {"person": encode_images(pose)})
+        # the null pose is a zero latent, which no image encodes to
         if has_pose is not None:
             pose_canvas = jnp.where(has_pose[:, None, None, None], pose_canvas, 0.0)
+        # over the full canvas, whatever the task noises: tasks share a seed's noise
         noise = jax.vmap(lambda k: jax.random.normal(k, canvas.shape))(keys)
         mask: Bool[Array, "b 3"] = jnp.broadcast_to(jnp.asarray(noised), (count, len(noised)))
         prompts = constants["prompts"]
@@ -222,6 +227,7 @@ class Sampler:
             prepare=cache_reference(self._apply, params, prompts),
         )
         assert not isinstance(result, tuple)
+        # the clean components are known as images, so they are not decoded
         parts = canvas.split(result)
         return {
             name: decode_any_size(

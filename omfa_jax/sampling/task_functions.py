@@ -77,6 +77,7 @@ def turntable(
 
         views = turntable(sampler, garment, face, np.concatenate(poses))
     """
+    # one view at a time: the program of a batch of one is reused, and memory does not grow
     frames = [
         try_on(sampler, garment, face, poses[index : index + 1], seed=seed)
         for index in range(len(poses))

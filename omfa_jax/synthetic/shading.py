@@ -152,7 +152,7 @@ def shade_pixels(mesh, fragments, look, color, label) -> None:
                     across = interpolate(attributes, corners, inside, 4)
                     red, green, blue = compute_sleeve_color(texture, cut, trim, beyond, across)
                 else:
-                    # x is stored as a share of the half width, see shells.Part
+                    # x is stored as a share of the half width, see mesh_parts.MeshPart
                     flat_x = x * compute_half_width(y)
                     red, green, blue = compute_torso_color(texture, cut, trim, flat_x, y, z > 0.0)
                 gain = 1.0 + compute_cloth_relief(x * 0.2 + beyond, y, z, phases)

@@ -36,6 +36,7 @@ class AotStep:
 
     def lower(self) -> jax.stages.Lowered:
         """Return the step lowered for its mesh, whose devices need not be attached."""
+        # eval_shape gives the key's extended dtype and leaves the devices alone
         key = jax.eval_shape(lambda: jax.random.key(0))
         return self.step.lower(self.state, self.constants, self.batch, key)  # type: ignore[attr-defined]
 
@@ -58,11 +59,13 @@ def make_aot_step(
         train.ema_decay,
     )
     shardings = get_state_shardings(state, UNET_RULES, mesh)
+    # the last row is the empty prompt's, for guidance
     rows = len(diffusion.tasks) + 1
     prompts = {
         "context": Shape((rows, text_tokens, config.context_dim), jnp.float32),
         "pooled": Shape((rows, config.pooled_dim), jnp.float32),
     }
+    # no VAE: the step of a run on stored latents never calls it
     constants = {"vae": {}, "prompts": prompts}
     step = make_step(
         make_diffusion_objective(diffusion, train.loss, network, lambda _, images: images),
@@ -82,6 +85,7 @@ def make_aot_step(
 def make_abstract_batch(diffusion: DiffusionSettings, size: int) -> dict[str, Shape]:
     """Return the shapes of a batch of stored latents on the devices."""
     slots = dict(zip(COMPONENTS, diffusion.canvas.slots, strict=True))
+    # float16 as records store them; the step converts
     latents = {
         f"{name}_latents": Shape((size, *slot, diffusion.latent_channels), jnp.float16)
         for name, slot in (*slots.items(), ("pose", slots["person"]))

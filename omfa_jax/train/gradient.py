@@ -37,11 +37,13 @@ def make_sharded_gradient(
             gradient, split_microbatches(batch, grad_accum_steps)
         )
 
+        # after the last microbatch, so that this traffic does not grow with accumulation
         def over_devices(leaf: Array, spec: PartitionSpec) -> Array:
             # the transpose of a layer's all-gather has summed over the weight's own axis already
             rest = tuple(axis for axis in batch_axes if axis not in spec)
             return jax.lax.psum(leaf, rest) / (parts * grad_accum_steps)
 
+        # sums and counts before the division: shards have different numbers of a task's examples
         sums = jax.lax.psum(sums, batch_axes)
         metrics = {name: total / count for name, (total, count) in sums.items()}
         value = jax.lax.psum(value, batch_axes) / (parts * grad_accum_steps)
@@ -73,6 +75,7 @@ def split_microbatches(batch: Batch, count: int) -> Batch:
 def accumulate_gradient(gradient: Callable[[Batch], Any], parts: Batch) -> Any:
     """Return the sum of `gradient` over microbatches, one after the other in the memory of one."""
     first = jax.tree.map(lambda array: array[0], parts)
+    # nothing to sum: a scan would only add the gradient to a tree of zeros
     if next(iter(parts.values())).shape[0] == 1:
         return gradient(first)
     shapes = jax.eval_shape(gradient, first)

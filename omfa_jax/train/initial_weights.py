@@ -60,6 +60,7 @@ def load_initial_model(
         workdir is not None
         and find_newest_complete_step(workdir / "checkpoints", warn=False) is not None
     ):
+        # without the UNet: the loop restores it sharded, with the optimizer's state
         model = load_model_folder(workdir / MODEL_FOLDER)
         check_same_model(source, model, workdir)
         return update_tasks(source, model, workdir / MODEL_FOLDER)
@@ -82,6 +83,7 @@ def load_initial_model(
     unet_config = make_unet_config(source.unet, settings)
     if not abstract:
         log.warning("no config.model.init: the VAE is random, for tests only")
+    # on the host: as a constant of the step it is transferred once, replicated over the mesh
     vae_params = {} if abstract else jax.device_get(draw())
     return Model(
         settings,
@@ -97,6 +99,7 @@ def load_converted(source: WeightsSource, folder: Path) -> Model:
     """Return the model of a diffusers or imported folder, as this config will train it."""
     description = read_description(folder)
     settings = source.diffusion_for(description.vae_config)
+    # another size of UNet on a trained VAE, as the scaling studies use it
     if not source.init_unet:
         unet_config = make_unet_config(source.unet, settings)
         vae_params = load_vae(folder, description.vae_config)
@@ -157,6 +160,7 @@ def check_same_meaning(wanted: DiffusionSettings, trained: DiffusionSettings, wh
     The wording of prompts and the tasks' weights may change.
     """
 
+    # tasks are compared separately, since their weights and prompts may differ
     def meaning(settings: DiffusionSettings) -> DiffusionSettings:
         return dataclasses.replace(settings, tasks=wanted.tasks)
 
@@ -189,6 +193,7 @@ def write_model_folder(model: Model, workdir: Path) -> None:
     A folder left by an attempt without a checkpoint is replaced, because its VAE or prompts may
     differ from this run's. When a run resumes, only the tasks are rewritten.
     """
+    # the workdir is shared: one writer
     if jax.process_index() != 0:
         return
     checkpoints, folder = workdir / "checkpoints", workdir / MODEL_FOLDER

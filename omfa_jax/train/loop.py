@@ -90,16 +90,19 @@ def train(run: TrainRun) -> TrainState:
     check_batch_size(mesh, settings.batch_size, settings.grad_accum_steps)
     optimizer = make_optimizer(settings.optimizer, settings.steps)
     rate = make_schedule(settings.optimizer, settings.steps)
+    # under jit, because an eager key would live on one device of this host and not on the mesh
     root = jax.jit(
         lambda: jax.random.key(settings.seed), out_shardings=make_replicated_sharding(mesh)
     )()
 
+    # everything is closed in reverse order: the logs first, then the wait for the last save
     with contextlib.ExitStack() as open_things:
         checkpoints = Checkpointer(run.workdir, settings.keep)
         open_things.callback(checkpoints.close)
         clock = Clock(read_start_time(run.workdir))
         with clock.measure("restore"):
             state, shardings = restore_or_create(run, checkpoints, optimizer)
+            # after the restore, which renames damaged steps: Orbax lists the folder once, here
             checkpoints.open()
         constants_shardings = jax.tree.map(lambda _: make_replicated_sharding(mesh), run.constants)
         constants = put_global(run.constants, constants_shardings)
@@ -131,6 +134,7 @@ def train(run: TrainRun) -> TrainState:
         saved, last, asked, row = step, False, None, {}
         pictures, evaluate = run.draw_images, run.evaluate
 
+        # last, so that Ctrl-C during the start-up still ends it at once
         stop = open_things.enter_context(StopRequest())
         while step < settings.steps and not last:
             with clock.measure("data"):
@@ -139,10 +143,12 @@ def train(run: TrainRun) -> TrainState:
             profiler.before_step(step + 1)
             state, metrics = step_fn(state, constants, on_devices, root)
             step += 1
+            # waits for the step before this one, so the host is never more than a step ahead
             window.add(step, metrics, format_record_ids(batch))
             clock.record_step()
             profiler.after_step(step, metrics)
             progress.advance()
+            # every step, or hours of training would go on after the disk is full
             checkpoints.raise_if_failed()
 
             log_due = is_due(settings.log_every_steps, step)
@@ -153,6 +159,7 @@ def train(run: TrainRun) -> TrainState:
             if log_due or save:
                 row = window.pop_means(saved, run.workdir)
                 row["examples_per_second"] = progress.report(step, row["loss"])
+                # optax counts updates from 0: step N was made with the rate of N - 1
                 row["learning_rate"] = float(np.asarray(rate(step - 1)))
                 row |= clock.compute_metrics(step)
                 if run.cost is not None:
@@ -164,6 +171,7 @@ def train(run: TrainRun) -> TrainState:
                     require_finite(state, mesh, step, saved)
                     checkpoints.save(step, state, run.batches.get_state(), run.config, row)
                 saved = step
+                # the rate counts training only
                 progress.pause()
 
             # after the save, so that an error or a kill here loses no training

@@ -36,6 +36,7 @@ def get_base_shapes(params: Mapping[str, Any], base: str) -> dict[KeyPath, tuple
         raise OmfaError(
             "config.optimizer.mup_base is for UNets; leave it empty for the autoencoder"
         )
+    # conv_in and conv_out follow the canvas, whose channels do not grow with the width
     config: UNetConfig = get_unet_config(
         base, in_channels=ends["conv_in"][-2], out_channels=ends["conv_out"][-1]
     )
@@ -59,6 +60,7 @@ def compute_width_ratios(
             f" ({odd[0]} is in one of them only); take a base of the same levels and layers, such"
             " as ladder_32 for the ladder"
         )
+    # a kernel's last axes are (inputs, outputs), of convolutions and stacked layers too
     return {
         path: (
             shape[-2] / narrow[path][-2] if path[-1] == "kernel" else 1.0,
@@ -72,6 +74,7 @@ def scale_by_width(base: str) -> optax.GradientTransformation:
     """Return the transformation that divides each update by its weight's fan-in ratio."""
 
     def init(params: Params) -> optax.EmptyState:
+        # for its error only: a base that does not fit is found before the first step is compiled
         compute_width_ratios(params, base)
         return optax.EmptyState()
 
@@ -90,6 +93,7 @@ def rescale_initial_params(params: Params, base: str) -> Params:
     ratios = compute_width_ratios(params, base)
     for path, leaf in flatten(params):
         inputs, outputs = ratios[path]
+        # only the last convolution has a fan-in that grows and a fan-out that does not
         is_output = inputs != 1 and outputs == 1
         leaves[path] = leaf / math.sqrt(inputs) if is_output else leaf
     return unflatten(leaves)

@@ -73,6 +73,7 @@ def make_sharded_network(
     remat: str,
 ) -> ApplyFn:
     """Return the UNet with its prompts for parameters that are sharded over `mesh`."""
+    # the mesh's devices and not jax.default_backend(): ahead of time they are not attached
     platform = mesh.devices.flat[0].platform
     kernel = select_attention_kernel(attention, platform, dtype)
     log.info("attention among image tokens: %s; to the text: xla", kernel)

@@ -50,6 +50,7 @@ def encode_batch(
         latents[name] = (
             encode(to_signed_float(batch[name])) if stored is None else stored.astype(jnp.float32)
         )
+    # here and not in the pipeline: the latent of a black pose map is not zero
     has_pose = batch["has_pose"][:, None, None, None]
     latents["pose"] = jnp.where(has_pose, latents["pose"], 0.0)
     return jax.lax.stop_gradient(latents)
@@ -67,6 +68,7 @@ def make_diffusion_objective(
         latents = encode_batch(batch, lambda images: encode(constants["vae"], images))
         pose = canvas.assemble({"person": latents.pop("pose")})
         x0 = canvas.assemble(latents)
+        # a lookup and not a branch: examples of different tasks share one compiled program
         mask = canvas.make_mask(table[batch["task"]])
 
         def draw_rows(name, draw):
@@ -84,8 +86,10 @@ def make_diffusion_objective(
 
         inputs = make_network_input(settings.unet_inputs, canvas, xt, mask, pose)
         output = apply(params, inputs, t, prompt, constants["prompts"])
+        # of x0 and not of the x_t that dropout has changed; dropout leaves the noised part alone
         wanted = compute_target(settings.prediction, x0, eps, alpha, sigma)
         per_example = masked_mean((output - wanted) ** 2, mask)
+        # each example counts the same, whatever the size of its noised part
         mean = jnp.mean(compute_loss_weight(settings.prediction, gamma, alpha, sigma) * per_example)
         return mean, {
             **sum_losses_by_task(settings, per_example, batch["task"]),

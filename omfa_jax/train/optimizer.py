@@ -16,6 +16,7 @@ MUON_RMS = 0.2
 def make_schedule(settings: OptimizerSettings, steps: int) -> optax.Schedule:
     """Return a linear warm-up from 0, then a constant rate or a cosine that is 0 at `steps`."""
     peak, warmup = settings.learning_rate, settings.warmup_steps
+    # optax counts steps after the boundary from 0, so the cosine spans what the warm-up leaves
     if settings.lr_schedule == "cosine":
         after = optax.cosine_decay_schedule(peak, max(steps - warmup, 1))
     else:
@@ -45,6 +46,7 @@ def make_optimizer(settings: OptimizerSettings, steps: int) -> optax.GradientTra
             consistent_rms=MUON_RMS,
         )
     elif settings.mup_base:
+        # optax.adamw taken apart: the width scales Adam's update but not the weight decay
         transform = optax.chain(
             optax.scale_by_adam(settings.b1, settings.b2, mu_dtype=settings.mu_dtype),
             scale_by_width(settings.mup_base),

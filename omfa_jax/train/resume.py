@@ -35,6 +35,7 @@ def require_same_run(config: Mapping[str, Any], workdir: Path) -> None:
         return
     step, saved = found[0], dict(flatten_config(found[1]))
     asked = dict(flatten_config(config))
+    # keys that only one of the two versions of the config has are not changes by the user
     changed = [
         f"{name}: {saved[name]} -> {asked[name]}"
         for name in saved.keys() & asked.keys()

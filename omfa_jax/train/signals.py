@@ -34,10 +34,12 @@ class StopRequest:
 
     def __enter__(self) -> "StopRequest":
         self._before[signal.SIGINT] = signal.signal(signal.SIGINT, self._handle)
+        # with several processes SIGTERM stays with the preemption service, which handles it in C++
         if self._alone:
             self._before[signal.SIGTERM] = signal.signal(signal.SIGTERM, self._handle)
         return self
 
+    # only notes the signal: Python may run a handler between any two bytecodes of the step
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self._received is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
@@ -53,6 +55,7 @@ class StopRequest:
         """
         if self._alone:
             return self._received
+        # the service picks a step that no process has passed, a little after the signal
         from jax.experimental import multihost_utils
 
         return signal.SIGTERM if multihost_utils.reached_preemption_sync_point(step) else None

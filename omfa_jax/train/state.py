@@ -23,6 +23,7 @@ Start = Params | Callable[[], Params]
 class TrainState:
     """`step` updates have been made and `step` batches consumed; `ema` is None without EMA."""
 
+    # on the device, so that the jitted step can fold it into its keys without a transfer
     step: Int[Array, ""]
     params: Params
     ema: Params | None
@@ -33,6 +34,7 @@ def make_state(
     params: Params, optimizer: optax.GradientTransformation, ema_decay: float
 ) -> TrainState:
     """Return the state at step 0; the EMA starts at the parameters."""
+    # a copy: the step donates its state, and one buffer cannot be donated twice
     ema = jax.tree.map(jnp.copy, params) if ema_decay else None
     return TrainState(jnp.zeros((), jnp.int32), params, ema, optimizer.init(params))
 
@@ -62,6 +64,7 @@ def init_sharded_state(
     `start` is a jittable function that draws random parameters, or a tree of host arrays.
     """
     if callable(start):
+        # out_shardings: every device draws its own shards and nothing else
         params = jax.jit(start, out_shardings=shardings.params)()
     else:
         params = put_global(start, shardings.params)
@@ -84,6 +87,7 @@ def apply_gradients(
     params: Any = optax.apply_updates(state.params, updates)
     ema = state.ema
     if ema is not None:
+        # float32 throughout: 1 - decay is 1e-4, and bfloat16 would round such a step away
         n = state.step.astype(jnp.float32)
         decay = jnp.minimum(ema_decay, (1.0 + n) / (10.0 + n))
         ema = jax.tree.map(lambda old, new: old * decay + new * (1.0 - decay), ema, params)

@@ -29,7 +29,7 @@ def make_step(
     grad_accum_steps: int = 1,
     skip_nonfinite: bool = False,
 ) -> Step:
-    """Return `step(state, constants, batch, root) -> (state, metrics)`; it donates the state.
+    """Return `step(state, constants, batch, root) -> (state, metrics)`; the old state is donated.
 
     Metrics are scalars that stay on the device: loss, gradient norm and those of the objective.
     The batch comes from `make_global_batch`. `grad_accum_steps` microbatches are run one after the
@@ -46,13 +46,16 @@ def make_step(
         new = apply_gradients(state, grads, optimizer, ema_decay)
         if skip_nonfinite:
             # selected after the update, in one program: a host check would stall every step
+            # the gradient may overflow where the loss does not
             good = jnp.isfinite(value) & jnp.isfinite(metrics["grad_norm"])
+            # the step still counts: the data position has moved on, and so must the random keys
             old = dataclasses.replace(state, step=new.step)
             new = jax.tree.map(lambda moved, kept: jnp.where(good, moved, kept), new, old)
         return new, metrics
 
     return jax.jit(
         step,
+        # stated, not inferred: an array that arrives with another sharding is an error, not a copy
         in_shardings=(
             shardings,
             constants_shardings,
@@ -60,5 +63,6 @@ def make_step(
             make_replicated_sharding(mesh),
         ),
         out_shardings=(shardings, make_replicated_sharding(mesh)),
+        # updates parameters, moments and EMA in place instead of holding them twice
         donate_argnums=0,
     )

@@ -52,9 +52,11 @@ def find_prompts(
     missing = [task for task in tasks if task.prompt not in own.prompts]
     if not missing:
         return own
+    # the converted model first: its embeddings are real text, the seeded ones arbitrary vectors
     others = [(source.init, load_init_prompts(source, model.unet_config))]
     others.append(("their seed", make_seeded_like(own, [task.prompt for task in missing])))
     for place, table in others:
+        # all missing prompts from one place: embeddings of two encoders must not be mixed
         if table is None or any(task.prompt not in table.prompts for task in missing):
             continue
         warn_if_encoders_differ(own, table, folder, place)
@@ -80,6 +82,7 @@ def load_init_prompts(source: WeightsSource, unet_config: UNetConfig) -> PromptT
 
 def make_seeded_like(own: PromptTable, prompts: Sequence[str]) -> PromptTable | None:
     """Return seeded embeddings of `prompts` if the model's own are seeded, else None."""
+    # nothing records that a table is seeded, so it is drawn again and compared
     _, tokens, dim = own.context.shape
     texts = [*own.prompts[:-1], *prompts]
     seeded = make_seeded_prompts(texts, tokens, dim, own.pooled.shape[-1])
@@ -92,6 +95,7 @@ def warn_if_encoders_differ(own: PromptTable, new: PromptTable, folder: Path, pl
     """Warn if the two tables embed a shared prompt differently: their text encoders differ."""
     for prompt in set(own.prompts) & set(new.prompts):
         ours, theirs = (t.context[t.prompts.index(prompt)] for t in (own, new))
+        # one encoder on two machines differs by rounding only, far below 1e-3
         if ours.shape == theirs.shape and not np.allclose(ours, theirs, atol=1e-3):
             log.warning(
                 "%s and %s embed %r differently: the text encoders of their prompt tables differ",

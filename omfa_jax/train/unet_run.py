@@ -39,6 +39,7 @@ def make_unet_run(
         return encode(model.vae_config, params, images, dtype=settings.compute_dtype)
 
     def draw_unet():
+        # called under jit with the state's shardings, so no device draws the full network
         key = jax.random.key(settings.seed)
         params = init_network_params(model.unet_config, key, has_reference=model.settings.reference)
         base = settings.optimizer.mup_base

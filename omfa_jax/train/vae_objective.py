@@ -66,6 +66,7 @@ def make_vae_objective(
 
     def objective(params, constants, batch, root, step):
         params = {**constants, **params}
+        # pose maps too: the same VAE encodes them in the UNet's training
         kinds = (*COMPONENTS, "pose")
         keys = [make_row_keys(root, f"vae/{kind}", step, batch[ROW]) for kind in kinds]
         crops = [
@@ -79,6 +80,7 @@ def make_vae_objective(
         noise = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, 2), mean.shape[1:]))(
             jnp.concatenate(keys)
         )
+        # independent noises: variances add
         spread = jnp.sqrt(jnp.exp(logvar) + latent_noise**2)
         output = decode_raw(params, mean + spread * noise)
         l1 = jnp.mean(jnp.abs(output - images))

@@ -31,14 +31,16 @@ from omfa_jax.weights.vae_fingerprint import ENCODER
 
 log = logging.getLogger(__name__)
 
+# over a million latent values, even of the smallest model
 SCALE_RECORDS = 128
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VAETraining:
-    """What a VAE run trains, `start` (parameters or a function that returns them), and `constants`.
+    """The trained part of a VAE and the constant rest.
 
-    `latent_noise` is in standard deviations of scaled latents.
+    `start` is the trained parameters, or a function that draws them; `constants` are parameters
+    that are not trained. `latent_noise` is in standard deviations of scaled latents.
     """
 
     vae_config: VAEConfig
@@ -108,6 +110,7 @@ def make_vae_run(
                 vae_config, params, z * vae_config.scaling_factor, dtype=dtype
             ),
             crop_px=training.crop_px,
+            # the setting is in scaled latents, the objective works on unscaled ones
             latent_noise=training.latent_noise / vae_config.scaling_factor,
         ),
         start=(lambda: rescale_initial_vae(start())) if callable(start) else start,
@@ -135,6 +138,7 @@ def publish_vae(
     params = jax.device_get(state.params if state.ema is None else state.ema)
     params = {**training.constants, **params}
     factor = training.vae_config.scaling_factor
+    # stored latents and UNets depend on an existing encoder's factor
     if not training.constants:
         factor = measure_scaling_factor(training.vae_config, params, pipeline, split)
     scaled = dataclasses.replace(training.vae_config, scaling_factor=factor)

@@ -63,7 +63,7 @@ def decode_to_pil(
 
     The face is the crop of the record's face box, white without one. `garment_of`: another record
     to take garment and face from. `change`: the augmentation; person and pose map move together,
-    flip and colour apply to all images (the pose map is flipped by its style, see pose_flip.py).
+    flip and colour apply to all images (the pose map is flipped by its style, see `pose_flip.py`).
     `unpaired`: return the garment that the person does not wear.
     """
     if unpaired and not record.unpaired_garment:

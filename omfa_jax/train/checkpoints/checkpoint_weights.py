@@ -56,6 +56,7 @@ def read_newest(
     path = Path(path).absolute()
     folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path.parent
     there = [int(path.name)] if is_step_folder(path) else list_steps(folder)
+    # newest first; a later one may turn out to be damaged only when its arrays are read
     steps = list_readable_steps(folder, there)
     if not steps:
         raise OmfaError(
@@ -87,6 +88,7 @@ def list_readable_steps(folder: Path, steps: list[int]) -> list[int]:
         found = [step for step in steps if missing[step] == [EMA_ITEM]]
         for step in found:
             log.warning("checkpoint %s has lost its EMA: only its raw weights are left", step)
+    # only those newer than the one that will be used are worth a warning
     for step in steps[: steps.index(found[0])] if found else ():
         log.warning("%s; trying the previous one", describe_missing(folder / str(step)))
     return found
@@ -94,6 +96,7 @@ def list_readable_steps(folder: Path, steps: list[int]) -> list[int]:
 
 def find_params_item(step_folder: Path, *, ema: bool) -> tuple[Path, trees.KeyPath]:
     """Return (folder of the saved item with the UNet parameters, their path within it)."""
+    # the EMA is an item of its own, so that exports and samplers read it without the moments
     if ema and (step_folder / EMA_ITEM).is_dir():
         return step_folder / EMA_ITEM, ()
     return step_folder / "state", ("params",)
@@ -106,6 +109,7 @@ def is_step_folder(path: Path) -> bool:
 
 def read_as_numpy(folder: Path, record: Record) -> dict[str, Any]:
     """Read a saved tree onto the host, whatever its sharding was, and verify its checksums."""
+    # the CPU device: the weights need not fit on an accelerator, nor on one of them
     device = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
     template = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),

@@ -74,6 +74,7 @@ class Checkpointer:
         lists the folder for all (another host's view of a shared folder may be stale), and all
         processes take the same step.
         """
+        # network file systems cache directory listings, so hosts may see different steps
         steps = broadcast_from_first(lambda: list_steps(self.folder))
         if not steps:
             return None
@@ -82,11 +83,14 @@ class Checkpointer:
         for step in whole:
             folder = self.folder / str(step)
             read = run_on_all_processes(lambda folder=folder: read_step(folder, abstract))
+            # after all have read: the checksums are a collective, in which one that failed to read
+            # would be missing
             if not isinstance(read, DamagedCheckpointError):
                 read = run_on_all_processes(
                     lambda folder=folder, read=read: verify_checksums(folder, read)
                 )
             if not isinstance(read, DamagedCheckpointError):
+                # only now: had no step been readable, the folder would stay as it was found
                 broadcast_from_first(lambda: self._set_aside(damage))
                 return read
             damage[step] = str(read)
@@ -123,6 +127,7 @@ class Checkpointer:
             self._opened = ocp.CheckpointManager(self.folder, options=options)
         except (OSError, ValueError) as error:
             raise self._unusable(error) from error
+        # a misspelt metric is an error, one that this step lacks a warning: older rows tell which
         if self._keep.best_of:
             for step in self._opened.all_steps():
                 self._metrics |= read_row(self.folder / str(step)).keys()
@@ -168,6 +173,7 @@ class Checkpointer:
             "config": ocp.args.JsonSave(config),
             ROW_ITEM: ocp.args.JsonSave(saved_row),
         }
+        # on the devices, of the arrays themselves: what the disk gets wrong is then found
         sums = {"state": compute_checksums(make_state_item(state))}
         if state.ema is not None:
             items[EMA_ITEM] = ocp.args.StandardSave(state.ema)
@@ -175,6 +181,7 @@ class Checkpointer:
         items[CHECKSUMS_ITEM] = ocp.args.JsonSave(sums)
         try:
             self._saving = step
+            # force: the loop decides when to save, not Orbax's interval
             manager.save(step, args=ocp.args.Composite(**items), metrics=saved_row, force=True)
         except Exception as error:
             raise self._failure(step, error) from find_os_error(error) or error
@@ -198,6 +205,7 @@ class Checkpointer:
         """Wait until the last save is on disk; raise if it failed."""
         if self._opened is None or self._saving is None:
             return
+        # cleared first: `close` calls this again while an error of this save propagates
         step, self._saving = self._saving, None
         try:
             self._opened.wait_until_finished()
@@ -208,6 +216,7 @@ class Checkpointer:
     def close(self) -> None:
         """Finish the save in progress and release the threads."""
         self.wait()
+        # after a failed save Orbax's close would wait at the barrier that others never reach
         if self._opened is not None and not self._has_failed:
             self._opened.close()
 
@@ -239,6 +248,7 @@ def run_on_all_processes(work: Callable[[], RunResult]) -> RunResult | DamagedCh
         made = work()
     except (OmfaError, OSError) as error:
         met = error
+    # one integer per process: 0, an errno, or one of these two, which no errno is
     damaged, refused = -1, -2
     code = 0
     if isinstance(met, OSError):
@@ -248,6 +258,7 @@ def run_on_all_processes(work: Callable[[], RunResult]) -> RunResult | DamagedCh
     codes = allgather_int(code)
     if met is not None and code != damaged:
         raise met
+    # before damage: a step that one process could not reach is not known to be damaged
     failed = [number for number, other in enumerate(codes) if other not in (0, damaged)]
     if failed:
         where, other = failed[0], codes[failed[0]]
@@ -273,7 +284,8 @@ def broadcast_from_first(work: Callable[[], list[int]]) -> list[int]:
         return made
     from jax.experimental import multihost_utils
 
+    # the broadcast needs equal shapes on all processes: the length first, then padded bytes
     text = json.dumps(made).encode() if first else b""
     length = max(allgather_int(len(text)))
-    told = multihost_utils.broadcast_one_to_all(np.frombuffer(text.ljust(length), np.uint8))
-    return json.loads(bytes(np.asarray(told)))
+    padded = np.frombuffer(text.ljust(length), np.uint8)
+    return json.loads(bytes(np.asarray(multihost_utils.broadcast_one_to_all(padded))))

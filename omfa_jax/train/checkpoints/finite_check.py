@@ -24,6 +24,7 @@ def require_finite(state: TrainState, mesh: Mesh, step: int, saved: int) -> None
     good = np.asarray(_finite(mesh)(state))
     if good.all():
         return
+    # in the order of jax.tree.leaves, as the flags are
     paths = [path for path, _ in jax.tree_util.tree_flatten_with_path(state)[0]]
     wrong = [_name(path) for path, whole in zip(paths, good, strict=True) if not whole]
     before = f"step {saved} is the last one saved" if saved else "nothing was saved before"
@@ -37,6 +38,7 @@ def require_finite(state: TrainState, mesh: Mesh, step: int, saved: int) -> None
 @functools.cache
 def _finite(mesh: Mesh) -> Callable[[TrainState], Bool[Array, "arrays"]]:
     def finite(state: TrainState) -> Bool[Array, "arrays"]:
+        # one flag per array crosses to the host, not the arrays
         return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(state)])
 
     return jax.jit(finite, out_shardings=make_replicated_sharding(mesh))

@@ -44,6 +44,7 @@ def make_lazy_tree(
     reader = _Reader(folder, leaves, record)
     return trees.unflatten(
         {
+            # read by its full path in the item, known to the caller by the rest
             path[len(prefix) :]: LazyArray(reader, path, tuple(leaf.shape), leaf.dtype)
             for path, leaf in leaves.items()
         }
@@ -80,6 +81,7 @@ class _Reader:
         for path in run:
             leaf = self._leaves[path]
             item[path] = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+            # numpy and not jax: the arrays go to a file and never to a device
             how[path] = ocp.RestoreArgs(restore_type=np.ndarray)
         arguments = ocp.args.PyTreeRestore(
             item=trees.unflatten(item), restore_args=trees.unflatten(how), partial_restore=True

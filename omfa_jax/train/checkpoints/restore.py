@@ -50,6 +50,7 @@ def read_step(folder: Path, abstract: TrainState) -> tuple[TrainState, dict[str,
     record = read_checksums(folder)
     template = make_state_item(abstract)
     require_fit(folder, config, template, record.get("state"))
+    # before any array is read: these errors should not take minutes of reading
     has_ema = (folder / EMA_ITEM).is_dir()
     if abstract.ema is not None and not has_ema:
         raise make_missing_ema_error(folder, config)
@@ -61,6 +62,7 @@ def read_step(folder: Path, abstract: TrainState) -> tuple[TrainState, dict[str,
         # the parameters fit, so an EMA of other shapes is damage and not another model's
         require_shapes(folder / EMA_ITEM, abstract.ema)
         ema = read_tree(folder / EMA_ITEM, abstract.ema)
+    # a renamed folder would shift the data position against the state
     if int(state["step"]) != step:
         raise DamagedCheckpointError(
             f"checkpoint {folder / 'state'} is damaged: it holds step {state['step']}"
@@ -122,6 +124,7 @@ def require_fit(folder: Path, config: dict[str, Any], template: Any, record: Rec
 
     If the files disagree with the checkpoint's own record, it is damaged.
     """
+    # before Orbax's own check, whose error names no setting to change
     saved = get_shapes(read_metadata(folder / "state"))
     recorded = saved if record is None else get_recorded_shapes(record)
     difference = describe_first_difference(recorded, get_shapes(template))
@@ -226,6 +229,7 @@ def tolerate_late_reads() -> Iterator[None]:
     When one of many reads fails, Orbax closes its event loop while the others are pending. Each of
     them would then print a traceback, which would bury the one line with the error.
     """
+    # Orbax calls asyncio.new_event_loop, which asks the policy
     before = asyncio.get_event_loop_policy()
     asyncio.set_event_loop_policy(_Policy())
     try:

@@ -54,6 +54,7 @@ class KeepBest(PreservationPolicy):
             try:
                 self._read[step] = read_row(self._folder / str(step))
             except OSError as error:
+                # deleting is final: a row that cannot be read now may be the best one
                 log.warning("checkpoint %s is kept: %s", self._folder / str(step), error)
                 return None
         return self._read[step]
@@ -62,6 +63,7 @@ class KeepBest(PreservationPolicy):
 def get_score(row: Mapping[str, Any], metric: str) -> float:
     """Return a row's metric, infinity if it is missing or not finite."""
     value = row.get(metric)
+    # a bool is an int in Python
     if isinstance(value, bool) or not isinstance(value, int | float):
         return math.inf
     try:
@@ -85,5 +87,6 @@ def read_row(step_folder: Path) -> Mapping[str, Any]:
 
 def to_json_row(row: Mapping[str, float]) -> dict[str, float | None]:
     """Return a row of the log for JSON: non-finite numbers become null."""
+    # JSON has no NaN or infinity, and Python's own spelling of them is rejected by other readers
     numbers = {name: float(value) for name, value in row.items()}
     return {name: value if math.isfinite(value) else None for name, value in numbers.items()}
