@@ -19,7 +19,7 @@ def get_config() -> ConfigDict:
 
     config.model = ConfigDict()
     config.model.unet = "sdxl"  # a preset of models/presets.py; ignored if `init` has a UNet
-    config.model.vae = "sdxl"  # likewise
+    config.model.vae = "sdxl"  # a preset, as for the UNet
     # folder in diffusers form to initialize from: UNet, VAE and prompt table ("" = random)
     config.model.init = ""
     # False: take only the VAE and the prompts from `init`, and initialize the UNet at random
@@ -32,7 +32,7 @@ def get_config() -> ConfigDict:
     config.model.reference = False
 
     # task -> components that it noises, relative weight in training, prompt. To add a task such as
-    # joint = ("garment", "person") in a config of your own, use `with config.unlocked():`
+    # joint = ("garment", "person") in your own config, use `with config.unlocked():`
     config.tasks = ConfigDict()
     config.tasks.try_on = ConfigDict(
         {"noised": ("person",), "weight": 0.5, "prompt": "a person wearing the garment"}
@@ -92,11 +92,11 @@ def get_config() -> ConfigDict:
 
     # augmentation, for image records only; the defaults change nothing
     config.data.augment = ConfigDict()
-    # probability of a horizontal flip of all images; lettering on clothes is mirrored as well
+    # probability of a horizontal flip of all images; text on clothes is mirrored too
     config.data.augment.flip_prob = 0.0
     config.data.augment.scale = (1.0, 1.0)  # (min, max) zoom of an image within its slot
     config.data.augment.shift = 0.0  # max translation, as a fraction of the slot's sides
-    # color factors are drawn from 1 +- these values, one draw for all images of an example, so that
+    # color factors are sampled from 1 +- these values, once for all images of an example, so that
     # the garment keeps the same color in each
     config.data.augment.brightness = 0.0
     config.data.augment.contrast = 0.0

@@ -4,7 +4,7 @@
     omfa train --config configs/deepfashion.py --workdir runs/deepfashion \
         --config.model.init=DIR_OF_IMPORTED_SDXL --config.data.records=records/deepfashion
 
-docs/datasets.md says how the raw folder must look. Hardware, hours and step count are as for
+docs/datasets.md describes the layout of the raw folder. Hardware, hours and step count are as for
 `vitonhd`. No run at this size has been made yet.
 """
 

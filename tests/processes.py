@@ -81,7 +81,7 @@ run = dataclasses.replace(
     draw_images=pictures if "FULL" in os.environ else None,
 )
 try:
-    distributed.require_same({"the config": os.environ.get("FACT", "same")})
+    distributed.check_equal_across_processes({"the config": os.environ.get("FACT", "same")})
     exec(os.environ.get("BEFORE", ""))
     state = train(run)
     print("done", int(state.step), flush=True)

@@ -125,7 +125,7 @@ def test_what_comes_at_the_last_moment_stays(tmp_path, monkeypatch, caplog):
     shutil.rmtree(out)
     write_ours(out)
     with (
-        pytest.raises(OmfaError, match=r"is at .*-old now"),
+        pytest.raises(OmfaError, match=r"were moved to .*-old"),
         monkeypatch.context() as patch,
         atomic_dir(out, CONTENTS),
     ):
@@ -163,7 +163,7 @@ def test_nothing_is_put_back_over_what_came_in_its_place(tmp_path):
     aside, place = tmp_path / "aside", tmp_path / "place"
     aside.write_text("theirs")
     place.write_text(MINE)
-    with pytest.raises(OmfaError, match="stays there"):
+    with pytest.raises(OmfaError, match="remain there"):
         atomic_dirs._put_back(aside, place)
     assert (aside.read_text(), place.read_text()) == ("theirs", MINE)
 

@@ -57,7 +57,7 @@ def test_one_line_when_it_fails_and_one_when_there_is_room_again(caplog):
     assert disk.freed.wait(30)
     rows.close()
     assert disk.held == [*range(50), "last"]
-    assert said(caplog)[1:] == ["rows: written again; none was lost"]
+    assert said(caplog)[1:] == ["rows: writing works again; none was lost"]
 
 
 def test_the_oldest_are_lost_when_too_many_wait_and_that_is_counted(caplog):
@@ -69,7 +69,7 @@ def test_the_oldest_are_lost_when_too_many_wait_and_that_is_counted(caplog):
     assert disk.freed.wait(30)
     rows.close()
     assert len(disk.held) == 3 and disk.held[1:] == [9, "last"]
-    assert said(caplog)[-1] == "rows: written again; 8 were lost"
+    assert said(caplog)[-1] == "rows: writing works again; 8 were lost"
 
 
 def test_a_disk_that_stays_full_does_not_hold_up_the_end(caplog):
@@ -87,7 +87,7 @@ def test_a_write_that_does_not_come_back_holds_up_nothing(caplog, monkeypatch):
     rows.put(server.wait)
     for thing in (*range(20), "last"):
         rows.put(disk.writing(thing))
-    assert not disk.held and len(said(caplog)) == 1 and "has not come back" in said(caplog)[0]
+    assert not disk.held and len(said(caplog)) == 1 and "has not finished" in said(caplog)[0]
     rows.close(0.01)
     assert said(caplog)[1:] == ["rows: 22 were not written"]
     server.set()
@@ -101,7 +101,7 @@ def test_what_another_try_would_not_mend_is_left_out(caplog):
     rows.put(disk.writing("last"))
     rows.close()
     assert disk.held == ["last"] and said(caplog) == [
-        "rows: one is left out: ZeroDivisionError: division by zero"
+        "rows: skipped one: ZeroDivisionError: division by zero"
     ]
 
 
@@ -171,4 +171,4 @@ def test_a_trace_that_cannot_be_written_is_none(tmp_path, caplog, monkeypatch):
         profiler.before_step(step)
         profiler.after_step(step, 0)
     profiler.close()
-    assert len(said(caplog)) == 1 and "the run goes on" in said(caplog)[0]
+    assert len(said(caplog)) == 1 and "training continues" in said(caplog)[0]

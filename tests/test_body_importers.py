@@ -134,7 +134,7 @@ def test_phalp_takes_the_largest_track_seen_in_the_frame(tmp_path: Path, smpl, s
     for way in (copied(None), copied(smpl)):
         seen = dumps.imported_pixels(way(found.body), found.camera)[:BODY]
         np.testing.assert_allclose(seen, made[1][1][:BODY], atol=TIGHT_PX)
-    with pytest.raises(OmfaError, match="nobody detected in this frame"):
+    with pytest.raises(OmfaError, match="no person detected in this frame"):
         source.read("000008", size_px)
 
 

@@ -43,7 +43,7 @@ def test_what_one_process_cannot_read_none_takes(tmp_path):
     said = run(tmp_path, 4, 2)
     assert names(tmp_path) == ["2", "3", "4", "aside-2", "aside-3"]
     # one of them renames
-    assert [text.count("put aside as") for text in said] == [2, 0]
+    assert [text.count("renamed to") for text in said] == [2, 0]
     assert "process 1 cannot read it" in said[0] or "2/state is damaged" in said[0]
     # which Orbax reads without a word
     flip(written_by(1, tmp_path / "checkpoints/4/state"))
@@ -78,7 +78,7 @@ def test_all_processes_return_or_raise_alike(monkeypatch, codes, expected):
             run_on_all_processes(work)
         assert raised.value.errno == codes[1]
     elif expected == 0:
-        with pytest.raises(OmfaError, match="process 1 cannot go on"):
+        with pytest.raises(OmfaError, match="process 1 cannot restore"):
             run_on_all_processes(work)
     elif expected is DamagedCheckpointError:
         assert isinstance(run_on_all_processes(work), DamagedCheckpointError)

@@ -101,7 +101,7 @@ def test_folders_for_writing_are_paths():
             ["sample", "--task", "try_on", "--guidance", "nan"],
             "--guidance: expected a number from 0",
         ),
-        (["data", "show", "--count", "0"], "--count: expected a whole number from 1 to"),
+        (["data", "show", "--count", "0"], "--count: expected an integer from 1 to"),
         (["data", "build", "--split-shares", "0.5", "nan", "0.5"], "--split-shares: expected"),
         (["data", "sow"], "invalid choice: 'sow'"),
         (["scaling", "fit", "--max-loss=inf"], "--max-loss: expected a number above 0"),

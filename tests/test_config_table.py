@@ -126,7 +126,7 @@ def test_all_faults_are_told_at_once_and_names_have_hints():
         "config.optimizer.name: expected one of adamw, muon, got 'adam'; did you mean 'adamw'?",
         "config.seed is missing: start from base.get_config() (configs/base.py)",
         "config.tasks.joint.prompt is missing",
-        "config.train.steps: expected a whole number from 1 to 2147483647, got None",
+        "config.train.steps: expected an integer from 1 to 2147483647, got None",
         "unknown value 'config.train.step'; did you mean 'config.train.steps'",
         "config.tasks.joint.noised: expected a tuple of 1 to 3 different, each one of",
     )

@@ -109,9 +109,9 @@ def test_the_step_before_is_taken_and_the_damaged_one_kept_aside(copy, way, capl
     _, run = run_to(copy, 5)
     assert run.batches.seen == [2, 3, 4]
     assert names(copy) == ["3", "4", "5", f"aside-{NEWEST}"]
-    told = [r.getMessage() for r in caplog.records if "put aside as" in r.getMessage()]
+    told = [r.getMessage() for r in caplog.records if "renamed to" in r.getMessage()]
     assert len(told) == 1 and f"checkpoints/{NEWEST}" in told[0]
-    assert "is damaged: " in told[0] or "is not whole" in told[0]
+    assert "is damaged: " in told[0] or "is incomplete" in told[0]
     # what was saved in its place is sound
     assert run_to(copy, 6)[1].batches.seen == [5]
 
@@ -133,7 +133,7 @@ def test_of_several_only_the_damaged_go_and_metrics_need_not_be_read(copy):
 def test_where_all_are_damaged_everything_stays_and_all_is_told(copy):
     flip(largest(copy / "checkpoints/4/state"))
     (copy / "checkpoints/2/data/metadata").write_text('{"next_index": 7}')
-    with pytest.raises(OmfaError, match="none is whole; refusing to start from nothing") as raised:
+    with pytest.raises(OmfaError, match="none is complete; refusing to overwrite them") as raised:
         run_to(copy, 5)
     said = str(raised.value)
     assert "checkpoints/4/state is damaged: " in said and "differs from what was saved" in said
@@ -180,13 +180,13 @@ def test_they_too_must_hold_their_own_step_and_what_their_config_says(copy, capl
         run_to(copy, 5)
     (newest / "config/metadata").write_text('{"train": {"ema_decay": 0.9}}')
     assert run_to(copy, 4)[1].batches.seen == [2, 3]
-    assert "it has lost its EMA (train.ema_decay=0.9): put aside" in caplog.text
+    assert "it has lost its EMA (train.ema_decay=0.9): renamed" in caplog.text
     shutil.rmtree(newest / "state")
     shutil.copytree(copy / "checkpoints/3/state", newest / "state")
     shutil.rmtree(newest / "checksums")
     (newest / "_CHECKPOINT_METADATA").write_text("{}")
     assert run_to(copy, 4)[1].batches.seen == [3]
-    assert "4/state is damaged: it holds step 3: put aside" in caplog.text
+    assert "4/state is damaged: it holds step 3: renamed" in caplog.text
 
 
 @pytest.mark.parametrize("number", [5, 116, 110, 13])
@@ -247,7 +247,7 @@ def test_readers_take_the_step_before_say_so_and_change_nothing(copy, way, caplo
         expected, _ = restore_params(copy / "checkpoints/2", ema=ema)
         assert step == 2
         np.testing.assert_array_equal(params["spare"], expected["spare"])
-    assert "checkpoints/4/ema is damaged: " in caplog.text and "step 2 was taken" in caplog.text
+    assert "checkpoints/4/ema is damaged: " in caplog.text and "using step 2" in caplog.text
     # the one that was asked for by name is not replaced by another
     with pytest.raises(OmfaError, match="checkpoints/4/state is damaged: "):
         restore_params(copy / "checkpoints/4", ema=False)
@@ -291,7 +291,9 @@ def test_a_failed_save_is_told_within_steps_and_not_at_the_next_save(tmp_path, m
     object.__setattr__(run, "batches", Waiting())
     with monkeypatch.context() as patch:
         patch.setattr(ocp.StandardCheckpointHandler, "finalize", full)
-        with pytest.raises(OmfaError, match=r"could not save checkpoint 2 in .*none is whole") as e:
+        with pytest.raises(
+            OmfaError, match=r"could not save checkpoint 2 in .*none is complete"
+        ) as e:
             train(run)
     assert run.batches.position <= 4
     assert isinstance(e.value.__cause__, OSError) and e.value.__cause__.errno == 28

@@ -72,7 +72,7 @@ def test_lpips_is_its_package(net, tmp_path, monkeypatch):
     theirs = lpips.LPIPS(net=net, pnet_rand=True, verbose=False)
     file = tmp_path / SOURCES[net].names[0]
     torch.save(torchvision_names(theirs.net, "slice"), file)
-    networks = MetricWeights(tmp_path, any_weights=True)
+    networks = MetricWeights(tmp_path, skip_checksum=True)
     ours = load_lpips(networks, {"net": net, "range": "-1..1"}, "cpu")
     with torch.no_grad():
         expected = float(theirs(unit(IMAGE), unit(TRUTH), normalize=True))
@@ -92,7 +92,7 @@ def test_dists_is_its_package(tmp_path, monkeypatch):
     mixture = torch.load(Path(DISTS_pt.__file__).parent / "weights.pt", weights_only=True)
     theirs.alpha.data, theirs.beta.data = mixture["alpha"], mixture["beta"]
     torch.save(torchvision_names(theirs, "stage"), tmp_path / SOURCES["vgg"].names[0])
-    ours = load_dists(MetricWeights(tmp_path, any_weights=True), {}, "cpu")
+    ours = load_dists(MetricWeights(tmp_path, skip_checksum=True), {}, "cpu")
     expected = float(theirs(unit(IMAGE), unit(TRUTH)).detach())
     assert expected > 1e-3
     assert ours(IMAGE, TRUTH) == pytest.approx(expected, abs=1e-6)
@@ -111,7 +111,7 @@ def test_inception_features_are_clean_fids_and_torch_fidelitys(inception):
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
     folder, net = inception
-    networks = MetricWeights(folder, any_weights=True)
+    networks = MetricWeights(folder, skip_checksum=True)
     ours = load_inception(networks, TRY_OFF["fid"].options, "cpu")
     squeezed = torch.from_numpy(build_resizer("clean")(IMAGE)).permute(2, 0, 1)[None]
     with torch.no_grad():
@@ -131,7 +131,7 @@ def test_inception_features_are_clean_fids_and_torch_fidelitys(inception):
 def test_pytorch_fids_features_are_another_resize_and_range(inception):
     folder, net = inception
     options = load_protocol("temu").get_metrics("try_off")["fid"].options
-    ours = load_inception(MetricWeights(folder, any_weights=True), options, "cpu")
+    ours = load_inception(MetricWeights(folder, skip_checksum=True), options, "cpu")
     squeezed = torch.nn.functional.interpolate(
         unit(IMAGE), (299, 299), mode="bilinear", align_corners=False
     )
@@ -139,7 +139,7 @@ def test_pytorch_fids_features_are_another_resize_and_range(inception):
         expected = net(2 * squeezed - 1)[0].flatten().numpy()
     found = ours(IMAGE)
     assert np.linalg.norm(found - expected) <= 1e-5 * np.linalg.norm(expected)
-    clean = load_inception(MetricWeights(folder, any_weights=True), TRY_OFF["fid"].options, "cpu")
+    clean = load_inception(MetricWeights(folder, skip_checksum=True), TRY_OFF["fid"].options, "cpu")
     assert np.linalg.norm(clean(IMAGE) - found) > 1e-3 * np.linalg.norm(found)
 
 
@@ -199,7 +199,7 @@ def test_unreadable_or_foreign_weights_are_one_line(key, tmp_path):
         if content:
             torch.save(content, file)
         with pytest.raises(OmfaError, match=name) as caught:
-            loader(MetricWeights(tmp_path, any_weights=True), TRY_OFF[key].options, "cpu")
+            loader(MetricWeights(tmp_path, skip_checksum=True), TRY_OFF[key].options, "cpu")
         assert "\n" not in str(caught.value) and not isinstance(caught.value, MetricUnavailable)
 
 
@@ -220,7 +220,7 @@ def test_weights_are_found_in_the_libraries_caches(tmp_path, monkeypatch):
     (hub / "hub/checkpoints").mkdir(parents=True)
     (hub / "hub/checkpoints/vgg16-397923af.pth").write_bytes(b"x")
     monkeypatch.setenv("TORCH_HOME", str(hub))
-    assert MetricWeights(any_weights=True).find("vgg").path.parent.name == "checkpoints"
+    assert MetricWeights(skip_checksum=True).find("vgg").path.parent.name == "checkpoints"
     snapshot = tmp_path / "hf/hub/models--facebook--dino-vits16/snapshots/abc"
     snapshot.mkdir(parents=True)
     for name in ("config.json", "model.safetensors"):

@@ -282,7 +282,7 @@ def test_wrong_input_is_one_line(tmp_path, capsys):
         ([a, "--out", out, "--csv", out], "--out, --csv must be different files"),
         ([a, "--out", a], "expected the name of a new file"),
         ([a, "--out", out, "--examples-by", "lpisp"], "unknown per-image metric (--examples-by)"),
-        ([a, "--out", out, "--examples", "-1"], "--examples: expected a whole number from 0"),
+        ([a, "--out", out, "--examples", "-1"], "--examples: expected an integer from 0"),
     ):
         assert report(tmp_path, *arguments) == 2, arguments
         lines = [x for x in capsys.readouterr().err.splitlines() if x.startswith("omfa eval:")]

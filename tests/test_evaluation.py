@@ -93,7 +93,7 @@ def test_a_device_without_memory_ends_evaluations_and_not_the_run(tmp_path, capl
 
     run = make_run(tmp_path, 2, evaluate_every_steps=1)
     assert int(train(dataclasses.replace(run, evaluate=too_large)).step) == 2
-    assert asked == [1] and "no memory for an evaluation" in caplog.text
+    assert asked == [1] and "out of memory for the evaluation" in caplog.text
 
 
 def test_what_cannot_be_evaluated_is_said_before_the_first_step(records, tmp_path):

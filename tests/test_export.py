@@ -179,7 +179,7 @@ def test_which_weights_are_exported_is_said_and_not_guessed(workdir, tmp_path, c
     (bare / "checkpoints/3/_CHECKPOINT_METADATA").unlink()
     export[1] = str(bare / "checkpoints/3")
     assert convert_weights.main(export) == 2
-    assert "no whole checkpoint" in capsys.readouterr().err
+    assert "no complete checkpoint" in capsys.readouterr().err
 
 
 def test_an_export_does_not_replace_the_runs_own_model(workdir, capsys):

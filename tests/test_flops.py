@@ -138,7 +138,7 @@ def test_the_command_prints_a_line_per_preset_and_rejects_bad_flags(capsys):
     for flags, reason in (
         ([], "give --config FILE, --preset NAME, or both"),
         (["--preset", "ladder_17"], "ladder_16"),
-        (["--preset", "xs", "--text-tokens", "0"], "--text-tokens: expected a whole number from 1"),
+        (["--preset", "xs", "--text-tokens", "0"], "--text-tokens: expected an integer from 1"),
         (["--config", "nowhere.py"], "nowhere.py"),
     ):
         assert main(["scaling", "flops", *flags]) == 2

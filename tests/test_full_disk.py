@@ -99,7 +99,7 @@ def test_full_while_logging_only_and_room_again(disk):
     assert steps_of(workdir) == list(range(1, 31))
     rows = [line for line in said if "metrics.jsonl" in line]
     assert len(rows) == 2 and "No space left on device" in rows[0]
-    assert rows[1].endswith("metrics.jsonl: written again; none was lost")
+    assert rows[1].endswith("metrics.jsonl: writing works again; none was lost")
 
 
 def test_full_at_a_save(disk):

@@ -41,7 +41,7 @@ def run(options):
     os.environ.update(before)
 before = dict(os.environ)
 command = types.SimpleNamespace(run=run, add_arguments=lambda parser: None)
-entry.module_of = lambda name, arguments: (command, [])
+entry.choose_module = lambda name, arguments: (command, [])
 for name in entry.COMMANDS:
     assert entry.main([name]) == 0
 import convert_weights

@@ -70,10 +70,10 @@ def test_a_bad_library_leaves_nothing(tmp_path, capsys, written, words):
     [
         (["--poses=all", "--style=x"], "unknown pose map style 'x'"),
         (["--poses=all", "--backend=x"], "unknown render backend 'x'"),
-        (["--poses=all", "--processes=0"], "--processes: expected a whole number from 1"),
+        (["--poses=all", "--processes=0"], "--processes: expected an integer from 1"),
         (["--poses=nobody"], "unknown pose"),
         (["--poses=all", "--size=0x9"], "--size: expected"),
-        (["--turntable=0"], "--turntable: expected a whole number from 1"),
+        (["--turntable=0"], "--turntable: expected an integer from 1"),
         (["--turntable=2", "--body=absent.npz"], "expected a file at absent.npz"),
         (["--turntable=2", "--smplx-model=absent.npz"], "change --smplx-model"),
     ],
@@ -114,9 +114,9 @@ def test_splits_behind_links_are_drawn_once_and_loops_do_no_harm(tmp_path):
     ("flags", "words"),
     [
         (["--train=0"], "are all 0"),
-        (["--train=-1"], "--train: expected a whole number from 0"),
-        (["--train=1", "--processes=0"], "--processes: expected a whole number from 1"),
-        (["--train=1", "--height=15"], "--height: expected a whole number from 16"),
+        (["--train=-1"], "--train: expected an integer from 0"),
+        (["--train=1", "--processes=0"], "--processes: expected an integer from 1"),
+        (["--train=1", "--height=15"], "--height: expected an integer from 16"),
         (["--train=1", "--layout=x"], "unknown layout"),
     ],
 )
@@ -219,7 +219,7 @@ def test_outputs_that_cannot_be_are_told_before_the_work(raw, tmp_path, capsys, 
 def test_no_processes_are_refused(raw, tmp_path, capsys, command):
     out = [] if command == "check" else [f"--out={tmp_path / 'out'}"]
     arguments = ["data", command, f"--raw={raw}", *out, "--processes=0"]
-    fails(arguments, "--processes: expected a whole number from 1", capsys)
+    fails(arguments, "--processes: expected an integer from 1", capsys)
     assert not list(tmp_path.iterdir())
     with pytest.raises(OmfaError, match="--processes"):
         list(ordered_map(len, ["x"], -1))

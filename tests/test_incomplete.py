@@ -117,9 +117,9 @@ def test_the_command_goes_on_and_saves_whatever_the_newest_checkpoint_lost(
         assert all((step / item).is_dir() for item in ITEMS) and tree(step) != left
         aside = copy / "checkpoints" / f"aside-{newest}"
         assert tree(aside) == left
-        told = [r.getMessage() for r in caplog.records if "put aside as" in r.getMessage()]
+        told = [r.getMessage() for r in caplog.records if "renamed to" in r.getMessage()]
         missing = "state, data, config, _CHECKPOINT_METADATA" if what == "everything" else what
-        assert len(told) == 1 and f"{newest} is not whole (missing: {missing})" in told[0]
+        assert len(told) == 1 and f"{newest} is incomplete (missing: {missing})" in told[0]
         assert f"resumed from step {newest - 1} of" in caplog.text
         assert "was trained with train.ema_decay=0" not in caplog.text
     assert seen(copy)[-4:] == [6, 7, 7, 8]
@@ -131,15 +131,15 @@ def test_where_none_is_whole_the_command_refuses_and_renames_nothing(train, copy
     before = tree(copy / "checkpoints")
     assert train(copy, 3) == 2
     said = capsys.readouterr().err
-    assert "holds checkpoints but none is whole; refusing to start from nothing" in said
-    assert "2 is not whole (missing: ema); " in said and "1 is not whole (missing: data)" in said
+    assert "holds checkpoints but none is complete; refusing to overwrite them" in said
+    assert "2 is incomplete (missing: ema); " in said and "1 is incomplete (missing: data)" in said
     assert tree(copy / "checkpoints") == before
 
 
 def test_a_changed_ema_is_told_for_what_it_is(train, copy, tmp_path, capsys, caplog):
     # 0.9 before, none now
     assert train(copy, 3, "--config.train.ema_decay=0") == 0
-    assert "the EMA of checkpoint" in caplog.text and "is left behind" in caplog.text
+    assert "the EMA of checkpoint" in caplog.text and "is dropped" in caplog.text
     assert not (copy / "checkpoints/3/ema").exists()
     # none before, 0.9 now: nothing is put aside
     before = steps(copy)

@@ -142,7 +142,7 @@ def test_no_flag_no_judge_and_try_off_has_its_prompt(tmp_path, monkeypatch):
         (["--judge-prices", "1,-2"], "0 or more"),
         (["--judge-prices", "1,nan"], "0 or more"),
         (["--judge-cost-cap", "-1"], "--judge-cost-cap: expected a number from 0"),
-        (["--judge-concurrency", "0"], "--judge-concurrency: expected a whole number from 1"),
+        (["--judge-concurrency", "0"], "--judge-concurrency: expected an integer from 1"),
         (["--judge-timeout", "0"], "--judge-timeout: expected a number above 0"),
         (["--judge-detail", "hihg"], "low, high"),
         (["--judge-extra", "[]"], "JSON object"),

@@ -99,7 +99,7 @@ def test_an_unknown_metric_is_named_at_the_first_save(tmp_path):
 
 
 def test_impossible_settings_are_refused():
-    with pytest.raises(OmfaError, match=r"keep\.last: expected a whole number from 1"):
+    with pytest.raises(OmfaError, match=r"keep\.last: expected an integer from 1"):
         make_keep_settings(last=0)
     with pytest.raises(OmfaError, match="did you mean 'skip'"):
         make_train_settings(1, 1, on_nonfinite="skp")

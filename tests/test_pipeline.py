@@ -256,7 +256,7 @@ def test_order_survives_a_new_process(records):
         "from omfa_jax.data.pipeline.grain_pipeline import *\n"
         f"settings = PipelineSettings({records!r}, {SLOTS!r})\n"
         "tasks = (Task('a', ('person',), .5, ''), Task('b', ('garment',), .5, ''))\n"
-        "b = next(make_dataset(settings, split='train', batch_size=14, seed=3, tasks=tasks))\n"
+        "b = next(make_train_iterator(settings, split='train', batch_size=14, seed=3, tasks=tasks))\n"
         "print(b['index'].tolist() + b['task'].tolist())\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, timeout=60)
@@ -269,7 +269,7 @@ def test_an_evaluations_facts_do_not_hold_its_pictures(records, monkeypatch):
     lent = []
 
     class Noting(BufferPool):
-        def lend(self, size_bytes):
+        def acquire(self, size_bytes):
             piece = super().acquire(size_bytes)
             lent.append(weakref.ref(piece))
             return piece

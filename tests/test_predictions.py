@@ -48,7 +48,9 @@ def one_device(model):
 
 
 def work_of(split, folder, **changes):
-    work = SamplingJob(folder, split.task, split.generated, split.names, split.get_inputs, split.get_size_px)
+    work = SamplingJob(
+        folder, split.task, split.generated, split.names, split.get_inputs, split.get_size_px
+    )
     return dataclasses.replace(work, **changes)
 
 
@@ -200,8 +202,8 @@ def model_folder(model, tmp_path_factory):
 
 def flags(model_folder, records, out, *more):
     return [
-        *("eval", f"--checkpoint={model_folder}", f"--data={records}", "--task=try_on", f"--out={out}"),
-        *("--steps=2", "--guidance=1.5", "--seed=3", *more),
+        *("eval", f"--checkpoint={model_folder}", f"--data={records}", f"--out={out}"),
+        *("--task=try_on", "--steps=2", "--guidance=1.5", "--seed=3", *more),
     ]
 
 
@@ -256,7 +258,7 @@ def test_the_command_samples_scores_and_measures(model_folder, records, alone, t
         (["--setting=try_off"], "has the settings paired, unpaired, multi_pose"),
         (["--setting=unpaired", "--influence"], "needs a ground truth"),
         (["--influence=garmet"], "did you mean 'garment'"),
-        (["--limit=0"], "--limit: expected a whole number from 1"),
+        (["--limit=0"], "--limit: expected an integer from 1"),
         (["--task=try_off", "--truth=raw"], "for --task try_on only"),
     ],
 )

@@ -68,7 +68,7 @@ def test_a_signal_to_one_stops_all_after_the_same_step(tmp_path, number):
     assert [status for status, _, _ in ended] == [143, 143] and len(said) == 1, ended
     step = newest(tmp_path)
     assert step < 4000
-    assert said == {f"SIGTERM: saved step {step}; the same command goes on from there"}
+    assert said == {f"SIGTERM: saved step {step}; run the same command to resume"}
 
 
 def test_one_device_without_memory_ends_the_pictures_of_all(tmp_path):
@@ -76,7 +76,7 @@ def test_one_device_without_memory_ends_the_pictures_of_all(tmp_path):
     ended = processes.finish(processes.start(tmp_path, 3, 2, FULL="1", SAMPLES="1"))
     for status, out, err in ended:
         assert status == 0 and "done 3" in out, err[-3000:]
-        assert out.count("pictures") == 1 and "no memory for sample pictures" in err
+        assert out.count("pictures") == 1 and "out of memory for sample images" in err
 
 
 def test_a_killed_process_costs_the_steps_since_the_last_save(alone, tmp_path):

@@ -120,7 +120,7 @@ def test_a_run_of_an_older_version_resumes_without_a_word(tmp_path, caplog):
     assert value_at(read_config(step), "checkpoint.max_to_keep") == 7
     # a value that did change is still reported, under the new name
     require_same_run(config_lib.load_config(BASE, overrides[1:]).to_dict(), tmp_path)
-    assert "train.grad_accum_steps: 2 then, 1 now" in caplog.text
+    assert "train.grad_accum_steps: 2 -> 1" in caplog.text
     assert update_saved_config({"seed": 0, "train": 3}) == {"seed": 0, "train": 3}
     assert saved == make_old_config()
 

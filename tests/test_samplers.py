@@ -203,9 +203,7 @@ def test_step_counts_that_diffusers_answers_with_a_fault_are_errors():
             SAMPLERS["dpmpp_2m"](ScheduleSettings(spacing=spacing), steps)
     with pytest.raises(OmfaError, match=r"do not fit into timesteps 0\.\.999"):
         SAMPLERS["ddim"](ScheduleSettings(), 1000)
-    with pytest.raises(
-        OmfaError, match="steps_offset: expected a whole number from 0 to 999, got -1"
-    ):
+    with pytest.raises(OmfaError, match="steps_offset: expected an integer from 0 to 999, got -1"):
         SAMPLERS["ddim"](ScheduleSettings(steps_offset=-1), 10)
 
 

@@ -124,7 +124,7 @@ def test_repeated_samples(tmp_path, capsys):
     [
         (["--budget", "lots"], "--budget: number 'lots'"),
         (["--budget", "-1e20"], "--budget"),
-        (["--seed", "-1"], "--seed: expected a whole number from 0"),
+        (["--seed", "-1"], "--seed: expected an integer from 0"),
         (["--predict", "1e9"], "--predict: expected PARAMS,SAMPLES"),
         (["--predict", "1e9,0"], "--predict must be above 0"),
         (["--predict", "1e9,x"], "--predict: number 'x'"),

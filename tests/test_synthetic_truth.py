@@ -26,7 +26,8 @@ def world():
 @pytest.fixture(scope="module")
 def photos(world):
     return [
-        world.render_photo(world.person(i), world.garment(i), world.pose(i), world.view(i)) for i in PEOPLE
+        world.render_photo(world.person(i), world.garment(i), world.pose(i), world.view(i))
+        for i in PEOPLE
     ]
 
 

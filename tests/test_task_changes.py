@@ -144,7 +144,7 @@ def test_a_staged_curriculum_draws_what_the_config_says(started, tmp_path, caplo
     checkpoint(tmp_path, first, 20)
     assert f"by task: 0.0% try_off ('{OFF}'), 100.0% try_on ('{ON}')" in caplog.text
     second = started(tmp_path, weights=(0, 1))
-    assert "going on with another config.tasks.try_on.weight: 1.0 then, 0.0 now" in caplog.text
+    assert "resuming with a changed config.tasks.try_on.weight: 1.0 -> 0.0" in caplog.text
     counts = drawn(second)
     assert counts == {"try_off": 160}
     assert f"by task: 100.0% try_off ('{OFF}'), 0.0% try_on" in caplog.text
@@ -297,4 +297,4 @@ def test_settings_without_effect_are_not_said_to_go_on(records, started, wider, 
     checkpoint(tmp_path, started(tmp_path), 1)
     require_same_run(load(records, f"--config.model.init={wider}").to_dict(), tmp_path)
     assert f"{wider} now: without effect, the checkpoint's weights stay" in caplog.text
-    assert "going on with another config.model.init" not in caplog.text
+    assert "resuming with a changed config.model.init" not in caplog.text

@@ -113,7 +113,7 @@ def test_pictures_come_after_the_save_and_never_end_a_run(tmp_path, caplog):
     state = train(dataclasses.replace(run, draw_images=too_large))
     assert int(state.step) == 3 and find_newest_complete_step(tmp_path / "checkpoints") == 3
     assert seen == [(1, True)]
-    assert "no memory for sample pictures" in caplog.text
+    assert "out of memory for sample images" in caplog.text
 
 
 def test_the_ema_is_a_warmed_up_average(tmp_path):
@@ -158,7 +158,7 @@ def test_a_half_written_checkpoint_is_passed_over(tmp_path, caplog):
     train(matrix_run(tmp_path, 2))
     (tmp_path / "checkpoints" / "7").mkdir()
     assert find_newest_complete_step(tmp_path / "checkpoints") == 2
-    assert "checkpoints/7 is not whole" in caplog.text
+    assert "checkpoints/7 is incomplete" in caplog.text
     run = matrix_run(tmp_path, 3)
     train(run)
     assert run.batches.seen == [2]
@@ -166,7 +166,7 @@ def test_a_half_written_checkpoint_is_passed_over(tmp_path, caplog):
 
 def test_nothing_whole_is_never_a_silent_new_start(tmp_path):
     (tmp_path / "checkpoints" / "5").mkdir(parents=True)
-    with pytest.raises(OmfaError, match="none is whole; refusing to start"):
+    with pytest.raises(OmfaError, match="none is complete; refusing to overwrite"):
         train(matrix_run(tmp_path, 1))
 
 
@@ -216,7 +216,7 @@ def test_a_failed_save_names_the_last_whole_step(tmp_path):
     """
     train(matrix_run(tmp_path, 1))
     out, err = WarmProcess(FULL_DISK, [str(tmp_path)]).communicate()
-    assert re.search(r"last whole one is step 1; make room.*File too large", out), err
+    assert re.search(r"newest complete one is 1; free some space.*File too large", out), err
     assert find_newest_complete_step(tmp_path / "checkpoints") == 1
     resumed = matrix_run(tmp_path, 2)
     train(resumed)

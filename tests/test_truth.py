@@ -106,7 +106,7 @@ def test_influence_of_a_model_that_sees_the_garment_alone(raw, split, tmp_path):
     for name in ("face", "pose"):
         assert block[name]["gain"] == 0 and block[name]["interval"] == [0, 0]
     whole = compute_influence(run, ["garment"])["garment"]
-    assert whole["region"] == "whole picture" and whole["right"] != block["garment"]["right"]
+    assert whole["region"] == "full image" and whole["right"] != block["garment"]["right"]
     similar = compute_influence(run, ["garment"], metric="ssim")["garment"]
     assert similar["metric"] == "ssim" and 0 < similar["gain"] < 1
     json.dumps(block, allow_nan=False)

@@ -58,7 +58,7 @@ def test_overwrite_replaces_records_and_nothing_else(tmp_path):
 
 def test_a_body_outside_the_picture_is_no_pose():
     behind = make_look_at_camera((0, 0, 4), (0, 0, 8), focal_px=100.0, width_px=48, height_px=64)
-    with pytest.raises(OmfaError, match="outside the picture: its camera must look along"):
+    with pytest.raises(OmfaError, match="outside the image: its camera must look along"):
         render_pose(make_neutral_params(), behind, "normals", None)
 
 
@@ -73,9 +73,9 @@ def test_a_run_goes_on_with_its_own_seed_and_batch(tmp_path, caplog):
     assert not caplog.records
     config.optimizer.learning_rate = 2e-5
     require_same_run(config.to_dict(), tmp_path)
-    assert "another config.optimizer.learning_rate: 1e-05 then, 2e-05 now" in caplog.text
+    assert "changed config.optimizer.learning_rate: 1e-05 -> 2e-05" in caplog.text
     config.seed, config.train.batch_size = 9, 4
-    with pytest.raises(OmfaError, match=r"seed: 0 then, 9 now; train.batch_size: 8 then, 4 now"):
+    with pytest.raises(OmfaError, match=r"seed: 0 -> 9; train.batch_size: 8 -> 4"):
         require_same_run(config.to_dict(), tmp_path)
 
 
@@ -174,12 +174,12 @@ def test_impossible_worlds_do_not_claim_a_folder(tmp_path):
     [
         (
             ["data", "show", "--records=x", "--out=y.png", "--count=0"],
-            "--count: expected a whole",
+            "--count: expected an integer",
         ),
-        (["demo", "--test=1"], "--test: expected a whole number from 2"),
+        (["demo", "--test=1"], "--test: expected an integer from 2"),
         (
             ["sample", "--checkpoint=x", "--task=try_off", "--person=y", "--out=z", "--seed=-1"],
-            "--seed: expected a whole number from 0 to",
+            "--seed: expected an integer from 0 to",
         ),
     ],
 )

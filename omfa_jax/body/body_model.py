@@ -63,7 +63,7 @@ class BodyModel:
 def load_body_model(path: str | os.PathLike | None = None) -> BodyModel:
     """Return the SMPL-X model in the .npz at `path`, or the built-in free body for None.
 
-    A licensed SMPLX_*.npz can be used as it is; of its 300 shape and 100 expression directions the
+    A licensed SMPLX_*.npz can be used unchanged; of its 300 shape and 100 expression directions the
     first 10 of each are kept. Raises OmfaError if the file is missing, damaged or not SMPL-X.
     """
     path = FREE_BODY_FILE if path is None else Path(path)

@@ -4,7 +4,7 @@
                        "right_arm": "left_arm"}, ...}
 
 Every key is optional; the default is the rest pose with the arms down.
-"turn_deg": rotation of the whole body to its own left. "lean_deg": [forwards, to its left],
+"turn_deg": rotation of the entire body to its own left. "lean_deg": [forwards, to its left],
 distributed over the spine; "twist_deg": the chest to its left. "head_deg": [down, to its left,
 tilt to its left]. "left_arm", "right_arm": directions of upper arm and forearm, x outwards, y up,
 z to the front, of any length. "left_leg", "right_leg": direction of the thigh (straight down means

@@ -1,4 +1,4 @@
-"""The two rendering backends for a coloured mesh: pyrender (OpenGL via EGL) and our z-buffer."""
+"""The two rendering backends for a coloured mesh: pyrender (OpenGL via EGL) and a z-buffer."""
 
 import atexit
 import functools
@@ -65,7 +65,7 @@ def draw_zbuffer(painted: PaintedMesh, camera: Camera) -> UInt8[np.ndarray, "h w
 def draw_pyrender(painted: PaintedMesh, camera: Camera) -> UInt8[np.ndarray, "h w 3"]:
     """Render with pyrender, 4 samples per pixel; back faces are culled."""
     pyrender = _import_pyrender()
-    # OpenGL's camera looks along -z with y up, ours along +z with y down
+    # OpenGL's camera looks along -z with y up, `Camera` along +z with y down
     positions = (painted.vertices * (1.0, -1.0, -1.0)).astype(np.float32)
     colors = np.column_stack([painted.colors, np.ones(len(positions))]).astype(np.float32)
     primitive = pyrender.Primitive(

@@ -134,6 +134,7 @@ def to_sparse(value: Any) -> Any:
     shape = state.get("_shape", state.get("shape"))
     if shape is None or not {"data", "indices", "indptr"} <= state.keys():
         raise OmfaError(f"expected an array, found an object with {', '.join(map(str, state))}")
-    # the number of pointers tells CSC from CSR; for square matrices assume CSC, as in SMPL's files
+    # the number of pointers distinguishes CSC from CSR; for square matrices assume CSC, as in
+    # SMPL's files
     kind = csc_matrix if len(state["indptr"]) == shape[1] + 1 else csr_matrix
     return kind((state["data"], state["indices"], state["indptr"]), shape=shape)

@@ -39,7 +39,7 @@ def load_correspondence(
     """Return the map from a mesh of `source_vertices` to one of `target_vertices`.
 
     `path` is smplx's `smpl2smplx_deftrafo_setup.pkl` (needs `trust`), an .npz with a `matrix`
-    (target, source), or "identity" for meshes of the same topology. A `smplx_mask_ids.npy` beside
+    (target, source), or "identity" for meshes of the same topology. A `smplx_mask_ids.npy` next to
     the file lists the valid vertices; without it all are valid. Raises OmfaError if the file is
     missing, damaged, pickled without `trust`, or made for other meshes.
     """

@@ -1,1 +1,1 @@
-"""`omfa <command>`: flags to settings to one call. Only this layer knows everybody's settings."""
+"""`omfa <command>`: flags to settings to one call. No other layer knows all settings."""

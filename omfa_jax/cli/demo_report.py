@@ -89,7 +89,7 @@ def write_report(
     page.add_line_plot(read_loss_curve(trained / "metrics.jsonl"), "steps", "loss")
     page.add_heading("Export to PyTorch")
     page.add_text(
-        f"Outputs of the exported folder in diffusers, compared with ours: {scores['export']}."
+        f"Outputs of the exported folder in diffusers, compared with JAX: {scores['export']}."
     )
     page.add_heading("Timings")
     page.add_table(("stage", "seconds"), list(seconds.items()))

@@ -179,7 +179,7 @@ def make_batches(
 
 
 def save_config(config: config_lib.Config, workdir: Path) -> None:
-    """Write the resolved config beside the logs, for people; a full disk is only a warning."""
+    """Write the resolved config next to the logs, for readers; a full disk is only a warning."""
     if jax.process_index() == 0:
         try:
             with atomic_write(workdir / "config.json") as temporary:

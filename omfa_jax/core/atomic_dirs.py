@@ -2,9 +2,9 @@
 
 What may be deleted is given by patterns of relative paths, such as
 `("omfa_import.json", "params/*.safetensors")`; `*` does not match a `/`. The first pattern is a
-file that no other program writes. A folder is ours if it is a real folder of this user, contains
-that file, and every entry matches a pattern; an empty folder is ours too. Links, mount points and
-other users' files never are, because this package creates none.
+file that no other program writes. A folder is replaceable ("ours") if it is a real folder of this
+user, contains that file, and every entry matches a pattern; an empty folder is ours too. Links,
+mount points and other users' files never are, because this package creates none.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ _OTHER = "move it away or give another folder to --out"
 
 @contextlib.contextmanager
 def atomic_dir(path: str | os.PathLike, ours: Sequence[str]) -> Iterator[Path]:
-    """Yield a temporary folder beside `path`; it replaces `path` only if the block succeeds.
+    """Yield a temporary folder next to `path`; it replaces `path` only if the block succeeds.
 
     An existing folder must be ours, both before and after the block; otherwise it stays unchanged
     and an OmfaError is raised. A link is followed: its target is replaced and the link is kept.
@@ -99,9 +99,7 @@ def require_replaceable(place: Path, flag: str = "--out") -> None:
         # the current folder may have been deleted, and a user without a passwd entry has no home
         with contextlib.suppress(OSError, RuntimeError):
             if contains(place, find()):
-                raise OmfaError(
-                    f"{place} is or contains {name}; give a folder of its own to {flag}"
-                )
+                raise OmfaError(f"{place} is or contains {name}; give a separate folder to {flag}")
     _require_no_mount(place, place, flag)
 
 
@@ -268,9 +266,9 @@ def _owner(path: Path) -> int:
 def _put_back(aside: Path, place: Path) -> None:
     try:
         if os.path.lexists(place):
-            raise FileExistsError("something else exists there now")
+            raise FileExistsError("another file or folder appeared there")
         aside.rename(place)
     except OSError as error:
         raise OmfaError(
-            f"the former contents of {place} are now at {aside} and stay there: {error}"
+            f"the former contents of {place} were moved to {aside} and remain there: {error}"
         ) from None

@@ -22,7 +22,7 @@ _LEFTOVER = re.compile(rf"\..*{_MARK}[a-z0-9_]{{8}}(\.\w+)?")
 
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; rename it into place only if the block succeeds.
+    """Yield a temporary path next to `path`; rename it into place only if the block succeeds.
 
     Readers therefore never see a partial file. The temporary file keeps the suffix of `path`,
     because writers such as Pillow and numpy choose the format by it. Its name starts with a dot;

@@ -96,7 +96,7 @@ _PHRASES = {
 
 def classify_error(error: BaseException) -> FaultKind:
     """Return the table's row for an error: that of its innermost cause with a specific row."""
-    # libraries wrap an OSError in errors of their own, several levels deep
+    # libraries wrap an OSError in their own errors, several levels deep
     rows = [_row_of_one(one) for one in iter_causes(error)]
     return next((row for row in reversed(rows) if row not in CATCH_ALL), rows[0])
 
@@ -145,7 +145,7 @@ def _errno_of(error: BaseException) -> str:
     text = str(error)
     if number is None and (match := _NUMBER.search(text)):
         number = int(match[1] or match[2])
-    # getaddrinfo has negative numbers with meanings of their own
+    # getaddrinfo has negative numbers with other meanings
     if number is not None and number > 0:
         return errno.errorcode.get(number, str(number))
     return next((name for phrase, name in _PHRASES.items() if phrase in text), "")

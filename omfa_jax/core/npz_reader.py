@@ -63,7 +63,7 @@ def get_file_size(file: ByteStream) -> int:
 def read_bounded(stream: Any, packed_bytes: int) -> bytes:
     """Return the contents of an unpacking stream; UnpackedSizeError beyond the size limit."""
     limit = get_size_limit(packed_bytes)
-    # one byte more than allowed tells "at the limit" from "over it" without unpacking the rest
+    # one byte more than allowed shows whether the rest exceeds the limit, without unpacking it
     data = stream.read(limit + 1)
     if len(data) > limit:
         raise UnpackedSizeError("more", packed_bytes)

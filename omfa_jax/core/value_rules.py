@@ -47,7 +47,7 @@ class IntRange:
 
     @property
     def expected(self) -> str:
-        kind = f"a multiple of {self.multiple_of}" if self.multiple_of > 1 else "a whole number"
+        kind = f"a multiple of {self.multiple_of}" if self.multiple_of > 1 else "an integer"
         beside = "" if self.or_value is None else f", or {self.or_value}"
         return f"{kind} from {self.minimum} to {self.maximum}{beside}"
 
@@ -194,7 +194,7 @@ def format_value(value: Any) -> str:
     """Return a value formatted for an error message: one line of limited length."""
     # str() of an int is quadratic in its digits, and Python refuses beyond 4300 of them
     if isinstance(value, int) and abs(value) >= 10**18:
-        return f"a whole number of {round(value.bit_length() * math.log10(2))} digits"
+        return f"an integer of {round(value.bit_length() * math.log10(2))} digits"
     short = reprlib.Repr()
     short.maxstring = short.maxother = 60
     return " ".join(short.repr(value).split())

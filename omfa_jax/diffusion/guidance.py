@@ -58,7 +58,7 @@ def make_cfg_inputs(
     canvas, inputs = settings.canvas, settings.unet_inputs
     if scale == 1.0:
         return make_network_input(inputs, canvas, xt, mask, pose), prompt
-    # exactly what training drops: a null branch of any other kind was never trained
+    # exactly what training drops: no other null branch has been trained
     drop = jnp.ones(xt.shape[0], bool)
     null = drop_conditions(drop, xt, mask, pose, prompt, null_prompt)
     xt, pose, prompt = (
@@ -75,7 +75,7 @@ def rescale_cfg(guided: Latent, conditional: Latent, mask: Mask, amount: float) 
     standard deviation per example, over its complete noised part: components that are generated
     together share a factor, as they share a prediction.
     """
-    # over M only: the output off M is arbitrary, since no loss was ever taken there
+    # over M only: the output off M is arbitrary, since training computes no loss there
     factor = masked_std(conditional, mask) / jnp.maximum(masked_std(guided, mask), 1e-12)
     return guided * (amount * factor + (1.0 - amount))
 

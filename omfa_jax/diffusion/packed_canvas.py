@@ -2,7 +2,7 @@
 
 A task selects some components. The first selected one, in the order of COMPONENTS, goes to the
 first slot, the second to the second slot. A batch of several tasks therefore has one static shape,
-and no task pays for slots that it does not use: try-on's person and try-off's garment share one.
+and no task computes slots that it does not use: try-on's person and try-off's garment share one.
 """
 
 from collections.abc import Mapping
@@ -111,7 +111,7 @@ def read_noised(
     settings: DiffusionSettings, inputs: Float[Array, "b h w cin"]
 ) -> Bool[Array, "b 3"]:
     """Return which components are noised according to the mask channel of a network input."""
-    # a pixel in a slot's corner speaks for the slot: the mask is constant over a component
+    # a pixel in a slot's corner represents the slot: the mask is constant over a component
     before = settings.unet_inputs[: settings.unet_inputs.index("mask")]
     parts = settings.canvas.split(inputs[..., len(before) * settings.latent_channels, None])
     return jnp.stack([parts[name][:, 0, 0, 0] > 0.5 for name in COMPONENTS], axis=1)

@@ -124,7 +124,7 @@ def compute_first_order_coefs(
     alpha_next: Float[np.ndarray, "steps"],
     sigma_next: Float[np.ndarray, "steps"],
 ) -> tuple[Float[np.ndarray, "steps"], Float[np.ndarray, "steps"]]:
-    """Return (keep, now) of the step to alpha_next x0_hat + sigma_next eps_hat.
+    """Return (x_coef, x0_coef) of the step to alpha_next x0_hat + sigma_next eps_hat.
 
     With eps_hat = (x - alpha x0_hat) / sigma it is linear in x and x0_hat alone.
     """

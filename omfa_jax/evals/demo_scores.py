@@ -43,7 +43,7 @@ from omfa_jax.train.checkpoints.checkpoint_weights import load_checkpoint_model
 
 log = logging.getLogger(__name__)
 
-# what a trained model must gain by the right condition, and over an untrained one
+# minimum gain of a trained model from the right condition, and over an untrained model
 BAR_DB = 3.0
 # condition of the influence block -> its name in the report
 ROWS = {
@@ -58,7 +58,7 @@ def score_demo(
 ) -> tuple[dict[str, Columns], dict[str, Any]]:
     """Return (columns of images by section, scores) of the trained model on held-out people.
 
-    Beside `trained`, eval/tiny and eval/untrained hold the predictions, eval/tiny.json and
+    Next to `trained`, eval/tiny and eval/untrained hold the predictions, eval/tiny.json and
     eval/untrained.json the scores. The untrained model samples only the first few.
     """
     model, _ = load_checkpoint_model(trained)
@@ -137,7 +137,7 @@ def score_demo(
 def make_split_sampler(
     sampler: Sampler, folder: Path, facts: dict[str, Any], params: Any = None
 ) -> Callable[[EvalSplit], SplitRun]:
-    """Return a function that samples a split anew into `folder`/TASK, beside truth and garments."""
+    """Return a function that samples a split into `folder`/TASK, next to its ground truth."""
     placed = None if params is None else sampler.replicate(params)
 
     def run(split: EvalSplit) -> SplitRun:
@@ -203,7 +203,7 @@ def format_influence(found: dict[str, Any]) -> dict[str, Any]:
 
 
 def format_exact(found: dict[str, float]) -> dict[str, float]:
-    """Return PSNR over the whole image and over the garment's region, rounded."""
+    """Return PSNR over the full image and over the garment's region, rounded."""
     return {
         "whole": round(found["psnr"], 2),
         "garment_region": round(found["psnr_garment_region"], 2),

@@ -96,7 +96,7 @@ def score_folder(request: ScoreRequest) -> Scores:
             f" (protocol {chosen.name}: {chosen.size_rule}); change --pred or --protocol, or give"
             " --allow-missing to have them resized"
         )
-    networks = MetricWeights(request.metric_weights, any_weights=request.skip_checksum)
+    networks = MetricWeights(request.metric_weights, skip_checksum=request.skip_checksum)
     # a mean over the examples that have a garment would not be comparable
     garment = all(row.garment for row in matched.matches)
     computable = {

@@ -44,8 +44,8 @@ HeldOutLossFn = Callable[[Any, Mapping[str, Any]], "HeldOutLoss"]
 class HeldOutSettings:
     """The first `examples` of a split, each at `timesteps` evenly spaced noise levels.
 
-    `timesteps` is a multiple of NOISE_LEVELS, so that each quarter of the schedule has equally
-    many.
+    `timesteps` is a multiple of NOISE_LEVELS, so that each quarter of the schedule has the same
+    number.
     """
 
     examples: int = 64
@@ -264,7 +264,7 @@ def _in_order(mesh: Mesh, batch: HostBatch) -> tuple[tuple[str, ...], np.ndarray
 
     Both are in the data's order, without the padding rows of the last batch.
     """
-    # collectives carry numbers only, so the keys travel as fixed-length bytes
+    # collectives carry numbers only, so the keys are sent as fixed-length bytes
     fixed = np.char.encode(batch["key"].astype(str), "utf-8").astype("S256")
     codes = fixed.view(np.uint8).reshape(len(fixed), -1)
     gathered = make_global_batch(mesh, {"key": codes, "valid": batch["valid"]})

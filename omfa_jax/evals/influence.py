@@ -79,7 +79,7 @@ def compute_gain(
     wrong: Sequence[float],
     *,
     seed: int,
-    region: str = "whole picture",
+    region: str = "full image",
 ) -> dict[str, Any]:
     """Return the gain of a condition in units of a per-image metric, as the scores file stores it.
 

@@ -1,4 +1,4 @@
-"""A cache of metric values on disk, in small files that are written atomically beside the scores.
+"""A cache of metric values on disk, in small files that are written atomically next to the scores.
 
 Each cache belongs to one computation (a metric's options, weights and library versions), and its
 keys are the SHA-256 of the images. A value is reused only if everything that it depends on is the

@@ -65,13 +65,13 @@ class MetricWeights:
     """Finds weights by network name.
 
     `used` has everything found so far, `recent` everything asked for since it was last cleared.
-    `any_weights` accepts files whose checksum differs from the published one; the scores file
+    `skip_checksum` accepts files whose checksum differs from the published one; the scores file
     records the checksum that was used.
     """
 
-    def __init__(self, folder: str | Path | None = None, *, any_weights: bool = False):
+    def __init__(self, folder: str | Path | None = None, *, skip_checksum: bool = False):
         self.folder = require_dir(folder, "metric weights", "--metric-weights") if folder else None
-        self.skip_checksum = any_weights
+        self.skip_checksum = skip_checksum
         self.used: dict[str, FoundWeights] = {}
         self.recent: dict[str, FoundWeights] = {}
 

@@ -149,7 +149,7 @@ def sample_exact_answers(sampled: SplitRun, truth: ExactTruth, kind: str) -> Pat
 def make_collective_sampler(
     sampler: Sampler, *, seed: int, batch_size: int
 ) -> Callable[[SamplingJob], int]:
-    """Return a function that samples work on all processes: each does its share, then they meet."""
+    """Return a function that samples work on all processes: each does its share, then waits."""
 
     def sample(work: SamplingJob) -> int:
         wrote, failed = 0, None
@@ -163,7 +163,7 @@ def make_collective_sampler(
                 processes=jax.process_count(),
             )
         except Exception as error:
-            # raised below, after the others know: they would wait for this process for ever
+            # raised below, after the others know: they would wait for this process forever
             failed = error
         if any_across_processes(failed is not None):
             raise failed or OmfaError("another process of this job failed; its log says why")

@@ -160,7 +160,7 @@ def compute_influence(
         values = [
             run.compute_values(folder, metric, run.read_ground_truth, where) for folder in folders
         ]
-        named = f"{condition} region" if where else "whole picture"
+        named = f"{condition} region" if where else "full image"
         block[condition] = compute_gain(metric, "higher", *values, seed=run.seed, region=named)
     return block
 

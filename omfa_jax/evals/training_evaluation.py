@@ -1,6 +1,6 @@
 """Evaluation during training: the held-out loss, and PSNR and SSIM of a few fixed examples.
 
-It needs no pretrained network, and leaves the training state and its random numbers alone. Every
+It needs no pretrained network, and does not change the training state or its random numbers. Every
 process of the job calls it, does its share, and gets the same figures.
 """
 
@@ -74,7 +74,7 @@ def make_sample_scores(
     records, examples = settings.image_records, settings.examples
     if not records:
         raise OmfaError(
-            "PSNR and SSIM during training need image records beside the latents: give"
+            "PSNR and SSIM during training need image records in addition to latents: give"
             " --config.data.records=DIR or --config.eval.examples=0 (the loss alone)"
         )
     for task in settings.tasks:
@@ -97,7 +97,7 @@ def make_sample_scores(
     measures = get_installed_measures()
 
     def score(params: Any) -> dict[str, float]:
-        # the sampler needs whole weights on each device; training may have cut them over fsdp
+        # the sampler needs full weights on each device; training may have sharded them over fsdp
         gathered = sampler.replicate(gather_to_host(params))
         row: dict[str, float] = {}
         for task, split in splits.items():
@@ -115,7 +115,7 @@ def make_sample_scores(
                 )
                 values = np.full((len(split), len(measures)), np.nan)
                 for spot in get_process_share(len(split), process, processes):
-                    image = read_rgb(work.get_path(spot), "sampled picture")
+                    image = read_rgb(work.get_path(spot), "sampled image")
                     truth = np.asarray(split.get_inputs(spot)[split.generated])
                     values[spot] = [measure(image, truth, None) for measure in measures.values()]
             means = merge_rows(values).mean(axis=0)

@@ -36,7 +36,8 @@ def make_training_images(
     """
     if not records:
         raise OmfaError(
-            "sample pictures need image records beside the latents: give --config.data.records=DIR"
+            "sample images need image records in addition to latents:"
+            " give --config.data.records=DIR"
             " or --config.log.samples_every_steps=0"
         )
     slots = dict(zip(COMPONENTS, model.settings.slots_px, strict=True))

@@ -13,7 +13,7 @@ from omfa_jax.models.convolution import convolve
 
 
 class GatheringModule(nn.Module):
-    """A module that gathers each sharded weight when it uses it; see `Compute.fetch`."""
+    """A module that gathers each sharded weight when it uses it; see `Compute.gather`."""
 
     gather: GatherFn | None = None
 

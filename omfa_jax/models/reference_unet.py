@@ -1,7 +1,7 @@
 """The reference UNet: a second UNet for the clean components, whose tokens the main one attends to.
 
 As in IDM-VTON (arXiv 2403.05139), OOTDiffusion (2403.01779) and Animate Anyone (2311.17117): the
-reference UNet has the main one's architecture and weights of its own, sees neither noise nor
+reference UNet has the main one's architecture and its own weights, sees neither noise nor
 timestep, and every self-attention of the main UNet takes keys and values from both. The parameters
 of both are one tree, {"main": ..., "reference": ...}.
 """
@@ -136,7 +136,7 @@ def cache_reference(
     """Return the sampler's `prepare`, or None for a single UNet.
 
     It computes the reference features once for all steps of a sample: with the clean components
-    fixed, they would be the same at every step, at the price of a second UNet each time.
+    fixed, they would be the same at every step, and each step would run a second UNet.
     """
     if not isinstance(network, ReferenceUNet):
         return None

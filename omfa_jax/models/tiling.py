@@ -10,7 +10,7 @@ elimination removes from a pass what comes after its norm. Nothing is blended or
 difference is float32 rounding.
 
 Memory holds a stage's input and output, but never the widest activations at full resolution. The
-price is that a stage is computed about five times.
+cost is that a stage is computed about five times.
 """
 
 import math
@@ -32,8 +32,8 @@ from omfa_jax.models.network_config import VAEConfig
 from omfa_jax.models.resnet import Upsample
 from omfa_jax.models.vae import NORM_EPSILON, ResnetLevel, VAEMidBlock, make_vae_compute
 
-# Above this many latent pixels (a 1024 x 1024 image of SDXL's VAE) tiles are worth their price: for
-# as many, SDXL's untiled decoder needs 2.7 GB in float32, and memory grows in proportion.
+# Above this many latent pixels (a 1024 x 1024 image of SDXL's VAE) tiles are worth their cost: at
+# this size SDXL's untiled decoder needs 2.7 GB in float32, and memory grows in proportion.
 MAX_UNTILED_LATENT_PX = 128 * 128
 TILE_LATENT_PX = 64
 

@@ -26,8 +26,8 @@ def initialize(workdir: Path) -> None:
 
     Detects Slurm (more than one task) and TPU hosts. Otherwise set JAX_COORDINATOR_ADDRESS
     (host:port), JAX_NUM_PROCESSES and JAX_PROCESS_ID on every process. If some processes do not
-    connect within OMFA_JOIN_TIMEOUT_S seconds (default: 300), the others name them, by the marks
-    that each leaves in `workdir`, and exit. Afterwards all processes exit together (`job_exit`).
+    connect within OMFA_JOIN_TIMEOUT_S seconds (default: 300), the others name them, by the files
+    that each writes to `workdir`, and exit. Afterwards all processes exit together (`job_exit`).
     """
     place = get_process_index_and_count()
     if jax.distributed.is_initialized() or (place is None and not is_tpu_host()):
@@ -68,7 +68,7 @@ def end_job(status: int, line: str) -> int:
     except OmfaError:
         return status
     if place is not None and place[1] > 1 and not jax.distributed.is_initialized():
-        # before XLA's own timeout, which aborts with a status of its own
+        # before XLA's own timeout, which aborts with another exit status
         alone = threading.Timer(seconds, os._exit, [status])
         alone.daemon = True
         alone.start()

@@ -56,7 +56,7 @@ def make_global_batch(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, 
     sharding = make_batch_sharding(mesh)
     shard, shards = get_data_shard(mesh)
     count = len(next(iter(batch.values())))
-    # computed, not communicated: every process feeds equally many examples
+    # computed, not communicated: every process feeds the same number of examples
     rows = np.arange(shard * count, (shard + 1) * count, dtype=np.int32)
     return {
         name: jax.make_array_from_process_local_data(

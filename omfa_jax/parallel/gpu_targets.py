@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True)
 class GpuTarget:
-    """What XLA's GPU compiler must know of a device (its GpuTargetConfigProto).
+    """What XLA's GPU compiler must know about a device (its GpuTargetConfigProto).
 
     `capability_major` and `capability_minor` are CUDA's compute capability; a core is a streaming
     multiprocessor.

@@ -47,7 +47,7 @@ def start_exit_watcher() -> None:
 
 
 def exit_all_processes(status: int, line: str) -> int:
-    """Exit this process and tell the job's others to; in a single-process job return `status`.
+    """Exit all processes of the job; in a single-process job return `status`.
 
     Does not return in a multi-process job: Python's exit handlers would wait for the others. If
     another process failed first, its status and line are used: this failure is a consequence.

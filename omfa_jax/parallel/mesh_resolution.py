@@ -57,8 +57,7 @@ def resolve_mesh(
                 raise OmfaError(
                     f"config.mesh.fsdp=-1: no divisor of {asked['fsdp']} devices shards"
                     f" {MIN_SHARDED_FRACTION:.0%} of the weights, so each would hold"
-                    f" {_format_gb(after)};"
-                    " use another number of devices, or"
+                    f" {_format_gb(after)}; use another number of devices, or"
                     " --config.mesh.fsdp=1 --config.mesh.data=-1 for full weights on each"
                 )
             notes.append(
@@ -89,7 +88,7 @@ def resolve_mesh(
 
 
 def make_abstract_mesh(sizes: Mapping[str, int]) -> Any:
-    """Return a mesh of these sizes without devices, good for its shape only."""
+    """Return a mesh of these sizes without devices, for its shape only."""
     return AbstractMesh(tuple(sizes[axis] for axis in MESH_AXES), MESH_AXES)
 
 

@@ -1,7 +1,7 @@
-"""Start-up rendezvous: marks in the workdir tell which processes of a job are missing.
+"""Start-up rendezvous: files in the workdir show which processes of a job are missing.
 
-XLA aborts at its timeout without naming the missing processes. The workdir is the one thing that
-all processes share at that point.
+XLA aborts at its timeout without naming the missing processes. The workdir is all that
+the processes share at that point.
 """
 
 import contextlib

@@ -1,7 +1,7 @@
 """Sharding rules: an ordered table from parameter names to mesh axes.
 
 The first match wins; a weight that no row matches is an error. Axes apply to the trailing
-dimensions, so that a stack of layers, with one more dimension in front, needs no row of its own.
+dimensions, so that a stack of layers, with one more leading dimension, needs no separate row.
 """
 
 import math
@@ -42,7 +42,7 @@ def match_partition_spec(rules: Rules, path: tuple[str, ...], shape: Sequence[in
 
     JAX shards a dimension evenly or not at all. If fsdp does not divide the dimension in its row,
     it moves to the largest dimension that it divides and tensor does not shard: a layer gathers the
-    full weight, so any dimension will do. tensor stays in its row's dimension or is dropped,
+    full weight, so any dimension works. tensor stays in its row's dimension or is dropped,
     because it splits the layer's arithmetic. `compute_sharding_coverage` reports what stays
     replicated.
     """

@@ -90,7 +90,7 @@ def reserve_gpu_memory(to: str, environment: MutableMapping[str, str] = os.envir
     """
     if environment.get(MEM_FRACTION) == str(USABLE_FRACTION):
         del environment[MEM_FRACTION]
-        log.info("GPU memory: leaving a quarter to %s", to)
+        log.info("GPU memory: leaving a quarter for %s", to)
 
 
 def get_usable_fraction(platform: str, environment: Mapping[str, str] = os.environ) -> float:

@@ -36,7 +36,7 @@ from omfa_jax.train.settings import TrainSettings
 from omfa_jax.train.state import get_state_shardings, make_abstract_state
 from omfa_jax.weights.text_encoders import TEXT_TOKENS
 
-# fraction of a chip's peak that computing reaches; an assumption until a step has been timed there
+# fraction of a chip's peak that computing reaches; an assumption until a step has been timed on it
 DEFAULT_EFFICIENCY = 0.5
 
 
@@ -125,8 +125,8 @@ def make_plan(
     if job.diffusion.reference:
         raise OmfaError(
             "`omfa plan` does not cover the dual UNet (config.model.reference=True); set it to"
-            " False to plan the single UNet, or run bench/dual_vs_single.py for compiler figures of"
-            " both"
+            " False to plan the single UNet, or run bench/dual_vs_single.py for compiler"
+            " figures of both"
         )
     divided = divide_network(job.diffusion, config, job.mesh, topology.devices)
     shape = {axis: getattr(divided.settings, axis) for axis in MESH_AXES}
@@ -155,7 +155,7 @@ def make_plan(
     # gathered in the compute dtype, its gradient in float32 until the reduce-scatter
     layer = find_largest_layer(state.params) // shape["tensor"]
     # the backward pass frees activations as gradients appear, so the larger of the two is the peak;
-    # with microbatches a second set of gradients, the running sum, is there all the time
+    # with microbatches a second set of gradients, the running sum, is in memory all the time
     gradients = local["params"]
     memory = {
         "parameters": local["params"],

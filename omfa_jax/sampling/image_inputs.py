@@ -84,8 +84,8 @@ def load_face(
 ) -> UInt8[np.ndarray, "_ _ 3"]:
     """Return the face image: `face` itself, or a crop of the person's photo.
 
-    The crop follows the 2D keypoints or the parse map. Without either, those beside the photo are
-    tried, as a VITON-HD folder of either generation has them. `prefix` is that of the flags. If no
+    The crop follows the 2D keypoints or the parse map. Without either, those next to the photo are
+    used, where a VITON-HD folder of either layout has them. `prefix` is that of the flags. If no
     face is found, that is an OmfaError, or a white image as in training if it is not `needed`.
     """
     if face:
@@ -124,7 +124,7 @@ def render_pose(
     # an empty pose map would be taken for a pose and not for the null pose
     if not image.any():
         raise OmfaError(
-            "the body of --pose lies outside the picture: its camera must look along +z with y"
+            "the body of --pose lies outside the image: its camera must look along +z with y"
             " down, the body in front of it"
         )
     return image
@@ -133,7 +133,7 @@ def render_pose(
 def load_pose_map(
     path: str | Path, style: str, model_path: str | None
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """Return the pose map of `--pose`: an image as it is, or a rendered SMPL-X .npz."""
+    """Return the pose map of `--pose`: an image unchanged, or a rendered SMPL-X .npz."""
     if Path(path).suffix == ".npz":
         return render_pose(*load_body(path), style, model_path)
     return read_rgb(path, "pose map (--pose)")

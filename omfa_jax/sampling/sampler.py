@@ -49,9 +49,9 @@ class Sampler:
     """Generates the noised components of a task; compiled once per task and batch size.
 
     `dtype` is the networks' compute dtype: "auto" is bfloat16 on accelerators and float32
-    elsewhere. Parameters stay float32, and the VAE has a rule of its own (`models.vae`). With
+    elsewhere. Parameters stay float32, and the VAE follows its own rule (`models.vae`). With
     `devices`, all of this process, a batch is split evenly over them; each runs on its rows the
-    program that it would run alone. Without, JAX's default device takes the whole batch.
+    program that it would run alone. Without, JAX's default device takes the full batch.
     `attention` names the kernel of image tokens, as config.train.attention does; "auto" depends on
     the sampler's own devices, whatever else the process or the job has.
 
@@ -80,7 +80,7 @@ class Sampler:
         used = list(devices) if devices else [get_default_device()]
         platform = used[0].platform
         dtype = choose_dtype(dtype, platform)
-        # each device runs the whole program on its own rows, so the kernel is never sharded
+        # each device runs the complete program on its own rows, so the kernel is never sharded
         kernel = select_attention_kernel(attention, platform, dtype)
         log.info(
             "sampling in %s on %d x %s; attention among image tokens: %s",

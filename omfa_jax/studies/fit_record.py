@@ -70,7 +70,7 @@ def make_record(found: ScalingFit) -> dict[str, Any]:
         "runs": rows,
     }
     found_plain = to_plain(data)
-    # a reader of the file knows its lines and not our array indices
+    # a reader of the file knows its lines, not the array indices
     for one in (*found_plain["isoflop"]["parabolas"], found_plain["envelope"]):
         one["lines_of_file"] = [int(source.line[row]) for row in one.pop("rows")]
     return found_plain

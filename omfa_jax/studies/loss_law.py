@@ -135,7 +135,7 @@ def find_doubts(fit: LawFit) -> list[str]:
     for name, exponent, part in zip(("alpha", "beta"), (alpha, beta), parts, strict=True):
         if not 0.01 < exponent < 4:
             found.append(f"{name} = {exponent:.3g} is outside the range that data can determine")
-        # 2 standard deviations: less cannot be told from the noise of one run
+        # 2 standard deviations: less is indistinguishable from the noise of one run
         if np.ptp(part) < 2 * fit.noise * lowest and fit.noise > 1e-9:
             found.append(f"the term of {name} varies less over the runs than the noise")
     if fit.irreducible and np.exp(log_e) < 1e-3 * lowest:

@@ -145,7 +145,7 @@ def format_xpk_flags(machine: Topology) -> str:
     if machine.torus:
         return f"--tpu-type {machine.accelerator_type} --num-slices {machine.slices}"
     device_type, per_host = XPK_GPUS.get(machine.chip_name, ("", 1))
-    # hosts come whole
+    # only complete hosts are allocated
     if not device_type or machine.devices % per_host:
         return ""
     return f"--device-type {device_type} --num-nodes {machine.devices // per_host}"

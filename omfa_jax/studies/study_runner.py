@@ -50,7 +50,7 @@ class StudyRunner:
         that lists failed and crashed runs; after SIGINT or SIGTERM raises `RunnerStopped`, when all
         runs have saved.
         """
-        # a queue of shares: whichever run ends first passes its cores and GPUs on
+        # a queue of shares: the run that ends first frees its cores and GPUs for the next
         free: SimpleQueue[Mapping[str, str]] = SimpleQueue()
         for share in split_machine(
             parallel, cores=get_available_cores(), gpus=get_available_gpus()
@@ -133,7 +133,7 @@ class StudyRunner:
     def _start(self, run: StudyRun, share: Mapping[str, str]) -> int:
         """Run one run in a child process, which ends with this one; return its exit status.
 
-        If a run of an earlier, killed runner is still there, wait until it has saved and exited.
+        If a run of an earlier, killed runner is still running, wait until it has saved and exited.
         """
         workdir = self.folder / run.workdir
         workdir.mkdir(parents=True, exist_ok=True)
@@ -172,7 +172,7 @@ class RunnerStopped(Exception):
     """The runner was asked to stop, and its active runs have saved."""
 
     def __init__(self, number: signal.Signals):
-        super().__init__(f"{number.name}: stopped; the same command resumes")
+        super().__init__(f"{number.name}: stopped; run the same command to resume")
         self.exit_status = 128 + number
 
 

@@ -1,4 +1,4 @@
-"""Config keys that older versions named otherwise, and the update of configs saved by them."""
+"""Renamed config keys, and the update of configs saved under the old names."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -27,7 +27,7 @@ def update_saved_config(config: dict[str, Any]) -> dict[str, Any]:
             child = node.get(group)
             if not isinstance(child, dict):
                 break
-            # copied on the way down: the caller's config is left alone
+            # copied on the way down: the caller's config stays unchanged
             node[group] = node = dict(child)
         else:
             new_name = new.rpartition(".")[2]

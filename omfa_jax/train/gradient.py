@@ -90,7 +90,7 @@ def accumulate_gradient(gradient: Callable[[Batch], Any], parts: Batch) -> Any:
 def get_manual_axes(mesh: Mesh) -> tuple[tuple[str, ...], set[str]]:
     """Return (axes that shard the batch, axes that are manual in a `shard_map` over the mesh).
 
-    Batch axes of size 1 are left out: XLA refuses sums over them beside an automatic axis.
+    Batch axes of size 1 are left out: XLA refuses sums over them next to an automatic axis.
     """
     batch_axes = tuple(axis for axis in BATCH_AXES if mesh.shape[axis] > 1)
     return batch_axes, set(MESH_AXES) if mesh.shape["tensor"] == 1 else set(batch_axes)

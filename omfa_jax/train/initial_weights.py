@@ -82,7 +82,7 @@ def load_initial_model(
     settings = source.diffusion_for(vae_config)
     unet_config = make_unet_config(source.unet, settings)
     if not abstract:
-        log.warning("no config.model.init: the VAE is random, good for tests of the machinery only")
+        log.warning("no config.model.init: the VAE is random, for tests only")
     # on the host: as a constant of the step it is transferred once, replicated over the mesh
     vae_params = {} if abstract else jax.device_get(draw())
     return Model(
@@ -167,7 +167,7 @@ def check_same_meaning(wanted: DiffusionSettings, trained: DiffusionSettings, wh
     tasks = describe_task_differences(wanted.tasks, trained.tasks)
     if tasks:
         raise OmfaError(
-            f"{where} was trained with other tasks: {tasks}; give config.tasks those that it has"
+            f"{where} was trained with other tasks: {tasks}; set config.tasks to those tasks"
             " (weight=0 leaves one out of the training), or use a new --workdir"
         )
     if meaning(wanted) != meaning(trained):
@@ -199,6 +199,6 @@ def write_model_folder(model: Model, workdir: Path) -> None:
     checkpoints, folder = workdir / "checkpoints", workdir / MODEL_FOLDER
     if find_newest_complete_step(checkpoints, warn=False) is not None:
         write_tasks(folder, model)
-    # if no checkpoint is complete the run fails later; until then leave everything as it is
+    # if no checkpoint is complete the run fails later; until then leave everything unchanged
     elif not list_steps(checkpoints):
         save_model_folder(folder, model)

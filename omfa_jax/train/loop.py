@@ -174,7 +174,7 @@ def train(run: TrainRun) -> TrainState:
                 # the rate counts training only
                 progress.pause()
 
-            # after the save, so that an error or a kill in here loses no training
+            # after the save, so that an error or a kill here loses no training
             if pictures and is_due(settings.samples_every_steps, step):
                 with clock.measure("pictures"):
                     pictures = log_images(pictures, state, step, writers)
@@ -195,7 +195,7 @@ def log_images(
     made = skip_on_oom(lambda: pictures(state, step))
     if made is None:
         log.warning(
-            "no memory for sample pictures beside the training: there will be none; fewer fit"
+            "out of memory for sample images: turned off for this run; sample fewer"
             " (config.log.samples), or turn them off (config.log.samples_every_steps=0)"
         )
         return None
@@ -211,8 +211,8 @@ def log_evaluation(
     row = skip_on_oom(lambda: evaluate(state, step))
     if row is None:
         log.warning(
-            "no memory for an evaluation beside the training: there will be none; the loss alone"
-            " needs less (config.eval.examples=0), or turn it off (config.eval.every_steps=0)"
+            "out of memory for the evaluation: turned off for this run; the loss alone needs"
+            " less (config.eval.examples=0), or turn it off (config.eval.every_steps=0)"
         )
         return None
     writers.write_scalars(step, row)

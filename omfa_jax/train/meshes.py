@@ -33,7 +33,7 @@ def make_replicated_mesh(settings: MeshSettings, params: Mapping[str, Any]) -> M
 def explain_sharding(settings: MeshSettings, model: Model) -> str:
     """Return a table of every weight's sharding on the mesh that `settings` describe."""
     asked = math.prod(getattr(settings, axis) for axis in MESH_AXES)
-    # a mesh without -1 fixes the device count, so the table can be made on any machine
+    # a mesh without -1 fixes the device count, so the table can be printed on any machine
     devices = asked if asked > 0 else jax.device_count()
     # nothing is trained here: replicated weights are worth a warning, not an error
     settings = dataclasses.replace(settings, allow_replicated=True)

@@ -27,8 +27,8 @@ FIXED = ("objective", "seed", "train.batch_size")
 def require_same_run(config: Mapping[str, Any], workdir: Path) -> None:
     """Raise an OmfaError if `config` would replay or skip data of the run in `workdir`.
 
-    `config` is the whole config as nested dicts. Other settings may change, such as the data set's
-    path or the learning rate; each change is logged.
+    `config` is the complete config as nested dicts. Other settings may change, such as the data
+    set's path or the learning rate; each change is logged.
     """
     found = read_newest_config(workdir / "checkpoints")
     if found is None:
@@ -37,21 +37,21 @@ def require_same_run(config: Mapping[str, Any], workdir: Path) -> None:
     asked = dict(flatten_config(config))
     # keys that only one of the two versions of the config has are not changes by the user
     changed = [
-        f"{name}: {saved[name]} then, {asked[name]} now"
+        f"{name}: {saved[name]} -> {asked[name]}"
         for name in saved.keys() & asked.keys()
         if saved[name] != asked[name]
     ]
     fatal = sorted(line for line in changed if line.split(":")[0] in FIXED)
     if fatal:
         raise OmfaError(
-            f"{workdir} holds a run of {step} steps with another config ({'; '.join(fatal)}): its"
-            " data position would mean other examples; use that config or a new --workdir"
+            f"{workdir} holds a run of {step} steps with another config ({'; '.join(fatal)}), so"
+            " its data position would refer to other examples; use that config or a new --workdir"
         )
     for line in sorted(changed):
         if line.split(":")[0] in START:
-            log.warning("config.%s: without effect, the checkpoint's weights stay", line)
+            log.warning("config.%s: no effect, the checkpoint's weights are used", line)
         else:
-            log.warning("going on with another config.%s", line)
+            log.warning("resuming with a changed config.%s", line)
 
 
 def read_newest_config(folder: Path) -> tuple[int, dict[str, Any]] | None:

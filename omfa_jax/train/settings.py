@@ -1,6 +1,6 @@
 """Settings of a training run, which cli makes from the config.
 
-They have no defaults of their own: those are in `configs/base.py` alone.
+They have no defaults; all defaults are in `configs/base.py`.
 """
 
 from collections.abc import Callable

@@ -15,7 +15,7 @@ class Interrupted(Exception):
     """
 
     def __init__(self, number: signal.Signals, step: int):
-        super().__init__(f"{number.name}: saved step {step}; the same command goes on from there")
+        super().__init__(f"{number.name}: saved step {step}; run the same command to resume")
         self.exit_status = 128 + number
 
 

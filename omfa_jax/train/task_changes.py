@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 def update_tasks(source: WeightsSource, model: Model, folder: Path) -> Model:
     """Return the model of `folder` with the task weights and prompts of the config.
 
-    The tasks and what they noise are equal already (`check_same_meaning`). A prompt for which no
+    The tasks and what they noise are already equal (`check_same_meaning`). A prompt for which no
     embedding is found is an OmfaError that names the command to make one.
     """
     tasks = source.diffusion_for(model.vae_config).tasks
@@ -67,8 +67,8 @@ def find_prompts(
     raise OmfaError(
         f"no embedding of {absent}: {folder} has {', '.join(map(repr, own.prompts[:-1]))}, and"
         f" config.model.init={source.init!r} does not have it either; embed it with"
-        " `convert_weights.py import SRC --out DIR --config CONFIG` (SRC: the weights it began"
-        " with, beside their text encoders) and give --config.model.init=DIR, or keep the wording"
+        " `convert_weights.py import SRC --out DIR --config CONFIG` (SRC: the weights it started"
+        " with, and their text encoders) and give --config.model.init=DIR, or keep the wording"
     )
 
 
@@ -98,7 +98,7 @@ def warn_if_encoders_differ(own: PromptTable, new: PromptTable, folder: Path, pl
         # one encoder on two machines differs by rounding only, far below 1e-3
         if ours.shape == theirs.shape and not np.allclose(ours, theirs, atol=1e-3):
             log.warning(
-                "%s and %s embed %r differently: other text encoders made their prompt tables",
+                "%s and %s embed %r differently: the text encoders of their prompt tables differ",
                 folder,
                 place,
                 prompt or "the empty prompt",
@@ -118,7 +118,7 @@ def project_prompts(table: PromptTable | None, unet_config: UNetConfig) -> Promp
 
 
 def describe_task_differences(wanted: Sequence[Task], trained: Sequence[Task]) -> str:
-    """Return how two task tables differ beside weights and prompts, "" if they do not."""
+    """Return how two task tables differ, apart from weights and prompts, "" if they do not."""
     ours, theirs = ({task.name: set(task.noised) for task in t} for t in (wanted, trained))
     parts = []
     for what, names in (

@@ -30,7 +30,7 @@ def make_unet_run(
 ) -> TrainRun:
     """Return the run that trains the model's UNet, or a random one if it has none.
 
-    `encodes`: the batches hold images, which the VAE encodes in the step. `config` is the whole
+    `encodes`: the batches hold images, which the VAE encodes in the step. `config` is the complete
     config as nested dicts, for checkpoints and logs.
     """
     apply = make_training_network(model.settings, model.unet_config, settings, mesh)

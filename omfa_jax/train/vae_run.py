@@ -1,4 +1,4 @@
-"""A VAE's training run: its initial weights, the run, and the model folder that it becomes."""
+"""A VAE's training run: its initial weights, the run, and the model folder that it writes."""
 
 import dataclasses
 import logging
@@ -60,8 +60,8 @@ def load_initial_vae(
 ) -> VAETraining:
     """Return a new VAE of the preset, or with `decoder_of` the decoder of that model folder.
 
-    A decoder is trained alone: its encoder stays as it is, and with it every stored latent and
-    every UNet trained on them.
+    A decoder is trained alone: its encoder stays unchanged, so that stored latents and
+    UNets trained on them stay valid.
     """
     if not decoder_of:
         vae_config, draw = make_preset_vae(source)
@@ -99,7 +99,7 @@ def make_vae_run(
     workdir: Path,
     config: Mapping[str, Any],
 ) -> TrainRun:
-    """Return the run that trains a VAE; `config` is the whole config as nested dicts."""
+    """Return the run that trains a VAE; `config` is the complete config as nested dicts."""
     vae_config, start, dtype = training.vae_config, training.start, settings.compute_dtype
     return TrainRun(
         workdir=workdir,

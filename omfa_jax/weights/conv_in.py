@@ -75,8 +75,7 @@ def infer_source_inputs(
         if count_channels(groups) != width:
             raise OmfaError(
                 f"--source-inputs {','.join(named)} is {format_groups(groups)},"
-                f" {count_channels(groups)} channels"
-                f" in total; the source's conv_in takes {width}"
+                f" {count_channels(groups)} channels in total; the source's conv_in takes {width}"
             )
         return SourceInputs(groups, "--source-inputs")
     aside = ""

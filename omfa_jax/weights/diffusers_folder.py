@@ -140,7 +140,7 @@ def _check_finite(
 
 
 def load_diffusers(folder: Path, *, inputs: Groups | None = None) -> LoadedModel:
-    """Return the model in a diffusers folder, ours or a third party's.
+    """Return the model in a diffusers folder, exported by this package or a third party's.
 
     `inputs` maps the first convolution to these channel groups (see conv_in.py); a change is added
     to the notes. All missing, unexpected, misshapen and NaN tensors are reported in one OmfaError.

@@ -208,8 +208,7 @@ def get_export_fields(model: LoadedModel) -> dict[str, Any]:
 def _make_difference_error(folder: Path, wrong: Sequence[str]) -> OmfaError:
     return OmfaError(
         f"{folder}: {len(wrong)} arrays differ from {MANIFEST_FILE} ({', '.join(wrong)});"
-        " the copy is"
-        " damaged: import the weights again"
+        " the copy is damaged: import the weights again"
     )
 
 

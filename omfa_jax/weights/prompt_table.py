@@ -18,7 +18,7 @@ EMPTY_PROMPT = ""
 
 @dataclass(frozen=True)
 class PromptTable:
-    """Text embeddings for a list of prompts, computed once and stored beside the weights.
+    """Text embeddings for a list of prompts, computed once and stored next to the weights.
 
     Row i belongs to `prompts[i]`. The last prompt is empty and serves as the null condition in
     classifier-free guidance. `context` (n, l, d) has one vector per token, `pooled` (n, p) one per

@@ -17,7 +17,8 @@ from omfa_jax.weights.scheduler_statements import (
 )
 
 OVERRIDE = "--config.model.ignore_scheduler=true"
-# settings of the source's sampler, which ours replaces -> usual values; () where any will do
+# settings of the source's sampler, which this package's sampler replaces -> usual values; () where
+# any value is fine
 SAMPLER_DEFAULTS: dict[str, tuple[Any, ...]] = {
     **dict.fromkeys(("clip_sample", "thresholding", "set_alpha_to_one"), (False,)),
     **dict.fromkeys(("use_karras_sigmas", "use_exponential_sigmas"), (False,)),

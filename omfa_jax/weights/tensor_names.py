@@ -104,7 +104,7 @@ def _make_row(
     if found is None:
         raise OmfaError(
             f"no PyTorch name for {'/'.join(path)} of shape {shape}; add a row to "
-            f"LEAVES in {__name__}"
+            f"LEAF_NAMES in {__name__}"
         )
     word, axes = found
     return NameRow(f"{module}.{word}", tuple(shape[axis] for axis in axes), path, layer, axes)

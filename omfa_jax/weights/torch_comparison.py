@@ -49,9 +49,9 @@ def compare_with_torch(
 
     `ours` is a model or a model folder of either format, run by JAX in float32; `theirs` is a
     diffusers folder, run by PyTorch in float64 and float32. Two folders may be given in either
-    order. Channels are matched by meaning. Inputs that only our UNet has are random as well, so the
-    outputs agree only if the weights of those channels are zero. Raises OmfaError for networks of
-    different sizes and for files that do not match them.
+    order. Channels are matched by meaning. Inputs that only the UNet of `ours` has are random too,
+    so the outputs agree only if the weights of those channels are zero. Raises OmfaError for
+    networks of different sizes and for files that do not match them.
     """
     if not isinstance(ours, LoadedModel):
         if is_imported(theirs):

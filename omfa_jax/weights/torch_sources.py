@@ -196,7 +196,7 @@ def _unet_in_file(tensors: LazyTensors) -> _Part:
 
 
 def _open_vae(path: Path) -> _Part:
-    """Open the VAE of a model folder, of a folder of its own or of an original file."""
+    """Open the VAE of a model folder, of a separate folder or of an original file."""
     path = Path(path)
     if path.is_file():
         return _vae_in_file(_require_safetensors(path))

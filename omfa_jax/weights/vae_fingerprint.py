@@ -8,7 +8,7 @@ from omfa_jax.core import trees
 from omfa_jax.models import VAEConfig
 from omfa_jax.weights.omfa_model import Params
 
-# the half of a VAE that makes latents
+# the part of a VAE that computes latents
 ENCODER = ("encoder", "quant_conv")
 
 

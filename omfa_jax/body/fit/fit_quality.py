@@ -25,7 +25,7 @@ class FitReport:
     """A fit's reprojection error over its trusted keypoints, and the verdict with its reason.
 
     `_of_image` and `_of_body` are fractions of the image's height and of the body's height in the
-    image (that of the whole standing body, even if only half of it is visible). Fields are saved
+    image (that of the full standing body, even if only half of it is visible). Fields are saved
     by name in fit_report.json.
     """
 

@@ -160,7 +160,7 @@ def _compute_box_area(pixels: Float[np.ndarray, "n 2"]) -> float:
 
 
 def _find_names(group: Path, count: int) -> list[str]:
-    """Return the frames' names, from the files that Champ leaves beside the group file."""
+    """Return the frames' names, from the files that Champ writes next to the group file."""
     places = (group.parent, (".npy",)), (group.parent.parent / "images", _PICTURES)
     for folder, suffixes in places:
         found = folder.iterdir() if folder.is_dir() else ()
@@ -171,5 +171,5 @@ def _find_names(group: Path, count: int) -> list[str]:
             return sorted(names, key=lambda name: (int(name) if numbered else 0, name))
     raise OmfaError(
         f"body file {group}: its {count} frames have no names; keep it in Champ's smpl_results/"
-        f" beside {count} .npy files, or beside images/ with {count} images"
+        f" next to {count} .npy files, or next to images/ with {count} images"
     )

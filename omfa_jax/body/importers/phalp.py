@@ -62,7 +62,7 @@ class PhalpImporter:
         seen = np.flatnonzero(unseen == 0)
         if not len(seen):
             raise OmfaError(
-                f"nobody detected in this frame ({len(boxes)} tracks from earlier frames)"
+                f"no person detected in this frame ({len(boxes)} tracks from earlier frames)"
             )
         index = int(seen[find_largest(boxes[seen, 2] * boxes[seen, 3])])
         smpl = record["smpl"][index]

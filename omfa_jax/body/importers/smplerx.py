@@ -65,4 +65,4 @@ def _read_meta(file: Path) -> dict[str, Any]:
                 return parse_json(place.read_text())
             except ValueError as error:
                 raise OmfaError(f"{place}: not JSON: {error}") from None
-    raise OmfaError(f"no camera for {file.name}: expected {places[0]} beside it")
+    raise OmfaError(f"no camera for {file.name}: expected {places[0]} next to it")

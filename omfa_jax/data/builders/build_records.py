@@ -50,7 +50,7 @@ def build_records(
     """Write the raw folder's records to `out_dir` and return what was found, built and skipped.
 
     Unusable items are skipped and reported with a reason. `out_dir` is created by a rename at the
-    end. Until then finished shards are kept in a hidden staging folder beside it, from which the
+    end. Until then finished shards are kept in a hidden staging folder next to it, from which the
     same call resumes after a kill. `shard_records`: items per shard. `runner`: "local" (`processes`
     of this machine) or "beam" (with `beam_options` as on its command line); both write the same
     bytes. `item_options` are passed to the data set's `list_items` (see `item_option_names` of its

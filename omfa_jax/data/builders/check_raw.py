@@ -26,7 +26,7 @@ from omfa_jax.data.records.record_faults import Finding, find_mask_faults, find_
 MASKS = {"cloth-mask": "{}", "agnostic-mask": "{}_mask"}
 # a size shared by this share of the photos is the data set's
 USUAL_SHARE = 0.9
-# id 10 tells CIHP from LIP: torso skin, in most photos, against jumpsuits, in few
+# id 10 distinguishes CIHP from LIP: torso skin, in most photos, against jumpsuits, in few
 TRAP_ID, MIN_MAPS = 10, 20
 TORSO_IS_SHOWN, JUMPSUIT_IS_WORN = 0.05, 0.5
 

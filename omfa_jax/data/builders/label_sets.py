@@ -3,7 +3,8 @@
 CIHP (Gong et al., "Instance-level Human Parsing via Part Grouping Network", 2018) is what
 VITON-HD's `image-parse-v3` uses. LIP (Gong et al., "Look into Person", 2017) has 20 labels too, but
 its 10 is jumpsuits, where CIHP's 10 is the skin of the torso. ATR (Liang et al., "Deep Human
-Parsing with Active Template Regression", 2015) is DressCode's. DeepFashion-MultiModal has its own.
+Parsing with Active Template Regression", 2015) is DressCode's. DeepFashion-MultiModal has another
+one.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

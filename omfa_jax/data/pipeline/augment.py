@@ -154,7 +154,7 @@ def _span(
     """
     start = (offset - side / 2) * scale + side / 2 + shift * side
     length = size * scale
-    # 1e-6: rounding errors must not cost a pixel where the edge is meant to be at a whole one
+    # 1e-6: rounding errors must not cost a pixel where the edge is meant to be at an integer
     first = max(0, math.ceil(start - 1e-6))
     end = min(side, math.floor(start + length + 1e-6))
     return first, end, max(0.0, (first - start) / length), min(1.0, (end - start) / length)

@@ -7,7 +7,8 @@ from jaxtyping import Bool, Float16, Float32, Int32, Int64, UInt8
 
 # The type in signatures. Its keys are those of one of the four classes below, which one depends on
 # the records (images or latents) and on the reader (training or evaluation); they are a contract
-# that tests hold real batches to, and no class of their own at run time. A batch lives on the host.
+# that tests hold real batches to, and do not exist as classes at run time. A batch lives on the
+# host.
 Batch = dict[str, np.ndarray]
 
 

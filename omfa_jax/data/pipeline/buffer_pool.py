@@ -15,7 +15,7 @@ from jaxtyping import UInt8
 class BufferPool:
     """A pool of buffers of one size; it grows to the largest number in use at once.
 
-    Thread-safe. A pickled copy starts with an empty pool of its own.
+    Thread-safe. A pickled copy starts with its own empty pool.
     """
 
     def __init__(self) -> None:

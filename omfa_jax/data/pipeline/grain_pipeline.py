@@ -1,6 +1,6 @@
 """The Grain pipeline from records to batches: deterministic in the seed, resumable at any batch.
 
-Steps: shuffle all records of each folder, anew in each epoch; interleave the folders by weight;
+Steps: reshuffle all records of each folder in each epoch; interleave the folders by weight;
 decode; group into batches, which may span epochs; split each batch among the shards. The parts of
 the shards, concatenated in order, are the batch that a single shard would get. The state is the
 number of batches consumed, so a run can resume with another number of shards, threads or processes.

@@ -27,7 +27,7 @@ class OrderEntry(NamedTuple):
 class TrainingOrder:
     """The endless order of training: `order[position]` is an `OrderEntry`, in constant time.
 
-    `counts`: the number of records in each folder. Each folder is shuffled separately, anew in each
+    `counts`: the number of records in each folder. Each folder is reshuffled separately in each
     of its epochs, and its epochs end independently of the other folders'. `weights` fix the folder
     of each position: in any 1000 positions each folder gets its share, evenly spread. The order
     does not depend on hosts or batches.

@@ -1,6 +1,6 @@
 """Pose groups: which records of a split show the same person in the same outfit.
 
-The groups of a split are stored beside its record files as one int32 array. Opening them reads
+The groups of a split are stored next to its record files as one int32 array. Opening them reads
 4 bytes per record and no record; drawing a partner takes time independent of the data set's size.
 """
 
@@ -41,7 +41,7 @@ class PoseGroups:
         self._ends = np.cumsum(sizes).astype(np.int32)
 
     def sample_partner(self, index: int, rng: np.random.Generator) -> int:
-        """Return another record of the group, uniformly drawn; the record itself if alone."""
+        """Return another record of the group at random; the record itself if it is the only one."""
         number = int(self._numbers[index])
         if number == NO_GROUP:
             return index

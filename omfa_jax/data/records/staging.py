@@ -192,7 +192,9 @@ def _kept_if_worth_it(partial: StagingFolder) -> Iterator[None]:
         yield
     except BaseException:
         if any(partial.progress.glob("*.json")):
-            log.warning("kept finished shards in %s: the same command resumes", partial.folder)
+            log.warning(
+                "kept finished shards in %s: run the same command to resume", partial.folder
+            )
         else:
             partial.discard()
         raise

@@ -91,7 +91,7 @@ class Ledger:
 def open_ledger(path: Path) -> Iterator[Ledger]:
     """Yield the ledger, locked against other processes; OmfaError if it cannot be opened."""
     if not path.exists():
-        # the header comes first and atomically: a file without it is not ours
+        # the header comes first and atomically: a file without it is not a judge cache
         with atomic_write(path) as temporary:
             temporary.write_text(json.dumps(HEADER) + "\n")
     try:

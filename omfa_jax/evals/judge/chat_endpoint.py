@@ -71,7 +71,7 @@ class ChatEndpoint:
             self._open_at = max(self._open_at, time.monotonic() + seconds)
 
     def post(self, fields: Mapping[str, Any]) -> bytes:
-        """Send a request and return the body of its answer; Failed if there is none."""
+        """Send a request and return the body of its answer; RequestFailed if there is none."""
         headers = {"Content-Type": "application/json", "Accept": "application/json"}
         if self._key:
             headers["Authorization"] = f"Bearer {self._key}"
@@ -107,7 +107,7 @@ class ChatEndpoint:
                 raise RequestFailed("the answer is larger than 4 MiB", maybe_paid=True)
             if time.monotonic() > deadline:
                 raise TimeoutError
-        if response.length:  # less came than Content-Length announced
+        if response.length:  # fewer bytes than Content-Length announced
             raise http.client.IncompleteRead(b"", response.length)
         return b"".join(parts)
 

@@ -142,7 +142,7 @@ class ExampleImages:
         except OmfaError as error:
             self.notes.append(f"{self.scores.method}: {error}")
             return None
-        # never enlarged: it would suggest a resolution that is not there
+        # never enlarged: it would suggest a higher resolution than the image has
         height = min(self.height_px, image.shape[0])
         return resize(image, height, max(1, round(image.shape[1] * height / image.shape[0])))
 

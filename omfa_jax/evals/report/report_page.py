@@ -67,7 +67,7 @@ def add_report_sections(
     examples = examples or GallerySettings()
     groups = group_scores(scores)
     places = dict(zip(map(_key, scores), beside or [Path()] * len(scores), strict=True))
-    # before anything is added, so that an unknown metric leaves no half page
+    # before anything is added, so that an unknown metric leaves no partial page
     chosen = [choose_metrics(group, examples.metrics) for group in groups]
     page.add_warnings("Read with care", collect_warnings(scores))
     for group in groups:

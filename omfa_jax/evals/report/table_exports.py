@@ -45,7 +45,7 @@ def _tabular(group: Sequence[Scores]) -> str:
     for row in table.rows:
         lines.append(" & ".join([escape_latex(row.labels[0]), *map(_value, row.cells)]) + r" \\")
         if any(cell.interval_text for cell in row.cells):
-            # braces keep \\ from taking a following [ for its own argument
+            # braces keep \\ from taking a following [ for an argument
             lines.append(" & ".join(["", *map(_interval, row.cells)]) + r" \\")
         whys += [
             f"% {_comment(row.labels[0])}, {_comment(column.label)}: {_comment(cell.why)}"

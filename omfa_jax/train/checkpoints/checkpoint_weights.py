@@ -33,7 +33,7 @@ def restore_params(path: str | Path, *, ema: bool = True) -> tuple[dict[str, Any
     """Return (UNet parameters as numpy arrays, step) of a workdir or of one step's folder.
 
     With `ema`, the EMA is preferred if there is one. In a workdir the newest readable step is
-    taken; skipped ones are logged.
+    used; skipped ones are logged.
     """
 
     def read(item: Path, prefix: trees.KeyPath) -> tuple[dict[str, Any], int]:
@@ -59,7 +59,9 @@ def read_newest(
     # newest first; a later one may turn out to be damaged only when its arrays are read
     steps = list_readable_steps(folder, there)
     if not steps:
-        raise OmfaError(f"no whole checkpoint in {path}; give a training workdir or one step of it")
+        raise OmfaError(
+            f"no complete checkpoint in {path}; give a training workdir or one of its steps"
+        )
     damage: list[DamagedCheckpointError] = []
     for step in steps:
         try:
@@ -67,10 +69,10 @@ def read_newest(
         except DamagedCheckpointError as error:
             damage.append(error)
             if step != steps[-1]:
-                log.warning("%s; trying the one before", error)
+                log.warning("%s; trying the previous one", error)
             continue
         if step != there[0]:
-            log.warning("%s: step %d was taken, the newest that can be read", path, step)
+            log.warning("%s: using step %d, the newest readable one", path, step)
         return made
     raise DamagedCheckpointError("; ".join(map(str, damage))) from damage[0]
 
@@ -88,7 +90,7 @@ def list_readable_steps(folder: Path, steps: list[int]) -> list[int]:
             log.warning("checkpoint %s has lost its EMA: only its raw weights are left", step)
     # only those newer than the one that will be used are worth a warning
     for step in steps[: steps.index(found[0])] if found else ():
-        log.warning("%s; trying the one before", describe_missing(folder / str(step)))
+        log.warning("%s; trying the previous one", describe_missing(folder / str(step)))
     return found
 
 

@@ -46,7 +46,7 @@ log = logging.getLogger(__name__)
 
 RunResult = TypeVar("Made")
 
-# in a workdir, beside the checkpoints: everything in the model that training does not change
+# in a workdir, next to the checkpoints: everything in the model that training does not change
 MODEL_FOLDER = "model"
 
 
@@ -96,8 +96,8 @@ class Checkpointer:
             damage[step] = str(read)
         found = (damage.get(s) or describe_missing(self.folder / str(s)) for s in steps)
         raise OmfaError(
-            f"{self.folder} holds checkpoints but none is whole; refusing to start from nothing"
-            " over them: mend or remove that folder, or change --workdir. Found:"
+            f"{self.folder} holds checkpoints but none is complete; refusing to overwrite them"
+            " with a new run: repair or remove that folder, or change --workdir. Found:"
             f" {'; '.join(map(str, found))}"
         )
 
@@ -226,14 +226,14 @@ class Checkpointer:
     def _failure(self, step: int | None, error: Exception) -> OmfaError:
         what = "a checkpoint" if step is None else f"checkpoint {step}"
         try:
-            whole = find_newest_complete_step(self.folder, warn=False)
-            kept = "none is whole" if whole is None else f"the last whole one is step {whole}"
+            newest = find_newest_complete_step(self.folder, warn=False)
+            kept = "none is complete" if newest is None else f"the newest complete one is {newest}"
             free = f"{shutil.disk_usage(self.folder).free / 1e6:.0f} MB"
         except OSError as failed:
-            kept = free = f"nobody knows what ({format_error(failed)})"
+            kept = free = f"unknown ({format_error(failed)})"
         return OmfaError(
-            f"could not save {what} in {self.folder}, where {free} are free: {kept}; make"
-            f" room or change --workdir ({format_error(error)})"
+            f"could not save {what} in {self.folder}, free space: {free}; checkpoints: {kept}; free"
+            f" some space or change --workdir ({format_error(error)})"
         )
 
 
@@ -263,7 +263,7 @@ def run_on_all_processes(work: Callable[[], RunResult]) -> RunResult | DamagedCh
     if failed:
         where, other = failed[0], codes[failed[0]]
         if other == refused:
-            raise OmfaError(f"process {where} cannot go on from this checkpoint: see its log")
+            raise OmfaError(f"process {where} cannot restore this checkpoint; see its log")
         raise OSError(other, f"{os.strerror(other)} (in process {where}: see its log)")
     if damaged in codes:
         where = codes.index(damaged)

@@ -24,9 +24,9 @@ FINISHED = "_CHECKPOINT_METADATA"
 ASIDE_PREFIX = "aside"
 # folder names that Orbax counts as steps
 _STEP = re.compile(r"0|[1-9][0-9]*")
-# errors that mean lost files; any other is a failure of the file system, which may pass
+# errors that mean lost files; any other is a failure of the file system, which may be temporary
 _LOST = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
-# an OSError without an errno was raised by a library; these two may pass too
+# an OSError without an errno was raised by a library; these two may be temporary too
 _PASSING = (TimeoutError, ConnectionError)
 _OS_ERROR = re.compile(r"os_error_code='(\d+)'")
 
@@ -47,7 +47,7 @@ def find_newest_complete_step(folder: Path, *, warn: bool = True) -> int | None:
     """Return the newest complete step, without reading its arrays.
 
     On a local file system Orbax counts any folder named by a number as a checkpoint, even an empty
-    one. Here a step needs its final metadata file and every item which that lists.
+    one. Here a step needs its final metadata file and every item that this file lists.
     """
     return next(iter(list_complete_steps(folder, warn=warn)), None)
 
@@ -60,20 +60,20 @@ def list_complete_steps(folder: Path, *, warn: bool = True) -> list[int]:
         if lack is None:
             whole.append(step)
         elif warn and not whole:
-            log.warning("%s; trying the one before", lack)
+            log.warning("%s; trying the previous one", lack)
     return whole
 
 
 def describe_missing(step_folder: Path) -> str | None:
-    """Return a sentence about what a step's folder lacks; None if it is complete."""
+    """Return a sentence on what is missing in a step's folder; None if it is complete."""
     missing = list_missing(step_folder)
     if not missing:
         return None
-    return f"checkpoint {step_folder} is not whole (missing: {', '.join(missing)})"
+    return f"checkpoint {step_folder} is incomplete (missing: {', '.join(missing)})"
 
 
 def list_missing(step_folder: Path) -> list[str]:
-    """Return what a step's folder lacks: items, or Orbax's final metadata file."""
+    """Return what is missing in a step's folder: items, or Orbax's final metadata file."""
     listed = read_items(step_folder)
     items = [*ITEMS, *sorted(set(listed or ()) - {*ITEMS, ROW_ITEM})]
     missing = [item for item in items if not (step_folder / item).is_dir()]
@@ -162,7 +162,7 @@ def rename_damaged(step_folder: Path, reason: str) -> None:
     while os.path.lexists(free):
         free, number = step_folder.with_name(f"{stem}-{number}"), number + 1
     step_folder.rename(free)
-    log.warning("%s: put aside as %s, nothing of it was deleted", reason, free)
+    log.warning("%s: renamed to %s; nothing was deleted", reason, free)
 
 
 def format_error(error: BaseException) -> str:

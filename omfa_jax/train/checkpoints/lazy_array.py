@@ -19,7 +19,7 @@ CHUNK_BYTES = 500_000_000
 
 
 class LazyArray:
-    """One array of a saved item, read by `np.asarray`."""
+    """One array of a saved item, read from disk by `np.asarray`."""
 
     def __init__(self, reader: "_Reader", path: trees.KeyPath, shape: tuple[int, ...], dtype: Any):
         self.shape, self.dtype = shape, np.dtype(dtype)

@@ -55,7 +55,7 @@ def read_step(folder: Path, abstract: TrainState) -> tuple[TrainState, dict[str,
     if abstract.ema is not None and not has_ema:
         raise make_missing_ema_error(folder, config)
     if abstract.ema is None and has_ema:
-        log.warning("the EMA of checkpoint %s is left behind: train.ema_decay=0 now", folder)
+        log.warning("the EMA of checkpoint %s is dropped: train.ema_decay=0 now", folder)
     state = read_tree(folder / "state", template)
     ema = None
     if abstract.ema is not None:
@@ -114,7 +114,7 @@ def read_checksums(folder: Path) -> dict[str, Record]:
     found = read_json(folder, CHECKSUMS_ITEM)
     if not all(map(is_record, found.values())):
         raise DamagedCheckpointError(
-            f"checkpoint {folder / CHECKSUMS_ITEM} is damaged: not sums, shapes, dtypes"
+            f"checkpoint {folder / CHECKSUMS_ITEM} is damaged: expected sums, shapes, dtypes"
         )
     return found
 
@@ -224,10 +224,10 @@ class _Policy(asyncio.DefaultEventLoopPolicy):
 
 @contextlib.contextmanager
 def tolerate_late_reads() -> Iterator[None]:
-    """Tolerate Orbax reads that finish after another one of them has failed.
+    """Tolerate Orbax reads that finish after another read has failed.
 
-    When one of many reads fails, Orbax closes its event loop under the others. Each of those would
-    then print a traceback, which would bury the one line with the error.
+    When one of many reads fails, Orbax closes its event loop while the others are pending. Each of
+    them would then print a traceback, which would bury the one line with the error.
     """
     # Orbax calls asyncio.new_event_loop, which asks the policy
     before = asyncio.get_event_loop_policy()

@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 def make_preservation_policy(keep: KeepSettings, folder: Path) -> PreservationPolicy:
-    """Return Orbax's policy for the settings; a checkpoint is kept if any of its parts keeps it."""
+    """Return Orbax's policy for the settings; a checkpoint is kept if any rule keeps it."""
     policies: list[PreservationPolicy] = [policy.LatestN(keep.last)]
     if keep.every_steps:
         policies.append(policy.EveryNSteps(keep.every_steps))

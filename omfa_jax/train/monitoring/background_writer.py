@@ -19,7 +19,7 @@ CLOSE_S = 5.0
 
 
 class BackgroundWriter:
-    """Runs writes in order, in a thread of its own.
+    """Runs writes in order, in its own thread.
 
     If they fail (a full disk) or hang (a file server), the run continues. One warning is logged, up
     to `kept` writes are queued and retried, and the oldest beyond that are dropped. When writes
@@ -32,7 +32,9 @@ class BackgroundWriter:
         self._changed = threading.Condition()
         self._lost = 0
         self._fails = self._is_late = self._ends = False
-        self._thread = threading.Thread(target=self._run, daemon=True, name=f"outlet {what}")
+        self._thread = threading.Thread(
+            target=self._run, daemon=True, name=f"background writer: {what}"
+        )
         self._thread.start()
 
     def put(self, write: Callable[[], object]) -> None:
@@ -50,7 +52,7 @@ class BackgroundWriter:
             if not done:
                 self._is_late = True
                 log.warning(
-                    "%s: a write has not come back after %g s; the run goes on without it",
+                    "%s: a write has not finished after %g s; training continues without it",
                     *(self._what, PATIENCE_S),
                 )
 
@@ -80,7 +82,7 @@ class BackgroundWriter:
             except Exception as error:
                 # not an I/O error, so a retry would fail too
                 self._lost += 1
-                log.warning("%s: one is left out: %s: %s", self._what, type(error).__name__, error)
+                log.warning("%s: skipped one: %s: %s", self._what, type(error).__name__, error)
             self._succeeded(write)
 
     def _failed(self, error: Exception) -> bool:
@@ -88,7 +90,7 @@ class BackgroundWriter:
         with self._changed:
             if not self._fails:
                 log.warning(
-                    "%s: cannot be written (%s); the run goes on, tried again every %g s",
+                    "%s: cannot be written (%s); training continues, retrying every %g s",
                     *(self._what, error, self._retry_s),
                 )
             self._fails = True
@@ -105,7 +107,7 @@ class BackgroundWriter:
                 self._waiting.popleft()
             if self._fails or (self._is_late and not self._waiting):
                 log.warning(
-                    "%s: written again; %s lost",
+                    "%s: writing works again; %s lost",
                     *(self._what, f"{self._lost} were" if self._lost else "none was"),
                 )
                 self._fails = self._is_late = False

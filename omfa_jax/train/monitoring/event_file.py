@@ -1,7 +1,7 @@
 """TensorBoard event files, written record by record.
 
 tensorboardX's own writer runs a thread that dies on a full disk, after which the next event blocks
-in its queue for ever. Only that package's messages and checksum are used here.
+in its queue forever. Only that package's messages and checksum are used here.
 """
 
 import socket

@@ -34,7 +34,7 @@ def read_start_time(workdir: Path) -> float:
         pass
     except OSError as error:
         # the file server may be slow for a moment: never overwrite a mark that may exist
-        log.warning("%s: %s; goodput counts from now on", mark, error)
+        log.warning("%s: %s; goodput is measured from now", mark, error)
         return time.time()
     now = time.time()
     # processes that start together all write; the last rename wins, and later starts read it
@@ -42,7 +42,7 @@ def read_start_time(workdir: Path) -> float:
         with atomic_write(mark) as temporary:
             temporary.write_text(f"{now}\n")
     except OmfaError as error:
-        log.warning("%s; goodput then counts from the next start on", error)
+        log.warning("%s; goodput will be measured from the next start", error)
     return now
 
 
@@ -114,7 +114,7 @@ class Clock:
             elif not self._has_warned:
                 self._has_warned = True
                 log.warning(
-                    "no goodput: by the file %r and the clock the run has lasted %.0f s, its %d"
+                    "no goodput: according to file %r and the clock the run took %.0f s, but its %d"
                     " steps take %.0f s; the clock was set back, or other machines were faster",
                     *(START_FILE, total, step, useful),
                 )

@@ -50,8 +50,8 @@ class MetricsBuffer:
                 f"step {step}: the loss is {stacked['loss'][bad[0]]} and the gradient norm"
                 f" {stacked['grad_norm'][bad[0]]} ({len(bad)} of the last {len(steps)} steps). Its"
                 f" batch was records {_format_ids(records)} of this process. The last checkpoint in"
-                f" {workdir} is of step {saved}, before it. Look at those records, lower"
-                " config.optimizer.learning_rate, or pass over such steps with"
+                f" {workdir} is of step {saved}, before it. Inspect those records, lower"
+                " config.optimizer.learning_rate, or skip such steps with"
                 " config.train.on_nonfinite=skip"
             )
         self._skipped += bad.size

@@ -77,7 +77,7 @@ class Profiler:
             work()
         except Exception as error:  # of XLA's or the system's
             log.warning(
-                "no trace in %s: %s; the run goes on",
+                "no trace in %s: %s; training continues",
                 self._folder,
                 " ".join(str(error).split())[:300],
             )

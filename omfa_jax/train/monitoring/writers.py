@@ -31,10 +31,10 @@ WANDB_CLOSE_S = 60.0
 
 
 class Writers:
-    """`metrics.jsonl` and TensorBoard event files in the workdir; silent on every host but one.
+    """`metrics.jsonl` and TensorBoard event files in the workdir; only one host writes.
 
     With `wandb_project`, Weights & Biases as well, in a run named after the workdir that a restart
-    resumes. `config` is shown there beside the curves. None of them can end or block the run (see
+    resumes. `config` is shown there next to the curves. None of them can end or block the run (see
     `BackgroundWriter`).
     """
 
@@ -57,7 +57,7 @@ class Writers:
         self._samples = folder / "samples"
         self._rows = BackgroundWriter(f"rows of {self._lines.path}")
         self._board = BackgroundWriter(f"curves in {folder / 'tensorboard'}", kept=MAX_QUEUED_ROWS)
-        self._pictures = BackgroundWriter(f"pictures in {self._samples}", kept=MAX_QUEUED_IMAGES)
+        self._pictures = BackgroundWriter(f"images in {self._samples}", kept=MAX_QUEUED_IMAGES)
         if wandb_project:
             self._wandb = _wandb_run(folder, wandb_project, config or {})
         if self._wandb is not None:
@@ -120,7 +120,7 @@ def _wandb_run(workdir: Path, project: str, config: Mapping[str, Any]) -> Any:
             config=dict(config),
         )
     except Exception as error:  # a full disk, no network, no key
-        log.warning("W&B: %s: %s; the run goes on without it", type(error).__name__, error)
+        log.warning("W&B: %s: %s; training continues without it", type(error).__name__, error)
         return None
 
 
