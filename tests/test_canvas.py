@@ -57,13 +57,9 @@ def test_masks_are_per_example(canvas):
     table = jnp.array(TABLE)
     together = canvas.make_mask(table)
     for row in range(len(TABLE)):
-<<<<<<< HEAD
-        np.testing.assert_array_equal(together[row : row + 1], canvas.make_mask(table[row : row + 1]))
-=======
         np.testing.assert_array_equal(
             together[row : row + 1], canvas.make_mask(table[row : row + 1])
         )
->>>>>>> p4
     given = canvas.make_mask_input(together)
     assert given.shape == (4, *canvas.shape[:2], canvas.mask_channels)
 
