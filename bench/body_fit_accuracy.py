@@ -1,8 +1,10 @@
-"""How well bodies are fitted to keypoints whose bodies are known: `python bench/body_fit_accuracy.py`.
+"""Accuracy of body fits to the 2D keypoints of known bodies.
 
-People of the synthetic world, in its photos (head to thighs) and whole, facing every way; each
-keypoint that the picture shows is given, exact or with noise of 0.5% of the body's height. Errors
-are of all 22 body joints that are in the picture, not only of the keypoints.
+    python bench/body_fit_accuracy.py
+
+The bodies are people of the synthetic world, as in its photos (head to thighs) and in full view,
+facing all directions. The fit gets every keypoint in the image, exact or with noise of 0.5% of the
+body's height. Errors are over all 22 body joints in the image, not only the keypoints.
 """
 
 import argparse
@@ -77,9 +79,9 @@ def make(model: BodyModel, known: KeypointSet, count: int, kind: str, noise: flo
 
 
 def mean_pose_error(model: BodyModel, truth: Truth, body: BodyParams) -> np.ndarray:
-    """Return each photo's joint errors (px) of one body under the best shift, scale and turn.
+    """Return each photo's joint error (px) of the mean body under the best shift and scale.
 
-    The turn is the true facing, which a fit has to find; the pose and the shape are the mean ones.
+    It faces the true direction, which a fit must find.
     """
     errors = []
     for params, camera, pixels in zip(truth.params, truth.cameras, truth.pixels, strict=True):
@@ -93,12 +95,15 @@ def mean_pose_error(model: BodyModel, truth: Truth, body: BodyParams) -> np.ndar
 
 
 def in_picture(pixels: np.ndarray) -> np.ndarray:
-    """Return which joints the picture shows."""
+    """Return which joints are in the image."""
     return np.all((pixels > 0) & (pixels < np.array(SIZE_PX)), axis=-1)
 
 
 def measure(fitter: Fitter, model: BodyModel, truth: Truth, batch: int) -> dict[str, np.ndarray]:
-    """Return per photo: joint error and mean pose's, shares of body height; 3D error in mm."""
+    """Return, per photo, the joint errors of the fit and of the mean body, and the 3D error.
+
+    2D errors are fractions of the body's height, the 3D error is in mm.
+    """
     fits, sizes = [], [SIZE_PX] * batch
     for first in range(0, len(truth.rows), batch):
         rows = truth.rows[first : first + batch]
@@ -109,7 +114,7 @@ def measure(fitter: Fitter, model: BodyModel, truth: Truth, batch: int) -> dict[
         pixels, _ = fit.camera.project(joints[:22])
         shown = in_picture(truth.pixels[i])
         reprojection.append(np.linalg.norm(pixels - truth.pixels[i], axis=1)[shown].mean())
-        # both in camera axes, pelvis on pelvis
+        # in camera axes with the pelvis at the origin, since depth cannot be known from 2D
         found, real = (
             (j - j[0]) @ c.rotation.T
             for j, c in ((joints[:22], fit.camera), (truth.joints[i], truth.cameras[i]))
@@ -125,8 +130,8 @@ def measure(fitter: Fitter, model: BodyModel, truth: Truth, batch: int) -> dict[
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--count", type=int, default=128)
-    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--count", type=int, default=128, help="bodies per row (default: 128)")
+    parser.add_argument("--batch-size", type=int, default=32, help="photos per fit (default: 32)")
     options = parser.parse_args()
     model = load_body_model()
     print(
@@ -149,7 +154,10 @@ def main() -> None:
         started = time.perf_counter()
         measure(fitter, model, truth, options.batch_size)
         seconds = (time.perf_counter() - started) / options.count
-        print(f"{known.name:12} {seconds:.3f} s a photo, {options.batch_size} at a time, compiled")
+        print(
+            f"{known.name:12} {seconds:.3f} s per photo in batches of {options.batch_size},"
+            " without compilation"
+        )
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""A random SDXL there and back, exact and cheap: what convert_weights.py promises, measured.
+"""Round trip of a random SDXL through convert_weights.py: exactness, time and memory.
 
     PYTHONPATH=. python bench/convert.py --workdir DIR
 
-makes a UNet and a VAE in diffusers' form, imports them, exports them again, compares every tensor
-and, one side after the other, the networks' outputs. At full size it takes 32 GB of disk and 14 GB
-of memory; DIR is emptied as it goes. Memory is what is resident and not backed by files.
+creates a UNet and a VAE in diffusers' form, imports and exports them, and compares every tensor and
+the networks' outputs. At full size it takes 32 GB of disk and 14 GB of memory. DIR must be empty;
+its contents are deleted along the way. Memory means resident memory that no file backs.
 """
 
 import argparse
@@ -35,7 +35,7 @@ from omfa_jax.weights.torch_tensors import LazyTensors, open_model
 
 TOLERANCE = 5e-6
 MEMORY_FACTOR, TIME_FACTOR = 1.3, 3.0
-# what writes to the stream that the norms read: small, so that their epsilons count
+# layers that write to the residual stream: drawn small, so that the norms' epsilons matter
 QUIET = ("conv_in", "conv2", "conv_shortcut", "samplers", "proj_in", "proj_out")
 
 Shapes = dict[str, tuple[int, ...]]
@@ -43,7 +43,7 @@ Shapes = dict[str, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table; `bound` is "" where the figure is for information."""
+    """One row of the table; `bound` is "" if the figure is only informative."""
 
     what: str
     figure: str
@@ -53,22 +53,20 @@ class Row:
 
 @dataclass
 class Cost:
-    """What a stage took: seconds until its files are on disk, and the peak of its memory."""
+    """Cost of a stage: seconds until its files are on disk, and its peak memory."""
 
     seconds: float
     peak_bytes: int
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the bench; return 1 if a bound does not hold."""
+    """Run the benchmark; return 1 if a bound is exceeded."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workdir", type=Path, required=True, help="an empty or new folder")
-    parser.add_argument("--preset", default="sdxl", help="a row of the UNets (sdxl)")
+    parser.add_argument("--preset", default="sdxl", help="UNet preset (default: %(default)s)")
     options = parser.parse_args(arguments)
     if options.workdir.exists() and any(options.workdir.iterdir()):
-        raise OmfaError(
-            f"{options.workdir} is not empty, and this bench empties it: change --workdir"
-        )
+        raise OmfaError(f"{options.workdir} is not empty and would be deleted: change --workdir")
     unet_config = get_unet_config(options.preset)
     # s, m and l share SDXL's VAE
     vae_config = get_vae_config(options.preset if options.preset in VAES else "sdxl")
@@ -84,7 +82,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def bench(unet_config: UNetConfig, vae_config: VAEConfig, workdir: Path) -> Iterator[Row]:
-    """Yield the table's rows, in the order in which they are measured."""
+    """Yield the table's rows as they are measured."""
     source, imported, exported = (workdir / name for name in ("source", "imported", "exported"))
     workdir.mkdir(parents=True, exist_ok=True)
     shapes = {"unet": torch_shapes(unet_config), "vae": torch_shapes(vae_config)}
@@ -163,7 +161,7 @@ def random_tensors(shapes: Shapes) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def variant_rows(config: UNetConfig, count: int) -> Iterator[Row]:
-    """Yield what holds for another width of conv_in: names, shapes, channels, and the way back."""
+    """Yield the rows for another width of conv_in: names, shapes, channels and the round trip."""
     shapes = torch_shapes(config)
     component = tensor_names.Component(
         get_unet_shapes(config), LazyTensors("diffusers", shapes, np.zeros)
@@ -188,12 +186,12 @@ def variant_rows(config: UNetConfig, count: int) -> Iterator[Row]:
 
 
 def count_row(what: str, came: int, expected: int) -> Row:
-    """Return the row of a number that must be exactly so."""
+    """Return the row of a count that must equal `expected`."""
     return Row(what, f"{came:,}", f"{expected:,}", came == expected)
 
 
 def cost_rows(what: str, cost: Cost, copied: Cost, most: int) -> Iterator[Row]:
-    """Yield time against a plain copy's and peak memory against the largest network's."""
+    """Yield the time relative to a plain copy, and the peak memory to the largest network."""
     times = cost.seconds / copied.seconds
     figure = f"{cost.seconds:.1f} s, {times:.2f} times the copy"
     yield Row(f"{what}: time", figure, f"<= {TIME_FACTOR:g} times", times <= TIME_FACTOR)
@@ -204,14 +202,14 @@ def cost_rows(what: str, cost: Cost, copied: Cost, most: int) -> Iterator[Row]:
 
 
 def equal_tensors(a: LazyTensors, b: LazyTensors) -> int:
-    """Return how many tensors are the same, bit for bit, in both; 0 if the names differ."""
+    """Return how many tensors are bit-equal in both; 0 if the names differ."""
     if a.shapes != b.shapes:
         return 0
     return sum(a.read(key).tobytes() == b.read(key).tobytes() for key in a.shapes)
 
 
 def command(*arguments: object) -> None:
-    """Run convert_weights.py in this process; a failure ends the bench."""
+    """Run convert_weights.py in this process; a failure ends the benchmark."""
     with contextlib.redirect_stdout(sys.stderr):
         status = convert_weights.main(list(map(str, arguments)))
     if status:
@@ -219,7 +217,7 @@ def command(*arguments: object) -> None:
 
 
 def measured(run: Callable[[], object]) -> Cost:
-    """Run, wait for the disk, and watch this process's memory meanwhile, 50 times a second."""
+    """Run `work` and sync the disk; sample this process's memory 50 times per second meanwhile."""
     peak, done = anonymous_bytes(), threading.Event()
 
     def watch() -> None:
@@ -244,7 +242,7 @@ def anonymous_bytes() -> int:
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("RssAnon:"):
             return 1024 * int(line.split()[1])
-    raise SystemExit("this bench reads /proc, which only Linux has")
+    raise SystemExit("this benchmark reads /proc, which only Linux has")
 
 
 def volume(shape: tuple[int, ...]) -> int:

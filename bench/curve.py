@@ -1,10 +1,9 @@
-"""The loss of a 500-step run with three forced restarts, over that of one that never stopped.
+"""Plot the loss of a 500-step run with three forced restarts over that of an uninterrupted run.
 
     PYTHONPATH=.:tests python bench/curve.py --workdir DIR --out docs/restarts.png
 
-trains tests/tiny_training.py's UNet twice, on pictures of one colour, which it can learn; the
-second run's process is killed with -9 three times, each at a random moment, and started again.
-Needs matplotlib.
+trains the UNet of tests/tiny_training.py twice, on images of one colour. The second run's process
+is killed (SIGKILL) at three random moments and restarted. Needs matplotlib.
 """
 
 import argparse
@@ -41,7 +40,7 @@ train(dataclasses.replace(run, batches=Colours()))
 
 
 def main() -> int:
-    """Train twice, plot, compare; return 1 unless the curves are the same to the last bit."""
+    """Train twice, plot and compare; return 1 unless the losses are bit-equal."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workdir", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True, help="the plot, a PNG")
@@ -68,14 +67,14 @@ def main() -> int:
     same = ours == theirs
     print(
         f"{options.steps} steps, killed three times (resumed from steps {killed}):"
-        f" {'the same losses, bit for bit' if same else 'OTHER LOSSES'};"
+        f" losses {'bit-equal' if same else 'DIFFER'};"
         f" first {ours[1]:.4f}, last {ours[options.steps]:.4f}"
     )
     return 0 if same else 1
 
 
 def start(workdir: Path, steps: int) -> subprocess.Popen:
-    """Start a process that trains, or goes on training, in `workdir`."""
+    """Start a process that trains in `workdir`, or resumes there."""
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "4"}
     command = [sys.executable, "-c", TRAIN, str(workdir), str(steps)]
     return subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
@@ -87,7 +86,7 @@ def losses(workdir: Path) -> dict[int, float]:
 
 
 def plot(ours: dict[int, float], theirs: dict[int, float], killed: list, out: Path) -> None:
-    """Draw one curve over the other, and where the second was resumed."""
+    """Draw one curve over the other, with the steps at which the second was resumed."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -1,11 +1,11 @@
-"""Builds a generated raw set in each layout: sound, and with 1% of its files damaged.
+"""Build a generated data set in each layout, once intact and once with 1% of its files damaged.
 
     PYTHONPATH=.:tests python bench/dataset_builds.py --workdir DIR --count 2000
 
-Sound, nothing may be lost. Damaged in ten or more ways (tests/damage.py), every damaged photo must
-be named in the report and every other one must be in the records. DeepFashion-MultiModal's photos
-without a map of their own are named too when the only map of their group is damaged. Prints a row
-a layout; the exit status is 1 if anything does not hold.
+From the intact set nothing may be lost. From the damaged one (at least ten kinds of damage, see
+tests/damage.py) every damaged photo must be named in the report and all others must be in the
+records. DeepFashion-MultiModal photos without a label map are also named if the only map of their
+group is damaged. Prints one row per layout; exit status 1 if a check fails.
 """
 
 import argparse
@@ -25,13 +25,13 @@ DAMAGED_SHARE = 0.01
 
 
 def main() -> int:
-    """Run every layout; return 1 unless all holds."""
+    """Run every layout; return 1 if a check fails."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--workdir", type=Path, required=True, help="a new folder: the sets in it are damaged"
+        "--workdir", type=Path, required=True, help="a new folder, for the generated data sets"
     )
     parser.add_argument("--count", type=int, default=2000)
-    parser.add_argument("--damaged", type=int, help="files; default 1%%, each way once at least")
+    parser.add_argument("--damaged", type=int, help="files to damage (default: 1%%)")
     parser.add_argument("--height", type=int, default=128)
     parser.add_argument("--width", type=int, default=96)
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
@@ -88,7 +88,7 @@ def keys(layout: str, raw: Path) -> set[str]:
 
 
 def damage(layout: str, raw: Path, count: int) -> dict[str, tuple[str, str]]:
-    """Damage `count` files, the ways in turn; return {key: (outcome, word that must be told)}."""
+    """Damage `count` files, each kind in turn; return {key: (outcome, word in the report)}."""
     splits = BUILDERS[layout].list_items(str(raw), [])
     items = [item for members in splits.values() for item in members]
     if layout == "deepfashion_multimodal":

@@ -1,11 +1,12 @@
-"""Single UNet with partial diffusion against a dual one: cost and quality on the same data.
+"""Compare one UNet with partial diffusion and a dual UNet: cost and quality on the same data.
 
     PYTHONPATH=. python bench/dual_vs_single.py --raw WORLD --records RECORDS --workdir DIR \
         [--only cost|train|score] [--step N] [--config.train.steps=N ...]
 
-Trains both from scratch by `omfa train`'s own loop (a workdir that is done is not trained again),
-scores both on the held-out people and prints a table. Equal are data, seeds, steps, batch, learning
-rate, VAE, prompts, the sampler and the noise of the scores; only `config.model.reference` differs.
+Trains both from scratch with the loop of `omfa train` (a finished workdir is not trained again),
+scores both on the held-out people and prints a table. Data, seeds, steps, batch size, learning
+rate, VAE, prompts, sampler and the noise of the scores are the same; only `config.model.reference`
+differs.
 """
 
 import argparse
@@ -66,8 +67,8 @@ def main() -> None:
     parser.add_argument("--records", type=Path)
     parser.add_argument("--workdir", type=Path, required=True)
     parser.add_argument("--test", type=int, default=64, help="held-out people")
-    parser.add_argument("--only", choices=("cost", "train", "score"), help="one part of it")
-    parser.add_argument("--step", type=int, help="score this checkpoint of both (the newest)")
+    parser.add_argument("--only", choices=("cost", "train", "score"), help="run one part only")
+    parser.add_argument("--step", type=int, help="step to score (default: the newest)")
     options, overrides = parser.parse_known_args()
     figures: dict[str, dict[str, float]] = {name: {} for name in SIDES}
     configs = {
@@ -103,7 +104,7 @@ def main() -> None:
 
 
 def train_both(configs: dict[str, Any], options: argparse.Namespace) -> None:
-    """Train one after the other on the same latents; a run that was stopped goes on."""
+    """Train one after the other on the same latents; an interrupted run resumes."""
     latents = options.workdir / "latents"
     if not latents.is_dir():
         diffusion_for = config_lib.make_weights_source(configs["single"]).diffusion_for
@@ -144,7 +145,7 @@ def cost(config: Any) -> dict[str, float]:
 
 
 def step_seconds(configs: dict[str, Any]) -> dict[str, dict[str, float]]:
-    """Return the median seconds of a step of each side; the sides take turns on random latents."""
+    """Return each side's step times on random latents; the sides are interleaved."""
     mesh = make_mesh(MeshSettings(), jax.devices()[:1])
     run: dict[str, Any] = {}
     rng = np.random.default_rng(0)
@@ -192,7 +193,7 @@ def step_seconds(configs: dict[str, Any]) -> dict[str, dict[str, float]]:
 
 
 def quality(trained: Path, options: argparse.Namespace) -> dict[str, float]:
-    """Return held-out loss, PSNR and influence of a workdir's or one step's model (its EMA)."""
+    """Return held-out loss, PSNR and influence of the EMA model of a workdir or of one step."""
     model, step = load_checkpoint_model(trained)
     slots = dict(zip(COMPONENTS, model.settings.slots_px, strict=True))
     settings = PipelineSettings(str(options.records), slots, threads=0)
@@ -237,7 +238,7 @@ def quality(trained: Path, options: argparse.Namespace) -> dict[str, float]:
 
 
 def held_out_losses(model: Model, batch: Any) -> dict[str, float]:
-    """Return each task's loss on the held-out people; noise and timesteps are fixed."""
+    """Return each task's loss on the held-out people, with fixed noise and timesteps."""
     apply = make_apply_fn(model.settings, model.unet_config, Compute())
     loss = LossSettings(min_snr_gamma=0.0, condition_dropout=0.0, timesteps=TimestepDistribution())
     objective = make_diffusion_objective(
@@ -259,7 +260,7 @@ def held_out_losses(model: Model, batch: Any) -> dict[str, float]:
 
 
 def resized(region: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Return a region at another size of the same aspect, by its nearest pixels."""
+    """Return a region resized (nearest neighbour) to another size of the same aspect."""
     rows, columns = (
         ((np.arange(to) + 0.5) * of / to).astype(int)
         for to, of in zip(size, region.shape, strict=True)

@@ -1,11 +1,11 @@
-"""Rate and peak memory of `omfa eval` on 768x1024 pictures, and resuming after kill -9.
+"""Speed and peak memory of `omfa eval` on 768x1024 images, and resuming after SIGKILL.
 
     PYTHONPATH=. nice python bench/evaluate.py --pairs 200 2000 --metrics ssim,psnr,clip_fid
 
-Pictures are made: a few distinct ones, each file with pixels of its own, as JPEG of quality 95. The
-network is a small random CLIP (no pretrained weights are needed). For each number of pairs: the
-rate, and the peak resident memory of the process. Then a run of the smallest number is killed after
-a third of its time and started again.
+The images are generated: a few distinct ones, of which each file is a variant, as JPEG of quality
+95. The network is a small random CLIP, so no pretrained weights are needed. Prints the speed and
+the peak resident memory for each number of pairs. Then a run with the smallest number is killed
+after a third of its time and restarted.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from omfa_jax.core.images import encode_jpeg
 
 HEIGHT, WIDTH, DISTINCT = 1024, 768, 8
 TESTS = Path(__file__).parents[1] / "tests"
-# `omfa eval`, on machines too where torchvision does not fit torch
+# `omfa eval`, also on machines whose torchvision does not match torch
 PROGRAM = f"""
 import sys
 sys.path.insert(0, {str(TESTS)!r})
@@ -44,11 +44,11 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, nargs="+", default=[200, 2000])
     parser.add_argument("--metrics", default="ssim,psnr,clip_fid")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--no-kill", action="store_true", help="leave the resuming out")
+    parser.add_argument("--no-kill", action="store_true", help="skip the kill and the restart")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch)
-        # by another process: a child's peak memory starts at what its parent has
+        # in another process: a child's peak memory starts at its parent's
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
             networks = pool.submit(write_network, root / "networks").result()
         for count in options.pairs:
@@ -68,7 +68,7 @@ def main() -> None:
 
 
 def resume(folder: Path, networks: Path, options: argparse.Namespace, pair_s: float) -> None:
-    """Kill a run after about a third of the pairs; the second run must do only the rest."""
+    """Kill a run after about a third of the pairs; the second run must compute only the rest."""
     whole = json.loads((folder / "scores.json").read_text())
     count = whole["counts"]["pairs"]
     process = subprocess.Popen(command(folder, networks, options, "resumed.json"))
@@ -91,7 +91,7 @@ def resume(folder: Path, networks: Path, options: argparse.Namespace, pair_s: fl
 
 
 def cached(cache: Path) -> int:
-    """Return how many pairs every computation has on disk."""
+    """Return the number of pairs whose results are on disk for every metric."""
     counts = []
     for space in cache.glob("*"):
         with_keys = [np.load(path) for path in space.glob("*.npz") if not path.name.startswith(".")]

@@ -1,11 +1,11 @@
-"""FLOPs by XLA's cost analysis against the closed-form count, for a config's step or for presets.
+"""Compare XLA's FLOP count with the closed-form count, for a config's step or for presets.
 
     PYTHONPATH=.:tests python bench/flops_vs_compiler.py [--config FILE] [--config.a.b=value ...]
     PYTHONPATH=.:tests python bench/flops_vs_compiler.py --presets ladder_12 sdxl ...
 
-XLA counts a loop's body once. The config's step, optimizer included, is therefore analysed with its
-transformer stacks unrolled; for presets the blocks are counted one by one (tests/compiler_flops.py)
-on the config's canvas. Remat is off and nothing is compiled.
+XLA counts a loop's body once. The config's step, including the optimizer, is therefore analysed
+with unrolled transformer stacks; for presets the blocks are counted one by one
+(tests/compiler_flops.py) on the config's canvas. Remat is off and nothing is compiled.
 """
 
 import argparse
@@ -35,7 +35,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config", default="configs/base.py")
     parser.add_argument("--step", default="768x1024", choices=CANVASES, help="canvas of the step")
-    parser.add_argument("--presets", nargs="+", choices=UNETS, help="of these, forward and step")
+    parser.add_argument("--presets", nargs="+", choices=UNETS, help="presets to count")
     options, overrides = parser.parse_known_args()
     config = config_lib.load_config(options.config, overrides)
     diffusion = config_lib.make_diffusion_settings(config, get_vae_config(config.model.vae))
@@ -58,7 +58,7 @@ def main() -> None:
 
 
 def presets(names: list[str], height: int, width: int) -> None:
-    """Print XLA's counts of presets on a (height, width) canvas over the formulas'."""
+    """Print the ratio of XLA's counts to the formulas' for presets on a (height, width) canvas."""
     print(f"| preset, {height}x{width} | forward: XLA / formula | step: XLA / formula |")
     print("| --- | --- | --- |")
     for name in names:
@@ -72,7 +72,7 @@ def presets(names: list[str], height: int, width: int) -> None:
 
 
 def step_flops(config: UNetConfig, settings: OptimizerSettings, height: int, width: int) -> float:
-    """Return XLA's count of loss, gradient and update of one example, stacks unrolled."""
+    """Return XLA's count of loss, gradient and update for one example, with unrolled stacks."""
     from omfa_jax.train.optimizer import make_optimizer
 
     scan = transformer.nn.scan

@@ -1,12 +1,13 @@
-"""What the input pipeline costs, beside what it cannot do without: reading bytes, decoding JPEG.
+"""Cost of the input pipeline relative to the unavoidable work: reading bytes and decoding JPEG.
 
-    PYTHONPATH=. python bench/input_pipeline.py                  # temporary records, some 400 MB
-    PYTHONPATH=. python bench/input_pipeline.py --records DIR --split train     # JPEG records of one's own
+    PYTHONPATH=. python bench/input_pipeline.py        # temporary records, about 400 MB
+    PYTHONPATH=. python bench/input_pipeline.py --records DIR --split train    # your JPEG records
 
-Each pair of sides takes turns in one process, over the same records in the same order with the
-same threads. Two ratios of their best turns: of records a second, which other programs on the
-machine disturb, and of records a second of processor time, which they disturb less. The first is
-held to the limit; beside other work the second says what a quiet machine would show.
+The two sides of each comparison alternate in one process, on the same records in the same order
+with the same number of threads. Two ratios of their best runs are printed: records per second of
+wall time, which other programs on the machine disturb, and records per second of CPU time, which
+they disturb less. The limit applies to the first; on a busy machine the second is closer to what
+an idle one would show.
 """
 
 import argparse
@@ -41,13 +42,13 @@ SHAPES = {
 }
 TASKS = (Task("try_on", ("person",), 0.5, ""), Task("try_off", ("garment",), 0.5, ""))
 BATCH, SEED = 8, 0
-# an epoch's order costs 70 ms at least: noticed among fewer records
+# an epoch's order costs at least 70 ms, which is noticeable with fewer records
 PHOTOS = 256
 LATENTS_LIMIT, JPEG_LIMIT, GROWTH_LIMIT = 0.60, 0.80, 1.10
 
 
 class Written(tfds.core.GeneratorBasedBuilder):
-    """TFDS builder of records that are there already."""
+    """TFDS builder for records that already exist."""
 
     name = "bench"
     VERSION = tfds.core.Version("1.0.0")
@@ -84,7 +85,7 @@ def write(
 
 
 def latents(count: int) -> Iterator[record_schema.LatentRecord]:
-    """Yield latents of the normal distribution: what the VAE's are scaled to."""
+    """Yield standard normal latents, the scale of the VAE's."""
     rng = np.random.default_rng(0)
     for number in range(count):
         arrays: dict[str, Any] = {
@@ -95,7 +96,7 @@ def latents(count: int) -> Iterator[record_schema.LatentRecord]:
 
 
 def photos(count: int) -> Iterator[record_schema.Record]:
-    """Yield records of 16 smooth pictures with some grain: JPEGs of 200 kB, PNG pose maps."""
+    """Yield records of 16 smooth images with some grain: JPEGs of 200 kB, PNG pose maps."""
     rng = np.random.default_rng(0)
     height, width = SLOTS["person"]
     jpegs = [images.encode_jpeg(_photo(rng, height, width)) for _ in range(16)]
@@ -130,7 +131,7 @@ def _photo(rng: np.random.Generator, height: int, width: int, grain: float = 4) 
 
 
 class Rate(NamedTuple):
-    """Records per second, of the wall clock and of the processor time of all threads."""
+    """Records per second of wall time, and of CPU time summed over all threads."""
 
     wall: float
     processor: float
@@ -138,7 +139,7 @@ class Rate(NamedTuple):
 
 @contextlib.contextmanager
 def timed(records: int) -> Iterator[Callable[[], Rate]]:
-    """Yield a function that gives the rate of what ran in the block, to be called after it."""
+    """Yield a function that returns the block's rate; call it after the block."""
     began, used = time.perf_counter(), time.process_time()
     ended: list[float] = []
     yield lambda: Rate(records / ended[0], records / ended[1])
@@ -146,7 +147,7 @@ def timed(records: int) -> Iterator[Callable[[], Rate]]:
 
 
 def turns(sides: dict[str, Callable[[], Rate]], rounds: int) -> dict[str, list[Rate]]:
-    """Return each side's rates, A B A B, after one turn of each that does not count."""
+    """Return each side's rates, interleaved A B A B, after one run of each that is not counted."""
     for side in sides.values():
         side()
     rates: dict[str, list[Rate]] = {name: [] for name in sides}
@@ -157,7 +158,7 @@ def turns(sides: dict[str, Callable[[], Rate]], rounds: int) -> dict[str, list[R
 
 
 def ours(folder: str, split: str, batches: int, threads: int, **changes: Any) -> Rate:
-    """Return the rate of the pipeline once it runs: as much is in the making before as after."""
+    """Return the pipeline's steady rate: equally much is prefetched before and after."""
     settings = PipelineSettings(folder, SLOTS, threads=threads, prefetch_batches=threads, **changes)
     options = {"split": split, "batch_size": BATCH, "seed": SEED, "tasks": TASKS}
     iterator = make_train_iterator(settings, **options)
@@ -171,7 +172,7 @@ def ours(folder: str, split: str, batches: int, threads: int, **changes: Any) ->
 
 
 def theirs(work: Callable[[int], Any], order: list[int], threads: int) -> Rate:
-    """Return the rate of bare work on the same records by as many threads."""
+    """Return the rate of the bare work on the same records with the same number of threads."""
     with timed(len(order)) as rate, ThreadPoolExecutor(threads) as pool:
         for _ in pool.map(work, order):
             pass
@@ -179,13 +180,13 @@ def theirs(work: Callable[[int], Any], order: list[int], threads: int) -> Rate:
 
 
 def decoded(record: record_schema.Record) -> list[np.ndarray]:
-    """Return the pixels of a record's pictures by Pillow and nothing else."""
+    """Return the pixels of a record's images, decoded with Pillow."""
     encoded = filter(None, (record.person, record.garment, record.pose))
     return [np.asarray(Image.open(io.BytesIO(picture))) for picture in encoded]
 
 
 def loaded(record: record_schema.Record) -> None:
-    """Decode a record's pictures with Pillow and leave the pixels inside it."""
+    """Decode a record's images with Pillow without copying the pixels out of it."""
     for encoded in filter(None, (record.person, record.garment, record.pose)):
         Image.open(io.BytesIO(encoded)).load()
 
@@ -193,7 +194,7 @@ def loaded(record: record_schema.Record) -> None:
 def compared(
     what: str, bare: list[Rate], pipeline: list[Rate], megabytes: float, limit: float | None
 ) -> bool:
-    """Print one row of the table; True if the limit holds."""
+    """Print one row of the table; return whether the limit holds."""
     wall, bare_wall = (max(rate.wall for rate in side) for side in (pipeline, bare))
     used, bare_used = (max(rate.processor for rate in side) for side in (pipeline, bare))
     each = [b.wall / a.wall for a, b in zip(bare, pipeline, strict=True)]
@@ -211,7 +212,7 @@ def compared(
 
 
 def order_seconds(count: int, draws: int = 3000) -> float:
-    """Return the seconds to look up one position in the order of `count` records."""
+    """Return the seconds it takes to look up a position in the order of `count` records."""
     order = TrainingOrder([count], [1.0], SEED)
     start = time.perf_counter()
     for position in range(draws):
@@ -220,13 +221,15 @@ def order_seconds(count: int, draws: int = 3000) -> float:
 
 
 def main() -> None:
-    """Print the table; exit status 1 if a limit fails."""
+    """Print the table; return 1 if a limit fails."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--records", default="", help="JPEG records to read instead of made ones")
+    parser.add_argument(
+        "--records", default="", help="JPEG records to read instead of generated ones"
+    )
     parser.add_argument("--split", default="train", help="split of --records")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--latents", type=int, default=1000, help="latents records to make")
+    parser.add_argument("--latents", type=int, default=1000, help="number of generated latents")
     options = parser.parse_args()
     threads, rounds = options.threads, options.rounds
     held = []
@@ -247,7 +250,7 @@ def main() -> None:
             "ours": lambda: ours(folder, "train", batches, threads, vae_id="v"),
         }
         megabytes = len(source.read_encoded(0)) / 1e6
-        what = "latents records at 768x1024, of raw ArrayRecord"
+        what = "latents at 768x1024, relative to raw ArrayRecord"
         rates = turns(sides, rounds)
         held.append(compared(what, rates["raw"], rates["ours"], megabytes, LATENTS_LIMIT))
 
@@ -269,10 +272,10 @@ def main() -> None:
         }
         encoded = [len(r.person) + len(r.garment) + len(r.pose) for r in pictures]
         rates = turns(sides, rounds)
-        what = "JPEG records at 768x1024, of Pillow alone"
+        what = "JPEG records at 768x1024, relative to Pillow alone"
         megabytes = statistics.mean(encoded) / 1e6
         held.append(compared(what, rates["pillow"], rates["ours"], megabytes, JPEG_LIMIT))
-        what = "the same, of Pillow without a look at its pixels"
+        what = "the same, relative to Pillow without copying the pixels"
         compared(what, rates["loaded"], rates["ours"], megabytes, None)
 
     small, large = (min(order_seconds(n) for _ in range(rounds)) for n in (10**3, 10**6))

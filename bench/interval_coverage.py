@@ -1,9 +1,10 @@
-"""How often 95% intervals of `omfa scaling fit` hold the truth: `PYTHONPATH=.:tests python
-bench/interval_coverage.py`.
+"""Coverage of the 95% intervals of `omfa scaling fit`: how often they contain the true value.
 
-Tables of the law that was published for Chinchilla's runs, each with noise drawn anew, fitted as
-the command does; prints rows for bench/RESULTS.md. With --table FILE, the published coefficients
-against the intervals of that table (Epoch AI's svg_extracted_data.csv, --drop-highest 5).
+    PYTHONPATH=.:tests python bench/interval_coverage.py
+
+Generates tables of runs from the published Chinchilla law, each with new noise, fits them as the
+command does, and prints rows for bench/RESULTS.md. With --table FILE, compares the published
+coefficients with the intervals of that table (Epoch AI's svg_extracted_data.csv, --drop-highest 5).
 """
 
 import argparse

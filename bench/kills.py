@@ -1,11 +1,11 @@
-"""Kill -9 one of two training processes, over and over: nothing but steps since the save is lost.
+"""Kill one of two training processes again and again: only steps since the last save are lost.
 
     PYTHONPATH=.:tests python bench/kills.py --workdir DIR --kills 20
 
-trains the small run of tests/processes.py on two processes, saving every third step; kills one
-and the other in turn, each after a random time; starts both again; and compares the parameters at
-the end, bit for bit, with those of a run that nobody disturbed. Every other kill comes at any time
-from the start on (joining, compiling, restoring, the first save), the others after a save.
+trains the small run of tests/processes.py on two processes, saving every third step. It kills
+(SIGKILL) the two in turn, each after a random time, restarts both, and finally compares the
+parameters bit for bit with those of an uninterrupted run. Every other kill may come at any time
+after the start (rendezvous, compilation, restore, first save), the others come after a save.
 """
 
 import argparse
@@ -36,14 +36,14 @@ def main() -> int:
         before = newest(killed)
         running = processes.start(killed, options.steps, 2, **environment)
         if index % 4 < 2:
-            # the first save after a start is some seconds away; from then on at any moment
+            # the first save takes some seconds after a start; later kills come at any moment
             while newest(killed) == before and all(p.poll() is None for p in running):
                 time.sleep(0.05)
             time.sleep(rng.uniform(0.0, 1.5))
         else:
             time.sleep(rng.uniform(0.0, 15.0))
         if running[index % 2].poll() is not None:
-            print("it had ended by itself:", processes.finish(running), file=sys.stderr)
+            print("it had already exited:", processes.finish(running), file=sys.stderr)
             return 1
         running[index % 2].kill()
         ended = processes.finish(running)
@@ -69,7 +69,7 @@ def main() -> int:
 
 
 def newest(workdir: Path) -> int:
-    """Return the newest whole checkpoint's step; 0 without one."""
+    """Return the step of the newest complete checkpoint; 0 without one."""
     return find_newest_complete_step(workdir / "checkpoints", warn=False) or 0
 
 

@@ -1,13 +1,12 @@
-"""Kill -9 a data command at random moments, over and over: it ends as if nobody had disturbed it.
+"""Kill a data command at random moments: resumed, it must end as if it had not been interrupted.
 
     PYTHONPATH=.:tests python bench/kills_data.py --workdir DIR [--stages build,poses] [--kills 40]
 
-Every stage is run once undisturbed. Then it is started and its main process killed after 0.2 to 6 s
-again and again (a run that ends before its kill is checked, and its output deleted), every other
-time at once after the kill before, while worker processes may still be dying. Every fourth kill is
-of a worker, after which the run must end by itself. At last it may end.
-Told are the longest time that a worker outlived its parent, and runs that hung or differ: the
-exit status is 1 if there is one.
+Every stage runs once without a kill. Then it is started again and again and its main process killed
+(SIGKILL) after 0.2 to 6 s. Every other start follows the kill at once, while workers may still be
+exiting. A run that ends before its kill is checked, and its output deleted. Every fourth kill hits
+a worker, after which the run must exit. The last run is not killed. Prints the longest time that a
+worker outlived its parent, and the runs that hung or differ; the exit status is 1 if there are any.
 """
 
 import argparse
@@ -26,7 +25,7 @@ from processes import members
 HANG_S = 240.0
 LINGER_S = 30.0
 OMFA = [sys.executable, "-m", "omfa_jax.cli.main", "data"]
-# latents by block means: what is killed is all but the VAE
+# latents are block means, so that everything except the VAE is tested
 LATENTS = """
 import sys
 from omfa_jax.data.pipeline.latent_writer import write_latents
@@ -37,7 +36,7 @@ if __name__ == "__main__":
     write_latents(*sys.argv[1:], encode, slots=slots, vae_id="v", batch_size=4, shard_records=16)
 """
 
-# of a folder with the inputs: the command, and the folders or files that it writes
+# from the folder with the inputs: the command, and the folders or files that it writes
 Stage = Callable[[Path, str], tuple[list[str], list[str]]]
 
 
@@ -94,14 +93,16 @@ STAGES: dict[str, Stage] = {
 
 
 def main() -> int:
-    """Run every stage; return 1 if a run hung or ended otherwise."""
+    """Run every stage; return 1 if a run hung or its output differs."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workdir", type=Path, required=True, help="a new folder")
     parser.add_argument("--stages", default=",".join(STAGES))
     parser.add_argument("--kills", type=int, default=40)
     parser.add_argument("--people", type=int, default=160)
     parser.add_argument("--processes", type=int, default=3)
-    parser.add_argument("--longest", type=float, default=6.0, help="seconds to a kill")
+    parser.add_argument(
+        "--longest", type=float, default=6.0, help="longest time until a kill, seconds"
+    )
     options = parser.parse_args()
     inputs = options.workdir / "inputs"
     if not inputs.exists():
@@ -157,7 +158,7 @@ def row(name: str, options: argparse.Namespace) -> bool:
                 longest = max(longest, outlived(running.pid))
             continue
         early += 1
-        # a run killed on its way out is whole: the next one is refused, by its status alone
+        # a run that was killed while exiting is complete, so the next one is refused
         same &= same_as(expected, contents(killed, outputs), name)
         clear(killed, outputs)
     try:
@@ -180,7 +181,7 @@ def same_as(expected: dict[str, bytes], found: dict[str, bytes], name: str) -> b
 
 
 def start(command: list[str]) -> subprocess.Popen:
-    """Start a command in a session of its own, by which its workers can be told later."""
+    """Start a command in its own session, which identifies its workers later."""
     here = Path(__file__).parent
     paths = f"{here.parent}:{here}"
     quiet = os.environ | {"PYTHONPATH": paths, "JAX_PLATFORMS": "cpu", "TQDM_DISABLE": "1"}
@@ -189,7 +190,7 @@ def start(command: list[str]) -> subprocess.Popen:
 
 
 def ended(running: subprocess.Popen) -> bool:
-    """Return whether a run that lost a worker ends by itself, well or with an error."""
+    """Return whether a run that lost a worker exits, with or without an error."""
     try:
         running.wait(HANG_S)
     except subprocess.TimeoutExpired:
@@ -208,7 +209,7 @@ def whole(command: list[str]) -> None:
 
 
 def outlived(session: int) -> float:
-    """Return after how many seconds no process of a session is left, at most LINGER_S."""
+    """Return the seconds until no process of a session is left, at most LINGER_S."""
     started = time.monotonic()
     while members(session) and time.monotonic() - started < LINGER_S:
         time.sleep(0.05)
@@ -216,7 +217,7 @@ def outlived(session: int) -> float:
 
 
 def clear(root: Path, outputs: list[str]) -> None:
-    """Delete what a stage wrote, and what it left beside it."""
+    """Delete what a stage wrote and what it left next to it."""
     for name in outputs:
         path = root / name
         for found in (path, path.with_name(f".{path.name}.partial")):
@@ -227,7 +228,7 @@ def clear(root: Path, outputs: list[str]) -> None:
 
 
 def contents(root: Path, outputs: list[str]) -> dict[str, bytes]:
-    """Return every file below the outputs, and hidden ones beside them, which must not stay."""
+    """Return every file below the outputs, and hidden files next to them, which must not remain."""
     found = {}
     for path in (root / name for name in outputs):
         inside = path.rglob("*") if path.is_dir() else [path]

@@ -1,4 +1,4 @@
-"""muP's coordinate check and the best learning rate by width, as a picture and a table.
+"""muP's coordinate check and the best learning rate by width, as a plot and a table.
 
     PYTHONPATH=.:tests python bench/mup_sweep.py --out docs/mup.png [--json FILE]
 
@@ -23,7 +23,9 @@ def main() -> None:
     parser.add_argument("--rates", type=float, nargs="*", default=[2.0**k for k in range(-12, -5)])
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--json", type=Path, help="figures, written as they come and read again")
+    parser.add_argument(
+        "--json", type=Path, help="cache of the figures, written as they are measured"
+    )
     options = parser.parse_args()
     add_base()
     figures = {"moved": {}, "losses": {}}
@@ -63,7 +65,7 @@ def main() -> None:
 
 
 def summary(exponents: dict[str, float]) -> str:
-    """Return least, median and largest of the exponents, and the last layer's."""
+    """Return the minimum, median and maximum of the exponents, and the last layer's."""
     values = np.array(list(exponents.values()))
     return (
         f"{values.min():.2f} to {values.max():.2f}, median {np.median(values):.2f},"
@@ -72,7 +74,7 @@ def summary(exponents: dict[str, float]) -> str:
 
 
 def draw(options: argparse.Namespace, figures: dict) -> None:
-    """Write the picture: movement by width above, loss by rate below."""
+    """Write the plot: change of outputs by width above, loss by learning rate below."""
     import matplotlib
 
     matplotlib.use("Agg")

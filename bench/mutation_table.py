@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 
 class Mutation(NamedTuple):
-    """`old` stands exactly once in the package; `tests` are names of files without `.py`."""
+    """`old` occurs exactly once in the package; `tests` are file names without `.py`."""
 
     name: str
     old: str

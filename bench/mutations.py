@@ -4,8 +4,8 @@
     python bench/mutations.py EMA mask   # rows whose names hold one of these words
     python bench/mutations.py --check    # only whether every row still finds its line and tests
 
-Works in a copy of the tree, so the checkout stays as it is. The exit status is 1 if a line is not
-guarded, 2 if a row does not fit the tree.
+Works in a copy of the tree, so the checkout is not changed. The exit status is 1 if a line is not
+guarded, 2 if a row does not match the tree.
 """
 
 import argparse
@@ -30,7 +30,7 @@ def find_line(tree: Path, mutation: Mutation) -> Path:
     for path in sorted((tree / "omfa_jax").rglob("*.py")):
         found += [path] * path.read_text().count(mutation.old)
     if len(found) != 1:
-        raise LookupError(f"{mutation.name}: its line stands {len(found)} times, not once")
+        raise LookupError(f"{mutation.name}: its line occurs {len(found)} times instead of once")
     return found[0]
 
 
@@ -55,7 +55,7 @@ def copy_tree(target: Path) -> None:
 def run_tests(tree: Path, tests: Sequence[str]) -> tuple[int, str]:
     """Return pytest's exit status and the line that names the test that failed."""
     environment = {**os.environ, "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
-    # the tests' own setting comes too late for a process that is not a worker
+    # conftest's own setting comes too late in a process that is not an xdist worker
     environment |= {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "pytest", "-n", "0", "-x", "-q", "-p", "no:cacheprovider"]
     done = subprocess.run(
@@ -70,7 +70,7 @@ def is_caught(tree: Path, mutation: Mutation) -> tuple[bool, str]:
     text = path.read_text()
     try:
         path.write_text(text.replace(mutation.old, mutation.new))
-        # one file after the other: most are caught by the first
+        # one file at a time: most mutations are caught by the first
         for test in tests:
             status, failed = run_tests(tree, [test])
             if status:
@@ -82,8 +82,10 @@ def is_caught(tree: Path, mutation: Mutation) -> tuple[bool, str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("words", nargs="*", help="run the rows whose names hold one of these")
-    parser.add_argument("--check", action="store_true", help="find lines and tests, run nothing")
+    parser.add_argument("words", nargs="*", help="run only rows whose names contain one of these")
+    parser.add_argument(
+        "--check", action="store_true", help="check that lines and tests exist, run nothing"
+    )
     parsed = parser.parse_args(arguments)
     words = parsed.words or [""]
     chosen = [row for row in MUTATIONS if any(word in row.name for word in words)]

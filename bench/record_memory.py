@@ -1,10 +1,10 @@
-"""Peak memory and rate of `omfa data build` and of writing latents, at two numbers of records.
+"""Peak memory and speed of `omfa data build` and of writing latents, for two numbers of records.
 
     python bench/record_memory.py [--few 300 --many 3000 --height 256 --width 192]
 
-Every record's files are hard links to the same few, so that the raw folder costs no room; reading
-them costs what it costs. Latents are block means: what is measured is all but the VAE. glibc is
-told to give freed batches back at once, so that the peak is what was used.
+All records' files are hard links to a few files, so that the raw folder takes no space but is read
+in full. Latents are block means, so everything except the VAE is measured. glibc is configured to
+return freed batches at once, so that the peak shows what was in use.
 """
 
 import argparse
@@ -44,7 +44,7 @@ def encode(pictures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def stage(name: str, root: str, slots: dict, processes: int, answer) -> None:
-    """Run one stage in this process; tell its peak memory, in MiB, and its time."""
+    """Run one stage in this process and print its peak memory in MiB and its time."""
     folder, start = Path(root), time.perf_counter()
     if name == "build":
         build_records(folder / "raw", folder / "records", processes=processes, overwrite=True)

@@ -1,8 +1,9 @@
-"""How long a pose map takes at 768x1024, by stage and by renderer, in milliseconds of CPU.
+"""CPU time of a pose map at 768x1024 by stage and renderer, in milliseconds.
 
     PYTHONPATH=. python bench/render.py
 
-The stages take turns; the least of 15 is printed, since the machines that this runs on are noisy.
+The stages are interleaved. The minimum of 15 runs is printed, because it is the least disturbed by
+other programs.
 """
 
 import time

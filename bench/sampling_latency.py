@@ -1,11 +1,11 @@
-"""Sampling latency: our one compiled call against the PyTorch script that is served.
+"""Sampling latency of this package's compiled call and of the exported PyTorch script.
 
     PYTHONPATH=. python bench/sampling_latency.py                      # the small model, on a CPU
     PYTHONPATH=. python bench/sampling_latency.py --model DIR --dtype bfloat16      # a GPU
 
-Both make one try-on picture from a garment, a face and a pose map: encode, 50 steps of DDIM with
-guidance 2.0 (condition and no condition in one batch), decode the person alone. They take turns
-(A B A B), each in a process of its own; compiling and the first picture are not counted.
+Both generate one try-on image from a garment, a face and a pose map: encode, 50 DDIM steps with
+guidance 2.0 (both branches in one batch), and decode the person. They alternate (A B A B), each in
+its own process; compilation and the first image are not counted.
 """
 
 import argparse
@@ -26,7 +26,7 @@ SMALL_MODEL = "omfa_jax/assets/tiny"
 
 
 def ours(options: argparse.Namespace) -> Callable[[], Any]:
-    """Return a function that makes one picture here."""
+    """Return a function that generates one image with this package."""
     from omfa_jax.core.images import to_signed
     from omfa_jax.diffusion.denoising_loop import SamplerSettings
     from omfa_jax.model_loading import load_model
@@ -43,7 +43,7 @@ def ours(options: argparse.Namespace) -> Callable[[], Any]:
 
 
 def diffusers(options: argparse.Namespace) -> Callable[[], Any]:
-    """Return a function that makes one picture in PyTorch."""
+    """Return a function that generates one image in PyTorch."""
     import torch
 
     from omfa_jax.assets.omfa_torch import Model
@@ -59,7 +59,7 @@ def diffusers(options: argparse.Namespace) -> Callable[[], Any]:
 
 
 def pictures(slots: dict[str, tuple[int, int]]) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Return a garment, a face and a pose map of noise, uint8, at the slots' sizes."""
+    """Return noise as garment, face and pose map, uint8, at the slots' sizes."""
     rng = np.random.default_rng(0)
 
     def noise(name: str) -> np.ndarray:
@@ -69,13 +69,13 @@ def pictures(slots: dict[str, tuple[int, int]]) -> tuple[dict[str, np.ndarray], 
 
 
 def main() -> None:
-    """Take turns and print the table."""
+    """Run both sides in turn and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--model", default=SMALL_MODEL, help="an exported folder")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--guidance", type=float, default=2.0)
-    parser.add_argument("--count", type=int, default=3, help="timed pictures a turn")
+    parser.add_argument("--count", type=int, default=3, help="timed images per turn")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -92,7 +92,7 @@ def main() -> None:
     median = {side: statistics.median(collect_seconds(turns[side])) for side in SIDES}
     print(f"\n{options.model}, {options.dtype}, {options.steps} steps, guidance {options.guidance}")
     for side in SIDES:
-        print(f"{side:10} {median[side]:.3f} s a picture")
+        print(f"{side:10} {median[side]:.3f} s per image")
     print(f"diffusers / ours: {median['diffusers'] / median['ours']:.2f}")
 
 

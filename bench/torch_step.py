@@ -1,7 +1,7 @@
-"""The peer: a training step of diffusers' SDXL UNet in PyTorch, on the same canvas and loss.
+"""The baseline: a training step of diffusers' SDXL UNet in PyTorch, with the same canvas and loss.
 
-As good as its users make it: channels_last, fused AdamW, gradients set to None, and on a GPU
-torch.compile, scaled-dot-product attention and bfloat16 autocast over float32 weights.
+It is tuned as usual: channels_last, fused AdamW, gradients set to None, and on a GPU torch.compile,
+scaled-dot-product attention and bfloat16 autocast over float32 weights.
 """
 
 import time
@@ -18,7 +18,7 @@ from omfa_jax.weights.diffusers_configs import make_diffusers_unet_config
 
 
 class TorchStep:
-    """The UNet, its optimizer and one batch of latents; calling it trains one step."""
+    """The UNet, its optimizer and one batch of latents; a call trains one step."""
 
     def __init__(
         self, config: UNetConfig, settings: DiffusionSettings, train: TrainSettings, tokens: int
@@ -85,7 +85,7 @@ class TorchStep:
         return loss.detach()
 
     def seconds(self, steps: int) -> list[float]:
-        """Return what each of `steps` steps took, after two that are not counted."""
+        """Return the seconds of each of `steps` steps, after two that are not counted."""
         times = []
         for index in range(steps + 2):
             start = time.perf_counter()
@@ -96,5 +96,5 @@ class TorchStep:
         return times
 
     def peak_bytes(self) -> int | None:
-        """Return the most memory held on the GPU at once; None on a CPU."""
+        """Return the peak GPU memory in bytes; None on a CPU."""
         return torch.cuda.max_memory_allocated() if self.device == "cuda" else None

@@ -1,11 +1,11 @@
-"""Our training step against diffusers' in PyTorch: same network, batch, precision and canvas.
+"""Speed of the training step and of diffusers' in PyTorch: same network, batch, dtype, canvas.
 
     PYTHONPATH=. python bench/train_step.py                       # a small preset, for a CPU
     PYTHONPATH=. python bench/train_step.py --config configs/vitonhd.py --batch 8   # a GPU
 
-The two take turns (A B A B) on the same machine, each turn in a process of its own, so that neither
-finds the other's memory taken. Batches are latents already on the device: data loading, pictures
-and saves are left out on both sides, and so is the EMA, which diffusers' trainer has not.
+The two alternate (A B A B) on the same machine, each run in its own process, so that neither finds
+memory taken by the other. Batches are latents on the device: data loading, sample images and saves
+are left out on both sides, and so is the EMA, which diffusers' training script does not have.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from omfa_jax.train.settings import TrainSettings
 from omfa_jax.weights.text_encoders import TEXT_TOKENS
 
 SIDES = ("ours", "diffusers")
-# a 4 M-parameter UNet of SDXL's shape on three components of 32x24 latents, as the notes measured
+# a 4 M-parameter UNet of SDXL's shape on three components of 32x24 latents
 SMALL = (
     "--config.model.unet=xs",
     "--config.model.vae=xs",
@@ -41,7 +41,7 @@ SMALL = (
 
 @dataclass(frozen=True)
 class Setting:
-    """What both sides run."""
+    """The job that both sides run."""
 
     unet: UNetConfig
     diffusion: DiffusionSettings
@@ -49,14 +49,14 @@ class Setting:
 
     @property
     def step_flops(self) -> float:
-        """Forward and backward of the batch; nothing that is computed twice counts."""
+        """FLOPs of the forward and backward pass of a batch, without recomputation."""
         height, width, _ = self.diffusion.canvas.shape
         count = count_unet_flops(self.unet, height, width, text_tokens=TEXT_TOKENS)
         return float(count.total.step * self.train.batch_size)
 
 
 def setting(options: argparse.Namespace) -> Setting:
-    """Return what the flags ask for, without EMA."""
+    """Return the job that the flags describe, without EMA."""
     overrides = [*options.overrides, "--config.train.ema_decay=0.0"]
     overrides = [*(() if options.config else SMALL), *overrides]
     if options.batch:
@@ -68,7 +68,7 @@ def setting(options: argparse.Namespace) -> Setting:
 
 
 def ours(it: Setting, steps: int) -> dict[str, Any]:
-    """Train `steps` steps here; return their times and the memory."""
+    """Train `steps` steps with this package; return their times and the peak memory."""
     import jax
     import numpy as np
 
@@ -113,7 +113,7 @@ def ours(it: Setting, steps: int) -> dict[str, Any]:
 
 
 def diffusers(it: Setting, steps: int) -> dict[str, Any]:
-    """Train `steps` steps in PyTorch; return their times and the memory."""
+    """Train `steps` steps in PyTorch; return their times and the peak memory."""
     from bench.torch_step import TorchStep
 
     trained = TorchStep(it.unet, it.diffusion, it.train, TEXT_TOKENS)
@@ -121,11 +121,11 @@ def diffusers(it: Setting, steps: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Take turns and print the table."""
+    """Run both sides in turn and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--config", default="", help="default: a small preset")
-    parser.add_argument("--batch", type=int, default=0, help="examples a step; default: config's")
-    parser.add_argument("--steps", type=int, default=8, help="timed steps a turn")
+    parser.add_argument("--config", default="", help="config file (default: a small preset)")
+    parser.add_argument("--batch", type=int, default=0, help="batch size (default: the config's)")
+    parser.add_argument("--steps", type=int, default=8, help="timed steps per turn")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     options, options.overrides = parser.parse_known_args()
@@ -153,7 +153,7 @@ def report(it: Setting, turns: dict[str, list[dict[str, Any]]]) -> None:
         share = f", MFU {100e12 * rate / chip.bf16_flops:.1f}%" if chip else ""
         memory = runs[0]["peak_bytes"]
         held = f", peak {memory / 1e9:.1f} GB" if memory else ""
-        print(f"{side:10} {median[side]:.3f} s a step, {rate:.3f} TFLOP/s{share}{held}")
+        print(f"{side:10} {median[side]:.3f} s per step, {rate:.3f} TFLOP/s{share}{held}")
     print(f"diffusers / ours: {median['diffusers'] / median['ours']:.2f}")
 
 

@@ -256,7 +256,8 @@ def test_order_survives_a_new_process(records):
         "from omfa_jax.data.pipeline.grain_pipeline import *\n"
         f"settings = PipelineSettings({records!r}, {SLOTS!r})\n"
         "tasks = (Task('a', ('person',), .5, ''), Task('b', ('garment',), .5, ''))\n"
-        "b = next(make_train_iterator(settings, split='train', batch_size=14, seed=3, tasks=tasks))\n"
+        "options = {'split': 'train', 'batch_size': 14, 'seed': 3, 'tasks': tasks}\n"
+        "b = next(make_train_iterator(settings, **options))\n"
         "print(b['index'].tolist() + b['task'].tolist())\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, timeout=60)

@@ -116,6 +116,7 @@ def _require_smplx(arrays: dict[str, np.ndarray], path: Path) -> None:
         for name in ("v_template", "shapedirs", "J_regressor", "weights")
         if not np.isfinite(arrays[name]).all()
     ]
+    # written so that NaN fails too
     if broken or not (np.abs(arrays["weights"].sum(axis=1) - 1) < 1e-3).all():
         raise OmfaError(
             f"body model {path}: damaged:"
@@ -140,6 +141,7 @@ def _get_expression_dirs(shapedirs: Float[np.ndarray, "v 3 k"]) -> Float32[np.nd
 def _get_pose_correctives(
     posedirs: Float[np.ndarray, "v 3 k"] | None, vertices: int
 ) -> Float32[np.ndarray, "v 3 486"] | None:
+    # the free body has none, which shortens its forward pass
     if posedirs is None or not posedirs.any():
         return None
     if posedirs.shape != (vertices, 3, NUM_POSE_FEATURES):

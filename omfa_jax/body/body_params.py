@@ -53,12 +53,14 @@ class BodyParams:
         for name in parameters:
             if name not in PARAM_SHAPES:
                 raise unknown_name("body parameter", name, PARAM_SHAPES)
+        # no defaults: a forgotten hand or jaw would silently be in the rest pose
         for name, shape in PARAM_SHAPES.items():
             if name not in parameters:
                 raise OmfaError(
                     f"body parameters: missing {name}; to set only some, call replace() on the"
                     " neutral parameters"
                 )
+            # the dataclass is frozen
             object.__setattr__(self, name, _check(name, parameters[name], shape))
 
     def get_full_pose(self) -> Float32[np.ndarray, "55 3"]:

@@ -112,6 +112,7 @@ def make_look_at_camera(
         )
     forward /= np.linalg.norm(forward)
     right /= np.linalg.norm(right)
+    # forward x right points down, the camera's y
     rotation = np.stack([right, np.cross(forward, right), forward])
     return Camera(
         focal_px=(focal_px, focal_px),

@@ -72,6 +72,7 @@ def compute_rest_positions(body: BodyModel) -> Float[np.ndarray, "v 3"]:
     joints = body.joint_template
     shoulder = joints[JOINT_INDEX["left_shoulder"], 0]
     pelvis, neck = joints[JOINT_INDEX["pelvis"], 1], joints[JOINT_INDEX["neck"], 1]
+    # piecewise: a linear red would give most of its range to the arms of the T-pose
     aside = np.interp(np.abs(x), (0, shoulder, np.abs(x).max()), (0, 0.5, 1))
     height = np.interp(y, (y.min(), pelvis, neck, y.max()), (0, 0.2, 0.8, 1))
     front = (z - z.min()) / np.ptp(z)
@@ -83,6 +84,7 @@ def make_palette() -> Float[np.ndarray, "n 3"]:
     """Return 56 RGB colours (0..1), each as far as possible from those before, none near black."""
     levels = np.linspace(0, 1, 4)
     grid = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), axis=-1).reshape(-1, 3)
+    # black is the background
     grid = grid[grid.max(axis=1) > 0.5]
     chosen = [0]
     distance = np.linalg.norm(grid - grid[0], axis=1)

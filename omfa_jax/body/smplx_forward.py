@@ -20,8 +20,10 @@ def forward(
     coefficients = np.concatenate([params.betas, params.expression])
     rest = model.v_template + (model.blend_dirs @ coefficients).reshape(-1, 3)
     if model.posedirs is not None:
+        # the root is left out: turning the whole body deforms nothing
         feature = (rotations[1:] - np.eye(3)).astype(np.float32).ravel()
         rest = rest + (model.posedirs.reshape(-1, feature.size) @ feature).reshape(-1, 3)
+    # float64: errors of the joints add up along the kinematic chain
     rest_joints = model.joint_template + model.joint_dirs @ coefficients.astype(np.float64)
     transforms, joints = compute_skinning_transforms(rotations, rest_joints, model.parents)
     vertices = skin(rest, model.weights, transforms.astype(np.float32))
@@ -45,6 +47,7 @@ def compute_skinning_transforms(
         turned[joint] = turned[parent] @ rotations[joint]
         bone = rest_joints[joint] - rest_joints[parent]
         joints[joint] = turned[parent] @ bone + joints[parent]
+    # vertices are given in rest space, so each transform first moves its joint to the origin
     shift = joints - (turned @ rest_joints[:, :, None])[:, :, 0]
     return np.concatenate([turned, shift[:, :, None]], axis=2), joints
 

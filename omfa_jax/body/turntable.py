@@ -21,6 +21,7 @@ def make_turntable(
     length = np.linalg.norm(up)
     if length == 0:
         raise OmfaError("turntable: the axis `up` must not be zero")
+    # matrices, because axis-angle vectors of different axes do not add up
     facing = axis_angle_to_matrix(params.global_orient[None])[0]
     angles = 2 * np.pi * np.arange(1, count) / count
     turns = axis_angle_to_matrix(angles[:, None] * np.asarray(up) / length)

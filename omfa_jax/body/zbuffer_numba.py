@@ -101,6 +101,7 @@ def paint_into(
         bx, by, inverse_b = points[b, 0], points[b, 1], points[b, 2]
         cx, cy, inverse_c = points[c, 0], points[c, 1], points[c, 2]
         area = compute_signed_area(ax, ay, bx, by, cx, cy)
+        # back faces, and triangles that reach behind the camera
         if area >= 0.0 or inverse_a <= 0.0 or inverse_b <= 0.0 or inverse_c <= 0.0:
             continue
         left, right = compute_pixel_range(ax, bx, cx, width)
@@ -127,6 +128,7 @@ def paint_into(
                     wa, wb, wc = wa * share, wb * share, wc * share
                     for k in range(3):
                         painted[y, x, k] = wa * colors[a, k] + wb * colors[b, k] + wc * colors[c, k]
+    # averaged with the black background, which smooths the silhouette
     scale, half = np.float32(255.0 / (samples * samples)), np.float32(0.5)
     for y in range(picture.shape[0]):
         for x in range(picture.shape[1]):

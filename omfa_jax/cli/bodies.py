@@ -108,6 +108,7 @@ def run(options: argparse.Namespace) -> None:
         source, options.raw, convert, split=options.split, overwrite=options.overwrite
     )
     log.info("%s: %s", options.source, report)
+    # a warning and not an error: the free body is good enough to try a data set
     if options.smplx_model is None:
         log.warning(_FREE_BODY)
     if report.failed:

@@ -137,6 +137,7 @@ def check_config(config: Any) -> None:
         for name in _missing(found)
     ]
     raise_all(faults)
+    # converted only if all values are valid
     for name, value in found.items():
         row = find_row(name)
         assert row is not None

@@ -86,6 +86,7 @@ def validate_flags(options: argparse.Namespace) -> None:
         raise OmfaError("--influence needs a ground truth, which --setting unpaired does not have")
     if options.truth and options.task != "try_on":
         raise OmfaError("--truth has answers for --task try_on only; remove it")
+    # the synthetic raw folder has the parse maps too
     options.regions = options.regions or options.truth
 
 

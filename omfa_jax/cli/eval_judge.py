@@ -128,6 +128,7 @@ def make_judge_settings(
         cache=cache,
         prices=_prices(options.judge_prices, model),
         cost_cap_usd=options.judge_cost_cap,
+        # from the environment: flags are visible to every user of the machine
         key=os.environ.get(options.judge_key_env, "").strip(),
         detail=options.judge_detail,
         concurrency=options.judge_concurrency,
@@ -201,6 +202,7 @@ def _extra(text: str) -> dict[str, Any]:
         extra = None
     if not isinstance(extra, dict):
         raise OmfaError(f"--judge-extra: expected a JSON object, got {text!r}")
+    # the cost cap and the cache's keys rely on these
     for ours in ("messages", "model", "stream", "n"):
         if ours in extra:
             raise OmfaError(f"--judge-extra must not change {ours!r}")

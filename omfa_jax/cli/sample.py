@@ -118,6 +118,7 @@ def run(options: argparse.Namespace) -> None:
     if options.task in REQUIRED_INPUTS:
         require_inputs_kept(options, out, ("garment", *TASKS))
 
+    # after the checks of the flags: loading JAX takes seconds
     from omfa_jax.diffusion.denoising_loop import SamplerSettings
     from omfa_jax.model_loading import load_model
     from omfa_jax.sampling.sampler import Sampler
@@ -270,7 +271,7 @@ def _pose(slots: SlotFitter, path: str | None, options):
 
 
 def write_columns(out: Path, columns, size: tuple[int, int]) -> None:
-    """Write every generated image, and the sheet of all of them."""
+    """Write every generated image and the sheet of all of them."""
     from omfa_jax.sampling.image_sheet import draw_sheet
 
     shown = {

@@ -73,12 +73,14 @@ def run(options: argparse.Namespace) -> None:
     config = call_with_retries(
         str(options.config), lambda: config_lib.load_config(options.config, options.overrides)
     )
+    # before any process of the job is waited for: the table needs shapes only
     if options.explain_sharding:
         model = load_initial_model(config_lib.make_weights_source(config), None, abstract=True)
         print(explain_sharding(config_lib.make_mesh_settings(config), model))
         return
     profile = ProfileSteps.parse(options.profile) if options.profile else None
     workdir = require_writable_dir(options.workdir, "--workdir")
+    # before anything touches the devices: jax.distributed cannot be initialised after them
     distributed.initialize(workdir)
     distributed.check_equal_across_processes(
         {
@@ -89,6 +91,7 @@ def run(options: argparse.Namespace) -> None:
     )
     refusal = f"another run is using {workdir}: stop it, or give another folder to --workdir"
     lock = exclusive_lock(workdir / LOCK_NAME, refusal)
+    # one lock per job: its processes share the workdir on purpose
     with lock if jax.process_index() == 0 else contextlib.nullcontext():
         require_same_run(config.to_dict(), workdir)
         if config.objective == "autoencoder":
@@ -104,6 +107,7 @@ def train_diffusion(
     settings = config_lib.make_train_settings(config)
     model = load_initial_model(config_lib.make_weights_source(config), workdir)
     mesh = make_network_mesh(config_lib.make_mesh_settings(config), model)
+    # latents of another VAE are refused by this id, and hosts may have read different folders
     vae_id = fingerprint_vae(model.vae_config, model.vae_params)
     prompts = b"".join(model.prompts[name].tobytes() for name in sorted(model.prompts))
     distributed.check_equal_across_processes(
@@ -112,6 +116,7 @@ def train_diffusion(
     pipeline = config_lib.make_pipeline_settings(config, vae_id=vae_id)
     batches = make_batches(config, pipeline, model.settings.tasks, mesh)
     log.info("training examples by task: %s", format_task_shares(model.settings.tasks))
+    # after the data has been opened: a run without data leaves no model behind
     write_model_folder(model, workdir)
     encodes = not config_lib.uses_latents(config)
     run = make_unet_run(

@@ -138,10 +138,12 @@ def make_split_sampler(
     sampler: Sampler, folder: Path, facts: dict[str, Any], params: Any = None
 ) -> Callable[[EvalSplit], SplitRun]:
     """Return a function that samples a split into `folder`/TASK, next to its ground truth."""
+    # transferred once, not with every batch
     placed = None if params is None else sampler.replicate(params)
 
     def run(split: EvalSplit) -> SplitRun:
         place = folder / split.task
+        # restart: the demo owns its folder and may have been run with other settings
         claim_folder(place, facts, restart=True)
         split.write_ground_truth(place)
         sample = functools.partial(sample_to_folder, sampler, seed=SEED, params=placed)

@@ -42,6 +42,7 @@ class ExactTruth:
                 f"{self._folder} has no pose maps: run `omfa data poses --raw {raw}` first"
             )
         pairs = raw / f"{split}_pairs.txt"
+        # the answers were rendered for the pairs of this file and no others
         lines = [line.split() for line in pairs.read_text().splitlines() if line.strip()]
         self._partner = {Path(person).stem: Path(garment).stem for person, garment in lines}
 

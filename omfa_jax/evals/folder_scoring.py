@@ -155,6 +155,7 @@ def find_wrong_sizes(
     for row in matched.scored:
         assert row.pred
         came, truth = facts[row.pred].size_px, facts[row.truth].size_px
+        # within 1%: rounding to a multiple of 8 px changes the aspect slightly
         same_aspect = abs(came[0] * truth[1] / (came[1] * truth[0]) - 1) <= MAX_ASPECT_ERROR
         allowed = {
             "same": came == truth,
@@ -170,6 +171,7 @@ def find_wrong_sizes(
 
 def _files(matched: MatchResult) -> list[Path]:
     rows = [(row.pred, row.truth, row.garment) for row in matched.matches]
+    # a garment is often shared by several rows
     return list(dict.fromkeys(path for row in rows for path in row if path))
 
 

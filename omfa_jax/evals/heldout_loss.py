@@ -91,6 +91,7 @@ class HeldOutLoss:
     def standard_error(self) -> float:
         """The total's standard error over the choice of examples; 0 for a single example."""
         count = len(self.keys)
+        # over examples only: noise and timesteps are the same for all models
         return float(self.per_example.std(ddof=1) / count**0.5) if count > 1 else 0.0
 
     def to_scalars(self) -> dict[str, float]:
@@ -107,6 +108,7 @@ class HeldOutLoss:
 
 def compute_noise_levels(count: int, train_steps: int) -> tuple[int, ...]:
     """Return the midpoints of `count` equal parts of the timesteps 0..train_steps - 1."""
+    # midpoints, so that the mean over them estimates the mean over all timesteps
     return tuple((2 * part + 1) * train_steps // (2 * count) for part in range(count))
 
 
@@ -152,6 +154,7 @@ def make_held_out_loss_fn(
 
     `apply` is that of `make_training_network` on the same mesh; sharded parameters stay sharded.
     """
+    # a task of weight 0 was not trained, so its loss says nothing about the model
     tasks = [index for index, task in enumerate(diffusion.tasks) if task.weight > 0]
     weights = np.array([diffusion.tasks[index].weight for index in tasks])
     levels = compute_noise_levels(settings.timesteps, diffusion.schedule.train_steps)
@@ -167,6 +170,7 @@ def make_held_out_loss_fn(
             fed = make_global_batch(
                 mesh, {name: batch[name] for name in (*LATENTS, "has_pose", "id")}
             )
+            # back to the data's order, which the mesh may have permuted
             rows.append(np.asarray(program(params, prompts, fed, root), np.float64)[order])
         return HeldOutLoss(
             keys=tuple(key for keys, _ in orders for key in keys),
@@ -216,6 +220,7 @@ def compile_loss(
             return masked_mean((output - wanted) ** 2, mask)
 
         pairs = jnp.array([(level, task) for level in levels for task in tasks], jnp.int32)
+        # one pair at a time: memory is that of ROWS_PER_DEVICE examples whatever their number
         losses = jax.lax.map(evaluate, pairs)
         return losses.T.reshape(rows, len(levels), len(tasks))
 
@@ -242,6 +247,7 @@ def compile_loss(
             make_batch_sharding(mesh),
             make_replicated_sharding(mesh),
         ),
+        # replicated, because every process sums all losses in the same order
         out_shardings=make_replicated_sharding(mesh),
     )
 

@@ -73,17 +73,20 @@ def make_heldout_loss(
         shards=shards,
         limit=measure.examples,
     )
+    # remat is off above: there is no backward pass to save memory for
     has_images = read_manifest(pipeline.records)["kind"] == "images"
     batches = make_held_out_batches(read, make_encoder(model) if has_images else None)
     loss = make_held_out_loss_fn(model.settings, measure, apply, mesh, shardings, batches)
     prompts = put_global(
         model.prompts, jax.tree.map(lambda _: make_replicated_sharding(mesh), model.prompts)
     )
+    # parameters stay an argument: a run evaluates its EMA again and again with one program
     return lambda params: loss(params, prompts)
 
 
 def make_encoder(model: Model) -> Callable[[Any], np.ndarray]:
     """Return the VAE's encoder on this process's first device, as `omfa data latents` encodes."""
+    # one device: the images are encoded once, and the batch size must not depend on the mesh
     vae = jax.device_put(model.vae_params, jax.local_devices()[0])
     run = jax.jit(lambda params, images: encode(model.vae_config, params, images))
     return lambda images: np.asarray(run(vae, images))

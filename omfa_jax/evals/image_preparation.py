@@ -124,6 +124,7 @@ def prepare_image(
     """
     size = prepare.size_px or other_px or image.shape[:2]
     height, width = size
+    # some methods generate squares: the protocol says which part of them is the portrait
     square = is_prediction and image.shape[0] == image.shape[1] and height > width
     if square and prepare.pred_fit == "resize_then_crop":
         left = round((height - width) / 2)
@@ -141,6 +142,7 @@ def resize_and_center_crop(
     """Return the centre square after resizing the short side to `side_px` (bicubic), as CLIP."""
     height, width = image.shape[:2]
     short = min(height, width)
+    # truncated, as torchvision's Resize does
     size = (int(side_px * height / short), int(side_px * width / short))
     image = resize_with_filter(image, size, "bicubic")
     top, left = (round((side - side_px) / 2) for side in size)

@@ -26,6 +26,7 @@ class MetricCache:
 
     def __init__(self, folder: Path, identity: dict[str, Any]):
         text = json.dumps(identity, sort_keys=True)
+        # other options, weights or versions give another folder: nothing is ever invalidated
         self.folder = folder / hashlib.sha256(text.encode()).hexdigest()[:24]
         self.values: dict[str, Value] = {}
         self.fresh: dict[str, Value] = {}

@@ -111,6 +111,7 @@ def load_metric_fns(
         }
         name = repr(sorted(plain.items()))
         if name not in shared:
+            # `recent` then holds the weights of this loader alone
             networks.recent.clear()
             try:
                 function = loader(networks, options, device)

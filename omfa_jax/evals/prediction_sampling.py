@@ -85,6 +85,7 @@ def sample_to_folder(
     """
     count, size = len(work.names), sampler.devices
     works = (work, *work.other_components)
+    # dealt round-robin, so that hosts finish together even when a restart has left gaps
     groups = range(process, -(-count // ROWS_PER_GROUP), processes)
     missing = [
         g
@@ -126,6 +127,7 @@ def sample_to_folder(
                 for row in range(ROWS_PER_GROUP)
             ]
             batch = stack_examples(pool.map(work.get_inputs, rows), len(rows))
+            # returns before the devices are done: the next group is read meanwhile
             output = sampler.dispatch(
                 work.task,
                 {name: to_signed(batch[name]) for name in COMPONENTS},
@@ -162,6 +164,7 @@ def get_group_indices(group: int, count: int) -> range:
 
 def _write(work: SamplingJob, place: int, image: np.ndarray) -> int:
     path = work.get_path(place)
+    # a group is sampled as a unit, though only some of its images may be missing
     if path.exists():
         return 0
     if work.get_size_px is not None:
@@ -189,6 +192,7 @@ def claim_folder(folder: Path, facts: Mapping[str, Any], *, restart: bool) -> No
             before = json.loads(path.read_text())
         except ValueError:
             before = {"run.json": "damaged"}
+        # through JSON, so that tuples compare equal to the lists that were read
         asked = json.loads(json.dumps(dict(facts)))
         names = sorted({*before, *asked})
         changed = [name for name in names if before.get(name) != asked.get(name)]

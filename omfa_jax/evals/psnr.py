@@ -21,6 +21,7 @@ def psnr(
     """Return 10 log10(255^2 / MSE) in dB over `region` (True: counted), at most CEILING_DB."""
     if image.shape != truth.shape:
         raise OmfaError(f"PSNR needs two images of one size, got {image.shape} and {truth.shape}")
+    # uint8 differences would wrap around
     squared = (image.astype(np.float64) - truth.astype(np.float64)) ** 2
     if region is not None:
         if not region.any():

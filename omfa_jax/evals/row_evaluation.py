@@ -72,6 +72,7 @@ def evaluate_row(
     for name in row.noised:
         if name not in splits:
             log.warning("--task %s: %s is not scored: no protocol has a setting", row.name, name)
+    # everything that the images depend on; a folder with other facts is not continued
     facts = {
         "checkpoint": compute_weights_digest(model),
         "data": records_digest(Path(pipeline.records)),
@@ -91,9 +92,11 @@ def evaluate_row(
             claim_folder(folder, facts, restart=request.restart)
             split.write_ground_truth(folder)
 
+    # process 0 creates the folders that the others write into
     run_on_main_process(prepare)
     count = len(next(iter(splits.values())))
     sampler = Sampler(model, request.sampler, dtype=request.dtype, devices=get_busy_devices(count))
+    # one job with several outputs: sampling a component alone would repeat the denoising
     first, *others = (
         SamplingJob(
             out / name / PREDICTIONS,

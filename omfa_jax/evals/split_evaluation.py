@@ -116,6 +116,7 @@ def evaluate_split(
         for kind in KINDS:
             same = kind == request.setting
             answers[kind] = predictions if same else sample_exact_answers(sampled, truth, kind)
+    # sampling was collective, scoring is not: one process reads the shared folder
     if jax.process_index():
         return None
 
@@ -223,6 +224,7 @@ def compute_metric_values(
 def records_digest(folder: Path) -> str:
     """Return a digest of a records folder's manifest and of its files' sizes."""
     place = folder / read_manifest(folder)["builder"]
+    # sizes instead of contents: hashing hundreds of gigabytes would take longer than sampling
     files = sorted((path.name, path.stat().st_size) for path in place.glob("*.array_record*"))
     text = (folder / MANIFEST).read_text()
     return hashlib.sha256(f"{text}{files}".encode()).hexdigest()

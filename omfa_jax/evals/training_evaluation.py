@@ -58,6 +58,7 @@ def make_training_evaluation(
     score_samples = make_sample_scores(model, settings) if settings.examples else None
 
     def evaluate(state: TrainState, step: int) -> Mapping[str, float]:
+        # the EMA, since it is what is sampled and exported
         params = state.params if state.ema is None else state.ema
         row = loss(params).to_scalars()
         if score_samples is not None:
@@ -87,6 +88,7 @@ def make_sample_scores(
         task: EvalSplit(pipeline, name, SETTING_OF[task], limit=examples) for task in settings.tasks
     }
     sampler = Sampler(
+        # without weights of its own: each evaluation passes the current ones
         model.with_unet({}),
         settings.sampler,
         dtype=settings.compute_dtype,
@@ -113,6 +115,7 @@ def make_sample_scores(
                     processes=processes,
                     params=gathered,
                 )
+                # NaN marks the rows of other processes, which `merge_rows` fills in
                 values = np.full((len(split), len(measures)), np.nan)
                 for spot in get_process_share(len(split), process, processes):
                     image = read_rgb(work.get_path(spot), "sampled image")

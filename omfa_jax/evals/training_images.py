@@ -44,11 +44,13 @@ def make_training_images(
     pipeline = PipelineSettings(records, slots, threads=0)
     splits = read_manifest(records)["splits"]
     found = "val" if "val" in splits else split
+    # read once: the same people at every step show the progress
     batch = next(iter(make_eval_iterator(pipeline, split=found, batch_size=count, limit=count)))
     sampler = Sampler(model.with_unet({}), settings, dtype=dtype, attention=attention)
     size = slots["person"]
 
     def draw_sheets(state: TrainState, step: int) -> Mapping[str, np.ndarray]:
+        # a collective: every process must call it, though only one writes the images
         params = gather_to_host(state.params if state.ema is None else state.ema)
         sheets = {}
         for task in model.settings.tasks:

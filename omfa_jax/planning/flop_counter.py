@@ -107,6 +107,7 @@ class FlopCounter:
         self.conv.params += (kernel * kernel * c_in + 1) * c_out
         self.conv.forward += products
         self.conv.step += (2 + inner) * products
+        # torch's rule counts these too, so the difference is kept for comparisons
         self.padding += 2 * high * wide * kernel * kernel * c_in * c_out - products
         self.add_pointwise("bias", high * wide * c_out)
         return high, wide
@@ -128,6 +129,7 @@ class FlopCounter:
         for _ in ("keys", "values"):
             self.add_dense(part, keys, c_keys, channels, bias=bias, inner=among_itself)
         self.add_dense(part, tokens, channels, channels)
+        # two products, q k^T and weights v, at two FLOPs per multiply-add
         products = 4 * tokens * keys * channels
         part.forward += products
         part.step += 3 * products
@@ -189,6 +191,7 @@ class FlopCounter:
                 self.self_attention, tokens, tokens + joined, c, heads, c, bias=False
             )
             self.add_attention(self.cross_attention, tokens, keys, c, heads, c_keys, bias=False)
+            # GEGLU: value and gate, each four times as wide
             self.add_dense(self.feed_forward, tokens, c, 8 * c)
             self.add_pointwise("geglu", tokens * 4 * c)
             self.add_dense(self.feed_forward, tokens, 4 * c, c)

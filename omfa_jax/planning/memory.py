@@ -87,6 +87,7 @@ def compute_recompute_bytes(
     most = 0
     for level, channels in enumerate(config.block_channels):
         if config.transformer_depth[level]:
+            # rounded up, as stride-2 convolutions do
             tokens = -(-height // 2**level) * -(-width // 2**level)
             scores = 0 if fused_attention else config.heads[level] * tokens * (4 + itemsize)
             layers = 0 if train.remat == "attention" else 30 * channels * itemsize

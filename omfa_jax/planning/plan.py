@@ -123,6 +123,7 @@ def make_plan(
     """
     train, config = job.train, job.unet
     if job.diffusion.reference:
+        # the formulas of memory and traffic know one canvas and one UNet
         raise OmfaError(
             "`omfa plan` does not cover the dual UNet (config.model.reference=True); set it to"
             " False to plan the single UNet, or run bench/dual_vs_single.py for compiler"
@@ -135,6 +136,7 @@ def make_plan(
     parts = math.prod(shape[axis] for axis in BATCH_AXES)
     # examples per device in one microbatch
     rows = train.batch_size // parts // train.grad_accum_steps
+    # decides whether the scores, by far the largest activations, are ever stored
     kernel = select_attention_kernel(train.attention, topology.platform, train.compute_dtype)
     fused = {"fused_attention": kernel != "xla"}
     itemsize = jnp.dtype(train.compute_dtype).itemsize
@@ -238,6 +240,7 @@ def find_fitting_overrides(
 
     Tries fsdp over a node or slice, then more remat, then gradient accumulation.
     """
+    # within a node first: it costs fast links only, while remat costs computing
     alone = MeshSettings(data=1, fsdp=-1, allow_replicated=True)
     fsdp = divide_network(job.diffusion, job.unet, alone, topology.group).settings.fsdp
     mesh = dataclasses.replace(job.mesh, data=-1, fsdp=fsdp, tensor=1, slice=topology.slices)

@@ -23,6 +23,7 @@ def compute_unet_cost(
     `encodes`: the step encodes the example's images, three components and a pose map. MFU refers to
     the peak of `devices`, which run the step; without them only the sizes are known.
     """
+    # the table's own length: models without a text encoder have fewer than 77 tokens
     tokens = model.prompts["context"].shape[1]
     run = count_network_flops(model.settings, model.unet_config, text_tokens=tokens)
     leaves = jax.tree.leaves(get_network_shapes(model.settings, model.unet_config))
@@ -54,6 +55,7 @@ def compute_vae_cost(
 def _make_cost(
     params: int, flops: float, batch_size: int, devices: Sequence[Any], frozen: float = 0.0
 ) -> RunCost:
+    # an unknown device has no peak, and the log then no MFU: better than a wrong one
     chip = find_chip(devices[0].device_kind) if devices else None
     return RunCost(
         params=params,

@@ -41,6 +41,7 @@ def compute_weight_traffic(
         for (_, leaf), (_, sharding) in zip(flatten(params), flatten(shardings), strict=True)
         if "fsdp" in sharding.spec
     )
+    # a device has 1 / fsdp of each weight already and receives the rest
     share = cut * train.grad_accum_steps * (fsdp - 1) / fsdp
     # fsdp and tensor are the mesh's inner axes: they leave a node only if they are larger than it
     where = ", far" if fsdp * shape["tensor"] > topology.group else ""
@@ -77,6 +78,7 @@ def compute_tensor_traffic(
     moved = 0
     for level, channels in enumerate(config.block_channels):
         blocks = config.transformer_depth[level] * (2 * config.layers_per_block + 1)
+        # the middle block
         blocks += config.transformer_depth[-1] if level == len(config.block_channels) - 1 else 0
         tokens = -(-height // 2**level) * -(-width // 2**level)
         moved += blocks * 3 * tokens * channels

@@ -21,6 +21,7 @@ def build_study_page(data: dict[str, Any]) -> HtmlPage:
     # matplotlib puts an XML declaration in front, which HTML does not allow
     plots = draw_study(data, "svg").decode()
     made.add_svg(plots[plots.index("<svg") :])
+    # the other approaches may work where the parametric law does not
     if law["refused"] is None:
         add_law(made, data)
     add_exponents(made, data)

@@ -156,6 +156,7 @@ class StudyRunner:
                 process_group=0,
             )
             self._children[run.name] = child
+            # a signal that came before the child was in the table
             if self._asked is not None:
                 child.send_signal(self._asked)
             status = child.wait()
@@ -164,6 +165,7 @@ class StudyRunner:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self._asked = signal.Signals(number)
+        # the runs save and exit; `run` returns when the last of them has
         for child in list(self._children.values()):
             child.send_signal(self._asked)
 

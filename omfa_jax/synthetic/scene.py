@@ -85,6 +85,7 @@ def load_scene() -> Scene:
         loose=stacked("loose"),
         shape_dirs=np.ascontiguousarray(model.shapedirs[base]),
         bones=bones,
+        # normalised again: weights beyond the first BONES were dropped
         bone_weights=bone_weights / bone_weights.sum(axis=1, keepdims=True),
         attributes=stacked("attributes"),
         labels=np.concatenate([part.labels for part in parts]).astype(np.int32),

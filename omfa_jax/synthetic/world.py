@@ -139,6 +139,7 @@ class World:
     ) -> RenderedPhoto:
         """Render `person` in `garment` and `pose`, seen in `view`."""
         stage = self._scene
+        # the camera depends on the pose, so that raised arms stay in the frame
         params, vertices, joints, camera = self._placed(person, garment, pose, view)
         fine = self.supersample
         screen = np.empty_like(vertices)
@@ -187,6 +188,7 @@ class World:
         self, garment: Garment
     ) -> tuple[UInt8[np.ndarray, "h w 3"], Bool[np.ndarray, "h w"]]:
         """Render the shop photo of a garment, flat on white, and its mask (True on the garment)."""
+        # from the garment's own seed, so that its shop photo depends on nothing else
         phases = np.random.default_rng(garment.texture_seed).uniform(0, 2 * np.pi, 3)
         return flat_garment.draw_flat_garment(
             garment,

@@ -77,6 +77,7 @@ def write_world(
     jobs = {split: shape.jobs(split, count, settings) for split, count in counts.items()}
     total, written = sum(map(len, jobs.values())), 0
     root = require_writable_dir(root, "--out")
+    # claimed before anything is deleted: a folder with other files is refused untouched
     with exclusive_lock(root):
         before = claim_folder(root, settings, layout)
         for folder in (root, *root.glob("*/"), *root.glob("*/*/"), *root.glob("*/*/*/")):
@@ -87,6 +88,7 @@ def write_world(
             written += new
             if progress is not None:
                 progress(number, total)
+        # the lists of all people, such as the pairs files
         shape.finish(root, settings, jobs)
         write_finished_marker(root, settings, layout, before | counts)
     return WorldReport(root, written, total - written)

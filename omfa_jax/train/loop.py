@@ -148,7 +148,7 @@ def train(run: TrainRun) -> TrainState:
             clock.record_step()
             profiler.after_step(step, metrics)
             progress.advance()
-            # every step, or hours of training would go on after the disk is full
+            # at every step: otherwise a full disk would be noticed at the next save, hours later
             checkpoints.raise_if_failed()
 
             log_due = is_due(settings.log_every_steps, step)

@@ -38,6 +38,7 @@ def make_input_groups(names: Sequence[str], channels: int, mask_channels: int = 
 def get_input_groups(settings: DiffusionSettings) -> Groups:
     """Return the groups that a config's `unet_inputs` and canvas require."""
     canvas = settings.canvas
+    # stacked on channels, each component brings its own latent and mask channels
     return make_input_groups(settings.unet_inputs, canvas.shape[2], canvas.mask_channels)
 
 
@@ -122,6 +123,7 @@ class ChannelMap:
                     f" config has no {name!r}: add it to config.diffusion.unet_inputs, at any"
                     " position, or give the channels' true meaning with --source-inputs"
                 )
+            # spatial and stacked canvases differ here, and no mapping of channels would be right
             if wanted[name] != channels:
                 raise OmfaError(
                     f"{name!r} has {channels} channels in the source ({self.source.rule}) and"

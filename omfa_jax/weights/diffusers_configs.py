@@ -97,6 +97,7 @@ SDXL_SCHEDULER: dict[str, Any] = {
 
 def make_diffusers_unet_config(config: UNetConfig) -> dict[str, Any]:
     """Return the config.json with which diffusers' UNet2DConditionModel is the same network."""
+    # diffusers names the kind of each block, which follows from the depths here
     attends = [depth > 0 for depth in config.transformer_depth]
     return {
         "_class_name": "UNet2DConditionModel",
@@ -160,6 +161,7 @@ def _parse_unet(fields: Mapping[str, Any], where: str) -> UNetConfig:
         raise OmfaError(
             f"{where}: layers_per_block differs between levels ({layers}); expected one number"
         )
+    # the added embedding is the pooled text followed by six embedded sizes
     time_id_dim = _require(fields, "addition_time_embed_dim", where)
     added = _require(fields, _ADDED, where)
     return UNetConfig(

@@ -92,6 +92,7 @@ def save_diffusers(
     )
     networks = {"unet": unet_params, "vae": vae_params}
     rows = {name: tensor_names.make_name_table(params) for name, params in networks.items()}
+    # filled while the tensors are written, so that they are read once
     not_finite: list[str] = []
     needed = sum(
         safetensors_stream.compute_size_bytes(row.shape, dtype)
@@ -126,6 +127,7 @@ def save_diffusers(
         write_json(
             temporary / EXPORT_FILE, {"dtype": dtype, "omfa_jax": __version__, **(origin or {})}
         )
+        # the script needs both files; a plain diffusers folder is exported without it
         if omfa is not None and prompts is not None:
             shutil.copyfile(SERVING_SCRIPT, temporary / SERVING_SCRIPT.name)
 
@@ -164,6 +166,7 @@ def map_conv_in(
         change = ChannelMap(require_known(known, config.in_channels, "the weights"), wanted)
         known = SourceInputs(wanted, change.source.rule)
         if change.is_changed:
+            # all other leaves stay the memory maps that they were
             leaves = dict(trees.flatten(unet_params))
             leaves[KERNEL_PATH] = change.apply(leaves[KERNEL_PATH])
             unet_params, notes = trees.unflatten(leaves), (*notes, change.note)

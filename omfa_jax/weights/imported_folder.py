@@ -81,6 +81,7 @@ def import_source(
         unet_config = dataclasses.replace(
             unet_config, in_channels=conv_in.count_channels(change.wanted)
         )
+        # omfa.json describes the weights next to it, so it follows the change
         omfa = omfa and {**omfa, "unet_inputs": [name for name, _ in change.wanted]}
     description = dataclasses.replace(
         source, unet_config=unet_config, omfa=omfa, prompts=prompts or source.prompts
@@ -98,6 +99,7 @@ def import_source(
         safetensors_stream.require_space(temporary, sum(sizes))
         for (name, component), faults in zip(source.components.items(), found, strict=True):
             digests: dict[str, Any] = {}
+            # lazy generators: one tensor at a time is read, cast, hashed and written
             chunks = safetensors_stream.cast_chunks(_iter_arrays(component, faults, change), dtype)
             shapes = layouts[name]
             path = _params_file(temporary, name)
@@ -167,12 +169,14 @@ def load_params(folder: Path, components: Sequence[str], *, verify: bool = True)
             if key.startswith(f"{component}/")
         }
         for name in sorted(listed.keys() | arrays.keys()):
+            # names in both directions: an array too many is damage too
             if (
                 name not in listed
                 or name not in arrays
                 or (listed[name] != _describe_array(arrays[name], listed[name], verify))
             ):
                 wrong.append(f"{component}/{name}")
+        # without a copy for float32: the leaves stay memory maps, read when a device needs them
         leaves = {tuple(k.split("/")): a.astype(np.float32, copy=False) for k, a in arrays.items()}
         built[component] = trees.unflatten(leaves)
     if wrong:

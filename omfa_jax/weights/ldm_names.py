@@ -83,6 +83,7 @@ def make_unet_key_fn(config: UNetConfig) -> Callable[[str], str]:
                 module = ours + module[len(theirs) :]
                 break
         module = _LEVEL.sub(place, module, count=1)
+        # the file calls a downsampling convolution `op` and an upsampling one `conv`
         if ".downsamplers." in key:
             module = module.replace(".conv", ".op")
         head, _, last = module.rpartition(".")
@@ -130,6 +131,7 @@ def infer_unet_config(shapes: Shapes, where: str) -> UNetConfig:
             f"{where} is a Stable Diffusion 1 or 2 checkpoint (no label_emb, SDXL's size and pooled"
             " text input): give SDXL weights"
         )
+    # the defaults are SDXL's, for what shapes do not show
     usual = UNetConfig()
     channels, depths, layers = _infer_unet_levels(ours)
     keys = [key for key in ours if key.endswith("attn2.to_k.weight")]
@@ -177,6 +179,7 @@ def _infer_unet_levels(ours: Shapes) -> tuple[list[int], list[int], int]:
     block, fresh = 1, True
     while any(key.startswith(f"input_blocks.{block}.") for key in ours):
         here = f"input_blocks.{block}."
+        # a block with `op` is a downsampling, after which the next level begins
         if any(key.startswith(f"{here}0.op.") for key in ours):
             fresh = True
         else:

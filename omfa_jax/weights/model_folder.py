@@ -57,6 +57,7 @@ def make_ddim_config(settings: DiffusionSettings) -> dict[str, Any]:
 
 def describe_model(model: Model) -> ModelDescription:
     """Return the description to be stored with a model's parameters."""
+    # the rows of a model's table: one per task, then the empty prompt
     texts = (*(task.prompt for task in model.settings.tasks), "")
     return ModelDescription(
         unet_config=model.unet_config,

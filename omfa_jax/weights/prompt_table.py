@@ -60,6 +60,7 @@ class PromptTable:
                     f"prompt {prompt!r} is not in the weights' prompt table {list(self.prompts)}; "
                     "import the weights again (convert_weights.py import --config or --prompt)"
                 )
+        # in the order of the tasks, so that a task's index in the config is its row
         index = [self.prompts.index(prompt) for prompt in wanted]
         return {"context": self.context[index], "pooled": self.pooled[index]}
 
@@ -75,6 +76,7 @@ def merge_tables(first: PromptTable, second: PromptTable) -> PromptTable:
             f"prompt tables with embeddings of shape {shapes[0]} and {shapes[1]} cannot be merged;"
             " embed all prompts with the same text encoders"
         )
+    # the second table's own empty prompt is in the first already
     new = [row for row, prompt in enumerate(second.prompts) if prompt not in first.prompts]
     # the empty prompt must stay last
     named = range(len(first.prompts) - 1)

@@ -56,6 +56,7 @@ def mmap_tensors(path: Path) -> dict[str, np.ndarray]:
 
     The file must be complete; `tensors.open_safetensors` checks that.
     """
+    # a plain array over the map, since slices of an np.memmap are slow to make
     data = np.memmap(path, np.uint8, "r").view(np.ndarray)
     length = int.from_bytes(data[:8].tobytes(), "little")
     header = json.loads(data[8 : 8 + length].tobytes())
@@ -117,6 +118,7 @@ def parse_size(text: str) -> int:
 
 def require_space(folder: Path, needed: int) -> None:
     """Raise an OmfaError if the disk of `folder` has fewer than `needed` bytes free."""
+    # checked before writing: a full disk would be found only after minutes of reading
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise OmfaError(

@@ -78,6 +78,7 @@ def write_tensors(
 
 def cast_tensor(key: str, tensor: np.ndarray, dtype: str) -> np.ndarray:
     """Return `tensor` cast to `dtype`; OmfaError if a finite value overflows."""
+    # numpy's warning would name no tensor; the check below does
     with np.errstate(over="ignore"):
         narrow = tensor.astype(DTYPES[dtype], copy=False)
     if narrow is not tensor and not np.isfinite(narrow).all() and np.isfinite(tensor).all():

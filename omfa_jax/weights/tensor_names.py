@@ -73,6 +73,7 @@ def to_contiguous(view: np.ndarray) -> np.ndarray:
     if view.flags.c_contiguous:
         return view
     out = np.empty(view.shape, view.dtype)
+    # tiles along the two longest axes, between which a transpose jumps
     first, second = np.argsort(view.shape)[-2:]
     at = [slice(None)] * view.ndim
     for i in range(0, view.shape[first], TILE):
@@ -90,6 +91,7 @@ def make_name_table(tree: Mapping[str, Any]) -> list[NameRow]:
         if STACKED not in path:
             rows.append(_make_row(".".join(path[:-1]), shape, path, None))
             continue
+        # PyTorch numbers the blocks of a stack after its name: transformer_blocks.3.attn1...
         at = path.index(STACKED) + 1
         for layer in range(shape[0]):
             module = ".".join((*path[:at], str(layer), *path[at:-1]))

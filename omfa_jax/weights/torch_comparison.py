@@ -179,6 +179,7 @@ def _run_theirs(folder: Path, inputs: Outputs) -> tuple[Outputs, Outputs]:
             ("UNet2DConditionModel", "unet", _run_torch_unet),
             ("AutoencoderKL", "vae", _run_torch_vae),
         ):
+            # float32 first: the hooks that widen the layers stay on the model
             model = _load_torch(kind, folder / part)
             rounded |= run(model, tensors)
             wide = {name: t.double() if t.is_floating_point() else t for name, t in tensors.items()}

@@ -81,6 +81,7 @@ def open_source(
     vae_config: VAEConfig = own_vae.config
     if vae_scale is not None:
         vae_config = dataclasses.replace(vae_config, scaling_factor=vae_scale)
+    # another factor is legitimate, but the usual sign of Stable Diffusion 1's VAE (0.18215)
     elif vae_config.latent_channels == 4 and vae_config.scaling_factor != SDXL_SCALE:
         notes.append(
             f"the VAE's scaling factor is {vae_config.scaling_factor}; SDXL's is {SDXL_SCALE}"
@@ -190,6 +191,7 @@ def _unet_in_file(tensors: LazyTensors) -> _Part:
     if constants:
         named = ", ".join(sorted(constants))
         notes.append(f"left out {len(constants)} tensors that belong to no network ({named})")
+    # what is left must fill the network exactly: an unknown tensor is an error, not ignored
     column = ldm_names.make_unet_key_fn(config)
     component = Component(get_unet_shapes(config), tensors.drop_keys(skipped | constants), column)
     return _Part(config, component, tuple(notes), scheduler_statements.parse_single_file(tensors))

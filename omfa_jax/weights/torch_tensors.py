@@ -119,6 +119,7 @@ def open_pickled(paths: Sequence[Path], where: str) -> LazyTensors:
                 )
             )
             continue
+        # weights_only limits what a pickle may build; torch itself has no lazy reader
         for key, tensor in part.items():
             kind = str(tensor.dtype).removeprefix("torch.")
             found.add(key, tuple(tensor.shape), path, kind, is_float=tensor.is_floating_point())

@@ -99,6 +99,7 @@ def _fit_folder(
             elif path.exists():
                 _delete_fitted(path)
             bar.update()
+            # the report grows with the folder: rewriting it for every photo would be quadratic
             if time.perf_counter() - saved > _SAVE_SECONDS:
                 _write_report(folder / REPORT_FILE, entries)
                 saved = time.perf_counter()

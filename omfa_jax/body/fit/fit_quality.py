@@ -88,6 +88,7 @@ def judge_fit(
     """
     errors = errors_px[seen] if seen.any() else np.array([np.inf])
     mean, median = float(errors.mean()), float(np.median(errors))
+    # the median tells whether most points fit, the mean whether a limb is far off
     of_image, of_body = median / size_px[1], mean / body_height_px
     found = {name for name, there in zip(keypoints.names, seen, strict=True) if there}
     lacking = [group for group in keypoints.torso if not found & set(group)]

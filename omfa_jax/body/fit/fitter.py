@@ -160,6 +160,7 @@ def _solve(
     settings: FitSettings,
 ) -> dict[str, Array]:
     """Return one photo's best fit, as arrays."""
+    # several starts: 2D keypoints leave local optima, such as the opposite facing
     yaws = np.deg2rad(settings.yaws_deg)[:, None] * np.array([0.0, 1.0, 0.0])
     facings = exp_so3(jnp.asarray(yaws, jnp.float32))
     seen = photo.weights * steady
@@ -228,6 +229,7 @@ def _place_start(
         for places, middle in zip((flat, photo.places), middles, strict=True)
     ]
     scale = jnp.clip(spreads[1] / jnp.maximum(spreads[0], 1e-3), 0.02, 2.0)
+    # far away the projection is linear, so scale and shift follow from mean and spread
     x = jnp.zeros(SIZE).at[AT].set(middles[1] - scale * middles[0])
     return x.at[DEPTH].set(-jnp.log(scale))
 

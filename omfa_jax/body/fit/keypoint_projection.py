@@ -45,6 +45,7 @@ def unpack_body(x: Float[Array, "79"], facing: Float[Array, "3 3"]) -> BodyState
     its depth (1), betas (10), deviations w (63).
     """
     w = x[POSE].reshape(21, 3)
+    # the logarithm keeps the distance positive and makes steps relative
     distance = jnp.exp(x[DEPTH[0]])
     facing = rotate_facing(x, facing)
     relaxed = exp_so3(jnp.asarray(pose_prior.RELAXED, jnp.float32))
@@ -121,5 +122,6 @@ def _project(
 ) -> tuple[Float[Array, "k 2"], Float[Array, "k 3"]]:
     """Return positions on the body projected to the image, and in camera axes (metres)."""
     in_camera = places * _FLIP + body.pelvis_cam
+    # a step may move a limb behind the camera, where the projection flips its sign
     in_camera = in_camera.at[:, 2].max(_NEAR_M)
     return in_camera[:, :2] / in_camera[:, 2:], in_camera

@@ -43,6 +43,7 @@ def read_exclusion_list(path: str | os.PathLike) -> list[tuple[str | None, str]]
     Raises OmfaError if the file is missing, has no names, or is JSON of another form.
     """
     source = require_file(path, "list of photos to leave out", "--clean")
+    # a list saved on Windows may begin with a byte order mark
     text = source.read_text("utf-8-sig", "replace")
     entries: list[tuple[str | None, str]]
     if source.suffix.lower() == ".json" or text.lstrip().startswith(("{", "[")):
@@ -68,6 +69,7 @@ def drop_excluded(
     if path is None:
         return {split: list(items) for split, items in splits.items()}
     found: dict[str, set[int]] = {split: set() for split in splits}
+    # indexed by file name first: comparing every name with every path would be quadratic
     by_stem = {split: _by_stem(items) for split, items in splits.items()}
     unknown = []
     # dict.fromkeys: in order, without repetitions

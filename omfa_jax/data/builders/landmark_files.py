@@ -40,6 +40,7 @@ def read_landmarks(
     found = {}
     for stem, values in places.items():
         points = values.reshape(-1, 2)
+        # coordinates below 0 mean absent, whatever the flag
         absent = (points < 0).any(axis=1)
         kinds = flags.get(stem, np.zeros(len(LANDMARKS), np.float32)).clip(0, 2).astype(int)
         confidence = np.where(absent, 0, np.take(CONFIDENCES, kinds))

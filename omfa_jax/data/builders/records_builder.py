@@ -91,7 +91,10 @@ class RecordsBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
 
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
-            builder=self, features=record_schema.make_features("images"), disable_shuffling=True
+            # TFDS would shuffle once and for all; the pipeline shuffles anew in every epoch
+            builder=self,
+            features=record_schema.make_features("images"),
+            disable_shuffling=True,
         )
 
     def _shard_iterators_per_split(
@@ -140,6 +143,7 @@ class ImageShardSource:
     def iter_records(self, shard: Shard, report: ShardReport) -> Iterator[record_schema.Record]:
         """Yield the records of all readable items; skips and flaws go to `report`."""
         for item in self.load_items(shard):
+            # one unusable item must not stop a build of hours
             outcome = _attempt(self.builder.read, item)
             if isinstance(outcome, OmfaError):
                 report.skipped.append((item.key, str(outcome)))
@@ -155,6 +159,7 @@ def merge_reports(
     partial: StagingFolder, shards: Sequence[Shard], warnings: Sequence[str]
 ) -> BuildReport:
     """Return the report of the build, merged from the stored reports of all shards."""
+    # from the stored reports, so that a resumed build reports like an uninterrupted one
     report = BuildReport(warnings=list(warnings))
     flaws: dict[str, dict[str, tuple[int, list[str]]]] = {}
     for shard in shards:

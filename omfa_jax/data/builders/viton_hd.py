@@ -67,6 +67,7 @@ class VitonHD(RecordsBuilder):
         for split in SPLITS:
             if (root / split / "image").is_dir():
                 splits[split] = _items(root, split, parse_labels, warnings)
+            # photos and lists are separate, so a copy may be incomplete
             elif (root / f"{split}_pairs.txt").is_file():
                 warnings.append(f"{split}: {split}_pairs.txt exists but {split}/image does not")
         if not splits:
@@ -108,6 +109,7 @@ def _items(root: Path, split: str, parse_labels: str, warnings: list[str]) -> li
             VitonItem(
                 key=key,
                 split=split,
+                # a path without a file is skipped with a reason when it is read
                 person=people.get(key, folder / "image" / pair.person),
                 garment=garments.get(key),
                 parse=maps.get(key),

@@ -101,6 +101,7 @@ def apply_move(
     """
     if move == Move():
         return images.letterbox(image, *slot, fill=fill)
+    # one resize from the source to the moved place: two resamplings would blur
     top, left, height, width = images.compute_letterbox_box(image.shape[:2], *slot)
     spans = [
         _span(offset, size, side, move.scale, shift)
@@ -140,6 +141,7 @@ def adjust_colors(
 
 
 def _move(settings: AugmentSettings, size: float, x: float, y: float) -> Move:
+    # log-uniform: halving and doubling are equally likely
     low, high = settings.scale
     scale = low * (high / low) ** size
     return Move(float(scale), (settings.shift * (2 * x - 1), settings.shift * (2 * y - 1)))

@@ -32,6 +32,8 @@ class BufferPool:
         if buffer is None or len(buffer) != size_bytes:
             buffer = np.empty(size_bytes, np.uint8)
         lease = _Lease(buffer)
+        # numpy views keep their base alive: the lease dies with the last of them, also on devices
+        # that alias host memory
         weakref.finalize(lease, self._free.append, buffer).atexit = False
         return np.asarray(lease)
 

@@ -68,6 +68,7 @@ def decode_to_pil(
     """
     if unpaired and not record.unpaired_garment:
         raise OmfaError(f"record {record.split}/{record.key} has no unpaired garment")
+    # in a multi-pose pair, garment and face are the partner's, person and pose the record's
     worn = garment_of or record
     person = images.open_rgb(record.person, f"person of {record.key}")
     encoded = record.unpaired_garment if unpaired else worn.garment
@@ -167,6 +168,7 @@ def _allocate(row: Mapping[str, Any], count: int, pool: BufferPool) -> Batch:
             batch[name] = np.empty(shape, object)
             continue
         batch[name] = buffer[start : start + sizes[name]].view(kinds[name]).reshape(shape)
+        # aligned to cache lines, which JAX needs to use host memory without a copy
         start += -(-sizes[name] // ALIGN_BYTES) * ALIGN_BYTES
     return batch
 

@@ -45,6 +45,7 @@ class ExampleReader:
             rng = np.random.default_rng((seed, position, PAIRING))
             if rng.random() < self.settings.multi_pose_prob:
                 partner = self.groups.sample_partner(index, rng)
+                # a record that is its own partner need not be read twice
                 worn = None if partner == index else self.records[partner]
         if self.settings.augment.active:
             rng = np.random.default_rng((seed, position, AUGMENTING))

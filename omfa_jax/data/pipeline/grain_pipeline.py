@@ -63,6 +63,7 @@ def make_train_iterator(
             raise OmfaError(f"{folder}: split {split!r} holds no records to train on")
     order = TrainingOrder(counts, [weight for _, weight in folders], seed)
 
+    # all draws are functions of (seed, position): threads may decode in any order
     def example(position: int) -> PilExample:
         # the task has the unnamed stream of the position; example_reader names the others
         task = bisect.bisect_right(shares, np.random.default_rng((seed, position)).random())
@@ -114,6 +115,7 @@ def make_eval_iterator(
         )
     source = opened.records
     count = len(source) if limit is None else min(limit, len(source))
+    # rounded up: the last batch is filled, so that all batches share one compiled program
     batches = -(-count // batch_size)
 
     def example(position: int) -> PilExample:

@@ -172,6 +172,7 @@ def _records(
             name: pack_moments(mean[row], None if std is None else std[row])
             for name, (mean, std) in moments.items()
         }
+        # the encoding of a black image is not the null pose
         if not has_pose:
             arrays["pose"] = b""
         key, group = str(batch["key"][row]), str(batch["group"][row])
@@ -185,6 +186,7 @@ def _moments(
     both = encoded if isinstance(encoded, tuple) else (encoded,)
     arrays = [np.asarray(array) for array in both]
     for array in arrays:
+        # written so that NaN fails too
         fits = bool((np.abs(array) <= FLOAT16_MAX).all())
         if array.ndim != 4 or len(array) != len(batch_images) or not fits:
             came = f"{array.shape} with values up to {np.abs(array).max():.3g}"

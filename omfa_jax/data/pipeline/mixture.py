@@ -76,6 +76,7 @@ def interleave_folders(parts: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
 
     `rank` is the number of earlier places of that dataset in the block.
     """
+    # computed once per run: a block has at most RESOLUTION places
     dataset = np.repeat(np.arange(len(parts)), parts)
     rank = np.concatenate([np.arange(part) for part in parts])
     # place k of n is due at (k + 0.5) / n of the block; sorting these spreads every folder evenly

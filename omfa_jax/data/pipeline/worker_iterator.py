@@ -26,6 +26,7 @@ class ResumableWorkerIterator:
         return self
 
     def __next__(self) -> Batch:
+        # on first use, not in __init__: a restored run sets its position before
         if self._iterator is None:
             self._iterator = self._open_from(self._consumed)
         batch = next(self._iterator)

@@ -58,6 +58,7 @@ def _row(record: record_schema.Record, height_px: int, width_px: int) -> UInt8[n
         (f"unpaired {record.unpaired_garment_key}", _optional(record.unpaired_garment)),
     ]
     row = np.concatenate([_cell(text, image, height_px, width_px) for text, image in cells], 1)
+    # only DeepFashion-MultiModal has captions
     if not record.caption:
         return row
     line = Image.new("RGB", (row.shape[1], CAPTION_PX), (255, 255, 255))
@@ -88,6 +89,7 @@ def _cell(
     text: str, image: np.ndarray | None, height_px: int, width_px: int
 ) -> UInt8[np.ndarray, "h w 3"]:
     frame = np.full((height_px + CAPTION_PX + GAP_PX, width_px + GAP_PX, 3), 255, np.uint8)
+    # grey, so that a missing image is not taken for a white one
     content = np.full((height_px, width_px, 3), 200, np.uint8)
     if image is not None:
         content = images.letterbox(image, height_px, width_px, fill=230)

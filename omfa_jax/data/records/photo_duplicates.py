@@ -70,6 +70,7 @@ def find_duplicates(
     """
     if not 0 <= max_distance_bits <= 32:
         raise OmfaError(f"--distance: expected 0 to 32 bits of 64, got {max_distance_bits}")
+    # fixes which photo of a group is kept, whatever order the file system lists them in
     ordered = sorted(photos, key=lambda photo: (SPLITS.index(photo.split), photo.name))
     prints, readable, unreadable = FingerprintStore(), [], []
     for photo, outcome in zip(ordered, _fingerprints(ordered, processes), strict=True):
@@ -168,6 +169,7 @@ def _labels(
             if i < j and labels[i] != labels[j]:
                 if compute_color_distance(thumbs[i], thumbs[j]) > MAX_COLOR_DISTANCE:
                     continue
+                # union by the smaller index, so that the first photo names the group
                 first, second = sorted((labels[i], labels[j]))
                 labels[labels == second] = first
     return labels

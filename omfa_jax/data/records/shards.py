@@ -113,6 +113,7 @@ def write_shard(
     Raises OmfaError if the file cannot be written, and whatever `source` raises.
     """
     size = shard.stop - shard.start
+    # before reading: an input that changes meanwhile gives a stamp that no longer matches
     stamp, path = source.stamp(shard), partial.shard_path(shard.file_name)
     found = path.exists()
     if found and is_finished(partial, shard, stamp):
@@ -158,6 +159,7 @@ def is_finished(partial: StagingFolder, shard: Shard, stamp: str) -> bool:
             return False
         if len(report.groups) != report.records:
             return False
+        # last, as it reads the file
         return _sha256(path) == report.sha256
     except (OSError, ValueError, TypeError):
         return False

@@ -118,6 +118,7 @@ def _entries(content: bytes, path: Path) -> list[LedgerEntry]:
     for line in filter(None, lines):
         try:
             entries.append(LedgerEntry(**json.loads(line)))
+        # a kill in the middle of a write; the lines before and after it are still good
         except (ValueError, TypeError):
             torn += 1
     if torn:

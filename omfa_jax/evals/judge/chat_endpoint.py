@@ -118,6 +118,7 @@ class ChatEndpoint:
             text = ""
         message = self.redact(" ".join(_message(text).split()))[:300]
         reason = f"HTTP {error.code}" + (f": {message}" if message else "")
+        # OpenAI's status for an empty account is that of a rate limit, but waiting does not help
         broke = error.code == 429 and "insufficient_quota" in text
         moved = 300 <= error.code < 400
         return RequestFailed(

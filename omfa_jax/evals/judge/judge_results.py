@@ -71,6 +71,7 @@ def make_judge_metric(judged: JudgeResults, seed: int) -> Metric:
     if len(values) == 0:
         reason = judged.stopped or next(iter(judged.failures.values()), "there were no images")
         return Metric(None, "higher", label, not_computed=f"the judge scored nothing: {reason}")
+    # a bootstrap and not a normal interval: scores pile up at the ends of the scale
     interval = bootstrap_interval(values, seed) if len(values) > 1 else None
     kind = f"bootstrap 95%, {RESAMPLES} resamples" if interval else None
     return Metric(float(values.mean()), "higher", label, interval=interval, interval_kind=kind)

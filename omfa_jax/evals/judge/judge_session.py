@@ -62,6 +62,7 @@ def run_judge(pairs: Sequence[JudgePair], settings: JudgeSettings) -> JudgeResul
         todo = {keys[p.name]: p for p in pairs if p.name in keys and keys[p.name] not in known}
         failed = session.ask_all(todo)
         known, entries = ledger.get_scores(), session.get_own_entries()
+    # a key that failed fails for every name that shares its images
     for name, key in keys.items():
         if key in failed:
             failures[name] = failed[key]
@@ -91,6 +92,7 @@ def build_messages(pair: JudgePair, settings: JudgeSettings) -> list[dict[str, A
     """Return the messages that ask about a pair, with both images embedded."""
     parts: list[dict[str, Any]] = [{"type": "text", "text": settings.prompt}]
     for label, path in ((GARMENT_LABEL, pair.garment), (GENERATED_LABEL, pair.generated)):
+        # one frame for all methods: servers charge by image size
         jpeg = encode_jpeg(letterbox(read_rgb(path), *FRAME_PX))
         url = "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()
         parts.append({"type": "text", "text": label})

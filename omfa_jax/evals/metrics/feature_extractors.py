@@ -48,9 +48,8 @@ def load_inception(networks: MetricWeights, options: dict[str, Any], device: str
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
     found = networks.find("inception")
-    read_state(
-        found.path
-    )  # the package would unpickle the file, which can run code; this check refuses that
+    # the package would unpickle the file, which can run code; this check refuses that
+    read_state(found.path)
     try:
         model = FeatureExtractorInceptionV3(
             "inception", ["2048"], feature_extractor_weights_path=str(found.path)
@@ -108,6 +107,7 @@ def load_dino(networks: MetricWeights, options: dict[str, Any], device: str) -> 
 
 def cosine_similarity(one: Float[np.ndarray, " d"], other: Float[np.ndarray, " d"]) -> float:
     """Return the cosine similarity (-1 to 1) of two vectors; OmfaError for a zero vector."""
+    # float64: the similarities of good images differ in the third decimal
     one, other = one.astype(np.float64), other.astype(np.float64)
     lengths = float(np.linalg.norm(one) * np.linalg.norm(other))
     if not lengths:

@@ -171,6 +171,7 @@ def _intervals(page: HtmlPage, group: Sequence[Scores]) -> None:
                 if metric.label not in labels:
                     labels.append(metric.label)
     text = "; ".join(f"{kind} ({', '.join(labels)})" for kind, labels in kinds.items())
+    # a single method is the best of nothing
     best = (
         "Bold: best of the column, including ties at the digits shown. " if len(group) > 1 else ""
     )

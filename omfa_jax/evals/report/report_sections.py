@@ -80,6 +80,7 @@ def add_judge(page: HtmlPage, scores: Sequence[Scores]) -> None:
             more = [f"... and {len(failures) - 20} more"] if len(failures) > 20 else []
             title = f"{one.method}: {format_count(len(failures), 'image')} without a score"
             page.add_details(title, [*failures[:20], *more])
+    # each prompt once, in full: scores of other prompts are not comparable
     prompts = dict.fromkeys(str(block.get("prompt")) for _, block in judged)
     for number, prompt in enumerate(prompts, start=1):
         page.add_subheading("The prompt" if len(prompts) == 1 else f"Prompt {number}")
