@@ -91,7 +91,7 @@ def test_a_paid_answer_is_not_taken_by_the_torn_one_before(tmp_path, limit, capl
         ledger.add(entry("e"))
     with open_ledger(path) as ledger:
         assert sorted(ledger.get_scores()) == ["a", "c", "e"]
-    assert "left out 1 lines that were cut short" in caplog.text
+    assert "skipped 1 truncated lines" in caplog.text
 
 
 def test_a_table_whose_last_line_was_cut_short_is_read_without_it(tmp_path, caplog):
@@ -100,7 +100,7 @@ def test_a_table_whose_last_line_was_cut_short_is_read_without_it(tmp_path, capl
     text = "".join(json.dumps(run) + "\n" for run in runs)
     path.write_text(text + '{"params": 30, "los')
     assert read_runs_table(path).runs.params.tolist() == [10, 20]
-    assert "left out its last line, which was cut short (line 3)" in caplog.text
+    assert "skipped its truncated last line (line 3)" in caplog.text
     # anywhere else it is no kill's work
     path.write_text('{"params": 30, "los\n' + text)
     with pytest.raises(OmfaError, match="line 1: expected one JSON object a line"):

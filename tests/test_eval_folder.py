@@ -129,7 +129,7 @@ def test_a_run_that_was_cut_off_goes_on(tmp_path, small, monkeypatch):
             done.append(1)
             if len(done) == 5:
                 raise KeyboardInterrupt
-            return computer.function(*image_preparation)
+            return computer.function(*pictures)
 
         replaced = dataclasses.replace(computer, function=function)
         return dataclasses.replace(made, by_metric={**made.by_metric, "ssim": replaced})

@@ -168,7 +168,7 @@ def test_missing_folders_and_pictures_are_said_and_not_fatal(tmp_path):
     text = text_of(a, gone, count=1)
     assert "b: the folder of predictions is missing: gone" in text
     assert "b: the pairs file is missing: gone.txt" in text
-    assert "not a picture" in text and "no garment" in text and text.count("no image<") == 3
+    assert "not an image" in text and "no garment" in text and text.count("no image<") == 3
 
 
 def test_the_unpaired_garment_is_the_one_of_the_list(tmp_path):

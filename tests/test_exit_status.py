@@ -127,7 +127,11 @@ def test_a_lock_held_by_another_run_is_not_worth_a_restart(tmp_path):
 @pytest.mark.parametrize(
     ("error", "status", "line"),
     [
-        (os_error("EIO"), 75, "omfa plan: [Errno 5] Input/output error: '/mnt/a' (a network, or a"),
+        (
+            os_error("EIO"),
+            75,
+            "omfa plan: [Errno 5] Input/output error: '/mnt/a' (the network or a",
+        ),
         (os_error("ENOSPC"), 2, "omfa plan: [Errno 28] No space left on device: '/mnt/a'\n"),
         (OmfaError("give less"), 2, "omfa plan: give less\n"),
         (XLA("UNAVAILABLE: a\n\nb"), 75, "omfa plan: JaxRuntimeError: UNAVAILABLE: a b (a device"),
@@ -160,7 +164,7 @@ def test_a_read_is_tried_again_and_that_is_said(monkeypatch, caplog):
     with caplog.at_level(logging.WARNING):
         assert call_with_retries("records of /a", read) == 7
     assert waited == list(retry.BACKOFF_S[:2]) and len(caplog.records) == 2
-    assert "records of /a: [Errno 116] Stale file handle: '/mnt/a' (a network" in caplog.text
+    assert "records of /a: [Errno 116] Stale file handle: '/mnt/a' (the network" in caplog.text
     tries = []
 
     def never():

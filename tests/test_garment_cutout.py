@@ -60,7 +60,7 @@ def test_a_sheet_shows_what_records_hold(records, tmp_path):
 def test_captions_stand_under_their_rows(records, monkeypatch, tmp_path):
     source = record_schema.open_records(records, "test")
     told = [dataclasses.replace(source[0], caption="A top."), source[1]]
-    monkeypatch.setattr(contact_sheet.schema, "open_records", lambda *_: told)
+    monkeypatch.setattr(contact_sheet.record_schema, "open_records", lambda *_: told)
     sheet = contact_sheet.write_contact_sheet(
         records, tmp_path / "s.png", split="test", cell_px=(64, 48)
     )

@@ -140,7 +140,7 @@ def test_scoring_on_a_gpu_leaves_memory_to_pytorch(monkeypatch, tmp_path, capsys
         monkeypatch.delenv(name)
     flags = ["--checkpoint", str(tmp_path / "none"), "--data", "none", "--task", "try_on"]
     flags += ["--out", str(tmp_path / "out"), "--device", device]
-    assert main(["eval", *xla_flags]) == 2
+    assert main(["eval", *flags]) == 2
     assert "no model at" in capsys.readouterr().err
     assert (MEM_FRACTION in os.environ) == set_here
 

@@ -107,13 +107,13 @@ def test_a_header_whose_shape_has_no_room_in_the_file_is_refused(tmp_path, shape
         if name == "a.npz":
             with zipfile.ZipFile(path, "w") as archive:
                 archive.writestr("betas.npy", npy_header(shape) + bytes(64))
-            with pytest.raises(OmfaError, match="header says"):
+            with pytest.raises(OmfaError, match="header has shape"):
                 read_npz(path, "body file")
         else:
             path.write_bytes(npy_header(shape) + bytes(64))
-            with pytest.raises(ValueError, match="header says"):
+            with pytest.raises(ValueError, match="header has shape"):
                 read_npy(path)
-        with pytest.raises(OmfaError, match="header says"):
+        with pytest.raises(OmfaError, match="header has shape"):
             read_pickle(path, "bodies", trust=False)
 
 
@@ -136,7 +136,7 @@ def test_a_header_that_is_no_header_is_one_line(tmp_path, length):
 def test_a_header_of_gigabytes_and_an_encrypted_member_are_refused(tmp_path, little_memory):
     path = tmp_path / "a.npy"
     path.write_bytes(b"\x93NUMPY\x02\x00" + struct.pack("<I", 2**31))
-    with pytest.raises(ValueError, match="header is of 2,147,483,648 bytes"):
+    with pytest.raises(ValueError, match="header has 2,147,483,648 bytes"):
         read_npy(path)
     path = tmp_path / "a.npz"
     np.savez(path, betas=np.zeros(10, np.float32))
@@ -170,7 +170,7 @@ def test_whole_files_come_back_as_they_were(tmp_path):
     for method in (zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
         with zipfile.ZipFile(tmp_path / "c.npz", "w", method) as archive:
             archive.writestr("betas.npy", npy_header((4,)) + bytes(16))
-        with pytest.raises(OmfaError, match="another method"):
+        with pytest.raises(OmfaError, match="compression method other"):
             read_npz(tmp_path / "c.npz", "body file")
 
 

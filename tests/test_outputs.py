@@ -63,10 +63,10 @@ def test_a_picture_that_is_read_is_not_written(tmp_path):
         require_inputs_kept(options, tmp_path / "inner", ("garment", *TASKS))
     options = argparse.Namespace(person=str(tmp_path / "person.png"))
     require_inputs_kept(options, tmp_path, ("garment", *TASKS))
+    (tmp_path / "face_00.png").write_text(MINE)
+    options = argparse.Namespace(person=str(tmp_path / "face_00.png"))
     with pytest.raises(OmfaError, match=r"what --person reads"):
-        require_inputs_kept(
-            argparse.Namespace(person=str(tmp_path / "face_00.png")), tmp_path, ["face"]
-        )
+        require_inputs_kept(options, tmp_path, ["face"])
 
 
 def test_launchers_replace_launchers(tmp_path):

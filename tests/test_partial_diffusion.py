@@ -35,7 +35,7 @@ def problem(s, batch=3):
     x0, eps, pose = (jax.random.normal(key, shape) for key in keys)
     t = jnp.array([10, 500, 990])[:batch]
     noised = jnp.asarray(make_noised_table(s.tasks))[:batch]
-    return x0, eps, pose, t, *get_alpha_sigma(s.schedule, t), s.canvas.mask(noised), noised
+    return x0, eps, pose, t, *get_alpha_sigma(s.schedule, t), s.canvas.make_mask(noised), noised
 
 
 @pytest.mark.parametrize("s", LAYOUTS, ids=IDS)

@@ -270,7 +270,7 @@ def test_an_evaluations_facts_do_not_hold_its_pictures(records, monkeypatch):
     lent = []
 
     class Noting(BufferPool):
-        def lend(self, size_bytes):
+        def acquire(self, size_bytes):
             piece = super().acquire(size_bytes)
             lent.append(weakref.ref(piece))
             return piece

@@ -133,7 +133,7 @@ def test_groups_of_older_records_are_read_from_them_once(records, monkeypatch):
     load_groups(records, "train")
     np.testing.assert_array_equal(np.load(file), [0, 1, 0, 1, 0, NO_GROUP, 2])
 
-    def fail(source):
+    def fail(*_):
         raise AssertionError("the records were read again")
 
     monkeypatch.setattr("omfa_jax.data.records.pose_groups.number_groups", fail)

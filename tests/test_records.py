@@ -240,7 +240,7 @@ def test_an_interrupted_build_is_not_taken_for_records(small, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(finalize.schema, "write_manifest", interrupt)
+        patch.setattr(finalize.record_schema, "write_manifest", interrupt)
         with pytest.raises(KeyboardInterrupt):
             build_records(small, small / "out/records")
     with pytest.raises(OmfaError, match="expected a folder"):

@@ -63,7 +63,7 @@ def relative_error(name, s, sampler, **changes):
         null_prompt=3,
     )
     scheduler = twin(name, s, sampler.steps, **changes)
-    mask = s.canvas.mask(EVERYTHING)
+    mask = s.canvas.make_mask(EVERYTHING)
     null = drop_conditions(EVERYTHING[:, 0], noise, mask, pose, PROMPT, 3)
 
     def predicted(x, t, pose, prompt):

@@ -73,7 +73,7 @@ def test_unknown_spacing_is_named():
 
 def drawn(distribution, count):
     keys = jax.random.split(jax.random.key(0), count)
-    return np.asarray(jax.vmap(lambda key: distribution.draw(key, 1000))(keys))
+    return np.asarray(jax.vmap(lambda key: distribution.sample(key, 1000))(keys))
 
 
 def test_uniform_timesteps_visit_all_alike():
