@@ -39,7 +39,7 @@ def test_a_setting_is_what_is_given_and_what_is_made(records):
     assert paired.with_setting("try_off").names == off.names
     with pytest.raises(OmfaError, match="did you mean 'paired'"):
         EvalSplit(pipeline(records), "test", "pairde")
-    with pytest.raises(OmfaError, match="has no group .same person and outfit."):
+    with pytest.raises(OmfaError, match=r"has no group .same person and outfit."):
         EvalSplit(pipeline(records), "test", "multi_pose")
 
 
