@@ -12,8 +12,8 @@ from typing import TypeVar
 
 from omfa_jax.core.errors import OmfaError
 
-Item = TypeVar("Thing")
-RunResult = TypeVar("Made")
+Item = TypeVar("Item")
+RunResult = TypeVar("RunResult")
 
 
 def ordered_map(

@@ -9,7 +9,7 @@ from omfa_jax.core.exit_status import classify_error, is_transient
 
 log = logging.getLogger(__name__)
 
-RunResult = TypeVar("Made")
+RunResult = TypeVar("RunResult")
 
 # seconds before the second try, the third, ...: in total longer than the failover of a file server
 # takes, and shorter than a scheduler's timeout for a job without output

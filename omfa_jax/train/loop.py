@@ -41,7 +41,7 @@ from omfa_jax.train.step import make_step
 
 log = logging.getLogger(__name__)
 
-RunResult = TypeVar("Made")
+RunResult = TypeVar("RunResult")
 
 # (state, step) -> {name: uint8 image}; an argument, so that train need not import sampling
 DrawImages = Callable[[TrainState, int], Mapping[str, np.ndarray]]

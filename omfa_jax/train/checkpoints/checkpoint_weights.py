@@ -26,7 +26,7 @@ from omfa_jax.weights.omfa_model import Model
 
 log = logging.getLogger(__name__)
 
-RunResult = TypeVar("Made")
+RunResult = TypeVar("RunResult")
 
 
 def restore_params(path: str | Path, *, ema: bool = True) -> tuple[dict[str, Any], int]:

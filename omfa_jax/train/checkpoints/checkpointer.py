@@ -44,7 +44,7 @@ from omfa_jax.train.state import TrainState
 
 log = logging.getLogger(__name__)
 
-RunResult = TypeVar("Made")
+RunResult = TypeVar("RunResult")
 
 # in a workdir, next to the checkpoints: everything in the model that training does not change
 MODEL_FOLDER = "model"
