@@ -101,13 +101,13 @@ def test_a_path_that_holds_no_model_says_what_was_expected(tmp_path):
         "file": "no model at",
         "empty": "is not a model folder",
         "new": "is not a model folder",
-        "run": "give a training workdir or one step of it",
+        "run": "give a training workdir or one of its steps",
         "run/checkpoints": "is not a model folder",
-        "run/checkpoints/100": "give a training workdir or one step of it",
+        "run/checkpoints/100": "give a training workdir or one of its steps",
     }.items():
         with pytest.raises(omfa.OmfaError, match=message) as error:
             omfa.load_model(tmp_path / path)
-        assert expected in str(error.value) or "one step of it" in message
+        assert expected in str(error.value) or "one of its steps" in message
         assert path in str(error.value)
     # the settings of a run, without its UNet
     with pytest.raises(omfa.OmfaError, match="unet"):

@@ -235,10 +235,10 @@ def test_other_text_encoders_are_said_and_other_lengths_refused(
     folder = tmp_path / "run/model"
     config = load(records, f"--config.tasks.try_on.prompt={NEW}", f"--config.model.init={wider}")
     update_tasks(make_weights_source(config), load_model_folder(folder), folder)
-    assert "other text encoders" not in caplog.text
+    assert "differently" not in caplog.text
     from_text_encoders(wider)
     update_tasks(make_weights_source(config), load_model_folder(folder), folder)
-    assert "differently: other text encoders made their prompt tables" in caplog.text
+    assert "differently: the text encoders of their prompt tables differ" in caplog.text
     path = wider / "prompts.safetensors"
     table = load_prompts(path)
     save_prompts(path, dataclasses.replace(table, context=table.context[:, :2]))
@@ -262,7 +262,7 @@ def test_other_tasks_are_refused_clearly(change, words):
     wanted = dataclasses.replace(trained, tasks=change(trained.tasks))
     with pytest.raises(OmfaError) as refused:
         check_same_meaning(wanted, trained, Path("run"))
-    assert f"run was trained with other tasks: {words}; give" in str(refused.value)
+    assert f"run was trained with other tasks: {words}; set" in str(refused.value)
     assert "weight=0" in str(refused.value)
     check_same_meaning(trained, dataclasses.replace(trained, tasks=trained.tasks[::-1]), "run")
 
@@ -296,5 +296,5 @@ def test_tasks_written_half_still_make_a_model(started, wider, tmp_path, monkeyp
 def test_settings_without_effect_are_not_said_to_go_on(records, started, wider, tmp_path, caplog):
     checkpoint(tmp_path, started(tmp_path), 1)
     require_same_run(load(records, f"--config.model.init={wider}").to_dict(), tmp_path)
-    assert f"{wider} now: without effect, the checkpoint's weights stay" in caplog.text
+    assert f"{wider}: no effect, the checkpoint's weights are used" in caplog.text
     assert "resuming with a changed config.model.init" not in caplog.text
