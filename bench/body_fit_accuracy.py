@@ -25,8 +25,8 @@ from omfa_jax.body.fit.keypoints import (
     find_landmark_vertices,
 )
 from omfa_jax.body.smplx_forward import forward
-from omfa_jax.synthetic.people import random_person
-from omfa_jax.synthetic.random_poses import random_pose
+from omfa_jax.synthetic.people import sample_person
+from omfa_jax.synthetic.random_poses import sample_pose
 
 SIZE_PX = (768, 1024)
 
@@ -49,7 +49,7 @@ def make(model: BodyModel, known: KeypointSet, count: int, kind: str, noise: flo
     params, cameras, all_joints, all_pixels, rows, heights = [], [], [], [], [], []
     corners = np.array(SIZE_PX)
     for index in range(count):
-        body = random_pose(rng, index).params(random_person(rng, index).betas)
+        body = sample_pose(rng, index).make_params(sample_person(rng, index).betas)
         if kind == "whole":
             turn = body.global_orient + np.array([0, rng.uniform(-np.pi, np.pi), 0])
             body = body.replace(global_orient=turn)

@@ -204,7 +204,9 @@ def quality(trained: Path, options: argparse.Namespace) -> dict[str, float]:
     keys = [str(key).split("/")[-1] for key in batch["key"]]
     folder = options.raw / "test" / "image-parse-v3"
     regions = [
-        resized(CIHP.garment_mask(read_labels(folder / f"{key}.png"), "upper"), slots["person"])
+        resized(
+            CIHP.make_garment_mask(read_labels(folder / f"{key}.png"), "upper"), slots["person"]
+        )
         for key in keys
     ]
     kept = [region.any() for region in regions]

@@ -13,7 +13,7 @@ from omfa_jax.body.body_model import load_body_model
 from omfa_jax.body.body_params import make_neutral_params, make_params_from_pose
 from omfa_jax.body.fit import keypoint_projection, pose_prior
 from omfa_jax.body.fit.fit_folder import REPORT_FILE, fit_folder
-from omfa_jax.body.fit.fit_quality import find_trusted, judge_fit
+from omfa_jax.body.fit.fit_quality import find_confident_keypoints, judge_fit
 from omfa_jax.body.fit.fitter import Fitter
 from omfa_jax.body.fit.jax_rotations import exp_so3
 from omfa_jax.body.fit.keypoints import (
@@ -128,12 +128,12 @@ def test_relaxed_stance_is_a_mirror_image_and_hangs_its_arms():
     wrist, shoulder = joints[JOINT_INDEX["left_wrist"]], joints[JOINT_INDEX["left_shoulder"]]
     assert wrist[1] < shoulder[1] - 0.45 and wrist[2] > joints[JOINT_INDEX["left_elbow"], 2]
     # an elbow bends to the front and not to the back, a knee the other way
-    bent = jnp.zeros((21, 3)).at[pose_prior.POSED.index("left_elbow"), 1].set(1.0)
+    bent = jnp.zeros((21, 3)).at[pose_prior.POSED_JOINTS.index("left_elbow"), 1].set(1.0)
     assert (
         pose_prior.compute_limit_excess(bent).max() > 0.5
         and pose_prior.compute_limit_excess(-bent).max() == 0
     )
-    bent = jnp.zeros((21, 3)).at[pose_prior.POSED.index("right_knee"), 0].set(1.0)
+    bent = jnp.zeros((21, 3)).at[pose_prior.POSED_JOINTS.index("right_knee"), 0].set(1.0)
     assert (
         pose_prior.compute_limit_excess(-bent).max() > 0.5
         and pose_prior.compute_limit_excess(bent).max() == 0
@@ -176,7 +176,7 @@ def test_what_is_trusted_and_rejected():
     rows[at("left_ear")] = (np.nan, 400, 0.9)
     rows[at("right_ankle")] = (300, 1500, 0.9)
     rows[at("right_knee"), 2] = 0.4
-    seen = find_trusted(BODY_25, rows, np.array(SIZE_PX, float))
+    seen = find_confident_keypoints(BODY_25, rows, np.array(SIZE_PX, float))
     gone = {name for name, there in zip(BODY_25.names, seen, strict=True) if not there}
     faces = {"nose", "left_eye", "right_eye", "left_ear"}
     assert gone == faces | {"right_ankle", "right_knee"}

@@ -31,13 +31,18 @@ def photos(tmp_path_factory):
     world = World(4, **SIZE)
     found = []
     for i in range(PEOPLE):
-        members = world.person(i), world.garment(i), world.pose(i), world.view(i)
+        members = world.get_person(i), world.get_garment(i), world.get_pose(i), world.get_view(i)
         path = folder / f"{i:05d}.jpg"
         Image.fromarray(world.render_photo(*members).image).save(path, quality=95)
         found.append(PhotoEntry("train" if i < 16 else "test", path.name, path))
     # the same person, pose and light, in another garment: no duplicate
     for i in range(4):
-        members = world.person(i), world.garment(i + 100), world.pose(i), world.view(i)
+        members = (
+            world.get_person(i),
+            world.get_garment(i + 100),
+            world.get_pose(i),
+            world.get_view(i),
+        )
         path = folder / f"other{i}.jpg"
         Image.fromarray(world.render_photo(*members).image).save(path, quality=95)
         found.append(PhotoEntry("train", path.name, path))

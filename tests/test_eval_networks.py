@@ -12,7 +12,7 @@ from eval_folders import picture, worse, write_clip, write_inception, write_vit
 from torchvision_shim import import_torchvision
 
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.evals.metric_weights import SOURCES, MetricUnavailable, MetricWeights
+from omfa_jax.evals.metric_weights import SOURCES, MetricUnavailableError, MetricWeights
 from omfa_jax.evals.metrics.feature_extractors import (
     cosine_similarity,
     load_clip,
@@ -183,7 +183,7 @@ LOADERS = {
 @pytest.mark.parametrize("key", LOADERS)
 def test_absent_weights_are_named_with_their_origin(key, tmp_path):
     loader, name = LOADERS[key]
-    with pytest.raises(MetricUnavailable, match=name) as caught:
+    with pytest.raises(MetricUnavailableError, match=name) as caught:
         loader(MetricWeights(tmp_path), TRY_OFF[key].options, "cpu")
     assert "from " in str(caught.value) and "--metric-weights" in str(caught.value)
 
@@ -200,7 +200,9 @@ def test_unreadable_or_foreign_weights_are_one_line(key, tmp_path):
             torch.save(content, file)
         with pytest.raises(OmfaError, match=name) as caught:
             loader(MetricWeights(tmp_path, skip_checksum=True), TRY_OFF[key].options, "cpu")
-        assert "\n" not in str(caught.value) and not isinstance(caught.value, MetricUnavailable)
+        assert "\n" not in str(caught.value) and not isinstance(
+            caught.value, MetricUnavailableError
+        )
 
 
 def test_a_folder_of_another_model_is_one_line(tmp_path):

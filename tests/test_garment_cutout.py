@@ -34,7 +34,7 @@ def test_worn_garment_is_cut_exactly():
     np.testing.assert_allclose(
         cut_out_garment(photo, half, label_sets.CIHP, "upper")[32, 24], tiny.colour(3)
     )
-    bare = np.where(label_sets.CIHP.garment_mask(parse_map, "upper"), 9, parse_map)
+    bare = np.where(label_sets.CIHP.make_garment_mask(parse_map, "upper"), 9, parse_map)
     bare = bare.astype(np.uint8)
     assert cut_out_garment(photo, bare, label_sets.CIHP, "upper") is None
     assert cut_out_garment(photo, bare, label_sets.CIHP, "lower") is not None

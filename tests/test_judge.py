@@ -13,7 +13,7 @@ from PIL import Image
 
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.evals.judge.chat_endpoint import parse_retry_after
-from omfa_jax.evals.judge.judge_answer import MalformedAnswer, Reply, parse_score
+from omfa_jax.evals.judge.judge_answer import MalformedAnswerError, Reply, parse_score
 from omfa_jax.evals.judge.judge_prompts import TRY_OFF, TRY_ON
 from omfa_jax.evals.judge.judge_session import run_judge
 from omfa_jax.evals.judge.settings import TokenPrices
@@ -81,7 +81,7 @@ def test_the_cache_knows_pictures_prompt_and_model(tmp_path):
     ],
 )
 def test_a_malformed_answer_is_refused(text, why):
-    with pytest.raises(MalformedAnswer, match=why):
+    with pytest.raises(MalformedAnswerError, match=why):
         parse_score(Reply(text, "stop", None))
 
 

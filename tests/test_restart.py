@@ -206,7 +206,10 @@ def test_damaged_leftovers_are_not_trusted(raw, undisturbed, tmp_path, monkeypat
     out = tmp_path / "records"
     written = interrupted(raw, out, 2, monkeypatch)
     folder = StagingFolder(partial(out), "viton_hd/1.0.0")
-    path, report = folder.shard_path(written[0].file_name), folder.report_path(written[0].file_name)
+    path, report = (
+        folder.get_shard_path(written[0].file_name),
+        folder.get_report_path(written[0].file_name),
+    )
     if damage == "cut":
         path.write_bytes(path.read_bytes()[:-10])
     elif damage == "flipped":
@@ -218,7 +221,7 @@ def test_damaged_leftovers_are_not_trusted(raw, undisturbed, tmp_path, monkeypat
     elif damage == "torn report":
         report.write_text(report.read_text()[:20])
     else:
-        folder.items_path(written[0].file_name).unlink()
+        folder.get_items_path(written[0].file_name).unlink()
     (folder.temporary / "tmptorn_0_1").write_bytes(b"x")
     build_records(raw, out, shard_records=SHARD)
     assert files(out) == files(undisturbed[0])

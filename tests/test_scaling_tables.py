@@ -9,7 +9,7 @@ import pytest
 from scaling_tables import SIX, TRUE_LAW, places, runs_of, write_csv
 
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.studies.fit_scaling import FitSettings, fit_scaling
+from omfa_jax.studies.fit_scaling import LawFitSettings, fit_scaling
 from omfa_jax.studies.isoflop import fit_isoflop, group_by_budget
 from omfa_jax.studies.loss_envelope import fit_envelope
 from omfa_jax.studies.loss_law import compute_exponents, compute_optimum
@@ -144,12 +144,12 @@ def test_exclusions_on_the_users_word():
     wild = runs_of(*places("grid"), noise=0.002 * np.random.default_rng(0).standard_normal(30))
     wild.loss[11] *= 1.1
     found = fit_scaling(
-        table_of(wild), FitSettings(rules=CleaningRules(outlier_mad=8), resamples=100)
+        table_of(wild), LawFitSettings(rules=CleaningRules(outlier_mad=8), resamples=100)
     )
     assert [one.line for one in found.excluded] == [13]
     assert "--outlier-mad" in found.excluded[0].reason and len(found.fresh) == 29
     # without the flag it is used, and named
-    found = fit_scaling(table_of(wild), FitSettings(resamples=100))
+    found = fit_scaling(table_of(wild), LawFitSettings(resamples=100))
     assert not found.excluded and any("line 13 (+" in text for text in found.warnings)
 
 
@@ -176,7 +176,7 @@ SIZES, AMOUNTS = np.geomspace(1e7, 1e9, 12), np.geomspace(1e8, 1e10, 12)
 )
 def test_tables_that_support_no_law(params, samples, wanted):
     runs = runs_of(params, samples)
-    found = fit_scaling(table_of(runs), FitSettings(resamples=100, budgets=(1e22,)))
+    found = fit_scaling(table_of(runs), LawFitSettings(resamples=100, budgets=(1e22,)))
     assert found.refused is not None and find_obstacle(runs, unknowns=5) == found.refused
     assert re.search(wanted, found.refused), found.refused
     assert found.fit is None and not found.coefficients and not found.optima
@@ -202,7 +202,7 @@ def test_a_weak_fit_says_so():
         np.repeat(np.geomspace(1e9, 1e11, 5), 4),
     )
     runs = runs_of(params, samples, noise=0.02 * rng.standard_normal(20))
-    found = fit_scaling(table_of(runs), FitSettings(resamples=100))
+    found = fit_scaling(table_of(runs), LawFitSettings(resamples=100))
     assert any("WEAK: the interval of alpha" in text for text in found.warnings), found.warnings
     assert find_obstacle(runs_of(*places("grid"), loss=np.full(30, 3.0)), unknowns=5) is not None
 
@@ -210,7 +210,7 @@ def test_a_weak_fit_says_so():
 def test_nothing_left_is_an_error():
     runs = runs_of(*places("grid"), loss=np.full(30, np.nan))
     with pytest.raises(OmfaError, match="no usable runs: loss is missing"):
-        fit_scaling(table_of(runs), FitSettings())
+        fit_scaling(table_of(runs), LawFitSettings())
 
 
 def test_budgets_are_grouped_by_the_tolerance():

@@ -93,7 +93,9 @@ def test_every_file_is_readable(root):
 
 def test_files_are_the_worlds_pictures(root):
     world = World(5, **SIZE)
-    photo = world.render_photo(world.person(1), world.garment(1), world.pose(1), world.view(1))
+    photo = world.render_photo(
+        world.get_person(1), world.get_garment(1), world.get_pose(1), world.get_view(1)
+    )
     stored = read_rgb(root / "train/image/00001_00.jpg").astype(int)
     assert np.abs(stored - photo.image).mean() < 3
     parse = np.array(opened(root / "train/image-parse-v3/00001_00.png"))
@@ -101,7 +103,7 @@ def test_files_are_the_worlds_pictures(root):
     params, camera = load_body(root / "train/smplx/00001_00.npz")
     np.testing.assert_array_equal(params.get_full_pose(), photo.params.get_full_pose())
     assert camera.focal_px == photo.camera.focal_px
-    shop, mask = world.render_garment(world.garment(1))
+    shop, mask = world.render_garment(world.get_garment(1))
     assert np.abs(read_rgb(root / "train/cloth/00001_00.jpg").astype(int) - shop).mean() < 3
     stored_mask = np.array(opened(root / "train/cloth-mask/00001_00.jpg")) >= 128
     np.testing.assert_array_equal(stored_mask, mask)
@@ -130,7 +132,12 @@ def test_truth_is_the_same_person_in_another_garment_or_pose(root):
         i, other = int(person[:5]), int(garment[:5])
         unpaired, moved = f"{i:05d}_{other:05d}_{i:05d}", f"{i:05d}_{i:05d}_{i + 1:05d}"
         folder = root / "test" / "truth"
-        members = world.person(i), world.garment(other), world.pose(i), world.view(i)
+        members = (
+            world.get_person(i),
+            world.get_garment(other),
+            world.get_pose(i),
+            world.get_view(i),
+        )
         stored = read_rgb(folder / "image" / f"{unpaired}.jpg").astype(int)
         assert np.abs(stored - world.render_photo(*members).image).mean() < 3
         own, own_camera = load_body(root / "test/smplx" / f"{i:05d}_00.npz")
@@ -139,7 +146,7 @@ def test_truth_is_the_same_person_in_another_garment_or_pose(root):
         np.testing.assert_array_equal(same_camera.translation, own_camera.translation)
         new, _ = load_body(folder / "smplx" / f"{moved}.npz")
         np.testing.assert_array_equal(new.betas, own.betas)
-        np.testing.assert_array_equal(new.get_full_pose(), world.pose(i + 1).rotations)
+        np.testing.assert_array_equal(new.get_full_pose(), world.get_pose(i + 1).rotations)
         assert np.abs(new.get_full_pose() - own.get_full_pose()).max() > 0.1
 
 

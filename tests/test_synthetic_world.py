@@ -57,7 +57,7 @@ def test_same_seed_same_bytes_in_any_order(world, photos):
         np.testing.assert_array_equal(photo.image, photos[i].image)
         np.testing.assert_array_equal(photo.parse, photos[i].parse)
         np.testing.assert_array_equal(photo.keypoints, photos[i].keypoints)
-    shop = again.render_garment(again.garment(5))[0]
+    shop = again.render_garment(again.get_garment(5))[0]
     np.testing.assert_array_equal(shop, world.render_garment(world.garment(5))[0])
 
 

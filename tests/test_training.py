@@ -20,7 +20,7 @@ from omfa_jax.core.errors import OmfaError
 from omfa_jax.train.checkpoints.checkpoint_weights import restore_params
 from omfa_jax.train.checkpoints.checkpointer import find_newest_complete_step
 from omfa_jax.train.loop import train
-from omfa_jax.train.signals import Interrupted
+from omfa_jax.train.signals import TrainingInterrupt
 
 STEPS = 5
 MESHES = [(8, 1, 1), (1, 8, 1), (2, 4, 1), (2, 2, 2)]
@@ -144,7 +144,7 @@ def test_sigterm_saves_and_the_next_run_goes_on(tmp_path):
 
     run = matrix_run(stopped_dir, STEPS)
     object.__setattr__(run, "batches", Interrupting())
-    with pytest.raises(Interrupted, match="saved step 3") as stopped:
+    with pytest.raises(TrainingInterrupt, match="saved step 3") as stopped:
         train(run)
     assert stopped.value.exit_status == 143
     assert find_newest_complete_step(stopped_dir / "checkpoints") == 3

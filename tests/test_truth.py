@@ -55,7 +55,7 @@ def test_an_answer_is_found_by_the_pairs_file_and_the_next_pose(raw):
     posed = truth.read_answer("00001_00", "new_pose")
     assert np.abs(posed.image.astype(int) - tiny.photo(1)).max() < 25
     np.testing.assert_array_equal(posed.pose, tiny.pose_map(21))
-    assert truth.has("00001_00", "unpaired")
+    assert truth.has_answer("00001_00", "unpaired")
     with pytest.raises(OmfaError, match="must be the synthetic raw folder"):
         truth.read_answer("holiday", "unpaired")
     with pytest.raises(OmfaError, match="--truth"):

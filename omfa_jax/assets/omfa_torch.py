@@ -55,7 +55,7 @@ class Model:
             self.device = torch.device(device)
             self._load(folder)
         except Exception as error:  # damaged files and missing devices raise errors of many types
-            raise InputError(f"cannot load {folder} on {device}: {one_line(error)}") from None
+            raise InputError(f"cannot load {folder} on {device}: {format_error(error)}") from None
 
     def _load(self, folder: Path) -> None:
         self.omfa = json.loads((folder / "omfa.json").read_text())
@@ -205,7 +205,7 @@ def read(path: str | Path, flag: str, load: Callable[[str | Path], np.ndarray]) 
     try:
         return load(path)
     except Exception as error:  # decoders raise errors of many types for damaged files
-        raise InputError(f"{flag}: cannot read {path}: {one_line(error)}") from None
+        raise InputError(f"{flag}: cannot read {path}: {format_error(error)}") from None
 
 
 def load_image(path: str | Path) -> np.ndarray:
@@ -219,7 +219,7 @@ def load_image(path: str | Path) -> np.ndarray:
     return np.array(image.convert("RGB"))
 
 
-def one_line(error: Exception) -> str:
+def format_error(error: Exception) -> str:
     """Return an error's message on one line."""
     return " ".join(str(error).split()) or type(error).__name__
 
@@ -282,7 +282,7 @@ def run(options: argparse.Namespace) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(image).save(path)
         except OSError as error:
-            raise InputError(f"--out: cannot write {path}: {one_line(error)}") from None
+            raise InputError(f"--out: cannot write {path}: {format_error(error)}") from None
         print(f"wrote {path}")
 
 

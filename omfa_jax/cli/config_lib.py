@@ -31,11 +31,11 @@ from omfa_jax.models import VAEConfig
 from omfa_jax.parallel.mesh import MeshSettings
 from omfa_jax.train.config_keys import RENAMED_KEYS
 from omfa_jax.train.settings import (
+    InitialWeightsSource,
     KeepSettings,
     LossSettings,
     OptimizerSettings,
     TrainSettings,
-    WeightsSource,
 )
 
 # a locked ConfigDict, whose attributes are dynamic: a static type would add nothing
@@ -191,10 +191,10 @@ def make_diffusion_settings(config: Config, vae: VAEConfig) -> DiffusionSettings
     )
 
 
-def make_weights_source(config: Config) -> WeightsSource:
+def make_weights_source(config: Config) -> InitialWeightsSource:
     """Return where the run's initial weights come from."""
     m = config.model
-    return WeightsSource(
+    return InitialWeightsSource(
         unet=m.unet,
         vae=m.vae,
         init=m.init,

@@ -45,7 +45,7 @@ WORKERS = IntRange(0, 4096)
 AXIS = IntRange(1, 2**20, or_value=-1)
 
 
-def _in(group: str, rows: Mapping[str, Rule], *names: str) -> dict[str, Rule]:
+def _qualify_rules(group: str, rows: Mapping[str, Rule], *names: str) -> dict[str, Rule]:
     return {f"{group}.{name}": rows[name] for name in names or rows}
 
 
@@ -65,9 +65,9 @@ TABLE: dict[str, Rule] = {
     **{f"canvas.{name}": TupleOf(SIDE_PX, 2, 2) for name in COMPONENTS},
     "diffusion.unet_inputs": TupleOf(Choice(INPUTS), 1, len(INPUTS), unique=True),
     "diffusion.prediction": Choice(PREDICTION_TYPES),
-    **_in("diffusion", SCHEDULE_RULES, "zero_terminal_snr", "spacing", "steps_offset"),
-    **_in("diffusion", LOSS),
-    **_in("timesteps", TIMESTEP_RULES),
+    **_qualify_rules("diffusion", SCHEDULE_RULES, "zero_terminal_snr", "spacing", "steps_offset"),
+    **_qualify_rules("diffusion", LOSS),
+    **_qualify_rules("timesteps", TIMESTEP_RULES),
     "data.records": Text(),
     "data.latents": Text(),
     "data.mixture": Text(),
@@ -78,11 +78,13 @@ TABLE: dict[str, Rule] = {
     "data.processes": WORKERS,
     "data.multi_pose_prob": FloatRange(0, 1),
     "data.sample_latents": Boolean(),
-    **_in("data.augment", AUGMENT_BOUNDS),
-    **_in("train", TRAIN, "steps", "batch_size", "grad_accum_steps", "compute_dtype", "remat"),
-    **_in("train", TRAIN, "ema_decay", "on_nonfinite"),
+    **_qualify_rules("data.augment", AUGMENT_BOUNDS),
+    **_qualify_rules(
+        "train", TRAIN, "steps", "batch_size", "grad_accum_steps", "compute_dtype", "remat"
+    ),
+    **_qualify_rules("train", TRAIN, "ema_decay", "on_nonfinite"),
     "train.attention": Choice(ATTENTION_KERNELS),
-    **_in("optimizer", OPTIMIZER),
+    **_qualify_rules("optimizer", OPTIMIZER),
     **{f"mesh.{axis}": AXIS for axis in ("data", "fsdp", "tensor", "slice")},
     "mesh.allow_replicated": Boolean(),
     "checkpoint.every_steps": TRAIN["save_every_steps"],
@@ -105,7 +107,7 @@ TABLE: dict[str, Rule] = {
     "autoencoder.crop_px": SIDE_PX,
     "autoencoder.latent_noise": FloatRange(0, 100),
     "autoencoder.decoder_of": Text(),
-    **_in("sample", SAMPLER_RULES),
+    **_qualify_rules("sample", SAMPLER_RULES),
 }
 
 
@@ -131,10 +133,12 @@ def check_config(config: Any) -> None:
         found = dict(list_leaves(config))
     except RequiredValueError as error:
         raise OmfaError(f"config: a required value is not set: {error}") from None
-    faults = [error for name, value in found.items() if (error := _fault(name, value)) is not None]
+    faults = [
+        error for name, value in found.items() if (error := _make_error(name, value)) is not None
+    ]
     faults += [
         OmfaError(f"config.{name} is missing: start from base.get_config() (configs/base.py)")
-        for name in _missing(found)
+        for name in _find_missing(found)
     ]
     raise_all(faults)
     # converted only if all values are valid
@@ -192,7 +196,7 @@ def list_leaves(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any
             yield name, value
 
 
-def _fault(name: str, value: Any) -> OmfaError | None:
+def _make_error(name: str, value: Any) -> OmfaError | None:
     row = find_row(name)
     if row is not None:
         return check_value(f"config.{name}", row, value)
@@ -210,7 +214,7 @@ def make_renamed_key_error(name: str) -> OmfaError:
     return OmfaError(f"config.{name} has been renamed to config.{RENAMED_KEYS[name]}")
 
 
-def _missing(found: Collection[str]) -> list[str]:
+def _find_missing(found: Collection[str]) -> list[str]:
     """Return the table's names that the config lacks; a group that is a value counts as one."""
     tasks = sorted({name.split(".")[1] for name in found if name.startswith("tasks.")}) or ["*"]
     keys = [key.replace("*", task) for key in TABLE for task in (tasks if "*" in key else [""])]

@@ -17,7 +17,7 @@ from omfa_jax.cli.flags import (
     int_between,
     parse_path_text,
 )
-from omfa_jax.cli.records import add_writing_arguments, writing_options
+from omfa_jax.cli.records import add_writing_arguments, get_writing_options
 from omfa_jax.core.errors import OmfaError
 
 DATASETS = "viton_hd, deepfashion_multimodal or dresscode"
@@ -153,7 +153,7 @@ def run(options: argparse.Namespace) -> None:
         "duplicates": data_duplicates.run,
         "build": build,
         "check": check,
-        "latents": latents,
+        "latents": encode_latents,
         "show": show,
     }
     action[options.action](options)
@@ -196,12 +196,12 @@ def build(options: argparse.Namespace) -> None:
         dataset=options.dataset,
         processes=options.processes,
         overwrite=options.overwrite,
-        item_options=datasets.item_options(options),
-        **writing_options(options),
+        item_options=datasets.get_item_options(options),
+        **get_writing_options(options),
     )
 
 
-def latents(options: argparse.Namespace) -> None:
+def encode_latents(options: argparse.Namespace) -> None:
     """Encode the records of all splits."""
     from omfa_jax.cli.config_lib import load_config, make_weights_source
     from omfa_jax.sampling.encode_records import encode_records
@@ -214,7 +214,7 @@ def latents(options: argparse.Namespace) -> None:
         options.out,
         batch_size=options.batch_size,
         overwrite=options.overwrite,
-        **writing_options(options),
+        **get_writing_options(options),
     )
 
 
@@ -226,7 +226,7 @@ def check(options: argparse.Namespace) -> None:
         from omfa_jax.data.builders.check_raw import check_raw
 
         chosen = {"dataset": options.dataset, "processes": options.processes}
-        report = check_raw(options.raw, **chosen, **datasets.item_options(options))
+        report = check_raw(options.raw, **chosen, **datasets.get_item_options(options))
     else:
         report = check_records(options.records)
     log.info(format_check_report(report))

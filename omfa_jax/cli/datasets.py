@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def item_options(options: argparse.Namespace) -> dict[str, Any]:
+def get_item_options(options: argparse.Namespace) -> dict[str, Any]:
     """Return the given flags as item options of the builders."""
     names = ("clean", "parse_labels", "split_shares", "split_seed")
     given = {name: getattr(options, name) for name in names}

@@ -67,7 +67,7 @@ def run(options: argparse.Namespace) -> None:
     imported, latents = workdir / "imported", workdir / "latents"
     trained, exported = workdir / "train", workdir / "exported"
 
-    config = demo_config(records, latents, imported, options)
+    config = make_demo_config(records, latents, imported, options)
 
     stages.run("make a synthetic data set", lambda: synthesize(raw, options))
     stages.run("render pose maps", lambda: render_poses(raw, config, options))
@@ -162,7 +162,7 @@ def import_weights(source: Path, out: Path) -> None:
         log.info(note)
 
 
-def demo_config(records: Path, latents: Path, imported: Path, options: argparse.Namespace):
+def make_demo_config(records: Path, latents: Path, imported: Path, options: argparse.Namespace):
     """Return configs/demo.py with the folders of this run."""
     from omfa_jax.cli.config_lib import load_config
 

@@ -7,8 +7,8 @@ from omfa_jax.cli.flags import (
     BATCH_MAX,
     SEED_TYPE,
     WORKERS_TYPE,
-    from_row,
     int_between,
+    make_rule_type,
     parse_path,
     parse_path_text,
 )
@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--restart", action="store_true", help="delete the images of another run in --out")
     add(
         "--steps",
-        type=from_row(SAMPLER_RULES["steps"]),
+        type=make_rule_type(SAMPLER_RULES["steps"]),
         default=50,
         help="denoising steps (default: %(default)s)",
     )
@@ -63,13 +63,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--sampler", default="ddim", metavar="NAME", help=f"{samplers} (default: %(default)s)")
     add(
         "--guidance",
-        type=from_row(SAMPLER_RULES["guidance"]),
+        type=make_rule_type(SAMPLER_RULES["guidance"]),
         default=2.0,
         help="classifier-free guidance scale; 1 disables guidance (default: %(default)s)",
     )
     add(
         "--guidance-rescale",
-        type=from_row(SAMPLER_RULES["guidance_rescale"]),
+        type=make_rule_type(SAMPLER_RULES["guidance_rescale"]),
         default=0.0,
         metavar="PHI",
         help="guidance rescale factor, 0 to 1; 0 disables it (default: %(default)s)",

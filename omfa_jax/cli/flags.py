@@ -97,7 +97,7 @@ def float_between(
     )
 
 
-def from_row(row: IntRange | FloatRange) -> BoundedValue:
+def make_rule_type(row: IntRange | FloatRange) -> BoundedValue:
     """Return the argparse type of a number in a table of rules, such as SAMPLER_RULES["steps"]."""
     return BoundedValue(row, int if isinstance(row, IntRange) else float)
 

@@ -93,9 +93,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
     except KeyboardInterrupt:
         print_error(f"omfa {command}: interrupted")
-        return exit_with(130, "interrupted", joins=joins)
+        return exit_job(130, "interrupted", joins=joins)
     except Exception as error:
-        if isinstance(error, BrokenPipeError) and is_reader_gone():
+        if isinstance(error, BrokenPipeError) and is_stdout_closed():
             return 128 + signal.SIGPIPE
         return report_error(command, error, joins=joins)
     return 0
@@ -121,10 +121,10 @@ def report_error(command: str, error: Exception, *, joins: bool) -> int:
     advice = f" ({row.description}: restarting may help)" if row.status == RESTART else ""
     if row.status != UNEXPECTED:
         print_error(f"omfa {command}: {line}{advice}")
-    return exit_with(row.status, line, joins=joins)
+    return exit_job(row.status, line, joins=joins)
 
 
-def exit_with(status: int, line: str, *, joins: bool) -> int:
+def exit_job(status: int, line: str, *, joins: bool) -> int:
     """Return the exit status of this process, after ending the job's other processes."""
     try:
         sys.stdout.flush()
@@ -144,7 +144,7 @@ def print_error(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
 
-def is_reader_gone() -> bool:
+def is_stdout_closed() -> bool:
     """Return whether stdout's reader has closed it, as `| head` does; then discard the rest."""
     output = sys.stdout.fileno()
     poller = select.poll()

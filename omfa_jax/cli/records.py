@@ -27,7 +27,7 @@ def add_writing_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def writing_options(options: argparse.Namespace) -> dict[str, Any]:
+def get_writing_options(options: argparse.Namespace) -> dict[str, Any]:
     """Return the values of those flags, as keywords of `build_records` and `write_latents`."""
     names = ("shard_records", "runner", "beam_options")
     return {name: getattr(options, name) for name in names}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from omfa_jax.cli.flags import SEED_TYPE, from_row, int_between, parse_path_text
+from omfa_jax.cli.flags import SEED_TYPE, int_between, make_rule_type, parse_path_text
 from omfa_jax.core.atomic_dirs import require_disjoint
 from omfa_jax.core.atomic_files import require_writable_dir
 from omfa_jax.core.errors import OmfaError, unknown_name
@@ -79,18 +79,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=TURNTABLE_VIEWS,
         help="turntable: number of views",
     )
-    add("--steps", type=from_row(SAMPLER_RULES["steps"]), default=50, help="denoising steps")
+    add("--steps", type=make_rule_type(SAMPLER_RULES["steps"]), default=50, help="denoising steps")
     add("--sampler", default="ddim", metavar="NAME", help=" | ".join(SAMPLERS))
     add(
         "--guidance",
-        type=from_row(SAMPLER_RULES["guidance"]),
+        type=make_rule_type(SAMPLER_RULES["guidance"]),
         default=2.0,
         metavar="SCALE",
         help="classifier-free guidance scale; 1 disables guidance",
     )
     add(
         "--guidance-rescale",
-        type=from_row(SAMPLER_RULES["guidance_rescale"]),
+        type=make_rule_type(SAMPLER_RULES["guidance_rescale"]),
         default=0.0,
         metavar="PHI",
         help="guidance rescale factor, 0 to 1; 0 disables it",
@@ -127,7 +127,7 @@ def run(options: argparse.Namespace) -> None:
         options.steps, options.guidance, options.sampler, options.guidance_rescale
     )
     model = load_model(options.checkpoint, ema=not options.no_ema)
-    generate = GENERATE.get(options.task)
+    generate = TASK_FUNCTIONS.get(options.task)
     if generate is None:
         # a task of the model's own: what it needs and writes is known only now
         generate = functools.partial(_sample_row, find_row(model.settings.tasks, options, out))
@@ -174,7 +174,7 @@ def _try_on(sampler, slots: SlotFitter, options):
     from omfa_jax.sampling.task_functions import try_on
 
     garment = slots.load_image("garment", options.garment, "--garment")
-    face = slots.fit_image("face", _face(options))
+    face = slots.fit_image("face", _load_face(options))
     pose = _pose(slots, options.pose, options)
     person = try_on(sampler, garment, face, pose, seed=options.seed)
     return {"garment": garment, "face": face, "pose": pose, "try_on": person}
@@ -184,7 +184,7 @@ def _try_off(sampler, slots: SlotFitter, options):
     from omfa_jax.sampling.task_functions import try_off
 
     person = slots.load_image("person", options.person, "--person")
-    face = slots.fit_image("face", _face(options, needed=False))
+    face = slots.fit_image("face", _load_face(options, needed=False))
     pose = _pose(slots, options.pose, options)
     garment = try_off(sampler, person, face, pose, seed=options.seed)
     return {"person": person, "face": face, "pose": pose, "try_off": garment}
@@ -206,7 +206,7 @@ def _transfer(sampler, slots: SlotFitter, options):
         ),
     )
     source_pose = _pose(slots, options.source_pose, options)
-    face, pose = slots.fit_image("face", _face(options)), _pose(slots, options.pose, options)
+    face, pose = slots.fit_image("face", _load_face(options)), _pose(slots, options.pose, options)
     garment, person = transfer(
         sampler, source, source_face, source_pose, face, pose, seed=options.seed
     )
@@ -228,7 +228,7 @@ def _turntable(sampler, slots: SlotFitter, options):
     maps = [render_pose(p, camera, slots.pose_style, options.smplx_model) for p in bodies]
     poses = np.concatenate([slots.fit_pose_map(image) for image in maps])
     garment = slots.load_image("garment", options.garment, "--garment")
-    face = slots.fit_image("face", _face(options))
+    face = slots.fit_image("face", _load_face(options))
     people = turntable(sampler, garment, face, poses, seed=options.seed)
     return {"garment": garment, "face": face, "pose": poses, "turntable": people}
 
@@ -239,7 +239,7 @@ def _sample_row(row: Task, sampler, slots: SlotFitter, options):
         if name in row.noised:
             continue
         if name == "face":
-            given[name] = slots.fit_image(name, _face(options, needed="person" in row.noised))
+            given[name] = slots.fit_image(name, _load_face(options, needed="person" in row.noised))
         else:
             given[name] = slots.load_image(name, getattr(options, name), f"--{name}")
     pose, has_pose = _pose(slots, options.pose, options), None
@@ -251,7 +251,7 @@ def _sample_row(row: Task, sampler, slots: SlotFitter, options):
     return {**given, "pose": pose, **images}
 
 
-GENERATE = {
+TASK_FUNCTIONS = {
     "try_on": _try_on,
     "try_off": _try_off,
     "transfer": _transfer,
@@ -259,7 +259,7 @@ GENERATE = {
 }
 
 
-def _face(options, *, needed: bool = True):
+def _load_face(options, *, needed: bool = True):
     return load_face(options.person, options.face, options.keypoints, options.parse, needed=needed)
 
 

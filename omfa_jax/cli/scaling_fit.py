@@ -116,7 +116,7 @@ def run(options: argparse.Namespace) -> None:
     require_modules("omfa scaling fit", "scaling", "scipy")
     from omfa_jax.studies.fit_record import make_record
     from omfa_jax.studies.fit_report import format_report
-    from omfa_jax.studies.fit_scaling import FitSettings, fit_scaling
+    from omfa_jax.studies.fit_scaling import LawFitSettings, fit_scaling
     from omfa_jax.studies.run_cleaning import CleaningRules
     from omfa_jax.studies.runs_table import COLUMN_NAMES, read_runs_table
 
@@ -128,7 +128,7 @@ def run(options: argparse.Namespace) -> None:
         columns={name: column for name, column in given.items() if column is not None},
         flops_per_param_sample=options.flops_per_param_sample,
     )
-    settings = FitSettings(
+    settings = LawFitSettings(
         rules=CleaningRules(options.max_loss, options.drop_highest, options.outlier_mad),
         irreducible=not options.no_irreducible,
         resamples=options.resamples,

@@ -97,7 +97,7 @@ _PHRASES = {
 def classify_error(error: BaseException) -> FaultKind:
     """Return the table's row for an error: that of its innermost cause with a specific row."""
     # libraries wrap an OSError in their own errors, several levels deep
-    rows = [_row_of_one(one) for one in iter_causes(error)]
+    rows = [_classify_one(one) for one in iter_causes(error)]
     return next((row for row in reversed(rows) if row not in CATCH_ALL), rows[0])
 
 
@@ -124,8 +124,8 @@ def iter_causes(error: BaseException) -> Iterator[BaseException]:
         now = reason if inner is None and isinstance(reason, BaseException) else inner
 
 
-def _row_of_one(error: BaseException) -> FaultKind:
-    number = _errno_of(error)
+def _classify_one(error: BaseException) -> FaultKind:
+    number = _get_errno_name(error)
     types = {kind.__name__ for kind in type(error).__mro__}
     # jax raises a plain RuntimeError for a backend that does not start
     is_xla = bool(types & XLA_ERRORS) or str(error).startswith("Unable to initialize backend")
@@ -139,7 +139,7 @@ def _row_of_one(error: BaseException) -> FaultKind:
     return FAULT_KINDS[-1]
 
 
-def _errno_of(error: BaseException) -> str:
+def _get_errno_name(error: BaseException) -> str:
     """Return the name of an error's errno, from its attribute or its text; "" if it has none."""
     number = error.errno if isinstance(error, OSError) else None
     text = str(error)

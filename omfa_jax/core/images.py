@@ -49,10 +49,10 @@ def read_rgb(source: ImageSource, what: str = "image") -> UInt8[np.ndarray, "h w
 def open_rgb(source: ImageSource, what: str = "image") -> Image.Image:
     """Return the image of `read_rgb` as a Pillow image; raises the same errors."""
     image = open_image(source, what)
-    image = _to_rgb(_transposed(image, get_exif_orientation(image)))
+    image = _to_rgb(_apply_orientation(image, get_exif_orientation(image)))
     if min(image.size) < MIN_SIDE_PX:
         size = f"{image.width}x{image.height} px"
-        raise OmfaError(f"{_named(source, what)}: too small ({size}); give a larger image")
+        raise OmfaError(f"{_format_name(source, what)}: too small ({size}); give a larger image")
     return image
 
 
@@ -64,13 +64,15 @@ def read_labels(source: ImageSource, what: str = "label map") -> UInt8[np.ndarra
     image = open_image(source, what)
     if image.mode not in ("P", "L", "1"):
         found = f"found mode {image.mode}"
-        raise OmfaError(f"{_named(source, what)}: expected one 8-bit channel of label ids, {found}")
+        raise OmfaError(
+            f"{_format_name(source, what)}: expected one 8-bit channel of label ids, {found}"
+        )
     return np.array(image, dtype=np.uint8)
 
 
 def open_image(source: ImageSource, what: str = "image") -> Image.Image:
     """Return the decoded Pillow image without rotation or conversion; OmfaError if that fails."""
-    name = _named(source, what)
+    name = _format_name(source, what)
     if not isinstance(source, bytes):
         path = Path(source)
         if not path.is_file():
@@ -188,7 +190,7 @@ def from_signed(image: Float[np.ndarray, "*b h w c"]) -> UInt8[np.ndarray, "*b h
 def encode_png(image: np.ndarray) -> bytes:
     """Return a uint8 image, grey (h w) or RGB (h w 3), as PNG bytes."""
     # zlib's run-length strategy takes half the time of the default for the same size
-    return _encoded(image, "PNG", compress_level=1, compress_type=ZLIB_RLE)
+    return _encode(image, "PNG", compress_level=1, compress_type=ZLIB_RLE)
 
 
 def encode_jpeg(image: np.ndarray, quality: int = JPEG_QUALITY) -> bytes:
@@ -196,7 +198,7 @@ def encode_jpeg(image: np.ndarray, quality: int = JPEG_QUALITY) -> bytes:
 
     Chroma is not subsampled, because subsampling blurs thin coloured seams.
     """
-    return _encoded(image, "JPEG", quality=quality, subsampling=0)
+    return _encode(image, "JPEG", quality=quality, subsampling=0)
 
 
 def write_image(path: str | os.PathLike, image: np.ndarray) -> None:
@@ -213,7 +215,7 @@ def write_image(path: str | os.PathLike, image: np.ndarray) -> None:
         temporary.write_bytes(encoded)
 
 
-def _encoded(image: np.ndarray, kind: str, **options: int) -> bytes:
+def _encode(image: np.ndarray, kind: str, **options: int) -> bytes:
     if image.dtype != np.uint8 or image.ndim not in (2, 3) or image.shape[2:] not in ((), (3,)):
         came = f"{image.dtype} {image.shape}"
         raise OmfaError(f"an image to write must be uint8 (h, w) or (h, w, 3), got {came}")
@@ -222,11 +224,11 @@ def _encoded(image: np.ndarray, kind: str, **options: int) -> bytes:
     return buffer.getvalue()
 
 
-def _named(source: ImageSource, what: str) -> str:
+def _format_name(source: ImageSource, what: str) -> str:
     return what if isinstance(source, bytes) else f"{what} {os.fspath(source)}"
 
 
-def _transposed(image: Image.Image, orientation: int) -> Image.Image:
+def _apply_orientation(image: Image.Image, orientation: int) -> Image.Image:
     return (
         image.transpose(EXIF_TRANSPOSES[orientation]) if orientation in EXIF_TRANSPOSES else image
     )
@@ -234,7 +236,7 @@ def _transposed(image: Image.Image, orientation: int) -> Image.Image:
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
-        return Image.fromarray(_eight_bit(np.array(image))).convert("RGB")
+        return Image.fromarray(_scale_to_uint8(np.array(image))).convert("RGB")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))
@@ -242,7 +244,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _eight_bit(samples: np.ndarray) -> UInt8[np.ndarray, "h w"]:
+def _scale_to_uint8(samples: np.ndarray) -> UInt8[np.ndarray, "h w"]:
     """Return grey samples wider than 8 bits scaled to 0..255, by the range of their format."""
     # Pillow's own conversion to "RGB" clips such samples at 255 instead of scaling them
     peak = np.nanmax(samples)

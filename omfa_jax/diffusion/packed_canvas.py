@@ -57,7 +57,7 @@ class PackedCanvas:
         self, joint: Shaped[Array, "b h w c"], chosen: Bool[Array, "b 3"]
     ) -> Shaped[Array, "b h2 w2 c"]:
         """Return the packed canvas of the chosen components of a joint canvas or network input."""
-        parts, here = self._parts(joint), self._here(chosen)
+        parts, here = self._split_parts(joint), self._find_assigned(chosen)
         height = self.size[0]
         columns = []
         for slot, (_, width) in enumerate(self.slots):
@@ -65,7 +65,7 @@ class PackedCanvas:
             for component, place in self.assignments:
                 if place == slot:
                     # `where` and not indexing: examples of different tasks share one program
-                    part = _padded(parts[component], height, width)
+                    part = _pad(parts[component], height, width)
                     column = jnp.where(here[component, slot], part, column)
             columns.append(column)
         return jnp.concatenate(columns, axis=2)
@@ -74,7 +74,7 @@ class PackedCanvas:
         self, packed: Float[Array, "b h2 w2 c"], chosen: Bool[Array, "b 3"]
     ) -> Float[Array, "b h w c"]:
         """Return the joint canvas with the chosen components in their slots, zero elsewhere."""
-        here, parts = self._here(chosen), {}
+        here, parts = self._find_assigned(chosen), {}
         starts = [sum(w for _, w in self.slots[:slot]) for slot in range(len(self.slots))]
         for component, slot in self.assignments:
             height, width = self.canvas.slots[component]
@@ -84,11 +84,13 @@ class PackedCanvas:
             parts[COMPONENTS[component]] = jnp.where(here[component, slot], part, kept)
         return self.canvas.assemble(parts)
 
-    def _parts(self, joint: Shaped[Array, "b h w c"]) -> list[Shaped[Array, "b _ _ c"]]:
+    def _split_parts(self, joint: Shaped[Array, "b h w c"]) -> list[Shaped[Array, "b _ _ c"]]:
         parts: Mapping[str, Array] = self.canvas.split(joint)
         return [parts[name] for name in COMPONENTS]
 
-    def _here(self, chosen: Bool[Array, "b 3"]) -> dict[tuple[int, int], Bool[Array, "b 1 1 1"]]:
+    def _find_assigned(
+        self, chosen: Bool[Array, "b 3"]
+    ) -> dict[tuple[int, int], Bool[Array, "b 1 1 1"]]:
         """Return, for every (component, slot), which examples put the component there."""
         # the k-th chosen component of an example goes to slot k
         rank = jnp.cumsum(chosen, axis=1) - 1
@@ -117,6 +119,6 @@ def read_noised(
     return jnp.stack([parts[name][:, 0, 0, 0] > 0.5 for name in COMPONENTS], axis=1)
 
 
-def _padded(part: Shaped[Array, "b h w c"], height: int, width: int) -> Shaped[Array, "b h2 w2 c"]:
+def _pad(part: Shaped[Array, "b h w c"], height: int, width: int) -> Shaped[Array, "b h2 w2 c"]:
     _, h, w, _ = part.shape
     return jnp.pad(part, ((0, 0), (0, height - h), (0, width - w), (0, 0)))

@@ -20,12 +20,12 @@ from omfa_jax.sampling.task_functions import turntable
 
 SEED = 11
 # examples in a sheet, and views of the turntable
-SHOWN = 6
+NUM_SHOWN = 6
 VIEWS = 6
 Columns = dict[str, Any]
 
 
-def stack_given(split: EvalSplit) -> dict[str, np.ndarray]:
+def stack_inputs(split: EvalSplit) -> dict[str, np.ndarray]:
     """Return the images of every component and the pose maps, uint8 (n, h, w, 3) each."""
     rows = [split.get_inputs(place) for place in range(len(split))]
     return {name: np.stack([row[name] for row in rows]) for name in (*COMPONENTS, "pose")}
@@ -33,7 +33,7 @@ def stack_given(split: EvalSplit) -> dict[str, np.ndarray]:
 
 def read_first_images(folder: Path, split: EvalSplit) -> list[np.ndarray]:
     """Return the first saved images of a folder."""
-    return [read_rgb(folder / f"{name}.png") for name in split.names[:SHOWN]]
+    return [read_rgb(folder / f"{name}.png") for name in split.names[:NUM_SHOWN]]
 
 
 def collect_sections(
@@ -41,9 +41,9 @@ def collect_sections(
 ) -> dict[str, Columns]:
     """Return the columns of the sheets whose images were sampled for the scores."""
     split = worn.split
-    given = {name: images[:SHOWN] for name, images in stack_given(split).items()}
-    other = stack_given(split.with_setting("unpaired"))["garment"][:SHOWN]
-    names = split.names[:SHOWN]
+    given = {name: images[:NUM_SHOWN] for name, images in stack_inputs(split).items()}
+    other = stack_inputs(split.with_setting("unpaired"))["garment"][:NUM_SHOWN]
+    names = split.names[:NUM_SHOWN]
 
     def answers(kind: str) -> list[np.ndarray]:
         return [truth.read_answer(name, kind).image for name in names]
@@ -78,7 +78,7 @@ def sample_transfer(worn: SplitRun, taken: SplitRun) -> Columns:
     """Return a few people in garments from others' photos: try-off (sampled before), try-on."""
     split = worn.split
     swap = sample_derangement(len(split), SEED)
-    few = dataclasses.replace(worn, split=split.take(min(SHOWN, len(split))))
+    few = dataclasses.replace(worn, split=split.take(min(NUM_SHOWN, len(split))))
 
     def garment(place: int) -> np.ndarray:
         name = split.names[int(swap[place])]

@@ -15,13 +15,13 @@ from omfa_jax.core.tasks import COMPONENTS
 from omfa_jax.data.pipeline.settings import PipelineSettings
 from omfa_jax.diffusion.denoising_loop import SamplerSettings
 from omfa_jax.evals.demo_columns import (
+    NUM_SHOWN,
     SEED,
-    SHOWN,
     Columns,
     collect_sections,
     sample_transfer,
     sample_turntable,
-    stack_given,
+    stack_inputs,
 )
 from omfa_jax.evals.exact_truth import ConditionRegions, ExactTruth
 from omfa_jax.evals.folder_scoring import ScoreRequest, score_folder
@@ -44,7 +44,7 @@ from omfa_jax.train.checkpoints.checkpoint_weights import load_checkpoint_model
 log = logging.getLogger(__name__)
 
 # minimum gain of a trained model from the right condition, and over an untrained model
-BAR_DB = 3.0
+MIN_GAIN_DB = 3.0
 # condition of the influence block -> its name in the report
 ROWS = {
     "garment": "try_on, garment (garment region)",
@@ -67,7 +67,7 @@ def score_demo(
     sampler = Sampler(model, settings, devices=get_busy_devices(examples))
     pipeline = PipelineSettings(str(records), slots.sizes, threads=0)
     on = EvalSplit(pipeline, "test", "paired", limit=examples)
-    off, first = on.with_setting("try_off"), on.take(min(SHOWN, len(on)))
+    off, first = on.with_setting("try_off"), on.take(min(NUM_SHOWN, len(on)))
     facts = {"sampler": dataclasses.asdict(settings), "seed": SEED, "weights": "untrained"}
     untrained = make_split_sampler(
         sampler, folder / "untrained", facts, params=draw_untrained_params(model)
@@ -92,7 +92,7 @@ def score_demo(
     exact = compute_truth_scores(worn, truth, answers)
     write_score_files(folder, {"tiny": worn, "untrained": blank_on}, influence, exact)
 
-    given = stack_given(on)
+    given = stack_inputs(on)
     scores: dict[str, Any] = {"sampling_steps": sampling_steps, "examples": len(on)}
     scores["vae_psnr_db"] = {
         name: round(mean_psnr(encode_and_decode(model, to_signed(given[name])), given[name]), 2)
@@ -111,8 +111,8 @@ def score_demo(
     )
     scores["against_untrained"] = {
         "examples": len(first),
-        "try_on_db": [round_mean(on_db[:SHOWN]), round_mean(blank_db)],
-        "try_off_db": [round_mean(off_db[:SHOWN]), round_mean(none_db)],
+        "try_on_db": [round_mean(on_db[:NUM_SHOWN]), round_mean(blank_db)],
+        "try_off_db": [round_mean(off_db[:NUM_SHOWN]), round_mean(none_db)],
     }
     whole = worn.compute_values(worn.folder / "pred", "psnr", worn.read_ground_truth)
     scores["exact_truth_psnr_db"] = {
@@ -122,11 +122,11 @@ def score_demo(
         "try_off": {"whole": round_mean(off_db)},
     }
     scores["bars"] = {
-        name: found["gain_db"] >= BAR_DB for name, found in scores["influence"].items()
+        name: found["gain_db"] >= MIN_GAIN_DB for name, found in scores["influence"].items()
     }
     for name in ("try_on", "try_off"):
         trained_db, untrained_db = scores["against_untrained"][f"{name}_db"]
-        scores["bars"][f"{name}, against untrained"] = trained_db - untrained_db > BAR_DB
+        scores["bars"][f"{name}, against untrained"] = trained_db - untrained_db > MIN_GAIN_DB
 
     pictures = collect_sections(worn, taken, blank_on, blank_off, truth)
     pictures["Transfer: off one person, onto another"] = sample_transfer(worn, taken)

@@ -46,7 +46,7 @@ class ExactTruth:
         lines = [line.split() for line in pairs.read_text().splitlines() if line.strip()]
         self._partner = {Path(person).stem: Path(garment).stem for person, garment in lines}
 
-    def has(self, name: str, kind: str) -> bool:
+    def has_answer(self, name: str, kind: str) -> bool:
         """Return whether the person `name` has an answer of this kind."""
         return (self._folder / "image" / f"{self._stem(name, kind)}.jpg").is_file()
 
@@ -56,7 +56,7 @@ class ExactTruth:
         image = read_rgb(self._folder / "image" / f"{stem}.jpg", f"{kind} truth")
         labels = read_labels(self._folder / PARSE_DIRS[0] / f"{stem}.png", f"{kind} truth's parse")
         return TruthAnswer(
-            image, CIHP.garment_mask(labels, "upper"), self.read_pose_map(name, kind)
+            image, CIHP.make_garment_mask(labels, "upper"), self.read_pose_map(name, kind)
         )
 
     def read_pose_map(self, name: str, kind: str) -> UInt8[np.ndarray, "h w 3"]:
@@ -101,8 +101,8 @@ class ConditionRegions:
         """Return the condition's mask in the photo `name` (True: region); None if it is empty."""
         labels = read_labels(self._folder / f"{name}.png", "parse map")
         masks = {
-            "garment": lambda: CIHP.garment_mask(labels, category or "upper"),  # type: ignore[arg-type]
-            "head": lambda: CIHP.mask(labels, (*CIHP.face, *CIHP.hair)),
+            "garment": lambda: CIHP.make_garment_mask(labels, category or "upper"),  # type: ignore[arg-type]
+            "head": lambda: CIHP.make_mask(labels, (*CIHP.face, *CIHP.hair)),
             "person": lambda: labels != CIHP.ids["background"],
         }
         region = masks[REGIONS[condition]]()

@@ -10,7 +10,7 @@ from omfa_jax.data.builders.label_sets import CATEGORIES
 from omfa_jax.data.builders.raw_files import Pair, read_pairs
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
-SHOWN = 3
+MAX_NAMES_SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def list_images(folder: Path, what: str, flag: str) -> dict[str, Path]:
         found[path.stem] = path
     if not found:
         inside = sorted(path.name for path in folder.iterdir() if path.is_dir())
-        hint = f" (it has subfolders: {', '.join(inside[:SHOWN])})" if inside else ""
+        hint = f" (it has subfolders: {', '.join(inside[:MAX_NAMES_SHOWN])})" if inside else ""
         raise OmfaError(f"{what}: no images in {folder}{hint}; change {flag}")
     return found
 
@@ -176,11 +176,13 @@ def match_files(
     missing = tuple(match.name for match in matches if match.pred is None)
     extra = tuple(sorted(set(preds) - set(made)))
     if categories and (unknown := [match.name for match in matches if not match.category]):
-        raise OmfaError(f"{categories}: no category for {_some(unknown)}; change --categories")
+        raise OmfaError(
+            f"{categories}: no category for {_format_some(unknown)}; change --categories"
+        )
     if not allow_missing and (missing or extra):
         problems = [
-            *([f"{len(missing)} missing ({_some(missing)})"] if missing else []),
-            *([f"{len(extra)} extra ({_some(extra)})"] if extra else []),
+            *([f"{len(missing)} missing ({_format_some(missing)})"] if missing else []),
+            *([f"{len(extra)} extra ({_format_some(extra)})"] if extra else []),
         ]
         raise OmfaError(
             f"predictions in {pred} do not match: {', '.join(problems)} of {len(matches)} expected;"
@@ -189,8 +191,8 @@ def match_files(
     # with --allow-missing, a wrong --pred-name would otherwise score nothing
     if len(missing) == len(matches):
         raise OmfaError(
-            f"no prediction in {pred} has an expected name (expected {_some(missing)}, found"
-            f" {_some(extra)}); change --pred or --pred-name"
+            f"no prediction in {pred} has an expected name (expected {_format_some(missing)}, found"
+            f" {_format_some(extra)}); change --pred or --pred-name"
         )
     return MatchResult(matches, missing, extra)
 
@@ -205,5 +207,5 @@ def _require(
     return found[name]
 
 
-def _some(names: tuple[str, ...] | list[str]) -> str:
-    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
+def _format_some(names: tuple[str, ...] | list[str]) -> str:
+    return ", ".join(names[:MAX_NAMES_SHOWN]) + (", ..." if len(names) > MAX_NAMES_SHOWN else "")

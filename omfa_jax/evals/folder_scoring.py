@@ -114,7 +114,7 @@ def score_folder(request: ScoreRequest) -> Scores:
         cached = len(matched.matches) - len(works)
         log.info("%d of %d examples are cached in %s", cached, len(matched.matches), cache)
     results.run(works, workers=request.workers, batch_size=request.batch_size)
-    scored = _Scored(
+    scored = _ScoredFolder(
         request=request,
         chosen=chosen,
         matched=matched,
@@ -176,7 +176,7 @@ def _files(matched: MatchResult) -> list[Path]:
 
 
 @dataclass(frozen=True)
-class _Scored:
+class _ScoredFolder:
     """A scored folder before its values are aggregated; `resized` counts wrong-size predictions."""
 
     request: ScoreRequest
@@ -189,7 +189,7 @@ class _Scored:
     resized: int
 
 
-def _scores(folder: _Scored) -> Scores:
+def _scores(folder: _ScoredFolder) -> Scores:
     request, chosen, matched, facts = folder.request, folder.chosen, folder.matched, folder.facts
     computers, results = folder.computers, folder.results
     choices = chosen.get_metrics(request.setting)
@@ -210,9 +210,9 @@ def _scores(folder: _Scored) -> Scores:
                 column = [values[key][places[row.name]] for row in rows]
                 made[key] = compute_mean(choice, column, request.seed)
             else:
-                preds = _distinct(row.pred for row in rows if row.pred)
+                preds = _drop_repeats(row.pred for row in rows if row.pred)
                 # papers compare with all test photos, also those without a prediction
-                truths = _distinct(row.truth for row in everything)
+                truths = _drop_repeats(row.truth for row in everything)
                 computer = computers.by_metric[key]
                 made[key] = compute_set_distance(
                     results, computer, choice, preds, truths, request.seed
@@ -281,5 +281,5 @@ def _reason(key: str, request: ScoreRequest, computers: MetricFns, choice: Metri
     return f"{choice.label} compares with the garment: give --garments DIR and --pairs FILE"
 
 
-def _distinct(paths) -> list[Path]:
+def _drop_repeats(paths) -> list[Path]:
     return list(dict.fromkeys(paths))

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from omfa_jax.evals.library_versions import get_versions
-from omfa_jax.evals.metric_weights import MetricUnavailable, MetricWeights, require_library
+from omfa_jax.evals.metric_weights import MetricUnavailableError, MetricWeights, require_library
 from omfa_jax.evals.metrics.feature_extractors import load_clip, load_dino, load_inception
 from omfa_jax.evals.metrics.perceptual_metrics import load_dists, load_lpips
 from omfa_jax.evals.metrics.ssim import ssim
@@ -115,7 +115,7 @@ def load_metric_fns(
             networks.recent.clear()
             try:
                 function = loader(networks, options, device)
-            except MetricUnavailable as error:
+            except MetricUnavailableError as error:
                 absent[key] = str(error)
                 continue
             weights = {name: found.sha256 for name, found in networks.recent.items()}

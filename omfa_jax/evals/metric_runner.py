@@ -88,7 +88,7 @@ class MetricRunner:
         """Do the work; the values are written to the cache every `batch_size` items."""
         with limit_torch_threads(self.computers), _pool(workers) as pool:
             # twice the workers: the pool stays busy while results are written, and memory bounded
-            made = _in_flight(pool, self._do, works, 2 * workers)
+            made = _map_bounded(pool, self._do, works, 2 * workers)
             progress = tqdm(made, total=len(works), desc="scoring", unit="image")
             try:
                 for count, found in enumerate(progress, 1):
@@ -120,15 +120,17 @@ class MetricRunner:
             # the truth first: its prepared size is the size of the prediction
             truth = prepare_image(read(work.truth), prepare)
             image = prepare_image(read(work.pred), prepare, truth.shape[:2], is_prediction=True)
-            found.append((number, key, _checked(computer, work.pred, image, truth)))
+            found.append((number, key, _compute_checked(computer, work.pred, image, truth)))
         for number, key, path in work.features:
             computer = self.computers[number]
             image = prepare_image(read(path), computer.choice.prepare)
-            found.append((number, key, _checked(computer, path, image)))
+            found.append((number, key, _compute_checked(computer, path, image)))
         return found
 
 
-def _checked(computer: MetricFn, path: Path, *images: np.ndarray) -> Float[np.ndarray, " d"]:
+def _compute_checked(
+    computer: MetricFn, path: Path, *images: np.ndarray
+) -> Float[np.ndarray, " d"]:
     try:
         value = np.atleast_1d(np.asarray(computer.function(*images)))
     except OmfaError as error:
@@ -151,7 +153,7 @@ def _pool(workers: int) -> Iterator[ThreadPoolExecutor]:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _in_flight(
+def _map_bounded(
     pool: ThreadPoolExecutor, make, things: Iterable[MetricJob], count: int
 ) -> Iterator[list[FoundValue]]:
     """Yield the results in order, with at most `count` submitted and not yet yielded."""

@@ -19,12 +19,12 @@ BLOCK_BYTES = 1 << 22
 FOLDER_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
 
-class MetricUnavailable(OmfaError):
+class MetricUnavailableError(OmfaError):
     """A metric cannot be computed here; the message says what it needs. Others are unaffected."""
 
 
 @dataclass(frozen=True)
-class WeightsSource:
+class PublishedWeights:
     """A network's file (or folder) names, its origin, and the first digits of its SHA-256.
 
     `sha256` is "" where no checksum is published.
@@ -37,18 +37,18 @@ class WeightsSource:
 
 TORCHVISION = "https://download.pytorch.org/models/"
 SOURCES = {
-    "inception": WeightsSource(
+    "inception": PublishedWeights(
         ("pt_inception-2015-12-05-6726825d.pth", "weights-inception-2015-12-05-6726825d.pth"),
         "the releases of github.com/mseitzer/pytorch-fid or github.com/toshas/torch-fidelity",
         "6726825d",
     ),
-    "alex": WeightsSource(("alexnet-owt-7be5be79.pth",), TORCHVISION, "7be5be79"),
-    "vgg": WeightsSource(("vgg16-397923af.pth",), TORCHVISION, "397923af"),
-    "squeeze": WeightsSource(("squeezenet1_1-b8a52dc0.pth",), TORCHVISION, "b8a52dc0"),
-    "clip-vit-base-patch32": WeightsSource(
+    "alex": PublishedWeights(("alexnet-owt-7be5be79.pth",), TORCHVISION, "7be5be79"),
+    "vgg": PublishedWeights(("vgg16-397923af.pth",), TORCHVISION, "397923af"),
+    "squeeze": PublishedWeights(("squeezenet1_1-b8a52dc0.pth",), TORCHVISION, "b8a52dc0"),
+    "clip-vit-base-patch32": PublishedWeights(
         ("clip-vit-base-patch32",), "huggingface.co/openai/clip-vit-base-patch32"
     ),
-    "dino-vits16": WeightsSource(("dino-vits16",), "huggingface.co/facebook/dino-vits16"),
+    "dino-vits16": PublishedWeights(("dino-vits16",), "huggingface.co/facebook/dino-vits16"),
 }
 
 
@@ -84,12 +84,12 @@ class MetricWeights:
         source = SOURCES[name]
         path = next((path for path in self._places(source) if path.exists()), None)
         if path is None:
-            raise MetricUnavailable(
+            raise MetricUnavailableError(
                 f"weights are missing: put {source.names[0]} (from {source.origin}) into the"
                 " folder given to --metric-weights"
             )
-        weights = _weights_in(path)
-        digest = file_sha256(weights)
+        weights = _find_weights_file(path)
+        digest = hash_file(weights)
         if not digest.startswith(source.sha256) and not self.skip_checksum:
             raise OmfaError(
                 f"{weights}: its SHA-256 is {digest[:8]}..., expected {source.sha256}...: the"
@@ -100,10 +100,10 @@ class MetricWeights:
 
     def register(self, name: str, weights: Path) -> Path:
         """Record weights that are part of a library's package, and return their path."""
-        self.used[name] = self.recent[name] = FoundWeights(weights, weights, file_sha256(weights))
+        self.used[name] = self.recent[name] = FoundWeights(weights, weights, hash_file(weights))
         return weights
 
-    def _places(self, source: WeightsSource) -> Iterator[Path]:
+    def _places(self, source: PublishedWeights) -> Iterator[Path]:
         for name in source.names:
             if self.folder:
                 yield self.folder / name
@@ -113,7 +113,7 @@ class MetricWeights:
         yield from sorted((_hf_home() / "hub" / f"models--{model}" / "snapshots").glob("*"))
 
 
-def file_sha256(path: Path) -> str:
+def hash_file(path: Path) -> str:
     """Return the SHA-256 of a file's content as hexadecimal digits."""
     digest = hashlib.sha256()
     try:
@@ -155,7 +155,7 @@ def require_torchvision() -> None:
     try:
         import torchvision  # noqa: F401  # pyright: ignore[reportMissingImports]
     except ImportError as error:
-        raise MetricUnavailable(
+        raise MetricUnavailableError(
             f"torchvision cannot be imported ({error}): pip install 'omfa_jax[eval]'"
         ) from None
     except (
@@ -164,7 +164,7 @@ def require_torchvision() -> None:
         import torch
 
         reason = next(iter(str(error).splitlines()), "")
-        raise MetricUnavailable(
+        raise MetricUnavailableError(
             f"torchvision cannot be imported with torch {torch.__version__} ({reason}): install the"
             " torchvision that was built for this torch"
         ) from None
@@ -176,10 +176,10 @@ def require_library(module: str) -> None:
 
     # looked up without importing, which takes seconds for some of them
     if importlib.util.find_spec(module) is None:
-        raise MetricUnavailable(f"{module} is not installed: pip install 'omfa_jax[eval]'")
+        raise MetricUnavailableError(f"{module} is not installed: pip install 'omfa_jax[eval]'")
 
 
-def _weights_in(path: Path) -> Path:
+def _find_weights_file(path: Path) -> Path:
     if not path.is_dir():
         return path
     found = next((path / name for name in FOLDER_WEIGHTS if (path / name).is_file()), None)

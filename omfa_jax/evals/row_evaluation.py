@@ -23,8 +23,8 @@ from omfa_jax.evals.scores_file import Scores
 from omfa_jax.evals.split_evaluation import (
     SCORES_FILE,
     SplitRequest,
+    compute_records_digest,
     make_collective_sampler,
-    records_digest,
     run_on_main_process,
     score_predictions,
 )
@@ -75,7 +75,7 @@ def evaluate_row(
     # everything that the images depend on; a folder with other facts is not continued
     facts = {
         "checkpoint": compute_weights_digest(model),
-        "data": records_digest(Path(pipeline.records)),
+        "data": compute_records_digest(Path(pipeline.records)),
         "split": request.split,
         "task": row.name,
         "limit": request.limit,

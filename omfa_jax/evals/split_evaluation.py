@@ -87,7 +87,7 @@ def evaluate_split(
     regions = ConditionRegions(request.regions, request.split) if request.regions else None
     facts = {
         "checkpoint": compute_weights_digest(model),
-        "data": records_digest(Path(pipeline.records)),
+        "data": compute_records_digest(Path(pipeline.records)),
         "split": request.split,
         "setting": request.setting,
         "limit": request.limit,
@@ -221,7 +221,7 @@ def compute_metric_values(
     return [float(found[name]) for name in names], scores.metrics[metric].better
 
 
-def records_digest(folder: Path) -> str:
+def compute_records_digest(folder: Path) -> str:
     """Return a digest of a records folder's manifest and of its files' sizes."""
     place = folder / read_manifest(folder)["builder"]
     # sizes instead of contents: hashing hundreds of gigabytes would take longer than sampling

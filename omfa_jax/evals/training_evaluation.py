@@ -34,7 +34,7 @@ from omfa_jax.train.loop import Evaluate
 from omfa_jax.train.state import TrainState
 from omfa_jax.weights.omfa_model import Model
 
-SETTING_OF = {"try_on": "paired", "try_off": "try_off"}
+TASK_SETTINGS = {"try_on": "paired", "try_off": "try_off"}
 
 
 def make_training_evaluation(
@@ -85,7 +85,8 @@ def make_sample_scores(
     pipeline = PipelineSettings(records, slots, threads=0)
     name = find_heldout_split(records, settings.split)
     splits = {
-        task: EvalSplit(pipeline, name, SETTING_OF[task], limit=examples) for task in settings.tasks
+        task: EvalSplit(pipeline, name, TASK_SETTINGS[task], limit=examples)
+        for task in settings.tasks
     }
     sampler = Sampler(
         # without weights of its own: each evaluation passes the current ones

@@ -105,7 +105,7 @@ def encode_posterior(
     Height and width should be multiples of `config.stride`; otherwise the last pixels are dropped.
     """
     vae = VAE(config, make_vae_compute(config, dtype))
-    return _applied(vae, params, images, method=VAE.posterior)
+    return _apply(vae, params, images, method=VAE.posterior)
 
 
 def encode(
@@ -133,12 +133,12 @@ def decode(
 ) -> Float[Array, "b h2 w2 3"]:
     """Return images, nominally in [-1, 1] but not clipped, of scaled latents."""
     vae = VAE(config, make_vae_compute(config, dtype))
-    return _applied(vae, params, latents / config.scaling_factor, method=VAE.decode)
+    return _apply(vae, params, latents / config.scaling_factor, method=VAE.decode)
 
 
 def _shapes(module: nn.Module, *inputs: Array) -> Params:
     return jax.eval_shape(module.init, jax.random.key(0), *inputs)["params"]
 
 
-def _applied(module: nn.Module, params: Params, *inputs: Array, method: Any = None) -> Any:
+def _apply(module: nn.Module, params: Params, *inputs: Array, method: Any = None) -> Any:
     return module.apply({"params": params}, *inputs, method=method)

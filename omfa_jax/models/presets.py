@@ -82,15 +82,17 @@ VAES: dict[str, VAEConfig] = {
 
 def get_unet_config(name: str, **changes: Any) -> UNetConfig:
     """Return the UNet preset `name` with the fields `changes`; OmfaError for unknown names."""
-    return _changed("UNet preset", UNETS, name, changes)
+    return _replace_fields("UNet preset", UNETS, name, changes)
 
 
 def get_vae_config(name: str, **changes: Any) -> VAEConfig:
     """Return the VAE preset `name` with the fields `changes`; OmfaError for unknown names."""
-    return _changed("VAE preset", VAES, name, changes)
+    return _replace_fields("VAE preset", VAES, name, changes)
 
 
-def _changed(kind: str, table: dict[str, Config], name: str, changes: dict[str, Any]) -> Config:
+def _replace_fields(
+    kind: str, table: dict[str, Config], name: str, changes: dict[str, Any]
+) -> Config:
     if name not in table:
         raise unknown_name(kind, name, table)
     fields = [field.name for field in dataclasses.fields(table[name])]

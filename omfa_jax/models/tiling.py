@@ -83,7 +83,7 @@ def decode_tiled(
         x = _run(conv_in, parts["conv_in"], x)
         x = _run(VAEMidBlock(groups, compute), parts["mid_block"], x)
         for index, stage in enumerate(_decoder_stages(config, parts, compute)):
-            x = _tiled(stage, x, tile * 2 ** max(0, index - 1))
+            x = _run_tiled(stage, x, tile * 2 ** max(0, index - 1))
         return x[0]
 
     return jax.lax.map(one, latents)
@@ -115,7 +115,7 @@ def encode_tiled(
     def one(image: Image) -> Image:
         x = image[None]
         for index, stage in enumerate(_encoder_stages(config, parts, compute)):
-            x = _tiled(stage, x, tile * config.stride // 2**index)
+            x = _run_tiled(stage, x, tile * config.stride // 2**index)
         x = _run(VAEMidBlock(groups, compute), parts["mid_block"], x)
         x = jax.nn.silu(_run(norm, parts["conv_norm_out"], x))
         x = _run(conv(channels, None, Compute()), parts["conv_out"], x)
@@ -215,7 +215,7 @@ def _axis(length: int, tile: int, reach: int) -> TileAxis:
     return TileAxis(tile, size, tiles, windows, owned.astype(np.float32))
 
 
-def _tiled(stage: TileStage, x: Images, tile: int) -> Images:
+def _run_tiled(stage: TileStage, x: Images, tile: int) -> Images:
     """Return `stage.run(x)`, computed in tiles of `tile` pixels with norms over all of `x`."""
     rows, columns = (_axis(length, tile, stage.reach) for length in x.shape[1:3])
     i, j = np.indices((len(rows.tile_starts), len(columns.tile_starts))).reshape(2, -1)
@@ -237,7 +237,7 @@ def _tiled(stage: TileStage, x: Images, tile: int) -> Images:
 
         def moments(spot: Spot, index: int = index) -> Moments:
             owned = spot["rows"][:, None] * spot["columns"]
-            return _with_norms(stage.run, window(spot), known, owned)[1][index]
+            return _run_with_norms(stage.run, window(spot), known, owned)[1][index]
 
         means, variances = jax.lax.map(moments, spots)
         # the law of total variance: within the tiles, plus between them
@@ -245,7 +245,7 @@ def _tiled(stage: TileStage, x: Images, tile: int) -> Images:
         known.append((mean, (shares * (variances + jnp.square(means - mean))).sum(0)))
 
     def output(spot: Spot) -> Images:
-        return _with_norms(stage.run, window(spot), known, None)[0]
+        return _run_with_norms(stage.run, window(spot), known, None)[0]
 
     made = jax.eval_shape(output, jax.tree.map(lambda array: array[0], spots))
 
@@ -262,7 +262,7 @@ def _tiled(stage: TileStage, x: Images, tile: int) -> Images:
     return jax.lax.scan(paste, jnp.zeros(shape, made.dtype), spots)[0]
 
 
-def _with_norms(
+def _run_with_norms(
     run: Callable[[Images], Images],
     x: Images,
     known: list[Moments],

@@ -57,7 +57,7 @@ class TransformerBlock(nn.Module):
         compute = self.compute
         normed = layer_norm("norm1", compute)(x)
         kernel = self_attention_fn(compute)
-        seen = self._joined(normed)
+        seen = self._join_tokens(normed)
         x = x + Attention(self.heads, compute, kernel, name="attn1")(normed, seen)
         normed = layer_norm("norm2", compute)(x)
         x = x + Attention(self.heads, compute, name="attn2")(normed, context)
@@ -65,7 +65,7 @@ class TransformerBlock(nn.Module):
         x = x + FeedForward(compute, name="ff")(normed)
         return compute.constrain_activation(x, TOKEN_AXES), None
 
-    def _joined(self, normed: Float[Array, "b l c"]) -> Float[Array, "b s c"]:
+    def _join_tokens(self, normed: Float[Array, "b l c"]) -> Float[Array, "b s c"]:
         """Return the tokens of keys and values: the block's own, then those of a reference UNet.
 
         A reference UNet stores its tokens here. Without a reference the block's own are returned.

@@ -21,10 +21,10 @@ from omfa_jax.models.compute import AttentionKernel
 log = logging.getLogger(__name__)
 
 ATTENTION_KERNELS = ("auto", "xla", "cudnn", "splash")
-HALVES = ("bfloat16", "float16")
+HALF_DTYPES = ("bfloat16", "float16")
 # splash's block size must be a multiple of LANES that divides the sequence length; the limit keeps
 # a block of queries, keys and scores within VMEM
-LANES, MOST_TOKENS = 128, 1024
+LANES, MAX_BLOCK_TOKENS = 128, 1024
 
 
 def select_attention_kernel(asked: str, platform: str, dtype: DTypeLike) -> str:
@@ -34,7 +34,7 @@ def select_attention_kernel(asked: str, platform: str, dtype: DTypeLike) -> str:
     """
     if asked not in ATTENTION_KERNELS:
         raise unknown_name("config.train.attention", asked, ATTENTION_KERNELS)
-    half = jax.numpy.dtype(dtype).name in HALVES
+    half = jax.numpy.dtype(dtype).name in HALF_DTYPES
     native = {"gpu": "cudnn", "cuda": "cudnn", "tpu": "splash"}.get(platform, "xla")
     if native == "cudnn" and not half:
         native = "xla"
@@ -116,7 +116,7 @@ def splash_attention(
 
 
 def _block_size(length: int) -> int:
-    return max(b for b in range(LANES, MOST_TOKENS + 1, LANES) if length % b == 0)
+    return max(b for b in range(LANES, MAX_BLOCK_TOKENS + 1, LANES) if length % b == 0)
 
 
 def _run_per_head_shard(

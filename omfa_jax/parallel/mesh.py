@@ -39,7 +39,9 @@ def make_mesh(settings: MeshSettings, devices: list[Any] | None = None) -> Mesh:
     sizes = resolve_axis_sizes(settings, len(devices))
     # jax.make_mesh defaults to Explicit axes; here the step's shard_map names its manual axes
     # itself
-    return Mesh(_arranged(devices, sizes), MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
+    return Mesh(
+        _arrange_devices(devices, sizes), MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES)
+    )
 
 
 def resolve_axis_sizes(settings: MeshSettings, devices: int) -> list[int]:
@@ -59,7 +61,7 @@ def resolve_axis_sizes(settings: MeshSettings, devices: int) -> list[int]:
     return sizes
 
 
-def _arranged(devices: Sequence[Any], sizes: Sequence[int]) -> np.ndarray:
+def _arrange_devices(devices: Sequence[Any], sizes: Sequence[int]) -> np.ndarray:
     """Return the devices in the mesh's shape; on TPUs so that axes follow the torus."""
     slices = len({getattr(device, "slice_index", 0) for device in devices})
     if slices > 1 and sizes[0] != slices:

@@ -11,12 +11,17 @@ from jaxtyping import Float, UInt8
 from omfa_jax.core.images import to_signed
 from omfa_jax.sampling.sampler import Sampler
 
-Signed = Float[np.ndarray, "b h w 3"]
+SignedImages = Float[np.ndarray, "b h w 3"]
 Generated = UInt8[np.ndarray, "b h w 3"]
 
 
 def try_on(
-    sampler: Sampler, garment: Signed, face: Signed, pose: Signed | None, *, seed: int = 0
+    sampler: Sampler,
+    garment: SignedImages,
+    face: SignedImages,
+    pose: SignedImages | None,
+    *,
+    seed: int = 0,
 ) -> Generated:
     """Return photos of people with the given faces, in the given poses, wearing the garments.
 
@@ -31,7 +36,12 @@ def try_on(
 
 
 def try_off(
-    sampler: Sampler, person: Signed, face: Signed, pose: Signed | None, *, seed: int = 0
+    sampler: Sampler,
+    person: SignedImages,
+    face: SignedImages,
+    pose: SignedImages | None,
+    *,
+    seed: int = 0,
 ) -> Generated:
     """Return in-shop photos of the garments that the people wear.
 
@@ -46,11 +56,11 @@ def try_off(
 
 def transfer(
     sampler: Sampler,
-    source_person: Signed,
-    source_face: Signed,
-    source_pose: Signed | None,
-    face: Signed,
-    pose: Signed | None,
+    source_person: SignedImages,
+    source_face: SignedImages,
+    source_pose: SignedImages | None,
+    face: SignedImages,
+    pose: SignedImages | None,
     *,
     seed: int = 0,
 ) -> tuple[Generated, Generated]:
@@ -67,7 +77,12 @@ def transfer(
 
 
 def turntable(
-    sampler: Sampler, garment: Signed, face: Signed, poses: Signed, *, seed: int = 0
+    sampler: Sampler,
+    garment: SignedImages,
+    face: SignedImages,
+    poses: SignedImages,
+    *,
+    seed: int = 0,
 ) -> Generated:
     """Return one garment on one person in every pose of `poses`, such as the views of a turn.
 

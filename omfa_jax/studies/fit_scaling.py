@@ -31,12 +31,12 @@ from omfa_jax.studies.repeated_samples import REPEATED_EPOCHS, RepeatsFit, fit_r
 from omfa_jax.studies.run_cleaning import CleaningRules, clean_runs, find_obstacle
 from omfa_jax.studies.runs_table import ExcludedRun, Runs, RunsTable
 
-FAR_OFF = 6.0  # in robust standard deviations
+OUTLIER_DEVIATIONS = 6.0  # in robust standard deviations
 MAD = 1.4826  # standard deviation of a normal distribution / its median absolute deviation
 
 
 @dataclass(frozen=True)
-class FitSettings:
+class LawFitSettings:
     """The settings of a fit; each has a flag in `omfa scaling fit`."""
 
     rules: CleaningRules = field(default_factory=CleaningRules)
@@ -59,7 +59,7 @@ class ScalingFit:
     """
 
     table: RunsTable
-    settings: FitSettings
+    settings: LawFitSettings
     runs: Runs
     fresh: Runs
     excluded: tuple[ExcludedRun, ...]
@@ -104,7 +104,7 @@ class ScalingFit:
         return found
 
 
-def fit_scaling(table: RunsTable, settings: FitSettings) -> ScalingFit:
+def fit_scaling(table: RunsTable, settings: LawFitSettings) -> ScalingFit:
     """Clean a table and fit everything that its runs support."""
     for name, value, low, high in (
         ("--hold-out", settings.hold_out, 0, 0.9),
@@ -167,7 +167,7 @@ def fit_scaling(table: RunsTable, settings: FitSettings) -> ScalingFit:
                 f"{len(fresh)} runs for {unknowns} coefficients: the noise level is uncertain"
             )
         resampled = resample_fits(fitted, count=settings.resamples, seed=settings.seed)
-        warnings += find_weak_terms(resampled) + find_far_off(fitted, fresh)
+        warnings += find_weak_terms(resampled) + warn_about_outliers(fitted, fresh)
         held = fit_hold_out(fresh, share=settings.hold_out, irreducible=settings.irreducible)
         optima += [predict_optimum(resampled, cost, flops, fresh) for flops in settings.budgets]
         predictions += [predict_run(resampled, cost, n, d, fresh) for n, d in settings.predict]
@@ -225,19 +225,19 @@ def compute_robust_deviation(fitted: LawFit) -> float:
     return MAD * float(np.median(np.abs(fitted.residual))) * count / max(count - unknowns, 1)
 
 
-def find_far_off(fitted: LawFit, fresh: Runs) -> list[str]:
+def warn_about_outliers(fitted: LawFit, fresh: Runs) -> list[str]:
     """Return a warning about runs so far off the law that they dominate the intervals."""
     off = np.abs(fitted.residual)
     # the floor of 1e-6 keeps exact data, as in tests, free of warnings
-    far = np.flatnonzero(off > max(FAR_OFF * compute_robust_deviation(fitted), 1e-6))
+    far = np.flatnonzero(off > max(OUTLIER_DEVIATIONS * compute_robust_deviation(fitted), 1e-6))
     if not len(far):
         return []
     worst = far[np.argsort(-off[far])]
     lines = ", ".join(f"{fresh.line[at]} ({fitted.residual[at]:+.1%})" for at in worst[:5])
     more = f" and {len(worst) - 5} more" if len(worst) > 5 else ""
     return [
-        f"over {FAR_OFF:g} robust deviations off the law: line {lines}{more}; they are used"
-        f" and widen the intervals (to exclude them: --outlier-mad {FAR_OFF:g})"
+        f"over {OUTLIER_DEVIATIONS:g} robust deviations off the law: line {lines}{more}; they are used"
+        f" and widen the intervals (to exclude them: --outlier-mad {OUTLIER_DEVIATIONS:g})"
     ]
 
 

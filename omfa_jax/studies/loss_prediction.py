@@ -12,7 +12,7 @@ from omfa_jax.studies.repeated_samples import INFINITE, RepeatsFit, compute_cons
 from omfa_jax.studies.run_cleaning import find_obstacle
 from omfa_jax.studies.runs_table import Runs
 
-FAR = 10.0  # times the largest compute in the table
+MAX_EXTRAPOLATION = 10.0  # times the largest compute in the table
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def predict_optimum(resampled: ResampledFits, cost: CostRule, flops: float, runs
     )
     beyond = float(flops / runs.flops.max())
     notes = []
-    if beyond > FAR:
+    if beyond > MAX_EXTRAPOLATION:
         notes.append(format_extrapolation(beyond))
     if params.estimate < runs.params.min():
         notes.append("smaller than every model in the table")
@@ -101,7 +101,7 @@ def predict_run(
     else:
         flops = float(cost.compute_flops(*at))
     beyond = flops / float(runs.flops.max())
-    notes = [format_extrapolation(beyond)] if beyond > FAR else []
+    notes = [format_extrapolation(beyond)] if beyond > MAX_EXTRAPOLATION else []
     for name, value, known in (
         ("parameters", params, runs.params),
         ("samples", samples, runs.samples),

@@ -8,9 +8,11 @@ from jaxtyping import Float
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.studies.runs_table import ExcludedRun, Runs
 
-DIVERGED = 1.25  # times the loss of a run with no more parameters and samples
-NARROW = 0.1  # least spread of the runs around a line in (log N, log D), natural logarithms
-NOT_FALLING = 0.35  # largest share of comparable pairs whose larger run has the higher loss
+DIVERGENCE_FACTOR = 1.25  # times the loss of a run with no more parameters and samples
+MIN_LINE_SPREAD = (
+    0.1  # least spread of the runs around a line in (log N, log D), natural logarithms
+)
+MAX_RISING_SHARE = 0.35  # largest share of comparable pairs whose larger run has the higher loss
 
 
 @dataclass(frozen=True)
@@ -88,9 +90,9 @@ def find_diverged(runs: Runs) -> dict[int, str]:
         if not smaller.any():
             continue
         best = int(np.flatnonzero(smaller)[np.argmin(runs.loss[smaller])])
-        if runs.loss[at] > DIVERGED * runs.loss[best]:
+        if runs.loss[at] > DIVERGENCE_FACTOR * runs.loss[best]:
             found[at] = (
-                f"diverged: loss {runs.loss[at]:g} is more than {DIVERGED:g} times the"
+                f"diverged: loss {runs.loss[at]:g} is more than {DIVERGENCE_FACTOR:g} times the"
                 f" {runs.loss[best]:g} of line {runs.line[best]}, which has no more parameters and"
                 " samples"
             )
@@ -152,7 +154,7 @@ def find_obstacle(runs: Runs, *, unknowns: int) -> str | None:
             f"{len(runs)} usable runs for {unknowns} coefficients: at least {unknowns + 1} needed"
         )
     spread, axis = compute_line_spread(runs)
-    if spread < NARROW:
+    if spread < MIN_LINE_SPREAD:
         slope = axis[1] / axis[0]
         if abs(slope + 1) < 0.15:
             what = "all runs have the same compute"
@@ -161,14 +163,14 @@ def find_obstacle(runs: Runs, *, unknowns: int) -> str | None:
         else:
             what = f"N and D are collinear: log D = {slope:.2f} log N + constant"
         return (
-            f"{what} (spread off that line {spread:.3f} in natural logarithms, at least {NARROW:g}"
+            f"{what} (spread off that line {spread:.3f} in natural logarithms, at least {MIN_LINE_SPREAD:g}"
             " needed), so A/N^alpha and B/D^beta cannot be separated"
         )
     # a constant column, e.g. of the wrong metric
     if np.ptp(np.log(runs.loss)) < 1e-6:
         return "the loss is the same in all runs"
     share = compute_rising_share(runs)
-    if share > NOT_FALLING:
+    if share > MAX_RISING_SHARE:
         return (
             f"the loss does not decrease with size and samples: in {share:.0%} of comparable pairs"
             " the larger run has the higher loss"

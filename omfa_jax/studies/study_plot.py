@@ -49,7 +49,7 @@ def get_column(data: dict[str, Any], name: str) -> np.ndarray:
     return np.array([np.nan if run[name] is None else run[name] for run in data["runs"]])
 
 
-def write_refusal(axis: Any, text: str) -> None:
+def write_reason(axis: Any, text: str) -> None:
     """Write the reason into an empty panel."""
     import textwrap
 
@@ -120,7 +120,7 @@ def draw_isoflops(figure: Any, axis: Any, data: dict[str, Any]) -> None:
     by_line = {run["line"]: run for run in data["runs"]}
     axis.set(xscale="log", xlabel="parameters", ylabel="loss", title="IsoFLOP curves")
     if not found:
-        write_refusal(axis, data["isoflop"]["refused"] or "no budget has enough runs")
+        write_reason(axis, data["isoflop"]["refused"] or "no budget has enough runs")
         return
     colors = colormaps["viridis"](np.linspace(0, 0.92, len(found)))
     for color, one in zip(colors, found, strict=True):
@@ -155,7 +155,7 @@ def draw_residuals(figure: Any, axis: Any, data: dict[str, Any]) -> None:
     residual = get_column(data, "log_residual")
     shown = np.isfinite(residual)
     if not shown.any():
-        write_refusal(axis, f"no law: {data['law']['refused']}")
+        write_reason(axis, f"no law: {data['law']['refused']}")
         return
     points = axis.scatter(
         get_column(data, "flops")[shown],

@@ -71,7 +71,7 @@ class StudyRunner:
             for number, handler in before.items():
                 signal.signal(number, handler)
         if self._asked is not None:
-            raise RunnerStopped(self._asked)
+            raise RunnerInterrupt(self._asked)
         if unfinished:
             raise OmfaError(
                 f"{len(unfinished)} of {len(self.study.runs)} runs are not finished:\n  "
@@ -170,7 +170,7 @@ class StudyRunner:
             child.send_signal(self._asked)
 
 
-class RunnerStopped(Exception):
+class RunnerInterrupt(Exception):
     """The runner was asked to stop, and its active runs have saved."""
 
     def __init__(self, number: signal.Signals):

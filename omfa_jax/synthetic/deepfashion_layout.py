@@ -76,9 +76,9 @@ def list_photos(split: str, count: int, settings: WorldSettings) -> list[DeepFas
     found = []
     for k in range(count):
         outfit, view = start + k // len(VIEWS), VIEWS[k % len(VIEWS)]
-        person = world.person(outfit // 2)
+        person = world.get_person(outfit // 2)
         gender = "WOMEN" if person.hair_style in WOMEN_STYLES else "MEN"
-        word = "Sweaters" if world.garment(outfit).sleeve == "long" else "Tees_Tanks"
+        word = "Sweaters" if world.get_garment(outfit).sleeve == "long" else "Tees_Tanks"
         if outfit % SOLD_AS_TROUSERS == SOLD_AS_TROUSERS - 1:
             word = "Pants"
         stem = f"{gender}-{word}-id_{person.index:08d}-{outfit % 2 + 1:02d}_{view}"
@@ -128,7 +128,7 @@ def make_landmarks(keypoints: Float32[np.ndarray, "25 3"]) -> Float32[np.ndarray
 def make_caption(settings: WorldSettings, job: DeepFashionPhoto) -> str:
     """Return a caption of the photo, in one sentence."""
     world = get_world(settings)
-    person, garment = world.person(job.person), world.garment(job.outfit)
+    person, garment = world.get_person(job.person), world.get_garment(job.outfit)
     printed = " with a chest print" if garment.print_rgb is not None else ""
     sleeves = "no" if garment.sleeve == "sleeveless" else f"{garment.sleeve}"
     return (
@@ -141,10 +141,15 @@ def _members(
     settings: WorldSettings, job: DeepFashionPhoto
 ) -> tuple[Person, Garment, RandomPose, View]:
     world = get_world(settings)
-    view = world.view(job.outfit)
+    view = world.get_view(job.outfit)
     if job.view == VIEWS[0]:
         view = extend_to_shins(view)
-    return world.person(job.person), world.garment(job.outfit), world.pose(job.pose), view
+    return (
+        world.get_person(job.person),
+        world.get_garment(job.outfit),
+        world.get_pose(job.pose),
+        view,
+    )
 
 
 _WRITERS: dict[str, Callable[[Path, Any], None]] = {

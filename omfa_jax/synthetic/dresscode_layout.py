@@ -100,13 +100,15 @@ def write_person(root: Path, settings: WorldSettings, job: DressCodePerson) -> b
 
     def photo(pose: RandomPose | None = None) -> RenderedPhoto:
         world, i = get_world(settings), job.index
-        view = world.view(i) if job.folder == UPPER else extend_to_shins(world.view(i))
-        return world.render_photo(world.person(i), world.garment(i), pose or world.pose(i), view)
+        view = world.get_view(i) if job.folder == UPPER else extend_to_shins(world.get_view(i))
+        return world.render_photo(
+            world.get_person(i), world.get_garment(i), pose or world.get_pose(i), view
+        )
 
     def garment() -> np.ndarray:
         if job.folder == UPPER:
             world = get_world(settings)
-            return world.render_garment(world.garment(job.index))[0]
+            return world.render_garment(world.get_garment(job.index))[0]
         # the rest pose: arms away from the body cover no trousers
         standing = photo(RandomPose(-1, np.zeros((55, 3), np.float32)))
         worn = cut_out_garment(standing.image, standing.parse, CIHP, "lower")

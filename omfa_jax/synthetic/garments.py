@@ -36,7 +36,7 @@ class Garment:
     sleeve_rgb: Float32[np.ndarray, "3"] | None
     texture_seed: int
 
-    def texture(self, side: int) -> Float32[np.ndarray, "3 side side 3"]:
+    def make_texture(self, side: int) -> Float32[np.ndarray, "3 side side 3"]:
         """Return the painted texture of front, back and sleeve."""
         return textures.paint_texture(
             np.random.default_rng(self.texture_seed),
@@ -49,7 +49,7 @@ class Garment:
         )
 
 
-def random_garment(rng: np.random.Generator, index: int) -> Garment:
+def sample_garment(rng: np.random.Generator, index: int) -> Garment:
     """Return a random garment.
 
     The order of the draws is part of the format: changing it changes every synthetic data set.
@@ -73,8 +73,8 @@ def random_garment(rng: np.random.Generator, index: int) -> Garment:
 
     pattern = _pick(rng, {name: share for name, (share, _) in textures.PATTERNS.items()})
     ground = _cloth_color(rng)
-    second = _contrasting(rng, ground)
-    accent = _contrasting(rng, ground)
+    second = _pick_contrasting(rng, ground)
+    accent = _pick_contrasting(rng, ground)
     contrast_trim = rng.random() < 0.3
     has_print, has_sleeves = rng.random() < 0.4, rng.random() < 0.12
     return Garment(
@@ -87,7 +87,7 @@ def random_garment(rng: np.random.Generator, index: int) -> Garment:
         ground_rgb=ground,
         second_rgb=second,
         trim_rgb=accent if contrast_trim else ground * np.float32(0.8),
-        print_rgb=np.stack([accent, _contrasting(rng, accent)]) if has_print else None,
+        print_rgb=np.stack([accent, _pick_contrasting(rng, accent)]) if has_print else None,
         sleeve_rgb=second if has_sleeves else None,
         texture_seed=int(rng.integers(2**62)),
     )
@@ -113,7 +113,7 @@ def _cloth_color(rng: np.random.Generator) -> Float32[np.ndarray, "3"]:
     return np.array(colorsys.hsv_to_rgb(*hsv), np.float32)
 
 
-def _contrasting(
+def _pick_contrasting(
     rng: np.random.Generator, against: Float32[np.ndarray, "3"]
 ) -> Float32[np.ndarray, "3"]:
     """Return a random colour distinct from `against`: the first far enough, or the best of six."""

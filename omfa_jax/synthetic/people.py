@@ -49,7 +49,7 @@ class Person:
     hair_style: str
 
 
-def random_person(rng: np.random.Generator, index: int) -> Person:
+def sample_person(rng: np.random.Generator, index: int) -> Person:
     """Return a random person."""
     tone = rng.uniform(0, len(SKINS) - 1)
     lower = min(int(tone), len(SKINS) - 2)
@@ -62,14 +62,14 @@ def random_person(rng: np.random.Generator, index: int) -> Person:
         # narrower than the shape space, and clipped, to avoid extreme bodies
         betas=np.clip(rng.normal(size=10) * BETA_SPREAD, -2, 2).astype(np.float32),
         skin_rgb=skin.astype(np.float32),
-        hair_rgb=_near(rng, HAIRS[rng.integers(hairs)], 0.08),
-        eye_rgb=_near(rng, EYES[rng.integers(len(EYES) if tone < 2.5 else 1)], 0.1),
-        trousers_rgb=_near(rng, TROUSERS[rng.integers(len(TROUSERS))], 0.05),
+        hair_rgb=_sample_near(rng, HAIRS[rng.integers(hairs)], 0.08),
+        eye_rgb=_sample_near(rng, EYES[rng.integers(len(EYES) if tone < 2.5 else 1)], 0.1),
+        trousers_rgb=_sample_near(rng, TROUSERS[rng.integers(len(TROUSERS))], 0.05),
         hair_style=HAIR_STYLES[rng.integers(len(HAIR_STYLES))],
     )
 
 
-def _near(
+def _sample_near(
     rng: np.random.Generator, rgb: tuple[float, float, float], spread: float
 ) -> Float32[np.ndarray, "3"]:
     """Return the colour, randomly a little lighter or darker."""

@@ -27,12 +27,12 @@ class RandomPose:
     index: int
     rotations: Float32[np.ndarray, "55 3"]
 
-    def params(self, betas: Float32[np.ndarray, "10"]) -> BodyParams:
+    def make_params(self, betas: Float32[np.ndarray, "10"]) -> BodyParams:
         """Return the body in this pose with the given shape, at the origin."""
         return make_params_from_pose(self.rotations, betas=betas)
 
 
-def random_pose(rng: np.random.Generator, index: int) -> RandomPose:
+def sample_pose(rng: np.random.Generator, index: int) -> RandomPose:
     """Return a random pose; the yaw is mostly within 35 degrees, at most 70."""
     pose = np.zeros((55, 3))
     facing = rng.random() < FACING_SHARE

@@ -77,12 +77,12 @@ def write_person(root: Path, settings: WorldSettings, job: VitonHDPerson) -> boo
 
     def shop_photo() -> tuple[np.ndarray, np.ndarray]:
         world = get_world(settings)
-        return world.render_garment(world.garment(i))
+        return world.render_garment(world.get_garment(i))
 
     def photo(person: int, garment: int, pose: int) -> RenderedPhoto:
         world = get_world(settings)
-        members = world.person(person), world.garment(garment), world.pose(pose)
-        return world.render_photo(*members, world.view(person))
+        members = world.get_person(person), world.get_garment(garment), world.get_pose(pose)
+        return world.render_photo(*members, world.get_view(person))
 
     garment_files = {name: folder / name / job.name for name in ("cloth", "cloth-mask")}
     keypoints = {"openpose_json": folder / "openpose_json" / f"{job.stem}_keypoints.json"}

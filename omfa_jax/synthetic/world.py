@@ -103,22 +103,22 @@ class World:
         # painting is slow, and the same garment is rendered several times in a row
         self._texture = lru_cache(maxsize=4)(lambda garment: garment.texture(texture_px))
         self._garment = lru_cache(maxsize=8)(
-            lambda index: garments.random_garment(self._rng("garment", index), index)
+            lambda index: garments.sample_garment(self._rng("garment", index), index)
         )
 
-    def person(self, index: int) -> Person:
+    def get_person(self, index: int) -> Person:
         """Return person number `index`."""
-        return people.random_person(self._rng("person", index), index)
+        return people.sample_person(self._rng("person", index), index)
 
-    def garment(self, index: int) -> Garment:
+    def get_garment(self, index: int) -> Garment:
         """Return garment number `index`."""
         return self._garment(index)
 
-    def pose(self, index: int) -> RandomPose:
+    def get_pose(self, index: int) -> RandomPose:
         """Return pose number `index`."""
-        return random_poses.random_pose(self._rng("pose", index), index)
+        return random_poses.sample_pose(self._rng("pose", index), index)
 
-    def view(self, index: int) -> View:
+    def get_view(self, index: int) -> View:
         """Return view number `index`: light wall, soft light, from top of the head to thighs."""
         rng = self._rng("view", index)
         light = np.array([rng.uniform(-0.45, 0.45), rng.uniform(0.25, 0.6), 1.0])
@@ -140,7 +140,7 @@ class World:
         """Render `person` in `garment` and `pose`, seen in `view`."""
         stage = self._scene
         # the camera depends on the pose, so that raised arms stay in the frame
-        params, vertices, joints, camera = self._placed(person, garment, pose, view)
+        params, vertices, joints, camera = self._place_body(person, garment, pose, view)
         fine = self.supersample
         screen = np.empty_like(vertices)
         focal, center = np.multiply(camera.focal_px, fine), np.multiply(camera.center_px, fine)
@@ -181,7 +181,7 @@ class World:
         self, person: Person, garment: Garment, pose: RandomPose, view: View
     ) -> Float32[np.ndarray, "25 3"]:
         """Return the keypoints of a photo without rendering it."""
-        _, vertices, joints, camera = self._placed(person, garment, pose, view)
+        _, vertices, joints, camera = self._place_body(person, garment, pose, view)
         return self._keypoints(camera, vertices, joints)
 
     def render_garment(
@@ -203,10 +203,10 @@ class World:
         # a stream per kind: adding a draw to one kind leaves the others as they are
         return np.random.default_rng([self.seed, _STREAMS.index(stream), index])
 
-    def _placed(
+    def _place_body(
         self, person: Person, garment: Garment, pose: RandomPose, view: View
     ) -> tuple[BodyParams, Float32[np.ndarray, "v 3"], Float[np.ndarray, "55 3"], Camera]:
-        params = pose.params(person.betas)
+        params = pose.make_params(person.betas)
         vertices, joints = self._scene.pose_vertices(params, garment.fit)
         return params, vertices, joints, self._frame(vertices, joints, view)
 

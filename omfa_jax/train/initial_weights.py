@@ -17,7 +17,7 @@ from omfa_jax.train.checkpoints.checkpoint_weights import restore_params
 from omfa_jax.train.checkpoints.checkpointer import MODEL_FOLDER
 from omfa_jax.train.checkpoints.integrity import find_newest_complete_step, list_steps
 from omfa_jax.train.network import make_unet_config
-from omfa_jax.train.settings import WeightsSource
+from omfa_jax.train.settings import InitialWeightsSource
 from omfa_jax.train.task_changes import describe_task_differences, project_prompts, update_tasks
 from omfa_jax.weights.conv_in import get_input_groups
 from omfa_jax.weights.imported_folder import load_weights, read_statements
@@ -38,14 +38,14 @@ log = logging.getLogger(__name__)
 SEEDED_TOKENS = 4
 
 
-def make_preset_vae(source: WeightsSource) -> tuple[VAEConfig, Callable[[], Params]]:
+def make_preset_vae(source: InitialWeightsSource) -> tuple[VAEConfig, Callable[[], Params]]:
     """Return the preset VAE's config and a function that draws its parameters."""
     vae_config = get_vae_config(source.vae)
     return vae_config, lambda: init_vae(vae_config, jax.random.key(source.seed))
 
 
 def load_initial_model(
-    source: WeightsSource, workdir: Path | None, *, abstract: bool = False
+    source: InitialWeightsSource, workdir: Path | None, *, abstract: bool = False
 ) -> Model:
     """Return the model that training starts from; `unet_params` None means a random UNet.
 
@@ -95,7 +95,7 @@ def load_initial_model(
     )
 
 
-def load_converted(source: WeightsSource, folder: Path) -> Model:
+def load_converted(source: InitialWeightsSource, folder: Path) -> Model:
     """Return the model of a diffusers or imported folder, as this config will train it."""
     description = read_description(folder)
     settings = source.diffusion_for(description.vae_config)
@@ -139,7 +139,7 @@ def make_prompt_rows(
     return table.select_rows(texts)
 
 
-def check_same_model(source: WeightsSource, model: Model, where: Path) -> None:
+def check_same_model(source: InitialWeightsSource, model: Model, where: Path) -> None:
     """Raise an OmfaError if the config asks for another model than the one in `where`."""
     wanted = source.diffusion_for(model.vae_config)
     check_same_meaning(wanted, model.settings, where)

@@ -29,7 +29,7 @@ from omfa_jax.train.monitoring.writers import Progress, Writers
 from omfa_jax.train.objective import Objective
 from omfa_jax.train.optimizer import make_optimizer, make_schedule
 from omfa_jax.train.settings import TrainSettings
-from omfa_jax.train.signals import Interrupted, StopRequest
+from omfa_jax.train.signals import StopRequest, TrainingInterrupt
 from omfa_jax.train.state import (
     Start,
     TrainState,
@@ -184,7 +184,7 @@ def train(run: TrainRun) -> TrainState:
                     evaluate = log_evaluation(evaluate, state, step, writers)
                 progress.pause()
     if asked is not None and step < settings.steps:
-        raise Interrupted(asked, step)
+        raise TrainingInterrupt(asked, step)
     return state
 
 

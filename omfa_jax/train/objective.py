@@ -104,7 +104,7 @@ def sum_losses_by_task(
 ) -> Sums:
     """Return the unweighted loss of each task, whose mean is NaN if the batch has none of it."""
     return {
-        f"loss/{row.name}": _sum_of(per_example, task == index)
+        f"loss/{row.name}": _sum_selected(per_example, task == index)
         for index, row in enumerate(settings.tasks)
     }
 
@@ -119,9 +119,11 @@ def sum_losses_by_noise(
     sums, steps = {}, settings.schedule.train_steps
     bounds = [steps * quarter // NOISE_LEVELS for quarter in range(NOISE_LEVELS + 1)]
     for low, high in itertools.pairwise(bounds):
-        sums[f"loss_at/t{low:03d}-{high - 1:03d}"] = _sum_of(per_example, (t >= low) & (t < high))
+        sums[f"loss_at/t{low:03d}-{high - 1:03d}"] = _sum_selected(
+            per_example, (t >= low) & (t < high)
+        )
     return sums
 
 
-def _sum_of(per_example: Float[Array, "b"], chosen: Array) -> tuple[Array, Array]:
+def _sum_selected(per_example: Float[Array, "b"], chosen: Array) -> tuple[Array, Array]:
     return jnp.sum(jnp.where(chosen, per_example, 0.0)), jnp.sum(chosen).astype(jnp.float32)

@@ -16,12 +16,12 @@ from omfa_jax.train.checkpoints.integrity import (
 log = logging.getLogger(__name__)
 
 # where initial weights come from; a resumed run takes its checkpoint's instead
-START = (
+START_KEYS = (
     *("checkpoint.start_from", "model.init", "model.init_unet", "model.ignore_scheduler"),
     "model.vae",
 )
 # the data position counts batches of this size in the order of this seed
-FIXED = ("objective", "seed", "train.batch_size")
+FIXED_KEYS = ("objective", "seed", "train.batch_size")
 
 
 def require_same_run(config: Mapping[str, Any], workdir: Path) -> None:
@@ -41,14 +41,14 @@ def require_same_run(config: Mapping[str, Any], workdir: Path) -> None:
         for name in saved.keys() & asked.keys()
         if saved[name] != asked[name]
     ]
-    fatal = sorted(line for line in changed if line.split(":")[0] in FIXED)
+    fatal = sorted(line for line in changed if line.split(":")[0] in FIXED_KEYS)
     if fatal:
         raise OmfaError(
             f"{workdir} holds a run of {step} steps with another config ({'; '.join(fatal)}), so"
             " its data position would refer to other examples; use that config or a new --workdir"
         )
     for line in sorted(changed):
-        if line.split(":")[0] in START:
+        if line.split(":")[0] in START_KEYS:
             log.warning("config.%s: no effect, the checkpoint's weights are used", line)
         else:
             log.warning("resuming with a changed config.%s", line)

@@ -142,7 +142,7 @@ class TrainSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class WeightsSource:
+class InitialWeightsSource:
     """Where a run's initial weights come from (see `train.initial_weights`).
 
     `unet` and `vae` are presets. `init` is a converted model's folder, of which `init_unet` takes

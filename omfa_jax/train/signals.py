@@ -7,7 +7,7 @@ from types import FrameType
 import jax
 
 
-class Interrupted(Exception):
+class TrainingInterrupt(Exception):
     """Raised when a run was asked to stop and has saved `step`; the same command resumes it.
 
     `exit_status` is 128 + the signal's number: 143 after SIGTERM, at which the launch scripts

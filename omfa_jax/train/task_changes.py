@@ -11,7 +11,7 @@ from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.tasks import Task
 from omfa_jax.data.pipeline.grain_pipeline import compute_task_shares
 from omfa_jax.models import UNetConfig
-from omfa_jax.train.settings import WeightsSource
+from omfa_jax.train.settings import InitialWeightsSource
 from omfa_jax.weights.model_description import read_description
 from omfa_jax.weights.omfa_model import Model
 from omfa_jax.weights.prompt_table import (
@@ -24,7 +24,7 @@ from omfa_jax.weights.prompt_table import (
 log = logging.getLogger(__name__)
 
 
-def update_tasks(source: WeightsSource, model: Model, folder: Path) -> Model:
+def update_tasks(source: InitialWeightsSource, model: Model, folder: Path) -> Model:
     """Return the model of `folder` with the task weights and prompts of the config.
 
     The tasks and what they noise are already equal (`check_same_meaning`). A prompt for which no
@@ -40,7 +40,7 @@ def update_tasks(source: WeightsSource, model: Model, folder: Path) -> Model:
 
 
 def find_prompts(
-    source: WeightsSource, model: Model, folder: Path, tasks: Sequence[Task]
+    source: InitialWeightsSource, model: Model, folder: Path, tasks: Sequence[Task]
 ) -> PromptTable:
     """Return the model's prompt table with an embedding for every task's prompt.
 
@@ -72,7 +72,7 @@ def find_prompts(
     )
 
 
-def load_init_prompts(source: WeightsSource, unet_config: UNetConfig) -> PromptTable | None:
+def load_init_prompts(source: InitialWeightsSource, unet_config: UNetConfig) -> PromptTable | None:
     """Return the prompt table of config.model.init, None if there is no such folder or table."""
     folder = Path(source.init)
     if not source.init or not folder.is_dir():

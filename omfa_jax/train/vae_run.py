@@ -21,7 +21,7 @@ from omfa_jax.train.checkpoints.checkpointer import MODEL_FOLDER
 from omfa_jax.train.initial_weights import make_preset_vae, make_prompt_rows
 from omfa_jax.train.loop import Batches, TrainRun
 from omfa_jax.train.network import make_unet_config
-from omfa_jax.train.settings import TrainSettings, WeightsSource
+from omfa_jax.train.settings import InitialWeightsSource, TrainSettings
 from omfa_jax.train.state import TrainState
 from omfa_jax.train.vae_objective import make_vae_objective, rescale_initial_vae
 from omfa_jax.weights.model_description import read_description
@@ -56,7 +56,7 @@ class VAETraining:
 
 
 def load_initial_vae(
-    source: WeightsSource, *, decoder_of: str, crop_px: int, latent_noise: float
+    source: InitialWeightsSource, *, decoder_of: str, crop_px: int, latent_noise: float
 ) -> VAETraining:
     """Return a new VAE of the preset, or with `decoder_of` the decoder of that model folder.
 
@@ -123,7 +123,7 @@ def make_vae_run(
 
 
 def publish_vae(
-    source: WeightsSource,
+    source: InitialWeightsSource,
     training: VAETraining,
     state: TrainState,
     pipeline: PipelineSettings,

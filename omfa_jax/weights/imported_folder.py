@@ -29,7 +29,7 @@ from omfa_jax.weights.model_description import (
 from omfa_jax.weights.prompt_table import PromptTable
 from omfa_jax.weights.scheduler_statements import SCHEDULER_FILE, Statement, parse_scheduler_config
 from omfa_jax.weights.tensor_files import DTYPES, read_json, read_tensors, write_json
-from omfa_jax.weights.torch_sources import WeightSource
+from omfa_jax.weights.torch_sources import TorchSource
 from omfa_jax.weights.torch_tensors import open_safetensors
 
 MANIFEST_FILE = "omfa_import.json"
@@ -52,7 +52,7 @@ class ImportSummary:
 
 
 def import_source(
-    source: WeightSource,
+    source: TorchSource,
     out: Path,
     *,
     inputs: conv_in.Groups | None = None,

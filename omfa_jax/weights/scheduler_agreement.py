@@ -117,7 +117,7 @@ def compare_sampling(statements: Sequence[Statement], settings: DiffusionSetting
         except ValueError:
             notes.append(
                 f"is sampled with an unknown {name}, expected {SCHEDULE_RULES[name].expected}"
-                f" ({statement.said}): this config samples with {name}={ours!r}"
+                f" ({statement.quote}): this config samples with {name}={ours!r}"
             )
             continue
         # the offset only affects leading spacing; epsilon with zero terminal SNR has one spacing
@@ -126,7 +126,7 @@ def compare_sampling(statements: Sequence[Statement], settings: DiffusionSetting
         if value == ours or not counts:
             continue
         note = (
-            f"is sampled with {name}={value!r} ({statement.said}), this config samples with"
+            f"is sampled with {name}={value!r} ({statement.quote}), this config samples with"
             f" {name}={ours!r}: give --config.diffusion.{name}={value} to sample it the same way"
         )
         if ours == "leading" and schedule.zero_terminal_snr:

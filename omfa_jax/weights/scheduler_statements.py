@@ -38,7 +38,7 @@ PREDICTIONS = {
 # values that mean "not set"
 UNSET_WORDS = ("", "none", "null")
 # metadata without an equivalent here -> its usual values
-UNHEEDED_METADATA = {
+IGNORED_METADATA = {
     "modelspec.architecture": ("stable-diffusion-xl-v1-base",),
     "modelspec.timestep_range": ("0,1000", "0,999"),
     "modelspec.encoder_layer": ("2", "None"),
@@ -74,7 +74,7 @@ class Statement:
 
     field: str
     value: Any
-    said: str
+    quote: str
 
     @property
     def words(self) -> str:
@@ -83,7 +83,7 @@ class Statement:
             "prediction": f"{self.value}-prediction",
             "zero_terminal_snr": f"{'' if self.value else 'no '}zero terminal SNR",
         }
-        return f"{words.get(self.field, self.value)} ({self.said})"
+        return f"{words.get(self.field, self.value)} ({self.quote})"
 
 
 def parse_scheduler_config(fields: Mapping[str, Any]) -> tuple[Statement, ...]:
@@ -188,11 +188,11 @@ def read_vae_scale(tensors: LazyTensors) -> float | None:
     return usual if math.isclose(scale, usual, rel_tol=ROUNDING) else scale
 
 
-def list_unheeded_metadata(metadata: Mapping[str, str]) -> list[str]:
+def list_ignored_metadata(metadata: Mapping[str, str]) -> list[str]:
     """Return a note for each unusual metadata entry that has no effect here."""
     return [
         f"metadata {name}={shorten(metadata[name])} is ignored"
-        for name, usual in UNHEEDED_METADATA.items()
+        for name, usual in IGNORED_METADATA.items()
         if metadata.get(name, usual[0]) not in usual
     ]
 

@@ -24,7 +24,7 @@ IMAGE_PROMPT_ADAPTER = re.compile(r"^encoder_hid_proj\.|\.to_[kv]_ip\.")
 
 
 @dataclass(frozen=True)
-class WeightSource(ModelDescription):
+class TorchSource(ModelDescription):
     """A model to import: its description and its unread components `unet` and `vae`.
 
     `inputs` is the meaning of conv_in's channels, None if unknown; `statements` concern schedule
@@ -38,7 +38,7 @@ class WeightSource(ModelDescription):
 
 
 @dataclass(frozen=True)
-class _Part:
+class _NetworkSource:
     """One network of a source: its config, its tensors, and what was assumed or left out.
 
     `statements` are set for the UNet of a single file.
@@ -56,7 +56,7 @@ def open_source(
     vae: Path | None = None,
     vae_scale: float | None = None,
     inputs: Sequence[str] | None = None,
-) -> WeightSource:
+) -> TorchSource:
     """Return the model in a diffusers folder or an original `.safetensors` file.
 
     `vae` is another file or folder to take the VAE from, `vae_scale` overrides its scaling factor,
@@ -97,7 +97,7 @@ def open_source(
         unet.config.in_channels, vae_config.latent_channels, found.omfa, inputs
     )
     components = {"unet": unet.component, "vae": own_vae.component}
-    return WeightSource(
+    return TorchSource(
         **vars(found),
         components=components,
         inputs=channels,
@@ -156,9 +156,9 @@ def get_vae_shapes(config: VAEConfig) -> dict[str, Any]:
     return jax.eval_shape(lambda: init_vae(config, jax.random.key(0)))
 
 
-def _open_unet(path: Path) -> _Part:
+def _open_unet(path: Path) -> _NetworkSource:
     if path.is_file():
-        return _unet_in_file(_require_safetensors(path))
+        return _parse_unet_file(_require_safetensors(path))
     config_file = require_dir(path, "weights", "SRC") / "unet" / "config.json"
     fields = read_json(config_file)
     config = diffusers_configs.parse_diffusers_unet_config(fields, str(config_file))
@@ -168,12 +168,14 @@ def _open_unet(path: Path) -> _Part:
     unet = open_diffusers_unet(config, path / "unet")
     adapter = {key for key in unet.tensors.shapes if IMAGE_PROMPT_ADAPTER.search(key)}
     if not adapter:
-        return _Part(config, unet, tuple(notes))
+        return _NetworkSource(config, unet, tuple(notes))
     notes.append(f"left out {len(adapter)} tensors of the image-prompt adapter")
-    return _Part(config, Component(unet.tree, unet.tensors.drop_keys(adapter)), tuple(notes))
+    return _NetworkSource(
+        config, Component(unet.tree, unet.tensors.drop_keys(adapter)), tuple(notes)
+    )
 
 
-def _unet_in_file(tensors: LazyTensors) -> _Part:
+def _parse_unet_file(tensors: LazyTensors) -> _NetworkSource:
     config = ldm_names.infer_unet_config(tensors.shapes, tensors.where)
     notes = [
         "assuming SDXL's 64 channels per head and 32 norm groups: the file does not state them"
@@ -184,7 +186,7 @@ def _unet_in_file(tensors: LazyTensors) -> _Part:
         skipped |= keys
         if keys:
             notes.append(f"left out {what} ({len(keys)} tensors {prefix}*)")
-    notes += scheduler_statements.list_unheeded_metadata(tensors.metadata)
+    notes += scheduler_statements.list_ignored_metadata(tensors.metadata)
     constants = {
         key for key in tensors.shapes.keys() - skipped if scheduler_statements.is_constant(key)
     }
@@ -194,14 +196,16 @@ def _unet_in_file(tensors: LazyTensors) -> _Part:
     # what is left must fill the network exactly: an unknown tensor is an error, not ignored
     column = ldm_names.make_unet_key_fn(config)
     component = Component(get_unet_shapes(config), tensors.drop_keys(skipped | constants), column)
-    return _Part(config, component, tuple(notes), scheduler_statements.parse_single_file(tensors))
+    return _NetworkSource(
+        config, component, tuple(notes), scheduler_statements.parse_single_file(tensors)
+    )
 
 
-def _open_vae(path: Path) -> _Part:
+def _open_vae(path: Path) -> _NetworkSource:
     """Open the VAE of a model folder, of a separate folder or of an original file."""
     path = Path(path)
     if path.is_file():
-        return _vae_in_file(_require_safetensors(path))
+        return _parse_vae_file(_require_safetensors(path))
     folder = path / "vae" if (path / "vae").is_dir() else path
     config_file = folder / "config.json"
     fields = read_json(config_file)
@@ -209,10 +213,10 @@ def _open_vae(path: Path) -> _Part:
     notes = diffusers_configs.list_unread_fields(
         fields, diffusers_configs.VAE_READ, "AutoencoderKL", "vae/config.json"
     )
-    return _Part(config, open_diffusers_vae(config, folder), tuple(notes))
+    return _NetworkSource(config, open_diffusers_vae(config, folder), tuple(notes))
 
 
-def _vae_in_file(tensors: LazyTensors) -> _Part:
+def _parse_vae_file(tensors: LazyTensors) -> _NetworkSource:
     if any(key.startswith(ldm_names.UNET_PREFIX) for key in tensors.shapes):
         # raises for Stable Diffusion 1, whose VAE has the same shapes but another scaling factor
         ldm_names.infer_unet_config(tensors.shapes, tensors.where)
@@ -228,12 +232,12 @@ def _vae_in_file(tensors: LazyTensors) -> _Part:
     scale = scheduler_statements.read_vae_scale(tensors)
     if scale is not None:
         config = dataclasses.replace(config, scaling_factor=scale)
-        return _Part(config, component)
+        return _NetworkSource(config, component)
     note = (
         f"assuming SDXL's VAE scaling factor {SDXL_SCALE}: {tensors.where} does not state it"
         " (set it with --vae-scale)"
     )
-    return _Part(config, component, (note,))
+    return _NetworkSource(config, component, (note,))
 
 
 def _require_safetensors(path: Path) -> LazyTensors:

@@ -76,7 +76,7 @@ def find_model_files(folder: Path) -> ModelFiles:
 
 def open_safetensors(paths: Sequence[Path], where: str) -> LazyTensors:
     """Open safetensors files; all truncated files are reported in one OmfaError."""
-    found = _Found()
+    found = _TensorIndex()
     holders: dict[str, Any] = {}
     errors = []
     for path in paths:
@@ -100,7 +100,7 @@ def open_pickled(paths: Sequence[Path], where: str) -> LazyTensors:
     require_modules("reading .bin files", "torch", "torch")
     import torch
 
-    found = _Found()
+    found = _TensorIndex()
     state: dict[str, Any] = {}
     errors = []
     for path in paths:
@@ -141,7 +141,7 @@ def _load_pickle(path: Path) -> dict[str, Any]:
         return torch.load(path, map_location="cpu", weights_only=True)
 
 
-class _Found:
+class _TensorIndex:
     """Collects the contents of a model's files, and faults of single tensors."""
 
     def __init__(self) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from omfa_jax.body.fit.keypoints import KeypointSet
-from omfa_jax.body.fit.pose_prior import POSED
+from omfa_jax.body.fit.pose_prior import POSED_JOINTS
 
 MIN_CONFIDENCE = 0.2
 SURE_CONFIDENCE = 0.5
@@ -46,7 +46,7 @@ class FitReport:
         }
 
 
-def find_trusted(
+def find_confident_keypoints(
     keypoints: KeypointSet, rows: Float[np.ndarray, "k 3"], size_px: Float[np.ndarray, "2"]
 ) -> Bool[np.ndarray, "k"]:
     """Return a mask of the rows (x px, y px, confidence) to use.
@@ -108,7 +108,9 @@ def judge_fit(
         reason = f"mean error {of_body:.1%}, over {MAX_MEAN_OF_BODY:.0%} of the body's height"
     elif beyond_limits_rad[worst] > MAX_BEYOND_LIMITS_RAD:
         angle = np.rad2deg(beyond_limits_rad[worst])
-        reason = f"implausible pose: {POSED[worst[0]]} is {angle:.0f} degrees beyond its limit"
+        reason = (
+            f"implausible pose: {POSED_JOINTS[worst[0]]} is {angle:.0f} degrees beyond its limit"
+        )
     elif lean > MAX_LEAN_RAD:
         reason = f"implausible pose: the body leans by {np.rad2deg(lean):.0f} degrees"
     elif np.abs(betas).max() > MAX_BETA:

@@ -19,7 +19,7 @@ from omfa_jax.body.body_model import BodyModel
 from omfa_jax.body.body_params import BodyParams, make_neutral_params
 from omfa_jax.body.camera import Camera
 from omfa_jax.body.fit import pose_prior
-from omfa_jax.body.fit.fit_quality import FitReport, find_trusted, judge_fit
+from omfa_jax.body.fit.fit_quality import FitReport, find_confident_keypoints, judge_fit
 from omfa_jax.body.fit.jax_rotations import exp_so3
 from omfa_jax.body.fit.keypoint_projection import (
     AT,
@@ -44,7 +44,7 @@ _FAR_M = 1000.0
 
 
 @dataclass(frozen=True)
-class FitSettings:
+class BodyFitSettings:
     """Settings of the fit. Spreads are fractions of the body's height in the image.
 
     The focal length of a photo is unknown. It is assumed to be `focal_per_side` times the longer
@@ -83,10 +83,10 @@ class Fitter:
     """Fits bodies of one model to keypoints of one set; compiles once per batch size."""
 
     def __init__(
-        self, model: BodyModel, known: KeypointSet, settings: FitSettings | None = None
+        self, model: BodyModel, known: KeypointSet, settings: BodyFitSettings | None = None
     ) -> None:
         self.keypoints = known
-        self.settings = settings or FitSettings()
+        self.settings = settings or BodyFitSettings()
         self._skeleton = load_skeleton(model)
         ties = known.make_matrix()
         steady = np.array([name in known.steady for name in known.names])
@@ -117,7 +117,10 @@ class Fitter:
                 f" got {rows.shape} and {sizes.shape}"
             )
         seen = np.stack(
-            [find_trusted(self.keypoints, *pair) for pair in zip(rows, sizes, strict=True)]
+            [
+                find_confident_keypoints(self.keypoints, *pair)
+                for pair in zip(rows, sizes, strict=True)
+            ]
         )
         focal = self.settings.focal_per_side * sizes.max(axis=1)
         places = np.where(
@@ -157,7 +160,7 @@ def _solve(
     skeleton: Skeleton,
     ties: Float[Array, "k p"],
     steady: Float[Array, "k"],
-    settings: FitSettings,
+    settings: BodyFitSettings,
 ) -> dict[str, Array]:
     """Return one photo's best fit, as arrays."""
     # several starts: 2D keypoints leave local optima, such as the opposite facing

@@ -46,12 +46,12 @@ UPRIGHT_SPREAD = (0.2, 0.08)
 PALM_SPREAD = 0.15
 DEPTH_SPREAD = 0.3
 RELAXED_CURL = 0.2
-POSED = JOINTS[1:22]
+POSED_JOINTS = JOINTS[1:22]
 
 
 def _make_table(field: str) -> Float[np.ndarray, "21 3 ..."]:
     rows = []
-    for joint in POSED:
+    for joint in POSED_JOINTS:
         row = np.array(getattr(STANCES[joint.removeprefix("left_").removeprefix("right_")], field))
         if joint.startswith("right_") and field == "relaxed":
             row = row * (1, -1, -1)
@@ -66,8 +66,8 @@ SPREAD = _make_table("spread")
 LIMITS = _make_table("limits")
 # Starts of the arms: hanging, or with the elbow bent and back, as for a hand on the hip.
 ARM_STARTS = np.zeros((2, 21, 3))
-_SHOULDERS = [POSED.index(f"{side}_shoulder") for side in ("left", "right")]
-_ELBOWS = [POSED.index(f"{side}_elbow") for side in ("left", "right")]
+_SHOULDERS = [POSED_JOINTS.index(f"{side}_shoulder") for side in ("left", "right")]
+_ELBOWS = [POSED_JOINTS.index(f"{side}_elbow") for side in ("left", "right")]
 ARM_STARTS[1, _SHOULDERS, 1] = (0.5, -0.5)
 ARM_STARTS[1, _ELBOWS, 1] = (-0.9, 0.9)
 

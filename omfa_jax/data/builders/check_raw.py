@@ -27,8 +27,8 @@ MASKS = {"cloth-mask": "{}", "agnostic-mask": "{}_mask"}
 # a size shared by this share of the photos is the data set's
 USUAL_SHARE = 0.9
 # id 10 distinguishes CIHP from LIP: torso skin, in most photos, against jumpsuits, in few
-TRAP_ID, MIN_MAPS = 10, 20
-TORSO_IS_SHOWN, JUMPSUIT_IS_WORN = 0.05, 0.5
+DISTINCTIVE_ID, MIN_MAPS = 10, 20
+MIN_TORSO_SHARE, MAX_JUMPSUIT_SHARE = 0.05, 0.5
 
 # prefix, or part, of a reader's flaw -> kind of fault
 PHRASES = {
@@ -81,8 +81,10 @@ def check_raw(
                 sizes[where] = outcome.size_px
             if outcome.ids is not None:
                 ids.append(outcome.ids)
-    report.add("all photos", _odd_sizes(sizes))
-    report.add("all label maps", _trapped(ids, item_options.get("parse_labels", "cihp"), name))
+    report.add("all photos", _find_odd_sizes(sizes))
+    report.add(
+        "all label maps", _find_wrong_label_set(ids, item_options.get("parse_labels", "cihp"), name)
+    )
     found = find_raw_duplicates(root, dataset=name, processes=processes)
     report.add("all splits", find_duplicate_faults(found.groups))
     return report
@@ -119,8 +121,8 @@ def inspect_item(dataset: str, item: Any) -> ItemFindings:
     try:
         record, flaws = BUILDERS[dataset].read(item)
     except OmfaError as error:
-        return ItemFindings((*_masks(item), (_kind_of_error(str(error)), str(error))))
-    findings = [(_kind_of(flaw), flaw) for flaw in flaws]
+        return ItemFindings((*_check_masks(item), (_classify_error(str(error)), str(error))))
+    findings = [(_classify_flaw(flaw), flaw) for flaw in flaws]
     findings += [found for found in find_record_faults(record) if found[0] != "no_face"]
     ids = None
     parse = getattr(item, "parse", None)
@@ -130,19 +132,19 @@ def inspect_item(dataset: str, item: Any) -> ItemFindings:
             ids = frozenset(np.unique(images.read_labels(parse)).tolist())
         except OmfaError:
             ids = None
-    return ItemFindings((*findings, *_masks(item)), (record.height_px, record.width_px), ids)
+    return ItemFindings((*findings, *_check_masks(item)), (record.height_px, record.width_px), ids)
 
 
-def _masks(item: Any) -> Iterator[Finding]:
+def _check_masks(item: Any) -> Iterator[Finding]:
     folder = item.person.parent.parent
     for name, form in MASKS.items():
         stem = form.format(item.person.stem)
         for path in (folder / name / f"{stem}{suffix}" for suffix in (".jpg", ".png")):
             if path.is_file():
-                yield from _mask(path, name)
+                yield from _check_mask(path, name)
 
 
-def _mask(path: Path, name: str) -> Iterator[Finding]:
+def _check_mask(path: Path, name: str) -> Iterator[Finding]:
     try:
         mask = images.read_rgb(path, name)
     except OmfaError as error:
@@ -154,17 +156,17 @@ def _mask(path: Path, name: str) -> Iterator[Finding]:
         yield "empty_garment", f"{name}: shows no garment"
 
 
-def _kind_of(flaw: str) -> str:
+def _classify_flaw(flaw: str) -> str:
     within = (kind for words, kind in WITHIN.items() if words in flaw)
     begins = (kind for words, kind in PHRASES.items() if flaw.startswith(words))
     return next(within, None) or next(begins, "damaged_record")
 
 
-def _kind_of_error(message: str) -> str:
+def _classify_error(message: str) -> str:
     return "missing" if message.startswith(("no in-shop garment", "no garment")) else "unreadable"
 
 
-def _odd_sizes(sizes: Mapping[str, tuple[int, int]]) -> Iterator[Finding]:
+def _find_odd_sizes(sizes: Mapping[str, tuple[int, int]]) -> Iterator[Finding]:
     counted = collections.Counter(sizes.values()).most_common(1)
     if not counted or counted[0][1] < USUAL_SHARE * len(sizes):
         return
@@ -174,13 +176,15 @@ def _odd_sizes(sizes: Mapping[str, tuple[int, int]]) -> Iterator[Finding]:
             yield "wrong_size", f"{where} is {width}x{height} px, most are {usual[1]}x{usual[0]}"
 
 
-def _trapped(ids: Sequence[frozenset[int]], labels: str, dataset: str) -> Iterator[Finding]:
+def _find_wrong_label_set(
+    ids: Sequence[frozenset[int]], labels: str, dataset: str
+) -> Iterator[Finding]:
     """Yield a finding if the frequency of id 10, where CIHP and LIP differ, contradicts the set."""
     if dataset != "viton_hd" or len(ids) < MIN_MAPS:
         return
-    share = sum(TRAP_ID in shown for shown in ids) / len(ids)
-    observed = f"{100 * share:.0f}% of {len(ids)} maps with a face contain id {TRAP_ID}"
-    if get_label_set(labels).name == "CIHP" and share < TORSO_IS_SHOWN:
+    share = sum(DISTINCTIVE_ID in shown for shown in ids) / len(ids)
+    observed = f"{100 * share:.0f}% of {len(ids)} maps with a face contain id {DISTINCTIVE_ID}"
+    if get_label_set(labels).name == "CIHP" and share < MIN_TORSO_SHARE:
         yield "label_set", f"{observed}, CIHP's torso skin; for LIP maps use --parse-labels lip"
-    if get_label_set(labels).name == "LIP" and share > JUMPSUIT_IS_WORN:
+    if get_label_set(labels).name == "LIP" and share > MAX_JUMPSUIT_SHARE:
         yield "label_set", f"{observed}, LIP's jumpsuits; for CIHP maps use --parse-labels cihp"

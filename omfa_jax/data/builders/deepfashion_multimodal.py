@@ -123,7 +123,7 @@ class DeepFashionMultiModal(RecordsBuilder):
                 )
             )
         kept = drop_excluded(splits, clean, warnings)
-        return {split: _with_sources(items) for split, items in kept.items() if items}
+        return {split: _assign_sources(items) for split, items in kept.items() if items}
 
     @staticmethod
     def read(item: DeepFashionItem) -> tuple[Record, Sequence[str]]:
@@ -139,8 +139,8 @@ class DeepFashionMultiModal(RecordsBuilder):
         labels = None
         if item.segm is not None:
             labels = read_optional_labels(item.segm, DEEPFASHION, size_px, flaws, "label map")
-        garment, category = _garment(item, photo, labels, flaws)
-        box = _face_box(item, item.name, labels, size_px, flaws)
+        garment, category = _cut_out_garment(item, photo, labels, flaws)
+        box = _find_face_box(item, item.name, labels, size_px, flaws)
         if box is None:
             flaws.append("no face found; its image is white")
         pose = read_optional(read_image_bytes, item.pose, "pose map", flaws)
@@ -167,7 +167,7 @@ class DeepFashionMultiModal(RecordsBuilder):
         return record, flaws
 
 
-def _face_box(
+def _find_face_box(
     item: DeepFashionItem,
     name: PhotoName,
     labels: UInt8[np.ndarray, "h w"] | None,
@@ -206,14 +206,14 @@ def read_densepose(path: Path) -> UInt8[np.ndarray, "h w"]:
     return parts
 
 
-def _with_sources(items: Sequence[DeepFashionItem]) -> list[DeepFashionItem]:
+def _assign_sources(items: Sequence[DeepFashionItem]) -> list[DeepFashionItem]:
     """Return the items with `sources` filled in from their groups, best first."""
     groups: dict[str, list[DeepFashionItem]] = defaultdict(list)
     for item in items:
         if item.name is not None and item.segm is not None:
             groups[item.name.group].append(item)
     for members in groups.values():
-        members.sort(key=lambda member: (_clearness(member), member.key))
+        members.sort(key=lambda member: (_rank_view(member), member.key))
     completed = []
     # within one split: `items` are those of a split, so no garment crosses splits
     for item in items:
@@ -224,11 +224,11 @@ def _with_sources(items: Sequence[DeepFashionItem]) -> list[DeepFashionItem]:
     return completed
 
 
-def _clearness(item: DeepFashionItem) -> int:
+def _rank_view(item: DeepFashionItem) -> int:
     return VIEWS.index(item.name.view) if item.name and item.name.view in VIEWS else len(VIEWS)
 
 
-def _garment(
+def _cut_out_garment(
     item: DeepFashionItem, photo: np.ndarray, labels: np.ndarray | None, flaws: Sequence[str]
 ) -> tuple[UInt8[np.ndarray, "h w 3"], Category]:
     """Return the worn garment and its category; OmfaError if no photo of the group shows one.
@@ -240,7 +240,7 @@ def _garment(
     troubles = [] if item.segm is None else list(flaws)
     for source, segm in item.sources:
         try:
-            seen.append(_source(source, segm))
+            seen.append(_load_source(source, segm))
         except OmfaError as error:
             troubles.append(str(error))
     sold = get_garment_category(item.name.category) if item.name else ""
@@ -259,7 +259,7 @@ def _garment(
     )
 
 
-def _source(photo: Path, segm: Path) -> tuple[np.ndarray, np.ndarray]:
+def _load_source(photo: Path, segm: Path) -> tuple[np.ndarray, np.ndarray]:
     image = images.read_rgb(photo, "photo")
     flaws: list[str] = []
     shown = read_optional_labels(segm, DEEPFASHION, image.shape[:2], flaws, "label map")

@@ -48,7 +48,7 @@ class DressCode(RecordsBuilder):
             raise make_layout_error(root, "upper_body/images, lower_body/images or dresses/images")
         splits: dict[str, list[PairedItem]] = {}
         for name in folders:
-            for split, items in _category_items(root, name, warnings).items():
+            for split, items in _list_category_items(root, name, warnings).items():
                 splits.setdefault(split, []).extend(items)
         ordered = {split: splits[split] for split in SPLITS if split in splits}
         return drop_excluded(ordered, clean, warnings)
@@ -66,7 +66,7 @@ class DressCode(RecordsBuilder):
         )
 
 
-def _category_items(root: Path, name: str, warnings: list[str]) -> dict[str, list[PairedItem]]:
+def _list_category_items(root: Path, name: str, warnings: list[str]) -> dict[str, list[PairedItem]]:
     folder = root / name
     photos = list_files_by_stem(folder / "images")
     keypoints, maps, poses = (
@@ -74,11 +74,11 @@ def _category_items(root: Path, name: str, warnings: list[str]) -> dict[str, lis
     )
     splits: dict[str, list[PairedItem]] = {}
     seen: set[str] = set()
-    for split, pairs in _pairs(root, name, photos, warnings).items():
+    for split, pairs in _read_pairs(root, name, photos, warnings).items():
         # the unpaired list has the same people with other garments
         others = {}
         if split != "train":
-            unpaired = _listed(root, name, f"{split}_pairs_unpaired.txt", warnings)
+            unpaired = _read_listing(root, name, f"{split}_pairs_unpaired.txt", warnings)
             others = {Path(pair.person).stem: Path(pair.garment).stem for pair in unpaired or ()}
         for pair in pairs:
             stem, own = Path(pair.person).stem, Path(pair.garment).stem
@@ -104,29 +104,29 @@ def _category_items(root: Path, name: str, warnings: list[str]) -> dict[str, lis
     return splits
 
 
-def _pairs(
+def _read_pairs(
     root: Path, name: str, photos: Mapping[str, Path], warnings: list[str]
 ) -> dict[str, Iterable[Pair]]:
     """Return the pairs of each split; without any list, all photos are training data."""
     found: dict[str, Iterable[Pair]] = {}
     for split in SPLITS:
         listing = "train_pairs.txt" if split == "train" else f"{split}_pairs_paired.txt"
-        if (pairs := _listed(root, name, listing, warnings)) is not None:
+        if (pairs := _read_listing(root, name, listing, warnings)) is not None:
             found[split] = pairs
-        elif pairs := _listed(root, name, f"{split}_pairs_unpaired.txt", warnings):
-            found[split] = [Pair(pair.person, _own_garment(pair.person)) for pair in pairs]
+        elif pairs := _read_listing(root, name, f"{split}_pairs_unpaired.txt", warnings):
+            found[split] = [Pair(pair.person, _get_own_garment(pair.person)) for pair in pairs]
     if found:
         return found
     warnings.append(f"{name}: no train_pairs.txt, no test_pairs_paired.txt; using every photo")
     people = [path.name for stem, path in photos.items() if stem.endswith("_0")]
-    return {"train": [Pair(person, _own_garment(person)) for person in people]}
+    return {"train": [Pair(person, _get_own_garment(person)) for person in people]}
 
 
-def _own_garment(person: str) -> str:
+def _get_own_garment(person: str) -> str:
     return f"{Path(person).stem.removesuffix('_0')}_1.jpg"
 
 
-def _listed(root: Path, name: str, listing: str, warnings: list[str]) -> list[Pair] | None:
+def _read_listing(root: Path, name: str, listing: str, warnings: list[str]) -> list[Pair] | None:
     """Return the pairs in a category's own list or the list in the root; None without a list."""
     if (path := root / name / listing).is_file():
         return list(read_pairs(path, warnings))

@@ -24,7 +24,7 @@ from omfa_jax.data.records import photo_duplicates
 from omfa_jax.data.records.record_schema import SPLITS
 
 GROUPS_KEY = "groups"
-NAMES_SHOWN = 3
+MAX_NAMES_SHOWN = 3
 
 
 class HasPhoto(Protocol):
@@ -48,7 +48,7 @@ def read_exclusion_list(path: str | os.PathLike) -> list[tuple[str | None, str]]
     entries: list[tuple[str | None, str]]
     if source.suffix.lower() == ".json" or text.lstrip().startswith(("{", "[")):
         try:
-            entries = list(_flattened(parse_json(text), None))
+            entries = list(_flatten_names(parse_json(text), None))
         except ValueError as error:
             raise OmfaError(f"--clean {source}: not valid JSON ({error})") from None
     else:
@@ -70,7 +70,7 @@ def drop_excluded(
         return {split: list(items) for split, items in splits.items()}
     found: dict[str, set[int]] = {split: set() for split in splits}
     # indexed by file name first: comparing every name with every path would be quadratic
-    by_stem = {split: _by_stem(items) for split, items in splits.items()}
+    by_stem = {split: _index_by_stem(items) for split, items in splits.items()}
     unknown = []
     # dict.fromkeys: in order, without repetitions
     for listed_split, name in dict.fromkeys(read_exclusion_list(path)):
@@ -87,7 +87,9 @@ def drop_excluded(
     counts = ", ".join(f"{split} {len(dropped)}" for split, dropped in found.items())
     warnings.append(f"{Path(path).name}: left out {counts}")
     if unknown:
-        shown = ", ".join(unknown[:NAMES_SHOWN]) + (", ..." if len(unknown) > NAMES_SHOWN else "")
+        shown = ", ".join(unknown[:MAX_NAMES_SHOWN]) + (
+            ", ..." if len(unknown) > MAX_NAMES_SHOWN else ""
+        )
         warnings.append(f"{Path(path).name}: {len(unknown)} names are not in the data ({shown})")
     return {
         split: [item for index, item in enumerate(items) if index not in found[split]]
@@ -111,22 +113,22 @@ def write_exclusion_list(path: Path, report: photo_duplicates.DuplicateReport) -
         temporary.write_text(json.dumps({**dropped, GROUPS_KEY: groups}, indent=1) + "\n")
 
 
-def _by_stem(items: Sequence[HasPhoto]) -> dict[str, list[int]]:
+def _index_by_stem(items: Sequence[HasPhoto]) -> dict[str, list[int]]:
     places = collections.defaultdict(list)
     for index, item in enumerate(items):
         places[item.person.stem].append(index)
     return places
 
 
-def _flattened(node: Any, split: str | None) -> Iterator[tuple[str | None, str]]:
+def _flatten_names(node: Any, split: str | None) -> Iterator[tuple[str | None, str]]:
     if isinstance(node, str):
         yield split, node
     elif isinstance(node, list):
         for child in node:
-            yield from _flattened(child, split)
+            yield from _flatten_names(child, split)
     elif isinstance(node, dict):
         for key, child in node.items():
             if key != GROUPS_KEY:
-                yield from _flattened(child, key if key in SPLITS else split)
+                yield from _flatten_names(child, key if key in SPLITS else split)
     else:
         raise ValueError(f"expected file names, found {node!r}")

@@ -68,7 +68,7 @@ def find_face_box(
         return box
     if box is None:
         return find_box_from_labels(labels, height_px, width_px, label_set)
-    return _above_collar(box, labels, height_px, label_set)
+    return _crop_above_collar(box, labels, height_px, label_set)
 
 
 def find_box_from_keypoints(
@@ -99,7 +99,7 @@ def find_box_from_keypoints(
     side = SIDE_IN_HEAD_WIDTHS * head_width
     if not (0 <= x < width_px and 0 <= y < height_px and side >= MIN_SIDE * height_px):
         return None
-    return _square(x, y - RISE_IN_HEAD_WIDTHS * head_width, side)
+    return _make_square(x, y - RISE_IN_HEAD_WIDTHS * head_width, side)
 
 
 def find_box_from_labels(
@@ -114,38 +114,42 @@ def find_box_from_labels(
     enlarge the box. In label sets that label the neck as face, the face ends 1.3 of its widths
     below its top.
     """
-    face = _face(labels, label_set)
+    face = _find_face(labels, label_set)
     if face.mean() < MIN_FACE_AREA:
         return None
-    left, top, right, bottom = _extent(face)
+    left, top, right, bottom = _compute_extent(face)
     half = max(right - left, bottom - top) / 2
     near = np.zeros_like(face)
     columns = slice(max(0, int(left - half)), int(np.ceil(right + half)))
     near[max(0, int(top - half)) : int(np.ceil(bottom)), columns] = True
-    left, top, right, bottom = _extent(face | (near & label_set.mask(labels, label_set.hair)))
+    left, top, right, bottom = _compute_extent(
+        face | (near & label_set.make_mask(labels, label_set.hair))
+    )
     across, down = width_px / labels.shape[1], height_px / labels.shape[0]
     side = SIDE_IN_MASK_SIDES * max((right - left) * across, (bottom - top) * down)
-    return _square((left + right) / 2 * across, (top + bottom) / 2 * down, side)
+    return _make_square((left + right) / 2 * across, (top + bottom) / 2 * down, side)
 
 
 def _is_seen(row: Float[np.ndarray, "3"]) -> bool:
     return bool(row[2] >= MIN_CONFIDENCE and np.isfinite(row).all() and row[:2].any())
 
 
-def _face(labels: UInt8[np.ndarray, "h w"], label_set: LabelSet) -> Bool[np.ndarray, "h w"]:
-    face = label_set.mask(labels, label_set.face)
+def _find_face(labels: UInt8[np.ndarray, "h w"], label_set: LabelSet) -> Bool[np.ndarray, "h w"]:
+    face = label_set.make_mask(labels, label_set.face)
     if label_set.face_has_neck and face.any():
-        left, top, right, _ = _extent(face)
+        left, top, right, _ = _compute_extent(face)
         face[int(top + FACE_HEIGHT_IN_WIDTHS * (right - left)) :] = False
     return face
 
 
-def _above_collar(box: FaceBox, labels: np.ndarray, height_px: int, label_set: LabelSet) -> FaceBox:
-    face = _face(labels, label_set)
+def _crop_above_collar(
+    box: FaceBox, labels: np.ndarray, height_px: int, label_set: LabelSet
+) -> FaceBox:
+    face = _find_face(labels, label_set)
     if face.mean() < MIN_FACE_AREA:
         return box
     left, top, right, bottom = box
-    chin = _extent(face)[3] * height_px / labels.shape[0]
+    chin = _compute_extent(face)[3] * height_px / labels.shape[0]
     excess = max(0.0, bottom - chin - CHIN_IN_SIDES * (bottom - top))
     # a chin far above is another person's, or the map is wrong
     if excess > MAX_SHIFT_IN_SIDES * (bottom - top):
@@ -153,7 +157,7 @@ def _above_collar(box: FaceBox, labels: np.ndarray, height_px: int, label_set: L
     return left, top - excess, right, bottom - excess
 
 
-def _extent(shown: np.ndarray) -> tuple[float, float, float, float]:
+def _compute_extent(shown: np.ndarray) -> tuple[float, float, float, float]:
     """Return (left, top, right, bottom) of True pixels, without the outermost 1% (specks)."""
     y, x = np.nonzero(shown)
     left, right = np.percentile(x, (1, 99))
@@ -161,5 +165,5 @@ def _extent(shown: np.ndarray) -> tuple[float, float, float, float]:
     return float(left), float(top), float(right) + 1, float(bottom) + 1
 
 
-def _square(x: float, y: float, side: float) -> FaceBox:
+def _make_square(x: float, y: float, side: float) -> FaceBox:
     return float(x - side / 2), float(y - side / 2), float(x + side / 2), float(y + side / 2)

@@ -23,7 +23,7 @@ def cut_out_garment(
     bags) are white. None if the garment covers less than 0.5% of the photo.
     """
     height, width = photo.shape[:2]
-    worn = label_set.garment_mask(resize_labels(labels, height, width), category)
+    worn = label_set.make_garment_mask(resize_labels(labels, height, width), category)
     if worn.mean() < MIN_GARMENT_AREA:
         return None
     rows, columns = np.flatnonzero(worn.any(1)), np.flatnonzero(worn.any(0))

@@ -71,17 +71,19 @@ def find_photos(
     return found
 
 
-def _openpose(root: Path, warnings: list[str]) -> dict[Path, list[KeypointPhoto]]:
+def _find_openpose(root: Path, warnings: list[str]) -> dict[Path, list[KeypointPhoto]]:
     found = {}
     for images in sorted(root.glob("*/image")):
         folder = images.parent
         files = list_first_nonempty_folder(folder, KEYPOINT_DIRS)
         files = {stem.removesuffix("_keypoints"): path for stem, path in files.items()}
-        found[folder] = _paired(folder, list_files_by_stem(images), files, _read_openpose, warnings)
+        found[folder] = _pair_files(
+            folder, list_files_by_stem(images), files, _read_openpose, warnings
+        )
     return found
 
 
-def _dresscode(root: Path, warnings: list[str]) -> dict[Path, list[KeypointPhoto]]:
+def _find_dresscode(root: Path, warnings: list[str]) -> dict[Path, list[KeypointPhoto]]:
     found = {}
     for images in sorted(root.glob("*/images")):
         folder = images.parent
@@ -90,20 +92,20 @@ def _dresscode(root: Path, warnings: list[str]) -> dict[Path, list[KeypointPhoto
         }
         files = list_files_by_stem(folder / "keypoints").items()
         rows = {f"{stem[:-2]}_0": path for stem, path in files if stem.endswith("_2")}
-        found[folder] = _paired(folder, people, rows, _read_dresscode, warnings)
+        found[folder] = _pair_files(folder, people, rows, _read_dresscode, warnings)
     return found
 
 
-def _deepfashion(root: Path, warnings: list[str]) -> dict[Path, list[KeypointPhoto]]:
+def _find_deepfashion(root: Path, warnings: list[str]) -> dict[Path, list[KeypointPhoto]]:
     landmarks = read_landmarks(root / "keypoints", warnings)
     photos = list_files_by_stem(root / "images")
-    return {root: _paired(root, photos, landmarks, lambda rows, _: rows, warnings)}
+    return {root: _pair_files(root, photos, landmarks, lambda rows, _: rows, warnings)}
 
 
 KEYPOINT_LAYOUTS: Mapping[str, Callable[[Path, list[str]], dict[Path, list[KeypointPhoto]]]] = {
-    "openpose": _openpose,
-    "deepfashion": _deepfashion,
-    "dresscode": _dresscode,
+    "openpose": _find_openpose,
+    "deepfashion": _find_deepfashion,
+    "dresscode": _find_dresscode,
 }
 
 
@@ -115,7 +117,7 @@ def _read_dresscode(path: Path, size_px: tuple[int, int]) -> Float[np.ndarray, "
     return read_dresscode_keypoints(path, size_px[1], size_px[0])
 
 
-def _paired(
+def _pair_files(
     folder: Path,
     photos: Mapping[str, Path],
     keypoints: Mapping,

@@ -37,17 +37,17 @@ class LabelSet:
     face_has_neck: bool = False
     spare_ids: tuple[int, ...] = ()
 
-    def mask(
+    def make_mask(
         self, labels: UInt8[np.ndarray, "h w"], names: Iterable[str]
     ) -> Bool[np.ndarray, "h w"]:
         """Return the mask of the named labels."""
         return np.isin(labels, [self.ids[name] for name in names])
 
-    def garment_mask(
+    def make_garment_mask(
         self, labels: UInt8[np.ndarray, "h w"], category: Category
     ) -> Bool[np.ndarray, "h w"]:
         """Return the mask of the worn garment of a category."""
-        return self.mask(labels, self.garments[category])
+        return self.make_mask(labels, self.garments[category])
 
     def find_category(
         self,
@@ -60,7 +60,7 @@ class LabelSet:
         "" if none covers more than the share `least_area` of the map.
         """
         names: list[Category] = [name for name in CATEGORIES if name in among]
-        areas = [float(self.garment_mask(labels, name).mean()) for name in names]
+        areas = [float(self.make_garment_mask(labels, name).mean()) for name in names]
         largest = int(np.argmax(areas))
         if areas[largest] > least_area:
             return names[largest]

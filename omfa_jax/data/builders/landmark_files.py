@@ -35,8 +35,8 @@ def read_landmarks(
     Confidence is 1 for visible, 0.5 for occluded and 0 for absent points. Points of a photo without
     a line in keypoints_vis.txt count as visible. Damaged lines and missing files go to `warnings`.
     """
-    places = _rows(Path(folder) / LOCATIONS_FILE, 2 * len(LANDMARKS), warnings)
-    flags = _rows(Path(folder) / VISIBILITY_FILE, len(LANDMARKS), warnings) if places else {}
+    places = _read_rows(Path(folder) / LOCATIONS_FILE, 2 * len(LANDMARKS), warnings)
+    flags = _read_rows(Path(folder) / VISIBILITY_FILE, len(LANDMARKS), warnings) if places else {}
     found = {}
     for stem, values in places.items():
         points = values.reshape(-1, 2)
@@ -70,7 +70,7 @@ def read_dresscode_keypoints(
     return np.where((rows[:, :2] < 0).any(axis=1, keepdims=True), 0, scaled)
 
 
-def _rows(path: Path, count: int, warnings: list[str]) -> dict[str, Float32[np.ndarray, "n"]]:
+def _read_rows(path: Path, count: int, warnings: list[str]) -> dict[str, Float32[np.ndarray, "n"]]:
     try:
         lines = path.read_text("utf-8-sig", "replace").splitlines()
     except OSError:

@@ -67,7 +67,7 @@ def read_paired_item(
     if item.garment is not None:
         garment, _ = read_image_and_bytes(item.garment, "garment")
     else:
-        garment = images.encode_jpeg(_worn(photo, labels, parsing, category, map_name))
+        garment = images.encode_jpeg(_cut_out_worn(photo, labels, parsing, category, map_name))
         flaws.append(f"no in-shop garment in {garments}; cut the worn one out of the photo")
     keypoints = read_optional(
         lambda path: read_keypoints(path, height_px, width_px), item.keypoints, "keypoints", flaws
@@ -108,7 +108,7 @@ def _category(labels: UInt8[np.ndarray, "h w"], parsing: LabelSet) -> Category |
     return top or parsing.find_category(labels, ("lower",), MIN_GARMENT_AREA)
 
 
-def _worn(
+def _cut_out_worn(
     photo: UInt8[np.ndarray, "h w 3"],
     labels: UInt8[np.ndarray, "h w"] | None,
     parsing: LabelSet,

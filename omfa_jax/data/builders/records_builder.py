@@ -109,7 +109,7 @@ class RecordsBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
             self.name, {s: len(i) for s, i in splits.items()}, self._shard_records
         ):
             items = splits[shard.split][shard.start : shard.stop]
-            examples = functools.partial(_examples, type(self).read, items)
+            examples = functools.partial(_iter_examples, type(self).read, items)
             shards.setdefault(shard.split, []).append(examples)
         return shards
 
@@ -128,11 +128,11 @@ class ImageShardSource:
     def store_items(self, shard: Shard, items: Sequence[RawItem]) -> None:
         """Store the shard's items for the process that will read them."""
         with convert_disk_errors(self.partial.folder):
-            self.partial.items_path(shard.file_name).write_bytes(pickle.dumps(list(items)))
+            self.partial.get_items_path(shard.file_name).write_bytes(pickle.dumps(list(items)))
 
     def load_items(self, shard: Shard) -> list[RawItem]:
         """Load the shard's items."""
-        return pickle.loads(self.partial.items_path(shard.file_name).read_bytes())
+        return pickle.loads(self.partial.get_items_path(shard.file_name).read_bytes())
 
     def stamp(self, shard: Shard) -> str:
         """Return a digest of the items and of the size and time of their files."""
@@ -144,7 +144,7 @@ class ImageShardSource:
         """Yield the records of all readable items; skips and flaws go to `report`."""
         for item in self.load_items(shard):
             # one unusable item must not stop a build of hours
-            outcome = _attempt(self.builder.read, item)
+            outcome = _try_read(self.builder.read, item)
             if isinstance(outcome, OmfaError):
                 report.skipped.append((item.key, str(outcome)))
                 continue
@@ -176,22 +176,24 @@ def merge_reports(
     for split, found in flaws.items():
         built = report.built_per_split.get(split, 0)
         for flaw, (count, keys) in found.items():
-            report.warnings.append(f"{split}: {_some(count, keys)} of {built} records: {flaw}")
+            report.warnings.append(
+                f"{split}: {_format_some(count, keys)} of {built} records: {flaw}"
+            )
     return report
 
 
-def _examples(
+def _iter_examples(
     read: Callable[[Any], tuple[record_schema.Record, Sequence[str]]], items: Sequence[RawItem]
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     for number, item in enumerate(items):
-        outcome = _attempt(read, item)
+        outcome = _try_read(read, item)
         if isinstance(outcome, OmfaError):
             log.warning("skipped %s: %s", item.key, outcome)
         else:
             yield number, record_schema.to_example(outcome[0])
 
 
-def _attempt(
+def _try_read(
     read: Callable[[Any], tuple[record_schema.Record, Sequence[str]]], item: RawItem
 ) -> tuple[record_schema.Record, Sequence[str]] | OmfaError:
     try:
@@ -200,7 +202,7 @@ def _attempt(
         return error
 
 
-def _some(count: int, keys: Sequence[str]) -> str:
+def _format_some(count: int, keys: Sequence[str]) -> str:
     return f"{count} ({', '.join(keys)}{', ...' if count > len(keys) else ''})"
 
 

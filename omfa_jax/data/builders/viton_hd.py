@@ -66,7 +66,7 @@ class VitonHD(RecordsBuilder):
         splits = {}
         for split in SPLITS:
             if (root / split / "image").is_dir():
-                splits[split] = _items(root, split, parse_labels, warnings)
+                splits[split] = _list_items(root, split, parse_labels, warnings)
             # photos and lists are separate, so a copy may be incomplete
             elif (root / f"{split}_pairs.txt").is_file():
                 warnings.append(f"{split}: {split}_pairs.txt exists but {split}/image does not")
@@ -87,7 +87,7 @@ class VitonHD(RecordsBuilder):
         )
 
 
-def _items(root: Path, split: str, parse_labels: str, warnings: list[str]) -> list[VitonItem]:
+def _list_items(root: Path, split: str, parse_labels: str, warnings: list[str]) -> list[VitonItem]:
     folder = root / split
     people, garments = list_files_by_stem(folder / "image"), list_files_by_stem(folder / "cloth")
     maps = list_first_nonempty_folder(folder, PARSE_DIRS)
@@ -95,7 +95,7 @@ def _items(root: Path, split: str, parse_labels: str, warnings: list[str]) -> li
     keypoints = {stem.removesuffix("_keypoints"): path for stem, path in found.items()}
     poses = list_files_by_stem(folder / "pose")
     items, seen = [], set()
-    for pair in _pairs(root, split, people, warnings):
+    for pair in _read_pairs(root, split, people, warnings):
         key, other = Path(pair.person).stem, Path(pair.garment).stem
         if key in seen:
             warnings.append(
@@ -124,7 +124,7 @@ def _items(root: Path, split: str, parse_labels: str, warnings: list[str]) -> li
     return items
 
 
-def _pairs(
+def _read_pairs(
     root: Path, split: str, people: Mapping[str, Path], warnings: list[str]
 ) -> Iterable[Pair]:
     path = root / f"{split}_pairs.txt"

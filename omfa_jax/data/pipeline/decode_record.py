@@ -89,7 +89,7 @@ def decode_to_pil(
         "garment": _augment_photo(garment, slots["garment"], change, change.garment),
         "person": _augment_photo(person, slots["person"], change, change.person),
         "face": _augment_photo(face, slots["face"], change, augment.Move()),
-        "pose": _place(pose, slots["person"], BLACK, change.person),
+        "pose": _fit_into_slot(pose, slots["person"], BLACK, change.person),
         "has_pose": np.bool_(record.has_pose),
     }
 
@@ -194,10 +194,10 @@ def _augment_photo(
         pixels = augment.adjust_colors(np.asarray(image), change)
         pixels = np.ascontiguousarray(pixels[:, ::-1]) if change.flip else pixels
         image = Image.fromarray(pixels)
-    return _place(image, slot, WHITE, move)
+    return _fit_into_slot(image, slot, WHITE, move)
 
 
-def _place(
+def _fit_into_slot(
     image: Image.Image | None, slot: tuple[int, int], fill: int, move: augment.Move
 ) -> Image.Image:
     if image is None:

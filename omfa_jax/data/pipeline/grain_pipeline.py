@@ -76,16 +76,16 @@ def make_train_iterator(
         }
         return opened[entry.dataset].read_training_example(entry.index, seed, position) | facts
 
-    parts = _parts(example, MAX_BATCHES, batch_size, shard, shards)
+    parts = _make_batch_dataset(example, MAX_BATCHES, batch_size, shard, shards)
     if not settings.processes:
-        return iter(_prefetched(parts, settings))
+        return iter(_prefetch(parts, settings))
     workers = grain.MultiprocessingOptions(settings.processes)
     if not flags.FLAGS.is_parsed():
         # Grain's workers read absl flags, which raise unless absl's own main has parsed them
         flags.FLAGS.mark_as_parsed()
 
     def open_from(consumed: int) -> grain.DatasetIterator[Batch]:
-        return iter(_prefetched(parts[consumed:], settings).mp_prefetch(workers))
+        return iter(_prefetch(parts[consumed:], settings).mp_prefetch(workers))
 
     return ResumableWorkerIterator(open_from)
 
@@ -126,8 +126,8 @@ def make_eval_iterator(
         facts = {"valid": np.bool_(position < count), "index": np.int64(index)}
         return opened.decode(record, unpaired=unpaired) | names | facts
 
-    parts = _parts(example, batches, batch_size, shard, shards).map(make_float_batch)
-    return iter(_prefetched(parts, settings))
+    parts = _make_batch_dataset(example, batches, batch_size, shard, shards).map(make_float_batch)
+    return iter(_prefetch(parts, settings))
 
 
 def compute_task_shares(tasks: Sequence[Task]) -> np.ndarray:
@@ -141,7 +141,7 @@ def compute_task_shares(tasks: Sequence[Task]) -> np.ndarray:
     return shares
 
 
-def _parts(
+def _make_batch_dataset(
     example: Callable[[int], PilExample], batches: int, batch_size: int, shard: int, shards: int
 ) -> grain.MapDataset[Batch]:
     """Return one shard's part of every batch; batch b starts at position b * batch_size."""
@@ -156,7 +156,7 @@ def _parts(
     return grain.MapDataset.range(batches).map(part)
 
 
-def _prefetched(
+def _prefetch(
     parts: grain.MapDataset[Batch], settings: PipelineSettings
 ) -> grain.IterDataset[Batch]:
     options = grain.ReadOptions(

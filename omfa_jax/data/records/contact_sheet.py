@@ -48,13 +48,13 @@ def _row(record: record_schema.Record, height_px: int, width_px: int) -> UInt8[n
     boxed = person
     face = None
     if record.has_face:
-        boxed = _with_box(person, record.face_box_px)
+        boxed = _draw_box(person, record.face_box_px)
         face = crop_face(person, record.face_box_px)
     cells = [
         (f"{record.split}/{record.key}", boxed),
         (f"{record.garment_source} {record.category}", images.read_rgb(record.garment)),
         ("face", face),
-        (f"pose {record.body_source}", _overlaid(person, record)),
+        (f"pose {record.body_source}", _overlay_pose(person, record)),
         (f"unpaired {record.unpaired_garment_key}", _optional(record.unpaired_garment)),
     ]
     row = np.concatenate([_cell(text, image, height_px, width_px) for text, image in cells], 1)
@@ -66,7 +66,7 @@ def _row(record: record_schema.Record, height_px: int, width_px: int) -> UInt8[n
     return np.concatenate([row, np.array(line)])
 
 
-def _overlaid(person: np.ndarray, record: record_schema.Record) -> np.ndarray | None:
+def _overlay_pose(person: np.ndarray, record: record_schema.Record) -> np.ndarray | None:
     """Return the pose map over the photo, which shows whether the two agree."""
     if not record.has_pose:
         return None
@@ -79,7 +79,7 @@ def _optional(encoded: bytes) -> np.ndarray | None:
     return images.read_rgb(encoded) if encoded else None
 
 
-def _with_box(image: np.ndarray, box: FaceBox) -> UInt8[np.ndarray, "h w 3"]:
+def _draw_box(image: np.ndarray, box: FaceBox) -> UInt8[np.ndarray, "h w 3"]:
     drawn = Image.fromarray(image)
     ImageDraw.Draw(drawn).rectangle(box, outline=BOX_RED, width=max(1, image.shape[1] // 150))
     return np.array(drawn)

@@ -29,13 +29,13 @@ def finalize_records(
             records = read_shard_report(partial, shard).records
             splits.setdefault(shard.split, []).append((shard.file_name, records))
         else:
-            partial.shard_path(shard.file_name).unlink()
+            partial.get_shard_path(shard.file_name).unlink()
     with convert_disk_errors(partial.folder):
         for split, written in splits.items():
             members = (shard for shard in shards if shard.split == split)
             names = (name for shard in members for name in read_shard_report(partial, shard).groups)
             numbers = pose_groups.number_groups(names, sum(records for _, records in written))
-            np.save(partial.shard_path(pose_groups.GROUPS_FILE.format(split)), numbers)
+            np.save(partial.get_shard_path(pose_groups.GROUPS_FILE.format(split)), numbers)
         partial.write_metadata(kind, splits)
         record_schema.write_manifest(partial.records, kind, partial.dataset_path, **facts)
 

@@ -31,7 +31,7 @@ PAIRS_PER_BLOCK = 2**21
 # two garments by 6 bits and 15 (colour distance)
 MAX_DISTANCE_BITS = 10
 MAX_COLOR_DISTANCE = 8.0
-GROUPS_SHOWN = 20
+MAX_GROUPS_SHOWN = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,7 @@ def group_duplicates(
     if not len(prints):
         return []
     hashes = prints.hashes()
-    return _grouped(photos, hashes, _labels(hashes, prints.thumbs(), max_distance_bits))
+    return _make_groups(photos, hashes, _labels(hashes, prints.thumbs(), max_distance_bits))
 
 
 def compute_fingerprint(
@@ -103,7 +103,7 @@ def compute_fingerprint(
     size = (HASHED_SIDE_PX, HASHED_SIDE_PX)
     # BOX averages all pixels, so that the resampling of a copy hardly changes the hash
     grey = image.convert("L").resize(size, Image.Resampling.BOX)
-    basis = _cosines()
+    basis = _make_dct_matrix()
     low = basis @ np.asarray(grey, np.float64) @ basis.T
     # without the mean, which depends on the exposure only
     values = low.ravel()[1:]
@@ -121,19 +121,19 @@ def format_duplicate_report(report: DuplicateReport) -> str:
         f"{report.photos} photos: {len(report.groups)} groups of duplicates, {len(others)} to leave"
         f" out ({leaked} of them in another split than the photo kept)"
     ]
-    for group in report.groups[:GROUPS_SHOWN]:
+    for group in report.groups[:MAX_GROUPS_SHOWN]:
         others_text = ", ".join(
             f"{photo.split} {photo.name} ({bits} bits)" for photo, bits in group.others
         )
         lines.append(f"  {group.kept.split} {group.kept.name}: {others_text}")
-    if len(report.groups) > GROUPS_SHOWN:
-        lines.append(f"  ... and {len(report.groups) - GROUPS_SHOWN} more groups in the list")
+    if len(report.groups) > MAX_GROUPS_SHOWN:
+        lines.append(f"  ... and {len(report.groups) - MAX_GROUPS_SHOWN} more groups in the list")
     lines += [f"cannot read {photo.name}: {reason}" for photo, reason in report.unreadable]
     return "\n".join(lines)
 
 
 @lru_cache(maxsize=1)
-def _cosines() -> Float[np.ndarray, "8 32"]:
+def _make_dct_matrix() -> Float[np.ndarray, "8 32"]:
     """Return the first rows of the DCT-II matrix."""
     rows, columns = np.arange(HASH_SIDE)[:, None], np.arange(HASHED_SIDE_PX)[None]
     return np.cos(np.pi / HASHED_SIDE_PX * (columns + 0.5) * rows)
@@ -142,10 +142,10 @@ def _cosines() -> Float[np.ndarray, "8 32"]:
 def _fingerprints(photos: Sequence[PhotoEntry], processes: int) -> Iterator[Fingerprint | str]:
     paths = [photo.path for photo in photos]
     bar = {"total": len(paths), "desc": "photos", "unit": "photo", "disable": None}
-    yield from tqdm(ordered_map(_attempt, paths, processes), **bar)
+    yield from tqdm(ordered_map(_try_fingerprint, paths, processes), **bar)
 
 
-def _attempt(path: Path) -> Fingerprint | str:
+def _try_fingerprint(path: Path) -> Fingerprint | str:
     try:
         return compute_fingerprint(path)
     except OmfaError as error:
@@ -194,18 +194,18 @@ def compute_color_distance(
     )
 
 
-def _grouped(
+def _make_groups(
     photos: Sequence[PhotoEntry], hashes: UInt64[np.ndarray, "n"], labels: Int[np.ndarray, "n"]
 ) -> list[DuplicateGroup]:
     members: dict[int, list[int]] = {}
     for i, label in enumerate(labels.tolist()):
         members.setdefault(label, []).append(i)
     return [
-        DuplicateGroup(photos[kept], tuple((photos[i], _bits(hashes, kept, i)) for i in rest))
+        DuplicateGroup(photos[kept], tuple((photos[i], _count_bits(hashes, kept, i)) for i in rest))
         for kept, *rest in members.values()
         if rest
     ]
 
 
-def _bits(hashes: UInt64[np.ndarray, "n"], i: int, j: int) -> int:
+def _count_bits(hashes: UInt64[np.ndarray, "n"], i: int, j: int) -> int:
     return int(np.bitwise_count(hashes[i] ^ hashes[j]))

@@ -114,7 +114,7 @@ def write_shard(
     """
     size = shard.stop - shard.start
     # before reading: an input that changes meanwhile gives a stamp that no longer matches
-    stamp, path = source.stamp(shard), partial.shard_path(shard.file_name)
+    stamp, path = source.stamp(shard), partial.get_shard_path(shard.file_name)
     found = path.exists()
     if found and is_finished(partial, shard, stamp):
         advance(size)
@@ -143,7 +143,7 @@ def write_shard(
             temporary.replace(path)
             # last: a shard without a report is rewritten
             partial.write_text(
-                partial.report_path(shard.file_name), json.dumps(dataclasses.asdict(report))
+                partial.get_report_path(shard.file_name), json.dumps(dataclasses.asdict(report))
             )
     finally:
         temporary.unlink(missing_ok=True)
@@ -154,7 +154,7 @@ def write_shard(
 def is_finished(partial: StagingFolder, shard: Shard, stamp: str) -> bool:
     """Return whether the shard and its report are complete and match `stamp`."""
     try:
-        report, path = read_shard_report(partial, shard), partial.shard_path(shard.file_name)
+        report, path = read_shard_report(partial, shard), partial.get_shard_path(shard.file_name)
         if report.stamp != stamp or path.stat().st_size != report.size_bytes:
             return False
         if len(report.groups) != report.records:
@@ -167,7 +167,7 @@ def is_finished(partial: StagingFolder, shard: Shard, stamp: str) -> bool:
 
 def read_shard_report(partial: StagingFolder, shard: Shard) -> ShardReport:
     """Return the shard's stored report."""
-    return ShardReport(**json.loads(partial.report_path(shard.file_name).read_text()))
+    return ShardReport(**json.loads(partial.get_report_path(shard.file_name).read_text()))
 
 
 def compute_stamp(*facts: Any) -> str:

@@ -83,15 +83,15 @@ class StagingFolder:
         """The folder of files being written."""
         return self.folder / "temporary"
 
-    def shard_path(self, file_name: str) -> Path:
+    def get_shard_path(self, file_name: str) -> Path:
         """Return the path of a finished shard."""
         return self.records / self.dataset_path / file_name
 
-    def report_path(self, file_name: str) -> Path:
+    def get_report_path(self, file_name: str) -> Path:
         """Return the path of a finished shard's report."""
         return self.progress / f"{file_name}.json"
 
-    def items_path(self, file_name: str) -> Path:
+    def get_items_path(self, file_name: str) -> Path:
         """Return the path of a shard's items."""
         return self.progress / f"{file_name}.items"
 
@@ -102,7 +102,7 @@ class StagingFolder:
 
     def delete_other_shards(self, file_names: Collection[str]) -> None:
         """Delete the shards of an earlier run that are not in this list."""
-        wanted = {self.shard_path(name) for name in file_names}
+        wanted = {self.get_shard_path(name) for name in file_names}
         found = require_known_contents(self.records, RECORD_FILES)
         paths = [self.records / name for name in found if not name.endswith("/")]
         others = [path for path in paths if path not in wanted]
@@ -116,7 +116,7 @@ class StagingFolder:
             )
         for path in others:
             path.unlink()
-            self.report_path(path.name).unlink(missing_ok=True)
+            self.get_report_path(path.name).unlink(missing_ok=True)
 
     def write_metadata(
         self, kind: record_schema.Kind, splits: Mapping[str, Sequence[tuple[str, int]]]
@@ -132,7 +132,7 @@ class StagingFolder:
             info = tfds.core.SplitInfo(
                 name=split,
                 shard_lengths=[records for _, records in shards],
-                num_bytes=sum(self.shard_path(name).stat().st_size for name, _ in shards),
+                num_bytes=sum(self.get_shard_path(name).stat().st_size for name, _ in shards),
                 filename_template=template,
             )
             infos.append(info)
@@ -177,7 +177,7 @@ def open_staging_folder(out_dir: str | os.PathLike, place: str) -> Iterator[Stag
     refusal = f"another run is writing {partial.folder}: wait for it, stop it, or change --out"
     with exclusive_lock(partial.folder, refusal):
         _require_own(partial, out)
-        with _kept_if_worth_it(partial):
+        with _keep_finished_shards(partial):
             with convert_disk_errors(partial.folder):
                 for path in partial.temporary.glob(_TORN):
                     path.unlink()
@@ -187,7 +187,7 @@ def open_staging_folder(out_dir: str | os.PathLike, place: str) -> Iterator[Stag
 
 
 @contextlib.contextmanager
-def _kept_if_worth_it(partial: StagingFolder) -> Iterator[None]:
+def _keep_finished_shards(partial: StagingFolder) -> Iterator[None]:
     try:
         yield
     except BaseException:

@@ -24,7 +24,7 @@ FATAL_STATUSES = {401, 403, 404, 405}  # statuses that every other request would
 
 
 @dataclass
-class RequestFailed(Exception):
+class RequestError(Exception):
     """A request without an answer.
 
     `retryable`: worth another attempt. `fatal`: every other request would fail too. `maybe_paid`:
@@ -83,11 +83,11 @@ class ChatEndpoint:
                 return self._read(response, deadline)
         except urllib.error.HTTPError as error:
             with error:
-                raise self._refused(error) from None
+                raise self._make_request_error(error) from None
         except urllib.error.URLError as error:
             # connecting or sending failed, so the server cannot have charged for it
             reason = self.redact(str(getattr(error.reason, "strerror", None) or error.reason))
-            raise RequestFailed(f"the server cannot be reached: {reason}", retryable=True) from None
+            raise RequestError(f"the server cannot be reached: {reason}", retryable=True) from None
         except (OSError, http.client.HTTPException) as error:
             waited = isinstance(error, TimeoutError | socket.timeout)
             what = (
@@ -95,7 +95,7 @@ class ChatEndpoint:
                 if waited
                 else "the connection was lost"
             )
-            raise RequestFailed(what, retryable=True, maybe_paid=True) from None
+            raise RequestError(what, retryable=True, maybe_paid=True) from None
 
     def _read(self, response: http.client.HTTPResponse, deadline: float) -> bytes:
         """Read within the deadline; a socket timeout alone would restart with every byte."""
@@ -104,14 +104,14 @@ class ChatEndpoint:
             parts.append(part)
             size += len(part)
             if size > MAX_ANSWER_BYTES:
-                raise RequestFailed("the answer is larger than 4 MiB", maybe_paid=True)
+                raise RequestError("the answer is larger than 4 MiB", maybe_paid=True)
             if time.monotonic() > deadline:
                 raise TimeoutError
         if response.length:  # fewer bytes than Content-Length announced
             raise http.client.IncompleteRead(b"", response.length)
         return b"".join(parts)
 
-    def _refused(self, error: urllib.error.HTTPError) -> RequestFailed:
+    def _make_request_error(self, error: urllib.error.HTTPError) -> RequestError:
         try:
             text = error.read(1 << 16).decode(errors="replace")
         except (OSError, http.client.HTTPException):
@@ -121,7 +121,7 @@ class ChatEndpoint:
         # OpenAI's status for an empty account is that of a rate limit, but waiting does not help
         broke = error.code == 429 and "insufficient_quota" in text
         moved = 300 <= error.code < 400
-        return RequestFailed(
+        return RequestError(
             reason,
             retryable=error.code in RETRYABLE_STATUSES and not broke,
             fatal=error.code in FATAL_STATUSES or broke or moved,

@@ -8,7 +8,7 @@ from typing import Any
 REASON_CHARACTERS = 500
 
 
-class MalformedAnswer(Exception):
+class MalformedAnswerError(Exception):
     """An unusable answer; the message goes to the judge with the next request and to the report."""
 
 
@@ -56,25 +56,25 @@ def parse_score(reply: Reply) -> tuple[float, str]:
     bare number, several objects that disagree, or a score that is not a number from 0 to 10.
     """
     if not reply.text.strip():
-        raise MalformedAnswer(f"it was empty ({reply.finish or 'no reason given'})")
-    found = [row for row in _objects(reply.text) if "score" in row]
+        raise MalformedAnswerError(f"it was empty ({reply.finish or 'no reason given'})")
+    found = [row for row in _iter_json_objects(reply.text) if "score" in row]
     if not found:
         cut = ": it was cut off" if reply.finish == "length" else ""
-        raise MalformedAnswer(f'no JSON object with a "score" was in it{cut}')
+        raise MalformedAnswerError(f'no JSON object with a "score" was in it{cut}')
     for score in (row["score"] for row in found):
         if isinstance(score, bool) or not isinstance(score, int | float):
-            raise MalformedAnswer("the score was not a number")
+            raise MalformedAnswerError("the score was not a number")
         if not 0 <= score <= 10:  # False for NaN too
-            raise MalformedAnswer("the score was not from 0 to 10")
+            raise MalformedAnswerError("the score was not from 0 to 10")
         # a model may repeat its answer: equal scores are one
         if score != found[0]["score"]:
-            raise MalformedAnswer("it held several scores")
+            raise MalformedAnswerError("it held several scores")
     score, reason = found[0]["score"], found[0].get("reason", "")
     reason = reason if isinstance(reason, str) else ""
     return float(score), " ".join(reason.split())[:REASON_CHARACTERS]
 
 
-def _objects(text: str) -> Iterator[dict[str, Any]]:
+def _iter_json_objects(text: str) -> Iterator[dict[str, Any]]:
     """Yield the JSON objects in a text, left to right."""
     # raw_decode, because a regular expression cannot match nested braces
     decoder, start = json.JSONDecoder(), text.find("{")

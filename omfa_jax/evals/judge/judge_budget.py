@@ -55,7 +55,7 @@ class Budget:
                     self._in_flight += 1
                     return cost or 0.0
                 if self._in_flight == 0:
-                    self._stop(self._full(cost))
+                    self._stop(self._format_cap_reached(cost))
                 else:
                     self._change.wait()  # a request in flight may cost less than its reservation
             return None
@@ -79,7 +79,7 @@ class Budget:
             return None
         return prices.compute_cost(self._first_input + more_input, self._settings.output_bound or 0)
 
-    def _full(self, cost_usd: float | None) -> str:
+    def _format_cap_reached(self, cost_usd: float | None) -> str:
         cap = self._settings.cost_cap_usd
         next_cost = "" if cost_usd is None else f", and a request may cost ${cost_usd:.6f}"
         return (

@@ -112,7 +112,7 @@ def add_judge_results(scores: Scores, judged: JudgeResults) -> Scores:
             category,
             metrics={
                 **category.metrics,
-                "judge": make_judge_metric(_only(judged, name, scores), scores.seed),
+                "judge": make_judge_metric(_select_category(judged, name, scores), scores.seed),
             },
         )
         for name, category in scores.categories.items()
@@ -126,7 +126,7 @@ def add_judge_results(scores: Scores, judged: JudgeResults) -> Scores:
     )
 
 
-def _only(judged: JudgeResults, category: str, scores: Scores) -> JudgeResults:
+def _select_category(judged: JudgeResults, category: str, scores: Scores) -> JudgeResults:
     """Return the results restricted to one category."""
     rows = scores.per_image
     inside = {n for n, c in zip(rows.names, rows.categories, strict=True) if c == category}

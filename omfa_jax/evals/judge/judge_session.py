@@ -13,8 +13,8 @@ from tqdm import tqdm
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.images import encode_jpeg, letterbox, read_rgb
 from omfa_jax.evals.judge.answer_ledger import Ledger, LedgerEntry, compute_key, open_ledger
-from omfa_jax.evals.judge.chat_endpoint import ChatEndpoint, RequestFailed
-from omfa_jax.evals.judge.judge_answer import MalformedAnswer, Reply, parse_reply, parse_score
+from omfa_jax.evals.judge.chat_endpoint import ChatEndpoint, RequestError
+from omfa_jax.evals.judge.judge_answer import MalformedAnswerError, Reply, parse_reply, parse_score
 from omfa_jax.evals.judge.judge_budget import Budget
 from omfa_jax.evals.judge.judge_prompts import GARMENT_LABEL, GENERATED_LABEL, RETRY_PROMPT
 from omfa_jax.evals.judge.judge_results import JudgeResults
@@ -27,15 +27,15 @@ MAX_CONSECUTIVE_FAILURES = 8
 QUOTED_CHARACTERS = 1000
 
 
-class RunStopped(Exception):
+class RunStoppedError(Exception):
     """The run ended before this image was done."""
 
 
-class ScoreFailed(Exception):
+class ScoreError(Exception):
     """This image gets no score; the message says why."""
 
 
-class UnreadableImage(Exception):
+class UnreadableImageError(Exception):
     """This image cannot be sent; it does not count as a failure of the server."""
 
 
@@ -127,11 +127,11 @@ class JudgeSession:
                 try:
                     future.result()
                     in_a_row = 0
-                except RunStopped:
+                except RunStoppedError:
                     pass
-                except UnreadableImage as error:
+                except UnreadableImageError as error:
                     failed[futures[future]] = str(error)
-                except ScoreFailed as error:
+                except ScoreError as error:
                     failed[futures[future]] = str(error)
                     in_a_row += 1
                     if in_a_row >= MAX_CONSECUTIVE_FAILURES:
@@ -147,30 +147,32 @@ class JudgeSession:
     def ask_pair(self, key: str, pair: JudgePair) -> None:
         """Ask about a pair until there is a score, and record it in the ledger."""
         if self.budget.stopped:
-            raise RunStopped
+            raise RunStoppedError
         try:
             first = build_messages(pair, self.settings)
         except OmfaError as error:
-            raise UnreadableImage(str(error)) from None
+            raise UnreadableImageError(str(error)) from None
         messages, more_input, why = first, 0, ""
         for ask in range(self.settings.asks):
             reply, tokens, cost = self._send(key, ask, messages, more_input)
             try:
                 score, reason = parse_score(reply)
-            except MalformedAnswer as error:
+            except MalformedAnswerError as error:
                 why = str(error)
                 self.ledger.add(LedgerEntry(key, "malformed", ask, *tokens, cost, None, why))
                 answer = self.endpoint.redact(reply.text)[:QUOTED_CHARACTERS]
                 again = RETRY_PROMPT.format(why=why)
                 # after an empty answer, repeat the first request
-                messages = [*first, *_turns(answer, again)] if answer.strip() else first
+                messages = (
+                    [*first, *_make_retry_messages(answer, again)] if answer.strip() else first
+                )
                 # a token is at least one byte; 64 covers the tokens that mark a turn
                 more_input = len((answer + again).encode()) + 64 if answer.strip() else 0
             else:
                 reason = self.endpoint.redact(reason)
                 self.ledger.add(LedgerEntry(key, "score", ask, *tokens, cost, score, reason))
                 return
-        raise ScoreFailed(f"no score in {self.settings.asks} answers; the last one: {why}")
+        raise ScoreError(f"no score in {self.settings.asks} answers; the last one: {why}")
 
     def _send(
         self, key: str, ask: int, messages: list[dict[str, Any]], more_input: int
@@ -182,10 +184,10 @@ class JudgeSession:
                 budget.pause(closed_s)
             held = budget.admit(more_input)
             if held is None:
-                raise RunStopped
+                raise RunStoppedError
             try:
                 body = self.endpoint.post({**settings.fields, "messages": messages})
-            except RequestFailed as failure:
+            except RequestError as failure:
                 lost = held if failure.maybe_paid else 0.0
                 budget.settle(held, lost)
                 if failure.maybe_paid:
@@ -213,23 +215,23 @@ class JudgeSession:
             return reply, reply.tokens, cost
         raise AssertionError("the last attempt returns or raises")
 
-    def _give_up(self, failure: RequestFailed, *, last: bool) -> None:
+    def _give_up(self, failure: RequestError, *, last: bool) -> None:
         """Raise if another attempt for this image, or for any image, is pointless."""
         if failure.fatal:
             self.budget.stop(
                 f"the server refuses: {failure.reason}; check --judge-url, --judge-model and the"
                 " key"
             )
-            raise RunStopped
+            raise RunStoppedError
         if not failure.retryable:
-            raise ScoreFailed(failure.reason)
+            raise ScoreError(failure.reason)
         if last and not self._heard.is_set():
             self.budget.stop(f"no answer at all: {failure.reason}; check --judge-url")
-            raise RunStopped
+            raise RunStoppedError
         if last:
-            raise ScoreFailed(f"{failure.reason} ({self.settings.attempts} attempts)")
+            raise ScoreError(f"{failure.reason} ({self.settings.attempts} attempts)")
 
-    def _back_off(self, failure: RequestFailed, attempt: int) -> None:
+    def _back_off(self, failure: RequestError, attempt: int) -> None:
         longest = self.settings.max_wait_s
         if failure.retry_after_s is not None:
             self.endpoint.delay_all(min(longest, failure.retry_after_s))
@@ -239,5 +241,5 @@ class JudgeSession:
             self.budget.pause(min(longest, wait))
 
 
-def _turns(answer: str, again: str) -> list[dict[str, Any]]:
+def _make_retry_messages(answer: str, again: str) -> list[dict[str, Any]]:
     return [{"role": "assistant", "content": answer}, {"role": "user", "content": again}]

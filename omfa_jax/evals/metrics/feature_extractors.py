@@ -55,7 +55,7 @@ def load_inception(networks: MetricWeights, options: dict[str, Any], device: str
             "inception", ["2048"], feature_extractor_weights_path=str(found.path)
         )
     except RuntimeError as error:
-        raise _other_architecture(found, "the FID Inception network", error) from None
+        raise _make_architecture_error(found, "the FID Inception network", error) from None
     # the package's forward resizes to 299 px itself, in its own way
     layers = torch.nn.Sequential(*(getattr(model, name) for name in INCEPTION_LAYERS))
     layers = layers.eval().requires_grad_(False).to(device)
@@ -79,7 +79,7 @@ def load_clip(networks: MetricWeights, options: dict[str, Any], device: str) -> 
     """Return an extractor of CLIP's image embedding before normalisation (transformers)."""
     require_library("transformers")
     found = networks.find(options["model"])
-    model = _pretrained(found, "CLIPVisionModelWithProjection", "clip", device)
+    model = _load_pretrained(found, "CLIPVisionModelWithProjection", "clip", device)
     side_px = model.config.image_size
 
     def extract(image: UInt8[np.ndarray, "h w 3"]) -> Any:
@@ -94,7 +94,7 @@ def load_dino(networks: MetricWeights, options: dict[str, Any], device: str) -> 
     """Return an extractor of DINO's last CLS feature (transformers)."""
     require_library("transformers")
     found = networks.find(options["model"])
-    model = _pretrained(found, "ViTModel", "vit", device, add_pooling_layer=False)
+    model = _load_pretrained(found, "ViTModel", "vit", device, add_pooling_layer=False)
     side_px = model.config.image_size
 
     def extract(image: UInt8[np.ndarray, "h w 3"]) -> Any:
@@ -115,7 +115,7 @@ def cosine_similarity(one: Float[np.ndarray, " d"], other: Float[np.ndarray, " d
     return float(one @ other) / lengths
 
 
-def _pretrained(found: FoundWeights, name: str, kind: str, device: str, **options: Any) -> Any:
+def _load_pretrained(found: FoundWeights, name: str, kind: str, device: str, **options: Any) -> Any:
     # before transformers is imported, which reads it once
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     if importlib.util.find_spec("torchvision"):
@@ -137,7 +137,7 @@ def _pretrained(found: FoundWeights, name: str, kind: str, device: str, **option
             found.path, local_files_only=True, output_loading_info=True, **options
         )
     except Exception as error:  # safetensors, pickles and shapes raise different errors
-        raise _other_architecture(found, name, error) from None
+        raise _make_architecture_error(found, name, error) from None
     if loading["missing_keys"]:
         first = sorted(loading["missing_keys"])[0]
         raise OmfaError(f"{found.weights}: not the weights of {name}: {first} is missing")
@@ -168,6 +168,6 @@ def _channels_first(image: Float32[np.ndarray, "h w 3"], device: str) -> Any:
     return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)[None])).to(device)
 
 
-def _other_architecture(found: FoundWeights, what: str, error: Exception) -> OmfaError:
+def _make_architecture_error(found: FoundWeights, what: str, error: Exception) -> OmfaError:
     reason = " ".join(str(error).split())[:160]
     return OmfaError(f"{found.weights}: not the weights of {what}: {reason}")

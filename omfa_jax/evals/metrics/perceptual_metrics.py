@@ -37,7 +37,7 @@ def load_lpips(networks: MetricWeights, options: dict[str, Any], device: str) ->
     lin = networks.register(
         f"lpips {net}", Path(inspect.getfile(lpips)).parent / f"weights/v0.1/{net}.pth"
     )
-    with _quiet(), _features_only():
+    with _silence_warnings(), _patch_vgg16():
         # without pnet_rand the package downloads the backbone
         model = lpips.LPIPS(net=net, pnet_rand=True, model_path=str(lin), verbose=False)
     load_state(
@@ -55,7 +55,7 @@ def load_dists(networks: MetricWeights, options: dict[str, Any], device: str) ->
     found = networks.find("vgg")
     state = read_state(found.path)
     mixture = networks.register("dists", Path(inspect.getfile(DISTS_pt)).parent / "weights.pt")
-    with _features_only():
+    with _patch_vgg16():
         model = DISTS_pt.DISTS(load_weights=False)
     stages = {name: value for name, value in model.state_dict().items() if name.startswith("stage")}
     trunk = {
@@ -97,7 +97,7 @@ def _feature(name: str) -> str:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def _silence_warnings() -> Iterator[None]:
     """Silence torchvision's deprecation warnings about arguments of these packages."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -105,7 +105,7 @@ def _quiet() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _features_only() -> Iterator[None]:
+def _patch_vgg16() -> Iterator[None]:
     """Patch `torchvision.models.vgg16` to build only its convolutions, with random weights.
 
     Both packages call it: DISTS would download weights, and both would build and discard the half

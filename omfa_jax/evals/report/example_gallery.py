@@ -14,7 +14,7 @@ from omfa_jax.evals.report.html_page import Figure
 from omfa_jax.evals.scores_file import Scores
 
 # without a metric on the command line, the first of these that the files have is used
-PREFERRED = ("judge", "lpips", "dists", "ssim", "psnr")
+PREFERRED_METRICS = ("judge", "lpips", "dists", "ssim", "psnr")
 TRUTH = {"unpaired": "person, own garment", "try_off": "true garment"}
 
 
@@ -50,7 +50,7 @@ def choose_metrics(group: Sequence[Scores], asked: Sequence[str]) -> list[str]:
             raise unknown_name("per-image metric (--examples-by)", name, known)
     if asked:
         return list(asked)
-    return [name for name in (*PREFERRED, *known) if name in known][:1]
+    return [name for name in (*PREFERRED_METRICS, *known) if name in known][:1]
 
 
 def choose_examples(group: Sequence[Scores], metric: str, count: int) -> list[GalleryExample]:
@@ -160,7 +160,7 @@ class ExampleImages:
         orders = {"pred": [name], "gt": [name, person, garment], "garments": [garment, name]}
         return orders[kind]
 
-    def has(self, kind: str) -> bool:
+    def has_folder(self, kind: str) -> bool:
         """Whether the folder exists."""
         return bool(self._folders[kind])
 
@@ -178,7 +178,7 @@ def make_figures(
     setting = group[0].protocol.setting
     row = []
     for kind, caption in (("garments", "garment"), ("gt", TRUTH.get(setting, "ground truth"))):
-        holders = [one for one in pictures if one.has(kind)]
+        holders = [one for one in pictures if one.has_folder(kind)]
         found = (one.read_image(kind, example.name) for one in holders)
         image = next((image for image in found if image is not None), None)
         if holders or kind == "gt":

@@ -63,7 +63,7 @@ class Checkpointer:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise self._unusable(error) from error
+            raise self._make_unusable_error(error) from error
 
     def restore(self, abstract: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
         """Return (state sharded like `abstract`, data position) of the newest readable step.
@@ -91,7 +91,7 @@ class Checkpointer:
                 )
             if not isinstance(read, DamagedCheckpointError):
                 # only now: had no step been readable, the folder would stay as it was found
-                broadcast_from_first(lambda: self._set_aside(damage))
+                broadcast_from_first(lambda: self._rename_damaged(damage))
                 return read
             damage[step] = str(read)
         found = (damage.get(s) or describe_missing(self.folder / str(s)) for s in steps)
@@ -101,7 +101,7 @@ class Checkpointer:
             f" {'; '.join(map(str, found))}"
         )
 
-    def _set_aside(self, damage: Mapping[int, str]) -> list[int]:
+    def _rename_damaged(self, damage: Mapping[int, str]) -> list[int]:
         """Rename every incomplete or damaged step, newer or older: Orbax would count it."""
         broken = []
         for step in list_steps(self.folder):
@@ -120,19 +120,19 @@ class Checkpointer:
             cleanup_tmp_directories=True,
             enable_async_checkpointing=True,
             async_options=ocp.options.AsyncOptions(
-                barrier_sync_fn=self._meet, create_directories_asynchronously=False
+                barrier_sync_fn=self._wait_at_barrier, create_directories_asynchronously=False
             ),
         )
         try:
             self._opened = ocp.CheckpointManager(self.folder, options=options)
         except (OSError, ValueError) as error:
-            raise self._unusable(error) from error
+            raise self._make_unusable_error(error) from error
         # a misspelt metric is an error, one that this step lacks a warning: older rows tell which
         if self._keep.best_of:
             for step in self._opened.all_steps():
                 self._metrics |= read_row(self.folder / str(step)).keys()
 
-    def _meet(self, *, key: str, timeout_ms: int) -> None:
+    def _wait_at_barrier(self, *, key: str, timeout_ms: int) -> None:
         """Wait at Orbax's barrier, unless this process's save failed.
 
         Orbax calls this in the `finally` of its thread. After a failure the others never arrive,
@@ -184,7 +184,7 @@ class Checkpointer:
             # force: the loop decides when to save, not Orbax's interval
             manager.save(step, args=ocp.args.Composite(**items), metrics=saved_row, force=True)
         except Exception as error:
-            raise self._failure(step, error) from find_os_error(error) or error
+            raise self._make_save_error(step, error) from find_os_error(error) or error
 
     def _require_metric(self, step: int, row: Mapping[str, Any]) -> None:
         best_of = self._keep.best_of
@@ -211,7 +211,7 @@ class Checkpointer:
             self._opened.wait_until_finished()
             self._opened.check_for_errors()
         except Exception as error:
-            raise self._failure(step, error) from find_os_error(error) or error
+            raise self._make_save_error(step, error) from find_os_error(error) or error
 
     def close(self) -> None:
         """Finish the save in progress and release the threads."""
@@ -220,10 +220,10 @@ class Checkpointer:
         if self._opened is not None and not self._has_failed:
             self._opened.close()
 
-    def _unusable(self, error: Exception) -> OmfaError:
+    def _make_unusable_error(self, error: Exception) -> OmfaError:
         return OmfaError(f"cannot keep checkpoints in {self.folder}: {error}; change --workdir")
 
-    def _failure(self, step: int | None, error: Exception) -> OmfaError:
+    def _make_save_error(self, step: int | None, error: Exception) -> OmfaError:
         what = "a checkpoint" if step is None else f"checkpoint {step}"
         try:
             newest = find_newest_complete_step(self.folder, warn=False)

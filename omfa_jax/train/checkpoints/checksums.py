@@ -36,7 +36,7 @@ def find_altered(tree: Any, record: Record) -> str | None:
     Arrays whose shape or dtype differs from the saved one are skipped.
     """
     leaves = {
-        n: leaf for n, leaf in flatten_names(tree).items() if _comparable(leaf, record.get(n))
+        n: leaf for n, leaf in flatten_names(tree).items() if _is_comparable(leaf, record.get(n))
     }
     sums = _sums(leaves)
     return next((name for name in leaves if sums[name] != record[name][0]), None)
@@ -44,7 +44,7 @@ def find_altered(tree: Any, record: Record) -> str | None:
 
 def is_altered(array: np.ndarray, saved: list[Any] | None) -> bool:
     """Return whether a host array differs from its entry in the record; False without one."""
-    if not _comparable(array, saved):
+    if not _is_comparable(array, saved):
         return False
     words = np.ascontiguousarray(array).reshape(-1).view(_WORDS[array.dtype.itemsize])
     return int(np.sum(words, dtype=np.uint32)) != saved[0]  # type: ignore[index]
@@ -109,5 +109,5 @@ def _form(array: Any) -> tuple[list[int], str]:
     return list(array.shape), str(array.dtype)
 
 
-def _comparable(array: Any, saved: list[Any] | None) -> bool:
+def _is_comparable(array: Any, saved: list[Any] | None) -> bool:
     return saved is not None and _form(array) == (saved[1], saved[2])

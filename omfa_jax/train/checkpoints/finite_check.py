@@ -21,7 +21,7 @@ def require_finite(state: TrainState, mesh: Mesh, step: int, saved: int) -> None
     that the update was finite. A collective call: one reduction over the state, on the devices.
     `saved` is the step of the last save.
     """
-    good = np.asarray(_finite(mesh)(state))
+    good = np.asarray(_make_finite_check(mesh)(state))
     if good.all():
         return
     # in the order of jax.tree.leaves, as the flags are
@@ -36,7 +36,7 @@ def require_finite(state: TrainState, mesh: Mesh, step: int, saved: int) -> None
 
 
 @functools.cache
-def _finite(mesh: Mesh) -> Callable[[TrainState], Bool[Array, "arrays"]]:
+def _make_finite_check(mesh: Mesh) -> Callable[[TrainState], Bool[Array, "arrays"]]:
     def finite(state: TrainState) -> Bool[Array, "arrays"]:
         # one flag per array crosses to the host, not the arrays
         return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(state)])

@@ -49,7 +49,7 @@ def read_step(folder: Path, abstract: TrainState) -> tuple[TrainState, dict[str,
     require_position(position, step, folder)
     record = read_checksums(folder)
     template = make_state_item(abstract)
-    require_fit(folder, config, template, record.get("state"))
+    require_matching_model(folder, config, template, record.get("state"))
     # before any array is read: these errors should not take minutes of reading
     has_ema = (folder / EMA_ITEM).is_dir()
     if abstract.ema is not None and not has_ema:
@@ -119,7 +119,9 @@ def read_checksums(folder: Path) -> dict[str, Record]:
     return found
 
 
-def require_fit(folder: Path, config: dict[str, Any], template: Any, record: Record | None) -> None:
+def require_matching_model(
+    folder: Path, config: dict[str, Any], template: Any, record: Record | None
+) -> None:
     """Raise an OmfaError if an intact checkpoint is of another model or optimizer.
 
     If the files disagree with the checkpoint's own record, it is damaged.
@@ -202,7 +204,7 @@ def read_tree(folder: Path, template: Any) -> Any:
         raise convert_error(error, folder) from error
 
 
-class _Forgiving(asyncio.SelectorEventLoop):
+class _TolerantEventLoop(asyncio.SelectorEventLoop):
     """An event loop that cancels its tasks on close and ignores callbacks after that."""
 
     def close(self) -> None:
@@ -219,7 +221,7 @@ class _Forgiving(asyncio.SelectorEventLoop):
 
 
 class _Policy(asyncio.DefaultEventLoopPolicy):
-    _loop_factory = _Forgiving
+    _loop_factory = _TolerantEventLoop
 
 
 @contextlib.contextmanager
