@@ -31,7 +31,7 @@ from omfa_jax.core.errors import OmfaError
 from omfa_jax.parallel.global_arrays import get_data_shard
 from omfa_jax.parallel.fsdp import make_all_gather_params
 from omfa_jax.train.loop import train
-from omfa_jax.train.signals import Interrupted
+from omfa_jax.train.signals import TrainingInterrupt
 
 class Rows(CountingBatches):
     def __next__(self):
@@ -85,7 +85,7 @@ try:
     exec(os.environ.get("BEFORE", ""))
     state = train(run)
     print("done", int(state.step), flush=True)
-except Interrupted as stopped:
+except TrainingInterrupt as stopped:
     print(stopped, flush=True)
     code = stopped.exit_status
 except Exception as error:

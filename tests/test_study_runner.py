@@ -54,13 +54,13 @@ with exclusive_lock(workdir / LOCK_NAME):
 RUNNER = """
 import sys
 from pathlib import Path
-from omfa_jax.studies.study_runner import StudyRunner, RunnerStopped
+from omfa_jax.studies.study_runner import StudyRunner, RunnerInterrupt
 from omfa_jax.studies.study_manifest import read_study
 folder, parallel = Path(sys.argv[1]), int(sys.argv[3])
 try:
     runner = StudyRunner(folder, read_study(folder), [sys.executable, sys.argv[2]])
     runner.run(retry_failed=False, parallel=parallel)
-except RunnerStopped as stopped:
+except RunnerInterrupt as stopped:
     sys.exit(stopped.exit_status)
 """
 

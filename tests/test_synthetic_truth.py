@@ -26,7 +26,9 @@ def world():
 @pytest.fixture(scope="module")
 def photos(world):
     return [
-        world.render_photo(world.person(i), world.garment(i), world.pose(i), world.view(i))
+        world.render_photo(
+            world.get_person(i), world.get_garment(i), world.get_pose(i), world.get_view(i)
+        )
         for i in PEOPLE
     ]
 
@@ -117,10 +119,10 @@ class Ramp(Garment):
 
 def patterned(world):
     """A ramp, then garments whose front shows a pattern or a print, with their own texture."""
-    garments = [world.garment(i) for i in range(60)]
+    garments = [world.get_garment(i) for i in range(60)]
     chosen = [g for g in garments if g.pattern != "plain" or g.print_rgb is not None][:12]
     ramp = Ramp(**vars(chosen[0]))
-    return [(garment, garment.texture(384)) for garment in (ramp, *chosen)]
+    return [(garment, garment.make_texture(384)) for garment in (ramp, *chosen)]
 
 
 def contrast(found, expected):
@@ -154,8 +156,8 @@ def test_person_wears_what_the_sheet_shows(world):
     worn = np.unique(scene.faces["short"][scene.materials["short"] == SHIRT])
     share, y, front, beyond = scene.attributes[worn, :4].T
     chest = worn[(np.abs(share) < 0.5) & (front > 0.05) & (beyond < 0) & (y > -0.25) & (y < 0.1)]
-    facing = next(i for i in range(99) if np.abs(world.pose(i).rotations[0, 1]) < 0.1)
-    person, pose, view = world.person(facing), world.pose(facing), world.view(facing)
+    facing = next(i for i in range(99) if np.abs(world.get_pose(i).rotations[0, 1]) < 0.1)
+    person, pose, view = world.get_person(facing), world.get_pose(facing), world.get_view(facing)
     for garment, texture in patterned(world):
         photo = world.render_photo(person, garment, pose, view)
         vertices, _ = scene.pose_vertices(photo.params, garment.fit)

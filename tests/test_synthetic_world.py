@@ -29,8 +29,8 @@ def exact_world():
 
 
 def take(world, i, garment=None, pose=None):
-    garment, pose = garment or world.garment(i), pose or world.pose(i)
-    return world.render_photo(world.person(i), garment, pose, world.view(i))
+    garment, pose = garment or world.get_garment(i), pose or world.get_pose(i)
+    return world.render_photo(world.get_person(i), garment, pose, world.get_view(i))
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def test_same_seed_same_bytes_in_any_order(world, photos):
         np.testing.assert_array_equal(photo.parse, photos[i].parse)
         np.testing.assert_array_equal(photo.keypoints, photos[i].keypoints)
     shop = again.render_garment(again.get_garment(5))[0]
-    np.testing.assert_array_equal(shop, world.render_garment(world.garment(5))[0])
+    np.testing.assert_array_equal(shop, world.render_garment(world.get_garment(5))[0])
 
 
 def test_other_seed_and_other_number_differ(photos):
@@ -96,7 +96,7 @@ def test_the_wall_is_light_and_plain(exact_world):
 
 def test_worn_color_is_the_shop_color(world):
     for i in PEOPLE:
-        garment = world.garment(i)
+        garment = world.get_garment(i)
         ground = garment.ground_rgb
         garment = replace(
             garment, pattern="plain", print_rgb=None, sleeve_rgb=None, trim_rgb=ground
@@ -119,15 +119,17 @@ def test_another_garment_changes_only_the_garment(exact_world):
 
 
 def test_another_person_or_pose_in_the_garment_is_another_picture(world, photos):
-    assert (take(world, 0, pose=world.pose(1)).image != photos[0].image).mean() > 0.2
-    dressed = world.render_photo(world.person(1), world.garment(0), world.pose(0), world.view(0))
+    assert (take(world, 0, pose=world.get_pose(1)).image != photos[0].image).mean() > 0.2
+    dressed = world.render_photo(
+        world.get_person(1), world.get_garment(0), world.get_pose(0), world.get_view(0)
+    )
     assert (dressed.image != photos[0].image).mean() > 0.1
 
 
 def test_garment_photo_shows_the_whole_garment_on_white(world):
     sleeves = set()
     for i in range(40):
-        garment = world.garment(i)
+        garment = world.get_garment(i)
         image, mask = world.render_garment(garment)
         sleeves.add(garment.sleeve)
         assert mask.dtype == bool and mask.shape == image.shape[:2] == (HEIGHT, WIDTH)
@@ -142,13 +144,13 @@ def test_garment_photo_shows_the_whole_garment_on_white(world):
 
 
 def test_poses_face_the_camera_mostly_and_never_turn_away(world):
-    yaw = np.rad2deg([abs(world.pose(i).rotations[0, 1]) for i in range(300)])
+    yaw = np.rad2deg([abs(world.get_pose(i).rotations[0, 1]) for i in range(300)])
     assert yaw.max() <= 70
     assert 0.78 < (yaw <= 35).mean() < 0.92
 
 
 def test_bodies_and_trousers_vary_moderately(world):
-    people = [world.person(i) for i in range(300)]
+    people = [world.get_person(i) for i in range(300)]
     betas = np.stack([person.betas for person in people])
     assert 0.7 < betas.std() < 0.85 and abs(betas.mean()) < 0.05
     rgb = np.stack([person.trousers_rgb for person in people])

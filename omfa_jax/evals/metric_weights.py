@@ -76,7 +76,7 @@ class MetricWeights:
         self.recent: dict[str, FoundWeights] = {}
 
     def find(self, name: str) -> FoundWeights:
-        """Return the network's files; MetricUnavailable if missing, OmfaError if altered."""
+        """Return the network's files; MetricUnavailableError if missing, OmfaError if altered."""
         # hashing gigabytes of weights once is enough
         if name in self.used:
             self.recent[name] = self.used[name]
@@ -151,7 +151,7 @@ def load_state(module: Any, state: Mapping[str, Any], path: Path, what: str) -> 
 
 
 def require_torchvision() -> None:
-    """Raise MetricUnavailable unless torchvision can be imported with the installed torch."""
+    """Raise MetricUnavailableError unless torchvision can be imported with the installed torch."""
     try:
         import torchvision  # noqa: F401  # pyright: ignore[reportMissingImports]
     except ImportError as error:
@@ -171,7 +171,7 @@ def require_torchvision() -> None:
 
 
 def require_library(module: str) -> None:
-    """Raise MetricUnavailable unless a library of the `eval` extra is installed."""
+    """Raise MetricUnavailableError unless a library of the `eval` extra is installed."""
     import importlib.util
 
     # looked up without importing, which takes seconds for some of them

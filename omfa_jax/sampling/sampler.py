@@ -94,7 +94,7 @@ class Sampler:
         self._mesh = Mesh(np.asarray(used, object), ("rows",), axis_types=(AxisType.Auto,))
         # placed once: a converted model's arrays are memory-mapped files, copied by every call
         self._unet_params = self.replicate(model.unet_params)
-        self._frozen = self.replicate({"vae": model.vae_params, "prompts": model.prompts})
+        self._constants = self.replicate({"vae": model.vae_params, "prompts": model.prompts})
         self._run = jax.jit(self._run_sharded, static_argnames="noised")
 
     def replicate(self, tree: Any) -> Any:
@@ -162,7 +162,7 @@ class Sampler:
             keys = make_example_keys(root, ids)
         return self._run(
             self._unet_params if params is None else self.replicate(params),
-            self._frozen,
+            self._constants,
             clean,
             pose,
             None if pose is None or has_pose is None else jnp.asarray(has_pose),

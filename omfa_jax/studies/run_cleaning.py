@@ -77,7 +77,7 @@ def clean_runs(runs: Runs, rules: CleaningRules) -> tuple[Runs, list[ExcludedRun
 
 
 def find_diverged(runs: Runs) -> dict[int, str]:
-    """Return runs whose loss exceeds DIVERGED times that of a run with no more N and D.
+    """Return runs whose loss exceeds DIVERGENCE_FACTOR times that of a run with no more N and D.
 
     No law that decreases in N and D predicts this for a healthy run, whatever its coefficients.
     """

@@ -83,7 +83,7 @@ def train(run: TrainRun) -> TrainState:
 
     Resume from the newest readable checkpoint of the workdir, if there is one. The state, the EMA,
     the data position and all random numbers then continue bit for bit as in an uninterrupted run.
-    SIGINT and SIGTERM save a checkpoint and raise `Interrupted`.
+    SIGINT and SIGTERM save a checkpoint and raise `TrainingInterrupt`.
     """
     settings, mesh = run.settings, run.mesh
     skips = settings.on_nonfinite == "skip"

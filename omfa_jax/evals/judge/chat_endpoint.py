@@ -71,7 +71,7 @@ class ChatEndpoint:
             self._open_at = max(self._open_at, time.monotonic() + seconds)
 
     def post(self, fields: Mapping[str, Any]) -> bytes:
-        """Send a request and return the body of its answer; RequestFailed if there is none."""
+        """Send a request and return the body of its answer; RequestError if there is none."""
         headers = {"Content-Type": "application/json", "Accept": "application/json"}
         if self._key:
             headers["Authorization"] = f"Bearer {self._key}"

@@ -40,7 +40,7 @@ def load_inception(networks: MetricWeights, options: dict[str, Any], device: str
 
     The option `resize` is "clean" for clean-fid's (Pillow bicubic on floats) or "pytorch" for
     pytorch-fid's (bilinear without antialiasing); `input` maps 0..255 to the network's range.
-    Raises MetricUnavailable if the package or the weights are missing.
+    Raises MetricUnavailableError if the package or the weights are missing.
     """
     require_library("torch_fidelity")
     require_torchvision()

@@ -25,7 +25,7 @@ PairScore = Callable[[UInt8[np.ndarray, "h w 3"], UInt8[np.ndarray, "h w 3"]], f
 def load_lpips(networks: MetricWeights, options: dict[str, Any], device: str) -> PairScore:
     """Return LPIPS v0.1 (Zhang et al. 2018) with `net` alex, vgg or squeeze, on inputs in -1..1.
 
-    Raises MetricUnavailable if the package or the backbone's weights are missing.
+    Raises MetricUnavailableError if the package or the backbone's weights are missing.
     """
     require_library("lpips")
     require_torchvision()
