@@ -12,6 +12,7 @@ from omfa_jax.cli.flags import EFFICIENCY_TYPE, parse_path, parse_path_text
 from omfa_jax.core.errors import OmfaError
 
 if TYPE_CHECKING:
+    from omfa_jax.planning.aot import CompiledStats
     from omfa_jax.planning.plan import Plan, TrainingJob
 
 log = logging.getLogger(__name__)

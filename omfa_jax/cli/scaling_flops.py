@@ -12,6 +12,7 @@ from omfa_jax.core.errors import OmfaError
 if TYPE_CHECKING:
     from omfa_jax.diffusion.settings import DiffusionSettings
     from omfa_jax.models import UNetConfig, VAEConfig
+    from omfa_jax.planning.flop_counter import FlopCounter
 
 HELP = "count parameters and FLOPs of a config or of presets, by component"
 

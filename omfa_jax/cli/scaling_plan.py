@@ -15,6 +15,8 @@ from omfa_jax.core.errors import OmfaError
 
 if TYPE_CHECKING:
     from omfa_jax.cli.config_lib import Config
+    from omfa_jax.parallel.topology import Topology
+    from omfa_jax.studies.study_manifest import ModelSize, StudyGrid
 
 log = logging.getLogger(__name__)
 

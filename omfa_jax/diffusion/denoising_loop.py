@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -103,7 +104,7 @@ def sample(
             null_prompt=null_prompt,
         )
         x0_hat, _ = predict_x0_and_eps(settings.prediction, output, x, alpha, sigma)
-        moved = row.x_coef * x + row.x0_coef * x0_hat + row.previous_x0_coef * x0_before
+        moved: Any = row.x_coef * x + row.x0_coef * x0_hat + row.previous_x0_coef * x0_before
         # written back at every step: off M the update is meaningless, and the network must see the
         # conditions without drift
         x = keep_clean(mask, moved, x0)

@@ -236,8 +236,8 @@ def warn_about_outliers(fitted: LawFit, fresh: Runs) -> list[str]:
     lines = ", ".join(f"{fresh.line[at]} ({fitted.residual[at]:+.1%})" for at in worst[:5])
     more = f" and {len(worst) - 5} more" if len(worst) > 5 else ""
     return [
-        f"over {OUTLIER_DEVIATIONS:g} robust deviations off the law: line {lines}{more}; they are used"
-        f" and widen the intervals (to exclude them: --outlier-mad {OUTLIER_DEVIATIONS:g})"
+        f"over {OUTLIER_DEVIATIONS:g} robust deviations off the law: line {lines}{more}; they are"
+        f" used and widen the intervals (to exclude them: --outlier-mad {OUTLIER_DEVIATIONS:g})"
     ]
 
 

@@ -163,8 +163,8 @@ def find_obstacle(runs: Runs, *, unknowns: int) -> str | None:
         else:
             what = f"N and D are collinear: log D = {slope:.2f} log N + constant"
         return (
-            f"{what} (spread off that line {spread:.3f} in natural logarithms, at least {MIN_LINE_SPREAD:g}"
-            " needed), so A/N^alpha and B/D^beta cannot be separated"
+            f"{what} (spread off that line {spread:.3f} in natural logarithms, at least"
+            f" {MIN_LINE_SPREAD:g} needed), so A/N^alpha and B/D^beta cannot be separated"
         )
     # a constant column, e.g. of the wrong metric
     if np.ptp(np.log(runs.loss)) < 1e-6:

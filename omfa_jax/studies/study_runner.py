@@ -47,8 +47,8 @@ class StudyRunner:
         """Run everything that is neither finished nor failed, `parallel` runs at a time.
 
         Parallel runs get separate shares of the cores and GPUs. At the end, raises an OmfaError
-        that lists failed and crashed runs; after SIGINT or SIGTERM raises `RunnerInterrupt`, when all
-        runs have saved.
+        that lists failed and crashed runs; after SIGINT or SIGTERM raises `RunnerInterrupt`, when
+        all runs have saved.
         """
         # a queue of shares: the run that ends first frees its cores and GPUs for the next
         free: SimpleQueue[Mapping[str, str]] = SimpleQueue()

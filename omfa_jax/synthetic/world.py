@@ -101,7 +101,7 @@ class World:
         # texels slightly smaller than the rendered pixels at the usual framing
         texture_px = max(64, height_px * supersample * 3 // 4)
         # painting is slow, and the same garment is rendered several times in a row
-        self._texture = lru_cache(maxsize=4)(lambda garment: garment.texture(texture_px))
+        self._texture = lru_cache(maxsize=4)(lambda garment: garment.make_texture(texture_px))
         self._garment = lru_cache(maxsize=8)(
             lambda index: garments.sample_garment(self._rng("garment", index), index)
         )

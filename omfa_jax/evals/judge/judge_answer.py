@@ -52,8 +52,8 @@ def _tokens(usage: Any) -> tuple[int, int] | None:
 def parse_score(reply: Reply) -> tuple[float, str]:
     """Return the score (0 to 10) and the reason.
 
-    The JSON object may be inside a code fence or surrounded by text. Raises MalformedAnswerError for a
-    bare number, several objects that disagree, or a score that is not a number from 0 to 10.
+    The JSON object may be inside a code fence or surrounded by text. Raises MalformedAnswerError
+    for a bare number, several objects that disagree, or a score that is not a number from 0 to 10.
     """
     if not reply.text.strip():
         raise MalformedAnswerError(f"it was empty ({reply.finish or 'no reason given'})")
