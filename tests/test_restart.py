@@ -270,10 +270,8 @@ def test_a_kill_between_the_last_two_renames_loses_nothing(raw, undisturbed, tmp
 
 
 def test_a_folder_has_one_writer(raw, tmp_path):
-    with (
-        open_staging_folder(tmp_path / "out", "viton_hd/1.0.0") as first,
-        pytest.raises(OmfaError, match="another run is writing"),
-    ):
+    refused = pytest.raises(OmfaError, match="another run is writing")
+    with open_staging_folder(tmp_path / "out", "viton_hd/1.0.0") as first, refused:
         build_records(raw, tmp_path / "out")
     assert first.folder.is_dir()
 

@@ -111,7 +111,7 @@ def sheet_rgb(garment, texture, x, y):
 class Ramp(Garment):
     """A garment whose colour tells the sheet's x (red) and y (green): patterns are symmetric."""
 
-    def texture(self, side):
+    def make_texture(self, side):
         x, y = textures.make_axes(side)
         plane = np.broadcast_to(0.5 + x, (side, side)), np.broadcast_to(0.5 + y, (side, side))
         return np.stack([np.stack([*plane, np.full((side, side), 0.5)], axis=-1)] * 3)

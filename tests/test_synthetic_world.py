@@ -78,7 +78,7 @@ def test_parse_has_known_labels_and_a_large_garment(photos):
 
 def test_arms_carry_the_persons_own_sides(world):
     standing = random_poses.RandomPose(0, np.zeros((55, 3), np.float32))
-    sleeveless = next(g for g in map(world.garment, range(99)) if g.sleeve == "sleeveless")
+    sleeveless = next(g for g in map(world.get_garment, range(99)) if g.sleeve == "sleeveless")
     photo = take(world, 0, sleeveless, standing)
     # seen from the front, a person's left arm is on the right of the picture
     columns = {side: np.nonzero(photo.parse == mesh_parts.CIHP[f"{side}_arm"])[1] for side in
@@ -88,7 +88,7 @@ def test_arms_carry_the_persons_own_sides(world):
 
 def test_the_wall_is_light_and_plain(exact_world):
     for i in PEOPLE:
-        photo, wall_rgb = take(exact_world, i), exact_world.view(i).wall_rgb
+        photo, wall_rgb = take(exact_world, i), exact_world.get_view(i).wall_rgb
         assert wall_rgb.min() > 0.84
         wall = photo.image[photo.parse == 0]
         np.testing.assert_allclose(wall, np.tile(255 * wall_rgb, (len(wall), 1)), atol=0.51)
@@ -111,7 +111,7 @@ def test_worn_color_is_the_shop_color(world):
 
 def test_another_garment_changes_only_the_garment(exact_world):
     for i in PEOPLE:
-        photo, other = take(exact_world, i), take(exact_world, i, exact_world.garment(i + 1))
+        photo, other = take(exact_world, i), take(exact_world, i, exact_world.get_garment(i + 1))
         worn = (photo.parse == UPPER) | (other.parse == UPPER)
         np.testing.assert_array_equal(other.image[~worn], photo.image[~worn])
         np.testing.assert_array_equal(other.parse[~worn], photo.parse[~worn])

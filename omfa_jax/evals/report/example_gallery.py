@@ -20,7 +20,7 @@ TRUTH = {"unpaired": "person, own garment", "try_off": "true garment"}
 
 @dataclass(frozen=True)
 class GallerySettings:
-    """Metrics to rank by (() is the first of PREFERRED_METRICS), examples per kind, image height."""
+    """Metrics to rank by (default: the first of PREFERRED_METRICS), examples per kind, height."""
 
     metrics: tuple[str, ...] = ()
     count: int = 3
