@@ -15,8 +15,8 @@ from omfa_jax.train.network import get_unet_shapes
 
 # every size of its own
 PRESETS = [name for name in UNETS if name != "ladder_320"]
-# lowering a step takes long, so these stand for the presets whose widths, depths and heads lie between
-# theirs; the parameters of all presets are counted below
+# lowering a step takes long, so these stand for the presets between them in width, depth and heads;
+# the parameters of all presets are counted below
 BUILDS = ["tiny", "xs", "s", "l", "sdxl", "ladder_24", "ladder_48", "ladder_256"]
 
 
