@@ -112,7 +112,7 @@ def test_what_is_missing_is_made_again_and_nothing_else(alone, records, one_devi
         asked.append(place)
         return split.get_inputs(place)
 
-    work = work_of(split, tmp_path, given=given)
+    work = work_of(split, tmp_path, get_inputs=given)
     assert sample_to_folder(one_device, work, seed=3) == 2
     assert sorted(asked) == [0, 1, 2, 3]
     assert files(tmp_path) == alone | {"00000_00.png": b"not touched"}
@@ -130,7 +130,7 @@ def test_noise_follows_the_name_and_the_seed_and_not_the_place(
             tmp_path / folder,
             names=names,
             given=lambda place: split.get_inputs(order[place]),
-            size_px=None,
+            get_size_px=None,
         )
         sample_to_folder(one_device, work, seed=seed)
         return [read_rgb(tmp_path / folder / f"{name}.png").astype(int) for name in names]
