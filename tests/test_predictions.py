@@ -129,7 +129,7 @@ def test_noise_follows_the_name_and_the_seed_and_not_the_place(
             split,
             tmp_path / folder,
             names=names,
-            given=lambda place: split.get_inputs(order[place]),
+            get_inputs=lambda place: split.get_inputs(order[place]),
             get_size_px=None,
         )
         sample_to_folder(one_device, work, seed=seed)
