@@ -14,8 +14,11 @@ import numpy as np
 import pytest
 
 import convert_weights
+from omfa_jax.cli import config_lib
 from omfa_jax.cli.main import main
 from omfa_jax.core.images import write_image
+from omfa_jax.train.initial_weights import load_initial_model
+from omfa_jax.weights.imported_folder import read_statements
 
 ARCHIVE = Path(__file__).parent / "fixtures" / "before_renaming.tar.xz"
 TINY = Path(__file__).parents[1] / "configs" / "tiny.py"
@@ -92,6 +95,16 @@ def test_records_can_be_encoded_again(older, tmp_path):
     config = ("--config", "configs/tiny.py", *CANVAS)
     omfa("data", "latents", *given, "--out", tmp_path / "latents", *config)
     omfa("data", "check", "--records", tmp_path / "latents")
+
+
+def test_training_can_start_from_an_imported_folder(older):
+    config = config_lib.load_config(TINY, [*CANVAS, f"--config.model.init={older / 'imported'}"])
+    model = load_initial_model(config_lib.make_weights_source(config), None)
+    assert model.unet_params is not None
+    # the folder states its source's prediction type, which is compared with the config's
+    statement = read_statements(older / "imported")[0]
+    assert (statement.field, statement.value) == ("prediction", "v")
+    assert "v_prediction" in statement.quote
 
 
 def test_imported_and_exported_folders_can_be_converted(older, tmp_path):

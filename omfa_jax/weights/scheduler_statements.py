@@ -65,11 +65,11 @@ READ_KEYS = (
 
 @dataclass(frozen=True)
 class Statement:
-    """One statement of a source; `said` quotes the place that states it.
+    """One statement of a source; `quote` is the text that states it, with its place.
 
     `field` is a key of config.diffusion (prediction, zero_terminal_snr, spacing, steps_offset) and
     `value` its value; or "process", with the name of a diffusion process that is not supported.
-    The fields' names are saved in omfa_import.json.
+    The fields' names are saved in omfa_import.json (older ones have "said" for `quote`).
     """
 
     field: str
