@@ -24,7 +24,7 @@ def load_model(path: str | Path, *, ema: bool = True) -> Model:
 
     - a training workdir: its newest readable checkpoint; a damaged one is skipped with a warning
     - one step of a workdir, `WORKDIR/checkpoints/STEP`
-    - an imported folder (`convert_weights.py import --config`)
+    - an imported folder whose source was an exported folder (`convert_weights.py import`)
     - an exported folder (`convert_weights.py export`), or a diffusers folder with `omfa.json` and
       `prompts.safetensors`
 
@@ -37,7 +37,7 @@ def load_model(path: str | Path, *, ema: bool = True) -> Model:
     images that the model takes and generates.
 
     Raises OmfaError if `path` is none of these, is damaged, or lacks the prompts or the settings of
-    an OMFA model, as plain SDXL does.
+    an OMFA model, as SDXL does, imported or not, until it has been trained.
 
         >>> import omfa_jax as omfa
         >>> model = omfa.load_model("runs/vitonhd")

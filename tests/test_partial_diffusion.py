@@ -1,4 +1,4 @@
-"""The invariants of partial diffusion (DESIGN, section 3)."""
+"""The invariants of partial diffusion (docs/method.md)."""
 
 import json
 

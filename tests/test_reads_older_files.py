@@ -14,10 +14,14 @@ import numpy as np
 import pytest
 
 import convert_weights
+from omfa_jax.cli import config_lib
 from omfa_jax.cli.main import main
 from omfa_jax.core.images import write_image
+from omfa_jax.train.initial_weights import load_initial_model
+from omfa_jax.weights.imported_folder import read_statements
 
 ARCHIVE = Path(__file__).parent / "fixtures" / "before_renaming.tar.xz"
+TINY = Path(__file__).parents[1] / "configs" / "tiny.py"
 CANVAS = (
     "--config.canvas.garment=(64, 48)",
     "--config.canvas.person=(64, 48)",
@@ -70,8 +74,9 @@ def test_a_training_run_resumes(older, tmp_path, caplog):
     assert text.startswith(rows_before)
     assert [json.loads(line)["step"] for line in text.splitlines()] == [1, 2, 3]
     # the saved config has the old keys; only what this test changed differs from it
-    changed = {line.split("config.")[1].split(":")[0] for line in caplog.messages if " now" in line}
-    assert changed <= {"train.steps", "data.latents", "model.init"}
+    lines = [line for line in caplog.messages if "config." in line and " -> " in line]
+    changed = {line.split("config.")[1].split(":")[0] for line in lines}
+    assert changed == {"train.steps", "data.latents", "model.init"}
 
 
 def test_a_run_and_its_export_can_be_sampled(older, tmp_path):
@@ -90,6 +95,16 @@ def test_records_can_be_encoded_again(older, tmp_path):
     config = ("--config", "configs/tiny.py", *CANVAS)
     omfa("data", "latents", *given, "--out", tmp_path / "latents", *config)
     omfa("data", "check", "--records", tmp_path / "latents")
+
+
+def test_training_can_start_from_an_imported_folder(older):
+    config = config_lib.load_config(TINY, [*CANVAS, f"--config.model.init={older / 'imported'}"])
+    model = load_initial_model(config_lib.make_weights_source(config), None)
+    assert model.unet_params is not None
+    # the folder states its source's prediction type, which is compared with the config's
+    statement = read_statements(older / "imported")[0]
+    assert (statement.field, statement.value) == ("prediction", "v")
+    assert "v_prediction" in statement.quote
 
 
 def test_imported_and_exported_folders_can_be_converted(older, tmp_path):
@@ -118,3 +133,24 @@ def test_a_study_knows_its_finished_run(older, tmp_path):
     assert [float(row["loss"]) for row in rows] == [result["losses"]["loss"]]
     # a finished run is not trained again
     omfa("scaling", "run", study, "--only", rows[0]["name"])
+
+
+def test_a_study_can_be_planned_again(older, tmp_path, monkeypatch):
+    study = shutil.copytree(older / "study", tmp_path / "study")
+    before = (study / "configs" / "tiny_400.py").read_text()
+    # the study's data and weights have relative paths
+    monkeypatch.chdir(older)
+    flags = (
+        "--config.data.latents=latents",
+        "--config.model.init=imported",
+        "--config.model.init_unet=false",
+        "--config.train.batch_size=8",
+        "--config.log.every_steps=1",
+        "--config.log.samples_every_steps=0",
+    )
+    sizes = ("--sizes", "tiny", "--samples", "400,408,800", "--min-steps", 1)
+    omfa("scaling", "plan", "--config", TINY, "--out", study, *sizes, *CANVAS[:3], *flags)
+    runs = [run["name"] for run in json.loads((study / "study.json").read_text())["runs"]]
+    assert runs == ["tiny_400", "tiny_408", "tiny_800"]
+    # only the values are compared: the file keeps its old key names
+    assert (study / "configs" / "tiny_400.py").read_text() == before

@@ -109,7 +109,7 @@ def test_large_images_are_tiled(monkeypatch):
     assert calls == ["whole", "whole", "tiled", "tiled"]
 
 
-def test_attention_in_runs_is_attention():
+def test_chunked_attention_is_attention():
     q, k, v = jax.random.normal(jax.random.key(0), (3, 2, 13, 2, 8))
     came = jax.jit(functools.partial(chunked_attention, run=4))(q, k, v)
     assert relative_l2(came, attention(q, k, v)) <= 1e-6

@@ -1,8 +1,11 @@
 """Config files of a study's runs: the resolved base config with one size, length and rate each."""
 
+import ast
 import pprint
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from ml_collections import ConfigDict
 
 from omfa_jax.core.atomic_files import atomic_write
 from omfa_jax.core.errors import OmfaError, unknown_name
@@ -45,17 +48,40 @@ def replace_size(config: "Config", name: str) -> Any:
 
 
 def write_configs(out: Path, config: "Config", runs: "tuple[StudyRun, ...]") -> None:
-    """Write the config file of every run; OmfaError if one exists with different content."""
+    """Write the config file of every run; OmfaError if one exists with different values."""
     texts = {out / run.config: format_config(out, config, run) for run in runs}
-    for path, text in texts.items():
-        if path.exists() and path.read_text() != text:
+    existing = {path: path.read_text() for path in texts if path.exists()}
+    for path, text in existing.items():
+        # not only the text: a file of an older version has other words and key names
+        if text != texts[path] and read_values(text) != read_values(texts[path]):
             raise OmfaError(
                 f"{path} exists with different content, because the base config has changed; give"
                 " another folder to --out, or remove that run from the plan"
             )
-    for path, text in texts.items():
+    for path in texts.keys() - existing.keys():
         with atomic_write(path) as temporary:
-            temporary.write_text(text)
+            temporary.write_text(texts[path])
+
+
+def read_values(text: str) -> dict[str, Any] | str:
+    """Return the values of a run's config file under today's key names, or the text as it is.
+
+    The file is not run. One that a user has changed may hold more than literals.
+    """
+    # imports jax, which the plan may still configure
+    from omfa_jax.cli.config_table import update_old_config
+
+    try:
+        values = next(
+            ast.literal_eval(node.value)
+            for node in ast.parse(text).body
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "CONFIG"
+        )
+    except (StopIteration, SyntaxError, ValueError):
+        return text
+    config = ConfigDict(values)
+    update_old_config(config)
+    return config.to_dict()
 
 
 def format_config(out: Path, config: "Config", run: "StudyRun") -> str:

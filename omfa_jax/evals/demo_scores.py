@@ -48,8 +48,8 @@ MIN_GAIN_DB = 3.0
 # condition of the influence block -> its name in the report
 ROWS = {
     "garment": "try_on, garment (garment region)",
-    "pose": "try_on, pose (whole person)",
-    "person": "try_off, person (whole picture)",
+    "pose": "try_on, pose (complete person)",
+    "person": "try_off, person (complete image)",
 }
 
 

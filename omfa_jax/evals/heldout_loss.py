@@ -126,7 +126,7 @@ def make_held_out_batches(
     kept = []
     for batch in batches:
 
-        def encoded(images: Array) -> Array:
+        def encode_in_parts(images: Array) -> Array:
             if encode is None:
                 raise OmfaError("held-out loss on image records needs the model's VAE")
             parts = [
@@ -135,7 +135,7 @@ def make_held_out_batches(
             ]
             return jnp.asarray(np.concatenate([np.asarray(part) for part in parts]))
 
-        latents = encode_batch(batch, encoded)  # type: ignore[arg-type]
+        latents = encode_batch(batch, encode_in_parts)  # type: ignore[arg-type]
         arrays = {f"{name}_latents": np.asarray(v, np.float16) for name, v in latents.items()}
         facts = {name: np.asarray(batch[name]) for name in ("has_pose", "key", "valid")}
         kept.append({**arrays, **facts, "id": make_example_ids(batch["key"])})

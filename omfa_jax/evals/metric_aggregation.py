@@ -94,11 +94,11 @@ def compute_set_distance(
         np.stack([results.get_value(computer, path) for path in paths]) for paths in (preds, truths)
     )
 
-    def rounded(value: float) -> float:
+    def round_value(value: float) -> float:
         return round(value, DECIMALS[choice.kind])
 
     if choice.kind != "kid":
-        value = rounded(compute_frechet_from_features(one, other) * choice.scale)
+        value = round_value(compute_frechet_from_features(one, other) * choice.scale)
         return Metric(value, choice.better, choice.label, choice.scale)
     subsets, size = choice.options["subsets"], choice.options["subset_size"]
     found = compute_kernel_distance(
@@ -106,10 +106,10 @@ def compute_set_distance(
     )
     interval = None
     if found.interval:
-        low, high = (rounded(end) * choice.scale for end in found.interval)
+        low, high = (round_value(end) * choice.scale for end in found.interval)
         interval = (low, high)
     return Metric(
-        rounded(found.value) * choice.scale,
+        round_value(found.value) * choice.scale,
         choice.better,
         choice.label,
         choice.scale,

@@ -223,7 +223,7 @@ def _clear(folder: Path) -> None:
         words = pairs.read_text().split()
         names = {word.removesuffix(".png") for word in words if word.endswith(".png")}
     written, foreign = [], []
-    for place in _matching(folder, FOLDERS):
+    for place in _list_matching(folder, FOLDERS):
         if place.is_symlink():
             foreign.append(place)
         elif place.is_dir():
@@ -237,12 +237,14 @@ def _clear(folder: Path) -> None:
             f"{folder} holds files that the other run did not write ({some}): move them away, or"
             " give another folder to --out"
         )
-    files = [path for path in _matching(folder, FILES) if path.is_file() and not path.is_symlink()]
+    files = [
+        path for path in _list_matching(folder, FILES) if path.is_file() and not path.is_symlink()
+    ]
     for path in written + files:
         path.unlink()
 
 
-def _matching(folder: Path, patterns: Sequence[str]) -> list[Path]:
+def _list_matching(folder: Path, patterns: Sequence[str]) -> list[Path]:
     found = [path for path in folder.iterdir() if path.suffix != ".cache"]
     return [p for p in found if any(fnmatch.fnmatchcase(p.name, pattern) for pattern in patterns)]
 

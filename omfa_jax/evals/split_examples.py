@@ -63,7 +63,7 @@ class EvalSplit:
                 f"{settings.records} holds latents, but sampling and scoring need images: give the"
                 " image records to --data (latents are enough for --loss only)"
             )
-        self.examples = self._named(settings, limit, seed)
+        self.examples = self._list_examples(settings, limit, seed)
 
     def take(self, count: int) -> "EvalSplit":
         """Return the split's first examples."""
@@ -134,7 +134,9 @@ class EvalSplit:
             if self.generated == "person":
                 _write_encoded(folder / "garments", named.garment, shop)
 
-    def _named(self, settings: PipelineSettings, limit: int | None, seed: int) -> list[ExampleInfo]:
+    def _list_examples(
+        self, settings: PipelineSettings, limit: int | None, seed: int
+    ) -> list[ExampleInfo]:
         records = self._folder.records
         groups = load_groups(settings.records, self.name) if self.setting == "multi_pose" else None
         found: list[ExampleInfo] = []

@@ -102,7 +102,8 @@ class Topology:
         if not self.torus:
             groups = self.devices // self.group
             kind = "NVLink domain" if self.chip.gpus_per_domain > GPUS_PER_NODE else "node"
-            return f"{self.devices} GPUs in {groups} {kind}{'s' * (groups > 1)} of {self.group}"
+            gpus = "GPU" if self.devices == 1 else "GPUs"
+            return f"{self.devices} {gpus} in {groups} {kind}{'s' * (groups > 1)} of {self.group}"
         chips = self.chips // self.slices
         shape = "x".join(map(str, self.torus))
         found = f"{chips} chips ({shape})"

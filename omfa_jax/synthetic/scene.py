@@ -74,20 +74,20 @@ def load_scene() -> Scene:
         kinds = [np.full(len(part.faces), part.material) for part, _ in worn]
         materials[style] = np.concatenate(kinds).astype(np.int32)
 
-    def stacked(field: str) -> Float32[np.ndarray, "v k"]:
+    def stack_parts(field: str) -> Float32[np.ndarray, "v k"]:
         rows = np.concatenate([getattr(part, field) for part in parts])
         return np.ascontiguousarray(rows, dtype=np.float32)
 
     marks = mesh_parts.find_landmarks(model)
     return Scene(
         model=model,
-        rest=stacked("rest"),
-        loose=stacked("loose"),
+        rest=stack_parts("rest"),
+        loose=stack_parts("loose"),
         shape_dirs=np.ascontiguousarray(model.shapedirs[base]),
         bones=bones,
         # normalised again: weights beyond the first BONES were dropped
         bone_weights=bone_weights / bone_weights.sum(axis=1, keepdims=True),
-        attributes=stacked("attributes"),
+        attributes=stack_parts("attributes"),
         labels=np.concatenate([part.labels for part in parts]).astype(np.int32),
         faces=faces,
         materials=materials,

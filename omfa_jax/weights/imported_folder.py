@@ -197,9 +197,15 @@ def read_statements(folder: Path) -> tuple[Statement, ...]:
         stated = read_json(folder / MANIFEST_FILE).get("scheduler")
         # older imports have only the source's scheduler_config.json
         if stated is not None:
-            return tuple(Statement(**row) for row in stated)
+            return tuple(_parse_statement(row) for row in stated)
     path = folder / "scheduler" / SCHEDULER_FILE
     return parse_scheduler_config(read_json(path)) if path.is_file() else ()
+
+
+def _parse_statement(row: dict[str, Any]) -> Statement:
+    # folders written before the renaming of 2026-11 have "said"
+    quote = row["quote"] if "quote" in row else row["said"]
+    return Statement(row["field"], row["value"], quote)
 
 
 def get_export_fields(model: LoadedModel) -> dict[str, Any]:

@@ -65,11 +65,11 @@ READ_KEYS = (
 
 @dataclass(frozen=True)
 class Statement:
-    """One statement of a source; `said` quotes the place that states it.
+    """One statement of a source; `quote` is the text that states it, with its place.
 
     `field` is a key of config.diffusion (prediction, zero_terminal_snr, spacing, steps_offset) and
     `value` its value; or "process", with the name of a diffusion process that is not supported.
-    The fields' names are saved in omfa_import.json.
+    The fields' names are saved in omfa_import.json (older ones have "said" for `quote`).
     """
 
     field: str
@@ -91,26 +91,29 @@ def parse_scheduler_config(fields: Mapping[str, Any]) -> tuple[Statement, ...]:
     stated = {name: value for name, value in fields.items() if not is_unset(value)}
     found = []
 
-    def said(*names: str) -> str:
+    def make_quote(*names: str) -> str:
         return f"{SCHEDULER_FILE}: {', '.join(f'{name}={shorten(stated[name])}' for name in names)}"
 
     process = get_process(str(stated.get("_class_name", "DDIMScheduler")))
     if process:
-        found.append(Statement("process", process, said("_class_name")))
+        found.append(Statement("process", process, make_quote("_class_name")))
     if parse_flag(stated.get("use_flow_sigmas", False)) is not False:
-        found.append(Statement("process", "flow matching", said("use_flow_sigmas")))
+        found.append(Statement("process", "flow matching", make_quote("use_flow_sigmas")))
     if "prediction_type" in stated:
-        found += parse_prediction(stated["prediction_type"], said("prediction_type"))
+        found += parse_prediction(stated["prediction_type"], make_quote("prediction_type"))
     if "rescale_betas_zero_snr" in stated:
-        flag, words = parse_flag(stated["rescale_betas_zero_snr"]), said("rescale_betas_zero_snr")
+        flag, words = (
+            parse_flag(stated["rescale_betas_zero_snr"]),
+            make_quote("rescale_betas_zero_snr"),
+        )
         unclear = Statement("process", "an unclear setting of zero terminal SNR", words)
         found.append(unclear if flag is None else Statement("zero_terminal_snr", flag, words))
     levels = {"timestep_type": "discrete", "sigma_min": None, "sigma_max": None}
     if other := [n for n, value in levels.items() if stated.get(n, value) != value]:
-        found.append(Statement("process", EDM, said(*other)))
+        found.append(Statement("process", EDM, make_quote(*other)))
     # these shift the schedule whatever the betas are
     if other := [n for n in ("snr_shift_scale", "shift") if not is_same(stated.get(n, 1.0), 1.0)]:
-        found.append(Statement("process", OTHER_SCHEDULE, said(*other)))
+        found.append(Statement("process", OTHER_SCHEDULE, make_quote(*other)))
     usual = {
         "beta_schedule": "scaled_linear",
         "beta_start": SDXL.beta_start,
@@ -119,13 +122,13 @@ def parse_scheduler_config(fields: Mapping[str, Any]) -> tuple[Statement, ...]:
     }
     if "trained_betas" in stated:
         betas = parse_numbers(stated["trained_betas"])
-        found += parse_alphas(np.cumprod(1 - betas), said("trained_betas"))
+        found += parse_alphas(np.cumprod(1 - betas), make_quote("trained_betas"))
     # trained_betas, handled above, override beta_schedule and the rest
     elif other := [n for n, value in usual.items() if not is_same(stated.get(n, value), value)]:
-        found.append(Statement("process", OTHER_SCHEDULE, said(*other)))
+        found.append(Statement("process", OTHER_SCHEDULE, make_quote(*other)))
     for name, field in (("timestep_spacing", "spacing"), ("steps_offset", "steps_offset")):
         if name in stated:
-            found.append(Statement(field, stated[name], said(name)))
+            found.append(Statement(field, stated[name], make_quote(name)))
     return tuple(found)
 
 
@@ -133,19 +136,19 @@ def parse_single_file(tensors: LazyTensors) -> tuple[Statement, ...]:
     """Return the statements of an original single file: its metadata and extra tensors."""
     metadata, found = tensors.metadata, []
 
-    def said(name: str) -> str:
+    def make_quote(name: str) -> str:
         return f"metadata {name}={shorten(metadata[name])}"
 
     for name in ("modelspec.prediction_type", "modelspec.predict_key"):
         if name in metadata:
-            found += parse_prediction(metadata[name], said(name))
+            found += parse_prediction(metadata[name], make_quote(name))
     flag = parse_flag(metadata.get("ss_v_parameterization"))
     if flag is not None:
         value = "v" if flag else "epsilon"
-        found.append(Statement("prediction", value, said("ss_v_parameterization")))
+        found.append(Statement("prediction", value, make_quote("ss_v_parameterization")))
     flag = parse_flag(metadata.get("ss_zero_terminal_snr"))
     if flag is not None:
-        found.append(Statement("zero_terminal_snr", flag, said("ss_zero_terminal_snr")))
+        found.append(Statement("zero_terminal_snr", flag, make_quote("ss_zero_terminal_snr")))
     for name, field, value in (
         ("v_pred", "prediction", "v"),
         ("ztsnr", "zero_terminal_snr", True),

@@ -97,20 +97,20 @@ _DEEPFASHION_NAMES = (
 )
 
 
-def _numbered(names: Iterable[str]) -> dict[str, int]:
+def _number_names(names: Iterable[str]) -> dict[str, int]:
     return {name: number for number, name in enumerate(names)}
 
 
 CIHP = LabelSet(
     "CIHP",
-    _numbered(_CIHP_NAMES),
+    _number_names(_CIHP_NAMES),
     {"upper": ("upper", "coat"), "lower": ("pants", "skirt"), "dress": ("dress",)},
     face=("face", "sunglasses"),
     hair=("hair", "hat"),
 )
 LIP = LabelSet(
     "LIP",
-    _numbered(_LIP_NAMES),
+    _number_names(_LIP_NAMES),
     {"upper": ("upper", "coat"), "lower": ("pants", "skirt"), "dress": ("dress", "jumpsuits")},
     face=("face", "sunglasses"),
     hair=("hair", "hat"),
@@ -118,7 +118,7 @@ LIP = LabelSet(
 # ATR labels the neck as face; OOTDiffusion writes it as 18
 ATR = LabelSet(
     "ATR",
-    _numbered(_ATR_NAMES),
+    _number_names(_ATR_NAMES),
     {"upper": ("upper",), "lower": ("skirt", "pants", "belt"), "dress": ("dress",)},
     face=("face", "sunglasses"),
     hair=("hair", "hat"),
@@ -127,7 +127,7 @@ ATR = LabelSet(
 )
 DEEPFASHION = LabelSet(
     "DeepFashion-MultiModal",
-    _numbered(_DEEPFASHION_NAMES),
+    _number_names(_DEEPFASHION_NAMES),
     {
         "upper": ("top", "outer"),
         "lower": ("skirt", "pants", "leggings"),
@@ -139,7 +139,7 @@ DEEPFASHION = LabelSet(
 # DensePose's 24 surface parts; 23 and 24 are the halves of the head, without the hair
 DENSEPOSE = LabelSet(
     "DensePose",
-    _numbered(["background", *(f"part_{number}" for number in range(1, 25))]),
+    _number_names(["background", *(f"part_{number}" for number in range(1, 25))]),
     {"upper": (), "lower": (), "dress": ()},
     face=("part_23", "part_24"),
     hair=(),

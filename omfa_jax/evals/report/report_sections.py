@@ -100,7 +100,7 @@ def add_protocol(page: HtmlPage, groups: Sequence[Sequence[Scores]]) -> None:
             one.protocol.setting,
             one.created[:16].replace("T", " "),
             str(one.seed),
-            _counted(one),
+            _format_counts(one),
             ", ".join(f"{name} {version}" for name, version in one.versions.items()),
             ", ".join(f"{n}: {w.file} {w.sha256[:12]}" for n, w in one.weights.items()),
         )
@@ -122,7 +122,7 @@ def _choices(choices: Mapping[str, Any]) -> dict[str, str]:
     return {metric.replace("_", " "): "; ".join(texts) for metric, texts in lines.items()}
 
 
-def _counted(scores: Scores) -> str:
+def _format_counts(scores: Scores) -> str:
     counts = scores.counts
     parts = [f"{counts.scored:,} of {counts.pairs:,}", *counts.formats]
     for what, number in (("resized", counts.resized), ("extra", len(counts.extra))):
