@@ -18,7 +18,7 @@ def test_the_demo_runs_from_nothing_to_the_report(tmp_path):
     page = (tmp_path / "report.html").read_text()
     assert len(list((tmp_path / "sheets").glob("*.png"))) == 6
     # the sheets, then what `omfa eval report` shows of both models
-    before, after = page.split("as omfa eval sees them")
+    before, after = page.split("scored by omfa eval")
     assert before.count("<img") == 6 and after.count("<img") > 6
     assert ">tiny<" in after and ">untrained<" in after and "SSIM" in after
     tiny, untrained = (read_scores(tmp_path / "eval" / f"{m}.json") for m in ("tiny", "untrained"))
