@@ -36,7 +36,7 @@ MODEL = load_body_model()
 
 @pytest.fixture(scope="module")
 def bench():
-    script = Path(__file__).parents[1] / "bench" / "fit.py"
+    script = Path(__file__).parents[1] / "bench" / "body_fit_accuracy.py"
     spec = importlib.util.spec_from_file_location("bench_fit", script)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

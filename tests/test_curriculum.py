@@ -20,7 +20,7 @@ jax.config.update("jax_num_cpu_devices", int(os.environ["DEVICES"]))
 from omfa_jax.parallel import distributed
 workdir = Path(sys.argv[1])
 distributed.initialize(workdir)
-import test_task_table as tests
+import test_task_changes as tests
 from omfa_jax.cli import train as command
 command.train = lambda run: run
 config = tests.load(os.environ["RECORDS"], *json.loads(os.environ["FLAGS"]), weights=(0, 1))

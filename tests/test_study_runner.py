@@ -29,7 +29,7 @@ from omfa_jax.studies.study_manifest import read_study
 terminate_with_runner()
 apply_core_share()
 folder, name = Path(sys.argv[1]), sys.argv[3]
-run = read_study(folder).run(name)
+run = read_study(folder).get_run(name)
 workdir = folder / run.workdir
 def stop(number, frame):
     time.sleep(0.3)
