@@ -29,7 +29,7 @@ OMFA = [sys.executable, "-m", "omfa_jax.cli.main", "data"]
 LATENTS = """
 import sys
 from omfa_jax.data.pipeline.latent_writer import write_latents
-from records import encode
+from record_memory import encode
 
 slots = {"garment": (64, 48), "person": (64, 48), "face": (16, 16)}
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """TPU slices as libtpu describes them: which host has which chips of the torus.
 
-libtpu is half a gigabyte, so the tests do without it; if it is installed, test_topologies compares
+libtpu is half a gigabyte, so the tests do without it; if it is installed, test_tpu_slices compares
 these descriptions with its own.
 """
 
