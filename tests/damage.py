@@ -56,7 +56,7 @@ Way = tuple[str, Callable[[Path], None], str, str]
 PHOTO_WAYS: dict[str, Way] = {
     "truncated photo": ("person", truncate, SKIPPED, "damaged"),
     "empty photo": ("person", empty, SKIPPED, "empty"),
-    "photo is a web page": ("person", text, SKIPPED, "not a picture"),
+    "photo is a web page": ("person", text, SKIPPED, "not an image"),
     "photo of one pixel": ("person", one_pixel, SKIPPED, "too small"),
 }
 MAP_WAYS: dict[str, Way] = {

@@ -156,7 +156,7 @@ def test_overrides_are_typed_and_checked():
         ("--config.canvas.person=(1004, 768)", "multiples of the VAE stride 8"),
         ("--config.diffusion.prediction=noise", "expected one of epsilon, v, got 'noise'"),
         ("--config.canvas.layout=channel", "slots of one size"),
-        ("--config.diffusion.unet_inputs=('noisy', 'pose')", "hold 'mask'"),
+        ("--config.diffusion.unet_inputs=('noisy', 'pose')", "contain 'mask'"),
     ],
 )
 def test_impossible_settings_are_refused(override, message):

@@ -63,7 +63,7 @@ def lowered(sampler):
         return {}
 
     sampler._run = lower
-    sampler.start("try_on", GIVEN, None, seed=0)
+    sampler.dispatch("try_on", GIVEN, None, seed=0)
     sampler._run = run
     return texts[0]
 
