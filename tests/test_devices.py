@@ -161,7 +161,8 @@ def test_samples_during_a_run_use_its_dtype_and_attention(tmp_path, model, made)
             f"--config.data.records={records}",
             *(f"--config.canvas.{name}={size}" for name, size in sizes),
             *("--config.train.attention=xla", "--config.train.compute_dtype=bfloat16"),
-            *("--config.log.samples=2", "--config.eval.split=test"),
+            *("--config.log.samples=2", "--config.log.samples_every_steps=1"),
+            "--config.eval.split=test",
         ],
     )
     make_sample_images(config, model)

@@ -197,7 +197,7 @@ def test_foreign_folders_are_never_replaced(source, tmp_path, capsys):
         before = tree(arguments[-1])
         said = fails(capsys, *arguments)
         reads_it = arguments[1] == arguments[-1]
-        assert (" reads (" in said) if reads_it else ("what this command did not write" in said)
+        assert (" reads (" in said) if reads_it else ("that this command did not write" in said)
         assert tree(arguments[-1]) == before
     # their own they replace, unless something was put there
     for arguments in (
