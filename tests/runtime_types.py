@@ -1,6 +1,7 @@
 """The type checker that runs under pytest: beartype, with int accepted where float is annotated."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 
 import beartype
 import jaxtyping
@@ -30,3 +31,13 @@ def install() -> None:
     own are not checked: they run what users run.
     """
     jaxtyping.install_import_hook(CHECKED, "runtime_types.check")
+
+
+@contextlib.contextmanager
+def unchecked() -> Iterator[None]:
+    """Call functions as users do: a wrong type then meets the package's own error."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    try:
+        yield
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", False)

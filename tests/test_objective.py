@@ -33,7 +33,7 @@ def run(dropout=0.0, output=0.0, step=0, gamma=0.0):
         apply,
         lambda frozen, images: images,
     )
-    batch = {**next(CountingBatches()), "row": ROWS}
+    batch = jax.tree.map(jnp.asarray, {**next(CountingBatches()), "row": ROWS})
     loss, metrics = objective(jnp.float32(output), {"vae": {}, "prompts": {}}, batch, ROOT, step)
     x0 = CANVAS.assemble({n: batch[f"{n}_latents"] for n in ("garment", "person", "face")})
     return loss, metrics, shown, batch, x0
@@ -140,7 +140,7 @@ def test_images_are_encoded_and_the_frozen_vae_gets_no_gradient():
         lambda vae, images: vae["scale"] * images,
     )
     batch = {name.removesuffix("_latents"): v for name, v in next(CountingBatches()).items()}
-    batch["row"] = ROWS
+    batch = jax.tree.map(jnp.asarray, batch | {"row": ROWS})
     frozen = {"vae": {"scale": jnp.float32(2.0)}, "prompts": {}}
     gradient = jax.grad(lambda f: objective(None, f, batch, ROOT, 0)[0])(frozen)
     assert float(gradient["vae"]["scale"]) == 0.0

@@ -243,8 +243,8 @@ def test_the_machine_is_shared_out_whole():
     assert split_machine(2, cores=[], gpus=[]) == [{}, {}]
     for count, cores, gpus, reason in (
         (0, 8, 0, "must be 1 or more, got 0"),
-        (4, 2, 0, "cores of this machine: 2"),
-        (2, 8, 1, "GPUs of this machine: 1"),
+        (4, 2, 0, "this machine has only 2 cores"),
+        (2, 8, 1, "this machine has only 1 GPUs"),
     ):
         with pytest.raises(OmfaError, match=reason):
             split_machine(count, cores=range(cores), gpus=[str(index) for index in range(gpus)])
