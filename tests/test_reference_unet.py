@@ -207,9 +207,9 @@ def test_the_null_branch_has_features_of_its_own(params):
     x0, _, pose = canvases(0)
     mask = SETTINGS.canvas.make_mask(NOISED)
     inputs, rows = make_cfg_inputs(DUAL, 2.0, x0, mask, pose, ROWS, 2)
-    features = make_apply_fn(DUAL, UNET, Compute()).features(params, inputs, rows, PROMPTS)
+    features = make_apply_fn(DUAL, UNET, Compute()).compute_features(params, inputs, rows, PROMPTS)
     other, _ = make_cfg_inputs(DUAL, 2.0, canvases(1)[0], mask, canvases(1)[2], ROWS, 2)
-    swapped = make_apply_fn(DUAL, UNET, Compute()).features(params, other, rows, PROMPTS)
+    swapped = make_apply_fn(DUAL, UNET, Compute()).compute_features(params, other, rows, PROMPTS)
     for a, b in zip(jax.tree.leaves(features), jax.tree.leaves(swapped), strict=True):
         assert a.shape[1] == 4
         np.testing.assert_array_equal(a[:, 2:], b[:, 2:])
