@@ -243,7 +243,10 @@ def test_other_networks_are_not_compared(source, copy, tmp_path, capsys):
     torch_unet(WIDE).save_pretrained(tmp_path / "wide/unet")
     shutil.copytree(source / "vae", tmp_path / "wide/vae")
     said = fails(capsys, "check", tmp_path / "ours", tmp_path / "wide")
-    assert "its UNet takes noisy 4, mask 1, clean 4" in said and "mask, clean cannot be compared" in said
+    assert (
+        "its UNet takes noisy 4, mask 1, clean 4" in said
+        and "mask, clean cannot be compared" in said
+    )
     config = copy / "unet/config.json"
     other = dataclasses.replace(SMALL_UNET, context_dim=SMALL_UNET.context_dim + 8)
     shutil.rmtree(copy / "unet")

@@ -51,7 +51,7 @@ def test_weights_are_finite_at_every_timestep(prediction, gamma):
 class Last:
     """Every example is pure noise."""
 
-    def draw(self, key, train_steps):
+    def sample(self, key, train_steps):
         return jnp.int32(train_steps - 1)
 
 
