@@ -65,7 +65,7 @@ def test_training_in_pure_noise_has_a_finite_loss_and_gradient():
         return inputs @ params
 
     objective = make_diffusion_objective(s, loss, apply, lambda _, images: images)
-    batch = {**next(CountingBatches()), "row": np.arange(8)}
+    batch = jax.tree.map(jnp.asarray, {**next(CountingBatches()), "row": np.arange(8)})
     start = jnp.zeros((s.in_channels, s.out_channels))
     run = jax.jit(jax.value_and_grad(lambda p: objective(p, {"prompts": {}}, batch, KEY, 0)[0]))
     value, gradient = run(start)
