@@ -202,10 +202,8 @@ def test_what_a_kill_leaves_is_no_guest(tmp_path):
         partial.discard()
     assert not hidden.exists()
     hidden.write_text(MINE)
-    with (
-        pytest.raises(OmfaError, match="expected a folder"),
-        open_staging_folder(tmp_path / "out", "x/1"),
-    ):
+    refused = pytest.raises(OmfaError, match="expected a folder")
+    with refused, open_staging_folder(tmp_path / "out", "x/1"):
         pytest.fail("work was begun")
 
 
