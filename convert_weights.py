@@ -141,7 +141,7 @@ def _parser() -> argparse.ArgumentParser:
         "--dtype",
         choices=DTYPES,
         default="fp32",
-        help="dtype of the arrays on disk (default: %(default)s)",
+        help="dtype of the arrays on disk",
     )
     command.add_argument(
         "--vae",
@@ -195,19 +195,19 @@ def _parser() -> argparse.ArgumentParser:
         "--dtype",
         choices=DTYPES,
         default="fp32",
-        help="dtype of the tensors on disk (default: %(default)s)",
+        help="dtype of the tensors on disk",
     )
     command.add_argument(
         "--max-shard-size",
         default="10GB",
         metavar="SIZE",
-        help="maximum size of one file, in KB, MB or GB (default: %(default)s)",
+        help="maximum size of one file, in KB, MB or GB",
     )
     command.add_argument(
         "--weights",
         choices=("auto", "ema", "raw"),
         default="auto",
-        help="weights to export; auto is EMA if the checkpoint has it (default: %(default)s)",
+        help="weights to export; auto is EMA if the checkpoint has it",
     )
     command.set_defaults(run=export_weights)
 
@@ -222,11 +222,9 @@ def _parser() -> argparse.ArgumentParser:
         "--tolerance",
         type=float_between(0, 1, above=True),
         default=5e-6,
-        help="largest relative L2 error that counts as agreement (default: %(default)s)",
+        help="largest relative L2 error that counts as agreement",
     )
-    command.add_argument(
-        "--seed", type=SEED_TYPE, default=0, help="seed of the random inputs (default: %(default)s)"
-    )
+    command.add_argument("--seed", type=SEED_TYPE, default=0, help="seed of the random inputs")
     command.set_defaults(run=check_weights)
     return parser
 

@@ -4,9 +4,12 @@ import logging
 from pathlib import Path
 
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.train.checkpoints.checkpoint_weights import load_checkpoint_model
+from omfa_jax.diffusion.settings import DiffusionSettings
+from omfa_jax.train.checkpoints.checkpoint_weights import find_workdir, load_checkpoint_model
+from omfa_jax.train.checkpoints.checkpointer import MODEL_FOLDER
 from omfa_jax.weights.imported_folder import load_weights
-from omfa_jax.weights.model_folder import make_model
+from omfa_jax.weights.model_description import read_description
+from omfa_jax.weights.model_folder import make_model, require_omfa
 from omfa_jax.weights.omfa_model import Model
 
 log = logging.getLogger(__name__)
@@ -44,15 +47,38 @@ def load_model(path: str | Path, *, ema: bool = True) -> Model:
         >>> model.settings.slots_px[1]
         (1024, 768)
     """
-    # a step's folder is known by its parent's name, which a relative path need not show
     folder = Path(path).absolute()
-    if (folder / "checkpoints").is_dir() or folder.parent.name == "checkpoints":
+    if is_checkpoint(folder):
         model, step = load_checkpoint_model(folder, ema=ema)
         log.info("%s: step %d", path, step)
         return model
+    require_model_folder(folder, path)
+    weights = load_weights(folder)
+    return make_model(weights, weights.unet_params, weights.vae_params, str(path))
+
+
+def read_settings(path: str | Path) -> DiffusionSettings:
+    """Return the settings of the model that `load_model` would load, without reading its weights.
+
+    Raises OmfaError as `load_model` does, except for damaged weights.
+    """
+    folder = Path(path).absolute()
+    if is_checkpoint(folder):
+        folder = find_workdir(folder) / MODEL_FOLDER
+    require_model_folder(folder, path)
+    settings, _ = require_omfa(read_description(folder), str(path))
+    return settings
+
+
+def is_checkpoint(folder: Path) -> bool:
+    """Return whether an absolute path is a training workdir or one of its steps."""
+    # a step's folder is known by its parent's name, which a relative path need not show
+    return (folder / "checkpoints").is_dir() or folder.parent.name == "checkpoints"
+
+
+def require_model_folder(folder: Path, path: str | Path) -> None:
+    """Raise an OmfaError if `folder`, given as `path`, is not a model folder."""
     if not folder.is_dir():
         raise OmfaError(f"no model at {path}: {EXPECTED}")
     if not (folder / "unet").is_dir():
         raise OmfaError(f"{path} is not a model folder: {EXPECTED}")
-    weights = load_weights(folder)
-    return make_model(weights, weights.unet_params, weights.vae_params, str(path))

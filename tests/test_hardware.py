@@ -24,6 +24,9 @@ from omfa_jax.parallel.hardware import CHIPS, find_chip
         ("NVIDIA L40S", "l40s"),
         ("NVIDIA GeForce RTX 4090", "rtx4090"),
         ("NVIDIA GeForce RTX 5090", "rtx5090"),
+        # the SXM module's peak too
+        ("NVIDIA A100 80GB PCIe", "a100"),
+        ("NVIDIA A100-PCIE-40GB", "a100"),
     ],
 )
 def test_names(kind, name):
@@ -39,6 +42,7 @@ def test_names(kind, name):
         "NVIDIA H100 PCIe",
         "NVIDIA H100 NVL",
         "NVIDIA H100 80GB HBM3 MIG 1g.10gb",
+        "NVIDIA A100-SXM4-80GB MIG 1g.10gb",
         "NVIDIA GeForce RTX 4090 D",
         "NVIDIA GeForce RTX 4090 Laptop GPU",
     ],

@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="copy21",
         metavar="WAY",
         help="how to convert SMPL bodies: copy21 copies joint rotations (approximate), fit fits the"
-        " mesh and needs --smpl-model and --correspondence (default: %(default)s)",
+        " mesh and needs --smpl-model and --correspondence",
     )
     parser.add_argument(
         "--smpl-model",
@@ -65,8 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--hands",
         default="flat",
         metavar="ZERO",
-        help="meaning of zero hand poses in plain smplx files: flat, or mean as in smplx"
-        " (default: %(default)s)",
+        help="meaning of zero hand poses in plain smplx files: flat, or mean as in smplx",
     )
     parser.add_argument(
         "--allow-pickle", action="store_true", help="read pickles, restricted to data types"

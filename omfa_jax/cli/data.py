@@ -23,7 +23,7 @@ from omfa_jax.core.errors import OmfaError
 DATASETS = "viton_hd, deepfashion_multimodal or dresscode"
 # of synthetic data; other data sets may have builders
 LAYOUTS = "viton_hd, deepfashion_multimodal or dresscode"
-WORKER_HELP = "number of worker processes (default: %(default)s)"
+WORKER_HELP = "number of worker processes"
 
 log = logging.getLogger(__name__)
 
@@ -40,25 +40,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     make.add_argument(
         "--out", required=True, type=parse_path_text, metavar="DIR", help="folder to write"
     )
-    make.add_argument("--layout", default="viton_hd", help=f"{LAYOUTS} (default: %(default)s)")
+    make.add_argument("--layout", default="viton_hd", help=f"{LAYOUTS}")
     for split, people in (("train", 1000), ("val", 50), ("test", 100)):
-        text = f"number of people in the {split} split (default: %(default)s)"
+        text = f"number of people in the {split} split"
         make.add_argument(f"--{split}", type=int_between(), default=people, metavar="N", help=text)
     make.add_argument(
         "--height",
         type=SIDE_PX_TYPE,
         default=128,
-        help="photo height in pixels (default: %(default)s)",
+        help="photo height in pixels",
     )
     make.add_argument(
         "--width",
         type=SIDE_PX_TYPE,
         default=96,
-        help="photo width in pixels (default: %(default)s)",
+        help="photo width in pixels",
     )
-    make.add_argument(
-        "--seed", type=SEED_TYPE, default=0, help="random seed (default: %(default)s)"
-    )
+    make.add_argument("--seed", type=SEED_TYPE, default=0, help="random seed")
     make.add_argument("--processes", type=WORKERS_TYPE, default=cores, help=WORKER_HELP)
 
     bodies.add_arguments(command("bodies", bodies.HELP))
@@ -74,7 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     build.add_argument(
         "--out", required=True, type=parse_path_text, metavar="DIR", help="records folder to write"
     )
-    build.add_argument("--dataset", default="viton_hd", help=f"{DATASETS} (default: %(default)s)")
+    build.add_argument("--dataset", default="viton_hd", help=f"{DATASETS}")
     datasets.add_arguments(build)
     build.add_argument("--processes", type=WORKERS_TYPE, default=1, help=WORKER_HELP)
     build.add_argument("--overwrite", action="store_true", help="replace the records in --out")
@@ -107,9 +105,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     latents.add_argument(
         "--out", required=True, type=parse_path_text, metavar="DIR", help="latents folder to write"
     )
-    latents.add_argument(
-        "--batch-size", type=BATCH_TYPE, default=32, help="images per batch (default: %(default)s)"
-    )
+    latents.add_argument("--batch-size", type=BATCH_TYPE, default=32, help="images per batch")
     latents.add_argument("--overwrite", action="store_true", help="replace the latents in --out")
     add_writing_arguments(latents)
 
@@ -134,12 +130,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     show.add_argument(
         "--out", required=True, type=parse_path_text, metavar="FILE.png", help="image to write"
     )
-    show.add_argument("--split", default="train", help="split to show (default: %(default)s)")
+    show.add_argument("--split", default="train", help="split to show")
     show.add_argument(
         "--count",
         type=int_between(1, 10000),
         default=8,
-        help="number of records (default: %(default)s)",
+        help="number of records",
     )
 
 

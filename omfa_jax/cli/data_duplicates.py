@@ -26,13 +26,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--distance",
         type=int_between(0, 64),
         default=10,
-        help="largest hash distance of candidates, in bits of 64 (default: %(default)s)",
+        help="largest hash distance of candidates, in bits of 64",
     )
     parser.add_argument(
         "--processes",
         type=WORKERS_TYPE,
         default=os.cpu_count() or 1,
-        help="number of worker processes (default: %(default)s)",
+        help="number of worker processes",
     )
 
 

@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--size",
         default="768x1024",
         metavar="WxH",
-        help="image size in pixels if --body has no camera (default: %(default)s)",
+        help="image size in pixels if --body has no camera",
     )
     parser.add_argument(
         "--out",
@@ -64,16 +64,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--style",
         default="normals",
-        help="normals, positions, parts or shaded (default: %(default)s)",
+        help="normals, positions, parts or shaded",
     )
-    parser.add_argument(
-        "--backend", default="auto", help="auto, pyrender or zbuffer (default: %(default)s)"
-    )
+    parser.add_argument("--backend", default="auto", help="auto, pyrender or zbuffer")
     parser.add_argument(
         "--processes",
         type=WORKERS_TYPE,
         default=os.cpu_count() or 1,
-        help="number of worker processes (default: %(default)s)",
+        help="number of worker processes",
     )
 
 

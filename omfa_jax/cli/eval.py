@@ -59,9 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--protocol", required=True, metavar="NAME", help=f"protocol: {', '.join(PROTOCOLS)}"
     )
-    parser.add_argument(
-        "--setting", default="paired", help=f"{', '.join(SETTINGS)} (default: %(default)s)"
-    )
+    parser.add_argument("--setting", default="paired", help=f"{', '.join(SETTINGS)}")
     parser.add_argument(
         "--metrics", metavar="A,B", help="compute only these metrics (default: all)"
     )
@@ -94,17 +92,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             f"--{flag}-name",
             default=default,
             metavar="RULE",
-            help=f"file name template of the {what}, without suffix (default: %(default)s)",
+            help=f"file name template of the {what}, without suffix",
         )
     parser.add_argument(
         "--seed",
         type=SEED_TYPE,
         default=0,
-        help="seed of subsets and resamples (default: %(default)s)",
+        help="seed of subsets and resamples",
     )
-    parser.add_argument(
-        "--device", default="cpu", help="device of the networks, cpu or cuda (default: %(default)s)"
-    )
+    parser.add_argument("--device", default="cpu", help="device of the networks, cpu or cuda")
     parser.add_argument(
         "--workers",
         type=WORKERS_TYPE,
@@ -115,7 +111,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--batch-size",
         type=BATCH_TYPE,
         default=32,
-        help="images scored between writes of the cache (default: %(default)s)",
+        help="images scored between writes of the cache",
     )
     add_judge_arguments(parser)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from omfa_jax.cli.eval import format_scores
 from omfa_jax.cli.eval_checkpoint_flags import DTYPES, TASK_SETTINGS, add_arguments
+from omfa_jax.cli.sampler_flags import make_sampler_settings
 from omfa_jax.core.atomic_files import LOCK_NAME, atomic_write, exclusive_lock, require_writable_dir
 from omfa_jax.core.errors import OmfaError, unknown_name
 from omfa_jax.core.tasks import COMPONENTS
@@ -109,15 +110,12 @@ def make_pipeline_settings(model: Any, data: str) -> Any:
 
 def make_request(options: argparse.Namespace) -> Any:
     """Return what to sample and how to score it."""
-    from omfa_jax.diffusion.denoising_loop import SamplerSettings
     from omfa_jax.evals.split_evaluation import SplitRequest
 
     return SplitRequest(
         split=options.split,
         setting=options.setting or "",
-        sampler=SamplerSettings(
-            options.steps, options.guidance, options.sampler, options.guidance_rescale
-        ),
+        sampler=make_sampler_settings(options),
         seed=options.seed,
         dtype=options.dtype,
         method=options.method or Path(options.checkpoint).resolve().name,

@@ -5,15 +5,12 @@ import os
 
 from omfa_jax.cli.flags import (
     BATCH_MAX,
-    SEED_TYPE,
     WORKERS_TYPE,
     int_between,
-    make_rule_type,
     parse_path,
     parse_path_text,
 )
-from omfa_jax.diffusion.denoising_loop import SAMPLER_RULES
-from omfa_jax.diffusion.samplers import SAMPLERS
+from omfa_jax.cli.sampler_flags import add_checkpoint_flags, add_sampler_flags
 from omfa_jax.evals.heldout_loss import NOISE_LEVELS
 from omfa_jax.evals.protocol_spec import PROTOCOLS
 from omfa_jax.evals.scores_file import SETTINGS
@@ -26,13 +23,7 @@ DTYPES = ("float32", "bfloat16")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `omfa eval --checkpoint`."""
     add = parser.add_argument
-    add(
-        "--checkpoint",
-        required=True,
-        type=parse_path_text,
-        metavar="DIR",
-        help="training workdir, one of its steps, or model folder",
-    )
+    add_checkpoint_flags(parser)
     add(
         "--data",
         required=True,
@@ -40,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="image records (latents are enough for --loss only)",
     )
-    add("--split", default="test", help="split of the records (default: %(default)s)")
+    add("--split", default="test", help="split of the records")
     tasks = " | ".join(TASK_SETTINGS)
     add("--task", metavar="TASK", help=f"{tasks}, or any other task of the model")
     add("--setting", help=f"{' | '.join(SETTINGS)} (default: paired for try_on)")
@@ -53,55 +44,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--limit", type=int_between(1), metavar="N", help="evaluate only the first N examples")
     add("--restart", action="store_true", help="delete the images of another run in --out")
-    add(
-        "--steps",
-        type=make_rule_type(SAMPLER_RULES["steps"]),
-        default=50,
-        help="denoising steps (default: %(default)s)",
-    )
-    samplers = " | ".join(SAMPLERS)
-    add("--sampler", default="ddim", metavar="NAME", help=f"{samplers} (default: %(default)s)")
-    add(
-        "--guidance",
-        type=make_rule_type(SAMPLER_RULES["guidance"]),
-        default=2.0,
-        help="classifier-free guidance scale; 1 disables guidance (default: %(default)s)",
-    )
-    add(
-        "--guidance-rescale",
-        type=make_rule_type(SAMPLER_RULES["guidance_rescale"]),
-        default=0.0,
-        metavar="PHI",
-        help="guidance rescale factor, 0 to 1; 0 disables it (default: %(default)s)",
-    )
-    add(
-        "--seed",
-        type=SEED_TYPE,
-        default=0,
-        help="random seed of the initial noise (default: %(default)s)",
-    )
-    add(
-        "--no-ema",
-        action="store_true",
-        help="use the trained weights instead of their moving average (EMA)",
-    )
+    add_sampler_flags(parser)
     add(
         "--dtype",
         default="float32",
-        help="compute dtype, float32 or bfloat16 (default: %(default)s)",
+        help="compute dtype, float32 or bfloat16",
     )
     add(
         "--batch-size",
         type=int_between(0, BATCH_MAX),
         default=0,
-        help="examples in flight, which affects memory and not the images; 0: 8 per device"
-        " (default: %(default)s)",
+        help="examples in flight, which affects memory and not the images; 0: 8 per device",
     )
     add(
         "--protocol",
         default="omfa",
         metavar="NAME",
-        help=f"{', '.join(PROTOCOLS)} (default: %(default)s)",
+        help=f"{', '.join(PROTOCOLS)}",
     )
     add("--method", help="name in tables (default: name of the checkpoint folder)")
     add(
@@ -115,7 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="use weights whose checksum differs from the published one",
     )
-    add("--device", default="cpu", help="device of the metrics, cpu or cuda (default: %(default)s)")
+    add("--device", default="cpu", help="device of the metrics, cpu or cuda")
     add(
         "--workers",
         type=WORKERS_TYPE,
@@ -133,7 +92,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--influence-metric",
         default="psnr",
         metavar="NAME",
-        help="per-image metric of the influence (default: %(default)s)",
+        help="per-image metric of the influence",
     )
     add(
         "--regions",
@@ -153,12 +112,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int_between(1),
         default=256,
         metavar="N",
-        help="examples of the held-out loss (default: %(default)s)",
+        help="examples of the held-out loss",
     )
     add(
         "--loss-timesteps",
         type=int_between(NOISE_LEVELS, 1000, multiple_of=NOISE_LEVELS),
         default=16,
         metavar="N",
-        help="noise levels of the held-out loss, a multiple of 4 (default: %(default)s)",
+        help="noise levels of the held-out loss, a multiple of 4",
     )

@@ -32,7 +32,7 @@ def add_judge_arguments(parser: argparse.ArgumentParser) -> None:
         "--judge-key-env",
         metavar="VARIABLE",
         default=KEY,
-        help="environment variable with the API key, which may be unset (default: %(default)s)",
+        help="environment variable with the API key, which may be unset",
     )
     add(
         "--judge-prices",
@@ -45,7 +45,7 @@ def add_judge_arguments(parser: argparse.ArgumentParser) -> None:
         type=float_between(0, 1e9),
         default=5.0,
         metavar="USD",
-        help="stop before the cost exceeds this (default: %(default)s)",
+        help="stop before the cost exceeds this",
     )
     add(
         "--judge-cache",
@@ -58,41 +58,41 @@ def add_judge_arguments(parser: argparse.ArgumentParser) -> None:
         type=int_between(1, 1000),
         default=4,
         metavar="N",
-        help="concurrent requests (default: %(default)s)",
+        help="concurrent requests",
     )
     add(
         "--judge-attempts",
         type=int_between(1, 1000),
         default=6,
         metavar="N",
-        help="attempts per request (default: %(default)s)",
+        help="attempts per request",
     )
     add(
         "--judge-asks",
         type=int_between(1, 1000),
         default=3,
         metavar="N",
-        help="answers per image before giving up on unusable ones (default: %(default)s)",
+        help="answers per image before giving up on unusable ones",
     )
     add(
         "--judge-timeout",
         type=float_between(0, 86400, above=True),
         default=120.0,
         metavar="S",
-        help="time limit of one answer in seconds (default: %(default)s)",
+        help="time limit of one answer in seconds",
     )
     add(
         "--judge-max-tokens",
         type=int_between(1, 10**6),
         default=300,
         metavar="N",
-        help="limit on the tokens of an answer (default: %(default)s)",
+        help="limit on the tokens of an answer",
     )
     add(
         "--judge-detail",
         default="high",
         metavar="low|high|auto",
-        help="image detail (default: %(default)s)",
+        help="image detail",
     )
     add(
         "--judge-extra",

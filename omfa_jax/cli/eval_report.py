@@ -46,14 +46,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int_between(0, 10000),
         default=3,
         metavar="N",
-        help="number of best and of worst examples; 0 for none (default: %(default)s)",
+        help="number of best and of worst examples; 0 for none",
     )
     add(
         "--example-height",
         type=SIDE_PX_TYPE,
         default=320,
         metavar="PX",
-        help="height of the example images in pixels (default: %(default)s)",
+        help="height of the example images in pixels",
     )
 
 

@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--keypoints",
         default="openpose",
         help="kind of keypoints: openpose (VITON-HD), deepfashion (DeepFashion-MultiModal) or"
-        " dresscode (default: %(default)s)",
+        " dresscode",
     )
     parser.add_argument(
         "--smplx-model",
@@ -29,9 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="SMPL-X .npz (default: the free body)",
     )
-    parser.add_argument(
-        "--batch-size", type=BATCH_TYPE, default=16, help="photos per batch (default: %(default)s)"
-    )
+    parser.add_argument("--batch-size", type=BATCH_TYPE, default=16, help="photos per batch")
     parser.add_argument("--overwrite", action="store_true", help="replace existing bodies")
 
 

@@ -14,11 +14,9 @@ def add_writing_arguments(parser: argparse.ArgumentParser) -> None:
         type=int_between(1, 10**7),
         default=SHARD_RECORDS,
         metavar="N",
-        help="items per shard (default: %(default)s)",
+        help="items per shard",
     )
-    parser.add_argument(
-        "--runner", default="local", help=f"{' or '.join(RUNNERS)} (default: %(default)s)"
-    )
+    parser.add_argument("--runner", default="local", help=f"{' or '.join(RUNNERS)}")
     parser.add_argument(
         "--beam-options",
         default="",

@@ -9,14 +9,17 @@ from pathlib import Path
 
 import numpy as np
 
-from omfa_jax.cli.flags import SEED_TYPE, int_between, make_rule_type, parse_path_text
+from omfa_jax.cli.flags import int_between, parse_path_text
+from omfa_jax.cli.sampler_flags import (
+    add_checkpoint_flags,
+    add_sampler_flags,
+    make_sampler_settings,
+)
 from omfa_jax.core.atomic_dirs import require_disjoint
 from omfa_jax.core.atomic_files import require_writable_dir
 from omfa_jax.core.errors import OmfaError, unknown_name
 from omfa_jax.core.images import from_signed, write_image
 from omfa_jax.core.tasks import COMPONENTS, Task
-from omfa_jax.diffusion.denoising_loop import SAMPLER_RULES
-from omfa_jax.diffusion.samplers import SAMPLERS
 from omfa_jax.sampling.image_inputs import SlotFitter, load_face, render_pose
 
 log = logging.getLogger(__name__)
@@ -51,13 +54,7 @@ REQUIRED_INPUTS = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `omfa sample`."""
     add = parser.add_argument
-    add(
-        "--checkpoint",
-        required=True,
-        type=parse_path_text,
-        metavar="DIR",
-        help="training workdir, one of its steps, or model folder",
-    )
+    add_checkpoint_flags(parser)
     add(
         "--task",
         required=True,
@@ -79,28 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=TURNTABLE_VIEWS,
         help="turntable: number of views",
     )
-    add("--steps", type=make_rule_type(SAMPLER_RULES["steps"]), default=50, help="denoising steps")
-    add("--sampler", default="ddim", metavar="NAME", help=" | ".join(SAMPLERS))
-    add(
-        "--guidance",
-        type=make_rule_type(SAMPLER_RULES["guidance"]),
-        default=2.0,
-        metavar="SCALE",
-        help="classifier-free guidance scale; 1 disables guidance",
-    )
-    add(
-        "--guidance-rescale",
-        type=make_rule_type(SAMPLER_RULES["guidance_rescale"]),
-        default=0.0,
-        metavar="PHI",
-        help="guidance rescale factor, 0 to 1; 0 disables it",
-    )
-    add("--seed", type=SEED_TYPE, default=0, help="random seed of the initial noise")
-    add(
-        "--no-ema",
-        action="store_true",
-        help="use the trained weights instead of their moving average (EMA)",
-    )
+    add_sampler_flags(parser)
     add(
         "--dtype",
         default="auto",
@@ -119,18 +95,16 @@ def run(options: argparse.Namespace) -> None:
         require_inputs_kept(options, out, ("garment", *TASKS))
 
     # after the checks of the flags: loading JAX takes seconds
-    from omfa_jax.diffusion.denoising_loop import SamplerSettings
-    from omfa_jax.model_loading import load_model
+    from omfa_jax.model_loading import load_model, read_settings
     from omfa_jax.sampling.sampler import Sampler
 
-    settings = SamplerSettings(
-        options.steps, options.guidance, options.sampler, options.guidance_rescale
-    )
-    model = load_model(options.checkpoint, ema=not options.no_ema)
+    settings = make_sampler_settings(options)
     generate = TASK_FUNCTIONS.get(options.task)
     if generate is None:
-        # a task of the model's own: what it needs and writes is known only now
-        generate = functools.partial(_sample_row, find_row(model.settings.tasks, options, out))
+        # a task of the model's own, or a misspelt one: asked before the weights are read
+        tasks = read_settings(options.checkpoint).tasks
+        generate = functools.partial(_sample_row, find_row(tasks, options, out))
+    model = load_model(options.checkpoint, ema=not options.no_ema)
     sampler = Sampler(model, settings, dtype=options.dtype)
     columns = generate(sampler, SlotFitter(model.settings), options)
     write_columns(out, columns, model.settings.slots_px[1])

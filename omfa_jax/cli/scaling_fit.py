@@ -71,7 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int_between(),
         default=0,
         metavar="K",
-        help="exclude the K runs with the highest loss (default: %(default)s)",
+        help="exclude the K runs with the highest loss",
     )
     parser.add_argument(
         "--outlier-mad",
@@ -84,7 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float_between(0, 1, above=True, below=True),
         default=0.1,
         metavar="X",
-        help="relative difference in FLOPs up to which runs share a budget (default: %(default)s)",
+        help="relative difference in FLOPs up to which runs share a budget",
     )
     parser.add_argument(
         "--hold-out",
@@ -98,11 +98,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--resamples",
         type=int_between(100, 10**6),
         default=500,
-        help="bootstrap resamples (default: %(default)s)",
+        help="bootstrap resamples",
     )
-    parser.add_argument(
-        "--seed", type=SEED_TYPE, default=0, help="seed of the bootstrap (default: %(default)s)"
-    )
+    parser.add_argument("--seed", type=SEED_TYPE, default=0, help="seed of the bootstrap")
     parser.add_argument(
         "--out",
         type=parse_path,

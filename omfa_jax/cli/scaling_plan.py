@@ -67,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--min-steps",
         type=int_between(1),
         default=50,
-        help="leave out runs with fewer steps (default: %(default)s)",
+        help="leave out runs with fewer steps",
     )
     parser.add_argument(
         "--max-epochs",
@@ -92,7 +92,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--efficiency",
         type=EFFICIENCY_TYPE,
         default=0.5,
-        help="fraction of peak FLOP/s that computing reaches, 0..1 (default: %(default)s)",
+        help="fraction of peak FLOP/s that computing reaches, 0..1",
     )
     parser.add_argument(
         "--price",

@@ -58,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=WORKERS_TYPE,
         default=1,
         metavar="N",
-        help="parallel runs, each on a share of the cores and GPUs (default: %(default)s)",
+        help="parallel runs, each on a share of the cores and GPUs",
     )
 
 

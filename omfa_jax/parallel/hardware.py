@@ -72,8 +72,8 @@ CHIPS: dict[str, Chip] = {
     "tpu7x": Chip("TPU7x", 1153.5e12, 96 * 2**30, 3.69e12, 100e9, 6.2e9, devices_per_chip=2),
 }
 
-# products that share a row's name and not its rates
-OTHER_PRODUCT = re.compile(r" (PCIe|NVL|MIG|Laptop|D)\b")
+# products that share a row's name and not its peak; an A100 or A800 computes as fast on PCIe
+OTHER_PRODUCT = re.compile(r"^(?!NVIDIA A[18]00\b).* (PCIe|NVL)\b| (MIG|Laptop|D)\b")
 
 
 def find_chip(device_kind: str) -> Chip | None:

@@ -113,22 +113,24 @@ def make_model(
     description: ModelDescription, unet_params: Params | None, vae_params: Params, where: str
 ) -> Model:
     """Return the model of a description that has omfa.json and prompts; OmfaError otherwise."""
-    missing = [
-        file
-        for file, part in {
-            "omfa.json": description.omfa,
-            "prompts.safetensors": description.prompts,
-        }.items()
-        if part is None
-    ]
-    if missing or description.omfa is None or description.prompts is None:
-        raise OmfaError(
-            f"{where} has no {' and no '.join(missing)}: it is not a model of omfa_jax; train from"
-            " it with --config.model.init, or give a folder written by convert_weights.py export"
-        )
-    settings = DiffusionSettings.from_json(description.omfa)
-    rows = description.prompts.select_rows([task.prompt for task in settings.tasks])
+    settings, table = require_omfa(description, where)
+    rows = table.select_rows([task.prompt for task in settings.tasks])
     prompts = {name: np.asarray(value, np.float32) for name, value in rows.items()}
     return Model(
         settings, description.unet_config, description.vae_config, unet_params, vae_params, prompts
     )
+
+
+def require_omfa(
+    description: ModelDescription, where: str
+) -> tuple[DiffusionSettings, PromptTable]:
+    """Return the settings and prompts of a description; OmfaError if either is missing."""
+    omfa, prompts = description.omfa, description.prompts
+    missing = [] if omfa is not None else ["omfa.json"]
+    missing += [] if prompts is not None else ["prompts.safetensors"]
+    if omfa is None or prompts is None:
+        raise OmfaError(
+            f"{where} has no {' and no '.join(missing)}: it is not a model of omfa_jax; train from"
+            " it with --config.model.init, or give a folder written by convert_weights.py export"
+        )
+    return DiffusionSettings.from_json(omfa), prompts
