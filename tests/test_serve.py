@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import importlib.util
+import inspect
 import shutil
 import sys
 from pathlib import Path
@@ -226,3 +227,11 @@ def test_faults_are_one_line(script, files, tmp_path, monkeypatch, capsys, chang
     assert error.startswith("omfa_torch: ") and message in error
     assert error.count("\n") == 1
     assert not Path("out.png").exists()
+
+
+def test_the_scripts_defaults_are_the_samplers(script):
+    defaults = inspect.signature(script.Model.generate).parameters
+    flags = script.parse_arguments(["try_on", "--out=person.png"])
+    for name in ("steps", "guidance"):
+        value = getattr(SamplerSettings, name)
+        assert defaults[name].default == getattr(flags, name) == value

@@ -1,6 +1,7 @@
 """Rows of the task table beside try_on and try_off: sampled and evaluated from the command line."""
 
 import dataclasses
+import shutil
 
 import numpy as np
 import pytest
@@ -90,6 +91,13 @@ def test_flags_that_do_not_fit_a_row(model, image, tmp_path, capsys, caplog):
     ):
         assert sample(model, task, out, *more) == 2
         assert said in capsys.readouterr().err
+    # a misspelt task is found before the weights are read, which takes minutes for SDXL
+    without_weights = tmp_path / "settings"
+    ignore = shutil.ignore_patterns("*model*.safetensors")
+    shutil.copytree(model, without_weights, ignore=ignore)
+    assert sample(without_weights, "jont", out) == 2
+    assert "did you mean 'joint'" in capsys.readouterr().err
+
     write_image(out / "person_00.png", np.zeros((8, 8, 3), np.uint8))
     # --person serves the face here, and its file would be overwritten
     assert sample(model, "joint", out, f"--person={out / 'person_00.png'}") == 2
