@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import processes
 import pytest
+from matrix_training import matrix_run
 from tiny_model import SLOTS, make_tiny_model, write_records
 from tiny_training import make_run
 
@@ -91,7 +92,7 @@ def test_a_device_without_memory_ends_evaluations_and_not_the_run(tmp_path, capl
         asked.append(step)
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
 
-    run = make_run(tmp_path, 2, evaluate_every_steps=1)
+    run = matrix_run(tmp_path, 2, evaluate_every_steps=1)
     assert int(train(dataclasses.replace(run, evaluate=too_large)).step) == 2
     assert asked == [1] and "out of memory for the evaluation" in caplog.text
 

@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from matrix_training import matrix_run
 from optax.contrib import MuonDimensionNumbers
 from small_settings import make_optimizer_settings
-from tiny_training import UNET, make_run
+from tiny_training import UNET
 
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.trees import flatten
@@ -26,6 +27,13 @@ CONV = ("mid_block", "resnets.0", "conv1", "kernel")
 @pytest.fixture(scope="module")
 def params():
     return jax.jit(lambda: init_unet(UNET, jax.random.key(0)))()
+
+
+@pytest.fixture(scope="module")
+def few(params):
+    """Every kind of weight: at the ends, stacked over layers, convolutions, biases and scales."""
+    names = ("conv_in", "time_embedding", "mid_block", "conv_norm_out")
+    return {name: params[name] for name in names}
 
 
 def test_warm_up_then_constant_or_cosine():
@@ -48,37 +56,38 @@ def test_muon_takes_the_kernels_between_the_ends(params):
     assert matrices[CONV] == MuonDimensionNumbers((0, 1, 2), 3)
 
 
-def test_a_muon_step_moves_every_direction_of_every_layer_alike(params):
+def test_a_muon_step_moves_every_direction_of_every_layer_alike(few):
     """Singular values of an update lie around 1 (the quintic's band), times Adam's usual size."""
     settings = make_optimizer_settings(
         name="muon", learning_rate=1.0, warmup_steps=0, weight_decay=0.0, clip_norm=0.0
     )
     optimizer = make_optimizer(settings, 10)
-    keys = iter(jax.random.split(jax.random.key(1), len(jax.tree.leaves(params))))
-    grads = jax.tree.map(lambda p: jax.random.normal(next(keys), p.shape), params)
-    updates, _ = jax.jit(optimizer.update)(grads, optimizer.init(params), params)
+    keys = iter(jax.random.split(jax.random.key(1), len(jax.tree.leaves(few))))
+    grads = jax.tree.map(lambda p: jax.random.normal(next(keys), p.shape), few)
+    updates, _ = jax.jit(optimizer.update)(grads, optimizer.init(few), few)
     moved = dict(flatten(updates))
     for matrix in (*moved[STACKED], moved[CONV].reshape(-1, moved[CONV].shape[-1])):
         size = MUON_RMS * max(matrix.shape) ** 0.5
         values = np.linalg.svd(np.asarray(matrix), compute_uv=False) / size
         assert values.min() > 0.5 and values.max() < 1.4
     adamw = optax.nadamw(1.0, settings.b1, settings.b2, weight_decay=0.0)
-    others = dict(flatten(jax.jit(adamw.update)(grads, adamw.init(params), params)[0]))
+    others = dict(flatten(jax.jit(adamw.update)(grads, adamw.init(few), few)[0]))
     for path in (("conv_in", "bias"), ("conv_in", "kernel"), ("conv_norm_out", "scale")):
         np.testing.assert_allclose(moved[path], others[path], rtol=1e-6)
 
 
 def test_a_muon_run_is_the_same_after_a_restart(tmp_path):
-    straight = train(make_run(tmp_path / "straight", 2, optimizer=MUON))
-    train(make_run(tmp_path / "parts", 1, optimizer=MUON))
-    parts = train(make_run(tmp_path / "parts", 2, optimizer=MUON))
+    straight = train(matrix_run(tmp_path / "straight", 2, optimizer=MUON))
+    train(matrix_run(tmp_path / "parts", 1, optimizer=MUON))
+    parts = train(matrix_run(tmp_path / "parts", 2, optimizer=MUON))
+    momentum = straight.opt_state[1].inner_states["muon"].inner_state[0].mu
+    assert np.abs(momentum["kernel"]).max() > 0
     for a, b in zip(jax.tree.leaves(straight), jax.tree.leaves(parts), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
-def test_muon_is_the_same_on_a_mesh(params):
-    few = {name: params[name] for name in ("conv_in", "time_embedding")}
-    few["mid_block"] = {"attentions.0": params["mid_block"]["attentions.0"]}
+def test_muon_is_the_same_on_a_mesh(few):
+    few = {**few, "mid_block": {"attentions.0": few["mid_block"]["attentions.0"]}}
     grads = jax.tree.map(jnp.cos, few)
     optimizer = make_optimizer(MUON, 10)
     alone, _ = jax.jit(optimizer.update)(grads, optimizer.init(few), few)
@@ -102,14 +111,14 @@ def test_other_names_are_refused():
 
 
 @pytest.mark.parametrize("name", ["adamw", "muon"])
-def test_the_first_moment_may_be_kept_in_half_the_bytes(params, name):
+def test_the_first_moment_may_be_kept_in_half_the_bytes(few, name):
     def moments(mu_dtype):
         optimizer = make_optimizer(
             make_optimizer_settings(name=name, warmup_steps=0, mu_dtype=mu_dtype), 10
         )
-        state = jax.jit(optimizer.init)(params)
-        grads = jax.tree.map(lambda leaf: jnp.ones_like(leaf) * 1e-3, params)
-        updates, state = jax.jit(optimizer.update)(grads, state, params)
+        state = jax.jit(optimizer.init)(few)
+        grads = jax.tree.map(lambda leaf: jnp.ones_like(leaf) * 1e-3, few)
+        updates, state = jax.jit(optimizer.update)(grads, state, few)
         return updates, {str(leaf.dtype) for leaf in jax.tree.leaves(state) if leaf.ndim > 0}
 
     whole, kinds = moments("float32")

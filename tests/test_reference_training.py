@@ -51,10 +51,9 @@ def test_four_steps_are_two_a_restart_and_two(straight, tmp_path):
     assert np.abs(start - after.params["reference"]["conv_in"]["kernel"]).max() > 1e-4
 
 
-@pytest.mark.parametrize("mesh", [(1, 8, 1), (2, 2, 2)], ids=str)
-def test_the_mesh_does_not_matter(straight, tmp_path, mesh):
+def test_the_mesh_does_not_matter(straight, tmp_path):
     _, state = straight
-    other = train(make_run(tmp_path, 4, mesh, diffusion=DUAL))
+    other = train(make_run(tmp_path, 4, (2, 2, 2), diffusion=DUAL))
     for name in ("params", "ema"):
         pairs = zip(*(jax.tree.leaves(getattr(s, name)) for s in (state, other)), strict=True)
         for a, b in pairs:
