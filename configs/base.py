@@ -170,7 +170,7 @@ def get_config() -> ConfigDict:
     # PSNR and SSIM of sampled examples, this many per task (0 = only the loss). They need image
     # records (config.data.records), and gather the weights on every host as sample images do
     config.eval.examples = 8
-    config.eval.tasks = ("try_on", "try_off")
+    config.eval.tasks = ("try_on", "try_off")  # or any other row that generates garment or person
     config.eval.steps = 20  # denoising steps; the sampler's other settings are config.sample's
 
     config.autoencoder = ConfigDict()  # only for objective = "autoencoder"

@@ -10,10 +10,13 @@ import processes
 import pytest
 from matrix_training import matrix_run
 from tiny_model import SLOTS, make_tiny_model, write_records
-from tiny_training import make_run
+from tiny_training import SETTINGS, make_run
 
 from omfa_jax.cli import config_lib
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.images import write_image
+from omfa_jax.core.tasks import Task
+from omfa_jax.evals import training_evaluation
 from omfa_jax.evals.heldout_run import find_heldout_split
 from omfa_jax.evals.training_evaluation import make_training_evaluation
 from omfa_jax.train.loop import train
@@ -102,10 +105,34 @@ def test_what_cannot_be_evaluated_is_said_before_the_first_step(records, tmp_pat
     assert find_heldout_split(str(records), "") == "test"
     with pytest.raises(OmfaError, match=r"has no split 'vall' .*config.eval.split"):
         find_heldout_split(str(records), "vall")
-    with pytest.raises(OmfaError, match="expected try_on and try_off, got 'joint'"):
+    with pytest.raises(OmfaError, match=r"unknown task \(config.eval.tasks\) 'joint'"):
         evaluation_of(records, mesh, "--config.eval.tasks=('joint',)")
     with pytest.raises(OmfaError, match="multiple of 4"):
         evaluation_of(records, mesh, "--config.eval.loss_timesteps=3")
+
+
+def test_every_row_is_scored_by_component(records, tmp_path, monkeypatch):
+    """The names of the figures, and which images are compared; the sampler is tested elsewhere."""
+    tasks = (*SETTINGS.tasks, Task("joint", ("garment", "person"), 1.0, "both"))
+    model = make_tiny_model()
+    prompts = {name: np.concatenate([rows, rows[-1:]]) for name, rows in model.prompts.items()}
+    settings = dataclasses.replace(SETTINGS, tasks=tasks)
+    model = dataclasses.replace(model, settings=settings, prompts=prompts)
+
+    def write_images(sampler, work, **_):
+        for job in (work, *work.other_components):
+            job.folder.mkdir(exist_ok=True)
+            for place in range(len(job.names)):
+                truth = np.asarray(job.get_inputs(place)[job.generated])
+                write_image(job.get_path(place), truth if job.generated == "person" else truth // 2)
+
+    monkeypatch.setattr(training_evaluation, "sample_to_folder", write_images)
+    config = make_config(records, "--config.eval.tasks=('joint', 'try_on')")
+    evaluation = config_lib.make_evaluation_settings(config)
+    row = training_evaluation.make_sample_scores(model, evaluation)(model.unet_params)
+    labels = ("joint/garment", "joint/person", "try_on")
+    assert set(row) == {f"{metric}/{label}" for metric in ("psnr", "ssim") for label in labels}
+    assert row["ssim/joint/person"] == row["ssim/try_on"] == 1.0 > row["ssim/joint/garment"]
 
 
 EVALUATING = """

@@ -4,15 +4,10 @@ import argparse
 import logging
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from omfa_jax.cli.flags import WORKERS_TYPE, int_between, parse_path_text
 from omfa_jax.core.atomic_files import require_dir, require_writable_dir
-from omfa_jax.core.errors import OmfaError, unknown_name
-
-if TYPE_CHECKING:
-    from omfa_jax.body.body_params import BodyParams
-    from omfa_jax.body.camera import Camera
+from omfa_jax.core.errors import OmfaError
 
 log = logging.getLogger(__name__)
 
@@ -84,6 +79,7 @@ def run(options: argparse.Namespace) -> None:
         return
     from omfa_jax.body.body_file import save_body
     from omfa_jax.body.pose_maps import check_render_settings, find_body_files, find_folders
+    from omfa_jax.body.target_poses import make_library_targets, make_turntable_targets
 
     # before anything is written, so that a wrong flag leaves no files
     check_render_settings(options.style, options.backend, options.processes)
@@ -99,7 +95,16 @@ def run(options: argparse.Namespace) -> None:
     else:
         if not options.out:
             raise OmfaError("--out: expected a folder for the bodies and pose maps")
-        bodies, camera = render_targets(options)
+        given = {
+            "body": options.body,
+            "smplx_model": options.smplx_model,
+            "size_px": parse_size(options.size),
+        }
+        if options.turntable is not None:
+            bodies, camera = make_turntable_targets(options.turntable, **given)
+        else:
+            names = None if options.poses == "all" else options.poses.split(",")
+            bodies, camera = make_library_targets(names, library=options.library, **given)
         out = Path(options.out)
         folder = require_writable_dir(out / "smplx", "--out")
         for name, body in bodies.items():
@@ -127,42 +132,8 @@ def render_folders(folders: list[tuple[Path, Path]], options: argparse.Namespace
         raise OmfaError(f"{failed} pose maps could not be rendered, listed above")
 
 
-def render_targets(options: argparse.Namespace) -> "tuple[dict[str, BodyParams], Camera]":
-    """Return the body of every requested pose or view, and their common camera."""
-    from omfa_jax.body.body_file import load_body
-    from omfa_jax.body.body_model import load_body_model
-    from omfa_jax.body.body_params import make_neutral_params, make_params_from_pose
-    from omfa_jax.body.pose_library import (
-        load_pose_library,
-        make_studio_camera,
-        parse_pose,
-        place_pose,
-    )
-    from omfa_jax.body.turntable import make_turntable
-
-    person, camera = load_body(options.body) if options.body else (make_neutral_params(), None)
-    if options.turntable is not None:
-        standing = person if camera else make_params_from_pose(parse_pose({}))
-        up = (0.0, 1.0, 0.0) if camera is None else tuple(-camera.rotation[1])
-        views = make_turntable(standing, options.turntable, up=up)
-        bodies = {f"view_{index:03d}": view for index, view in enumerate(views)}
-    else:
-        library = load_pose_library(options.library)
-        names = list(library) if options.poses == "all" else options.poses.split(",")
-        for name in names:
-            if name not in library:
-                raise unknown_name("pose (--poses; --list prints them)", name, library)
-        front = camera or make_studio_camera(load_body_model(options.smplx_model), [person], 8, 8)
-        bodies = {name: place_pose(library[name], person, front) for name in names}
-    if camera is None:
-        shown = [*bodies.values(), make_params_from_pose(parse_pose({}))]
-        camera = make_studio_camera(
-            load_body_model(options.smplx_model), shown, *_size(options.size)
-        )
-    return bodies, camera
-
-
-def _size(text: str) -> tuple[int, int]:
+def parse_size(text: str) -> tuple[int, int]:
+    """Return (width, height) of a text such as 768x1024."""
     try:
         width, height = map(int, text.lower().split("x"))
         if min(width, height) < 1:

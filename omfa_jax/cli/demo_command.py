@@ -86,7 +86,7 @@ def run(options: argparse.Namespace) -> None:
         "export and compare with PyTorch", lambda: export_weights(trained, exported)
     )
 
-    from omfa_jax.cli.demo_report import write_report
+    from omfa_jax.evals.report.demo_page import write_report
 
     scores["seconds"] = stages.seconds
     scores["machine"] = {

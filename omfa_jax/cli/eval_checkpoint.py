@@ -10,7 +10,7 @@ from typing import Any
 from omfa_jax.cli.eval import format_scores
 from omfa_jax.cli.eval_checkpoint_flags import DTYPES, TASK_SETTINGS, add_arguments
 from omfa_jax.cli.sampler_flags import make_sampler_settings
-from omfa_jax.core.atomic_files import LOCK_NAME, atomic_write, exclusive_lock, require_writable_dir
+from omfa_jax.core.atomic_files import LOCK_NAME, exclusive_lock, require_writable_dir
 from omfa_jax.core.errors import OmfaError, unknown_name
 from omfa_jax.core.tasks import COMPONENTS
 from omfa_jax.evals.scores_file import Scores
@@ -52,7 +52,7 @@ def run(options: argparse.Namespace) -> None:
         if model.unet_params is None:
             raise OmfaError(f"{options.checkpoint} has no UNet weights; give a trained model")
         if options.loss:
-            write_loss(model, options, out)
+            measure_loss(model, options, out)
         if options.task in TASK_SETTINGS:
             write_scores(model, options, out)
         elif options.task:
@@ -171,44 +171,29 @@ def print_blocks(scores: Scores) -> None:
         print(f"  exact truth, {name}: {figures}")
 
 
-def write_loss(model: Any, options: argparse.Namespace, out: Path) -> None:
+def measure_loss(model: Any, options: argparse.Namespace, out: Path) -> None:
     """Measure the held-out loss of --data, print it, and write OUT/loss.json (process 0)."""
     import jax
 
     from omfa_jax.evals.heldout_loss import HeldOutSettings
-    from omfa_jax.evals.heldout_run import make_heldout_loss
-    from omfa_jax.parallel.global_arrays import put_global
-    from omfa_jax.parallel.mesh import MeshSettings, make_mesh, make_replicated_sharding
+    from omfa_jax.evals.heldout_run import measure_model_loss, write_loss
+    from omfa_jax.parallel.mesh import MeshSettings, make_mesh
 
     measure = HeldOutSettings(options.loss_examples, options.loss_timesteps, options.seed)
-    mesh = make_mesh(MeshSettings())
-    everywhere = make_replicated_sharding(mesh)
-    shardings = jax.tree.map(lambda _: everywhere, model.unet_params)
-    evaluate_loss = make_heldout_loss(
-        model,
-        make_pipeline_settings(model, options.data),
-        options.split,
-        measure,
-        mesh,
-        shardings,
-        dtype=options.dtype,
+    pipeline = make_pipeline_settings(model, options.data)
+    loss = measure_model_loss(
+        model, pipeline, options.split, measure, make_mesh(MeshSettings()), dtype=options.dtype
     )
-    loss = evaluate_loss(put_global(model.unet_params, shardings))
     if jax.process_index():
         return
-    content = {
+    facts = {
         "checkpoint": str(options.checkpoint),
         "data": str(options.data),
         "split": options.split,
         "seed": options.seed,
-        "examples": len(loss.keys),
-        "timesteps": list(loss.timesteps),
         "prediction": model.settings.prediction,
-        "standard_error": loss.standard_error,
-        **loss.to_scalars(),
     }
-    with atomic_write(out / LOSS_FILE) as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n")
+    write_loss(out / LOSS_FILE, loss, facts)
     for name, value in loss.to_scalars().items():
         print(f"  {name:16} {value:.6f}")
     log.info("loss: %s", out / LOSS_FILE)

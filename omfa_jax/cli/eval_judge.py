@@ -3,19 +3,16 @@
 import argparse
 import json
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from omfa_jax.cli.flags import float_between, int_between, parse_path
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.evals.file_matching import Match, NameRules, match_files
-from omfa_jax.evals.judge.judge_results import add_judge_results
-from omfa_jax.evals.judge.judge_session import run_judge
-from omfa_jax.evals.judge.settings import KNOWN_PRICES, JudgePair, JudgeSettings, TokenPrices
-from omfa_jax.evals.scores_file import Scores, write_scores
+from omfa_jax.evals.file_matching import NameRules, match_files
+from omfa_jax.evals.judge.judge_matches import NO_GARMENT, judge_matches
+from omfa_jax.evals.judge.settings import KNOWN_PRICES, JudgeSettings, TokenPrices
+from omfa_jax.evals.scores_file import Scores
 
-NO_GARMENT = "the judge needs each image's garment: give --garments DIR and --pairs FILE"
 URL, MODEL, KEY = "OMFA_JUDGE_URL", "OMFA_JUDGE_MODEL", "OMFA_JUDGE_KEY"
 
 
@@ -159,25 +156,7 @@ def judge_folder(options: argparse.Namespace, settings: JudgeSettings, scores: S
         names=NameRules(options.pred_name, options.gt_name, options.garment_name),
         allow_missing=options.allow_missing,
     )
-    judged = run_judge(make_judge_pairs(matched.scored, options.setting), settings)
-    scores = add_judge_results(scores, judged)
-    write_scores(options.out, scores)
-    return scores
-
-
-def make_judge_pairs(matches: Sequence[Match], setting: str) -> list[JudgePair]:
-    """Return the pairs to judge: prediction and garment (for try-off, the true garment).
-
-    Raises OmfaError if a match has no garment.
-    """
-    pairs = []
-    for row in matches:
-        garment = row.truth if setting == "try_off" else row.garment
-        if garment is None:
-            raise OmfaError(NO_GARMENT)
-        if row.pred is not None:
-            pairs.append(JudgePair(row.name, garment, row.pred))
-    return pairs
+    return judge_matches(matched.scored, settings, scores, options.out)
 
 
 def _prices(text: str | None, model: str) -> TokenPrices:

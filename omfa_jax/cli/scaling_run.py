@@ -158,12 +158,7 @@ def measure_heldout_losses(config: "Config", workdir: Path) -> dict[str, float]:
     """
     from omfa_jax.cli import config_lib
     from omfa_jax.evals.heldout_loss import HeldOutSettings
-    from omfa_jax.evals.heldout_run import (
-        find_heldout_split,
-        get_unet_shardings,
-        make_heldout_loss,
-    )
-    from omfa_jax.parallel.global_arrays import put_global
+    from omfa_jax.evals.heldout_run import find_heldout_split, measure_model_loss
     from omfa_jax.train.checkpoints.checkpoint_weights import load_checkpoint_model
     from omfa_jax.train.meshes import make_network_mesh
     from omfa_jax.weights.vae_fingerprint import fingerprint_vae
@@ -171,16 +166,13 @@ def measure_heldout_losses(config: "Config", workdir: Path) -> dict[str, float]:
     model, _ = load_checkpoint_model(workdir)
     vae_id = fingerprint_vae(model.vae_config, model.vae_params)
     pipeline = config_lib.make_pipeline_settings(config, vae_id=vae_id)
-    mesh = make_network_mesh(config_lib.make_mesh_settings(config), model)
-    shardings = get_unet_shardings(model, mesh)
-    measured = make_heldout_loss(
+    loss = measure_model_loss(
         model,
         pipeline,
         find_heldout_split(pipeline.records, config.eval.split),
         HeldOutSettings(config.eval.loss_examples, config.eval.loss_timesteps, config.eval.seed),
-        mesh,
-        shardings,
+        make_network_mesh(config_lib.make_mesh_settings(config), model),
         dtype=config.train.compute_dtype,
         attention=config.train.attention,
-    )(put_global(model.unet_params, shardings))
-    return {**measured.to_scalars(), "standard_error": measured.standard_error}
+    )
+    return {**loss.to_scalars(), "standard_error": loss.standard_error}

@@ -1,12 +1,15 @@
 """The held-out loss of a model on a records folder: which split, which encoder, which mesh."""
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from omfa_jax.core.atomic_files import atomic_write
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.data.pipeline.grain_pipeline import make_eval_iterator
 from omfa_jax.data.pipeline.settings import PipelineSettings
@@ -82,6 +85,37 @@ def make_heldout_loss(
     )
     # parameters stay an argument: a run evaluates its EMA again and again with one program
     return lambda params: loss(params, prompts)
+
+
+def measure_model_loss(
+    model: Model,
+    pipeline: PipelineSettings,
+    split: str,
+    measure: HeldOutSettings,
+    mesh: Mesh,
+    *,
+    dtype: str,
+    attention: str = "auto",
+) -> HeldOutLoss:
+    """Return the held-out loss of a loaded model on `split`; every process must call it."""
+    shardings = get_unet_shardings(model, mesh)
+    compute_loss = make_heldout_loss(
+        model, pipeline, split, measure, mesh, shardings, dtype=dtype, attention=attention
+    )
+    return compute_loss(put_global(model.unet_params, shardings))
+
+
+def write_loss(path: Path, loss: HeldOutLoss, facts: Mapping[str, Any]) -> None:
+    """Write the loss, its standard error and `facts` (checkpoint, data, seed) as JSON."""
+    content = {
+        **facts,
+        "examples": len(loss.keys),
+        "timesteps": list(loss.timesteps),
+        "standard_error": loss.standard_error,
+        **loss.to_scalars(),
+    }
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n")
 
 
 def make_encoder(model: Model) -> Callable[[Any], np.ndarray]:

@@ -39,18 +39,20 @@ log = logging.getLogger(__name__)
 COMPONENT_SETTINGS = {"person": "paired", "garment": "try_off"}
 
 
-def find_row(tasks: Sequence[Task], name: str, other_names: Sequence[str]) -> Task:
+def find_row(
+    tasks: Sequence[Task], name: str, other_names: Sequence[str] = (), *, flag: str = "--task"
+) -> Task:
     """Return the row called `name`; an OmfaError if there is none, or nothing in it can be scored.
 
-    `other_names` are suggested as well for a misspelt name.
+    `other_names` are suggested as well for a misspelt name; `flag` is where the name was given.
     """
     row = next((task for task in tasks if task.name == name), None)
     if row is None:
-        raise unknown_name("task (--task)", name, {*other_names, *(task.name for task in tasks)})
+        raise unknown_name(f"task ({flag})", name, {*other_names, *(task.name for task in tasks)})
     if not set(row.noised) & set(COMPONENT_SETTINGS):
         raise OmfaError(
-            f"--task {name} generates only {', '.join(row.noised)}, for which no protocol has a"
-            " setting; use --loss to measure its held-out loss"
+            f"{flag}: {name} generates only {', '.join(row.noised)}, for which no protocol has a"
+            " setting; its held-out loss can be measured (--loss)"
         )
     return row
 

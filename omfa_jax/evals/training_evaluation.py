@@ -4,6 +4,7 @@ It needs no pretrained network, and does not change the training state or its ra
 process of the job calls it, does its share, and gets the same figures.
 """
 
+import dataclasses
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -25,16 +26,15 @@ from omfa_jax.evals.prediction_sampling import (
     get_process_share,
     sample_to_folder,
 )
+from omfa_jax.evals.row_evaluation import COMPONENT_SETTINGS, find_row
 from omfa_jax.evals.settings import EvaluationSettings
-from omfa_jax.evals.split_examples import GENERATED, EvalSplit
+from omfa_jax.evals.split_examples import EvalSplit
 from omfa_jax.evals.split_run import get_installed_measures
 from omfa_jax.parallel.global_arrays import gather_to_host
 from omfa_jax.sampling.sampler import Sampler
 from omfa_jax.train.loop import Evaluate
 from omfa_jax.train.state import TrainState
 from omfa_jax.weights.omfa_model import Model
-
-TASK_SETTINGS = {"try_on": "paired", "try_off": "try_off"}
 
 
 def make_training_evaluation(
@@ -78,14 +78,16 @@ def make_sample_scores(
             "PSNR and SSIM during training need image records in addition to latents: give"
             " --config.data.records=DIR or --config.eval.examples=0 (the loss alone)"
         )
-    for task in settings.tasks:
-        if task not in GENERATED:
-            raise OmfaError(f"config.eval.tasks: expected {' and '.join(GENERATED)}, got {task!r}")
     slots = dict(zip(COMPONENTS, model.settings.slots_px, strict=True))
     pipeline = PipelineSettings(records, slots, threads=0)
     name = find_heldout_split(records, settings.split)
+    # task -> the components that it generates and that can be scored
     splits = {
-        task: EvalSplit(pipeline, name, TASK_SETTINGS[task], limit=examples)
+        task: {
+            component: EvalSplit(pipeline, name, setting, limit=examples)
+            for component, setting in COMPONENT_SETTINGS.items()
+            if component in find_row(model.settings.tasks, task, flag="config.eval.tasks").noised
+        }
         for task in settings.tasks
     }
     sampler = Sampler(
@@ -103,27 +105,33 @@ def make_sample_scores(
         # the sampler needs full weights on each device; training may have sharded them over fsdp
         gathered = sampler.replicate(gather_to_host(params))
         row: dict[str, float] = {}
-        for task, split in splits.items():
+        for task, parts in splits.items():
             with tempfile.TemporaryDirectory() as folder:
-                work = SamplingJob(
-                    Path(folder), task, split.generated, split.names, split.get_inputs
+                first, *others = (
+                    SamplingJob(
+                        Path(folder) / component, task, component, split.names, split.get_inputs
+                    )
+                    for component, split in parts.items()
                 )
                 sample_to_folder(
                     sampler,
-                    work,
+                    dataclasses.replace(first, other_components=tuple(others)),
                     seed=settings.seed,
                     process=process,
                     processes=processes,
                     params=gathered,
                 )
-                # NaN marks the rows of other processes, which `merge_rows` fills in
-                values = np.full((len(split), len(measures)), np.nan)
-                for spot in get_process_share(len(split), process, processes):
-                    image = read_rgb(work.get_path(spot), "sampled image")
-                    truth = np.asarray(split.get_inputs(spot)[split.generated])
-                    values[spot] = [measure(image, truth, None) for measure in measures.values()]
-            means = merge_rows(values).mean(axis=0)
-            row |= {f"{m}/{task}": float(v) for m, v in zip(measures, means, strict=True)}
+                for work, split in zip((first, *others), parts.values(), strict=True):
+                    # NaN marks the rows of other processes, which `merge_rows` fills in
+                    values = np.full((len(split), len(measures)), np.nan)
+                    for spot in get_process_share(len(split), process, processes):
+                        image = read_rgb(work.get_path(spot), "sampled image")
+                        truth = np.asarray(split.get_inputs(spot)[work.generated])
+                        values[spot] = [m(image, truth, None) for m in measures.values()]
+                    means = merge_rows(values).mean(axis=0)
+                    # as in the docs: psnr/try_on, but psnr/joint/garment and psnr/joint/person
+                    label = task if len(parts) == 1 else f"{task}/{work.generated}"
+                    row |= {f"{m}/{label}": float(v) for m, v in zip(measures, means, strict=True)}
         return row
 
     return score

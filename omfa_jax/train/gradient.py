@@ -9,11 +9,13 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
 from omfa_jax.parallel.mesh import BATCH_AXES, MESH_AXES, count_batch_shards
-from omfa_jax.train.objective import Batch, Objective
+from omfa_jax.train.objective import DeviceBatch, Objective
 
 Metrics = dict[str, Float[Array, ""]]
 # (params, constants, batch with ROW, root key, step) -> mean loss, metrics, gradient
-Gradient = Callable[[Any, Any, Batch, jax.Array, Array], tuple[Float[Array, ""], Metrics, Any]]
+Gradient = Callable[
+    [Any, Any, DeviceBatch, jax.Array, Array], tuple[Float[Array, ""], Metrics, Any]
+]
 
 
 def make_sharded_gradient(
@@ -29,8 +31,8 @@ def make_sharded_gradient(
     batch_axes, manual = get_manual_axes(mesh)
     specs = get_manual_specs(param_shardings, manual)
 
-    def on_device(params: Any, constants: Any, batch: Batch, root: Array, step: Array):
-        def gradient(rows: Batch):
+    def on_device(params: Any, constants: Any, batch: DeviceBatch, root: Array, step: Array):
+        def gradient(rows: DeviceBatch):
             return jax.value_and_grad(objective, has_aux=True)(params, constants, rows, root, step)
 
         (value, sums), grads = accumulate_gradient(
@@ -62,7 +64,7 @@ def make_sharded_gradient(
     )
 
 
-def split_microbatches(batch: Batch, count: int) -> Batch:
+def split_microbatches(batch: DeviceBatch, count: int) -> DeviceBatch:
     """Return a batch with a leading axis of `count` microbatches, each of every count-th row."""
 
     def cut(array: Array) -> Array:
@@ -72,7 +74,7 @@ def split_microbatches(batch: Batch, count: int) -> Batch:
     return jax.tree.map(cut, batch)
 
 
-def accumulate_gradient(gradient: Callable[[Batch], Any], parts: Batch) -> Any:
+def accumulate_gradient(gradient: Callable[[DeviceBatch], Any], parts: DeviceBatch) -> Any:
     """Return the sum of `gradient` over microbatches, one after the other in the memory of one."""
     first = jax.tree.map(lambda array: array[0], parts)
     # nothing to sum: a scan would only add the gradient to a tree of zeros

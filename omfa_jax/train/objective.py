@@ -21,11 +21,12 @@ from omfa_jax.train.settings import LossSettings
 # quarters of the schedule: with 8 examples a step, most steps see each of them
 NOISE_LEVELS = 4
 
-Batch = Mapping[str, Array]
+# a batch of data/pipeline/batch.py on the devices, with its rows' numbers under ROW
+DeviceBatch = Mapping[str, Array]
 # (sum, count) of each metric: sums add up over devices and microbatches, means do not
 Sums = dict[str, tuple[Float[Array, ""], Float[Array, ""]]]
 # (params, constants, batch, root key, step) -> mean loss, sums
-Objective = Callable[[Any, Any, Batch, jax.Array, Array], tuple[Float[Array, ""], Sums]]
+Objective = Callable[[Any, Any, DeviceBatch, jax.Array, Array], tuple[Float[Array, ""], Sums]]
 # (params, network input, timesteps, prompt rows, prompt table) -> prediction
 ApplyFn = Callable[..., Float[Array, "b h w c"]]
 
@@ -38,7 +39,7 @@ def to_signed_float(pictures: Array) -> Float[Array, "b h w 3"]:
 
 
 def encode_batch(
-    batch: Batch, encode: Callable[[Float[Array, "b h w 3"]], Float[Array, "b h w c"]]
+    batch: DeviceBatch, encode: Callable[[Float[Array, "b h w 3"]], Float[Array, "b h w c"]]
 ) -> dict[str, Float[Array, "b h w c"]]:
     """Return latents of the three components and the pose map; encode those that are not stored.
 

@@ -12,10 +12,10 @@ from jaxtyping import Array
 
 from omfa_jax.parallel.mesh import make_batch_sharding, make_replicated_sharding
 from omfa_jax.train.gradient import Metrics, make_sharded_gradient
-from omfa_jax.train.objective import Batch, Objective
+from omfa_jax.train.objective import DeviceBatch, Objective
 from omfa_jax.train.state import TrainState, apply_gradients
 
-Step = Callable[[TrainState, Any, Batch, jax.Array], tuple[TrainState, Metrics]]
+Step = Callable[[TrainState, Any, DeviceBatch, jax.Array], tuple[TrainState, Metrics]]
 
 
 def make_step(
@@ -40,7 +40,7 @@ def make_step(
 
     gradient = make_sharded_gradient(objective, shardings.params, mesh, grad_accum_steps)
 
-    def step(state: TrainState, constants: Any, batch: Batch, root: Array):
+    def step(state: TrainState, constants: Any, batch: DeviceBatch, root: Array):
         value, metrics, grads = gradient(state.params, constants, batch, root, state.step)
         metrics = {"loss": value, "grad_norm": optax.tree.norm(grads), **metrics}
         new = apply_gradients(state, grads, optimizer, ema_decay)

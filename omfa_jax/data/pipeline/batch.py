@@ -5,10 +5,9 @@ from typing import TypedDict
 import numpy as np
 from jaxtyping import Bool, Float16, Float32, Int32, Int64, UInt8
 
-# The type in signatures. Its keys are those of one of the four classes below, which one depends on
-# the records (images or latents) and on the reader (training or evaluation); they are a contract
-# that tests hold real batches to, and do not exist as classes at run time. A batch lives on the
-# host.
+# The type in signatures: arrays on the host. Its keys are those of one of the four classes below;
+# which one depends on the records (images or latents) and on the reader (training or evaluation),
+# and so is known only at run time. Tests hold real batches to these classes.
 Batch = dict[str, np.ndarray]
 
 
