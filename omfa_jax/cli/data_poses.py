@@ -143,6 +143,7 @@ def render_targets(options: argparse.Namespace) -> "tuple[dict[str, BodyParams],
     person, camera = load_body(options.body) if options.body else (make_neutral_params(), None)
     if options.turntable is not None:
         standing = person if camera else make_params_from_pose(parse_pose({}))
+        # up in the photo: a camera's y axis points down, and its rotation's rows are its axes
         up = (0.0, 1.0, 0.0) if camera is None else tuple(-camera.rotation[1])
         views = make_turntable(standing, options.turntable, up=up)
         bodies = {f"view_{index:03d}": view for index, view in enumerate(views)}
@@ -152,9 +153,11 @@ def render_targets(options: argparse.Namespace) -> "tuple[dict[str, BodyParams],
         for name in names:
             if name not in library:
                 raise unknown_name("pose (--poses; --list prints them)", name, library)
+        # place_pose uses the direction of the camera only, so the size of the image is arbitrary
         front = camera or make_studio_camera(load_body_model(options.smplx_model), [person], 8, 8)
         bodies = {name: place_pose(library[name], person, front) for name in names}
     if camera is None:
+        # framed with a standing body, so that crouching ones alone are not drawn larger
         shown = [*bodies.values(), make_params_from_pose(parse_pose({}))]
         camera = make_studio_camera(
             load_body_model(options.smplx_model), shown, *_size(options.size)

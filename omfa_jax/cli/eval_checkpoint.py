@@ -39,6 +39,7 @@ def run(options: argparse.Namespace) -> None:
     from omfa_jax.parallel import distributed
     from omfa_jax.parallel.xla_flags import reserve_gpu_memory
 
+    # before JAX takes its share of the GPU's memory, which it does on first use
     if options.device.startswith("cuda"):
         reserve_gpu_memory("the metrics' networks (--device cuda)")
     distributed.initialize(out)
@@ -183,6 +184,7 @@ def write_loss(model: Any, options: argparse.Namespace, out: Path) -> None:
     measure = HeldOutSettings(options.loss_examples, options.loss_timesteps, options.seed)
     mesh = make_mesh(MeshSettings())
     everywhere = make_replicated_sharding(mesh)
+    # whole on every device: without an optimizer's state there is room for it
     shardings = jax.tree.map(lambda _: everywhere, model.unet_params)
     evaluate_loss = make_heldout_loss(
         model,

@@ -97,6 +97,7 @@ def run_one(folder: Path, run: StudyRun, *, retry_failed: bool) -> None:
     """
     state = get_run_state(folder, run)
     if state == "finished":
+        # only to raise if the result is damaged
         read_result(folder, run)
         log.info("%s is finished", run.name)
         return
