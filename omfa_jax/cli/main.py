@@ -78,6 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser = make_parser(command, arguments[1:])
         module, words = choose_module(command, arguments[1:])
         options, rest = parser.parse_known_args(words)
+        # commands with a config take its overrides, and others must not ignore a misspelt flag
         takes_config = hasattr(options, "config")
         if rest and not (takes_config and all(flag.startswith("--config.") for flag in rest)):
             parser.error(f"unrecognised arguments: {' '.join(rest)}")

@@ -93,6 +93,7 @@ def run(options: argparse.Namespace) -> None:
     lock = exclusive_lock(workdir / LOCK_NAME, refusal)
     # one lock per job: its processes share the workdir on purpose
     with lock if jax.process_index() == 0 else contextlib.nullcontext():
+        # under the lock: another job could start a run in the folder between check and use
         require_same_run(config.to_dict(), workdir)
         if config.objective == "autoencoder":
             train_autoencoder(config, workdir)
