@@ -43,6 +43,7 @@ def run(options: argparse.Namespace) -> None:
     if options.device.startswith("cuda"):
         reserve_gpu_memory("the metrics' networks (--device cuda)")
     distributed.initialize(out)
+    # as text, because paths are not JSON
     flags = {name: str(value) for name, value in vars(options).items()}
     facts = {"the code's revision": distributed.get_code_revision(), "the flags": json.dumps(flags)}
     distributed.check_equal_across_processes(facts)
@@ -196,6 +197,7 @@ def write_loss(model: Any, options: argparse.Namespace, out: Path) -> None:
         dtype=options.dtype,
     )
     loss = evaluate_loss(put_global(model.unet_params, shardings))
+    # measuring took all processes, and one reports
     if jax.process_index():
         return
     content = {

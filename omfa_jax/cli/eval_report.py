@@ -68,6 +68,7 @@ def run(options: argparse.Namespace) -> None:
             raise OmfaError(f"{flag}: there is no folder {path.parent}; create it or change {flag}")
         if path.is_dir() or path.resolve() in inputs:
             raise OmfaError(f"{flag} {path}: expected the name of a new file")
+    # the last file written would silently replace the other
     if len({path.resolve() for path in given.values()}) < len(given):
         raise OmfaError(f"{', '.join(given)} must be different files")
     scores = [read_scores(path) for path in options.scores]

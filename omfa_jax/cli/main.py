@@ -96,6 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print_error(f"omfa {command}: interrupted")
         return exit_job(130, "interrupted", joins=joins)
     except Exception as error:
+        # the reader, such as `| head`, has seen enough: no message, and a shell's status for that
         if isinstance(error, BrokenPipeError) and is_stdout_closed():
             return 128 + signal.SIGPIPE
         return report_error(command, error, joins=joins)

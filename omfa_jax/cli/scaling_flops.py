@@ -57,6 +57,7 @@ def run(options: argparse.Namespace) -> None:
     names = list(UNETS) if "all" in options.preset else options.preset
     # "" keeps the preset of the config
     settings = [load_settings(options, name) for name in names or [""]]
+    # components are for one network; several presets are compared by their totals
     if len(settings) == 1:
         print(format_components(*settings[0], options.text_tokens))
     else:

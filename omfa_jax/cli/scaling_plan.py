@@ -133,6 +133,7 @@ def run(options: argparse.Namespace) -> None:
         )
     grid = make_grid(options, config)
     names = [name.strip() for name in options.sizes.split(",") if name.strip()]
+    # the runs of a preset given twice would have the same names
     if not names or len(set(names)) < len(names):
         raise OmfaError(f"--sizes: expected different presets, got {options.sizes!r}")
     sizes = [measure_size(config, name, machine, options) for name in names]
