@@ -94,6 +94,7 @@ def render_folder(
         backend=render_backends.resolve_backend(backend),
         size_px=size_px,
     )
+    # only to raise now if the file cannot be read: each process loads its own
     load_body_model(model_path)
     target = require_writable_dir(out_dir, "--out")
     jobs = [(body, target / f"{body.stem}.png") for body in bodies]
@@ -153,6 +154,7 @@ def find_folders(name: str, root: Path) -> list[Path]:
 def _claim(target: Path, settings: _Settings) -> None:
     """Record the maps' settings in `target`; OmfaError if it has maps with other settings."""
     note = target / SETTINGS_FILE
+    # without its folder: a model file that has been moved is the same one
     model = Path(settings.model_path).name if settings.model_path else "the free body"
     size = "x".join(map(str, settings.size_px)) if settings.size_px else "as the photo"
     wanted = {"style": settings.style, "size_px": size, "body_model": model}

@@ -51,6 +51,7 @@ class SmplConverter:
 
     def __call__(self, body: SmplBody) -> BodyParams:
         """Return the SMPL-X parameters, in camera axes as `body`."""
+        # the mesh fit is a local search and starts from these
         start = copy_joint_rotations(body, self.model, self.smpl)
         if self.method == "copy21":
             return start
@@ -80,6 +81,7 @@ def load_converter(
         missing = [flag for flag, is_there in given.items() if not is_there]
         if missing:
             raise OmfaError(_FIT_NEEDS.format(missing=", ".join(missing)))
+    # also for copy21, which takes the pelvis of the body's own shape from it
     smpl = None if smpl_path is None else load_smpl_model(smpl_path, trust=trust)
     if method == "copy21":
         return SmplConverter(method, model, smpl)
@@ -110,6 +112,7 @@ def copy_joint_rotations(
         pelvis = body.transl + MEAN_REST_PELVIS_M
     return make_neutral_params().replace(
         global_orient=body.global_orient,
+        # SMPL's last two joints are the hands, which SMPL-X articulates instead
         body_pose=body.body_pose[:21],
         transl=pelvis - model.joint_template[0],
     )

@@ -48,6 +48,7 @@ def make_turntable_targets(
     person, camera = load_body(body) if body else (make_neutral_params(), None)
     # the library's own stance: with neutral parameters the arms are stretched out
     standing = person if camera else make_params_from_pose(parse_pose({}))
+    # up in the photo: a camera's y axis points down, and its rotation's rows are its axes
     up = (0.0, 1.0, 0.0) if camera is None else tuple(-camera.rotation[1])
     turned = make_turntable(standing, views, up=up)
     bodies = {f"view_{index:03d}": view for index, view in enumerate(turned)}
@@ -57,6 +58,6 @@ def make_turntable_targets(
 def _make_common_camera(
     bodies: dict[str, BodyParams], smplx_model: str | None, size_px: tuple[int, int]
 ) -> Camera:
-    # one camera for all, also for a single pose, so that images of several calls match
+    # framed with a standing body, so that crouching ones alone are not drawn larger
     shown = [*bodies.values(), make_params_from_pose(parse_pose({}))]
     return make_studio_camera(load_body_model(smplx_model), shown, *size_px)

@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Float32, Int32, UInt8
 from omfa_jax.core.errors import OmfaError, unknown_name
 
 ENGINES = ("auto", "numba", "numpy")
+# pixels of bounding boxes that are tested at once
 _NUMPY_CHUNK_PX = 4_000_000
 
 
@@ -33,6 +34,7 @@ class Raster(NamedTuple):
 @functools.cache
 def has_numba() -> bool:
     """Return True if numba is installed."""
+    # looked for and not imported: the import is slow, and only drawing needs it
     return importlib.util.find_spec("numba") is not None
 
 
@@ -71,6 +73,7 @@ def to_screen_points(screen: Float[np.ndarray, "v 3"]) -> Float[np.ndarray, "v 3
     """Return float64 (x, y, 1 / depth) for the kernels; 1 / depth is 0 for unusable points."""
     points = np.array(screen, dtype=np.float64, order="C")
     usable = np.isfinite(points).all(axis=1) & (points[:, 2] > 0)
+    # 1 / inf is 0, by which the kernels recognise a corner to skip
     points[~usable] = (0.0, 0.0, np.inf)
     points[:, 2] = 1.0 / points[:, 2]
     return points
@@ -136,8 +139,10 @@ def _shade(
     row, column = np.nonzero(seen)
     pixel = (row // samples) * width + column // samples
     found = _interpolate(raster, seen, faces, colors)
+    # samples off the body count as black, which smooths the silhouette
     total = [np.bincount(pixel, found[:, c], height * width) for c in range(3)]
     mean = np.stack(total, axis=1).reshape(height, width, 3) / samples**2
+    # half up, as the compiled kernel does; np.rint would round halves to even
     return np.floor(np.clip(mean, 0, 1) * 255 + 0.5).astype(np.uint8)
 
 
@@ -157,6 +162,7 @@ def _rasterize_numpy(
     height, width = out.triangle.shape
     x, y, inverse = np.moveaxis(points[faces], 2, 0)
     area = (x[:, 1] - x[:, 0]) * (y[:, 2] - y[:, 0]) - (x[:, 2] - x[:, 0]) * (y[:, 1] - y[:, 0])
+    # a pixel is tested if its centre, at + 0.5, lies in the triangle's bounding box
     low_x = np.maximum(np.ceil(x.min(1) - 0.5), 0).astype(np.int64)
     high_x = np.minimum(np.floor(x.max(1) - 0.5), width - 1).astype(np.int64)
     low_y = np.maximum(np.ceil(y.min(1) - 0.5), 0).astype(np.int64)
@@ -178,14 +184,17 @@ def _rasterize_numpy(
         row += low_y[triangle]
         px, py = column + 0.5, row + 0.5
         tx, ty, scale = x[triangle], y[triangle], 1.0 / area[triangle]
+        # over the signed area, so that inside is positive whichever way the triangle winds
         w0, w1, w2 = (
             ((tx[:, b] - px) * (ty[:, c] - py) - (tx[:, c] - px) * (ty[:, b] - py)) * scale
             for b, c in ((1, 2), (2, 0), (0, 1))
         )
         inside = np.flatnonzero((w0 >= 0) & (w1 >= 0) & (w2 >= 0))
         triangle = triangle[inside]
+        # linear on the screen, unlike the weights themselves; their sum is 1 / depth
         shares = np.stack([w0[inside], w1[inside], w2[inside]], 1) * inverse[triangle]
         total = shares[:, 0] + shares[:, 1] + shares[:, 2]
+        # rounded before it is compared, as in the compiled kernel, so that both see the same ties
         nearness = total.astype(np.float32)
         flat = row[inside] * width + column[inside]
         # the last write wins: sort by nearness, then by falling index

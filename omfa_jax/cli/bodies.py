@@ -86,6 +86,7 @@ def run(options: argparse.Namespace) -> None:
         raise unknown_name("tool (--from)", options.source, IMPORTERS)
     if options.hands not in ("flat", "mean"):
         raise unknown_name("hand pose (--hands)", options.hands, ("flat", "mean"))
+    # before the body model is loaded, which takes longer
     require_dir(options.raw, "raw data set", "--raw")
     model = load_body_model(options.smplx_model)
     convert = load_converter(

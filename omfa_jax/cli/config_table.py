@@ -156,6 +156,7 @@ def check_config(config: Any) -> None:
             with node.unlocked():
                 del node[last]
                 node[last] = wanted
+    # after the rows of the table, which make each weight a number
     if not sum(row.weight for row in config.tasks.values()) > 0:
         raise OmfaError(
             "config.tasks: all weights are 0: at least one task must have a positive weight"

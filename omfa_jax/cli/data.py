@@ -33,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     commands = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
 
     def command(name: str, text: str) -> argparse.ArgumentParser:
+        # an abbreviation in someone's script would become ambiguous with the next new flag
         return commands.add_parser(name, help=text, description=text, allow_abbrev=False)
 
     cores = os.cpu_count() or 1
@@ -45,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         text = f"number of people in the {split} split"
         make.add_argument(f"--{split}", type=int_between(), default=people, metavar="N", help=text)
     make.add_argument(
+        # an eighth of VITON-HD's 1024x768: small enough to train on without an accelerator
         "--height",
         type=SIDE_PX_TYPE,
         default=128,
@@ -225,6 +227,7 @@ def check(options: argparse.Namespace) -> None:
         report = check_raw(options.raw, **chosen, **datasets.get_item_options(options))
     else:
         report = check_records(options.records)
+    # also when there are faults: the error below is one line and does not list them
     log.info(format_check_report(report))
     if report.faults:
         where = options.raw or options.records

@@ -43,6 +43,7 @@ def run(options: argparse.Namespace) -> None:
     from omfa_jax.data.builders.exclusion_list import write_exclusion_list
     from omfa_jax.data.records.photo_duplicates import format_duplicate_report
 
+    # before the search, which reads every photo
     out = require_writable_file(options.out, "--out")
     report = find_raw_duplicates(
         options.raw,

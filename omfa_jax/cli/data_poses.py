@@ -118,6 +118,7 @@ def render_folders(folders: list[tuple[Path, Path]], options: argparse.Namespace
 
     failed = 0
     for bodies, maps in folders:
+        # folders after one with failures are rendered too: the error comes at the end
         report = render_folder(
             bodies,
             maps,

@@ -37,4 +37,5 @@ def get_item_options(options: argparse.Namespace) -> dict[str, Any]:
     """Return the given flags as item options of the builders."""
     names = ("clean", "parse_labels", "split_shares", "split_seed")
     given = {name: getattr(options, name) for name in names}
+    # only what was given: a builder refuses options that it does not have, and knows its defaults
     return {name: value for name, value in given.items() if value is not None}

@@ -35,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--test",
+        # each example is also sampled with another one's condition, so one alone is not enough
         type=int_between(2),
         default=24,
         metavar="N",
@@ -97,6 +98,7 @@ def run(options: argparse.Namespace) -> None:
     with atomic_write(workdir / "scores.json") as temporary:
         temporary.write_text(json.dumps(scores, indent=2) + "\n")
     write_report(workdir, trained, pictures, scores)
+    # a warning and not an error: a demo with fewer steps or people may well miss the bars
     missed = [name for name, held in scores["bars"].items() if not held]
     if missed:
         log.warning("below the bar: %s (see report.html)", "; ".join(missed))
@@ -149,6 +151,7 @@ def render_poses(raw: Path, config, options: argparse.Namespace) -> None:
 
 def build(raw: Path, records: Path) -> None:
     """Build records from the raw folder."""
+    # built again in every run: a larger --train or --test adds people to the raw folder
     run_command("data", "build", f"--raw={raw}", f"--out={records}", "--overwrite")
 
 

@@ -23,6 +23,7 @@ def choose_module(arguments: list[str]) -> tuple[str, list[str]]:
     """Return the module for the arguments after `omfa eval`, and the arguments left for it."""
     if arguments[:1] == ["report"]:
         (module, command), rest = REPORT, arguments[1:]
+    # a variant has flags of its own, so it is chosen before argparse sees any
     elif any(word.split("=")[0] == "--checkpoint" for word in arguments):
         (module, command), rest = CHECKPOINT, arguments
     else:
@@ -121,6 +122,7 @@ def run(options: argparse.Namespace) -> None:
     from omfa_jax.evals.file_matching import NameRules
     from omfa_jax.evals.folder_scoring import ScoreRequest, score_folder
 
+    # unusable settings are found now, before a scoring that may take an hour
     _require_device(options.device)
     settings = make_folder_judge_settings(options)
     scores = score_folder(
@@ -148,6 +150,7 @@ def run(options: argparse.Namespace) -> None:
     if settings:
         scores = judge_folder(options, settings, scores)
     print(format_scores(scores))
+    # stdout has the table alone, for pipes
     print(f"scores: {options.out}", file=sys.stderr)
 
 

@@ -39,9 +39,11 @@ def run(options: argparse.Namespace) -> None:
     from omfa_jax.parallel import distributed
     from omfa_jax.parallel.xla_flags import reserve_gpu_memory
 
+    # before JAX takes its share of the GPU's memory, which it does on first use
     if options.device.startswith("cuda"):
         reserve_gpu_memory("the metrics' networks (--device cuda)")
     distributed.initialize(out)
+    # as text, because paths are not JSON
     flags = {name: str(value) for name, value in vars(options).items()}
     facts = {"the code's revision": distributed.get_code_revision(), "the flags": json.dumps(flags)}
     distributed.check_equal_across_processes(facts)

@@ -46,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--restart", action="store_true", help="delete the images of another run in --out")
     add_sampler_flags(parser)
     add(
+        # not auto, as in `omfa sample`: scores must not depend on the kind of device
         "--dtype",
         default="float32",
         help="compute dtype, float32 or bfloat16",
@@ -74,6 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="use weights whose checksum differs from the published one",
     )
+    # PyTorch's device: with cuda its networks share the GPU's memory with JAX
     add("--device", default="cpu", help="device of the metrics, cpu or cuda")
     add(
         "--workers",

@@ -116,6 +116,7 @@ def make_judge_settings(
     if not model:
         raise OmfaError(f"the judge needs --judge-model NAME (or {MODEL} in the environment)")
     cache = options.judge_cache or (out and out.with_suffix(".judge.jsonl"))
+    # answers cost money: without a file to keep them in, a restart would pay for them again
     if cache is None:
         raise OmfaError("the judge needs --judge-cache FILE or --out")
     return JudgeSettings(
@@ -140,6 +141,7 @@ def make_judge_settings(
 def make_folder_judge_settings(options: argparse.Namespace) -> JudgeSettings | None:
     """Return the judge's settings for `omfa eval --pred`; call it before scoring starts."""
     settings = make_judge_settings(options, setting=options.setting, out=options.out)
+    # try-off is judged against the true garment, which is in --gt
     if settings and options.setting != "try_off" and not (options.garments and options.pairs):
         raise OmfaError(NO_GARMENT)
     return settings
@@ -147,6 +149,7 @@ def make_folder_judge_settings(options: argparse.Namespace) -> JudgeSettings | N
 
 def judge_folder(options: argparse.Namespace, settings: JudgeSettings, scores: Scores) -> Scores:
     """Judge a folder that has been scored; write the extended scores to --out and return them."""
+    # by the flags of the scoring, so that the judge sees the images that were scored
     matched = match_files(
         options.pred,
         options.gt,

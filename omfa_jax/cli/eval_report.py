@@ -59,6 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Write the page and the requested tables."""
+    # all paths are checked before the scores are read and the images drawn
     outputs = {"--out": options.out, "--latex": options.latex, "--csv": options.csv}
     given = {flag: path for flag, path in outputs.items() if path is not None}
     inputs = {path.resolve() for path in options.scores}
@@ -67,6 +68,7 @@ def run(options: argparse.Namespace) -> None:
             raise OmfaError(f"{flag}: there is no folder {path.parent}; create it or change {flag}")
         if path.is_dir() or path.resolve() in inputs:
             raise OmfaError(f"{flag} {path}: expected the name of a new file")
+    # the last file written would silently replace the other
     if len({path.resolve() for path in given.values()}) < len(given):
         raise OmfaError(f"{', '.join(given)} must be different files")
     scores = [read_scores(path) for path in options.scores]
@@ -75,9 +77,11 @@ def run(options: argparse.Namespace) -> None:
     examples = GallerySettings(metrics, options.examples, options.example_height)
     page = build_report_page(scores, beside=beside, examples=examples)
     groups = group_scores(scores)
+    # after the page has been built: an unknown metric is found there, and leaves no tables
     for path, text in ((options.latex, format_latex(groups)), (options.csv, format_csv(groups))):
         if path is not None:
             with atomic_write(path) as temporary:
+                # not the locale's encoding: names of methods may have any letters
                 temporary.write_text(text, encoding="utf-8")
     page.write(options.out)
     print(f"wrote {', '.join(str(path) for path in given.values())}")

@@ -45,9 +45,11 @@ def run(options: argparse.Namespace) -> None:
     folders = find_photos(options.raw, options.keypoints, warnings)
     for warning in warnings:
         log.warning(warning)
+    # rows of DressCode's BODY_18 are widened to BODY_25 when they are read
     known = DEEPFASHION if options.keypoints == "deepfashion" else BODY_25
     fitter = Fitter(load_body_model(options.smplx_model), known)
 
+    # called during the fit, where a damaged file fails its own photo and not the folder
     def reader(photo: KeypointPhoto) -> Callable:
         def read() -> tuple:
             size_px = photo.read_size_px()

@@ -13,6 +13,7 @@ BATCH_MAX, WORKERS_MAX, SIDE_MAX_PX = 2**20, 4096, 16384
 
 
 # command -> {old flag: new flag}
+# an old flag gets an error with its new name, and not argparse's usage line
 RENAMED_FLAGS: dict[str, dict[str, str]] = {
     "sample": {"--raw-weights": "--no-ema"},
     "eval": {

@@ -78,6 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser = make_parser(command, arguments[1:])
         module, words = choose_module(command, arguments[1:])
         options, rest = parser.parse_known_args(words)
+        # commands with a config take its overrides, and others must not ignore a misspelt flag
         takes_config = hasattr(options, "config")
         if rest and not (takes_config and all(flag.startswith("--config.") for flag in rest)):
             parser.error(f"unrecognised arguments: {' '.join(rest)}")
@@ -95,6 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print_error(f"omfa {command}: interrupted")
         return exit_job(130, "interrupted", joins=joins)
     except Exception as error:
+        # the reader, such as `| head`, has seen enough: no message, and a shell's status for that
         if isinstance(error, BrokenPipeError) and is_stdout_closed():
             return 128 + signal.SIGPIPE
         return report_error(command, error, joins=joins)

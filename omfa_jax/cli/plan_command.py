@@ -89,6 +89,7 @@ def run(options: argparse.Namespace) -> None:
         log.warning("%s", note)
     print(format_plan(job, made, options.efficiency))
     faster = None
+    # remat trades time for memory, so a run that fits may be able to do with less of it
     if made.fits:
         faster = find_lighter_remat(job, topology, efficiency=options.efficiency, usable=usable)
     if faster:
@@ -100,6 +101,7 @@ def run(options: argparse.Namespace) -> None:
     if options.compile:
         compiled = aot.compile_step(job, aot.describe_devices(topology))
         print(format_compiled(made, compiled))
+    # before the verdict: scripts want the figures of a run that does not fit as well
     if options.json:
         figures = {
             "plan": plan_to_dict(made),
@@ -109,6 +111,7 @@ def run(options: argparse.Namespace) -> None:
     # the compiler's figure decides where there is one
     peak = compiled.peak_bytes if compiled else made.peak_bytes
     if peak > made.usable_bytes:
+        # by formula even after --compile: compiling each candidate would take minutes
         found = find_fitting_overrides(job, topology, usable=usable)
         change = f"try {found}" if found else "use more chips, a smaller batch or a smaller preset"
         raise OmfaError(
@@ -197,5 +200,6 @@ def format_compiled(made: "Plan", compiled: "CompiledStats") -> str:
 
 def plan_to_dict(made: "Plan") -> dict[str, Any]:
     """Return a plan for JSON, derived figures included."""
+    # properties, which asdict leaves out
     names = ("peak_bytes", "fits", "step_seconds", "bare_step_seconds", "mfu")
     return dataclasses.asdict(made) | {name: getattr(made, name) for name in names}

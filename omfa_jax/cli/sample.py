@@ -107,6 +107,7 @@ def run(options: argparse.Namespace) -> None:
     model = load_model(options.checkpoint, ema=not options.no_ema)
     sampler = Sampler(model, settings, dtype=options.dtype)
     columns = generate(sampler, SlotFitter(model.settings), options)
+    # in cells of the person's slot, the second of COMPONENTS
     write_columns(out, columns, model.settings.slots_px[1])
 
 
@@ -158,6 +159,7 @@ def _try_off(sampler, slots: SlotFitter, options):
     from omfa_jax.sampling.task_functions import try_off
 
     person = slots.load_image("person", options.person, "--person")
+    # the model has been trained on people without a face image too, whose slot is white
     face = slots.fit_image("face", _load_face(options, needed=False))
     pose = _pose(slots, options.pose, options)
     garment = try_off(sampler, person, face, pose, seed=options.seed)

@@ -29,6 +29,7 @@ def add_sampler_flags(parser: argparse.ArgumentParser) -> None:
     add(
         "--steps",
         type=make_rule_type(SAMPLER_RULES["steps"]),
+        # from the settings, so that a flag that is not given means what the library's default does
         default=SamplerSettings.steps,
         help="denoising steps",
     )

@@ -50,6 +50,7 @@ def replace_size(config: "Config", name: str) -> Any:
 def write_configs(out: Path, config: "Config", runs: "tuple[StudyRun, ...]") -> None:
     """Write the config file of every run; OmfaError if one exists with different values."""
     texts = {out / run.config: format_config(out, config, run) for run in runs}
+    # all files are compared before the first is written, so that a refused plan changes nothing
     existing = {path: path.read_text() for path in texts if path.exists()}
     for path, text in existing.items():
         # not only the text: a file of an older version has other words and key names

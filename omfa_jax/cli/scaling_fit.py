@@ -119,6 +119,7 @@ def run(options: argparse.Namespace) -> None:
     from omfa_jax.studies.runs_table import COLUMN_NAMES, read_runs_table
 
     if options.out is not None:
+        # writing the fit over the table would lose the runs
         require_disjoint(options.out, {"--table": options.table})
     given = {name: getattr(options, f"{name}_column") for name in COLUMN_NAMES}
     table = read_runs_table(
@@ -140,8 +141,10 @@ def run(options: argparse.Namespace) -> None:
         predict=tuple(parse_run(text) for text in options.predict),
     )
     found = fit_scaling(table, settings)
+    # also of a refused law: the report has the excluded runs and the other approaches
     print(format_report(found))
     if options.out is not None:
+        # JSON has no NaN: one that slipped through would fail in other readers
         with atomic_write(options.out) as path:
             path.write_text(json.dumps(make_record(found), indent=1, allow_nan=False) + "\n")
         log.info("wrote %s", options.out)

@@ -55,7 +55,9 @@ def run(options: argparse.Namespace) -> None:
     from omfa_jax.models import UNETS
 
     names = list(UNETS) if "all" in options.preset else options.preset
+    # "" keeps the preset of the config
     settings = [load_settings(options, name) for name in names or [""]]
+    # components are for one network; several presets are compared by their totals
     if len(settings) == 1:
         print(format_components(*settings[0], options.text_tokens))
     else:
@@ -94,6 +96,7 @@ def format_components(
         "",
     ]
     sizes = dict(zip(COMPONENTS, diffusion.slots_px, strict=True)) | {"pose": (0, 0)}
+    # the pose map is a fourth image that is encoded, of the person's size
     sizes["pose"] = sizes["person"]
     for name, size in sizes.items():
         for half, part in zip(("encoder", "decoder"), count_vae_flops(vae, *size), strict=True):

@@ -133,9 +133,11 @@ def run(options: argparse.Namespace) -> None:
         )
     grid = make_grid(options, config)
     names = [name.strip() for name in options.sizes.split(",") if name.strip()]
+    # the runs of a preset given twice would have the same names
     if not names or len(set(names)) < len(names):
         raise OmfaError(f"--sizes: expected different presets, got {options.sizes!r}")
     sizes = [measure_size(config, name, machine, options) for name in names]
+    # --flops-per-second describes the machine as a whole, and so does --price then
     runs, left_out = expand_grid(
         sizes, grid, chips=machine.chips if machine else 1, price=options.price
     )
@@ -151,6 +153,7 @@ def run(options: argparse.Namespace) -> None:
         runs=merge_runs(before.runs if before else (), runs, out),
         left_out=left_out,
     )
+    # the manifest last: until then the folder is no study, or still the one that it was before
     write_configs(out, config, runs)
     files = write_launchers(out, study, machine)
     write_study(out, study)
@@ -164,10 +167,12 @@ def make_grid(options: argparse.Namespace, config: "Config") -> "StudyGrid":
 
     rates = parse_numbers(options.learning_rates, "--learning-rates")
     samples = parse_numbers(options.samples, "--samples")
+    # the flag first: a study may be planned on a machine that does not have the data
     unique = options.dataset_size or count_records(config)
     if unique < 1:
         raise OmfaError("the config's data has no examples; give --dataset-size")
     return StudyGrid(
+        # parsed as floats, so that 1e6 may be written
         samples=tuple(round(n) for n in samples),
         budgets=parse_numbers(options.budgets, "--budgets"),
         learning_rates=rates or (float(config.optimizer.learning_rate),),
@@ -184,6 +189,7 @@ def parse_numbers(text: str, flag: str) -> tuple[float, ...]:
         found = tuple(float(part) for part in text.split(",") if part.strip())
     except ValueError:
         raise OmfaError(f"{flag}: expected numbers such as 1e4,2e4, got {text!r}") from None
+    # refuses nan too, for which every comparison is false
     if not all(0 < number < math.inf for number in found):
         raise OmfaError(f"{flag}: expected positive numbers, got {text!r}")
     return found
@@ -222,6 +228,7 @@ def measure_size(
     job = make_job(sized)
     params, flops = compute_size_cost(sized, job)
     if machine is None:
+        # a measured rate says nothing about memory: the size counts as fitting
         rate = options.flops_per_second
         return ModelSize(name, params, flops, 1 / rate if rate else None)
     usable = get_usable_fraction(machine.platform)
@@ -231,6 +238,7 @@ def measure_size(
         raise OmfaError(f"{name}: {error}") from error
     for note in made.notes:
         log.warning("%s: %s", name, note)
+    # per FLOP of the model, without remat's, because the runs' FLOPs are counted so
     return ModelSize(name, params, flops, made.step_seconds / made.model_flops, made.fits)
 
 
@@ -247,6 +255,7 @@ def compute_size_cost(config: "Config", job: Any) -> tuple[int, float]:
 
     if not config.model.init or Path(config.model.init).is_dir():
         model = load_initial_model(config_lib.make_weights_source(config), None, abstract=True)
+        # encoding would be counted apart from the UNet's FLOPs, and laws refer to those
         cost = compute_unet_cost(model, config.train.batch_size, encodes=False)
         return cost.params, cost.flops_per_example
     height, width, _ = job.diffusion.canvas.shape

@@ -45,6 +45,7 @@ def run(options: argparse.Namespace) -> None:
         data = json.loads(path.read_text())
     except ValueError:
         data = None
+    # records of an older version lack figures that the plots draw
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         raise OmfaError(
             f"{path} is not an output of this version's `omfa scaling fit --out`; change --fit,"

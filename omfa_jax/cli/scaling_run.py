@@ -75,6 +75,7 @@ def run(options: argparse.Namespace) -> None:
             )
         options.only = study.runs[options.index].name
     if options.only:
+        # before JAX is imported, which sizes its thread pools by the cores of the process
         terminate_with_runner()
         apply_core_share()
         if options.parallel != 1:
@@ -97,6 +98,7 @@ def run_one(folder: Path, run: StudyRun, *, retry_failed: bool) -> None:
     """
     state = get_run_state(folder, run)
     if state == "finished":
+        # only to raise if the result is damaged
         read_result(folder, run)
         log.info("%s is finished", run.name)
         return
@@ -113,6 +115,7 @@ def run_one(folder: Path, run: StudyRun, *, retry_failed: bool) -> None:
         config = config_lib.load_config(config_file, [])
         # fail now, not after training, if there is no split for the held-out loss
         find_heldout_split(config_lib.make_pipeline_settings(config).records, config.eval.split)
+        # all flags of `omfa train`, which reads them as attributes
         options = argparse.Namespace(
             config=config_file,
             overrides=[],

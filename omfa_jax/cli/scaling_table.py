@@ -51,6 +51,7 @@ def run(options: argparse.Namespace) -> None:
         )
     if options.out:
         if not table:
+            # an empty table would only fail later, in `omfa scaling fit`
             raise OmfaError(f"{folder}: no run is finished yet; run `omfa scaling run {folder}`")
         write_table(Path(options.out), table)
         print(f"{options.out}: {len(table)} runs")

@@ -78,6 +78,7 @@ def run(options: argparse.Namespace) -> None:
         model = load_initial_model(config_lib.make_weights_source(config), None, abstract=True)
         print(explain_sharding(config_lib.make_mesh_settings(config), model))
         return
+    # parsed before the processes of a job wait for each other
     profile = ProfileSteps.parse(options.profile) if options.profile else None
     workdir = require_writable_dir(options.workdir, "--workdir")
     # before anything touches the devices: jax.distributed cannot be initialised after them
@@ -93,6 +94,7 @@ def run(options: argparse.Namespace) -> None:
     lock = exclusive_lock(workdir / LOCK_NAME, refusal)
     # one lock per job: its processes share the workdir on purpose
     with lock if jax.process_index() == 0 else contextlib.nullcontext():
+        # under the lock: another job could start a run in the folder between check and use
         require_same_run(config.to_dict(), workdir)
         if config.objective == "autoencoder":
             train_autoencoder(config, workdir)

@@ -77,6 +77,7 @@ def collect_sections(
 def sample_transfer(worn: SplitRun, taken: SplitRun) -> Columns:
     """Return a few people in garments from others' photos: try-off (sampled before), try-on."""
     split = worn.split
+    # nobody is dressed in the garment that they wear already
     swap = sample_derangement(len(split), SEED)
     few = dataclasses.replace(worn, split=split.take(min(NUM_SHOWN, len(split))))
 

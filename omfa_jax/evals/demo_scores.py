@@ -63,6 +63,7 @@ def score_demo(
     """
     model, _ = load_checkpoint_model(trained)
     folder, slots = trained.parent / "eval", SlotFitter(model.settings)
+    # the report's lead states the guidance
     settings = SamplerSettings(sampling_steps, 2.0)
     sampler = Sampler(model, settings, devices=get_busy_devices(examples))
     pipeline = PipelineSettings(str(records), slots.sizes, threads=0)
@@ -72,6 +73,7 @@ def score_demo(
     untrained = make_split_sampler(
         sampler, folder / "untrained", facts, params=draw_untrained_params(model)
     )
+    # a few are enough to show that training has had an effect
     blank_on, blank_off = untrained(first), untrained(first.with_setting("try_off"))
     tiny = make_split_sampler(
         sampler, folder / "tiny", facts | {"weights": compute_weights_digest(model)}
@@ -111,6 +113,7 @@ def score_demo(
     )
     scores["against_untrained"] = {
         "examples": len(first),
+        # both over the examples that the untrained model has sampled
         "try_on_db": [round_mean(on_db[:NUM_SHOWN]), round_mean(blank_db)],
         "try_off_db": [round_mean(off_db[:NUM_SHOWN]), round_mean(none_db)],
     }

@@ -77,6 +77,7 @@ def score_folder(request: ScoreRequest) -> Scores:
             raise unknown_name(
                 f"metric of {chosen.name} {request.setting} (--metrics)", key, choices
             )
+    # before the files are hashed: a wrong --out would be found after minutes otherwise
     require_scores_path(request)
     matched = match_files(
         request.pred,
@@ -110,6 +111,7 @@ def score_folder(request: ScoreRequest) -> Scores:
     cache = request.out.with_name(f"{request.out.name}.cache")
     results = MetricRunner(computers.distinct, facts, cache)
     works = results.plan(matched)
+    # says why a resumed run starts with fewer images than the folder has
     if len(works) < len(matched.matches) and computers.distinct:
         cached = len(matched.matches) - len(works)
         log.info("%d of %d examples are cached in %s", cached, len(matched.matches), cache)
@@ -220,6 +222,7 @@ def _scores(folder: _ScoredFolder) -> Scores:
         return made
 
     categories = {}
+    # a category of which no prediction exists has no mean, and gets no table
     for name in sorted({row.category for row in scored if row.category}):
         rows = [row for row in scored if row.category == name]
         everything = [row for row in matched.matches if row.category == name]
@@ -231,6 +234,7 @@ def _scores(folder: _ScoredFolder) -> Scores:
         digest.update(f"{row.name} {facts[row.truth].sha256}\n".encode())
     formats = Counter(facts[path].format for path in preds)
     odd = Counter(fact.converted for fact in facts.values() if fact.converted)
+    # papers rarely say what they did with such files, so the scores may not be comparable
     if odd:
         converted = ", ".join(f"{count} {what}" for what, count in sorted(odd.items()))
         log.warning("converted to upright 8-bit RGB: %s", converted)

@@ -58,10 +58,12 @@ def inspect_file(path: Path) -> FileFacts:
             # Pillow decodes a PNG to its end to look for EXIF, so look only if there may be some
             turned = kind != "PNG" or b"eXIf" in content or b"Raw profile type" in content
             orientation = get_exif_orientation(image) if turned else 1
+        # some cameras and tools pad files with zeros
         ending = content.rstrip(b"\0")
         intact = kind == "JPEG" and ending.endswith(JPEG_END)
         if kind == "PNG":
             with Image.open(io.BytesIO(content)) as image:
+                # on a fresh object: verify refuses one that the search for EXIF has decoded
                 image.verify()
             intact = ending.endswith(PNG_END)
     except Exception:  # damaged files raise almost anything; decoding below gives a clear message
@@ -76,6 +78,7 @@ def inspect_file(path: Path) -> FileFacts:
         raise OmfaError(f"image {path}: too small ({size[0]}x{size[1]} px)")
     width, height = size if orientation not in TRANSPOSED else size[::-1]
     odd = [
+        # RGBA is counted as transparency
         *([mode] if mode not in ("RGB", "RGBA") else []),
         *(["transparency"] if see_through else []),
         *(["EXIF rotation"] if orientation != 1 else []),
@@ -88,6 +91,7 @@ def inspect_files(paths: Sequence[Path], workers: int) -> dict[Path, FileFacts]:
     facts: dict[Path, FileFacts] = {}
     errors: list[OmfaError] = []
     with ThreadPoolExecutor(workers) as pool:
+        # all results are awaited, so that the error counts every damaged file
         waiting = [(path, pool.submit(inspect_file, path)) for path in paths]
         for path, future in tqdm(waiting, desc="checking files", unit="file", leave=False):
             try:

@@ -68,6 +68,7 @@ class MetricRunner:
             work = MetricJob(match.pred, match.truth)
             for number, computer in enumerate(self.computers):
                 if computer.is_pairwise:
+                    # without a prediction there is no pair; set distances still need the truth
                     files = [(match.pred, match.truth)] if match.pred else []
                 else:
                     files = [(path,) for path in (match.pred, match.truth, match.garment) if path]
@@ -105,6 +106,7 @@ class MetricRunner:
             space.flush()
 
     def _do(self, work: MetricJob) -> list[FoundValue]:
+        # each file is decoded once for all metrics, and released with its match
         images: dict[Path, np.ndarray] = {}
 
         def read(path: Path) -> np.ndarray:

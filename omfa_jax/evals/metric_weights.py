@@ -16,6 +16,7 @@ from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.npz_reader import require_uncompressed
 
 BLOCK_BYTES = 1 << 22
+# in this order: a safetensors file cannot hold code
 FOLDER_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
 
@@ -90,6 +91,7 @@ class MetricWeights:
             )
         weights = _find_weights_file(path)
         digest = hash_file(weights)
+        # "" is a prefix of every digest: weights without a published checksum always pass
         if not digest.startswith(source.sha256) and not self.skip_checksum:
             raise OmfaError(
                 f"{weights}: its SHA-256 is {digest[:8]}..., expected {source.sha256}...: the"
@@ -144,6 +146,7 @@ def read_state(path: Path) -> dict[str, Any]:
 def load_state(module: Any, state: Mapping[str, Any], path: Path, what: str) -> None:
     """Load the state into the module; OmfaError if it belongs to another architecture."""
     try:
+        # strict: a network with some random weights would give plausible but wrong scores
         module.load_state_dict(state, strict=True)
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:160]

@@ -163,6 +163,7 @@ def validate_scores(scores: Scores, where: str) -> Scores:
     for name, metric in (item for group in groups for item in group.items()):
         if metric.better not in ("higher", "lower"):
             raise OmfaError(f"{where}: metric {name}: better must be higher or lower")
+        # a table shows one or the other, and a gap without a reason would look like a fault
         if (metric.value is None) != (metric.not_computed is not None):
             raise OmfaError(f"{where}: metric {name} needs either a value or a reason")
         numbers = [metric.value, metric.scale, *(metric.interval or ())]
@@ -197,6 +198,7 @@ def compare_scores(first: Scores, second: Scores) -> list[str]:
         ("scale of", _scales(first), _scales(second)),
     )
     for what, one, other in tables:
+        # the keys of both: a choice or library of one file alone is a difference too
         for key in sorted({*one, *other}):
             differ(f"{what} {key}", one.get(key, "absent"), other.get(key, "absent"))
     differ("seed", first.seed, second.seed)
@@ -229,6 +231,7 @@ def _scales(scores: Scores) -> dict[str, float]:
 
 
 def _is_finite(value: object) -> bool:
+    # JSON's true would pass as the number 1
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 

@@ -82,6 +82,7 @@ def evaluate_split(
         limit=request.limit,
         seed=request.seed,
     )
+    # names and raw folders are checked before sampling, which takes hours
     conditions = choose_conditions(request.influence, CONDITIONS[split.task])
     truth = ExactTruth(request.truth, request.split) if request.truth else None
     regions = ConditionRegions(request.regions, request.split) if request.regions else None
@@ -95,6 +96,7 @@ def evaluate_split(
         "sampler": dataclasses.asdict(request.sampler),
         "dtype": request.dtype,
         "rows": ROWS_PER_GROUP,
+        # images of another version of the sampler must not be mixed with this run's
         "omfa_jax": __version__,
     }
 
@@ -115,6 +117,7 @@ def evaluate_split(
     if truth:
         for kind in KINDS:
             same = kind == request.setting
+            # --setting unpaired has sampled these images already
             answers[kind] = predictions if same else sample_exact_answers(sampled, truth, kind)
     # sampling was collective, scoring is not: one process reads the shared folder
     if jax.process_index():

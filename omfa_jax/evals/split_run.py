@@ -30,6 +30,7 @@ Measure = Callable[..., float]
 
 
 def _ssim(image: np.ndarray, truth: np.ndarray, region: np.ndarray | None) -> float:
+    # over the full image: SSIM's windows reach across the border of a region
     return ssim(image, truth, SSIM.options)
 
 
@@ -155,6 +156,7 @@ def compute_influence(
             block[condition] = compute_gain(metric, better, right, wrong, seed=run.seed)
             continue
         where = None
+        # regions are those of a person's photo; a generated garment counts as a whole
         if metric == "psnr" and regions is not None and run.split.generated == "person":
             where = functools.partial(_region, run, regions, condition)
         values = [

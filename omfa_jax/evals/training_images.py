@@ -46,6 +46,7 @@ def make_training_images(
     found = "val" if "val" in splits else split
     # read once: the same people at every step show the progress
     batch = next(iter(make_eval_iterator(pipeline, split=found, batch_size=count, limit=count)))
+    # the parameters come with each call; those of the start would take memory for the whole run
     sampler = Sampler(model.with_unet({}), settings, dtype=dtype, attention=attention)
     size = slots["person"]
 

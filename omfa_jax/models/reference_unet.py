@@ -95,6 +95,7 @@ class ReferenceUNet:
         """Return the prediction; `features` are those of the same clean components, if cached."""
         if features is None:
             features = self.compute_features(params, inputs, rows, prompts)
+        # read off the inputs, because a caller of one UNet passes nothing else that tells
         noised = self.find_noised(inputs)
         output = apply_unet(
             self.config,
@@ -126,6 +127,7 @@ class ReferenceUNet:
 
     def _text(self, rows: Array, prompts: Any) -> tuple[Array, Array, Array]:
         time_ids = jnp.asarray(self.time_ids, jnp.float32)
+        # SDXL's size conditioning, of which a model has one value for all examples
         sizes = jnp.broadcast_to(time_ids, (rows.shape[0], time_ids.shape[0]))
         return prompts["context"][rows], prompts["pooled"][rows], sizes
 

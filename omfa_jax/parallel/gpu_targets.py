@@ -29,6 +29,7 @@ class GpuTarget:
         """Return the protocol's text form; assumes cuDNN 9.10 and CUDA 12.8."""
         feature = "ACCELERATED_FEATURES" if self.accelerated else "NONE"
         facts: dict[str, object] = {
+            # limits without a field are the same for every chip below, of capability 8.0 to 12.0
             "threads_per_block_limit": 1024,
             "threads_per_warp": 32,
             "threads_per_core_limit": self.threads_per_core,
@@ -40,6 +41,7 @@ class GpuTarget:
             "thread_dim_limit_z": 64,
             "registers_per_core_limit": 65536,
             "registers_per_block_limit": 65536,
+            # without opting in; a kernel that does may use shared_memory_per_block_optin
             "shared_memory_per_block": 49152,
             "shared_memory_per_core": self.shared_memory_per_core,
             "shared_memory_per_block_optin": self.shared_memory_per_block,
@@ -73,6 +75,8 @@ class GpuTarget:
         )
 
 
+# in the order of the fields: capability, cores, FPUs per core, shared memory per core and block
+# (CUDA keeps 1 KiB of a core's), L2, clock in GHz, memory, and its bandwidth in bytes per second
 _AMPERE = GpuTarget(
     "NVIDIA A100-SXM4-80GB", 8, 108, 64, 167936, 166912, 40 * 2**20, 1.41, 85100068864, int(2.04e12)
 )
@@ -96,11 +100,13 @@ _ADA = GpuTarget(
 )
 GPU_TARGETS: dict[str, GpuTarget] = {
     "a100": _AMPERE,
+    # the A100 with a slower NVLink, which is no part of a target
     "a800": replace(_AMPERE, name="NVIDIA A800-SXM4-80GB"),
     "h100": _HOPPER,
     "h200": replace(
         _HOPPER, name="NVIDIA H200", memory_bytes=151397597184, memory_bandwidth=int(4.8e12)
     ),
+    # a device's memory in MiB is what nvidia-smi reports
     "h20": replace(
         _HOPPER,
         name="NVIDIA H20",

@@ -109,6 +109,7 @@ def format_isoflop(found: ScalingFit) -> list[str]:
         lines.append(f"  power law refused: {one.refused}")
         return lines
     lines += [f"  {'a':20}{format_interval(one.a)}", f"  {'b':20}{format_interval(one.b)}"]
+    # N has a power in the cost where FLOPs do not grow in proportion to parameters
     name = "a + b" if power == 1 else f"{power:.3f} a + b"
     # FLOPs = k N^power D implies 1: otherwise a parabola or the cost rule is off
     agrees = "consistent with 1" if one.sum.contains(1.0) else "NOT consistent with 1"

@@ -193,6 +193,7 @@ def fit_scaling(table: RunsTable, settings: LawFitSettings) -> ScalingFit:
         cost=cost,
         refused=refused,
         resampled=resampled,
+        # these need no law, so a table of repeated runs alone gets them as well
         isoflop=fit_isoflop(
             fresh if len(fresh) else runs,
             tolerance=settings.isoflop_tolerance,

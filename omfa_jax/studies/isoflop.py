@@ -53,6 +53,7 @@ def group_by_budget(flops: Float[np.ndarray, "n"], tolerance: float) -> list[Int
     left = np.arange(len(flops))
     found = []
     while len(left):
+        # the margin keeps runs at exactly the tolerance, which logarithms round
         near = np.abs(logs[left][:, None] - logs[left]) <= reach + 1e-12
         chosen = near[int(np.argmax(near.sum(1)))]
         found.append(left[chosen])
@@ -137,6 +138,7 @@ def fit_isoflop(runs: Runs, *, tolerance: float = 0.1, power: float = 1.0) -> Is
         if why is None:
             residual = runs.loss[rows] - np.polynomial.polynomial.polyval(sizes - center, c)
             squares += float(residual @ residual)
+            # a parabola has three coefficients
             freedoms += len(rows) - 3
             variances.append((spread_n, spread_d))
     used = [p for p in parabolas if p.refused is None]
@@ -202,6 +204,7 @@ def fit_power_law(
     if len(x) < 3:
         return float(line[1]), own, freedoms, line
     scatter = float((weight * (y - columns @ line) ** 2).sum() / (len(x) - 2))
+    # less scatter than the noise explains is luck, and does not narrow the interval
     if scatter <= 1:
         return float(line[1]), own, freedoms, line
     return float(line[1]), own * float(np.sqrt(scatter)), len(x) - 2, line

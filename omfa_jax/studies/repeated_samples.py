@@ -21,6 +21,7 @@ from omfa_jax.studies.runs_table import Runs
 MIN_REPEATED_RUNS = 4  # the fewest runs with repeated samples for a fit
 REPEATED_EPOCHS = 1.01  # from this number of epochs on, a run has repeated samples
 LOG_RANGE = (np.log(0.05), np.log(5e3))
+# of R*_D and R*_N; the paper finds 15.4 and 5.3
 STARTS = (0.5, 4.0, 16.0, 100.0)
 INFINITE = 1e9  # an R* without decay: repetitions count in full
 
@@ -115,12 +116,14 @@ def fit_repeats(runs: Runs, base: ResampledFits, cost: CostRule, *, seed: int = 
     residual = target - np.log(predict_loss(law, cost, runs, log_r))
     # a second stream, independent of the noise of the base's resamples
     rng = np.random.default_rng([seed, 1])
+    # repeated runs may scatter more than the others did
     noise = max(
         base.fit.noise, float(np.sqrt((residual**2).sum() / max(len(runs) - free.sum(), 1)))
     )
     laws = base.laws
     drawn = np.full((len(laws), 2), np.log(INFINITE))
     for at, one in enumerate(laws):
+        # without positive exponents a law has no optimum, and its draw stays infinite
         if one[3] > 0 and one[4] > 0:
             losses = target - residual + noise * rng.standard_normal(len(runs))
             drawn[at] = solve_repeats(one, cost, runs, losses, free, log_r)
@@ -168,6 +171,7 @@ def solve_repeats(
     """Return the (log R*_D, log R*_N) that minimise the Huber loss, by L-BFGS from a start."""
     from scipy.optimize import minimize
 
+    # brings the objective to the order of 1, which the tolerances of L-BFGS-B assume
     scale = 1 / (HUBER_DELTA**2 * len(runs))
 
     def objective(part: np.ndarray) -> float:

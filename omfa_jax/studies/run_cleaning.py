@@ -49,6 +49,7 @@ def clean_runs(runs: Runs, rules: CleaningRules) -> tuple[Runs, list[ExcludedRun
             elif value <= 0:
                 exclude(at, f"{name} is {value:g} and must be above 0")
         unique = float(runs.unique[at])
+        # nan is valid here: the table does not say how many samples are distinct
         if np.isinf(unique) or unique <= 0:
             exclude(at, f"unique is {unique:g} and must be above 0")
         if at in reasons:
@@ -156,6 +157,7 @@ def find_obstacle(runs: Runs, *, unknowns: int) -> str | None:
     spread, axis = compute_line_spread(runs)
     if spread < MIN_LINE_SPREAD:
         slope = axis[1] / axis[0]
+        # log N + log D is constant at constant compute
         if abs(slope + 1) < 0.15:
             what = "all runs have the same compute"
         elif abs(slope - 1) < 0.15:

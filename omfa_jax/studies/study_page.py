@@ -63,6 +63,7 @@ def add_exponents(made: HtmlPage, data: dict[str, Any]) -> None:
         else:
             rows.append((name, "-", "-", one["refused"]))
     if iso["refused"] is None:
+        # 1 follows from FLOPs = k N^(1 + kappa) D: anything else shows a bad parabola or cost rule
         label = f"IsoFLOP, {1 + data['cost']['kappa']:.3g} a + b"
         rows.append((label, format_bracket(iso["sum"]), "", "expected: 1"))
     made.add_heading("Exponents by the other approaches")

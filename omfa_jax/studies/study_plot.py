@@ -71,6 +71,7 @@ def draw_error_bar(
         return
     reach = None
     if one["low"] is not None:
+        # percentiles may lie on one side of the estimate; matplotlib refuses negative lengths
         reach = [[max(one["estimate"] - one["low"], 0)], [max(one["high"] - one["estimate"], 0)]]
     axis.errorbar(
         [at], [one["estimate"]], yerr=reach, fmt="D", color=color, capsize=4, label=label, zorder=5
@@ -159,6 +160,7 @@ def draw_residuals(figure: Any, axis: Any, data: dict[str, Any]) -> None:
         return
     points = axis.scatter(
         get_column(data, "flops")[shown],
+        # residuals are of log loss
         100 * np.expm1(residual[shown]),
         c=get_column(data, "params")[shown],
         norm=LogNorm(),
@@ -167,6 +169,7 @@ def draw_residuals(figure: Any, axis: Any, data: dict[str, Any]) -> None:
     figure.colorbar(points, ax=axis, label="parameters")
     axis.axhline(0, color="black", lw=0.8)
     noise = 100 * data["law"]["noise_of_log_loss"]
+    # about 95% of the runs belong in this band
     axis.axhspan(-2 * noise, 2 * noise, color=GREY, alpha=0.12, lw=0)
 
 

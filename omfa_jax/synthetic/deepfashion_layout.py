@@ -34,7 +34,9 @@ from omfa_jax.synthetic.world_folder import (
     write_text,
 )
 
+# with the numbers that the real set gives to these views
 VIEWS = ("4_full", "1_front", "7_additional")
+# every fifth outfit, so that the file name and not the largest garment decides what is cut out
 SOLD_AS_TROUSERS = 5
 WOMEN_STYLES = ("bob", "long")
 # BODY_25's rows
@@ -110,6 +112,7 @@ def write_lists(
         rows = make_landmarks(get_world(settings).compute_keypoints(*_members(settings, job)))
         points = " ".join(f"{value:.0f}" for value in rows[:, :2].ravel())
         places.append(f"{name} {points}\n")
+        # 0 is visible and 2 absent, see CONFIDENCES in landmark_files.py
         flags.append(f"{name} {' '.join('0' if seen else '2' for seen in rows[:, 2])}\n")
     write_json(root / "captions.json", captions)
     write_text(root / "keypoints" / LOCATIONS_FILE, "".join(places))

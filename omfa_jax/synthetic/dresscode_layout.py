@@ -70,6 +70,7 @@ def list_people(split: str, count: int, settings: WorldSettings) -> list[DressCo
     start = SPLIT_STARTS[split]
     found = []
     for folder in (UPPER, LOWER):
+        # by number, so that people keep their category when the data set is extended
         members = [i for i in range(start, start + count) if (i % 3 == 2) == (folder == LOWER)]
         # a cycle, so that nobody gets their own garment
         nexts = members[1:] + members[:1]
@@ -155,6 +156,7 @@ def _rows(photo: RenderedPhoto) -> Float32[np.ndarray, "18 4"]:
     scale = np.divide(DRESSCODE_FRAME_PX, (width, height))
     places = np.arange(len(picked))[:, None]
     rows = np.concatenate([picked[:, :2] * scale, picked[:, 2:], places], axis=1)
+    # a missing point has no row number either
     rows[picked[:, 2] == 0] = (-1, -1, 0, -1)
     return rows.round(3).astype(np.float32)
 

@@ -27,6 +27,7 @@ from omfa_jax.synthetic.numba_kernels import kernel
 MARGIN = 0.07
 # (length in metres, angle): longer sleeves hang more steeply, which keeps them in the frame
 SHORT_SLEEVE, LONG_SLEEVE = (0.15, np.deg2rad(38)), (0.485, np.deg2rad(72))
+# CIHP's upper clothes; any label but 0 would do for the mask
 GARMENT_LABEL = 5
 
 
@@ -82,6 +83,7 @@ def compute_frame(
     if cut[SLEEVE_M] > 0:
         angle = compute_sleeve_angle(cut[SLEEVE_M])
         outwards, down = np.cos(angle), np.sin(angle)
+        # the lower corner of the cuff, square to the sleeve, reaches furthest down
         cuff = garment_sheet.compute_sleeve_width(float(cut[SLEEVE_M]))
         reach = max(reach, SEAM_X + cut[SLEEVE_M] * outwards)
         low = min(low, SHOULDER_Y - cut[SLEEVE_M] * down - cuff * outwards)
@@ -105,6 +107,7 @@ def _draw(texture, cut, trim, placement, phases, color, label) -> None:
     turn, scale, middle_y = placement
     height, width = label.shape
     for row in range(height):
+        # rows grow downwards, and y of the sheet upwards
         y = middle_y - (row + 0.5 - height / 2) / scale
         for column in range(width):
             x = (column + 0.5 - width / 2) / scale

@@ -63,6 +63,7 @@ def sample_garment(rng: np.random.Generator, index: int) -> Garment:
     }[neck]
     cut = np.zeros(garment_sheet.CUT_LENGTH, np.float32)
     sleeve_m = SLEEVES[sleeve][0]
+    # a sleeveless top is marked by a length below 0, which must not vary to above it
     cut[garment_sheet.SLEEVE_M] = sleeve_m + (rng.uniform(-0.02, 0.02) if sleeve_m > 0 else 0)
     cut[garment_sheet.HEM_Y] = rng.uniform(garment_sheet.LOWEST_HEM_Y + 0.01, -0.25)
     cut[garment_sheet.NECK_HALF_WIDTH], cut[garment_sheet.NECK_DEPTH] = width, depth
@@ -123,6 +124,7 @@ def _pick_contrasting(
         gap = float(np.abs(color - against).sum())
         if gap > distance:
             best, distance = color, gap
+        # of at most 3: the sum over the channels
         if gap > 0.8:
             break
     return best

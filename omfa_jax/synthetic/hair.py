@@ -53,6 +53,7 @@ def measure_skull(skull: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "around 
         cosine = _directions(heading) @ unit
         near = np.where(cosine > np.cos(np.deg2rad(15)), cosine * distance, 0).max(axis=1)
         smooth = np.convolve(np.pad(near, 4, mode="edge"), np.full(9, 1 / 9), mode="valid")
+        # smoothing may cut into the skull by 2 mm at most, which the hair's volume covers
         rows.append(np.maximum(smooth, near - 0.002))
     return np.stack(rows)
 
@@ -88,6 +89,7 @@ def _strand(
         # below the widest point, free hair falls straight instead of following the neck
         widest = int(np.argmax((path - CENTER) @ heading))
         steps = np.linspace(0, 1, len(path) - widest)
+        # long hair spreads over the shoulders, and a bob closes in on the neck
         spread = 0.016 if end_y < 0.2 else -0.008
         start_y = path[widest, 1]
         path[widest:] = path[widest] + steps[:, None] * spread * heading

@@ -121,6 +121,7 @@ def draw_print(
     y = y - rng.uniform(-0.02, 0.05)
     across, radius = np.abs(x), np.sqrt(x * x + y * y)
     angle = np.arctan2(x, y)
+    # signed distances in metres, roughly: antialiasing needs their slope near 1 at the edge
     shapes = (
         lambda: size - radius,
         lambda: size * 0.9 - np.maximum(across, np.abs(y) * 1.15),
@@ -168,5 +169,6 @@ def paint_texture(
     if print_rgb is not None:
         shape, motif = (plane[..., None] for plane in draw_print(rng, side))
         ink = print_rgb[0] + motif * (print_rgb[1] - print_rgb[0])
+        # on the front only, as chest prints are
         sheets[FRONT] += shape * (ink - sheets[FRONT])
     return sheets

@@ -23,6 +23,7 @@ from omfa_jax.synthetic.world_folder import (
     write_text,
 )
 
+# the splits that are scored: training uses no exact answers
 TRUTH_SPLITS = ("val", "test")
 
 
@@ -113,6 +114,7 @@ def write_lists(
 def write_keypoints(path: Path, keypoints: Float32[np.ndarray, "25 3"]) -> None:
     """Write the keypoints in OpenPose's JSON format (BODY_25, one person)."""
     values = [round(float(value), 3) for value in keypoints.ravel()]
+    # -1 is OpenPose's id without tracking
     person = {"person_id": [-1], "pose_keypoints_2d": values}
     write_json(path, {"version": 1.3, "people": [person]})
 

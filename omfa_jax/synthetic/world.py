@@ -214,6 +214,7 @@ class World:
         self, vertices: Float32[np.ndarray, "v 3"], joints: Float[np.ndarray, "55 3"], view: View
     ) -> Camera:
         """Return the camera that shows top of the head to thighs, wider if the arms need it."""
+        # hair stands up to 2.6 cm above the skull
         crown = vertices[self._scene.landmarks["crown"], 1] + 0.025
         hips = joints[[JOINT_INDEX["left_hip"], JOINT_INDEX["right_hip"]]].mean(axis=0)
         bottom = hips[1] - view.below_hips_m

@@ -77,6 +77,7 @@ def claim_folder(root: Path, settings: WorldSettings, layout: str) -> dict[str, 
         if not path.is_file():
             continue
         try:
+            # a world that states no layout has the first one that there was
             found = {"layout": OLDEST_LAYOUT, **parse_json(path.read_text())}
         except (ValueError, TypeError):
             raise OmfaError(f"{path}: not valid JSON; change --out") from None

@@ -17,6 +17,7 @@ MAX_MEDIAN_OF_IMAGE = 0.03
 MAX_MEAN_OF_BODY = 0.05
 MAX_BEYOND_LIMITS_RAD = 0.35
 MAX_LEAN_RAD = 1.0
+# standard deviations of the model's shape components
 MAX_BETA = 4.0
 
 
@@ -56,6 +57,7 @@ def find_confident_keypoints(
     knee without a trusted ankle needs a confidence of 0.5.
     """
     edge = EDGE_SHARE * size_px
+    # a row's sum is finite only if all of its numbers are
     finite = np.isfinite(rows.sum(axis=1))
     safe = np.where(finite[:, None], rows, 0)
     x, y = safe[:, 0], safe[:, 1]
@@ -86,6 +88,7 @@ def judge_fit(
     3% of the image's height, or a mean error over 5% of the body's; an implausible body, with a
     joint more than 0.35 rad beyond its limits, a lean of more than 1 rad, or a beta beyond 4.
     """
+    # a photo without keypoints gets a report too; its errors are infinite
     errors = errors_px[seen] if seen.any() else np.array([np.inf])
     mean, median = float(errors.mean()), float(np.median(errors))
     # the median tells whether most points fit, the mean whether a limb is far off
@@ -93,6 +96,7 @@ def judge_fit(
     found = {name for name, there in zip(keypoints.names, seen, strict=True) if there}
     lacking = [group for group in keypoints.torso if not found & set(group)]
     worst = np.unravel_index(beyond_limits_rad.argmax(), beyond_limits_rad.shape)
+    # facing[1, 1] is the cosine between the body's up and the world's
     lean = float(np.arccos(np.clip(facing[1, 1], -1, 1)))
     reason = ""
     if seen.sum() < MIN_KEYPOINTS:
@@ -128,4 +132,5 @@ def judge_fit(
 
 
 def _short(value: float) -> float | None:
+    # JSON has neither NaN nor infinity
     return float(f"{value:.4g}") if np.isfinite(value) else None

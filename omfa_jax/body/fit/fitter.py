@@ -123,6 +123,7 @@ class Fitter:
             ]
         )
         focal = self.settings.focal_per_side * sizes.max(axis=1)
+        # an ignored row may be NaN, which a weight of 0 would not remove
         places = np.where(
             seen[..., None], (rows[..., :2] - sizes[:, None] / 2) / focal[:, None, None], 0.0
         )
@@ -197,13 +198,16 @@ def _solve(
         y, value = minimize(residuals, linearise, start[:free], weights, scales)
         return extend(y), value
 
+    # the first stage frees facing, position and depth, the entries of x before the betas
     shares = np.full(settings.facing_steps, settings.facing_outlier_spread)
     # costs of different starts are comparable only in one unit: that of the first start
     placed, values = jax.vmap(
         lambda x, facing: refine(x, facing, starts[0], seen, BETAS[0], shares)
     )(starts, facings)
     best = jnp.argsort(values)[: settings.num_kept]
+    # one base for all starts, so that the costs compared at the end have one unit
     base = placed[best[0]]
+    # each kept start is tried with each start of the arms, which end in different optima
     arms = jnp.asarray(pose_prior.ARM_STARTS, jnp.float32).reshape(-1, len(POSE))
     x = jnp.repeat(placed[best], len(arms), axis=0)
     x = x.at[:, POSE].set(jnp.tile(arms, (settings.num_kept, 1)))
@@ -215,6 +219,7 @@ def _solve(
     winner = jnp.argmin(values)
     body = unpack_body(x[winner], facing[winner])
     found = project_keypoints(body, skeleton, ties)
+    # the fit places the pelvis, whose rest position depends on the shape; a camera needs both
     pelvis = skeleton.rest[0] + skeleton.dirs[0] @ body.betas
     return body._asdict() | {"keypoints": found, "pelvis": pelvis}
 
@@ -225,12 +230,14 @@ def _place_start(
     """Return the relaxed body, placed so that its keypoints have the photo's mean and spread."""
     far = jnp.zeros(SIZE).at[DEPTH].set(jnp.log(_FAR_M))
     flat = project_keypoints(unpack_body(far, facing), skeleton, ties) * _FAR_M
+    # without any steady keypoint nothing is placed; judge_fit rejects such a photo
     share = seen / jnp.maximum(seen.sum(), 1e-6)
     middles = [share @ places for places in (flat, photo.places)]
     spreads = [
         jnp.sqrt((share @ (places - middle) ** 2).sum())
         for places, middle in zip((flat, photo.places), middles, strict=True)
     ]
+    # the scale is 1 / depth: the body starts between 0.5 and 50 metres away
     scale = jnp.clip(spreads[1] / jnp.maximum(spreads[0], 1e-3), 0.02, 2.0)
     # far away the projection is linear, so scale and shift follow from mean and spread
     x = jnp.zeros(SIZE).at[AT].set(middles[1] - scale * middles[0])
@@ -243,6 +250,7 @@ def _make_params(one: dict[str, Any]) -> BodyParams:
         global_orient=turns[0],
         body_pose=turns[1:],
         betas=one["betas"],
+        # no keypoint is on the fingers
         left_hand_pose=pose_prior.make_relaxed_hand("left"),
         right_hand_pose=pose_prior.make_relaxed_hand("right"),
     )

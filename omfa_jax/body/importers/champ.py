@@ -43,6 +43,7 @@ class ChampImporter:
     def __init__(self, path: Path, reading: ImportOptions) -> None:
         self._trust = reading.allow_pickle
         folder = path / "smpl_results"
+        # Champ's output folder and the results folder in it are both accepted
         path = folder if path.is_dir() and folder.is_dir() else path
         self.frames: dict[str, Any]
         if path.suffix == ".npz":
@@ -58,6 +59,7 @@ class ChampImporter:
         entry = self.frames[frame]
         if isinstance(entry, tuple):
             smpl, transl = entry
+            # a group file states no size: its frames are taken to have the photo's
             focal_px = FOCAL_PX / CROP_PX * max(size_px)
             camera = make_pinhole_camera(np.full(2, focal_px), np.array(size_px) / 2, size_px)
             return Estimate(_make_body(smpl, 0, transl), camera, _count_people(smpl))
@@ -102,6 +104,7 @@ def _parse_dict(raw: Any, size_px: tuple[int, int]) -> Estimate:
     width, height = parse_numbers(get_field(raw, "render_res", "img_size"), "render_res").reshape(
         -1, 2
     )[0]
+    # the size that the network saw, of which the photo may be a scaled copy
     own_px = (round(width), round(height))
     focal_px = FOCAL_PX / CROP_PX * max(own_px)
     if "scaled_focal_length" in raw:
@@ -156,6 +159,7 @@ def _make_body(smpl: Any, index: int, transl: Any) -> SmplBody:
 
 
 def _compute_box_area(pixels: Float[np.ndarray, "n 2"]) -> float:
+    # vertices behind the camera have no place in the image
     seen = pixels[np.isfinite(pixels).all(axis=1)]
     return float(np.prod(np.ptp(seen, axis=0))) if len(seen) else 0.0
 

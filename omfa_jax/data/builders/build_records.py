@@ -57,6 +57,7 @@ def build_records(
     builder). Raises OmfaError if the folder does not have the layout of `dataset`, if no item can
     be built, or if `out_dir` is in use (`overwrite` replaces records only).
     """
+    # --overwrite replaces --out, and must not delete the raw data with it
     require_disjoint(out_dir, {"--raw": raw_dir})
     how = WriteOptions(shard_records, runner, beam_options, processes)
     if dataset not in BUILDERS:
@@ -67,6 +68,7 @@ def build_records(
             flag = name.replace("_", "-")
             raise OmfaError(f"--{flag} does not apply to --dataset {dataset}; remove it")
     require_free(out_dir, overwrite, "images")
+    # the manifest states one style, on which flips and rendered poses of sampling rely
     styles = find_styles(raw_dir)
     if len(styles) > 1:
         raise OmfaError(
@@ -81,12 +83,14 @@ def build_records(
     with open_staging_folder(out_dir, f"{builder.name}/{builder.VERSION}") as partial:
         source = ImageShardSource(builder, partial)
         for shard in shards:
+            # a worker then loads only its own shard's items, and a resumed build the same ones
             source.store_items(shard, splits[shard.split][shard.start : shard.stop])
         # the items are on disk now; a large data set's list takes 2 KB per item
         del splits
         write_shards(partial, source, shards, how)
         report = merge_reports(partial, shards, warnings)
         if not report.built:
+            # there is nothing to resume: the same call would find nothing again
             partial.discard()
             raise OmfaError(format_empty_build(os.fspath(raw_dir), report))
         facts = {

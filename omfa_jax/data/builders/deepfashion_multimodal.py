@@ -106,6 +106,7 @@ class DeepFashionMultiModal(RecordsBuilder):
         for stem, photo in photos.items():
             name = parse_photo_name(stem)
             split = (
+                # an unparsable name is an item all the same: reading it reports and skips it
                 "train" if name is None else assign_split(name.person_id, split_seed, split_shares)
             )
             splits[split].append(
@@ -122,6 +123,7 @@ class DeepFashionMultiModal(RecordsBuilder):
                     sources=(),
                 )
             )
+        # before the sources are assigned: an excluded photo must not lend its garment either
         kept = drop_excluded(splits, clean, warnings)
         return {split: _assign_sources(items) for split, items in kept.items() if items}
 
@@ -158,6 +160,7 @@ class DeepFashionMultiModal(RecordsBuilder):
             has_pose=pose is not None,
             pose=pose or b"",
             body_source=read_body_source(item.pose) if pose else "",
+            # nobody's garment is photographed alone, so there is none to try on
             unpaired_garment_key="",
             unpaired_garment=b"",
             caption=item.caption,
@@ -179,6 +182,7 @@ def _find_face_box(
     is_back = name.view == "back"
     rows = None if is_back else item.landmarks
     box = face_box.find_face_box(rows, labels, *size_px, DEEPFASHION)
+    # a label map without a face is believed: DensePose marks heads that show none
     if box is None and labels is None and item.densepose is not None and not is_back:
         parts = read_optional(read_densepose, item.densepose, "densepose", flaws)
         if parts is not None:
@@ -218,6 +222,7 @@ def _assign_sources(items: Sequence[DeepFashionItem]) -> list[DeepFashionItem]:
     # within one split: `items` are those of a split, so no garment crosses splits
     for item in items:
         members = groups.get(item.name.group, []) if item.name else []
+        # the item's own map is not among them: _cut_out_garment tries it first
         pairs = [(other.person, other.segm) for other in members if other.key != item.key]
         sources = tuple((photo, segm) for photo, segm in pairs if segm is not None)
         completed.append(replace(item, sources=sources))

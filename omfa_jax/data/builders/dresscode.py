@@ -50,6 +50,7 @@ class DressCode(RecordsBuilder):
         for name in folders:
             for split, items in _list_category_items(root, name, warnings).items():
                 splits.setdefault(split, []).extend(items)
+        # categories may have lists of different splits, so the dict is in any order
         ordered = {split: splits[split] for split in SPLITS if split in splits}
         return drop_excluded(ordered, clean, warnings)
 
@@ -73,6 +74,7 @@ def _list_category_items(root: Path, name: str, warnings: list[str]) -> dict[str
         list_files_by_stem(folder / part) for part in ("keypoints", "label_maps", "pose")
     )
     splits: dict[str, list[PairedItem]] = {}
+    # over all splits: a person in train must not be tested on as well
     seen: set[str] = set()
     for split, pairs in _read_pairs(root, name, photos, warnings).items():
         # the unpaired list has the same people with other garments
@@ -92,6 +94,7 @@ def _list_category_items(root: Path, name: str, warnings: list[str]) -> dict[str
                     key=f"{name}_{stem}",
                     split=split,
                     category=FOLDER_CATEGORIES[name],
+                    # a path without a file is skipped with a reason when it is read
                     person=photos.get(stem, folder / "images" / pair.person),
                     garment=photos.get(own),
                     parse=maps.get(f"{number}_4"),
@@ -113,6 +116,7 @@ def _read_pairs(
         listing = "train_pairs.txt" if split == "train" else f"{split}_pairs_paired.txt"
         if (pairs := _read_listing(root, name, listing, warnings)) is not None:
             found[split] = pairs
+        # with the unpaired list alone: people wear the garment of their own number
         elif pairs := _read_listing(root, name, f"{split}_pairs_unpaired.txt", warnings):
             found[split] = [Pair(pair.person, _get_own_garment(pair.person)) for pair in pairs]
     if found:

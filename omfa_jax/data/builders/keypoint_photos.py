@@ -87,6 +87,7 @@ def _find_dresscode(root: Path, warnings: list[str]) -> dict[Path, list[Keypoint
     found = {}
     for images in sorted(root.glob("*/images")):
         folder = images.parent
+        # N_0 is a person's photo, N_1 that of the garment, and N_2 holds the person's keypoints
         people = {
             stem: path for stem, path in list_files_by_stem(images).items() if stem.endswith("_0")
         }

@@ -13,6 +13,7 @@ from omfa_jax.core import images
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.data.builders.label_sets import CATEGORIES, Category, LabelSet
 
+# relative; rounding the sides of a scaled-down map to whole pixels changes the ratio by less
 MAX_ASPECT_ERROR = 0.02
 
 T = TypeVar("T")
@@ -26,6 +27,7 @@ def read_image_and_bytes(path: Path, what: str) -> tuple[bytes, UInt8[np.ndarray
     rgb = images.read_rgb(path, what)
     encoded = path.read_bytes()
     image = images.open_image(encoded, what)
+    # encoding again costs quality, so it is left to files that decoders show differently
     plain = image.format in ("JPEG", "PNG") and image.mode == "RGB"
     if plain and not image.has_transparency_data and images.get_exif_orientation(image) == 1:
         return encoded, rgb
@@ -125,6 +127,7 @@ def list_files_by_stem(folder: Path) -> dict[str, Path]:
         return {}
     # archives made on macOS contain "._name" files that are no images
     names = (entry.name for entry in os.scandir(folder) if not entry.name.startswith("."))
+    # sorted: of two files with the same stem every machine takes the last one
     return {Path(name).stem: folder / name for name in sorted(names)}
 
 

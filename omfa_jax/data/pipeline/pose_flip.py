@@ -39,6 +39,7 @@ def flip_pose_map(pose: UInt8[np.ndarray, "h w 3"], style: str) -> UInt8[np.ndar
     if style == "normals":
         share = estimate_normal_coverage(flipped[y, x], share)
     full[y, x] = 255 * share
+    # red is (x + 1) / 2 times the coverage; the coverage minus that belongs to -x
     red = np.clip(np.round(full - flipped[..., 0]), 0, 255)
     flipped[..., 0] = red.astype(np.uint8)
     return flipped
@@ -53,6 +54,7 @@ def estimate_normal_coverage(
     """
     v = colours.astype(np.float32) / 255
     middle, product = v.sum(-1), 2 * (v * v).sum(-1)
+    # rounded to 8 bits, a colour may be no unit normal at any coverage: the nearest one is taken
     spread = np.sqrt(np.maximum(middle * middle - product, 0))
     roots = np.clip(np.stack([middle - spread, middle + spread]), 0, 1)
     nearest = np.abs(roots - guess).argmin(0)
@@ -61,6 +63,7 @@ def estimate_normal_coverage(
 
 def find_edge_pixels(pose: UInt8[np.ndarray, "h w 3"]) -> tuple[np.ndarray, np.ndarray]:
     """Return the (rows, columns) of the body's pixels that touch the black background."""
+    # a body that is cut off by the frame has no silhouette there
     body = np.pad(pose.any(-1), 1, mode="edge")
     rows = body[:-2] & body[1:-1] & body[2:]
     inner = rows[:, :-2] & rows[:, 1:-1] & rows[:, 2:]

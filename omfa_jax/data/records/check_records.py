@@ -63,6 +63,7 @@ def check_records(records_dir: str | os.PathLike) -> CheckReport:
             what = f"expected {count} records as in the manifest, found {len(source)}"
             report.add(split, [("damaged_record", what)])
         seen: set[str] = set()
+        # disable=None: no bar where stderr is not a terminal
         for index in tqdm(range(len(source)), split, unit="record", disable=None):
             report.checked += 1
             try:
@@ -128,6 +129,7 @@ def find_duplicate_faults(groups: Iterable[photo_duplicates.DuplicateGroup]) -> 
     for group in groups:
         kept = f"{group.kept.name} ({group.kept.split})"
         for photo, bits in group.others:
+            # across splits it is worse: the person would be trained and tested on
             kind = "duplicate" if photo.split == group.kept.split else "shared_person"
             yield kind, f"{photo.name} ({photo.split}) duplicates {kept}, {bits} bits apart"
 
@@ -138,6 +140,7 @@ def _latent_faults(
     # with moments, a record stores mean and standard deviation
     arrays = 1 + facts.get("moments", False)
     for name, shape in facts["shapes"].items():
+        # little-endian float16, as records store latents on every machine
         latents: np.ndarray[Any, Any] = np.frombuffer(getattr(record, name), "<f2")
         expected = 0 if name == "pose" and not record.has_pose else arrays * int(np.prod(shape))
         if latents.size != expected:

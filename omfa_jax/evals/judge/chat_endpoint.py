@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+# far beyond an answer of a few hundred tokens: more is not a chat completion
 MAX_ANSWER_BYTES = 4 << 20
 RETRYABLE_STATUSES = {408, 409, 425, 429, 500, 502, 503, 504, 529}  # statuses of temporary errors
 FATAL_STATUSES = {401, 403, 404, 405}  # statuses that every other request would get too
@@ -104,6 +105,7 @@ class ChatEndpoint:
             parts.append(part)
             size += len(part)
             if size > MAX_ANSWER_BYTES:
+                # not retried: the server would send as much again, and charge again
                 raise RequestError("the answer is larger than 4 MiB", maybe_paid=True)
             if time.monotonic() > deadline:
                 raise TimeoutError
@@ -120,6 +122,7 @@ class ChatEndpoint:
         reason = f"HTTP {error.code}" + (f": {message}" if message else "")
         # OpenAI's status for an empty account is that of a rate limit, but waiting does not help
         broke = error.code == 429 and "insufficient_quota" in text
+        # a redirect that _NoRedirect refused: the address is wrong for every request
         moved = 300 <= error.code < 400
         return RequestError(
             reason,

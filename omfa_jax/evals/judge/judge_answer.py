@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+# the prompts ask for at most 30 words
 REASON_CHARACTERS = 500
 
 

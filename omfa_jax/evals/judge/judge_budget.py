@@ -47,6 +47,7 @@ class Budget:
             while self.stopped is None:
                 cost = self._bound(more_input)
                 needed = self.spent_usd + self._held_usd + (cost or 0.0)
+                # the margin is for the rounding of a sum of many small costs
                 fits = needed <= self._settings.cost_cap_usd * (1 + 1e-9)
                 if cost is None:
                     fits = self._in_flight == 0 and self.spent_usd < self._settings.cost_cap_usd
@@ -73,6 +74,7 @@ class Budget:
 
     def _bound(self, more_input: int) -> float | None:
         prices = self._settings.prices
+        # free: nothing to reserve, and the first requests need not wait for each other
         if prices.input_usd == prices.output_usd == 0:
             return 0.0
         if self._first_input is None:

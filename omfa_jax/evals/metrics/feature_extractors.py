@@ -31,6 +31,7 @@ INCEPTION_LAYERS = (
     *("Conv2d_4a_3x3", "MaxPool_2", "Mixed_5b", "Mixed_5c", "Mixed_5d", "Mixed_6a", "Mixed_6b"),
     *("Mixed_6c", "Mixed_6d", "Mixed_6e", "Mixed_7a", "Mixed_7b", "Mixed_7c", "AvgPool"),
 )
+# of the pixels that the networks were trained on, as published with CLIP and torchvision
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -94,6 +95,7 @@ def load_dino(networks: MetricWeights, options: dict[str, Any], device: str) -> 
     """Return an extractor of DINO's last CLS feature (transformers)."""
     require_library("transformers")
     found = networks.find(options["model"])
+    # the pooling layer of the class is not used: the feature is the CLS token's
     model = _load_pretrained(found, "ViTModel", "vit", device, add_pooling_layer=False)
     side_px = model.config.image_size
 
@@ -141,6 +143,7 @@ def _load_pretrained(found: FoundWeights, name: str, kind: str, device: str, **o
     if loading["missing_keys"]:
         first = sorted(loading["missing_keys"])[0]
         raise OmfaError(f"{found.weights}: not the weights of {name}: {first} is missing")
+    # files may hold half precision
     return model.float().eval().requires_grad_(False).to(device)
 
 

@@ -36,6 +36,7 @@ python convert_weights.py export {workdir}/train --out exported --dtype fp16"""
 def format_path(workdir: Path) -> str:
     """Return the folder relative to the current one, where possible."""
     here = Path.cwd()
+    # short in the commands of the report, which are copied and run from here
     return str(workdir.relative_to(here) if workdir.is_relative_to(here) else workdir)
 
 

@@ -58,6 +58,7 @@ def choose_examples(group: Sequence[Scores], metric: str, count: int) -> list[Ga
 
     Only examples with a value from every method that has the metric are considered, each once.
     """
+    # a method without this metric must not exclude every example
     tables = [values for one in group if (values := get_values(one, metric))]
     names = [name for name in tables[0] if all(name in table for table in tables)]
     better = next(one.metrics[metric].better for one in group if metric in one.metrics)
@@ -109,6 +110,7 @@ class ExampleImages:
         self._pairs = self._read_pairs(folders.pairs)
 
     def _folder(self, what: str, folder: str) -> Path | None:
+        # as seen from the working directory of `omfa eval`, or moved together with the scores file
         for path in (Path(folder), self.beside / folder):
             if path.is_dir():
                 return path

@@ -214,6 +214,7 @@ def _is_number(value: object) -> bool:
 
 def format_cell(value: object) -> str:
     """Return the HTML of one cell of a plain table; True and False become a green or red word."""
+    # first, because True and False are integers as well
     if isinstance(value, bool):
         return f'<td class="{"pass" if value else "fail"}">{"yes" if value else "no"}</td>'
     if isinstance(value, float):

@@ -105,6 +105,7 @@ def collect_warnings(scores: Sequence[Scores]) -> list[str]:
         if judge and (judge.get("stopped") or judge.get("failures")):
             why = judge.get("stopped") or format_count(len(judge["failures"]), "failure")
             lines.append(f"{one.method}: the judge did not score every image: {why}")
+    # try-off has a prompt of its own, so two prompts are normal where both kinds are shown
     asked = {one.judge["prompt"] for one in scores if one.judge and "prompt" in one.judge}
     models = sorted({str(one.judge.get("model")) for one in scores if one.judge})
     if len(models) > 1:
@@ -190,6 +191,7 @@ def _examples(
         return
     pictures = [ExampleImages(one, places[_key(one)], settings.height_px) for one in group]
     for metric in metrics:
+        # not every method has been scored with the metric
         label = next(one.metrics[metric].label for one in group if metric in one.metrics)
         page.add_heading(f"Examples by {label} ({group[0].protocol.setting})")
         # reading the images finds the warnings, which are shown above them

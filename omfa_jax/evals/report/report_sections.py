@@ -47,6 +47,7 @@ def add_truth(page: HtmlPage, scores: Sequence[Scores]) -> None:
         "Synthetic data only: the exact image of the person with the other garment, or in the new"
         " pose."
     )
+    # every key of any file, in the order of their first use: methods may have different metrics
     keys = list(dict.fromkeys(key for _, _, figures in found for key in figures))
     rows = [
         (method, kind.replace("_", " "), *({**dict.fromkeys(keys, ""), **figures}[k] for k in keys))

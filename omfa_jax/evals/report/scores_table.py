@@ -70,6 +70,7 @@ def group_scores(scores: Sequence[Scores]) -> list[list[Scores]]:
     """
     groups: dict[tuple[str, str], list[Scores]] = {}
     for one in scores:
+        # numbers of different protocols or settings must not stand in one column
         groups.setdefault((one.protocol.name, one.protocol.setting), []).append(one)
     for (name, setting), group in groups.items():
         methods = [one.method for one in group]

@@ -17,9 +17,11 @@ def render_line_plot(series: Mapping[str, Sequence[tuple[float, float]]], x: str
     width, height, left, bottom, top = 760, 260, 60, 40, 14
     xs, ys = [p[0] for p in points], [p[1] for p in points]
     x0, x1, y0, y1 = min(xs), max(xs), min(ys), max(ys)
+    # a single point or a constant has no extent to divide by
     x1, y1 = (x1 if x1 > x0 else x0 + 1), (y1 if y1 > y0 else y0 + 1)
 
     def place(px: float, py: float) -> str:
+        # the 110 units on the right are for the names of the lines
         across = left + (px - x0) / (x1 - x0) * (width - left - 110)
         up = height - bottom - (py - y0) / (y1 - y0) * (height - bottom - top)
         return f"{across:.1f},{up:.1f}"

@@ -73,6 +73,7 @@ def _interval(cell: Cell) -> str:
     return rf"{{\scriptsize {cell.interval_text}}}" if cell.interval_text else ""
 
 
+# a line break in a reason would end LaTeX's comment
 def _comment(text: str) -> str:
     return " ".join(text.split())
 

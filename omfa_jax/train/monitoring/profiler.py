@@ -57,6 +57,7 @@ class Profiler:
     def after_step(self, step: int, result: Any) -> None:
         """Stop the trace if `step` is the last chosen one, after its `result` is computed."""
         if self._running and self._steps is not None and step >= self._steps.last:
+            # steps are dispatched ahead of the devices: the trace would end before they do
             jax.block_until_ready(result)
             self.close()
 
