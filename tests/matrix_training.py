@@ -26,5 +26,5 @@ def start():
 
 
 def matrix_run(workdir: Path, steps: int, **changes) -> TrainRun:
-    run = make_run(workdir, steps, apply=apply, **changes)
+    run = make_run(workdir, steps, **{"apply": apply, **changes})
     return dataclasses.replace(run, start=start, rules=RULES)

@@ -20,6 +20,8 @@ ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
+# a job that is queued again starts at the next round, by default up to a minute later
+SchedulerParameters=sched_interval=1,sched_min_interval=100000,bf_interval=1
 MpiDefault=none
 ReturnToService=2
 SlurmdParameters=config_overrides
