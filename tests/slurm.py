@@ -70,11 +70,11 @@ class Slurm:
         self.call("slurmctld", "-c")
         self.call("slurmd", "-c")
 
-    def call(self, *command: object) -> str:
+    def call(self, *command: object, **environment: str) -> str:
         """Run a command of Slurm's and return what it printed."""
         done = subprocess.run(
             list(map(str, command)),
-            env=self.environment,
+            env=self.environment | environment,
             capture_output=True,
             text=True,
             timeout=60,
