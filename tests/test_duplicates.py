@@ -131,8 +131,15 @@ def test_unreadable_photos_are_named(photos, tmp_path):
     report = find_duplicates([PhotoEntry("train", "bad.jpg", bad), *photos[:2]])
     assert [photo.name for photo, _ in report.unreadable] == ["bad.jpg"]
     assert "cannot read bad.jpg" in format_duplicate_report(report)
-    with pytest.raises(OmfaError, match="--distance: expected 0 to 32"):
-        find_duplicates(photos, max_distance_bits=40)
+
+
+def test_the_flag_and_the_library_have_one_bound_of_the_distance(photos, tmp_path, capsys):
+    expected = "expected an integer from 0 to 32, got"
+    with pytest.raises(OmfaError, match=f"--distance: {expected} 33"):
+        find_duplicates(photos, max_distance_bits=33)
+    flags = ["--raw", str(tmp_path), "--out", str(tmp_path / "list.json"), "--distance=33"]
+    assert main(["data", "duplicates", *flags]) == 2
+    assert expected in capsys.readouterr().err
 
 
 def test_the_command_writes_a_list_that_build_reads(tmp_path, capsys):

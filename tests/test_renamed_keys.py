@@ -27,6 +27,14 @@ VALUES = {
     "data.augment.flip": 0.25,
     "checkpoint.keep": 7,
 }
+# the last words of old keys, in groups that never had them
+WRONG_GROUPS = (
+    ("log", "keep"),
+    ("train", "decay"),
+    ("model", "nonfinite"),
+    ("data", "flip"),
+    ("optimizer", "accumulate"),
+)
 
 
 def value_at(tree, name):
@@ -88,7 +96,10 @@ def test_another_error_of_a_config_is_not_taken_for_a_renamed_key(tmp_path):
             config_lib.load_config(write_config(tmp_path / "mine.py", [line]))
 
 
-def test_a_study_of_an_older_version_is_read(tmp_path, caplog):
+def test_a_typo_in_another_group_is_not_taken_for_a_renamed_key(tmp_path):
+    mine = tmp_path / "mine.py"
+    lines = [f"config.{group}.{last} = 5" for group, last in WRONG_GROUPS]
+    for line in [*lines, *(f"config.seed = {line.partition(_version_is_read(tmp_path, caplog):
     path = tmp_path / "run.py"
     path.write_text(
         "from ml_collections import ConfigDict\n\n"

@@ -6,7 +6,6 @@ import dataclasses
 import functools
 import importlib.util
 import logging
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -73,7 +72,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         raise
     # a config is a user's code, which may raise anything, SystemExit included
     except BaseException as error:
-        old = find_renamed_key(error)
+        old = config_table.find_renamed_key(error)
         if old is not None:
             raise OmfaError(f"{config_table.make_renamed_key_error(old)}; change {path}") from error
         reason = " ".join(f"{type(error).__name__}: {error}".split())
@@ -107,15 +106,6 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
             steps,
         )
     return checked
-
-
-def find_renamed_key(error: BaseException) -> str | None:
-    """Return the old key whose use on a locked ConfigDict raised `error`, or None."""
-    if not isinstance(error, AttributeError | KeyError):
-        return None
-    # 'Key "flip" does not exist and cannot be added ...' when set, "'flip'" when read
-    found = re.match(r"\W*(?:Key \W*)?(\w+)\b", str(error))
-    return next((old for old in RENAMED_KEYS if found and old.endswith(f".{found[1]}")), None)
 
 
 def apply_override(config: Config, override: str) -> None:

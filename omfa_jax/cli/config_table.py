@@ -4,6 +4,8 @@ A `*` in a name matches any name: `tasks.*.weight` is the weight of every row of
 """
 
 import fnmatch
+import re
+import traceback
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
@@ -213,6 +215,23 @@ def _make_error(name: str, value: Any) -> OmfaError | None:
 def make_renamed_key_error(name: str) -> OmfaError:
     """Return the error for a key that has another name now."""
     return OmfaError(f"config.{name} has been renamed to config.{RENAMED_KEYS[name]}")
+
+
+def find_renamed_key(error: BaseException) -> str | None:
+    """Return the old key whose use on a locked ConfigDict raised `error`, or None."""
+    if not isinstance(error, AttributeError | KeyError):
+        return None
+    # 'Key "flip" does not exist and cannot be added ...' when set, "'flip'" when read
+    found = re.match(r"\W*(?:Key \W*)?(\w+)\b", str(error))
+    # the message does not name the group: it is the innermost ConfigDict of the traceback
+    frames = [frame.f_locals.get("self") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    groups = [owner for owner in frames if isinstance(owner, ConfigDict)]
+    if found is None or not groups:
+        return None
+    for old, new in RENAMED_KEYS.items():
+        if old.rpartition(".")[2] == found[1] and new.rpartition(".")[2] in groups[-1]:
+            return old
+    return None
 
 
 def _find_missing(found: Collection[str]) -> list[str]:

@@ -4,7 +4,8 @@ import argparse
 import logging
 import os
 
-from omfa_jax.cli.flags import WORKERS_TYPE, int_between, parse_path_text
+from omfa_jax.cli.flags import WORKERS_TYPE, make_rule_type, parse_path_text
+from omfa_jax.data.records.photo_duplicates import DISTANCE_RULE, MAX_DISTANCE_BITS
 
 log = logging.getLogger(__name__)
 
@@ -24,9 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dataset", help="name of the data set (default: detected)")
     parser.add_argument(
         "--distance",
-        type=int_between(0, 64),
-        default=10,
-        help="largest hash distance of candidates, in bits of 64",
+        type=make_rule_type(DISTANCE_RULE),
+        default=MAX_DISTANCE_BITS,
+        help="largest hash distance of candidates, 0 to 32 of 64 bits",
     )
     parser.add_argument(
         "--processes",

@@ -75,7 +75,7 @@ def run(options: argparse.Namespace) -> None:
     stages.run("build records", lambda: build(raw, records))
     stages.run("import the PyTorch weights", lambda: import_weights(TINY, imported))
     stages.run("encode latents", lambda: encode(config, records, imported, latents))
-    stages.run("train on", lambda: train(config, trained))
+    stages.run("continue training", lambda: train(config, trained))
 
     from omfa_jax.evals.demo_scores import score_demo
 

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from omfa_jax.core import images
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.process_pool import ordered_map
+from omfa_jax.core.value_rules import IntRange, check_value
 from omfa_jax.data.records.fingerprints import THUMB_SIDE_PX, Fingerprint, FingerprintStore
 from omfa_jax.data.records.record_schema import SPLITS
 
@@ -30,6 +31,8 @@ PAIRS_PER_BLOCK = 2**21
 # differ by 6 bits and 5.5 at most; different people by 8 bits and 21 at least, and one person in
 # two garments by 6 bits and 15 (colour distance)
 MAX_DISTANCE_BITS = 10
+# the hashes of unrelated photos differ in about 32 bits of 64
+DISTANCE_RULE = IntRange(0, 32)
 MAX_COLOR_DISTANCE = 8.0
 MAX_GROUPS_SHOWN = 20
 
@@ -68,8 +71,8 @@ def find_duplicates(
     The first photo of a group is kept, in the order train, val, test: a photo that test shares with
     train is dropped from test. All pairs are compared: 50,000 photos take 12 s on one slow core.
     """
-    if not 0 <= max_distance_bits <= 32:
-        raise OmfaError(f"--distance: expected 0 to 32 bits of 64, got {max_distance_bits}")
+    if (error := check_value("--distance", DISTANCE_RULE, max_distance_bits)) is not None:
+        raise error
     # fixes which photo of a group is kept, whatever order the file system lists them in
     ordered = sorted(photos, key=lambda photo: (SPLITS.index(photo.split), photo.name))
     prints, readable, unreadable = FingerprintStore(), [], []
