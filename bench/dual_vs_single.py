@@ -133,7 +133,7 @@ def cost(config: Any) -> dict[str, float]:
     arguments, temporary = memory.argument_size_in_bytes, memory.temp_size_in_bytes
     return {
         "parameters, M": sum(leaf.size for _, leaf in flatten(ahead.state.params)) / 1e6,
-        "training FLOPs an example, G": (sum(part.total.step for part in (main, *reference)) / 1e9),
+        "training FLOPs per example, G": (sum(part.total.step for part in (main, *reference)) / 1e9),
         f"sampling FLOPs a picture ({SAMPLING.steps} steps, guidance), G": branches
         * (once + SAMPLING.steps * every)
         / 1e9,
@@ -185,8 +185,8 @@ def step_seconds(configs: dict[str, Any]) -> dict[str, dict[str, float]]:
             run[name][1] = state
     return {
         name: {
-            "seconds a step, median": statistics.median(found),
-            "seconds a step, least": min(found),
+            "seconds per step, median": statistics.median(found),
+            "seconds per step, least": min(found),
         }
         for name, found in times.items()
     }

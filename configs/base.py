@@ -127,7 +127,7 @@ def get_config() -> ConfigDict:
     config.optimizer.b1 = 0.9
     config.optimizer.b2 = 0.999
     config.optimizer.clip_norm = 1.0  # global gradient norm; 0 = no clipping
-    config.optimizer.mu_dtype = "float32"  # of the first moment; "bfloat16" saves 2 bytes a weight
+    config.optimizer.mu_dtype = "float32"  # of the first moment; "bfloat16" saves 2 bytes per weight
     # muP (docs/ladder.md): preset on which the learning rate was tuned, of the same levels and
     # layers ("ladder_32"); the rate then transfers to wider presets. AdamW only; "" = off
     config.optimizer.mup_base = ""
@@ -135,7 +135,8 @@ def get_config() -> ConfigDict:
     config.mesh = ConfigDict()
     config.mesh.data = -1  # data-parallel devices; -1 = all that are left
     # devices over which parameters, moments and EMA are sharded; -1 = of the devices left, the
-    # count with the fewest bytes per device (12 divides none of SDXL's widths, 4 does: 3 x 4 then)
+    # count with the fewest bytes per device (with 12 devices: fsdp 4, data 3, because 12 divides
+    # none of SDXL's widths)
     config.mesh.fsdp = 1
     config.mesh.tensor = 1  # tensor-parallel devices
     config.mesh.slice = 1  # TPU slices; only gradients are summed across them

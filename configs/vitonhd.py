@@ -5,7 +5,8 @@
         --config.model.init=DIR_OF_IMPORTED_SDXL --config.data.records=records/vitonhd
 
 Hardware: four GPUs of 80 GB. A two-image canvas takes an estimated 37 A100-hours at 40% MFU
-(`omfa plan` estimates others). No run at this size has been made yet, so no score is promised.
+(`omfa plan` estimates others). No run at this size has been made yet, so there are
+no reference scores yet.
 
 `init` is SDXL base, imported with a prompt table (`convert_weights.py import`). For SDXL-inpainting
 weights set config.diffusion.unet_inputs as configs/base.py describes.

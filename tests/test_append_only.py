@@ -103,7 +103,7 @@ def test_a_table_whose_last_line_was_cut_short_is_read_without_it(tmp_path, capl
     assert "skipped its truncated last line (line 3)" in caplog.text
     # anywhere else it is no kill's work
     path.write_text('{"params": 30, "los\n' + text)
-    with pytest.raises(OmfaError, match="line 1: expected one JSON object a line"):
+    with pytest.raises(OmfaError, match="line 1: expected one JSON object per line"):
         read_runs_table(path)
 
 

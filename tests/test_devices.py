@@ -149,7 +149,7 @@ def test_omfa_sample_takes_a_dtype(tmp_path, model, made, capsys):
         assert main([*flags, *dtype]) == 0
     assert [how["dtype"] for how in made] == ["auto", "float32", "bfloat16"] == [*sample.DTYPES]
     assert main([*flags, "--dtype", "float16"]) == 2
-    assert "type (--dtype)" in capsys.readouterr().err
+    assert "dtype (--dtype)" in capsys.readouterr().err
 
 
 def test_samples_during_a_run_use_its_dtype_and_attention(tmp_path, model, made):

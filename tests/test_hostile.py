@@ -130,7 +130,7 @@ def test_a_world_is_not_mixed_with_a_data_set(raw, tmp_path, capsys):
     mine = tmp_path / "raw"
     shutil.copytree(raw, mine)
     before = {path: path.read_bytes() for path in mine.rglob("*") if path.is_file()}
-    words = "holds files that are not of a synthetic world (test, test_pairs.txt, train"
+    words = "holds files that do not belong to a synthetic data set (test, test_pairs.txt, train"
     fails(["data", "synthesize", f"--out={mine}", "--train=1"], words, capsys)
     assert {path: path.read_bytes() for path in mine.rglob("*") if path.is_file()} == before
 

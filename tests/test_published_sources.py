@@ -81,7 +81,7 @@ def test_a_tensor_under_its_old_and_new_name_is_refused(copy, capsys, tmp_path):
     key = "encoder.mid_block.attentions.0.to_q.weight"
     tensors[key.replace("to_q", "query")] = tensors[key]
     save_file(tensors, path)
-    assert "occurs twice, as" in fails(capsys, "import", copy, "--out", tmp_path / "out")
+    assert "is present twice, as" in fails(capsys, "import", copy, "--out", tmp_path / "out")
 
 
 def test_every_broken_file_is_named(copy, capsys, tmp_path):

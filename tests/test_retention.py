@@ -149,7 +149,7 @@ def test_a_metric_that_one_row_lacks_is_no_error_and_one_that_none_has_is(tmp_pa
     real = MetricsBuffer.pop_means
     run_until(tmp_path, 4, [2.0, 1.0, None, 3.0])
     assert kept(tmp_path) == {2, 4}
-    assert "checkpoint 3 has no 'mark' and cannot be the best" in caplog.text
+    assert "checkpoint 3 has no metric 'mark', so it cannot be kept as the best" in caplog.text
     # known from the checkpoints after a restart
     run_until(tmp_path, 5, [None])
     assert kept(tmp_path) == {2, 5}

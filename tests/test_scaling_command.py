@@ -167,8 +167,8 @@ def test_a_run_far_from_the_table_says_so(tmp_path):
     flags = ["--predict", "1e12,1e13", "1e6,1e5", "--resamples", "100", "--out", str(out)]
     assert main(["scaling", "fit", "--table", str(table), *flags]) == 0
     large, small = (one["notes"] for one in read_json(out)["predictions"])
-    assert "the largest compute" in large[0] and "more parameters" in large[1]
-    assert "fewer parameters" in small[0] and "fewer samples" in small[1]
+    assert "the largest compute" in large[0] and "largest number of parameters" in large[1]
+    assert "smallest number of parameters" in small[0] and "smallest number of samples" in small[1]
 
 
 def test_wrong_records(tmp_path, capsys):

@@ -173,14 +173,14 @@ def test_a_broken_run_is_completed_to_the_same_bytes(root, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         write_world(tmp_path, seed=5, counts=COUNTS, progress=stop, **SIZE)
     assert not (tmp_path / "world.json").exists()
-    with pytest.raises(OmfaError, match=r"holds another world.*seed 6, found 5"):
+    with pytest.raises(OmfaError, match=r"holds another synthetic data set.*seed 6, found 5"):
         write_world(tmp_path, seed=6, counts=COUNTS, **SIZE)
     assert write_world(tmp_path, seed=5, counts=COUNTS, **SIZE).kept == 4
     assert content(tmp_path) == content(root)
 
 
 def test_wrong_requests_are_refused(root, tmp_path):
-    with pytest.raises(OmfaError, match=r"holds another world.*width_px 96, found 48"):
+    with pytest.raises(OmfaError, match=r"holds another synthetic data set.*width_px 96, found 48"):
         write_world(root, seed=5, counts=COUNTS, height_px=64, width_px=96)
     with pytest.raises(OmfaError, match="unknown split 'tests'; did you mean 'test'"):
         write_world(tmp_path, seed=5, counts={"tests": 1}, **SIZE)

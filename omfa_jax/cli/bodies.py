@@ -1,4 +1,4 @@
-"""`omfa data bodies`: import body parameters of other tools for `omfa data poses`."""
+"""`omfa data bodies`: import body parameters from other tools for `omfa data poses`."""
 
 import argparse
 import logging
@@ -10,7 +10,7 @@ from omfa_jax.core.errors import OmfaError, unknown_name
 
 log = logging.getLogger(__name__)
 
-HELP = "import body parameters of other tools to SPLIT/smplx"
+HELP = "import body parameters from other tools into SPLIT/smplx"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--raw", required=True, type=parse_path_text, metavar="DIR", help="raw data set folder"
     )
     parser.add_argument(
-        "--split", metavar="NAME", help="split to import to (default: every folder with photos)"
+        "--split", metavar="NAME", help="split to import into (default: every folder with photos)"
     )
     parser.add_argument(
         "--smplx-model",

@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     make.add_argument(
         "--out", required=True, type=parse_path_text, metavar="DIR", help="folder to write"
     )
-    make.add_argument("--layout", default="viton_hd", help=f"{LAYOUTS}")
+    make.add_argument("--layout", default="viton_hd", help=f"layout to write: {LAYOUTS}")
     for split, people in (("train", 1000), ("val", 50), ("test", 100)):
         text = f"number of people in the {split} split"
         make.add_argument(f"--{split}", type=int_between(), default=people, metavar="N", help=text)
@@ -74,7 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     build.add_argument(
         "--out", required=True, type=parse_path_text, metavar="DIR", help="records folder to write"
     )
-    build.add_argument("--dataset", default="viton_hd", help=f"{DATASETS}")
+    build.add_argument("--dataset", default="viton_hd", help=f"layout of --raw: {DATASETS}")
     datasets.add_arguments(build)
     build.add_argument("--processes", type=WORKERS_TYPE, default=1, help=WORKER_HELP)
     build.add_argument("--overwrite", action="store_true", help="replace the records in --out")

@@ -59,9 +59,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--style",
         default="normals",
-        help="normals, positions, parts or shaded",
+        help="pose map style: normals, positions, parts or shaded",
     )
-    parser.add_argument("--backend", default="auto", help="auto, pyrender or zbuffer")
+    parser.add_argument("--backend", default="auto", help="renderer: auto, pyrender or zbuffer")
     parser.add_argument(
         "--processes",
         type=WORKERS_TYPE,

@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=WORKERS_TYPE,
         default=os.cpu_count() or 1,
         metavar="N",
-        help="processes that make the data",
+        help="worker processes for data generation",
     )
 
 

@@ -60,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--protocol", required=True, metavar="NAME", help=f"protocol: {', '.join(PROTOCOLS)}"
     )
-    parser.add_argument("--setting", default="paired", help=f"{', '.join(SETTINGS)}")
+    parser.add_argument("--setting", default="paired", help=f"setting: {', '.join(SETTINGS)}")
     parser.add_argument(
         "--metrics", metavar="A,B", help="compute only these metrics (default: all)"
     )
@@ -106,7 +106,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--workers",
         type=WORKERS_TYPE,
         default=os.cpu_count() or 1,
-        help="scoring threads; do not change the scores (default: number of cores)",
+        help="number of scoring threads, which does not affect the scores (default: all cores)",
     )
     parser.add_argument(
         "--batch-size",

@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--split", default="test", help="split of the records")
     tasks = " | ".join(TASK_SETTINGS)
     add("--task", metavar="TASK", help=f"{tasks}, or any other task of the model")
-    add("--setting", help=f"{' | '.join(SETTINGS)} (default: paired for try_on)")
+    add("--setting", help=f"setting: {', '.join(SETTINGS)} (default: paired for try_on)")
     add(
         "--out",
         required=True,
@@ -55,13 +55,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--batch-size",
         type=int_between(0, BATCH_MAX),
         default=0,
-        help="examples in flight, which affects memory and not the images; 0: 8 per device",
+        help="examples in flight (affects memory only; 0 = 8 per device)",
     )
     add(
         "--protocol",
         default="omfa",
         metavar="NAME",
-        help=f"{', '.join(PROTOCOLS)}",
+        help=f"evaluation protocol: {', '.join(PROTOCOLS)}",
     )
     add("--method", help="name in tables (default: name of the checkpoint folder)")
     add(
@@ -81,7 +81,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--workers",
         type=WORKERS_TYPE,
         default=os.cpu_count() or 1,
-        help="scoring threads (default: number of cores)",
+        help="number of scoring threads (default: all cores)",
     )
     add(
         "--influence",
@@ -106,7 +106,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--truth",
         type=parse_path,
         metavar="RAW",
-        help="raw folder of synthetic data, to score against exact answers and by region",
+        help="raw folder of synthetic data, to score against the exact ground truth, by region",
     )
     add("--loss", action="store_true", help="compute the held-out loss")
     add(

@@ -22,7 +22,7 @@ def add_judge_arguments(parser: argparse.ArgumentParser) -> None:
         "judge", "score from 0 to 10 by a vision-language model; costs money (docs/judge.md)"
     )
     add = group.add_argument
-    add("--judge", action="store_true", help=f"use the judge that {URL} and {MODEL} name")
+    add("--judge", action="store_true", help=f"use the judge set in ${URL} and ${MODEL}")
     add("--judge-url", metavar="URL", help=f"OpenAI-compatible API, .../v1 (default: ${URL})")
     add("--judge-model", metavar="NAME", help=f"model name (default: ${MODEL})")
     add(
@@ -69,7 +69,7 @@ def add_judge_arguments(parser: argparse.ArgumentParser) -> None:
         type=int_between(1, 1000),
         default=3,
         metavar="N",
-        help="answers per image before giving up on unusable ones",
+        help="maximum number of answers to request per image",
     )
     add(
         "--judge-timeout",

@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=EFFICIENCY_TYPE,
         default=0.5,
         metavar="X",
-        help="fraction of peak FLOP/s that computing reaches, 0..1",
+        help="assumed fraction of peak FLOP/s, 0 to 1",
     )
     parser.add_argument(
         "--json", type=parse_path, metavar="FILE", help="also write the figures to FILE"

@@ -16,7 +16,9 @@ def add_writing_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="items per shard",
     )
-    parser.add_argument("--runner", default="local", help=f"{' or '.join(RUNNERS)}")
+    parser.add_argument(
+        "--runner", default="local", help=f"what writes the shards: {' or '.join(RUNNERS)}"
+    )
     parser.add_argument(
         "--beam-options",
         default="",

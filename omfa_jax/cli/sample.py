@@ -89,7 +89,7 @@ def run(options: argparse.Namespace) -> None:
     if options.task in REQUIRED_INPUTS:
         require_inputs(options, REQUIRED_INPUTS[options.task], needs_face=options.task != "try_off")
     if options.dtype not in DTYPES:
-        raise unknown_name("type (--dtype)", options.dtype, DTYPES)
+        raise unknown_name("dtype (--dtype)", options.dtype, DTYPES)
     out = require_writable_dir(options.out, "--out")
     if options.task in REQUIRED_INPUTS:
         require_inputs_kept(options, out, ("garment", *TASKS))

@@ -37,7 +37,7 @@ def add_sampler_flags(parser: argparse.ArgumentParser) -> None:
         "--sampler",
         default=SamplerSettings.sampler,
         metavar="NAME",
-        help=" | ".join(SAMPLERS),
+        help=f"sampler: {', '.join(SAMPLERS)}",
     )
     add(
         "--guidance",

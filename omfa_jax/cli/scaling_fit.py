@@ -91,8 +91,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float_between(0, 0.9, above=True, below=True),
         default=0.2,
         metavar="X",
-        help="share of the runs, the largest, to predict by a fit to the others (default:"
-        " %(default)s)",
+        help="fraction of the runs to hold out (those with the most compute)",
     )
     parser.add_argument(
         "--resamples",

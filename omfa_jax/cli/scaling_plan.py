@@ -80,7 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--topology",
         default="",
         metavar="NAME",
-        help="machine to train on, as in `omfa plan`; estimates memory and hours",
+        help="accelerators to plan for, as in `omfa plan`; estimates memory and hours",
     )
     machine.add_argument(
         "--flops-per-second",
@@ -92,7 +92,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--efficiency",
         type=EFFICIENCY_TYPE,
         default=0.5,
-        help="fraction of peak FLOP/s that computing reaches, 0..1",
+        help="assumed fraction of peak FLOP/s, 0 to 1",
     )
     parser.add_argument(
         "--price",

@@ -168,7 +168,7 @@ def _map_bounded(
 
 @contextlib.contextmanager
 def limit_torch_threads(computers: list[MetricFn]) -> Iterator[None]:
-    """Limit torch, if any metric uses it, to one CPU thread an image.
+    """Limit torch, if any metric uses it, to one CPU thread per image.
 
     More threads would split sums differently and change the last digits with the number of cores.
     """

@@ -95,7 +95,8 @@ class MetricWeights:
         if not digest.startswith(source.sha256) and not self.skip_checksum:
             raise OmfaError(
                 f"{weights}: its SHA-256 is {digest[:8]}..., expected {source.sha256}...: the"
-                " file is damaged or another one; download it again, or use it with --skip-checksum"
+                " file is damaged or is not the expected one; download it again, or use it with"
+                " --skip-checksum"
             )
         self.used[name] = self.recent[name] = FoundWeights(path, weights, digest)
         return self.used[name]

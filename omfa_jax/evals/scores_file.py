@@ -173,7 +173,7 @@ def validate_scores(scores: Scores, where: str) -> Scores:
     columns = {**rows.values, **({"categories": rows.categories} if rows.categories else {})}
     for name, column in columns.items():
         if len(column) != len(rows.names):
-            expected = f"expected {len(rows.names)}, one a name"
+            expected = f"expected {len(rows.names)}, one per name"
             raise OmfaError(f"{where}: per_image {name} has {len(column)} values, {expected}")
     for name, column in rows.values.items():
         if not all(value is None or _is_finite(value) for value in column):

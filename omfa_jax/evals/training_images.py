@@ -29,7 +29,7 @@ def make_training_images(
     dtype: str,
     attention: str,
 ) -> DrawImages:
-    """Return the loop's image function: one sheet of `count` examples a task.
+    """Return the loop's image function: one sheet of `count` examples per task.
 
     The examples are the first of the validation split, or of `split` if there is none. They are
     read from image records, even if the training reads latents.

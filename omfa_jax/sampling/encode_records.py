@@ -47,7 +47,7 @@ def load_encoder(encoder: FolderEncoder) -> Callable[[Any], tuple[jax.Array, jax
     params: Any = load_vae(Path(encoder.folder), config)
     if (found := fingerprint_vae(config, params)) != encoder.vae_id:
         raise OmfaError(
-            f"{encoder.folder}: the VAE there is {found}, the latents are of {encoder.vae_id};"
+            f"{encoder.folder} has VAE {found}, but the latents were made with {encoder.vae_id};"
             " give every worker the same --model"
         )
     devices = np.array(jax.local_devices())

@@ -1,4 +1,4 @@
-"""Contact sheets: labelled columns of images, one example a row."""
+"""Contact sheets: labelled columns of images, one example per row."""
 
 from collections.abc import Iterable, Mapping
 
@@ -15,7 +15,7 @@ LABEL_PX = 14
 def draw_sheet(
     columns: Mapping[str, Iterable[UInt8[np.ndarray, "_ _ 3"]]], height_px: int, width_px: int
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """Return one image with a labelled column per entry and one example a row.
+    """Return one image with a labelled column per entry and one example per row.
 
     Images are letter-boxed into cells of (height_px, width_px); shorter columns are padded with
     white.

@@ -44,8 +44,8 @@ def fit_envelope(runs: Runs) -> Envelope:
     logs = np.log(runs.flops[rows])
     if len(rows) < MIN_RUNS or np.ptp(logs) < DECADE:
         why = (
-            f"{len(rows)} runs on the envelope over a factor {np.exp(np.ptp(logs)):.3g} of compute:"
-            f" {MIN_RUNS} runs over a factor 10 are needed"
+            f"{len(rows)} runs on the envelope, spanning a factor of {np.exp(np.ptp(logs)):.3g} in"
+            f" compute; at least {MIN_RUNS} runs and a factor of 10 are needed"
         )
         return Envelope(rows, None, None, None, why)
     found, lines = [], []

@@ -106,9 +106,10 @@ def predict_run(
         ("parameters", params, runs.params),
         ("samples", samples, runs.samples),
     ):
-        for times, kind in ((known.min() / value, "fewer"), (value / known.max(), "more")):
-            if times > 1:
-                notes.append(f"{times:.3g} times {kind} {name} than any run in the table")
+        if value < known.min():
+            notes.append(f"{value / known.min():.3g} times the smallest number of {name} in the table")
+        elif value > known.max():
+            notes.append(f"{value / known.max():.3g} times the largest number of {name} in the table")
     return Prediction(
         params=params,
         samples=samples,

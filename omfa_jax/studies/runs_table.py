@@ -179,7 +179,7 @@ def read_rows(path: Path) -> tuple[list[str], list[tuple[int, dict]]]:
                 log.warning("%s: skipped its truncated last line (line %d)", path, at)
                 continue
             if not isinstance(row, dict):
-                raise OmfaError(f"{path}, line {at}: expected one JSON object a line")
+                raise OmfaError(f"{path}, line {at}: expected one JSON object per line")
             rows.append((at, row))
         # a key that only some runs have is a column too
         names = dict.fromkeys(name for _, row in rows for name in row)

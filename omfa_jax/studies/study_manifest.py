@@ -138,7 +138,7 @@ def expand_grid(
 ) -> tuple[tuple[StudyRun, ...], tuple[str, ...]]:
     """Return (runs, lines about combinations left out), sorted by budget and size.
 
-    A budget of C FLOPs at F FLOPs a sample gives C / F samples, rounded to full batches.
+    A budget of C FLOPs at F FLOPs per sample gives C / F samples, rounded to full batches.
     """
     runs, left_out = [], []
     targets: list[tuple[float | None, Callable[[ModelSize], float]]]
@@ -218,7 +218,7 @@ def read_study(folder: str | Path) -> Study:
             # a damaged manifest must not start runs, and run names become paths
             check_fields(f"run {run.name!s:.60}: ", RUN_BOUNDS, run)
             if not RUN_NAME.fullmatch(run.name):
-                raise ValueError(f"the name of a run is {run.name!r:.60}")
+                raise ValueError(f"invalid run name {run.name!r:.60}")
         if len({run.name for run in runs}) < len(runs):
             raise ValueError("two runs have the same name")
         if not runs:

@@ -120,7 +120,7 @@ def add_predictions(made: HtmlPage, predictions: list[dict[str, Any]]) -> None:
         )
         for one in predictions
     ]
-    made.add_heading("Predicted runs, no sample repeated")
+    made.add_heading("Predicted runs (without repeated samples)")
     header = ("parameters", "samples", "compute / largest run", "loss by the law")
     made.add_table((*header, "loss of one run", "note"), rows)
 

@@ -69,7 +69,7 @@ def check_counts(counts: Mapping[str, int]) -> dict[str, int]:
 def claim_folder(root: Path, settings: WorldSettings, layout: str) -> dict[str, int]:
     """Mark the folder as this world's, and return the counts written before.
 
-    Raises OmfaError if it holds another world or other files.
+    Raises OmfaError if it holds another synthetic data set or other files.
     """
     expected = {"version": VERSION, "layout": layout, **asdict(settings)}
     counts: dict[str, int] = {}
@@ -83,14 +83,14 @@ def claim_folder(root: Path, settings: WorldSettings, layout: str) -> dict[str, 
             raise OmfaError(f"{path}: not valid JSON; change --out") from None
         for key, value in expected.items():
             if found.get(key) != value:
-                came = f"expected {key} {value}, found {found.get(key)}"
-                raise OmfaError(f"{root} holds another world ({came}); change --out")
+                differs = f"expected {key} {value}, found {found.get(key)}"
+                raise OmfaError(f"{root} holds another synthetic data set ({differs}); change --out")
         counts = found.get("counts", {})
     others = sorted(path.name for path in root.iterdir() if not path.name.startswith("."))
     if others and not any((root / name).is_file() for name in (UNFINISHED_FILE, FINISHED_FILE)):
         # never mix synthetic files into a downloaded data set
         raise OmfaError(
-            f"{root} holds files that are not of a synthetic world ({', '.join(others[:5])});"
+            f"{root} holds files that do not belong to a synthetic data set ({', '.join(others[:5])});"
             " change --out"
         )
     # the mark of an unfinished world: a second call with other settings is refused

@@ -24,7 +24,7 @@ def make_sharded_gradient(
     """Return the gradient of an objective's mean over a global batch, sharded like the parameters.
 
     The batch axes are manual: a device computes on its rows, layers all-gather the weights that are
-    sharded over fsdp (`parallel.fsdp`), and gradients are summed once a step, after the last of
+    sharded over fsdp (`parallel.fsdp`), and gradients are summed once per step, after the last of
     `grad_accum_steps` microbatches. The tensor axis is left to the compiler.
     """
     parts = count_batch_shards(mesh)

@@ -211,8 +211,9 @@ def log_evaluation(
     row = skip_on_oom(lambda: evaluate(state, step))
     if row is None:
         log.warning(
-            "out of memory for the evaluation: turned off for this run; the loss alone needs"
-            " less (config.eval.examples=0), or turn it off (config.eval.every_steps=0)"
+            "out of memory for the evaluation: turned off for this run; computing only"
+            " the loss needs less memory (config.eval.examples=0), or turn it off"
+            " (config.eval.every_steps=0)"
         )
         return None
     writers.write_scalars(step, row)

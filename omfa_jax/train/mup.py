@@ -56,9 +56,9 @@ def compute_width_ratios(
     if here.keys() != narrow.keys():
         odd = sorted("/".join(path) for path in here.keys() ^ narrow.keys())
         raise OmfaError(
-            f"config.optimizer.mup_base={base!r} has other layers than the UNet that is trained"
-            f" ({odd[0]} is in one of them only); take a base of the same levels and layers, such"
-            " as ladder_32 for the ladder"
+            f"config.optimizer.mup_base={base!r} has different layers from the trained UNet"
+            f" ({odd[0]} is in only one of them); choose a base with the same levels and layers,"
+            " such as ladder_32 for the ladder"
         )
     # a kernel's last axes are (inputs, outputs), of convolutions and stacked layers too
     return {

@@ -18,7 +18,7 @@ from omfa_jax.parallel.global_arrays import ROW
 from omfa_jax.train.rng import make_row_keys
 from omfa_jax.train.settings import LossSettings
 
-# quarters of the schedule: with 8 examples a step, most steps see each of them
+# quarters of the schedule: with 8 examples per step, most steps see each of them
 NOISE_LEVELS = 4
 
 # a batch of data/pipeline/batch.py on the devices, with its rows' numbers under ROW

@@ -1,6 +1,7 @@
 """Settings of a training run, which cli makes from the config.
 
-They have no defaults; all defaults are in `configs/base.py`.
+The classes of this file have no defaults: those are in `configs/base.py`. Other settings classes,
+such as `SamplerSettings`, repeat theirs for the library, and a test compares them with the config.
 """
 
 from collections.abc import Callable
@@ -38,7 +39,7 @@ LOSS = {
     "condition_dropout": FloatRange(0, 1, exclusive_maximum=True),
 }
 KEEP = {"last": IntRange(1), "every_steps": IntRange(), "best_of": Text()}
-# more examples a step than any cluster holds: a typo, which would fail at the first allocation
+# more examples per step than any cluster holds: a typo, which would fail at the first allocation
 BATCH_MAX = 2**20
 TRAIN = {
     "steps": IntRange(1),
@@ -82,8 +83,8 @@ class OptimizerSettings:
         check_fields("config.optimizer.", OPTIMIZER, self)
         if self.mup_base and self.name != "adamw":
             raise OmfaError(
-                f"config.optimizer.mup_base scales AdamW's rates, and {self.name}'s updates grow"
-                " with the width in another way; set config.optimizer.name=adamw, or leave mup_base"
+                f"config.optimizer.mup_base scales AdamW's rates, and {self.name}'s updates scale"
+                " differently with width; set config.optimizer.name=adamw, or leave mup_base"
                 " empty and look for the rate at each size"
             )
 

@@ -128,8 +128,8 @@ def describe_task_differences(wanted: Sequence[Task], trained: Sequence[Task]) -
         if names:
             parts.append(f"{what} {', '.join(names)}")
     parts += [
-        f"{name} noises {'+'.join(sorted(ours[name]))} in the config, there"
-        f" {'+'.join(sorted(theirs[name]))}"
+        f"{name} noises {'+'.join(sorted(ours[name]))} in the config,"
+        f" {'+'.join(sorted(theirs[name]))} in the checkpoint"
         for name in ours
         if name in theirs and ours[name] != theirs[name]
     ]

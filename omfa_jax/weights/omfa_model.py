@@ -48,11 +48,11 @@ class Model:
             "pooled width": (self.unet_config.pooled_dim, self.prompts["pooled"].shape[-1]),
         }
         # a mismatch would otherwise appear minutes later, as a shape error inside jit
-        for what, (wanted, came) in facts.items():
-            if wanted != came:
+        for what, (wanted, found) in facts.items():
+            if wanted != found:
                 raise OmfaError(
                     f"{what}: config.canvas, config.diffusion.unet_inputs and the presets need"
-                    f" {wanted}, but the weights have {came}; change config.model.unet, .vae or"
+                    f" {wanted}, but the weights have {found}; change config.model.unet, .vae or"
                     " .init"
                 )
 

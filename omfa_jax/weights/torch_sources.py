@@ -256,7 +256,7 @@ def update_keys(tensors: LazyTensors) -> LazyTensors:
     for key in tensors.shapes:
         name = update_key(key)
         if name in now:
-            faulty[name] = f"occurs twice, as {now[name]} and as {key}"
+            faulty[name] = f"is present twice, as {now[name]} and as {key}"
         now[name] = key
     shapes = {name: tensors.shapes[key] for name, key in now.items()}
     return dataclasses.replace(

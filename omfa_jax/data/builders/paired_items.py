@@ -68,7 +68,7 @@ def read_paired_item(
         garment, _ = read_image_and_bytes(item.garment, "garment")
     else:
         garment = images.encode_jpeg(_cut_out_worn(photo, labels, parsing, category, map_name))
-        flaws.append(f"no in-shop garment in {garments}; cut the worn one out of the photo")
+        flaws.append(f"no in-shop garment in {garments}; the garment was cut out of the photo")
     keypoints = read_optional(
         lambda path: read_keypoints(path, height_px, width_px), item.keypoints, "keypoints", flaws
     )
@@ -116,9 +116,9 @@ def _cut_out_worn(
     map_name: str,
 ) -> UInt8[np.ndarray, "h w 3"]:
     if labels is None:
-        raise OmfaError(f"no in-shop garment, and no {map_name} to cut the worn one out")
+        raise OmfaError(f"no in-shop garment, and no {map_name} to cut the garment out of the photo")
     worn = cut_out_garment(photo, labels, parsing, category) if category else None
     if worn is None:
         names = f" ({', '.join(parsing.garments[category])})" if category else ""
-        raise OmfaError(f"no in-shop garment, and the {map_name} shows no worn one{names}")
+        raise OmfaError(f"no in-shop garment, and the {map_name} shows no garment to cut out{names}")
     return worn

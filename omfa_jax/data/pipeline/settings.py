@@ -43,7 +43,7 @@ class PipelineSettings:
         check_mixture(self.mixture)
         if self.threads < 0 or self.prefetch_batches < 1:
             raise OmfaError(
-                "config.data: expected threads of at least 0 and prefetch of at least 1, got"
+                "config.data: threads must be at least 0 and prefetch at least 1, got"
                 f" {self.threads} and {self.prefetch_batches}"
             )
         if self.processes < 0:

@@ -61,7 +61,7 @@ def parse_score(reply: Reply) -> tuple[float, str]:
     found = [row for row in _iter_json_objects(reply.text) if "score" in row]
     if not found:
         cut = ": it was cut off" if reply.finish == "length" else ""
-        raise MalformedAnswerError(f'no JSON object with a "score" was in it{cut}')
+        raise MalformedAnswerError(f'the answer contains no JSON object with a "score"{cut}')
     for score in (row["score"] for row in found):
         if isinstance(score, bool) or not isinstance(score, int | float):
             raise MalformedAnswerError("the score was not a number")

@@ -82,7 +82,7 @@ class JudgeSettings:
             raise OmfaError(f"--judge-url: expected http(s)://HOST/v1, got {shown!r}")
         if parts.username or parts.password or parts.query:
             raise OmfaError(
-                "--judge-url must not carry a password or a query; give the key in the"
+                "--judge-url must not contain a password or a query; give the key in the"
                 " environment variable that --judge-key-env names"
             )
         if not self.model.strip():

@@ -115,7 +115,7 @@ class Clock:
                 self._has_warned = True
                 log.warning(
                     "no goodput: according to file %r and the clock the run took %.0f s, but its %d"
-                    " steps take %.0f s; the clock was set back, or other machines were faster",
+                    " steps take %.0f s; the clock was set back, or earlier hosts were faster",
                     *(START_FILE, total, step, useful),
                 )
         if elapsed > 0:
