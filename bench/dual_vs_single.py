@@ -1,4 +1,4 @@
-"""Compare one UNet with partial diffusion and a dual UNet: cost and quality on the same data.
+"""Compare one UNet with partial diffusion and a reference UNet: cost and quality on the same data.
 
     PYTHONPATH=. python bench/dual_vs_single.py --raw WORLD --records RECORDS --workdir DIR \
         [--only cost|train|score] [--step N] [--config.train.steps=N ...]
@@ -48,7 +48,7 @@ from omfa_jax.train.settings import LossSettings
 from omfa_jax.train.state import init_sharded_state
 from omfa_jax.weights.omfa_model import Model, make_apply_fn
 
-SIDES = {"single": False, "dual": True}
+SIDES = {"single": False, "reference": True}
 TINY = "omfa_jax/assets/tiny"
 # as the seeded prompts of the tiny model have
 TEXT_TOKENS = 4
@@ -73,9 +73,9 @@ def main() -> None:
     figures: dict[str, dict[str, float]] = {name: {} for name in SIDES}
     configs = {
         name: config_lib.load_config(
-            options.config, [*overrides, f"--config.model.reference={dual}"]
+            options.config, [*overrides, f"--config.model.reference={reference}"]
         )
-        for name, dual in SIDES.items()
+        for name, reference in SIDES.items()
     }
     if options.only in (None, "cost"):
         for name, config in configs.items():
@@ -96,7 +96,7 @@ def main() -> None:
     (options.workdir / f"ablation_{options.only or 'all'}.json").write_text(
         json.dumps(figures, indent=2) + "\n"
     )
-    print("| | single | dual | dual / single |\n| --- | --- | --- | --- |")
+    print("| | single | with reference UNet | ratio |\n| --- | --- | --- | --- |")
     for row in figures["single"]:
         one, two = (figures[name][row] for name in SIDES)
         ratio = "" if "dB" in row else f"{two / one:.3f}"
@@ -229,7 +229,7 @@ def quality(trained: Path, options: argparse.Namespace) -> dict[str, float]:
     )
     return {
         "steps trained": float(step),
-        **held_out_losses(model, batch),
+        **measure_heldout_losses(model, batch),
         "try-on PSNR, whole, dB": mean_psnr(worn, people),
         "try-on PSNR, garment region, dB": mean_psnr(worn, people, regions),
         "try-off PSNR, dB": mean_psnr(taken, garments),
@@ -239,7 +239,7 @@ def quality(trained: Path, options: argparse.Namespace) -> dict[str, float]:
     }
 
 
-def held_out_losses(model: Model, batch: Any) -> dict[str, float]:
+def measure_heldout_losses(model: Model, batch: Any) -> dict[str, float]:
     """Return each task's loss on the held-out people, with fixed noise and timesteps."""
     apply = make_apply_fn(model.settings, model.unet_config, Compute())
     loss = LossSettings(min_snr_gamma=0.0, condition_dropout=0.0, timesteps=TimestepDistribution())

@@ -116,7 +116,7 @@ def main() -> int:
 def prepare(root: Path, people: int) -> None:
     """Write a raw folder without bodies, one with them and pose maps, and its records."""
     from omfa_jax.body.pose_maps import render_folder
-    from omfa_jax.data.builders.build_records import build_records as build_records
+    from omfa_jax.data.builders.build_records import build_records
     from omfa_jax.synthetic.world_writer import write_world
 
     posed = root / "posed"

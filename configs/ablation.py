@@ -2,7 +2,7 @@
 
     omfa train --config configs/ablation.py --workdir runs/single --config.model.init=MODEL \
         --config.data.latents=LATENTS
-    omfa train --config configs/ablation.py --workdir runs/dual --config.model.init=MODEL \
+    omfa train --config configs/ablation.py --workdir runs/reference --config.model.init=MODEL \
         --config.data.latents=LATENTS --config.model.reference=True
 
 `bench/dual_vs_single.py` runs both and prints the table of docs/ablation.md, which has the scores.

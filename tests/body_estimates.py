@@ -29,8 +29,8 @@ def free_body() -> BodyModel:
     return load_body_model(None)
 
 
-def reading(trust: bool = True, hands: HandBasis | None = None) -> ImportOptions:
-    return ImportOptions(trust, free_body(), hands or HandBasis(np.zeros((2, 45)), None))
+def reading(allow_pickle: bool = True, hands: HandBasis | None = None) -> ImportOptions:
+    return ImportOptions(allow_pickle, free_body(), hands or HandBasis(np.zeros((2, 45)), None))
 
 
 def fake_smpl(*, shuffled: bool = True) -> tuple[SmplModel, np.ndarray]:

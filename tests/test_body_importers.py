@@ -221,7 +221,7 @@ def test_plain_smplx_in_a_world_of_its_own(tmp_path: Path, as_matrices: bool):
     matrix = np.diag([*focal, 1.0])
     matrix[:2, 2] = center
     dumps.save_npz(tmp_path / "a.npz", arrays | {"K": matrix, "R": turn, "T": shift})
-    found = SmplxImporter(tmp_path, dumps.reading(trust=False)).read("a", (640, 480))
+    found = SmplxImporter(tmp_path, dumps.reading(allow_pickle=False)).read("a", (640, 480))
     joints = dumps.forward(dumps.free_body(), params)[1] @ turn.T + shift
     want = joints[:, :2] / joints[:, 2:] * focal + center
     np.testing.assert_allclose(dumps.imported_pixels(found.body, found.camera), want, atol=TIGHT_PX)

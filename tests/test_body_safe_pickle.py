@@ -71,18 +71,18 @@ def assert_same(a, b):
 @pytest.mark.parametrize("way", WAYS)
 def test_numbers_and_containers_come_back_as_they_were(tmp_path: Path, way: str):
     path = write(tmp_path / "a.pkl", way, DATA)
-    assert_same(read_pickle(path, "body file", trust=True), DATA)
+    assert_same(read_pickle(path, "body file", allow_pickle=True), DATA)
     with pytest.raises(OmfaError, match="pickled Python objects; add --allow-pickle"):
-        read_pickle(path, "body file", trust=False)
+        read_pickle(path, "body file", allow_pickle=False)
 
 
 def test_plain_npz_needs_no_trust_and_objects_in_one_do(tmp_path: Path):
     np.savez(tmp_path / "a.npz", x=DATA["floats"], name=np.array("b"))
-    assert set(read_pickle(tmp_path / "a.npz", "file", trust=False)) == {"x", "name"}
+    assert set(read_pickle(tmp_path / "a.npz", "file", allow_pickle=False)) == {"x", "name"}
     np.savez(tmp_path / "b.npz", smpl=np.array([{"x": 1}, {"x": 2}]))
-    assert list(read_pickle(tmp_path / "b.npz", "file", trust=True)["smpl"]) == [{"x": 1}, {"x": 2}]
+    assert list(read_pickle(tmp_path / "b.npz", "file", allow_pickle=True)["smpl"]) == [{"x": 1}, {"x": 2}]
     with pytest.raises(OmfaError, match="--allow-pickle"):
-        read_pickle(tmp_path / "b.npz", "file", trust=False)
+        read_pickle(tmp_path / "b.npz", "file", allow_pickle=False)
 
 
 @pytest.mark.parametrize("inside", ["alone", "beside arrays", "in an array of objects"])
@@ -96,9 +96,9 @@ def test_an_attack_is_named_and_does_not_run(tmp_path: Path, way: str, inside: s
         "in an array of objects": {"x": np.ones(3), "y": np.array([attack, 1], dtype=object)},
     }[inside]
     path = write(tmp_path / "a.pkl", way, value)
-    for trust in (False, True):
+    for allow_pickle in (False, True):
         with pytest.raises(OmfaError, match=r"posix.system, which is not allowed|--allow-pickle"):
-            read_pickle(path, "body file", trust=trust)
+            read_pickle(path, "body file", allow_pickle=allow_pickle)
     assert not mark.exists()
     # the mark is what the attack leaves where nothing holds it back
     if way == "npy":
@@ -121,14 +121,14 @@ def test_an_attack_is_named_and_does_not_run(tmp_path: Path, way: str, inside: s
 def test_what_is_not_allowed_is_named(tmp_path: Path, value, name: str):
     path = write(tmp_path / "a.pkl", "pickle4", {"x": value})
     with pytest.raises(OmfaError, match=f"needs {name}.* is not allowed"):
-        read_pickle(path, "body file", trust=True)
+        read_pickle(path, "body file", allow_pickle=True)
 
 
 def test_tensors_get_a_hint(tmp_path: Path):
     torch = pytest.importorskip("torch", reason="needs torch, which is not installed")
     path = write(tmp_path / "a.pkl", "pickle4", [{"rotvec": torch.zeros(53, 3)}])
     with pytest.raises(OmfaError, match=r"torch.*tensor.cpu\(\).numpy\(\)"):
-        read_pickle(path, "body file", trust=True)
+        read_pickle(path, "body file", allow_pickle=True)
 
 
 @pytest.mark.parametrize("way", ["pickle4", "zlib", "gzip", "xz", "npy"])
@@ -138,12 +138,12 @@ def test_damaged_files_are_one_line(tmp_path: Path, way: str):
     for cut in (0, 3, len(whole) // 2, len(whole) - 9):
         path.write_bytes(whole[:cut])
         with pytest.raises(OmfaError, match="damaged or not of this format") as error:
-            read_pickle(path, "body file", trust=True)
+            read_pickle(path, "body file", allow_pickle=True)
         assert "\n" not in str(error.value)
     with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
         archive.writestr("x.npy", b"nothing")
     with pytest.raises(OmfaError, match="damaged"):
-        read_pickle(tmp_path / "a.npz", "body file", trust=True)
+        read_pickle(tmp_path / "a.npz", "body file", allow_pickle=True)
 
 
 def test_official_model_pickles_with_sparse_matrices_are_read_without_their_classes(tmp_path: Path):
@@ -183,7 +183,7 @@ def test_official_model_pickles_with_sparse_matrices_are_read_without_their_clas
         "weights": rng.random((30, 24)),
         "kintree_table": np.array([parents, range(24)], np.uint32),
     }
-    model = load_smpl_model(write(tmp_path / "a.pkl", "pickle2", raw), trust=True)
+    model = load_smpl_model(write(tmp_path / "a.pkl", "pickle2", raw), allow_pickle=True)
     np.testing.assert_allclose(model.joint_regressor, regressor, rtol=1e-6)
     assert model.posedirs is not None and model.parents[0] == -1
     with pytest.raises(OmfaError, match="--allow-pickle"):
@@ -191,9 +191,9 @@ def test_official_model_pickles_with_sparse_matrices_are_read_without_their_clas
     matrix = csc_matrix(rng.random((40, 60)) * (rng.random((40, 60)) < 0.1))
     path = write(tmp_path / "map.pkl", "pickle2", {"mtx": matrix})
     np.save(tmp_path / "smplx_mask_ids.npy", np.arange(0, 40, 2))
-    found = load_correspondence(path, source_vertices=30, target_vertices=40, trust=True)
+    found = load_correspondence(path, source_vertices=30, target_vertices=40, allow_pickle=True)
     points = rng.normal(size=(30, 3)).astype(np.float32)
     want = (matrix.toarray()[:, :30] @ points)[::2]
     np.testing.assert_allclose(found(points), want, rtol=1e-5, atol=1e-6)
     with pytest.raises(OmfaError, match=r"expected \(40, 31\)"):
-        load_correspondence(path, source_vertices=31, target_vertices=40, trust=True)
+        load_correspondence(path, source_vertices=31, target_vertices=40, allow_pickle=True)

@@ -102,7 +102,7 @@ def test_fit_without_its_files_says_which_and_whence(files: Path):
             smpl_path=None,
             correspondence_path=None,
             has_smplx_file=True,
-            trust=False,
+            allow_pickle=False,
         )
     with pytest.raises(OmfaError, match="did you mean 'copy21'"):
         load_converter(
@@ -111,7 +111,7 @@ def test_fit_without_its_files_says_which_and_whence(files: Path):
             smpl_path=None,
             correspondence_path=None,
             has_smplx_file=False,
-            trust=False,
+            allow_pickle=False,
         )
     with pytest.raises(OmfaError, match="identity: the meshes have 5 and 6"):
         load_correspondence("identity", source_vertices=5, target_vertices=6)

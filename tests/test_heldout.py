@@ -23,8 +23,8 @@ from omfa_jax.evals import heldout_loss
 from omfa_jax.evals.heldout_loss import (
     HeldOutSettings,
     compute_noise_levels,
-    make_held_out_batches,
-    make_held_out_loss_fn,
+    make_heldout_batches,
+    make_heldout_loss_fn,
 )
 from omfa_jax.models import init_unet
 from omfa_jax.parallel.global_arrays import get_data_shard, put_global
@@ -88,8 +88,8 @@ def measured(
         {name: np.array_split(rows, shards)[shard] for name, rows in batch.items()}
         for batch in dealt(whole, heldout_loss.get_global_batch_size(run.mesh))
     )
-    loss = make_held_out_loss_fn(
-        diffusion, settings, apply, run.mesh, shardings, make_held_out_batches(mine, None)
+    loss = make_heldout_loss_fn(
+        diffusion, settings, apply, run.mesh, shardings, make_heldout_batches(mine, None)
     )
     prompts = run.constants["prompts"]
     whole_prompts = jax.tree.map(lambda _: make_replicated_sharding(run.mesh), prompts)
@@ -216,14 +216,14 @@ def test_pictures_and_their_stored_latents_have_one_loss(tmp_path):
         pipeline = PipelineSettings(str(folder), slots, vae_id=vae_id, threads=0)
         rows = heldout_loss.get_global_batch_size(run.mesh)
         read = make_eval_iterator(pipeline, split="test", batch_size=rows, limit=5)
-        batches = make_held_out_batches(read, encode)
-        loss = make_held_out_loss_fn(SETTINGS, MEASURE, mixing, run.mesh, shardings, batches)
+        batches = make_heldout_batches(read, encode)
+        loss = make_heldout_loss_fn(SETTINGS, MEASURE, mixing, run.mesh, shardings, batches)
         found[folder] = loss(put_global(params, shardings), run.constants["prompts"])
     assert found[records].keys == tuple(f"{i:05d}_00" for i in range(5))
     np.testing.assert_array_equal(found[records].values, found[latents].values)
     with pytest.raises(OmfaError, match="needs the model's VAE"):
         pictures = PipelineSettings(str(records), slots, threads=0)
-        make_held_out_batches(make_eval_iterator(pictures, split="test", batch_size=4), None)
+        make_heldout_batches(make_eval_iterator(pictures, split="test", batch_size=4), None)
 
 
 def test_settings_that_cannot_be_used():

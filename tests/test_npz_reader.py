@@ -61,7 +61,7 @@ def test_an_npz_that_unpacks_to_too_much_is_refused_by_its_directory(bomb, littl
     with pytest.raises(OmfaError, match=r"unpacks to 0.7 GB, over the limit of 0.\d+ GB"):
         read_npz(bomb, "body file")
     with pytest.raises(OmfaError, match=r"unpacks to 0.7 GB"):
-        read_pickle(bomb, "bodies", trust=False)
+        read_pickle(bomb, "bodies", allow_pickle=False)
 
 
 def test_the_scores_cache_and_groups_are_read_as_carefully(bomb, little_memory, tmp_path):
@@ -114,7 +114,7 @@ def test_a_header_whose_shape_has_no_room_in_the_file_is_refused(tmp_path, shape
             with pytest.raises(ValueError, match="header has shape"):
                 read_npy(path)
         with pytest.raises(OmfaError, match="header has shape"):
-            read_pickle(path, "bodies", trust=False)
+            read_pickle(path, "bodies", allow_pickle=False)
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_a_header_that_is_no_header_is_one_line(tmp_path, length):
     (tmp_path / "a.npy").write_bytes(array)
     for name in ("a.npz", "a.npy"):
         with pytest.raises(OmfaError, match=r"header|shape"):
-            read_pickle(tmp_path / name, "bodies", trust=False)
+            read_pickle(tmp_path / name, "bodies", allow_pickle=False)
     with pytest.raises(OmfaError, match=r"header|shape"):
         read_npz(tmp_path / "a.npz", "body file")
 
@@ -188,9 +188,9 @@ def test_a_packed_pickle_that_unpacks_to_too_much(tmp_path, way, monkeypatch):
     monkeypatch.setattr("omfa_jax.core.npz_reader.UNCONDITIONAL_BYTES", 2**20)
     path.write_bytes(PACKERS[way](bytes(2**25)))
     with pytest.raises(OmfaError, match=r"it unpacks to more, over the limit of 0.\d+ GB"):
-        read_pickle(path, "bodies", trust=True)
+        read_pickle(path, "bodies", allow_pickle=True)
     path.write_bytes(PACKERS[way](pickle.dumps({"a": [1, 2]})))
-    assert read_pickle(path, "bodies", trust=True) == {"a": [1, 2]}
+    assert read_pickle(path, "bodies", allow_pickle=True) == {"a": [1, 2]}
 
 
 class Asks:
@@ -213,7 +213,7 @@ def test_a_pickle_that_asks_for_more_than_it_holds(tmp_path, asks, little_memory
     path = tmp_path / "a.pkl"
     path.write_bytes(pickle.dumps(asks, protocol=3))
     with pytest.raises(OmfaError, match="items that it does not contain"):
-        read_pickle(path, "bodies", trust=True)
+        read_pickle(path, "bodies", allow_pickle=True)
 
 
 def test_packed_torch_files_and_long_safetensors_headers(tmp_path, bomb):

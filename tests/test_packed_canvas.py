@@ -1,4 +1,4 @@
-"""Two canvases of one: components packed for a dual UNet and laid back in their places."""
+"""Two canvases of one: components packed for a reference UNet and laid back in their places."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""The dual UNet in the one training loop: restarts, meshes, its model folder."""
+"""The reference UNet in the one training loop: restarts, meshes, its model folder."""
 
 import dataclasses
 import shutil
@@ -88,5 +88,5 @@ def test_a_model_folder_says_that_it_is_dual_and_export_refuses_it(straight, tmp
 
 def test_the_plan_says_that_it_does_not_cover_it():
     job = TrainingJob(DUAL, UNET, make_train_settings(1, 8), MeshSettings())
-    with pytest.raises(OmfaError, match="does not cover the dual UNet"):
+    with pytest.raises(OmfaError, match="does not cover the reference UNet"):
         make_plan(job, parse_topology("h100-8"))

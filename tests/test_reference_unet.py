@@ -1,4 +1,4 @@
-"""The dual UNet: the reference's tokens in the main one's self-attention; one training loop."""
+"""The reference UNet: the reference's tokens in the main one's self-attention; one training loop."""
 
 import dataclasses
 import functools
@@ -69,7 +69,7 @@ def inputs_of(x0, eps, pose):
 class Joining:
     """diffusers' attention processor that keeps what self-attention gets, or joins what was kept.
 
-    `scaled_dot_product_attention` over the concatenated tokens, as the published dual UNets do.
+    `scaled_dot_product_attention` over the concatenated tokens, as published reference UNets do.
     """
 
     def __init__(self, kept, *, joining=False):

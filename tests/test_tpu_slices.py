@@ -65,7 +65,7 @@ def test_the_hosts_of_a_slice_feed_the_global_batch(name):
 @pytest.mark.parametrize(
     ("name", "count", "copies"), [("v5litepod-256", 64, 32), ("v6e-64", 100, 12)]
 )
-def test_the_held_out_examples_of_a_slice_are_found(name, count, copies):
+def test_the_heldout_examples_of_a_slice_are_found(name, count, copies):
     held = example_order(mesh_of(name), ROWS_PER_DEVICE)
     valid = held < count
     # what fills up the batch would be taken for examples, were the first rows taken

@@ -9,7 +9,7 @@ import numpy as np
 from omfa_jax.body.body_params import PARAM_SHAPES, BodyParams
 from omfa_jax.body.camera import Camera
 from omfa_jax.core.atomic_files import atomic_write, require_file
-from omfa_jax.core.errors import OmfaError, unknown_name
+from omfa_jax.core.errors import OmfaError, make_unknown_name_error
 from omfa_jax.core.npz_reader import UNPACK_ERRORS, read_arrays
 
 CAMERA_KEYS = ("focal_px", "center_px", "image_size_px", "cam_rotation", "cam_translation")
@@ -30,7 +30,7 @@ def save_body(
     `source`, one of BODY_SOURCES, unless it is "".
     """
     if source not in BODY_SOURCES:
-        raise unknown_name("body source", source, BODY_SOURCES)
+        raise make_unknown_name_error("body source", source, BODY_SOURCES)
     arrays: dict[str, Any] = params.as_dict() | {
         "focal_px": np.array(camera.focal_px),
         "center_px": np.array(camera.center_px),

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Float32
 
-from omfa_jax.core.errors import OmfaError, unknown_name
+from omfa_jax.core.errors import OmfaError, make_unknown_name_error
 
 PARAM_SHAPES: dict[str, tuple[int, ...]] = {
     "betas": (10,),
@@ -52,7 +52,7 @@ class BodyParams:
     def __init__(self, **parameters: Any) -> None:
         for name in parameters:
             if name not in PARAM_SHAPES:
-                raise unknown_name("body parameter", name, PARAM_SHAPES)
+                raise make_unknown_name_error("body parameter", name, PARAM_SHAPES)
         # no defaults: a forgotten hand or jaw would silently be in the rest pose
         for name, shape in PARAM_SHAPES.items():
             if name not in parameters:

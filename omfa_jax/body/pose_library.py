@@ -29,7 +29,7 @@ from omfa_jax.body.rotations import axis_angle_to_matrix, matrix_to_axis_angle
 from omfa_jax.body.smplx_forward import forward
 from omfa_jax.body.smplx_joints import JOINT_INDEX
 from omfa_jax.core.atomic_files import parse_json, require_file
-from omfa_jax.core.errors import OmfaError, unknown_name
+from omfa_jax.core.errors import OmfaError, make_unknown_name_error
 
 LIBRARY_FILE = Path(__file__).parents[1] / "assets" / "poses.json"
 
@@ -77,7 +77,7 @@ def parse_pose(written: Mapping[str, Any]) -> Pose:
     known = {**NUMBER_COUNTS, **LIMBS, "joints": None}
     for key in written:
         if key not in known:
-            raise unknown_name("key of a pose", key, known)
+            raise make_unknown_name_error("key of a pose", key, known)
     degrees = {
         k: _parse_numbers(k, written.get(k, np.zeros(n)), n) for k, n in NUMBER_COUNTS.items()
     }
@@ -99,7 +99,7 @@ def parse_pose(written: Mapping[str, Any]) -> Pose:
         raise OmfaError(f"joints: expected an object, got {joints!r:.40}")
     for joint, value in joints.items():
         if joint not in JOINT_INDEX:
-            raise unknown_name("joint", joint, JOINT_INDEX)
+            raise make_unknown_name_error("joint", joint, JOINT_INDEX)
         pose[JOINT_INDEX[joint]] = _parse_numbers(f"joints.{joint}", value, 3)
     return pose
 

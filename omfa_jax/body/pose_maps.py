@@ -29,7 +29,7 @@ from omfa_jax.core.atomic_files import (
     require_dir,
     require_writable_dir,
 )
-from omfa_jax.core.errors import OmfaError, unknown_name
+from omfa_jax.core.errors import OmfaError, make_unknown_name_error
 from omfa_jax.core.images import write_image
 from omfa_jax.core.process_pool import exit_with_parent
 
@@ -120,7 +120,7 @@ def render_folder(
 def check_render_settings(style: str, backend: str, processes: int | None) -> None:
     """Raise an OmfaError for an unknown style or backend or an invalid number of processes."""
     if style not in STYLES:
-        raise unknown_name("pose map style", style, STYLES)
+        raise make_unknown_name_error("pose map style", style, STYLES)
     if processes is not None and processes < 1:
         raise OmfaError(f"--processes: expected 1 or more, got {processes}")
     render_backends.resolve_backend(backend)

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int32
 from omfa_jax.body.body_model import BodyModel
 from omfa_jax.body.smplx_joints import JOINT_INDEX
 from omfa_jax.body.vertex_normals import compute_vertex_normals
-from omfa_jax.core.errors import OmfaError, unknown_name
+from omfa_jax.core.errors import OmfaError, make_unknown_name_error
 
 STYLES = ("normals", "positions", "parts", "shaded")
 
@@ -40,7 +40,7 @@ def paint(
     Raises OmfaError for an unknown style or a `body` that does not match.
     """
     if style not in STYLES:
-        raise unknown_name("pose map style", style, STYLES)
+        raise make_unknown_name_error("pose map style", style, STYLES)
     if style in ("parts", "positions"):
         if body is None or len(body.v_template) != len(vertices):
             came = "none" if body is None else f"one of {len(body.v_template)}"

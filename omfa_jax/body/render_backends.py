@@ -15,7 +15,7 @@ from jaxtyping import UInt8
 from omfa_jax.body import zbuffer
 from omfa_jax.body.camera import Camera
 from omfa_jax.body.pose_styles import PaintedMesh
-from omfa_jax.core.errors import OmfaError, unknown_name
+from omfa_jax.core.errors import OmfaError, make_unknown_name_error
 
 Draw = Callable[[PaintedMesh, Camera], UInt8[np.ndarray, "h w 3"]]
 BACKENDS = ("auto", "pyrender", "zbuffer")
@@ -36,7 +36,7 @@ def resolve_backend(backend: str) -> str:
     OmfaError for an unknown name, and if pyrender is requested but does not work.
     """
     if backend not in BACKENDS:
-        raise unknown_name("render backend", backend, BACKENDS)
+        raise make_unknown_name_error("render backend", backend, BACKENDS)
     if backend == "zbuffer":
         return backend
     reason = find_pyrender_failure()

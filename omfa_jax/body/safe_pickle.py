@@ -50,18 +50,18 @@ class StandIn:
 
 
 def read_pickle(
-    path: str | os.PathLike, what: str, *, trust: bool, stand_ins: Collection[Name] = ()
+    path: str | os.PathLike, what: str, *, allow_pickle: bool, stand_ins: Collection[Name] = ()
 ) -> Any:
     """Return the object in a .pkl (plain or joblib's, compressed or not), an .npy or an .npz.
 
     An .npz becomes a dict of its arrays. Plain arrays are always read. Pickled objects are read
-    only with `trust`, and even then only numpy's arrays, scalars and dtypes and Python's
+    only with `allow_pickle`, and even then only numpy's arrays, scalars and dtypes and Python's
     containers, numbers and strings are allowed, so that no code of the file runs. Objects of the
     classes in `stand_ins` become StandIn. Raises OmfaError for a damaged file, and naming the first
     class or function that is not allowed.
     """
     path = require_file(path, what, "--in")
-    load = functools.partial(_load, trust=trust, stand_ins=frozenset(stand_ins))
+    load = functools.partial(_load, allow_pickle=allow_pickle, stand_ins=frozenset(stand_ins))
     try:
         with path.open("rb") as file:
             if path.suffix == ".npz":
@@ -122,8 +122,8 @@ class _JoblibArray(Exception):
     """Raised for joblib's pickles, which have array data between the opcodes."""
 
 
-def _load(file: BinaryIO, *, trust: bool, stand_ins: frozenset[Name]) -> Any:
-    if not trust:
+def _load(file: BinaryIO, *, allow_pickle: bool, stand_ins: frozenset[Name]) -> Any:
+    if not allow_pickle:
         raise OmfaError(
             "contains pickled Python objects; add --allow-pickle to read them (only arrays,"
             " numbers and strings: no code of the file is run)"

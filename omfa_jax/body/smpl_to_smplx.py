@@ -16,7 +16,7 @@ from omfa_jax.body.smpl_model import (
     load_smpl_model,
 )
 from omfa_jax.body.vertex_correspondence import Correspondence, load_correspondence
-from omfa_jax.core.errors import OmfaError, unknown_name
+from omfa_jax.core.errors import OmfaError, make_unknown_name_error
 
 METHODS = ("copy21", "fit")
 
@@ -67,11 +67,11 @@ def load_converter(
     smpl_path: str | os.PathLike | None,
     correspondence_path: str | os.PathLike | None,
     has_smplx_file: bool,
-    trust: bool,
+    allow_pickle: bool,
 ) -> SmplConverter:
     """Load a converter; OmfaError lists the files that method "fit" lacks and where to get them."""
     if method not in METHODS:
-        raise unknown_name("conversion from SMPL to SMPL-X", method, METHODS)
+        raise make_unknown_name_error("conversion from SMPL to SMPL-X", method, METHODS)
     if method == "fit":
         given = {
             "--smplx-model": has_smplx_file,
@@ -82,7 +82,7 @@ def load_converter(
         if missing:
             raise OmfaError(_FIT_NEEDS.format(missing=", ".join(missing)))
     # also for copy21, which takes the pelvis of the body's own shape from it
-    smpl = None if smpl_path is None else load_smpl_model(smpl_path, trust=trust)
+    smpl = None if smpl_path is None else load_smpl_model(smpl_path, allow_pickle=allow_pickle)
     if method == "copy21":
         return SmplConverter(method, model, smpl)
     assert smpl is not None and correspondence_path is not None
@@ -90,7 +90,7 @@ def load_converter(
         correspondence_path,
         source_vertices=len(smpl.v_template),
         target_vertices=len(model.v_template),
-        trust=trust,
+        allow_pickle=allow_pickle,
     )
     return SmplConverter(method, model, smpl, correspondence)
 

@@ -13,7 +13,7 @@ from omfa_jax.body.pose_library import (
     place_pose,
 )
 from omfa_jax.body.turntable import make_turntable
-from omfa_jax.core.errors import unknown_name
+from omfa_jax.core.errors import make_unknown_name_error
 
 
 def make_library_targets(
@@ -33,7 +33,7 @@ def make_library_targets(
     names = list(poses) if names is None else names
     for name in names:
         if name not in poses:
-            raise unknown_name("pose (--poses; --list prints them)", name, poses)
+            raise make_unknown_name_error("pose (--poses; --list prints them)", name, poses)
     person, camera = load_body(body) if body else (make_neutral_params(), None)
     # 8 x 8 px: poses are turned to face the camera, and only its direction counts for that
     front = camera or make_studio_camera(load_body_model(smplx_model), [person], 8, 8)

@@ -34,14 +34,14 @@ class Correspondence:
 
 
 def load_correspondence(
-    path: str | os.PathLike, *, source_vertices: int, target_vertices: int, trust: bool = False
+    path: str | os.PathLike, *, source_vertices: int, target_vertices: int, allow_pickle: bool = False
 ) -> Correspondence:
     """Return the map from a mesh of `source_vertices` to one of `target_vertices`.
 
-    `path` is smplx's `smpl2smplx_deftrafo_setup.pkl` (needs `trust`), an .npz with a `matrix`
+    `path` is smplx's `smpl2smplx_deftrafo_setup.pkl` (needs `allow_pickle`), an .npz with a `matrix`
     (target, source), or "identity" for meshes of the same topology. A `smplx_mask_ids.npy` next to
     the file lists the valid vertices; without it all are valid. Raises OmfaError if the file is
-    missing, damaged, pickled without `trust`, or made for other meshes.
+    missing, damaged, pickled without `allow_pickle`, or made for other meshes.
     """
     everything = np.arange(target_vertices)
     if os.fspath(path) == IDENTITY:
@@ -52,7 +52,7 @@ def load_correspondence(
             )
         return Correspondence(None, everything)
     what = "vertex correspondence"
-    raw = read_pickle(path, what, trust=trust, stand_ins=SPARSE_CLASSES)
+    raw = read_pickle(path, what, allow_pickle=allow_pickle, stand_ins=SPARSE_CLASSES)
     found = next((raw[n] for n in ("mtx", "matrix") if n in raw), None) if _is_dict(raw) else None
     if found is None:
         raise OmfaError(f"{what} {path}: expected a dict with `mtx` or `matrix`")
@@ -69,7 +69,7 @@ def load_correspondence(
             f" {(target_vertices, source_vertices)}; it was made for other meshes"
         )
     mask = Path(path).with_name(MASK_FILE)
-    valid = np.unique(read_pickle(mask, "vertex mask", trust=False)) if mask.exists() else None
+    valid = np.unique(read_pickle(mask, "vertex mask", allow_pickle=False)) if mask.exists() else None
     return Correspondence(matrix, everything if valid is None else valid.astype(np.int64))
 
 

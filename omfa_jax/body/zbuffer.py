@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int32, UInt8
 
-from omfa_jax.core.errors import OmfaError, unknown_name
+from omfa_jax.core.errors import OmfaError, make_unknown_name_error
 
 ENGINES = ("auto", "numba", "numpy")
 # pixels of bounding boxes that are tested at once
@@ -54,7 +54,7 @@ def rasterize(
     engines give the same image. Raises OmfaError for `engine="numba"` without numba.
     """
     if engine not in ENGINES:
-        raise unknown_name("z-buffer engine", engine, ENGINES)
+        raise make_unknown_name_error("z-buffer engine", engine, ENGINES)
     if engine == "numba" and not has_numba():
         raise OmfaError("z-buffer engine 'numba': numba is not installed; pip install numba")
     points = to_screen_points(screen)

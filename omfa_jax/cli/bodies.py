@@ -6,7 +6,7 @@ from pathlib import Path
 
 from omfa_jax.cli.flags import parse_path_text
 from omfa_jax.core.atomic_files import require_dir
-from omfa_jax.core.errors import OmfaError, unknown_name
+from omfa_jax.core.errors import OmfaError, make_unknown_name_error
 
 log = logging.getLogger(__name__)
 
@@ -83,9 +83,9 @@ def run(options: argparse.Namespace) -> None:
     from omfa_jax.body.smpl_to_smplx import load_converter
 
     if options.source not in IMPORTERS:
-        raise unknown_name("tool (--from)", options.source, IMPORTERS)
+        raise make_unknown_name_error("tool (--from)", options.source, IMPORTERS)
     if options.hands not in ("flat", "mean"):
-        raise unknown_name("hand pose (--hands)", options.hands, ("flat", "mean"))
+        raise make_unknown_name_error("hand pose (--hands)", options.hands, ("flat", "mean"))
     # before the body model is loaded, which takes longer
     require_dir(options.raw, "raw data set", "--raw")
     model = load_body_model(options.smplx_model)
@@ -95,7 +95,7 @@ def run(options: argparse.Namespace) -> None:
         smpl_path=options.smpl_model,
         correspondence_path=options.correspondence,
         has_smplx_file=options.smplx_model is not None,
-        trust=options.allow_pickle,
+        allow_pickle=options.allow_pickle,
     )
     reading = ImportOptions(
         allow_pickle=options.allow_pickle,

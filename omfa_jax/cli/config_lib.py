@@ -15,7 +15,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 from omfa_jax.cli import config_table
 from omfa_jax.core.atomic_files import require_file
-from omfa_jax.core.errors import OmfaError, unknown_name
+from omfa_jax.core.errors import OmfaError, make_unknown_name_error
 from omfa_jax.core.tasks import COMPONENTS, Task
 from omfa_jax.core.value_rules import format_value
 from omfa_jax.data.pipeline.augment import AugmentSettings
@@ -119,10 +119,10 @@ def apply_override(config: Config, override: str) -> None:
     node = config
     for folder in folders:
         if folder not in node or not isinstance(node[folder], ConfigDict):
-            raise unknown_name(f"config group in {override!r}", folder, node.keys())
+            raise make_unknown_name_error(f"config group in {override!r}", folder, node.keys())
         node = node[folder]
     if name not in node:
-        raise unknown_name(f"config value in {override!r}", name, node.keys())
+        raise make_unknown_name_error(f"config value in {override!r}", name, node.keys())
     if isinstance(node[name], ConfigDict):
         raise OmfaError(
             f"{override!r} is a group; set one of its values: {', '.join(node[name].keys())}"

@@ -186,7 +186,7 @@ def synthesize(options: argparse.Namespace) -> None:
 
 def build(options: argparse.Namespace) -> None:
     """Build records, and log what was found and skipped."""
-    from omfa_jax.data.builders.build_records import build_records as build_records
+    from omfa_jax.data.builders.build_records import build_records
 
     build_records(
         options.raw,

@@ -80,7 +80,7 @@ def run(options: argparse.Namespace) -> None:
     from omfa_jax.evals.demo_scores import score_demo
 
     how = {"examples": options.test, "sampling_steps": options.sampling_steps}
-    pictures, scores = stages.run(
+    sheets, scores = stages.run(
         "sample and score", lambda: score_demo(trained, raw, records, **how)
     )
     scores |= stages.run(
@@ -97,7 +97,7 @@ def run(options: argparse.Namespace) -> None:
     }
     with atomic_write(workdir / "scores.json") as temporary:
         temporary.write_text(json.dumps(scores, indent=2) + "\n")
-    write_report(workdir, trained, pictures, scores)
+    write_report(workdir, trained, sheets, scores)
     # a warning and not an error: a demo with fewer steps or people may well miss the bars
     missed = [name for name, held in scores["bars"].items() if not held]
     if missed:

@@ -11,7 +11,7 @@ from omfa_jax.cli.eval import format_scores
 from omfa_jax.cli.eval_checkpoint_flags import DTYPES, TASK_SETTINGS, add_arguments
 from omfa_jax.cli.sampler_flags import make_sampler_settings
 from omfa_jax.core.atomic_files import LOCK_NAME, exclusive_lock, require_writable_dir
-from omfa_jax.core.errors import OmfaError, unknown_name
+from omfa_jax.core.errors import OmfaError, make_unknown_name_error
 from omfa_jax.core.tasks import COMPONENTS
 from omfa_jax.evals.scores_file import Scores
 
@@ -64,7 +64,7 @@ def run(options: argparse.Namespace) -> None:
 def validate_flags(options: argparse.Namespace) -> None:
     """Raise an OmfaError for inconsistent flags; fill in the default setting."""
     if options.dtype not in DTYPES:
-        raise unknown_name("dtype (--dtype)", options.dtype, DTYPES)
+        raise make_unknown_name_error("dtype (--dtype)", options.dtype, DTYPES)
     if options.task is None:
         if not options.loss or options.setting:
             raise OmfaError("omfa eval --checkpoint needs --task, --loss or both")

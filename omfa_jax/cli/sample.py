@@ -17,7 +17,7 @@ from omfa_jax.cli.sampler_flags import (
 )
 from omfa_jax.core.atomic_dirs import require_disjoint
 from omfa_jax.core.atomic_files import require_writable_dir
-from omfa_jax.core.errors import OmfaError, unknown_name
+from omfa_jax.core.errors import OmfaError, make_unknown_name_error
 from omfa_jax.core.images import from_signed, write_image
 from omfa_jax.core.tasks import COMPONENTS, Task
 from omfa_jax.sampling.image_inputs import SlotFitter, load_face, render_pose
@@ -89,7 +89,7 @@ def run(options: argparse.Namespace) -> None:
     if options.task in REQUIRED_INPUTS:
         require_inputs(options, REQUIRED_INPUTS[options.task], needs_face=options.task != "try_off")
     if options.dtype not in DTYPES:
-        raise unknown_name("dtype (--dtype)", options.dtype, DTYPES)
+        raise make_unknown_name_error("dtype (--dtype)", options.dtype, DTYPES)
     out = require_writable_dir(options.out, "--out")
     if options.task in REQUIRED_INPUTS:
         require_inputs_kept(options, out, ("garment", *TASKS))
@@ -115,7 +115,7 @@ def find_row(tasks: Sequence[Task], options: argparse.Namespace, out: Path) -> T
     """Return the row of the model's task table that --task names; check its inputs' flags."""
     row = next((task for task in tasks if task.name == options.task), None)
     if row is None:
-        raise unknown_name("task (--task)", options.task, {*TASKS, *(task.name for task in tasks)})
+        raise make_unknown_name_error("task (--task)", options.task, {*TASKS, *(task.name for task in tasks)})
     clean = [name for name in COMPONENTS if name not in row.noised]
     # a face can be cropped from --person, also where the person is generated
     needed = [name for name in clean if name != "face"]
@@ -191,7 +191,7 @@ def _transfer(sampler, slots: SlotFitter, options):
 
 def _turntable(sampler, slots: SlotFitter, options):
     from omfa_jax.body.body_file import load_body
-    from omfa_jax.body.turntable import make_turntable as turned
+    from omfa_jax.body.turntable import make_turntable
     from omfa_jax.sampling.task_functions import turntable
 
     if Path(options.pose).suffix != ".npz":
@@ -200,7 +200,7 @@ def _turntable(sampler, slots: SlotFitter, options):
             " an image cannot be turned"
         )
     params, camera = load_body(options.pose)
-    bodies = turned(params, options.views)
+    bodies = make_turntable(params, options.views)
     maps = [render_pose(p, camera, slots.pose_style, options.smplx_model) for p in bodies]
     poses = np.concatenate([slots.fit_pose_map(image) for image in maps])
     garment = slots.load_image("garment", options.garment, "--garment")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ml_collections import ConfigDict
 
 from omfa_jax.core.atomic_files import atomic_write
-from omfa_jax.core.errors import OmfaError, unknown_name
+from omfa_jax.core.errors import OmfaError, make_unknown_name_error
 
 if TYPE_CHECKING:
     from omfa_jax.cli.config_lib import Config
@@ -40,7 +40,7 @@ def replace_size(config: "Config", name: str) -> Any:
     from omfa_jax.models.presets import UNETS
 
     if name not in UNETS:
-        raise unknown_name("UNet preset (--sizes)", name, UNETS)
+        raise make_unknown_name_error("UNet preset (--sizes)", name, UNETS)
     sized = config.copy_and_resolve_references()
     with sized.unlocked():
         sized.model.unet = name

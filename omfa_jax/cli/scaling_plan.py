@@ -198,7 +198,7 @@ def parse_numbers(text: str, flag: str) -> tuple[float, ...]:
 def count_records(config: "Config") -> int:
     """Return the number of training examples of the config's data."""
     from omfa_jax.cli import config_lib
-    from omfa_jax.core.errors import unknown_name
+    from omfa_jax.core.errors import make_unknown_name_error
     from omfa_jax.data.pipeline.mixture import parse_mixture
     from omfa_jax.data.records import record_schema
 
@@ -210,7 +210,7 @@ def count_records(config: "Config") -> int:
     for folder in folders:
         splits = record_schema.read_manifest(folder)["splits"]
         if config.data.split not in splits:
-            raise unknown_name(f"split of {folder}", config.data.split, splits)
+            raise make_unknown_name_error(f"split of {folder}", config.data.split, splits)
         count += splits[config.data.split]
     return count
 

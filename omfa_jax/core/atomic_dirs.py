@@ -25,14 +25,14 @@ _OTHER = "move it away or give another folder to --out"
 
 
 @contextlib.contextmanager
-def atomic_dir(path: str | os.PathLike, ours: Sequence[str]) -> Iterator[Path]:
+def atomic_dir(path: str | os.PathLike, patterns: Sequence[str]) -> Iterator[Path]:
     """Yield a temporary folder next to `path`; it replaces `path` only if the block succeeds.
 
     An existing folder must be ours, both before and after the block; otherwise it stays unchanged
     and an OmfaError is raised. A link is followed: its target is replaced and the link is kept.
     """
     place = resolve_target(path)
-    listed = require_own_output(place, ours)
+    listed = require_own_output(place, patterns)
     temporary = None
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -40,15 +40,15 @@ def atomic_dir(path: str | os.PathLike, ours: Sequence[str]) -> Iterator[Path]:
         require_same_owner(place, listed, _owner(temporary))
         yield temporary
         temporary.chmod(0o777 & ~get_umask())
-        replace_dir(temporary, place, ours, temporary.with_name(f"{temporary.name}-old"))
+        replace_dir(temporary, place, patterns, temporary.with_name(f"{temporary.name}-old"))
     except OSError as error:
         raise OmfaError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
         if temporary is not None and os.path.lexists(temporary):
-            delete_matching(temporary, ours)
+            delete_matching(temporary, patterns)
 
 
-def replace_dir(made: Path, place: Path, ours: Sequence[str], aside: Path) -> None:
+def replace_dir(made: Path, place: Path, patterns: Sequence[str], aside: Path) -> None:
     """Rename the folder `made` to `place`, replacing an existing folder of ours.
 
     The existing one is first renamed to `aside`, where no other process can exchange it, and
@@ -63,7 +63,7 @@ def replace_dir(made: Path, place: Path, ours: Sequence[str], aside: Path) -> No
     require_replaceable(place)
     place.rename(aside)
     try:
-        listed = require_own_output(aside, ours, place)
+        listed = require_own_output(aside, patterns, place)
         require_same_owner(aside, listed, _owner(made), place)
         made.rename(place)
     except BaseException:
@@ -127,23 +127,23 @@ def contains(folder: Path, inner: str | os.PathLike) -> bool:
     return False
 
 
-def require_own_output(path: Path, ours: Sequence[str], named: Path | None = None) -> list[str]:
+def require_own_output(path: Path, patterns: Sequence[str], named: Path | None = None) -> list[str]:
     """Return the relative paths of the contents of a folder of ours; OmfaError if it is not ours.
 
     Folders end in `/` and come after their contents. `named` is the folder's name in the error.
     """
     named = named or path
-    found = require_known_contents(path, ours, named)
-    if found and not (path / ours[0]).is_file():
+    found = require_known_contents(path, patterns, named)
+    if found and not (path / patterns[0]).is_file():
         raise OmfaError(
-            f"{named} exists and is not a folder that this command wrote (no {ours[0]} in it);"
+            f"{named} exists and is not a folder that this command wrote (no {patterns[0]} in it);"
             " give another folder to --out"
         )
     return found
 
 
-def require_known_contents(path: Path, ours: Sequence[str], named: Path | None = None) -> list[str]:
-    """Like `require_own_output`, for a folder that may lack the first file of `ours`."""
+def require_known_contents(path: Path, patterns: Sequence[str], named: Path | None = None) -> list[str]:
+    """Like `require_own_output`, for a folder that may lack the first file of `patterns`."""
     named = named or path
     if not os.path.lexists(path):
         return []
@@ -151,7 +151,7 @@ def require_known_contents(path: Path, ours: Sequence[str], named: Path | None =
         raise OmfaError(f"{named} is not a folder; give another name to --out")
     _require_no_mount(path, named)
     found = list_tree(path)
-    foreign = sorted(name for name in found if not _is_named(path / name, name, ours))
+    foreign = sorted(name for name in found if not _is_named(path / name, name, patterns))
     if foreign:
         raise OmfaError(
             f"{named} would be replaced, but contains files that this command did not write"
@@ -202,8 +202,8 @@ def list_tree(folder: Path) -> list[str]:
     return found
 
 
-def delete_matching(folder: Path, ours: Sequence[str]) -> None:
-    """Delete what matches `ours` in a folder, then the folder; the rest stays, with a warning."""
+def delete_matching(folder: Path, patterns: Sequence[str]) -> None:
+    """Delete what matches `patterns` in a folder, then the folder; the rest stays, with a warning."""
     try:
         mount = find_mount(folder)
         if mount is not None:
@@ -212,7 +212,7 @@ def delete_matching(folder: Path, ours: Sequence[str]) -> None:
     except (OSError, OmfaError) as error:
         log.warning("%s was not deleted: %s", folder, error)
         return
-    delete_entries(folder, [name for name in found if _is_named(folder / name, name, ours)])
+    delete_entries(folder, [name for name in found if _is_named(folder / name, name, patterns)])
 
 
 def delete_entries(folder: Path, listed: Collection[str]) -> None:
@@ -231,19 +231,19 @@ def delete_entries(folder: Path, listed: Collection[str]) -> None:
         )
 
 
-def _is_named(path: Path, name: str, ours: Sequence[str]) -> bool:
+def _is_named(path: Path, name: str, patterns: Sequence[str]) -> bool:
     if path.is_symlink():
         return False
     parts = name.rstrip("/").split("/")
-    patterns = [pattern.split("/") for pattern in ours]
+    wanted = [pattern.split("/") for pattern in patterns]
     if name.endswith("/"):
         # a parent folder of something that a pattern matches
-        patterns = [p[: len(parts)] for p in patterns if len(p) > len(parts)]
+        wanted = [p[: len(parts)] for p in wanted if len(p) > len(parts)]
     elif not path.is_file():
         return False
     return any(
         len(pattern) == len(parts) and all(map(fnmatch.fnmatchcase, parts, pattern))
-        for pattern in patterns
+        for pattern in wanted
     )
 
 

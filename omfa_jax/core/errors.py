@@ -12,7 +12,7 @@ class OmfaError(Exception):
     """
 
 
-def unknown_name(kind: str, name: str, known: Iterable[str]) -> OmfaError:
+def make_unknown_name_error(kind: str, name: str, known: Iterable[str]) -> OmfaError:
     """Return the error for a name that is not in `known`, with a hint at the nearest names."""
     names = sorted(map(str, known))
     near = difflib.get_close_matches(str(name), names, n=2, cutoff=0.5)

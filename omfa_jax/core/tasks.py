@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool
 
-from omfa_jax.core.errors import OmfaError, unknown_name
+from omfa_jax.core.errors import OmfaError, make_unknown_name_error
 from omfa_jax.core.value_rules import FloatRange, check_fields
 
 COMPONENTS: tuple[str, ...] = ("garment", "person", "face")
@@ -30,7 +30,7 @@ class Task:
     def __post_init__(self) -> None:
         for component in self.noised:
             if component not in COMPONENTS:
-                raise unknown_name(f"component in task {self.name!r}", component, COMPONENTS)
+                raise make_unknown_name_error(f"component in task {self.name!r}", component, COMPONENTS)
         if not self.noised:
             raise OmfaError(f"task {self.name!r} noises no component; give it at least one")
         check_fields(f"task {self.name!r}: ", {"weight": WEIGHT_RULE}, self)
@@ -45,5 +45,5 @@ def find_task_index(tasks: Sequence[Task], name: str) -> int:
     """Return the row of task `name`; OmfaError with a hint at the nearest name if there is none."""
     names = [task.name for task in tasks]
     if name not in names:
-        raise unknown_name("task", name, names)
+        raise make_unknown_name_error("task", name, names)
     return names.index(name)

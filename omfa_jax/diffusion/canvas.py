@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Shaped
 
-from omfa_jax.core.errors import OmfaError, unknown_name
+from omfa_jax.core.errors import OmfaError, make_unknown_name_error
 from omfa_jax.core.tasks import COMPONENTS
 
 LAYOUTS = ("spatial", "channel")
@@ -28,7 +28,7 @@ class Canvas:
 
     def __post_init__(self) -> None:
         if self.layout not in LAYOUTS:
-            raise unknown_name("canvas layout", self.layout, LAYOUTS)
+            raise make_unknown_name_error("canvas layout", self.layout, LAYOUTS)
         if len(self.slots) != len(COMPONENTS):
             raise OmfaError(
                 f"the canvas needs a slot for each of {COMPONENTS}, got {len(self.slots)};"

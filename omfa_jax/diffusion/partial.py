@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from omfa_jax.core.errors import OmfaError, unknown_name
+from omfa_jax.core.errors import OmfaError, make_unknown_name_error
 from omfa_jax.diffusion.canvas import Canvas
 
 INPUTS = ("noisy", "mask", "clean", "pose")
@@ -50,7 +50,7 @@ def compute_target(
         return eps
     if prediction == "v":
         return broadcast_per_example(alpha) * eps - broadcast_per_example(sigma) * x0
-    raise unknown_name("prediction type", prediction, PREDICTION_TYPES)
+    raise make_unknown_name_error("prediction type", prediction, PREDICTION_TYPES)
 
 
 def predict_x0_and_eps(
@@ -70,14 +70,14 @@ def predict_x0_and_eps(
         return (xt - s * output) / jnp.maximum(a, MIN_ALPHA), output
     if prediction == "v":
         return a * xt - s * output, a * output + s * xt
-    raise unknown_name("prediction type", prediction, PREDICTION_TYPES)
+    raise make_unknown_name_error("prediction type", prediction, PREDICTION_TYPES)
 
 
 def count_input_channels(inputs: Sequence[str], canvas: Canvas) -> int:
     """Return the width of conv_in for `unet_inputs`, whose order is the order of the channels."""
     for name in inputs:
         if name not in INPUTS:
-            raise unknown_name("entry of unet_inputs", name, INPUTS)
+            raise make_unknown_name_error("entry of unet_inputs", name, INPUTS)
     if not inputs or inputs[0] != "noisy" or "mask" not in inputs:
         raise OmfaError(
             f"config.diffusion.unet_inputs must begin with 'noisy' and contain 'mask', got"

@@ -4,7 +4,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
-from omfa_jax.core.errors import OmfaError, unknown_name
+from omfa_jax.core.errors import OmfaError, make_unknown_name_error
 from omfa_jax.core.tasks import COMPONENTS, Task, make_noised_table
 from omfa_jax.core.value_rules import IntRange, check_fields
 from omfa_jax.diffusion.canvas import Canvas
@@ -39,7 +39,7 @@ class DiffusionSettings:
     def __post_init__(self) -> None:
         check_fields("omfa.json: ", VAE_RULES, self)
         if self.prediction not in PREDICTION_TYPES:
-            raise unknown_name("prediction type", self.prediction, PREDICTION_TYPES)
+            raise make_unknown_name_error("prediction type", self.prediction, PREDICTION_TYPES)
         if self.epsilon_zero_snr and self.schedule.spacing != "leading":
             raise OmfaError(
                 f"config.diffusion: {self.schedule.spacing!r} timesteps start in pure noise with"

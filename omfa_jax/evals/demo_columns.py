@@ -37,65 +37,72 @@ def read_first_images(folder: Path, split: EvalSplit) -> list[np.ndarray]:
 
 
 def collect_sections(
-    worn: SplitRun, taken: SplitRun, blank_on: SplitRun, blank_off: SplitRun, truth: ExactTruth
+    try_on: SplitRun,
+    try_off: SplitRun,
+    untrained_on: SplitRun,
+    untrained_off: SplitRun,
+    truth: ExactTruth,
 ) -> dict[str, Columns]:
     """Return the columns of the sheets whose images were sampled for the scores."""
-    split = worn.split
+    split = try_on.split
     given = {name: images[:NUM_SHOWN] for name, images in stack_inputs(split).items()}
     other = stack_inputs(split.with_setting("unpaired"))["garment"][:NUM_SHOWN]
     names = split.names[:NUM_SHOWN]
 
-    def answers(kind: str) -> list[np.ndarray]:
+    def read_answers(kind: str) -> list[np.ndarray]:
         return [truth.read_answer(name, kind).image for name in names]
 
-    def made(run: SplitRun, name: str = "pred") -> Sequence[np.ndarray]:
+    def read_images(run: SplitRun, name: str = "pred") -> Sequence[np.ndarray]:
         return read_first_images(run.folder / name, run.split)
 
     faces, poses = given["face"], given["pose"]
     return {
         "Try-on: garment + face + pose -> person": {
-            "garment": given["garment"], "face": faces, "pose": poses, "try_on": made(worn),
-            "truth": given["person"], "other garment": made(worn, "other_garment"),
-            "other pose": made(worn, "other_pose"), "untrained": made(blank_on),
+            "garment": given["garment"], "face": faces, "pose": poses,
+            "try_on": read_images(try_on), "truth": given["person"],
+            "other garment": read_images(try_on, "other_garment"),
+            "other pose": read_images(try_on, "other_pose"),
+            "untrained": read_images(untrained_on),
         },
         "Try-off: person -> garment": {
-            "person": given["person"], "try_off": made(taken), "truth": given["garment"],
-            "other person": made(taken, "other_person"), "untrained": made(blank_off),
+            "person": given["person"], "try_off": read_images(try_off), "truth": given["garment"],
+            "other person": read_images(try_off, "other_person"),
+            "untrained": read_images(untrained_off),
         },
         "Unpaired try-on: a garment the person never wore": {
             "garment": other, "face": faces, "pose": poses,
-            "try_on": made(worn, "truth_unpaired"), "truth": answers("unpaired"),
+            "try_on": read_images(try_on, "truth_unpaired"), "truth": read_answers("unpaired"),
         },
         "New pose": {
             "garment": given["garment"], "face": faces,
             "pose": [truth.read_pose_map(name, "new_pose") for name in names],
-            "try_on": made(worn, "truth_new_pose"), "truth": answers("new_pose"),
+            "try_on": read_images(try_on, "truth_new_pose"), "truth": read_answers("new_pose"),
         },
     }  # fmt: skip
 
 
-def sample_transfer(worn: SplitRun, taken: SplitRun) -> Columns:
+def sample_transfer(try_on: SplitRun, try_off: SplitRun) -> Columns:
     """Return a few people in garments from others' photos: try-off (sampled before), try-on."""
-    split = worn.split
+    split = try_on.split
     # nobody is dressed in the garment that they wear already
     swap = sample_derangement(len(split), SEED)
-    few = dataclasses.replace(worn, split=split.take(min(NUM_SHOWN, len(split))))
+    few = dataclasses.replace(try_on, split=split.take(min(NUM_SHOWN, len(split))))
 
-    def garment(place: int) -> np.ndarray:
+    def read_garment(place: int) -> np.ndarray:
         name = split.names[int(swap[place])]
-        return read_rgb(taken.folder / "pred" / f"{name}.png", "try-off")
+        return read_rgb(try_off.folder / "pred" / f"{name}.png", "try-off")
 
-    def given(place: int) -> Example:
+    def make_inputs(place: int) -> Example:
         example = split.get_inputs(place)
         size: Any = np.asarray(example["garment"]).shape[:2]
-        return example | {"garment": letterbox(garment(place), *size)}
+        return example | {"garment": letterbox(read_garment(place), *size)}
 
-    folder = few.sample_predictions("transfer", given)
+    folder = few.sample_predictions("transfer", make_inputs)
     places = range(len(few.split))
     own = [split.get_inputs(place) for place in places]
     return {
         "source": [split.get_inputs(int(swap[place]))["person"] for place in places],
-        "garment": [garment(place) for place in places],
+        "garment": [read_garment(place) for place in places],
         "face": [example["face"] for example in own],
         "pose": [example["pose"] for example in own],
         "transfer": read_first_images(folder, few.split),
@@ -105,10 +112,10 @@ def sample_transfer(worn: SplitRun, taken: SplitRun) -> Columns:
 def sample_turntable(sampler: Sampler, raw: Path, split: EvalSplit, slots: SlotFitter) -> Columns:
     """Return one person and garment over a turn of the body, one column per view."""
     from omfa_jax.body.body_file import load_body
-    from omfa_jax.body.turntable import make_turntable as turn
+    from omfa_jax.body.turntable import make_turntable
 
     params, camera = load_body(raw / "test" / "smplx" / f"{split.names[0]}.npz")
-    drawn = [render_pose(p, camera, slots.pose_style, None) for p in turn(params, VIEWS)]
+    drawn = [render_pose(p, camera, slots.pose_style, None) for p in make_turntable(params, VIEWS)]
     poses = np.concatenate([slots.fit_pose_map(image) for image in drawn])
     given = split.get_inputs(0)
     garment, face = (to_signed(np.asarray(given[name])[None]) for name in ("garment", "face"))

@@ -131,10 +131,10 @@ def score_demo(
         trained_db, untrained_db = scores["against_untrained"][f"{name}_db"]
         scores["bars"][f"{name}, against untrained"] = trained_db - untrained_db > MIN_GAIN_DB
 
-    pictures = collect_sections(worn, taken, blank_on, blank_off, truth)
-    pictures["Transfer: off one person, onto another"] = sample_transfer(worn, taken)
-    pictures["Turntable"] = sample_turntable(Sampler(model, settings), raw, on, slots)
-    return pictures, scores
+    sheets = collect_sections(worn, taken, blank_on, blank_off, truth)
+    sheets["Transfer: off one person, onto another"] = sample_transfer(worn, taken)
+    sheets["Turntable"] = sample_turntable(Sampler(model, settings), raw, on, slots)
+    return sheets, scores
 
 
 def make_split_sampler(

@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from omfa_jax.core.errors import OmfaError, unknown_name
+from omfa_jax.core.errors import OmfaError, make_unknown_name_error
 from omfa_jax.evals.file_matching import Match, MatchResult, NameRules, match_files
 from omfa_jax.evals.image_preparation import FileFacts, inspect_files
 from omfa_jax.evals.library_versions import get_base_versions
@@ -74,7 +74,7 @@ def score_folder(request: ScoreRequest) -> Scores:
     choices = chosen.get_metrics(request.setting)
     for key in request.metrics:
         if key not in choices:
-            raise unknown_name(
+            raise make_unknown_name_error(
                 f"metric of {chosen.name} {request.setting} (--metrics)", key, choices
             )
     # before the files are hashed: a wrong --out would be found after minutes otherwise

@@ -57,7 +57,7 @@ class HeldOutSettings:
             raise OmfaError(f"held-out loss needs at least 1 example, got {self.examples}")
         if self.timesteps < 1 or self.timesteps % NOISE_LEVELS:
             raise OmfaError(
-                "the noise levels of the held-out loss (config.eval.timesteps, --loss-timesteps)"
+                "the noise levels of the held-out loss (config.eval.loss_timesteps, --loss-timesteps)"
                 f" must be a multiple of {NOISE_LEVELS}, got {self.timesteps}"
             )
 
@@ -112,7 +112,7 @@ def compute_noise_levels(count: int, train_steps: int) -> tuple[int, ...]:
     return tuple((2 * part + 1) * train_steps // (2 * count) for part in range(count))
 
 
-def make_held_out_batches(
+def make_heldout_batches(
     batches: Iterable[Mapping[str, np.ndarray]],
     encode: Callable[[Any], Any] | None,
 ) -> list[HostBatch]:
@@ -142,7 +142,7 @@ def make_held_out_batches(
     return kept
 
 
-def make_held_out_loss_fn(
+def make_heldout_loss_fn(
     diffusion: DiffusionSettings,
     settings: HeldOutSettings,
     apply: ApplyFn,
@@ -285,4 +285,4 @@ def _replicate(mesh: Mesh, array: jax.Array) -> np.ndarray:
 
 
 def _refuse_images(_: Array) -> Array:
-    raise OmfaError("the held-out loss takes latents: pass it the batches of held_out_batches")
+    raise OmfaError("the held-out loss takes latents: pass it the batches of make_heldout_batches")

@@ -18,8 +18,8 @@ from omfa_jax.evals.heldout_loss import (
     HeldOutLoss,
     HeldOutSettings,
     get_global_batch_size,
-    make_held_out_batches,
-    make_held_out_loss_fn,
+    make_heldout_batches,
+    make_heldout_loss_fn,
 )
 from omfa_jax.models import encode
 from omfa_jax.parallel.global_arrays import get_data_shard, put_global
@@ -31,10 +31,10 @@ from omfa_jax.weights.omfa_model import Model
 SPLITS = ("val", "test")
 
 
-def find_heldout_split(records: str, asked: str) -> str:
+def find_heldout_split(records: str, name: str) -> str:
     """Return the split to evaluate on: the one asked for, else val, else test."""
     splits = read_manifest(records)["splits"]
-    found = asked or next((name for name in SPLITS if name in splits), "")
+    found = name or next((split for split in SPLITS if split in splits), "")
     if found not in splits:
         raise OmfaError(
             f"{records} has no split {found or 'val or test'!r} to evaluate on (it has"
@@ -78,8 +78,8 @@ def make_heldout_loss(
     )
     # remat is off above: there is no backward pass to save memory for
     has_images = read_manifest(pipeline.records)["kind"] == "images"
-    batches = make_held_out_batches(read, make_encoder(model) if has_images else None)
-    loss = make_held_out_loss_fn(model.settings, measure, apply, mesh, shardings, batches)
+    batches = make_heldout_batches(read, make_encoder(model) if has_images else None)
+    loss = make_heldout_loss_fn(model.settings, measure, apply, mesh, shardings, batches)
     prompts = put_global(
         model.prompts, jax.tree.map(lambda _: make_replicated_sharding(mesh), model.prompts)
     )

@@ -5,7 +5,7 @@ import importlib
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from omfa_jax.core.errors import OmfaError, unknown_name
+from omfa_jax.core.errors import OmfaError, make_unknown_name_error
 
 PROTOCOLS = ("omfa", "ladi512", "catvton1024", "tryoffdiff", "temu")
 
@@ -95,7 +95,7 @@ class Protocol:
             "size_rule": self.size_rule,
             "colour": "RGB, 8 bits; transparency over white, EXIF rotation applied",
             "background": "as it is",
-            "average": "each picture once",
+            "average": "each image once",
         }
         if self.deviations:
             made["deviations"] = "; ".join(self.deviations)
@@ -107,7 +107,7 @@ class Protocol:
 def load_protocol(name: str) -> Protocol:
     """Load the protocol of that name; OmfaError with the nearest names if it is unknown."""
     if name not in PROTOCOLS:
-        raise unknown_name("protocol (--protocol)", name, PROTOCOLS)
+        raise make_unknown_name_error("protocol (--protocol)", name, PROTOCOLS)
     # one import per use: `omfa eval --help` needs the names only
     return importlib.import_module(f"omfa_jax.evals.protocols.{name}").PROTOCOL
 

@@ -9,7 +9,7 @@ import jax
 
 from omfa_jax import __version__
 from omfa_jax.core.atomic_files import require_writable_dir
-from omfa_jax.core.errors import OmfaError, unknown_name
+from omfa_jax.core.errors import OmfaError, make_unknown_name_error
 from omfa_jax.core.tasks import Task
 from omfa_jax.data.pipeline.settings import PipelineSettings
 from omfa_jax.evals.prediction_sampling import (
@@ -48,7 +48,7 @@ def find_row(
     """
     row = next((task for task in tasks if task.name == name), None)
     if row is None:
-        raise unknown_name(f"task ({flag})", name, {*other_names, *(task.name for task in tasks)})
+        raise make_unknown_name_error(f"task ({flag})", name, {*other_names, *(task.name for task in tasks)})
     if not set(row.noised) & set(COMPONENT_SETTINGS):
         raise OmfaError(
             f"{flag}: {name} generates only {', '.join(row.noised)}, for which no protocol has a"

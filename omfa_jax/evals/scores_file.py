@@ -12,6 +12,12 @@ from omfa_jax.core.atomic_files import atomic_write, require_file
 from omfa_jax.core.errors import OmfaError
 
 FORMAT = 1
+# choices as older versions worded them -> as protocols word them now
+REWORDED_CHOICES = {
+    "each picture once": "each image once",
+    "resized pictures are rounded": "resized images are rounded",
+    "the mean over pictures": "the mean over images",
+}
 SETTINGS = ("paired", "unpaired", "multi_pose", "try_off")
 
 
@@ -249,6 +255,16 @@ def _tuples(row: Mapping[str, Any], *names: str) -> dict[str, Any]:
     return {**row, **made}
 
 
+def _protocol(row: Mapping[str, Any]) -> ProtocolRecord:
+    found = ProtocolRecord(**row)
+    choices = dict(found.choices)
+    for name in ("average", "deviations"):
+        for old, new in REWORDED_CHOICES.items():
+            if isinstance(choices.get(name), str):
+                choices[name] = choices[name].replace(old, new)
+    return dataclasses.replace(found, choices=choices)
+
+
 def _scores(content: dict[str, Any]) -> Scores:
     """Return the dataclass of a decoded file; unknown keys raise a TypeError."""
     # JSON has no tuples, and equality of the dataclasses needs them
@@ -259,7 +275,7 @@ def _scores(content: dict[str, Any]) -> Scores:
         for name, row in content.get("categories", {}).items()
     }
     made = {
-        "protocol": ProtocolRecord(**content["protocol"]),
+        "protocol": _protocol(content["protocol"]),
         "weights": {name: WeightsFile(**row) for name, row in content["weights"].items()},
         "folders": Folders(**content["folders"]),
         "counts": Counts(**_tuples(content["counts"], "missing", "extra")),

@@ -12,7 +12,7 @@ from typing import cast
 import jax
 
 from omfa_jax import __version__
-from omfa_jax.core.errors import OmfaError, unknown_name
+from omfa_jax.core.errors import OmfaError, make_unknown_name_error
 from omfa_jax.data.pipeline.settings import PipelineSettings
 from omfa_jax.data.records.record_schema import MANIFEST, read_manifest
 from omfa_jax.diffusion.denoising_loop import SamplerSettings
@@ -218,7 +218,7 @@ def compute_metric_values(
     file = SCORES_FILE if folder.name == PREDICTIONS else f"{folder.name}.json"
     scores = score_predictions(request, out, folder, out / file)
     if metric not in scores.per_image.values:
-        raise unknown_name("metric per image (--influence-metric)", metric, scores.per_image.values)
+        raise make_unknown_name_error("metric per image (--influence-metric)", metric, scores.per_image.values)
     column = cast(Sequence[float], scores.per_image.values[metric])
     found = dict(zip(scores.per_image.names, column, strict=True))
     return [float(found[name]) for name in names], scores.metrics[metric].better
@@ -242,5 +242,5 @@ def choose_conditions(asked: str, known: Sequence[str]) -> list[str]:
     names = asked.split(",")
     for name in names:
         if name not in known:
-            raise unknown_name("condition (--influence)", name, known)
+            raise make_unknown_name_error("condition (--influence)", name, known)
     return names

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from omfa_jax.core.atomic_files import atomic_write
-from omfa_jax.core.errors import OmfaError, unknown_name
+from omfa_jax.core.errors import OmfaError, make_unknown_name_error
 from omfa_jax.core.images import open_rgb
 from omfa_jax.data.pipeline.decode_record import Example, convert_to_arrays
 from omfa_jax.data.pipeline.example_reader import open_example_reader
@@ -52,7 +52,7 @@ class EvalSplit:
         seed: int = 0,
     ):
         if setting not in SETTINGS:
-            raise unknown_name("setting (--setting)", setting, SETTINGS)
+            raise make_unknown_name_error("setting (--setting)", setting, SETTINGS)
         self.setting, self.name = setting, split
         self._asked = (settings, limit, seed)
         self.task = TASKS[setting]

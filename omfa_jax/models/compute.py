@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from omfa_jax.core.errors import unknown_name
+from omfa_jax.core.errors import make_unknown_name_error
 
 ConstrainFn = Callable[[jax.Array, tuple[str, ...]], jax.Array]
 # (path of a weight, the local shard of it, compute dtype) -> the complete weight
@@ -52,7 +52,7 @@ class Compute:
 
     def __post_init__(self) -> None:
         if self.remat not in REMAT_POLICIES:
-            raise unknown_name("remat policy", self.remat, REMAT_POLICIES)
+            raise make_unknown_name_error("remat policy", self.remat, REMAT_POLICIES)
 
     def without_regather(self) -> "Compute":
         """Return the settings for a module that the backward pass recomputes as a unit.

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any, TypeVar
 
-from omfa_jax.core.errors import unknown_name
+from omfa_jax.core.errors import make_unknown_name_error
 from omfa_jax.models.network_config import UNetConfig, VAEConfig
 
 Config = TypeVar("Config", UNetConfig, VAEConfig)
@@ -94,9 +94,9 @@ def _replace_fields(
     kind: str, table: dict[str, Config], name: str, changes: dict[str, Any]
 ) -> Config:
     if name not in table:
-        raise unknown_name(kind, name, table)
+        raise make_unknown_name_error(kind, name, table)
     fields = [field.name for field in dataclasses.fields(table[name])]
     for field in changes:
         if field not in fields:
-            raise unknown_name(f"field of {kind} {name!r}", field, fields)
+            raise make_unknown_name_error(f"field of {kind} {name!r}", field, fields)
     return dataclasses.replace(table[name], **changes)

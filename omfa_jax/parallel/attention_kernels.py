@@ -14,7 +14,7 @@ from jax.sharding import Mesh, PartitionSpec
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from omfa_jax.core.errors import OmfaError, unknown_name
+from omfa_jax.core.errors import OmfaError, make_unknown_name_error
 from omfa_jax.models.attention import attention
 from omfa_jax.models.compute import AttentionKernel
 
@@ -27,24 +27,24 @@ HALF_DTYPES = ("bfloat16", "float16")
 LANES, MAX_BLOCK_TOKENS = 128, 1024
 
 
-def select_attention_kernel(asked: str, platform: str, dtype: DTypeLike) -> str:
+def select_attention_kernel(name: str, platform: str, dtype: DTypeLike) -> str:
     """Return "xla", "cudnn" or "splash" for devices of `platform` (as JAX names it).
 
     A kernel that the platform or the dtype does not support is an OmfaError.
     """
-    if asked not in ATTENTION_KERNELS:
-        raise unknown_name("config.train.attention", asked, ATTENTION_KERNELS)
+    if name not in ATTENTION_KERNELS:
+        raise make_unknown_name_error("config.train.attention", name, ATTENTION_KERNELS)
     half = jax.numpy.dtype(dtype).name in HALF_DTYPES
     native = {"gpu": "cudnn", "cuda": "cudnn", "tpu": "splash"}.get(platform, "xla")
     if native == "cudnn" and not half:
         native = "xla"
-    if asked not in ("auto", "xla", native):
+    if name not in ("auto", "xla", native):
         raise OmfaError(
-            f"config.train.attention={asked} does not run on {platform} devices in"
+            f"config.train.attention={name} does not run on {platform} devices in"
             f" {jax.numpy.dtype(dtype).name} (cudnn: NVIDIA in bfloat16; splash: TPU); auto"
             f" selects {native}"
         )
-    return native if asked == "auto" else asked
+    return native if name == "auto" else name
 
 
 def get_attention_kernel(name: str, mesh: Mesh | None = None) -> AttentionKernel | None:

@@ -4,7 +4,7 @@ import math
 import re
 from dataclasses import dataclass
 
-from omfa_jax.core.errors import OmfaError, unknown_name
+from omfa_jax.core.errors import OmfaError, make_unknown_name_error
 from omfa_jax.parallel.hardware import CHIPS, Chip
 
 GPUS_PER_NODE = 8
@@ -129,7 +129,7 @@ def parse_topology(name: str) -> Topology:
     gpus = CHIPS.keys() - {tpu.chip_name for tpu in TPU_TYPES.values()}
     if match is None or prefix not in TPU_TYPES.keys() | gpus:
         known = [f"{kind}-8" for kind in (*TPU_TYPES, *gpus)]
-        raise unknown_name(
+        raise make_unknown_name_error(
             "topology (--topology: type-count, v5litepod-256x2 for 2 slices)", name, known
         )
     count, slices = int(match[2]), int(match[3] or 1)

@@ -1,4 +1,4 @@
-"""FLOPs and parameters by kind of layer: the UNet, a dual UNet's two, VAE encoder and decoder."""
+"""FLOPs and parameters by kind of layer: UNet, reference UNet, VAE encoder and decoder."""
 
 from omfa_jax.diffusion.packed_canvas import make_packed_canvases
 from omfa_jax.diffusion.settings import DiffusionSettings
@@ -12,7 +12,7 @@ def count_network_flops(
 ) -> tuple[FlopCounter, ...]:
     """Return the counts of the networks that a training example runs through.
 
-    One UNet, or a dual UNet's main and reference networks. The reference is counted up to its last
+    One UNet, or the main and the reference UNet. The reference is counted up to its last
     transformer block: nothing after that is used.
     """
     if not settings.reference:

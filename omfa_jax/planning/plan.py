@@ -125,7 +125,7 @@ def make_plan(
     if job.diffusion.reference:
         # the formulas of memory and traffic know one canvas and one UNet
         raise OmfaError(
-            "`omfa plan` does not cover the dual UNet (config.model.reference=True); set it to"
+            "`omfa plan` does not cover the reference UNet (config.model.reference=True); set it to"
             " False to plan the single UNet, or run bench/dual_vs_single.py for compiler"
             " figures of both"
         )

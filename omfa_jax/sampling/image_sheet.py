@@ -21,16 +21,16 @@ def draw_sheet(
     white.
     """
     # lists first: columns may be generators, and the sheet's height needs their lengths
-    listed = {label: list(pictures) for label, pictures in columns.items()}
+    listed = {label: list(images) for label, images in columns.items()}
     rows = max(map(len, listed.values()), default=0)
     step_x, step_y = width_px + GAP_PX, height_px + GAP_PX
     size = (step_x * len(listed) + GAP_PX, step_y * rows + GAP_PX + LABEL_PX)
     canvas = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(canvas)
-    for x, (label, pictures) in enumerate(listed.items()):
+    for x, (label, images) in enumerate(listed.items()):
         left = GAP_PX + x * step_x
         draw.text((left, 1), label, fill="black")
-        for y, picture in enumerate(pictures):
-            cell = letterbox(np.asarray(picture), height_px, width_px)
+        for y, image in enumerate(images):
+            cell = letterbox(np.asarray(image), height_px, width_px)
             canvas.paste(Image.fromarray(cell), (left, LABEL_PX + GAP_PX + y * step_y))
     return np.asarray(canvas)

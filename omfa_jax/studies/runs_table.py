@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from omfa_jax.core.atomic_files import require_file
-from omfa_jax.core.errors import OmfaError, unknown_name
+from omfa_jax.core.errors import OmfaError, make_unknown_name_error
 
 log = logging.getLogger(__name__)
 
@@ -213,7 +213,7 @@ def find_columns(header: list[str], given: dict[str, str], path: Path) -> dict[s
         if what in given:
             if given[what] not in header:
                 raise OmfaError(
-                    f"{path}: --{what}-column: {unknown_name('column', given[what], header)}"
+                    f"{path}: --{what}-column: {make_unknown_name_error('column', given[what], header)}"
                 )
             found[what] = given[what]
             continue

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from omfa_jax.core.atomic_files import atomic_write, require_dir
-from omfa_jax.core.errors import OmfaError, unknown_name
+from omfa_jax.core.errors import OmfaError, make_unknown_name_error
 from omfa_jax.core.value_rules import MAX_COUNT, FloatRange, IntRange, check_fields
 
 STUDY_FILE = "study.json"
@@ -100,7 +100,7 @@ class Study:
         for run in self.runs:
             if run.name == name:
                 return run
-        raise unknown_name("run of the study", name, [run.name for run in self.runs])
+        raise make_unknown_name_error("run of the study", name, [run.name for run in self.runs])
 
 
 @dataclass(frozen=True)

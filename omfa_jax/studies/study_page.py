@@ -9,38 +9,38 @@ APPROACHES = (("IsoFLOP", "isoflop"), ("envelope", "envelope"))
 
 
 def build_study_page(data: dict[str, Any]) -> HtmlPage:
-    """Return the page of a record (`record.record`); 95% intervals are in brackets."""
+    """Return the page of a record (`fit_record.make_record`); 95% intervals are in brackets."""
     law = data["law"]
-    made = HtmlPage(
+    page = HtmlPage(
         "Scaling law fit",
         f"{len(data['runs'])} runs used, {len(data['excluded'])} excluded;"
         f" {data['flops_rule']}. Intervals in brackets are 95%.",
     )
     if law["refused"] is not None:
-        made.add_warnings("No law was fitted", [law["refused"]])
+        page.add_warnings("No law was fitted", [law["refused"]])
     # matplotlib puts an XML declaration in front, which HTML does not allow
     plots = draw_study(data, "svg").decode()
-    made.add_svg(plots[plots.index("<svg") :])
+    page.add_svg(plots[plots.index("<svg") :])
     # the other approaches may work where the parametric law does not
     if law["refused"] is None:
-        add_law(made, data)
-    add_exponents(made, data)
+        add_law(page, data)
+    add_exponents(page, data)
     if data["repeats"]:
-        add_repeats(made, data["repeats"])
-    add_optima(made, data["optima"])
-    add_predictions(made, data["predictions"])
+        add_repeats(page, data["repeats"])
+    add_optima(page, data["optima"])
+    add_predictions(page, data["predictions"])
     if data["warnings"]:
-        made.add_heading("Notes")
-        made.add_list(data["warnings"])
+        page.add_heading("Notes")
+        page.add_list(data["warnings"])
     if data["excluded"]:
-        made.add_heading("Excluded runs")
-        made.add_table(
+        page.add_heading("Excluded runs")
+        page.add_table(
             ("line", "reason"), [(one["line"], one["reason"]) for one in data["excluded"]]
         )
-    return made
+    return page
 
 
-def add_law(made: HtmlPage, data: dict[str, Any]) -> None:
+def add_law(page: HtmlPage, data: dict[str, Any]) -> None:
     """Add the coefficients of the law, its noise and its error on the held-out runs."""
     law, held = data["law"], data["held_out"]
     rows = [(name, format_bracket(one)) for name, one in law["coefficients"].items()]
@@ -48,11 +48,11 @@ def add_law(made: HtmlPage, data: dict[str, Any]) -> None:
     if held and held["refused"] is None:
         label = f"RMS error on the {len(held['lines'])} largest runs, held out"
         rows.append((label, f"{held['rms']:.2%}"))
-    made.add_heading("L = E + A / N^alpha + B / D^beta")
-    made.add_table(("coefficient", "estimate"), rows)
+    page.add_heading("L = E + A / N^alpha + B / D^beta")
+    page.add_table(("coefficient", "estimate"), rows)
 
 
-def add_exponents(made: HtmlPage, data: dict[str, Any]) -> None:
+def add_exponents(page: HtmlPage, data: dict[str, Any]) -> None:
     """Add the exponents of N_opt and D_opt by the other approaches, and what they left out."""
     iso = data["isoflop"]
     rows = []
@@ -66,29 +66,29 @@ def add_exponents(made: HtmlPage, data: dict[str, Any]) -> None:
         # 1 follows from FLOPs = k N^(1 + kappa) D: anything else shows a bad parabola or cost rule
         label = f"IsoFLOP, {1 + data['cost']['kappa']:.3g} a + b"
         rows.append((label, format_bracket(iso["sum"]), "", "expected: 1"))
-    made.add_heading("Exponents by the other approaches")
-    made.add_table(("approach", "a", "b", "note"), rows)
+    page.add_heading("Exponents by the other approaches")
+    page.add_table(("approach", "a", "b", "note"), rows)
     unused = [one for one in iso["parabolas"] if one["refused"] is not None]
     if unused:
-        made.add_heading("Budgets without a usable parabola")
+        page.add_heading("Budgets without a usable parabola")
         rows = [(f"{one['flops']:.3g}", one["refused"]) for one in unused]
-        made.add_table(("FLOPs", "reason"), rows)
+        page.add_table(("FLOPs", "reason"), rows)
 
 
-def add_repeats(made: HtmlPage, repeats: dict[str, Any]) -> None:
+def add_repeats(page: HtmlPage, repeats: dict[str, Any]) -> None:
     """Add the decay constants of repeated samples and excess parameters."""
-    made.add_heading("Repeated samples")
+    page.add_heading("Repeated samples")
     if repeats["refused"] is not None:
-        made.add_text(f"Not fitted: {repeats['refused']}")
+        page.add_text(f"Not fitted: {repeats['refused']}")
     names = {"R*_D": repeats["r_samples"], "R*_N": repeats["r_params"]}
     rows = [(name, format_bracket(one)) for name, one in names.items() if one is not None]
     if rows:
-        made.add_table(("constant", "estimate"), rows)
+        page.add_table(("constant", "estimate"), rows)
     if repeats["notes"]:
-        made.add_list(repeats["notes"])
+        page.add_list(repeats["notes"])
 
 
-def add_optima(made: HtmlPage, optima: list[dict[str, Any]]) -> None:
+def add_optima(page: HtmlPage, optima: list[dict[str, Any]]) -> None:
     """Add the best size and number of samples for each budget."""
     if not optima:
         return
@@ -101,11 +101,11 @@ def add_optima(made: HtmlPage, optima: list[dict[str, Any]]) -> None:
         )
         for one in optima
     ]
-    made.add_heading("Compute-optimal size")
-    made.add_table(("FLOPs", "parameters", "samples", "loss", "note"), rows)
+    page.add_heading("Compute-optimal size")
+    page.add_table(("FLOPs", "parameters", "samples", "loss", "note"), rows)
 
 
-def add_predictions(made: HtmlPage, predictions: list[dict[str, Any]]) -> None:
+def add_predictions(page: HtmlPage, predictions: list[dict[str, Any]]) -> None:
     """Add the predicted losses of runs that are not in the table."""
     if not predictions:
         return
@@ -120,9 +120,9 @@ def add_predictions(made: HtmlPage, predictions: list[dict[str, Any]]) -> None:
         )
         for one in predictions
     ]
-    made.add_heading("Predicted runs (without repeated samples)")
+    page.add_heading("Predicted runs (without repeated samples)")
     header = ("parameters", "samples", "compute / largest run", "loss by the law")
-    made.add_table((*header, "loss of one run", "note"), rows)
+    page.add_table((*header, "loss of one run", "note"), rows)
 
 
 def format_bracket(one: dict[str, Any], form: str = ".4g") -> str:

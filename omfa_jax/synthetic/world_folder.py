@@ -11,7 +11,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from omfa_jax.core.atomic_files import atomic_write, parse_json
-from omfa_jax.core.errors import OmfaError, unknown_name
+from omfa_jax.core.errors import OmfaError, make_unknown_name_error
 from omfa_jax.synthetic.world import World
 
 VERSION = 1
@@ -59,7 +59,7 @@ def check_counts(counts: Mapping[str, int]) -> dict[str, int]:
     """Return the counts above 0 in the order of the splits; OmfaError if out of range."""
     for split, count in counts.items():
         if split not in SPLIT_STARTS:
-            raise unknown_name("split", split, SPLIT_STARTS)
+            raise make_unknown_name_error("split", split, SPLIT_STARTS)
         if not 0 <= count <= SPLIT_LIMITS[split]:
             limit = SPLIT_LIMITS[split]
             raise OmfaError(f"--{split}: expected 0 to {limit} people, got {count}")

@@ -12,7 +12,7 @@ from omfa_jax.core.atomic_files import (
     exclusive_lock,
     require_writable_dir,
 )
-from omfa_jax.core.errors import OmfaError, unknown_name
+from omfa_jax.core.errors import OmfaError, make_unknown_name_error
 from omfa_jax.core.process_pool import ordered_map
 from omfa_jax.synthetic import deepfashion_layout, dresscode_layout, viton_hd_layout
 from omfa_jax.synthetic.world import MIN_SIDE_PX
@@ -61,7 +61,7 @@ def write_world(
     layout, or a folder with a world of another seed, size or layout, or with other files.
     """
     if layout not in LAYOUTS:
-        raise unknown_name("layout", layout, LAYOUTS)
+        raise make_unknown_name_error("layout", layout, LAYOUTS)
     if seed < 0 or supersample < 1 or min(height_px, width_px) < MIN_SIDE_PX:
         raise OmfaError(
             f"expected --seed of at least 0 and --height and --width of at least {MIN_SIDE_PX},"

@@ -132,7 +132,7 @@ def train(run: TrainRun) -> TrainState:
         open_things.callback(progress.close)
         window = MetricsBuffer(skips=skips)
         saved, last, asked, row = step, False, None, {}
-        pictures, evaluate = run.draw_images, run.evaluate
+        draw_images, evaluate = run.draw_images, run.evaluate
 
         # last, so that Ctrl-C during the start-up still ends it at once
         stop = open_things.enter_context(StopRequest())
@@ -175,9 +175,9 @@ def train(run: TrainRun) -> TrainState:
                 progress.pause()
 
             # after the save, so that an error or a kill here loses no training
-            if pictures and is_due(settings.samples_every_steps, step):
+            if draw_images and is_due(settings.samples_every_steps, step):
                 with clock.measure("pictures"):
-                    pictures = log_images(pictures, state, step, writers)
+                    draw_images = log_images(draw_images, state, step, writers)
                 progress.pause()
             if evaluate and is_due(settings.evaluate_every_steps, step):
                 with clock.measure("evaluation"):
@@ -189,19 +189,19 @@ def train(run: TrainRun) -> TrainState:
 
 
 def log_images(
-    pictures: DrawImages, state: TrainState, step: int, writers: Writers
+    draw_images: DrawImages, state: TrainState, step: int, writers: Writers
 ) -> DrawImages | None:
-    """Log sample images; return `pictures` for the next time, or None if memory ran out."""
-    made = skip_on_oom(lambda: pictures(state, step))
+    """Log sample images; return `draw_images` for the next time, or None if memory ran out."""
+    made = skip_on_oom(lambda: draw_images(state, step))
     if made is None:
         log.warning(
             "out of memory for sample images: turned off for this run; sample fewer"
             " (config.log.samples), or turn them off (config.log.samples_every_steps=0)"
         )
         return None
-    for name, picture in made.items():
-        writers.write_image(step, name, picture)
-    return pictures
+    for name, image in made.items():
+        writers.write_image(step, name, image)
+    return draw_images
 
 
 def log_evaluation(

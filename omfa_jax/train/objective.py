@@ -31,11 +31,11 @@ Objective = Callable[[Any, Any, DeviceBatch, jax.Array, Array], tuple[Float[Arra
 ApplyFn = Callable[..., Float[Array, "b h w c"]]
 
 
-def to_signed_float(pictures: Array) -> Float[Array, "b h w 3"]:
+def to_signed_float(images: Array) -> Float[Array, "b h w 3"]:
     """Convert uint8 images, as the pipeline sends them, to float32 in [-1, 1]; pass others on."""
-    if pictures.dtype != jnp.uint8:
-        return pictures
-    return pictures.astype(jnp.float32) * (2 / 255) - 1
+    if images.dtype != jnp.uint8:
+        return images
+    return images.astype(jnp.float32) * (2 / 255) - 1
 
 
 def encode_batch(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from omfa_jax.core.errors import OmfaError, unknown_name
+from omfa_jax.core.errors import OmfaError, make_unknown_name_error
 from omfa_jax.diffusion.partial import INPUTS
 from omfa_jax.diffusion.settings import DiffusionSettings
 
@@ -31,7 +31,7 @@ def make_input_groups(names: Sequence[str], channels: int, mask_channels: int = 
     """Return groups with these names; the mask has `mask_channels`, all others `channels`."""
     for name in names:
         if name not in INPUTS:
-            raise unknown_name("input of a UNet", name, INPUTS)
+            raise make_unknown_name_error("input of a UNet", name, INPUTS)
     return tuple((name, mask_channels if name == "mask" else channels) for name in names)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from omfa_jax import __version__
 from omfa_jax.core import trees
 from omfa_jax.core.atomic_dirs import atomic_dir
-from omfa_jax.core.errors import OmfaError, unknown_name
+from omfa_jax.core.errors import OmfaError, make_unknown_name_error
 from omfa_jax.models import UNetConfig, VAEConfig
 from omfa_jax.weights import safetensors_stream, tensor_names
 from omfa_jax.weights.conv_in import KERNEL_PATH, ChannelMap, Groups, SourceInputs, require_known
@@ -82,7 +82,7 @@ def save_diffusers(
     the model in PyTorch. Raises OmfaError for NaN and infinity.
     """
     if dtype not in DTYPES:
-        raise unknown_name("dtype", dtype, DTYPES)
+        raise make_unknown_name_error("dtype", dtype, DTYPES)
     description = ModelDescription(
         unet_config,
         vae_config,

@@ -18,7 +18,7 @@ import numpy as np
 
 from omfa_jax.core import trees
 from omfa_jax.core.atomic_dirs import atomic_dir
-from omfa_jax.core.errors import OmfaError, unknown_name
+from omfa_jax.core.errors import OmfaError, make_unknown_name_error
 from omfa_jax.weights import conv_in, safetensors_stream, scheduler_agreement, tensor_names
 from omfa_jax.weights.diffusers_folder import LoadedModel, load_diffusers, map_conv_in
 from omfa_jax.weights.model_description import (
@@ -66,7 +66,7 @@ def import_source(
     misshapen and NaN tensors are reported in one OmfaError.
     """
     if dtype not in DTYPES:
-        raise unknown_name("dtype", dtype, DTYPES)
+        raise make_unknown_name_error("dtype", dtype, DTYPES)
     unet_config, notes = source.unet_config, source.notes
     where = source.components["unet"].tensors.where
     known = conv_in.require_known(source.inputs, unet_config.in_channels, where)

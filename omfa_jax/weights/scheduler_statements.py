@@ -272,8 +272,8 @@ def shorten(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def is_same(came: Any, usual: float | str) -> bool:
-    """Return True if a JSON field equals the usual value, numbers up to rounding."""
-    if isinstance(usual, str) or not isinstance(came, int | float):
-        return came == usual
-    return math.isclose(came, usual, rel_tol=1e-6)
+def is_same(value: Any, expected: float | str) -> bool:
+    """Return True if a JSON field equals the expected value, numbers up to rounding."""
+    if isinstance(expected, str) or not isinstance(value, int | float):
+        return value == expected
+    return math.isclose(value, expected, rel_tol=1e-6)

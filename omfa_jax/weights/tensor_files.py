@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from omfa_jax.core.atomic_files import get_umask, parse_json, require_file
-from omfa_jax.core.errors import OmfaError, unknown_name
+from omfa_jax.core.errors import OmfaError, make_unknown_name_error
 from omfa_jax.core.retry import call_with_retries
 
 STEM = "diffusion_pytorch_model"
@@ -65,7 +65,7 @@ def write_tensors(
     Raises OmfaError, naming the tensor, if a finite value overflows.
     """
     if dtype not in DTYPES:
-        raise unknown_name("dtype", dtype, DTYPES)
+        raise make_unknown_name_error("dtype", dtype, DTYPES)
     narrow = {key: cast_tensor(key, tensor, dtype) for key, tensor in tensors.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     try:

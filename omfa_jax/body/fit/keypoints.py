@@ -8,7 +8,7 @@ from jaxtyping import Float
 
 from omfa_jax.body.body_model import BodyModel
 from omfa_jax.body.smplx_joints import EXTRA_JOINT_VERTICES, JOINT_INDEX
-from omfa_jax.core.errors import OmfaError, unknown_name
+from omfa_jax.core.errors import OmfaError, make_unknown_name_error
 
 BODY_JOINTS = 22
 
@@ -142,7 +142,7 @@ KEYPOINT_SETS = {found.name: found for found in (BODY_25, BODY_18, DEEPFASHION)}
 def get_keypoint_set(name: str) -> KeypointSet:
     """Return the set with this name; OmfaError, with the closest name, if there is none."""
     if name not in KEYPOINT_SETS:
-        raise unknown_name("keypoint set", name, KEYPOINT_SETS)
+        raise make_unknown_name_error("keypoint set", name, KEYPOINT_SETS)
     return KEYPOINT_SETS[name]
 
 

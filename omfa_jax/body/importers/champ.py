@@ -41,7 +41,7 @@ class ChampImporter:
     """Importer of a folder of .npy files, a single one, or a group .npz."""
 
     def __init__(self, path: Path, reading: ImportOptions) -> None:
-        self._trust = reading.allow_pickle
+        self._allow_pickle = reading.allow_pickle
         folder = path / "smpl_results"
         # Champ's output folder and the results folder in it are both accepted
         path = folder if path.is_dir() and folder.is_dir() else path
@@ -63,10 +63,10 @@ class ChampImporter:
             focal_px = FOCAL_PX / CROP_PX * max(size_px)
             camera = make_pinhole_camera(np.full(2, focal_px), np.array(size_px) / 2, size_px)
             return Estimate(_make_body(smpl, 0, transl), camera, _count_people(smpl))
-        return _parse_dict(read_pickle(entry, "body file", trust=self._trust), size_px)
+        return _parse_dict(read_pickle(entry, "body file", allow_pickle=self._allow_pickle), size_px)
 
     def _group(self, path: Path) -> dict[str, Any]:
-        raw = read_pickle(path, "body file", trust=self._trust)
+        raw = read_pickle(path, "body file", allow_pickle=self._allow_pickle)
         if not raw.keys() >= GROUP_KEYS:
             raise OmfaError(f"body file {path}: expected the keys smpl and camera, found {[*raw]}")
         people, cameras = list(raw["smpl"]), list(raw["camera"])

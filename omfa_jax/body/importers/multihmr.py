@@ -60,7 +60,7 @@ class MultiHmrImporter:
         return Estimate(body, _make_photo_camera(matrix, side_px, size_px), people=len(people))
 
     def _load(self, path: Path) -> Any:
-        return read_pickle(path, "body file", trust=self._reading.allow_pickle)
+        return read_pickle(path, "body file", allow_pickle=self._reading.allow_pickle)
 
     def _params(self, person: Mapping[str, Any]) -> BodyParams:
         name = "rotvec" if "rotvec" in person else "rotmat"

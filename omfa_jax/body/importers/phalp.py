@@ -39,7 +39,7 @@ class PhalpImporter:
 
     def __init__(self, path: Path, reading: ImportOptions) -> None:
         require_file(path, "PHALP tracks", "--in")
-        raw = read_pickle(path, "PHALP tracks", trust=reading.allow_pickle)
+        raw = read_pickle(path, "PHALP tracks", allow_pickle=reading.allow_pickle)
         if not isinstance(raw, dict):
             raise OmfaError(
                 f"PHALP tracks {path}: expected a dict of frames, got {type(raw).__name__}"

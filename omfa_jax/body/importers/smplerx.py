@@ -49,7 +49,7 @@ class SmplerXImporter:
         index = find_largest([box[2] * box[3] for box in boxes])
         focal_px = parse_numbers(get_field(metas[index], "focal"), "focal", (2,))
         center_px = parse_numbers(get_field(metas[index], "princpt"), "princpt", (2,))
-        raw = read_pickle(files[index], "body file", trust=self._reading.allow_pickle)
+        raw = read_pickle(files[index], "body file", allow_pickle=self._reading.allow_pickle)
         try:
             body = parse_smplx_params(raw, self._reading, hands_from_mean=True)
         except OmfaError as error:

@@ -49,7 +49,7 @@ class SmplxImporter:
 
     def read(self, frame: str, size_px: tuple[int, int]) -> Estimate:
         """Return the person with the largest `bbox` (x y w h); without boxes the first."""
-        raw = read_pickle(self.frames[frame], "body file", trust=self._reading.allow_pickle)
+        raw = read_pickle(self.frames[frame], "body file", allow_pickle=self._reading.allow_pickle)
         people = _count_people(raw)
         index = 0
         if people > 1 and "bbox" in raw:

@@ -8,7 +8,7 @@ from typing import Any
 
 from omfa_jax.body.pose_maps import find_styles
 from omfa_jax.core.atomic_dirs import require_disjoint
-from omfa_jax.core.errors import OmfaError, unknown_name
+from omfa_jax.core.errors import OmfaError, make_unknown_name_error
 from omfa_jax.data.builders.deepfashion_multimodal import DeepFashionMultiModal
 from omfa_jax.data.builders.dresscode import DressCode
 from omfa_jax.data.builders.raw_layouts import detect_layout, make_layout_error
@@ -61,7 +61,7 @@ def build_records(
     require_disjoint(out_dir, {"--raw": raw_dir})
     how = WriteOptions(shard_records, runner, beam_options, processes)
     if dataset not in BUILDERS:
-        raise unknown_name("data set", dataset, BUILDERS)
+        raise make_unknown_name_error("data set", dataset, BUILDERS)
     builder = BUILDERS[dataset]
     for name in item_options or {}:
         if name not in builder.item_option_names:
@@ -115,5 +115,5 @@ def resolve_dataset(root: Path, dataset: str | None) -> str:
     if name is None:
         raise make_layout_error(root, f"the layout of a data set ({', '.join(BUILDERS)})")
     if name not in BUILDERS:
-        raise unknown_name("data set", name, BUILDERS)
+        raise make_unknown_name_error("data set", name, BUILDERS)
     return name

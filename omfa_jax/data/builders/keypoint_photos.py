@@ -10,7 +10,7 @@ from jaxtyping import Float
 from PIL import Image
 
 from omfa_jax.core.atomic_files import require_dir
-from omfa_jax.core.errors import OmfaError, unknown_name
+from omfa_jax.core.errors import OmfaError, make_unknown_name_error
 from omfa_jax.core.images import MAX_PIXELS, TOO_LARGE_MESSAGE, get_exif_orientation
 from omfa_jax.data.builders.face_box import read_keypoints
 from omfa_jax.data.builders.landmark_files import read_dresscode_keypoints, read_landmarks
@@ -61,7 +61,7 @@ def find_photos(
     OmfaError for an unknown kind or a folder of another layout.
     """
     if keypoints not in KEYPOINT_LAYOUTS:
-        raise unknown_name("kind of keypoints", keypoints, KEYPOINT_LAYOUTS)
+        raise make_unknown_name_error("kind of keypoints", keypoints, KEYPOINT_LAYOUTS)
     root = require_dir(raw_dir, "raw data set", "--raw")
     found = KEYPOINT_LAYOUTS[keypoints](root, warnings)
     if not any(found.values()):

@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, UInt8
 
-from omfa_jax.core.errors import OmfaError, unknown_name
+from omfa_jax.core.errors import OmfaError, make_unknown_name_error
 
 Category = Literal["upper", "lower", "dress"]
 CATEGORIES: tuple[Category, ...] = ("upper", "lower", "dress")
@@ -150,5 +150,5 @@ LABEL_SETS = {"cihp": CIHP, "lip": LIP, "atr": ATR, "deepfashion": DEEPFASHION}
 def get_label_set(name: str) -> LabelSet:
     """Return the label set of a name in LABEL_SETS; OmfaError with the nearest names if unknown."""
     if name not in LABEL_SETS:
-        raise unknown_name("label set", name, LABEL_SETS)
+        raise make_unknown_name_error("label set", name, LABEL_SETS)
     return LABEL_SETS[name]

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from omfa_jax.core import images
-from omfa_jax.core.errors import OmfaError, unknown_name
+from omfa_jax.core.errors import OmfaError, make_unknown_name_error
 from omfa_jax.core.tasks import COMPONENTS
 from omfa_jax.data.pipeline import augment
 from omfa_jax.data.pipeline.batch import Batch
@@ -38,7 +38,7 @@ def check_slots(slots: Slots) -> None:
     """Raise an OmfaError unless every component has a (height, width) of at least 1 px."""
     for name in slots:
         if name not in COMPONENTS:
-            raise unknown_name("component in slots", name, COMPONENTS)
+            raise make_unknown_name_error("component in slots", name, COMPONENTS)
     for name in COMPONENTS:
         size = slots.get(name)
         if size is None or len(size) != 2 or min(size) < 1:

@@ -18,7 +18,7 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets import proto
 
 from omfa_jax.core.atomic_files import parse_json, require_dir
-from omfa_jax.core.errors import OmfaError, unknown_name
+from omfa_jax.core.errors import OmfaError, make_unknown_name_error
 from omfa_jax.core.exit_status import is_transient
 from omfa_jax.core.retry import call_with_retries
 
@@ -201,7 +201,7 @@ def open_records(records_dir: str | os.PathLike, split: str) -> RecordSource:
     folder = Path(records_dir)
     manifest = read_manifest(folder)
     if split not in manifest["splits"]:
-        raise unknown_name(f"split of {folder}", split, manifest["splits"])
+        raise make_unknown_name_error(f"split of {folder}", split, manifest["splits"])
     try:
         raw = tfds.decode.DeserializeMethod.RAW_BYTES
 

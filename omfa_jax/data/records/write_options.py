@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from omfa_jax.core.errors import OmfaError, unknown_name
+from omfa_jax.core.errors import OmfaError, make_unknown_name_error
 
 SHARD_RECORDS = 256
 RUNNERS = ("local", "beam")
@@ -24,7 +24,7 @@ class WriteOptions:
 
     def __post_init__(self) -> None:
         if self.runner not in RUNNERS:
-            raise unknown_name("--runner", self.runner, RUNNERS)
+            raise make_unknown_name_error("--runner", self.runner, RUNNERS)
         if self.processes < 1:
             raise OmfaError(f"--processes: expected 1 or more, got {self.processes}")
         if self.beam_options and self.runner != "beam":

@@ -28,7 +28,7 @@ PROTOCOL = Protocol(
     },
     deviations=(
         "predictions are resized with Lanczos on 8 bits (the source: torchvision on tensors)",
-        "DISTS is the mean over pictures (the source: over batches)",
+        "DISTS is the mean over images (the source: over batches)",
         "SSIM in float64 (the source: float32)",
         "KID subsets are seeded (the source: not)",
     ),

@@ -35,8 +35,8 @@ PROTOCOL = Protocol(
     },
     deviations=(
         "MS-SSIM and CW-SSIM are not computed",
-        "resized pictures are rounded to 8 bits (the source: SSIM and LPIPS on floats)",
-        "DISTS is the mean over pictures (the source: over batches)",
+        "resized images are rounded to 8 bits (the source: SSIM and LPIPS on floats)",
+        "DISTS is the mean over images (the source: over batches)",
         "KID subsets are seeded (the source: not)",
     ),
 )

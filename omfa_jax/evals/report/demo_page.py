@@ -41,7 +41,7 @@ def format_path(workdir: Path) -> str:
 
 
 def write_report(
-    workdir: Path, trained: Path, pictures: dict[str, Any], scores: dict[str, Any]
+    workdir: Path, trained: Path, sheets: dict[str, Any], scores: dict[str, Any]
 ) -> None:
     """Write report.html, and each image sheet as a PNG under sheets/."""
     seconds = scores["seconds"]
@@ -63,12 +63,12 @@ def write_report(
             for name, f in scores["influence"].items()
         ],
     )
-    for index, (title, columns) in enumerate(pictures.items()):
+    for index, (title, columns) in enumerate(sheets.items()):
         page.add_heading(title)
-        picture = draw_sheet(columns, *CELL_PX)
+        sheet = draw_sheet(columns, *CELL_PX)
         name = f"{index + 1}_{title.split(':')[0].lower().replace(' ', '_')}.png"
-        write_image(workdir / "sheets" / name, picture)
-        page.add_image(picture, ", ".join(columns))
+        write_image(workdir / "sheets" / name, sheet)
+        page.add_image(sheet, ", ".join(columns))
     page.add_heading("PSNR against exact ground truth (dB)")
     page.add_table(
         ("task", "image", "garment region"),

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from omfa_jax.core.errors import OmfaError, unknown_name
+from omfa_jax.core.errors import OmfaError, make_unknown_name_error
 from omfa_jax.core.images import read_rgb, resize
 from omfa_jax.evals.file_matching import SUFFIXES, read_pair_lines
 from omfa_jax.evals.report.html_page import Figure
@@ -47,7 +47,7 @@ def choose_metrics(group: Sequence[Scores], asked: Sequence[str]) -> list[str]:
     )
     for name in asked:
         if name not in known:
-            raise unknown_name("per-image metric (--examples-by)", name, known)
+            raise make_unknown_name_error("per-image metric (--examples-by)", name, known)
     if asked:
         return list(asked)
     return [name for name in (*PREFERRED_METRICS, *known) if name in known][:1]

@@ -159,7 +159,7 @@ def _arguments(path: Path, which: str, item: Path, prefix: trees.KeyPath) -> dic
     model = load_model_folder(find_workdir(path) / MODEL_FOLDER)
     if model.settings.reference:
         raise OmfaError(
-            f"{path} holds a dual UNet (config.model.reference=True), which has no form in"
+            f"{path} holds a reference UNet (config.model.reference=True), which has no form in"
             " diffusers: sample it with `omfa sample`; only single UNets are exported"
         )
     description = describe_model(model)

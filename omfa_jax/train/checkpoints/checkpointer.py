@@ -17,7 +17,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from omfa_jax.core.errors import OmfaError, unknown_name
+from omfa_jax.core.errors import OmfaError, make_unknown_name_error
 from omfa_jax.parallel.distributed import allgather_int
 from omfa_jax.train.checkpoints.checksums import compute_checksums
 from omfa_jax.train.checkpoints.integrity import (
@@ -190,7 +190,7 @@ class Checkpointer:
         best_of = self._keep.best_of
         if best_of and best_of not in row:
             if best_of not in self._metrics:
-                raise unknown_name("metric in config.checkpoint.keep_best_of", best_of, row)
+                raise make_unknown_name_error("metric in config.checkpoint.keep_best_of", best_of, row)
             log.warning("checkpoint %d has no metric %r, so it cannot be kept as the best", step, best_of)
         self._metrics |= row.keys()
 

@@ -30,9 +30,9 @@ class EventFile:
         events = [_event(step, summary.scalar(name, value)) for name, value in values.items()]
         self._write(b"".join(events))
 
-    def write_image(self, step: int, name: str, picture: np.ndarray) -> None:
+    def write_image(self, step: int, name: str, image: np.ndarray) -> None:
         """Write one image, uint8 (h, w, 3)."""
-        self._write(_event(step, summary.image(name, picture, dataformats="HWC")))
+        self._write(_event(step, summary.image(name, image, dataformats="HWC")))
 
     def close(self) -> None:
         """Close the file."""

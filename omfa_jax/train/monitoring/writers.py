@@ -57,7 +57,7 @@ class Writers:
         self._samples = folder / "samples"
         self._rows = BackgroundWriter(f"rows of {self._lines.path}")
         self._board = BackgroundWriter(f"curves in {folder / 'tensorboard'}", kept=MAX_QUEUED_ROWS)
-        self._pictures = BackgroundWriter(f"images in {self._samples}", kept=MAX_QUEUED_IMAGES)
+        self._images = BackgroundWriter(f"images in {self._samples}", kept=MAX_QUEUED_IMAGES)
         if wandb_project:
             self._wandb = _wandb_run(folder, wandb_project, config or {})
         if self._wandb is not None:
@@ -75,17 +75,17 @@ class Writers:
             run = self._wandb
             self._online.put(lambda: run.log(finite, step=step))
 
-    def write_image(self, step: int, name: str, picture: np.ndarray) -> None:
+    def write_image(self, step: int, name: str, image: np.ndarray) -> None:
         """Write one image, uint8 (h, w, 3), to samples/STEP_NAME.png, TensorBoard and W&B."""
         if not self._enabled:
             return
         file = self._samples / f"{step:07d}_{name}.png"
-        self._pictures.put(lambda: write_image(file, picture))
-        self._board.put(lambda: self._events.write_image(step, name, picture))
+        self._images.put(lambda: write_image(file, image))
+        self._board.put(lambda: self._events.write_image(step, name, image))
         if self._wandb is not None:
             import wandb  # pyright: ignore[reportMissingImports]
 
-            run, shown = self._wandb, wandb.Image(picture)
+            run, shown = self._wandb, wandb.Image(image)
             self._online.put(lambda: run.log({name: shown}, step=step))
 
     def close(self) -> None:
@@ -95,7 +95,7 @@ class Writers:
         if self._wandb is not None:
             self._online.put(self._wandb.finish)
             self._online.close(WANDB_CLOSE_S)
-        for outlet in (self._rows, self._board, self._pictures):
+        for outlet in (self._rows, self._board, self._images):
             outlet.close()
         self._lines.close()
         self._events.close()
