@@ -134,7 +134,7 @@ def cost(config: Any) -> dict[str, float]:
     return {
         "parameters, M": sum(leaf.size for _, leaf in flatten(ahead.state.params)) / 1e6,
         "training FLOPs per example, G": (sum(part.total.step for part in (main, *reference)) / 1e9),
-        f"sampling FLOPs a picture ({SAMPLING.steps} steps, guidance), G": branches
+        f"sampling FLOPs per image ({SAMPLING.steps} steps, guidance), G": branches
         * (once + SAMPLING.steps * every)
         / 1e9,
         "state and batch, MB": arguments / 1e6,

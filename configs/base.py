@@ -127,7 +127,7 @@ def get_config() -> ConfigDict:
     config.optimizer.b1 = 0.9
     config.optimizer.b2 = 0.999
     config.optimizer.clip_norm = 1.0  # global gradient norm; 0 = no clipping
-    config.optimizer.mu_dtype = "float32"  # of the first moment; "bfloat16" saves 2 bytes per weight
+    config.optimizer.mu_dtype = "float32"  # of the first moment; bfloat16 saves 2 bytes per weight
     # muP (docs/ladder.md): preset on which the learning rate was tuned, of the same levels and
     # layers ("ladder_32"); the rate then transfers to wider presets. AdamW only; "" = off
     config.optimizer.mup_base = ""

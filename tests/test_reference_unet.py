@@ -1,4 +1,4 @@
-"""The reference UNet: the reference's tokens in the main one's self-attention; one training loop."""
+"""The reference UNet: its tokens in the main UNet's self-attention; one training loop."""
 
 import dataclasses
 import functools

@@ -203,7 +203,7 @@ def list_tree(folder: Path) -> list[str]:
 
 
 def delete_matching(folder: Path, patterns: Sequence[str]) -> None:
-    """Delete what matches `patterns` in a folder, then the folder; the rest stays, with a warning."""
+    """Delete what matches `patterns`, then the folder; the rest stays, with a warning."""
     try:
         mount = find_mount(folder)
         if mount is not None:

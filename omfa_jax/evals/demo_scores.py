@@ -74,25 +74,25 @@ def score_demo(
         sampler, folder / "untrained", facts, params=draw_untrained_params(model)
     )
     # a few are enough to show that training has had an effect
-    blank_on, blank_off = untrained(first), untrained(first.with_setting("try_off"))
+    untrained_on, untrained_off = untrained(first), untrained(first.with_setting("try_off"))
     tiny = make_split_sampler(
         sampler, folder / "tiny", facts | {"weights": compute_weights_digest(model)}
     )
-    worn, taken = tiny(on), tiny(off)
+    try_on, try_off = tiny(on), tiny(off)
     for condition in ("garment", "pose"):
-        worn.sample_swapped(condition)
-    taken.sample_swapped("person")
+        try_on.sample_swapped(condition)
+    try_off.sample_swapped("person")
     truth = ExactTruth(raw)
     answers = {
-        "unpaired": dataclasses.replace(worn, split=on.with_setting("unpaired")).sample_truth_cases(
+        "unpaired": dataclasses.replace(try_on, split=on.with_setting("unpaired")).sample_truth_cases(
             truth, "unpaired"
         ),
-        "new_pose": worn.sample_truth_cases(truth, "new_pose"),
+        "new_pose": try_on.sample_truth_cases(truth, "new_pose"),
     }
-    influence = compute_influence(worn, ["garment", "pose"], regions=ConditionRegions(raw))
-    influence |= compute_influence(taken, ["person"])
-    exact = compute_truth_scores(worn, truth, answers)
-    write_score_files(folder, {"tiny": worn, "untrained": blank_on}, influence, exact)
+    influence = compute_influence(try_on, ["garment", "pose"], regions=ConditionRegions(raw))
+    influence |= compute_influence(try_off, ["person"])
+    exact = compute_truth_scores(try_on, truth, answers)
+    write_score_files(folder, {"tiny": try_on, "untrained": untrained_on}, influence, exact)
 
     given = stack_inputs(on)
     scores: dict[str, Any] = {"sampling_steps": sampling_steps, "examples": len(on)}
@@ -103,13 +103,13 @@ def score_demo(
     scores["influence"] = {ROWS[name]: format_influence(found) for name, found in influence.items()}
     log.info("influence: %s", scores["influence"])
     region = make_region_lookup(raw, on)
-    off_db = taken.compute_values(taken.folder / "pred", "psnr", taken.read_ground_truth)
-    on_db = worn.compute_values(worn.folder / "pred", "psnr", worn.read_ground_truth, region)
-    blank_db = blank_on.compute_values(
-        blank_on.folder / "pred", "psnr", blank_on.read_ground_truth, region
+    off_db = try_off.compute_values(try_off.folder / "pred", "psnr", try_off.read_ground_truth)
+    on_db = try_on.compute_values(try_on.folder / "pred", "psnr", try_on.read_ground_truth, region)
+    blank_db = untrained_on.compute_values(
+        untrained_on.folder / "pred", "psnr", untrained_on.read_ground_truth, region
     )
-    none_db = blank_off.compute_values(
-        blank_off.folder / "pred", "psnr", blank_off.read_ground_truth
+    none_db = untrained_off.compute_values(
+        untrained_off.folder / "pred", "psnr", untrained_off.read_ground_truth
     )
     scores["against_untrained"] = {
         "examples": len(first),
@@ -117,7 +117,7 @@ def score_demo(
         "try_on_db": [round_mean(on_db[:NUM_SHOWN]), round_mean(blank_db)],
         "try_off_db": [round_mean(off_db[:NUM_SHOWN]), round_mean(none_db)],
     }
-    whole = worn.compute_values(worn.folder / "pred", "psnr", worn.read_ground_truth)
+    whole = try_on.compute_values(try_on.folder / "pred", "psnr", try_on.read_ground_truth)
     scores["exact_truth_psnr_db"] = {
         "try_on, paired": {"whole": round_mean(whole), "garment_region": round_mean(on_db)},
         "try_on, unpaired garment": format_exact(exact["unpaired"]),
@@ -131,8 +131,8 @@ def score_demo(
         trained_db, untrained_db = scores["against_untrained"][f"{name}_db"]
         scores["bars"][f"{name}, against untrained"] = trained_db - untrained_db > MIN_GAIN_DB
 
-    sheets = collect_sections(worn, taken, blank_on, blank_off, truth)
-    sheets["Transfer: off one person, onto another"] = sample_transfer(worn, taken)
+    sheets = collect_sections(try_on, try_off, untrained_on, untrained_off, truth)
+    sheets["Transfer: off one person, onto another"] = sample_transfer(try_on, try_off)
     sheets["Turntable"] = sample_turntable(Sampler(model, settings), raw, on, slots)
     return sheets, scores
 

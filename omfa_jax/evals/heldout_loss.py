@@ -57,8 +57,8 @@ class HeldOutSettings:
             raise OmfaError(f"held-out loss needs at least 1 example, got {self.examples}")
         if self.timesteps < 1 or self.timesteps % NOISE_LEVELS:
             raise OmfaError(
-                "the noise levels of the held-out loss (config.eval.loss_timesteps, --loss-timesteps)"
-                f" must be a multiple of {NOISE_LEVELS}, got {self.timesteps}"
+                "the noise levels of the held-out loss (config.eval.loss_timesteps,"
+                f" --loss-timesteps) must be a multiple of {NOISE_LEVELS}, got {self.timesteps}"
             )
 
 

@@ -100,7 +100,9 @@ def load_face(
     labels = read_labels(Path(found_parse), "parse map (--parse)") if found_parse else None
     box = find_face_box(points, labels, *photo.shape[:2])
     if box is None and not needed:
-        log.warning("no face found for %s: its slot stays white; pass %sface to set it", person, prefix)
+        log.warning(
+            "no face found for %s: its slot stays white; pass %sface to set it", person, prefix
+        )
         # of any size, because the margins of a letterbox are white too
         return np.full((8, 8, 3), WHITE, np.uint8)
     if box is None:

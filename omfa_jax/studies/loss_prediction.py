@@ -107,9 +107,11 @@ def predict_run(
         ("samples", samples, runs.samples),
     ):
         if value < known.min():
-            notes.append(f"{value / known.min():.3g} times the smallest number of {name} in the table")
+            ratio = value / known.min()
+            notes.append(f"{ratio:.3g} times the smallest number of {name} in the table")
         elif value > known.max():
-            notes.append(f"{value / known.max():.3g} times the largest number of {name} in the table")
+            ratio = value / known.max()
+            notes.append(f"{ratio:.3g} times the largest number of {name} in the table")
     return Prediction(
         params=params,
         samples=samples,

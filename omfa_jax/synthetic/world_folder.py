@@ -84,14 +84,16 @@ def claim_folder(root: Path, settings: WorldSettings, layout: str) -> dict[str, 
         for key, value in expected.items():
             if found.get(key) != value:
                 differs = f"expected {key} {value}, found {found.get(key)}"
-                raise OmfaError(f"{root} holds another synthetic data set ({differs}); change --out")
+                raise OmfaError(
+                    f"{root} holds another synthetic data set ({differs}); change --out"
+                )
         counts = found.get("counts", {})
     others = sorted(path.name for path in root.iterdir() if not path.name.startswith("."))
     if others and not any((root / name).is_file() for name in (UNFINISHED_FILE, FINISHED_FILE)):
         # never mix synthetic files into a downloaded data set
         raise OmfaError(
-            f"{root} holds files that do not belong to a synthetic data set ({', '.join(others[:5])});"
-            " change --out"
+            f"{root} holds files that do not belong to a synthetic data set"
+            f" ({', '.join(others[:5])}); change --out"
         )
     # the mark of an unfinished world: a second call with other settings is refused
     if not counts:

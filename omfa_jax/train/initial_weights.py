@@ -184,7 +184,9 @@ def describe_differences(config: object, trained: object) -> str:
         (field.name, getattr(config, field.name), getattr(trained, field.name))
         for field in dataclasses.fields(config)  # type: ignore[arg-type]
     ]
-    return "; ".join(f"{name}: {a} in the config, {b} in the checkpoint" for name, a, b in pairs if a != b)
+    return "; ".join(
+        f"{name}: {a} in the config, {b} in the checkpoint" for name, a, b in pairs if a != b
+    )
 
 
 def write_model_folder(model: Model, workdir: Path) -> None:

@@ -116,9 +116,13 @@ def _cut_out_worn(
     map_name: str,
 ) -> UInt8[np.ndarray, "h w 3"]:
     if labels is None:
-        raise OmfaError(f"no in-shop garment, and no {map_name} to cut the garment out of the photo")
+        raise OmfaError(
+            f"no in-shop garment, and no {map_name} to cut the garment out of the photo"
+        )
     worn = cut_out_garment(photo, labels, parsing, category) if category else None
     if worn is None:
         names = f" ({', '.join(parsing.garments[category])})" if category else ""
-        raise OmfaError(f"no in-shop garment, and the {map_name} shows no garment to cut out{names}")
+        raise OmfaError(
+            f"no in-shop garment, and the {map_name} shows no garment to cut out{names}"
+        )
     return worn

@@ -191,7 +191,9 @@ class Checkpointer:
         if best_of and best_of not in row:
             if best_of not in self._metrics:
                 raise make_unknown_name_error("metric in config.checkpoint.keep_best_of", best_of, row)
-            log.warning("checkpoint %d has no metric %r, so it cannot be kept as the best", step, best_of)
+            log.warning(
+                "checkpoint %d has no metric %r, so it cannot be kept as the best", step, best_of
+            )
         self._metrics |= row.keys()
 
     def raise_if_failed(self) -> None:
