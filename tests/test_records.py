@@ -167,7 +167,7 @@ def test_bad_items_are_skipped_with_reasons(tmp_path):
         "found nothing",
         "not an image",
         "no parse map",
-        "shows no worn",
+        "shows no garment to cut out",
     ]
     assert list(reasons) == [f"train/{i:05d}_00" for i in range(6)]
     for reason, word in zip(reasons.values(), expected, strict=True):

@@ -253,7 +253,7 @@ def test_other_text_encoders_are_said_and_other_lengths_refused(
         (lambda tasks: (*tasks, dataclasses.replace(tasks[0], name="joint")), "it has no joint"),
         (
             lambda tasks: (tasks[0], dataclasses.replace(tasks[1], noised=("face", "person"))),
-            "try_on noises face+person in the config, there person",
+            "try_on noises face+person in the config, person in the checkpoint",
         ),
     ],
 )

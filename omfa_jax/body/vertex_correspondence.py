@@ -40,8 +40,9 @@ def load_correspondence(
 
     `path` is smplx's `smpl2smplx_deftrafo_setup.pkl` (needs `allow_pickle`), an .npz with a
     `matrix` (target, source), or "identity" for meshes of the same topology. A
-    `smplx_mask_ids.npy` next to the file lists the valid vertices; without it all are valid. Raises OmfaError if the file is
-    missing, damaged, pickled without `allow_pickle`, or made for other meshes.
+    `smplx_mask_ids.npy` next to the file lists the valid vertices; without it all are valid. Raises
+    OmfaError if the file is missing, damaged, pickled without `allow_pickle`, or made for other
+    meshes.
     """
     everything = np.arange(target_vertices)
     if os.fspath(path) == IDENTITY:
