@@ -7,53 +7,53 @@ from omfa_jax.weights.imported_folder import CONTENTS, MANIFEST_FILE
 MINE = "years of work"
 
 
-def plain(place):
+def use_plain_path(place):
     return place / "precious"
 
 
-def behind_a_new_folder(place):
+def go_through_new_folder(place):
     return f"{place}/new/../precious"
 
 
-def behind_two_new_folders(place):
+def go_through_two_new_folders(place):
     return f"{place}/new/newer/../../precious"
 
 
-def with_slashes(place):
+def add_slashes(place):
     return f"{place}//precious//"
 
 
-def with_a_dot(place):
+def add_dots(place):
     return f"{place}/./precious/."
 
 
-def relative(place):
+def use_relative_path(place):
     return "absent/../precious"
 
 
-def a_link(place):
+def make_link(place):
     (place / "link").symlink_to("precious")
     return place / "link"
 
 
-def a_link_to_a_link(place):
-    a_link(place)
+def make_link_to_link(place):
+    make_link(place)
     (place / "second").symlink_to(place / "link")
     return f"{place}/second/"
 
 
-def behind_a_dangling_link(place):
+def go_through_dangling_link(place):
     (place / "dangling").symlink_to("nowhere")
     return f"{place}/dangling/../precious"
 
 
-def behind_a_link_elsewhere(place):
+def go_through_distant_link(place):
     (place / "far" / "away").mkdir(parents=True)
     (place / "shortcut").symlink_to("far/away")
     return f"{place}/shortcut/../../precious"
 
 
-def write_ours(folder, contents=CONTENTS):
+def write_output(folder, contents=CONTENTS):
     for name in contents:
         path = folder / name.replace("*", "x")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -61,31 +61,31 @@ def write_ours(folder, contents=CONTENTS):
     return folder
 
 
-def its_parent_that_looks_like_ours(place):
+def mark_parent_as_output(place):
     (place / MANIFEST_FILE).write_text("{}")
     return place
 
 
-def a_folder_of_ours_with_it_inside(place):
-    write_ours(place / "ours")
+def move_into_output(place):
+    write_output(place / "ours")
     (place / "precious").rename(place / "ours" / "unet" / "precious")
     (place / "precious").symlink_to("ours/unet/precious")
     return place / "ours"
 
 
-def a_folder_of_ours_with_a_link_to_it(place):
-    shutil.rmtree(write_ours(place / "ours") / "params")
+def link_from_output(place):
+    shutil.rmtree(write_output(place / "ours") / "params")
     (place / "ours" / "params").symlink_to(place / "precious")
     return place / "ours"
 
 
-def a_file_of_ours_that_is_a_link_to_it(place):
-    (write_ours(place / "ours") / "omfa.json").unlink()
+def replace_file_with_link(place):
+    (write_output(place / "ours") / "omfa.json").unlink()
     (place / "ours" / "omfa.json").symlink_to(place / "precious" / "thesis.tex")
     return place / "ours"
 
 
-def a_manifest_that_is_a_link(place):
+def replace_manifest_with_link(place):
     (place / "precious" / "unet").mkdir()
     (place / "precious" / "thesis.tex").rename(place / "thesis.tex")
     (place / "precious" / MANIFEST_FILE).symlink_to("../thesis.tex")
@@ -94,19 +94,19 @@ def a_manifest_that_is_a_link(place):
 
 
 ARRANGEMENTS = (
-    plain,
-    behind_a_new_folder,
-    behind_two_new_folders,
-    with_slashes,
-    with_a_dot,
-    relative,
-    a_link,
-    a_link_to_a_link,
-    behind_a_dangling_link,
-    behind_a_link_elsewhere,
-    its_parent_that_looks_like_ours,
-    a_folder_of_ours_with_it_inside,
-    a_folder_of_ours_with_a_link_to_it,
-    a_file_of_ours_that_is_a_link_to_it,
-    a_manifest_that_is_a_link,
+    use_plain_path,
+    go_through_new_folder,
+    go_through_two_new_folders,
+    add_slashes,
+    add_dots,
+    use_relative_path,
+    make_link,
+    make_link_to_link,
+    go_through_dangling_link,
+    go_through_distant_link,
+    mark_parent_as_output,
+    move_into_output,
+    link_from_output,
+    replace_file_with_link,
+    replace_manifest_with_link,
 )

@@ -23,7 +23,7 @@ def limit():
     resource.setrlimit(resource.RLIMIT_FSIZE, old)
 
 
-def rows_of(path):
+def read_rows(path):
     return [row for _, row in read_json_lines(path)]
 
 
@@ -34,7 +34,7 @@ def test_a_torn_last_row_does_not_swallow_the_next(tmp_path, torn, caplog):
     writers = Writers(tmp_path, enabled=True)
     writers.write_scalars(3, {"loss": 0.25})
     writers.close()
-    steps = [row["step"] for row in rows_of(log)]
+    steps = [row["step"] for row in read_rows(log)]
     assert steps == ([1, 2, 3] if torn.endswith("2}") else [1, 3])
     if steps == [1, 3]:
         assert "metrics.jsonl: skipped 1 incomplete lines (line 2)" in caplog.text

@@ -7,11 +7,11 @@ import pytest
 from out_arrangements import (
     ARRANGEMENTS,
     MINE,
-    a_folder_of_ours_with_it_inside,
-    a_link,
-    behind_a_dangling_link,
-    behind_a_new_folder,
-    write_ours,
+    move_into_output,
+    make_link,
+    go_through_dangling_link,
+    go_through_new_folder,
+    write_output,
 )
 
 import convert_weights
@@ -58,7 +58,7 @@ def imported(tmp_path_factory):
 @pytest.mark.parametrize("command", ["import", "export"])
 @pytest.mark.parametrize(
     "arrange",
-    [behind_a_new_folder, behind_a_dangling_link, a_link, a_folder_of_ours_with_it_inside],
+    [go_through_new_folder, go_through_dangling_link, make_link, move_into_output],
     ids=lambda f: f.__name__,
 )
 def test_the_commands_leave_it(place, imported, command, arrange, capsys):
@@ -90,7 +90,7 @@ def test_the_commands_replace_their_own(imported, tmp_path, capsys):
 def test_what_comes_meanwhile_stays(tmp_path, there):
     out = tmp_path / "out"
     if there:
-        write_ours(out)
+        write_output(out)
     with pytest.raises(OmfaError, match=r"thesis|not a folder"), atomic_dir(out, CONTENTS) as made:
         (made / MANIFEST_FILE).write_text("new")
         out.mkdir(exist_ok=True)
@@ -102,7 +102,7 @@ def test_what_comes_meanwhile_stays(tmp_path, there):
 
 def test_what_comes_at_the_last_moment_stays(tmp_path, monkeypatch, caplog):
     """Between the listing and the deletion, and where the folder was before the new one is."""
-    rename, out = Path.rename, write_ours(tmp_path / "out")
+    rename, out = Path.rename, write_output(tmp_path / "out")
 
     def add(self, target):
         if self.name.startswith(".out-") and not self.name.endswith("-old"):
@@ -123,7 +123,7 @@ def test_what_comes_at_the_last_moment_stays(tmp_path, monkeypatch, caplog):
         return found
 
     shutil.rmtree(out)
-    write_ours(out)
+    write_output(out)
     with (
         pytest.raises(OmfaError, match=r"were moved to .*-old"),
         monkeypatch.context() as patch,
@@ -135,7 +135,7 @@ def test_what_comes_at_the_last_moment_stays(tmp_path, monkeypatch, caplog):
 
 
 def test_an_interrupt_between_the_renames_puts_the_old_one_back(tmp_path, monkeypatch):
-    rename, out = Path.rename, write_ours(tmp_path / "out")
+    rename, out = Path.rename, write_output(tmp_path / "out")
 
     def stop(self, target):
         if target == out and not self.name.endswith("-old"):
@@ -153,7 +153,7 @@ def test_an_interrupt_between_the_renames_puts_the_old_one_back(tmp_path, monkey
 
 
 def test_a_folder_that_somebody_goes_to_meanwhile_stays(tmp_path, monkeypatch):
-    out = write_ours(tmp_path / "out")
+    out = write_output(tmp_path / "out")
     with pytest.raises(OmfaError, match="the current folder"), atomic_dir(out, CONTENTS):
         monkeypatch.chdir(out / "unet")
     assert (out / MANIFEST_FILE).read_text() == "ours"
@@ -189,7 +189,7 @@ def test_no_place_of_the_system_or_the_user_gives_way(tmp_path, monkeypatch):
 
 
 def test_another_users_folder_stays(tmp_path, monkeypatch):
-    out = write_ours(tmp_path / "out")
+    out = write_output(tmp_path / "out")
     monkeypatch.setattr(atomic_dirs, "_owner", lambda path: path.name.endswith("-old"))
     with pytest.raises(OmfaError, match="another user"), atomic_dir(out, CONTENTS):
         pass
@@ -215,10 +215,10 @@ def test_a_model_folder_with_a_unet_is_no_frozen_one():
 
 def test_an_export_that_python_has_imported_is_replaced(tmp_path):
     compiled = "__pycache__/omfa_torch.cpython-311.opt-1.pyc"
-    out = write_ours(tmp_path / "out", (*EXPORTED, compiled))
+    out = write_output(tmp_path / "out", (*EXPORTED, compiled))
     with atomic_dir(out, EXPORTED) as made:
         (made / EXPORTED[0]).write_text("new")
     assert [path.name for path in out.iterdir()] == [EXPORTED[0]]
-    write_ours(out, (*EXPORTED, "__pycache__/mine.cpython-311.pyc"))
+    write_output(out, (*EXPORTED, "__pycache__/mine.cpython-311.pyc"))
     with pytest.raises(OmfaError, match=r"mine\.cpython"), atomic_dir(out, EXPORTED):
         pytest.fail("hours of work were begun")

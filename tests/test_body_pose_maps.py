@@ -144,7 +144,7 @@ def test_refusals_come_before_any_work(folder: Path, tmp_path: Path):
 def test_a_process_that_dies_costs_its_own_map_alone(folder: Path, monkeypatch):
     """As a driver that crashes does: the pool is gone, the others are drawn by another one."""
     monkeypatch.setattr(pose_maps, "_FILES_PER_PROCESS", 1)
-    monkeypatch.setattr(pose_maps, "_render_file", dies_on_the_second)
+    monkeypatch.setattr(pose_maps, "_render_file", exit_on_second_file)
     before = dict(os.environ)
     report = render_folder(folder, folder.parent / "dying", backend="zbuffer", processes=2)
     assert dict(os.environ) == before
@@ -154,7 +154,7 @@ def test_a_process_that_dies_costs_its_own_map_alone(folder: Path, monkeypatch):
     assert report.rendered == len(names) - 1
 
 
-def dies_on_the_second(body: Path, image: Path, settings: object) -> str | None:
+def exit_on_second_file(body: Path, image: Path, settings: object) -> str | None:
     if body == sorted(body.parent.glob("*.npz"))[1]:
         os._exit(1)
     return None

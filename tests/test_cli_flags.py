@@ -19,22 +19,22 @@ PATHS = ("DIR", "FILE", "IMAGE", "JSON", "PNG", "PATH", "RAW", "STUDY", "SRC", "
 NO_PATHS = ("--judge-extra",)
 
 
-def actions_of(parser, name):
+def list_actions(parser, name):
     assert isinstance(parser, Parser), f"{name}: faults would be a page of usage"
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             for word, inner in action.choices.items():
-                yield from actions_of(inner, f"{name} {word}")
+                yield from list_actions(inner, f"{name} {word}")
         elif action.nargs != 0:
             flag = action.option_strings[0] if action.option_strings else action.dest
             yield f"{name} {flag}", action
 
 
 def all_actions():
-    found = dict(actions_of(convert_weights._parser(), "convert_weights.py"))
+    found = dict(list_actions(convert_weights._parser(), "convert_weights.py"))
     for command in COMMANDS:
         for words in CHOSEN.get(command, ([],)):
-            found |= actions_of(make_parser(command, words), " ".join([command, *words]))
+            found |= list_actions(make_parser(command, words), " ".join([command, *words]))
     return found
 
 

@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import save_file
 from small_models import SMALL_UNET, SMALL_VAE
 from test_ldm_names import UNET, VAE, in_one_file
-from torch_models import AutoencoderKL, UNet2DConditionModel, state_of, torch_unet, torch_vae
+from torch_models import AutoencoderKL, UNet2DConditionModel, get_state_dict, torch_unet, torch_vae
 
 import convert_weights
 from omfa_jax.core.errors import OmfaError
@@ -28,7 +28,7 @@ def source(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def networks():
-    return in_one_file(state_of(torch_unet(UNET)), state_of(torch_vae(VAE)))
+    return in_one_file(get_state_dict(torch_unet(UNET)), get_state_dict(torch_vae(VAE)))
 
 
 @pytest.fixture

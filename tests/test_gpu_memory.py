@@ -59,7 +59,7 @@ print(json.dumps(asked))
 """
 
 
-def asked_of_jax(**own):
+def query_jax_memory(**own):
     environment = {name: value for name, value in os.environ.items() if name not in MEMORY}
     done = subprocess.run(
         [sys.executable, "-c", ASKED],
@@ -73,7 +73,7 @@ def asked_of_jax(**own):
 
 
 def test_every_command_sets_the_fraction_that_plans_assume():
-    asked = asked_of_jax()
+    asked = query_jax_memory()
     assert set(asked) == {*entry.COMMANDS, "convert_weights"}
     assert {name: options["memory_fraction"] for name, options in asked.items()} == dict.fromkeys(
         asked, USABLE_FRACTION
@@ -83,7 +83,7 @@ def test_every_command_sets_the_fraction_that_plans_assume():
 @pytest.mark.parametrize("name", [MEM_FRACTION, LEGACY_MEM_FRACTION])
 def test_the_users_own_fraction_is_kept(name):
     """JAX ends a process that has both names of it."""
-    assert {o["memory_fraction"] for o in asked_of_jax(**{name: "0.5"}).values()} == {0.5}
+    assert {o["memory_fraction"] for o in query_jax_memory(**{name: "0.5"}).values()} == {0.5}
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from diffusers.loaders.single_file_utils import (
     convert_ldm_vae_checkpoint,
 )
 from safetensors.numpy import save_file
-from torch_models import state_of, torch_unet, torch_vae
+from torch_models import get_state_dict, torch_unet, torch_vae
 
 import convert_weights
 from omfa_jax.core import trees
@@ -35,7 +35,7 @@ VAE = VAEConfig(block_channels=(32, 64), layers_per_block=1)
 
 
 @functools.cache
-def rows_of(config):
+def list_keys_and_shapes(config):
     """Tracing full SDXL takes seconds: once."""
     shapes = get_unet_shapes if isinstance(config, UNetConfig) else get_vae_shapes
     return [(row.key, row.shape) for row in tensor_names.make_name_table(shapes(config))]
@@ -63,7 +63,7 @@ def torch_models():
 @pytest.fixture(scope="module")
 def file(torch_models, tmp_path_factory):
     path = tmp_path_factory.mktemp("original") / "sdxl.safetensors"
-    tensors = in_one_file(*map(state_of, torch_models))
+    tensors = in_one_file(*map(get_state_dict, torch_models))
     # whole numbers, as in SDXL's own file: nothing of ours
     embeddings = "conditioner.embedders.0.transformer.text_model.embeddings"
     tensors[f"{embeddings}.position_ids"] = np.arange(77)[None]
@@ -84,7 +84,7 @@ def test_diffusers_reads_our_names(unet, vae):
 
         shape = ()
 
-    rows = {part: [key for key, _ in rows_of(c)] for part, c in (("unet", unet), ("vae", vae))}
+    rows = {part: [key for key, _ in list_keys_and_shapes(c)] for part, c in (("unet", unet), ("vae", vae))}
     columns = {
         "unet": ldm_names.make_unet_key_fn(unet),
         "vae": ldm_names.make_vae_key_fn(vae, ldm_names.VAE_PREFIX),
@@ -123,7 +123,7 @@ def test_known_names_of_sdxl(key, expected):
 
 
 def test_diffusers_reads_our_file(torch_models):
-    unet, vae = map(state_of, torch_models)
+    unet, vae = map(get_state_dict, torch_models)
     file = {k: jax.numpy.asarray(v) for k, v in in_one_file(unet, vae).items()}
     back = convert_ldm_vae_checkpoint(file, diffusers_configs.make_diffusers_vae_config(VAE))
     assert back.keys() == vae.keys()
@@ -134,11 +134,11 @@ def test_diffusers_reads_our_file(torch_models):
 @pytest.mark.parametrize("config", [UNET, UNETS["sdxl"]], ids=str)
 def test_configs_are_seen_in_shapes(config):
     column = ldm_names.make_unet_key_fn(config)
-    shapes = {column(key): shape for key, shape in rows_of(config)}
+    shapes = {column(key): shape for key, shape in list_keys_and_shapes(config)}
     assert ldm_names.infer_unet_config(shapes, "file") == config
     for vae in (VAE, VAES["sdxl"]):
         column = ldm_names.make_vae_key_fn(vae, "")
-        shapes = {column(key): shape for key, shape in rows_of(vae)}
+        shapes = {column(key): shape for key, shape in list_keys_and_shapes(vae)}
         assert ldm_names.infer_vae_config(shapes, "") == vae
 
 
@@ -163,14 +163,14 @@ def test_the_vae_may_come_from_elsewhere(torch_models, file, tmp_path):
     other = torch_vae(VAE, seed=5)
     other.save_pretrained(tmp_path / "fixed")
     column = ldm_names.make_vae_key_fn(VAE, "")
-    alone = {column(key): tensor for key, tensor in state_of(other).items()}
+    alone = {column(key): tensor for key, tensor in get_state_dict(other).items()}
     save_file(alone, tmp_path / "vae.safetensors")
     for source in (tmp_path / "fixed", tmp_path / "vae.safetensors"):
         model = open_source(file, vae=source)
         vae = tensor_names.to_torch(
             tensor_names.from_torch({"vae": model.components["vae"]})["vae"]
         )
-        for key, tensor in state_of(other).items():
+        for key, tensor in get_state_dict(other).items():
             np.testing.assert_array_equal(vae[key], tensor)
         assert f"VAE from {source}" in model.notes
         assumed = [
@@ -189,7 +189,7 @@ def test_a_single_file_gets_sdxls_schedule(file):
 
 def test_another_models_vae_is_refused(torch_models, file, tmp_path, capsys):
     """Stable Diffusion 1's VAE has SDXL's shapes and another scale."""
-    tensors = in_one_file(*map(state_of, torch_models))
+    tensors = in_one_file(*map(get_state_dict, torch_models))
     save_file(
         {k: v for k, v in tensors.items() if "label_emb" not in k}, tmp_path / "x.safetensors"
     )
@@ -200,7 +200,7 @@ def test_another_models_vae_is_refused(torch_models, file, tmp_path, capsys):
 
 def test_other_files_are_named_for_what_they_are(torch_models, tmp_path):
     path = tmp_path / "some.safetensors"
-    tensors = in_one_file(*map(state_of, torch_models))
+    tensors = in_one_file(*map(get_state_dict, torch_models))
     old = {k: v for k, v in tensors.items() if "label_emb" not in k}
     old["cond_stage_model.transformer.x"] = np.zeros(2, np.float32)
     save_file(old, path)
@@ -220,19 +220,19 @@ def test_sdxl_is_told_from_its_shapes_whichever_tensor_is_lost():
         ldm_names.make_unet_key_fn(UNETS["sdxl"]),
         ldm_names.make_vae_key_fn(VAES["sdxl"], ""),
     )
-    shapes = {unet_name(key): shape for key, shape in rows_of(UNETS["sdxl"])}
+    shapes = {unet_name(key): shape for key, shape in list_keys_and_shapes(UNETS["sdxl"])}
     # of each level's tensors, the first blocks' are those that tell
     for lost in [key for key in shapes if "transformer_blocks" not in key]:
         rest = {key: shape for key, shape in shapes.items() if key != lost}
         assert ldm_names.infer_unet_config(rest, "here") == UNETS["sdxl"], lost
-    shapes = {vae_name(key): shape for key, shape in rows_of(VAES["sdxl"])}
+    shapes = {vae_name(key): shape for key, shape in list_keys_and_shapes(VAES["sdxl"])}
     for lost in shapes:
         rest = {key: shape for key, shape in shapes.items() if key != lost}
         assert ldm_names.infer_vae_config(rest, "") == VAES["sdxl"], lost
 
 
 def test_faults_carry_the_files_own_names(torch_models, tmp_path, capsys):
-    tensors = in_one_file(*map(state_of, torch_models))
+    tensors = in_one_file(*map(get_state_dict, torch_models))
     del tensors["model.diffusion_model.out.2.bias"]
     tensors["model.diffusion_model.stray"] = np.zeros(2, np.float32)
     tensors["first_stage_model.quant_conv.bias"] = np.full(8, np.inf, np.float32)
@@ -251,7 +251,7 @@ def test_faults_carry_the_files_own_names(torch_models, tmp_path, capsys):
 
 def test_inpainting_width_is_seen(torch_models, tmp_path):
     wide = dataclasses.replace(UNET, in_channels=9)
-    tensors = in_one_file(state_of(torch_unet(wide)), state_of(torch_models[1]))
+    tensors = in_one_file(get_state_dict(torch_unet(wide)), get_state_dict(torch_models[1]))
     save_file(tensors, tmp_path / "inpainting.safetensors")
     source = open_source(tmp_path / "inpainting.safetensors")
     assert source.unet_config == wide

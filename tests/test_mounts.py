@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import tiny_viton as tiny
-from out_arrangements import MINE, write_ours
+from out_arrangements import MINE, write_output
 from test_restart import SHARD, interrupted
 
 import convert_weights
@@ -69,7 +69,7 @@ def contents(folder):
 
 
 def test_a_mount_in_an_import_stays(tmp_path, bind, capsys):
-    out, theirs = write_ours(tmp_path / "with blank" / "out"), tmp_path / "theirs"
+    out, theirs = write_output(tmp_path / "with blank" / "out"), tmp_path / "theirs"
     shutil.copytree(out / "params", theirs)
     bind(theirs, out / "params")
     before = contents(tmp_path)
@@ -79,18 +79,18 @@ def test_a_mount_in_an_import_stays(tmp_path, bind, capsys):
 
 
 def test_a_mount_in_a_folder_that_was_begun_stays(tmp_path, bind, caplog):
-    theirs = write_ours(tmp_path / "theirs")
+    theirs = write_output(tmp_path / "theirs")
     with pytest.raises(KeyboardInterrupt), atomic_dir(tmp_path / "out", CONTENTS) as made:
         (made / "params").mkdir()
         bind(theirs / "params", made / "params")
         raise KeyboardInterrupt
-    assert contents(theirs) == contents(write_ours(tmp_path / "same"))
+    assert contents(theirs) == contents(write_output(tmp_path / "same"))
     assert f"{made} was not deleted" in caplog.text
 
 
 @pytest.mark.parametrize("what", ["file", "folder", "itself"])
 def test_a_mount_that_comes_meanwhile_stays(tmp_path, bind, what):
-    out, theirs = write_ours(tmp_path / "out"), write_ours(tmp_path / "theirs")
+    out, theirs = write_output(tmp_path / "out"), write_output(tmp_path / "theirs")
     name = {"file": MANIFEST_FILE, "folder": "params", "itself": ""}[what]
     before = contents(theirs)
     with pytest.raises(OmfaError, match="mount point"), atomic_dir(out, CONTENTS) as made:
@@ -102,7 +102,7 @@ def test_a_mount_that_comes_meanwhile_stays(tmp_path, bind, what):
 
 def test_a_mount_at_the_last_moment_stays(tmp_path, bind, monkeypatch):
     """After the last look at the place: it is seen where the folder lies aside."""
-    out, theirs = write_ours(tmp_path / "out"), write_ours(tmp_path / "theirs")
+    out, theirs = write_output(tmp_path / "out"), write_output(tmp_path / "theirs")
     made, before, rename = tmp_path / "made", contents(theirs), Path.rename
     made.mkdir()
 
@@ -136,7 +136,7 @@ def test_the_table_of_mounts_is_read(tmp_path, monkeypatch):
 
 
 def test_without_a_table_devices_tell(tmp_path, monkeypatch):
-    folder = write_ours(tmp_path / "out")
+    folder = write_output(tmp_path / "out")
     lstat = os.lstat
 
     def elsewhere(path, **options):
@@ -272,7 +272,7 @@ def test_another_users_build_stays(raw, tmp_path, monkeypatch, give, name):
 
 @pytest.mark.parametrize("name", ["omfa.json", "params", f"params/{Path(CONTENTS[-1]).name}"])
 def test_another_users_file_in_an_import_stays(tmp_path, give, name):
-    out = write_ours(tmp_path / "out")
+    out = write_output(tmp_path / "out")
     give(out / name)
     with pytest.raises(OmfaError, match=name), atomic_dir(out, CONTENTS):
         pytest.fail("hours of work were begun")

@@ -39,7 +39,7 @@ def run(dropout=0.0, output=0.0, step=0, gamma=0.0):
     return loss, metrics, shown, batch, x0
 
 
-def noise_of(step, x0):
+def draw_noise(step, x0):
     """What each example draws by its own key."""
     keys = make_row_keys(ROOT, "noise", step, ROWS)
     return jnp.stack([jax.random.normal(key, x0.shape[1:]) for key in keys])
@@ -57,7 +57,7 @@ def test_clean_components_are_shown_clean_and_noised_ones_noised():
     np.testing.assert_array_equal(xt[~inside], x0[~inside])
     np.testing.assert_array_equal(shown["inputs"][..., CHANNELS : CHANNELS + 1], mask)
     alpha, sigma = get_alpha_sigma(SETTINGS.schedule, shown["t"])
-    eps = noise_of(0, x0)
+    eps = draw_noise(0, x0)
     expected = alpha[:, None, None, None] * x0 + sigma[:, None, None, None] * eps
     np.testing.assert_allclose(xt[inside], expected[inside], atol=1e-6)
 
@@ -87,7 +87,7 @@ def test_the_loss_is_the_masked_error_of_v():
     metrics = {name: total / count for name, (total, count) in sums.items()}
     _, inside = masks(batch)
     alpha, sigma = (a[:, None, None, None] for a in get_alpha_sigma(SETTINGS.schedule, shown["t"]))
-    eps = noise_of(0, x0)
+    eps = draw_noise(0, x0)
     squared = np.asarray((0.25 - (alpha * eps - sigma * x0)) ** 2)
     each = np.array([squared[i][np.asarray(inside[i])].mean() for i in range(BATCH)])
     assert float(loss) == pytest.approx(each.mean(), rel=1e-5)
@@ -156,5 +156,5 @@ def test_noise_and_timesteps_change_with_the_step():
     _, inside = masks(batch)
     alpha, sigma = (a[:, None, None, None] for a in get_alpha_sigma(SETTINGS.schedule, shown["t"]))
     noise = ((shown["inputs"][..., :CHANNELS] - alpha * x0) / sigma)[inside]
-    expected = noise_of(1, x0)[inside]
+    expected = draw_noise(1, x0)[inside]
     np.testing.assert_allclose(noise, expected, atol=1e-3)

@@ -3,7 +3,7 @@
 import argparse
 
 import pytest
-from out_arrangements import MINE, write_ours
+from out_arrangements import MINE, write_output
 
 from omfa_jax.cli.main import main
 from omfa_jax.cli.sample import TASKS, require_inputs_kept
@@ -17,7 +17,7 @@ from omfa_jax.studies.study_manifest import Study
 
 
 def write_records(folder, kind):
-    record_schema.write_manifest(write_ours(folder, RECORD_FILES), kind, "x/x", splits={"train": 1})
+    record_schema.write_manifest(write_output(folder, RECORD_FILES), kind, "x/x", splits={"train": 1})
     return folder
 
 

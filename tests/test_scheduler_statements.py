@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import save_file
 from small_models import SMALL_UNET, SMALL_VAE
 from test_ldm_names import UNET, VAE, in_one_file
-from torch_models import state_of, torch_unet, torch_vae
+from torch_models import get_state_dict, torch_unet, torch_vae
 
 import convert_weights
 from omfa_jax.cli import config_lib
@@ -39,7 +39,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def networks():
-    return in_one_file(state_of(torch_unet(UNET)), state_of(torch_vae(VAE)))
+    return in_one_file(get_state_dict(torch_unet(UNET)), get_state_dict(torch_vae(VAE)))
 
 
 def saying(folder, tmp_path, fields):

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from torch_models import UNET_SHAPES, component_of, params_of, state_of, torch_unet, torch_vae
+from torch_models import UNET_SHAPES, component_of, params_of, get_state_dict, torch_unet, torch_vae
 
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.models import VAEConfig
@@ -17,7 +17,7 @@ VAE = VAEConfig(block_channels=(8, 16), layers_per_block=1, norm_groups=8)
 @pytest.mark.parametrize(("config", "make"), [(UNET, torch_unet), (VAE, torch_vae)])
 def test_there_and_back_is_bit_equal(config, make):
     model = make(config)
-    state, back = state_of(model), tensor_names.to_torch(params_of(config, model))
+    state, back = get_state_dict(model), tensor_names.to_torch(params_of(config, model))
     assert back.keys() == state.keys()
     for key, tensor in state.items():
         assert back[key].dtype == np.float32 and back[key].flags.c_contiguous
@@ -35,7 +35,7 @@ def test_tiles_copy_everything(shape):
 
 def test_layouts_and_stacks():
     model = torch_unet(UNET)
-    state, params = state_of(model), params_of(UNET, model)
+    state, params = get_state_dict(model), params_of(UNET, model)
     conv = params["down_blocks.0"]["resnets.1"]["conv2"]["kernel"]
     expected = state["down_blocks.0.resnets.1.conv2.weight"]
     assert conv[2, 1, 5, 7] == expected[7, 5, 2, 1]
@@ -50,7 +50,7 @@ def test_layouts_and_stacks():
 
 def test_deprecated_attention_names_are_read():
     model = torch_vae(VAE)
-    state = state_of(model)
+    state = get_state_dict(model)
     old = {}
     for key, tensor in state.items():
         for before, now in tensor_names.DEPRECATED.items():
@@ -76,7 +76,7 @@ def test_text_keys_named_like_deprecated_ones_stay():
 
 
 def test_all_faults_are_told_as_one_diff():
-    state = dict(state_of(torch_unet(UNET)))
+    state = dict(get_state_dict(torch_unet(UNET)))
     del state["conv_out.bias"], state["mid_block.resnets.0.norm1.weight"]
     state["lora.up.weight"] = np.zeros(3, np.float32)
     state["conv_in.weight"] = np.zeros((32, 4, 3, 3), np.float32)

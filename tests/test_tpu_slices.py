@@ -26,7 +26,7 @@ PODS = [
 MESHES = [{}, {"fsdp": 4}, {"data": 1, "fsdp": -1}, {"tensor": 2}, {"tensor": 4}, {"tensor": 8}]
 
 
-def mesh_of(name, **axes):
+def make_slice_mesh(name, **axes):
     topology = parse_topology(name)
     return make_mesh(MeshSettings(slice=topology.slices, **axes), described(topology))
 
@@ -53,7 +53,7 @@ def test_the_hosts_of_a_slice_feed_the_global_batch(name):
     for axes in MESHES:
         if axes.get("tensor", axes.get("fsdp", 1)) > parse_topology(name).group:
             continue
-        mesh = mesh_of(name, **axes)
+        mesh = make_slice_mesh(name, **axes)
         np.testing.assert_array_equal(
             np.sort(example_order(mesh, 2)), np.arange(2 * count_batch_shards(mesh))
         )
@@ -66,7 +66,7 @@ def test_the_hosts_of_a_slice_feed_the_global_batch(name):
     ("name", "count", "copies"), [("v5litepod-256", 64, 32), ("v6e-64", 100, 12)]
 )
 def test_the_heldout_examples_of_a_slice_are_found(name, count, copies):
-    held = example_order(mesh_of(name), ROWS_PER_DEVICE)
+    held = example_order(make_slice_mesh(name), ROWS_PER_DEVICE)
     valid = held < count
     # what fills up the batch would be taken for examples, were the first rows taken
     assert (~valid[:count]).sum() == copies
@@ -74,7 +74,7 @@ def test_the_heldout_examples_of_a_slice_are_found(name, count, copies):
 
 
 def test_a_hosts_rows_are_not_adjacent():
-    held = example_order(mesh_of("v5litepod-256"))
+    held = example_order(make_slice_mesh("v5litepod-256"))
     assert held[[0, 1, 16, 17]].tolist() == [0, 1, 2, 3]
     assert (held != np.arange(256)).sum() == 224
 
@@ -83,7 +83,7 @@ def test_a_hosts_rows_are_not_adjacent():
 def test_a_step_on_a_v4_16_equals_one_hosts(tmp_path, grad_accum_steps):
     """Eight devices hold the batch as that slice's two hosts put it on its eight chips."""
     run = make_run(tmp_path, 1, (4, 1, 1), apply=looked_up)
-    held = example_order(mesh_of("v4-16", tensor=2), BATCH // 4)
+    held = example_order(make_slice_mesh("v4-16", tensor=2), BATCH // 4)
     assert held.tolist() == [0, 1, 4, 5, 2, 3, 6, 7]
     batch = next(Part(run.mesh))
     placed = {name: value[held] for name, value in batch.items()} | {ROW: held.astype(np.int32)}

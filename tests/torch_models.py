@@ -77,7 +77,7 @@ def torch_vae(config: VAEConfig, seed: int = 0) -> AutoencoderKL:
     )
 
 
-def state_of(model: torch.nn.Module) -> dict[str, np.ndarray]:
+def get_state_dict(model: torch.nn.Module) -> dict[str, np.ndarray]:
     return {key: tensor.numpy() for key, tensor in model.state_dict().items()}
 
 
@@ -88,7 +88,7 @@ def component_of(config: UNetConfig | VAEConfig, state: dict[str, np.ndarray]) -
 
 
 def params_of(config: UNetConfig | VAEConfig, model: torch.nn.Module) -> dict:
-    return tensor_names.from_torch({"it": component_of(config, state_of(model))})["it"]
+    return tensor_names.from_torch({"it": component_of(config, get_state_dict(model))})["it"]
 
 
 def nchw(array: np.ndarray) -> torch.Tensor:
