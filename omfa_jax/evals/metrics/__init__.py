@@ -1,1 +1,1 @@
-"""The metrics, one file a family. Libraries compute them; the protocol makes the choices."""
+"""The metrics, one file per family. Libraries compute them; the protocol makes the choices."""

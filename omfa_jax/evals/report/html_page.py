@@ -180,7 +180,7 @@ class HtmlPage:
     def add_line_plot(
         self, series: Mapping[str, Sequence[tuple[float, float]]], x: str, y: str
     ) -> None:
-        """Add a line plot of (x, y) points, one line a name, as inline SVG."""
+        """Add a line plot of (x, y) points, one line per name, as inline SVG."""
         self.add_svg(render_line_plot(series, x, y))
 
     def add_svg(self, markup: str) -> None:
