@@ -6,7 +6,9 @@ import json
 import pytest
 
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.evals.protocol_spec import load_protocol
 from omfa_jax.evals.scores_file import (
+    REWORDED_CHOICES,
     Category,
     Counts,
     Folders,
@@ -108,3 +110,16 @@ def test_equal_reports_compare_and_each_difference_is_told():
     for expected, change in differences.items():
         found = compare_scores(scores(), scores(method="other", **change))
         assert len(found) == 1 and expected in found[0], (expected, found)
+
+
+@pytest.mark.parametrize("name", ["tryoffdiff", "temu"])
+def test_choices_in_an_older_wording_compare_as_equal(tmp_path, name):
+    now = load_protocol(name).flatten_choices("try_off")
+    before = json.dumps(now)
+    for old, new in REWORDED_CHOICES.items():
+        before = before.replace(new, old)
+    assert before.count("picture") >= 2
+    old = scores(protocol=ProtocolRecord(name, "try_off", json.loads(before)))
+    write_scores(tmp_path / "old.json", old)
+    new = scores(protocol=ProtocolRecord(name, "try_off", now), method="other")
+    assert compare_scores(read_scores(tmp_path / "old.json"), new) == []
