@@ -133,7 +133,9 @@ def cost(config: Any) -> dict[str, float]:
     arguments, temporary = memory.argument_size_in_bytes, memory.temp_size_in_bytes
     return {
         "parameters, M": sum(leaf.size for _, leaf in flatten(ahead.state.params)) / 1e6,
-        "training FLOPs per example, G": (sum(part.total.step for part in (main, *reference)) / 1e9),
+        "training FLOPs per example, G": (
+            sum(part.total.step for part in (main, *reference)) / 1e9
+        ),
         f"sampling FLOPs per image ({SAMPLING.steps} steps, guidance), G": branches
         * (once + SAMPLING.steps * every)
         / 1e9,

@@ -7,10 +7,10 @@ import pytest
 from out_arrangements import (
     ARRANGEMENTS,
     MINE,
-    move_into_output,
-    make_link,
     go_through_dangling_link,
     go_through_new_folder,
+    make_link,
+    move_into_output,
     write_output,
 )
 

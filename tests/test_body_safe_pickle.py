@@ -80,7 +80,10 @@ def test_plain_npz_needs_no_trust_and_objects_in_one_do(tmp_path: Path):
     np.savez(tmp_path / "a.npz", x=DATA["floats"], name=np.array("b"))
     assert set(read_pickle(tmp_path / "a.npz", "file", allow_pickle=False)) == {"x", "name"}
     np.savez(tmp_path / "b.npz", smpl=np.array([{"x": 1}, {"x": 2}]))
-    assert list(read_pickle(tmp_path / "b.npz", "file", allow_pickle=True)["smpl"]) == [{"x": 1}, {"x": 2}]
+    assert list(read_pickle(tmp_path / "b.npz", "file", allow_pickle=True)["smpl"]) == [
+        {"x": 1},
+        {"x": 2},
+    ]
     with pytest.raises(OmfaError, match="--allow-pickle"):
         read_pickle(tmp_path / "b.npz", "file", allow_pickle=False)
 

@@ -84,7 +84,10 @@ def test_diffusers_reads_our_names(unet, vae):
 
         shape = ()
 
-    rows = {part: [key for key, _ in list_keys_and_shapes(c)] for part, c in (("unet", unet), ("vae", vae))}
+    rows = {
+        part: [key for key, _ in list_keys_and_shapes(c)]
+        for part, c in (("unet", unet), ("vae", vae))
+    }
     columns = {
         "unet": ldm_names.make_unet_key_fn(unet),
         "vae": ldm_names.make_vae_key_fn(vae, ldm_names.VAE_PREFIX),

@@ -50,7 +50,7 @@ def sdxl():
     return get_unet_shapes(get_unet_config("sdxl"))
 
 
-def make_sized_mesh(**sizes):
+def size_mesh(**sizes):
     return make_abstract_mesh({axis: sizes.get(axis, 1) for axis in MESH_AXES})
 
 
@@ -61,7 +61,7 @@ def divided(params, devices, settings=None, **changes):
 @pytest.mark.parametrize("fsdp", SHARES)
 def test_fsdp_that_divides_one_dimension_shards_the_weight(sdxl, fsdp):
     share, gigabytes = SHARES[fsdp]
-    found = compute_sharding_coverage(UNET_RULES, sdxl, make_sized_mesh(fsdp=fsdp))
+    found = compute_sharding_coverage(UNET_RULES, sdxl, size_mesh(fsdp=fsdp))
     assert found.get_fraction("fsdp") == pytest.approx(share, abs=5e-5)
     assert found.local_bytes / 1e9 == pytest.approx(gigabytes, abs=1e-3)
     assert divided(sdxl, fsdp, data=1, fsdp=fsdp).settings.fsdp == fsdp
@@ -73,7 +73,7 @@ def test_fsdp_that_divides_nothing_is_rejected_with_the_nearest_that_does(sdxl, 
     with pytest.raises(OmfaError) as caught:
         divided(sdxl, fsdp, data=1, fsdp=fsdp)
     text = str(caught.value)
-    share = compute_sharding_coverage(UNET_RULES, sdxl, make_sized_mesh(fsdp=fsdp)).get_fraction("fsdp")
+    share = compute_sharding_coverage(UNET_RULES, sdxl, size_mesh(fsdp=fsdp)).get_fraction("fsdp")
     assert share < MIN_SHARDED_FRACTION and f"shards {share:.1%} of the weights" in text
     assert f"--config.mesh.fsdp={near} --config.mesh.data={fsdp // near} " in text
     assert "--config.mesh.allow_replicated=true" in text and "\n" not in text
@@ -160,7 +160,7 @@ def test_moments_and_ema_are_sharded_as_the_weights(sdxl):
     state = make_abstract_state(
         lambda: jax.tree.map(lambda s: jnp.zeros(s.shape), sdxl), optimizer, 0.9
     )
-    mesh = make_sized_mesh(fsdp=10)
+    mesh = size_mesh(fsdp=10)
     shardings = get_state_shardings(state, UNET_RULES, mesh)
 
     def local(tree, laid):
@@ -175,11 +175,11 @@ def test_moments_and_ema_are_sharded_as_the_weights(sdxl):
 
 def test_the_layer_dimension_is_never_sharded_and_tensor_keeps_its_own():
     path = ("down_blocks.1", "attentions.0", "transformer_blocks", "attn2", "to_k", "kernel")
-    spec, _ = match_partition_spec(UNET_RULES, path, (10, 2048, 1280), make_sized_mesh(fsdp=5))
+    spec, _ = match_partition_spec(UNET_RULES, path, (10, 2048, 1280), size_mesh(fsdp=5))
     assert tuple(spec) == (None, None, "fsdp")
-    spec, _ = match_partition_spec(UNET_RULES, path, (10, 2048, 1280), make_sized_mesh(fsdp=5, tensor=2))
+    spec, _ = match_partition_spec(UNET_RULES, path, (10, 2048, 1280), size_mesh(fsdp=5, tensor=2))
     assert tuple(spec) == (None, None, "tensor")
-    spec, _ = match_partition_spec(UNET_RULES, path, (8, 12, 12), make_sized_mesh(fsdp=8))
+    spec, _ = match_partition_spec(UNET_RULES, path, (8, 12, 12), size_mesh(fsdp=8))
     assert "fsdp" not in spec
 
 
@@ -221,7 +221,7 @@ def test_the_plan_has_the_same_shares_and_errors(capsys, caplog):
     made = make_plan(job(*left), twelve)
     assert made.mesh == {"slice": 1, "data": 3, "fsdp": 4, "tensor": 1} and len(made.notes) == 1
     shapes = get_unet_shapes(job().unet)
-    share = compute_sharding_coverage(UNET_RULES, shapes, make_sized_mesh(fsdp=4)).get_fraction("fsdp")
+    share = compute_sharding_coverage(UNET_RULES, shapes, size_mesh(fsdp=4)).get_fraction("fsdp")
     assert made.cut == {"fsdp": share} and share > 0.99
     # its advice is the mesh that -1 would choose
     assert "--config.mesh.fsdp=4" in (
@@ -230,7 +230,7 @@ def test_the_plan_has_the_same_shares_and_errors(capsys, caplog):
     fixed = ("--config.mesh.data=1", "--config.mesh.fsdp=6", "--config.train.batch_size=6")
     flags = ["plan", "--config", BASE, "--topology", "h100-6", *small, *fixed]
     assert main(flags) == 2
-    share = compute_sharding_coverage(UNET_RULES, shapes, make_sized_mesh(fsdp=6)).get_fraction("fsdp")
+    share = compute_sharding_coverage(UNET_RULES, shapes, size_mesh(fsdp=6)).get_fraction("fsdp")
     assert f"config.mesh.fsdp=6 shards {share:.1%} of the weights" in capsys.readouterr().err
     with caplog.at_level(logging.WARNING):
         assert main([*flags, "--config.mesh.allow_replicated=true"]) == 0
@@ -285,7 +285,7 @@ def test_vae_training_rejects_fsdp_and_tensor(tmp_path, capsys):
 
 def test_the_explained_table_ends_with_the_coverage(sdxl):
     for fsdp in (4, 12, 20):
-        mesh = make_sized_mesh(fsdp=fsdp)
+        mesh = size_mesh(fsdp=fsdp)
         found = compute_sharding_coverage(UNET_RULES, sdxl, mesh)
         last = format_sharding_table(UNET_RULES, sdxl, mesh).splitlines()[-1]
         assert (

@@ -17,7 +17,9 @@ from omfa_jax.studies.study_manifest import Study
 
 
 def write_records(folder, kind):
-    record_schema.write_manifest(write_output(folder, RECORD_FILES), kind, "x/x", splits={"train": 1})
+    record_schema.write_manifest(
+        write_output(folder, RECORD_FILES), kind, "x/x", splits={"train": 1}
+    )
     return folder
 
 

@@ -98,8 +98,14 @@ def test_another_error_of_a_config_is_not_taken_for_a_renamed_key(tmp_path):
 
 def test_a_typo_in_another_group_is_not_taken_for_a_renamed_key(tmp_path):
     mine = tmp_path / "mine.py"
-    lines = [f"config.{group}.{last} = 5" for group, last in WRONG_GROUPS]
-    for line in [*lines, *(f"config.seed = {line.partition(_version_is_read(tmp_path, caplog):
+    for group, last in WRONG_GROUPS:
+        for line in (f"config.{group}.{last} = 5", f"config.seed = config.{group}.{last}"):
+            with pytest.raises(OmfaError, match="cannot be run") as refused:
+                config_lib.load_config(write_config(mine, [line]))
+            assert "renamed" not in str(refused.value)
+
+
+def test_a_study_of_an_older_version_is_read(tmp_path, caplog):
     path = tmp_path / "run.py"
     path.write_text(
         "from ml_collections import ConfigDict\n\n"

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from torch_models import UNET_SHAPES, component_of, params_of, get_state_dict, torch_unet, torch_vae
+from torch_models import UNET_SHAPES, component_of, get_state_dict, params_of, torch_unet, torch_vae
 
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.models import VAEConfig

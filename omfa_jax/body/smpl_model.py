@@ -64,7 +64,9 @@ def load_smpl_model(path: str | os.PathLike, *, allow_pickle: bool = False) -> S
 
     Raises OmfaError if the file is missing, damaged, pickled without `allow_pickle`, or not SMPL.
     """
-    raw = read_pickle(path, "SMPL model", allow_pickle=allow_pickle, stand_ins=SPARSE_CLASSES | _CHUMPY)
+    raw = read_pickle(
+        path, "SMPL model", allow_pickle=allow_pickle, stand_ins=SPARSE_CLASSES | _CHUMPY
+    )
     names = ("v_template", "shapedirs", "J_regressor", "weights", "kintree_table")
     missing = [name for name in names if not isinstance(raw, dict) or name not in raw]
     if missing:

@@ -34,7 +34,11 @@ class Correspondence:
 
 
 def load_correspondence(
-    path: str | os.PathLike, *, source_vertices: int, target_vertices: int, allow_pickle: bool = False
+    path: str | os.PathLike,
+    *,
+    source_vertices: int,
+    target_vertices: int,
+    allow_pickle: bool = False,
 ) -> Correspondence:
     """Return the map from a mesh of `source_vertices` to one of `target_vertices`.
 
@@ -70,7 +74,9 @@ def load_correspondence(
             f" {(target_vertices, source_vertices)}; it was made for other meshes"
         )
     mask = Path(path).with_name(MASK_FILE)
-    valid = np.unique(read_pickle(mask, "vertex mask", allow_pickle=False)) if mask.exists() else None
+    valid = (
+        np.unique(read_pickle(mask, "vertex mask", allow_pickle=False)) if mask.exists() else None
+    )
     return Correspondence(matrix, everything if valid is None else valid.astype(np.int64))
 
 

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import RequiredValueError
 
 from omfa_jax.body.pose_styles import STYLES
-from omfa_jax.core.errors import OmfaError, raise_all, make_unknown_name_error
+from omfa_jax.core.errors import OmfaError, make_unknown_name_error, raise_all
 from omfa_jax.core.tasks import COMPONENTS, WEIGHT_RULE
 from omfa_jax.core.value_rules import (
     SEED_RULE,
@@ -209,7 +209,9 @@ def _make_error(name: str, value: Any) -> OmfaError | None:
         return OmfaError(f"config.{name}: expected a group of values, got {format_value(value)}")
     group = name.rpartition(".")[0]
     beside = [key for key in TABLE if _matches(group, key.rpartition(".")[0])]
-    return make_unknown_name_error("value", f"config.{name}", [f"config.{key}" for key in beside or GROUPS])
+    return make_unknown_name_error(
+        "value", f"config.{name}", [f"config.{key}" for key in beside or GROUPS]
+    )
 
 
 def make_renamed_key_error(name: str) -> OmfaError:

@@ -115,7 +115,9 @@ def find_row(tasks: Sequence[Task], options: argparse.Namespace, out: Path) -> T
     """Return the row of the model's task table that --task names; check its inputs' flags."""
     row = next((task for task in tasks if task.name == options.task), None)
     if row is None:
-        raise make_unknown_name_error("task (--task)", options.task, {*TASKS, *(task.name for task in tasks)})
+        raise make_unknown_name_error(
+            "task (--task)", options.task, {*TASKS, *(task.name for task in tasks)}
+        )
     clean = [name for name in COMPONENTS if name not in row.noised]
     # a face can be cropped from --person, also where the person is generated
     needed = [name for name in clean if name != "face"]

@@ -142,7 +142,9 @@ def require_own_output(path: Path, patterns: Sequence[str], named: Path | None =
     return found
 
 
-def require_known_contents(path: Path, patterns: Sequence[str], named: Path | None = None) -> list[str]:
+def require_known_contents(
+    path: Path, patterns: Sequence[str], named: Path | None = None
+) -> list[str]:
     """Like `require_own_output`, for a folder that may lack the first file of `patterns`."""
     named = named or path
     if not os.path.lexists(path):

@@ -30,7 +30,9 @@ class Task:
     def __post_init__(self) -> None:
         for component in self.noised:
             if component not in COMPONENTS:
-                raise make_unknown_name_error(f"component in task {self.name!r}", component, COMPONENTS)
+                raise make_unknown_name_error(
+                    f"component in task {self.name!r}", component, COMPONENTS
+                )
         if not self.noised:
             raise OmfaError(f"task {self.name!r} noises no component; give it at least one")
         check_fields(f"task {self.name!r}: ", {"weight": WEIGHT_RULE}, self)

@@ -84,9 +84,9 @@ def score_demo(
     try_off.sample_swapped("person")
     truth = ExactTruth(raw)
     answers = {
-        "unpaired": dataclasses.replace(try_on, split=on.with_setting("unpaired")).sample_truth_cases(
-            truth, "unpaired"
-        ),
+        "unpaired": dataclasses.replace(
+            try_on, split=on.with_setting("unpaired")
+        ).sample_truth_cases(truth, "unpaired"),
         "new_pose": try_on.sample_truth_cases(truth, "new_pose"),
     }
     influence = compute_influence(try_on, ["garment", "pose"], regions=ConditionRegions(raw))

@@ -89,7 +89,7 @@ class Protocol:
 
     def flatten_choices(self, setting: str) -> dict[str, Any]:
         """Return every choice of a setting, flat and printable, for the scores file."""
-        # these texts are compared between scores files: a changed word would flag old files
+        # compared between scores files: a changed text needs a row of REWORDED_CHOICES
         made: dict[str, Any] = {
             "source": self.source,
             "size_rule": self.size_rule,

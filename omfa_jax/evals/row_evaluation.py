@@ -48,7 +48,9 @@ def find_row(
     """
     row = next((task for task in tasks if task.name == name), None)
     if row is None:
-        raise make_unknown_name_error(f"task ({flag})", name, {*other_names, *(task.name for task in tasks)})
+        raise make_unknown_name_error(
+            f"task ({flag})", name, {*other_names, *(task.name for task in tasks)}
+        )
     if not set(row.noised) & set(COMPONENT_SETTINGS):
         raise OmfaError(
             f"{flag}: {name} generates only {', '.join(row.noised)}, for which no protocol has a"

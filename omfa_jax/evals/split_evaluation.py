@@ -218,7 +218,9 @@ def compute_metric_values(
     file = SCORES_FILE if folder.name == PREDICTIONS else f"{folder.name}.json"
     scores = score_predictions(request, out, folder, out / file)
     if metric not in scores.per_image.values:
-        raise make_unknown_name_error("metric per image (--influence-metric)", metric, scores.per_image.values)
+        raise make_unknown_name_error(
+            "metric per image (--influence-metric)", metric, scores.per_image.values
+        )
     column = cast(Sequence[float], scores.per_image.values[metric])
     found = dict(zip(scores.per_image.names, column, strict=True))
     return [float(found[name]) for name in names], scores.metrics[metric].better

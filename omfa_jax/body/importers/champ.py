@@ -63,7 +63,9 @@ class ChampImporter:
             focal_px = FOCAL_PX / CROP_PX * max(size_px)
             camera = make_pinhole_camera(np.full(2, focal_px), np.array(size_px) / 2, size_px)
             return Estimate(_make_body(smpl, 0, transl), camera, _count_people(smpl))
-        return _parse_dict(read_pickle(entry, "body file", allow_pickle=self._allow_pickle), size_px)
+        return _parse_dict(
+            read_pickle(entry, "body file", allow_pickle=self._allow_pickle), size_px
+        )
 
     def _group(self, path: Path) -> dict[str, Any]:
         raw = read_pickle(path, "body file", allow_pickle=self._allow_pickle)

@@ -190,7 +190,9 @@ class Checkpointer:
         best_of = self._keep.best_of
         if best_of and best_of not in row:
             if best_of not in self._metrics:
-                raise make_unknown_name_error("metric in config.checkpoint.keep_best_of", best_of, row)
+                raise make_unknown_name_error(
+                    "metric in config.checkpoint.keep_best_of", best_of, row
+                )
             log.warning(
                 "checkpoint %d has no metric %r, so it cannot be kept as the best", step, best_of
             )
