@@ -212,9 +212,8 @@ def find_columns(header: list[str], given: dict[str, str], path: Path) -> dict[s
             )
         if what in given:
             if given[what] not in header:
-                raise OmfaError(
-                    f"{path}: --{what}-column: {make_unknown_name_error('column', given[what], header)}"
-                )
+                error = make_unknown_name_error("column", given[what], header)
+                raise OmfaError(f"{path}: --{what}-column: {error}")
             found[what] = given[what]
             continue
         near = [name for name in header if normalize_name(name) in names.split()]
