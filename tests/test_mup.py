@@ -110,7 +110,7 @@ def test_what_it_cannot_do_is_said():
         make_optimizer_settings(mup_base="laddr_32")
     with pytest.raises(OmfaError, match="muon's updates scale differently with width"):
         make_optimizer_settings(mup_base="ladder_32", name="muon")
-    with pytest.raises(OmfaError, match="mup_base='tiny' has other layers"):
+    with pytest.raises(OmfaError, match="mup_base='tiny' has different layers from"):
         mup.compute_width_ratios(get_unet_shapes(scale_sdxl(64)), "tiny")
     vae = jax.eval_shape(lambda: init_vae(VAES["tiny"], jax.random.key(0)))
     with pytest.raises(OmfaError, match="is for UNets"):
