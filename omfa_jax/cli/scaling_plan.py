@@ -75,14 +75,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=float("inf"),
         help="leave out runs with more epochs (default: no limit)",
     )
-    machine = parser.add_mutually_exclusive_group()
-    machine.add_argument(
+    hardware = parser.add_mutually_exclusive_group()
+    hardware.add_argument(
         "--topology",
         default="",
         metavar="NAME",
         help="accelerators to plan for, as in `omfa plan`; estimates memory and hours",
     )
-    machine.add_argument(
+    hardware.add_argument(
         "--flops-per-second",
         type=float_between(0, 1e25),
         default=0.0,
@@ -126,7 +126,7 @@ def run(options: argparse.Namespace) -> None:
             "config.model.init_unet=True would start every size from one UNet: add"
             " --config.model.init_unet=false"
         )
-    machine = parse_topology(options.topology) if options.topology else None
+    topology = parse_topology(options.topology) if options.topology else None
     if options.price is not None and not (options.topology or options.flops_per_second):
         raise OmfaError(
             "--price needs an estimate of the hours: give --topology or --flops-per-second"
@@ -136,10 +136,10 @@ def run(options: argparse.Namespace) -> None:
     # the runs of a preset given twice would have the same names
     if not names or len(set(names)) < len(names):
         raise OmfaError(f"--sizes: expected different presets, got {options.sizes!r}")
-    sizes = [measure_size(config, name, machine, options) for name in names]
+    sizes = [measure_size(config, name, topology, options) for name in names]
     # --flops-per-second describes the machine as a whole, and so does --price then
     runs, left_out = expand_grid(
-        sizes, grid, chips=machine.chips if machine else 1, price=options.price
+        sizes, grid, chips=topology.chips if topology else 1, price=options.price
     )
     if not runs:
         raise OmfaError("no runs are left: " + "; ".join(left_out))
@@ -155,9 +155,9 @@ def run(options: argparse.Namespace) -> None:
     )
     # the manifest last: until then the folder is no study, or still the one that it was before
     write_configs(out, config, runs)
-    files = write_launchers(out, study, machine)
+    files = write_launchers(out, study, topology)
     write_study(out, study)
-    print(format_plan(study, machine))
+    print(format_plan(study, topology))
     print(f"\n{out}: {STUDY_FILE}, configs/, {', '.join(files)}; `omfa scaling run {options.out}`")
 
 
@@ -216,7 +216,7 @@ def count_records(config: "Config") -> int:
 
 
 def measure_size(
-    config: "Config", name: str, machine: "Topology | None", options: argparse.Namespace
+    config: "Config", name: str, topology: "Topology | None", options: argparse.Namespace
 ) -> "ModelSize":
     """Return the cost of one preset, and whether it fits in the machine's memory."""
     from omfa_jax.cli.plan_command import make_job
@@ -227,13 +227,13 @@ def measure_size(
     sized = replace_size(config, name)
     job = make_job(sized)
     params, flops = compute_size_cost(sized, job)
-    if machine is None:
+    if topology is None:
         # a measured rate says nothing about memory: the size counts as fitting
         rate = options.flops_per_second
         return ModelSize(name, params, flops, 1 / rate if rate else None)
-    usable = get_usable_fraction(machine.platform)
+    usable = get_usable_fraction(topology.platform)
     try:
-        made = make_plan(job, machine, efficiency=options.efficiency, usable=usable)
+        made = make_plan(job, topology, efficiency=options.efficiency, usable=usable)
     except OmfaError as error:
         raise OmfaError(f"{name}: {error}") from error
     for note in made.notes:

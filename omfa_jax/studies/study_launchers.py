@@ -93,26 +93,26 @@ XPK_GPUS = {
 }
 
 
-def write_launchers(folder: Path, study: Study, machine: Topology | None) -> list[str]:
-    """Write the launch scripts for `machine`, remove others, and return the files' names.
+def write_launchers(folder: Path, study: Study, topology: Topology | None) -> list[str]:
+    """Write the launch scripts for `topology`, remove others, and return the files' names.
 
     Raises an OmfaError, and writes nothing, if a file of that name is not a launch script. slurm.sh
     is written for GPUs, xpk.sh for machines that xpk has a name for, local.sh always.
     """
     names = {"name": folder.name, "folder": folder.absolute()}
     texts = {"local.sh": LOCAL.format(**names)}
-    if machine is not None:
-        flags = format_xpk_flags(machine)
+    if topology is not None:
+        flags = format_xpk_flags(topology)
         if flags:
             texts["xpk.sh"] = XPK.format(**names, flags=flags, lines=format_xpk_lines(study))
         # only TPUs have a torus, and Slurm does not manage them here
-        if not machine.torus:
+        if not topology.torus:
             # a Slurm node is a host: four GPUs of a GB200 rack, not the rack
-            tasks = min(machine.group, machine.chip.gpus_per_host)
+            tasks = min(topology.group, topology.chip.gpus_per_host)
             texts["slurm.sh"] = SLURM.format(
                 **names,
                 last=len(study.runs) - 1,
-                nodes=machine.devices // tasks,
+                nodes=topology.devices // tasks,
                 tasks=tasks,
             )
     for name in LAUNCHERS:
@@ -140,12 +140,12 @@ def format_xpk_lines(study: Study) -> str:
     return "\n".join(lines)
 
 
-def format_xpk_flags(machine: Topology) -> str:
+def format_xpk_flags(topology: Topology) -> str:
     """Return xpk's flags for the topology, "" where xpk has no type for it."""
-    if machine.torus:
-        return f"--tpu-type {machine.accelerator_type} --num-slices {machine.slices}"
-    device_type, per_host = XPK_GPUS.get(machine.chip_name, ("", 1))
+    if topology.torus:
+        return f"--tpu-type {topology.accelerator_type} --num-slices {topology.slices}"
+    device_type, per_host = XPK_GPUS.get(topology.chip_name, ("", 1))
     # only complete hosts are allocated
-    if not device_type or machine.devices % per_host:
+    if not device_type or topology.devices % per_host:
         return ""
-    return f"--device-type {device_type} --num-nodes {machine.devices // per_host}"
+    return f"--device-type {device_type} --num-nodes {topology.devices // per_host}"

@@ -7,7 +7,7 @@ from omfa_jax.studies.study_manifest import Study
 SHORT_SECONDS = 0.02
 
 
-def format_plan(study: Study, machine: Topology | None) -> str:
+def format_plan(study: Study, topology: Topology | None) -> str:
     """Return the plan as text: each run's cost, the total, and the combinations left out."""
     head = f"{'run':28}{'params':>14}{'samples':>14}{'steps':>12}{'epochs':>9}{'FLOPs':>11}"
     lines = [head + f"{'hours':>10}{'cost':>11}"]
@@ -26,7 +26,7 @@ def format_plan(study: Study, machine: Topology | None) -> str:
     )
     if 0 < len(hours) < len(study.runs):
         lines.append(f"hours and cost are known for {len(hours)} of the {len(study.runs)} runs")
-    if machine and hours:
+    if topology and hours:
         lines.append("step times assume that communication overlaps with computation")
         short = [r for r in study.runs if r.hours and 3600 * r.hours / r.steps < SHORT_SECONDS]
         if short:
