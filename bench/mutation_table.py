@@ -147,7 +147,7 @@ MUTATIONS = (
         "sharding: the rule of a feed-forward kernel",
         '(r"/(to_out\\.0|net\\.2)/kernel$", ("tensor", "fsdp")),',
         '(r"/(to_out\\.0|net\\.2)/kernel$", ("fsdp", "tensor")),',
-        "test_sharding_rules test_mesh_resolution",
+        "test_mesh_resolution test_sharding_rules",
     ),
     Mutation(
         "sharding: fsdp takes the largest dimension",
