@@ -28,6 +28,10 @@ jax.config.update("jax_default_matmul_precision", "highest")
 
 # of a worker, whose compiled programs are let go beyond it
 MOST_RESIDENT_BYTES = 1_800_000_000
+# glibc's mallopt(3): XLA compiles in many threads, and each would keep freed memory of its own
+M_ARENA_MAX = -8
+if sys.platform == "linux":
+    ctypes.CDLL(None).mallopt(M_ARENA_MAX, 2)
 
 
 def pytest_collection_modifyitems(items):
