@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--size",
         default="768x1024",
         metavar="WxH",
-        help="image size in pixels if --body has no camera",
+        help="image size in pixels without --body",
     )
     parser.add_argument(
         "--out",

@@ -121,7 +121,7 @@ class StudyGrid:
 
     def __post_init__(self) -> None:
         if bool(self.samples) == bool(self.budgets):
-            raise OmfaError("give either --samples or --budgets, not both")
+            raise OmfaError("give --samples or --budgets: one of the two")
         for flag, values in (
             ("--samples", self.samples),
             ("--budgets", self.budgets),
