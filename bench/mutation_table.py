@@ -147,13 +147,13 @@ MUTATIONS = (
         "sharding: the rule of a feed-forward kernel",
         '(r"/(to_out\\.0|net\\.2)/kernel$", ("tensor", "fsdp")),',
         '(r"/(to_out\\.0|net\\.2)/kernel$", ("fsdp", "tensor")),',
-        "test_mesh_resolution test_sharding_rules",
+        "test_partition_specs test_mesh_resolution test_sharding_rules",
     ),
     Mutation(
         "sharding: fsdp takes the largest dimension",
         "max(free, key=lambda index: shape[index])",
         "min(free, key=lambda index: shape[index])",
-        "test_mesh_resolution test_sharding_rules",
+        "test_partition_specs test_mesh_resolution test_sharding_rules",
     ),
     Mutation(
         "gather: axes are counted from the last",

@@ -116,8 +116,8 @@ def test_planning_again_adds_runs_and_moves_none(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--samples", "640", "--budgets", "1e12"), "either --samples or --budgets"),
-        ((), "either --samples or --budgets"),
+        (("--samples", "640", "--budgets", "1e12"), "--samples or --budgets: one of the two"),
+        ((), "--samples or --budgets: one of the two"),
         (("--samples", "many"), "--samples: expected numbers"),
         (("--samples", "640,-1"), "--samples: expected positive numbers"),
         (("--samples", "640,nan"), "--samples: expected positive numbers"),
