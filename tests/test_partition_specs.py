@@ -2,7 +2,8 @@
 
 import pytest
 
-from omfa_jax.parallel.mesh import MESH_AXES, make_abstract_mesh
+from omfa_jax.parallel.mesh import MESH_AXES
+from omfa_jax.parallel.mesh_resolution import make_abstract_mesh
 from omfa_jax.parallel.sharding_rules import UNET_RULES, match_partition_spec
 
 
