@@ -11,6 +11,13 @@ from typing import Any, cast
 import numpy as np
 from tqdm import tqdm
 
+from omfa_jax.body.keypoints.keypoint_reader import (
+    NO_PERSON,
+    OTHER_ASPECT,
+    OTHER_PHOTO,
+    OTHER_SIZE,
+    SEVERAL,
+)
 from omfa_jax.core import images
 from omfa_jax.core.atomic_files import require_dir
 from omfa_jax.core.errors import OmfaError
@@ -37,8 +44,17 @@ PHRASES = {
     "the unpaired garment": "missing",
     "no ": "absent",
     "damaged ": "unreadable",
+    "unusable ": "unreadable",
 }
-WITHIN = {" ids that ": "label_set", " differs from the photo's ": "wrong_size"}
+WITHIN = {
+    " ids that ": "label_set",
+    " differs from the photo's ": "wrong_size",
+    OTHER_SIZE: "keypoints",
+    OTHER_ASPECT: "keypoints",
+    NO_PERSON: "no_person",
+    SEVERAL: "several_people",
+    OTHER_PHOTO: "keypoints",
+}
 
 
 @dataclass(frozen=True)
