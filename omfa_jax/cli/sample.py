@@ -70,7 +70,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     for flag, metavar, text in INPUTS:
         add(flag, type=parse_path_text, metavar=metavar, help=text)
-    for flag, whose in (("--person-index", "--keypoints"), ("--source-person-index", "--source-keypoints")):
+    for flag, whose in (
+        ("--person-index", "--keypoints"),
+        ("--source-person-index", "--source-keypoints"),
+    ):
         add(
             flag,
             type=PERSON_INDEX_TYPE,

@@ -136,7 +136,7 @@ def _read_points(
     try:
         found = read_keypoints(file, (width_px, height_px), photo=path, person_index=person_index)
     except KeypointsError as error:
-        if is_given:
+        if is_given or person_index is not None:
             raise
         log.warning("%s; not used", error)
         return None

@@ -1,7 +1,8 @@
 """The orders in which detectors write keypoints, and their conversion to OpenPose's BODY_25.
 
-Orders: OpenPose's output documentation (BODY_25, BODY_18), COCO, Halpe-FullBody, COCO-WholeBody, and
-DWPose, which writes COCO-WholeBody with the body in BODY_18's order. "" is a point without a use.
+Orders: OpenPose's output documentation (BODY_25, BODY_18), COCO, Halpe-FullBody, COCO-WholeBody,
+and DWPose, which writes COCO-WholeBody with the body in BODY_18's order. "" is a point without a
+use.
 """
 
 from collections.abc import Mapping

@@ -1,9 +1,9 @@
 """Find the people in a keypoints file's JSON, whichever tool wrote it.
 
 Read are OpenPose (`people`), ControlNet and ComfyUI (the same with a canvas, or a list of frames),
-DWPose (`bodies` with `candidate` and `subset`), AlphaPose (a list with `image_id`, or a dictionary by
-photo), MMPose (`instance_info`, `predictions`, lists of instances), COCO (`annotations`), and single
-people with `keypoints`.
+DWPose (`bodies` with `candidate` and `subset`), AlphaPose (a list with `image_id`, or a dictionary
+by photo), MMPose (`instance_info`, `predictions`, lists of instances), COCO (`annotations`), and
+single people with `keypoints`.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,7 +30,7 @@ HAND_KEYS = {
 IMAGE_KEYS = ("image_id", "image_name", "file_name", "img_path", "image_path", "imgname")
 FRAME_KEYS = (("canvas_width", "canvas_height"), ("image_width", "image_height"))
 # the format of DressCode and of PyTorch ports of OpenPose: rows (x, y, score, row) in this frame
-INDEXED_FRAME_PX = (384.0, 512.0)
+DRESSCODE_FRAME_PX = (384, 512)
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class FilePerson:
     """A person as a file has it: BODY_25 rows (x, y, confidence), in the file's own unit.
 
     `frame_px`: the (width, height) that the coordinates refer to, None if the file does not say.
-    `is_stretched`: the frame was filled whatever the photo's aspect. `image`: the photo's name in the
-    file, or "". `group`: the number of the frame or photo in the file.
+    `is_stretched`: the frame was filled whatever the photo's aspect. `image`: the photo's name in
+    the file, or "". `group`: the number of the frame or photo in the file.
     """
 
     rows: Float[np.ndarray, "25 3"]
@@ -133,7 +133,7 @@ def _add_context(node: Mapping, context: FilePerson) -> FilePerson:
 def _read_frame(keys: Sequence[str], size: Sequence[Any]) -> tuple[float, float]:
     for key, value in zip(keys, size, strict=True):
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not is_number or not 0 < value < 1e6:
+        if not is_number or not 1 <= value < 1e6:
             raise OmfaError(f"expected a size in pixels as {key}, found {_describe(value)}")
     return float(size[0]), float(size[1])
 
@@ -182,13 +182,13 @@ def _read_arrays(
         isinstance(row, list) and len(row) == 4 for row in points
     )
     if is_indexed and context.frame_px is None:
-        yield replace(context, rows=body, frame_px=INDEXED_FRAME_PX, is_stretched=True)
+        yield replace(context, rows=body, frame_px=DRESSCODE_FRAME_PX, is_stretched=True)
     else:
         yield replace(context, rows=body)
 
 
 def _read_bodies(node: Mapping, context: FilePerson) -> Iterator[FilePerson]:
-    """Yield the people of AlphaPose's `bodies` (a list) or DWPose's (points, and rows of indices)."""
+    """Yield the people of AlphaPose's `bodies` (a list) or DWPose's (points, rows of indices)."""
     bodies = node["bodies"]
     if isinstance(bodies, list) and _has_mappings(bodies):
         yield from _walk(bodies, context)
@@ -202,8 +202,10 @@ def _read_bodies(node: Mapping, context: FilePerson) -> Iterator[FilePerson]:
     for person in indices:
         rows = [[None, None]] * len(BODY_18)
         for joint, index in enumerate(person[: len(BODY_18)] if isinstance(person, list) else ()):
-            is_index = isinstance(index, int | float) and 0 <= index < len(points)
-            if is_index and isinstance(points[int(index)], list):
+            # -1 marks a missing point
+            if not isinstance(index, int | float) or not -1 <= index < len(points):
+                raise OmfaError(f"expected rows of candidate in subset, found {_describe(index)}")
+            if index >= 0 and isinstance(points[int(index)], list):
                 rows[joint] = points[int(index)][:2]
         yield from _read_arrays(rows, None, context)
 
@@ -256,9 +258,9 @@ def _describe(node: Any) -> str:
 def _make_form_error(node: Any) -> OmfaError:
     found = _describe(node)
     if isinstance(node, Mapping) and node:
-        keys = [str(key)[:20] for key in list(node)[:4]]
+        keys = [" ".join(str(key).split())[:20] for key in list(node)[:4]]
         found += f" with {', '.join(keys)}{', ...' if len(node) > 4 else ''}"
     return OmfaError(
-        f"not the keypoints of a tool that is read: expected people, keypoints, instances,"
-        f" predictions or bodies, found {found}"
+        "expected the JSON of a pose tool, with people, keypoints, instances, predictions or"
+        f" bodies, found {found}"
     )

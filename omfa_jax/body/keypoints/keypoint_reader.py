@@ -8,7 +8,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from omfa_jax.body.keypoints.joint_orders import MIN_CONFIDENCE, SURE_CONFIDENCE
 from omfa_jax.body.keypoints.keypoint_formats import FilePerson, list_people
@@ -19,7 +19,7 @@ MAX_ASPECT_ERROR = 0.02
 # ControlNet's preprocessors round each side of their canvas to a multiple of it
 CANVAS_STEP_PX = 64
 # no photo is as small as this: such coordinates are fractions of the sides
-MAX_FRACTION = 2.0
+MAX_FRACTION, MIN_SMALL_SHARE = 2.0, 0.75
 # OpenPose's --keypoint_scale 4 writes -1..1, where a person has many points below 0
 MIN_NEGATIVE_SHARE = 0.25
 # detectors put points of cropped limbs a few percent beyond the edge
@@ -63,7 +63,8 @@ class PhotoKeypoints:
     """The keypoints of a photo's person, and what was chosen on the way.
 
     `rows`: (x px, y px, confidence); BODY_25, or the 21 landmarks of DeepFashion-MultiModal. A point
-    that was not found is zero. `notes`: short phrases for logs and reports, without file names.
+    that was not found, or lies far outside of the photo, is zero. `notes`: short phrases for logs
+    and reports, without file names.
     """
 
     rows: Float[np.ndarray, "k 3"]
@@ -97,7 +98,8 @@ def read_keypoints(
     image = people[index].image
     if name and PurePath(image).suffix and PurePath(image).stem != name:
         notes.append(OTHER_PHOTO)
-    return PhotoKeypoints(shown[index], tuple(notes))
+    far = _find_far(shown[index], size_px)
+    return PhotoKeypoints(np.where(far[:, None], 0.0, shown[index]), tuple(notes))
 
 
 def require_photo_size(rows: Float[np.ndarray, "k 3"], size_px: tuple[int, int]) -> None:
@@ -105,10 +107,8 @@ def require_photo_size(rows: Float[np.ndarray, "k 3"], size_px: tuple[int, int])
 
     These are two points of a confidence of at least 0.5, or a quarter of those of at least 0.2.
     """
-    seen = rows[:, 2] >= MIN_CONFIDENCE
-    margin = FAR_OUTSIDE * np.array(size_px)
-    inside = ((rows[:, :2] >= -margin) & (rows[:, :2] <= size_px + margin)).all(axis=1)
-    far, sure = seen & ~inside, rows[:, 2] >= SURE_CONFIDENCE
+    seen, sure = (rows[:, 2] >= least for least in (MIN_CONFIDENCE, SURE_CONFIDENCE))
+    far = seen & _find_far(rows, size_px)
     few = far.sum() < MIN_FAR_POINTS
     if few or ((far & sure).sum() < MIN_FAR_POINTS and far.sum() < MIN_FAR_SHARE * seen.sum()):
         return
@@ -117,6 +117,11 @@ def require_photo_size(rows: Float[np.ndarray, "k 3"], size_px: tuple[int, int])
         f"{OTHER_SIZE}: they reach x {x:.0f} and y {y:.0f}, the photo has"
         f" {size_px[0]}x{size_px[1]} px"
     )
+
+
+def _find_far(rows: Float[np.ndarray, "k 3"], size_px: tuple[int, int]) -> Bool[np.ndarray, "k"]:
+    margin = FAR_OUTSIDE * np.array(size_px)
+    return ((rows[:, :2] < -margin) | (rows[:, :2] > size_px + margin)).any(axis=1)
 
 
 def _parse(path: Path) -> Any:
@@ -129,6 +134,9 @@ def _parse(path: Path) -> Any:
         return parse_json(data.decode(json.detect_encoding(data)).removeprefix("\ufeff"))
     except UnicodeDecodeError:
         raise OmfaError("not JSON: not text") from None
+    except json.JSONDecodeError as error:
+        where = f"damaged at line {error.lineno}, column {error.colno}"
+        raise OmfaError(f"not JSON: {where if data.strip() else 'the file is empty'}") from None
     except ValueError as error:
         raise OmfaError(f"not JSON: {error}") from None
 
@@ -140,7 +148,8 @@ def _scale(
     size = np.array(size_px, float)
     seen = [person.rows[person.rows[:, 2] >= MIN_CONFIDENCE, :2] for person in people]
     places = np.concatenate([*seen, np.zeros((0, 2))])
-    are_fractions = len(places) > 0 and bool(np.abs(places).max() <= MAX_FRACTION)
+    small = (np.abs(places) <= MAX_FRACTION).all(axis=1)
+    are_fractions = len(places) > 0 and bool(small.mean() >= MIN_SMALL_SHARE)
     if are_fractions and (places < 0).any(axis=1).mean() > MIN_NEGATIVE_SHARE:
         raise OmfaError("expected coordinates in pixels or from 0 to 1, found -1 to 1")
     found = []
@@ -188,8 +197,8 @@ def _choose(
             raise NoPersonError(f"{NO_PERSON}: number {index} has no confident points")
         return index, []
     if not visible:
-        without = f": {len(shown)} found, without confident points" if shown else ""
-        raise NoPersonError(f"{NO_PERSON}{without}")
+        weak = any(rows.any() for rows in shown)
+        raise NoPersonError(f"{NO_PERSON}{': no confident points' if weak else ''}")
     sizes = [_compute_box_size(shown[i][seen[i], :2], size_px) for i in visible]
     notes = [f"{len(visible)} {SEVERAL}"] if len(visible) > 1 else []
     return visible[sizes.index(max(sizes))], notes

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from omfa_jax.body.keypoints.joint_orders import JOINT_ORDERS, describe_orders
+from omfa_jax.body.keypoints.joint_orders import BODY_18, JOINT_ORDERS, describe_orders
 from omfa_jax.core.errors import OmfaError
 
 # SimCC heads score up to about 10; larger numbers are pixels or depths
@@ -43,14 +43,19 @@ def read_rows(points: Any, scores: Any, counts: tuple[int, ...]) -> Float[np.nda
     if array.ndim == 1:
         array = _fold(array, counts, with_scores=apart is not None)
     if array.ndim != 2 or array.shape[1] not in (2, 3, 4):
-        found = "x".join(map(str, array.shape)) or "one number"
-        raise OmfaError(f"expected rows of (x, y, confidence), found an array of {found}")
+        found = f"an array of {'x'.join(map(str, array.shape))}" if array.ndim else "one number"
+        raise OmfaError(f"expected rows of (x, y, confidence), found {found}")
     if len(array) not in counts:
         raise OmfaError(f"expected {describe_orders()} rows of keypoints, found {len(array)}")
     if apart is not None and len(apart) != len(array):
         raise OmfaError(f"expected a confidence for each of {len(array)} rows, found {len(apart)}")
     if apart is None and array.shape[1] > 2:
         apart = array[:, 2]
+    if array.shape[1] == 4 and len(array) != len(BODY_18):
+        raise OmfaError(
+            f"expected {len(BODY_18)} rows of (x, y, confidence, row), found {len(array)} of four"
+            " numbers"
+        )
     if array.shape[1] == 4:
         # DressCode marks missing points by a negative coordinate
         array = np.where((array < 0).any(axis=1, keepdims=True), 0.0, array)
@@ -66,7 +71,7 @@ def _to_array(values: Any) -> np.ndarray:
 
 
 def _unpack_dictionaries(points: Any) -> Any:
-    """Return rows from {"x": [...], "y": [...]} or [{"x": .., "y": ..}, ...]; others as they are."""
+    """Return the rows of columns {"x": [...], "y": [...]} or of a list of {"x": .., "y": ..}."""
     if isinstance(points, Mapping):
         columns = [points.get("x"), points.get("y"), _get_confidence(points)]
         columns = columns if columns[2] is not None else columns[:2]
@@ -89,6 +94,8 @@ def _fold(array: np.ndarray, counts: tuple[int, ...], *, with_scores: bool) -> n
     """Return the rows of a flat list, of three numbers or, if their number fits only so, of two."""
     for columns in (2, 3) if with_scores else (3, 2):
         rows, rest = divmod(len(array), columns)
+        if columns == 2 and not with_scores and _has_confidences(array):
+            continue
         if not rest and rows in counts:
             return array.reshape(rows, columns)
     if len(array) % 3:
@@ -96,6 +103,12 @@ def _fold(array: np.ndarray, counts: tuple[int, ...], *, with_scores: bool) -> n
             f"expected {describe_orders()} rows of (x, y, confidence), found {len(array)} numbers"
         )
     return array.reshape(-1, 3)
+
+
+def _has_confidences(array: np.ndarray) -> bool:
+    """Return whether pixels and numbers below 1 are mixed: (x, y, confidence) with one lost."""
+    sizes = np.abs(array[np.isfinite(array)])
+    return bool(((sizes > 0) & (sizes <= 1)).any() and (sizes > 2).any())
 
 
 def _clean(

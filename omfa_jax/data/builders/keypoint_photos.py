@@ -91,9 +91,7 @@ def _find_openpose(
         folder = images.parent
         files = list_first_nonempty_folder(folder, KEYPOINT_DIRS)
         files = {stem.removesuffix("_keypoints"): path for stem, path in files.items()}
-        found[folder] = _pair_files(
-            folder, list_files_by_stem(images), files, read, warnings
-        )
+        found[folder] = _pair_files(folder, list_files_by_stem(images), files, read, warnings)
     return found
 
 
