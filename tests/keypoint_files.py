@@ -37,7 +37,7 @@ def rows(order: tuple[str, ...], person: dict | None = None) -> list[list[float]
     return [list((person or PERSON).get(name, (0.0, 0.0, 0.0))) for name in order]
 
 
-def flat(order: tuple[str, ...], person: dict | None = None) -> list[float]:
+def flat(order: tuple[str, ...], person: dict | None = None) -> list[Any]:
     return [value for row in rows(order, person) for value in row]
 
 
@@ -56,7 +56,7 @@ def _instance(order: tuple[str, ...]) -> dict:
     return {"keypoints": places, "keypoint_scores": scores, "bbox": [[0, 0, 768, 1024]]}
 
 
-def openpose(points: list[float], **more: Any) -> dict:
+def openpose(points: list[Any], **more: Any) -> dict:
     return {"version": 1.3, "people": [{"pose_keypoints_2d": points}], **more}
 
 

@@ -194,7 +194,7 @@ def _read_bodies(node: Mapping, context: FilePerson) -> Iterator[FilePerson]:
         yield from _walk(bodies, context)
         return
     parts = bodies if isinstance(bodies, Mapping) else {**node, "candidate": bodies}
-    points, indices = parts.get("candidate"), parts.get("subset", parts.get("body_scores"))
+    points, indices = parts.get("candidate"), parts.get("subset", parts.get("body_scores")) or []
     if not points:
         return
     if _get_depth(points) != 2 or _get_depth(indices) != 2:

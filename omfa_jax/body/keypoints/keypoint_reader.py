@@ -62,7 +62,7 @@ class OtherAspectError(KeypointsError):
 class PhotoKeypoints:
     """The keypoints of a photo's person, and what was chosen on the way.
 
-    `rows`: (x px, y px, confidence); BODY_25, or the 21 landmarks of DeepFashion-MultiModal. A point
+    `rows`: (x px, y px, confidence); BODY_25, or DeepFashion-MultiModal's 21 landmarks. A point
     that was not found, or lies far outside of the photo, is zero. `notes`: short phrases for logs
     and reports, without file names.
     """
@@ -121,7 +121,8 @@ def require_photo_size(rows: Float[np.ndarray, "k 3"], size_px: tuple[int, int])
 
 def _find_far(rows: Float[np.ndarray, "k 3"], size_px: tuple[int, int]) -> Bool[np.ndarray, "k"]:
     margin = FAR_OUTSIDE * np.array(size_px)
-    return ((rows[:, :2] < -margin) | (rows[:, :2] > size_px + margin)).any(axis=1)
+    outside = (rows[:, :2] < -margin) | (rows[:, :2] > size_px + margin)
+    return outside[:, 0] | outside[:, 1]
 
 
 def _parse(path: Path) -> Any:
