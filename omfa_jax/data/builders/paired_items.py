@@ -67,7 +67,7 @@ def read_paired_item(
     else:
         garment = images.encode_jpeg(_cut_out_worn(photo, labels, parsing, category, map_name))
         flaws.append(f"no in-shop garment in {garments}; the garment was cut out of the photo")
-    keypoints = _read_keypoints(item, (width_px, height_px), flaws)
+    keypoints = read_item_keypoints(item, (width_px, height_px), flaws)
     box = face_box.find_face_box(keypoints, labels, height_px, width_px, parsing)
     if box is None:
         flaws.append("no face found; its image is white")
@@ -97,9 +97,13 @@ def read_paired_item(
     return record, flaws
 
 
-def _read_keypoints(
+def read_item_keypoints(
     item: PairedItem, size_px: tuple[int, int], flaws: list[str]
 ) -> Float[np.ndarray, "25 3"] | None:
+    """Return the keypoints of the item's photo of `size_px` (width, height); None if unusable.
+
+    The reason, and a choice among several people, are added to `flaws`.
+    """
     if item.keypoints is None:
         flaws.append("no keypoints")
         return None
