@@ -137,6 +137,10 @@ FORMATS: dict[str, tuple[Callable[[], Any], tuple[str, ...]]] = {
     "AlphaPose cmu": (lambda: {"bodies": [{"joints": flat(_ORDER_18)}]}, _ORDER_18),
     "MMPose instances": (lambda: [_instance(_COCO)], _COCO),
     "MMPose predictions": (lambda: {"predictions": [[_instance(_HALPE)]]}, ORDER_25),
+    "MMPose data samples": (
+        lambda: [{"img_path": "photos/me.jpg", "pred_instances": {**_arrays()}}],
+        (*_ORDER_18, *_FEET),
+    ),
     "MMPose whole body": (
         lambda: {"meta_info": {}, "instance_info": [_instance(_WHOLE_BODY)]},
         (*_COCO, *_FEET),

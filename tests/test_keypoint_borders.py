@@ -10,7 +10,7 @@ import tiny_viton as tiny
 
 from omfa_jax.body.fit.fit_folder import FitFolderReport
 from omfa_jax.body.keypoints.keypoint_reader import NoPersonError, OtherSizeError
-from omfa_jax.cli import fit
+from omfa_jax.cli import datasets, fit, sample
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.data.builders.build_records import build_records
 from omfa_jax.data.builders.check_raw import check_raw
@@ -136,3 +136,17 @@ def test_keypoints_are_checked_where_no_record_can_be_built(raw):
     assert report.get_findings("no_person") == ["train/00004_00: no person in the keypoints"]
     (raw / "train/image/00001_00.jpg").write_bytes(b"no photo")
     assert len(check_raw(raw).get_findings("keypoints")) == 1
+
+
+def test_the_flag_reaches_every_reader(monkeypatch):
+    def parse(module, *flags):
+        parser = argparse.ArgumentParser()
+        module.add_arguments(parser)
+        return parser.parse_args([*flags, "--person-index=2"])
+
+    assert datasets.get_item_options(parse(datasets)) == {"person_index": 2}
+    assert parse(fit, "--raw=x").person_index == 2
+    options = parse(sample, "--checkpoint=x", "--task=try_on", "--out=y", "--person=z")
+    monkeypatch.setattr(sample, "load_face", lambda *_, **found: found)
+    assert sample._load_face(options) == {"needed": True, "person_index": 2}
+    assert options.source_person_index is None

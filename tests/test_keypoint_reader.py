@@ -79,6 +79,12 @@ def test_points_of_another_size_are_refused(tmp_path):
     # OpenPose puts cropped feet a little below the edge; one wild point is no other size
     near = PERSON | {"rank": (322, 1060, 0.9), "lank": (449, 1090, 0.9)}
     assert read(tmp_path, openpose(flat(ORDER_25, near))).rows[11].tolist() == [322, 1060, 0.9]
+    # a top-down detector's guess at feet that the photo cuts off
+    guessed = PERSON | {"rank": (322, 1200, 0.25), "lank": (449, 1200, 0.25)}
+    assert not read(tmp_path, openpose(flat(ORDER_25, guessed))).rows[[11, 14]].any()
+    with pytest.raises(OtherSizeError):
+        guessed = {n: (x, y, 0.3 if y == 1200 else c) for n, (x, y, c) in guessed.items()}
+        read(tmp_path, openpose(flat(ORDER_25, guessed)))
     wild = PERSON | {"lear": (5000, 146, 0.9)}
     rows = read(tmp_path, openpose(flat(ORDER_25, wild))).rows
     assert not rows[ORDER_25.index("lear")].any() and rows[0].tolist() == list(PERSON["nose"])

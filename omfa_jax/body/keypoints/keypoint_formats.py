@@ -19,7 +19,15 @@ from omfa_jax.body.keypoints.keypoint_rows import NamedRows, read_named_rows, re
 from omfa_jax.core.errors import OmfaError
 
 # where a file, a frame or a photo lists its people; the first key found is used
-LIST_KEYS = ("people", "instances", "instance_info", "predictions", "annotations", "frames")
+LIST_KEYS = (
+    "people",
+    "instances",
+    "instance_info",
+    "pred_instances",
+    "predictions",
+    "annotations",
+    "frames",
+)
 BODY_KEYS = ("pose_keypoints_2d", "pose_keypoints", "keypoints", "joints")
 SCORE_KEYS = ("keypoint_scores", "keypoints_scores", "scores", "confidences")
 FOOT_KEYS = ("foot_keypoints_2d", "foot_kpts")

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
-from omfa_jax.body.keypoints.joint_orders import MIN_CONFIDENCE, SURE_CONFIDENCE
+from omfa_jax.body.keypoints.joint_orders import MIN_CONFIDENCE
 from omfa_jax.body.keypoints.keypoint_formats import FilePerson, list_people
 from omfa_jax.core.atomic_files import parse_json
 from omfa_jax.core.errors import OmfaError
@@ -22,8 +22,9 @@ CANVAS_STEP_PX = 64
 MAX_FRACTION, MIN_SMALL_SHARE = 2.0, 0.75
 # OpenPose's --keypoint_scale 4 writes -1..1, where a person has many points below 0
 MIN_NEGATIVE_SHARE = 0.25
-# detectors put points of cropped limbs a few percent beyond the edge
-FAR_OUTSIDE = 0.1
+# Detectors put points of cropped limbs a few percent beyond the edge. Top-down ones may go farther,
+# but then with a low confidence: DWPose itself drops points below 0.3.
+FAR_OUTSIDE, FAR_CONFIDENCE = 0.1, 0.3
 MIN_FAR_POINTS, MIN_FAR_SHARE = 2, 0.25
 # a box has two corners
 MIN_POINTS = 2
@@ -105,9 +106,9 @@ def read_keypoints(
 def require_photo_size(rows: Float[np.ndarray, "k 3"], size_px: tuple[int, int]) -> None:
     """Raise an OtherSizeError if confident points lie far outside of the photo.
 
-    These are two points of a confidence of at least 0.5, or a quarter of those of at least 0.2.
+    These are two points of a confidence of at least 0.3, or a quarter of those of at least 0.2.
     """
-    seen, sure = (rows[:, 2] >= least for least in (MIN_CONFIDENCE, SURE_CONFIDENCE))
+    seen, sure = (rows[:, 2] >= least for least in (MIN_CONFIDENCE, FAR_CONFIDENCE))
     far = seen & _find_far(rows, size_px)
     few = far.sum() < MIN_FAR_POINTS
     if few or ((far & sure).sum() < MIN_FAR_POINTS and far.sum() < MIN_FAR_SHARE * seen.sum()):
