@@ -68,7 +68,9 @@ def test_check_counts_the_kinds(raw):
     counts = {kind: len(found) for kind, found in report.findings.items()}
     assert counts == counts | {"keypoints": 2, "no_person": 1, "several_people": 1}
     text = format_check_report(report)
-    assert "keypoints, keypoints of another size or aspect ratio than their photo: 2\n" in text
+    assert (
+        "keypoints, keypoints of another size, aspect ratio or name than their photo: 2\n" in text
+    )
     assert "no_person, keypoints without a person: 1 (no fault)" in text
     assert "several_people, keypoints of several people: 1 (no fault)" in text
     assert not [fault for fault in report.faults if "people" in fault or "no person" in fault]

@@ -183,6 +183,13 @@ def test_a_results_file_of_other_photos_is_refused(tmp_path):
     assert one == "keypoints that name another photo; used"
 
 
+def test_a_photo_without_annotations_has_nobody(tmp_path):
+    document = FORMATS["COCO annotations"][0]()
+    document["annotations"].pop()
+    with pytest.raises(NoPersonError):
+        read(tmp_path, document, photo="me.jpg")
+
+
 def test_marks_of_missing_points(tmp_path):
     spoiled = flat(ORDER_25)
     for joint, mark in enumerate(((0, 0, 0.9), (-1, -1, 0.9), (None, None, None), (9, 9, None))):

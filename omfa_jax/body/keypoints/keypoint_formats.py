@@ -208,8 +208,10 @@ def _read_bodies(node: Mapping, context: FilePerson) -> Iterator[FilePerson]:
     if _get_depth(points) != 2 or _get_depth(indices) != 2:
         raise OmfaError("expected rows of numbers as candidate and subset of bodies")
     for person in indices:
+        if not isinstance(person, list) or len(person) < len(BODY_18):
+            raise OmfaError(f"expected at least {len(BODY_18)} numbers per row of subset")
         rows = [[None, None]] * len(BODY_18)
-        for joint, index in enumerate(person[: len(BODY_18)] if isinstance(person, list) else ()):
+        for joint, index in enumerate(person[: len(BODY_18)]):
             # -1 marks a missing point
             if not isinstance(index, int | float) or not -1 <= index < len(points):
                 raise OmfaError(f"expected rows of candidate in subset, found {_describe(index)}")
@@ -219,18 +221,23 @@ def _read_bodies(node: Mapping, context: FilePerson) -> Iterator[FilePerson]:
 
 
 def _add_images(annotations: Any, images: Any) -> Any:
-    """Return COCO's annotations with the name and size of their photos."""
+    """Return COCO's annotations with the name and size of their photos.
+
+    A photo without any gets an empty one, so that another photo's is not taken for its own.
+    """
     if not isinstance(annotations, list) or not isinstance(images, list):
         return annotations
     by_id = {str(image.get("id")): image for image in images if isinstance(image, Mapping)}
-    found = []
+    found, lacking = [], dict(by_id)
     for one in annotations:
         image = by_id.get(str(one.get("image_id"))) if isinstance(one, Mapping) else None
         if image is not None and isinstance(image.get("file_name"), str):
             sizes = {f"image_{side}": image.get(side) for side in ("width", "height")}
             one = {**one, **sizes, "image_id": image["file_name"]}
+            lacking.pop(str(image.get("id")), None)
         found.append(one)
-    return found
+    names = (image.get("file_name") for image in lacking.values())
+    return found + [{"image_id": name, "keypoints": []} for name in names]
 
 
 def _find_key(node: Mapping, keys: Sequence[str]) -> str | None:

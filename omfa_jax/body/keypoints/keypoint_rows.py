@@ -106,9 +106,9 @@ def _fold(array: np.ndarray, counts: tuple[int, ...], *, with_scores: bool) -> n
 
 
 def _has_confidences(array: np.ndarray) -> bool:
-    """Return whether pixels and numbers below 1 are mixed: (x, y, confidence) with one lost."""
+    """Return whether pixels are mixed with confidences, as in (x, y, confidence) with one lost."""
     sizes = np.abs(array[np.isfinite(array)])
-    return bool(((sizes > 0) & (sizes <= 1)).any() and (sizes > 2).any())
+    return bool(((sizes > 0) & (sizes <= COCO_VISIBLE)).any() and (sizes > COCO_VISIBLE).any())
 
 
 def _clean(

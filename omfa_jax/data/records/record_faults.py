@@ -18,7 +18,7 @@ FAULT_KINDS = {
     "missing": "photos and garments without a file",
     "absent": "label maps, keypoints or pose maps without a file",
     "wrong_size": "images whose size differs from their photo's, or photos from most others",
-    "keypoints": "keypoints of another size or aspect ratio than their photo",
+    "keypoints": "keypoints of another size, aspect ratio or name than their photo",
     "grey_mask": "masks that are not black and white",
     "label_set": "label maps of another label set",
     "empty_garment": "blank garment images",
