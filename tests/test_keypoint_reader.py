@@ -146,6 +146,7 @@ def test_a_file_without_a_person_is_said(tmp_path, document):
         ("", "not JSON: the file is empty"),
         ('{"people": [', "not JSON: damaged at line 1"),
         ("[" * 100_000, "nested too deeply"),
+        ('{"frames": ' * 700 + "{}" + "}" * 700, "nested too deeply|with frames|a dictionary"),
         ({"people": [{}]}, "expected the JSON of a pose tool, .* found a dictionary"),
         ({"shapes": [], "flags": {}}, "found a dictionary with shapes, flags"),
         ("7", "found 7"),

@@ -23,12 +23,10 @@ _EYES_AND_EARS = ("right_eye", "left_eye", "right_ear", "left_ear")
 _LEFT_FOOT = ("left_big_toe", "left_small_toe", "left_heel")
 _RIGHT_FOOT = ("right_big_toe", "right_small_toe", "right_heel")
 FEET = (*_LEFT_FOOT, *_RIGHT_FOOT)
-_HAND_POINTS = 21
+HAND_POINTS = 21
 _FACE = ("",) * 68
 _HANDS = tuple(
-    name
-    for side in ("left", "right")
-    for name in (f"{side}_hand_root", *("",) * (_HAND_POINTS - 1))
+    name for side in ("left", "right") for name in (f"{side}_hand_root", *("",) * (HAND_POINTS - 1))
 )
 
 BODY_25 = ("nose", "neck", *_ARMS, "mid_hip", *_LEGS, *_EYES_AND_EARS, *FEET)

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
+from omfa_jax.body.keypoints.file_people import FilePerson
 from omfa_jax.body.keypoints.joint_orders import MIN_CONFIDENCE
-from omfa_jax.body.keypoints.keypoint_formats import FilePerson, list_people
+from omfa_jax.body.keypoints.keypoint_formats import list_people
 from omfa_jax.core.atomic_files import parse_json
 from omfa_jax.core.errors import OmfaError
 
@@ -96,6 +97,8 @@ def read_keypoints(
         raise type(error)(f"{path}: {error}") from None
     except OmfaError as error:
         raise KeypointsError(f"keypoints {path}: {error}") from None
+    except RecursionError:
+        raise KeypointsError(f"keypoints {path}: brackets nested too deeply") from None
     image = people[index].image
     if name and PurePath(image).suffix and PurePath(image).stem != name:
         notes.append(OTHER_PHOTO)
