@@ -86,8 +86,11 @@ def test_sample_refuses_given_keypoints_and_passes_over_found_ones(raw, caplog):
     other = str(files / "00001_00_keypoints.json")
     with pytest.raises(OtherSizeError, match="keypoints of another size than the photo"):
         load(0, other)
+    nobody = str(files / "00004_00_keypoints.json")
+    assert load(0, nobody).shape == load(1).shape
+    assert f"{nobody}: no person in the keypoints; not used" in caplog.text
     with pytest.raises(NoPersonError):
-        load(0, str(files / "00004_00_keypoints.json"))
+        load(0, nobody, person_index=0)
     assert load(1).shape != load(0).shape
     assert f"{other}: keypoints of another size than the photo" in caplog.text
     assert "; not used" in caplog.text

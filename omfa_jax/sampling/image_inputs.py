@@ -10,7 +10,7 @@ from omfa_jax.body.body_file import load_body
 from omfa_jax.body.body_model import load_body_model
 from omfa_jax.body.body_params import BodyParams
 from omfa_jax.body.camera import Camera
-from omfa_jax.body.keypoints.keypoint_reader import KeypointsError, read_keypoints
+from omfa_jax.body.keypoints.keypoint_reader import KeypointsError, NoPersonError, read_keypoints
 from omfa_jax.body.render_body import render
 from omfa_jax.body.smplx_forward import forward
 from omfa_jax.core.errors import OmfaError
@@ -131,12 +131,17 @@ def _read_points(
     *,
     is_given: bool,
 ) -> Float[np.ndarray, "25 3"] | None:
-    """Return the person's keypoints; if a file that was only found is unusable, warn and go on."""
+    """Return the person's keypoints.
+
+    None, with a warning, for a file with nobody in it, and for an unusable one that was not given.
+    """
     height_px, width_px = photo.shape[:2]
     try:
         found = read_keypoints(file, (width_px, height_px), photo=path, person_index=person_index)
     except KeypointsError as error:
-        if is_given or person_index is not None:
+        # a file without a person says that much: the parse map may show the face
+        is_empty = isinstance(error, NoPersonError)
+        if person_index is not None or (is_given and not is_empty):
             raise
         log.warning("%s; not used", error)
         return None
