@@ -70,7 +70,7 @@ PAIR_WAYS: dict[str, Way] = {
     "missing photo": ("person", unlink, SKIPPED, "found nothing"),
     "truncated garment": ("garment", truncate, SKIPPED, "damaged"),
     "missing garment": ("garment", unlink, WARNED, "no in-shop garment"),
-    "keypoints are no JSON": ("keypoints", text, WARNED, "damaged keypoints"),
+    "keypoints are no JSON": ("keypoints", text, WARNED, "unusable keypoints"),
     "no keypoints": ("keypoints", unlink, WARNED, "no keypoints"),
 }
 NAME_WAYS: dict[str, Way] = {"bad name": ("person", bad_name, SKIPPED, "expected a name like")}

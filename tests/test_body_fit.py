@@ -22,7 +22,6 @@ from omfa_jax.body.fit.keypoints import (
     DEEPFASHION,
     LANDMARKS,
     find_landmark_vertices,
-    to_body_25,
 )
 from omfa_jax.body.fit.skeleton import compose_rotations, compute_joint_positions, load_skeleton
 from omfa_jax.body.smplx_forward import forward
@@ -247,10 +246,5 @@ def test_folder_resumes_and_lists_the_rejected(fitter, bench, tmp_path):
 
 
 def test_wrong_input():
-    with pytest.raises(OmfaError, match="expected 25 rows"):
-        to_body_25(np.zeros((17, 3)))
-    rows = to_body_25(np.arange(54.0).reshape(18, 3))
-    assert rows[BODY_25.names.index("left_ear")].tolist() == [51, 52, 53]
-    assert not rows[BODY_25.names.index("mid_hip")].any()
     with pytest.raises(OmfaError, match="width, height"):
         Fitter(MODEL, BODY_25)(np.zeros((2, 18, 3)), [SIZE_PX] * 2)

@@ -177,7 +177,7 @@ def test_damaged_captions_cost_only_captions(root):
         assert read(root, name)[0].caption == ""
 
 
-def write_points(root, name, spoil=""):
+def write_points(root, name, spoil="", scale=1):
     rows = np.full((len(LANDMARKS), 2), -1.0)
     x, y = tiny.FACE_CENTRE_PX
     for landmark, place in {
@@ -187,7 +187,7 @@ def write_points(root, name, spoil=""):
         "right_ear": (x - 5, y),
         "left_ear": (x + 5, y),
     }.items():
-        rows[LANDMARKS.index(landmark)] = place
+        rows[LANDMARKS.index(landmark)] = np.multiply(place, scale)
     flags = ["2" if a < 0 else "0" for a, _ in rows]
     folder = root / "keypoints"
     folder.mkdir()
@@ -214,6 +214,16 @@ def test_landmarks_give_the_face_but_not_from_behind(root):
         path.write_text(path.read_text().replace(front, back))
     assert not read(root, back)[0].has_face
     assert not read(root, front)[0].has_face
+
+
+def test_landmarks_of_another_size_are_counted_and_not_used(root):
+    name = "MEN-Pants-id_00000001-01_1_front"
+    add(root, name)
+    add(root, "MEN-Pants-id_00000001-01_4_full", 0, segm())
+    write_points(root, name, scale=4)
+    record, flaws = read(root, name)
+    assert not record.has_face
+    assert "keypoints of another size than the photo; not used" in flaws
 
 
 def test_densepose_gives_the_face_where_nothing_else_does(root):

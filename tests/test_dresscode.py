@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import tiny_viton as tiny
 
+from omfa_jax.body.keypoints.keypoint_reader import read_keypoints
 from omfa_jax.core import images
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.data.builders.build_records import build_records
 from omfa_jax.data.builders.dresscode import DressCode
 from omfa_jax.data.builders.label_sets import ATR, CIHP
-from omfa_jax.data.builders.landmark_files import read_dresscode_keypoints
 from omfa_jax.data.records.record_schema import open_records
 
 HEIGHT_PX, WIDTH_PX = tiny.HEIGHT_PX, tiny.WIDTH_PX
@@ -87,14 +87,11 @@ def test_records(tmp_path, lists):
 def test_keypoints_are_scaled_to_the_photo(tmp_path):
     path = tmp_path / "k.json"
     write_points(path, tiny.keypoints(18))
-    rows = read_dresscode_keypoints(path, HEIGHT_PX, WIDTH_PX)
-    np.testing.assert_allclose(rows, tiny.keypoints(18), atol=1e-9)
-    doubled = read_dresscode_keypoints(path, 2 * HEIGHT_PX, 3 * WIDTH_PX)
-    np.testing.assert_allclose(doubled, tiny.keypoints(18) * [3, 2, 1], atol=1e-9)
-    for text in ("", "[]", '{"keypoints": [[1, 2, 3, 4]]}', '{"keypoints": [["a"]]}'):
-        path.write_text(text)
-        with pytest.raises(OmfaError, match=r"k.json: (not DressCode's|expected 18 rows)"):
-            read_dresscode_keypoints(path, 4, 4)
+    rows = read_keypoints(path, (WIDTH_PX, HEIGHT_PX)).rows
+    np.testing.assert_allclose(rows, tiny.keypoints(25), atol=1e-9)
+    # the frame is that of the layout, not of a picture of another aspect
+    doubled = read_keypoints(path, (3 * WIDTH_PX, 2 * HEIGHT_PX)).rows
+    np.testing.assert_allclose(doubled, tiny.keypoints(25) * [3, 2, 1], atol=1e-9)
 
 
 def test_missing_garments_are_cut_out_by_category(tmp_path):

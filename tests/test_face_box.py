@@ -1,10 +1,9 @@
-"""The face box: both keypoint layouts, the parse map, and never a failure."""
+"""The face box: keypoints, the parse map, and never a failure."""
 
 import numpy as np
 import pytest
-from tiny_viton import FACE_CENTRE_PX, HEIGHT_PX, WIDTH_PX, keypoints, label_map, write_keypoints
+from tiny_viton import FACE_CENTRE_PX, HEIGHT_PX, WIDTH_PX, keypoints, label_map
 
-from omfa_jax.core.errors import OmfaError
 from omfa_jax.data.builders import face_box
 from omfa_jax.data.builders.label_sets import CIHP
 from omfa_jax.data.records.face_crop import FaceBox, crop_face
@@ -16,22 +15,16 @@ def _middle(box: FaceBox) -> tuple[float, float]:
     return (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
 
 
-@pytest.mark.parametrize("layout", [18, 25])
-def test_both_layouts_give_the_same_square(layout):
-    box = face_box.find_box_from_keypoints(keypoints(layout), *SIZE)
+def test_ears_eyes_and_nose_give_a_square():
+    box = face_box.find_box_from_keypoints(keypoints(), *SIZE)
     x, y = FACE_CENTRE_PX
     # ears 10 px apart are the head's width; the nose 2 px lower moves the middle down by 1
     assert box == pytest.approx((x - 9.5, y + 1 - 1 - 9.5, x + 9.5, y + 1 - 1 + 9.5))
 
 
-def test_layouts_are_not_mixed_up():
-    rows = keypoints(18)
-    padded = np.zeros((25, 3))
-    padded[:18] = rows
-    assert face_box.find_box_from_keypoints(padded, *SIZE) != face_box.find_box_from_keypoints(
-        rows, *SIZE
-    )
-    assert face_box.find_box_from_keypoints(np.ones((17, 3)), *SIZE) is None
+def test_rows_of_no_known_order_give_no_box():
+    for count in (17, 18):
+        assert face_box.find_box_from_keypoints(np.ones((count, 3)), *SIZE) is None
 
 
 @pytest.mark.parametrize(
@@ -113,26 +106,3 @@ def test_crop_is_padded_over_the_edge_and_never_fails():
     assert (crop[:2] == 255).all() and (crop[:, :4] == 255).all() and (crop[2:, 4:] == 7).all()
     assert (crop_face(image, (100.0, 100.0, 105.0, 105.0)) == 255).all()
     assert crop_face(image, (3.0, 3.0, 3.0, 3.0)).shape == (1, 1, 3)
-
-
-def test_read_keypoints_takes_the_clearest_person(tmp_path):
-    path = tmp_path / "k.json"
-    write_keypoints(path, keypoints(18))
-    np.testing.assert_array_equal(face_box.read_keypoints(path), keypoints(18))
-    ghost = '{"pose_keypoints_2d": [' + ",".join(["1", "1", "0.01"] * 25) + "]}"
-    path.write_text(path.read_text().replace('"people": [', f'"people": [{ghost}, '))
-    assert len(face_box.read_keypoints(path)) == 18
-    path.write_text('{"people": []}')
-    assert face_box.read_keypoints(path) is None
-
-
-@pytest.mark.parametrize(
-    "text", ["", "[]", '{"people": [{}]}', '{"people": [{"pose_keypoints_2d": [1, 2]}]}']
-)
-def test_other_files_are_one_clear_line(tmp_path, text):
-    path = tmp_path / "k.json"
-    path.write_text(text)
-    with pytest.raises(OmfaError, match="OpenPose"):
-        face_box.read_keypoints(path)
-    with pytest.raises(OmfaError, match="No such file"):
-        face_box.read_keypoints(tmp_path / "gone.json")

@@ -6,6 +6,7 @@ import shutil
 import struct
 import warnings
 import zlib
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from omfa_jax.body.body_params import make_neutral_params
 from omfa_jax.body.camera import make_look_at_camera
 from omfa_jax.body.importers.importer_common import ImportOptions
 from omfa_jax.body.importers.importer_table import IMPORTERS
+from omfa_jax.body.keypoints.keypoint_reader import read_keypoints
 from omfa_jax.body.pose_library import load_pose_library
 from omfa_jax.body.pose_maps import find_folders, find_styles
 from omfa_jax.cli.main import main
@@ -26,7 +28,6 @@ from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.process_pool import ordered_map
 from omfa_jax.data.builders.build_records import build_records
 from omfa_jax.data.builders.exclusion_list import read_exclusion_list
-from omfa_jax.data.builders.face_box import read_keypoints
 from omfa_jax.data.builders.keypoint_photos import find_photos
 from omfa_jax.data.records.record_schema import read_manifest
 
@@ -138,7 +139,7 @@ def test_a_world_is_not_mixed_with_a_data_set(raw, tmp_path, capsys):
 def test_brackets_without_end_are_damage_and_no_crash(tmp_path):
     file = tmp_path / "deep.json"
     file.write_text(DEEP)
-    for read in (read_keypoints, read_exclusion_list, load_pose_library):
+    for read in (partial(read_keypoints, size_px=(9, 9)), read_exclusion_list, load_pose_library):
         with pytest.raises(OmfaError, match="nested too deeply"):
             read(file)
     (tmp_path / "omfa_records.json").write_text(DEEP)

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from omfa_jax.body.fit.keypoints import DEEPFASHION
+from omfa_jax.body.keypoints.keypoint_reader import NoPersonError, OtherSizeError
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.data.builders.keypoint_photos import find_photos
 from omfa_jax.data.builders.landmark_files import LANDMARKS
@@ -28,15 +29,16 @@ def write(path, text):
 def test_openpose(tmp_path):
     for name in ("b", "a", "lonely"):
         picture(tmp_path / "test/image" / f"{name}.jpg", orientation=6 if name == "a" else None)
-    people = {"people": [{"pose_keypoints_2d": list(range(75))}]}
+    people = {"people": [{"pose_keypoints_2d": [20, 30, 0.5] * 25}]}
     write(tmp_path / "test/openpose-json/a_keypoints.json", json.dumps(people))
     write(tmp_path / "test/openpose-json/b_keypoints.json", json.dumps({"people": []}))
     warnings = []
     ((folder, photos),) = find_photos(tmp_path, "openpose", warnings).items()
     assert folder == tmp_path / "test" and [photo.name for photo in photos] == ["a", "b"]
     assert photos[0].read_size_px() == (40, 30) and photos[1].read_size_px() == (30, 40)
-    rows = photos[0].read((40, 30))
-    assert rows is not None and rows.shape == (25, 3) and photos[1].read((30, 40)) is None
+    assert photos[0].read((40, 30)).rows.shape == (25, 3)
+    with pytest.raises(NoPersonError, match=r"b_keypoints.json: no person in the keypoints"):
+        photos[1].read((30, 40))
     assert warnings == ["test: 1 photos without keypoints (lonely)"]
     photos[1].path.write_bytes(b"no picture")
     with pytest.raises(OmfaError, match="damaged"):
@@ -51,8 +53,12 @@ def test_deepfashion(tmp_path):
     write(tmp_path / "keypoints/keypoints_vis.txt", "MEN-a.jpg " + " ".join("012" * 7) + "\n")
     ((folder, photos),) = find_photos(tmp_path, "deepfashion", []).items()
     assert folder == tmp_path
-    rows = photos[0].read((30, 40))
-    assert rows is not None and rows[:3].tolist() == [[0, 1, 1], [2, 3, 0.5], [4, 5, 0]]
+    rows = photos[0].read((60, 60)).rows
+    assert rows[:3].tolist() == [[0, 1, 1], [2, 3, 0.5], [4, 5, 0]]
+    with pytest.raises(OtherSizeError, match="of another size than the photo"):
+        photos[0].read((15, 20))
+    with pytest.raises(OmfaError, match="--person-index does not apply"):
+        find_photos(tmp_path, "deepfashion", [], person_index=1)
 
 
 def test_dresscode(tmp_path):
@@ -62,8 +68,8 @@ def test_dresscode(tmp_path):
     write(tmp_path / "dresses/keypoints/000001_2.json", json.dumps({"keypoints": [row] * 18}))
     ((folder, photos),) = find_photos(tmp_path, "dresscode", []).items()
     assert folder.name == "dresses" and [photo.name for photo in photos] == ["000001_0"]
-    rows = photos[0].read(photos[0].read_size_px())
-    assert rows is not None and rows[0].tolist() == [20, 40, 0.5]
+    rows = photos[0].read(photos[0].read_size_px()).rows
+    assert rows[0].tolist() == [20, 40, 0.5]
 
 
 def test_wrong_folders(tmp_path):

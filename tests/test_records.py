@@ -132,7 +132,7 @@ def test_body_18_keypoints_and_then_the_parse_map_give_the_face(small):
     assert boxes[0] == pytest.approx((14.5, 4.52, 33.5, 23.52))
     assert boxes[1] == boxes[2] != boxes[0]
     assert any("1 (00001_00) of 3 records: no keypoints" in line for line in report.warnings)
-    assert any("1 (00002_00) of 3 records: damaged keypoints" in line for line in report.warnings)
+    assert any("1 (00002_00) of 3 records: unusable keypoints" in line for line in report.warnings)
 
 
 def test_a_missing_shop_photo_is_replaced_by_the_worn_garment(small):

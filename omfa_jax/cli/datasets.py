@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from omfa_jax.cli.flags import SEED_TYPE, float_between, parse_path_text
+from omfa_jax.cli.flags import PERSON_INDEX_TYPE, SEED_TYPE, float_between, parse_path_text
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,11 +31,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=SEED_TYPE,
         help="seed of the splits, with deepfashion_multimodal (default: 0)",
     )
+    parser.add_argument(
+        "--person-index",
+        type=PERSON_INDEX_TYPE,
+        metavar="N",
+        help="person of keypoints with several, counted from 0 (default: the largest)",
+    )
 
 
 def get_item_options(options: argparse.Namespace) -> dict[str, Any]:
     """Return the given flags as item options of the builders."""
-    names = ("clean", "parse_labels", "split_shares", "split_seed")
+    names = ("clean", "parse_labels", "split_shares", "split_seed", "person_index")
     given = {name: getattr(options, name) for name in names}
     # only what was given: a builder refuses options that it does not have, and knows its defaults
     return {name: value for name, value in given.items() if value is not None}

@@ -4,7 +4,7 @@ import argparse
 import logging
 from collections.abc import Callable
 
-from omfa_jax.cli.flags import BATCH_TYPE, parse_path_text
+from omfa_jax.cli.flags import BATCH_TYPE, PERSON_INDEX_TYPE, parse_path_text
 from omfa_jax.core.errors import OmfaError
 
 HELP = "fit SMPL-X bodies to the photos' 2D keypoints, without a pose network (SPLIT/smplx)"
@@ -24,6 +24,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         " dresscode",
     )
     parser.add_argument(
+        "--person-index",
+        type=PERSON_INDEX_TYPE,
+        metavar="N",
+        help="person of keypoints with several, counted from 0 (default: the largest);"
+        " photos with a body are fitted again with --overwrite only",
+    )
+    parser.add_argument(
         "--smplx-model",
         type=parse_path_text,
         metavar="FILE",
@@ -38,30 +45,34 @@ def run(options: argparse.Namespace) -> None:
     from omfa_jax.body.body_model import load_body_model
     from omfa_jax.body.fit.fit_folder import fit_folder
     from omfa_jax.body.fit.fitter import Fitter
-    from omfa_jax.body.fit.keypoints import BODY_25, DEEPFASHION, to_body_25
+    from omfa_jax.body.fit.keypoints import BODY_25, DEEPFASHION
     from omfa_jax.data.builders.keypoint_photos import KeypointPhoto, find_photos
 
     warnings: list[str] = []
-    folders = find_photos(options.raw, options.keypoints, warnings)
+    folders = find_photos(
+        options.raw, options.keypoints, warnings, person_index=options.person_index
+    )
     for warning in warnings:
         log.warning(warning)
-    # rows of DressCode's BODY_18 are widened to BODY_25 when they are read
     known = DEEPFASHION if options.keypoints == "deepfashion" else BODY_25
     fitter = Fitter(load_body_model(options.smplx_model), known)
+
+    notes: dict[str, list[str]] = {}
 
     # called during the fit, where a damaged file fails its own photo and not the folder
     def reader(photo: KeypointPhoto) -> Callable:
         def read() -> tuple:
             size_px = photo.read_size_px()
-            rows = photo.read(size_px)
-            if rows is None:
-                raise OmfaError("the keypoints file has no person")
-            return rows if known is DEEPFASHION else to_body_25(rows), size_px
+            found = photo.read(size_px)
+            for note in found.notes:
+                notes.setdefault(note, []).append(photo.name)
+            return found.rows, size_px
 
         return read
 
     reports = []
     for folder, photos in folders.items():
+        notes.clear()
         report = fit_folder(
             fitter,
             [(photo.name, reader(photo)) for photo in photos],
@@ -69,6 +80,9 @@ def run(options: argparse.Namespace) -> None:
             batch_size=options.batch_size,
             overwrite=options.overwrite,
         )
+        for note, names in notes.items():
+            shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+            log.warning("%s: %d photos (%s): %s", folder.name, len(names), shown, note)
         log.info("%s: %s", folder.name, report)
         reports.append(report)
     if not any(report.fitted + report.kept for report in reports):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from omfa_jax.cli.flags import int_between, parse_path_text
+from omfa_jax.cli.flags import PERSON_INDEX_TYPE, int_between, parse_path_text
 from omfa_jax.cli.sampler_flags import (
     add_checkpoint_flags,
     add_sampler_flags,
@@ -33,12 +33,12 @@ INPUTS = (
     ("--person", "IMAGE", "photo of the person"),
     ("--face", "IMAGE", "face image (default: cropped from --person)"),
     ("--pose", "FILE", "pose map image, or SMPL-X parameters (.npz) to render one from"),
-    ("--keypoints", "JSON", "OpenPose keypoints of --person, to crop the face"),
+    ("--keypoints", "JSON", "keypoints of --person from any common tool, to crop the face"),
     ("--parse", "PNG", "parse map of --person, to crop the face"),
     ("--source-person", "IMAGE", "transfer: photo of the person who wears the garment"),
     ("--source-face", "IMAGE", "transfer: face image (default: cropped from --source-person)"),
     ("--source-pose", "FILE", "transfer: pose of --source-person, as for --pose"),
-    ("--source-keypoints", "JSON", "transfer: OpenPose keypoints of --source-person"),
+    ("--source-keypoints", "JSON", "transfer: keypoints of --source-person"),
     ("--source-parse", "PNG", "transfer: parse map of --source-person"),
     ("--smplx-model", "FILE", "SMPL-X model (.npz) to render --pose with (default: the free body)"),
 )
@@ -70,6 +70,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     for flag, metavar, text in INPUTS:
         add(flag, type=parse_path_text, metavar=metavar, help=text)
+    for flag, whose in (
+        ("--person-index", "--keypoints"),
+        ("--source-person-index", "--source-keypoints"),
+    ):
+        add(
+            flag,
+            type=PERSON_INDEX_TYPE,
+            metavar="N",
+            help=f"person of {whose} with several, counted from 0 (default: the largest)",
+        )
     add(
         "--views",
         type=int_between(1, 1000),
@@ -181,6 +191,7 @@ def _transfer(sampler, slots: SlotFitter, options):
             options.source_parse,
             prefix="--source-",
             needed=False,
+            person_index=options.source_person_index,
         ),
     )
     source_pose = _pose(slots, options.source_pose, options)
@@ -238,7 +249,14 @@ TASK_FUNCTIONS = {
 
 
 def _load_face(options, *, needed: bool = True):
-    return load_face(options.person, options.face, options.keypoints, options.parse, needed=needed)
+    return load_face(
+        options.person,
+        options.face,
+        options.keypoints,
+        options.parse,
+        needed=needed,
+        person_index=options.person_index,
+    )
 
 
 def _pose(slots: SlotFitter, path: str | None, options):

@@ -10,12 +10,13 @@ from omfa_jax.body.body_file import load_body
 from omfa_jax.body.body_model import load_body_model
 from omfa_jax.body.body_params import BodyParams
 from omfa_jax.body.camera import Camera
+from omfa_jax.body.keypoints.keypoint_reader import KeypointsError, NoPersonError, read_keypoints
 from omfa_jax.body.render_body import render
 from omfa_jax.body.smplx_forward import forward
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.images import letterbox, read_labels, read_rgb, to_signed
 from omfa_jax.core.tasks import COMPONENTS
-from omfa_jax.data.builders.face_box import find_face_box, read_keypoints
+from omfa_jax.data.builders.face_box import find_face_box
 from omfa_jax.data.builders.viton_hd import KEYPOINT_DIRS, PARSE_DIRS
 from omfa_jax.data.records.face_crop import crop_face
 from omfa_jax.diffusion.settings import DiffusionSettings
@@ -81,12 +82,14 @@ def load_face(
     prefix: str = "--",
     *,
     needed: bool = True,
+    person_index: int | None = None,
 ) -> UInt8[np.ndarray, "_ _ 3"]:
     """Return the face image: `face` itself, or a crop of the person's photo.
 
     The crop follows the 2D keypoints or the parse map. Without either, those next to the photo are
-    used, where a VITON-HD folder of either layout has them. `prefix` is that of the flags. If no
-    face is found, that is an OmfaError, or a white image as in training if it is not `needed`.
+    used, where a VITON-HD folder of either layout has them. `person_index`: the person of keypoints
+    with several, None for the largest. `prefix` is that of the flags. If no face is found, that is
+    an OmfaError, or a white image as in training if it is not `needed`.
     """
     if face:
         return read_rgb(face, f"face ({prefix}face)")
@@ -94,9 +97,11 @@ def load_face(
     # DIR/image/NAME.jpg: the other folders of a VITON-HD split are next to `image`
     path = Path(person)
     beside = path.parent.parent
-    found_points = keypoints or _find_first(beside, KEYPOINT_DIRS, f"{path.stem}_keypoints.json")
+    found_points = keypoints or _find_keypoints(beside, path.stem)
     found_parse = parse or _find_first(beside, PARSE_DIRS, f"{path.stem}.png")
-    points = read_keypoints(Path(found_points)) if found_points else None
+    points = None
+    if found_points:
+        points = _read_points(found_points, photo, path, person_index, is_given=bool(keypoints))
     labels = read_labels(Path(found_parse), "parse map (--parse)") if found_parse else None
     box = find_face_box(points, labels, *photo.shape[:2])
     if box is None and not needed:
@@ -111,6 +116,38 @@ def load_face(
             f" {prefix}parse PNG that show one"
         )
     return crop_face(photo, box)
+
+
+def _find_keypoints(folder: Path, name: str) -> Path | None:
+    files = (_find_first(folder, KEYPOINT_DIRS, f"{name}{end}.json") for end in ("_keypoints", ""))
+    return next(filter(None, files), None)
+
+
+def _read_points(
+    file: str | Path,
+    photo: UInt8[np.ndarray, "h w 3"],
+    path: Path,
+    person_index: int | None,
+    *,
+    is_given: bool,
+) -> Float[np.ndarray, "25 3"] | None:
+    """Return the person's keypoints.
+
+    None, with a warning, for a file with nobody in it, and for an unusable one that was not given.
+    """
+    height_px, width_px = photo.shape[:2]
+    try:
+        found = read_keypoints(file, (width_px, height_px), photo=path, person_index=person_index)
+    except KeypointsError as error:
+        # a file without a person says that much: the parse map may show the face
+        is_empty = isinstance(error, NoPersonError)
+        if person_index is not None or (is_given and not is_empty):
+            raise
+        log.warning("%s; not used", error)
+        return None
+    for note in found.notes:
+        log.warning("%s: %s", file, note)
+    return found.rows
 
 
 def _find_first(folder: Path, names: tuple[str, ...], file: str) -> Path | None:

@@ -16,11 +16,11 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from omfa_jax.body.body_file import save_body
+from omfa_jax.body.keypoints.file_people import DRESSCODE_FRAME_PX
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.images import write_image
 from omfa_jax.data.builders.garment_cutout import cut_out_garment
 from omfa_jax.data.builders.label_sets import ATR, CIHP
-from omfa_jax.data.builders.landmark_files import DRESSCODE_FRAME_PX
 from omfa_jax.synthetic.random_poses import RandomPose
 from omfa_jax.synthetic.world import RenderedPhoto, View
 from omfa_jax.synthetic.world_folder import (

@@ -8,9 +8,8 @@ from jaxtyping import Bool, Float
 
 from omfa_jax.body.fit.keypoints import KeypointSet
 from omfa_jax.body.fit.pose_prior import POSED_JOINTS
+from omfa_jax.body.keypoints.joint_orders import MIN_CONFIDENCE, SURE_CONFIDENCE
 
-MIN_CONFIDENCE = 0.2
-SURE_CONFIDENCE = 0.5
 EDGE_SHARE = 0.01
 MIN_KEYPOINTS = 6
 MAX_MEDIAN_OF_IMAGE = 0.03

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 from omfa_jax.body.body_model import BodyModel
+from omfa_jax.body.keypoints import joint_orders
 from omfa_jax.body.smplx_joints import EXTRA_JOINT_VERTICES, JOINT_INDEX
 from omfa_jax.core.errors import OmfaError, make_unknown_name_error
 
@@ -73,7 +74,6 @@ _STEADY = frozenset((*_FACE, "neck", "mid_hip", *_both_sides("shoulder", "hip"))
 # in photos that end above the knees, OpenPose puts them at the edge or on a hem
 _KNEES_NEED = {"right_knee": "right_ankle", "left_knee": "left_ankle"}
 _MEANS = {"neck": _both_sides("shoulder"), "mid_hip": _both_sides("hip")}
-_ARMS = ("right_shoulder", "right_elbow", "right_wrist", "left_shoulder", "left_elbow")
 
 
 def _make_ties(names: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
@@ -82,24 +82,14 @@ def _make_ties(names: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
 
 BODY_25 = KeypointSet(
     "BODY_25",
-    _make_ties(
-        ("nose", "neck", *_ARMS, "left_wrist", "mid_hip")
-        + ("right_hip", "right_knee", "right_ankle", "left_hip", "left_knee", "left_ankle")
-        + _both_sides("eye", "ear")
-        + ("left_big_toe", "left_small_toe", "left_heel")
-        + ("right_big_toe", "right_small_toe", "right_heel")
-    ),
+    _make_ties(joint_orders.BODY_25),
     _STEADY,
     _TORSO,
     _KNEES_NEED,
 )
 BODY_18 = KeypointSet(
     "BODY_18",
-    _make_ties(
-        ("nose", "neck", *_ARMS, "left_wrist")
-        + ("right_hip", "right_knee", "right_ankle", "left_hip", "left_knee", "left_ankle")
-        + _both_sides("eye", "ear")
-    ),
+    _make_ties(joint_orders.BODY_18),
     _STEADY,
     _TORSO,
     _KNEES_NEED,
@@ -144,21 +134,6 @@ def get_keypoint_set(name: str) -> KeypointSet:
     if name not in KEYPOINT_SETS:
         raise make_unknown_name_error("keypoint set", name, KEYPOINT_SETS)
     return KEYPOINT_SETS[name]
-
-
-def to_body_25(rows: Float[np.ndarray, "k 3"]) -> Float[np.ndarray, "25 3"]:
-    """Return OpenPose rows as BODY_25, so that both sets can be in one batch.
-
-    Points missing in BODY_18 get confidence 0. Raises OmfaError unless there are 25 or 18 rows.
-    """
-    if len(rows) == len(BODY_25.ties):
-        return np.asarray(rows, float)
-    if len(rows) != len(BODY_18.ties):
-        raise OmfaError(f"keypoints: expected 25 rows (BODY_25) or 18 (BODY_18), got {len(rows)}")
-    found = np.zeros((len(BODY_25.ties), 3))
-    for name, row in zip(BODY_18.names, rows, strict=True):
-        found[BODY_25.names.index(name)] = row
-    return found
 
 
 def find_landmark_vertices(model: BodyModel) -> dict[str, int]:

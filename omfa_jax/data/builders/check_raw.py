@@ -11,6 +11,13 @@ from typing import Any, cast
 import numpy as np
 from tqdm import tqdm
 
+from omfa_jax.body.keypoints.keypoint_reader import (
+    NO_PERSON,
+    OTHER_ASPECT,
+    OTHER_PHOTO,
+    OTHER_SIZE,
+    SEVERAL,
+)
 from omfa_jax.core import images
 from omfa_jax.core.atomic_files import require_dir
 from omfa_jax.core.errors import OmfaError
@@ -18,6 +25,7 @@ from omfa_jax.core.process_pool import ordered_map
 from omfa_jax.data.builders.build_records import BUILDERS, resolve_dataset
 from omfa_jax.data.builders.exclusion_list import HasPhoto
 from omfa_jax.data.builders.label_sets import get_label_set
+from omfa_jax.data.builders.paired_items import read_item_keypoints
 from omfa_jax.data.records import photo_duplicates
 from omfa_jax.data.records.check_records import CheckReport, find_duplicate_faults
 from omfa_jax.data.records.record_faults import Finding, find_mask_faults, find_record_faults
@@ -37,8 +45,17 @@ PHRASES = {
     "the unpaired garment": "missing",
     "no ": "absent",
     "damaged ": "unreadable",
+    "unusable ": "unreadable",
 }
-WITHIN = {" ids that ": "label_set", " differs from the photo's ": "wrong_size"}
+WITHIN = {
+    " ids that ": "label_set",
+    " differs from the photo's ": "wrong_size",
+    OTHER_SIZE: "keypoints",
+    OTHER_ASPECT: "keypoints",
+    NO_PERSON: "no_person",
+    SEVERAL: "several_people",
+    OTHER_PHOTO: "keypoints",
+}
 
 
 @dataclass(frozen=True)
@@ -121,7 +138,8 @@ def inspect_item(dataset: str, item: Any) -> ItemFindings:
     try:
         record, flaws = BUILDERS[dataset].read(item)
     except OmfaError as error:
-        return ItemFindings((*_check_masks(item), (_classify_error(str(error)), str(error))))
+        others = (*_check_masks(item), *_check_keypoints(item))
+        return ItemFindings((*others, (_classify_error(str(error)), str(error))))
     findings = [(_classify_flaw(flaw), flaw) for flaw in flaws]
     findings += [found for found in find_record_faults(record) if found[0] != "no_face"]
     ids = None
@@ -142,6 +160,20 @@ def _check_masks(item: Any) -> Iterator[Finding]:
         for path in (folder / name / f"{stem}{suffix}" for suffix in (".jpg", ".png")):
             if path.is_file():
                 yield from _check_mask(path, name)
+
+
+def _check_keypoints(item: Any) -> Iterator[Finding]:
+    """Yield the findings on the keypoints of an item that has no record."""
+    if getattr(item, "keypoints", None) is None:
+        return
+    try:
+        height_px, width_px = images.read_rgb(item.person).shape[:2]
+    except OmfaError:
+        # the photo is a finding itself
+        return
+    flaws: list[str] = []
+    read_item_keypoints(item, (width_px, height_px), flaws)
+    yield from ((_classify_flaw(flaw), flaw) for flaw in flaws)
 
 
 def _check_mask(path: Path, name: str) -> Iterator[Finding]:

@@ -22,6 +22,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from omfa_jax.body.body_file import read_body_source
+from omfa_jax.body.keypoints.keypoint_reader import KeypointsError, require_photo_size
 from omfa_jax.core import images
 from omfa_jax.core.atomic_files import parse_json, require_dir
 from omfa_jax.core.errors import OmfaError
@@ -181,6 +182,12 @@ def _find_face_box(
     # landmarks and DensePose also mark the head seen from behind: use the label map alone there
     is_back = name.view == "back"
     rows = None if is_back else item.landmarks
+    try:
+        if rows is not None:
+            require_photo_size(rows, (size_px[1], size_px[0]))
+    except KeypointsError as error:
+        flaws.append(error.summary)
+        rows = None
     box = face_box.find_face_box(rows, labels, *size_px, DEEPFASHION)
     # a label map without a face is believed: DensePose marks heads that show none
     if box is None and labels is None and item.densepose is not None and not is_back:

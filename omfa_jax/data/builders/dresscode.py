@@ -13,12 +13,12 @@ folder gives the category and is part of the key: upper_body_000000_0.
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from omfa_jax.core.atomic_files import require_dir
 from omfa_jax.data.builders.exclusion_list import drop_excluded
 from omfa_jax.data.builders.label_sets import ATR, CATEGORIES, Category
-from omfa_jax.data.builders.landmark_files import read_dresscode_keypoints
 from omfa_jax.data.builders.paired_items import PairedItem, read_paired_item
 from omfa_jax.data.builders.raw_files import Pair, list_files_by_stem, read_pairs
 from omfa_jax.data.builders.raw_layouts import DRESSCODE_FOLDERS, make_layout_error
@@ -32,15 +32,20 @@ class DressCode(RecordsBuilder):
     """TFDS builder of DressCode's layout, see the module's docstring."""
 
     name = "dresscode"
-    item_option_names = ("clean",)
+    item_option_names = ("clean", "person_index")
 
     @staticmethod
     def list_items(
-        raw_dir: str, warnings: list[str], *, clean: str | os.PathLike | None = None
+        raw_dir: str,
+        warnings: list[str],
+        *,
+        clean: str | os.PathLike | None = None,
+        person_index: int | None = None,
     ) -> Mapping[str, Sequence[PairedItem]]:
         """Return {split: items} of the existing categories; irregularities go to `warnings`.
 
-        `clean`: list of photos to leave out (see `exclusion_list.py`).
+        `clean`: list of photos to leave out (see `exclusion_list.py`). `person_index`: the person
+        of keypoints files with several, None for the largest.
         """
         root = require_dir(raw_dir, "raw data set", "--raw")
         folders = [name for name in DRESSCODE_FOLDERS if (root / name / "images").is_dir()]
@@ -52,7 +57,11 @@ class DressCode(RecordsBuilder):
                 splits.setdefault(split, []).extend(items)
         # categories may have lists of different splits, so the dict is in any order
         ordered = {split: splits[split] for split in SPLITS if split in splits}
-        return drop_excluded(ordered, clean, warnings)
+        chosen = {
+            split: [replace(item, person_index=person_index) for item in items]
+            for split, items in ordered.items()
+        }
+        return drop_excluded(chosen, clean, warnings)
 
     @staticmethod
     def read(item: PairedItem) -> tuple[Record, Sequence[str]]:
@@ -60,7 +69,6 @@ class DressCode(RecordsBuilder):
         return read_paired_item(
             item,
             ATR,
-            read_dresscode_keypoints,
             map_name="label map",
             garments="images/",
             pairs="pairs list",

@@ -1,21 +1,17 @@
 """Find the square face box of a person from 2D keypoints or a parse map."""
 
-import os
 from itertools import combinations
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-from omfa_jax.core.atomic_files import parse_json
-from omfa_jax.core.errors import OmfaError
+from omfa_jax.body.keypoints.joint_orders import MIN_CONFIDENCE
 from omfa_jax.data.builders.label_sets import CIHP, LabelSet
 from omfa_jax.data.records.face_crop import FaceBox
 
 # number of keypoints -> rows of the nose, the eyes and the ears
 FACE_ROWS = {
     25: {"nose": 0, "eyes": (15, 16), "ears": (17, 18)},
-    18: {"nose": 0, "eyes": (14, 15), "ears": (16, 17)},
     21: {"nose": 5, "eyes": (2, 3), "ears": (1, 4)},
 }
 # Head width divided by the distance of two points in the image, from adult proportions: the ears
@@ -26,27 +22,10 @@ RISE_IN_HEAD_WIDTHS = 0.1
 SIDE_IN_MASK_SIDES = 1.2
 CHIN_IN_SIDES = 0.08
 MAX_SHIFT_IN_SIDES = 0.4
-MIN_CONFIDENCE = 0.2
 MIN_SIDE = 0.02
 MIN_FACE_AREA = 2e-4
 # hairline to chin over the width between the cheekbones: 18 to 14 cm
 FACE_HEIGHT_IN_WIDTHS = 1.3
-
-
-def read_keypoints(path: str | os.PathLike) -> Float[np.ndarray, "joints 3"] | None:
-    """Return the (x px, y px, confidence) rows of the most confident person in an OpenPose file.
-
-    25 rows for BODY_25, 18 for BODY_18; None if the file has no person. Raises OmfaError if the
-    file is missing or is not OpenPose's JSON.
-    """
-    try:
-        people = parse_json(Path(path).read_text())["people"]
-        found = [np.array(p["pose_keypoints_2d"], float).reshape(-1, 3) for p in people]
-    except OSError as error:
-        raise OmfaError(f"keypoints {path}: {error.strerror or error}") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise OmfaError(f"keypoints {path}: not OpenPose JSON ({error!r})") from None
-    return max(found, key=lambda rows: rows[:, 2].sum(), default=None)
 
 
 def find_face_box(
@@ -76,10 +55,9 @@ def find_box_from_keypoints(
 ) -> FaceBox | None:
     """Return the face box from nose, eyes and ears; None if fewer than two can be trusted.
 
-    Rows are those of BODY_25, BODY_18 or the 21 of `landmark_files.py`, which differ in number. A
-    point counts if its confidence is at least 0.2 and it is not at (0, 0), OpenPose's value for
-    missing. None as well if the centre is outside the image (keypoints of another resolution) or
-    the side is below 2% of the image's height.
+    Rows are those of BODY_25 or the 21 of `landmark_files.py`, which differ in number. A point
+    counts if its confidence is at least 0.2 and it is not at (0, 0), OpenPose's value for missing.
+    None as well if the centre is outside the image or the side is below 2% of the image's height.
     """
     rows = FACE_ROWS.get(len(keypoints))
     if rows is None:

@@ -1,6 +1,6 @@
-"""Read the 2D keypoints of DeepFashion-MultiModal (21 landmarks) and DressCode (BODY_18).
+"""Read the 21 landmarks of DeepFashion-MultiModal.
 
-The 21 landmarks are in the order of the figure in the data set's README. Shoulders and hips are on
+They are in the order of the figure in the data set's README. Shoulders and hips are on
 the silhouette of the clothed body, not at the joints.
 """
 
@@ -8,10 +8,7 @@ import os
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, Float32
-
-from omfa_jax.core.atomic_files import parse_json
-from omfa_jax.core.errors import OmfaError
+from jaxtyping import Float32
 
 LANDMARKS = (
     *("crown", "right_ear", "right_eye", "left_eye", "left_ear", "nose", "chin"),
@@ -22,9 +19,6 @@ LANDMARKS = (
 # by the flag in the file: visible, occluded, absent
 CONFIDENCES = (1.0, 0.5, 0.0)
 LOCATIONS_FILE, VISIBILITY_FILE = "keypoints_loc.txt", "keypoints_vis.txt"
-
-DRESSCODE_FRAME_PX = (384, 512)
-DRESSCODE_ROWS = 18
 
 
 def read_landmarks(
@@ -48,26 +42,6 @@ def read_landmarks(
         rows[absent] = 0
         found[stem] = rows.astype(np.float32)
     return found
-
-
-def read_dresscode_keypoints(
-    path: str | os.PathLike, height_px: int, width_px: int
-) -> Float[np.ndarray, "18 3"]:
-    """Return (x px, y px, score) rows in BODY_18's order, scaled to a photo of the given size.
-
-    The file has rows (x, y, score, row) in a frame of 384x512 px. Rows with a negative x or y (-1
-    means missing) become zero. Raises OmfaError if the file is missing or of another form.
-    """
-    try:
-        rows = np.array(parse_json(Path(path).read_text())["keypoints"], float)
-    except OSError as error:
-        raise OmfaError(f"keypoints {path}: {error.strerror or error}") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise OmfaError(f"keypoints {path}: not DressCode's JSON ({error!r})") from None
-    if rows.shape != (DRESSCODE_ROWS, 4):
-        raise OmfaError(f"keypoints {path}: expected 18 rows of 4 numbers, found {rows.shape}")
-    scaled = rows[:, :3] * [width_px / DRESSCODE_FRAME_PX[0], height_px / DRESSCODE_FRAME_PX[1], 1]
-    return np.where((rows[:, :2] < 0).any(axis=1, keepdims=True), 0, scaled)
 
 
 def _read_rows(path: Path, count: int, warnings: list[str]) -> dict[str, Float32[np.ndarray, "n"]]:

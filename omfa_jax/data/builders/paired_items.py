@@ -1,6 +1,5 @@
 """Read items with a photo of a person and one of the garment: VITON-HD and DressCode."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -9,6 +8,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from omfa_jax.body.body_file import read_body_source
+from omfa_jax.body.keypoints.keypoint_reader import KeypointsError, read_keypoints
 from omfa_jax.core import images
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.data.builders import face_box
@@ -22,15 +22,13 @@ from omfa_jax.data.builders.raw_files import (
 )
 from omfa_jax.data.records.record_schema import Record
 
-# (file, the photo's height and width in pixels) -> rows of OpenPose's BODY_25 or BODY_18
-ReadKeypointsFn = Callable[[Path, int, int], Float[np.ndarray, "joints 3"] | None]
-
 
 @dataclass(frozen=True)
 class PairedItem:
     """The files of one person; None for missing files.
 
     `category`: where the garment is worn according to the data set, "" if it does not state it.
+    `person_index`: the person of a keypoints file with several, None for the largest.
     """
 
     key: str
@@ -43,12 +41,12 @@ class PairedItem:
     unpaired_key: str
     unpaired: Path | None
     category: Category | Literal[""] = ""
+    person_index: int | None = None
 
 
 def read_paired_item(
     item: PairedItem,
     parsing: LabelSet,
-    read_keypoints: ReadKeypointsFn,
     *,
     map_name: str,
     garments: str,
@@ -69,9 +67,7 @@ def read_paired_item(
     else:
         garment = images.encode_jpeg(_cut_out_worn(photo, labels, parsing, category, map_name))
         flaws.append(f"no in-shop garment in {garments}; the garment was cut out of the photo")
-    keypoints = read_optional(
-        lambda path: read_keypoints(path, height_px, width_px), item.keypoints, "keypoints", flaws
-    )
+    keypoints = read_item_keypoints(item, (width_px, height_px), flaws)
     box = face_box.find_face_box(keypoints, labels, height_px, width_px, parsing)
     if box is None:
         flaws.append("no face found; its image is white")
@@ -99,6 +95,28 @@ def read_paired_item(
         unpaired_garment=unpaired or b"",
     )
     return record, flaws
+
+
+def read_item_keypoints(
+    item: PairedItem, size_px: tuple[int, int], flaws: list[str]
+) -> Float[np.ndarray, "25 3"] | None:
+    """Return the keypoints of the item's photo of `size_px` (width, height); None if unusable.
+
+    The reason, and a choice among several people, are added to `flaws`.
+    """
+    if item.keypoints is None:
+        flaws.append("no keypoints")
+        return None
+    try:
+        found = read_keypoints(
+            item.keypoints, size_px, photo=item.person, person_index=item.person_index
+        )
+    except KeypointsError as error:
+        # flaws of one kind are identical, so that the report counts them
+        flaws.append(error.summary or f"unusable keypoints ({error})")
+        return None
+    flaws += found.notes
+    return found.rows
 
 
 def _category(labels: UInt8[np.ndarray, "h w"], parsing: LabelSet) -> Category | Literal[""]:

@@ -13,11 +13,10 @@ of a line can state where the person's own garment is worn.
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from omfa_jax.core.atomic_files import require_dir
-from omfa_jax.data.builders import face_box
 from omfa_jax.data.builders.exclusion_list import drop_excluded
 from omfa_jax.data.builders.label_sets import get_label_set
 from omfa_jax.data.builders.paired_items import PairedItem, read_paired_item
@@ -46,7 +45,7 @@ class VitonHD(RecordsBuilder):
     """TFDS builder of VITON-HD's layout, see the module's docstring."""
 
     name = "viton_hd"
-    item_option_names = ("clean", "parse_labels")
+    item_option_names = ("clean", "parse_labels", "person_index")
 
     @staticmethod
     def list_items(
@@ -55,18 +54,21 @@ class VitonHD(RecordsBuilder):
         *,
         clean: str | os.PathLike | None = None,
         parse_labels: str = "cihp",
+        person_index: int | None = None,
     ) -> Mapping[str, Sequence[VitonItem]]:
         """Return {split: items} of the existing splits; irregularities go to `warnings`.
 
         `clean`: list of photos to leave out (see `exclusion_list.py`). `parse_labels`: label set of
-        the parse maps, for maps that are not VITON-HD's own.
+        the parse maps, for maps that are not VITON-HD's own. `person_index`: the person of
+        keypoints files with several, None for the largest.
         """
         root = require_dir(raw_dir, "raw data set", "--raw")
         get_label_set(parse_labels)
         splits = {}
         for split in SPLITS:
             if (root / split / "image").is_dir():
-                splits[split] = _list_items(root, split, parse_labels, warnings)
+                items = _list_items(root, split, parse_labels, warnings)
+                splits[split] = [replace(item, person_index=person_index) for item in items]
             # photos and lists are separate, so a copy may be incomplete
             elif (root / f"{split}_pairs.txt").is_file():
                 warnings.append(f"{split}: {split}_pairs.txt exists but {split}/image does not")
@@ -80,7 +82,6 @@ class VitonHD(RecordsBuilder):
         return read_paired_item(
             item,
             get_label_set(item.parse_labels),
-            lambda path, height_px, width_px: face_box.read_keypoints(path),
             map_name="parse map",
             garments="cloth/",
             pairs="pairs file",

@@ -18,17 +18,20 @@ FAULT_KINDS = {
     "missing": "photos and garments without a file",
     "absent": "label maps, keypoints or pose maps without a file",
     "wrong_size": "images whose size differs from their photo's, or photos from most others",
+    "keypoints": "keypoints of another size, aspect ratio or name than their photo",
     "grey_mask": "masks that are not black and white",
     "label_set": "label maps of another label set",
     "empty_garment": "blank garment images",
     "no_face": "photos without a detected face",
+    "no_person": "keypoints without a person",
+    "several_people": "keypoints of several people",
     "out_of_frame": "pose maps without a body",
     "shared_person": "people in more than one split",
     "duplicate": "photos that occur more than once",
     "damaged_record": "inconsistent records",
 }
 # reported, but no faults: training works without them
-HARMLESS_KINDS = ("absent", "no_face")
+HARMLESS_KINDS = ("absent", "no_face", "no_person", "several_people")
 
 # of 255: unevenly lit blank paper has a standard deviation of 1 to 2
 EMPTY_DEVIATION = 3.0

@@ -1,0 +1,1 @@
+"""2D keypoints of people, as pose detectors write them."""

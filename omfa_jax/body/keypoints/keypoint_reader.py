@@ -1,0 +1,218 @@
+"""Read the keypoints of the person in a photo: the one reader of fit, build, check and sample."""
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePath
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from omfa_jax.body.keypoints.file_people import FilePerson
+from omfa_jax.body.keypoints.joint_orders import MIN_CONFIDENCE
+from omfa_jax.body.keypoints.keypoint_formats import list_people
+from omfa_jax.core.atomic_files import parse_json
+from omfa_jax.core.errors import OmfaError
+
+MAX_ASPECT_ERROR = 0.02
+# ControlNet's preprocessors round each side of their canvas to a multiple of it
+CANVAS_STEP_PX = 64
+# no photo is as small as this: such coordinates are fractions of the sides
+MAX_FRACTION, MIN_SMALL_SHARE = 2.0, 0.75
+# OpenPose's --keypoint_scale 4 writes -1..1, where a person has many points below 0
+MIN_NEGATIVE_SHARE = 0.25
+# Detectors put points of cropped limbs a few percent beyond the edge. Top-down ones may go farther,
+# but then with a low confidence: DWPose itself drops points below 0.3.
+FAR_OUTSIDE, FAR_CONFIDENCE = 0.1, 0.3
+MIN_FAR_POINTS, MIN_FAR_SHARE = 2, 0.25
+# a box has two corners
+MIN_POINTS = 2
+OTHER_SIZE = "keypoints of another size than the photo"
+OTHER_ASPECT = "keypoints of another aspect ratio than the photo"
+OTHER_PHOTO = "keypoints that name another photo; used"
+NO_PERSON = "no person in the keypoints"
+SEVERAL = "people in the keypoints; the largest is used (--person-index chooses)"
+
+
+class KeypointsError(OmfaError):
+    """Keypoints that cannot be used; `summary` is the reason without names and numbers, or ""."""
+
+    summary = ""
+
+
+class NoPersonError(KeypointsError):
+    """A file without a person."""
+
+    summary = NO_PERSON
+
+
+class OtherSizeError(KeypointsError):
+    """Keypoints of a picture of another size."""
+
+    summary = f"{OTHER_SIZE}; not used"
+
+
+class OtherAspectError(KeypointsError):
+    """Keypoints of a picture of another aspect ratio."""
+
+    summary = f"{OTHER_ASPECT}; not used"
+
+
+@dataclass(frozen=True)
+class PhotoKeypoints:
+    """The keypoints of a photo's person, and what was chosen on the way.
+
+    `rows`: (x px, y px, confidence); BODY_25, or DeepFashion-MultiModal's 21 landmarks. A point
+    that was not found, or lies far outside of the photo, is zero. `notes`: short phrases for logs
+    and reports, without file names.
+    """
+
+    rows: Float[np.ndarray, "k 3"]
+    notes: tuple[str, ...] = field(default=())
+
+
+def read_keypoints(
+    path: str | os.PathLike,
+    size_px: tuple[int, int],
+    *,
+    photo: str | os.PathLike = "",
+    person_index: int | None = None,
+) -> PhotoKeypoints:
+    """Return the BODY_25 keypoints of one person in pixels of a photo of `size_px` (width, height).
+
+    `photo`: the photo's file, whose name chooses among several in a results file. `person_index`:
+    the person, counted from 0 in the file's order; None takes the one with the largest box. Raises
+    KeypointsError if the file is missing or of no known form, has no such person, or belongs to a
+    picture of another size or aspect.
+    """
+    name = PurePath(photo).stem
+    try:
+        people = list_people(_parse(Path(path)), name)
+        shown = _scale(people, size_px)
+        index, notes = _choose(shown, size_px, person_index)
+        require_photo_size(shown[index], size_px)
+    except KeypointsError as error:
+        raise type(error)(f"{path}: {error}") from None
+    except OmfaError as error:
+        raise KeypointsError(f"keypoints {path}: {error}") from None
+    except RecursionError:
+        raise KeypointsError(f"keypoints {path}: brackets nested too deeply") from None
+    image = people[index].image
+    if name and PurePath(image).suffix and PurePath(image).stem != name:
+        notes.append(OTHER_PHOTO)
+    far = _find_far(shown[index], size_px)
+    return PhotoKeypoints(np.where(far[:, None], 0.0, shown[index]), tuple(notes))
+
+
+def require_photo_size(rows: Float[np.ndarray, "k 3"], size_px: tuple[int, int]) -> None:
+    """Raise an OtherSizeError if confident points lie far outside of the photo.
+
+    These are two points of a confidence of at least 0.3, or a quarter of those of at least 0.2.
+    """
+    seen, sure = (rows[:, 2] >= least for least in (MIN_CONFIDENCE, FAR_CONFIDENCE))
+    far = seen & _find_far(rows, size_px)
+    few = far.sum() < MIN_FAR_POINTS
+    if few or ((far & sure).sum() < MIN_FAR_POINTS and far.sum() < MIN_FAR_SHARE * seen.sum()):
+        return
+    x, y = rows[seen, :2].max(axis=0)
+    raise OtherSizeError(
+        f"{OTHER_SIZE}: they reach x {x:.0f} and y {y:.0f}, the photo has"
+        f" {size_px[0]}x{size_px[1]} px"
+    )
+
+
+def _find_far(rows: Float[np.ndarray, "k 3"], size_px: tuple[int, int]) -> Bool[np.ndarray, "k"]:
+    margin = FAR_OUTSIDE * np.array(size_px)
+    outside = (rows[:, :2] < -margin) | (rows[:, :2] > size_px + margin)
+    return outside[:, 0] | outside[:, 1]
+
+
+def _parse(path: Path) -> Any:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise OmfaError(str(error.strerror or error)) from None
+    try:
+        # PowerShell writes UTF-16
+        return parse_json(data.decode(json.detect_encoding(data)).removeprefix("\ufeff"))
+    except UnicodeDecodeError:
+        raise OmfaError("not JSON: not text") from None
+    except json.JSONDecodeError as error:
+        where = f"damaged at line {error.lineno}, column {error.colno}"
+        raise OmfaError(f"not JSON: {where if data.strip() else 'the file is empty'}") from None
+    except ValueError as error:
+        raise OmfaError(f"not JSON: {error}") from None
+
+
+def _scale(
+    people: Sequence[FilePerson], size_px: tuple[int, int]
+) -> list[Float[np.ndarray, "25 3"]]:
+    """Return each person's rows in pixels of the photo; OtherAspectError if the frame differs."""
+    size = np.array(size_px, float)
+    seen = [person.rows[person.rows[:, 2] >= MIN_CONFIDENCE, :2] for person in people]
+    places = np.concatenate([*seen, np.zeros((0, 2))])
+    small = (np.abs(places) <= MAX_FRACTION).all(axis=1)
+    are_fractions = len(places) > 0 and bool(small.mean() >= MIN_SMALL_SHARE)
+    if are_fractions and (places < 0).any(axis=1).mean() > MIN_NEGATIVE_SHARE:
+        raise OmfaError("expected coordinates in pixels or from 0 to 1, found -1 to 1")
+    found = []
+    for person in people:
+        factors = np.ones(3)
+        if person.frame_px is not None and not person.is_stretched:
+            _require_aspect(person.frame_px, size_px)
+        if are_fractions:
+            factors[:2] = size
+        elif person.frame_px is not None:
+            factors[:2] = size / person.frame_px
+        found.append(person.rows * factors)
+    return found
+
+
+def _require_aspect(frame_px: tuple[float, float], size_px: tuple[int, int]) -> None:
+    (width, height), (photo_width, photo_height) = frame_px, size_px
+    # the sides of a canvas of the photo's aspect, one of them as stated
+    rounded = min(
+        abs(height - width * photo_height / photo_width),
+        abs(width - height * photo_width / photo_height),
+    )
+    is_stepped = width % CANVAS_STEP_PX == 0 and height % CANVAS_STEP_PX == 0
+    if is_stepped and rounded <= CANVAS_STEP_PX / 2:
+        return
+    if abs(width / height * photo_height / photo_width - 1) > MAX_ASPECT_ERROR:
+        raise OtherAspectError(
+            f"{OTHER_ASPECT}: they are of a picture of {width:.6g}x{height:.6g} px, the photo has"
+            f" {photo_width}x{photo_height} px"
+        )
+
+
+def _choose(
+    shown: Sequence[Float[np.ndarray, "25 3"]], size_px: tuple[int, int], index: int | None
+) -> tuple[int, list[str]]:
+    """Return the person's index, and a note if there was a choice."""
+    seen = [rows[:, 2] >= MIN_CONFIDENCE for rows in shown]
+    visible = [i for i, points in enumerate(seen) if points.sum() >= MIN_POINTS]
+    if index is not None and shown:
+        if index not in range(len(shown)):
+            raise OmfaError(
+                f"--person-index {index}: expected 0 to {len(shown) - 1}, the people of the file"
+            )
+        if index not in visible:
+            raise NoPersonError(f"{NO_PERSON}: number {index} has no confident points")
+        return index, []
+    if not visible:
+        weak = any(rows.any() for rows in shown)
+        raise NoPersonError(f"{NO_PERSON}{': no confident points' if weak else ''}")
+    sizes = [_compute_box_size(shown[i][seen[i], :2], size_px) for i in visible]
+    notes = [f"{len(visible)} {SEVERAL}"] if len(visible) > 1 else []
+    return visible[sizes.index(max(sizes))], notes
+
+
+def _compute_box_size(
+    places: Float[np.ndarray, "k 2"], size_px: tuple[int, int]
+) -> tuple[float, float]:
+    """Return area and half perimeter of the points' box within the photo."""
+    places = places.clip(0, size_px)
+    width, height = places.max(axis=0) - places.min(axis=0)
+    return float(width * height), float(width + height)
