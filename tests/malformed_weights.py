@@ -180,7 +180,7 @@ def make_tensor_ways(
             "are not those of SDXL",
         ),
         "Stable Diffusion 1": (renamed("label_emb", "lost_emb"), "Stable Diffusion 1 or 2"),
-        "no VAE": (only(UNET), "has no VAE: it is a UNet; give one with --vae"),
+        "no VAE": (only(UNET), "has a UNet but no VAE: give one with --vae"),
         "no UNet": (only("first_stage_model."), "has no UNet: it is a VAE"),
         "LoRA": (
             replaced(**{"lora_unet_a.lora_down.weight": low, "lora_unet_a.lora_up.weight": low.T}),

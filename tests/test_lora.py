@@ -251,8 +251,11 @@ def change(**edits):
         ),
         (change(add="lora_unet_x.hada_w1_a"), "an adapter other than plain LoRA"),
         (change(first=lambda t: t.astype(np.int8)), "is I8, expected floating point; give a LoRA"),
-        ({"conv_in.weight": np.zeros(3, np.float32)}, "an adapter other than plain LoRA"),
-        ({"lora_te1_x.lora_up.weight": np.zeros((3, 3), np.float32)}, "has no LoRA of a UNet"),
+        ({"down_blocks.0.a": np.zeros(3, np.float32)}, "is no LoRA (it is a UNet); give another"),
+        (
+            {"lora_te1_x.lora_up.weight": np.zeros((3, 3), np.float32)},
+            "changes the text encoders only; give a LoRA",
+        ),
     ],
 )
 def test_loras_that_do_not_fit_are_refused_in_one_line(base, tmp_path, tensors, words):

@@ -89,7 +89,7 @@ def test_a_file_without_a_vae_asks_for_it_and_takes_it(whole, states, vae_folder
     bare = {k: t for k, t in whole.items() if not k.startswith(ldm_names.VAE_PREFIX)}
     path = write(tmp_path / "bare.safetensors", bare)
     lines = fails(capsys, path, "--out", tmp_path / "out")
-    assert len(lines) == 1 and f"{path} has no VAE: it is a UNet; give one with --vae" in lines[0]
+    assert len(lines) == 1 and f"{path} has a UNet but no VAE: give one with --vae" in lines[0]
     assert_unet(open_source(path, vae=vae_folder), states)
 
 
@@ -311,7 +311,7 @@ def test_long_lists_are_cut_after_ten_with_the_count(whole, tmp_path, capsys):
     assert lines[13:24] == [f"  + stray.{at:02}" for at in range(10)] + ["  + and 2 more"]
     assert lines[24:] == [
         f"{path}: 31 missing (-), 12 unexpected (+)",
-        "the weights are incomplete: fetch or convert them again",
+        "the names are not SDXL's: give SDXL weights under diffusers' or the original names",
     ]
 
 

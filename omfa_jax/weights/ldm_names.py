@@ -18,6 +18,7 @@ VAE_PREFIX = "first_stage_model."
 SKIPPED = {
     "conditioner.": "the text encoders, which are read only to embed prompts",
     "cond_stage_model.": "the text encoder of Stable Diffusion 1 or 2",
+    "text_encoder": "the text encoders, which are not read under these names",
     "denoiser.": "the schedule's constants",
     "model_ema.": "a moving average of the UNet",
 }

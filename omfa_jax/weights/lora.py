@@ -16,7 +16,7 @@ import numpy as np
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.models import UNetConfig
 from omfa_jax.weights import ldm_names
-from omfa_jax.weights.file_contents import make_contents_error
+from omfa_jax.weights.file_contents import is_adapter, name_contents
 from omfa_jax.weights.foreign_files import is_safetensors, recognise_file
 from omfa_jax.weights.lora_alphas import LoraAlphas, read_alphas
 from omfa_jax.weights.tensor_files import format_names
@@ -32,10 +32,11 @@ MATRIX = re.compile(
 )
 DOWN = ("down", "A")
 ALPHA = re.compile(r"(.+?)(?:\.lora)?\.alpha")
-TEXT_ENCODER = re.compile(r"^(?:base_model\.model\.)?(lora_te\d?_|text_encoder|te\d?\.)")
+# parts for text encoders, and OneTrainer's embeddings of new words
+TEXT = re.compile(r"^(?:base_model\.model\.)?(lora_te\d?_|text_encoder|te\d?\.|bundle_emb\.)")
 # beginnings of a UNet's modules in such files
 PREFIX = re.compile(
-    r"^(?:base_model\.model\.)?(?:lora_unet_|unet\.|model\.diffusion_model\.|diffusion_model\.)?"
+    r"^(?:base_model\.model\.|module\.|_orig_mod\.|unet\.|(?:model\.)?diffusion_model\.|lora_unet_)*"
 )
 
 
@@ -90,17 +91,18 @@ def _merge(unet: Component, config: UNetConfig, lora: LoraFile) -> tuple[Compone
     tensors = _open_lora(lora.path)
     where = tensors.where
     layers, alphas, others = _sort_keys(tensors)
-    text = [key for key in others if TEXT_ENCODER.match(key)]
+    text = [key for key in others if TEXT.match(key)]
     unknown = sorted(set(others) - set(text))
+    if not layers and not is_adapter(tensors.shapes.keys()):
+        what = name_contents(tensors.shapes.keys()) or "of an unknown kind"
+        raise OmfaError(f"{where} is no LoRA (it is {what}); give another file to --lora")
     if unknown:
         raise OmfaError(
             f"{where}: {len(unknown)} tensors are of an adapter other than plain LoRA (such as"
             f" DoRA, LoHa, LoKr, or biases): {format_names(unknown)}; give a plain LoRA"
         )
     if not layers:
-        raise make_contents_error(
-            tensors.shapes.keys(), where, "LoRA of a UNet", "give another file to --lora"
-        )
+        raise OmfaError(f"{where} changes the text encoders only; give a LoRA of the UNet")
     places = _list_places(unet, config)
     strangers = [layer.module for name, layer in layers.items() if name not in places]
     if strangers:
@@ -109,6 +111,8 @@ def _merge(unet: Component, config: UNetConfig, lora: LoraFile) -> tuple[Compone
             f" ({format_names(strangers)}); give a LoRA for SDXL's UNet"
         )
     found = {places[name]: layer for name, layer in layers.items()}
+    if len(found) < len(layers):
+        raise OmfaError(f"{where} changes some modules twice, under two names; give another copy")
     misfits = [
         fault for key, layer in found.items() if (fault := _find_misfit(unet, key, layer, tensors))
     ]
@@ -175,7 +179,7 @@ def _sort_keys(tensors: LazyTensors) -> tuple[dict[str, _Layer], LoraAlphas, lis
     others = []
     for key in tensors.shapes:
         matrix, alpha = MATRIX.fullmatch(key), ALPHA.fullmatch(key)
-        if TEXT_ENCODER.match(key) or not (matrix or alpha):
+        if TEXT.match(key) or not (matrix or alpha):
             others.append(key)
         elif matrix:
             layer = layers.setdefault(flatten_module(matrix[1]), _Layer(matrix[1]))
@@ -213,8 +217,14 @@ def _find_misfit(unet: Component, key: str, layer: _Layer, tensors: LazyTensors)
     if lacking:
         return f"{layer.module} lacks its {lacking[0]} matrix"
     down, up = (tensors.shapes[layer.get_key(down)] for down in (True, False))
-    weight = unet.tensors.shapes.get(key, ())
-    ranks_differ = len(down) < 2 or len(up) < 2 or math.prod(up) != up[0] * down[0]
-    if ranks_differ or up[0] != weight[0] or math.prod(down[1:]) != math.prod(weight[1:]):
-        return f"{layer.module} of {down} and {up} for a weight of {weight}"
-    return ""
+    weight = unet.tensors.shapes.get(key)
+    if not weight:
+        # a weight that the UNet lacks is reported with all that it lacks
+        return ""
+    fits = (
+        min(len(down), len(up)) >= 2
+        and math.prod(up) == weight[0] * down[0]
+        and up[:2] == (weight[0], down[0])
+        and math.prod(down[1:]) == math.prod(weight[1:])
+    )
+    return "" if fits else f"{layer.module} of {down} and {up} for a weight of {weight}"

@@ -20,6 +20,7 @@ KINDS = {
         "the weights were saved broken, or overflowed in half precision: give another copy",
     ),
 }
+RENAMED = "the names are not SDXL's: give SDXL weights under diffusers' or the original names"
 
 
 @dataclass
@@ -73,8 +74,10 @@ def raise_mismatches(found: Collection[Mismatches]) -> None:
         lines = [f"  {line}" for faults in faulty for line in (faults.where, *faults.lines)]
         counts = [f"{faults.where}: {faults.counts}" for faults in faulty]
         marks = {mark for faults in faulty for mark in faults.by_mark}
-        # kinds often come together: missing ones follow from those under other names
+        # kinds come together: what is renamed is both missing and unexpected
         advice = next(text for mark, (_, text) in KINDS.items() if mark in marks)
+        if {"-", "+"} <= marks and advice == KINDS["-"][1]:
+            advice = RENAMED
         raise OmfaError(
             "\n".join(["the weights do not match the network:", *lines, *counts, advice])
         )

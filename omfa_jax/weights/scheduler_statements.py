@@ -155,7 +155,7 @@ def parse_single_file(tensors: LazyTensors) -> tuple[Statement, ...]:
         ("v_pred", "prediction", "v"),
         ("ztsnr", "zero_terminal_snr", True),
         ("edm_mean" if "edm_mean" in tensors.shapes else "edm_std", "process", PLAYGROUND),
-        ("edm_vpred.sigma_max", "process", EDM),
+        ("edm_vpred.sigma_max", "process", f"{EDM}, as CosXL was"),
     ):
         if name in tensors.shapes:
             found.append(Statement(field, value, f"its tensor {name}"))

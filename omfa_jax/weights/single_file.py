@@ -16,7 +16,7 @@ from omfa_jax.weights.foreign_files import is_safetensors, recognise_file
 from omfa_jax.weights.tensor_files import format_names, read_json
 from omfa_jax.weights.torch_tensors import LazyTensors, list_shards, open_safetensors
 
-INDEX_SUFFIX = ".safetensors.index.json"
+INDEX = re.compile(r".+\.safetensors\.index(\.\w+)?\.json")
 SHARD = re.compile(r"(.+)-\d{5}-of-(\d{5})\.safetensors")
 # modules that wrap others while training: torch.compile, DistributedDataParallel, FSDP, activation
 # checkpointing. Their names appear before or inside those of the network.
@@ -124,11 +124,11 @@ def open_single_file(path: Path, flag: str = "SRC") -> SingleFile:
 
 
 def _open_tensors(path: Path, flag: str) -> LazyTensors:
-    if path.name.endswith(INDEX_SUFFIX):
+    if INDEX.fullmatch(path.name):
         return open_safetensors(list_shards(path), str(path))
     shard = SHARD.fullmatch(path.name)
     if shard is not None and int(shard[2]) > 1:
-        index = path.with_name(shard[1] + INDEX_SUFFIX)
+        index = path.with_name(f"{shard[1]}.safetensors.index.json")
         has = f"give {index}" if index.is_file() else f"fetch {index.name} too and give it"
         raise OmfaError(f"{path} is one of {int(shard[2])} shards of a model: {has}")
     if path.suffix != ".safetensors" and not is_safetensors(path):
@@ -157,6 +157,22 @@ def unwrap_names(tensors: LazyTensors) -> tuple[LazyTensors, list[str]]:
     return tensors.rename_keys(unwrap), [f"removed {words} from its names"]
 
 
+def unwrap_component(
+    tensors: LazyTensors, starts: dict[str, re.Pattern]
+) -> tuple[LazyTensors, list[str]]:
+    """Return one network's tensors without wrappers and prefix, and a note if there were any.
+
+    `starts` is UNET_START or VAE_START; the names are diffusers'.
+    """
+    tensors, notes = unwrap_names(tensors)
+    part = _find_part(tensors, {"diffusers": starts["diffusers"]}, "", None)
+    prefix = "" if part is None else part.prefix
+    if prefix:
+        tensors = tensors.rename_keys(lambda key: key.removeprefix(prefix))
+        notes.append(f"its names begin with {prefix}, which is ignored")
+    return tensors, notes
+
+
 def _find_part(
     tensors: LazyTensors, starts: dict[str, re.Pattern], usual: str, others: re.Pattern | None
 ) -> Part | None:
@@ -171,14 +187,14 @@ def _find_part(
         if is_control or (others is not None and others.search(part.prefix)):
             del found[part]
     for part in found:
-        if part.prefix.endswith(usual):
+        if usual and part.prefix.endswith(usual):
             return part
     return found.most_common(1)[0][0] if found else None
 
 
 def find_file_in(folder: Path) -> Path:
     """Return the checkpoint to read in a folder that is not diffusers'; OmfaError without one."""
-    indices = sorted(folder.glob(f"*{INDEX_SUFFIX}"))
+    indices = sorted(path for path in folder.glob("*.json") if INDEX.fullmatch(path.name))
     if len(indices) == 1:
         return indices[0]
     if (folder / "config.json").is_file():

@@ -60,6 +60,8 @@ def parse_vae(file: SingleFile) -> NetworkSource:
     tensors, part, where = file.tensors, file.vae, file.where
     if part is None:
         advice = "give one with --vae: a diffusers folder, its folder vae, or a file"
+        if file.unet is not None:
+            raise OmfaError(f"{where} has a UNet but no VAE: {advice}")
         raise file_contents.make_contents_error(tensors.shapes.keys(), where, "VAE", advice)
     if file.unet is not None:
         # raises for Stable Diffusion 1, whose VAE has the same shapes but another scaling factor
@@ -69,9 +71,9 @@ def parse_vae(file: SingleFile) -> NetworkSource:
         config = _try_shapes(file, lambda: ldm_names.infer_vae_config(tensors.shapes, part.prefix))
         column = ldm_names.make_vae_key_fn(config, part.prefix)
     else:
-        config = _read_vae_config(where)
-        scale = config.scaling_factor if config else scale
-        config = config or _try_shapes(
+        beside = _read_vae_config(where)
+        scale = beside.scaling_factor if beside else scale
+        config = beside or _try_shapes(
             file, lambda: diffusers_names.infer_diffusers_vae(tensors.shapes, part.prefix)
         )
         column = diffusers_names.make_key_fn(part.prefix)

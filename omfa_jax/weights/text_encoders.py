@@ -15,6 +15,8 @@ from omfa_jax.weights.tensor_files import format_names, read_json
 
 # sequence length of SDXL's tokenizers
 TEXT_TOKENS = 77
+# the words with which SDXL's two tokenizers fill prompts up
+PADDING = ("<|endoftext|>", "!")
 
 
 # a tokenizer's output, and the encoder to run on it
@@ -67,10 +69,10 @@ def encode_prompts_of_file(
             " without text with --null-prompts"
         )
     folders = [tokenizer / "tokenizer", tokenizer / "tokenizer_2"]
-    # both have the same words, and fill prompts up with different ones
-    padding: list[str | None] = [None, None]
+    # one vocabulary is enough for both
+    padding: Sequence[str | None] = (None, None)
     if not all(folder.is_dir() for folder in folders):
-        folders, padding = [tokenizer, tokenizer], ["<|endoftext|>", "!"]
+        folders, padding = [tokenizer] * 2, PADDING
 
     def open_pairs() -> Pairs:
         for which, state in enumerate(states):
@@ -207,7 +209,7 @@ def _load_tokenizer(folder: Path, pad_token: str | None = None) -> Any:
 
     path = require_dir(folder, "tokenizer", "the source")
     try:
-        changes = {} if pad_token is None else {"pad_token": pad_token}
+        changes: dict[str, Any] = {} if pad_token is None else {"pad_token": pad_token}
         return transformers.CLIPTokenizer.from_pretrained(path, **changes)
     except Exception as error:
         raise _make_unreadable_error("tokenizer", path, error) from None

@@ -2,9 +2,10 @@
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from omfa_jax.core.atomic_files import require_dir, require_file
 from omfa_jax.core.errors import OmfaError, raise_all
@@ -19,12 +20,14 @@ from omfa_jax.weights.network_source import (
     get_vae_shapes,
 )
 from omfa_jax.weights.single_file import (
+    UNET_START,
+    VAE_START,
     SingleFile,
     find_file_in,
     open_single_file,
-    unwrap_names,
+    unwrap_component,
 )
-from omfa_jax.weights.tensor_files import read_json
+from omfa_jax.weights.tensor_files import make_printable, read_json
 from omfa_jax.weights.tensor_names import Component, update_key
 from omfa_jax.weights.torch_tensors import LazyTensors, open_model
 
@@ -164,12 +167,13 @@ def _open_unet(path: Path, file: SingleFile | None) -> NetworkSource:
         return single_networks.parse_unet(file)
     config_file = path / "unet" / "config.json"
     fields = read_json(config_file)
+    _require_class(fields, "UNet2DConditionModel", config_file)
     config = diffusers_configs.parse_diffusers_unet_config(fields, str(config_file))
     notes = diffusers_configs.list_unread_fields(
         fields, diffusers_configs.UNET_READ, "UNet2DConditionModel", "unet/config.json"
     )
     unet = open_diffusers_unet(config, path / "unet")
-    tensors, unwrapped = unwrap_names(unet.tensors)
+    tensors, unwrapped = unwrap_component(unet.tensors, UNET_START)
     notes += [f"unet: {note}" for note in unwrapped]
     adapter = {key for key in tensors.shapes if IMAGE_PROMPT_ADAPTER.search(key)}
     if adapter:
@@ -203,11 +207,25 @@ def _open_vae(path: Path, file: SingleFile | None) -> NetworkSource:
     folder = path / "vae" if (path / "vae").is_dir() else path
     config_file = folder / "config.json"
     fields = read_json(config_file)
+    _require_class(fields, "AutoencoderKL", config_file)
     config = diffusers_configs.parse_diffusers_vae_config(fields, str(config_file))
     notes = diffusers_configs.list_unread_fields(
         fields, diffusers_configs.VAE_READ, "AutoencoderKL", "vae/config.json"
     )
-    return NetworkSource(config, open_diffusers_vae(config, folder), tuple(notes))
+    opened = open_diffusers_vae(config, folder)
+    tensors, unwrapped = unwrap_component(opened.tensors, VAE_START)
+    notes += [f"vae: {note}" for note in unwrapped]
+    return NetworkSource(config, Component(opened.tree, tensors), tuple(notes))
+
+
+def _require_class(fields: Mapping[str, Any], word: str, config_file: Path) -> None:
+    """Raise an OmfaError for the config.json of a network of another kind."""
+    name = str(fields.get("_class_name", word))
+    if word not in name:
+        raise OmfaError(
+            f"{config_file} describes {make_printable(name)}, expected SDXL's {word}; give the"
+            " folder as diffusers writes it"
+        )
 
 
 def update_keys(tensors: LazyTensors) -> LazyTensors:
