@@ -1,5 +1,6 @@
 """Text encoders inside a single file: transformers' embeddings, from both kinds of names."""
 
+import dataclasses
 import json
 import warnings
 
@@ -7,11 +8,15 @@ import numpy as np
 import pytest
 from diffusers.loaders.single_file_utils import convert_open_clip_checkpoint
 from safetensors.numpy import save_file
-from test_single_files import write_float8
+from single_files import write_float8
+from test_ldm_names import UNET, VAE, in_one_file
+from torch_models import state_of, torch_unet, torch_vae
 
+import convert_weights
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.models import UNetConfig, VAEConfig
 from omfa_jax.weights.model_description import ModelDescription
+from omfa_jax.weights.prompt_table import load_prompts
 from omfa_jax.weights.text_encoders import (
     encode_prompts,
     encode_prompts_of_file,
@@ -165,6 +170,23 @@ def test_the_command_uses_the_encoders_of_the_source(folder, file, tmp_path):
     np.testing.assert_allclose(table.context, encode_prompts(folder, PROMPTS).context, atol=1e-6)
     with pytest.raises(OmfaError, match=r"text encoders but no tokenizer: give --tokenizer"):
         make_prompt_table(source, file, PROMPTS, without_text=False)
+
+
+def test_one_file_with_everything_is_imported_with_its_prompts(folder, tensors, tmp_path, capsys):
+    config = dataclasses.replace(UNET, context_dim=192, pooled_dim=10)
+    networks = in_one_file(state_of(torch_unet(config)), state_of(torch_vae(VAE)), config)
+    save_file({**networks, **tensors}, tmp_path / "sdxl.safetensors")
+    arguments = ["import", f"{tmp_path}/sdxl.safetensors", "--out", f"{tmp_path}/out"]
+    arguments += ["--prompt", PROMPTS[0]]
+    assert convert_weights.main(arguments) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "text encoders but no tokenizer: give --tokenizer" in said
+    assert convert_weights.main([*arguments, "--tokenizer", str(folder / "tokenizer")]) == 0
+    table = load_prompts(tmp_path / "out/prompts.safetensors")
+    expected = encode_prompts(folder, PROMPTS[:1])
+    assert table.prompts == (PROMPTS[0], "")
+    np.testing.assert_allclose(table.context, expected.context, atol=1e-6)
+    np.testing.assert_allclose(table.pooled, expected.pooled, atol=1e-6)
 
 
 def test_encoders_behind_a_wrapper_are_found(folder, tensors, tmp_path):

@@ -3,21 +3,17 @@
 import json
 import re
 
-import ml_dtypes
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from single_files import assert_unet, fails, write
 from test_ldm_names import UNET, VAE, in_one_file
-from torch_models import state_of, torch, torch_unet, torch_vae
+from torch_models import state_of, torch_unet, torch_vae
 
 import convert_weights
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.weights import ldm_names, tensor_names
 from omfa_jax.weights.diffusers_folder import load_diffusers
-from omfa_jax.weights.safetensors_stream import mmap_tensors
 from omfa_jax.weights.torch_sources import open_source
-
-CODES = {"float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2"}
 
 
 @pytest.fixture(scope="module")
@@ -43,43 +39,6 @@ def vae_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("vae")
     torch_vae(VAE).save_pretrained(folder)
     return folder
-
-
-def write(path, tensors, metadata=None):
-    save_file({key: np.ascontiguousarray(t) for key, t in tensors.items()}, path, metadata)
-    return path
-
-
-def write_float8(path, tensors, kind):
-    """Write tensors in a dtype that safetensors' numpy functions do not know."""
-    header, body = {}, b""
-    for key, tensor in tensors.items():
-        data = tensor.astype(getattr(ml_dtypes, kind)).tobytes()
-        offsets = [len(body), len(body) + len(data)]
-        header[key] = {"dtype": CODES[kind], "shape": list(tensor.shape), "data_offsets": offsets}
-        body += data
-    text = json.dumps(header).encode()
-    path.write_bytes(len(text).to_bytes(8, "little") + text + body)
-    return path
-
-
-def read_unet(source):
-    """Return the UNet of an opened source as a PyTorch state dict."""
-    return tensor_names.to_torch(tensor_names.from_torch({"u": source.components["unet"]})["u"])
-
-
-def assert_unet(source, states):
-    found = read_unet(source)
-    assert found.keys() == states[0].keys()
-    for key, tensor in states[0].items():
-        np.testing.assert_array_equal(found[key], tensor, err_msg=key)
-
-
-def fails(capsys, *arguments):
-    """Import, which must fail; return the lines that are printed."""
-    capsys.readouterr()
-    assert convert_weights.main(["import", *map(str, arguments)]) == 2
-    return capsys.readouterr().err.removeprefix("convert_weights: ").splitlines()
 
 
 # files without one of the networks
@@ -187,88 +146,6 @@ def test_biases_with_axes_of_length_1_are_read_and_said(whole, states, tmp_path)
     )
 
 
-# dtypes
-
-
-@pytest.mark.parametrize("kind", CODES)
-def test_float8_needs_the_flag(whole, states, tmp_path, capsys, kind):
-    path = write_float8(tmp_path / "fp8.safetensors", whole, kind)
-    lines = fails(capsys, path, "--out", tmp_path / "out")
-    assert (
-        len(lines) == 1 and f"{len(states[0])} tensors are 8-bit floats ({CODES[kind]})" in lines[0]
-    )
-    assert "--allow-fp8" in lines[0]
-    assert (
-        convert_weights.main(["import", str(path), "--out", str(tmp_path / "out"), "--allow-fp8"])
-        == 0
-    )
-    said = f"UNet: upcast {len(states[0])} tensors from {CODES[kind]} to float32"
-    assert said in capsys.readouterr().out
-    expected = states[0]["conv_out.bias"].astype(getattr(ml_dtypes, kind)).astype(np.float32)
-    found = mmap_tensors(tmp_path / "out/params/unet.safetensors")["conv_out/bias"]
-    np.testing.assert_array_equal(found, expected)
-
-
-def test_pickled_float8_needs_the_flag_too(vae_folder, tmp_path):
-    unet = torch_unet(UNET)
-    unet.save_config(tmp_path / "unet")
-    state = {k: t.to(torch.float8_e4m3fn) for k, t in unet.state_dict().items()}
-    torch.save(state, tmp_path / "unet/diffusion_pytorch_model.bin")
-    with pytest.raises(OmfaError, match=r"tensors are 8-bit floats \(float8_e4m3fn\)"):
-        open_source(tmp_path, vae=vae_folder)
-    found = read_unet(open_source(tmp_path, vae=vae_folder, allow_fp8=True))
-    expected = state["conv_out.bias"].float().numpy()
-    np.testing.assert_array_equal(found["conv_out.bias"], expected)
-
-
-@pytest.mark.parametrize(
-    ("key", "how"),
-    [("scaled_fp8", "scaled float8"), ("model.diffusion_model.x.absmax", "bitsandbytes")],
-)
-def test_quantised_files_are_named(whole, tmp_path, key, how):
-    path = write(tmp_path / "small.safetensors", {**whole, key: np.zeros(2, np.float32)})
-    with pytest.raises(OmfaError, match=rf"is quantised \({how}; 1 tensors such as {key}\)"):
-        open_source(path)
-
-
-# shards
-
-
-def write_shards(folder, tensors):
-    folder.mkdir(exist_ok=True)
-    keys = sorted(tensors)
-    names = [f"sdxl-0000{i}-of-00002.safetensors" for i in (1, 2)]
-    parts = {names[0]: keys[: len(keys) // 2], names[1]: keys[len(keys) // 2 :]}
-    for name, part in parts.items():
-        write(folder / name, {key: tensors[key] for key in part})
-    weight_map = {key: name for name, part in parts.items() for key in part}
-    index = folder / "sdxl.safetensors.index.json"
-    index.write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
-    return index
-
-
-def test_a_sharded_file_is_read_by_its_index_or_folder(whole, states, tmp_path, capsys):
-    index = write_shards(tmp_path / "shards", whole)
-    for source in (index, index.parent):
-        assert_unet(open_source(source), states)
-    first = index.with_name("sdxl-00001-of-00002.safetensors")
-    lines = fails(capsys, first, "--out", tmp_path / "out")
-    assert lines == [f"{first} is one of 2 shards of a model: give {index}"]
-    first.unlink()
-    lines = fails(capsys, index, "--out", tmp_path / "out")
-    assert (
-        len(lines) == 1 and "of which 1 are missing (sdxl-00001-of-00002.safetensors)" in lines[0]
-    )
-
-
-def test_a_folder_with_a_checkpoint_in_it_points_to_it(whole, tmp_path):
-    write(tmp_path / "sdxl.safetensors", whole)
-    with pytest.raises(
-        OmfaError, match=r"no folder unet: .*; of its files sdxl\.safetensors, give"
-    ):
-        open_source(tmp_path)
-
-
 # other diffusions
 
 
@@ -330,3 +207,42 @@ def test_the_advice_fits_the_fault_and_is_said_once(whole, tmp_path, capsys):
     path = write(tmp_path / "sd1.safetensors", old)
     lines = fails(capsys, path, "--out", tmp_path / "out")
     assert len(lines) == 1 and "Stable Diffusion 1 or 2 checkpoint" in lines[0]
+
+
+# folders
+
+
+def test_prefixes_inside_diffusers_folders_are_recognised(states, tmp_path):
+    torch_unet(UNET).save_pretrained(tmp_path / "unet")
+    torch_vae(VAE).save_pretrained(tmp_path / "vae")
+    for name, state, prefix in (
+        ("unet", states[0], "module._orig_mod."),
+        ("vae", states[1], "model."),
+    ):
+        path = tmp_path / name / "diffusion_pytorch_model.safetensors"
+        write(path, {prefix + key: tensor for key, tensor in state.items()})
+    source = open_source(tmp_path)
+    assert_unet(source, states)
+    params = tensor_names.from_torch({"v": source.components["vae"]})["v"]
+    np.testing.assert_array_equal(
+        tensor_names.to_torch(params)["quant_conv.bias"], states[1]["quant_conv.bias"]
+    )
+    assert "vae: its names begin with model., which is ignored" in source.notes
+    assert any(note.startswith("unet: removed _orig_mod. (") for note in source.notes)
+
+
+def test_swapped_folders_are_named(tmp_path, capsys):
+    torch_unet(UNET).save_pretrained(tmp_path / "src/vae")
+    torch_vae(VAE).save_pretrained(tmp_path / "src/unet")
+    lines = fails(capsys, tmp_path / "src", "--out", tmp_path / "out")
+    assert len(lines) == 2
+    assert "unet/config.json describes AutoencoderKL, expected SDXL's UNet2DCondition" in lines[0]
+    assert "vae/config.json describes UNet2DConditionModel, expected SDXL's Auto" in lines[1]
+
+
+def test_renamed_weights_get_the_advice_on_names(states, vae_folder, tmp_path, capsys):
+    torch_unet(UNET).save_pretrained(tmp_path / "unet")
+    path = tmp_path / "unet/diffusion_pytorch_model.safetensors"
+    write(path, {key.replace("_blocks", "_stages"): tensor for key, tensor in states[0].items()})
+    lines = fails(capsys, tmp_path, "--vae", vae_folder, "--out", tmp_path / "out")
+    assert "the names are not SDXL's: give SDXL weights under" in lines[-1] and len(lines) == 26
