@@ -221,7 +221,9 @@ def test_a_lora_as_the_source_is_named(tmp_path, capsys, form):
     save_file(tensors, tmp_path / "lora.safetensors")
     assert convert_weights.main(["import", f"{tmp_path}/lora.safetensors", "--out", "x"]) == 2
     said = capsys.readouterr().err
-    assert said.count("\n") == 1 and "it is a LoRA; give the base model as SRC and" in said
+    names = "kohya's names" if form == "kohya" else "PEFT's or diffusers' names"
+    assert f"it is a LoRA with {names}; give the base model as SRC and merge" in said
+    assert said.count("\n") == 1
     assert "--lora" in said
 
 

@@ -6,15 +6,20 @@ from collections.abc import Collection
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.weights.tensor_files import format_names
 
-LORA = "a LoRA"
+KOHYA, PEFT = "a LoRA with kohya's names", "a LoRA with PEFT's or diffusers' names"
+OTHER_ADAPTER = "an adapter other than a plain LoRA (such as DoRA, LoHa, LoKr or OFT)"
 # (pattern in a tensor's name, what the file holds), the first match wins
-CONTENTS: tuple[tuple[str, str], ...] = (
+ADAPTERS: tuple[tuple[str, str], ...] = (
     (
-        r"[._]lora[._](down|up|A|B|linear_layer)\b|[._]lora_(mid|magnitude_vector)|\.dora_scale$"
-        r"|\.hada_w|\.lokr_w|^lora_(unet|te\d?)_",
-        LORA,
+        r"\.dora_scale$|[._]lora_(mid|magnitude_vector)|\.hada_w|\.lokr_w|\.oft_(blocks|diag)"
+        r"|\.(on_input|diff|diff_b)$",
+        OTHER_ADAPTER,
     ),
-    (r"\.oft_(blocks|diag)|\.(on_input|diff|diff_b)$", "another adapter than LoRA"),
+    (r"\.lora_(down|up)\.|^lora_(unet|te\d?)_", KOHYA),
+    (r"[._]lora_(A|B|linear_layer)\b|[._]lora\.(down|up)\.", PEFT),
+)
+CONTENTS: tuple[tuple[str, str], ...] = (
+    *ADAPTERS,
     (r"^image_proj\.|^ip_adapter\.", "an IP-Adapter"),
     (r"input_hint_block|zero_convs|controlnet_|^control_model\.", "a ControlNet"),
     (r"^(adapter\.)?body\.\d+\.(in_conv|resnets|block)", "a T2I-Adapter"),
@@ -29,7 +34,9 @@ CONTENTS: tuple[tuple[str, str], ...] = (
     (r"(^|\.)(input_blocks|output_blocks|down_blocks|up_blocks)\.", "a UNet"),
 )
 ADVICE = {
-    LORA: "give the base model as SRC and merge this file with --lora",
+    KOHYA: "give the base model as SRC and merge this file with --lora",
+    PEFT: "give the base model as SRC and merge this file with --lora",
+    OTHER_ADAPTER: "merge it into the base model with the tool that made it",
     "a VAE": "give the base model as SRC and this file with --vae",
     "text encoders": "give the base model as SRC and this file with --text-encoders",
 }
@@ -43,7 +50,7 @@ QUANTISED: tuple[tuple[str, str], ...] = (
 
 
 def name_contents(keys: Collection[str]) -> str:
-    """Return what a file with these tensors holds, such as "a LoRA"; "" if it is not known."""
+    """Return what a file with these tensors holds, such as "a VAE"; "" if it is not known."""
     for pattern, what in CONTENTS:
         if any(re.search(pattern, key) for key in keys):
             return what
@@ -77,6 +84,6 @@ def make_contents_error(keys: Collection[str], where: str, wanted: str, advice: 
 
 def is_adapter(keys: Collection[str]) -> bool:
     """Return True if tensors belong to an adapter such as a LoRA, and none to a UNet."""
-    pattern = re.compile("|".join(pattern for pattern, _ in CONTENTS[:2]))
+    pattern = re.compile("|".join(pattern for pattern, _ in ADAPTERS))
     others = [key for key in keys if not pattern.search(key)]
     return len(others) < len(keys) and name_contents(others) != "a UNet"

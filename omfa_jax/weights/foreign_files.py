@@ -79,7 +79,7 @@ def is_safetensors(path: Path) -> bool:
 def has_safetensors_start(start: bytes, size: int) -> bool:
     """Return True for the first bytes of a safetensors file of `size` bytes."""
     length = int.from_bytes(start[:8], "little")
-    return start[8:SAFETENSORS_START] == b"{" and 8 + length <= size
+    return start[8:SAFETENSORS_START] == b"{" and 8 + length <= min(size, MAX_HEADER_BYTES)
 
 
 def _compare_size(header: bytes, body: int, size: int) -> tuple[str, str] | None:
