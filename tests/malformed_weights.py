@@ -184,12 +184,9 @@ def make_tensor_ways(
         "no UNet": (only("first_stage_model."), "has no UNet: it is a VAE"),
         "LoRA": (
             replaced(**{"lora_unet_a.lora_down.weight": low, "lora_unet_a.lora_up.weight": low.T}),
-            "it is a LoRA with kohya's names; give the base model as SRC and merge this file with --lora",
+            "it is a LoRA with kohya's names; give the base model as SRC and merge .* --lora",
         ),
-        "LoHa": (
-            replaced(**{"lora_unet_a.hada_w1_a": low}),
-            "it is an adapter other than a plain LoRA",
-        ),
+        "LoHa": (replaced(**{"lora_unet_a.hada_w1_a": low}), "it is an adapter other than a plain"),
         "ControlNet": (
             renamed(f"{UNET}out.", f"{UNET}input_hint_block."),
             "has no UNet: it is a ControlNet",
