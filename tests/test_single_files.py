@@ -67,8 +67,9 @@ def test_a_unet_alone_is_read_under_any_prefix(unet_alone, states, vae_folder, t
     tensors = {prefix + key: tensor for key, tensor in unet_alone.items()}
     source = open_source(write(tmp_path / "unet.safetensors", tensors), vae=vae_folder)
     assert_unet(source, states)
-    said = [note for note in source.notes if "prefix" in note or "names" in note]
-    assert bool(said) == bool(prefix)
+    said = [note for note in source.notes if note.startswith("removed ")]
+    # the usual prefix inside a wrapper is no news
+    assert len(said) == bool(prefix) and all(prefix[:6] in note for note in said)
 
 
 @pytest.mark.parametrize("prefix", ["", "unet.", "_orig_mod."])
@@ -92,6 +93,14 @@ def test_a_vae_under_diffusers_names(whole, states, vae_folder, tmp_path):
         assert stated != any("assuming SDXL's VAE" in note for note in source.notes)
 
 
+def test_a_vaes_prefix_is_said(whole, states, tmp_path):
+    path = write(tmp_path / "sdxl.safetensors", whole)
+    wrapped = {f"_orig_mod.vae.{key}": tensor for key, tensor in states[1].items()}
+    source = open_source(path, vae=write(tmp_path / "vae.safetensors", wrapped))
+    said = f"removed _orig_mod. ({len(states[1])} tensors) and the prefix vae. from its names"
+    assert said in source.notes
+
+
 # names
 
 
@@ -112,7 +121,7 @@ def test_wrappers_are_recognised_and_said(whole, states, tmp_path, wrap):
     write(path, {wrap(key): tensor for key, tensor in (whole | leftovers).items()})
     source = open_source(path)
     assert_unet(source, states)
-    said = [n for n in source.notes if "removed" in n or "is ignored" in n]
+    said = [note for note in source.notes if note.startswith("removed ")]
     assert len(said) == 1
 
 
@@ -227,8 +236,10 @@ def test_prefixes_inside_diffusers_folders_are_recognised(states, tmp_path):
     np.testing.assert_array_equal(
         tensor_names.to_torch(params)["quant_conv.bias"], states[1]["quant_conv.bias"]
     )
-    assert "vae: its names begin with model., which is ignored" in source.notes
-    assert any(note.startswith("unet: removed _orig_mod. (") for note in source.notes)
+    assert "vae: removed the prefix model. from its names" in source.notes
+    assert any(
+        note.startswith("unet: removed _orig_mod. (428 tensors) and") for note in source.notes
+    )
 
 
 def test_swapped_folders_are_named(tmp_path, capsys):

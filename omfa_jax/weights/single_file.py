@@ -6,7 +6,7 @@ neither network is left out with a note if it is known, and is a mismatch if it 
 
 import collections
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -107,7 +107,7 @@ def open_single_file(path: Path, flag: str = "SRC") -> SingleFile:
     if file_contents.is_adapter(keys):
         raise file_contents.make_contents_error(keys, str(path), "UNet or VAE", f"change {flag}")
     file_contents.refuse_quantised(keys, str(path))
-    tensors, notes = unwrap_names(tensors)
+    tensors, removed = unwrap_names(tensors)
     unet = _find_part(tensors, UNET_START, ldm_names.UNET_PREFIX, NOT_UNETS)
     if unet is not None and unet.prefix not in ("", ldm_names.UNET_PREFIX):
         # the rest of a checkpoint inside another module has that module's name too
@@ -115,8 +115,11 @@ def open_single_file(path: Path, flag: str = "SRC") -> SingleFile:
         if unet.prefix.endswith(ldm_names.UNET_PREFIX):
             tensors = tensors.rename_keys(lambda key: key.removeprefix(outer))
             unet = Part(ldm_names.UNET_PREFIX, unet.form)
-        notes.append(f"its names begin with {outer}, which is ignored")
+        removed.append(f"the prefix {outer}")
     vae = _find_part(tensors, VAE_START, ldm_names.VAE_PREFIX, None)
+    if unet is None and vae is not None and vae.prefix not in ("", ldm_names.VAE_PREFIX):
+        removed.append(f"the prefix {vae.prefix}")
+    notes = describe_removed(removed)
     if unet is not None and unet.form == "diffusers":
         notes.append("its UNet has diffusers' names")
     constants = {key for key in tensors.shapes if scheduler_statements.is_constant(key)}
@@ -143,7 +146,7 @@ def _open_tensors(path: Path, flag: str) -> LazyTensors:
 
 
 def unwrap_names(tensors: LazyTensors) -> tuple[LazyTensors, list[str]]:
-    """Return the tensors without wrappers in their names, and a note if there were any."""
+    """Return the tensors without wrappers in their names, and which were removed."""
     found = collections.Counter(
         word for key in tensors.shapes for word in key.split(".") if word in WRAPPERS
     )
@@ -153,8 +156,14 @@ def unwrap_names(tensors: LazyTensors) -> tuple[LazyTensors, list[str]]:
     def unwrap(key: str) -> str:
         return ".".join(word for word in key.split(".") if word not in WRAPPERS)
 
-    words = " and ".join(f"{word}. ({count} tensors)" for word, count in sorted(found.items()))
-    return tensors.rename_keys(unwrap), [f"removed {words} from its names"]
+    return tensors.rename_keys(unwrap), [
+        f"{word}. ({found[word]} tensors)" for word in sorted(found)
+    ]
+
+
+def describe_removed(removed: Sequence[str]) -> list[str]:
+    """Return the note on what was removed from a file's names, if anything was."""
+    return [f"removed {' and '.join(removed)} from its names"] if removed else []
 
 
 def unwrap_component(
@@ -164,13 +173,13 @@ def unwrap_component(
 
     `starts` is UNET_START or VAE_START; the names are diffusers'.
     """
-    tensors, notes = unwrap_names(tensors)
+    tensors, removed = unwrap_names(tensors)
     part = _find_part(tensors, {"diffusers": starts["diffusers"]}, "", None)
     prefix = "" if part is None else part.prefix
     if prefix:
         tensors = tensors.rename_keys(lambda key: key.removeprefix(prefix))
-        notes.append(f"its names begin with {prefix}, which is ignored")
-    return tensors, notes
+        removed.append(f"the prefix {prefix}")
+    return tensors, describe_removed(removed)
 
 
 def _find_part(

@@ -189,10 +189,11 @@ def _merge(unet: NetworkSource, loras: Sequence[LoraFile]) -> NetworkSource:
 
 
 def _open_other_vae(path: Path) -> NetworkSource:
-    file = None
-    if not path.is_dir():
-        file = open_single_file(require_file(path, "VAE", "--vae"), "--vae")
-    return _open_vae(path, file)
+    if path.is_dir():
+        return _open_vae(path, None)
+    file = open_single_file(require_file(path, "VAE", "--vae"), "--vae")
+    network = _open_vae(path, file)
+    return dataclasses.replace(network, notes=(*file.notes, *network.notes))
 
 
 def _open_vae(path: Path, file: SingleFile | None) -> NetworkSource:
