@@ -8,7 +8,7 @@ import pytest
 from diffusers.loaders.lora_pipeline import StableDiffusionXLLoraLoaderMixin
 from safetensors.numpy import save_file
 from test_ldm_names import UNET, VAE, in_one_file
-from torch_models import relative_l2, state_of, torch, torch_unet, torch_vae
+from torch_models import get_state_dict, relative_l2, torch, torch_unet, torch_vae
 
 import convert_weights
 from omfa_jax.core.errors import OmfaError
@@ -42,14 +42,14 @@ def base(tmp_path_factory):
 @pytest.fixture(scope="module")
 def single(tmp_path_factory):
     path = tmp_path_factory.mktemp("single") / "sdxl.safetensors"
-    save_file(in_one_file(state_of(torch_unet(UNET)), state_of(torch_vae(VAE))), path)
+    save_file(in_one_file(get_state_dict(torch_unet(UNET)), get_state_dict(torch_vae(VAE))), path)
     return path
 
 
 def make_matrices(modules, seed=0):
     """Return {module: (down, up)} at random, of the shapes that trainers write."""
     rng = np.random.default_rng(seed)
-    weights = state_of(torch_unet(UNET))
+    weights = get_state_dict(torch_unet(UNET))
     found = {}
     for module in modules:
         shape = weights[f"{module}.weight"].shape
@@ -102,7 +102,7 @@ def fuse_by_diffusers(tensors, scale=SCALE, metadata=None):
     unet.load_lora_adapter(state, prefix="unet", network_alphas=alphas or None, **options)
     unet.fuse_lora(lora_scale=scale)
     unet.unload_lora()
-    return state_of(unet)
+    return get_state_dict(unet)
 
 
 def merge(source, lora):
@@ -112,7 +112,7 @@ def merge(source, lora):
 
 
 def assert_equal(ours, theirs, changed):
-    plain = state_of(torch_unet(UNET))
+    plain = get_state_dict(torch_unet(UNET))
     for key, tensor in theirs.items():
         assert relative_l2(ours[key], tensor) < 1e-6, key
         moved = not np.array_equal(ours[key], plain[key])
@@ -198,7 +198,7 @@ def test_several_are_merged_by_the_command(base, tmp_path, capsys):
     both = open_source(base, loras=[parse_lora(text) for text in flags[1::2]])
     ours = tensor_names.to_torch(tensor_names.from_torch({"u": both.components["unet"]})["u"])
     first, second = (make_matrices(MODULES, seed=at)[MODULES[0]] for at in (0, 1))
-    plain = state_of(torch_unet(UNET))[f"{MODULES[0]}.weight"]
+    plain = get_state_dict(torch_unet(UNET))[f"{MODULES[0]}.weight"]
     expected = plain + 0.5 * first[1] @ first[0] - second[1] @ second[0]
     np.testing.assert_allclose(ours[f"{MODULES[0]}.weight"], expected, rtol=1e-5, atol=1e-5)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from malformed_weights import make_byte_ways, make_tensor_ways, write_contiguous
 from test_ldm_names import UNET, VAE, in_one_file
-from torch_models import state_of, torch_unet, torch_vae
+from torch_models import get_state_dict, torch_unet, torch_vae
 
 import convert_weights
 
@@ -17,7 +17,7 @@ TENSOR_WAYS = make_tensor_ways(np.random.default_rng(SEED))
 
 @pytest.fixture(scope="module")
 def tensors():
-    return in_one_file(state_of(torch_unet(UNET)), state_of(torch_vae(VAE)))
+    return in_one_file(get_state_dict(torch_unet(UNET)), get_state_dict(torch_vae(VAE)))
 
 
 @pytest.fixture(scope="module")

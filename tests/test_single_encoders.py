@@ -10,7 +10,7 @@ from diffusers.loaders.single_file_utils import convert_open_clip_checkpoint
 from safetensors.numpy import save_file
 from single_files import write_float8
 from test_ldm_names import UNET, VAE, in_one_file
-from torch_models import state_of, torch_unet, torch_vae
+from torch_models import get_state_dict, torch_unet, torch_vae
 
 import convert_weights
 from omfa_jax.core.errors import OmfaError
@@ -174,7 +174,9 @@ def test_the_command_uses_the_encoders_of_the_source(folder, file, tmp_path):
 
 def test_one_file_with_everything_is_imported_with_its_prompts(folder, tensors, tmp_path, capsys):
     config = dataclasses.replace(UNET, context_dim=192, pooled_dim=10)
-    networks = in_one_file(state_of(torch_unet(config)), state_of(torch_vae(VAE)), config)
+    networks = in_one_file(
+        get_state_dict(torch_unet(config)), get_state_dict(torch_vae(VAE)), config
+    )
     save_file({**networks, **tensors}, tmp_path / "sdxl.safetensors")
     arguments = ["import", f"{tmp_path}/sdxl.safetensors", "--out", f"{tmp_path}/out"]
     arguments += ["--prompt", PROMPTS[0]]

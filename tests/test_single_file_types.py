@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from single_files import CODES, assert_unet, fails, read_unet, write, write_float8
 from test_ldm_names import UNET, VAE, in_one_file
-from torch_models import state_of, torch, torch_unet, torch_vae
+from torch_models import get_state_dict, torch, torch_unet, torch_vae
 
 import convert_weights
 from omfa_jax.core.errors import OmfaError
@@ -17,7 +17,7 @@ from omfa_jax.weights.torch_sources import open_source
 
 @pytest.fixture(scope="module")
 def states():
-    return state_of(torch_unet(UNET)), state_of(torch_vae(VAE))
+    return get_state_dict(torch_unet(UNET)), get_state_dict(torch_vae(VAE))
 
 
 @pytest.fixture(scope="module")
