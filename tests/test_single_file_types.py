@@ -1,16 +1,19 @@
 """Single files in odd dtypes and in shards: what is read, what must be asked for, what is named."""
 
 import json
+import shutil
 
 import ml_dtypes
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 from single_files import CODES, assert_unet, fails, read_unet, write, write_float8
 from test_ldm_names import UNET, VAE, in_one_file
 from torch_models import get_state_dict, torch, torch_unet, torch_vae
 
 import convert_weights
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.weights.model_folder import load_vae
 from omfa_jax.weights.safetensors_stream import mmap_tensors
 from omfa_jax.weights.torch_sources import open_source
 
@@ -65,6 +68,14 @@ def test_pickled_float8_needs_the_flag_too(vae_folder, tmp_path):
     found = read_unet(open_source(tmp_path, vae=vae_folder, allow_fp8=True))
     expected = state["conv_out.bias"].float().numpy()
     np.testing.assert_array_equal(found["conv_out.bias"], expected)
+
+
+def test_float8_is_refused_outside_the_import_too(vae_folder, tmp_path):
+    shutil.copytree(vae_folder, tmp_path / "model/vae")
+    path = tmp_path / "model/vae/diffusion_pytorch_model.safetensors"
+    write_float8(path, load_file(path), "float8_e5m2")
+    with pytest.raises(OmfaError, match=r"tensors are 8-bit floats \(F8_E5M2\)"):
+        load_vae(tmp_path / "model", VAE)
 
 
 @pytest.mark.parametrize(
