@@ -33,14 +33,26 @@ def import_weights(options: argparse.Namespace) -> int:
     """Convert a diffusers folder or an SDXL file to an imported folder, to train from it."""
     from omfa_jax.weights.conv_in import get_input_groups
     from omfa_jax.weights.imported_folder import import_source
+    from omfa_jax.weights.lora import parse_lora
     from omfa_jax.weights.scheduler_agreement import check_agreement
     from omfa_jax.weights.text_encoders import make_prompt_table
-    from omfa_jax.weights.torch_sources import open_source
+    from omfa_jax.weights.torch_sources import open_source, resolve_source
 
+    loras = [parse_lora(text) for text in options.lora]
     sources = {"SRC": options.source, "--vae": options.vae, "--config": options.config}
-    require_disjoint(options.out, sources | {"--text-encoders": options.text_encoders})
+    sources |= {"--text-encoders": options.text_encoders, "--tokenizer": options.tokenizer}
+    for lora in loras:
+        require_disjoint(options.out, sources | {"--lora": lora.path})
+    require_disjoint(options.out, sources)
     named = options.source_inputs.split(",") if options.source_inputs else None
-    source = open_source(options.source, vae=options.vae, vae_scale=options.vae_scale, inputs=named)
+    source = open_source(
+        options.source,
+        vae=options.vae,
+        vae_scale=options.vae_scale,
+        inputs=named,
+        loras=loras,
+        allow_fp8=options.allow_fp8,
+    )
     prompts, inputs = list(options.prompt), None
     if options.config is not None:
         from omfa_jax.cli.config_lib import load_config, make_diffusion_settings
@@ -53,13 +65,15 @@ def import_weights(options: argparse.Namespace) -> int:
                 print(note)
         inputs = get_input_groups(settings)
         prompts = [*(task.prompt for task in settings.tasks), *prompts]
-    encoders = options.text_encoders or options.source
+    encoders = options.text_encoders or resolve_source(options.source)
     table = make_prompt_table(
         source,
         encoders,
         prompts,
         without_text=options.null_prompts,
         own_first=options.text_encoders is None,
+        tokenizer=options.tokenizer,
+        allow_fp8=options.allow_fp8,
     )
     report = import_source(source, options.out, inputs=inputs, dtype=options.dtype, prompts=table)
     for note in report.notes:
@@ -119,7 +133,10 @@ def _parser() -> argparse.ArgumentParser:
 
     command = _add_command(commands, "import", import_weights)
     command.add_argument(
-        "source", type=parse_path, metavar="SRC", help="diffusers folder or SDXL .safetensors file"
+        "source",
+        type=parse_path,
+        metavar="SRC",
+        help="diffusers folder, SDXL .safetensors file, or .safetensors.index.json of its shards",
     )
     command.add_argument(
         "--out", type=parse_path, required=True, metavar="DIR", help="imported folder to write"
@@ -171,8 +188,26 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--text-encoders",
         type=parse_path,
+        metavar="SRC",
+        help="diffusers folder or SDXL file with the text encoders (default: SRC)",
+    )
+    command.add_argument(
+        "--tokenizer",
+        type=parse_path,
         metavar="DIR",
-        help="diffusers folder with the text encoders (default: SRC)",
+        help="folder with CLIP's vocab.json and merges.txt, for text encoders in a single file",
+    )
+    command.add_argument(
+        "--lora",
+        action="append",
+        default=[],
+        metavar="FILE[:SCALE]",
+        help="LoRA to merge into the UNet, with a factor (default: 1); may be repeated",
+    )
+    command.add_argument(
+        "--allow-fp8",
+        action="store_true",
+        help="accept weights in 8-bit floating point, upcast to float32",
     )
     command.add_argument(
         "--null-prompts",

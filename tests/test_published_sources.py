@@ -95,7 +95,7 @@ def test_every_broken_file_is_named(copy, capsys, tmp_path):
 @pytest.mark.parametrize(
     ("state", "words"),
     [
-        ({"state_dict": {"x": torch.zeros(2)}}, "state_dict is not a tensor"),
+        ({"state_dict": {"x": torch.zeros(2)}}, "not tensors: state_dict"),
         ({"conv_in.bias": torch.zeros(16, dtype=torch.int8)}, "conv_in.bias is int8"),
     ],
 )

@@ -6,7 +6,7 @@ from torch_models import UNET_SHAPES, component_of, get_state_dict, params_of, t
 
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.models import VAEConfig
-from omfa_jax.weights import tensor_names, torch_sources
+from omfa_jax.weights import mismatches, tensor_names, torch_sources
 from omfa_jax.weights.torch_sources import get_vae_shapes
 from omfa_jax.weights.torch_tensors import LazyTensors
 
@@ -95,13 +95,14 @@ def test_all_faults_are_told_as_one_diff():
         "  ! conv_norm_out.bias",
         "  test",
     ]
-    assert {line[2:] for line in rest[7:-3]} == {
-        f"- {row.key}" for row in component_of(VAE, {}).rows
-    }
+    assert rest[7:-3] == [
+        *(f"  - {row.key}" for row in component_of(VAE, {}).rows[:10]),
+        "  - and 114 more",
+    ]
     assert rest[-3:] == [
         "test: 2 missing (-), 1 unexpected (+), 1 misshapen (~), 1 with NaN or infinity (!)",
         "test: 124 missing (-)",
-        tensor_names.ADVICE,
+        mismatches.KINDS["~"][1],
     ]
 
 

@@ -52,6 +52,7 @@ VAE_FIXED: dict[str, tuple[Any, Any]] = {
     "use_quant_conv": (True, True),
 }
 
+PLAYGROUND = "latents normalised channel by channel are Playground v2.5's, not SDXL's"
 # Fields that would change the UNet's architecture; they must be unset.
 UNET_UNSET = (
     "class_embeddings_concat",
@@ -257,7 +258,8 @@ def _require_fixed(
         came = fields.get(name, default)
         # null and false both mean "off" in files written by different versions
         if (came or None) != (value or None):
-            raise OmfaError(f"{where}: {name} is {came!r}; only {value!r} is supported")
+            why = f" ({PLAYGROUND})" if name.startswith("latents_") else ""
+            raise OmfaError(f"{where}: {name} is {came!r}; only {value!r} is supported{why}")
 
 
 def _require(fields: Mapping[str, Any], name: str, where: str) -> Any:

@@ -22,7 +22,7 @@ from omfa_jax.weights.model_description import (
     write_description,
 )
 from omfa_jax.weights.prompt_table import PromptTable
-from omfa_jax.weights.tensor_files import DTYPES, STEM, write_json
+from omfa_jax.weights.tensor_files import DTYPES, STEM, format_names, write_json
 from omfa_jax.weights.torch_sources import open_source
 
 Params = dict[str, Any]
@@ -120,7 +120,7 @@ def save_diffusers(
                 safetensors_stream.write_index(temporary / name, by_file, dtype)
         if not_finite:
             raise OmfaError(
-                f"{len(not_finite)} tensors contain NaN or infinity ({', '.join(not_finite)}):"
+                f"{len(not_finite)} tensors contain NaN or infinity ({format_names(not_finite)}):"
                 " nothing was written; export an earlier checkpoint"
             )
         write_description(temporary, description)

@@ -21,6 +21,7 @@ from omfa_jax.core.atomic_dirs import atomic_dir
 from omfa_jax.core.errors import OmfaError, make_unknown_name_error
 from omfa_jax.weights import conv_in, safetensors_stream, scheduler_agreement, tensor_names
 from omfa_jax.weights.diffusers_folder import LoadedModel, load_diffusers, map_conv_in
+from omfa_jax.weights.mismatches import Mismatches, raise_mismatches
 from omfa_jax.weights.model_description import (
     DESCRIPTION_FILES,
     read_description,
@@ -28,7 +29,13 @@ from omfa_jax.weights.model_description import (
 )
 from omfa_jax.weights.prompt_table import PromptTable
 from omfa_jax.weights.scheduler_statements import SCHEDULER_FILE, Statement, parse_scheduler_config
-from omfa_jax.weights.tensor_files import DTYPES, read_json, read_tensors, write_json
+from omfa_jax.weights.tensor_files import (
+    DTYPES,
+    format_names,
+    read_json,
+    read_tensors,
+    write_json,
+)
 from omfa_jax.weights.torch_sources import TorchSource
 from omfa_jax.weights.torch_tensors import open_safetensors
 
@@ -110,7 +117,7 @@ def import_source(
                 digest = digests[key].hexdigest()
                 entries[f"{name}/{key}"] = _make_entry(shape, DTYPES[dtype], digest)
         # NaN is known only after reading; atomic_dir discards the folder then
-        tensor_names.raise_mismatches(found)
+        raise_mismatches(found)
         write_description(temporary, description)
         if description.prompts is not None:
             entries |= _make_prompt_entries(temporary)
@@ -217,7 +224,7 @@ def get_export_fields(model: LoadedModel) -> dict[str, Any]:
 
 def _make_difference_error(folder: Path, wrong: Sequence[str]) -> OmfaError:
     return OmfaError(
-        f"{folder}: {len(wrong)} arrays differ from {MANIFEST_FILE} ({', '.join(wrong)});"
+        f"{folder}: {len(wrong)} arrays differ from {MANIFEST_FILE} ({format_names(wrong)});"
         " the copy is damaged: import the weights again"
     )
 
@@ -251,7 +258,7 @@ def _get_shapes(
 
 
 def _iter_arrays(
-    component: tensor_names.Component, faults: tensor_names.Mismatches, change: conv_in.ChannelMap
+    component: tensor_names.Component, faults: Mismatches, change: conv_in.ChannelMap
 ) -> Iterator[tuple[str, np.ndarray]]:
     for row, array in tensor_names.iter_tensors(component, faults):
         kernel = change.apply(array) if row.path == conv_in.KERNEL_PATH else array

@@ -16,10 +16,14 @@ UNET_PREFIX = "model.diffusion_model."
 VAE_PREFIX = "first_stage_model."
 # Other contents of such files, which are not imported.
 SKIPPED = {
-    "conditioner.": "the text encoders",
+    "conditioner.": "the text encoders, which are read only to embed prompts",
+    "cond_stage_model.": "the text encoder of Stable Diffusion 1 or 2",
+    "text_encoder": "the text encoders, which are not read under these names",
     "denoiser.": "the schedule's constants",
     "model_ema.": "a moving average of the UNet",
 }
+# what files of a VAE hold besides it
+VAE_SKIPPED = {"loss.": "the loss that the VAE was trained with", "model_ema.": "a moving average"}
 
 # diffusers' word inside a module -> the file's
 UNET_WORDS = {
@@ -61,7 +65,7 @@ HEAD_WIDTH = 64
 Shapes = Mapping[str, tuple[int, ...]]
 
 
-def make_unet_key_fn(config: UNetConfig) -> Callable[[str], str]:
+def make_unet_key_fn(config: UNetConfig, prefix: str = UNET_PREFIX) -> Callable[[str], str]:
     """Return the function that maps diffusers' UNet keys to the single file's."""
     per_level = config.layers_per_block + 1
     attends = [depth > 0 for depth in config.transformer_depth]
@@ -89,7 +93,7 @@ def make_unet_key_fn(config: UNetConfig) -> Callable[[str], str]:
         head, _, last = module.rpartition(".")
         if ".resnets." in key:
             module = f"{head}.{UNET_WORDS[last]}"
-        return f"{UNET_PREFIX}{module}.{leaf}"
+        return f"{prefix}{module}.{leaf}"
 
     return name
 
@@ -111,21 +115,14 @@ def make_vae_key_fn(config: VAEConfig, prefix: str) -> Callable[[str], str]:
     return name
 
 
-def infer_unet_config(shapes: Shapes, where: str) -> UNetConfig:
-    """Return the UNet's config as inferred from the tensors' shapes.
+def infer_unet_config(shapes: Shapes, where: str, prefix: str = UNET_PREFIX) -> UNetConfig:
+    """Return the config of the UNet whose keys begin with `prefix`, as inferred from its shapes.
 
     Head width, size embedding width and number of norm groups do not appear in shapes and are taken
     from SDXL. So is what a missing tensor would have shown, so that the later comparison of names
-    reports just that tensor. Raises OmfaError for a file without a UNet and for Stable Diffusion 1
-    and 2.
+    reports just that tensor. Raises OmfaError for SDXL's refiner and for Stable Diffusion 1 and 2.
     """
-    ours = {k.removeprefix(UNET_PREFIX): s for k, s in shapes.items() if k.startswith(UNET_PREFIX)}
-    if not ours:
-        found = sorted({key.split(".")[0] for key in shapes})
-        raise OmfaError(
-            f"{where} has no tensors {UNET_PREFIX}* (its names begin with {', '.join(found[:6])}):"
-            " it is not an original SDXL checkpoint; give one, or a diffusers folder"
-        )
+    ours = {k.removeprefix(prefix): s for k, s in shapes.items() if k.startswith(prefix)}
     if not any(key.startswith("label_emb.") for key in ours):
         raise OmfaError(
             f"{where} is a Stable Diffusion 1 or 2 checkpoint (no label_emb, SDXL's size and pooled"
@@ -136,12 +133,12 @@ def infer_unet_config(shapes: Shapes, where: str) -> UNetConfig:
     channels, depths, layers = _infer_unet_levels(ours)
     keys = [key for key in ours if key.endswith("attn2.to_k.weight")]
     pooled = usual.pooled_dim + 6 * usual.time_id_dim
-    context_dim = _find_width(ours, keys, 1, usual.context_dim)
-    added = _find_width(ours, ["label_emb.0.0.weight"], 1, pooled)
+    context_dim = find_width(ours, keys, 1, usual.context_dim)
+    added = find_width(ours, ["label_emb.0.0.weight"], 1, pooled)
     refuse_refiner(context_dim, added, where)
     return UNetConfig(
-        in_channels=_find_width(ours, ["input_blocks.0.0.weight"], 1, usual.in_channels),
-        out_channels=_find_width(ours, ["out.2.weight"], 0, usual.out_channels),
+        in_channels=find_width(ours, ["input_blocks.0.0.weight"], 1, usual.in_channels),
+        out_channels=find_width(ours, ["out.2.weight"], 0, usual.out_channels),
         block_channels=tuple(channels),
         layers_per_block=layers,
         transformer_depth=tuple(depths),
@@ -158,17 +155,17 @@ def infer_vae_config(shapes: Shapes, prefix: str) -> VAEConfig:
     while any(key.startswith(f"{prefix}encoder.down.{len(channels)}.block.") for key in shapes):
         level = f"{prefix}encoder.down.{len(channels)}.block."
         widths = [f"{level}0.conv1.weight", f"{level}0.conv2.weight"]
-        channels.append(_find_width(shapes, widths, 0, usual.block_channels[-1]))
+        channels.append(find_width(shapes, widths, 0, usual.block_channels[-1]))
         layers = len({k.removeprefix(level).split(".")[0] for k in shapes if k.startswith(level)})
     latents = [f"{prefix}post_quant_conv.weight"]
     return VAEConfig(
         block_channels=tuple(channels) or usual.block_channels,
         layers_per_block=layers,
-        latent_channels=_find_width(shapes, latents, 0, usual.latent_channels),
+        latent_channels=find_width(shapes, latents, 0, usual.latent_channels),
     )
 
 
-def _find_width(shapes: Shapes, keys: Sequence[str], axis: int, usual: int) -> int:
+def find_width(shapes: Shapes, keys: Sequence[str], axis: int, usual: int) -> int:
     """Return the length of an axis of the first of `keys` that has it, else `usual`."""
     found = (shapes[key][axis] for key in keys if len(shapes.get(key, ())) > axis)
     return next(found, usual)
@@ -185,7 +182,7 @@ def _infer_unet_levels(ours: Shapes) -> tuple[list[int], list[int], int]:
         else:
             if fresh:
                 widths = [f"{here}0.out_layers.3.weight", f"{here}0.in_layers.2.weight"]
-                channels.append(_find_width(ours, widths, 0, UNetConfig().block_channels[-1]))
+                channels.append(find_width(ours, widths, 0, UNetConfig().block_channels[-1]))
                 stack = f"{here}1.transformer_blocks."
                 depths.append(len({k.split(".")[4] for k in ours if k.startswith(stack)}))
                 layers.append(0)

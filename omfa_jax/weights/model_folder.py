@@ -19,6 +19,7 @@ from omfa_jax.weights.model_description import (
     read_description,
     write_description,
 )
+from omfa_jax.weights.network_source import describe_tensors
 from omfa_jax.weights.omfa_model import Model, Params
 from omfa_jax.weights.prompt_table import PromptTable, merge_tables, save_prompts
 from omfa_jax.weights.scheduler_statements import PREDICTIONS
@@ -100,7 +101,10 @@ def load_vae(folder: Path, config: VAEConfig) -> Params:
     """Return the VAE's parameters from a model folder of either format."""
     if is_imported(folder):
         return load_params(folder, ["vae"])["vae"]
-    return tensor_names.from_torch({"vae": open_diffusers_vae(config, Path(folder) / "vae")})["vae"]
+    vae = open_diffusers_vae(config, Path(folder) / "vae")
+    for note in describe_tensors(vae, "VAE", allow_fp8=False):
+        log.info("%s: %s", folder, note)
+    return tensor_names.from_torch({"vae": vae})["vae"]
 
 
 def load_model_folder(folder: Path) -> Model:

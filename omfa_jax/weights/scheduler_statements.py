@@ -54,6 +54,8 @@ DISCRETE_SCHEDULERS = (
 )
 OTHER_SCHEDULE = "a noise schedule other than SDXL's"
 EDM = "EDM's noise levels"
+# the tensors edm_mean and edm_std are the latents' statistics
+PLAYGROUND = "EDM on latents normalised channel by channel, as Playground v2.5 was"
 # the keys of a scheduler_config.json that `parse_scheduler_config` reads
 READ_KEYS = (
     *("prediction_type", "rescale_betas_zero_snr", "trained_betas", "use_flow_sigmas"),
@@ -152,8 +154,8 @@ def parse_single_file(tensors: LazyTensors) -> tuple[Statement, ...]:
     for name, field, value in (
         ("v_pred", "prediction", "v"),
         ("ztsnr", "zero_terminal_snr", True),
-        ("edm_mean", "process", "EDM on latents normalised channel by channel"),
-        ("edm_vpred.sigma_max", "process", EDM),
+        ("edm_mean" if "edm_mean" in tensors.shapes else "edm_std", "process", PLAYGROUND),
+        ("edm_vpred.sigma_max", "process", f"{EDM}, as CosXL was"),
     ):
         if name in tensors.shapes:
             found.append(Statement(field, value, f"its tensor {name}"))

@@ -1,7 +1,7 @@
 """Reading and writing of safetensors and JSON files; errors are one line naming the file."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,11 @@ from safetensors.numpy import save_file
 from omfa_jax.core.atomic_files import get_umask, parse_json, require_file
 from omfa_jax.core.errors import OmfaError, make_unknown_name_error
 from omfa_jax.core.retry import call_with_retries
+from omfa_jax.weights.foreign_files import FETCH, recognise_file
 
 STEM = "diffusion_pytorch_model"
+# names listed in a message, and characters of each
+MAX_LISTED, MAX_NAME_CHARS = 10, 150
 DTYPES: dict[str, np.dtype] = {
     "fp32": np.dtype(np.float32),
     "fp16": np.dtype(np.float16),
@@ -90,7 +93,20 @@ def cast_tensor(key: str, tensor: np.ndarray, dtype: str) -> np.ndarray:
 
 
 def make_unreadable_error(path: Path, error: Exception) -> OmfaError:
-    """Return the OmfaError for a safetensors file that cannot be read."""
-    return OmfaError(
-        f"{path} is not a complete safetensors file ({error}); fetch or export it again"
-    )
+    """Return the OmfaError for a safetensors file that cannot be read, with what it is instead."""
+    lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    reason, advice = recognise_file(Path(path)) or (make_printable(lines[0]), FETCH)
+    return OmfaError(f"{path} is not a complete safetensors file ({reason}); {advice}")
+
+
+def format_names(names: Iterable[Any]) -> str:
+    """Return the first ten names, separated by commas, and how many more there are."""
+    shown = [make_printable(str(name)) for name in names]
+    more = f" and {len(shown) - MAX_LISTED} more" if len(shown) > MAX_LISTED else ""
+    return ", ".join(shown[:MAX_LISTED]) + more
+
+
+def make_printable(name: str) -> str:
+    """Return a name from a file as text for one line of a message, cut if it is very long."""
+    text = "".join(character if character.isprintable() else "?" for character in name)
+    return text if len(text) <= MAX_NAME_CHARS else f"{text[: MAX_NAME_CHARS - 3]}..."

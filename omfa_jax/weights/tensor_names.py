@@ -10,18 +10,18 @@ import functools
 import itertools
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from omfa_jax.core import trees
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.weights.mismatches import Mismatches, raise_mismatches
 from omfa_jax.weights.torch_tensors import LazyTensors
 
 STACKED = "transformer_blocks"
 TILE = 128
-ADVICE = "fetch or convert the weights again"
 
 # (our leaf name, rank) -> (PyTorch's leaf name, permutation from our axes to PyTorch's)
 LEAF_NAMES: dict[tuple[str, int], tuple[str, tuple[int, ...]]] = {
@@ -154,37 +154,6 @@ class Component:
         return make_name_table(self.tree)
 
 
-@dataclass
-class Mismatches:
-    """Why a component's tensors do not fill its tree, as lists of the source's keys."""
-
-    where: str
-    missing: list[str]
-    unexpected: list[str]
-    misshapen: list[str]
-    unusable: list[str]
-    not_finite: list[str] = field(default_factory=list)
-
-    @property
-    def counts(self) -> str:
-        """The count of each kind with the mark of its lines; empty without mismatches."""
-        return ", ".join(f"{len(n)} {kind} ({mark})" for mark, kind, n in self._kinds() if n)
-
-    @property
-    def lines(self) -> list[str]:
-        """One line for each mismatch, starting with the mark of its kind."""
-        return [f"{mark} {name}" for mark, _, names in self._kinds() for name in names]
-
-    def _kinds(self) -> list[tuple[str, str, list[str]]]:
-        return [
-            ("-", "missing", self.missing),
-            ("+", "unexpected", self.unexpected),
-            ("~", "misshapen", self.misshapen),
-            ("?", "unusable", self.unusable),
-            ("!", "with NaN or infinity", self.not_finite),
-        ]
-
-
 def match_keys(component: Component) -> Mismatches:
     """Compare names and shapes, without reading any tensor, and return the mismatches."""
     shapes, faulty = component.tensors.shapes, component.tensors.faulty
@@ -222,26 +191,12 @@ def iter_tensors(component: Component, faults: Mismatches) -> Iterator[tuple[Nam
 def require_match(components: Collection[Component]) -> list[Mismatches]:
     """Return the components' empty mismatches, or raise one OmfaError for all, NaN included."""
     found = [match_keys(component) for component in components]
-    if any(faults.lines for faults in found):
+    if any(faults.by_mark for faults in found):
         for component, faults in zip(components, found, strict=True):
             # read all tensors, so that NaN is reported together with the other mismatches
             collections.deque(iter_tensors(component, faults), maxlen=0)
     raise_mismatches(found)
     return found
-
-
-def raise_mismatches(found: Collection[Mismatches]) -> None:
-    """Raise one OmfaError with a line for every mismatch of all components, if there is any.
-
-    The counts come last, so that they are visible in a terminal even below a long list.
-    """
-    faulty = [faults for faults in found if faults.lines]
-    if faulty:
-        lines = [f"  {line}" for faults in faulty for line in (faults.where, *faults.lines)]
-        counts = [f"{faults.where}: {faults.counts}" for faults in faulty]
-        raise OmfaError(
-            "\n".join(["the weights do not match the network:", *lines, *counts, ADVICE])
-        )
 
 
 def from_torch(components: Mapping[str, Component]) -> dict[str, dict[str, Any]]:
@@ -259,6 +214,20 @@ def from_torch(components: Mapping[str, Component]) -> dict[str, dict[str, Any]]
     return built
 
 
+def list_reshaped(component: Component) -> list[str]:
+    """Return the source's keys of biases and norms with trailing axes of length 1, (n, 1, 1)."""
+    shapes = component.tensors.shapes
+    keys = ((component.key_fn(row.key), row.shape) for row in component.rows)
+    return [
+        key
+        for key, shape in keys
+        if len(shape) == 1 and shapes.get(key) != shape and _shapes_match(shapes.get(key), shape)
+    ]
+
+
 def _shapes_match(shape: tuple[int, ...] | None, expected: tuple[int, ...]) -> bool:
-    # a 1x1 convolution is a linear layer: older files have it in the VAE's attention
-    return shape == expected or (len(expected) == 2 and shape == (*expected, 1, 1))
+    # trailing axes of length 1: a linear layer as a 1x1 convolution, as older files have it in the
+    # VAE's attention, or a bias as (n, 1, 1)
+    if shape is None:
+        return False
+    return shape == (*expected, *[1] * (len(shape) - len(expected)))

@@ -1,6 +1,6 @@
 """Prompt tables made by running SDXL's two text encoders once, with transformers."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +10,17 @@ from omfa_jax.core.atomic_files import require_dir
 from omfa_jax.core.errors import OmfaError, require_modules
 from omfa_jax.weights.model_description import ModelDescription
 from omfa_jax.weights.prompt_table import EMPTY_PROMPT, PromptTable, make_null_prompts
-from omfa_jax.weights.tensor_files import read_json
+from omfa_jax.weights.single_encoders import build_encoder, read_encoders
+from omfa_jax.weights.tensor_files import format_names, read_json
 
 # sequence length of SDXL's tokenizers
 TEXT_TOKENS = 77
+# the words with which SDXL's two tokenizers fill prompts up
+PADDING = ("<|endoftext|>", "!")
+
+
+# a tokenizer's output, and the encoder to run on it
+Pairs = Iterator[tuple[Any, Any]]
 
 
 def encode_prompts(folder: Path, prompts: Sequence[str]) -> PromptTable:
@@ -25,20 +32,75 @@ def encode_prompts(folder: Path, prompts: Sequence[str]) -> PromptTable:
     `force_zeros_for_empty_prompt` off. Needs torch and transformers.
     """
     require_modules("embedding prompts", "torch", "torch", "transformers")
-    import torch
     import transformers
 
     folder = Path(folder)
-    named = [prompt for prompt in dict.fromkeys(prompts) if prompt != EMPTY_PROMPT]
-    texts = [*named, EMPTY_PROMPT]
-    contexts, pooled = [], None
-    with torch.no_grad():
+    texts = _list_texts(prompts)
+
+    def open_pairs() -> Pairs:
         for suffix, kind in (
             ("", transformers.CLIPTextModel),
             ("_2", transformers.CLIPTextModelWithProjection),
         ):
-            tokens = _tokenize(folder / f"tokenizer{suffix}", texts)
-            encoder = _load_encoder(kind, folder / f"text_encoder{suffix}")
+            tokens = _tokenize(_load_tokenizer(folder / f"tokenizer{suffix}"), texts)
+            yield tokens, _load_encoder(kind, folder / f"text_encoder{suffix}")
+
+    index = folder / "model_index.json"
+    fields = read_json(index) if index.is_file() else {}
+    zeros = fields.get("force_zeros_for_empty_prompt", True)
+    return _embed(open_pairs(), texts, folder, zeros_for_empty=zeros)
+
+
+def encode_prompts_of_file(
+    path: Path, tokenizer: Path | None, prompts: Sequence[str], *, allow_fp8: bool = False
+) -> PromptTable:
+    """Return the embeddings by the text encoders inside a single file, as `encode_prompts` does.
+
+    `tokenizer` is a folder with vocab.json and merges.txt, or one with the folders tokenizer and
+    tokenizer_2. The empty prompt is zeros.
+    """
+    require_modules("embedding prompts", "torch", "torch", "transformers")
+    path, texts = Path(path), _list_texts(prompts)
+    states = read_encoders(path, allow_fp8=allow_fp8)
+    if tokenizer is None:
+        raise OmfaError(
+            f"{path} holds text encoders but no tokenizer: give --tokenizer a folder with CLIP's"
+            " vocab.json and merges.txt (those of SDXL or openai/clip-vit-large-patch14), or train"
+            " without text with --null-prompts"
+        )
+    folders = [tokenizer / "tokenizer", tokenizer / "tokenizer_2"]
+    # one vocabulary is enough for both
+    padding: Sequence[str | None] = (None, None)
+    if not all(folder.is_dir() for folder in folders):
+        folders, padding = [tokenizer] * 2, PADDING
+
+    def open_pairs() -> Pairs:
+        for which, state in enumerate(states):
+            words = _load_tokenizer(folders[which], padding[which])
+            tokens = _tokenize(words, texts, state.positions)
+            encoder = build_encoder(state, which, words.eos_token_id, path)
+            if int(tokens.max()) >= encoder.config.vocab_size:
+                raise OmfaError(
+                    f"{folders[which]}: the tokenizer has more words than {path}'s text encoder"
+                    f" {which + 1} ({encoder.config.vocab_size}); give CLIP's to --tokenizer"
+                )
+            yield tokens, encoder
+
+    return _embed(open_pairs(), texts, path, zeros_for_empty=True)
+
+
+def _list_texts(prompts: Sequence[str]) -> list[str]:
+    return [*(prompt for prompt in dict.fromkeys(prompts) if prompt != EMPTY_PROMPT), EMPTY_PROMPT]
+
+
+def _embed(
+    pairs: Pairs, texts: Sequence[str], where: Path, *, zeros_for_empty: bool
+) -> PromptTable:
+    import torch
+
+    contexts, pooled = [], None
+    with torch.no_grad():
+        for tokens, encoder in pairs:
             output = encoder(tokens, output_hidden_states=True)
             contexts.append(output.hidden_states[-2].numpy())
             # the second encoder comes last; its first output is the projection
@@ -46,13 +108,12 @@ def encode_prompts(folder: Path, prompts: Sequence[str]) -> PromptTable:
     lengths = [states.shape[1] for states in contexts]
     if lengths[0] != lengths[1]:
         raise OmfaError(
-            f"{folder}: its tokenizers give {lengths[0]} and {lengths[1]} tokens per prompt,"
+            f"{where}: its tokenizers give {lengths[0]} and {lengths[1]} tokens per prompt,"
             f" expected {TEXT_TOKENS} from both: use SDXL's two tokenizers"
         )
     context = np.concatenate(contexts, axis=-1)
-    index = folder / "model_index.json"
-    fields = read_json(index) if index.is_file() else {}
-    if fields.get("force_zeros_for_empty_prompt", True):
+    assert pooled is not None
+    if zeros_for_empty:
         context[-1], pooled[-1] = 0.0, 0.0
     return PromptTable(tuple(texts), context, pooled)
 
@@ -64,12 +125,15 @@ def make_prompt_table(
     *,
     without_text: bool,
     own_first: bool = True,
+    tokenizer: Path | None = None,
+    allow_fp8: bool = False,
 ) -> PromptTable | None:
     """Return a table with `prompts`; without prompts the source's own, or None.
 
     With `without_text` every prompt is zeros. Otherwise it is the source's table, if that has all
-    prompts and `own_first` is True, or else the output of the text encoders in `encoders`. Raises
-    OmfaError if there are no encoders, or if the embeddings' widths do not match the UNet.
+    prompts and `own_first` is True, or else the output of the text encoders in the folder or file
+    `encoders`; those of a file need a `tokenizer`. Raises OmfaError if there are no encoders, or if
+    the embeddings' widths do not match the UNet.
     """
     config, own = source.unet_config, source.prompts
     if without_text and not prompts:
@@ -82,6 +146,8 @@ def make_prompt_table(
         table = own
     elif (encoders / "text_encoder").is_dir():
         table = encode_prompts(encoders, prompts)
+    elif encoders.is_file():
+        table = encode_prompts_of_file(encoders, tokenizer, prompts, allow_fp8=allow_fp8)
     else:
         raise OmfaError(
             f"{encoders} has no text encoders to embed {', '.join(map(repr, prompts))}: give"
@@ -120,7 +186,7 @@ def _load_encoder(kind: Any, folder: Path) -> Any:
     except Exception as error:
         raise _make_unreadable_error("text encoder", path, error) from None
     faults = [
-        f"{len(keys)} {word} ({', '.join(sorted(map(str, keys))[:3])})"
+        f"{len(keys)} {word} ({format_names(sorted(map(str, keys)))})"
         for word, name in (("missing", "missing_keys"), ("misshapen", "mismatched_keys"))
         if (keys := [key for key in info[name] if "position_ids" not in str(key)])
     ]
@@ -137,18 +203,24 @@ def _make_unreadable_error(what: str, path: Path, error: Exception) -> OmfaError
     return OmfaError(f"{path}: the {what} cannot be read ({reason}); fetch the folder again")
 
 
-def _tokenize(folder: Path, texts: Sequence[str]) -> Any:
+def _load_tokenizer(folder: Path, pad_token: str | None = None) -> Any:
+    """Return CLIP's tokenizer in a folder; `pad_token` replaces the word that fills prompts up."""
     import transformers
 
     path = require_dir(folder, "tokenizer", "the source")
     try:
-        tokenizer = transformers.CLIPTokenizer.from_pretrained(path)
+        changes: dict[str, Any] = {} if pad_token is None else {"pad_token": pad_token}
+        return transformers.CLIPTokenizer.from_pretrained(path, **changes)
     except Exception as error:
         raise _make_unreadable_error("tokenizer", path, error) from None
+
+
+def _tokenize(tokenizer: Any, texts: Sequence[str], longest: int | None = None) -> Any:
+    """Return token ids (texts, length): the tokenizer's own length, or `longest` if given."""
     padded = tokenizer(
         list(texts),
         padding="max_length",
-        max_length=tokenizer.model_max_length,
+        max_length=longest or tokenizer.model_max_length,
         truncation=True,
         return_tensors="pt",
     )

@@ -21,6 +21,7 @@ from omfa_jax.weights.conv_in import Groups, format_groups, infer_source_inputs
 from omfa_jax.weights.diffusers_folder import LoadedModel
 from omfa_jax.weights.imported_folder import is_imported, load_weights
 from omfa_jax.weights.model_description import ModelDescription, read_description
+from omfa_jax.weights.network_source import describe_float8
 from omfa_jax.weights.torch_sources import open_diffusers_unet, open_diffusers_vae
 from omfa_jax.weights.torch_tensors import find_model_files
 
@@ -88,6 +89,8 @@ def require_comparable(ours: LoadedModel, theirs: Path) -> ModelDescription:
         open_diffusers_unet(described.unet_config, theirs / "unet"),
         open_diffusers_vae(described.vae_config, theirs / "vae"),
     )
+    for component in components:
+        describe_float8(component.tensors, set(component.tensors.shapes), allow_fp8=False)
     tensor_names.raise_mismatches([tensor_names.match_keys(component) for component in components])
     return described
 

@@ -2,21 +2,34 @@
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jax
-
-from omfa_jax.core.atomic_files import require_dir
+from omfa_jax.core.atomic_files import require_dir, require_file
 from omfa_jax.core.errors import OmfaError, raise_all
-from omfa_jax.models import UNetConfig, VAEConfig, init_unet, init_vae
-from omfa_jax.weights import conv_in, diffusers_configs, ldm_names, scheduler_statements
+from omfa_jax.models import UNetConfig, VAEConfig
+from omfa_jax.weights import conv_in, diffusers_configs, scheduler_statements, single_networks
+from omfa_jax.weights.lora import LoraFile, merge_loras
 from omfa_jax.weights.model_description import ModelDescription, read_description
-from omfa_jax.weights.tensor_files import read_json
+from omfa_jax.weights.network_source import (
+    NetworkSource,
+    describe_tensors,
+    get_unet_shapes,
+    get_vae_shapes,
+)
+from omfa_jax.weights.single_file import (
+    UNET_START,
+    VAE_START,
+    SingleFile,
+    find_file_in,
+    open_single_file,
+    unwrap_component,
+)
+from omfa_jax.weights.tensor_files import make_printable, read_json
 from omfa_jax.weights.tensor_names import Component, update_key
-from omfa_jax.weights.torch_tensors import LazyTensors, open_model, open_safetensors
+from omfa_jax.weights.torch_tensors import LazyTensors, open_model
 
 SDXL_SCALE = VAEConfig.scaling_factor
 # IP-Adapter weights that a UNet file may contain; our network has no such layers
@@ -37,47 +50,44 @@ class TorchSource(ModelDescription):
     notes: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class _NetworkSource:
-    """One network of a source: its config, its tensors, and what was assumed or left out.
-
-    `statements` are set for the UNet of a single file.
-    """
-
-    config: Any
-    component: Component
-    notes: tuple[str, ...] = ()
-    statements: tuple[scheduler_statements.Statement, ...] = ()
-
-
 def open_source(
     path: Path,
     *,
     vae: Path | None = None,
     vae_scale: float | None = None,
     inputs: Sequence[str] | None = None,
+    loras: Sequence[LoraFile] = (),
+    allow_fp8: bool = False,
 ) -> TorchSource:
-    """Return the model in a diffusers folder or an original `.safetensors` file.
+    """Return the model in a diffusers folder or in a single file, whose index may list shards.
 
     `vae` is another file or folder to take the VAE from, `vae_scale` overrides its scaling factor,
-    and `inputs` names the groups of conv_in's channels. Errors of UNet and VAE are raised together.
+    `inputs` names the groups of conv_in's channels, `loras` are merged into the UNet and
+    `allow_fp8` accepts 8-bit floats. Errors of UNet and VAE are raised together, each once.
     """
-    path = Path(path)
-    if path.is_dir() and not (path / "unet").is_dir():
-        raise OmfaError(
-            f"{path} has no folder unet: give a diffusers folder or SDXL's original .safetensors"
-            " file"
-        )
+    path = resolve_source(path)
+    file = open_single_file(path) if path.is_file() else None
+    if file is None:
+        require_dir(path, "weights", "SRC")
+    elif file.unet is None:
+        # raises, with what the file is instead
+        single_networks.parse_unet(file)
     # try both, so that one run shows the errors of both
     parts, errors = [], []
-    for open_part in (_open_unet, lambda source: _open_vae(source if vae is None else vae)):
+    for open_part in (
+        lambda: _merge(_open_unet(path, file), loras),
+        lambda: _open_vae(path, file) if vae is None else _open_other_vae(Path(vae)),
+    ):
         try:
-            parts.append(open_part(path))
+            parts.append(open_part())
         except OmfaError as error:
             errors.append(error)
-    raise_all(errors)
+    # a fault of a single file concerns both
+    raise_all(list({str(error): error for error in errors}.values()))
     unet, own_vae = parts
     notes = list(unet.notes) + ([] if vae is None else [f"VAE from {vae}"]) + list(own_vae.notes)
+    for name, part in (("UNet", unet), ("VAE", own_vae)):
+        notes += describe_tensors(part.component, name, allow_fp8=allow_fp8)
     vae_config: VAEConfig = own_vae.config
     if vae_scale is not None:
         vae_config = dataclasses.replace(vae_config, scaling_factor=vae_scale)
@@ -86,7 +96,7 @@ def open_source(
         notes.append(
             f"the VAE's scaling factor is {vae_config.scaling_factor}; SDXL's is {SDXL_SCALE}"
         )
-    if path.is_file():
+    if file is not None:
         statements = unet.statements
         found = describe_single_file(unet.config, vae_config, statements)
     else:
@@ -104,6 +114,12 @@ def open_source(
         statements=statements,
         notes=tuple(notes),
     )
+
+
+def resolve_source(path: Path) -> Path:
+    """Return `path`, or the index of a sharded checkpoint in a folder that is not diffusers'."""
+    path = Path(path)
+    return find_file_in(path) if path.is_dir() and not (path / "unet").is_dir() else path
 
 
 def describe_single_file(
@@ -146,119 +162,73 @@ def open_diffusers_vae(config: VAEConfig, folder: Path) -> Component:
     return Component(get_vae_shapes(config), update_keys(open_model(folder)))
 
 
-def get_unet_shapes(config: UNetConfig) -> dict[str, Any]:
-    """Return the parameter tree of a UNet as jax.ShapeDtypeStructs."""
-    return jax.eval_shape(lambda: init_unet(config, jax.random.key(0)))
-
-
-def get_vae_shapes(config: VAEConfig) -> dict[str, Any]:
-    """Return the parameter tree of a VAE as jax.ShapeDtypeStructs."""
-    return jax.eval_shape(lambda: init_vae(config, jax.random.key(0)))
-
-
-def _open_unet(path: Path) -> _NetworkSource:
-    if path.is_file():
-        return _parse_unet_file(_require_safetensors(path))
-    config_file = require_dir(path, "weights", "SRC") / "unet" / "config.json"
+def _open_unet(path: Path, file: SingleFile | None) -> NetworkSource:
+    if file is not None:
+        return single_networks.parse_unet(file)
+    config_file = path / "unet" / "config.json"
     fields = read_json(config_file)
+    _require_class(fields, "UNet2DConditionModel", config_file)
     config = diffusers_configs.parse_diffusers_unet_config(fields, str(config_file))
     notes = diffusers_configs.list_unread_fields(
         fields, diffusers_configs.UNET_READ, "UNet2DConditionModel", "unet/config.json"
     )
     unet = open_diffusers_unet(config, path / "unet")
-    adapter = {key for key in unet.tensors.shapes if IMAGE_PROMPT_ADAPTER.search(key)}
-    if not adapter:
-        return _NetworkSource(config, unet, tuple(notes))
-    notes.append(f"left out {len(adapter)} tensors of the image-prompt adapter")
-    return _NetworkSource(
-        config, Component(unet.tree, unet.tensors.drop_keys(adapter)), tuple(notes)
-    )
+    tensors, unwrapped = unwrap_component(unet.tensors, UNET_START)
+    notes += [f"unet: {note}" for note in unwrapped]
+    adapter = {key for key in tensors.shapes if IMAGE_PROMPT_ADAPTER.search(key)}
+    if adapter:
+        notes.append(f"left out {len(adapter)} tensors of the image-prompt adapter")
+    return NetworkSource(config, Component(unet.tree, tensors.drop_keys(adapter)), tuple(notes))
 
 
-def _parse_unet_file(tensors: LazyTensors) -> _NetworkSource:
-    config = ldm_names.infer_unet_config(tensors.shapes, tensors.where)
-    notes = [
-        "assuming SDXL's 64 channels per head and 32 norm groups: the file does not state them"
-    ]
-    skipped = {key for key in tensors.shapes if key.startswith(ldm_names.VAE_PREFIX)}
-    for prefix, what in ldm_names.SKIPPED.items():
-        keys = {key for key in tensors.shapes if key.startswith(prefix)}
-        skipped |= keys
-        if keys:
-            notes.append(f"left out {what} ({len(keys)} tensors {prefix}*)")
-    notes += scheduler_statements.list_ignored_metadata(tensors.metadata)
-    constants = {
-        key for key in tensors.shapes.keys() - skipped if scheduler_statements.is_constant(key)
-    }
-    if constants:
-        named = ", ".join(sorted(constants))
-        notes.append(f"left out {len(constants)} tensors that belong to no network ({named})")
-    # what is left must fill the network exactly: an unknown tensor is an error, not ignored
-    column = ldm_names.make_unet_key_fn(config)
-    component = Component(get_unet_shapes(config), tensors.drop_keys(skipped | constants), column)
-    return _NetworkSource(
-        config, component, tuple(notes), scheduler_statements.parse_single_file(tensors)
-    )
+def _merge(unet: NetworkSource, loras: Sequence[LoraFile]) -> NetworkSource:
+    if not loras:
+        return unet
+    component, notes = merge_loras(unet.component, unet.config, loras)
+    return dataclasses.replace(unet, component=component, notes=(*unet.notes, *notes))
 
 
-def _open_vae(path: Path) -> _NetworkSource:
-    """Open the VAE of a model folder, of a separate folder or of an original file."""
-    path = Path(path)
-    if path.is_file():
-        return _parse_vae_file(_require_safetensors(path))
+def _open_other_vae(path: Path) -> NetworkSource:
+    if path.is_dir():
+        return _open_vae(path, None)
+    file = open_single_file(require_file(path, "VAE", "--vae"), "--vae")
+    network = _open_vae(path, file)
+    return dataclasses.replace(network, notes=(*file.notes, *network.notes))
+
+
+def _open_vae(path: Path, file: SingleFile | None) -> NetworkSource:
+    """Open the VAE of a model folder, of a separate folder or of a single file."""
+    if file is not None:
+        return single_networks.parse_vae(file)
+    if not any((path / name).is_file() for name in ("vae/config.json", "config.json")):
+        raise OmfaError(
+            f"{path} has no VAE (no vae/config.json): give one with --vae, a diffusers folder, its"
+            " folder vae, or a file"
+        )
     folder = path / "vae" if (path / "vae").is_dir() else path
     config_file = folder / "config.json"
     fields = read_json(config_file)
+    _require_class(fields, "AutoencoderKL", config_file)
     config = diffusers_configs.parse_diffusers_vae_config(fields, str(config_file))
     notes = diffusers_configs.list_unread_fields(
         fields, diffusers_configs.VAE_READ, "AutoencoderKL", "vae/config.json"
     )
-    return _NetworkSource(config, open_diffusers_vae(config, folder), tuple(notes))
+    opened = open_diffusers_vae(config, folder)
+    tensors, unwrapped = unwrap_component(opened.tensors, VAE_START)
+    notes += [f"vae: {note}" for note in unwrapped]
+    return NetworkSource(config, Component(opened.tree, tensors), tuple(notes))
 
 
-def _parse_vae_file(tensors: LazyTensors) -> _NetworkSource:
-    if any(key.startswith(ldm_names.UNET_PREFIX) for key in tensors.shapes):
-        # raises for Stable Diffusion 1, whose VAE has the same shapes but another scaling factor
-        ldm_names.infer_unet_config(tensors.shapes, tensors.where)
-    # a file with only the VAE has no prefix
-    has_prefix = any(key.startswith(ldm_names.VAE_PREFIX) for key in tensors.shapes)
-    prefix = ldm_names.VAE_PREFIX if has_prefix else ""
-    config = ldm_names.infer_vae_config(tensors.shapes, prefix)
-    others = {
-        k for k in tensors.shapes if not k.startswith(prefix) or scheduler_statements.is_constant(k)
-    }
-    column = ldm_names.make_vae_key_fn(config, prefix)
-    component = Component(get_vae_shapes(config), tensors.drop_keys(others), column)
-    scale = scheduler_statements.read_vae_scale(tensors)
-    if scale is not None:
-        config = dataclasses.replace(config, scaling_factor=scale)
-        return _NetworkSource(config, component)
-    note = (
-        f"assuming SDXL's VAE scaling factor {SDXL_SCALE}: {tensors.where} does not state it"
-        " (set it with --vae-scale)"
-    )
-    return _NetworkSource(config, component, (note,))
-
-
-def _require_safetensors(path: Path) -> LazyTensors:
-    if path.suffix != ".safetensors":
+def _require_class(fields: Mapping[str, Any], word: str, config_file: Path) -> None:
+    """Raise an OmfaError for the config.json of a network of another kind."""
+    name = str(fields.get("_class_name", word))
+    if word not in name:
         raise OmfaError(
-            f"{path}: expected a .safetensors file or a diffusers folder; pickled checkpoints can"
-            " run code, convert them to safetensors first"
+            f"{config_file} describes {make_printable(name)}, expected SDXL's {word}; give the"
+            " folder as diffusers writes it"
         )
-    return open_safetensors([path], str(path))
 
 
 def update_keys(tensors: LazyTensors) -> LazyTensors:
     """Return the tensors under diffusers' current names."""
-    now: dict[str, str] = {}
-    faulty = {update_key(key): reason for key, reason in tensors.faulty.items()}
-    for key in tensors.shapes:
-        name = update_key(key)
-        if name in now:
-            faulty[name] = f"is present twice, as {now[name]} and as {key}"
-        now[name] = key
-    shapes = {name: tensors.shapes[key] for name, key in now.items()}
-    return dataclasses.replace(
-        tensors, shapes=shapes, read=lambda name: tensors.read(now[name]), faulty=faulty
-    )
+    return tensors.rename_keys(update_key)

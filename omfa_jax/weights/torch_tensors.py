@@ -1,23 +1,32 @@
 """PyTorch tensors on disk: safetensors or pickled, in a single file or in shards with an index."""
 
 import dataclasses
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from omfa_jax.core.errors import OmfaError, raise_all, require_modules
 from omfa_jax.core.npz_reader import require_uncompressed
 from omfa_jax.core.retry import call_with_retries
-from omfa_jax.weights.tensor_files import STEM, make_unreadable_error, read_json
+from omfa_jax.weights.tensor_files import STEM, format_names, make_unreadable_error, read_json
 
 # in order of preference: half precision only where there is nothing else
 VARIANTS = ("", ".fp16", ".bf16")
 FORMS = ("safetensors", "bin")
 FLOATS = ("F64", "F32", "F16", "BF16")
+# as safetensors and as torch name them
+FLOAT8 = {
+    "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
+    "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
+    "float8_e4m3fn": np.dtype(ml_dtypes.float8_e4m3fn),
+    "float8_e5m2": np.dtype(ml_dtypes.float8_e5m2),
+}
 
 
 @dataclass(frozen=True)
@@ -25,8 +34,8 @@ class LazyTensors:
     """Tensors by key; `read` loads one of them from disk as a float32 array, at every call.
 
     `where` names the file or folder in messages. `faulty` gives the reason why some keys cannot be
-    weights (integers, in two files); only keys that a network needs are reported. `metadata` is
-    that of the safetensors headers.
+    weights (integers, in two files); only keys that a network needs are reported. `float8` gives
+    the dtype of those in 8-bit floating point. `metadata` is that of the safetensors headers.
     """
 
     where: str
@@ -34,11 +43,29 @@ class LazyTensors:
     read: Callable[[str], np.ndarray]
     faulty: dict[str, str] = field(default_factory=dict)
     metadata: dict[str, str] = field(default_factory=dict)
+    float8: dict[str, str] = field(default_factory=dict)
 
     def drop_keys(self, keys: set[str]) -> "LazyTensors":
         """Return the tensors except those in `keys`."""
         kept = {key: shape for key, shape in self.shapes.items() if key not in keys}
         return dataclasses.replace(self, shapes=kept)
+
+    def rename_keys(self, rename: Callable[[str], str]) -> "LazyTensors":
+        """Return the tensors under other keys; two that get the same key are faulty."""
+        now: dict[str, str] = {}
+        faulty = {rename(key): reason for key, reason in self.faulty.items()}
+        for key in self.shapes:
+            name = rename(key)
+            if name in now:
+                faulty[name] = f"is present twice, as {now[name]} and as {key}"
+            now[name] = key
+        return dataclasses.replace(
+            self,
+            shapes={name: self.shapes[key] for name, key in now.items()},
+            read=lambda name: self.read(now[name]),
+            faulty=faulty,
+            float8={name: self.float8[key] for name, key in now.items() if key in self.float8},
+        )
 
 
 @dataclass(frozen=True)
@@ -63,14 +90,14 @@ def find_model_files(folder: Path) -> ModelFiles:
         for form in FORMS:
             index = folder / f"{STEM}.{form}.index{variant}.json"
             if index.is_file():
-                return ModelFiles(_list_shards(index), form, variant.removeprefix("."))
+                return ModelFiles(list_shards(index), form, variant.removeprefix("."))
             single = folder / f"{STEM}{variant}.{form}"
             if single.is_file():
                 return ModelFiles([single], form, variant.removeprefix("."))
     found = sorted(path.name for path in folder.glob("*")) if folder.is_dir() else []
     raise OmfaError(
         f"no {STEM}.safetensors or .bin, single or sharded, in {folder} (it has: "
-        f"{', '.join(found) or 'nothing'}); give a diffusers folder"
+        f"{format_names(found) or 'nothing'}); give a diffusers folder"
     )
 
 
@@ -87,12 +114,30 @@ def open_safetensors(paths: Sequence[Path], where: str) -> LazyTensors:
             for key in file.keys():  # noqa: SIM118
                 view = file.get_slice(key)
                 kind = view.get_dtype()
-                found.add(key, tuple(view.get_shape()), path, kind, is_float=kind in FLOATS)
+                is_float = kind in (*FLOATS, *FLOAT8)
+                found.add(key, tuple(view.get_shape()), path, kind, is_float=is_float)
                 holders[key] = file
         except (SafetensorError, OSError) as error:
             errors.append(make_unreadable_error(path, error))
     raise_all(errors)
-    return found.tensors(where, lambda key: holders[key].get_tensor(key).astype(np.float32))
+
+    def read(key: str) -> np.ndarray:
+        if key in found.float8:
+            return _read_float8(found.paths[key], key, found.float8[key])
+        return holders[key].get_tensor(key).astype(np.float32)
+
+    return found.tensors(where, read)
+
+
+def _read_float8(path: Path, key: str, kind: str) -> np.ndarray:
+    # numpy has no such dtype, and older safetensors cannot return these tensors
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        entry = json.loads(file.read(length))[key]
+        first, end = entry["data_offsets"]
+        file.seek(8 + length + first)
+        data = np.frombuffer(file.read(end - first), FLOAT8[kind])
+    return data.astype(np.float32).reshape(entry["shape"])
 
 
 def open_pickled(paths: Sequence[Path], where: str) -> LazyTensors:
@@ -106,9 +151,13 @@ def open_pickled(paths: Sequence[Path], where: str) -> LazyTensors:
     for path in paths:
         try:
             part = _load_pickle(path)
-            nested = [key for key, value in part.items() if not isinstance(value, torch.Tensor)]
+            nested = [
+                key
+                for key, value in part.items()
+                if not (isinstance(key, str) and isinstance(value, torch.Tensor))
+            ]
             if nested:
-                raise ValueError(f"{', '.join(map(str, nested[:3]))} is not a tensor")
+                raise ValueError(f"not tensors: {format_names(nested)}")
         # a broken file can raise any exception here
         except Exception as error:
             reason = str(error).strip().partition("\n")[0]
@@ -122,7 +171,8 @@ def open_pickled(paths: Sequence[Path], where: str) -> LazyTensors:
         # weights_only limits what a pickle may build; torch itself has no lazy reader
         for key, tensor in part.items():
             kind = str(tensor.dtype).removeprefix("torch.")
-            found.add(key, tuple(tensor.shape), path, kind, is_float=tensor.is_floating_point())
+            is_float = tensor.is_floating_point() and (kind in FLOAT8 or "float8" not in kind)
+            found.add(key, tuple(tensor.shape), path, kind, is_float=is_float)
         state |= part
     raise_all(errors)
     return found.tensors(where, lambda key: state[key].float().numpy())
@@ -146,32 +196,38 @@ class _TensorIndex:
 
     def __init__(self) -> None:
         self._shapes: dict[str, tuple[int, ...]] = {}
-        self._paths: dict[str, Path] = {}
+        self.paths: dict[str, Path] = {}
         self._faulty: dict[str, str] = {}
         self.metadata: dict[str, str] = {}
+        self.float8: dict[str, str] = {}
 
     def add(
         self, key: str, shape: tuple[int, ...], path: Path, kind: str, *, is_float: bool
     ) -> None:
-        if key in self._paths:
-            self._faulty[key] = f"is in {self._paths[key].name} and in {path.name}"
+        if key in self.paths:
+            self._faulty[key] = f"is in {self.paths[key].name} and in {path.name}"
         elif not is_float:
-            self._faulty[key] = f"is {kind}, expected floating point: give unquantised weights"
-        self._shapes[key], self._paths[key] = shape, path
+            self._faulty[key] = f"is {kind}, expected floating point"
+        elif kind in FLOAT8:
+            self.float8[key] = kind
+        self._shapes[key], self.paths[key] = shape, path
 
     def tensors(self, where: str, read: Callable[[str], np.ndarray]) -> LazyTensors:
-        return LazyTensors(where, self._shapes, read, self._faulty, self.metadata)
+        return LazyTensors(where, self._shapes, read, self._faulty, self.metadata, self.float8)
 
 
-def _list_shards(index: Path) -> list[Path]:
-    try:
-        names = sorted(set(read_json(index)["weight_map"].values()))
-    except (KeyError, AttributeError, TypeError):
-        raise OmfaError(f"{index} has no weight_map; fetch or export the folder again") from None
+def list_shards(index: Path) -> list[Path]:
+    """Return the files that an index of shards lists; OmfaError if one is missing."""
+    fields = read_json(index).get("weight_map")
+    if not isinstance(fields, dict) or not all(isinstance(name, str) for name in fields.values()):
+        raise OmfaError(f"{index} has no weight_map; fetch or export the folder again")
+    names = sorted(set(fields.values()))
+    if not names:
+        raise OmfaError(f"{index} lists no shards; fetch or export the folder again")
     missing = [name for name in names if not (index.parent / name).is_file()]
     if missing:
         raise OmfaError(
             f"{index} lists {len(names)} shards, of which {len(missing)} are missing "
-            f"({', '.join(missing)}); fetch or export the folder again"
+            f"({format_names(missing)}); fetch or export the folder again"
         )
     return [index.parent / name for name in names]
