@@ -6,15 +6,15 @@ python omfa_torch.py try_off --person photo.png --face face.png --pose pose.png 
 One UNet denoises a canvas that has a slot for each of garment, person and face. A task noises some
 of them; the others are given, stay clean and act as the condition. omfa.json, next to this file,
 describes slots, tasks and UNet inputs. prompts.safetensors holds the text embeddings, so no text
-encoder is needed. Requires torch, diffusers, safetensors and Pillow.
-
+encoder is needed. Requires torch, diffusers, safetensors and Pillow; pillow_heif for HEIC photos.
 From Python: `Model(folder).generate("try_on", {"garment": image, "face": image}, pose)`.
 """
 
-# diffusers' annotations are less precise than its functions
 # pyright: reportPrivateImportUsage=false, reportArgumentType=false, reportAttributeAccessIssue=false
 
 import argparse
+import importlib.util
+import io
 import json
 import sys
 from collections.abc import Callable, Mapping
@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from diffusers.utils import is_accelerate_available
-from PIL import Image, ImageOps
+from PIL import Image, ImageCms, ImageOps
 from safetensors import safe_open
 
 COMPONENTS = ("garment", "person", "face")
@@ -39,11 +39,7 @@ class InputError(Exception):
 
 
 class Model:
-    """The networks and the description of an exported folder.
-
-    `dtype` is the UNet's. The VAE uses it too, except that it runs in float32 instead of float16 if
-    its config's force_upcast says that float16 overflows. Latents are always float32.
-    """
+    """The networks and the description of an exported folder; `dtype` is that of the UNet."""
 
     def __init__(self, folder: Path, device: str = "cpu", dtype: str = "float32"):
         folder = Path(folder)
@@ -59,9 +55,8 @@ class Model:
 
     def _load(self, folder: Path) -> None:
         self.omfa = json.loads((folder / "omfa.json").read_text())
-        sizes_px = map(tuple, self.omfa["slots_px"])
         # (height, width) of each component's image
-        self.slots_px: dict[str, tuple[int, int]] = dict(zip(COMPONENTS, sizes_px, strict=True))
+        self.slots_px = dict(zip(COMPONENTS, map(tuple, self.omfa["slots_px"]), strict=True))
         stride, channels = self.omfa["stride"], self.omfa["latent_channels"]
         sizes = [(height // stride, width // stride) for height, width in self.slots_px.values()]
         # each component's part of a canvas (1, channels, height, width)
@@ -76,15 +71,16 @@ class Model:
                 left, depth = left + width, channels
         # (height, width, channels), the shape of the noise
         self.canvas_shape = max(height for height, _ in sizes), left, depth
-        overflows = AutoencoderKL.load_config(folder / "vae").get("force_upcast", True)
-        upcast = overflows and self.dtype == torch.float16
-        self.vae_dtype = torch.float32 if upcast else self.dtype
+        # its config says whether float16 overflows in the VAE; latents are always float32
+        upcast = AutoencoderKL.load_config(folder / "vae").get("force_upcast", True)
+        self.vae_dtype = torch.float32 if upcast and self.dtype == torch.float16 else self.dtype
         # without accelerate, low_cpu_mem_usage=True only prints a long warning
         ram: dict[str, Any] = {"low_cpu_mem_usage": is_accelerate_available()}
         vae = AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=self.vae_dtype, **ram)
         self.vae = vae.to(self.device).eval()
         unet = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=self.dtype, **ram)
         self.unet = unet.to(self.device).eval()
+        self.scheduler_config = DDIMScheduler.load_config(folder / "scheduler")
         with safe_open(folder / "prompts.safetensors", framework="pt") as file:
             texts = json.loads(file.metadata()["prompts"])
             rows = [file.get_tensor(name) for name in ("context", "pooled")]
@@ -105,9 +101,8 @@ class Model:
     ) -> dict[str, np.ndarray]:
         """Return the task's noised components as uint8 (h, w, 3).
 
-        `given` holds the task's other components and `pose` a pose map in the person's frame (None:
-        the model chooses the pose), uint8 (h, w, 3) of any size. `noise`, of `canvas_shape`,
-        replaces the noise that `seed` gives.
+        `given` holds the other components and `pose` a pose map in the person's frame, if any, as
+        uint8 (h, w, 3) of any size. `noise`, of `canvas_shape`, replaces that of `seed`.
         """
         known = {row["name"]: row for row in self.omfa["tasks"]}
         if task not in known:
@@ -116,15 +111,20 @@ class Model:
         missing = [c for c in COMPONENTS if c not in row["noised"] and c not in given]
         if missing:
             raise InputError(f"{task} needs {' and '.join(f'--{name}' for name in missing)}")
-        scheduler = self._make_scheduler(steps)
-        if noise is None:
-            # generated on the CPU so that a seed gives the same noise on every device
-            start = torch.randn(self.canvas_shape, generator=torch.Generator().manual_seed(seed))
-        elif noise.shape == self.canvas_shape:
-            start = torch.from_numpy(noise)
-        else:
+        train_steps = self.omfa["schedule"]["train_steps"]
+        if not 1 <= steps <= train_steps:
+            raise InputError(f"--steps must be 1 to {train_steps}, got {steps}")
+        scheduler = DDIMScheduler.from_config(self.scheduler_config)
+        scheduler.set_timesteps(steps)
+        # Tweedie's formula divides by alpha, which is zero there
+        alpha = scheduler.alphas_cumprod[scheduler.timesteps[0]]
+        if self.omfa["prediction"] == "epsilon" and alpha == 0:
+            raise InputError(f"--steps {steps} starts at pure noise, where epsilon is undefined")
+        if noise is not None and noise.shape != self.canvas_shape:
             raise InputError(f"--noise must have shape {self.canvas_shape}, got {noise.shape}")
-        start = start.permute(2, 0, 1)[None].to(self.device)
+        random = torch.Generator().manual_seed(seed)  # on the CPU: the same noise on every device
+        start = torch.randn(self.canvas_shape, generator=random) if noise is None else noise
+        start = torch.as_tensor(start).permute(2, 0, 1)[None].to(self.device)
         clean, mask, poses = torch.zeros(3, *start.shape, device=self.device)
         for name, image in given.items():
             if name not in row["noised"]:
@@ -148,28 +148,6 @@ class Model:
             x = torch.where(mask > 0, scheduler.step(output, t, x).prev_sample, clean)
         return {name: self._decode(x[self.slots[name]]) for name in row["noised"]}
 
-    def _make_scheduler(self, steps: int) -> DDIMScheduler:
-        schedule, prediction = self.omfa["schedule"], self.omfa["prediction"]
-        if not 1 <= steps <= schedule["train_steps"]:
-            raise InputError(f"--steps must be 1 to {schedule['train_steps']}, got {steps}")
-        scheduler = DDIMScheduler(
-            num_train_timesteps=schedule["train_steps"],
-            beta_start=schedule["beta_start"],
-            beta_end=schedule["beta_end"],
-            beta_schedule="scaled_linear",
-            prediction_type={"epsilon": "epsilon", "v": "v_prediction"}[prediction],
-            timestep_spacing=schedule["spacing"],
-            steps_offset=schedule["steps_offset"],
-            rescale_betas_zero_snr=schedule["zero_terminal_snr"],
-            clip_sample=False,
-            set_alpha_to_one=False,
-        )
-        scheduler.set_timesteps(steps)
-        # Tweedie's formula divides by alpha, which is zero there
-        if prediction == "epsilon" and scheduler.alphas_cumprod[scheduler.timesteps[0]] == 0:
-            raise InputError(f"--steps {steps} starts at pure noise, where epsilon is undefined")
-        return scheduler
-
     def _predict(
         self, x: torch.Tensor, mask: torch.Tensor, poses: torch.Tensor, t: Any, prompts: list[str]
     ) -> torch.Tensor:
@@ -185,8 +163,7 @@ class Model:
         height, width = self.slots_px["person"]
         sizes = torch.tensor([[height, width, 0, 0, height, width]] * len(x), device=self.device)
         added = {"text_embeds": pooled, "time_ids": sizes}
-        output = self.unet(inputs, t.to(self.device), context, added_cond_kwargs=added)
-        return output.sample.float()
+        return self.unet(inputs, t.to(self.device), context, added_cond_kwargs=added).sample.float()
 
     def _encode(self, image: np.ndarray, name: str, fill: int) -> torch.Tensor:
         pixels = torch.from_numpy(letterbox(image, *self.slots_px[name], fill))
@@ -209,14 +186,40 @@ def read(path: str | Path, flag: str, load: Callable[[str | Path], np.ndarray]) 
 
 
 def load_image(path: str | Path) -> np.ndarray:
-    """Return an image file as upright RGB, uint8 (h, w, 3); white shows through transparency."""
+    """Return an image file as upright sRGB, uint8 (h, w, 3); white shows through transparency."""
+    if importlib.util.find_spec("pillow_heif"):
+        importlib.import_module("pillow_heif").register_heif_opener()
     image = ImageOps.exif_transpose(Image.open(path))
+    profile = image.info.get("icc_profile")
     if image.mode.startswith("I"):  # 16-bit grey, which Pillow's convert would clip to 255
         image = Image.fromarray((np.asarray(image) / 257).round().clip(0, 255).astype(np.uint8))
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
+    layer = image.convert("RGBA") if image.has_transparency_data else None
+    image = convert_profile(image, profile) if profile else image.convert("RGB")
+    if layer is not None:
+        image.putalpha(layer.getchannel("A"))
         image = Image.alpha_composite(Image.new("RGBA", image.size, (255,) * 4), image)
     return np.array(image.convert("RGB"))
+
+
+def convert_profile(image: Image.Image, profile: bytes) -> Image.Image:
+    """Return the image as RGB, in sRGB by its colour profile; an unusable profile is ignored."""
+    try:
+        source, srgb = ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile("sRGB")
+        mode = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}[source.profile.xcolor_space.strip()]
+        is_cmyk, is_grey = image.mode == "CMYK", image.mode in ("1", "L", "LA")
+        if not {"RGB": not is_cmyk, "L": is_grey, "CMYK": is_cmyk}[mode]:
+            raise ValueError(f"it is for {mode} and the image is {image.mode}")
+        intent = ImageCms.getDefaultIntent(source)
+        transform = ImageCms.buildTransform(source, srgb, mode, "RGB", intent)
+        levels = [np.linspace(0, 255, 9).astype(np.uint8)] * 3
+        lattice = np.stack(np.meshgrid(*levels), -1).reshape(27, 27, 3)
+        probe = Image.fromarray(lattice).convert(mode)
+        came = np.asarray(ImageCms.applyTransform(probe, transform), np.int16)
+        if np.abs(came - np.asarray(probe.convert("RGB"))).max() > 2:  # the profile is not sRGB
+            return ImageCms.applyTransform(image.convert(mode), transform)
+    except Exception as error:  # a damaged profile must not make a valid image unreadable
+        print(f"omfa_torch: colour profile ignored ({format_error(error)})", file=sys.stderr)
+    return image.convert("RGB")
 
 
 def format_error(error: Exception) -> str:
@@ -268,16 +271,13 @@ def run(options: argparse.Namespace) -> None:
     files = {name: getattr(options, name) for name in COMPONENTS if getattr(options, name)}
     given = {name: read(path, f"--{name}", load_image) for name, path in files.items()}
     pose = read(options.pose, "--pose", load_image) if options.pose else None
-    noise = None
-    if options.noise:
-        noise = read(options.noise, "--noise", lambda file: np.asarray(np.load(file), np.float32))
+    noise = options.noise and read(options.noise, "--noise", lambda file: np.float32(np.load(file)))
     model = Model(options.model, options.device, options.dtype)
     settings = {name: getattr(options, name) for name in ("steps", "guidance", "seed")}
     results = model.generate(options.task, given, pose, noise=noise, **settings)
     for name, image in results.items():
-        path = options.out
-        if len(results) > 1:
-            path = path.with_stem(f"{path.stem}_{name}")
+        stem = options.out.stem if len(results) == 1 else f"{options.out.stem}_{name}"
+        path = options.out.with_stem(stem)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(image).save(path)

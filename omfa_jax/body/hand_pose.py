@@ -30,6 +30,11 @@ class HandBasis:
         smplx's flat_hand_mean=False. Raises OmfaError for components without a model file.
         """
         pose = np.asarray(pose, np.float64).ravel()
+        if not pose.size:
+            raise OmfaError(f"hand pose: expected {_SIZE} numbers or fewer, got none")
+        if pose.size < _SIZE and not pose.any():
+            # the relaxed hand has no components
+            pose = np.zeros(_SIZE)
         if pose.size < _SIZE:
             if self.components is None:
                 raise OmfaError(

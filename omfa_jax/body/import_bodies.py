@@ -2,10 +2,10 @@
 
 import contextlib
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from omfa_jax.body.body_file import save_body
@@ -19,12 +19,11 @@ from omfa_jax.core.atomic_files import (
     require_writable_file,
 )
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.core.images import MAX_PIXELS, TOO_LARGE_MESSAGE, get_exif_orientation
+from omfa_jax.core.images import read_upright_size
 
 PHOTO_DIRS = ("image", "images")
 # DressCode has garments (NNNNNN_1) in the same folder as people (NNNNNN_0)
 _MIXED = ("upper_body", "lower_body", "dresses")
-FIRST_TRANSPOSED_ORIENTATION = 5  # EXIF orientations from here on swap width and height
 _LISTED = 20
 
 
@@ -92,24 +91,33 @@ def _import_photos(
     report = ImportReport()
     # list all photos before reading any frame, so that a wrong --in fails at once
     due = []
+    matched: dict[str, str] = {}
     for photo, body in photos:
         name = photo.relative_to(raw_dir).as_posix()
-        if photo.stem not in source.frames:
+        frame = find_frame(source, photo.stem)
+        if frame is not None and frame != photo.stem and frame in matched:
+            raise OmfaError(
+                f"two photos end in the number of frame {frame}: {matched[frame]} and {name}; leave"
+                " the photos of one video in --raw, or choose them with --split"
+            )
+        if frame is None:
             report.no_body.append(name)
         elif body.exists() and not overwrite:
             report.kept += 1
         else:
-            due.append((name, photo, body))
-    report.no_photo = sorted(set(source.frames) - {photo.stem for photo, _ in photos})
+            due.append((name, frame, photo, body))
+        if frame is not None:
+            matched[frame] = name
+    report.no_photo = sorted(set(source.frames) - matched.keys())
     if len(report.no_body) == len(photos):
         frames = ", ".join(sorted(source.frames)[:3]) or "none"
         raise OmfaError(
             f"no frame matches a photo by name: frames are {frames}, photos"
             f" {photos[0][0].stem}; check --in, --raw and --split"
         )
-    for name, photo, body in tqdm(due, unit="body", desc="bodies"):
+    for name, frame, photo, body in tqdm(due, unit="body", desc="bodies"):
         try:
-            people = _import_one(source, photo, body, convert)
+            people = _import_one(source, frame, photo, body, convert)
         except OmfaError as error:
             report.failed.append((name, str(error)))
         except Exception as error:  # one odd file must not stop a folder of thousands
@@ -142,27 +150,23 @@ def find_photos(raw_dir: str | os.PathLike, split: str | None) -> list[tuple[Pat
     return pairs
 
 
-def _import_one(source: BodyImporter, photo: Path, body: Path, convert: SmplConverter) -> int:
+def find_frame(source: BodyImporter, stem: str) -> str | None:
+    """Return the key of the frame of a photo, by name or, for a video, by number; None without."""
+    if stem in source.frames:
+        return stem
+    number = re.search(r"\d+$", stem) if getattr(source, "numbered", False) else None
+    key = str(int(number[0])) if number else ""
+    return key if key in source.frames else None
+
+
+def _import_one(
+    source: BodyImporter, frame: str, photo: Path, body: Path, convert: SmplConverter
+) -> int:
     """Write one body and return the number of people in the photo."""
-    estimate = source.read(photo.stem, _read_upright_size(photo))
+    estimate = source.read(frame, read_upright_size(photo, "photo"))
     found = estimate.body
     if isinstance(found, SmplBody):
         save_body(body, convert(found), estimate.camera, source=convert.source)
     else:
         save_body(body, found, estimate.camera, source="smplx")
     return estimate.people
-
-
-def _read_upright_size(photo: Path) -> tuple[int, int]:
-    """Return (width, height) of a photo after EXIF rotation, which is what the networks saw."""
-    try:
-        with Image.open(photo) as picture:
-            width, height = picture.size
-            if width * height > MAX_PIXELS:
-                raise Image.DecompressionBombError
-            is_transposed = get_exif_orientation(picture) >= FIRST_TRANSPOSED_ORIENTATION
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise OmfaError(f"the photo {photo} is {TOO_LARGE_MESSAGE}") from None
-    except (OSError, UnidentifiedImageError, ValueError, SyntaxError):
-        raise OmfaError(f"the photo {photo} is not an image that Pillow can read") from None
-    return (height, width) if is_transposed else (width, height)

@@ -1,7 +1,7 @@
 """Conversion of SMPL estimates to SMPL-X parameters, by joint rotations or by a mesh fit."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -51,6 +51,10 @@ class SmplConverter:
 
     def __call__(self, body: SmplBody) -> BodyParams:
         """Return the SMPL-X parameters, in camera axes as `body`."""
+        # the position of the pelvis is exact, that of the model's origin follows from the shape
+        if self.smpl is not None and body.pelvis is not None:
+            rest = self.smpl.compute_rest_pelvis(body.betas)
+            body = replace(body, transl=body.pelvis - rest)
         # the mesh fit is a local search and starts from these
         start = copy_joint_rotations(body, self.model, self.smpl)
         if self.method == "copy21":

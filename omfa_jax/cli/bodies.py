@@ -20,7 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         dest="source",
         required=True,
         metavar="TOOL",
-        help="tool: champ, phalp (4D-Humans), smplerx, multihmr, or smplx (plain parameters)",
+        help="tool: amass (also BEAT), champ, easymocap, gvhmr, hmr2 (4D-Humans), multihmr, phalp,"
+        " romp (also BEV), smplerx, smplifyx, smplx (plain parameters), tram, or wham",
     )
     parser.add_argument(
         "--in",
@@ -65,7 +66,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--hands",
         default="flat",
         metavar="ZERO",
-        help="meaning of zero hand poses in plain smplx files: flat, or mean as in smplx",
+        help="meaning of zero hand poses in plain smplx and AMASS files: flat, or mean as in smplx"
+        " and BEAT (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--frame",
+        type=int,
+        metavar="N",
+        help="frame of a motion to import, counted from 0 (default: the only one; of a video, the"
+        " frame whose number ends the photo's name)",
     )
     parser.add_argument(
         "--allow-pickle", action="store_true", help="read pickles, restricted to data types"
@@ -102,6 +111,7 @@ def run(options: argparse.Namespace) -> None:
         model=model,
         hands=load_hand_basis(options.smplx_model),
         hands_from_mean=options.hands == "mean",
+        frame=options.frame,
     )
     source = IMPORTERS[options.source](Path(options.path).expanduser(), reading)
     report = import_bodies(

@@ -10,7 +10,9 @@ from PIL import Image
 
 from omfa_jax.core.atomic_files import atomic_write
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.image_formats import HEADER_BYTES, prepare_plugin
 from omfa_jax.core.retry import call_with_retries
+from omfa_jax.core.srgb import convert_to_srgb
 
 # zlib's ZLIB_RLE strategy
 ZLIB_RLE = 3
@@ -31,6 +33,8 @@ EXIF_TRANSPOSES = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+# orientations from here on swap width and height
+FIRST_TRANSPOSED_ORIENTATION = 5
 
 ImageSource = str | os.PathLike | bytes
 Box = tuple[int, int, int, int]
@@ -39,8 +43,9 @@ Box = tuple[int, int, int, int]
 def read_rgb(source: ImageSource, what: str = "image") -> UInt8[np.ndarray, "h w 3"]:
     """Return the upright RGB image of a file (a path) or of encoded bytes.
 
-    Grey, palette, CMYK and YCbCr images are converted, transparency is composited over white,
-    16-bit samples are scaled to 8 bits and an EXIF rotation is applied. OmfaError naming `what` if
+    Colour profiles, grey, palette, CMYK and YCbCr images are converted to sRGB, transparency is
+    composited over white, 16-bit samples are scaled to 8 bits and an EXIF rotation is applied.
+    HEIC is read with the `heif` extra, AVIF where Pillow has it. OmfaError naming `what` if
     the source is missing, empty, truncated, less than 2 px on a side, or not an image.
     """
     return np.array(open_rgb(source, what))
@@ -49,10 +54,16 @@ def read_rgb(source: ImageSource, what: str = "image") -> UInt8[np.ndarray, "h w
 def open_rgb(source: ImageSource, what: str = "image") -> Image.Image:
     """Return the image of `read_rgb` as a Pillow image; raises the same errors."""
     image = open_image(source, what)
-    image = _to_rgb(_apply_orientation(image, get_exif_orientation(image)))
+    image = _apply_orientation(image, get_exif_orientation(image))
+    name = _format_name(source, what)
+    try:
+        image = convert_to_srgb(image, name)
+    except Exception as error:  # modes that Pillow reads and cannot convert
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise OmfaError(f"{name}: cannot be converted to RGB from {image.mode}: {reason}") from None
     if min(image.size) < MIN_SIDE_PX:
         size = f"{image.width}x{image.height} px"
-        raise OmfaError(f"{_format_name(source, what)}: too small ({size}); give a larger image")
+        raise OmfaError(f"{name}: too small ({size}); give a larger image")
     return image
 
 
@@ -84,6 +95,7 @@ def open_image(source: ImageSource, what: str = "image") -> Image.Image:
             raise OmfaError(f"{name}: cannot be read: {error.strerror or error}") from None
     if not source:
         raise OmfaError(f"{name}: the file is empty (0 bytes)")
+    prepare_plugin(source[:HEADER_BYTES], name)
     try:
         image = Image.open(io.BytesIO(source))
         if image.width * image.height > MAX_PIXELS:
@@ -97,6 +109,32 @@ def open_image(source: ImageSource, what: str = "image") -> Image.Image:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise OmfaError(f"{name}: damaged image: {reason}") from None
     return image
+
+
+def read_upright_size(path: str | os.PathLike, what: str = "image") -> tuple[int, int]:
+    """Return (width, height) in pixels of a file after EXIF rotation, without decoding it.
+
+    Raises OmfaError naming `what` if the file is missing, too large or not an image.
+    """
+    name = _format_name(path, what)
+    try:
+        with open(path, "rb") as file:
+            prepare_plugin(file.read(HEADER_BYTES), name)
+            file.seek(0)
+            with Image.open(file) as image:
+                width, height = image.size
+                if width * height > MAX_PIXELS:
+                    raise Image.DecompressionBombError
+                is_transposed = get_exif_orientation(image) >= FIRST_TRANSPOSED_ORIENTATION
+    except OmfaError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise OmfaError(f"{name}: {TOO_LARGE_MESSAGE}") from None
+    except Exception as error:  # Pillow raises any exception type for damaged files
+        reason = isinstance(error, OSError) and error.strerror
+        reason = reason or "not an image in a format that Pillow reads"
+        raise OmfaError(f"{name}: {reason}") from None
+    return (height, width) if is_transposed else (width, height)
 
 
 def get_exif_orientation(image: Image.Image) -> int:
@@ -232,25 +270,3 @@ def _apply_orientation(image: Image.Image, orientation: int) -> Image.Image:
     return (
         image.transpose(EXIF_TRANSPOSES[orientation]) if orientation in EXIF_TRANSPOSES else image
     )
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I") or image.mode == "F":
-        return Image.fromarray(_scale_to_uint8(np.array(image))).convert("RGB")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, image).convert("RGB")
-    return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def _scale_to_uint8(samples: np.ndarray) -> UInt8[np.ndarray, "h w"]:
-    """Return grey samples wider than 8 bits scaled to 0..255, by the range of their format."""
-    # Pillow's own conversion to "RGB" clips such samples at 255 instead of scaling them
-    peak = np.nanmax(samples)
-    if samples.dtype.kind == "f":
-        full = next((limit for limit in (1.0, 255.0) if peak <= limit), 65535.0)
-    else:
-        full = 65535.0 if peak <= 65535 else 2147483647.0
-    scaled = np.nan_to_num(samples.astype(np.float64)) * (255 / full)
-    return np.clip(np.round(scaled), 0, 255).astype(np.uint8)

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from omfa_jax.core.atomic_files import require_dir, require_file
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.image_formats import READ_SUFFIXES
 from omfa_jax.data.builders.label_sets import CATEGORIES
 from omfa_jax.data.builders.raw_files import Pair, read_pairs
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 MAX_NAMES_SHOWN = 3
 
 
@@ -65,7 +65,7 @@ def list_images(folder: Path, what: str, flag: str) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for path in sorted(require_dir(folder, what, flag).iterdir()):
         # hidden files are left by file managers and by interrupted atomic writes
-        if path.name.startswith(".") or path.suffix.lower() not in SUFFIXES or not path.is_file():
+        if path.name.startswith(".") or path.suffix.lower() not in READ_SUFFIXES or not path.is_file():
             continue
         if path.stem in found:
             raise OmfaError(

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.images import MAX_PIXELS, MIN_SIDE_PX, get_exif_orientation, open_image
+from omfa_jax.core.srgb import is_converted
 from omfa_jax.evals.protocol_spec import Filter, ImagePreparation
 
 FILTERS = {
@@ -55,6 +56,7 @@ def inspect_file(path: Path) -> FileFacts:
             if image.width * image.height > MAX_PIXELS:
                 raise Image.DecompressionBombError
             see_through = image.has_transparency_data
+            recolored = is_converted(image, f"image {path}")
             # Pillow decodes a PNG to its end to look for EXIF, so look only if there may be some
             turned = kind != "PNG" or b"eXIf" in content or b"Raw profile type" in content
             orientation = get_exif_orientation(image) if turned else 1
@@ -74,6 +76,7 @@ def inspect_file(path: Path) -> FileFacts:
             raise OmfaError(f"image {path}: damaged or truncated (a PNG without its end)")
         kind, mode, size = image.format or kind, image.mode, image.size
         see_through, orientation = image.has_transparency_data, get_exif_orientation(image)
+        recolored = is_converted(image, f"image {path}")
     if min(size) < MIN_SIDE_PX:
         raise OmfaError(f"image {path}: too small ({size[0]}x{size[1]} px)")
     width, height = size if orientation not in TRANSPOSED else size[::-1]
@@ -81,6 +84,7 @@ def inspect_file(path: Path) -> FileFacts:
         # RGBA is counted as transparency
         *([mode] if mode not in ("RGB", "RGBA") else []),
         *(["transparency"] if see_through else []),
+        *(["colour profile"] if recolored else []),
         *(["EXIF rotation"] if orientation != 1 else []),
     ]
     return FileFacts(hashlib.sha256(content).hexdigest(), (height, width), kind, ", ".join(odd))

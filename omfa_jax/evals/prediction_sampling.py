@@ -25,6 +25,7 @@ from tqdm import tqdm
 from omfa_jax.core import trees
 from omfa_jax.core.atomic_files import atomic_write
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.image_formats import FORMAT_SUFFIXES
 from omfa_jax.core.images import from_signed, to_signed, unletterbox, write_image
 from omfa_jax.core.tasks import COMPONENTS
 from omfa_jax.data.pipeline.decode_record import Example, stack_examples
@@ -42,7 +43,6 @@ IMAGES = (*COMPONENTS, "pose")
 PAIRS_FILE = "pairs.txt"
 FOLDERS = ("pred", "gt", "garments", "other_*", "truth_*")
 FILES = (RUN_FILE, PAIRS_FILE, "scores.json", "loss.json", "other_*.json")
-SUFFIXES = (".png", ".jpg", ".webp")
 
 
 @dataclass(frozen=True)
@@ -229,7 +229,7 @@ def _clear(folder: Path) -> None:
         elif place.is_dir():
             for path in place.glob("[!.]*"):
                 real = path.is_file() and not path.is_symlink()
-                own = real and path.stem in names and path.suffix in SUFFIXES
+                own = real and path.stem in names and path.suffix in FORMAT_SUFFIXES.values()
                 (written if own else foreign).append(path)
     if foreign:
         some = ", ".join(str(path.relative_to(folder)) for path in sorted(foreign)[:5])

@@ -9,7 +9,8 @@ import numpy as np
 from PIL import Image
 
 from omfa_jax.core.atomic_files import atomic_write
-from omfa_jax.core.errors import OmfaError, make_unknown_name_error
+from omfa_jax.core.errors import OmfaError, unknown_name
+from omfa_jax.core.image_formats import FORMAT_SUFFIXES
 from omfa_jax.core.images import open_rgb
 from omfa_jax.data.pipeline.decode_record import Example, convert_to_arrays
 from omfa_jax.data.pipeline.example_reader import open_example_reader
@@ -21,7 +22,6 @@ from omfa_jax.evals.scores_file import SETTINGS
 # setting -> task, and task -> the component that it generates
 TASKS = {"paired": "try_on", "unpaired": "try_on", "multi_pose": "try_on", "try_off": "try_off"}
 GENERATED = {"try_on": "person", "try_off": "garment"}
-SUFFIXES = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp"}
 
 
 @dataclass(frozen=True)
@@ -181,7 +181,7 @@ def to_file_name(key: str) -> str:
 
 def _write_encoded(folder: Path, name: str, encoded: bytes) -> None:
     with Image.open(io.BytesIO(encoded)) as image:
-        suffix = SUFFIXES.get(image.format or "", ".png")
+        suffix = FORMAT_SUFFIXES.get(image.format or "", ".png")
     path = folder / f"{name}{suffix}"
     # kept on a restart: the bytes are a function of the record
     if not path.exists():

@@ -17,6 +17,21 @@ from omfa_jax.body.smpl_model import SmplBody
 from omfa_jax.core.atomic_files import require_dir
 from omfa_jax.core.errors import OmfaError
 
+# tool -> fields that only its files have, and others that its importer asks for
+_MARKS: dict[str, tuple[set[str], set[str]]] = {
+    "smplifyx": ({"camera_translation", "body_pose"}, {"global_orient"}),
+    "gvhmr": ({"smpl_params_incam"}, {"K_fullimg"}),
+    "tram": ({"pred_rotmat"}, {"pred_shape", "pred_trans", "frame", "img_focal", "img_center"}),
+    "hmr2": ({"pred_cam"}, {"global_orient", "body_pose", "betas", "pred_smpl_params"}),
+    "champ": ({"smpls"}, {"cam_t", "global_orient", "body_pose", "betas"}),
+    "easymocap": ({"Rh", "Th"}, {"poses", "shapes"}),
+    "romp": ({"smpl_thetas"}, {"cam", "smpl_betas", "joints", "cam_trans"}),
+    "amass": ({"poses", "trans"}, {"betas"}),
+    "wham": ({"pose", "trans", "betas"}, {"frame_ids"}),
+    "multihmr": ({"rotvec"}, {"shape", "transl_pelvis"}),
+    "smplx": ({"global_orient", "body_pose"}, {"K", "focal_px"}),
+}
+
 # largest deviation from orthonormality of matrices computed in half precision
 _ROTATION_TOLERANCE = 2e-2
 
@@ -37,17 +52,23 @@ class Estimate:
 class ImportOptions:
     """Options of an import: whether to read pickles, and the SMPL-X model of the bodies.
 
-    With `hands_from_mean`, zero hand poses in plain `smplx` files mean the relaxed hand.
+    With `hands_from_mean`, zero hand poses in plain `smplx` and AMASS files mean the relaxed hand.
+    `frame` is the frame of a motion to import, counted from 0.
     """
 
     allow_pickle: bool
     model: BodyModel
     hands: HandBasis
     hands_from_mean: bool = False
+    frame: int | None = None
 
 
 class BodyImporter(Protocol):
-    """One tool's output; `frames` are keyed by the stem of the photo's file name."""
+    """One tool's output; `frames` are keyed by the stem of the photo's file name.
+
+    An importer whose `numbered` is True has the frames of a video: they are keyed by their number,
+    and belong to the photo whose name ends in it.
+    """
 
     @property
     def frames(self) -> Mapping[str, Any]: ...
@@ -126,7 +147,25 @@ def get_field(record: Any, name: str, *others: str) -> Any:
         if isinstance(record, Mapping) and key in record:
             return record[key]
     found = ", ".join(map(str, record)) if isinstance(record, Mapping) else type(record).__name__
-    raise OmfaError(f"missing {name} (found {found[:200]})")
+    raise OmfaError(f"missing {name} (found {found[:200]}){_suggest_source(record, name)}")
+
+
+def _suggest_source(record: Any, missing: str) -> str:
+    keys = record.keys() if isinstance(record, Mapping) else set()
+    for source, (marks, needed) in _MARKS.items():
+        # a file of this tool that lacks one of its own fields is incomplete, not of another tool
+        if marks <= keys and missing not in needed:
+            return f"; this looks like a file for --from {source}"
+    return ""
+
+
+def choose_frame(count: int, frame: int | None) -> int:
+    """Return the frame of a motion of `count` frames; OmfaError if `--frame` must be changed."""
+    if frame is None and count != 1:
+        raise OmfaError(f"it has {count} frames; choose one with --frame, 0 to {count - 1}")
+    if frame is not None and not 0 <= frame < count:
+        raise OmfaError(f"--frame: expected 0 to {count - 1}, got {frame}")
+    return frame or 0
 
 
 def make_pinhole_camera(

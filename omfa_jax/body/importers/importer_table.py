@@ -3,17 +3,30 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from omfa_jax.body.importers.amass import AmassImporter
 from omfa_jax.body.importers.champ import ChampImporter
+from omfa_jax.body.importers.easymocap import EasyMocapImporter
 from omfa_jax.body.importers.importer_common import BodyImporter, ImportOptions
 from omfa_jax.body.importers.multihmr import MultiHmrImporter
 from omfa_jax.body.importers.phalp import PhalpImporter
+from omfa_jax.body.importers.romp import RompImporter
 from omfa_jax.body.importers.smplerx import SmplerXImporter
+from omfa_jax.body.importers.smplifyx import SmplifyXImporter
 from omfa_jax.body.importers.smplx_params import SmplxImporter
+from omfa_jax.body.importers.video_bodies import GvhmrImporter, TramImporter, WhamImporter
 
 IMPORTERS: dict[str, Callable[[Path, ImportOptions], BodyImporter]] = {
+    "amass": AmassImporter,
     "champ": ChampImporter,
-    "phalp": PhalpImporter,
-    "smplerx": SmplerXImporter,
+    "easymocap": EasyMocapImporter,
+    "gvhmr": GvhmrImporter,
+    "hmr2": ChampImporter,
     "multihmr": MultiHmrImporter,
+    "phalp": PhalpImporter,
+    "romp": RompImporter,
+    "smplerx": SmplerXImporter,
+    "smplifyx": SmplifyXImporter,
     "smplx": SmplxImporter,
+    "tram": TramImporter,
+    "wham": WhamImporter,
 }

@@ -59,7 +59,7 @@ class SmplxImporter:
         if "flat_hand_mean" in raw:
             from_mean = not bool(raw["flat_hand_mean"])
         body = parse_smplx_params(raw, self._reading, hands_from_mean=from_mean, index=index)
-        return Estimate(body, _parse_camera(raw, people, index, size_px), people=people)
+        return Estimate(body, parse_camera(raw, people, index, size_px), people=people)
 
 
 def parse_smplx_params(
@@ -105,7 +105,8 @@ def _select_person(raw: dict[str, Any], name: str, people: int, index: int) -> n
     return values[index] if is_each else values
 
 
-def _parse_camera(raw: dict[str, Any], people: int, index: int, size_px: tuple[int, int]) -> Camera:
+def parse_camera(raw: dict[str, Any], people: int, index: int, size_px: tuple[int, int]) -> Camera:
+    """Return the camera of person `index`, from the fields at the top of this module."""
     own_px = size_px
     if any(name in raw for name in SIZE):
         width, height = parse_numbers(get_field(raw, *SIZE), "image_size_px", (2,))

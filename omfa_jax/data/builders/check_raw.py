@@ -21,6 +21,7 @@ from omfa_jax.body.keypoints.keypoint_reader import (
 from omfa_jax.core import images
 from omfa_jax.core.atomic_files import require_dir
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.image_formats import READ_SUFFIXES
 from omfa_jax.core.process_pool import ordered_map
 from omfa_jax.data.builders.build_records import BUILDERS, resolve_dataset
 from omfa_jax.data.builders.exclusion_list import HasPhoto
@@ -157,7 +158,7 @@ def _check_masks(item: Any) -> Iterator[Finding]:
     folder = item.person.parent.parent
     for name, form in MASKS.items():
         stem = form.format(item.person.stem)
-        for path in (folder / name / f"{stem}{suffix}" for suffix in (".jpg", ".png")):
+        for path in (folder / name / f"{stem}{suffix}" for suffix in READ_SUFFIXES):
             if path.is_file():
                 yield from _check_mask(path, name)
 

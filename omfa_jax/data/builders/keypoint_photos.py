@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float32
-from PIL import Image
 
 from omfa_jax.body.keypoints.keypoint_reader import (
     PhotoKeypoints,
@@ -17,13 +16,10 @@ from omfa_jax.body.keypoints.keypoint_reader import (
 )
 from omfa_jax.core.atomic_files import require_dir
 from omfa_jax.core.errors import OmfaError, make_unknown_name_error
-from omfa_jax.core.images import MAX_PIXELS, TOO_LARGE_MESSAGE, get_exif_orientation
+from omfa_jax.core.images import read_upright_size
 from omfa_jax.data.builders.landmark_files import read_landmarks
 from omfa_jax.data.builders.raw_files import list_files_by_stem, list_first_nonempty_folder
 from omfa_jax.data.builders.viton_hd import KEYPOINT_DIRS
-
-# EXIF orientations that swap width and height
-_TURNED = (5, 6, 7, 8)
 
 
 @dataclass(frozen=True)
@@ -40,19 +36,7 @@ class KeypointPhoto:
 
     def read_size_px(self) -> tuple[int, int]:
         """Return (width, height) of the upright photo without decoding it; OmfaError if damaged."""
-        try:
-            with Image.open(self.path) as image:
-                width, height = image.size
-                if width * height > MAX_PIXELS:
-                    raise Image.DecompressionBombError
-                return (
-                    (height, width) if get_exif_orientation(image) in _TURNED else (width, height)
-                )
-        except OSError as error:
-            reason = error.strerror or "not an image, or damaged"
-            raise OmfaError(f"photo {self.path}: {reason}") from None
-        except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-            raise OmfaError(f"photo {self.path}: {TOO_LARGE_MESSAGE}") from None
+        return read_upright_size(self.path, "photo")
 
 
 def find_photos(

@@ -11,6 +11,7 @@ from jaxtyping import UInt8
 
 from omfa_jax.core import images
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.srgb import is_converted
 from omfa_jax.data.builders.label_sets import CATEGORIES, Category, LabelSet
 
 # relative; rounding the sides of a scaled-down map to whole pixels changes the ratio by less
@@ -22,14 +23,15 @@ T = TypeVar("T")
 def read_image_and_bytes(path: Path, what: str) -> tuple[bytes, UInt8[np.ndarray, "h w 3"]]:
     """Return the bytes to store for an image, and its pixels.
 
-    An upright RGB JPEG or PNG is stored unchanged; anything else is re-encoded as JPEG.
+    An upright sRGB JPEG or PNG is stored unchanged; anything else is re-encoded as JPEG.
     """
     rgb = images.read_rgb(path, what)
     encoded = path.read_bytes()
     image = images.open_image(encoded, what)
     # encoding again costs quality, so it is left to files that decoders show differently
     plain = image.format in ("JPEG", "PNG") and image.mode == "RGB"
-    if plain and not image.has_transparency_data and images.get_exif_orientation(image) == 1:
+    plain = plain and not image.has_transparency_data and not is_converted(image, f"{what} {path}")
+    if plain and images.get_exif_orientation(image) == 1:
         return encoded, rgb
     return images.encode_jpeg(rgb), rgb
 

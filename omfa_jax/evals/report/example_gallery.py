@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from omfa_jax.core.errors import OmfaError, make_unknown_name_error
+from omfa_jax.core.errors import OmfaError, unknown_name
+from omfa_jax.core.image_formats import READ_SUFFIXES
 from omfa_jax.core.images import read_rgb, resize
-from omfa_jax.evals.file_matching import SUFFIXES, read_pair_lines
+from omfa_jax.evals.file_matching import read_pair_lines
 from omfa_jax.evals.report.html_page import Figure
 from omfa_jax.evals.scores_file import Scores
 
@@ -168,7 +169,7 @@ class ExampleImages:
 
     def _find(self, folder: Path, name: str) -> Path | None:
         if folder not in self._stems:
-            paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES)
+            paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in READ_SUFFIXES)
             self._stems[folder] = {path.stem: path for path in paths}
         return self._stems[folder].get(name)
 

@@ -1,0 +1,144 @@
+"""Conversion of images of any mode and colour profile to 8-bit sRGB."""
+
+import functools
+import io
+import logging
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageCms
+
+log = logging.getLogger(__name__)
+
+# a profile that moves no colour by more levels than this is sRGB: its pixels stay as they are
+SRGB_TOLERANCE_LEVELS = 2
+MAX_REPORTED = 20
+# ICC colour space -> mode of the pixels that the profile describes
+_PROFILE_MODES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}
+_GREY_MODES = ("1", "L", "LA", "La")
+_reported: set[str] = set()
+
+
+@dataclass(frozen=True, eq=False)
+class ColorTransform:
+    """A conversion to sRGB of pixels of `mode`; `transform` is None for a profile that is sRGB."""
+
+    mode: str
+    transform: ImageCms.ImageCmsTransform | None
+
+
+def convert_to_srgb(image: Image.Image, name: str) -> Image.Image:
+    """Return an image of any mode as 8-bit RGB in sRGB.
+
+    An embedded colour profile is applied; without one the image is taken to be sRGB. Transparency
+    is composited over white, and samples of more than 8 bits are scaled to 8. A profile that is
+    damaged or belongs to another kind of image is ignored, which is logged once per `name`.
+    """
+    found = find_transform(image, name)
+    image = _reduce_to_8_bits(image)
+    layer = image.convert("RGBA") if image.has_transparency_data else None
+    if found is not None and found.transform is not None:
+        colors = image if image.mode == found.mode else image.convert(found.mode)
+        converted = ImageCms.applyTransform(colors, found.transform)
+        assert converted is not None  # only None if it is done in place
+        if layer is None:
+            return converted
+        converted.putalpha(layer.getchannel("A"))
+        layer = converted
+    if layer is None:
+        return image if image.mode == "RGB" else _to_rgb(image)
+    white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
+    return Image.alpha_composite(white, layer).convert("RGB")
+
+
+def find_transform(image: Image.Image, name: str) -> ColorTransform | None:
+    """Return the conversion to sRGB that the image's profile asks for.
+
+    None if there is no profile or it cannot be used, which is logged once per `name`.
+    """
+    profile = image.info.get("icc_profile")
+    if not profile:
+        return None
+    try:
+        if not isinstance(profile, bytes):
+            raise TypeError("it is not of bytes")
+        found = _load_transform(profile)
+        # grey images with an RGB profile are common, and clear: red, green and blue are equal
+        fits = {
+            "RGB": image.mode not in ("CMYK", "LAB"),
+            "L": image.mode in _GREY_MODES or image.mode[0] in "IF",
+            "CMYK": image.mode == "CMYK",
+        }
+        if not fits[found.mode]:
+            raise ValueError(f"it is for {found.mode} and the image is {image.mode}")
+    except Exception as error:  # a damaged profile must not make a valid image unreadable
+        _report(name, error)
+        return None
+    return found
+
+
+def is_converted(image: Image.Image, name: str) -> bool:
+    """Whether the image has a usable profile other than sRGB."""
+    found = find_transform(image, name)
+    return found is not None and found.transform is not None
+
+
+@functools.lru_cache(maxsize=16)
+def _load_transform(profile: bytes) -> ColorTransform:
+    source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+    space = source.profile.xcolor_space.strip()
+    if space not in _PROFILE_MODES:
+        raise ValueError(f"its colour space is {space}")
+    mode = _PROFILE_MODES[space]
+    intent = ImageCms.Intent(ImageCms.getDefaultIntent(source))
+    target = ImageCms.createProfile("sRGB")
+    transform = ImageCms.buildTransform(source, target, mode, "RGB", intent)
+    probe = _make_probe().convert(mode)
+    moved = np.asarray(ImageCms.applyTransform(probe, transform), np.int16)
+    moved = np.abs(moved - np.asarray(probe.convert("RGB"), np.int16)).max()
+    return ColorTransform(mode, transform if moved > SRGB_TOLERANCE_LEVELS else None)
+
+
+def _make_probe() -> Image.Image:
+    steps = np.linspace(0, 255, 9).astype(np.uint8)
+    return Image.fromarray(np.stack(np.meshgrid(steps, steps, steps), -1).reshape(27, 27, 3))
+
+
+def _report(name: str, error: Exception) -> None:
+    # a set that is full has reported that there are more
+    if name in _reported or len(_reported) > MAX_REPORTED:
+        return
+    _reported.add(name)
+    if len(_reported) > MAX_REPORTED:
+        log.warning("more colour profiles are ignored; they are not listed")
+        return
+    reason = " ".join(str(error).split())[:100] or type(error).__name__
+    log.warning("%s: colour profile ignored (%s), read as sRGB", name, reason)
+
+
+def _reduce_to_8_bits(image: Image.Image) -> Image.Image:
+    if image.mode[0] in "IF":
+        return Image.fromarray(_scale_to_uint8(np.array(image)))
+    return image
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode != "LAB":
+        return image.convert("RGB")
+    lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+    converted = ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB")
+    assert converted is not None  # only None if it is done in place
+    return converted
+
+
+def _scale_to_uint8(samples: np.ndarray) -> UInt8[np.ndarray, "h w"]:
+    """Return grey samples wider than 8 bits scaled to 0..255, by the range of their format."""
+    # Pillow's own conversion to "RGB" clips such samples at 255 instead of scaling them
+    peak = np.nanmax(samples)
+    if samples.dtype.kind == "f":
+        full = next((limit for limit in (1.0, 255.0) if peak <= limit), 65535.0)
+    else:
+        full = 65535.0 if peak <= 65535 else 2147483647.0
+    scaled = np.nan_to_num(samples.astype(np.float64)) * (255 / full)
+    return np.clip(np.round(scaled), 0, 255).astype(np.uint8)
