@@ -80,7 +80,7 @@ def test_one_bad_file_is_listed_and_the_others_go_on(tmp_path: Path, caplog, cap
     assert "1 bodies imported, 0 kept, 3 failed" in caplog.text
     assert "train/image/train_a.jpg: body file" in caplog.text
     assert "train/image/train_b.jpg: missing body_pose" in caplog.text
-    assert "train_d.jpg is not an image" in caplog.text
+    assert "train_d.jpg: not an image" in caplog.text
     assert "3 bodies could not be imported" in capsys.readouterr().err
     assert (raw / "train/smplx/train_c.npz").exists()
 

@@ -209,8 +209,8 @@ def convert_profile(image: Image.Image, profile: bytes) -> Image.Image:
         is_cmyk, is_grey = image.mode == "CMYK", image.mode in ("1", "L", "LA")
         if not {"RGB": not is_cmyk, "L": is_grey, "CMYK": is_cmyk}[mode]:
             raise ValueError(f"it is for {mode} and the image is {image.mode}")
-        intent = ImageCms.getDefaultIntent(source)
-        transform = ImageCms.buildTransform(source, srgb, mode, "RGB", intent)
+        how = ImageCms.getDefaultIntent(source), 0x0100 if mode == "L" else 0  # exact for greys
+        transform = ImageCms.buildTransform(source, srgb, mode, "RGB", *how)
         levels = [np.linspace(0, 255, 9).astype(np.uint8)] * 3
         lattice = np.stack(np.meshgrid(*levels), -1).reshape(27, 27, 3)
         probe = Image.fromarray(lattice).convert(mode)

@@ -32,8 +32,8 @@ def find_heif_kind(header: bytes) -> str:
     return "HEIC" if brands & (_HEIC_BRANDS | _SHARED_BRANDS) else ""
 
 
-def prepare_plugin(header: bytes, name: str) -> None:
-    """Make Pillow able to open a file with these first bytes.
+def prepare_plugin(header: bytes, name: str) -> str:
+    """Make Pillow able to open a file with these first bytes; return `find_heif_kind` of them.
 
     Raises OmfaError, naming the format and what to install, for HEIC without pillow-heif and for
     AVIF with a Pillow that does not have it. `name` is the image's, for the message.
@@ -46,6 +46,7 @@ def prepare_plugin(header: bytes, name: str) -> None:
         raise OmfaError(
             f"{name}: an AVIF image needs a Pillow with AVIF (11.3 or newer): pip install -U pillow"
         )
+    return kind
 
 
 @functools.cache

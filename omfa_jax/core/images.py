@@ -95,7 +95,7 @@ def open_image(source: ImageSource, what: str = "image") -> Image.Image:
             raise OmfaError(f"{name}: cannot be read: {error.strerror or error}") from None
     if not source:
         raise OmfaError(f"{name}: the file is empty (0 bytes)")
-    prepare_plugin(source[:HEADER_BYTES], name)
+    kind = prepare_plugin(source[:HEADER_BYTES], name)
     try:
         image = Image.open(io.BytesIO(source))
         if image.width * image.height > MAX_PIXELS:
@@ -104,7 +104,7 @@ def open_image(source: ImageSource, what: str = "image") -> Image.Image:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise OmfaError(f"{name}: {TOO_LARGE_MESSAGE}") from None
     except Image.UnidentifiedImageError:
-        raise OmfaError(f"{name}: not an image in a format that Pillow reads") from None
+        raise OmfaError(f"{name}: {_format_unread(kind)}") from None
     except Exception as error:  # Pillow's decoders raise any exception type for damaged files
         reason = " ".join(str(error).split()) or type(error).__name__
         raise OmfaError(f"{name}: damaged image: {reason}") from None
@@ -116,10 +116,10 @@ def read_upright_size(path: str | os.PathLike, what: str = "image") -> tuple[int
 
     Raises OmfaError naming `what` if the file is missing, too large or not an image.
     """
-    name = _format_name(path, what)
+    name, kind = _format_name(path, what), ""
     try:
         with open(path, "rb") as file:
-            prepare_plugin(file.read(HEADER_BYTES), name)
+            kind = prepare_plugin(file.read(HEADER_BYTES), name)
             file.seek(0)
             with Image.open(file) as image:
                 width, height = image.size
@@ -132,8 +132,7 @@ def read_upright_size(path: str | os.PathLike, what: str = "image") -> tuple[int
         raise OmfaError(f"{name}: {TOO_LARGE_MESSAGE}") from None
     except Exception as error:  # Pillow raises any exception type for damaged files
         reason = isinstance(error, OSError) and error.strerror
-        reason = reason or "not an image in a format that Pillow reads"
-        raise OmfaError(f"{name}: {reason}") from None
+        raise OmfaError(f"{name}: {reason or _format_unread(kind)}") from None
     return (height, width) if is_transposed else (width, height)
 
 
@@ -264,6 +263,10 @@ def _encode(image: np.ndarray, kind: str, **options: int) -> bytes:
 
 def _format_name(source: ImageSource, what: str) -> str:
     return what if isinstance(source, bytes) else f"{what} {os.fspath(source)}"
+
+
+def _format_unread(kind: str) -> str:
+    return f"a damaged {kind} image" if kind else "not an image in a format that Pillow reads"
 
 
 def _apply_orientation(image: Image.Image, orientation: int) -> Image.Image:

@@ -93,7 +93,9 @@ def _load_transform(profile: bytes) -> ColorTransform:
     mode = _PROFILE_MODES[space]
     intent = ImageCms.Intent(ImageCms.getDefaultIntent(source))
     target = ImageCms.createProfile("sRGB")
-    transform = ImageCms.buildTransform(source, target, mode, "RGB", intent)
+    # a table of 33 greys, which lcms makes to be fast, is off by many levels in the shadows
+    flags = ImageCms.Flags.NOOPTIMIZE if mode == "L" else ImageCms.Flags.NONE
+    transform = ImageCms.buildTransform(source, target, mode, "RGB", intent, flags)
     probe = _make_probe().convert(mode)
     moved = np.asarray(ImageCms.applyTransform(probe, transform), np.int16)
     moved = np.abs(moved - np.asarray(probe.convert("RGB"), np.int16)).max()

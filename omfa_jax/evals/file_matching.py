@@ -65,7 +65,11 @@ def list_images(folder: Path, what: str, flag: str) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for path in sorted(require_dir(folder, what, flag).iterdir()):
         # hidden files are left by file managers and by interrupted atomic writes
-        if path.name.startswith(".") or path.suffix.lower() not in READ_SUFFIXES or not path.is_file():
+        if (
+            path.name.startswith(".")
+            or path.suffix.lower() not in READ_SUFFIXES
+            or not path.is_file()
+        ):
             continue
         if path.stem in found:
             raise OmfaError(

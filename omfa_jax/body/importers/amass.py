@@ -77,7 +77,12 @@ class AmassImporter:
         body = self._make_body(pose, betas, raw, index, len(poses), np.zeros(3))
         return Estimate(body, self._make_camera(body, pose, size_px))
 
-    def _make_camera(self, body: BodyParams | SmplBody, pose: Any, size_px: tuple[int, int]):
+    def _make_camera(
+        self,
+        body: BodyParams | SmplBody,
+        pose: Float64[np.ndarray, "j 3"],
+        size_px: tuple[int, int],
+    ) -> Camera:
         if isinstance(body, SmplBody):
             full = np.zeros((55, 3))
             full[:BODY_JOINTS] = pose[:BODY_JOINTS]

@@ -28,6 +28,7 @@ from omfa_jax.body.importers.importer_common import (
     make_pinhole_camera,
     parse_numbers,
     parse_rotations,
+    parse_rows,
     resize_to_photo,
 )
 from omfa_jax.body.safe_pickle import read_pickle
@@ -75,8 +76,8 @@ class ChampImporter:
         if _is_whole_photo(raw) and not self._warned:
             self._warned = True
             log.warning(
-                "%s: no box_center and box_size of the crop: it is taken to be the whole photo; save"
-                " those of HMR2's batch, or pred_cam_t_full",
+                "%s: no box_center and box_size of the crop: it is taken to be the whole photo;"
+                " save those of HMR2's batch, or pred_cam_t_full",
                 entry.name,
             )
         return _parse_dict(raw, size_px)
@@ -124,27 +125,24 @@ def _parse_dict(raw: Any, size_px: tuple[int, int]) -> Estimate:
     smpl = raw if flat else get_field(raw, "smpls", "pred_smpl_params")
     own_px = size_px
     if any(name in raw for name in SIZE_KEYS):
-        numbers = parse_numbers(get_field(raw, *SIZE_KEYS), "render_res")
-        width, height = numbers.reshape(-1, 2)[0]
+        width, height = parse_rows(get_field(raw, *SIZE_KEYS), "render_res", 2)[0]
         # the size that the network saw, of which the photo may be a scaled copy
         own_px = (round(width), round(height))
     focal_px = FOCAL_PX / CROP_PX * max(own_px)
     if "scaled_focal_length" in raw:
-        focal_px = float(
-            parse_numbers(raw["scaled_focal_length"], "scaled_focal_length").ravel()[0]
-        )
+        focal_px = float(parse_rows(raw["scaled_focal_length"], "scaled_focal_length", 1)[0, 0])
     placed = next((name for name in ("cam_t", "pred_cam_t_full") if name in raw), None)
     if placed is None and "pred_cam" not in raw and "pred_cam_t" in raw:
         # the crop's own camera is that of the photo if the crop is all of it
         placed = "pred_cam_t"
     if placed is not None:
-        shifts = parse_numbers(raw[placed], placed).reshape(-1, 3)
+        shifts = parse_rows(raw[placed], placed, 3)
     else:
-        cams = parse_numbers(get_field(raw, "cam_t", "pred_cam"), "pred_cam").reshape(-1, 3)
+        cams = parse_rows(get_field(raw, "cam_t", "pred_cam"), "pred_cam", 3)
         centers = np.tile(np.array(own_px) / 2, (len(cams), 1))
         sizes = np.full(len(cams), max(own_px))
         if not _is_whole_photo(raw):
-            centers = parse_numbers(get_field(raw, "box_center"), "box_center").reshape(-1, 2)
+            centers = parse_rows(get_field(raw, "box_center"), "box_center", 2)
             sizes = parse_numbers(get_field(raw, "box_size"), "box_size").ravel()
         if not len(cams) == len(centers) == len(sizes):
             raise OmfaError("pred_cam, box_center and box_size differ in length")
@@ -156,11 +154,12 @@ def _parse_dict(raw: Any, size_px: tuple[int, int]) -> Estimate:
     # without meshes the nearest person counts as the largest
     sizes = [-shift[2] for shift in shifts]
     if "verts" in raw:
+        meshes = list(raw["verts"]) if np.iterable(raw["verts"]) else []
+        if len(meshes) != len(shifts):
+            raise OmfaError(f"{len(shifts)} cameras but {len(meshes)} meshes (verts)")
         sizes = [
-            _compute_box_area(
-                camera.project(parse_numbers(mesh, "verts").reshape(-1, 3) + shift)[0]
-            )
-            for mesh, shift in zip(raw["verts"], shifts, strict=True)
+            _compute_box_area(camera.project(parse_rows(mesh, "verts", 3) + shift)[0])
+            for mesh, shift in zip(meshes, shifts, strict=True)
         ]
     chosen = find_largest(sizes)
     return Estimate(
@@ -190,7 +189,7 @@ def _list_files(path: Path) -> list[Path]:
 
 
 def _count_people(smpl: Any) -> int:
-    return len(parse_numbers(get_field(smpl, "betas"), "betas").reshape(-1, 10))
+    return len(parse_rows(get_field(smpl, "betas"), "betas", 10))
 
 
 def _make_body(smpl: Any, index: int, transl: Any) -> SmplBody:
@@ -198,10 +197,12 @@ def _make_body(smpl: Any, index: int, transl: Any) -> SmplBody:
 
     def own(name: str, joints: int) -> Float64[np.ndarray, "j 3"]:
         values = parse_numbers(get_field(smpl, name), name)
-        return parse_rotations(values.reshape(people, -1, values.shape[-1])[index], name, joints)
+        if values.size % people:
+            raise OmfaError(f"{name}: expected {people} people, got shape {values.shape}")
+        return parse_rotations(values.reshape(people, -1)[index], name, joints)
 
     return SmplBody(
-        betas=parse_numbers(smpl["betas"], "betas").reshape(-1, 10)[index],
+        betas=parse_rows(smpl["betas"], "betas", 10)[index],
         global_orient=own("global_orient", 1)[0],
         body_pose=own("body_pose", 23),
         transl=parse_numbers(transl, "cam_t", (3,)),

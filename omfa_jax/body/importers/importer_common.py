@@ -126,6 +126,24 @@ def parse_numbers(
     return array if shape is None else array.reshape(shape)
 
 
+def parse_rows(
+    values: Any, name: str, size: int, count: int | None = None
+) -> Float64[np.ndarray, "n size"]:
+    """Return finite float64 numbers as rows of `size`, at least one; OmfaError for others.
+
+    With `count` there must be as many; a single row is repeated.
+    """
+    array = parse_numbers(values, name)
+    if not array.size or array.size % size:
+        raise OmfaError(f"{name}: expected rows of {size} numbers, got shape {array.shape}")
+    rows = array.reshape(-1, size)
+    if count is None or len(rows) == count:
+        return rows
+    if len(rows) != 1:
+        raise OmfaError(f"{name}: expected {count} rows, got {len(rows)}")
+    return np.repeat(rows, count, axis=0)
+
+
 def parse_rotations(values: Any, name: str, count: int) -> Float64[np.ndarray, "count 3"]:
     """Return axis-angle vectors (radians) of `count` rotations, from axis-angle or matrices."""
     array = parse_numbers(values, name)

@@ -21,6 +21,7 @@ from omfa_jax.body.importers.importer_common import (
     make_pinhole_camera,
     parse_numbers,
     parse_rotations,
+    parse_rows,
     resize_to_photo,
 )
 from omfa_jax.body.safe_pickle import read_pickle
@@ -55,7 +56,7 @@ class PhalpImporter:
     def read(self, frame: str, size_px: tuple[int, int]) -> Estimate:
         """Return the track with the largest box among those detected in this frame."""
         record = self.frames[frame]
-        boxes = parse_numbers(get_field(record, "bbox"), "bbox").reshape(-1, 4)
+        boxes = parse_rows(get_field(record, "bbox"), "bbox", 4)
         unseen = parse_numbers(get_field(record, "tracked_time"), "tracked_time").ravel()
         if not len(boxes) == len(unseen) == len(get_field(record, "smpl")):
             raise OmfaError("the lists bbox, tracked_time and smpl differ in length")

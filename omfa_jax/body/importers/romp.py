@@ -24,6 +24,7 @@ from omfa_jax.body.importers.importer_common import (
     index_by_stem,
     make_pinhole_camera,
     parse_numbers,
+    parse_rows,
 )
 from omfa_jax.body.safe_pickle import read_pickle
 from omfa_jax.body.smpl_model import SmplBody
@@ -34,6 +35,7 @@ log = logging.getLogger(__name__)
 
 BEV_FOCAL_PX, BEV_SQUARE_PX = 443.4, 512
 BEV_BETAS = 11
+NUM_JOINTS = 71
 VIDEO_FILE = "video_results.npz"
 
 
@@ -58,18 +60,14 @@ class RompImporter:
             raw = self._load(found)
             # np.savez(file, results=outputs); some save the dict itself
             found = raw.get("results", raw) if isinstance(raw, dict) else raw
-        thetas = parse_numbers(get_field(found, "smpl_thetas", "poses"), "smpl_thetas")
-        thetas = _split(thetas, "smpl_thetas", 72)
+        thetas = parse_rows(get_field(found, "smpl_thetas", "poses"), "smpl_thetas", 72)
         betas = parse_numbers(get_field(found, "smpl_betas", "betas"), "smpl_betas")
-        betas = betas.reshape(len(thetas), -1)
-        cams = _split(parse_numbers(get_field(found, "cam"), "cam"), "cam", 3)
-        if len(cams) != len(thetas):
-            raise OmfaError(f"{len(thetas)} bodies but {len(cams)} cameras (cam)")
-        if betas.shape[1] < 10:
-            raise OmfaError(f"smpl_betas: expected 10 or {BEV_BETAS}, got {betas.shape[1]}")
+        is_bev = betas.size == BEV_BETAS * len(thetas)
+        betas = parse_rows(betas, "smpl_betas", BEV_BETAS if is_bev else 10, len(thetas))
+        cams = parse_rows(get_field(found, "cam"), "cam", 3, len(thetas))
         chosen = find_largest(cams[:, 0])
-        place = _place_bev if betas.shape[1] == BEV_BETAS else _place_romp
-        if betas.shape[1] == BEV_BETAS and betas[chosen, 10] > 0 and not self._warned:
+        place = _place_bev if is_bev else _place_romp
+        if is_bev and betas[chosen, 10] > 0 and not self._warned:
             self._warned = True
             log.warning("BEV's child share of the shape (the eleventh beta) is left out")
         transl, pelvis, focal_px = place(found, chosen, cams[chosen], size_px)
@@ -96,23 +94,20 @@ def _place_romp(
     side = max(size_px)
     # a long lens: the network's camera has no perspective
     focal_px = FOCAL_PX / CROP_PX * side
+    # a crop of the whole square, in which HMR2 scales after the shift and ROMP before it
+    moved = np.array([cam[0], *(cam[1:] / max(cam[0], 1e-9))])
     center = np.array(size_px) / 2
-    return convert_crop_to_photo(cam, center, side, size_px, focal_px), None, focal_px
+    return convert_crop_to_photo(moved, center, side, size_px, focal_px), None, focal_px
 
 
 def _place_bev(
     found: Any, index: int, cam: np.ndarray, size_px: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray, float]:
-    shift = parse_numbers(get_field(found, "cam_trans"), "cam_trans").reshape(-1, 3)[index]
-    joints = parse_numbers(get_field(found, "joints"), "joints")
-    pelvis = shift + joints.reshape(-1, joints.shape[-2], 3)[index, 0]
+    people = len(parse_rows(found["cam"], "cam", 3))
+    shift = parse_rows(get_field(found, "cam_trans"), "cam_trans", 3, people)[index]
+    joints = parse_rows(get_field(found, "joints"), "joints", 3 * NUM_JOINTS, people)
+    pelvis = shift + joints[index, :3]
     return pelvis - MEAN_REST_PELVIS_M, pelvis, BEV_FOCAL_PX / BEV_SQUARE_PX * max(size_px)
-
-
-def _split(values: np.ndarray, name: str, size: int) -> np.ndarray:
-    if not values.size or values.size % size:
-        raise OmfaError(f"{name}: expected (people, {size}), got {values.shape}")
-    return values.reshape(-1, size)
 
 
 def _is_video(file: Path) -> bool:

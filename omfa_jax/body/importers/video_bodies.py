@@ -32,6 +32,7 @@ from omfa_jax.body.importers.importer_common import (
     make_pinhole_camera,
     parse_numbers,
     parse_rotations,
+    parse_rows,
     resize_to_photo,
 )
 from omfa_jax.body.safe_pickle import read_pickle
@@ -155,7 +156,7 @@ class TramImporter(VideoImporter):
     """Importer of TRAM's results folder, its hps/, or one track of it."""
 
     def _list_tracks(self, raw: Any, file: Path) -> Iterator[Track]:
-        rotations = parse_numbers(get_field(raw, "pred_rotmat"), "pred_rotmat").reshape(-1, 24, 9)
+        rotations = _rows(raw, "pred_rotmat", 216).reshape(-1, 24, 9)
         count = len(rotations)
         betas = _rows(raw, "pred_shape", 10, count)
         shifts = _rows(raw, "pred_trans", 3, count)
@@ -163,8 +164,8 @@ class TramImporter(VideoImporter):
         beside = file.parent.parent / "camera.npy"
         if "img_focal" not in raw and beside.is_file():
             camera = read_pickle(beside, "camera", trust=self._reading.allow_pickle)
-        focal_px = parse_numbers(get_field(camera, "img_focal"), "img_focal").ravel()[:1]
-        center_px = parse_numbers(get_field(camera, "img_center"), "img_center").ravel()[:2]
+        focal_px = _rows(camera, "img_focal", 1)[0]
+        center_px = _rows(camera, "img_center", 2)[0]
 
         def read(row: int, size_px: Size) -> Estimate:
             turns = parse_rotations(rotations[row], "pred_rotmat", 24)
@@ -177,16 +178,7 @@ class TramImporter(VideoImporter):
 
 
 def _rows(raw: Any, name: str, size: int, count: int | None = None) -> Float64[np.ndarray, "n s"]:
-    """Return a field as a row per frame; one row serves all frames."""
-    values = parse_numbers(get_field(raw, name), name)
-    if not values.size or values.size % size:
-        raise OmfaError(f"{name}: expected (frames, {size}), got {values.shape}")
-    values = values.reshape(-1, size)
-    if count is None or len(values) == count:
-        return values
-    if len(values) != 1:
-        raise OmfaError(f"{name}: expected {count} frames, got {len(values)}")
-    return np.repeat(values, count, axis=0)
+    return parse_rows(get_field(raw, name), name, size, count)
 
 
 def _numbers(raw: Any, name: str, count: int) -> Float64[np.ndarray, "n"]:
