@@ -79,7 +79,17 @@ def make_records() -> dict[str, dict[str, Any]]:
         "cam_trans": shift,
         "joints": np.zeros((1, 71, 3)),
     }
+    track = {
+        "bbox": [[10, 20, 30, 40]],
+        "tracked_time": [0],
+        "camera": [[0, 0, 50.0]],
+        "smpl": [smpl],
+        "3d_joints": [np.zeros((45, 3))],
+        "size": [[640, 480]],
+    }
     return {
+        "phalp": track,
+        "multihmr": dumps.multihmr_person(params, np.array([0, 0, 4.0]), 0.9, 896)[0],
         "hmr2": {"pred_cam": cams, "pred_smpl_params": people, "pred_cam_t": np.zeros((2, 3))},
         "champ": {
             "smpls": people,
@@ -125,6 +135,9 @@ def write_record(folder: Path, tool: str, record: Any) -> Path:
         (folder / "smpl").mkdir()
         (folder / "smpl" / "a.json").write_text(text)
         return folder
+    if tool in ("phalp", "multihmr"):
+        dump(folder / "a.pkl", {"x/a.jpg": record if tool == "phalp" else [record]})
+        return folder / "a.pkl"
     if tool in ("smplifyx", "wham"):
         dump(folder / "a.pkl", record)
         return folder / "a.pkl"

@@ -19,9 +19,7 @@ from omfa_jax.core.errors import OmfaError
 
 RECORDS = files.make_records()
 PYTHON = re.compile(r"\w+(Error|Exception)\b|Traceback|<class|array\(|dtype|0x[0-9a-f]{6}")
-import os
-
-NUM_IMAGES, NUM_BODIES = int(os.environ.get("NI", 30)), int(os.environ.get("NB", 60))
+NUM_IMAGES, NUM_BODIES = 30, 60
 
 
 def check_line(error: OmfaError, name: str) -> None:
@@ -89,7 +87,9 @@ def spoil(record: dict[str, Any], rng: np.random.Generator) -> Any:
     value = record[name]
     if isinstance(value, dict) and rng.random() < 0.8:
         return record | {name: spoil(value, rng)}
-    array = np.asarray(value, np.float64) if not isinstance(value, dict) else np.zeros(3)
+    if name == "smpl" and rng.random() < 0.7:
+        return record | {name: [spoil(value[0], rng)]}
+    array = np.zeros(3) if isinstance(value, dict) or name == "smpl" else np.asarray(value, float)
     odd = [
         None,
         "a word",
@@ -118,8 +118,8 @@ def test_malformed_bodies(tmp_path: Path, seed: int):
     source = "romp" if tool == "bev" else tool
     try:
         importer = IMPORTERS[source](path, files.options())
-        assert list(importer.frames) == ["a"]
-        found = importer.read("a", files.SIZE_PX)
+        # arrays repeated along the first axis are a video's frames to some tools
+        found = importer.read(next(iter(importer.frames)), files.SIZE_PX)
         pixels = files.see(None, found)
     except OmfaError as error:
         check_line(error, "a")

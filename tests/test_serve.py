@@ -8,6 +8,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import icc_profiles as icc
 import jax
 import numpy as np
 import pytest
@@ -153,6 +154,8 @@ def test_pictures_are_read_and_fitted_as_here(script, tmp_path):
     alpha = rgb.convert("RGBA")
     alpha.putalpha(rgb.convert("L"))
     wide = Image.fromarray(rng.integers(0, 65536, (40, 30), dtype=np.uint16))
+    p3 = {"icc_profile": icc.make_rgb_profile("display_p3")}
+    grey = {"icc_profile": icc.make_grey_profile(1.8)}
     saved = {
         "rgb.png": (rgb, {}),
         "turned.jpg": (rgb, {"exif": exif}),
@@ -161,6 +164,18 @@ def test_pictures_are_read_and_fitted_as_here(script, tmp_path):
         "wide.png": (wide, {}),
         "cmyk.jpg": (rgb.convert("CMYK"), {}),
         "palette.png": (rgb.convert("P"), {}),
+        "p3.png": (rgb, p3),
+        "p3_alpha.png": (alpha, p3),
+        "p3_palette.png": (rgb.convert("P"), p3),
+        "p3_grey.jpg": (rgb.convert("L"), p3),
+        "grey_profile.png": (wide, grey),
+        "cmyk_profile.jpg": (
+            rgb.convert("CMYK"),
+            {"icc_profile": icc.make_cmyk_profile(lambda c, m, y, k: (90 - 80 * k, c, m - y))},
+        ),
+        "srgb.png": (rgb, {"icc_profile": icc.make_rgb_profile("srgb")}),
+        "other_profile.png": (rgb, grey),
+        "damaged_profile.png": (rgb, {"icc_profile": b"garbage"}),
     }
     for name, (image, options) in saved.items():
         image.save(tmp_path / name, **options)

@@ -168,6 +168,16 @@ def get_field(record: Any, name: str, *others: str) -> Any:
     raise OmfaError(f"missing {name} (found {found[:200]}){_suggest_source(record, name)}")
 
 
+def get_list(record: Any, name: str, count: int | None = None) -> list[Any]:
+    """Return a field as a list; OmfaError if it is missing, no list, or not of length `count`."""
+    values = get_field(record, name)
+    if isinstance(values, (str, Mapping)) or not np.iterable(values):
+        raise OmfaError(f"{name}: expected a list, got {type(values).__name__}")
+    if count is not None and len(values) != count:
+        raise OmfaError(f"{name}: expected a list of {count}, got {len(values)}")
+    return list(values)
+
+
 def _suggest_source(record: Any, missing: str) -> str:
     keys = record.keys() if isinstance(record, Mapping) else set()
     for source, (marks, needed) in _MARKS.items():

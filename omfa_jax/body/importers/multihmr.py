@@ -28,6 +28,7 @@ from omfa_jax.body.importers.importer_common import (
     make_pinhole_camera,
     parse_numbers,
     parse_rotations,
+    parse_rows,
 )
 from omfa_jax.body.safe_pickle import read_pickle
 from omfa_jax.core.errors import OmfaError
@@ -53,7 +54,7 @@ class MultiHmrImporter:
         """Return the person with the highest detection score."""
         raw = self.frames[frame]
         people = _list_people(self._load(raw) if isinstance(raw, Path) else raw)
-        scores = [float(parse_numbers(p.get("scores", 0.0), "scores").ravel()[0]) for p in people]
+        scores = [parse_rows(p.get("scores", 0.0), "scores", 1)[0, 0] for p in people]
         person = people[find_largest(scores)]
         body = self._params(person)
         matrix, side_px = _find_square_camera(person)
@@ -125,14 +126,14 @@ def _find_square_camera(person: Mapping[str, Any]) -> tuple[Float64[np.ndarray, 
             if np.abs(ratio @ [focal, center] - pixels[:, axis]).max() > 2:
                 raise OmfaError("no camera projects j3d_smplx to j2d_smplx")
             matrix[axis, axis], matrix[axis, 2] = focal, center
-    side = parse_numbers(person.get("img_size", 2 * matrix[0, 2]), "img_size").ravel()[0]
+    side = parse_rows(person.get("img_size", 2 * matrix[0, 2]), "img_size", 1)[0, 0]
     # the side as twice the fitted centre is not exact; the true one is a multiple of the patch size
     return matrix, PATCH_PX * round(side / PATCH_PX)
 
 
 def _parse_points(person: Mapping[str, Any], size: int, *names: str) -> Float64[np.ndarray, "n k"]:
     try:
-        return parse_numbers(get_field(person, *names), names[0]).reshape(-1, size)
+        return parse_rows(get_field(person, *names), names[0], size)
     except OmfaError:
         raise OmfaError(
             "no camera: save K (3, 3) of the network's square input, or j3d_smplx and j2d_smplx,"

@@ -18,6 +18,7 @@ from omfa_jax.body.importers.importer_common import (
     ImportOptions,
     find_largest,
     get_field,
+    get_list,
     make_pinhole_camera,
     parse_numbers,
     parse_rotations,
@@ -32,7 +33,7 @@ from omfa_jax.core.errors import OmfaError
 FOCAL_PX = 5000.0
 SQUARE_PX = 256
 # OpenPose's MidHip, which is SMPL's pelvis
-PELVIS = 8
+PELVIS, NUM_JOINTS = 8, 45
 
 
 class PhalpImporter:
@@ -58,7 +59,8 @@ class PhalpImporter:
         record = self.frames[frame]
         boxes = parse_rows(get_field(record, "bbox"), "bbox", 4)
         unseen = parse_numbers(get_field(record, "tracked_time"), "tracked_time").ravel()
-        if not len(boxes) == len(unseen) == len(get_field(record, "smpl")):
+        bodies = get_list(record, "smpl")
+        if not len(boxes) == len(unseen) == len(bodies):
             raise OmfaError("the lists bbox, tracked_time and smpl differ in length")
         seen = np.flatnonzero(unseen == 0)
         if not len(seen):
@@ -66,20 +68,24 @@ class PhalpImporter:
                 f"no person detected in this frame ({len(boxes)} tracks from earlier frames)"
             )
         index = int(seen[find_largest(boxes[seen, 2] * boxes[seen, 3])])
-        smpl = record["smpl"][index]
-        transl = parse_numbers(get_field(record, "camera")[index], "camera", (3,))
-        joints = record["3d_joints"][index] if len(record.get("3d_joints", ())) > index else None
+        smpl, cameras = bodies[index], get_list(record, "camera", len(bodies))
+        transl = parse_numbers(cameras[index], "camera", (3,))
+        joints = get_list(record, "3d_joints") if "3d_joints" in record else []
+        pelvis = None
+        if len(joints) > index:
+            pelvis = parse_rows(joints[index], "3d_joints", 3, NUM_JOINTS)[PELVIS] + transl
         body = SmplBody(
             betas=parse_numbers(get_field(smpl, "betas"), "betas", (10,)),
             global_orient=parse_rotations(get_field(smpl, "global_orient"), "global_orient", 1)[0],
             body_pose=parse_rotations(get_field(smpl, "body_pose"), "body_pose", 23),
             transl=transl,
-            pelvis=None if joints is None else parse_numbers(joints, "3d_joints")[PELVIS] + transl,
+            pelvis=pelvis,
         )
         # the photo may have been scaled since, so prefer the recorded size
         own_px = size_px
-        if len(record.get("size", ())) > index:
-            height, width = parse_numbers(record["size"][index], "size", (2,))
+        sizes = get_list(record, "size") if "size" in record else []
+        if len(sizes) > index:
+            height, width = parse_numbers(sizes[index], "size", (2,))
             own_px = (round(width), round(height))
         side = max(own_px)
         # the estimate's camera is that of the padded square: undo padding and scale
