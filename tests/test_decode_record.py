@@ -2,6 +2,7 @@
 
 import io
 
+import icc_profiles as icc
 import numpy as np
 import pytest
 from PIL import Image
@@ -51,6 +52,9 @@ PEOPLE = {
     "palette": _encoded(Image.fromarray(_pixels(70, 48)).quantize(16)),
     "16 bits": _encoded(Image.fromarray(_pixels(64, 48)[..., 0].astype(np.uint16) * 257)),
     "CMYK": _encoded(Image.fromarray(_pixels(64, 48)).convert("CMYK"), "JPEG"),
+    "Display P3": _encoded(
+        Image.fromarray(_pixels(64, 48)), icc_profile=icc.make_rgb_profile("display_p3")
+    ),
 }
 
 
@@ -115,6 +119,13 @@ def test_pictures_are_those_of_plain_arrays(kind, box):
     for name, value in expected.items():
         np.testing.assert_array_equal(decoded[name], value)
         np.testing.assert_array_equal(batch[name], [value, value])
+
+
+def test_stored_pictures_are_converted_by_their_profile():
+    batch = stack_examples([decode_to_pil(_record(PEOPLE["Display P3"], None), SLOTS)], 1)
+    want = icc.to_srgb(_pixels(64, 48), "display_p3")
+    assert np.abs(want - _pixels(64, 48)).max() > 20
+    np.testing.assert_allclose(batch["person"][0].astype(int), want, atol=4)
 
 
 def test_pixels_of_any_size_are_copied_whole():

@@ -55,8 +55,8 @@ class Model:
 
     def _load(self, folder: Path) -> None:
         self.omfa = json.loads((folder / "omfa.json").read_text())
-        # (height, width) of each component's image
-        self.slots_px = dict(zip(COMPONENTS, map(tuple, self.omfa["slots_px"]), strict=True))
+        sizes_px = map(tuple, self.omfa["slots_px"])  # (height, width) of each component's image
+        self.slots_px: dict[str, tuple[int, int]] = dict(zip(COMPONENTS, sizes_px, strict=True))
         stride, channels = self.omfa["stride"], self.omfa["latent_channels"]
         sizes = [(height // stride, width // stride) for height, width in self.slots_px.values()]
         # each component's part of a canvas (1, channels, height, width)
@@ -216,7 +216,7 @@ def convert_profile(image: Image.Image, profile: bytes) -> Image.Image:
         probe = Image.fromarray(lattice).convert(mode)
         came = np.asarray(ImageCms.applyTransform(probe, transform), np.int16)
         if np.abs(came - np.asarray(probe.convert("RGB"))).max() > 2:  # the profile is not sRGB
-            return ImageCms.applyTransform(image.convert(mode), transform)
+            return ImageCms.applyTransform(image.convert(mode), transform) or image
     except Exception as error:  # a damaged profile must not make a valid image unreadable
         print(f"omfa_torch: colour profile ignored ({format_error(error)})", file=sys.stderr)
     return image.convert("RGB")

@@ -266,7 +266,11 @@ def _format_name(source: ImageSource, what: str) -> str:
 
 
 def _format_unread(kind: str) -> str:
-    return f"a damaged {kind} image" if kind else "not an image in a format that Pillow reads"
+    return (
+        f"a damaged {kind} image"
+        if kind
+        else "not an image in a format that Pillow reads, or damaged"
+    )
 
 
 def _apply_orientation(image: Image.Image, orientation: int) -> Image.Image:

@@ -87,7 +87,7 @@ def is_converted(image: Image.Image, name: str) -> bool:
 @functools.lru_cache(maxsize=16)
 def _load_transform(profile: bytes) -> ColorTransform:
     source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-    space = source.profile.xcolor_space.strip()
+    space = source.profile.xcolor_space.strip()  # pyright: ignore[reportAttributeAccessIssue]
     if space not in _PROFILE_MODES:
         raise ValueError(f"its colour space is {space}")
     mode = _PROFILE_MODES[space]

@@ -60,7 +60,7 @@ class EasyMocapImporter:
             raise OmfaError("no person in this frame")
         camera = _make_camera(self._camera, size_px)
         shifts = np.stack([parse_numbers(get_field(p, "Th"), "Th", (3,)) for p in people])
-        chosen = find_largest(-camera.to_camera(shifts)[:, 2])
+        chosen = find_largest((-camera.to_camera(shifts)[:, 2]).tolist())
         body = self._make_body(people[chosen], camera)
         if isinstance(body, SmplBody):
             # SMPL bodies are in camera axes

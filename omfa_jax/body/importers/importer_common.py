@@ -173,9 +173,10 @@ def get_list(record: Any, name: str, count: int | None = None) -> list[Any]:
     values = get_field(record, name)
     if isinstance(values, (str, Mapping)) or not np.iterable(values):
         raise OmfaError(f"{name}: expected a list, got {type(values).__name__}")
-    if count is not None and len(values) != count:
-        raise OmfaError(f"{name}: expected a list of {count}, got {len(values)}")
-    return list(values)
+    items = list(values)
+    if count is not None and len(items) != count:
+        raise OmfaError(f"{name}: expected a list of {count}, got {len(items)}")
+    return items
 
 
 def _suggest_source(record: Any, missing: str) -> str:

@@ -67,7 +67,7 @@ class PhalpImporter:
             raise OmfaError(
                 f"no person detected in this frame ({len(boxes)} tracks from earlier frames)"
             )
-        index = int(seen[find_largest(boxes[seen, 2] * boxes[seen, 3])])
+        index = int(seen[find_largest((boxes[seen, 2] * boxes[seen, 3]).tolist())])
         smpl, cameras = bodies[index], get_list(record, "camera", len(bodies))
         transl = parse_numbers(cameras[index], "camera", (3,))
         joints = get_list(record, "3d_joints") if "3d_joints" in record else []

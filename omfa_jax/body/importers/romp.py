@@ -35,7 +35,6 @@ log = logging.getLogger(__name__)
 
 BEV_FOCAL_PX, BEV_SQUARE_PX = 443.4, 512
 BEV_BETAS = 11
-NUM_JOINTS = 71
 VIDEO_FILE = "video_results.npz"
 
 
@@ -65,7 +64,7 @@ class RompImporter:
         is_bev = betas.size == BEV_BETAS * len(thetas)
         betas = parse_rows(betas, "smpl_betas", BEV_BETAS if is_bev else 10, len(thetas))
         cams = parse_rows(get_field(found, "cam"), "cam", 3, len(thetas))
-        chosen = find_largest(cams[:, 0])
+        chosen = find_largest(cams[:, 0].tolist())
         place = _place_bev if is_bev else _place_romp
         if is_bev and betas[chosen, 10] > 0 and not self._warned:
             self._warned = True
@@ -105,8 +104,10 @@ def _place_bev(
 ) -> tuple[np.ndarray, np.ndarray, float]:
     people = len(parse_rows(found["cam"], "cam", 3))
     shift = parse_rows(get_field(found, "cam_trans"), "cam_trans", 3, people)[index]
-    joints = parse_rows(get_field(found, "joints"), "joints", 3 * NUM_JOINTS, people)
-    pelvis = shift + joints[index, :3]
+    joints = parse_rows(get_field(found, "joints"), "joints", 3)
+    if len(joints) % people:
+        raise OmfaError(f"joints: expected {people} people, got {len(joints)} joints in all")
+    pelvis = shift + joints.reshape(people, -1, 3)[index, 0]
     return pelvis - MEAN_REST_PELVIS_M, pelvis, BEV_FOCAL_PX / BEV_SQUARE_PX * max(size_px)
 
 
