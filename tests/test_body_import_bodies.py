@@ -113,6 +113,7 @@ def test_photos_are_found_in_the_other_layouts(tmp_path: Path):
         (("--from", "smplx"), "no frame matches a photo"),
         (("--from", "champ", "--smpl-to-smplx", "fit"), "missing: --smplx-model"),
         (("--from", "smplx", "--hands", "fist"), "unknown hand pose"),
+        (("--from", "smplx", "--frame", "3"), "--frame applies to --from amass"),
     ],
 )
 def test_wrong_flags_are_one_line(tmp_path: Path, capsys, arguments, words: str):

@@ -84,12 +84,13 @@ def test_amass_is_upright_and_in_the_picture(tmp_path: Path, up: str, caplog):
         AmassImporter(tmp_path, options(frame=3)).read("a", SIZE_PX)
 
 
-def test_amass_of_smplh_keeps_the_body(tmp_path: Path, smpl):
+def test_amass_of_smplh_keeps_the_body(tmp_path: Path, smpl, caplog):
     body = dumps.some_smpl(2)
     poses = np.zeros((1, 156))
     poses[0, 3:66] = body.body_pose[:21].ravel()
     dumps.save_npz(tmp_path / "a.npz", {"poses": poses, "betas": np.zeros(16)})
     found = AmassImporter(tmp_path, options()).read("a", SIZE_PX)
+    assert "SMPL-H's hands are left out" in caplog.text
     for model in (None, smpl):
         pixels = see(model, found)
         assert (pixels > 0).all() and (pixels < SIZE_PX).all()

@@ -149,6 +149,9 @@ def test_wham_tram_and_gvhmr_frames(tmp_path: Path, smpl):
     found = source.read("photo", (240, 320))
     want = project(dumps.forward(dumps.free_body(), params[2])[1], 800.0)
     np.testing.assert_allclose(2 * see(None, found), want, atol=2 * TIGHT_PX)
+    (tmp_path / "hmr4d_results.pt").write_bytes(b"PK\x03\x04" + bytes(100))
+    with pytest.raises(OmfaError, match=r"saved by torch\.save; save numpy arrays instead"):
+        GvhmrImporter(tmp_path / "hmr4d_results.pt", options())
     with pytest.raises(OmfaError, match="--frame: expected 0 to 2, got 7"):
         GvhmrImporter(tmp_path / "photo.npz", options(frame=7))
 

@@ -187,6 +187,14 @@ def test_pictures_are_read_and_fitted_as_here(script, tmp_path):
             np.testing.assert_array_equal(fitted, images.letterbox(came, *size))
 
 
+def test_heic_without_its_package_is_one_line(script, tmp_path, monkeypatch):
+    path = tmp_path / "IMG_0001.HEIC"
+    path.write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(200))
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    with pytest.raises(script.InputError, match=r"--person: cannot read .*HEIC: .*pillow_heif"):
+        script.read(path, "--person", script.load_image)
+
+
 def test_the_script_needs_nothing_of_ours(script):
     tree = ast.parse(Path(script.__file__).read_text())
     names = {

@@ -187,7 +187,7 @@ def read(path: str | Path, flag: str, load: Callable[[str | Path], np.ndarray]) 
 
 def load_image(path: str | Path) -> np.ndarray:
     """Return an image file as upright sRGB, uint8 (h, w, 3); white shows through transparency."""
-    if importlib.util.find_spec("pillow_heif"):
+    if importlib.util.find_spec("pillow_heif") or Path(path).read_bytes()[4:11] == b"ftyphei":
         importlib.import_module("pillow_heif").register_heif_opener()
     image = ImageOps.exif_transpose(Image.open(path))
     profile = image.info.get("icc_profile")

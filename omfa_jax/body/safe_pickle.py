@@ -129,6 +129,9 @@ def _load(file: BinaryIO, *, allow_pickle: bool, stand_ins: frozenset[Name]) -> 
             " numbers and strings: no code of the file is run)"
         )
     start = file.tell()
+    if file.read(4) == b"PK\x03\x04":
+        raise OmfaError(f"was saved by torch.save{_TENSOR_HINT}")
+    file.seek(start)
     try:
         return _Unpickler(file, stand_ins).load()
     except _JoblibArray:

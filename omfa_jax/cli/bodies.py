@@ -88,7 +88,7 @@ def run(options: argparse.Namespace) -> None:
     from omfa_jax.body.hand_pose import load_hand_basis
     from omfa_jax.body.import_bodies import import_bodies
     from omfa_jax.body.importers.importer_common import ImportOptions
-    from omfa_jax.body.importers.importer_table import IMPORTERS
+    from omfa_jax.body.importers.importer_table import IMPORTERS, MOTION_SOURCES
     from omfa_jax.body.smpl_to_smplx import load_converter
 
     if options.source not in IMPORTERS:
@@ -96,6 +96,8 @@ def run(options: argparse.Namespace) -> None:
     if options.hands not in ("flat", "mean"):
         raise make_unknown_name_error("hand pose (--hands)", options.hands, ("flat", "mean"))
     # before the body model is loaded, which takes longer
+    if options.frame is not None and options.source not in MOTION_SOURCES:
+        raise OmfaError(f"--frame applies to --from {', '.join(MOTION_SOURCES)} only; remove it")
     require_dir(options.raw, "raw data set", "--raw")
     model = load_body_model(options.smplx_model)
     convert = load_converter(

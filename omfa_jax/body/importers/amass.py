@@ -67,6 +67,8 @@ class AmassImporter:
             return Estimate(self._make_body(pose, betas, raw, index, len(poses), transl), camera)
         if not self._warned:
             self._warned = True
+            if size == SMPLH_SIZE:
+                log.warning("%s: SMPL-H's hands are left out", self.frames[frame].name)
             log.warning(
                 "%s: no camera (K, or focal_px): the bodies are shown whole, from the front, and do"
                 " not lie on the people of the photos",

@@ -15,6 +15,9 @@ from omfa_jax.body.importers.smplifyx import SmplifyXImporter
 from omfa_jax.body.importers.smplx_params import SmplxImporter
 from omfa_jax.body.importers.video_bodies import GvhmrImporter, TramImporter, WhamImporter
 
+# whose files have many frames, from which --frame chooses
+MOTION_SOURCES = ("amass", "gvhmr", "tram", "wham")
+
 IMPORTERS: dict[str, Callable[[Path, ImportOptions], BodyImporter]] = {
     "amass": AmassImporter,
     "champ": ChampImporter,

@@ -59,13 +59,15 @@ class VideoImporter:
     def __init__(self, path: Path, reading: ImportOptions) -> None:
         self._reading = reading
         hps = path / "hps"
-        files = find_files(hps if hps.is_dir() else path, ".npz", ".npy", ".pkl")
+        files = find_files(hps if hps.is_dir() else path, ".npz", ".npy", ".pkl", ".pt")
         self._tracks = [track for file in files for track in self._load(file)]
         counts = {int(number) for track in self._tracks for number in track.numbers}
         if reading.frame is None and len(counts) > 1:
             self.numbered = True
             self.frames: dict[str, int] = {str(number): number for number in sorted(counts)}
-            log.info("frames 0 to N of the video belong to the photos whose names end in 0 to N")
+            log.info(
+                "frame N, counted from 0, belongs to the photo whose name ends in the number N"
+            )
             return
         # one frame: the photo has the file's name
         self.numbered = False
