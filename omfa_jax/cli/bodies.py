@@ -4,7 +4,7 @@ import argparse
 import logging
 from pathlib import Path
 
-from omfa_jax.cli.flags import parse_path_text
+from omfa_jax.cli.flags import int_between, parse_path_text
 from omfa_jax.core.atomic_files import require_dir
 from omfa_jax.core.errors import OmfaError, make_unknown_name_error
 
@@ -71,7 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--frame",
-        type=int,
+        type=int_between(),
         metavar="N",
         help="frame of a motion to import, counted from 0 (default: the only one; of a video, the"
         " frame whose number ends the photo's name)",
