@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from omfa_jax.body.body_file import save_body
 from omfa_jax.body.importers.importer_common import BodyImporter
@@ -115,17 +116,19 @@ def _import_photos(
             f"no frame matches a photo by name: frames are {frames}, photos"
             f" {photos[0][0].stem}; check --in, --raw and --split"
         )
-    for name, frame, photo, body in tqdm(due, unit="body", desc="bodies"):
-        try:
-            people = _import_one(source, frame, photo, body, convert)
-        except OmfaError as error:
-            report.failed.append((name, str(error)))
-        except Exception as error:  # one odd file must not stop a folder of thousands
-            reason = " ".join(str(error).split())
-            report.failed.append((name, f"{type(error).__name__}: {reason}"))
-        else:
-            report.imported += 1
-            report.crowds += [name] if people > 1 else []
+    # what importers say would otherwise be appended to the bar
+    with logging_redirect_tqdm():
+        for name, frame, photo, body in tqdm(due, unit="body", desc="bodies"):
+            try:
+                people = _import_one(source, frame, photo, body, convert)
+            except OmfaError as error:
+                report.failed.append((name, str(error)))
+            except Exception as error:  # one odd file must not stop a folder of thousands
+                reason = " ".join(str(error).split())
+                report.failed.append((name, f"{type(error).__name__}: {reason}"))
+            else:
+                report.imported += 1
+                report.crowds += [name] if people > 1 else []
     return report
 
 
