@@ -50,7 +50,7 @@ def test_hmr2_without_a_box_shows_the_whole_photo(tmp_path: Path, smpl, caplog):
     # the parameters beside the cameras, and the camera of the photo
     flat = saved["smpls"] | {"pred_cam": out["pred_cam"], "pred_cam_t_full": saved["cam_t"]}
     dumps.save_npz(tmp_path / "c.npz", flat)
-    found = ChampImporter(tmp_path / "c.npz", dumps.reading(trust=False)).read("c", SIZE_PX)
+    found = ChampImporter(tmp_path / "c.npz", dumps.reading(allow_pickle=False)).read("c", SIZE_PX)
     np.testing.assert_allclose(see(smpl, found)[:BODY], pixels[0][:BODY], atol=TIGHT_PX)
     # beside the .npy files, the .npz is not read, and that is said
     assert list(ChampImporter(tmp_path, dumps.reading()).frames) == ["a", "b"]

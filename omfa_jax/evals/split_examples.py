@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from omfa_jax.core.atomic_files import atomic_write
-from omfa_jax.core.errors import OmfaError, unknown_name
+from omfa_jax.core.errors import OmfaError, make_unknown_name_error
 from omfa_jax.core.image_formats import FORMAT_SUFFIXES
 from omfa_jax.core.images import open_rgb
 from omfa_jax.data.pipeline.decode_record import Example, convert_to_arrays

@@ -50,7 +50,7 @@ class AmassImporter:
 
     def read(self, frame: str, size_px: tuple[int, int]) -> Estimate:
         """Return the chosen frame's body, by the file's camera or before one that shows it all."""
-        raw = read_pickle(self.frames[frame], "body file", trust=self._reading.allow_pickle)
+        raw = read_pickle(self.frames[frame], "body file", allow_pickle=self._reading.allow_pickle)
         poses = parse_numbers(get_field(raw, "poses"), "poses")
         size = poses.shape[-1] if poses.ndim == 2 else 0
         if size not in (SMPLX_SIZE, SMPLH_SIZE, SMPL_SIZE) or not len(poses):

@@ -48,7 +48,7 @@ class ChampImporter:
     """Importer of a folder of .npy files, a single one, or a group .npz."""
 
     def __init__(self, path: Path, reading: ImportOptions) -> None:
-        self._trust = reading.allow_pickle
+        self._allow_pickle = reading.allow_pickle
         self._warned = False
         folder = path / "smpl_results"
         # Champ's output folder and the results folder in it are both accepted
@@ -83,7 +83,7 @@ class ChampImporter:
         return _parse_dict(raw, size_px)
 
     def _load(self, path: Path) -> Any:
-        return read_pickle(path, "body file", trust=self._trust)
+        return read_pickle(path, "body file", allow_pickle=self._allow_pickle)
 
     def _group(self, path: Path, raw: dict[str, Any]) -> dict[str, Any]:
         if not raw.keys() >= GROUP_KEYS:

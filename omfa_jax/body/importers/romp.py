@@ -42,7 +42,7 @@ class RompImporter:
     """Importer of a folder with one .npz per photo, a single one, or video_results.npz."""
 
     def __init__(self, path: Path, reading: ImportOptions) -> None:
-        self._trust = reading.allow_pickle
+        self._allow_pickle = reading.allow_pickle
         self._warned = False
         files = [file for file in find_files(path, ".npz") if path.is_file() or not _is_video(file)]
         self.frames: dict[str, Any] = dict(index_by_stem(files))
@@ -84,7 +84,7 @@ class RompImporter:
         return Estimate(body, camera, people=len(thetas))
 
     def _load(self, path: Path) -> Any:
-        return read_pickle(path, "body file", trust=self._trust)
+        return read_pickle(path, "body file", allow_pickle=self._allow_pickle)
 
 
 def _place_romp(

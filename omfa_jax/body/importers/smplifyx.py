@@ -67,7 +67,7 @@ class SmplifyXImporter:
         return Estimate(body, replace(camera, translation=shifts[chosen]), people=len(people))
 
     def _load(self, file: Path) -> dict[str, Any]:
-        raw = read_pickle(file, "body file", trust=self._reading.allow_pickle)
+        raw = read_pickle(file, "body file", allow_pickle=self._reading.allow_pickle)
         if not isinstance(raw, dict):
             raise OmfaError(f"{file}: expected a dict of parameters, got {type(raw).__name__}")
         return raw

@@ -91,7 +91,7 @@ class VideoImporter:
         return Estimate(estimate.body, estimate.camera, people=len(found))
 
     def _load(self, file: Path) -> Iterator[Track]:
-        raw = read_pickle(file, "body file", trust=self._reading.allow_pickle)
+        raw = read_pickle(file, "body file", allow_pickle=self._reading.allow_pickle)
         try:
             yield from self._list_tracks(raw, file)
         except OmfaError as error:
@@ -165,7 +165,7 @@ class TramImporter(VideoImporter):
         camera = raw
         beside = file.parent.parent / "camera.npy"
         if "img_focal" not in raw and beside.is_file():
-            camera = read_pickle(beside, "camera", trust=self._reading.allow_pickle)
+            camera = read_pickle(beside, "camera", allow_pickle=self._reading.allow_pickle)
         focal_px = _rows(camera, "img_focal", 1)[0]
         center_px = _rows(camera, "img_center", 2)[0]
 

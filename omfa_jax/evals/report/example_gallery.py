@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from omfa_jax.core.errors import OmfaError, unknown_name
+from omfa_jax.core.errors import OmfaError, make_unknown_name_error
 from omfa_jax.core.image_formats import READ_SUFFIXES
 from omfa_jax.core.images import read_rgb, resize
 from omfa_jax.evals.file_matching import read_pair_lines
