@@ -8,10 +8,17 @@ config=$2
 workdir=$3
 shift 3
 export JAX_COORDINATOR_ADDRESS=localhost:${OMFA_PORT:-29400} JAX_NUM_PROCESSES=$count
-pids=()
+pids=() killer=""
 stop() {
   for pid in "${pids[@]}"; do
     kill -TERM "$pid" 2>/dev/null || true
+  done
+}
+# a process that is stopped or hangs does not act on TERM
+kill_hung() {
+  sleep "${OMFA_KILL_WAIT_S:-60}"
+  for pid in "${pids[@]}"; do
+    kill -KILL "$pid" 2>/dev/null || true
   done
 }
 trap stop TERM INT
@@ -28,6 +35,10 @@ while [ -n "$(jobs -rp)" ]; do
   if [ "$ended" -ne 0 ] && [ "$status" -eq 0 ]; then
     status=$ended
     stop
+    kill_hung &
+    killer=$!
+    disown "$killer"
   fi
 done
+if [ -n "$killer" ]; then kill "$killer" 2>/dev/null || true; fi
 exit "$status"

@@ -4,6 +4,7 @@ import argparse
 import logging
 import os
 
+from omfa_jax.cli.datasets import add_pairs_argument
 from omfa_jax.cli.flags import WORKERS_TYPE, make_rule_type, parse_path_text
 from omfa_jax.data.records.photo_duplicates import DISTANCE_RULE, MAX_DISTANCE_BITS
 
@@ -23,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="list to write, for --clean",
     )
     parser.add_argument("--dataset", help="name of the data set (default: detected)")
+    add_pairs_argument(parser)
     parser.add_argument(
         "--distance",
         type=make_rule_type(DISTANCE_RULE),
@@ -51,6 +53,7 @@ def run(options: argparse.Namespace) -> None:
         dataset=options.dataset,
         max_distance_bits=options.distance,
         processes=options.processes,
+        pairs=options.pairs,
     )
     write_exclusion_list(out, report)
     log.info("%s\nwrote %s", format_duplicate_report(report), options.out)

@@ -37,11 +37,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="person of keypoints with several, counted from 0 (default: the largest)",
     )
+    add_pairs_argument(parser)
+
+
+def add_pairs_argument(parser: argparse.ArgumentParser) -> None:
+    """Add `--pairs`."""
+    parser.add_argument(
+        "--pairs",
+        action="extend",
+        nargs="+",
+        type=parse_pairs_text,
+        metavar="[SPLIT=]FILE",
+        help="lists of pairs with other names than the data set's, such as test=my_pairs.csv, with"
+        " viton_hd or dresscode",
+    )
+
+
+def parse_pairs_text(text: str) -> str:
+    """Return "FILE" or "SPLIT=FILE" with a checked path."""
+    # imported only when it is used: it takes a second
+    from omfa_jax.data.builders.raw_layouts import split_pairs_argument
+
+    split, file = split_pairs_argument(text)
+    path = parse_path_text(file)
+    return path if split is None else f"{split}={path}"
 
 
 def get_item_options(options: argparse.Namespace) -> dict[str, Any]:
     """Return the given flags as item options of the builders."""
-    names = ("clean", "parse_labels", "split_shares", "split_seed", "person_index")
+    names = ("clean", "parse_labels", "split_shares", "split_seed", "person_index", "pairs")
     given = {name: getattr(options, name) for name in names}
     # only what was given: a builder refuses options that it does not have, and knows its defaults
     return {name: value for name, value in given.items() if value is not None}

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.local_paths import expand_home, find_path_fault
 from omfa_jax.core.value_rules import MAX_COUNT, MAX_SEED, FloatRange, IntRange, Rule, format_value
 
 # bounds shared by flags of the same meaning
@@ -104,14 +105,17 @@ def make_rule_type(row: IntRange | FloatRange) -> BoundedValue:
 
 
 def parse_path_text(text: str) -> str:
-    """Return a path as given; raise for "", which an unset shell variable expands to."""
-    if not text or "\0" in text:
-        raise argparse.ArgumentTypeError(f"expected the name of a file or folder, got {text!r}")
-    return text
+    """Return a local path with ~ expanded; raise for "", a URL and other texts that name none."""
+    if fault := find_path_fault(text):
+        came = format_value(text)
+        raise argparse.ArgumentTypeError(
+            f"expected the name of a file or folder, got {came}; {fault}"
+        )
+    return expand_home(text)
 
 
 def parse_path(text: str) -> Path:
-    """Return a Path; raise for "", which an unset shell variable expands to."""
+    """Return a local Path, as `parse_path_text` does."""
     return Path(parse_path_text(text))
 
 

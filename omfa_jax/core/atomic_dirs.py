@@ -17,6 +17,7 @@ from pathlib import Path
 
 from omfa_jax.core.atomic_files import get_umask
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.local_paths import require_local
 from omfa_jax.core.mounts import find_mount
 
 log = logging.getLogger(__name__)
@@ -81,6 +82,7 @@ def resolve_target(path: str | os.PathLike, flag: str = "--out") -> Path:
     given = os.fspath(path)
     if not given or "\0" in given:
         raise OmfaError(f"{flag}: expected the name of a folder, got {given!r}")
+    require_local(given, flag)
     place = Path(os.path.realpath(given))
     require_replaceable(place, flag)
     return place
@@ -107,6 +109,7 @@ def require_disjoint(
     path: str | os.PathLike, sources: Mapping[str, str | os.PathLike | None], flag: str = "--out"
 ) -> None:
     """Raise an OmfaError if the folder to write is or contains one of `sources`, {flag: path}."""
+    require_local(path, flag)
     place = Path(os.path.realpath(path))
     for name, source in sources.items():
         if source is not None and contains(place, source):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.local_paths import require_local
 
 LOCK_NAME = ".lock"
 # the marker in the names of `atomic_write`'s temporary files, and how many characters of the
@@ -28,6 +29,7 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
     because writers such as Pillow and numpy choose the format by it. Its name starts with a dot;
     `delete_stale_temporaries` deletes the ones that killed processes left behind.
     """
+    require_local(path)
     path = Path(path)
     temporary = handle = None
     try:
@@ -139,6 +141,7 @@ def get_umask() -> int:
 
 def require_file(path: str | os.PathLike, what: str, flag: str) -> Path:
     """Return `path` as a Path; OmfaError naming `what` and the flag if it does not exist."""
+    require_local(path, flag)
     path = Path(path)
     if path.is_file():
         return path
@@ -148,6 +151,7 @@ def require_file(path: str | os.PathLike, what: str, flag: str) -> Path:
 
 def require_dir(path: str | os.PathLike, what: str, flag: str) -> Path:
     """Return `path` as a Path; OmfaError naming `what` and the flag if it does not exist."""
+    require_local(path, flag)
     path = Path(path)
     if path.is_dir():
         return path
@@ -160,6 +164,7 @@ def require_writable_file(path: str | os.PathLike, flag: str) -> Path:
 
     Nothing is created: this is a check before hours of work whose result is written there.
     """
+    require_local(path, flag)
     path = Path(path)
     there = next(parent for parent in path.absolute().parents if parent.exists())
     if path.is_dir():
@@ -172,6 +177,7 @@ def require_writable_file(path: str | os.PathLike, flag: str) -> Path:
 
 def require_writable_dir(path: str | os.PathLike, flag: str) -> Path:
     """Create the folder if necessary and check that a file can be written there."""
+    require_local(path, flag)
     path = Path(path)
     try:
         path.mkdir(parents=True, exist_ok=True)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.local_paths import expand_home, find_path_fault
 
 # counts of steps and examples are int32 on the devices
 MAX_COUNT = 2**31 - 1
@@ -114,6 +115,32 @@ class Text:
         if not isinstance(value, str) or "\0" in value:
             raise ValueError
         return str(value)
+
+
+@dataclass(frozen=True)
+class LocalPath:
+    """A path on this machine, "" for none; with `separator` a list of such paths.
+
+    `read` expands a leading ~ of each path.
+    """
+
+    separator: str = ""
+
+    @property
+    def expected(self) -> str:
+        return "the name of a file or folder, or an empty text"
+
+    def read(self, value: Any) -> str:
+        if not isinstance(value, str):
+            raise ValueError
+        if not value:
+            return ""
+        parts = value.split(self.separator) if self.separator else [value]
+        for part in parts:
+            # a list may end with a separator
+            if (part.strip() or not self.separator) and (fault := find_path_fault(part)):
+                raise ValueError(f"; {fault}")
+        return self.separator.join(map(expand_home, parts))
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Strict matching of predictions with ground truth and garment images, by file name."""
 
+import logging
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,10 +8,13 @@ from pathlib import Path
 from omfa_jax.core.atomic_files import require_dir, require_file
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.image_formats import READ_SUFFIXES
-from omfa_jax.data.builders.label_sets import CATEGORIES
-from omfa_jax.data.builders.raw_files import Pair, read_pairs
+from omfa_jax.core.name_lists import has_image_suffix, read_name_list
+from omfa_jax.core.value_rules import MAX_COUNT, format_value
+from omfa_jax.data.builders.raw_files import Pair, find_category_word, read_pairs
 
 MAX_NAMES_SHOWN = 3
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -87,23 +91,19 @@ def list_images(folder: Path, what: str, flag: str) -> dict[str, Path]:
 def read_pair_lines(path: Path, flag: str) -> list[Pair]:
     """Return the lines of a pairs file; OmfaError naming the first line that is not a pair."""
     faults: list[str] = []
+    notes: list[str] = []
     try:
-        pairs = list(read_pairs(require_file(path, "pairs file", flag), faults))
+        file = require_file(path, "pairs file", flag)
+        pairs = list(read_pairs(file, faults, notes=notes, max_faults=MAX_COUNT))
     except OSError as error:
         raise OmfaError(f"{path}: cannot be read: {error}; change {flag}") from None
+    for note in notes:
+        log.info("%s", note)
     if faults:
         more = f" (and {len(faults) - 1} more such lines)" if len(faults) > 1 else ""
-        raise OmfaError(f"{faults[0]}, separated by spaces or tabs{more}; change {flag}")
+        raise OmfaError(f"{faults[0]}{more}; change {flag}")
     if not pairs:
         raise OmfaError(f"{path}: the file has no pairs; change {flag}")
-    for pair in pairs:
-        for word in (pair.person, pair.garment):
-            # a CSV file would otherwise be read as one long name
-            if re.search(r"[,;|]", word):
-                raise OmfaError(
-                    f"{path}: names must be separated by spaces or tabs, found"
-                    f" {word[:60]!r}; change {flag}"
-                )
     lines = [(pair.person, pair.garment) for pair in pairs]
     if len(set(lines)) < len(lines):
         twice = next(line for number, line in enumerate(lines) if line in lines[:number])
@@ -114,22 +114,24 @@ def read_pair_lines(path: Path, flag: str) -> list[Pair]:
 def read_categories(path: Path) -> dict[str, str]:
     """Return {name without suffix: category} of a file with "name category" lines."""
     found: dict[str, str] = {}
-    # utf-8-sig: files from Windows editors start with a byte order mark
-    text = require_file(path, "categories file", "--categories").read_text("utf-8-sig", "replace")
-    for number, line in enumerate(text.splitlines(), 1):
-        words = line.split()
-        if words and len(words) != 2:
+    for line in read_name_list(require_file(path, "categories file", "--categories")):
+        fields = line.fields
+        parts = line.text.rsplit(maxsplit=1)
+        if len(fields) > 2 and has_image_suffix(parts[0]):
+            # an unquoted name with spaces
+            fields = tuple(parts)
+        if line.fault or len(fields) != 2:
             raise OmfaError(
-                f"{path} line {number}: expected a name and a category, found {line[:80]!r};"
-                " change --categories"
+                f"{path} line {line.number}: expected a name and a category, found"
+                f" {format_value(line.text[:80])}; change --categories"
             )
-        if words and Path(words[0]).stem in found:
-            raise OmfaError(f"{path} line {number}: {words[0]} occurs twice; change --categories")
-        if words:
-            word = words[1]
-            # DressCode numbers its categories
-            number_word = word.isdigit() and int(word) < len(CATEGORIES)
-            found[Path(words[0]).stem] = CATEGORIES[int(word)] if number_word else word
+        name = Path(fields[0]).stem
+        if name in found:
+            raise OmfaError(
+                f"{path} line {line.number}: {fields[0]} occurs twice; change --categories"
+            )
+        # other words are categories of the user's own
+        found[name] = find_category_word(fields[1]) or fields[1]
     return found
 
 

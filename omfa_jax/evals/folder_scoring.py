@@ -10,6 +10,7 @@ from pathlib import Path
 from omfa_jax.core.errors import OmfaError, make_unknown_name_error
 from omfa_jax.evals.file_matching import Match, MatchResult, NameRules, match_files
 from omfa_jax.evals.image_preparation import FileFacts, inspect_files
+from omfa_jax.evals.kept_blocks import compute_judged_digests, keep_earlier_blocks
 from omfa_jax.evals.library_versions import get_base_versions
 from omfa_jax.evals.metric_aggregation import (
     compute_mean,
@@ -67,7 +68,8 @@ class ScoreRequest:
 def score_folder(request: ScoreRequest) -> Scores:
     """Score the folder, write the scores file and return its content.
 
-    Values are cached in OUT.cache as they are computed, so a killed run resumes. Raises OmfaError
+    Values are cached in OUT.cache as they are computed, so a killed run resumes. Blocks that others
+    have added to the file (`kept_blocks`) are kept if the images are the same. Raises OmfaError
     before any work if files are damaged or do not match, or if --out holds something else.
     """
     chosen = load_protocol(request.protocol)
@@ -126,7 +128,10 @@ def score_folder(request: ScoreRequest) -> Scores:
         networks=networks,
         resized=len(wrong),
     )
-    scores = _scores(scored)
+    digests = compute_judged_digests(
+        matched.scored, request.setting, lambda path: facts[path].sha256
+    )
+    scores = keep_earlier_blocks(request.out, _scores(scored), digests)
     write_scores(request.out, scores)
     return scores
 

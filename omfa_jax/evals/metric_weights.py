@@ -6,6 +6,7 @@ that it comes from, so keep the original file names.
 
 import hashlib
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 from omfa_jax.core.atomic_files import require_dir
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.npz_reader import require_uncompressed
+from omfa_jax.evals.library_versions import get_versions
 
 BLOCK_BYTES = 1 << 22
 # in this order: a safetensors file cannot hold code
@@ -168,10 +170,18 @@ def require_torchvision() -> None:
         import torch
 
         reason = next(iter(str(error).splitlines()), "")
+        came = get_versions("torchvision").get("torchvision", "")
         raise MetricUnavailableError(
-            f"torchvision cannot be imported with torch {torch.__version__} ({reason}): install the"
-            " torchvision that was built for this torch"
+            f"torchvision {came} does not fit torch {torch.__version__} ({reason}): install"
+            f" {format_matching_torchvision(torch.__version__)} from the index that torch came from"
         ) from None
+
+
+def format_matching_torchvision(torch_version: str) -> str:
+    """Return the requirement of the torchvision that was built for a torch release."""
+    found = re.match(r"2\.(\d+)", torch_version)
+    # torchvision 0.15 was released with torch 2.0, and one with each since
+    return f"torchvision==0.{int(found[1]) + 15}.*" if found else "the torchvision of its release"
 
 
 def require_library(module: str) -> None:

@@ -136,7 +136,10 @@ def evaluate_split(
             sampled, conditions, metric=metric, regions=regions, per_image=per_image
         )
     exact = compute_truth_scores(sampled, truth, answers) if truth else None
-    scores = dataclasses.replace(scores, influence=influence, truth=exact)
+    # blocks of an earlier run on the same images stay
+    scores = dataclasses.replace(
+        scores, influence=influence or scores.influence, truth=exact or scores.truth
+    )
     write_scores(file, scores)
     return scores
 

@@ -1,6 +1,7 @@
 """The examples of a split under an evaluation setting: model inputs and ground truth."""
 
 import io
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from omfa_jax.evals.scores_file import SETTINGS
 # setting -> task, and task -> the component that it generates
 TASKS = {"paired": "try_on", "unpaired": "try_on", "multi_pose": "try_on", "try_off": "try_off"}
 GENERATED = {"try_on": "person", "try_off": "garment"}
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -141,6 +143,7 @@ class EvalSplit:
         groups = load_groups(settings.records, self.name) if self.setting == "multi_pose" else None
         found: list[ExampleInfo] = []
         keys: dict[str, str] = {}
+        lacking = 0
         for index in range(len(records)):
             if limit is not None and len(found) == limit:
                 break
@@ -152,6 +155,9 @@ class EvalSplit:
                     continue
             record = records[index]
             worn = record if wearer == index else records[wearer]
+            if self.setting != "unpaired" and not worn.garment:
+                lacking += 1
+                continue
             garment = record.unpaired_garment_key if self.setting == "unpaired" else worn.key
             if not garment:
                 raise OmfaError(
@@ -167,9 +173,18 @@ class EvalSplit:
                 )
             keys[name] = record.key
             found.append(ExampleInfo(index, name, to_file_name(garment), record.category, wearer))
+        if lacking:
+            log.warning(
+                "%s: %d records of split %r have no garment of their own: left out of --setting %s",
+                settings.records,
+                lacking,
+                self.name,
+                self.setting,
+            )
         if not found:
             why = "group (same person and outfit) with two records or more"
             needed = why if self.setting == "multi_pose" else "records"
+            needed += " with a garment of their own" * bool(lacking)
             raise OmfaError(f"{settings.records}: split {self.name!r} has no {needed}")
         return found
 

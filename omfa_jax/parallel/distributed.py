@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.util
+import logging
 import os
 import subprocess
 import sys
@@ -15,31 +16,41 @@ import numpy as np
 
 from omfa_jax import __version__
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.parallel import job_exit
+from omfa_jax.core.value_rules import format_value
+from omfa_jax.parallel import hang_watcher, job_exit
+from omfa_jax.parallel.job_place import JobPlace, find_job_place
+from omfa_jax.parallel.local_gpus import choose_local_gpus
 from omfa_jax.parallel.rendezvous import Rendezvous
 
-JOIN_TIMEOUT = "OMFA_JOIN_TIMEOUT_S"
+JOIN_TIMEOUT, HANG_TIMEOUT = "OMFA_JOIN_TIMEOUT_S", "OMFA_HANG_TIMEOUT_S"
+# XLA's own limit for a process that does not answer, which ends all others without naming it
+XLA_HEARTBEAT_S = 100
+
+log = logging.getLogger(__name__)
 
 
 def initialize(workdir: Path) -> None:
     """Connect to the job's other processes; does nothing in a single-process job.
 
-    Detects Slurm (more than one task) and TPU hosts. Otherwise set JAX_COORDINATOR_ADDRESS
-    (host:port), JAX_NUM_PROCESSES and JAX_PROCESS_ID on every process. If some processes do not
-    connect within OMFA_JOIN_TIMEOUT_S seconds (default: 300), the others name them, by the files
-    that each writes to `workdir`, and exit. Afterwards all processes exit together (`job_exit`).
+    Detects Slurm (more than one task), mpirun and TPU hosts (`job_place`). Otherwise set
+    JAX_COORDINATOR_ADDRESS (host:port), JAX_NUM_PROCESSES and JAX_PROCESS_ID on every process. If
+    some processes do not connect within OMFA_JOIN_TIMEOUT_S seconds (default: 300), the others name
+    them, by the files that each writes to `workdir`, and exit. Afterwards all processes exit
+    together (`job_exit`), also because of one that does not respond for OMFA_HANG_TIMEOUT_S seconds
+    (default: 60).
     """
-    place = get_process_index_and_count()
-    if jax.distributed.is_initialized() or (place is None and not is_tpu_host()):
+    if jax.distributed.is_initialized():
         return
-    seconds = _number(JOIN_TIMEOUT, 300)
-    arguments = _arguments(place, seconds)
+    place = find_job_place()
+    if place is None and not is_tpu_host():
+        return
+    seconds, hang_s = _seconds(JOIN_TIMEOUT, 300), _seconds(HANG_TIMEOUT, hang_watcher.HANG_S)
+    arguments = _arguments(place, seconds, hang_s)
     if place is None:
         # queued TPU resources: jax asks Google's metadata server for the other hosts
         jax.distributed.initialize(**arguments)
-        job_exit.start_exit_watcher()
+        _watch_processes(hang_s)
         return
-    index, count = place
 
     def late(missing: str) -> None:
         # XLA aborts at its own timeout with a stack trace only; say why before that
@@ -51,9 +62,12 @@ def initialize(workdir: Path) -> None:
             flush=True,
         )
 
-    with Rendezvous(workdir, index, count, seconds, late):
+    gpus = arguments.get("local_device_ids")
+    shown = f", GPUs {', '.join(map(str, gpus))} of those it sees" if gpus else ""
+    log.info("process %d of %d (%s)%s", place.index, place.count, place.launcher, shown)
+    with Rendezvous(workdir, place.index, place.count, seconds, late):
         jax.distributed.initialize(**arguments)
-    job_exit.start_exit_watcher()
+    _watch_processes(hang_s)
 
 
 def end_job(status: int, line: str) -> int:
@@ -63,17 +77,18 @@ def end_job(status: int, line: str) -> int:
     out with an exit status on which launch scripts restart the job.
     """
     try:
-        place = get_process_index_and_count()
-        seconds = _number(JOIN_TIMEOUT, 300)
+        place = find_job_place()
+        seconds = _seconds(JOIN_TIMEOUT, 300)
+        arguments = _arguments(place, seconds + 60, hang_watcher.HANG_S) if place else {}
     except OmfaError:
         return status
-    if place is not None and place[1] > 1 and not jax.distributed.is_initialized():
+    if place is not None and place.count > 1 and not jax.distributed.is_initialized():
         # before XLA's own timeout, which aborts with another exit status
         alone = threading.Timer(seconds, os._exit, [status])
         alone.daemon = True
         alone.start()
         try:
-            jax.distributed.initialize(**_arguments(place, seconds + 60))
+            jax.distributed.initialize(**arguments)
         except Exception:
             # for example a wrong address: the others cannot be reached
             return status
@@ -82,35 +97,29 @@ def end_job(status: int, line: str) -> int:
     return job_exit.exit_all_processes(status, line)
 
 
-def _arguments(place: tuple[int, int] | None, seconds: int) -> dict[str, Any]:
+def _arguments(place: JobPlace | None, seconds: int, hang_s: int) -> dict[str, Any]:
     """Return the arguments of `jax.distributed.initialize` for a timeout of `seconds`."""
-    # the margin lets the rendezvous report first
-    arguments: dict[str, Any] = {"initialization_timeout": seconds + 3}
+    # the margins let the rendezvous and the hang watcher report first
+    arguments: dict[str, Any] = {
+        "initialization_timeout": seconds + 3,
+        "heartbeat_timeout_seconds": max(XLA_HEARTBEAT_S, hang_s + 40),
+    }
     if place is None:
         return arguments
-    if "JAX_COORDINATOR_ADDRESS" in os.environ:
-        arguments["coordinator_address"] = os.environ["JAX_COORDINATOR_ADDRESS"]
-        arguments |= {"num_processes": place[1], "process_id": place[0]}
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    if visible and "," not in visible:
-        # jax uses Slurm's local task id, but a task that sees one GPU sees it as device 0
-        arguments["local_device_ids"] = [0]
+    if place.coordinator is not None:
+        arguments["coordinator_address"] = place.coordinator
+        arguments |= {"num_processes": place.count, "process_id": place.index}
+        # jax would still take the GPU from variables of a scheduler that did not start us
+        arguments["cluster_detection_method"] = "deactivate"
+    gpus = choose_local_gpus(place)
+    if gpus is not None:
+        arguments["local_device_ids"] = gpus
     return arguments
 
 
-def get_process_index_and_count() -> tuple[int, int] | None:
-    """Return (index, count) of this process in its job; None in a single-process job."""
-    if "JAX_COORDINATOR_ADDRESS" in os.environ:
-        return _number("JAX_PROCESS_ID"), _number("JAX_NUM_PROCESSES")
-    if _number("SLURM_NTASKS", 1) > 1 and "SLURM_PROCID" in os.environ:
-        return _number("SLURM_PROCID"), _number("SLURM_NTASKS")
-    # GKE's TPU slices: with several slices TPU_WORKER_ID counts within its own
-    hosts = len(os.environ.get("TPU_WORKER_HOSTNAMES", "").split(","))
-    slices = _number("MEGASCALE_NUM_SLICES", 1)
-    if hosts * slices == 1 or "TPU_WORKER_ID" not in os.environ:
-        return None
-    index = _number("MEGASCALE_SLICE_ID", 0) * hosts + _number("TPU_WORKER_ID")
-    return index, hosts * slices
+def _watch_processes(hang_s: int) -> None:
+    job_exit.start_exit_watcher()
+    hang_watcher.start_hang_watcher(hang_s)
 
 
 def is_tpu_host() -> bool:
@@ -188,13 +197,9 @@ def get_code_revision() -> str:
     return f"{__version__} {found[0].strip()} {changes}"
 
 
-def _number(name: str, default: int | None = None) -> int:
-    text = os.environ.get(name, default)
-    try:
-        return int(text)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        came = "is not set" if text is None else f"is {text!r}"
-        raise OmfaError(
-            f"{name} {came}: expected an integer. JAX_COORDINATOR_ADDRESS (host:port) needs"
-            " JAX_NUM_PROCESSES and JAX_PROCESS_ID next to it"
-        ) from None
+def _seconds(name: str, default: int) -> int:
+    """Return a duration in whole seconds from the environment."""
+    text = os.environ.get(name) or str(default)
+    if not (text.isdecimal() and 0 < int(text) < 10**7):
+        raise OmfaError(f"{name} is {format_value(text)}: expected a number of seconds from 1")
+    return int(text)

@@ -59,6 +59,15 @@ def exit_all_processes(status: int, line: str) -> int:
         _leave(end)
 
 
+def exit_because_of_hang(end: JobExit) -> NoReturn:
+    """Exit all processes because of one that has stopped responding, which `end` names."""
+    # another thread may wait for the service of a process 0 that hangs, with the lock held
+    _leaving.acquire(timeout=ASK_S)
+    if end.process != 0:
+        end = publish_exit(end)
+    _leave(end, hung=end.process)
+
+
 def publish_exit(end: JobExit) -> JobExit:
     """Publish this exit unless another process was first; return the one that was first."""
     client = _client()
@@ -101,26 +110,17 @@ def _watch() -> None:
         _leave(end)
 
 
-def _leave(end: JobExit) -> NoReturn:
-    """Exit this process immediately; process 0 waits for the others first."""
+def _leave(end: JobExit, hung: int | None = None) -> NoReturn:
+    """Exit this process immediately; process 0 waits for the others first, but for `hung`."""
     index = _index()
     if end.process != index:
         where = f"process {end.process} on {end.host}"
         with contextlib.suppress(OSError):
             print(f"omfa: exiting because of {where}: {end.line}", file=sys.stderr, flush=True)
-    client = _client()
-    try:
-        client.key_value_set(f"{LEFT}/{index}", "")
-        others = (distributed.global_state.num_processes or 1) - 1
-        deadline = time.monotonic() + STAY_S
-        while index == 0 and time.monotonic() < deadline:
-            left = client.key_value_dir_get(LEFT)
-            if len(left) > others:
-                break
-            time.sleep(ASK_S / 10)
-    except jax.errors.JaxRuntimeError:
-        # process 0 is gone: there is nothing left to wait for
-        pass
+    # process 0 runs the service: if it hangs there is nobody to tell
+    if hung != 0:
+        with contextlib.suppress(jax.errors.JaxRuntimeError):
+            _wait_for_others(index, hung)
     # os._exit leaves child processes running: the workers that read records
     for child in multiprocessing.active_children():
         child.kill()
@@ -129,3 +129,15 @@ def _leave(end: JobExit) -> NoReturn:
         with contextlib.suppress(OSError):
             stream.flush()
     os._exit(end.status)
+
+
+def _wait_for_others(index: int, hung: int | None) -> None:
+    """Tell that this process leaves; process 0 waits until the others but `hung` have left."""
+    client = _client()
+    client.key_value_set(f"{LEFT}/{index}", "")
+    expected = (distributed.global_state.num_processes or 1) - (hung is not None)
+    deadline = time.monotonic() + STAY_S
+    while index == 0 and time.monotonic() < deadline:
+        if len(client.key_value_dir_get(LEFT)) >= expected:
+            break
+        time.sleep(ASK_S / 10)

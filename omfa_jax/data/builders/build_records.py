@@ -11,12 +11,14 @@ from omfa_jax.core.atomic_dirs import require_disjoint
 from omfa_jax.core.errors import OmfaError, make_unknown_name_error
 from omfa_jax.data.builders.deepfashion_multimodal import DeepFashionMultiModal
 from omfa_jax.data.builders.dresscode import DressCode
+from omfa_jax.data.builders.paired_items import NO_OWN_GARMENT
 from omfa_jax.data.builders.raw_layouts import detect_layout, make_layout_error
 from omfa_jax.data.builders.records_builder import (
     BuildReport,
     ImageShardSource,
     RecordsBuilder,
     convert_to_manifest_facts,
+    count_flaw,
     format_build_report,
     format_empty_build,
     merge_reports,
@@ -63,10 +65,7 @@ def build_records(
     if dataset not in BUILDERS:
         raise make_unknown_name_error("data set", dataset, BUILDERS)
     builder = BUILDERS[dataset]
-    for name in item_options or {}:
-        if name not in builder.item_option_names:
-            flag = name.replace("_", "-")
-            raise OmfaError(f"--{flag} does not apply to --dataset {dataset}; remove it")
+    options = require_item_options(dataset, item_options or {})
     require_free(out_dir, overwrite, "images")
     # the manifest states one style, on which flips and rendered poses of sampling rely
     styles = find_styles(raw_dir)
@@ -76,7 +75,7 @@ def build_records(
             " pose/ folders of all but one and run `omfa data poses` again"
         )
     warnings: list[str] = []
-    splits = builder.list_items(os.fspath(raw_dir), warnings, **(item_options or {}))
+    splits = builder.list_items(os.fspath(raw_dir), warnings, **options)
     shards = plan_shards(
         builder.name, {name: len(items) for name, items in splits.items()}, shard_records
     )
@@ -93,17 +92,28 @@ def build_records(
             # there is nothing to resume: the same call would find nothing again
             partial.discard()
             raise OmfaError(format_empty_build(os.fspath(raw_dir), report))
-        facts = {
+        facts: dict[str, Any] = {
             "splits": report.built_per_split,
             "pose_style": styles[0] if styles else None,
             "report": convert_to_manifest_facts(report),
         }
+        if lacking := count_flaw(partial, shards, NO_OWN_GARMENT):
+            facts["without_garment"] = lacking
         finalize_records(partial, "images", shards, facts)
         # again: hours may have passed since the first check
         require_free(out_dir, overwrite, "images")
         partial.publish(out_dir)
     log.info("%s: %s", out_dir, format_build_report(report))
     return report
+
+
+def require_item_options(dataset: str, options: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the options if the data set's builder has all of them; else raise an OmfaError."""
+    for name in options:
+        if name not in BUILDERS[dataset].item_option_names:
+            flag = name.replace("_", "-")
+            raise OmfaError(f"--{flag} does not apply to --dataset {dataset}; remove it")
+    return options
 
 
 def resolve_dataset(root: Path, dataset: str | None) -> str:

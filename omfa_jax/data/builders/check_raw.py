@@ -23,7 +23,11 @@ from omfa_jax.core.atomic_files import require_dir
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.image_formats import READ_SUFFIXES
 from omfa_jax.core.process_pool import ordered_map
-from omfa_jax.data.builders.build_records import BUILDERS, resolve_dataset
+from omfa_jax.data.builders.build_records import (
+    BUILDERS,
+    require_item_options,
+    resolve_dataset,
+)
 from omfa_jax.data.builders.exclusion_list import HasPhoto
 from omfa_jax.data.builders.label_sets import get_label_set
 from omfa_jax.data.builders.paired_items import read_item_keypoints
@@ -83,7 +87,8 @@ def check_raw(
     root = require_dir(raw_dir, "raw data set", "--raw")
     name = resolve_dataset(root, dataset)
     report, warnings = CheckReport(), []
-    splits = BUILDERS[name].list_items(os.fspath(root), warnings, **item_options)
+    options = require_item_options(name, item_options)
+    splits = BUILDERS[name].list_items(os.fspath(root), warnings, **options)
     report.add(str(root), (("missing", warning) for warning in warnings))
     sizes: dict[str, tuple[int, int]] = {}
     ids: list[frozenset[int]] = []
@@ -103,7 +108,9 @@ def check_raw(
     report.add(
         "all label maps", _find_wrong_label_set(ids, item_options.get("parse_labels", "cihp"), name)
     )
-    found = find_raw_duplicates(root, dataset=name, processes=processes)
+    found = find_raw_duplicates(
+        root, dataset=name, processes=processes, pairs=item_options.get("pairs")
+    )
     report.add("all splits", find_duplicate_faults(found.groups))
     return report
 
@@ -114,14 +121,18 @@ def find_raw_duplicates(
     dataset: str | None = None,
     max_distance_bits: int = photo_duplicates.MAX_DISTANCE_BITS,
     processes: int = 1,
+    pairs: Sequence[str] | None = None,
 ) -> photo_duplicates.DuplicateReport:
     """Return the duplicates among the photos of people in all splits of a raw data set.
 
-    `dataset`: None detects it by the layout. Raises OmfaError for an unknown layout.
+    `dataset`: None detects it by the layout. `pairs`: lists of other names (see the builders).
+    Raises OmfaError for an unknown layout.
     """
     root = require_dir(raw_dir, "raw data set", "--raw")
     name = resolve_dataset(root, dataset)
-    items = cast(Mapping[str, Sequence[HasPhoto]], BUILDERS[name].list_items(os.fspath(root), []))
+    options = require_item_options(name, {} if pairs is None else {"pairs": pairs})
+    listed = BUILDERS[name].list_items(os.fspath(root), [], **options)
+    items = cast(Mapping[str, Sequence[HasPhoto]], listed)
     photos = [
         photo_duplicates.PhotoEntry(split, item.person.relative_to(root).as_posix(), item.person)
         for split, members in items.items()

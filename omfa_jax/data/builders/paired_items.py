@@ -22,6 +22,9 @@ from omfa_jax.data.builders.raw_files import (
 )
 from omfa_jax.data.records.record_schema import Record
 
+# the flaw of a record that has another garment to put on, but not what the person wears
+NO_OWN_GARMENT = "no garment of its own: usable for unpaired try-on only"
+
 
 @dataclass(frozen=True)
 class PairedItem:
@@ -62,11 +65,19 @@ def read_paired_item(
     height_px, width_px = photo.shape[:2]
     labels = read_optional_labels(item.parse, parsing, (height_px, width_px), flaws, map_name)
     category = item.category or ("" if labels is None else _category(labels, parsing))
+    garment = b""
     if item.garment is not None:
         garment, _ = read_image_and_bytes(item.garment, "garment")
     else:
-        garment = images.encode_jpeg(_cut_out_worn(photo, labels, parsing, category, map_name))
-        flaws.append(f"no in-shop garment in {garments}; the garment was cut out of the photo")
+        try:
+            worn = _cut_out_worn(photo, labels, parsing, category, map_name)
+            garment = images.encode_jpeg(worn)
+            flaws.append(f"no in-shop garment in {garments}; the garment was cut out of the photo")
+        except OmfaError:
+            # a list of other garments to put on needs no photo of the own one; training does
+            if item.unpaired is None or item.split == "train":
+                raise
+            flaws.append(NO_OWN_GARMENT)
     keypoints = read_item_keypoints(item, (width_px, height_px), flaws)
     box = face_box.find_face_box(keypoints, labels, height_px, width_px, parsing)
     if box is None:
@@ -77,6 +88,8 @@ def read_paired_item(
         unpaired = read_optional(read_image_bytes, item.unpaired, "unpaired garment", flaws)
     elif item.unpaired_key:
         flaws.append(f"the unpaired garment's file is missing in {garments} (see the {pairs})")
+    if not garment and unpaired is None:
+        raise OmfaError("no garment: neither in-shop nor worn, and the unpaired one is damaged")
     record = Record(
         key=item.key,
         split=item.split,
@@ -84,7 +97,7 @@ def read_paired_item(
         height_px=height_px,
         width_px=width_px,
         garment=garment,
-        garment_source="in_shop" if item.garment else "worn",
+        garment_source=("in_shop" if item.garment else "worn") if garment else "",
         category=category,
         has_face=box is not None,
         face_box_px=box or (0.0, 0.0, 0.0, 0.0),

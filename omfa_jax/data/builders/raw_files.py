@@ -1,7 +1,9 @@
 """Read the files of a raw data set: images as bytes, label maps, lists of pairs."""
 
+import difflib
 import os
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -11,11 +13,29 @@ from jaxtyping import UInt8
 
 from omfa_jax.core import images
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.name_lists import ListLine, read_name_list
 from omfa_jax.core.srgb import is_converted
-from omfa_jax.data.builders.label_sets import CATEGORIES, Category, LabelSet
+from omfa_jax.core.value_rules import format_value
+from omfa_jax.data.builders.label_sets import Category, LabelSet
 
 # relative; rounding the sides of a scaled-down map to whole pixels changes the ratio by less
 MAX_ASPECT_ERROR = 0.02
+# malformed lines of a list that are reported one by one
+MAX_FAULTS = 10
+# words of DressCode's lists and folders, of CatVTON, OOTDiffusion and FASHN -> category
+CATEGORY_WORDS: dict[str, Category] = {
+    **dict.fromkeys(("upper", "upper_body", "upperbody", "top", "tops", "0"), "upper"),
+    **dict.fromkeys(("lower", "lower_body", "lowerbody", "bottom", "bottoms", "1"), "lower"),
+    **dict.fromkeys(("dress", "dresses", "overall", "one_piece", "one_pieces", "2"), "dress"),
+}
+# column of a pairs list -> words for it in headers
+HEADERS = {
+    "person": ("person", "persons", "people", "image", "img", "model", "human", "im", "im_name")
+    + ("person_name", "person_image", "model_image", "model_name", "image_name"),
+    "garment": ("garment", "garments", "cloth", "clothes", "clothing", "product", "c", "c_name")
+    + ("garment_name", "garment_image", "cloth_name", "cloth_image", "clothes_name"),
+    "category": ("category", "categories", "cat", "class", "type", "cloth_type", "garment_type"),
+}
 
 T = TypeVar("T")
 
@@ -97,30 +117,100 @@ class Pair:
     category: Category | Literal[""] = ""
 
 
-def read_pairs(path: Path, warnings: list[str]) -> Iterator[Pair]:
+def find_category_word(word: str) -> Category | None:
+    """Return the category that a word names in the lists and folders of public data sets."""
+    return CATEGORY_WORDS.get(re.sub(r"[\W_]+", "_", word.strip().lower()))
+
+
+def read_pairs(
+    path: Path,
+    warnings: list[str],
+    *,
+    notes: list[str] | None = None,
+    max_faults: int = MAX_FAULTS,
+) -> Iterator[Pair]:
     """Yield the pairs of a list with lines "person garment" or "person garment category".
 
-    A category is a name or DressCode's 0 (upper), 1 (lower), 2 (dresses). Malformed lines go to
-    `warnings`, as do names with a path, which could lead out of the data set.
+    The forms of a line are those of `name_lists`; a header may name the columns, in any order.
+    Categories are words of CATEGORY_WORDS. Malformed lines go to `warnings`, as do names with a
+    path, which could lead out of the data set: `max_faults` of them, and how many more there are.
+    What was taken for a header goes to `notes`, by default to `warnings` too.
     """
-    known: dict[str, Category] = {name: name for name in CATEGORIES}
-    known |= {str(number): name for number, name in enumerate(CATEGORIES)}
-    # utf-8-sig: lists edited on Windows begin with a byte order mark
-    for number, line in enumerate(path.read_text("utf-8-sig", "replace").splitlines(), 1):
-        words = line.split()
-        if any(Path(word).name != word for word in words[:2]):
-            warnings.append(
-                f"{path.name} line {number}: expected names without a path, found {line[:80]!r}"
-            )
-        elif len(words) == 2:
-            yield Pair(words[0], words[1])
-        elif len(words) == 3 and words[2] in known:
-            yield Pair(words[0], words[1], known[words[2]])
-        elif words:
-            warnings.append(
-                f"{path.name} line {number}: expected two names (and upper, lower or dress),"
-                f" found {' '.join(words)[:80]!r}"
-            )
+    lines = read_name_list(path)
+    columns: tuple[int | None, ...] = (0, 1, 2)
+    if lines and (header := _read_header(lines)):
+        columns, skipped = header
+        told = warnings if notes is None else notes
+        told.append(f"{path.name} line {lines[0].number}: {skipped}")
+        lines = lines[1:]
+    faults = 0
+    for line in lines:
+        fields = _order_fields(line.fields, columns)
+        fault = line.fault or _find_fault(fields)
+        if not fault:
+            category = find_category_word(fields[2]) if len(fields) == 3 else None
+            yield Pair(fields[0], fields[1], category or "")
+            continue
+        faults += 1
+        if faults <= max_faults:
+            found = format_value(" ".join(line.text.split())[:80])
+            warnings.append(f"{path.name} line {line.number}: {fault}, found {found}")
+    if faults > max_faults:
+        warnings.append(f"{path.name}: {faults - max_faults} more lines of such kinds")
+
+
+def list_pairs(path: Path, warnings: list[str]) -> list[Pair]:
+    """Return the pairs of a list as `read_pairs` does; OmfaError if none of its lines is a pair."""
+    found: list[str] = []
+    pairs = list(read_pairs(path, found))
+    if found and not pairs:
+        raise OmfaError(f"{path}: none of its lines is a pair of names: {found[-1]}")
+    if not pairs:
+        found.append(f"{path.name}: the list is empty")
+    warnings += found
+    return pairs
+
+
+def _find_fault(fields: Sequence[str]) -> str:
+    if any(Path(name).name != name or "\\" in name for name in fields[:2] if name):
+        return "expected names without a path"
+    if len(fields) not in (2, 3) or not all(fields[:2]):
+        return (
+            "expected two names (and upper, lower or dress), separated by spaces, tabs or commas;"
+            " names with spaces in quotes"
+        )
+    if len(fields) == 3 and fields[2] and not find_category_word(fields[2]):
+        words = ", ".join(word for word in CATEGORY_WORDS if not word.isdigit())
+        near = difflib.get_close_matches(fields[2].lower(), CATEGORY_WORDS, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        return f"expected a category ({words}, 0, 1 or 2) as the third word{hint}"
+    return ""
+
+
+def _read_header(lines: Sequence[ListLine]) -> tuple[tuple[int | None, ...], str] | None:
+    """Return the columns of person, garment and category and what to say; None without a header."""
+    first = lines[0]
+    words = [re.sub(r"[\W_]+", "_", field.lower()).strip("_") for field in first.fields]
+    roles = [next((r for r, names in HEADERS.items() if word in names), None) for word in words]
+    named = "person" in roles and "garment" in roles
+    # other words, over lines that name images
+    plain = not first.names_image and len(lines) > 1 and lines[1].names_image
+    if first.fault or not (named or plain):
+        return None
+    if not named:
+        return (0, 1, 2), f"skipped as a header, found {format_value(first.text[:80])}"
+    columns = tuple(roles.index(role) if role in roles else None for role in HEADERS)
+    order = ", ".join(words[place] for place in columns if place is not None)
+    return columns, f"read as a header; person, garment and category are {order}"
+
+
+def _order_fields(fields: Sequence[str], columns: tuple[int | None, ...]) -> Sequence[str]:
+    if columns == (0, 1, 2):
+        return fields
+    ordered = [
+        fields[place] if place is not None and place < len(fields) else "" for place in columns
+    ]
+    return ordered if ordered[2] else ordered[:2]
 
 
 def list_files_by_stem(folder: Path) -> dict[str, Path]:

@@ -1,11 +1,18 @@
-"""Detect the layout of a raw data set by its folders."""
+"""Detect the layout of a raw data set by its folders, and find its lists of pairs."""
 
+import itertools
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
+from omfa_jax.core.atomic_files import require_file
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.data.builders.raw_files import read_pairs
 from omfa_jax.data.records.record_schema import SPLITS
 
 DRESSCODE_FOLDERS = ("upper_body", "lower_body", "dresses")
+# files that may be lists of pairs, and how many lines of one are looked at
+LIST_SUFFIXES = (".txt", ".csv", ".tsv", ".lst", ".list")
+LOOKED_AT = 200
 
 
 def detect_layout(root: Path) -> str | None:
@@ -34,3 +41,70 @@ def make_layout_error(root: Path, expected: str) -> OmfaError:
         if place := next(((name, kind) for name, kind in inner if kind), None):
             hint = f"; {place[0]}/ has the layout of {place[1]}: use --raw {root / place[0]}"
     return OmfaError(f"{root}: expected {expected}, found {found}{hint}")
+
+
+def assign_pairs_lists(
+    given: Sequence[str] | None, splits: Sequence[str], warnings: list[str]
+) -> dict[str, Path]:
+    """Return {split: list} of the files in `--pairs`, each "FILE" or "SPLIT=FILE".
+
+    A FILE without a split belongs to the only one of `splits`, or to the one that its name
+    contains; the guess goes to `warnings`. Raises OmfaError if there is none, or two lists of one.
+    """
+    found: dict[str, Path] = {}
+    for text in given or ():
+        split, file = split_pairs_argument(text)
+        path = require_file(file, "pairs list", "--pairs")
+        if split is None:
+            inside = [name for name in SPLITS if name in path.stem.lower()]
+            inside = [*splits] if len(splits) == 1 else inside
+            if len(inside) != 1:
+                raise OmfaError(
+                    f"--pairs {file}: of which split is this the list? write one of"
+                    f" {', '.join(f'{known}={path.name}' for known in splits or SPLITS)}"
+                )
+            split = inside[0]
+            warnings.append(f"{split}: {path.name} is used as its list of pairs")
+        if split not in splits:
+            raise OmfaError(
+                f"--pairs {text}: there are no photos of {split} (found {', '.join(splits) or '-'})"
+            )
+        if split in found:
+            raise OmfaError(f"--pairs: {split} has two lists, {found[split]} and {path}")
+        found[split] = path
+    return found
+
+
+def split_pairs_argument(text: str) -> tuple[str | None, str]:
+    """Return (split or None, path) of a value of `--pairs`, "FILE" or "SPLIT=FILE"."""
+    split, mark, name = text.partition("=")
+    return (split, name) if mark and split in SPLITS else (None, text)
+
+
+def find_other_list(
+    folders: Sequence[Path],
+    photos: Collection[str],
+    *,
+    split: str = "",
+    known: Collection[str] = (),
+) -> str:
+    """Return the name of a file in `folders` that lists pairs of these photos, "" if there is none.
+
+    `photos`: names without suffix. Files named after a split other than `split`, if given, and
+    those named in `known` are left out.
+    """
+    for path in (path for folder in folders for path in sorted(folder.iterdir())):
+        named = [name for name in SPLITS if name in path.stem.lower()]
+        if path.suffix.lower() not in LIST_SUFFIXES or path.name in known:
+            continue
+        of_another = split and named and split not in named
+        if of_another or path.name.startswith(".") or not path.is_file():
+            continue
+        try:
+            pairs = list(itertools.islice(read_pairs(path, [], notes=[]), LOOKED_AT))
+        except (OmfaError, OSError):
+            continue
+        matches = sum(Path(pair.person).stem in photos for pair in pairs)
+        if matches and 2 * matches >= len(pairs):
+            return str(path)
+    return ""

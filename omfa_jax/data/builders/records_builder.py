@@ -182,6 +182,16 @@ def merge_reports(
     return report
 
 
+def count_flaw(partial: StagingFolder, shards: Sequence[Shard], flaw: str) -> dict[str, int]:
+    """Return {split: number of records with this flaw}, without splits that have none."""
+    counts: dict[str, int] = {}
+    for shard in shards:
+        found, _ = read_shard_report(partial, shard).flaws.get(flaw, (0, []))
+        if found:
+            counts[shard.split] = counts.get(shard.split, 0) + found
+    return counts
+
+
 def _iter_examples(
     read: Callable[[Any], tuple[record_schema.Record, Sequence[str]]], items: Sequence[RawItem]
 ) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -8,7 +8,9 @@
 
 The second name of a pair is the unpaired garment, used for evaluation. It is ignored in train, as
 is common practice. VITON-HD has tops and dresses only; in other folders of this layout a third word
-of a line can state where the person's own garment is worn.
+of a line can state where the person's own garment is worn. Lists may have other names (`--pairs`)
+and other forms (`core.name_lists`). In val and test a person needs no own garment if the list names
+another one.
 """
 
 import os
@@ -17,6 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from omfa_jax.core.atomic_files import require_dir
+from omfa_jax.core.errors import OmfaError
 from omfa_jax.data.builders.exclusion_list import drop_excluded
 from omfa_jax.data.builders.label_sets import get_label_set
 from omfa_jax.data.builders.paired_items import PairedItem, read_paired_item
@@ -24,9 +27,13 @@ from omfa_jax.data.builders.raw_files import (
     Pair,
     list_files_by_stem,
     list_first_nonempty_folder,
-    read_pairs,
+    list_pairs,
 )
-from omfa_jax.data.builders.raw_layouts import make_layout_error
+from omfa_jax.data.builders.raw_layouts import (
+    assign_pairs_lists,
+    find_other_list,
+    make_layout_error,
+)
 from omfa_jax.data.builders.records_builder import RecordsBuilder
 from omfa_jax.data.records.record_schema import SPLITS, Record
 
@@ -45,7 +52,7 @@ class VitonHD(RecordsBuilder):
     """TFDS builder of VITON-HD's layout, see the module's docstring."""
 
     name = "viton_hd"
-    item_option_names = ("clean", "parse_labels", "person_index")
+    item_option_names = ("clean", "parse_labels", "person_index", "pairs")
 
     @staticmethod
     def list_items(
@@ -55,19 +62,24 @@ class VitonHD(RecordsBuilder):
         clean: str | os.PathLike | None = None,
         parse_labels: str = "cihp",
         person_index: int | None = None,
+        pairs: Sequence[str] | None = None,
     ) -> Mapping[str, Sequence[VitonItem]]:
         """Return {split: items} of the existing splits; irregularities go to `warnings`.
 
         `clean`: list of photos to leave out (see `exclusion_list.py`). `parse_labels`: label set of
         the parse maps, for maps that are not VITON-HD's own. `person_index`: the person of
-        keypoints files with several, None for the largest.
+        keypoints files with several, None for the largest. `pairs`: lists that replace
+        <root>/SPLIT_pairs.txt, "FILE" or "SPLIT=FILE".
         """
         root = require_dir(raw_dir, "raw data set", "--raw")
         get_label_set(parse_labels)
+        present = [split for split in SPLITS if (root / split / "image").is_dir()]
+        lists = assign_pairs_lists(pairs, present, warnings)
         splits = {}
         for split in SPLITS:
-            if (root / split / "image").is_dir():
-                items = _list_items(root, split, parse_labels, warnings)
+            if split in present:
+                listing = lists.get(split, root / f"{split}_pairs.txt")
+                items = _list_items(root, split, listing, parse_labels, warnings)
                 splits[split] = [replace(item, person_index=person_index) for item in items]
             # photos and lists are separate, so a copy may be incomplete
             elif (root / f"{split}_pairs.txt").is_file():
@@ -88,7 +100,9 @@ class VitonHD(RecordsBuilder):
         )
 
 
-def _list_items(root: Path, split: str, parse_labels: str, warnings: list[str]) -> list[VitonItem]:
+def _list_items(
+    root: Path, split: str, listing: Path, parse_labels: str, warnings: list[str]
+) -> list[VitonItem]:
     folder = root / split
     people, garments = list_files_by_stem(folder / "image"), list_files_by_stem(folder / "cloth")
     maps = list_first_nonempty_folder(folder, PARSE_DIRS)
@@ -96,11 +110,11 @@ def _list_items(root: Path, split: str, parse_labels: str, warnings: list[str]) 
     keypoints = {stem.removesuffix("_keypoints"): path for stem, path in found.items()}
     poses = list_files_by_stem(folder / "pose")
     items, seen = [], set()
-    for pair in _read_pairs(root, split, people, warnings):
+    for pair in _read_pairs(root, split, listing, people, warnings):
         key, other = Path(pair.person).stem, Path(pair.garment).stem
         if key in seen:
             warnings.append(
-                f"{split}: {pair.person} is listed twice in {split}_pairs.txt; kept the first"
+                f"{split}: {pair.person} is listed twice in {listing.name}; kept the first"
             )
             continue
         seen.add(key)
@@ -126,10 +140,14 @@ def _list_items(root: Path, split: str, parse_labels: str, warnings: list[str]) 
 
 
 def _read_pairs(
-    root: Path, split: str, people: Mapping[str, Path], warnings: list[str]
+    root: Path, split: str, listing: Path, people: Mapping[str, Path], warnings: list[str]
 ) -> Iterable[Pair]:
-    path = root / f"{split}_pairs.txt"
-    if path.is_file():
-        return read_pairs(path, warnings)
-    warnings.append(f"{split}: no {path.name}; using every photo in {split}/image")
+    if listing.is_file():
+        return list_pairs(listing, warnings)
+    if other := find_other_list([root, root / split], people, split=split):
+        raise OmfaError(
+            f"{split}: expected the list {listing}, found {other}, which lists photos of"
+            f" {split}/image: give --pairs {split}={other} (or move it away to use every photo)"
+        )
+    warnings.append(f"{split}: no {listing.name}; using every photo in {split}/image")
     return [Pair(photo.name, photo.name) for _, photo in sorted(people.items())]

@@ -72,6 +72,11 @@ def decode_to_pil(
     worn = garment_of or record
     person = images.open_rgb(record.person, f"person of {record.key}")
     encoded = record.unpaired_garment if unpaired else worn.garment
+    if not encoded:
+        raise OmfaError(
+            f"record {worn.split}/{worn.key} has no garment of its own, which this needs; only"
+            " --setting unpaired does without"
+        )
     garment = images.open_rgb(encoded, f"garment of {worn.key}")
     face = None
     if worn.has_face:

@@ -6,6 +6,7 @@ A latents folder has the splits, keys and order of the image records it was made
 
 import collections
 import contextlib
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -41,6 +42,8 @@ EncodeFn = Callable[[Float32[np.ndarray, "b H W 3"]], Any]
 
 NAME, VERSION = "latents", "1.0.0"
 IMAGE_NAMES = (*COMPONENTS, "pose")
+
+log = logging.getLogger(__name__)
 
 # batches that the device computes while an older one is written
 BATCHES_IN_FLIGHT = 1
@@ -131,7 +134,18 @@ def write_latents(
         raise OmfaError(f"--batch-size: expected 1 or more, got {batch_size}")
     check_slots(slots)
     require_free(out_dir, overwrite, "latents")
-    chosen = manifest["splits"] if splits is None else splits
+    chosen = list(manifest["splits"] if splits is None else splits)
+    lacking = manifest.get("without_garment", {})
+    for split in (split for split in chosen if split in lacking):
+        log.warning(
+            "%s: %d records of split %s have no garment of their own; no latents of this split",
+            records_dir,
+            lacking[split],
+            split,
+        )
+    chosen = [split for split in chosen if split not in lacking]
+    if not chosen:
+        raise OmfaError(f"{records_dir}: no split has a garment of every person; change --records")
     counts = {split: len(record_schema.open_records(records_dir, split)) for split in chosen}
     shards = plan_shards(NAME, counts, shard_records)
     # absolute: Beam workers may run in another directory

@@ -52,7 +52,7 @@ def _row(record: record_schema.Record, height_px: int, width_px: int) -> UInt8[n
         face = crop_face(person, record.face_box_px)
     cells = [
         (f"{record.split}/{record.key}", boxed),
-        (f"{record.garment_source} {record.category}", images.read_rgb(record.garment)),
+        (f"{record.garment_source} {record.category}", _optional(record.garment)),
         ("face", face),
         (f"pose {record.body_source}", _overlay_pose(person, record)),
         (f"unpaired {record.unpaired_garment_key}", _optional(record.unpaired_garment)),

@@ -46,7 +46,8 @@ Finding = tuple[str, str]
 
 def find_record_faults(record: record_schema.Record) -> Iterator[Finding]:
     """Yield (kind, description) of every fault in a record's images and fields."""
-    wanted = {"person": True, "garment": True, "pose": record.has_pose}
+    wanted = {"person": True, "pose": record.has_pose}
+    wanted["garment"] = bool(record.garment_source or not record.unpaired_garment_key)
     wanted["unpaired_garment"] = bool(record.unpaired_garment_key)
     stated = size_px = (record.height_px, record.width_px)
     for name in (name for name, is_there in wanted.items() if is_there):

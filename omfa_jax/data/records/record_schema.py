@@ -39,10 +39,10 @@ class Record:
     `key`: unique in its split. `face_box_px`: (left, top, right, bottom) in pixels of the person's
     photo, may reach over its edges; valid only if `has_face`. `pose`: empty unless `has_pose`.
     `unpaired_garment`: a garment that the person does not wear, for evaluation; bytes and key are
-    empty without one. `category`: where the garment is worn. `group`: the records of one person in
-    one outfit, in several poses. `person_id`: the same in all groups of a person. `body_source`:
-    where the body of the pose map comes from (`body.body_file.BODY_SOURCES`). Unknown strings are
-    "".
+    empty without one. `garment` and `garment_source` are empty if only an unpaired one is known.
+    `category`: where the garment is worn. `group`: the records of one person in one outfit, in
+    several poses. `person_id`: the same in all groups of a person. `body_source`: where the body of
+    the pose map comes from (`body.body_file.BODY_SOURCES`). Unknown strings are "".
     """
 
     key: str
@@ -51,7 +51,7 @@ class Record:
     height_px: int
     width_px: int
     garment: bytes = field(repr=False)
-    garment_source: Literal["in_shop", "worn"]
+    garment_source: Literal["in_shop", "worn", ""]
     category: Literal["upper", "lower", "dress", ""]
     has_face: bool
     face_box_px: tuple[float, float, float, float]
