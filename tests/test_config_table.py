@@ -13,7 +13,15 @@ from configs import base
 from omfa_jax.cli import config_lib, config_table
 from omfa_jax.cli.config_table import TABLE, check_config, find_row, list_leaves
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.core.value_rules import Boolean, Choice, FloatRange, IntRange, Text, TupleOf
+from omfa_jax.core.value_rules import (
+    Boolean,
+    Choice,
+    FloatRange,
+    IntRange,
+    LocalPath,
+    Text,
+    TupleOf,
+)
 from omfa_jax.models import get_vae_config
 
 ROOT = Path(__file__).parents[1]
@@ -27,7 +35,7 @@ def fresh() -> Any:
 LEAVES = dict(list_leaves(fresh()))
 NAN, INF = float("nan"), float("inf")
 HOSTILE = (NAN, INF, -INF, -1, -0.5, 1e300, 10**11, 10**23, 10**5000, None, "x", "", "\0", True)
-HOSTILE += (object(), b"x", 1j, (), (NAN,), [None], {"a": 1}, (1, 2, 3), ("x", "x"))
+HOSTILE += ("gs://b/r", object(), b"x", 1j, (), (NAN,), [None], {"a": 1}, (1, 2, 3), ("x", "x"))
 
 
 def set_value(config, name, value):
@@ -48,6 +56,8 @@ def is_good(value, row):
         return isinstance(value, bool)
     if isinstance(row, Text):
         return isinstance(value, str) and "\0" not in value
+    if isinstance(row, LocalPath):
+        return isinstance(value, str) and ":/" not in value and value.isprintable()
     if isinstance(row, Choice):
         return isinstance(value, str) and (
             value in [*row.names] or (row.allow_empty and value == "")
@@ -89,7 +99,7 @@ def test_no_value_passes_that_is_none_and_no_fault_is_a_traceback(name):
             assert value is not True or isinstance(row, Boolean)
             if isinstance(row, FloatRange):
                 assert type(found) is float
-    assert refused >= len(HOSTILE) - 7
+    assert refused >= len(HOSTILE) - 8
     # what the base says passes, and stays
     config = fresh()
     check_config(config)

@@ -74,9 +74,12 @@ def test_two_files_of_one_name(root, capsys):
 def test_pairs_files_of_every_kind(root, capsys):
     good = ["000.png 001.png", "001.png 002.png", "002.png 000.png"]
     bad = {
-        "000.png,001.png": "spaces or tabs",
-        "000.png;001.png": "spaces or tabs",
-        "000.png, 001.png": "spaces or tabs",
+        # lists with commas are read, so that this is the first line again
+        "000.png,001.png": "occurs twice",
+        "'000.png' ; '001.png'": "occurs twice",
+        '"000.png,001.png': "its quotes do not match",
+        "image/000.png 001.png": "names without a path",
+        "000.png 001.png shoes": "expected a category (upper, lower or dress;",
         "000.png": "expected two names",
         "000.png 001.png 002.png 003.png": "expected two names",
         "000.png 001.png": "occurs twice",
@@ -96,6 +99,11 @@ def test_pairs_files_of_every_kind(root, capsys):
     assert "garment '002'" in refused(capsys, root, *flags)
     file.write_bytes(b"\xef\xbb\xbf" + "\r\n".join(good).replace(" ", "\t").encode())
     assert run(root, "--pairs", str(file)) == 0
+    # as spreadsheets write them, with a header in another order
+    rows = ["cloth;person;category", *(f"{b};{a};Upper-body" for a, b in map(str.split, good))]
+    file.write_text("\n".join(rows), "utf-16")
+    assert run(root, "--pairs", str(file)) == 0
+    assert set(read_scores(root / "s.json").categories) == {"upper"}
 
 
 def test_names_by_rule(root, capsys):
@@ -118,7 +126,10 @@ def test_categories_by_file(root, capsys):
     assert "no category for 002" in refused(capsys, root, "--categories", str(file))
     file.write_text("000.png upper\n000.png lower\n")
     assert "twice" in refused(capsys, root, "--categories", str(file))
-    file.write_text("000.png,upper\n")
+    file.write_text("000.png,upper_body\n001.png,1\n002.png,shoes\n")
+    assert run(root, "--categories", str(file)) == 0
+    assert set(read_scores(root / "s.json").categories) == {"upper", "lower", "shoes"}
+    file.write_text("000.png upper body\n")
     assert "line 1" in refused(capsys, root, "--categories", str(file))
 
 

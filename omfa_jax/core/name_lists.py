@@ -63,11 +63,20 @@ def has_image_suffix(name: str) -> bool:
     return bool(_SUFFIX.search(name))
 
 
+def format_list_line(*fields: str) -> str:
+    """Return a line that `read_name_list` splits into these fields, without the empty ones."""
+    given = tuple(field for field in fields if field)
+    plain = " ".join(given)
+    if _split_line(1, plain).fields == given:
+        return plain
+    return "\t".join('"' + field.replace('"', '""') + '"' for field in given)
+
+
 def _decode(data: bytes, path: Path) -> str:
     # what PowerShell's > and Notepad's "Unicode" write
     for mark in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
         if data.startswith(mark):
-            return data.decode("utf-16", "replace")
+            return data.decode("utf-16", "replace").lstrip("\ufeff")
     if b"\0" in data:
         raise OmfaError(f"{path}: expected a text file with a pair of names a line, found binary")
     return data.decode("utf-8-sig", "replace")
@@ -85,7 +94,8 @@ def _split_line(number: int, text: str) -> ListLine:
     fields = _drop_empty_end(text.split(delimiter))
     images = sum(map(has_image_suffix, fields))
     # a name may have a comma or a space in it: then it ends with the suffix of an image
-    if (delimiter is None or images == 1) and (found := _IMAGES.fullmatch(text.strip())):
+    found = _IMAGES.fullmatch(text.strip()) if delimiter is None or images < 2 else None
+    if found and not has_image_suffix(found[3] or ""):
         fields = tuple(field.strip() for field in found.groups() if field)
     return ListLine(number, text, fields)
 
@@ -93,8 +103,10 @@ def _split_line(number: int, text: str) -> ListLine:
 def _split_quoted(text: str, quote: str) -> tuple[str, ...]:
     outside = re.sub(rf"{quote}(?:[^{quote}]|{quote}{quote})*{quote}", "", text)
     delimiter = next((mark for mark in DELIMITERS if mark in outside), " ")
+    # csv takes spaces before a quote only
+    closed = re.sub(rf"{quote}\s+(?=[{DELIMITERS}])", quote, text)
     rows = csv.reader(
-        [text], delimiter=delimiter, quotechar=quote, skipinitialspace=True, strict=True
+        [closed], delimiter=delimiter, quotechar=quote, skipinitialspace=True, strict=True
     )
     fields = next(rows)
     if delimiter == " ":

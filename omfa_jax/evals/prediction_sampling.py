@@ -27,6 +27,7 @@ from omfa_jax.core.atomic_files import atomic_write
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.image_formats import FORMAT_SUFFIXES
 from omfa_jax.core.images import from_signed, to_signed, unletterbox, write_image
+from omfa_jax.core.name_lists import read_name_list
 from omfa_jax.core.tasks import COMPONENTS
 from omfa_jax.data.pipeline.decode_record import Example, stack_examples
 from omfa_jax.diffusion.noise import make_example_ids
@@ -219,8 +220,7 @@ def _clear(folder: Path) -> None:
     names: set[str] = set()
     pairs = folder / PAIRS_FILE
     if pairs.is_file():
-        # NAME.png GARMENT.png [category]
-        words = pairs.read_text().split()
+        words = [word for line in read_name_list(pairs) for word in line.fields]
         names = {word.removesuffix(".png") for word in words if word.endswith(".png")}
     written, foreign = [], []
     for place in _list_matching(folder, FOLDERS):

@@ -13,6 +13,7 @@ from omfa_jax.core.atomic_files import atomic_write
 from omfa_jax.core.errors import OmfaError, make_unknown_name_error
 from omfa_jax.core.image_formats import FORMAT_SUFFIXES
 from omfa_jax.core.images import open_rgb
+from omfa_jax.core.name_lists import format_list_line
 from omfa_jax.data.pipeline.decode_record import Example, convert_to_arrays
 from omfa_jax.data.pipeline.example_reader import open_example_reader
 from omfa_jax.data.pipeline.settings import PipelineSettings, make_eval_settings
@@ -125,7 +126,9 @@ class EvalSplit:
         garments/, because its garments are the ground truth.
         """
         # pairs.txt comes first: --restart deletes only the images that it names
-        lines = [f"{e.name}.png {e.garment}.png {e.category}".rstrip() for e in self.examples]
+        lines = [
+            format_list_line(f"{e.name}.png", f"{e.garment}.png", e.category) for e in self.examples
+        ]
         with atomic_write(folder / "pairs.txt") as temporary:
             temporary.write_text("\n".join(lines) + "\n")
         for place, named in enumerate(self.examples):

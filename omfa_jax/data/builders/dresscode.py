@@ -13,7 +13,7 @@ gives the category and is part of the key: upper_body_000000_0.
 """
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -67,6 +67,7 @@ class DressCode(RecordsBuilder):
         for name in folders:
             for split, items in _list_category_items(root, name, lists, warnings).items():
                 splits.setdefault(split, []).extend(items)
+        warnings += _find_lost_lines(root, lists, folders)
         # categories may have lists of different splits, so the dict is in any order
         ordered = {split: splits[split] for split in SPLITS if split in splits}
         chosen = {
@@ -165,6 +166,20 @@ def _read_pairs(
     warnings.append(f"{name}: no train_pairs.txt, no test_pairs_paired.txt; using every photo")
     people = [path.name for stem, path in photos.items() if stem.endswith("_0")]
     return {"train": [Pair(person, _get_own_garment(person)) for person in people]}
+
+
+def _find_lost_lines(
+    root: Path, lists: Mapping[str, Path], folders: Sequence[str]
+) -> Iterator[str]:
+    """Yield a line for each list of all categories that names some without a folder."""
+    absent = {FOLDER_CATEGORIES[name]: name for name in DRESSCODE_FOLDERS if name not in folders}
+    for path in (*(root / name for name in sorted(LISTS)), *lists.values()):
+        if not (absent and path.is_file()):
+            continue
+        lost = [pair.category for pair in list_pairs(path, []) if pair.category in absent]
+        if lost:
+            names = ", ".join(name for category, name in absent.items() if category in lost)
+            yield f"{path.name}: {len(lost)} lines of {names}, which has no images/ folder"
 
 
 def _get_own_garment(person: str) -> str:

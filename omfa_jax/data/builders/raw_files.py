@@ -28,6 +28,7 @@ CATEGORY_WORDS: dict[str, Category] = {
     **dict.fromkeys(("lower", "lower_body", "lowerbody", "bottom", "bottoms", "1"), "lower"),
     **dict.fromkeys(("dress", "dresses", "overall", "one_piece", "one_pieces", "2"), "dress"),
 }
+CATEGORY_TEXT = "upper, lower or dress; upper_body, lower_body or dresses; 0, 1 or 2"
 # column of a pairs list -> words for it in headers
 HEADERS = {
     "person": ("person", "persons", "people", "image", "img", "model", "human", "im", "im_name")
@@ -180,10 +181,9 @@ def _find_fault(fields: Sequence[str]) -> str:
             " names with spaces in quotes"
         )
     if len(fields) == 3 and fields[2] and not find_category_word(fields[2]):
-        words = ", ".join(word for word in CATEGORY_WORDS if not word.isdigit())
         near = difflib.get_close_matches(fields[2].lower(), CATEGORY_WORDS, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
-        return f"expected a category ({words}, 0, 1 or 2) as the third word{hint}"
+        return f"expected a category ({CATEGORY_TEXT}) as the third word{hint}"
     return ""
 
 
