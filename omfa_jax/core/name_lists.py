@@ -20,6 +20,7 @@ _NAME = rf".+?\.(?:{'|'.join(IMAGE_SUFFIXES)})"
 _BETWEEN = r"(?:\s*[,;|\t]\s*|\s+)"
 _IMAGES = re.compile(rf"({_NAME}){_BETWEEN}({_NAME})(?:{_BETWEEN}(\S.*))?", re.IGNORECASE)
 _SUFFIX = re.compile(rf"\.(?:{'|'.join(IMAGE_SUFFIXES)})$", re.IGNORECASE)
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 # a quote counts at the start of a field only: "women's top.jpg" has none
 _QUOTE = re.compile(r"(?:^|[\s,;|])([\"'])")
 DELIMITERS = "\t,;|"
@@ -85,6 +86,8 @@ def _decode(data: bytes, path: Path) -> str:
 def _split_line(number: int, text: str) -> ListLine:
     if "\ufffd" in text:
         return ListLine(number, text, (), "not UTF-8: save the list as UTF-8")
+    if _CONTROL.search(text):
+        return ListLine(number, text, (), "it has a control character")
     if quote := _QUOTE.search(text):
         try:
             return ListLine(number, text, _split_quoted(text, quote[1]))
@@ -92,6 +95,8 @@ def _split_line(number: int, text: str) -> ListLine:
             return ListLine(number, text, (), "its quotes do not match")
     delimiter = next((mark for mark in DELIMITERS if mark in text), None)
     fields = _drop_empty_end(text.split(delimiter))
+    if delimiter is None and len(fields) == 2:
+        return ListLine(number, text, fields)
     images = sum(map(has_image_suffix, fields))
     # a name may have a comma or a space in it: then it ends with the suffix of an image
     found = _IMAGES.fullmatch(text.strip()) if delimiter is None or images < 2 else None

@@ -120,6 +120,8 @@ class Pair:
 
 def find_category_word(word: str) -> Category | None:
     """Return the category that a word names in the lists and folders of public data sets."""
+    if word in CATEGORY_WORDS:
+        return CATEGORY_WORDS[word]
     return CATEGORY_WORDS.get(re.sub(r"[\W_]+", "_", word.strip().lower()))
 
 
