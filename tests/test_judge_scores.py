@@ -208,6 +208,14 @@ def test_omfa_eval_asks_the_judge(tmp_path, capsys):
         status, out = run("try_off", "psnr", "--gt", str(folders[2]))
         assert status == 0 and seen[4:] == [20, 0, 120, 100]
         assert read_scores(out).judge["prompt"] == TRY_OFF
+        # a rerun without the judge's flags asks nobody and keeps what was paid for
+        before = read_scores(out)
+        command = ["eval", "--pred", str(folders[0]), "--gt", str(folders[2]), "--out", str(out)]
+        command += ["--protocol", "omfa", "--setting", "try_off", "--metrics", "psnr"]
+        assert main([*command, "--workers", "1"]) == 0 and len(seen) == 8
+        after = read_scores(out)
+        assert (after.judge, after.metrics["judge"]) == (before.judge, before.metrics["judge"])
+        assert after.per_image == before.per_image
         status, out = run("multi_pose", "psnr", "--gt", str(folders[1]))
         assert status == 2 and not out.exists(), "refused before anything is scored"
         assert "--garments DIR and --pairs FILE" in capsys.readouterr().err

@@ -58,9 +58,9 @@ def keep_earlier_blocks(path: Path, scores: Scores, digests: Mapping[str, str]) 
     kept = [name for name in names if _is_of_same_images(name, earlier, scores, digests)]
     if dropped := [name for name in names if name not in kept]:
         log.warning(
-            "%s: the earlier %s of other images dropped; run with its flags again",
+            "%s: dropped the %s of an earlier run on other images; give its flags again",
             path,
-            " and ".join(dropped) + (" block is" if len(dropped) == 1 else " blocks are"),
+            " and ".join(dropped),
         )
     if not kept:
         return scores
