@@ -79,7 +79,7 @@ def test_every_path_names_something():
     assert len(paths) > 60
     for name, action in paths.items():
         assert action.type in (parse_path_text, parse_path), name
-        for text in ("", "a\0b"):
+        for text in ("", "a\0b", "gs://b/r", "hf://a/b"):
             with pytest.raises(argparse.ArgumentTypeError, match="name of a file or folder"):
                 action.type(text)
         assert action.default in (None, [], "runs/demo"), name

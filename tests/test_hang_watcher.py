@@ -82,3 +82,23 @@ def test_a_stopped_process_is_named_by_the_other(tmp_path, victim):
     assert status == 75
     assert f"omfa: exiting because of process {victim} on " in err
     assert "it has not responded for 5 s" in err.splitlines()[-1]
+
+
+ENDS_EARLY = """
+import os, sys, time
+from pathlib import Path
+import jax
+jax.config.update("jax_platforms", "cpu")
+from omfa_jax.parallel import distributed
+distributed.initialize(Path(sys.argv[1]))
+if jax.process_index() == 0:
+    time.sleep(9)
+print("through", flush=True)
+"""
+
+
+def test_a_process_that_has_finished_before_the_others_does_not_hang(tmp_path):
+    """As in an evaluation, which process 0 scores alone."""
+    running = processes.start(tmp_path, 1, 2, program=ENDS_EARLY, OMFA_HANG_TIMEOUT_S="3")
+    for status, out, err in processes.finish(running, timeout=200):
+        assert (status, out) == (0, "through\n") and "omfa:" not in err, err

@@ -273,10 +273,16 @@ def test_latents_leave_such_a_split_out(without_garments, tmp_path, caplog):
         write_latents(out, tmp_path / "none", encode, splits=["test"], **options)
 
 
-def test_training_people_need_their_garment(tmp_path):
+def test_training_people_need_their_garment(tmp_path, caplog):
     raw = tiny.write_raw(tmp_path / "raw", {"train": 2})
     (raw / "train" / "cloth" / "00000_00.jpg").unlink()
     (raw / "train" / "image-parse-v3" / "00000_00.png").unlink()
     report = build_records(raw, tmp_path / "out")
     assert [key for key, _ in report.skipped] == ["train/00000_00"]
     assert "without_garment" not in read_manifest(tmp_path / "out")
+    # a build of nothing says that alone
+    (raw / "train_pairs.txt").write_text("00000_00.jpg 00000_00.jpg\n")
+    caplog.clear()
+    with pytest.raises(OmfaError, match="none of the 1 items could be built"):
+        build_records(raw, tmp_path / "none")
+    assert not caplog.records

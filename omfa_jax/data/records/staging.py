@@ -157,8 +157,9 @@ class StagingFolder:
         self.discard()
 
     def discard(self) -> None:
-        """Delete the folder, except for foreign files."""
-        delete_matching(self.folder, _GROWING)
+        """Delete the folder, except for foreign files; nothing if it is deleted already."""
+        if os.path.lexists(self.folder):
+            delete_matching(self.folder, _GROWING)
 
 
 @contextlib.contextmanager
