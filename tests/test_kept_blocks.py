@@ -9,7 +9,13 @@ from eval_folders import folder, pair_of_folders, picture
 from PIL import Image
 
 from omfa_jax.cli.main import main
-from omfa_jax.evals.kept_blocks import GARMENTS, PREDICTIONS
+from omfa_jax.evals.file_matching import match_files
+from omfa_jax.evals.kept_blocks import (
+    GARMENTS,
+    PREDICTIONS,
+    compute_judged_digests,
+    hash_file,
+)
 from omfa_jax.evals.metric_weights import (
     MetricUnavailableError,
     format_matching_torchvision,
@@ -58,15 +64,10 @@ def add_judge(root, judge):
 
 def make_digests(root):
     """What a run of the judge stores, here from a run that keeps everything."""
-    from omfa_jax.evals.file_matching import match_files
-    from omfa_jax.evals.kept_blocks import compute_judged_digests
-
     matched = match_files(
         root / "pred", root / "gt", garments=root / "cloth", pairs=root / "pairs.txt"
     )
-    from omfa_jax.cli.eval_judge import _hash_file
-
-    return compute_judged_digests(matched.scored, "paired", _hash_file)
+    return compute_judged_digests(matched.scored, "paired", hash_file)
 
 
 @pytest.mark.parametrize("with_digests", [True, False])

@@ -35,6 +35,11 @@ def compute_judged_digests(
     return digests
 
 
+def hash_file(path: Path) -> str:
+    """Return the SHA-256 of a file's content."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def _digest(rows: Sequence[tuple[str, Path | None]], sha: Callable[[Path], str]) -> str:
     digest = hashlib.sha256()
     for name, path in rows:

@@ -1,7 +1,6 @@
 """Judge the predictions of a scored folder and add the results to its scores file."""
 
 import dataclasses
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from omfa_jax.evals.file_matching import Match
 from omfa_jax.evals.judge.judge_results import add_judge_results
 from omfa_jax.evals.judge.judge_session import run_judge
 from omfa_jax.evals.judge.settings import JudgePair, JudgeSettings
-from omfa_jax.evals.kept_blocks import compute_judged_digests
+from omfa_jax.evals.kept_blocks import compute_judged_digests, hash_file
 from omfa_jax.evals.scores_file import Scores, write_scores
 
 NO_GARMENT = "the judge needs each image's garment: give --garments DIR and --pairs FILE"
@@ -24,14 +23,10 @@ def judge_matches(
     scores = add_judge_results(scores, judged)
     assert scores.judge is not None
     # a later run without a judge keeps the block if these are the same
-    digests = compute_judged_digests(matches, settings.setting, _hash_file)
+    digests = compute_judged_digests(matches, settings.setting, hash_file)
     scores = dataclasses.replace(scores, judge={**scores.judge, **digests})
     write_scores(out, scores)
     return scores
-
-
-def _hash_file(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def make_judge_pairs(matches: Sequence[Match], setting: str) -> list[JudgePair]:
