@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from omfa_jax.cli.flags import SEED_TYPE, Parser, float_between, parse_path
+from omfa_jax.cli.flags import SEED_TYPE, Parser, float_between, parse_path, parse_path_text
 from omfa_jax.core.atomic_dirs import require_disjoint
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.parallel.xla_flags import set_xla_flags
@@ -200,6 +200,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--lora",
         action="append",
+        type=parse_path_text,
         default=[],
         metavar="FILE[:SCALE]",
         help="LoRA to merge into the UNet, with a factor (default: 1); may be repeated",

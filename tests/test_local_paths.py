@@ -96,6 +96,7 @@ def test_home_is_expanded_where_the_shell_does_not(monkeypatch):
         ["demo", "--workdir=gs://b/run"],
         ["convert", "import", "hf://a/b", "--out=out"],
         ["convert", "import", "model", "--out=gs://b/out"],
+        ["convert", "import", "model", "--out=out", "--lora=hf://a/b.safetensors:0.5"],
         ["convert", "export", "run", "--out=s3://b/out"],
     ],
 )
