@@ -89,6 +89,16 @@ class Camera:
             height_px=height_px,
         )
 
+    def crop(self, left_px: int, top_px: int, width_px: int, height_px: int) -> "Camera":
+        """Return the camera of a part of the photo, whose upper left corner is given."""
+        x, y = self.center_px
+        return replace(
+            self,
+            center_px=(x - left_px, y - top_px),
+            width_px=width_px,
+            height_px=height_px,
+        )
+
 
 def make_look_at_camera(
     eye: Any,

@@ -1,0 +1,155 @@
+"""Where a pose comes from: a pose map image, or SMPL-X bodies with the camera of a photo."""
+
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from omfa_jax.body.body_box import BodyBox, find_body_box, find_map_box, join_boxes
+from omfa_jax.body.body_file import load_body
+from omfa_jax.body.body_model import BodyModel, load_body_model
+from omfa_jax.body.body_params import BodyParams
+from omfa_jax.body.camera import Camera
+from omfa_jax.body.pose_map_style import require_map_style
+from omfa_jax.body.render_body import render
+from omfa_jax.body.smplx_forward import forward
+from omfa_jax.body.turntable import make_turntable
+from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.images import letterbox, read_rgb, to_signed
+from omfa_jax.sampling.photo_frame import PhotoFrame
+
+log = logging.getLogger(__name__)
+
+BLACK = 0
+
+PoseImages = Float[np.ndarray, "views h w 3"]
+
+
+@dataclass(frozen=True, eq=False)
+class PoseMap:
+    """A pose map that was drawn before, in the frame of a photo."""
+
+    image: UInt8[np.ndarray, "h w 3"]
+
+    @property
+    def size_px(self) -> tuple[int, int]:
+        """The (height, width) of the map."""
+        height, width = self.image.shape[:2]
+        return height, width
+
+    def find_box(self) -> BodyBox | None:
+        """Return the box of the body in the map, in its pixels."""
+        return find_map_box(self.image)
+
+    def draw(self, frame: PhotoFrame, style: str) -> PoseImages:
+        """Return the part of the map in the slot, in [-1, 1]; it has the style that it has."""
+        del style
+        return frame.fit(self.image, BLACK)
+
+
+@dataclass(frozen=True, eq=False)
+class PosedBodies:
+    """One body, or the views of a turn, and the camera of the photo."""
+
+    bodies: Sequence[BodyParams]
+    camera: Camera
+    model: BodyModel
+
+    @property
+    def size_px(self) -> tuple[int, int]:
+        """The (height, width) of the camera's photo."""
+        return self.camera.height_px, self.camera.width_px
+
+    def find_box(self) -> BodyBox | None:
+        """Return the box around all views in the photo, in its pixels."""
+        vertices = (forward(self.model, body)[0] for body in self.bodies)
+        return join_boxes([find_body_box(found, self.camera) for found in vertices])
+
+    def draw(self, frame: PhotoFrame, style: str) -> PoseImages:
+        """Return the pose maps of all views in the slot, in [-1, 1].
+
+        A crop is rendered at the slot's size, the whole photo at its own and then letter-boxed, as
+        in training.
+        """
+        camera = self.camera if frame.crop is None else frame.fit_camera(self.camera)
+        maps = [draw_body(body, camera, style, self.model) for body in self.bodies]
+        return np.stack([to_signed(letterbox(found, *frame.slot_px, BLACK)) for found in maps])
+
+    def turn(self, views: int) -> "PosedBodies":
+        """Return so many views around the first body."""
+        return PosedBodies(make_turntable(self.bodies[0], views), self.camera, self.model)
+
+
+PoseSource = PoseMap | PosedBodies
+
+
+def read_pose(
+    path: str | os.PathLike, style: str, smplx_model: str | None, flag: str = "--pose"
+) -> PoseSource:
+    """Return the pose of a file: a map as it is, or the body of an .npz.
+
+    Raises OmfaError if the file cannot be read, or is a map whose pose_maps.json says another style
+    than `style`.
+    """
+    if Path(path).suffix == ".npz":
+        params, camera = load_body(path)
+        return PosedBodies([params], camera, load_body_model(smplx_model))
+    require_map_style(path, style, flag)
+    return PoseMap(read_rgb(path, f"pose map ({flag})"))
+
+
+def fit_body(
+    rows: Float[np.ndarray, "k 3"] | None,
+    size_px: tuple[int, int],
+    smplx_model: str | None,
+    name: str,
+) -> PosedBodies | None:
+    """Return the body fitted to a photo's keypoints, as `omfa data fit` does.
+
+    `rows` are (x px, y px, confidence), None if nobody was found; `size_px` is the photo's (height,
+    width), and `name` says in messages where the keypoints are from. If the fit is rejected, the
+    reason is logged and there is no body. Raises OmfaError for a number of rows that no keypoint
+    set has.
+    """
+    from omfa_jax.body.fit.fit_quality import find_confident_keypoints, find_missing_parts
+    from omfa_jax.body.fit.fitter import Fitter
+    from omfa_jax.body.fit.keypoints import BODY_25, to_body_25
+
+    refusal = "%s: no body from these keypoints: %s"
+    if rows is None:
+        log.warning(refusal, name, "they show nobody")
+        return None
+    height, width = size_px
+    known = to_body_25(rows)
+    seen = find_confident_keypoints(BODY_25, known, np.array([width, height], np.float64))
+    # known before the fit is compiled, which takes longer than the fit
+    if missing := find_missing_parts(BODY_25, seen):
+        log.warning(refusal, name, missing)
+        return None
+    log.info("%s: fitting the body (compiling the fit takes up to a minute)", name)
+    model = load_body_model(smplx_model)
+    (fit,) = Fitter(model, BODY_25)(known[None], [(width, height)])
+    if not fit.report.accepted:
+        log.warning(refusal, name, fit.report.reason)
+        return None
+    log.info("%s: median error of the fit %.1f px", name, fit.report.median_px)
+    return PosedBodies([fit.params], fit.camera, model)
+
+
+def draw_body(
+    params: BodyParams, camera: Camera, style: str, model: BodyModel
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Return the pose map of a body; OmfaError if the camera does not see it."""
+    vertices, _ = forward(model, params)
+    image = render(vertices, model.faces, camera, style, body=model)
+    # an empty pose map would be taken for a pose and not for the null pose
+    if not image.any():
+        raise OmfaError(
+            "the body of --pose lies outside the image: its camera must look along +z with y"
+            " down, the body in front of it"
+        )
+    return image
