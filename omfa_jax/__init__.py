@@ -6,12 +6,10 @@ The names of `__all__` are the public interface. They are imported on first use,
     import omfa_jax as omfa
 
     model = omfa.load_model("runs/vitonhd")
-    slots = omfa.SlotFitter(model.settings)
-    garment = slots.load_image("garment", "shirt.jpg")
-    face = slots.load_image("face", "face.jpg")
-    pose = slots.load_pose("me.npz")
+    me = omfa.load_person(omfa.SlotFitter(model.settings), "me.jpg", pose="me.npz", face="face.jpg")
     sampler = omfa.Sampler(model, omfa.SamplerSettings(steps=50, guidance=2.0))
-    people = omfa.try_on(sampler, garment, face, pose)
+    people = omfa.try_on(sampler, "shirt.jpg", me.face, me.pose)
+    pictures = me.restore(people)  # at the photo's size
 """
 
 import importlib
@@ -22,6 +20,7 @@ if TYPE_CHECKING:
     from omfa_jax.diffusion.denoising_loop import SamplerSettings
     from omfa_jax.model_loading import load_model
     from omfa_jax.sampling.image_inputs import SlotFitter
+    from omfa_jax.sampling.person_inputs import load_person
     from omfa_jax.sampling.sampler import Sampler
     from omfa_jax.sampling.task_functions import transfer, try_off, try_on, turntable
 
@@ -33,6 +32,7 @@ __all__ = [
     "SamplerSettings",
     "SlotFitter",
     "load_model",
+    "load_person",
     "transfer",
     "try_off",
     "try_on",
@@ -46,6 +46,7 @@ _MODULES = {
     "SamplerSettings": "omfa_jax.diffusion.denoising_loop",
     "SlotFitter": "omfa_jax.sampling.image_inputs",
     "load_model": "omfa_jax.model_loading",
+    "load_person": "omfa_jax.sampling.person_inputs",
     "transfer": "omfa_jax.sampling.task_functions",
     "try_off": "omfa_jax.sampling.task_functions",
     "try_on": "omfa_jax.sampling.task_functions",

@@ -6,7 +6,8 @@ python omfa_torch.py try_off --person photo.png --face face.png --pose pose.png 
 One UNet denoises a canvas that has a slot for each of garment, person and face. A task noises some
 of them; the others are given, stay clean and act as the condition. omfa.json, next to this file,
 describes slots, tasks and UNet inputs. prompts.safetensors holds the text embeddings, so no text
-encoder is needed. Requires torch, diffusers, safetensors and Pillow; pillow_heif for HEIC photos.
+encoder is needed. A person is written in the frame of their pose map, or of --person if given.
+Requires torch, diffusers, safetensors and Pillow; pillow_heif for HEIC photos.
 From Python: `Model(folder).generate("try_on", {"garment": image, "face": image}, pose)`.
 """
 
@@ -17,7 +18,7 @@ import importlib.util
 import io
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +29,22 @@ from diffusers.utils import is_accelerate_available
 from PIL import Image, ImageCms, ImageOps
 from safetensors import safe_open
 
+# also where this file is loaded by its path
+sys.path.append(str(Path(__file__).parent))
+from omfa_frame import (
+    BLACK,
+    WHITE,
+    InputError,
+    choose_frame,
+    format_error,
+    letterbox,
+    read,
+    require_style,
+)
+
 COMPONENTS = ("garment", "person", "face")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 SUFFIXES = (".png", ".jpg", ".jpeg")
-WHITE, BLACK = 255, 0
-
-
-class InputError(Exception):
-    """An error in the user's input; its message is one line."""
 
 
 class Model:
@@ -177,14 +186,6 @@ class Model:
         return ((image + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).numpy()
 
 
-def read(path: str | Path, flag: str, load: Callable[[str | Path], np.ndarray]) -> np.ndarray:
-    """Return `load(path)`; its errors name the flag."""
-    try:
-        return load(path)
-    except Exception as error:  # decoders raise errors of many types for damaged files
-        raise InputError(f"{flag}: cannot read {path}: {format_error(error)}") from None
-
-
 def load_image(path: str | Path) -> np.ndarray:
     """Return an image file as upright sRGB, uint8 (h, w, 3); white shows through transparency."""
     if importlib.util.find_spec("pillow_heif") or Path(path).read_bytes()[4:11] == b"ftyphei":
@@ -201,45 +202,6 @@ def load_image(path: str | Path) -> np.ndarray:
     return np.array(image.convert("RGB"))
 
 
-def convert_profile(image: Image.Image, profile: bytes) -> Image.Image:
-    """Return the image as RGB, in sRGB by its colour profile; an unusable profile is ignored."""
-    try:
-        source, srgb = ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile("sRGB")
-        mode = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}[source.profile.xcolor_space.strip()]
-        is_cmyk, is_grey = image.mode == "CMYK", image.mode in ("1", "L", "LA")
-        if not {"RGB": not is_cmyk, "L": is_grey, "CMYK": is_cmyk}[mode]:
-            raise ValueError(f"it is for {mode} and the image is {image.mode}")
-        how = ImageCms.getDefaultIntent(source), 0x0100 if mode == "L" else 0  # exact for greys
-        transform = ImageCms.buildTransform(source, srgb, mode, "RGB", *how)
-        levels = [np.linspace(0, 255, 9).astype(np.uint8)] * 3
-        lattice = np.stack(np.meshgrid(*levels), -1).reshape(27, 27, 3)
-        probe = Image.fromarray(lattice).convert(mode)
-        came = np.asarray(ImageCms.applyTransform(probe, transform), np.int16)
-        if np.abs(came - np.asarray(probe.convert("RGB"))).max() > 2:  # the profile is not sRGB
-            return ImageCms.applyTransform(image.convert(mode), transform) or image
-    except Exception as error:  # a damaged profile must not make a valid image unreadable
-        print(f"omfa_torch: colour profile ignored ({format_error(error)})", file=sys.stderr)
-    return image.convert("RGB")
-
-
-def format_error(error: Exception) -> str:
-    """Return an error's message on one line."""
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-def letterbox(image: np.ndarray, height_px: int, width_px: int, fill: int) -> np.ndarray:
-    """Return the image, scaled without distortion and centred in a frame filled with `fill`."""
-    scale = min(height_px / image.shape[0], width_px / image.shape[1])
-    height = min(height_px, max(1, round(image.shape[0] * scale)))
-    width = min(width_px, max(1, round(image.shape[1] * scale)))
-    if image.shape[:2] != (height, width):
-        image = np.array(Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS))
-    frame = np.full((height_px, width_px, 3), fill, np.uint8)
-    top, left = (height_px - height) // 2, (width_px - width) // 2
-    frame[top : top + height, left : left + width] = image
-    return frame
-
-
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Return the command line's options."""
     formatter = argparse.RawDescriptionHelpFormatter
@@ -253,6 +215,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--model", type=Path, default=Path(__file__).parent, metavar="DIR", help=default)
     add("--steps", type=int, default=50, help=f"DDIM steps {default}")
     add("--guidance", type=float, default=2.0, help=f"guidance scale; 1 disables it {default}")
+    add("--no-crop", action="store_true", help="letter-box all of a photo with a small person")
+    add("--native-size", action="store_true", help="write people at the model's size")
     add("--seed", type=int, default=0, help=default)
     add("--noise", metavar="FILE.npy", help="noise (height, width, channels); replaces --seed")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help=default)
@@ -270,11 +234,21 @@ def run(options: argparse.Namespace) -> None:
         raise InputError(f"--seed must be 0 to {2**32 - 1}, got {options.seed}")
     files = {name: getattr(options, name) for name in COMPONENTS if getattr(options, name)}
     given = {name: read(path, f"--{name}", load_image) for name, path in files.items()}
-    pose = read(options.pose, "--pose", load_image) if options.pose else None
+    pose = None
+    if options.pose:
+        require_style(options.pose, options.model)
+        pose = read(options.pose, "--pose", load_image)
     noise = options.noise and read(options.noise, "--noise", lambda file: np.float32(np.load(file)))
     model = Model(options.model, options.device, options.dtype)
     settings = {name: getattr(options, name) for name in ("steps", "guidance", "seed")}
+    photo = given.get("person")
+    frame = choose_frame(photo, pose, model.slots_px["person"], crop=not options.no_crop)
+    if frame and frame.crop:
+        print(f"cropped to the part of the photo around the person: {frame.crop}")
+        given["person"], pose = frame.cut(photo), frame.cut(pose)
     results = model.generate(options.task, given, pose, noise=noise, **settings)
+    if frame and "person" in results and not options.native_size:
+        results["person"] = frame.restore(results["person"], photo)
     for name, image in results.items():
         stem = options.out.stem if len(results) == 1 else f"{options.out.stem}_{name}"
         path = options.out.with_stem(stem)

@@ -22,7 +22,7 @@ def read_map_style(pose_map: str | os.PathLike) -> str | None:
         style = None
     if not isinstance(style, str):
         raise OmfaError(
-            f"{note}: expected JSON with the maps' \"style\"; render them again with"
+            f'{note}: expected JSON with the maps\' "style"; render them again with'
             " `omfa data poses`, or delete the file if the model was trained on such maps"
         )
     return style

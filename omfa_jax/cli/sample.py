@@ -1,15 +1,14 @@
 """`omfa sample`: generate images with a trained model."""
 
 import argparse
-import functools
+import dataclasses
 import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from omfa_jax.cli.flags import PERSON_INDEX_TYPE, int_between, parse_path_text
+from omfa_jax.cli.flags import int_between, parse_path_text
 from omfa_jax.cli.sampler_flags import (
     add_checkpoint_flags,
     add_sampler_flags,
@@ -18,9 +17,11 @@ from omfa_jax.cli.sampler_flags import (
 from omfa_jax.core.atomic_dirs import require_disjoint
 from omfa_jax.core.atomic_files import require_writable_dir
 from omfa_jax.core.errors import OmfaError, make_unknown_name_error
-from omfa_jax.core.images import from_signed, write_image
 from omfa_jax.core.tasks import COMPONENTS, Task
-from omfa_jax.sampling.image_inputs import SlotFitter, load_face, render_pose
+
+if TYPE_CHECKING:
+    from omfa_jax.sampling.prepared_tasks import PreparedTask, SampleRequest
+    from omfa_jax.sampling.sampler import Sampler
 
 log = logging.getLogger(__name__)
 
@@ -32,22 +33,32 @@ INPUTS = (
     ("--garment", "IMAGE", "in-shop photo of the garment"),
     ("--person", "IMAGE", "photo of the person"),
     ("--face", "IMAGE", "face image (default: cropped from --person)"),
-    ("--pose", "FILE", "pose map image, or SMPL-X parameters (.npz) to render one from"),
-    ("--keypoints", "JSON", "keypoints of --person from any common tool, to crop the face"),
+    (
+        "--pose",
+        "FILE",
+        "pose map image, or SMPL-X parameters (.npz) to render one from (default: beside --person,"
+        " or fitted to its keypoints)",
+    ),
+    ("--keypoints", "JSON", "OpenPose keypoints of --person: the face is cropped, the body fitted"),
     ("--parse", "PNG", "parse map of --person, to crop the face"),
     ("--source-person", "IMAGE", "transfer: photo of the person who wears the garment"),
     ("--source-face", "IMAGE", "transfer: face image (default: cropped from --source-person)"),
     ("--source-pose", "FILE", "transfer: pose of --source-person, as for --pose"),
-    ("--source-keypoints", "JSON", "transfer: keypoints of --source-person"),
+    ("--source-keypoints", "JSON", "transfer: OpenPose keypoints of --source-person"),
     ("--source-parse", "PNG", "transfer: parse map of --source-person"),
     ("--smplx-model", "FILE", "SMPL-X model (.npz) to render --pose with (default: the free body)"),
+)
+SWITCHES = (
+    ("--null-pose", "let the model choose the pose, whatever lies beside --person"),
+    ("--no-crop", "do not crop a photo in which the person is small; letter-box all of it"),
+    ("--native-size", "write people as generated, at the model's size, not in their photo's frame"),
 )
 # the flags that each task cannot do without
 REQUIRED_INPUTS = {
     "try_on": ("garment",),
     "try_off": ("person",),
     "transfer": ("source_person",),
-    "turntable": ("garment", "pose"),
+    "turntable": ("garment",),
 }
 
 
@@ -66,20 +77,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         type=parse_path_text,
         metavar="DIR",
-        help="folder for the generated images and sheet.png",
+        help="folder for the generated images, TASK.json with their settings, and sheet.png",
     )
     for flag, metavar, text in INPUTS:
         add(flag, type=parse_path_text, metavar=metavar, help=text)
-    for flag, whose in (
-        ("--person-index", "--keypoints"),
-        ("--source-person-index", "--source-keypoints"),
-    ):
-        add(
-            flag,
-            type=PERSON_INDEX_TYPE,
-            metavar="N",
-            help=f"person of {whose} with several, counted from 0 (default: the largest)",
-        )
+    for flag, text in SWITCHES:
+        add(flag, action="store_true", help=text)
     add(
         "--views",
         type=int_between(1, 1000),
@@ -95,9 +98,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Generate images, and write them with a side-by-side sheet."""
+    """Generate images, and write them with their settings and a side-by-side sheet."""
     if options.task in REQUIRED_INPUTS:
         require_inputs(options, REQUIRED_INPUTS[options.task], needs_face=options.task != "try_off")
+    if options.task == "turntable" and not (options.pose or options.person):
+        raise OmfaError("--task turntable needs --pose, or --person with a body beside it")
     if options.dtype not in DTYPES:
         raise make_unknown_name_error("dtype (--dtype)", options.dtype, DTYPES)
     out = require_writable_dir(options.out, "--out")
@@ -106,19 +111,32 @@ def run(options: argparse.Namespace) -> None:
 
     # after the checks of the flags: loading JAX takes seconds
     from omfa_jax.model_loading import load_model, read_settings
+    from omfa_jax.sampling.prepared_tasks import prepare_task
+    from omfa_jax.sampling.sample_files import StepBar, write_results
     from omfa_jax.sampling.sampler import Sampler
 
     settings = make_sampler_settings(options)
-    generate = TASK_FUNCTIONS.get(options.task)
-    if generate is None:
-        # a task of the model's own, or a misspelt one: asked before the weights are read
-        tasks = read_settings(options.checkpoint).tasks
-        generate = functools.partial(_sample_row, find_row(tasks, options, out))
+    # the inputs before the weights, which take minutes for SDXL
+    described = read_settings(options.checkpoint)
+    row = None
+    if options.task not in REQUIRED_INPUTS:
+        row = find_row(described.tasks, options, out)
+    prepared = prepare_task(options.task, row, described, make_request(options))
     model = load_model(options.checkpoint, ema=not options.no_ema)
-    sampler = Sampler(model, settings, dtype=options.dtype)
-    columns = generate(sampler, SlotFitter(model.settings), options)
-    # in cells of the person's slot, the second of COMPONENTS
-    write_columns(out, columns, model.settings.slots_px[1])
+    bar = StepBar(settings.steps, prepared.calls)
+    sampler = Sampler(model, settings, dtype=options.dtype, on_step=bar)
+    with bar:
+        results = prepared.generate(sampler, options.seed)
+    write_results(
+        out,
+        options.task,
+        prepared,
+        results,
+        collect_facts(options, sampler, prepared),
+        # in cells of the person's slot, the second of COMPONENTS
+        cell_px=model.settings.slots_px[1],
+        native_size=options.native_size,
+    )
 
 
 def find_row(tasks: Sequence[Task], options: argparse.Namespace, out: Path) -> Task:
@@ -133,10 +151,10 @@ def find_row(tasks: Sequence[Task], options: argparse.Namespace, out: Path) -> T
     needed = [name for name in clean if name != "face"]
     require_inputs(options, needed, needs_face="face" in clean)
     for name in row.noised:
-        used = name == "person" and "face" in clean
-        if getattr(options, name) is not None and not used:
+        # the photo of a generated person gives the face, and the frame of the result
+        if name != "person" and getattr(options, name) is not None:
             log.warning("--%s is not used: task %s generates it", name, row.name)
-    require_inputs_kept(options, out, row.noised)
+    require_inputs_kept(options, out, (*row.noised, row.name))
     return row
 
 
@@ -151,133 +169,50 @@ def require_inputs(options: argparse.Namespace, needed: Sequence[str], *, needs_
 
 def require_inputs_kept(options: argparse.Namespace, out: Path, results: Sequence[str]) -> None:
     """Raise an OmfaError if an input image would be overwritten by one of the results."""
-    written = re.compile(rf"({'|'.join(results)})_\d+\.png|sheet\.png")
+    written = re.compile(rf"({'|'.join(results)})(_\d+\.png|\.json)|sheet\.png")
     for flag, path in vars(options).items():
         if isinstance(path, str) and written.fullmatch(Path(path).name):
             require_disjoint(out / Path(path).name, {f"--{flag.replace('_', '-')}": path})
 
 
-def _try_on(sampler, slots: SlotFitter, options):
-    from omfa_jax.sampling.task_functions import try_on
+def make_request(options: argparse.Namespace) -> "SampleRequest":
+    """Return what the flags ask for."""
+    from omfa_jax.sampling.photo_files import PersonFiles
+    from omfa_jax.sampling.prepared_tasks import SampleRequest
 
-    garment = slots.load_image("garment", options.garment, "--garment")
-    face = slots.fit_image("face", _load_face(options))
-    pose = _pose(slots, options.pose, options)
-    person = try_on(sampler, garment, face, pose, seed=options.seed)
-    return {"garment": garment, "face": face, "pose": pose, "try_on": person}
+    def files(prefix: str) -> PersonFiles:
+        names = ("person", "face", "pose", "keypoints", "parse")
+        paths = [getattr(options, f"{prefix}{name}") for name in names]
+        return PersonFiles(*paths, prefix=f"--{prefix.replace('_', '-')}")
 
-
-def _try_off(sampler, slots: SlotFitter, options):
-    from omfa_jax.sampling.task_functions import try_off
-
-    person = slots.load_image("person", options.person, "--person")
-    # the model has been trained on people without a face image too, whose slot is white
-    face = slots.fit_image("face", _load_face(options, needed=False))
-    pose = _pose(slots, options.pose, options)
-    garment = try_off(sampler, person, face, pose, seed=options.seed)
-    return {"person": person, "face": face, "pose": pose, "try_off": garment}
-
-
-def _transfer(sampler, slots: SlotFitter, options):
-    from omfa_jax.sampling.task_functions import transfer
-
-    source = slots.load_image("person", options.source_person, "--source-person")
-    source_face = slots.fit_image(
-        "face",
-        load_face(
-            options.source_person,
-            options.source_face,
-            options.source_keypoints,
-            options.source_parse,
-            prefix="--source-",
-            needed=False,
-            person_index=options.source_person_index,
-        ),
-    )
-    source_pose = _pose(slots, options.source_pose, options)
-    face, pose = slots.fit_image("face", _load_face(options)), _pose(slots, options.pose, options)
-    garment, person = transfer(
-        sampler, source, source_face, source_pose, face, pose, seed=options.seed
-    )
-    return {"source": source, "garment": garment, "face": face, "pose": pose, "transfer": person}
-
-
-def _turntable(sampler, slots: SlotFitter, options):
-    from omfa_jax.body.body_file import load_body
-    from omfa_jax.body.turntable import make_turntable
-    from omfa_jax.sampling.task_functions import turntable
-
-    if Path(options.pose).suffix != ".npz":
-        raise OmfaError(
-            f"--task turntable needs SMPL-X parameters (.npz) as --pose, got {options.pose}:"
-            " an image cannot be turned"
-        )
-    params, camera = load_body(options.pose)
-    bodies = make_turntable(params, options.views)
-    maps = [render_pose(p, camera, slots.pose_style, options.smplx_model) for p in bodies]
-    poses = np.concatenate([slots.fit_pose_map(image) for image in maps])
-    garment = slots.load_image("garment", options.garment, "--garment")
-    face = slots.fit_image("face", _load_face(options))
-    people = turntable(sampler, garment, face, poses, seed=options.seed)
-    return {"garment": garment, "face": face, "pose": poses, "turntable": people}
-
-
-def _sample_row(row: Task, sampler, slots: SlotFitter, options):
-    given = {}
-    for name in COMPONENTS:
-        if name in row.noised:
-            continue
-        if name == "face":
-            given[name] = slots.fit_image(name, _load_face(options, needed="person" in row.noised))
-        else:
-            given[name] = slots.load_image(name, getattr(options, name), f"--{name}")
-    pose, has_pose = _pose(slots, options.pose, options), None
-    canvas = pose
-    if not given and pose is None:
-        # a task without inputs: a null pose map tells the sampler to generate one example
-        canvas, has_pose = np.zeros((1, *slots.sizes["person"], 3), np.float32), np.zeros(1, bool)
-    images = sampler(row.name, given, canvas, seed=options.seed, has_pose=has_pose)
-    return {**given, "pose": pose, **images}
-
-
-TASK_FUNCTIONS = {
-    "try_on": _try_on,
-    "try_off": _try_off,
-    "transfer": _transfer,
-    "turntable": _turntable,
-}
-
-
-def _load_face(options, *, needed: bool = True):
-    return load_face(
-        options.person,
-        options.face,
-        options.keypoints,
-        options.parse,
-        needed=needed,
-        person_index=options.person_index,
+    return SampleRequest(
+        garment=options.garment,
+        person=files(""),
+        source=files("source_"),
+        smplx_model=options.smplx_model,
+        crop=not options.no_crop,
+        null_pose=options.null_pose,
+        views=options.views,
     )
 
 
-def _pose(slots: SlotFitter, path: str | None, options):
-    if path is None:
-        log.warning("no pose given: the model chooses one (null pose)")
-        return None
-    return slots.load_pose(path, options.smplx_model)
+def collect_facts(
+    options: argparse.Namespace, sampler: "Sampler", prepared: "PreparedTask"
+) -> dict[str, Any]:
+    """Return what the pictures were made with, for TASK.json."""
+    from omfa_jax import __version__
 
-
-def write_columns(out: Path, columns, size: tuple[int, int]) -> None:
-    """Write every generated image and the sheet of all of them."""
-    from omfa_jax.sampling.image_sheet import draw_sheet
-
-    shown = {
-        name: list(images if images.dtype == np.uint8 else from_signed(images))
-        for name, images in columns.items()
-        if images is not None
+    inputs = {"garment": options.garment, "smplx_model": options.smplx_model}
+    return {
+        "omfa_jax": __version__,
+        "task": options.task,
+        "seed": options.seed,
+        "checkpoint": options.checkpoint,
+        "ema": not options.no_ema,
+        "sampler": dataclasses.asdict(sampler.settings),
+        "dtype": sampler.dtype,
+        "null_pose": options.null_pose,
+        "crop": not options.no_crop,
+        "native_size": options.native_size,
+        "inputs": {name: path for name, path in inputs.items() if path} | prepared.files,
     }
-    for name, images in columns.items():
-        if images is not None and images.dtype == np.uint8:
-            for index, image in enumerate(images):
-                write_image(out / f"{name}_{index:02d}.png", image)
-    write_image(out / "sheet.png", draw_sheet(shown, *size))
-    log.info("wrote %s", out / "sheet.png")

@@ -121,6 +121,7 @@ def run(options: argparse.Namespace) -> None:
     from omfa_jax.studies.study_plan_table import format_plan
 
     config = config_lib.load_config(options.config, options.overrides)
+    require_data_style(config)
     if config.model.init and config.model.init_unet:
         raise OmfaError(
             "config.model.init_unet=True would start every size from one UNet: add"
@@ -193,6 +194,22 @@ def parse_numbers(text: str, flag: str) -> tuple[float, ...]:
     if not all(0 < number < math.inf for number in found):
         raise OmfaError(f"{flag}: expected positive numbers, got {text!r}")
     return found
+
+
+def require_data_style(config: "Config") -> None:
+    """Raise an OmfaError if data of the config has pose maps of another style than the config's.
+
+    Data that is not on this machine is left to the runs.
+    """
+    from omfa_jax.data.pipeline.example_reader import require_pose_style
+    from omfa_jax.data.pipeline.mixture import parse_mixture
+    from omfa_jax.data.records import record_schema
+
+    folders = [folder for folder, _ in parse_mixture(config.data.mixture)]
+    for folder in (*folders, config.data.latents, config.data.records):
+        if folder and (Path(folder) / record_schema.MANIFEST).is_file():
+            manifest = record_schema.read_manifest(folder)
+            require_pose_style(folder, manifest, config.data.pose_style)
 
 
 def count_records(config: "Config") -> int:

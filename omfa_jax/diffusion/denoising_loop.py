@@ -17,6 +17,8 @@ from omfa_jax.diffusion.settings import DiffusionSettings
 
 # (network input, prompt rows) of all branches -> the network to call at every step
 PrepareNetwork = Callable[[Float[Array, "b h w cin"], Int[Array, "b"]], NetworkFn]
+# called with the number of steps that are done, an integer array ()
+StepCallback = Callable[[Any], None]
 
 # valid values of the fields of SamplerSettings
 SAMPLER_RULES = {
@@ -76,6 +78,7 @@ def sample(
     null_prompt: int,
     trajectory: bool = False,
     prepare: PrepareNetwork | None = None,
+    on_step: StepCallback | None = None,
 ) -> Latent | tuple[Latent, Float[Array, "steps b h w c"]]:
     """Return the canvas with its noised components generated; clean ones are returned bit-equal.
 
@@ -83,7 +86,8 @@ def sample(
     of the same shape; `null_prompt` is the row of the empty prompt. With `trajectory` the estimate
     x0_hat of every step is returned too. `prepare` is called once, with the input of the first
     step, and returns the network of all steps: what depends on the clean part alone is then not
-    computed again. Method: docs/method.md, sections 6 and 7.
+    computed again. `on_step` is called on the host as each step begins, by each device. Method:
+    docs/method.md, sections 6 and 7.
     """
     mask = settings.canvas.make_mask(noised)
     batch = noise.shape[0]
@@ -118,5 +122,15 @@ def sample(
         )
     rows = jax.tree.map(jnp.asarray, plan.steps)
     # the first step has no estimate before it; its weight in every table is 0
-    (final, _), states = jax.lax.scan(step, (start, jnp.zeros_like(start)), rows)
+    first = (start, jnp.zeros_like(start))
+    if on_step is None:
+        (final, _), states = jax.lax.scan(step, first, rows)
+    else:
+        # given the number alone: a callback that waits for the images could change how they are
+        # fused, and with that their last bits
+        def report(state: tuple[Latent, Latent], numbered: tuple[Array, SamplerSteps]):
+            jax.debug.callback(on_step, numbered[0])
+            return step(state, numbered[1])
+
+        (final, _), states = jax.lax.scan(report, first, (jnp.arange(len(rows.t)), rows))
     return final if states is None else (final, states)

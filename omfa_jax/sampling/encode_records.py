@@ -14,7 +14,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.tasks import COMPONENTS
+from omfa_jax.data.pipeline.example_reader import require_pose_style
 from omfa_jax.data.pipeline.latent_writer import write_latents
+from omfa_jax.data.records.record_schema import read_manifest
 from omfa_jax.diffusion.settings import DiffusionSettings
 from omfa_jax.models import VAEConfig, encode_posterior
 from omfa_jax.weights.model_description import read_description
@@ -82,13 +84,16 @@ def encode_records(
 ) -> None:
     """Write the VAE latents of a records folder (`omfa data latents`).
 
-    `diffusion_for` gives the settings of a model with that VAE, whose slot sizes are used.
+    `diffusion_for` gives the settings of a model with that VAE: its slot sizes, and the style that
+    the records' pose maps must have.
     `options` are passed to `write_latents`.
     """
     folder = Path(model).absolute()
     vae_config = read_description(folder).vae_config
     # slots that are not multiples of the stride are refused here, before hours of encoding
     diffusion = diffusion_for(vae_config)
+    # and so is what training with these settings would refuse afterwards
+    require_pose_style(records, read_manifest(records), diffusion.pose_style)
     vae_id = fingerprint_vae(vae_config, load_vae(folder, vae_config))
     manifest = write_latents(
         records,

@@ -97,7 +97,8 @@ def choose_crop(photo_px: SizePx, slot_px: SizePx, body: BodyBox | None) -> Crop
         return None
     left, top, right, bottom = body
     margin = MARGIN * max(right - left, bottom - top)
-    width, height = right - left + 2 * margin, bottom - top + 2 * margin
+    width = min(right - left + 2 * margin, photo_px[1])
+    height = min(bottom - top + 2 * margin, photo_px[0])
     aspect = slot_px[1] / slot_px[0]
     width, height = max(width, height * aspect), max(height, width / aspect)
     left, right = _place(left, right, width, photo_px[1])

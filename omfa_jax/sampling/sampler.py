@@ -14,7 +14,12 @@ from jaxtyping import Array, Bool, Float, Int, UInt8, UInt32
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.images import from_signed
 from omfa_jax.core.tasks import COMPONENTS, find_task_index, make_noised_table
-from omfa_jax.diffusion.denoising_loop import SamplerSettings, make_sampler_plan, sample
+from omfa_jax.diffusion.denoising_loop import (
+    SamplerSettings,
+    StepCallback,
+    make_sampler_plan,
+    sample,
+)
 from omfa_jax.diffusion.noise import make_example_keys
 from omfa_jax.models import Compute, decode_any_size, encode_any_size
 from omfa_jax.models.reference_unet import cache_reference
@@ -53,7 +58,8 @@ class Sampler:
     `devices`, all of this process, a batch is split evenly over them; each runs on its rows the
     program that it would run alone. Without, JAX's default device takes the full batch.
     `attention` names the kernel of image tokens, as config.train.attention does; "auto" depends on
-    the sampler's own devices, whatever else the process or the job has.
+    the sampler's own devices, whatever else the process or the job has. `on_step` is called with
+    the number of steps done as each step of a call begins, for a progress bar.
 
     Raises OmfaError if the model has no UNet weights, or if `settings` visits a timestep that the
     model cannot denoise.
@@ -70,6 +76,7 @@ class Sampler:
         dtype: str = "auto",
         devices: Sequence[Any] | None = None,
         attention: str = "auto",
+        on_step: StepCallback | None = None,
     ):
         if model.unet_params is None:
             raise OmfaError("this model has no UNet weights; load a trained model (--checkpoint)")
@@ -88,7 +95,9 @@ class Sampler:
         )
         compute = Compute(jnp.dtype(dtype), kernel=get_attention_kernel(kernel))
         self._apply = make_apply_fn(model.settings, model.unet_config, compute)
+        self.dtype = dtype
         self._dtype = jnp.dtype(dtype)
+        self._on_step = on_step
         self._table = make_noised_table(model.settings.tasks)
         self.devices = len(used)
         self._mesh = Mesh(np.asarray(used, object), ("rows",), axis_types=(AxisType.Auto,))
@@ -125,7 +134,11 @@ class Sampler:
         output = self.dispatch(
             task, given, pose, seed=seed, has_pose=has_pose, params=params, ids=ids
         )
-        return {name: from_signed(np.asarray(images)) for name, images in output.items()}
+        images = {name: from_signed(np.asarray(images)) for name, images in output.items()}
+        if self._on_step is not None:
+            # calls may still be under way when the images are there
+            jax.effects_barrier()
+        return images
 
     def dispatch(
         self,
@@ -144,12 +157,7 @@ class Sampler:
         noised = tuple(bool(flag) for flag in self._table[row])
         wanted = [name for name, flag in zip(COMPONENTS, noised, strict=True) if flag]
         clean = {name: given[name] for name in COMPONENTS if name in given and name not in wanted}
-        sizes = {len(images) for images in clean.values()} | (
-            {len(pose)} if pose is not None else set()
-        )
-        if len(sizes) != 1:
-            raise OmfaError(f"task {task!r}: the inputs must have one batch size, got {sizes}")
-        count = sizes.pop()
+        count = self._count_examples(task, clean if pose is None else {**clean, "pose": pose})
         if count % self.devices:
             raise OmfaError(
                 f"a batch of {count} examples cannot be split evenly over {self.devices} devices"
@@ -170,6 +178,23 @@ class Sampler:
             keys,
             noised=noised,
         )
+
+    def _count_examples(self, task: str, images: Mapping[str, Any]) -> int:
+        """Return the batch size; OmfaError for images that do not fill their slots."""
+        slots = dict(zip(COMPONENTS, self.model.settings.slots_px, strict=True))
+        for name, batch in images.items():
+            height, width = slots["person" if name == "pose" else name]
+            if np.shape(batch)[1:] != (height, width, 3):
+                raise OmfaError(
+                    f"{name}: expected RGB images of {width}x{height} px in an array (batch,"
+                    f" {height}, {width}, 3), got one of shape {np.shape(batch)};"
+                    " SlotFitter.fit_pictures letter-boxes pictures of any size"
+                )
+        counts = {name: len(batch) for name, batch in images.items()}
+        if len(set(counts.values())) != 1:
+            found = ", ".join(f"{n} of {name}" for name, n in counts.items()) or "no input"
+            raise OmfaError(f"task {task!r}: the inputs must have one batch size, got {found}")
+        return next(iter(counts.values()))
 
     def _run_sharded(self, params, constants, clean, pose, has_pose, row, keys, *, noised):
         # shard_map and not jit's own partitioning: each device runs the program of a single one,
@@ -225,6 +250,7 @@ class Sampler:
             prompt=jnp.broadcast_to(row, (count,)),
             null_prompt=len(model.settings.tasks),
             prepare=cache_reference(self._apply, params, prompts),
+            on_step=self._on_step,
         )
         assert not isinstance(result, tuple)
         # the clean components are known as images, so they are not decoded

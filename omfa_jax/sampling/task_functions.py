@@ -1,76 +1,81 @@
 """The tasks as functions: try_on, try_off, and the compound tasks transfer and turntable.
 
-Inputs are float32 in [-1, 1], (batch, height, width, RGB), at the sizes of
-`model.settings.slots_px`; `SlotFitter` makes them from files. A pose has the person's size; None is
-the null pose, and the model chooses one. Results are uint8 at the same sizes.
+Inputs are pictures of any size and kind (see `pictures.Pictures`), letter-boxed into the model's
+slots as `omfa sample` does it, or arrays that fill the slots: float32 in [-1, 1], (batch, height,
+width, RGB), at the sizes of `model.settings.slots_px`. A pose may be a body file (.npz); None is
+the null pose, and the model chooses one. Results are uint8 at the slots' sizes in pixels;
+`load_person` returns inputs that know the way back into a photo's frame.
 """
 
 import numpy as np
 from jaxtyping import Float, UInt8
 
 from omfa_jax.core.images import to_signed
+from omfa_jax.sampling.image_inputs import SlotFitter
+from omfa_jax.sampling.pictures import Pictures
 from omfa_jax.sampling.sampler import Sampler
 
-SignedImages = Float[np.ndarray, "b h w 3"]
 Generated = UInt8[np.ndarray, "b h w 3"]
 
 
 def try_on(
     sampler: Sampler,
-    garment: SignedImages,
-    face: SignedImages,
-    pose: SignedImages | None,
+    garment: Pictures,
+    face: Pictures,
+    pose: Pictures | None,
     *,
     seed: int = 0,
 ) -> Generated:
     """Return photos of people with the given faces, in the given poses, wearing the garments.
 
-    Arguments are float32 in [-1, 1]: `garment` (b, h, w, 3), `face` (b, h, w, 3) and `pose`
-    (b, h, w, 3) or None, each at its slot size in pixels. Returns uint8 (b, h, w, 3) at the
-    person's size. Example i starts from the same noise for any batch size; equal seeds give equal
-    images. OmfaError if the batch sizes differ or the model has no task try_on.
+    `garment`, `face` and `pose` are pictures of any size; `pose` may be a body (.npz) or None.
+    Returns uint8 (b, h, w, 3) at the person's size. Example i starts from the same noise for any
+    batch size; equal seeds give equal images. OmfaError if a picture cannot be read, the batch
+    sizes differ or the model has no task try_on.
 
-        people = try_on(sampler, garment, face, pose, seed=1)
+        people = try_on(sampler, "shirt.jpg", "face.jpg", "me.npz", seed=1)
     """
-    return sampler("try_on", {"garment": garment, "face": face}, pose, seed=seed)["person"]
+    given = _fit(sampler, garment=garment, face=face)
+    return sampler("try_on", given, _fit_pose(sampler, pose), seed=seed)["person"]
 
 
 def try_off(
     sampler: Sampler,
-    person: SignedImages,
-    face: SignedImages,
-    pose: SignedImages | None,
+    person: Pictures,
+    face: Pictures,
+    pose: Pictures | None,
     *,
     seed: int = 0,
 ) -> Generated:
     """Return in-shop photos of the garments that the people wear.
 
-    Arguments are float32 in [-1, 1], (b, h, w, 3): `person`, `face` and `pose` (or None) at their
-    slot sizes in pixels. Returns uint8 (b, h, w, 3) at the garment's size. OmfaError if the batch
-    sizes differ or the model has no task try_off.
+    `person`, `face` and `pose` (or None) are pictures of any size. Returns uint8 (b, h, w, 3) at
+    the garment's size. OmfaError if a picture cannot be read, the batch sizes differ or the model
+    has no task try_off.
 
-        garments = try_off(sampler, person, face, None)
+        garments = try_off(sampler, "me.jpg", "face.jpg", None)
     """
-    return sampler("try_off", {"person": person, "face": face}, pose, seed=seed)["garment"]
+    given = _fit(sampler, person=person, face=face)
+    return sampler("try_off", given, _fit_pose(sampler, pose), seed=seed)["garment"]
 
 
 def transfer(
     sampler: Sampler,
-    source_person: SignedImages,
-    source_face: SignedImages,
-    source_pose: SignedImages | None,
-    face: SignedImages,
-    pose: SignedImages | None,
+    source_person: Pictures,
+    source_face: Pictures,
+    source_pose: Pictures | None,
+    face: Pictures,
+    pose: Pictures | None,
     *,
     seed: int = 0,
 ) -> tuple[Generated, Generated]:
     """Take the garment off the source people and put it on the target faces in the target poses.
 
-    Images and poses are float32 in [-1, 1], (b, h, w, 3), at their slot sizes in pixels; a pose may
-    be None. Returns (garments, people), uint8 (b, h, w, 3): what `try_off` returned, and the
-    target people in it. OmfaError as in `try_on` and `try_off`.
+    Images and poses are pictures of any size; a pose may be None. Returns (garments, people), uint8
+    (b, h, w, 3): what `try_off` returned, and the target people in it. OmfaError as in `try_on` and
+    `try_off`.
 
-        garments, people = transfer(sampler, source, source_face, None, face, pose)
+        garments, people = transfer(sampler, "you.jpg", "you_face.jpg", None, "face.jpg", "me.npz")
     """
     garments = try_off(sampler, source_person, source_face, source_pose, seed=seed)
     return garments, try_on(sampler, to_signed(garments), face, pose, seed=seed)
@@ -78,23 +83,36 @@ def transfer(
 
 def turntable(
     sampler: Sampler,
-    garment: SignedImages,
-    face: SignedImages,
-    poses: SignedImages,
+    garment: Pictures,
+    face: Pictures,
+    poses: Pictures,
     *,
     seed: int = 0,
 ) -> Generated:
     """Return one garment on one person in every pose of `poses`, such as the views of a turn.
 
-    `garment` and `face` are (1, h, w, 3) and `poses` is (views, h, w, 3), float32 in [-1, 1] at
-    their slot sizes in pixels. Returns uint8 (views, h, w, 3). Every view starts from the same
-    noise, so that views differ in the pose alone. OmfaError as in `try_on`.
+    `garment` and `face` are one picture each and `poses` several, of any size. Returns uint8
+    (views, h, w, 3) at the person's size. Every view starts from the same noise, so that views
+    differ in the pose alone. OmfaError as in `try_on`.
 
-        views = turntable(sampler, garment, face, np.concatenate(poses))
+        views = turntable(sampler, "shirt.jpg", "face.jpg", ["front.npz", "side.npz"])
     """
+    given = _fit(sampler, garment=garment, face=face)
+    turned = SlotFitter(sampler.model.settings).fit_pictures("pose", poses)
     # one view at a time: the program of a batch of one is reused, and memory does not grow
     frames = [
-        try_on(sampler, garment, face, poses[index : index + 1], seed=seed)
-        for index in range(len(poses))
+        sampler("try_on", given, turned[index : index + 1], seed=seed)["person"]
+        for index in range(len(turned))
     ]
     return np.concatenate(frames)
+
+
+def _fit(sampler: Sampler, **pictures: Pictures) -> dict[str, Float[np.ndarray, "b h w 3"]]:
+    slots = SlotFitter(sampler.model.settings)
+    return {name: slots.fit_pictures(name, given) for name, given in pictures.items()}
+
+
+def _fit_pose(sampler: Sampler, pose: Pictures | None) -> Float[np.ndarray, "b h w 3"] | None:
+    if pose is None:
+        return None
+    return SlotFitter(sampler.model.settings).fit_pictures("pose", pose)

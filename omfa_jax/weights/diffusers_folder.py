@@ -36,14 +36,18 @@ CONTENTS = (
     *DESCRIPTION_FILES,
     *(f"{name}/{STEM}*.{end}" for name in ("unet", "vae") for end in WEIGHT_SUFFIXES),
     "omfa_torch.py",
-    # Python writes it when omfa_torch.py is imported
+    "omfa_frame.py",
+    # Python writes them when the scripts are imported
     "__pycache__/omfa_torch.*.pyc",
+    "__pycache__/omfa_frame.*.pyc",
 )
 
 # diffusers' own default
 MAX_SHARD_BYTES = 10 * 10**9
-# runs an exported folder in PyTorch; copied into exports, never imported here
-SERVING_SCRIPT = Path(__file__).parents[1] / "assets" / "omfa_torch.py"
+# run an exported folder in PyTorch; copied into exports, never imported here
+SERVING_SCRIPTS = tuple(
+    Path(__file__).parents[1] / "assets" / name for name in ("omfa_torch.py", "omfa_frame.py")
+)
 
 
 @dataclass(frozen=True)
@@ -129,7 +133,8 @@ def save_diffusers(
         )
         # the script needs both files; a plain diffusers folder is exported without it
         if omfa is not None and prompts is not None:
-            shutil.copyfile(SERVING_SCRIPT, temporary / SERVING_SCRIPT.name)
+            for script in SERVING_SCRIPTS:
+                shutil.copyfile(script, temporary / script.name)
 
 
 def _check_finite(

@@ -70,6 +70,17 @@ def find_confident_keypoints(
     return seen
 
 
+def find_missing_parts(keypoints: KeypointSet, seen: Bool[np.ndarray, "k"]) -> str:
+    """Return why the keypoints to use are too few for a fit, "" if they are enough."""
+    found = {name for name, there in zip(keypoints.names, seen, strict=True) if there}
+    lacking = [group for group in keypoints.torso if not found & set(group)]
+    if seen.sum() < MIN_KEYPOINTS:
+        return f"{seen.sum()} confident keypoints, at least {MIN_KEYPOINTS} are needed"
+    if lacking:
+        return f"torso not visible: no confident {' and no '.join(map(' or '.join, lacking))}"
+    return ""
+
+
 def judge_fit(
     keypoints: KeypointSet,
     *,
@@ -92,16 +103,12 @@ def judge_fit(
     mean, median = float(errors.mean()), float(np.median(errors))
     # the median tells whether most points fit, the mean whether a limb is far off
     of_image, of_body = median / size_px[1], mean / body_height_px
-    found = {name for name, there in zip(keypoints.names, seen, strict=True) if there}
-    lacking = [group for group in keypoints.torso if not found & set(group)]
     worst = np.unravel_index(beyond_limits_rad.argmax(), beyond_limits_rad.shape)
     # facing[1, 1] is the cosine between the body's up and the world's
     lean = float(np.arccos(np.clip(facing[1, 1], -1, 1)))
     reason = ""
-    if seen.sum() < MIN_KEYPOINTS:
-        reason = f"{seen.sum()} confident keypoints, at least {MIN_KEYPOINTS} are needed"
-    elif lacking:
-        reason = f"torso not visible: no confident {' and no '.join(map(' or '.join, lacking))}"
+    if missing := find_missing_parts(keypoints, seen):
+        reason = missing
     elif not np.isfinite([mean, body_height_px, lean]).all():
         reason = "the fit is not finite"
     elif of_image > MAX_MEDIAN_OF_IMAGE:

@@ -1,5 +1,7 @@
 """Read the examples of one records folder by record number."""
 
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,18 +79,26 @@ class ExampleReader:
         )
 
 
+def require_pose_style(folder: str | os.PathLike, manifest: Mapping[str, Any], style: str) -> None:
+    """Raise an OmfaError if a records folder's pose maps have another style than `style`.
+
+    Records whose maps say no style pass, and so does the style "".
+    """
+    drawn = manifest.get("pose_style")
+    if drawn and style and drawn != style:
+        raise OmfaError(
+            f"{folder}: expected pose maps of style {style!r}, found {drawn!r}; change"
+            " config.data.pose_style, or run `omfa data poses --style` and build again"
+        )
+
+
 def open_example_reader(settings: PipelineSettings, split: str) -> ExampleReader:
     """Open `settings.records`; OmfaError if its records do not match the settings."""
     folder = settings.records
     manifest = record_schema.read_manifest(folder)
     kind, shapes = manifest["kind"], None
     records = record_schema.open_records(folder, split)
-    drawn = manifest.get("pose_style")
-    if drawn and settings.pose_style and drawn != settings.pose_style:
-        raise OmfaError(
-            f"{folder}: expected pose maps of style {settings.pose_style!r}, found {drawn!r};"
-            " change config.data.pose_style, or run `omfa data poses --style` and build again"
-        )
+    require_pose_style(folder, manifest, settings.pose_style)
     if kind == "latents":
         check_latents(folder, settings.slots, settings.vae_id, manifest["latents"])
         shapes = manifest["latents"]["shapes"]
@@ -97,7 +107,7 @@ def open_example_reader(settings: PipelineSettings, split: str) -> ExampleReader
                 f"{folder} holds latents, which cannot be augmented: train on image records"
                 " (config.data.records), or set all of config.data.augment to the defaults"
             )
-    style = drawn or settings.pose_style
+    style = manifest.get("pose_style") or settings.pose_style
     if settings.augment.flip_prob:
         require_flippable(style, folder)
     groups = load_groups(folder, split) if settings.multi_pose_prob else None

@@ -1,0 +1,133 @@
+"""What lies beside a person's photo in a raw data set: body, pose map, keypoints, parse map."""
+
+import logging
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from omfa_jax.body.pose_map_style import require_map_style
+from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.images import read_labels
+from omfa_jax.data.builders.face_box import find_face_box, read_keypoints
+from omfa_jax.data.builders.viton_hd import KEYPOINT_DIRS, PARSE_DIRS
+from omfa_jax.data.records.face_crop import crop_face
+from omfa_jax.sampling.pictures import Picture
+
+log = logging.getLogger(__name__)
+
+WHITE = 255
+
+PathLike = str | os.PathLike
+
+
+@dataclass(frozen=True)
+class PersonFiles:
+    """What is given of a person, or lies beside their photo; None is what there is not.
+
+    `fit_keypoints` says that the pose comes from the keypoints. `prefix` is that of the flags in
+    messages, such as "--source-".
+    """
+
+    photo: Picture | None = None
+    face: Picture | None = None
+    pose: PathLike | None = None
+    keypoints: PathLike | None = None
+    parse: PathLike | None = None
+    fit_keypoints: bool = False
+    prefix: str = "--"
+
+    @property
+    def name(self) -> str:
+        """The photo's path, for messages."""
+        return os.fspath(self.photo) if isinstance(self.photo, PathLike) else "the photo"
+
+
+def find_files_beside(
+    files: PersonFiles, style: str, *, null_pose: bool = False, needs_body: bool = False
+) -> PersonFiles:
+    """Return the files, with those beside DIR/image/NAME.jpg where nothing is given.
+
+    A pose is taken from the first of these: what is given, keypoints that are given,
+    DIR/smplx/NAME.npz, DIR/pose/NAME.png (unless a body is needed), keypoints beside the photo.
+    `null_pose` takes none. Of the files only pose_maps.json is read: raises OmfaError if it says
+    another style than `style`.
+    """
+    pose, keypoints, parse = files.pose, files.keypoints, files.parse
+    search = pose is None and not null_pose
+    if isinstance(files.photo, PathLike):
+        path = Path(files.photo)
+        folder = path.parent.parent
+        if search and keypoints is None:
+            pose = _find_first(folder, ("smplx",), f"{path.stem}.npz")
+            if pose is None and not needs_body:
+                pose = _find_first(folder, ("pose",), f"{path.stem}.png")
+            if pose is not None:
+                log.info("%s: the pose is %s", files.name, pose)
+        keypoints = keypoints or _find_first(folder, KEYPOINT_DIRS, f"{path.stem}_keypoints.json")
+        parse = parse or _find_first(folder, PARSE_DIRS, f"{path.stem}.png")
+    if pose is not None and Path(pose).suffix != ".npz":
+        require_map_style(pose, style, f"{files.prefix}pose")
+    fits = search and pose is None and keypoints is not None
+    return replace(files, pose=pose, keypoints=keypoints, parse=parse, fit_keypoints=fits)
+
+
+def list_files(files: PersonFiles) -> dict[str, str]:
+    """Return the paths of a person's files by the name of their flag, such as source_pose."""
+    prefix = files.prefix.strip("-").replace("-", "_")
+    paths = {
+        "person": files.photo,
+        "face": files.face,
+        "pose": files.pose,
+        "keypoints": files.keypoints,
+        "parse": files.parse,
+    }
+    return {
+        f"{prefix}_{name}".strip("_"): os.fspath(path)
+        for name, path in paths.items()
+        if isinstance(path, PathLike)
+    }
+
+
+def read_photo_keypoints(
+    path: PathLike, size_px: tuple[int, ...]
+) -> Float[np.ndarray, "joints 3"] | None:
+    """Return the (x px, y px, confidence) rows of a photo of `size_px` (height, width).
+
+    None if the file shows nobody. Raises OmfaError for a file that is not keypoints.
+    """
+    del size_px
+    return read_keypoints(path)
+
+
+def find_face(
+    files: PersonFiles,
+    photo: UInt8[np.ndarray, "h w 3"],
+    points: Float[np.ndarray, "joints 3"] | None,
+    *,
+    required: bool,
+) -> UInt8[np.ndarray, "_ _ 3"]:
+    """Return the face of a photo, cropped with keypoint rows or the parse map of `files`.
+
+    If no face is found, that is an OmfaError, or a white image as in training if it is not
+    required.
+    """
+    prefix, labels = files.prefix, None
+    if files.parse is not None:
+        labels = read_labels(files.parse, f"parse map ({prefix}parse)")
+    box = find_face_box(points, labels, *photo.shape[:2])
+    if box is not None:
+        return crop_face(photo, box)
+    if required:
+        raise OmfaError(
+            f"no face found for {files.name}: give {prefix}face IMAGE, or {prefix}keypoints JSON or"
+            f" {prefix}parse PNG that show one"
+        )
+    log.warning("no face found for %s: its slot stays white (%sface gives one)", files.name, prefix)
+    return np.full((8, 8, 3), WHITE, np.uint8)
+
+
+def _find_first(folder: Path, names: tuple[str, ...], file: str) -> Path | None:
+    return next((path for name in names if (path := folder / name / file).is_file()), None)

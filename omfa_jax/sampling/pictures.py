@@ -1,0 +1,81 @@
+"""Pictures of any kind that callers have, as RGB arrays: files, Pillow images and arrays."""
+
+import io
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.images import from_signed, read_rgb
+
+# a path, a Pillow image, or an array (h, w, 3): uint8, or float32 in [-1, 1]
+Picture = str | os.PathLike | Image.Image | np.ndarray
+# one of them, a sequence of them, or an array (b, h, w, 3)
+Pictures = Picture | Sequence[Picture]
+
+EXPECTED = "a path, a Pillow image, or an array (height, width, 3) of pixels"
+# rounding of float32 beyond -1 and 1
+ROUNDING = 1e-3
+# what PNG cannot hold
+TIFF_MODES = ("CMYK", "YCbCr", "LAB", "F")
+
+
+def read_picture(picture: Any, what: str) -> UInt8[np.ndarray, "h w 3"]:
+    """Return a picture as RGB; files and Pillow images are converted by `core.images.read_rgb`.
+
+    `what` names the picture in messages. Raises OmfaError for a file that cannot be read, and for
+    an array that holds no RGB or grey pixels.
+    """
+    if isinstance(picture, str | os.PathLike):
+        return read_rgb(picture, what)
+    if isinstance(picture, Image.Image):
+        return read_rgb(_encode(picture), what)
+    array = to_array(picture, what)
+    if array.ndim == 2:
+        array = np.stack([array] * 3, axis=-1)
+    if array.ndim != 3 or array.shape[2] not in (3, 4) or min(array.shape[:2]) < 2:
+        raise OmfaError(f"{what}: expected {EXPECTED}, got an array of shape {array.shape}")
+    if array.shape[2] == 4:
+        if array.dtype != np.uint8:
+            raise OmfaError(f"{what}: expected uint8 pixels with transparency, got {array.dtype}")
+        return read_picture(Image.fromarray(array), what)
+    if array.dtype == np.uint8:
+        return np.ascontiguousarray(array)
+    require_signed(array, what)
+    return from_signed(array.astype(np.float32))
+
+
+def to_array(picture: Any, what: str) -> np.ndarray:
+    """Return what is an array, of numpy or not, as a numpy array; OmfaError if it is none."""
+    if isinstance(picture, np.ndarray):
+        return picture
+    if not hasattr(picture, "__array__"):
+        raise OmfaError(f"{what}: expected {EXPECTED}, got {type(picture).__name__}")
+    return np.asarray(picture)
+
+
+def require_signed(array: np.ndarray, what: str) -> None:
+    """Raise an OmfaError unless an array holds floats in [-1, 1]."""
+    floats = array.dtype.kind == "f" or array.dtype.name == "bfloat16"
+    if not floats:
+        raise OmfaError(f"{what}: expected uint8 or float32 pixels, got {array.dtype}")
+    low, high = float(array.min()), float(array.max())
+    # written so that NaN fails too
+    if not (low >= -1 - ROUNDING and high <= 1 + ROUNDING):
+        raise OmfaError(
+            f"{what}: expected float pixels from -1 to 1, got {low:g} to {high:g}; give pixels of"
+            " 0 to 255 as uint8"
+        )
+
+
+def _encode(image: Image.Image) -> bytes:
+    """Return a Pillow image as a file's bytes: they are read with the rules of files."""
+    buffer = io.BytesIO()
+    kind = "TIFF" if image.mode in TIFF_MODES else "PNG"
+    options = {} if kind == "TIFF" else {"compress_level": 1}
+    image.save(buffer, kind, exif=image.getexif(), **options)
+    return buffer.getvalue()

@@ -1,0 +1,90 @@
+"""What `omfa sample` writes: the pictures, their settings, and a sheet with the inputs."""
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from omfa_jax.core.atomic_files import atomic_write
+from omfa_jax.core.images import from_signed, write_image
+from omfa_jax.sampling.image_sheet import draw_sheet
+from omfa_jax.sampling.photo_frame import format_size
+from omfa_jax.sampling.prepared_tasks import PreparedTask, Results
+
+log = logging.getLogger(__name__)
+
+
+class StepBar:
+    """A progress bar of the sampler's steps; call it with the number of steps done.
+
+    A context: the bar is drawn when it begins. The rate counts from the first step, because the
+    sampler is compiled before.
+    """
+
+    def __init__(self, steps: int, calls: int):
+        self._steps, self._total = steps, steps * calls
+        # steps of the calls before this one, and the last number that was reported
+        self._before, self._last = 0, -1
+
+    def __enter__(self) -> "StepBar":
+        self._bar = tqdm(total=self._total, unit="step", desc="compiling")
+        return self
+
+    def __call__(self, done: Any) -> None:
+        done = int(done)
+        if self._last < 0:
+            self._bar.set_description("sampling")
+            # the rate does not count the time of compiling
+            self._bar.unpause()
+        elif done <= self._last:
+            self._before += self._steps
+        self._last = done
+        self._bar.update(self._before + done - self._bar.n)
+
+    def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
+        # a step is reported as it begins, so the last one is still to be counted
+        if kind is None:
+            self._bar.update(self._total - self._bar.n)
+        self._bar.close()
+
+
+def write_results(
+    out: Path,
+    task: str,
+    prepared: PreparedTask,
+    results: Results,
+    facts: Mapping[str, Any],
+    *,
+    cell_px: tuple[int, int],
+    native_size: bool = False,
+) -> None:
+    """Write OUT/RESULT_NN.png for every generated image, OUT/TASK.json and OUT/sheet.png.
+
+    People are written in their photo's frame, or with `native_size` as they were generated. The
+    JSON file holds `facts`, the pictures' names and sizes, and where the photo was cropped. Cells
+    of the sheet have `cell_px` (height, width).
+    """
+    pictures: dict[str, list[int]] = {}
+    crops: dict[str, Any] = {}
+    for name, images in results.items():
+        person = None if native_size else prepared.people.get(name)
+        placed = images if person is None else person.restore(images)
+        for index, image in enumerate(placed):
+            file = f"{name}_{index:02d}.png"
+            write_image(out / file, image)
+            pictures[file] = [image.shape[1], image.shape[0]]
+        where = ""
+        if person is not None and person.frame is not None and person.frame.crop is not None:
+            crops[name] = list(person.frame.crop)
+            where = ", pasted back into the photo"
+        log.info("%s: %s%s", name, format_size(placed.shape[1:3]), where)
+    said = {**facts, "pictures_px": pictures, "crops_px": crops}
+    with atomic_write(out / f"{task}.json") as temporary:
+        temporary.write_text(json.dumps(said, indent=1) + "\n")
+    shown = {name: list(from_signed(i)) for name, i in prepared.columns.items() if i is not None}
+    sheet = draw_sheet(shown | {name: list(i) for name, i in results.items()}, *cell_px)
+    write_image(out / "sheet.png", sheet)
+    log.info("wrote %s and %s.json", out / "sheet.png", task)
