@@ -52,6 +52,7 @@ FILES = (
     "test_launch",
     "test_mounts",
     "test_serve",
+    "test_serve_frame",
     "test_published_sources",
     "test_report_browser",
 )

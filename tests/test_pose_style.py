@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import tiny_viton as tiny
 
-from omfa_jax.body.body_file import save_body
+import omfa_jax
+from omfa_jax.body.body_file import load_body, save_body
 from omfa_jax.body.body_model import load_body_model
 from omfa_jax.body.body_params import make_neutral_params
 from omfa_jax.body.camera import make_look_at_camera
@@ -17,15 +18,17 @@ from omfa_jax.body.pose_maps import SETTINGS_FILE, render_folder
 from omfa_jax.body.render_body import render
 from omfa_jax.body.smplx_forward import forward
 from omfa_jax.cli import config_lib
+from omfa_jax.cli.main import main
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.data.builders.build_records import build_records
 from omfa_jax.data.pipeline.grain_pipeline import PipelineSettings, make_eval_iterator
 from omfa_jax.data.pipeline.latent_writer import write_latents
 from omfa_jax.data.records import record_schema
 from omfa_jax.models import get_vae_config
-from omfa_jax.sampling.image_inputs import SlotFitter, load_pose_map
+from omfa_jax.sampling.image_inputs import SlotFitter, render_pose
 
 BASE = Path(__file__).parents[1] / "configs" / "base.py"
+TINY = Path(omfa_jax.__file__).parent / "assets" / "tiny"
 SLOTS = {"garment": (64, 48), "person": (64, 48), "face": (16, 16)}
 CAMERA = make_look_at_camera((0, 0, 4), (0, 0, 0), focal_px=100.0, width_px=48, height_px=64)
 
@@ -99,7 +102,7 @@ def test_the_config_says_it_and_the_sampler_draws_it(body):
     vertices, _ = forward(model, make_neutral_params())
     for style in ("normals", "parts"):
         slots = SlotFitter(dataclasses.replace(settings, pose_style=style))
-        drawn = load_pose_map(str(body / "00000_00.npz"), slots.pose_style, None)
+        drawn = render_pose(*load_body(body / "00000_00.npz"), slots.pose_style, None)
         wanted = render(vertices, model.faces, CAMERA, style, body=model)
         np.testing.assert_array_equal(drawn, wanted)
 
@@ -111,3 +114,20 @@ def test_older_models_were_trained_on_normals():
     fields = settings.to_json()
     del fields["pose_style"]
     assert type(settings).from_json(fields).pose_style == "normals"
+
+
+@pytest.mark.parametrize("explicit", [True, False])
+def test_latents_and_studies_are_refused_before_any_work(raw, tmp_path, capsys, explicit):
+    records, model, out = tmp_path / "records", tmp_path / "model", tmp_path / "out"
+    build_records(raw, records)
+    # nothing heavy can have begun without the weights
+    shutil.copytree(TINY, model, ignore=shutil.ignore_patterns("*model*.safetensors"))
+    style = ["--config.data.pose_style=normals"] if explicit else []
+    latents = ["data", "latents", f"--records={records}", f"--model={model}", f"--out={out}"]
+    study = ["scaling", "plan", f"--out={out}", "--sizes=tiny", "--samples=100"]
+    data = [f"--config.data.records={records}"]
+    mixture = [f"--config.data.mixture={records}:1"]
+    said = "records: expected pose maps of style 'normals', found 'positions'"
+    for words in (latents, [*study, *data], [*study, *mixture, "--dataset-size=9"]):
+        assert main([*words, f"--config={BASE}", *style]) == 2
+        assert said in capsys.readouterr().err and not out.exists()

@@ -135,7 +135,7 @@ def test_the_readme_example_runs_as_written(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs/vitonhd").symlink_to(TINY)
-    for name in ("shirt", "face"):
+    for name in ("shirt", "face", "me"):
         write_image(tmp_path / f"{name}.jpg", np.zeros((40, 30, 3), np.uint8))
     camera = make_look_at_camera((0, 0, 4), (0, 0, 0), focal_px=100.0, width_px=48, height_px=64)
     save_body("me.npz", make_neutral_params(), camera)

@@ -31,7 +31,8 @@ from omfa_jax.weights.imported_folder import get_export_fields, load_weights
 from omfa_jax.weights.model_folder import make_ddim_config
 from omfa_jax.weights.prompt_table import make_seeded_prompts
 
-TINY = Path(omfa_jax.__file__).parent / "assets" / "tiny"
+ASSETS = Path(omfa_jax.__file__).parent / "assets"
+TINY = ASSETS / "tiny"
 TASKS = {"try_on": ("garment", "face"), "try_off": ("person", "face")}
 SEED = 3
 
@@ -76,8 +77,7 @@ def exported(request, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def script():
-    path = Path(omfa_jax.__file__).parent / "assets" / "omfa_torch.py"
-    spec = importlib.util.spec_from_file_location("omfa_torch", path)
+    spec = importlib.util.spec_from_file_location("omfa_torch", ASSETS / "omfa_torch.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -106,7 +106,8 @@ def flags(files, task):
 
 
 def test_the_same_pictures_in_pytorch(exported, script, files, tmp_path):
-    assert (exported / "omfa_torch.py").read_bytes() == Path(script.__file__).read_bytes()
+    for name in ("omfa_torch.py", "omfa_frame.py"):
+        assert (exported / name).read_bytes() == (ASSETS / name).read_bytes()
     model = load_model(exported)
     # the shipped model does what users do; the random one is there for its layout and inputs
     steps = 50 if model.settings.layout == "spatial" else 10
@@ -117,7 +118,7 @@ def test_the_same_pictures_in_pytorch(exported, script, files, tmp_path):
     for task, made in {"try_on": "person", "try_off": "garment"}.items():
         out = tmp_path / f"{task}.png"
         arguments = [f"--model={exported}", f"--noise={tmp_path}/noise.npy", f"--out={out}"]
-        arguments += [f"--steps={steps}", "--guidance=2.0", "--device=cpu"]
+        arguments += [f"--steps={steps}", "--guidance=2.0", "--device=cpu", "--native-size"]
         assert script.main([task, *flags(files, task), *arguments]) == 0
         expected = ours(exported, files, task, sampler)[made][0]
         came = np.array(Image.open(out))
@@ -195,17 +196,18 @@ def test_heic_without_its_package_is_one_line(script, tmp_path, monkeypatch):
         script.read(path, "--person", script.load_image)
 
 
-def test_the_script_needs_nothing_of_ours(script):
-    tree = ast.parse(Path(script.__file__).read_text())
-    names = {
-        alias.name
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Import)
-        for alias in node.names
-    }
-    names |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+def list_imports(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module
+
+
+def test_the_scripts_need_nothing_of_ours():
+    names = {*list_imports(ASSETS / "omfa_torch.py"), *list_imports(ASSETS / "omfa_frame.py")}
     roots = {name.split(".")[0] for name in names} - sys.stdlib_module_names
-    assert roots == {"numpy", "torch", "diffusers", "PIL", "safetensors"}
+    assert roots == {"numpy", "torch", "diffusers", "PIL", "safetensors", "omfa_frame"}
 
 
 @pytest.mark.parametrize(

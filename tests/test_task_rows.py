@@ -1,6 +1,7 @@
 """Rows of the task table beside try_on and try_off: sampled and evaluated from the command line."""
 
 import dataclasses
+import json
 import shutil
 
 import numpy as np
@@ -61,9 +62,17 @@ def names(folder):
     return {path.name for path in folder.glob("*.png")}
 
 
-def test_a_row_takes_its_clean_components_and_writes_its_noised_ones(model, image, tmp_path):
+def test_a_row_takes_its_clean_components_and_writes_its_noised_ones(
+    model, image, tmp_path, capsys
+):
     assert sample(model, "joint", tmp_path, f"--face={image}") == 0
     assert names(tmp_path) == {"garment_00.png", "person_00.png", "sheet.png"}
+    said = json.loads((tmp_path / "joint.json").read_text())
+    assert said["seed"] == 5 and said["sampler"]["steps"] == 2 and said["dtype"] == "float32"
+    assert said["pictures_px"] == {"garment_00.png": [32, 32], "person_00.png": [32, 32]}
+    assert said["inputs"] == {"face": str(image)} and said["checkpoint"] == str(model)
+    # the sampler itself reports its steps, which does not change the images below
+    assert "sampling: 100%" in (bar := capsys.readouterr().err) and "2/2" in bar
     bundle = load_model(model)
     face = SlotFitter(bundle.settings).load_image("face", str(image), "--face")
     sampler = Sampler(bundle, SamplerSettings(steps=2))

@@ -25,7 +25,8 @@ from omfa_jax.data.builders.build_records import build_records
 from omfa_jax.diffusion.denoising_loop import SamplerSettings
 from omfa_jax.evals.report.svg_curves import read_loss_curve
 from omfa_jax.models import get_vae_config
-from omfa_jax.sampling.image_inputs import load_face, render_pose
+from omfa_jax.sampling.image_inputs import SlotFitter, render_pose
+from omfa_jax.sampling.person_inputs import load_person
 from omfa_jax.synthetic.world_writer import write_world
 from omfa_jax.train.resume import require_same_run
 from omfa_jax.train.vae_run import check_crop
@@ -125,15 +126,16 @@ def test_odd_body_models_are_refused(tmp_path, name, change, words):
 def test_the_face_is_found_beside_either_generation_and_optional_in_try_off(tmp_path, caplog):
     raw = tiny.write_raw(tmp_path / "raw", {"test": 1})
     photo = str(raw / "test/image/00000_00.jpg")
-    found = load_face(photo, None, None, None)
+    slots = SlotFitter(SETTINGS)
+    found = load_person(slots, photo).face
     (raw / "test/openpose_json").rename(raw / "test/openpose-json")
     (raw / "test/image-parse-v3").rename(raw / "test/image-parse")
-    np.testing.assert_array_equal(load_face(photo, None, None, None), found)
+    np.testing.assert_array_equal(load_person(slots, photo).face, found)
     write_image(tmp_path / "me.jpg", np.full((40, 30, 3), 90, np.uint8))
     with pytest.raises(OmfaError, match="no face found"):
-        load_face(str(tmp_path / "me.jpg"), None, None, None)
-    white = load_face(str(tmp_path / "me.jpg"), None, None, None, needed=False)
-    assert (white == 255).all() and "its slot stays white" in caplog.text
+        load_person(slots, str(tmp_path / "me.jpg"))
+    white = load_person(slots, str(tmp_path / "me.jpg"), face_use="optional").face
+    assert (white == 1).all() and "its slot stays white" in caplog.text
 
 
 @pytest.mark.parametrize(
