@@ -4,7 +4,7 @@
     omfa train --config configs/overfit.py --workdir runs/overfit \
         --config.data.records=records --config.data.split=test
     omfa sample --checkpoint runs/overfit --task try_off --person FOLDER/test/image/PHOTO.jpg \
-        --out runs/overfit/try_off
+        --null-pose --out runs/overfit/try_off
 
 It takes about six minutes on two CPU cores. The sampled garment must be the one in the photo; if it
 is not, there is an error in the data or its preparation, and a large run will fail as well.
