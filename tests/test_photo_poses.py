@@ -175,3 +175,23 @@ def test_a_turn_needs_a_body_and_finds_it(raw, tmp_path, capsys, fit):
     }
     assert "6/6" in capsys.readouterr().err
     assert read_rgb(tmp_path / "out/turntable_01.png").shape == (HEIGHT_PX, WIDTH_PX, 3)
+
+
+def test_keypoints_that_were_only_found_do_not_stop_a_task(raw, tmp_path, fit, caplog, capsys):
+    path = raw / "openpose_json/me_keypoints.json"
+    for text, said in (("{}", "not OpenPose JSON"), ('{"people": []}', "show nobody")):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+        caplog.clear()
+        assert sample(raw, tmp_path / "out") == 0
+        assert said in caplog.text and "null pose" in caplog.text
+    path.write_text("{}")
+    assert sample(raw, tmp_path / "out", f"--keypoints={path}") == 2
+    assert "not OpenPose JSON" in capsys.readouterr().err
+    assert not fit.calls
+    rows = tiny.keypoints(18)
+    rows[1:14] = 0.9
+    rows[1:14, 0], rows[1:14, 1] = np.linspace(900, 1000, 13), np.linspace(300, 700, 13)
+    tiny.write_keypoints(path, rows)
+    assert sample(raw, tmp_path / "out") == 0
+    assert fit.calls[0][0].shape == (1, 25, 3)

@@ -116,8 +116,8 @@ def read_person(
     if files.photo is not None:
         photo = read_picture(files.photo, f"person ({files.prefix}person)")
     crops_face = files.face is None and face_use != "unused"
-    if photo is not None and files.keypoints is not None and (crops_face or files.fit_keypoints):
-        rows = read_photo_keypoints(files.keypoints, photo.shape[:2])
+    if photo is not None and (crops_face or files.fit_keypoints):
+        rows = read_photo_keypoints(files, *photo.shape[:2])
     source = _find_pose(slots, files, photo, rows, smplx_model)
     if views is not None:
         if not isinstance(source, PosedBodies):
@@ -152,13 +152,13 @@ def _find_pose(
     slots: SlotFitter,
     files: PersonFiles,
     photo: Photo | None,
-    rows: Float[np.ndarray, "k 3"] | None,
+    rows: Float[np.ndarray, "25 3"] | None,
     smplx_model: str | None,
 ) -> PoseSource | None:
     if files.pose is not None:
         return read_pose(files.pose, slots.pose_style, smplx_model, f"{files.prefix}pose")
     found = None
-    if files.fit_keypoints and photo is not None:
+    if files.fit_keypoints and photo is not None and rows is not None:
         height, width = photo.shape[:2]
         found = fit_body(rows, (height, width), smplx_model, str(files.keypoints))
     if found is None:
@@ -171,7 +171,7 @@ def _choose_frames(
     files: PersonFiles,
     photo: Photo | None,
     source: PoseSource | None,
-    rows: Float[np.ndarray, "k 3"] | None,
+    rows: Float[np.ndarray, "25 3"] | None,
     crop: bool,
     as_input: bool,
 ) -> tuple[PhotoFrame | None, PhotoFrame | None]:
@@ -210,7 +210,7 @@ def _choose_frames(
 
 
 def _find_box(
-    source: PoseSource | None, rows: Float[np.ndarray, "k 3"] | None, photo_px: tuple[int, int]
+    source: PoseSource | None, rows: Float[np.ndarray, "25 3"] | None, photo_px: tuple[int, int]
 ) -> BodyBox | None:
     """Return the box of the body in the photo's pixels; None if nothing says where it is."""
     height, width = photo_px

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from omfa_jax.body.fit.keypoints import to_body_25
 from omfa_jax.body.pose_map_style import require_map_style
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.images import read_labels
@@ -27,8 +28,8 @@ PathLike = str | os.PathLike
 class PersonFiles:
     """What is given of a person, or lies beside their photo; None is what there is not.
 
-    `fit_keypoints` says that the pose comes from the keypoints. `prefix` is that of the flags in
-    messages, such as "--source-".
+    `keypoints_beside` says that the keypoints were found and not given, `fit_keypoints` that the
+    pose comes from them. `prefix` is that of the flags in messages, such as "--source-".
     """
 
     photo: Picture | None = None
@@ -36,6 +37,7 @@ class PersonFiles:
     pose: PathLike | None = None
     keypoints: PathLike | None = None
     parse: PathLike | None = None
+    keypoints_beside: bool = False
     fit_keypoints: bool = False
     prefix: str = "--"
 
@@ -71,7 +73,14 @@ def find_files_beside(
     if pose is not None and Path(pose).suffix != ".npz":
         require_map_style(pose, style, f"{files.prefix}pose")
     fits = search and pose is None and keypoints is not None
-    return replace(files, pose=pose, keypoints=keypoints, parse=parse, fit_keypoints=fits)
+    return replace(
+        files,
+        pose=pose,
+        keypoints=keypoints,
+        parse=parse,
+        keypoints_beside=files.keypoints is None,
+        fit_keypoints=fits,
+    )
 
 
 def list_files(files: PersonFiles) -> dict[str, str]:
@@ -92,14 +101,27 @@ def list_files(files: PersonFiles) -> dict[str, str]:
 
 
 def read_photo_keypoints(
-    path: PathLike, size_px: tuple[int, ...]
-) -> Float[np.ndarray, "joints 3"] | None:
-    """Return the (x px, y px, confidence) rows of a photo of `size_px` (height, width).
+    files: PersonFiles, height_px: int, width_px: int
+) -> Float[np.ndarray, "25 3"] | None:
+    """Return the keypoints of a photo of that size, (x px, y px, confidence) in BODY_25's order.
 
-    None if the file shows nobody. Raises OmfaError for a file that is not keypoints.
+    None without keypoints, and if they show nobody. Raises OmfaError for a given file that cannot
+    be used; one that was found beside the photo is left out with a warning.
     """
-    del size_px
-    return read_keypoints(path)
+    del height_px, width_px
+    if files.keypoints is None:
+        return None
+    try:
+        rows = read_keypoints(files.keypoints)
+        if rows is not None:
+            return to_body_25(rows)
+    except OmfaError as error:
+        if not files.keypoints_beside:
+            raise
+        log.warning("%s; not used", error)
+        return None
+    log.warning("%s: the keypoints show nobody", files.keypoints)
+    return None
 
 
 def find_face(

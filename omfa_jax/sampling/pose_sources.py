@@ -103,36 +103,31 @@ def read_pose(
 
 
 def fit_body(
-    rows: Float[np.ndarray, "k 3"] | None,
+    rows: Float[np.ndarray, "25 3"],
     size_px: tuple[int, int],
     smplx_model: str | None,
     name: str,
 ) -> PosedBodies | None:
     """Return the body fitted to a photo's keypoints, as `omfa data fit` does.
 
-    `rows` are (x px, y px, confidence), None if nobody was found; `size_px` is the photo's (height,
+    `rows` are (x px, y px, confidence) in BODY_25's order; `size_px` is the photo's (height,
     width), and `name` says in messages where the keypoints are from. If the fit is rejected, the
-    reason is logged and there is no body. Raises OmfaError for a number of rows that no keypoint
-    set has.
+    reason is logged and there is no body.
     """
     from omfa_jax.body.fit.fit_quality import find_confident_keypoints, find_missing_parts
     from omfa_jax.body.fit.fitter import Fitter
-    from omfa_jax.body.fit.keypoints import BODY_25, to_body_25
+    from omfa_jax.body.fit.keypoints import BODY_25
 
     refusal = "%s: no body from these keypoints: %s"
-    if rows is None:
-        log.warning(refusal, name, "they show nobody")
-        return None
     height, width = size_px
-    known = to_body_25(rows)
-    seen = find_confident_keypoints(BODY_25, known, np.array([width, height], np.float64))
+    seen = find_confident_keypoints(BODY_25, rows, np.array([width, height], np.float64))
     # known before the fit is compiled, which takes longer than the fit
     if missing := find_missing_parts(BODY_25, seen):
         log.warning(refusal, name, missing)
         return None
     log.info("%s: fitting the body (compiling the fit takes up to a minute)", name)
     model = load_body_model(smplx_model)
-    (fit,) = Fitter(model, BODY_25)(known[None], [(width, height)])
+    (fit,) = Fitter(model, BODY_25)(rows[None], [(width, height)])
     if not fit.report.accepted:
         log.warning(refusal, name, fit.report.reason)
         return None
