@@ -179,7 +179,7 @@ def test_a_turn_needs_a_body_and_finds_it(raw, tmp_path, capsys, fit):
 
 def test_keypoints_that_were_only_found_do_not_stop_a_task(raw, tmp_path, fit, caplog, capsys):
     path = raw / "openpose_json/me_keypoints.json"
-    for text, said in (("{}", "not OpenPose JSON"), ('{"people": []}', "show nobody")):
+    for text, said in (("{}", "; not used"), ('{"people": []}', "no person in the keypoints")):
         path.parent.mkdir(exist_ok=True)
         path.write_text(text)
         caplog.clear()
@@ -187,7 +187,7 @@ def test_keypoints_that_were_only_found_do_not_stop_a_task(raw, tmp_path, fit, c
         assert said in caplog.text and "null pose" in caplog.text
     path.write_text("{}")
     assert sample(raw, tmp_path / "out", f"--keypoints={path}") == 2
-    assert "not OpenPose JSON" in capsys.readouterr().err
+    assert f"keypoints {path}: " in capsys.readouterr().err
     assert not fit.calls
     rows = tiny.keypoints(18)
     rows[1:14] = 0.9

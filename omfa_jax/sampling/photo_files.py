@@ -120,7 +120,7 @@ def read_photo_keypoints(
             raise
         log.warning("%s; not used", error)
         return None
-    log.warning("%s: the keypoints show nobody", files.keypoints)
+    log.warning("%s: no person in the keypoints; not used", files.keypoints)
     return None
 
 
