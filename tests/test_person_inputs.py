@@ -23,6 +23,7 @@ from omfa_jax.body.body_params import make_neutral_params
 from omfa_jax.cli.main import main
 from omfa_jax.core.images import read_rgb, write_image
 from omfa_jax.sampling.image_inputs import render_pose
+from omfa_jax.sampling.sample_files import can_report_steps
 
 
 @pytest.fixture
@@ -140,3 +141,15 @@ def test_without_a_pose_a_wide_photo_says_nothing_of_the_place(raw, tmp_path, ca
     write_image(raw / "image/me.png", draw((100, 100, 300, 900), (1024, 440)))
     assert sample(raw, tmp_path / "tall", "--null-pose") == 0
     assert read_rgb(tmp_path / "tall/try_on_00.png").shape == (1024, 440, 3)
+
+
+def test_no_step_is_reported_where_that_would_cost_the_compilation_cache(
+    raw, tmp_path, monkeypatch, caplog, capsys
+):
+    write_map(raw)
+    assert not can_report_steps(), "the tests have a compilation cache"
+    monkeypatch.setattr("omfa_jax.sampling.sample_files.can_report_steps", can_report_steps)
+    caplog.set_level("INFO")
+    assert sample(raw, tmp_path / "out") == 0
+    assert "JAX's compilation cache is on" in caplog.text
+    assert "3/3" in capsys.readouterr().err

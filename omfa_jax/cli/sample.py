@@ -112,7 +112,7 @@ def run(options: argparse.Namespace) -> None:
     # after the checks of the flags: loading JAX takes seconds
     from omfa_jax.model_loading import load_model, read_settings
     from omfa_jax.sampling.prepared_tasks import prepare_task
-    from omfa_jax.sampling.sample_files import StepBar, write_results
+    from omfa_jax.sampling.sample_files import StepBar, can_report_steps, write_results
     from omfa_jax.sampling.sampler import Sampler
 
     settings = make_sampler_settings(options)
@@ -124,7 +124,10 @@ def run(options: argparse.Namespace) -> None:
     prepared = prepare_task(options.task, row, described, make_request(options))
     model = load_model(options.checkpoint, ema=not options.no_ema)
     bar = StepBar(settings.steps, prepared.calls)
-    sampler = Sampler(model, settings, dtype=options.dtype, on_step=bar)
+    on_step = bar if can_report_steps() else None
+    if on_step is None:
+        log.info("the progress bar waits for the end: JAX's compilation cache is on")
+    sampler = Sampler(model, settings, dtype=options.dtype, on_step=on_step)
     with bar:
         results = prepared.generate(sampler, options.seed)
     write_results(

@@ -162,7 +162,8 @@ def _find_pose(
         height, width = photo.shape[:2]
         found = fit_body(rows, (height, width), smplx_model, str(files.keypoints))
     if found is None:
-        log.warning("no pose for %s: the model chooses one (null pose)", files.name)
+        whose = "no pose given" if files.photo is None else f"no pose for {files.name}"
+        log.warning("%s: the model chooses one (null pose)", whose)
     return found
 
 

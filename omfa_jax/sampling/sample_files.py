@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 from tqdm import tqdm
 
 from omfa_jax.core.atomic_files import atomic_write
@@ -15,6 +16,15 @@ from omfa_jax.sampling.photo_frame import format_size
 from omfa_jax.sampling.prepared_tasks import PreparedTask, Results
 
 log = logging.getLogger(__name__)
+
+
+def can_report_steps() -> bool:
+    """Return whether a sampler should report its steps.
+
+    JAX keeps no program that calls back in its compilation cache, if there is one: the sampler
+    would be compiled in every run, which takes minutes for a large model.
+    """
+    return not jax.config.jax_compilation_cache_dir
 
 
 class StepBar:
