@@ -24,7 +24,9 @@ def can_report_steps() -> bool:
     JAX keeps no program that calls back in its compilation cache, if there is one: the sampler
     would be compiled in every run, which takes minutes for a large model.
     """
-    return not jax.config.jax_compilation_cache_dir
+    # its attributes are made at run time
+    config: Any = jax.config
+    return not config.jax_compilation_cache_dir
 
 
 class StepBar:
