@@ -137,7 +137,9 @@ def test_without_a_pose_a_wide_photo_says_nothing_of_the_place(raw, tmp_path, ca
     assert sample(raw, tmp_path / "out", "--null-pose") == 0
     assert read_rgb(tmp_path / "out/try_on_00.png").shape == (128, 96, 3)
     assert "the model chooses one (null pose)" in caplog.text
-    assert "wider than the model's pictures" in caplog.text
+    assert "no pose says where the person is: the result has the model's size" in caplog.text
+    assert sample(raw, tmp_path / "off", "--null-pose", task="try_off") == 0
+    assert "no pose says where the person is: all of it is letter-boxed" in caplog.text
     write_image(raw / "image/me.png", draw((100, 100, 300, 900), (1024, 440)))
     assert sample(raw, tmp_path / "tall", "--null-pose") == 0
     assert read_rgb(tmp_path / "tall/try_on_00.png").shape == (1024, 440, 3)

@@ -200,12 +200,12 @@ def _choose_frames(
         )
         return cropped, cropped
     if source is None and width / height > (1 + MAX_CUT) * slot_px[1] / slot_px[0]:
-        if not as_input:
-            log.warning(
-                "%s is wider than the model's pictures and there is no pose to say where the person"
-                " is: the result has the model's size, %s",
-                *(files.name, format_size(slot_px)),
-            )
+        sized = f"the result has the model's size, {format_size(slot_px)}"
+        effect = "all of it is letter-boxed, with a small person" if as_input else sized
+        log.warning(
+            "%s is wider than the model's pictures and no pose says where the person is: %s",
+            *(files.name, effect),
+        )
         return whole, None
     return whole, whole
 
