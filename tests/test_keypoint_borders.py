@@ -12,11 +12,17 @@ from omfa_jax.body.fit.fit_folder import FitFolderReport
 from omfa_jax.body.keypoints.keypoint_reader import NoPersonError, OtherSizeError
 from omfa_jax.cli import datasets, fit, sample
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.images import read_rgb
 from omfa_jax.data.builders.build_records import build_records
 from omfa_jax.data.builders.check_raw import check_raw
 from omfa_jax.data.records.check_records import format_check_report
 from omfa_jax.data.records.record_schema import open_records
-from omfa_jax.sampling.image_inputs import load_face
+from omfa_jax.sampling.photo_files import (
+    PersonFiles,
+    find_face,
+    find_files_beside,
+    read_photo_keypoints,
+)
 
 PLAIN_BOX = (14.5, 4.52, 33.5, 23.52)
 
@@ -81,7 +87,11 @@ def test_sample_refuses_given_keypoints_and_passes_over_found_ones(raw, caplog):
 
     def load(number, keypoints=None, **options):
         photo = str(photos / f"{number:05d}_00.jpg")
-        return load_face(photo, None, keypoints, None, **options)
+        files = PersonFiles(photo, keypoints=keypoints, **options)
+        files = find_files_beside(files, "normals", null_pose=True)
+        picture = read_rgb(photo)
+        rows = read_photo_keypoints(files, *picture.shape[:2])
+        return find_face(files, picture, rows, required=True)
 
     other = str(files / "00001_00_keypoints.json")
     with pytest.raises(OtherSizeError, match="keypoints of another size than the photo"):
@@ -143,7 +153,7 @@ def test_keypoints_are_checked_where_no_record_can_be_built(raw):
     assert len(check_raw(raw).get_findings("keypoints")) == 1
 
 
-def test_the_flag_reaches_every_reader(monkeypatch):
+def test_the_flag_reaches_every_reader():
     def parse(module, *flags):
         parser = argparse.ArgumentParser()
         module.add_arguments(parser)
@@ -152,6 +162,5 @@ def test_the_flag_reaches_every_reader(monkeypatch):
     assert datasets.get_item_options(parse(datasets)) == {"person_index": 2}
     assert parse(fit, "--raw=x").person_index == 2
     options = parse(sample, "--checkpoint=x", "--task=try_on", "--out=y", "--person=z")
-    monkeypatch.setattr(sample, "load_face", lambda *_, **found: found)
-    assert sample._load_face(options) == {"needed": True, "person_index": 2}
+    assert sample.make_request(options).person.person_index == 2
     assert options.source_person_index is None

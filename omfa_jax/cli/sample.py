@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omfa_jax.cli.flags import int_between, parse_path_text
+from omfa_jax.cli.flags import PERSON_INDEX_TYPE, int_between, parse_path_text
 from omfa_jax.cli.sampler_flags import (
     add_checkpoint_flags,
     add_sampler_flags,
@@ -39,12 +39,12 @@ INPUTS = (
         "pose map image, or SMPL-X parameters (.npz) to render one from (default: beside --person,"
         " or fitted to its keypoints)",
     ),
-    ("--keypoints", "JSON", "OpenPose keypoints of --person: the face is cropped, the body fitted"),
+    ("--keypoints", "JSON", "keypoints of --person, to crop the face and fit the body"),
     ("--parse", "PNG", "parse map of --person, to crop the face"),
     ("--source-person", "IMAGE", "transfer: photo of the person who wears the garment"),
     ("--source-face", "IMAGE", "transfer: face image (default: cropped from --source-person)"),
     ("--source-pose", "FILE", "transfer: pose of --source-person, as for --pose"),
-    ("--source-keypoints", "JSON", "transfer: OpenPose keypoints of --source-person"),
+    ("--source-keypoints", "JSON", "transfer: keypoints of --source-person"),
     ("--source-parse", "PNG", "transfer: parse map of --source-person"),
     ("--smplx-model", "FILE", "SMPL-X model (.npz) to render --pose with (default: the free body)"),
 )
@@ -81,6 +81,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     for flag, metavar, text in INPUTS:
         add(flag, type=parse_path_text, metavar=metavar, help=text)
+    for flag, whose in (
+        ("--person-index", "--keypoints"),
+        ("--source-person-index", "--source-keypoints"),
+    ):
+        add(
+            flag,
+            type=PERSON_INDEX_TYPE,
+            metavar="N",
+            help=f"person of {whose} with several, counted from 0 (default: the largest)",
+        )
     for flag, text in SWITCHES:
         add(flag, action="store_true", help=text)
     add(
@@ -186,7 +196,9 @@ def make_request(options: argparse.Namespace) -> "SampleRequest":
     def files(prefix: str) -> PersonFiles:
         names = ("person", "face", "pose", "keypoints", "parse")
         paths = [getattr(options, f"{prefix}{name}") for name in names]
-        return PersonFiles(*paths, prefix=f"--{prefix.replace('_', '-')}")
+        index = getattr(options, f"{prefix}person_index")
+        flags = f"--{prefix.replace('_', '-')}"
+        return PersonFiles(*paths, person_index=index, prefix=flags)
 
     return SampleRequest(
         garment=options.garment,

@@ -72,6 +72,7 @@ def load_person(
     pose: PathLike | None = None,
     keypoints: PathLike | None = None,
     parse: PathLike | None = None,
+    person_index: int | None = None,
     smplx_model: str | None = None,
     crop: bool = True,
     null_pose: bool = False,
@@ -79,7 +80,8 @@ def load_person(
 ) -> PersonInputs:
     """Return a person's photo, face and pose at a model's slot sizes, as `omfa sample` reads them.
 
-    The face is `face`, or cropped from the photo with 2D keypoints or a parse map. The pose is a
+    The face is `face`, or cropped from the photo with 2D keypoints (of `person_index`, if they
+    show several people, else of the largest) or a parse map. The pose is a
     pose map or a body (.npz); without one, a body is fitted to the keypoints. If the photo is a
     path in a raw data set, what is not given is taken from beside it: smplx/NAME.npz,
     pose/NAME.png, keypoints and parse map. `null_pose` lets the model choose the pose. With `crop`,
@@ -92,7 +94,7 @@ def load_person(
         people = omfa.try_on(sampler, "shirt.jpg", me.face, me.pose)
         pictures = me.restore(people)  # at the photo's size
     """
-    files = PersonFiles(photo, face, pose, keypoints, parse)
+    files = PersonFiles(photo, face, pose, keypoints, parse, person_index)
     files = find_files_beside(files, slots.pose_style, null_pose=null_pose)
     return read_person(slots, files, smplx_model=smplx_model, crop=crop, face_use=face_use)
 

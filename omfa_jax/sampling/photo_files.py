@@ -8,11 +8,15 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from omfa_jax.body.fit.keypoints import to_body_25
+from omfa_jax.body.keypoints.keypoint_reader import (
+    KeypointsError,
+    NoPersonError,
+    read_keypoints,
+)
 from omfa_jax.body.pose_map_style import require_map_style
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.images import read_labels
-from omfa_jax.data.builders.face_box import find_face_box, read_keypoints
+from omfa_jax.data.builders.face_box import find_face_box
 from omfa_jax.data.builders.viton_hd import KEYPOINT_DIRS, PARSE_DIRS
 from omfa_jax.data.records.face_crop import crop_face
 from omfa_jax.sampling.pictures import Picture
@@ -28,6 +32,7 @@ PathLike = str | os.PathLike
 class PersonFiles:
     """What is given of a person, or lies beside their photo; None is what there is not.
 
+    `person_index` is the person of keypoints with several, None for the largest.
     `keypoints_beside` says that the keypoints were found and not given, `fit_keypoints` that the
     pose comes from them. `prefix` is that of the flags in messages, such as "--source-".
     """
@@ -37,6 +42,7 @@ class PersonFiles:
     pose: PathLike | None = None
     keypoints: PathLike | None = None
     parse: PathLike | None = None
+    person_index: int | None = None
     keypoints_beside: bool = False
     fit_keypoints: bool = False
     prefix: str = "--"
@@ -68,7 +74,8 @@ def find_files_beside(
                 pose = _find_first(folder, ("pose",), f"{path.stem}.png")
             if pose is not None:
                 log.info("%s: the pose is %s", files.name, pose)
-        keypoints = keypoints or _find_first(folder, KEYPOINT_DIRS, f"{path.stem}_keypoints.json")
+        for end in ("_keypoints", ""):
+            keypoints = keypoints or _find_first(folder, KEYPOINT_DIRS, f"{path.stem}{end}.json")
         parse = parse or _find_first(folder, PARSE_DIRS, f"{path.stem}.png")
     if pose is not None and Path(pose).suffix != ".npz":
         require_map_style(pose, style, f"{files.prefix}pose")
@@ -108,20 +115,25 @@ def read_photo_keypoints(
     None without keypoints, and if they show nobody. Raises OmfaError for a given file that cannot
     be used; one that was found beside the photo is left out with a warning.
     """
-    del height_px, width_px
     if files.keypoints is None:
         return None
     try:
-        rows = read_keypoints(files.keypoints)
-        if rows is not None:
-            return to_body_25(rows)
-    except OmfaError as error:
-        if not files.keypoints_beside:
+        found = read_keypoints(
+            files.keypoints,
+            (width_px, height_px),
+            photo=files.photo if isinstance(files.photo, PathLike) else "",
+            person_index=files.person_index,
+        )
+    except KeypointsError as error:
+        # a file without a person says that much: the parse map may show the face
+        is_empty = isinstance(error, NoPersonError)
+        if files.person_index is not None or not (files.keypoints_beside or is_empty):
             raise
         log.warning("%s; not used", error)
         return None
-    log.warning("%s: no person in the keypoints; not used", files.keypoints)
-    return None
+    for note in found.notes:
+        log.warning("%s: %s", files.keypoints, note)
+    return found.rows
 
 
 def find_face(
@@ -147,7 +159,9 @@ def find_face(
             f"no face found for {files.name}: give {prefix}face IMAGE, or {prefix}keypoints JSON or"
             f" {prefix}parse PNG that show one"
         )
-    log.warning("no face found for %s: its slot stays white (%sface gives one)", files.name, prefix)
+    log.warning(
+        "no face found for %s: its slot stays white; pass %sface to set it", files.name, prefix
+    )
     return np.full((8, 8, 3), WHITE, np.uint8)
 
 
