@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from omfa_jax.core import images
+from omfa_jax.core.atomic_files import atomic_write
 from omfa_jax.core.errors import OmfaError
 
 
@@ -134,6 +135,11 @@ def test_letterbox_keeps_aspect_centres_and_goes_back():
     np.testing.assert_array_equal(framed[:, 16:48], np.full((64, 32, 3), 90))
     assert (framed[:, :16] == 255).all() and (framed[:, 48:] == 255).all()
     np.testing.assert_array_equal(images.unletterbox(framed, 40, 20), image)
+    # and a landscape image, which has its margins above and below
+    framed = images.letterbox(image.swapaxes(0, 1), 64, 64, fill=255)
+    assert images.compute_letterbox_box((20, 40), 64, 64) == (16, 0, 32, 64)
+    np.testing.assert_array_equal(framed[16:48], np.full((32, 64, 3), 90))
+    assert (framed[:16] == 255).all() and (framed[48:] == 255).all()
 
 
 def test_letterbox_of_the_right_size_is_the_same_picture():
@@ -149,6 +155,13 @@ def test_shrinking_is_antialiased():
     checker = np.indices((64, 64)).sum(0) % 2 * 255
     small = images.resize(np.repeat(checker[..., None], 3, -1).astype(np.uint8), 8, 8)
     assert np.abs(small[1:-1, 1:-1].astype(int) - 127).max() <= 2
+
+
+def test_a_failed_write_leaves_nothing(tmp_path):
+    with pytest.raises(ValueError), atomic_write(tmp_path / "a.png") as temporary:
+        temporary.write_text("half")
+        raise ValueError
+    assert not list(tmp_path.iterdir())
 
 
 def test_write_image_by_suffix(tmp_path):
