@@ -9,7 +9,7 @@ The names of `__all__` are the public interface. They are imported on first use,
     me = omfa.load_person(omfa.SlotFitter(model.settings), "me.jpg", pose="me.npz", face="face.jpg")
     sampler = omfa.Sampler(model, omfa.SamplerSettings(steps=50, guidance=2.0))
     people = omfa.try_on(sampler, "shirt.jpg", me.face, me.pose)
-    pictures = me.restore(people)  # at the photo's size
+    images = me.restore(people)  # at the photo's size
 """
 
 import importlib

@@ -48,7 +48,7 @@ def test_a_wide_photo_comes_back_with_the_person_in_place(raw, tmp_path, caplog,
     assert "cropped to the 270x360 px around the person" in caplog.text
     assert "1600x900 px, pasted back into the photo" in caplog.text
     assert f"the pose is {raw / 'pose/me.png'}" in caplog.text
-    assert said["pictures_px"] == {"try_on_00.png": [WIDTH_PX, HEIGHT_PX]}
+    assert said["images_px"] == {"try_on_00.png": [WIDTH_PX, HEIGHT_PX]}
     assert said["seed"] == 0 and said["task"] == "try_on" and said["sampler"]["steps"] == 3
     assert said["inputs"]["pose"] == str(raw / "pose/me.png")
     bar = capsys.readouterr().err
@@ -74,7 +74,7 @@ def test_photos_of_every_aspect_come_back_at_their_size(raw, tmp_path, size_px):
     height, width = size_px
     box = (width // 4, height // 10, 3 * width // 4, height)
     write_image(raw / "image/me.png", draw(box, size_px, ground=(90, 120, 160)))
-    write_map(raw, picture=draw(box, size_px))
+    write_map(raw, image=draw(box, size_px))
     assert sample(raw, tmp_path / "out") == 0
     result = read_rgb(tmp_path / "out/try_on_00.png")
     assert result.shape == (*size_px, 3)
@@ -116,7 +116,7 @@ def test_a_body_beside_the_photo_is_drawn_at_its_place(raw, tmp_path, copy):
 
 
 def test_a_pose_of_another_photo_keeps_its_own_frame(raw, tmp_path, caplog):
-    pose = write_map(tmp_path, picture=draw((100, 50, 300, 500), (512, 384)))
+    pose = write_map(tmp_path, image=draw((100, 50, 300, 500), (512, 384)))
     assert sample(raw, tmp_path / "out", f"--pose={pose}") == 0
     assert read_rgb(tmp_path / "out/try_on_00.png").shape == (512, 384, 3)
     assert "its pose is of a photo of 384x512 px and places the person in a frame" in caplog.text

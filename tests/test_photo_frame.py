@@ -38,14 +38,14 @@ def script():
 
 def draw(size_px, box, ground=(90, 120, 160), colour=(250, 40, 20)):
     """A photo with a plain person on plain ground."""
-    picture = np.full((*size_px, 3), ground, np.uint8)
+    image = np.full((*size_px, 3), ground, np.uint8)
     left, top, right, bottom = box
-    picture[top:bottom, left:right] = colour
-    return picture
+    image[top:bottom, left:right] = colour
+    return image
 
 
-def find_red(picture):
-    y, x = np.nonzero(picture[..., 0].astype(int) - picture[..., 2] > 100)
+def find_red(image):
+    y, x = np.nonzero(image[..., 0].astype(int) - image[..., 2] > 100)
     return np.array([x.min(), y.min(), x.max() + 1, y.max() + 1])
 
 

@@ -61,7 +61,7 @@ def test_a_map_of_no_known_style_is_taken_and_a_damaged_note_refused(raw, tmp_pa
     assert sample(raw, tmp_path / "out") == 2
     assert 'expected JSON with the maps\' "style"' in capsys.readouterr().err
     slots = omfa.SlotFitter(read_settings(TINY))
-    for load in (slots.load_pose, lambda path: slots.fit_pictures("pose", path)):
+    for load in (slots.load_pose, lambda path: slots.fit_images("pose", path)):
         (raw / "pose" / SETTINGS_FILE).write_text('{"style": "parts"}')
         with pytest.raises(omfa.OmfaError, match="this one is 'parts'"):
             load(pose)

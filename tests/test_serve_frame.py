@@ -25,9 +25,9 @@ def script():
 def wide(tmp_path):
     """A photo of 16:9 with a person of a third of the height, and its pose map."""
     for name, ground in (("photo", (90, 120, 160)), ("pose", (0, 0, 0))):
-        picture = np.full((450, 800, 3), ground, np.uint8)
-        picture[200:350, 500:555] = (250, 40, 20)
-        Image.fromarray(picture).save(tmp_path / f"{name}.png")
+        image = np.full((450, 800, 3), ground, np.uint8)
+        image[200:350, 500:555] = (250, 40, 20)
+        Image.fromarray(image).save(tmp_path / f"{name}.png")
     return tmp_path
 
 

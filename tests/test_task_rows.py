@@ -69,7 +69,7 @@ def test_a_row_takes_its_clean_components_and_writes_its_noised_ones(
     assert names(tmp_path) == {"garment_00.png", "person_00.png", "sheet.png"}
     said = json.loads((tmp_path / "joint.json").read_text())
     assert said["seed"] == 5 and said["sampler"]["steps"] == 2 and said["dtype"] == "float32"
-    assert said["pictures_px"] == {"garment_00.png": [32, 32], "person_00.png": [32, 32]}
+    assert said["images_px"] == {"garment_00.png": [32, 32], "person_00.png": [32, 32]}
     assert said["inputs"] == {"face": str(image)} and said["checkpoint"] == str(model)
     assert "2/2" in capsys.readouterr().err
     bundle = load_model(model)

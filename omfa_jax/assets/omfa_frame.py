@@ -1,6 +1,6 @@
 """Photos, pose maps and frames for omfa_torch.py, which lies next to this file.
 
-A model's pictures have the size of its slots. Photos are letter-boxed into them; where the person
+A model's images have the size of its slots. Photos are letter-boxed into them; where the person
 is small in a photo, the part around the body of the pose map is used. `Frame.restore` is the way
 back: the result at the photo's size. Requires numpy and Pillow.
 """

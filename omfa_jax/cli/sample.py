@@ -214,7 +214,7 @@ def make_request(options: argparse.Namespace) -> "SampleRequest":
 def collect_facts(
     options: argparse.Namespace, sampler: "Sampler", prepared: "PreparedTask"
 ) -> dict[str, Any]:
-    """Return what the pictures were made with, for TASK.json."""
+    """Return what the images were made with, for TASK.json."""
     from omfa_jax import __version__
 
     inputs = {"garment": options.garment, "smplx_model": options.smplx_model}

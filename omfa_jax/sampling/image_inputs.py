@@ -13,8 +13,8 @@ from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.images import letterbox, read_rgb, to_signed
 from omfa_jax.core.tasks import COMPONENTS
 from omfa_jax.diffusion.settings import DiffusionSettings
+from omfa_jax.sampling.image_like import ImagesLike, read_image_like, require_signed, to_array
 from omfa_jax.sampling.photo_frame import PhotoFrame
-from omfa_jax.sampling.pictures import Pictures, read_picture, require_signed, to_array
 from omfa_jax.sampling.pose_sources import draw_body, read_pose
 
 WHITE, BLACK = 255, 0
@@ -52,20 +52,20 @@ class SlotFitter:
         what = f"{component} ({flag})" if flag else f"{component} image"
         return self.fit_image(component, read_rgb(path, what))
 
-    def fit_pictures(self, component: str, pictures: Pictures) -> Float[np.ndarray, "b h w 3"]:
-        """Letter-box pictures into the slot of garment, person, face or pose, in [-1, 1].
+    def fit_images(self, component: str, images: ImagesLike) -> Float[np.ndarray, "b h w 3"]:
+        """Letter-box images into the slot of garment, person, face or pose, in [-1, 1].
 
-        A picture is a path, a Pillow image, or an array (h, w, 3) of any size, uint8 or float in
+        An image is a path, a Pillow image, or an array (h, w, 3) of any size, uint8 or float in
         [-1, 1]; several are a list, or an array (b, h, w, 3). Float arrays of the slot's size are
         returned as they are. OmfaError for anything else.
         """
-        if isinstance(pictures, list | tuple):
-            if not pictures:
-                raise OmfaError(f"{component}: expected at least one picture, got an empty list")
-            return np.concatenate([self.fit_pictures(component, one) for one in pictures])
-        if not hasattr(pictures, "__array__") or not hasattr(pictures, "ndim"):
-            return self._fit_picture(component, pictures)
-        array = to_array(pictures, component)
+        if isinstance(images, list | tuple):
+            if not images:
+                raise OmfaError(f"{component}: expected at least one image, got an empty list")
+            return np.concatenate([self.fit_images(component, one) for one in images])
+        if not hasattr(images, "__array__") or not hasattr(images, "ndim"):
+            return self._fit_one(component, images)
+        array = to_array(images, component)
         if array.ndim != 4:
             array = array[None]
         size = self.sizes["person" if component == "pose" else component]
@@ -73,14 +73,14 @@ class SlotFitter:
             # not through 8 bits
             require_signed(array, component)
             return array.astype(np.float32, copy=False)
-        return np.concatenate([self._fit_picture(component, one) for one in array])
+        return np.concatenate([self._fit_one(component, one) for one in array])
 
-    def _fit_picture(self, component: str, picture: Any) -> Float[np.ndarray, "1 h w 3"]:
+    def _fit_one(self, component: str, image: Any) -> Float[np.ndarray, "1 h w 3"]:
         if component != "pose":
-            return self.fit_image(component, read_picture(picture, component))
-        if isinstance(picture, str | os.PathLike):
-            return self.load_pose(picture)
-        return self.fit_pose_map(read_picture(picture, "pose"))
+            return self.fit_image(component, read_image_like(image, component))
+        if isinstance(image, str | os.PathLike):
+            return self.load_pose(image)
+        return self.fit_pose_map(read_image_like(image, "pose"))
 
     def load_pose(
         self, path: str | os.PathLike, smplx_model: str | None = None

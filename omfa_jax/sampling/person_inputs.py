@@ -10,6 +10,7 @@ from jaxtyping import Float, UInt8
 from omfa_jax.body.body_box import BodyBox, find_keypoint_box
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.sampling.image_inputs import SlotFitter
+from omfa_jax.sampling.image_like import ImageLike, read_image_like
 from omfa_jax.sampling.photo_files import (
     WHITE,
     PathLike,
@@ -19,7 +20,6 @@ from omfa_jax.sampling.photo_files import (
     read_photo_keypoints,
 )
 from omfa_jax.sampling.photo_frame import PhotoFrame, choose_crop, format_size, have_one_aspect
-from omfa_jax.sampling.pictures import Picture, read_picture
 from omfa_jax.sampling.pose_sources import PosedBodies, PoseSource, fit_body, read_pose
 
 log = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ class PersonInputs:
     3), uint8; None if that is unknown.
 
         me = omfa.load_person(omfa.SlotFitter(model.settings), "me.jpg", pose="me.npz")
-        pictures = me.restore(omfa.try_on(sampler, "shirt.jpg", me.face, me.pose))
+        images = me.restore(omfa.try_on(sampler, "shirt.jpg", me.face, me.pose))
     """
 
     photo: Photo | None
@@ -66,9 +66,9 @@ class PersonInputs:
 
 def load_person(
     slots: SlotFitter,
-    photo: Picture | None,
+    photo: ImageLike | None,
     *,
-    face: Picture | None = None,
+    face: ImageLike | None = None,
     pose: PathLike | None = None,
     keypoints: PathLike | None = None,
     parse: PathLike | None = None,
@@ -92,7 +92,7 @@ def load_person(
 
         me = omfa.load_person(omfa.SlotFitter(model.settings), "me.jpg", pose="me.npz")
         people = omfa.try_on(sampler, "shirt.jpg", me.face, me.pose)
-        pictures = me.restore(people)  # at the photo's size
+        images = me.restore(people)  # at the photo's size
     """
     files = PersonFiles(photo, face, pose, keypoints, parse, person_index)
     files = find_files_beside(files, slots.pose_style, null_pose=null_pose)
@@ -116,7 +116,7 @@ def read_person(
     """
     photo, rows = None, None
     if files.photo is not None:
-        photo = read_picture(files.photo, f"person ({files.prefix}person)")
+        photo = read_image_like(files.photo, f"person ({files.prefix}person)")
     crops_face = files.face is None and face_use != "unused"
     if photo is not None and (crops_face or files.fit_keypoints):
         rows = read_photo_keypoints(files, *photo.shape[:2])
@@ -130,7 +130,7 @@ def read_person(
         source = source.turn(views)
     face = None
     if files.face is not None and face_use != "unused":
-        face = read_picture(files.face, f"face ({files.prefix}face)")
+        face = read_image_like(files.face, f"face ({files.prefix}face)")
     elif photo is not None and face_use != "unused":
         face = find_face(files, photo, rows, required=face_use == "required")
     shown, placed = _choose_frames(slots, files, photo, source, rows, crop, as_input)
@@ -205,7 +205,7 @@ def _choose_frames(
         sized = f"the result has the model's size, {format_size(slot_px)}"
         effect = "all of it is letter-boxed, with a small person" if as_input else sized
         log.warning(
-            "%s is wider than the model's pictures and no pose says where the person is: %s",
+            "%s is wider than the model's images and no pose says where the person is: %s",
             *(files.name, effect),
         )
         return whole, None

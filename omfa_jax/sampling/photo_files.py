@@ -19,7 +19,7 @@ from omfa_jax.core.images import read_labels
 from omfa_jax.data.builders.face_box import find_face_box
 from omfa_jax.data.builders.viton_hd import KEYPOINT_DIRS, PARSE_DIRS
 from omfa_jax.data.records.face_crop import crop_face
-from omfa_jax.sampling.pictures import Picture
+from omfa_jax.sampling.image_like import ImageLike
 
 log = logging.getLogger(__name__)
 
@@ -37,8 +37,8 @@ class PersonFiles:
     pose comes from them. `prefix` is that of the flags in messages, such as "--source-".
     """
 
-    photo: Picture | None = None
-    face: Picture | None = None
+    photo: ImageLike | None = None
+    face: ImageLike | None = None
     pose: PathLike | None = None
     keypoints: PathLike | None = None
     parse: PathLike | None = None

@@ -1,4 +1,4 @@
-"""What `omfa sample` writes: the pictures, their settings, and a sheet with the inputs."""
+"""What `omfa sample` writes: the images, their settings, and a sheet with the inputs."""
 
 import json
 import logging
@@ -76,10 +76,10 @@ def write_results(
     """Write OUT/RESULT_NN.png for every generated image, OUT/TASK.json and OUT/sheet.png.
 
     People are written in their photo's frame, or with `native_size` as they were generated. The
-    JSON file holds `facts`, the pictures' names and sizes, and where the photo was cropped. Cells
+    JSON file holds `facts`, the images' names and sizes, and where the photo was cropped. Cells
     of the sheet have `cell_px` (height, width).
     """
-    pictures: dict[str, list[int]] = {}
+    sizes_px: dict[str, list[int]] = {}
     crops: dict[str, Any] = {}
     for name, images in results.items():
         person = None if native_size else prepared.people.get(name)
@@ -87,13 +87,13 @@ def write_results(
         for index, image in enumerate(placed):
             file = f"{name}_{index:02d}.png"
             write_image(out / file, image)
-            pictures[file] = [image.shape[1], image.shape[0]]
+            sizes_px[file] = [image.shape[1], image.shape[0]]
         where = ""
         if person is not None and person.frame is not None and person.frame.crop is not None:
             crops[name] = list(person.frame.crop)
             where = ", pasted back into the photo"
         log.info("%s: %s%s", name, format_size(placed.shape[1:3]), where)
-    said = {**facts, "pictures_px": pictures, "crops_px": crops}
+    said = {**facts, "images_px": sizes_px, "crops_px": crops}
     with atomic_write(out / f"{task}.json") as temporary:
         temporary.write_text(json.dumps(said, indent=1) + "\n")
     shown = {name: list(from_signed(i)) for name, i in prepared.columns.items() if i is not None}

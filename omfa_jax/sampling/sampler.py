@@ -188,7 +188,7 @@ class Sampler:
                 raise OmfaError(
                     f"{name}: expected RGB images of {width}x{height} px in an array (batch,"
                     f" {height}, {width}, 3), got one of shape {np.shape(batch)};"
-                    " SlotFitter.fit_pictures letter-boxes pictures of any size"
+                    " SlotFitter.fit_images letter-boxes images of any size"
                 )
         counts = {name: len(batch) for name, batch in images.items()}
         if len(set(counts.values())) != 1:

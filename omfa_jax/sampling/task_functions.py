@@ -1,6 +1,6 @@
 """The tasks as functions: try_on, try_off, and the compound tasks transfer and turntable.
 
-Inputs are pictures of any size and kind (see `pictures.Pictures`), letter-boxed into the model's
+Inputs are images of any size and kind (see `image_like.ImagesLike`), letter-boxed into the model's
 slots as `omfa sample` does it, or arrays that fill the slots: float32 in [-1, 1], (batch, height,
 width, RGB), at the sizes of `model.settings.slots_px`. A pose may be a body file (.npz); None is
 the null pose, and the model chooses one. Results are uint8 at the slots' sizes in pixels;
@@ -12,7 +12,7 @@ from jaxtyping import Float, UInt8
 
 from omfa_jax.core.images import to_signed
 from omfa_jax.sampling.image_inputs import SlotFitter
-from omfa_jax.sampling.pictures import Pictures
+from omfa_jax.sampling.image_like import ImagesLike
 from omfa_jax.sampling.sampler import Sampler
 
 Generated = UInt8[np.ndarray, "b h w 3"]
@@ -20,17 +20,17 @@ Generated = UInt8[np.ndarray, "b h w 3"]
 
 def try_on(
     sampler: Sampler,
-    garment: Pictures,
-    face: Pictures,
-    pose: Pictures | None,
+    garment: ImagesLike,
+    face: ImagesLike,
+    pose: ImagesLike | None,
     *,
     seed: int = 0,
 ) -> Generated:
     """Return photos of people with the given faces, in the given poses, wearing the garments.
 
-    `garment`, `face` and `pose` are pictures of any size; `pose` may be a body (.npz) or None.
+    `garment`, `face` and `pose` are images of any size; `pose` may be a body (.npz) or None.
     Returns uint8 (b, h, w, 3) at the person's size. Example i starts from the same noise for any
-    batch size; equal seeds give equal images. OmfaError if a picture cannot be read, the batch
+    batch size; equal seeds give equal images. OmfaError if an image cannot be read, the batch
     sizes differ or the model has no task try_on.
 
         people = try_on(sampler, "shirt.jpg", "face.jpg", "me.npz", seed=1)
@@ -41,16 +41,16 @@ def try_on(
 
 def try_off(
     sampler: Sampler,
-    person: Pictures,
-    face: Pictures,
-    pose: Pictures | None,
+    person: ImagesLike,
+    face: ImagesLike,
+    pose: ImagesLike | None,
     *,
     seed: int = 0,
 ) -> Generated:
     """Return in-shop photos of the garments that the people wear.
 
-    `person`, `face` and `pose` (or None) are pictures of any size. Returns uint8 (b, h, w, 3) at
-    the garment's size. OmfaError if a picture cannot be read, the batch sizes differ or the model
+    `person`, `face` and `pose` (or None) are images of any size. Returns uint8 (b, h, w, 3) at
+    the garment's size. OmfaError if an image cannot be read, the batch sizes differ or the model
     has no task try_off.
 
         garments = try_off(sampler, "me.jpg", "face.jpg", None)
@@ -61,17 +61,17 @@ def try_off(
 
 def transfer(
     sampler: Sampler,
-    source_person: Pictures,
-    source_face: Pictures,
-    source_pose: Pictures | None,
-    face: Pictures,
-    pose: Pictures | None,
+    source_person: ImagesLike,
+    source_face: ImagesLike,
+    source_pose: ImagesLike | None,
+    face: ImagesLike,
+    pose: ImagesLike | None,
     *,
     seed: int = 0,
 ) -> tuple[Generated, Generated]:
     """Take the garment off the source people and put it on the target faces in the target poses.
 
-    Images and poses are pictures of any size; a pose may be None. Returns (garments, people), uint8
+    Images and poses are images of any size; a pose may be None. Returns (garments, people), uint8
     (b, h, w, 3): what `try_off` returned, and the target people in it. OmfaError as in `try_on` and
     `try_off`.
 
@@ -83,22 +83,22 @@ def transfer(
 
 def turntable(
     sampler: Sampler,
-    garment: Pictures,
-    face: Pictures,
-    poses: Pictures,
+    garment: ImagesLike,
+    face: ImagesLike,
+    poses: ImagesLike,
     *,
     seed: int = 0,
 ) -> Generated:
     """Return one garment on one person in every pose of `poses`, such as the views of a turn.
 
-    `garment` and `face` are one picture each and `poses` several, of any size. Returns uint8
+    `garment` and `face` are one image each and `poses` several, of any size. Returns uint8
     (views, h, w, 3) at the person's size. Every view starts from the same noise, so that views
     differ in the pose alone. OmfaError as in `try_on`.
 
         views = turntable(sampler, "shirt.jpg", "face.jpg", ["front.npz", "side.npz"])
     """
     given = _fit(sampler, garment=garment, face=face)
-    turned = SlotFitter(sampler.model.settings).fit_pictures("pose", poses)
+    turned = SlotFitter(sampler.model.settings).fit_images("pose", poses)
     # one view at a time: the program of a batch of one is reused, and memory does not grow
     frames = [
         sampler("try_on", given, turned[index : index + 1], seed=seed)["person"]
@@ -107,12 +107,12 @@ def turntable(
     return np.concatenate(frames)
 
 
-def _fit(sampler: Sampler, **pictures: Pictures) -> dict[str, Float[np.ndarray, "b h w 3"]]:
+def _fit(sampler: Sampler, **images: ImagesLike) -> dict[str, Float[np.ndarray, "b h w 3"]]:
     slots = SlotFitter(sampler.model.settings)
-    return {name: slots.fit_pictures(name, given) for name, given in pictures.items()}
+    return {name: slots.fit_images(name, given) for name, given in images.items()}
 
 
-def _fit_pose(sampler: Sampler, pose: Pictures | None) -> Float[np.ndarray, "b h w 3"] | None:
+def _fit_pose(sampler: Sampler, pose: ImagesLike | None) -> Float[np.ndarray, "b h w 3"] | None:
     if pose is None:
         return None
-    return SlotFitter(sampler.model.settings).fit_pictures("pose", pose)
+    return SlotFitter(sampler.model.settings).fit_images("pose", pose)

@@ -31,7 +31,7 @@ KINDS: tuple[tuple[bytes, str, str], ...] = (
     (rb"\x80[\x01-\x05].", "a pickled file", SAFER),
     (rb"PK\x03\x04", "a zip archive", UNPACK),
     (rb"\x1f\x8b|7z\xbc\xaf|Rar!|BZh|\xfd7zXZ|.{257}ustar", "an archive", UNPACK),
-    (rb"\x89PNG|\xff\xd8\xff|GIF8|RIFF", "a picture", "give the weights"),
+    (rb"\x89PNG|\xff\xd8\xff|GIF8|RIFF", "an image", "give the weights"),
     (rb"\x93NUMPY|\x89HDF", "an array file of another format", "convert it to safetensors first"),
     (rb"\s*[\[{]", "a JSON text", "give the weights"),
     (rb"[\t\n\r\x20-\x7e]+$", "a text", FETCH),

@@ -49,13 +49,13 @@ class NoPersonError(KeypointsError):
 
 
 class OtherSizeError(KeypointsError):
-    """Keypoints of a picture of another size."""
+    """Keypoints of an image of another size."""
 
     summary = f"{OTHER_SIZE}; not used"
 
 
 class OtherAspectError(KeypointsError):
-    """Keypoints of a picture of another aspect ratio."""
+    """Keypoints of an image of another aspect ratio."""
 
     summary = f"{OTHER_ASPECT}; not used"
 
@@ -85,7 +85,7 @@ def read_keypoints(
     `photo`: the photo's file, whose name chooses among several in a results file. `person_index`:
     the person, counted from 0 in the file's order; None takes the one with the largest box. Raises
     KeypointsError if the file is missing or of no known form, has no such person, or belongs to a
-    picture of another size or aspect.
+    image of another size or aspect.
     """
     name = PurePath(photo).stem
     try:
@@ -182,7 +182,7 @@ def _require_aspect(frame_px: tuple[float, float], size_px: tuple[int, int]) -> 
         return
     if abs(width / height * photo_height / photo_width - 1) > MAX_ASPECT_ERROR:
         raise OtherAspectError(
-            f"{OTHER_ASPECT}: they are of a picture of {width:.6g}x{height:.6g} px, the photo has"
+            f"{OTHER_ASPECT}: they are of an image of {width:.6g}x{height:.6g} px, the photo has"
             f" {photo_width}x{photo_height} px"
         )
 

@@ -27,7 +27,7 @@ class KeypointPhoto:
     """A photo: its name without suffix, its file, and a reader of its keypoints.
 
     `read((width_px, height_px))` returns the keypoints, or raises an OmfaError: there is no person,
-    they are of another picture, or the file is of no known form.
+    they are of another image, or the file is of no known form.
     """
 
     name: str

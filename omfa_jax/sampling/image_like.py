@@ -1,4 +1,4 @@
-"""Pictures of any kind that callers have, as RGB arrays: files, Pillow images and arrays."""
+"""Images of any kind that callers have, as RGB arrays: files, Pillow images and arrays."""
 
 import io
 import os
@@ -13,9 +13,9 @@ from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.images import from_signed, read_rgb
 
 # a path, a Pillow image, or an array (h, w, 3): uint8, or float32 in [-1, 1]
-Picture = str | os.PathLike | Image.Image | np.ndarray
+ImageLike = str | os.PathLike | Image.Image | np.ndarray
 # one of them, a sequence of them, or an array (b, h, w, 3)
-Pictures = Picture | Sequence[Picture]
+ImagesLike = ImageLike | Sequence[ImageLike]
 
 EXPECTED = "a path, a Pillow image, or an array (height, width, 3) of pixels"
 # rounding of float32 beyond -1 and 1
@@ -24,17 +24,17 @@ ROUNDING = 1e-3
 TIFF_MODES = ("CMYK", "YCbCr", "LAB", "F")
 
 
-def read_picture(picture: Any, what: str) -> UInt8[np.ndarray, "h w 3"]:
-    """Return a picture as RGB; files and Pillow images are converted by `core.images.read_rgb`.
+def read_image_like(image: Any, what: str) -> UInt8[np.ndarray, "h w 3"]:
+    """Return an image as RGB; files and Pillow images are converted by `core.images.read_rgb`.
 
-    `what` names the picture in messages. Raises OmfaError for a file that cannot be read, and for
+    `what` names the image in messages. Raises OmfaError for a file that cannot be read, and for
     an array that holds no RGB or grey pixels.
     """
-    if isinstance(picture, str | os.PathLike):
-        return read_rgb(picture, what)
-    if isinstance(picture, Image.Image):
-        return read_rgb(_encode(picture), what)
-    array = to_array(picture, what)
+    if isinstance(image, str | os.PathLike):
+        return read_rgb(image, what)
+    if isinstance(image, Image.Image):
+        return read_rgb(_encode(image), what)
+    array = to_array(image, what)
     if array.ndim == 2:
         array = np.stack([array] * 3, axis=-1)
     if array.ndim != 3 or array.shape[2] not in (3, 4) or min(array.shape[:2]) < 2:
@@ -42,20 +42,20 @@ def read_picture(picture: Any, what: str) -> UInt8[np.ndarray, "h w 3"]:
     if array.shape[2] == 4:
         if array.dtype != np.uint8:
             raise OmfaError(f"{what}: expected uint8 pixels with transparency, got {array.dtype}")
-        return read_picture(Image.fromarray(array), what)
+        return read_image_like(Image.fromarray(array), what)
     if array.dtype == np.uint8:
         return np.ascontiguousarray(array)
     require_signed(array, what)
     return from_signed(array.astype(np.float32))
 
 
-def to_array(picture: Any, what: str) -> np.ndarray:
+def to_array(image: Any, what: str) -> np.ndarray:
     """Return what is an array, of numpy or not, as a numpy array; OmfaError if it is none."""
-    if isinstance(picture, np.ndarray):
-        return picture
-    if not hasattr(picture, "__array__"):
-        raise OmfaError(f"{what}: expected {EXPECTED}, got {type(picture).__name__}")
-    return np.asarray(picture)
+    if isinstance(image, np.ndarray):
+        return image
+    if not hasattr(image, "__array__"):
+        raise OmfaError(f"{what}: expected {EXPECTED}, got {type(image).__name__}")
+    return np.asarray(image)
 
 
 def require_signed(array: np.ndarray, what: str) -> None:

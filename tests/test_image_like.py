@@ -1,4 +1,4 @@
-"""Pictures of any kind and size in the Python interface, and errors that speak of pixels."""
+"""Images of any kind and size in the Python interface, and errors that speak of pixels."""
 
 import numpy as np
 import pytest
@@ -46,23 +46,23 @@ def test_pictures_of_every_kind_are_letter_boxed_alike(photo, tmp_path):
         "float64": signed.astype(np.float64)[None],
         "rgba": np.dstack([photo, np.full((40, 30), 255, np.uint8)]),
     }
-    for kind, picture in kinds.items():
-        fitted = SLOTS.fit_pictures("garment", picture)
+    for kind, image in kinds.items():
+        fitted = SLOTS.fit_images("garment", image)
         assert fitted.dtype == np.float32 and fitted.shape == (1, 32, 32, 3), kind
         np.testing.assert_array_equal(fitted, expected, err_msg=kind)
-    both = SLOTS.fit_pictures("garment", [photo, str(tmp_path / "photo.png")])
+    both = SLOTS.fit_images("garment", [photo, str(tmp_path / "photo.png")])
     np.testing.assert_array_equal(both, np.concatenate([expected] * 2))
     grey = Image.fromarray(photo).convert("L")
-    as_array = SLOTS.fit_pictures("face", np.asarray(grey))
-    np.testing.assert_array_equal(SLOTS.fit_pictures("face", grey), as_array)
-    cmyk = SLOTS.fit_pictures("face", Image.fromarray(photo).convert("CMYK"))
+    as_array = SLOTS.fit_images("face", np.asarray(grey))
+    np.testing.assert_array_equal(SLOTS.fit_images("face", grey), as_array)
+    cmyk = SLOTS.fit_images("face", Image.fromarray(photo).convert("CMYK"))
     assert cmyk.shape == (1, 16, 16, 3)
     # what fills the slot is not touched
     full = np.random.default_rng(1).uniform(-1, 1, (2, 32, 32, 3)).astype(np.float32)
-    assert SLOTS.fit_pictures("person", full) is full
+    assert SLOTS.fit_images("person", full) is full
     # margins of a pose map are black
-    assert SLOTS.fit_pictures("pose", photo)[0, :, 0].max() == -1
-    assert SLOTS.fit_pictures("garment", photo)[0, :, 0].min() == 1
+    assert SLOTS.fit_images("pose", photo)[0, :, 0].max() == -1
+    assert SLOTS.fit_images("garment", photo)[0, :, 0].min() == 1
 
 
 def test_pillow_images_are_turned_upright(photo):
@@ -70,12 +70,12 @@ def test_pillow_images_are_turned_upright(photo):
     exif[0x0112] = 6
     image = Image.fromarray(photo)
     image._exif = exif
-    turned = SLOTS.fit_pictures("garment", image)
-    np.testing.assert_array_equal(turned, SLOTS.fit_pictures("garment", np.rot90(photo, -1)))
+    turned = SLOTS.fit_images("garment", image)
+    np.testing.assert_array_equal(turned, SLOTS.fit_images("garment", np.rot90(photo, -1)))
 
 
 @pytest.mark.parametrize(
-    ("picture", "words"),
+    ("image", "words"),
     [
         (np.zeros((40, 30, 2), np.uint8), r"an array \(height, width, 3\) of pixels, got .*\(40, "),
         (np.zeros(12, np.uint8), r"got an array of shape \(12,\)"),
@@ -84,14 +84,14 @@ def test_pillow_images_are_turned_upright(photo):
         (np.full((1, 32, 32, 3), 200, np.float32), "float pixels from -1 to 1, got 200 to 200"),
         (np.full((40, 30, 3), np.nan), "float pixels from -1 to 1, got nan"),
         (None, "expected a path, a Pillow image, or an array .* got NoneType"),
-        ([], "at least one picture"),
+        ([], "at least one image"),
         ("absent.png", "garment absent.png: expected an image file"),
     ],
     ids=str,
 )
-def test_what_is_no_picture_is_named(picture, words):
+def test_what_is_no_picture_is_named(image, words):
     with pytest.raises(omfa.OmfaError, match=words):
-        omfa.try_on(StandIn(), picture, np.zeros((9, 9, 3), np.uint8), None)
+        omfa.try_on(StandIn(), image, np.zeros((9, 9, 3), np.uint8), None)
 
 
 def test_the_tasks_take_pictures(photo):
