@@ -2,11 +2,16 @@
 
 import json
 
+from omfa_jax.cli import config_lib
 from omfa_jax.cli.main import main
 from omfa_jax.evals.scores_file import read_scores
 
 
-def test_the_demo_runs_from_nothing_to_the_report(tmp_path):
+def test_the_demo_runs_from_nothing_to_the_report(tmp_path, monkeypatch):
+    # Muon's step takes half a minute longer to compile than AdamW's
+    load = config_lib.load_config
+    adamw = "--config.optimizer.name=adamw"
+    monkeypatch.setattr(config_lib, "load_config", lambda file, more: load(file, [*more, adamw]))
     flags = ["--train=8", "--test=4", "--steps=2", "--sampling-steps=2", "--processes=1"]
     assert main(["demo", f"--workdir={tmp_path}", *flags]) == 0
     scores = json.loads((tmp_path / "scores.json").read_text())

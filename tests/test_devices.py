@@ -121,6 +121,7 @@ class Recorder:
 
     def __init__(self, model, settings, **how):
         self.made.append(how)
+        self.model, self.settings, self.dtype = model, settings, how["dtype"]
         self.devices = len(how.get("devices") or [0])
 
     def __call__(self, task, *arguments, **how):
