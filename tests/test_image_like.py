@@ -116,7 +116,7 @@ def test_the_tasks_take_pictures(photo):
 def test_the_samplers_own_errors_speak_of_pixels():
     face = np.zeros((1, 16, 16, 3), np.float32)
     garment = np.zeros((1, 64, 48, 3), np.float32)
-    with pytest.raises(omfa.OmfaError, match=r"garment: expected RGB images of 32x32 px.*fit_pic"):
+    with pytest.raises(omfa.OmfaError, match=r"garment: expected RGB images of 32x32 px.*fit_im"):
         StandIn()("try_on", {"garment": garment, "face": face}, None, seed=0)
     with pytest.raises(omfa.OmfaError, match="one batch size, got 1 of face, 2 of pose"):
         StandIn()("try_on", {"face": face}, np.zeros((2, 32, 32, 3), np.float32), seed=0)

@@ -53,14 +53,14 @@ def install(monkeypatch):
 
 
 def draw(box=BOX, size_px=(HEIGHT_PX, WIDTH_PX), ground=(0, 0, 0)):
-    picture = np.full((*size_px, 3), ground, np.uint8)
+    image = np.full((*size_px, 3), ground, np.uint8)
     left, top, right, bottom = box
-    picture[top:bottom, left:right] = (250, 40, 20)
-    return picture
+    image[top:bottom, left:right] = (250, 40, 20)
+    return image
 
 
-def find_red(picture):
-    y, x = np.nonzero(picture[..., 0].astype(int) - picture[..., 2] > 100)
+def find_red(image):
+    y, x = np.nonzero(image[..., 0].astype(int) - image[..., 2] > 100)
     return np.array([x.min(), y.min(), x.max() + 1, y.max() + 1])
 
 
@@ -80,9 +80,9 @@ def sample(raw, out, *more, task="try_on", checkpoint=TINY):
     return main([*words, f"--person={raw}/image/me.png", "--steps=3", *map(str, more)])
 
 
-def write_map(raw, style=STYLE, picture=None):
+def write_map(raw, style=STYLE, image=None):
     path = raw / "pose" / "me.png"
-    write_image(path, draw() if picture is None else picture)
+    write_image(path, draw() if image is None else image)
     note = {"style": style, "size_px": "as the photo", "body_model": "the free body"}
     (raw / "pose" / SETTINGS_FILE).write_text(json.dumps(note))
     return path
