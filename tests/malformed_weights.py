@@ -122,7 +122,7 @@ def make_byte_ways(rng: np.random.Generator) -> dict[str, tuple[Callable[[Path],
         "pickle": (write_bytes(pickle.dumps({"a": 1})), "it is a pickled file"),
         "tar": (write_bytes(make_tar()), "it is an archive.; unpack"),
         "gzip": (write_bytes(b"\x1f\x8b\x08" + rng.bytes(90)), "it is an archive"),
-        "picture": (write_bytes(b"\x89PNG\r\n\x1a\n" + rng.bytes(90)), "it is a picture"),
+        "image": (write_bytes(b"\x89PNG\r\n\x1a\n" + rng.bytes(90)), "it is an image"),
         "npy": (write_bytes(b"\x93NUMPY\x01\0" + rng.bytes(90)), "array file of another format"),
         "unknown dtype": (
             edit_header(lambda h: h[FIRST].update(dtype="F12")),
