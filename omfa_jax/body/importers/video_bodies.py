@@ -12,6 +12,7 @@ All cameras are OpenCV's. Frames are counted from 0.
 """
 
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,7 +54,7 @@ class Track:
     read: Callable[[int, Size], Estimate]
 
 
-class VideoImporter:
+class VideoImporter(ABC):
     """Importer of one video: a file, or a folder of one person's frames per file."""
 
     def __init__(self, path: Path, reading: ImportOptions) -> None:
@@ -97,8 +98,9 @@ class VideoImporter:
         except OmfaError as error:
             raise OmfaError(f"{file}: {error}") from None
 
+    @abstractmethod
     def _list_tracks(self, raw: Any, file: Path) -> Iterator[Track]:
-        raise NotImplementedError
+        """Yield the tracks of one file's content; OmfaError if it is not this tool's."""
 
 
 class WhamImporter(VideoImporter):
