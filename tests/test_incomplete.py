@@ -48,7 +48,9 @@ def train(tmp_path_factory):
     Networks are a matrix and a mean, which compile in no time; all else is the command's.
     """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(unet_run, "make_training_network", lambda *_: matrix_training.apply)
+        patch.setattr(
+            unet_run, "make_training_network", lambda *of: matrix_training.make_apply(of[-1])
+        )
         patch.setattr(unet_run, "init_network_params", matrix)
         patch.setattr(unet_run, "UNET_RULES", matrix_training.RULES)
         patch.setattr(unet_run, "encode", pooled)

@@ -82,10 +82,9 @@ def test_the_reference_lies_as_the_main_unet():
 
 
 def test_a_model_folder_says_that_it_is_dual_and_export_refuses_it(tmp_path):
+    main_unet = matrix_training.make_apply(make_mesh(MeshSettings(), jax.devices()[:1]))
     run = matrix_run(
-        tmp_path / "run",
-        1,
-        apply=lambda params, *rest: matrix_training.apply(params["main"], *rest),
+        tmp_path / "run", 1, apply=lambda params, *rest: main_unet(params["main"], *rest)
     )
     both = {"main": matrix_training.start(), "reference": matrix_training.start()}
     state = train(dataclasses.replace(run, start=lambda: both))

@@ -81,10 +81,12 @@ def test_the_mesh_does_not_matter(straight, tmp_path):
         assert p.sharding.is_equivalent_to(m.sharding, p.ndim)
 
 
-def test_a_run_restarts_on_another_mesh_in_microbatches(straight, tmp_path):
-    workdir, state, _ = straight
-    train(make_run(tmp_path, 2, MESH))
-    resumed = make_run(tmp_path, STEPS, (1, 4, 1), grad_accum_steps=2)
+def test_a_run_restarts_on_another_mesh_in_microbatches(tmp_path):
+    """Of a matrix: what is restored and summed does not know the network."""
+    workdir = tmp_path / "straight"
+    state = train(matrix_run(workdir, STEPS))
+    train(matrix_run(tmp_path, 2, mesh=MESH))
+    resumed = matrix_run(tmp_path, STEPS, mesh=(1, 4, 1), grad_accum_steps=2)
     after = train(resumed)
     assert resumed.batches.seen == [2, 3, 4]
     assert losses(tmp_path) == pytest.approx(losses(workdir), rel=2e-5)

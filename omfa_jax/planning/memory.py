@@ -1,5 +1,6 @@
 """Memory of a training step's activations, computed from shapes alone."""
 
+import functools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -33,9 +34,31 @@ def compute_activation_bytes(
     scores are never stored.
     """
     height, width, _ = diffusion.canvas.shape
+    return _count_residual_bytes(
+        config,
+        (rows, height, width),
+        train.compute_dtype,
+        train.remat,
+        fused_attention=fused_attention,
+        text_tokens=text_tokens,
+    )
+
+
+# tracing SDXL takes seconds, and the search for overrides that fit plans the same step often
+@functools.lru_cache(maxsize=64)
+def _count_residual_bytes(
+    config: UNetConfig,
+    shape: tuple[int, int, int],
+    dtype: str,
+    remat: str,
+    *,
+    fused_attention: bool,
+    text_tokens: int,
+) -> int:
+    rows = shape[0]
     compute = Compute(
-        jnp.dtype(train.compute_dtype),
-        remat=train.remat,
+        jnp.dtype(dtype),
+        remat=remat,
         kernel=_fused if fused_attention else None,
         # casts as fsdp's gather does, so that residuals have the step's dtypes
         gather=lambda path, part, dtype: part.astype(dtype),
@@ -51,7 +74,7 @@ def compute_activation_bytes(
     kept = jax.eval_shape(
         backward,
         params,
-        Shape((rows, height, width, config.in_channels), jnp.float32),
+        Shape((*shape, config.in_channels), jnp.float32),
         Shape((rows,), jnp.int32),
         Shape((rows, text_tokens, config.context_dim), jnp.float32),
         Shape((rows, config.pooled_dim), jnp.float32),
