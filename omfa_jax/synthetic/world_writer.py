@@ -72,9 +72,7 @@ def write_world(
         raise OmfaError(f"--processes: expected 1 or more, got {processes}")
     counts = check_counts(counts)
     if not counts:
-        raise OmfaError(
-            "--train, --val and --test are all 0: expected at least one person, such as --train 1000"
-        )
+        raise OmfaError("--train, --val and --test are all 0: expected at least one person")
     shape = LAYOUTS[layout]
     jobs = {split: shape.jobs(split, count, settings) for split, count in counts.items()}
     total, written = sum(map(len, jobs.values())), 0
