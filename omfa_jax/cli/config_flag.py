@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from omfa_jax.cli.flags import parse_path_text
+from omfa_jax.core.errors import OmfaError
 
 if TYPE_CHECKING:
     from omfa_jax.cli.config_lib import Config
@@ -25,9 +26,11 @@ def get_config() -> ConfigDict:
 '''
 
 
-def add_config_flags(parser: argparse.ArgumentParser, text: str) -> None:
+def add_config_flags(parser: argparse.ArgumentParser, text: str, *, required: bool = True) -> None:
     """Add `--config`, with `text` as its help, and `--print-config`."""
-    parser.add_argument("--config", required=True, type=parse_path_text, metavar="FILE", help=text)
+    parser.add_argument(
+        "--config", required=required, type=parse_path_text, metavar="FILE", help=text
+    )
     parser.add_argument(
         PRINT_FLAG,
         action="store_true",
@@ -45,12 +48,17 @@ def require_config_only(parser: argparse.ArgumentParser) -> None:
                 require_config_only(inner)
         elif "--config" not in action.option_strings:
             action.required = False
+            # a positional argument
+            if not action.option_strings and action.nargs is None:
+                action.nargs = "?"
 
 
 def print_config(options: argparse.Namespace) -> None:
     """Print the config of the flags as a Python file."""
     from omfa_jax.cli.config_lib import load_config
 
+    if options.config is None:
+        raise OmfaError(f"{PRINT_FLAG} prints the config of --config FILE: give one")
     print(format_config_file(load_config(options.config, options.overrides)), end="")
 
 
