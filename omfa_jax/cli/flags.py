@@ -57,6 +57,8 @@ class HelpFormatter(argparse.HelpFormatter):
         takes_value = action.option_strings and action.nargs != 0 and not action.required
         if not takes_value or default is argparse.SUPPRESS or "default" in text:
             return text
+        if f"({default})" in text:
+            return text
         if default in (None, "") or default == []:
             return f"{text} (default: none)"
         return f"{text} (default: %(default)s)"
