@@ -5,6 +5,12 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from omfa_jax.cli.config_flag import (
+    PRINT_FLAG,
+    add_config_flags,
+    print_config,
+    require_config_only,
+)
 from omfa_jax.cli.flags import SEED_TYPE, Parser, float_between, parse_path, parse_path_text
 from omfa_jax.core.atomic_dirs import require_disjoint
 from omfa_jax.core.errors import OmfaError
@@ -16,9 +22,15 @@ DTYPES = ("fp32", "bf16", "fp16")
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit status (1: outside the tolerance, 2: an input error)."""
     try:
-        options, options.overrides = _parser().parse_known_args(arguments)
+        parser = _parser()
+        if PRINT_FLAG in (sys.argv if arguments is None else arguments):
+            require_config_only(parser)
+        options, options.overrides = parser.parse_known_args(arguments)
         if options.overrides and getattr(options, "config", None) is None:
             raise OmfaError(f"unknown arguments: {' '.join(options.overrides)}")
+        if getattr(options, "print_config", False):
+            print_config(options)
+            return 0
         set_xla_flags()
         return options.run(options)
     except OmfaError as error:
@@ -141,12 +153,11 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--out", type=parse_path, required=True, metavar="DIR", help="imported folder to write"
     )
-    command.add_argument(
-        "--config",
-        type=parse_path,
-        metavar="FILE",
-        help="map conv_in to this config's unet_inputs and embed its tasks' prompts; override its"
+    add_config_flags(
+        command,
+        "map conv_in to this config's unet_inputs and embed its tasks' prompts; override its"
         " values with --config.a.b=value (default: keep the source's channels and prompts)",
+        required=False,
     )
     command.add_argument(
         "--source-inputs",

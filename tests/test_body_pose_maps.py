@@ -111,8 +111,26 @@ def test_sizes_are_letterboxed_and_maps_of_two_looks_are_not_mixed(folder: Path)
     picture = read_rgb(folder.parent / "pose" / "00000_00.png")
     assert picture.shape == (60, 60, 3)
     assert not picture[:, :7].any() and picture[:, 8:52].any()
-    with pytest.raises(OmfaError, match=r"has maps of .*parts.*delete the folder"):
+    with pytest.raises(OmfaError, match=r"has maps of .*parts.*--overwrite"):
         run(folder, size_px=(60, 60))
+
+
+def test_overwrite_renders_all_again_in_another_style(folder: Path):
+    assert run(folder, style="parts").rendered == 2
+    out = folder.parent / "pose"
+    gone, kept = out / "of_a_body_that_is_gone.png", out / "00000_00.png"
+    gone.write_bytes(kept.read_bytes())
+    before = kept.read_bytes()
+    report = run(folder, style="normals", overwrite=True)
+    assert (report.rendered, report.skipped) == (2, 0)
+    assert kept.read_bytes() != before and not gone.exists()
+    assert "normals" in (out / "pose_maps.json").read_text()
+    # a damaged note too, but never the maps of another tool
+    (out / "pose_maps.json").write_text("{")
+    assert run(folder, overwrite=True).rendered == 2
+    (out / "pose_maps.json").unlink()
+    with pytest.raises(OmfaError, match="images of another tool"):
+        run(folder, overwrite=True)
 
 
 def test_another_tools_maps_are_not_replaced(folder: Path):

@@ -135,7 +135,7 @@ def test_engine_names(monkeypatch: pytest.MonkeyPatch):
     with pytest.raises(OmfaError, match="did you mean 'numba'"):
         rasterize(screen, faces, 8, 8, engine="numb")
     monkeypatch.setattr(zbuffer, "has_numba", lambda: False)
-    with pytest.raises(OmfaError, match="pip install numba"):
+    with pytest.raises(OmfaError, match=r"pip install -e '\.\[body\]'"):
         rasterize(screen, faces, 8, 8, engine="numba")
     want = rasterize(screen, faces, WIDTH, HEIGHT, engine="numpy")
     np.testing.assert_array_equal(rasterize(screen, faces, WIDTH, HEIGHT).triangle, want.triangle)

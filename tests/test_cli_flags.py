@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 import convert_weights
-from omfa_jax.cli.flags import BoundedValue, Parser, parse_path, parse_path_text
+from omfa_jax.cli.flags import BoundedValue, HelpFormatter, Parser, parse_path, parse_path_text
 from omfa_jax.cli.main import COMMANDS, main, make_parser
 from omfa_jax.core.errors import OmfaError
 
@@ -143,7 +143,8 @@ def test_help_shows_defaults_once():
     text = parser.format_help()
     for shown in ("a number (default: 3)", "a number (default: four)", "a share (0.5)"):
         assert shown in text
-    assert text.count("default") == 2
+    assert "a text (default: none)" in text
+    assert text.count("default") == 3
 
 
 def test_help_is_help(capsys):
@@ -152,3 +153,24 @@ def test_help_is_help(capsys):
     assert stopped.value.code == 0 and "--workdir DIR" in capsys.readouterr().out
     with pytest.raises(OmfaError, match=r"see omfa train --help"):
         make_parser("train").parse_args(["--config"])
+
+
+def test_every_flag_with_a_value_says_its_default():
+    formatter = HelpFormatter("omfa")
+    lacking = [
+        name
+        for name, action in ACTIONS.items()
+        if action.option_strings
+        and not action.required
+        and action.default is not argparse.SUPPRESS
+        and "default" not in (text := formatter._get_help_string(action) or "")
+        and f"({action.default})" not in text
+    ]
+    assert not lacking
+
+
+def test_the_three_modes_of_eval_are_on_the_first_screen(capsys):
+    with pytest.raises(SystemExit):
+        main(["eval", "--help"])
+    first = "\n".join(capsys.readouterr().out.splitlines()[:10])
+    assert all(mode in first for mode in ("--pred DIR", "--checkpoint DIR", "omfa eval report"))

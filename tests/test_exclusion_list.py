@@ -1,13 +1,19 @@
 """Lists of photos to leave out, in every form that they come in."""
 
 import json
+import types
 
 import pytest
 
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.data.builders.dresscode import DressCode
-from omfa_jax.data.builders.exclusion_list import read_exclusion_list
+from omfa_jax.data.builders.exclusion_list import (
+    drop_excluded,
+    read_exclusion_list,
+    write_exclusion_list,
+)
 from omfa_jax.data.builders.viton_hd import VitonHD
+from omfa_jax.data.records.photo_duplicates import DuplicateReport
 
 PEOPLE = {"train": 11_647, "test": 2_032}
 
@@ -96,7 +102,6 @@ def test_paths_match_by_their_last_parts(tmp_path):
     [
         ("{", "not valid JSON"),
         ('{"train": [3]}', "file names"),
-        ("{}", "expected file names"),
         ("", "not valid JSON"),
     ],
 )
@@ -107,3 +112,19 @@ def test_a_list_that_is_none(tmp_path, text, word):
         read_exclusion_list(path)
     with pytest.raises(OmfaError, match="--clean"):
         read_exclusion_list(tmp_path / "gone.json")
+
+
+@pytest.mark.parametrize(("name", "text"), [("a.json", '{"groups": []}'), ("a.txt", "\n")])
+def test_an_empty_list_leaves_nothing_out_and_says_so(tmp_path, name, text):
+    path = tmp_path / name
+    path.write_text(text)
+    warnings = []
+    items = {"train": [types.SimpleNamespace(person=tmp_path / "a.jpg")]}
+    assert drop_excluded(items, path, warnings) == items
+    assert warnings == [f"{name}: left out nothing, the list is empty"]
+
+
+def test_the_list_of_a_data_set_without_duplicates_is_read(tmp_path):
+    path = tmp_path / "list.json"
+    write_exclusion_list(path, DuplicateReport(photos=3, groups=(), unreadable=()))
+    assert read_exclusion_list(path) == []

@@ -118,7 +118,7 @@ def test_splits_behind_links_are_drawn_once_and_loops_do_no_harm(tmp_path):
         (["--train=-1"], "--train: expected an integer from 0"),
         (["--train=1", "--processes=0"], "--processes: expected an integer from 1"),
         (["--train=1", "--height=15"], "--height: expected an integer from 16"),
-        (["--train=1", "--layout=x"], "unknown layout"),
+        (["--train=1", "--dataset=x"], "unknown data set"),
     ],
 )
 def test_impossible_worlds_leave_nothing(tmp_path, capsys, flags, words):
@@ -169,7 +169,7 @@ def test_pictures_that_would_fill_the_memory_are_named(raw, tmp_path, size, stri
     with warnings.catch_warnings():
         warnings.simplefilter("error" if strict else "ignore")
         report = build_records(mine, tmp_path / "records")
-        photo = find_photos(mine, "openpose", [])[mine / "train"][0]
+        photo = find_photos(mine, "viton_hd", [])[mine / "train"][0]
         with pytest.raises(OmfaError, match="too large"):
             photo.read_size_px()
     ((key, reason),) = report.skipped

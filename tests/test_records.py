@@ -219,7 +219,7 @@ def test_no_pairs_file_means_every_photo(small):
 
 def test_a_folder_that_is_not_viton_hd(tmp_path):
     (tmp_path / "photos").mkdir()
-    with pytest.raises(OmfaError, match=r"expected train/image.*found photos"):
+    with pytest.raises(OmfaError, match=r"expected the layout of a data set.*found photos"):
         build_records(tmp_path, tmp_path / "out")
     with pytest.raises(OmfaError, match="--raw"):
         build_records(tmp_path / "gone", tmp_path / "out")

@@ -263,7 +263,7 @@ def test_other_tasks_are_refused_clearly(change, words):
     with pytest.raises(OmfaError) as refused:
         check_same_meaning(wanted, trained, Path("run"))
     assert f"run was trained with other tasks: {words}; set" in str(refused.value)
-    assert "weight=0" in str(refused.value)
+    assert "weight=0" in str(refused.value) and "start_from=run" in str(refused.value)
     check_same_meaning(trained, dataclasses.replace(trained, tasks=trained.tasks[::-1]), "run")
 
 

@@ -68,7 +68,9 @@ def test_wandb_goes_on_in_the_same_run(wandb, tmp_path):
 
 def test_wandb_missing_is_said_before_anything_is_written(monkeypatch, tmp_path):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(OmfaError, match=r"config.log.wandb_project needs wandb.*omfa_jax\[wandb\]"):
+    with pytest.raises(
+        OmfaError, match=r"config.log.wandb_project needs wandb.*pip install -e '\.\[wandb\]'"
+    ):
         Writers(tmp_path / "run", enabled=True, wandb_project="p")
     assert not (tmp_path / "run").exists()
 

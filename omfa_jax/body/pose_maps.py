@@ -75,15 +75,16 @@ def render_folder(
     backend: str = "auto",
     size_px: tuple[int, int] | None = None,
     processes: int | None = None,
+    overwrite: bool = False,
 ) -> RenderReport:
     """Render every *.npz body file of `smplx_dir` to a PNG of the same stem in `out_dir`.
 
     `size_px` is (width, height), letterboxed; None keeps the size of each photo. Maps newer than
-    their body file are kept, so that a stopped run can be resumed. A failure is reported and does
-    not stop the others. At most `processes` are used (None: one per core), fewer for a small
-    folder. Raises OmfaError, before anything is written, if the folder has no body file, the model
-    cannot be read, `out_dir` has maps of another style, size or model, or another process is
-    writing to it.
+    their body file are kept, so that a stopped run can be resumed; `overwrite` first deletes all
+    maps in `out_dir` that this function wrote. A failure is reported and does not stop the others.
+    At most `processes` are used (None: one per core), fewer for a small folder. Raises OmfaError,
+    before anything is written, if the folder has no body file, the model cannot be read, `out_dir`
+    has maps of another style, size or model, or another process is writing to it.
     """
     start = time.perf_counter()
     bodies = find_body_files(smplx_dir)
@@ -100,7 +101,7 @@ def render_folder(
     jobs = [(body, target / f"{body.stem}.png") for body in bodies]
     with exclusive_lock(target):
         delete_stale_temporaries(target)
-        _claim(target, settings)
+        _claim(target, settings, overwrite=overwrite)
         due = [(body, image) for body, image in jobs if not _is_fresh(image, body)]
         failed, done = {}, len(jobs) - len(due)
         with tqdm(total=len(jobs), initial=done, unit="map", desc="pose maps") as bar:
@@ -151,18 +152,26 @@ def find_folders(name: str, root: Path) -> list[Path]:
     return sorted({path.resolve(): path for path in reversed(found) if path.is_dir()}.values())
 
 
-def _claim(target: Path, settings: _Settings) -> None:
-    """Record the maps' settings in `target`; OmfaError if it has maps with other settings."""
+def _claim(target: Path, settings: _Settings, *, overwrite: bool) -> None:
+    """Record the maps' settings in `target`; OmfaError if it has maps with other settings.
+
+    With `overwrite` its maps are deleted, unless another tool wrote them.
+    """
     note = target / SETTINGS_FILE
     # without its folder: a model file that has been moved is the same one
     model = Path(settings.model_path).name if settings.model_path else "the free body"
     size = "x".join(map(str, settings.size_px)) if settings.size_px else "as the photo"
     wanted = {"style": settings.style, "size_px": size, "body_model": model}
+    if overwrite and note.exists():
+        # the note last: a run that is stopped here finds its maps by it again
+        for image in target.glob("*.png"):
+            image.unlink()
+        note.unlink()
     if note.exists():
         found = _read_note(note)
         if found != wanted:
             came = f"has maps of {found}, requested are {wanted}"
-            raise OmfaError(f"{target} {came}; delete the folder to render it again")
+            raise OmfaError(f"{target} {came}; --overwrite renders all of it again")
         return
     others = sorted(target.glob("*.png"))
     if others:
@@ -179,7 +188,9 @@ def _read_note(note: Path) -> dict[str, str]:
         found = parse_json(note.read_text())
         return {name: found[name] for name in ("style", "size_px", "body_model")}
     except (ValueError, KeyError, TypeError):
-        raise OmfaError(f"{note}: damaged; delete {note.parent} to render it again") from None
+        raise OmfaError(
+            f"{note}: damaged; --overwrite renders all of {note.parent} again"
+        ) from None
 
 
 def _is_fresh(image: Path, body: Path) -> bool:

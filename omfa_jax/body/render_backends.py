@@ -15,7 +15,7 @@ from jaxtyping import UInt8
 from omfa_jax.body import zbuffer
 from omfa_jax.body.camera import Camera
 from omfa_jax.body.pose_styles import PaintedMesh
-from omfa_jax.core.errors import OmfaError, make_unknown_name_error
+from omfa_jax.core.errors import OmfaError, format_install_hint, make_unknown_name_error
 
 Draw = Callable[[PaintedMesh, Camera], UInt8[np.ndarray, "h w 3"]]
 BACKENDS = ("auto", "pyrender", "zbuffer")
@@ -23,7 +23,9 @@ BACKENDS = ("auto", "pyrender", "zbuffer")
 SOFTWARE_GL = ("llvmpipe", "softpipe", "swrast", "swiftshader")
 
 _SUPERSAMPLE = 2
-_PYRENDER_HINT = "pip install pyrender2, apt-get install libegl1 libgl1, or use --backend zbuffer"
+_PYRENDER_HINT = (
+    f"{format_install_hint('body')}, apt-get install libegl1 libgl1, or use --backend zbuffer"
+)
 # the process has one OpenGL context, which one thread at a time may use
 _gl_lock = threading.Lock()
 
@@ -142,6 +144,6 @@ def _renderer(process_id: int) -> Any:
 
 @functools.cache
 def _log_fallback(reason: str) -> None:
-    engine = "numba" if zbuffer.has_numba() else "numpy (slow; pip install numba)"
+    engine = "numba" if zbuffer.has_numba() else f"numpy (slow; {format_install_hint('body')})"
     log = logging.getLogger(__name__)
     log.warning("pyrender does not work (%s): rendering with the z-buffer in %s", reason, engine)

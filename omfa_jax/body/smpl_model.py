@@ -10,7 +10,7 @@ from jaxtyping import Float, Float32, Float64, Int32
 from omfa_jax.body.rotations import axis_angle_to_matrix
 from omfa_jax.body.safe_pickle import StandIn, read_pickle
 from omfa_jax.body.smplx_forward import compute_skinning_transforms, skin
-from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.errors import OmfaError, require_modules
 
 NUM_JOINTS = 24
 SMPL_DOWNLOAD = "https://smpl.is.tue.mpg.de (registration, non-commercial)"
@@ -128,6 +128,7 @@ def to_dense(value: Any) -> np.ndarray:
 
 def to_sparse(value: Any) -> Any:
     """Return a scipy sparse matrix from an array or a StandIn of a sparse one; else OmfaError."""
+    require_modules("this SMPL file's sparse matrices", "body", "scipy")
     from scipy.sparse import csc_matrix, csr_matrix
 
     if not isinstance(value, StandIn):

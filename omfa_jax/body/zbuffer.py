@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int32, UInt8
 
-from omfa_jax.core.errors import OmfaError, make_unknown_name_error
+from omfa_jax.core.errors import OmfaError, format_install_hint, make_unknown_name_error
 
 ENGINES = ("auto", "numba", "numpy")
 # pixels of bounding boxes that are tested at once
@@ -56,7 +56,8 @@ def rasterize(
     if engine not in ENGINES:
         raise make_unknown_name_error("z-buffer engine", engine, ENGINES)
     if engine == "numba" and not has_numba():
-        raise OmfaError("z-buffer engine 'numba': numba is not installed; pip install numba")
+        hint = format_install_hint("body")
+        raise OmfaError(f"z-buffer engine 'numba': numba is not installed; {hint}")
     points = to_screen_points(screen)
     faces = np.ascontiguousarray(faces, dtype=np.int32)
     out = make_empty_raster(width_px, height_px)

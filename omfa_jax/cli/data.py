@@ -9,6 +9,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from omfa_jax.cli import bodies, data_duplicates, data_poses, datasets, fit
+from omfa_jax.cli.config_flag import add_config_flags
 from omfa_jax.cli.flags import (
     BATCH_TYPE,
     SEED_TYPE,
@@ -20,9 +21,6 @@ from omfa_jax.cli.flags import (
 from omfa_jax.cli.records import add_writing_arguments, get_writing_options
 from omfa_jax.core.errors import OmfaError
 
-DATASETS = "viton_hd, deepfashion_multimodal or dresscode"
-# of synthetic data; other data sets may have builders
-LAYOUTS = "viton_hd, deepfashion_multimodal or dresscode"
 WORKER_HELP = "number of worker processes"
 
 log = logging.getLogger(__name__)
@@ -41,10 +39,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     make.add_argument(
         "--out", required=True, type=parse_path_text, metavar="DIR", help="folder to write"
     )
-    make.add_argument("--layout", default="viton_hd", help=f"layout to write: {LAYOUTS}")
-    for split, people in (("train", 1000), ("val", 50), ("test", 100)):
+    make.add_argument(
+        "--dataset",
+        default="viton_hd",
+        metavar="NAME",
+        help=f"data set whose layout to write: {datasets.DATASETS}",
+    )
+    for split in ("train", "val", "test"):
         text = f"number of people in the {split} split"
-        make.add_argument(f"--{split}", type=int_between(), default=people, metavar="N", help=text)
+        make.add_argument(f"--{split}", type=int_between(), default=0, metavar="N", help=text)
     make.add_argument(
         # an eighth of VITON-HD's 1024x768: small enough to train on without an accelerator
         "--height",
@@ -74,7 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     build.add_argument(
         "--out", required=True, type=parse_path_text, metavar="DIR", help="records folder to write"
     )
-    build.add_argument("--dataset", default="viton_hd", help=f"layout of --raw: {DATASETS}")
+    datasets.add_dataset_argument(build)
     datasets.add_arguments(build)
     build.add_argument("--processes", type=WORKERS_TYPE, default=1, help=WORKER_HELP)
     build.add_argument("--overwrite", action="store_true", help="replace the records in --out")
@@ -97,13 +100,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="diffusers folder with the VAE (vae/)",
     )
-    latents.add_argument(
-        "--config",
-        required=True,
-        type=parse_path_text,
-        metavar="FILE",
-        help="config file, for the slot sizes",
-    )
+    add_config_flags(latents, "config file, for the slot sizes")
     latents.add_argument(
         "--out", required=True, type=parse_path_text, metavar="DIR", help="latents folder to write"
     )
@@ -115,7 +112,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     where = check.add_mutually_exclusive_group(required=True)
     where.add_argument("--records", type=parse_path_text, metavar="DIR", help="records folder")
     where.add_argument("--raw", type=parse_path_text, metavar="DIR", help="raw data set folder")
-    check.add_argument("--dataset", help=f"with --raw: {DATASETS} (default: detected)")
+    datasets.add_dataset_argument(check, "with --raw: ")
     datasets.add_arguments(check)
     check.add_argument(
         "--processes", type=WORKERS_TYPE, default=1, help=f"with --raw: {WORKER_HELP}"
@@ -179,7 +176,7 @@ def synthesize(options: argparse.Namespace) -> None:
             width_px=options.width,
             processes=options.processes,
             progress=advance,
-            layout=options.layout,
+            layout=options.dataset,
         )
     log.info("%s: %d people written, %d kept", report.root, report.written, report.kept)
 

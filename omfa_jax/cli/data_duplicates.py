@@ -4,7 +4,7 @@ import argparse
 import logging
 import os
 
-from omfa_jax.cli.datasets import add_pairs_argument
+from omfa_jax.cli.datasets import add_dataset_argument, add_pairs_argument
 from omfa_jax.cli.flags import WORKERS_TYPE, make_rule_type, parse_path_text
 from omfa_jax.data.records.photo_duplicates import DISTANCE_RULE, MAX_DISTANCE_BITS
 
@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE.json",
         help="list to write, for --clean",
     )
-    parser.add_argument("--dataset", help="name of the data set (default: detected)")
+    add_dataset_argument(parser)
     add_pairs_argument(parser)
     parser.add_argument(
         "--distance",

@@ -63,6 +63,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--backend", default="auto", help="renderer: auto, pyrender or zbuffer")
     parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="render all maps again, also those of another style or body model",
+    )
+    parser.add_argument(
         "--processes",
         type=WORKERS_TYPE,
         default=os.cpu_count() or 1,
@@ -126,6 +131,7 @@ def render_folders(folders: list[tuple[Path, Path]], options: argparse.Namespace
             style=options.style,
             backend=options.backend,
             processes=options.processes,
+            overwrite=options.overwrite,
         )
         log.info("%s: %s", maps, report)
         failed += len(report.failed)

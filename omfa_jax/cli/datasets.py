@@ -5,6 +5,9 @@ from typing import Any
 
 from omfa_jax.cli.flags import PERSON_INDEX_TYPE, SEED_TYPE, float_between, parse_path_text
 
+# data sets with a builder; synthetic data has the same layouts
+DATASETS = "viton_hd, deepfashion_multimodal or dresscode"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags; a data set that does not support one raises an error."""
@@ -38,6 +41,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="person of keypoints with several, counted from 0 (default: the largest)",
     )
     add_pairs_argument(parser)
+
+
+def add_dataset_argument(parser: argparse.ArgumentParser, condition: str = "") -> None:
+    """Add `--dataset` of a command that reads a raw data set; `condition` begins its help."""
+    parser.add_argument(
+        "--dataset",
+        metavar="NAME",
+        help=f"{condition}kind of data set: {DATASETS} (default: detected by its folders)",
+    )
 
 
 def add_pairs_argument(parser: argparse.ArgumentParser) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from omfa_jax import __version__
 from omfa_jax.cli.flags import WORKERS_TYPE, int_between, parse_path_text
 from omfa_jax.core.atomic_files import atomic_write, require_writable_dir
-from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.errors import OmfaError, format_install_hint
 
 log = logging.getLogger(__name__)
 
@@ -207,7 +207,10 @@ def export_weights(trained: Path, out: Path) -> dict:
 
     export_newest(trained, "auto", lambda model: save_diffusers(out, **model))
     if importlib.util.find_spec("diffusers") is None:
-        log.warning("PyTorch and diffusers are not installed: the export is not compared")
+        log.warning(
+            "PyTorch or diffusers is not installed: the export is not compared (%s)",
+            format_install_hint("torch"),
+        )
         return {"export": {"compared": False}}
     from omfa_jax.weights.torch_comparison import compare_with_torch
 

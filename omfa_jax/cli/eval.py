@@ -19,6 +19,17 @@ REPORT = ("omfa_jax.cli.eval_report", "omfa eval report")
 CHECKPOINT = ("omfa_jax.cli.eval_checkpoint", "omfa eval --checkpoint")
 
 
+# the three modes first: a usage line with all flags would fill the first screen
+USAGE = """
+  omfa eval --pred DIR --gt DIR --protocol NAME --out FILE.json ...
+      score a folder of images (the flags below)
+  omfa eval --checkpoint DIR --data RECORDS --task TASK --out DIR ...
+      sample a test split and score it (omfa eval --checkpoint DIR --help)
+  omfa eval report FILE.json ... --out FILE.html
+      make a page and tables from scores files (omfa eval report --help)
+"""
+
+
 def choose_module(arguments: list[str]) -> tuple[str, list[str]]:
     """Return the module for the arguments after `omfa eval`, and the arguments left for it."""
     if arguments[:1] == ["report"]:
@@ -35,10 +46,7 @@ def choose_module(arguments: list[str]) -> tuple[str, list[str]]:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `omfa eval`."""
-    parser.epilog = (
-        "`omfa eval --checkpoint DIR --help`: sample a test split and score it. `omfa eval report"
-        " --help`: make a page and tables from scores files."
-    )
+    parser.usage = USAGE
     parser.add_argument(
         "--pred", required=True, type=parse_path, metavar="DIR", help="folder of predictions"
     )
@@ -72,7 +80,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--metric-weights",
         type=parse_path,
         metavar="DIR",
-        help="folder of the metrics' network weights; nothing is downloaded",
+        help="folder of the metrics' network weights; nothing is downloaded (default: the"
+        " caches of torch and Hugging Face)",
     )
     parser.add_argument(
         "--skip-checksum",

@@ -42,7 +42,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="folder for images and scores.json, shared by all hosts",
     )
-    add("--limit", type=int_between(1), metavar="N", help="evaluate only the first N examples")
+    add(
+        "--limit",
+        type=int_between(1),
+        metavar="N",
+        help="evaluate only the first N examples (default: all)",
+    )
     add("--restart", action="store_true", help="delete the images of another run in --out")
     add_sampler_flags(parser)
     add(
@@ -68,7 +73,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--metric-weights",
         type=parse_path,
         metavar="DIR",
-        help="folder of the metrics' network weights; nothing is downloaded",
+        help="folder of the metrics' network weights; nothing is downloaded (default: the"
+        " caches of torch and Hugging Face)",
     )
     add(
         "--skip-checksum",

@@ -4,6 +4,7 @@ import argparse
 import logging
 from collections.abc import Callable
 
+from omfa_jax.cli.datasets import add_dataset_argument
 from omfa_jax.cli.flags import BATCH_TYPE, PERSON_INDEX_TYPE, parse_path_text
 from omfa_jax.core.errors import OmfaError
 
@@ -17,11 +18,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--raw", required=True, type=parse_path_text, metavar="DIR", help="raw data set folder"
     )
+    add_dataset_argument(parser)
     parser.add_argument(
-        "--keypoints",
-        default="openpose",
-        help="kind of keypoints: openpose (VITON-HD), deepfashion (DeepFashion-MultiModal) or"
-        " dresscode",
+        "--split",
+        metavar="NAME",
+        help="only this folder: a split of viton_hd, a category of dresscode (default: all)",
     )
     parser.add_argument(
         "--person-index",
@@ -50,11 +51,17 @@ def run(options: argparse.Namespace) -> None:
 
     warnings: list[str] = []
     folders = find_photos(
-        options.raw, options.keypoints, warnings, person_index=options.person_index
+        options.raw,
+        options.dataset,
+        warnings,
+        person_index=options.person_index,
+        split=options.split,
     )
     for warning in warnings:
         log.warning(warning)
-    known = DEEPFASHION if options.keypoints == "deepfashion" else BODY_25
+    # landmarks of clothes instead of joints
+    has_landmarks = any(photo.has_landmarks for photos in folders.values() for photo in photos)
+    known = DEEPFASHION if has_landmarks else BODY_25
     fitter = Fitter(load_body_model(options.smplx_model), known)
 
     notes: dict[str, list[str]] = {}

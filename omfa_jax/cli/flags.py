@@ -22,6 +22,8 @@ RENAMED_FLAGS: dict[str, dict[str, str]] = {
         "--networks": "--metric-weights",
         "--any-weights": "--skip-checksum",
     },
+    "data synthesize": {"--layout": "--dataset"},
+    "data fit": {"--keypoints": "--dataset"},
     "data bodies": {"--trust": "--allow-pickle"},
     "scaling plan": {
         "--machine": "--topology",
@@ -51,10 +53,14 @@ class HelpFormatter(argparse.HelpFormatter):
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         text, default = action.help or "", action.default
-        # text, numbers and paths; switches and flags that are not given have no default to show
-        absent = default in (None, "", argparse.SUPPRESS) or isinstance(default, bool | list)
-        if absent or "default" in text or f"({default})" in text:
+        # switches, and flags that must be given, have no default to show
+        takes_value = action.option_strings and action.nargs != 0 and not action.required
+        if not takes_value or default is argparse.SUPPRESS or "default" in text:
             return text
+        if f"({default})" in text:
+            return text
+        if default in (None, "") or default == []:
+            return f"{text} (default: none)"
         return f"{text} (default: %(default)s)"
 
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from omfa_jax import __version__
+from omfa_jax.cli.config_flag import PRINT_FLAG, print_config, require_config_only
 from omfa_jax.cli.flags import Parser, refuse_renamed_flags
 from omfa_jax.cli.logs import set_up_logs
 from omfa_jax.core.errors import OmfaError
@@ -31,7 +32,10 @@ COMMANDS = {
     "train": ("omfa_jax.cli.train", "train a model, or resume training"),
     "scaling": ("omfa_jax.cli.scaling", "run a scaling-law study"),
     "plan": ("omfa_jax.cli.plan_command", "estimate memory, FLOPs and communication of a run"),
-    "eval": ("omfa_jax.cli.eval", "score images or a checkpoint under a named protocol"),
+    "eval": (
+        "omfa_jax.cli.eval",
+        "score images or a checkpoint, or report scores",
+    ),
     "sample": ("omfa_jax.cli.sample", "generate images with a trained model"),
 }
 
@@ -77,6 +81,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         refuse_renamed_flags(command, arguments[1:])
         parser = make_parser(command, arguments[1:])
         module, words = choose_module(command, arguments[1:])
+        if PRINT_FLAG in words:
+            require_config_only(parser)
         options, rest = parser.parse_known_args(words)
         # commands with a config take its overrides, and others must not ignore a misspelt flag
         takes_config = hasattr(options, "config")
@@ -88,6 +94,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.overrides = rest
     joins = getattr(module, "JOINS", False)
     try:
+        if getattr(options, "print_config", False):
+            print_config(options)
+            return 0
         # before JAX starts: XLA's flags and the share of GPU memory that `omfa plan` assumes
         set_xla_flags()
         module.run(options)

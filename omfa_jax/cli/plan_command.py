@@ -8,7 +8,8 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
-from omfa_jax.cli.flags import EFFICIENCY_TYPE, parse_path, parse_path_text
+from omfa_jax.cli.config_flag import add_config_flags
+from omfa_jax.cli.flags import EFFICIENCY_TYPE, parse_path
 from omfa_jax.core.errors import OmfaError
 
 if TYPE_CHECKING:
@@ -20,13 +21,7 @@ log = logging.getLogger(__name__)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `omfa plan`."""
-    parser.add_argument(
-        "--config",
-        required=True,
-        type=parse_path_text,
-        metavar="FILE",
-        help="config file, such as configs/vitonhd.py",
-    )
+    add_config_flags(parser, "config file, such as configs/vitonhd.py")
     parser.add_argument(
         "--topology",
         required=True,

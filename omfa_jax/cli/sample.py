@@ -39,13 +39,17 @@ INPUTS = (
         "pose map image, or SMPL-X parameters (.npz) to render one from (default: beside --person,"
         " or fitted to its keypoints)",
     ),
-    ("--keypoints", "JSON", "keypoints of --person, to crop the face and fit the body"),
-    ("--parse", "PNG", "parse map of --person, to crop the face"),
+    (
+        "--keypoints",
+        "JSON",
+        "keypoints of --person, to crop the face and fit the body (default: beside it)",
+    ),
+    ("--parse", "PNG", "parse map of --person, to crop the face (default: beside it)"),
     ("--source-person", "IMAGE", "transfer: photo of the person who wears the garment"),
     ("--source-face", "IMAGE", "transfer: face image (default: cropped from --source-person)"),
-    ("--source-pose", "FILE", "transfer: pose of --source-person, as for --pose"),
-    ("--source-keypoints", "JSON", "transfer: keypoints of --source-person"),
-    ("--source-parse", "PNG", "transfer: parse map of --source-person"),
+    ("--source-pose", "FILE", "transfer: pose of --source-person (default: as for --pose)"),
+    ("--source-keypoints", "JSON", "transfer: keypoints of --source-person (default: beside it)"),
+    ("--source-parse", "PNG", "transfer: parse map of --source-person (default: beside it)"),
     ("--smplx-model", "FILE", "SMPL-X model (.npz) to render --pose with (default: the free body)"),
 )
 SWITCHES = (

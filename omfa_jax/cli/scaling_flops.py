@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omfa_jax.cli.flags import int_between, parse_path_text
+from omfa_jax.cli.config_flag import add_config_flags
+from omfa_jax.cli.flags import int_between
 from omfa_jax.core.errors import OmfaError
 
 if TYPE_CHECKING:
@@ -22,12 +23,10 @@ WIDTHS = (26, 15, 13, 13, 8)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `omfa scaling flops`."""
-    parser.add_argument(
-        "--config",
-        default=None,
-        type=parse_path_text,
-        metavar="FILE",
-        help="config file, for its UNet, canvas and VAE",
+    add_config_flags(
+        parser,
+        "config file, for its UNet, canvas and VAE (default: configs/base.py)",
+        required=False,
     )
     parser.add_argument(
         "--preset",

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from omfa_jax.cli.config_flag import add_config_flags
 from omfa_jax.cli.flags import EFFICIENCY_TYPE, float_between, int_between, parse_path_text
 from omfa_jax.cli.scaling_configs import replace_size, write_configs
 from omfa_jax.core.atomic_files import require_writable_dir
@@ -25,13 +26,7 @@ HELP = "plan a study: write configs, a manifest and launch scripts; extends an e
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `omfa scaling plan`."""
-    parser.add_argument(
-        "--config",
-        required=True,
-        type=parse_path_text,
-        metavar="FILE",
-        help="base config of all runs",
-    )
+    add_config_flags(parser, "base config of all runs")
     parser.add_argument(
         "--out", required=True, type=parse_path_text, metavar="DIR", help="study folder"
     )

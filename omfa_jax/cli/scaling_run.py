@@ -121,6 +121,7 @@ def run_one(folder: Path, run: StudyRun, *, retry_failed: bool) -> None:
             overrides=[],
             workdir=str(workdir),
             explain_sharding=False,
+            print_config=False,
             profile="",
         )
         train.run(options)

@@ -11,7 +11,9 @@ import jax
 from jax.sharding import Mesh
 
 from omfa_jax.cli import config_lib
+from omfa_jax.cli.config_flag import add_config_flags
 from omfa_jax.cli.flags import parse_path_text
+from omfa_jax.cli.next_commands import format_end
 from omfa_jax.core.atomic_files import LOCK_NAME, atomic_write, exclusive_lock, require_writable_dir
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.retry import call_with_retries
@@ -40,13 +42,7 @@ JOINS = True
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `omfa train`."""
-    parser.add_argument(
-        "--config",
-        required=True,
-        type=parse_path_text,
-        metavar="FILE",
-        help="config file, such as configs/vitonhd.py",
-    )
+    add_config_flags(parser, "config file, such as configs/vitonhd.py")
     parser.add_argument(
         "--workdir",
         required=True,
@@ -100,6 +96,9 @@ def run(options: argparse.Namespace) -> None:
             train_autoencoder(config, workdir)
         else:
             train_diffusion(config, workdir, profile=profile)
+        if jax.process_index() == 0:
+            for line in format_end(config, workdir):
+                log.info("%s", line)
 
 
 def train_diffusion(

@@ -34,5 +34,13 @@ def require_modules(what: str, extra: str, *modules: str) -> None:
     for module in modules:
         if importlib.util.find_spec(module) is None:
             raise OmfaError(
-                f"{what} needs {module}, which is not installed: pip install 'omfa_jax[{extra}]'"
+                f"{what} needs {module}, which is not installed: {format_install_hint(extra)}"
             )
+
+
+def format_install_hint(extra: str) -> str:
+    """Return the command that installs an extra of this package (see pyproject.toml).
+
+    The package is on no index, so the command works in its checkout.
+    """
+    return f"pip install -e '.[{extra}]' in the checkout of omfa_jax"

@@ -18,6 +18,7 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float, Float64, Int
 
+from omfa_jax.core.compile_notice import CompilationNotice
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.tasks import COMPONENTS, make_noised_table
 from omfa_jax.diffusion.loss import masked_mean
@@ -163,6 +164,7 @@ def make_heldout_loss_fn(
         lambda: jax.random.key(settings.seed), out_shardings=make_replicated_sharding(mesh)
     )()
     orders = [_in_order(mesh, batch) for batch in batches]
+    notice = CompilationNotice("the held-out loss")
 
     def evaluate(params: Any, prompts: Mapping[str, Any]) -> HeldOutLoss:
         rows = []
@@ -170,8 +172,10 @@ def make_heldout_loss_fn(
             fed = make_global_batch(
                 mesh, {name: batch[name] for name in (*LATENTS, "has_pose", "id")}
             )
+            with notice():
+                values = program(params, prompts, fed, root)
             # back to the data's order, which the mesh may have permuted
-            rows.append(np.asarray(program(params, prompts, fed, root), np.float64)[order])
+            rows.append(np.asarray(values, np.float64)[order])
         return HeldOutLoss(
             keys=tuple(key for keys, _ in orders for key in keys),
             timesteps=levels,

@@ -10,6 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from omfa_jax.core.atomic_files import atomic_write
+from omfa_jax.core.compile_notice import CompilationNotice
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.data.pipeline.grain_pipeline import make_eval_iterator
 from omfa_jax.data.pipeline.settings import PipelineSettings
@@ -123,4 +124,10 @@ def make_encoder(model: Model) -> Callable[[Any], np.ndarray]:
     # one device: the images are encoded once, and the batch size must not depend on the mesh
     vae = jax.device_put(model.vae_params, jax.local_devices()[0])
     run = jax.jit(lambda params, images: encode(model.vae_config, params, images))
-    return lambda images: np.asarray(run(vae, images))
+    notice = CompilationNotice("the VAE's encoder")
+
+    def encode_images(images: Any) -> np.ndarray:
+        with notice(images.shape):
+            return np.asarray(run(vae, images))
+
+    return encode_images

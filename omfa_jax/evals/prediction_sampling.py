@@ -138,6 +138,9 @@ def sample_to_folder(
                 params=params,
                 ids=make_example_ids(work.names[place] for place in rows),
             )
+            if chosen is rounds[0]:
+                # the time left does not count the compilation
+                bar.unpause()
             flying.append(([p for g in chosen for p in get_group_indices(g, count)], output))
             if len(flying) >= ahead:
                 wrote += write_next()

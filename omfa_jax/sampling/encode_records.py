@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from omfa_jax.core.compile_notice import CompilationNotice
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.tasks import COMPONENTS
 from omfa_jax.data.pipeline.example_reader import require_pose_style
@@ -65,10 +66,13 @@ def load_encoder(encoder: FolderEncoder) -> Callable[[Any], tuple[jax.Array, jax
         scale = config.scaling_factor
         return scale * mean, scale * jnp.exp(0.5 * logvar)
 
+    notice = CompilationNotice("the VAE's encoder")
+
     def encode(images: Any) -> tuple[jax.Array, jax.Array]:
         # a split's last batch may be short: every device then computes all of it
         sharding = replicated if len(images) % len(devices) else split
-        return compute_moments(params, jax.device_put(images, sharding))
+        with notice(images.shape):
+            return compute_moments(params, jax.device_put(images, sharding))
 
     return encode
 

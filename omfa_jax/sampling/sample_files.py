@@ -32,35 +32,36 @@ def can_report_steps() -> bool:
 class StepBar:
     """A progress bar of the sampler's steps; call it with the number of steps done.
 
-    A context: the bar is drawn when it begins. The rate counts from the first step, because the
-    sampler is compiled before.
+    A context. The bar is drawn at the first step, because the sampler is compiled before.
     """
 
     def __init__(self, steps: int, calls: int):
         self._steps, self._total = steps, steps * calls
         # steps of the calls before this one, and the last number that was reported
         self._before, self._last = 0, -1
+        self._bar: tqdm | None = None
 
     def __enter__(self) -> "StepBar":
-        self._bar = tqdm(total=self._total, unit="step", desc="compiling")
         return self
 
     def __call__(self, done: Any) -> None:
         done = int(done)
-        if self._last < 0:
-            self._bar.set_description("sampling")
-            # the rate does not count the time of compiling
-            self._bar.unpause()
-        elif done <= self._last:
+        if done <= self._last:
             self._before += self._steps
         self._last = done
-        self._bar.update(self._before + done - self._bar.n)
+        self._move(self._before + done)
 
     def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
         # a step is reported as it begins, so the last one is still to be counted
         if kind is None:
-            self._bar.update(self._total - self._bar.n)
-        self._bar.close()
+            self._move(self._total)
+        if self._bar is not None:
+            self._bar.close()
+
+    def _move(self, steps: int) -> None:
+        if self._bar is None:
+            self._bar = tqdm(total=self._total, unit="step", desc="sampling")
+        self._bar.update(steps - self._bar.n)
 
 
 def write_results(

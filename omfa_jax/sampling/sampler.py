@@ -11,6 +11,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, UInt8, UInt32
 
+from omfa_jax.core.compile_notice import CompilationNotice
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.images import from_signed
 from omfa_jax.core.tasks import COMPONENTS, find_task_index, make_noised_table
@@ -105,6 +106,7 @@ class Sampler:
         self._unet_params = self.replicate(model.unet_params)
         self._constants = self.replicate({"vae": model.vae_params, "prompts": model.prompts})
         self._run = jax.jit(self._run_sharded, static_argnames="noised")
+        self._notice = CompilationNotice("the sampler")
 
     def replicate(self, tree: Any) -> Any:
         """Return a tree replicated on the sampler's devices, for calls with `params`."""
@@ -168,16 +170,20 @@ class Sampler:
             keys = jax.vmap(lambda i: jax.random.fold_in(root, i))(jnp.arange(count))
         else:
             keys = make_example_keys(root, ids)
-        return self._run(
-            self._unet_params if params is None else self.replicate(params),
-            self._constants,
-            clean,
-            pose,
-            None if pose is None or has_pose is None else jnp.asarray(has_pose),
-            jnp.int32(row),
-            keys,
-            noised=noised,
-        )
+        given_pose = None if pose is None or has_pose is None else jnp.asarray(has_pose)
+        # what the program depends on
+        key = (noised, count, *clean, pose is None, given_pose is None, params is None)
+        with self._notice(*key):
+            return self._run(
+                self._unet_params if params is None else self.replicate(params),
+                self._constants,
+                clean,
+                pose,
+                given_pose,
+                jnp.int32(row),
+                keys,
+                noised=noised,
+            )
 
     def _count_examples(self, task: str, images: Mapping[str, Any]) -> int:
         """Return the batch size; OmfaError for images that do not fill their slots."""

@@ -61,7 +61,7 @@ def write_world(
     layout, or a folder with a world of another seed, size or layout, or with other files.
     """
     if layout not in LAYOUTS:
-        raise make_unknown_name_error("layout", layout, LAYOUTS)
+        raise make_unknown_name_error("data set (--dataset)", layout, LAYOUTS)
     if seed < 0 or supersample < 1 or min(height_px, width_px) < MIN_SIDE_PX:
         raise OmfaError(
             f"expected --seed of at least 0 and --height and --width of at least {MIN_SIDE_PX},"

@@ -67,7 +67,7 @@ def load_initial_model(
     if source.start_from:
         other = Path(source.start_from)
         model = load_model_folder(other / MODEL_FOLDER)
-        check_same_model(source, model, other)
+        check_same_model(source, model, other, new_run=True)
         model = update_tasks(source, model, other / MODEL_FOLDER)
         params, step = restore_params(other)
         # processes may disagree on which step of a damaged checkpoint folder is readable
@@ -108,7 +108,8 @@ def load_converted(source: InitialWeightsSource, folder: Path) -> Model:
         rows = make_prompt_rows(table, settings, unet_config)
         return Model(settings, unet_config, description.vae_config, None, vae_params, rows)
     if description.omfa is not None:
-        check_same_meaning(settings, DiffusionSettings.from_json(description.omfa), folder)
+        trained = DiffusionSettings.from_json(description.omfa)
+        check_same_meaning(settings, trained, folder, new_run=True)
     statements = read_statements(folder)
     notes = check_agreement(statements, settings, folder, ignore=source.ignore_scheduler)
     model = load_weights(folder, inputs=get_input_groups(settings))
@@ -139,10 +140,15 @@ def make_prompt_rows(
     return table.select_rows(texts)
 
 
-def check_same_model(source: InitialWeightsSource, model: Model, where: Path) -> None:
-    """Raise an OmfaError if the config asks for another model than the one in `where`."""
+def check_same_model(
+    source: InitialWeightsSource, model: Model, where: Path, *, new_run: bool = False
+) -> None:
+    """Raise an OmfaError if the config asks for another model than the one in `where`.
+
+    A `new_run` that starts from its weights may have other tasks.
+    """
     wanted = source.diffusion_for(model.vae_config)
-    check_same_meaning(wanted, model.settings, where)
+    check_same_meaning(wanted, model.settings, where, new_run=new_run)
     # with `init` the UNet's shape is the converted model's; the preset's name is ignored
     if not (source.init and source.init_unet):
         asked = make_unet_config(source.unet, wanted)
@@ -154,10 +160,13 @@ def check_same_model(source: InitialWeightsSource, model: Model, where: Path) ->
             )
 
 
-def check_same_meaning(wanted: DiffusionSettings, trained: DiffusionSettings, where: Path) -> None:
+def check_same_meaning(
+    wanted: DiffusionSettings, trained: DiffusionSettings, where: Path, *, new_run: bool = False
+) -> None:
     """Raise an OmfaError if the config's settings differ from those the weights were trained with.
 
-    The wording of prompts and the tasks' weights may change.
+    The wording of prompts and the tasks' weights may change; in a `new_run` the tasks too, with a
+    warning.
     """
 
     # tasks are compared separately, since their weights and prompts may differ
@@ -165,10 +174,15 @@ def check_same_meaning(wanted: DiffusionSettings, trained: DiffusionSettings, wh
         return dataclasses.replace(settings, tasks=wanted.tasks)
 
     tasks = describe_task_differences(wanted.tasks, trained.tasks)
-    if tasks:
+    if tasks and new_run:
+        log.warning(
+            "%s was trained with other tasks (%s): its weights start this run", where, tasks
+        )
+    elif tasks:
         raise OmfaError(
             f"{where} was trained with other tasks: {tasks}; set config.tasks to those tasks"
-            " (weight=0 leaves one out of the training), or use a new --workdir"
+            " (weight=0 leaves one out of the training), or train the config's tasks from its"
+            f" weights in a new run: --workdir NEW --config.checkpoint.start_from={where}"
         )
     if meaning(wanted) != meaning(trained):
         raise OmfaError(

@@ -12,6 +12,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
+from omfa_jax.core.compile_notice import announce_compilation
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.data.pipeline.iterator_state import get_batches_consumed
 from omfa_jax.parallel.distributed import any_across_processes
@@ -132,6 +133,7 @@ def train(run: TrainRun) -> TrainState:
         open_things.callback(progress.close)
         window = MetricsBuffer(skips=skips)
         saved, last, asked, row = step, False, None, {}
+        compiled = False
         draw_images, evaluate = run.draw_images, run.evaluate
 
         # last, so that Ctrl-C during the start-up still ends it at once
@@ -140,6 +142,15 @@ def train(run: TrainRun) -> TrainState:
             with clock.measure("data"):
                 batch = next(run.batches)
                 on_devices = make_global_batch(mesh, batch)
+            if not compiled:
+                compiled = True
+                with (
+                    clock.measure("compile"),
+                    announce_compilation("the step", enabled=main_process),
+                ):
+                    # the call below uses this program; JAX keeps it
+                    step_fn.lower(state, constants, on_devices, root).compile()
+                progress.pause()
             profiler.before_step(step + 1)
             state, metrics = step_fn(state, constants, on_devices, root)
             step += 1

@@ -1,8 +1,7 @@
 """The training step: loss, gradients and update, jitted once with explicit shardings."""
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +14,15 @@ from omfa_jax.train.gradient import Metrics, make_sharded_gradient
 from omfa_jax.train.objective import DeviceBatch, Objective
 from omfa_jax.train.state import TrainState, apply_gradients
 
-Step = Callable[[TrainState, Any, DeviceBatch, jax.Array], tuple[TrainState, Metrics]]
+
+class Step(Protocol):
+    """The jitted step; `lower(...).compile()` compiles it ahead of the first call."""
+
+    def __call__(
+        self, state: TrainState, constants: Any, batch: DeviceBatch, root: jax.Array, /
+    ) -> tuple[TrainState, Metrics]: ...
+
+    def lower(self, *args: Any) -> Any: ...
 
 
 def make_step(

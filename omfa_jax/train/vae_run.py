@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from omfa_jax.core.compile_notice import CompilationNotice
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.tasks import COMPONENTS
 from omfa_jax.data.pipeline.grain_pipeline import PipelineSettings, make_eval_iterator
@@ -158,9 +159,15 @@ def measure_scaling_factor(
 ) -> float:
     """Return 1 over the standard deviation of the first records' posterior means."""
     # in float32 whatever the training's dtype: the factor stays with the weights
-    encode = jax.jit(lambda p, images: encode_posterior(vae_config, p, images)[0])
+    jitted = jax.jit(lambda p, images: encode_posterior(vae_config, p, images)[0])
+    notice = CompilationNotice("the VAE's encoder")
+
+    def encode(images: Any) -> np.ndarray:
+        with notice(images.shape):
+            return np.asarray(jitted(params, images))
+
     latents = [
-        np.asarray(encode(params, batch[name])).ravel()
+        encode(batch[name]).ravel()
         for batch in make_eval_iterator(pipeline, split=split, batch_size=16, limit=SCALE_RECORDS)
         for name in COMPONENTS
     ]

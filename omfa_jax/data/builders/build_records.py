@@ -3,16 +3,16 @@
 import logging
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from omfa_jax.body.pose_maps import find_styles
 from omfa_jax.core.atomic_dirs import require_disjoint
-from omfa_jax.core.errors import OmfaError, make_unknown_name_error
+from omfa_jax.core.atomic_files import require_dir
+from omfa_jax.core.errors import OmfaError
 from omfa_jax.data.builders.deepfashion_multimodal import DeepFashionMultiModal
 from omfa_jax.data.builders.dresscode import DressCode
 from omfa_jax.data.builders.paired_items import NO_OWN_GARMENT
-from omfa_jax.data.builders.raw_layouts import detect_layout, make_layout_error
+from omfa_jax.data.builders.raw_layouts import resolve_dataset
 from omfa_jax.data.builders.records_builder import (
     BuildReport,
     ImageShardSource,
@@ -41,7 +41,7 @@ def build_records(
     raw_dir: str | os.PathLike,
     out_dir: str | os.PathLike,
     *,
-    dataset: str = "viton_hd",
+    dataset: str | None = None,
     processes: int = 1,
     overwrite: bool = False,
     shard_records: int = SHARD_RECORDS,
@@ -53,17 +53,18 @@ def build_records(
 
     Unusable items are skipped and reported with a reason. `out_dir` is created by a rename at the
     end. Until then finished shards are kept in a hidden staging folder next to it, from which the
-    same call resumes after a kill. `shard_records`: items per shard. `runner`: "local" (`processes`
-    of this machine) or "beam" (with `beam_options` as on its command line); both write the same
-    bytes. `item_options` are passed to the data set's `list_items` (see `item_option_names` of its
-    builder). Raises OmfaError if the folder does not have the layout of `dataset`, if no item can
-    be built, or if `out_dir` is in use (`overwrite` replaces records only).
+    same call resumes after a kill. `dataset`: None detects it by the layout. `shard_records`: items
+    per shard. `runner`: "local" (`processes` of this machine) or "beam" (with `beam_options` as on
+    its command line); both write the same bytes. `item_options` are passed to the data set's
+    `list_items` (see `item_option_names` of its builder). Raises OmfaError if the folder does not
+    have the layout of `dataset`, if no item can be built, or if `out_dir` is in use (`overwrite`
+    replaces records only).
     """
     # --overwrite replaces --out, and must not delete the raw data with it
     require_disjoint(out_dir, {"--raw": raw_dir})
     how = WriteOptions(shard_records, runner, beam_options, processes)
-    if dataset not in BUILDERS:
-        raise make_unknown_name_error("data set", dataset, BUILDERS)
+    root = require_dir(raw_dir, "raw data set", "--raw")
+    dataset = resolve_dataset(root, dataset, BUILDERS)
     builder = BUILDERS[dataset]
     options = require_item_options(dataset, item_options or {})
     require_free(out_dir, overwrite, "images")
@@ -71,8 +72,8 @@ def build_records(
     styles = find_styles(raw_dir)
     if len(styles) > 1:
         raise OmfaError(
-            f"{raw_dir}: expected pose maps of one style, found {', '.join(styles)}; delete the"
-            " pose/ folders of all but one and run `omfa data poses` again"
+            f"{raw_dir}: expected pose maps of one style, found {', '.join(styles)}; render"
+            " all again in one of them: `omfa data poses --overwrite --style STYLE`"
         )
     warnings: list[str] = []
     splits = builder.list_items(os.fspath(raw_dir), warnings, **options)
@@ -114,16 +115,3 @@ def require_item_options(dataset: str, options: Mapping[str, Any]) -> Mapping[st
             flag = name.replace("_", "-")
             raise OmfaError(f"--{flag} does not apply to --dataset {dataset}; remove it")
     return options
-
-
-def resolve_dataset(root: Path, dataset: str | None) -> str:
-    """Return the data set's name: `dataset` if given, otherwise detected from the folder's layout.
-
-    Raises OmfaError for an unknown name or layout.
-    """
-    name = dataset or detect_layout(root)
-    if name is None:
-        raise make_layout_error(root, f"the layout of a data set ({', '.join(BUILDERS)})")
-    if name not in BUILDERS:
-        raise make_unknown_name_error("data set", name, BUILDERS)
-    return name

@@ -26,11 +26,11 @@ from omfa_jax.core.process_pool import ordered_map
 from omfa_jax.data.builders.build_records import (
     BUILDERS,
     require_item_options,
-    resolve_dataset,
 )
 from omfa_jax.data.builders.exclusion_list import HasPhoto
 from omfa_jax.data.builders.label_sets import get_label_set
 from omfa_jax.data.builders.paired_items import read_item_keypoints
+from omfa_jax.data.builders.raw_layouts import resolve_dataset
 from omfa_jax.data.records import photo_duplicates
 from omfa_jax.data.records.check_records import CheckReport, find_duplicate_faults
 from omfa_jax.data.records.record_faults import Finding, find_mask_faults, find_record_faults
@@ -85,7 +85,7 @@ def check_raw(
     for an unknown layout.
     """
     root = require_dir(raw_dir, "raw data set", "--raw")
-    name = resolve_dataset(root, dataset)
+    name = resolve_dataset(root, dataset, BUILDERS)
     report, warnings = CheckReport(), []
     options = require_item_options(name, item_options)
     splits = BUILDERS[name].list_items(os.fspath(root), warnings, **options)
@@ -129,7 +129,7 @@ def find_raw_duplicates(
     Raises OmfaError for an unknown layout.
     """
     root = require_dir(raw_dir, "raw data set", "--raw")
-    name = resolve_dataset(root, dataset)
+    name = resolve_dataset(root, dataset, BUILDERS)
     options = require_item_options(name, {} if pairs is None else {"pairs": pairs})
     listed = BUILDERS[name].list_items(os.fspath(root), [], **options)
     items = cast(Mapping[str, Sequence[HasPhoto]], listed)

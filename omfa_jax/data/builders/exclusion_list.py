@@ -40,7 +40,8 @@ ItemT = TypeVar("ItemT", bound=HasPhoto)
 def read_exclusion_list(path: str | os.PathLike) -> list[tuple[str | None, str]]:
     """Return the (split, name) entries of a list; split None means all splits.
 
-    Raises OmfaError if the file is missing, has no names, or is JSON of another form.
+    A list may be empty, as that of a data set without duplicates. Raises OmfaError if the file is
+    missing, or is JSON of another form.
     """
     source = require_file(path, "list of photos to leave out", "--clean")
     # a list saved on Windows may begin with a byte order mark
@@ -53,8 +54,6 @@ def read_exclusion_list(path: str | os.PathLike) -> list[tuple[str | None, str]]
             raise OmfaError(f"--clean {source}: not valid JSON ({error})") from None
     else:
         entries = [(None, line.strip()) for line in text.splitlines() if line.strip()]
-    if not entries:
-        raise OmfaError(f"--clean {source}: expected file names, found none")
     return entries
 
 
@@ -73,7 +72,8 @@ def drop_excluded(
     by_stem = {split: _index_by_stem(items) for split, items in splits.items()}
     unknown = []
     # dict.fromkeys: in order, without repetitions
-    for listed_split, name in dict.fromkeys(read_exclusion_list(path)):
+    listed = dict.fromkeys(read_exclusion_list(path))
+    for listed_split, name in listed:
         parts = PurePosixPath(name).with_suffix("").parts
         matched = False
         for split in splits if listed_split is None else [listed_split]:
@@ -85,6 +85,8 @@ def drop_excluded(
         if not matched:
             unknown.append(name if listed_split is None else f"{listed_split}/{name}")
     counts = ", ".join(f"{split} {len(dropped)}" for split, dropped in found.items())
+    if not listed:
+        counts = "nothing, the list is empty"
     warnings.append(f"{Path(path).name}: left out {counts}")
     if unknown:
         shown = ", ".join(unknown[:MAX_NAMES_SHOWN]) + (

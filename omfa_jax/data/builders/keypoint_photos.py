@@ -19,12 +19,15 @@ from omfa_jax.core.errors import OmfaError, make_unknown_name_error
 from omfa_jax.core.images import read_upright_size
 from omfa_jax.data.builders.landmark_files import read_landmarks
 from omfa_jax.data.builders.raw_files import list_files_by_stem, list_first_nonempty_folder
+from omfa_jax.data.builders.raw_layouts import resolve_dataset
 from omfa_jax.data.builders.viton_hd import KEYPOINT_DIRS
 
 
 @dataclass(frozen=True)
 class KeypointPhoto:
     """A photo: its name without suffix, its file, and a reader of its keypoints.
+
+    `has_landmarks`: the keypoints are DeepFashion's 21 landmarks, not OpenPose's BODY_25.
 
     `read((width_px, height_px))` returns the keypoints, or raises an OmfaError: there is no person,
     they are of another image, or the file is of no known form.
@@ -33,6 +36,7 @@ class KeypointPhoto:
     name: str
     path: Path
     read: Callable[[tuple[int, int]], PhotoKeypoints]
+    has_landmarks: bool = False
 
     def read_size_px(self) -> tuple[int, int]:
         """Return (width, height) of the upright photo without decoding it; OmfaError if damaged."""
@@ -41,53 +45,69 @@ class KeypointPhoto:
 
 def find_photos(
     raw_dir: str | os.PathLike,
-    keypoints: str,
+    dataset: str | None,
     warnings: list[str],
     *,
     person_index: int | None = None,
+    split: str | None = None,
 ) -> dict[Path, list[KeypointPhoto]]:
     """Return {folder: photos in the order of names} of a raw data set.
 
-    `keypoints`: "openpose" (VITON-HD: SPLIT/image and SPLIT/openpose_json), "deepfashion"
-    (images/ and keypoints/keypoints_loc.txt) or "dresscode" (CATEGORY/images and
-    CATEGORY/keypoints). Photos without keypoints are skipped and counted in `warnings`.
-    `person_index`: the person of files with several, None for the largest. Raises OmfaError for an
-    unknown kind or a folder of another layout.
+    `dataset`: "viton_hd" (SPLIT/image and SPLIT/openpose_json), "deepfashion_multimodal" (images/
+    and keypoints/keypoints_loc.txt) or "dresscode" (CATEGORY/images and CATEGORY/keypoints); None
+    detects it by the layout. Photos without keypoints are skipped and counted in `warnings`.
+    `person_index`: the person of files with several, None for the largest. `split`: the only folder
+    to look into, a split of VITON-HD or a category of DressCode. Raises OmfaError for an unknown
+    name, a folder of another layout, or a split that it does not have.
     """
-    if keypoints not in KEYPOINT_LAYOUTS:
-        raise make_unknown_name_error("kind of keypoints", keypoints, KEYPOINT_LAYOUTS)
-    if person_index is not None and keypoints == "deepfashion":
-        raise OmfaError("--person-index does not apply to --keypoints deepfashion; remove it")
     root = require_dir(raw_dir, "raw data set", "--raw")
-    found = KEYPOINT_LAYOUTS[keypoints](root, warnings, person_index)
+    dataset = resolve_dataset(root, dataset, KEYPOINT_LAYOUTS)
+    for flag, value in {"--person-index": person_index, "--split": split}.items():
+        if value is not None and dataset == "deepfashion_multimodal":
+            raise OmfaError(f"{flag} does not apply to --dataset {dataset}; remove it")
+    found = KEYPOINT_LAYOUTS[dataset](root, split, warnings, person_index)
     if not any(found.values()):
         raise OmfaError(
-            f"{root}: no photos with {keypoints} keypoints; change --raw or --keypoints"
+            f"{root}: no photos with keypoints in the layout of {dataset}; change --raw or"
+            " --dataset"
         )
     return found
 
 
+def _list_folders(root: Path, images: str, split: str | None) -> list[Path]:
+    """Return the folders of `root` with an `images` folder: all, or the one called `split`."""
+    folders = [path.parent for path in sorted(root.glob(f"*/{images}"))]
+    if split is None:
+        return folders
+    names = [folder.name for folder in folders]
+    if split not in names:
+        raise make_unknown_name_error(f"split of {root} (--split)", split, names)
+    return [root / split]
+
+
 def _find_openpose(
-    root: Path, warnings: list[str], person_index: int | None
+    root: Path, split: str | None, warnings: list[str], person_index: int | None
 ) -> dict[Path, list[KeypointPhoto]]:
     found, read = {}, partial(_read_file, person_index)
-    for images in sorted(root.glob("*/image")):
-        folder = images.parent
+    for folder in _list_folders(root, "image", split):
         files = list_first_nonempty_folder(folder, KEYPOINT_DIRS)
         files = {stem.removesuffix("_keypoints"): path for stem, path in files.items()}
-        found[folder] = _pair_files(folder, list_files_by_stem(images), files, read, warnings)
+        found[folder] = _pair_files(
+            folder, list_files_by_stem(folder / "image"), files, read, warnings
+        )
     return found
 
 
 def _find_dresscode(
-    root: Path, warnings: list[str], person_index: int | None
+    root: Path, split: str | None, warnings: list[str], person_index: int | None
 ) -> dict[Path, list[KeypointPhoto]]:
     found, read = {}, partial(_read_file, person_index)
-    for images in sorted(root.glob("*/images")):
-        folder = images.parent
+    for folder in _list_folders(root, "images", split):
         # N_0 is a person's photo, N_1 that of the garment, and N_2 holds the person's keypoints
         people = {
-            stem: path for stem, path in list_files_by_stem(images).items() if stem.endswith("_0")
+            stem: path
+            for stem, path in list_files_by_stem(folder / "images").items()
+            if stem.endswith("_0")
         }
         files = list_files_by_stem(folder / "keypoints").items()
         rows = {f"{stem[:-2]}_0": path for stem, path in files if stem.endswith("_2")}
@@ -96,17 +116,17 @@ def _find_dresscode(
 
 
 def _find_deepfashion(
-    root: Path, warnings: list[str], _: int | None
+    root: Path, _split: str | None, warnings: list[str], _index: int | None
 ) -> dict[Path, list[KeypointPhoto]]:
     landmarks = read_landmarks(root / "keypoints", warnings)
     photos = list_files_by_stem(root / "images")
     return {root: _pair_files(root, photos, landmarks, _check_landmarks, warnings)}
 
 
-FindPhotosFn = Callable[[Path, list[str], int | None], dict[Path, list[KeypointPhoto]]]
+FindPhotosFn = Callable[[Path, str | None, list[str], int | None], dict[Path, list[KeypointPhoto]]]
 KEYPOINT_LAYOUTS: Mapping[str, FindPhotosFn] = {
-    "openpose": _find_openpose,
-    "deepfashion": _find_deepfashion,
+    "viton_hd": _find_openpose,
+    "deepfashion_multimodal": _find_deepfashion,
     "dresscode": _find_dresscode,
 }
 
@@ -141,7 +161,7 @@ def _pair_files(
         return lambda size_px: read(keypoints[name], photos[name], size_px)
 
     return [
-        KeypointPhoto(name, photos[name], reader(name))
+        KeypointPhoto(name, photos[name], reader(name), read is _check_landmarks)
         for name in sorted(photos)
         if name in keypoints
     ]

@@ -1,13 +1,16 @@
 """Detect the layout of a raw data set by its folders, and find its lists of pairs."""
 
 import itertools
+import logging
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from omfa_jax.core.atomic_files import require_file
-from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.errors import OmfaError, make_unknown_name_error
 from omfa_jax.data.builders.raw_files import read_pairs
 from omfa_jax.data.records.record_schema import SPLITS
+
+log = logging.getLogger(__name__)
 
 DRESSCODE_FOLDERS = ("upper_body", "lower_body", "dresses")
 # files that may be lists of pairs, and how many lines of one are looked at
@@ -15,15 +18,41 @@ LIST_SUFFIXES = (".txt", ".csv", ".tsv", ".lst", ".list")
 LOOKED_AT = 200
 
 
+def list_layouts(root: Path) -> list[str]:
+    """Return the names of the data sets whose layout the folder has."""
+    looks = {
+        "viton_hd": [root / split / "image" for split in SPLITS],
+        "dresscode": [root / name / "images" for name in DRESSCODE_FOLDERS],
+        "deepfashion_multimodal": [root / "images"],
+    }
+    return [name for name, folders in looks.items() if any(map(Path.is_dir, folders))]
+
+
 def detect_layout(root: Path) -> str | None:
-    """Return the name of the data set whose layout the folder has, or None."""
-    if any((root / split / "image").is_dir() for split in SPLITS):
-        return "viton_hd"
-    if any((root / name / "images").is_dir() for name in DRESSCODE_FOLDERS):
-        return "dresscode"
-    if (root / "images").is_dir():
-        return "deepfashion_multimodal"
-    return None
+    """Return the name of the data set whose layout the folder has; None for none or several."""
+    found = list_layouts(root)
+    return found[0] if len(found) == 1 else None
+
+
+def resolve_dataset(root: Path, dataset: str | None, known: Collection[str]) -> str:
+    """Return the data set's name: `dataset` if given, else detected by the layout, and logged.
+
+    Raises OmfaError for a name that is not in `known`, an unknown layout, and several of them.
+    """
+    if dataset is not None:
+        if dataset not in known:
+            raise make_unknown_name_error("data set (--dataset)", dataset, known)
+        return dataset
+    found = list_layouts(root)
+    if len(found) > 1:
+        raise OmfaError(
+            f"{root} has the folders of {' and '.join(found)}: say which of them it is with"
+            f" {' or '.join(f'--dataset {name}' for name in found)}"
+        )
+    if not found:
+        raise make_layout_error(root, f"the layout of a data set ({', '.join(known)})")
+    log.info("%s has the layout of %s (--dataset chooses another)", root, found[0])
+    return found[0]
 
 
 def make_layout_error(root: Path, expected: str) -> OmfaError:

@@ -29,10 +29,17 @@ def write_shards(
     total = sum(shard.stop - shard.start for shard in shards)
     fates: collections.Counter[ShardOutcome] = collections.Counter()
     with tqdm(total=total, desc=partial.dataset_path, unit="record", disable=None) as bar:
+
+        def advance(records: int) -> None:
+            if bar.n == 0:
+                # the time left does not count what is loaded and compiled before the first record
+                bar.unpause()
+            bar.update(records)
+
         # in this process the bar advances by record, with workers by shard
         if how.processes == 1:
             for shard in shards:
-                fates[write(shard, advance=bar.update)] += 1
+                fates[write(shard, advance=advance)] += 1
         else:
             for shard, fate in zip(shards, ordered_map(write, shards, how.processes), strict=True):
                 fates[fate] += 1

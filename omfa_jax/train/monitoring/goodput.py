@@ -78,7 +78,7 @@ class Clock:
 
     @contextmanager
     def measure(self, kind: str) -> Iterator[None]:
-        """Count the time inside as `kind`: data, save, restore, pictures or evaluation.
+        """Count the time inside as `kind`: data, compile, save, restore, pictures or evaluation.
 
         Step times exclude all of these except data, for which the device waits too.
         """
@@ -105,7 +105,7 @@ class Clock:
             seconds = np.array(self._steps)
             for name, q in (("p50", 50), ("p95", 95), ("max", 100)):
                 figures[f"step_seconds/{name}"] = float(np.percentile(seconds, q))
-            # a process's first steps include compilation, which the median leaves out
+            # a process's first steps may be slow, which the median leaves out
             self._typical.append(float(np.median(seconds)))
             useful = step * float(np.median(self._typical))
             total = self._before + self._now() - self._start
@@ -120,7 +120,7 @@ class Clock:
                 )
         if elapsed > 0:
             figures["data_wait"] = min(1.0, waited / elapsed)
-        for kind in ("save", "restore", "pictures", "evaluation"):
+        for kind in ("compile", "save", "restore", "pictures", "evaluation"):
             if self._spent[kind]:
                 figures[f"seconds/{kind}"] = self._spent[kind]
         self._steps = []

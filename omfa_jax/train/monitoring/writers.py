@@ -169,8 +169,10 @@ class Progress:
         return rate
 
     def pause(self) -> None:
-        """Leave out the time since the last window, which went into saving or sampling."""
+        """Leave out the time since the last window: compiling, saving or sampling."""
         self._mark = (time.perf_counter(), self._step)
+        # the bar's own time left
+        self._bar.unpause()
 
     def close(self) -> None:
         """Close the bar, leaving its last line on the terminal."""
