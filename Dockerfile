@@ -29,28 +29,31 @@ ENV PATH=/opt/venv/bin:/usr/local/nvidia/bin:${PATH} \
 # a torch and torchvision that fit, installed first: "torch==2.13.0 torchvision==0.28.0"
 ARG TORCH=""
 ARG PIP_EXTRA_INDEX_URL=""
+# hadolint ignore=DL3013,SC2086
 RUN if [ -n "${TORCH}" ]; then pip install --no-cache-dir ${TORCH}; fi
 
-# the dependencies alone, with an empty package: changed sources do not install them again
+# the dependencies alone, with an empty package, so that changed sources do not install them again;
+# without rm, setuptools would take that package out of build/ below
 ARG EXTRAS=cuda
 WORKDIR /opt/omfa
 COPY pyproject.toml ./
+# hadolint ignore=DL3013
 RUN mkdir omfa_jax \
     && echo '__version__ = "0"' > omfa_jax/__init__.py \
     && touch README.md LICENSE NOTICE \
     && pip install --no-cache-dir ".[${EXTRAS}]" \
     && pip uninstall --yes omfa_jax \
-    && rm -r omfa_jax
+    && rm -rf omfa_jax build ./*.egg-info
 
 COPY README.md LICENSE NOTICE convert_weights.py ./
 COPY omfa_jax omfa_jax
 # fails if a library is missing, or torchvision was built for another torch
 RUN pip install --no-cache-dir --no-deps . \
     && rm -rf omfa_jax build ./*.egg-info \
-    && omfa --help >/dev/null \
-    && if pip show --quiet torchvision; then \
-         python -c 'from omfa_jax.evals.metric_weights import require_torchvision as check; check()'; \
-       fi
+    && omfa --version \
+    && python -c 'import importlib.util as util; \
+         from omfa_jax.evals.metric_weights import require_torchvision; \
+         util.find_spec("torchvision") and require_torchvision()'
 COPY configs configs
 COPY launch launch
 
