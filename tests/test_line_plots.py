@@ -75,7 +75,7 @@ def test_ticks_are_round_few_and_told_apart():
         low = float(rng.normal() * 10 ** rng.uniform(-8, 8))
         high = low + max(abs(low) * 1e-4, 1e-9) * 10 ** rng.uniform(0, 6)
         ticks = choose_ticks(low, high, 6)
-        assert 1 <= len(ticks) <= 7 and low * (1 - 1e-6) - 1e-9 <= ticks[0] <= high
+        assert 1 <= len(ticks) <= 7 and low - (high - low) * 1e-6 <= ticks[0] <= high
         labels = format_ticks(ticks)
         assert len(set(labels)) == len(labels), (low, high, labels)
         read = [float(label.replace(",", "")) for label in labels]
