@@ -57,6 +57,8 @@ def test_paired_and_unpaired_scores_of_one_model_are_two_tables_without_a_warnin
 def test_a_difference_is_one_line_whatever_the_number_of_methods():
     files = [some_scores(name, seed=len(name)) for name in ("a", "b", "cc", "dd")]
     assert collect_warnings(files) == ["seed differs: 1 (a, b), 2 (cc, dd)"]
+    more = [some_scores(name, seed=0) for name in "efgh"] + files[:1]
+    assert collect_warnings(more) == ["seed differs: 0 (4 methods), 1 (a)"]
     new = {f"{name}.{what}": 2 for name in ("ssim", "lpips") for what in ("size", "filter", "net")}
     other = some_scores("b", protocol=ProtocolRecord("omfa", "paired", new | {"lpips_net": "alex"}))
     (line,) = collect_warnings([some_scores("a"), other])

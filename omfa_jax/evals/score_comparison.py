@@ -8,13 +8,16 @@ from omfa_jax.evals.scores_file import Scores
 ABSENT = "absent"
 # more differing choices than this are one line: they have one cause, such as another version
 MAX_CHOICE_LINES = 4
+# more methods with one value are counted: the odd one out is what matters
+MAX_NAMED_METHODS = 3
 
 
 def compare_scores(*files: Scores) -> list[str]:
     """Return one line for each reason why the files are not comparable; [] if none.
 
-    A line names every value and the methods that have it. The choices, libraries and weights of a
-    metric that only some of the files have are left out: the tables say that it is missing.
+    A line names every value and the methods that have it, or their number. The choices, libraries
+    and weights of a metric that only some of the files have are left out: the tables say that it is
+    missing.
     """
     metrics = [_computed(one) for one in files]
     alike = all(one == metrics[0] for one in metrics)
@@ -70,8 +73,14 @@ def _differ(what: str, values: Sequence[object], files: Sequence[Scores]) -> lis
         methods.setdefault(str(value), []).append(one.method)
     if len(methods) < 2:
         return []
-    parts = ", ".join(f"{value} ({', '.join(names)})" for value, names in methods.items())
+    parts = ", ".join(f"{value} ({_name(names)})" for value, names in methods.items())
     return [f"{what} differs: {parts}"]
+
+
+def _name(methods: Sequence[str]) -> str:
+    if len(methods) > MAX_NAMED_METHODS:
+        return f"{len(methods)} methods"
+    return ", ".join(methods)
 
 
 def _differ_by_key(
