@@ -36,7 +36,7 @@ FOREIGN_FILES = {"generate_smpls.py", "metrics.py", "val_metrics.py", "xpk.sh"}
 # flags of other programs: Slurm, Apache Beam and CatVTON
 FOREIGN_FLAGS = {"--nodes", "--ntasks-per-node", "--project", "--region", "--repaint"}
 # of docker and TensorBoard
-FOREIGN_FLAGS |= {"--build-arg", "--gpus", "--logdir", "--rm", "--shm-size", "--user"}
+FOREIGN_FLAGS |= {"--build-arg", "--gpus", "--init", "--logdir", "--rm", "--shm-size", "--user"}
 FOREIGN_WORDS = {"beam_runner"}
 # arguments that lead to another parser of a command
 VARIANTS = {"eval": ([], ["--checkpoint", "x"], ["report"])}
