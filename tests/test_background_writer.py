@@ -1,13 +1,11 @@
 """Writes that fail or do not come back: the run goes on, which is said once, and once its end."""
 
 import logging
-import struct
 import threading
 
 import numpy as np
 import pytest
-from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
-from tensorboardX.record_writer import masked_crc32c
+from event_files import read_events
 
 from omfa_jax.core.images import read_rgb as decode_rgb
 from omfa_jax.train.monitoring import background_writer
@@ -132,31 +130,18 @@ def test_rows_curves_and_pictures_on_a_full_disk(no_room, tmp_path, caplog):
     assert sum("none was lost" in line for line in again) == 2 and "23 were lost" in again[-1]
 
 
-def events_of(folder):
-    """Read event files as TensorBoard does: it stops at a checksum that is wrong."""
-    for path in sorted(folder.glob("events.out.tfevents.*")):
-        data = path.read_bytes()
-        while data:
-            (length,) = struct.unpack("<Q", data[:8])
-            content, checks = data[12 : 12 + length], (data[8:12], data[12 + length : 16 + length])
-            for part, check in zip((data[:8], content), checks, strict=True):
-                assert struct.unpack("<I", check) == (masked_crc32c(part),)
-            yield Event.FromString(content)
-            data = data[16 + length :]
-
-
 def test_event_files_hold_curves_and_pictures(tmp_path):
     for step in (1, 2):
         writers = Writers(tmp_path, enabled=True)
         writers.write_scalars(step, {"loss": 0.5 * step, "gone": float("nan")})
         writers.write_image(step, "sheet", np.full((2, 3, 3), 7, np.uint8))
         writers.close()
-    events = list(events_of(tmp_path / "tensorboard"))
+    events = list(read_events(tmp_path / "tensorboard"))
     assert {e.file_version for e in events if not e.summary.value} == {"brain.Event:2"}
     values = [(e.step, value) for e in events for value in e.summary.value]
     curve = [(at, v.tag, v.simple_value) for at, v in values if v.tag == "loss"]
     assert curve == [(1, "loss", 0.5), (2, "loss", 1.0)]
-    shown = [v.image for _, v in values if v.tag == "sheet"]
+    shown = [v.image for _, v in values if v.tag == "samples/sheet"]
     assert [(image.height, image.width) for image in shown] == [(2, 3)] * 2
     assert decode_rgb(shown[0].encoded_image_string).tolist() == [[[7] * 3] * 3] * 2
 

@@ -35,10 +35,12 @@ THINGS = 12
 FOREIGN_FILES = {"generate_smpls.py", "metrics.py", "val_metrics.py", "xpk.sh"}
 # flags of other programs: Slurm, Apache Beam and CatVTON
 FOREIGN_FLAGS = {"--nodes", "--ntasks-per-node", "--project", "--region", "--repaint"}
+# of docker and TensorBoard
+FOREIGN_FLAGS |= {"--build-arg", "--gpus", "--init", "--logdir", "--rm", "--shm-size", "--user"}
 FOREIGN_WORDS = {"beam_runner"}
 # arguments that lead to another parser of a command
 VARIANTS = {"eval": ([], ["--checkpoint", "x"], ["report"])}
-CODE = (".py", ".sh", ".yaml", ".json", ".toml")
+CODE = (".py", ".sh", ".yaml", ".json", ".toml", "Dockerfile")
 
 
 @cache

@@ -16,7 +16,8 @@ from omfa_jax.evals import folder_scoring as scoring
 from omfa_jax.evals import image_preparation, metric_runner
 from omfa_jax.evals.folder_scoring import ScoreRequest, score_folder
 from omfa_jax.evals.protocol_spec import MetricSpec, load_protocol
-from omfa_jax.evals.scores_file import compare_scores, read_scores, write_scores
+from omfa_jax.evals.score_comparison import compare_scores
+from omfa_jax.evals.scores_file import read_scores, write_scores
 
 import_torchvision()
 

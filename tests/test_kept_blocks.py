@@ -1,5 +1,6 @@
 """What a rerun keeps of an earlier scores file, and when it does not; a torchvision that fits."""
 
+import builtins
 import dataclasses
 import sys
 
@@ -16,6 +17,7 @@ from omfa_jax.evals.kept_blocks import (
     compute_judged_digests,
     hash_file,
 )
+from omfa_jax.evals.metric_runner import MetricRunner
 from omfa_jax.evals.metric_weights import (
     MetricUnavailableError,
     format_matching_torchvision,
@@ -40,7 +42,8 @@ def score(root, *, garments=True, **given):
     words = ["eval", f"--pred={root / 'pred'}", f"--gt={root / 'gt'}", "--protocol=omfa"]
     if garments:
         words += [f"--garments={root / 'cloth'}", f"--pairs={root / 'pairs.txt'}"]
-    words += [f"--out={root / 's.json'}", "--metrics=psnr", "--workers=1"]
+    given = {"metrics": "psnr", **given}
+    words += [f"--out={root / 's.json'}", "--workers=1"]
     return main([*words, *(f"--{name}={value}" for name, value in given.items())])
 
 
@@ -108,21 +111,46 @@ def test_other_garments_drop_the_judge_alone(judged):
     assert scores.judge is None and scores.influence is not None
 
 
-def test_a_torchvision_of_another_torch_is_one_line_with_the_one_that_fits(monkeypatch):
+@pytest.fixture
+def unfit_torchvision(monkeypatch):
+    """A torchvision that was built for another torch."""
+
     def refuse(name, *rest, **more):
         if name == "torchvision":
             raise RuntimeError("operator torchvision::nms does not exist\nsecond line")
         return original(name, *rest, **more)
 
-    import builtins
-
     original = builtins.__import__
     monkeypatch.delitem(sys.modules, "torchvision", raising=False)
     monkeypatch.setattr(builtins, "__import__", refuse)
+
+
+def test_a_torchvision_of_another_torch_is_one_line_with_the_one_that_fits(unfit_torchvision):
     with pytest.raises(MetricUnavailableError) as told:
         require_torchvision()
     assert "does not fit torch 2." in str(told.value) and "\n" not in str(told.value)
     assert "install torchvision==0." in str(told.value)
+
+
+def test_eval_says_so_once_before_it_scores_and_in_the_table(
+    judged, unfit_torchvision, monkeypatch, caplog, capsys
+):
+    # as if the packages were there, wherever this runs
+    for module in ("metrics.perceptual_metrics", "metrics.feature_extractors"):
+        monkeypatch.setattr(f"omfa_jax.evals.{module}.require_library", lambda name: None)
+    said_before, plan = [], MetricRunner.plan
+
+    def watch(*given):
+        said_before.extend(caplog.messages)
+        return plan(*given)
+
+    monkeypatch.setattr(MetricRunner, "plan", watch)
+    capsys.readouterr()
+    assert score(judged, metrics="lpips,fid,psnr") == 0
+    (line,) = [line for line in said_before if line.startswith("not computed")]
+    assert line.startswith("not computed: lpips, fid: torchvision") and "==0." in line
+    table = capsys.readouterr().out
+    assert table.count("does not fit torch") == 2 and "PSNR (dB)" in table
 
 
 @pytest.mark.parametrize(

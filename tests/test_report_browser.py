@@ -9,6 +9,7 @@ from PIL import Image
 from some_scores import some_scores, with_pictures
 
 from omfa_jax.evals.report.example_gallery import GallerySettings
+from omfa_jax.evals.report.html_page import HtmlPage
 from omfa_jax.evals.report.report_page import build_report_page
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -53,6 +54,30 @@ def test_a_complaint_would_be_heard(tmp_path):
     bad.write_text("<script>console.error('x'); nothing.here()</script>")
     _, console = browse(bad, tmp_path, "--dump-dom")
     assert len(console) == 2
+
+
+OVERLAPS = """
+const boxes = [...document.querySelectorAll('svg text')].map(t => t.getBoundingClientRect());
+const whole = [...document.querySelectorAll('svg')].map(s => s.getBoundingClientRect());
+const meet = (a, b, x, y) => a[x] + 2 < b[y] && b[x] + 2 < a[y];
+const hit = (a, b) => meet(a, b, 'left', 'right') && meet(a, b, 'top', 'bottom');
+let count = 0;
+boxes.forEach((a, i) => boxes.slice(0, i).forEach(b => { if (hit(a, b)) count += 1; }));
+const out = boxes.filter(b => !whole.some(w => b.left >= w.left - 1 && b.right <= w.right + 1));
+document.title = `${boxes.length} texts, ${count} overlap, ${out.length} are cut`;
+"""
+
+
+def test_labels_of_plots_do_not_overlap_in_the_browsers_own_letters(tmp_path):
+    page = HtmlPage("plots", "")
+    page.add_line_plot({"loss": [(1000, 0.5), (12_345_678, 1e-4)]}, "steps", "loss (dB, W)")
+    names = [f"loss/WWWW_a_method_with_a_long_name_{index}" * (1 + index) for index in range(6)]
+    page.add_line_plot({name: [(99_990, 1.0001), (99_999, 1.0003)] for name in names}, "steps", "y")
+    path = tmp_path / "plots.html"
+    path.write_text(page.to_html().replace("</body>", f"<script>{OVERLAPS}</script></body>"))
+    dom, _ = browse(path, tmp_path, "--window-size=900,900", "--dump-dom")
+    title = dom.split("<title>")[1].split("</title>")[0]
+    assert int(title.split()[0]) > 25 and title.endswith("texts, 0 overlap, 0 are cut"), title
 
 
 def test_it_fits_a_phone_and_is_not_blank(page, tmp_path):

@@ -7,6 +7,7 @@ import pytest
 
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.evals.protocol_spec import load_protocol
+from omfa_jax.evals.score_comparison import compare_scores
 from omfa_jax.evals.scores_file import (
     REWORDED_CHOICES,
     Category,
@@ -17,7 +18,6 @@ from omfa_jax.evals.scores_file import (
     ProtocolRecord,
     Scores,
     WeightsFile,
-    compare_scores,
     read_scores,
     write_scores,
 )
@@ -104,7 +104,7 @@ def test_equal_reports_compare_and_each_difference_is_told():
         "number of scored": {"counts": Counts(3, 3)},
         "scale of kid": {"metrics": {**scores().metrics, "kid": Metric(0.0015, "lower", "KID")}},
         "ground truth differs": {"folders": Folders("p", "g", gt_sha256="bb")},
-        "names are in one": {"per_image": PerImage(("a", "c"))},
+        "names are not in every file": {"per_image": PerImage(("a", "c"))},
         "not complete": {"complete": False},
     }
     for expected, change in differences.items():

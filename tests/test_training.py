@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from event_files import read_events
 from matrix_training import matrix_run
 from small_settings import make_optimizer_settings
 from tiny_training import CountingBatches, make_run
@@ -20,6 +21,7 @@ from omfa_jax.core.errors import OmfaError
 from omfa_jax.train.checkpoints.checkpoint_weights import restore_params
 from omfa_jax.train.checkpoints.checkpointer import find_newest_complete_step
 from omfa_jax.train.loop import train
+from omfa_jax.train.monitoring.tensorboard_tags import get_scalar_tag
 from omfa_jax.train.signals import TrainingInterrupt
 
 STEPS = 5
@@ -45,6 +47,18 @@ def straight(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("straight")
     run = make_run(workdir, STEPS)
     return workdir, train(run), run
+
+
+def test_every_curve_of_a_run_has_a_group(straight):
+    workdir, _, _ = straight
+    events = read_events(workdir / "tensorboard")
+    tags = {value.tag for event in events for value in event.summary.value}
+    rows = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+    keys = {key for row in rows for key in row} - {"step", "time"}
+    assert {get_scalar_tag(key) for key in keys} <= tags
+    groups = {tag.split("/")[0] for tag in tags}
+    assert {"loss", "learning", "time", "perf"} <= groups
+    assert groups <= {"loss", "loss_at", "learning", "time", "perf", "progress", "config"}, groups
 
 
 def test_five_steps_are_two_a_restart_and_three(straight, tmp_path):
@@ -193,9 +207,11 @@ def test_a_damaged_checkpoint_is_named(tmp_path):
 FULL_DISK = """
 import resource, sys
 from pathlib import Path
+from event_files import read_events
 from matrix_training import matrix_run
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.train.loop import train
+from omfa_jax.train.monitoring.tensorboard_tags import get_scalar_tag
 resource.setrlimit(resource.RLIMIT_FSIZE, (8_000, -1))
 try:
     train(matrix_run(Path(sys.argv[1]), 2))

@@ -1,6 +1,7 @@
 """Metric functions of a protocol; metrics that need the same computation share one function."""
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,6 +12,8 @@ from omfa_jax.evals.metrics.perceptual_metrics import load_dists, load_lpips
 from omfa_jax.evals.metrics.ssim import ssim
 from omfa_jax.evals.protocol_spec import MetricSpec
 from omfa_jax.evals.psnr import psnr
+
+log = logging.getLogger(__name__)
 
 Loader = Callable[[MetricWeights, dict[str, Any], str], Callable[..., Any]]
 
@@ -122,4 +125,12 @@ def load_metric_fns(
             shared[name] = MetricFn({**plain, "weights": weights}, choice, function)
         made[key] = shared[name]
         libraries |= known
+    _warn_of_missing(absent)
     return MetricFns(made, absent, libraries)
+
+
+def _warn_of_missing(absent: Mapping[str, str]) -> None:
+    """Log each reason once, with its metrics: before the scoring, which may take an hour."""
+    for reason in dict.fromkeys(absent.values()):
+        keys = ", ".join(key for key, why in absent.items() if why == reason)
+        log.warning("not computed: %s: %s", keys, reason)

@@ -1,4 +1,4 @@
-"""The scores file: the scores of one method under one protocol, and how two files differ."""
+"""The scores file: the scores of one method under one protocol."""
 
 import dataclasses
 import json
@@ -185,55 +185,6 @@ def validate_scores(scores: Scores, where: str) -> Scores:
         if not all(value is None or _is_finite(value) for value in column):
             raise OmfaError(f"{where}: per_image {name} has a value that is not finite")
     return scores
-
-
-def compare_scores(first: Scores, second: Scores) -> list[str]:
-    """Return one warning for each reason why the two files are not comparable; [] if none."""
-    warnings = []
-
-    def differ(what: str, one: object, other: object) -> None:
-        if one != other:
-            warnings.append(f"{what} differs: {one} ({first.method}), {other} ({second.method})")
-
-    differ("protocol", first.protocol.name, second.protocol.name)
-    differ("setting", first.protocol.setting, second.protocol.setting)
-    tables = (
-        ("choice", first.protocol.choices, second.protocol.choices),
-        ("version of", first.versions, second.versions),
-        ("SHA-256 of weights", _checksums(first), _checksums(second)),
-        ("scale of", _scales(first), _scales(second)),
-    )
-    for what, one, other in tables:
-        # the keys of both: a choice or library of one file alone is a difference too
-        for key in sorted({*one, *other}):
-            differ(f"{what} {key}", one.get(key, "absent"), other.get(key, "absent"))
-    differ("seed", first.seed, second.seed)
-    differ("number of pairs", first.counts.pairs, second.counts.pairs)
-    differ("number of scored images", first.counts.scored, second.counts.scored)
-    differ(
-        "file format of the predictions",
-        sorted(first.counts.formats),
-        sorted(second.counts.formats),
-    )
-    if set(first.per_image.names) != set(second.per_image.names):
-        only = len(set(first.per_image.names) ^ set(second.per_image.names))
-        warnings.append(f"scored images differ: {only} names are in one file only")
-    # files of other programs may not have the digest
-    known = first.folders.gt_sha256 and second.folders.gt_sha256
-    if known and first.folders.gt_sha256 != second.folders.gt_sha256:
-        warnings.append("ground truth differs: names or contents of the images are not the same")
-    for scores in (first, second):
-        if not scores.complete:
-            warnings.append(f"{scores.method} is not complete: its run had not finished")
-    return warnings
-
-
-def _checksums(scores: Scores) -> dict[str, str]:
-    return {name: weights.sha256 for name, weights in scores.weights.items()}
-
-
-def _scales(scores: Scores) -> dict[str, float]:
-    return {name: metric.scale for name, metric in scores.metrics.items()}
 
 
 def _is_finite(value: object) -> bool:

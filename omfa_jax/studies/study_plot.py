@@ -13,6 +13,15 @@ BLUE, ORANGE, GREY = "#1f5fa8", "#d8690f", "#808080"
 
 def draw_study(data: dict[str, Any], form: str) -> bytes:
     """Return the figure of a record (see `fit_record.make_record`), encoded as "png" or "svg"."""
+    buffer = io.BytesIO()
+    # without the date, the same record gives the same bytes
+    metadata = {"Date": None} if form == "svg" else {}
+    make_figure(data).savefig(buffer, format=form, dpi=130, metadata=metadata)
+    return buffer.getvalue()
+
+
+def make_figure(data: dict[str, Any]) -> Any:
+    """Return the matplotlib figure of a record."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -26,11 +35,46 @@ def draw_study(data: dict[str, Any], form: str) -> bytes:
     draw_sizes(axes[1, 1], data)
     for axis in axes.flat:
         axis.grid(alpha=0.25, which="both", linewidth=0.5)
-    buffer = io.BytesIO()
-    # without the date, the same record gives the same bytes
-    metadata = {"Date": None} if form == "svg" else {}
-    figure.savefig(buffer, format=form, dpi=130, metadata=metadata)
-    return buffer.getvalue()
+        for side in (axis.xaxis, axis.yaxis):
+            if side.get_scale() == "log":
+                set_log_ticks(side)
+    return figure
+
+
+def set_log_ticks(side: Any) -> None:
+    """Label a logarithmic axis at so few ticks that the labels do not overlap, and not at others.
+
+    matplotlib labels 2, 3, 4 and 6 times each power of ten if there are few, side by side.
+    """
+    from matplotlib.ticker import (
+        FixedLocator,
+        LogFormatterSciNotation,
+        MaxNLocator,
+        NullFormatter,
+    )
+
+    # losses have short labels, above each other
+    is_loss = side.get_label_text() == "loss"
+    ticks = choose_log_ticks(*side.get_view_interval(), max_count=10 if is_loss else 5)
+    # a narrow range may have none of them
+    side.set_major_locator(FixedLocator(ticks) if len(ticks) > 1 else MaxNLocator(3))
+    if is_loss:
+        side.set_major_formatter("{x:.4g}")
+    else:
+        side.set_major_formatter(LogFormatterSciNotation(minor_thresholds=(np.inf, np.inf)))
+    side.set_minor_formatter(NullFormatter())
+
+
+def choose_log_ticks(low: float, high: float, max_count: int) -> list[float]:
+    """Return as many round numbers as fit, multiples of the powers of ten between low and high."""
+    every = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
+    tries = [
+        [m * 10.0**power for power in every for m in multiples]
+        for multiples in ((1, 1.5, 2, 2.5, 3, 4, 5, 7), (1, 2, 5), (1, 3))
+    ]
+    tries += [[10.0**power for power in every if power % step == 0] for step in range(1, 40)]
+    inside = ([tick for tick in ticks if low <= tick <= high] for ticks in tries)
+    return next((ticks for ticks in inside if len(ticks) <= max_count), [])
 
 
 def get_law(data: dict[str, Any]) -> np.ndarray | None:
@@ -80,8 +124,6 @@ def draw_error_bar(
 
 def draw_frontier(axis: Any, data: dict[str, Any]) -> None:
     """Draw loss against compute: runs, their envelope, the law's lowest loss and predictions."""
-    from matplotlib.ticker import LogLocator, NullFormatter
-
     flops, loss = get_column(data, "flops"), get_column(data, "loss")
     axis.scatter(flops, loss, s=18, color=GREY, alpha=0.6, label="runs", linewidths=0)
     on = set(data["envelope"]["lines_of_file"])
@@ -106,10 +148,6 @@ def draw_frontier(axis: Any, data: dict[str, Any]) -> None:
     axis.set(
         xscale="log", yscale="log", xlabel="FLOPs", ylabel="loss", title="Loss against compute"
     )
-    # losses span less than a decade, where a logarithmic axis has no tick labels by default
-    axis.yaxis.set_major_locator(LogLocator(subs=(1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 7.0)))
-    axis.yaxis.set_major_formatter("{x:g}")
-    axis.yaxis.set_minor_formatter(NullFormatter())
     axis.legend(frameon=False)
 
 

@@ -125,6 +125,7 @@ def train(run: TrainRun) -> TrainState:
             enabled=main_process,
             wandb_project=settings.wandb_project,
             config=run.config,
+            step=step,
         )
         open_things.callback(writers.close)
         profiler = Profiler(run.profile, run.workdir)

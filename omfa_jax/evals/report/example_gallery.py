@@ -36,9 +36,26 @@ class GalleryExample:
     name: str
 
 
-def choose_metrics(group: Sequence[Scores], asked: Sequence[str]) -> list[str]:
-    """Return the metrics to rank by; OmfaError for one that no file has per image."""
-    known = list(
+def choose_metrics(groups: Sequence[Sequence[Scores]], asked: Sequence[str]) -> list[list[str]]:
+    """Return each group's metrics to rank by; OmfaError for one that no file has per image.
+
+    A group may have none: FID and KID, all there is for many unpaired images, are not per image.
+    """
+    known = [_find_per_image_metrics(group) for group in groups]
+    for name in asked:
+        if not any(name in names for names in known):
+            every = dict.fromkeys(name for names in known for name in names)
+            raise make_unknown_name_error("per-image metric (--examples-by)", name, list(every))
+    if asked:
+        return [[name for name in asked if name in names] for names in known]
+    return [
+        [name for name in dict.fromkeys((*PREFERRED_METRICS, *names)) if name in names][:1]
+        for names in known
+    ]
+
+
+def _find_per_image_metrics(group: Sequence[Scores]) -> list[str]:
+    return list(
         dict.fromkeys(
             name
             for one in group
@@ -46,12 +63,6 @@ def choose_metrics(group: Sequence[Scores], asked: Sequence[str]) -> list[str]:
             if name in one.metrics and any(value is not None for value in column)
         )
     )
-    for name in asked:
-        if name not in known:
-            raise make_unknown_name_error("per-image metric (--examples-by)", name, known)
-    if asked:
-        return list(asked)
-    return [name for name in (*PREFERRED_METRICS, *known) if name in known][:1]
 
 
 def choose_examples(group: Sequence[Scores], metric: str, count: int) -> list[GalleryExample]:

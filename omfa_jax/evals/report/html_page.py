@@ -31,7 +31,8 @@ td, th { overflow-wrap: normal; padding: .35rem .8rem; text-align: left; vertica
 th { font-weight: 600; white-space: nowrap; border-bottom: 2px solid #b8c0c9 }
 td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }
 td small, th small { display: block; font-weight: 400; font-size: .8em }
-td.best b { color: var(--mark) } tbody tr:hover td { background: var(--wash) }
+td.note { font-size: .8rem } td.best b { color: var(--mark) }
+tbody tr:hover td { background: var(--wash) }
 img, svg { max-width: 100%; height: auto } img { border: 1px solid var(--line) }
 pre { background: var(--wash); padding: .8rem 1rem; overflow-x: auto; font-size: .85rem }
 pre.prose { white-space: pre-wrap }

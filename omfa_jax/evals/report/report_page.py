@@ -24,7 +24,8 @@ from omfa_jax.evals.report.scores_table import (
     make_categories_table,
     make_methods_table,
 )
-from omfa_jax.evals.scores_file import Scores, compare_scores
+from omfa_jax.evals.score_comparison import compare_scores
+from omfa_jax.evals.scores_file import Scores
 
 KINDS = {"worst": "Worst", "best": "Best", "differ": "Largest difference between methods"}
 SETTINGS = {
@@ -40,12 +41,15 @@ def build_report_page(
 ) -> HtmlPage:
     """Return the page of `omfa eval report`; raises the OmfaErrors of `add_report_sections`."""
     groups = group_scores(scores)
-    kinds = [f"{g[0].protocol.name}, {SETTINGS[g[0].protocol.setting]}" for g in groups]
     methods = list(dict.fromkeys(one.method for one in scores))
+    kinds = [
+        f"{group[0].protocol.name}, {SETTINGS[group[0].protocol.setting]}: {_format_counts(group)}"
+        for group in groups
+    ]
     page = HtmlPage(
         " vs ".join(methods) if len(methods) < 4 else f"{len(methods)} methods compared",
-        f"Scores under the protocol {'; '.join(kinds)}."
-        f" {_format_counts(scores)}, scored on {_days(scores)}.",
+        f"Protocol {'; '.join(kinds)}. Scored on {_days(scores)}."
+        + (" Numbers of different tables are not comparable." if len(groups) > 1 else ""),
     )
     add_report_sections(page, scores, beside=beside, examples=examples)
     return page
@@ -68,7 +72,7 @@ def add_report_sections(
     groups = group_scores(scores)
     places = dict(zip(map(_key, scores), beside or [Path()] * len(scores), strict=True))
     # before anything is added, so that an unknown metric leaves no partial page
-    chosen = [choose_metrics(group, examples.metrics) for group in groups]
+    chosen = choose_metrics(groups, examples.metrics)
     page.add_warnings("Read with care", collect_warnings(scores))
     for group in groups:
         page.add_heading("Scores" if len(groups) == 1 else f"Scores: {format_group(group)}")
@@ -85,18 +89,34 @@ def add_report_sections(
             _table(page, table)
     for group, metrics in zip(groups, chosen, strict=True):
         _examples(page, group, metrics, places, examples)
+    without = [
+        format_group(group) for group, metrics in zip(groups, chosen, strict=True) if not metrics
+    ]
+    if without and any(chosen) and examples.count:
+        wanted = " or ".join(examples.metrics) or "any metric"
+        page.add_note(f"No examples for {'; '.join(without)}: no values of {wanted} per image.")
     add_judge(page, scores)
     add_protocol(page, groups)
 
 
 def collect_warnings(scores: Sequence[Scores]) -> list[str]:
-    """Return why scores of these files may not be comparable, or may not be complete."""
-    # if two files differ, at least one of them differs from the first
-    lines = [line for one in scores[1:] for line in compare_scores(scores[0], one)]
-    for one in scores:
+    """Return why scores in one table may not be comparable, or why a file may not be complete.
+
+    Files of different protocols or settings are in different tables and not compared.
+    """
+    groups = group_scores(scores)
+    lines = []
+    for group in groups:
+        where = f"{format_group(group)}: " if len(groups) > 1 else ""
+        lines += [where + line for line in (*compare_scores(*group), *_find_gaps(group))]
+    return lines
+
+
+def _find_gaps(group: Sequence[Scores]) -> list[str]:
+    """Return what predictions are missing, and what the judges left out or differ in."""
+    lines = []
+    for one in group:
         counts, judge = one.counts, one.judge
-        if not one.complete:
-            lines.append(f"{one.method} is not complete: its run had not finished")
         if counts.missing:
             names = ", ".join(counts.missing[:3]) + (", ..." if len(counts.missing) > 3 else "")
             lines.append(
@@ -105,14 +125,12 @@ def collect_warnings(scores: Sequence[Scores]) -> list[str]:
         if judge and (judge.get("stopped") or judge.get("failures")):
             why = judge.get("stopped") or format_count(len(judge["failures"]), "failure")
             lines.append(f"{one.method}: the judge did not score every image: {why}")
-    # try-off has a prompt of its own, so two prompts are normal where both kinds are shown
-    asked = {one.judge["prompt"] for one in scores if one.judge and "prompt" in one.judge}
-    models = sorted({str(one.judge.get("model")) for one in scores if one.judge})
+    models = sorted({str(one.judge.get("model")) for one in group if one.judge})
     if len(models) > 1:
         lines.append(f"the judges differ: {', '.join(models)}")
-    if len(asked) > len({one.protocol.setting == "try_off" for one in scores}):
+    if len({one.judge["prompt"] for one in group if one.judge and "prompt" in one.judge}) > 1:
         lines.append("the judges had different prompts")
-    return list(dict.fromkeys(lines))
+    return lines
 
 
 def _key(scores: Scores) -> tuple[str, str, str]:
@@ -125,8 +143,8 @@ def _days(scores: Sequence[Scores]) -> str:
     return first if first == last else f"{first} to {last}"
 
 
-def _format_counts(scores: Sequence[Scores]) -> str:
-    pairs = sorted({one.counts.pairs for one in scores})
+def _format_counts(group: Sequence[Scores]) -> str:
+    pairs = sorted({one.counts.pairs for one in group})
     return " or ".join(format_count(count, "image") for count in pairs)
 
 

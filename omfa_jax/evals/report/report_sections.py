@@ -23,20 +23,20 @@ def add_influence(page: HtmlPage, scores: Sequence[Scores]) -> None:
             if known["interval"]:
                 low, high = known["interval"]
                 known["interval"] = f"[{low:.3g}, {high:.3g}]"
-            rows.append((one.method, name, *(known[key] for key in keys)))
+            rows.append((one.method, one.protocol.setting, name, *(known[key] for key in keys)))
     if rows:
         page.add_heading("Influence of the conditions")
         page.add_text(
             "Scores with the right condition, and with another example's in its place. A method"
             " that ignores a condition gains nothing from it."
         )
-        page.add_table(("method", "condition", *keys), rows)
+        page.add_table(("method", "setting", "condition", *keys), rows)
 
 
 def add_truth(page: HtmlPage, scores: Sequence[Scores]) -> None:
     """Add the scores against exact truth, for the files that have them."""
     found = [
-        (one.method, kind, figures if isinstance(figures, Mapping) else {"value": figures})
+        (one, kind, figures if isinstance(figures, Mapping) else {"value": figures})
         for one in scores
         for kind, figures in (one.truth or {}).items()
     ]
@@ -50,10 +50,15 @@ def add_truth(page: HtmlPage, scores: Sequence[Scores]) -> None:
     # every key of any file, in the order of their first use: methods may have different metrics
     keys = list(dict.fromkeys(key for _, _, figures in found for key in figures))
     rows = [
-        (method, kind.replace("_", " "), *({**dict.fromkeys(keys, ""), **figures}[k] for k in keys))
-        for method, kind, figures in found
+        (
+            one.method,
+            one.protocol.setting,
+            kind.replace("_", " "),
+            *({**dict.fromkeys(keys, ""), **figures}[key] for key in keys),
+        )
+        for one, kind, figures in found
     ]
-    page.add_table(("method", "truth", *(key.replace("_", " ") for key in keys)), rows)
+    page.add_table(("method", "setting", "truth", *(key.replace("_", " ") for key in keys)), rows)
 
 
 def add_judge(page: HtmlPage, scores: Sequence[Scores]) -> None:
@@ -94,7 +99,7 @@ def add_protocol(page: HtmlPage, groups: Sequence[Sequence[Scores]]) -> None:
     for group in groups:
         if len(groups) > 1:
             page.add_subheading(format_group(group))
-        page.add_table(("choice", "value"), list(_choices(group[0].protocol.choices).items()))
+        page.add_table(("choice", "value"), list(_choices(_join_choices(group)).items()))
     rows = [
         (
             one.method,
@@ -111,6 +116,21 @@ def add_protocol(page: HtmlPage, groups: Sequence[Sequence[Scores]]) -> None:
     page.add_table(
         ("method", "setting", "created (UTC)", "seed", "scored", "versions", "weights"), rows
     )
+
+
+def _join_choices(group: Sequence[Scores]) -> dict[str, Any]:
+    """Return the choices of every file; where they differ, each value with its methods."""
+    joined: dict[str, Any] = {}
+    for name in dict.fromkeys(name for one in group for name in one.protocol.choices):
+        methods: dict[str, list[str]] = {}
+        for one in group:
+            # absent with a metric that the file does not have
+            if name in one.protocol.choices:
+                value = _plain(one.protocol.choices[name])
+                methods.setdefault(value, []).append(one.method)
+        parts = [f"{value} ({', '.join(names)})" for value, names in methods.items()]
+        joined[name] = next(iter(methods)) if len(methods) == 1 else " or ".join(parts)
+    return joined
 
 
 def _choices(choices: Mapping[str, Any]) -> dict[str, str]:

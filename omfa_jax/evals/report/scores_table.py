@@ -1,5 +1,6 @@
 """Score tables, methods by metrics: how each number is rounded, and which is the best."""
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,6 +9,8 @@ from omfa_jax.core.errors import OmfaError
 from omfa_jax.evals.scores_file import Metric, Scores
 
 ABSENT = "not in this scores file"
+NO_CATEGORIES = "no categories in this scores file (--categories or --pairs of `omfa eval`)"
+NO_IMAGES = "no images of this category"
 
 
 @dataclass(frozen=True)
@@ -92,17 +95,27 @@ def make_methods_table(group: Sequence[Scores]) -> ScoresTable:
 
 
 def make_categories_table(group: Sequence[Scores]) -> ScoresTable | None:
-    """Return a table with one row a category and method, or None without categories."""
-    names = dict.fromkeys(name for one in group for name in one.categories)
-    blocks = [
-        [
-            ((name, one.method, f"{one.categories[name].count}"), one.categories[name].metrics)
-            for one in group
-            if name in one.categories
-        ]
-        for name in names
-    ]
+    """Return a table with one row a category and method, or None without categories.
+
+    A method without the category keeps its row, whose cells have the reason.
+    """
+    found = [item for one in group for item in one.categories.items()]
+    # the columns of the files that have categories: not every metric is computed by category
+    metrics = {name: metric for _, category in found for name, metric in category.metrics.items()}
+    blocks = [[_make_category_row(name, one, metrics) for one in group] for name in dict(found)]
     return make_table(("category", "method", "images"), blocks) if blocks else None
+
+
+def _make_category_row(name: str, scores: Scores, metrics: Mapping[str, Metric]) -> LabelledMetrics:
+    if name in scores.categories:
+        category = scores.categories[name]
+        return (name, scores.method, f"{category.count:,}"), category.metrics
+    why, count = (NO_IMAGES, "0") if scores.categories else (NO_CATEGORIES, "unknown")
+    missing = {
+        key: dataclasses.replace(metric, value=None, interval=None, not_computed=why)
+        for key, metric in metrics.items()
+    }
+    return (name, scores.method, count), missing
 
 
 def make_table(heads: tuple[str, ...], blocks: Sequence[Sequence[LabelledMetrics]]) -> ScoresTable:

@@ -34,6 +34,10 @@ class EventFile:
         """Write one image, uint8 (h, w, 3)."""
         self._write(_event(step, summary.image(name, image, dataformats="HWC")))
 
+    def write_text(self, step: int, name: str, markdown: str) -> None:
+        """Write a text, which TensorBoard renders as Markdown."""
+        self._write(_event(step, summary.text(name, markdown)))
+
     def close(self) -> None:
         """Close the file."""
         if self._file is not None:

@@ -20,6 +20,7 @@ from omfa_jax.core.errors import require_modules
 from omfa_jax.core.images import write_image
 from omfa_jax.train.monitoring.background_writer import BackgroundWriter
 from omfa_jax.train.monitoring.event_file import EventFile
+from omfa_jax.train.monitoring.tensorboard_tags import format_config, get_scalar_tag
 
 log = logging.getLogger(__name__)
 
@@ -34,8 +35,8 @@ class Writers:
     """`metrics.jsonl` and TensorBoard event files in the workdir; only one host writes.
 
     With `wandb_project`, Weights & Biases as well, in a run named after the workdir that a restart
-    resumes. `config` is shown there next to the curves. None of them can end or block the run (see
-    `BackgroundWriter`).
+    resumes. Both show `config`, TensorBoard as a text at `step`, the one that the process starts
+    from. None of them can end or block the run (see `BackgroundWriter`).
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class Writers:
         enabled: bool,
         wandb_project: str = "",
         config: Mapping[str, Any] | None = None,
+        step: int = 0,
     ):
         self._enabled, self._wandb = enabled, None
         if wandb_project:
@@ -58,6 +60,9 @@ class Writers:
         self._rows = BackgroundWriter(f"rows of {self._lines.path}")
         self._board = BackgroundWriter(f"curves in {folder / 'tensorboard'}", kept=MAX_QUEUED_ROWS)
         self._images = BackgroundWriter(f"images in {self._samples}", kept=MAX_QUEUED_IMAGES)
+        if config:
+            text = format_config(config)
+            self._board.put(lambda: self._events.write_text(step, "config", text))
         if wandb_project:
             self._wandb = _wandb_run(folder, wandb_project, config or {})
         if self._wandb is not None:
@@ -70,7 +75,8 @@ class Writers:
             return
         row = json.dumps({"step": step, "time": time.time(), **finite}) + "\n"
         self._rows.put(lambda: self._lines.append(row.encode()))
-        self._board.put(lambda: self._events.write_scalars(step, finite))
+        tagged = {get_scalar_tag(name): value for name, value in finite.items()}
+        self._board.put(lambda: self._events.write_scalars(step, tagged))
         if self._wandb is not None:
             run = self._wandb
             self._online.put(lambda: run.log(finite, step=step))
@@ -81,7 +87,7 @@ class Writers:
             return
         file = self._samples / f"{step:07d}_{name}.png"
         self._images.put(lambda: write_image(file, image))
-        self._board.put(lambda: self._events.write_image(step, name, image))
+        self._board.put(lambda: self._events.write_image(step, f"samples/{name}", image))
         if self._wandb is not None:
             import wandb  # pyright: ignore[reportMissingImports]
 
