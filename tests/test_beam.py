@@ -34,13 +34,13 @@ def test_beam_options_are_for_beam(raw, tmp_path):
 
 def test_without_beam_the_extra_is_named(raw, tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(OmfaError, match=r"pip install 'omfa_jax\[beam\]'"):
+    with pytest.raises(OmfaError, match=r"pip install -e '\.\[beam\]'"):
         build_records(raw, tmp_path / "out", runner="beam")
 
 
 @pytest.fixture(scope="module")
 def _beam():
-    pytest.importorskip("apache_beam", reason="needs the extra beam: pip install 'omfa_jax[beam]'")
+    pytest.importorskip("apache_beam", reason="needs the extra beam: pip install -e '.[beam]'")
 
 
 @pytest.mark.usefixtures("_beam")

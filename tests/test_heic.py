@@ -64,7 +64,7 @@ def test_without_the_extra_the_line_names_it(tmp_path, monkeypatch, read):
         read(path, "person (--person)")
     told = str(caught.value)
     assert "IMG_0001.HEIC" in told and "HEIC image needs pillow_heif" in told
-    assert "omfa_jax[heif]" in told and "\n" not in told
+    assert "pip install -e '.[heif]'" in told and "\n" not in told
 
 
 @pytest.mark.parametrize("read", [images.read_rgb, images.read_upright_size])

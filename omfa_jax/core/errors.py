@@ -26,6 +26,11 @@ def raise_all(errors: Sequence[OmfaError]) -> None:
         raise errors[0] if len(errors) == 1 else OmfaError("\n".join(map(str, errors)))
 
 
+def format_install(extra: str) -> str:
+    """Return the command that installs an extra; no index has the package, so from a checkout."""
+    return f"pip install -e '.[{extra}]' in the checkout of omfa_jax"
+
+
 def require_modules(what: str, extra: str, *modules: str) -> None:
     """Raise an OmfaError with the install command if one of `modules` is not installed.
 
@@ -34,5 +39,5 @@ def require_modules(what: str, extra: str, *modules: str) -> None:
     for module in modules:
         if importlib.util.find_spec(module) is None:
             raise OmfaError(
-                f"{what} needs {module}, which is not installed: pip install 'omfa_jax[{extra}]'"
+                f"{what} needs {module}, which is not installed: {format_install(extra)}"
             )

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from omfa_jax.core.atomic_files import require_dir
-from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.errors import OmfaError, format_install
 from omfa_jax.core.npz_reader import require_uncompressed
 from omfa_jax.evals.library_versions import get_versions
 
@@ -162,7 +162,7 @@ def require_torchvision() -> None:
         import torchvision  # noqa: F401  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise MetricUnavailableError(
-            f"torchvision cannot be imported ({error}): pip install 'omfa_jax[eval]'"
+            f"torchvision cannot be imported ({error}): {format_install('eval')}"
         ) from None
     except (
         Exception
@@ -190,7 +190,7 @@ def require_library(module: str) -> None:
 
     # looked up without importing, which takes seconds for some of them
     if importlib.util.find_spec(module) is None:
-        raise MetricUnavailableError(f"{module} is not installed: pip install 'omfa_jax[eval]'")
+        raise MetricUnavailableError(f"{module} is not installed: {format_install('eval')}")
 
 
 def _find_weights_file(path: Path) -> Path:

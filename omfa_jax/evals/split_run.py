@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.errors import OmfaError, format_install
 from omfa_jax.core.images import read_rgb
 from omfa_jax.data.pipeline.decode_record import Example
 from omfa_jax.evals.exact_truth import ConditionRegions, ExactTruth
@@ -41,7 +41,7 @@ def get_installed_measures() -> dict[str, Measure]:
     """Return those of MEASURES whose libraries are installed; log a warning for SSIM."""
     if importlib.util.find_spec("skimage") is not None:
         return MEASURES
-    log.warning("no SSIM: scikit-image is not installed (pip install 'omfa_jax[eval]')")
+    log.warning("no SSIM: scikit-image is not installed (%s)", format_install("eval"))
     return {name: measure for name, measure in MEASURES.items() if name != "ssim"}
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 from jax.experimental import topologies
 
-from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.errors import OmfaError, format_install
 from omfa_jax.parallel.gpu_targets import GPU_TARGETS
 from omfa_jax.parallel.mesh import make_mesh
 from omfa_jax.parallel.topology import Topology
@@ -21,7 +21,7 @@ from omfa_jax.train.network import divide_network
 # more memory
 EFFORT = -1.0
 INSTALL = {
-    "tpu": "pip install 'omfa_jax[tpu]'",
+    "tpu": format_install("tpu"),
     "cuda": "pip install jax-cuda12-plugin jax-cuda12-pjrt nvidia-cudnn-cu12 (jax's own version)",
 }
 
