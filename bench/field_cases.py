@@ -31,9 +31,10 @@ from omfa_jax.core.images import read_rgb
 TINY = Path(omfa_jax.__file__).parent / "assets" / "tiny"
 # bars, sizes of the model's own report, and what is no answer to the case
 NOISE = re.compile(
-    r"%\||without --smplx-model|no test_pairs|no (parse|pose|label) map|^wrote |is blank|duplicate"
-    r"|bits apart|absent|missing|found \d+ faults|^checked|no face found|no keypoints$|no_face"
-    r"|no in-shop garment|fitting the body|the pose is|progress bar|^sampling in|\.partial was not"
+    r"%\||without --smplx-model|no test_pairs|no (parse|pose|label) map|^wrote |is blank"
+    r"|^duplicate,|bits apart|^absent,|^missing,|^empty_garment,|^no_face,|found \d+ faults"
+    r"|^checked|no face found|: no keypoints$|no in-shop garment|fitting the body|the pose is"
+    r"|progress bar|^sampling in|\.partial was not|^\.\.\. and"
 )
 Row = tuple[str, str, str]
 

@@ -1,6 +1,5 @@
 """The prompt table: rows by text, the seeded table, files, and SDXL's text encoders."""
 
-import json
 import shutil
 import warnings
 
