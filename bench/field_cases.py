@@ -33,7 +33,7 @@ TINY = Path(omfa_jax.__file__).parent / "assets" / "tiny"
 NOISE = re.compile(
     r"%\||without --smplx-model|no test_pairs|no (parse|pose|label) map|^wrote |is blank"
     r"|^duplicate,|bits apart|^absent,|^missing,|^empty_garment,|^no_face,|found \d+ faults"
-    r"|^checked|no face found|: no keypoints$|no in-shop garment|fitting the body|the pose is"
+    r"|^checked|no face found; its|: no keypoints$|no in-shop garment|fitting the body|the pose is"
     r"|progress bar|^sampling in|\.partial was not|^\.\.\. and"
 )
 Row = tuple[str, str, str]
