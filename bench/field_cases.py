@@ -156,7 +156,7 @@ def see_bodies(case: Path) -> Iterator[Row]:
         yield (
             " ".join(["--from", tool, source, *more]),
             f"{see_body(raw, '00034_00')}: {said}",
-            "test_body_tools.py",
+            "test_body_tools.py, test_body_import_bodies.py",
         )
 
 
