@@ -213,7 +213,7 @@ CASES = {
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--workdir", type=Path, required=True)
     parser.add_argument("--only", default="", help="start of the cases' names (default: all)")
