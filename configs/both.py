@@ -1,6 +1,6 @@
 """VITON-HD and DeepFashion-MultiModal in one model, as in the paper's title.
 
-    omfa data build --raw zalando-hd-resized --out records/vitonhd
+    omfa data build --raw VITON-HD --out records/vitonhd
     omfa data build --raw deepfashion --dataset deepfashion_multimodal --out records/deepfashion
     omfa train --config configs/both.py --workdir runs/both \
         --config.model.init=DIR_OF_IMPORTED_SDXL

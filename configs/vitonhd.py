@@ -1,8 +1,8 @@
 """The paper's VITON-HD setting: 11,647 pairs at 768x1024, 65,000 steps with batch size 8.
 
-    omfa data build --raw zalando-hd-resized --out records/vitonhd
+    omfa data build --raw VITON-HD --out records/vitonhd
     omfa train --config configs/vitonhd.py --workdir runs/vitonhd \
-        --config.model.init=DIR_OF_IMPORTED_SDXL --config.data.records=records/vitonhd
+        --config.model.init=imported
 
 Hardware: four GPUs of 80 GB. A two-image canvas takes an estimated 37 A100-hours at 40% MFU
 (`omfa plan` estimates others). No run at this size has been made yet, so there are

@@ -166,6 +166,28 @@ def test_fit_is_the_same_in_another_batch_and_bad_points_do_little(fitter, bench
         assert np.linalg.norm(places - pixels[[12, 16, 17]], axis=1).max() < 0.03 * 1024
 
 
+def test_photos_of_every_aspect_are_fitted(fitter, bench):
+    """9:16, square, and 16:9 with a large and with a small person."""
+    truth = bench.make(MODEL, BODY_25, BATCH, "whole", noise=0.0, seed=7)
+    frames = [
+        ((576, 1024), 1.0, (-96, 0)),
+        ((768, 768), 0.75, (96, 0)),
+        ((1600, 900), 0.8, (500, 40)),
+        ((1600, 900), 0.3, (1000, 400)),
+    ] * (BATCH // 4)
+    rows = truth.rows.copy()
+    for place, (_, scale, shift) in enumerate(frames):
+        rows[place, :, :2] = rows[place, :, :2] * scale + shift
+    found = fitter(rows, [size for size, _, _ in frames])
+    for fit, pixels, (size, scale, shift) in zip(found, truth.pixels, frames, strict=True):
+        assert fit.report.accepted, fit.report.reason
+        assert (fit.camera.width_px, fit.camera.height_px) == size
+        _, joints = forward(MODEL, fit.params)
+        places, _ = fit.camera.project(joints[[0, 12, 16, 17]])
+        want = pixels[[0, 12, 16, 17]] * scale + shift
+        assert np.linalg.norm(places - want, axis=1).max() < 0.03 * 1024 * scale
+
+
 def test_what_is_trusted_and_rejected():
     rows = np.tile([300.0, 500.0, 0.9], (25, 1))
     at = BODY_25.names.index

@@ -68,6 +68,21 @@ def test_bodies_are_written_kept_and_replaced(tmp_path: Path, caplog):
     load_body(kept)
 
 
+def test_bodies_upside_down_are_said(tmp_path: Path, caplog):
+    """An identity stands on its head where y points down, as in HMR2's and other tools' files."""
+    raw = raw_folder(tmp_path / "raw")
+    (tmp_path / "in").mkdir()
+    turns = {"train_a": 0.0, "train_b": np.pi, "train_c": np.pi / 2, "test_a": np.pi / 6}
+    for name, angle in turns.items():
+        body = dumps.some_smplx(0).replace(transl=[0, 0, 5], global_orient=[angle, 0, 0])
+        np.savez(tmp_path / "in" / f"{name}.npz", **body.as_dict(), focal=200.0)
+    caplog.set_level("INFO")
+    assert command("--from", "smplx", "--in", tmp_path / "in", "--raw", raw) == 0
+    said = "2 photos have a body that is upside down; unless they show that, the file's axes"
+    assert said in caplog.text
+    assert "forward): test/image/test_a.jpg, train/image/train_a.jpg\n" in caplog.text
+
+
 def test_one_bad_file_is_listed_and_the_others_go_on(tmp_path: Path, caplog, capsys):
     raw = raw_folder(tmp_path / "raw")
     write_params(tmp_path / "in", ["train_a", "train_b", "train_c"])

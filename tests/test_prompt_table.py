@@ -1,12 +1,12 @@
 """The prompt table: rows by text, the seeded table, files, and SDXL's text encoders."""
 
-import json
 import shutil
 import warnings
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
+from small_encoders import write_encoders
 
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.models import UNetConfig, VAEConfig
@@ -110,33 +110,7 @@ def test_impossible_tables_are_refused(prompts, context, words):
 
 @pytest.fixture(scope="module")
 def encoders(tmp_path_factory):
-    """A folder with two tiny CLIP encoders and tokenizers of single letters."""
-    folder = tmp_path_factory.mktemp("encoders")
-    letters = "abcdefghijklmnopqrstuvwxyz"
-    words = ["<|startoftext|>", "<|endoftext|>", *letters, *(f"{c}</w>" for c in letters)]
-    for suffix, kind, width in (
-        ("", transformers.CLIPTextModel, 16),
-        ("_2", transformers.CLIPTextModelWithProjection, 24),
-    ):
-        torch.manual_seed(width)
-        config = transformers.CLIPTextConfig(
-            vocab_size=len(words),
-            hidden_size=width,
-            intermediate_size=32,
-            num_hidden_layers=3,
-            num_attention_heads=2,
-            max_position_embeddings=12,
-            projection_dim=10,
-            bos_token_id=0,
-            eos_token_id=1,
-        )
-        kind(config).save_pretrained(folder / f"text_encoder{suffix}")
-        tokenizer = folder / f"tokenizer{suffix}"
-        tokenizer.mkdir()
-        (tokenizer / "vocab.json").write_text(json.dumps({w: i for i, w in enumerate(words)}))
-        (tokenizer / "merges.txt").write_text("#version: 0.2\n")
-        (tokenizer / "tokenizer_config.json").write_text('{"model_max_length": 12}')
-    return folder
+    return write_encoders(tmp_path_factory.mktemp("encoders"))
 
 
 def test_embeddings_equal_the_pipelines(encoders):

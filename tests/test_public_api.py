@@ -1,7 +1,6 @@
 """The public interface: `import omfa_jax as omfa`, its names and `load_model`."""
 
 import importlib
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,10 +10,6 @@ import pytest
 from tiny_model import make_tiny_model, save_tiny_model
 
 import omfa_jax as omfa
-from omfa_jax.body.body_file import save_body
-from omfa_jax.body.body_params import make_neutral_params
-from omfa_jax.body.camera import make_look_at_camera
-from omfa_jax.core.images import write_image
 from omfa_jax.weights.imported_folder import import_source
 from omfa_jax.weights.model_folder import save_model_folder
 from omfa_jax.weights.torch_sources import open_source
@@ -119,27 +114,3 @@ def test_a_model_without_prompts_is_named(tmp_path):
     (folder / "omfa.json").unlink()
     with pytest.raises(omfa.OmfaError, match=r"has no omfa\.json"):
         omfa.load_model(folder)
-
-
-def test_the_readme_example_runs_as_written(monkeypatch, tmp_path):
-    """Except for the network, which tests of the sampler run."""
-    text = (ROOT / "README.md").read_text()
-    (block,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    calls = []
-
-    def generate(sampler, task, given, pose, *, seed):
-        calls.append((task, {name: image.shape for name, image in given.items()}, pose.shape))
-        return {"person": np.zeros(pose.shape, np.uint8)}
-
-    monkeypatch.setattr(omfa.Sampler, "__call__", generate)
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "runs").mkdir()
-    (tmp_path / "runs/vitonhd").symlink_to(TINY)
-    for name in ("shirt", "face", "me"):
-        write_image(tmp_path / f"{name}.jpg", np.zeros((40, 30, 3), np.uint8))
-    camera = make_look_at_camera((0, 0, 4), (0, 0, 0), focal_px=100.0, width_px=48, height_px=64)
-    save_body("me.npz", make_neutral_params(), camera)
-    exec(block, {})
-    sizes = omfa.load_model(TINY).settings.slots_px
-    garment, person, face = ((1, *size, 3) for size in sizes)
-    assert calls == [("try_on", {"garment": garment, "face": face}, person)]

@@ -1,21 +1,27 @@
 """Embedded colour profiles are converted to sRGB, wherever and however the picture is stored."""
 
+import dataclasses
 import io
 
 import icc_profiles as icc
 import numpy as np
 import pytest
+import tiny_viton as tiny
 from PIL import Image
 
 from omfa_jax.core import images, srgb
 from omfa_jax.core.image_formats import READ_SUFFIXES
+from omfa_jax.data.builders.build_records import build_records
 from omfa_jax.data.builders.raw_files import read_image_and_bytes
+from omfa_jax.data.pipeline.decode_record import decode_record
+from omfa_jax.data.records.record_schema import open_records
 from omfa_jax.evals.file_matching import list_images
 from omfa_jax.evals.image_preparation import inspect_file
 
 # the four colours of a photo: skin, red, blue, grey
 COLORS = np.array([[210, 160, 140], [200, 40, 50], [40, 80, 190], [128, 128, 128]], np.uint8)
 TOLERANCE = 4
+SLOTS = {"garment": (32, 32), "person": (32, 32), "face": (16, 16)}
 
 
 @pytest.fixture(autouse=True)
@@ -125,12 +131,14 @@ def test_lab_pictures_are_read():
     np.testing.assert_allclose(pixel, (119, 119, 119), atol=TOLERANCE)
 
 
-def test_records_store_what_the_colours_are(tmp_path):
-    path = tmp_path / "a.jpg"
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+@pytest.mark.parametrize("name", ["display_p3", "adobe_rgb", "prophoto"])
+def test_records_store_what_the_colours_are(tmp_path, name, suffix):
+    path = tmp_path / f"a.{suffix}"
     image = Image.fromarray(squares())
-    image.save(path, quality=100, icc_profile=icc.make_rgb_profile("display_p3"))
+    image.save(path, quality=100, icc_profile=icc.make_rgb_profile(name))
     encoded, pixels = read_image_and_bytes(path, "person photo")
-    want = icc.to_srgb(COLORS, "display_p3")
+    want = icc.to_srgb(COLORS, name)
     np.testing.assert_allclose(corners(pixels), want, atol=TOLERANCE)
     with Image.open(io.BytesIO(encoded)) as stored:
         assert not stored.info.get("icc_profile")
@@ -138,6 +146,22 @@ def test_records_store_what_the_colours_are(tmp_path):
     # an sRGB photo keeps its bytes, profile and all
     image.save(path, quality=100, icc_profile=icc.make_rgb_profile("srgb"))
     assert read_image_and_bytes(path, "person photo")[0] == path.read_bytes()
+
+
+def test_pictures_that_were_stored_with_a_profile_are_converted(tmp_path):
+    """Records that were built before profiles were read have the photos as they were."""
+    raw = tiny.write_raw(tmp_path / "raw", {"train": 1})
+    build_records(raw, tmp_path / "records")
+    record = open_records(tmp_path / "records", "train")[0]
+    for kind in ("JPEG", "PNG"):
+        profile = icc.make_rgb_profile("display_p3")
+        options = {"quality": 100} if kind == "JPEG" else {}
+        encoded = encode(Image.fromarray(squares()), kind, icc_profile=profile, **options)
+        old = dataclasses.replace(record, person=encoded, garment=encoded)
+        example = decode_record(old, SLOTS)
+        want = icc.to_srgb(COLORS, "display_p3")
+        for name in ("person", "garment"):
+            np.testing.assert_allclose(corners(np.asarray(example[name])), want, atol=TOLERANCE)
 
 
 def test_an_evaluation_says_what_it_converts(tmp_path, caplog):

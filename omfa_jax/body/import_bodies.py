@@ -10,7 +10,10 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from omfa_jax.body.body_file import save_body
+from omfa_jax.body.body_params import BodyParams
+from omfa_jax.body.camera import Camera
 from omfa_jax.body.importers.importer_common import BodyImporter
+from omfa_jax.body.rotations import axis_angle_to_matrix
 from omfa_jax.body.smpl_model import SmplBody
 from omfa_jax.body.smpl_to_smplx import SmplConverter
 from omfa_jax.core.atomic_files import (
@@ -26,6 +29,12 @@ PHOTO_DIRS = ("image", "images")
 # DressCode has garments (NNNNNN_1) in the same folder as people (NNNNNN_0)
 _MIXED = ("upper_body", "lower_body", "dresses")
 _LISTED = 20
+# a body's axis within 45 degrees of straight down; people lie and bend
+_MAX_DOWN = 0.7
+_UPSIDE_DOWN = (
+    "photos have a body that is upside down; unless they show that, the file's axes are not the"
+    " tool's own (x right, y down, z forward)"
+)
 
 
 @dataclass
@@ -33,7 +42,8 @@ class ImportReport:
     """The result of an import.
 
     `failed` has (photo, reason) pairs; `crowds` lists photos with several people, `no_photo` frames
-    without a photo, and `no_body` photos without a frame.
+    without a photo, `no_body` photos without a frame, and `upside_down` photos whose body has its
+    head below.
     """
 
     imported: int = 0
@@ -42,6 +52,7 @@ class ImportReport:
     crowds: list[str] = field(default_factory=list)
     no_photo: list[str] = field(default_factory=list)
     no_body: list[str] = field(default_factory=list)
+    upside_down: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         """Return a line of counts, lists of at most 20 names each, and all failures."""
@@ -50,6 +61,7 @@ class ImportReport:
             (self.no_body, "photos have no body"),
             (self.no_photo, "frames have no photo"),
             (self.crowds, "photos show several people, of which one was imported"),
+            (self.upside_down, _UPSIDE_DOWN),
         ):
             if names:
                 more = "" if len(names) <= _LISTED else f" and {len(names) - _LISTED} more"
@@ -120,7 +132,7 @@ def _import_photos(
     with logging_redirect_tqdm():
         for name, frame, photo, body in tqdm(due, unit="body", desc="bodies"):
             try:
-                people = _import_one(source, frame, photo, body, convert)
+                people, is_upright = _import_one(source, frame, photo, body, convert)
             except OmfaError as error:
                 report.failed.append((name, str(error)))
             except Exception as error:  # one odd file must not stop a folder of thousands
@@ -129,6 +141,7 @@ def _import_photos(
             else:
                 report.imported += 1
                 report.crowds += [name] if people > 1 else []
+                report.upside_down += [] if is_upright else [name]
     return report
 
 
@@ -164,12 +177,17 @@ def find_frame(source: BodyImporter, stem: str) -> str | None:
 
 def _import_one(
     source: BodyImporter, frame: str, photo: Path, body: Path, convert: SmplConverter
-) -> int:
-    """Write one body and return the number of people in the photo."""
+) -> tuple[int, bool]:
+    """Write one body; return the number of people in the photo, and whether this one is upright."""
     estimate = source.read(frame, read_upright_size(photo, "photo"))
-    found = estimate.body
+    found, way = estimate.body, "smplx"
     if isinstance(found, SmplBody):
-        save_body(body, convert(found), estimate.camera, source=convert.source)
-    else:
-        save_body(body, found, estimate.camera, source="smplx")
-    return estimate.people
+        found, way = convert(found), convert.source
+    save_body(body, found, estimate.camera, source=way)
+    return estimate.people, _is_upright(found, estimate.camera)
+
+
+def _is_upright(params: BodyParams, camera: Camera) -> bool:
+    """Return whether the axis from pelvis to head does not point down in the photo."""
+    down = camera.rotation[1]
+    return bool(down @ axis_angle_to_matrix(params.global_orient[None])[0, :, 1] <= _MAX_DOWN)
