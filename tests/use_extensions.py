@@ -35,12 +35,13 @@ def write_raw(root: Path) -> Path:
 
 
 def use_data_set(workdir: Path) -> dict:
-    from omfa_jax.data.builders.build_records import build_records, resolve_dataset
+    from omfa_jax.data.builders.build_records import BUILDERS, build_records
+    from omfa_jax.data.builders.raw_layouts import resolve_dataset
     from omfa_jax.data.records.record_schema import open_records
 
     raw, out = write_raw(workdir / "raw"), workdir / "records"
-    detected = resolve_dataset(raw, None)
-    report = build_records(raw, out, dataset="my_set")
+    detected = resolve_dataset(raw, None, BUILDERS)
+    report = build_records(raw, out)
     records = open_records(out, "train")
     return {
         "detected": detected,
