@@ -19,20 +19,15 @@ from omfa_jax.diffusion.denoising_loop import SamplerSettings
 from omfa_jax.evals.exact_truth import KINDS, ConditionRegions, ExactTruth
 from omfa_jax.evals.folder_scoring import ScoreRequest, score_folder
 from omfa_jax.evals.influence import CONDITIONS
-from omfa_jax.evals.prediction_sampling import (
-    ROWS_PER_GROUP,
-    SamplingJob,
-    claim_folder,
-    compute_weights_digest,
-    get_busy_devices,
-    sample_to_folder,
-)
+from omfa_jax.evals.prediction_sampling import SamplingJob, claim_folder, sample_to_folder
 from omfa_jax.evals.scores_file import Scores, write_scores
 from omfa_jax.evals.split_examples import EvalSplit
 from omfa_jax.evals.split_run import PREDICTIONS, SplitRun, compute_influence, compute_truth_scores
-from omfa_jax.parallel.distributed import any_across_processes
+from omfa_jax.parallel.distributed import any_across_processes, run_on_main_process
+from omfa_jax.sampling.grouped_sampling import ROWS_PER_GROUP, get_busy_devices
 from omfa_jax.sampling.sampler import Sampler
 from omfa_jax.weights.omfa_model import Model
+from omfa_jax.weights.weights_digest import compute_weights_digest
 
 log = logging.getLogger(__name__)
 
@@ -177,18 +172,6 @@ def make_collective_sampler(
         return wrote
 
     return sample
-
-
-def run_on_main_process(work: Callable[[], None]) -> None:
-    """Run `work` on process 0; the others wait until it is done, or fail if it fails."""
-    failed = None
-    if jax.process_index() == 0:
-        try:
-            work()
-        except (OmfaError, OSError) as error:
-            failed = error
-    if any_across_processes(failed is not None):
-        raise failed or OmfaError("process 0 of this job failed; its log says why")
 
 
 def score_predictions(request: SplitRequest, out: Path, pred: Path, file: Path) -> Scores:

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +162,18 @@ def any_across_processes(flag: bool) -> bool:
     from jax.experimental import multihost_utils
 
     return bool(multihost_utils.process_allgather(np.bool_(flag)).any())
+
+
+def run_on_main_process(work: Callable[[], None]) -> None:
+    """Run `work` on process 0; the others wait until it is done, or fail if it fails."""
+    failed = None
+    if jax.process_index() == 0:
+        try:
+            work()
+        except (OmfaError, OSError) as error:
+            failed = error
+    if any_across_processes(failed is not None):
+        raise failed or OmfaError("process 0 of this job failed; its log says why")
 
 
 def allgather_int(number: int) -> list[int]:
