@@ -12,7 +12,7 @@ from typing import cast
 import jax
 
 from omfa_jax import __version__
-from omfa_jax.core.errors import OmfaError, make_unknown_name_error
+from omfa_jax.core.errors import make_unknown_name_error
 from omfa_jax.data.pipeline.settings import PipelineSettings
 from omfa_jax.data.records.record_schema import MANIFEST, read_manifest
 from omfa_jax.diffusion.denoising_loop import SamplerSettings
@@ -23,7 +23,7 @@ from omfa_jax.evals.prediction_sampling import SamplingJob, claim_folder, sample
 from omfa_jax.evals.scores_file import Scores, write_scores
 from omfa_jax.evals.split_examples import EvalSplit
 from omfa_jax.evals.split_run import PREDICTIONS, SplitRun, compute_influence, compute_truth_scores
-from omfa_jax.parallel.distributed import any_across_processes, run_on_main_process
+from omfa_jax.parallel.distributed import run_on_all_processes, run_on_main_process
 from omfa_jax.sampling.grouped_sampling import ROWS_PER_GROUP, get_busy_devices
 from omfa_jax.sampling.sampler import Sampler
 from omfa_jax.weights.omfa_model import Model
@@ -154,9 +154,8 @@ def make_collective_sampler(
     """Return a function that samples work on all processes: each does its share, then waits."""
 
     def sample(work: SamplingJob) -> int:
-        wrote, failed = 0, None
-        try:
-            wrote = sample_to_folder(
+        return run_on_all_processes(
+            lambda: sample_to_folder(
                 sampler,
                 work,
                 seed=seed,
@@ -164,12 +163,7 @@ def make_collective_sampler(
                 process=jax.process_index(),
                 processes=jax.process_count(),
             )
-        except Exception as error:
-            # raised below, after the others know: they would wait for this process forever
-            failed = error
-        if any_across_processes(failed is not None):
-            raise failed or OmfaError("another process of this job failed; its log says why")
-        return wrote
+        )
 
     return sample
 

@@ -31,8 +31,11 @@ ROWS_PER_GROUP = 4
 ROUNDS_READ_AHEAD = 2
 MAX_THREADS = 8
 
+STACKED = (*COMPONENTS, "pose", "has_pose")
+
 Finished = TypeVar("Finished")
-# by name: images (h, w, 3) at the slot sizes, uint8 or float32 in [-1, 1], pose and has_pose
+# by name: images (h, w, 3) at the slot sizes, uint8 or float32 in [-1, 1], pose and has_pose; what
+# else there is comes back to `finish`
 SampledInputs = Mapping[str, Any]
 
 
@@ -130,7 +133,10 @@ def _dispatch(
     filled = [ready[0]] * size
     for row in ready:
         filled[row[0]] = row
-    batch = stack_examples((inputs for _, _, inputs in filled), size)
+    batch = stack_examples(
+        ({name: inputs[name] for name in STACKED if name in inputs} for _, _, inputs in filled),
+        size,
+    )
     signed = {
         name: to_signed(batch[name]) if batch[name].dtype == np.uint8 else batch[name]
         for name in (*COMPONENTS, "pose")
