@@ -19,6 +19,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
+from omfa_jax.body.render_backends import resolve_backend
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.image_formats import READ_SUFFIXES
 from omfa_jax.core.images import write_image
@@ -210,6 +211,9 @@ def sample_pairs(
 
     names = [picture.identity for picture in folder.pictures]
     work = GroupedWork(inputs.row.name, names, load, finish)
+    if not inputs.null_pose:
+        # chosen and said once, before threads draw bodies
+        resolve_backend("auto")
     with divert_logs(), progress:
         for made in sample_groups(
             sampler, work, places, seed=seed, rows=rows, batch_size=batch_size

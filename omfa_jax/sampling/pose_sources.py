@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 BLACK = 0
-_ONE_FIT = threading.Lock()
+_ONE_FIT, _ONE_LOAD = threading.Lock(), threading.Lock()
 
 PoseImages = Float[np.ndarray, "views h w 3"]
 
@@ -104,7 +104,7 @@ def read_pose(
     """
     if Path(path).suffix == ".npz":
         params, camera = load_body(path)
-        return PosedBodies([params], camera, load_body_model(smplx_model))
+        return PosedBodies([params], camera, get_body_model(smplx_model))
     require_map_style(path, style, flag)
     return PoseMap(read_rgb(path, f"pose map ({flag})"))
 
@@ -143,13 +143,26 @@ def fit_body(
     return PosedBodies([fit.params], fit.camera, model)
 
 
+def get_body_model(path: str | None) -> BodyModel:
+    """Return `load_body_model(path)`, read once for many people: the last one is kept."""
+    changed = os.stat(path).st_mtime_ns if path is not None and os.path.isfile(path) else 0
+    with _ONE_LOAD:
+        return _load_body_model(path, changed)
+
+
+@functools.lru_cache(maxsize=1)
+def _load_body_model(path: str | None, changed: int) -> BodyModel:
+    del changed
+    return load_body_model(path)
+
+
 @functools.lru_cache(maxsize=1)
 def get_fitter(smplx_model: str | None) -> tuple["Fitter", BodyModel]:
     """Return the fit to BODY_25 keypoints and its body model, which compiles once."""
     from omfa_jax.body.fit.fitter import Fitter
     from omfa_jax.body.fit.keypoints import BODY_25
 
-    model = load_body_model(smplx_model)
+    model = get_body_model(smplx_model)
     return Fitter(model, BODY_25), model
 
 
