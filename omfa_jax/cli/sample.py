@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 TASKS = ("try_on", "try_off", "transfer", "turntable")
 TURNTABLE_VIEWS = 8
 # a list has flags of its own
-PAIRS_MODULE, PAIRS_FLAGS = "omfa_jax.cli.sample_pairs", ("--pairs", "--persons")
+PAIRS_MODULE, PAIRS_FLAGS = "omfa_jax.cli.sample_list", ("--pairs", "--persons")
 # flags that name the inputs: (flag, metavar, help)
 INPUTS = (
     ("--garment", "IMAGE", "in-shop photo of the garment"),
