@@ -181,9 +181,8 @@ def sample_pairs(
         except Exception as error:
             kind = "" if isinstance(error, OmfaError) else f"{type(error).__name__}: "
             why = kind + " ".join(str(error).split())
-            failed.append(place)
             folder.append(place, FAILED, why=why)
-            progress.report_failure(picture.name, why)
+            progress.count_failure(place, picture.name, why)
             return None
         return {**found, "kept": (me, read, notes)}
 
@@ -229,9 +228,7 @@ class Progress:
     The rate counts from the first finished round, because the sampler is compiled before it.
     """
 
-    def __init__(
-        self, total: int, failed: Sequence[int], clock: Callable[[], float] = time.monotonic
-    ):
+    def __init__(self, total: int, failed: list[int], clock: Callable[[], float] = time.monotonic):
         self._total, self._failed, self._clock = total, failed, clock
         self._done, self._first, self._started = 0, 0, clock()
         self._from = self._told = self._last = self._started
@@ -262,9 +259,10 @@ class Progress:
                 *(self._done, self._total, self.rate, len(self._failed), left),
             )
 
-    def report_failure(self, name: str, why: str) -> None:
-        """Log the first failure at once, as the rest may be of its kind."""
+    def count_failure(self, place: int, name: str, why: str) -> None:
+        """Count a failure, in any thread; the first is logged, as the rest may be of its kind."""
         with self._lock:
+            self._failed.append(place)
             if len(self._failed) == 1:
                 log.warning("%s failed, the first one: %s", name, why)
 
