@@ -25,12 +25,18 @@ import numpy as np
 
 import convert_weights
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.models import VAES, UNetConfig, VAEConfig, get_unet_config, get_vae_config
+from omfa_jax.models import (
+    VAES,
+    UNetConfig,
+    VAEConfig,
+    get_unet_config,
+    get_unet_shapes,
+    get_vae_config,
+)
 from omfa_jax.weights import conv_in, diffusers_configs, safetensors_stream, tensor_names
 from omfa_jax.weights.model_description import ModelDescription, write_description
 from omfa_jax.weights.tensor_files import STEM
 from omfa_jax.weights.torch_comparison import compare_with_torch
-from omfa_jax.weights.torch_sources import get_unet_shapes
 from omfa_jax.weights.torch_tensors import LazyTensors, open_model
 
 TOLERANCE = 5e-6

@@ -16,9 +16,16 @@ from compiler_flops import products, unet_flops
 from jax import ShapeDtypeStruct as Shape
 
 from omfa_jax.cli import config_lib
-from omfa_jax.models import UNETS, UNetConfig, apply_unet, get_vae_config, transformer
+from omfa_jax.models import (
+    UNETS,
+    UNetConfig,
+    apply_unet,
+    get_unet_shapes,
+    get_vae_config,
+    transformer,
+)
 from omfa_jax.planning.flops import count_unet_flops
-from omfa_jax.train.network import get_unet_shapes, make_unet_config
+from omfa_jax.train.network import make_unet_config
 from omfa_jax.train.settings import OptimizerSettings
 from omfa_jax.weights.text_encoders import TEXT_TOKENS
 

@@ -11,11 +11,18 @@ import jax.numpy as jnp
 from jax import ShapeDtypeStruct as Shape
 from jax.extend.core import jaxpr_as_fun
 
-from omfa_jax.models import UNetConfig, VAEConfig, apply_unet, decode, encode_posterior, init_vae
+from omfa_jax.models import (
+    UNetConfig,
+    VAEConfig,
+    apply_unet,
+    decode,
+    encode_posterior,
+    get_unet_shapes,
+    init_vae,
+)
 from omfa_jax.models.compute import Compute
 from omfa_jax.models.transformer import TransformerBlock
 from omfa_jax.planning.flop_counter import FlopCounter
-from omfa_jax.train.network import get_unet_shapes
 
 # XLA's own gradients of convolutions; on CPUs this library has others, as products over windows
 # that hold the padding too (models/convolution.py)

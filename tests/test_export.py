@@ -17,7 +17,7 @@ import convert_weights
 from omfa_jax.cli import config_lib
 from omfa_jax.core import trees
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.models import VAES, get_unet_config
+from omfa_jax.models import VAES, get_unet_config, get_unet_shapes, get_vae_shapes
 from omfa_jax.train.checkpoints import checkpoint_weights, lazy_array
 from omfa_jax.train.checkpoints.checkpoint_weights import restore_params
 from omfa_jax.train.checkpoints.checkpointer import MODEL_FOLDER, Checkpointer
@@ -26,7 +26,6 @@ from omfa_jax.weights import safetensors_stream, tensor_names
 from omfa_jax.weights.model_folder import save_model_folder
 from omfa_jax.weights.omfa_model import Model
 from omfa_jax.weights.safetensors_stream import parse_size
-from omfa_jax.weights.torch_sources import get_unet_shapes, get_vae_shapes
 
 FILE = "diffusion_pytorch_model"
 

@@ -8,10 +8,9 @@ import pytest
 from compiler_flops import products, unet_flops, vae_flops
 
 from omfa_jax.cli.main import main
-from omfa_jax.models import UNETS, VAES, init_vae
+from omfa_jax.models import UNETS, VAES, get_unet_shapes, init_vae
 from omfa_jax.planning.flops import count_unet_flops, count_vae_flops
 from omfa_jax.planning.run_cost import compute_vae_cost
-from omfa_jax.train.network import get_unet_shapes
 
 # every rule of the table: the ladder's widths differ in channels, depth and heads alone
 PRESETS = ["tiny", "xs", "s", "m", "l", "sdxl", "ladder_12", "ladder_24", "ladder_64", "ladder_192"]

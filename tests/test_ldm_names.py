@@ -17,10 +17,10 @@ from torch_models import get_state_dict, torch_unet, torch_vae
 import convert_weights
 from omfa_jax.core import trees
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.models import UNETS, VAES, UNetConfig, VAEConfig
+from omfa_jax.models import UNETS, VAES, UNetConfig, VAEConfig, get_unet_shapes, get_vae_shapes
 from omfa_jax.weights import diffusers_configs, ldm_names, tensor_names
 from omfa_jax.weights.imported_folder import load_imported
-from omfa_jax.weights.torch_sources import get_unet_shapes, get_vae_shapes, open_source
+from omfa_jax.weights.torch_sources import open_source
 
 # what the file does not say (heads of 64, 32 norm groups, time ids of 256) is SDXL's
 UNET = UNetConfig(

@@ -14,7 +14,7 @@ from omfa_jax.cli import config_lib
 from omfa_jax.cli.main import main
 from omfa_jax.cli.plan_command import make_job
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.models import get_unet_config
+from omfa_jax.models import get_unet_config, get_unet_shapes
 from omfa_jax.parallel.activation_sharding import get_activation_sizes
 from omfa_jax.parallel.fsdp import make_all_gather_params
 from omfa_jax.parallel.mesh import MESH_AXES, MeshSettings, make_mesh
@@ -30,7 +30,6 @@ from omfa_jax.parallel.topology import Topology
 from omfa_jax.planning.plan import find_fitting_overrides, make_plan
 from omfa_jax.train import meshes
 from omfa_jax.train.initial_weights import load_initial_model
-from omfa_jax.train.network import get_unet_shapes
 from omfa_jax.train.optimizer import make_optimizer
 from omfa_jax.train.state import get_state_shardings, make_abstract_state
 

@@ -13,11 +13,10 @@ from tiny_training import UNET, make_run
 
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.trees import flatten
-from omfa_jax.models import UNETS, UNetConfig, init_unet, init_vae
+from omfa_jax.models import UNETS, UNetConfig, get_unet_shapes, init_unet, init_vae
 from omfa_jax.models.presets import VAES, scale_sdxl
 from omfa_jax.train import mup
 from omfa_jax.train.loop import train
-from omfa_jax.train.network import get_unet_shapes
 from omfa_jax.train.optimizer import make_optimizer
 from omfa_jax.train.settings import OptimizerSettings
 

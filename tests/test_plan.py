@@ -11,7 +11,7 @@ from omfa_jax.cli import config_lib
 from omfa_jax.cli.main import main
 from omfa_jax.cli.plan_command import load_job
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.models import UNETS
+from omfa_jax.models import UNETS, get_unet_shapes
 from omfa_jax.parallel.gpu_targets import GPU_TARGETS
 from omfa_jax.parallel.hardware import CHIPS
 from omfa_jax.parallel.mesh import MESH_AXES
@@ -21,7 +21,6 @@ from omfa_jax.planning.flops import count_unet_flops
 from omfa_jax.planning.hlo_collectives import parse_collectives
 from omfa_jax.planning.memory import find_largest_layer
 from omfa_jax.planning.plan import find_fitting_overrides, find_lighter_remat, make_plan
-from omfa_jax.train.network import get_unet_shapes
 
 BASE = "configs/base.py"
 SMALL = (

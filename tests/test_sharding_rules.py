@@ -11,11 +11,10 @@ from small_settings import make_train_settings
 from tiny_training import SETTINGS
 
 from omfa_jax.core.trees import flatten
-from omfa_jax.models import get_unet_config
+from omfa_jax.models import get_unet_config, get_unet_shapes
 from omfa_jax.parallel.mesh import MeshSettings, make_mesh
 from omfa_jax.parallel.sharding_rules import UNET_RULES, make_param_shardings
 from omfa_jax.train.aot_step import make_aot_step
-from omfa_jax.train.network import get_unet_shapes
 
 UNET = get_unet_config(
     "xs",

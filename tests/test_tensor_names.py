@@ -5,9 +5,8 @@ import pytest
 from torch_models import UNET_SHAPES, component_of, get_state_dict, params_of, torch_unet, torch_vae
 
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.models import VAEConfig
+from omfa_jax.models import VAEConfig, get_vae_shapes
 from omfa_jax.weights import mismatches, tensor_names, torch_sources
-from omfa_jax.weights.torch_sources import get_vae_shapes
 from omfa_jax.weights.torch_tensors import LazyTensors
 
 UNET = UNET_SHAPES["sdxl-like"]

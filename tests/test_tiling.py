@@ -19,10 +19,10 @@ from omfa_jax.models import (
     encode_any_size,
     encode_tiled,
     get_vae_config,
+    get_vae_shapes,
     tiling,
 )
 from omfa_jax.models.attention import attention, chunked_attention
-from omfa_jax.weights.torch_sources import get_vae_shapes
 
 CONFIG = VAEConfig(block_channels=(8, 16, 24), layers_per_block=1, latent_channels=6, norm_groups=4)
 TILE = 4

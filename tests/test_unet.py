@@ -18,13 +18,12 @@ from torch_models import (
 
 from omfa_jax.core import trees
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.models import apply_unet, get_unet_config, init_unet
+from omfa_jax.models import apply_unet, get_unet_config, get_unet_shapes, init_unet
 from omfa_jax.models.compute import Compute
 from omfa_jax.models.embeddings import sinusoidal_embedding
 from omfa_jax.models.initializers import init_params
 from omfa_jax.models.transformer import Transformer
 from omfa_jax.weights import tensor_names
-from omfa_jax.weights.torch_sources import get_unet_shapes
 
 SMALL = UNET_SHAPES["attention-first"]
 

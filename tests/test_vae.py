@@ -9,9 +9,16 @@ import numpy as np
 import pytest
 from torch_models import compiled, nchw, nhwc, params_of, relative_l2, torch, torch_vae
 
-from omfa_jax.models import VAEConfig, decode, encode, encode_posterior, get_vae_config, init_vae
+from omfa_jax.models import (
+    VAEConfig,
+    decode,
+    encode,
+    encode_posterior,
+    get_vae_config,
+    get_vae_shapes,
+    init_vae,
+)
 from omfa_jax.weights import diffusers_configs, tensor_names
-from omfa_jax.weights.torch_sources import get_vae_shapes
 
 CONFIG = VAEConfig(
     block_channels=(16, 24, 32), layers_per_block=2, latent_channels=6, norm_groups=8

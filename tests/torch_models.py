@@ -7,10 +7,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from omfa_jax.models import UNetConfig, VAEConfig
+from omfa_jax.models import UNetConfig, VAEConfig, get_unet_shapes, get_vae_shapes
 from omfa_jax.weights import diffusers_configs, tensor_names
 from omfa_jax.weights.tensor_names import Component
-from omfa_jax.weights.torch_sources import get_unet_shapes, get_vae_shapes
 from omfa_jax.weights.torch_tensors import LazyTensors
 
 with warnings.catch_warnings():

@@ -75,10 +75,9 @@ def use_metric(workdir: Path) -> dict:
 def use_size() -> dict:
     import jax
 
-    from omfa_jax.models.presets import get_unet_config
+    from omfa_jax.models import get_unet_config, get_unet_shapes
     from omfa_jax.parallel.mesh import MESH_AXES
     from omfa_jax.parallel.sharding_rules import UNET_RULES, make_param_shardings
-    from omfa_jax.train.network import get_unet_shapes
 
     config = get_unet_config("ml")
     shapes = get_unet_shapes(config)

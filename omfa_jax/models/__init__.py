@@ -7,6 +7,8 @@ from omfa_jax.models.network_api import (
     decode,
     encode,
     encode_posterior,
+    get_unet_shapes,
+    get_vae_shapes,
     init_unet,
     init_vae,
 )
@@ -30,7 +32,9 @@ __all__ = [
     "encode_posterior",
     "encode_tiled",
     "get_unet_config",
+    "get_unet_shapes",
     "get_vae_config",
+    "get_vae_shapes",
     "init_unet",
     "init_vae",
 ]

@@ -27,16 +27,17 @@ Features = dict[str, Any]
 @functools.partial(jax.jit, static_argnames="config")
 def init_unet(config: UNetConfig, key: PRNGKeyArray) -> Params:
     """Return random parameters; traceable by `jax.eval_shape` and by a jit with shardings."""
-    # the smallest image that passes all levels: shapes of parameters do not depend on it
-    size = config.stride
-    inputs = (
-        jnp.zeros((1, size, size, config.in_channels)),
-        jnp.zeros((1,)),
-        jnp.zeros((1, 1, config.context_dim)),
-        jnp.zeros((1, config.pooled_dim)),
-        jnp.zeros((1, 6)),
-    )
-    return init_params(_shapes(UNet(config, Compute()), *inputs), key)
+    return init_params(get_unet_shapes(config), key)
+
+
+def get_unet_shapes(config: UNetConfig) -> Params:
+    """Return the parameter tree of a UNet as jax.ShapeDtypeStructs, without computing anything."""
+    return jax.tree.map(lambda shape: shape, _trace_unet_shapes(config))
+
+
+def get_vae_shapes(config: VAEConfig) -> Params:
+    """Return the parameter tree of a VAE as jax.ShapeDtypeStructs, without computing anything."""
+    return jax.tree.map(lambda shape: shape, _trace_vae_shapes(config))
 
 
 def apply_unet(
@@ -89,8 +90,7 @@ def compute_reference_features(
 @functools.partial(jax.jit, static_argnames="config")
 def init_vae(config: VAEConfig, key: PRNGKeyArray) -> Params:
     """Return random parameters of encoder and decoder; traceable like `init_unet`."""
-    images = jnp.zeros((1, config.stride, config.stride, 3))
-    return init_params(_shapes(VAE(config, Compute()), images), key)
+    return init_params(get_vae_shapes(config), key)
 
 
 def encode_posterior(
@@ -136,8 +136,29 @@ def decode(
     return _apply(vae, params, latents / config.scaling_factor, method=VAE.decode)
 
 
-def _shapes(module: nn.Module, *inputs: Array) -> Params:
-    return jax.eval_shape(module.init, jax.random.key(0), *inputs)["params"]
+# tracing a network takes a second, and every part of a program asks for its shapes
+@functools.lru_cache(maxsize=64)
+def _trace_unet_shapes(config: UNetConfig) -> Params:
+    # the smallest image that passes all levels: shapes of parameters do not depend on it
+    size = config.stride
+    return _trace_shapes(
+        UNet(config, Compute()),
+        (1, size, size, config.in_channels),
+        (1,),
+        (1, 1, config.context_dim),
+        (1, config.pooled_dim),
+        (1, 6),
+    )
+
+
+@functools.lru_cache(maxsize=64)
+def _trace_vae_shapes(config: VAEConfig) -> Params:
+    return _trace_shapes(VAE(config, Compute()), (1, config.stride, config.stride, 3))
+
+
+def _trace_shapes(module: nn.Module, *inputs: tuple[int, ...]) -> Params:
+    arrays = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in inputs)
+    return jax.eval_shape(module.init, jax.random.key(0), *arrays)["params"]
 
 
 def _apply(module: nn.Module, params: Params, *inputs: Array, method: Any = None) -> Any:

@@ -12,9 +12,8 @@ from jaxtyping import Array
 
 from omfa_jax.core.trees import flatten
 from omfa_jax.diffusion.settings import DiffusionSettings
-from omfa_jax.models import Compute, UNetConfig, apply_unet
+from omfa_jax.models import Compute, UNetConfig, apply_unet, get_unet_shapes
 from omfa_jax.models.attention import attention
-from omfa_jax.train.network import get_unet_shapes
 from omfa_jax.train.settings import TrainSettings
 
 

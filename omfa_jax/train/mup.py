@@ -19,12 +19,11 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import optax
 
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.trees import KeyPath, flatten, unflatten
-from omfa_jax.models import UNetConfig, get_unet_config, init_unet
+from omfa_jax.models import UNetConfig, get_unet_config, get_unet_shapes
 
 Params = dict[str, Any]
 
@@ -40,8 +39,7 @@ def get_base_shapes(params: Mapping[str, Any], base: str) -> dict[KeyPath, tuple
     config: UNetConfig = get_unet_config(
         base, in_channels=ends["conv_in"][-2], out_channels=ends["conv_out"][-1]
     )
-    shapes = jax.eval_shape(lambda: init_unet(config, jax.random.key(0)))
-    return {path: tuple(leaf.shape) for path, leaf in flatten(shapes)}
+    return {path: tuple(leaf.shape) for path, leaf in flatten(get_unet_shapes(config))}
 
 
 def compute_width_ratios(

@@ -3,13 +3,12 @@
 import logging
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from omfa_jax.diffusion.settings import DiffusionSettings
-from omfa_jax.models import Compute, UNetConfig, get_unet_config, init_unet
-from omfa_jax.models.reference_unet import init_network_params
+from omfa_jax.models import Compute, UNetConfig, get_unet_config, get_unet_shapes
+from omfa_jax.models.reference_unet import init_from_single
 from omfa_jax.parallel.activation_sharding import get_activation_sizes, make_activation_constraint
 from omfa_jax.parallel.attention_kernels import get_attention_kernel, select_attention_kernel
 from omfa_jax.parallel.fsdp import make_all_gather_params
@@ -30,15 +29,9 @@ def make_unet_config(preset: str, diffusion: DiffusionSettings) -> UNetConfig:
     )
 
 
-def get_unet_shapes(config: UNetConfig) -> Any:
-    """Return one UNet's parameters as shapes, without computing anything."""
-    return jax.eval_shape(lambda: init_unet(config, jax.random.key(0)))
-
-
 def get_network_shapes(diffusion: DiffusionSettings, config: UNetConfig) -> Any:
     """Return the shapes of all trained parameters: one UNet, or two with a reference UNet."""
-    key, reference = jax.random.key(0), diffusion.reference
-    return jax.eval_shape(lambda: init_network_params(config, key, has_reference=reference))
+    return init_from_single(get_unet_shapes(config), has_reference=diffusion.reference)
 
 
 def divide_network(

@@ -3,10 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-import jax
-
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.models import UNetConfig, VAEConfig, init_unet, init_vae
 from omfa_jax.weights.scheduler_statements import Statement
 from omfa_jax.weights.tensor_names import Component, list_reshaped
 from omfa_jax.weights.torch_tensors import LazyTensors
@@ -23,16 +20,6 @@ class NetworkSource:
     component: Component
     notes: tuple[str, ...] = ()
     statements: tuple[Statement, ...] = ()
-
-
-def get_unet_shapes(config: UNetConfig) -> dict[str, Any]:
-    """Return the parameter tree of a UNet as jax.ShapeDtypeStructs."""
-    return jax.eval_shape(lambda: init_unet(config, jax.random.key(0)))
-
-
-def get_vae_shapes(config: VAEConfig) -> dict[str, Any]:
-    """Return the parameter tree of a VAE as jax.ShapeDtypeStructs."""
-    return jax.eval_shape(lambda: init_vae(config, jax.random.key(0)))
 
 
 def describe_tensors(component: Component, name: str, *, allow_fp8: bool) -> list[str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from omfa_jax.core.errors import OmfaError
-from omfa_jax.models import UNetConfig, VAEConfig
+from omfa_jax.models import UNetConfig, VAEConfig, get_unet_shapes, get_vae_shapes
 from omfa_jax.weights import (
     diffusers_configs,
     diffusers_names,
@@ -14,7 +14,7 @@ from omfa_jax.weights import (
     ldm_names,
     scheduler_statements,
 )
-from omfa_jax.weights.network_source import NetworkSource, get_unet_shapes, get_vae_shapes
+from omfa_jax.weights.network_source import NetworkSource
 from omfa_jax.weights.single_file import SingleFile
 from omfa_jax.weights.tensor_files import format_names, make_printable, read_json
 from omfa_jax.weights.tensor_names import Component, update_key

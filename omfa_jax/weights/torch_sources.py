@@ -9,16 +9,11 @@ from typing import Any
 
 from omfa_jax.core.atomic_files import require_dir, require_file
 from omfa_jax.core.errors import OmfaError, raise_all
-from omfa_jax.models import UNetConfig, VAEConfig
+from omfa_jax.models import UNetConfig, VAEConfig, get_unet_shapes, get_vae_shapes
 from omfa_jax.weights import conv_in, diffusers_configs, scheduler_statements, single_networks
 from omfa_jax.weights.lora import LoraFile, merge_loras
 from omfa_jax.weights.model_description import ModelDescription, read_description
-from omfa_jax.weights.network_source import (
-    NetworkSource,
-    describe_tensors,
-    get_unet_shapes,
-    get_vae_shapes,
-)
+from omfa_jax.weights.network_source import NetworkSource, describe_tensors
 from omfa_jax.weights.single_file import (
     UNET_START,
     VAE_START,

@@ -63,7 +63,7 @@ def _get_kind(leaf: Any) -> Hashable:
     return leaf.shape, str(leaf.dtype), getattr(leaf, "sharding", None)
 
 
-def _find_mesh(arrays: Sequence[Any]) -> Mesh | None:
+def _find_mesh(arrays: Sequence[Any]) -> Any:
     sharding = getattr(arrays[0], "sharding", None)
     return sharding.mesh if isinstance(sharding, NamedSharding) else None
 
