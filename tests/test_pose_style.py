@@ -83,7 +83,7 @@ def test_splits_of_several_styles_are_refused(raw, tmp_path):
     with pytest.raises(OmfaError, match=r"of one style, found parts, positions"):
         build_records(mixed, tmp_path / "records")
     note.write_text("{}")
-    with pytest.raises(OmfaError, match="damaged; delete"):
+    with pytest.raises(OmfaError, match=r"damaged; `omfa data poses --overwrite` renders all of"):
         build_records(mixed, tmp_path / "records")
     assert not (tmp_path / "records").exists()
 

@@ -189,7 +189,7 @@ def _read_note(note: Path) -> dict[str, str]:
         return {name: found[name] for name in ("style", "size_px", "body_model")}
     except (ValueError, KeyError, TypeError):
         raise OmfaError(
-            f"{note}: damaged; --overwrite renders all of {note.parent} again"
+            f"{note}: damaged; `omfa data poses --overwrite` renders all of {note.parent} again"
         ) from None
 
 
