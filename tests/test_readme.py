@@ -42,10 +42,10 @@ MORE = {
     "omfa train --config configs/vitonhd.py --workdir .": [
         *SIZES,
         "--config.mesh.allow_replicated=True",
-        "--config.model.unet=ladder_12",
+        "--config.model.unet=tiny",
         "--config.model.vae=tiny",
     ],
-    "omfa plan": [*SIZES, "--config.model.unet=ladder_12", "--config.model.vae=tiny"],
+    "omfa plan": [*SIZES, "--config.model.unet=tiny", "--config.model.vae=tiny"],
     "omfa train --config configs/vitonhd.py --workdir runs/vitonhd": [
         *SIZES,
         "--config.train.steps=2",
