@@ -8,6 +8,7 @@ own arguments, environment, streams and backend.
 
 import atexit
 import ctypes
+import gc
 import importlib
 import json
 import os
@@ -198,5 +199,7 @@ if __name__ == "__main__":
     for name in IMPORTS:
         importlib.import_module(name)
     assert threading.active_count() == 1, "a process with threads must not fork"
+    # what was imported is neither looked at nor copied in the forked processes
+    gc.freeze()
     asked = serve(socket.socket(fileno=int(sys.argv[1])))
     exec(asked["program"], become(asked))
