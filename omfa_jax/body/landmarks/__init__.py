@@ -1,0 +1,1 @@
+"""Landmarks of people in photos: BlazePose's networks, run by numpy."""
