@@ -16,6 +16,8 @@ from jaxtyping import Float32
 from safetensors.numpy import load_file
 
 Array = np.ndarray
+# of the cache that a core has for itself
+BAND_BYTES = 2**17
 
 
 @dataclass(frozen=True)
@@ -110,16 +112,25 @@ def _iterate_window(
 
 def _convolve(x: Sequence[Array], stride: int, padding: str, activation: str) -> Array:
     image, weights = x[:2]
-    window = weights.shape[:2]
+    window, (depth, count) = weights.shape[:2], weights.shape[2:]
     if window == (1, 1):
         seen = image[::stride, ::stride]
-        y = seen.reshape(-1, seen.shape[-1]) @ weights[0, 0]
+        y = (seen.reshape(-1, depth) @ weights[0, 0]).reshape(*seen.shape[:2], count)
+    elif count < depth:
+        # few outputs: multiply every pixel once, then add what the places of the window see
+        each = image.reshape(-1, depth) @ weights.transpose(2, 0, 1, 3).reshape(depth, -1)
+        each = each.reshape(*image.shape[:2], -1)
+        y = None
+        for i, j, place in _iterate_window(each, window, stride, padding):
+            start = (i * window[1] + j) * count
+            part = place[..., start : start + count]
+            y = part.copy() if y is None else np.add(y, part, out=y)
+        assert y is not None
     else:
-        # one matrix product of all places costs fewer passes over memory than a sum of products
         places = [place for _, _, place in _iterate_window(image, window, stride, padding)]
         seen = np.concatenate(places, axis=-1)
-        y = seen.reshape(-1, seen.shape[-1]) @ weights.reshape(-1, weights.shape[-1])
-    y = y.reshape(*seen.shape[:2], -1)
+        y = seen.reshape(-1, seen.shape[-1]) @ weights.reshape(-1, count)
+        y = y.reshape(*seen.shape[:2], count)
     if len(x) > 2:
         y += x[2]
     return _activate(y, activation)
@@ -127,16 +138,32 @@ def _convolve(x: Sequence[Array], stride: int, padding: str, activation: str) ->
 
 def _convolve_depthwise(x: Sequence[Array], stride: int, padding: str, activation: str) -> Array:
     image, weights = x[:2]
-    y = product = None
-    for i, j, place in _iterate_window(image, weights.shape[:2], stride, padding):
-        if y is None or product is None:
-            y, product = place * weights[i, j], np.empty(place.shape, np.float32)
-        else:
-            y += np.multiply(place, weights[i, j], out=product)
-    assert y is not None
-    if len(x) > 2:
-        y += x[2]
-    return _activate(y, activation)
+    window, depth = weights.shape[:2], weights.shape[2]
+    pads = [_find_padding(image.shape[i], window[i], stride, padding) for i in (0, 1)]
+    if any(map(any, pads)):
+        image = np.pad(image, (*pads, (0, 0)))
+    height, width = ((image.shape[i] - window[i]) // stride + 1 for i in (0, 1))
+    if stride > 1:
+        # columns of one remainder side by side, so that a place of the window is one run of numbers
+        parts = [image[:, i::stride] for i in range(stride)]
+    else:
+        parts = [image]
+    flat = [np.ascontiguousarray(part).reshape(len(image), -1) for part in parts]
+    y = np.empty((height, width * depth), np.float32)
+    y[:] = 0 if len(x) < 3 else np.tile(x[2], width)
+    rows = np.tile(weights, (1, 1, width))
+    # bands of rows that stay in the cache over all places of the window
+    band = max(1, BAND_BYTES // y[0].nbytes)
+    product = np.empty((band, y.shape[1]), np.float32)
+    for top in range(0, height, band):
+        out = y[top : top + band]
+        for i in range(window[0]):
+            lines = slice(top * stride + i, (top + len(out) - 1) * stride + i + 1, stride)
+            for j in range(window[1]):
+                start = j // stride * depth
+                seen = flat[j % stride][lines, start : start + y.shape[1]]
+                out += np.multiply(seen, rows[i, j], out=product[: len(out)])
+    return _activate(y.reshape(height, width, depth), activation)
 
 
 def _max_pool(x: Sequence[Array], stride: int, size: int, padding: str) -> Array:
@@ -150,20 +177,27 @@ def _max_pool(x: Sequence[Array], stride: int, size: int, padding: str) -> Array
 def _resize_bilinear(
     x: Sequence[Array], size: Sequence[int], half_pixel: bool, align_corners: bool
 ) -> Array:
-    (y,) = x
-    for axis in (0, 1):
-        old, new = y.shape[axis], size[axis]
-        at = np.arange(new) * (old / new)
-        if align_corners and new > 1:
-            at = np.arange(new) * ((old - 1) / (new - 1))
-        elif half_pixel:
-            at = np.maximum((np.arange(new) + 0.5) * (old / new) - 0.5, 0)
-        low = np.minimum(at.astype(int), old - 1)
-        share = (at - low).astype(np.float32).reshape([-1 if i == axis else 1 for i in range(3)])
-        upper = np.take(y, np.minimum(low + 1, old - 1), axis)
-        y = np.take(y, low, axis)
-        y = y + (upper - y) * share
-    return y
+    rows, columns = (
+        _make_resizing(old, new, half_pixel, align_corners)
+        for old, new in zip(x[0].shape, size, strict=False)
+    )
+    y = (rows @ x[0].reshape(len(x[0]), -1)).reshape(len(rows), *x[0].shape[1:])
+    return np.matmul(columns, y)
+
+
+def _make_resizing(old: int, new: int, half_pixel: bool, align_corners: bool) -> Array:
+    """Return the matrix (new, old) of linear interpolation along one axis."""
+    at = np.arange(new) * (old / new)
+    if align_corners and new > 1:
+        at = np.arange(new) * ((old - 1) / (new - 1))
+    elif half_pixel:
+        at = np.maximum((np.arange(new) + 0.5) * (old / new) - 0.5, 0)
+    low = np.minimum(at.astype(int), old - 1)
+    share = at - low
+    matrix = np.zeros((new, old), np.float32)
+    np.add.at(matrix, (np.arange(new), low), 1 - share)
+    np.add.at(matrix, (np.arange(new), np.minimum(low + 1, old - 1)), share)
+    return matrix
 
 
 def _depth_to_space(x: Sequence[Array], block: int) -> Array:
