@@ -30,6 +30,11 @@ MAX_SIDE_PX = 1536
 MAX_PEOPLE = 8
 # a landmark is refined where its heatmap is at least this sure, over this many cells
 MIN_HEAT, HEAT_CELLS = 0.5, 7
+# Of a hand or a garment that was taken for a person, few landmarks are sure, or the hips are elsewhere
+# than the detector saw them (a share of the crop's side). Parts of real people: at least 9 landmarks,
+# at most 0.07; a hand in a photo without a head: 1 to 16, and 0.06 to 0.14.
+MIN_SURE, MAX_HIP_SHIFT = 8, 0.08
+SURE = 0.5
 # two crops whose landmarks are this close (a share of the crop's side) show one person
 SAME_PERSON = 0.05
 
@@ -74,10 +79,12 @@ def find_person(photo: UInt8[np.ndarray, "h w 3"], name: str) -> PersonLandmarks
     """
     people, best = _search(photo)
     if not people:
+        found = f"best score {best:.2f}, at least {MIN_SCORE:g} is needed"
+        if best >= MIN_SCORE:
+            found = f"a part with score {best:.2f} has landmarks that contradict each other"
         raise OmfaError(
-            f"{name}: no person found (best score {best:.2f}, at least {MIN_SCORE:g} is needed);"
-            " give a photo that shows one person from head to hips or more, at least a quarter"
-            " of its height"
+            f"{name}: no person found ({found}); give a photo that shows one person from head to"
+            " hips or more, over at least a quarter of its height"
         )
     if len(people) > 1:
         log.warning("%s: %d people found; the largest is used", name, len(people))
@@ -93,9 +100,10 @@ def _search(photo: UInt8[np.ndarray, "h w 3"]) -> tuple[list[PersonLandmarks], f
     people: list[PersonLandmarks] = []
     scores: list[float] = []
     for detection in detections[:MAX_PEOPLE]:
-        person = _find_landmarks(small, detection, network, factor, size_px)
+        person, is_consistent = _find_landmarks(small, detection, network, factor, size_px)
         scores.append(person.score)
-        if person.score >= MIN_SCORE and not any(_is_same(person, other) for other in people):
+        is_new = not any(_is_same(person, other) for other in people)
+        if person.score >= MIN_SCORE and is_consistent and is_new:
             people.append(person)
     return sorted(people, key=_get_area, reverse=True), max(scores, default=best)
 
@@ -116,17 +124,21 @@ def _find_landmarks(
     network: ConvNetwork,
     factor: float,
     size_px: tuple[int, int],
-) -> PersonLandmarks:
+) -> tuple[PersonLandmarks, bool]:
+    """Return the person of a detection, and whether the landmarks fit the detection."""
     found = network(cut(photo, detection.crop, INPUT_PX, "edge") / np.float32(255))
-    rows = found["landmarks"].reshape(-1, 5)[:LANDMARKS].astype(np.float64)
+    # the row after the landmarks is the middle of the hips, where the detector put the crop's
+    rows = found["landmarks"].reshape(-1, 5)[: LANDMARKS + 1].astype(np.float64)
     places = _refine(rows[:, :2] / INPUT_PX, found["heatmaps"])
+    hip_shift = np.linalg.norm(places[LANDMARKS] - 0.5)
+    rows, places = rows[:LANDMARKS], places[:LANDMARKS]
     crop = detection.crop.scale(factor)
     world = found["world"].reshape(-1, 3)[:LANDMARKS].astype(np.float64)
     world[:, :2] = world[:, :2] @ crop.rotation.T
     mask = sigmoid(found["mask"][..., 0])
     points = crop.to_photo(places)
     visibility, presence = sigmoid(rows[:, 3]), sigmoid(rows[:, 4])
-    return PersonLandmarks(
+    person = PersonLandmarks(
         points_px=points,
         world_m=world,
         visibility=visibility,
@@ -135,6 +147,8 @@ def _find_landmarks(
         box_px=_find_box(mask, crop, points, size_px),
         mask=paste_mask(mask, crop, size_px),
     )
+    sure = int((person.confidence >= SURE).sum())
+    return person, bool(sure >= MIN_SURE and hip_shift <= MAX_HIP_SHIFT)
 
 
 def _refine(
