@@ -1,4 +1,4 @@
-"""`omfa data synthesize | bodies | fit | poses | duplicates | build | check | latents | show`."""
+"""`omfa data synthesize | keypoints | bodies | fit | poses | duplicates | build | check | ...`."""
 
 import argparse
 import contextlib
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from omfa_jax.cli import bodies, data_duplicates, data_poses, datasets, fit
+from omfa_jax.cli import bodies, data_duplicates, data_keypoints, data_poses, datasets, fit
 from omfa_jax.cli.config_flag import add_config_flags
 from omfa_jax.cli.flags import (
     BATCH_TYPE,
@@ -64,6 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     make.add_argument("--seed", type=SEED_TYPE, default=0, help="random seed")
     make.add_argument("--processes", type=WORKERS_TYPE, default=cores, help=WORKER_HELP)
 
+    data_keypoints.add_arguments(command("keypoints", data_keypoints.HELP))
     bodies.add_arguments(command("bodies", bodies.HELP))
     fit.add_arguments(command("fit", fit.HELP))
 
@@ -142,6 +143,7 @@ def run(options: argparse.Namespace) -> None:
     """Run one sub-command."""
     action = {
         "synthesize": synthesize,
+        "keypoints": data_keypoints.run,
         "bodies": bodies.run,
         "fit": fit.run,
         "poses": data_poses.run,

@@ -1,4 +1,4 @@
-"""Find the photos of a raw data set with their 2D keypoints, for each layout."""
+"""Find the photos of a raw data set, and their 2D keypoints or where those belong."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +14,7 @@ from omfa_jax.body.keypoints.keypoint_reader import (
     read_keypoints,
     require_photo_size,
 )
+from omfa_jax.body.landmarks.landmark_folder import LandmarkJob
 from omfa_jax.core.atomic_files import require_dir
 from omfa_jax.core.errors import OmfaError, make_unknown_name_error
 from omfa_jax.core.images import read_upright_size
@@ -72,6 +73,54 @@ def find_photos(
             " --dataset"
         )
     return found
+
+
+def list_landmark_jobs(
+    raw_dir: str | os.PathLike, dataset: str | None, *, split: str | None = None
+) -> dict[Path, list[LandmarkJob]]:
+    """Return {folder: every photo of a person, with the file for its keypoints} of a raw data set.
+
+    The file is the one that `find_photos` pairs with the photo, or would pair. Arguments and errors
+    are those of `find_photos`; DeepFashion-MultiModal, which has its landmarks in one list, is
+    refused.
+    """
+    root = require_dir(raw_dir, "raw data set", "--raw")
+    dataset = resolve_dataset(root, dataset, KEYPOINT_LAYOUTS)
+    if dataset == "deepfashion_multimodal":
+        raise OmfaError(
+            f"{root}: deepfashion_multimodal has 21 landmarks of each photo in keypoints/, which"
+            " omfa data fit reads; expected the layout of viton_hd or dresscode"
+        )
+    images, list_jobs = {
+        "viton_hd": ("image", _list_openpose_jobs),
+        "dresscode": ("images", _list_dresscode_jobs),
+    }[dataset]
+    found = {folder: list_jobs(folder) for folder in _list_folders(root, images, split)}
+    if not any(found.values()):
+        raise OmfaError(f"{root}: no photos in the layout of {dataset}; change --raw or --dataset")
+    return found
+
+
+def _list_openpose_jobs(folder: Path) -> list[LandmarkJob]:
+    files = list_first_nonempty_folder(folder, KEYPOINT_DIRS)
+    present = {stem.removesuffix("_keypoints"): path for stem, path in files.items()}
+    # beside those of other photos: only the first folder that is not empty is read
+    place = next((path.parent for path in files.values()), folder / KEYPOINT_DIRS[0])
+    return [
+        LandmarkJob(name, photo, present.get(name, place / f"{name}_keypoints.json"))
+        for name, photo in sorted(list_files_by_stem(folder / "image").items())
+    ]
+
+
+def _list_dresscode_jobs(folder: Path) -> list[LandmarkJob]:
+    present = list_files_by_stem(folder / "keypoints")
+    jobs = []
+    for name, photo in sorted(list_files_by_stem(folder / "images").items()):
+        stem = f"{name[:-2]}_2"
+        if name.endswith("_0"):
+            target = present.get(stem, folder / "keypoints" / f"{stem}.json")
+            jobs.append(LandmarkJob(name, photo, target))
+    return jobs
 
 
 def _list_folders(root: Path, images: str, split: str | None) -> list[Path]:
