@@ -151,7 +151,7 @@ def test_a_file_without_a_person_is_said(tmp_path, document):
         ({"shapes": [], "flags": {}}, "found a dictionary with shapes, flags"),
         ("7", "found 7"),
         (openpose([1, 2]), r"expected 17 \(COCO\), .* or 136 .* found 2 numbers"),
-        (openpose([300.0, 300, 1] * 33), r"136 \(Halpe-FullBody\) rows of keypoints, found 33"),
+        (openpose([300.0, 300, 1] * 34), r"136 \(Halpe-FullBody\) rows of keypoints, found 34"),
         ({"keypoints": [[1, 2, 0.5]] * 16}, "rows of keypoints, found 16"),
         ({"keypoints": [[1] * 5] * 17}, "found an array of 17x5"),
         (openpose(["a"] * 51), "expected rows of numbers"),
