@@ -23,7 +23,7 @@ def read(tmp_path, document, size_px=SIZE_PX, **options):
 
 def test_orders_have_their_names():
     assert [len(order.names) for order in JOINT_ORDERS.values()] == list(JOINT_ORDERS)
-    assert list(JOINT_ORDERS) == [17, 18, 25, 26, 133, 134, 136]
+    assert list(JOINT_ORDERS) == [17, 18, 25, 26, 33, 133, 134, 136]
     assert (
         len(BODY_25) == len(ORDER_25) and BODY_25[8] == "mid_hip" and BODY_25[22] == "right_big_toe"
     )

@@ -124,7 +124,7 @@ def test_command_resumes_and_lists_failures(tmp_path, person, caplog, monkeypatc
     assert len(rows) == 3 and (rows[0] == rows[2]).all()
 
 
-def test_check_counts_and_show_draws(tmp_path, person, caplog):
+def test_check_counts_and_show_draws(tmp_path, person, caplog, capsys):
     caplog.set_level(logging.INFO, "omfa_jax")
     write_image(tmp_path / "test/image/a.png", person)
     write_image(tmp_path / "test/cloth/a.png", person[:50])
@@ -148,7 +148,7 @@ def test_check_counts_and_show_draws(tmp_path, person, caplog):
     assert min(red.sum(), green.sum()) > 100 and changed.mean() < 0.1
     assert np.nonzero(red)[1].mean() < np.nonzero(green)[1].mean() - 20
     status = omfa(["data", "show", "--records", "r", "--dataset", "viton_hd", "--out", str(out)])
-    assert status and "--dataset is for --raw" in caplog.text
+    assert status == 2 and "--dataset is for --raw" in capsys.readouterr().err
 
 
 def test_layouts(tmp_path):
