@@ -24,7 +24,13 @@ MOVED = (
     *("plain", "CMYK JPEG", "palette", "16 bits", "alpha", "really turned by 90 degrees"),
     *("upside down", "turned by EXIF", "tilted", "1/3 of the height", "48x64 px", "4 megapixels"),
 )
-PARTS = ("head and shoulders cut off", "legs only", "head only", "head and shoulders")
+PARTS = (
+    "head cut off at the chin",
+    "head and shoulders cut off",
+    "legs only",
+    "head only",
+    "head and shoulders",
+)
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +83,7 @@ def test_person_is_where_the_photo_was_moved(said):
 def test_parts_of_people_are_refused_or_show_what_is_unsure(said):
     for name in ("head and shoulders cut off", "legs only"):
         assert "no person found" in said[name][1]
+    assert "a body whose face is mostly outside of the photo" in said["head cut off at the chin"][1]
     for name in ("head only", "head and shoulders"):
         assert "of 4 of the trunk not" in said[name][1] or "no person found" in said[name][1]
 
@@ -118,7 +125,9 @@ def test_contradicting_landmarks_are_refused(people, monkeypatch):
     assert find_people(people[0])
     monkeypatch.setattr(person_landmarks, "MIN_SURE", 34)
     assert find_people(people[0]) == []
-    with pytest.raises(OmfaError, match=r"^me: no person found \(a part with score 1.00 has"):
+    with pytest.raises(
+        OmfaError, match=r"^me: no person found \(landmarks that contradict each other, score"
+    ):
         find_person(people[0], "me")
     monkeypatch.setattr(person_landmarks, "MIN_SURE", 8)
     monkeypatch.setattr(person_landmarks, "MAX_HIP_SHIFT", 0.0)

@@ -40,8 +40,8 @@ def test_network_agrees_with_lite_rt(lite):
 
     (detection, *_), _ = person_detector.detect(photo, remember("detector", "pose_detection"))
     run, size_px = remember("landmarks", "pose_landmark_full"), (photo.shape[1], photo.shape[0])
-    person, is_consistent = person_landmarks.find_landmarks(photo, detection, run, 1.0, size_px)
-    assert is_consistent and len(seen) == 7
+    person, doubt = person_landmarks.find_landmarks(photo, detection, run, 1.0, size_px)
+    assert not doubt and len(seen) == 7
     # in pixels of the networks' inputs
     scores = person_detector.sigmoid(lite["detector/scores"].ravel())
     sure = scores >= person_detector.MIN_SCORE

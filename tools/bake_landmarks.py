@@ -196,8 +196,8 @@ def make_fixture(models: Path) -> dict[str, np.ndarray]:
     (detection, *_), _ = detect(photo, remember("detector", networks[0]))
     size_px = (photo.shape[1], photo.shape[0])
     run = remember("landmarks", networks[1])
-    person, is_consistent = find_landmarks(photo, detection, run, 1.0, size_px)
-    if not is_consistent:
+    person, doubt = find_landmarks(photo, detection, run, 1.0, size_px)
+    if doubt:
         raise OmfaError("the fixture's photo shows nobody; change _FIXTURE_SEED")
     # every fourth pixel of what is large
     thinned = {"landmarks/mask": 4, "landmarks/heatmaps": 4}
