@@ -58,7 +58,9 @@ def bake(path: Path, outputs: dict[str, str]) -> tuple[dict[str, np.ndarray], di
     A step of the graph has `op`, `inputs`, `output` and its options. Convolutions' weights get the
     order (rows, columns, in, out). OmfaError for an operator that conv_network.py does not run.
     """
-    from ai_edge_litert import schema_py_generated as schema
+    from ai_edge_litert import (  # pyright: ignore[reportMissingImports]
+        schema_py_generated as schema,
+    )
 
     names = {value: key for key, value in vars(schema.BuiltinOperator).items() if key[0] != "_"}
     model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(path.read_bytes(), 0))
@@ -150,7 +152,10 @@ def _order(name: str, weights: np.ndarray) -> np.ndarray:
 
 
 def _make_interpreter(path: Path) -> Any:
-    from ai_edge_litert.interpreter import Interpreter, OpResolverType
+    from ai_edge_litert.interpreter import (  # pyright: ignore[reportMissingImports]
+        Interpreter,
+        OpResolverType,
+    )
 
     interpreter = Interpreter(
         str(path),
