@@ -17,6 +17,7 @@ from omfa_jax.body.keypoints.keypoint_reader import (
     OTHER_PHOTO,
     OTHER_SIZE,
     SEVERAL,
+    SMALLER,
 )
 from omfa_jax.core import images
 from omfa_jax.core.atomic_files import require_dir
@@ -60,6 +61,7 @@ WITHIN = {
     NO_PERSON: "no_person",
     SEVERAL: "several_people",
     OTHER_PHOTO: "keypoints",
+    SMALLER: "keypoints",
 }
 
 
