@@ -11,6 +11,7 @@ from PIL import Image
 from omfa_jax.core.atomic_files import atomic_write
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.image_formats import HEADER_BYTES, prepare_plugin
+from omfa_jax.core.local_paths import require_local
 from omfa_jax.core.retry import call_with_retries
 from omfa_jax.core.srgb import convert_to_srgb, report_unused_colors
 
@@ -92,6 +93,7 @@ def open_image(source: ImageSource, what: str = "image") -> Image.Image:
 def _read_file(source: str | os.PathLike, name: str) -> bytes:
     path = Path(source)
     if not path.is_file():
+        require_local(source)
         came = "a folder" if path.is_dir() else "nothing"
         raise OmfaError(f"{name}: expected an image file, found {came}")
     try:
