@@ -72,6 +72,7 @@ def test_the_filter_outlives_signals_to_the_whole_job():
     reading, writing = os.pipe()
     command = [sys.executable, "-I", "-S", stderr_filter.__file__]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=writing)
+    assert process.stdin is not None
     os.close(writing)
     process.stdin.write(b"started\n")
     process.stdin.flush()

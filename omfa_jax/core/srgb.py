@@ -119,10 +119,10 @@ def _describe_colors(image: Image.Image, data: bytes) -> str:
     if any(stated):
         return f"colours in {' and '.join(filter(None, stated))}"
     # only where there is EXIF: reading it opens the file's metadata
-    exif = image.getexif() if "exif" in image.info else {}
-    if exif and exif.get_ifd(ExifTags.IFD.Interop).get(1) == _ADOBE_RGB_INDEX:
-        return "colours in Adobe RGB (by EXIF)"
-    return ""
+    if "exif" not in image.info:
+        return ""
+    index = image.getexif().get_ifd(ExifTags.IFD.Interop).get(1)
+    return "colours in Adobe RGB (by EXIF)" if index == _ADOBE_RGB_INDEX else ""
 
 
 def _describe_png_gamma(image: Image.Image) -> str:
