@@ -4,6 +4,7 @@ import logging
 from pathlib import Path
 
 from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.local_paths import require_local
 from omfa_jax.diffusion.settings import DiffusionSettings
 from omfa_jax.train.checkpoints.checkpoint_weights import find_workdir, load_checkpoint_model
 from omfa_jax.train.checkpoints.checkpointer import MODEL_FOLDER
@@ -79,6 +80,7 @@ def is_checkpoint(folder: Path) -> bool:
 def require_model_folder(folder: Path, path: str | Path) -> None:
     """Raise an OmfaError if `folder`, given as `path`, is not a model folder."""
     if not folder.is_dir():
+        require_local(path)
         raise OmfaError(f"no model at {path}: {EXPECTED}")
     if not (folder / "unet").is_dir():
         raise OmfaError(f"{path} is not a model folder: {EXPECTED}")

@@ -3,13 +3,17 @@
 import contextlib
 import logging
 import os
+import signal
+import subprocess
+import sys
+import threading
 import time
 
 import jax
 import numpy as np
 from matrix_training import matrix_run
 
-from omfa_jax.core import compile_notice
+from omfa_jax.core import compile_notice, stderr_filter
 from omfa_jax.core.compile_notice import CompilationNotice, hide_slow_compile_box
 from omfa_jax.core.stderr_filter import BoxFilter
 from omfa_jax.train.loop import train
@@ -56,6 +60,44 @@ def test_stderr_passes_through_the_filter_and_is_given_back(capfd):
     assert os.fstat(2).st_ino == before
     os.write(2, b"\nafter\n")
     assert capfd.readouterr().err == ERROR + "no end of line\nafter\n"
+
+
+def test_the_filter_outlives_signals_to_the_whole_job():
+    reading, writing = os.pipe()
+    command = [sys.executable, "-I", "-S", stderr_filter.__file__]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=writing)
+    assert process.stdin is not None
+    os.close(writing)
+    process.stdin.write(b"started\n")
+    process.stdin.flush()
+    assert os.read(reading, 100) == b"started\n"
+    for name in ("SIGTERM", "SIGUSR1", "SIGINT"):
+        process.send_signal(getattr(signal, name))
+    process.stdin.write(b"saved a checkpoint\n")
+    process.stdin.close()
+    assert process.wait(20) == 0
+    assert os.read(reading, 100) == b"saved a checkpoint\n"
+    os.close(reading)
+
+
+def test_a_log_that_cannot_be_written_ends_nothing():
+    reading, writing = os.pipe()
+    os.close(reading)
+    # its reader has gone
+    stderr_filter.write_all(b"x", writing)
+    os.close(writing)
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    sent = bytes(range(256)) * 1024
+    thread = threading.Thread(target=stderr_filter.write_all, args=(sent, writing))
+    thread.start()
+    came = b""
+    while len(came) < len(sent):
+        came += os.read(reading, 65536)
+    thread.join(20)
+    os.close(reading)
+    os.close(writing)
+    assert came == sent
 
 
 def test_a_short_compilation_leaves_stderr_alone():

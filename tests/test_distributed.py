@@ -77,6 +77,12 @@ def test_place_in_job(variables, place):
         ({**BATCH, "SLURM_STEP_ID": "9", "SLURM_STEP_NUM_TASKS": "1"}, "granted 8 tasks"),
         ({"SLURM_JOB_ID": "7", "SLURM_NTASKS": "8"}, "granted 8 tasks"),
         ({ADDRESS: "a:1"}, f"{INDEX} is not set"),
+        ({"OMPI_COMM_WORLD_RANK": "1"}, "OMPI_COMM_WORLD_SIZE and OMPI_COMM_WORLD_LOCAL_RANK are"),
+        (
+            {"OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_SIZE": "2"},
+            "OMPI_COMM_WORLD_RANK is set, but OMPI_COMM_WORLD_LOCAL_RANK is not: pass on all",
+        ),
+        ({"MV2_COMM_WORLD_SIZE": "4"}, "MV2_COMM_WORLD_RANK and MV2_COMM_WORLD_LOCAL_RANK are not"),
         ({**BY_HAND, INDEX: "two"}, f"{INDEX} is 'two'"),
         ({**BY_HAND, INDEX: "4"}, f"{INDEX}=4 and {COUNT}=4: expected an index from 0"),
         ({**BY_HAND, COUNT: "0", INDEX: "0"}, "expected an index from 0"),

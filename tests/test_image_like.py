@@ -6,7 +6,9 @@ from PIL import Image
 from tiny_training import SETTINGS
 
 import omfa_jax as omfa
+from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.images import write_image
+from omfa_jax.sampling.image_like import read_image_like
 from omfa_jax.sampling.sampler import Sampler
 
 SLOTS = omfa.SlotFitter(SETTINGS)
@@ -120,3 +122,21 @@ def test_the_samplers_own_errors_speak_of_pixels():
         StandIn()("try_on", {"garment": garment, "face": face}, None, seed=0)
     with pytest.raises(omfa.OmfaError, match="one batch size, got 1 of face, 2 of pose"):
         StandIn()("try_on", {"face": face}, np.zeros((2, 32, 32, 3), np.float32), seed=0)
+
+
+def test_floats_from_0_to_1_are_warned_of(photo, caplog):
+    fraction = np.linspace(0, 1, 32 * 24 * 3, dtype=np.float32).reshape(32, 24, 3)
+    read_image_like(2 * fraction - 1, "garment")
+    read_image_like(np.ones((8, 8, 3), np.float32), "garment")
+    assert not caplog.messages
+    read_image_like(fraction, "garment")
+    (line,) = caplog.messages
+    assert line.startswith("garment: float pixels are from -1 to 1, and these are 0 to 1")
+
+
+def test_urls_are_named():
+    for path in ("gs://bucket/a.png", "https://host/a.png"):
+        with pytest.raises(OmfaError, match=rf"{path[:5]}.*:// is not supported"):
+            read_image_like(path, "garment")
+    with pytest.raises(OmfaError, match="gs:// is not supported"):
+        omfa.load_model("gs://bucket/run")

@@ -164,3 +164,14 @@ def test_the_flag_reaches_every_reader():
     options = parse(sample, "--checkpoint=x", "--task=try_on", "--out=y", "--person=z")
     assert sample.make_request(options).person.person_index == 2
     assert options.source_person_index is None
+
+
+def test_check_counts_keypoints_of_smaller_photos(tmp_path):
+    root = tiny.write_raw(tmp_path / "raw", {"train": 1})
+    corner = [value for at in range(25) for value in (3 + at % 5, 2 + at // 2, 0.9)]
+    path = root / "train/openpose_json/00000_00_keypoints.json"
+    path.write_text(json.dumps({"people": [{"pose_keypoints_2d": corner}]}))
+    report = check_raw(root)
+    assert [line.partition(" of the")[0] for line in report.get_findings("keypoints")] == [
+        "train/00000_00: keypoints in the upper left quarter"
+    ]

@@ -197,3 +197,48 @@ def test_marks_of_missing_points(tmp_path):
         spoiled[3 * joint : 3 * joint + 3] = mark
     rows = read(tmp_path, openpose(spoiled)).rows
     assert not rows[:4, 2].any() and rows[4].tolist() == list(PERSON["rwri"])
+
+
+SIZE_FIELDS = {
+    "plain": lambda w, h: {"width": w, "height": h},
+    "labelme": lambda w, h: {"imageWidth": w, "imageHeight": h},
+    "mmpose": lambda w, h: {"img_shape": [h, w, 3]},
+}
+
+
+@pytest.mark.parametrize("name", SIZE_FIELDS)
+def test_sizes_of_other_tools_scale_the_points(tmp_path, name):
+    halves = {n: (x / 2, y / 2, c) for n, (x, y, c) in PERSON.items()}
+    fields = SIZE_FIELDS[name](SIZE_PX[0] // 2, SIZE_PX[1] // 2)
+    found = read(tmp_path, openpose(flat(ORDER_25, halves), **fields))
+    np.testing.assert_allclose(found.rows, list(PERSON.values()), atol=1e-6)
+    assert found.notes == ()
+    with pytest.raises(OtherAspectError, match="another aspect ratio"):
+        read(tmp_path, openpose(flat(ORDER_25, halves), **SIZE_FIELDS[name](640, 480)))
+
+
+def test_the_size_of_a_person_is_not_that_of_the_photo(tmp_path):
+    person = {"keypoints": flat(ORDER_25), "width": 100, "height": 30}
+    np.testing.assert_allclose(read(tmp_path, [person]).rows, list(PERSON.values()))
+
+
+def test_points_of_a_smaller_photo_are_noted(tmp_path):
+    halves = {n: (x / 2, y / 2, c) for n, (x, y, c) in PERSON.items()}
+    people = openpose(flat(ORDER_25, halves))
+    assert [note[:42] for note in read(tmp_path, people).notes] == [
+        "keypoints in the upper left quarter of the"
+    ]
+    # with somebody elsewhere, the photo is not a smaller one
+    people["people"] += openpose(flat(ORDER_25))["people"]
+    assert read(tmp_path, people, person_index=0).notes == ()
+
+
+def test_confidences_in_place_of_indices(tmp_path):
+    # DWPose without its step that turns scores into indices
+    places = [PERSON[name][:2] for name in (*ORDER_25[:8], *ORDER_25[9:19])]
+    far = [[x + 1, y + 1] for x, y in places]
+    trust = [0.9 if number % 2 else 0.5 for number in range(len(places))]
+    bodies = {"candidate": far + [list(place) for place in places], "subset": [trust, trust]}
+    rows = read(tmp_path, {"bodies": bodies}, person_index=1).rows
+    assert rows[1].tolist() == [*PERSON["neck"][:2], 0.9]
+    assert rows[9].tolist() == [*PERSON[ORDER_25[9]][:2], 0.5]

@@ -57,6 +57,15 @@ def test_forms_of_a_line(tmp_path, form, encoding):
     assert all("line 1: " in line and "header" in line for line in warnings)
 
 
+def test_names_without_suffix_are_no_header(tmp_path):
+    path = tmp_path / "pairs.txt"
+    path.write_text("00034_00 04469_00\n00035_00.jpg 04469_00.jpg\n")
+    warnings: list[str] = []
+    first, second = read_pairs(path, warnings)
+    assert (first.person, first.garment, second.person) == ("00034_00", "04469_00", "00035_00.jpg")
+    assert not warnings
+
+
 @pytest.mark.parametrize(
     ("line", "fields"),
     [

@@ -225,6 +225,8 @@ def test_the_scripts_need_nothing_of_ours():
         ({"guidance": -1}, "--guidance must be 0 to 1000"),
         ({"out": "picture.gif"}, "--out must end in .png, .jpg, .jpeg"),
         ({"device": "abacus"}, "on abacus"),
+        ({"out": "gs://bucket/a.png"}, "--out: gs:// is not supported"),
+        ({"garment": "https://host/a.png"}, "--garment: https:// is not supported"),
     ],
     ids=str,
 )

@@ -124,3 +124,26 @@ def test_a_folder_with_a_checkpoint_in_it_points_to_it(whole, tmp_path):
         OmfaError, match=r"no folder unet: .*; of its files sdxl\.safetensors, give"
     ):
         open_source(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("what", "key"),
+    [
+        ("Stable Cascade", "down_blocks.0.0.channelwise.0.weight"),
+        ("PixArt or a relative", "caption_projection.linear_1.weight"),
+        ("a diffusion transformer", "model.diffusion_model.blocks.0.self_attn.q.weight"),
+        ("a diffusion transformer", "transformer_blocks.0.attn.add_q_proj.weight"),
+    ],
+)
+def test_other_models_are_named(tmp_path, capsys, what, key):
+    path = write(tmp_path / "other.safetensors", {key: np.zeros((2, 2), np.float32)})
+    (line,) = fails(capsys, path, "--out", tmp_path / "out")
+    assert f"has no UNet: it is {what}; give an SDXL checkpoint" in line
+
+
+def test_a_vae_is_not_asked_for_with_another_models_unet(states, tmp_path, capsys):
+    unet = {k: v for k, v in in_one_file(*states).items() if "label_emb" not in k}
+    unet = {k: v for k, v in unet.items() if k.startswith("model.diffusion_model.")}
+    path = write(tmp_path / "sd15.safetensors", unet)
+    (line,) = fails(capsys, path, "--out", tmp_path / "out")
+    assert "Stable Diffusion 1 or 2 checkpoint" in line

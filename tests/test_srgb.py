@@ -2,6 +2,8 @@
 
 import dataclasses
 import io
+import struct
+import zlib
 
 import icc_profiles as icc
 import numpy as np
@@ -178,3 +180,54 @@ def test_one_table_of_suffixes(tmp_path):
     for index, suffix in enumerate(READ_SUFFIXES):
         (tmp_path / f"{index}{suffix.upper()}").touch()
     assert len(list_images(tmp_path, "predictions", "--pred")) == len(READ_SUFFIXES)
+
+
+def png_chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+CHUNKS = {
+    "colours with gamma 1": (b"gAMA", struct.pack(">I", 100_000)),
+    "colours in Display P3": (b"cICP", bytes([12, 13, 0, 1])),
+    "colours in BT.2020 and HDR (PQ)": (b"cICP", bytes([9, 16, 0, 1])),
+    "colours with other primaries than sRGB's": (
+        b"cHRM",
+        struct.pack(">8I", 31270, 32900, 68000, 32000, 26500, 69000, 15000, 6000),
+    ),
+    # sRGB in each way of saying it
+    "": (b"gAMA", struct.pack(">I", 45_455)),
+    " ": (b"cICP", bytes([1, 13, 0, 1])),
+    "  ": (b"sRGB", b"\0"),
+}
+
+
+@pytest.mark.parametrize("said", CHUNKS)
+def test_colours_that_a_png_states_without_a_profile_are_said(caplog, said):
+    plain = encode(Image.fromarray(squares()))
+    # after the signature and the header
+    found = images.read_rgb(plain[:33] + png_chunk(*CHUNKS[said]) + plain[33:], "photo")
+    np.testing.assert_array_equal(corners(found), COLORS)
+    words = f"photo: {said} without a colour profile are not converted, read as sRGB"
+    assert [record.getMessage() for record in caplog.records] == [words] * bool(said.strip())
+
+
+def test_adobe_rgb_of_a_camera_is_said(caplog):
+    exif = Image.Exif()
+    exif[0x8769] = {0xA001: 0xFFFF, 0xA005: {1: "R03"}}
+    images.read_rgb(encode(Image.fromarray(squares()), "JPEG", exif=exif.tobytes()), "photo")
+    assert "photo: colours in Adobe RGB (by EXIF)" in caplog.text
+
+
+def test_colours_of_heic_without_a_profile_are_said(caplog):
+    heif = pytest.importorskip("pillow_heif")
+    heif.register_heif_opener(thumbnails=False)
+    encoded = encode(
+        Image.fromarray(squares()),
+        "HEIF",
+        color_primaries=12,
+        transfer_characteristics=13,
+        matrix_coefficients=6,
+        full_range_flag=1,
+    )
+    images.read_rgb(encoded, "photo")
+    assert "photo: colours in Display P3 without a colour profile" in caplog.text

@@ -7,6 +7,7 @@ back: the result at the photo's size. Requires numpy and Pillow.
 
 import json
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,6 +105,14 @@ def read(path: str | Path, flag: str, load: Callable[[str | Path], np.ndarray]) 
         return load(path)
     except Exception as error:  # decoders raise errors of many types for damaged files
         raise InputError(f"{flag}: cannot read {path}: {format_error(error)}") from None
+
+
+def require_local(path: str | Path, flag: str) -> None:
+    """Raise an InputError for a URL, which would be written to a folder of its name."""
+    # Path has made "gs://bucket/x" into "gs:/bucket/x"
+    found = re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/", str(path))
+    if found:
+        raise InputError(f"{flag}: {found[1]}:// is not supported, got {path}; give a local path")
 
 
 def format_error(error: Exception) -> str:

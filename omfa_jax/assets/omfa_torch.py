@@ -39,6 +39,7 @@ from omfa_frame import (
     format_error,
     letterbox,
     read,
+    require_local,
     require_style,
 )
 
@@ -247,6 +248,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def run(options: argparse.Namespace) -> None:
     """Read the images, generate, and write the results."""
+    for name in (*COMPONENTS, "pose", "noise", "model", "out"):
+        require_local(getattr(options, name) or "", f"--{name}")
     if options.out.suffix.lower() not in SUFFIXES:
         raise InputError(f"--out must end in {', '.join(SUFFIXES)}, got {options.out}")
     if not 0 <= options.guidance <= 1000:

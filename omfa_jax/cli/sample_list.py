@@ -184,7 +184,6 @@ def sample_list(options: argparse.Namespace, out: Path) -> None:
         in_round = rows * sampler.devices
         if 0 < options.batch_size < in_round:
             log.info("--batch-size %d: %d are in flight at least", options.batch_size, in_round)
-        log.info("compiling the sampler (minutes for a large model)")
         sample_pairs(
             sampler,
             folder,

@@ -11,8 +11,9 @@ from PIL import Image
 from omfa_jax.core.atomic_files import atomic_write
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.image_formats import HEADER_BYTES, prepare_plugin
+from omfa_jax.core.local_paths import require_local
 from omfa_jax.core.retry import call_with_retries
-from omfa_jax.core.srgb import convert_to_srgb
+from omfa_jax.core.srgb import convert_to_srgb, report_unused_colors
 
 # zlib's ZLIB_RLE strategy
 ZLIB_RLE = 3
@@ -53,9 +54,11 @@ def read_rgb(source: ImageSource, what: str = "image") -> UInt8[np.ndarray, "h w
 
 def open_rgb(source: ImageSource, what: str = "image") -> Image.Image:
     """Return the image of `read_rgb` as a Pillow image; raises the same errors."""
-    image = open_image(source, what)
-    image = _apply_orientation(image, get_exif_orientation(image))
     name = _format_name(source, what)
+    data = source if isinstance(source, bytes) else _read_file(source, name)
+    image = _decode(data, name)
+    report_unused_colors(image, name, data)
+    image = _apply_orientation(image, get_exif_orientation(image))
     try:
         image = convert_to_srgb(image, name)
     except Exception as error:  # modes that Pillow reads and cannot convert
@@ -84,15 +87,22 @@ def read_labels(source: ImageSource, what: str = "label map") -> UInt8[np.ndarra
 def open_image(source: ImageSource, what: str = "image") -> Image.Image:
     """Return the decoded Pillow image without rotation or conversion; OmfaError if that fails."""
     name = _format_name(source, what)
-    if not isinstance(source, bytes):
-        path = Path(source)
-        if not path.is_file():
-            came = "a folder" if path.is_dir() else "nothing"
-            raise OmfaError(f"{name}: expected an image file, found {came}")
-        try:
-            source = call_with_retries(name, path.read_bytes)
-        except OSError as error:
-            raise OmfaError(f"{name}: cannot be read: {error.strerror or error}") from None
+    return _decode(source if isinstance(source, bytes) else _read_file(source, name), name)
+
+
+def _read_file(source: str | os.PathLike, name: str) -> bytes:
+    path = Path(source)
+    if not path.is_file():
+        require_local(source)
+        came = "a folder" if path.is_dir() else "nothing"
+        raise OmfaError(f"{name}: expected an image file, found {came}")
+    try:
+        return call_with_retries(name, path.read_bytes)
+    except OSError as error:
+        raise OmfaError(f"{name}: cannot be read: {error.strerror or error}") from None
+
+
+def _decode(source: bytes, name: str) -> Image.Image:
     if not source:
         raise OmfaError(f"{name}: the file is empty (0 bytes)")
     kind = prepare_plugin(source[:HEADER_BYTES], name)

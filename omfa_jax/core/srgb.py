@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageCms
+from PIL import ExifTags, Image, ImageCms
 
 log = logging.getLogger(__name__)
 
@@ -17,6 +17,17 @@ MAX_REPORTED = 20
 # ICC colour space -> mode of the pixels that the profile describes
 _PROFILE_MODES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}
 _GREY_MODES = ("1", "L", "LA", "La")
+# colour primaries and transfer functions by number (ITU-T H.273); those of sRGB, and unknown ones
+_PRIMARIES = {4: "NTSC", 5: "PAL", 6: "NTSC", 7: "NTSC", 9: "BT.2020", 11: "DCI P3"}
+_PRIMARIES |= {12: "Display P3"}
+_TRANSFERS = {4: "gamma 2.2", 5: "gamma 2.8", 8: "linear light", 16: "HDR (PQ)", 18: "HDR (HLG)"}
+# of a PNG's gAMA, which is 1 / 2.2 for sRGB
+_SRGB_GAMMA, _GAMMA_TOLERANCE = 1 / 2.2, 0.03
+_SRGB_CHROMATICITY = (0.3127, 0.329, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06)
+_CHROMATICITY_TOLERANCE = 0.015
+_PNG_START = b"\x89PNG\r\n\x1a\n"
+# cameras that take Adobe RGB write this interoperability index, often without a profile
+_ADOBE_RGB_INDEX = "R03"
 _reported: set[str] = set()
 
 
@@ -73,9 +84,65 @@ def find_transform(image: Image.Image, name: str) -> ColorTransform | None:
         if not fits[found.mode]:
             raise ValueError(f"it is for {found.mode} and the image is {image.mode}")
     except Exception as error:  # a damaged profile must not make a valid image unreadable
-        _report(name, error)
+        reason = " ".join(str(error).split())[:100] or type(error).__name__
+        _report(name, f"colour profile ignored ({reason}), read as sRGB")
         return None
     return found
+
+
+def report_unused_colors(image: Image.Image, name: str, data: bytes = b"") -> None:
+    """Log, once per `name`, colours that a file states without a profile: they are not converted.
+
+    These are a HEIC's or PNG's numbers of H.273, a PNG's gamma and primaries, and a camera's
+    Adobe RGB. `data` is the encoded file, whose PNG chunks Pillow does not keep.
+    """
+    if image.info.get("icc_profile") or name in _reported:
+        return
+    try:
+        stated = _describe_colors(image, data)
+    except Exception:  # damaged metadata must not make a valid image unreadable
+        return
+    if stated:
+        _report(name, f"{stated} without a colour profile are not converted, read as sRGB")
+
+
+def _describe_colors(image: Image.Image, data: bytes) -> str:
+    """Return what the file states of its colours if it is not sRGB, else ""."""
+    numbers = image.info.get("nclx_profile") or {}
+    codes = (numbers.get("color_primaries"), numbers.get("transfer_characteristics"))
+    if data.startswith(_PNG_START):
+        if found := _find_png_chunk(data, b"cICP"):
+            codes = found[0], found[1]
+        elif "srgb" not in image.info:
+            return _describe_png_gamma(image)
+    stated = [_PRIMARIES.get(codes[0] or 0), _TRANSFERS.get(codes[1] or 0)]
+    if any(stated):
+        return f"colours in {' and '.join(filter(None, stated))}"
+    # only where there is EXIF: reading it opens the file's metadata
+    if "exif" not in image.info:
+        return ""
+    index = image.getexif().get_ifd(ExifTags.IFD.Interop).get(1)
+    return "colours in Adobe RGB (by EXIF)" if index == _ADOBE_RGB_INDEX else ""
+
+
+def _describe_png_gamma(image: Image.Image) -> str:
+    gamma = image.info.get("gamma", _SRGB_GAMMA)
+    if gamma > 0 and abs(gamma - _SRGB_GAMMA) > _GAMMA_TOLERANCE:
+        return f"colours with gamma {1 / gamma:.2g}"
+    primaries = image.info.get("chromaticity", _SRGB_CHROMATICITY)
+    moved = np.abs(np.subtract(primaries, _SRGB_CHROMATICITY)).max()
+    return "colours with other primaries than sRGB's" if moved > _CHROMATICITY_TOLERANCE else ""
+
+
+def _find_png_chunk(data: bytes, kind: bytes) -> bytes:
+    """Return the contents of a chunk before the pixels, b"" if there is none."""
+    at = len(_PNG_START)
+    while at + 8 <= len(data):
+        size, name = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
+        if name in (kind, b"IDAT"):
+            return data[at + 8 : at + 8 + size] if name == kind else b""
+        at += size + 12
+    return b""
 
 
 def is_converted(image: Image.Image, name: str) -> bool:
@@ -107,7 +174,7 @@ def _make_probe() -> Image.Image:
     return Image.fromarray(np.stack(np.meshgrid(steps, steps, steps), -1).reshape(27, 27, 3))
 
 
-def _report(name: str, error: Exception) -> None:
+def _report(name: str, what: str) -> None:
     # a set that is full has reported that there are more
     if name in _reported or len(_reported) > MAX_REPORTED:
         return
@@ -115,8 +182,7 @@ def _report(name: str, error: Exception) -> None:
     if len(_reported) > MAX_REPORTED:
         log.warning("more colour profiles are ignored; they are not listed")
         return
-    reason = " ".join(str(error).split())[:100] or type(error).__name__
-    log.warning("%s: colour profile ignored (%s), read as sRGB", name, reason)
+    log.warning("%s: %s", name, what)
 
 
 def _reduce_to_8_bits(image: Image.Image) -> Image.Image:

@@ -6,6 +6,7 @@ every error of XLA. A process and not a thread: what a crashing program writes l
 
 import os
 import select
+import signal
 from collections.abc import Callable
 
 # the source file that XLA's log names, the words of the box, and the row of stars around it
@@ -58,9 +59,30 @@ class BoxFilter:
             self._write(line)
 
 
+# Slurm sends these to every process of a job. The program may use one to save a checkpoint, and
+# what it says on that passes through here.
+IGNORED_SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2")
+
+
+def write_all(data: bytes, descriptor: int = 2) -> None:
+    """Write everything, also to a pipe that is full; drop it if nobody can take it.
+
+    The program must not end, or block, because its log's disk is full or its reader has gone.
+    """
+    while data:
+        try:
+            data = data[os.write(descriptor, data) :]
+        except BlockingIOError:
+            select.select([], [descriptor], [])
+        except OSError:
+            return
+
+
 def main() -> None:
     """Filter until the last writer has closed the pipe."""
-    box = BoxFilter(lambda data: os.write(2, data))
+    for name in IGNORED_SIGNALS:
+        signal.signal(getattr(signal, name), signal.SIG_IGN)
+    box = BoxFilter(write_all)
     while True:
         if not select.select([0], [], [], QUIET_S)[0]:
             box.flush()

@@ -73,6 +73,7 @@ def find_job_place(environment: Mapping[str, str] = os.environ) -> JobPlace | No
     if slurm:
         return slurm
     _refuse_slurm_without_srun(read)
+    _refuse_half_mpi(read)
     _refuse_torchrun(read)
     return _find_tpu_slice(read)
 
@@ -200,6 +201,24 @@ def _refuse_slurm_without_srun(read: _Reader) -> None:
             f"Slurm granted {tasks} tasks, but this command runs as one: start it with srun, as"
             " launch/slurm.sh does, or ask for --ntasks=1 (or unset SLURM_NTASKS to run one"
             " process)"
+        )
+
+
+def _refuse_half_mpi(read: _Reader) -> None:
+    """Raise if mpirun's rank or size is there without the rest, which a wrapper may have dropped.
+
+    PMI's are left out: Slurm sets them beside its own.
+    """
+    for launcher, names in MPI.items():
+        rank, size, local_rank, _ = names
+        there = [name for name in (rank, size) if read.environment.get(name)]
+        if rank.startswith("PMI_") or not there or read.optional(size) == 1:
+            continue
+        absent = [name for name in (rank, size, local_rank) if not read.environment.get(name)]
+        raise OmfaError(
+            f"{there[0]} is set, but {' and '.join(absent)} {'are' if absent[1:] else 'is'} not:"
+            f" pass on all variables of {launcher}'s mpirun, or unset {' and '.join(there)} to run"
+            " one process"
         )
 
 

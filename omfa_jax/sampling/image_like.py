@@ -1,6 +1,7 @@
 """Images of any kind that callers have, as RGB arrays: files, Pillow images and arrays."""
 
 import io
+import logging
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -12,6 +13,8 @@ from PIL import Image
 from omfa_jax.core.errors import OmfaError
 from omfa_jax.core.images import from_signed, read_rgb
 
+log = logging.getLogger(__name__)
+
 # a path, a Pillow image, or an array (h, w, 3): uint8, or float32 in [-1, 1]
 ImageLike = str | os.PathLike | Image.Image | np.ndarray
 # one of them, a sequence of them, or an array (b, h, w, 3)
@@ -20,6 +23,8 @@ ImagesLike = ImageLike | Sequence[ImageLike]
 EXPECTED = "a path, a Pillow image, or an array (height, width, 3) of pixels"
 # rounding of float32 beyond -1 and 1
 ROUNDING = 1e-3
+# the darkest pixel of a photo in 0..1, at most
+DARKEST_FRACTION = 0.05
 # what PNG cannot hold
 TIFF_MODES = ("CMYK", "YCbCr", "LAB", "F")
 
@@ -59,7 +64,7 @@ def to_array(image: Any, what: str) -> np.ndarray:
 
 
 def require_signed(array: np.ndarray, what: str) -> None:
-    """Raise an OmfaError unless an array holds floats in [-1, 1]."""
+    """Raise an OmfaError unless an array holds floats in [-1, 1]; warn of 0 to 1."""
     floats = array.dtype.kind == "f" or array.dtype.name == "bfloat16"
     if not floats:
         raise OmfaError(f"{what}: expected uint8 or float32 pixels, got {array.dtype}")
@@ -69,6 +74,13 @@ def require_signed(array: np.ndarray, what: str) -> None:
         raise OmfaError(
             f"{what}: expected float pixels from -1 to 1, got {low:g} to {high:g}; give pixels of"
             " 0 to 255 as uint8"
+        )
+    # a pale garment has no dark pixel either, but hardly one that is just not darker than grey
+    if 0 <= low < DARKEST_FRACTION and low != high:
+        log.warning(
+            "%s: float pixels are from -1 to 1, and these are %.3g to %.3g: if they are from 0 to"
+            " 1, black is read as grey; give 2 * x - 1, or uint8",
+            *(what, low, high),
         )
 
 

@@ -27,11 +27,14 @@ CONTENTS: tuple[tuple[str, str], ...] = (
     (r"joint_blocks\.|joint_transformer_blocks\.", "Stable Diffusion 3"),
     (r"double_blocks\.|single_transformer_blocks\.", "Flux or a relative"),
     (r"motion_modules\.", "a motion module of AnimateDiff"),
+    (r"\.channelwise\.\d|(^|\.)(clip_txt_mapper|effnet_mapper)\.", "Stable Cascade"),
+    (r"(^|\.)(caption_projection|y_embedder)\.", "PixArt or a relative"),
     (r"^(optimizer|exp_avg|state)\.|\.exp_avg", "the state of an optimizer"),
     (r"(^|\.)(vision_model|visual)\.", "an image encoder"),
     (r"(^|\.)(text_model|resblocks)\.", "text encoders"),
     (r"(^|\.)(encoder|decoder)\.(down|up|mid)", "a VAE"),
     (r"(^|\.)(input_blocks|output_blocks|down_blocks|up_blocks)\.", "a UNet"),
+    (r"^(model\.diffusion_model\.)?(transformer_)?(blocks|layers)\.\d", "a diffusion transformer"),
 )
 ADVICE = {
     KOHYA: "give the base model as SRC and merge this file with --lora",

@@ -61,6 +61,8 @@ def parse_vae(file: SingleFile) -> NetworkSource:
     if part is None:
         advice = "give one with --vae: a diffusers folder, its folder vae, or a file"
         if file.unet is not None:
+            # another model's file does not become usable with a VAE
+            _infer_unet(file)
             raise OmfaError(f"{where} has a UNet but no VAE: {advice}")
         raise file_contents.make_contents_error(tensors.shapes.keys(), where, "VAE", advice)
     if file.unet is not None:

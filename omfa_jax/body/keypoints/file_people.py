@@ -96,9 +96,14 @@ def read_indexed_people(node: Mapping, context: FilePerson) -> Iterator[FilePers
         return
     if _get_depth(points) != 2 or _get_depth(indices) != 2:
         raise OmfaError("expected rows of numbers as candidate and subset of bodies")
-    for person in indices:
+    for number, person in enumerate(indices):
         if not isinstance(person, list) or len(person) < len(BODY_18):
             raise OmfaError(f"expected at least {len(BODY_18)} numbers per row of subset")
+        if _are_confidences(person[: len(BODY_18)]):
+            first = number * len(BODY_18)
+            rows = points[first : first + len(BODY_18)]
+            yield from read_arrays(rows, person[: len(BODY_18)], context)
+            continue
         rows = [[None, None]] * len(BODY_18)
         for joint, index in enumerate(person[: len(BODY_18)]):
             # -1 marks a missing point
@@ -109,6 +114,12 @@ def read_indexed_people(node: Mapping, context: FilePerson) -> Iterator[FilePers
             if index >= 0 and isinstance(points[int(index)], list):
                 rows[joint] = points[int(index)][:2]
         yield from read_arrays(rows, None, context)
+
+
+def _are_confidences(values: Sequence[Any]) -> bool:
+    """Whether a row of subset has confidences: no two joints of a person are the same point."""
+    used = [value for value in values if isinstance(value, int | float) and value >= 0]
+    return len({int(value) for value in used}) < len(used) and max(used) <= 1
 
 
 def find_key(node: Mapping, keys: Sequence[str]) -> str | None:

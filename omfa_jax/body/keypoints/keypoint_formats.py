@@ -36,7 +36,14 @@ LIST_KEYS = (
 )
 BODY_KEYS = ("pose_keypoints_2d", "pose_keypoints", "keypoints", "joints")
 IMAGE_KEYS = ("image_id", "image_name", "file_name", "img_path", "image_path", "imgname")
-FRAME_KEYS = (("canvas_width", "canvas_height"), ("image_width", "image_height"))
+FRAME_KEYS = (
+    *(("canvas_width", "canvas_height"), ("image_width", "image_height")),
+    *(("imageWidth", "imageHeight"), ("img_width", "img_height"), ("frame_width", "frame_height")),
+)
+# what may also be a person's box, so that it counts for a file, a frame or a photo only
+PLAIN_FRAME_KEYS = ("width", "height")
+# MMPose's and MMDetection's (height, width); of the first that is there
+SHAPE_KEYS = ("ori_shape", "img_shape")
 
 
 def list_people(document: Any, photo: str) -> list[FilePerson]:
@@ -109,10 +116,16 @@ def _walk_mapping(node: Mapping, context: FilePerson) -> Iterator[FilePerson]:
 
 
 def _add_context(node: Mapping, context: FilePerson) -> FilePerson:
-    for keys in FRAME_KEYS:
+    is_person = find_key(node, BODY_KEYS) is not None
+    for keys in FRAME_KEYS if is_person else (*FRAME_KEYS, PLAIN_FRAME_KEYS):
         size = [node.get(key) for key in keys]
         if any(value is not None for value in size):
             context = replace(context, frame_px=_read_frame(keys, size))
+            break
+    else:
+        shape = node.get(find_key(node, SHAPE_KEYS) or "")
+        if isinstance(shape, list) and len(shape) in (2, 3):
+            context = replace(context, frame_px=_read_frame(("width", "height"), shape[1::-1]))
     name = next((node[key] for key in IMAGE_KEYS if isinstance(node.get(key), str | int)), None)
     if name is not None and not isinstance(name, bool):
         # a bare number is no name, but tells photos apart

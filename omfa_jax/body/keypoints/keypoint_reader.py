@@ -32,6 +32,10 @@ MIN_POINTS = 2
 OTHER_SIZE = "keypoints of another size than the photo"
 OTHER_ASPECT = "keypoints of another aspect ratio than the photo"
 OTHER_PHOTO = "keypoints that name another photo; used"
+# Of a photo that was enlarged after the keypoints were found. Somebody may stand there, but a
+# photo is rarely framed so.
+SMALLER = "keypoints in the upper left quarter of the photo only: of a smaller photo? used"
+MIN_POINTS_OF_SMALLER = 8
 NO_PERSON = "no person in the keypoints"
 SEVERAL = "people in the keypoints; the largest is used (--person-index chooses)"
 
@@ -102,6 +106,8 @@ def read_keypoints(
     image = people[index].image
     if name and PurePath(image).suffix and PurePath(image).stem != name:
         notes.append(OTHER_PHOTO)
+    if _is_in_corner(np.concatenate(shown), size_px):
+        notes.append(SMALLER)
     far = _find_far(shown[index], size_px)
     return PhotoKeypoints(np.where(far[:, None], 0.0, shown[index]), tuple(notes))
 
@@ -121,6 +127,12 @@ def require_photo_size(rows: Float[np.ndarray, "k 3"], size_px: tuple[int, int])
         f"{OTHER_SIZE}: they reach x {x:.0f} and y {y:.0f}, the photo has"
         f" {size_px[0]}x{size_px[1]} px"
     )
+
+
+def _is_in_corner(rows: Float[np.ndarray, "k 3"], size_px: tuple[int, int]) -> bool:
+    """Whether all of many points, of all people, are in the upper left quarter."""
+    places = rows[rows[:, 2] >= MIN_CONFIDENCE, :2]
+    return len(places) >= MIN_POINTS_OF_SMALLER and bool((places <= np.array(size_px) / 2).all())
 
 
 def _find_far(rows: Float[np.ndarray, "k 3"], size_px: tuple[int, int]) -> Bool[np.ndarray, "k"]:

@@ -17,6 +17,7 @@ from omfa_jax.body.keypoints.keypoint_reader import (
     OTHER_PHOTO,
     OTHER_SIZE,
     SEVERAL,
+    SMALLER,
 )
 from omfa_jax.body.landmarks.landmark_json import is_landmark_file
 from omfa_jax.core import images
@@ -61,6 +62,7 @@ WITHIN = {
     NO_PERSON: "no_person",
     SEVERAL: "several_people",
     OTHER_PHOTO: "keypoints",
+    SMALLER: "keypoints",
 }
 
 

@@ -195,8 +195,9 @@ def _read_header(lines: Sequence[ListLine]) -> tuple[tuple[int | None, ...], str
     words = [re.sub(r"[\W_]+", "_", field.lower()).strip("_") for field in first.fields]
     roles = [next((r for r, names in HEADERS.items() if word in names), None) for word in words]
     named = "person" in roles and "garment" in roles
-    # other words, over lines that name images
+    # other words, over lines that name images; "00006_00 00891_00" are names without suffix
     plain = not first.names_image and len(lines) > 1 and lines[1].names_image
+    plain = plain and not re.search(r"\d\d", first.text)
     if first.fault or not (named or plain):
         return None
     if not named:
