@@ -1,8 +1,8 @@
 """The orders in which detectors write keypoints, and their conversion to OpenPose's BODY_25.
 
 Orders: OpenPose's output documentation (BODY_25, BODY_18), COCO, Halpe-FullBody, COCO-WholeBody,
-and DWPose, which writes COCO-WholeBody with the body in BODY_18's order. "" is a point without a
-use.
+DWPose, which writes COCO-WholeBody with the body in BODY_18's order, and BlazePose. "" is a point
+without a use.
 """
 
 from collections.abc import Mapping
@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
+
+from omfa_jax.body.landmarks.landmark_names import LANDMARK_NAMES
 
 # a point below the first is a guess, one above the second is rarely wrong
 MIN_CONFIDENCE, SURE_CONFIDENCE = 0.2, 0.5
@@ -40,6 +42,8 @@ HALPE_26 = (
     *(*COCO_17, "crown", "neck", "mid_hip"),
     *(f"{side}_{name}" for name in ("big_toe", "small_toe", "heel") for side in ("left", "right")),
 )
+# of a foot BlazePose has the heel and the tip
+BLAZEPOSE_33 = tuple(name.replace("_foot_index", "_big_toe") for name in LANDMARK_NAMES)
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,7 @@ JOINT_ORDERS: Mapping[int, JointOrder] = {
         JointOrder("BODY_18", BODY_18),
         JointOrder("BODY_25", BODY_25),
         JointOrder("Halpe", HALPE_26),
+        JointOrder("BlazePose", BLAZEPOSE_33),
         JointOrder("COCO-WholeBody", (*COCO_17, *FEET, *_FACE, *_HANDS)),
         JointOrder("DWPose", (*BODY_18, *FEET, *_FACE, *_HANDS)),
         JointOrder("Halpe-FullBody", (*HALPE_26, *_FACE, *_HANDS)),
