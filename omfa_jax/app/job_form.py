@@ -61,7 +61,7 @@ class JobForm:
 
 
 def list_tasks(tasks: Sequence[Task]) -> list[str]:
-    """Return the tasks that a model can do: those of `omfa sample` that its rows allow, and rows."""
+    """Return the tasks that a model can do: its rows, and those that are made of them."""
     rows = [row.name for row in tasks]
     compound = {"transfer": {"try_on", "try_off"}, "turntable": {"try_on"}}
     return rows + [name for name, used in compound.items() if used <= set(rows)]

@@ -38,6 +38,8 @@ log = logging.getLogger(__name__)
 Image = UInt8[np.ndarray, "_ _ 3"]
 # how much of the body map shows over the photo
 MAP_SHARE = 0.6
+# a map's resized edges ring: darker pixels are its background
+MIN_LEVEL = 40
 
 
 @dataclass(frozen=True, eq=False)
@@ -207,7 +209,7 @@ class JobRunner:
         return report
 
 
-class collect_warnings(logging.Handler):  # noqa: N801
+class collect_warnings(logging.Handler):
     """A context that yields the list of this package's warnings of the thread that enters it."""
 
     def __enter__(self) -> list[str]:
@@ -256,4 +258,4 @@ def draw_overlay(prepared: PreparedTask) -> Image | None:
     if body.shape != shown.shape:
         body = resize(body, *shown.shape[:2])
     blended = ((1 - MAP_SHARE) * shown + MAP_SHARE * body).astype(np.uint8)
-    return np.where(body.any(-1, keepdims=True), blended, shown)
+    return np.where(body.max(-1, keepdims=True) > MIN_LEVEL, blended, shown)

@@ -35,16 +35,6 @@ footer { display: none !important; }
 PREVIEW_PX = 384
 
 
-class PhotoField(gr.Image):
-    """An image field that hands over the visitor's file as it is: we read more kinds of files."""
-
-    is_template = True
-
-    def preprocess(self, payload: Any) -> str | None:
-        """Return the path of the upload."""
-        return None if payload is None else payload.path
-
-
 def build_page(runner: JobRunner) -> gr.Blocks:
     """Return the page of a runner."""
     limits = runner.limits
@@ -220,9 +210,9 @@ KEYS = ("task", "source", "person", "garment", "pose_photo", "pose", "chosen", "
 KEYS += ("guidance", "seed", "results", "views")
 
 
-def make_field(name: str, label: str, *, shown: bool) -> PhotoField:
-    """Return the field of one photo."""
-    return PhotoField(
+def make_field(name: str, label: str, *, shown: bool) -> gr.Image:
+    """Return the field of one photo, which hands over the visitor's file as it is."""
+    field = gr.Image(
         type="filepath",
         label=label,
         sources=["upload", "clipboard", "webcam"],
@@ -231,6 +221,10 @@ def make_field(name: str, label: str, *, shown: bool) -> PhotoField:
         elem_id=name,
         buttons=[],
     )
+    # Gradio would open it first: it reads fewer kinds, and its errors name none. A subclass would
+    # make it write a stub file beside this one
+    setattr(field, "preprocess", lambda payload: None if payload is None else payload.path)  # noqa: B010
+    return field
 
 
 def make_examples(kind: str, label: str) -> gr.Gallery:

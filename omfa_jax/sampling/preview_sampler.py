@@ -1,5 +1,6 @@
 """A sampler that shows the clean estimate every few steps, and compiles for no setting anew."""
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -67,7 +68,7 @@ class PreviewSampler(Sampler):
         )
         guided = settings.guidance != 1
         bounds = np.linspace(0, steps, min(self._previews, steps) + 1).round().astype(int)
-        for first, last in zip(bounds, bounds[1:], strict=False):
+        for first, last in itertools.pairwise(bounds):
             state = self._advance(
                 *(params, constants["prompts"], state, table, jnp.int32(first), jnp.int32(last)),
                 *(jnp.float32(settings.guidance), x0, pose_canvas, row),
