@@ -50,7 +50,7 @@ def test_a_visitor_sees_progress_result_and_a_readable_error(connections, tmp_pa
 
         def upload(field, path):
             page.locator(f"#{field} input[type=file]").set_input_files(str(path))
-            expect(page.locator(f"#{field} button[aria-label*='lear' i]").first).to_be_visible()
+            expect(page.locator(f"#{field} button[aria-label='Remove Image']")).to_be_visible()
 
         upload("person", list_examples("image")[0])
         upload("garment", bad)
@@ -59,10 +59,11 @@ def test_a_visitor_sees_progress_result_and_a_readable_error(connections, tmp_pa
         expect(problem).to_contain_text("photo of the garment shirt.jpg: not an image")
         assert "Traceback" not in problem.inner_text()
 
-        page.locator("#garment button[aria-label*='lear' i]").first.click()
+        page.locator("#garment button[aria-label='Remove Image']").click()
         upload("garment", list_examples("cloth")[1])
         page.get_by_label("from the pictures").click()
-        page.locator("#poses button.thumbnail-item").nth(6).click()
+        page.locator("#poses button").nth(6).click()
+        expect(page.locator("#chosen")).to_contain_text("hands_on_hips")
         set_steps(page, 3)
         page.locator("#go").click()
         expect(page.locator("#preview img")).to_be_visible(timeout=60_000)

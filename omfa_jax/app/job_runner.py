@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
+from omfa_jax.app.example_photos import list_examples
 from omfa_jax.app.job_form import (
     AS_IN_PHOTO,
     LABELS,
@@ -21,6 +22,7 @@ from omfa_jax.app.job_form import (
     check_form,
     find_row,
     lay_out_photos,
+    list_tasks,
     make_request,
     write_commands,
 )
@@ -123,6 +125,15 @@ class JobRunner:
         finally:
             job.is_cancelled.set()
             thread.join()
+
+    def warm_up(self) -> None:
+        """Compile try-on with an example, while the first visitor chooses photos."""
+        if "try_on" not in list_tasks(self.tasks):
+            return
+        person, garment = (str(list_examples(kind)[0]) for kind in ("image", "cloth"))
+        for _ in self.run(JobForm("try_on", person, garment, steps=2)):
+            pass
+        log.info("try-on is compiled; other tasks are at their first use")
 
     def remove_old_files(self) -> None:
         """Remove the files of jobs that ended long ago (`AppLimits.keep_s`)."""

@@ -29,10 +29,12 @@ STYLE = """
 footer { display: none !important; }
 #problem { border: 1px solid #d7664a; background: #fdeee9; color: #7c2410; border-radius: 8px;
   padding: 10px 14px; font-size: 15px; }
-#poses .grid-wrap { max-height: 330px; } #poses img { object-fit: contain !important; }
+#poses .grid-wrap { max-height: 330px; } #poses img { object-fit: cover !important; }
+#examples_image img, #examples_cloth img { object-fit: contain !important; }
 #preview img, #overlay img { object-fit: contain; }
 """
 PREVIEW_PX = 384
+PICTURES = "from the pictures"
 
 
 def build_page(runner: JobRunner) -> gr.Blocks:
@@ -71,19 +73,19 @@ def build_page(runner: JobRunner) -> gr.Blocks:
                 )
         problem = gr.HTML(visible=False, elem_id="problem")
         with gr.Row():
-            with gr.Column(scale=2):
+            with gr.Column(scale=2, min_width=220):
                 people = make_examples("image", "Example people (synthetic)")
                 garments = make_examples("cloth", "Example garments (synthetic)")
-            with gr.Column(scale=3):
+            with gr.Column(scale=3, min_width=300):
                 pose = gr.Radio(
-                    [AS_IN_PHOTO, "from the pictures", OF_ANOTHER],
+                    [AS_IN_PHOTO, PICTURES, OF_ANOTHER],
                     value=AS_IN_PHOTO,
                     label="Pose",
                     elem_id="pose",
                 )
                 grid = gr.Gallery(
-                    [(picture, name.replace("_", " ")) for name, picture in pictures.items()],
-                    label="Poses",
+                    list(pictures.values()),
+                    show_label=False,
                     columns=7,
                     height=330,
                     allow_preview=False,
@@ -93,8 +95,9 @@ def build_page(runner: JobRunner) -> gr.Blocks:
                     buttons=[],
                     type="numpy",
                 )
+                said = gr.Markdown(f"Pose: **{names[0]}**", visible=False, elem_id="chosen")
                 fields["pose_photo"] = make_field("pose_photo", "Photo with the pose", shown=False)
-            with gr.Column(scale=2):
+            with gr.Column(scale=2, min_width=220):
                 steps = gr.Slider(1, limits.steps, value=20, step=1, label="Steps")
                 guidance = gr.Slider(1, 6, value=2, step=0.1, label="Guidance")
                 results = gr.Slider(1, limits.results, value=1, step=1, label="Results")
@@ -122,18 +125,17 @@ def build_page(runner: JobRunner) -> gr.Blocks:
             lambda name: show_fields(name, runner), task, [*list(fields.values())[:3], views]
         )
         pose.change(
-            lambda how: (
-                gr.update(visible=how == "from the pictures"),
-                gr.update(visible=how == OF_ANOTHER),
-            ),
+            lambda how: [
+                gr.update(visible=how == name) for name in (PICTURES, PICTURES, OF_ANOTHER)
+            ],
             pose,
-            [grid, fields["pose_photo"]],
+            [grid, said, fields["pose_photo"]],
         )
 
-        def choose(event: gr.SelectData) -> str:
-            return names[event.index]
+        def choose(event: gr.SelectData) -> tuple[str, str]:
+            return names[event.index], f"Pose: **{names[event.index]}**"
 
-        grid.select(choose, None, chosen)
+        grid.select(choose, None, [chosen, said])
         for shown, target, kind in (
             (people, fields["person"], "image"),
             (garments, fields["garment"], "cloth"),
@@ -181,15 +183,15 @@ def build_page(runner: JobRunner) -> gr.Blocks:
                 yield show_problem(f"this should not happen: {type(error).__name__}: {error}")
 
         def show_result(result: JobResult) -> dict:
-            said = [f"{len(result.pictures)} in {result.seconds:.1f} s."]
-            said += [f"Note: {note}" for note in result.notes]
+            lines = [f"{len(result.pictures)} in {result.seconds:.1f} s."]
+            lines += [f"Note: {note}" for note in result.notes]
             return {
                 gallery: gr.update(value=result.pictures, visible=True),
                 preview: gr.update(visible=False, value=None),
                 details: gr.update(visible=True),
                 overlay: gr.update(value=result.overlay, visible=result.overlay is not None),
                 command: result.commands,
-                notes: "\n\n".join(said),
+                notes: "\n\n".join(lines),
                 download: gr.update(value=str(result.archive)),
             }
 
@@ -229,11 +231,13 @@ def make_field(name: str, label: str, *, shown: bool) -> gr.Image:
 
 def make_examples(kind: str, label: str) -> gr.Gallery:
     """Return a row of example photos."""
+    gr.Markdown(f"**{label}**: click one")
+    files = [str(path) for path in list_examples(kind)]
     return gr.Gallery(
-        [str(path) for path in list_examples(kind)],
-        label=label,
-        columns=4,
-        height=150,
+        files,
+        show_label=False,
+        columns=len(files),
+        height=140,
         allow_preview=False,
         object_fit="contain",
         elem_id=f"examples_{kind}",

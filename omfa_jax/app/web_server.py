@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,10 +30,12 @@ def serve(
     share: bool = False,
     limits: AppLimits | None = None,
     dtype: str = "auto",
+    warm: bool = False,
 ) -> Iterator[str]:
     """Serve the page inside the context; yield its address.
 
-    `checkpoint` None is the small model of the package. All files of visitors lie in one temporary
+    `checkpoint` None is the small model of the package; `warm` compiles
+    the model while the first visitor chooses photos. All files of visitors lie in one temporary
     folder, which is removed at the end. OmfaError if Gradio is not installed, the model cannot be
     loaded, or the port is taken.
     """
@@ -70,6 +73,8 @@ def serve(
             raise OmfaError(
                 f"port {port} of {host} (--port, --host) cannot be used: {error}"
             ) from None
+        if warm:
+            threading.Thread(target=runner.warm_up, daemon=True).start()
         try:
             yield shared or address
         finally:

@@ -49,6 +49,8 @@ def run(options: argparse.Namespace) -> None:
         results=options.max_results,
     )
     where = {"host": options.host, "port": options.port, "share": options.share}
-    with serve(options.checkpoint, **where, limits=limits, dtype=options.dtype) as address:
+    with serve(
+        options.checkpoint, **where, limits=limits, dtype=options.dtype, warm=True
+    ) as address:
         log.info("open %s in a browser; Ctrl-C ends it and removes the visitors' files", address)
         threading.Event().wait()
