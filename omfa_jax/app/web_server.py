@@ -34,9 +34,9 @@ def serve(
 ) -> Iterator[str]:
     """Serve the page inside the context; yield its address.
 
-    `checkpoint` None is the small model of the package; `warm` compiles
-    the model while the first visitor chooses photos. All files of visitors lie in one temporary
-    folder, which is removed at the end. OmfaError if Gradio is not installed, the model cannot be
+    `checkpoint` None is the small model of the package; `warm` compiles the model
+    while the first visitor chooses photos. All files of visitors lie in one temporary folder, which
+    is removed at the end. OmfaError if Gradio is not installed, the model cannot be
     loaded, or the port is taken.
     """
     require_modules("the page", "app", "gradio")
@@ -45,7 +45,7 @@ def serve(
         os.environ.update(QUIET)
         # read by every component that is made from here on
         os.environ["GRADIO_TEMP_DIR"] = str(Path(folder) / "uploads")
-        import gradio as gr
+        from gradio.themes import Soft
 
         from omfa_jax.app.job_runner import JobRunner
         from omfa_jax.app.web_page import STYLE, build_page
@@ -53,7 +53,7 @@ def serve(
         runner = JobRunner(checkpoint or str(TINY), Path(folder), limits, dtype)
         page = build_page(runner)
         # the default theme's fonts come from a font server
-        theme: Any = gr.themes.Soft(font=list(FONTS), font_mono=["ui-monospace", "monospace"])
+        theme: Any = Soft(font=list(FONTS), font_mono=["ui-monospace", "monospace"])
         try:
             _, address, shared = page.queue(max_size=limits.queue).launch(
                 server_name=host,
