@@ -29,8 +29,9 @@ STYLE = """
 footer { display: none !important; }
 #problem { border: 1px solid #d7664a; background: #fdeee9; color: #7c2410; border-radius: 8px;
   padding: 10px 14px; font-size: 15px; }
-#poses .grid-wrap { max-height: 330px; } #poses img { object-fit: cover !important; }
+#poses .grid-wrap { max-height: 330px; } #poses img { object-fit: contain !important; }
 #examples_image img, #examples_cloth img { object-fit: contain !important; }
+#results .thumbnail-item { max-height: 290px; aspect-ratio: auto; }
 #preview img, #overlay img { object-fit: contain; }
 """
 PREVIEW_PX = 384
@@ -73,10 +74,10 @@ def build_page(runner: JobRunner) -> gr.Blocks:
                 )
         problem = gr.HTML(visible=False, elem_id="problem")
         with gr.Row():
-            with gr.Column(scale=2, min_width=220):
+            with gr.Column(scale=3, min_width=330):
                 people = make_examples("image", "Example people (synthetic)")
                 garments = make_examples("cloth", "Example garments (synthetic)")
-            with gr.Column(scale=3, min_width=300):
+            with gr.Column(scale=4, min_width=300):
                 pose = gr.Radio(
                     [AS_IN_PHOTO, PICTURES, OF_ANOTHER],
                     value=AS_IN_PHOTO,
@@ -86,7 +87,7 @@ def build_page(runner: JobRunner) -> gr.Blocks:
                 grid = gr.Gallery(
                     list(pictures.values()),
                     show_label=False,
-                    columns=7,
+                    columns=4,
                     height=330,
                     allow_preview=False,
                     object_fit="contain",
@@ -116,6 +117,8 @@ def build_page(runner: JobRunner) -> gr.Blocks:
                     language="shell",
                     elem_id="command",
                     wrap_lines=True,
+                    lines=3,
+                    max_lines=8,
                 )
                 notes = gr.Markdown()
                 download = gr.DownloadButton("Download pictures, inputs and command")
