@@ -26,7 +26,7 @@ def draw_pose_pictures(
     for name, body in bodies.items():
         drawn = draw_body(body, camera, STYLE, model)
         on_paper = np.where(drawn.any(-1, keepdims=True), drawn, np.uint8(PAPER))
-        pictures[name] = resize(cut_square(on_paper, drawn.any(-1)), SIDE_PX, SIDE_PX)
+        pictures[name] = resize(cut_square(on_paper, drawn.max(-1) > 0), SIDE_PX, SIDE_PX)
     return pictures
 
 
