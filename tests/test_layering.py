@@ -23,6 +23,7 @@ LAYERS = [
     {"model_loading"},
     {"evals", "planning"},
     {"studies"},
+    {"app"},
     {"cli"},
 ]
 # the same within data
@@ -42,6 +43,7 @@ FORBIDDEN = {
     "planning": {"flax", "torch"},
     "evals": {"flax"},
     "studies": {"jax", "flax", "torch"},
+    "app": {"jax", "flax", "torch"},
     "cli": {"flax"},
 }
 ALLOWED = {"body/fit": {"jax"}}

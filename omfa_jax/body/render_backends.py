@@ -90,6 +90,7 @@ def draw_pyrender(painted: PaintedMesh, camera: Camera) -> UInt8[np.ndarray, "h 
         renderer.viewport_width = camera.width_px
         renderer.viewport_height = camera.height_px
         color, _ = renderer.render(scene, flags=pyrender.RenderFlags.FLAT)
+        _release_context(renderer)
     return np.array(color[:, :, :3])
 
 
@@ -119,6 +120,7 @@ def is_on_gpu() -> bool:
     with _use_renderer() as renderer:
         renderer._platform.make_current()
         name = (glGetString(GL_RENDERER) or b"").decode(errors="replace").lower()
+        _release_context(renderer)
     return not any(driver in name for driver in SOFTWARE_GL)
 
 
@@ -156,6 +158,15 @@ def _renderer(process_id: int) -> Any:
     renderer = _import_pyrender().OffscreenRenderer(8, 8)
     atexit.register(renderer.delete)
     return renderer
+
+
+def _release_context(renderer: Any) -> None:
+    """Let the next thread have the context: it belongs to one at a time, even after that ended."""
+    display = getattr(renderer._platform, "_egl_display", None)
+    if display is not None:
+        from OpenGL import EGL
+
+        EGL.eglMakeCurrent(display, EGL.EGL_NO_SURFACE, EGL.EGL_NO_SURFACE, EGL.EGL_NO_CONTEXT)
 
 
 @functools.cache

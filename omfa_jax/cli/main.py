@@ -37,6 +37,7 @@ COMMANDS = {
         "score images or a checkpoint, or report scores",
     ),
     "sample": ("omfa_jax.cli.sample", "generate images with a trained model"),
+    "app": ("omfa_jax.cli.app", "serve a web page that makes pictures from two photos"),
 }
 
 

@@ -19,6 +19,8 @@ from omfa_jax.diffusion.settings import DiffusionSettings
 PrepareNetwork = Callable[[Float[Array, "b h w cin"], Int[Array, "b"]], NetworkFn]
 # called with the number of steps that are done, an integer array ()
 StepCallback = Callable[[Any], None]
+# the canvas, and the estimate x0_hat of the step before
+SamplerState = tuple[Latent, Latent]
 
 # valid values of the fields of SamplerSettings
 SAMPLER_RULES = {
@@ -90,16 +92,107 @@ def sample(
     docs/method.md, sections 6 and 7.
     """
     mask = settings.canvas.make_mask(noised)
-    batch = noise.shape[0]
+    plan = make_sampler_plan(settings, sampler)
+    start = keep_clean(mask, plan.init_noise_sigma * noise, x0)
+    if prepare is not None:
+        network = prepare(
+            *make_cfg_inputs(settings, sampler.guidance, start, mask, pose, prompt, null_prompt)
+        )
+    move = _make_step(
+        network,
+        settings,
+        (sampler.guidance, sampler.guidance_rescale),
+        x0=x0,
+        mask=mask,
+        pose=pose,
+        prompt=prompt,
+        null_prompt=null_prompt,
+    )
 
-    def step(state: tuple[Latent, Latent], row: SamplerSteps):
+    def step(state: SamplerState, row: SamplerSteps):
+        state = move(state, row)
+        return state, keep_clean(mask, state[1], x0) if trajectory else None
+
+    rows = jax.tree.map(jnp.asarray, plan.steps)
+    # the first step has no estimate before it; its weight in every table is 0
+    first = (start, jnp.zeros_like(start))
+    if on_step is None:
+        (final, _), states = jax.lax.scan(step, first, rows)
+    else:
+        # given the number alone: a callback that waits for the images could change how they are
+        # fused, and with that their last bits
+        def report(state: SamplerState, numbered: tuple[Array, SamplerSteps]):
+            jax.debug.callback(on_step, numbered[0])
+            return step(state, numbered[1])
+
+        (final, _), states = jax.lax.scan(report, first, (jnp.arange(len(rows.t)), rows))
+    return final if states is None else (final, states)
+
+
+def advance(
+    network: NetworkFn,
+    settings: DiffusionSettings,
+    guidance: float | Float[Array, ""],
+    rescale: float,
+    rows: SamplerSteps,
+    first: Int[Array, ""],
+    last: Int[Array, ""],
+    state: SamplerState,
+    *,
+    x0: Latent,
+    noised: Bool[Array, "b 3"],
+    pose: Latent,
+    prompt: Int[Array, "b"],
+    null_prompt: int,
+    prepare: PrepareNetwork | None = None,
+) -> SamplerState:
+    """Return (canvas, x0_hat) after the steps `first` to `last` (not included) of a table.
+
+    Part of `sample`, for callers that look at x0_hat in between: all arguments but the network may
+    differ from call to call without compiling anew, `guidance` too where it is an array; as an
+    array it is not 1. The first state is (noise in the noised components and x0 elsewhere, zeros).
+    """
+    mask = settings.canvas.make_mask(noised)
+    if prepare is not None:
+        network = prepare(
+            *make_cfg_inputs(settings, guidance, state[0], mask, pose, prompt, null_prompt)
+        )
+    step = _make_step(
+        network,
+        settings,
+        (guidance, rescale),
+        x0=x0,
+        mask=mask,
+        pose=pose,
+        prompt=prompt,
+        null_prompt=null_prompt,
+    )
+    return jax.lax.fori_loop(
+        first, last, lambda i, state: step(state, jax.tree.map(lambda v: v[i], rows)), state
+    )
+
+
+def _make_step(
+    network: NetworkFn,
+    settings: DiffusionSettings,
+    guidance: tuple[float | Float[Array, ""], float],
+    *,
+    x0: Latent,
+    mask: Bool[Array, "b h w 1"],
+    pose: Latent,
+    prompt: Int[Array, "b"],
+    null_prompt: int,
+) -> Callable[[SamplerState, SamplerSteps], SamplerState]:
+    """Return the step of the loop; `guidance` is its scale and its rescale factor."""
+    batch = x0.shape[0]
+
+    def step(state: SamplerState, row: SamplerSteps) -> SamplerState:
         x, x0_before = state
         t, alpha, sigma = (jnp.broadcast_to(v, (batch,)) for v in (row.t, row.alpha, row.sigma))
         output = apply_cfg(
             network,
             settings,
-            sampler.guidance,
-            sampler.guidance_rescale,
+            *guidance,
             xt=x,
             mask=mask,
             pose=pose,
@@ -111,26 +204,6 @@ def sample(
         moved: Any = row.x_coef * x + row.x0_coef * x0_hat + row.previous_x0_coef * x0_before
         # written back at every step: off M the update is meaningless, and the network must see the
         # conditions without drift
-        x = keep_clean(mask, moved, x0)
-        return (x, x0_hat), keep_clean(mask, x0_hat, x0) if trajectory else None
+        return keep_clean(mask, moved, x0), x0_hat
 
-    plan = make_sampler_plan(settings, sampler)
-    start = keep_clean(mask, plan.init_noise_sigma * noise, x0)
-    if prepare is not None:
-        network = prepare(
-            *make_cfg_inputs(settings, sampler.guidance, start, mask, pose, prompt, null_prompt)
-        )
-    rows = jax.tree.map(jnp.asarray, plan.steps)
-    # the first step has no estimate before it; its weight in every table is 0
-    first = (start, jnp.zeros_like(start))
-    if on_step is None:
-        (final, _), states = jax.lax.scan(step, first, rows)
-    else:
-        # given the number alone: a callback that waits for the images could change how they are
-        # fused, and with that their last bits
-        def report(state: tuple[Latent, Latent], numbered: tuple[Array, SamplerSteps]):
-            jax.debug.callback(on_step, numbered[0])
-            return step(state, numbered[1])
-
-        (final, _), states = jax.lax.scan(report, first, (jnp.arange(len(rows.t)), rows))
-    return final if states is None else (final, states)
+    return step

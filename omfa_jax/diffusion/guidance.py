@@ -18,7 +18,7 @@ NetworkFn = Callable[
 def apply_cfg(
     network: NetworkFn,
     settings: DiffusionSettings,
-    scale: float,
+    scale: float | Float[Array, ""],
     rescale: float,
     *,
     xt: Latent,
@@ -31,10 +31,10 @@ def apply_cfg(
     """Return the guided prediction eps_u + s (eps_c - eps_u) (method, section 7), rescaled.
 
     Both branches run as one batch of twice the size. With `scale` 1 the null branch is not run, and
-    there is nothing to rescale.
+    there is nothing to rescale; a scale that is an array is never taken for 1.
     """
     inputs, rows = make_cfg_inputs(settings, scale, xt, mask, pose, prompt, null_prompt)
-    if scale == 1.0:
+    if _is_off(scale):
         return network(inputs, t, rows)
     output = network(inputs, jnp.concatenate([t, t]), rows)
     conditional, unconditional = jnp.split(output, 2)
@@ -44,7 +44,7 @@ def apply_cfg(
 
 def make_cfg_inputs(
     settings: DiffusionSettings,
-    scale: float,
+    scale: float | Float[Array, ""],
     xt: Latent,
     mask: Mask,
     pose: Latent,
@@ -56,7 +56,7 @@ def make_cfg_inputs(
     With `scale` 1 there is no null branch, and the batch keeps its size.
     """
     canvas, inputs = settings.canvas, settings.unet_inputs
-    if scale == 1.0:
+    if _is_off(scale):
         return make_network_input(inputs, canvas, xt, mask, pose), prompt
     # exactly what training drops: no other null branch has been trained
     drop = jnp.ones(xt.shape[0], bool)
@@ -89,3 +89,7 @@ def masked_std(values: Latent, mask: Mask) -> Float[Array, "b 1 1 1"]:
     mean = jnp.sum(jnp.where(mask, values, 0.0), axes, keepdims=True) / count
     squared = jnp.where(mask, (values - mean) ** 2, 0.0)
     return jnp.sqrt(jnp.sum(squared, axes, keepdims=True) / count)
+
+
+def _is_off(scale: float | Float[Array, ""]) -> bool:
+    return isinstance(scale, float | int) and scale == 1.0

@@ -227,22 +227,8 @@ class Sampler:
         *,
         noised: tuple[bool, ...],
     ) -> dict[str, Float[Array, "b h w 3"]]:
-        model, canvas = self.model, self.model.settings.canvas
-        count = len(keys)
-
-        def encode_images(images):
-            return encode_any_size(model.vae_config, constants["vae"], images, dtype=self._dtype)
-
-        def assemble(parts):
-            return canvas.assemble(parts) if parts else jnp.zeros((count, *canvas.shape))
-
-        x0 = assemble({name: encode_images(images) for name, images in clean.items()})
-        pose_canvas = assemble({} if pose is None else {"person": encode_images(pose)})
-        # the null pose is a zero latent, which no image encodes to
-        if has_pose is not None:
-            pose_canvas = jnp.where(has_pose[:, None, None, None], pose_canvas, 0.0)
-        # over the full canvas, whatever the task noises: tasks share a seed's noise
-        noise = jax.vmap(lambda k: jax.random.normal(k, canvas.shape))(keys)
+        model, count = self.model, len(keys)
+        x0, pose_canvas, noise = self._encode(constants, clean, pose, has_pose, keys)
         mask: Bool[Array, "b 3"] = jnp.broadcast_to(jnp.asarray(noised), (count, len(noised)))
         prompts = constants["prompts"]
         result = sample(
@@ -259,6 +245,40 @@ class Sampler:
             on_step=self._on_step,
         )
         assert not isinstance(result, tuple)
+        return self._decode(constants, result, noised)
+
+    def _encode(
+        self,
+        constants: Any,
+        clean: dict[str, Array],
+        pose: Array | None,
+        has_pose: Array | None,
+        keys: Array,
+    ) -> tuple[Array, Array, Array]:
+        """Return the canvases of the clean components, the pose and the noise."""
+        model, canvas = self.model, self.model.settings.canvas
+        count = len(keys)
+
+        def encode_images(images):
+            return encode_any_size(model.vae_config, constants["vae"], images, dtype=self._dtype)
+
+        def assemble(parts):
+            return canvas.assemble(parts) if parts else jnp.zeros((count, *canvas.shape))
+
+        x0 = assemble({name: encode_images(images) for name, images in clean.items()})
+        pose_canvas = assemble({} if pose is None else {"person": encode_images(pose)})
+        # the null pose is a zero latent, which no image encodes to
+        if has_pose is not None:
+            pose_canvas = jnp.where(has_pose[:, None, None, None], pose_canvas, 0.0)
+        # over the full canvas, whatever the task noises: tasks share a seed's noise
+        noise = jax.vmap(lambda k: jax.random.normal(k, canvas.shape))(keys)
+        return x0, pose_canvas, noise
+
+    def _decode(
+        self, constants: Any, result: Array, noised: tuple[bool, ...]
+    ) -> dict[str, Float[Array, "b h w 3"]]:
+        """Return the images of the generated components of a canvas."""
+        model, canvas = self.model, self.model.settings.canvas
         # the clean components are known as images, so they are not decoded
         parts = canvas.split(result)
         return {

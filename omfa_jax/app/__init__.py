@@ -1,0 +1,1 @@
+"""The web page: two photos in, pictures out (`omfa app`)."""

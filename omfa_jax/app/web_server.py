@@ -1,0 +1,81 @@
+"""Serve the page: on this machine alone by default, without a word to the outside."""
+
+import contextlib
+import logging
+import os
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from omfa_jax.app.settings import AppLimits
+from omfa_jax.core.errors import OmfaError, require_modules
+
+log = logging.getLogger(__name__)
+
+LOOPBACK = "127.0.0.1"
+# Gradio reads these when it is imported
+QUIET = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1"}
+FONTS = ("system-ui", "Segoe UI", "Roboto", "Helvetica", "Arial", "sans-serif")
+TINY = Path(__file__).parents[1] / "assets" / "tiny"
+
+
+@contextlib.contextmanager
+def serve(
+    checkpoint: str | None,
+    *,
+    host: str = LOOPBACK,
+    port: int = 7860,
+    share: bool = False,
+    limits: AppLimits | None = None,
+    dtype: str = "auto",
+    warm: bool = False,
+) -> Iterator[str]:
+    """Serve the page inside the context; yield its address.
+
+    `checkpoint` None is the small model of the package; `warm` compiles the model
+    while the first visitor chooses photos. All files of visitors lie in one temporary folder, which
+    is removed at the end. OmfaError if Gradio is not installed, the model cannot be
+    loaded, or the port is taken.
+    """
+    require_modules("the page", "app", "gradio")
+    limits = limits or AppLimits()
+    with tempfile.TemporaryDirectory(prefix="omfa_app_", ignore_cleanup_errors=True) as folder:
+        os.environ.update(QUIET)
+        # read by every component that is made from here on
+        os.environ["GRADIO_TEMP_DIR"] = str(Path(folder) / "uploads")
+        from gradio.themes import Soft
+
+        from omfa_jax.app.job_runner import JobRunner
+        from omfa_jax.app.web_page import STYLE, build_page
+
+        runner = JobRunner(checkpoint or str(TINY), Path(folder), limits, dtype)
+        page = build_page(runner)
+        # the default theme's fonts come from a font server
+        theme: Any = Soft(font=list(FONTS), font_mono=["ui-monospace", "monospace"])
+        try:
+            _, address, shared = page.queue(max_size=limits.queue).launch(
+                server_name=host,
+                server_port=port or None,
+                share=share,
+                quiet=True,
+                prevent_thread_lock=True,
+                max_file_size=f"{limits.upload_mb}mb",
+                allowed_paths=[folder],
+                theme=theme,
+                css=STYLE,
+                ssr_mode=False,
+                enable_monitoring=False,
+                footer_links=[],
+            )
+        except OSError as error:
+            raise OmfaError(
+                f"port {port} of {host} (--port, --host) cannot be used: {error}"
+            ) from None
+        if warm:
+            threading.Thread(target=runner.warm_up, daemon=True).start()
+        try:
+            yield shared or address
+        finally:
+            page.close(verbose=False)

@@ -1,0 +1,173 @@
+"""The jobs of the web page, without a browser: checks, files, previews and the command."""
+
+import os
+import shlex
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from wide_photos import StandIn
+
+from omfa_jax.app.example_photos import list_examples
+from omfa_jax.app.job_form import OF_ANOTHER, JobForm, find_needed, list_tasks
+from omfa_jax.app.job_runner import JobResult, JobRunner, collect_warnings
+from omfa_jax.app.pose_pictures import draw_pose_pictures
+from omfa_jax.app.settings import AppLimits
+from omfa_jax.app.web_server import TINY
+from omfa_jax.cli.main import main, make_parser
+from omfa_jax.core.errors import OmfaError
+from omfa_jax.core.images import read_rgb
+from omfa_jax.core.tasks import Task
+
+PEOPLE, GARMENTS = (list(map(str, list_examples(kind))) for kind in ("image", "cloth"))
+FORM = JobForm("try_on", PEOPLE[0], GARMENTS[0], steps=3)
+
+
+class PreviewStandIn(StandIn):
+    """Returns who is drawn in the pose map, and previews that."""
+
+    def __init__(self, model, settings, *, dtype):
+        super().__init__(model, settings, dtype=dtype, on_step=None)
+        self.on_preview = None
+
+    def change_settings(self, settings):
+        self.settings = settings
+
+    def __call__(self, task, given, pose, *, seed, has_pose=None):
+        images = super().__call__(task, given, pose, seed=seed)
+        if self.on_preview:
+            self.on_preview(1, self.settings.steps, images)
+        return images
+
+
+@pytest.fixture
+def runner(monkeypatch, tmp_path):
+    monkeypatch.setattr("omfa_jax.app.job_runner.PreviewSampler", PreviewStandIn)
+    return JobRunner(str(TINY), tmp_path)
+
+
+def finish(runner, form):
+    *updates, result = runner.run(form)
+    assert isinstance(result, JobResult)
+    return updates, result
+
+
+def form(**changed):
+    return JobForm(**{**FORM.__dict__, **changed})
+
+
+def test_a_job_reports_previews_and_leaves_one_archive(runner, tmp_path):
+    updates, result = finish(runner, form(results=2))
+    shares = [update.share for update in updates]
+    assert shares == sorted(shares) and sum(u.preview is not None for u in updates) == 2
+    assert [label for _, label in result.pictures] == ["try on, seed 0", "try on, seed 1"]
+    assert result.pictures[0][0].shape == read_rgb(PEOPLE[0]).shape
+    assert result.overlay.shape == (128, 96, 3) and not result.notes
+    names = zipfile.ZipFile(result.archive).namelist()
+    assert {"image/person.jpg", "smplx/person.npz", "results/result_01.png"} <= {*names}
+    assert [path.name for path in tmp_path.glob("job_*/*")] == ["omfa_job.zip"]
+    os.utime(result.archive.parent, (0, 0))
+    runner.remove_old_files()
+    assert not [*tmp_path.glob("job_*")]
+
+
+@pytest.mark.parametrize("pose", ["wave_left", OF_ANOTHER])
+def test_the_pose_is_that_of_the_picture_or_of_the_other_photo(runner, pose):
+    plain = finish(runner, FORM)[1].pictures[0][0]
+    posed = finish(runner, form(pose=pose, pose_photo=PEOPLE[2]))[1].pictures[0][0]
+    assert np.abs(plain.astype(int) - posed).mean() > 3
+
+
+def test_every_task_runs(runner):
+    for task in ("try_off", "transfer", "turntable"):
+        _, result = finish(runner, form(task=task, source=PEOPLE[1], views=2))
+        assert len(result.pictures) == {"try_off": 1, "transfer": 2, "turntable": 2}[task]
+        for line in result.commands.splitlines():
+            words = shlex.split(line)
+            options = make_parser("sample").parse_args(words[2:])
+            assert options.task == task and options.seed == 0
+
+
+def test_the_command_makes_the_same_picture(runner, tmp_path, monkeypatch):
+    monkeypatch.setattr("omfa_jax.sampling.sampler.Sampler", StandIn)
+    _, result = finish(runner, form(pose="wave_left", seed=5))
+    folder = tmp_path / "unpacked"
+    zipfile.ZipFile(result.archive).extractall(folder)
+    monkeypatch.chdir(folder)
+    assert main(shlex.split(result.commands)[1:]) == 0
+    found = read_rgb(folder / "out/seed_5/try_on_00.png")
+    np.testing.assert_array_equal(found, result.pictures[0][0])
+    np.testing.assert_array_equal(found, read_rgb(folder / "results/result_00.png"))
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"garment": None}, "try_on needs a photo of the garment: upload one"),
+        ({"task": "try"}, "unknown task 'try'; did you mean"),
+        ({"pose": OF_ANOTHER}, "upload the photo with the pose"),
+        ({"pose": "hands_on_hip"}, "unknown pose 'hands_on_hip'; did you mean"),
+        ({"steps": 101}, "steps: expected a whole number from 1 to 100, got 101"),
+        ({"results": 5}, "results: expected a whole number from 1 to 4, got 5"),
+        ({"seed": -1}, "seed: expected a whole number from 0, got -1"),
+        ({"guidance": float("nan")}, "guidance"),
+    ],
+)
+def test_a_fault_of_the_form_names_the_field(runner, changed, said):
+    with pytest.raises(OmfaError, match=said):
+        finish(runner, form(**changed))
+
+
+def test_files_that_are_no_photo_or_show_nobody_are_said_so(runner, tmp_path):
+    text = tmp_path / "shirt.jpg"
+    text.write_text("a text")
+    with pytest.raises(OmfaError, match=r"photo of the garment shirt.jpg: not an image"):
+        finish(runner, form(garment=str(text)))
+    with pytest.raises(OmfaError, match=r"photo of the person: no person found \(best score"):
+        finish(runner, form(person=GARMENTS[1]))
+    assert not [*tmp_path.glob("job_*")], "nothing is left of jobs that failed"
+
+
+def test_a_visitor_who_leaves_ends_the_job(runner, tmp_path):
+    job = runner.run(form(results=4))
+    next(update for update in job if update.preview is not None)
+    job.close()
+    assert not [*tmp_path.glob("job_*")]
+    finish(runner, FORM)
+
+
+def test_tasks_follow_the_models_table():
+    rows = [Task("try_on", ("person",), 1, ""), Task("joint", ("garment", "person"), 1, "")]
+    assert list_tasks(rows) == ["try_on", "joint", "turntable"]
+    assert find_needed("joint", rows) == ("person",)
+    assert find_needed("dress", [Task("dress", ("face",), 1, "")]) == ("garment", "person")
+
+
+def test_warnings_are_those_of_this_package_and_thread(caplog):
+    import logging
+
+    with collect_warnings() as notes:
+        logging.getLogger("omfa_jax.body").warning("two people: %s", "the largest")
+        logging.getLogger("other").warning("not ours")
+        logging.getLogger("omfa_jax").info("no warning")
+    logging.getLogger("omfa_jax").warning("later")
+    assert notes == ["two people: the largest"]
+
+
+def test_pose_pictures_differ_and_lie_on_white():
+    pictures = draw_pose_pictures(["arms_down", "t_pose"])
+    assert {*pictures} == {"arms_down", "t_pose"}
+    for picture in pictures.values():
+        assert picture.shape == (128, 128, 3) and (picture[0] == 255).all()
+        assert 0.02 < (picture.max(-1) < 250).mean() < 0.5
+    assert (pictures["arms_down"] != pictures["t_pose"]).any()
+
+
+def test_limits_and_listening_are_modest_by_default():
+    options = make_parser("app").parse_args([])
+    assert options.host == "127.0.0.1" and not options.share and options.checkpoint is None
+    limits = AppLimits()
+    assert (options.queue, options.max_upload_mb) == (limits.queue, limits.upload_mb)
+    assert (options.max_results, options.max_steps) == (limits.results, limits.steps)
+    assert Path(PEOPLE[0]).is_file() and sum(Path(p).stat().st_size for p in PEOPLE) < 200_000
