@@ -1,5 +1,7 @@
 """Fits to a photo alone: depths of bones, and widths from the outline of a mask."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,10 +29,11 @@ FOCAL_PX = 2.5 * SIZE_PX[1]
 FACING = jnp.eye(3)
 # compiled: an array at a time takes ten seconds
 unpack = jax.jit(lambda x: unpack_body(x, FACING))
+compute = jax.jit(lambda body, points: compute_outline_rows(body, SKELETON, points))
 linearize = jax.jit(lambda x, points: linearize_outline(x, FACING, SKELETON, points))
 
 
-def make_x(betas=0.0):
+def make_x(betas: Any = 0.0):
     """Unknowns of a body 5 m away that faces the camera, its arms away from its trunk."""
     x = np.zeros(SIZE, np.float32)
     x[DEPTH], x[BETAS] = np.log(5.0), betas
@@ -170,7 +173,7 @@ def test_outline_rows_equal_their_linearisation():
     moved = x.copy()
     moved[POSE[45:54]] += 1e-2
     moved[DEPTH] += 1e-2
-    want = compute_outline_rows(unpack(jnp.asarray(moved)), SKELETON, points)
+    want = compute(unpack(jnp.asarray(moved)), points)
     np.testing.assert_allclose(rows + by_x @ (moved - x), want, atol=0.03)
     assert np.abs(want - rows).max() > 0.3
 

@@ -45,7 +45,7 @@ def compute_outline_rows(
 ) -> Float[Array, "48"]:
     """Return the distances from the lines in standard deviations."""
     places = project_keypoints(body, _add_points(skeleton, points), _select_points())
-    return points.sureness * ((places * points.normals).sum(-1) - points.targets)
+    return jnp.asarray(points.sureness) * ((places * points.normals).sum(-1) - points.targets)
 
 
 def linearize_outline(
@@ -54,8 +54,9 @@ def linearize_outline(
     """Return the rows of `compute_outline_rows` and their derivatives by x."""
     carried = _add_points(skeleton, points)
     places, by_x = linearize_keypoints(x, facing, carried, _select_points())
-    rows = points.sureness * ((places * points.normals).sum(-1) - points.targets)
-    return rows, points.sureness[:, None] * (by_x * points.normals[..., None]).sum(1)
+    sureness = jnp.asarray(points.sureness)
+    rows = sureness * ((places * points.normals).sum(-1) - points.targets)
+    return rows, sureness[:, None] * (by_x * points.normals[..., None]).sum(1)
 
 
 def _add_points(skeleton: Skeleton, points: OutlinePoints) -> Skeleton:
