@@ -22,7 +22,7 @@ from omfa_jax.body.body_params import BodyParams, make_neutral_params
 from omfa_jax.body.camera import Camera
 from omfa_jax.body.fit.fitter import BODY_HEIGHT_M, FitResult
 from omfa_jax.body.fit.keypoints import find_landmark_vertices
-from omfa_jax.body.fit.photo_fit import PhotoFitter
+from omfa_jax.body.fit.photo_fitter import PhotoFitter
 from omfa_jax.body.landmarks import PersonLandmarks, find_people
 from omfa_jax.body.smplx_forward import forward
 from omfa_jax.body.smplx_joints import JOINT_INDEX
@@ -173,7 +173,7 @@ def run_real(fitter: PhotoFitter, folder: Path, batch: int, out: Path | None) ->
             widths = measure_widths(fitter.model, fit.params, fit.camera)
             print(
                 f"  {path.stem}: {fit.report.median_of_image:.2%}, betas"
-                f" {np.round(fit.params.betas, 1).tolist()},"
+                f" {[round(float(b), 1) for b in fit.params.betas]},"
                 f" shoulders {widths['shoulders']:.0f} px, hips {widths['hips']:.0f} px"
                 f" {fit.report.reason}"
             )

@@ -15,7 +15,7 @@ from omfa_jax.body.fit.fit_result import make_body_camera, make_body_params
 from omfa_jax.body.fit.keypoint_projection import BETAS, DEPTH, POSE, SIZE, unpack_body
 from omfa_jax.body.fit.keypoints import BLAZEPOSE, find_landmark_vertices
 from omfa_jax.body.fit.outline_rows import compute_outline_rows, linearize_outline
-from omfa_jax.body.fit.photo_fit import make_rows
+from omfa_jax.body.fit.photo_fitter import make_rows
 from omfa_jax.body.fit.skeleton import load_skeleton
 from omfa_jax.body.landmarks import LANDMARK_INDEX, LANDMARK_NAMES, PersonLandmarks
 from omfa_jax.body.smplx_forward import forward
