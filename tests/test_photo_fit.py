@@ -13,14 +13,16 @@ from omfa_jax.body.fit import silhouette
 from omfa_jax.body.fit.bone_depths import DEPTH_SPREAD, compute_bone_depths, read_bone_depths
 from omfa_jax.body.fit.fit_result import make_body_camera, make_body_params
 from omfa_jax.body.fit.keypoint_projection import BETAS, DEPTH, POSE, SIZE, unpack_body
-from omfa_jax.body.fit.keypoints import BLAZEPOSE, find_landmark_vertices
-from omfa_jax.body.fit.outline_rows import compute_outline_rows, linearize_outline
+from omfa_jax.body.fit.fitter import Fitter, PhotoHints
+from omfa_jax.body.fit.keypoints import BLAZEPOSE, BODY_25, find_landmark_vertices
+from omfa_jax.body.fit.outline_rows import compute_outline_rows, linearize_outline, make_no_points
 from omfa_jax.body.fit.photo_fitter import make_rows
 from omfa_jax.body.fit.skeleton import load_skeleton
 from omfa_jax.body.landmarks import LANDMARK_INDEX, LANDMARK_NAMES, PersonLandmarks
 from omfa_jax.body.smplx_forward import forward
 from omfa_jax.body.smplx_joints import JOINT_INDEX
 from omfa_jax.body.zbuffer import rasterize
+from omfa_jax.core.errors import OmfaError
 
 MODEL = load_body_model()
 SKELETON = load_skeleton(MODEL, points=BLAZEPOSE.points)
@@ -183,3 +185,9 @@ def test_a_mask_without_an_outline_says_nothing(mask):
     params, camera = see_body(make_x())
     points = silhouette.find_outline_points(MODEL, params, camera, mask)
     assert not points.sureness.any()
+
+
+def test_hints_for_keypoints_without_bones_are_refused():
+    nothing = PhotoHints(np.zeros((1, 8)), np.zeros((1, 8)), make_no_points(1))
+    with pytest.raises(OmfaError, match="BODY_25 has no bones"):
+        Fitter(MODEL, BODY_25)(np.zeros((1, 25, 3)), [SIZE_PX], nothing)

@@ -131,6 +131,10 @@ class Fitter:
                 f"keypoints: expected shape {expected} and one size (width, height) each,"
                 f" got {rows.shape} and {sizes.shape}"
             )
+        if hints is not None and not self.keypoints.bones:
+            raise OmfaError(
+                f"hints: the keypoint set {self.keypoints.name} has no bones; expected BlazePose"
+            )
         seen = np.stack(
             [
                 find_confident_keypoints(self.keypoints, *pair)
