@@ -12,8 +12,8 @@ from omfa_jax.body.body_params import make_params_from_pose
 from omfa_jax.body.fit import silhouette
 from omfa_jax.body.fit.bone_depths import DEPTH_SPREAD, compute_bone_depths, read_bone_depths
 from omfa_jax.body.fit.fit_result import make_body_camera, make_body_params
-from omfa_jax.body.fit.keypoint_projection import BETAS, DEPTH, POSE, SIZE, unpack_body
 from omfa_jax.body.fit.fitter import Fitter, PhotoHints
+from omfa_jax.body.fit.keypoint_projection import BETAS, DEPTH, POSE, SIZE, unpack_body
 from omfa_jax.body.fit.keypoints import BLAZEPOSE, BODY_25, find_landmark_vertices
 from omfa_jax.body.fit.outline_rows import compute_outline_rows, linearize_outline, make_no_points
 from omfa_jax.body.fit.photo_fitter import make_rows
