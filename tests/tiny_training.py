@@ -74,6 +74,7 @@ def make_run(
     mesh: tuple[int, int, int] = (1, 1, 1),
     *,
     diffusion: DiffusionSettings = SETTINGS,
+    unet: UNetConfig = UNET,
     order: Sequence[int] = (),
     apply: ApplyFn | None = None,
     **changes,
@@ -99,7 +100,7 @@ def make_run(
         "pooled": rng.standard_normal((3, 8), np.float32),
     }
     # tracing the UNet takes seconds, which a stand-in for it need not pay
-    apply = apply or make_training_network(diffusion, UNET, settings, made)
+    apply = apply or make_training_network(diffusion, unet, settings, made)
     return TrainRun(
         workdir=workdir,
         settings=settings,
@@ -107,7 +108,7 @@ def make_run(
             diffusion, settings.loss, apply, lambda _, images: images
         ),
         start=lambda: init_network_params(
-            UNET, jax.random.key(0), has_reference=diffusion.reference
+            unet, jax.random.key(0), has_reference=diffusion.reference
         ),
         constants={"vae": {}, "prompts": prompts},
         rules=UNET_RULES,
